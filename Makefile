@@ -1,0 +1,38 @@
+# Every target sets itself up in .venv; nothing outside this folder is touched.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+OUT    ?= demo-out
+# Stamps keep a second `make` from installing again.
+READY  := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types studies
+
+help:     ## list the targets
+	@sed -n 's/^\([a-z]*\): *\(.*\)## \(.*\)/  make \1\t\3/p' $(MAKEFILE_LIST) | expand -t 18
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "dessim needs Python 3.11 or newer; try: make PYTHON=python3.12 ...")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "setting up $(VENV) (a few minutes the first time)" >&2
+	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	@$(BIN)/python -m pip install --quiet --editable '.[train]' --group test --group lint
+	@touch $@
+
+demo: $(READY)     ## train, certify, capture, replay, project, report (under 3 minutes)
+	@$(BIN)/dessim demo --out $(OUT)
+
+test: $(READY)     ## run every check: lint, types, import contracts, tests
+	@$(MAKE) --no-print-directory lint types
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -q
+
+lint: $(READY)     ## ruff and the import contracts
+	@$(BIN)/ruff check .
+	@$(BIN)/lint-imports --no-cache | tail -4
+
+types: $(READY)    ## mypy --strict on dessim
+	@$(BIN)/mypy
+
+studies: $(READY)  ## rerun every study: figures and expected results
+	@for s in studies/*/plot.py; do $(BIN)/python $$s || exit 1; done

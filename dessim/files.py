@@ -1,0 +1,59 @@
+"""Files are written whole or not at all: to a temporary name beside the target, then renamed.
+
+A killed process or a full disk leaves the earlier file as it was.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it over `path` when the block ends without error.
+
+    The temporary name keeps the suffix, because some writers choose their format by it.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.stem}.{os.getpid()}.tmp{target.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write JSON atomically, keys in the given order; NaN and infinities are refused (ValueError)."""
+    write_text(path, dump_json(value) + "\n")
+
+
+def dump_json(value: Any) -> str:
+    """JSON as every dessim command prints it: readable, never NaN."""
+    return json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False)
+
+
+@contextmanager
+def open_gzip_text(path: str | Path) -> Iterator[IO[str]]:
+    """A gzip text file for writing whose bytes depend on the content only: no time stamp, no file name inside."""
+    with Path(path).open("wb") as raw, gzip.GzipFile("", "wb", compresslevel=6, fileobj=raw, mtime=0) as packed:
+        text = io.TextIOWrapper(packed, encoding="utf-8", newline="\n")
+        yield text
+        text.flush()
+        text.detach()

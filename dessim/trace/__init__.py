@@ -1,0 +1,1 @@
+"""Traces: what was recorded, on the disk and in memory."""

@@ -1,0 +1,1 @@
+"""Workloads: what a training step has to do, in ops and formulas."""

@@ -1,0 +1,98 @@
+"""The plan of one training step: every op, what it waits for, and how big it is.
+
+Three uses of the same list: the trainer executes it, the certificate checks recorded bytes against it, the simulator
+prices it. A strategy (dessim/workload/strategies/) is a function from a model to a `Plan`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from dessim.errors import FormulaError
+from dessim.trace.schema import Collective, Kind, Phase, sent_factor
+from dessim.workload import formula
+
+
+class Traffic(StrEnum):
+    """What an op's bytes are for; studies and reports sum by it."""
+
+    IDS = "ids"  # feature ids and their coordinates
+    SPARSE = "sparse"  # what stands for the weights-rich operators
+    DENSE = "dense"  # gradients and parameters of replicated weights
+    CONTROL = "control"  # counts, lengths, labels
+    NONE = "none"  # compute
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedOp:
+    """One op of a step. Formulas are over the symbols of dessim.workload.model, a worker.
+
+    `size` is S as nccl-tests counts it (dessim.trace.schema). `mem` is bytes of memory traffic, `kernels` how many
+    kernels a GPU launches for it (a count of the trainer's torch calls, for launch overhead).
+    """
+
+    name: str
+    phase: Phase
+    kind: Kind
+    deps: tuple[str, ...]
+    stream: str
+    collective: Collective | None = None
+    traffic: Traffic = Traffic.NONE
+    size: str = "0"
+    flops: str = "0"
+    mem: str = "0"
+    kernels: int = 0
+
+    def bytes(self, symbols: Mapping[str, float]) -> int:
+        """S in whole bytes. Every term counts whole things, so rounding only removes float noise from means."""
+        return round(formula.evaluate(self.size, symbols))
+
+    def sent_bytes(self, symbols: Mapping[str, float]) -> float:
+        """Bytes a worker sends, on average over workers."""
+        if self.collective is None:
+            return 0.0
+        return sent_factor(self.collective, int(symbols["N"])) * formula.evaluate(self.size, symbols)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The ops of one step of one strategy, in issue order."""
+
+    strategy: str
+    ops: tuple[PlannedOp, ...]
+
+    def __post_init__(self) -> None:
+        seen: dict[str, None] = {}
+        for op in self.ops:
+            late = [d for d in op.deps if d not in seen]
+            assert not late and op.name not in seen, f"{self.strategy}: {op.name} waits for {late} or is there twice"
+            seen[op.name] = None
+
+    def op(self, name: str) -> PlannedOp:
+        """The op of this name. Raises FormulaError when the plan has none: trainer and plan have come apart."""
+        for op in self.ops:
+            if op.name == name:
+                return op
+        raise FormulaError(f"strategy {self.strategy} plans no op {name!r}")
+
+    @property
+    def collectives(self) -> tuple[PlannedOp, ...]:
+        return tuple(op for op in self.ops if op.kind is Kind.COLLECTIVE)
+
+    def sent_bytes(self, symbols: Mapping[str, float], traffic: Traffic | None = None) -> float:
+        """Bytes a worker sends in a step, of one kind of traffic or of all."""
+        return sum(op.sent_bytes(symbols) for op in self.ops if traffic is None or op.traffic is traffic)
+
+
+def compute(
+    name: str, phase: Phase, *deps: str, flops: str = "0", mem: str = "0", kernels: int = 1
+) -> PlannedOp:
+    """A compute op on the compute stream."""
+    return PlannedOp(name, phase, Kind.COMPUTE, deps, "compute", flops=flops, mem=mem, kernels=kernels)
+
+
+def collective(name: str, phase: Phase, op: Collective, traffic: Traffic, size: str, *deps: str) -> PlannedOp:
+    """A collective over all workers on the communication stream."""
+    return PlannedOp(name, phase, Kind.COLLECTIVE, deps, "comm", collective=op, traffic=traffic, size=size)

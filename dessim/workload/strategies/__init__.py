@@ -1,0 +1,29 @@
+"""Training strategies: a function each from a model to the plan of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from dessim.errors import UsageError
+from dessim.workload.model import Model
+from dessim.workload.plan import Plan
+from dessim.workload.strategies.des import des_all_reduce, des_reduce_scatter
+from dessim.workload.strategies.ps import ps_sync
+from dessim.workload.strategies.sharded import mesh, row_all_to_all, row_wise, table_wise
+
+STRATEGIES: dict[str, Callable[[Model], Plan]] = {
+    "des_all_reduce": des_all_reduce,
+    "des_reduce_scatter": des_reduce_scatter,
+    "mesh": mesh,
+    "table_wise": table_wise,
+    "row_wise": row_wise,
+    "row_all_to_all": row_all_to_all,
+    "ps_sync": ps_sync,
+}
+
+
+def plan(strategy: str, model: Model) -> Plan:
+    """The plan of `strategy` for `model`. Raises UsageError for an unknown strategy."""
+    if strategy not in STRATEGIES:
+        raise UsageError(f"unknown strategy {strategy!r}; choose from {', '.join(STRATEGIES)}")
+    return STRATEGIES[strategy](model)

@@ -1,0 +1,117 @@
+"""DES: distributed equivalent substitution (Rong et al., SIGIR 2020), under hash placement.
+
+Rows live with the worker that h(id) names and never move. Each worker turns the rows it owns into partials, K floats
+for every sample of the *global* batch, and one collective sums them.
+
+    des_all_reduce      the paper's: AllReduce of [B, K]; the dense tail runs replicated on the whole batch, and the
+                        backward of the AllReduce is the identity, so nothing is sent back
+    des_reduce_scatter  ReduceScatter of [B, K]; each worker runs the tail on its B/N samples, AllGathers the buffer's
+                        gradient, and the tail's gradients are AllReduced
+
+Both send the same sparse bytes. W1 of an mlp is replicated and fed by local partials, so its gradient is a partial sum
+and is AllReduced in both.
+"""
+
+from __future__ import annotations
+
+from dessim.trace.schema import Collective, Phase
+from dessim.workload.model import Model
+from dessim.workload.operators import total
+from dessim.workload.plan import Plan, PlannedOp, Traffic, collective, compute
+from dessim.workload.strategies.parts import ids_to_owners, update_dense, update_rows
+
+
+def des_all_reduce(model: Model) -> Plan:
+    """Plan of DES-AR."""
+    return _plan("des_all_reduce", model, scatter=False)
+
+
+def des_reduce_scatter(model: Model) -> Plan:
+    """Plan of DES-RS."""
+    return _plan("des_reduce_scatter", model, scatter=True)
+
+
+def _plan(name: str, model: Model, scatter: bool) -> Plan:
+    kinds = model.kinds
+    wire = f"({total(kinds, 'wire')})"
+    buffer = f"B*{wire}*s"
+    samples = "(B/N)" if scatter else "B"  # whose logits this worker computes
+    finish = total(kinds, "finish_flops")
+    per_id, per_pair = total(kinds, "id_flops"), total(kinds, "pair_flops")
+    shared = total(kinds, "shared_weights")
+
+    ops: list[PlannedOp] = [*ids_to_owners("(k+c)", lengths=None)]
+    if not scatter:
+        # Every worker computes every sample's loss, so it needs every label.
+        ops.append(collective("labels", Phase.INPUT, Collective.ALL_GATHER, Traffic.CONTROL, "B*4", "split_ids"))
+    ops += [
+        compute(
+            "lookup",
+            Phase.FORWARD,
+            "ids",
+            mem="4*(B*m/N)*k + (U/N)*2*(k + W*s)",
+            kernels=24,
+        ),
+        compute(
+            "local_partials",
+            Phase.FORWARD,
+            "lookup",
+            flops=f"(B*m/N)*({per_id}) + B*q*({per_pair})",
+            mem=f"2*(B*m/N)*W*s + {buffer} + ({shared})*s",
+            kernels=12,
+        ),
+        collective(
+            "partials",
+            Phase.FORWARD,
+            Collective.REDUCE_SCATTER if scatter else Collective.ALL_REDUCE,
+            Traffic.SPARSE,
+            buffer,
+            "local_partials",
+        ),
+        compute(
+            "tail_forward",
+            Phase.FORWARD,
+            "partials",
+            *(() if scatter else ("labels",)),
+            flops=f"{samples}*({finish})",
+            mem=f"({samples}*({wire}+2*Z) + P)*s",
+            kernels=16,
+        ),
+        compute(
+            "tail_backward",
+            Phase.BACKWARD,
+            "tail_forward",
+            flops=f"2*{samples}*({finish})",
+            mem=f"(2*{samples}*({wire}+2*Z) + 2*P)*s",
+            kernels=28,
+        ),
+    ]
+    if scatter:
+        ops += [
+            collective("partials_grad", Phase.BACKWARD, Collective.ALL_GATHER, Traffic.SPARSE, buffer, "tail_backward"),
+            collective("tail_grad", Phase.BACKWARD, Collective.ALL_REDUCE, Traffic.DENSE, "P*s", "tail_backward"),
+        ]
+    ops.append(
+        compute(
+            "local_backward",
+            Phase.BACKWARD,
+            "partials_grad" if scatter else "tail_backward",
+            flops=f"2*(B*m/N)*({per_id}) + 2*B*q*({per_pair})",
+            mem=f"3*(B*m/N)*W*s + {buffer} + (U/N)*W*s + 2*({shared})*s",
+            kernels=20,
+        )
+    )
+    if shared != "0":
+        ops.append(
+            collective("w1_grad", Phase.BACKWARD, Collective.ALL_REDUCE, Traffic.DENSE, f"({shared})*s", "local_backward")
+        )
+    ops.append(update_rows("U/N", "local_backward"))
+    ops.append(
+        update_dense(
+            f"(P + {shared})",
+            "update_rows",
+            *(("tail_grad",) if scatter else ()),
+            *(("w1_grad",) if shared != "0" else ()),
+        )
+    )
+    return Plan(name, tuple(ops))

@@ -1,0 +1,51 @@
+"""Parameter server, synchronous: rows and their gradients cross the network.
+
+Servers sit on the N workers and hold rows by hash, so a share 1/N of a worker's rows is its own: each message is an
+AllToAll among the workers. Dense parameters are sharded over the servers and pulled and pushed whole.
+Synchronous: the next pull waits for every push. (DES.md counts 2 u (D s + k) without the local share.)
+"""
+
+from __future__ import annotations
+
+from dessim.trace.schema import Collective, Phase
+from dessim.workload.model import Model
+from dessim.workload.operators import total
+from dessim.workload.plan import Plan, Traffic, collective, compute
+from dessim.workload.strategies.parts import update_dense, update_rows
+from dessim.workload.strategies.sharded import POOLED
+
+
+def ps_sync(model: Model) -> Plan:
+    """Plan of a synchronous parameter server."""
+    kinds = model.kinds
+    weights = f"(P + {total(kinds, 'shared_weights')})"
+    flops = total(kinds, "pooled_flops")
+    a2a = Collective.ALL_TO_ALL
+    return Plan(
+        "ps_sync",
+        (
+            compute("split_ids", Phase.INPUT, mem="8*(B/N)*m*k", kernels=24),  # unique ids, by server
+            collective("pull_keys", Phase.INPUT, a2a, Traffic.IDS, "u*k", "split_ids"),
+            compute("lookup", Phase.FORWARD, "pull_keys", mem="2*u*(k + W*s)", kernels=12),
+            collective("pull_rows", Phase.FORWARD, a2a, Traffic.SPARSE, "u*W*s", "lookup"),
+            collective("pull_dense", Phase.FORWARD, a2a, Traffic.DENSE, f"{weights}*s", "split_ids"),
+            compute("pool", Phase.FORWARD, "pull_rows", flops="(B/N)*m*W", mem=f"(B/N)*m*W*s + (B/N)*{POOLED}", kernels=4),
+            compute(
+                "dense_forward", Phase.FORWARD, "pool", "pull_dense", flops=f"(B/N)*({flops})",
+                mem=f"(B/N)*({POOLED} + 2*Z*s) + {weights}*s", kernels=18,
+            ),
+            compute(
+                "dense_backward", Phase.BACKWARD, "dense_forward", flops=f"2*(B/N)*({flops})",
+                mem=f"2*(B/N)*({POOLED} + 2*Z*s) + 2*{weights}*s", kernels=32,
+            ),
+            collective("push_dense", Phase.BACKWARD, a2a, Traffic.DENSE, f"{weights}*s", "dense_backward"),
+            compute(
+                "scatter_grad", Phase.BACKWARD, "dense_backward", flops="(B/N)*m*W",
+                mem=f"(B/N)*{POOLED} + (B/N)*m*W*s + u*W*s", kernels=6,
+            ),
+            collective("push_keys", Phase.BACKWARD, a2a, Traffic.IDS, "u*k", "scatter_grad"),
+            collective("push_rows", Phase.BACKWARD, a2a, Traffic.SPARSE, "u*W*s", "scatter_grad"),
+            update_rows("u", "push_keys", "push_rows"),
+            update_dense(f"({weights}/N)", "update_rows", "push_dense"),
+        ),
+    )

@@ -1,0 +1,141 @@
+"""Sharded tables as TorchRec names them, and the operand's AllReduce: what DES competes with.
+
+Every worker runs the dense part on its own B/N samples; what crosses the network is the operand of the operators:
+
+    table_wise      a table lives on one worker; pooled field vectors by AllToAll, gradients back the same way
+    row_wise        a table's rows are spread by hash; pooled partials by ReduceScatter, gradients by AllGather
+    row_all_to_all  rows are spread by hash; unique rows are fetched and their gradients returned by AllToAll
+    mesh            rows are spread; the pooled operand is AllReduced and the dense part runs replicated
+
+A row carries W floats (the embedding, and the linear weight beside it). Bytes: DES.md of the method, checked in
+tests/workload/test_strategies.py against its worked examples.
+"""
+
+from __future__ import annotations
+
+from dessim.trace.schema import Collective, Phase
+from dessim.workload.model import Model
+from dessim.workload.operators import total
+from dessim.workload.plan import Plan, PlannedOp, Traffic, collective, compute
+from dessim.workload.strategies.parts import ids_to_owners, update_dense, update_rows
+
+POOLED = "F*W*s"  # bytes of one sample's pooled field vectors
+
+
+def table_wise(model: Model) -> Plan:
+    """Plan of table-wise sharding. Tables are assumed balanced: each worker looks up its share of the ids."""
+    own = f"(B/N)*{POOLED}"
+    return Plan(
+        "table_wise",
+        (
+            *ids_to_owners("k", lengths="(B/N)*F*c"),
+            *_lookup_and_pool(f"B*{POOLED}/N"),
+            collective("pooled", Phase.FORWARD, Collective.ALL_TO_ALL, Traffic.SPARSE, own, "pool"),
+            *_dense(model, "(B/N)", "pooled"),
+            collective("pooled_grad", Phase.BACKWARD, Collective.ALL_TO_ALL, Traffic.SPARSE, own, "dense_backward"),
+            *_data_parallel(model),
+            *_scatter_and_update(model, "pooled_grad", f"B*{POOLED}/N"),
+        ),
+    )
+
+
+def row_wise(model: Model) -> Plan:
+    """Plan of row-wise sharding."""
+    whole = f"B*{POOLED}"
+    return Plan(
+        "row_wise",
+        (
+            *ids_to_owners("k", lengths="B*F*c"),
+            *_lookup_and_pool(whole),
+            collective("pooled", Phase.FORWARD, Collective.REDUCE_SCATTER, Traffic.SPARSE, whole, "pool"),
+            *_dense(model, "(B/N)", "pooled"),
+            collective("pooled_grad", Phase.BACKWARD, Collective.ALL_GATHER, Traffic.SPARSE, whole, "dense_backward"),
+            *_data_parallel(model),
+            *_scatter_and_update(model, "pooled_grad", whole),
+        ),
+    )
+
+
+def mesh(model: Model) -> Plan:
+    """Plan of the operand's AllReduce; the dense part is replicated, so its gradients need no exchange."""
+    whole = f"B*{POOLED}"
+    labels = collective("labels", Phase.INPUT, Collective.ALL_GATHER, Traffic.CONTROL, "B*4", "split_ids")
+    return Plan(
+        "mesh",
+        (
+            *ids_to_owners("(k+c)", lengths=None),
+            labels,
+            *_lookup_and_pool(whole),
+            collective("pooled", Phase.FORWARD, Collective.ALL_REDUCE, Traffic.SPARSE, whole, "pool"),
+            *_dense(model, "B", "pooled", "labels"),
+            *_scatter_and_update(model, "dense_backward", whole, synced=False),
+        ),
+    )
+
+
+def row_all_to_all(model: Model) -> Plan:
+    """Plan of fetching unique rows: the worker pools them itself."""
+    rows = "u*W*s"
+    return Plan(
+        "row_all_to_all",
+        (
+            *ids_to_owners("k", lengths=None),
+            compute("lookup", Phase.FORWARD, "ids", mem="4*(B*m/N)*k + u*2*(k + W*s)", kernels=24),
+            collective("rows", Phase.FORWARD, Collective.ALL_TO_ALL, Traffic.SPARSE, rows, "lookup"),
+            compute("pool", Phase.FORWARD, "rows", flops="(B/N)*m*W", mem=f"(B/N)*m*W*s + (B/N)*{POOLED}", kernels=4),
+            *_dense(model, "(B/N)", "pool"),
+            compute(
+                "scatter_grad", Phase.BACKWARD, "dense_backward", flops="(B/N)*m*W",
+                mem=f"(B/N)*{POOLED} + (B/N)*m*W*s + u*W*s", kernels=6,
+            ),
+            collective("rows_grad", Phase.BACKWARD, Collective.ALL_TO_ALL, Traffic.SPARSE, rows, "scatter_grad"),
+            *_data_parallel(model),
+            update_rows("u", "rows_grad"),
+            update_dense(_dense_weights(model), "update_rows", "dense_grad"),
+        ),
+    )
+
+
+def _lookup_and_pool(out: str) -> tuple[PlannedOp, ...]:
+    return (
+        compute("lookup", Phase.FORWARD, "ids", mem="4*(B*m/N)*k + (U/N)*2*(k + W*s)", kernels=24),
+        compute("pool", Phase.FORWARD, "lookup", flops="(B*m/N)*W", mem=f"(B*m/N)*W*s + {out}", kernels=4),
+    )
+
+
+def _dense(model: Model, samples: str, *deps: str) -> tuple[PlannedOp, ...]:
+    """All operators over pooled vectors, first FC layer included, on `samples` samples."""
+    flops = total(model.kinds, "pooled_flops")
+    return (
+        compute(
+            "dense_forward", Phase.FORWARD, *deps, flops=f"{samples}*({flops})",
+            mem=f"{samples}*({POOLED} + 2*Z*s) + {_dense_weights(model)}*s", kernels=18,
+        ),
+        compute(
+            "dense_backward", Phase.BACKWARD, "dense_forward", flops=f"2*{samples}*({flops})",
+            mem=f"2*{samples}*({POOLED} + 2*Z*s) + 2*{_dense_weights(model)}*s", kernels=32,
+        ),
+    )
+
+
+def _data_parallel(model: Model) -> tuple[PlannedOp, ...]:
+    return (
+        collective(
+            "dense_grad", Phase.BACKWARD, Collective.ALL_REDUCE, Traffic.DENSE, f"{_dense_weights(model)}*s",
+            "dense_backward",
+        ),
+    )
+
+
+def _scatter_and_update(model: Model, dep: str, pooled: str, synced: bool = True) -> tuple[PlannedOp, ...]:
+    return (
+        compute(
+            "scatter_grad", Phase.BACKWARD, dep, flops="(B*m/N)*W", mem=f"{pooled} + (B*m/N)*W*s + (U/N)*W*s", kernels=6
+        ),
+        update_rows("U/N", "scatter_grad"),
+        update_dense(_dense_weights(model), "update_rows", *(("dense_grad",) if synced else ())),
+    )
+
+
+def _dense_weights(model: Model) -> str:
+    return f"(P + {total(model.kinds, 'shared_weights')})"

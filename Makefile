@@ -28,7 +28,7 @@ test: $(READY)     ## run every check: lint, types, import contracts, tests
 	@$(BIN)/python -m pytest -n 2 --dist worksteal -q
 
 lint: $(READY)     ## ruff and the import contracts
-	@$(BIN)/ruff check .
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check --quiet .
 	@$(BIN)/lint-imports --no-cache | tail -4
 
 types: $(READY)    ## mypy --strict on dessim

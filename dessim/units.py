@@ -86,7 +86,8 @@ def format_time(seconds: float, digits: int = 4) -> str:
 
 def format_size(size: float, digits: int = 4) -> str:
     """`1536` -> `1.5 KiB` (binary, as nccl-tests prints buffer sizes)."""
-    return _engineering(size, [(2.0**40, "TiB"), (2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB"), (1.0, "B")], digits)
+    steps = [(2.0**40, "TiB"), (2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB"), (1.0, "B")]
+    return _engineering(size, steps, digits)
 
 
 def format_bandwidth(rate: float, digits: int = 4) -> str:

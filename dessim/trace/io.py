@@ -31,7 +31,7 @@ MAX_OPS_PER_RANK = 20_000_000
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """A trace in memory. `ranks[r]` are rank r's ops in file order; `problems` is what was lost in reading, if anything."""
+    """A trace in memory. `ranks[r]` are rank r's ops in file order; `problems` says what was lost in reading."""
 
     path: Path
     header: Header
@@ -89,8 +89,8 @@ def finish(path: Path, header: Header) -> None:
     write_json(part / HEADER_FILE, replace(header, complete=True).to_json())
     old = path.with_name(f".{path.name}.{os.getpid()}.old")
     if path.exists():
-        os.rename(path, old)
-    os.rename(part, path)
+        path.rename(old)
+    part.rename(path)
     if old.exists():
         shutil.rmtree(old)
 
@@ -109,7 +109,8 @@ def load_trace(path: str | Path) -> Trace:
     """Read a trace folder. Raises TraceError with file and line; a torn end is reported in `problems` instead."""
     folder = Path(path)
     if not folder.is_dir():
-        hint = f"; {folder.name}{PART_SUFFIX} is there, left by a run that did not end" if part_folder(folder).is_dir() else ""
+        part = part_folder(folder)
+        hint = f"; {part.name} is there, left by a run that did not end" if part.is_dir() else ""
         raise TraceError(folder, "", f"no such trace folder{hint}")
     header = _load_header(folder)
     problems: list[str] = []

@@ -1,6 +1,6 @@
 """What a trace says: the contract between the trainer that records and the simulator that replays.
 
-A trace is a folder `NAME.trace/` with `trace.json` (the `Header`) and one `rank-00000.jsonl.gz` a rank, one `Op` a line.
+A trace is a folder `NAME.trace/`: `trace.json` (the `Header`) and one `rank-00000.jsonl.gz` a rank, one `Op` a line.
 Times are microseconds on the rank's own clock; `Header.clock_offset_us[r]` is added to compare ranks.
 Sizes are logical: what the collective was asked to do, not what the wire carried.
 
@@ -55,7 +55,7 @@ class Collective(StrEnum):
 
 
 def sent_factor(collective: Collective, n: int) -> float:
-    """Bytes a rank sends per byte of S in a bandwidth-optimal algorithm; also busbw / algbw as nccl-tests defines it."""
+    """Bytes a rank sends per byte of S in a bandwidth-optimal algorithm; busbw / algbw as nccl-tests defines it."""
     if n <= 1:
         return 0.0
     match collective:
@@ -111,7 +111,7 @@ class Op:
             value = getattr(self, f.name)
             if value is None or value == () or value == {} or (f.name in _ZERO_DEFAULT and value == 0):
                 continue
-            out[f.name] = list(value) if isinstance(value, tuple) else dict(value) if isinstance(value, Mapping) else value
+            out[f.name] = _plain(value)
         return out
 
     @classmethod
@@ -210,7 +210,7 @@ class Header:
         if len(offsets) != world_size:
             raise ValueError(f"'clock_offset_us' has {len(offsets)} entries for {world_size} ranks")
         step_us = raw.get("step_us", {})
-        if not isinstance(step_us, dict) or not isinstance(raw.get("model"), dict) or not isinstance(raw.get("software"), dict):
+        if not all(isinstance(v, dict) for v in (step_us, raw.get("model"), raw.get("software"))):
             raise ValueError("'step_us', 'model' and 'software' must be objects")
         return cls(
             name=_str(raw, "name"),
@@ -291,4 +291,4 @@ def _enum(raw: Mapping[str, Any], key: str, kind: type[Any]) -> Any:
     try:
         return kind(raw.get(key))
     except ValueError:
-        raise ValueError(f"{key!r} must be one of {', '.join(kind)}, not {raw.get(key)!r}") from None
+        raise ValueError(f"{key!r} must be one of {', '.join(str(k) for k in kind)}, not {raw.get(key)!r}") from None

@@ -99,7 +99,8 @@ def _check(node: ast.expr, names: dict[str, None], text: str, depth: int) -> Non
             for argument in args:
                 _check(argument, names, text, depth + 1)
             return
-    raise FormulaError(f"formula {text!r}: {ast.unparse(node)!r} is not arithmetic; use + - * / ** and {', '.join(_FUNCTIONS)}")
+    allowed = ", ".join(_FUNCTIONS)
+    raise FormulaError(f"formula {text!r}: {ast.unparse(node)!r} is not arithmetic; use + - * / ** and {allowed}")
 
 
 def _walk(node: ast.expr, values: Mapping[str, float], text: str) -> float:

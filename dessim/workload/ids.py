@@ -44,7 +44,7 @@ class HeapsLaw:
 
     @classmethod
     def through(cls, draws_a: float, unique_a: float, draws_b: float, unique_b: float) -> HeapsLaw:
-        """The law through two measured points. With equal draws nothing can be said of growth: exponent 1 is assumed."""
+        """The law through two measured points; with equal draws nothing is known of growth, so exponent 1."""
         if min(draws_a, draws_b, unique_a, unique_b) <= 0:
             return cls(0.0, 1.0)
         exponent = 1.0
@@ -54,4 +54,4 @@ class HeapsLaw:
         return cls(unique_a / draws_a**exponent, exponent)
 
     def unique(self, draws: float) -> float:
-        return min(self.coefficient * draws**self.exponent, draws)
+        return float(min(self.coefficient * draws**self.exponent, draws))

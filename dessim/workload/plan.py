@@ -86,9 +86,7 @@ class Plan:
         return sum(op.sent_bytes(symbols) for op in self.ops if traffic is None or op.traffic is traffic)
 
 
-def compute(
-    name: str, phase: Phase, *deps: str, flops: str = "0", mem: str = "0", kernels: int = 1
-) -> PlannedOp:
+def compute(name: str, phase: Phase, *deps: str, flops: str = "0", mem: str = "0", kernels: int = 1) -> PlannedOp:
     """A compute op on the compute stream."""
     return PlannedOp(name, phase, Kind.COMPUTE, deps, "compute", flops=flops, mem=mem, kernels=kernels)
 

@@ -102,9 +102,8 @@ def _plan(name: str, model: Model, scatter: bool) -> Plan:
         )
     )
     if shared != "0":
-        ops.append(
-            collective("w1_grad", Phase.BACKWARD, Collective.ALL_REDUCE, Traffic.DENSE, f"({shared})*s", "local_backward")
-        )
+        w1 = f"({shared})*s"
+        ops.append(collective("w1_grad", Phase.BACKWARD, Collective.ALL_REDUCE, Traffic.DENSE, w1, "local_backward"))
     ops.append(update_rows("U/N", "local_backward"))
     ops.append(
         update_dense(

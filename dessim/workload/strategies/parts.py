@@ -19,7 +19,12 @@ def ids_to_owners(bytes_per_id: str, lengths: str | None) -> tuple[PlannedOp, ..
         ops.append(collective("lengths", Phase.INPUT, Collective.ALL_TO_ALL, Traffic.CONTROL, lengths, "id_counts"))
     ops.append(
         collective(
-            "ids", Phase.INPUT, Collective.ALL_TO_ALL, Traffic.IDS, f"(B/N)*m*{bytes_per_id}", "id_counts",
+            "ids",
+            Phase.INPUT,
+            Collective.ALL_TO_ALL,
+            Traffic.IDS,
+            f"(B/N)*m*{bytes_per_id}",
+            "id_counts",
             *(("lengths",) if lengths is not None else ()),
         )
     )

@@ -85,8 +85,12 @@ def row_all_to_all(model: Model) -> Plan:
             compute("pool", Phase.FORWARD, "rows", flops="(B/N)*m*W", mem=f"(B/N)*m*W*s + (B/N)*{POOLED}", kernels=4),
             *_dense(model, "(B/N)", "pool"),
             compute(
-                "scatter_grad", Phase.BACKWARD, "dense_backward", flops="(B/N)*m*W",
-                mem=f"(B/N)*{POOLED} + (B/N)*m*W*s + u*W*s", kernels=6,
+                "scatter_grad",
+                Phase.BACKWARD,
+                "dense_backward",
+                flops="(B/N)*m*W",
+                mem=f"(B/N)*{POOLED} + (B/N)*m*W*s + u*W*s",
+                kernels=6,
             ),
             collective("rows_grad", Phase.BACKWARD, Collective.ALL_TO_ALL, Traffic.SPARSE, rows, "scatter_grad"),
             *_data_parallel(model),
@@ -108,12 +112,20 @@ def _dense(model: Model, samples: str, *deps: str) -> tuple[PlannedOp, ...]:
     flops = total(model.kinds, "pooled_flops")
     return (
         compute(
-            "dense_forward", Phase.FORWARD, *deps, flops=f"{samples}*({flops})",
-            mem=f"{samples}*({POOLED} + 2*Z*s) + {_dense_weights(model)}*s", kernels=18,
+            "dense_forward",
+            Phase.FORWARD,
+            *deps,
+            flops=f"{samples}*({flops})",
+            mem=f"{samples}*({POOLED} + 2*Z*s) + {_dense_weights(model)}*s",
+            kernels=18,
         ),
         compute(
-            "dense_backward", Phase.BACKWARD, "dense_forward", flops=f"2*{samples}*({flops})",
-            mem=f"2*{samples}*({POOLED} + 2*Z*s) + 2*{_dense_weights(model)}*s", kernels=32,
+            "dense_backward",
+            Phase.BACKWARD,
+            "dense_forward",
+            flops=f"2*{samples}*({flops})",
+            mem=f"2*{samples}*({POOLED} + 2*Z*s) + 2*{_dense_weights(model)}*s",
+            kernels=32,
         ),
     )
 
@@ -121,7 +133,11 @@ def _dense(model: Model, samples: str, *deps: str) -> tuple[PlannedOp, ...]:
 def _data_parallel(model: Model) -> tuple[PlannedOp, ...]:
     return (
         collective(
-            "dense_grad", Phase.BACKWARD, Collective.ALL_REDUCE, Traffic.DENSE, f"{_dense_weights(model)}*s",
+            "dense_grad",
+            Phase.BACKWARD,
+            Collective.ALL_REDUCE,
+            Traffic.DENSE,
+            f"{_dense_weights(model)}*s",
             "dense_backward",
         ),
     )

@@ -1,0 +1,1 @@
+"""Results: metrics, tables, figures, timelines and the report."""

@@ -1,0 +1,148 @@
+"""Tables for the terminal and CSV for spreadsheets.
+
+On a terminal rich fits and colours them (NO_COLOR is respected); into a pipe or file they go plain and at full width,
+so that nothing a script reads is cut.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from dessim.files import write_text
+from dessim.results.figures import data_csv, style_of
+from dessim.units import format_count, format_size, format_time
+
+Row = Mapping[str, Any]
+
+TRAFFIC = ("ids", "sparse", "dense", "control")
+PROJECTION_COLUMNS = (
+    "gpus",
+    "strategy",
+    "step_time_s",
+    "samples_per_s",
+    "bytes_per_worker",
+    "compute_s",
+    "exposed_comm_s",
+    "idle_s",
+    *(f"bytes_{traffic}" for traffic in TRAFFIC),
+    "bound_by",
+    "error_bar",
+    "provenance_compute",
+    "provenance_communication",
+    "provenance_sizes",
+)
+_WIDE = 10_000  # columns; wider than any table of ours
+
+
+def console(file: IO[str] | None = None) -> Console:
+    """Where tables are printed: stdout unless `file` is given."""
+    out = file if file is not None else sys.stdout
+    terminal = out.isatty() and os.environ.get("TERM") != "dumb"
+    plain = not terminal
+    return Console(file=out, width=_WIDE if plain else None, no_color=plain or None, highlight=False, emoji=False)
+
+
+def print_table(table: Table, file: IO[str] | None = None) -> None:
+    """Print a table to stdout (or `file`)."""
+    console(file).print(table)
+
+
+def projection_table(rows: Sequence[Row]) -> Table:
+    """Projected steps: a block a GPU count, the fastest strategy of each marked."""
+    table = _table(
+        "gpus", "strategy", "step", "samples/s", "sent/worker", "compute", "exposed comm", "idle", "bound by", "±"
+    )
+    fastest = {g: max(r["samples_per_s"] for r in rows if r["gpus"] == g) for g in {r["gpus"] for r in rows}}
+    last = None
+    for row in rows:
+        if last not in (None, row["gpus"]):
+            table.add_section()
+        best = row["samples_per_s"] == fastest[row["gpus"]]
+        error = row.get("error_bar")
+        cells = [
+            f"{row['gpus']:,}" if row["gpus"] != last else "",
+            style_of(row["strategy"]).label + (" *" if best else ""),
+            format_time(row["step_time_s"]),
+            format_count(row["samples_per_s"]),
+            format_size(row["bytes_per_worker"]),
+            format_time(row["compute_s"]),
+            format_time(row["exposed_comm_s"]),
+            format_time(row["idle_s"]),
+            str(row.get("bound_by") or ""),
+            "" if error is None else f"{100 * error:.0f} %",
+        ]
+        table.add_row(*(Text(c) for c in cells), style="bold" if best else None)
+        last = row["gpus"]
+    table.caption = "* fastest at this scale"
+    return table
+
+
+def collective_table(rows: Iterable[Row]) -> Table:
+    """nccl-tests' columns. Rows: `size_bytes, count, dtype, redop, time_s, algbw_GBps, busbw_GBps`; GB/s is 1e9."""
+    table = _table("size", "count", "type", "redop", "time", "algbw", "busbw", left=("type", "redop"))
+    table.add_row(*(Text(t, style="dim") for t in ("(B)", "(elements)", "", "", "(us)", "(GB/s)", "(GB/s)")))
+    for row in rows:
+        cells = (
+            f"{int(row['size_bytes'])}",
+            f"{int(row['count'])}",
+            str(row["dtype"]),
+            str(row["redop"]),
+            f"{row['time_s'] * 1e6:.2f}",
+            f"{row['algbw_GBps']:.2f}",
+            f"{row['busbw_GBps']:.2f}",
+        )
+        table.add_row(*(Text(c) for c in cells))
+    return table
+
+
+def key_value_table(title: str, pairs: Mapping[str, object] | Iterable[tuple[str, object]]) -> Table:
+    """Names and values, one a line."""
+    table = Table(
+        title=Text(title) if title else None, box=None, show_header=False, title_justify="left", pad_edge=False
+    )
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column()
+    for key, value in pairs.items() if isinstance(pairs, Mapping) else pairs:
+        table.add_row(Text(str(key)), Text(str(value)))
+    return table
+
+
+def table_of(columns: Sequence[str], rows: Iterable[Sequence[object]], left: Sequence[str] = ()) -> Table:
+    """A plain table of texts; columns right-aligned but the first and those in `left`."""
+    table = _table(*columns, left=(columns[0], *left))
+    for row in rows:
+        table.add_row(*(Text(str(cell)) for cell in row))
+    return table
+
+
+def projection_csv(rows: Iterable[Row]) -> str:
+    """Projection rows as CSV, always the same columns in the same order."""
+    return data_csv([_flat(row) for row in rows], PROJECTION_COLUMNS)
+
+
+def write_projection_csv(path: str | Path, rows: Iterable[Row]) -> None:
+    """Write `projection.csv` atomically."""
+    write_text(path, projection_csv(rows))
+
+
+def _flat(row: Row) -> dict[str, Any]:
+    traffic, provenance = row.get("bytes_by_traffic") or {}, row.get("provenance") or {}
+    flat = {k: "" if row.get(k) is None else row[k] for k in PROJECTION_COLUMNS if k in row}
+    flat |= {f"bytes_{t}": traffic.get(t, 0) for t in TRAFFIC}
+    return flat | {f"provenance_{k}": provenance.get(k, "") for k in ("compute", "communication", "sizes")}
+
+
+def _table(*columns: str, left: Sequence[str] = ("strategy", "bound by")) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", caption_justify="left")
+    for name in columns:
+        table.add_column(name, justify="left" if name in left else "right", no_wrap=name not in ("bound by",))
+    return table

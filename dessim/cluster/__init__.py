@@ -1,0 +1,23 @@
+"""What the machine is: parts, topology files, links, routes."""
+
+from dessim.cluster.check import check, describe
+from dessim.cluster.graph import Cluster
+from dessim.cluster.links import Links
+from dessim.cluster.load import list_topologies, load_cluster
+from dessim.cluster.parts import Gpu, Link, Node, Switch, Transport
+from dessim.cluster.routing import Routes
+
+__all__ = [
+    "Cluster",
+    "Gpu",
+    "Link",
+    "Links",
+    "Node",
+    "Routes",
+    "Switch",
+    "Transport",
+    "check",
+    "describe",
+    "list_topologies",
+    "load_cluster",
+]

@@ -1,0 +1,118 @@
+"""Facts about a cluster, and whether it holds together.
+
+`describe` derives the numbers a buyer asks for; `check` tests the invariants that every route and every link must keep,
+on a fixed sample of GPU pairs where all pairs would be too many.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import networkx as nx
+import numpy as np
+
+from dessim.cluster.graph import Cluster
+from dessim.cluster.links import IntArray
+from dessim.cluster.routing import Routes
+
+SAMPLED_PAIRS = 512
+
+
+def describe(cluster: Cluster) -> dict[str, Any]:
+    """Counts, rates and derived bandwidths; units in the key names, ready for JSON."""
+    links, node = cluster.links, cluster.node
+    nic_capacity = cluster.wiring.nic_capacity()
+    bisection = _bisection(cluster)
+    by_kind = {}
+    for kind in links.kinds:
+        members = links.of_kind(kind)
+        by_kind[kind] = {
+            "count": len(members),
+            "capacity_GBps": _round(links.capacity[members[0]] / 1e9),
+            "latency_us": _round(links.latency[members[0]] * 1e6),
+        }
+    return {
+        "name": cluster.name,
+        "description": cluster.description,
+        "file": str(cluster.path),
+        "kind": cluster.kind,
+        "routing": cluster.fabric.routing,
+        "gpus": cluster.n_gpus,
+        "nodes": cluster.n_nodes,
+        "gpus_per_node": node.gpus,
+        "nics_per_node": node.nics,
+        "gpu": cluster.gpu.name,
+        "gpu_memory_GiB": _round(cluster.gpu.memory / 2**30),
+        "nic": node.nic.name,
+        "transport": cluster.transport.name,
+        "switches": {x.kind: x.count for x in links.layers if x.kind in ("switch", "leaf", "spine")},
+        "links": by_kind,
+        "oversubscription": _round(cluster.fabric.oversubscription(nic_capacity)),
+        "bisection_GBps": _round(bisection / 1e9),
+        "bisection_per_gpu_GBps": _round(bisection / 1e9 / max(1, cluster.n_gpus // 2)),
+    }
+
+
+def check(cluster: Cluster) -> list[str]:
+    """What is wrong with the cluster, one sentence each; an empty list when all is well."""
+    links, problems = cluster.links, []
+    for link in np.flatnonzero(~(links.capacity > 0) | ~np.isfinite(links.capacity))[:3]:
+        problems.append(f"link {links.name(int(link))} has capacity {links.capacity[link]} bytes/s")
+    for link in np.flatnonzero(~(links.latency >= 0) | ~np.isfinite(links.latency))[:3]:
+        problems.append(f"link {links.name(int(link))} has latency {links.latency[link]} s")
+    graph = cluster.graph()
+    if graph.number_of_edges() != len(links):
+        problems.append(f"{len(links) - graph.number_of_edges()} links join vertices that another link already joins")
+    if not nx.is_strongly_connected(graph):
+        problems.append("some GPUs cannot reach each other")
+    problems += cluster.fabric.port_problems()
+    src, dst = sample_pairs(cluster)
+    if len(src):
+        problems += route_problems(cluster, src, dst, cluster.routes(src, dst))
+    return problems
+
+
+def sample_pairs(cluster: Cluster) -> tuple[IntArray, IntArray]:
+    """Pairs of different GPUs: all of them in a small cluster, else a fixed random sample and each GPU 0 meets."""
+    n = cluster.n_gpus
+    if n * (n - 1) <= SAMPLED_PAIRS:
+        src, dst = np.divmod(np.arange(n * n), n)
+    else:
+        rng = np.random.default_rng(0)
+        edge = np.array([1, cluster.gpus_per_node, n // 2, n - 1]) % n
+        src = np.concatenate([np.zeros_like(edge), edge, rng.integers(n, size=SAMPLED_PAIRS)])
+        dst = np.concatenate([edge, np.zeros_like(edge), rng.integers(n, size=SAMPLED_PAIRS)])
+    return src[src != dst], dst[src != dst]
+
+
+def route_problems(cluster: Cluster, src: IntArray, dst: IntArray, routes: Routes) -> list[str]:
+    """Flows whose shares do not add up: at each vertex what comes in goes out, but 1 at the source and the target."""
+    links, n = cluster.links, len(src)
+    if len(routes.link) and not (routes.link.min() >= 0 and routes.link.max() < len(links)):
+        return ["a route uses a link that is not there"]
+    width = sum(layer.count for layer in links.layers)
+    # (flow, vertex) pairs as one number, so that a sample over a large cluster needs no dense matrix
+    keys = np.concatenate([routes.flow * width + links.src[routes.link], routes.flow * width + links.dst[routes.link]])
+    ends = np.concatenate([np.arange(n) * width + src, np.arange(n) * width + dst])
+    cells, where = np.unique(np.concatenate([keys, ends]), return_inverse=True)
+    sign = np.concatenate([routes.weight, -routes.weight, -np.ones(n), np.ones(n)])
+    surplus = np.zeros(len(cells))
+    np.add.at(surplus, where, sign)
+    problems = []
+    for cell in np.flatnonzero(np.abs(surplus) > 1e-9)[:3]:
+        flow, vertex = divmod(int(cells[cell]), width)
+        pair = f"gpu{src[flow]} to gpu{dst[flow]}"
+        problems.append(f"the route from {pair} gains {surplus[cell]:g} of its flow at {links.vertex_name(vertex)}")
+    return problems
+
+
+def _bisection(cluster: Cluster) -> float:
+    """Bytes/s from the first half of the nodes to the others, payload, one direction; 0 for a single node."""
+    node = np.arange(cluster.n_nodes * cluster.node.nics) // cluster.node.nics
+    first_half = (node < cluster.n_nodes // 2).astype(np.int64)
+    return cluster.fabric.bisection(cluster.wiring.nic_capacity(), first_half)
+
+
+def _round(value: float) -> float:
+    """Nine significant digits: enough for any rate, short enough to read."""
+    return float(f"{value:.9g}")

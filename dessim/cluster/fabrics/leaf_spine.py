@@ -1,0 +1,120 @@
+"""Two tiers: leaves that hold the NICs, spines that join the leaves, every leaf to every spine.
+
+All NICs of a node are on one leaf; `rail.py` attaches them differently and reuses this fabric. Parallel cables between
+a leaf and a spine count as one link of their summed capacity, which flatters static routing where one flow could fill
+a cable. Oversubscription is whatever the numbers of NICs, spines and the rates give.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dessim.cluster.links import IntArray, LinkBuilder
+from dessim.cluster.parts import Link, Switch
+from dessim.cluster.routing import Segment
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LeafSpine:
+    """Leaves and spines; `leaf` and `port` [n_nics] say on which leaf a NIC is, and on which of its ports.
+
+    The link from leaf a to spine s is `up + a * spines + s`, the one back `down + a * spines + s`; -1 without spines.
+    """
+
+    kind: str
+    routing: str
+    rail_aware: bool
+    leaf: IntArray
+    port: IntArray
+    leaves: int
+    spines: int
+    links_per_spine: int
+    uplink: Link
+    switch: Switch | None
+    up: int
+    down: int
+
+    def segments(self, src: IntArray, dst: IntArray) -> list[Segment]:
+        """Up to a spine and down again, for NICs on different leaves."""
+        a, b = self.leaf[src], self.leaf[dst]
+        rows = np.flatnonzero(a != b)
+        if self.routing == "split":
+            spine = np.broadcast_to(np.arange(self.spines), (len(rows), self.spines))
+        else:
+            spine = (self.port[dst[rows]] % self.spines)[:, None]
+        up = self.up + a[rows, None] * self.spines + spine
+        down = self.down + b[rows, None] * self.spines + spine
+        return [Segment(rows, np.stack([up, down], axis=2))]
+
+    def bisection(self, nic_capacity: float, first_half: IntArray) -> float:
+        """Closed form of the maximum flow from one half to the other.
+
+        In a leaf that both halves share, traffic turns round at the leaf first: that uses no uplink and never costs
+        more than it brings. What is left goes up as far as the uplinks carry it, and comes down elsewhere.
+        """
+        inside = np.bincount(self.leaf[first_half == 1], minlength=self.leaves)
+        outside = np.bincount(self.leaf[first_half == 0], minlength=self.leaves)
+        turned = np.minimum(inside, outside)
+        uplinks = self.uplink.capacity * self.links_per_spine * self.spines
+        upward = np.minimum((inside - turned) * nic_capacity, uplinks).sum()
+        downward = np.minimum((outside - turned) * nic_capacity, uplinks).sum()
+        return float(turned.sum() * nic_capacity + min(upward, downward))
+
+    def oversubscription(self, nic_capacity: float) -> float:
+        """Of the fullest leaf."""
+        if self.leaves == 1:
+            return 1.0
+        fullest = int(np.bincount(self.leaf).max())
+        return fullest * nic_capacity / (self.uplink.capacity * self.links_per_spine * self.spines)
+
+    def port_problems(self) -> list[str]:
+        """Leaves need a port a NIC and a cable, spines a port a cable."""
+        if self.switch is None:
+            return []
+        leaf_ports = int(np.bincount(self.leaf).max()) + self.spines * self.links_per_spine
+        spine_ports = self.leaves * self.links_per_spine
+        has = f"a {self.switch.name} has {self.switch.ports}"
+        problems = []
+        if leaf_ports > self.switch.ports:
+            problems.append(f"a leaf needs {leaf_ports} ports, {has}")
+        if spine_ports > self.switch.ports:
+            problems.append(f"a spine needs {spine_ports} ports, {has}")
+        return problems
+
+
+@dataclass(frozen=True, slots=True)
+class Tiers:
+    """What a file says about the two tiers."""
+
+    spines: int
+    links_per_spine: int
+    uplink: Link
+    switch: Switch | None
+    routing: str
+
+
+def build(builder: LinkBuilder, n_nics: int, nics_per_leaf: int, tiers: Tiers) -> tuple[LeafSpine, IntArray]:
+    """The fabric, and the vertex each NIC is attached to: consecutive NICs share a leaf."""
+    nic = np.arange(n_nics)
+    return join(builder, tiers, "leaf_spine", nic // nics_per_leaf, nic % nics_per_leaf)
+
+
+def join(
+    builder: LinkBuilder, tiers: Tiers, kind: str, leaf: IntArray, port: IntArray, *, rail_aware: bool = False
+) -> tuple[LeafSpine, IntArray]:
+    """Leaves, spines and the links between them, for NICs attached as `leaf` and `port` [n_nics] say."""
+    leaves, spines = int(leaf.max()) + 1, tiers.spines
+    leaf0 = builder.add_layer("leaf", leaves)
+    spine0 = builder.add_layer("spine", spines)
+    below = leaf0 + np.repeat(np.arange(leaves), spines)
+    above = spine0 + np.tile(np.arange(spines), leaves)
+    extra = tiers.switch.latency if tiers.switch else 0.0
+    cables = tiers.links_per_spine
+    up = builder.add_links("leaf_up", tiers.uplink, below, above, extra_latency=extra, bundle=cables)
+    down = builder.add_links("leaf_down", tiers.uplink, above, below, extra_latency=extra, bundle=cables)
+    fabric = LeafSpine(
+        kind, tiers.routing, rail_aware, leaf, port, leaves, spines, cables, tiers.uplink, tiers.switch, up, down
+    )
+    return fabric, leaf0 + leaf

@@ -1,0 +1,104 @@
+"""Cluster: the machine a job runs on, as GPUs in rank order, links between them, and routes.
+
+Ranks fill the GPUs in order: GPU i is GPU `i % gpus_per_node` of node `i // gpus_per_node`. The links are arrays; the
+networkx graph is built from them only when someone asks for it (drawings, checks, tests), so a cluster of 65,536 GPUs
+costs megabytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import networkx as nx
+import numpy as np
+from numpy.typing import ArrayLike
+
+from dessim.cluster.links import IntArray, Links
+from dessim.cluster.node import NodeLinks
+from dessim.cluster.parts import Gpu, Node, Transport
+from dessim.cluster.routing import Fabric, Routes, assemble
+from dessim.errors import CapacityError
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cluster:
+    """A whole machine room. `path` is the file it was read from."""
+
+    name: str
+    description: str
+    path: Path
+    n_nodes: int
+    gpu: Gpu
+    transport: Transport
+    fabric: Fabric
+    wiring: NodeLinks
+    links: Links
+
+    @property
+    def node(self) -> Node:
+        """What is in each server."""
+        return self.wiring.node
+
+    @property
+    def gpus_per_node(self) -> int:
+        """GPUs a server."""
+        return self.node.gpus
+
+    @property
+    def n_gpus(self) -> int:
+        """GPUs of the whole cluster."""
+        return self.n_nodes * self.node.gpus
+
+    @property
+    def kind(self) -> str:
+        """`single_switch`, `leaf_spine` or `rail_optimised`."""
+        return self.fabric.kind
+
+    def node_of(self, gpus: ArrayLike) -> IntArray:
+        """The server of each GPU."""
+        return np.asarray(gpus, dtype=np.int64) // self.node.gpus
+
+    def require(self, n_gpus: int) -> None:
+        """Raise CapacityError unless the cluster has `n_gpus` GPUs; a job uses the first ones, in rank order."""
+        if n_gpus < 1:
+            raise CapacityError(f"--gpus {n_gpus}: at least one GPU is needed")
+        if n_gpus > self.n_gpus:
+            raise CapacityError(
+                f"cluster {self.name} has {self.n_gpus} GPUs; --gpus {n_gpus} needs a larger one "
+                f"(raise node.count in {self.path})"
+            )
+
+    def routes(self, src: ArrayLike, dst: ArrayLike) -> Routes:
+        """The routes of n flows from GPU `src` to GPU `dst` [n], src != dst; array arithmetic, no loop over flows."""
+        tails, heads = np.atleast_1d(np.asarray(src, dtype=np.int64)), np.atleast_1d(np.asarray(dst, dtype=np.int64))
+        if tails.shape != heads.shape or tails.ndim != 1:
+            raise ValueError(f"src and dst must be vectors of one length, not {tails.shape} and {heads.shape}")
+        if len(tails):
+            if min(tails.min(), heads.min()) < 0 or max(tails.max(), heads.max()) >= self.n_gpus:
+                raise ValueError(f"a GPU index is outside 0..{self.n_gpus - 1}")
+            if np.any(tails == heads):
+                raise ValueError("a flow from a GPU to itself has no route")
+        return assemble(len(tails), self.wiring.segments(tails, heads, self.fabric), self.links.latency)
+
+    def graph(self) -> nx.DiGraph[str]:
+        """Vertices `gpu0`, `node0/nvswitch`, `leaf3`, ...; edges with `capacity`, `latency`, `kind`, `link`."""
+        links, graph = self.links, nx.DiGraph()
+        names: list[str] = []
+        for layer in links.layers:
+            for index in range(layer.count):
+                names.append(layer.name(index))
+                graph.add_node(names[-1], kind=layer.kind)
+        columns = zip(
+            links.src.tolist(),
+            links.dst.tolist(),
+            links.capacity.tolist(),
+            links.latency.tolist(),
+            links.kind.tolist(),
+            strict=True,
+        )
+        graph.add_edges_from(
+            (names[a], names[b], {"capacity": c, "latency": t, "kind": links.kinds[k], "link": i})
+            for i, (a, b, c, t, k) in enumerate(columns)
+        )
+        return graph

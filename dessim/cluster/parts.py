@@ -1,0 +1,94 @@
+"""The parts a cluster is made of, as numbers in SI units.
+
+A part is what a datasheet describes: a GPU, a link, a switch, a transport. Every part keeps the text that says where
+its numbers come from (`source`) and which of them nobody measured (`assumed`). Rates are per direction. Left out:
+power, price, clocks that change under load, ECC.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """A device that computes: peak rates, the share of them real kernels reach, and its memory.
+
+    `flops` [FLOP/s] is the dense float32 rate the roofline uses, `memory_bandwidth` [bytes/s] and `memory` [bytes] are
+    the device memory's, `launch_overhead` [s] is paid once a kernel. `efficiency_*` are shares in (0, 1].
+    """
+
+    name: str
+    flops: float
+    memory_bandwidth: float
+    memory: float
+    launch_overhead: float
+    efficiency_flops: float
+    efficiency_memory: float
+    source: str
+    assumed: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One direction of a cable, a bus or an NVLink bundle.
+
+    `rate` [bytes/s] is on the wire, `efficiency` the share of it that is payload, `latency` [s] the time of an empty
+    message from one end to the other.
+    """
+
+    name: str
+    rate: float
+    efficiency: float
+    latency: float
+    source: str
+    assumed: str = ""
+
+    @property
+    def capacity(self) -> float:
+        """Payload bytes/s."""
+        return self.rate * self.efficiency
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """A switch: how many ports it has, and the time [s] it adds to every link that ends in it."""
+
+    name: str
+    ports: int
+    latency: float
+    source: str
+    assumed: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Transport:
+    """The software that sends: what a message and a collective call cost besides the wire.
+
+    `message_overhead` [s] is paid by the sender for each message, `op_overhead` [s] once for each collective call,
+    `reduction_rate` [bytes/s] bounds how fast a rank sums what it received (inf: never the bottleneck).
+    """
+
+    name: str
+    message_overhead: float = 0.0
+    op_overhead: float = 0.0
+    reduction_rate: float = math.inf
+    source: str = ""
+    assumed: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A server: `gpus` GPUs, of which GPU i uses NIC `i * nics // gpus`.
+
+    `nvlink` joins each GPU to the node's NVSwitch plane, `pcie` joins each GPU to its NIC; either may be missing.
+    `nic` is the link from a NIC to its leaf switch.
+    """
+
+    gpus: int
+    nics: int
+    nic: Link
+    nvlink: Link | None = None
+    pcie: Link | None = None
+    nvswitch: Switch | None = None

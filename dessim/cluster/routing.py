@@ -1,0 +1,96 @@
+"""Routes: which links a flow uses, with which share, computed for all flows at once.
+
+A route is a sequence of segments. A segment offers each of its flows k equal alternatives of h links; the flow is
+split evenly over them, so each of those links carries 1/k of it. `split` (per-packet spraying, or ECMP over very many
+flows) takes all alternatives, `static` takes one by destination, as an InfiniBand subnet manager does with D-mod-k:
+alternative = (port of the destination in its leaf) mod k (Zahavi, "D-Mod-K Routing Providing Non-Blocking Traffic for
+Shift Permutations on Real Life Fat Trees", Technion CCIT 776, 2010). Left out: ECMP by hash and adaptive routing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from dessim.cluster.links import FloatArray, IntArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Segment:
+    """Part of the way of the flows `rows` [m] (each at most once): `links` [m, k, h], k alternatives of h links."""
+
+    rows: IntArray
+    links: IntArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Routes:
+    """Links of n flows, as a sparse matrix in coordinate form, sorted by flow and in path order within a flow.
+
+    `flow` [nnz] and `link` [nnz] are indices, `weight` [nnz] is the share of the flow on that link, `latency` [n] s is
+    the sum over the path's links, the largest where a flow is split.
+    """
+
+    flow: IntArray
+    link: IntArray
+    weight: FloatArray
+    latency: FloatArray
+
+
+class Fabric(Protocol):
+    """What joins the NICs. A NIC is known by its index `node * nics_per_node + local`."""
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def routing(self) -> str: ...
+
+    @property
+    def rail_aware(self) -> bool:
+        """Whether traffic should change rail over NVLink before it leaves the node."""
+        ...
+
+    def segments(self, src: IntArray, dst: IntArray) -> list[Segment]:
+        """The way from the leaf of each NIC `src` to the leaf of each NIC `dst`; nothing where it is the same leaf."""
+        ...
+
+    def bisection(self, nic_capacity: float, first_half: IntArray) -> float:
+        """Bytes/s that the NICs where `first_half` is 1 can send to the others, all at once."""
+        ...
+
+    def oversubscription(self, nic_capacity: float) -> float:
+        """Bytes/s a leaf's NICs can send over bytes/s its uplinks can carry, for the worst leaf; 1 if it has none."""
+        ...
+
+    def port_problems(self) -> list[str]:
+        """Switches that would need more ports than they have."""
+        ...
+
+
+def path(rows: IntArray, *hops: IntArray) -> Segment:
+    """A segment without alternatives: each flow of `rows` [m] uses `hops[0][i]`, then `hops[1][i]`, and so on."""
+    return Segment(rows, np.stack(hops, axis=1)[:, None, :])
+
+
+def assemble(n: int, segments: Sequence[Segment], link_latency: FloatArray) -> Routes:
+    """Join segments, in the order given, into the routes of `n` flows. Linear in the number of entries, no sort."""
+    counts = np.zeros(n, dtype=np.int64)
+    for segment in segments:
+        counts[segment.rows] += segment.links.shape[1] * segment.links.shape[2]
+    cursor = np.cumsum(counts) - counts
+    link = np.empty(int(counts.sum()), dtype=np.int64)
+    weight = np.empty(len(link))
+    latency = np.zeros(n)
+    for segment in segments:
+        rows, (m, k, h) = segment.rows, segment.links.shape
+        at = cursor[rows][:, None] + np.arange(k * h)
+        link[at] = segment.links.reshape(m, k * h)
+        weight[at] = 1.0 / k
+        cursor[rows] += k * h
+        if m:
+            latency[rows] += link_latency[segment.links].sum(axis=2).max(axis=1)
+    return Routes(np.repeat(np.arange(n), counts), link, weight, latency)

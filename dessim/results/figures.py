@@ -11,7 +11,7 @@ import csv
 import io
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import escape
 
 from dessim.files import write_text
-from dessim.units import format_size, format_time
+from dessim.units import format_count, format_size, format_time
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,28 +35,29 @@ class Style:
     label: str
     color: str
     marker: str
+    dash: tuple[float, float] | None = None  # for strategies whose line tends to lie on another's
 
 
 # The colours are seaborn's "colorblind" palette, written out so that importing this module stays cheap.
 STRATEGY_STYLE: dict[str, Style] = {
-    "des_all_reduce": Style("DES, AllReduce", "#0173b2", "o"),
-    "des_reduce_scatter": Style("DES, ReduceScatter", "#56b4e9", "s"),
+    "des_all_reduce": Style("DES AllReduce", "#0173b2", "o"),
+    "des_reduce_scatter": Style("DES ReduceScatter", "#56b4e9", "s", (3, 2)),
     "mesh": Style("mesh", "#949494", "X"),
     "table_wise": Style("table-wise", "#029e73", "^"),
     "row_wise": Style("row-wise", "#de8f05", "D"),
     "row_all_to_all": Style("row AllToAll", "#cc78bc", "v"),
-    "ps_sync": Style("parameter server", "#d55e00", "P"),
+    "ps_sync": Style("parameter server", "#d55e00", "P", (3, 2)),
 }
 
 # Parts of a bar; not strategy colours, and hatched so that they survive a grey printer.
 PART_STYLE: dict[str, tuple[str, str, str]] = {
     "compute_s": ("compute", "#5f7d95", ""),
-    "exposed_comm_s": ("exposed communication", "#e0685c", "////"),
-    "idle_s": ("idle", "#c9c9c9", "...."),
+    "exposed_comm_s": ("exposed communication", "#e0685c", "///"),
+    "idle_s": ("idle", "#c9c9c9", ""),
     "sparse": ("sparse (in place of rows)", "#5f7d95", ""),
-    "ids": ("ids", "#e3b23c", "////"),
-    "dense": ("dense gradients, parameters", "#9d7fb8", "\\\\\\\\"),
-    "control": ("control", "#c9c9c9", "...."),
+    "ids": ("ids", "#e3b23c", "///"),
+    "dense": ("dense gradients, parameters", "#9d7fb8", "\\\\\\"),
+    "control": ("control", "#c9c9c9", ""),
 }
 
 INK, FAINT = "#1a1b1c", "#9a9b9c"  # stand-ins; an inline figure gets the page's colours in their place
@@ -80,7 +81,8 @@ def throughput(rows: Sequence[Row], path: Path | None = None) -> str:
         axes.plot(scales, [start * g / first for g in scales], ls=(0, (2, 2)), lw=1, color=FAINT, label="linear")
         _lines(axes, rows, "samples_per_s")
         _gpu_axis(axes, scales)
-        axes.set(yscale="log", ylabel="throughput (samples/s)")
+        _log_axis(axes, format_count)
+        axes.set_ylabel("throughput (samples/s)")
         _legend_outside(axes)
         return _finish(figure, "Throughput against number of GPUs", rows, ("samples_per_s",), path)
 
@@ -93,7 +95,9 @@ def bytes_per_worker(rows: Sequence[Row], path: Path | None = None) -> str:
         mib = [{**r, "mib": r["bytes_per_worker"] / 2**20} for r in rows]
         _lines(left, mib, "mib")
         _gpu_axis(left, scales)
-        left.set(yscale="log", ylabel="sent by a worker in a step (MiB)")
+        _log_axis(left, "{:,g}".format)
+        left.set_ylabel("sent by a worker in a step (MiB)")
+        _legend_below(left)
         last = [r for r in rows if r["gpus"] == scales[-1]] if scales else []
         shares = []
         for row in last:
@@ -131,6 +135,7 @@ def step_breakdown(rows: Sequence[Row], path: Path | None = None) -> str:
             scaled = [{"strategy": r["strategy"], **{p: r[p] * factor for p in parts}} for r in here]
             _stacked(axes, scaled, parts, [format_time(r["step_time_s"], 3) for r in here])
             axes.set_xlim(0, 1.24 * max((sum(r[p] for p in parts) for r in scaled), default=1.0))
+            axes.locator_params(axis="x", nbins=6)
             axes.set_xlabel(f"time of a step ({unit})")
             axes.set_title(f"{gpus:,} GPUs", loc="left")
         handles, labels = panels[0].get_legend_handles_labels()
@@ -151,8 +156,7 @@ def predicted_vs_measured(steps: Sequence[Row], path: Path | None = None) -> str
             points = [(s["step"], s[key] * factor) for s in steps if s.get(key) is not None]
             if points:
                 x, y = zip(*points, strict=True)
-                fill = "none" if key == "measured_s" else color
-                axes.scatter(x, y, s=34, marker=marker, facecolors=fill, edgecolors=color, linewidths=1.6, label=label)
+                axes.plot(x, y, ls="", ms=6, marker=marker, mfc="none", mec=color, mew=1.6, label=label)
         axes.set(xlabel="step", ylabel=f"time of the step ({unit})", ylim=(0, 1.15 * factor * max(values, default=1.0)))
         axes.xaxis.get_major_locator().set_params(integer=True)
         _legend_outside(axes)
@@ -205,6 +209,7 @@ def _house_style() -> Iterator[Any]:
         "grid.color": FAINT,
         "grid.alpha": 0.3,
         "hatch.linewidth": 0.6,
+        "text.parse_math": False,  # names come from files; a dollar sign in one is a dollar sign
         "svg.fonttype": "none",  # text stays text: it can be read aloud, searched, and follows the page's font
         "svg.hashsalt": "dessim",
         "figure.constrained_layout.use": True,
@@ -241,7 +246,7 @@ def _lines(axes: Axes, rows: Sequence[Row], key: str) -> None:
         style_order=[s.label for s in styles],
         palette={s.label: s.color for s in styles},
         markers={s.label: s.marker for s in styles},
-        dashes=False,
+        dashes={s.label: s.dash or "" for s in styles},
         markersize=6.5,
         linewidth=1.6,
         errorbar=None,
@@ -278,6 +283,18 @@ def _gpu_axis(axes: Axes, scales: Sequence[int]) -> None:
     axes.set_xlabel("GPUs")
 
 
+def _log_axis(axes: Axes, text: Callable[[float], str]) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    labels = FuncFormatter(lambda value, _: text(value))
+    axes.yaxis.set_major_formatter(labels)
+    narrow = high < 30 * low  # hardly a power of ten inside: label 2 and 5 as well
+    axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5) if narrow else range(2, 10)))
+    axes.yaxis.set_minor_formatter(labels if narrow else NullFormatter())
+
+
 def _legend_outside(axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if legend := axes.get_legend():
@@ -287,7 +304,7 @@ def _legend_outside(axes: Axes) -> None:
 
 
 def _legend_below(axes: Axes) -> None:
-    axes.legend(loc="upper center", bbox_to_anchor=(0.4, -0.19), ncols=2, frameon=False, handlelength=1.4)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.45, -0.19), ncols=2, frameon=False, handlelength=2)
 
 
 def _spread(values: Sequence[int], most: int) -> list[int]:
@@ -332,7 +349,7 @@ def _svg(figure: Figure, title: str, background: str) -> str:
 def inline(svg: str, name: str) -> str:
     """An SVG file's text made fit for a page: no XML prologue, ids prefixed by `name`, ink in the page's colour."""
     svg = svg[svg.index("<svg") :].strip()
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = re.sub(r'href="#', f'href="#{name}-', svg)
     svg = re.sub(r"url\(#", f"url(#{name}-", svg)

@@ -1,0 +1,137 @@
+"""A made-up result.json: real plans, times from a two-line cost model, everything else invented."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dessim.workload.model import load_model
+from dessim.workload.plan import Traffic
+from dessim.workload.strategies import plan
+
+STRATEGIES = ("des_all_reduce", "des_reduce_scatter", "table_wise", "ps_sync")
+SCALES = (8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+def projection(strategies: tuple[str, ...] = STRATEGIES, scales: tuple[int, ...] = SCALES) -> list[dict[str, Any]]:
+    """Rows as `dessim project` makes them."""
+    model = load_model("fm")
+    rows = []
+    for gpus in scales:
+        symbols = model.symbols(gpus)
+        for name in strategies:
+            steps = plan(name, model)
+            ops = [
+                {
+                    "name": op.name,
+                    "collective": str(op.collective),
+                    "algorithm": "ring",
+                    "bytes": op.bytes(symbols),
+                    "time_s": 20e-6 + 1e-6 * gpus + op.sent_bytes(symbols) / 40e9,
+                    "exposed_s": 10e-6 + op.sent_bytes(symbols) / 40e9,
+                }
+                for op in steps.collectives
+            ]
+            exposed = sum(op["exposed_s"] for op in ops)
+            compute = 3e-3 * (1 + 0.02 * gpus * name.startswith("des_all"))
+            idle = 2e-4
+            step = compute + exposed + idle
+            rows.append(
+                {
+                    "gpus": gpus,
+                    "strategy": name,
+                    "step_time_s": step,
+                    "samples_per_s": symbols["B"] / step,
+                    "bytes_per_worker": steps.sent_bytes(symbols),
+                    "exposed_comm_s": exposed,
+                    "compute_s": compute,
+                    "idle_s": idle,
+                    "bytes_by_traffic": {
+                        str(t): steps.sent_bytes(symbols, t) for t in Traffic if t is not Traffic.NONE
+                    },
+                    "comm_by_op": ops,
+                    "bound_by": f"link: {max(ops, key=lambda o: o['exposed_s'])['name']}",
+                    "provenance": {
+                        "compute": "assumed (H100 SXM data sheet)",
+                        "communication": "formula",
+                        "sizes": "measured (ids a sample), formula",
+                    },
+                    "error_bar": 0.08 if name == "des_all_reduce" else None,
+                }
+            )
+    return rows
+
+
+def result() -> dict[str, Any]:
+    """A whole result, as `dessim demo` writes it."""
+    ops = [
+        {"name": "ids", "recorded_bytes": 1_843_200, "formula_bytes": 1_843_200, "formula": "(B/N)*m*(k+c)"},
+        {"name": "partials", "recorded_bytes": 6_832_128, "formula_bytes": 6_832_128, "formula": "B*(1 + (D+1) + H1)*s"},
+        {"name": "w1_grad", "recorded_bytes": 204_800, "formula_bytes": 204_800, "formula": "(H1*F*D)*s"},
+    ]
+    cases = [
+        {
+            "ranks": ranks,
+            "max_loss_diff": 2.2e-16 * ranks,
+            "max_grad_diff": 1.1e-16 * ranks,
+            "max_param_diff": 4.4e-16 * ranks,
+            "bytes_match": True,
+            "ops": ops,
+        }
+        for ranks in (1, 2, 4)
+    ]
+    return {
+        "schema_version": 1,
+        "dessim_version": "0.1.0",
+        "data": {
+            "name": "MovieLens-100K",
+            "source": "recbole 1.2.1 wheel",
+            "fallback": False,
+            "samples": 100_000,
+            "rows_train": 80_000,
+            "rows_test": 10_000,
+        },
+        "auc": 0.7842,
+        "logloss": 0.5581,
+        "reference_auc": 0.785,
+        "training": {"ranks": 4, "epochs": 6, "seconds": 41.7, "samples_per_s": 11_510.0},
+        "certificate": {
+            "ok": True,
+            "max_param_diff": 1.8e-15,
+            "max_loss_diff": 8.9e-16,
+            "max_grad_diff": 4.4e-16,
+            "bytes_match": True,
+            "cases": cases,
+        },
+        "measured_step_s": 0.02113,
+        "predicted_step_s": 0.01987,
+        "prediction_error": -0.0596,
+        "self_replay_error": 0.0121,
+        "replay": {
+            "cluster": "this machine: 2 cores, gloo over loopback",
+            "ranks": 4,
+            "steps": 12,
+            "step_time_s": 0.01987,
+            "compute_s": 0.01102,
+            "exposed_comm_s": 0.00795,
+            "idle_s": 0.0009,
+            "comm_by_op": [
+                {"name": o["name"], "collective": c, "algorithm": a, "bytes": o["recorded_bytes"], "time_s": t, "exposed_s": t}
+                for o, c, a, t in zip(
+                    ops,
+                    ("all_to_all", "all_reduce", "all_reduce"),
+                    ("pairwise", "ring", "ring"),
+                    (0.0016, 0.0061, 0.0004),
+                    strict=True,
+                )
+            ],
+        },
+        "calibration": {
+            "transport": "gloo-tcp",
+            "message_overhead_s": 38e-6,
+            "bandwidth_GBps": 1.84,
+            "r2": 0.9931,
+            "n": 24,
+        },
+        "projection_cluster": "h100-8x_rail_128",
+        "projection": projection(),
+    }

@@ -1,1 +1,1 @@
-"""Results: metrics, tables, figures, timelines and the report."""
+"""Results: metrics with their breakdown, tables, figures, timeline and report."""

@@ -202,6 +202,7 @@ def _house_style() -> Iterator[Any]:
         "font.family": ["sans-serif"],
         "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib, so that layouts do not depend on the machine
         "axes.titlesize": "medium",
+        "axes.facecolor": "none",  # the figure's background shows, or the page's
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.grid": True,

@@ -7,7 +7,7 @@ from the result is escaped by the template; only SVG made by dessim itself goes 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -176,26 +176,28 @@ def _list(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"the next ({', '.join(names)})"
 
 
-def _provenance(rows: Iterable[Row]) -> list[dict[str, Any]]:
+def _provenance(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Where the projection's numbers come from: one entry a source, with the rows it covers."""
     cover: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         for what, source in row["provenance"].items():
             cover.setdefault((what, str(source)), []).append(row)
     names = {"sizes": "bytes and FLOPs of each op", "compute": "compute times", "communication": "communication times"}
+    everyone = {r["strategy"] for r in rows}
     entries = []
     for (what, source), covered in sorted(
         cover.items(), key=lambda item: list(names).index(item[0][0]) if item[0][0] in names else 9
     ):
         strategies = list(dict.fromkeys(style_of(r["strategy"]).label for r in covered))
         scales = sorted({r["gpus"] for r in covered})
+        who = "all strategies" if len(strategies) == len(everyone) else ", ".join(strategies)
         where = f"{scales[0]:,}" if len(scales) == 1 else f"{scales[0]:,} to {scales[-1]:,}"
         entries.append(
             {
                 "what": names.get(what, what),
                 "kinds": [kind for kind in SOURCES if kind in source.lower()],
                 "source": source,
-                "covers": f"{where} GPUs: {', '.join(strategies)}",
+                "covers": f"{where} GPUs, {who}",
             }
         )
     return entries

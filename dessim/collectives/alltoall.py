@@ -1,0 +1,44 @@
+"""all_to_all on one level: pairwise (a shift a stage) and direct (everything at once, as gloo and NCCL send it).
+
+`sizes` [n, n] gives the bytes from each rank to each other, for uneven exchanges; without it each pair moves S/n.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from dessim.collectives.schedule import Floats, Layout, Stage, all_to_all_chunk
+
+
+def pairwise_all_to_all(layout: Layout, size: float, sizes: Floats | None = None) -> Iterator[Stage]:
+    """n-1 stages; in stage k rank i sends to rank i+k."""
+    n = layout.n
+    ranks = np.arange(n, dtype=np.int64)
+    for hop in range(1, n):
+        dst = (ranks + hop) % n
+        yield Stage(
+            pattern=("shift", hop),
+            src=ranks,
+            dst=dst,
+            size=np.full(n, size / n) if sizes is None else sizes[ranks, dst],
+            carries=lambda _, hop=hop: [[all_to_all_chunk(n, i, (i + hop) % n)] for i in range(n)],  # type: ignore[misc]
+        )
+
+
+def direct_all_to_all(layout: Layout, size: float, sizes: Floats | None = None) -> Iterator[Stage]:
+    """One stage of n(n-1) messages."""
+    n = layout.n
+    if n < 2:
+        return
+    src, dst = np.divmod(np.arange(n * n, dtype=np.int64), n)
+    off = src != dst
+    src, dst = src[off], dst[off]
+    yield Stage(
+        pattern=("all pairs",),
+        src=src,
+        dst=dst,
+        size=np.full(len(src), size / n) if sizes is None else sizes[src, dst],
+        carries=lambda _: [[all_to_all_chunk(n, int(i), int(j))] for i, j in zip(src, dst, strict=True)],
+    )

@@ -1,0 +1,103 @@
+"""Two-level algorithms: inside the node over NVLink first, then across nodes along rails, and back.
+
+With g ranks a node and m nodes, rank = node * g + local. The ranks of one `local` index form a rail. Across nodes each
+GPU moves only its 1/g share on its own NIC, so all NICs of a node work at once (what NCCL reaches with one ring a
+channel, or PXN for all_to_all).
+
+    reduce_scatter   ring in the node on S, then a ring along the rail on S/g
+    all_gather       the same backwards
+    all_reduce       one after the other: in-node S, rail S/g, in-node S
+    all_to_all       in the node hand each peer what its rail will carry, then pairwise along the rail
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from dessim.collectives.schedule import Layout, Stage, all_to_all_chunk
+
+
+def hierarchical_reduce_scatter(layout: Layout, size: float) -> Iterator[Stage]:
+    """Rank r ends with chunk r. In the node, chunks travel in bundles of one a node: all that a rail will need."""
+    n, g = layout.n, layout.per_node
+    m = n // g
+    yield _node_ring(n, g, size / g, reduce=True, shift=1)
+    yield _rail_ring(n, g, size / g / m, reduce=True, shift=1)
+
+
+def hierarchical_all_gather(layout: Layout, size: float) -> Iterator[Stage]:
+    """The reduce_scatter backwards: along the rail first, then bundles in the node."""
+    n, g = layout.n, layout.per_node
+    m = n // g
+    yield _rail_ring(n, g, size / g / m, reduce=False, shift=0)
+    yield _node_ring(n, g, size / g, reduce=False, shift=0)
+
+
+def hierarchical_all_reduce(layout: Layout, size: float) -> Iterator[Stage]:
+    """2(g-1) stages of S/g in the node around 2(m-1) stages of S/n along the rails."""
+    yield from hierarchical_reduce_scatter(layout, size)
+    yield from hierarchical_all_gather(layout, size)
+
+
+def hierarchical_all_to_all(layout: Layout, size: float) -> Iterator[Stage]:
+    """g-1 stages of S/g in the node, then m-1 stages of S/m along the rails."""
+    n, g = layout.n, layout.per_node
+    m = n // g
+    node, local = np.divmod(np.arange(n, dtype=np.int64), g)
+    for hop in range(1, g):
+        # To the peer whose rail reaches every rank of that local index.
+        yield Stage(
+            pattern=("node shift", g, hop),
+            src=node * g + local,
+            dst=node * g + (local + hop) % g,
+            size=np.full(n, size / g),
+            carries=lambda _, hop=hop: [  # type: ignore[misc]
+                [all_to_all_chunk(n, p * g + i, q * g + (i + hop) % g) for q in range(m)]
+                for p in range(m)
+                for i in range(g)
+            ],
+        )
+    for hop in range(1, m):
+        yield Stage(
+            pattern=("rail shift", g, hop),
+            src=node * g + local,
+            dst=(node + hop) % m * g + local,
+            size=np.full(n, size / m),
+            carries=lambda _, hop=hop: [  # type: ignore[misc]
+                [all_to_all_chunk(n, p * g + j, (p + hop) % m * g + i) for j in range(g)]
+                for p in range(m)
+                for i in range(g)
+            ],
+        )
+
+
+def _node_ring(n: int, g: int, size: float, reduce: bool, shift: int) -> Stage:
+    """A ring in every node; bundle l is chunk l of every node."""
+    m = n // g
+    node, local = np.divmod(np.arange(n, dtype=np.int64), g)
+    return Stage(
+        pattern=("node shift", g, 1),
+        src=node * g + local,
+        dst=node * g + (local + 1) % g,
+        size=np.full(n, size),
+        repeat=g - 1,
+        reduce=reduce,
+        carries=lambda t: [[q * g + (i - shift - t) % g for q in range(m)] for _ in range(m) for i in range(g)],
+    )
+
+
+def _rail_ring(n: int, g: int, size: float, reduce: bool, shift: int) -> Stage:
+    """A ring along every rail, one chunk a message."""
+    m = n // g
+    node, local = np.divmod(np.arange(n, dtype=np.int64), g)
+    return Stage(
+        pattern=("rail shift", g, 1),
+        src=node * g + local,
+        dst=(node + 1) % m * g + local,
+        size=np.full(n, size),
+        repeat=m - 1,
+        reduce=reduce,
+        carries=lambda t: [[(p - shift - t) % m * g + i] for p in range(m) for i in range(g)],
+    )

@@ -1,0 +1,138 @@
+"""Where the time of a step goes. Parts are measured on the record; totals are their sums.
+
+A moment of a rank is *compute* when a compute op runs, *exposed communication* when only a collective does (waiting for
+a late member included), and *idle* otherwise. Numbers are means over ranks and steps, in seconds a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from dessim.sim.recorder import Record, Span
+from dessim.trace.schema import Kind
+
+
+@dataclass(frozen=True, slots=True)
+class OpCost:
+    """One communication op: S in bytes, seconds it moved data, seconds it was waited for and nothing computed."""
+
+    name: str
+    collective: str
+    algorithm: str
+    bytes: float
+    time_s: float
+    exposed_s: float
+    bound_by: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {f: getattr(self, f) for f in self.__slots__}
+
+
+@dataclass(frozen=True, slots=True)
+class Breakdown:
+    """A step, taken apart. `step_time_s` is the sum of the three parts."""
+
+    compute_s: float
+    exposed_comm_s: float
+    idle_s: float
+    comm_by_op: tuple[OpCost, ...]
+    bytes_by_link: dict[str, float]
+    step_end_s: tuple[float, ...]
+    bound_by: str
+
+    @property
+    def step_time_s(self) -> float:
+        return self.compute_s + self.exposed_comm_s + self.idle_s
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, units in the keys."""
+        return {
+            "step_time_s": self.step_time_s,
+            "compute_s": self.compute_s,
+            "exposed_comm_s": self.exposed_comm_s,
+            "idle_s": self.idle_s,
+            "bound_by": self.bound_by,
+            "comm_by_op": [cost.to_json() for cost in self.comm_by_op],
+            "bytes_by_link": self.bytes_by_link,
+        }
+
+
+def breakdown(record: Record) -> Breakdown:
+    """Take a record apart."""
+    steps = sorted({span.step for span in record.spans})
+    n_steps = max(len(steps), 1)
+    ends = tuple(max(s.end for s in record.spans if s.step == step) for step in steps)
+    compute = exposed = 0.0
+    by_op: dict[str, list[tuple[Span, float, float]]] = {}
+    for number, ranks in enumerate(record.classes):
+        weight = len(ranks) / record.n_ranks
+        spans = [s for s in record.spans if s.rank_class == number]
+        busy = _union((s.start, s.end) for s in spans if s.kind is Kind.COMPUTE)
+        either = _union((s.start, s.end) for s in spans)
+        compute += weight * _length(busy)
+        exposed += weight * (_length(either) - _length(busy))
+        for span in spans:
+            if span.collective is not None:
+                alone = (span.end - span.start) - _overlap(busy, span.start, span.end)
+                by_op.setdefault(span.name, []).append((span, weight, alone))
+    costs = tuple(_cost(name, entries, n_steps) for name, entries in by_op.items())
+    return Breakdown(
+        compute_s=compute / n_steps,
+        exposed_comm_s=exposed / n_steps,
+        idle_s=max(record.end - compute - exposed, 0.0) / n_steps,
+        comm_by_op=costs,
+        bytes_by_link={kind: value / n_steps for kind, value in record.bytes_by_kind.items() if value > 0},
+        step_end_s=ends,
+        bound_by=_bound_by(compute / n_steps, costs),
+    )
+
+
+def step_times(record: Record) -> list[float]:
+    """Seconds of each step: from the end of the one before (0 for the first) to its own, over all ranks."""
+    ends = [0.0, *breakdown(record).step_end_s]
+    return [b - a for a, b in pairwise(ends)]
+
+
+def _cost(name: str, entries: list[tuple[Span, float, float]], n_steps: int) -> OpCost:
+    first = entries[0][0]
+    bound: dict[str, float] = {}
+    for span, weight, _ in entries:
+        bound[span.bound_by] = bound.get(span.bound_by, 0.0) + weight * (span.end - span.start)
+    return OpCost(
+        name=name,
+        collective=str(first.collective),
+        algorithm=first.algorithm or "",
+        bytes=sum(weight * span.size for span, weight, _ in entries) / n_steps,
+        time_s=sum(weight * (span.end - span.moving) for span, weight, _ in entries) / n_steps,
+        exposed_s=sum(weight * alone for _, weight, alone in entries) / n_steps,
+        bound_by=max(bound, key=lambda kind: bound[kind]),
+    )
+
+
+def _bound_by(compute: float, costs: tuple[OpCost, ...]) -> str:
+    """What the largest part of the step waits for: compute, or what bounds the exposed communication."""
+    parts = {"compute": compute}
+    for cost in costs:
+        parts[cost.bound_by] = parts.get(cost.bound_by, 0.0) + cost.exposed_s
+    return max(parts, key=lambda kind: parts[kind])
+
+
+def _union(intervals: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    merged: list[tuple[float, float]] = []
+    for start, end in sorted(intervals):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], end))
+        else:
+            merged.append((start, end))
+    return merged
+
+
+def _length(merged: list[tuple[float, float]]) -> float:
+    return sum(end - start for start, end in merged)
+
+
+def _overlap(merged: list[tuple[float, float]], start: float, end: float) -> float:
+    return sum(max(min(b, end) - max(a, start), 0.0) for a, b in merged)

@@ -1,0 +1,1 @@
+"""The simulator: ranks, streams and a fluid network in simulated time. The only package that imports simpy."""

@@ -1,0 +1,102 @@
+"""Messages that start together, routed and folded once and used many times.
+
+A collective sends the same pattern over and over: `route_flows` works out paths, colours, and how the messages would
+fare on an idle network; the result scales to any size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dessim.cluster import Cluster
+from dessim.errors import PhysicsError
+from dessim.sim.fluid import drain
+from dessim.sim.fold import Fold, fold
+from dessim.sim.maxmin import Floats, Incidence, Ints
+
+LATENCY = "latency"
+_WIRE = 1e-9  # how much a batch may beat its busiest link by rounding
+
+
+@dataclass(frozen=True, slots=True)
+class Flows:
+    """A batch of messages. Sizes and times are for scale 1; everything else is exact at any scale.
+
+    `net` is the full network, `size` [flows] bytes, `folded` its quotient. For each colour: `finish`, the fluid time
+    alone; `bound`, the link class that bounds it; `fixed`, latency and overhead; `per_scale`, the receiver's reduction,
+    which takes time but no link. `links` are the links used, `bytes_by_kind` what each link class carries.
+    """
+
+    net: Incidence
+    size: Floats
+    folded: Fold
+    finish: Floats
+    bound: tuple[str, ...]
+    fixed: Floats
+    per_scale: Floats
+    links: Ints
+    bytes_by_kind: Floats
+    solves: int
+
+    def arrivals(self, scale: float) -> Floats:
+        """Seconds from start to arrival of each colour on an idle network."""
+        return (self.finish + self.per_scale) * scale + self.fixed
+
+    def alone(self, scale: float) -> float:
+        """Seconds until all have arrived on an idle network."""
+        return float(self.arrivals(scale).max(initial=0.0))
+
+    def bound_alone(self, scale: float) -> str:
+        """What decides `alone`: a link class, or latency."""
+        if not len(self.finish):
+            return LATENCY
+        last = int(np.argmax(self.arrivals(scale)))
+        return self.bound[last] if self.finish[last] * scale >= self.fixed[last] else LATENCY
+
+
+def route_flows(
+    cluster: Cluster, src: Ints, dst: Ints, size: Floats, reduce: bool = False, folding: bool = True
+) -> Flows:
+    """Route and fold messages from GPU `src[i]` to `dst[i]` of `size[i]` bytes. Empty ones are not sent at all."""
+    sent = size > 0
+    src, dst, size = src[sent], dst[sent], size[sent].astype(np.float64)
+    routes = cluster.routes(src, dst)
+    net = Incidence(len(src), routes.flow, routes.link, routes.weight, cluster.links.capacity)
+    transport = cluster.transport
+    # A sender hands its messages over one after the other.
+    messages = np.bincount(src, minlength=1)[src] if len(src) else np.zeros(0)
+    fixed = routes.latency + transport.message_overhead * messages
+    per_scale = size / transport.reduction_rate if reduce else np.zeros(len(src))
+    kind = together(size, fixed, per_scale)
+    folded = fold(net, kind, folding)
+    finish, bound, solves = drain(folded.net, size[folded.flow_of])
+    load = np.bincount(net.link, net.weight * size[net.flow], minlength=len(net.capacity))
+    # Independent of folding and solver: nothing finishes before its busiest link could have carried it.
+    busiest = float((load / net.capacity).max(initial=0.0))
+    if finish.max(initial=0.0) < busiest * (1 - _WIRE):
+        raise PhysicsError(f"messages took {finish.max():g} s where the busiest link needs {busiest:g} s")
+    kinds, kind_of = cluster.links.kinds, cluster.links.kind
+    return Flows(
+        net=net,
+        size=size,
+        folded=folded,
+        finish=finish,
+        bound=tuple(kinds[int(kind_of[folded.link_of[link]])] for link in bound),
+        fixed=fixed[folded.flow_of],
+        per_scale=per_scale[folded.flow_of],
+        links=np.unique(net.link),
+        bytes_by_kind=np.bincount(kind_of, load, minlength=len(kinds)).astype(np.float64),
+        solves=solves,
+    )
+
+
+def together(*columns: Floats) -> Ints:
+    """Number the rows of parallel columns; equal rows get equal numbers."""
+    number = np.zeros(len(columns[0]), dtype=np.int64)
+    for column in columns:
+        values, dense = np.unique(column, return_inverse=True)
+        if len(values) > 1:
+            number = np.unique(number * len(values) + dense, return_inverse=True)[1].astype(np.int64)
+    return number

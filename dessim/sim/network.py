@@ -1,0 +1,235 @@
+"""The network: one process that lets flows in, drains them at max-min rates, and tells when they have arrived.
+
+A message takes overhead + path latency + fluid time. Messages that start together form a batch; a batch may repeat,
+each stage waiting for the one before. Batches that share links form a group and are solved together; groups that share
+none
+are solved apart, and everything that changes at one instant is solved once. A batch alone in its group was priced when
+it was routed: its stages are multiplied, not simulated, until somebody else's flows touch its links.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator
+from dataclasses import dataclass
+
+import numpy as np
+import simpy
+
+from dessim.cluster import Cluster
+from dessim.sim.flows import LATENCY, Flows, together
+from dessim.sim.fluid import Fluid
+from dessim.sim.fold import fold
+from dessim.sim.maxmin import Floats, Incidence, Ints
+
+_SAME = 1e-14  # relative; instants this close are one
+
+
+def _due(time: float, now: float) -> bool:
+    return time - now <= _SAME * now
+
+
+@dataclass(slots=True, eq=False)
+class _Batch:
+    """Messages under way. `remaining` [flows] bytes of the current stage; `arrived` its latest arrival so far."""
+
+    flows: Flows
+    scale: float
+    repeat: int  # stages left, the current one included
+    done: simpy.Event
+    remaining: Floats
+    arrived: float
+    fresh: bool = True  # at the start of a stage
+    bound: str = LATENCY
+
+    def restart(self, now: float) -> None:
+        self.remaining, self.arrived, self.fresh = self.flows.size * self.scale, now, True
+
+    def land(self, time: float, bound: str) -> None:
+        """A colour has arrived at `time`; the last one decides what bound the stage."""
+        if time >= self.arrived:
+            self.arrived, self.bound = time, bound
+
+
+class _Solo:
+    """One batch alone on its links, from the start of a stage."""
+
+    def __init__(self, batch: _Batch, now: float) -> None:
+        self.batches = [batch]
+        self._batch, self._start = batch, now
+        self._period = batch.flows.alone(batch.scale)
+        self._over = False
+
+    def next_event(self) -> float:
+        return self._start + self._batch.repeat * self._period
+
+    def step(self, now: float) -> list[_Batch]:
+        """The only event is the arrival of the last stage."""
+        self._over, self._batch.repeat = True, 1
+        self._batch.bound = self._batch.flows.bound_alone(self._batch.scale)
+        return [self._batch]
+
+    def release(self, now: float) -> int:
+        """Stop multiplying: work out how far the current stage has come. Returns the number of solves."""
+        if self._over:
+            return 0
+        batch, flows = self._batch, self._batch.flows
+        passed = min(int((now - self._start) / self._period), batch.repeat - 1) if self._period > 0 else 0
+        batch.repeat -= passed
+        at = self._start + passed * self._period
+        batch.restart(at)
+        fluid = Fluid(flows.folded.net, flows.size[flows.folded.flow_of] * batch.scale)
+        delay = flows.fixed + flows.per_scale * batch.scale
+        while not fluid.empty and not _due(now, at):
+            step = min(fluid.next_finish(), now - at)
+            at += step
+            for colour in fluid.advance(step).tolist():
+                batch.land(at + float(delay[colour]), flows.bound[colour])
+            batch.fresh = False
+        batch.remaining = fluid.remaining[flows.folded.colour]
+        return fluid.solves
+
+
+class _Shared:
+    """Batches that share links, drained together."""
+
+    def __init__(self, batches: list[_Batch], now: float, cluster: Cluster, folding: bool) -> None:
+        self.batches, self._at, self._links = batches, now, cluster.links
+        counts = np.array([len(b.remaining) for b in batches])
+        self._offset = np.concatenate([[0], np.cumsum(counts)])
+        size = np.concatenate([b.remaining for b in batches])
+        delay = np.concatenate([(b.flows.fixed + b.flows.per_scale * b.scale)[b.flows.folded.colour] for b in batches])
+        owner = np.repeat(np.arange(len(batches)), counts)
+        flow = np.concatenate([b.flows.net.flow + o for b, o in zip(batches, self._offset[:-1], strict=True)])
+        link = np.concatenate([b.flows.net.link for b in batches])
+        weight = np.concatenate([b.flows.net.weight for b in batches])
+        loads = size[flow] > 0  # what has drained loads no link
+        net = Incidence(len(size), flow[loads], link[loads], weight[loads], self._links.capacity)
+        self._fold = fold(net, together(size, delay, owner.astype(np.float64)), folding)
+        self._fluid = Fluid(self._fold.net, size[self._fold.flow_of])
+        self._owner: Ints = owner[self._fold.flow_of]
+        self._delay: Floats = delay[self._fold.flow_of]
+        self._draining = np.bincount(self._owner[self._fluid.active], minlength=len(batches))
+        for batch in batches:
+            batch.fresh = False
+
+    def next_event(self) -> float:
+        times = [b.arrived for b, left in zip(self.batches, self._draining, strict=True) if not left]
+        if not self._fluid.empty:
+            times.append(self._at + self._fluid.next_finish())
+        return min(times, default=math.inf)
+
+    def step(self, now: float) -> list[_Batch]:
+        """Drain until `now`. Returns the batches whose stage has arrived."""
+        fluid = self._fluid
+        if not fluid.empty:
+            ends = fluid.next_finish()
+            # The clock may miss a finish by a rounding error; it never runs past one.
+            seconds = ends if _due(self._at + ends, now) else now - self._at
+            bound = fluid.bound
+            for colour in fluid.advance(seconds).tolist():
+                number = int(self._owner[colour])
+                self._draining[number] -= 1
+                link = self._fold.link_of[bound[colour]]
+                kind = self._links.kinds[int(self._links.kind[link])]
+                self.batches[number].land(now + float(self._delay[colour]), kind)
+        self._at = now
+        return [b for b, left in zip(self.batches, self._draining, strict=True) if not left and _due(b.arrived, now)]
+
+    def release(self, now: float) -> int:
+        """Give every batch its remaining bytes back. Returns the number of solves."""
+        self.step(now)
+        remaining = self._fluid.remaining[self._fold.colour]
+        for batch, a, b in zip(self.batches, self._offset[:-1], self._offset[1:], strict=True):
+            batch.remaining = remaining[a:b]
+        return self._fluid.solves
+
+
+class Network:
+    """Moves batches over a cluster.
+
+    `bytes_by_kind` [link classes] is what links carried so far, `solves` how often rates were solved.
+    """
+
+    def __init__(self, env: simpy.Environment, cluster: Cluster, folding: bool = True) -> None:
+        self._env, self._cluster, self._folding = env, cluster, folding
+        self._groups: dict[int, _Solo | _Shared] = {}
+        self._user = np.full(len(cluster.links.capacity), -1, dtype=np.int64)  # group that uses a link
+        self._arriving: list[_Batch] = []
+        self._wake = env.event()
+        self._next_group = 0
+        self.bytes_by_kind: Floats = np.zeros(len(cluster.links.kinds))
+        self.solves = 0
+        env.process(self._run())
+
+    def transfer(self, flows: Flows, scale: float = 1.0, repeat: int = 1) -> simpy.Event:
+        """Start a batch now. The event fires when the last message of the last stage has arrived; its value is what
+        bound that stage: a link class, or latency."""
+        done = self._env.event()
+        if not len(flows.size) or repeat == 0 or scale == 0:
+            done.succeed(LATENCY)
+            return done
+        self.bytes_by_kind += flows.bytes_by_kind * (scale * repeat)
+        self._arriving.append(_Batch(flows, scale, repeat, done, flows.size * scale, self._env.now))
+        if not self._wake.triggered:
+            self._wake.succeed()
+        return done
+
+    def _run(self) -> Generator[simpy.Event, object, None]:
+        env = self._env
+        while True:
+            upcoming = min((g.next_event() for g in self._groups.values()), default=math.inf)
+            if upcoming < math.inf:
+                yield env.timeout(max(upcoming - env.now, 0.0)) | self._wake
+            else:
+                yield self._wake
+            if self._wake.triggered:
+                yield env.timeout(0)  # let everything else of this instant come in
+                self._wake = env.event()
+            self._change(env.now)
+
+    def _change(self, now: float) -> None:
+        """All that happens at this instant: stages end, batches arrive, and what they touch is solved once."""
+        loose, self._arriving = self._arriving, []
+        for number in [n for n, g in self._groups.items() if _due(g.next_event(), now)]:
+            over = self._groups[number].step(now)
+            if not over:
+                continue
+            batches = self._dissolve(number, now)
+            for batch in over:
+                batch.repeat -= 1
+                if batch.repeat:
+                    batch.restart(now)
+                else:
+                    batch.done.succeed(batch.bound)
+            loose = [*(b for b in batches if b.repeat), *loose]
+        if loose:
+            self._regroup(loose, now)
+
+    def _dissolve(self, number: int, now: float) -> list[_Batch]:
+        group = self._groups.pop(number)
+        self.solves += group.release(now)
+        for batch in group.batches:
+            self._user[batch.flows.links] = -1
+        return group.batches
+
+    def _regroup(self, loose: list[_Batch], now: float) -> None:
+        """Group batches by the links they share, together with the groups they run into."""
+        hit = np.unique(np.concatenate([self._user[b.flows.links] for b in loose]))
+        for number in hit[hit >= 0].tolist():
+            loose = [*self._dissolve(number, now), *loose]
+        parts: dict[int, list[_Batch]] = {}
+        for batch in loose:
+            members = [batch]
+            met = np.unique(self._user[batch.flows.links])
+            for number in met[met >= 0].tolist():
+                members = [*parts.pop(number), *members]
+            for member in members:
+                self._user[member.flows.links] = self._next_group
+            parts[self._next_group] = members
+            self._next_group += 1
+        for number, members in parts.items():
+            alone = len(members) == 1 and members[0].fresh
+            self._groups[number] = (
+                _Solo(members[0], now) if alone else _Shared(members, now, self._cluster, self._folding)
+            )

@@ -1,0 +1,44 @@
+"""What happened: spans and counters, no opinions. Metrics are made from it in dessim.results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from dessim.trace.schema import Collective, Kind, Phase
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One op of one rank class, in seconds of simulated time.
+
+    It was launched at `start` and over at `end`; a collective moved data from `moving`, when its last member had come.
+    `bound_by` is what decided its end: compute, latency, a link class, or a late rank.
+    """
+
+    rank_class: int
+    name: str
+    step: int
+    phase: Phase
+    kind: Kind
+    stream: str
+    start: float
+    moving: float
+    end: float
+    collective: Collective | None = None
+    algorithm: str | None = None
+    size: float = 0.0
+    group_size: int = 0
+    bound_by: str = "compute"
+
+
+@dataclass(slots=True)
+class Record:
+    """A whole run. `classes[i]` are the ranks of class i; `bytes_by_kind` what each link class carried."""
+
+    n_ranks: int
+    classes: tuple[Sequence[int], ...]
+    spans: list[Span] = field(default_factory=list)
+    bytes_by_kind: Mapping[str, float] = field(default_factory=dict)
+    end: float = 0.0
+    solves: int = 0

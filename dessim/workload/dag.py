@@ -1,0 +1,51 @@
+"""A job as the simulator sees it: for each class of identical ranks, ops with what they wait for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from dessim.trace.schema import Collective, Kind, Phase
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One op to simulate.
+
+    `deps` are positions in the class's task list, all smaller than the task's own. `delay` is time in seconds between
+    the last dependency and the launch (host work nobody recorded). A compute task takes `duration` seconds; a
+    collective moves `size` bytes (S, dessim.trace.schema), or `splits` bytes to each member of its group where given.
+    Collectives of different ranks are the same one when `group`, `step` and `name` agree.
+    """
+
+    name: str
+    step: int
+    phase: Phase
+    kind: Kind
+    stream: str
+    deps: tuple[int, ...] = ()
+    delay: float = 0.0
+    duration: float = 0.0
+    collective: Collective | None = None
+    group: str | None = None
+    size: float = 0.0
+    splits: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RankClass:
+    """Ranks that do exactly the same at the same time."""
+
+    ranks: Sequence[int]
+    tasks: tuple[Task, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """A whole job. `groups` maps a name to its global ranks, in group order."""
+
+    name: str
+    n_ranks: int
+    classes: tuple[RankClass, ...]
+    groups: Mapping[str, Sequence[int]]
+    steps: tuple[int, ...]

@@ -1,0 +1,76 @@
+"""From n recorded ranks to N: what a job's symbols become, and where each number comes from.
+
+Sizes follow formulas, so only the symbols change: N and B by definition, the mean ids a sample m as measured, and the
+numbers of different ids u and U by Heaps' law through the two counts a trace has (one worker's ids, the whole batch's).
+Without a trace the model file's Zipf law gives them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from dessim.errors import TraceError
+from dessim.trace.io import HEADER_FILE, Trace
+from dessim.trace.schema import Kind
+from dessim.workload.ids import HeapsLaw
+from dessim.workload.model import Model, parse_model
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What is to be trained: a model, how ids repeat, and what was measured of it.
+
+    `measured_s` holds mean seconds of each compute op where a trace gives them, at `measured_symbols`, on a device of
+    type `device`. `sizes_from` says where the symbols come from, for a reader.
+    """
+
+    model: Model
+    sizes_from: str
+    unique: Callable[[float], float] | None = None
+    strategy: str | None = None
+    device: str | None = None
+    measured_s: Mapping[str, float] = field(default_factory=dict)
+    measured_symbols: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of_model(cls, model: Model) -> Job:
+        """A job nobody has run yet."""
+        return cls(model, f"assumed: model file {model.name!r}, Zipf skew {model.input.skew:g}")
+
+    @classmethod
+    def of_trace(cls, trace: Trace) -> Job:
+        """A recorded job. Raises TraceError when the header lacks the symbols."""
+        header = trace.header
+        model = parse_model(header.model, trace.path / HEADER_FILE)
+        missing = [name for name in ("N", "B", "m", "u", "U") if not header.symbols.get(name, 0) > 0]
+        if missing:
+            raise TraceError(trace.path / HEADER_FILE, "symbols", f"{missing[0]!r} is missing or zero")
+        n, b, m = header.symbols["N"], header.symbols["B"], header.symbols["m"]
+        law = HeapsLaw.through(b / n * m, header.symbols["u"], b * m, header.symbols["U"])
+        measured_input = model.input.model_copy(update={"ids_per_sample": m, "batch_per_worker": int(b / n)})
+        return cls(
+            model=model.model_copy(update={"input": measured_input}),
+            sizes_from=f"measured at {header.world_size} ranks; Heaps exponent of different ids {law.exponent:.3f}",
+            unique=law.unique,
+            strategy=header.strategy,
+            device=header.device,
+            measured_s=_mean_compute(trace),
+            measured_symbols=header.symbols,
+        )
+
+    def symbols(self, n: int, batch_per_worker: int | None = None) -> dict[str, float]:
+        """Symbol values for `n` workers."""
+        each = batch_per_worker if batch_per_worker is not None else self.model.input.batch_per_worker
+        return self.model.symbols(n, each * n, self.unique)
+
+
+def _mean_compute(trace: Trace) -> dict[str, float]:
+    """Mean seconds of each compute op a step, over ranks and steps."""
+    total: dict[str, float] = {}
+    for ops in trace.ranks:
+        for op in ops:
+            if op.kind is Kind.COMPUTE:
+                total[op.name] = total.get(op.name, 0.0) + op.dur_us * 1e-6
+    steps = max(len(trace.header.recorded_steps), 1) * trace.header.world_size
+    return {name: seconds / steps for name, seconds in total.items()}

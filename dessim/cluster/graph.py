@@ -83,7 +83,8 @@ class Cluster:
 
     def graph(self) -> nx.DiGraph[str]:
         """Vertices `gpu0`, `node0/nvswitch`, `leaf3`, ...; edges with `capacity`, `latency`, `kind`, `link`."""
-        links, graph = self.links, nx.DiGraph()
+        links = self.links
+        graph: nx.DiGraph[str] = nx.DiGraph()
         names: list[str] = []
         for layer in links.layers:
             for index in range(layer.count):

@@ -1,0 +1,133 @@
+"""Criteo-format click logs: label, 13 integers, 26 hexadecimal ids, tabs, no header; any feature may be empty.
+
+The columns are those of Kaggle's Display Advertising Challenge (2014). Integers become categories as the challenge's
+winners did (3 Idiots, 2014): floor(ln(x)**2) for x > 2, x itself below; an empty cell is an id of its own.
+
+Read in chunks, plain or .gz, so that a file need not fit in memory. Of each ten rows the ninth is for validation and
+the tenth for test (up to a limit, kept in memory); the rest stream by as training batches, in file order.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import IO
+
+import torch
+
+from des_ref.data.batch import Batch, Examples, slice_of
+from des_ref.hashing import feature_id, text_key
+from dessim.errors import FileError
+
+INTEGERS, CATEGORIES = 13, 26
+FIELDS = INTEGERS + CATEGORIES
+COLUMNS = 1 + FIELDS
+MISSING = text_key("missing")
+
+
+def _open(path: Path) -> IO[str]:
+    try:
+        if path.is_dir():
+            raise FileError(path, "", "is a folder, not a Criteo TSV file")
+        raw = gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
+    except OSError as error:
+        raise FileError(path, "", f"cannot be read: {error.strerror}") from None
+    return io.TextIOWrapper(raw, encoding="ascii", newline="\n")
+
+
+def _integer(text: str) -> int:
+    if not text:
+        return MISSING
+    value = int(text)
+    return math.floor(math.log(value) ** 2) if value > 2 else value
+
+
+def _row(line: str, path: Path, number: int) -> tuple[float, list[int]]:
+    cells = line.rstrip("\r\n").split("\t")
+    if len(cells) != COLUMNS:
+        due = f"{COLUMNS} are due (label, {INTEGERS} integers, {CATEGORIES} ids, tab-separated, no header)"
+        raise FileError(path, str(number), f"{len(cells)} columns where {due}")
+    if cells[0] not in ("0", "1"):
+        raise FileError(path, str(number), f"label {cells[0]!r} must be 0 or 1 (is there a header line?)")
+    try:
+        values = [_integer(text) for text in cells[1 : 1 + INTEGERS]]
+    except ValueError:
+        raise FileError(path, str(number), "columns 2 to 14 must be whole numbers or empty") from None
+    try:
+        values += [int(text, 16) if text else MISSING for text in cells[1 + INTEGERS :]]
+        if max(values[INTEGERS:]) >= 1 << 63:
+            raise ValueError
+    except ValueError:
+        raise FileError(path, str(number), "columns 15 to 40 must be hexadecimal ids or empty") from None
+    return float(cells[0]), values
+
+
+def read(path: Path, chunk: int = 8192) -> Iterator[Examples]:
+    """The file's rows, `chunk` at a time. Raises FileError with file and line."""
+    fields = torch.arange(FIELDS)
+    number = 0
+    with _open(path) as lines:
+        while True:
+            try:
+                block = list(islice(lines, chunk))
+            except (OSError, EOFError, UnicodeDecodeError) as error:
+                raise FileError(path, f"after line {number}", f"cannot be read: {error}") from None
+            if not block:
+                break
+            rows = [_row(line, path, number + i) for i, line in enumerate(block, start=1)]
+            number += len(block)
+            values = torch.tensor([row[1] for row in rows], dtype=torch.int64)
+            labels = torch.tensor([row[0] for row in rows], dtype=torch.float32)
+            yield Examples.of_columns(feature_id(fields, values), labels)
+    if not number:
+        raise FileError(path, "", "is empty")
+
+
+@dataclass(slots=True)
+class CriteoFile:
+    """A `Source` over one file. Opening it reads the file once, to check it and to collect the held-out rows."""
+
+    path: Path
+    held_out_limit: int = 200_000
+    validation: Examples = field(init=False)
+    test: Examples = field(init=False)
+    rows: int = field(init=False, default=0)
+
+    def __post_init__(self) -> None:
+        kept: tuple[list[Examples], list[Examples]] = ([], [])
+        sizes = [0, 0]
+        for chunk in read(self.path):
+            tenth = (torch.arange(len(chunk)) + self.rows) % 10
+            for i in range(2):
+                part = chunk.select(torch.nonzero(tenth == 8 + i)[:, 0])
+                if sizes[i] < self.held_out_limit and len(part):
+                    kept[i].append(part)
+                    sizes[i] += len(part)
+            self.rows += len(chunk)
+        if not kept[1]:
+            raise FileError(
+                self.path, "", f"{self.rows} rows; at least 10 are needed, a tenth is held out for the test"
+            )
+        self.validation, self.test = (Examples.concatenate(parts) for parts in kept)
+
+    def batches(self, epoch: int, batch: int, rank: int, world_size: int) -> Iterator[Batch]:
+        waiting: list[Examples] = []
+        held, seen = 0, 0
+        for chunk in read(self.path):
+            train = torch.nonzero((torch.arange(len(chunk)) + seen) % 10 < 8)[:, 0]
+            seen += len(chunk)
+            waiting.append(chunk.select(train))
+            held += len(train)
+            while held >= batch:
+                whole = Examples.concatenate(waiting)
+                yield slice_of(whole.take(torch.arange(batch)), rank, world_size)
+                waiting = [whole.select(torch.arange(batch, len(whole)))]
+                held -= batch
+
+    def steps(self, batch: int) -> int | None:
+        return (self.rows // 10 * 8 + min(self.rows % 10, 8)) // batch

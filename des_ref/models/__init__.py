@@ -1,0 +1,1 @@
+"""A model file (dessim/workload/models) turned into torch modules."""

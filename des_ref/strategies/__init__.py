@@ -1,0 +1,22 @@
+"""How a step runs on N workers: each file executes the plan of the same name in dessim/workload/strategies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from des_ref.comm import Comm
+from des_ref.models.build import Network
+from des_ref.strategies.base import Optimizers, Strategy
+from des_ref.strategies.des import DesAllReduce, DesReduceScatter
+from dessim.errors import UsageError
+
+STRATEGIES: dict[str, Callable[[Network, Optimizers, Comm], Strategy]] = {
+    "des_all_reduce": DesAllReduce,
+    "des_reduce_scatter": DesReduceScatter,
+}
+
+
+def check_strategy(name: str) -> None:
+    """Raises UsageError for a strategy that the trainer does not run."""
+    if name not in STRATEGIES:
+        raise UsageError(f"unknown strategy {name!r}; the trainer runs {', '.join(STRATEGIES)}")

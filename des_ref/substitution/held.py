@@ -1,0 +1,39 @@
+"""The ids a worker holds in a step: all occurrences, over the global batch, of ids whose rows it owns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """n occurrences of u different ids, in P (sample, field) pairs.
+
+    sample, field   int64 [n], sample within the global batch
+    inverse         int64 [n], which of the u different ids
+    pair            int64 [n], which of the P pairs; pairs are sorted by field, then sample
+    pair_sample     int64 [P]
+    field_pairs     how many pairs each of the F fields has (Python ints: they cut the GEMM of fc1)
+    samples         B
+    """
+
+    sample: Tensor
+    field: Tensor
+    inverse: Tensor
+    pair: Tensor
+    pair_sample: Tensor
+    field_pairs: tuple[int, ...]
+    samples: int
+
+    @classmethod
+    def of(cls, sample: Tensor, field: Tensor, inverse: Tensor, samples: int, fields: int, pairs: bool) -> Held:
+        """`pairs`: whether some operator pools by (sample, field); without one the sort is saved."""
+        if not pairs:
+            none = sample[:0]
+            return cls(sample, field, inverse, none, none, (), samples)
+        code, pair = torch.unique(field * samples + sample, return_inverse=True)
+        counts = torch.bincount(code // samples, minlength=fields)
+        return cls(sample, field, inverse, pair, code % samples, tuple(counts.tolist()), samples)

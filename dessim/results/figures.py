@@ -73,15 +73,15 @@ def style_of(strategy: str) -> Style:
 
 def throughput(rows: Sequence[Row], path: Path | None = None) -> str:
     """Samples a second against GPUs, one line a strategy, and what linear scaling of the best start would give."""
-    with _house_style() as plt:
+    with house_style() as plt:
         figure, axes = plt.subplots(figsize=(6.4, 3.7))
         first = min((r["gpus"] for r in rows), default=1)
         start = max((r["samples_per_s"] for r in rows if r["gpus"] == first), default=1.0)
         scales = sorted({r["gpus"] for r in rows})
         axes.plot(scales, [start * g / first for g in scales], ls=(0, (2, 2)), lw=1, color=FAINT, label="linear")
         _lines(axes, rows, "samples_per_s")
-        _gpu_axis(axes, scales)
-        _log_axis(axes, format_count)
+        gpu_axis(axes, scales)
+        log_axis(axes, format_count)
         axes.set_ylabel("throughput (samples/s)")
         _legend_outside(axes)
         return _finish(figure, "Throughput against number of GPUs", rows, ("samples_per_s",), path)
@@ -89,13 +89,13 @@ def throughput(rows: Sequence[Row], path: Path | None = None) -> str:
 
 def bytes_per_worker(rows: Sequence[Row], path: Path | None = None) -> str:
     """Bytes a worker sends in a step: against GPUs, and what they are for at the largest scale."""
-    with _house_style() as plt:
+    with house_style() as plt:
         figure, (left, right) = plt.subplots(1, 2, figsize=(9.2, 3.7), width_ratios=(1.0, 1.0))
         scales = sorted({r["gpus"] for r in rows})
         mib = [{**r, "mib": r["bytes_per_worker"] / 2**20} for r in rows]
         _lines(left, mib, "mib")
-        _gpu_axis(left, scales)
-        _log_axis(left, "{:,g}".format)
+        gpu_axis(left, scales)
+        log_axis(left, "{:,g}".format)
         left.set_ylabel("sent by a worker in a step (MiB)")
         _legend_below(left)
         last = [r for r in rows if r["gpus"] == scales[-1]] if scales else []
@@ -119,7 +119,7 @@ def step_breakdown(rows: Sequence[Row], path: Path | None = None) -> str:
     """Where a step's time goes: compute, exposed communication and idle; one panel a scale (at most four)."""
     parts = ("compute_s", "exposed_comm_s", "idle_s")
     scales = _spread(sorted({r["gpus"] for r in rows}), 4)
-    with _house_style() as plt:
+    with house_style() as plt:
         names = list(dict.fromkeys(r["strategy"] for r in rows))
         columns = min(2, max(1, len(scales)))
         lines = -(-max(1, len(scales)) // columns)
@@ -147,7 +147,7 @@ def predicted_vs_measured(steps: Sequence[Row], path: Path | None = None) -> str
     """Measured and predicted time of each step. Rows: `step`, `measured_s`, `predicted_s` (either may be None)."""
     values = [s[k] for s in steps for k in ("measured_s", "predicted_s") if s.get(k) is not None]
     unit, factor = _time_unit(max(values, default=1.0))
-    with _house_style() as plt:
+    with house_style() as plt:
         figure, axes = plt.subplots(figsize=(6.4, 2.9))
         for key, label, color, marker in (
             ("measured_s", "measured", INK, "o"),
@@ -170,7 +170,7 @@ def predicted_vs_measured(steps: Sequence[Row], path: Path | None = None) -> str
 
 def training_curve(epochs: Sequence[Row], path: Path | None = None) -> str:
     """Held-out AUC and logloss after each epoch. Rows: `epoch`, `auc`, `logloss`."""
-    with _house_style() as plt:
+    with house_style() as plt:
         figure, panels = plt.subplots(1, 2, figsize=(6.4, 2.5))
         for axes, key, label in zip(panels, ("auc", "logloss"), ("held-out AUC", "held-out logloss"), strict=True):
             axes.plot([e["epoch"] for e in epochs], [e[key] for e in epochs], marker="o", ms=4, color="#0173b2")
@@ -183,7 +183,7 @@ def training_curve(epochs: Sequence[Row], path: Path | None = None) -> str:
 
 
 @contextmanager
-def _house_style() -> Iterator[Any]:
+def house_style() -> Iterator[Any]:
     """matplotlib.pyplot in the house style, on the backend that needs no display; all settings undone afterwards."""
     import matplotlib as mpl
     import seaborn
@@ -274,17 +274,19 @@ def _stacked(axes: Axes, rows: Sequence[Row], parts: Sequence[str], totals: Sequ
     axes.tick_params(axis="y", length=0)
 
 
-def _gpu_axis(axes: Axes, scales: Sequence[int]) -> None:
+def gpu_axis(axes: Axes, scales: Sequence[int], most: int = 8, label: str = "GPUs") -> None:
+    """A log2 axis with at most `most` of the scales on it."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_locator(FixedLocator(_spread(scales, 8)))
+    axes.xaxis.set_major_locator(FixedLocator(_spread(scales, most)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    axes.set_xlabel("GPUs")
+    axes.set_xlabel(label)
 
 
-def _log_axis(axes: Axes, text: Callable[[float], str]) -> None:
+def log_axis(axes: Axes, text: Callable[[float], str]) -> None:
+    """A logarithmic y axis with labels a reader need not decode."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axes.set_yscale("log")
@@ -334,13 +336,14 @@ def _finish(
     nested: Sequence[str] = (),
 ) -> str:
     if path is not None:
-        write_text(path, _svg(figure, title, "white"))
+        write_text(path, svg_text(figure, title))
         keys = ("gpus", "strategy", *columns) if rows and "gpus" in rows[0] else tuple(columns)
         write_text(path.with_suffix(".csv"), data_csv(rows, keys, nested))
-    return inline(_svg(figure, title, "none"), re.sub(r"\W+", "-", title.lower()))
+    return inline(svg_text(figure, title, "none"), re.sub(r"\W+", "-", title.lower()))
 
 
-def _svg(figure: Figure, title: str, background: str) -> str:
+def svg_text(figure: Figure, title: str, background: str = "white") -> str:
+    """The figure as SVG; the same figure gives the same bytes."""
     out = io.StringIO()
     nobody = {"Date": None, "Creator": None, "Title": title}
     figure.savefig(out, format="svg", metadata=nobody, facecolor=background, bbox_inches="tight", pad_inches=0.06)

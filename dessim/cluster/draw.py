@@ -206,6 +206,9 @@ def _one_node(sheet: Sheet, cluster: Cluster, leaves: list[Box], y: float) -> fl
         leaf = leaves[min(i, len(leaves) - 1)]
         at = leaf.bottom if len(leaves) > 1 else (top.top[0], leaf.bottom[1])
         sheet.line(at, (top.top[0], y), WIRE)
+        if i == len(tops) - 1:  # a folded NIC also stands for those on the leaves that follow
+            for rest in leaves[i + 1 :]:
+                sheet.line(rest.bottom, (top.top[0], y), WIRE)
         _inner(sheet, (top.top[0], y), top.top)
     if node.nvlink:
         _margin(sheet, gpu_y + 58, "GPU – NVSwitch plane", node.nvlink, links, "nvlink_up")

@@ -140,7 +140,7 @@ class NodeTable(Table):
         if self.gpus % self.nics:
             raise ValueError(f"nics = {self.nics} must divide gpus = {self.gpus}")
         if self.nics < self.gpus and self.pcie is None:
-            raise ValueError(f"{self.gpus} GPUs share {self.nics} NICs: describe the way to them as [node.pcie]")
+            raise ValueError(f"gpus = {self.gpus} share nics = {self.nics}; describe the way to a NIC as [node.pcie]")
         if self.nvswitch is not None and self.nvlink is None:
             raise ValueError("nvswitch without nvlink; describe the links to it as [node.nvlink]")
         return self

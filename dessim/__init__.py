@@ -1,1 +1,41 @@
-"""dessim: which strategy, fabric and scale for training recommenders with huge sparse layers."""
+"""dessim: which strategy, fabric and scale for training recommenders with huge sparse layers.
+
+The public names, for use from Python:
+
+    cluster = load_cluster("h100-8x_rail_128")
+    rows = project(Job.of_model(load_model("deepfm")), cluster, ["des_all_reduce", "table_wise"], [8, 64])
+    result = replay(load_trace("run.trace"), cluster)
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dessim.cluster import load_cluster
+    from dessim.sim.engine import simulate
+    from dessim.trace.io import load_trace
+    from dessim.verbs.collective import run_collective
+    from dessim.verbs.project import project
+    from dessim.verbs.replay import replay
+    from dessim.workload.model import load_model
+    from dessim.workload.scale import Job
+
+__all__ = ["Job", "load_cluster", "load_model", "load_trace", "project", "replay", "run_collective", "simulate"]
+
+# Loaded when first asked for, so that `dessim --help` does not wait for numpy and networkx.
+_HOME = {
+    "Job": "dessim.workload.scale",
+    "load_cluster": "dessim.cluster",
+    "load_model": "dessim.workload.model",
+    "load_trace": "dessim.trace.io",
+    "project": "dessim.verbs.project",
+    "replay": "dessim.verbs.replay",
+    "run_collective": "dessim.verbs.collective",
+    "simulate": "dessim.sim.engine",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'dessim' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

@@ -1,0 +1,5 @@
+"""`python -m dessim` is `dessim`."""
+
+from dessim.cli import main
+
+main()

@@ -1,0 +1,93 @@
+"""Results on the terminal: what `dessim replay`, `topo show` and `trace info` print."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dessim.results.report import percent
+from dessim.results.tables import key_value_table, print_table, table_of
+from dessim.units import format_size, format_time
+
+Values = Mapping[str, Any]
+
+
+def print_replay(result: Values) -> None:
+    """Predicted against measured, then where the predicted step goes."""
+    measured, recorded = result["measured_step_s"], result["recorded_step_s"]
+    pairs: list[tuple[str, object]] = [
+        ("predicted step", format_time(result["predicted_step_s"])),
+        ("measured step", "none in the trace" if measured is None else format_time(measured)),
+    ]
+    if measured is not None:
+        pairs.append(("error", percent(result["prediction_error"], signed=True)))
+    if recorded is not None:
+        pairs += [
+            ("recorded step", format_time(recorded)),
+            ("self-replay error", percent(result["self_replay_error"], signed=True)),
+        ]
+    pairs += [
+        ("compute", format_time(result["compute_s"])),
+        ("exposed communication", format_time(result["exposed_comm_s"])),
+        ("idle", format_time(result["idle_s"])),
+        ("bound by", result["bound_by"]),
+    ]
+    title = f"{result['strategy']}, {result['ranks']} ranks on {result['cluster']}, {result['steps']} steps"
+    print_table(key_value_table(title, pairs))
+    rows = [
+        (
+            op["name"],
+            op["collective"],
+            op["algorithm"],
+            format_size(op["bytes"]),
+            format_time(op["time_s"]),
+            format_time(op["exposed_s"]),
+            op["bound_by"],
+        )
+        for op in result["comm_by_op"]
+    ]
+    columns = ("op", "collective", "algorithm", "size", "time", "exposed", "bound by")
+    print_table(table_of(columns, rows, left=("collective", "algorithm", "bound by")))
+
+
+def print_description(found: Values) -> None:
+    """A cluster's numbers, links last."""
+    flat = [(key.replace("_", " "), value) for key, value in found.items() if not isinstance(value, Mapping)]
+    flat += [(f"{kind} switches", count) for kind, count in found["switches"].items()]
+    print_table(key_value_table(found["name"], [(k, v) for k, v in flat if k != "name" and v != ""]))
+    rows = [
+        (kind, f"{link['count']:,}", f"{link['capacity_GBps']:g} GB/s", f"{link['latency_us']:g} us")
+        for kind, link in found["links"].items()
+    ]
+    print_table(table_of(("link", "count", "payload rate, each way", "latency"), rows))
+
+
+def print_trace(found: Values) -> None:
+    """A trace's numbers, then its ops by time."""
+    step = found["step_time_s"]
+    pairs = [
+        ("strategy", found["strategy"]),
+        ("ranks", f"{found['ranks']} ({found['backend']} on {found['device']})"),
+        ("steps", f"{found['steps']} recorded after {found['warmup_steps']} of warm-up"),
+        ("ops", f"{found['ops']:,}"),
+        ("step time", f"{format_time(step['median'])} median, {format_time(step['min'])}..{format_time(step['max'])}"),
+        ("sent a rank a step", format_size(found["bytes_sent_per_rank_per_step"])),
+        ("computing", percent(found["compute_share"])),
+        ("only communicating", percent(found["exposed_comm_share"])),
+        ("neither", percent(found["idle_share"])),
+    ]
+    print_table(key_value_table(found["name"], pairs))
+    rows = [
+        (
+            op["name"],
+            op["phase"],
+            op["collective"] or op["kind"],
+            op["calls"],
+            format_size(op["bytes_mean"]) if op["collective"] else "",
+            format_time(op["time_s"]["median"]),
+        )
+        for op in found["by_op"]
+    ]
+    print_table(table_of(("op", "phase", "kind", "calls", "mean size", "median time"), rows, left=("phase", "kind")))
+    for problem in found["problems"]:
+        print(f"warning: {problem}")

@@ -70,11 +70,10 @@ def parse_power(text: object) -> float:
 
 
 def _engineering(value: float, steps: list[tuple[float, str]], digits: int) -> str:
-    for factor, unit in steps:
-        if abs(value) >= factor:
-            return f"{value / factor:.{digits}g} {unit}"
-    factor, unit = steps[-1]
-    return f"{value / factor:.{digits}g} {unit}"
+    factor, unit = next((step for step in steps if abs(value) >= step[0]), steps[-1])
+    text = f"{value / factor:.{digits}g}"
+    # 1010 KiB in three digits would be 1.01e+03.
+    return f"{value / factor:.0f} {unit}" if "e+" in text else f"{text} {unit}"
 
 
 def format_time(seconds: float, digits: int = 4) -> str:

@@ -163,9 +163,9 @@ def _load_rank(file: Path) -> tuple[list[Op], str]:
                     ops.append(Op.from_json(json.loads(line)))
                 except (ValueError, RecursionError) as error:
                     raise TraceError(file, str(line_number), f"not an op: {error}") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        if not ops and not isinstance(error, EOFError):
-            raise TraceError(file, str(line_number + 1), f"not a gzip file: {error}") from None
+    except gzip.BadGzipFile as error:
+        raise TraceError(file, str(line_number + 1), f"not a gzip file, or a damaged one: {error}") from None
+    except (EOFError, zlib.error):
         return ops, f"{line_number + 1}: the file ends early"
     except OSError as error:
         raise TraceError(file, "", f"cannot be read: {error.strerror or error}") from None

@@ -35,27 +35,49 @@ class _Step:
     repeat: int
 
 
+class Routed:
+    """Patterns of messages that were routed on one cluster, for reuse: across ops, steps and simulations."""
+
+    def __init__(self, cluster: Cluster, folding: bool = True) -> None:
+        self.cluster, self.folding = cluster, folding
+        self._flows: dict[tuple[object, ...], Flows] = {}
+
+    def stage(self, gpus: Ints, stage: Stage) -> tuple[Flows, float]:
+        """Flows of a stage over the group on `gpus`, and their scale. Equal sizes are routed once, for every size."""
+        largest = float(stage.size.max(initial=0.0))
+        if largest > 0 and not (stage.size == largest).all():
+            return self._route(gpus, stage, stage.size), 1.0
+        key = (stage.pattern, stage.reduce, len(gpus), gpus.tobytes())
+        if key not in self._flows:
+            self._flows[key] = self._route(gpus, stage, np.ones(len(stage.src)))
+        return self._flows[key], largest
+
+    def _route(self, gpus: Ints, stage: Stage, size: Floats) -> Flows:
+        return route_flows(self.cluster, gpus[stage.src], gpus[stage.dst], size, stage.reduce, self.folding)
+
+
 class Collectives:
-    """Prices and runs collectives on one cluster. Patterns are routed once a group and reused at every size."""
+    """Prices and runs the collectives of a job."""
 
     def __init__(
         self,
-        cluster: Cluster,
+        routed: Routed,
         groups: Mapping[str, Sequence[int]],
         algorithms: Mapping[Collective, str] | None = None,
-        folding: bool = True,
     ) -> None:
-        self._cluster, self._folding = cluster, folding
+        self._routed, self._cluster = routed, routed.cluster
         self._gpus: dict[str, Ints] = {name: np.asarray(ranks, dtype=np.int64) for name, ranks in groups.items()}
-        self._layouts = {name: layout_of(cluster, gpus) for name, gpus in self._gpus.items()}
+        self._layouts = {name: layout_of(self._cluster, gpus) for name, gpus in self._gpus.items()}
         self._wanted = dict(algorithms or {})
-        self._flows: dict[tuple[object, ...], Flows] = {}
         self._chosen: dict[tuple[object, ...], str] = {}
 
     def steps(self, op: Collective, algorithm: str, group: str, size: float, sizes: Floats | None) -> list[_Step]:
         """The stages of `op` over `group`, routed."""
-        layout = self._layouts[group]
-        return [self._step(group, stage) for stage in schedule(op, algorithm, layout, size, sizes)]
+        gpus = self._gpus[group]
+        return [
+            _Step(*self._routed.stage(gpus, stage), stage.repeat)
+            for stage in schedule(op, algorithm, self._layouts[group], size, sizes)
+        ]
 
     def choose(self, op: Collective, group: str, size: float, sizes: Floats | None) -> str:
         """The algorithm: as asked for, or for `auto` the one that is fastest on an idle network, as a tuner would."""
@@ -107,28 +129,6 @@ class Collectives:
         if env.now <= moving:
             raise SimulationError(f"{op} of {size:g} B over {group!r} took no time; a link or overhead must cost some")
         return Outcome(algorithm, moving, bound_by)
-
-    def _step(self, group: str, stage: Stage) -> _Step:
-        gpus = self._gpus[group]
-        largest = float(stage.size.max(initial=0.0))
-        if largest == 0:
-            return _Step(self._route(group, stage, stage.size), 0.0, stage.repeat)
-        if not (stage.size == largest).all():
-            return _Step(
-                route_flows(self._cluster, gpus[stage.src], gpus[stage.dst], stage.size, stage.reduce, self._folding),
-                1.0,
-                stage.repeat,
-            )
-        return _Step(self._route(group, stage, np.ones(len(stage.src))), largest, stage.repeat)
-
-    def _route(self, group: str, stage: Stage, size: Floats) -> Flows:
-        key = (group, stage.pattern, stage.reduce, bool(size.any()))
-        if key not in self._flows:
-            gpus = self._gpus[group]
-            self._flows[key] = route_flows(
-                self._cluster, gpus[stage.src], gpus[stage.dst], size, stage.reduce, self._folding
-            )
-        return self._flows[key]
 
 
 def layout_of(cluster: Cluster, gpus: Ints) -> Layout:

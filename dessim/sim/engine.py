@@ -15,7 +15,7 @@ import simpy
 
 from dessim.cluster import Cluster
 from dessim.errors import DeadlockError, SimulationError
-from dessim.sim.collective import Collectives, Outcome
+from dessim.sim.collective import Collectives, Outcome, Routed
 from dessim.sim.device import Device
 from dessim.sim.network import Network
 from dessim.sim.recorder import Record, Span
@@ -37,14 +37,13 @@ class _Meeting:
 
 
 class _Simulation:
-    def __init__(
-        self, cluster: Cluster, workload: Workload, algorithms: Mapping[Collective, str] | None, folding: bool
-    ) -> None:
+    def __init__(self, routed: Routed, workload: Workload, algorithms: Mapping[Collective, str] | None) -> None:
+        cluster = routed.cluster
         cluster.require(workload.n_ranks)
         self.env = simpy.Environment()
         self.workload = workload
-        self.network = Network(self.env, cluster, folding)
-        self.collectives = Collectives(cluster, workload.groups, algorithms, folding)
+        self.network = Network(self.env, cluster, routed.folding)
+        self.collectives = Collectives(routed, workload.groups, algorithms)
         self.place = {name: {rank: i for i, rank in enumerate(ranks)} for name, ranks in workload.groups.items()}
         self.meetings: dict[tuple[str, int, str], _Meeting] = {}
         self.record = Record(workload.n_ranks, tuple(c.ranks for c in workload.classes))
@@ -167,10 +166,12 @@ def simulate(
     workload: Workload,
     algorithms: Mapping[Collective, str] | None = None,
     folding: bool = True,
+    routed: Routed | None = None,
 ) -> Record:
     """Run a workload on a cluster; rank r sits on GPU r.
 
     `algorithms` fixes a collective's algorithm (default `auto`). `folding=False` runs the same engine without folding.
+    `routed` carries routes from one simulation of the cluster to the next; it brings its own `folding`.
     Raises CapacityError when the cluster is too small, DeadlockError when ranks wait for each other.
     """
-    return _Simulation(cluster, workload, algorithms, folding).run()
+    return _Simulation(routed or Routed(cluster, folding), workload, algorithms).run()

@@ -24,12 +24,15 @@ _WIRE = 1e-9  # how much a batch may beat its busiest link by rounding
 class Flows:
     """A batch of messages. Sizes and times are for scale 1; everything else is exact at any scale.
 
-    `net` is the full network, `size` [flows] bytes, `folded` its quotient. For each colour: `finish`, the fluid time
-    alone; `bound`, the link class that bounds it; `fixed`, latency and overhead; `per_scale`, the receiver's reduction,
-    which takes time but no link. `links` are the links used, `bytes_by_kind` what each link class carries.
+    Message i takes `size[i]` bytes from GPU `src[i]` to `dst[i]`; `folded` is the quotient of the network they make
+    (the whole network is routed again in the rare case that it is needed: kept, it would fill the memory). For each
+    colour: `finish`, the fluid time alone; `bound`, the link class that bounds it; `fixed`, latency and overhead;
+    `per_scale`, the receiver's reduction, which takes time but no link. `links` are the links used, `bytes_by_kind`
+    what each link class carries.
     """
 
-    net: Incidence
+    src: Ints
+    dst: Ints
     size: Floats
     folded: Fold
     finish: Floats
@@ -62,12 +65,11 @@ def route_flows(
     """Route and fold messages from GPU `src[i]` to `dst[i]` of `size[i]` bytes. Empty ones are not sent at all."""
     sent = size > 0
     src, dst, size = src[sent], dst[sent], size[sent].astype(np.float64)
-    routes = cluster.routes(src, dst)
-    net = Incidence(len(src), routes.flow, routes.link, routes.weight, cluster.links.capacity)
+    net, latency = incidence(cluster, src, dst)
     transport = cluster.transport
     # A sender hands its messages over one after the other.
     messages = np.bincount(src, minlength=1)[src] if len(src) else np.zeros(0)
-    fixed = routes.latency + transport.message_overhead * messages
+    fixed = latency + transport.message_overhead * messages
     per_scale = size / transport.reduction_rate if reduce else np.zeros(len(src))
     kind = together(size, fixed, per_scale)
     folded = fold(net, kind, folding)
@@ -79,7 +81,8 @@ def route_flows(
         raise PhysicsError(f"messages took {finish.max():g} s where the busiest link needs {busiest:g} s")
     kinds, kind_of = cluster.links.kinds, cluster.links.kind
     return Flows(
-        net=net,
+        src=src,
+        dst=dst,
         size=size,
         folded=folded,
         finish=finish,
@@ -90,6 +93,12 @@ def route_flows(
         bytes_by_kind=np.bincount(kind_of, load, minlength=len(kinds)).astype(np.float64),
         solves=solves,
     )
+
+
+def incidence(cluster: Cluster, src: Ints, dst: Ints) -> tuple[Incidence, Floats]:
+    """The network that messages make, and each one's path latency in seconds."""
+    routes = cluster.routes(src, dst)
+    return Incidence(len(src), routes.flow, routes.link, routes.weight, cluster.links.capacity), routes.latency
 
 
 def together(*columns: Floats) -> Ints:

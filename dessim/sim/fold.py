@@ -12,7 +12,7 @@ leaves the premise true for the next round. Equal rates and equal bytes finish t
 keeps the partition equitable, so one colouring serves until flows are added.
 
 What breaks symmetry (hash collisions, a slow link, uneven sizes) makes colours finer, never the answer different.
-Colours are compared by sums of random 64-bit labels: two different multisets agree with probability 2**-64 a pair.
+Colours are 64-bit hashes and multisets are compared by sums of them: two that differ agree with probability 2**-64.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from dessim.sim.maxmin import Incidence, Ints
 
-Labels = npt.NDArray[np.uint64]
+Hashes = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +47,13 @@ def fold(net: Incidence, kind: Ints, enabled: bool = True) -> Fold:
 
     With `enabled` false every flow keeps a colour of its own; links no flow crosses are dropped either way.
     """
-    links, link = np.unique(net.link, return_inverse=True)
+    used = np.zeros(len(net.capacity), dtype=bool)
+    used[net.link] = True
+    links = np.flatnonzero(used)
+    number = np.zeros(len(used), dtype=np.int64)
+    number[links] = np.arange(len(links))
     capacity = net.capacity[links]
-    compact = Incidence(net.n_flows, net.flow, link.astype(np.int64), net.weight, capacity)
+    compact = Incidence(net.n_flows, net.flow, number[net.link], net.weight, capacity)
     if not enabled or net.n_flows <= 1:
         flows = np.arange(net.n_flows, dtype=np.int64)
         return Fold(flows, flows, np.ones(net.n_flows, dtype=np.int64), compact, links)
@@ -69,47 +73,34 @@ def fold(net: Incidence, kind: Ints, enabled: bool = True) -> Fold:
 
 def _refine(net: Incidence, kind: Ints) -> tuple[Ints, Ints]:
     """Stable colours of flows and links, numbered from 0."""
-    rng = np.random.default_rng(0x5EED)  # labels, not data: any seed gives the same partition
-    by_link = np.argsort(net.link, kind="stable")
-    flow_starts, link_starts = _starts(net.flow), _starts(net.link[by_link])
-    flows_seen, links_seen = net.flow[flow_starts], net.link[by_link][link_starts]
-    _, weight_class = np.unique(net.weight, return_inverse=True)
-    weight_label = _labels(rng, int(weight_class.max(initial=0)) + 1)[weight_class]
-    flow_colour = _dense(kind)
-    link_colour = _dense(net.capacity)
-    counts = (-1, -1)
+    weight = _mix(net.weight.view(np.uint64))
+    flow_colour = _mix(kind.astype(np.uint64))
+    link_colour = _mix(net.capacity.view(np.uint64))
+    counts = (0, 0)
     while True:
-        labels = _labels(rng, int(link_colour.max(initial=0)) + 1)
-        flow_colour = _split(flow_colour, labels[link_colour][net.link] * weight_label, flow_starts, flows_seen, rng)
-        labels = _labels(rng, int(flow_colour.max(initial=0)) + 1)
-        terms = (labels[flow_colour][net.flow] * weight_label)[by_link]
-        link_colour = _split(link_colour, terms, link_starts, links_seen, rng)
-        now = (int(flow_colour.max(initial=-1)), int(link_colour.max(initial=-1)))
+        flow_colour = _split(flow_colour, net.flow, _mix(link_colour[net.link] ^ weight))
+        link_colour = _split(link_colour, net.link, _mix(flow_colour[net.flow] ^ weight))
+        now = (len(np.unique(flow_colour)), len(np.unique(link_colour)))
         if now == counts:
-            return flow_colour, link_colour
+            return _dense(flow_colour), _dense(link_colour)
         counts = now
 
 
-def _split(colour: Ints, terms: Labels, starts: Ints, seen: Ints, rng: np.random.Generator) -> Ints:
-    """Refine `colour` by the sum of each member's terms (entries are grouped, `starts` their beginnings)."""
-    signature = _labels(rng, int(colour.max(initial=0)) + 1)[colour]
-    if len(starts):
-        signature[seen] += np.add.reduceat(terms, starts)
-    return _dense(signature)
+def _split(colour: Hashes, member: Ints, terms: Hashes) -> Hashes:
+    """Refine each member's colour by the sum of its terms: equal sums, almost surely equal multisets."""
+    total = np.zeros(len(colour), dtype=np.uint64)
+    np.add.at(total, member, terms)
+    return _mix(_mix(colour) + total)
 
 
-def _labels(rng: np.random.Generator, n: int) -> Labels:
-    # Odd labels: products of them lose no bits modulo 2**64.
-    return rng.integers(0, 2**64, size=n, dtype=np.uint64, endpoint=False) | np.uint64(1)
+def _mix(x: Hashes) -> Hashes:
+    """The finaliser of splitmix64 (Steele, Lea and Flood, 2014): a bijection that scatters every bit."""
+    x = (x + np.uint64(0x9E3779B97F4A7C15)).astype(np.uint64, copy=False)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
 
 
-def _starts(grouped: Ints) -> Ints:
-    """Where each run of equal values begins."""
-    if not len(grouped):
-        return np.zeros(0, dtype=np.int64)
-    return np.concatenate([[0], np.flatnonzero(np.diff(grouped)) + 1]).astype(np.int64)
-
-
-def _dense(values: npt.NDArray[np.generic]) -> Ints:
-    dense: Ints = np.unique(values, return_inverse=True)[1].astype(np.int64)
+def _dense(hashes: Hashes) -> Ints:
+    dense: Ints = np.unique(hashes, return_inverse=True)[1].astype(np.int64)
     return dense

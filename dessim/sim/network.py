@@ -2,9 +2,8 @@
 
 A message takes overhead + path latency + fluid time. Messages that start together form a batch; a batch may repeat,
 each stage waiting for the one before. Batches that share links form a group and are solved together; groups that share
-none
-are solved apart, and everything that changes at one instant is solved once. A batch alone in its group was priced when
-it was routed: its stages are multiplied, not simulated, until somebody else's flows touch its links.
+none are solved apart, and everything that changes at one instant is solved once. A batch alone in its group was priced
+when it was routed: its stages are multiplied, not simulated, until somebody else's flows touch its links.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import numpy as np
 import simpy
 
 from dessim.cluster import Cluster
-from dessim.sim.flows import LATENCY, Flows, together
+from dessim.sim.flows import LATENCY, Flows, incidence, together
 from dessim.sim.fluid import Fluid
 from dessim.sim.fold import fold
 from dessim.sim.maxmin import Floats, Incidence, Ints
@@ -100,9 +99,10 @@ class _Shared:
         size = np.concatenate([b.remaining for b in batches])
         delay = np.concatenate([(b.flows.fixed + b.flows.per_scale * b.scale)[b.flows.folded.colour] for b in batches])
         owner = np.repeat(np.arange(len(batches)), counts)
-        flow = np.concatenate([b.flows.net.flow + o for b, o in zip(batches, self._offset[:-1], strict=True)])
-        link = np.concatenate([b.flows.net.link for b in batches])
-        weight = np.concatenate([b.flows.net.weight for b in batches])
+        nets = [incidence(cluster, b.flows.src, b.flows.dst)[0] for b in batches]
+        flow = np.concatenate([net.flow + o for net, o in zip(nets, self._offset[:-1], strict=True)])
+        link = np.concatenate([net.link for net in nets])
+        weight = np.concatenate([net.weight for net in nets])
         loads = size[flow] > 0  # what has drained loads no link
         net = Incidence(len(size), flow[loads], link[loads], weight[loads], self._links.capacity)
         self._fold = fold(net, together(size, delay, owner.astype(np.float64)), folding)

@@ -13,6 +13,7 @@ from typing import Any
 from dessim.cluster import Cluster
 from dessim.errors import UsageError
 from dessim.results.metrics import Breakdown, breakdown
+from dessim.sim.collective import Routed
 from dessim.sim.device import roofline
 from dessim.sim.engine import simulate
 from dessim.sim.recorder import Record
@@ -80,24 +81,23 @@ def project(
         if n < 1:
             raise UsageError(f"--gpus {n}: a job needs at least 1 GPU")
         cluster.require(n)
-    return [
-        _row(job, cluster, plan, n, batch_per_worker, algorithms, error_bar, folding) for n in gpus for plan in plans
-    ]
+    routed = Routed(cluster, folding)
+    return [_row(job, routed, plan, n, batch_per_worker, algorithms, error_bar) for n in gpus for plan in plans]
 
 
 def _row(
     job: Job,
-    cluster: Cluster,
+    routed: Routed,
     plan: Plan,
     n: int,
     batch_per_worker: int | None,
     algorithms: Mapping[Collective, str] | None,
     error_bar: float | None,
-    folding: bool,
 ) -> Projection:
+    cluster = routed.cluster
     symbols = job.symbols(n, batch_per_worker)
     durations, compute_from = _durations(job, cluster, plan, symbols)
-    record = simulate(cluster, workload_from_plan(plan, symbols, durations), algorithms, folding)
+    record = simulate(cluster, workload_from_plan(plan, symbols, durations), algorithms, routed=routed)
     return Projection(
         gpus=n,
         strategy=plan.strategy,

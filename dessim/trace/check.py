@@ -195,8 +195,9 @@ def describe_trace(trace: Trace) -> dict[str, Any]:
     their offsets. Shares are of the ranks' own steps, summed; `exposed_comm_share` is where only communication ran.
     """
     header = trace.header
-    spans = {step: _span(trace, step) for step in header.recorded_steps}
-    parts = [_busy(trace.step(r, s)) for r in range(header.world_size) for s in header.recorded_steps]
+    by_step = [_by_step(ops) for ops in trace.ranks]
+    spans = [_span([steps.get(s, []) for steps in by_step], header.clock_offset_us) for s in header.recorded_steps]
+    parts = [_busy(steps.get(s, [])) for steps in by_step for s in header.recorded_steps]
     whole = sum(p[0] for p in parts) or 1.0
     return {
         "name": header.name,
@@ -207,7 +208,7 @@ def describe_trace(trace: Trace) -> dict[str, Any]:
         "steps": len(header.recorded_steps),
         "warmup_steps": len(header.warmup_steps),
         "ops": sum(len(ops) for ops in trace.ranks),
-        "step_time_s": _statistics([1e-6 * v for v in spans.values()]),
+        "step_time_s": _statistics([1e-6 * v for v in spans]),
         "measured_s": {k: _statistics([1e-6 * v for v in values]) for k, values in header.step_us.items()},
         "compute_share": sum(p[1] for p in parts) / whole,
         "exposed_comm_share": sum(p[2] for p in parts) / whole,
@@ -218,12 +219,16 @@ def describe_trace(trace: Trace) -> dict[str, Any]:
     }
 
 
-def _span(trace: Trace, step: int) -> float:
-    ends = [
-        (op.start_us + offset, op.end_us + offset)
-        for rank, offset in enumerate(trace.header.clock_offset_us)
-        for op in trace.step(rank, step)
-    ]
+def _by_step(ops: tuple[Op, ...]) -> dict[int, list[Op]]:
+    steps: dict[int, list[Op]] = {}
+    for op in ops:
+        steps.setdefault(op.step, []).append(op)
+    return steps
+
+
+def _span(ranks: list[list[Op]], offsets: tuple[float, ...]) -> float:
+    """First start to last end of a step over all ranks, us."""
+    ends = [(op.start_us + o, op.end_us + o) for ops, o in zip(ranks, offsets, strict=True) for op in ops]
     return max(e for _, e in ends) - min(s for s, _ in ends) if ends else 0.0
 
 
@@ -234,7 +239,7 @@ def _statistics(values: list[float]) -> dict[str, float | int]:
     return {"n": len(values), "median": median(values), "mean": mean, "min": min(values), "max": max(values)}
 
 
-def _busy(ops: tuple[Op, ...]) -> tuple[float, float, float, float]:
+def _busy(ops: list[Op]) -> tuple[float, float, float, float]:
     """One rank's step in us: whole, computing, communicating only, neither."""
     if not ops:
         return 0.0, 0.0, 0.0, 0.0

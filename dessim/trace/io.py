@@ -150,6 +150,8 @@ def _load_rank(file: Path) -> tuple[list[Op], str]:
     ops: list[Op] = []
     line_number = 0
     try:
+        if file.stat().st_size == 0:  # gzip takes nothing for a whole file
+            return ops, "1: the file is empty"
         with gzip.open(file, "rb") as lines:
             while line := lines.readline(MAX_LINE_BYTES + 1):
                 line_number += 1

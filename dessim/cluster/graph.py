@@ -69,8 +69,11 @@ class Cluster:
                 f"(raise node.count in {self.path})"
             )
 
-    def routes(self, src: ArrayLike, dst: ArrayLike) -> Routes:
-        """The routes of n flows from GPU `src` to GPU `dst` [n], src != dst; array arithmetic, no loop over flows."""
+    def routes(self, src: ArrayLike, dst: ArrayLike, without_twins: bool = False) -> Routes:
+        """The routes of n flows from GPU `src` to GPU `dst` [n], src != dst; array arithmetic, no loop over flows.
+
+        `without_twins` names one link for each set of links that always carry the same load (`Routes.copies`).
+        """
         tails, heads = np.atleast_1d(np.asarray(src, dtype=np.int64)), np.atleast_1d(np.asarray(dst, dtype=np.int64))
         if tails.shape != heads.shape or tails.ndim != 1:
             raise ValueError(f"src and dst must be vectors of one length, not {tails.shape} and {heads.shape}")
@@ -79,7 +82,7 @@ class Cluster:
                 raise ValueError(f"a GPU index is outside 0..{self.n_gpus - 1}")
             if np.any(tails == heads):
                 raise ValueError("a flow from a GPU to itself has no route")
-        return assemble(len(tails), self.wiring.segments(tails, heads, self.fabric), self.links.latency)
+        return assemble(len(tails), self.wiring.segments(tails, heads, self.fabric), self.links, without_twins)
 
     def graph(self) -> nx.DiGraph[str]:
         """Vertices `gpu0`, `node0/nvswitch`, `leaf3`, ...; edges with `capacity`, `latency`, `kind`, `link`."""

@@ -15,15 +15,19 @@ from typing import Protocol
 
 import numpy as np
 
-from dessim.cluster.links import FloatArray, IntArray
+from dessim.cluster.links import FloatArray, IntArray, Links
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Segment:
-    """Part of the way of the flows `rows` [m] (each at most once): `links` [m, k, h], k alternatives of h links."""
+    """Part of the way of the flows `rows` [m] (each at most once): `links` [m, k, h], k alternatives of h links.
+
+    `twins`: whoever uses one of the alternatives uses all k alike, so that they always carry the same load.
+    """
 
     rows: IntArray
     links: IntArray
+    twins: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,13 +35,15 @@ class Routes:
     """Links of n flows, as a sparse matrix in coordinate form, sorted by flow and in path order within a flow.
 
     `flow` [nnz] and `link` [nnz] are indices, `weight` [nnz] is the share of the flow on that link, `latency` [n] s is
-    the sum over the path's links, the largest where a flow is split.
+    the sum over the path's links, the largest where a flow is split. `copies` [nnz] is how many links of equal load the
+    entry stands for: 1 everywhere unless twins were left out.
     """
 
     flow: IntArray
     link: IntArray
     weight: FloatArray
     latency: FloatArray
+    copies: FloatArray
 
 
 class Fabric(Protocol):
@@ -76,21 +82,34 @@ def path(rows: IntArray, *hops: IntArray) -> Segment:
     return Segment(rows, np.stack(hops, axis=1)[:, None, :])
 
 
-def assemble(n: int, segments: Sequence[Segment], link_latency: FloatArray) -> Routes:
-    """Join segments, in the order given, into the routes of `n` flows. Linear in the number of entries, no sort."""
+def assemble(n: int, segments: Sequence[Segment], links: Links, without_twins: bool = False) -> Routes:
+    """Join segments, in the order given, into the routes of `n` flows. Linear in the number of entries, no sort.
+
+    `without_twins` keeps one of each set of twins, the slowest: all that max-min sharing needs to know.
+    """
+    parts = [(s.rows, _slowest(s.links, links) if without_twins and s.twins else s.links, s.links) for s in segments]
     counts = np.zeros(n, dtype=np.int64)
-    for segment in segments:
-        counts[segment.rows] += segment.links.shape[1] * segment.links.shape[2]
+    for rows, kept, _ in parts:
+        counts[rows] += kept.shape[1] * kept.shape[2]
     cursor = np.cumsum(counts) - counts
     link = np.empty(int(counts.sum()), dtype=np.int64)
-    weight = np.empty(len(link))
+    weight, copies = np.empty(len(link)), np.empty(len(link))
     latency = np.zeros(n)
-    for segment in segments:
-        rows, (m, k, h) = segment.rows, segment.links.shape
+    for rows, kept, whole in parts:
+        (m, k, h), split = kept.shape, whole.shape[1]
         at = cursor[rows][:, None] + np.arange(k * h)
-        link[at] = segment.links.reshape(m, k * h)
-        weight[at] = 1.0 / k
+        link[at] = kept.reshape(m, k * h)
+        weight[at], copies[at] = 1.0 / split, split / k
         cursor[rows] += k * h
         if m:
-            latency[rows] += link_latency[segment.links].sum(axis=2).max(axis=1)
-    return Routes(np.repeat(np.arange(n), counts), link, weight, latency)
+            # Twins differ in rate at most, so one tells the latency of all.
+            latency[rows] += links.latency[kept].sum(axis=2).max(axis=1)
+    return Routes(np.repeat(np.arange(n), counts), link, weight, latency, copies)
+
+
+def _slowest(alternatives: IntArray, links: Links) -> IntArray:
+    """Of each flow's k alternatives at each hop the slowest link, [m, 1, h]."""
+    if alternatives.shape[1] == 1 or not len(alternatives):
+        return alternatives[:, :1, :]
+    at: IntArray = np.argmin(links.capacity[alternatives], axis=1)[:, None, :]
+    return np.take_along_axis(alternatives, at, axis=1)

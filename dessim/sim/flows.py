@@ -65,7 +65,7 @@ def route_flows(
     """Route and fold messages from GPU `src[i]` to `dst[i]` of `size[i]` bytes. Empty ones are not sent at all."""
     sent = size > 0
     src, dst, size = src[sent], dst[sent], size[sent].astype(np.float64)
-    net, latency = incidence(cluster, src, dst)
+    net, latency, copies = incidence(cluster, src, dst)
     transport = cluster.transport
     # A sender hands its messages over one after the other.
     messages = np.bincount(src, minlength=1)[src] if len(src) else np.zeros(0)
@@ -74,6 +74,7 @@ def route_flows(
     kind = together(size, fixed, per_scale)
     folded = fold(net, kind, folding)
     finish, bound, solves = drain(folded.net, size[folded.flow_of])
+    carried = net.weight * copies * size[net.flow]
     load = np.bincount(net.link, net.weight * size[net.flow], minlength=len(net.capacity))
     # Independent of folding and solver: nothing finishes before its busiest link could have carried it.
     busiest = float((load / net.capacity).max(initial=0.0))
@@ -90,15 +91,16 @@ def route_flows(
         fixed=fixed[folded.flow_of],
         per_scale=per_scale[folded.flow_of],
         links=np.unique(net.link),
-        bytes_by_kind=np.bincount(kind_of, load, minlength=len(kinds)).astype(np.float64),
+        bytes_by_kind=np.bincount(kind_of[net.link], carried, minlength=len(kinds)).astype(np.float64),
         solves=solves,
     )
 
 
-def incidence(cluster: Cluster, src: Ints, dst: Ints) -> tuple[Incidence, Floats]:
-    """The network that messages make, and each one's path latency in seconds."""
-    routes = cluster.routes(src, dst)
-    return Incidence(len(src), routes.flow, routes.link, routes.weight, cluster.links.capacity), routes.latency
+def incidence(cluster: Cluster, src: Ints, dst: Ints) -> tuple[Incidence, Floats, Floats]:
+    """The network that messages make, each one's path latency in seconds, and how many links each entry stands for."""
+    routes = cluster.routes(src, dst, without_twins=True)
+    net = Incidence(len(src), routes.flow, routes.link, routes.weight, cluster.links.capacity)
+    return net, routes.latency, routes.copies
 
 
 def together(*columns: Floats) -> Ints:

@@ -142,7 +142,7 @@ def test_a_broken_route_is_noticed() -> None:
     cluster = load_cluster("bench/two_level_1024")
     src, dst = np.array([0]), np.array([16])
     good = cluster.routes(src, dst)
-    bad = Routes(good.flow[1:], good.link[1:], good.weight[1:], good.latency)
+    bad = Routes(good.flow[1:], good.link[1:], good.weight[1:], good.latency, good.copies[1:])
     assert route_problems(cluster, src, dst, good) == []
     assert route_problems(cluster, src, dst, bad)[0].startswith("the route from gpu0 to gpu16 gains ")
 

@@ -46,7 +46,8 @@ class LeafSpine:
             spine = (self.port[dst[rows]] % self.spines)[:, None]
         up = self.up + a[rows, None] * self.spines + spine
         down = self.down + b[rows, None] * self.spines + spine
-        return [Segment(rows, np.stack([up, down], axis=2))]
+        # Split flows load all uplinks of a leaf alike, and all its downlinks.
+        return [Segment(rows, np.stack([up, down], axis=2), twins=self.routing == "split")]
 
     def bisection(self, nic_capacity: float, first_half: IntArray) -> float:
         """Closed form of the maximum flow from one half to the other.

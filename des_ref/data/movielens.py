@@ -142,5 +142,5 @@ def open_movielens(path: Path | None, how: Literal["random", "time"], seed: int)
     if how == "time":
         order = torch.argsort(times, stable=True)
     else:
-        order = torch.from_numpy(np.random.RandomState(SPLIT_SEED).permutation(len(examples)))  # noqa: NPY002
+        order = torch.from_numpy(np.random.RandomState(SPLIT_SEED).permutation(len(examples)))
     return split(examples, order, seed)

@@ -71,6 +71,7 @@ class Strategy(Protocol):
 
     plan: Plan
     marks: Marks
+    value_bytes: int  # of a value on the wire: the symbol s
 
     def step(self, batch: Batch) -> StepResult:
         """Train on this worker's samples of a global batch; every worker's share has equally many."""

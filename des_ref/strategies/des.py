@@ -49,6 +49,7 @@ class _Des:
         self.network, self.comm = network, comm
         self.plan = plan(self.name, network.model)
         self.marks: Marks = NoMarks()
+        self.value_bytes = network.dtype.itemsize
         self.table = network.new_table(optimizers.init_std)
         self._rows = optimizers.rows
         self._dense = optimizers.dense(network.dense_parameters)

@@ -1,0 +1,311 @@
+"""The recorder: what a training step really did, as ops of a trace.
+
+A `TorchDispatchMode` around the step sees every c10d collective - those that comm.py issues by name, and those that
+DDP's C++ reducer issues by itself - with group, dtype, splits and logical bytes (S of dessim.trace.schema). Between
+collectives it sums what the aten operators read and write, and their FLOPs where torch has a formula (GEMMs).
+
+Compute segments are marked by the strategy and named as in its plan. A collective starts when it is launched; it ends
+when its work is done, or when `wait` returned if the backend cannot say. Dependencies are the program's own order: an
+op waits for the last compute before it and for the collectives waited for since, so a collective launched early holds
+up nothing until its wait.
+
+Looking costs time: a Python call for each aten operator. The recorder times itself and runs on a clock with that time
+taken out (CPU only; on a GPU the host runs ahead). `Header.step_us` keeps the plain wall times beside the recorded.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from des_ref.comm import Comm, describe_group, work_future
+from dessim.errors import FormulaError
+from dessim.trace.schema import Collective, Kind, Op, Phase
+from dessim.workload.plan import Plan
+
+# c10d operator -> the collective, and which argument holds S (dessim.trace.schema).
+_C10D: dict[str, tuple[Collective, int]] = {
+    "allreduce_": (Collective.ALL_REDUCE, 0),
+    "allreduce_coalesced_": (Collective.ALL_REDUCE, 0),
+    "_allgather_base_": (Collective.ALL_GATHER, 0),
+    "allgather_": (Collective.ALL_GATHER, 0),
+    "allgather_into_tensor_coalesced_": (Collective.ALL_GATHER, 0),
+    "_reduce_scatter_base_": (Collective.REDUCE_SCATTER, 1),
+    "reduce_scatter_": (Collective.REDUCE_SCATTER, 1),
+    "reduce_scatter_tensor_coalesced_": (Collective.REDUCE_SCATTER, 1),
+    "alltoall_base_": (Collective.ALL_TO_ALL, 1),
+    "alltoall_": (Collective.ALL_TO_ALL, 1),
+    "broadcast_": (Collective.BROADCAST, 0),
+    "reduce_": (Collective.REDUCE, 0),
+    "gather_": (Collective.GATHER, 1),
+    "scatter_": (Collective.SCATTER, 0),
+    "barrier": (Collective.BARRIER, 0),
+}
+_IN_SPLITS = 4  # argument of alltoall_base_
+# Operators that touch no memory beyond bookkeeping.
+_FREE = frozenset({"empty", "empty_like", "empty_strided", "new_empty", "detach", "alias", "lift_fresh"})
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors(item)
+
+
+def _bytes(value: Any) -> int:
+    return sum(t.numel() * t.element_size() for t in _tensors(value))
+
+
+@dataclass(slots=True)
+class _Open:
+    """An op whose end is not known yet."""
+
+    op: Op
+    flops: int = 0
+    mem_bytes: int = 0
+    end_us: float | None = None
+    done_us: list[float] = field(default_factory=list)  # filled by the backend's thread
+
+
+class Recorder(TorchDispatchMode):
+    """Records steps of one rank. Use `with recorder.step(i):` around a step whose marks and comm's tap it is.
+
+    `plan` and `symbols` give the ops their size formulas; ops that the plan does not name get none.
+    """
+
+    def __init__(self, comm: Comm, plan: Plan | None = None) -> None:
+        super().__init__()
+        self._comm, self._plan = comm, plan
+        self.origin_ns = time.perf_counter_ns()
+        self._hidden_ns = 0.0
+        self._per_op_ns = 0.0
+        self._next_id = 0
+        self._step = 0
+        self._begin()
+        self.groups: dict[str, tuple[int, ...]] = {}
+        if comm.device.type == "cpu":
+            self._per_op_ns = self._measure_own_cost()
+
+    def _begin(self) -> None:
+        self._ops: list[_Open] = []
+        self._frontier: tuple[int, ...] = ()
+        self._segment: _Open | None = None
+        self._label: str | None = None
+        self._pending: dict[str, _Open] = {}
+        self._unlabelled: list[_Open] = []
+        self._joined = 0  # how many of the unlabelled later ops already wait for
+        self._last_us = 0.0  # when the last wait or segment ended
+        self._last_segment: _Open | None = None  # the segment that ended last, if no wait came after it
+
+    def now_us(self, at_ns: int | None = None) -> float:
+        """Microseconds on this rank's clock, the recorder's own work taken out."""
+        at = time.perf_counter_ns() if at_ns is None else at_ns
+        return (at - self.origin_ns - self._hidden_ns) / 1e3
+
+    # -- what the trainer calls -----------------------------------------------------------------------------------
+
+    @contextmanager
+    def step(self, number: int) -> Iterator[None]:
+        """Record one step; its ops are then in `take`."""
+        self._begin()
+        self._step, self._hidden_ns = number, 0.0
+        self._comm.tap = self
+        self._last_us = self.now_us()
+        try:
+            with self:
+                yield
+        finally:
+            self._comm.tap = None
+        end = self.now_us()
+        if self._last_segment is not None:
+            self._last_segment.end_us = end
+        for op in self._unlabelled:
+            op.end_us = self._done(op, end)
+
+    def take(self, variables: Mapping[str, Mapping[str, float]]) -> list[Op]:
+        """The last step's ops with their formulas. `variables` are the data-dependent symbols, an op."""
+        ops = []
+        for entry in self._ops:
+            assert entry.end_us is not None, f"{entry.op.name} was never waited for"
+            op = replace(entry.op, dur_us=max(entry.end_us - entry.op.start_us, 0.0))
+            op = replace(op, flops=entry.flops, mem_bytes=entry.mem_bytes)
+            try:
+                planned = self._plan.op(op.name) if self._plan is not None else None
+            except FormulaError:
+                planned = None
+            if planned is not None:
+                is_compute = op.kind is Kind.COMPUTE
+                op = replace(
+                    op,
+                    phase=planned.phase,
+                    size=None if is_compute else planned.size,
+                    flops_size=planned.flops if is_compute else None,
+                    mem_size=planned.mem if is_compute else None,
+                    vars=dict(variables.get(op.name, {})),
+                )
+            ops.append(op)
+        return ops
+
+    @contextmanager
+    def segment(self, name: str, phase: Phase) -> Iterator[None]:
+        """A compute op of the plan. Segments do not nest."""
+        assert self._segment is None, f"segment {name} inside {self._segment.op.name}" if self._segment else ""
+        self._open_segment(name, phase)
+        try:
+            yield
+        finally:
+            self._close_segment()
+            # Nobody shows when DDP waits for its collectives: it does so before the backward it runs in returns.
+            self._frontier = (*self._frontier, *(op.op.id for op in self._unlabelled[self._joined :]))
+            self._joined = len(self._unlabelled)
+
+    # -- what comm.py calls (Tap) ---------------------------------------------------------------------------------
+
+    def launching(self, name: str) -> None:
+        self._label = name
+
+    def launched(self, name: str) -> None:
+        self._label = None
+
+    def waited(self, name: str) -> None:
+        op = self._pending.pop(name)
+        op.end_us = self._done(op, self.now_us())
+        self._last_us, self._last_segment = self.now_us(), None
+        # What the collective itself waited for is implied.
+        self._frontier = (*(i for i in self._frontier if i not in op.op.deps), op.op.id)
+
+    # -- what torch calls -----------------------------------------------------------------------------------------
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        entered = time.perf_counter_ns()
+        kwargs = kwargs or {}
+        if func.namespace == "c10d":
+            return self._collective(func, args, kwargs)
+        called = time.perf_counter_ns()
+        out = func(*args, **kwargs)
+        returned = time.perf_counter_ns()
+        segment = self._segment
+        if segment is not None and not func.is_view:
+            packet = func._overloadpacket
+            if packet in flop_registry:
+                segment.flops += int(flop_registry[packet](*args, **kwargs, out_val=out))
+            if packet.__name__ not in _FREE:
+                segment.mem_bytes += _bytes(args) + _bytes(out)
+        if self._comm.device.type == "cpu":
+            self._hidden_ns += time.perf_counter_ns() - returned + called - entered + self._per_op_ns
+        return out
+
+    def _collective(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        name = func._overloadpacket.__name__
+        if name not in _C10D:
+            return func(*args, **kwargs)
+        collective, at = _C10D[name]
+        # A launch inside a segment (DDP's reducer in the midst of backward) cuts it: what follows runs beside it.
+        inside = self._segment
+        if inside is not None:
+            self._close_segment()
+        label = self._label or f"ddp_{collective}_{len(self._unlabelled)}"
+        group, ranks = next((g for g in map(describe_group, args) if g is not None), ("world", ()))
+        self.groups[group] = ranks
+        payload = args[at]
+        splits = None
+        if name == "alltoall_base_":
+            entry = _bytes(payload) // max(len(payload), 1)
+            shares = args[_IN_SPLITS] or [len(payload) // len(ranks)] * len(ranks)
+            splits = tuple(int(share) * entry for share in shares)
+        elif name == "alltoall_":
+            splits = tuple(_bytes(t) for t in payload)
+        dtype = next((str(t.dtype).removeprefix("torch.") for t in _tensors(payload)), None)
+        phase = inside.op.phase if inside is not None else Phase.BACKWARD
+        entry_op = self._new(label, Kind.COLLECTIVE, phase, "comm")
+        entry_op.op = replace(
+            entry_op.op,
+            collective=collective,
+            group=group,
+            bytes=0 if collective is Collective.BARRIER else _bytes(payload),
+            dtype=dtype,
+            splits=splits,
+        )
+        out = func(*args, **kwargs)
+        self._listen(entry_op, out[-1] if isinstance(out, tuple) else out)
+        if self._label is not None:
+            self._pending[label] = entry_op
+        else:
+            self._unlabelled.append(entry_op)
+        if inside is not None:
+            self._open_segment(_continued(inside.op.name), phase)
+        return out
+
+    # -- bookkeeping ----------------------------------------------------------------------------------------------
+
+    def _listen(self, op: _Open, work: Any) -> None:
+        """Have the backend say when the work is done. On a GPU the callback runs early: there only `wait` counts."""
+        future = work_future(work) if self._comm.device.type == "cpu" else None
+        if future is not None:
+            future.then(lambda _: op.done_us.append(self.now_us()))
+
+    def _done(self, op: _Open, waited_us: float) -> float:
+        self._synchronize()
+        return max(op.op.start_us, min([waited_us, *op.done_us]))
+
+    def _synchronize(self) -> None:
+        if self._comm.device.type == "cuda":
+            torch.cuda.synchronize(self._comm.device)
+
+    def _new(self, name: str, kind: Kind, phase: Phase, stream: str) -> _Open:
+        self._synchronize()
+        start = self.now_us()
+        if kind is Kind.COMPUTE:
+            start = self._last_us  # host work since the last op belongs to the segment it prepares
+        elif self._last_segment is not None:
+            self._last_segment.end_us = start  # or to the one it follows
+        op = Op(self._next_id, self._step, phase, kind, name, stream, start, 0.0, self._frontier)
+        self._next_id += 1
+        self._ops.append(_Open(op))
+        return self._ops[-1]
+
+    def _open_segment(self, name: str, phase: Phase) -> None:
+        self._segment = self._new(name, Kind.COMPUTE, phase, "compute")
+
+    def _close_segment(self) -> None:
+        segment = self._segment
+        assert segment is not None
+        self._synchronize()
+        segment.end_us = self._last_us = self.now_us()
+        self._segment, self._last_segment = None, segment
+        self._frontier = (segment.op.id,)
+
+    def _measure_own_cost(self, rounds: int = 300) -> float:
+        """Nanoseconds that entering this mode costs an operator and that `__torch_dispatch__` cannot see."""
+        x = torch.zeros(1)
+
+        def run() -> float:
+            start = time.perf_counter_ns()
+            for _ in range(rounds):
+                x.add_(1)
+            return float(time.perf_counter_ns() - start)
+
+        run()
+        plain = run()
+        with self:
+            run()
+            self._hidden_ns = 0.0
+            watched = run() - self._hidden_ns
+        self._hidden_ns = 0.0
+        return max(0.0, (watched - plain) / rounds)
+
+
+def _continued(name: str) -> str:
+    """`backward` -> `backward.2` -> `backward.3`: names stay unique within a step."""
+    stem, _, number = name.rpartition(".")
+    return f"{stem}.{int(number) + 1}" if stem and number.isdigit() else f"{name}.2"

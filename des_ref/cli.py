@@ -1,0 +1,49 @@
+"""How the trainer's programs end: one line for a user's mistake, and the exit code that dessim.errors gives it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from dessim.errors import DessimError, UsageError
+
+INTERRUPTED = 130
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, but a mistake raises UsageError instead of printing the usage and leaving."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; see --help")
+
+
+def positive(text: str) -> int:
+    """A flag's value that must be a whole number above 0."""
+    value = int(text) if text.isdigit() else 0
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"must be a whole number above 0, not {text!r}")
+    return value
+
+
+def say(text: str) -> None:
+    """Progress, for people: stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def run(program: str, main: Callable[[], int]) -> int:
+    """The exit code of `main`. Mistakes of the user become one line; every rank makes the same, so one rank says it."""
+    try:
+        return main()
+    except DessimError as error:
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            say(f"{program}: error: {' '.join(str(error).split())}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader left (`| head`); point stdout elsewhere so that the interpreter's last flush does not complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1

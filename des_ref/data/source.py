@@ -1,0 +1,79 @@
+"""From the settings' `data.source` to samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from des_ref.comm import Comm, launched_rank
+from des_ref.config import DataSettings
+from des_ref.data import criteo, movielens
+from des_ref.data.batch import Source
+from des_ref.data.criteo import CriteoFile
+from des_ref.data.movielens import DataUnavailable, open_movielens
+from des_ref.data.synthetic import Zipf
+from dessim.errors import FileError, UsageError
+from dessim.workload.model import Model
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A source, what it is, and why it is not what was asked for (empty if it is)."""
+
+    source: Source
+    name: str
+    fallback_reason: str = ""
+
+
+def open_source(settings: DataSettings, model: Model, seed: int, comm: Comm) -> Opened:
+    """The same samples on every rank. ML-100K that cannot be had becomes synthetic data, with the reason.
+
+    Raises FileError for a bad file, UsageError when the model's fields are not the data's.
+    """
+    if settings.source == "synthetic":
+        return Opened(_zipf(settings, model, seed), "synthetic")
+    if settings.source == "ml-100k":
+        _check_fields(model, "ml-100k", len(movielens.FIELDS), "deepfm_ml100k")
+        wheel, reason = _ml100k(comm)
+        if wheel is None:
+            return Opened(_zipf(settings, model, seed), "synthetic", reason)
+        return Opened(open_movielens(wheel, settings.split, seed), "ml-100k")
+    path = Path(settings.source)
+    if not path.exists():
+        raise FileError(path, "", "no such file; --data takes ml-100k, synthetic, or the path of a file that is there")
+    if path.suffix == ".whl" or path.is_dir():
+        _check_fields(model, path.name, len(movielens.FIELDS), "deepfm_ml100k")
+        return Opened(open_movielens(path, settings.split, seed), "ml-100k")
+    _check_fields(model, path.name, criteo.FIELDS, "deepfm")
+    return Opened(CriteoFile(path), str(path))
+
+
+def _check_fields(model: Model, data: str, fields: int, try_model: str) -> None:
+    if model.input.fields != fields:
+        raise UsageError(
+            f"model {model.name} has input.fields = {model.input.fields}, but {data} has {fields} fields; "
+            f"try --model {try_model}"
+        )
+
+
+def _zipf(settings: DataSettings, model: Model, seed: int) -> Source:
+    shape = model.input
+    zipf = Zipf(shape.fields, shape.ids_per_sample / shape.fields, shape.vocabulary, shape.skew, seed)
+    return zipf.open(settings.samples)
+
+
+def _ml100k(comm: Comm) -> tuple[Path | None, str]:
+    """The wheel; one rank a machine downloads, and all ranks agree whether it can be had."""
+    reason = "not on every machine"
+    if launched_rank() == 0:
+        try:
+            movielens.find_or_download()
+        except DataUnavailable as error:
+            reason = error.problem
+    comm.barrier()
+    cached = movielens.cache_folder() / movielens.WHEEL
+    missing = torch.tensor([0.0 if cached.is_file() else 1.0], device=comm.device)
+    comm.all_reduce("data_missing", missing).wait()
+    return (None, reason) if float(missing) else (cached, "")

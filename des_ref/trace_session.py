@@ -1,0 +1,173 @@
+"""A trace of a few training steps: warm up, record, then time as many steps with nobody looking.
+
+    steps 0 .. warmup-1        run as they are: the hash table fills, buffers and threads come up
+    the next `steps`           recorded, and written a whole step at a time
+    the next `steps`           timed only: `Header.step_us["plain"]`, what a replay is held against
+
+A timed step starts at a barrier and is measured from the last rank's start to the last rank's end, on clocks made
+comparable by exchanging pings.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from des_ref.capture import Recorder
+from des_ref.comm import WORLD_GROUP, Comm
+from des_ref.data.batch import Batch
+from des_ref.strategies.base import NoMarks, StepResult, Strategy
+from dessim.errors import FileError
+from dessim.trace.io import RankWriter, begin, finish
+from dessim.trace.schema import Header
+from dessim.workload.model import Model
+
+_PINGS = 25
+
+
+def clock_offsets_us(comm: Comm, now_us: Callable[[], float]) -> tuple[float, ...]:
+    """What to add to each rank's clock to read rank 0's: half-way of the fastest of some pings. On every rank."""
+    offsets = torch.zeros(comm.world_size, dtype=torch.float64, device=comm.device)
+    message = torch.zeros(1, dtype=torch.float64, device=comm.device)
+    for other in range(1, comm.world_size):
+        if comm.rank == 0:
+            pings = []
+            for _ in range(_PINGS):
+                sent = now_us()
+                comm.send(message, other)
+                comm.receive(message, other)
+                theirs = float(message)
+                back = now_us()
+                pings.append((back - sent, (sent + back) / 2 - theirs))
+            offsets[other] = min(pings)[1]
+        elif comm.rank == other:
+            for _ in range(_PINGS):
+                comm.receive(message, 0)
+                comm.send(torch.full_like(message, now_us()), 0)
+    comm.broadcast("clocks", offsets)
+    return tuple(offsets.tolist())
+
+
+class TraceSession:
+    """Runs the first steps of a training in place of `strategy.step`, until `done`."""
+
+    def __init__(
+        self, path: Path, comm: Comm, strategy: Strategy, model: Model, batch: int, warmup: int, steps: int
+    ) -> None:
+        self._path, self._comm, self._strategy, self._model, self._batch = path, comm, strategy, model, batch
+        self._warmup, self._steps, self._at = warmup, steps, 0
+        self._recorder = Recorder(comm, strategy.plan)
+        self._spans: dict[str, list[tuple[float, float]]] = {"recorded": [], "plain": []}
+        self._counts: list[tuple[float, float, float, float]] = []
+        self._offsets = clock_offsets_us(comm, self._clock_us)
+        if comm.rank == 0:
+            try:
+                begin(path, self._header())
+            except OSError as error:
+                raise FileError(path, "", f"cannot be written: {error.strerror}") from None
+        comm.barrier()
+        self._writer = RankWriter(path, comm.rank)
+
+    @property
+    def done(self) -> bool:
+        return self._at >= self._warmup + 2 * self._steps
+
+    @staticmethod
+    def steps_needed(warmup: int, steps: int) -> int:
+        return warmup + 2 * steps
+
+    def step(self, batch: Batch) -> StepResult:
+        """One training step, recorded or timed if its turn has come; the last one writes the trace."""
+        at, self._at = self._at, self._at + 1
+        if at < self._warmup:
+            return self._strategy.step(batch)
+        self._comm.barrier()
+        if at < self._warmup + self._steps:
+            return self._record(at, batch)
+        start = self._clock_us()
+        result = self._strategy.step(batch)
+        self._spans["plain"].append((start, self._clock_us()))
+        if self.done:
+            self._finish()
+        return result
+
+    def _record(self, number: int, batch: Batch) -> StepResult:
+        self._strategy.marks = self._recorder
+        start = self._clock_us()
+        with self._recorder.step(number):
+            result = self._strategy.step(batch)
+        self._spans["recorded"].append((start, self._clock_us()))
+        self._strategy.marks = NoMarks()
+        counts = result.counts
+        self._writer.write_step(self._recorder.take(self._strategy.op_vars(counts, self._batch)))
+        unique = len(torch.unique(batch.ids))
+        self._counts.append((counts.ids_sent, unique, counts.rows, counts.pairs))
+        return result
+
+    def _finish(self) -> None:
+        comm = self._comm
+        self._writer.close()
+        spans = np.array([*self._spans["recorded"], *self._spans["plain"]])
+        gathered = np.array(comm.gather_rows("spans", spans.reshape(-1).tolist()))
+        clocks = np.array(self._offsets)[:, None, None]
+        starts, ends = np.moveaxis(gathered.reshape(comm.world_size, -1, 2) + clocks, 2, 0)
+        walls = ends.max(axis=0) - starts.max(axis=0)
+        counts = np.array(comm.gather_rows("counts", np.array(self._counts).reshape(-1).tolist()))
+        means = counts.reshape(comm.world_size, -1, 4).mean(axis=(0, 1))
+        comm.barrier()
+        if comm.rank == 0:
+            n = comm.world_size
+            measured = {"m": means[0] * n / self._batch, "u": means[1], "U": means[2] * n}
+            if means[3]:
+                measured["q"] = means[3] / self._batch
+            walls_us = {"recorded": walls[: self._steps], "plain": walls[self._steps :]}
+            finish(self._path, self._header(measured, {k: tuple(v.tolist()) for k, v in walls_us.items()}))
+
+    def _clock_us(self) -> float:
+        """The recorder's clock, with nothing taken out."""
+        return (time.perf_counter_ns() - self._recorder.origin_ns) / 1e3
+
+    def _header(
+        self, measured: dict[str, float] | None = None, step_us: dict[str, tuple[float, ...]] | None = None
+    ) -> Header:
+        comm, strategy = self._comm, self._strategy
+        symbols = self._model.symbols(comm.world_size, self._batch)
+        symbols["s"] = float(strategy.value_bytes)
+        return Header(
+            name=self._model.name,
+            world_size=comm.world_size,
+            backend=comm.backend,
+            device=_device_name(comm),
+            strategy=strategy.plan.strategy,
+            model=self._model.model_dump(mode="json"),
+            symbols=symbols | {k: float(v) for k, v in (measured or {}).items()},
+            groups={WORLD_GROUP: tuple(range(comm.world_size))} | self._recorder.groups,
+            warmup_steps=tuple(range(self._warmup)),
+            recorded_steps=tuple(range(self._warmup, self._warmup + self._steps)),
+            clock_offset_us=self._offsets,
+            step_us=step_us or {},
+            software={
+                "dessim": version("dessim"),
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+                "system": platform.platform(),
+                "threads_per_rank": str(torch.get_num_threads()),
+            },
+        )
+
+
+def _device_name(comm: Comm) -> str:
+    if comm.device.type == "cuda":
+        return torch.cuda.get_device_name(comm.device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        model = platform.processor() or platform.machine()
+    return f"cpu: {model}"

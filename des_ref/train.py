@@ -1,0 +1,282 @@
+"""Train a click-through-rate model. Launch it alone, or with torchrun:
+
+    python -m des_ref.train --json
+    torchrun --standalone --nproc-per-node=4 -m des_ref.train --data ml-100k --json
+    torchrun --standalone --nproc-per-node=4 -m des_ref.train --trace run.trace --trace-steps 20 --steps 100
+    torchrun --nnodes=2 --nproc-per-node=8 --rdzv-backend=c10d --rdzv-endpoint=HOST:29500 -m des_ref.train --config f.toml
+    python -m des_ref.train --data train.txt.gz --model deepfm          (Criteo's columns)
+
+Progress goes to stderr; with --json, rank 0 ends with one JSON object on stdout. AUC and log loss are those of the
+held-out test samples at the epoch whose validation AUC was best.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from des_ref import metrics
+from des_ref.cli import Parser, positive, run, say
+from des_ref.comm import Comm, open_comm, record
+from des_ref.config import Settings, load_settings
+from des_ref.data.batch import Examples
+from des_ref.data.source import Opened, open_source
+from des_ref.embedding.optim import RowAdagrad
+from des_ref.models.build import Network
+from des_ref.strategies import STRATEGIES, check_strategy
+from des_ref.strategies.base import Optimizers, StepResult, Strategy
+from des_ref.trace_session import TraceSession
+from dessim.errors import FileError, UsageError
+from dessim.files import dump_json
+from dessim.workload.model import Model, load_model
+
+_EVALUATION_BATCH = 16_384  # samples a forward pass without gradients
+
+
+def parser() -> argparse.ArgumentParser:
+    p = Parser(prog="des_ref.train", description=__doc__.split("\n")[0])
+    p.add_argument("--config", type=Path, help="run settings, TOML (default: the shipped ml100k.toml)")
+    p.add_argument("--data", help="ml-100k, synthetic, or a path (Criteo TSV, recbole wheel)")
+    p.add_argument("--model", help="model file, or the name of a shipped one")
+    p.add_argument("--strategy", help=f"one of {', '.join(STRATEGIES)}")
+    p.add_argument("--batch", type=positive, help="samples in the global batch")
+    p.add_argument("--epochs", type=positive, help="at most so many passes over the training samples")
+    p.add_argument("--steps", type=positive, help="at most so many steps")
+    p.add_argument("--seed", type=int, help="of parameters, dropout and sample order")
+    p.add_argument("--dtype", choices=("float32", "float64"), help="of parameters and of the wire")
+    p.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    p.add_argument("--trace", type=Path, metavar="DIR", help="record a trace into this folder")
+    p.add_argument("--trace-steps", type=positive, default=10, help="steps to record (default: 10)")
+    p.add_argument("--trace-warmup", type=positive, default=20, help="steps before the first recorded (default: 20)")
+    p.add_argument("--log", type=Path, metavar="FILE", help="write a JSON line for each epoch")
+    p.add_argument("--json", action="store_true", help="end with one JSON object on stdout")
+    return p
+
+
+def settings_from(args: argparse.Namespace) -> Settings:
+    flags = {
+        "data.source": args.data,
+        "model": args.model,
+        "strategy": args.strategy,
+        "training.batch": args.batch,
+        "training.epochs": args.epochs,
+        "training.steps": args.steps,
+        "seed": args.seed,
+        "dtype": args.dtype,
+    }
+    return load_settings(args.config, {key: value for key, value in flags.items() if value is not None})
+
+
+@dataclass(slots=True)
+class Progress:
+    """What a run has seen so far."""
+
+    steps: int = 0
+    epochs: int = 0
+    step_seconds: list[float] = field(default_factory=list)
+    ids_sent: int = 0
+    best: dict[str, Any] | None = None
+    best_score: float = -np.inf
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    settings = settings_from(args)
+    check_strategy(settings.strategy)
+    model = load_model(settings.model)
+    with open_comm(args.device) as comm:
+        started = time.perf_counter()
+        if settings.training.batch % comm.world_size:
+            raise UsageError(f"--batch {settings.training.batch} is not divisible by {comm.world_size} workers")
+        opened = open_source(settings.data, model, settings.seed, comm)
+        if opened.fallback_reason and comm.rank == 0:
+            _say_fallback(opened.fallback_reason)
+        strategy = build_strategy(settings, model, comm)
+        session = _trace_session(args, settings, opened, comm, strategy, model)
+        progress = train(settings, opened, comm, strategy, session, args.log)
+        summary = summarise(settings, model, opened, comm, strategy, progress)
+        summary["trace"] = str(args.trace) if args.trace is not None else None
+        summary["wall_time_s"] = time.perf_counter() - started
+        if comm.rank == 0:
+            say(f"test AUC {summary['auc']}  log loss {summary['logloss']}  ({summary['samples_per_s']:.0f} samples/s)")
+            if args.json:
+                print(dump_json(summary), flush=True)
+    return 0
+
+
+def build_strategy(settings: Settings, model: Model, comm: Comm) -> Strategy:
+    """Model, optimizers and strategy as the settings say."""
+    network = Network(model, settings.seed, settings.torch_dtype, comm.device)
+    rows = RowAdagrad(settings.rows.rate, settings.rows.eps)
+    optimizers = Optimizers(rows, settings.dense.rate, settings.dense.weight_decay, settings.rows.init_std)
+    return STRATEGIES[settings.strategy](network, optimizers, comm)
+
+
+def train(
+    settings: Settings, opened: Opened, comm: Comm, strategy: Strategy, session: TraceSession | None, log: Path | None
+) -> Progress:
+    """Epochs until validation stops improving, or the limits are reached."""
+    progress = Progress()
+    source, limit = opened.source, settings.training.steps
+    with _log_file(log if comm.rank == 0 else None) as lines:
+        for epoch in range(settings.training.epochs):
+            loss = torch.zeros(())
+            for batch in source.batches(epoch, settings.training.batch, comm.rank, comm.world_size):
+                on_device = batch.to(comm.device)
+                start = time.perf_counter()
+                tracing = session is not None and not session.done
+                result: StepResult = session.step(on_device) if tracing else strategy.step(on_device)
+                loss = result.loss
+                if not tracing:
+                    progress.step_seconds.append(time.perf_counter() - start)
+                progress.steps += 1
+                progress.ids_sent += result.counts.ids_sent
+                if progress.steps == limit:
+                    break
+            progress.epochs = epoch + 1
+            line = _evaluate_epoch(progress, source.validation, source.test, comm, strategy)
+            if comm.rank == 0:
+                say(f"epoch {epoch + 1:3d}  loss {float(loss):.4f}  " + "  ".join(f"{k} {v}" for k, v in line.items()))
+                if lines is not None:
+                    lines.write(json.dumps({"epoch": epoch + 1, "loss": float(loss), **line}) + "\n")
+            assert progress.best is not None
+            if progress.steps == limit or epoch + 1 - progress.best["epoch"] >= settings.training.patience:
+                break
+    return progress
+
+
+def _evaluate_epoch(
+    progress: Progress, validation: Examples, test: Examples, comm: Comm, strategy: Strategy
+) -> dict[str, float | None]:
+    """Validation figures; when they are the best so far, the test is scored too and kept."""
+    auc, logloss = _score(predict(validation, comm, strategy), validation)
+    score = torch.tensor([auc if auc is not None else -logloss], dtype=torch.float64, device=comm.device)
+    # Ranks must not disagree on when to stop; on one kind of machine they cannot, but a hang would be a poor message.
+    comm.broadcast("score", score)
+    if float(score) > progress.best_score:
+        progress.best_score = float(score)
+        test_auc, test_logloss = _score(predict(test, comm, strategy), test)
+        progress.best = {
+            "epoch": progress.epochs,
+            "auc": test_auc,
+            "logloss": test_logloss,
+            "validation_auc": auc,
+            "validation_logloss": logloss,
+        }
+    rounded = {"validation_auc": auc, "validation_logloss": logloss}
+    return {key: None if value is None else round(value, 5) for key, value in rounded.items()}
+
+
+def predict(examples: Examples, comm: Comm, strategy: Strategy) -> Tensor:
+    """Logits of a data set, on every rank: each rank brings its share of each batch, padded with empty samples."""
+    logits = []
+    for start in range(0, len(examples), _EVALUATION_BATCH):
+        count = min(_EVALUATION_BATCH, len(examples) - start)
+        share = -(-count // comm.world_size)
+        which = torch.arange(comm.rank * share, (comm.rank + 1) * share)
+        which = torch.where(which < count, which + start, -1)
+        logits.append(strategy.predict(examples.take(which).to(comm.device))[:count].cpu())
+    return torch.cat(logits)
+
+
+def _score(logits: Tensor, examples: Examples) -> tuple[float | None, float]:
+    labels = examples.labels.numpy()
+    both = 0 < labels.sum() < len(labels)
+    return (metrics.auc(logits.numpy(), labels) if both else None), metrics.logloss(logits.numpy(), labels)
+
+
+def summarise(
+    settings: Settings, model: Model, opened: Opened, comm: Comm, strategy: Strategy, progress: Progress
+) -> dict[str, Any]:
+    """The JSON object that a run ends with. Every rank takes part."""
+    n, batch = comm.world_size, settings.training.batch
+    sent = comm.gather_rows("ids_sent", [float(progress.ids_sent)])
+    symbols = model.symbols(n, batch)
+    symbols |= {"s": float(strategy.value_bytes), "m": sum(row[0] for row in sent) / (progress.steps * batch)}
+    by_op = {op.name: op.sent_bytes(symbols) for op in strategy.plan.collectives}
+    seconds = np.array(progress.step_seconds or [float("nan")])
+    times = {"median": np.median(seconds), "mean": seconds.mean(), "p95": np.quantile(seconds, 0.95)}
+    measured = bool(progress.step_seconds)
+    best = progress.best or {}
+    return {
+        "schema_version": 1,
+        "data": opened.name,
+        "fell_back": bool(opened.fallback_reason),
+        "fallback_reason": opened.fallback_reason or None,
+        "model": model.name,
+        "strategy": settings.strategy,
+        "world_size": n,
+        "backend": comm.backend,
+        "device": str(comm.device.type),
+        "dtype": settings.dtype,
+        "seed": settings.seed,
+        "batch": batch,
+        "samples": {"validation": len(opened.source.validation), "test": len(opened.source.test)},
+        "samples_trained": progress.steps * batch,
+        "auc": best.get("auc"),
+        "logloss": best.get("logloss"),
+        "validation_auc": best.get("validation_auc"),
+        "best_epoch": best.get("epoch"),
+        "epochs": progress.epochs,
+        "steps": progress.steps,
+        "step_time_s": {key: float(value) if measured else None for key, value in times.items()},
+        "samples_per_s": batch / float(times["median"]) if measured else 0.0,
+        "bytes_per_worker_per_step": sum(by_op.values()),
+        "bytes_by_op": by_op,
+    }
+
+
+def _trace_session(
+    args: argparse.Namespace, settings: Settings, opened: Opened, comm: Comm, strategy: Strategy, model: Model
+) -> TraceSession | None:
+    if args.trace is None:
+        return None
+    batch, need = settings.training.batch, TraceSession.steps_needed(args.trace_warmup, args.trace_steps)
+    per_epoch = opened.source.steps(batch)
+    planned = settings.training.steps or need
+    if per_epoch is not None:
+        planned = min(planned, per_epoch * settings.training.epochs)
+    if planned < need:
+        how = f"{args.trace_warmup} to warm up, {args.trace_steps} recorded, {args.trace_steps} timed"
+        raise UsageError(f"--trace needs {need} steps ({how}), but the run has {planned}")
+    return TraceSession(args.trace, comm, strategy, model, batch, args.trace_warmup, args.trace_steps)
+
+
+def _log_file(path: Path | None) -> Any:
+    if path is None:
+        return nullcontext()
+    try:
+        file: IO[str] = path.open("w", encoding="utf-8", buffering=1)
+    except OSError as error:
+        raise FileError(path, "", f"cannot be written: {error.strerror}") from None
+    return file
+
+
+def _say_fallback(reason: str) -> None:
+    bar = "!" * 78
+    say(
+        f"{bar}\nMovieLens-100K cannot be had: {reason}\nTraining on SYNTHETIC data instead; its AUC says nothing about"
+    )
+    say(f"MovieLens. Put recbole-1.2.1-py3-none-any.whl somewhere and give its path with --data.\n{bar}")
+
+
+@record
+def entry() -> None:
+    code = run("des_ref.train", main)
+    if code:
+        sys.exit(code)
+
+
+if __name__ == "__main__":
+    entry()

@@ -2,7 +2,8 @@
 
 Every function takes plain dicts (the rows of result.json) and returns SVG text fit for pasting into a page: background
 transparent, ink in the page's own text colour (light or dark), ids that no other figure uses. With `path` it also
-writes that file (on white, for papers and READMEs) and the data it shows as CSV beside it. Same data, same bytes.
+writes that file (on white, for papers and READMEs) and the data it shows as CSV beside it. Same data, same bytes; no
+data is a ValueError.
 """
 
 from __future__ import annotations
@@ -65,7 +66,8 @@ INK, FAINT = "#1a1b1c", "#9a9b9c"  # stand-ins; an inline figure gets the page's
 
 def style_of(strategy: str) -> Style:
     """The style of a strategy; grey and its own name for one this version does not know."""
-    return STRATEGY_STYLE.get(strategy, Style(strategy, "#949494", "h"))
+    short = strategy if len(strategy) <= 40 else strategy[:39] + "…"
+    return STRATEGY_STYLE.get(strategy, Style(short, "#949494", "h"))
 
 
 # ------------------------------------------------------------------------------------------------ figures
@@ -75,8 +77,8 @@ def throughput(rows: Sequence[Row], path: Path | None = None) -> str:
     """Samples a second against GPUs, one line a strategy, and what linear scaling of the best start would give."""
     with house_style() as plt:
         figure, axes = plt.subplots(figsize=(6.4, 3.7))
-        first = min((r["gpus"] for r in rows), default=1)
-        start = max((r["samples_per_s"] for r in rows if r["gpus"] == first), default=1.0)
+        first = min(r["gpus"] for r in _some(rows))
+        start = max(r["samples_per_s"] for r in rows if r["gpus"] == first)
         scales = sorted({r["gpus"] for r in rows})
         axes.plot(scales, [start * g / first for g in scales], ls=(0, (2, 2)), lw=1, color=FAINT, label="linear")
         _lines(axes, rows, "samples_per_s")
@@ -91,14 +93,14 @@ def bytes_per_worker(rows: Sequence[Row], path: Path | None = None) -> str:
     """Bytes a worker sends in a step: against GPUs, and what they are for at the largest scale."""
     with house_style() as plt:
         figure, (left, right) = plt.subplots(1, 2, figsize=(9.2, 3.7), width_ratios=(1.0, 1.0))
-        scales = sorted({r["gpus"] for r in rows})
+        scales = sorted({r["gpus"] for r in _some(rows)})
         mib = [{**r, "mib": r["bytes_per_worker"] / 2**20} for r in rows]
         _lines(left, mib, "mib")
         gpu_axis(left, scales)
         log_axis(left, "{:,g}".format)
         left.set_ylabel("sent by a worker in a step (MiB)")
         _legend_below(left)
-        last = [r for r in rows if r["gpus"] == scales[-1]] if scales else []
+        last = [r for r in rows if r["gpus"] == scales[-1]]
         shares = []
         for row in last:
             total = sum(row["bytes_by_traffic"].values()) or 1.0
@@ -109,7 +111,7 @@ def bytes_per_worker(rows: Sequence[Row], path: Path | None = None) -> str:
             right, shares, ("sparse", "ids", "dense", "control"), [format_size(r["bytes_per_worker"], 3) for r in last]
         )
         right.set(xlabel="share of the bytes (%)", xlim=(0, 118), xticks=(0, 25, 50, 75, 100))
-        right.set_title(f"at {scales[-1]:,} GPUs" if scales else "", loc="left")
+        right.set_title(f"at {scales[-1]:,} GPUs", loc="left")
         _legend_below(right)
         columns = ("bytes_per_worker",)
         return _finish(figure, "Bytes a worker sends in a step", rows, columns, path, nested=("bytes_by_traffic",))
@@ -118,12 +120,12 @@ def bytes_per_worker(rows: Sequence[Row], path: Path | None = None) -> str:
 def step_breakdown(rows: Sequence[Row], path: Path | None = None) -> str:
     """Where a step's time goes: compute, exposed communication and idle; one panel a scale (at most four)."""
     parts = ("compute_s", "exposed_comm_s", "idle_s")
-    scales = _spread(sorted({r["gpus"] for r in rows}), 4)
+    scales = _spread(sorted({r["gpus"] for r in _some(rows)}), 4)
     with house_style() as plt:
         names = list(dict.fromkeys(r["strategy"] for r in rows))
-        columns = min(2, max(1, len(scales)))
-        lines = -(-max(1, len(scales)) // columns)
-        height = 0.55 + lines * (0.75 + 0.27 * max(1, len(names)))
+        columns = min(2, len(scales))
+        lines = -(-len(scales) // columns)
+        height = 0.55 + lines * (0.75 + 0.27 * len(names))
         figure, grid = plt.subplots(lines, columns, figsize=(4.6 * columns, height), sharey=True, squeeze=False)
         panels = list(grid.flat)
         for axes, gpus in itertools.zip_longest(panels, scales):
@@ -131,10 +133,10 @@ def step_breakdown(rows: Sequence[Row], path: Path | None = None) -> str:
                 axes.set_visible(False)
                 continue
             here = sorted((r for r in rows if r["gpus"] == gpus), key=lambda r: names.index(r["strategy"]))
-            unit, factor = _time_unit(max((r["step_time_s"] for r in here), default=1.0))
+            unit, factor = _time_unit(max(r["step_time_s"] for r in here))
             scaled = [{"strategy": r["strategy"], **{p: r[p] * factor for p in parts}} for r in here]
             _stacked(axes, scaled, parts, [format_time(r["step_time_s"], 3) for r in here])
-            axes.set_xlim(0, 1.24 * max((sum(r[p] for p in parts) for r in scaled), default=1.0))
+            axes.set_xlim(0, 1.24 * max(sum(r[p] for p in parts) for r in scaled))
             axes.locator_params(axis="x", nbins=6)
             axes.set_xlabel(f"time of a step ({unit})")
             axes.set_title(f"{gpus:,} GPUs", loc="left")
@@ -145,7 +147,7 @@ def step_breakdown(rows: Sequence[Row], path: Path | None = None) -> str:
 
 def predicted_vs_measured(steps: Sequence[Row], path: Path | None = None) -> str:
     """Measured and predicted time of each step. Rows: `step`, `measured_s`, `predicted_s` (either may be None)."""
-    values = [s[k] for s in steps for k in ("measured_s", "predicted_s") if s.get(k) is not None]
+    values = [s[k] for s in _some(steps) for k in ("measured_s", "predicted_s") if s.get(k) is not None]
     unit, factor = _time_unit(max(values, default=1.0))
     with house_style() as plt:
         figure, axes = plt.subplots(figsize=(6.4, 2.9))
@@ -173,13 +175,19 @@ def training_curve(epochs: Sequence[Row], path: Path | None = None) -> str:
     with house_style() as plt:
         figure, panels = plt.subplots(1, 2, figsize=(6.4, 2.5))
         for axes, key, label in zip(panels, ("auc", "logloss"), ("held-out AUC", "held-out logloss"), strict=True):
-            axes.plot([e["epoch"] for e in epochs], [e[key] for e in epochs], marker="o", ms=4, color="#0173b2")
+            axes.plot([e["epoch"] for e in _some(epochs)], [e[key] for e in epochs], marker="o", ms=4, color="#0173b2")
             axes.set(xlabel="epoch", ylabel=label)
             axes.xaxis.get_major_locator().set_params(integer=True)
         return _finish(figure, "Held-out quality after each epoch", epochs, ("epoch", "auc", "logloss"), path)
 
 
 # ------------------------------------------------------------------------------------------------ parts of figures
+
+
+def _some(rows: Sequence[Row]) -> Sequence[Row]:
+    if not rows:
+        raise ValueError("a figure needs at least one row")
+    return rows
 
 
 @contextmanager
@@ -235,8 +243,6 @@ def _lines(axes: Axes, rows: Sequence[Row], key: str) -> None:
         "strategy": [style_of(r["strategy"]).label for r in rows],
         key: [r[key] for r in rows],
     }
-    if not rows:
-        return
     sns.lineplot(
         data,
         x="gpus",

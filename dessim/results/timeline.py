@@ -44,26 +44,29 @@ class Counter:
 def timeline_events(slices: Iterable[Slice], counters: Iterable[Counter] = ()) -> list[dict[str, Any]]:
     """Chrome trace events: metadata first, then everything by time; an enclosing slice before what it encloses.
 
-    Processes and threads are numbered in order of appearance. Raises ValueError for a negative duration or a time
-    that is not finite.
+    Processes and threads are numbered in the order given, slices before counters. Raises ValueError for a negative
+    duration or a time that is not finite.
     """
     pids: dict[str, int] = {}
     tids: dict[tuple[str, str], int] = {}
     events: list[tuple[int, int, int, dict[str, Any]]] = []
+    slices = list(slices)
+    for slice_ in slices:
+        pids.setdefault(slice_.process, len(pids) + 1)
+        tids.setdefault((slice_.process, slice_.thread), len(tids) + 1)
     for counter in counters:
         at = _nanoseconds(counter.at_s)
         pid = pids.setdefault(counter.process, len(pids) + 1)
         event = {"ph": "C", "name": counter.name, "pid": pid, "ts": at / 1000, "args": dict(counter.values)}
         events.append((at, 0, len(events), event))
     for slice_, lane, start, end in _lanes(slices):
-        pid = pids.setdefault(slice_.process, len(pids) + 1)
         thread = slice_.thread if lane == 0 else f"{slice_.thread} #{lane + 1}"
         tid = tids.setdefault((slice_.process, thread), len(tids) + 1)
         event = {
             "ph": "X",
             "name": slice_.name,
             "cat": slice_.category,
-            "pid": pid,
+            "pid": pids[slice_.process],
             "tid": tid,
             "ts": start / 1000,
             "dur": (end - start) / 1000,

@@ -65,7 +65,12 @@ def result() -> dict[str, Any]:
     """A whole result, as `dessim demo` writes it."""
     ops = [
         {"name": "ids", "recorded_bytes": 1_843_200, "formula_bytes": 1_843_200, "formula": "(B/N)*m*(k+c)"},
-        {"name": "partials", "recorded_bytes": 6_832_128, "formula_bytes": 6_832_128, "formula": "B*(1 + (D+1) + H1)*s"},
+        {
+            "name": "partials",
+            "recorded_bytes": 6_832_128,
+            "formula_bytes": 6_832_128,
+            "formula": "B*(1 + (D+1) + H1)*s",
+        },
         {"name": "w1_grad", "recorded_bytes": 204_800, "formula_bytes": 204_800, "formula": "(H1*F*D)*s"},
     ]
     cases = [
@@ -115,7 +120,14 @@ def result() -> dict[str, Any]:
             "exposed_comm_s": 0.00795,
             "idle_s": 0.0009,
             "comm_by_op": [
-                {"name": o["name"], "collective": c, "algorithm": a, "bytes": o["recorded_bytes"], "time_s": t, "exposed_s": t}
+                {
+                    "name": o["name"],
+                    "collective": c,
+                    "algorithm": a,
+                    "bytes": o["recorded_bytes"],
+                    "time_s": t,
+                    "exposed_s": t,
+                }
                 for o, c, a, t in zip(
                     ops,
                     ("all_to_all", "all_reduce", "all_reduce"),

@@ -1,0 +1,196 @@
+"""The report: stands alone, escapes everything, says what the rows say."""
+
+from __future__ import annotations
+
+import copy
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from dessim.results.report import answer, percent, render_report, winners, write_report
+from tests.results.sample import projection, result
+
+DRAWING = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"><rect id="a" width="9" height="9"/></svg>'
+VOID = {"meta", "br", "hr", "img", "link", "input"}
+
+
+class Page(HTMLParser):
+    """Checks nesting; keeps tags, attributes and text."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.open, self.tags, self.attributes, self.text = [], [], [], ""
+        self.feed(html)
+        assert not self.open, self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open[-1] == tag, (tag, self.open[-3:])
+        self.open.pop()
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("style", "title"):
+            self.text += data
+
+
+@pytest.fixture(scope="module")
+def html():
+    steps = [{"step": i, "measured_s": 0.021, "predicted_s": 0.02} for i in range(4)]
+    return render_report(result(), cluster_svg=DRAWING, timeline="timeline.json.gz", steps=steps)
+
+
+def test_it_is_well_formed_and_loads_nothing(html):
+    page = Page(html)
+    assert not {"script", "link", "img", "iframe", "object"} & set(page.tags)
+    links = [value for name, value in page.attributes if name in ("href", "src", "xlink:href")]
+    assert [v for v in links if not v.startswith("#")] == ["https://ui.perfetto.dev"]
+    assert not any(name.startswith("on") for name, _ in page.attributes)
+    assert "@import" not in html and not re.search(r"url\((?!#)", html)
+
+
+def test_ids_are_unique(html):
+    ids = [value for name, value in Page(html).attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+
+
+def test_the_same_result_gives_the_same_bytes(html, tmp_path):
+    steps = [{"step": i, "measured_s": 0.021, "predicted_s": 0.02} for i in range(4)]
+    write_report(tmp_path / "report.html", result(), cluster_svg=DRAWING, timeline="timeline.json.gz", steps=steps)
+    assert (tmp_path / "report.html").read_text() == html
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0.7842",
+        "reference 0.785",
+        "1.8e-15",
+        "certified",
+        "21.13 ms",
+        "19.87 ms",
+        "−6 %",
+        "h100-8x_rail_128",
+        "R² 0.9931, n = 24",
+        "1,843,200",
+        "(B/N)*m*(k+c)",
+        "assumed (H100 SXM data sheet)",
+        "timeline.json.gz",
+        "How far to trust this",
+    ],
+)
+def test_every_part_is_there(html, text):
+    assert text in Page(html).text
+
+
+HOSTILE = "<script>alert(1)</script>\"'&{{ 7*7 }}{% raw %}"
+
+
+def poison(value):
+    if isinstance(value, str):
+        return HOSTILE
+    if isinstance(value, dict):
+        return {k: poison(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [poison(v) for v in value]
+    return value
+
+
+def test_hostile_names_are_text_everywhere():
+    bad = poison(result())
+    for row in bad["projection"]:  # figures tell rows apart by strategy, so keep a few different ones
+        row["strategy"] += str(row["gpus"] % 3)
+    html = render_report(bad, timeline=HOSTILE)
+    assert "<script" not in html
+    assert HOSTILE in Page(html).text
+    assert ">49<" not in html
+
+
+@pytest.mark.parametrize(
+    "drawing",
+    [
+        "<svg><script>1</script></svg>",
+        '<svg onload="x()"></svg>',
+        "<svg><a href='javascript:x()'>x</a></svg>",
+        '<svg><image href="http://example.org/x.png"/></svg>',
+        '<svg><use xlink:href="http://example.org/x.svg#a"/></svg>',
+        "<svg><foreignObject/></svg>",
+    ],
+)
+def test_a_drawing_that_could_run_or_load_is_refused(drawing):
+    with pytest.raises(ValueError, match="must be plain SVG"):
+        render_report(result(), cluster_svg=drawing)
+
+
+def test_a_fallback_and_a_failed_certificate_are_loud():
+    bad = copy.deepcopy(result())
+    bad["data"]["fallback"] = True
+    bad["certificate"] |= {"ok": False, "bytes_match": False}
+    text = Page(render_report(bad)).text
+    assert "Synthetic data." in text
+    assert "The equivalence certificate failed." in text
+    assert "certified" not in text
+    assert "differ from the formulas" in text
+
+
+def test_what_is_not_known_is_a_dash_not_a_crash():
+    bare = result() | {"reference_auc": None, "self_replay_error": None, "prediction_error": None, "projection": []}
+    bare["calibration"]["r2"] = None
+    text = Page(render_report(bare)).text
+    assert "no published reference" in text and "Nothing was projected" in text
+
+
+def rows(*speeds, gpus=8, bar=None):
+    base = projection(("des_all_reduce",), (8,))[0]
+    names = ("des_all_reduce", "table_wise", "ps_sync")
+    return [
+        {**base, "gpus": gpus, "strategy": n, "samples_per_s": s, "error_bar": bar}
+        for n, s in zip(names, speeds, strict=False)
+    ]
+
+
+def test_a_lead_within_the_error_is_a_tie():
+    (w,) = winners(rows(100.0, 103.0), uncertainty=0.05)
+    assert (w.strategy, w.rival, w.tie) == ("table_wise", "des_all_reduce", True)
+    assert w.lead == pytest.approx(0.03)
+    assert not winners(rows(100.0, 103.0), uncertainty=0.02)[0].tie
+    assert winners(rows(100.0, 103.0, bar=0.1), uncertainty=0.02)[0].tie
+    assert winners(rows(100.0), uncertainty=0.02)[0].rival is None
+    assert winners([], 0.05) == []
+
+
+def test_the_answer_tells_who_wins_where():
+    told = answer(
+        {
+            "projection": rows(300.0, 100.0, gpus=8) + rows(100.0, 101.0, gpus=64) + rows(100.0, 150.0, gpus=512),
+            "projection_cluster": "lab",
+            "prediction_error": -0.04,
+        }
+    )
+    assert told.startswith(
+        "On lab: at 8 GPUs, DES AllReduce is fastest, 3 times as fast as table-wise;"
+        " at 64 GPUs, table-wise and DES AllReduce are too close to call (1 % apart);"
+        " at 512 GPUs, table-wise is fastest, 50 % ahead of DES AllReduce."
+    )
+
+
+def test_percentages():
+    assert [percent(v) for v in (0.0596, 0.123, 0.0996, 1.5, 0.001, 0)] == [
+        "6 %",
+        "12 %",
+        "10 %",
+        "150 %",
+        "0.1 %",
+        "0 %",
+    ]
+    assert percent(-0.06, signed=True) == "−6 %"
+    assert percent(0.012, signed=True) == "+1.2 %"

@@ -18,7 +18,7 @@ from dessim.results import figures
 from dessim.results.figures import Row, style_of
 from dessim.units import format_count, format_size, format_time
 
-SOURCES = ("measured", "fitted", "formula", "assumed")  # kinds of provenance, the surest first
+SOURCES = ("measured", "fitted", "formula", "simulated", "assumed")  # kinds of provenance, the surest first
 ASSUMED_ERROR = 0.05  # a lead below this is a tie where no prediction was held against a measurement; assumed
 _FORBIDDEN = re.compile(
     r"<\s*(script|foreignObject|iframe|object|embed|image)\b|<[^>]*\s(on\w+|xlink:href|href)\s*=\s*[\"']?(?!#)", re.I

@@ -52,8 +52,15 @@ def console(file: IO[str] | None = None) -> Console:
 
 
 def print_table(table: Table, file: IO[str] | None = None) -> None:
-    """Print a table to stdout (or `file`)."""
-    console(file).print(table)
+    """Print a table to stdout (or `file`); into a pipe without the padding that rich ends lines with."""
+    out = console(file)
+    if out.is_terminal:
+        out.print(table)
+        return
+    with out.capture() as captured:
+        out.print(table)
+    lines = [line.rstrip() for line in captured.get().splitlines()]
+    out.file.write("\n".join(lines).strip("\n") + "\n")
 
 
 def projection_table(rows: Sequence[Row]) -> Table:

@@ -59,7 +59,10 @@ def fold(net: Incidence, kind: Ints, enabled: bool = True) -> Fold:
         return Fold(flows, flows, np.ones(net.n_flows, dtype=np.int64), compact, links)
     colour, link_colour = _refine(compact, kind)
     _, flow_of, count = np.unique(colour, return_index=True, return_counts=True)
-    _, link_rep = np.unique(link_colour, return_index=True)
+    # Colours of links are numbered by their first link, so that the quotient keeps the order of the whole.
+    _, first, colour_of = np.unique(link_colour, return_index=True, return_inverse=True)
+    link_rep = np.sort(first)
+    link_colour = np.argsort(np.argsort(first))[colour_of]
     # A quotient link's load from colour c: what all flows of c put on its representative.
     representative = np.zeros(len(links), dtype=bool)
     representative[link_rep] = True

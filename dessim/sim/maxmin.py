@@ -66,8 +66,10 @@ def max_min_rates(net: Incidence, cap: Floats | None = None) -> tuple[Floats, In
         freeze = capped.copy()
         freeze[flow[full]] = True
         rate[freeze] = level[freeze]
-        bound[flow[full]] = link[full]
-        bound[capped] = -1
+        # Of several links that fill at once the first is named, whatever order the entries come in.
+        first = np.full(net.n_flows, n_links, dtype=np.int64)
+        np.minimum.at(first, flow[full], link[full])
+        bound[freeze & ~capped] = first[freeze & ~capped]
         waiting &= ~freeze
         gone = freeze[flow]
         room -= np.bincount(link[gone], weight[gone] * rate[flow[gone]], minlength=n_links)

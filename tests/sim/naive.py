@@ -1,0 +1,72 @@
+"""The slowest thing that is obviously right: exact rational max-min one bottleneck at a time, one flow at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from dessim.sim.maxmin import Incidence
+
+
+@dataclass(frozen=True)
+class Flow:
+    """A flow over `path`: link -> weight."""
+
+    start: Fraction
+    size: Fraction
+    path: dict[int, Fraction]
+
+
+def rates(paths: Sequence[dict[int, Fraction]], capacity: Sequence[Fraction]) -> list[Fraction]:
+    """Textbook progressive filling in exact arithmetic: the single tightest link a round."""
+    rate: dict[int, Fraction] = {}
+    room = list(capacity)
+    while len(rate) < len(paths):
+        open_flows = [f for f in range(len(paths)) if f not in rate]
+        load = {}
+        for f in open_flows:
+            for link, weight in paths[f].items():
+                load[link] = load.get(link, Fraction(0)) + weight
+        share, tightest = min((room[link] / total, link) for link, total in load.items())
+        for f in open_flows:
+            if tightest in paths[f]:
+                rate[f] = share
+                for link, weight in paths[f].items():
+                    room[link] -= weight * share
+    return [rate[f] for f in range(len(paths))]
+
+
+def finish_times(flows: Sequence[Flow], capacity: Sequence[Fraction]) -> list[Fraction]:
+    """When each flow has drained, solving anew at every start and every finish."""
+    left = [f.size for f in flows]
+    done: list[Fraction | None] = [None] * len(flows)
+    now = Fraction(0)
+    while any(d is None for d in done):
+        active = [i for i, f in enumerate(flows) if done[i] is None and f.start <= now]
+        starts = [f.start for i, f in enumerate(flows) if done[i] is None and f.start > now]
+        horizon = min(starts, default=None)
+        if active:
+            speed = rates([flows[i].path for i in active], capacity)
+            step = min(left[i] / r for i, r in zip(active, speed, strict=True))
+            if horizon is not None:
+                step = min(step, horizon - now)
+            for i, r in zip(active, speed, strict=True):
+                left[i] -= r * step
+            now += step
+            for i in active:
+                if left[i] == 0:
+                    done[i] = now
+        else:
+            assert horizon is not None
+            now = horizon
+    return [d for d in done if d is not None]
+
+
+def incidence(paths: Sequence[dict[int, Fraction]], capacity: Sequence[Fraction]) -> Incidence:
+    """The same network for the solver under test."""
+    entries = [(f, link, float(w)) for f, path in enumerate(paths) for link, w in sorted(path.items())]
+    flow, link, weight = (np.array(column) for column in zip(*entries, strict=True))
+    return Incidence(len(paths), flow, link, weight, np.array([float(c) for c in capacity]))

@@ -1,0 +1,76 @@
+"""Folding is exact: the quotient has the rates and finish times of the whole."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dessim.cluster import load_cluster
+from dessim.sim.flows import incidence
+from dessim.sim.fluid import drain
+from dessim.sim.fold import fold
+from dessim.sim.maxmin import Incidence, max_min_rates
+from tests.sim import naive
+from tests.sim.test_maxmin import networks
+
+
+@st.composite
+def symmetric_networks(draw: st.DrawFn) -> tuple[Incidence, np.ndarray]:
+    """Copies of a random network that share some links: much to fold, and much that must not be."""
+    paths, capacity = draw(networks())
+    copies = draw(st.integers(1, 5))
+    shared = draw(st.integers(0, len(capacity)))
+    all_paths = [
+        {(link if link < shared else link + c * len(capacity)): w for link, w in path.items()}
+        for c in range(copies)
+        for path in paths
+    ]
+    net = naive.incidence(all_paths, capacity * copies)
+    size = np.array(draw(st.lists(st.integers(1, 3), min_size=len(paths), max_size=len(paths))) * copies, dtype=float)
+    if draw(st.booleans()):
+        size[draw(st.integers(0, len(size) - 1))] += 1  # one flow breaks the symmetry
+    return net, size
+
+
+@settings(max_examples=300, deadline=None)
+@given(symmetric_networks())
+def test_folded_equals_unfolded(case: tuple[Incidence, np.ndarray]) -> None:
+    net, size = case
+    folded = fold(net, size.astype(np.int64))
+    rate, _ = max_min_rates(folded.net)
+    whole, _ = max_min_rates(net)
+    assert rate[folded.colour] == pytest.approx(whole, rel=1e-9)
+    finish, _, _ = drain(folded.net, size[folded.flow_of])
+    assert finish[folded.colour] == pytest.approx(drain(net, size)[0], rel=1e-9)
+    assert folded.count.sum() == net.n_flows
+
+
+@settings(max_examples=100, deadline=None)
+@given(networks())
+def test_drain_equals_exact_rational_simulation(network: tuple[list[dict[int, Fraction]], list[Fraction]]) -> None:
+    paths, capacity = network
+    sizes = [Fraction(1 + (7 * i) % 5) for i in range(len(paths))]
+    flows = [naive.Flow(Fraction(0), size, path) for size, path in zip(sizes, paths, strict=True)]
+    expected = [float(t) for t in naive.finish_times(flows, capacity)]
+    finish, _, _ = drain(naive.incidence(paths, capacity), np.array([float(s) for s in sizes]))
+    assert finish == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_ring_over_1024_hosts_folds_to_a_handful_of_colours() -> None:
+    cluster = load_cluster("bench/two_level_1024")
+    ranks = np.arange(1024)
+    net, _, _ = incidence(cluster, ranks, (ranks + 1) % 1024)
+    folded = fold(net, np.zeros(1024, dtype=np.int64))
+    assert len(folded.count) <= 16
+    assert max_min_rates(folded.net)[0][folded.colour] == pytest.approx(max_min_rates(net)[0], rel=1e-12)
+
+
+def test_kind_keeps_flows_apart() -> None:
+    net = Incidence(2, np.array([0, 1]), np.array([0, 1]), np.ones(2), np.ones(2))
+    assert len(fold(net, np.array([0, 0])).count) == 1
+    assert len(fold(net, np.array([0, 1])).count) == 2
+    assert len(fold(net, np.array([0, 0]), enabled=False).count) == 2

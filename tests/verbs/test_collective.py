@@ -1,0 +1,105 @@
+"""Simulated collectives against closed forms, on beds where these are known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dessim.cluster import Cluster, load_cluster
+from dessim.collectives.closed_forms import bus_bandwidth, pairwise_time, ring_time
+from dessim.errors import CapacityError, UsageError
+from dessim.trace.schema import Collective
+from dessim.verbs.collective import run_collective
+
+LINK = 50e9
+GB = 1e9
+
+
+@pytest.fixture(scope="module")
+def switch(tmp_path_factory: pytest.TempPathFactory) -> Cluster:
+    """64 hosts at 50 GB/s on one switch, 1 us a link: a message crosses two."""
+    path: Path = tmp_path_factory.mktemp("bed") / "switch.toml"
+    text = load_cluster("one-switch_16").path.read_text().replace("count = 16", "count = 64")
+    path.write_text(text)
+    return load_cluster(path)
+
+
+@pytest.mark.parametrize("n", [*range(2, 18), 24, 32, 33, 48, 63, 64])
+@pytest.mark.parametrize("op", [Collective.ALL_REDUCE, Collective.REDUCE_SCATTER, Collective.ALL_GATHER])
+@pytest.mark.parametrize("size", [8.0, 1e6, GB])
+def test_ring_on_one_switch_is_the_closed_form(switch: Cluster, op: Collective, n: int, size: float) -> None:
+    measured = run_collective(switch, op, n, size, "ring")
+    expected = ring_time(op, n, size, alpha=2e-6, beta=1 / LINK)
+    assert measured.time_s == pytest.approx(expected, rel=1e-9)
+    if op is Collective.ALL_REDUCE:
+        # The same, as it is usually written.
+        assert measured.time_s == pytest.approx(2 * (n - 1) / n * size / LINK + 2 * (n - 1) * 2e-6, rel=1e-9)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 8, 16, 31, 64])
+def test_all_to_all_on_one_switch_is_the_closed_form(switch: Cluster, n: int) -> None:
+    pairwise = run_collective(switch, Collective.ALL_TO_ALL, n, GB, "pairwise").time_s
+    assert pairwise == pytest.approx(pairwise_time(n, GB, 2e-6, 1 / LINK), rel=1e-9)
+    direct = run_collective(switch, Collective.ALL_TO_ALL, n, GB, "direct").time_s
+    assert direct == pytest.approx((n - 1) / n * GB / LINK + 2e-6, rel=1e-9)
+
+
+@pytest.mark.parametrize("fold", [True, False])
+def test_known_figures_of_the_two_level_bed(fold: bool) -> None:
+    full, quarter = load_cluster("bench/two_level_1024"), load_cluster("bench/two_level_1024_4to1")
+    ring16 = run_collective(full, Collective.ALL_REDUCE, 16, GB, "ring", fold)
+    assert ring16.time_s == pytest.approx(37.56e-3, rel=1e-9)
+    ring1024 = run_collective(full, Collective.ALL_REDUCE, 1024, GB, "ring", fold)
+    assert ring1024.time_s == pytest.approx(2046 * (GB / 1024 / LINK + 4e-6), rel=1e-9)
+    direct = run_collective(full, Collective.ALL_TO_ALL, 64, GB, "direct", fold)
+    assert direct.time_s == pytest.approx(63 / 64 * GB / LINK + 4e-6, rel=1e-9)
+    # 4:1: a leaf's 16 hosts send 48/64 of their bytes up through 4 uplinks.
+    squeezed = run_collective(quarter, Collective.ALL_TO_ALL, 64, GB, "direct", fold)
+    assert squeezed.time_s == pytest.approx(60.004e-3, rel=1e-9)
+    assert squeezed.bound_by == "leaf_up"
+
+
+def test_hierarchical_all_reduce_is_the_sum_of_its_levels() -> None:
+    cluster = load_cluster("h100-8x_rail_128")
+    n, g = 64, 8
+    m = n // g
+    measured = run_collective(cluster, Collective.ALL_REDUCE, n, GB, "hierarchical")
+    latency = cluster.routes([0, 0], [1, 8]).latency
+    links = cluster.links
+    nvlink, nic = (float(links.capacity[links.of_kind(kind)[0]]) for kind in ("nvlink_up", "nic_up"))
+    overhead = cluster.transport.message_overhead
+    expected = (
+        2 * (g - 1) * (GB / g / nvlink + latency[0] + overhead)
+        + 2 * (m - 1) * (GB / n / nic + latency[1] + overhead)
+        + cluster.transport.op_overhead
+    )
+    assert measured.time_s == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("op", [Collective.ALL_REDUCE, Collective.ALL_TO_ALL])
+def test_auto_is_the_fastest_algorithm(op: Collective) -> None:
+    cluster = load_cluster("h100-8x_rail_128")
+    for size in (1e3, GB):
+        auto = run_collective(cluster, op, 32, size)
+        names = ("ring", "hierarchical") if op is Collective.ALL_REDUCE else ("pairwise", "direct", "hierarchical")
+        each = {name: run_collective(cluster, op, 32, size, name).time_s for name in names}
+        assert auto.time_s == pytest.approx(min(each.values()), rel=1e-12)
+        assert each[auto.algorithm] == pytest.approx(auto.time_s, rel=1e-12)
+
+
+def test_busbw_never_exceeds_the_slowest_link(switch: Cluster) -> None:
+    for n in (2, 7, 64):
+        for op in (Collective.ALL_REDUCE, Collective.ALL_TO_ALL, Collective.ALL_GATHER):
+            measured = run_collective(switch, op, n, GB)
+            assert measured.busbw <= LINK * (1 + 1e-9)
+            assert measured.busbw == pytest.approx(bus_bandwidth(op, n, GB, measured.time_s))
+
+
+def test_refusals(switch: Cluster) -> None:
+    with pytest.raises(CapacityError, match="has 64 GPUs"):
+        run_collective(switch, Collective.ALL_REDUCE, 65, GB)
+    with pytest.raises(UsageError, match="at least 2"):
+        run_collective(switch, Collective.ALL_REDUCE, 1, GB)
+    with pytest.raises(UsageError, match="more than 0"):
+        run_collective(switch, Collective.ALL_REDUCE, 2, 0)

@@ -74,12 +74,16 @@ def answer(result: Mapping[str, Any]) -> str:
         else:
             parts.append(f"{scales}, {name} is fastest, {_ahead(block)} {_list(rivals)}")
     sentences = [f"On {result['projection_cluster']}: " + "; ".join(parts) + "."]
-    last = max((r for r in rows if r["gpus"] == best[-1].gpus), key=lambda r: r["samples_per_s"])
+    there = [r for r in rows if r["gpus"] == best[-1].gpus]
+    last = max(there, key=lambda r: r["samples_per_s"])
     exposed = last["exposed_comm_s"] / last["step_time_s"]
     sentences.append(
-        f"At {last['gpus']:,} GPUs it trains {format_count(last['samples_per_s'], 3)} samples/s"
-        f" with steps of {format_time(last['step_time_s'], 3)}, of which {percent(exposed)} wait for the network."
+        f"At {last['gpus']:,} GPUs {style_of(last['strategy']).label} trains {format_count(last['samples_per_s'], 3)}"
+        f" samples/s with steps of {format_time(last['step_time_s'], 3)}, of which {percent(exposed)} wait for the network."
     )
+    des = max((r["samples_per_s"] for r in there if r["strategy"].startswith("des_")), default=None)
+    if des is not None and des < last["samples_per_s"]:
+        sentences.append(f"The better DES variant there reaches {percent(des / last['samples_per_s'])} of that.")
     return " ".join(sentences)
 
 

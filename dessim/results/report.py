@@ -79,7 +79,8 @@ def answer(result: Mapping[str, Any]) -> str:
     exposed = last["exposed_comm_s"] / last["step_time_s"]
     sentences.append(
         f"At {last['gpus']:,} GPUs {style_of(last['strategy']).label} trains {format_count(last['samples_per_s'], 3)}"
-        f" samples/s with steps of {format_time(last['step_time_s'], 3)}, of which {percent(exposed)} wait for the network."
+        f" samples/s with steps of {format_time(last['step_time_s'], 3)}, of which"
+        f" {percent(exposed)} wait for the network."
     )
     des = max((r["samples_per_s"] for r in there if r["strategy"].startswith("des_")), default=None)
     if des is not None and des < last["samples_per_s"]:

@@ -1,7 +1,7 @@
 """Is a trace sane, and what is in it?
 
 `check_trace` looks for what would make a replay wrong without looking wrong: collectives that some members did not
-join, members that disagree on kind or size, ops of one stream that overlap, dependencies that end too late, and
+join, members that disagree on kind or size, compute ops of one stream that overlap, dependencies that end too late, and
 recorded bytes that are not what the op's formula says (FLOPs and memory bytes are counted, their formulas are models:
 they need not be equal). It reads the trace only and reports every kind of problem, but of one kind on one rank only
 the first few.
@@ -78,7 +78,9 @@ def _order(ops: tuple[Op, ...]) -> Iterator[tuple[str, str]]:
                     f"{_name(op)} starts {late:.3f} us before {before.name!r}, which it needs, ends",
                 )
     streams: dict[str, Op] = {}
-    for op in sorted(ops, key=lambda o: (o.start_us, o.end_us)):
+    # A collective is recorded from its launch to its completion, queueing included: several may be under way.
+    running = [op for op in ops if op.kind is not Kind.COLLECTIVE]
+    for op in sorted(running, key=lambda o: (o.start_us, o.end_us)):
         last = streams.get(op.stream)
         if last is not None and op.start_us < last.end_us - SLACK_US:
             overlap = last.end_us - op.start_us

@@ -59,7 +59,7 @@ def test_a_sane_trace_has_no_problems():
         (damaged(0, IDS, group="pipeline"), "is in group 'pipeline', which trace.json does not have"),
         (damaged(1, IDS, group="first"), "is in group 'first', of which rank 1 is no member"),
         (damaged(0, LOOKUP, dur_us=25.0), "starts 5.000 us before 'lookup', which it needs, ends"),
-        (damaged(0, PARTIALS, start_us=2030.0), "'partials' overlaps 'ids' on stream 'comm' by 5.000 us"),
+        (damaged(0, BACKWARD, start_us=2015.0), "'backward' overlaps 'lookup' on stream 'compute' by 5.000 us"),
         (damaged(0, PARTIALS, deps=(999,)), "depends on id 999, which is not there"),
         (damaged(0, PARTIALS, deps=(22,)), "'partials', which it needs"),
         (damaged(0, LOOKUP, id=21), "id 21 is used twice (lookup and ids)"),
@@ -80,6 +80,10 @@ def test_an_even_all_to_all_needs_equal_bytes():
     for rank in (0, 1):
         ops[rank][IDS] = replace(ops[rank][IDS], splits=None)
     assert any("even all_to_all, but its bytes differ" in p for p in check_trace(trace(ops), evaluate))
+
+
+def test_collectives_may_be_under_way_together():
+    assert check_trace(damaged(0, PARTIALS, start_us=2022.0, deps=()), evaluate) == []
 
 
 def test_collectives_in_another_order_are_found():

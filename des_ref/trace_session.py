@@ -1,18 +1,20 @@
 """A trace of a few training steps: warm up, record, then time as many steps with nobody looking.
 
     steps 0 .. warmup-1        run as they are: the hash table fills, buffers and threads come up
-    the next `steps`           recorded, and written a whole step at a time
+    the next 2 * `steps`       in pairs: one watched fully, for FLOPs and bytes of memory; one watched lightly, for
+                               times and collectives, which is written, a whole step at a time
     the next `steps`           timed only: `Header.step_us["plain"]`, what a replay is held against
 
-A timed step starts at a barrier and is measured from the last rank's start to the last rank's end, on clocks made
-comparable by exchanging pings.
+FLOPs and memory bytes of a written op are those counted on its pair's first step, scaled by the plan's formula from
+that step's ids to this one's. A timed step starts at a barrier and is measured from the last rank's start to the last
+rank's end, on clocks made comparable by exchanging pings.
 """
 
 from __future__ import annotations
 
 import platform
-import time
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -25,7 +27,8 @@ from des_ref.data.batch import Batch
 from des_ref.strategies.base import NoMarks, StepResult, Strategy
 from dessim.errors import FileError
 from dessim.trace.io import RankWriter, begin, finish
-from dessim.trace.schema import Header
+from dessim.trace.schema import Header, Kind, Op
+from dessim.workload import formula
 from dessim.workload.model import Model
 
 _PINGS = 25
@@ -63,9 +66,11 @@ class TraceSession:
         self._path, self._comm, self._strategy, self._model, self._batch = path, comm, strategy, model, batch
         self._warmup, self._steps, self._at = warmup, steps, 0
         self._recorder = Recorder(comm, strategy.plan)
+        self._symbols = model.symbols(comm.world_size, batch) | {"s": float(strategy.value_bytes)}
+        self._counted: dict[str, Op] = {}
         self._spans: dict[str, list[tuple[float, float]]] = {"recorded": [], "plain": []}
         self._counts: list[tuple[float, float, float, float]] = []
-        self._offsets = clock_offsets_us(comm, self._clock_us)
+        self._offsets = clock_offsets_us(comm, self._recorder.now_us)
         if comm.rank == 0:
             try:
                 begin(path, self._header())
@@ -76,39 +81,63 @@ class TraceSession:
 
     @property
     def done(self) -> bool:
-        return self._at >= self._warmup + 2 * self._steps
+        return self._at >= self._warmup + 3 * self._steps
 
     @staticmethod
     def steps_needed(warmup: int, steps: int) -> int:
-        return warmup + 2 * steps
+        return warmup + 3 * steps
 
     def step(self, batch: Batch) -> StepResult:
         """One training step, recorded or timed if its turn has come; the last one writes the trace."""
         at, self._at = self._at, self._at + 1
         if at < self._warmup:
             return self._strategy.step(batch)
+        if at < self._warmup + 2 * self._steps:
+            return self._count(batch) if (at - self._warmup) % 2 == 0 else self._record(at, batch)
         self._comm.barrier()
-        if at < self._warmup + self._steps:
-            return self._record(at, batch)
-        start = self._clock_us()
+        start = self._recorder.now_us()
         result = self._strategy.step(batch)
-        self._spans["plain"].append((start, self._clock_us()))
+        self._spans["plain"].append((start, self._recorder.now_us()))
         if self.done:
             self._finish()
         return result
 
-    def _record(self, number: int, batch: Batch) -> StepResult:
+    def _watch(self, number: int, batch: Batch, full: bool) -> tuple[StepResult, list[Op]]:
         self._strategy.marks = self._recorder
-        start = self._clock_us()
-        with self._recorder.step(number):
+        with self._recorder.step(number, full):
             result = self._strategy.step(batch)
-        self._spans["recorded"].append((start, self._clock_us()))
         self._strategy.marks = NoMarks()
+        return result, self._recorder.take(self._strategy.op_vars(result.counts, self._batch))
+
+    def _count(self, batch: Batch) -> StepResult:
+        result, ops = self._watch(self._at - 1, batch, full=True)
+        self._counted = {op.name: op for op in ops}
+        return result
+
+    def _record(self, number: int, batch: Batch) -> StepResult:
+        self._comm.barrier()
+        start = self._recorder.now_us()
+        result, ops = self._watch(number, batch, full=False)
+        self._spans["recorded"].append((start, ops[-1].end_us))
+        self._writer.write_step(self._with_counts(op) for op in ops)
         counts = result.counts
-        self._writer.write_step(self._recorder.take(self._strategy.op_vars(counts, self._batch)))
         unique = len(torch.unique(batch.ids))
         self._counts.append((counts.ids_sent, unique, counts.rows, counts.pairs))
         return result
+
+    def _with_counts(self, op: Op) -> Op:
+        seen = self._counted.get(op.name)
+        if seen is None or op.kind is not Kind.COMPUTE:
+            return op
+        flops = seen.flops * self._growth(op.flops_size, seen, op)
+        return replace(op, flops=round(flops), mem_bytes=round(seen.mem_bytes * self._growth(op.mem_size, seen, op)))
+
+    def _growth(self, size: str | None, before: Op, now: Op) -> float:
+        """How much more the formula gives for `now` than for `before`."""
+        if size is None:
+            return 1.0
+        then, value = (formula.evaluate(size, {**self._symbols, **op.vars}) for op in (before, now))
+        return value / then if then else 1.0
 
     def _finish(self) -> None:
         comm = self._comm
@@ -129,16 +158,10 @@ class TraceSession:
             walls_us = {"recorded": walls[: self._steps], "plain": walls[self._steps :]}
             finish(self._path, self._header(measured, {k: tuple(v.tolist()) for k, v in walls_us.items()}))
 
-    def _clock_us(self) -> float:
-        """The recorder's clock, with nothing taken out."""
-        return (time.perf_counter_ns() - self._recorder.origin_ns) / 1e3
-
     def _header(
         self, measured: dict[str, float] | None = None, step_us: dict[str, tuple[float, ...]] | None = None
     ) -> Header:
         comm, strategy = self._comm, self._strategy
-        symbols = self._model.symbols(comm.world_size, self._batch)
-        symbols["s"] = float(strategy.value_bytes)
         return Header(
             name=self._model.name,
             world_size=comm.world_size,
@@ -146,10 +169,10 @@ class TraceSession:
             device=_device_name(comm),
             strategy=strategy.plan.strategy,
             model=self._model.model_dump(mode="json"),
-            symbols=symbols | {k: float(v) for k, v in (measured or {}).items()},
+            symbols=self._symbols | {k: float(v) for k, v in (measured or {}).items()},
             groups={WORLD_GROUP: tuple(range(comm.world_size))} | self._recorder.groups,
             warmup_steps=tuple(range(self._warmup)),
-            recorded_steps=tuple(range(self._warmup, self._warmup + self._steps)),
+            recorded_steps=tuple(range(self._warmup + 1, self._warmup + 2 * self._steps, 2)),
             clock_offset_us=self._offsets,
             step_us=step_us or {},
             software={

@@ -3,7 +3,7 @@
     python -m des_ref.train --json
     torchrun --standalone --nproc-per-node=4 -m des_ref.train --data ml-100k --json
     torchrun --standalone --nproc-per-node=4 -m des_ref.train --trace run.trace --trace-steps 20 --steps 100
-    torchrun --nnodes=2 --nproc-per-node=8 --rdzv-backend=c10d --rdzv-endpoint=HOST:29500 -m des_ref.train --config f.toml
+    torchrun --nnodes=2 --nproc-per-node=8 --rdzv-backend=c10d --rdzv-endpoint=HOST:29500 -m des_ref.train
     python -m des_ref.train --data train.txt.gz --model deepfm          (Criteo's columns)
 
 Progress goes to stderr; with --json, rank 0 ends with one JSON object on stdout. AUC and log loss are those of the
@@ -131,7 +131,7 @@ def train(
     source, limit = opened.source, settings.training.steps
     with _log_file(log if comm.rank == 0 else None) as lines:
         for epoch in range(settings.training.epochs):
-            loss = torch.zeros(())
+            loss = torch.zeros((), device=comm.device)
             for batch in source.batches(epoch, settings.training.batch, comm.rank, comm.world_size):
                 on_device = batch.to(comm.device)
                 start = time.perf_counter()
@@ -144,6 +144,8 @@ def train(
                 progress.ids_sent += result.counts.ids_sent
                 if progress.steps == limit:
                     break
+            if strategy.loss_is_share:
+                comm.all_reduce("loss", loss).wait()
             progress.epochs = epoch + 1
             line = _evaluate_epoch(progress, source.validation, source.test, comm, strategy)
             if comm.rank == 0:
@@ -248,7 +250,7 @@ def _trace_session(
     if per_epoch is not None:
         planned = min(planned, per_epoch * settings.training.epochs)
     if planned < need:
-        how = f"{args.trace_warmup} to warm up, {args.trace_steps} recorded, {args.trace_steps} timed"
+        how = f"{args.trace_warmup} to warm up, {2 * args.trace_steps} watched, {args.trace_steps} timed"
         raise UsageError(f"--trace needs {need} steps ({how}), but the run has {planned}")
     return TraceSession(args.trace, comm, strategy, model, batch, args.trace_warmup, args.trace_steps)
 

@@ -88,7 +88,7 @@ class Source(Protocol):
     test: Examples
 
     def batches(self, epoch: int, batch: int, rank: int, world_size: int) -> Iterator[Batch]:
-        """This rank's slices, batch / world_size samples each, of the epoch's global batches; a short end is dropped."""
+        """This rank's slices, batch / world_size samples each, of the epoch's global batches; a short end drops."""
         ...
 
     def steps(self, batch: int) -> int | None:

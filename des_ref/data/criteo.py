@@ -10,7 +10,6 @@ the tenth for test (up to a limit, kept in memory); the rest stream by as traini
 from __future__ import annotations
 
 import gzip
-import io
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -34,10 +33,11 @@ def _open(path: Path) -> IO[str]:
     try:
         if path.is_dir():
             raise FileError(path, "", "is a folder, not a Criteo TSV file")
-        raw = gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
+        if path.suffix == ".gz":
+            return gzip.open(path, "rt", encoding="ascii", newline="\n")
+        return path.open("r", encoding="ascii", newline="\n")
     except OSError as error:
         raise FileError(path, "", f"cannot be read: {error.strerror}") from None
-    return io.TextIOWrapper(raw, encoding="ascii", newline="\n")
 
 
 def _integer(text: str) -> int:

@@ -28,7 +28,7 @@ Initial = Callable[[Tensor], Mapping[str, Tensor]]
 
 
 class RowTable:
-    """Rows by id. `widths` names the value columns; `initial(ids)` gives first values of some, the others start at 0."""
+    """Rows by id. `widths` names the value columns; `initial(ids)` gives first values; columns it omits start at 0."""
 
     def __init__(
         self,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from des_ref.data.batch import Batch
+from des_ref.embedding.hash_table import RowTable
 from des_ref.embedding.optim import RowAdagrad
 from dessim.trace.schema import Phase
 from dessim.workload.plan import Plan
@@ -71,7 +72,9 @@ class Strategy(Protocol):
 
     plan: Plan
     marks: Marks
+    table: RowTable  # the rows this worker owns
     value_bytes: int  # of a value on the wire: the symbol s
+    loss_is_share: bool  # whether a step's loss is this worker's summand only
 
     def step(self, batch: Batch) -> StepResult:
         """Train on this worker's samples of a global batch; every worker's share has equally many."""

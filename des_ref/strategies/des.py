@@ -44,6 +44,7 @@ class _Des:
     """What both variants share: ids to owners, partials, sparse backward and update."""
 
     name: str
+    loss_is_share: bool
 
     def __init__(self, network: Network, optimizers: Optimizers, comm: Comm) -> None:
         self.network, self.comm = network, comm
@@ -109,7 +110,7 @@ class _Des:
     def op_vars(self, counts: Counts, samples: int) -> dict[str, dict[str, float]]:
         n = self.comm.world_size
         sent = {"m": counts.ids_sent * n / samples}
-        # What this worker holds, said as the mean that the plan's formulas expect: (B m / N) ids, U / N rows, B q pairs.
+        # What this worker holds, said as the means that the formulas expect: B m / N ids, U / N rows, B q pairs.
         held = {"m": counts.ids_held * n / samples, "U": float(counts.rows * n), "q": counts.pairs / samples}
         below = {name: held for name in ("lookup", "local_partials", "local_backward", "update_rows")}
         return {"split_ids": sent, "ids": sent} | below
@@ -173,6 +174,7 @@ class DesAllReduce(_Des):
     """DES-AR, the paper's: AllReduce of [B, K], the dense tail replicated on the whole batch."""
 
     name = "des_all_reduce"
+    loss_is_share = False
 
     def _labels(self, batch: Batch, samples: int) -> tuple[Tensor, Handle | None]:
         labels = batch.labels.new_empty(samples)
@@ -189,6 +191,7 @@ class DesReduceScatter(_Des):
     """DES-RS: ReduceScatter of [B, K], each worker's tail on its own B/N samples, tail gradients all-reduced."""
 
     name = "des_reduce_scatter"
+    loss_is_share = True
 
     def _labels(self, batch: Batch, samples: int) -> tuple[Tensor, Handle | None]:
         return batch.labels, None

@@ -36,7 +36,7 @@ def finish(partials: Tensor) -> Tensor:
 
 
 def reference(v: Tensor, index: Tensor, sample: Tensor, samples: int) -> Tensor:
-    """[B] from all vectors [V, D] and occurrences (index [n] into V, sample [n]): every pair, by a Gram matrix a sample.
+    """[B] from all vectors [V, D] and occurrences (index [n] into V, sample [n]): every pair, a Gram matrix a sample.
 
     sum over i < j of <v_i, v_j> is the strict upper triangle of G = X X^T, X the vectors of one sample. Quadratic in
     the ids of a sample and a Python loop over samples: the definition, not the trick.

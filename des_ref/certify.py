@@ -1,0 +1,284 @@
+"""The equivalence certificate: DES on n ranks trains exactly as one process does.
+
+    python -m des_ref.certify                       2 and 4 ranks, 30 steps, float64
+    python -m des_ref.certify --ranks 1,2,4,8 --strategy des_reduce_scatter --json
+
+Each case spawns n processes that train on synthetic multi-hot Zipf data through the real distributed path. Every
+rank's table holds *all* ids beforehand; the rows that it does not own are NaN, so that touching one would show. Rank 0
+also trains the plain reference (reference.py) and compares, after each step, loss, gradients and parameters. A recorder
+watches every step, and each collective's bytes must be those of the plan's formula exactly.
+
+Exit code 3 when a bound breaks: parameters within 1e-12, bytes equal, no NaN.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from des_ref.capture import Recorder
+from des_ref.cli import Parser, positive, run, say
+from des_ref.comm import Comm, open_comm
+from des_ref.data.batch import slice_of
+from des_ref.data.synthetic import Zipf
+from des_ref.embedding.optim import RowAdagrad
+from des_ref.hashing import owner_of
+from des_ref.models.build import Network
+from des_ref.reference import Reference
+from des_ref.strategies import STRATEGIES, check_strategy
+from des_ref.strategies.base import Optimizers, StepResult
+from dessim.errors import CheckFailed, SimulationError, UsageError
+from dessim.files import dump_json
+from dessim.trace.schema import Kind
+from dessim.workload.model import Model, load_model
+
+PARAMETER_BOUND = 1e-12  # docs: validation, the trainer
+_BATCH = 128
+_IDS_PER_FIELD = 1.7  # multi-hot: several ids a field, so that pairs split over ranks
+_VOCABULARY = 3000
+_SEED = 11
+_OPTIMIZERS = Optimizers(RowAdagrad(rate=0.05), dense_rate=1e-3, dense_weight_decay=1e-5, init_std=0.1)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One certificate: what to run. `sabotage` is called in each rank before training; tests break things with it."""
+
+    ranks: int
+    steps: int
+    model: str
+    strategy: str
+    device: str = "auto"
+    sabotage: Callable[[], None] | None = None
+
+
+def certify(case: Case) -> dict[str, Any]:
+    """Run one case in processes of its own; its part of the JSON object. Raises SimulationError if a rank dies."""
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as scratch:
+        meeting, answer = Path(scratch) / "meeting", Path(scratch) / "answer.json"
+        ranks = [
+            context.Process(target=_rank_main, args=(case, rank, meeting, answer), daemon=True)
+            for rank in range(case.ranks)
+        ]
+        for process in ranks:
+            process.start()
+        try:
+            for process in ranks:
+                process.join()
+        finally:
+            for process in ranks:
+                process.kill()
+        if not answer.is_file():
+            codes = [process.exitcode for process in ranks]
+            raise SimulationError(f"a rank of the {case.ranks}-rank certificate died (exit codes {codes}); see above")
+        return json.loads(answer.read_text("utf-8"))
+
+
+def _rank_main(case: Case, rank: int, meeting: Path, answer: Path) -> None:
+    torch.set_num_threads(1)
+    if case.sabotage is not None:
+        case.sabotage()
+    with open_comm(case.device, (meeting, rank, case.ranks)) as comm:
+        result = _run(case, load_model(case.model), comm)
+        if rank == 0:
+            answer.write_text(json.dumps(result), "utf-8")
+
+
+def _run(case: Case, model: Model, comm: Comm) -> dict[str, Any]:
+    batch = -(-_BATCH // comm.world_size) * comm.world_size
+    data = Zipf(model.input.fields, _IDS_PER_FIELD, min(model.input.vocabulary, _VOCABULARY), 1.05, _SEED)
+    batches = [data.examples(batch, part) for part in range(case.steps)]
+    vocabulary = torch.unique(torch.cat([b.ids for b in batches])).to(comm.device)
+
+    network = Network(model, _SEED, torch.float64, comm.device)
+    strategy = STRATEGIES[case.strategy](network, _OPTIMIZERS, comm)
+    mine = owner_of(vocabulary, comm.world_size) == comm.rank
+    rows = strategy.table.find_or_insert(vocabulary)
+    for values in strategy.table.columns.values():
+        values[rows[~mine]] = float("nan")
+    recorder = Recorder(comm, strategy.plan)
+    strategy.marks = recorder
+    # The vocabulary is sorted, so the reference can look ids up by bisection.
+    plain = Reference(Network(model, _SEED, torch.float64, "cpu"), _OPTIMIZERS, vocabulary.cpu())
+    symbols = model.symbols(comm.world_size, batch) | {"s": float(strategy.value_bytes)}
+
+    worst = {"loss": 0.0, "grad": 0.0, "param": 0.0}
+    audit = _Audit([op.name for op in strategy.plan.collectives])
+    for step, examples in enumerate(batches):
+        whole = examples.take(torch.arange(batch))
+        with recorder.step(step):
+            result = strategy.step(slice_of(whole, comm.rank, comm.world_size).to(comm.device))
+        for op in recorder.take(strategy.op_vars(result.counts, batch)):
+            if op.kind is Kind.COLLECTIVE:
+                planned = strategy.plan.op(op.name)
+                audit.add(op.name, op.bytes, planned.bytes({**symbols, **op.vars}))
+        shared = _share(network, strategy.table.columns, result, strategy.loss_is_share, vocabulary, mine, comm)
+        if comm.rank == 0:
+            expected = plain.step(whole)
+            differences = {
+                "loss": abs(shared.loss - expected.loss),
+                "grad": _distance(shared.grads, expected.grads),
+                "param": _distance(shared.parameters, plain.parameters),
+            }
+            worst = {key: _worse(worst[key], value) for key, value in differences.items()}
+    ops = audit.gather(comm)
+    formulas = {op.name: op.size for op in strategy.plan.collectives}
+    return {
+        "ranks": comm.world_size,
+        "max_loss_diff": worst["loss"],
+        "max_grad_diff": worst["grad"],
+        "max_param_diff": worst["param"],
+        "bytes_match": all(not op["mismatches"] for op in ops),
+        "ops": [{**op, "formula": formulas[op["name"]]} for op in ops],
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    loss: float
+    grads: dict[str, Tensor]
+    parameters: dict[str, Tensor]
+
+
+def _share(
+    network: Network,
+    columns: Mapping[str, Tensor],
+    result: StepResult,
+    loss_is_share: bool,
+    vocabulary: Tensor,
+    mine: Tensor,
+    comm: Comm,
+) -> _Shared:
+    """Rows and row gradients of all ranks over the whole vocabulary, and the replicated parameters."""
+    loss = result.loss.reshape(1).clone()
+    if loss_is_share:
+        comm.all_reduce("certificate", loss).wait()
+    grads, parameters = {}, {}
+    index = torch.searchsorted(vocabulary, result.row_ids)
+    for name, width in network.row_widths.items():
+        # Owned rows only; adding zeros of the others is exact.
+        grad = torch.zeros(len(vocabulary), width, dtype=network.dtype, device=comm.device)
+        grad[index] = result.row_grads[name]
+        values = torch.where(mine[:, None], columns[name], torch.zeros_like(grad))
+        for tensor in (grad, values):
+            comm.all_reduce("certificate", tensor).wait()
+        grads[name], parameters[name] = grad.cpu(), values.cpu()
+    for i, p in enumerate(network.dense_parameters):
+        grads[f"dense.{i}"] = _agreed(p.grad, comm).cpu()
+        parameters[f"dense.{i}"] = _agreed(p.detach(), comm).cpu()
+    return _Shared(float(loss), grads, parameters)
+
+
+def _agreed(replica: Tensor, comm: Comm) -> Tensor:
+    """The tensor that all ranks hold, or NaN where they are not the same to the last bit."""
+    flat = replica.reshape(1, -1)
+    all_ranks = flat.new_empty(comm.world_size, flat.shape[1])
+    comm.all_gather("certificate", all_ranks, flat.contiguous()).wait()
+    same = (all_ranks == all_ranks[0]).all(dim=0)
+    return torch.where(same, all_ranks[0], float("nan")).view_as(replica)
+
+
+def _distance(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> float:
+    return max(float((ours[name] - theirs[name]).abs().max()) for name in theirs)
+
+
+def _worse(a: float, b: float) -> float:
+    """The larger; NaN, a poisoned row that was used or replicas that came apart, becomes the largest float."""
+    return max(a, b) if b == b else sys.float_info.max
+
+
+class _Audit:
+    """Bytes of each collective, as recorded and by formula, over steps and ranks."""
+
+    def __init__(self, names: list[str]) -> None:
+        self._names = names
+        self._sums = {name: [0, 0, 0] for name in names}
+
+    def add(self, name: str, recorded: int, by_formula: int) -> None:
+        sums = self._sums[name]
+        sums[0] += recorded
+        sums[1] += by_formula
+        sums[2] += recorded != by_formula
+
+    def gather(self, comm: Comm) -> list[dict[str, Any]]:
+        """Totals over ranks, an op; `mismatches` counts single ops whose bytes differ, so that none can cancel."""
+        totals = torch.tensor([self._sums[name] for name in self._names], dtype=torch.int64, device=comm.device)
+        comm.all_reduce("certificate", totals).wait()
+        keys = ("recorded_bytes", "formula_bytes", "mismatches")
+        return [
+            {"name": n, **dict(zip(keys, row, strict=True))}
+            for n, row in zip(self._names, totals.tolist(), strict=True)
+        ]
+
+
+def passed(case: Mapping[str, Any]) -> bool:
+    """Whether every bound holds."""
+    return case["max_param_diff"] <= PARAMETER_BOUND and case["bytes_match"]
+
+
+def _print_table(strategy: str, cases: Sequence[Mapping[str, Any]]) -> None:
+    print(f"{strategy} against one process, float64, hash placement, unowned rows poisoned with NaN\n")
+    print("ranks   max|d loss|   max|d grad|  max|d param|   bytes")
+    for case in cases:
+        diffs = "".join(f"{case[key]:14.2e}" for key in ("max_loss_diff", "max_grad_diff", "max_param_diff"))
+        verdict = "equal" if case["bytes_match"] else "DIFFER"
+        print(f"{case['ranks']:5d}{diffs}   {verdict}{'' if passed(case) else '   FAILED'}")
+    print(f"\nbytes over all steps and ranks, {cases[-1]['ranks']} ranks")
+    for op in cases[-1]["ops"]:
+        print(f"  {op['name']:14s}{op['recorded_bytes']:14d} recorded{op['formula_bytes']:14d} = {op['formula']}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    p = Parser(prog="des_ref.certify", description=__doc__.split("\n")[0])
+    p.add_argument("--ranks", default="2,4", help="numbers of ranks, comma-separated (default: 2,4)")
+    p.add_argument("--steps", type=positive, default=30, help="steps to compare (default: 30)")
+    p.add_argument("--model", default="deepfm_ml100k", help="model file, or the name of a shipped one")
+    p.add_argument("--strategy", default="des_all_reduce", help=f"one of {', '.join(STRATEGIES)}")
+    p.add_argument("--placement", choices=("hash",), default="hash", help="of rows on ranks")
+    p.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    p.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
+    args = p.parse_args(argv)
+    check_strategy(args.strategy)
+    load_model(args.model)
+    counts = args.ranks.split(",")
+    if not all(c.strip().isdigit() and int(c) > 0 for c in counts):
+        raise UsageError(f"--ranks {args.ranks!r}: write numbers above 0, such as 2,4")
+    cases = []
+    for count in map(int, counts):
+        say(f"certifying {args.strategy} on {count} ranks, {args.steps} steps")
+        cases.append(certify(Case(count, args.steps, args.model, args.strategy, args.device)))
+    ok = all(map(passed, cases))
+    if args.json:
+        summary = {
+            "schema_version": 1,
+            "ok": ok,
+            "strategy": args.strategy,
+            "model": args.model,
+            "placement": args.placement,
+            "steps": args.steps,
+            "bound": PARAMETER_BOUND,
+            "max_param_diff": max(case["max_param_diff"] for case in cases),
+            "bytes_match": all(case["bytes_match"] for case in cases),
+            "cases": cases,
+        }
+        print(dump_json(summary), flush=True)
+    else:
+        _print_table(args.strategy, cases)
+    if not ok:
+        bad = ", ".join(str(case["ranks"]) for case in cases if not passed(case))
+        raise CheckFailed(f"the certificate fails on {bad} ranks: parameters within {PARAMETER_BOUND}, bytes equal")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run("des_ref.certify", main))

@@ -1,0 +1,94 @@
+"""The other side of the certificate: the same training on one process, sharing nothing with the distributed path.
+
+Rows are dense matrices over a known vocabulary instead of hash tables; operators are the `reference` functions of
+substitution/*; autograd runs through the whole model at once; the optimizers are written out as loops over parameters.
+Only the starting values, the dropout masks and the dense tail's parameter shapes come from the trainer's own code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from des_ref.data.batch import Batch
+from des_ref.models.build import Network
+from des_ref.strategies.base import Optimizers
+from des_ref.substitution import fc1, fm, lr
+
+_BETA_1, _BETA_2, _ADAM_EPS = 0.9, 0.999, 1e-8  # torch.optim.Adam's defaults
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceStep:
+    """One step's loss, and gradients by parameter name: `w` [V, 1], `v` [V, D], `dense.0` ..."""
+
+    loss: float
+    grads: dict[str, Tensor]
+
+
+class Reference:
+    """One-process training over the sorted ids `vocabulary` [V]."""
+
+    def __init__(self, network: Network, optimizers: Optimizers, vocabulary: Tensor) -> None:
+        self._network, self._optimizers, self._vocabulary = network, optimizers, vocabulary
+        table = network.new_table(optimizers.init_std)
+        rows = table.find_or_insert(vocabulary)
+        self.parameters = {name: table.columns[name][rows].clone() for name in network.row_widths}
+        dense = [p.detach().clone() for p in network.dense_parameters]
+        self.parameters |= {f"dense.{i}": p for i, p in enumerate(dense)}
+        self._sums = {name: torch.zeros(len(vocabulary), dtype=network.dtype) for name in network.row_widths}
+        self._moments = {name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in self.parameters.items()}
+        self._step = 0
+
+    def step(self, batch: Batch) -> ReferenceStep:
+        leaves = {name: p.clone().requires_grad_() for name, p in self.parameters.items()}
+        loss = self._loss(leaves, batch)
+        loss.backward()
+        grads = {name: leaf.grad for name, leaf in leaves.items()}
+        self._step += 1
+        for name, grad in grads.items():
+            if name in self._sums:
+                self._adagrad(name, grad)
+            else:
+                self._adam(name, grad)
+        return ReferenceStep(float(loss.detach()), grads)
+
+    def _loss(self, p: dict[str, Tensor], batch: Batch) -> Tensor:
+        model, samples = self._network.model, len(batch)
+        index = torch.searchsorted(self._vocabulary, batch.ids)
+        dense = [p[f"dense.{i}"] for i in range(len(self._network.dense_parameters))]
+        w1 = dense.pop(0) if self._network.w1 is not None else None
+        logits = dense.pop(0).expand(samples)
+        if "lr" in model.kinds:
+            logits = logits + lr.reference_sparse(p["w"], index, batch.sample, samples)
+        if "fm" in model.kinds:
+            logits = logits + fm.reference(p["v"], index, batch.sample, samples)
+        if w1 is not None:
+            masks = self._network.masks(samples, self._step)
+            x = fc1.reference(p["v"], index, batch.sample, batch.field, samples, w1) + dense.pop(0)
+            while dense:
+                x = torch.relu(x)
+                if masks is not None:
+                    x = x * masks.pop(0)
+                x = x @ dense.pop(0).T + dense.pop(0)
+            logits = logits + x[:, 0]
+        y = batch.labels.to(logits.dtype)
+        # -log sigmoid of the margin, written out: y x - log(1 + e^x), stable on both sides.
+        return (torch.logaddexp(torch.zeros_like(logits), logits) - y * logits).mean()
+
+    def _adagrad(self, name: str, grad: Tensor) -> None:
+        rows = self._optimizers.rows
+        for r in torch.nonzero(grad.abs().sum(dim=1))[:, 0].tolist():
+            self._sums[name][r] += grad[r].square().mean()
+            self.parameters[name][r] -= rows.rate * grad[r] / (self._sums[name][r].sqrt() + rows.eps)
+
+    def _adam(self, name: str, grad: Tensor) -> None:
+        p = self.parameters[name]
+        grad = grad + self._optimizers.dense_weight_decay * p
+        first, second = self._moments[name]
+        first.mul_(_BETA_1).add_((1 - _BETA_1) * grad)
+        second.mul_(_BETA_2).add_((1 - _BETA_2) * grad * grad)
+        mean, square = first / (1 - _BETA_1**self._step), second / (1 - _BETA_2**self._step)
+        p -= self._optimizers.dense_rate * mean / (square.sqrt() + _ADAM_EPS)

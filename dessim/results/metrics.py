@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 from dessim.sim.recorder import Record, Span
-from dessim.trace.schema import Kind
+from dessim.trace.schema import Collective, Kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +39,6 @@ class Breakdown:
     idle_s: float
     comm_by_op: tuple[OpCost, ...]
     bytes_by_link: dict[str, float]
-    step_end_s: tuple[float, ...]
     bound_by: str
 
     @property
@@ -62,38 +60,55 @@ class Breakdown:
 
 def breakdown(record: Record) -> Breakdown:
     """Take a record apart."""
-    steps = sorted({span.step for span in record.spans})
-    n_steps = max(len(steps), 1)
-    ends = tuple(max(s.end for s in record.spans if s.step == step) for step in steps)
+    windows = step_windows(record)
+    n_steps = max(len(windows), 1)
+    spans_of: dict[tuple[int, int], list[Span]] = {}
+    for span in _work(record):
+        spans_of.setdefault((span.rank_class, span.step), []).append(span)
     compute = exposed = 0.0
     by_op: dict[str, list[tuple[Span, float, float]]] = {}
     for number, ranks in enumerate(record.classes):
         weight = len(ranks) / record.n_ranks
-        spans = [s for s in record.spans if s.rank_class == number]
-        busy = _union((s.start, s.end) for s in spans if s.kind is Kind.COMPUTE)
-        either = _union((s.start, s.end) for s in spans)
-        compute += weight * _length(busy)
-        exposed += weight * (_length(either) - _length(busy))
-        for span in spans:
-            if span.collective is not None:
-                alone = (span.end - span.start) - _overlap(busy, span.start, span.end)
-                by_op.setdefault(span.name, []).append((span, weight, alone))
+        for step, window in windows.items():
+            spans = spans_of.get((number, step), [])
+            busy = _union(((s.start, s.end) for s in spans if s.kind is Kind.COMPUTE), window)
+            either = _union(((s.start, s.end) for s in spans), window)
+            compute += weight * _length(busy)
+            exposed += weight * (_length(either) - _length(busy))
+            for span in spans:
+                if span.collective is not None:
+                    alone = (span.end - span.start) - _overlap(busy, span.start, span.end)
+                    by_op.setdefault(span.name, []).append((span, weight, alone))
+    total = sum(end - start for start, end in windows.values())
     costs = tuple(_cost(name, entries, n_steps) for name, entries in by_op.items())
     return Breakdown(
         compute_s=compute / n_steps,
         exposed_comm_s=exposed / n_steps,
-        idle_s=max(record.end - compute - exposed, 0.0) / n_steps,
+        idle_s=max(total - compute - exposed, 0.0) / n_steps,
         comm_by_op=costs,
         bytes_by_link={kind: value / n_steps for kind, value in record.bytes_by_kind.items() if value > 0},
-        step_end_s=ends,
         bound_by=_bound_by(compute / n_steps, costs),
     )
 
 
 def step_times(record: Record) -> list[float]:
-    """Seconds of each step: from the end of the one before (0 for the first) to its own, over all ranks."""
-    ends = [0.0, *breakdown(record).step_end_s]
-    return [b - a for a, b in pairwise(ends)]
+    """Seconds of each step."""
+    return [end - start for start, end in step_windows(record).values()]
+
+
+def step_windows(record: Record) -> dict[int, tuple[float, float]]:
+    """Start and end of each step: from when the last rank has started it to when the last rank is done."""
+    starts: dict[int, dict[int, float]] = {}
+    ends: dict[int, float] = {}
+    for span in _work(record):
+        of_class = starts.setdefault(span.step, {})
+        of_class[span.rank_class] = min(of_class.get(span.rank_class, span.start), span.start)
+        ends[span.step] = max(ends.get(span.step, span.end), span.end)
+    return {step: (max(starts[step].values()), ends[step]) for step in sorted(starts)}
+
+
+def _work(record: Record) -> list[Span]:
+    return [span for span in record.spans if span.collective is not Collective.BARRIER]
 
 
 def _cost(name: str, entries: list[tuple[Span, float, float]], n_steps: int) -> OpCost:
@@ -120,9 +135,12 @@ def _bound_by(compute: float, costs: tuple[OpCost, ...]) -> str:
     return max(parts, key=lambda kind: parts[kind])
 
 
-def _union(intervals: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+def _union(intervals: Iterable[tuple[float, float]], window: tuple[float, float]) -> list[tuple[float, float]]:
+    """The parts of `window` that some interval covers, in order and apart."""
     merged: list[tuple[float, float]] = []
-    for start, end in sorted(intervals):
+    for start, end in sorted((max(a, window[0]), min(b, window[1])) for a, b in intervals):
+        if start >= end:
+            continue
         if merged and start <= merged[-1][1]:
             merged[-1] = (merged[-1][0], max(merged[-1][1], end))
         else:

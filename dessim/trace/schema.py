@@ -158,8 +158,9 @@ class Header:
 
     `symbols` are the job's sizes by their names in formulas (see dessim.workload.symbols); `model` is the model file's
     content; `groups` maps a group's name to its global ranks. `recorded_steps` are the steps in the rank files;
-    `step_us` holds wall times in microseconds a step: `recorded` while the recorder ran, `plain` of other steps
-    of the same run without it, the measurement a replay is held against.
+    `step_us` holds wall times in microseconds a step, from the last rank's start to the last rank's end: `recorded`
+    of the steps in the rank files, `plain` of other steps of the same run without the recorder, the measurement a
+    replay is held against.
     """
 
     name: str

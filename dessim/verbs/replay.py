@@ -99,6 +99,8 @@ def timeline_of(record: Record) -> Iterator[Slice]:
     """The record's spans as slices: one process a rank class, one thread a stream."""
     names = [f"rank {r[0]}" if len(r) == 1 else f"ranks {r[0]}-{r[-1]} (alike)" for r in record.classes]
     for span in sorted(record.spans, key=lambda s: (s.rank_class, s.start)):
+        if span.collective is Collective.BARRIER:
+            continue
         args: dict[str, Any] = {"step": span.step, "bound by": span.bound_by}
         if span.collective is not None:
             args |= {

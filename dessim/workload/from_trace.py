@@ -1,6 +1,11 @@
 """A recorded trace as a workload: every rank its own class, compute as long as it took, collectives by their size.
 
 What a collective took when it was recorded is not used: that is what the simulator predicts.
+
+Recorded steps need not follow each other, so they are replayed apart: all ranks enter a step together (a barrier that
+costs nothing) and start it as far from each other as they did. Within a step the host launches ops one after the
+other, and spends time between them that no op accounts for. So each op also waits for its *anchor*, the op whose end
+was the last thing the rank had seen when it launched this one, and then for as long as the rank took after that end.
 """
 
 from __future__ import annotations
@@ -9,43 +14,43 @@ from collections.abc import Mapping
 
 from dessim.errors import TraceError
 from dessim.trace.io import Trace, rank_file
-from dessim.trace.schema import Kind, Op
+from dessim.trace.schema import Collective, Kind, Op
 from dessim.workload.dag import RankClass, Task, Workload
+
+_LOOK_BACK = 64  # ops
+EVERYONE = "every rank"  # the group of the barrier between steps
 
 
 def workload_from_trace(trace: Trace) -> Workload:
     """The recorded steps of a trace, in order. Raises TraceError where the ops do not form a graph."""
     header = trace.header
-    first = min(
-        (ops[0].start_us + header.clock_offset_us[rank] for rank, ops in enumerate(trace.ranks) if ops), default=0.0
-    )
-    classes = []
+    first: dict[int, float] = {}  # when the first rank started a step, on rank 0's clock
     for rank, ops in enumerate(trace.ranks):
         if not ops:
             raise TraceError(trace.path / rank_file(rank), "", "no ops were recorded on this rank")
-        late = (ops[0].start_us + header.clock_offset_us[rank] - first) * 1e-6
-        classes.append(RankClass((rank,), _tasks(trace, rank, ops, max(late, 0.0))))
-    return Workload(header.name, header.world_size, tuple(classes), header.groups, header.recorded_steps)
+        for op in ops:
+            start = op.start_us + header.clock_offset_us[rank]
+            first[op.step] = min(first.get(op.step, start), start)
+    classes = tuple(RankClass((rank,), _tasks(trace, rank, first)) for rank in range(header.world_size))
+    groups = {**header.groups, EVERYONE: range(header.world_size)}
+    return Workload(header.name, header.world_size, classes, groups, header.recorded_steps)
 
 
-def _tasks(trace: Trace, rank: int, ops: tuple[Op, ...], late: float) -> tuple[Task, ...]:
-    position: dict[int, int] = {}
-    occurrence: dict[tuple[int, str], int] = {}
+def _tasks(trace: Trace, rank: int, first: Mapping[int, float]) -> tuple[Task, ...]:
+    ops, offset = trace.ranks[rank], trace.header.clock_offset_us[rank]
     tasks: list[Task] = []
-    previous_step_end: int | None = None
-    latest: int | None = None
-    step: int | None = None
+    position: dict[int, int] = {}  # op id -> its task
+    occurrence: dict[tuple[int, str], int] = {}
+    entry = -1  # the task that enters the step
     for number, op in enumerate(ops):
-        if op.step != step:
-            previous_step_end, step = latest, op.step
+        if number == 0 or op.step != ops[number - 1].step:
+            tasks.append(_enter(op, tuple(range(max(entry, 0), len(tasks)))))
+            entry = len(tasks) - 1
         deps = _deps(trace, rank, number, op, position)
-        if not deps and previous_step_end is not None:
-            deps = (previous_step_end,)  # the host starts a step when it is done with the one before
-        if deps:
-            ready = max(ops[d].end_us for d in deps)
-            delay = max(op.start_us - ready, 0.0) * 1e-6
-        else:
-            delay = late if not tasks else max(op.start_us - ops[0].start_us, 0.0) * 1e-6 + late
+        # Ops overlap little, so the anchor is among the last few.
+        seen = [o for o in ops[max(number - _LOOK_BACK, 0) : number] if o.step == op.step and o.end_us <= op.start_us]
+        anchor = max(seen, key=lambda o: o.end_us, default=None)
+        delay = op.start_us - anchor.end_us if anchor else op.start_us + offset - first[op.step]
         count = occurrence[op.step, op.name] = occurrence.get((op.step, op.name), 0) + 1
         tasks.append(
             Task(
@@ -54,8 +59,8 @@ def _tasks(trace: Trace, rank: int, ops: tuple[Op, ...], late: float) -> tuple[T
                 phase=op.phase,
                 kind=op.kind,
                 stream=op.stream,
-                deps=deps,
-                delay=delay,
+                deps=tuple(sorted({entry, *deps, *([position[anchor.id]] if anchor else [])})),
+                delay=delay * 1e-6,
                 duration=0.0 if op.kind is Kind.COLLECTIVE else op.dur_us * 1e-6,
                 collective=op.collective,
                 group=op.group,
@@ -63,10 +68,15 @@ def _tasks(trace: Trace, rank: int, ops: tuple[Op, ...], late: float) -> tuple[T
                 splits=op.splits,
             )
         )
-        position[op.id] = number
-        if latest is None or op.end_us >= ops[latest].end_us:
-            latest = number
+        position[op.id] = len(tasks) - 1
     return tuple(tasks)
+
+
+def _enter(op: Op, deps: tuple[int, ...]) -> Task:
+    """The barrier before a step, once everything of the step before is over."""
+    return Task(
+        "enter", op.step, op.phase, Kind.COLLECTIVE, "host", deps, collective=Collective.BARRIER, group=EVERYONE
+    )
 
 
 def _deps(trace: Trace, rank: int, number: int, op: Op, position: Mapping[int, int]) -> tuple[int, ...]:

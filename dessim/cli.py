@@ -164,7 +164,8 @@ def project(
 ) -> None:
     """Project a step to other strategies and scales, from a trace or a model file."""
     from dessim.cluster import load_cluster
-    from dessim.results.tables import print_table, projection_table, write_projection_csv
+    from dessim.results.show import print_projection
+    from dessim.results.tables import write_projection_csv
     from dessim.trace.io import load_trace
     from dessim.verbs.project import project as run
     from dessim.workload.model import load_model
@@ -191,9 +192,7 @@ def project(
     if json:
         _print_json({"cluster": machine.name, "model": job.model.name, "projection": rows})
     else:
-        print_table(projection_table(rows))
-        for key, text in rows[0]["provenance"].items():
-            print(f"{key}: {text}")
+        print_projection(rows)
 
 
 @app.command()

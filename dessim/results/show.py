@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dessim.results.report import percent
-from dessim.results.tables import key_value_table, print_table, table_of
+from dessim.results.tables import key_value_table, print_table, projection_table, table_of
 from dessim.units import format_size, format_time
 
 Values = Mapping[str, Any]
@@ -48,6 +48,15 @@ def print_replay(result: Values) -> None:
     ]
     columns = ("op", "collective", "algorithm", "size", "time", "exposed", "bound by")
     print_table(table_of(columns, rows, left=("collective", "algorithm", "bound by")))
+
+
+def print_projection(rows: Sequence[Values]) -> None:
+    """The table, where its numbers come from, and what it leaves out."""
+    print_table(projection_table(rows))
+    for key, text in rows[0]["provenance"].items():
+        print(f"{key}: {text}")
+    for strategy, caveat in dict.fromkeys((row["strategy"], row["caveat"]) for row in rows if row["caveat"]):
+        print(f"{strategy}: {caveat}")
 
 
 def print_description(found: Values) -> None:

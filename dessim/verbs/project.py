@@ -36,6 +36,7 @@ class Projection:
     bytes_per_worker: float
     bytes_by_traffic: Mapping[str, float]
     provenance: Mapping[str, str]
+    caveat: str
     error_bar: float | None
     record: Record
 
@@ -57,6 +58,7 @@ class Projection:
             **parts,
             "error_bar": self.error_bar,
             "provenance": dict(self.provenance),
+            "caveat": self.caveat,
         }
 
 
@@ -110,6 +112,7 @@ def _row(
             "communication": f"simulated on {cluster.name}; transport {cluster.transport.name}",
             "sizes": job.sizes_from,
         },
+        caveat=plan.caveat,
         error_bar=error_bar,
         record=record,
     )

@@ -58,10 +58,11 @@ class PlannedOp:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The ops of one step of one strategy, in issue order."""
+    """The ops of one step of one strategy, in issue order. `caveat` says what the plan leaves out, if it matters."""
 
     strategy: str
     ops: tuple[PlannedOp, ...]
+    caveat: str = ""
 
     def __post_init__(self) -> None:
         seen: dict[str, None] = {}

@@ -63,4 +63,5 @@ def ps_sync(model: Model) -> Plan:
             update_rows("u", "push_keys", "push_rows"),
             update_dense(f"({weights}/N)", "update_rows", "push_dense"),
         ),
+        caveat="servers answer from GPU memory at once: a lower bound for servers on CPUs, which queue",
     )

@@ -36,6 +36,7 @@ def table_wise(model: Model) -> Plan:
             *_data_parallel(model),
             *_scatter_and_update(model, "pooled_grad", f"B*{POOLED}/N"),
         ),
+        caveat="tables count as balanced over the workers, which needs at least as many equal tables as workers",
     )
 
 

@@ -127,6 +127,11 @@ def render_report(
         uncertainty=uncertainty,
         winners=winners(rows, uncertainty),
         provenance=_provenance(rows),
+        caveats=[
+            {"strategy": strategy, "text": text}
+            for strategy, text in dict.fromkeys((r["strategy"], r.get("caveat")) for r in rows)
+            if text
+        ],
         throughput=Markup(figures.throughput(rows)) if rows else "",
         breakdown=Markup(figures.step_breakdown(rows)) if rows else "",
         sent=Markup(figures.bytes_per_worker(rows)) if rows else "",

@@ -1,0 +1,167 @@
+"""The command line as a user meets it: one clear line, the right exit code, JSON that parses."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from dessim.cli import app
+from dessim.trace.io import write_trace
+from tests.trace.build import all_ops, header
+
+RAIL = "h100-8x_rail_128"
+
+
+def small_trace(folder: Path) -> Path:
+    path = folder / "tiny.trace"
+    write_trace(path, header(), all_ops())
+    return path
+
+
+def run(*arguments: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, list(arguments))
+    return result.exit_code, result.stdout, result.stderr
+
+
+def refused(code: int, text: str, *arguments: str) -> None:
+    """The command fails with `code` and one line on stderr that holds `text`; nothing goes to stdout."""
+    exit_code, out, err = run(*arguments)
+    assert (exit_code, out) == (code, ""), (exit_code, out, err)
+    assert text in err
+    assert len(err.strip().splitlines()) == 1, err
+
+
+PROJECT = ("project", "--model", "deepfm", "--strategy", "des_all_reduce", "--cluster", RAIL)
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "arguments"),
+    [
+        (2, "--gpus '0'", (*PROJECT, "--gpus", "0")),
+        (2, "--gpus '-8'", (*PROJECT, "--gpus", "8,-8")),
+        (2, "--gpus 'many'", (*PROJECT, "--gpus", "many")),
+        (2, "an empty entry", (*PROJECT, "--gpus", "8,")),
+        (2, "has 1024 GPUs; --gpus 2048", (*PROJECT, "--gpus", "2048")),
+        (2, "unknown strategy 'des'", (*PROJECT[:4], "des", *PROJECT[5:], "--gpus", "8")),
+        (2, "not both", ("project", "x.trace", *PROJECT[1:], "--gpus", "8")),
+        (1, "no such model file", ("project", "--model", "nope", *PROJECT[3:], "--gpus", "8")),
+        (1, "no such topology", ("topo", "show", "h100")),
+        (1, "no such trace folder", ("trace", "info", "nowhere.trace")),
+        (1, "no such trace folder", ("replay", "nowhere.trace", "--cluster", RAIL)),
+        (2, "has no unit", ("collective", "all_reduce", "--cluster", RAIL, "--gpus", "8", "--size", "64")),
+        (2, "at least 2 GPUs", ("collective", "all_reduce", "--cluster", RAIL, "--gpus", "1", "--size", "64MiB")),
+        (
+            2,
+            "no algorithm 'tree'",
+            ("collective", "all_reduce", "--cluster", RAIL, "--gpus", "8", "--size", "1MiB", "--algorithm", "tree"),
+        ),
+        (2, "write OP=NAME", (*PROJECT, "--gpus", "8", "--algorithm", "ring")),
+    ],
+)
+def test_mistakes_get_one_line_and_the_right_code(code: int, text: str, arguments: tuple[str, ...]) -> None:
+    refused(code, text, *arguments)
+
+
+def test_usage_errors_exit_2() -> None:
+    for arguments in (("frobnicate",), ("project",), ("topo", "show"), ("collective", "reduce", "--cluster", RAIL)):
+        assert run(*arguments)[0] == 2
+
+
+def test_a_bad_topology_file_names_file_key_and_unit(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('gpu = "h100-sxm"\ntransport = "ideal"\nspeed = 3\n[node]\ncount = 2\ngpus = 1\nnics = 1\n'
+                    '[node.nic]\nrate = 400\nefficiency = 1.0\nlatency = "1 us"\nsource = "x"\n'
+                    '[fabric]\nkind = "single_switch"\n')  # fmt: skip
+    code, _, err = run("topo", "check", str(path))
+    assert code == 1
+    assert str(path) in err and "speed" in err and "node.nic.rate" in err and "400 Gb/s" in err
+
+
+def test_json_objects_parse_and_carry_their_version(tmp_path: Path) -> None:
+    trace = small_trace(tmp_path)
+    commands: list[tuple[str, ...]] = [
+        ("topo", "list"),
+        ("topo", "show", RAIL),
+        ("topo", "check", RAIL),
+        ("collective", "all_reduce", "--cluster", RAIL, "--gpus", "16", "--size", "64MiB", "--algorithm", "ring"),
+        (*PROJECT, "--gpus", "8"),
+        ("trace", "info", str(trace)),
+        ("trace", "check", str(trace)),
+        ("replay", str(trace), "--cluster", "one-switch_16"),
+    ]
+    for command in commands:
+        code, out, err = run(*command, "--json")
+        assert (code, err) == (0, ""), (command, code, out, err)
+        assert json.loads(out)["schema_version"] == 1
+        code, out, _ = run(*command)
+        assert code == 0 and out.strip()
+
+
+def test_project_rows_have_what_they_promise() -> None:
+    strategies = "des_all_reduce,des_reduce_scatter,table_wise,ps_sync"
+    model, machine = ("--model", "deepfm"), ("--cluster", RAIL)
+    _, out, _ = run("project", *model, "--strategy", strategies, *machine, "--gpus", "8,64", "--json")
+    rows = json.loads(out)["projection"]
+    assert [(r["gpus"], r["strategy"]) for r in rows] == [(n, s) for n in (8, 64) for s in strategies.split(",")]
+    for row in rows:
+        parts = row["compute_s"] + row["exposed_comm_s"] + row["idle_s"]
+        assert row["step_time_s"] == pytest.approx(parts)
+        assert row["samples_per_s"] == pytest.approx(row["batch"] / row["step_time_s"])
+        assert row["bytes_per_worker"] == pytest.approx(sum(row["bytes_by_traffic"].values()))
+        assert set(row["provenance"]) == {"compute", "communication", "sizes"}
+
+
+def test_the_same_command_prints_the_same_bytes_folded_or_not() -> None:
+    command = (*PROJECT, "--gpus", "16,64", "--json")
+    first = run(*command)[1]
+    assert run(*command)[1] == first
+    whole, folded = (json.loads(text)["projection"] for text in (run(*command, "--fold", "off")[1], first))
+    for a, b in zip(whole, folded, strict=True):
+        assert a["step_time_s"] == pytest.approx(b["step_time_s"], rel=1e-9)
+        assert a["bound_by"] == b["bound_by"]
+
+
+def test_files_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    csv, svg = tmp_path / "rows.csv", tmp_path / "rail.svg"
+    assert run(*PROJECT, "--gpus", "8", "--csv", str(csv))[0] == 0
+    assert csv.read_text().startswith("gpus,strategy,")
+    assert run("topo", "draw", RAIL, "--out", str(svg))[0] == 0
+    assert svg.read_text().startswith("<svg")
+    before = svg.read_text()
+    refused(1, "no such topology", "topo", "draw", "nope", "--out", str(svg))
+    assert svg.read_text() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["rail.svg", "rows.csv"]
+
+
+def test_replay_writes_a_timeline(tmp_path: Path) -> None:
+    trace, timeline = small_trace(tmp_path), tmp_path / "t.json.gz"
+    assert run("replay", str(trace), "--cluster", "one-switch_16", "--timeline", str(timeline))[0] == 0
+    assert timeline.stat().st_size > 100
+
+
+def test_a_full_disk_is_one_line() -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "dessim", "topo", "list", "--json"], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 1
+    assert "No space left on device" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_reader_that_leaves_is_no_traceback() -> None:
+    command = f"{sys.executable} -m dessim topo draw {RAIL} | head -c 10"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert "Traceback" not in done.stderr and "Exception" not in done.stderr
+
+
+def test_help_needs_neither_numpy_nor_torch() -> None:
+    code = "import sys, dessim.cli; sys.exit(bool({'numpy', 'torch', 'networkx', 'seaborn'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": ""}).returncode == 0

@@ -264,6 +264,7 @@ class Recorder(TorchDispatchMode):
             start = self._last_us  # host work since the last op belongs to the segment it prepares
         elif self._last_segment is not None:
             self._last_segment.end_us = start  # or to the one it follows
+            self._last_segment = None
         self._last_us = start
         op = Op(self._next_id, self._step, phase, kind, name, stream, start, 0.0, self._frontier)
         self._next_id += 1

@@ -46,6 +46,7 @@ _BATCH = 128
 _IDS_PER_FIELD = 1.7  # multi-hot: several ids a field, so that pairs split over ranks
 _VOCABULARY = 3000
 _SEED = 11
+UNPLANNED = "unplanned"  # collectives that the plan does not name
 _OPTIMIZERS = Optimizers(RowAdagrad(rate=0.05), dense_rate=1e-3, dense_weight_decay=1e-5, init_std=0.1)
 
 
@@ -113,15 +114,17 @@ def _run(case: Case, model: Model, comm: Comm) -> dict[str, Any]:
     symbols = model.symbols(comm.world_size, batch) | {"s": float(strategy.value_bytes)}
 
     worst = {"loss": 0.0, "grad": 0.0, "param": 0.0}
-    audit = _Audit([op.name for op in strategy.plan.collectives])
+    formulas = {op.name: op.size for op in strategy.plan.collectives}
+    audit = _Audit([*formulas, UNPLANNED])
     for step, examples in enumerate(batches):
         whole = examples.take(torch.arange(batch))
         with recorder.step(step):
             result = strategy.step(slice_of(whole, comm.rank, comm.world_size).to(comm.device))
         for op in recorder.take(strategy.op_vars(result.counts, batch)):
             if op.kind is Kind.COLLECTIVE:
-                planned = strategy.plan.op(op.name)
-                audit.add(op.name, op.bytes, planned.bytes({**symbols, **op.vars}))
+                is_planned = op.name in formulas
+                due = strategy.plan.op(op.name).bytes({**symbols, **op.vars}) if is_planned else 0
+                audit.add(op.name if is_planned else UNPLANNED, op.bytes, due)
         shared = _share(network, strategy.table.columns, result, strategy.loss_is_share, vocabulary, mine, comm)
         if comm.rank == 0:
             expected = plain.step(whole)
@@ -131,15 +134,14 @@ def _run(case: Case, model: Model, comm: Comm) -> dict[str, Any]:
                 "param": _distance(shared.parameters, plain.parameters),
             }
             worst = {key: _worse(worst[key], value) for key, value in differences.items()}
-    ops = audit.gather(comm)
-    formulas = {op.name: op.size for op in strategy.plan.collectives}
+    ops = [op for op in audit.gather(comm) if op["name"] in formulas or op["mismatches"]]
     return {
         "ranks": comm.world_size,
         "max_loss_diff": worst["loss"],
         "max_grad_diff": worst["grad"],
         "max_param_diff": worst["param"],
         "bytes_match": all(not op["mismatches"] for op in ops),
-        "ops": [{**op, "formula": formulas[op["name"]]} for op in ops],
+        "ops": [{**op, "formula": formulas.get(op["name"], "0")} for op in ops],
     }
 
 

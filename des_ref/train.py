@@ -102,6 +102,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         opened = open_source(settings.data, model, settings.seed, comm)
         if opened.fallback_reason and comm.rank == 0:
             _say_fallback(opened.fallback_reason)
+        if opened.source.steps(settings.training.batch) == 0:
+            raise UsageError(f"--batch {settings.training.batch} is more than all training samples of {opened.name}")
         strategy = build_strategy(settings, model, comm)
         session = _trace_session(args, settings, opened, comm, strategy, model)
         progress = train(settings, opened, comm, strategy, session, args.log)
@@ -109,7 +111,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         summary["trace"] = str(args.trace) if args.trace is not None else None
         summary["wall_time_s"] = time.perf_counter() - started
         if comm.rank == 0:
-            say(f"test AUC {summary['auc']}  log loss {summary['logloss']}  ({summary['samples_per_s']:.0f} samples/s)")
+            auc = "undefined (one class only)" if summary["auc"] is None else f"{summary['auc']:.4f}"
+            say(f"test AUC {auc}  log loss {summary['logloss']:.4f}  {summary['samples_per_s']:,.0f} samples/s")
             if args.json:
                 print(dump_json(summary), flush=True)
     return 0

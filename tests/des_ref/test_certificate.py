@@ -1,0 +1,119 @@
+"""The certificate: green for the real thing, red for each way of getting it wrong."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from des_ref import certify
+from des_ref.certify import UNPLANNED, Case, passed
+from des_ref.cli import run
+
+
+def all_reduce_again() -> None:
+    """The trap of SumFeedingReplicas: all-reduce the gradient once more, so sparse gradients are N times too large."""
+    from des_ref import comm
+
+    def forward(ctx: Any, partials: Any, by: Any, name: str) -> Any:
+        ctx.by = by
+        total = partials.clone()
+        by.all_reduce(name, total).wait()
+        return total
+
+    def backward(ctx: Any, *grads: Any) -> Any:
+        total = grads[0].clone()
+        ctx.by.all_reduce("again", total).wait()
+        return total, None, None
+
+    comm.SumFeedingReplicas.forward = staticmethod(forward)  # type: ignore[method-assign]
+    comm.SumFeedingReplicas.backward = staticmethod(backward)  # type: ignore[method-assign]
+
+
+def wrong_owner() -> None:
+    """Ids go to a rank that does not own their rows: it reads poison."""
+    from des_ref.strategies import des
+
+    right = des.owner_of
+    des.owner_of = lambda ids, n: (right(ids, n) + 1) % n  # type: ignore[assignment]
+
+
+def fat_messages() -> None:
+    """The labels travel twice over: same training, more bytes than the plan says."""
+    import torch
+
+    from des_ref.strategies import des
+
+    def labels(self: Any, batch: Any, samples: int) -> Any:
+        doubled = torch.cat([batch.labels, batch.labels])
+        out = doubled.new_empty(2 * samples)
+        self.comm.all_gather("labels", out, doubled).wait()
+        return out.view(self.comm.world_size, 2, -1)[:, 0].reshape(-1), None
+
+    des.DesAllReduce._labels = labels  # type: ignore[method-assign]
+
+
+def case(tiny: Path, ranks: int, strategy: str = "des_all_reduce", steps: int = 4, sabotage: Any = None) -> Case:
+    return Case(ranks, steps, str(tiny), strategy, "cpu", sabotage)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("ranks", "strategy"),
+    [(1, "des_all_reduce"), (2, "des_all_reduce"), (4, "des_all_reduce"), (3, "des_reduce_scatter")],
+)
+def test_green(ranks: int, strategy: str, tiny: Path) -> None:
+    result = certify.certify(case(tiny, ranks, strategy))
+    assert passed(result), result
+    assert result["ranks"] == ranks and all(op["recorded_bytes"] > 0 for op in result["ops"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kinds", [("lr",), ("lr", "fm")])
+def test_green_without_an_mlp(kinds: tuple[str, ...], tmp_path: Path) -> None:
+    file = tmp_path / "wide.toml"
+    operators = "".join(f'[[operators]]\nkind = "{kind}"\n' for kind in kinds)
+    head = 'schema_version = 1\nname = "wide"\n[input]\nfields = 3\nids_per_sample = 5.0\nvocabulary = 90\n'
+    file.write_text(f"{head}[embedding]\nwidth = 5\n{operators}")
+    assert passed(certify.certify(case(file, 2)))
+
+
+@pytest.mark.slow
+def test_red_when_the_gradient_is_all_reduced_again(tiny: Path) -> None:
+    result = certify.certify(case(tiny, 2, sabotage=all_reduce_again))
+    assert not passed(result)
+    assert result["max_grad_diff"] > 1e-6 and result["max_param_diff"] > 1e-6
+    # The extra message is caught as well: no op of the plan.
+    (extra,) = (op for op in result["ops"] if op["name"] == UNPLANNED)
+    assert extra["recorded_bytes"] > 0 and not result["bytes_match"]
+
+
+@pytest.mark.slow
+def test_red_when_a_rank_touches_rows_it_does_not_own(tiny: Path) -> None:
+    result = certify.certify(case(tiny, 2, steps=1, sabotage=wrong_owner))
+    assert not passed(result) and result["max_loss_diff"] == sys.float_info.max
+
+
+@pytest.mark.slow
+def test_red_when_more_bytes_travel_than_planned(tiny: Path) -> None:
+    result = certify.certify(case(tiny, 2, steps=2, sabotage=fat_messages))
+    assert not passed(result) and not result["bytes_match"] and result["max_param_diff"] < 1e-12
+    (labels,) = (op for op in result["ops"] if op["name"] == "labels")
+    assert labels["recorded_bytes"] == 2 * labels["formula_bytes"] and labels["mismatches"] == 4
+
+
+def test_red_exits_3(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = {
+        "ranks": 2,
+        "max_loss_diff": 0.0,
+        "max_grad_diff": 0.0,
+        "max_param_diff": 2e-12,
+        "bytes_match": True,
+        "ops": [],
+    }
+    monkeypatch.setattr(certify, "certify", lambda _: bad)
+    assert run("des_ref.certify", lambda: certify.main(["--ranks", "2", "--json"])) == 3
+    captured = capsys.readouterr()
+    assert '"ok": false' in captured.out and "the certificate fails on 2 ranks" in captured.err

@@ -1,0 +1,99 @@
+"""The trainer from its command line: what it learns, what it prints, and that ranks do not change the answer."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from des_ref import train
+from des_ref.data import movielens
+
+ML100K_AUC = 0.785  # DeepFM, random split: docs, quality references
+KEYS = {
+    "data", "fell_back", "samples", "auc", "logloss", "epochs", "steps", "step_time_s", "samples_per_s", "world_size",
+    "strategy", "bytes_per_worker_per_step", "bytes_by_op",
+}  # fmt: skip
+
+
+def alone(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    assert train.main([*arguments, "--device", "cpu", "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def on_ranks(ranks: int, *arguments: str) -> dict[str, Any]:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    command = [*launcher, "-m", "des_ref.train", *arguments, "--device", "cpu", "--json"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=200, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
+def test_synthetic_clicks_are_learnt_and_runs_repeat(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "epochs.jsonl"
+    arguments = ("--data", "synthetic", "--model", str(tiny), "--epochs", "2", "--log", str(log))
+    first = alone(capsys, *arguments)
+    assert set(first) >= KEYS
+    assert first["auc"] > 0.6 and first["data"] == "synthetic" and not first["fell_back"]
+    assert [json.loads(line)["epoch"] for line in log.read_text().splitlines()] == [1, 2]
+    second = alone(capsys, *arguments)
+    assert (first["auc"], first["logloss"]) == (second["auc"], second["logloss"])
+    assert first["bytes_per_worker_per_step"] == 0  # one worker sends nothing
+
+
+def test_criteo_file_trains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "train.txt"
+    rows = ("\t".join([str(i % 2), *([str(i % 2)] * 13), *([f"{i % 3:08x}"] * 26)]) for i in range(200))
+    file.write_text("\n".join(rows) + "\n")
+    result = alone(capsys, "--data", str(file), "--model", "deepfm", "--batch", "32", "--epochs", "2")
+    assert result["data"] == str(file) and result["samples"] == {"validation": 20, "test": 20}
+
+
+def test_no_network_falls_back_loudly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(movielens.sys, "executable", "/bin/false")
+    assert train.main(["--steps", "2", "--json"]) == 0
+    captured = capsys.readouterr()
+    result = json.loads(captured.out)
+    assert result["fell_back"] and result["data"] == "synthetic" and "pip cannot download" in result["fallback_reason"]
+    assert "SYNTHETIC" in captured.err
+
+
+@pytest.mark.slow
+def test_movielens_auc_is_the_references(wheel: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = alone(capsys, "--data", str(wheel))
+    assert result["data"] == "ml-100k"
+    assert result["auc"] == pytest.approx(ML100K_AUC, abs=0.005)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["des_all_reduce", "des_reduce_scatter"])
+def test_ranks_do_not_change_the_auc(strategy: str, tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In float64, where rounding is too small to grow into another model; in float32 runs differ by about 3e-4."""
+    arguments = (
+        "--data",
+        "synthetic",
+        "--model",
+        str(tiny),
+        "--steps",
+        "40",
+        "--dtype",
+        "float64",
+        "--strategy",
+        strategy,
+    )
+    one, two = alone(capsys, *arguments), on_ranks(2, *arguments)
+    assert two["world_size"] == 2 and two["bytes_per_worker_per_step"] > 0
+    assert two["auc"] == pytest.approx(one["auc"], abs=1e-4)
+    assert two["logloss"] == pytest.approx(one["logloss"], abs=1e-9)

@@ -39,7 +39,7 @@ class Layer:
 @dataclass(frozen=True, slots=True, eq=False)
 class Links:
     """All directed links: `capacity` [L] payload bytes/s, `latency` [L] s, `kind` [L] index into `kinds`,
-    `src` and `dst` [L] vertex ids, which `layers` name."""
+    `src` and `dst` [L] vertex ids, which `layers` name. `even`: links of one kind have one capacity."""
 
     capacity: FloatArray
     latency: FloatArray
@@ -48,6 +48,12 @@ class Links:
     src: IntArray
     dst: IntArray
     layers: tuple[Layer, ...]
+    even: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        kinds = [self.capacity[self.kind == number] for number in range(len(self.kinds))]
+        even = all(bool((of_kind == of_kind[0]).all()) for of_kind in kinds if len(of_kind))
+        object.__setattr__(self, "even", even)
 
     def __len__(self) -> int:
         return len(self.capacity)

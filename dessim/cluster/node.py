@@ -8,7 +8,7 @@ NCCL 2.12", 2022). Left out: NUMA sides, host memory, PCIe switches shared by se
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -69,7 +69,7 @@ class NodeLinks:
             segments.append(path(rows, self.pcie_up + leaves_by, self.nic_up + nic_src))
         else:
             segments.append(path(rows, self.nic_up + nic_src))
-        segments += [Segment(rows[part.rows], part.links) for part in fabric.segments(nic_src, nic_dst)]
+        segments += [replace(part, rows=rows[part.rows]) for part in fabric.segments(nic_src, nic_dst)]
         if self.pcie_up >= 0:
             segments.append(path(rows, self.nic_down + nic_dst, self.pcie_down + dst))
         else:

@@ -20,14 +20,31 @@ from dessim.cluster.links import FloatArray, IntArray, Links
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Segment:
-    """Part of the way of the flows `rows` [m] (each at most once): `links` [m, k, h], k alternatives of h links.
+    """Part of the way of the flows `rows` [m] (each at most once): k alternatives of h links.
 
-    `twins`: whoever uses one of the alternatives uses all k alike, so that they always carry the same load.
+    Alternative j of row i is `first[i] + step[j]`; `first` [m, h] and `step` [k, h] (its first row is zero) stay apart
+    because their sum is large: a flow across a three-tier fabric has a thousand alternatives. `twins`: whoever uses
+    one of the alternatives uses all k alike, so that they always carry the same load.
     """
 
     rows: IntArray
-    links: IntArray
+    first: IntArray
+    step: IntArray
     twins: bool = False
+
+    @property
+    def links(self) -> IntArray:
+        """All alternatives, [m, k, h]."""
+        alternatives: IntArray = self.first[:, None, :] + self.step[None, :, :]
+        return alternatives
+
+    def one_of_twins(self, links: Links) -> IntArray:
+        """[m, 1, h]: at each hop the slowest of the twins, all that max-min sharing needs to know of them."""
+        if links.even:
+            return self.first[:, None, :]
+        alternatives = self.links
+        at: IntArray = np.argmin(links.capacity[alternatives], axis=1)[:, None, :]
+        return np.take_along_axis(alternatives, at, axis=1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,7 +86,7 @@ class Fabric(Protocol):
         ...
 
     def oversubscription(self, nic_capacity: float) -> float:
-        """Bytes/s a leaf's NICs can send over bytes/s its uplinks can carry, for the worst leaf; 1 if it has none."""
+        """Bytes/s NICs can send over bytes/s the uplinks above them can carry, for the worst switch; 1 if none has."""
         ...
 
     def port_problems(self) -> list[str]:
@@ -79,15 +96,20 @@ class Fabric(Protocol):
 
 def path(rows: IntArray, *hops: IntArray) -> Segment:
     """A segment without alternatives: each flow of `rows` [m] uses `hops[0][i]`, then `hops[1][i]`, and so on."""
-    return Segment(rows, np.stack(hops, axis=1)[:, None, :])
+    return Segment(rows, np.stack(hops, axis=1), np.zeros((1, len(hops)), dtype=np.int64))
+
+
+def spread(k: int, hops: int) -> IntArray:
+    """`Segment.step` for k alternatives whose links are next to each other at every hop."""
+    return np.repeat(np.arange(k), hops).reshape(k, hops)
 
 
 def assemble(n: int, segments: Sequence[Segment], links: Links, without_twins: bool = False) -> Routes:
     """Join segments, in the order given, into the routes of `n` flows. Linear in the number of entries, no sort.
 
-    `without_twins` keeps one of each set of twins, the slowest: all that max-min sharing needs to know.
+    `without_twins` keeps one of each set of twins.
     """
-    parts = [(s.rows, _slowest(s.links, links) if without_twins and s.twins else s.links, s.links) for s in segments]
+    parts = [(s.rows, s.one_of_twins(links) if without_twins and s.twins else s.links, len(s.step)) for s in segments]
     counts = np.zeros(n, dtype=np.int64)
     for rows, kept, _ in parts:
         counts[rows] += kept.shape[1] * kept.shape[2]
@@ -95,8 +117,8 @@ def assemble(n: int, segments: Sequence[Segment], links: Links, without_twins: b
     link = np.empty(int(counts.sum()), dtype=np.int64)
     weight, copies = np.empty(len(link)), np.empty(len(link))
     latency = np.zeros(n)
-    for rows, kept, whole in parts:
-        (m, k, h), split = kept.shape, whole.shape[1]
+    for rows, kept, split in parts:
+        m, k, h = kept.shape
         at = cursor[rows][:, None] + np.arange(k * h)
         link[at] = kept.reshape(m, k * h)
         weight[at], copies[at] = 1.0 / split, split / k
@@ -105,11 +127,3 @@ def assemble(n: int, segments: Sequence[Segment], links: Links, without_twins: b
             # Twins differ in rate at most, so one tells the latency of all.
             latency[rows] += links.latency[kept].sum(axis=2).max(axis=1)
     return Routes(np.repeat(np.arange(n), counts), link, weight, latency, copies)
-
-
-def _slowest(alternatives: IntArray, links: Links) -> IntArray:
-    """Of each flow's k alternatives at each hop the slowest link, [m, 1, h]."""
-    if alternatives.shape[1] == 1 or not len(alternatives):
-        return alternatives[:, :1, :]
-    at: IntArray = np.argmin(links.capacity[alternatives], axis=1)[:, None, :]
-    return np.take_along_axis(alternatives, at, axis=1)

@@ -13,7 +13,7 @@ import numpy as np
 
 from dessim.cluster.links import IntArray, LinkBuilder
 from dessim.cluster.parts import Link, Switch
-from dessim.cluster.routing import Segment
+from dessim.cluster.routing import Segment, path, spread
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,14 +40,13 @@ class LeafSpine:
         """Up to a spine and down again, for NICs on different leaves."""
         a, b = self.leaf[src], self.leaf[dst]
         rows = np.flatnonzero(a != b)
-        if self.routing == "split":
-            spine = np.broadcast_to(np.arange(self.spines), (len(rows), self.spines))
-        else:
-            spine = (self.port[dst[rows]] % self.spines)[:, None]
-        up = self.up + a[rows, None] * self.spines + spine
-        down = self.down + b[rows, None] * self.spines + spine
+        up = self.up + a[rows] * self.spines
+        down = self.down + b[rows] * self.spines
+        if self.routing == "static":
+            spine = self.port[dst[rows]] % self.spines
+            return [path(rows, up + spine, down + spine)]
         # Split flows load all uplinks of a leaf alike, and all its downlinks.
-        return [Segment(rows, np.stack([up, down], axis=2), twins=self.routing == "split")]
+        return [Segment(rows, np.stack([up, down], axis=1), spread(self.spines, 2), twins=True)]
 
     def bisection(self, nic_capacity: float, first_half: IntArray) -> float:
         """Closed form of the maximum flow from one half to the other.

@@ -52,7 +52,7 @@ class Cluster:
 
     @property
     def kind(self) -> str:
-        """`single_switch`, `leaf_spine` or `rail_optimised`."""
+        """`single_switch`, `leaf_spine`, `rail_optimised` or `fat_tree`."""
         return self.fabric.kind
 
     def node_of(self, gpus: ArrayLike) -> IntArray:

@@ -10,12 +10,20 @@ from typing import Any
 from pydantic import ValidationError
 
 from dessim.cluster import parts
-from dessim.cluster.fabrics import leaf_spine, rail, single_switch
+from dessim.cluster.fabrics import fat_tree, leaf_spine, rail, single_switch
 from dessim.cluster.graph import Cluster
 from dessim.cluster.links import LinkBuilder
 from dessim.cluster.node import add_node_layers, add_node_links
 from dessim.cluster.routing import Fabric
-from dessim.cluster.spec import Catalogue, RailTable, SingleSwitchTable, TopologyFile, TwoTierTable, problems
+from dessim.cluster.spec import (
+    Catalogue,
+    FatTreeTable,
+    RailTable,
+    SingleSwitchTable,
+    TopologyFile,
+    TwoTierTable,
+    problems,
+)
 from dessim.errors import ClusterError
 
 MAX_FILE_BYTES = 1 << 20
@@ -89,11 +97,28 @@ def _build_fabric(builder: LinkBuilder, file: TopologyFile) -> tuple[Fabric, Any
     switch: parts.Switch | None = table.switch.build() if table.switch else None
     if isinstance(table, SingleSwitchTable):
         return single_switch.build(builder, n_nics, switch)
+    if isinstance(table, FatTreeTable):
+        return fat_tree.build(builder, n_nics, _tree(table, nics, switch))
     tiers = leaf_spine.Tiers(table.spines, table.links_per_spine, table.uplink.build(), switch, table.routing)
     if isinstance(table, RailTable):
         aware = table.rail_aware
         return rail.build(builder, file.node.count, nics, table.nodes_per_pod, tiers, rail_aware=aware)
     return leaf_spine.build(builder, n_nics, nics * table.nodes_per_leaf, tiers)
+
+
+def _tree(table: FatTreeTable, nics: int, switch: parts.Switch | None) -> fat_tree.Tree:
+    return fat_tree.Tree(
+        nics_per_leaf=nics * table.nodes_per_leaf,
+        leaves_per_pod=table.leaves_per_pod,
+        spines=table.spines_per_pod,
+        cores=table.cores_per_spine,
+        links_per_spine=table.links_per_spine,
+        links_per_core=table.links_per_core,
+        uplink=table.uplink.build(),
+        core_uplink=(table.core_uplink or table.uplink).build(),
+        switch=switch,
+        routing=table.routing,
+    )
 
 
 def _refuse_giants(file: TopologyFile, path: Path) -> None:
@@ -103,6 +128,10 @@ def _refuse_giants(file: TopologyFile, path: Path) -> None:
         per_leaf = fabric.nodes_per_pod if isinstance(fabric, RailTable) else fabric.nodes_per_leaf
         leaves = -(-node.count // per_leaf) * (node.nics if isinstance(fabric, RailTable) else 1)
         links += 2 * leaves * fabric.spines
+    elif isinstance(fabric, FatTreeTable):
+        leaves = -(-node.count // fabric.nodes_per_leaf)
+        pods = -(-leaves // fabric.leaves_per_pod)
+        links += 2 * fabric.spines_per_pod * (leaves + pods * fabric.cores_per_spine)
     if links > MAX_LINKS:
         raise ClusterError(path, "node.count", f"{links:,} links are more than the {MAX_LINKS:,} dessim can hold")
 

@@ -163,14 +163,19 @@ class SingleSwitchTable(Table):
     switch: Annotated[SwitchTable | None, _part("switch")] = None
 
 
-class TwoTierTable(Table):
-    """Keys that all fabrics of leaves and spines share."""
+class TieredTable(Table):
+    """Keys that all fabrics of several tiers share."""
 
-    spines: Count
     links_per_spine: Count = 1
     uplink: Annotated[LinkTable, _part("link")]
     switch: Annotated[SwitchTable | None, _part("switch")] = None
     routing: Literal["split", "static"] = "split"
+
+
+class TwoTierTable(TieredTable):
+    """Keys that all fabrics of leaves and spines share."""
+
+    spines: Count
 
 
 class LeafSpineTable(TwoTierTable):
@@ -188,7 +193,19 @@ class RailTable(TwoTierTable):
     rail_aware: Annotated[bool, Field(strict=True)] = True
 
 
-FABRIC_KINDS = ("single_switch", "leaf_spine", "rail_optimised")
+class FatTreeTable(TieredTable):
+    """`[fabric] kind = "fat_tree"`; without `core_uplink` the cables to the cores are like those to the spines."""
+
+    kind: Literal["fat_tree"]
+    nodes_per_leaf: Count
+    leaves_per_pod: Count
+    spines_per_pod: Count
+    cores_per_spine: Count
+    links_per_core: Count = 1
+    core_uplink: Annotated[LinkTable | None, _part("link")] = None
+
+
+FABRIC_KINDS = ("single_switch", "leaf_spine", "rail_optimised", "fat_tree")
 
 
 class TopologyFile(Table):
@@ -199,7 +216,7 @@ class TopologyFile(Table):
     gpu: Annotated[GpuTable, _part("gpu")]
     transport: Annotated[TransportTable, _part("transport")]
     node: NodeTable
-    fabric: Annotated[SingleSwitchTable | LeafSpineTable | RailTable, Field(discriminator="kind")]
+    fabric: Annotated[SingleSwitchTable | LeafSpineTable | RailTable | FatTreeTable, Field(discriminator="kind")]
 
 
 def problems(error: ValidationError) -> str:

@@ -56,17 +56,23 @@ def clusters(draw: st.DrawFn) -> Cluster:
             node["nvswitch"] = "nvswitch-gen3"
     if share > 1 or draw(st.booleans()):
         node["pcie"] = link(f"{draw(st.integers(1, 5))} GB/s", "0.4 us")
-    kind = draw(st.sampled_from(["single_switch", "leaf_spine", "rail_optimised"]))
+    kind = draw(st.sampled_from(["single_switch", "leaf_spine", "rail_optimised", "fat_tree"]))
     fabric: dict[str, Any] = {"kind": kind}
     if draw(st.booleans()):
         fabric["switch"] = "quantum-2"
     if kind != "single_switch":
-        fabric["spines"] = draw(st.integers(1, 4))
+        fabric["spines_per_pod" if kind == "fat_tree" else "spines"] = draw(st.integers(1, 4))
         fabric["links_per_spine"] = draw(st.integers(1, 2))
         fabric["uplink"] = link(f"{draw(st.integers(1, 5))} GB/s", "0.7 us")
         fabric["routing"] = draw(st.sampled_from(["split", "static"]))
-    if kind == "leaf_spine":
+    if kind in ("leaf_spine", "fat_tree"):
         fabric["nodes_per_leaf"] = draw(st.integers(1, 4))
+    if kind == "fat_tree":
+        fabric["leaves_per_pod"] = draw(st.integers(1, 3))
+        fabric["cores_per_spine"] = draw(st.integers(1, 3))
+        fabric["links_per_core"] = draw(st.integers(1, 2))
+        if draw(st.booleans()):
+            fabric["core_uplink"] = link(f"{draw(st.integers(1, 5))} GB/s", "0.9 us")
     if kind == "rail_optimised":
         fabric["nodes_per_pod"] = draw(st.integers(1, 4))
         fabric["rail_aware"] = draw(st.booleans())

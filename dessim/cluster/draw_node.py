@@ -1,0 +1,102 @@
+"""One server in a drawing of a cluster: NICs, GPUs and the NVSwitch plane, and what is written in the left margin."""
+
+from __future__ import annotations
+
+from dessim.cluster.graph import Cluster
+from dessim.cluster.links import Links
+from dessim.cluster.parts import Link
+from dessim.cluster.svg import FAINT, Box, Sheet
+from dessim.units import format_bandwidth, format_time
+
+MARGIN, LEFT, PANEL = 20.0, 290.0, 470.0
+NODE, NIC, GPU, PLANE = "#f7f7f4", "#fde8c8", "#f8d3d0", "#e3d7f0"
+WIRE = "#9aa5b1"
+SHOWN_GPUS = 8
+NETWORK = ("nic_up", "leaf_up", "spine_up")
+
+
+def one_node(sheet: Sheet, cluster: Cluster, leaves: list[Box], y: float) -> float:
+    """Node 0 in full; returns where its panel ends."""
+    node, links = cluster.node, cluster.links
+    shown = node.gpus if node.gpus <= SHOWN_GPUS else SHOWN_GPUS - 1
+    count = shown + (shown < node.gpus)
+    step = (PANEL - 20) / max(count, 4)
+    width = step - 10
+    start = LEFT + 10 + (PANEL - 20 - count * step) / 2 + 5
+    nic_y = y + 14
+    gpu_y = nic_y + (118 if node.pcie else 0)
+    plane_y = gpu_y + 114
+    bottom = plane_y + 56 if node.nvlink else gpu_y + 62
+    outline = Box(LEFT, y, PANEL, bottom - y)
+    sheet.box(outline, "", NODE)
+    sheet.text(LEFT + 8, bottom - 8, "node0", size=12, bold=True)
+
+    gpus = [Box(start + i * step, gpu_y, width, 36) for i in range(shown)]
+    for i, box in enumerate(gpus):
+        sheet.box(box, f"gpu{i}", GPU)
+    if shown < node.gpus:
+        gpus.append(
+            sheet.stack(Box(start + shown * step, gpu_y, width - 8, 36), f"{node.gpus - shown}\nmore", GPU, size=11)
+        )
+
+    tops = gpus
+    if node.pcie:
+        margin(sheet, nic_y + 60, "GPU – NIC (PCIe)", node.pcie, links, "pcie_up")
+        tops = _nics(sheet, cluster, gpus, nic_y)
+        for i, gpu in enumerate(gpus):
+            nic = tops[min(i * node.nics // node.gpus, len(tops) - 1)]
+            _inner(sheet, gpu.top, (_over(gpu, nic), nic.bottom[1]))
+    for i, top in enumerate(tops):
+        leaf = leaves[min(i, len(leaves) - 1)]
+        at = leaf.bottom if len(leaves) > 1 else (top.top[0], leaf.bottom[1])
+        sheet.line(at, (top.top[0], y), WIRE)
+        if i == len(tops) - 1:  # a folded NIC also stands for those on the leaves that follow
+            for rest in leaves[i + 1 :]:
+                sheet.line(rest.bottom, (top.top[0], y), WIRE)
+        _inner(sheet, (top.top[0], y), top.top)
+    if node.nvlink:
+        margin(sheet, gpu_y + 58, "GPU – NVSwitch plane", node.nvlink, links, "nvlink_up")
+        sheet.box(Box(LEFT + 15, plane_y, PANEL - 30, 30), "NVSwitch plane", PLANE)
+        for gpu in gpus:
+            _inner(sheet, gpu.bottom, (gpu.bottom[0], plane_y))
+    return bottom
+
+
+def _nics(sheet: Sheet, cluster: Cluster, gpus: list[Box], y: float) -> list[Box]:
+    """A NIC above the GPUs that use it."""
+    share = cluster.node.gpus // cluster.node.nics
+    boxes = []
+    for nic in range(0, cluster.node.nics):
+        users = gpus[nic * share : (nic + 1) * share] if nic * share < len(gpus) else []
+        if not users:
+            break
+        box = Box(users[0].x, y, users[-1].x + users[-1].width - users[0].x, 30)
+        last = cluster.node.nics - 1
+        # the NIC over the folded GPUs stands for all NICs that follow
+        folded = users[-1] is gpus[-1] and cluster.node.gpus > SHOWN_GPUS and nic < last
+        boxes.append(sheet.box(box, f"nic{nic} … {last}" if folded else f"nic{nic}", NIC, size=11))
+    return boxes
+
+
+def _over(gpu: Box, nic: Box) -> float:
+    """Where the PCIe line meets the NIC: straight above the GPU."""
+    return min(max(gpu.top[0], nic.x + 4), nic.x + nic.width - 4)
+
+
+def _inner(sheet: Sheet, a: tuple[float, float], b: tuple[float, float]) -> None:
+    """A line inside the node's panel, which would cover it if it were drawn with the others."""
+    sheet.shapes.append(
+        f'<line x1="{a[0]:g}" y1="{a[1]:g}" x2="{b[0]:g}" y2="{b[1]:g}" stroke="{WIRE}" stroke-width="1.4"/>'
+    )
+
+
+def margin(sheet: Sheet, y: float, title: str, link: Link, links: Links, kind: str, cables: int = 1) -> None:
+    """What the links of a layer are, beside them."""
+    members = links.of_kind(kind)
+    network = kind in NETWORK
+    wire = f"{link.rate * 8 / 1e9:.6g} Gb/s" if network else format_bandwidth(link.rate)
+    times = f"{cables} × " if cables > 1 else ""
+    payload = format_bandwidth(float(links.capacity[members[0]]))
+    sheet.text(MARGIN, y, title, size=12, bold=True)
+    sheet.text(MARGIN, y + 17, f"{times}{wire}, payload {payload}", ink=FAINT)
+    sheet.text(MARGIN, y + 34, f"{format_time(float(links.latency[members[0]]))}; {len(members):,} each way", ink=FAINT)

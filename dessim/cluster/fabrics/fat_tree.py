@@ -1,0 +1,166 @@
+"""Three tiers: leaves that hold the NICs, spines that join the leaves of a pod, cores that join the pods.
+
+The k-ary fat tree of Al-Fares, Loukissas and Vahdat (SIGCOMM 2008) with every count free: spine s of each pod reaches
+the cores of plane s and no others, so a message that crosses pods stays on the plane it went up on. With k-port
+switches k/2 hosts a leaf, k/2 leaves and spines a pod, k/2 cores a plane and k pods make k**3 / 4 hosts without
+oversubscription. All NICs of a node are on one leaf. Parallel cables count as one link of their sum. Left out: pods of
+different make, cores that several planes share.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dessim.cluster.links import IntArray, LinkBuilder
+from dessim.cluster.parts import Link, Switch
+from dessim.cluster.routing import Segment, path, spread
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """What a file says about the three tiers; spines are counted a pod, cores a spine (that is, a plane)."""
+
+    nics_per_leaf: int
+    leaves_per_pod: int
+    spines: int
+    cores: int
+    links_per_spine: int
+    links_per_core: int
+    uplink: Link
+    core_uplink: Link
+    switch: Switch | None
+    routing: str
+
+    @property
+    def leaf_uplinks(self) -> float:
+        """Payload bytes/s from a leaf to all spines of its pod."""
+        return self.uplink.capacity * self.links_per_spine * self.spines
+
+    @property
+    def pod_uplinks(self) -> float:
+        """Payload bytes/s from a pod to all cores."""
+        return self.core_uplink.capacity * self.links_per_core * self.cores * self.spines
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FatTree:
+    """NIC i is on leaf `i // nics_per_leaf`, leaf l in pod `l // leaves_per_pod`.
+
+    From leaf l to spine s of its pod goes link `leaf_up + l * spines + s`; from spine s of pod p to core c of plane s
+    link `spine_up + (p * spines + s) * cores + c`. Those back are `leaf_down`, `spine_down` with the same offsets.
+    """
+
+    tree: Tree
+    n_nics: int
+    leaf_up: int
+    leaf_down: int
+    spine_up: int
+    spine_down: int
+    kind: str = "fat_tree"
+    rail_aware: bool = False
+
+    @property
+    def routing(self) -> str:
+        return self.tree.routing
+
+    @property
+    def leaves(self) -> int:
+        return -(-self.n_nics // self.tree.nics_per_leaf)
+
+    @property
+    def pods(self) -> int:
+        return -(-self.leaves // self.tree.leaves_per_pod)
+
+    def segments(self, src: IntArray, dst: IntArray) -> list[Segment]:
+        """Up to a spine and down again inside a pod; up to a core and down again between pods."""
+        tree = self.tree
+        a, b = src // tree.nics_per_leaf, dst // tree.nics_per_leaf
+        pod_a, pod_b = a // tree.leaves_per_pod, b // tree.leaves_per_pod
+        near, far = np.flatnonzero((a != b) & (pod_a == pod_b)), np.flatnonzero(pod_a != pod_b)
+        up, down = self.leaf_up + a * tree.spines, self.leaf_down + b * tree.spines
+        over = tree.spines * tree.cores
+        core_up, core_down = self.spine_up + pod_a[far] * over, self.spine_down + pod_b[far] * over
+        if tree.routing == "static":
+            # D-mod-k: a digit of the destination for each tier, so that a shift never meets itself.
+            port, in_pod = dst % tree.nics_per_leaf, dst % (tree.nics_per_leaf * tree.leaves_per_pod)
+            spine = port % tree.spines
+            core = (spine * tree.cores + in_pod // tree.spines % tree.cores)[far]
+            up, down = up + spine, down + spine
+            return [
+                path(near, up[near], down[near]),
+                path(far, up[far], core_up + core, core_down + core, down[far]),
+            ]
+        # Twins: whatever leaves a leaf loads its uplinks alike, whatever leaves a pod all links of the pod to the
+        # cores; the same on the way down.
+        every_spine, every_core = spread(tree.spines, 1), spread(over, 2)
+        return [
+            Segment(near, np.stack([up[near], down[near]], axis=1), spread(tree.spines, 2), twins=True),
+            Segment(far, up[far, None], every_spine, twins=True),
+            Segment(far, np.stack([core_up, core_down], axis=1), every_core, twins=True),
+            Segment(far, down[far, None], every_spine, twins=True),
+        ]
+
+    def bisection(self, nic_capacity: float, first_half: IntArray) -> float:
+        """Closed form of the maximum flow from one half to the other, tier by tier.
+
+        Traffic turns round at the lowest switch that both halves share: that uses no uplink. What is left of a leaf
+        goes up as far as its uplinks carry it, meets what comes from the other leaves of the pod, and so on.
+        """
+        leaf = np.arange(self.n_nics) // self.tree.nics_per_leaf
+        supply = nic_capacity * np.bincount(leaf[first_half == 1], minlength=self.leaves)
+        demand = nic_capacity * np.bincount(leaf[first_half == 0], minlength=self.leaves)
+        at_leaves = np.minimum(supply, demand)
+        pod = np.arange(self.leaves) // self.tree.leaves_per_pod
+        rising = np.bincount(pod, np.minimum(supply - at_leaves, self.tree.leaf_uplinks))
+        falling = np.bincount(pod, np.minimum(demand - at_leaves, self.tree.leaf_uplinks))
+        at_spines = np.minimum(rising, falling)
+        upward = np.minimum(rising - at_spines, self.tree.pod_uplinks).sum()
+        downward = np.minimum(falling - at_spines, self.tree.pod_uplinks).sum()
+        return float(at_leaves.sum() + at_spines.sum() + min(upward, downward))
+
+    def oversubscription(self, nic_capacity: float) -> float:
+        """Of the fullest leaf or of the fullest pod, whichever is worse."""
+        a_leaf = min(self.n_nics, self.tree.nics_per_leaf)
+        a_pod = min(self.n_nics, self.tree.nics_per_leaf * self.tree.leaves_per_pod)
+        ratio = a_leaf * nic_capacity / self.tree.leaf_uplinks if self.leaves > 1 else 1.0
+        return max(ratio, a_pod * nic_capacity / self.tree.pod_uplinks) if self.pods > 1 else ratio
+
+    def port_problems(self) -> list[str]:
+        """One port a NIC and a cable."""
+        tree, switch = self.tree, self.tree.switch
+        if switch is None:
+            return []
+        up, over = tree.links_per_spine, tree.links_per_core
+        needs = {
+            "leaf": min(self.n_nics, tree.nics_per_leaf) + tree.spines * up,
+            "spine": min(self.leaves, tree.leaves_per_pod) * up + tree.cores * over,
+            "core": self.pods * over,
+        }
+        has = f"a {switch.name} has {switch.ports}"
+        return [f"a {tier} needs {ports} ports, {has}" for tier, ports in needs.items() if ports > switch.ports]
+
+
+def build(builder: LinkBuilder, n_nics: int, tree: Tree) -> tuple[FatTree, IntArray]:
+    """The fabric, and the vertex each NIC is attached to: consecutive NICs share a leaf."""
+    leaves = -(-n_nics // tree.nics_per_leaf)
+    pods = -(-leaves // tree.leaves_per_pod)
+    leaf0 = builder.add_layer("leaf", leaves)
+    spine0 = builder.add_layer("spine", pods * tree.spines)
+    core0 = builder.add_layer("core", tree.spines * tree.cores)
+    leaf, spine = np.divmod(np.arange(leaves * tree.spines), tree.spines)
+    below, above = leaf0 + leaf, spine0 + leaf // tree.leaves_per_pod * tree.spines + spine
+    pod, core = np.divmod(np.arange(pods * tree.spines * tree.cores), tree.spines * tree.cores)
+    middle, top = spine0 + pod * tree.spines + core // tree.cores, core0 + core
+    extra = tree.switch.latency if tree.switch else 0.0
+    near, far = tree.links_per_spine, tree.links_per_core
+    fabric = FatTree(
+        tree,
+        n_nics,
+        leaf_up=builder.add_links("leaf_up", tree.uplink, below, above, extra_latency=extra, bundle=near),
+        leaf_down=builder.add_links("leaf_down", tree.uplink, above, below, extra_latency=extra, bundle=near),
+        spine_up=builder.add_links("spine_up", tree.core_uplink, middle, top, extra_latency=extra, bundle=far),
+        spine_down=builder.add_links("spine_down", tree.core_uplink, top, middle, extra_latency=extra, bundle=far),
+    )
+    return fabric, leaf0 + np.arange(n_nics) // tree.nics_per_leaf

@@ -1,0 +1,203 @@
+"""Rung 3: SimGrid and dessim agree on when every message finishes, on random networks and on every fabric.
+
+Platforms have no latency here: SimGrid's fluid model weighs shares by latency (see peer.py). Where no two messages
+compete the latencies stay.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import simpy
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dessim.cluster import Cluster, load_cluster
+from dessim.cluster.links import IntArray, LinkBuilder
+from dessim.cluster.node import add_node_layers, add_node_links
+from dessim.cluster.parts import Link, Node
+from dessim.cluster.routing import Segment
+from dessim.sim.flows import route_flows
+from dessim.sim.network import Network
+from dessim.trace.schema import Collective
+from dessim.verbs.collective import run_collective
+from tests.validation import peer
+
+pytestmark = pytest.mark.slow
+GB = 1e9
+HOSTS = 6
+
+
+@pytest.fixture(scope="module", autouse=True)
+def simgrid() -> None:
+    try:
+        peer.program()
+    except peer.PeerMissing as missing:
+        pytest.skip(str(missing))
+
+
+@dataclass(frozen=True, eq=False)
+class RandomFabric:
+    """Any way from any host to any other: for each pair some segments of alternatives, drawn and not built."""
+
+    ways: dict[tuple[int, int], list[np.ndarray]]
+    first: int
+    kind: str = "random"
+    routing: str = "split"
+    rail_aware: bool = False
+
+    def segments(self, src: IntArray, dst: IntArray) -> list[Segment]:
+        parts = []
+        for row, pair in enumerate(zip(src.tolist(), dst.tolist(), strict=True)):
+            for links in self.ways[pair]:
+                step = links - links[0]
+                parts.append(Segment(np.array([row]), self.first + links[:1], step))
+        return parts
+
+    def bisection(self, nic_capacity: float, first_half: IntArray) -> float:
+        return np.inf
+
+    def oversubscription(self, nic_capacity: float) -> float:
+        return 1.0
+
+    def port_problems(self) -> list[str]:
+        return []
+
+
+@st.composite
+def networks(draw: st.DrawFn) -> tuple[Cluster, list[tuple[int, list[tuple[int, int, int]]]]]:
+    """A random network, and batches of (start, messages of (bytes, src, dst)) over it."""
+    inner = draw(st.integers(1, 7))
+    capacity = draw(st.lists(st.integers(1, 8), min_size=inner, max_size=inner))
+    pairs = st.tuples(st.integers(0, HOSTS - 1), st.integers(1, HOSTS - 1)).map(lambda p: (p[0], (p[0] + p[1]) % HOSTS))
+    message = st.tuples(st.integers(1, 60), pairs).map(lambda m: (m[0], *m[1]))
+    batch = st.tuples(st.integers(0, 30), st.lists(message, min_size=1, max_size=3))
+    batches = draw(st.lists(batch, min_size=1, max_size=9))
+    ways = {}
+    for pair in sorted({(src, dst) for _, messages in batches for _, src, dst in messages}):
+        free = list(draw(st.permutations(range(inner))))
+        ways[pair] = []
+        for alternatives, hops in draw(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 2)), max_size=2)):
+            taken, free = free[: alternatives * hops], free[alternatives * hops :]
+            if len(taken) == alternatives * hops:
+                ways[pair].append(np.array(taken).reshape(alternatives, hops))
+    return random_cluster(draw(st.integers(1, 12)), capacity, ways), batches
+
+
+def random_cluster(nic: int, capacity: list[int], ways: dict[tuple[int, int], list[np.ndarray]]) -> Cluster:
+    node = Node(gpus=1, nics=1, nic=Link("nic", nic * GB, 1.0, 0.0, "test"))
+    builder = LinkBuilder()
+    vertices = add_node_layers(builder, node, HOSTS)
+    middle = builder.add_layer("leaf", len(capacity) + 1)
+    inner = [
+        builder.add_links("inner", Link("inner", c * GB, 1.0, 0.0, "test"), [middle + i], [middle + i + 1])
+        for i, c in enumerate(capacity)
+    ]
+    wiring = add_node_links(builder, node, HOSTS, vertices, np.full(HOSTS, middle), 0.0)
+    bed = load_cluster("one-switch_16")
+    fabric = RandomFabric(ways, inner[0])
+    ideal = replace(bed.transport, message_overhead=0.0, op_overhead=0.0)
+    return replace(
+        bed, n_nodes=HOSTS, fabric=fabric, wiring=wiring, links=builder.freeze(), transport=ideal, name="random"
+    )
+
+
+def batch_ends(cluster: Cluster, batches: list[Any]) -> list[float]:
+    """When dessim's network process says that each batch has arrived."""
+    env = simpy.Environment()
+    network = Network(env, cluster)
+    ends = [0.0] * len(batches)
+
+    def one(number: int, start: float, messages: list[tuple[float, int, int]]) -> Iterator[simpy.Event]:
+        yield env.timeout(start)
+        size, src, dst = (np.array(column) for column in zip(*messages, strict=True))
+        yield network.transfer(route_flows(cluster, src, dst, size * 1.0))
+        ends[number] = env.now
+
+    everything = [env.process(one(i, start, messages)) for i, (start, messages) in enumerate(batches)]
+    env.run(until=simpy.AllOf(env, everything))
+    return ends
+
+
+def peer_ends(cluster: Cluster, batches: list[Any]) -> list[float]:
+    owner = [number for number, (_, messages) in enumerate(batches) for _ in messages]
+    flat = [(float(start), size, src, dst) for start, messages in batches for size, src, dst in messages]
+    ends = [0.0] * len(batches)
+    for number, end in zip(owner, peer.finish_times(cluster, flat), strict=True):
+        ends[number] = max(ends[number], end)
+    return ends
+
+
+@settings(max_examples=220)
+@given(networks())
+def test_staggered_flows_on_a_random_network_finish_when_simgrid_says(case: Any) -> None:
+    cluster, batches = case
+    # Sizes in tenths of a GB, starts in tenths of a second: near ties are ties.
+    scaled = [(start / 10, [(size * GB / 10, src, dst) for size, src, dst in m]) for start, m in batches]
+    assert batch_ends(cluster, scaled) == pytest.approx(peer_ends(cluster, scaled), rel=1e-6)
+
+
+HOST = {"rate": "4 GB/s", "efficiency": 1.0, "latency": "0 s", "source": "test"}
+UPLINK = {"rate": "3 GB/s", "efficiency": 1.0, "latency": "0 s", "source": "test"}
+BEDS: dict[str, dict[str, Any]] = {
+    "one switch": {"kind": "single_switch"},
+    "leaves, split": {"kind": "leaf_spine", "nodes_per_leaf": 3, "spines": 2, "uplink": UPLINK},
+    "leaves, static": {"kind": "leaf_spine", "nodes_per_leaf": 3, "spines": 2, "uplink": UPLINK, "routing": "static"},
+    "rails": {"kind": "rail_optimised", "nodes_per_pod": 3, "spines": 2, "uplink": UPLINK},
+    "fat tree, split": {"kind": "fat_tree", "uplink": UPLINK},
+    "fat tree, static": {"kind": "fat_tree", "uplink": UPLINK, "routing": "static"},
+}
+
+
+@pytest.mark.parametrize("name", BEDS)
+def test_an_uneven_all_to_all_finishes_when_simgrid_says(name: str, tmp_path: Path) -> None:
+    """All pairs at once, every size different: message by message, on every fabric."""
+    cluster = write_cluster(tmp_path, name)
+    n = cluster.n_gpus
+    sizes = np.rint(np.random.default_rng(7).uniform(0, 2 * GB, size=(n, n)))
+    src, dst = np.divmod(np.arange(n * n), n)
+    src, dst = src[src != dst], dst[src != dst]
+    flows = route_flows(cluster, src, dst, sizes[src, dst])
+    expected = peer.finish_times(cluster, [(0.0, sizes[a, b], a, b) for a, b in zip(src, dst, strict=True)])
+    assert flows.arrivals(1.0)[flows.folded.colour] == pytest.approx(expected, rel=1e-6)
+
+
+def write_cluster(folder: Path, name: str) -> Cluster:
+    fabric = copy.deepcopy(BEDS[name])
+    if fabric["kind"] == "fat_tree":
+        fabric |= {"nodes_per_leaf": 2, "leaves_per_pod": 2, "spines_per_pod": 2, "cores_per_spine": 2}
+    gpus = 2 if name == "rails" else 1
+    lines = ['gpu = "h100-sxm"', 'transport = "ideal"', "[node]", "count = 12", f"gpus = {gpus}", f"nics = {gpus}"]
+    lines.append(f"nic = {_inline(HOST)}")
+    if gpus > 1:
+        lines.append(f"nvlink = {_inline({**HOST, 'rate': '11 GB/s'})}")
+    lines += ["[fabric]", *(f"{k} = {_inline(v)}" for k, v in fabric.items())]
+    path = folder / "bed.toml"
+    path.write_text("\n".join(lines))
+    return load_cluster(path)
+
+
+def _inline(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{k} = {_inline(v)}" for k, v in value.items()) + "}"
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+@pytest.mark.parametrize(
+    ("op", "algorithm", "pattern"),
+    [(Collective.ALL_REDUCE, "ring", "ring"), (Collective.ALL_TO_ALL, "pairwise", "pairwise")],
+)
+@pytest.mark.parametrize("n", [16, 40, 64])
+def test_collectives_in_steps_take_as_long_as_in_simgrid(op: Collective, algorithm: str, pattern: str, n: int) -> None:
+    """With the bed's latencies: in these steps nobody competes, so they only add."""
+    cluster = load_cluster("bench/two_level_1024")
+    message = 976_562
+    expected = peer.times("two_level", n, 16, 50e9, 16 * 50e9, 1e-6, pattern, message)[0]
+    found = run_collective(cluster, op, n, message * n, algorithm)
+    assert found.time_s == pytest.approx(expected, rel=1e-6)

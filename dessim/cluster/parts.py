@@ -53,13 +53,17 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Switch:
-    """A switch: how many ports it has, and the time [s] it adds to every link that ends in it."""
+    """A switch: how many ports it has, and the time [s] it adds to every link that ends in it.
+
+    `reduces`: it can sum what several ports send it, and multicast (NVLS, SHARP).
+    """
 
     name: str
     ports: int
     latency: float
     source: str
     assumed: str = ""
+    reduces: bool = False
 
 
 @dataclass(frozen=True, slots=True)

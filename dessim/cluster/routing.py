@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from dessim.cluster.links import FloatArray, IntArray, Links
+from dessim.cluster.parts import Switch
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,6 +72,11 @@ class Fabric(Protocol):
 
     @property
     def routing(self) -> str: ...
+
+    @property
+    def switch(self) -> Switch | None:
+        """What its switches are; None where the file does not say."""
+        ...
 
     @property
     def rail_aware(self) -> bool:

@@ -108,6 +108,7 @@ class SwitchTable(Part):
 
     ports: Count
     latency: Seconds
+    reduces: Annotated[bool, Field(strict=True)] = False
 
     def build(self) -> parts.Switch:
         return parts.Switch(**self.model_dump())

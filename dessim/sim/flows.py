@@ -9,12 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from dessim.cluster import Cluster
+from dessim.cluster.trees import Trees, tree_routes
 from dessim.errors import PhysicsError
 from dessim.sim.fluid import drain
 from dessim.sim.fold import Fold, fold
 from dessim.sim.maxmin import Floats, Incidence, Ints
+
+Bools = npt.NDArray[np.bool_]
 
 LATENCY = "latency"
 _WIRE = 1e-9  # how much a batch may beat its busiest link by rounding
@@ -24,8 +28,9 @@ _WIRE = 1e-9  # how much a batch may beat its busiest link by rounding
 class Flows:
     """A batch of messages. Sizes and times are for scale 1; everything else is exact at any scale.
 
-    Message i takes `size[i]` bytes from GPU `src[i]` to `dst[i]`; `folded` is the quotient of the network they make
-    (the whole network is routed again in the rare case that it is needed: kept, it would fill the memory). For each
+    Message i takes `size[i]` bytes from GPU `src[i]` to `dst[i]`, or through switches as `trees` says; `folded` is the
+    quotient of the network they make (the whole network is routed again in the rare case that it is needed: kept, it
+    would fill the memory). For each
     colour: `finish`, the fluid time alone; `bound`, the link class that bounds it; `fixed`, latency and overhead;
     `per_scale`, the receiver's reduction, which takes time but no link. `links` are the links used, `bytes_by_kind`
     what each link class carries.
@@ -33,6 +38,7 @@ class Flows:
 
     src: Ints
     dst: Ints
+    trees: Trees | None
     size: Floats
     folded: Fold
     finish: Floats
@@ -60,17 +66,28 @@ class Flows:
 
 
 def route_flows(
-    cluster: Cluster, src: Ints, dst: Ints, size: Floats, reduce: bool = False, folding: bool = True
+    cluster: Cluster,
+    src: Ints,
+    dst: Ints,
+    size: Floats,
+    reduce: bool | Bools = False,
+    folding: bool = True,
+    trees: Trees | None = None,
 ) -> Flows:
-    """Route and fold messages from GPU `src[i]` to `dst[i]` of `size[i]` bytes. Empty ones are not sent at all."""
+    """Route and fold messages from GPU `src[i]` to `dst[i]` of `size[i]` bytes. Empty ones are not sent at all.
+
+    `reduce` (of all, or of each) makes the receiver sum; `trees` are messages through summing switches.
+    """
     sent = size > 0
     src, dst, size = src[sent], dst[sent], size[sent].astype(np.float64)
-    net, latency, copies = incidence(cluster, src, dst)
+    trees = trees.take(np.flatnonzero(sent)) if trees is not None else None
+    net, latency, copies = incidence(cluster, src, dst, trees)
     transport = cluster.transport
     # A sender hands its messages over one after the other.
     messages = np.bincount(src, minlength=1)[src] if len(src) else np.zeros(0)
     fixed = latency + transport.message_overhead * messages
-    per_scale = size / transport.reduction_rate if reduce else np.zeros(len(src))
+    adds = np.full(len(sent), reduce)[sent] if isinstance(reduce, bool) else reduce[sent]
+    per_scale = np.where(adds, size / transport.reduction_rate, 0.0)
     kind = together(size, fixed, per_scale)
     folded = fold(net, kind, folding)
     finish, bound, solves = drain(folded.net, size[folded.flow_of])
@@ -84,6 +101,7 @@ def route_flows(
     return Flows(
         src=src,
         dst=dst,
+        trees=trees,
         size=size,
         folded=folded,
         finish=finish,
@@ -96,9 +114,9 @@ def route_flows(
     )
 
 
-def incidence(cluster: Cluster, src: Ints, dst: Ints) -> tuple[Incidence, Floats, Floats]:
+def incidence(cluster: Cluster, src: Ints, dst: Ints, trees: Trees | None = None) -> tuple[Incidence, Floats, Floats]:
     """The network that messages make, each one's path latency in seconds, and how many links each entry stands for."""
-    routes = cluster.routes(src, dst, without_twins=True)
+    routes = cluster.routes(src, dst, without_twins=True) if trees is None else tree_routes(cluster, trees)
     net = Incidence(len(src), routes.flow, routes.link, routes.weight, cluster.links.capacity)
     return net, routes.latency, routes.copies
 

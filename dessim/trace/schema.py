@@ -6,10 +6,11 @@ Sizes are logical: what the collective was asked to do, not what the wire carrie
 
 `Op.bytes` follows nccl-tests' S, so that algbw = S / t and a rank sends `sent_factor(collective, n) * S` bytes:
 
-    all_reduce, broadcast     the tensor
-    reduce_scatter            the whole input (n chunks)
-    all_gather                the whole output (n chunks)
-    all_to_all                the whole input of the rank, its own share included
+    all_reduce, broadcast, reduce   the tensor
+    reduce_scatter, scatter         the whole input (n chunks)
+    all_gather, gather              the whole output (n chunks)
+    all_to_all                      the whole input of the rank, its own share included
+    send_recv                       what each rank sends to the next
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class Collective(StrEnum):
     REDUCE = "reduce"
     GATHER = "gather"
     SCATTER = "scatter"
+    SEND_RECV = "send_recv"
     BARRIER = "barrier"
 
 
@@ -61,7 +63,7 @@ def sent_factor(collective: Collective, n: int) -> float:
     match collective:
         case Collective.ALL_REDUCE:
             return 2 * (n - 1) / n
-        case Collective.BROADCAST | Collective.REDUCE:
+        case Collective.BROADCAST | Collective.REDUCE | Collective.SEND_RECV:
             return 1.0
         case Collective.BARRIER:
             return 0.0

@@ -66,6 +66,10 @@ class FatTree:
         return self.tree.routing
 
     @property
+    def switch(self) -> Switch | None:
+        return self.tree.switch
+
+    @property
     def leaves(self) -> int:
         return -(-self.n_nics // self.tree.nics_per_leaf)
 

@@ -5,9 +5,9 @@ DDP's C++ reducer issues by itself - with group, dtype, splits and logical bytes
 collectives it sums what the aten operators read and write, and their FLOPs where torch has a formula (GEMMs).
 
 Compute segments are marked by the strategy and named as in its plan. A collective starts when it is launched; it ends
-when its work is done, or when `wait` returned if the backend cannot say. Dependencies are the program's own order: an
-op waits for the last compute before it and for the collectives waited for since, so a collective launched early holds
-up nothing until its wait.
+when `wait` returns, or when its work is done if that was before anyone waited (where the backend says so).
+Dependencies are the program's own order: an op waits for the last compute before it and for the collectives waited for
+since, so a collective launched early holds up nothing until its wait.
 
 Looking costs time: a Python call for each aten operator, 10 to 20 us. So a step is watched in one of two ways. *Full*:
 the mode is on throughout; FLOPs and bytes are counted, every collective is seen, times are too long. *Light*: the mode
@@ -72,6 +72,7 @@ class _Open:
     """An op whose end is not known yet."""
 
     op: Op
+    call: tuple[str, Sequence[Any]] | None = None  # c10d operator and its arguments
     flops: int = 0
     mem_bytes: int = 0
     end_us: float | None = None
@@ -122,11 +123,9 @@ class Recorder(TorchDispatchMode):
                 yield
         finally:
             self._comm.tap = None
-        end = self.now_us()
-        if self._last_segment is not None:
-            self._last_segment.end_us = end
+        self._extend_last_segment()
         for op in self._unlabelled:
-            op.end_us = self._done(op, end)
+            op.end_us = self._done(op)
 
     def take(self, variables: Mapping[str, Mapping[str, float]]) -> list[Op]:
         """The last step's ops with their formulas. `variables` are the data-dependent symbols, an op."""
@@ -135,6 +134,9 @@ class Recorder(TorchDispatchMode):
             assert entry.end_us is not None, f"{entry.op.name} was never waited for"
             op = replace(entry.op, dur_us=max(entry.end_us - entry.op.start_us, 0.0))
             op = replace(op, flops=entry.flops, mem_bytes=entry.mem_bytes)
+            if entry.call is not None:
+                op, ranks = _described(op, *entry.call)
+                self.groups[op.group or ""] = ranks
             try:
                 planned = self._plan.op(op.name) if self._plan is not None else None
             except FormulaError:
@@ -150,6 +152,7 @@ class Recorder(TorchDispatchMode):
                     vars=dict(variables.get(op.name, {})),
                 )
             ops.append(op)
+        self._ops = []  # lets go of the collectives' tensors
         return ops
 
     @contextmanager
@@ -168,6 +171,8 @@ class Recorder(TorchDispatchMode):
     # -- what comm.py calls (Tap) ---------------------------------------------------------------------------------
 
     def launching(self, name: str) -> None:
+        # Host work since the last segment was that segment's; what follows until the launch is the recorder's own.
+        self._extend_last_segment()
         self._label = name
         if not self._full:
             self.__enter__()
@@ -176,13 +181,15 @@ class Recorder(TorchDispatchMode):
         if not self._full:
             self.__exit__(None, None, None)
         self._label = None
+        self._last_us = self.now_us()
 
     def waited(self, name: str) -> None:
         op = self._pending.pop(name)
-        op.end_us = self._done(op, self.now_us())
-        self._last_us, self._last_segment = self.now_us(), None
+        op.end_us = self._done(op)
+        self._last_segment = None
         # What the collective itself waited for is implied.
         self._frontier = (*(i for i in self._frontier if i not in op.op.deps), op.op.id)
+        self._last_us = self.now_us()
 
     # -- what torch calls -----------------------------------------------------------------------------------------
 
@@ -204,39 +211,20 @@ class Recorder(TorchDispatchMode):
         name = func._overloadpacket.__name__
         if name not in _C10D:
             return func(*args, **kwargs)
-        collective, at = _C10D[name]
         # A launch inside a segment (DDP's reducer in the midst of backward) cuts it: what follows runs beside it.
         inside = self._segment
         if inside is not None:
             self._close_segment()
-        label = self._label or f"ddp_{collective}_{len(self._unlabelled)}"
-        group, ranks = next((g for g in map(describe_group, args) if g is not None), ("world", ()))
-        self.groups[group] = ranks
-        payload = args[at]
-        splits = None
-        if name == "alltoall_base_":
-            entry = _bytes(payload) // max(len(payload), 1)
-            shares = args[_IN_SPLITS] or [len(payload) // len(ranks)] * len(ranks)
-            splits = tuple(int(share) * entry for share in shares)
-        elif name == "alltoall_":
-            splits = tuple(_bytes(t) for t in payload)
-        dtype = next((str(t.dtype).removeprefix("torch.") for t in _tensors(payload)), None)
+        label = self._label or f"ddp_{_C10D[name][0]}_{len(self._unlabelled)}"
         phase = inside.op.phase if inside is not None else Phase.BACKWARD
-        entry_op = self._new(label, Kind.COLLECTIVE, phase, "comm")
-        entry_op.op = replace(
-            entry_op.op,
-            collective=collective,
-            group=group,
-            bytes=0 if collective is Collective.BARRIER else _bytes(payload),
-            dtype=dtype,
-            splits=splits,
-        )
+        # Only the call is kept here; reading group, bytes and splits out of it can wait until the step is over.
+        entry = self._new(label, Kind.COLLECTIVE, phase, "comm", (name, args))
         out = func(*args, **kwargs)
-        self._listen(entry_op, out[-1] if isinstance(out, tuple) else out)
+        self._listen(entry, out[-1] if isinstance(out, tuple) else out)
         if self._label is not None:
-            self._pending[label] = entry_op
+            self._pending[label] = entry
         else:
-            self._unlabelled.append(entry_op)
+            self._unlabelled.append(entry)
         if inside is not None:
             self._open_segment(_continued(inside.op.name), phase)
         return out
@@ -249,26 +237,32 @@ class Recorder(TorchDispatchMode):
         if future is not None:
             future.then(lambda _: op.done_us.append(self.now_us()))
 
-    def _done(self, op: _Open, waited_us: float) -> float:
+    def _done(self, op: _Open) -> float:
+        """When the op ended: when `wait` returned, or earlier if it was done before anyone waited for it."""
         self._synchronize()
-        return max(op.op.start_us, min([waited_us, *op.done_us]))
+        now = self.now_us()
+        done = min([now, *op.done_us])
+        return max(done, op.op.start_us) if done <= self._last_us else now
 
     def _synchronize(self) -> None:
         if self._comm.device.type == "cuda":
             torch.cuda.synchronize(self._comm.device)
 
-    def _new(self, name: str, kind: Kind, phase: Phase, stream: str) -> _Open:
-        self._synchronize()
-        start = self.now_us()
-        if kind is Kind.COMPUTE:
-            start = self._last_us  # host work since the last op belongs to the segment it prepares
-        elif self._last_segment is not None:
-            self._last_segment.end_us = start  # or to the one it follows
+    def _extend_last_segment(self) -> None:
+        if self._last_segment is not None:
+            self._synchronize()
+            self._last_segment.end_us = self.now_us()
             self._last_segment = None
-        self._last_us = start
+
+    def _new(
+        self, name: str, kind: Kind, phase: Phase, stream: str, call: tuple[str, Sequence[Any]] | None = None
+    ) -> _Open:
+        self._synchronize()
+        # Host work since the last collective belongs to the segment that it prepares.
+        start = self._last_us if kind is Kind.COMPUTE else self.now_us()
         op = Op(self._next_id, self._step, phase, kind, name, stream, start, 0.0, self._frontier)
         self._next_id += 1
-        self._ops.append(_Open(op))
+        self._ops.append(_Open(op, call))
         return self._ops[-1]
 
     def _open_segment(self, name: str, phase: Phase) -> None:
@@ -281,6 +275,24 @@ class Recorder(TorchDispatchMode):
         segment.end_us = self._last_us = self.now_us()
         self._segment, self._last_segment = None, segment
         self._frontier = (segment.op.id,)
+
+
+def _described(op: Op, name: str, args: Sequence[Any]) -> tuple[Op, tuple[int, ...]]:
+    """The op with what its c10d call says: collective, group, bytes, dtype, splits; and the group's ranks."""
+    collective, at = _C10D[name]
+    boxed = (arg for arg in args if isinstance(arg, torch.ScriptObject))
+    group, ranks = next(g for g in map(describe_group, boxed) if g is not None)
+    payload = args[at]
+    splits = None
+    if name == "alltoall_base_":
+        entry = _bytes(payload) // max(len(payload), 1)
+        shares = args[_IN_SPLITS] or [len(payload) // len(ranks)] * len(ranks)
+        splits = tuple(int(share) * entry for share in shares)
+    elif name == "alltoall_":
+        splits = tuple(_bytes(t) for t in payload)
+    size = 0 if collective is Collective.BARRIER else _bytes(payload)
+    dtype = next((str(t.dtype).removeprefix("torch.") for t in _tensors(payload)), None)
+    return replace(op, collective=collective, group=group, bytes=size, dtype=dtype, splits=splits), ranks
 
 
 def _continued(name: str) -> str:

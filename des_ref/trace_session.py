@@ -1,12 +1,12 @@
 """A trace of a few training steps: warm up, record, then time as many steps with nobody looking.
 
-    steps 0 .. warmup-1        run as they are: the hash table fills, buffers and threads come up
-    the next 2 * `steps`       in pairs: one watched fully, for FLOPs and bytes of memory; one watched lightly, for
-                               times and collectives, which is written, a whole step at a time
-    the next `steps`           timed only: `Header.step_us["plain"]`, what a replay is held against
+    steps 0 .. warmup-1    run as they are: the hash table fills, buffers and threads come up
+    the next `steps`       watched fully, for FLOPs and bytes of memory
+    the next `steps`       watched lightly, for times and collectives, and written, a whole step at a time
+    the next `steps`       timed only: `Header.step_us["plain"]`, what a replay is held against
 
-FLOPs and memory bytes of a written op are those counted on its pair's first step, scaled by the plan's formula from
-that step's ids to this one's. A timed step starts at a barrier and is measured from the last rank's start to the last
+FLOPs and memory bytes of a written op are those counted `steps` steps earlier, scaled by the plan's formula from that
+step's ids to this one's. A timed step starts at a barrier and is measured from the last rank's start to the last
 rank's end, on clocks made comparable by exchanging pings.
 """
 
@@ -67,7 +67,7 @@ class TraceSession:
         self._warmup, self._steps, self._at = warmup, steps, 0
         self._recorder = Recorder(comm, strategy.plan)
         self._symbols = model.symbols(comm.world_size, batch) | {"s": float(strategy.value_bytes)}
-        self._counted: dict[str, Op] = {}
+        self._counted: list[dict[str, Op]] = []
         self._spans: dict[str, list[tuple[float, float]]] = {"recorded": [], "plain": []}
         self._counts: list[tuple[float, float, float, float]] = []
         self._offsets = clock_offsets_us(comm, self._recorder.now_us)
@@ -93,7 +93,7 @@ class TraceSession:
         if at < self._warmup:
             return self._strategy.step(batch)
         if at < self._warmup + 2 * self._steps:
-            return self._count(batch) if (at - self._warmup) % 2 == 0 else self._record(at, batch)
+            return self._count(batch) if at < self._warmup + self._steps else self._record(at, batch)
         self._comm.barrier()
         start = self._recorder.now_us()
         result = self._strategy.step(batch)
@@ -111,7 +111,7 @@ class TraceSession:
 
     def _count(self, batch: Batch) -> StepResult:
         result, ops = self._watch(self._at - 1, batch, full=True)
-        self._counted = {op.name: op for op in ops}
+        self._counted.append({op.name: op for op in ops})
         return result
 
     def _record(self, number: int, batch: Batch) -> StepResult:
@@ -119,14 +119,14 @@ class TraceSession:
         start = self._recorder.now_us()
         result, ops = self._watch(number, batch, full=False)
         self._spans["recorded"].append((start, ops[-1].end_us))
-        self._writer.write_step(self._with_counts(op) for op in ops)
+        counted = self._counted[len(self._counts)]
+        self._writer.write_step(self._with_counts(op, counted.get(op.name)) for op in ops)
         counts = result.counts
         unique = len(torch.unique(batch.ids))
         self._counts.append((counts.ids_sent, unique, counts.rows, counts.pairs))
         return result
 
-    def _with_counts(self, op: Op) -> Op:
-        seen = self._counted.get(op.name)
+    def _with_counts(self, op: Op, seen: Op | None) -> Op:
         if seen is None or op.kind is not Kind.COMPUTE:
             return op
         flops = seen.flops * self._growth(op.flops_size, seen, op)
@@ -172,7 +172,7 @@ class TraceSession:
             symbols=self._symbols | {k: float(v) for k, v in (measured or {}).items()},
             groups={WORLD_GROUP: tuple(range(comm.world_size))} | self._recorder.groups,
             warmup_steps=tuple(range(self._warmup)),
-            recorded_steps=tuple(range(self._warmup + 1, self._warmup + 2 * self._steps, 2)),
+            recorded_steps=tuple(range(self._warmup + self._steps, self._warmup + 2 * self._steps)),
             clock_offset_us=self._offsets,
             step_us=step_us or {},
             software={

@@ -73,6 +73,12 @@ def command(*arguments: str | float) -> list[str]:
     return [str(program()), *map(str, arguments), "--log=root.thresh:warning", *settings]
 
 
+def version() -> str:
+    """SimGrid's own version, from its headers."""
+    text = Path("/usr/include/simgrid/version.h").read_text()
+    return next((line.split('"')[1].split()[-1] for line in text.splitlines() if "define SIMGRID_VERSION_STRING" in line), "unknown")
+
+
 def times(*arguments: str | float) -> list[float]:
     """Run the peer; the seconds it prints."""
     answer = subprocess.run(command(*arguments), check=True, capture_output=True, text=True, env=_quiet())

@@ -1,0 +1,93 @@
+"""What a whole process costs: wall seconds, CPU seconds, peak memory.
+
+A command is started by a small Python of its own (this file as a script): Linux counts the memory of the process that
+starts another as the other's, so a parent with numpy loaded would spoil a small program's reading.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ONE_CORE = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")}
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """One run. `over` says that it was stopped at its time limit; `status` is the exit status otherwise."""
+
+    wall_s: float
+    cpu_s: float
+    rss_MiB: float
+    over: bool
+    status: int
+    output: str
+    errors: str
+
+    @property
+    def ok(self) -> bool:
+        return not self.over and self.status == 0
+
+
+def measure(command: Sequence[str], limit_s: float) -> Cost:
+    """Run `command` on one core, stopped after `limit_s`."""
+    launcher = [sys.executable, "-I", "-S", __file__, str(limit_s), *command]
+    done = subprocess.run(launcher, capture_output=True, text=True, env={**os.environ, **ONE_CORE, "NO_COLOR": "1"})
+    if done.returncode:
+        raise RuntimeError(f"could not run {command[0]}: {done.stderr.strip()}")
+    return Cost(**json.loads(done.stdout))
+
+
+def median(costs: Sequence[Cost]) -> Cost:
+    """The run with the median wall time."""
+    return sorted(costs, key=lambda cost: cost.wall_s)[len(costs) // 2]
+
+
+def _launch(limit_s: float, command: list[str]) -> dict[str, object]:
+    import tempfile
+
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        began = time.monotonic()
+        process = subprocess.Popen(command, stdout=out, stderr=err)
+        os.sched_setaffinity(process.pid, {max(os.sched_getaffinity(0))})
+        over = False
+        while True:
+            pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+            if pid:
+                break
+            if not over and time.monotonic() - began > limit_s:
+                over = True
+                os.kill(process.pid, signal.SIGKILL)
+            time.sleep(0.002)
+        wall = time.monotonic() - began
+        process.returncode = os.waitstatus_to_exitcode(status)
+        texts = []
+        for stream in (out, err):
+            stream.seek(0)
+            texts.append(stream.read().decode(errors="replace"))
+    return {
+        "wall_s": wall,
+        "cpu_s": usage.ru_utime + usage.ru_stime,
+        "rss_MiB": usage.ru_maxrss / 1024,
+        "over": over,
+        "status": process.returncode,
+        "output": texts[0],
+        "errors": texts[1],
+    }
+
+
+def cpu_name() -> str:
+    """What the machine calls its processor."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+if __name__ == "__main__":
+    print(json.dumps(_launch(float(sys.argv[1]), sys.argv[2:])))  # noqa: T201

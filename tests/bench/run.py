@@ -1,0 +1,178 @@
+"""`make bench`: dessim against SimGrid in one run, and what dessim costs as clusters grow.
+
+    python tests/bench/run.py                 # all of it, about ten minutes; writes docs/bench*
+    python tests/bench/run.py --only ring     # the works whose name has "ring" in it; writes nothing
+    python tests/bench/run.py --curve         # the cost against N alone
+
+Whole processes on one core, dessim and SimGrid in turn; median of three, or the only run when it takes longer than
+LONG. Absolute times on a shared machine mean little: read the ratio. Exits 3 when an answer is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from dessim.files import write_json, write_text  # noqa: E402
+from tests.bench import works  # noqa: E402
+from tests.bench.figure import cost_figure  # noqa: E402
+from tests.bench.measure import Cost, cpu_name, measure, median  # noqa: E402
+from tests.bench.tables import markdown, with_tables  # noqa: E402
+from tests.validation import peer  # noqa: E402
+
+DOCS = ROOT / "docs"
+RUNS, LONG = 3, 20.0
+
+
+def run_work(work: works.Work, limit_s: float, known: dict[str, list[Cost]]) -> dict[str, Any]:
+    """Time both in turn and compare their answers. `known` keeps the peer's runs of a work that comes again."""
+    mine: list[Cost] = []
+    again = work.peer is not None and str(work.peer) in known
+    theirs = known.setdefault(str(work.peer), [])
+    for _ in range(RUNS):
+        if work.peer is not None and not again and _more(theirs):
+            theirs.append(measure(work.peer, limit_s))
+        if _more(mine):
+            mine.append(measure(work.dessim, limit_s))
+    cost = median(mine)
+    row: dict[str, Any] = {"work": work.name, "dessim": _cost(cost, mine), "simgrid": None, "problems": []}
+    row |= {"limit_s": work.limit_s, "limit_MiB": work.limit_MiB}
+    if not cost.ok:
+        row["problems"].append(_reason(cost, limit_s))
+        return row | ({"simgrid": _cost(median(theirs), theirs)} if theirs else {})
+    answer = json.loads(cost.output)
+    row["answer"] = {k: answer[k] for k in sorted(answer) if isinstance(answer[k], int | float | str)}
+    time_s = answer.get("time_s")
+    if work.answer_s is not None:
+        _compare(row, "the known answer", time_s, work.answer_s, work.rel)
+    if theirs:
+        _against_peer(row, work, median(theirs), theirs, time_s, limit_s)
+    return row
+
+
+def _against_peer(
+    row: dict[str, Any], work: works.Work, theirs: Cost, runs: list[Cost], time_s: float, limit_s: float
+) -> None:
+    row["simgrid"] = _cost(theirs, runs)
+    mine = row["dessim"]
+    row["ratio"], row["cpu_ratio"] = theirs.wall_s / mine["wall_s"], theirs.cpu_s / mine["cpu_s"]
+    if not theirs.ok:
+        if not theirs.over:
+            row["problems"].append(f"SimGrid: {_reason(theirs, limit_s)}")
+        return
+    ends = [float(line) for line in theirs.output.split()]
+    _compare(row, "SimGrid", time_s, max(ends), work.rel)
+    if work.finishes:
+        check = measure(work.finishes, 10 * limit_s)
+        if not check.ok:
+            row["problems"].append(f"finish times: {_reason(check, 10 * limit_s)}")
+            return
+        worst = max(abs(a / b - 1) for a, b in zip(json.loads(check.output), ends, strict=True))
+        row["worst_finish"] = worst
+        if worst > 1e-6:
+            row["problems"].append(f"a message finishes {worst:.2g} away from SimGrid's time")
+
+
+def _more(runs: list[Cost]) -> bool:
+    return not runs or (len(runs) < RUNS and runs[0].ok and runs[0].wall_s < LONG)
+
+
+def _compare(row: dict[str, Any], what: str, found: float, expected: float, rel: float) -> None:
+    error = found / expected - 1
+    row[f"error_against_{what.split()[-1].lower()}"] = error
+    if abs(error) > rel:
+        row["problems"].append(f"{found:.9g} s, {what} says {expected:.9g} s")
+
+
+def _cost(cost: Cost, runs: list[Cost]) -> dict[str, Any]:
+    return {
+        "wall_s": cost.wall_s,
+        "cpu_s": cost.cpu_s,
+        "peak_rss_MiB": cost.rss_MiB,
+        "stopped": cost.over,
+        "runs": len(runs),
+    }
+
+
+def _reason(cost: Cost, limit_s: float) -> str:
+    last = (cost.errors.strip().splitlines() or [""])[-1]
+    return f"stopped after {limit_s:g} s" if cost.over else f"exit status {cost.status}: {last}"
+
+
+def run_curves(folder: Path, limit_s: float) -> list[dict[str, Any]]:
+    """Each line until a point takes longer than the limit."""
+    rows = []
+    for line, points in works.curves(folder).items():
+        for n, command in points:
+            cost = measure(command, limit_s)
+            if not cost.ok:
+                _say(f"{line}, {n:,}: {_reason(cost, limit_s)}")
+                break
+            rows.append({"work": line, "gpus": n, "wall_s": cost.wall_s, "peak_rss_MiB": cost.rss_MiB})
+            _say(f"{line}, {n:,}: {cost.wall_s:.2f} s, {cost.rss_MiB:.0f} MiB")
+    return rows
+
+
+def machine() -> dict[str, Any]:
+    """Where the numbers come from."""
+    import numpy
+
+    return {
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "load_average": os.getloadavg()[0],
+        "python": platform.python_version(),
+        "numpy": numpy.__version__,
+        "simgrid": peer.version(),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", default="", help="works whose name contains this; writes nothing")
+    parser.add_argument("--curve", action="store_true", help="the cost against N alone")
+    parser.add_argument("--limit", type=float, default=120.0, help="seconds after which a process is stopped")
+    parser.add_argument("--curve-limit", type=float, default=30.0, help="the same for a point of the curve")
+    options = parser.parse_args()
+    os.chdir(ROOT)
+    result: dict[str, Any] = {"schema_version": 1, "machine": machine(), "limit_s": options.limit}
+    known: dict[str, list[Cost]] = {}
+    broken = 0
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        measure([sys.executable, "-m", "dessim", "--version"], 60)  # compiles what was never imported before
+        for part, listed in (("peer", works.against_the_peer(folder)), ("alone", works.alone(folder))):
+            result[part] = []
+            for work in listed:
+                if options.curve or options.only not in work.name:
+                    continue
+                row = run_work(work, options.limit, known)
+                result[part].append(row)
+                _say(f"{row['work']}: {row['dessim']['wall_s']:.2f} s {'; '.join(row['problems'])}")
+                broken += bool(row["problems"])
+        if options.curve or not options.only:
+            points = run_curves(folder, options.curve_limit)
+            write_text(DOCS / "bench-cost.svg", cost_figure(points, DOCS / "bench-cost.csv"))
+    print(markdown(result))  # noqa: T201
+    if not options.only and not options.curve:
+        write_json(DOCS / "bench.json", result)
+        page = DOCS / "bench.md"
+        write_text(page, with_tables(page.read_text(), markdown(result)))
+    return 3 if broken else 0
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    sys.exit(main())

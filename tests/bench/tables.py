@@ -1,0 +1,79 @@
+"""The tables of `make bench`, as Markdown: for the terminal and for docs/bench.md."""
+
+from __future__ import annotations
+
+from typing import Any
+
+BEGIN, END = "<!-- begin: written by make bench -->", "<!-- end -->"
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """Both tables, and the machine they were made on."""
+    parts = []
+    if result["peer"]:
+        lines = [
+            "| work | SimGrid (C++) | dessim | aim | ratio | of CPU time | same answer to |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for row in result["peer"]:
+            ratio, of_cpu = (_ratio(row, key) for key in ("ratio", "cpu_ratio"))
+            costs = (_cost(row["simgrid"]), _cost(row["dessim"]), _aim(row))
+            cells = (row["work"], *costs, ratio, of_cpu, _agreement(row))
+            lines.append(f"| {' | '.join(cells)} |")
+        parts.append("\n".join(lines))
+    if result["alone"]:
+        lines = ["| work | dessim | aim | simulated time |", "|---|---|---|---|"]
+        for row in result["alone"]:
+            lines.append(f"| {row['work']} | {_cost(row['dessim'])} | {_aim(row)} | {_answer(row)} |")
+        parts.append("\n".join(lines))
+    about = result["machine"]
+    parts.append(
+        f"{about['cpu']}, one of {about['cores']} cores, load average {about['load_average']:.1f} at the start; "
+        f"Python {about['python']}, numpy {about['numpy']}, SimGrid {about['simgrid']}."
+    )
+    return "\n\n".join(parts)
+
+
+def with_tables(page: str, tables: str) -> str:
+    """The page with its tables replaced."""
+    head, rest = page.split(BEGIN)
+    return f"{head}{BEGIN}\n\n{tables}\n\n{END}{rest.split(END)[1]}"
+
+
+def _cost(cost: dict[str, Any] | None) -> str:
+    if cost is None:
+        return "-"
+    runs = "" if cost["runs"] > 1 else ", one run"
+    return f"{'> ' if cost['stopped'] else ''}{cost['wall_s']:.3g} s, {cost['peak_rss_MiB']:.0f} MiB{runs}"
+
+
+def _ratio(row: dict[str, Any], key: str) -> str:
+    if key not in row:
+        return "-"
+    least = "> " if row["simgrid"]["stopped"] else ""
+    return f"{least}{row[key]:.3g}"
+
+
+def _agreement(row: dict[str, Any]) -> str:
+    if row["problems"]:
+        return "**" + "; ".join(row["problems"]) + "**"
+    if "worst_finish" in row:
+        return f"{row['worst_finish']:.1g} at every finish"
+    if "error_against_simgrid" in row:
+        return f"{abs(row['error_against_simgrid']):.1g}"
+    return "SimGrid did not finish"
+
+
+def _aim(row: dict[str, Any]) -> str:
+    parts = []
+    if row["limit_s"] is not None:
+        parts.append(f"{row['limit_s']:g} s")
+    if row["limit_MiB"] is not None:
+        parts.append(f"{row['limit_MiB']:g} MiB")
+    return ", ".join(parts) or "-"
+
+
+def _answer(row: dict[str, Any]) -> str:
+    if row["problems"]:
+        return "**" + "; ".join(row["problems"]) + "**"
+    return f"{row['answer']['time_s'] * 1e3:.9g} ms" if "time_s" in row.get("answer", {}) else "-"

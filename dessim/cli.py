@@ -51,6 +51,11 @@ class Op(StrEnum):
     REDUCE_SCATTER = "reduce_scatter"
     ALL_GATHER = "all_gather"
     ALL_TO_ALL = "all_to_all"
+    BROADCAST = "broadcast"
+    REDUCE = "reduce"
+    GATHER = "gather"
+    SCATTER = "scatter"
+    SEND_RECV = "send_recv"
 
 
 ClusterOption = Annotated[str, typer.Option("--cluster", help="Topology file, or a name from `dessim topo list`.")]
@@ -202,26 +207,38 @@ def collective(
     cluster: ClusterOption,
     gpus: Annotated[int, typer.Option(help="Ranks, one a GPU.")],
     size: Annotated[str, typer.Option(help="S as nccl-tests counts it, such as 64MiB; several by commas.")],
-    algorithm: Annotated[str, typer.Option(help="ring, hierarchical, pairwise, direct, or auto.")] = "auto",
+    algorithm: Annotated[str, typer.Option(help="A name such as ring or double_tree, or auto.")] = "auto",
+    chunks: Annotated[
+        int | None, typer.Option(help="Chunks of a pipeline; default: so that messages are 512 KiB.", min=1)
+    ] = None,
+    root: Annotated[int, typer.Option(help="Root of broadcast, reduce, gather and scatter.", min=0)] = 0,
+    dims: Annotated[str, typer.Option(help="Sides of a torus, such as 16x8; default: balanced.")] = "",
+    uneven: Annotated[int | None, typer.Option(help="Seed: all_to_all with a random size a pair.", min=0)] = None,
     fold: FoldOption = Fold.ON,
     json: JsonOption = False,
 ) -> None:
     """Time one collective on an idle cluster, in nccl-tests' columns."""
     from dessim.cluster import load_cluster
+    from dessim.collectives import Options
     from dessim.results.tables import collective_table, print_table
     from dessim.verbs.collective import run_collective
 
     machine = load_cluster(cluster)
     sizes = [_size(text) for text in _names(size, "--size")]
+    options, kind = Options(chunks, root, _sides(dims)), Collective(op.value)
     rows = [
-        run_collective(machine, Collective(op.value), gpus, one, algorithm, fold is Fold.ON).to_json() for one in sizes
+        run_collective(machine, kind, gpus, one, algorithm, fold is Fold.ON, options, uneven).to_json() for one in sizes
     ]
     if json:
         _print_json({"cluster": machine.name, **rows[0]} if len(rows) == 1 else {"cluster": machine.name, "rows": rows})
     else:
         print_table(collective_table(rows))
         for row in rows:
-            print(f"{row['size_bytes']} B: {row['algorithm']}, bound by {row['bound_by']}")
+            print(
+                f"{row['size_bytes']} B: {row['algorithm']}, bound by {row['bound_by']}; {row['events']} events, "
+                f"{row['flow_colours']} flow and {row['link_colours']} link colours, {row['wall_s']:.2f} s wall, "
+                f"{row['peak_rss_MiB']:.0f} MiB"
+            )
 
 
 @topo.command("list")
@@ -338,6 +355,13 @@ def _counts(text: str) -> list[int]:
             raise UsageError(f"--gpus {part!r}: write whole numbers of at least 1, such as 8,64,512")
         counts.append(int(part))
     return counts
+
+
+def _sides(text: str) -> tuple[int, ...]:
+    sides = text.split("x") if text else []
+    if not all(side.isdecimal() and int(side) > 0 for side in sides):
+        raise UsageError(f"--dims {text!r}: write the sides of a torus, such as 16x8 or 4x4x4")
+    return tuple(int(side) for side in sides)
 
 
 def _size(text: str) -> float:

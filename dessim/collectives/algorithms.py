@@ -1,66 +1,229 @@
-"""The table of algorithms: op and name to a generator of stages."""
+"""The table of algorithms: op and name to a generator of stages, and when each can be used."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 from dessim.collectives.alltoall import direct_all_to_all, pairwise_all_to_all
+from dessim.collectives.bruck import bruck_all_gather, bruck_all_to_all
+from dessim.collectives.channels import channel_all_gather, channel_all_reduce, channel_reduce_scatter
+from dessim.collectives.halving_doubling import (
+    halving_doubling_all_gather,
+    halving_doubling_all_reduce,
+    halving_doubling_reduce_scatter,
+    recursive_doubling_all_reduce,
+)
 from dessim.collectives.hierarchical import (
     hierarchical_all_gather,
     hierarchical_all_reduce,
     hierarchical_all_to_all,
     hierarchical_reduce_scatter,
 )
+from dessim.collectives.in_switch import (
+    nvls_all_gather,
+    nvls_all_reduce,
+    nvls_reduce_scatter,
+    nvls_sharp_all_reduce,
+    sharp_all_reduce,
+)
+from dessim.collectives.point_to_point import shift_send_recv
 from dessim.collectives.ring import ring_all_gather, ring_all_reduce, ring_reduce_scatter
-from dessim.collectives.schedule import Floats, Layout, Stage
+from dessim.collectives.rooted import (
+    binomial_broadcast,
+    binomial_gather,
+    binomial_reduce,
+    binomial_scatter,
+    chain_broadcast,
+    chain_reduce,
+    flat_broadcast,
+    flat_gather,
+    flat_reduce,
+    flat_scatter,
+)
+from dessim.collectives.schedule import Floats, Layout, Options, Stage
+from dessim.collectives.torus import (
+    torus_2d_all_gather,
+    torus_2d_all_reduce,
+    torus_2d_reduce_scatter,
+    torus_3d_all_gather,
+    torus_3d_all_reduce,
+    torus_3d_reduce_scatter,
+)
+from dessim.collectives.tree import double_tree_all_reduce, double_tree_broadcast, double_tree_reduce
 from dessim.errors import UsageError
 from dessim.trace.schema import Collective
 
-Algorithm = Callable[..., Iterator[Stage]]
+# Beyond this many ranks `auto` does not try all pairs at once (n**2 messages) ...
+DIRECT_LIMIT = 128
+# ... nor a shift by every distance (n different stages of n messages) ...
+PAIRWISE_LIMIT = 4096
+# ... nor a chain (2n different stages).
+CHAIN_LIMIT = 1024
+_ASKED_ONLY = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Algorithm:
+    """One way to do an op.
+
+    `stages(layout, size)` generates the schedule; `takes` names the options it listens to (`chunks`, `root`, `dims`,
+    `sizes`). `unfit` says why a layout cannot have it (empty: it can). `auto` considers it up to `auto_up_to` ranks.
+    """
+
+    stages: Callable[..., Iterator[Stage]]
+    takes: tuple[str, ...] = ()
+    unfit: Callable[[Layout], str] = lambda layout: ""
+    auto_up_to: float = math.inf
+
+
+def _whole_nodes(layout: Layout) -> str:
+    if layout.is_hierarchical:
+        return ""
+    return f"needs several whole nodes; {layout.n} ranks at {layout.per_node} a node are not"
+
+
+def _one_summing_node(layout: Layout) -> str:
+    if layout.is_one_node or layout.n == 1:
+        return "" if layout.nvls else "needs an NVSwitch that reduces; this cluster's nodes have none"
+    return f"stays inside a node; {layout.n} ranks at {layout.per_node} a node do not"
+
+
+def _summing_fabric(layout: Layout) -> str:
+    if layout.n > 1 and layout.is_one_node:
+        return f"works across nodes; {layout.n} ranks are in one"
+    return "" if layout.sharp else "needs switches that reduce; this cluster's fabric has none"
+
+
+def _both_sum(layout: Layout) -> str:
+    nodes = _whole_nodes(layout)
+    return nodes or ("" if layout.nvls else "needs an NVSwitch that reduces") or _summing_fabric(layout)
+
+
+def _hierarchical(stages: Callable[..., Iterator[Stage]]) -> Algorithm:
+    return Algorithm(stages, unfit=_whole_nodes)
+
+
+def _torus(stages: Callable[..., Iterator[Stage]]) -> Algorithm:
+    return Algorithm(stages, ("dims",), auto_up_to=_ASKED_ONLY)
+
+
+ROOT, PIPELINE = ("root",), ("chunks", "root")
 
 ALGORITHMS: dict[Collective, dict[str, Algorithm]] = {
-    Collective.ALL_REDUCE: {"ring": ring_all_reduce, "hierarchical": hierarchical_all_reduce},
-    Collective.REDUCE_SCATTER: {"ring": ring_reduce_scatter, "hierarchical": hierarchical_reduce_scatter},
-    Collective.ALL_GATHER: {"ring": ring_all_gather, "hierarchical": hierarchical_all_gather},
-    Collective.ALL_TO_ALL: {
-        "pairwise": pairwise_all_to_all,
-        "direct": direct_all_to_all,
-        "hierarchical": hierarchical_all_to_all,
+    Collective.ALL_REDUCE: {
+        "ring": Algorithm(ring_all_reduce),
+        "ring_channels": _hierarchical(channel_all_reduce),
+        "hierarchical": _hierarchical(hierarchical_all_reduce),
+        "double_tree": Algorithm(double_tree_all_reduce, ("chunks",)),
+        "halving_doubling": Algorithm(halving_doubling_all_reduce),
+        "recursive_doubling": Algorithm(recursive_doubling_all_reduce),
+        "torus_2d": _torus(torus_2d_all_reduce),
+        "torus_3d": _torus(torus_3d_all_reduce),
+        "nvls": Algorithm(nvls_all_reduce, ("chunks",), _one_summing_node),
+        "sharp": Algorithm(sharp_all_reduce, (), _summing_fabric),
+        "nvls_sharp": Algorithm(nvls_sharp_all_reduce, ("chunks",), _both_sum),
     },
+    Collective.REDUCE_SCATTER: {
+        "ring": Algorithm(ring_reduce_scatter),
+        "ring_channels": _hierarchical(channel_reduce_scatter),
+        "hierarchical": _hierarchical(hierarchical_reduce_scatter),
+        "halving_doubling": Algorithm(halving_doubling_reduce_scatter),
+        "torus_2d": _torus(torus_2d_reduce_scatter),
+        "torus_3d": _torus(torus_3d_reduce_scatter),
+        "nvls": Algorithm(nvls_reduce_scatter, (), _one_summing_node),
+    },
+    Collective.ALL_GATHER: {
+        "ring": Algorithm(ring_all_gather),
+        "ring_channels": _hierarchical(channel_all_gather),
+        "hierarchical": _hierarchical(hierarchical_all_gather),
+        "halving_doubling": Algorithm(halving_doubling_all_gather),
+        # The doubling half of halving-doubling is what others call recursive doubling.
+        "recursive_doubling": Algorithm(halving_doubling_all_gather, auto_up_to=_ASKED_ONLY),
+        "bruck": Algorithm(bruck_all_gather),
+        "torus_2d": _torus(torus_2d_all_gather),
+        "torus_3d": _torus(torus_3d_all_gather),
+        "nvls": Algorithm(nvls_all_gather, (), _one_summing_node),
+    },
+    Collective.ALL_TO_ALL: {
+        "pairwise": Algorithm(pairwise_all_to_all, ("sizes",), auto_up_to=PAIRWISE_LIMIT),
+        "direct": Algorithm(direct_all_to_all, ("sizes",), auto_up_to=DIRECT_LIMIT),
+        "hierarchical": _hierarchical(hierarchical_all_to_all),
+        "bruck": Algorithm(bruck_all_to_all),
+    },
+    Collective.BROADCAST: {
+        "flat": Algorithm(flat_broadcast, ROOT),
+        "binomial": Algorithm(binomial_broadcast, ROOT),
+        "chain": Algorithm(chain_broadcast, PIPELINE, auto_up_to=CHAIN_LIMIT),
+        "double_tree": Algorithm(double_tree_broadcast, PIPELINE),
+    },
+    Collective.REDUCE: {
+        "flat": Algorithm(flat_reduce, ROOT),
+        "binomial": Algorithm(binomial_reduce, ROOT),
+        "chain": Algorithm(chain_reduce, PIPELINE, auto_up_to=CHAIN_LIMIT),
+        "double_tree": Algorithm(double_tree_reduce, PIPELINE),
+    },
+    Collective.GATHER: {"flat": Algorithm(flat_gather, ROOT), "binomial": Algorithm(binomial_gather, ROOT)},
+    Collective.SCATTER: {"flat": Algorithm(flat_scatter, ROOT), "binomial": Algorithm(binomial_scatter, ROOT)},
+    Collective.SEND_RECV: {"shift": Algorithm(shift_send_recv)},
 }
-
-# Beyond this many ranks `auto` does not try all pairs at once: n**2 messages.
-DIRECT_LIMIT = 128
 
 
 def algorithms_for(op: Collective, layout: Layout, uneven: bool = False) -> tuple[str, ...]:
     """Names of the algorithms that `auto` considers for this group, in table order."""
-    names = []
-    for name in _table(op):
-        if name == "hierarchical" and (uneven or not layout.is_hierarchical):
-            continue
-        if name == "direct" and layout.n > DIRECT_LIMIT:
-            continue
-        names.append(name)
-    return tuple(names)
+    fit = [
+        name
+        for name, algorithm in _table(op).items()
+        if not algorithm.unfit(layout) and (not uneven or "sizes" in algorithm.takes)
+    ]
+    # Beyond all limits there must still be one.
+    return tuple(name for name in fit if layout.n <= _table(op)[name].auto_up_to) or tuple(fit[:1])
 
 
 def schedule(
-    op: Collective, algorithm: str, layout: Layout, size: float, sizes: Floats | None = None
+    op: Collective,
+    algorithm: str,
+    layout: Layout,
+    size: float,
+    sizes: Floats | None = None,
+    options: Options | None = None,
 ) -> Iterator[Stage]:
-    """The stages of `op` on S = `size` bytes. Raises UsageError when the algorithm does not do this op or layout."""
-    table = _table(op)
+    """The stages of `op` on S = `size` bytes, or on `sizes` [n, n] bytes from each rank to each other.
+
+    Raises UsageError when the algorithm does not do this op or layout.
+    """
+    table, options = _table(op), options or Options()
     if algorithm not in table:
         raise UsageError(f"no algorithm {algorithm!r} for {op}; choose from auto, {', '.join(table)}")
-    if algorithm == "hierarchical" and not layout.is_hierarchical:
-        raise UsageError(
-            f"hierarchical {op} needs several whole nodes; {layout.n} ranks at {layout.per_node} a node are not"
-        )
+    entry = table[algorithm]
+    unfit = entry.unfit(layout)
+    if unfit:
+        raise UsageError(f"{algorithm} {op} {unfit}")
+    if not 0 <= options.root < layout.n:
+        raise UsageError(f"--root {options.root} is not one of the {layout.n} ranks of the group")
+    values = {"chunks": options.chunks, "root": options.root}
+    given = {key: values[key] for key in entry.takes if key in values}
+    if options.dims and "dims" in entry.takes:
+        layout = replace(layout, dims=options.dims)
     if sizes is None:
-        return table[algorithm](layout, size)
-    if algorithm not in ("pairwise", "direct"):
-        raise UsageError(f"{algorithm} cannot do an uneven all_to_all; choose pairwise or direct")
-    return table[algorithm](layout, size, sizes)
+        return entry.stages(layout, size, **given)
+    if "sizes" not in entry.takes:
+        raise UsageError(f"{algorithm} cannot do an uneven {op}; choose pairwise or direct for all_to_all")
+    return entry.stages(layout, size, sizes, **given)
+
+
+def check_options(op: Collective, algorithm: str, **given: bool) -> None:
+    """Raise UsageError for an option that the algorithm would not listen to. `auto` takes all of its op's."""
+    table = _table(op)
+    chosen = table.values() if algorithm == "auto" else [table[algorithm]] if algorithm in table else []
+    taken = {option for entry in chosen for option in entry.takes}
+    for option, is_given in given.items():
+        if is_given and chosen and option not in taken:
+            flag = "uneven" if option == "sizes" else option
+            able = [name for name, entry in table.items() if option in entry.takes]
+            other = f"; it is for {', '.join(able)}" if able else ""
+            raise UsageError(f"--{flag} means nothing to {algorithm} {op}{other}")
 
 
 def _table(op: Collective) -> dict[str, Algorithm]:

@@ -12,6 +12,13 @@ import numpy as np
 from dessim.collectives.schedule import Floats, Layout, Stage, all_to_all_chunk
 
 
+def uneven_sizes(n: int, size: float, rng: np.random.Generator) -> Floats:
+    """Bytes [n, n] from each rank to each other, uniform in (0, 2 S/n): S = `size` bytes a rank on average."""
+    sizes = rng.uniform(0.0, 2 * size / n, (n, n))
+    np.fill_diagonal(sizes, 0.0)
+    return sizes
+
+
 def pairwise_all_to_all(layout: Layout, size: float, sizes: Floats | None = None) -> Iterator[Stage]:
     """n-1 stages; in stage k rank i sends to rank i+k."""
     n = layout.n
@@ -19,7 +26,7 @@ def pairwise_all_to_all(layout: Layout, size: float, sizes: Floats | None = None
     for hop in range(1, n):
         dst = (ranks + hop) % n
         yield Stage(
-            pattern=("shift", hop),
+            pattern=("shift", hop) if sizes is None else (),
             src=ranks,
             dst=dst,
             size=np.full(n, size / n) if sizes is None else sizes[ranks, dst],
@@ -36,7 +43,7 @@ def direct_all_to_all(layout: Layout, size: float, sizes: Floats | None = None) 
     off = src != dst
     src, dst = src[off], dst[off]
     yield Stage(
-        pattern=("all pairs",),
+        pattern=("all pairs",) if sizes is None else (),
         src=src,
         dst=dst,
         size=np.full(len(src), size / n) if sizes is None else sizes[src, dst],

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+import hashlib
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import simpy
 
 from dessim.cluster import Cluster
-from dessim.collectives import Layout, Stage, algorithms_for, schedule
+from dessim.cluster.trees import sums_in_fabric, sums_in_node
+from dessim.collectives import Layout, Options, Stage, algorithms_for, schedule
+from dessim.collectives.choose import Floor, fastest
 from dessim.errors import SimulationError
 from dessim.sim.flows import Flows, route_flows
 from dessim.sim.maxmin import Floats, Ints
@@ -45,39 +48,52 @@ class Routed:
     def stage(self, gpus: Ints, stage: Stage) -> tuple[Flows, float]:
         """Flows of a stage over the group on `gpus`, and their scale. Equal sizes are routed once, for every size."""
         largest = float(stage.size.max(initial=0.0))
-        if largest > 0 and not (stage.size == largest).all():
+        if not stage.pattern or largest == 0:
             return self._route(gpus, stage, stage.size), 1.0
-        key = (stage.pattern, stage.reduce, len(gpus), gpus.tobytes())
+        relative = stage.size / largest
+        shape = b"" if (relative == 1.0).all() else hashlib.blake2b(relative.tobytes()).digest()
+        # Whether the receiver sums matters only where summing takes time.
+        sums = stage.reduce if self.cluster.transport.reduction_rate < np.inf else False
+        flags = sums if isinstance(sums, bool) else sums.tobytes()
+        key = (stage.pattern, flags, shape, len(gpus), gpus.tobytes())
         if key not in self._flows:
-            self._flows[key] = self._route(gpus, stage, np.ones(len(stage.src)))
+            self._flows[key] = self._route(gpus, stage, relative)
         return self._flows[key], largest
 
     def _route(self, gpus: Ints, stage: Stage, size: Floats) -> Flows:
-        return route_flows(self.cluster, gpus[stage.src], gpus[stage.dst], size, stage.reduce, self.folding)
+        src, dst = gpus[stage.src], gpus[stage.dst]
+        trees = stage.trees.on(gpus) if stage.trees is not None else None
+        return route_flows(self.cluster, src, dst, size, stage.reduce, self.folding, trees)
 
 
 class Collectives:
-    """Prices and runs the collectives of a job."""
+    """Prices and runs the collectives of a job.
+
+    Of what ran so far: `solves`, how often rates were solved when its stages were routed, and the most colours of flows
+    and links that one of them had.
+    """
 
     def __init__(
         self,
         routed: Routed,
         groups: Mapping[str, Sequence[int]],
         algorithms: Mapping[Collective, str] | None = None,
+        options: Options | None = None,
     ) -> None:
         self._routed, self._cluster = routed, routed.cluster
         self._gpus: dict[str, Ints] = {name: np.asarray(ranks, dtype=np.int64) for name, ranks in groups.items()}
         self._layouts = {name: layout_of(self._cluster, gpus) for name, gpus in self._gpus.items()}
-        self._wanted = dict(algorithms or {})
+        self._wanted, self._options = dict(algorithms or {}), options
+        self.solves = self.flow_colours = self.link_colours = 0
         self._chosen: dict[tuple[object, ...], str] = {}
 
-    def steps(self, op: Collective, algorithm: str, group: str, size: float, sizes: Floats | None) -> list[_Step]:
-        """The stages of `op` over `group`, routed."""
+    def steps(
+        self, op: Collective, algorithm: str, group: str, size: float, sizes: Floats | None = None
+    ) -> Iterator[_Step]:
+        """The stages of `op` over `group`, routed one by one."""
         gpus = self._gpus[group]
-        return [
-            _Step(*self._routed.stage(gpus, stage), stage.repeat)
-            for stage in schedule(op, algorithm, self._layouts[group], size, sizes)
-        ]
+        for stage in schedule(op, algorithm, self._layouts[group], size, sizes, self._options):
+            yield _Step(*self._routed.stage(gpus, stage), stage.repeat)
 
     def choose(self, op: Collective, group: str, size: float, sizes: Floats | None) -> str:
         """The algorithm: as asked for, or for `auto` the one that is fastest on an idle network, as a tuner would."""
@@ -86,18 +102,19 @@ class Collectives:
             return wanted
         key = (op, group, size) if sizes is None else (op, group, size, sizes.tobytes())
         if key not in self._chosen:
-            names = algorithms_for(op, self._layouts[group], uneven=sizes is not None)
-            if len(names) == 1:
-                self._chosen[key] = names[0]
-            else:
-                self._chosen[key] = min(names, key=lambda name: self.alone(op, name, group, size, sizes))
-        return self._chosen[key]
+            gpus, layout = self._gpus[group], self._layouts[group]
 
-    def alone(self, op: Collective, algorithm: str, group: str, size: float, sizes: Floats | None = None) -> float:
-        """Seconds on an idle network."""
-        return self._cluster.transport.op_overhead + sum(
-            step.repeat * step.flows.alone(step.scale) for step in self.steps(op, algorithm, group, size, sizes)
-        )
+            def price(stage: Stage) -> float:
+                flows, scale = self._routed.stage(gpus, stage)
+                return flows.alone(scale)
+
+            self._chosen[key] = fastest(
+                algorithms_for(op, layout, uneven=sizes is not None),
+                lambda name: schedule(op, name, layout, size, sizes, self._options),
+                Floor(self._cluster, gpus),
+                price,
+            )
+        return self._chosen[key]
 
     def run(
         self,
@@ -106,7 +123,7 @@ class Collectives:
         op: Collective,
         group: str,
         size: float,
-        splits: Mapping[int, tuple[int, ...]] | None,
+        splits: Mapping[int, tuple[float, ...]] | None,
     ) -> Generator[simpy.Event, str, Outcome]:
         """A process: from the moment the last member has come until the last message has arrived."""
         moving = env.now
@@ -123,6 +140,9 @@ class Collectives:
         longest = 0.0
         for step in self.steps(op, algorithm, group, size, sizes):
             began = env.now
+            self.solves += step.flows.solves
+            self.flow_colours = max(self.flow_colours, len(step.flows.folded.flow_of))
+            self.link_colours = max(self.link_colours, len(step.flows.folded.link_of))
             bound = yield network.transfer(step.flows, step.scale, step.repeat)
             if env.now - began > longest:
                 longest, bound_by = env.now - began, bound
@@ -132,14 +152,19 @@ class Collectives:
 
 
 def layout_of(cluster: Cluster, gpus: Ints) -> Layout:
-    """Whether a group fills nodes evenly, consecutive ranks together."""
+    """Whether a group fills nodes evenly, consecutive ranks together, and which switches sum."""
     nodes = cluster.node_of(gpus)
     _, counts = np.unique(nodes, return_counts=True)
     even = bool((counts == counts[0]).all()) and bool((np.diff(nodes) >= 0).all())
-    return Layout(len(gpus), int(counts[0]) if even else 1)
+    return Layout(
+        n=len(gpus),
+        per_node=int(counts[0]) if even else 1,
+        nvls=sums_in_node(cluster),
+        sharp=sums_in_fabric(cluster),
+    )
 
 
-def _matrix(group: str, n: int, splits: Mapping[int, tuple[int, ...]] | None) -> Floats | None:
+def _matrix(group: str, n: int, splits: Mapping[int, tuple[float, ...]] | None) -> Floats | None:
     """Bytes from each member to each other, from what every member says it sends."""
     if splits is None or len(splits) < n:
         return None

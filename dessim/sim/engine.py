@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import simpy
 
 from dessim.cluster import Cluster
+from dessim.collectives import Options
 from dessim.errors import DeadlockError, SimulationError
 from dessim.sim.collective import Collectives, Outcome, Routed
 from dessim.sim.device import Device
@@ -33,17 +34,23 @@ class _Meeting:
     task: Task
     came: int = 0
     classes: list[int] = field(default_factory=list)
-    splits: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    splits: dict[int, tuple[float, ...]] = field(default_factory=dict)
 
 
 class _Simulation:
-    def __init__(self, routed: Routed, workload: Workload, algorithms: Mapping[Collective, str] | None) -> None:
+    def __init__(
+        self,
+        routed: Routed,
+        workload: Workload,
+        algorithms: Mapping[Collective, str] | None,
+        options: Options | None,
+    ) -> None:
         cluster = routed.cluster
         cluster.require(workload.n_ranks)
         self.env = simpy.Environment()
         self.workload = workload
         self.network = Network(self.env, cluster, routed.folding)
-        self.collectives = Collectives(routed, workload.groups, algorithms)
+        self.collectives = Collectives(routed, workload.groups, algorithms, options)
         self.place = {name: {rank: i for i, rank in enumerate(ranks)} for name, ranks in workload.groups.items()}
         self.meetings: dict[tuple[str, int, str], _Meeting] = {}
         self.record = Record(workload.n_ranks, tuple(c.ranks for c in workload.classes))
@@ -64,7 +71,9 @@ class _Simulation:
             # simpy's way to say that nothing is left to happen before `until` did.
             raise self._deadlock() from stuck
         self.record.end = float(self.env.now)
-        self.record.solves = self.network.solves
+        self.record.solves = self.network.solves + self.collectives.solves
+        self.record.flow_colours = self.collectives.flow_colours
+        self.record.link_colours = self.collectives.link_colours
         carried = self.network.bytes_by_kind.tolist()
         self.record.bytes_by_kind = dict(zip(self.kinds, carried, strict=True))
         # Order by time, not by which process happened to be resumed first.
@@ -167,11 +176,13 @@ def simulate(
     algorithms: Mapping[Collective, str] | None = None,
     folding: bool = True,
     routed: Routed | None = None,
+    options: Options | None = None,
 ) -> Record:
     """Run a workload on a cluster; rank r sits on GPU r.
 
     `algorithms` fixes a collective's algorithm (default `auto`). `folding=False` runs the same engine without folding.
-    `routed` carries routes from one simulation of the cluster to the next; it brings its own `folding`.
+    `routed` carries routes from one simulation of the cluster to the next; it brings its own `folding`. `options`
+    sets what algorithms leave open: chunks, the root, the sides of a torus.
     Raises CapacityError when the cluster is too small, DeadlockError when ranks wait for each other.
     """
-    return _Simulation(routed or Routed(cluster, folding), workload, algorithms).run()
+    return _Simulation(routed or Routed(cluster, folding), workload, algorithms, options).run()

@@ -34,7 +34,11 @@ class Span:
 
 @dataclass(slots=True)
 class Record:
-    """A whole run. `classes[i]` are the ranks of class i; `bytes_by_kind` what each link class carried."""
+    """A whole run. `classes[i]` are the ranks of class i; `bytes_by_kind` what each link class carried.
+
+    `solves` counts how often rates were solved; `flow_colours` and `link_colours` are the most that messages of one
+    stage were folded to.
+    """
 
     n_ranks: int
     classes: tuple[Sequence[int], ...]
@@ -42,3 +46,5 @@ class Record:
     bytes_by_kind: Mapping[str, float] = field(default_factory=dict)
     end: float = 0.0
     solves: int = 0
+    flow_colours: int = 0
+    link_colours: int = 0

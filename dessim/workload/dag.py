@@ -29,7 +29,7 @@ class Task:
     collective: Collective | None = None
     group: str | None = None
     size: float = 0.0
-    splits: tuple[int, ...] | None = None
+    splits: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

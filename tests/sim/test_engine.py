@@ -17,6 +17,7 @@ from dessim.workload.dag import RankClass, Task, Workload
 
 CLUSTER = load_cluster("one-switch_16")  # 50 GB/s a host, a message crosses two links of 1 us
 LATENCY, RATE = 2e-6, 50e9
+RING = {Collective.ALL_REDUCE: "ring"}
 
 
 def compute(name: str, seconds: float, *deps: int, stream: str = "compute", delay: float = 0.0) -> Task:
@@ -46,7 +47,7 @@ def test_communication_overlaps_compute_exactly_as_the_graph_allows() -> None:
         compute("beside", 4e-3, 0),  # does not wait for the collective
         compute("after", 1e-3, 1, 2),
     ]
-    record = simulate(CLUSTER, job([(range(2), tasks)]))
+    record = simulate(CLUSTER, job([(range(2), tasks)]), RING)
     communication = ring(2, size)
     assert communication < 4e-3
     assert record.end == pytest.approx(1e-3 + 4e-3 + 1e-3)
@@ -54,7 +55,7 @@ def test_communication_overlaps_compute_exactly_as_the_graph_allows() -> None:
     assert parts.exposed_comm_s == pytest.approx(0.0, abs=1e-12)
     assert parts.compute_s == pytest.approx(6e-3)
     # Without the op beside it, the same collective is exposed.
-    record = simulate(CLUSTER, job([(range(2), [tasks[0], tasks[1], compute("after", 1e-3, 1)])]))
+    record = simulate(CLUSTER, job([(range(2), [tasks[0], tasks[1], compute("after", 1e-3, 1)])]), RING)
     assert record.end == pytest.approx(2e-3 + communication)
     assert breakdown(record).exposed_comm_s == pytest.approx(communication)
 
@@ -69,7 +70,7 @@ def test_ops_of_a_stream_run_in_issue_order() -> None:
 
 def test_a_collective_waits_for_its_last_member_and_says_so() -> None:
     early, late = [compute("work", 1e-3), reduce("all", 8.0, 0)], [compute("work", 9e-3), reduce("all", 8.0, 0)]
-    record = simulate(CLUSTER, job([((0, 1), early), ((2,), late)]))
+    record = simulate(CLUSTER, job([((0, 1), early), ((2,), late)]), RING)
     spans = {(s.rank_class, s.name): s for s in record.spans}
     assert spans[0, "all"].moving == spans[1, "all"].moving == pytest.approx(9e-3)
     assert spans[0, "all"].bound_by == "late rank"
@@ -90,7 +91,7 @@ def test_groups_that_share_a_link_slow_each_other() -> None:
     halves = {"a": (0, 1), "b": (0, 2)}
     tasks_0 = [reduce("x", size, group="a"), reduce("y", size, group="b", stream="comm 2")]
     other = {r: [reduce("x" if r == 1 else "y", size, group=g)] for r, g in ((1, "a"), (2, "b"))}
-    both = simulate(CLUSTER, job([((0,), tasks_0), ((1,), other[1]), ((2,), other[2])], **halves))
+    both = simulate(CLUSTER, job([((0,), tasks_0), ((1,), other[1]), ((2,), other[2])], **halves), RING)
     alone = ring(2, size)
     # Rank 0's link carries both rings, so each runs at half its rate.
     assert both.end == pytest.approx(2 * 2 * (size / 2 / (RATE / 2) + LATENCY) / 2, rel=1e-9)

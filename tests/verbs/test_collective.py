@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dessim.cluster import Cluster, load_cluster
+from dessim.collectives import ALGORITHMS, Options, algorithms_for, schedule
+from dessim.collectives.alltoall import uneven_sizes
+from dessim.collectives.choose import Floor
 from dessim.collectives.closed_forms import bus_bandwidth, pairwise_time, ring_time
 from dessim.errors import CapacityError, UsageError
+from dessim.sim.collective import Routed, layout_of
 from dessim.trace.schema import Collective
 from dessim.verbs.collective import run_collective
 
@@ -77,15 +82,30 @@ def test_hierarchical_all_reduce_is_the_sum_of_its_levels() -> None:
     assert measured.time_s == pytest.approx(expected, rel=1e-9)
 
 
-@pytest.mark.parametrize("op", [Collective.ALL_REDUCE, Collective.ALL_TO_ALL])
-def test_auto_is_the_fastest_algorithm(op: Collective) -> None:
+EVERY_OP = tuple(ALGORITHMS)
+
+
+@pytest.mark.parametrize("gpus", [8, 32])
+@pytest.mark.parametrize("op", EVERY_OP)
+def test_auto_is_the_fastest_algorithm(op: Collective, gpus: int) -> None:
     cluster = load_cluster("h100-8x_rail_128")
-    for size in (1e3, GB):
-        auto = run_collective(cluster, op, 32, size)
-        names = ("ring", "hierarchical") if op is Collective.ALL_REDUCE else ("pairwise", "direct", "hierarchical")
-        each = {name: run_collective(cluster, op, 32, size, name).time_s for name in names}
+    names = algorithms_for(op, layout_of(cluster, np.arange(gpus)))
+    for size in (1e3, 1e6, GB):
+        auto = run_collective(cluster, op, gpus, size)
+        each = {name: run_collective(cluster, op, gpus, size, name).time_s for name in names}
         assert auto.time_s == pytest.approx(min(each.values()), rel=1e-12)
         assert each[auto.algorithm] == pytest.approx(auto.time_s, rel=1e-12)
+
+
+@pytest.mark.parametrize("op", EVERY_OP)
+def test_the_bound_that_auto_prunes_by_is_one(op: Collective) -> None:
+    for name, cluster in (("rail", load_cluster("h100-8x_rail_128")), ("leaf", load_cluster("a100-8x_leafspine_16"))):
+        gpus = np.arange(24) * (2 if name == "leaf" else 1)
+        floor, routed, layout = Floor(cluster, gpus), Routed(cluster), layout_of(cluster, gpus)
+        for algorithm in algorithms_for(op, layout):
+            for stage in schedule(op, algorithm, layout, 1e7):
+                flows, scale = routed.stage(gpus, stage)
+                assert floor(stage) <= flows.alone(scale) * (1 + 1e-9), (algorithm, stage.pattern)
 
 
 def test_busbw_never_exceeds_the_slowest_link(switch: Cluster) -> None:
@@ -96,7 +116,40 @@ def test_busbw_never_exceeds_the_slowest_link(switch: Cluster) -> None:
             assert measured.busbw == pytest.approx(bus_bandwidth(op, n, GB, measured.time_s))
 
 
+def test_uneven_all_to_all_draws_each_pair(switch: Cluster) -> None:
+    n, size = 8, 8e6
+    sizes = uneven_sizes(n, size, np.random.default_rng(5))
+    off = sizes[~np.eye(n, dtype=bool)]
+    assert sizes.diagonal().tolist() == [0.0] * n and off.min() > 0 and off.max() < 2 * size / n
+    assert off.mean() == pytest.approx(size / n, rel=0.2)
+    direct, pairwise = (
+        run_collective(switch, Collective.ALL_TO_ALL, n, size, name, uneven=5) for name in ("direct", "pairwise")
+    )
+    busiest = max(sizes.sum(axis=0).max(), sizes.sum(axis=1).max()) / LINK
+    assert direct.time_s >= busiest + 2e-6
+    assert direct.time_s == run_collective(switch, Collective.ALL_TO_ALL, n, size, "direct", uneven=5).time_s
+    assert direct.time_s != run_collective(switch, Collective.ALL_TO_ALL, n, size, "direct", uneven=6).time_s
+    ranks = np.arange(n)
+    longest = sum(sizes[ranks, (ranks + hop) % n].max() for hop in range(1, n))
+    assert pairwise.time_s == pytest.approx(longest / LINK + (n - 1) * 2e-6, rel=1e-9)
+    whole = run_collective(switch, Collective.ALL_TO_ALL, n, size, "direct", folding=False, uneven=5)
+    assert whole.time_s == pytest.approx(direct.time_s, rel=1e-9)
+    assert direct.flow_colours == n * (n - 1) and direct.events > n
+
+
+def test_cost_is_told(switch: Cluster) -> None:
+    ring = run_collective(switch, Collective.ALL_REDUCE, 64, GB, "ring").to_json()
+    assert (ring["flow_colours"], ring["link_colours"]) == (1, 1)
+    assert ring["events"] >= 1 and ring["wall_s"] > 0 and ring["peak_rss_MiB"] > 1
+
+
 def test_refusals(switch: Cluster) -> None:
+    with pytest.raises(UsageError, match="--uneven means nothing"):
+        run_collective(switch, Collective.ALL_REDUCE, 4, GB, uneven=1)
+    with pytest.raises(UsageError, match="--chunks 0"):
+        run_collective(switch, Collective.ALL_REDUCE, 4, GB, options=Options(chunks=0))
+    with pytest.raises(UsageError, match="fabric has none"):
+        run_collective(switch, Collective.ALL_REDUCE, 4, GB, "sharp")
     with pytest.raises(CapacityError, match="has 64 GPUs"):
         run_collective(switch, Collective.ALL_REDUCE, 65, GB)
     with pytest.raises(UsageError, match="at least 2"):

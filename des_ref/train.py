@@ -37,7 +37,7 @@ from des_ref.models.build import Network
 from des_ref.strategies import STRATEGIES, check_strategy
 from des_ref.strategies.base import Optimizers, StepResult, Strategy
 from des_ref.trace_session import TraceSession
-from dessim.errors import FileError, UsageError
+from dessim.errors import DessimError, FileError, UsageError
 from dessim.files import dump_json
 from dessim.workload.model import Model, load_model
 
@@ -102,8 +102,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         opened = open_source(settings.data, model, settings.seed, comm)
         if opened.fallback_reason and comm.rank == 0:
             _say_fallback(opened.fallback_reason)
-        if opened.source.steps(settings.training.batch) == 0:
-            raise UsageError(f"--batch {settings.training.batch} is more than all training samples of {opened.name}")
+        if settings.training.batch > opened.source.train_samples:
+            many = f"{opened.source.train_samples} training samples of {opened.name}"
+            raise UsageError(f"--batch {settings.training.batch} is more than all {many}")
         strategy = build_strategy(settings, model, comm)
         session = _trace_session(args, settings, opened, comm, strategy, model)
         progress = train(settings, opened, comm, strategy, session, args.log)
@@ -156,7 +157,10 @@ def train(
                 if lines is not None:
                     lines.write(json.dumps({"epoch": epoch + 1, "loss": float(loss), **line}) + "\n")
             assert progress.best is not None
-            if progress.steps == limit or epoch + 1 - progress.best["epoch"] >= settings.training.patience:
+            # A trace that was asked for is finished first.
+            is_traced = session is None or session.done
+            stale = epoch + 1 - progress.best["epoch"] >= settings.training.patience
+            if progress.steps == limit or (stale and is_traced):
                 break
     return progress
 
@@ -166,6 +170,10 @@ def _evaluate_epoch(
 ) -> dict[str, float | None]:
     """Validation figures; when they are the best so far, the test is scored too and kept."""
     auc, logloss = _score(predict(validation, comm, strategy), validation)
+    if not np.isfinite(logloss):
+        raise DessimError(
+            f"training diverged in epoch {progress.epochs}: lower rows.rate or dense.rate in the settings"
+        )
     score = torch.tensor([auc if auc is not None else -logloss], dtype=torch.float64, device=comm.device)
     # Ranks must not disagree on when to stop; on one kind of machine they cannot, but a hang would be a poor message.
     comm.broadcast("score", score)
@@ -227,7 +235,11 @@ def summarise(
         "dtype": settings.dtype,
         "seed": settings.seed,
         "batch": batch,
-        "samples": {"validation": len(opened.source.validation), "test": len(opened.source.test)},
+        "samples": {
+            "train": opened.source.train_samples,
+            "validation": len(opened.source.validation),
+            "test": len(opened.source.test),
+        },
         "samples_trained": progress.steps * batch,
         "auc": best.get("auc"),
         "logloss": best.get("logloss"),
@@ -248,10 +260,8 @@ def _trace_session(
     if args.trace is None:
         return None
     batch, need = settings.training.batch, TraceSession.steps_needed(args.trace_warmup, args.trace_steps)
-    per_epoch = opened.source.steps(batch)
-    planned = settings.training.steps or need
-    if per_epoch is not None:
-        planned = min(planned, per_epoch * settings.training.epochs)
+    planned = opened.source.train_samples // batch * settings.training.epochs
+    planned = min(planned, settings.training.steps or planned)
     if planned < need:
         how = f"{args.trace_warmup} to warm up, {2 * args.trace_steps} watched, {args.trace_steps} timed"
         raise UsageError(f"--trace needs {need} steps ({how}), but the run has {planned}")

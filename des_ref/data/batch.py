@@ -91,8 +91,9 @@ class Source(Protocol):
         """This rank's slices, batch / world_size samples each, of the epoch's global batches; a short end drops."""
         ...
 
-    def steps(self, batch: int) -> int | None:
-        """Steps an epoch, where known before reading."""
+    @property
+    def train_samples(self) -> int:
+        """Training samples an epoch."""
         ...
 
 
@@ -112,8 +113,9 @@ class InMemory:
             start = step * batch + rank * share
             yield self.train.take(order[start : start + share])
 
-    def steps(self, batch: int) -> int | None:
-        return len(self.train) // batch
+    @property
+    def train_samples(self) -> int:
+        return len(self.train)
 
 
 def split(examples: Examples, order: Tensor, seed: int, shares: tuple[float, float] = (0.8, 0.9)) -> InMemory:

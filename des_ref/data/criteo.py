@@ -129,5 +129,6 @@ class CriteoFile:
                 waiting = [whole.select(torch.arange(batch, len(whole)))]
                 held -= batch
 
-    def steps(self, batch: int) -> int | None:
-        return (self.rows // 10 * 8 + min(self.rows % 10, 8)) // batch
+    @property
+    def train_samples(self) -> int:
+        return self.rows // 10 * 8 + min(self.rows % 10, 8)

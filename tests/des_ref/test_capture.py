@@ -93,7 +93,7 @@ def test_trace_of_two_ranks(tiny: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_killed_run_leaves_only_a_part_folder(tiny: Path, tmp_path: Path) -> None:
     path = tmp_path / "run.trace"
-    arguments = [*traced_arguments(tiny, path, steps=5000), "--steps", "20000", "--epochs", "1000"]
+    arguments = [*traced_arguments(tiny, path, steps=300), "--steps", "20000", "--epochs", "1000"]
     process = subprocess.Popen([sys.executable, "-m", "des_ref.train", *arguments], stderr=subprocess.DEVNULL)
     file = part_folder(path) / rank_file(0)
     try:

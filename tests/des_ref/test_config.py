@@ -46,7 +46,7 @@ def test_a_wrong_settings_file_names_the_key(tmp_path: Path, text: str, problem:
         (["--model", "nope"], 1, "no such model file"),
         (["--data", "/no/such/file"], 1, "no such file"),
         (["--config", "/no/such.toml"], 1, "cannot be read"),
-        (["--data", "synthetic", "--model", "TINY", "--batch", "1000000"], 2, "more than all training samples"),
+        (["--data", "synthetic", "--model", "TINY", "--batch", "1000000"], 2, "more than all 80000 training samples"),
         (["--data", "synthetic", "--model", "TINY", "--steps", "5", "--trace", "t"], 2, "--trace needs 50 steps"),
         (["--model", "deepfm", "--data", "ml-100k"], 2, "try --model deepfm_ml100k"),
     ],

@@ -81,7 +81,7 @@ def test_criteo_file_streams_batches_and_holds_tenths_out(tmp_path: Path) -> Non
     file = tmp_path / "train.txt"
     file.write_text("".join(line(str(i % 2), [str(i), *INTS[1:]]) for i in range(95)))
     source = CriteoFile(file)
-    assert (len(source.validation), len(source.test), source.steps(16)) == (9, 9, 4)
+    assert (len(source.validation), len(source.test), source.train_samples) == (9, 9, 77)
     whole = list(source.batches(0, 16, 0, 1))
     assert len(whole) == 4
     halves = [list(source.batches(0, 16, rank, 2)) for rank in range(2)]
@@ -110,7 +110,7 @@ def test_ranks_share_each_global_batch() -> None:
     assert isinstance(source, InMemory)
     whole = list(source.batches(1, 40, 0, 1))
     parts = [list(source.batches(1, 40, rank, 4)) for rank in range(4)]
-    assert len(whole) == source.steps(40) == 4
+    assert len(whole) == source.train_samples // 40 == 4
     for step, batch in enumerate(whole):
         assert torch.equal(torch.cat([p[step].ids for p in parts]), batch.ids)
         assert torch.equal(torch.cat([p[step].sample + 10 * r for r, p in enumerate(parts)]), batch.sample)

@@ -13,6 +13,7 @@ import pytest
 
 from des_ref import train
 from des_ref.data import movielens
+from dessim.errors import DessimError
 
 ML100K_AUC = 0.785  # DeepFM, random split: docs, quality references
 KEYS = {
@@ -50,12 +51,19 @@ def test_synthetic_clicks_are_learnt_and_runs_repeat(
     assert first["bytes_per_worker_per_step"] == 0  # one worker sends nothing
 
 
+def test_a_diverging_run_says_so(tiny: Path, tmp_path: Path) -> None:
+    config = tmp_path / "wild.toml"
+    config.write_text(f'model = "{tiny}"\n[data]\nsource = "synthetic"\nsamples = 2000\n[rows]\ninit_std = 1e200\n')
+    with pytest.raises(DessimError, match="diverged in epoch 1"):
+        train.main(["--config", str(config), "--device", "cpu"])
+
+
 def test_criteo_file_trains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "train.txt"
     rows = ("\t".join([str(i % 2), *([str(i % 2)] * 13), *([f"{i % 3:08x}"] * 26)]) for i in range(200))
     file.write_text("\n".join(rows) + "\n")
     result = alone(capsys, "--data", str(file), "--model", "deepfm", "--batch", "32", "--epochs", "2")
-    assert result["data"] == str(file) and result["samples"] == {"validation": 20, "test": 20}
+    assert result["data"] == str(file) and result["samples"] == {"train": 160, "validation": 20, "test": 20}
 
 
 def test_no_network_falls_back_loudly(

@@ -21,7 +21,7 @@ def cost_figure(rows: Sequence[dict[str, Any]], csv: Path) -> str:
     with house_style() as plt:
         figure, panels = plt.subplots(1, 2, figsize=(9.2, 3.9))
         for axes, key, label in zip(
-            panels, ("wall_s", "peak_rss_MiB"), ("time of the process (s)", "peak memory (MiB)"), strict=True
+            panels, ("cpu_s", "peak_rss_MiB"), ("CPU time of the process (s)", "peak memory (MiB)"), strict=True
         ):
             for line in lines:
                 family, peer = line.split()[0], "SimGrid" in line
@@ -47,5 +47,5 @@ def cost_figure(rows: Sequence[dict[str, Any]], csv: Path) -> str:
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, handlelength=3)
         text = svg_text(figure, "Cost of simulating a collective against the number of GPUs")
-    write_text(csv, data_csv(rows, ("work", "gpus", "wall_s", "peak_rss_MiB")))
+    write_text(csv, data_csv(rows, ("work", "gpus", "cpu_s", "peak_rss_MiB")))
     return text

@@ -1,16 +1,20 @@
-"""What a whole process costs: wall seconds, CPU seconds, peak memory.
+"""What a whole process costs: CPU seconds, wall seconds, peak memory.
 
-A command is started by a small Python of its own (this file as a script): Linux counts the memory of the process that
+CPU seconds of a process on one core are its wall seconds on an idle machine, and hardly change on a busy one. A
+command is started by a small Python of its own (this file as a script): Linux counts the memory of the process that
 starts another as the other's, so a parent with numpy loaded would spoil a small program's reading.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
+import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,13 +22,15 @@ from pathlib import Path
 
 ONE_CORE = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")}
 
+PATIENCE = 5
+
 
 @dataclass(frozen=True, slots=True)
 class Cost:
     """One run. `over` says that it was stopped at its time limit; `status` is the exit status otherwise."""
 
-    wall_s: float
     cpu_s: float
+    wall_s: float
     rss_MiB: float
     over: bool
     status: int
@@ -37,7 +43,7 @@ class Cost:
 
 
 def measure(command: Sequence[str], limit_s: float) -> Cost:
-    """Run `command` on one core, stopped after `limit_s`."""
+    """Run `command` on one core, stopped after `limit_s` of CPU time, or PATIENCE times that of wall time."""
     launcher = [sys.executable, "-I", "-S", __file__, str(limit_s), *command]
     done = subprocess.run(launcher, capture_output=True, text=True, env={**os.environ, **ONE_CORE, "NO_COLOR": "1"})
     if done.returncode:
@@ -46,35 +52,36 @@ def measure(command: Sequence[str], limit_s: float) -> Cost:
 
 
 def median(costs: Sequence[Cost]) -> Cost:
-    """The run with the median wall time."""
-    return sorted(costs, key=lambda cost: cost.wall_s)[len(costs) // 2]
+    """The run with the median CPU time."""
+    return sorted(costs, key=lambda cost: cost.cpu_s)[len(costs) // 2]
 
 
 def _launch(limit_s: float, command: list[str]) -> dict[str, object]:
-    import tempfile
-
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         began = time.monotonic()
         process = subprocess.Popen(command, stdout=out, stderr=err)
         os.sched_setaffinity(process.pid, {max(os.sched_getaffinity(0))})
+        resource.prlimit(process.pid, resource.RLIMIT_CPU, (math.ceil(limit_s), math.ceil(limit_s)))
         over = False
         while True:
             pid, status, usage = os.wait4(process.pid, os.WNOHANG)
             if pid:
                 break
-            if not over and time.monotonic() - began > limit_s:
+            if not over and time.monotonic() - began > PATIENCE * limit_s:
                 over = True
                 os.kill(process.pid, signal.SIGKILL)
             time.sleep(0.002)
         wall = time.monotonic() - began
         process.returncode = os.waitstatus_to_exitcode(status)
+        # At its limit of CPU time the kernel kills it.
+        over = over or (process.returncode == -signal.SIGKILL and usage.ru_utime + usage.ru_stime >= 0.9 * limit_s)
         texts = []
         for stream in (out, err):
             stream.seek(0)
             texts.append(stream.read().decode(errors="replace"))
     return {
-        "wall_s": wall,
         "cpu_s": usage.ru_utime + usage.ru_stime,
+        "wall_s": wall,
         "rss_MiB": usage.ru_maxrss / 1024,
         "over": over,
         "status": process.returncode,

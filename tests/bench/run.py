@@ -4,8 +4,8 @@
     python tests/bench/run.py --only ring     # the works whose name has "ring" in it; writes nothing
     python tests/bench/run.py --curve         # the cost against N alone
 
-Whole processes on one core, dessim and SimGrid in turn; median of three, or the only run when it takes longer than
-LONG. Absolute times on a shared machine mean little: read the ratio. Exits 3 when an answer is wrong.
+CPU seconds of whole processes on one core, dessim and SimGrid in turn; median of three, or the only run when it takes
+longer than LONG. Absolute times on a shared machine mean little: read the ratio. Exits 3 when an answer is wrong.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _against_peer(
 ) -> None:
     row["simgrid"] = _cost(theirs, runs)
     mine = row["dessim"]
-    row["ratio"], row["cpu_ratio"] = theirs.wall_s / mine["wall_s"], theirs.cpu_s / mine["cpu_s"]
+    row["ratio"] = theirs.cpu_s / mine["cpu_s"]
     if not theirs.ok:
         if not theirs.over:
             row["problems"].append(f"SimGrid: {_reason(theirs, limit_s)}")
@@ -83,7 +83,7 @@ def _against_peer(
 
 
 def _more(runs: list[Cost]) -> bool:
-    return not runs or (len(runs) < RUNS and runs[0].ok and runs[0].wall_s < LONG)
+    return not runs or (len(runs) < RUNS and runs[0].ok and runs[0].cpu_s < LONG)
 
 
 def _compare(row: dict[str, Any], what: str, found: float, expected: float, rel: float) -> None:
@@ -95,8 +95,8 @@ def _compare(row: dict[str, Any], what: str, found: float, expected: float, rel:
 
 def _cost(cost: Cost, runs: list[Cost]) -> dict[str, Any]:
     return {
-        "wall_s": cost.wall_s,
         "cpu_s": cost.cpu_s,
+        "wall_s": cost.wall_s,
         "peak_rss_MiB": cost.rss_MiB,
         "stopped": cost.over,
         "runs": len(runs),
@@ -117,8 +117,8 @@ def run_curves(folder: Path, limit_s: float) -> list[dict[str, Any]]:
             if not cost.ok:
                 _say(f"{line}, {n:,}: {_reason(cost, limit_s)}")
                 break
-            rows.append({"work": line, "gpus": n, "wall_s": cost.wall_s, "peak_rss_MiB": cost.rss_MiB})
-            _say(f"{line}, {n:,}: {cost.wall_s:.2f} s, {cost.rss_MiB:.0f} MiB")
+            rows.append({"work": line, "gpus": n, "cpu_s": cost.cpu_s, "peak_rss_MiB": cost.rss_MiB})
+            _say(f"{line}, {n:,}: {cost.cpu_s:.2f} s, {cost.rss_MiB:.0f} MiB")
     return rows
 
 
@@ -157,7 +157,7 @@ def main() -> int:
                     continue
                 row = run_work(work, options.limit, known)
                 result[part].append(row)
-                _say(f"{row['work']}: {row['dessim']['wall_s']:.2f} s {'; '.join(row['problems'])}")
+                _say(f"{row['work']}: {row['dessim']['cpu_s']:.2f} s {'; '.join(row['problems'])}")
                 broken += bool(row["problems"])
         if options.curve or not options.only:
             points = run_curves(folder, options.curve_limit)

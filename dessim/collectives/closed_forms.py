@@ -119,6 +119,22 @@ def sharp_time(size: float, alpha: float, beta: float) -> float:
     return alpha + size * beta
 
 
+def nvls_sharp_time(
+    g: int, size: float, chunks: int, inside: tuple[float, float], across: tuple[float, float]
+) -> float:
+    """A pipeline of three: sum in the node (S/c at NVLink's alpha and beta), tree along the rail (S/g/c), multicast.
+
+    c + 2 stages, each as long as the slowest of what is under way in it; sum and multicast together take 1 + 1/g.
+    """
+    node, rail = size / chunks * inside[1], across[0] + size / chunks / g * across[1]
+    total = 0.0
+    for stage in range(chunks + 2):
+        sums, trees, casts = stage < chunks, 1 <= stage <= chunks, stage >= 2
+        in_node = inside[0] + node * (1 + 1 / g if sums and casts else 1.0)
+        total += max(in_node if sums or casts else 0.0, rail if trees else 0.0)
+    return total
+
+
 def send_recv_time(size: float, alpha: float, beta: float) -> float:
     """alpha + S beta."""
     return alpha + size * beta

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from dessim.cli import app
 from dessim.cluster import Cluster, load_cluster
 from dessim.collectives import ALGORITHMS, Options, algorithms_for, schedule
 from dessim.collectives.alltoall import uneven_sizes
@@ -141,6 +144,49 @@ def test_cost_is_told(switch: Cluster) -> None:
     ring = run_collective(switch, Collective.ALL_REDUCE, 64, GB, "ring").to_json()
     assert (ring["flow_colours"], ring["link_colours"]) == (1, 1)
     assert ring["events"] >= 1 and ring["wall_s"] > 0 and ring["peak_rss_MiB"] > 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("all_reduce", "--algorithm", "double_tree", "--chunks", "8"),
+        ("all_reduce", "--algorithm", "torus_3d", "--dims", "8x2x1"),
+        ("all_to_all", "--algorithm", "direct", "--uneven", "7"),
+        ("broadcast", "--root", "3"),
+        ("reduce", "--algorithm", "chain"),
+        ("gather",),
+        ("scatter", "--root", "15"),
+        ("send_recv",),
+    ],
+)
+def test_the_verb_takes_every_op_and_tells_the_cost(arguments: tuple[str, ...]) -> None:
+    where = ("--cluster", "one-switch_16", "--gpus", "16", "--size", "64MiB")
+    result = CliRunner().invoke(app, ["collective", *arguments, *where, "--json"])
+    assert result.exit_code == 0, result.stderr
+    row = json.loads(result.stdout)
+    keys = [
+        "time_s",
+        "algbw_GBps",
+        "busbw_GBps",
+        "bound_by",
+        "events",
+        "flow_colours",
+        "link_colours",
+        "wall_s",
+        "peak_rss_MiB",
+    ]
+    assert set(keys) <= set(row) and row["op"] == arguments[0] and row["time_s"] > 0
+    text = CliRunner().invoke(app, ["collective", *arguments, *where]).stdout
+    assert "events" in text and "link colours" in text
+
+
+def test_the_verb_refuses_sides_that_are_none() -> None:
+    where = ("--cluster", "one-switch_16", "--gpus", "16", "--size", "1MiB")
+    for dims, text in (("4by4", "--dims '4by4'"), ("4x5", "dims 4x5 are not 2 factors of 16")):
+        result = CliRunner().invoke(
+            app, ["collective", "all_reduce", "--algorithm", "torus_2d", "--dims", dims, *where]
+        )
+        assert result.exit_code == 2 and text in result.stderr
 
 
 def test_refusals(switch: Cluster) -> None:

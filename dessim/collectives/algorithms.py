@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from dessim.collectives.alltoall import direct_all_to_all, pairwise_all_to_all
 from dessim.collectives.bruck import bruck_all_gather, bruck_all_to_all
 from dessim.collectives.channels import channel_all_gather, channel_all_reduce, channel_reduce_scatter
+from dessim.collectives.composed import reduce_scatter_gather_reduce, scatter_all_gather_broadcast
 from dessim.collectives.halving_doubling import (
     halving_doubling_all_gather,
     halving_doubling_all_reduce,
@@ -61,6 +62,8 @@ DIRECT_LIMIT = 128
 PAIRWISE_LIMIT = 4096
 # ... nor a chain (2n different stages).
 CHAIN_LIMIT = 1024
+# ... nor two trees: no rank has the same place in both as another, so they hardly fold.
+TREE_LIMIT = 2048
 _ASKED_ONLY = 0
 
 
@@ -116,7 +119,7 @@ ALGORITHMS: dict[Collective, dict[str, Algorithm]] = {
         "ring": Algorithm(ring_all_reduce),
         "ring_channels": _hierarchical(channel_all_reduce),
         "hierarchical": _hierarchical(hierarchical_all_reduce),
-        "double_tree": Algorithm(double_tree_all_reduce, ("chunks",)),
+        "double_tree": Algorithm(double_tree_all_reduce, ("chunks",), auto_up_to=TREE_LIMIT),
         "halving_doubling": Algorithm(halving_doubling_all_reduce),
         "recursive_doubling": Algorithm(recursive_doubling_all_reduce),
         "torus_2d": _torus(torus_2d_all_reduce),
@@ -156,13 +159,15 @@ ALGORITHMS: dict[Collective, dict[str, Algorithm]] = {
         "flat": Algorithm(flat_broadcast, ROOT),
         "binomial": Algorithm(binomial_broadcast, ROOT),
         "chain": Algorithm(chain_broadcast, PIPELINE, auto_up_to=CHAIN_LIMIT),
-        "double_tree": Algorithm(double_tree_broadcast, PIPELINE),
+        "double_tree": Algorithm(double_tree_broadcast, PIPELINE, auto_up_to=TREE_LIMIT),
+        "scatter_all_gather": Algorithm(scatter_all_gather_broadcast, ROOT),
     },
     Collective.REDUCE: {
         "flat": Algorithm(flat_reduce, ROOT),
         "binomial": Algorithm(binomial_reduce, ROOT),
         "chain": Algorithm(chain_reduce, PIPELINE, auto_up_to=CHAIN_LIMIT),
-        "double_tree": Algorithm(double_tree_reduce, PIPELINE),
+        "double_tree": Algorithm(double_tree_reduce, PIPELINE, auto_up_to=TREE_LIMIT),
+        "reduce_scatter_gather": Algorithm(reduce_scatter_gather_reduce, ROOT),
     },
     Collective.GATHER: {"flat": Algorithm(flat_gather, ROOT), "binomial": Algorithm(binomial_gather, ROOT)},
     Collective.SCATTER: {"flat": Algorithm(flat_scatter, ROOT), "binomial": Algorithm(binomial_scatter, ROOT)},

@@ -102,6 +102,15 @@ def binomial_time(op: Collective, n: int, size: float, alpha: float, beta: float
     return _rounds(n) * alpha + ((n - 1) / n if shares else _rounds(n)) * size * beta
 
 
+def composed_time(op: Collective, n: int, size: float, alpha: float, beta: float) -> float:
+    """broadcast: binomial scatter and Bruck's all_gather; reduce: recursive halving and binomial gather."""
+    if op is Collective.BROADCAST:
+        halves = bruck_time(Collective.ALL_GATHER, n, size, alpha, beta)
+    else:
+        halves = halving_doubling_time(Collective.REDUCE_SCATTER, n, size, alpha, beta)
+    return binomial_time(Collective.SCATTER, n, size, alpha, beta) + halves
+
+
 def chain_time(n: int, size: float, chunks: int, alpha: float, beta: float) -> float:
     """broadcast and reduce: (c + n - 2)(alpha + S/c beta)."""
     return (chunks + n - 2) * (alpha + size / chunks * beta)

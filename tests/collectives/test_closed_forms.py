@@ -90,6 +90,8 @@ def test_rooted(flat: Cluster, n: int, size: float, root: int) -> None:
     for op in (BROADCAST, REDUCE):
         assert time_of(flat, op, n, size, "flat", root=root) == exactly(forms.flat_time(n, size, *WIRE))
         assert time_of(flat, op, n, size, "binomial", root=root) == exactly(forms.binomial_time(op, n, size, *WIRE))
+        shares = "scatter_all_gather" if op is BROADCAST else "reduce_scatter_gather"
+        assert time_of(flat, op, n, size, shares, root=root) == exactly(forms.composed_time(op, n, size, *WIRE))
         for chunks in (1, 2, 40):
             chain = forms.chain_time(n, size, chunks, *WIRE)
             assert time_of(flat, op, n, size, "chain", root=root, chunks=chunks) == exactly(chain)
@@ -163,8 +165,8 @@ def test_nothing_in_the_table_lacks_a_closed_form() -> None:
         REDUCE_SCATTER: "ring ring_channels hierarchical halving_doubling torus_2d torus_3d nvls",
         ALL_GATHER: "ring ring_channels hierarchical halving_doubling recursive_doubling bruck torus_2d torus_3d nvls",
         ALL_TO_ALL: "pairwise direct hierarchical bruck",
-        BROADCAST: "flat binomial chain double_tree",
-        REDUCE: "flat binomial chain double_tree",
+        BROADCAST: "flat binomial chain double_tree scatter_all_gather",
+        REDUCE: "flat binomial chain double_tree reduce_scatter_gather",
         GATHER: "flat binomial",
         SCATTER: "flat binomial",
         Collective.SEND_RECV: "shift",

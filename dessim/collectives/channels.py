@@ -42,15 +42,16 @@ def _rings(layout: Layout, size: float, reduce: bool, shift: int) -> Iterator[St
     node, local = np.divmod(np.arange(n, dtype=np.int64), k)
     after = (local + 1) % k
     inside, across = node * k + after, (node + 1) % (n // k) * k + after
-    # Rank (node, l) crosses to the next node in the channel that entered at l + 1.
-    crosses = np.array([[local_rank == (c - 1) % k for c in range(k)] for local_rank in local.tolist()])
-    position = np.array([[p * k + (l - c) % k for c in range(k)] for p, l in zip(node, local, strict=True)])
-    order = np.array([[q // k * k + (c + q % k) % k for q in range(n)] for c in range(k)])
+    channel = np.arange(k)
 
     def carries(t: int) -> list[list[int]]:
-        pieces = [[order[c][(position[i, c] - shift - t) % n] * k + c for c in range(k)] for i in range(n)]
-        stay = [[int(pieces[i][c]) for c in range(k) if not crosses[i, c]] for i in range(n)]
-        leave = [[int(pieces[i][c]) for c in range(k) if crosses[i, c]] for i in range(n)]
+        # Rank (node, l) crosses to the next node in the channel that entered at l + 1.
+        crosses = local[:, None] == (channel - 1) % k
+        at = (node[:, None] * k + (local[:, None] - channel) % k - shift - t) % n
+        owner = at // k * k + (channel + at % k) % k
+        pieces = owner * k + channel
+        stay = [row[~leaves].tolist() for row, leaves in zip(pieces, crosses, strict=True)]
+        leave = [row[leaves].tolist() for row, leaves in zip(pieces, crosses, strict=True)]
         return [*(stay if k > 1 else []), *leave]
 
     ranks = np.arange(n, dtype=np.int64)

@@ -2,7 +2,8 @@
 
     python tests/bench/run.py                 # all of it, about ten minutes; writes docs/bench*
     python tests/bench/run.py --only ring     # the works whose name has "ring" in it; writes nothing
-    python tests/bench/run.py --curve         # the cost against N alone
+    python tests/bench/run.py --skip uneven   # all but these, for which SimGrid needs minutes
+    python tests/bench/run.py --part curve    # the cost against N alone
 
 CPU seconds of whole processes on one core, dessim and SimGrid in turn; median of three, or the only run when it takes
 longer than LONG. Absolute times on a shared machine mean little: read the ratio. Exits 3 when an answer is wrong.
@@ -109,14 +110,18 @@ def _reason(cost: Cost, limit_s: float) -> str:
 
 
 def run_curves(folder: Path, limit_s: float) -> list[dict[str, Any]]:
-    """Each line until a point takes longer than the limit."""
+    """Each line until a point takes longer than the limit, or would if it went on growing as it does."""
     rows = []
     for line, points in works.curves(folder).items():
+        before = last = 0.0
         for n, command in points:
+            if before and last * last / before > limit_s:
+                break
             cost = measure(command, limit_s)
             if not cost.ok:
                 _say(f"{line}, {n:,}: {_reason(cost, limit_s)}")
                 break
+            before, last = last, cost.cpu_s
             rows.append({"work": line, "gpus": n, "cpu_s": cost.cpu_s, "peak_rss_MiB": cost.rss_MiB})
             _say(f"{line}, {n:,}: {cost.cpu_s:.2f} s, {cost.rss_MiB:.0f} MiB")
     return rows
@@ -139,12 +144,13 @@ def machine() -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", default="", help="works whose name contains this; writes nothing")
-    parser.add_argument("--curve", action="store_true", help="the cost against N alone")
+    parser.add_argument("--skip", default="", help="leave out the works whose name contains this")
+    parser.add_argument("--part", choices=("works", "curve"), help="one of the two parts; default: both")
     parser.add_argument("--limit", type=float, default=120.0, help="seconds after which a process is stopped")
     parser.add_argument("--curve-limit", type=float, default=30.0, help="the same for a point of the curve")
     options = parser.parse_args()
     os.chdir(ROOT)
-    result: dict[str, Any] = {"schema_version": 1, "machine": machine(), "limit_s": options.limit}
+    result: dict[str, Any] = {"schema_version": 1, "machine": machine(), "limit_s": options.limit, "skipped": []}
     known: dict[str, list[Cost]] = {}
     broken = 0
     with tempfile.TemporaryDirectory() as name:
@@ -153,17 +159,20 @@ def main() -> int:
         for part, listed in (("peer", works.against_the_peer(folder)), ("alone", works.alone(folder))):
             result[part] = []
             for work in listed:
-                if options.curve or options.only not in work.name:
+                if options.part == "curve" or options.only not in work.name:
+                    continue
+                if options.skip and options.skip in work.name:
+                    result["skipped"].append(work.name)
                     continue
                 row = run_work(work, options.limit, known)
                 result[part].append(row)
                 _say(f"{row['work']}: {row['dessim']['cpu_s']:.2f} s {'; '.join(row['problems'])}")
                 broken += bool(row["problems"])
-        if options.curve or not options.only:
+        if options.part != "works" and not options.only:
             points = run_curves(folder, options.curve_limit)
             write_text(DOCS / "bench-cost.svg", cost_figure(points, DOCS / "bench-cost.csv"))
     print(markdown(result))  # noqa: T201
-    if not options.only and not options.curve:
+    if options.part != "curve" and not options.only:
         write_json(DOCS / "bench.json", result)
         page = DOCS / "bench.md"
         write_text(page, with_tables(page.read_text(), markdown(result)))

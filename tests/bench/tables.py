@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 BEGIN, END = "<!-- begin: written by make bench -->", "<!-- end -->"
@@ -25,6 +26,8 @@ def markdown(result: dict[str, Any]) -> str:
         for row in result["alone"]:
             lines.append(f"| {row['work']} | {_cost(row['dessim'])} | {_aim(row)} | {_answer(row)} |")
         parts.append("\n".join(lines))
+    if result.get("skipped"):
+        parts.append(f"Left out of this run: {'; '.join(result['skipped'])}.")
     about = result["machine"]
     parts.append(
         f"{about['cpu']}, one of {about['cores']} cores, load average {about['load_average']:.1f} at the start; "
@@ -69,7 +72,9 @@ def _aim(row: dict[str, Any]) -> str:
         parts.append(f"{row['limit_s']:g} s")
     if row["limit_MiB"] is not None:
         parts.append(f"{row['limit_MiB']:g} MiB")
-    return ", ".join(parts) or "-"
+    cost, most_s, most_MiB = row["dessim"], row["limit_s"] or math.inf, row["limit_MiB"] or math.inf
+    missed = cost["stopped"] or cost["cpu_s"] > most_s or cost["peak_rss_MiB"] > most_MiB
+    return ", ".join(parts) + ": **missed**" * missed if parts else "-"
 
 
 def _answer(row: dict[str, Any]) -> str:

@@ -41,18 +41,18 @@ def test_a_program_that_is_not_there_is_an_error() -> None:
 
 def test_tables_say_what_was_found() -> None:
     both = {"work": "w", "dessim": COST, "simgrid": {**COST, "cpu_s": 8.0}, "ratio": 4.0}
-    aims = {"limit_s": 1.5, "limit_MiB": None, "problems": []}
+    aims = {"limit_s": 3.0, "limit_MiB": None, "problems": []}
     rows = [
         {**both, **aims, "error_against_simgrid": -2e-9},
         {**both, **aims, "simgrid": {**COST, "cpu_s": 120.0, "stopped": True, "runs": 1}, "ratio": 60.0},
         {**both, **aims, "problems": ["1 s, SimGrid says 2 s"]},
     ]
-    alone = [{"work": "v", "dessim": COST, **aims, "answer": {"time_s": 0.0481449}}]
+    alone = [{"work": "v", "dessim": COST, **aims, "limit_s": 1.5, "answer": {"time_s": 0.0481449}}]
     text = markdown({"peer": rows, "alone": alone, "machine": MACHINE})
-    assert "| w | 8 s, 50 MiB | 2 s, 50 MiB | 1.5 s | 4 | 2e-09 |" in text
-    assert "| > 120 s, 50 MiB, one run | 2 s, 50 MiB | 1.5 s | > 60 | SimGrid did not finish |" in text
+    assert "| w | 8 s, 50 MiB | 2 s, 50 MiB | 3 s | 4 | 2e-09 |" in text
+    assert "| > 120 s, 50 MiB, one run | 2 s, 50 MiB | 3 s | > 60 | SimGrid did not finish |" in text
     assert "**1 s, SimGrid says 2 s**" in text
-    assert "| v | 2 s, 50 MiB | 1.5 s | 48.1449 ms |" in text
+    assert "| v | 2 s, 50 MiB | 1.5 s: **missed** | 48.1449 ms |" in text
     page = (ROOT / "docs" / "bench.md").read_text()
     once = with_tables(page, text)
     assert text in once and once.count(BEGIN) == once.count(END) == 1 and with_tables(once, text) == once

@@ -75,7 +75,7 @@ def against_the_peer(folder: Path) -> Iterator[Work]:
         name = f"uneven all_to_all, {n} hosts, {n * (n - 1):,} flows at once"
         inexact = [] if tolerance is None else ["--tolerance", str(tolerance)]
         yield Work(
-            name if tolerance is None else f"the same, {n} hosts, within {tolerance:g} of the makespan",
+            name if tolerance is None else f"uneven, {n} hosts, within {tolerance:g} of the makespan",
             dessim("all_to_all", still, n, "direct", "--uneven", str(SEED), *inexact),
             two_level(n, str(uneven_flows(folder, n)), latency=0, finer=FINER),
             limit_s=None if tolerance is None else {128: 8.0, 256: 60.0}[n],

@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -76,7 +77,8 @@ def command(*arguments: str | float) -> list[str]:
 def version() -> str:
     """SimGrid's own version, from its headers."""
     text = Path("/usr/include/simgrid/version.h").read_text()
-    return next((line.split('"')[1].split()[-1] for line in text.splitlines() if "define SIMGRID_VERSION_STRING" in line), "unknown")
+    found = re.search(r'SIMGRID_VERSION_STRING "SimGrid version ([^"]+)"', text)
+    return found[1] if found else "unknown"
 
 
 def times(*arguments: str | float) -> list[float]:

@@ -4,15 +4,15 @@
     torchrun ... -m des_ref.bench --ops all_reduce,all_to_all --sizes 64KiB,1MiB,4MiB --iterations 10 --json bench.json
 
 A run of a collective starts at a barrier and lasts from the last rank's start to the last rank's end, on clocks made
-comparable by pings; the figure is the median over the iterations. Sizes are S of nccl-tests (dessim.trace.schema), a
-rank. algbw = S / t; busbw = algbw times 2(n-1)/n for all_reduce, (n-1)/n for the others; GB/s is 1e9 bytes/s.
+comparable by pings. The table shows the median over the iterations, the file the mean beside it. Sizes are S of
+nccl-tests (dessim.trace.schema), a rank. algbw = S / t; busbw = algbw times 2(n-1)/n for all_reduce, (n-1)/n for the
+others; GB/s is 1e9 bytes/s.
 
 gloo runs reduce_scatter as a whole all_reduce: its busbw shows it.
 """
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from des_ref.cli import Parser, positive, run
+from des_ref.cli import Parser, leave, positive, run
 from des_ref.comm import Comm, open_comm, record
 from des_ref.trace_session import clock_offsets_us
 from dessim.errors import UsageError
@@ -57,8 +57,8 @@ OPS: dict[str, Callable[[Comm, Tensor, Tensor], None]] = {
 }
 
 
-def measure(comm: Comm, op: str, size: int, iterations: int, warmup: int) -> float:
-    """Median seconds of one collective of `size` bytes (S), the same on every rank."""
+def measure(comm: Comm, op: str, size: int, iterations: int, warmup: int) -> tuple[float, float]:
+    """Median and mean seconds of one collective of `size` bytes (S), the same on every rank."""
     full = torch.ones(size // _BYTES, device=comm.device)
     chunk = torch.ones(len(full) // comm.world_size, device=comm.device)
     # perf_counter shares its origin within a machine only; offsets are measured anyway.
@@ -74,7 +74,8 @@ def measure(comm: Comm, op: str, size: int, iterations: int, warmup: int) -> flo
         if i >= warmup:
             spans += [start + offset, end + offset]
     table = np.array(comm.gather_rows("spans", spans)).reshape(comm.world_size, iterations, 2)
-    return float(np.median(table[:, :, 1].max(axis=0) - table[:, :, 0].max(axis=0))) / 1e6
+    seconds = (table[:, :, 1].max(axis=0) - table[:, :, 0].max(axis=0)) / 1e6
+    return float(np.median(seconds)), float(seconds.mean())
 
 
 def _now_us() -> float:
@@ -121,8 +122,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(_header(comm), flush=True)
         for op in ops:
             for size in sizes:
-                seconds = measure(comm, op, size, args.iterations, args.warmup)
-                results.append({"op": str(op), "bytes": size, "seconds": seconds, "iterations": args.iterations})
+                seconds, mean = measure(comm, op, size, args.iterations, args.warmup)
+                results.append(
+                    {
+                        "op": str(op),
+                        "bytes": size,
+                        "seconds": seconds,
+                        "mean_seconds": mean,
+                        "iterations": args.iterations,
+                    }
+                )
                 if comm.rank == 0:
                     print(_line(op, size, seconds, comm.world_size), flush=True)
         if comm.rank == 0 and args.json is not None:
@@ -141,9 +150,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @record
 def entry() -> None:
-    code = run("des_ref.bench", main)
-    if code:
-        sys.exit(code)
+    leave(run("des_ref.bench", main))
 
 
 if __name__ == "__main__":

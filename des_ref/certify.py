@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from des_ref.capture import Recorder
-from des_ref.cli import Parser, positive, run, say
+from des_ref.cli import Parser, leave, positive, run, say
 from des_ref.comm import Comm, open_comm
 from des_ref.data.batch import slice_of
 from des_ref.data.synthetic import Zipf
@@ -93,6 +93,7 @@ def _rank_main(case: Case, rank: int, meeting: Path, answer: Path) -> None:
         result = _run(case, load_model(case.model), comm)
         if rank == 0:
             answer.write_text(json.dumps(result), "utf-8")
+    leave(0)
 
 
 def _run(case: Case, model: Model, comm: Comm) -> dict[str, Any]:

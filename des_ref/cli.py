@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NoReturn
 
 from dessim.errors import DessimError, UsageError
@@ -31,6 +32,18 @@ def positive(text: str) -> int:
 def say(text: str) -> None:
     """Progress, for people: stderr."""
     print(text, file=sys.stderr, flush=True)
+
+
+def leave(code: int) -> NoReturn:
+    """End this process now, without taking the interpreter down first.
+
+    Threads of torch's process group may still ask for the interpreter then, and abort a process whose work is done
+    ("terminate called without an active exception"); its launcher would call the whole run failed.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def run(program: str, main: Callable[[], int]) -> int:

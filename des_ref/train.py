@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -27,7 +26,7 @@ import torch
 from torch import Tensor
 
 from des_ref import metrics
-from des_ref.cli import Parser, positive, run, say
+from des_ref.cli import Parser, leave, positive, run, say
 from des_ref.comm import Comm, open_comm, record
 from des_ref.config import Settings, load_settings
 from des_ref.data.batch import Examples
@@ -288,9 +287,7 @@ def _say_fallback(reason: str) -> None:
 
 @record
 def entry() -> None:
-    code = run("des_ref.train", main)
-    if code:
-        sys.exit(code)
+    leave(run("des_ref.train", main))
 
 
 if __name__ == "__main__":

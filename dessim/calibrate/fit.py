@@ -1,12 +1,13 @@
-"""Fit a transport to a collective micro-benchmark: what a call, a message and a byte cost.
+"""Fit a transport to a collective micro-benchmark: what a message costs, how long it is under way, and bytes.
 
 Every measurement is one equation,
 
-    seconds = op_overhead + messages * message_overhead + sent_bytes / bandwidth
+    seconds = messages * message_overhead + stages * latency + sent_bytes / bandwidth
 
-with the messages and bytes a rank sends one after the other in the algorithm the library uses. Least squares on
-relative errors (small and large messages weigh alike), coefficients not negative. What it leaves out: congestion,
-incast, and that ranks sharing cores slow each other; the benchmark must be run as the job will be.
+with the messages and bytes a rank sends and the stages that wait for each other in the algorithm the library uses: a
+ring sends one message a stage, gloo's all_to_all sends all of its messages in one. Least squares on relative errors
+(small and large messages weigh alike), coefficients not negative. What it leaves out: congestion, incast, and that
+ranks sharing cores slow each other; the benchmark must be run as the job will be.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ from dessim.trace.schema import Collective, sent_factor
 
 @dataclass(frozen=True, slots=True)
 class TransportFit:
-    """Seconds a call and a message, bytes/s, and how well they explain the `n` measurements (R2 of log seconds)."""
+    """Seconds a message costs and is under way, bytes/s, and how well they explain `n` measurements (R2 of log s)."""
 
-    op_overhead: float
     message_overhead: float
+    latency: float
     bandwidth: float
     r2: float
     median_error: float
@@ -41,8 +42,8 @@ class TransportFit:
     def to_json(self) -> dict[str, Any]:
         return {
             "transport": f"{self.backend}, fitted",
-            "op_overhead_s": self.op_overhead,
             "message_overhead_s": self.message_overhead,
+            "latency_s": self.latency,
             "bandwidth_GBps": self.bandwidth / 1e9,
             "r2": self.r2,
             "median_error": self.median_error,
@@ -52,15 +53,15 @@ class TransportFit:
 
 def fit_transport(results: Sequence[Mapping[str, Any]], ranks: int, backend: str) -> TransportFit:
     """Fit measurements `{op, bytes, seconds}` of `ranks` ranks. Raises ValueError when there are too few."""
-    used = [r for r in results if r["op"] in _MESSAGES and r["seconds"] > 0 and r["bytes"] > 0]
+    used = [r for r in results if r["op"] in _ROUNDS and r["seconds"] > 0 and r["bytes"] > 0]
     if len(used) < 4 or ranks < 2:
         raise ValueError(f"{len(used)} measurements on {ranks} ranks are too few to fit a transport")
     seconds = np.array([float(r["seconds"]) for r in used])
     terms = np.array(
         [
             [
-                1.0,
-                _MESSAGES[op] * (ranks - 1),
+                _ROUNDS[op] * (ranks - 1),
+                1.0 if op is Collective.ALL_TO_ALL else _ROUNDS[op] * (ranks - 1),
                 sent_factor(op, ranks) * float(r["bytes"]),
             ]
             for r in used
@@ -72,8 +73,8 @@ def fit_transport(results: Sequence[Mapping[str, Any]], ranks: int, backend: str
     residual = np.log(predicted / seconds)
     spread = np.log(seconds) - np.log(seconds).mean()
     return TransportFit(
-        op_overhead=float(costs[0]),
-        message_overhead=float(costs[1]),
+        message_overhead=float(costs[0]),
+        latency=float(costs[1]),
         bandwidth=1 / float(costs[2]) if costs[2] > 0 else math.inf,
         r2=1 - float(residual @ residual) / float(spread @ spread),
         median_error=float(np.median(np.abs(predicted / seconds - 1))),
@@ -87,8 +88,9 @@ def load_bench(path: Path) -> tuple[list[dict[str, Any]], int, str]:
     """Results, ranks and backend of a des_ref.bench file. Raises FileError."""
     try:
         raw = json.loads(path.read_text("utf-8"))
+        # The mean: a step adds its collectives up, those that the scheduler delayed as well.
         results = [
-            {"op": str(r["op"]), "bytes": int(r["bytes"]), "seconds": float(r["seconds"])} for r in raw["results"]
+            {"op": str(r["op"]), "bytes": int(r["bytes"]), "seconds": float(r["mean_seconds"])} for r in raw["results"]
         ]
         return results, int(raw["world_size"]), str(raw["backend"])
     except OSError as error:
@@ -111,18 +113,25 @@ gpu = "cpu-core"
 [transport]
 name = "{fit.backend}, fitted"
 message_overhead = "{fit.message_overhead * 1e6:.9g} us"
-op_overhead = "{fit.op_overhead * 1e6:.9g} us"
+op_overhead = "0 s"
 source = "{source}"
+
+[transport.algorithms]
+all_reduce = ["ring"]
+reduce_scatter = ["ring"]
+all_gather = ["ring"]
+all_to_all = ["direct"]
 
 [node]
 count = {fit.ranks}
 gpus = 1
 nics = 1
 
+# A message crosses two links, so each has half the latency.
 [node.nic]
 rate = "{fit.bandwidth / 1e9:.9g} GB/s"
 efficiency = 1.0
-latency = "0 s"
+latency = "{fit.latency * 1e6 / 2:.9g} us"
 source = "{source}"
 
 [fabric]
@@ -130,8 +139,8 @@ kind = "single_switch"
 '''
 
 
-# Messages a rank sends one after the other, in units of n-1: rings send one a stage, all_to_all one a peer.
-_MESSAGES = {
+# Messages a rank sends, in units of n-1.
+_ROUNDS = {
     Collective.ALL_REDUCE: 2,
     Collective.REDUCE_SCATTER: 1,
     Collective.ALL_GATHER: 1,

@@ -8,7 +8,8 @@ power, price, clocks that change under load, ECC.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,8 @@ class Transport:
     """The software that sends: what a message and a collective call cost besides the wire.
 
     `message_overhead` [s] is paid by the sender for each message, `op_overhead` [s] once for each collective call,
-    `reduction_rate` [bytes/s] bounds how fast a rank sums what it received (inf: never the bottleneck).
+    `reduction_rate` [bytes/s] bounds how fast a rank sums what it received (inf: never the bottleneck). `algorithms`
+    names, for an op, the algorithms the library has; an op that is not there may use any.
     """
 
     name: str
@@ -80,6 +82,7 @@ class Transport:
     reduction_rate: float = math.inf
     source: str = ""
     assumed: str = ""
+    algorithms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,11 +115,12 @@ class SwitchTable(Part):
 
 
 class TransportTable(Part):
-    """`[transport]`; without `reduction_rate` summing is never the bottleneck."""
+    """`[transport]`; without `reduction_rate` summing is never the bottleneck, without `algorithms` any may be used."""
 
     message_overhead: Seconds
     op_overhead: Seconds
     reduction_rate: Rate = math.inf
+    algorithms: dict[str, tuple[str, ...]] = Field(default_factory=dict)
 
     def build(self) -> parts.Transport:
         return parts.Transport(**self.model_dump())

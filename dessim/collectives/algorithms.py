@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from dessim.collectives.alltoall import direct_all_to_all, pairwise_all_to_all
@@ -175,13 +175,22 @@ ALGORITHMS: dict[Collective, dict[str, Algorithm]] = {
 }
 
 
-def algorithms_for(op: Collective, layout: Layout, uneven: bool = False) -> tuple[str, ...]:
-    """Names of the algorithms that `auto` considers for this group, in table order."""
+def algorithms_for(
+    op: Collective, layout: Layout, uneven: bool = False, offered: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """Names of the algorithms that `auto` considers for this group, in table order.
+
+    `offered` are the ones the transport has (empty: all); where none of them fits, any that does is taken.
+    """
+    unknown = [name for name in offered if name not in _table(op)]
+    if unknown:
+        raise UsageError(f"the transport offers {unknown[0]!r} for {op}; known: {', '.join(_table(op))}")
     fit = [
         name
         for name, algorithm in _table(op).items()
         if not algorithm.unfit(layout) and (not uneven or "sizes" in algorithm.takes)
     ]
+    fit = [name for name in fit if not offered or name in offered] or fit
     # Beyond all limits there must still be one.
     return tuple(name for name in fit if layout.n <= _table(op)[name].auto_up_to) or tuple(fit[:1])
 

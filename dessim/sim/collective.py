@@ -109,7 +109,7 @@ class Collectives:
                 return flows.alone(scale)
 
             self._chosen[key] = fastest(
-                algorithms_for(op, layout, uneven=sizes is not None),
+                algorithms_for(op, layout, sizes is not None, self._cluster.transport.algorithms.get(op, ())),
                 lambda name: schedule(op, name, layout, size, sizes, self._options),
                 Floor(self._cluster, gpus),
                 price,

@@ -79,7 +79,7 @@ def run_demo(out: Path, ranks: int, data: str, quiet: bool = False) -> dict[str,
         begin("calibrate")
         # A rank has nobody to talk to when it is alone; two then stand for the machine.
         bench = out / "bench.json"
-        _Trainer(logs, max(ranks, 2)).torchrun("bench", "--json", str(bench), parse=False)
+        _Trainer(logs, max(ranks, 2)).torchrun("bench", "--iterations", "30", "--json", str(bench), parse=False)
         fit = fit_transport(*load_bench(bench))
         machine_file = out / "this-machine.toml"
         write_text(machine_file, cluster_toml(fit, "this-machine", platform.node() or "localhost"))
@@ -100,7 +100,7 @@ def run_demo(out: Path, ranks: int, data: str, quiet: bool = False) -> dict[str,
                 "source": _SOURCES.get(trained["data"], "file"),
                 "fallback": trained["fell_back"],
                 "samples": sum(trained["samples"].values()),
-                "rows_train": trained["samples"].get("train", 0),
+                "rows_train": trained["samples"]["train"],
                 "rows_test": trained["samples"]["test"],
             },
             "auc": trained["auc"],
@@ -234,8 +234,8 @@ def _print_summary(out: Path, result: dict[str, Any]) -> None:
         ),
         (
             "this machine",
-            f"{format_time(calibration['message_overhead_s'])} a message, "
-            f"{format_bandwidth(calibration['bandwidth_GBps'] * 1e9)} a rank (fitted, R2 {calibration['r2']:.3f})",
+            f"{format_time(calibration['message_overhead_s'])} and {format_time(calibration['latency_s'])} under way a "
+            f"message, {format_bandwidth(calibration['bandwidth_GBps'] * 1e9)} a rank (R2 {calibration['r2']:.3f})",
         ),
         ("step, predicted", format_time(result["predicted_step_s"])),
         ("step, measured", f"{format_time(result['measured_step_s'])} (error {percent(error, signed=True)})"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from statistics import median
+from statistics import fmean
 from typing import Any
 
 from dessim.cluster import Cluster
@@ -24,7 +24,7 @@ from dessim.workload.from_trace import workload_from_trace
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """A replayed trace. Step times in seconds, one a step."""
+    """A replayed trace. Step times in seconds, one a step; means of them, because a run is the sum of its steps."""
 
     cluster: str
     ranks: int
@@ -37,12 +37,12 @@ class Replay:
 
     @property
     def predicted_step_s(self) -> float:
-        return median(self.predicted)
+        return fmean(self.predicted)
 
     @property
     def measured_step_s(self) -> float | None:
-        """Median of the steps that ran without the recorder; None when the trace has none."""
-        return median(self.plain) if self.plain else None
+        """Mean of the steps that ran without the recorder; None when the trace has none."""
+        return fmean(self.plain) if self.plain else None
 
     @property
     def prediction_error(self) -> float | None:
@@ -52,7 +52,7 @@ class Replay:
     @property
     def self_replay_error(self) -> float | None:
         """The same against the recorded steps."""
-        return self.predicted_step_s / median(self.recorded) - 1 if self.recorded else None
+        return self.predicted_step_s / fmean(self.recorded) - 1 if self.recorded else None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, units in the keys."""
@@ -64,7 +64,7 @@ class Replay:
             "predicted_step_s": self.predicted_step_s,
             "measured_step_s": self.measured_step_s,
             "prediction_error": self.prediction_error,
-            "recorded_step_s": median(self.recorded) if self.recorded else None,
+            "recorded_step_s": fmean(self.recorded) if self.recorded else None,
             "self_replay_error": self.self_replay_error,
             **self.breakdown.to_json(),
         }

@@ -14,28 +14,28 @@ from dessim.errors import FileError
 from dessim.trace.schema import Collective
 from dessim.verbs.collective import run_collective
 
-CALL, MESSAGE, RATE, RANKS = 80e-6, 25e-6, 1.3e9, 4
+MESSAGE, LATENCY, RATE, RANKS = 25e-6, 400e-6, 1.3e9, 4
 
 
 def measurements(noise: float = 0.0) -> list[dict[str, object]]:
     """What a machine with these costs would show, by the closed forms of ring and direct exchange."""
     rng = np.random.default_rng(1)
     rows: list[dict[str, object]] = []
-    for op, messages, share in (
-        ("all_reduce", 6, 1.5),
-        ("all_to_all", 3, 0.75),
-        ("all_gather", 3, 0.75),
-        ("reduce_scatter", 6, 1.5),
+    for op, messages, stages, share in (
+        ("all_reduce", 6, 6, 1.5),
+        ("all_to_all", 3, 1, 0.75),
+        ("all_gather", 3, 3, 0.75),
+        ("reduce_scatter", 6, 6, 1.5),
     ):
         for size in (4096, 65_536, 1_048_576, 4_194_304):
-            seconds = CALL + messages * MESSAGE + share * size / RATE
+            seconds = messages * MESSAGE + stages * LATENCY + share * size / RATE
             rows.append({"op": op, "bytes": size, "seconds": seconds * (1 + noise * rng.standard_normal())})
     return rows
 
 
 def test_exact_measurements_are_recovered() -> None:
     fit = fit_transport(measurements(), RANKS, "gloo")
-    assert (fit.op_overhead, fit.message_overhead, fit.bandwidth) == pytest.approx((CALL, MESSAGE, RATE), rel=1e-9)
+    assert (fit.message_overhead, fit.latency, fit.bandwidth) == pytest.approx((MESSAGE, LATENCY, RATE), rel=1e-9)
     assert fit.r2 == pytest.approx(1.0)
     assert fit.n == 16
 

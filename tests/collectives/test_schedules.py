@@ -200,3 +200,11 @@ def test_auto_leaves_out_what_does_not_fit() -> None:
     assert "direct" not in algorithms_for(Collective.ALL_TO_ALL, Layout(1024, 8))
     assert algorithms_for(Collective.ALL_TO_ALL, Layout(8192, 8)) == ("hierarchical", "bruck")
     assert algorithms_for(Collective.ALL_TO_ALL, Layout(8192, 8), uneven=True) == ("pairwise",)
+
+
+def test_auto_keeps_to_what_the_transport_has() -> None:
+    assert algorithms_for(Collective.ALL_REDUCE, Layout(16, 8), offered=("ring",)) == ("ring",)
+    # Where nothing of it fits, something must still run.
+    assert algorithms_for(Collective.ALL_REDUCE, Layout(5, 1), offered=("hierarchical",)) != ()
+    with pytest.raises(UsageError, match="offers 'telepathy'"):
+        algorithms_for(Collective.ALL_REDUCE, Layout(4), offered=("telepathy",))

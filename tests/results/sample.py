@@ -140,6 +140,7 @@ def result() -> dict[str, Any]:
         "calibration": {
             "transport": "gloo-tcp",
             "message_overhead_s": 38e-6,
+            "latency_s": 410e-6,
             "bandwidth_GBps": 1.84,
             "r2": 0.9931,
             "n": 24,

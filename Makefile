@@ -7,7 +7,7 @@ OUT    ?= demo-out
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types studies
+.PHONY: help demo test lint types bench studies
 
 help:     ## list the targets
 	@sed -n 's/^\([a-z]*\): *\(.*\)## \(.*\)/  make \1\t\3/p' $(MAKEFILE_LIST) | expand -t 18
@@ -33,6 +33,9 @@ lint: $(READY)     ## ruff and the import contracts
 
 types: $(READY)    ## mypy --strict on dessim
 	@$(BIN)/mypy
+
+bench: $(READY)    ## race SimGrid (Debian: libsimgrid-dev g++) and time dessim from 8 to 65,536 GPUs
+	@$(BIN)/python tests/bench/run.py
 
 studies: $(READY)  ## rerun every study: figures and expected results
 	@for s in studies/*/plot.py; do $(BIN)/python $$s || exit 1; done

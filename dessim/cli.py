@@ -165,10 +165,12 @@ def project(
     algorithm: AlgorithmOption = None,
     fold: FoldOption = Fold.ON,
     csv: Annotated[Path | None, typer.Option(help="Also write the rows as CSV.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="Also draw throughput against GPUs, as SVG.")] = None,
     json: JsonOption = False,
 ) -> None:
     """Project a step to other strategies and scales, from a trace or a model file."""
     from dessim.cluster import load_cluster
+    from dessim.results.figures import throughput
     from dessim.results.show import print_projection
     from dessim.results.tables import write_projection_csv
     from dessim.trace.io import load_trace
@@ -194,6 +196,8 @@ def project(
     ]
     if csv is not None:
         write_projection_csv(csv, rows)
+    if figure is not None:
+        throughput(rows, figure)
     if json:
         _print_json({"cluster": machine.name, "model": job.model.name, "projection": rows})
     else:
@@ -214,6 +218,9 @@ def collective(
     root: Annotated[int, typer.Option(help="Root of broadcast, reduce, gather and scatter.", min=0)] = 0,
     dims: Annotated[str, typer.Option(help="Sides of a torus, such as 16x8; default: balanced.")] = "",
     uneven: Annotated[int | None, typer.Option(help="Seed: all_to_all with a random size a pair.", min=0)] = None,
+    tolerance: Annotated[
+        float, typer.Option(help="Share of its time that a stage of many different flows may be off.", min=0, max=0.1)
+    ] = 0.0,
     fold: FoldOption = Fold.ON,
     json: JsonOption = False,
 ) -> None:
@@ -227,7 +234,8 @@ def collective(
     sizes = [_size(text) for text in _names(size, "--size")]
     options, kind = Options(chunks, root, _sides(dims)), Collective(op.value)
     rows = [
-        run_collective(machine, kind, gpus, one, algorithm, fold is Fold.ON, options, uneven).to_json() for one in sizes
+        run_collective(machine, kind, gpus, one, algorithm, fold is Fold.ON, options, uneven, tolerance).to_json()
+        for one in sizes
     ]
     if json:
         _print_json({"cluster": machine.name, **rows[0]} if len(rows) == 1 else {"cluster": machine.name, "rows": rows})
@@ -383,4 +391,7 @@ def _algorithms(texts: list[str] | None) -> dict[Collective, str]:
 
 def main() -> None:
     """Entry point of the `dessim` program."""
+    # The solver's matrices are small: threads of the linear algebra library cost more than they bring. Read at import.
+    for library in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(library, "1")
     app(prog_name="dessim")

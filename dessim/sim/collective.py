@@ -39,10 +39,13 @@ class _Step:
 
 
 class Routed:
-    """Patterns of messages that were routed on one cluster, for reuse: across ops, steps and simulations."""
+    """Patterns of messages that were routed on one cluster, for reuse: across ops, steps and simulations.
 
-    def __init__(self, cluster: Cluster, folding: bool = True) -> None:
-        self.cluster, self.folding = cluster, folding
+    `tolerance` is that of `dessim.sim.fluid.drain`: how far a stage may be off, for many different flows in less time.
+    """
+
+    def __init__(self, cluster: Cluster, folding: bool = True, tolerance: float = 0.0) -> None:
+        self.cluster, self.folding, self.tolerance = cluster, folding, tolerance
         self._flows: dict[tuple[object, ...], Flows] = {}
 
     def stage(self, gpus: Ints, stage: Stage) -> tuple[Flows, float]:
@@ -63,14 +66,14 @@ class Routed:
     def _route(self, gpus: Ints, stage: Stage, size: Floats) -> Flows:
         src, dst = gpus[stage.src], gpus[stage.dst]
         trees = stage.trees.on(gpus) if stage.trees is not None else None
-        return route_flows(self.cluster, src, dst, size, stage.reduce, self.folding, trees)
+        return route_flows(self.cluster, src, dst, size, stage.reduce, self.folding, trees, self.tolerance)
 
 
 class Collectives:
     """Prices and runs the collectives of a job.
 
     Of what ran so far: `solves`, how often rates were solved when its stages were routed, and the most colours of flows
-    and links that one of them had.
+    and links that one of them had, and the largest relative `error` a tolerance let in.
     """
 
     def __init__(
@@ -85,6 +88,7 @@ class Collectives:
         self._layouts = {name: layout_of(self._cluster, gpus) for name, gpus in self._gpus.items()}
         self._wanted, self._options = dict(algorithms or {}), options
         self.solves = self.flow_colours = self.link_colours = 0
+        self.error = 0.0
         self._chosen: dict[tuple[object, ...], str] = {}
 
     def steps(
@@ -141,6 +145,7 @@ class Collectives:
         for step in self.steps(op, algorithm, group, size, sizes):
             began = env.now
             self.solves += step.flows.solves
+            self.error = max(self.error, step.flows.error)
             self.flow_colours = max(self.flow_colours, len(step.flows.folded.flow_of))
             self.link_colours = max(self.link_colours, len(step.flows.folded.link_of))
             bound = yield network.transfer(step.flows, step.scale, step.repeat)

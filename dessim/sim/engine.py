@@ -73,6 +73,7 @@ class _Simulation:
         self.record.end = float(self.env.now)
         self.record.solves = self.network.solves + self.collectives.solves
         self.record.flow_colours = self.collectives.flow_colours
+        self.record.error = self.collectives.error
         self.record.link_colours = self.collectives.link_colours
         carried = self.network.bytes_by_kind.tolist()
         self.record.bytes_by_kind = dict(zip(self.kinds, carried, strict=True))

@@ -48,6 +48,7 @@ class Flows:
     links: Ints
     bytes_by_kind: Floats
     solves: int
+    error: float
 
     def arrivals(self, scale: float) -> Floats:
         """Seconds from start to arrival of each colour on an idle network."""
@@ -73,10 +74,12 @@ def route_flows(
     reduce: bool | Bools = False,
     folding: bool = True,
     trees: Trees | None = None,
+    tolerance: float = 0.0,
 ) -> Flows:
     """Route and fold messages from GPU `src[i]` to `dst[i]` of `size[i]` bytes. Empty ones are not sent at all.
 
-    `reduce` (of all, or of each) makes the receiver sum; `trees` are messages through summing switches.
+    `reduce` (of all, or of each) makes the receiver sum; `trees` are messages through summing switches; `tolerance` is
+    that of `dessim.sim.fluid.drain`.
     """
     sent = size > 0
     src, dst, size = src[sent], dst[sent], size[sent].astype(np.float64)
@@ -90,7 +93,8 @@ def route_flows(
     per_scale = np.where(adds, size / transport.reduction_rate, 0.0)
     kind = together(size, fixed, per_scale)
     folded = fold(net, kind, folding)
-    finish, bound, solves = drain(folded.net, size[folded.flow_of])
+    drained = drain(folded.net, size[folded.flow_of], tolerance)
+    finish = drained.finish
     carried = net.weight * copies * size[net.flow]
     load = np.bincount(net.link, net.weight * size[net.flow], minlength=len(net.capacity))
     # Independent of folding and solver: nothing finishes before its busiest link could have carried it.
@@ -105,12 +109,13 @@ def route_flows(
         size=size,
         folded=folded,
         finish=finish,
-        bound=tuple(kinds[int(kind_of[folded.link_of[link]])] for link in bound),
+        bound=tuple(kinds[int(kind_of[folded.link_of[link]])] for link in drained.bound),
         fixed=fixed[folded.flow_of],
         per_scale=per_scale[folded.flow_of],
-        links=np.unique(net.link),
+        links=np.flatnonzero(np.bincount(net.link, minlength=len(net.capacity))),
         bytes_by_kind=np.bincount(kind_of[net.link], carried, minlength=len(kinds)).astype(np.float64),
-        solves=solves,
+        solves=drained.solves,
+        error=drained.error,
     )
 
 

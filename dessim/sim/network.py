@@ -17,7 +17,7 @@ import simpy
 
 from dessim.cluster import Cluster
 from dessim.sim.flows import LATENCY, Flows, incidence, together
-from dessim.sim.fluid import Fluid
+from dessim.sim.fluid import start_draining
 from dessim.sim.fold import fold
 from dessim.sim.maxmin import Floats, Incidence, Ints
 
@@ -77,7 +77,7 @@ class _Solo:
         batch.repeat -= passed
         at = self._start + passed * self._period
         batch.restart(at)
-        fluid = Fluid(flows.folded.net, flows.size[flows.folded.flow_of] * batch.scale)
+        fluid = start_draining(flows.folded.net, flows.size[flows.folded.flow_of] * batch.scale)
         delay = flows.fixed + flows.per_scale * batch.scale
         while not fluid.empty and not _due(now, at):
             step = min(fluid.next_finish(), now - at)
@@ -106,7 +106,7 @@ class _Shared:
         loads = size[flow] > 0  # what has drained loads no link
         net = Incidence(len(size), flow[loads], link[loads], weight[loads], self._links.capacity)
         self._fold = fold(net, together(size, delay, owner.astype(np.float64)), folding)
-        self._fluid = Fluid(self._fold.net, size[self._fold.flow_of])
+        self._fluid = start_draining(self._fold.net, size[self._fold.flow_of])
         self._owner: Ints = owner[self._fold.flow_of]
         self._delay: Floats = delay[self._fold.flow_of]
         self._draining = np.bincount(self._owner[self._fluid.active], minlength=len(batches))

@@ -37,7 +37,7 @@ class Record:
     """A whole run. `classes[i]` are the ranks of class i; `bytes_by_kind` what each link class carried.
 
     `solves` counts how often rates were solved; `flow_colours` and `link_colours` are the most that messages of one
-    stage were folded to.
+    stage were folded to; `error` is the largest relative error of a stage that a tolerance let in.
     """
 
     n_ranks: int
@@ -48,3 +48,4 @@ class Record:
     solves: int = 0
     flow_colours: int = 0
     link_colours: int = 0
+    error: float = 0.0

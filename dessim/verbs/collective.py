@@ -14,6 +14,7 @@ from dessim.collectives import Options, check_options
 from dessim.collectives.alltoall import uneven_sizes
 from dessim.collectives.closed_forms import algorithm_bandwidth, bus_bandwidth
 from dessim.errors import UsageError
+from dessim.sim.collective import Routed
 from dessim.sim.engine import simulate
 from dessim.trace.schema import Collective, Kind, Phase
 from dessim.workload.dag import RankClass, Task, Workload
@@ -27,7 +28,7 @@ class Measurement:
     """A simulated collective. Sizes in bytes as nccl-tests counts them (S), rates in bytes/s.
 
     `events` is how often rates were solved; `flow_colours` and `link_colours` are what the messages of a stage were
-    folded to at most, `wall_s` the simulator's own time.
+    folded to at most, `error` how far a tolerance may have put the time off, `wall_s` the simulator's own time.
     """
 
     op: Collective
@@ -39,6 +40,7 @@ class Measurement:
     events: int
     flow_colours: int
     link_colours: int
+    error: float
     wall_s: float
 
     @property
@@ -66,6 +68,7 @@ class Measurement:
             "events": self.events,
             "flow_colours": self.flow_colours,
             "link_colours": self.link_colours,
+            "error_bound": self.error,
             "wall_s": self.wall_s,
             "peak_rss_MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         }
@@ -80,11 +83,13 @@ def run_collective(
     folding: bool = True,
     options: Options | None = None,
     uneven: int | None = None,
+    tolerance: float = 0.0,
 ) -> Measurement:
     """Run `op` on S = `size` bytes over the first `gpus` GPUs.
 
     `uneven` is a seed: each pair of an all_to_all then exchanges a size of its own, S a rank on average
-    (dessim.collectives.alltoall.uneven_sizes). Raises UsageError, CapacityError.
+    (dessim.collectives.alltoall.uneven_sizes). `tolerance` is how far a stage may be off, as a share of its time.
+    Raises UsageError, CapacityError.
     """
     cluster.require(gpus)
     if gpus < 2:
@@ -104,7 +109,8 @@ def run_collective(
     )
     workload = _workload(op, gpus, size, uneven)
     began = time.perf_counter()
-    record = simulate(cluster, workload, {op: algorithm}, folding, options=options)
+    routed = Routed(cluster, folding, tolerance)
+    record = simulate(cluster, workload, {op: algorithm}, routed=routed, options=options)
     span = record.spans[0]
     return Measurement(
         op=op,
@@ -116,6 +122,7 @@ def run_collective(
         events=record.solves,
         flow_colours=record.flow_colours,
         link_colours=record.link_colours,
+        error=record.error,
         wall_s=time.perf_counter() - began,
     )
 

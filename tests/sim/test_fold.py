@@ -44,8 +44,8 @@ def test_folded_equals_unfolded(case: tuple[Incidence, np.ndarray]) -> None:
     rate, _ = max_min_rates(folded.net)
     whole, _ = max_min_rates(net)
     assert rate[folded.colour] == pytest.approx(whole, rel=1e-9)
-    finish, _, _ = drain(folded.net, size[folded.flow_of])
-    assert finish[folded.colour] == pytest.approx(drain(net, size)[0], rel=1e-9)
+    finish = drain(folded.net, size[folded.flow_of]).finish
+    assert finish[folded.colour] == pytest.approx(drain(net, size).finish, rel=1e-9)
     assert folded.count.sum() == net.n_flows
 
 
@@ -56,7 +56,7 @@ def test_drain_equals_exact_rational_simulation(network: tuple[list[dict[int, Fr
     sizes = [Fraction(1 + (7 * i) % 5) for i in range(len(paths))]
     flows = [naive.Flow(Fraction(0), size, path) for size, path in zip(sizes, paths, strict=True)]
     expected = [float(t) for t in naive.finish_times(flows, capacity)]
-    finish, _, _ = drain(naive.incidence(paths, capacity), np.array([float(s) for s in sizes]))
+    finish = drain(naive.incidence(paths, capacity), np.array([float(s) for s in sizes])).finish
     assert finish == pytest.approx(expected, rel=1e-9)
 
 

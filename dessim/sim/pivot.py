@@ -1,0 +1,335 @@
+"""Max-min rates of many different flows, followed through every finish by pivoting instead of solving anew.
+
+An uneven all_to_all of n ranks is n(n-1) flows that finish at n(n-1) instants, over only a few n links. Two facts make
+each finish cheap, whatever the number of flows:
+
+*Rates live on links.* In a max-min solution every flow is bound by one link and has that link's level: the rate of all
+flows it binds. So a rate is a link number, and a flow's remaining bytes are its key minus the service its link has
+given since, the integral of the level. Nothing is done to a flow while others finish.
+
+*Levels solve a linear system.* With x_l the level of a full link, or the room left on a link that is not, capacity
+says M x = C, where column l of M sums the weights that the flows bound by l put on each link (a unit vector where l is
+not full): a basis, as in the simplex method. A flow that finishes, or is bound by another link from now on, changes M
+by one rank, and the new levels follow from one column of the inverse (Sherman-Morrison; the updates are kept in product
+form and folded into the inverse a block at a time).
+
+The solution stays max-min fair as long as every flow's own link has the lowest level on its path and no room is
+negative (Bertsekas and Gallager, 6.5.2: each flow has a bottleneck). Where a flow crosses a link that has become lower
+it changes over; where room runs out the link becomes full and binds its fastest flows. Where that does not settle soon,
+everything is solved from scratch, as it is at the start.
+"""
+
+from __future__ import annotations
+
+import heapq
+
+import numpy as np
+
+from dessim.errors import PhysicsError
+from dessim.sim.maxmin import Floats, Incidence, Ints, max_min_rates
+
+_BLOCK = 96  # updates in product form before they are folded into the inverse
+_REFRESH = 24  # blocks before the inverse is computed anew, against drift
+_PASSES = 40  # changes of binding at one instant before solving from scratch
+_SAME = 1e-12  # relative: flows whose ends are this close end together
+_SINGULAR = 1e-5
+_DRIFT = 1e-8
+_MANY = 48  # flows that change over at once; beyond it solving from scratch is cheaper
+
+
+class PivotFluid:
+    """Draining flows; the same questions and answers as `dessim.sim.fluid.Fluid`."""
+
+    def __init__(self, net: Incidence, size: Floats) -> None:
+        self._net = net
+        self._small = _SAME * size
+        self._ptr = np.searchsorted(net.flow, np.arange(net.n_flows + 1))
+        by_link = np.argsort(net.link, kind="stable")
+        self._members = net.flow[by_link]
+        self._member_ptr = np.searchsorted(net.link[by_link], np.arange(len(net.capacity) + 1))
+        self.active = size > 0
+        self.early = np.zeros(net.n_flows)
+        self.bound: Ints = np.full(net.n_flows, -1, dtype=np.int64)
+        self.solves = 0
+        n = len(net.capacity)
+        self._key = size.astype(np.float64, copy=True)  # remaining bytes plus the service of the flow's link
+        self._service = np.zeros(n)
+        self._left = int(self.active.sum())
+        self._full = np.zeros(n, dtype=bool)
+        self._x: Floats = np.zeros(n)
+        self._crossing: Ints = np.zeros((n, n), dtype=np.int64)
+        self._inverse: Floats = np.zeros((n, n))  # transposed
+        # The product form: up to _BLOCK updates, each the vector z and the columns of M that changed.
+        self._z, self._rows = np.zeros((_BLOCK, n)), np.zeros((_BLOCK, n))
+        self._corner = np.zeros((_BLOCK, _BLOCK))
+        self._choice = np.zeros(n)
+        self._updates = self._blocks = 0
+        self._solve(self._key.copy())
+
+    @property
+    def empty(self) -> bool:
+        return self._left == 0
+
+    @property
+    def rate(self) -> Floats:
+        """Rates [n_flows] in bytes/s; 0 for flows that are done."""
+        level = np.where(self._full, self._x, 0.0)
+        return np.where(self.active, level[self.bound], 0.0)
+
+    @property
+    def remaining(self) -> Floats:
+        """Bytes left [n_flows]."""
+        return np.where(self.active, np.maximum(self._key - self._service[self.bound], 0.0), 0.0)
+
+    def next_finish(self) -> float:
+        """Seconds until the next flow finishes; inf when none is left."""
+        if self._left == 0:
+            return np.inf
+        return max(float(self._waits().min()), 0.0)
+
+    def advance(self, seconds: float) -> Ints:
+        """Let `seconds` pass. Returns the flows that finished.
+
+        After more than `next_finish` some have finished before the end; `early` [n_flows] says by how many seconds.
+        Their links served them until the end, which nobody else can have: the price of looking at fewer instants.
+        """
+        self._service += np.where(self._full, self._x, 0.0) * seconds
+        finished: list[int] = []
+        for link in np.flatnonzero(self._top <= self._service * (1 + 2 * _SAME)).tolist():
+            reached = self._service[link]
+            while (flow := self._first(link)) >= 0 and self._key[flow] - reached <= self._small[flow]:
+                finished.append(flow)
+                self.active[flow] = False
+                self.early[flow] = max(float((reached - self._key[flow]) / self._x[link]), 0.0)
+            self._top[link] = self._key[flow] if flow >= 0 else np.inf
+        if finished:
+            self._left -= len(finished)
+            self._remove(finished)
+        return np.array(sorted(finished), dtype=np.int64)
+
+    # -- who finishes next --------------------------------------------------------------------------------------------
+
+    def _line_up(self) -> None:
+        """Sort every link's flows by key. Those that change over later queue in a heap beside."""
+        flows = np.flatnonzero(self.active)
+        self._lined_up = flows[np.lexsort((self._key[flows], self.bound[flows]))]
+        ends = np.searchsorted(self.bound[self._lined_up], np.arange(len(self._full) + 1))
+        self._head, self._tail = ends[:-1].copy(), ends[1:]
+        self._late: list[list[tuple[float, int]]] = [[] for _ in self._full]
+        self._moved = np.zeros(len(self.active), dtype=bool)
+        self._top = np.full(len(self._full), np.inf)
+        some = self._head < self._tail
+        self._top[some] = self._key[self._lined_up[self._head[some]]]
+
+    def _first(self, link: int) -> int:
+        """The flow of `link` that will finish first; -1 when there is none."""
+        head, tail = int(self._head[link]), int(self._tail[link])
+        while head < tail and (self._moved[self._lined_up[head]] or not self.active[self._lined_up[head]]):
+            head += 1
+        self._head[link] = head
+        late = self._late[link]
+        while late and (
+            self.bound[late[0][1]] != link or self._key[late[0][1]] != late[0][0] or not self.active[late[0][1]]
+        ):
+            heapq.heappop(late)
+        if head == tail:
+            return late[0][1] if late else -1
+        flow = int(self._lined_up[head])
+        return late[0][1] if late and late[0][0] < self._key[flow] else flow
+
+    def _enqueue(self, flow: int, link: int, left: float) -> None:
+        """`flow`, with `left` bytes to go, is served by `link` from now on."""
+        source = int(self.bound[flow])
+        self.bound[flow], self._moved[flow] = link, True
+        self._key[flow] = key = left + self._service[link]
+        heapq.heappush(self._late[link], (float(key), flow))
+        self._top[link] = min(self._top[link], key)
+        first = self._first(source)
+        self._top[source] = self._key[first] if first >= 0 else np.inf
+
+    # -- levels -------------------------------------------------------------------------------------------------------
+
+    def _waits(self) -> Floats:
+        with np.errstate(invalid="ignore"):
+            return np.where(self._full, (self._top - self._service) / self._x, np.inf)
+
+    def _remove(self, flows: list[int]) -> None:
+        if self._left == 0:
+            return
+        if len(flows) > _MANY:
+            self._count()
+            self._invert()
+            flows = []
+        for flow in flows:
+            if not self._unbind(flow, int(self.bound[flow])):
+                self._solve(self.remaining)
+                return
+        self._settle()
+
+    def _settle(self) -> None:
+        """Pivot until every flow is bound by the lowest link of its path and no link is short of room."""
+        capacity = self._net.capacity
+        if self._blocks >= _REFRESH:
+            before = self._x
+            self._invert()
+            if not np.allclose(self._x, before, rtol=_DRIFT, atol=_DRIFT * float(capacity.max())):
+                raise PhysicsError("rates drifted from what the links carry; please report this")
+        for _ in range(_PASSES):
+            short = np.where(self._full, 0.0, self._x / capacity)
+            tightest = int(np.argmin(short))
+            if short[tightest] < -_SAME:
+                crossing = self._crossers(tightest)
+                level = self._x[self.bound[crossing]]
+                moves = {int(crossing[np.argmax(level)]): tightest}
+            else:
+                level = np.where(self._full, self._x, np.inf)
+                # On the way levels may be negative: where others alone exceed a full link, which then attracts them.
+                wrong = level > (level + _SAME * np.abs(level))[:, None]
+                wrong &= self._crossing > 0
+                if not wrong.any():
+                    return
+                lower, upper = wrong.nonzero()
+                moves = self._lowest(upper, lower, level)
+            if len(moves) > _MANY:
+                self._rebind(np.where(self._full, self._x, np.inf))
+            elif not all(self._move(flow, link) for flow, link in moves.items()):
+                break
+        self._solve(self.remaining)
+
+    def _crossers(self, link: int) -> Ints:
+        """Active flows that cross `link`."""
+        flows = self._members[self._member_ptr[link] : self._member_ptr[link + 1]]
+        return flows[self.active[flows]]
+
+    def _lowest(self, upper: Ints, lower: Ints, level: Floats) -> dict[int, int]:
+        """The flows bound by `upper[i]` that cross `lower[i]`, each with the lowest link of its path."""
+        moves: dict[int, int] = {}
+        for source, target in zip(upper.tolist(), lower.tolist(), strict=True):
+            crossing = self._crossers(target)
+            for flow in crossing[self.bound[crossing] == source].tolist():
+                links, _ = self._path(flow)
+                moves[flow] = int(links[np.argmin(level[links])])
+            if len(moves) > _MANY:
+                break
+        return moves
+
+    def _move(self, flow: int, target: int) -> bool:
+        """`target` binds `flow` from now on. False when the basis would become singular."""
+        source = int(self.bound[flow])
+        links, weights = self._path(flow)
+        left = self._key[flow] - self._service[source]
+        # One update where both columns stay sums of paths: the basis half-way might be singular.
+        if self._full[target] and self._crossing[source, source] > 1:
+            done = self._update(links, weights, target, source)
+            self._crossing[links, source] -= 1
+        elif self._full[target]:
+            done = self._unbind(flow, source) and self._update(links, weights, target)
+        else:  # its column was a unit vector
+            fill = np.append(links, target), np.append(weights, -1.0)
+            if self._crossing[source, source] > 1:
+                done = self._update(*fill, target) and self._unbind(flow, source)
+            else:
+                done = self._unbind(flow, source) and self._update(*fill, target)
+            self._full[target] = True
+        if not done:
+            return False
+        self._crossing[links, target] += 1
+        self._enqueue(flow, target, left)
+        return True
+
+    def _rebind(self, level: Floats) -> None:
+        """Every flow goes to the lowest link of its path at once, and the levels are computed from that."""
+        net, remaining = self._net, self.remaining
+        on_path = level[net.link]
+        lowest = np.minimum.reduceat(on_path, self._ptr[:-1])
+        leaves = self.active & (level[self.bound] > lowest + _SAME * np.abs(lowest))
+        entry = np.flatnonzero(leaves[net.flow] & (on_path <= lowest[net.flow]))
+        self.bound[net.flow[entry]] = net.link[entry]
+        self._key = remaining + self._service[self.bound]
+        self._line_up()
+        self._count()
+        self._invert()
+
+    def _unbind(self, flow: int, link: int) -> bool:
+        """`link` no longer binds `flow`; without any flow left to bind it is not full any more."""
+        links, weights = self._path(flow)
+        self._crossing[links, link] -= 1
+        if self._crossing[link, link] > 0:
+            return self._update(links, -weights, link)
+        # Its column, this flow's path alone, becomes a unit vector: what it holds is room from here on.
+        done = self._update(np.append(links, link), np.append(-weights, 1.0), link)
+        self._full[link] = False
+        self._top[link] = np.inf
+        return done
+
+    def _path(self, flow: int) -> tuple[Ints, Floats]:
+        at = slice(self._ptr[flow], self._ptr[flow + 1])
+        return self._net.link[at], self._net.weight[at]
+
+    # -- the inverse --------------------------------------------------------------------------------------------------
+
+    def _update(self, links: Ints, weights: Floats, plus: int, minus: int | None = None) -> bool:
+        """M gains the vector (links, weights) in column `plus` and loses it in column `minus`; x follows.
+
+        False when M would be near singular: the caller then solves from scratch.
+        """
+        k, row = self._updates, self._choice
+        row[:] = 0.0
+        row[plus] = 1.0
+        if minus is not None:
+            row[minus] = -1.0
+        z = weights @ self._inverse[links]  # rows of the transposed inverse
+        if k:
+            z -= (self._corner[:k, :k] @ (self._rows[:k] @ z)) @ self._z[:k]
+        pivot = 1 + z[plus] - (z[minus] if minus is not None else 0.0)
+        if abs(pivot) < _SINGULAR:
+            return False
+        self._x = self._x - z * ((self._x[plus] - (self._x[minus] if minus is not None else 0.0)) / pivot)
+        if k:
+            self._corner[k, :k] = -(self._z[:k] @ row @ self._corner[:k, :k]) / pivot
+        self._corner[k, k] = 1 / pivot
+        self._z[k], self._rows[k] = z, row
+        self._updates = k + 1
+        if self._updates == _BLOCK:
+            self._absorb()
+        return True
+
+    def _absorb(self) -> None:
+        """Fold the product form into the inverse."""
+        self._blocks += 1
+        self._inverse -= (self._inverse @ self._rows.T) @ (self._corner.T @ self._z)
+        self._updates = 0
+        self._x = self._net.capacity @ self._inverse
+
+    def _invert(self) -> None:
+        """The transposed inverse of M, from what binds what."""
+        net, n = self._net, len(self._net.capacity)
+        keep = self.active[net.flow]
+        link, weight, bound = net.link[keep], net.weight[keep], self.bound[net.flow[keep]]
+        matrix = np.bincount(bound * n + link, weight, minlength=n * n).reshape(n, n)  # transposed
+        matrix[~self._full, ~self._full] = 1.0
+        self._inverse = np.linalg.inv(matrix)
+        self._updates = self._blocks = 0
+        self._corner[:] = 0.0
+        self._x = net.capacity @ self._inverse
+
+    def _solve(self, remaining: Floats) -> None:
+        """Rates from scratch, and everything that follows from them."""
+        net = self._net
+        keep = self.active[net.flow]
+        part = Incidence(net.n_flows, net.flow[keep], net.link[keep], net.weight[keep], net.capacity)
+        _, self.bound = max_min_rates(part, np.where(self.active, np.inf, 0.0))
+        self.solves += 1
+        self._count()
+        self._invert()
+        self._service[:] = 0.0
+        self._key = remaining.astype(np.float64, copy=True)
+        self._line_up()
+
+    def _count(self) -> None:
+        """Who is bound by what: `_crossing[l, b]` flows bound by b cross l; a link that binds a flow is full."""
+        net, n = self._net, len(self._net.capacity)
+        keep = self.active[net.flow]
+        pairs = net.link[keep] * n + self.bound[net.flow[keep]]
+        self._crossing = np.bincount(pairs, minlength=n * n).reshape(n, n)
+        self._full = self._crossing.diagonal() > 0

@@ -47,7 +47,7 @@ PROJECT = ("project", "--model", "deepfm", "--strategy", "des_all_reduce", "--cl
         (2, "--gpus '-8'", (*PROJECT, "--gpus", "8,-8")),
         (2, "--gpus 'many'", (*PROJECT, "--gpus", "many")),
         (2, "an empty entry", (*PROJECT, "--gpus", "8,")),
-        (2, "has 1024 GPUs; --gpus 2048", (*PROJECT, "--gpus", "2048")),
+        (2, "has 1024 GPUs, too few for 2048 ranks", (*PROJECT, "--gpus", "2048")),
         (2, "unknown strategy 'des'", (*PROJECT[:4], "des", *PROJECT[5:], "--gpus", "8")),
         (2, "not both", ("project", "x.trace", *PROJECT[1:], "--gpus", "8")),
         (1, "no such model file", ("project", "--model", "nope", *PROJECT[3:], "--gpus", "8")),

@@ -65,8 +65,8 @@ class Cluster:
             raise CapacityError(f"--gpus {n_gpus}: at least one GPU is needed")
         if n_gpus > self.n_gpus:
             raise CapacityError(
-                f"cluster {self.name} has {self.n_gpus} GPUs; --gpus {n_gpus} needs a larger one "
-                f"(raise node.count in {self.path})"
+                f"cluster {self.name} has {self.n_gpus} GPUs, too few for {n_gpus} ranks; "
+                f"ask for fewer, or raise node.count in {self.path}"
             )
 
     def routes(self, src: ArrayLike, dst: ArrayLike, without_twins: bool = False) -> Routes:

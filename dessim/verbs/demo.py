@@ -48,7 +48,8 @@ SCHEMA_VERSION = 1
 STRATEGIES = ("des_all_reduce", "des_reduce_scatter", "table_wise", "ps_sync")
 GPUS = (8, 64, 256, 1024)
 TARGET = "h100-8x_rail_128"
-BATCH_PER_GPU = 4096
+BATCH = 1024  # samples of a training step here, over all ranks
+BATCH_PER_GPU = 4096  # of a projected one
 REFERENCE_AUC = {"ml-100k": 0.785}  # plain one-process DeepFM with Adam, random 80/10/10 split
 _SOURCES = {"ml-100k": "GroupLens, from the recbole wheel", "synthetic": "Zipf ids with a planted teacher"}
 TRACE_STEPS = 30
@@ -71,7 +72,8 @@ def run_demo(out: Path, ranks: int, data: str, quiet: bool = False) -> dict[str,
         # Files are in Criteo's format, for which deepfm is the model that fits.
         model = [] if data in _SOURCES else ["--model", "deepfm"]
         tracing = ["--trace", str(out / "run.trace"), "--trace-steps", str(TRACE_STEPS)]
-        trained = trainer.torchrun("train", "--data", data, *model, *tracing, "--json")
+        batch = max(round(BATCH / ranks), 1) * ranks
+        trained = trainer.torchrun("train", "--data", data, "--batch", str(batch), *model, *tracing, "--json")
         if trained["fell_back"]:
             _shout(f"NOT REAL DATA: {data} could not be had ({trained['fallback_reason']}); trained on synthetic data")
         begin("certify")
@@ -192,7 +194,7 @@ def _certified(ranks: int) -> str:
 def _last_line(log: Path) -> str:
     """The trainer's own message, rather than torchrun's account of which rank gave it."""
     lines = log.read_text("utf-8", errors="replace").splitlines()
-    ours = [line for line in lines if line.startswith("des_ref.")]
+    ours = [line for line in lines if line.startswith("des_ref.") and ": error: " in line]
     return (ours or [line for line in lines if line.strip()] or ["no message"])[-1]
 
 

@@ -161,7 +161,7 @@ def test_the_ideal_transport_costs_nothing() -> None:
 def test_a_cluster_too_small_says_by_how_much() -> None:
     cluster = load_cluster("h100-8x_rail_128")
     cluster.require(1024)
-    with pytest.raises(CapacityError, match=r"cluster h100-8x_rail_128 has 1024 GPUs; --gpus 2048"):
+    with pytest.raises(CapacityError, match=r"cluster h100-8x_rail_128 has 1024 GPUs, too few for 2048"):
         cluster.require(2048)
     with pytest.raises(CapacityError, match="at least one"):
         cluster.require(0)

@@ -106,9 +106,10 @@ def drain(net: Incidence, size: Floats, tolerance: float = 0.0) -> Drained:
     if tolerance <= 0 or not isinstance(fluid, PivotFluid):
         return _drain(net, fluid, 0.0)
     load = np.bincount(net.link, net.weight * size[net.flow], minlength=len(net.capacity))
-    # A link's n flows finish one by one: what they leave adds up like the harmonic numbers.
-    busiest = float((load / net.capacity).max())
-    slice_ = tolerance * busiest / (0.8 * np.log(1.0 + np.bincount(net.link).max()))
+    # A link's n flows finish one by one, and what they leave unused adds up like the harmonic numbers.
+    busiest = int(np.argmax(load / net.capacity))
+    share = tolerance / (0.85 * np.log(1.0 + np.count_nonzero(net.link == busiest)))
+    slice_ = share * float(load[busiest] / net.capacity[busiest])
     while True:
         drained = _drain(net, fluid, slice_)
         if drained.error <= tolerance:

@@ -22,19 +22,20 @@ everything is solved from scratch, as it is at the start.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Mapping
 
 import numpy as np
 
 from dessim.errors import PhysicsError
 from dessim.sim.maxmin import Floats, Incidence, Ints, max_min_rates
 
-_BLOCK = 96  # updates in product form before they are folded into the inverse
-_REFRESH = 24  # blocks before the inverse is computed anew, against drift
+_REFRESH = 16  # blocks before the inverse is computed anew, against drift
 _PASSES = 40  # changes of binding at one instant before solving from scratch
 _SAME = 1e-12  # relative: flows whose ends are this close end together
-_SINGULAR = 1e-5
+_SINGULAR = 1e5  # of a pivot's inverse; beyond it digits are lost
 _DRIFT = 1e-8
-_MANY = 48  # flows that change over at once; beyond it solving from scratch is cheaper
+_HEAPS = 1000  # flows; queueing more takes longer than sorting all anew
+_MANY = 128  # flows that change over at once, or half as many as links; beyond it M is inverted anew
 
 
 class PivotFluid:
@@ -57,12 +58,15 @@ class PivotFluid:
         self._left = int(self.active.sum())
         self._full = np.zeros(n, dtype=bool)
         self._x: Floats = np.zeros(n)
-        self._crossing: Ints = np.zeros((n, n), dtype=np.int64)
+        self._crossing: Ints = np.zeros((n, n), dtype=np.int64)  # [l, b]: flows bound by b that cross l
+        self._crossed = np.zeros((n, n), dtype=bool)
         self._inverse: Floats = np.zeros((n, n))  # transposed
-        # The product form: up to _BLOCK updates, each the vector z and the columns of M that changed.
-        self._z, self._rows = np.zeros((_BLOCK, n)), np.zeros((_BLOCK, n))
-        self._corner = np.zeros((_BLOCK, _BLOCK))
-        self._choice = np.zeros(n)
+        # The product form: up to `_block` updates, each the vector z and the columns of M that gained and lost.
+        self._many = max(_MANY, n // 2)
+        self._block = block = 3 * self._many  # room for a change of `_many` flows and the columns it empties and fills
+        self._z, self._corner = np.zeros((block, n)), np.zeros((block, block))
+        self._plus, self._minus = np.zeros(block, dtype=np.int64), np.zeros(block, dtype=np.int64)
+        self._gains, self._loses = np.zeros(block), np.zeros(block)
         self._updates = self._blocks = 0
         self._solve(self._key.copy())
 
@@ -156,14 +160,12 @@ class PivotFluid:
     def _remove(self, flows: list[int]) -> None:
         if self._left == 0:
             return
-        if len(flows) > _MANY:
+        if len(flows) > self._many:
             self._count()
             self._invert()
-            flows = []
-        for flow in flows:
-            if not self._unbind(flow, int(self.bound[flow])):
-                self._solve(self.remaining)
-                return
+        elif not self._pivot(np.array(flows), None):
+            self._solve(self.remaining)
+            return
         self._settle()
 
     def _settle(self) -> None:
@@ -185,14 +187,15 @@ class PivotFluid:
                 level = np.where(self._full, self._x, np.inf)
                 # On the way levels may be negative: where others alone exceed a full link, which then attracts them.
                 wrong = level > (level + _SAME * np.abs(level))[:, None]
-                wrong &= self._crossing > 0
-                if not wrong.any():
+                wrong &= self._crossed
+                rows = np.flatnonzero(wrong.any(axis=1))
+                if not len(rows):
                     return
-                lower, upper = wrong.nonzero()
-                moves = self._lowest(upper, lower, level)
-            if len(moves) > _MANY:
+                lower, upper = wrong[rows].nonzero()
+                moves = self._lowest(upper, rows[lower], level)
+            if len(moves) > self._many:
                 self._rebind(np.where(self._full, self._x, np.inf))
-            elif not all(self._move(flow, link) for flow, link in moves.items()):
+            elif not self._change_over(moves):
                 break
         self._solve(self.remaining)
 
@@ -209,32 +212,18 @@ class PivotFluid:
             for flow in crossing[self.bound[crossing] == source].tolist():
                 links, _ = self._path(flow)
                 moves[flow] = int(links[np.argmin(level[links])])
-            if len(moves) > _MANY:
+            if len(moves) > self._many:
                 break
         return moves
 
-    def _move(self, flow: int, target: int) -> bool:
-        """`target` binds `flow` from now on. False when the basis would become singular."""
-        source = int(self.bound[flow])
-        links, weights = self._path(flow)
-        left = self._key[flow] - self._service[source]
-        # One update where both columns stay sums of paths: the basis half-way might be singular.
-        if self._full[target] and self._crossing[source, source] > 1:
-            done = self._update(links, weights, target, source)
-            self._crossing[links, source] -= 1
-        elif self._full[target]:
-            done = self._unbind(flow, source) and self._update(links, weights, target)
-        else:  # its column was a unit vector
-            fill = np.append(links, target), np.append(weights, -1.0)
-            if self._crossing[source, source] > 1:
-                done = self._update(*fill, target) and self._unbind(flow, source)
-            else:
-                done = self._unbind(flow, source) and self._update(*fill, target)
-            self._full[target] = True
-        if not done:
+    def _change_over(self, moves: Mapping[int, int]) -> bool:
+        """Every flow of `moves` is bound by the link it names from now on. False when the basis would be singular."""
+        flows = np.fromiter(moves, dtype=np.int64)
+        left = self._key[flows] - self._service[self.bound[flows]]
+        if not self._pivot(flows, np.fromiter(moves.values(), dtype=np.int64)):
             return False
-        self._crossing[links, target] += 1
-        self._enqueue(flow, target, left)
+        for (flow, target), remaining in zip(moves.items(), left.tolist(), strict=True):
+            self._enqueue(flow, target, remaining)
         return True
 
     def _rebind(self, level: Floats) -> None:
@@ -244,23 +233,16 @@ class PivotFluid:
         lowest = np.minimum.reduceat(on_path, self._ptr[:-1])
         leaves = self.active & (level[self.bound] > lowest + _SAME * np.abs(lowest))
         entry = np.flatnonzero(leaves[net.flow] & (on_path <= lowest[net.flow]))
-        self.bound[net.flow[entry]] = net.link[entry]
-        self._key = remaining + self._service[self.bound]
-        self._line_up()
+        moved = np.flatnonzero(leaves)
+        if len(moved) < _HEAPS:
+            for flow, link in zip(net.flow[entry].tolist(), net.link[entry].tolist(), strict=True):
+                self._enqueue(flow, link, float(remaining[flow]))
+        else:
+            self.bound[net.flow[entry]] = net.link[entry]
+            self._key = remaining + self._service[self.bound]
+            self._line_up()
         self._count()
         self._invert()
-
-    def _unbind(self, flow: int, link: int) -> bool:
-        """`link` no longer binds `flow`; without any flow left to bind it is not full any more."""
-        links, weights = self._path(flow)
-        self._crossing[links, link] -= 1
-        if self._crossing[link, link] > 0:
-            return self._update(links, -weights, link)
-        # Its column, this flow's path alone, becomes a unit vector: what it holds is room from here on.
-        done = self._update(np.append(links, link), np.append(-weights, 1.0), link)
-        self._full[link] = False
-        self._top[link] = np.inf
-        return done
 
     def _path(self, flow: int) -> tuple[Ints, Floats]:
         at = slice(self._ptr[flow], self._ptr[flow + 1])
@@ -268,37 +250,81 @@ class PivotFluid:
 
     # -- the inverse --------------------------------------------------------------------------------------------------
 
-    def _update(self, links: Ints, weights: Floats, plus: int, minus: int | None = None) -> bool:
-        """M gains the vector (links, weights) in column `plus` and loses it in column `minus`; x follows.
+    def _pivot(self, flows: Ints, targets: Ints | None) -> bool:
+        """`flows` leave the links that bind them, for `targets` or for good; M and x follow.
 
-        False when M would be near singular: the caller then solves from scratch.
+        Each flow moves its path from one column of M to another. A column that loses its last path becomes a unit
+        vector, and what it holds is room from here on; a column that was one and gains a path loses it. All at once:
+        half-way the basis might be singular. False when it would be singular at the end.
         """
-        k, row = self._updates, self._choice
-        row[:] = 0.0
-        row[plus] = 1.0
-        if minus is not None:
-            row[minus] = -1.0
-        z = weights @ self._inverse[links]  # rows of the transposed inverse
-        if k:
-            z -= (self._corner[:k, :k] @ (self._rows[:k] @ z)) @ self._z[:k]
-        pivot = 1 + z[plus] - (z[minus] if minus is not None else 0.0)
-        if abs(pivot) < _SINGULAR:
-            return False
-        self._x = self._x - z * ((self._x[plus] - (self._x[minus] if minus is not None else 0.0)) / pivot)
-        if k:
-            self._corner[k, :k] = -(self._z[:k] @ row @ self._corner[:k, :k]) / pivot
-        self._corner[k, k] = 1 / pivot
-        self._z[k], self._rows[k] = z, row
-        self._updates = k + 1
-        if self._updates == _BLOCK:
+        sources = self.bound[flows]
+        counts = self._ptr[flows + 1] - self._ptr[flows]
+        starts = np.cumsum(counts) - counts
+        entry = np.repeat(self._ptr[flows] - starts, counts) + np.arange(int(counts.sum()))
+        links, weights = self._net.link[entry], self._net.weight[entry]
+        np.subtract.at(self._crossing, (links, np.repeat(sources, counts)), 1)
+        touched = sources if targets is None else np.concatenate([sources, targets])
+        if targets is not None:
+            np.add.at(self._crossing, (links, np.repeat(targets, counts)), 1)
+        touched = np.unique(touched)
+        self._crossed[:, touched] = self._crossing[:, touched] > 0
+        binds, full = self._crossing[touched, touched] > 0, self._full[touched]
+        emptied, filled = touched[full & ~binds], touched[~full & binds]
+        self._full[touched] = binds
+        self._top[emptied] = np.inf
+        units = np.concatenate([emptied, filled])
+        if self._updates + len(flows) + len(units) > self._block:
             self._absorb()
+        z = np.concatenate(
+            [
+                np.add.reduceat(weights[:, None] * self._inverse[links], starts, axis=0),
+                self._inverse[emptied],
+                -self._inverse[filled],
+            ]
+        )
+        # Change i adds its vector to column plus[i] as often as gains[i] says, and takes it from minus[i] likewise.
+        gains = np.ones(len(z))
+        gains[: len(flows)] = targets is not None
+        loses = np.zeros(len(z))
+        loses[: len(flows)] = 1.0
+        plus = np.concatenate([sources if targets is None else targets, units])
+        return self._update(z, plus, gains, np.concatenate([sources, units]), loses)
+
+    def _update(self, z: Floats, plus: Ints, gains: Floats, minus: Ints, loses: Floats) -> bool:
+        """The Woodbury identity, appended to the product form. `z` are columns of the inverse times the change."""
+        old, new = slice(0, self._updates), slice(self._updates, self._updates + len(z))
+        if self._updates:
+            seen = self._gains[old, None] * z.T[self._plus[old]] - self._loses[old, None] * z.T[self._minus[old]]
+            z = z - (self._corner[old, old] @ seen).T @ self._z[old]
+        pivot = gains[:, None] * z.T[plus] - loses[:, None] * z.T[minus]
+        pivot[np.diag_indices_from(pivot)] += 1.0
+        try:
+            pivot = np.linalg.inv(pivot).astype(np.float64, copy=False)
+        except np.linalg.LinAlgError:
+            return False
+        if not np.abs(pivot).max() < _SINGULAR:
+            return False
+        change = pivot @ (gains * self._x[plus] - loses * self._x[minus])
+        self._x = self._x - change @ z
+        if self._updates:
+            seen = gains[:, None] * self._z[old].T[plus] - loses[:, None] * self._z[old].T[minus]
+            self._corner[new, old] = -(pivot @ seen) @ self._corner[old, old]
+        self._corner[new, new] = pivot
+        self._z[new], self._plus[new], self._minus[new] = z, plus, minus
+        self._gains[new], self._loses[new] = gains, loses
+        self._updates = new.stop
         return True
 
     def _absorb(self) -> None:
         """Fold the product form into the inverse."""
         self._blocks += 1
-        self._inverse -= (self._inverse @ self._rows.T) @ (self._corner.T @ self._z)
+        old = slice(0, self._updates)
+        seen = (
+            self._inverse[:, self._plus[old]] * self._gains[old] - self._inverse[:, self._minus[old]] * self._loses[old]
+        )
+        self._inverse -= seen @ (self._corner[old, old].T @ self._z[old])
         self._updates = 0
+        self._corner[:] = 0.0
         self._x = self._net.capacity @ self._inverse
 
     def _invert(self) -> None:
@@ -332,4 +358,5 @@ class PivotFluid:
         keep = self.active[net.flow]
         pairs = net.link[keep] * n + self.bound[net.flow[keep]]
         self._crossing = np.bincount(pairs, minlength=n * n).reshape(n, n)
+        self._crossed = self._crossing > 0
         self._full = self._crossing.diagonal() > 0

@@ -41,12 +41,16 @@ class _Step:
 class Routed:
     """Patterns of messages that were routed on one cluster, for reuse: across ops, steps and simulations.
 
-    `tolerance` is that of `dessim.sim.fluid.drain`: how far a stage may be off, for many different flows in less time.
+    An all_to_all has thousands of patterns, so what is kept of each is small: not the messages, which whoever asks
+    brings along, and one list of links for all patterns that use the same. `tolerance` is that of
+    `dessim.sim.fluid.drain`: how far a stage may be off, for many different flows in less time.
     """
 
     def __init__(self, cluster: Cluster, folding: bool = True, tolerance: float = 0.0) -> None:
         self.cluster, self.folding, self.tolerance = cluster, folding, tolerance
-        self._flows: dict[tuple[object, ...], Flows] = {}
+        self._priced: dict[tuple[object, ...], Flows] = {}
+        self._links: dict[bytes, Ints] = {}
+        self._groups: dict[bytes, int] = {}
 
     def stage(self, gpus: Ints, stage: Stage) -> tuple[Flows, float]:
         """Flows of a stage over the group on `gpus`, and their scale. Equal sizes are routed once, for every size."""
@@ -58,10 +62,16 @@ class Routed:
         # Whether the receiver sums matters only where summing takes time.
         sums = stage.reduce if self.cluster.transport.reduction_rate < np.inf else False
         flags = sums if isinstance(sums, bool) else sums.tobytes()
-        key = (stage.pattern, flags, shape, len(gpus), gpus.tobytes())
-        if key not in self._flows:
-            self._flows[key] = self._route(gpus, stage, relative)
-        return self._flows[key], largest
+        group = self._groups.setdefault(gpus.tobytes(), len(self._groups))
+        key = (stage.pattern, flags, shape, group)
+        if key in self._priced:
+            trees = stage.trees.on(gpus) if stage.trees is not None else None
+            return self._priced[key].carrying(gpus[stage.src], gpus[stage.dst], relative, trees), largest
+        flows = self._route(gpus, stage, relative)
+        used = np.zeros(len(self.cluster.links), dtype=bool)
+        used[flows.links] = True
+        self._priced[key] = flows.without_messages(self._links.setdefault(np.packbits(used).tobytes(), flows.links))
+        return flows, largest
 
     def _route(self, gpus: Ints, stage: Stage, size: Floats) -> Flows:
         src, dst = gpus[stage.src], gpus[stage.dst]

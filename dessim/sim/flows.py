@@ -6,7 +6,7 @@ fare on an idle network; the result scales to any size.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +15,13 @@ from dessim.cluster import Cluster
 from dessim.cluster.trees import Trees, tree_routes
 from dessim.errors import PhysicsError
 from dessim.sim.fluid import drain
-from dessim.sim.fold import Fold, fold
+from dessim.sim.fold import Fold, fold, mix
 from dessim.sim.maxmin import Floats, Incidence, Ints
 
 Bools = npt.NDArray[np.bool_]
 
 LATENCY = "latency"
+_NONE: Ints = np.zeros(0, dtype=np.int64)
 _WIRE = 1e-9  # how much a batch may beat its busiest link by rounding
 
 
@@ -65,6 +66,19 @@ class Flows:
         last = int(np.argmax(self.arrivals(scale)))
         return self.bound[last] if self.finish[last] * scale >= self.fixed[last] else LATENCY
 
+    def without_messages(self, links: Ints) -> Flows:
+        """For keeping: no messages, colours in as few bytes as they need, and an equal list of links in place of its
+        own."""
+        colour = self.folded.colour.astype(np.min_scalar_type(len(self.finish)))
+        folded = replace(self.folded, colour=colour, links=links)
+        return replace(self, src=_NONE, dst=_NONE, trees=None, size=_NONE.astype(float), folded=folded, links=links)
+
+    def carrying(self, src: Ints, dst: Ints, size: Floats, trees: Trees | None) -> Flows:
+        """Flows that were kept without messages, with the messages they had (empty ones are left out again)."""
+        src, dst, size, trees, _ = _sent(src, dst, size, trees)
+        folded = replace(self.folded, colour=self.folded.colour.astype(np.int64))
+        return replace(self, src=src, dst=dst, trees=trees, size=size, folded=folded)
+
 
 def route_flows(
     cluster: Cluster,
@@ -81,9 +95,7 @@ def route_flows(
     `reduce` (of all, or of each) makes the receiver sum; `trees` are messages through summing switches; `tolerance` is
     that of `dessim.sim.fluid.drain`.
     """
-    sent = size > 0
-    src, dst, size = src[sent], dst[sent], size[sent].astype(np.float64)
-    trees = trees.take(np.flatnonzero(sent)) if trees is not None else None
+    src, dst, size, trees, sent = _sent(src, dst, size, trees)
     net, latency, copies = incidence(cluster, src, dst, trees)
     transport = cluster.transport
     # A sender hands its messages over one after the other.
@@ -96,9 +108,9 @@ def route_flows(
     drained = drain(folded.net, size[folded.flow_of], tolerance)
     finish = drained.finish
     carried = net.weight * copies * size[net.flow]
-    load = np.bincount(net.link, net.weight * size[net.flow], minlength=len(net.capacity))
+    load = np.bincount(net.link, net.weight * size[net.flow], minlength=len(net.capacity))[folded.links]
     # Independent of folding and solver: nothing finishes before its busiest link could have carried it.
-    busiest = float((load / net.capacity).max(initial=0.0))
+    busiest = float((load / net.capacity[folded.links]).max(initial=0.0))
     if finish.max(initial=0.0) < busiest * (1 - _WIRE):
         raise PhysicsError(f"messages took {finish.max():g} s where the busiest link needs {busiest:g} s")
     kinds, kind_of = cluster.links.kinds, cluster.links.kind
@@ -112,11 +124,20 @@ def route_flows(
         bound=tuple(kinds[int(kind_of[folded.link_of[link]])] for link in drained.bound),
         fixed=fixed[folded.flow_of],
         per_scale=per_scale[folded.flow_of],
-        links=np.flatnonzero(np.bincount(net.link, minlength=len(net.capacity))),
+        links=folded.links,
         bytes_by_kind=np.bincount(kind_of[net.link], carried, minlength=len(kinds)).astype(np.float64),
         solves=drained.solves,
         error=drained.error,
     )
+
+
+def _sent(src: Ints, dst: Ints, size: Floats, trees: Trees | None) -> tuple[Ints, Ints, Floats, Trees | None, Bools]:
+    """The messages that are not empty, and which those are."""
+    sent = size > 0
+    if sent.all():
+        return src, dst, size.astype(np.float64), trees, sent
+    trees = trees.take(np.flatnonzero(sent)) if trees is not None else None
+    return src[sent], dst[sent], size[sent].astype(np.float64), trees, sent
 
 
 def incidence(cluster: Cluster, src: Ints, dst: Ints, trees: Trees | None = None) -> tuple[Incidence, Floats, Floats]:
@@ -127,10 +148,9 @@ def incidence(cluster: Cluster, src: Ints, dst: Ints, trees: Trees | None = None
 
 
 def together(*columns: Floats) -> Ints:
-    """Number the rows of parallel columns; equal rows get equal numbers."""
-    number = np.zeros(len(columns[0]), dtype=np.int64)
+    """Number the rows of parallel columns; equal rows get equal numbers, others almost surely (64-bit hashes)."""
+    number = np.zeros(len(columns[0]), dtype=np.uint64)
     for column in columns:
-        values, dense = np.unique(column, return_inverse=True)
-        if len(values) > 1:
-            number = np.unique(number * len(values) + dense, return_inverse=True)[1].astype(np.int64)
-    return number
+        if (column != column[:1]).any():
+            number = mix(number + mix((column + 0.0).view(np.uint64)))  # + 0.0: -0.0 is 0.0
+    return number.view(np.int64)

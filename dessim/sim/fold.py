@@ -12,7 +12,8 @@ leaves the premise true for the next round. Equal rates and equal bytes finish t
 keeps the partition equitable, so one colouring serves until flows are added.
 
 What breaks symmetry (hash collisions, a slow link, uneven sizes) makes colours finer, never the answer different.
-Colours are 64-bit hashes and multisets are compared by sums of them: two that differ agree with probability 2**-64.
+Colours are 64-bit hashes and a multiset is compared by its sum of colour times odd hash of the weight: two that differ
+agree with a probability of some 2**-64.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ class Fold:
     """A folded network.
 
     `colour` [n_flows] gives each flow's colour; `flow_of` [colours] one flow of each; `count` [colours] how many flows
-    have it. `net` is the quotient; `link_of` gives one full-network link for each of its links.
+    have it. `net` is the quotient; `link_of` gives one full-network link for each of its links. Colours are numbered
+    by their first members. `links` are all links that a flow crosses.
     """
 
     colour: Ints
@@ -40,6 +42,7 @@ class Fold:
     count: Ints
     net: Incidence
     link_of: Ints
+    links: Ints
 
 
 def fold(net: Incidence, kind: Ints, enabled: bool = True) -> Fold:
@@ -56,54 +59,70 @@ def fold(net: Incidence, kind: Ints, enabled: bool = True) -> Fold:
     compact = Incidence(net.n_flows, net.flow, number[net.link], net.weight, capacity)
     if not enabled or net.n_flows <= 1:
         flows = np.arange(net.n_flows, dtype=np.int64)
-        return Fold(flows, flows, np.ones(net.n_flows, dtype=np.int64), compact, links)
-    colour, link_colour = _refine(compact, kind)
-    _, flow_of, count = np.unique(colour, return_index=True, return_counts=True)
-    # Colours of links are numbered by their first link, so that the quotient keeps the order of the whole.
-    _, first, colour_of = np.unique(link_colour, return_index=True, return_inverse=True)
-    link_rep = np.sort(first)
-    link_colour = np.argsort(np.argsort(first))[colour_of]
+        return Fold(flows, flows, np.ones(net.n_flows, dtype=np.int64), compact, links, links)
+    colour, flow_of, link_colour, link_rep = _refine(compact, kind)
     # A quotient link's load from colour c: what all flows of c put on its representative.
     representative = np.zeros(len(links), dtype=bool)
     representative[link_rep] = True
-    seen = representative[compact.link]
+    seen = np.flatnonzero(representative[compact.link])
     pair = colour[compact.flow[seen]] * len(link_rep) + link_colour[compact.link[seen]]
     pairs, position = np.unique(pair, return_inverse=True)
     weight = np.bincount(position, compact.weight[seen]).astype(np.float64)
     quotient = Incidence(len(flow_of), pairs // len(link_rep), pairs % len(link_rep), weight, capacity[link_rep])
-    return Fold(colour, flow_of, count, quotient, links[link_rep])
+    return Fold(colour, flow_of, np.bincount(colour), quotient, links[link_rep], links)
 
 
-def _refine(net: Incidence, kind: Ints) -> tuple[Ints, Ints]:
-    """Stable colours of flows and links, numbered from 0."""
-    weight = _mix(net.weight.view(np.uint64))
-    flow_colour = _mix(kind.astype(np.uint64))
-    link_colour = _mix(net.capacity.view(np.uint64))
-    counts = (0, 0)
+def _refine(net: Incidence, kind: Ints) -> tuple[Ints, Ints, Ints, Ints]:
+    """Stable colours of flows and links, numbered from 0, each with the first member of every colour.
+
+    Links are coloured anew from the flows each round, so as soon as they split no flow colour both are stable: between
+    alike hosts mostly in the first round, which is why the flows are counted and not the links.
+    """
+    weight = mix(net.weight.view(np.uint64)) | np.uint64(1)
+    capacity = mix(net.capacity.view(np.uint64))
+    flow_hash = mix(kind.astype(np.uint64))
+    values = _values(flow_hash)
     while True:
-        flow_colour = _split(flow_colour, net.flow, _mix(link_colour[net.link] ^ weight))
-        link_colour = _split(link_colour, net.link, _mix(flow_colour[net.flow] ^ weight))
-        now = (len(np.unique(flow_colour)), len(np.unique(link_colour)))
-        if now == counts:
-            return _dense(flow_colour), _dense(link_colour)
-        counts = now
+        link_hash = mix(capacity + _sums(len(capacity), net.link, flow_hash[net.flow] * weight))
+        flow_hash = mix(flow_hash + _sums(net.n_flows, net.flow, link_hash[net.link] * weight))
+        colours, values = len(values), _values(flow_hash)
+        if len(values) == colours:
+            return *_number(flow_hash, values), *_number(link_hash, _values(link_hash))
 
 
-def _split(colour: Hashes, member: Ints, terms: Hashes) -> Hashes:
-    """Refine each member's colour by the sum of its terms: equal sums, almost surely equal multisets."""
-    total = np.zeros(len(colour), dtype=np.uint64)
+def _sums(n: int, member: Ints, terms: Hashes) -> Hashes:
+    """The sum of each member's terms: equal sums, almost surely equal multisets."""
+    total = np.zeros(n, dtype=np.uint64)
     np.add.at(total, member, terms)
-    return _mix(_mix(colour) + total)
+    return total
 
 
-def _mix(x: Hashes) -> Hashes:
+def mix(x: Hashes) -> Hashes:
     """The finaliser of splitmix64 (Steele, Lea and Flood, 2014): a bijection that scatters every bit."""
-    x = (x + np.uint64(0x9E3779B97F4A7C15)).astype(np.uint64, copy=False)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    x = x + np.uint64(0x9E3779B97F4A7C15)
+    x ^= x >> np.uint64(30)
+    x *= np.uint64(0xBF58476D1CE4E5B9)
+    x ^= x >> np.uint64(27)
+    x *= np.uint64(0x94D049BB133111EB)
+    x ^= x >> np.uint64(31)
+    return x
 
 
-def _dense(hashes: Hashes) -> Ints:
-    dense: Ints = np.unique(hashes, return_inverse=True)[1].astype(np.int64)
-    return dense
+def _values(hashes: Hashes) -> Hashes:
+    """The different values, sorted. (`np.unique` takes longer: to hash all, or to argsort them for the inverse.)"""
+    ordered = np.sort(hashes)
+    new = np.ones(len(ordered), dtype=bool)
+    new[1:] = ordered[1:] != ordered[:-1]
+    values: Hashes = ordered[new]
+    return values
+
+
+def _number(hashes: Hashes, values: Hashes) -> tuple[Ints, Ints]:
+    """Number equal hashes alike, in the order of their first members; and those members."""
+    dense = np.searchsorted(values, hashes)
+    first = np.empty(len(values), dtype=np.int64)
+    first[dense[::-1]] = np.arange(len(hashes))[::-1]  # the last assignment stays
+    order = np.argsort(first)
+    number = np.empty_like(order)
+    number[order] = np.arange(len(order))
+    return number[dense], first[order]

@@ -74,3 +74,13 @@ def test_kind_keeps_flows_apart() -> None:
     assert len(fold(net, np.array([0, 0])).count) == 1
     assert len(fold(net, np.array([0, 1])).count) == 2
     assert len(fold(net, np.array([0, 0]), enabled=False).count) == 2
+
+
+def test_colours_are_numbered_by_their_first_members() -> None:
+    """So that of links that are full alike the same is named, folded or not."""
+    net = Incidence(4, np.arange(4), np.array([0, 1, 0, 2]), np.ones(4), np.array([2.0, 1.0, 4.0]))
+    folded = fold(net, np.zeros(4, dtype=np.int64))
+    assert folded.colour.tolist() == [0, 1, 0, 2]
+    assert folded.flow_of.tolist() == [0, 1, 3]
+    assert folded.count.tolist() == [2, 1, 1]
+    assert folded.link_of.tolist() == folded.links.tolist() == [0, 1, 2]

@@ -1,0 +1,48 @@
+"""Stages that are routed once and used again are the same stages."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dessim.cluster import load_cluster
+from dessim.collectives import Stage, schedule
+from dessim.sim.collective import Routed, layout_of
+from dessim.trace.schema import Collective
+
+
+@pytest.mark.parametrize(
+    ("op", "algorithm"),
+    [
+        (Collective.ALL_TO_ALL, "hierarchical"),
+        (Collective.ALL_REDUCE, "double_tree"),
+        (Collective.ALL_REDUCE, "nvls_sharp"),
+    ],
+)
+def test_a_stage_asked_for_again_is_the_one_that_was_routed(op: Collective, algorithm: str) -> None:
+    cluster = load_cluster("h100-8x_rail_128")
+    gpus = np.arange(32)
+    layout = layout_of(cluster, gpus)
+    routed = Routed(cluster)
+    stages = list(schedule(op, algorithm, layout, 1e8))
+    first = [routed.stage(gpus, stage) for stage in stages]
+    for stage, (flows, scale) in zip(stages, first, strict=True):
+        again, scale_again = routed.stage(gpus, stage)
+        assert scale_again == scale
+        for name in ("src", "dst", "size", "links", "bytes_by_kind", "finish"):
+            assert getattr(again, name).tolist() == getattr(flows, name).tolist(), name
+        assert again.folded.colour.tolist() == flows.folded.colour.tolist()
+        assert again.alone(scale) == flows.alone(scale) and again.bound_alone(scale) == flows.bound_alone(scale)
+        assert (again.trees is None) == (flows.trees is None)
+
+
+def test_empty_messages_stay_out_and_groups_stay_apart() -> None:
+    cluster = load_cluster("one-switch_16")
+    routed = Routed(cluster)
+    stage = Stage(("some",), np.array([0, 1, 2]), np.array([1, 2, 0]), np.array([4.0, 0.0, 2.0]))
+    for _ in range(2):
+        low, _ = routed.stage(np.arange(3), stage)
+        high, _ = routed.stage(np.arange(3) + 8, stage)
+        assert (low.src.tolist(), low.dst.tolist(), low.size.tolist()) == ([0, 2], [1, 0], [1.0, 0.5])
+        assert (high.src.tolist(), high.dst.tolist()) == ([8, 10], [9, 8])
+        assert not set(low.links.tolist()) & set(high.links.tolist())

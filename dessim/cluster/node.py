@@ -32,6 +32,8 @@ class NodeLinks:
     def nic_of(self, gpu: IntArray) -> IntArray:
         """Global NIC index of each GPU."""
         g, nics = self.node.gpus, self.node.nics
+        if g == nics:
+            return gpu
         return gpu // g * nics + gpu % g * nics // g
 
     def nic_capacity(self) -> float:

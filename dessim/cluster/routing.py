@@ -115,21 +115,26 @@ def assemble(n: int, segments: Sequence[Segment], links: Links, without_twins: b
 
     `without_twins` keeps one of each set of twins.
     """
-    parts = [(s.rows, s.one_of_twins(links) if without_twins and s.twins else s.links, len(s.step)) for s in segments]
+    kept = [s.one_of_twins(links) if without_twins and s.twins else s.links for s in segments]
+    parts = [(s.rows, at, len(s.step)) for s, at in zip(segments, kept, strict=True) if len(s.rows)]
     counts = np.zeros(n, dtype=np.int64)
-    for rows, kept, _ in parts:
-        counts[rows] += kept.shape[1] * kept.shape[2]
+    for rows, alternatives, _ in parts:
+        counts[rows] += alternatives.shape[1] * alternatives.shape[2]
     cursor = np.cumsum(counts) - counts
     link = np.empty(int(counts.sum()), dtype=np.int64)
-    weight, copies = np.empty(len(link)), np.empty(len(link))
+    weight, copies = np.ones(len(link)), np.ones(len(link))
     latency = np.zeros(n)
-    for rows, kept, split in parts:
-        m, k, h = kept.shape
-        at = cursor[rows][:, None] + np.arange(k * h)
-        link[at] = kept.reshape(m, k * h)
-        weight[at], copies[at] = 1.0 / split, split / k
-        cursor[rows] += k * h
-        if m:
-            # Twins differ in rate at most, so one tells the latency of all.
-            latency[rows] += links.latency[kept].sum(axis=2).max(axis=1)
+    for rows, alternatives, split in parts:
+        m, k, h = alternatives.shape
+        first = cursor[rows]
+        at = first[:, None] + np.arange(k * h)
+        cursor[rows] = first + k * h
+        link[at] = alternatives.reshape(m, k * h)
+        if split > 1:
+            weight[at], copies[at] = 1.0 / split, split / k
+        # Twins differ in rate at most, so one tells the latency of all. (Hop by hop: numpy is slow on short axes.)
+        along = links.latency[alternatives[:, :, 0]]
+        for hop in range(1, h):
+            along += links.latency[alternatives[:, :, hop]]
+        latency[rows] += along[:, 0] if k == 1 else along.max(axis=1)
     return Routes(np.repeat(np.arange(n), counts), link, weight, latency, copies)

@@ -107,8 +107,9 @@ def route_flows(
     folded = fold(net, kind, folding)
     drained = drain(folded.net, size[folded.flow_of], tolerance)
     finish = drained.finish
-    carried = net.weight * copies * size[net.flow]
-    load = np.bincount(net.link, net.weight * size[net.flow], minlength=len(net.capacity))[folded.links]
+    bytes_of = size[net.flow]
+    carried = net.weight * copies * bytes_of
+    load = np.bincount(net.link, net.weight * bytes_of, minlength=len(net.capacity))[folded.links]
     # Independent of folding and solver: nothing finishes before its busiest link could have carried it.
     busiest = float((load / net.capacity[folded.links]).max(initial=0.0))
     if finish.max(initial=0.0) < busiest * (1 - _WIRE):

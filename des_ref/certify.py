@@ -6,7 +6,8 @@
 Each case spawns n processes that train on synthetic multi-hot Zipf data through the real distributed path. Every
 rank's table holds *all* ids beforehand; the rows that it does not own are NaN, so that touching one would show. Rank 0
 also trains the plain reference (reference.py) and compares, after each step, loss, gradients and parameters. A recorder
-watches every step, and each collective's bytes must be those of the plan's formula exactly.
+watches every step: each collective of the plan must run once, be of the plan's kind and move exactly the bytes of its
+formula, and no other may run.
 
 Exit code 3 when a bound breaks: parameters within 1e-12, bytes equal, no NaN.
 """
@@ -19,12 +20,14 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from des_ref.audit import Audit
 from des_ref.capture import Recorder
 from des_ref.cli import Parser, leave, positive, run, say
 from des_ref.comm import Comm, open_comm
@@ -38,7 +41,6 @@ from des_ref.strategies import STRATEGIES, check_strategy
 from des_ref.strategies.base import Optimizers, StepResult
 from dessim.errors import CheckFailed, SimulationError, UsageError
 from dessim.files import dump_json
-from dessim.trace.schema import Kind
 from dessim.workload.model import Model, load_model
 
 PARAMETER_BOUND = 1e-12  # docs: validation, the trainer
@@ -46,7 +48,6 @@ _BATCH = 128
 _IDS_PER_FIELD = 1.7  # multi-hot: several ids a field, so that pairs split over ranks
 _VOCABULARY = 3000
 _SEED = 11
-UNPLANNED = "unplanned"  # collectives that the plan does not name
 _OPTIMIZERS = Optimizers(RowAdagrad(rate=0.05), dense_rate=1e-3, dense_weight_decay=1e-5, init_std=0.1)
 
 
@@ -116,16 +117,12 @@ def _run(case: Case, model: Model, comm: Comm) -> dict[str, Any]:
 
     worst = {"loss": 0.0, "grad": 0.0, "param": 0.0}
     formulas = {op.name: op.size for op in strategy.plan.collectives}
-    audit = _Audit([*formulas, UNPLANNED])
+    audit = Audit(strategy.plan, symbols)
     for step, examples in enumerate(batches):
         whole = examples.take(torch.arange(batch))
         with recorder.step(step):
             result = strategy.step(slice_of(whole, comm.rank, comm.world_size).to(comm.device))
-        for op in recorder.take(strategy.op_vars(result.counts, batch)):
-            if op.kind is Kind.COLLECTIVE:
-                is_planned = op.name in formulas
-                due = strategy.plan.op(op.name).bytes({**symbols, **op.vars}) if is_planned else 0
-                audit.add(op.name if is_planned else UNPLANNED, op.bytes, due)
+        audit.add_step(recorder.take(strategy.op_vars(result.counts, batch)))
         shared = _share(network, strategy.table.columns, result, strategy.loss_is_share, vocabulary, mine, comm)
         if comm.rank == 0:
             expected = plain.step(whole)
@@ -192,36 +189,13 @@ def _agreed(replica: Tensor, comm: Comm) -> Tensor:
 
 
 def _distance(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> float:
-    return max(float((ours[name] - theirs[name]).abs().max()) for name in theirs)
+    # `_worse`, not `max`, which loses a NaN that does not come first.
+    return reduce(_worse, (float((ours[name] - theirs[name]).abs().max()) for name in theirs), 0.0)
 
 
 def _worse(a: float, b: float) -> float:
     """The larger; NaN, a poisoned row that was used or replicas that came apart, becomes the largest float."""
     return max(a, b) if b == b else sys.float_info.max
-
-
-class _Audit:
-    """Bytes of each collective, as recorded and by formula, over steps and ranks."""
-
-    def __init__(self, names: list[str]) -> None:
-        self._names = names
-        self._sums = {name: [0, 0, 0] for name in names}
-
-    def add(self, name: str, recorded: int, by_formula: int) -> None:
-        sums = self._sums[name]
-        sums[0] += recorded
-        sums[1] += by_formula
-        sums[2] += recorded != by_formula
-
-    def gather(self, comm: Comm) -> list[dict[str, Any]]:
-        """Totals over ranks, an op; `mismatches` counts single ops whose bytes differ, so that none can cancel."""
-        totals = torch.tensor([self._sums[name] for name in self._names], dtype=torch.int64, device=comm.device)
-        comm.all_reduce("certificate", totals).wait()
-        keys = ("recorded_bytes", "formula_bytes", "mismatches")
-        return [
-            {"name": n, **dict(zip(keys, row, strict=True))}
-            for n, row in zip(self._names, totals.tolist(), strict=True)
-        ]
 
 
 def passed(case: Mapping[str, Any]) -> bool:

@@ -138,7 +138,8 @@ class _Des:
     def _unpack(self, message: tuple[Tensor, list[int]], samples: int) -> _Arrived:
         rows, received = message
         fields, share = self.network.fields, samples // self.comm.world_size
-        ids = rows[:, :2].contiguous().view(torch.int64)[:, 0]
+        # A copy even of one row or none, which counts as contiguous whatever its strides.
+        ids = rows[:, :2].clone(memory_format=torch.contiguous_format).view(torch.int64)[:, 0]
         coordinate = rows[:, 2].to(torch.int64)
         first = torch.arange(len(received), device=rows.device) * share
         source = torch.repeat_interleave(first, torch.tensor(received, device=rows.device), output_size=len(rows))

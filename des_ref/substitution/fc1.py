@@ -31,8 +31,8 @@ def partial(v: Tensor, held: Held, w1: Tensor) -> Tensor:
     h = v.new_zeros(held.samples, w1.shape[0])
     parts = zip(pooled.split(held.field_pairs), held.pair_sample.split(held.field_pairs), blocks, strict=True)
     for e, sample, block in parts:
-        if len(sample):
-            h = h.index_add_(0, sample, e @ block.T)
+        # Fields without a pair too, so that W1 has a gradient for its AllReduce even on a worker that holds no id.
+        h = h.index_add_(0, sample, e @ block.T)
     return h
 
 

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from des_ref import certify
-from des_ref.certify import UNPLANNED, Case, passed
+from des_ref.audit import UNPLANNED
+from des_ref.certify import Case, passed
 from des_ref.cli import run
 
 
@@ -55,6 +57,62 @@ def fat_messages() -> None:
     des.DesAllReduce._labels = labels  # type: ignore[method-assign]
 
 
+def replica_drifts() -> None:
+    """After the last step, rank 1's output bias is another one: seen only because replicas are compared."""
+    import torch
+
+    from des_ref.strategies import des
+
+    right = des._Des.step
+
+    def step(self: Any, batch: Any) -> Any:
+        result = right(self, batch)
+        if self.comm.rank == 1 and self._step == 2:
+            with torch.no_grad():
+                self.network.dense_parameters[-1].add_(0.5)
+        return result
+
+    des._Des.step = step  # type: ignore[method-assign]
+
+
+def scatter_by_all_reduce() -> None:
+    """An AllReduce of the same S in place of the ReduceScatter: same training, twice the bytes sent."""
+    from des_ref.comm import Comm, Handle
+
+    def reduce_scatter(self: Any, name: str, out: Any, tensor: Any) -> Handle:
+        total = tensor.clone()
+        handle = self.all_reduce(name, total)
+        handle._work.wait()
+        out.copy_(total[self.rank * len(out) :][: len(out)])
+        return handle
+
+    Comm.reduce_scatter = reduce_scatter  # type: ignore[method-assign]
+
+
+def partials_twice() -> None:
+    """The buffer travels twice, under the one name that the plan has."""
+    from des_ref.comm import Comm
+
+    right = Comm.all_reduce
+
+    def all_reduce(self: Any, name: str, tensor: Any) -> Any:
+        if name == "partials":
+            right(self, name, tensor.clone()).wait()
+        return right(self, name, tensor)
+
+    Comm.all_reduce = all_reduce  # type: ignore[method-assign]
+
+
+def labels_never_sent() -> None:
+    """Every rank makes up the labels it lacks, so that a planned collective never runs."""
+    from des_ref.strategies import des
+
+    def labels(self: Any, batch: Any, samples: int) -> Any:
+        return batch.labels.repeat(self.comm.world_size), None
+
+    des.DesAllReduce._labels = labels  # type: ignore[method-assign]
+
+
 def case(tiny: Path, ranks: int, strategy: str = "des_all_reduce", steps: int = 4, sabotage: Any = None) -> Case:
     return Case(ranks, steps, str(tiny), strategy, "cpu", sabotage)
 
@@ -81,6 +139,15 @@ def test_green_without_an_mlp(kinds: tuple[str, ...], tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["des_all_reduce", "des_reduce_scatter"])
+def test_green_where_ranks_hold_no_id(strategy: str, tmp_path: Path) -> None:
+    file = tmp_path / "few.toml"
+    head = 'schema_version = 1\nname = "few"\n[input]\nfields = 2\nids_per_sample = 3.0\nvocabulary = 2\n'
+    file.write_text(f'{head}[embedding]\nwidth = 5\n[[operators]]\nkind = "mlp"\nwidths = [4, 3]\n')
+    assert passed(certify.certify(case(file, 4, strategy)))  # two ids, so two ranks at least hold none
+
+
+@pytest.mark.slow
 def test_red_when_the_gradient_is_all_reduced_again(tiny: Path) -> None:
     result = certify.certify(case(tiny, 2, sabotage=all_reduce_again))
     assert not passed(result)
@@ -102,6 +169,37 @@ def test_red_when_more_bytes_travel_than_planned(tiny: Path) -> None:
     assert not passed(result) and not result["bytes_match"] and result["max_param_diff"] < 1e-12
     (labels,) = (op for op in result["ops"] if op["name"] == "labels")
     assert labels["recorded_bytes"] == 2 * labels["formula_bytes"] and labels["mismatches"] == 4
+
+
+@pytest.mark.slow
+def test_red_when_replicas_come_apart(tiny: Path) -> None:
+    result = certify.certify(case(tiny, 2, steps=2, sabotage=replica_drifts))
+    assert not passed(result) and result["max_param_diff"] == sys.float_info.max
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("sabotage", "strategy", "name", "mismatches"),
+    [
+        (scatter_by_all_reduce, "des_reduce_scatter", "partials", 2),
+        (partials_twice, "des_all_reduce", "partials", 2),
+        (labels_never_sent, "des_all_reduce", "labels", 2),
+    ],
+)
+def test_red_when_the_collectives_are_not_the_plans(
+    sabotage: Any, strategy: str, name: str, mismatches: int, tiny: Path
+) -> None:
+    result = certify.certify(case(tiny, 2, strategy, steps=1, sabotage=sabotage))
+    (op,) = (op for op in result["ops"] if op["name"] == name)
+    assert not passed(result) and not result["bytes_match"] and op["mismatches"] == mismatches
+
+
+@pytest.mark.parametrize("where", ["w", "v"])
+def test_no_nan_is_lost(where: str) -> None:
+    zeros = {"w": torch.zeros(2, 1), "v": torch.zeros(2, 3)}
+    poisoned = zeros | {where: zeros[where].clone().fill_(float("nan"))}
+    assert certify._distance(zeros, zeros) == 0.0
+    assert certify._distance(poisoned, zeros) == sys.float_info.max
 
 
 def test_red_exits_3(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,10 @@ from dessim.trace.schema import Collective, Kind
 
 @dataclass(frozen=True, slots=True)
 class OpCost:
-    """One communication op: S in bytes, seconds it moved data, seconds it was waited for and nothing computed."""
+    """One communication op: S in bytes, seconds it moved data, seconds it was waited for and nothing computed.
+
+    Of collectives that are waited for side by side each counts the whole wait, so their sum may pass the step's.
+    """
 
     name: str
     collective: str
@@ -77,7 +80,9 @@ def breakdown(record: Record) -> Breakdown:
             exposed += weight * (_length(either) - _length(busy))
             for span in spans:
                 if span.collective is not None:
-                    alone = (span.end - span.start) - _overlap(busy, span.start, span.end)
+                    # Of the step only: a rank that is early waits before it starts.
+                    start, end = max(span.start, window[0]), min(span.end, window[1])
+                    alone = max(end - start, 0.0) - _overlap(busy, start, end)
                     by_op.setdefault(span.name, []).append((span, weight, alone))
     total = sum(end - start for start, end in windows.values())
     costs = tuple(_cost(name, entries, n_steps) for name, entries in by_op.items())

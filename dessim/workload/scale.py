@@ -14,7 +14,7 @@ from dessim.errors import TraceError
 from dessim.trace.io import HEADER_FILE, Trace
 from dessim.trace.schema import Kind
 from dessim.workload.ids import HeapsLaw
-from dessim.workload.model import Model, parse_model
+from dessim.workload.model import VALUE_BYTES, Model, parse_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +22,14 @@ class Job:
     """What is to be trained: a model, how ids repeat, and what was measured of it.
 
     `measured_s` holds mean seconds of each compute op where a trace gives them, at `measured_symbols`, on a device of
-    type `device`. `sizes_from` says where the symbols come from, for a reader.
+    type `device`. `value_bytes` is what a value takes on the wire. `sizes_from` says where the symbols come from, for a
+    reader.
     """
 
     model: Model
     sizes_from: str
     unique: Callable[[float], float] | None = None
+    value_bytes: float = VALUE_BYTES
     strategy: str | None = None
     device: str | None = None
     measured_s: Mapping[str, float] = field(default_factory=dict)
@@ -53,6 +55,7 @@ class Job:
             model=model.model_copy(update={"input": measured_input}),
             sizes_from=f"measured at {header.world_size} ranks; Heaps exponent of different ids {law.exponent:.3f}",
             unique=law.unique,
+            value_bytes=header.symbols.get("s", VALUE_BYTES),
             strategy=header.strategy,
             device=header.device,
             measured_s=_mean_compute(trace),
@@ -62,7 +65,7 @@ class Job:
     def symbols(self, n: int, batch_per_worker: int | None = None) -> dict[str, float]:
         """Symbol values for `n` workers."""
         each = batch_per_worker if batch_per_worker is not None else self.model.input.batch_per_worker
-        return self.model.symbols(n, each * n, self.unique)
+        return self.model.symbols(n, each * n, self.unique) | {"s": float(self.value_bytes)}
 
 
 def _mean_compute(trace: Trace) -> dict[str, float]:

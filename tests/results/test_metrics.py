@@ -1,0 +1,54 @@
+"""The breakdown of a step, on records written by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from dessim.results.metrics import breakdown, step_times
+from dessim.sim.recorder import Record, Span
+from dessim.trace.schema import Collective, Kind, Phase
+
+
+def span(rank: int, name: str, start: float, end: float, moving: float | None = None, **changes: object) -> Span:
+    """A compute op, or a collective that moved data from `moving`."""
+    base = Span(rank, name, 0, Phase.FORWARD, Kind.COMPUTE, "compute", start, start, end)
+    if moving is not None:
+        kind = {"kind": Kind.COLLECTIVE, "stream": "comm", "collective": Collective.ALL_REDUCE, "bound_by": "nic_up"}
+        base = replace(base, moving=moving, size=8.0, **kind)
+    return replace(base, **changes)
+
+
+def record(*spans: Span) -> Record:
+    return Record(2, ((0,), (1,)), list(spans))
+
+
+def test_parts_sum_to_the_step_and_overlap_counts_as_compute() -> None:
+    both = [
+        made
+        for rank in range(2)
+        for made in (
+            span(rank, "lookup", 0, 2),
+            span(rank, "partials", 1, 5, moving=2),
+            span(rank, "tail", 6, 9),
+        )
+    ]
+    found = breakdown(record(*both))
+    assert (found.compute_s, found.exposed_comm_s, found.idle_s) == (5, 3, 1)
+    assert found.step_time_s == 9 == step_times(record(*both))[0]
+    (partials,) = found.comm_by_op
+    assert (partials.time_s, partials.exposed_s) == (3, 3)
+
+
+def test_a_rank_that_is_early_waits_before_the_step() -> None:
+    # Rank 1 starts the step at 10: until then rank 0 waits, but nobody is in the step yet.
+    found = breakdown(record(span(0, "ids", 0, 12, moving=10), span(1, "ids", 10, 12, moving=10)))
+    assert found.step_time_s == found.exposed_comm_s == 2
+    assert found.comm_by_op[0].exposed_s == pytest.approx(2)
+
+
+def test_collectives_side_by_side_expose_one_stretch() -> None:
+    spans = [span(r, name, 0, 4, moving=0, stream=name) for r in range(2) for name in ("a", "b")]
+    found = breakdown(record(*spans))
+    assert found.exposed_comm_s == 4 and [op.exposed_s for op in found.comm_by_op] == [4, 4]

@@ -1,0 +1,48 @@
+"""A job from a trace: the symbols it was recorded with, at the scale it was recorded at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dessim.errors import TraceError
+from dessim.trace.io import Trace
+from dessim.workload.model import load_model
+from dessim.workload.scale import Job
+from tests.trace.build import all_ops, header
+
+MODEL = load_model("deepfm_ml100k")
+
+
+def trace(**symbols: float) -> Trace:
+    recorded = MODEL.symbols(2, 64) | {"m": 9.25, "u": 120.0, "U": 171.0} | symbols
+    return Trace(
+        Path("run.trace"), header(model=MODEL.model_dump(mode="json"), symbols=recorded), tuple(map(tuple, all_ops()))
+    )
+
+
+@pytest.mark.parametrize("value_bytes", [4.0, 8.0])
+def test_symbols_at_the_recorded_scale_are_the_recorded(value_bytes: float) -> None:
+    """float64 runs too: their values take 8 bytes on the wire."""
+    recorded = trace(s=value_bytes)
+    found, due = Job.of_trace(recorded).symbols(2), dict(recorded.header.symbols)
+    # q, which only FLOPs depend on, is a formula of m: a trace's own holds at its own number of ranks alone.
+    found.pop("q"), due.pop("q")
+    assert found == pytest.approx(due, rel=1e-12)
+
+
+def test_more_ranks_change_only_what_follows_from_them() -> None:
+    job = Job.of_trace(trace())
+    before, after = job.symbols(2), job.symbols(8)
+    assert {key for key in after if after[key] != before[key]} == {"N", "B", "U", "q"}
+    assert after["B"] == 256 and before["U"] < after["U"] < 4 * before["U"]
+
+
+def test_a_job_of_a_model_has_the_models_symbols() -> None:
+    assert Job.of_model(MODEL).symbols(4, 16) == MODEL.symbols(4, 64)
+
+
+def test_a_trace_without_a_symbol_is_refused() -> None:
+    with pytest.raises(TraceError, match="'U' is missing or zero"):
+        Job.of_trace(trace(U=0.0))

@@ -25,7 +25,7 @@ from torch import Tensor
 from des_ref.cli import Parser, leave, positive, run
 from des_ref.comm import Comm, open_comm, record
 from des_ref.trace_session import clock_offsets_us
-from dessim.errors import UsageError
+from dessim.errors import UnitError, UsageError
 from dessim.files import write_json
 from dessim.trace.schema import Collective, sent_factor
 from dessim.units import parse_size
@@ -85,7 +85,10 @@ def _now_us() -> float:
 def _sizes(text: str, world_size: int) -> list[int]:
     """Bytes, rounded up so that each of the n chunks holds whole floats."""
     step = _BYTES * world_size
-    return [max(1, -(-int(parse_size(part)) // step)) * step for part in text.split(",")]
+    try:
+        return [max(1, -(-int(parse_size(part)) // step)) * step for part in text.split(",")]
+    except UnitError as error:
+        raise UsageError(f"--sizes: {error}") from None
 
 
 def _header(comm: Comm) -> str:

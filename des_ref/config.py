@@ -25,12 +25,12 @@ class _Strict(BaseModel):
 class DataSettings(_Strict):
     """`source`: ml-100k, synthetic, or a path (Criteo TSV, .gz of it; RecBole's wheel or a folder with ml-100k.inter).
 
-    `samples` is how many the synthetic source makes.
+    `samples` is how many the synthetic source makes; a tenth each is for validation and test, so at least 10.
     """
 
     source: str = "ml-100k"
     split: Literal["random", "time"] = "random"
-    samples: Positive = 100_000
+    samples: Annotated[int, Field(ge=10)] = 100_000
 
 
 class TrainingSettings(_Strict):

@@ -101,7 +101,15 @@ def _read(path: Path) -> dict[str, list[list[str]]]:
 def load(path: Path) -> tuple[Examples, Tensor]:
     """All ratings in file order, and their time stamps [100000] (s), from the wheel or a folder. Raises FileError."""
     tables = _read(path)
+    if len(tables["inter"]) < 10:
+        raise FileError(path, "", f"{len(tables['inter'])} ratings; at least 10 are needed, a tenth is for the test")
+    try:
+        return _examples(tables)
+    except (IndexError, KeyError, ValueError) as error:
+        raise FileError(path, "", f"its files are not MovieLens-100K as recbole writes it: {error!r}") from None
 
+
+def _examples(tables: dict[str, list[list[str]]]) -> tuple[Examples, Tensor]:
     def ids(field: str, values: list[str]) -> list[int]:
         keys = torch.tensor([text_key(v) for v in values], dtype=torch.int64)
         return feature_id(FIELDS.index(field), keys).tolist()

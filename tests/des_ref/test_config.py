@@ -23,6 +23,7 @@ def test_shipped_settings_load_and_flags_win() -> None:
         ('model = "fm"\n[training]\nbatchsize = 3', "training.batchsize: unknown key"),
         ('model = "fm"\n[rows]\nrate = -1', "rows.rate: Input should be greater than 0"),
         ("seed = 3", "model: is missing"),
+        ('model = "fm"\n[data]\nsamples = 9', "data.samples: Input should be greater than or equal to 10"),
         ('model = "fm"\ntraining = 3', "training must be a table"),
         ("model = ", "not TOML"),
     ],
@@ -71,7 +72,7 @@ def test_certify_mistakes(arguments: list[str], capsys: pytest.CaptureFixture[st
 
 def test_bench_refuses_unknown_ops_and_bare_sizes(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("des_ref.bench", lambda: bench.main(["--ops", "gossip"])) == 2
-    assert run("des_ref.bench", lambda: bench.main(["--sizes", "4096"])) == 1
+    assert run("des_ref.bench", lambda: bench.main(["--sizes", "4096"])) == 2
     assert "has no unit" in capsys.readouterr().err
 
 

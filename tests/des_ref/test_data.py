@@ -144,6 +144,18 @@ def test_movielens_time_split_is_in_time_order(wheel: Path) -> None:
     assert [len(p) for p in (source.train, source.validation, source.test)] == [80_000, 10_000, 10_000]
 
 
+@pytest.mark.parametrize(
+    ("ratings", "problem"),
+    [(3, "3 ratings; at least 10"), (12, "not MovieLens-100K as recbole writes it")],
+)
+def test_a_folder_with_other_files_is_named(ratings: int, problem: str, tmp_path: Path) -> None:
+    (tmp_path / "ml-100k.user").write_text("user\n1\t24\tM\ttechnician\t85711\n")
+    (tmp_path / "ml-100k.item").write_text("item\n1\tToy Story\t1995\tAnimation\n")
+    (tmp_path / "ml-100k.inter").write_text("inter\n" + "2\t1\t5\t881250949\n" * ratings)  # no user 2
+    with pytest.raises(FileError, match=problem):
+        open_movielens(tmp_path, "random", 0)
+
+
 def test_a_spoilt_wheel_is_named(tmp_path: Path, wheel: Path) -> None:
     bad = tmp_path / "bad.whl"
     bad.write_bytes(wheel.read_bytes()[:1000])

@@ -73,21 +73,60 @@ def fold(net: Incidence, kind: Ints, enabled: bool = True) -> Fold:
 
 
 def _refine(net: Incidence, kind: Ints) -> tuple[Ints, Ints, Ints, Ints]:
-    """Stable colours of flows and links, numbered from 0, each with the first member of every colour.
-
-    Links are coloured anew from the flows each round, so as soon as they split no flow colour both are stable: between
-    alike hosts mostly in the first round, which is why the flows are counted and not the links.
-    """
+    """Stable colours of flows and links, numbered from 0, each with the first member of every colour."""
     weight = mix(net.weight.view(np.uint64)) | np.uint64(1)
-    capacity = mix(net.capacity.view(np.uint64))
+    whole = _Graph(net.flow, net.link, weight, weight, mix(net.capacity.view(np.uint64)))
     flow_hash = mix(kind.astype(np.uint64))
+    colours = len(_values(flow_hash))
+    link_hash, flow_hash = whole.round(flow_hash)
     values = _values(flow_hash)
-    while True:
-        link_hash = mix(capacity + _sums(len(capacity), net.link, flow_hash[net.flow] * weight))
-        flow_hash = mix(flow_hash + _sums(net.n_flows, net.flow, link_hash[net.link] * weight))
-        colours, values = len(values), _values(flow_hash)
-        if len(values) == colours:
-            return *_number(flow_hash, values), *_number(link_hash, _values(link_hash))
+    if len(values) > colours:
+        graph, group, flow_hash = _merged(whole, flow_hash)
+        while len(values) > colours:
+            _, flow_hash = graph.round(flow_hash)
+            colours, values = len(values), _values(flow_hash)
+        flow_hash = flow_hash[group]
+        link_hash, _ = whole.round(flow_hash)
+    return *_number(flow_hash, values), *_number(link_hash, _values(link_hash))
+
+
+@dataclass(frozen=True, slots=True)
+class _Graph:
+    """Hashed entries of a network: a flow counts `load` on a link, a link `weight` in a flow. `capacity` [n_links]."""
+
+    flow: Ints
+    link: Ints
+    load: Hashes
+    weight: Hashes
+    capacity: Hashes
+
+    def round(self, flow_hash: Hashes) -> tuple[Hashes, Hashes]:
+        """Links coloured by their flows, then flows refined by their links.
+
+        Links are coloured anew each time, so as soon as they split no flow colour both are stable: between alike hosts
+        mostly in the first round, which is why the flows are counted and not the links.
+        """
+        link_hash = mix(self.capacity + _sums(len(self.capacity), self.link, flow_hash[self.flow] * self.load))
+        return link_hash, mix(flow_hash + _sums(len(flow_hash), self.flow, link_hash[self.link] * self.weight))
+
+
+def _merged(graph: _Graph, flow_hash: Hashes) -> tuple[_Graph, Ints, Hashes]:
+    """After a first round: the graph where flows of one colour that share the same links are one; which is which.
+
+    A link of a single flow tells it nothing new after the first round and is left out, so what is merged is all that
+    goes from one leaf to another. It pays where colours spread from the ends of a shift, a leaf a round.
+    """
+    shared = np.flatnonzero((np.bincount(graph.link) > 1)[graph.link])
+    flow, link = graph.flow[shared], graph.link[shared]
+    path = mix(flow_hash + _sums(len(flow_hash), flow, mix(link.view(np.uint64)) * graph.weight[shared]))
+    group, first = _number(path, _values(path))
+    kept = np.zeros(len(flow_hash), dtype=bool)
+    kept[first] = True
+    kept = kept[flow]
+    flow, weight = group[flow[kept]], graph.weight[shared][kept]
+    links, link = np.unique(link[kept], return_inverse=True)
+    load = weight * np.bincount(group).astype(np.uint64)[flow]
+    return _Graph(flow, link, load, weight, graph.capacity[links]), group, flow_hash[first]
 
 
 def _sums(n: int, member: Ints, terms: Hashes) -> Hashes:

@@ -84,3 +84,16 @@ def test_colours_are_numbered_by_their_first_members() -> None:
     assert folded.flow_of.tolist() == [0, 1, 3]
     assert folded.count.tolist() == [2, 1, 1]
     assert folded.link_of.tolist() == folded.links.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("shift", [1, 37, 64, 99])
+def test_colours_spread_from_the_ends_of_a_shift(shift: int) -> None:
+    """Many rounds, on a graph that shrinks after the first: hosts that are alike at first sight are told apart."""
+    cluster = load_cluster("bench/two_level_1024_4to1")
+    ranks = np.arange(200)
+    net, _, _ = incidence(cluster, ranks, (ranks + shift) % 200)
+    folded = fold(net, np.zeros(200, dtype=np.int64))
+    assert 1 < len(folded.count) < 200
+    assert drain(folded.net, np.ones(len(folded.count))).finish[folded.colour] == pytest.approx(
+        drain(net, np.ones(200)).finish, rel=1e-12
+    )

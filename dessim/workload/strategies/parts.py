@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from dessim.trace.schema import Collective, Phase
+from dessim.workload.model import Model
+from dessim.workload.operators import total
 from dessim.workload.plan import PlannedOp, Traffic, collective, compute
+
+POOLED = "F*W*s"  # bytes of one sample's pooled field vectors
 
 
 def ids_to_owners(bytes_per_id: str, lengths: str | None) -> tuple[PlannedOp, ...]:
@@ -29,6 +33,51 @@ def ids_to_owners(bytes_per_id: str, lengths: str | None) -> tuple[PlannedOp, ..
         )
     )
     return tuple(ops)
+
+
+def pool_own(dep: str) -> PlannedOp:
+    """A worker pools the rows it has fetched for its B/N samples."""
+    return compute("pool", Phase.FORWARD, dep, flops="(B/N)*m*W", mem=f"(B/N)*m*W*s + (B/N)*{POOLED}", kernels=4)
+
+
+def scatter_own() -> PlannedOp:
+    """Its backward: gradients of the u different rows of its B/N samples."""
+    return compute(
+        "scatter_grad",
+        Phase.BACKWARD,
+        "dense_backward",
+        flops="(B/N)*m*W",
+        mem=f"(B/N)*{POOLED} + (B/N)*m*W*s + u*W*s",
+        kernels=6,
+    )
+
+
+def dense_part(model: Model, samples: str, *deps: str) -> tuple[PlannedOp, ...]:
+    """All operators over pooled vectors, first FC layer included, on `samples` samples."""
+    flops = total(model.kinds, "pooled_flops")
+    return (
+        compute(
+            "dense_forward",
+            Phase.FORWARD,
+            *deps,
+            flops=f"{samples}*({flops})",
+            mem=f"{samples}*({POOLED} + 2*Z*s) + {dense_weights(model)}*s",
+            kernels=18,
+        ),
+        compute(
+            "dense_backward",
+            Phase.BACKWARD,
+            "dense_forward",
+            flops=f"2*{samples}*({flops})",
+            mem=f"2*{samples}*({POOLED} + 2*Z*s) + 2*{dense_weights(model)}*s",
+            kernels=32,
+        ),
+    )
+
+
+def dense_weights(model: Model) -> str:
+    """Replicated weights: the tail's, and those that would feed on partials where operators are substituted."""
+    return f"(P + {total(model.kinds, 'shared_weights')})"
 
 
 def update_rows(rows: str, *deps: str) -> PlannedOp:

@@ -9,17 +9,13 @@ from __future__ import annotations
 
 from dessim.trace.schema import Collective, Phase
 from dessim.workload.model import Model
-from dessim.workload.operators import total
 from dessim.workload.plan import Plan, Traffic, collective, compute
-from dessim.workload.strategies.parts import update_dense, update_rows
-from dessim.workload.strategies.sharded import POOLED
+from dessim.workload.strategies.parts import dense_part, dense_weights, pool_own, scatter_own, update_dense, update_rows
 
 
 def ps_sync(model: Model) -> Plan:
     """Plan of a synchronous parameter server."""
-    kinds = model.kinds
-    weights = f"(P + {total(kinds, 'shared_weights')})"
-    flops = total(kinds, "pooled_flops")
+    weights = dense_weights(model)
     a2a = Collective.ALL_TO_ALL
     return Plan(
         "ps_sync",
@@ -29,35 +25,10 @@ def ps_sync(model: Model) -> Plan:
             compute("lookup", Phase.FORWARD, "pull_keys", mem="2*u*(k + W*s)", kernels=12),
             collective("pull_rows", Phase.FORWARD, a2a, Traffic.SPARSE, "u*W*s", "lookup"),
             collective("pull_dense", Phase.FORWARD, a2a, Traffic.DENSE, f"{weights}*s", "split_ids"),
-            compute(
-                "pool", Phase.FORWARD, "pull_rows", flops="(B/N)*m*W", mem=f"(B/N)*m*W*s + (B/N)*{POOLED}", kernels=4
-            ),
-            compute(
-                "dense_forward",
-                Phase.FORWARD,
-                "pool",
-                "pull_dense",
-                flops=f"(B/N)*({flops})",
-                mem=f"(B/N)*({POOLED} + 2*Z*s) + {weights}*s",
-                kernels=18,
-            ),
-            compute(
-                "dense_backward",
-                Phase.BACKWARD,
-                "dense_forward",
-                flops=f"2*(B/N)*({flops})",
-                mem=f"2*(B/N)*({POOLED} + 2*Z*s) + 2*{weights}*s",
-                kernels=32,
-            ),
+            pool_own("pull_rows"),
+            *dense_part(model, "(B/N)", "pool", "pull_dense"),
             collective("push_dense", Phase.BACKWARD, a2a, Traffic.DENSE, f"{weights}*s", "dense_backward"),
-            compute(
-                "scatter_grad",
-                Phase.BACKWARD,
-                "dense_backward",
-                flops="(B/N)*m*W",
-                mem=f"(B/N)*{POOLED} + (B/N)*m*W*s + u*W*s",
-                kernels=6,
-            ),
+            scatter_own(),
             collective("push_keys", Phase.BACKWARD, a2a, Traffic.IDS, "u*k", "scatter_grad"),
             collective("push_rows", Phase.BACKWARD, a2a, Traffic.SPARSE, "u*W*s", "scatter_grad"),
             update_rows("u", "push_keys", "push_rows"),

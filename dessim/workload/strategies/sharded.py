@@ -15,11 +15,17 @@ from __future__ import annotations
 
 from dessim.trace.schema import Collective, Phase
 from dessim.workload.model import Model
-from dessim.workload.operators import total
 from dessim.workload.plan import Plan, PlannedOp, Traffic, collective, compute
-from dessim.workload.strategies.parts import ids_to_owners, update_dense, update_rows
-
-POOLED = "F*W*s"  # bytes of one sample's pooled field vectors
+from dessim.workload.strategies.parts import (
+    POOLED,
+    dense_part,
+    dense_weights,
+    ids_to_owners,
+    pool_own,
+    scatter_own,
+    update_dense,
+    update_rows,
+)
 
 
 def table_wise(model: Model) -> Plan:
@@ -31,7 +37,7 @@ def table_wise(model: Model) -> Plan:
             *ids_to_owners("k", lengths="(B/N)*F*c"),
             *_lookup_and_pool(f"B*{POOLED}/N"),
             collective("pooled", Phase.FORWARD, Collective.ALL_TO_ALL, Traffic.SPARSE, own, "pool"),
-            *_dense(model, "(B/N)", "pooled"),
+            *dense_part(model, "(B/N)", "pooled"),
             collective("pooled_grad", Phase.BACKWARD, Collective.ALL_TO_ALL, Traffic.SPARSE, own, "dense_backward"),
             *_data_parallel(model),
             *_scatter_and_update(model, "pooled_grad", f"B*{POOLED}/N"),
@@ -49,7 +55,7 @@ def row_wise(model: Model) -> Plan:
             *ids_to_owners("k", lengths="B*F*c"),
             *_lookup_and_pool(whole),
             collective("pooled", Phase.FORWARD, Collective.REDUCE_SCATTER, Traffic.SPARSE, whole, "pool"),
-            *_dense(model, "(B/N)", "pooled"),
+            *dense_part(model, "(B/N)", "pooled"),
             collective("pooled_grad", Phase.BACKWARD, Collective.ALL_GATHER, Traffic.SPARSE, whole, "dense_backward"),
             *_data_parallel(model),
             *_scatter_and_update(model, "pooled_grad", whole),
@@ -68,7 +74,7 @@ def mesh(model: Model) -> Plan:
             labels,
             *_lookup_and_pool(whole),
             collective("pooled", Phase.FORWARD, Collective.ALL_REDUCE, Traffic.SPARSE, whole, "pool"),
-            *_dense(model, "B", "pooled", "labels"),
+            *dense_part(model, "B", "pooled", "labels"),
             *_scatter_and_update(model, "dense_backward", whole, synced=False),
         ),
     )
@@ -83,20 +89,13 @@ def row_all_to_all(model: Model) -> Plan:
             *ids_to_owners("k", lengths=None),
             compute("lookup", Phase.FORWARD, "ids", mem="4*(B*m/N)*k + u*2*(k + W*s)", kernels=24),
             collective("rows", Phase.FORWARD, Collective.ALL_TO_ALL, Traffic.SPARSE, rows, "lookup"),
-            compute("pool", Phase.FORWARD, "rows", flops="(B/N)*m*W", mem=f"(B/N)*m*W*s + (B/N)*{POOLED}", kernels=4),
-            *_dense(model, "(B/N)", "pool"),
-            compute(
-                "scatter_grad",
-                Phase.BACKWARD,
-                "dense_backward",
-                flops="(B/N)*m*W",
-                mem=f"(B/N)*{POOLED} + (B/N)*m*W*s + u*W*s",
-                kernels=6,
-            ),
+            pool_own("rows"),
+            *dense_part(model, "(B/N)", "pool"),
+            scatter_own(),
             collective("rows_grad", Phase.BACKWARD, Collective.ALL_TO_ALL, Traffic.SPARSE, rows, "scatter_grad"),
             *_data_parallel(model),
             update_rows("u", "rows_grad"),
-            update_dense(_dense_weights(model), "update_rows", "dense_grad"),
+            update_dense(dense_weights(model), "update_rows", "dense_grad"),
         ),
     )
 
@@ -108,29 +107,6 @@ def _lookup_and_pool(out: str) -> tuple[PlannedOp, ...]:
     )
 
 
-def _dense(model: Model, samples: str, *deps: str) -> tuple[PlannedOp, ...]:
-    """All operators over pooled vectors, first FC layer included, on `samples` samples."""
-    flops = total(model.kinds, "pooled_flops")
-    return (
-        compute(
-            "dense_forward",
-            Phase.FORWARD,
-            *deps,
-            flops=f"{samples}*({flops})",
-            mem=f"{samples}*({POOLED} + 2*Z*s) + {_dense_weights(model)}*s",
-            kernels=18,
-        ),
-        compute(
-            "dense_backward",
-            Phase.BACKWARD,
-            "dense_forward",
-            flops=f"2*{samples}*({flops})",
-            mem=f"2*{samples}*({POOLED} + 2*Z*s) + 2*{_dense_weights(model)}*s",
-            kernels=32,
-        ),
-    )
-
-
 def _data_parallel(model: Model) -> tuple[PlannedOp, ...]:
     return (
         collective(
@@ -138,7 +114,7 @@ def _data_parallel(model: Model) -> tuple[PlannedOp, ...]:
             Phase.BACKWARD,
             Collective.ALL_REDUCE,
             Traffic.DENSE,
-            f"{_dense_weights(model)}*s",
+            f"{dense_weights(model)}*s",
             "dense_backward",
         ),
     )
@@ -150,9 +126,5 @@ def _scatter_and_update(model: Model, dep: str, pooled: str, synced: bool = True
             "scatter_grad", Phase.BACKWARD, dep, flops="(B*m/N)*W", mem=f"{pooled} + (B*m/N)*W*s + (U/N)*W*s", kernels=6
         ),
         update_rows("U/N", "scatter_grad"),
-        update_dense(_dense_weights(model), "update_rows", *(("dense_grad",) if synced else ())),
+        update_dense(dense_weights(model), "update_rows", *(("dense_grad",) if synced else ())),
     )
-
-
-def _dense_weights(model: Model) -> str:
-    return f"(P + {total(model.kinds, 'shared_weights')})"

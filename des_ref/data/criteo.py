@@ -56,11 +56,13 @@ def _row(line: str, path: Path, number: int) -> tuple[float, list[int]]:
         raise FileError(path, str(number), f"label {cells[0]!r} must be 0 or 1 (is there a header line?)")
     try:
         values = [_integer(text) for text in cells[1 : 1 + INTEGERS]]
+        if min(values) < -(1 << 63):
+            raise ValueError
     except ValueError:
         raise FileError(path, str(number), "columns 2 to 14 must be whole numbers or empty") from None
     try:
         values += [int(text, 16) if text else MISSING for text in cells[1 + INTEGERS :]]
-        if max(values[INTEGERS:]) >= 1 << 63:
+        if max(values[INTEGERS:]) >= 1 << 63 or any("-" in text for text in cells[1 + INTEGERS :]):
             raise ValueError
     except ValueError:
         raise FileError(path, str(number), "columns 15 to 40 must be hexadecimal ids or empty") from None

@@ -54,6 +54,8 @@ def test_criteo_reads_gzip_in_chunks(tmp_path: Path) -> None:
         (line() + "\t".join(["1", *INTS, *HEXES[:-2]]) + "\n", ":2: 38 columns where 40 are due"),
         (line("label"), ":1: label 'label' must be 0 or 1"),
         (line(ints=["1.5", *INTS[1:]]), ":1: columns 2 to 14 must be whole numbers"),
+        (line(ints=["-" + "9" * 25, *INTS[1:]]), ":1: columns 2 to 14 must be whole numbers"),
+        (line(hexes=["-1", *HEXES[1:]]), ":1: columns 15 to 40 must be hexadecimal"),
         (line(hexes=["xyz", *HEXES[1:]]), ":1: columns 15 to 40 must be hexadecimal"),
         (line(hexes=["f" * 20, *HEXES[1:]]), ":1: columns 15 to 40 must be hexadecimal"),
         ("", "is empty"),

@@ -194,3 +194,10 @@ def test_percentages():
     ]
     assert percent(-0.06, signed=True) == "−6 %"
     assert percent(0.012, signed=True) == "+1.2 %"
+
+
+def test_the_two_errors_are_named_for_what_they_are(tmp_path):
+    """Both hold simulated communication against a measurement: the plain steps, and the recorded ones."""
+    write_report(tmp_path / "report.html", result())
+    text = (tmp_path / "report.html").read_text()
+    assert "against the recorded steps, recorder on" in text and "recorded communication times" not in text

@@ -213,16 +213,20 @@ class Network:
             self._user[batch.flows.links] = -1
         return group.batches
 
+    def _met(self, batch: _Batch) -> list[int]:
+        """Groups that use links of the batch; mostly none."""
+        users = self._user[batch.flows.links]
+        users = users[users >= 0]
+        return [int(number) for number in np.unique(users)] if len(users) else []
+
     def _regroup(self, loose: list[_Batch], now: float) -> None:
         """Group batches by the links they share, together with the groups they run into."""
-        hit = np.unique(np.concatenate([self._user[b.flows.links] for b in loose]))
-        for number in hit[hit >= 0].tolist():
+        for number in sorted({number for batch in loose for number in self._met(batch)}):
             loose = [*self._dissolve(number, now), *loose]
         parts: dict[int, list[_Batch]] = {}
         for batch in loose:
             members = [batch]
-            met = np.unique(self._user[batch.flows.links])
-            for number in met[met >= 0].tolist():
+            for number in self._met(batch):
                 members = [*parts.pop(number), *members]
             for member in members:
                 self._user[member.flows.links] = self._next_group

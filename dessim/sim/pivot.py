@@ -10,8 +10,8 @@ given since, the integral of the level. Nothing is done to a flow while others f
 *Levels solve a linear system.* With x_l the level of a full link, or the room left on a link that is not, capacity
 says M x = C, where column l of M sums the weights that the flows bound by l put on each link (a unit vector where l is
 not full): a basis, as in the simplex method. A flow that finishes, or is bound by another link from now on, changes M
-by one rank, and the new levels follow from one column of the inverse (Sherman-Morrison; the updates are kept in product
-form and folded into the inverse a block at a time).
+by one rank, and the new levels follow from one column of the inverse (the Woodbury identity, for several at once; the
+updates are kept in product form and folded into the inverse a block at a time).
 
 The solution stays max-min fair as long as every flow's own link has the lowest level on its path and no room is
 negative (Bertsekas and Gallager, 6.5.2: each flow has a bottleneck). Where a flow crosses a link that has become lower

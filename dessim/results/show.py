@@ -53,6 +53,8 @@ def print_replay(result: Values) -> None:
 def print_projection(rows: Sequence[Values]) -> None:
     """The table, where its numbers come from, and what it leaves out."""
     print_table(projection_table(rows))
+    if all(row["error_bar"] is None for row in rows):
+        print("error: not known, since nobody has measured this job there")
     for key, text in rows[0]["provenance"].items():
         print(f"{key}: {text}")
     for strategy, caveat in dict.fromkeys((row["strategy"], row["caveat"]) for row in rows if row["caveat"]):

@@ -64,10 +64,10 @@ def print_table(table: Table, file: IO[str] | None = None) -> None:
 
 
 def projection_table(rows: Sequence[Row]) -> Table:
-    """Projected steps: a block a GPU count, the fastest strategy of each marked."""
-    table = _table(
-        "gpus", "strategy", "step", "samples/s", "sent/worker", "compute", "exposed comm", "idle", "bound by", "±"
-    )
+    """Projected steps: a block a GPU count, the fastest of each marked; error bars where some row has one."""
+    columns = ["gpus", "strategy", "step", "samples/s", "sent/worker", "compute", "exposed comm", "idle", "bound by"]
+    bars = any(row.get("error_bar") is not None for row in rows)
+    table = _table(*columns, *(["±"] if bars else []))
     fastest = {g: max(r["samples_per_s"] for r in rows if r["gpus"] == g) for g in {r["gpus"] for r in rows}}
     last = None
     for row in rows:
@@ -85,7 +85,7 @@ def projection_table(rows: Sequence[Row]) -> Table:
             format_time(row["exposed_comm_s"]),
             format_time(row["idle_s"]),
             str(row.get("bound_by") or ""),
-            "" if error is None else f"{100 * error:.0f} %",
+            *(["" if error is None else f"{100 * error:.0f} %"] if bars else []),
         ]
         table.add_row(*(Text(c) for c in cells), style="bold" if best else None)
         last = row["gpus"]

@@ -92,3 +92,11 @@ def test_csv_is_the_same_whatever_the_order_of_keys():
 def test_no_rows_still_give_a_head():
     assert tables.projection_csv([]) == ",".join(tables.PROJECTION_COLUMNS) + "\n"
     printed(tables.projection_table([]))
+
+
+def test_the_error_column_is_there_only_where_an_error_is_known() -> None:
+    rows = projection()
+    names = [str(column.header) for column in tables.projection_table(rows).columns]
+    assert "±" in names
+    unknown = [{**row, "error_bar": None} for row in rows]
+    assert "±" not in [str(column.header) for column in tables.projection_table(unknown).columns]

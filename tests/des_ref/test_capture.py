@@ -17,6 +17,7 @@ import torch
 
 from des_ref import bench, train
 from des_ref.capture import Recorder
+from des_ref.cli import leave
 from des_ref.comm import Comm, open_comm
 from dessim.errors import TraceError
 from dessim.trace.io import Trace, load_trace, part_folder, rank_file
@@ -138,6 +139,7 @@ def _ddp_rank(rank: int, meeting: Path, answer: Path) -> None:
         seen = _train_ddp(comm)
         if rank == 0:
             answer.write_text(json.dumps(seen))
+    leave(0)
 
 
 @pytest.mark.slow

@@ -288,7 +288,8 @@ def topo_check(cluster: Annotated[str, typer.Argument(show_default=False)], json
     """Check a description: connected, sane rates, routes that are real paths. Exits 3 when it is wrong."""
     from dessim.cluster import check, load_cluster
 
-    _report(load_cluster(cluster).name, check(load_cluster(cluster)), json)
+    machine = load_cluster(cluster)
+    _report(machine.name, check(machine), json)
 
 
 @topo.command("draw")

@@ -1,0 +1,60 @@
+"""How every verb of the command line ends: one JSON object or a verdict on stdout, errors as one line on stderr."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import typer
+
+from dessim.errors import CheckFailed, DessimError
+from dessim.files import dump_json
+
+SCHEMA_VERSION = 1  # of every --json object
+
+Command = TypeVar("Command", bound=Callable[..., None])
+
+
+def guarded(command: Command) -> Command:
+    """One clear line and the right exit code instead of a traceback for everything a user can cause."""
+
+    @functools.wraps(command)
+    def wrapper(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except DessimError as error:
+            print(f"dessim: {error}", file=sys.stderr)
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            print("dessim: interrupted", file=sys.stderr)
+            raise typer.Exit(130) from None
+        except BrokenPipeError:
+            # The reader has seen enough; keep Python from complaining when it flushes at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(1) from None
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            print(f"dessim: {where}{error.strerror or error}", file=sys.stderr)
+            raise typer.Exit(1) from None
+
+    return wrapper  # type: ignore[return-value]
+
+
+def report_check(what: str, problems: list[str], json: bool) -> None:
+    """Print what a check of `what` found. Raises CheckFailed if it found any."""
+    if json:
+        print_json({"ok": not problems, "problems": problems})
+    else:
+        for problem in problems:
+            print(problem)
+        print(f"{what}: {len(problems)} problems" if problems else f"{what}: ok")
+    if problems:
+        raise CheckFailed(f"{what}: the check found {len(problems)} problems")
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """Print the one object of `--json`."""
+    print(dump_json({"schema_version": SCHEMA_VERSION, **value}))

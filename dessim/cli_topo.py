@@ -1,0 +1,75 @@
+"""`dessim topo ...`: cluster descriptions listed, shown, checked and drawn."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dessim.cli_options import JsonOption
+from dessim.cli_output import guarded, print_json, report_check
+from dessim.files import write_text
+
+topo = typer.Typer(help="Cluster descriptions.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@topo.command("list")
+@guarded
+def topo_list(json: JsonOption = False) -> None:
+    """Shipped cluster descriptions."""
+    from dessim.cluster import list_topologies, load_cluster
+    from dessim.results.tables import print_table, table_of
+
+    clusters = {name: load_cluster(path) for name, path in list_topologies().items()}
+    if json:
+        rows = [
+            {"name": n, "gpus": c.n_gpus, "nodes": c.n_nodes, "kind": c.kind, "gpu": c.gpu.name, "file": str(c.path)}
+            for n, c in clusters.items()
+        ]
+        print_json({"topologies": rows})
+    else:
+        cells = [(n, f"{c.n_gpus:,}", c.kind, c.gpu.name, c.description) for n, c in clusters.items()]
+        print_table(table_of(("name", "GPUs", "kind", "GPU", "what"), cells, left=("kind", "GPU", "what")))
+
+
+@topo.command("show")
+@guarded
+def topo_show(cluster: Annotated[str, typer.Argument(show_default=False)], json: JsonOption = False) -> None:
+    """What a cluster has: counts, rates, oversubscription, bisection."""
+    from dessim.cluster import describe, load_cluster
+    from dessim.results.show import print_description
+
+    found = describe(load_cluster(cluster))
+    if json:
+        print_json(found)
+    else:
+        print_description(found)
+
+
+@topo.command("check")
+@guarded
+def topo_check(cluster: Annotated[str, typer.Argument(show_default=False)], json: JsonOption = False) -> None:
+    """Check a description: connected, sane rates, routes that are real paths. Exits 3 when it is wrong."""
+    from dessim.cluster import check, load_cluster
+
+    machine = load_cluster(cluster)
+    report_check(machine.name, check(machine), json)
+
+
+@topo.command("draw")
+@guarded
+def topo_draw(
+    cluster: Annotated[str, typer.Argument(show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="SVG file to write; without it the SVG goes to stdout.")] = None,
+) -> None:
+    """Draw a cluster as SVG: layers, link rates, one node in full, the rest folded with counts."""
+    from dessim.cluster import load_cluster
+    from dessim.cluster.draw import draw
+
+    svg = draw(load_cluster(cluster))
+    if out is None:
+        sys.stdout.write(svg)
+    else:
+        write_text(out, svg)

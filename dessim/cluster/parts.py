@@ -18,6 +18,8 @@ class Gpu:
 
     `flops` [FLOP/s] is the dense float32 rate the roofline uses, `memory_bandwidth` [bytes/s] and `memory` [bytes] are
     the device memory's, `launch_overhead` [s] is paid once a kernel. `efficiency_*` are shares in (0, 1].
+    `comm_sm_share` in [0, 1) of its processors belongs to a collective while that moves data, 0: copy engines move it.
+    `host_bandwidth` [bytes/s, payload] reaches the server's memory; None: what the node's PCIe link carries.
     """
 
     name: str
@@ -29,6 +31,8 @@ class Gpu:
     efficiency_memory: float
     source: str
     assumed: str = ""
+    comm_sm_share: float = 0.0
+    host_bandwidth: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

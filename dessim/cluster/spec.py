@@ -79,7 +79,7 @@ class Part(Table):
 
 
 class GpuTable(Part):
-    """`[gpu]`."""
+    """`[gpu]`; without `comm_sm_share` collectives take nothing from compute, without `host_bandwidth` PCIe is the way."""
 
     flops: Flops
     memory_bandwidth: Rate
@@ -87,6 +87,8 @@ class GpuTable(Part):
     launch_overhead: Seconds
     efficiency_flops: Share
     efficiency_memory: Share
+    comm_sm_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    host_bandwidth: Rate | None = None
 
     def build(self) -> parts.Gpu:
         return parts.Gpu(**self.model_dump())

@@ -1,10 +1,16 @@
-"""A GPU: streams that run one op at a time, and how long compute takes on it.
+"""A GPU: streams that run one op at a time, how long compute takes on it, and what communication takes from that.
 
 The roofline is a lower bound times an achievable share (`Gpu.efficiency_*`): good for ratios between strategies, not
 for absolute times of a kernel nobody measured (Williams, Waterman and Patterson, 2009).
+
+A collective's kernel occupies some of the processors that compute wants (NCCL: one SM a channel). While one moves data,
+compute goes on at the rate 1 - `Gpu.comm_sm_share`, whatever bounds it; several at once take no more than one. Left
+out: the SMs that a kernel holds while it waits for a late rank, and the memory bandwidth it uses.
 """
 
 from __future__ import annotations
+
+from collections.abc import Generator
 
 import simpy
 
@@ -12,17 +18,54 @@ from dessim.cluster import Gpu
 
 
 class Device:
-    """The streams of one GPU, or of a class of GPUs that do the same. Streams are made when first used."""
+    """The streams of one GPU, or of a class of GPUs that do the same. Streams are made when first used.
 
-    def __init__(self, env: simpy.Environment) -> None:
+    `comm_sm_share` in [0, 1) is the share of its processors that a collective holds while it moves data.
+    """
+
+    def __init__(self, env: simpy.Environment, comm_sm_share: float = 0.0) -> None:
         self._env = env
         self._streams: dict[str, simpy.Resource] = {}
+        self._share = comm_sm_share
+        self._moving = 0  # collectives that move data now
+        self._changed = env.event()  # fires when compute's rate changes
 
     def stream(self, name: str) -> simpy.Resource:
         """A queue of ops: requests are served in the order they were issued, as on a CUDA stream."""
         if name not in self._streams:
             self._streams[name] = simpy.Resource(self._env, capacity=1)
         return self._streams[name]
+
+    def begin_communication(self) -> None:
+        """A collective of this GPU starts to move data."""
+        self._moving += 1
+        if self._moving == 1:
+            self._turn()
+
+    def end_communication(self) -> None:
+        """A collective of this GPU is over."""
+        self._moving -= 1
+        if self._moving == 0:
+            self._turn()
+
+    def compute(self, seconds: float) -> Generator[simpy.Event, object, None]:
+        """A process: `seconds` of work at the full rate, which takes longer where communication goes on beside it."""
+        env, left = self._env, seconds
+        if self._share == 0:
+            yield env.timeout(seconds)
+            return
+        while True:
+            began, rate = env.now, 1 - self._share if self._moving else 1.0
+            done = env.timeout(left / rate)
+            yield done | self._changed
+            if done.processed:
+                return
+            left = max(left - (env.now - began) * rate, 0.0)
+
+    def _turn(self) -> None:
+        if self._share > 0:
+            self._changed.succeed()
+            self._changed = self._env.event()
 
 
 def roofline(gpu: Gpu, flops: float, memory_bytes: float, kernels: float) -> float:

@@ -55,11 +55,12 @@ class _Simulation:
         self.meetings: dict[tuple[str, int, str], _Meeting] = {}
         self.record = Record(workload.n_ranks, tuple(c.ranks for c in workload.classes))
         self.over: list[list[simpy.Event]] = []
+        self.devices = [Device(self.env, cluster.gpu.comm_sm_share) for _ in workload.classes]
         self.kinds = cluster.links.kinds
 
     def run(self) -> Record:
         for number, rank_class in enumerate(self.workload.classes):
-            device = Device(self.env)
+            device = self.devices[number]
             self.over.append([self.env.event() for _ in rank_class.tasks])
             for index, task in enumerate(rank_class.tasks):
                 turn = device.stream(task.stream).request()
@@ -93,7 +94,7 @@ class _Simulation:
             yield env.timeout(task.delay)
         start = env.now
         if task.collective is None:
-            yield env.timeout(task.duration)
+            yield from device.compute(task.duration)
             outcome = Outcome("", start, "compute")
         else:
             outcome = yield self._meet(number, task)  # type: ignore[assignment]
@@ -147,9 +148,14 @@ class _Simulation:
     def _collective(self, meeting: _Meeting) -> Process:
         task = meeting.task
         assert task.collective is not None and task.group is not None
+        members = [self.devices[number] for number in meeting.classes]
+        for device in members:
+            device.begin_communication()
         outcome = yield from self.collectives.run(
             self.env, self.network, task.collective, task.group, task.size, meeting.splits or None
         )
+        for device in members:
+            device.end_communication()
         meeting.over.succeed(outcome)
 
     def _deadlock(self) -> DeadlockError:

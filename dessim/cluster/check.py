@@ -36,7 +36,7 @@ def describe(cluster: Cluster) -> dict[str, Any]:
         "description": cluster.description,
         "file": str(cluster.path),
         "kind": cluster.kind,
-        "routing": cluster.fabric.routing,
+        "routing": cluster.routing.policy,
         "gpus": cluster.n_gpus,
         "nodes": cluster.n_nodes,
         "gpus_per_node": node.gpus,

@@ -86,7 +86,7 @@ def _title(sheet: Sheet, cluster: Cluster) -> float:
     sheet.text(
         MARGIN,
         y + 2,
-        f"{cluster.n_gpus:,} GPUs = {per_node}   ·   {cluster.kind}, {cluster.fabric.routing} routing   ·   "
+        f"{cluster.n_gpus:,} GPUs = {per_node}   ·   {cluster.kind}, {cluster.routing.policy} routing   ·   "
         f"oversubscription {facts['oversubscription']:.3g}   ·   bisection {bisection}",
         size=13,
     )

@@ -14,10 +14,12 @@ import networkx as nx
 import numpy as np
 from numpy.typing import ArrayLike
 
+from dessim.cluster.hashing import mix
 from dessim.cluster.links import IntArray, Links
 from dessim.cluster.node import NodeLinks
 from dessim.cluster.parts import Gpu, Node, Transport
-from dessim.cluster.routing import Fabric, Routes, assemble
+from dessim.cluster.policy import Routing
+from dessim.cluster.routing import Fabric, Routes, Segment, assemble
 from dessim.errors import CapacityError
 
 
@@ -32,6 +34,7 @@ class Cluster:
     gpu: Gpu
     transport: Transport
     fabric: Fabric
+    routing: Routing
     wiring: NodeLinks
     links: Links
 
@@ -82,7 +85,13 @@ class Cluster:
                 raise ValueError(f"a GPU index is outside 0..{self.n_gpus - 1}")
             if np.any(tails == heads):
                 raise ValueError("a flow from a GPU to itself has no route")
-        return assemble(len(tails), self.wiring.segments(tails, heads, self.fabric), self.links, without_twins)
+        key = mix(mix(tails.astype(np.uint64)) + heads.astype(np.uint64))
+
+        def across(rows: IntArray, nic_src: IntArray, nic_dst: IntArray) -> list[Segment]:
+            return self.routing.segments(self.fabric, nic_src, nic_dst, key[rows])
+
+        segments = self.wiring.segments(tails, heads, across, self.fabric.rail_aware)
+        return assemble(len(tails), segments, self.links, without_twins)
 
     def graph(self) -> nx.DiGraph[str]:
         """Vertices `gpu0`, `node0/nvswitch`, `leaf3`, ...; edges with `capacity`, `latency`, `kind`, `link`."""

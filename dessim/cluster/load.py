@@ -14,11 +14,13 @@ from dessim.cluster.fabrics import fat_tree, leaf_spine, rail, single_switch
 from dessim.cluster.graph import Cluster
 from dessim.cluster.links import LinkBuilder
 from dessim.cluster.node import add_node_layers, add_node_links
+from dessim.cluster.policy import Routing
 from dessim.cluster.routing import Fabric
 from dessim.cluster.spec import (
     Catalogue,
     FatTreeTable,
     RailTable,
+    RoutedTable,
     SingleSwitchTable,
     TopologyFile,
     TwoTierTable,
@@ -86,6 +88,7 @@ def build_cluster(file: TopologyFile, path: Path) -> Cluster:
         gpu=file.gpu.build(),
         transport=file.transport.build(),
         fabric=fabric,
+        routing=file.fabric.route() if isinstance(file.fabric, RoutedTable) else Routing("static"),
         wiring=wiring,
         links=builder.freeze(),
     )
@@ -99,7 +102,7 @@ def _build_fabric(builder: LinkBuilder, file: TopologyFile) -> tuple[Fabric, Any
         return single_switch.build(builder, n_nics, switch)
     if isinstance(table, FatTreeTable):
         return fat_tree.build(builder, n_nics, _tree(table, nics, switch))
-    tiers = leaf_spine.Tiers(table.spines, table.links_per_spine, table.uplink.build(), switch, table.routing)
+    tiers = leaf_spine.Tiers(table.spines, table.links_per_spine, table.uplink.build(), switch)
     if isinstance(table, RailTable):
         aware = table.rail_aware
         return rail.build(builder, file.node.count, nics, table.nodes_per_pod, tiers, rail_aware=aware)
@@ -117,7 +120,6 @@ def _tree(table: FatTreeTable, nics: int, switch: parts.Switch | None) -> fat_tr
         uplink=table.uplink.build(),
         core_uplink=(table.core_uplink or table.uplink).build(),
         switch=switch,
-        routing=table.routing,
     )
 
 

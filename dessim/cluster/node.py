@@ -8,13 +8,17 @@ NCCL 2.12", 2022). Left out: NUMA sides, host memory, PCIe switches shared by se
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from dessim.cluster.links import IntArray, LinkBuilder
 from dessim.cluster.parts import Node
-from dessim.cluster.routing import Fabric, Segment, path
+from dessim.cluster.routing import Segment, path
+
+Across = Callable[[IntArray, IntArray, IntArray], list[Segment]]
+"""The way through the fabric of the flows `rows` [m], from NICs [m] to NICs [m]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +45,8 @@ class NodeLinks:
         behind = self.node.pcie.capacity * (self.node.gpus // self.node.nics) if self.node.pcie else np.inf
         return float(min(self.node.nic.capacity, behind))
 
-    def segments(self, src: IntArray, dst: IntArray, fabric: Fabric) -> list[Segment]:
-        """The whole way of each flow from GPU `src` to GPU `dst` [n]."""
+    def segments(self, src: IntArray, dst: IntArray, across: Across, rail_aware: bool) -> list[Segment]:
+        """The whole way of each flow from GPU `src` to GPU `dst` [n]; `across` gives the part between the NICs."""
         g, nics = self.node.gpus, self.node.nics
         everyone = np.arange(len(src))
         same_node = src // g == dst // g
@@ -60,7 +64,7 @@ class NodeLinks:
         rows = everyone[~local]
         src, dst = src[rows], dst[rows]
         leaves_by = src
-        if fabric.rail_aware and self.nvlink_up >= 0:
+        if rail_aware and self.nvlink_up >= 0:
             change = self.nic_of(src) % nics != self.nic_of(dst) % nics
             leaves_by = np.where(change, src // g * g + dst % g, src)
             up, down = self.nvlink_up + src[change], self.nvlink_down + leaves_by[change]
@@ -71,7 +75,7 @@ class NodeLinks:
             segments.append(path(rows, self.pcie_up + leaves_by, self.nic_up + nic_src))
         else:
             segments.append(path(rows, self.nic_up + nic_src))
-        segments += [replace(part, rows=rows[part.rows]) for part in fabric.segments(nic_src, nic_dst)]
+        segments += [replace(part, rows=rows[part.rows]) for part in across(rows, nic_src, nic_dst)]
         if self.pcie_up >= 0:
             segments.append(path(rows, self.nic_down + nic_dst, self.pcie_down + dst))
         else:

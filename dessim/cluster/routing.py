@@ -1,10 +1,8 @@
 """Routes: which links a flow uses, with which share, computed for all flows at once.
 
 A route is a sequence of segments. A segment offers each of its flows k equal alternatives of h links; the flow is
-split evenly over them, so each of those links carries 1/k of it. `split` (per-packet spraying, or ECMP over very many
-flows) takes all alternatives, `static` takes one by destination, as an InfiniBand subnet manager does with D-mod-k:
-alternative = (port of the destination in its leaf) mod k (Zahavi, "D-Mod-K Routing Providing Non-Blocking Traffic for
-Shift Permutations on Real Life Fat Trees", Technion CCIT 776, 2010). Left out: ECMP by hash and adaptive routing.
+split evenly over them, so each of those links carries 1/k of it. A fabric knows what alternatives there are; which of
+them a flow takes it asks of a `Pick` (the policies are in `dessim.cluster.policy`).
 """
 
 from __future__ import annotations
@@ -64,14 +62,23 @@ class Routes:
     copies: FloatArray
 
 
+class Pick(Protocol):
+    """Which way flows go. A fabric asks once for each flow that has a choice, so one number names its whole way."""
+
+    def __call__(self, rows: IntArray, k: int, static: IntArray) -> IntArray | None:
+        """Which of k equal alternatives (0..k-1, [m]) each of the flows `rows` [m] takes; None: all, evenly.
+
+        `rows` are positions in what the fabric was asked to route; `static` [m] is what routing by destination (as
+        D-mod-k) would take.
+        """
+        ...
+
+
 class Fabric(Protocol):
     """What joins the NICs. A NIC is known by its index `node * nics_per_node + local`."""
 
     @property
     def kind(self) -> str: ...
-
-    @property
-    def routing(self) -> str: ...
 
     @property
     def switch(self) -> Switch | None:
@@ -83,8 +90,11 @@ class Fabric(Protocol):
         """Whether traffic should change rail over NVLink before it leaves the node."""
         ...
 
-    def segments(self, src: IntArray, dst: IntArray) -> list[Segment]:
-        """The way from the leaf of each NIC `src` to the leaf of each NIC `dst`; nothing where it is the same leaf."""
+    def segments(self, src: IntArray, dst: IntArray, pick: Pick) -> list[Segment]:
+        """The way from the switch of each NIC `src` to that of each NIC `dst`; nothing where it is the same switch.
+
+        Where `pick` says all, segments with alternatives (`twins` where that holds); else segments without any.
+        """
         ...
 
     def bisection(self, nic_capacity: float, first_half: IntArray) -> float:

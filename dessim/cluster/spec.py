@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 
 from dessim.cluster import parts
+from dessim.cluster.policy import Routing
 from dessim.errors import UnitError
 from dessim.units import parse_bandwidth, parse_flops, parse_size, parse_time
 
@@ -160,6 +161,25 @@ class NodeTable(Table):
         )
 
 
+class RoutedTable(Table):
+    """Keys of every fabric that offers more than one way."""
+
+    routing: Literal["split", "static", "ecmp", "adaptive"] = "split"
+    routing_seed: Annotated[int, Field(ge=0, lt=2**63, strict=True)] = 0
+    flows_per_pair: Count = 1
+
+    @model_validator(mode="after")
+    def _meant(self) -> RoutedTable:
+        if self.routing_seed and self.routing != "ecmp":
+            raise ValueError(f'routing_seed means something to routing = "ecmp" only, not "{self.routing}"')
+        if self.flows_per_pair > 1 and self.routing not in ("ecmp", "adaptive"):
+            raise ValueError(f'flows_per_pair is for routing = "ecmp" or "adaptive", not "{self.routing}"')
+        return self
+
+    def route(self) -> Routing:
+        return Routing(self.routing, self.routing_seed, self.flows_per_pair)
+
+
 class SingleSwitchTable(Table):
     """`[fabric] kind = "single_switch"`."""
 
@@ -173,7 +193,6 @@ class TieredTable(Table):
     links_per_spine: Count = 1
     uplink: Annotated[LinkTable, _part("link")]
     switch: Annotated[SwitchTable | None, _part("switch")] = None
-    routing: Literal["split", "static"] = "split"
 
 
 class TwoTierTable(TieredTable):

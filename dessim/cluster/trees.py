@@ -149,7 +149,8 @@ def _across(found: _Found, trees: Trees, up_of: IntArray, down_of: IntArray, row
     highest = np.zeros(len(trees))
     for of, nic, backwards in ((of_sender, out, False), (of_receiver, into, True)):
         of, nic = _one_a_leaf(cluster, of, nic)
-        for segment in cluster.fabric.segments(nic, top[of]):
+        ways = cluster.routing.segments(cluster.fabric, nic, top[of], top[of].astype(np.uint64))
+        for segment in ways:
             links = segment.links
             m, k, h = links.shape
             if backwards:

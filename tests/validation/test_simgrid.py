@@ -22,7 +22,7 @@ from dessim.cluster import Cluster, load_cluster
 from dessim.cluster.links import IntArray, LinkBuilder
 from dessim.cluster.node import add_node_layers, add_node_links
 from dessim.cluster.parts import Link, Node
-from dessim.cluster.routing import Segment
+from dessim.cluster.routing import Pick, Segment
 from dessim.sim.flows import route_flows
 from dessim.sim.network import Network
 from dessim.trace.schema import Collective
@@ -49,10 +49,9 @@ class RandomFabric:
     ways: dict[tuple[int, int], list[np.ndarray]]
     first: int
     kind: str = "random"
-    routing: str = "split"
     rail_aware: bool = False
 
-    def segments(self, src: IntArray, dst: IntArray) -> list[Segment]:
+    def segments(self, src: IntArray, dst: IntArray, pick: Pick) -> list[Segment]:
         parts = []
         for row, pair in enumerate(zip(src.tolist(), dst.tolist(), strict=True)):
             for links in self.ways[pair]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from dessim.cluster.links import IntArray, LinkBuilder
 from dessim.cluster.parts import Link, Switch
-from dessim.cluster.routing import Segment, path, spread
+from dessim.cluster.routing import Pick, Segment, path, spread
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,6 @@ class Tree:
     uplink: Link
     core_uplink: Link
     switch: Switch | None
-    routing: str
 
     @property
     def leaf_uplinks(self) -> float:
@@ -62,10 +61,6 @@ class FatTree:
     rail_aware: bool = False
 
     @property
-    def routing(self) -> str:
-        return self.tree.routing
-
-    @property
     def switch(self) -> Switch | None:
         return self.tree.switch
 
@@ -77,8 +72,11 @@ class FatTree:
     def pods(self) -> int:
         return -(-self.leaves // self.tree.leaves_per_pod)
 
-    def segments(self, src: IntArray, dst: IntArray) -> list[Segment]:
-        """Up to a spine and down again inside a pod; up to a core and down again between pods."""
+    def segments(self, src: IntArray, dst: IntArray, pick: Pick) -> list[Segment]:
+        """Up to a spine and down again inside a pod; up to a core and down again between pods.
+
+        Alternative j of the latter is spine `j // cores` with its core `j % cores`.
+        """
         tree = self.tree
         a, b = src // tree.nics_per_leaf, dst // tree.nics_per_leaf
         pod_a, pod_b = a // tree.leaves_per_pod, b // tree.leaves_per_pod
@@ -86,25 +84,28 @@ class FatTree:
         up, down = self.leaf_up + a * tree.spines, self.leaf_down + b * tree.spines
         over = tree.spines * tree.cores
         core_up, core_down = self.spine_up + pod_a[far] * over, self.spine_down + pod_b[far] * over
-        if tree.routing == "static":
-            # D-mod-k: a digit of the destination for each tier, so that a shift never meets itself.
-            port, in_pod = dst % tree.nics_per_leaf, dst % (tree.nics_per_leaf * tree.leaves_per_pod)
-            spine = port % tree.spines
-            core = (spine * tree.cores + in_pod // tree.spines % tree.cores)[far]
-            up, down = up + spine, down + spine
-            return [
-                path(near, up[near], down[near]),
-                path(far, up[far], core_up + core, core_down + core, down[far]),
-            ]
+        # D-mod-k: a digit of the destination for each tier, so that a shift never meets itself.
+        port, in_pod = dst % tree.nics_per_leaf, dst % (tree.nics_per_leaf * tree.leaves_per_pod)
+        static = port % tree.spines
+        spine = pick(near, tree.spines, static[near])
+        core = pick(far, over, (static * tree.cores + in_pod // tree.spines % tree.cores)[far])
         # Twins: whatever leaves a leaf loads its uplinks alike, whatever leaves a pod all links of the pod to the
         # cores; the same on the way down.
-        every_spine, every_core = spread(tree.spines, 1), spread(over, 2)
-        return [
-            Segment(near, np.stack([up[near], down[near]], axis=1), spread(tree.spines, 2), twins=True),
-            Segment(far, up[far, None], every_spine, twins=True),
-            Segment(far, np.stack([core_up, core_down], axis=1), every_core, twins=True),
-            Segment(far, down[far, None], every_spine, twins=True),
-        ]
+        segments = []
+        if spine is None:
+            both = np.stack([up[near], down[near]], axis=1)
+            segments.append(Segment(near, both, spread(tree.spines, 2), twins=True))
+        else:
+            segments.append(path(near, up[near] + spine, down[near] + spine))
+        if core is None:
+            every_spine = spread(tree.spines, 1)
+            segments.append(Segment(far, up[far, None], every_spine, twins=True))
+            segments.append(Segment(far, np.stack([core_up, core_down], axis=1), spread(over, 2), twins=True))
+            segments.append(Segment(far, down[far, None], every_spine, twins=True))
+        else:
+            above = core // tree.cores
+            segments.append(path(far, up[far] + above, core_up + core, core_down + core, down[far] + above))
+        return segments
 
     def bisection(self, nic_capacity: float, first_half: IntArray) -> float:
         """Closed form of the maximum flow from one half to the other, tier by tier.

@@ -13,7 +13,7 @@ import numpy as np
 
 from dessim.cluster.links import IntArray, LinkBuilder
 from dessim.cluster.parts import Link, Switch
-from dessim.cluster.routing import Segment, path, spread
+from dessim.cluster.routing import Pick, Segment, path, spread
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,7 +24,6 @@ class LeafSpine:
     """
 
     kind: str
-    routing: str
     rail_aware: bool
     leaf: IntArray
     port: IntArray
@@ -36,14 +35,14 @@ class LeafSpine:
     up: int
     down: int
 
-    def segments(self, src: IntArray, dst: IntArray) -> list[Segment]:
+    def segments(self, src: IntArray, dst: IntArray, pick: Pick) -> list[Segment]:
         """Up to a spine and down again, for NICs on different leaves."""
         a, b = self.leaf[src], self.leaf[dst]
         rows = np.flatnonzero(a != b)
         up = self.up + a[rows] * self.spines
         down = self.down + b[rows] * self.spines
-        if self.routing == "static":
-            spine = self.port[dst[rows]] % self.spines
+        spine = pick(rows, self.spines, self.port[dst[rows]] % self.spines)
+        if spine is not None:
             return [path(rows, up + spine, down + spine)]
         # Split flows load all uplinks of a leaf alike, and all its downlinks.
         return [Segment(rows, np.stack([up, down], axis=1), spread(self.spines, 2), twins=True)]
@@ -92,7 +91,6 @@ class Tiers:
     links_per_spine: int
     uplink: Link
     switch: Switch | None
-    routing: str
 
 
 def build(builder: LinkBuilder, n_nics: int, nics_per_leaf: int, tiers: Tiers) -> tuple[LeafSpine, IntArray]:
@@ -114,7 +112,5 @@ def join(
     cables = tiers.links_per_spine
     up = builder.add_links("leaf_up", tiers.uplink, below, above, extra_latency=extra, bundle=cables)
     down = builder.add_links("leaf_down", tiers.uplink, above, below, extra_latency=extra, bundle=cables)
-    fabric = LeafSpine(
-        kind, tiers.routing, rail_aware, leaf, port, leaves, spines, cables, tiers.uplink, tiers.switch, up, down
-    )
+    fabric = LeafSpine(kind, rail_aware, leaf, port, leaves, spines, cables, tiers.uplink, tiers.switch, up, down)
     return fabric, leaf0 + leaf

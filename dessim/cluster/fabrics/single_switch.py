@@ -8,7 +8,7 @@ import numpy as np
 
 from dessim.cluster.links import IntArray, LinkBuilder
 from dessim.cluster.parts import Switch
-from dessim.cluster.routing import Segment
+from dessim.cluster.routing import Pick, Segment
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,10 +18,9 @@ class SingleSwitch:
     n_nics: int
     switch: Switch | None
     kind: str = "single_switch"
-    routing: str = "static"
     rail_aware: bool = False
 
-    def segments(self, src: IntArray, dst: IntArray) -> list[Segment]:
+    def segments(self, src: IntArray, dst: IntArray, pick: Pick) -> list[Segment]:
         """Nothing lies between the two NIC links."""
         return []
 

@@ -187,7 +187,7 @@ class SingleSwitchTable(Table):
     switch: Annotated[SwitchTable | None, _part("switch")] = None
 
 
-class TieredTable(Table):
+class TieredTable(RoutedTable):
     """Keys that all fabrics of several tiers share."""
 
     links_per_spine: Count = 1

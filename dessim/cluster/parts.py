@@ -78,6 +78,10 @@ class Transport:
     `message_overhead` [s] is paid by the sender for each message, `op_overhead` [s] once for each collective call,
     `reduction_rate` [bytes/s] bounds how fast a rank sums what it received (inf: never the bottleneck). `algorithms`
     names, for an op, the algorithms the library has; an op that is not there may use any.
+
+    `flow_rate` [bytes/s] limits each flow that crosses a NIC (one TCP connection, one NCCL channel). `fan_in` is a
+    curve of points (k, share): k flows that arrive by one NIC at once get that share of its link's capacity together;
+    linear between points, constant after the last (empty: always all of it).
     """
 
     name: str
@@ -87,6 +91,8 @@ class Transport:
     source: str = ""
     assumed: str = ""
     algorithms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    flow_rate: float = math.inf
+    fan_in: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

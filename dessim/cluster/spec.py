@@ -57,11 +57,30 @@ def _part(category: str) -> BeforeValidator:
     return BeforeValidator(resolve)
 
 
+def _curve(value: object) -> tuple[tuple[float, float], ...]:
+    """Pairs (number of flows, share), as `dessim.cluster.parts.Transport.fan_in` has them."""
+    if not isinstance(value, list | tuple) or not all(isinstance(p, list | tuple) and len(p) == 2 for p in value):
+        raise ValueError(f"{value!r} is no list of [flows, share]; write for example [[1, 1.0], [4, 0.8]]")
+    if not value or value[0][0] != 1:
+        raise ValueError("the first entry must be for 1 flow, for example [1, 1.0]")
+    before, more = 0, 1.0
+    for flows, share in value:
+        if type(flows) is not int or flows <= before:
+            raise ValueError(f"numbers of flows must be whole and rise, not {flows!r} after {before}")
+        if type(share) not in (int, float) or not 0 < share <= 1:
+            raise ValueError(f"the share of {flows} flows must be more than 0 and at most 1, not {share!r}")
+        if share > more:
+            raise ValueError(f"more flows cannot get more: {share} for {flows} after {more} for {before}")
+        before, more = flows, share
+    return tuple((float(flows), float(share)) for flows, share in value)
+
+
 Rate = Annotated[float, _quantity(parse_bandwidth, positive=True)]
 Seconds = Annotated[float, _quantity(parse_time, positive=False)]
 Size = Annotated[float, _quantity(parse_size, positive=True)]
 Flops = Annotated[float, _quantity(parse_flops, positive=True)]
 Share = Annotated[float, Field(gt=0, le=1)]
+Curve = Annotated[tuple[tuple[float, float], ...], BeforeValidator(_curve)]
 Count = Annotated[int, Field(ge=1, strict=True)]
 
 
@@ -80,7 +99,7 @@ class Part(Table):
 
 
 class GpuTable(Part):
-    """`[gpu]`; without `comm_sm_share` collectives take nothing from compute, without `host_bandwidth` PCIe is the way."""
+    """`[gpu]`; without `comm_sm_share` collectives take nothing from compute; `host_bandwidth` overrides PCIe."""
 
     flops: Flops
     memory_bandwidth: Rate
@@ -118,12 +137,15 @@ class SwitchTable(Part):
 
 
 class TransportTable(Part):
-    """`[transport]`; without `reduction_rate` summing is never the bottleneck, without `algorithms` any may be used."""
+    """`[transport]`; a limit that is left out is none: summing is never the bottleneck, any algorithm may be used, one
+    flow may fill a NIC, and as many as like may meet there."""
 
     message_overhead: Seconds
     op_overhead: Seconds
     reduction_rate: Rate = math.inf
     algorithms: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    flow_rate: Rate = math.inf
+    fan_in: Curve = ()
 
     def build(self) -> parts.Transport:
         return parts.Transport(**self.model_dump())

@@ -12,8 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from dessim.cluster import Cluster
+from dessim.cluster.links import Links
 from dessim.cluster.trees import Trees, tree_routes
 from dessim.errors import PhysicsError
+from dessim.sim.fan_in import FanIn
 from dessim.sim.fluid import drain
 from dessim.sim.fold import Fold, fold, mix
 from dessim.sim.maxmin import Floats, Incidence, Ints
@@ -21,6 +23,7 @@ from dessim.sim.maxmin import Floats, Incidence, Ints
 Bools = npt.NDArray[np.bool_]
 
 LATENCY = "latency"
+FLOW_CAP = "flow cap"
 _NONE: Ints = np.zeros(0, dtype=np.int64)
 _WIRE = 1e-9  # how much a batch may beat its busiest link by rounding
 
@@ -60,7 +63,7 @@ class Flows:
         return float(self.arrivals(scale).max(initial=0.0))
 
     def bound_alone(self, scale: float) -> str:
-        """What decides `alone`: a link class, or latency."""
+        """What decides `alone`: a link class, the flow cap, or latency."""
         if not len(self.finish):
             return LATENCY
         last = int(np.argmax(self.arrivals(scale)))
@@ -111,7 +114,7 @@ def route_flows(
     carried = net.weight * copies * bytes_of
     load = np.bincount(net.link, net.weight * bytes_of, minlength=len(net.capacity))[folded.links]
     # Independent of folding and solver: nothing finishes before its busiest link could have carried it.
-    busiest = float((load / net.capacity[folded.links]).max(initial=0.0))
+    busiest = float((load / net.capacity[folded.links]).max(initial=0.0))  # fan-in only lowers capacities
     if finish.max(initial=0.0) < busiest * (1 - _WIRE):
         raise PhysicsError(f"messages took {finish.max():g} s where the busiest link needs {busiest:g} s")
     kinds, kind_of = cluster.links.kinds, cluster.links.kind
@@ -122,7 +125,7 @@ def route_flows(
         size=size,
         folded=folded,
         finish=finish,
-        bound=tuple(kinds[int(kind_of[folded.link_of[link]])] for link in drained.bound),
+        bound=tuple(bound_kind(cluster.links, folded, int(link)) for link in drained.bound),
         fixed=fixed[folded.flow_of],
         per_scale=per_scale[folded.flow_of],
         links=folded.links,
@@ -144,8 +147,24 @@ def _sent(src: Ints, dst: Ints, size: Floats, trees: Trees | None) -> tuple[Ints
 def incidence(cluster: Cluster, src: Ints, dst: Ints, trees: Trees | None = None) -> tuple[Incidence, Floats, Floats]:
     """The network that messages make, each one's path latency in seconds, and how many links each entry stands for."""
     routes = cluster.routes(src, dst, without_twins=True) if trees is None else tree_routes(cluster, trees)
-    net = Incidence(len(src), routes.flow, routes.link, routes.weight, cluster.links.capacity)
-    return net, routes.latency, routes.copies
+    return on_cluster(cluster, len(src), routes.flow, routes.link, routes.weight), routes.latency, routes.copies
+
+
+def on_cluster(cluster: Cluster, n_flows: int, flow: Ints, link: Ints, weight: Floats) -> Incidence:
+    """The network of flows on a cluster's links, within what its transport can do."""
+    links, transport = cluster.links, cluster.transport
+    if not transport.fan_in and transport.flow_rate == np.inf:
+        return Incidence(n_flows, flow, link, weight, links.capacity)
+    receives = links.kind == links.kinds.index("nic_down")
+    cap = np.full(n_flows, np.inf)
+    cap[flow[receives[link]]] = transport.flow_rate
+    fan_in = FanIn.of(receives, transport.fan_in) if transport.fan_in else None
+    return Incidence(n_flows, flow, link, weight, links.capacity, cap if transport.flow_rate < np.inf else None, fan_in)
+
+
+def bound_kind(links: Links, folded: Fold, link: int) -> str:
+    """What a link of the quotient is called as the bound of a flow; -1 is the flow's own cap."""
+    return links.kinds[int(links.kind[folded.link_of[link]])] if link >= 0 else FLOW_CAP
 
 
 def together(*columns: Floats) -> Ints:

@@ -6,7 +6,7 @@ no more than that, and learns which have finished; rates are solved again only w
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -57,26 +57,24 @@ class Fluid:
         if self.empty:
             return
         keep = self.active[self._net.flow]
-        net = Incidence(
-            self._net.n_flows,
-            self._net.flow[keep],
-            self._net.link[keep],
-            self._net.weight[keep],
-            self._net.capacity,
-        )
+        whole = self._net
+        net = replace(whole, flow=whole.flow[keep], link=whole.link[keep], weight=whole.weight[keep])
         # Flows that are done get a cap of zero, so that the solver leaves them out.
         self.rate, self.bound = max_min_rates(net, np.where(self.active, np.inf, 0.0))
         self.solves += 1
         load = np.bincount(net.link, net.weight * self.rate[net.flow], minlength=len(net.capacity))
-        if (load > net.capacity * (1 + _OVER)).any():
+        if (load > net.carries() * (1 + _OVER)).any():
             raise PhysicsError("a link carries more than its capacity; please report this")
         if not (self.rate[self.active] > 0).all() or not np.isfinite(self.rate[self.active]).all():
             raise PhysicsError("a flow with bytes left has no usable rate; please report this")
 
 
 def start_draining(net: Incidence, size: Floats) -> Fluid | PivotFluid:
-    """The fluid that suits the network: many different flows over few links are followed by pivoting."""
-    if net.n_flows > _FEW and len(net.capacity) <= _DENSE:
+    """The fluid that suits the network: many different flows over few links are followed by pivoting.
+
+    Pivoting knows links of constant capacity only, and no caps.
+    """
+    if net.cap is None and net.fan_in is None and net.n_flows > _FEW and len(net.capacity) <= _DENSE:
         return PivotFluid(net, size)
     return Fluid(net, size)
 

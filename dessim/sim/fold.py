@@ -11,6 +11,9 @@ same number of links of each colour with the same weights, the flows of a colour
 leaves the premise true for the next round. Equal rates and equal bytes finish together, and removing whole colours
 keeps the partition equitable, so one colouring serves until flows are added.
 
+A flow's cap and a receiver's fan-in change nothing: caps tell flows apart from the start, links where fan-in counts are
+told from others, and the flows that meet on a link of a colour are as many on each, at any time.
+
 What breaks symmetry (hash collisions, a slow link, uneven sizes) makes colours finer, never the answer different.
 Colours are 64-bit hashes and a multiset is compared by its sum of colour times odd hash of the weight: two that differ
 agree with a probability of some 2**-64.
@@ -18,7 +21,7 @@ agree with a probability of some 2**-64.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -46,7 +49,7 @@ class Fold:
 
 
 def fold(net: Incidence, kind: Ints, enabled: bool = True) -> Fold:
-    """Fold a network. `kind` [n_flows] tells flows apart that must not share a colour (bytes, caps, start times).
+    """Fold a network. `kind` [n_flows] tells flows apart that must not share a colour (bytes, start times).
 
     With `enabled` false every flow keeps a colour of its own; links no flow crosses are dropped either way.
     """
@@ -56,7 +59,8 @@ def fold(net: Incidence, kind: Ints, enabled: bool = True) -> Fold:
     number = np.zeros(len(used), dtype=np.int64)
     number[links] = np.arange(len(links))
     capacity = net.capacity[links]
-    compact = Incidence(net.n_flows, net.flow, number[net.link], net.weight, capacity)
+    fan_in = net.fan_in.at(links) if net.fan_in else None
+    compact = replace(net, link=number[net.link], capacity=capacity, fan_in=fan_in)
     if not enabled or net.n_flows <= 1:
         flows = np.arange(net.n_flows, dtype=np.int64)
         return Fold(flows, flows, np.ones(net.n_flows, dtype=np.int64), compact, links, links)
@@ -68,15 +72,27 @@ def fold(net: Incidence, kind: Ints, enabled: bool = True) -> Fold:
     pair = colour[compact.flow[seen]] * len(link_rep) + link_colour[compact.link[seen]]
     pairs, position = np.unique(pair, return_inverse=True)
     weight = np.bincount(position, compact.weight[seen]).astype(np.float64)
-    quotient = Incidence(len(flow_of), pairs // len(link_rep), pairs % len(link_rep), weight, capacity[link_rep])
+    quotient = Incidence(
+        len(flow_of),
+        pairs // len(link_rep),
+        pairs % len(link_rep),
+        weight,
+        capacity[link_rep],
+        cap=None if net.cap is None else net.cap[flow_of],
+        fan_in=fan_in.at(link_rep) if fan_in else None,
+    )
     return Fold(colour, flow_of, np.bincount(colour), quotient, links[link_rep], links)
 
 
 def _refine(net: Incidence, kind: Ints) -> tuple[Ints, Ints, Ints, Ints]:
     """Stable colours of flows and links, numbered from 0, each with the first member of every colour."""
     weight = mix(net.weight.view(np.uint64)) | np.uint64(1)
-    whole = _Graph(net.flow, net.link, weight, weight, mix(net.capacity.view(np.uint64)))
-    flow_hash = mix(kind.astype(np.uint64))
+    capacity, flow_hash = mix(net.capacity.view(np.uint64)), mix(kind.astype(np.uint64))
+    if net.fan_in is not None:
+        capacity = mix(capacity + net.fan_in.receives)
+    if net.cap is not None:
+        flow_hash = mix(flow_hash + mix(net.cap.view(np.uint64)))
+    whole = _Graph(net.flow, net.link, weight, weight, capacity)
     colours = len(_values(flow_hash))
     link_hash, flow_hash = whole.round(flow_hash)
     values = _values(flow_hash)

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from dessim.sim.fan_in import FanIn
+
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
@@ -28,7 +30,8 @@ _TIE = 1e-12
 class Incidence:
     """Which flow crosses which link, as parallel arrays sorted by flow: `flow`, `link` [nnz] and `weight` [nnz].
 
-    `capacity` [n_links] is in bytes/s; links no flow crosses may be present.
+    `capacity` [n_links] is in bytes/s; links no flow crosses may be present. `cap` [n_flows] in bytes/s limits single
+    flows (inf: not), `fan_in` receivers' links on which several flows meet.
     """
 
     n_flows: int
@@ -36,18 +39,29 @@ class Incidence:
     link: Ints
     weight: Floats
     capacity: Floats
+    cap: Floats | None = None
+    fan_in: FanIn | None = None
+
+    def carries(self) -> Floats:
+        """Bytes/s [n_links] that links can carry while all these flows are under way."""
+        if self.fan_in is None:
+            return self.capacity
+        load = np.bincount(self.link, self.weight, minlength=len(self.capacity)).astype(np.float64)
+        return self.capacity * self.fan_in.share(load)
 
 
 def max_min_rates(net: Incidence, cap: Floats | None = None) -> tuple[Floats, Ints]:
     """Rates [n_flows] in bytes/s, and the link that bounds each flow (-1: its own cap).
 
-    `cap` [n_flows] limits single flows (inf: not). Every flow must cross a link or have a finite cap.
+    `cap` [n_flows] limits single flows further (inf: not). Every flow must cross a link or have a finite cap.
     """
     rate = np.zeros(net.n_flows)
     bound = np.full(net.n_flows, -1, dtype=np.int64)
-    limit = np.full(net.n_flows, np.inf) if cap is None else cap
+    limit = np.full(net.n_flows, np.inf) if net.cap is None else net.cap
+    if cap is not None:
+        limit = np.minimum(limit, cap)
     n_links = len(net.capacity)
-    room = net.capacity.astype(np.float64, copy=True)
+    room = net.carries().astype(np.float64, copy=True)
     flow, link, weight = net.flow, net.link, net.weight
     waiting = np.ones(net.n_flows, dtype=bool)
     while len(flow):

@@ -16,10 +16,10 @@ import numpy as np
 import simpy
 
 from dessim.cluster import Cluster
-from dessim.sim.flows import LATENCY, Flows, incidence, together
+from dessim.sim.flows import LATENCY, Flows, bound_kind, incidence, on_cluster, together
 from dessim.sim.fluid import start_draining
 from dessim.sim.fold import fold
-from dessim.sim.maxmin import Floats, Incidence, Ints
+from dessim.sim.maxmin import Floats, Ints
 
 _SAME = 1e-14  # relative; instants this close are one
 
@@ -104,7 +104,7 @@ class _Shared:
         link = np.concatenate([net.link for net in nets])
         weight = np.concatenate([net.weight for net in nets])
         loads = size[flow] > 0  # what has drained loads no link
-        net = Incidence(len(size), flow[loads], link[loads], weight[loads], self._links.capacity)
+        net = on_cluster(cluster, len(size), flow[loads], link[loads], weight[loads])
         self._fold = fold(net, together(size, delay, owner.astype(np.float64)), folding)
         self._fluid = start_draining(self._fold.net, size[self._fold.flow_of])
         self._owner: Ints = owner[self._fold.flow_of]
@@ -130,8 +130,7 @@ class _Shared:
             for colour in fluid.advance(seconds).tolist():
                 number = int(self._owner[colour])
                 self._draining[number] -= 1
-                link = self._fold.link_of[bound[colour]]
-                kind = self._links.kinds[int(self._links.kind[link])]
+                kind = bound_kind(self._links, self._fold, int(bound[colour]))
                 self.batches[number].land(now + float(self._delay[colour]), kind)
         self._at = now
         return [b for b, left in zip(self.batches, self._draining, strict=True) if not left and _due(b.arrived, now)]
@@ -164,7 +163,7 @@ class Network:
 
     def transfer(self, flows: Flows, scale: float = 1.0, repeat: int = 1) -> simpy.Event:
         """Start a batch now. The event fires when the last message of the last stage has arrived; its value is what
-        bound that stage: a link class, or latency."""
+        bound that stage: a link class, the flow cap, or latency."""
         done = self._env.event()
         if not len(flows.size) or repeat == 0 or scale == 0:
             done.succeed(LATENCY)

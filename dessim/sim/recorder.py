@@ -13,7 +13,7 @@ class Span:
     """One op of one rank class, in seconds of simulated time.
 
     It was launched at `start` and over at `end`; a collective moved data from `moving`, when its last member had come.
-    `bound_by` is what decided its end: compute, latency, a link class, or a late rank.
+    `bound_by` is what decided its end: compute, latency, a link class, the flow cap, or a late rank.
     """
 
     rank_class: int

@@ -153,6 +153,44 @@ def test_a_part_may_be_a_name_a_table_or_a_changed_part() -> None:
     assert cluster.transport.message_overhead == 2e-6 and cluster.transport.reduction_rate == 1e9
 
 
+def transport(**limits: object) -> dict[str, object]:
+    return {**hosts(), "transport": {"part": "ideal", **limits}}
+
+
+def test_a_transport_may_limit_flows_that_meet_and_single_ones() -> None:
+    found = build(transport(fan_in=[[1, 1.0], [4, 0.8], [7, 0.62]], flow_rate="10 Gb/s")).transport
+    assert found.fan_in == ((1.0, 1.0), (4.0, 0.8), (7.0, 0.62))
+    assert found.flow_rate == 1.25e9
+    free = build(hosts()).transport
+    assert (free.fan_in, free.flow_rate) == ((), math.inf)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("fan_in = 0.8", "0.8 is no list of [flows, share]; write for example [[1, 1.0], [4, 0.8]]"),
+        ("fan_in = [1, 0.8]", "[1, 0.8] is no list of [flows, share]"),
+        ("fan_in = [[1, 1.0, 2]]", "[[1, 1.0, 2]] is no list of [flows, share]"),
+        ("fan_in = []", "the first entry must be for 1 flow, for example [1, 1.0]"),
+        ("fan_in = [[2, 0.9]]", "the first entry must be for 1 flow"),
+        ("fan_in = [[1, 1.0], [4, 0.8], [4, 0.7]]", "numbers of flows must be whole and rise, not 4 after 4"),
+        ("fan_in = [[1, 1.0], [2.5, 0.8]]", "numbers of flows must be whole and rise, not 2.5 after 1"),
+        ("fan_in = [[1, 1.0], [4, 0.0]]", "the share of 4 flows must be more than 0 and at most 1, not 0.0"),
+        ("fan_in = [[1, 1.2]]", "the share of 1 flows must be more than 0 and at most 1, not 1.2"),
+        ("fan_in = [[1, nan]]", "the share of 1 flows must be more than 0 and at most 1, not nan"),
+        ("fan_in = [[1, 0.8], [4, 0.9]]", "more flows cannot get more: 0.9 for 4 after 0.8 for 1"),
+    ],
+)
+def test_a_fan_in_curve_that_cannot_be(tmp_path: Path, text: str, words: str) -> None:
+    table = HOSTS_TOML.replace('"ideal"', f'{{part = "ideal", {text}}}')
+    assert f"transport.fan_in: {words}" in complaint(tmp_path, table)
+
+
+def test_a_flow_rate_needs_a_unit(tmp_path: Path) -> None:
+    table = HOSTS_TOML.replace('"ideal"', '{part = "ideal", flow_rate = 10}')
+    assert "transport.flow_rate: bandwidth needs a unit" in complaint(tmp_path, table)
+
+
 def test_the_ideal_transport_costs_nothing() -> None:
     transport = build(hosts()).transport
     assert (transport.message_overhead, transport.op_overhead, transport.reduction_rate) == (0.0, 0.0, math.inf)

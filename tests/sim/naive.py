@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 import numpy as np
@@ -39,8 +39,41 @@ def rates(paths: Sequence[dict[int, Fraction]], capacity: Sequence[Fraction]) ->
     return [rate[f] for f in range(len(paths))]
 
 
-def finish_times(flows: Sequence[Flow], capacity: Sequence[Fraction]) -> list[Fraction]:
+@dataclass(frozen=True)
+class Limits:
+    """What a transport adds: `curve` holds on the links `receives`, `cap` is for the flows that cross one of them."""
+
+    receives: frozenset[int] = frozenset()
+    curve: Sequence[tuple[int, Fraction]] = field(default_factory=tuple)
+    cap: Fraction | None = None
+
+    def share(self, flows: int) -> Fraction:
+        """Straight lines between the points of the curve."""
+        below = [point for point in self.curve if point[0] <= flows]
+        above = [point for point in self.curve if point[0] > flows]
+        if not below or not above:
+            return below[-1][1] if below else Fraction(1)
+        (k0, e0), (k1, e1) = below[-1], above[0]
+        return e0 + (e1 - e0) * Fraction(flows - k0, k1 - k0)
+
+    def rates(self, paths: Sequence[dict[int, Fraction]], capacity: Sequence[Fraction]) -> list[Fraction]:
+        """A cap is a link of the flow's own; flows are counted one by one."""
+        room = [
+            c * (self.share(sum(link in path for path in paths)) if link in self.receives else 1)
+            for link, c in enumerate(capacity)
+        ]
+        if self.cap is None:
+            return rates(paths, room)
+        own = [
+            {**path, len(room) + f: Fraction(1)} if self.receives & path.keys() else path
+            for f, path in enumerate(paths)
+        ]
+        return rates(own, [*room, *([self.cap] * len(paths))])
+
+
+def finish_times(flows: Sequence[Flow], capacity: Sequence[Fraction], limits: Limits | None = None) -> list[Fraction]:
     """When each flow has drained, solving anew at every start and every finish."""
+    solve = limits.rates if limits else rates
     left = [f.size for f in flows]
     done: list[Fraction | None] = [None] * len(flows)
     now = Fraction(0)
@@ -49,7 +82,7 @@ def finish_times(flows: Sequence[Flow], capacity: Sequence[Fraction]) -> list[Fr
         starts = [f.start for i, f in enumerate(flows) if done[i] is None and f.start > now]
         horizon = min(starts, default=None)
         if active:
-            speed = rates([flows[i].path for i in active], capacity)
+            speed = solve([flows[i].path for i in active], capacity)
             step = min(left[i] / r for i, r in zip(active, speed, strict=True))
             if horizon is not None:
                 step = min(step, horizon - now)

@@ -16,14 +16,19 @@ import numpy as np
 from dessim.cluster.links import FloatArray, IntArray, Links
 from dessim.cluster.parts import Switch
 
+NO_LINK = -1
+"""In a segment of unlike ways: this one has no such hop."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Segment:
     """Part of the way of the flows `rows` [m] (each at most once): k alternatives of h links.
 
     Alternative j of row i is `first[i] + step[j]`; `first` [m, h] and `step` [k, h] (its first row is zero) stay apart
-    because their sum is large: a flow across a three-tier fabric has a thousand alternatives. `twins`: whoever uses
-    one of the alternatives uses all k alike, so that they always carry the same load.
+    because their sum is large: a flow across a three-tier fabric has a thousand alternatives. Where flows have unlike
+    ways (`ways`), `step` is [m, k, h], and a sum of `NO_LINK` says that a way has no such hop; several of a flow's
+    ways may share a link, whose shares then add up. `twins`: whoever uses one of the alternatives uses all k alike, so
+    that they always carry the same load.
     """
 
     rows: IntArray
@@ -34,7 +39,7 @@ class Segment:
     @property
     def links(self) -> IntArray:
         """All alternatives, [m, k, h]."""
-        alternatives: IntArray = self.first[:, None, :] + self.step[None, :, :]
+        alternatives: IntArray = self.first[:, None, :] + self.step
         return alternatives
 
     def one_of_twins(self, links: Links) -> IntArray:
@@ -115,6 +120,11 @@ def path(rows: IntArray, *hops: IntArray) -> Segment:
     return Segment(rows, np.stack(hops, axis=1), np.zeros((1, len(hops)), dtype=np.int64))
 
 
+def ways(rows: IntArray, links: IntArray) -> Segment:
+    """A segment of any links: `links` [m, k, h] are the ways of the flows `rows` [m], `NO_LINK` where a hop is missing."""
+    return Segment(rows, links[:, 0, :], links - links[:, :1, :])
+
+
 def spread(k: int, hops: int) -> IntArray:
     """`Segment.step` for k alternatives whose links are next to each other at every hop."""
     return np.repeat(np.arange(k), hops).reshape(k, hops)
@@ -126,7 +136,7 @@ def assemble(n: int, segments: Sequence[Segment], links: Links, without_twins: b
     `without_twins` keeps one of each set of twins.
     """
     kept = [s.one_of_twins(links) if without_twins and s.twins else s.links for s in segments]
-    parts = [(s.rows, at, len(s.step)) for s, at in zip(segments, kept, strict=True) if len(s.rows)]
+    parts = [(s.rows, at, s.step.shape[-2]) for s, at in zip(segments, kept, strict=True) if len(s.rows)]
     counts = np.zeros(n, dtype=np.int64)
     for rows, alternatives, _ in parts:
         counts[rows] += alternatives.shape[1] * alternatives.shape[2]
@@ -134,6 +144,8 @@ def assemble(n: int, segments: Sequence[Segment], links: Links, without_twins: b
     link = np.empty(int(counts.sum()), dtype=np.int64)
     weight, copies = np.ones(len(link)), np.ones(len(link))
     latency = np.zeros(n)
+    gaps = any(s.step.ndim == 3 for s in segments)
+    seconds = np.append(links.latency, 0.0) if gaps else links.latency  # NO_LINK is the last
     for rows, alternatives, split in parts:
         m, k, h = alternatives.shape
         first = cursor[rows]
@@ -143,8 +155,12 @@ def assemble(n: int, segments: Sequence[Segment], links: Links, without_twins: b
         if split > 1:
             weight[at], copies[at] = 1.0 / split, split / k
         # Twins differ in rate at most, so one tells the latency of all. (Hop by hop: numpy is slow on short axes.)
-        along = links.latency[alternatives[:, :, 0]]
+        along = seconds[alternatives[:, :, 0]]
         for hop in range(1, h):
-            along += links.latency[alternatives[:, :, hop]]
+            along += seconds[alternatives[:, :, hop]]
         latency[rows] += along[:, 0] if k == 1 else along.max(axis=1)
-    return Routes(np.repeat(np.arange(n), counts), link, weight, latency, copies)
+    flow = np.repeat(np.arange(n), counts)
+    if gaps:
+        there = link != NO_LINK
+        flow, link, weight, copies = flow[there], link[there], weight[there], copies[there]
+    return Routes(flow, link, weight, latency, copies)

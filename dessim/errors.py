@@ -11,6 +11,7 @@
     ├── SimulationError         the simulated system cannot go on
     │   ├── DeadlockError       ranks wait for each other; names who waits for whom
     │   └── PhysicsError        a guard broke: our own bug, never the user's
+    ├── OutOfTime               the budget of wall-clock time is spent; says what is known so far
     ├── CapacityError           it does not fit (cluster too small, memory too small); exit 2
     └── CheckFailed             a check ran and failed; exit 3
 
@@ -19,6 +20,7 @@ A message says what is wrong, where (file and key or line), and what to write in
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 
@@ -75,6 +77,20 @@ class DeadlockError(SimulationError):
 
 class PhysicsError(SimulationError):
     """A conservation or capacity guard broke: a bug in dessim, please report it."""
+
+
+class OutOfTime(DessimError):
+    """The budget of wall-clock time is spent before the work is done.
+
+    `so_far` says how far it came: plain values, units in the keys, `share_done` from 0 to 1 among them.
+    """
+
+    def __init__(self, line: str, so_far: Mapping[str, float]) -> None:
+        self.line, self.so_far = line, dict(so_far)
+        super().__init__(line, so_far)  # both, because simpy makes an exception anew from its arguments
+
+    def __str__(self) -> str:
+        return self.line
 
 
 class CapacityError(DessimError):

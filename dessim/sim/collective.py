@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import simpy
@@ -17,6 +18,7 @@ from dessim.errors import SimulationError
 from dessim.sim.flows import Flows, route_flows
 from dessim.sim.maxmin import Floats, Ints
 from dessim.sim.network import Network
+from dessim.sim.watch import Watch
 from dessim.trace.schema import Collective
 
 
@@ -52,11 +54,14 @@ class Routed:
         self._links: dict[bytes, Ints] = {}
         self._groups: dict[bytes, int] = {}
 
-    def stage(self, gpus: Ints, stage: Stage) -> tuple[Flows, float]:
-        """Flows of a stage over the group on `gpus`, and their scale. Equal sizes are routed once, for every size."""
+    def stage(self, gpus: Ints, stage: Stage, watch: Watch | None = None) -> tuple[Flows, float]:
+        """Flows of a stage over the group on `gpus`, and their scale. Equal sizes are routed once, for every size.
+
+        Raises OutOfTime when `watch` says so.
+        """
         largest = float(stage.size.max(initial=0.0))
         if not stage.pattern or largest == 0:
-            return self._route(gpus, stage, stage.size), 1.0
+            return self._route(gpus, stage, stage.size, watch), 1.0
         relative = stage.size / largest
         shape = b"" if (relative == 1.0).all() else hashlib.blake2b(relative.tobytes()).digest()
         # Whether the receiver sums matters only where summing takes time.
@@ -67,16 +72,16 @@ class Routed:
         if key in self._priced:
             trees = stage.trees.on(gpus) if stage.trees is not None else None
             return self._priced[key].carrying(gpus[stage.src], gpus[stage.dst], relative, trees), largest
-        flows = self._route(gpus, stage, relative)
+        flows = self._route(gpus, stage, relative, watch)
         used = np.zeros(len(self.cluster.links), dtype=bool)
         used[flows.links] = True
         self._priced[key] = flows.without_messages(self._links.setdefault(np.packbits(used).tobytes(), flows.links))
         return flows, largest
 
-    def _route(self, gpus: Ints, stage: Stage, size: Floats) -> Flows:
+    def _route(self, gpus: Ints, stage: Stage, size: Floats, watch: Watch | None) -> Flows:
         src, dst = gpus[stage.src], gpus[stage.dst]
         trees = stage.trees.on(gpus) if stage.trees is not None else None
-        return route_flows(self.cluster, src, dst, size, stage.reduce, self.folding, trees, self.tolerance)
+        return route_flows(self.cluster, src, dst, size, stage.reduce, self.folding, trees, self.tolerance, watch)
 
 
 class Collectives:
@@ -102,30 +107,38 @@ class Collectives:
         self._chosen: dict[tuple[object, ...], str] = {}
 
     def steps(
-        self, op: Collective, algorithm: str, group: str, size: float, sizes: Floats | None = None
+        self, op: Collective, algorithm: str, group: str, size: float, sizes: Floats | None, watch: Watch
     ) -> Iterator[_Step]:
         """The stages of `op` over `group`, routed one by one."""
         gpus = self._gpus[group]
-        for stage in schedule(op, algorithm, self._layouts[group], size, sizes, self._options):
-            yield _Step(*self._routed.stage(gpus, stage), stage.repeat)
+        stages = partial(schedule, op, algorithm, self._layouts[group], size, sizes, self._options)
+        total = sum(1 for _ in stages())  # routing costs far more
+        for done, stage in enumerate(stages()):
+            yield _Step(*self._routed.stage(gpus, stage, watch.within(done, total, "stages")), stage.repeat)
 
-    def choose(self, op: Collective, group: str, size: float, sizes: Floats | None) -> str:
-        """The algorithm: as asked for, or for `auto` the one that is fastest on an idle network, as a tuner would."""
-        wanted = self._wanted.get(op, "auto")
-        if wanted != "auto":
-            return wanted
+    def choose(self, op: Collective, group: str, size: float, sizes: Floats | None, watch: Watch) -> str:
+        """The algorithm that is fastest on an idle network, as a tuner would choose."""
         key = (op, group, size) if sizes is None else (op, group, size, sizes.tobytes())
         if key not in self._chosen:
             gpus, layout = self._gpus[group], self._layouts[group]
+            floor, bounded, priced = Floor(self._cluster, gpus), 0, 0
+
+            def bound(stage: Stage) -> float:
+                nonlocal bounded
+                watch.check()
+                bounded += 1
+                return floor(stage)
 
             def price(stage: Stage) -> float:
-                flows, scale = self._routed.stage(gpus, stage)
+                nonlocal priced
+                flows, scale = self._routed.stage(gpus, stage, watch.within(priced, bounded, "stages_priced"))
+                priced += 1
                 return flows.alone(scale)
 
             self._chosen[key] = fastest(
                 algorithms_for(op, layout, sizes is not None, self._cluster.transport.algorithms.get(op, ())),
                 lambda name: schedule(op, name, layout, size, sizes, self._options),
-                Floor(self._cluster, gpus),
+                bound,
                 price,
             )
         return self._chosen[key]
@@ -138,6 +151,7 @@ class Collectives:
         group: str,
         size: float,
         splits: Mapping[int, tuple[float, ...]] | None,
+        watch: Watch,
     ) -> Generator[simpy.Event, str, Outcome]:
         """A process: from the moment the last member has come until the last message has arrived."""
         moving = env.now
@@ -147,12 +161,15 @@ class Collectives:
         sizes = _matrix(group, len(self._gpus[group]), splits)
         if sizes is None and size == 0:
             return Outcome("none", moving, "latency")
-        algorithm = self.choose(op, group, size, sizes)
+        algorithm = self._wanted.get(op, "auto")
+        if algorithm == "auto":
+            algorithm = self.choose(op, group, size, sizes, watch.within(0, 2))
+            watch = watch.within(1, 2)
         bound_by = "latency"
         if self._cluster.transport.op_overhead > 0:
             yield env.timeout(self._cluster.transport.op_overhead)
         longest = 0.0
-        for step in self.steps(op, algorithm, group, size, sizes):
+        for step in self.steps(op, algorithm, group, size, sizes, watch):
             began = env.now
             self.solves += step.flows.solves
             self.error = max(self.error, step.flows.error)

@@ -8,33 +8,24 @@ order, as on a CUDA stream), waits for what it depends on, computes or communica
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass, field
 
 import simpy
 
 from dessim.cluster import Cluster
 from dessim.collectives import Options
-from dessim.errors import DeadlockError, SimulationError
+from dessim.errors import DeadlockError, OutOfTime
 from dessim.sim.collective import Collectives, Outcome, Routed
 from dessim.sim.device import Device
+from dessim.sim.meetings import Meeting, Meetings
 from dessim.sim.network import Network
 from dessim.sim.recorder import Record, Span
+from dessim.sim.watch import Watch
 from dessim.trace.schema import Collective
 from dessim.workload.dag import Task, Workload
 
 Process = Generator[simpy.Event, object, None]
-
-
-@dataclass(slots=True)
-class _Meeting:
-    """Members of a collective that have come so far."""
-
-    over: simpy.Event
-    task: Task
-    came: int = 0
-    classes: list[int] = field(default_factory=list)
-    splits: dict[int, tuple[float, ...]] = field(default_factory=dict)
 
 
 class _Simulation:
@@ -44,19 +35,20 @@ class _Simulation:
         workload: Workload,
         algorithms: Mapping[Collective, str] | None,
         options: Options | None,
+        watch: Watch,
     ) -> None:
         cluster = routed.cluster
         cluster.require(workload.n_ranks)
         self.env = simpy.Environment()
         self.workload = workload
-        self.network = Network(self.env, cluster, routed.folding)
+        self.network = Network(self.env, cluster, routed.folding, watch)
         self.collectives = Collectives(routed, workload.groups, algorithms, options)
-        self.place = {name: {rank: i for i, rank in enumerate(ranks)} for name, ranks in workload.groups.items()}
-        self.meetings: dict[tuple[str, int, str], _Meeting] = {}
+        self.meetings = Meetings(self.env, workload)
         self.record = Record(workload.n_ranks, tuple(c.ranks for c in workload.classes))
         self.over: list[list[simpy.Event]] = []
         self.devices = [Device(self.env, cluster.gpu.comm_sm_share) for _ in workload.classes]
         self.kinds = cluster.links.kinds
+        self.watch = watch
 
     def run(self) -> Record:
         for number, rank_class in enumerate(self.workload.classes):
@@ -70,7 +62,9 @@ class _Simulation:
             self.env.run(until=everything)
         except RuntimeError as stuck:
             # simpy's way to say that nothing is left to happen before `until` did.
-            raise self._deadlock() from stuck
+            raise DeadlockError(f"deadlock: {self.meetings.missing()}") from stuck
+        except OutOfTime as cut:
+            raise OutOfTime(cut.line, cut.so_far | self._so_far()) from None
         self.record.end = float(self.env.now)
         self.record.solves = self.network.solves + self.collectives.solves
         self.record.flow_colours = self.collectives.flow_colours
@@ -92,6 +86,7 @@ class _Simulation:
             yield simpy.AllOf(env, waiting)
         if task.delay > 0:
             yield env.timeout(task.delay)
+        self.watch.check()
         start = env.now
         if task.collective is None:
             yield from device.compute(task.duration)
@@ -122,59 +117,31 @@ class _Simulation:
 
     def _meet(self, number: int, task: Task) -> simpy.Event:
         """Join a collective; the event fires when it is over."""
-        assert task.group is not None
-        if task.group not in self.place:
-            raise SimulationError(
-                f"{task.name} of step {task.step} is over group {task.group!r}, which is not declared"
-            )
-        key = (task.group, task.step, task.name)
-        if key not in self.meetings:
-            self.meetings[key] = _Meeting(self.env.event(), task)
-        meeting = self.meetings[key]
-        place = self.place[task.group]
-        members = [place[rank] for rank in self.workload.classes[number].ranks if rank in place]
-        meeting.came += len(members)
-        meeting.classes.append(number)
-        if task.splits is not None:
-            meeting.splits.update(dict.fromkeys(members, task.splits))
-        if task.collective is not meeting.task.collective:
-            raise SimulationError(
-                f"{task.name} of step {task.step}: {task.collective} on one rank, {meeting.task.collective} on another"
-            )
-        if meeting.came == len(place):
+        meeting = self.meetings.join(number, task)
+        if meeting.complete:
             self.env.process(self._collective(meeting))
         return meeting.over
 
-    def _collective(self, meeting: _Meeting) -> Process:
+    def _collective(self, meeting: Meeting) -> Process:
         task = meeting.task
         assert task.collective is not None and task.group is not None
         members = [self.devices[number] for number in meeting.classes]
         for device in members:
             device.begin_communication()
+        watch = self.watch.within(self.meetings.done, self.meetings.due, "collectives")
         outcome = yield from self.collectives.run(
-            self.env, self.network, task.collective, task.group, task.size, meeting.splits or None
+            self.env, self.network, task.collective, task.group, task.size, meeting.splits or None, watch
         )
+        self.meetings.done += 1
         for device in members:
             device.end_communication()
         meeting.over.succeed(outcome)
 
-    def _deadlock(self) -> DeadlockError:
-        waits = []
-        for (group, step, name), meeting in self.meetings.items():
-            if meeting.over.triggered:
-                continue
-            place = self.place[group]
-            absent = [
-                rank
-                for number, rank_class in enumerate(self.workload.classes)
-                for rank in rank_class.ranks
-                if rank in place and number not in meeting.classes
-            ]
-            some = ", ".join(map(str, absent[:8])) + (", ..." if len(absent) > 8 else "")
-            waits.append(
-                f"{name} of step {step} over {group!r} has {meeting.came} of {len(place)} ranks and waits for {some}"
-            )
-        return DeadlockError("deadlock: " + ("; ".join(waits[:5]) or "ops wait for each other"))
+    def _so_far(self) -> dict[str, float]:
+        left = Counter(task.step for rank_class in self.workload.classes for task in rank_class.tasks)
+        left.subtract(span.step for span in self.record.spans)
+        done = sum(ops == 0 for ops in left.values())
+        return {"steps_done": done, "steps": len(left), "simulated_s": float(self.env.now)}
 
 
 def simulate(
@@ -184,12 +151,13 @@ def simulate(
     folding: bool = True,
     routed: Routed | None = None,
     options: Options | None = None,
+    watch: Watch | None = None,
 ) -> Record:
     """Run a workload on a cluster; rank r sits on GPU r.
 
     `algorithms` fixes a collective's algorithm (default `auto`). `folding=False` runs the same engine without folding.
     `routed` carries routes from one simulation of the cluster to the next; it brings its own `folding`. `options`
-    sets what algorithms leave open: chunks, the root, the sides of a torus.
-    Raises CapacityError when the cluster is too small, DeadlockError when ranks wait for each other.
+    sets what algorithms leave open: chunks, the root, the sides of a torus. `watch` sees progress and may stop the run.
+    Raises CapacityError when the cluster is too small, DeadlockError when ranks wait for each other, OutOfTime.
     """
-    return _Simulation(routed or Routed(cluster, folding), workload, algorithms, options).run()
+    return _Simulation(routed or Routed(cluster, folding), workload, algorithms, options, watch or Watch()).run()

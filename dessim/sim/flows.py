@@ -19,6 +19,7 @@ from dessim.sim.fan_in import FanIn
 from dessim.sim.fluid import drain
 from dessim.sim.fold import Fold, fold, mix
 from dessim.sim.maxmin import Floats, Incidence, Ints
+from dessim.sim.watch import Watch
 
 Bools = npt.NDArray[np.bool_]
 
@@ -92,11 +93,12 @@ def route_flows(
     folding: bool = True,
     trees: Trees | None = None,
     tolerance: float = 0.0,
+    watch: Watch | None = None,
 ) -> Flows:
     """Route and fold messages from GPU `src[i]` to `dst[i]` of `size[i]` bytes. Empty ones are not sent at all.
 
     `reduce` (of all, or of each) makes the receiver sum; `trees` are messages through summing switches; `tolerance` is
-    that of `dessim.sim.fluid.drain`.
+    that of `dessim.sim.fluid.drain`. Raises OutOfTime when `watch` says so.
     """
     src, dst, size, trees, sent = _sent(src, dst, size, trees)
     net, latency, copies = incidence(cluster, src, dst, trees)
@@ -108,7 +110,7 @@ def route_flows(
     per_scale = np.where(adds, size / transport.reduction_rate, 0.0)
     kind = together(size, fixed, per_scale)
     folded = fold(net, kind, folding)
-    drained = drain(folded.net, size[folded.flow_of], tolerance)
+    drained = drain(folded.net, size[folded.flow_of], tolerance, watch)
     finish = drained.finish
     bytes_of = size[net.flow]
     carried = net.weight * copies * bytes_of

@@ -20,6 +20,7 @@ from dessim.sim.flows import LATENCY, Flows, bound_kind, incidence, on_cluster, 
 from dessim.sim.fluid import start_draining
 from dessim.sim.fold import fold
 from dessim.sim.maxmin import Floats, Ints
+from dessim.sim.watch import Watch
 
 _SAME = 1e-14  # relative; instants this close are one
 
@@ -53,8 +54,8 @@ class _Batch:
 class _Solo:
     """One batch alone on its links, from the start of a stage."""
 
-    def __init__(self, batch: _Batch, now: float) -> None:
-        self.batches = [batch]
+    def __init__(self, batch: _Batch, now: float, watch: Watch) -> None:
+        self.batches, self._watch = [batch], watch
         self._batch, self._start = batch, now
         self._period = batch.flows.alone(batch.scale)
         self._over = False
@@ -80,6 +81,7 @@ class _Solo:
         fluid = start_draining(flows.folded.net, flows.size[flows.folded.flow_of] * batch.scale)
         delay = flows.fixed + flows.per_scale * batch.scale
         while not fluid.empty and not _due(now, at):
+            self._watch.check()
             step = min(fluid.next_finish(), now - at)
             at += step
             for colour in fluid.advance(step).tolist():
@@ -147,11 +149,14 @@ class _Shared:
 class Network:
     """Moves batches over a cluster.
 
-    `bytes_by_kind` [link classes] is what links carried so far, `solves` how often rates were solved.
+    `bytes_by_kind` [link classes] is what links carried so far, `solves` how often rates were solved. `watch` may end
+    the run between two events.
     """
 
-    def __init__(self, env: simpy.Environment, cluster: Cluster, folding: bool = True) -> None:
-        self._env, self._cluster, self._folding = env, cluster, folding
+    def __init__(
+        self, env: simpy.Environment, cluster: Cluster, folding: bool = True, watch: Watch | None = None
+    ) -> None:
+        self._env, self._cluster, self._folding, self._watch = env, cluster, folding, watch or Watch()
         self._groups: dict[int, _Solo | _Shared] = {}
         self._user = np.full(len(cluster.links.capacity), -1, dtype=np.int64)  # group that uses a link
         self._arriving: list[_Batch] = []
@@ -179,6 +184,7 @@ class Network:
         while True:
             upcoming = min((g.next_event() for g in self._groups.values()), default=math.inf)
             if upcoming < math.inf:
+                self._watch.check()
                 yield env.timeout(max(upcoming - env.now, 0.0)) | self._wake
             else:
                 yield self._wake
@@ -234,5 +240,5 @@ class Network:
         for number, members in parts.items():
             alone = len(members) == 1 and members[0].fresh
             self._groups[number] = (
-                _Solo(members[0], now) if alone else _Shared(members, now, self._cluster, self._folding)
+                _Solo(members[0], now, self._watch) if alone else _Shared(members, now, self._cluster, self._folding)
             )

@@ -1,0 +1,84 @@
+"""How far a run has come, and when it has to stop.
+
+A `Watch` is handed down from whoever starts a run to whatever takes long in it. Each part says how much it has done of
+all it has to do; the watch reports the share done of the whole, and ends the run when its budget of wall-clock time is
+spent. It only looks on: a run that ends by itself gives the same result with any watch or none.
+
+    watch = Watch(budget_s=30.0, report=print)
+    for done, case in enumerate(cases):
+        simulate(..., watch=watch.within(done, len(cases), "cases"))
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+from dessim.errors import OutOfTime
+from dessim.units import format_time
+
+Report = Callable[[float, str], None]
+Clock = Callable[[], float]
+
+_PAUSE_S = 0.1  # between two reports at least
+
+
+class _Run:
+    """What the watches of one run share: its clock, and the most that was ever done (parts may run side by side)."""
+
+    def __init__(self, budget_s: float, report: Report | None, clock: Clock) -> None:
+        self.budget_s, self.report, self.clock = budget_s, report, clock
+        self.began, self.reported, self.share = clock(), -math.inf, 0.0
+
+
+class Watch:
+    """A look at a run, or at a part of one.
+
+    `budget_s` is wall-clock time in seconds from now on, endless unless given. `report(share, text)` is called at most
+    ten times a second with the share done, from 0 to 1, and what that is made of. `clock` tells seconds.
+    """
+
+    def __init__(self, budget_s: float = math.inf, report: Report | None = None, clock: Clock = time.monotonic) -> None:
+        self._run = _Run(budget_s, report, clock)
+        self._low, self._width = 0.0, 1.0  # of the whole run, the part looked at
+        self._path: tuple[tuple[str, int, int], ...] = ()
+
+    def within(self, done: int, total: int, what: str = "") -> Watch:
+        """A look at the next one of `total` parts, `done` of which are over. `what` names them in the plural."""
+        self.tick(done, total, what)
+        part = object.__new__(Watch)
+        part._run, part._path = self._run, self._on(done, total, what)
+        part._low, part._width = self._low + self._width * done / total, self._width / total
+        return part
+
+    def tick(self, done: int, total: int, what: str = "") -> None:
+        """`done` of `total` are over. Raises OutOfTime when the budget is spent and something is left to do."""
+        run, now = self._run, self._run.clock()
+        run.share = max(run.share, self._low + self._width * done / total)
+        if done < total and now - run.began >= run.budget_s:
+            self._stop(self._on(done, total, what))
+        if run.report is not None and now - run.reported >= _PAUSE_S:
+            run.reported = now
+            run.report(run.share, _text(self._on(done, total, what)))
+
+    def check(self) -> None:
+        """Nothing new is over, but work goes on. Raises OutOfTime when the budget is spent."""
+        if self._run.clock() - self._run.began >= self._run.budget_s:
+            self._stop(self._path)
+
+    def _on(self, done: int, total: int, what: str) -> tuple[tuple[str, int, int], ...]:
+        # One of one is not worth telling.
+        return (*self._path, (what, done, total)) if what and total > 1 else self._path
+
+    def _stop(self, path: tuple[tuple[str, int, int], ...]) -> None:
+        run = self._run
+        so_far: dict[str, float] = {"share_done": run.share}
+        for what, done, total in path:
+            so_far |= {f"{what}_done": done, what: total}
+        parts = f" ({_text(path)})" if path else ""
+        raise OutOfTime(f"stopped after {format_time(run.budget_s)} with {run.share:.1%} done{parts}", so_far)
+
+
+def _text(path: tuple[tuple[str, int, int], ...]) -> str:
+    return ", ".join(f"{done:,} of {total:,} {what.replace('_', ' ')}" for what, done, total in path)

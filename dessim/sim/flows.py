@@ -155,13 +155,16 @@ def incidence(cluster: Cluster, src: Ints, dst: Ints, trees: Trees | None = None
 def on_cluster(cluster: Cluster, n_flows: int, flow: Ints, link: Ints, weight: Floats) -> Incidence:
     """The network of flows on a cluster's links, within what its transport can do."""
     links, transport = cluster.links, cluster.transport
-    if not transport.fan_in and transport.flow_rate == np.inf:
+    limited = transport.flow_rate < cluster.node.nic.capacity  # else the NIC says so already
+    if not limited and not transport.fan_in:
         return Incidence(n_flows, flow, link, weight, links.capacity)
     receives = links.kind == links.kinds.index("nic_down")
-    cap = np.full(n_flows, np.inf)
-    cap[flow[receives[link]]] = transport.flow_rate
+    cap = None
+    if limited:
+        cap = np.full(n_flows, np.inf)
+        cap[flow[receives[link]]] = transport.flow_rate
     fan_in = FanIn.of(receives, transport.fan_in) if transport.fan_in else None
-    return Incidence(n_flows, flow, link, weight, links.capacity, cap if transport.flow_rate < np.inf else None, fan_in)
+    return Incidence(n_flows, flow, link, weight, links.capacity, cap, fan_in)
 
 
 def bound_kind(links: Links, folded: Fold, link: int) -> str:

@@ -11,12 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dessim.cluster import Cluster
+from dessim.collectives import ALGORITHMS, algorithms_for, schedule
+from dessim.collectives.choose import Floor
+from dessim.sim.collective import Routed, layout_of
 from dessim.sim.fan_in import FanIn
 from dessim.sim.flows import FLOW_CAP, route_flows
 from dessim.sim.fluid import Fluid, drain, start_draining
 from dessim.sim.fold import fold
 from dessim.sim.maxmin import Incidence, max_min_rates
 from dessim.sim.network import Network
+from dessim.trace.schema import Collective
+from dessim.verbs.collective import run_collective
 from tests.cluster.small_clusters import build, hosts, link
 from tests.sim import naive
 from tests.sim.test_maxmin import networks
@@ -116,9 +121,11 @@ def test_the_cap_is_not_for_flows_inside_a_node() -> None:
     assert flows.bound[int(flows.folded.colour[1])] == FLOW_CAP
 
 
-def test_without_limits_nothing_is_kept() -> None:
-    net = route_flows(bed(), np.array([1]), np.array([0]), np.array([1.0])).folded.net
-    assert net.cap is None and net.fan_in is None
+@pytest.mark.parametrize("flow_rate", [None, "4 GB/s"])
+def test_limits_that_limit_nothing_are_not_kept(flow_rate: str | None) -> None:
+    flows = route_flows(bed(flow_rate=flow_rate), np.array([1]), np.array([0]), np.array([1.0]))
+    assert flows.folded.net.cap is None and flows.folded.net.fan_in is None
+    assert flows.bound[0] != FLOW_CAP
 
 
 def test_with_a_curve_or_caps_networks_are_not_pivoted() -> None:
@@ -128,6 +135,39 @@ def test_with_a_curve_or_caps_networks_are_not_pivoted() -> None:
         net = route_flows(cluster, src, dst, np.random.default_rng(3).uniform(1, 2, len(src))).folded.net
         assert net.n_flows > 200
         assert isinstance(start_draining(net, np.ones(net.n_flows)), Fluid)
+
+
+# -- collectives ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("op", list(ALGORITHMS))
+def test_auto_stays_the_fastest_and_its_bound_a_bound(op: Collective) -> None:
+    cluster = bed(CURVE, "3 GB/s", gpus=2, nics=1, nvlink=link("20 GB/s"), pcie=link("8 GB/s"), nic=link("4 GB/s"))
+    gpus = np.arange(12)
+    layout, floor, routed = layout_of(cluster, gpus), Floor(cluster, gpus), Routed(cluster)
+    names = algorithms_for(op, layout)
+    for size in (1e3, 1e7):
+        auto = run_collective(cluster, op, len(gpus), size)
+        each = {name: run_collective(cluster, op, len(gpus), size, name).time_s for name in names}
+        assert auto.time_s == pytest.approx(min(each.values()), rel=1e-12)
+        for name in names:
+            for stage in schedule(op, name, layout, size):
+                flows, scale = routed.stage(gpus, stage)
+                assert floor(stage) <= flows.alone(scale) * (1 + 1e-9), (name, stage.pattern)
+
+
+def test_incast_decides_how_to_exchange() -> None:
+    """All peers at once saves latency, one after the other spares receivers: only the curve tells which is faster."""
+    node = {"nic": link("4 GB/s", "1 us")}
+    calm, crowded = bed(**node), bed(CURVE, **node)
+    size = 64e6
+    at_once, in_turn = (
+        run_collective(crowded, Collective.ALL_TO_ALL, 8, size, name).time_s for name in ("direct", "pairwise")
+    )
+    assert at_once == pytest.approx(size * 7 / 8 / (RATE * 0.62) + 2e-6, rel=1e-12)
+    assert in_turn == pytest.approx(7 * (size / 8 / RATE + 2e-6), rel=1e-12)
+    assert run_collective(calm, Collective.ALL_TO_ALL, 8, size).algorithm == "direct"
+    assert run_collective(crowded, Collective.ALL_TO_ALL, 8, size).algorithm == "pairwise"
 
 
 # -- random networks --------------------------------------------------------------------------------------------------

@@ -16,22 +16,25 @@ _EXACT_RANKS = 4096  # the most frequent ids one by one, the rest in geometric b
 _BINS = 4000
 
 
-def expected_unique(draws: float, vocabulary: float, skew: float) -> float:
+def expected_unique(draws: float, vocabulary: float, skew: float, beyond: float = 0.0) -> float:
     """Expected number of different ids among `draws` independent Zipf draws: sum over ids of 1 - (1 - p)**draws.
 
     Ids beyond the 4,096 most frequent are taken in geometric bins of equal probability each (relative error < 1e-3).
+    `beyond` leaves out that many of the most frequent ids: what is counted are the draws' ids that are not among them.
     """
     if draws <= 0:
         return 0.0
     head = np.arange(1.0, min(vocabulary, _EXACT_RANKS) + 1)
-    ranks, counts = head, np.ones_like(head)
+    ranks, edges = head, np.arange(len(head) + 1) + 0.5
     if vocabulary > _EXACT_RANKS:
-        edges = np.geomspace(_EXACT_RANKS + 0.5, vocabulary + 0.5, _BINS + 1)
-        ranks = np.concatenate([head, np.sqrt(edges[:-1] * edges[1:])])
-        counts = np.concatenate([np.ones_like(head), np.diff(edges)])
+        tail = np.geomspace(_EXACT_RANKS + 0.5, vocabulary + 0.5, _BINS + 1)
+        ranks = np.concatenate([head, np.sqrt(tail[:-1] * tail[1:])])
+        edges = np.concatenate([edges, tail[1:]])
+    counts = np.diff(edges)
     weights = ranks**-skew
     p = weights / float((weights * counts).sum())
     # log1p keeps the tail, where p is far below the float's resolution at 1.
+    counts = np.diff(np.maximum(edges, beyond + 0.5))
     return float((counts * -np.expm1(draws * np.log1p(-np.minimum(p, 1 - 1e-16)))).sum())
 
 

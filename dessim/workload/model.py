@@ -10,6 +10,7 @@
     skew = 1.05              # Zipf exponent of their frequency
     [embedding]
     width = 16               # D
+    optimizer_slots = 2      # O, floats of optimizer state a row; default: the trainer's row-wise Adagrad
     [[operators]]
     kind = "mlp"             # lr | fm | mlp
     widths = [400, 400, 400] # H1 ...
@@ -24,6 +25,7 @@ Symbols that formulas use:
     H1 width of the first FC layer         c  bytes of an id's (sample, field) coordinate or length (4)
     A  multiply-adds a sample above FC1    s  bytes of a value (4)
     P  parameters of the dense tail        Z  activations a sample of the dense tail
+    V  rows of all tables: the vocabulary  O  floats of optimizer state a row
 """
 
 from __future__ import annotations
@@ -67,9 +69,10 @@ class Input(_Strict):
 
 
 class Embedding(_Strict):
-    """One row a feature id."""
+    """One row a feature id. `optimizer_slots`: floats of optimizer state a row; None: row-wise Adagrad's."""
 
     width: Positive
+    optimizer_slots: Annotated[int, Field(ge=0)] | None = None
 
 
 class OperatorSpec(_Strict):
@@ -125,6 +128,12 @@ class Model(_Strict):
         """Floats a row: the embedding, and the linear weight beside it when the model has one."""
         return self.embedding.width + ("lr" in self.kinds)
 
+    @property
+    def row_slots(self) -> int:
+        """Floats of optimizer state a row; row-wise Adagrad keeps one for the embedding, one for the linear weight."""
+        slots = self.embedding.optimizer_slots
+        return 1 + ("lr" in self.kinds) if slots is None else slots
+
     def symbols(self, world_size: int, batch: float | None = None, unique: Any = None) -> dict[str, float]:
         """Values of all symbols for a job of `world_size` workers and a global batch of `batch` samples.
 
@@ -152,6 +161,8 @@ class Model(_Strict):
             # Biases: one a hidden unit, one of the output layer, one of the logit.
             "P": float(sum(layers) + sum(widths) + bool(widths) + 1),
             "Z": float(sum(widths)),
+            "V": float(self.input.vocabulary),
+            "O": float(self.row_slots),
             "m": m,
             "u": float(unique(b / n * m)),
             "U": float(unique(b * m)),

@@ -21,6 +21,7 @@ class Operator:
     `pair_flops`: the same for each (sample, field) pair that has an id on this worker.
     `finish_flops`: FLOPs a sample of g, forward.
     `pooled_flops`: FLOPs a sample of the whole operator over pooled field vectors, where it is not substituted.
+    `pair_floats`: floats of each such pair that the backward of the local partial needs.
     `shared_weights`: floats of replicated weights that feed on local partials, whose gradient is itself a partial sum.
     """
 
@@ -30,6 +31,7 @@ class Operator:
     pair_flops: str = "0"
     finish_flops: str = "0"
     pooled_flops: str = "0"
+    pair_floats: str = "0"
     shared_weights: str = "0"
 
 
@@ -46,6 +48,7 @@ OPERATORS: dict[str, Operator] = {
         pair_flops="2*D*H1",
         finish_flops="2*A",
         pooled_flops="2*F*D*H1 + 2*A",
+        pair_floats="D",
         shared_weights="H1*F*D",
     ),
 }

@@ -30,7 +30,9 @@ class PlannedOp:
     """One op of a step. Formulas are over the symbols of dessim.workload.model, a worker.
 
     `size` is S as nccl-tests counts it (dessim.trace.schema). `mem` is bytes of memory traffic, `kernels` how many
-    kernels a GPU launches for it (a count of the trainer's torch calls, for launch overhead).
+    kernels a GPU launches for it (a count of the trainer's torch calls, for launch overhead). `keeps` is bytes of what
+    a compute op makes and later ops need (dessim.workload.memory), `rows` how many different rows of the tables it
+    touches.
     """
 
     name: str
@@ -44,6 +46,8 @@ class PlannedOp:
     flops: str = "0"
     mem: str = "0"
     kernels: int = 0
+    keeps: str = "0"
+    rows: str = "0"
 
     def bytes(self, symbols: Mapping[str, float]) -> int:
         """S in whole bytes. Every term counts whole things, so rounding only removes float noise from means."""
@@ -87,9 +91,20 @@ class Plan:
         return sum(op.sent_bytes(symbols) for op in self.ops if traffic is None or op.traffic is traffic)
 
 
-def compute(name: str, phase: Phase, *deps: str, flops: str = "0", mem: str = "0", kernels: int = 1) -> PlannedOp:
+def compute(
+    name: str,
+    phase: Phase,
+    *deps: str,
+    flops: str = "0",
+    mem: str = "0",
+    kernels: int = 1,
+    keeps: str = "0",
+    rows: str = "0",
+) -> PlannedOp:
     """A compute op on the compute stream."""
-    return PlannedOp(name, phase, Kind.COMPUTE, deps, "compute", flops=flops, mem=mem, kernels=kernels)
+    return PlannedOp(
+        name, phase, Kind.COMPUTE, deps, "compute", flops=flops, mem=mem, kernels=kernels, keeps=keeps, rows=rows
+    )
 
 
 def collective(name: str, phase: Phase, op: Collective, traffic: Traffic, size: str, *deps: str) -> PlannedOp:

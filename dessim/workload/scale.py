@@ -59,7 +59,8 @@ class Job:
             strategy=header.strategy,
             device=header.device,
             measured_s=_mean_compute(trace),
-            measured_symbols=header.symbols,
+            # Symbols that were not yet there when the trace was recorded follow from the model.
+            measured_symbols={**model.symbols(int(n), b, law.unique), **header.symbols},
         )
 
     def symbols(self, n: int, batch_per_worker: int | None = None) -> dict[str, float]:

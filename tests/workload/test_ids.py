@@ -43,6 +43,14 @@ def test_never_more_than_draws_or_ids(draws, vocabulary, skew):
     assert expected_unique(2 * draws, vocabulary, skew) >= unique * (1 - 1e-12)
 
 
+@pytest.mark.parametrize("skew", [0.0, 1.05, 2.0])
+@pytest.mark.parametrize("beyond", [0, 7, 4096, 30_000, 50_000])
+def test_ids_beyond_the_most_frequent_are_the_exact_tail(skew, beyond):
+    weights = np.arange(1.0, 50_001) ** -skew
+    tail = float((-np.expm1(10_000 * np.log1p(-weights / weights.sum())))[beyond:].sum())
+    assert expected_unique(10_000, 50_000, skew, beyond) == pytest.approx(tail, rel=2e-3)
+
+
 def test_no_draws_no_ids():
     assert expected_unique(0, 100, 1.0) == 0
 

@@ -51,6 +51,8 @@ def _plan(name: str, model: Model, scatter: bool) -> Plan:
             "ids",
             mem="4*(B*m/N)*k + (U/N)*2*(k + W*s)",
             kernels=24,
+            keeps="(B*m/N)*k + (U/N)*W*s",
+            rows="U/N",
         ),
         compute(
             "local_partials",
@@ -59,6 +61,7 @@ def _plan(name: str, model: Model, scatter: bool) -> Plan:
             flops=f"(B*m/N)*({per_id}) + B*q*({per_pair})",
             mem=f"2*(B*m/N)*W*s + {buffer} + ({shared})*s",
             kernels=12,
+            keeps=f"(B*m/N)*W*s + B*q*({total(kinds, 'pair_floats')})*s + {buffer}",
         ),
         collective(
             "partials",
@@ -76,6 +79,7 @@ def _plan(name: str, model: Model, scatter: bool) -> Plan:
             flops=f"{samples}*({finish})",
             mem=f"({samples}*({wire}+2*Z) + P)*s",
             kernels=16,
+            keeps=f"{samples}*Z*s",
         ),
         compute(
             "tail_backward",
@@ -84,6 +88,7 @@ def _plan(name: str, model: Model, scatter: bool) -> Plan:
             flops=f"2*{samples}*({finish})",
             mem=f"(2*{samples}*({wire}+2*Z) + 2*P)*s",
             kernels=28,
+            keeps=f"({samples}*{wire} + P)*s",
         ),
     ]
     if scatter:
@@ -99,6 +104,7 @@ def _plan(name: str, model: Model, scatter: bool) -> Plan:
             flops=f"2*(B*m/N)*({per_id}) + 2*B*q*({per_pair})",
             mem=f"3*(B*m/N)*W*s + {buffer} + (U/N)*W*s + 2*({shared})*s",
             kernels=20,
+            keeps=f"(B*m/N)*W*s + (U/N)*W*s + ({shared})*s",
         )
     )
     if shared != "0":

@@ -16,7 +16,7 @@ def ids_to_owners(bytes_per_id: str, lengths: str | None) -> tuple[PlannedOp, ..
     `bytes_per_id` is a formula; `lengths` the size of the ids-a-bag message where ids travel without coordinates.
     """
     ops = [
-        compute("split_ids", Phase.INPUT, mem="4*(B/N)*m*k", kernels=10),
+        compute("split_ids", Phase.INPUT, mem="4*(B/N)*m*k", kernels=10, keeps=f"(B/N)*m*k + (B/N)*m*{bytes_per_id}"),
         collective("id_counts", Phase.INPUT, Collective.ALL_TO_ALL, Traffic.CONTROL, "N*8", "split_ids"),
     ]
     if lengths is not None:
@@ -37,7 +37,8 @@ def ids_to_owners(bytes_per_id: str, lengths: str | None) -> tuple[PlannedOp, ..
 
 def pool_own(dep: str) -> PlannedOp:
     """A worker pools the rows it has fetched for its B/N samples."""
-    return compute("pool", Phase.FORWARD, dep, flops="(B/N)*m*W", mem=f"(B/N)*m*W*s + (B/N)*{POOLED}", kernels=4)
+    moved = f"(B/N)*m*W*s + (B/N)*{POOLED}"
+    return compute("pool", Phase.FORWARD, dep, flops="(B/N)*m*W", mem=moved, kernels=4, keeps=moved)
 
 
 def scatter_own() -> PlannedOp:
@@ -49,6 +50,7 @@ def scatter_own() -> PlannedOp:
         flops="(B/N)*m*W",
         mem=f"(B/N)*{POOLED} + (B/N)*m*W*s + u*W*s",
         kernels=6,
+        keeps="(B/N)*m*W*s + u*W*s",
     )
 
 
@@ -63,6 +65,7 @@ def dense_part(model: Model, samples: str, *deps: str) -> tuple[PlannedOp, ...]:
             flops=f"{samples}*({flops})",
             mem=f"{samples}*({POOLED} + 2*Z*s) + {dense_weights(model)}*s",
             kernels=18,
+            keeps=f"{samples}*Z*s",
         ),
         compute(
             "dense_backward",
@@ -71,6 +74,7 @@ def dense_part(model: Model, samples: str, *deps: str) -> tuple[PlannedOp, ...]:
             flops=f"2*{samples}*({flops})",
             mem=f"2*{samples}*({POOLED} + 2*Z*s) + 2*{dense_weights(model)}*s",
             kernels=32,
+            keeps=f"{samples}*{POOLED} + {dense_weights(model)}*s",
         ),
     )
 
@@ -81,10 +85,26 @@ def dense_weights(model: Model) -> str:
 
 
 def update_rows(rows: str, *deps: str) -> PlannedOp:
-    """The sparse optimizer on `rows` rows: read and write each row, its gradient and its slot."""
-    return compute("update_rows", Phase.OPTIMIZER, *deps, flops=f"6*({rows})*W", mem=f"({rows})*(3*W+2)*s", kernels=8)
+    """The sparse optimizer on `rows` rows: read and write each row and its state, read its gradient."""
+    return compute(
+        "update_rows",
+        Phase.OPTIMIZER,
+        *deps,
+        flops=f"6*({rows})*W",
+        mem=f"({rows})*(3*W+2*O)*s",
+        kernels=8,
+        rows=rows,
+    )
 
 
 def update_dense(weights: str, *deps: str) -> PlannedOp:
     """Adam on the replicated weights: reads weight, gradient and two moments, writes weight and moments."""
-    return compute("update_dense", Phase.OPTIMIZER, *deps, flops=f"12*{weights}", mem=f"7*{weights}*s", kernels=14)
+    return compute(
+        "update_dense",
+        Phase.OPTIMIZER,
+        *deps,
+        flops=f"12*{weights}",
+        mem=f"7*{weights}*s",
+        kernels=14,
+        keeps=f"3*{weights}*s",
+    )

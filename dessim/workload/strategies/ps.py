@@ -20,9 +20,10 @@ def ps_sync(model: Model) -> Plan:
     return Plan(
         "ps_sync",
         (
-            compute("split_ids", Phase.INPUT, mem="8*(B/N)*m*k", kernels=24),  # unique ids, by server
+            # unique ids, by server
+            compute("split_ids", Phase.INPUT, mem="8*(B/N)*m*k", kernels=24, keeps="2*(B/N)*m*k + u*k"),
             collective("pull_keys", Phase.INPUT, a2a, Traffic.IDS, "u*k", "split_ids"),
-            compute("lookup", Phase.FORWARD, "pull_keys", mem="2*u*(k + W*s)", kernels=12),
+            compute("lookup", Phase.FORWARD, "pull_keys", mem="2*u*(k + W*s)", kernels=12, keeps="u*W*s", rows="u"),
             collective("pull_rows", Phase.FORWARD, a2a, Traffic.SPARSE, "u*W*s", "lookup"),
             collective("pull_dense", Phase.FORWARD, a2a, Traffic.DENSE, f"{weights}*s", "split_ids"),
             pool_own("pull_rows"),

@@ -87,7 +87,15 @@ def row_all_to_all(model: Model) -> Plan:
         "row_all_to_all",
         (
             *ids_to_owners("k", lengths=None),
-            compute("lookup", Phase.FORWARD, "ids", mem="4*(B*m/N)*k + u*2*(k + W*s)", kernels=24),
+            compute(
+                "lookup",
+                Phase.FORWARD,
+                "ids",
+                mem="4*(B*m/N)*k + u*2*(k + W*s)",
+                kernels=24,
+                keeps="(B*m/N)*k + u*W*s",
+                rows="u",
+            ),
             collective("rows", Phase.FORWARD, Collective.ALL_TO_ALL, Traffic.SPARSE, rows, "lookup"),
             pool_own("rows"),
             *dense_part(model, "(B/N)", "pool"),
@@ -101,9 +109,18 @@ def row_all_to_all(model: Model) -> Plan:
 
 
 def _lookup_and_pool(out: str) -> tuple[PlannedOp, ...]:
+    moved = f"(B*m/N)*W*s + {out}"
     return (
-        compute("lookup", Phase.FORWARD, "ids", mem="4*(B*m/N)*k + (U/N)*2*(k + W*s)", kernels=24),
-        compute("pool", Phase.FORWARD, "lookup", flops="(B*m/N)*W", mem=f"(B*m/N)*W*s + {out}", kernels=4),
+        compute(
+            "lookup",
+            Phase.FORWARD,
+            "ids",
+            mem="4*(B*m/N)*k + (U/N)*2*(k + W*s)",
+            kernels=24,
+            keeps="(B*m/N)*k + (U/N)*W*s",
+            rows="U/N",
+        ),
+        compute("pool", Phase.FORWARD, "lookup", flops="(B*m/N)*W", mem=moved, kernels=4, keeps=moved),
     )
 
 
@@ -123,7 +140,13 @@ def _data_parallel(model: Model) -> tuple[PlannedOp, ...]:
 def _scatter_and_update(model: Model, dep: str, pooled: str, synced: bool = True) -> tuple[PlannedOp, ...]:
     return (
         compute(
-            "scatter_grad", Phase.BACKWARD, dep, flops="(B*m/N)*W", mem=f"{pooled} + (B*m/N)*W*s + (U/N)*W*s", kernels=6
+            "scatter_grad",
+            Phase.BACKWARD,
+            dep,
+            flops="(B*m/N)*W",
+            mem=f"{pooled} + (B*m/N)*W*s + (U/N)*W*s",
+            kernels=6,
+            keeps="(B*m/N)*W*s + (U/N)*W*s",
         ),
         update_rows("U/N", "scatter_grad"),
         update_dense(dense_weights(model), "update_rows", *(("dense_grad",) if synced else ())),

@@ -1,0 +1,166 @@
+"""What a rank keeps in its GPU's memory, and what it costs to leave part of the rows in the host's.
+
+From step to step stay a share 1/N of the rows, of their optimizer state and of the index that finds them, and the dense
+weights with Adam's two moments. Activations are all that a step makes: what compute ops leave for later ones
+(`PlannedOp.keeps`) and what collectives deliver, all of it held until the step ends; only the gradients of hidden
+layers are not counted, because they take the place of the activations that backward is done with.
+
+Rows that do not fit may *spill*: their values and optimizer state live in the host's memory, the index stays. The
+hottest rows stay on the GPU, ids follow the Zipf law of the model file, and each different row of a step is read once
+and updated once, over a link that carries both directions at a time.
+
+Left out: the driver's context and the buffers of NCCL (under 1 GiB together), fragmentation, the doubling of a hash
+table that grows, the size of the host's memory and how many GPUs share its bandwidth.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from dessim.errors import CapacityError
+from dessim.trace.schema import Collective, Kind, Phase
+from dessim.units import format_size
+from dessim.workload import formula
+from dessim.workload.ids import expected_unique
+from dessim.workload.model import Model
+from dessim.workload.plan import Plan, PlannedOp
+
+ROWS, ROW_STATE = "(V/N)*W*s", "(V/N)*O*s"
+INDEX = "(V/N)*3*k"  # the id, and two 8-byte row numbers: an index at most half full (des_ref/embedding/hash_table.py)
+
+Symbols = Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes of a rank, by what takes them."""
+
+    rows: float
+    row_state: float
+    index: float
+    dense: float
+    activations: float
+
+    @property
+    def spillable(self) -> float:
+        """Bytes that may live in the host's memory."""
+        return self.rows + self.row_state
+
+    @property
+    def resident(self) -> float:
+        """Bytes that must be on the GPU."""
+        return self.index + self.dense + self.activations
+
+    @property
+    def total(self) -> float:
+        return self.spillable + self.resident
+
+    def to_json(self) -> dict[str, Any]:
+        return {f"{name}_bytes": getattr(self, name) for name in self.__slots__}
+
+    def __str__(self) -> str:
+        return (
+            f"rows {format_size(self.rows)}, their optimizer state {format_size(self.row_state)}, "
+            f"ids and index {format_size(self.index)}, dense weights and moments {format_size(self.dense)}, "
+            f"activations {format_size(self.activations)}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Spill:
+    """Rows in the host's memory: their share of a rank's rows and of the rows a step reads, their bytes a rank.
+
+    `seconds` is what each op that touches rows spends on the way to the host.
+    """
+
+    rows_share: float
+    reads_share: float
+    host_bytes: float
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"rows_share": self.rows_share, "reads_share": self.reads_share, "host_bytes": self.host_bytes}
+
+
+def memory_of(plan: Plan, symbols: Symbols) -> Memory:
+    """What a rank needs for `plan`."""
+    kept = {phase: 0.0 for phase in Phase}
+    for op in plan.ops:
+        kept[op.phase] += _result(op, symbols)
+    # What an optimizer op makes is the next step's weights; what the others make is over with the step.
+    dense = kept.pop(Phase.OPTIMIZER)
+    rows, row_state, index = (formula.evaluate(text, symbols) for text in (ROWS, ROW_STATE, INDEX))
+    return Memory(rows, row_state, index, dense, sum(kept.values()))
+
+
+def require(memory: Memory, capacity: float, gpu: str, what: str, symbols: Symbols, spill: bool = False) -> None:
+    """Raise CapacityError unless a rank's memory fits a GPU of `capacity` bytes, where asked with rows in the host's.
+
+    `what` names the job and `gpu` the part, for the message.
+    """
+    if (memory.resident if spill else memory.total) <= capacity:
+        return
+    room = capacity - memory.dense - memory.activations
+    sharded = memory.index + (0.0 if spill else memory.spillable)
+    advice = []
+    if room > 0:
+        advice.append(f"about {math.ceil(symbols['N'] * sharded / room):,} GPUs or more")
+    advice.append("fewer samples a GPU (--batch-per-worker)")
+    if not spill and memory.resident <= capacity:
+        advice.append("--spill, which leaves rows in the host's memory")
+    raise CapacityError(
+        f"{what} does not fit: a GPU needs {format_size(memory.total)} ({memory})"
+        f"{' and can spill only the rows and their state' if spill else ''}, {gpu} has {format_size(capacity)}; "
+        f"use {', or '.join(advice)}"
+    )
+
+
+def spill_of(
+    plan: Plan, model: Model, memory: Memory, symbols: Symbols, capacity: float, bandwidth: float
+) -> Spill | None:
+    """What spills of a rank whose `memory.resident` fits in `capacity` bytes; None where everything fits.
+
+    `bandwidth` [bytes/s] is the payload rate to the host's memory, each way.
+    """
+    if memory.total <= capacity:
+        return None
+    rows_share = 1 - (capacity - memory.resident) / memory.spillable
+    cold = _cold(model, symbols, (1 - rows_share) * symbols["V"])
+    reads = [op for op in plan.ops if op.phase is Phase.FORWARD and op.rows != "0"]
+    touched, missed = (sum(formula.evaluate(op.rows, s) for op in reads) for s in (symbols, cold))
+    seconds = {
+        # Reads bring the values; updates bring and return the values with their state, both ways at a time.
+        op.name: formula.evaluate(f"({op.rows})*{'W' if op.phase is Phase.FORWARD else '(W+O)'}*s", cold) / bandwidth
+        for op in plan.ops
+        if op.rows != "0"
+    }
+    return Spill(rows_share, missed / touched, rows_share * memory.spillable, seconds)
+
+
+def _cold(model: Model, symbols: Symbols, hot: float) -> dict[str, float]:
+    """The symbols with u and U counting only ids that are not among the `hot` most frequent."""
+    law = (model.input.vocabulary, model.input.skew)
+    draws = {"u": symbols["B"] / symbols["N"] * symbols["m"], "U": symbols["B"] * symbols["m"]}
+    return {
+        **symbols,
+        **{
+            name: symbols[name] * expected_unique(count, *law, beyond=hot) / expected_unique(count, *law)
+            for name, count in draws.items()
+        },
+    }
+
+
+def _result(op: PlannedOp, symbols: Symbols) -> float:
+    """Bytes of what an op makes beside what it was given; sums are made in place."""
+    if op.kind is Kind.COMPUTE:
+        return formula.evaluate(op.keeps, symbols)
+    size = formula.evaluate(op.size, symbols)
+    match op.collective:
+        case Collective.ALL_REDUCE:
+            return 0.0
+        case Collective.REDUCE_SCATTER:
+            return size / symbols["N"]
+    return size

@@ -134,7 +134,28 @@ def test_with_a_curve_or_caps_networks_are_not_pivoted() -> None:
     for cluster in (bed(CURVE), bed(flow_rate="1 GB/s")):
         net = route_flows(cluster, src, dst, np.random.default_rng(3).uniform(1, 2, len(src))).folded.net
         assert net.n_flows > 200
-        assert isinstance(start_draining(net, np.ones(net.n_flows)), Fluid)
+        size = np.random.default_rng(5).uniform(0, 2e6, net.n_flows)
+        assert isinstance(start_draining(net, size), Fluid)
+        exact, near = drain(net, size).finish, drain(net, size, tolerance=1e-3)
+        assert near.finish == pytest.approx(exact, rel=1e-12, abs=near.error * exact.max())
+
+
+def test_what_bound_a_batch_among_others() -> None:
+    cluster = bed(CURVE, "1 GB/s")
+    env = simpy.Environment()
+    network = Network(env, cluster)
+    one, four = (
+        route_flows(cluster, np.array(src), np.zeros(len(src), dtype=int), np.full(len(src), 1e6))
+        for src in ([1], [2, 3, 4, 5])
+    )
+    crowded = network.transfer(one)
+    env.run(until=crowded & network.transfer(four))
+    assert (crowded.value, env.now) == ("nic_down", pytest.approx(5e6 / (RATE * 0.74)))  # less than the cap for each
+    capped, began = network.transfer(one, scale=2.0), env.now
+    env.run(until=env.timeout(1.5e-3))
+    network.transfer(one, scale=0.01)
+    env.run(until=capped)
+    assert (capped.value, env.now) == (FLOW_CAP, pytest.approx(began + 2e-3))
 
 
 # -- collectives ------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -29,7 +29,8 @@ from dessim.cli_options import (
 from dessim.cli_output import guarded, print_json
 from dessim.cli_topo import topo
 from dessim.cli_trace import trace
-from dessim.errors import UsageError
+from dessim.cli_watch import TimeBudgetOption, stop_partial, watching
+from dessim.errors import OutOfTime, UsageError
 from dessim.trace.schema import Collective
 
 app = typer.Typer(
@@ -81,6 +82,7 @@ def replay(
     cluster: ClusterOption,
     algorithm: AlgorithmOption = None,
     fold: FoldOption = Fold.ON,
+    time_budget: TimeBudgetOption = None,
     timeline: Annotated[Path | None, typer.Option(help="Also write a timeline that Perfetto opens.")] = None,
     json: JsonOption = False,
 ) -> None:
@@ -95,11 +97,18 @@ def replay(
     loaded = load_trace(trace)
     for problem in loaded.problems:
         print(f"dessim: warning: {trace}: {problem}", file=sys.stderr)
-    result = run(loaded, load_cluster(cluster), parse_algorithms(algorithm), fold is Fold.ON)
+    machine, algorithms = load_cluster(cluster), parse_algorithms(algorithm)
+    try:
+        with watching(time_budget) as watch:
+            result = run(loaded, machine, algorithms, fold is Fold.ON, watch)
+    except OutOfTime as cut:
+        header = loaded.header
+        known = {"cluster": machine.name, "strategy": header.strategy, "ranks": header.world_size}
+        stop_partial(cut, known, json, "replay fewer ranks or steps", timeline)
     if timeline is not None:
         write_timeline(timeline, timeline_of(result.record))
     if json:
-        print_json(result.to_json())
+        print_json({**result.to_json(), "partial": False})
     else:
         print_replay(result.to_json())
 
@@ -115,6 +124,7 @@ def project(
     batch_per_worker: Annotated[int | None, typer.Option(help="Samples a GPU a step.", min=1)] = None,
     algorithm: AlgorithmOption = None,
     fold: FoldOption = Fold.ON,
+    time_budget: TimeBudgetOption = None,
     csv: Annotated[Path | None, typer.Option(help="Also write the rows as CSV.")] = None,
     figure: Annotated[Path | None, typer.Option(help="Also draw throughput against GPUs, as SVG.")] = None,
     json: JsonOption = False,
@@ -133,24 +143,31 @@ def project(
         raise UsageError("give either a trace folder or --model, not both")
     job = Job.of_trace(load_trace(trace)) if trace is not None else Job.of_model(load_model(model or ""))
     machine = load_cluster(cluster)
-    rows = [
-        row.to_json()
-        for row in run(
-            job,
-            machine,
-            parse_names(strategy, "--strategy"),
-            parse_counts(gpus),
-            batch_per_worker,
-            parse_algorithms(algorithm),
-            folding=fold is Fold.ON,
-        )
-    ]
+    rows: list[dict[str, Any]] = []
+    known = {"cluster": machine.name, "model": job.model.name, "projection": rows}
+    try:
+        with watching(time_budget) as watch:
+            run(
+                job,
+                machine,
+                parse_names(strategy, "--strategy"),
+                parse_counts(gpus),
+                batch_per_worker,
+                parse_algorithms(algorithm),
+                folding=fold is Fold.ON,
+                watch=watch,
+                each=lambda row: rows.append(row.to_json()),
+            )
+    except OutOfTime as cut:
+        if rows and not json:
+            print_projection(rows)
+        stop_partial(cut, known, json, "name fewer GPUs or strategies", csv, figure)
     if csv is not None:
         write_projection_csv(csv, rows)
     if figure is not None:
         throughput(rows, figure)
     if json:
-        print_json({"cluster": machine.name, "model": job.model.name, "projection": rows})
+        print_json({**known, "partial": False})
     else:
         print_projection(rows)
 
@@ -173,31 +190,37 @@ def collective(
         float, typer.Option(help="Share of its time that a stage of many different flows may be off.", min=0, max=0.1)
     ] = 0.0,
     fold: FoldOption = Fold.ON,
+    time_budget: TimeBudgetOption = None,
     json: JsonOption = False,
 ) -> None:
     """Time one collective on an idle cluster, in nccl-tests' columns."""
     from dessim.cluster import load_cluster
     from dessim.collectives import Options
-    from dessim.results.tables import collective_table, print_table
+    from dessim.results.show import print_collectives
     from dessim.verbs.collective import run_collective
 
     machine = load_cluster(cluster)
     sizes = parse_sizes(size)
     options, kind = Options(chunks, root, parse_sides(dims)), Collective(op.value)
-    rows = [
-        run_collective(machine, kind, gpus, one, algorithm, fold is Fold.ON, options, uneven, tolerance).to_json()
-        for one in sizes
-    ]
+    rows: list[dict[str, Any]] = []
+    try:
+        with watching(time_budget) as watch:
+            for one in sizes:
+                part = watch.within(len(rows), len(sizes), "sizes")
+                measured = run_collective(
+                    machine, kind, gpus, one, algorithm, fold is Fold.ON, options, uneven, tolerance, part
+                )
+                rows.append(measured.to_json())
+    except OutOfTime as cut:
+        if rows and not json:
+            print_collectives(rows)
+        known = {"cluster": machine.name, "op": op.value, "gpus": gpus, "rows": rows}
+        less = "allow a larger --tolerance or fewer GPUs" if uneven is not None else "use fewer GPUs"
+        stop_partial(cut, known, json, less)
     if json:
-        print_json({"cluster": machine.name, **rows[0]} if len(rows) == 1 else {"cluster": machine.name, "rows": rows})
+        print_json({"cluster": machine.name, **(rows[0] if len(rows) == 1 else {"rows": rows}), "partial": False})
     else:
-        print_table(collective_table(rows))
-        for row in rows:
-            print(
-                f"{row['size_bytes']} B: {row['algorithm']}, bound by {row['bound_by']}; {row['events']} events, "
-                f"{row['flow_colours']} flow and {row['link_colours']} link colours, {row['wall_s']:.2f} s wall, "
-                f"{row['peak_rss_MiB']:.0f} MiB"
-            )
+        print_collectives(rows)
 
 
 def main() -> None:

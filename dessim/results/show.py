@@ -1,4 +1,4 @@
-"""Results on the terminal: what `dessim replay`, `topo show` and `trace info` print."""
+"""Results on the terminal: what `dessim replay`, `project`, `collective`, `topo show` and `trace info` print."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dessim.results.report import percent
-from dessim.results.tables import key_value_table, print_table, projection_table, table_of
+from dessim.results.tables import collective_table, key_value_table, print_table, projection_table, table_of
 from dessim.units import format_size, format_time
 
 Values = Mapping[str, Any]
@@ -59,6 +59,17 @@ def print_projection(rows: Sequence[Values]) -> None:
         print(f"{key}: {text}")
     for strategy, caveat in dict.fromkeys((row["strategy"], row["caveat"]) for row in rows if row["caveat"]):
         print(f"{strategy}: {caveat}")
+
+
+def print_collectives(rows: Sequence[Values]) -> None:
+    """nccl-tests' columns, then what each row cost to simulate."""
+    print_table(collective_table(rows))
+    for row in rows:
+        print(
+            f"{row['size_bytes']} B: {row['algorithm']}, bound by {row['bound_by']}; {row['events']} events, "
+            f"{row['flow_colours']} flow and {row['link_colours']} link colours, {row['wall_s']:.2f} s wall, "
+            f"{row['peak_rss_MiB']:.0f} MiB"
+        )
 
 
 def print_description(found: Values) -> None:

@@ -77,7 +77,7 @@ class Watch:
         for what, done, total in path:
             so_far |= {f"{what}_done": done, what: total}
         parts = f" ({_text(path)})" if path else ""
-        raise OutOfTime(f"stopped after {format_time(run.budget_s)} with {run.share:.1%} done{parts}", so_far)
+        raise OutOfTime(f"time budget of {format_time(run.budget_s)} spent with {run.share:.1%} done{parts}", so_far)
 
 
 def _text(path: tuple[tuple[str, int, int], ...]) -> str:

@@ -16,6 +16,7 @@ from dessim.collectives.closed_forms import algorithm_bandwidth, bus_bandwidth
 from dessim.errors import UsageError
 from dessim.sim.collective import Routed
 from dessim.sim.engine import simulate
+from dessim.sim.watch import Watch
 from dessim.trace.schema import Collective, Kind, Phase
 from dessim.workload.dag import RankClass, Task, Workload
 from dessim.workload.from_plan import WORLD
@@ -84,12 +85,13 @@ def run_collective(
     options: Options | None = None,
     uneven: int | None = None,
     tolerance: float = 0.0,
+    watch: Watch | None = None,
 ) -> Measurement:
     """Run `op` on S = `size` bytes over the first `gpus` GPUs.
 
     `uneven` is a seed: each pair of an all_to_all then exchanges a size of its own, S a rank on average
     (dessim.collectives.alltoall.uneven_sizes). `tolerance` is how far a stage may be off, as a share of its time.
-    Raises UsageError, CapacityError.
+    Raises UsageError, CapacityError, and OutOfTime when `watch` says so.
     """
     cluster.require(gpus)
     if gpus < 2:
@@ -110,7 +112,7 @@ def run_collective(
     workload = _workload(op, gpus, size, uneven)
     began = time.perf_counter()
     routed = Routed(cluster, folding, tolerance)
-    record = simulate(cluster, workload, {op: algorithm}, routed=routed, options=options)
+    record = simulate(cluster, workload, {op: algorithm}, routed=routed, options=options, watch=watch)
     span = record.spans[0]
     return Measurement(
         op=op,

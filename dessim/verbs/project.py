@@ -6,7 +6,7 @@ trace was recorded on that very device, from its measured times scaled by the ra
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from dessim.sim.collective import Routed
 from dessim.sim.device import roofline
 from dessim.sim.engine import simulate
 from dessim.sim.recorder import Record
+from dessim.sim.watch import Watch
 from dessim.trace.schema import Collective, Kind
 from dessim.workload import formula
 from dessim.workload.from_plan import workload_from_plan
@@ -71,10 +72,13 @@ def project(
     algorithms: Mapping[Collective, str] | None = None,
     error_bar: float | None = None,
     folding: bool = True,
+    watch: Watch | None = None,
+    each: Callable[[Projection], None] | None = None,
 ) -> list[Projection]:
     """Rows for every strategy at every scale, in the order given. The batch a worker stays fixed (weak scaling).
 
-    `error_bar` is the relative error measured where the job was recorded, if it was. Raises UsageError, CapacityError.
+    `error_bar` is the relative error measured where the job was recorded, if it was. `each` is given every row as soon
+    as it is ready: those before `watch` ended the run. Raises UsageError, CapacityError, OutOfTime.
     """
     if not strategies or not gpus:
         raise UsageError("name at least one strategy and one number of GPUs")
@@ -84,7 +88,14 @@ def project(
             raise UsageError(f"--gpus {n}: a job needs at least 1 GPU")
         cluster.require(n)
     routed = Routed(cluster, folding)
-    return [_row(job, routed, plan, n, batch_per_worker, algorithms, error_bar) for n in gpus for plan in plans]
+    watch, rows = watch or Watch(), []
+    cases = [(n, plan) for n in gpus for plan in plans]
+    for done, (n, plan) in enumerate(cases):
+        part = watch.within(done, len(cases), "projections")
+        rows.append(_row(job, routed, plan, n, batch_per_worker, algorithms, error_bar, part))
+        if each is not None:
+            each(rows[-1])
+    return rows
 
 
 def _row(
@@ -95,11 +106,12 @@ def _row(
     batch_per_worker: int | None,
     algorithms: Mapping[Collective, str] | None,
     error_bar: float | None,
+    watch: Watch,
 ) -> Projection:
     cluster = routed.cluster
     symbols = job.symbols(n, batch_per_worker)
     durations, compute_from = _durations(job, cluster, plan, symbols)
-    record = simulate(cluster, workload_from_plan(plan, symbols, durations), algorithms, routed=routed)
+    record = simulate(cluster, workload_from_plan(plan, symbols, durations), algorithms, routed=routed, watch=watch)
     return Projection(
         gpus=n,
         strategy=plan.strategy,

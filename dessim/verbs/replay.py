@@ -17,6 +17,7 @@ from dessim.results.metrics import Breakdown, breakdown, step_times
 from dessim.results.timeline import Slice
 from dessim.sim.engine import simulate
 from dessim.sim.recorder import Record
+from dessim.sim.watch import Watch
 from dessim.trace.io import Trace
 from dessim.trace.schema import Collective
 from dessim.workload.from_trace import workload_from_trace
@@ -78,10 +79,14 @@ class Replay:
 
 
 def replay(
-    trace: Trace, cluster: Cluster, algorithms: Mapping[Collective, str] | None = None, folding: bool = True
+    trace: Trace,
+    cluster: Cluster,
+    algorithms: Mapping[Collective, str] | None = None,
+    folding: bool = True,
+    watch: Watch | None = None,
 ) -> Replay:
-    """Replay a trace; rank r on GPU r. Raises CapacityError when the cluster is too small."""
-    record = simulate(cluster, workload_from_trace(trace), algorithms, folding)
+    """Replay a trace; rank r on GPU r. Raises CapacityError when the cluster is too small, OutOfTime."""
+    record = simulate(cluster, workload_from_trace(trace), algorithms, folding, watch=watch)
     measured = trace.header.step_us
     return Replay(
         cluster=cluster.name,

@@ -53,7 +53,7 @@ def test_the_budget_ends_the_run_and_tells_how_far_it_came() -> None:
     watch.tick(1, 10, "flows")
     watch.check()
     with pytest.raises(
-        OutOfTime, match=r"^stopped after 3.5 s with 30.0% done \(1 of 4 cases, 2 of 10 flows\)$"
+        OutOfTime, match=r"^time budget of 3.5 s spent with 30.0% done \(1 of 4 cases, 2 of 10 flows\)$"
     ) as cut:
         watch.tick(2, 10, "flows")
     assert cut.value.so_far == {"share_done": 0.3, "cases_done": 1, "cases": 4, "flows_done": 2, "flows": 10}

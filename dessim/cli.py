@@ -122,6 +122,9 @@ def project(
     trace: Annotated[Path | None, typer.Argument(help="Trace folder; or give --model.", show_default=False)] = None,
     model: Annotated[str | None, typer.Option(help="Model file, or a shipped model such as deepfm.")] = None,
     batch_per_worker: Annotated[int | None, typer.Option(help="Samples a GPU a step.", min=1)] = None,
+    spill: Annotated[
+        bool, typer.Option("--spill", help="Leave rows that do not fit a GPU in its host's memory.")
+    ] = False,
     algorithm: AlgorithmOption = None,
     fold: FoldOption = Fold.ON,
     time_budget: TimeBudgetOption = None,
@@ -131,7 +134,7 @@ def project(
 ) -> None:
     """Project a step to other strategies and scales, from a trace or a model file."""
     from dessim.cluster import load_cluster
-    from dessim.results.figures import throughput
+    from dessim.results.figures import fitting, throughput
     from dessim.results.show import print_projection
     from dessim.results.tables import write_projection_csv
     from dessim.trace.io import load_trace
@@ -157,6 +160,7 @@ def project(
                 folding=fold is Fold.ON,
                 watch=watch,
                 each=lambda row: rows.append(row.to_json()),
+                spill=spill,
             )
     except OutOfTime as cut:
         if rows and not json:
@@ -165,7 +169,7 @@ def project(
     if csv is not None:
         write_projection_csv(csv, rows)
     if figure is not None:
-        throughput(rows, figure)
+        throughput(fitting(rows), figure)
     if json:
         print_json({**known, "partial": False})
     else:

@@ -37,6 +37,7 @@ def refused(code: int, text: str, *arguments: str) -> None:
     assert len(err.strip().splitlines()) == 1, err
 
 
+SPILL = ("--gpus", "8", "--spill")
 PROJECT = ("project", "--model", "deepfm", "--strategy", "des_all_reduce", "--cluster", RAIL)
 
 
@@ -61,6 +62,8 @@ PROJECT = ("project", "--model", "deepfm", "--strategy", "des_all_reduce", "--cl
             "no algorithm 'tree'",
             ("collective", "all_reduce", "--cluster", RAIL, "--gpus", "8", "--size", "1MiB", "--algorithm", "tree"),
         ),
+        (2, "does not fit: a GPU needs", (*PROJECT, "--gpus", "1024", "--batch-per-worker", "16384")),
+        (2, "has no node.pcie", ("project", "--model", "fm", *PROJECT[3:5], "--cluster", "one-switch_16", *SPILL)),
         (2, "write OP=NAME", (*PROJECT, "--gpus", "8", "--algorithm", "ring")),
     ],
 )
@@ -114,7 +117,9 @@ def test_project_rows_have_what_they_promise() -> None:
         assert row["step_time_s"] == pytest.approx(parts)
         assert row["samples_per_s"] == pytest.approx(row["batch"] / row["step_time_s"])
         assert row["bytes_per_worker"] == pytest.approx(sum(row["bytes_by_traffic"].values()))
-        assert set(row["provenance"]) == {"compute", "communication", "sizes"}
+        assert row["memory_bytes"] == pytest.approx(sum(row["memory"].values()))
+        assert row["does_not_fit"] is None and row["spill"] is None
+        assert set(row["provenance"]) == {"compute", "communication", "sizes", "memory"}
 
 
 def test_the_same_command_prints_the_same_bytes_folded_or_not() -> None:

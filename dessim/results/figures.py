@@ -368,6 +368,11 @@ def inline(svg: str, name: str) -> str:
     return re.sub(r"<svg\b", f'<svg role="img" aria-label="{label}"', svg, count=1)
 
 
+def fitting(rows: Iterable[Row]) -> list[Row]:
+    """The rows that have times: those of jobs that fit their GPUs."""
+    return [row for row in rows if not row.get("does_not_fit")]
+
+
 def data_csv(rows: Iterable[Row], columns: Sequence[str], nested: Sequence[str] = ()) -> str:
     """Rows as CSV; a dict in a row (one of `nested`) becomes columns: `bytes_ids` for `bytes_by_traffic.ids`."""
     rows = list(rows)

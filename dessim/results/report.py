@@ -15,7 +15,7 @@ from typing import Any
 
 from dessim.files import write_text
 from dessim.results import figures
-from dessim.results.figures import Row, style_of
+from dessim.results.figures import Row, fitting, style_of
 from dessim.units import format_count, format_size, format_time
 
 SOURCES = ("measured", "fitted", "formula", "simulated", "assumed")  # kinds of provenance, the surest first
@@ -119,7 +119,9 @@ def render_report(
         "tiny": _or_dash(lambda value: f"{value:.2g}"),
         "thousands": _or_dash(lambda value: f"{value:,.0f}"),
     }
-    rows = result["projection"]
+    rows = fitting(result["projection"])
+    too_large = [r for r in result["projection"] if r.get("does_not_fit")]
+    result = {**result, "projection": rows}
     uncertainty = _uncertainty(result)
     return environment.get_template("report.html.j2").render(
         r=result,
@@ -131,7 +133,8 @@ def render_report(
             {"strategy": strategy, "text": text}
             for strategy, text in dict.fromkeys((r["strategy"], r.get("caveat")) for r in rows)
             if text
-        ],
+        ]
+        + [{"strategy": r["strategy"], "text": r["does_not_fit"]} for r in too_large],
         throughput=Markup(figures.throughput(rows)) if rows else "",
         breakdown=Markup(figures.step_breakdown(rows)) if rows else "",
         sent=Markup(figures.bytes_per_worker(rows)) if rows else "",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dessim.results.figures import fitting
 from dessim.results.report import percent
 from dessim.results.tables import collective_table, key_value_table, print_table, projection_table, table_of
 from dessim.units import format_size, format_time
@@ -53,12 +54,17 @@ def print_replay(result: Values) -> None:
 def print_projection(rows: Sequence[Values]) -> None:
     """The table, where its numbers come from, and what it leaves out."""
     print_table(projection_table(rows))
-    if all(row["error_bar"] is None for row in rows):
+    priced = fitting(rows)
+    if all(row["error_bar"] is None for row in priced):
         print("error: not known, since nobody has measured this job there")
-    for key, text in rows[0]["provenance"].items():
+    # The first row speaks for all, but only those that spill have a source for it.
+    for key, text in {k: v for row in reversed(priced) for k, v in row["provenance"].items()}.items():
         print(f"{key}: {text}")
-    for strategy, caveat in dict.fromkeys((row["strategy"], row["caveat"]) for row in rows if row["caveat"]):
+    for strategy, caveat in dict.fromkeys((row["strategy"], row["caveat"]) for row in priced if row["caveat"]):
         print(f"{strategy}: {caveat}")
+    for row in rows:
+        if row["does_not_fit"]:
+            print(row["does_not_fit"])
 
 
 def print_collectives(rows: Sequence[Values]) -> None:

@@ -18,10 +18,9 @@ from rich.table import Table
 from rich.text import Text
 
 from dessim.files import write_text
-from dessim.results.figures import data_csv, style_of
+from dessim.results.figures import Row, data_csv, fitting, style_of
+from dessim.results.report import percent
 from dessim.units import format_count, format_size, format_time
-
-Row = Mapping[str, Any]
 
 TRAFFIC = ("ids", "sparse", "dense", "control")
 PROJECTION_COLUMNS = (
@@ -30,6 +29,9 @@ PROJECTION_COLUMNS = (
     "step_time_s",
     "samples_per_s",
     "bytes_per_worker",
+    "memory_bytes",
+    "host_bytes",
+    "host_reads_share",
     "compute_s",
     "exposed_comm_s",
     "idle_s",
@@ -39,6 +41,9 @@ PROJECTION_COLUMNS = (
     "provenance_compute",
     "provenance_communication",
     "provenance_sizes",
+    "provenance_memory",
+    "provenance_spill",
+    "does_not_fit",
 )
 _WIDE = 10_000  # columns; wider than any table of ours
 
@@ -64,23 +69,41 @@ def print_table(table: Table, file: IO[str] | None = None) -> None:
 
 
 def projection_table(rows: Sequence[Row]) -> Table:
-    """Projected steps: a block a GPU count, the fastest of each marked; error bars where some row has one."""
-    columns = ["gpus", "strategy", "step", "samples/s", "sent/worker", "compute", "exposed comm", "idle", "bound by"]
+    """Projected steps: a block a GPU count, the fastest of each marked; error bars and spills where some row has one.
+
+    A job that does not fit its GPUs has its memory and no times.
+    """
     bars = any(row.get("error_bar") is not None for row in rows)
-    table = _table(*columns, *(["±"] if bars else []))
-    fastest = {g: max(r["samples_per_s"] for r in rows if r["gpus"] == g) for g in {r["gpus"] for r in rows}}
+    spills = any(row.get("spill") for row in rows)
+    table = _table(
+        *("gpus", "strategy", "step", "samples/s", "sent/worker", "memory/gpu"),
+        *(["in host", "host reads"] if spills else []),
+        *("compute", "exposed comm", "idle", "bound by"),
+        *(["±"] if bars else []),
+    )
+    fastest: dict[int, float] = {}
+    for row in fitting(rows):
+        fastest[row["gpus"]] = max(row["samples_per_s"], fastest.get(row["gpus"], 0.0))
     last = None
     for row in rows:
         if last not in (None, row["gpus"]):
             table.add_section()
+        gpus = f"{row['gpus']:,}" if row["gpus"] != last else ""
+        last = row["gpus"]
+        label, memory = style_of(row["strategy"]).label, format_size(row["memory_bytes"])
+        if row.get("does_not_fit"):
+            table.add_row(*(Text(c) for c in (gpus, label, "does not fit", "", "", memory)))
+            continue
         best = row["samples_per_s"] == fastest[row["gpus"]]
-        error = row.get("error_bar")
+        error, spill = row.get("error_bar"), row.get("spill")
         cells = [
-            f"{row['gpus']:,}" if row["gpus"] != last else "",
-            style_of(row["strategy"]).label + (" *" if best else ""),
+            gpus,
+            label + (" *" if best else ""),
             format_time(row["step_time_s"]),
             format_count(row["samples_per_s"]),
             format_size(row["bytes_per_worker"]),
+            memory,
+            *([format_size(spill["host_bytes"]), percent(spill["reads_share"])] if spill else ["", ""] * spills),
             format_time(row["compute_s"]),
             format_time(row["exposed_comm_s"]),
             format_time(row["idle_s"]),
@@ -88,7 +111,6 @@ def projection_table(rows: Sequence[Row]) -> Table:
             *(["" if error is None else f"{100 * error:.0f} %"] if bars else []),
         ]
         table.add_row(*(Text(c) for c in cells), style="bold" if best else None)
-        last = row["gpus"]
     table.caption = "* fastest at this scale"
     return table
 
@@ -144,8 +166,11 @@ def write_projection_csv(path: str | Path, rows: Iterable[Row]) -> None:
 def _flat(row: Row) -> dict[str, Any]:
     traffic, provenance = row.get("bytes_by_traffic") or {}, row.get("provenance") or {}
     flat = {k: "" if row.get(k) is None else row[k] for k in PROJECTION_COLUMNS if k in row}
-    flat |= {f"bytes_{t}": traffic.get(t, 0) for t in TRAFFIC}
-    return flat | {f"provenance_{k}": provenance.get(k, "") for k in ("compute", "communication", "sizes")}
+    flat |= {f"bytes_{t}": traffic.get(t, 0) for t in TRAFFIC} if traffic else {}
+    spill = row.get("spill") or {"host_bytes": 0, "reads_share": 0}
+    flat |= {"host_bytes": spill["host_bytes"], "host_reads_share": spill["reads_share"]}
+    of = ("compute", "communication", "sizes", "memory", "spill")
+    return flat | {f"provenance_{k}": provenance.get(k, "") for k in of}
 
 
 def _table(*columns: str, left: Sequence[str] = ("strategy", "bound by")) -> Table:

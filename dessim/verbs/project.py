@@ -1,7 +1,8 @@
 """Projection: what a step would take with another strategy, on another cluster, at another scale.
 
 Sizes come from formulas, communication from simulation, compute from a roofline of the cluster's GPU - or, where the
-trace was recorded on that very device, from its measured times scaled by the ratio of rooflines. Every row says which.
+trace was recorded on that very device, from its measured times scaled by the ratio of rooflines. Every row says which,
+and what memory a GPU needs; a job that does not fit is a `Misfit`, unless its rows may spill to the host's memory.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dessim.cluster import Cluster
-from dessim.errors import UsageError
+from dessim.errors import CapacityError, UsageError
 from dessim.results.metrics import Breakdown, breakdown
 from dessim.sim.collective import Routed
 from dessim.sim.device import roofline
@@ -19,8 +20,10 @@ from dessim.sim.engine import simulate
 from dessim.sim.recorder import Record
 from dessim.sim.watch import Watch
 from dessim.trace.schema import Collective, Kind
+from dessim.units import format_bandwidth, format_size
 from dessim.workload import formula
 from dessim.workload.from_plan import workload_from_plan
+from dessim.workload.memory import Memory, Spill, memory_of, require, spill_of
 from dessim.workload.plan import Plan, PlannedOp, Traffic
 from dessim.workload.scale import Job
 from dessim.workload.strategies import plan as plan_of
@@ -28,7 +31,10 @@ from dessim.workload.strategies import plan as plan_of
 
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """One row: a strategy at a scale. `provenance` says where compute, communication and sizes come from."""
+    """One row: a strategy at a scale. `provenance` says where compute, communication, sizes and memory come from.
+
+    `memory` is what a GPU needs, `spill` what of it is in the host's memory, if anything is.
+    """
 
     gpus: int
     strategy: str
@@ -39,6 +45,8 @@ class Projection:
     provenance: Mapping[str, str]
     caveat: str
     error_bar: float | None
+    memory: Memory
+    spill: Spill | None
     record: Record
 
     @property
@@ -58,8 +66,36 @@ class Projection:
             "bytes_by_traffic": dict(self.bytes_by_traffic),
             **parts,
             "error_bar": self.error_bar,
+            "memory_bytes": self.memory.total,
+            "memory": self.memory.to_json(),
+            "spill": self.spill.to_json() if self.spill else None,
+            "does_not_fit": None,
             "provenance": dict(self.provenance),
             "caveat": self.caveat,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Misfit:
+    """A row without times: what a GPU would need is more than it has. `reason` says what to change."""
+
+    gpus: int
+    strategy: str
+    batch: int
+    memory: Memory
+    reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        """A row of `projection` with nothing but memory."""
+        return {
+            "gpus": self.gpus,
+            "strategy": self.strategy,
+            "batch": self.batch,
+            "step_time_s": None,
+            "samples_per_s": None,
+            "memory_bytes": self.memory.total,
+            "memory": self.memory.to_json(),
+            "does_not_fit": self.reason,
         }
 
 
@@ -73,12 +109,14 @@ def project(
     error_bar: float | None = None,
     folding: bool = True,
     watch: Watch | None = None,
-    each: Callable[[Projection], None] | None = None,
-) -> list[Projection]:
+    each: Callable[[Projection | Misfit], None] | None = None,
+    spill: bool = False,
+) -> list[Projection | Misfit]:
     """Rows for every strategy at every scale, in the order given. The batch a worker stays fixed (weak scaling).
 
     `error_bar` is the relative error measured where the job was recorded, if it was. `each` is given every row as soon
-    as it is ready: those before `watch` ended the run. Raises UsageError, CapacityError, OutOfTime.
+    as it is ready: those before `watch` ended the run. With `spill` rows that do not fit a GPU live in its host's
+    memory. Raises UsageError, OutOfTime, and CapacityError where the cluster has too few GPUs or nothing fits theirs.
     """
     if not strategies or not gpus:
         raise UsageError("name at least one strategy and one number of GPUs")
@@ -88,13 +126,18 @@ def project(
             raise UsageError(f"--gpus {n}: a job needs at least 1 GPU")
         cluster.require(n)
     routed = Routed(cluster, folding)
-    watch, rows = watch or Watch(), []
+    host_bandwidth = _host_bandwidth(cluster) if spill else None
+    rows: list[Projection | Misfit] = []
+    watch = watch or Watch()
     cases = [(n, plan) for n in gpus for plan in plans]
     for done, (n, plan) in enumerate(cases):
         part = watch.within(done, len(cases), "projections")
-        rows.append(_row(job, routed, plan, n, batch_per_worker, algorithms, error_bar, part))
+        rows.append(_row(job, routed, plan, n, batch_per_worker, algorithms, error_bar, part, host_bandwidth))
         if each is not None:
             each(rows[-1])
+    misfits = [row for row in rows if isinstance(row, Misfit)]
+    if len(misfits) == len(rows):
+        raise CapacityError(misfits[0].reason)
     return rows
 
 
@@ -107,15 +150,23 @@ def _row(
     algorithms: Mapping[Collective, str] | None,
     error_bar: float | None,
     watch: Watch,
-) -> Projection:
+    host_bandwidth: float | None,
+) -> Projection | Misfit:
     cluster = routed.cluster
     symbols = job.symbols(n, batch_per_worker)
-    durations, compute_from = _durations(job, cluster, plan, symbols)
+    memory, batch, gpu = memory_of(plan, symbols), round(symbols["B"]), cluster.gpu
+    what = f"{plan.strategy} of {job.model.name} on {n:,} GPU{'s' if n > 1 else ''}"
+    try:
+        require(memory, gpu.memory, gpu.name, what, symbols, spill=host_bandwidth is not None)
+    except CapacityError as error:
+        return Misfit(n, plan.strategy, batch, memory, str(error))
+    spill = spill_of(plan, job.model, memory, symbols, gpu.memory, host_bandwidth) if host_bandwidth else None
+    durations, compute_from = _durations(job, cluster, plan, symbols, spill)
     record = simulate(cluster, workload_from_plan(plan, symbols, durations), algorithms, routed=routed, watch=watch)
     return Projection(
         gpus=n,
         strategy=plan.strategy,
-        batch=round(symbols["B"]),
+        batch=batch,
         breakdown=breakdown(record),
         bytes_per_worker=plan.sent_bytes(symbols),
         bytes_by_traffic={str(t): plan.sent_bytes(symbols, t) for t in Traffic if t is not Traffic.NONE},
@@ -123,15 +174,50 @@ def _row(
             "compute": compute_from,
             "communication": f"simulated on {cluster.name}; transport {cluster.transport.name}",
             "sizes": job.sizes_from,
+            "memory": f"formulas: rows, optimizer, index, what a step makes; {gpu.name} has {format_size(gpu.memory)}",
+            **({"spill": _spill_from(job, host_bandwidth)} if spill and host_bandwidth else {}),
         },
         caveat=plan.caveat,
         error_bar=error_bar,
+        memory=memory,
+        spill=spill,
         record=record,
     )
 
 
-def _durations(job: Job, cluster: Cluster, plan: Plan, symbols: Mapping[str, float]) -> tuple[dict[str, float], str]:
+def _host_bandwidth(cluster: Cluster) -> float:
+    """Payload bytes/s between a GPU and its host's memory, each way."""
+    found = cluster.gpu.host_bandwidth or (cluster.node.pcie.capacity if cluster.node.pcie else None)
+    if found is None:
+        raise UsageError(
+            f"--spill needs the way to the host's memory: {cluster.path} has no node.pcie; "
+            'give its gpu a host_bandwidth, such as gpu = {part = "h100-sxm", host_bandwidth = "55 GB/s"}'
+        )
+    return found
+
+
+def _spill_from(job: Job, host_bandwidth: float) -> str:
+    return (
+        f"assumed: the hottest rows stay on the GPU, ids by Zipf's law with skew {job.model.input.skew:g}; "
+        f"{format_bandwidth(host_bandwidth)} each way to the host's memory"
+    )
+
+
+def _durations(
+    job: Job, cluster: Cluster, plan: Plan, symbols: Mapping[str, float], spill: Spill | None
+) -> tuple[dict[str, float], str]:
     """Seconds of each compute op, and where they come from."""
+    seconds, source = _on_gpu(job, cluster, plan, symbols)
+    if spill is None:
+        return seconds, source
+    # One more roof: the link to the host works while the GPU's own memory does.
+    launches = {op.name: op.kernels * cluster.gpu.launch_overhead for op in plan.ops}
+    slow = {name: launches[name] + there for name, there in spill.seconds.items()}
+    return {name: max(here, slow.get(name, 0.0)) for name, here in seconds.items()}, source
+
+
+def _on_gpu(job: Job, cluster: Cluster, plan: Plan, symbols: Mapping[str, float]) -> tuple[dict[str, float], str]:
+    """The same with all rows in the GPU's memory."""
     ops = [op for op in plan.ops if op.kind is Kind.COMPUTE]
     bound = {op.name: _roofline(op, cluster, symbols) for op in ops}
     same_device = job.device == cluster.gpu.name and job.strategy == plan.strategy

@@ -108,13 +108,14 @@ def require(memory: Memory, capacity: float, gpu: str, what: str, symbols: Symbo
     advice = []
     if room > 0:
         advice.append(f"about {math.ceil(symbols['N'] * sharded / room):,} GPUs or more")
-    advice.append("fewer samples a GPU (--batch-per-worker)")
+    if sharded + memory.dense <= capacity:
+        advice.append("fewer samples a GPU (--batch-per-worker)")
     if not spill and memory.resident <= capacity:
         advice.append("--spill, which leaves rows in the host's memory")
     raise CapacityError(
         f"{what} does not fit: a GPU needs {format_size(memory.total)} ({memory})"
         f"{' and can spill only the rows and their state' if spill else ''}, {gpu} has {format_size(capacity)}; "
-        f"use {', or '.join(advice)}"
+        f"use {', or '.join(advice) or 'GPUs with more memory'}"
     )
 
 

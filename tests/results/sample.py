@@ -42,6 +42,7 @@ def projection(strategies: tuple[str, ...] = STRATEGIES, scales: tuple[int, ...]
                     "step_time_s": step,
                     "samples_per_s": symbols["B"] / step,
                     "bytes_per_worker": steps.sent_bytes(symbols),
+                    "memory_bytes": 8 * 2**30 / gpus + 2**28,
                     "exposed_comm_s": exposed,
                     "compute_s": compute,
                     "idle_s": idle,

@@ -94,14 +94,14 @@ def test_a_job_that_does_not_fit_says_what_takes_how_much() -> None:
     assert text.startswith("table_wise of big on 8 GPUs does not fit: a GPU needs 125.7 GiB (rows 93.13 GiB, ")
     assert "their optimizer state 18.63 GiB, ids and index 9.313 GiB" in text and "activations 3.725 GiB" in text
     assert "h100-sxm has 74.51 GiB; use about 14 GPUs or more, " in text  # 8 * 130 / 75
-    assert "--batch-per-worker" in text and "--spill" in text and "\n" not in text
+    assert "--batch-per-worker" not in text and "--spill" in text and "\n" not in text
     require(memory, 80 * GB, "gpu", "job", {"N": 8.0}, spill=True)
     with pytest.raises(CapacityError, match=r"can spill only the rows") as caught:
         require(memory, 14 * GB, "gpu", "job", {"N": 8.0}, spill=True)
     assert "--spill" not in str(caught.value)
-    with pytest.raises(CapacityError) as caught:
-        require(memory, 4 * GB, "gpu", "job", {"N": 8.0})
-    assert "GPUs or more" not in str(caught.value)  # no number of GPUs would do
+    assert "--batch-per-worker" in str(caught.value)  # index and dense weights alone take 11 of the 14
+    with pytest.raises(CapacityError, match=r"; use GPUs with more memory$"):
+        require(memory, 1 * GB, "gpu", "job", {"N": 8.0})
 
 
 def test_what_fits_does_not_spill() -> None:

@@ -96,7 +96,7 @@ def _title(sheet: Sheet, cluster: Cluster) -> float:
 def _upper_tiers(sheet: Sheet, cluster: Cluster, y: float) -> tuple[list[tuple[Box, bool]], float]:
     """Spines, and cores above them; returns each spine with whether it serves other leaves only, and where to go on."""
     fabric, links = cluster.fabric, cluster.links
-    if isinstance(fabric, LeafSpine) and fabric.leaves > 1:
+    if isinstance(fabric, LeafSpine) and fabric.uplink and fabric.leaves > fabric.parts:
         _title_of_row(sheet, f"{fabric.spines:,} spine{'s' * (fabric.spines > 1)}", fabric.switch, y + 10)
         spines = _row(sheet, "spine", fabric.spines, fabric.spines, SPINE, "", y + 10)
         margin(sheet, y + 78, "leaf – spine", fabric.uplink, links, "leaf_up", fabric.links_per_spine)

@@ -9,23 +9,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from dessim.cluster import parts
-from dessim.cluster.fabrics import fat_tree, leaf_spine, rail, single_switch
 from dessim.cluster.graph import Cluster
 from dessim.cluster.links import LinkBuilder
 from dessim.cluster.node import add_node_layers, add_node_links
-from dessim.cluster.policy import Routing
-from dessim.cluster.routing import Fabric
-from dessim.cluster.spec import (
-    Catalogue,
-    FatTreeTable,
-    RailTable,
-    RoutedTable,
-    SingleSwitchTable,
-    TopologyFile,
-    TwoTierTable,
-    problems,
-)
+from dessim.cluster.spec import TopologyFile, problems
+from dessim.cluster.spec_fabrics import Site
+from dessim.cluster.spec_parts import Catalogue
 from dessim.errors import ClusterError
 
 MAX_FILE_BYTES = 1 << 20
@@ -73,12 +62,15 @@ def load_cluster(name_or_path: str | Path) -> Cluster:
 
 def build_cluster(file: TopologyFile, path: Path) -> Cluster:
     """Vertices and links of a validated file; `path` names the cluster unless the file does."""
-    node, n_nodes = file.node.build(), file.node.count
+    node, n_nodes = file.built_node(), file.node.count
     _refuse_giants(file, path)
     builder = LinkBuilder()
     vertices = add_node_layers(builder, node, n_nodes)
-    fabric, leaf_vertex = _build_fabric(builder, file)
-    switch = file.fabric.switch
+    try:
+        fabric, leaf_vertex = file.fabric.build(builder, Site(n_nodes, node.nics, path.parent))
+    except ValueError as error:
+        raise ClusterError(path, "fabric", str(error)) from None
+    switch = fabric.switch
     wiring = add_node_links(builder, node, n_nodes, vertices, leaf_vertex, switch.latency if switch else 0.0)
     return Cluster(
         name=file.name or path.stem,
@@ -88,52 +80,15 @@ def build_cluster(file: TopologyFile, path: Path) -> Cluster:
         gpu=file.gpu.build(),
         transport=file.transport.build(),
         fabric=fabric,
-        routing=file.fabric.route() if isinstance(file.fabric, RoutedTable) else Routing("static"),
+        routing=file.fabric.route(),
         wiring=wiring,
         links=builder.freeze(),
     )
 
 
-def _build_fabric(builder: LinkBuilder, file: TopologyFile) -> tuple[Fabric, Any]:
-    table, nics = file.fabric, file.node.nics
-    n_nics = file.node.count * nics
-    switch: parts.Switch | None = table.switch.build() if table.switch else None
-    if isinstance(table, SingleSwitchTable):
-        return single_switch.build(builder, n_nics, switch)
-    if isinstance(table, FatTreeTable):
-        return fat_tree.build(builder, n_nics, _tree(table, nics, switch))
-    tiers = leaf_spine.Tiers(table.spines, table.links_per_spine, table.uplink.build(), switch)
-    if isinstance(table, RailTable):
-        aware = table.rail_aware
-        return rail.build(builder, file.node.count, nics, table.nodes_per_pod, tiers, rail_aware=aware)
-    return leaf_spine.build(builder, n_nics, nics * table.nodes_per_leaf, tiers)
-
-
-def _tree(table: FatTreeTable, nics: int, switch: parts.Switch | None) -> fat_tree.Tree:
-    return fat_tree.Tree(
-        nics_per_leaf=nics * table.nodes_per_leaf,
-        leaves_per_pod=table.leaves_per_pod,
-        spines=table.spines_per_pod,
-        cores=table.cores_per_spine,
-        links_per_spine=table.links_per_spine,
-        links_per_core=table.links_per_core,
-        uplink=table.uplink.build(),
-        core_uplink=(table.core_uplink or table.uplink).build(),
-        switch=switch,
-    )
-
-
 def _refuse_giants(file: TopologyFile, path: Path) -> None:
-    node, fabric = file.node, file.fabric
-    links = 2 * node.count * (2 * node.gpus + node.nics)
-    if isinstance(fabric, TwoTierTable):
-        per_leaf = fabric.nodes_per_pod if isinstance(fabric, RailTable) else fabric.nodes_per_leaf
-        leaves = -(-node.count // per_leaf) * (node.nics if isinstance(fabric, RailTable) else 1)
-        links += 2 * leaves * fabric.spines
-    elif isinstance(fabric, FatTreeTable):
-        leaves = -(-node.count // fabric.nodes_per_leaf)
-        pods = -(-leaves // fabric.leaves_per_pod)
-        links += 2 * fabric.spines_per_pod * (leaves + pods * fabric.cores_per_spine)
+    node = file.node
+    links = 2 * node.count * (2 * node.gpus + node.nics) + file.fabric.n_links(node.count, node.nics)
     if links > MAX_LINKS:
         raise ClusterError(path, "node.count", f"{links:,} links are more than the {MAX_LINKS:,} dessim can hold")
 

@@ -65,8 +65,9 @@ class NodeLinks:
         src, dst = src[rows], dst[rows]
         leaves_by = src
         if rail_aware and self.nvlink_up >= 0:
-            change = self.nic_of(src) % nics != self.nic_of(dst) % nics
-            leaves_by = np.where(change, src // g * g + dst % g, src)
+            rails, tray = nics // self.node.trays, g // self.node.trays
+            change = self.nic_of(src) % rails != self.nic_of(dst) % rails
+            leaves_by = np.where(change, src // tray * tray + dst % tray, src)
             up, down = self.nvlink_up + src[change], self.nvlink_down + leaves_by[change]
             segments.append(path(rows[change], up, down))
 

@@ -100,7 +100,8 @@ class Node:
     """A server: `gpus` GPUs, of which GPU i uses NIC `i * nics // gpus`.
 
     `nvlink` joins each GPU to the node's NVSwitch plane, `pcie` joins each GPU to its NIC; either may be missing.
-    `nic` is the link from a NIC to its leaf switch.
+    `nic` is the link from a NIC to its leaf switch. A rack that is one NVLink domain comes in `trays` alike, each with
+    a NIC on every rail; other servers are one tray.
     """
 
     gpus: int
@@ -109,3 +110,4 @@ class Node:
     nvlink: Link | None = None
     pcie: Link | None = None
     nvswitch: Switch | None = None
+    trays: int = 1

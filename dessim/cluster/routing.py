@@ -121,7 +121,7 @@ def path(rows: IntArray, *hops: IntArray) -> Segment:
 
 
 def ways(rows: IntArray, links: IntArray) -> Segment:
-    """A segment of any links: `links` [m, k, h] are the ways of the flows `rows` [m], `NO_LINK` where a hop is missing."""
+    """A segment of any links: `links` [m, k, h] are the ways of flows `rows` [m], `NO_LINK` where a hop is missing."""
     return Segment(rows, links[:, 0, :], links - links[:, :1, :])
 
 

@@ -35,9 +35,7 @@ def numbers(choice: IntArray | None, m: int, k: int) -> IntArray:
     return np.broadcast_to(np.arange(k), (m, k)) if choice is None else choice[:, None]
 
 
-def between_halves(
-    router: IntArray, first_half: IntArray, nic_capacity: float, switches: int, cables: Cables
-) -> float:
+def between_halves(router: IntArray, first_half: IntArray, nic_capacity: float, switches: int, cables: Cables) -> float:
     """Bytes/s from the NICs of the first half to the others: the narrowest of the cuts that can matter.
 
     `router` [n_nics] is where each NIC sits, below `switches`. Traffic turns round first in a router that both halves
@@ -50,9 +48,7 @@ def between_halves(
     supply, demand = supply - turned, demand - turned
     leaves = np.bincount(cables.tail, cables.capacity, minlength=switches)
     enters = np.bincount(cables.head, cables.capacity, minlength=switches)
-    crossing = [
-        cables.capacity[near[cables.tail] & ~near[cables.head]].sum() for near in (supply > 0, demand <= 0)
-    ]
+    crossing = [cables.capacity[near[cables.tail] & ~near[cables.head]].sum() for near in (supply > 0, demand <= 0)]
     narrowest = min(np.minimum(supply, leaves).sum(), np.minimum(demand, enters).sum(), *crossing)
     return float(turned.sum() + narrowest)
 

@@ -20,7 +20,8 @@ from dessim.cluster.routing import Pick, Segment, path, spread
 class LeafSpine:
     """Leaves and spines; `leaf` and `port` [n_nics] say on which leaf a NIC is, and on which of its ports.
 
-    The link from leaf a to spine s is `up + a * spines + s`, the one back `down + a * spines + s`; -1 without spines.
+    The link from leaf a to spine s is `up + a * spines + s`, the one back `down + a * spines + s`. Leaves fall into
+    `parts` equal runs, each with `spines` spines of its own and no way to the others.
     """
 
     kind: str
@@ -30,15 +31,25 @@ class LeafSpine:
     leaves: int
     spines: int
     links_per_spine: int
-    uplink: Link
+    uplink: Link | None
     switch: Switch | None
     up: int
     down: int
+    parts: int = 1
+
+    @property
+    def uplinks(self) -> float:
+        """Payload bytes/s from a leaf to all its spines."""
+        return self.uplink.capacity * self.links_per_spine * self.spines if self.uplink else 0.0
 
     def segments(self, src: IntArray, dst: IntArray, pick: Pick) -> list[Segment]:
         """Up to a spine and down again, for NICs on different leaves."""
         a, b = self.leaf[src], self.leaf[dst]
         rows = np.flatnonzero(a != b)
+        if self.parts > 1 and (a * self.parts // self.leaves != b * self.parts // self.leaves).any():
+            raise ValueError(f"a {self.kind} fabric has no way between leaves of different parts")
+        if not len(rows):
+            return []
         up = self.up + a[rows] * self.spines
         down = self.down + b[rows] * self.spines
         spine = pick(rows, self.spines, self.port[dst[rows]] % self.spines)
@@ -56,24 +67,23 @@ class LeafSpine:
         inside = np.bincount(self.leaf[first_half == 1], minlength=self.leaves)
         outside = np.bincount(self.leaf[first_half == 0], minlength=self.leaves)
         turned = np.minimum(inside, outside)
-        uplinks = self.uplink.capacity * self.links_per_spine * self.spines
-        upward = np.minimum((inside - turned) * nic_capacity, uplinks).sum()
-        downward = np.minimum((outside - turned) * nic_capacity, uplinks).sum()
-        return float(turned.sum() * nic_capacity + min(upward, downward))
+        upward = np.minimum((inside - turned) * nic_capacity, self.uplinks).reshape(self.parts, -1).sum(axis=1)
+        downward = np.minimum((outside - turned) * nic_capacity, self.uplinks).reshape(self.parts, -1).sum(axis=1)
+        return float(turned.sum() * nic_capacity + np.minimum(upward, downward).sum())
 
     def oversubscription(self, nic_capacity: float) -> float:
         """Of the fullest leaf."""
-        if self.leaves == 1:
+        if self.leaves == self.parts:
             return 1.0
         fullest = int(np.bincount(self.leaf).max())
-        return fullest * nic_capacity / (self.uplink.capacity * self.links_per_spine * self.spines)
+        return fullest * nic_capacity / self.uplinks
 
     def port_problems(self) -> list[str]:
         """Leaves need a port a NIC and a cable, spines a port a cable."""
         if self.switch is None:
             return []
         leaf_ports = int(np.bincount(self.leaf).max()) + self.spines * self.links_per_spine
-        spine_ports = self.leaves * self.links_per_spine
+        spine_ports = self.leaves // self.parts * self.links_per_spine
         has = f"a {self.switch.name} has {self.switch.ports}"
         problems = []
         if leaf_ports > self.switch.ports:
@@ -85,11 +95,11 @@ class LeafSpine:
 
 @dataclass(frozen=True, slots=True)
 class Tiers:
-    """What a file says about the two tiers."""
+    """What a file says about the two tiers; `uplink` is None where there are no spines."""
 
     spines: int
     links_per_spine: int
-    uplink: Link
+    uplink: Link | None
     switch: Switch | None
 
 
@@ -100,17 +110,27 @@ def build(builder: LinkBuilder, n_nics: int, nics_per_leaf: int, tiers: Tiers) -
 
 
 def join(
-    builder: LinkBuilder, tiers: Tiers, kind: str, leaf: IntArray, port: IntArray, *, rail_aware: bool = False
+    builder: LinkBuilder,
+    tiers: Tiers,
+    kind: str,
+    leaf: IntArray,
+    port: IntArray,
+    *,
+    rail_aware: bool = False,
+    parts: int = 1,
 ) -> tuple[LeafSpine, IntArray]:
     """Leaves, spines and the links between them, for NICs attached as `leaf` and `port` [n_nics] say."""
-    leaves, spines = int(leaf.max()) + 1, tiers.spines
+    leaves, spines, cables = int(leaf.max()) + 1, tiers.spines, tiers.links_per_spine
     leaf0 = builder.add_layer("leaf", leaves)
-    spine0 = builder.add_layer("spine", spines)
-    below = leaf0 + np.repeat(np.arange(leaves), spines)
-    above = spine0 + np.tile(np.arange(spines), leaves)
-    extra = tiers.switch.latency if tiers.switch else 0.0
-    cables = tiers.links_per_spine
-    up = builder.add_links("leaf_up", tiers.uplink, below, above, extra_latency=extra, bundle=cables)
-    down = builder.add_links("leaf_down", tiers.uplink, above, below, extra_latency=extra, bundle=cables)
-    fabric = LeafSpine(kind, rail_aware, leaf, port, leaves, spines, cables, tiers.uplink, tiers.switch, up, down)
+    up = down = -1
+    if tiers.uplink is not None:
+        spine0 = builder.add_layer("spine", parts * spines)
+        a, spine = np.divmod(np.arange(leaves * spines), spines)
+        below, above = leaf0 + a, spine0 + a * parts // leaves * spines + spine
+        extra = tiers.switch.latency if tiers.switch else 0.0
+        up = builder.add_links("leaf_up", tiers.uplink, below, above, extra_latency=extra, bundle=cables)
+        down = builder.add_links("leaf_down", tiers.uplink, above, below, extra_latency=extra, bundle=cables)
+    fabric = LeafSpine(
+        kind, rail_aware, leaf, port, leaves, spines, cables, tiers.uplink, tiers.switch, up, down, parts
+    )
     return fabric, leaf0 + leaf

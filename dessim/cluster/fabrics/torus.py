@@ -1,4 +1,4 @@
-"""Torus: routers on a grid of any number of dimensions, each dimension closed to rings; a node's NICs sit on its router.
+"""Torus: routers on a grid whose every line is closed to a ring; a node's NICs sit on its router.
 
 Routing is dimension-ordered: first along dimension 0, then 1, and so on, each the shorter way round (Dally and Towles,
 "Principles and Practices of Interconnection Networks", 2004, chapter 8). Where both ways round are equal, which only
@@ -130,7 +130,12 @@ def build(builder: LinkBuilder, n_nics: int, grid: Grid) -> tuple[Torus, IntArra
             head = router + ((place + sign) % size - place) * stride
             blocks.append(
                 builder.add_links(
-                    f"{AXES[d]}_{word}", grid.cable, first + router, first + head, extra_latency=extra, bundle=grid.cables
+                    f"{AXES[d]}_{word}",
+                    grid.cable,
+                    first + router,
+                    first + head,
+                    extra_latency=extra,
+                    bundle=grid.cables,
                 )
             )
             parts.append((router, head, grid.cable.capacity * grid.cables))

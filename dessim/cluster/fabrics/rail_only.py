@@ -1,0 +1,22 @@
+"""Rail-only: NIC r of every node is on rail r, and nothing but NVLink joins the rails.
+
+Wang, Ghobadi, Shakeri, Zhang and Hasani, "Rail-only: A Low-Cost High-Performance Network for Training LLMs with
+Trillion Parameters" (arXiv 2307.12169, 2023): a rail-optimised fabric without the spines between rails. Traffic to
+another rail changes over before it leaves its node. A rail is one switch, or leaves and spines of its own.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dessim.cluster.fabrics.leaf_spine import LeafSpine, Tiers, join
+from dessim.cluster.links import IntArray, LinkBuilder
+
+
+def build(
+    builder: LinkBuilder, n_nodes: int, rails: int, nodes_per_leaf: int, tiers: Tiers
+) -> tuple[LeafSpine, IntArray]:
+    """The fabric, and the vertex each NIC is attached to. Leaf l of rail r is `r * leaves a rail + l`."""
+    node, rail = np.divmod(np.arange(n_nodes * rails), rails)
+    leaf = rail * -(-n_nodes // nodes_per_leaf) + node // nodes_per_leaf
+    return join(builder, tiers, "rail_only", leaf, node % nodes_per_leaf, rail_aware=True, parts=rails)

@@ -20,6 +20,7 @@ from dessim.units import format_time
 
 Report = Callable[[float, str], None]
 Clock = Callable[[], float]
+_Part = tuple[str, float, float]  # what, how many are over, of how many
 
 _PAUSE_S = 0.1  # between two reports at least
 
@@ -42,17 +43,17 @@ class Watch:
     def __init__(self, budget_s: float = math.inf, report: Report | None = None, clock: Clock = time.monotonic) -> None:
         self._run = _Run(budget_s, report, clock)
         self._low, self._width = 0.0, 1.0  # of the whole run, the part looked at
-        self._path: tuple[tuple[str, int, int], ...] = ()
+        self._path: tuple[_Part, ...] = ()
 
-    def within(self, done: int, total: int, what: str = "") -> Watch:
-        """A look at the next one of `total` parts, `done` of which are over. `what` names them in the plural."""
+    def within(self, done: float, total: float, what: str = "") -> Watch:
+        """A look at the next one of `total` parts, `done` of which are over. `what` names them, in the plural."""
         self.tick(done, total, what)
         part = object.__new__(Watch)
         part._run, part._path = self._run, self._on(done, total, what)
         part._low, part._width = self._low + self._width * done / total, self._width / total
         return part
 
-    def tick(self, done: int, total: int, what: str = "") -> None:
+    def tick(self, done: float, total: float, what: str = "") -> None:
         """`done` of `total` are over. Raises OutOfTime when the budget is spent and something is left to do."""
         run, now = self._run, self._run.clock()
         run.share = max(run.share, self._low + self._width * done / total)
@@ -67,11 +68,11 @@ class Watch:
         if self._run.clock() - self._run.began >= self._run.budget_s:
             self._stop(self._path)
 
-    def _on(self, done: int, total: int, what: str) -> tuple[tuple[str, int, int], ...]:
+    def _on(self, done: float, total: float, what: str) -> tuple[_Part, ...]:
         # One of one is not worth telling.
         return (*self._path, (what, done, total)) if what and total > 1 else self._path
 
-    def _stop(self, path: tuple[tuple[str, int, int], ...]) -> None:
+    def _stop(self, path: tuple[_Part, ...]) -> None:
         run = self._run
         so_far: dict[str, float] = {"share_done": run.share}
         for what, done, total in path:
@@ -80,5 +81,5 @@ class Watch:
         raise OutOfTime(f"time budget of {format_time(run.budget_s)} spent with {run.share:.1%} done{parts}", so_far)
 
 
-def _text(path: tuple[tuple[str, int, int], ...]) -> str:
+def _text(path: tuple[_Part, ...]) -> str:
     return ", ".join(f"{done:,} of {total:,} {what.replace('_', ' ')}" for what, done, total in path)

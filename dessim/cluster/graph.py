@@ -7,20 +7,22 @@ costs megabytes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import networkx as nx
 import numpy as np
 from numpy.typing import ArrayLike
 
+from dessim.cluster.faults import changed
 from dessim.cluster.hashing import mix
 from dessim.cluster.links import IntArray, Links
 from dessim.cluster.node import NodeLinks
 from dessim.cluster.parts import Gpu, Node, Transport
-from dessim.cluster.policy import Routing
+from dessim.cluster.policy import Routing, Traffic
 from dessim.cluster.routing import Fabric, Routes, Segment, assemble
-from dessim.errors import CapacityError
+from dessim.errors import CapacityError, ClusterError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,10 +74,14 @@ class Cluster:
                 f"ask for fewer, or raise node.count in {self.path}"
             )
 
-    def routes(self, src: ArrayLike, dst: ArrayLike, without_twins: bool = False) -> Routes:
+    def routes(
+        self, src: ArrayLike, dst: ArrayLike, without_twins: bool = False, size: ArrayLike | None = None
+    ) -> Routes:
         """The routes of n flows from GPU `src` to GPU `dst` [n], src != dst; array arithmetic, no loop over flows.
 
-        `without_twins` names one link for each set of links that always carry the same load (`Routes.copies`).
+        `without_twins` names one link for each set of links that always carry the same load (`Routes.copies`). `size`
+        [n] in bytes, all equal unless given, is what adaptive routing goes by. Raises ClusterError where all ways are
+        down.
         """
         tails, heads = np.atleast_1d(np.asarray(src, dtype=np.int64)), np.atleast_1d(np.asarray(dst, dtype=np.int64))
         if tails.shape != heads.shape or tails.ndim != 1:
@@ -85,13 +91,40 @@ class Cluster:
                 raise ValueError(f"a GPU index is outside 0..{self.n_gpus - 1}")
             if np.any(tails == heads):
                 raise ValueError("a flow from a GPU to itself has no route")
+        bytes_of = np.ones(len(tails)) if size is None else np.asarray(size, dtype=np.float64)
         key = mix(mix(tails.astype(np.uint64)) + heads.astype(np.uint64))
 
         def across(rows: IntArray, nic_src: IntArray, nic_dst: IntArray) -> list[Segment]:
-            return self.routing.segments(self.fabric, nic_src, nic_dst, key[rows])
+            return self.across(Traffic(nic_src, nic_dst, bytes_of[rows], key[rows]))
 
         segments = self.wiring.segments(tails, heads, across, self.fabric.rail_aware)
-        return assemble(len(tails), segments, self.links, without_twins)
+        routes = assemble(len(tails), segments, self.links, without_twins)
+        self.refuse_down(routes, tails, heads)
+        return routes
+
+    def across(self, traffic: Traffic, routing: Routing | None = None) -> list[Segment]:
+        """The way through the fabric, from NIC to NIC, as the cluster's routing has it or another."""
+        faulty = self.links.faulty and bool((self.links.capacity[: self.wiring.first] == 0).any())
+        return (routing or self.routing).segments(self.fabric, self.links, traffic, faulty)
+
+    def refuse_down(self, routes: Routes, src: IntArray, dst: IntArray) -> None:
+        """Raise ClusterError if a flow from GPU `src` to GPU `dst` [n] uses a link that is down."""
+        if not self.links.faulty:
+            return
+        down = np.flatnonzero(self.links.capacity[routes.link] == 0)
+        if len(down):
+            flow, link = int(routes.flow[down[0]]), self.links.name(int(routes.link[down[0]]))
+            pair = f"gpu{src[flow]} cannot reach gpu{dst[flow]}"
+            raise ClusterError(self.path, "", f"{pair}: {link} is down, and no way is left around it")
+
+    def with_links(self, changes: Iterable[tuple[str | ArrayLike, float]]) -> Cluster:
+        """The cluster with links that are slower, or down: `(which, share)` leaves them `share` of their capacity.
+
+        `which` are link ids or a name (`dessim.cluster.faults.find_links`), `share` is 0 (down) to 1; of several
+        changes of a link the last counts. Traffic takes the ways that are left; what describes the cluster as built
+        (bisection, oversubscription) stays. Raises ClusterError.
+        """
+        return replace(self, links=changed(self.links, changes, self.path))
 
     def graph(self) -> nx.DiGraph[str]:
         """Vertices `gpu0`, `node0/nvswitch`, `leaf3`, ...; edges with `capacity`, `latency`, `kind`, `link`."""

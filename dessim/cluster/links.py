@@ -39,7 +39,8 @@ class Layer:
 @dataclass(frozen=True, slots=True, eq=False)
 class Links:
     """All directed links: `capacity` [L] payload bytes/s, `latency` [L] s, `kind` [L] index into `kinds`,
-    `src` and `dst` [L] vertex ids, which `layers` name. `even`: links of one kind have one capacity."""
+    `src` and `dst` [L] vertex ids, which `layers` name. `even`: links of one kind have one capacity; `faulty`: some
+    are down, which is to have none."""
 
     capacity: FloatArray
     latency: FloatArray
@@ -49,11 +50,13 @@ class Links:
     dst: IntArray
     layers: tuple[Layer, ...]
     even: bool = field(init=False)
+    faulty: bool = field(init=False)
 
     def __post_init__(self) -> None:
         kinds = [self.capacity[self.kind == number] for number in range(len(self.kinds))]
         even = all(bool((of_kind == of_kind[0]).all()) for of_kind in kinds if len(of_kind))
         object.__setattr__(self, "even", even)
+        object.__setattr__(self, "faulty", bool((self.capacity == 0).any()))
 
     def __len__(self) -> int:
         return len(self.capacity)
@@ -103,7 +106,8 @@ class LinkBuilder:
         """
         first = self._links
         tails, heads = np.asarray(src, dtype=np.int64), np.asarray(dst, dtype=np.int64)
-        self._blocks.append((kind, link.capacity * bundle, link.latency + extra_latency, tails, heads))
+        if len(tails):
+            self._blocks.append((kind, link.capacity * bundle, link.latency + extra_latency, tails, heads))
         self._links += len(tails)
         return first
 

@@ -33,6 +33,11 @@ class NodeLinks:
     nic_up: int
     nic_down: int
 
+    @property
+    def first(self) -> int:
+        """The first of them all; the links of the fabric come before."""
+        return min(block for block in (self.nvlink_up, self.pcie_up, self.nic_up) if block >= 0)
+
     def nic_of(self, gpu: IntArray) -> IntArray:
         """Global NIC index of each GPU."""
         g, nics = self.node.gpus, self.node.nics

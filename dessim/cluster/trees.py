@@ -16,7 +16,8 @@ import numpy as np
 
 from dessim.cluster.graph import Cluster
 from dessim.cluster.links import FloatArray, IntArray
-from dessim.cluster.routing import Routes
+from dessim.cluster.policy import Routing, Traffic
+from dessim.cluster.routing import Routes, assemble
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,7 +91,9 @@ def tree_routes(cluster: Cluster, trees: Trees) -> Routes:
     _inside(found, trees, up_of, down_of, ~abroad)
     if abroad.any():
         _across(found, trees, up_of, down_of, abroad)
-    return found.routes()
+    routes = found.routes()
+    cluster.refuse_down(routes, trees.up[trees.up_at[:-1]], trees.down[trees.down_at[:-1]])
+    return routes
 
 
 class _Found:
@@ -147,17 +150,16 @@ def _across(found: _Found, trees: Trees, up_of: IntArray, down_of: IntArray, row
     found.member_links(of_receiver, wiring.nic_down + into, *([wiring.pcie_down + receiver] if pcie else []))
     top = wiring.nic_of(trees.down[trees.down_at[:-1]])  # the leaf where senders meet, as one of its NICs
     highest = np.zeros(len(trees))
+    # A tree is laid by destination, so that all leaves agree on its top, unless it is a stripe a spine.
+    routing = Routing("split" if cluster.routing.policy == "split" else "static")
     for of, nic, backwards in ((of_sender, out, False), (of_receiver, into, True)):
         of, nic = _one_a_leaf(cluster, of, nic)
-        ways = cluster.routing.segments(cluster.fabric, nic, top[of], top[of].astype(np.uint64))
-        for segment in ways:
-            links = segment.links
-            m, k, h = links.shape
-            if backwards:
-                links = _reverse(cluster, links.ravel()).reshape(m, k, h)
-            found.shared_links(np.repeat(of[segment.rows], k * h), links.ravel(), np.full(links.size, 1.0 / k))
-            if not backwards:
-                np.maximum.at(highest, of[segment.rows], cluster.links.latency[links].sum(axis=2).max(axis=1))
+        traffic = Traffic(nic, top[of], np.ones(len(nic)), np.zeros(len(nic), dtype=np.uint64))
+        routes = assemble(len(nic), cluster.across(traffic, routing), cluster.links)
+        links = _reverse(cluster, routes.link) if backwards else routes.link
+        found.shared_links(of[routes.flow], links, routes.weight)
+        if not backwards:
+            np.maximum.at(highest, of, routes.latency)
     found.latency += highest
 
 

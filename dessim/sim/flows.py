@@ -12,12 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from dessim.cluster import Cluster
+from dessim.cluster.hashing import mix
 from dessim.cluster.links import Links
 from dessim.cluster.trees import Trees, tree_routes
 from dessim.errors import PhysicsError
 from dessim.sim.fan_in import FanIn
 from dessim.sim.fluid import drain
-from dessim.sim.fold import Fold, fold, mix
+from dessim.sim.fold import Fold, fold
 from dessim.sim.maxmin import Floats, Incidence, Ints
 from dessim.sim.watch import Watch
 
@@ -101,7 +102,7 @@ def route_flows(
     that of `dessim.sim.fluid.drain`. Raises OutOfTime when `watch` says so.
     """
     src, dst, size, trees, sent = _sent(src, dst, size, trees)
-    net, latency, copies = incidence(cluster, src, dst, trees)
+    net, latency, copies = incidence(cluster, src, dst, trees, size)
     transport = cluster.transport
     # A sender hands its messages over one after the other.
     messages = np.bincount(src, minlength=1)[src] if len(src) else np.zeros(0)
@@ -146,9 +147,14 @@ def _sent(src: Ints, dst: Ints, size: Floats, trees: Trees | None) -> tuple[Ints
     return src[sent], dst[sent], size[sent].astype(np.float64), trees, sent
 
 
-def incidence(cluster: Cluster, src: Ints, dst: Ints, trees: Trees | None = None) -> tuple[Incidence, Floats, Floats]:
-    """The network that messages make, each one's path latency in seconds, and how many links each entry stands for."""
-    routes = cluster.routes(src, dst, without_twins=True) if trees is None else tree_routes(cluster, trees)
+def incidence(
+    cluster: Cluster, src: Ints, dst: Ints, trees: Trees | None = None, size: Floats | None = None
+) -> tuple[Incidence, Floats, Floats]:
+    """The network that messages make, each one's path latency in seconds, and how many links each entry stands for.
+
+    `size` [n] is for adaptive routing, which goes by bytes; only ratios count.
+    """
+    routes = cluster.routes(src, dst, without_twins=True, size=size) if trees is None else tree_routes(cluster, trees)
     return on_cluster(cluster, len(src), routes.flow, routes.link, routes.weight), routes.latency, routes.copies
 
 

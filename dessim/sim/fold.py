@@ -24,11 +24,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
+from dessim.cluster.hashing import Hashes, mix
 from dessim.sim.maxmin import Incidence, Ints
-
-Hashes = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,17 +148,6 @@ def _sums(n: int, member: Ints, terms: Hashes) -> Hashes:
     total = np.zeros(n, dtype=np.uint64)
     np.add.at(total, member, terms)
     return total
-
-
-def mix(x: Hashes) -> Hashes:
-    """The finaliser of splitmix64 (Steele, Lea and Flood, 2014): a bijection that scatters every bit."""
-    x = x + np.uint64(0x9E3779B97F4A7C15)
-    x ^= x >> np.uint64(30)
-    x *= np.uint64(0xBF58476D1CE4E5B9)
-    x ^= x >> np.uint64(27)
-    x *= np.uint64(0x94D049BB133111EB)
-    x ^= x >> np.uint64(31)
-    return x
 
 
 def _values(hashes: Hashes) -> Hashes:

@@ -101,7 +101,7 @@ class _Shared:
         size = np.concatenate([b.remaining for b in batches])
         delay = np.concatenate([(b.flows.fixed + b.flows.per_scale * b.scale)[b.flows.folded.colour] for b in batches])
         owner = np.repeat(np.arange(len(batches)), counts)
-        nets = [incidence(cluster, b.flows.src, b.flows.dst, b.flows.trees)[0] for b in batches]
+        nets = [incidence(cluster, b.flows.src, b.flows.dst, b.flows.trees, b.flows.size)[0] for b in batches]
         flow = np.concatenate([net.flow + o for net, o in zip(nets, self._offset[:-1], strict=True)])
         link = np.concatenate([net.link for net in nets])
         weight = np.concatenate([net.weight for net in nets])

@@ -95,7 +95,7 @@ def _readable(so_far: Mapping[str, float]) -> Iterator[tuple[str, str]]:
     """`share_done` in per cent, `stages_done` of `stages`, and what else there is."""
     yield "partial result", f"{so_far['share_done']:.1%} done"
     for key, value in so_far.items():
-        if f"{key}_done" in so_far:
+        if f"{key}_done" in so_far and value > 1:
             yield key.replace("_", " "), f"{so_far[f'{key}_done']:,} of {value:,}"
     if "simulated_s" in so_far:
         yield "simulated", format_time(so_far["simulated_s"])

@@ -18,9 +18,11 @@ from dessim.cli_watch import watching
 from dessim.cluster import load_cluster
 from dessim.errors import OutOfTime, UsageError
 from dessim.sim.watch import Watch
+from dessim.trace.io import load_trace
 from dessim.trace.schema import Collective
 from dessim.verbs.collective import run_collective
 from dessim.verbs.project import project
+from dessim.verbs.replay import replay
 from dessim.workload.model import load_model
 from dessim.workload.scale import Job
 from tests.test_cli import PROJECT, RAIL, refused, run, small_trace
@@ -97,6 +99,21 @@ def test_rows_before_the_cut_are_kept() -> None:
     assert [row.to_json() for row in rows] == [whole[0].to_json()]
     assert (cut.value.so_far["projections_done"], cut.value.so_far["projections"]) == (1, 2)
     assert 0.5 <= cut.value.so_far["share_done"] < 1
+
+
+def test_a_replay_that_is_cut_knows_its_steps(tmp_path: Path) -> None:
+    trace, cluster = load_trace(small_trace(tmp_path)), load_cluster("one-switch_16")
+    looks = itertools.count()
+    replay(trace, cluster, watch=Watch(clock=lambda: float(next(looks))))
+    with pytest.raises(OutOfTime) as cut:
+        replay(trace, cluster, watch=Watch(budget_s=0.7 * next(looks), clock=clock()))
+    so_far = cut.value.so_far
+    steps = len(trace.header.recorded_steps)
+    recorded = sum(op.collective is not None for op in trace.ranks[0])
+    assert (so_far["steps"], so_far["collectives"]) == (steps, recorded + steps), "a step starts with a barrier"
+    assert 0 < so_far["steps_done"] < so_far["steps"] and 0 < so_far["collectives_done"] < so_far["collectives"]
+    assert so_far["collectives_done"] / so_far["collectives"] <= so_far["share_done"] < 1
+    assert 0 < so_far["simulated_s"] < replay(trace, cluster).record.end
 
 
 def test_an_uneven_exchange_tells_and_stops_while_it_drains() -> None:

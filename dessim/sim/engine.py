@@ -133,6 +133,7 @@ class _Simulation:
             self.env, self.network, task.collective, task.group, task.size, meeting.splits or None, watch
         )
         self.meetings.done += 1
+        self.watch.tick(self.meetings.done, self.meetings.due, "collectives")
         for device in members:
             device.end_communication()
         meeting.over.succeed(outcome)

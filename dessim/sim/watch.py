@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from typing import NoReturn
 
 from dessim.errors import OutOfTime
 from dessim.units import format_time
@@ -26,11 +27,13 @@ _PAUSE_S = 0.1  # between two reports at least
 
 
 class _Run:
-    """What the watches of one run share: its clock, and the most that was ever done (parts may run side by side)."""
+    """What the watches of one run share: its clock, the most that was ever done (parts may run side by side), and the
+    part last heard of."""
 
     def __init__(self, budget_s: float, report: Report | None, clock: Clock) -> None:
         self.budget_s, self.report, self.clock = budget_s, report, clock
         self.began, self.reported, self.share = clock(), -math.inf, 0.0
+        self.path: tuple[_Part, ...] = ()
 
 
 class Watch:
@@ -57,27 +60,28 @@ class Watch:
         """`done` of `total` are over. Raises OutOfTime when the budget is spent and something is left to do."""
         run, now = self._run, self._run.clock()
         run.share = max(run.share, self._low + self._width * done / total)
+        run.path = self._on(done, total, what)
         if done < total and now - run.began >= run.budget_s:
-            self._stop(self._on(done, total, what))
+            self._stop()
         if run.report is not None and now - run.reported >= _PAUSE_S:
             run.reported = now
-            run.report(run.share, _text(self._on(done, total, what)))
+            run.report(run.share, _text(run.path))
 
     def check(self) -> None:
         """Nothing new is over, but work goes on. Raises OutOfTime when the budget is spent."""
         if self._run.clock() - self._run.began >= self._run.budget_s:
-            self._stop(self._path)
+            self._stop()
 
     def _on(self, done: float, total: float, what: str) -> tuple[_Part, ...]:
         # One of one is not worth telling.
         return (*self._path, (what, done, total)) if what and total > 1 else self._path
 
-    def _stop(self, path: tuple[_Part, ...]) -> None:
+    def _stop(self) -> NoReturn:
         run = self._run
         so_far: dict[str, float] = {"share_done": run.share}
-        for what, done, total in path:
+        for what, done, total in run.path:
             so_far |= {f"{what}_done": done, what: total}
-        parts = f" ({_text(path)})" if path else ""
+        parts = f" ({_text(run.path)})" if run.path else ""
         raise OutOfTime(f"time budget of {format_time(run.budget_s)} spent with {run.share:.1%} done{parts}", so_far)
 
 

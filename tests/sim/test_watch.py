@@ -60,8 +60,9 @@ def test_the_budget_ends_the_run_and_tells_how_far_it_came() -> None:
     assert cut.value.exit_code == 1
     again = type(cut.value)(*cut.value.args)  # as simpy raises what a process did not catch
     assert (str(again), again.so_far) == (str(cut.value), cut.value.so_far)
-    with pytest.raises(OutOfTime):
+    with pytest.raises(OutOfTime) as cut:
         watch.check()
+    assert cut.value.so_far["flows_done"] == 2, "what was last heard of"
 
 
 def test_what_is_finished_is_not_thrown_away() -> None:

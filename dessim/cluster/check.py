@@ -45,7 +45,7 @@ def describe(cluster: Cluster) -> dict[str, Any]:
         "gpu_memory_GiB": _round(cluster.gpu.memory / 2**30),
         "nic": node.nic.name,
         "transport": cluster.transport.name,
-        "switches": {x.kind: x.count for x in links.layers if x.kind in ("switch", "leaf", "spine", "core")},
+        "switches": {x.kind: x.count for x in links.layers if x.kind in ("switch", "router", "leaf", "spine", "core")},
         "links": by_kind,
         "oversubscription": _round(cluster.fabric.oversubscription(nic_capacity)),
         "bisection_GBps": _round(bisection / 1e9),

@@ -57,7 +57,7 @@ class Cluster:
 
     @property
     def kind(self) -> str:
-        """`single_switch`, `leaf_spine`, `rail_optimised` or `fat_tree`."""
+        """One of `dessim.cluster.spec.FABRIC_KINDS`."""
         return self.fabric.kind
 
     def node_of(self, gpus: ArrayLike) -> IntArray:

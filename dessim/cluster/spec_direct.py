@@ -92,10 +92,13 @@ class GroupsTable(RoutedTable):
     def globals(self, switches: int, per_switch: int) -> dragonfly.Globals:
         return dragonfly.Globals(self.groups, switches, per_switch)
 
-    def too_many_groups(self, ports: int) -> str:
-        """Whether a group's global links reach all others."""
-        if self.groups - 1 > ports:
+    def miswired(self, switches: int, per_switch: int, key: str) -> str:
+        """Why a group's global links cannot reach all others, each from another switch; empty if they can."""
+        ports, others = switches * per_switch, self.groups - 1
+        if others > ports:
             return f"groups = {self.groups}: a group's {ports} global links reach {ports} others at most"
+        if per_switch > others:
+            return f"{key} = {per_switch} is more than the {others} other groups; write fewer with a higher rate"
         return ""
 
 
@@ -111,8 +114,8 @@ class DragonflyTable(GroupsTable, RoutersTable):
         return self.groups * self.routers_per_group
 
     def problem(self, nodes: int, nics: int, nvlink: bool) -> str:
-        ports = self.routers_per_group * self.globals_per_router
-        return self.too_many_groups(ports) or super().problem(nodes, nics, nvlink)
+        wrong = self.miswired(self.routers_per_group, self.globals_per_router, "globals_per_router")
+        return wrong or super().problem(nodes, nics, nvlink)
 
     def n_links(self, nodes: int, nics: int) -> int:
         return self.routers * (self.routers_per_group - 1 + self.globals_per_router)
@@ -141,7 +144,7 @@ class DragonflyPlusTable(GroupsTable):
     def problem(self, nodes: int, nics: int, nvlink: bool) -> str:
         room = self.groups * self.leaves_per_group * self.nodes_per_leaf
         too_many = f"node.count = {nodes} is more than its {room} places for nodes" if nodes > room else ""
-        return self.too_many_groups(self.spines_per_group * self.globals_per_spine) or too_many
+        return self.miswired(self.spines_per_group, self.globals_per_spine, "globals_per_spine") or too_many
 
     def n_links(self, nodes: int, nics: int) -> int:
         return self.groups * self.spines_per_group * (2 * self.leaves_per_group + self.globals_per_spine)

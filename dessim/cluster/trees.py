@@ -19,6 +19,9 @@ from dessim.cluster.links import FloatArray, IntArray
 from dessim.cluster.policy import Routing, Traffic
 from dessim.cluster.routing import Routes, assemble
 
+TREE_KINDS = ("single_switch", "leaf_spine", "rail_optimised", "fat_tree", "nvlink_domain")
+"""Fabrics whose routes from many to one are a tree. Elsewhere sums would need a tree of their own."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trees:
@@ -70,9 +73,9 @@ def sums_in_node(cluster: Cluster) -> bool:
 
 
 def sums_in_fabric(cluster: Cluster) -> bool:
-    """Whether the switches that join the nodes reduce."""
+    """Whether the switches that join the nodes reduce, and stand so that any GPUs meet below one of them."""
     switch = cluster.fabric.switch
-    return switch is not None and switch.reduces
+    return switch is not None and switch.reduces and cluster.kind in TREE_KINDS
 
 
 def tree_routes(cluster: Cluster, trees: Trees) -> Routes:

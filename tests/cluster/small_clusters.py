@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,65 @@ def build(data: dict[str, Any]) -> Cluster:
     return build_cluster(TopologyFile.model_validate(data, context=load_catalogue()), Path("test.toml"))
 
 
+TREES = ("single_switch", "leaf_spine", "rail_optimised", "fat_tree", "rail_only", "nvlink_domain")
+ROUTERS = ("torus", "dragonfly", "dragonfly_plus", "hyperx", "graph")
+
+
 @st.composite
 def clusters(draw: st.DrawFn) -> Cluster:
     """Any kind of fabric, any node: with and without NVLink and PCIe, shared NICs, last leaf partly full."""
+    data = draw(st.one_of(_tiers(), _routers()))
+    if "routing" in (fabric := data["fabric"].get("scale_out", data["fabric"])):
+        fabric["routing"] = draw(st.sampled_from(["split", "static", "ecmp"]))
+    return build(data)
+
+
+def _rate(draw: st.DrawFn, latency: str) -> dict[str, Any]:
+    return link(f"{draw(st.integers(1, 5))} GB/s", latency)
+
+
+@st.composite
+def _routers(draw: st.DrawFn) -> dict[str, Any]:
+    """Fabrics of routers, full or not; hosts of one or two NICs."""
+    nics, places = draw(st.sampled_from([1, 2])), draw(st.integers(1, 2))
+    kind = draw(st.sampled_from(ROUTERS))
+    fabric: dict[str, Any] = {"kind": kind, "routing": "split"}
+    if kind in ("torus", "hyperx"):
+        size = draw(st.lists(st.integers(2, 4), min_size=1, max_size=3))
+        routers = math.prod(size)
+        cables = draw(st.integers(1, 2))
+        fabric |= {"size": size, "cable": _rate(draw, "0.7 us"), "nodes_per_router": places}
+        fabric["cables"] = cables if kind == "torus" else [cables] * len(size)
+    elif kind == "graph":
+        routers, places = draw(st.integers(2, 8)), 1
+        names = [f"s{i}" for i in range(routers)]
+        pairs = {(draw(st.integers(0, i - 1)), i) for i in range(1, routers)}  # a tree, and some more
+        pairs |= draw(st.sets(st.tuples(st.integers(0, routers - 1), st.integers(0, routers - 1)), max_size=6))
+        pairs = {(min(a, b), max(a, b)) for a, b in pairs if a != b}
+        edges = [{"between": [names[a], names[b]], "cables": draw(st.integers(1, 2))} for a, b in sorted(pairs)]
+        fabric |= {"cable": _rate(draw, "0.7 us"), "nodes": dict.fromkeys(names, 1), "links": edges}
+    else:
+        per_group, each = draw(st.integers(1, 4)), draw(st.integers(1, 2))
+        groups = draw(st.integers(max(2, each + 1), max(2, per_group * each + 1)))
+        per_group, each = (per_group, each) if per_group * each >= groups - 1 else (groups - 1, 1)
+        routers = groups * per_group
+        fabric |= {"groups": groups, "local_link": _rate(draw, "0.3 us"), "global_link": _rate(draw, "0.9 us")}
+        fabric["valiant"] = draw(st.booleans())
+        if kind == "dragonfly":
+            fabric |= {"routers_per_group": per_group, "globals_per_router": each, "nodes_per_router": places}
+        else:
+            leaves = draw(st.integers(1, 3))
+            routers = groups * leaves
+            fabric |= {"spines_per_group": per_group, "globals_per_spine": each}
+            fabric |= {"leaves_per_group": leaves, "nodes_per_leaf": places}
+    full = routers * places
+    count = full if kind == "graph" or draw(st.booleans()) else draw(st.integers(1, full))
+    node = {"count": count, "gpus": nics, "nics": nics, "nic": _rate(draw, "1 us")}
+    return {"gpu": "h100-sxm", "transport": "ideal", "node": node, "fabric": fabric}
+
+
+@st.composite
+def _tiers(draw: st.DrawFn) -> dict[str, Any]:
     nics = draw(st.sampled_from([1, 2, 4]))
     share = draw(st.sampled_from([1, 2]))
     node: dict[str, Any] = {
@@ -56,15 +113,23 @@ def clusters(draw: st.DrawFn) -> Cluster:
             node["nvswitch"] = "nvswitch-gen3"
     if share > 1 or draw(st.booleans()):
         node["pcie"] = link(f"{draw(st.integers(1, 5))} GB/s", "0.4 us")
-    kind = draw(st.sampled_from(["single_switch", "leaf_spine", "rail_optimised", "fat_tree"]))
+    kind = draw(st.sampled_from(TREES))
+    if kind == "nvlink_domain":
+        return _domains(draw, node)
     fabric: dict[str, Any] = {"kind": kind}
     if draw(st.booleans()):
         fabric["switch"] = "quantum-2"
-    if kind != "single_switch":
+    if kind == "rail_only":
+        node["nvlink"] = link("20 GB/s", "0.3 us")
+        if draw(st.booleans()):
+            fabric |= {"nodes_per_leaf": draw(st.integers(1, 4)), "spines_per_rail": draw(st.integers(1, 3))}
+            fabric["uplink"] = _rate(draw, "0.7 us")
+            fabric["routing"] = "split"
+    elif kind != "single_switch":
         fabric["spines_per_pod" if kind == "fat_tree" else "spines"] = draw(st.integers(1, 4))
         fabric["links_per_spine"] = draw(st.integers(1, 2))
         fabric["uplink"] = link(f"{draw(st.integers(1, 5))} GB/s", "0.7 us")
-        fabric["routing"] = draw(st.sampled_from(["split", "static"]))
+        fabric["routing"] = "split"
     if kind in ("leaf_spine", "fat_tree"):
         fabric["nodes_per_leaf"] = draw(st.integers(1, 4))
     if kind == "fat_tree":
@@ -76,4 +141,16 @@ def clusters(draw: st.DrawFn) -> Cluster:
     if kind == "rail_optimised":
         fabric["nodes_per_pod"] = draw(st.integers(1, 4))
         fabric["rail_aware"] = draw(st.booleans())
-    return build({"gpu": "h100-sxm", "transport": "ideal", "node": node, "fabric": fabric})
+    return {"gpu": "h100-sxm", "transport": "ideal", "node": node, "fabric": fabric}
+
+
+def _domains(draw: st.DrawFn, node: dict[str, Any]) -> dict[str, Any]:
+    """Nodes of one or two trays, which hang on leaves by rail or all together."""
+    trays = draw(st.sampled_from([t for t in (1, 2) if node["nics"] % t == 0]))
+    scale_out = {"kind": "leaf_spine", "nodes_per_leaf": draw(st.integers(1, 4))}
+    if draw(st.booleans()):
+        scale_out = {"kind": "rail_optimised", "nodes_per_pod": draw(st.integers(1, 4))}
+    scale_out |= {"spines": draw(st.integers(1, 3)), "uplink": _rate(draw, "0.7 us"), "routing": "split"}
+    node["nvlink"] = link("20 GB/s", "0.3 us")
+    fabric = {"kind": "nvlink_domain", "trays_per_node": trays, "scale_out": scale_out}
+    return {"gpu": "h100-sxm", "transport": "ideal", "node": node, "fabric": fabric}

@@ -26,12 +26,16 @@ def assert_route_is_a_path(cluster: Cluster, graph: nx.DiGraph, src: int, dst: i
     by_link = {data["link"]: (a, b, data["latency"]) for a, b, data in graph.edges(data=True)}
     for link_id, weight in zip(routes.link.tolist(), routes.weight.tolist(), strict=True):
         a, b, latency = by_link[link_id]
-        assert 0 < weight <= 1 and not used.has_edge(a, b)
-        used.add_edge(a, b, weight=weight, latency=latency)
+        assert 0 < weight <= 1
+        already = used.edges[a, b]["weight"] if used.has_edge(a, b) else 0.0  # several ways may share a link
+        used.add_edge(a, b, weight=weight + already, latency=latency)
     balance = {v: used.out_degree(v, "weight") - used.in_degree(v, "weight") for v in used}
     expected = {v: 0.0 for v in used} | {f"gpu{src}": 1.0, f"gpu{dst}": -1.0}
     assert balance == pytest.approx(expected, abs=1e-12)
-    assert nx.is_directed_acyclic_graph(used) and nx.is_weakly_connected(used)
+    assert nx.is_weakly_connected(used)
+    if cluster.kind.startswith("dragonfly") and cluster.fabric.shape.valiant:
+        return  # its ways may cross one another, even a switch twice
+    assert nx.is_directed_acyclic_graph(used)
     assert routes.latency[0] == pytest.approx(nx.dag_longest_path_length(used, weight="latency"), rel=1e-12)
 
 

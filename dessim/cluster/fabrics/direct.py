@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import networkx as nx
 import numpy as np
 
 from dessim.cluster.links import FloatArray, IntArray
 from dessim.cluster.parts import Switch
+
+EXACT_CABLES = 50_000
+"""Directed cables up to which the maximum flow is worked out: about a second."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,22 +39,43 @@ def numbers(choice: IntArray | None, m: int, k: int) -> IntArray:
     return np.broadcast_to(np.arange(k), (m, k)) if choice is None else choice[:, None]
 
 
-def between_halves(router: IntArray, first_half: IntArray, nic_capacity: float, switches: int, cables: Cables) -> float:
-    """Bytes/s from the NICs of the first half to the others: the narrowest of the cuts that can matter.
+def between_halves(
+    home: IntArray, first_half: IntArray, nic_capacity: float, cables: Cables, group: IntArray | None = None
+) -> float:
+    """Bytes/s from the NICs of the first half to the others, where NIC i is on switch `home[i]`.
 
-    `router` [n_nics] is where each NIC sits, below `switches`. Traffic turns round first in a router that both halves
-    share. What is left must leave its routers, cross from the routers of one half to those of the other, and enter
-    those; each of these is a cut, so none can be exceeded, and in networks as regular as these the narrowest is met.
+    Up to `EXACT_CABLES` this is the maximum flow, by networkx. Beyond that it is the narrowest of some cuts, which none
+    exceeds and regular fabrics meet: what the NICs of either half can do, the cables between the switches of the two
+    halves, and those between the groups that belong rather to one than to the other (`group` [switches]).
     """
-    supply = nic_capacity * np.bincount(router[first_half == 1], minlength=switches)
-    demand = nic_capacity * np.bincount(router[first_half == 0], minlength=switches)
-    turned = np.minimum(supply, demand)
+    switches = len(group) if group is not None else int(max(home.max(), cables.tail.max(initial=0))) + 1
+    supply = nic_capacity * np.bincount(home[first_half == 1], minlength=switches)
+    demand = nic_capacity * np.bincount(home[first_half == 0], minlength=switches)
+    turned = np.minimum(supply, demand)  # goes to the other half without leaving its switch
     supply, demand = supply - turned, demand - turned
-    leaves = np.bincount(cables.tail, cables.capacity, minlength=switches)
-    enters = np.bincount(cables.head, cables.capacity, minlength=switches)
-    crossing = [cables.capacity[near[cables.tail] & ~near[cables.head]].sum() for near in (supply > 0, demand <= 0)]
-    narrowest = min(np.minimum(supply, leaves).sum(), np.minimum(demand, enters).sum(), *crossing)
-    return float(turned.sum() + narrowest)
+    if len(cables.tail) <= EXACT_CABLES:
+        return float(turned.sum()) + _maximum_flow(supply, demand, cables)
+    supply = np.minimum(supply, np.bincount(cables.tail, cables.capacity, minlength=switches))
+    demand = np.minimum(demand, np.bincount(cables.head, cables.capacity, minlength=switches))
+    nobody = np.zeros(switches, dtype=bool)
+    near = [nobody, ~nobody, supply > 0, demand <= 0]
+    if group is not None:
+        near.append(np.bincount(group, supply - demand)[group] > 0)
+    cuts = [
+        supply[~side].sum() + demand[side].sum() + cables.capacity[side[cables.tail] & ~side[cables.head]].sum()
+        for side in near
+    ]
+    return float(turned.sum() + min(cuts))
+
+
+def _maximum_flow(supply: FloatArray, demand: FloatArray, cables: Cables) -> float:
+    graph: nx.DiGraph[int | str] = nx.DiGraph()
+    graph.add_nodes_from(("from", "to"))
+    columns = (cables.tail.tolist(), cables.head.tolist(), cables.capacity.tolist())
+    graph.add_weighted_edges_from(zip(*columns, strict=True), weight="capacity")
+    graph.add_weighted_edges_from((("from", i, supply[i]) for i in np.flatnonzero(supply).tolist()), "capacity")
+    graph.add_weighted_edges_from(((i, "to", demand[i]) for i in np.flatnonzero(demand).tolist()), "capacity")
+    return float(nx.maximum_flow_value(graph, "from", "to"))
 
 
 def port_sentences(switch: Switch | None, needs: dict[str, int]) -> list[str]:

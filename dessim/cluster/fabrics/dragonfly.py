@@ -144,7 +144,8 @@ class Dragonfly:
     def bisection(self, nic_capacity: float, first_half: IntArray) -> float:
         """For an even number of groups: `copies * (groups / 2)**2` global links, or what the NICs can send."""
         router = np.arange(self.n_nics) // self.shape.nics_per_router
-        return between_halves(router, first_half, nic_capacity, self.shape.routers, self.cables)
+        group = np.arange(self.shape.routers) // self.shape.links.switches
+        return between_halves(router, first_half, nic_capacity, self.cables, group)
 
     def oversubscription(self, nic_capacity: float) -> float:
         """Of a router, or of a group to all others, whichever is worse."""

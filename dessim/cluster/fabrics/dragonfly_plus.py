@@ -100,8 +100,9 @@ class DragonflyPlus:
     def bisection(self, nic_capacity: float, first_half: IntArray) -> float:
         """For an even number of groups: `copies * (groups / 2)**2` global links, or what the NICs can send."""
         leaf = np.arange(self.n_nics) // self.shape.nics_per_leaf
-        switches = self.shape.links.groups * (self.shape.leaves + self.shape.links.switches)
-        return between_halves(leaf, first_half, nic_capacity, switches, self.cables)
+        groups = np.arange(self.shape.links.groups)
+        group = np.concatenate([np.repeat(groups, self.shape.leaves), np.repeat(groups, self.shape.links.switches)])
+        return between_halves(leaf, first_half, nic_capacity, self.cables, group)
 
     def oversubscription(self, nic_capacity: float) -> float:
         """Of a leaf to its spines, or of a group to all others, whichever is worse."""

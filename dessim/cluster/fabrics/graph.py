@@ -11,10 +11,9 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-import networkx as nx
 import numpy as np
 
-from dessim.cluster.fabrics.direct import Cables, numbers, port_sentences
+from dessim.cluster.fabrics.direct import Cables, between_halves, numbers, port_sentences
 from dessim.cluster.links import FloatArray, IntArray, LinkBuilder
 from dessim.cluster.parts import Link, Switch
 from dessim.cluster.routing import Pick, Segment, ways
@@ -65,7 +64,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Graph:
-    """NIC i is on switch `home[i]`; from switch to switch it is `distance` [s, s] hops, by `count` [s, s] shortest ways.
+    """NIC i is on switch `home[i]`; from switch to switch are `distance` [s, s] hops, by `count` [s, s] shortest ways.
 
     The links that leave switch v are `at[v] .. at[v + 1]` of `cables`, and of the cluster's links with `first` added.
     """
@@ -116,15 +115,8 @@ class Graph:
         return self.first + links
 
     def bisection(self, nic_capacity: float, first_half: IntArray) -> float:
-        """The maximum flow, by networkx."""
-        graph: nx.DiGraph[int | str] = nx.DiGraph()
-        columns = (self.cables.tail.tolist(), self.cables.head.tolist(), self.cables.capacity.tolist())
-        graph.add_weighted_edges_from(zip(*columns, strict=True), weight="capacity")
-        for switch in np.unique(self.home).tolist():
-            half = first_half[self.home == switch]
-            graph.add_edge("source", switch, capacity=nic_capacity * int(half.sum()))
-            graph.add_edge(switch, "target", capacity=nic_capacity * int(len(half) - half.sum()))
-        return float(nx.maximum_flow_value(graph, "source", "target"))
+        """The maximum flow, or a cut that is no less (`between_halves`)."""
+        return between_halves(self.home, first_half, nic_capacity, self.cables)
 
     def oversubscription(self, nic_capacity: float) -> float:
         """Of the worst switch: its NICs over its cables to others."""

@@ -93,7 +93,7 @@ class HyperX:
     def bisection(self, nic_capacity: float, first_half: IntArray) -> float:
         """For halves of an even first dimension of n: `cables * n / 4 * routers` cables, or what the NICs can send."""
         router = np.arange(self.n_nics) // self.shape.nics_per_router
-        return between_halves(router, first_half, nic_capacity, self.shape.routers, self.cables)
+        return between_halves(router, first_half, nic_capacity, self.cables)
 
     def oversubscription(self, nic_capacity: float) -> float:
         """Of a router: its NICs over its cables to others."""

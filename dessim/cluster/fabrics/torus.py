@@ -102,7 +102,7 @@ class Torus:
     def bisection(self, nic_capacity: float, first_half: IntArray) -> float:
         """For halves of an even first dimension of n: two cuts of all rings, `2 * routers / n` cables each way."""
         router = np.arange(self.n_nics) // self.grid.nics_per_router
-        return between_halves(router, first_half, nic_capacity, self.grid.routers, self.cables)
+        return between_halves(router, first_half, nic_capacity, self.cables)
 
     def oversubscription(self, nic_capacity: float) -> float:
         """Of a router: its NICs over the links to its neighbours."""

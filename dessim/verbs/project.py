@@ -174,7 +174,7 @@ def _row(
             "compute": compute_from,
             "communication": f"simulated on {cluster.name}; transport {cluster.transport.name}",
             "sizes": job.sizes_from,
-            "memory": f"formulas: rows, optimizer, index, what a step makes; {gpu.name} has {format_size(gpu.memory)}",
+            "memory": f"formula: rows, optimizer, index, what a step makes; {gpu.name} has {format_size(gpu.memory)}",
             **({"spill": _spill_from(job, host_bandwidth)} if spill and host_bandwidth else {}),
         },
         caveat=plan.caveat,

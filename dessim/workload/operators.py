@@ -21,7 +21,7 @@ class Operator:
     `pair_flops`: the same for each (sample, field) pair that has an id on this worker.
     `finish_flops`: FLOPs a sample of g, forward.
     `pooled_flops`: FLOPs a sample of the whole operator over pooled field vectors, where it is not substituted.
-    `pair_floats`: floats of each such pair that the backward of the local partial needs.
+    `id_floats`, `pair_floats`: floats of each id, each such pair, that the local partial keeps for its backward.
     `shared_weights`: floats of replicated weights that feed on local partials, whose gradient is itself a partial sum.
     """
 
@@ -31,6 +31,7 @@ class Operator:
     pair_flops: str = "0"
     finish_flops: str = "0"
     pooled_flops: str = "0"
+    id_floats: str = "0"
     pair_floats: str = "0"
     shared_weights: str = "0"
 
@@ -39,7 +40,7 @@ OPERATORS: dict[str, Operator] = {
     # z = sum_i w_i x_i
     "lr": Operator("lr", wire="1", id_flops="2", finish_flops="1", pooled_flops="F"),
     # S = sum_i v_i, q = sum_i |v_i|^2; y = (|S|^2 - q) / 2
-    "fm": Operator("fm", wire="(D+1)", id_flops="3*D", finish_flops="2*D+2", pooled_flops="3*F*D"),
+    "fm": Operator("fm", wire="(D+1)", id_flops="3*D", finish_flops="2*D+2", pooled_flops="3*F*D", id_floats="D+1"),
     # h = W1 . concat_f(pooled v_f); the layers above W1 are the dense tail
     "mlp": Operator(
         "mlp",
@@ -48,7 +49,7 @@ OPERATORS: dict[str, Operator] = {
         pair_flops="2*D*H1",
         finish_flops="2*A",
         pooled_flops="2*F*D*H1 + 2*A",
-        pair_floats="D",
+        pair_floats="D+H1",
         shared_weights="H1*F*D",
     ),
 }

@@ -201,3 +201,12 @@ def test_the_two_errors_are_named_for_what_they_are(tmp_path):
     write_report(tmp_path / "report.html", result())
     text = (tmp_path / "report.html").read_text()
     assert "against the recorded steps, recorder on" in text and "recorded communication times" not in text
+
+
+def test_a_job_that_does_not_fit_is_a_caveat_and_no_row():
+    whole = result()
+    misfit = {"gpus": 8, "strategy": "table_wise", "step_time_s": None, "samples_per_s": None, "memory_bytes": 1e12}
+    whole["projection"] = [{**misfit, "does_not_fit": "a GPU needs 931 GiB"}, *whole["projection"]]
+    assert "a GPU needs 931 GiB" in render_report(whole)
+    whole["projection"] = whole["projection"][:1]
+    assert "compares no strategies" in render_report(whole)

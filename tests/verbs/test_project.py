@@ -56,7 +56,7 @@ def test_tables_and_files_carry_the_rows_that_do_not_fit(capsys: pytest.CaptureF
     lines = [line.split() for line in out.splitlines()]
     assert ["4", "table-wise", "does", "not", "fit", "93.22", "GiB"] in lines
     assert ["8", "table-wise", "*"] in [line[:3] for line in lines]
-    assert "table_wise of fm on 4 GPUs does not fit" in out and "memory: formulas" in out
+    assert "table_wise of fm on 4 GPUs does not fit" in out and "memory: formula: " in out
     first, second = csv.DictReader(io.StringIO(tables.projection_csv(rows)))
     assert first["step_time_s"] == first["compute_s"] == first["bytes_ids"] == ""
     assert float(first["memory_bytes"]) == rows[0]["memory_bytes"] and "does not fit" in first["does_not_fit"]

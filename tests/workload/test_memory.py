@@ -65,11 +65,11 @@ def test_activations_of_des_counted_by_hand() -> None:
     by_hand = {
         "ids, sent and received": ids * (8 + 12) + ids * 12 + n * 8,
         "labels": batch * 4,
-        "lookup": ids * 8 + rows * 16 * 4,
-        "partials": ids * 16 * 4 + pairs * 15 * 4 + batch * wire * 4,
+        "lookup": 4 * ids * 8 + rows * (8 + 16 * 4),
+        "partials": ids * 16 * 4 + pairs * (15 + 100) * 4 + batch * wire * 4,
         "tail": batch * 150 * 4,
         "its backward": (batch * wire + tail) * 4,
-        "local backward": ids * 16 * 4 + rows * 16 * 4 + 100 * 150 * 4,
+        "local backward": 2 * ids * 16 * 4 + rows * 16 * 4 + 100 * 150 * 4,
     }
     assert memory_of(plan("des_all_reduce", model), symbols).activations == pytest.approx(sum(by_hand.values()))
 
@@ -79,7 +79,7 @@ def test_replicated_tails_grow_with_the_batch_and_sharded_ones_do_not() -> None:
     small, large = (
         {name: memory_of(plan(name, model), model.symbols(n)).activations for name in STRATEGIES} for n in (8, 512)
     )
-    assert large["des_all_reduce"] > 50 * small["des_all_reduce"] and large["mesh"] > 50 * small["mesh"]
+    assert large["des_all_reduce"] > 20 * small["des_all_reduce"] and large["mesh"] > 20 * small["mesh"]
     assert large["des_all_reduce"] > 2 * large["des_reduce_scatter"]
     for name in ("table_wise", "row_all_to_all", "ps_sync"):
         assert large[name] < 1.05 * small[name]

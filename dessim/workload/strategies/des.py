@@ -51,7 +51,7 @@ def _plan(name: str, model: Model, scatter: bool) -> Plan:
             "ids",
             mem="4*(B*m/N)*k + (U/N)*2*(k + W*s)",
             kernels=24,
-            keeps="(B*m/N)*k + (U/N)*W*s",
+            keeps="4*(B*m/N)*k + (U/N)*(k + W*s)",
             rows="U/N",
         ),
         compute(
@@ -61,7 +61,7 @@ def _plan(name: str, model: Model, scatter: bool) -> Plan:
             flops=f"(B*m/N)*({per_id}) + B*q*({per_pair})",
             mem=f"2*(B*m/N)*W*s + {buffer} + ({shared})*s",
             kernels=12,
-            keeps=f"(B*m/N)*W*s + B*q*({total(kinds, 'pair_floats')})*s + {buffer}",
+            keeps=f"(B*m/N)*(W + {total(kinds, 'id_floats')})*s + B*q*({total(kinds, 'pair_floats')})*s + {buffer}",
         ),
         collective(
             "partials",
@@ -104,7 +104,8 @@ def _plan(name: str, model: Model, scatter: bool) -> Plan:
             flops=f"2*(B*m/N)*({per_id}) + 2*B*q*({per_pair})",
             mem=f"3*(B*m/N)*W*s + {buffer} + (U/N)*W*s + 2*({shared})*s",
             kernels=20,
-            keeps=f"(B*m/N)*W*s + (U/N)*W*s + ({shared})*s",
+            # Values are used twice (summed, squared), so their gradient has two parts.
+            keeps=f"2*(B*m/N)*W*s + (U/N)*W*s + ({shared})*s",
         )
     )
     if shared != "0":

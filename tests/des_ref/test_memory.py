@@ -1,0 +1,43 @@
+"""The memory that the plan says a step needs, against the tensors the trainer really allocates."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from des_ref.certify import _OPTIMIZERS
+from des_ref.comm import open_comm
+from des_ref.data.synthetic import Zipf
+from des_ref.models.build import Network
+from des_ref.strategies import STRATEGIES
+from dessim.workload.memory import memory_of
+from dessim.workload.model import load_model
+
+
+@pytest.mark.parametrize(
+    ("name", "strategy", "batch"),
+    [
+        ("fm", "des_all_reduce", 1024),
+        ("deepfm", "des_all_reduce", 1024),
+        ("deepfm", "des_reduce_scatter", 1024),
+        ("deepfm_multihot", "des_all_reduce", 256),
+    ],
+)
+def test_a_step_allocates_what_its_plan_says(name: str, strategy: str, batch: int) -> None:
+    model = load_model(name)
+    ids_per_field = model.input.ids_per_sample / model.input.fields
+    with open_comm() as comm:
+        examples = Zipf(model.input.fields, ids_per_field, 50_000, 1.05, 3).examples(batch, 0)
+        whole = examples.take(torch.arange(batch))
+        trainer = STRATEGIES[strategy](Network(model, 1, torch.float32, comm.device), _OPTIMIZERS, comm)
+        trainer.step(whole)  # the rows and Adam's moments are there now
+        with torch.profiler.profile(profile_memory=True) as profile:
+            counts = trainer.step(whole).counts
+    held = peak = 0
+    for event in sorted(profile.profiler.kineto_results.events(), key=lambda e: e.start_ns()):
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak = max(peak, held)
+    rows = {"U": float(counts.rows), "u": float(counts.rows)}
+    measured = model.symbols(1, batch) | rows | {"m": counts.ids_held / batch, "q": counts.pairs / batch}
+    assert memory_of(trainer.plan, measured).activations == pytest.approx(peak, rel=0.15)

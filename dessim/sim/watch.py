@@ -2,7 +2,8 @@
 
 A `Watch` is handed down from whoever starts a run to whatever takes long in it. Each part says how much it has done of
 all it has to do; the watch reports the share done of the whole, and ends the run when its budget of wall-clock time is
-spent. It only looks on: a run that ends by itself gives the same result with any watch or none.
+spent. It only looks on: a run that ends by itself gives the same result with any watch or none. A budget may be
+overdrawn by the longest piece of work between two looks, such as routing or folding one stage.
 
     watch = Watch(budget_s=30.0, report=print)
     for done, case in enumerate(cases):

@@ -5,7 +5,8 @@ for absolute times of a kernel nobody measured (Williams, Waterman and Patterson
 
 A collective's kernel occupies some of the processors that compute wants (NCCL: one SM a channel). While one moves data,
 compute goes on at the rate 1 - `Gpu.comm_sm_share`, whatever bounds it; several at once take no more than one. Left
-out: the SMs that a kernel holds while it waits for a late rank, and the memory bandwidth it uses.
+out: the SMs that a kernel holds while it waits for a late rank, and the memory bandwidth it uses. Times recorded on a
+machine have its share in them already: replay them there with a share of 0.
 """
 
 from __future__ import annotations

@@ -31,9 +31,11 @@ EXACT = [(k, Fraction(share)) for k, share in CURVE]
 RATE = 4e9
 
 
-def bed(fan_in: list | None = None, flow_rate: str | None = None, **node: object) -> Cluster:
+def bed(
+    fan_in: list | None = None, flow_rate: str | None = None, routing: dict[str, object] | None = None, **node: object
+) -> Cluster:
     """Sixteen hosts of 4 GB/s on two leaves, without latency."""
-    data = hosts(kind="leaf_spine", nodes_per_leaf=8, spines=2, uplink=link("6 GB/s", "0 s"))
+    data = hosts(kind="leaf_spine", nodes_per_leaf=8, spines=2, uplink=link("6 GB/s", "0 s"), **routing or {})
     data["node"] = {"count": 16, "gpus": 1, "nics": 1, "nic": link("4 GB/s", "0 s"), **node}
     data["transport"] = {"message_overhead": "0 s", "op_overhead": "0 s", "source": "test"}
     if fan_in:
@@ -77,8 +79,9 @@ def test_as_flows_finish_the_others_get_more_than_their_share() -> None:
     assert took == pytest.approx(first + then, rel=1e-12)
 
 
-def test_flows_that_are_split_over_spines_count_once() -> None:
-    took = together(bed(CURVE), [8, 9, 10, 11], [0] * 4, [1e6] * 4)
+@pytest.mark.parametrize("routing", [{"routing": "split"}, {"routing": "ecmp", "flows_per_pair": 3}])
+def test_messages_that_are_split_over_spines_count_once(routing: dict[str, object]) -> None:
+    took = together(bed(CURVE, routing=routing), [8, 9, 10, 11], [0] * 4, [1e6] * 4)
     assert took == pytest.approx(4e6 / (RATE * 0.8), rel=1e-12)
 
 

@@ -53,6 +53,12 @@ def clusters(draw: st.DrawFn) -> Cluster:
     return build(data)
 
 
+@st.composite
+def tiered_clusters(draw: st.DrawFn) -> Cluster:
+    """Fabrics of tiers only, where every shortest way is a way."""
+    return build(draw(_tiers()))
+
+
 def _rate(draw: st.DrawFn, latency: str) -> dict[str, Any]:
     return link(f"{draw(st.integers(1, 5))} GB/s", latency)
 

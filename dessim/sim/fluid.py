@@ -13,6 +13,7 @@ import numpy as np
 from dessim.errors import PhysicsError
 from dessim.sim.maxmin import Floats, Incidence, Ints, max_min_rates
 from dessim.sim.pivot import PivotFluid
+from dessim.sim.slices import drain_in_slices
 from dessim.sim.watch import Watch
 
 _DONE = 1e-12  # of a flow's size: what rounding may leave
@@ -95,51 +96,23 @@ class Drained:
 
 
 def drain(net: Incidence, size: Floats, tolerance: float = 0.0, watch: Watch | None = None) -> Drained:
-    """Drain a network. `tolerance`, a share of the makespan, lets finishes close together be treated as one.
-
-    Where it is more than 0, rates are looked at once a slice of time. Whoever finishes within one does so at its own
-    instant, but the bandwidth it leaves stays unused until the slice is over. That unused time, on the link that has
-    most of it, is the error reported; slices are narrowed until it is within `tolerance`. Raises OutOfTime when `watch`
-    says so.
+    """Drain a network. `tolerance`, a share of the makespan, is how far a finish may be off, where many different flows
+    would else be followed finish by finish. Raises OutOfTime when `watch` says so.
     """
     fluid = start_draining(net, size)
-    if tolerance <= 0 or not isinstance(fluid, PivotFluid):
-        return _drain(net, fluid, 0.0, watch)
-    load = np.bincount(net.link, net.weight * size[net.flow], minlength=len(net.capacity))
-    # A link's n flows finish one by one, and what they leave unused adds up like the harmonic numbers.
-    busiest = int(np.argmax(load / net.capacity))
-    share = tolerance / (0.85 * np.log(1.0 + np.count_nonzero(net.link == busiest)))
-    slice_ = share * float(load[busiest] / net.capacity[busiest])
-    while True:
-        drained = _drain(net, fluid, slice_, watch)
-        if drained.error <= tolerance:
-            return drained
-        slice_ *= 0.8 * tolerance / drained.error
-        fluid = start_draining(net, size)
-
-
-def _drain(net: Incidence, fluid: Fluid | PivotFluid, slice_: float, watch: Watch | None) -> Drained:
+    if tolerance > 0 and isinstance(fluid, PivotFluid):
+        return Drained(*drain_in_slices(net, size, tolerance, watch))
     finish = np.zeros(net.n_flows)
     bound = np.full(net.n_flows, -1, dtype=np.int64)
-    unused = np.zeros(len(net.capacity))  # bytes that links could have carried
-    first = np.searchsorted(net.flow, np.arange(net.n_flows + 1))
     now, steps, over = 0.0, 0, 0
     while not fluid.empty:
         if watch is not None:
             watch.tick(over, net.n_flows, "flows")  # a finish costs the same, early or late
-        step = max(fluid.next_finish(), slice_)
-        rate, last = (fluid.rate, fluid.bound.copy()) if slice_ else (None, fluid.bound)
+        step, last = fluid.next_finish(), fluid.bound.copy()
         done = fluid.advance(step)
         now += step
         steps += 1
         over += len(done)
         bound[done] = last[done]
         finish[done] = now
-        if rate is not None and isinstance(fluid, PivotFluid):
-            finish[done] -= fluid.early[done]
-            for flow in done.tolist():
-                entries = slice(first[flow], first[flow + 1])
-                unused[net.link[entries]] += net.weight[entries] * (rate[flow] * fluid.early[flow])
-    makespan = float(finish.max(initial=0.0))
-    error = float((unused / net.capacity).max(initial=0.0)) / makespan if makespan else 0.0
-    return Drained(finish, bound, steps, error)
+    return Drained(finish, bound, steps)

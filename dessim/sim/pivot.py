@@ -49,7 +49,6 @@ class PivotFluid:
         self._members = net.flow[by_link]
         self._member_ptr = np.searchsorted(net.link[by_link], np.arange(len(net.capacity) + 1))
         self.active = size > 0
-        self.early = np.zeros(net.n_flows)
         self.bound: Ints = np.full(net.n_flows, -1, dtype=np.int64)
         self.solves = 0
         n = len(net.capacity)
@@ -92,11 +91,7 @@ class PivotFluid:
         return max(float(self._waits().min()), 0.0)
 
     def advance(self, seconds: float) -> Ints:
-        """Let `seconds` pass. Returns the flows that finished.
-
-        After more than `next_finish` some have finished before the end; `early` [n_flows] says by how many seconds.
-        Their links served them until the end, which nobody else can have: the price of looking at fewer instants.
-        """
+        """Let `seconds` pass (at most `next_finish`). Returns the flows that finished."""
         self._service += np.where(self._full, self._x, 0.0) * seconds
         finished: list[int] = []
         for link in np.flatnonzero(self._top <= self._service * (1 + 2 * _SAME)).tolist():
@@ -104,7 +99,6 @@ class PivotFluid:
             while (flow := self._first(link)) >= 0 and self._key[flow] - reached <= self._small[flow]:
                 finished.append(flow)
                 self.active[flow] = False
-                self.early[flow] = max(float((reached - self._key[flow]) / self._x[link]), 0.0)
             self._top[link] = self._key[flow] if flow >= 0 else np.inf
         if finished:
             self._left -= len(finished)

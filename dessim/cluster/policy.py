@@ -11,7 +11,7 @@
 
 Links that are down are on no way that is taken. Split flows use the ways that are left, evenly; a static or hashed flow
 whose way is down takes another of those left, the others stay where they are, as with resilient hashing. Ways are
-listed one by one only where that is needed: all of them for `adaptive` (some 10 us a flow and 0.1 us a way), for
+listed one by one only where that is needed: all of them for `adaptive` (some 10 us a flow and 0.2 us a way), for
 `split` with links down (50 bytes for each link of each way), of the flows that must move for the others. Left out:
 flows that change their way while they run.
 """

@@ -159,6 +159,21 @@ def test_adaptive_shifts_do_not_collide_and_hashed_ones_do() -> None:
         assert loads(bed(Routing("ecmp")), HOSTS, there, "leaf_down").max() >= 3
 
 
+def test_adaptive_flows_that_may_choose_freely_take_the_static_way() -> None:
+    for dst in (16, 21, 1023):
+        free, static = (bed(Routing(policy)).routes([0], [dst]).link for policy in ("adaptive", "static"))
+        assert free.tolist() == static.tolist()
+
+
+def test_adaptive_flows_of_a_pair_count_their_part_of_its_bytes() -> None:
+    """Halves of 4, 2 and 2 bytes over four spines: the first two fill a spine each, the others share the other two."""
+    data = hosts(kind="leaf_spine", nodes_per_leaf=4, spines=4, uplink=link(), routing="adaptive", flows_per_pair=2)
+    cluster, size = build(data), np.array([4.0, 2.0, 2.0])
+    routes = cluster.routes([0, 1, 2], [5, 6, 4], size=size)
+    load = np.bincount(routes.link, routes.weight * size[routes.flow], minlength=len(cluster.links))
+    assert load[cluster.links.of_kind("leaf_up")][:4].tolist() == [2, 2, 2, 2]
+
+
 def most_in_a_bin(balls: int, bins: int) -> np.ndarray:
     """P(fullest of `bins` <= c) for c = 0..balls when balls fall at random: balls!/bins**balls [x**balls] of the power
     `bins` of the sum of x**i / i! up to i = c."""

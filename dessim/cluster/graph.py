@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from dessim.cluster.faults import changed
-from dessim.cluster.hashing import mix
 from dessim.cluster.links import IntArray, Links
 from dessim.cluster.node import NodeLinks
 from dessim.cluster.parts import Gpu, Node, Transport
@@ -92,10 +91,10 @@ class Cluster:
             if np.any(tails == heads):
                 raise ValueError("a flow from a GPU to itself has no route")
         bytes_of = np.ones(len(tails)) if size is None else np.asarray(size, dtype=np.float64)
-        key = mix(mix(tails.astype(np.uint64)) + heads.astype(np.uint64))
+        pair = tails * self.n_gpus + heads
 
         def across(rows: IntArray, nic_src: IntArray, nic_dst: IntArray) -> list[Segment]:
-            return self.across(Traffic(nic_src, nic_dst, bytes_of[rows], key[rows]))
+            return self.across(Traffic(nic_src, nic_dst, bytes_of[rows], pair[rows]))
 
         segments = self.wiring.segments(tails, heads, across, self.fabric.rail_aware)
         routes = assemble(len(tails), segments, self.links, without_twins)

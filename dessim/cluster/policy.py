@@ -34,12 +34,15 @@ _MOST = 1 << 26  # links of ways that may stay; they take some 50 bytes each
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Traffic:
-    """n flows from NIC `src` to NIC `dst` [n]: `size` [n] as bytes (only ratios matter), `key` [n] tells them apart."""
+    """n flows from NIC `src` to NIC `dst` [n]: `size` [n] as bytes (only ratios matter), `key` [n] tells them apart.
+
+    Flows with one key take one way where ways are hashed.
+    """
 
     src: IntArray
     dst: IntArray
     size: FloatArray
-    key: Hashes
+    key: IntArray
 
     def take(self, flows: IntArray) -> Traffic:
         """Some of the flows, some maybe several times."""
@@ -63,8 +66,8 @@ class Routing:
         n, f = len(traffic.src), self.flows_per_pair
         of = np.repeat(np.arange(n), f)
         if f > 1:
-            channel = np.tile(np.arange(f, dtype=np.uint64), n)
-            traffic = Traffic(traffic.src[of], traffic.dst[of], traffic.size[of], mix(traffic.key[of] + channel))
+            key = traffic.key[of] * f + np.tile(np.arange(f), n)
+            traffic = Traffic(traffic.src[of], traffic.dst[of], traffic.size[of], key)
         pick = self._pick(traffic)
         if self.policy == "adaptive":
             pick = _exactly(_least_loaded(fabric, links, traffic))
@@ -83,8 +86,11 @@ class Routing:
             return lambda rows, k, static: None
         if self.policy == "static":
             return lambda rows, k, static: static
-        hashed = mix(traffic.key + np.uint64(self.seed))
+        hashed = self._hash(traffic.key)
         return lambda rows, k, static: (hashed[rows] % np.uint64(k)).astype(np.int64)
+
+    def _hash(self, key: IntArray) -> Hashes:
+        return mix(mix(key.astype(np.uint64)) + np.uint64(self.seed))
 
     def _around(self, fabric: Fabric, links: Links, traffic: Traffic) -> IntArray:
         """The alternative of each flow, [n]: as ever, unless that is down; then one of those that are left."""
@@ -101,7 +107,7 @@ class Routing:
         for offer in _listed(fabric, links, traffic.take(blocked)):
             flows = blocked[offer.flows]
             up, left = offer.left(links)
-            again = mix(mix(traffic.key[flows] + np.uint64(self.seed)))
+            again = mix(self._hash(traffic.key[flows]))
             draw = chosen[flows].astype(np.uint64) if self.policy == "static" else again
             nth = (draw % left.astype(np.uint64)).astype(np.int64)
             chosen[flows] = offer.number[up[np.cumsum(left) - left + nth]]

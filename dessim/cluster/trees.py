@@ -157,7 +157,7 @@ def _across(found: _Found, trees: Trees, up_of: IntArray, down_of: IntArray, row
     routing = Routing("split" if cluster.routing.policy == "split" else "static")
     for of, nic, backwards in ((of_sender, out, False), (of_receiver, into, True)):
         of, nic = _one_a_leaf(cluster, of, nic)
-        traffic = Traffic(nic, top[of], np.ones(len(nic)), np.zeros(len(nic), dtype=np.uint64))
+        traffic = Traffic(nic, top[of], np.ones(len(nic)), np.zeros(len(nic), dtype=np.int64))
         routes = assemble(len(nic), cluster.across(traffic, routing), cluster.links)
         links = _reverse(cluster, routes.link) if backwards else routes.link
         found.shared_links(of[routes.flow], links, routes.weight)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
 
 from dessim.cluster import Cluster, load_cluster
 from dessim.cluster.faults import find_links
@@ -16,7 +17,19 @@ from dessim.cluster.trees import Trees, tree_routes
 from dessim.errors import CapacityError, ClusterError
 from dessim.sim.flows import incidence, route_flows
 from dessim.sim.maxmin import max_min_rates
-from tests.cluster.small_clusters import build, hosts, link
+from tests.cluster.small_clusters import build, clusters, hosts, link
+
+
+@settings(max_examples=60, deadline=None)
+@given(clusters())
+def test_the_links_of_the_fabric_come_first(cluster: Cluster) -> None:
+    """So that it is known whether any of them is down."""
+    inside = [
+        k in ("nvlink_up", "nvlink_down", "pcie_up", "pcie_down", "nic_up", "nic_down") for k in cluster.links.kinds
+    ]
+    assert np.array(inside)[cluster.links.kind].tolist() == [
+        i >= cluster.wiring.first for i in range(len(cluster.links))
+    ]
 
 
 def two_levels(**fabric: Any) -> Cluster:

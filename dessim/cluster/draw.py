@@ -10,9 +10,13 @@ from __future__ import annotations
 import textwrap
 from dataclasses import dataclass
 
+import numpy as np
+
 from dessim.cluster.check import describe
+from dessim.cluster.draw_map import draw_map, has_map
 from dessim.cluster.draw_node import LEFT, MARGIN, NODE, PANEL, WIRE, margin, one_node
 from dessim.cluster.fabrics.fat_tree import FatTree
+from dessim.cluster.fabrics.graph import Graph
 from dessim.cluster.fabrics.leaf_spine import LeafSpine
 from dessim.cluster.graph import Cluster
 from dessim.cluster.parts import Switch
@@ -29,16 +33,17 @@ def draw(cluster: Cluster) -> str:
     """The SVG document; the same cluster gives the same bytes."""
     sheet = Sheet(WIDTH)
     y = _title(sheet, cluster)
-    spines, y = _upper_tiers(sheet, cluster, y)
+    mapped = has_map(cluster.fabric)
+    spines, y = ([], draw_map(sheet, cluster, y)) if mapped else _upper_tiers(sheet, cluster, y)
     groups = _Groups.of(cluster)
-    leaves = _leaves(sheet, groups, y)
+    leaves = _leaves(sheet, groups, y, repeated=mapped and groups.leaf_word != "leaf")
     others = _other_groups(sheet, groups, y)
-    for spine, elsewhere in spines:
-        for leaf in leaves if not elsewhere else ():
+    for i, (spine, elsewhere) in enumerate(spines):
+        for leaf in leaves[i : i + 1] if groups.apart else leaves if not elsewhere else ():
             sheet.line(spine.bottom, leaf.top, WIRE, width=1)
         if others:
             sheet.line(spine.bottom, others[0].top, WIRE, width=1)
-    margin(sheet, y + 65, "NIC – leaf" if spines else "NIC – switch", cluster.node.nic, cluster.links, "nic_up")
+    margin(sheet, y + 65, f"NIC – {groups.leaf_word}", cluster.node.nic, cluster.links, "nic_up")
     y += 150
     bottom = _nodes(sheet, cluster, groups, leaves, others, y)
     return sheet.finish(bottom + MARGIN, f"Cluster {cluster.name}")
@@ -57,6 +62,11 @@ class _Groups:
     other_leaves: int
     word: str
     leaf_word: str
+    names: tuple[str, ...] = ()
+    of_nic: tuple[int, ...] = ()
+    """On which of the drawn leaves each NIC of the drawn node is; all on the first unless it says so."""
+    apart: bool = False
+    """Whether nothing but NVLink joins the leaves."""
 
     @classmethod
     def of(cls, cluster: Cluster) -> _Groups:
@@ -65,13 +75,26 @@ class _Groups:
             inside = min(n, fabric.tree.nics_per_leaf // cluster.node.nics)
             return cls(inside, 1, fabric.pods - 1, n - inside, fabric.leaves - 1, "leaf", "leaf")
         if not isinstance(fabric, LeafSpine):
-            return cls(n, 1, 0, 0, 0, "switch", "switch")
-        rail = fabric.kind == "rail_optimised"
-        a_group = cluster.node.nics if rail else 1
-        # all NICs of node 0 sit on leaves 0 .. a_group - 1, and so do those of its neighbours
-        inside = int((fabric.leaf < a_group).sum()) // cluster.node.nics
-        others = (fabric.leaves - a_group) // a_group
-        return cls(inside, a_group, others, n - inside, fabric.leaves - a_group, "pod" if rail else "leaf", "leaf")
+            # what the NICs of node 0 hang on, and what hangs there as well
+            home = cluster.links.dst[cluster.wiring.nic_up + np.arange(n * cluster.node.nics)]
+            layer = next(
+                layer for layer in cluster.links.layers if home[0] in range(layer.first, layer.first + layer.count)
+            )
+            inside = int((home == home[0]).sum()) // cluster.node.nics
+            others = layer.count - 1
+            name = fabric.names[int(fabric.home[0])] if isinstance(fabric, Graph) else f"{layer.kind}0"
+            return cls(inside, 1, others, n - inside, others, layer.kind, layer.kind, (name,))
+        nics = cluster.node.nics
+        mine, of_nic = np.unique(fabric.leaf[:nics], return_inverse=True)
+        a_group = len(mine)
+        inside = int(np.isin(fabric.leaf, mine).reshape(n, nics).all(axis=1).sum())
+        others, rails = (fabric.leaves - a_group) // a_group, nics // cluster.node.trays
+        rail = a_group > 1
+        names = tuple(f"leaf{leaf}" + f"\nrail {i % rails}" * rail for i, leaf in enumerate(mine.tolist()))
+        word, more = "pod" if rail else "leaf", fabric.leaves - a_group
+        return cls(
+            inside, a_group, others, n - inside, more, word, "leaf", names, tuple(of_nic.tolist()), fabric.parts > 1
+        )
 
 
 def _title(sheet: Sheet, cluster: Cluster) -> float:
@@ -97,8 +120,13 @@ def _upper_tiers(sheet: Sheet, cluster: Cluster, y: float) -> tuple[list[tuple[B
     """Spines, and cores above them; returns each spine with whether it serves other leaves only, and where to go on."""
     fabric, links = cluster.fabric, cluster.links
     if isinstance(fabric, LeafSpine) and fabric.uplink and fabric.leaves > fabric.parts:
-        _title_of_row(sheet, f"{fabric.spines:,} spine{'s' * (fabric.spines > 1)}", fabric.switch, y + 10)
-        spines = _row(sheet, "spine", fabric.spines, fabric.spines, SPINE, "", y + 10)
+        n = fabric.spines * fabric.parts
+        _title_of_row(sheet, f"{n:,} spine{'s' * (n > 1)}", fabric.switch, y + 10)
+        if fabric.parts > 1:
+            each = f"{fabric.spines} spine{'s' * (fabric.spines > 1)}\nof rail"
+            spines = _over_leaves(sheet, [f"{each} {i}" for i in range(fabric.parts)], SPINE, y + 10)
+        else:
+            spines = _row(sheet, "spine", fabric.spines, fabric.spines, SPINE, "", y + 10)
         margin(sheet, y + 78, "leaf – spine", fabric.uplink, links, "leaf_up", fabric.links_per_spine)
         return [(spine, False) for spine in spines], y + 150
     if not isinstance(fabric, FatTree) or fabric.leaves == 1:
@@ -158,26 +186,36 @@ def _row(
     return boxes
 
 
-def _leaves(sheet: Sheet, groups: _Groups, y: float) -> list[Box]:
+def _leaves(sheet: Sheet, groups: _Groups, y: float, *, repeated: bool) -> list[Box]:
+    """The leaves of the drawn group; `repeated` where they are counted above already."""
     total = groups.leaves + groups.other_leaves
-    plural = {"switch": "switches", "leaf": "leaves"}[groups.leaf_word] if total > 1 else groups.leaf_word
-    sheet.text(MARGIN, y + 16, f"{total:,} {plural}", size=14, bold=True)
-    if groups.word == "pod":
+    plural = _many(groups.leaf_word) if total > 1 else groups.leaf_word
+    title = "one of them" if repeated else f"{total:,} {plural}"
+    sheet.text(MARGIN, y + 16, title, size=14, bold=True)
+    if groups.apart:
+        sheet.text(MARGIN, y + 34, f"{groups.leaves} rails, joined by NVLink alone", ink=FAINT)
+    elif groups.word == "pod":
         pods = f"{groups.others + 1:,} pod{'s' * (groups.others > 0)}"
         sheet.text(MARGIN, y + 34, f"{pods} of {groups.leaves} rail leaves", ink=FAINT)
     if groups.leaves == 1:
-        name = "switch0" if groups.leaf_word == "switch" else "leaf0"
+        name = groups.names[0] if groups.names else f"{groups.leaf_word}0"
         return [sheet.box(Box(LEFT, y, PANEL + GAP + SIDE, 36), name, LEAF)]
-    shown = groups.leaves if groups.leaves <= SHOWN_RAILS else SHOWN_RAILS - 1
-    count = shown + (shown < groups.leaves)
-    step = (PANEL + GAP + SIDE) / count
-    boxes = [
-        sheet.box(Box(LEFT + i * step, y, step - 12, 36), f"leaf{i}\nrail {i}", LEAF, size=11) for i in range(shown)
-    ]
-    if shown < groups.leaves:
-        more = f"{groups.leaves - shown}\nmore"
-        boxes.append(sheet.stack(Box(LEFT + shown * step, y, step - 18, 36), more, LEAF, size=11))
+    return _over_leaves(sheet, list(groups.names), LEAF, y)
+
+
+def _over_leaves(sheet: Sheet, names: list[str], fill: str, y: float) -> list[Box]:
+    """A box for each rail, those that do not fit as a stack."""
+    shown = len(names) if len(names) <= SHOWN_RAILS else SHOWN_RAILS - 1
+    step = (PANEL + GAP + SIDE) / (shown + (shown < len(names)))
+    boxes = [sheet.box(Box(LEFT + i * step, y, step - 12, 36), names[i], fill, size=11) for i in range(shown)]
+    if shown < len(names):
+        more = f"{len(names) - shown}\nmore"
+        boxes.append(sheet.stack(Box(LEFT + shown * step, y, step - 18, 36), more, fill, size=11))
     return boxes
+
+
+def _many(word: str) -> str:
+    return {"switch": "switches", "leaf": "leaves"}.get(word, f"{word}s")
 
 
 def _other_groups(sheet: Sheet, groups: _Groups, y: float) -> list[Box]:
@@ -190,24 +228,27 @@ def _other_groups(sheet: Sheet, groups: _Groups, y: float) -> list[Box]:
         of = f"\nof {groups.others:,} more pod{'s' * (groups.others > 1)}"
     elif groups.others and groups.others != groups.other_leaves:
         of = f"\nin {groups.others + 1:,} pods"
-    leaves = f"{groups.other_leaves:,} more leaves" if groups.other_leaves > 1 else "1 more leaf"
+    word = _many(groups.leaf_word) if groups.other_leaves > 1 else groups.leaf_word
+    leaves = f"{groups.other_leaves:,} more {word}"
     draw_one = sheet.stack if groups.other_leaves > 1 else sheet.box
     return [draw_one(Box(x, y, width, 36), leaves + of, LEAF)]
 
 
 def _nodes(sheet: Sheet, cluster: Cluster, groups: _Groups, leaves: list[Box], others: list[Box], y: float) -> float:
     sheet.text(MARGIN, y + 16, f"{cluster.n_nodes:,} node{'s' * (cluster.n_nodes > 1)}", size=14, bold=True)
-    g = cluster.gpus_per_node
+    g, trays = cluster.gpus_per_node, cluster.node.trays
+    if trays > 1:
+        sheet.text(MARGIN, y + 52, f"in {trays} trays", ink=FAINT)
     sheet.text(
         MARGIN,
         y + 34,
         f"{g} GPU{'s' * (g > 1)} and {cluster.node.nics} NIC{'s' * (cluster.node.nics > 1)} each",
         ink=FAINT,
     )
-    bottom = one_node(sheet, cluster, leaves, y)
+    bottom = one_node(sheet, cluster, leaves, y, groups.of_nic)
     if groups.nodes > 1:
         more = Box(LEFT + PANEL + GAP, y + 10, SIDE - 14, 64)
-        same = f"on the same\n{groups.leaf_word}{'s' * (groups.leaves > 1)}".replace("leafs", "leaves")
+        same = f"on the same\n{_many(groups.leaf_word) if groups.leaves > 1 else groups.leaf_word}"
         fold = sheet.stack if groups.nodes > 2 else sheet.box
         fold(more, f"{groups.nodes - 1:,} more node{'s' * (groups.nodes > 2)}\n{same}", NODE)
         for leaf in leaves:
@@ -216,7 +257,7 @@ def _nodes(sheet: Sheet, cluster: Cluster, groups: _Groups, leaves: list[Box], o
     if others:
         box = others[0]
         fold = sheet.stack if groups.other_nodes > 1 else sheet.box
-        where = "these leaves" if groups.other_leaves > 1 else "this leaf"
+        where = f"these {_many(groups.leaf_word)}" if groups.other_leaves > 1 else f"this {groups.leaf_word}"
         label = f"{groups.other_nodes:,} node{'s' * (groups.other_nodes > 1)}\non {where}"
         nodes = fold(Box(box.x, y + 10, box.width, 64), label, NODE)
         sheet.line(box.bottom, nodes.top, WIRE, width=3)

@@ -12,11 +12,10 @@ MARGIN, LEFT, PANEL = 20.0, 290.0, 470.0
 NODE, NIC, GPU, PLANE = "#f7f7f4", "#fde8c8", "#f8d3d0", "#e3d7f0"
 WIRE = "#9aa5b1"
 SHOWN_GPUS = 8
-NETWORK = ("nic_up", "leaf_up", "spine_up")
 
 
-def one_node(sheet: Sheet, cluster: Cluster, leaves: list[Box], y: float) -> float:
-    """Node 0 in full; returns where its panel ends."""
+def one_node(sheet: Sheet, cluster: Cluster, leaves: list[Box], y: float, of_nic: tuple[int, ...] = ()) -> float:
+    """Node 0 in full, its NIC i on leaf `of_nic[i]` (all on the first unless given); returns where its panel ends."""
     node, links = cluster.node, cluster.links
     shown = node.gpus if node.gpus <= SHOWN_GPUS else SHOWN_GPUS - 1
     count = shown + (shown < node.gpus)
@@ -47,7 +46,7 @@ def one_node(sheet: Sheet, cluster: Cluster, leaves: list[Box], y: float) -> flo
             nic = tops[min(i * node.nics // node.gpus, len(tops) - 1)]
             _inner(sheet, gpu.top, (_over(gpu, nic), nic.bottom[1]))
     for i, top in enumerate(tops):
-        leaf = leaves[min(i, len(leaves) - 1)]
+        leaf = leaves[min(of_nic[i] if i < len(of_nic) else 0, len(leaves) - 1)]
         at = leaf.bottom if len(leaves) > 1 else (top.top[0], leaf.bottom[1])
         sheet.line(at, (top.top[0], y), WIRE)
         if i == len(tops) - 1:  # a folded NIC also stands for those on the leaves that follow
@@ -74,7 +73,7 @@ def _nics(sheet: Sheet, cluster: Cluster, gpus: list[Box], y: float) -> list[Box
         last = cluster.node.nics - 1
         # the NIC over the folded GPUs stands for all NICs that follow
         folded = users[-1] is gpus[-1] and cluster.node.gpus > SHOWN_GPUS and nic < last
-        boxes.append(sheet.box(box, f"nic{nic} … {last}" if folded else f"nic{nic}", NIC, size=11))
+        boxes.append(sheet.box(box, f"nic{nic}\n… {last}" if folded else f"nic{nic}", NIC, size=11))
     return boxes
 
 
@@ -90,13 +89,20 @@ def _inner(sheet: Sheet, a: tuple[float, float], b: tuple[float, float]) -> None
     )
 
 
-def margin(sheet: Sheet, y: float, title: str, link: Link, links: Links, kind: str, cables: int = 1) -> None:
-    """What the links of a layer are, beside them."""
+def margin(
+    sheet: Sheet, y: float, title: str, link: Link, links: Links, kind: str, cables: int = 1, pairs: int | None = None
+) -> None:
+    """What the links of a layer are, beside them; `pairs` of them, where the kind holds both directions."""
     members = links.of_kind(kind)
-    network = kind in NETWORK
+    network = not kind.startswith(("pcie", "nvlink"))
     wire = f"{link.rate * 8 / 1e9:.6g} Gb/s" if network else format_bandwidth(link.rate)
     times = f"{cables} × " if cables > 1 else ""
     payload = format_bandwidth(float(links.capacity[members[0]]))
     sheet.text(MARGIN, y, title, size=12, bold=True)
     sheet.text(MARGIN, y + 17, f"{times}{wire}, payload {payload}", ink=FAINT)
-    sheet.text(MARGIN, y + 34, f"{format_time(float(links.latency[members[0]]))}; {len(members):,} each way", ink=FAINT)
+    sheet.text(
+        MARGIN,
+        y + 34,
+        f"{format_time(float(links.latency[members[0]]))}; {pairs or len(members):,} each way",
+        ink=FAINT,
+    )

@@ -68,6 +68,22 @@ class Sheet:
             f'stroke-width="{width:g}"/>'
         )
 
+    def curve(self, a: tuple[float, float], b: tuple[float, float], bend: float, colour: str) -> None:
+        """A link that leaves the straight line by `bend` of its length, left of its direction; below all boxes."""
+        x = (a[0] + b[0]) / 2 + 2 * bend * (b[1] - a[1])
+        y = (a[1] + b[1]) / 2 - 2 * bend * (b[0] - a[0])
+        self.lines.append(
+            f'<path d="M{a[0]:g} {a[1]:g}Q{x:g} {y:g} {b[0]:g} {b[1]:g}" fill="none" stroke="{colour}" '
+            f'stroke-width="1"/>'
+        )
+
+    def frame(self, box: Box) -> None:
+        """An empty sheet of paper below all boxes and the lines that follow."""
+        self.lines.append(
+            f'<rect x="{box.x:g}" y="{box.y:g}" width="{box.width:g}" height="{box.height:g}" rx="5" '
+            f'fill="#ffffff" stroke="{FAINT}" stroke-width="1"/>'
+        )
+
     def text(
         self,
         x: float,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
+from fabric_examples import graph
 from hypothesis import given, settings
 from small_clusters import clusters
 
@@ -47,3 +49,30 @@ def test_the_rail_drawing_says_what_is_folded() -> None:
 @given(clusters())
 def test_any_cluster_can_be_drawn(cluster: Cluster) -> None:
     assert_inside_the_sheet(draw(cluster))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("tpu-v4_torus_512", ["512 routers", "1 of 8 planes", "500 ns; 1,536 each way", "511 more routers"]),
+        ("h100-8x_hyperx_128", ["64 routers", "3 × 400 Gb/s, payload 144 GB/s", "300 ns; 224 each way"]),
+        ("mi250x-8x_dragonfly_2048", ["group 0: 32 routers", "16 groups", "450 ns; 7,936 each way", "3 more nodes"]),
+        (
+            "a100-4x_dragonflyplus_3456",
+            ["414 spines", "414 leaves", "18 spines", "23 groups", "230 ns; 4,554 each way"],
+        ),
+        ("gb200-nvl72_8", ["9 spines", "in 18 trays", "28 more leaves", "… 71", "65"]),
+        ("h100-8x_railonly_64", ["8 leaves", "8 rails, joined by NVLink alone"]),
+        ("a100-8x_tworooms_12", ["10 switches", "east-spine0", "east0"]),
+    ],
+)
+def test_each_fabric_says_what_it_is_made_of(name: str, expected: list[str]) -> None:
+    root = assert_inside_the_sheet(draw(load_cluster(name)))
+    words = [row.text for row in root.iter(f"{SVG}text")]
+    assert [word for word in expected if word not in words] == []
+
+
+def test_a_graph_with_too_many_switches_is_folded() -> None:
+    names = [f"s{i}" for i in range(80)]
+    root = assert_inside_the_sheet(draw(graph(dict.fromkeys(names, 1), list(pairwise(names)))))
+    assert "80 switches" in [row.text for row in root.iter(f"{SVG}text")]

@@ -57,6 +57,12 @@ class Routing:
     seed: int = 0
     flows_per_pair: int = 1
 
+    def __post_init__(self) -> None:
+        if self.policy not in ("split", "static", "ecmp", "adaptive"):
+            raise ValueError(f"no routing policy is called {self.policy!r}")
+        if self.flows_per_pair > 1 and self.policy in ("split", "static"):
+            raise ValueError(f"{self.policy} routing takes the same ways for every flow of a pair")
+
     def segments(self, fabric: Fabric, links: Links, traffic: Traffic, faulty: bool = False) -> list[Segment]:
         """The way of each flow through `fabric`; `faulty`: some of the fabric's links are down.
 

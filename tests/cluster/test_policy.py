@@ -283,6 +283,13 @@ def test_hashing_65536_hosts_is_one_array_computation() -> None:
     assert len(routes.link) == 6 * 65_536
 
 
+def test_policies_that_are_none_are_refused() -> None:
+    with pytest.raises(ValueError, match="no routing policy is called 'random'"):
+        Routing("random")
+    with pytest.raises(ValueError, match="split routing takes the same ways"):
+        Routing("split", flows_per_pair=2)
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [

@@ -9,9 +9,9 @@ What a slice gets wrong is second order for rates (who was bound by what while o
 finishes themselves: a flow that ends in a slice ends when its own level says, and on links that lose many of their
 flows in the slice (`_LOSES_MANY`) the finishes are followed one by one, with everybody else's rate held.
 
-The error is first order in the width, which is how it is known: the drain is done twice, with slices four times as
-wide, and the largest difference of a finish is about three times the error that is left. Half of it is reported, but
-no less than what a slice and a quarter takes: a flow may end in the slice next to the one that is right.
+The error is first order in the width: a finish is off by a slice at most in all that was tried. What is reported is a
+slice and a quarter, and it is checked: the drain is done twice, once with slices four times as wide, and a first-order
+error is a third of the largest difference between the two. Where that is more, it is what is reported.
 
 Rates follow from those of the slice before by policy iteration (Howard 1960): assume what binds each flow, solve the
 linear system that says so, let each flow go to the lowest link of its path, and repeat until nobody moves. Where that
@@ -29,8 +29,8 @@ from dessim.sim.watch import Watch
 
 Bools = npt.NDArray[np.bool_]
 
-_COARSER = 4.0  # how much wider the slices of the first drain are
-_WIDTH = 0.7  # of the tolerance: the first guess, usually narrow enough
+_COARSER = 4.0  # how much wider the slices of the other drain are
+_WIDTH = 0.75  # of the tolerance: the first guess, usually narrow enough
 _AT_LEAST = 1.25  # slices that the error reported is worth, whatever the two drains say
 _LOSES_MANY = 0.25  # share by which a link's level grows within a slice
 _PASSES = 6  # of policy iteration before solving from scratch
@@ -52,21 +52,16 @@ def drain_in_slices(
     makespan = float((load / net.capacity).max(initial=0.0))
     if not makespan:
         return np.zeros(net.n_flows), np.full(net.n_flows, -1, dtype=np.int64), 0, 0.0
-    width = _WIDTH * tolerance
-    slices, coarse = 0, None
+    width, slices = _WIDTH * tolerance, 0
     while True:
-        if coarse is None:
-            coarse = _Slices(net, size, _COARSER * width * makespan).drain()
+        coarse = _Slices(net, size, _COARSER * width * makespan).drain()
         fine = _Slices(net, size, width * makespan).drain(watch)
         slices += coarse.slices + fine.slices
-        apart = float(np.abs(fine.finish - coarse.finish).max(initial=0.0)) / float(fine.finish.max())
-        error = max(apart / 2, _AT_LEAST * width)
+        apart = float(np.abs(fine.finish - coarse.finish).max()) / float(fine.finish.max())
+        error = max(_AT_LEAST * width, apart / (_COARSER - 1))
         if error <= tolerance:
             return fine.finish, fine.bound, slices, error
-        narrower = 0.8 * tolerance / error
-        # Slices four times as wide as the next ones may have been drained just now.
-        coarse = fine if narrower <= 1 / _COARSER else None
-        width = width / _COARSER if coarse is not None else width * narrower
+        width *= 0.8 * tolerance / error
 
 
 def without_idle_links(net: Incidence) -> Incidence:

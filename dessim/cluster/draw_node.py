@@ -9,7 +9,7 @@ from dessim.cluster.svg import FAINT, Box, Sheet
 from dessim.units import format_bandwidth, format_time
 
 MARGIN, LEFT, PANEL = 20.0, 290.0, 470.0
-NODE, NIC, GPU, PLANE = "#f7f7f4", "#fde8c8", "#f8d3d0", "#e3d7f0"
+NODE, NIC, PCIE, GPU, PLANE = "#f7f7f4", "#fde8c8", "#f3ecc4", "#f8d3d0", "#e3d7f0"
 WIRE = "#9aa5b1"
 SHOWN_GPUS = 8
 
@@ -23,7 +23,8 @@ def one_node(sheet: Sheet, cluster: Cluster, leaves: list[Box], y: float, of_nic
     width = step - 10
     start = LEFT + 10 + (PANEL - 20 - count * step) / 2 + 5
     nic_y = y + 14
-    gpu_y = nic_y + (118 if node.pcie else 0)
+    switch_y = nic_y + 72
+    gpu_y = nic_y + (0 if not node.pcie else 190 if node.pcie_switches else 118)
     plane_y = gpu_y + 114
     bottom = plane_y + 56 if node.nvlink else gpu_y + 62
     outline = Box(LEFT, y, PANEL, bottom - y)
@@ -40,11 +41,28 @@ def one_node(sheet: Sheet, cluster: Cluster, leaves: list[Box], y: float, of_nic
 
     tops = gpus
     if node.pcie:
-        margin(sheet, nic_y + 60, "GPU – NIC (PCIe)", node.pcie, links, "pcie_up")
-        tops = _nics(sheet, cluster, gpus, nic_y)
+        tops = _over_gpus(sheet, cluster, gpus, nic_y, "nic", node.nics, NIC)
+        middle = tops
+        if node.pcie_switches:
+            middle = _over_gpus(sheet, cluster, gpus, switch_y, "PCIe switch ", node.pcie_switches, PCIE)
+            for i, nic in enumerate(tops):
+                switch = middle[min(i * node.pcie_switches // node.nics, len(middle) - 1)]
+                _inner(sheet, nic.bottom, (_over(nic, switch), switch.y))
+            margin(sheet, switch_y - 2, "PCIe switch – GPU, NIC", node.pcie, links, "pcie_up")
+            if node.pcie_uplink:
+                margin(
+                    sheet,
+                    switch_y + 58,
+                    f"PCIe switch – CPU ({node.sockets} a node)",
+                    node.pcie_uplink,
+                    links,
+                    "pcie_host_up",
+                )
+        else:
+            margin(sheet, nic_y + 60, "GPU – NIC (PCIe)", node.pcie, links, "pcie_up")
         for i, gpu in enumerate(gpus):
-            nic = tops[min(i * node.nics // node.gpus, len(tops) - 1)]
-            _inner(sheet, gpu.top, (_over(gpu, nic), nic.bottom[1]))
+            parent = middle[min(i * (node.pcie_switches or node.nics) // node.gpus, len(middle) - 1)]
+            _inner(sheet, gpu.top, (_over(gpu, parent), parent.bottom[1]))
     for i, top in enumerate(tops):
         leaf = leaves[min(of_nic[i] if i < len(of_nic) else 0, len(leaves) - 1)]
         at = leaf.bottom if len(leaves) > 1 else (top.top[0], leaf.bottom[1])
@@ -61,19 +79,20 @@ def one_node(sheet: Sheet, cluster: Cluster, leaves: list[Box], y: float, of_nic
     return bottom
 
 
-def _nics(sheet: Sheet, cluster: Cluster, gpus: list[Box], y: float) -> list[Box]:
-    """A NIC above the GPUs that use it."""
-    share = cluster.node.gpus // cluster.node.nics
+def _over_gpus(
+    sheet: Sheet, cluster: Cluster, gpus: list[Box], y: float, word: str, count: int, fill: str
+) -> list[Box]:
+    """NICs or PCIe switches, each above the GPUs that use it."""
+    share = cluster.node.gpus // count
     boxes = []
-    for nic in range(0, cluster.node.nics):
-        users = gpus[nic * share : (nic + 1) * share] if nic * share < len(gpus) else []
+    for i in range(count):
+        users = gpus[i * share : (i + 1) * share] if i * share < len(gpus) else []
         if not users:
             break
         box = Box(users[0].x, y, users[-1].x + users[-1].width - users[0].x, 30)
-        last = cluster.node.nics - 1
-        # the NIC over the folded GPUs stands for all NICs that follow
-        folded = users[-1] is gpus[-1] and cluster.node.gpus > SHOWN_GPUS and nic < last
-        boxes.append(sheet.box(box, f"nic{nic}\n… {last}" if folded else f"nic{nic}", NIC, size=11))
+        # the one over the folded GPUs stands for all that follow
+        folded = users[-1] is gpus[-1] and cluster.node.gpus > SHOWN_GPUS and i < count - 1
+        boxes.append(sheet.box(box, f"{word}{i}\n… {count - 1}" if folded else f"{word}{i}", fill, size=11))
     return boxes
 
 

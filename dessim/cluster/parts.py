@@ -102,6 +102,9 @@ class Node:
     `nvlink` joins each GPU to the node's NVSwitch plane, `pcie` joins each GPU to its NIC; either may be missing.
     `nic` is the link from a NIC to its leaf switch. A rack that is one NVLink domain comes in `trays` alike, each with
     a NIC on every rail; other servers are one tray.
+
+    With `pcie_switches` GPUs and NICs hang on these in equal runs: `pcie` joins each GPU and each NIC to its switch,
+    `pcie_uplink` each switch to its CPU, of which there are `sockets`, each joined to each other by `socket_link`.
     """
 
     gpus: int
@@ -111,3 +114,7 @@ class Node:
     pcie: Link | None = None
     nvswitch: Switch | None = None
     trays: int = 1
+    pcie_switches: int = 0
+    pcie_uplink: Link | None = None
+    sockets: int = 1
+    socket_link: Link | None = None

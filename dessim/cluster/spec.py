@@ -33,6 +33,10 @@ class NodeTable(Table):
     nvlink: Annotated[LinkTable | None, part_of("link")] = None
     nvswitch: Annotated[SwitchTable | None, part_of("switch")] = None
     pcie: Annotated[LinkTable | None, part_of("link")] = None
+    pcie_switches: Count | None = None
+    pcie_uplink: Annotated[LinkTable | None, part_of("link")] = None
+    sockets: Count = 1
+    socket_link: Annotated[LinkTable | None, part_of("link")] = None
 
     @model_validator(mode="after")
     def _consistent(self) -> NodeTable:
@@ -42,9 +46,24 @@ class NodeTable(Table):
             raise ValueError(f"gpus = {self.gpus} share nics = {self.nics}; describe the way to a NIC as [node.pcie]")
         if self.nvswitch is not None and self.nvlink is None:
             raise ValueError("nvswitch without nvlink; describe the links to it as [node.nvlink]")
+        if self.pcie_switches is None:
+            if self.pcie_uplink is not None or self.sockets > 1 or self.socket_link is not None:
+                raise ValueError("pcie_uplink, sockets and socket_link mean something with pcie_switches only")
+        elif self.pcie is None:
+            raise ValueError("pcie_switches without pcie; describe the links to them as [node.pcie]")
+        elif self.nics % self.pcie_switches or self.pcie_switches % self.sockets:
+            raise ValueError(
+                f"pcie_switches = {self.pcie_switches} must divide nics = {self.nics}, "
+                f"and sockets = {self.sockets} must divide pcie_switches"
+            )
+        elif (self.sockets > 1) != (self.socket_link is not None):
+            raise ValueError(
+                f"sockets = {self.sockets}: [node.socket_link] is for two sockets or more, and needed there"
+            )
         return self
 
     def build(self) -> parts.Node:
+        uplink = self.pcie_uplink or self.pcie
         return parts.Node(
             gpus=self.gpus,
             nics=self.nics,
@@ -52,6 +71,10 @@ class NodeTable(Table):
             nvlink=self.nvlink.build() if self.nvlink else None,
             pcie=self.pcie.build() if self.pcie else None,
             nvswitch=self.nvswitch.build() if self.nvswitch else None,
+            pcie_switches=self.pcie_switches or 0,
+            pcie_uplink=uplink.build() if self.pcie_switches and uplink else None,
+            sockets=self.sockets,
+            socket_link=self.socket_link.build() if self.socket_link else None,
         )
 
 

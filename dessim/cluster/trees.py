@@ -148,9 +148,8 @@ def _across(found: _Found, trees: Trees, up_of: IntArray, down_of: IntArray, row
     of_sender, sender = up_of[senders], trees.up[senders]
     of_receiver, receiver = down_of[receivers], trees.down[receivers]
     out, into = wiring.nic_of(sender), wiring.nic_of(receiver)
-    pcie = wiring.pcie_up >= 0
-    found.member_links(of_sender, *([wiring.pcie_up + sender] if pcie else []), wiring.nic_up + out)
-    found.member_links(of_receiver, wiring.nic_down + into, *([wiring.pcie_down + receiver] if pcie else []))
+    found.member_links(of_sender, *wiring.out(sender))
+    found.member_links(of_receiver, *wiring.into(receiver))
     top = wiring.nic_of(trees.down[trees.down_at[:-1]])  # the leaf where senders meet, as one of its NICs
     highest = np.zeros(len(trees))
     # A tree is laid by destination, so that all leaves agree on its top, unless it is a stripe a spine.

@@ -119,6 +119,10 @@ def _tiers(draw: st.DrawFn) -> dict[str, Any]:
             node["nvswitch"] = "nvswitch-gen3"
     if share > 1 or draw(st.booleans()):
         node["pcie"] = link(f"{draw(st.integers(1, 5))} GB/s", "0.4 us")
+        if draw(st.booleans()):
+            node["pcie_switches"] = draw(st.sampled_from([s for s in (1, 2, 4) if nics % s == 0]))
+            if node["pcie_switches"] % 2 == 0:
+                node |= {"sockets": 2, "socket_link": _rate(draw, "0.2 us")}
     kind = draw(st.sampled_from(TREES))
     if kind == "nvlink_domain":
         return _domains(draw, node)

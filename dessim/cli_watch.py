@@ -56,12 +56,11 @@ class _Bar:
     def show(self, share: float, text: str) -> None:
         if self._clock() - self._began < _PATIENCE_S:
             return
-        if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=share, description=text)
-            return
-        self._bar = _progress()
-        self._bar.add_task(text, total=1.0, completed=share)
-        self._bar.start()
+        if self._bar is None:
+            self._bar = _progress()
+            self._bar.add_task(text, total=1.0)
+            self._bar.start()
+        self._bar.update(self._bar.task_ids[0], completed=share, description=text)
 
     def close(self) -> None:
         if self._bar is not None:

@@ -52,10 +52,10 @@ def drain_in_slices(
     makespan = float((load / net.capacity).max(initial=0.0))
     if not makespan:
         return np.zeros(net.n_flows), np.full(net.n_flows, -1, dtype=np.int64), 0, 0.0
-    width, slices = _WIDTH * tolerance, 0
+    width, slices, watch = _WIDTH * tolerance, 0, watch or Watch()
     while True:
-        coarse = _Slices(net, size, _COARSER * width * makespan).drain()
-        fine = _Slices(net, size, width * makespan).drain(watch)
+        coarse = _Slices(net, size, _COARSER * width * makespan).drain(watch.within(0, 1 + _COARSER))
+        fine = _Slices(net, size, width * makespan).drain(watch.within(1, 1 + _COARSER, parts=_COARSER))
         slices += coarse.slices + fine.slices
         apart = float(np.abs(fine.finish - coarse.finish).max()) / float(fine.finish.max())
         error = max(_AT_LEAST * width, apart / (_COARSER - 1))
@@ -114,11 +114,10 @@ class _Slices:
         self._binds: Ints = np.full(len(self._ids), -1, dtype=np.int64)
         self._matrix = np.zeros((n, n + 1))  # [b, l]: what a level of 1 at b puts on l, through the flows b binds
 
-    def drain(self, watch: Watch | None = None) -> _Slices:
+    def drain(self, watch: Watch) -> _Slices:
         now, width, everyone = 0.0, self._width, len(self._left)
         while len(self._left):
-            if watch is not None:
-                watch.tick(everyone - len(self._left), everyone, "flows")
+            watch.tick(everyone - len(self._left), everyone, "flows")
             cap = self._left / width
             low = self._solve(cap)
             rate, ends = np.minimum(cap, low), cap <= low

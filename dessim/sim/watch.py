@@ -49,12 +49,12 @@ class Watch:
         self._low, self._width = 0.0, 1.0  # of the whole run, the part looked at
         self._path: tuple[_Part, ...] = ()
 
-    def within(self, done: float, total: float, what: str = "") -> Watch:
-        """A look at the next one of `total` parts, `done` of which are over. `what` names them, in the plural."""
+    def within(self, done: float, total: float, what: str = "", parts: float = 1) -> Watch:
+        """A look at the next one (or several `parts`) of `total`, `done` of which are over. `what` names them."""
         self.tick(done, total, what)
         part = object.__new__(Watch)
         part._run, part._path = self._run, self._on(done, total, what)
-        part._low, part._width = self._low + self._width * done / total, self._width / total
+        part._low, part._width = self._low + self._width * done / total, self._width * parts / total
         return part
 
     def tick(self, done: float, total: float, what: str = "") -> None:

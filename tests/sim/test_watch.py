@@ -33,6 +33,14 @@ def test_a_part_is_its_share_of_the_whole() -> None:
     ]
 
 
+def test_parts_may_be_of_different_size() -> None:
+    seen = []
+    watch = Watch(report=lambda share, text: seen.append(share), clock=clock())
+    watch.within(0, 5).tick(1, 2)
+    watch.within(1, 5, parts=4).tick(3, 4)
+    assert seen == pytest.approx([0, 0.1, 0.2, 0.8])
+
+
 def test_one_of_one_is_not_told() -> None:
     seen = []
     watch = Watch(report=lambda share, text: seen.append(text), clock=clock())

@@ -11,6 +11,7 @@ from typing import Any
 import networkx as nx
 import numpy as np
 
+from dessim.cluster.fabrics import direct
 from dessim.cluster.graph import Cluster
 from dessim.cluster.links import IntArray
 from dessim.cluster.routing import Routes
@@ -21,16 +22,18 @@ SAMPLED_PAIRS = 512
 def describe(cluster: Cluster) -> dict[str, Any]:
     """Counts, rates and derived bandwidths; units in the key names, ready for JSON."""
     links, node = cluster.links, cluster.node
-    nic_capacity = cluster.wiring.nic_capacity()
-    bisection = _bisection(cluster)
+    bisection, oversubscription = _bisection(cluster), _oversubscription(cluster)
     by_kind = {}
     for kind in links.kinds:
         members = links.of_kind(kind)
+        slowest, fastest = float(links.capacity[members].min()), float(links.capacity[members].max())
         by_kind[kind] = {
             "count": len(members),
-            "capacity_GBps": _round(links.capacity[members[0]] / 1e9),
-            "latency_us": _round(links.latency[members[0]] * 1e6),
+            "capacity_GBps": _round(slowest / 1e9),
+            "latency_us": _round(links.latency[members].max() * 1e6),
         }
+        if fastest > slowest:
+            by_kind[kind]["fastest_GBps"] = _round(fastest / 1e9)
     return {
         "name": cluster.name,
         "description": cluster.description,
@@ -47,9 +50,9 @@ def describe(cluster: Cluster) -> dict[str, Any]:
         "transport": cluster.transport.name,
         "switches": {x.kind: x.count for x in links.layers if x.kind in ("switch", "router", "leaf", "spine", "core")},
         "links": by_kind,
-        "oversubscription": _round(cluster.fabric.oversubscription(nic_capacity)),
-        "bisection_GBps": _round(bisection / 1e9),
-        "bisection_per_gpu_GBps": _round(bisection / 1e9 / max(1, cluster.n_gpus // 2)),
+        "oversubscription": _round(oversubscription),
+        "bisection_GBps": None if bisection is None else _round(bisection / 1e9),
+        "bisection_per_gpu_GBps": None if bisection is None else _round(bisection / 1e9 / max(1, cluster.n_gpus // 2)),
     }
 
 
@@ -106,11 +109,35 @@ def route_problems(cluster: Cluster, src: IntArray, dst: IntArray, routes: Route
     return problems
 
 
-def _bisection(cluster: Cluster) -> float:
-    """Bytes/s from the first half of the nodes to the others, payload, one direction; 0 for a single node."""
+def _bisection(cluster: Cluster) -> float | None:
+    """Bytes/s from the first half of the nodes to the others, payload, one direction; 0 for a single node.
+
+    With overrides it is the maximum flow, and None where that would take minutes.
+    """
+    built = cluster.built
+    if built is not None and len(built) > direct.EXACT_CABLES:
+        return None
+    if built is not None:
+        gpu = np.arange(cluster.n_gpus)
+        first_half = (cluster.node_of(gpu) < cluster.n_nodes // 2).astype(np.int64)
+        unlimited = float(built.capacity.sum())
+        return direct.between_halves(gpu, first_half, unlimited, direct.Cables(built.src, built.dst, built.capacity))
     node = np.arange(cluster.n_nodes * cluster.node.nics) // cluster.node.nics
     first_half = (node < cluster.n_nodes // 2).astype(np.int64)
     return cluster.fabric.bisection(cluster.wiring.nic_capacity(), first_half)
+
+
+def _oversubscription(cluster: Cluster) -> float:
+    """What the fabric says, or with overrides what the worst switch has: from its NICs over to other switches."""
+    built, ratio = cluster.built, cluster.fabric.oversubscription(cluster.wiring.nic_capacity())
+    if built is None:
+        return ratio
+    nics, width = built.of_kind("nic_up"), sum(layer.count for layer in built.layers)
+    enters = np.bincount(built.dst[nics], built.capacity[nics], minlength=width)
+    between = slice(0, cluster.wiring.first)
+    leaves = np.bincount(built.src[between], built.capacity[between], minlength=width)
+    both = (enters > 0) & (leaves > 0)
+    return max(ratio, float((enters[both] / leaves[both]).max(initial=0.0)))
 
 
 def _round(value: float) -> float:

@@ -105,7 +105,8 @@ def _title(sheet: Sheet, cluster: Cluster) -> float:
         sheet.text(MARGIN, y, row, size=13, ink=FAINT)
         y += 18
     per_node = f"{cluster.n_nodes:,} nodes × {cluster.gpus_per_node} {cluster.gpu.name}"
-    bisection = format_bandwidth(facts["bisection_GBps"] * 1e9)
+    known = facts["bisection_GBps"] is not None
+    bisection = format_bandwidth(facts["bisection_GBps"] * 1e9) if known else "not worked out"
     sheet.text(
         MARGIN,
         y + 2,

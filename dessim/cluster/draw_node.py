@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from dessim.cluster.graph import Cluster
 from dessim.cluster.links import Links
 from dessim.cluster.parts import Link
@@ -116,7 +118,8 @@ def margin(
     network = not kind.startswith(("pcie", "nvlink"))
     wire = f"{link.rate * 8 / 1e9:.6g} Gb/s" if network else format_bandwidth(link.rate)
     times = f"{cables} × " if cables > 1 else ""
-    payload = format_bandwidth(float(links.capacity[members[0]]))
+    slowest, fastest = (format_bandwidth(float(end(links.capacity[members]))) for end in (np.min, np.max))
+    payload = slowest if slowest == fastest else f"{slowest} to {fastest}"
     sheet.text(MARGIN, y, title, size=12, bold=True)
     sheet.text(MARGIN, y + 17, f"{times}{wire}, payload {payload}", ink=FAINT)
     sheet.text(

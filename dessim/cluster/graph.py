@@ -26,7 +26,8 @@ from dessim.errors import CapacityError, ClusterError
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cluster:
-    """A whole machine room. `path` is the file it was read from."""
+    """A whole machine room. `path` is the file it was read from; `built` are its links as built where some are not of
+    the parts that node and fabric say."""
 
     name: str
     description: str
@@ -38,6 +39,7 @@ class Cluster:
     routing: Routing
     wiring: NodeLinks
     links: Links
+    built: Links | None = None
 
     @property
     def node(self) -> Node:

@@ -7,6 +7,7 @@ is what lets routes be computed with array arithmetic alone.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,8 +40,8 @@ class Layer:
 @dataclass(frozen=True, slots=True, eq=False)
 class Links:
     """All directed links: `capacity` [L] payload bytes/s, `latency` [L] s, `kind` [L] index into `kinds`,
-    `src` and `dst` [L] vertex ids, which `layers` name. `even`: links of one kind have one capacity; `faulty`: some
-    are down, which is to have none."""
+    `src` and `dst` [L] vertex ids, which `layers` name. `even`: links of one kind have one capacity; `level`: and one
+    latency; `faulty`: some are down, which is to have none."""
 
     capacity: FloatArray
     latency: FloatArray
@@ -50,12 +51,14 @@ class Links:
     dst: IntArray
     layers: tuple[Layer, ...]
     even: bool = field(init=False)
+    level: bool = field(init=False)
     faulty: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        kinds = [self.capacity[self.kind == number] for number in range(len(self.kinds))]
-        even = all(bool((of_kind == of_kind[0]).all()) for of_kind in kinds if len(of_kind))
-        object.__setattr__(self, "even", even)
+        members = [self.kind == number for number in range(len(self.kinds))]
+        for name, column in (("even", self.capacity), ("level", self.latency)):
+            kinds = [column[of] for of in members]
+            object.__setattr__(self, name, all(bool((kind == kind[0]).all()) for kind in kinds if len(kind)))
         object.__setattr__(self, "faulty", bool((self.capacity == 0).any()))
 
     def __len__(self) -> int:
@@ -88,7 +91,7 @@ class LinkBuilder:
     """Collects layers and blocks of links, then freezes them into `Links`."""
 
     layers: list[Layer] = field(default_factory=list)
-    _blocks: list[tuple[str, float, float, IntArray, IntArray]] = field(default_factory=list)
+    _blocks: list[tuple[str, Link, IntArray, IntArray, float, int]] = field(default_factory=list)
     _links: int = 0
 
     def add_layer(self, kind: str, count: int, per_node: int = 0) -> int:
@@ -107,22 +110,28 @@ class LinkBuilder:
         first = self._links
         tails, heads = np.asarray(src, dtype=np.int64), np.asarray(dst, dtype=np.int64)
         if len(tails):
-            self._blocks.append((kind, link.capacity * bundle, link.latency + extra_latency, tails, heads))
+            self._blocks.append((kind, link, tails, heads, extra_latency, bundle))
         self._links += len(tails)
         return first
 
-    def freeze(self) -> Links:
-        """The finished table; its arrays are read-only."""
-        kinds = tuple(dict.fromkeys(block[0] for block in self._blocks))
-        sizes = [len(block[3]) for block in self._blocks]
+    def freeze(self, instead: Iterable[tuple[IntArray, Link]] = ()) -> Links:
+        """The finished table; its arrays are read-only.
+
+        `instead` names links that are another part, cable for cable; of several for one link the last counts.
+        """
+        kinds, parts, tails, heads, extras, bundles = zip(*self._blocks, strict=True)
+        names, sizes = tuple(dict.fromkeys(kinds)), [len(tail) for tail in tails]
         columns: list[NDArray[Any]] = [
-            np.repeat(np.array([block[1] for block in self._blocks]), sizes),
-            np.repeat(np.array([block[2] for block in self._blocks]), sizes),
-            np.repeat(np.array([kinds.index(block[0]) for block in self._blocks], dtype=np.int8), sizes),
-            np.concatenate([block[3] for block in self._blocks]),
-            np.concatenate([block[4] for block in self._blocks]),
+            np.repeat([part.capacity * bundle for part, bundle in zip(parts, bundles, strict=True)], sizes),
+            np.repeat([part.latency + extra for part, extra in zip(parts, extras, strict=True)], sizes),
+            np.repeat(np.array([names.index(kind) for kind in kinds], dtype=np.int8), sizes),
+            np.concatenate(tails),
+            np.concatenate(heads),
         ]
+        for ids, part in instead:
+            columns[0][ids] = part.capacity * np.repeat(bundles, sizes)[ids]
+            columns[1][ids] = part.latency + np.repeat(extras, sizes)[ids]
         for column in columns:
             column.flags.writeable = False
         capacity, latency, kind, src, dst = columns
-        return Links(capacity, latency, kind, kinds, src, dst, tuple(self.layers))
+        return Links(capacity, latency, kind, names, src, dst, tuple(self.layers))

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from dessim.cluster.graph import Cluster
 from dessim.cluster.links import LinkBuilder
 from dessim.cluster.node import add_node_layers, add_node_links
+from dessim.cluster.overrides import overridden
 from dessim.cluster.spec import TopologyFile, problems
 from dessim.cluster.spec_fabrics import Site
 from dessim.cluster.spec_parts import Catalogue
@@ -72,6 +73,10 @@ def build_cluster(file: TopologyFile, path: Path) -> Cluster:
         raise ClusterError(path, "fabric", str(error)) from None
     switch = fabric.switch
     wiring = add_node_links(builder, node, n_nodes, vertices, leaf_vertex, switch.latency if switch else 0.0)
+    links = builder.freeze()
+    changes = overridden(file.override, links, wiring, path)
+    if changes:
+        links = builder.freeze(changes)
     return Cluster(
         name=file.name or path.stem,
         description=file.description,
@@ -82,7 +87,8 @@ def build_cluster(file: TopologyFile, path: Path) -> Cluster:
         fabric=fabric,
         routing=file.fabric.route(),
         wiring=wiring,
-        links=builder.freeze(),
+        links=links,
+        built=links if changes else None,
     )
 
 

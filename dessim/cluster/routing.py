@@ -135,7 +135,8 @@ def assemble(n: int, segments: Sequence[Segment], links: Links, without_twins: b
 
     `without_twins` keeps one of each set of twins.
     """
-    kept = [s.one_of_twins(links) if without_twins and s.twins else s.links for s in segments]
+    thin = without_twins and links.level  # one of the twins tells the latency of all
+    kept = [s.one_of_twins(links) if thin and s.twins else s.links for s in segments]
     parts = [(s.rows, at, s.step.shape[-2]) for s, at in zip(segments, kept, strict=True) if len(s.rows)]
     counts = np.zeros(n, dtype=np.int64)
     for rows, alternatives, _ in parts:

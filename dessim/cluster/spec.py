@@ -22,6 +22,8 @@ from dessim.cluster.spec_fabrics import (
 )
 from dessim.cluster.spec_parts import Count, GpuTable, LinkTable, SwitchTable, Table, TransportTable, part_of
 
+Place = Annotated[int, Field(ge=0, strict=True)]
+
 
 class NodeTable(Table):
     """`[node]`: how many servers, and what is in each."""
@@ -78,6 +80,29 @@ class NodeTable(Table):
         )
 
 
+class OverrideTable(Table):
+    """`[[override]]`: links between switches by name, or those of a range of nodes, that are other parts."""
+
+    links: tuple[str, ...] = ()
+    cable: Annotated[LinkTable | None, part_of("link")] = None
+    nodes: tuple[Place, Place] | None = None
+    nic: Annotated[LinkTable | None, part_of("nic")] = None
+    nvlink: Annotated[LinkTable | None, part_of("link")] = None
+    pcie: Annotated[LinkTable | None, part_of("link")] = None
+
+    @model_validator(mode="after")
+    def _one_or_the_other(self) -> OverrideTable:
+        by_name, by_node = [bool(self.links), self.cable is not None], [self.nodes is not None, bool(self.built())]
+        if not ((all(by_name) and not any(by_node)) or (all(by_node) and not any(by_name))):
+            raise ValueError("write links and cable, or nodes = [first, last] and some of nic, nvlink, pcie")
+        return self
+
+    def built(self) -> dict[str, parts.Link]:
+        """What the nodes' links are instead, by key."""
+        given = {"nic": self.nic, "nvlink": self.nvlink, "pcie": self.pcie}
+        return {key: table.build() for key, table in given.items() if table is not None}
+
+
 FABRIC_KINDS = (
     "single_switch",
     "leaf_spine",
@@ -105,6 +130,7 @@ class TopologyFile(Table):
     transport: Annotated[TransportTable, part_of("transport")]
     node: NodeTable
     fabric: Annotated[_TIERS | _DIRECT, Field(discriminator="kind")]
+    override: tuple[OverrideTable, ...] = ()
 
     @model_validator(mode="after")
     def _fits(self) -> TopologyFile:

@@ -50,15 +50,19 @@ class Floor:
     """Seconds a stage takes at least on a group's GPUs, whatever the routing between NICs."""
 
     def __init__(self, cluster: Cluster, gpus: Ints) -> None:
-        wiring, latency = cluster.wiring, cluster.links.latency
+        wiring, links = cluster.wiring, cluster.links
+
+        def least(kind: str) -> float:
+            return float(links.latency[links.of_kind(kind)].min())
+
         self._nodes, self._nics, self._gpus = cluster.node_of(gpus), wiring.nic_of(gpus), gpus
         self._overhead = cluster.transport.message_overhead
         self._nic_rate = float(cluster.node.nic.capacity)
-        self._nic_latency = float(latency[wiring.nic_up] + latency[wiring.nic_down])
+        self._nic_latency = least("nic_up") + least("nic_down")
         self._nvlink = cluster.node.nvlink
         self._node_latency = 0.0
         if self._nvlink is not None:
-            self._node_latency = float(latency[wiring.nvlink_up] + latency[wiring.nvlink_down])
+            self._node_latency = least("nvlink_up") + least("nvlink_down")
         self._fastest = float(cluster.links.capacity.max())
 
     def __call__(self, stage: Stage) -> float:

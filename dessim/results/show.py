@@ -84,10 +84,16 @@ def print_description(found: Values) -> None:
     flat += [(f"{kind} switches", count) for kind, count in found["switches"].items()]
     print_table(key_value_table(found["name"], [(k, v) for k, v in flat if k != "name" and v != ""]))
     rows = [
-        (kind, f"{link['count']:,}", f"{link['capacity_GBps']:g} GB/s", f"{link['latency_us']:g} us")
+        (kind, f"{link['count']:,}", _rates(link), f"{link['latency_us']:g} us")
         for kind, link in found["links"].items()
     ]
     print_table(table_of(("link", "count", "payload rate, each way", "latency"), rows))
+
+
+def _rates(link: Values) -> str:
+    """One rate, or from the slowest to the fastest link."""
+    fastest = f" to {link['fastest_GBps']:g}" if "fastest_GBps" in link else ""
+    return f"{link['capacity_GBps']:g}{fastest} GB/s"
 
 
 def print_trace(found: Values) -> None:

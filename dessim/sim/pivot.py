@@ -10,8 +10,7 @@ given since, the integral of the level. Nothing is done to a flow while others f
 *Levels solve a linear system.* With x_l the level of a full link, or the room left on a link that is not, capacity
 says M x = C, where column l of M sums the weights that the flows bound by l put on each link (a unit vector where l is
 not full): a basis, as in the simplex method. A flow that finishes, or is bound by another link from now on, changes M
-by one rank, and the new levels follow from one column of the inverse (the Woodbury identity, for several at once; the
-updates are kept in product form and folded into the inverse a block at a time).
+by one rank, and the new levels follow from one column of the inverse (dessim.sim.basis).
 
 The solution stays max-min fair as long as every flow's own link has the lowest level on its path and no room is
 negative (Bertsekas and Gallager, 6.5.2: each flow has a bottleneck). Where a flow crosses a link that has become lower
@@ -27,12 +26,12 @@ from collections.abc import Mapping
 import numpy as np
 
 from dessim.errors import PhysicsError
+from dessim.sim.basis import Basis
 from dessim.sim.maxmin import Floats, Incidence, Ints, max_min_rates
 
 _REFRESH = 16  # blocks before the inverse is computed anew, against drift
 _PASSES = 40  # changes of binding at one instant before solving from scratch
 _SAME = 1e-12  # relative: flows whose ends are this close end together
-_SINGULAR = 1e5  # of a pivot's inverse; beyond it digits are lost
 _DRIFT = 1e-8
 _HEAPS = 1000  # flows; queueing more takes longer than sorting all anew
 _MANY = 128  # flows that change over at once, or half as many as links; beyond it M is inverted anew
@@ -56,17 +55,11 @@ class PivotFluid:
         self._service = np.zeros(n)
         self._left = int(self.active.sum())
         self._full = np.zeros(n, dtype=bool)
-        self._x: Floats = np.zeros(n)
         self._crossing: Ints = np.zeros((n, n), dtype=np.int64)  # [l, b]: flows bound by b that cross l
         self._crossed = np.zeros((n, n), dtype=bool)
-        self._inverse: Floats = np.zeros((n, n))  # transposed
-        # The product form: up to `_block` updates, each the vector z and the columns of M that gained and lost.
         self._many = max(_MANY, n // 2)
-        self._block = block = 3 * self._many  # room for a change of `_many` flows and the columns it empties and fills
-        self._z, self._corner = np.zeros((block, n)), np.zeros((block, block))
-        self._plus, self._minus = np.zeros(block, dtype=np.int64), np.zeros(block, dtype=np.int64)
-        self._gains, self._loses = np.zeros(block), np.zeros(block)
-        self._updates = self._blocks = 0
+        # Room for a change of `_many` flows and the columns it empties and fills.
+        self._basis = Basis(net.capacity, 3 * self._many)
         self._solve(self._key.copy())
 
     @property
@@ -76,7 +69,7 @@ class PivotFluid:
     @property
     def rate(self) -> Floats:
         """Rates [n_flows] in bytes/s; 0 for flows that are done."""
-        level = np.where(self._full, self._x, 0.0)
+        level = np.where(self._full, self._basis.x, 0.0)
         return np.where(self.active, level[self.bound], 0.0)
 
     @property
@@ -92,7 +85,7 @@ class PivotFluid:
 
     def advance(self, seconds: float) -> Ints:
         """Let `seconds` pass (at most `next_finish`). Returns the flows that finished."""
-        self._service += np.where(self._full, self._x, 0.0) * seconds
+        self._service += np.where(self._full, self._basis.x, 0.0) * seconds
         finished: list[int] = []
         for link in np.flatnonzero(self._top <= self._service * (1 + 2 * _SAME)).tolist():
             reached = self._service[link]
@@ -149,7 +142,7 @@ class PivotFluid:
 
     def _waits(self) -> Floats:
         with np.errstate(invalid="ignore"):
-            return np.where(self._full, (self._top - self._service) / self._x, np.inf)
+            return np.where(self._full, (self._top - self._service) / self._basis.x, np.inf)
 
     def _remove(self, flows: list[int]) -> None:
         if self._left == 0:
@@ -165,20 +158,20 @@ class PivotFluid:
     def _settle(self) -> None:
         """Pivot until every flow is bound by the lowest link of its path and no link is short of room."""
         capacity = self._net.capacity
-        if self._blocks >= _REFRESH:
-            before = self._x
+        if self._basis.blocks >= _REFRESH:
+            before = self._basis.x
             self._invert()
-            if not np.allclose(self._x, before, rtol=_DRIFT, atol=_DRIFT * float(capacity.max())):
+            if not np.allclose(self._basis.x, before, rtol=_DRIFT, atol=_DRIFT * float(capacity.max())):
                 raise PhysicsError("rates drifted from what the links carry; please report this")
         for _ in range(_PASSES):
-            short = np.where(self._full, 0.0, self._x / capacity)
+            short = np.where(self._full, 0.0, self._basis.x / capacity)
             tightest = int(np.argmin(short))
             if short[tightest] < -_SAME:
                 crossing = self._crossers(tightest)
-                level = self._x[self.bound[crossing]]
+                level = self._basis.x[self.bound[crossing]]
                 moves = {int(crossing[np.argmax(level)]): tightest}
             else:
-                level = np.where(self._full, self._x, np.inf)
+                level = np.where(self._full, self._basis.x, np.inf)
                 # On the way levels may be negative: where others alone exceed a full link, which then attracts them.
                 wrong = level > (level + _SAME * np.abs(level))[:, None]
                 wrong &= self._crossed
@@ -188,7 +181,7 @@ class PivotFluid:
                 lower, upper = wrong[rows].nonzero()
                 moves = self._lowest(upper, rows[lower], level)
             if len(moves) > self._many:
-                self._rebind(np.where(self._full, self._x, np.inf))
+                self._rebind(np.where(self._full, self._basis.x, np.inf))
             elif not self._change_over(moves):
                 break
         self._solve(self.remaining)
@@ -267,13 +260,12 @@ class PivotFluid:
         self._full[touched] = binds
         self._top[emptied] = np.inf
         units = np.concatenate([emptied, filled])
-        if self._updates + len(flows) + len(units) > self._block:
-            self._absorb()
+        inverse = self._basis.inverse(room_for=len(flows) + len(units))
         z = np.concatenate(
             [
-                np.add.reduceat(weights[:, None] * self._inverse[links], starts, axis=0),
-                self._inverse[emptied],
-                -self._inverse[filled],
+                np.add.reduceat(weights[:, None] * inverse[links], starts, axis=0),
+                inverse[emptied],
+                -inverse[filled],
             ]
         )
         # Change i adds its vector to column plus[i] as often as gains[i] says, and takes it from minus[i] likewise.
@@ -282,56 +274,17 @@ class PivotFluid:
         loses = np.zeros(len(z))
         loses[: len(flows)] = 1.0
         plus = np.concatenate([sources if targets is None else targets, units])
-        return self._update(z, plus, gains, np.concatenate([sources, units]), loses)
-
-    def _update(self, z: Floats, plus: Ints, gains: Floats, minus: Ints, loses: Floats) -> bool:
-        """The Woodbury identity, appended to the product form. `z` are columns of the inverse times the change."""
-        old, new = slice(0, self._updates), slice(self._updates, self._updates + len(z))
-        if self._updates:
-            seen = self._gains[old, None] * z.T[self._plus[old]] - self._loses[old, None] * z.T[self._minus[old]]
-            z = z - (self._corner[old, old] @ seen).T @ self._z[old]
-        pivot = gains[:, None] * z.T[plus] - loses[:, None] * z.T[minus]
-        pivot[np.diag_indices_from(pivot)] += 1.0
-        try:
-            pivot = np.linalg.inv(pivot).astype(np.float64, copy=False)
-        except np.linalg.LinAlgError:
-            return False
-        if not np.abs(pivot).max() < _SINGULAR:
-            return False
-        change = pivot @ (gains * self._x[plus] - loses * self._x[minus])
-        self._x = self._x - change @ z
-        if self._updates:
-            seen = gains[:, None] * self._z[old].T[plus] - loses[:, None] * self._z[old].T[minus]
-            self._corner[new, old] = -(pivot @ seen) @ self._corner[old, old]
-        self._corner[new, new] = pivot
-        self._z[new], self._plus[new], self._minus[new] = z, plus, minus
-        self._gains[new], self._loses[new] = gains, loses
-        self._updates = new.stop
-        return True
-
-    def _absorb(self) -> None:
-        """Fold the product form into the inverse."""
-        self._blocks += 1
-        old = slice(0, self._updates)
-        seen = (
-            self._inverse[:, self._plus[old]] * self._gains[old] - self._inverse[:, self._minus[old]] * self._loses[old]
-        )
-        self._inverse -= seen @ (self._corner[old, old].T @ self._z[old])
-        self._updates = 0
-        self._corner[:] = 0.0
-        self._x = self._net.capacity @ self._inverse
+        return self._basis.update(z, plus, gains, np.concatenate([sources, units]), loses)
 
     def _invert(self) -> None:
-        """The transposed inverse of M, from what binds what."""
+        """The basis anew, from what binds what."""
         net, n = self._net, len(self._net.capacity)
         keep = self.active[net.flow]
         link, weight, bound = net.link[keep], net.weight[keep], self.bound[net.flow[keep]]
-        matrix = np.bincount(bound * n + link, weight, minlength=n * n).reshape(n, n)  # transposed
-        matrix[~self._full, ~self._full] = 1.0
-        self._inverse = np.linalg.inv(matrix)
-        self._updates = self._blocks = 0
-        self._corner[:] = 0.0
-        self._x = net.capacity @ self._inverse
+        transposed: Floats = np.bincount(bound * n + link, weight, minlength=n * n).astype(np.float64, copy=False)
+        transposed = transposed.reshape(n, n)
+        transposed[~self._full, ~self._full] = 1.0
+        self._basis.invert(transposed)
 
     def _solve(self, remaining: Floats) -> None:
         """Rates from scratch, and everything that follows from them."""

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from fabric_examples import RATE, SLOW, bed, dragonfly, dragonfly_plus, graph, hyperx, racks, rail_only, torus
 from small_clusters import link
-from test_fabrics import grid_graph
+from test_fabrics import SMALL, grid_graph
 
 from dessim import run_collective
 from dessim.cluster import Cluster
@@ -143,3 +143,16 @@ def test_graph_of_a_torus_is_bound_by_its_bisection() -> None:
     k = 4
     nodes, links = grid_graph(k, k)
     assert measured(graph(nodes, links)) == pytest.approx((k * k) ** 2 / 4 / (2 * k) * S / RATE, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", list(SMALL))
+@pytest.mark.parametrize("routing", ["split", "ecmp", "adaptive"])
+def test_folding_changes_nothing(name: str, routing: str) -> None:
+    cluster = SMALL[name](routing=routing)
+    n = cluster.n_gpus
+    src, dst = np.divmod(np.arange(n * n), n)
+    src, dst = src[src != dst], dst[src != dst]
+    size = S * np.random.default_rng(0).integers(1, 3, size=len(src))
+    folded, plain = (route_flows(cluster, src, dst, size, folding=on) for on in (True, False))
+    assert folded.finish[folded.folded.colour] == pytest.approx(plain.finish[plain.folded.colour], rel=1e-9)
+    assert folded.bytes_by_kind == pytest.approx(plain.bytes_by_kind, rel=1e-12)

@@ -23,6 +23,9 @@ MAX_SWITCHES = 2_048
 MAX_WAYS = 4_096
 """More equal ways than that between two switches would be split into shares too thin to follow."""
 
+_TOGETHER = 128
+"""Starts of a breadth-first search at once, which take some 100 bytes for each of their switches' cables."""
+
 
 @dataclass(frozen=True, slots=True)
 class Edge:
@@ -49,9 +52,9 @@ class Plan:
             return f"switch {twice[0]!r} is there twice"
         if len(self.switches) > MAX_SWITCHES:
             return f"{len(self.switches):,} switches are more than the {MAX_SWITCHES:,} a graph may have"
-        seen: set[frozenset[str]] = set()
+        known, seen = set(self.switches), set[frozenset[str]]()
         for edge in self.edges:
-            missing = [end for end in (edge.a, edge.b) if end not in self.switches]
+            missing = [end for end in (edge.a, edge.b) if end not in known]
             if missing:
                 return f"a link ends at {missing[0]!r}, which is no switch; switches: {', '.join(self.switches[:8])}"
             if edge.a == edge.b:
@@ -170,21 +173,24 @@ def build(builder: LinkBuilder, nics: int, plan: Plan, cable: Link, switch: Swit
 
 
 def _shortest(at: IntArray, head: IntArray) -> tuple[IntArray, FloatArray]:
-    """Hops (-1: unreachable) and number of shortest ways [s, s] between all pairs: breadth first from all at once."""
+    """Hops (-1: unreachable) and number of shortest ways [s, s] between all pairs: breadth first, many at once."""
     n = len(at) - 1
-    distance, count = np.full((n, n), -1, dtype=np.int64), np.zeros((n, n))
-    start = node = np.arange(n)
-    distance[start, node], count[start, node] = 0, 1.0
-    hops = 0
-    while len(start):
-        hops += 1
-        degree = (at[1:] - at[:-1])[node]
-        origin = np.repeat(start, degree)
-        offset = np.arange(len(origin)) - np.repeat(np.cumsum(degree) - degree, degree)
-        reached = head[np.repeat(at[node], degree) + offset]
-        fresh = distance[origin, reached] < 0
-        origin, reached, carried = origin[fresh], reached[fresh], np.repeat(count[start, node], degree)[fresh]
-        np.add.at(count, (origin, reached), carried)
-        distance[origin, reached] = hops
-        start, node = np.divmod(np.unique(origin * n + reached), n)
-    return distance, count
+    distance, count = np.full(n * n, -1, dtype=np.int64), np.zeros(n * n)
+    seen = np.empty(n * n, dtype=np.int64)
+    for starts in np.split(np.arange(n), range(_TOGETHER, n, _TOGETHER)):
+        pair = starts * n + starts
+        distance[pair], count[pair] = 0, 1.0
+        hops = 0
+        while len(pair):
+            hops += 1
+            node = pair % n
+            degree = at[node + 1] - at[node]
+            offset = np.arange(degree.sum()) - np.repeat(np.cumsum(degree) - degree, degree)
+            reached = np.repeat(pair - node, degree) + head[np.repeat(at[node], degree) + offset]
+            fresh = distance[reached] < 0
+            carried, reached = np.repeat(count[pair], degree)[fresh], reached[fresh]
+            np.add.at(count, reached, carried)
+            distance[reached] = hops
+            seen[reached] = np.arange(len(reached))  # the last one stays: one of each
+            pair = reached[seen[reached] == np.arange(len(reached))]
+    return distance.reshape(n, n), count.reshape(n, n)

@@ -85,10 +85,11 @@ class Routed:
 
 
 class Collectives:
-    """Prices and runs the collectives of a job.
+    """Prices and runs the collectives of a job, whose rank r sits on GPU `seats[r]`, or on GPU r.
 
     Of what ran so far: `solves`, how often rates were solved when its stages were routed, and the most colours of flows
-    and links that one of them had, and the largest relative `error` a tolerance let in.
+    and links that one of them had, the largest relative `error` a tolerance let in, and `used`: which links [n_links]
+    carried something.
     """
 
     def __init__(
@@ -97,13 +98,16 @@ class Collectives:
         groups: Mapping[str, Sequence[int]],
         algorithms: Mapping[Collective, str] | None = None,
         options: Options | None = None,
+        seats: Ints | None = None,
     ) -> None:
-        self._routed, self._cluster = routed, routed.cluster
-        self._gpus: dict[str, Ints] = {name: np.asarray(ranks, dtype=np.int64) for name, ranks in groups.items()}
-        self._layouts = {name: layout_of(self._cluster, gpus) for name, gpus in self._gpus.items()}
+        self._routed, self.cluster = routed, routed.cluster
+        ranks = {name: np.asarray(members, dtype=np.int64) for name, members in groups.items()}
+        self._gpus = {name: of if seats is None else seats[of] for name, of in ranks.items()}
+        self._layouts = {name: layout_of(self.cluster, gpus) for name, gpus in self._gpus.items()}
         self._wanted, self._options = dict(algorithms or {}), options
         self.solves = self.flow_colours = self.link_colours = 0
         self.error = 0.0
+        self.used = np.zeros(len(self.cluster.links), dtype=bool)
         self._chosen: dict[tuple[object, ...], str] = {}
 
     def steps(
@@ -121,7 +125,7 @@ class Collectives:
         key = (op, group, size) if sizes is None else (op, group, size, sizes.tobytes())
         if key not in self._chosen:
             gpus, layout = self._gpus[group], self._layouts[group]
-            floor, bounded, priced = Floor(self._cluster, gpus), 0, 0
+            floor, bounded, priced = Floor(self.cluster, gpus), 0, 0
 
             def bound(stage: Stage) -> float:
                 nonlocal bounded
@@ -136,7 +140,7 @@ class Collectives:
                 return flows.alone(scale)
 
             self._chosen[key] = fastest(
-                algorithms_for(op, layout, sizes is not None, self._cluster.transport.algorithms.get(op, ())),
+                algorithms_for(op, layout, sizes is not None, self.cluster.transport.algorithms.get(op, ())),
                 lambda name: schedule(op, name, layout, size, sizes, self._options),
                 bound,
                 price,
@@ -166,12 +170,13 @@ class Collectives:
             algorithm = self.choose(op, group, size, sizes, watch.within(0, 2))
             watch = watch.within(1, 2)
         bound_by = "latency"
-        if self._cluster.transport.op_overhead > 0:
-            yield env.timeout(self._cluster.transport.op_overhead)
+        if self.cluster.transport.op_overhead > 0:
+            yield env.timeout(self.cluster.transport.op_overhead)
         longest = 0.0
         for step in self.steps(op, algorithm, group, size, sizes, watch):
             began = env.now
             self.solves += step.flows.solves
+            self.used[step.flows.links] = True
             self.error = max(self.error, step.flows.error)
             self.flow_colours = max(self.flow_colours, len(step.flows.folded.flow_of))
             self.link_colours = max(self.link_colours, len(step.flows.folded.link_of))
@@ -184,10 +189,10 @@ class Collectives:
 
 
 def layout_of(cluster: Cluster, gpus: Ints) -> Layout:
-    """Whether a group fills nodes evenly, consecutive ranks together, and which switches sum."""
+    """Whether a group fills nodes evenly, the ranks of each one after the other, and which switches sum."""
     nodes = cluster.node_of(gpus)
     _, counts = np.unique(nodes, return_counts=True)
-    even = bool((counts == counts[0]).all()) and bool((np.diff(nodes) >= 0).all())
+    even = bool((counts == counts[0]).all()) and np.count_nonzero(np.diff(nodes)) == len(counts) - 1
     return Layout(
         n=len(gpus),
         per_node=int(counts[0]) if even else 1,

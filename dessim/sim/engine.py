@@ -9,11 +9,12 @@ order, as on a CUDA stream), waits for what it depends on, computes or communica
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 
 import simpy
 
 from dessim.cluster import Cluster
+from dessim.cluster.placement import seated
 from dessim.collectives import Options
 from dessim.errors import DeadlockError, OutOfTime
 from dessim.sim.collective import Collectives, Outcome, Routed
@@ -28,50 +29,35 @@ from dessim.workload.dag import Task, Workload
 Process = Generator[simpy.Event, object, None]
 
 
-class _Simulation:
+class Run:
+    """A workload on its way through a network that others may share; `collectives` know where its ranks sit."""
+
     def __init__(
-        self,
-        routed: Routed,
-        workload: Workload,
-        algorithms: Mapping[Collective, str] | None,
-        options: Options | None,
-        watch: Watch,
+        self, env: simpy.Environment, network: Network, collectives: Collectives, workload: Workload, watch: Watch
     ) -> None:
-        cluster = routed.cluster
-        cluster.require(workload.n_ranks)
-        self.env = simpy.Environment()
-        self.workload = workload
-        self.network = Network(self.env, cluster, routed.folding, watch)
-        self.collectives = Collectives(routed, workload.groups, algorithms, options)
-        self.meetings = Meetings(self.env, workload)
+        self.env, self.network, self.collectives, self.workload, self.watch = env, network, collectives, workload, watch
+        self.meetings = Meetings(env, workload)
         self.record = Record(workload.n_ranks, tuple(c.ranks for c in workload.classes))
         self.over: list[list[simpy.Event]] = []
-        self.devices = [Device(self.env, cluster.gpu.comm_sm_share) for _ in workload.classes]
-        self.kinds = cluster.links.kinds
-        self.watch = watch
+        self.devices = [Device(env, collectives.cluster.gpu.comm_sm_share) for _ in workload.classes]
 
-    def run(self) -> Record:
+    def start(self) -> simpy.Event:
+        """Launch every op. The event fires when all are over."""
         for number, rank_class in enumerate(self.workload.classes):
             device = self.devices[number]
             self.over.append([self.env.event() for _ in rank_class.tasks])
             for index, task in enumerate(rank_class.tasks):
                 turn = device.stream(task.stream).request()
                 self.env.process(self._op(number, index, task, turn, device))
-        everything = simpy.AllOf(self.env, [event for events in self.over for event in events])
-        try:
-            self.env.run(until=everything)
-        except RuntimeError as stuck:
-            # simpy's way to say that nothing is left to happen before `until` did.
-            raise DeadlockError(f"deadlock: {self.meetings.missing()}") from stuck
-        except OutOfTime as cut:
-            raise OutOfTime(cut.line, cut.so_far | self._so_far()) from None
+        return simpy.AllOf(self.env, [event for events in self.over for event in events])
+
+    def finish(self) -> Record:
+        """What happened until now; of the network only what is this workload's own."""
         self.record.end = float(self.env.now)
-        self.record.solves = self.network.solves + self.collectives.solves
+        self.record.solves = self.collectives.solves
         self.record.flow_colours = self.collectives.flow_colours
         self.record.error = self.collectives.error
         self.record.link_colours = self.collectives.link_colours
-        carried = self.network.bytes_by_kind.tolist()
-        self.record.bytes_by_kind = dict(zip(self.kinds, carried, strict=True))
         # Order by time, not by which process happened to be resumed first.
         self.record.spans.sort(key=lambda s: (s.start, s.rank_class, s.end, s.name))
         return self.record
@@ -138,7 +124,8 @@ class _Simulation:
             device.end_communication()
         meeting.over.succeed(outcome)
 
-    def _so_far(self) -> dict[str, float]:
+    def so_far(self) -> dict[str, float]:
+        """How far it has come, for OutOfTime."""
         left = Counter(task.step for rank_class in self.workload.classes for task in rank_class.tasks)
         left.subtract(span.step for span in self.record.spans)
         done = sum(ops == 0 for ops in left.values())
@@ -153,12 +140,28 @@ def simulate(
     routed: Routed | None = None,
     options: Options | None = None,
     watch: Watch | None = None,
+    gpus: Sequence[int] | None = None,
 ) -> Record:
-    """Run a workload on a cluster; rank r sits on GPU r.
+    """Run a workload on a cluster of its own; rank r sits on GPU r, or on `gpus[r]`.
 
     `algorithms` fixes a collective's algorithm (default `auto`). `folding=False` runs the same engine without folding.
     `routed` carries routes from one simulation of the cluster to the next; it brings its own `folding`. `options`
     sets what algorithms leave open: chunks, the root, the sides of a torus. `watch` sees progress and may stop the run.
     Raises CapacityError when the cluster is too small, DeadlockError when ranks wait for each other, OutOfTime.
     """
-    return _Simulation(routed or Routed(cluster, folding), workload, algorithms, options, watch or Watch()).run()
+    routed, watch, env = routed or Routed(cluster, folding), watch or Watch(), simpy.Environment()
+    seats = seated(routed.cluster, workload.n_ranks, gpus)
+    network = Network(env, routed.cluster, routed.folding, watch)
+    collectives = Collectives(routed, workload.groups, algorithms, options, seats)
+    run = Run(env, network, collectives, workload, watch)
+    try:
+        env.run(until=run.start())
+    except RuntimeError as stuck:
+        # simpy's way to say that nothing is left to happen before `until` did.
+        raise DeadlockError(f"deadlock: {run.meetings.missing()}") from stuck
+    except OutOfTime as cut:
+        raise OutOfTime(cut.line, cut.so_far | run.so_far()) from None
+    record = run.finish()
+    record.solves += network.solves
+    record.bytes_by_kind = dict(zip(routed.cluster.links.kinds, network.bytes_by_kind.tolist(), strict=True))
+    return record

@@ -36,16 +36,16 @@ def has_map(fabric: Fabric) -> bool:
 
 def draw_map(sheet: Sheet, cluster: Cluster, y: float) -> float:
     """The map from `y` down, with what its cables are in the margin; where to go on below."""
-    fabric = cluster.fabric
+    fabric, bottom = cluster.fabric, y + HEIGHT
     if isinstance(fabric, Torus | HyperX):
-        note = _grid(sheet, fabric, y)
+        note, bottom = _grid(sheet, fabric, y)
     elif isinstance(fabric, Dragonfly | DragonflyPlus):
         note = _groups(sheet, fabric, y)
     else:
         assert isinstance(fabric, Graph)
         note = _graph(sheet, fabric, y)
-    sheet.text(LEFT, y + HEIGHT - 6, note, ink=FAINT)
-    return max(y + HEIGHT + 24, _legend(sheet, cluster, y))
+    sheet.text(LEFT, bottom - 6, note, ink=FAINT)
+    return max(bottom + 24, _legend(sheet, cluster, y))
 
 
 def _legend(sheet: Sheet, cluster: Cluster, y: float) -> float:
@@ -83,7 +83,8 @@ def _cables(fabric: Fabric) -> list[tuple[str, Link, str, int]]:
     return []
 
 
-def _grid(sheet: Sheet, fabric: Torus | HyperX, y: float) -> str:
+def _grid(sheet: Sheet, fabric: Torus | HyperX, y: float) -> tuple[str, float]:
+    """One plane of it; returns what is to be said of it, and where it ends."""
     size = fabric.grid.size if isinstance(fabric, Torus) else fabric.shape.size
     rows, columns = (1, *size)[-2:]
     planes = math.prod(size) // (rows * columns)
@@ -96,9 +97,6 @@ def _grid(sheet: Sheet, fabric: Torus | HyperX, y: float) -> str:
             frame = Box(x0 - 34 + shift, y0 - 24 - shift, step_x * len(across) + 24, step_y * len(down) + 20)
             sheet.frame(frame)
         sheet.frame(Box(x0 - 34, y0 - 24, step_x * len(across) + 24, step_y * len(down) + 20))
-        more = ", ".join(f"{n} along {AXES[d]}" for d, n in enumerate(size[:-2]))
-        sheet.text(x0 + step_x * len(across) + 22, y0 + 20, f"1 of {planes:,} planes", size=13, bold=True)
-        sheet.text(x0 + step_x * len(across) + 22, y0 + 38, more, ink=FAINT)
     boxes = {
         (i, j): Box(x0 + c * step_x, y0 + r * step_y, step_x * 0.62, min(22.0, step_y * 0.6))
         for r, i in enumerate(down)
@@ -111,9 +109,14 @@ def _grid(sheet: Sheet, fabric: Torus | HyperX, y: float) -> str:
         sheet.box(box, "…" if folded else f"{i * columns + j}", "#ffffff" if folded else ROUTER, size=10, dashed=folded)
     names = [AXES[d] for d in range(len(size))][-2:]
     shape = " × ".join(str(n) for n in size)
-    if torus:
-        return f"{shape}; rows along {names[-1]}; what leaves at one side comes in at the other"
-    return f"{shape}; rows along {names[-1]}; all routers of a line are joined, drawn for those of router0"
+    note = f"{shape}, 1 of {planes:,} planes" if planes > 1 else shape
+    note += f"; rows along {names[-1]}; "
+    note += (
+        "what leaves at one side comes in at the other"
+        if torus
+        else "all routers of a line are joined, drawn for router0"
+    )
+    return note, y0 + step_y * len(down) + 24
 
 
 def _shown(n: int, most: int) -> list[int]:

@@ -344,6 +344,44 @@ def test_every_policy_routes_every_fabric(name: str, routing: str) -> None:
     assert route_problems(cluster, src[[flow]], dst[[flow]], around) == []
 
 
+@pytest.mark.parametrize(
+    ("make", "ratio", "needs"),
+    [
+        # NICs are 100 times as fast as cables: of a router or leaf, or of a whole group, NICs over ways out.
+        (lambda **more: torus(4, 4, **more), 100 / 4, ["a router needs 5 ports"]),
+        (lambda **more: torus(4, 2, hosts_each=3, cables=2, **more), 300 / 6, ["a router needs 9 ports"]),
+        (lambda **more: hyperx([4, 3], [1, 2], 2, **more), 200 / 7, ["a router needs 9 ports"]),
+        (lambda **more: dragonfly(4, 2, 2, 9, **more), 800 / 8, ["a router needs 7 ports"]),
+        (lambda **more: dragonfly(4, 4, 3, 4, **more), 1600 / 12, ["a router needs 10 ports"]),
+        (
+            lambda **more: dragonfly_plus(2, 3, 2, 2, 5, **more),
+            300 / 2,
+            ["a leaf needs 5 ports", "a spine needs 4 ports"],
+        ),
+        (lambda **more: rail_only(6, 2, **more), 1, ["a leaf needs 6 ports"]),
+        (
+            lambda **more: rail_only(6, 2, nodes_per_leaf=2, spines_per_rail=1, uplink=SLOW, **more),
+            2,
+            ["a leaf needs 3 ports", "a spine needs 3 ports"],
+        ),
+        (
+            lambda **more: racks(4, 2, 4, kind="leaf_spine", nodes_per_leaf=2, spines=2, **more),
+            800 / 2,
+            ["a leaf needs 10 ports", "a spine needs 4 ports"],
+        ),
+        (
+            lambda **more: graph({"a": 3, "b": 1}, [("a", "b"), ("c", "a")], **more),
+            300 / 2,
+            ["a switch a needs 5 ports"],
+        ),
+    ],
+)
+def test_oversubscription_and_ports(make: Callable[..., Cluster], ratio: float, needs: list[str]) -> None:
+    cluster = make(switch={"name": "tiny", "ports": 2, "latency": "0 s", "source": "test"})
+    assert describe(cluster)["oversubscription"] == pytest.approx(ratio)
+    assert cluster.fabric.port_problems() == [f"{need}, a tiny has 2" for need in needs]
+
+
 LARGE = {
     "torus": lambda: torus(32, 32, 64),
     "dragonfly": lambda: dragonfly(32, 16, 16, 128),
@@ -360,5 +398,5 @@ def test_65536_hosts_are_routed_at_once(name: str) -> None:
     dst = (gpus + 20_011) % 65_536
     began = time.perf_counter()
     routes = cluster.routes(gpus, dst)
-    assert time.perf_counter() - began < 5.0
+    assert time.perf_counter() - began < 10.0
     assert route_problems(cluster, gpus, dst, routes) == []

@@ -16,7 +16,6 @@ from dessim.cluster.check import describe
 from dessim.cluster.draw_map import draw_map, has_map
 from dessim.cluster.draw_node import LEFT, MARGIN, NODE, PANEL, WIRE, margin, one_node
 from dessim.cluster.fabrics.fat_tree import FatTree
-from dessim.cluster.fabrics.graph import Graph
 from dessim.cluster.fabrics.leaf_spine import LeafSpine
 from dessim.cluster.graph import Cluster
 from dessim.cluster.parts import Switch
@@ -82,7 +81,7 @@ class _Groups:
             )
             inside = int((home == home[0]).sum()) // cluster.node.nics
             others = layer.count - 1
-            name = fabric.names[int(fabric.home[0])] if isinstance(fabric, Graph) else f"{layer.kind}0"
+            name = layer.name(int(home[0]) - layer.first)
             return cls(inside, 1, others, n - inside, others, layer.kind, layer.kind, (name,))
         nics = cluster.node.nics
         mine, of_nic = np.unique(fabric.leaf[:nics], return_inverse=True)

@@ -74,6 +74,8 @@ def _vertex(links: Links, name: str, path: Path) -> int:
 
 def _index(layer: Layer, name: str) -> int | None:
     """The inverse of `Layer.name`; maybe beyond the layer's end."""
+    if layer.names:
+        return layer.names.index(name) if name in layer.names else None
     if layer.kind == "gpu" or not layer.per_node:
         match = re.fullmatch(rf"{layer.kind}(\d+)", name)
         return int(match[1]) if match else None

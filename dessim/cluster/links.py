@@ -22,15 +22,21 @@ FloatArray = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """Vertices `first .. first + count - 1`, all of one kind; `per_node` of them belong to each node (0: to none)."""
+    """Vertices `first .. first + count - 1`, all of one kind; `per_node` of them belong to each node (0: to none).
+
+    `names` [count] where a file gives them names of their own.
+    """
 
     kind: str
     first: int
     count: int
     per_node: int = 0
+    names: tuple[str, ...] = ()
 
     def name(self, index: int) -> str:
         """`gpu5`, `node0/nvswitch`, `node3/nic1`, `leaf2`."""
+        if self.names:
+            return self.names[index]
         if self.kind == "gpu" or not self.per_node:
             return f"{self.kind}{index}"
         number = str(index % self.per_node) if self.kind != "nvswitch" else ""
@@ -94,10 +100,10 @@ class LinkBuilder:
     _blocks: list[tuple[str, Link, IntArray, IntArray, float, int]] = field(default_factory=list)
     _links: int = 0
 
-    def add_layer(self, kind: str, count: int, per_node: int = 0) -> int:
+    def add_layer(self, kind: str, count: int, per_node: int = 0, names: tuple[str, ...] = ()) -> int:
         """Add `count` vertices; return the id of the first."""
         first = sum(layer.count for layer in self.layers)
-        self.layers.append(Layer(kind, first, count, per_node))
+        self.layers.append(Layer(kind, first, count, per_node, names))
         return first
 
     def add_links(

@@ -260,9 +260,9 @@ fabric = {kind = "graph", cable = "infiniband-hdr", graphml = "room.graphml"}
     assert check(cluster) == []
     links = cluster.links
     rates = {links.name(i): links.capacity[i] / 0.96 / 1e9 for i in links.of_kind("cable").tolist()}
-    assert rates == pytest.approx(
-        {"switch0 -> switch1": 20, "switch1 -> switch0": 20, "switch1 -> switch2": 50, "switch2 -> switch1": 50}
-    )
+    assert rates == pytest.approx({"a -> b": 20, "b -> a": 20, "b -> c": 50, "c -> b": 50})
+    slower = cluster.with_links([("b <-> c", 0.5)]).links.capacity / links.capacity
+    assert sorted(links.name(int(i)) for i in np.flatnonzero(slower < 1)) == ["b -> c", "c -> b"]
     for wrong, words in [
         (text.replace("undirected", "directed"), "its edges are directed"),
         (text.replace(">2<", ">-2<"), "nodes of 'a' must be a whole number >= 0, not -2"),
@@ -299,6 +299,7 @@ fabric = {kind = "graph", cable = "infiniband-hdr", graphml = "room.graphml"}
         (lambda: bed(2, kind="graph", cable=SLOW), "write nodes and links, or graphml"),
         (lambda: graph({"a": 1, "b": 1}, [("a", "c"), ("c", "a")]), "'c' and 'a' are joined twice"),
         (lambda: graph({"a": 1}, [("a", "a")]), "a link joins 'a' to itself"),
+        (lambda: graph({"gpu0": 1, "b": 1}, [("gpu0", "b")]), "no switch can be called 'gpu0'"),
         (lambda: graph({"a": 1, "b": 1}, []), "no way leads from switch 'a' to switch 'b'"),
     ],
 )

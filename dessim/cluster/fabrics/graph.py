@@ -8,6 +8,7 @@ other than hops, cables with different rates each way.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 
@@ -23,6 +24,7 @@ MAX_SWITCHES = 2_048
 MAX_WAYS = 4_096
 """More equal ways than that between two switches would be split into shares too thin to follow."""
 
+_RESERVED = re.compile(r"^(gpu|node)\d|->")
 _TOGETHER = 128
 """Starts of a breadth-first search at once, which take some 100 bytes for each of their switches' cables."""
 
@@ -52,6 +54,9 @@ class Plan:
             return f"switch {twice[0]!r} is there twice"
         if len(self.switches) > MAX_SWITCHES:
             return f"{len(self.switches):,} switches are more than the {MAX_SWITCHES:,} a graph may have"
+        odd = [name for name in self.switches if not name.strip() or _RESERVED.search(name)]
+        if odd:
+            return f"no switch can be called {odd[0]!r}: names of GPUs and nodes, and arrows, mean something else"
         known, seen = set(self.switches), set[frozenset[str]]()
         for edge in self.edges:
             missing = [end for end in (edge.a, edge.b) if end not in known]
@@ -145,7 +150,7 @@ def build(builder: LinkBuilder, nics: int, plan: Plan, cable: Link, switch: Swit
     both = [(number[x], number[y], edge) for edge in plan.edges for x, y in ((edge.a, edge.b), (edge.b, edge.a))]
     both.sort(key=lambda one: one[:2])
     tail, head = (np.array([one[i] for one in both], dtype=np.int64) for i in (0, 1))
-    first = builder.add_layer("switch", len(plan.switches))
+    first = builder.add_layer("switch", len(plan.switches), names=plan.switches)
     extra = switch.latency if switch else 0.0
     blocks = [
         builder.add_links(

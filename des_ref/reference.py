@@ -7,6 +7,7 @@ Only the starting values, the dropout masks and the dense tail's parameter shape
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -15,8 +16,15 @@ from torch import Tensor
 from des_ref.data.batch import Batch
 from des_ref.models.build import Network
 from des_ref.strategies.base import Optimizers
-from des_ref.substitution import fc1, fm, lr
+from des_ref.substitution import fm, lr, mlp
+from des_ref.substitution.base import Plain
 
+# Every operator by its textbook definition: (all rows and the batch, its dense weights, dropout masks) -> logits [B].
+REFERENCES: dict[str, Callable[[Plain, Mapping[str, Tensor], list[Tensor] | None], Tensor]] = {
+    "lr": lambda plain, weights, masks: lr.reference(plain),
+    "fm": lambda plain, weights, masks: fm.reference(plain),
+    "mlp": mlp.reference,
+}
 _BETA_1, _BETA_2, _ADAM_EPS = 0.9, 0.999, 1e-8  # torch.optim.Adam's defaults
 
 
@@ -56,24 +64,18 @@ class Reference:
         return ReferenceStep(float(loss.detach()), grads)
 
     def _loss(self, p: dict[str, Tensor], batch: Batch) -> Tensor:
-        model, samples = self._network.model, len(batch)
+        network, samples = self._network, len(batch)
         index = torch.searchsorted(self._vocabulary, batch.ids)
-        dense = [p[f"dense.{i}"] for i in range(len(self._network.dense_parameters))]
-        w1 = dense.pop(0) if self._network.w1 is not None else None
-        logits = dense.pop(0).expand(samples)
-        if "lr" in model.kinds:
-            logits = logits + lr.reference_sparse(p["w"], index, batch.sample, samples)
-        if "fm" in model.kinds:
-            logits = logits + fm.reference(p["v"], index, batch.sample, samples)
-        if w1 is not None:
-            masks = self._network.masks(samples, self._step)
-            x = fc1.reference(p["v"], index, batch.sample, batch.field, samples, w1) + dense.pop(0)
-            while dense:
-                x = torch.relu(x)
-                if masks is not None:
-                    x = x * masks.pop(0)
-                x = x @ dense.pop(0).T + dense.pop(0)
-            logits = logits + x[:, 0]
+        plain = Plain(p.get("w"), p.get("v"), index, batch.sample, batch.field, samples, network.fields)
+        dense = {name: p[f"dense.{i}"] for i, name in enumerate(network.dense_names)}
+        masks = network.masks(samples, self._step)
+        logits = dense["bias"].expand(samples)
+        for kind in network.model.kinds:
+            prefix = f"{kind}."
+            weights = {name.removeprefix(prefix): w for name, w in dense.items() if name.startswith(prefix)}
+            hidden = len(network.operators[kind].hidden)
+            drop = [masks.pop(0) for _ in range(hidden)] if masks is not None else None
+            logits = logits + REFERENCES[kind](plain, weights, drop)
         y = batch.labels.to(logits.dtype)
         # -log sigmoid of the margin, written out: y x - log(1 + e^x), stable on both sides.
         return (torch.logaddexp(torch.zeros_like(logits), logits) - y * logits).mean()

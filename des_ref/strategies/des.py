@@ -1,7 +1,8 @@
 """DES executed: the plan of dessim/workload/strategies/des.py, op by op, on real tensors.
 
     split_ids -> id_counts, ids (all_to_all) -> lookup -> local_partials -> partials (the only sparse communication)
-    -> tail_forward -> tail_backward -> local_backward -> w1_grad (overlaps update_rows) -> update_rows -> update_dense
+    -> tail_forward -> tail_backward -> local_backward -> shared_grad (overlaps update_rows) -> update_rows
+    -> update_dense
 
 The autograd graph is cut at the buffer, so that each piece of backward is its own op of the plan:
 
@@ -24,6 +25,7 @@ from des_ref.data.batch import Batch
 from des_ref.hashing import owner_of
 from des_ref.models.build import Network
 from des_ref.strategies.base import Counts, Marks, NoMarks, Optimizers, StepResult
+from des_ref.strategies.grads import SummedGrads
 from des_ref.substitution.held import Held
 from dessim.errors import UsageError
 from dessim.trace.schema import Phase
@@ -79,21 +81,21 @@ class _Des:
         with mark("tail_backward", Phase.BACKWARD):
             self._dense.zero_grad(set_to_none=True)
             loss.backward()
-        tail_ready = self._tail_grads()
+        tail = self._tail_grads()
         self._backward_of_sum(sums, above.grad)
         with mark("local_backward", Phase.BACKWARD):
             buffer.backward(below.grad)
-        w1 = network.w1
-        # dW1 is a partial sum under hash placement; rows do not wait for it.
-        w1_ready = comm.all_reduce("w1_grad", w1.grad) if w1 is not None else None
+        # A partial sum under hash placement; rows do not wait for it.
+        shared = SummedGrads.launch(comm, "shared_grad", network.shared_parameters)
         grads = {name: value.grad for name, value in values.items()}
         with mark("update_rows", Phase.OPTIMIZER):
             for name, grad in grads.items():
                 self._rows.update(self.table, name, rows, grad)
-        if w1_ready is not None:
-            w1_ready.wait()
+        for summed in (shared, tail):
+            summed.wait()
         with mark("update_dense", Phase.OPTIMIZER):
-            self._finish_tail_grads(tail_ready)
+            for summed in (shared, tail):
+                summed.unpack()
             self._dense.step()
         self._step += 1
         counts = Counts(len(batch.ids), len(arrived.held.sample), len(rows), len(arrived.held.pair_sample))
@@ -161,11 +163,8 @@ class _Des:
     def _backward_of_sum(self, sums: Tensor, grad: Tensor) -> None:
         sums.backward(grad)
 
-    def _tail_grads(self) -> tuple[Handle, Tensor] | None:
-        return None
-
-    def _finish_tail_grads(self, ready: tuple[Handle, Tensor] | None) -> None:
-        return None
+    def _tail_grads(self) -> SummedGrads:
+        return SummedGrads(())
 
     def _gather_logits(self, logits: Tensor, samples: int) -> Tensor:
         return logits
@@ -206,19 +205,8 @@ class DesReduceScatter(_Des):
         own = slice(self.comm.rank * share, (self.comm.rank + 1) * share)
         return None if masks is None else [mask[own] for mask in masks]
 
-    def _tail_grads(self) -> tuple[Handle, Tensor] | None:
-        # One message for all of the tail, under way while the sparse backward runs.
-        flat = torch.cat([p.grad.reshape(-1) for p in self.network.tail.parameters()])
-        return self.comm.all_reduce("tail_grad", flat), flat
-
-    def _finish_tail_grads(self, ready: tuple[Handle, Tensor] | None) -> None:
-        if ready is None:
-            return
-        handle, flat = ready
-        handle.wait()
-        parameters = list(self.network.tail.parameters())
-        for p, grad in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-            p.grad.copy_(grad.view_as(p.grad))
+    def _tail_grads(self) -> SummedGrads:
+        return SummedGrads.launch(self.comm, "tail_grad", self.network.tail_parameters)
 
     def _gather_logits(self, logits: Tensor, samples: int) -> Tensor:
         whole = logits.new_empty(samples)

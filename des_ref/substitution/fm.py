@@ -20,27 +20,31 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from des_ref.substitution.held import Held
+from des_ref.substitution.base import Bags, Local, Operator, Plain
 
 
-def partial(v: Tensor, held: Held) -> Tensor:
-    """[B, D + 1], columns (S, q), from vectors [n, D] of this worker's occurrences."""
-    terms = torch.cat([v, v.square().sum(dim=1, keepdim=True)], dim=1)
-    return v.new_zeros(held.samples, terms.shape[1]).index_add(0, held.sample, terms)
+class Fm(Operator):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.wire = width + 1
+
+    def partial(self, local: Local) -> Tensor:
+        v, held = local.v, local.held
+        terms = torch.cat([v, v.square().sum(dim=1, keepdim=True)], dim=1)
+        return v.new_zeros(held.samples, self.wire).index_add(0, held.sample, terms)
+
+    def from_bags(self, bags: Bags) -> Tensor:
+        return torch.cat([bags.v.sum(dim=1), bags.squares.sum(dim=(1, 2))[:, None]], dim=1)
+
+    def finish(self, sums: Tensor, masks: list[Tensor] | None) -> Tensor:
+        s, q = sums[:, :-1], sums[:, -1]
+        return (s.square().sum(dim=1) - q) / 2
 
 
-def finish(partials: Tensor) -> Tensor:
-    """Logits [B] from summed partials [B, D + 1]."""
-    s, q = partials[:, :-1], partials[:, -1]
-    return (s.square().sum(dim=1) - q) / 2
-
-
-def reference(v: Tensor, index: Tensor, sample: Tensor, samples: int) -> Tensor:
-    """[B] from all vectors [V, D] and occurrences (index [n] into V, sample [n]): every pair, a Gram matrix a sample.
+def reference(plain: Plain) -> Tensor:
+    """[B]: every pair, a Gram matrix a sample.
 
     sum over i < j of <v_i, v_j> is the strict upper triangle of G = X X^T, X the vectors of one sample. Quadratic in
     the ids of a sample and a Python loop over samples: the definition, not the trick.
     """
-    order = torch.argsort(sample, stable=True)
-    vectors = v[index[order]].split(torch.bincount(sample, minlength=samples).tolist())
-    return torch.stack([torch.triu(x @ x.T, diagonal=1).sum() for x in vectors])
+    return torch.stack([torch.triu(x @ x.T, diagonal=1).sum() for x in plain.vectors()])

@@ -12,7 +12,7 @@
     width = 16               # D
     optimizer_slots = 2      # O, floats of optimizer state a row; default: the trainer's row-wise Adagrad
     [[operators]]
-    kind = "mlp"             # lr | fm | mlp
+    kind = "mlp"             # lr | fm | mlp (dessim.workload.operators says what each has)
     widths = [400, 400, 400] # H1 ...
 
 Symbols that formulas use:
@@ -22,8 +22,9 @@ Symbols that formulas use:
     F  fields                              U  different ids in the global batch
     D  embedding width                     q  (sample, field) pairs a sample with an id on one worker (hash placement)
     W  floats a row (D, +1 with lr)        k  bytes of an id (8)
+    E  floats a bag needs beside its rows' sum (what fm needs of each id: 1)
     H1 width of the first FC layer         c  bytes of an id's (sample, field) coordinate or length (4)
-    A  multiply-adds a sample above FC1    s  bytes of a value (4)
+    A  multiply-adds a sample of the tail  s  bytes of a value (4)
     P  parameters of the dense tail        Z  activations a sample of the dense tail
     V  rows of all tables: the vocabulary  O  floats of optimizer state a row
 """
@@ -40,12 +41,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from dessim.errors import ModelError
 from dessim.workload.ids import expected_unique
+from dessim.workload.operators import KINDS, OPERAND, Costs, Dense, Mlp, Positive, Shape, Spec
 
 ID_BYTES = 8  # 64-bit feature ids
 COORDINATE_BYTES = 4  # an int32 beside each id
 VALUE_BYTES = 4  # float32 on the wire
-
-Positive = Annotated[int, Field(gt=0)]
 
 
 class _Strict(BaseModel):
@@ -75,22 +75,6 @@ class Embedding(_Strict):
     optimizer_slots: Annotated[int, Field(ge=0)] | None = None
 
 
-class OperatorSpec(_Strict):
-    """One weights-rich operator; the model's logit is their sum."""
-
-    kind: Literal["lr", "fm", "mlp"]
-    widths: tuple[Positive, ...] = ()
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-
-    @model_validator(mode="after")
-    def _widths_only_for_mlp(self) -> OperatorSpec:
-        if (self.kind == "mlp") != bool(self.widths):
-            raise ValueError('an "mlp" needs widths = [...], and only an "mlp" has them')
-        if self.dropout and self.kind != "mlp":
-            raise ValueError('dropout belongs to an "mlp"')
-        return self
-
-
 class Model(_Strict):
     """A model file. `symbols` turns it into the numbers formulas need."""
 
@@ -98,41 +82,49 @@ class Model(_Strict):
     name: Annotated[str, Field(min_length=1, max_length=100)]
     input: Input
     embedding: Embedding
-    operators: Annotated[tuple[OperatorSpec, ...], Field(min_length=1)]
+    operators: Annotated[tuple[Spec, ...], Field(min_length=1)]
 
     @field_validator("operators")
     @classmethod
-    def _each_kind_once(cls, operators: tuple[OperatorSpec, ...]) -> tuple[OperatorSpec, ...]:
+    def _each_kind_once(cls, operators: tuple[Spec, ...]) -> tuple[Spec, ...]:
         kinds = [o.kind for o in operators]
         if len(set(kinds)) != len(kinds):
             raise ValueError("each operator kind at most once")
-        return operators
+        # The order of the reduced buffer, whatever the file's.
+        return tuple(sorted(operators, key=lambda o: KINDS.index(o.kind)))
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """Operator kinds in the order of the reduced buffer: lr, fm, mlp."""
-        present = {o.kind for o in self.operators}
-        return tuple(kind for kind in ("lr", "fm", "mlp") if kind in present)
+        """Operator kinds in the order of the reduced buffer."""
+        return tuple(o.kind for o in self.operators)
 
     @property
-    def mlp_widths(self) -> tuple[int, ...]:
-        """Hidden widths H1, H2, ...; empty without an mlp."""
-        return next((o.widths for o in self.operators if o.kind == "mlp"), ())
+    def needs_operand(self) -> bool:
+        """Whether the pooled vectors of all fields must cross the network, because an operator does not separate."""
+        return any(o.needs_operand for o in self.operators)
 
     @property
-    def dropout(self) -> float:
-        return next((o.dropout for o in self.operators if o.kind == "mlp"), 0.0)
+    def costs(self) -> tuple[Costs, ...]:
+        """Costs of the parts of the reduced buffer: the pooled operand where one is needed, then each operator."""
+        shape = Shape(self.input.fields, self.embedding.width, self.needs_operand)
+        return ((OPERAND,) if self.needs_operand else ()) + tuple(o.costs(shape) for o in self.operators)
+
+    @property
+    def row_widths(self) -> dict[str, int]:
+        """Value columns of a row and their floats: the linear weight w, the embedding v, as operators read them."""
+        widths = {"w": 1, "v": self.embedding.width}
+        return {name: width for name, width in widths.items() if any(o.reads == name for o in self.operators)}
 
     @property
     def row_width(self) -> int:
-        """Floats a row: the embedding, and the linear weight beside it when the model has one."""
-        return self.embedding.width + ("lr" in self.kinds)
+        """Floats a row."""
+        return sum(self.row_widths.values())
 
     @property
     def row_slots(self) -> int:
         """Floats of optimizer state a row; row-wise Adagrad keeps one for the embedding, one for the linear weight."""
         slots = self.embedding.optimizer_slots
-        return 1 + ("lr" in self.kinds) if slots is None else slots
+        return len(self.row_widths) if slots is None else slots
 
     def symbols(self, world_size: int, batch: float | None = None, unique: Any = None) -> dict[str, float]:
         """Values of all symbols for a job of `world_size` workers and a global batch of `batch` samples.
@@ -148,19 +140,19 @@ class Model(_Strict):
             def unique(draws: float) -> float:
                 return expected_unique(draws, vocabulary, skew)
 
-        widths = self.mlp_widths
-        layers = [a * b_ for a, b_ in zip(widths, (*widths[1:], 1), strict=False)]  # 1: the output unit
+        dense = sum((c.dense for c in self.costs), Dense(weights=1))  # 1: the bias of the logit
+        first = next((o.widths[0] for o in self.operators if isinstance(o, Mlp)), 0)
         return {
             "N": n,
             "B": b,
             "F": f,
             "D": float(self.embedding.width),
             "W": float(self.row_width),
-            "H1": float(widths[0]) if widths else 0.0,
-            "A": float(sum(layers)),
-            # Biases: one a hidden unit, one of the output layer, one of the logit.
-            "P": float(sum(layers) + sum(widths) + bool(widths) + 1),
-            "Z": float(sum(widths)),
+            "E": float(max(c.bag_floats for c in self.costs)),
+            "H1": float(first),
+            "A": float(dense.multiply_adds),
+            "P": float(dense.weights),
+            "Z": float(dense.units),
             "V": float(self.input.vocabulary),
             "O": float(self.row_slots),
             "m": m,
@@ -179,8 +171,16 @@ def parse_model(raw: Mapping[str, Any], path: str | Path) -> Model:
     try:
         return Model.model_validate(raw)
     except ValidationError as error:
-        problems = [f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors()]
+        problems = [f"{_key(e['loc'], e['type'])}: {e['msg']}" for e in error.errors()]
         raise ModelError(path, "", "; ".join(problems)) from None
+
+
+def _key(loc: tuple[int | str, ...], error: str) -> str:
+    """The file's own name of the key: pydantic puts an operator's kind between its number and its key."""
+    parts = [str(part) for part in loc]
+    if parts[:1] == ["operators"]:
+        parts[2:3] = ["kind"] if error.startswith("union_tag") else []
+    return ".".join(parts) or "file"
 
 
 def load_model(name: str | Path) -> Model:

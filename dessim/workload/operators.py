@@ -1,28 +1,64 @@
-"""The weights-rich operators of a model, and what each costs when it is substituted.
+"""The weights-rich operators of a model: what a model file may say of each, and what each costs when substituted.
 
 An operator y = f(w; x) is replaced by g(f_1(w_1; x) + ... + f_N(w_N; x)): worker p computes its partial from the rows
 it owns, the partials are summed over the workers, g finishes on every worker. `wire` is the number of floats a sample
 the sum moves: K in the paper's terms (Rong et al., SIGIR 2020; formulas derived and tested in des_ref/substitution).
 
-All strings are formulas over the symbols of dessim.workload.model.
+Formulas are strings over the symbols of dessim.workload.model. Where an operator has numbers of its own (how many cross
+layers), they stand in the formula as numbers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Positive = Annotated[int, Field(gt=0)]
+Widths = Annotated[tuple[Positive, ...], Field(min_length=1)]
+Dropout = Annotated[float, Field(ge=0, lt=1)]
 
 
 @dataclass(frozen=True, slots=True)
-class Operator:
-    """Costs of one operator kind.
+class Dense:
+    """Layers above the sums: multiply-adds a sample, weights, and activations a sample that backward needs."""
+
+    multiply_adds: int = 0
+    weights: int = 0
+    units: int = 0
+
+    def __add__(self, other: Dense) -> Dense:
+        return Dense(self.multiply_adds + other.multiply_adds, self.weights + other.weights, self.units + other.units)
+
+
+def tower(widths: tuple[int, ...]) -> Dense:
+    """Hidden layers above a first one that is computed elsewhere: its bias, the further layers, one output unit."""
+    products = sum(a * b for a, b in pairwise((*widths, 1)))
+    return Dense(products, products + sum(widths) + 1, sum(widths))
+
+
+def perceptron(inputs: int, widths: tuple[int, ...]) -> Dense:
+    """`tower` with its first layer."""
+    return tower(widths) + Dense(inputs * widths[0], inputs * widths[0], inputs)
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Costs of one operator of a model.
 
     `wire`: floats a sample in the reduced buffer.
     `id_flops`: FLOPs of the local partial for each id, forward.
     `pair_flops`: the same for each (sample, field) pair that has an id on this worker.
-    `finish_flops`: FLOPs a sample of g, forward.
-    `pooled_flops`: FLOPs a sample of the whole operator over pooled field vectors, where it is not substituted.
+    `finish_flops`: FLOPs a sample of g, forward, without the layers that `dense` counts.
+    `pooled_flops`: FLOPs a sample of the whole operator over pooled field vectors, where it is not substituted, without
+        `dense`.
     `id_floats`, `pair_floats`: floats of each id, each such pair, that the local partial keeps for its backward.
     `shared_weights`: floats of replicated weights that feed on local partials, whose gradient is itself a partial sum.
+    `bag_floats`: floats that a bag (the ids of one field of one sample) needs beside the sum of its rows.
+    `dense`: the layers above the sums.
     """
 
     kind: str
@@ -34,28 +70,100 @@ class Operator:
     id_floats: str = "0"
     pair_floats: str = "0"
     shared_weights: str = "0"
+    bag_floats: int = 0
+    dense: Dense = Dense()
 
 
-OPERATORS: dict[str, Operator] = {
-    # z = sum_i w_i x_i
-    "lr": Operator("lr", wire="1", id_flops="2", finish_flops="1", pooled_flops="F"),
-    # S = sum_i v_i, q = sum_i |v_i|^2; y = (|S|^2 - q) / 2
-    "fm": Operator("fm", wire="(D+1)", id_flops="3*D", finish_flops="2*D+2", pooled_flops="3*F*D", id_floats="D+1"),
-    # h = W1 . concat_f(pooled v_f); the layers above W1 are the dense tail
-    "mlp": Operator(
-        "mlp",
-        wire="H1",
-        id_flops="D",
-        pair_flops="2*D*H1",
-        finish_flops="2*A",
-        pooled_flops="2*F*D*H1 + 2*A",
-        pair_floats="D+H1",
-        shared_weights="H1*F*D",
-    ),
-}
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What costs depend on besides the operator: fields F, embedding width D, and whether the pooled vectors of all
+    fields cross the network anyway, because some operator of the model cannot do with less."""
+
+    fields: int
+    width: int
+    operand: bool = False
+
+    @property
+    def pooled(self) -> int:
+        """Floats of one sample's pooled vectors."""
+        return self.fields * self.width
 
 
-def total(kinds: tuple[str, ...], part: str) -> str:
-    """The sum of one cost over several operators, as a formula: `total(("lr", "fm"), "wire")` is `1 + (D+1)`."""
-    terms = [text for kind in kinds if (text := getattr(OPERATORS[kind], part)) != "0"]
+class _Spec(BaseModel):
+    """One operator as a model file states it; the model's logit is the sum of its operators'.
+
+    `reads`: columns of a row that it works on. `needs_operand`: it does not separate, so that only lookup and pooling
+    are substituted and F*D floats a sample cross the network.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    reads: ClassVar[str] = "v"
+    needs_operand: ClassVar[bool] = False
+
+
+class Lr(_Spec):
+    """z = sum_i w_i x_i."""
+
+    kind: Literal["lr"]
+    reads: ClassVar[str] = "w"
+
+    def costs(self, shape: Shape) -> Costs:
+        return Costs("lr", wire="1", id_flops="2", finish_flops="1", pooled_flops="F")
+
+
+class Fm(_Spec):
+    """S = sum_i v_i, q = sum_i |v_i|^2; y = (|S|^2 - q) / 2."""
+
+    kind: Literal["fm"]
+
+    def costs(self, shape: Shape) -> Costs:
+        return Costs(
+            "fm",
+            wire="(D+1)",
+            id_flops="3*D",
+            finish_flops="2*D+2",
+            pooled_flops="3*F*D",
+            id_floats="D+1",
+            bag_floats=1,
+        )
+
+
+class Mlp(_Spec):
+    """h = W1 . concat_f(pooled v_f); the layers above W1 are the dense tail."""
+
+    kind: Literal["mlp"]
+    widths: Widths
+    dropout: Dropout = 0.0
+
+    def costs(self, shape: Shape) -> Costs:
+        if shape.operand:
+            return Costs("mlp", wire="0", dense=perceptron(shape.pooled, self.widths))
+        return Costs(
+            "mlp",
+            wire="H1",
+            id_flops="D",
+            pair_flops="2*D*H1",
+            pooled_flops="2*F*D*H1",
+            pair_floats="D+H1",
+            shared_weights="H1*F*D",
+            dense=tower(self.widths),
+        )
+
+
+AnySpec = Lr | Fm | Mlp
+Spec = Annotated[AnySpec, Field(discriminator="kind")]
+KINDS = ("lr", "fm", "mlp")  # the order of the buffer
+
+OPERAND = Costs("operand", wire="F*D", id_flops="D")
+
+
+def total(costs: Iterable[Costs], part: str) -> str:
+    """The sum of one cost over the operators of a model, as a formula: `total(costs, "wire")` is `1 + (D+1)`.
+
+    FLOPs above the sums include the dense layers' A multiply-adds.
+    """
+    costs = tuple(costs)
+    terms = [text for c in costs if (text := getattr(c, part)) != "0"]
+    if part in ("finish_flops", "pooled_flops") and any(c.dense.multiply_adds for c in costs):
+        terms.append("2*A")
     return " + ".join(terms) if terms else "0"

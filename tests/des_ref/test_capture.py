@@ -63,8 +63,8 @@ def check_trace(trace: Trace, tiny: Path, ranks: int, strategy: str) -> None:
             # FLOPs of GEMMs are counted; the plan adds the elementwise ones, which are a small part even here.
             counted, formula = by_name["tail_backward"].flops, planned.op("tail_backward").flops
             assert counted and formula
-            # w1_grad overlaps the row update, and the dense update waits for both.
-            update, w1 = by_name["update_rows"], by_name["w1_grad"]
+            # shared_grad overlaps the row update, and the dense update waits for both.
+            update, w1 = by_name["update_rows"], by_name["shared_grad"]
             assert w1.id not in update.deps and {w1.id, update.id} <= set(by_name["update_dense"].deps)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import combinations
 
 import pytest
@@ -12,17 +11,49 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from des_ref.substitution import fc1, fm, lr
+from des_ref.models.build import Network
+from des_ref.reference import REFERENCES
+from des_ref.substitution import fm
+from des_ref.substitution.base import Plain
 from des_ref.substitution.held import Held
+from dessim.workload import formula
+from dessim.workload.model import Model, parse_model
+from dessim.workload.operators import total
 
 SAMPLES, FIELDS, VOCABULARY, WIDTH, HIDDEN = 5, 3, 12, 4, 6
 # Occurrences: (sample, field, id); repeats of one id in one sample are legal.
 OCCURRENCES = st.lists(
     st.tuples(st.integers(0, SAMPLES - 1), st.integers(0, FIELDS - 1), st.integers(0, VOCABULARY - 1)), max_size=60
 )
+Occurrences = list[tuple[int, int, int]]
+OPERATORS: dict[str, list[dict[str, object]]] = {
+    "lr": [{"kind": "lr"}],
+    "fm": [{"kind": "fm"}],
+    "mlp": [{"kind": "mlp", "widths": [HIDDEN, 3]}],
+    "deepfm": [{"kind": "lr"}, {"kind": "fm"}, {"kind": "mlp", "widths": [HIDDEN]}],
+}
 
 
-def columns(occurrences: list[tuple[int, int, int]]) -> tuple[Tensor, Tensor, Tensor]:
+def model_of(operators: list[dict[str, object]]) -> Model:
+    raw = {
+        "schema_version": 1,
+        "name": "x",
+        "input": {"fields": FIELDS, "ids_per_sample": 7},
+        "embedding": {"width": WIDTH},
+        "operators": operators,
+    }
+    return parse_model(raw, "x.toml")
+
+
+def network_of(model: Model) -> Network:
+    """Its dense parameters drawn anew, so that biases are not zero."""
+    network = Network(model, 1, torch.float64, "cpu")
+    for i, p in enumerate(network.dense_parameters):
+        p.data = torch.randn(p.shape, generator=torch.Generator().manual_seed(100 + i), dtype=torch.float64)
+    return network
+
+
+def columns(occurrences: Occurrences) -> tuple[Tensor, Tensor, Tensor]:
     sample, field, index = torch.tensor(occurrences, dtype=torch.int64).reshape(-1, 3).T
     return sample, field, index
 
@@ -31,18 +62,42 @@ def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).requires_grad_()
 
 
-def summed(occurrences: list[tuple[int, int, int]], workers: int, partial: Callable[[Tensor, Held], Tensor]) -> Tensor:
+def rows_of(network: Network) -> dict[str, Tensor]:
+    return {name: random(VOCABULARY, width, seed=i) for i, (name, width) in enumerate(network.row_widths.items())}
+
+
+def summed(network: Network, rows: dict[str, Tensor], occurrences: Occurrences, workers: int) -> Tensor:
     """The sum of the workers' partials; worker p owns the ids i with i % workers == p."""
     sample, field, index = columns(occurrences)
-    total = None
+    total = torch.zeros((), dtype=torch.float64)
     for p in range(workers):
         mine = index % workers == p
         unique, inverse = torch.unique(index[mine], return_inverse=True)
-        held = Held.of(sample[mine], field[mine], inverse, SAMPLES, FIELDS, pairs=True)
-        part = partial(unique[inverse], held)
-        total = part if total is None else total + part
-    assert total is not None
+        held = Held.of(sample[mine], field[mine], inverse, SAMPLES, FIELDS, network.pools)
+        total = total + network.partials({name: values[unique] for name, values in rows.items()}, held)
     return total
+
+
+def from_bags(network: Network, rows: dict[str, Tensor], occurrences: Occurrences) -> Tensor:
+    """The same sums from whole pooled field vectors."""
+    sample, field, index = columns(occurrences)
+    bags = torch.zeros(SAMPLES, FIELDS, network.bag_width, dtype=torch.float64)
+    return network.from_bags(bags.index_put((sample, field), network.bag_rows(rows)[index], accumulate=True))
+
+
+def expected(network: Network, rows: dict[str, Tensor], occurrences: Occurrences) -> Tensor:
+    """Logits by the textbook, on one process."""
+    sample, field, index = columns(occurrences)
+    plain = Plain(rows.get("w"), rows.get("v"), index, sample, field, SAMPLES, FIELDS)
+    logits = network.bias.expand(SAMPLES)
+    for kind, operator in network.operators.items():
+        logits = logits + REFERENCES[kind](plain, dict(operator.named_parameters()), None)
+    return logits
+
+
+def plain_of(v: Tensor, occurrences: Occurrences) -> Plain:
+    sample, field, index = columns(occurrences)
+    return Plain(None, v, index, sample, field, SAMPLES, FIELDS)
 
 
 def assert_same(ours: Tensor, theirs: Tensor, parameters: list[Tensor]) -> None:
@@ -58,66 +113,56 @@ def _grads(value: Tensor, parameters: list[Tensor]) -> tuple[Tensor, ...]:
     return torch.autograd.grad(value, parameters, materialize_grads=True, retain_graph=True)
 
 
+@pytest.mark.parametrize("name", OPERATORS)
 @given(OCCURRENCES, st.integers(1, 4))
-@settings(deadline=None, max_examples=40)
-def test_lr(occurrences: list[tuple[int, int, int]], workers: int) -> None:
-    w = random(VOCABULARY, 1)
-    sample, _, index = columns(occurrences)
-    counts = torch.zeros(SAMPLES, VOCABULARY, dtype=torch.float64)
-    counts = counts.index_put((sample, index), torch.ones(len(index), dtype=torch.float64), accumulate=True)
-    ours = lr.finish(summed(occurrences, workers, lambda ids, held: lr.partial(w[ids], held)))
-    assert_same(ours, lr.reference(w, counts), [w])
-    assert_same(ours, lr.reference_sparse(w, index, sample, SAMPLES), [w])
+@settings(deadline=None, max_examples=20)
+def test_partials_finish_as_the_textbook_says(name: str, occurrences: Occurrences, workers: int) -> None:
+    network = network_of(model_of(OPERATORS[name]))
+    rows = rows_of(network)
+    sums = summed(network, rows, occurrences, workers)
+    leaves = [*rows.values(), *network.dense_parameters]
+    assert_same(network.tail(sums), expected(network, rows, occurrences), leaves)
+    torch.testing.assert_close(from_bags(network, rows, occurrences), sums, rtol=0, atol=1e-12)
 
 
-@given(OCCURRENCES, st.integers(1, 4))
-@settings(deadline=None, max_examples=40)
-def test_fm(occurrences: list[tuple[int, int, int]], workers: int) -> None:
-    v = random(VOCABULARY, WIDTH)
-    sample, _, index = columns(occurrences)
-    ours = fm.finish(summed(occurrences, workers, lambda ids, held: fm.partial(v[ids], held)))
-    assert_same(ours, fm.reference(v, index, sample, SAMPLES), [v])
+@pytest.mark.parametrize("name", OPERATORS)
+def test_the_buffer_and_the_dense_weights_are_what_the_plan_counts(name: str) -> None:
+    model = model_of(OPERATORS[name])
+    network, symbols = network_of(model), model.symbols(2)
+    wire, shared = (formula.evaluate(total(model.costs, part), symbols) for part in ("wire", "shared_weights"))
+    assert summed(network, rows_of(network), [(0, 0, 1)], 2).shape == (SAMPLES, wire)
+    assert sum(p.numel() for p in network.shared_parameters) == shared
+    assert sum(p.numel() for p in network.tail_parameters) == symbols["P"]
+    assert network.bag_width == symbols["W"] + symbols["E"]
 
 
 @given(OCCURRENCES)
 @settings(deadline=None, max_examples=20)
-def test_fm_reference_is_the_sum_over_pairs(occurrences: list[tuple[int, int, int]]) -> None:
+def test_fm_reference_is_the_sum_over_pairs(occurrences: Occurrences) -> None:
     v = random(VOCABULARY, WIDTH)
     sample, _, index = columns(occurrences)
     brute = [
         sum((v[i] @ v[j] for i, j in combinations(index[sample == b].tolist(), 2)), torch.zeros((), dtype=v.dtype))
         for b in range(SAMPLES)
     ]
-    torch.testing.assert_close(fm.reference(v, index, sample, SAMPLES), torch.stack(brute), rtol=0, atol=1e-12)
+    torch.testing.assert_close(fm.reference(plain_of(v, occurrences)), torch.stack(brute), rtol=0, atol=1e-12)
 
 
-@given(OCCURRENCES, st.integers(1, 4))
-@settings(deadline=None, max_examples=40)
-def test_fc1(occurrences: list[tuple[int, int, int]], workers: int) -> None:
-    v, w1 = random(VOCABULARY, WIDTH), random(HIDDEN, FIELDS * WIDTH, seed=1)
-    sample, field, index = columns(occurrences)
-    ours = fc1.finish(summed(occurrences, workers, lambda ids, held: fc1.partial(v[ids], held, w1)))
-    assert_same(ours, fc1.reference(v, index, sample, field, SAMPLES, w1), [v, w1])
-
-
-def test_fc1_works_on_occupied_pairs_only() -> None:
+def test_the_first_layer_works_on_occupied_pairs_only() -> None:
     """The plan prices 2 * D * H1 FLOPs a (sample, field) pair: not B * F pairs, and not one for each id."""
-    occurrences = [(0, 0, 1), (0, 0, 2), (3, 0, 1), (2, 2, 5)]
-    sample, field, index = columns(occurrences)
+    sample, field, index = columns([(0, 0, 1), (0, 0, 2), (3, 0, 1), (2, 2, 5)])
     held = Held.of(sample, field, torch.arange(4), SAMPLES, FIELDS, pairs=True)
     assert len(held.pair_sample) == 3 and held.field_pairs == (2, 0, 1)
-    v, w1 = random(VOCABULARY, WIDTH), random(HIDDEN, FIELDS * WIDTH)
+    network = network_of(model_of(OPERATORS["mlp"]))
     with FlopCounterMode(display=False) as counter:
-        fc1.partial(v[index], held, w1)
+        network.partials({"v": random(VOCABULARY, WIDTH)[index]}, held)
     assert counter.get_total_flops() == 3 * 2 * WIDTH * HIDDEN
 
 
 def test_fm_over_pooled_fields_is_not_this_operator() -> None:
     """The trap that the docstring names: pooling first changes q."""
     v = random(VOCABULARY, WIDTH)
-    sample, index = torch.zeros(3, dtype=torch.int64), torch.tensor([1, 2, 3])
     pooled = torch.stack([v[1] + v[2], v[3]])  # ids 1 and 2 are of one field
     field_level = (pooled.sum(0).square().sum() - pooled.square().sum()) / 2
-    assert float((fm.reference(v, index, sample, 1)[0] - field_level).detach()) == pytest.approx(
-        float((v[1] @ v[2]).detach())
-    )
+    over_ids = fm.reference(plain_of(v, [(0, 0, 1), (0, 0, 2), (0, 1, 3)]))[0]
+    assert float((over_ids - field_level).detach()) == pytest.approx(float((v[1] @ v[2]).detach()))

@@ -72,7 +72,7 @@ def result() -> dict[str, Any]:
             "formula_bytes": 6_832_128,
             "formula": "B*(1 + (D+1) + H1)*s",
         },
-        {"name": "w1_grad", "recorded_bytes": 204_800, "formula_bytes": 204_800, "formula": "(H1*F*D)*s"},
+        {"name": "shared_grad", "recorded_bytes": 204_800, "formula_bytes": 204_800, "formula": "(H1*F*D)*s"},
     ]
     cases = [
         {

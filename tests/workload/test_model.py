@@ -41,7 +41,7 @@ def test_shipped_models_load_by_name(name):
 def test_operators_come_in_the_order_of_the_buffer():
     model = parse_model(RAW, "m.toml")
     assert model.kinds == ("lr", "fm", "mlp")
-    assert (model.mlp_widths, model.dropout, model.row_width) == ((16, 8), 0.1, 9)
+    assert (model.row_widths, model.row_width) == ({"w": 1, "v": 8}, 9)
 
 
 def test_symbols_of_a_small_model():

@@ -38,7 +38,7 @@ def model_of(operators):
 
 def symbols(N, B, F, m, D, H1=0.0):
     """Symbols of the method's table: no coordinates, no linear weight in a row, no id twice."""
-    values = dict(N=N, B=B, F=F, m=m, D=D, W=D, H1=H1, u=m * B / N, U=m * B, k=8, c=0, s=4, q=F, A=0, P=0, Z=0)
+    values = dict(N=N, B=B, F=F, m=m, D=D, W=D, E=0, H1=H1, u=m * B / N, U=m * B, k=8, c=0, s=4, q=F, A=0, P=0, Z=0)
     return {name: float(value) for name, value in values.items()}
 
 

@@ -8,8 +8,8 @@ for every sample of the *global* batch, and one collective sums them.
     des_reduce_scatter  ReduceScatter of [B, K]; each worker runs the tail on its B/N samples, AllGathers the buffer's
                         gradient, and the tail's gradients are AllReduced
 
-Both send the same sparse bytes. W1 of an mlp is replicated and fed by local partials, so its gradient is a partial sum
-and is AllReduced in both.
+Both send the same sparse bytes. Weights that are replicated and feed on local partials (W1 of an mlp) have a gradient
+that is a partial sum: it is AllReduced in both.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ def des_reduce_scatter(model: Model) -> Plan:
 
 
 def _plan(name: str, model: Model, scatter: bool) -> Plan:
-    kinds = model.kinds
-    wire = f"({total(kinds, 'wire')})"
+    costs = model.costs
+    wire = f"({total(costs, 'wire')})"
     buffer = f"B*{wire}*s"
     samples = "(B/N)" if scatter else "B"  # whose logits this worker computes
-    finish = total(kinds, "finish_flops")
-    per_id, per_pair = total(kinds, "id_flops"), total(kinds, "pair_flops")
-    shared = total(kinds, "shared_weights")
+    finish = total(costs, "finish_flops")
+    per_id, per_pair = total(costs, "id_flops"), total(costs, "pair_flops")
+    shared = total(costs, "shared_weights")
 
     ops: list[PlannedOp] = [*ids_to_owners("(k+c)", lengths=None)]
     if not scatter:
@@ -61,7 +61,7 @@ def _plan(name: str, model: Model, scatter: bool) -> Plan:
             flops=f"(B*m/N)*({per_id}) + B*q*({per_pair})",
             mem=f"2*(B*m/N)*W*s + {buffer} + ({shared})*s",
             kernels=12,
-            keeps=f"(B*m/N)*(W + {total(kinds, 'id_floats')})*s + B*q*({total(kinds, 'pair_floats')})*s + {buffer}",
+            keeps=f"(B*m/N)*(W + {total(costs, 'id_floats')})*s + B*q*({total(costs, 'pair_floats')})*s + {buffer}",
         ),
         collective(
             "partials",
@@ -109,15 +109,17 @@ def _plan(name: str, model: Model, scatter: bool) -> Plan:
         )
     )
     if shared != "0":
-        w1 = f"({shared})*s"
-        ops.append(collective("w1_grad", Phase.BACKWARD, Collective.ALL_REDUCE, Traffic.DENSE, w1, "local_backward"))
+        grad = f"({shared})*s"
+        ops.append(
+            collective("shared_grad", Phase.BACKWARD, Collective.ALL_REDUCE, Traffic.DENSE, grad, "local_backward")
+        )
     ops.append(update_rows("U/N", "local_backward"))
     ops.append(
         update_dense(
             f"(P + {shared})",
             "update_rows",
             *(("tail_grad",) if scatter else ()),
-            *(("w1_grad",) if shared != "0" else ()),
+            *(("shared_grad",) if shared != "0" else ()),
         )
     )
     return Plan(name, tuple(ops))

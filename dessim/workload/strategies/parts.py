@@ -7,7 +7,7 @@ from dessim.workload.model import Model
 from dessim.workload.operators import total
 from dessim.workload.plan import PlannedOp, Traffic, collective, compute
 
-POOLED = "F*W*s"  # bytes of one sample's pooled field vectors
+POOLED = "F*(W+E)*s"  # bytes of one sample's pooled field vectors, with what fm needs of each beside its sum
 
 
 def ids_to_owners(bytes_per_id: str, lengths: str | None) -> tuple[PlannedOp, ...]:
@@ -56,7 +56,7 @@ def scatter_own() -> PlannedOp:
 
 def dense_part(model: Model, samples: str, *deps: str) -> tuple[PlannedOp, ...]:
     """All operators over pooled vectors, first FC layer included, on `samples` samples."""
-    flops = total(model.kinds, "pooled_flops")
+    flops = total(model.costs, "pooled_flops")
     return (
         compute(
             "dense_forward",
@@ -81,7 +81,7 @@ def dense_part(model: Model, samples: str, *deps: str) -> tuple[PlannedOp, ...]:
 
 def dense_weights(model: Model) -> str:
     """Replicated weights: the tail's, and those that would feed on partials where operators are substituted."""
-    return f"(P + {total(model.kinds, 'shared_weights')})"
+    return f"(P + {total(model.costs, 'shared_weights')})"
 
 
 def update_rows(rows: str, *deps: str) -> PlannedOp:

@@ -1,0 +1,123 @@
+"""What every substituted operator offers, and the three forms its input comes in.
+
+    Local   the occurrences of ids that a worker holds, over the global batch       -> partial(local)    [B, K]
+    Bags    whole field vectors of some samples, pooled: strategies that move them  -> from_bags(bags)   [b, K]
+    Plain   all rows and a whole batch, on one process: the textbook's view         -> reference(plain)  [B]
+
+`partial`s add up over workers to what `from_bags` makes of whole bags; `finish` turns either into the operator's share
+of the logit. So every strategy trains the same model, whatever crosses its wire.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from des_ref.substitution.held import Held
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """w [n, 1] and v [n, D] of the n occurrences in `held`, and `pooled` [P, D]: v summed over each of its P pairs.
+
+    What no operator of the model reads is empty.
+    """
+
+    held: Held
+    w: Tensor
+    v: Tensor
+    pooled: Tensor
+
+    @classmethod
+    def of(cls, values: Mapping[str, Tensor], held: Held) -> Local:
+        """From values [u, width] of the u different ids."""
+        nothing = held.sample.new_empty(0, 0)
+        w, v = (values[x].index_select(0, held.inverse) if x in values else nothing for x in ("w", "v"))
+        pooled = nothing
+        if held.field_pairs:
+            pooled = v.new_zeros(len(held.pair_sample), v.shape[1]).index_add(0, held.pair, v)
+        return cls(held, w, v, pooled)
+
+
+@dataclass(frozen=True, slots=True)
+class Bags:
+    """Sums over each bag (the ids of one field of one sample), [b, F, ...]: w [.., 1], v [.., D], squares [.., E].
+
+    squares: v*v elementwise (E = D), or its sum (E = 1), as the operators of the model need (0: none does).
+    """
+
+    w: Tensor
+    v: Tensor
+    squares: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """All rows w [V, 1] and v [V, D], and occurrences: index [n] into V, sample [n], field [n]."""
+
+    w: Tensor | None
+    v: Tensor | None
+    index: Tensor
+    sample: Tensor
+    field: Tensor
+    samples: int
+    fields: int
+
+    def vectors(self) -> list[Tensor]:
+        """The vectors of each sample, [ids, D] each."""
+        order = torch.argsort(self.sample, stable=True)
+        counts = torch.bincount(self.sample, minlength=self.samples).tolist()
+        return list(self.v[self.index[order]].split(counts))
+
+    def pooled(self) -> Tensor:
+        """[B, F, D]: the vectors of each bag, summed."""
+        empty = torch.zeros(self.samples, self.fields, self.v.shape[1], dtype=self.v.dtype, device=self.v.device)
+        return empty.index_put((self.sample, self.field), self.v[self.index], accumulate=True)
+
+
+class Operator(nn.Module):
+    """One substituted operator and its replicated parameters.
+
+    wire    K, floats a sample in the reduced buffer; 0 where it reads the pooled operand, which rides in it once
+    pairs   whether its partial works on `Local.pooled`
+    hidden  widths of hidden layers that drop units, with probability `dropout`
+    shared  names of parameters that `partial` reads: their gradient is a partial sum under hash placement
+    """
+
+    wire: int = 0
+    pairs: bool = False
+    hidden: tuple[int, ...] = ()
+    dropout: float = 0.0
+    shared: tuple[str, ...] = ()
+
+    def partial(self, local: Local) -> Tensor:
+        """[B, wire]: this worker's summand."""
+        raise NotImplementedError
+
+    def from_bags(self, bags: Bags) -> Tensor:
+        """[b, wire]: the whole sum."""
+        raise NotImplementedError
+
+    def finish(self, sums: Tensor, masks: list[Tensor] | None) -> Tensor:
+        """Logits [b] from sums [b, wire] (or the operand [b, F, D]); one mask [b, width] a hidden layer."""
+        raise NotImplementedError
+
+
+def pair_products(local: Local, weight: Tensor) -> Tensor:
+    """[B, H], the partial of `concat_f(pooled v_f) . weight^T` with weight [H, F * D].
+
+    A worker owns ids in only some (sample, field) pairs. This works on those pairs alone, sorted by field, one GEMM a
+    field: 2 * D * H FLOPs a pair, so N workers together do the one-process work plus what multi-hot fields split.
+    """
+    held, pooled = local.held, local.pooled
+    # split and unbind have one backward each; slicing would make autograd add F zero-padded copies of the whole.
+    blocks = weight.view(weight.shape[0], -1, pooled.shape[1]).unbind(dim=1)
+    out = pooled.new_zeros(held.samples, weight.shape[0])
+    parts = zip(pooled.split(held.field_pairs), held.pair_sample.split(held.field_pairs), blocks, strict=True)
+    for e, sample, block in parts:
+        # Fields without a pair too, so that `weight` has a gradient for its AllReduce even on a worker without an id.
+        out = out.index_add_(0, sample, e @ block.T)
+    return out

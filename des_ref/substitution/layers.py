@@ -1,0 +1,49 @@
+"""Fully connected layers above the sums: part of finishes, replicated, never substituted."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+
+def linear_weights(fan_out: int, fan_in: int, generator: torch.Generator) -> Tensor:
+    """Uniform weights [fan_out, fan_in] in +-1/sqrt(fan_in) (torch.nn.Linear's default), float64."""
+    draw = torch.rand(fan_out, fan_in, generator=generator, dtype=torch.float64)
+    return (2 * draw - 1) / fan_in**0.5
+
+
+class Tower(nn.Module):
+    """The layers above a first one that is computed elsewhere: h [b, H1] before its bias -> logits [b]."""
+
+    def __init__(self, widths: tuple[int, ...], generator: torch.Generator) -> None:
+        super().__init__()
+        self.layers = nn.ParameterList([torch.zeros(widths[0], dtype=torch.float64)])  # b1, then (W, b) of each layer
+        for fan_in, fan_out in pairwise((*widths, 1)):
+            self.layers.append(linear_weights(fan_out, fan_in, generator))
+            self.layers.append(torch.zeros(fan_out, dtype=torch.float64))
+
+    def forward(self, h: Tensor, masks: list[Tensor] | None) -> Tensor:
+        first, *rest = self.layers
+        x = torch.relu(h + first)
+        for i, (weight, bias) in enumerate(zip(rest[::2], rest[1::2], strict=True)):
+            if masks is not None:
+                x = x * masks[i]
+            x = torch.addmm(bias, x, weight.T)
+            if 2 * i + 2 < len(rest):
+                x = torch.relu(x)
+        return x[:, 0]
+
+
+def plain_tower(h: Tensor, layers: list[Tensor], masks: list[Tensor] | None) -> Tensor:
+    """The same as a textbook writes it, for references; `layers` are b1, W2, b2, ..."""
+    masks = list(masks) if masks is not None else None
+    bias, *rest = layers
+    x = h + bias
+    while rest:
+        x = torch.relu(x)
+        if masks is not None:
+            x = x * masks.pop(0)
+        x = x @ rest.pop(0).T + rest.pop(0)
+    return x[:, 0]

@@ -15,7 +15,7 @@ from dessim.cluster.trees import sums_in_fabric, sums_in_node
 from dessim.collectives import Layout, Options, Stage, algorithms_for, schedule
 from dessim.collectives.choose import Floor, fastest
 from dessim.errors import SimulationError
-from dessim.sim.flows import Flows, route_flows
+from dessim.sim.flows import LATENCY, Flows, Parts, add_parts, route_flows
 from dessim.sim.maxmin import Floats, Ints
 from dessim.sim.network import Network
 from dessim.sim.watch import Watch
@@ -24,11 +24,13 @@ from dessim.trace.schema import Collective
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a collective went."""
+    """How an op went: a collective's `algorithm` ("" of others), when it began to move data, the seconds from then on
+    by what bound them, and the bytes that each link class carried for it [link classes] (None: none)."""
 
     algorithm: str
     moving: float
-    bound_by: str
+    parts: Parts
+    carried: Floats | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,36 +158,36 @@ class Collectives:
         size: float,
         splits: Mapping[int, tuple[float, ...]] | None,
         watch: Watch,
-    ) -> Generator[simpy.Event, str, Outcome]:
+    ) -> Generator[simpy.Event, Parts, Outcome]:
         """A process: from the moment the last member has come until the last message has arrived."""
         moving = env.now
         if len(self._gpus[group]) < 2 or op is Collective.BARRIER:
             # Nobody to talk to; a barrier moves nothing that is worth a model here.
-            return Outcome("none", moving, "latency")
+            return Outcome("none", moving, {LATENCY: 0.0})
         sizes = _matrix(group, len(self._gpus[group]), splits)
         if sizes is None and size == 0:
-            return Outcome("none", moving, "latency")
+            return Outcome("none", moving, {LATENCY: 0.0})
         algorithm = self._wanted.get(op, "auto")
         if algorithm == "auto":
             algorithm = self.choose(op, group, size, sizes, watch.within(0, 2))
             watch = watch.within(1, 2)
-        bound_by = "latency"
+        parts: dict[str, float] = {}
+        carried = np.zeros(len(self.cluster.links.kinds))
         if self.cluster.transport.op_overhead > 0:
             yield env.timeout(self.cluster.transport.op_overhead)
-        longest = 0.0
+            parts[LATENCY] = self.cluster.transport.op_overhead
         for step in self.steps(op, algorithm, group, size, sizes, watch):
-            began = env.now
             self.solves += step.flows.solves
             self.used[step.flows.links] = True
             self.error = max(self.error, step.flows.error)
             self.flow_colours = max(self.flow_colours, len(step.flows.folded.flow_of))
             self.link_colours = max(self.link_colours, len(step.flows.folded.link_of))
-            bound = yield network.transfer(step.flows, step.scale, step.repeat)
-            if env.now - began > longest:
-                longest, bound_by = env.now - began, bound
+            carried += step.flows.bytes_by_kind * (step.scale * step.repeat)
+            took = yield network.transfer(step.flows, step.scale, step.repeat)
+            add_parts(parts, took)
         if env.now <= moving:
             raise SimulationError(f"{op} of {size:g} B over {group!r} took no time; a link or overhead must cost some")
-        return Outcome(algorithm, moving, bound_by)
+        return Outcome(algorithm, moving, parts, carried)
 
 
 def layout_of(cluster: Cluster, gpus: Ints) -> Layout:

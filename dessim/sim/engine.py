@@ -38,6 +38,7 @@ class Run:
         self.env, self.network, self.collectives, self.workload, self.watch = env, network, collectives, workload, watch
         self.meetings = Meetings(env, workload)
         self.record = Record(workload.n_ranks, tuple(c.ranks for c in workload.classes))
+        self.kinds = collectives.cluster.links.kinds
         self.over: list[list[simpy.Event]] = []
         self.devices = [Device(env, collectives.cluster.gpu.comm_sm_share) for _ in workload.classes]
 
@@ -76,10 +77,10 @@ class Run:
         start = env.now
         if task.collective is None:
             yield from device.compute(task.duration)
-            outcome = Outcome("", start, "compute")
+            outcome = Outcome("", start, {"compute": env.now - start})
         else:
             outcome = yield self._meet(number, task)  # type: ignore[assignment]
-        late = outcome.moving - start > env.now - outcome.moving
+        carried = () if outcome.carried is None else zip(self.kinds, outcome.carried.tolist(), strict=True)
         self.record.spans.append(
             Span(
                 rank_class=number,
@@ -94,8 +95,12 @@ class Run:
                 collective=task.collective,
                 algorithm=outcome.algorithm or None,
                 size=task.size,
+                group=task.group,
                 group_size=len(self.workload.groups[task.group]) if task.group else 0,
-                bound_by="late rank" if late else outcome.bound_by,
+                parts=outcome.parts,
+                carried={kind: size for kind, size in carried if size > 0},
+                index=index,
+                deps=task.deps,
             )
         )
         device.stream(task.stream).release(turn)
@@ -163,5 +168,6 @@ def simulate(
         raise OutOfTime(cut.line, cut.so_far | run.so_far()) from None
     record = run.finish()
     record.solves += network.solves
-    record.bytes_by_kind = dict(zip(routed.cluster.links.kinds, network.bytes_by_kind.tolist(), strict=True))
+    record.bytes_by_kind = dict(zip(routed.cluster.links.kinds, network.counters.bytes_by_kind.tolist(), strict=True))
+    record.load = network.counters.load()
     return record

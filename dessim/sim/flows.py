@@ -6,6 +6,7 @@ fare on an idle network; the result scales to any size.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -26,6 +27,10 @@ Bools = npt.NDArray[np.bool_]
 
 LATENCY = "latency"
 FLOW_CAP = "flow cap"
+REDUCTION = "reduction"
+Parts = Mapping[str, float]
+"""Seconds that something took, by what bound it: a link class, the flow cap, latency, the receiver's reduction."""
+
 _NONE: Ints = np.zeros(0, dtype=np.int64)
 _WIRE = 1e-9  # how much a batch may beat its busiest link by rounding
 
@@ -64,12 +69,13 @@ class Flows:
         """Seconds until all have arrived on an idle network."""
         return float(self.arrivals(scale).max(initial=0.0))
 
-    def bound_alone(self, scale: float) -> str:
-        """What decides `alone`: a link class, the flow cap, or latency."""
+    def parts_alone(self, scale: float) -> Parts:
+        """`alone`, taken apart: what the last to arrive spent its time on."""
         if not len(self.finish):
-            return LATENCY
+            return {}
         last = int(np.argmax(self.arrivals(scale)))
-        return self.bound[last] if self.finish[last] * scale >= self.fixed[last] else LATENCY
+        fluid, reduction = float(self.finish[last]) * scale, float(self.per_scale[last]) * scale
+        return {self.bound[last]: fluid, LATENCY: float(self.fixed[last]), REDUCTION: reduction}
 
     def without_messages(self, links: Ints) -> Flows:
         """For keeping: no messages, colours in as few bytes as they need, and an equal list of links in place of its
@@ -176,6 +182,13 @@ def on_cluster(cluster: Cluster, n_flows: int, flow: Ints, link: Ints, weight: F
 def bound_kind(links: Links, folded: Fold, link: int) -> str:
     """What a link of the quotient is called as the bound of a flow; -1 is the flow's own cap."""
     return links.kinds[int(links.kind[folded.link_of[link]])] if link >= 0 else FLOW_CAP
+
+
+def add_parts(parts: dict[str, float], more: Parts, times: float = 1) -> None:
+    """Add `times` `more` to `parts`; what took no time is left out."""
+    for bound, seconds in more.items():
+        if seconds * times > 0:
+            parts[bound] = parts.get(bound, 0.0) + seconds * times
 
 
 def together(*columns: Floats) -> Ints:

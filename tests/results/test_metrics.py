@@ -13,10 +13,12 @@ from dessim.trace.schema import Collective, Kind, Phase
 
 def span(rank: int, name: str, start: float, end: float, moving: float | None = None, **changes: object) -> Span:
     """A compute op, or a collective that moved data from `moving`."""
-    base = Span(rank, name, 0, Phase.FORWARD, Kind.COMPUTE, "compute", start, start, end)
+    base = Span(
+        rank, name, 0, Phase.FORWARD, Kind.COMPUTE, "compute", start, start, end, parts={"compute": end - start}
+    )
     if moving is not None:
-        kind = {"kind": Kind.COLLECTIVE, "stream": "comm", "collective": Collective.ALL_REDUCE, "bound_by": "nic_up"}
-        base = replace(base, moving=moving, size=8.0, **kind)
+        kind = {"kind": Kind.COLLECTIVE, "stream": "comm", "collective": Collective.ALL_REDUCE}
+        base = replace(base, moving=moving, size=8.0, group="world", parts={"nic_up": end - moving}, **kind)
     return replace(base, **changes)
 
 

@@ -32,7 +32,7 @@ def test_a_stage_asked_for_again_is_the_one_that_was_routed(op: Collective, algo
         for name in ("src", "dst", "size", "links", "bytes_by_kind", "finish"):
             assert getattr(again, name).tolist() == getattr(flows, name).tolist(), name
         assert again.folded.colour.tolist() == flows.folded.colour.tolist()
-        assert again.alone(scale) == flows.alone(scale) and again.bound_alone(scale) == flows.bound_alone(scale)
+        assert again.alone(scale) == flows.alone(scale) and again.parts_alone(scale) == flows.parts_alone(scale)
         assert (again.trees is None) == (flows.trees is None)
 
 

@@ -163,5 +163,5 @@ def test_bytes_by_link_class_are_what_was_sent(cluster: Cluster) -> None:
     # One message stays under its leaf, one crosses both spines.
     flows = route_flows(cluster, np.array([0, 0]), np.array([1, 4]), np.array([10.0, 20.0]))
     env.run(until=network.transfer(flows, scale=2.0, repeat=3))
-    carried = dict(zip(cluster.links.kinds, network.bytes_by_kind.tolist(), strict=True))
+    carried = dict(zip(cluster.links.kinds, network.counters.bytes_by_kind.tolist(), strict=True))
     assert carried == pytest.approx({"nic_up": 180.0, "nic_down": 180.0, "leaf_up": 120.0, "leaf_down": 120.0})

@@ -1,0 +1,181 @@
+"""Batches of messages under way, and the groups that drain them: one alone on its links, or several that share some.
+
+What a stage took is kept in parts, by what bound the last message to arrive: the link class (or flow cap) that limited
+it when it had drained, what it then still needed as latency, and as the receiver's reduction.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import simpy
+
+from dessim.cluster import Cluster
+from dessim.sim.counters import Counters
+from dessim.sim.flows import LATENCY, REDUCTION, Flows, Parts, add_parts, bound_kind, incidence, on_cluster, together
+from dessim.sim.fluid import start_draining
+from dessim.sim.fold import fold
+from dessim.sim.maxmin import Floats, Ints
+from dessim.sim.watch import Watch
+
+_SAME = 1e-14  # relative; instants this close are one
+
+
+def due(time: float, now: float) -> bool:
+    """Whether `time` has come."""
+    return time - now <= _SAME * now
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """Messages under way. `remaining` [flows] bytes of the current stage, which began at `began`; `arrived` its latest
+    arrival so far. `parts` are those of the stages that are over, `latest` of the current one as far as it has come."""
+
+    flows: Flows
+    scale: float
+    repeat: int  # stages left, the current one included
+    done: simpy.Event
+    remaining: Floats
+    began: float
+    arrived: float
+    fresh: bool = True  # at the start of a stage
+    counted: bool = True  # whether what the stage carried so far was entered
+    latest: Parts = field(default_factory=dict)
+    parts: dict[str, float] = field(default_factory=dict)
+
+    def restart(self, now: float) -> None:
+        """The next stage begins."""
+        self.remaining, self.fresh = self.flows.size * self.scale, True
+        self.began = self.arrived = now
+
+    def land(self, now: float, bound: str, fixed: float, reduction: float) -> None:
+        """A colour has drained at `now`; the one that arrives last decides what the stage took its time for."""
+        time = now + (fixed + reduction)
+        if time >= self.arrived:
+            self.arrived = time
+            self.latest = {bound: now - self.began, LATENCY: fixed, REDUCTION: reduction}
+
+    def add(self, parts: Parts, stages: int = 1) -> None:
+        """`stages` are over that took `parts` each."""
+        add_parts(self.parts, parts, stages)
+
+
+class Solo:
+    """One batch alone on its links, from the start of a stage."""
+
+    def __init__(self, batch: Batch, now: float, counters: Counters, watch: Watch) -> None:
+        self.batches, self._counters, self._watch = [batch], counters, watch
+        self._batch, self._start = batch, now
+        self._period = batch.flows.alone(batch.scale)
+        self._over = False
+
+    def next_event(self) -> float:
+        return self._start + self._batch.repeat * self._period
+
+    def step(self, now: float) -> list[Batch]:
+        """The only event is the arrival of the last stage."""
+        batch = self._batch
+        self._pass(batch.repeat, now)
+        batch.latest = {}
+        self._over, batch.repeat = True, 1
+        return [batch]
+
+    def _pass(self, stages: int, until: float) -> None:
+        batch = self._batch
+        batch.add(batch.flows.parts_alone(batch.scale), stages)
+        self._counters.carried(self._start, until, batch.flows.bytes_by_kind * (batch.scale * stages))
+
+    def release(self, now: float) -> int:
+        """Stop multiplying: work out how far the current stage has come. Returns the number of solves."""
+        if self._over:
+            return 0
+        batch, flows = self._batch, self._batch.flows
+        passed = min(int((now - self._start) / self._period), batch.repeat - 1) if self._period > 0 else 0
+        at = self._start + passed * self._period
+        self._pass(passed, at)
+        batch.repeat -= passed
+        batch.restart(at)
+        fluid = start_draining(flows.folded.net, flows.size[flows.folded.flow_of] * batch.scale)
+        while not fluid.empty and not due(now, at):
+            self._watch.check()
+            step = min(fluid.next_finish(), now - at)
+            at += step
+            for colour in fluid.advance(step).tolist():
+                reduction = float(flows.per_scale[colour]) * batch.scale
+                batch.land(at, flows.bound[colour], float(flows.fixed[colour]), reduction)
+            batch.fresh = False
+        batch.remaining, batch.counted = fluid.remaining[flows.folded.colour], False
+        return fluid.solves
+
+
+class Shared:
+    """Batches that share links, drained together."""
+
+    def __init__(self, batches: list[Batch], now: float, cluster: Cluster, folding: bool, counters: Counters) -> None:
+        self.batches, self._at, self._links, self._counters = batches, now, cluster.links, counters
+        counts = np.array([len(b.remaining) for b in batches])
+        self._offset = np.concatenate([[0], np.cumsum(counts)])
+        size = np.concatenate([b.remaining for b in batches])
+        fixed = np.concatenate([b.flows.fixed[b.flows.folded.colour] for b in batches])
+        reduction = np.concatenate([b.flows.per_scale[b.flows.folded.colour] * b.scale for b in batches])
+        owner = np.repeat(np.arange(len(batches)), counts)
+        nets = [incidence(cluster, b.flows.src, b.flows.dst, b.flows.trees, b.flows.size) for b in batches]
+        flow = np.concatenate([net.flow + o for (net, _, _), o in zip(nets, self._offset[:-1], strict=True)])
+        link = np.concatenate([net.link for net, _, _ in nets])
+        weight = np.concatenate([net.weight for net, _, _ in nets])
+        loads = size[flow] > 0  # what has drained loads no link
+        net = on_cluster(cluster, len(size), flow[loads], link[loads], weight[loads])
+        self._fold = fold(net, together(size, fixed + reduction, owner.astype(np.float64)), folding)
+        self._fluid = start_draining(self._fold.net, size[self._fold.flow_of])
+        self._owner: Ints = owner[self._fold.flow_of]
+        self._fixed: Floats = fixed[self._fold.flow_of]
+        self._reduction: Floats = reduction[self._fold.flow_of]
+        self._draining = np.bincount(self._owner[self._fluid.active], minlength=len(batches))
+        # Bytes that each link class carries for a byte of each colour, which stands for all its flows.
+        self._carries = np.zeros((len(self._owner), len(cluster.links.kinds)))
+        copies = np.concatenate([copies for _, _, copies in nets])
+        np.add.at(self._carries, (self._fold.colour[flow], cluster.links.kind[link]), weight * copies)
+        self._left: Floats = self._fluid.remaining.copy()
+        for number, batch in enumerate(batches):
+            batch.fresh = False
+            if not batch.counted:
+                # What a stage carried while it was alone is what it does not carry from here on.
+                left = np.where(self._owner == number, self._left, 0.0) @ self._carries
+                whole = batch.flows.bytes_by_kind * batch.scale
+                counters.carried(batch.began, now, np.maximum(whole - left, 0.0))
+                batch.counted = True
+
+    def next_event(self) -> float:
+        times = [b.arrived for b, left in zip(self.batches, self._draining, strict=True) if not left]
+        if not self._fluid.empty:
+            times.append(self._at + self._fluid.next_finish())
+        return min(times, default=math.inf)
+
+    def step(self, now: float) -> list[Batch]:
+        """Drain until `now`. Returns the batches whose stage has arrived."""
+        fluid = self._fluid
+        if not fluid.empty:
+            ends = fluid.next_finish()
+            # The clock may miss a finish by a rounding error; it never runs past one.
+            seconds = ends if due(self._at + ends, now) else now - self._at
+            bound = fluid.bound
+            for colour in fluid.advance(seconds).tolist():
+                number = int(self._owner[colour])
+                self._draining[number] -= 1
+                kind = bound_kind(self._links, self._fold, int(bound[colour]))
+                self.batches[number].land(now, kind, float(self._fixed[colour]), float(self._reduction[colour]))
+            left = fluid.remaining
+            self._counters.carried(self._at, now, (self._left - left) @ self._carries)
+            self._left = left.copy()
+        self._at = now
+        return [b for b, left in zip(self.batches, self._draining, strict=True) if not left and due(b.arrived, now)]
+
+    def release(self, now: float) -> int:
+        """Give every batch its remaining bytes back. Returns the number of solves."""
+        self.step(now)
+        remaining = self._fluid.remaining[self._fold.colour]
+        for batch, a, b in zip(self.batches, self._offset[:-1], self._offset[1:], strict=True):
+            batch.remaining = remaining[a:b]
+        return self._fluid.solves

@@ -109,7 +109,8 @@ def alone(folder: Path) -> Iterator[Work]:
     model = [sys.executable, "-m", "dessim", "project", "--model", "deepfm", "--strategy", "des_all_reduce"]
     yield Work(
         "a DES training step of DeepFM, 65,536 hosts",
-        [*model, "--cluster", tree, "--gpus", "65536", "--json"],
+        # Every worker runs the tail on the whole batch: more samples a GPU than this do not fit its memory.
+        [*model, "--cluster", tree, "--gpus", "65536", "--batch-per-worker", "128", "--json"],
         limit_s=15.0,
     )
 

@@ -1,9 +1,10 @@
 """What a rank keeps in its GPU's memory, and what it costs to leave part of the rows in the host's.
 
-From step to step stay a share 1/N of the rows, of their optimizer state and of the index that finds them, and the dense
-weights with Adam's two moments. Activations are all that a step makes: what compute ops leave for later ones
-(`PlannedOp.keeps`) and what collectives deliver, all of it held until the step ends; only the gradients of hidden
-layers are not counted, because they take the place of the activations that backward is done with.
+From step to step stay the rows that the strategy has a worker hold (a share 1/N, or all), their optimizer state, the
+index that finds them, and the dense weights with Adam's two moments. Activations are all that a step makes: what
+compute ops leave for later ones (`PlannedOp.keeps`) and what collectives deliver, all of it held until the step ends;
+only the gradients of hidden layers are not counted, because they take the place of the activations that backward is
+done with.
 
 Rows that do not fit may *spill*: their values and optimizer state live in the host's memory, the index stays. The
 hottest rows stay on the GPU, ids follow the Zipf law of the model file, and each different row of a step is read once
@@ -30,8 +31,9 @@ from dessim.workload.ids import expected_unique
 from dessim.workload.model import Model
 from dessim.workload.plan import Plan, PlannedOp
 
-ROWS, ROW_STATE = "(V/N)*W*s", "(V/N)*O*s"
-INDEX = "(V/N)*3*k"  # the id, and two 8-byte row numbers: an index at most half full (des_ref/embedding/hash_table.py)
+# Bytes a row: its values, its optimizer's state, and the id with two 8-byte row numbers that find it: an index at most
+# half full (des_ref/embedding/hash_table.py).
+ROW, ROW_STATE, INDEX = "W*s", "O*s", "3*k"
 
 Symbols = Mapping[str, float]
 
@@ -94,7 +96,9 @@ def memory_of(plan: Plan, symbols: Symbols) -> Memory:
         kept[op.phase] += _result(op, symbols)
     # What an optimizer op makes is the next step's weights; what the others make is over with the step.
     dense = kept.pop(Phase.OPTIMIZER)
-    rows, row_state, index = (formula.evaluate(text, symbols) for text in (ROWS, ROW_STATE, INDEX))
+    rows, row_state, index = (
+        formula.evaluate(f"({plan.rows_held})*{text}", symbols) for text in (ROW, ROW_STATE, INDEX)
+    )
     return Memory(rows, row_state, index, dense, sum(kept.values()))
 
 

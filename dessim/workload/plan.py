@@ -62,11 +62,15 @@ class PlannedOp:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The ops of one step of one strategy, in issue order. `caveat` says what the plan leaves out, if it matters."""
+    """The ops of one step of one strategy, in issue order. `caveat` says what the plan leaves out, if it matters.
+
+    `rows_held`: how many of the V rows of all tables a worker keeps, a formula.
+    """
 
     strategy: str
     ops: tuple[PlannedOp, ...]
     caveat: str = ""
+    rows_held: str = "V/N"
 
     def __post_init__(self) -> None:
         seen: dict[str, None] = {}

@@ -101,6 +101,7 @@ def test_every_strategy_sends_what_its_formula_in_the_table_says(v):
     K = 1 + (v["D"] + 1) + v["H1"]
     expected = {
         "ps_sync": f * 2 * v["u"] * (rows + v["k"]),
+        "data_parallel": (v["N"] - 1) * v["u"] * (rows + v["k"]),
         "row_all_to_all": ids + 2 * f * v["u"] * rows,
         "table_wise": ids + 2 * f * local * v["F"] * rows,
         "row_wise": ids + 2 * f * v["B"] * v["F"] * rows,
@@ -160,6 +161,28 @@ class TestEveryPlan:
             needed.add(name)
             queue += [d for d in p.op(name).deps if d not in needed]
         assert needed == {op.name for op in p.ops}
+
+
+def test_what_fm_needs_of_each_id_rides_in_the_bag():
+    v = {**MULTI_HOT, "c": 0.0}
+    fm, lr = ({**v, "E": e} for e in (1.0, 0.0))
+    for strategy in ("table_wise", "row_wise", "mesh"):
+        more = sparse_mib(strategy, KINDS["fm+lr"], fm) - sparse_mib(strategy, KINDS["fm+lr"], lr)
+        bags = v["B"] / v["N"] if strategy == "table_wise" else v["B"]
+        assert more * MIB == pytest.approx(2 * 7 / 8 * bags * v["F"] * v["s"])
+
+
+def test_servers_hold_equal_shards_of_the_dense_parameters():
+    model = load_model("deepfm")
+    values, p = model.symbols(7), plan("ps_sync", model)
+    weights = values["P"] + values["H1"] * values["F"] * values["D"]
+    shard = p.op("pull_dense").bytes(values) / values["N"] / values["s"]
+    assert shard == int(shard) and weights <= 7 * shard < weights + 7
+    assert p.op("push_dense").size == p.op("pull_dense").size
+
+
+def test_the_pull_of_dense_parameters_waits_for_nothing():
+    assert plan("ps_sync", load_model("deepfm")).op("pull_dense").deps == ()
 
 
 def test_both_kinds_of_des_send_the_same_sparse_bytes():

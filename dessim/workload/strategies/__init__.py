@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dessim.errors import UsageError
 from dessim.workload.model import Model
 from dessim.workload.plan import Plan
+from dessim.workload.strategies.data_parallel import data_parallel
 from dessim.workload.strategies.des import des_all_reduce, des_reduce_scatter
 from dessim.workload.strategies.ps import ps_sync
 from dessim.workload.strategies.sharded import mesh, row_all_to_all, row_wise, table_wise
@@ -19,6 +20,7 @@ STRATEGIES: dict[str, Callable[[Model], Plan]] = {
     "row_wise": row_wise,
     "row_all_to_all": row_all_to_all,
     "ps_sync": ps_sync,
+    "data_parallel": data_parallel,
 }
 
 

@@ -40,7 +40,7 @@ def _plan(name: str, model: Model, scatter: bool) -> Plan:
     per_id, per_pair = total(costs, "id_flops"), total(costs, "pair_flops")
     shared = total(costs, "shared_weights")
 
-    ops: list[PlannedOp] = [*ids_to_owners("(k+c)", lengths=None)]
+    ops: list[PlannedOp] = [*ids_to_owners()]
     if not scatter:
         # Every worker computes every sample's loss, so it needs every label.
         ops.append(collective("labels", Phase.INPUT, Collective.ALL_GATHER, Traffic.CONTROL, "B*4", "split_ids"))

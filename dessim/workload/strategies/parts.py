@@ -10,35 +10,54 @@ from dessim.workload.plan import PlannedOp, Traffic, collective, compute
 POOLED = "F*(W+E)*s"  # bytes of one sample's pooled field vectors, with what fm needs of each beside its sum
 
 
-def ids_to_owners(bytes_per_id: str, lengths: str | None) -> tuple[PlannedOp, ...]:
-    """Each worker sends the ids of its B/N samples to the workers that own their rows.
-
-    `bytes_per_id` is a formula; `lengths` the size of the ids-a-bag message where ids travel without coordinates.
-    """
-    ops = [
-        compute("split_ids", Phase.INPUT, mem="4*(B/N)*m*k", kernels=10, keeps=f"(B/N)*m*k + (B/N)*m*{bytes_per_id}"),
-        collective("id_counts", Phase.INPUT, Collective.ALL_TO_ALL, Traffic.CONTROL, "N*8", "split_ids"),
-    ]
-    if lengths is not None:
-        ops.append(collective("lengths", Phase.INPUT, Collective.ALL_TO_ALL, Traffic.CONTROL, lengths, "id_counts"))
-    ops.append(
-        collective(
-            "ids",
-            Phase.INPUT,
-            Collective.ALL_TO_ALL,
-            Traffic.IDS,
-            f"(B/N)*m*{bytes_per_id}",
-            "id_counts",
-            *(("lengths",) if lengths is not None else ()),
-        )
+def ids_to_owners() -> tuple[PlannedOp, ...]:
+    """Each worker sends every id of its B/N samples, with its coordinate, to the worker that owns its row."""
+    message = "(B/N)*m*(k+c)"
+    return (
+        compute("split_ids", Phase.INPUT, mem="4*(B/N)*m*k", kernels=10, keeps=f"(B/N)*m*k + {message}"),
+        _id_counts(),
+        collective("ids", Phase.INPUT, Collective.ALL_TO_ALL, Traffic.IDS, message, "id_counts"),
     )
-    return tuple(ops)
+
+
+def keys_to_owners(name: str) -> tuple[PlannedOp, ...]:
+    """Each worker sends the u different ids of its B/N samples to the workers that own their rows, as op `name`."""
+    return (
+        compute("split_ids", Phase.INPUT, mem="8*(B/N)*m*k", kernels=24, keeps="2*(B/N)*m*k + u*k"),
+        _id_counts(),
+        collective(name, Phase.INPUT, Collective.ALL_TO_ALL, Traffic.IDS, "u*k", "id_counts"),
+    )
+
+
+def _id_counts() -> PlannedOp:
+    """How many ids follow, to each worker."""
+    return collective("id_counts", Phase.INPUT, Collective.ALL_TO_ALL, Traffic.CONTROL, "N*8", "split_ids")
+
+
+def lookup_asked(dep: str) -> PlannedOp:
+    """An owner finds the U/N different rows among the keys it is asked for, u on average, and answers every key."""
+    return compute(
+        "lookup",
+        Phase.FORWARD,
+        dep,
+        mem="4*u*k + (U/N)*2*(k + W*s) + u*W*s",
+        kernels=28,
+        keeps="2*u*k + (U/N)*(k + W*s)",
+        rows="U/N",
+    )
+
+
+def sum_asked(*deps: str) -> PlannedOp:
+    """The gradients that came back for these keys, added up for each different row."""
+    return compute(
+        "sum_grad", Phase.BACKWARD, *deps, flops="u*W", mem="2*u*W*s + (U/N)*W*s", kernels=4, keeps="(U/N)*W*s"
+    )
 
 
 def pool_own(dep: str) -> PlannedOp:
     """A worker pools the rows it has fetched for its B/N samples."""
-    moved = f"(B/N)*m*W*s + (B/N)*{POOLED}"
-    return compute("pool", Phase.FORWARD, dep, flops="(B/N)*m*W", mem=moved, kernels=4, keeps=moved)
+    moved = f"(B/N)*m*(W+E)*s + (B/N)*{POOLED}"
+    return compute("pool", Phase.FORWARD, dep, flops="(B/N)*m*(W+E)", mem=moved, kernels=6, keeps=moved)
 
 
 def scatter_own() -> PlannedOp:
@@ -47,10 +66,10 @@ def scatter_own() -> PlannedOp:
         "scatter_grad",
         Phase.BACKWARD,
         "dense_backward",
-        flops="(B/N)*m*W",
-        mem=f"(B/N)*{POOLED} + (B/N)*m*W*s + u*W*s",
-        kernels=6,
-        keeps="(B/N)*m*W*s + u*W*s",
+        flops="(B/N)*m*(W+E)",
+        mem=f"(B/N)*{POOLED} + (B/N)*m*(W+E)*s + u*W*s",
+        kernels=8,
+        keeps="(B/N)*m*(W+E)*s + u*W*s",
     )
 
 
@@ -82,6 +101,12 @@ def dense_part(model: Model, samples: str, *deps: str) -> tuple[PlannedOp, ...]:
 def dense_weights(model: Model) -> str:
     """Replicated weights: the tail's, and those that would feed on partials where operators are substituted."""
     return f"(P + {total(model.costs, 'shared_weights')})"
+
+
+def dense_grad(model: Model) -> PlannedOp:
+    """Gradients of replicated weights, each worker's from its own samples."""
+    size = f"{dense_weights(model)}*s"
+    return collective("dense_grad", Phase.BACKWARD, Collective.ALL_REDUCE, Traffic.DENSE, size, "dense_backward")
 
 
 def update_rows(rows: str, *deps: str) -> PlannedOp:

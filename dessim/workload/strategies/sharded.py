@@ -4,11 +4,13 @@ Every worker runs the dense part on its own B/N samples; what crosses the networ
 
     table_wise      a table lives on one worker; pooled field vectors by AllToAll, gradients back the same way
     row_wise        a table's rows are spread by hash; pooled partials by ReduceScatter, gradients by AllGather
-    row_all_to_all  rows are spread by hash; unique rows are fetched and their gradients returned by AllToAll
+    row_all_to_all  rows are spread by hash; different rows are fetched and their gradients returned by AllToAll
     mesh            rows are spread; the pooled operand is AllReduced and the dense part runs replicated
 
-A row carries W floats (the embedding, and the linear weight beside it). Bytes: DES.md of the method, checked in
-tests/workload/test_strategies.py against its worked examples.
+A row carries W floats (the embedding, and the linear weight beside it); a pooled field vector E more, what fm needs of
+each id. Where rows are spread, an id travels with its coordinate; to a table it travels without, behind the lengths of
+all bags, which also say how many ids follow. Bytes: DES.md of the method, checked in tests/workload/test_strategies.py
+against its worked examples. (Its row AllToAll sends every id; here each different one once, as rows are.)
 """
 
 from __future__ import annotations
@@ -18,11 +20,15 @@ from dessim.workload.model import Model
 from dessim.workload.plan import Plan, PlannedOp, Traffic, collective, compute
 from dessim.workload.strategies.parts import (
     POOLED,
+    dense_grad,
     dense_part,
     dense_weights,
     ids_to_owners,
+    keys_to_owners,
+    lookup_asked,
     pool_own,
     scatter_own,
+    sum_asked,
     update_dense,
     update_rows,
 )
@@ -30,17 +36,19 @@ from dessim.workload.strategies.parts import (
 
 def table_wise(model: Model) -> Plan:
     """Plan of table-wise sharding. Tables are assumed balanced: each worker looks up its share of the ids."""
-    own = f"(B/N)*{POOLED}"
+    own, a2a = f"(B/N)*{POOLED}", Collective.ALL_TO_ALL
     return Plan(
         "table_wise",
         (
-            *ids_to_owners("k", lengths="(B/N)*F*c"),
-            *_lookup_and_pool(f"B*{POOLED}/N"),
-            collective("pooled", Phase.FORWARD, Collective.ALL_TO_ALL, Traffic.SPARSE, own, "pool"),
+            compute("split_ids", Phase.INPUT, mem="4*(B/N)*m*k", kernels=10, keeps="2*(B/N)*m*k"),
+            collective("lengths", Phase.INPUT, a2a, Traffic.CONTROL, "(B/N)*F*c", "split_ids"),
+            collective("ids", Phase.INPUT, a2a, Traffic.IDS, "(B/N)*m*k", "lengths"),
+            *_lookup_and_pool(own),
+            collective("pooled", Phase.FORWARD, a2a, Traffic.SPARSE, own, "pool"),
             *dense_part(model, "(B/N)", "pooled"),
-            collective("pooled_grad", Phase.BACKWARD, Collective.ALL_TO_ALL, Traffic.SPARSE, own, "dense_backward"),
-            *_data_parallel(model),
-            *_scatter_and_update(model, "pooled_grad", f"B*{POOLED}/N"),
+            collective("pooled_grad", Phase.BACKWARD, a2a, Traffic.SPARSE, own, "dense_backward"),
+            dense_grad(model),
+            *_scatter_and_update(model, "pooled_grad", own),
         ),
         caveat="tables count as balanced over the workers, which needs at least as many equal tables as workers",
     )
@@ -52,12 +60,12 @@ def row_wise(model: Model) -> Plan:
     return Plan(
         "row_wise",
         (
-            *ids_to_owners("k", lengths="B*F*c"),
+            *ids_to_owners(),
             *_lookup_and_pool(whole),
             collective("pooled", Phase.FORWARD, Collective.REDUCE_SCATTER, Traffic.SPARSE, whole, "pool"),
             *dense_part(model, "(B/N)", "pooled"),
             collective("pooled_grad", Phase.BACKWARD, Collective.ALL_GATHER, Traffic.SPARSE, whole, "dense_backward"),
-            *_data_parallel(model),
+            dense_grad(model),
             *_scatter_and_update(model, "pooled_grad", whole),
         ),
     )
@@ -66,16 +74,16 @@ def row_wise(model: Model) -> Plan:
 def mesh(model: Model) -> Plan:
     """Plan of the operand's AllReduce; the dense part is replicated, so its gradients need no exchange."""
     whole = f"B*{POOLED}"
-    labels = collective("labels", Phase.INPUT, Collective.ALL_GATHER, Traffic.CONTROL, "B*4", "split_ids")
     return Plan(
         "mesh",
         (
-            *ids_to_owners("(k+c)", lengths=None),
-            labels,
+            # Every worker computes every sample's loss, so it needs every label.
+            collective("labels", Phase.INPUT, Collective.ALL_GATHER, Traffic.CONTROL, "B*4"),
+            *ids_to_owners(),
             *_lookup_and_pool(whole),
             collective("pooled", Phase.FORWARD, Collective.ALL_REDUCE, Traffic.SPARSE, whole, "pool"),
             *dense_part(model, "B", "pooled", "labels"),
-            *_scatter_and_update(model, "dense_backward", whole, synced=False),
+            *_scatter_and_update(model, "dense_backward", whole, replicated=True),
         ),
     )
 
@@ -86,30 +94,23 @@ def row_all_to_all(model: Model) -> Plan:
     return Plan(
         "row_all_to_all",
         (
-            *ids_to_owners("k", lengths=None),
-            compute(
-                "lookup",
-                Phase.FORWARD,
-                "ids",
-                mem="4*(B*m/N)*k + u*2*(k + W*s)",
-                kernels=24,
-                keeps="(B*m/N)*k + u*W*s",
-                rows="u",
-            ),
+            *keys_to_owners("ids"),
+            lookup_asked("ids"),
             collective("rows", Phase.FORWARD, Collective.ALL_TO_ALL, Traffic.SPARSE, rows, "lookup"),
             pool_own("rows"),
             *dense_part(model, "(B/N)", "pool"),
+            dense_grad(model),
             scatter_own(),
             collective("rows_grad", Phase.BACKWARD, Collective.ALL_TO_ALL, Traffic.SPARSE, rows, "scatter_grad"),
-            *_data_parallel(model),
-            update_rows("u", "rows_grad"),
+            sum_asked("rows_grad"),
+            update_rows("U/N", "sum_grad"),
             update_dense(dense_weights(model), "update_rows", "dense_grad"),
         ),
     )
 
 
 def _lookup_and_pool(out: str) -> tuple[PlannedOp, ...]:
-    moved = f"(B*m/N)*W*s + {out}"
+    moved = f"(B*m/N)*(W+E)*s + {out}"
     return (
         compute(
             "lookup",
@@ -120,34 +121,21 @@ def _lookup_and_pool(out: str) -> tuple[PlannedOp, ...]:
             keeps="(B*m/N)*k + (U/N)*W*s",
             rows="U/N",
         ),
-        compute("pool", Phase.FORWARD, "lookup", flops="(B*m/N)*W", mem=moved, kernels=4, keeps=moved),
+        compute("pool", Phase.FORWARD, "lookup", flops="(B*m/N)*(W+E)", mem=moved, kernels=6, keeps=moved),
     )
 
 
-def _data_parallel(model: Model) -> tuple[PlannedOp, ...]:
-    return (
-        collective(
-            "dense_grad",
-            Phase.BACKWARD,
-            Collective.ALL_REDUCE,
-            Traffic.DENSE,
-            f"{dense_weights(model)}*s",
-            "dense_backward",
-        ),
-    )
-
-
-def _scatter_and_update(model: Model, dep: str, pooled: str, synced: bool = True) -> tuple[PlannedOp, ...]:
+def _scatter_and_update(model: Model, dep: str, pooled: str, replicated: bool = False) -> tuple[PlannedOp, ...]:
     return (
         compute(
             "scatter_grad",
             Phase.BACKWARD,
             dep,
-            flops="(B*m/N)*W",
-            mem=f"{pooled} + (B*m/N)*W*s + (U/N)*W*s",
-            kernels=6,
-            keeps="(B*m/N)*W*s + (U/N)*W*s",
+            flops="(B*m/N)*(W+E)",
+            mem=f"{pooled} + (B*m/N)*(W+E)*s + (U/N)*W*s",
+            kernels=8,
+            keeps="(B*m/N)*(W+E)*s + (U/N)*W*s",
         ),
         update_rows("U/N", "scatter_grad"),
-        update_dense(dense_weights(model), "update_rows", *(("dense_grad",) if synced else ())),
+        update_dense(dense_weights(model), "update_rows", *(() if replicated else ("dense_grad",))),
     )

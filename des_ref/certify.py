@@ -33,12 +33,12 @@ from des_ref.cli import Parser, leave, positive, run, say
 from des_ref.comm import Comm, open_comm
 from des_ref.data.batch import slice_of
 from des_ref.data.synthetic import Zipf
-from des_ref.embedding.optim import RowAdagrad
-from des_ref.hashing import owner_of
+from des_ref.embedding.optim import ROW_OPTIMIZERS
 from des_ref.models.build import Network
+from des_ref.models.dense_optim import DenseOptimizer
 from des_ref.reference import Reference
 from des_ref.strategies import STRATEGIES, check_strategy
-from des_ref.strategies.base import Optimizers, StepResult
+from des_ref.strategies.base import Optimizers, StepResult, Strategy
 from dessim.errors import CheckFailed, SimulationError, UsageError
 from dessim.files import dump_json
 from dessim.workload.model import Model, load_model
@@ -48,7 +48,7 @@ _BATCH = 128
 _IDS_PER_FIELD = 1.7  # multi-hot: several ids a field, so that pairs split over ranks
 _VOCABULARY = 3000
 _SEED = 11
-_OPTIMIZERS = Optimizers(RowAdagrad(rate=0.05), dense_rate=1e-3, dense_weight_decay=1e-5, init_std=0.1)
+_DENSE = DenseOptimizer("Adam", {"lr": 1e-3, "weight_decay": 1e-5})
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,7 @@ class Case:
     model: str
     strategy: str
     device: str = "auto"
+    optimizer: str = "rowwise_adagrad"
     sabotage: Callable[[], None] | None = None
 
 
@@ -101,18 +102,22 @@ def _run(case: Case, model: Model, comm: Comm) -> dict[str, Any]:
     batch = -(-_BATCH // comm.world_size) * comm.world_size
     data = Zipf(model.input.fields, _IDS_PER_FIELD, min(model.input.vocabulary, _VOCABULARY), 1.05, _SEED)
     batches = [data.examples(batch, part) for part in range(case.steps)]
-    vocabulary = torch.unique(torch.cat([b.ids for b in batches])).to(comm.device)
+    vocabulary, place = torch.unique(torch.cat([b.ids for b in batches]).to(comm.device), return_inverse=True)
+    fields = torch.empty_like(vocabulary)
+    fields[place] = torch.cat([b.field for b in batches]).to(comm.device)
 
     network = Network(model, _SEED, torch.float64, comm.device)
-    strategy = STRATEGIES[case.strategy](network, _OPTIMIZERS, comm)
-    mine = owner_of(vocabulary, comm.world_size) == comm.rank
+    optimizers = Optimizers(ROW_OPTIMIZERS[case.optimizer](), _DENSE, init_std=0.1)
+    strategy = STRATEGIES[case.strategy](network, optimizers, comm)
     rows = strategy.table.find_or_insert(vocabulary)
-    for values in strategy.table.columns.values():
-        values[rows[~mine]] = float("nan")
+    mine = strategy.owner(vocabulary, fields) == comm.rank
+    if not strategy.rows_replicated:
+        for values in strategy.table.columns.values():
+            values[rows[~mine]] = float("nan")
     recorder = Recorder(comm, strategy.plan)
     strategy.marks = recorder
     # The vocabulary is sorted, so the reference can look ids up by bisection.
-    plain = Reference(Network(model, _SEED, torch.float64, "cpu"), _OPTIMIZERS, vocabulary.cpu())
+    plain = Reference(Network(model, _SEED, torch.float64, "cpu"), optimizers, vocabulary.cpu())
     symbols = model.symbols(comm.world_size, batch) | {"s": float(strategy.value_bytes)}
 
     worst = {"loss": 0.0, "grad": 0.0, "param": 0.0}
@@ -123,7 +128,7 @@ def _run(case: Case, model: Model, comm: Comm) -> dict[str, Any]:
         with recorder.step(step):
             result = strategy.step(slice_of(whole, comm.rank, comm.world_size).to(comm.device))
         audit.add_step(recorder.take(strategy.op_vars(result.counts, batch)))
-        shared = _share(network, strategy.table.columns, result, strategy.loss_is_share, vocabulary, mine, comm)
+        shared = _share(network, strategy, result, vocabulary, mine, comm)
         if comm.rank == 0:
             expected = plain.step(whole)
             differences = {
@@ -152,27 +157,31 @@ class _Shared:
 
 def _share(
     network: Network,
-    columns: Mapping[str, Tensor],
+    strategy: Strategy,
     result: StepResult,
-    loss_is_share: bool,
     vocabulary: Tensor,
     mine: Tensor,
     comm: Comm,
 ) -> _Shared:
     """Rows and row gradients of all ranks over the whole vocabulary, and the replicated parameters."""
     loss = result.loss.reshape(1).clone()
-    if loss_is_share:
+    if strategy.loss_is_share:
         comm.all_reduce("certificate", loss).wait()
     grads, parameters = {}, {}
     index = torch.searchsorted(vocabulary, result.row_ids)
     for name, width in network.row_widths.items():
-        # Owned rows only; adding zeros of the others is exact.
         grad = torch.zeros(len(vocabulary), width, dtype=network.dtype, device=comm.device)
         grad[index] = result.row_grads[name]
-        values = torch.where(mine[:, None], columns[name], torch.zeros_like(grad))
-        for tensor in (grad, values):
-            comm.all_reduce("certificate", tensor).wait()
+        values = strategy.table.columns[name]
+        if strategy.rows_replicated:
+            grad, values = _agreed(grad, comm), _agreed(values, comm)
+        else:
+            # Owned rows only; adding zeros of the others is exact.
+            values = torch.where(mine[:, None], values, torch.zeros_like(grad))
+            for tensor in (grad, values):
+                comm.all_reduce("certificate", tensor).wait()
         grads[name], parameters[name] = grad.cpu(), values.cpu()
+    strategy.settle()
     for i, p in enumerate(network.dense_parameters):
         grads[f"dense.{i}"] = _agreed(p.grad, comm).cpu()
         parameters[f"dense.{i}"] = _agreed(p.detach(), comm).cpu()
@@ -204,7 +213,7 @@ def passed(case: Mapping[str, Any]) -> bool:
 
 
 def _print_table(strategy: str, cases: Sequence[Mapping[str, Any]]) -> None:
-    print(f"{strategy} against one process, float64, hash placement, unowned rows poisoned with NaN\n")
+    print(f"{strategy} against one process, float64, unowned rows poisoned with NaN\n")
     print("ranks   max|d loss|   max|d grad|  max|d param|   bytes")
     for case in cases:
         diffs = "".join(f"{case[key]:14.2e}" for key in ("max_loss_diff", "max_grad_diff", "max_param_diff"))
@@ -221,6 +230,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--steps", type=positive, default=30, help="steps to compare (default: 30)")
     p.add_argument("--model", default="deepfm_ml100k", help="model file, or the name of a shipped one")
     p.add_argument("--strategy", default="des_all_reduce", help=f"one of {', '.join(STRATEGIES)}")
+    p.add_argument(
+        "--optimizer",
+        choices=tuple(ROW_OPTIMIZERS),
+        default="rowwise_adagrad",
+        help="of rows (default: rowwise_adagrad); replicated weights have Adam",
+    )
     p.add_argument("--placement", choices=("hash",), default="hash", help="of rows on ranks")
     p.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     p.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
@@ -233,7 +248,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cases = []
     for count in map(int, counts):
         say(f"certifying {args.strategy} on {count} ranks, {args.steps} steps")
-        cases.append(certify(Case(count, args.steps, args.model, args.strategy, args.device)))
+        cases.append(certify(Case(count, args.steps, args.model, args.strategy, args.device, args.optimizer)))
     ok = all(map(passed, cases))
     if args.json:
         summary = {
@@ -242,6 +257,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "strategy": args.strategy,
             "model": args.model,
             "placement": args.placement,
+            "optimizer": args.optimizer,
             "steps": args.steps,
             "bound": PARAMETER_BOUND,
             "max_param_diff": max(case["max_param_diff"] for case in cases),

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from dessim.errors import FileError
+from des_ref.embedding.optim import ROW_OPTIMIZERS, RowAdagrad, RowOptimizer
+from des_ref.models.dense_optim import DenseOptimizer
+from des_ref.strategies.base import Optimizers
+from dessim.errors import FileError, UsageError
 
 Positive = Annotated[int, Field(gt=0)]
-Rate = Annotated[float, Field(gt=0, le=10)]
 SHIPPED = "ml100k"
 
 
@@ -43,18 +45,34 @@ class TrainingSettings(_Strict):
 
 
 class RowSettings(_Strict):
-    """Row-wise Adagrad."""
+    """`init_std`: standard deviation of a new row's values."""
 
-    rate: Rate = 0.05
-    eps: Annotated[float, Field(gt=0)] = 1e-8
     init_std: Annotated[float, Field(ge=0)] = 0.01
 
 
-class DenseSettings(_Strict):
-    """Adam."""
+class DenseSettings(BaseModel):
+    """Any of torch.optim: `name`, and its keyword arguments beside it, `lr = 1e-3`."""
 
-    rate: Rate = 1e-3
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str = "Adam"
+
+    @model_validator(mode="after")
+    def _torch_takes_it(self) -> DenseSettings:
+        try:
+            self.build()([torch.nn.Parameter(torch.zeros(1, 1))])
+        except UsageError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+    def build(self) -> DenseOptimizer:
+        return DenseOptimizer(self.name, dict(self.model_extra or {}))
+
+
+class OptimizerSettings(_Strict):
+    """`rows.name` is one of des_ref.embedding.optim, with its settings beside it."""
+
+    rows: Annotated[RowOptimizer, Field(discriminator="name")] = RowAdagrad()
+    dense: DenseSettings = DenseSettings(lr=1e-3)
 
 
 class Settings(_Strict):
@@ -68,11 +86,15 @@ class Settings(_Strict):
     data: DataSettings = DataSettings()
     training: TrainingSettings = TrainingSettings()
     rows: RowSettings = RowSettings()
-    dense: DenseSettings = DenseSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
 
     @property
     def torch_dtype(self) -> torch.dtype:
         return torch.float64 if self.dtype == "float64" else torch.float32
+
+    @property
+    def optimizers(self) -> Optimizers:
+        return Optimizers(self.optimizer.rows, self.optimizer.dense.build(), self.rows.init_std)
 
 
 def load_settings(path: str | Path | None, overrides: Mapping[str, Any]) -> Settings:
@@ -110,7 +132,16 @@ def load_settings(path: str | Path | None, overrides: Mapping[str, Any]) -> Sett
 
 
 def _problem(error: Any) -> str:
-    key = ".".join(map(str, error["loc"])) or "file"
-    if error["type"] == "extra_forbidden":
+    path = [str(part) for part in error["loc"]]
+    if path[:2] == ["optimizer", "rows"]:
+        path[2:3] = []  # pydantic puts the optimizer's name there
+    key = ".".join(path) or "file"
+    if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return f"{key}: unknown key"
+    if error["type"].startswith("union_tag"):
+        found = error["ctx"].get("tag")
+        what = "is missing" if found is None else f"there is no {found!r}"
+        return f"{key}.name: {what}; use {', '.join(ROW_OPTIMIZERS)}"
+    if error["type"] == "value_error":
+        return f"{key}: {error['ctx']['error']}"
     return f"{key}: {error['msg']}, not {error['input']!r}" if error["type"] != "missing" else f"{key}: is missing"

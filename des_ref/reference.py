@@ -1,7 +1,8 @@
 """The other side of the certificate: the same training on one process, sharing nothing with the distributed path.
 
 Rows are dense matrices over a known vocabulary instead of hash tables; operators are the `reference` functions of
-substitution/*; autograd runs through the whole model at once; the optimizers are written out as loops over parameters.
+substitution/*; autograd runs through the whole model at once; the optimizers are written out as loops over rows and
+parameters (of dense ones Adam; torch.optim's others run as they are, on the reference's own weights and gradients).
 Only the starting values, the dropout masks and the dense tail's parameter shapes come from the trainer's own code.
 """
 
@@ -15,6 +16,8 @@ from torch import Tensor
 
 from des_ref.data.batch import Batch
 from des_ref.models.build import Network
+from des_ref.models.dense_optim import DenseOptimizer
+from des_ref.reference_optim import ROW_STEPS, Memory
 from des_ref.strategies.base import Optimizers
 from des_ref.substitution import fm, lr, mlp
 from des_ref.substitution.base import Plain
@@ -41,13 +44,14 @@ class Reference:
 
     def __init__(self, network: Network, optimizers: Optimizers, vocabulary: Tensor) -> None:
         self._network, self._optimizers, self._vocabulary = network, optimizers, vocabulary
-        table = network.new_table(optimizers.init_std)
+        table = network.new_table(optimizers.rows, optimizers.init_std)
         rows = table.find_or_insert(vocabulary)
         self.parameters = {name: table.columns[name][rows].clone() for name in network.row_widths}
         dense = [p.detach().clone() for p in network.dense_parameters]
         self.parameters |= {f"dense.{i}": p for i, p in enumerate(dense)}
-        self._sums = {name: torch.zeros(len(vocabulary), dtype=network.dtype) for name in network.row_widths}
+        self._rows: dict[tuple[str, int], Memory] = {}
         self._moments = {name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in self.parameters.items()}
+        self._torch = None if _is_plain_adam(optimizers.dense) else optimizers.dense(dense)
         self._step = 0
 
     def step(self, batch: Batch) -> ReferenceStep:
@@ -56,11 +60,16 @@ class Reference:
         loss.backward()
         grads = {name: leaf.grad for name, leaf in leaves.items()}
         self._step += 1
+        touched = torch.unique(torch.searchsorted(self._vocabulary, batch.ids)).tolist()
         for name, grad in grads.items():
-            if name in self._sums:
-                self._adagrad(name, grad)
-            else:
+            if name in self._network.row_widths:
+                self._update_rows(name, touched, grad)
+            elif self._torch is None:
                 self._adam(name, grad)
+            else:
+                self.parameters[name].grad = grad
+        if self._torch is not None:
+            self._torch.step()
         return ReferenceStep(float(loss.detach()), grads)
 
     def _loss(self, p: dict[str, Tensor], batch: Batch) -> Tensor:
@@ -80,17 +89,22 @@ class Reference:
         # -log sigmoid of the margin, written out: y x - log(1 + e^x), stable on both sides.
         return (torch.logaddexp(torch.zeros_like(logits), logits) - y * logits).mean()
 
-    def _adagrad(self, name: str, grad: Tensor) -> None:
-        rows = self._optimizers.rows
-        for r in torch.nonzero(grad.abs().sum(dim=1))[:, 0].tolist():
-            self._sums[name][r] += grad[r].square().mean()
-            self.parameters[name][r] -= rows.rate * grad[r] / (self._sums[name][r].sqrt() + rows.eps)
+    def _update_rows(self, name: str, touched: list[int], grad: Tensor) -> None:
+        settings, values = self._optimizers.rows, self.parameters[name]
+        step = ROW_STEPS[settings.name]
+        for r in touched:
+            values[r] = step(settings, self._rows.setdefault((name, r), {}), values[r], grad[r])
 
     def _adam(self, name: str, grad: Tensor) -> None:
         p = self.parameters[name]
-        grad = grad + self._optimizers.dense_weight_decay * p
+        settings = self._optimizers.dense.settings
+        grad = grad + settings.get("weight_decay", 0.0) * p
         first, second = self._moments[name]
         first.mul_(_BETA_1).add_((1 - _BETA_1) * grad)
         second.mul_(_BETA_2).add_((1 - _BETA_2) * grad * grad)
         mean, square = first / (1 - _BETA_1**self._step), second / (1 - _BETA_2**self._step)
-        p -= self._optimizers.dense_rate * mean / (square.sqrt() + _ADAM_EPS)
+        p -= settings.get("lr", 1e-3) * mean / (square.sqrt() + _ADAM_EPS)
+
+
+def _is_plain_adam(dense: DenseOptimizer) -> bool:
+    return dense.name == "Adam" and set(dense.settings) <= {"lr", "weight_decay"}

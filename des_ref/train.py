@@ -31,10 +31,10 @@ from des_ref.comm import Comm, open_comm, record
 from des_ref.config import Settings, load_settings
 from des_ref.data.batch import Examples
 from des_ref.data.source import Opened, open_source
-from des_ref.embedding.optim import RowAdagrad
+from des_ref.embedding.optim import ROW_OPTIMIZERS
 from des_ref.models.build import Network
 from des_ref.strategies import STRATEGIES, check_strategy
-from des_ref.strategies.base import Optimizers, StepResult, Strategy
+from des_ref.strategies.base import StepResult, Strategy
 from des_ref.trace_session import TraceSession
 from dessim.errors import DessimError, FileError, UsageError
 from dessim.files import dump_json
@@ -49,6 +49,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--data", help="ml-100k, synthetic, or a path (Criteo TSV, recbole wheel)")
     p.add_argument("--model", help="model file, or the name of a shipped one")
     p.add_argument("--strategy", help=f"one of {', '.join(STRATEGIES)}")
+    p.add_argument(
+        "--optimizer",
+        choices=tuple(ROW_OPTIMIZERS),
+        help="of rows, with its default settings; others go into the settings file",
+    )
     p.add_argument("--batch", type=positive, help="samples in the global batch")
     p.add_argument("--epochs", type=positive, help="at most so many passes over the training samples")
     p.add_argument("--steps", type=positive, help="at most so many steps")
@@ -68,6 +73,7 @@ def settings_from(args: argparse.Namespace) -> Settings:
         "data.source": args.data,
         "model": args.model,
         "strategy": args.strategy,
+        "optimizer.rows": args.optimizer and {"name": args.optimizer},
         "training.batch": args.batch,
         "training.epochs": args.epochs,
         "training.steps": args.steps,
@@ -121,9 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def build_strategy(settings: Settings, model: Model, comm: Comm) -> Strategy:
     """Model, optimizers and strategy as the settings say."""
     network = Network(model, settings.seed, settings.torch_dtype, comm.device)
-    rows = RowAdagrad(settings.rows.rate, settings.rows.eps)
-    optimizers = Optimizers(rows, settings.dense.rate, settings.dense.weight_decay, settings.rows.init_std)
-    return STRATEGIES[settings.strategy](network, optimizers, comm)
+    return STRATEGIES[settings.strategy](network, settings.optimizers, comm)
 
 
 def train(
@@ -171,7 +175,8 @@ def _evaluate_epoch(
     auc, logloss = _score(predict(validation, comm, strategy), validation)
     if not np.isfinite(logloss):
         raise DessimError(
-            f"training diverged in epoch {progress.epochs}: lower rows.rate or dense.rate in the settings"
+            f"training diverged in epoch {progress.epochs}: "
+            "lower optimizer.rows.rate or optimizer.dense.lr in the settings"
         )
     score = torch.tensor([auc if auc is not None else -logloss], dtype=torch.float64, device=comm.device)
     # Ranks must not disagree on when to stop; on one kind of machine they cannot, but a hang would be a poor message.

@@ -1,32 +1,179 @@
-"""Row-wise Adagrad: one accumulator a row, so the optimizer's state is 1/D of the weights.
+"""Optimizers of rows. Each keeps its state in columns of the RowTable beside the values it belongs to.
 
-    a_r += mean_j g_rj**2        (the mean over the row's columns, as FBGEMM's EXACT_ROWWISE_ADAGRAD)
-    v_rj -= rate * g_rj / (sqrt(a_r) + eps)
+    name             a step of a value w with gradient g, per float unless said otherwise           state, floats a row
+    sgd              w -= rate g                                                                     0
+    rowwise_adagrad  a += mean_j g_j^2 (a row);  w -= rate g / (sqrt(a) + eps)                       1 a column
+    adagrad          a += g^2;  w -= rate g / (sqrt(a) + eps)                                        W
+    adam             t += 1 (a row);  m, v moments;  w -= rate m^ / (sqrt(v^) + eps)                 2 W + 1
+    ftrl             FTRL-Proximal: z, n, and w from them in closed form                             2 W
 
 A step updates each row it touched exactly once, with the sum of the gradients of all its occurrences (autograd's
 backward of index_select has summed them). Rows that a step does not touch do not change; there is no weight decay,
 because decay of untouched rows would need either a pass over the whole table or a lie.
+
+Sources: row-wise Adagrad as FBGEMM's EXACT_ROWWISE_ADAGRAD; Adagrad, Duchi et al. 2011, with torch.optim's eps; Adam,
+Kingma and Ba 2015; FTRL-Proximal, McMahan et al. 2013, algorithm 1.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from typing import Annotated, Literal
 
+import torch
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from des_ref.embedding.hash_table import RowTable
 
+Rate = Annotated[float, Field(gt=0, le=10)]
+Small = Annotated[float, Field(gt=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+Penalty = Annotated[float, Field(ge=0, le=1e6)]
 
-@dataclass(frozen=True, slots=True)
-class RowAdagrad:
-    """Settings of row-wise Adagrad; the accumulator of column `x` is the table's column `x_sum`."""
+# Settings come from a file: each is checked where it is made.
+_settings = dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+_STEPS = "row_steps"  # Adam's count of a row's steps
 
-    rate: float
-    eps: float = 1e-8
 
-    def update(self, table: RowTable, name: str, rows: Tensor, grad: Tensor) -> None:
-        """Update rows [u] (all different) of column `name` with gradients [u, width], in place."""
-        values, sums = table.columns[name], table.columns[f"{name}_sum"]
-        new_sums = sums[rows] + grad.square().mean(dim=1, keepdim=True)
-        sums[rows] = new_sums
-        values[rows] -= self.rate * grad / (new_sums.sqrt() + self.eps)
+class _ColumnByColumn:
+    """An optimizer that treats the columns of a row alike: `_step` gives their new values, and writes their state."""
+
+    _floats: tuple[str, ...] = ()  # state as wide as the column
+    _scalars: tuple[str, ...] = ()  # state of one float a column
+
+    def state(self, widths: Mapping[str, int]) -> dict[str, int]:
+        """Names and widths of the state columns for value columns of these widths. They start at 0."""
+        return {
+            f"{column}_{part}": width if part in self._floats else 1
+            for column, width in widths.items()
+            for part in (*self._floats, *self._scalars)
+        }
+
+    def update(self, table: RowTable, rows: Tensor, grads: Mapping[str, Tensor]) -> None:
+        """Update rows [u] (all different) of the columns in `grads` with their gradients [u, width], in place."""
+        columns = table.columns
+        for name, grad in grads.items():
+            parts = (*self._floats, *self._scalars)
+            state = {part: columns[f"{name}_{part}"][rows] for part in parts}
+            columns[name][rows] = self._step(columns[name][rows], grad, state)
+            for part in parts:
+                columns[f"{name}_{part}"][rows] = state[part]
+
+    def _step(self, values: Tensor, grad: Tensor, state: dict[str, Tensor]) -> Tensor:
+        raise NotImplementedError
+
+
+@_settings
+class Sgd(_ColumnByColumn):
+    """Plain gradient descent, no momentum."""
+
+    rate: Rate = 0.05
+    name: Literal["sgd"] = "sgd"
+
+    def _step(self, values: Tensor, grad: Tensor, state: dict[str, Tensor]) -> Tensor:
+        return values - self.rate * grad
+
+
+@_settings
+class RowAdagrad(_ColumnByColumn):
+    """Adagrad with one accumulator a row and column, so that the state is 1/D of the weights."""
+
+    rate: Rate = 0.05
+    eps: Small = 1e-8
+    name: Literal["rowwise_adagrad"] = "rowwise_adagrad"
+    _scalars = ("sum",)
+
+    def _step(self, values: Tensor, grad: Tensor, state: dict[str, Tensor]) -> Tensor:
+        state["sum"] += grad.square().mean(dim=1, keepdim=True)
+        return values - self.rate * grad / (state["sum"].sqrt() + self.eps)
+
+
+@_settings
+class Adagrad(_ColumnByColumn):
+    """Adagrad, element by element."""
+
+    rate: Rate = 0.05
+    eps: Small = 1e-10
+    name: Literal["adagrad"] = "adagrad"
+    _floats = ("sum",)
+
+    def _step(self, values: Tensor, grad: Tensor, state: dict[str, Tensor]) -> Tensor:
+        state["sum"] += grad.square()
+        return values - self.rate * grad / (state["sum"].sqrt() + self.eps)
+
+
+@_settings
+class Adam:
+    """Sparse ("lazy") Adam: a row's moments decay only in the steps that touch it, and so does its step count.
+
+    Each row is therefore trained exactly as dense Adam would train it on the steps that touch it and no others: bias
+    correction is exact for a row that first appears late, where torch.optim.SparseAdam, which counts all steps,
+    corrects it too little. It is not dense Adam, whose moments decay, and whose rows move, in every step.
+    """
+
+    rate: Rate = 1e-3
+    beta_1: Decay = 0.9
+    beta_2: Decay = 0.999
+    eps: Small = 1e-8
+    name: Literal["adam"] = "adam"
+
+    def state(self, widths: Mapping[str, int]) -> dict[str, int]:
+        """Two moments a float and one count a row (exact in float32 up to 2^24 steps). They start at 0."""
+        moments = {f"{name}_{part}": width for name, width in widths.items() for part in ("mean", "square")}
+        return moments | {_STEPS: 1}
+
+    def update(self, table: RowTable, rows: Tensor, grads: Mapping[str, Tensor]) -> None:
+        """Update rows [u] (all different) with gradients [u, width] of all columns, in place."""
+        columns = table.columns
+        steps = columns[_STEPS][rows] + 1
+        columns[_STEPS][rows] = steps
+        # 1 - beta^t without cancellation, which in float32 would cost four digits at t = 1.
+        seen_1, seen_2 = (-torch.expm1(steps * math.log(beta)) if beta else 1.0 for beta in (self.beta_1, self.beta_2))
+        for name, grad in grads.items():
+            mean, square = columns[f"{name}_mean"], columns[f"{name}_square"]
+            new_mean = self.beta_1 * mean[rows] + (1 - self.beta_1) * grad
+            new_square = self.beta_2 * square[rows] + (1 - self.beta_2) * grad.square()
+            mean[rows], square[rows] = new_mean, new_square
+            columns[name][rows] -= self.rate * (new_mean / seen_1) / ((new_square / seen_2).sqrt() + self.eps)
+
+
+@_settings
+class Ftrl(_ColumnByColumn):
+    """FTRL-Proximal: l1 makes exact zeros, rates fall per float as alpha / (beta + sqrt(sum of g^2)).
+
+        z += g - (sqrt(n + g^2) - sqrt(n)) / rate * w;   n += g^2
+        w = 0 where |z| <= l1, else -(z - sign(z) l1) / ((beta + sqrt(n)) / rate + l2)
+
+    `rate` is the paper's alpha. The paper starts all weights at 0; embeddings cannot (products of zeros have no
+    gradient), so a float that has had no gradient yet starts from the z whose w is the value it has. Without l1 and l2
+    the rule is then Adagrad with eps = beta, from any start.
+    """
+
+    rate: Rate = 0.05
+    beta: Small = 1.0
+    l1: Penalty = 0.0
+    l2: Penalty = 0.0
+    name: Literal["ftrl"] = "ftrl"
+    _floats = ("z", "n")
+
+    def _step(self, values: Tensor, grad: Tensor, state: dict[str, Tensor]) -> Tensor:
+        n, new_n = state["n"], state["n"] + grad.square()
+        start = -values * (self.beta / self.rate + self.l2) - values.sign() * self.l1
+        z = torch.where(n == 0, start, state["z"]) + grad - (new_n.sqrt() - n.sqrt()) / self.rate * values
+        state["z"], state["n"] = z, new_n
+        shrunk = z.sign() * (z.abs() - self.l1).clamp_min(0)
+        # A float without a gradient so far keeps its value to the last bit.
+        return torch.where(new_n == 0, values, -shrunk / ((self.beta + new_n.sqrt()) / self.rate + self.l2))
+
+
+RowOptimizer = Sgd | RowAdagrad | Adagrad | Adam | Ftrl
+ROW_OPTIMIZERS: dict[str, type[RowOptimizer]] = {
+    "sgd": Sgd,
+    "rowwise_adagrad": RowAdagrad,
+    "adagrad": Adagrad,
+    "adam": Adam,
+    "ftrl": Ftrl,
+}

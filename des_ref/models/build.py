@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from des_ref.embedding.hash_table import RowTable
 from des_ref.embedding.init import normal_rows
+from des_ref.embedding.optim import RowOptimizer
 from des_ref.substitution.base import Bags, Local, Operator
 from des_ref.substitution.fm import Fm
 from des_ref.substitution.held import Held
@@ -65,8 +66,8 @@ class Network:
         """Whether some operator's partial works by (sample, field) pairs."""
         return any(operator.pairs for operator in self.operators.values())
 
-    def new_table(self, init_std: float) -> RowTable:
-        """An empty table whose rows start as (seed, id) says; `x_sum` holds the row-wise accumulator of column x."""
+    def new_table(self, optimizer: RowOptimizer, init_std: float) -> RowTable:
+        """An empty table whose rows start as (seed, id) says, with columns for the optimizer's state."""
         widths = self.row_widths
         total = sum(widths.values())
 
@@ -74,7 +75,7 @@ class Network:
             values = normal_rows(ids, total, self.seed, init_std, self.dtype)
             return dict(zip(widths, values.split(list(widths.values()), dim=1), strict=True))
 
-        return RowTable(widths | {f"{name}_sum": 1 for name in widths}, initial, self.dtype, self.device)
+        return RowTable(widths | optimizer.state(widths), initial, self.dtype, self.device)
 
     # -- below the sums -------------------------------------------------------------------------------------------
 

@@ -7,12 +7,14 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from des_ref.comm import Comm
 from des_ref.data.batch import Batch
 from des_ref.embedding.hash_table import RowTable
-from des_ref.embedding.optim import RowAdagrad
+from des_ref.embedding.optim import RowAdagrad, RowOptimizer
+from des_ref.hashing import owner_of
+from des_ref.models.dense_optim import DenseOptimizer
 from dessim.trace.schema import Phase
 from dessim.workload.plan import Plan
 
@@ -32,15 +34,11 @@ class NoMarks:
 
 @dataclass(frozen=True, slots=True)
 class Optimizers:
-    """Row-wise Adagrad for rows, Adam for replicated weights; `init_std` is the deviation of a new row's values."""
+    """Of rows, and of replicated weights; `init_std` is the deviation of a new row's values."""
 
-    rows: RowAdagrad
-    dense_rate: float
-    dense_weight_decay: float = 0.0
+    rows: RowOptimizer = RowAdagrad()
+    dense: DenseOptimizer = DenseOptimizer()
     init_std: float = 0.01
-
-    def dense(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        return torch.optim.Adam(parameters, lr=self.dense_rate, weight_decay=self.dense_weight_decay)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +46,16 @@ class Counts:
     """The sizes of this worker's step that depend on the data.
 
     ids_sent: ids in its own samples. ids_held: occurrences, over the global batch, of ids it owns. rows: how many
-    different ones. pairs: in how many (sample, field) pairs (0 where no operator pools).
+    different ones it updates. pairs: in how many (sample, field) pairs they occur (0 where no operator pools).
+    keys: different ids that it asks others for. asked: keys that others ask of it. All 0 where a strategy has no such.
     """
 
     ids_sent: int
-    ids_held: int
-    rows: int
-    pairs: int
+    ids_held: int = 0
+    rows: int = 0
+    pairs: int = 0
+    keys: int = 0
+    asked: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,7 @@ class Strategy(Protocol):
     table: RowTable  # the rows this worker owns
     value_bytes: int  # of a value on the wire: the symbol s
     loss_is_share: bool  # whether a step's loss is this worker's summand only
+    rows_replicated: bool  # whether every worker holds every row, and not only those it owns
 
     def step(self, batch: Batch) -> StepResult:
         """Train on this worker's samples of a global batch; every worker's share has equally many."""
@@ -84,6 +86,27 @@ class Strategy(Protocol):
         """Logits [B] of the global batch, on every worker, from this worker's samples; nothing is inserted."""
         ...
 
+    def owner(self, ids: Tensor, field: Tensor) -> Tensor:
+        """The worker that owns the row of each id [n] of a field [n], int64."""
+        ...
+
+    def settle(self) -> None:
+        """Bring replicated parameters and their gradients up to date here, outside of a step; every worker calls it."""
+        ...
+
     def op_vars(self, counts: Counts, samples: int) -> dict[str, dict[str, float]]:
         """For each op of the plan whose size depends on the data, the symbols that make its formula exact here."""
         ...
+
+
+class OwnedByHash:
+    """What most strategies answer: rows live where h(id) says, and replicas are up to date after each step."""
+
+    comm: Comm
+    rows_replicated = False
+
+    def owner(self, ids: Tensor, field: Tensor) -> Tensor:
+        return owner_of(ids, self.comm.world_size)
+
+    def settle(self) -> None:
+        return None

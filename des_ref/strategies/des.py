@@ -53,7 +53,7 @@ class _Des:
         self.plan = plan(self.name, network.model)
         self.marks: Marks = NoMarks()
         self.value_bytes = network.dtype.itemsize
-        self.table = network.new_table(optimizers.init_std)
+        self.table = network.new_table(optimizers.rows, optimizers.init_std)
         self._rows = optimizers.rows
         self._dense = optimizers.dense(network.dense_parameters)
         self._step = 0
@@ -89,8 +89,7 @@ class _Des:
         shared = SummedGrads.launch(comm, "shared_grad", network.shared_parameters)
         grads = {name: value.grad for name, value in values.items()}
         with mark("update_rows", Phase.OPTIMIZER):
-            for name, grad in grads.items():
-                self._rows.update(self.table, name, rows, grad)
+            self._rows.update(self.table, rows, grads)
         for summed in (shared, tail):
             summed.wait()
         with mark("update_dense", Phase.OPTIMIZER):

@@ -114,7 +114,7 @@ def labels_never_sent() -> None:
 
 
 def case(tiny: Path, ranks: int, strategy: str = "des_all_reduce", steps: int = 4, sabotage: Any = None) -> Case:
-    return Case(ranks, steps, str(tiny), strategy, "cpu", sabotage)
+    return Case(ranks, steps, str(tiny), strategy, "cpu", sabotage=sabotage)
 
 
 @pytest.mark.slow

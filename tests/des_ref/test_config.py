@@ -21,7 +21,27 @@ def test_shipped_settings_load_and_flags_win() -> None:
     ("text", "problem"),
     [
         ('model = "fm"\n[training]\nbatchsize = 3', "training.batchsize: unknown key"),
-        ('model = "fm"\n[rows]\nrate = -1', "rows.rate: Input should be greater than 0"),
+        ('model = "fm"\n[rows]\ninit_std = -1', "rows.init_std: Input should be greater than or equal to 0"),
+        (
+            'model = "fm"\n[optimizer.rows]\nname = "ftrl"\nrate = 0',
+            "optimizer.rows.rate: Input should be greater than 0",
+        ),
+        ('model = "fm"\n[optimizer.rows]\nname = "sgd"\neps = 1', "optimizer.rows.eps: unknown key"),
+        (
+            'model = "fm"\n[optimizer.rows]\nname = "lamb"',
+            "optimizer.rows.name: there is no 'lamb'; use sgd, rowwise_ad",
+        ),
+        ('model = "fm"\n[optimizer.rows]\nrate = 1', "optimizer.rows.name: is missing; use sgd"),
+        (
+            'model = "fm"\n[optimizer.dense]\nname = "Adm"',
+            "optimizer.dense: torch.optim has no 'Adm' that fits; it has ASGD",
+        ),
+        ('model = "fm"\n[optimizer.dense]\nname = "LBFGS"', "torch.optim has no 'LBFGS' that fits"),
+        (
+            'model = "fm"\n[optimizer.dense]\nlr = -1.0',
+            "optimizer.dense: torch.optim.Adam: Invalid learning rate: -1.0",
+        ),
+        ('model = "fm"\n[optimizer.dense]\nname = "AdamW"\nrate = 1', "unexpected keyword argument 'rate'"),
         ("seed = 3", "model: is missing"),
         ('model = "fm"\n[data]\nsamples = 9', "data.samples: Input should be greater than or equal to 10"),
         ('model = "fm"\ntraining = 3', "training must be a table"),

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from des_ref.certify import _OPTIMIZERS
 from des_ref.comm import open_comm
 from des_ref.data.synthetic import Zipf
 from des_ref.models.build import Network
 from des_ref.strategies import STRATEGIES
+from des_ref.strategies.base import Optimizers
 from dessim.workload.memory import memory_of
 from dessim.workload.model import load_model
 
@@ -29,7 +29,7 @@ def test_a_step_allocates_what_its_plan_says(name: str, strategy: str, batch: in
     with open_comm() as comm:
         examples = Zipf(model.input.fields, ids_per_field, 50_000, 1.05, 3).examples(batch, 0)
         whole = examples.take(torch.arange(batch))
-        trainer = STRATEGIES[strategy](Network(model, 1, torch.float32, comm.device), _OPTIMIZERS, comm)
+        trainer = STRATEGIES[strategy](Network(model, 1, torch.float32, comm.device), Optimizers(), comm)
         trainer.step(whole)  # the rows and Adam's moments are there now
         with torch.profiler.profile(profile_memory=True) as profile:
             counts = trainer.step(whole).counts

@@ -126,7 +126,7 @@ def test_row_adagrad_updates_touched_rows_once() -> None:
     rows = table.find_or_insert(tensor([1, 2, 3]))
     before = table.columns["v"].clone()
     grad = torch.tensor([[3.0, 1.0]], dtype=torch.float64)
-    RowAdagrad(0.5, 0.0).update(table, "v", rows[1:2], grad)
+    RowAdagrad(0.5, 1e-300).update(table, rows[1:2], {"v": grad})
     sums = table.columns["v_sum"][:, 0].tolist()
     assert sums == [0.0, 5.0, 0.0]
     assert torch.equal(table.columns["v"][[0, 2]], before[[0, 2]])

@@ -1,0 +1,65 @@
+"""Row optimizers written out once more, a row at a time, for the reference to train with.
+
+Each is a function of its settings, the row's own memory (a dict, empty at first), its values and their gradient
+[width], and returns the new values. Nothing is shared with embedding/optim.py but the settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from des_ref.embedding.optim import Adagrad, Adam, Ftrl, RowAdagrad, Sgd
+
+Memory = dict[str, Any]
+
+
+def sgd(o: Sgd, row: Memory, w: Tensor, g: Tensor) -> Tensor:
+    return w - o.rate * g
+
+
+def rowwise_adagrad(o: RowAdagrad, row: Memory, w: Tensor, g: Tensor) -> Tensor:
+    row["sum"] = row.get("sum", 0.0) + float(g @ g) / len(g)
+    return w - o.rate / (row["sum"] ** 0.5 + o.eps) * g
+
+
+def adagrad(o: Adagrad, row: Memory, w: Tensor, g: Tensor) -> Tensor:
+    row["sum"] = row.get("sum", 0.0) + g * g
+    return w - o.rate * g / (row["sum"] ** 0.5 + o.eps)
+
+
+def adam(o: Adam, row: Memory, w: Tensor, g: Tensor) -> Tensor:
+    """Kingma and Ba's algorithm 1, its t counting the steps of this row."""
+    t = row["t"] = row.get("t", 0) + 1
+    m = row["m"] = o.beta_1 * row.get("m", 0.0) + (1 - o.beta_1) * g
+    v = row["v"] = o.beta_2 * row.get("v", 0.0) + (1 - o.beta_2) * g * g
+    return w - o.rate * (m / (1 - o.beta_1**t)) / ((v / (1 - o.beta_2**t)) ** 0.5 + o.eps)
+
+
+def ftrl(o: Ftrl, row: Memory, w: Tensor, g: Tensor) -> Tensor:
+    """The minimum of linear losses, l1, l2 and a spring of sigma_s to each w_s: where the forces on w are in balance."""
+    if not row:
+        stiff = o.beta / o.rate + o.l2
+        # What holds the minimum at w_0 against l1 and l2.
+        row.update(sum=torch.zeros_like(g), linear=torch.zeros_like(g), pull=stiff * w + o.l1 * torch.sign(w))
+    before = torch.sqrt(row["sum"])
+    row["sum"] = row["sum"] + g * g
+    sigma = (torch.sqrt(row["sum"]) - before) / o.rate
+    row["linear"] = row["linear"] + g
+    row["pull"] = row["pull"] + sigma * w
+    force = row["pull"] - row["linear"]
+    curvature = (o.beta + torch.sqrt(row["sum"])) / o.rate + o.l2
+    soft = torch.where(force > o.l1, force - o.l1, torch.where(force < -o.l1, force + o.l1, torch.zeros_like(force)))
+    return torch.where(row["sum"] > 0, soft / curvature, w)
+
+
+ROW_STEPS: dict[str, Callable[[Any, Memory, Tensor, Tensor], Tensor]] = {
+    "sgd": sgd,
+    "rowwise_adagrad": rowwise_adagrad,
+    "adagrad": adagrad,
+    "adam": adam,
+    "ftrl": ftrl,
+}

@@ -12,10 +12,20 @@ machine have its share in them already: replay them there with a share of 0.
 from __future__ import annotations
 
 from collections.abc import Generator
+from dataclasses import dataclass
 
 import simpy
 
 from dessim.cluster import Gpu
+
+
+@dataclass(slots=True, eq=False)
+class _Work:
+    """A compute op under way: seconds of work left at full rate, as of the time `since`."""
+
+    op: int
+    left: float
+    since: float
 
 
 class Device:
@@ -29,6 +39,9 @@ class Device:
         self._streams: dict[str, simpy.Resource] = {}
         self._share = comm_sm_share
         self._moving = 0  # collectives that move data now
+        self._held = False
+        self._rate = 1.0
+        self._works: list[_Work] = []
         self._changed = env.event()  # fires when compute's rate changes
 
     def stream(self, name: str) -> simpy.Resource:
@@ -40,33 +53,47 @@ class Device:
     def begin_communication(self) -> None:
         """A collective of this GPU starts to move data."""
         self._moving += 1
-        if self._moving == 1:
-            self._turn()
+        self._turn()
 
     def end_communication(self) -> None:
         """A collective of this GPU is over."""
         self._moving -= 1
-        if self._moving == 0:
-            self._turn()
+        self._turn()
 
-    def compute(self, seconds: float) -> Generator[simpy.Event, object, None]:
-        """A process: `seconds` of work at the full rate, which takes longer where communication goes on beside it."""
-        env, left = self._env, seconds
-        if self._share == 0:
-            yield env.timeout(seconds)
-            return
+    def hold(self, held: bool) -> None:
+        """Stop computing, or go on: for time that is skipped because it is known what happens in it."""
+        self._held = held
+        self._turn()
+
+    def left(self) -> list[float]:
+        """Seconds of work at full rate left of each compute op under way, in the order of their numbers."""
+        works = sorted(self._works, key=lambda work: work.op)
+        return [max(work.left - (self._env.now - work.since) * self._rate, 0.0) for work in works]
+
+    def compute(self, seconds: float, op: int = 0) -> Generator[simpy.Event, object, None]:
+        """A process: `seconds` of work at the full rate, which takes longer where communication goes on beside it.
+
+        `op` is the number of the op among the GPU's.
+        """
+        work = _Work(op, seconds, self._env.now)
+        self._works.append(work)
         while True:
-            began, rate = env.now, 1 - self._share if self._moving else 1.0
-            done = env.timeout(left / rate)
+            done = self._env.timeout(work.left / self._rate) if self._rate > 0 else self._env.event()
             yield done | self._changed
             if done.processed:
-                return
-            left = max(left - (env.now - began) * rate, 0.0)
+                break
+        self._works.remove(work)
 
     def _turn(self) -> None:
-        if self._share > 0:
-            self._changed.succeed()
-            self._changed = self._env.event()
+        rate = 0.0 if self._held else 1 - self._share if self._moving else 1.0
+        if rate == self._rate:
+            return
+        self._works.sort(key=lambda work: work.op)
+        for work, left in zip(self._works, self.left(), strict=True):
+            work.left, work.since = left, self._env.now
+        self._rate = rate
+        self._changed.succeed()
+        self._changed = self._env.event()
 
 
 def roofline(gpu: Gpu, flops: float, memory_bytes: float, kernels: float) -> float:

@@ -41,6 +41,7 @@ class Run:
         self.kinds = collectives.cluster.links.kinds
         self.over: list[list[simpy.Event]] = []
         self.devices = [Device(env, collectives.cluster.gpu.comm_sm_share) for _ in workload.classes]
+        self.moving = 0  # collectives under way
 
     def start(self) -> simpy.Event:
         """Launch every op. The event fires when all are over."""
@@ -63,6 +64,13 @@ class Run:
         self.record.spans.sort(key=lambda s: (s.start, s.rank_class, s.end, s.name))
         return self.record
 
+    def state(self) -> tuple[list[list[bool]], list[float]] | None:
+        """All that decides how it goes on, where no collective is under way (else None): which ops are over, and the
+        seconds left of those that compute."""
+        if self.moving or any(task.delay for rank_class in self.workload.classes for task in rank_class.tasks):
+            return None
+        return [[over.triggered for over in ops] for ops in self.over], [t for d in self.devices for t in d.left()]
+
     def _op(
         self, number: int, index: int, task: Task, turn: simpy.resources.resource.Request, device: Device
     ) -> Process:
@@ -76,7 +84,7 @@ class Run:
         self.watch.check()
         start = env.now
         if task.collective is None:
-            yield from device.compute(task.duration)
+            yield from device.compute(task.duration, index)
             outcome = Outcome("", start, {"compute": env.now - start})
         else:
             outcome = yield self._meet(number, task)  # type: ignore[assignment]
@@ -117,6 +125,7 @@ class Run:
         task = meeting.task
         assert task.collective is not None and task.group is not None
         members = [self.devices[number] for number in meeting.classes]
+        self.moving += 1
         for device in members:
             device.begin_communication()
         watch = self.watch.within(self.meetings.done, self.meetings.due, "collectives")
@@ -127,6 +136,7 @@ class Run:
         self.watch.tick(self.meetings.done, self.meetings.due, "collectives")
         for device in members:
             device.end_communication()
+        self.moving -= 1
         meeting.over.succeed(outcome)
 
     def so_far(self) -> dict[str, float]:

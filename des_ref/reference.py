@@ -1,6 +1,6 @@
 """The other side of the certificate: the same training on one process, sharing nothing with the distributed path.
 
-Rows are dense matrices over a known vocabulary instead of hash tables; operators are the `reference` functions of
+Rows are dense matrices over a known vocabulary instead of hash tables; operators are the `reference` methods of
 substitution/*; autograd runs through the whole model at once; the optimizers are written out as loops over rows and
 parameters (of dense ones Adam; torch.optim's others run as they are, on the reference's own weights and gradients).
 Only the starting values, the dropout masks and the dense tail's parameter shapes come from the trainer's own code.
@@ -8,7 +8,6 @@ Only the starting values, the dropout masks and the dense tail's parameter shape
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -19,15 +18,8 @@ from des_ref.models.build import Network
 from des_ref.models.dense_optim import DenseOptimizer
 from des_ref.reference_optim import ROW_STEPS, Memory
 from des_ref.strategies.base import Optimizers
-from des_ref.substitution import fm, lr, mlp
 from des_ref.substitution.base import Plain
 
-# Every operator by its textbook definition: (all rows and the batch, its dense weights, dropout masks) -> logits [B].
-REFERENCES: dict[str, Callable[[Plain, Mapping[str, Tensor], list[Tensor] | None], Tensor]] = {
-    "lr": lambda plain, weights, masks: lr.reference(plain),
-    "fm": lambda plain, weights, masks: fm.reference(plain),
-    "mlp": mlp.reference,
-}
 _BETA_1, _BETA_2, _ADAM_EPS = 0.9, 0.999, 1e-8  # torch.optim.Adam's defaults
 
 
@@ -79,12 +71,11 @@ class Reference:
         dense = {name: p[f"dense.{i}"] for i, name in enumerate(network.dense_names)}
         masks = network.masks(samples, self._step)
         logits = dense["bias"].expand(samples)
-        for kind in network.model.kinds:
+        for kind, operator in network.operators.items():
             prefix = f"{kind}."
             weights = {name.removeprefix(prefix): w for name, w in dense.items() if name.startswith(prefix)}
-            hidden = len(network.operators[kind].hidden)
-            drop = [masks.pop(0) for _ in range(hidden)] if masks is not None else None
-            logits = logits + REFERENCES[kind](plain, weights, drop)
+            drop = [masks.pop(0) for _ in operator.hidden] if masks is not None else None
+            logits = logits + operator.reference(plain, weights, drop)
         y = batch.labels.to(logits.dtype)
         # -log sigmoid of the margin, written out: y x - log(1 + e^x), stable on both sides.
         return (torch.logaddexp(torch.zeros_like(logits), logits) - y * logits).mean()

@@ -3,8 +3,9 @@
     rows --partials--> buffer [B, K] --(summed over workers)--> tail --> logits [B]
     bags --from_bags--> the same sums [b, K], where a strategy moves pooled field vectors instead
 
-K's columns are the operators' partials in the order of dessim.workload.operators.KINDS. Some replicated weights (W1 of
-an mlp) work below the sum; they are `shared_parameters`, and their gradient is a partial sum under hash placement.
+K's columns are the pooled operand, where an operator needs it, and the operators' partials in the order of
+dessim.workload.operators.KINDS. Some replicated weights (W1 of an mlp) work below the sum; they are
+`shared_parameters`, and their gradient is a partial sum under hash placement.
 
 All starting values come from `seed` alone, drawn in float64 on the CPU, so every worker, device and dtype starts alike.
 """
@@ -19,11 +20,18 @@ from torch import Tensor, nn
 from des_ref.embedding.hash_table import RowTable
 from des_ref.embedding.init import normal_rows
 from des_ref.embedding.optim import RowOptimizer
+from des_ref.substitution import operand
 from des_ref.substitution.base import Bags, Local, Operator
+from des_ref.substitution.cin import Cin
+from des_ref.substitution.cross import Cross
+from des_ref.substitution.cross_v2 import CrossV2
+from des_ref.substitution.dot import Dot
 from des_ref.substitution.fm import Fm
+from des_ref.substitution.head import Head
 from des_ref.substitution.held import Held
 from des_ref.substitution.lr import Lr
-from des_ref.substitution.mlp import Mlp
+from des_ref.substitution.mlp import Mlp, MlpOverOperand
+from des_ref.substitution.nfm import Nfm
 from dessim.workload import operators as specs
 from dessim.workload.model import Model
 
@@ -37,7 +45,20 @@ def build_operator(spec: specs.AnySpec, model: Model, generator: torch.Generator
         case specs.Fm():
             return Fm(width)
         case specs.Mlp():
-            return Mlp(fields, width, spec.widths, spec.dropout, generator)
+            mlp = MlpOverOperand if model.needs_operand else Mlp
+            return mlp(fields, width, spec.widths, spec.dropout, generator)
+        case specs.Nfm():
+            return Nfm(width, spec.widths, spec.dropout, generator)
+        case specs.Cross():
+            return Cross(fields, width, spec.layers, generator)
+        case specs.CrossV2():
+            return CrossV2(fields, width, spec.layers, spec.rank, generator)
+        case specs.Dot():
+            return Dot(fields, width, spec.widths, spec.dropout, spec.kind == "inner", generator)
+        case specs.Cin():
+            return Cin(fields, spec.widths, generator)
+        case specs.Head():
+            return Head(spec.module, fields, width, spec.weights, generator)
 
 
 class Network:
@@ -59,6 +80,8 @@ class Network:
         self.dense_names = (*shared, *tail)
         self.shared_parameters, self.tail_parameters = list(shared.values()), list(tail.values())
         self.dense_parameters = [*self.shared_parameters, *self.tail_parameters]
+        self._operand = self.fields * self.width if model.needs_operand else 0
+        self._below = [operator for operator in self.operators.values() if operator.wire]
         self._bag_squares = max(c.bag_floats for c in model.costs)
 
     @property
@@ -82,7 +105,8 @@ class Network:
     def partials(self, values: Mapping[str, Tensor], held: Held) -> Tensor:
         """[B, K] from values [u, width] of the u different ids this worker holds."""
         local = Local.of(values, held)
-        return torch.cat([operator.partial(local) for operator in self.operators.values()], dim=1)
+        parts = [operand.partial(local, self.fields)] if self._operand else []
+        return torch.cat(parts + [operator.partial(local) for operator in self._below], dim=1)
 
     @property
     def bag_width(self) -> int:
@@ -102,18 +126,20 @@ class Network:
         widths = self.row_widths
         w, v, squares = bags.split([widths.get("w", 0), widths.get("v", 0), self._bag_squares], dim=2)
         whole = Bags(w, v, squares)
-        return torch.cat([operator.from_bags(whole) for operator in self.operators.values()], dim=1)
+        parts = [operand.from_bags(whole)] if self._operand else []
+        return torch.cat(parts + [operator.from_bags(whole) for operator in self._below], dim=1)
 
     # -- above ----------------------------------------------------------------------------------------------------
 
     def tail(self, sums: Tensor, masks: list[Tensor] | None = None) -> Tensor:
         """Logits [b] from sums [b, K]; `masks` as `masks` makes them, of these b samples."""
-        operators = self.operators.values()
+        pooled, *parts = sums.split([self._operand, *(operator.wire for operator in self._below)], dim=1)
+        pooled = pooled.reshape(len(sums), self.fields, -1) if self._operand else pooled
+        own, left = iter(parts), iter(masks or ())
         logits = self.bias.expand(len(sums))
-        left = iter(masks or ())
-        for operator, part in zip(operators, sums.split([o.wire for o in operators], dim=1), strict=True):
+        for operator in self.operators.values():
             drop = [next(left) for _ in operator.hidden] if masks is not None else None
-            logits = logits + operator.finish(part, drop)
+            logits = logits + operator.finish(next(own) if operator.wire else pooled, drop)
         return logits
 
     def masks(self, samples: int, step: int) -> list[Tensor] | None:

@@ -81,6 +81,7 @@ class _Des:
         with mark("tail_backward", Phase.BACKWARD):
             self._dense.zero_grad(set_to_none=True)
             loss.backward()
+            self._share_of_shared_grads()
         tail = self._tail_grads()
         self._backward_of_sum(sums, above.grad)
         with mark("local_backward", Phase.BACKWARD):
@@ -162,6 +163,9 @@ class _Des:
     def _backward_of_sum(self, sums: Tensor, grad: Tensor) -> None:
         sums.backward(grad)
 
+    def _share_of_shared_grads(self) -> None:
+        """Leave in the shared weights' gradients what this worker has to add for its tail."""
+
     def _tail_grads(self) -> SummedGrads:
         return SummedGrads(())
 
@@ -184,6 +188,12 @@ class DesAllReduce(_Des):
 
     def _masks(self, samples: int) -> list[Tensor] | None:
         return self.network.masks(samples, self._step)
+
+    def _share_of_shared_grads(self) -> None:
+        # A tail that reads shared weights (DCN's c . w) has found the whole gradient on every replica: one brings it.
+        if self.comm.rank:
+            for p in self.network.shared_parameters:
+                p.grad = None
 
 
 class DesReduceScatter(_Des):

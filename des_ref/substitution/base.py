@@ -2,7 +2,7 @@
 
     Local   the occurrences of ids that a worker holds, over the global batch       -> partial(local)    [B, K]
     Bags    whole field vectors of some samples, pooled: strategies that move them  -> from_bags(bags)   [b, K]
-    Plain   all rows and a whole batch, on one process: the textbook's view         -> reference(plain)  [B]
+    Plain   all rows and a whole batch, on one process: the textbook's view         -> reference(plain)  logits [B]
 
 `partial`s add up over workers to what `from_bags` makes of whole bags; `finish` turns either into the operator's share
 of the logit. So every strategy trains the same model, whatever crosses its wire.
@@ -81,7 +81,7 @@ class Plain:
 class Operator(nn.Module):
     """One substituted operator and its replicated parameters.
 
-    wire    K, floats a sample in the reduced buffer; 0 where it reads the pooled operand, which rides in it once
+    wire    K, floats a sample in the reduced buffer; 0: it reads the pooled operand, which rides there (operand.py)
     pairs   whether its partial works on `Local.pooled`
     hidden  widths of hidden layers that drop units, with probability `dropout`
     shared  names of parameters that `partial` reads: their gradient is a partial sum under hash placement
@@ -103,6 +103,10 @@ class Operator(nn.Module):
 
     def finish(self, sums: Tensor, masks: list[Tensor] | None) -> Tensor:
         """Logits [b] from sums [b, wire] (or the operand [b, F, D]); one mask [b, width] a hidden layer."""
+        raise NotImplementedError
+
+    def reference(self, plain: Plain, weights: Mapping[str, Tensor], masks: list[Tensor] | None) -> Tensor:
+        """Logits [B] as a textbook computes them, with these values of the operator's named parameters."""
         raise NotImplementedError
 
 

@@ -17,6 +17,8 @@ is not additive over ids, so hash placement would give wrong values there (docs:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -40,11 +42,10 @@ class Fm(Operator):
         s, q = sums[:, :-1], sums[:, -1]
         return (s.square().sum(dim=1) - q) / 2
 
+    def reference(self, plain: Plain, weights: Mapping[str, Tensor], masks: list[Tensor] | None) -> Tensor:
+        """Every pair, a Gram matrix a sample.
 
-def reference(plain: Plain) -> Tensor:
-    """[B]: every pair, a Gram matrix a sample.
-
-    sum over i < j of <v_i, v_j> is the strict upper triangle of G = X X^T, X the vectors of one sample. Quadratic in
-    the ids of a sample and a Python loop over samples: the definition, not the trick.
-    """
-    return torch.stack([torch.triu(x @ x.T, diagonal=1).sum() for x in plain.vectors()])
+        sum over i < j of <v_i, v_j> is the strict upper triangle of G = X X^T, X the vectors of one sample. Quadratic
+        in the ids of a sample and a Python loop over samples: the definition, not the trick.
+        """
+        return torch.stack([torch.triu(x @ x.T, diagonal=1).sum() for x in plain.vectors()])

@@ -11,6 +11,8 @@ Every input is categorical, so x_bi counts how often i occurs in b. Source: Rong
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -29,8 +31,7 @@ class Lr(Operator):
     def finish(self, sums: Tensor, masks: list[Tensor] | None) -> Tensor:
         return sums[:, 0]
 
-
-def reference(plain: Plain) -> Tensor:
-    """[B]: the weights of each sample's ids, added up."""
-    zeros = torch.zeros(plain.samples, dtype=plain.w.dtype, device=plain.w.device)
-    return zeros.scatter_add(0, plain.sample, plain.w[plain.index, 0])
+    def reference(self, plain: Plain, weights: Mapping[str, Tensor], masks: list[Tensor] | None) -> Tensor:
+        """The weights of each sample's ids, added up."""
+        zeros = torch.zeros(plain.samples, dtype=plain.w.dtype, device=plain.w.device)
+        return zeros.scatter_add(0, plain.sample, plain.w[plain.index, 0])

@@ -44,8 +44,23 @@ class Mlp(Operator):
     def finish(self, sums: Tensor, masks: list[Tensor] | None) -> Tensor:
         return self.tower(sums, masks)
 
+    def reference(self, plain: Plain, weights: Mapping[str, Tensor], masks: list[Tensor] | None) -> Tensor:
+        """Pool to [B, F, D], concatenate the fields, one big GEMM, then layer by layer."""
+        w1, *layers = weights.values()
+        return plain_tower(plain.pooled().flatten(1) @ w1.T, layers, masks)
 
-def reference(plain: Plain, weights: Mapping[str, Tensor], masks: list[Tensor] | None) -> Tensor:
-    """[B]: pool to [B, F, D], concatenate the fields, one big GEMM, then layer by layer."""
-    w1, *layers = weights.values()
-    return plain_tower(plain.pooled().flatten(1) @ w1.T, layers, masks)
+
+class MlpOverOperand(Mlp):
+    """The same where the pooled vectors cross the network anyway: W1 is above the sums, like the layers after it."""
+
+    pairs = False
+    shared = ()
+
+    def __init__(
+        self, fields: int, width: int, widths: tuple[int, ...], dropout: float, generator: torch.Generator
+    ) -> None:
+        super().__init__(fields, width, widths, dropout, generator)
+        self.wire = 0
+
+    def finish(self, sums: Tensor, masks: list[Tensor] | None) -> Tensor:
+        return self.tower(sums.flatten(1) @ self.w1.T, masks)

@@ -12,7 +12,7 @@
     width = 16               # D
     optimizer_slots = 2      # O, floats of optimizer state a row; default: the trainer's row-wise Adagrad
     [[operators]]
-    kind = "mlp"             # lr | fm | mlp (dessim.workload.operators says what each has)
+    kind = "mlp"             # lr, fm, nfm, cross, mlp, cross_v2, dot, inner, cin, head: see dessim.workload.operators
     widths = [400, 400, 400] # H1 ...
 
 Symbols that formulas use:

@@ -42,7 +42,7 @@ def tower(widths: tuple[int, ...]) -> Dense:
 
 def perceptron(inputs: int, widths: tuple[int, ...]) -> Dense:
     """`tower` with its first layer."""
-    return tower(widths) + Dense(inputs * widths[0], inputs * widths[0], inputs)
+    return tower(widths) + Dense(inputs * widths[0], inputs * widths[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,9 +150,113 @@ class Mlp(_Spec):
         )
 
 
-AnySpec = Lr | Fm | Mlp
+class Nfm(_Spec):
+    """Bi-interaction: S = sum_i v_i, Q = sum_i v_i o v_i; y = mlp((S o S - Q) / 2)."""
+
+    kind: Literal["nfm"]
+    widths: Widths
+    dropout: Dropout = 0.0
+
+    def costs(self, shape: Shape) -> Costs:
+        return Costs(
+            "nfm",
+            wire="2*D",
+            id_flops="3*D",
+            finish_flops="3*D",
+            pooled_flops="2*F*D + 3*D",
+            id_floats="2*D",
+            bag_floats=shape.width,
+            dense=perceptron(shape.width, self.widths) + Dense(units=2 * shape.width),
+        )
+
+
+class Cross(_Spec):
+    """DCN's cross network in one round: x_l = a_l x_0 + c_l needs x_0 . w_l of each layer and x_0 . w_out only."""
+
+    kind: Literal["cross"]
+    layers: Positive
+
+    def costs(self, shape: Shape) -> Costs:
+        scalars = self.layers + 1
+        return Costs(
+            "cross",
+            wire=f"{scalars}",
+            id_flops="D",
+            pair_flops=f"2*D*{scalars}",
+            finish_flops=f"{3 * self.layers + 2}",
+            pooled_flops=f"2*F*D*{scalars}",
+            pair_floats=f"D+{scalars}",
+            shared_weights=f"{scalars}*F*D",
+            dense=Dense(weights=self.layers * shape.pooled, units=2 * self.layers),
+        )
+
+
+class CrossV2(_Spec):
+    """DCN-v2's cross network, full matrices or of `rank`, above the operand."""
+
+    kind: Literal["cross_v2"]
+    layers: Positive
+    rank: Positive | None = None
+    needs_operand: ClassVar[bool] = True
+
+    def costs(self, shape: Shape) -> Costs:
+        n = shape.pooled
+        matrix = n * n if self.rank is None else 2 * n * self.rank
+        layers = Dense(self.layers * matrix, self.layers * (matrix + n), self.layers * (2 * n + (self.rank or 0)))
+        return Costs("cross_v2", wire="0", dense=layers + Dense(n, n))
+
+
+class Dot(_Spec):
+    """Inner products of every two fields, and an mlp of them (dot: DLRM) or of them and the vectors (inner: PNN)."""
+
+    kind: Literal["dot", "inner"]
+    widths: Widths
+    dropout: Dropout = 0.0
+    needs_operand: ClassVar[bool] = True
+
+    def costs(self, shape: Shape) -> Costs:
+        products = shape.fields * (shape.fields - 1) // 2
+        inputs = products + (shape.pooled if self.kind == "inner" else 0)
+        square = shape.fields**2
+        gram = Dense(square * shape.width, units=square + products + (inputs if self.kind == "inner" else 0))
+        return Costs(self.kind, wire="0", dense=gram + perceptron(inputs, self.widths))
+
+
+class Cin(_Spec):
+    """xDeepFM's compressed interaction network, `widths` feature maps a layer."""
+
+    kind: Literal["cin"]
+    widths: Widths
+    needs_operand: ClassVar[bool] = True
+
+    def costs(self, shape: Shape) -> Costs:
+        layers = Dense(sum(self.widths), sum(self.widths), sum(self.widths))
+        for below, maps in pairwise((shape.fields, *self.widths)):
+            products = below * shape.fields
+            layers += Dense(products * shape.width * (maps + 1), products * maps, (products + maps) * shape.width)
+        return Costs("cin", wire="0", dense=layers)
+
+
+class Head(_Spec):
+    """A torch module of the user's own above the operand; what it costs is said here, for the simulator never runs it.
+
+    `module` names a function, package.module:function; `activations` are floats a sample that its backward needs.
+    """
+
+    kind: Literal["head"]
+    module: Annotated[str, Field(pattern=r"^\w+(\.\w+)*:\w+$")]
+    weights: Annotated[int, Field(ge=0)]
+    multiply_adds: Annotated[int, Field(ge=0)]
+    activations: Annotated[int, Field(ge=0)] = 0
+    needs_operand: ClassVar[bool] = True
+
+    def costs(self, shape: Shape) -> Costs:
+        return Costs("head", wire="0", dense=Dense(self.multiply_adds, self.weights, self.activations))
+
+
+AnySpec = Lr | Fm | Nfm | Cross | Mlp | CrossV2 | Dot | Cin | Head
 Spec = Annotated[AnySpec, Field(discriminator="kind")]
-KINDS = ("lr", "fm", "mlp")  # the order of the buffer
+KINDS = ("lr", "fm", "nfm", "cross", "mlp", "cross_v2", "dot", "inner", "cin", "head")  # the order of the buffer
 
 OPERAND = Costs("operand", wire="F*D", id_flops="D")
 

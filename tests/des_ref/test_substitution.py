@@ -12,9 +12,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from des_ref.models.build import Network
-from des_ref.reference import REFERENCES
-from des_ref.substitution import fm
 from des_ref.substitution.base import Plain
+from des_ref.substitution.fm import Fm
 from des_ref.substitution.held import Held
 from dessim.workload import formula
 from dessim.workload.model import Model, parse_model
@@ -29,9 +28,35 @@ Occurrences = list[tuple[int, int, int]]
 OPERATORS: dict[str, list[dict[str, object]]] = {
     "lr": [{"kind": "lr"}],
     "fm": [{"kind": "fm"}],
+    "nfm": [{"kind": "nfm", "widths": [HIDDEN, 3]}],
+    "fm with nfm": [{"kind": "fm"}, {"kind": "nfm", "widths": [2]}],
+    "cross": [{"kind": "cross", "layers": 3}],
     "mlp": [{"kind": "mlp", "widths": [HIDDEN, 3]}],
+    "cross_v2": [{"kind": "cross_v2", "layers": 2}],
+    "cross_v2 of low rank": [{"kind": "cross_v2", "layers": 3, "rank": 2}],
+    "dot": [{"kind": "dot", "widths": [HIDDEN]}],
+    "inner": [{"kind": "inner", "widths": [HIDDEN, 3]}],
+    "cin": [{"kind": "cin", "widths": [4, 3]}],
+    "head": [{"kind": "head", "module": f"{__name__}:make_head", "weights": 25, "multiply_adds": 24}],
+    "operand for several": [{"kind": "lr"}, {"kind": "mlp", "widths": [HIDDEN]}, {"kind": "cin", "widths": [2]}],
     "deepfm": [{"kind": "lr"}, {"kind": "fm"}, {"kind": "mlp", "widths": [HIDDEN]}],
 }
+
+
+class TwoLayers(torch.nn.Module):
+    """A head as a user might write it."""
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__()
+        self.layers = torch.nn.Sequential(torch.nn.Linear(inputs, 2, bias=False), torch.nn.ReLU())
+        self.scale = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        return self.scale * self.layers(pooled.flatten(1)).sum(dim=1)
+
+
+def make_head(fields: int, width: int) -> torch.nn.Module:
+    return TwoLayers(fields * width)
 
 
 def model_of(operators: list[dict[str, object]]) -> Model:
@@ -90,8 +115,8 @@ def expected(network: Network, rows: dict[str, Tensor], occurrences: Occurrences
     sample, field, index = columns(occurrences)
     plain = Plain(rows.get("w"), rows.get("v"), index, sample, field, SAMPLES, FIELDS)
     logits = network.bias.expand(SAMPLES)
-    for kind, operator in network.operators.items():
-        logits = logits + REFERENCES[kind](plain, dict(operator.named_parameters()), None)
+    for operator in network.operators.values():
+        logits = logits + operator.reference(plain, dict(operator.named_parameters()), None)
     return logits
 
 
@@ -101,10 +126,10 @@ def plain_of(v: Tensor, occurrences: Occurrences) -> Plain:
 
 
 def assert_same(ours: Tensor, theirs: Tensor, parameters: list[Tensor]) -> None:
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
     weight = torch.linspace(-1, 1, ours.numel(), dtype=torch.float64).view_as(ours)
     for a, b in zip(*(_grads((y * weight).sum(), parameters) for y in (ours, theirs)), strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
 def _grads(value: Tensor, parameters: list[Tensor]) -> tuple[Tensor, ...]:
@@ -145,7 +170,9 @@ def test_fm_reference_is_the_sum_over_pairs(occurrences: Occurrences) -> None:
         sum((v[i] @ v[j] for i, j in combinations(index[sample == b].tolist(), 2)), torch.zeros((), dtype=v.dtype))
         for b in range(SAMPLES)
     ]
-    torch.testing.assert_close(fm.reference(plain_of(v, occurrences)), torch.stack(brute), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        Fm(WIDTH).reference(plain_of(v, occurrences), {}, None), torch.stack(brute), rtol=0, atol=1e-12
+    )
 
 
 def test_the_first_layer_works_on_occupied_pairs_only() -> None:
@@ -164,5 +191,5 @@ def test_fm_over_pooled_fields_is_not_this_operator() -> None:
     v = random(VOCABULARY, WIDTH)
     pooled = torch.stack([v[1] + v[2], v[3]])  # ids 1 and 2 are of one field
     field_level = (pooled.sum(0).square().sum() - pooled.square().sum()) / 2
-    over_ids = fm.reference(plain_of(v, [(0, 0, 1), (0, 0, 2), (0, 1, 3)]))[0]
+    over_ids = Fm(WIDTH).reference(plain_of(v, [(0, 0, 1), (0, 0, 2), (0, 1, 3)]), {}, None)[0]
     assert float((over_ids - field_level).detach()) == pytest.approx(float((v[1] @ v[2]).detach()))

@@ -110,7 +110,7 @@ def test_all_mistakes_are_named_at_once():
 
 
 def test_an_unknown_name_lists_what_is_shipped():
-    with pytest.raises(ModelError, match="shipped models: deepfm"):
+    with pytest.raises(ModelError, match="shipped models: dcn, "):
         load_model("wide_and_deep")
 
 

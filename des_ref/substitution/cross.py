@@ -1,0 +1,61 @@
+"""The cross network of DCN (Wang et al., ADKDD 2017, equation 3), L layers in *one* round of L + 1 scalars.
+
+    x_{l+1} = x_0 (x_l . w_l) + b_l + x_l,    y = x_L . w_out,    x_0 = concat_f( e_bf ) in R^(F D)
+
+By induction x_l = a_l x_0 + c_l with a scalar a_l a sample and c_l the same for all samples:
+
+    a_0 = 1,  a_{l+1} = a_l + a_l p_l + c_l . w_l      with p_l = x_0 . w_l
+    c_0 = 0,  c_{l+1} = c_l + b_l
+
+So all that a sample needs of x_0 are the scalars p_0 .. p_{L-1} and p_out = x_0 . w_out, linear in the rows:
+
+    partial   p_p[b] = x0_p . (w_0, ..., w_{L-1}, w_out), x0_p made of owned ids only            [B, L + 1]
+    finish    the recursion of a; y = a_L p_out + c_L . w_out
+    backward  dx_0 = sum_l dp_l w_l, local; dw_l is a partial sum, as W1's of an mlp, and all-reduced (tiny)
+
+w_l is read below the sums and above them (c_l . w_l): its gradient has both parts.
+Source: derived here; checked in float64 by the tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from des_ref.substitution.base import Bags, Local, Operator, Plain, pair_products
+from des_ref.substitution.layers import linear_weights
+
+
+class Cross(Operator):
+    pairs = True
+    shared = ("w",)
+
+    def __init__(self, fields: int, width: int, layers: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.wire = layers + 1
+        self.w = nn.Parameter(linear_weights(layers + 1, fields * width, generator))  # w_0 .. w_{L-1}, w_out
+        self.b = nn.Parameter(torch.zeros(layers, fields * width, dtype=torch.float64))
+
+    def partial(self, local: Local) -> Tensor:
+        return pair_products(local, self.w)
+
+    def from_bags(self, bags: Bags) -> Tensor:
+        return bags.v.flatten(1) @ self.w.T
+
+    def finish(self, sums: Tensor, masks: list[Tensor] | None) -> Tensor:
+        *p, p_out = sums.unbind(dim=1)
+        c = torch.cat([torch.zeros_like(self.b[:1]), self.b]).cumsum(dim=0)  # c_0 .. c_L
+        c_w = (c * self.w).sum(dim=1)
+        a = torch.ones_like(p_out)
+        for l, p_l in enumerate(p):
+            a = a + a * p_l + c_w[l]
+        return a * p_out + c_w[-1]
+
+    def reference(self, plain: Plain, weights: Mapping[str, Tensor], masks: list[Tensor] | None) -> Tensor:
+        """The recursion on whole vectors."""
+        x_0 = x = plain.pooled().flatten(1)
+        for w, b in zip(weights["w"][:-1], weights["b"], strict=True):
+            x = x_0 * (x @ w)[:, None] + b + x
+        return x @ weights["w"][-1]

@@ -1,0 +1,69 @@
+"""A head of your own: any torch module above the pooled vectors of all fields.
+
+    [[operators]]
+    kind = "head"
+    module = "my_package.heads:make"   # imported and *run*: name only code that you trust
+    weights = 12_345                   # what the simulator counts, since it never runs the module
+    multiply_adds = 12_000
+
+`make(fields, width)` returns an nn.Module from [b, F, D] to logits [b]. It runs on every worker and must do the same
+everywhere: dropout would drop other units on each, and batch normalisation would see each worker's samples only; both
+are refused. Starting values come from the run's seed.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+from des_ref.substitution.base import Operator, Plain
+from dessim.errors import UsageError
+
+
+class Head(Operator):
+    def __init__(self, name: str, fields: int, width: int, weights: int, generator: torch.Generator) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(generator.initial_seed())
+            self.module = _make(name, fields, width).double()
+        _check(self.module, name, fields, width, weights)
+
+    def finish(self, sums: Tensor, masks: list[Tensor] | None) -> Tensor:
+        return self.module(sums)
+
+    def reference(self, plain: Plain, weights: Mapping[str, Tensor], masks: list[Tensor] | None) -> Tensor:
+        """The module on pooled vectors. It is its own definition; what is checked is all that lies below it."""
+        names = {name.removeprefix("module."): w for name, w in weights.items()}
+        return torch.func.functional_call(copy.deepcopy(self.module), names, (plain.pooled(),))
+
+
+def _make(name: str, fields: int, width: int) -> nn.Module:
+    module, _, factory = name.partition(":")
+    try:
+        make = getattr(importlib.import_module(module), factory)
+    except (ImportError, AttributeError) as error:
+        raise UsageError(f"head {name!r}: {error}; name an importable function as package.module:function") from None
+    made = make(fields, width)
+    if not isinstance(made, nn.Module):
+        raise UsageError(f"head {name!r} returned {type(made).__name__}; it must return a torch.nn.Module")
+    return made
+
+
+def _check(module: nn.Module, name: str, fields: int, width: int, weights: int) -> None:
+    for part in module.modules():
+        if isinstance(part, _BatchNorm) or (isinstance(part, _DropoutNd) and part.p > 0):
+            kind = type(part).__name__
+            raise UsageError(f"head {name!r} has a {kind}, which does not do the same on every worker; leave it out")
+    has = sum(p.numel() for p in module.parameters())
+    if has != weights:
+        raise UsageError(f"head {name!r} has {has} weights, the model file says {weights}: write weights = {has}")
+    with torch.no_grad():
+        shape = tuple(module(torch.zeros(2, fields, width, dtype=torch.float64)).shape)
+    if shape != (2,):
+        raise UsageError(f"head {name!r} turns [2, {fields}, {width}] into {list(shape)}; it must give logits [2]")

@@ -10,15 +10,21 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from dessim.sim.recorder import Record, Span
+from dessim.results.critical_path import PathOp, critical_path
+from dessim.sim.counters import Load
+from dessim.sim.recorder import LATE, Record, Span
 from dessim.trace.schema import Collective, Kind
+
+_INTERVALS = 100  # of utilisation in JSON
 
 
 @dataclass(frozen=True, slots=True)
 class OpCost:
     """One communication op: S in bytes, seconds it moved data, seconds it was waited for and nothing computed.
 
-    Of collectives that are waited for side by side each counts the whole wait, so their sum may pass the step's.
+    `bytes_by_link` is what each link class carried for it, for all ranks together; `bound_by` what took the most of its
+    time, that of early ranks that wait for a late one included. Of collectives that are waited for side by side each
+    counts the whole wait, so their sum may pass the step's.
     """
 
     name: str
@@ -27,6 +33,7 @@ class OpCost:
     bytes: float
     time_s: float
     exposed_s: float
+    bytes_by_link: dict[str, float]
     bound_by: str
 
     def to_json(self) -> dict[str, Any]:
@@ -35,14 +42,26 @@ class OpCost:
 
 @dataclass(frozen=True, slots=True)
 class Breakdown:
-    """A step, taken apart. `step_time_s` is the sum of the three parts."""
+    """A step, taken apart. `step_time_s` is the sum of the three parts, and of the ops of the critical path.
+
+    `bound_by` is what took the most of the critical path. `load` is that of the whole run, not of one step.
+    """
 
     compute_s: float
     exposed_comm_s: float
     idle_s: float
     comm_by_op: tuple[OpCost, ...]
     bytes_by_link: dict[str, float]
-    bound_by: str
+    critical_path: tuple[PathOp, ...]
+    load: Load
+
+    @property
+    def bound_by(self) -> str:
+        by_bound: dict[str, float] = {}
+        for op in self.critical_path:
+            for bound, seconds in op.parts.items():
+                by_bound[bound] = by_bound.get(bound, 0.0) + seconds
+        return max(by_bound, key=lambda bound: by_bound[bound], default="compute")
 
     @property
     def step_time_s(self) -> float:
@@ -58,6 +77,8 @@ class Breakdown:
             "bound_by": self.bound_by,
             "comm_by_op": [cost.to_json() for cost in self.comm_by_op],
             "bytes_by_link": self.bytes_by_link,
+            "critical_path": [op.to_json() for op in self.critical_path],
+            "utilisation": _utilisation(self.load),
         }
 
 
@@ -85,14 +106,14 @@ def breakdown(record: Record) -> Breakdown:
                     alone = max(end - start, 0.0) - _overlap(busy, start, end)
                     by_op.setdefault(span.name, []).append((span, weight, alone))
     total = sum(end - start for start, end in windows.values())
-    costs = tuple(_cost(name, entries, n_steps) for name, entries in by_op.items())
     return Breakdown(
         compute_s=compute / n_steps,
         exposed_comm_s=exposed / n_steps,
         idle_s=max(total - compute - exposed, 0.0) / n_steps,
-        comm_by_op=costs,
+        comm_by_op=tuple(_cost(name, entries, n_steps) for name, entries in by_op.items()),
         bytes_by_link={kind: value / n_steps for kind, value in record.bytes_by_kind.items() if value > 0},
-        bound_by=_bound_by(compute / n_steps, costs),
+        critical_path=critical_path(record, windows),
+        load=record.load,
     )
 
 
@@ -119,8 +140,15 @@ def _work(record: Record) -> list[Span]:
 def _cost(name: str, entries: list[tuple[Span, float, float]], n_steps: int) -> OpCost:
     first = entries[0][0]
     bound: dict[str, float] = {}
+    carried: dict[str, float] = {}
+    met: dict[tuple[str | None, int], Span] = {}
     for span, weight, _ in entries:
-        bound[span.bound_by] = bound.get(span.bound_by, 0.0) + weight * (span.end - span.start)
+        for part, seconds in {**span.parts, LATE: span.moving - span.start}.items():
+            bound[part] = bound.get(part, 0.0) + weight * seconds
+        met[span.group, span.step] = span  # every member tells the same of its collective
+    for span in met.values():
+        for kind, size in span.carried.items():
+            carried[kind] = carried.get(kind, 0.0) + size / n_steps
     return OpCost(
         name=name,
         collective=str(first.collective),
@@ -128,16 +156,20 @@ def _cost(name: str, entries: list[tuple[Span, float, float]], n_steps: int) -> 
         bytes=sum(weight * span.size for span, weight, _ in entries) / n_steps,
         time_s=sum(weight * (span.end - span.moving) for span, weight, _ in entries) / n_steps,
         exposed_s=sum(weight * alone for _, weight, alone in entries) / n_steps,
+        bytes_by_link=carried,
         bound_by=max(bound, key=lambda kind: bound[kind]),
     )
 
 
-def _bound_by(compute: float, costs: tuple[OpCost, ...]) -> str:
-    """What the largest part of the step waits for: compute, or what bounds the exposed communication."""
-    parts = {"compute": compute}
-    for cost in costs:
-        parts[cost.bound_by] = parts.get(cost.bound_by, 0.0) + cost.exposed_s
-    return max(parts, key=lambda kind: parts[kind])
+def _utilisation(load: Load) -> dict[str, Any]:
+    """Shares of each link class's capacity: means, and over time in few intervals, which bound them or are averages."""
+    few = load.within(_INTERVALS)
+    return {
+        "time_s": few.time.tolist(),
+        "share": {kind: few.share(kind).tolist() for kind in few.rate},
+        "mean_share": {kind: load.mean(kind) for kind in load.rate},
+        "peak_share": {kind: float(load.share(kind).max()) for kind in load.rate},
+    }
 
 
 def _union(intervals: Iterable[tuple[float, float]], window: tuple[float, float]) -> list[tuple[float, float]]:

@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import Any
 
 import torch
@@ -82,17 +83,24 @@ class _Open:
 class Recorder(TorchDispatchMode):
     """Records steps of one rank. Use `with recorder.step(i):` around a step whose marks and comm's tap it is.
 
-    `plan` and `symbols` give the ops their size formulas; ops that the plan does not name get none.
+    `plan` gives the ops their size formulas; ops that it does not name get none.
     """
 
     def __init__(self, comm: Comm, plan: Plan | None = None) -> None:
         super().__init__()
         self._comm, self._plan = comm, plan
-        self.origin_ns = time.perf_counter_ns()
-        self._next_id = 0
+        self._stream: str | None = None
+        self._origin_ns, self._ids = time.perf_counter_ns(), count()
         self._step, self._full = 0, True
         self._begin()
         self.groups: dict[str, tuple[int, ...]] = {}
+
+    def beside(self, comm: Comm, stream: str) -> Recorder:
+        """A recorder of what another thread does with `comm` meanwhile, all of it on `stream`: same clock, same ids."""
+        other = Recorder(comm, self._plan)
+        other._stream, other._origin_ns, other._ids = stream, self._origin_ns, self._ids
+        other.groups = self.groups
+        return other
 
     def _begin(self) -> None:
         self._ops: list[_Open] = []
@@ -107,7 +115,7 @@ class Recorder(TorchDispatchMode):
 
     def now_us(self) -> float:
         """Microseconds on this rank's clock."""
-        return (time.perf_counter_ns() - self.origin_ns) / 1e3
+        return (time.perf_counter_ns() - self._origin_ns) / 1e3
 
     # -- what the trainer calls -----------------------------------------------------------------------------------
 
@@ -246,7 +254,8 @@ class Recorder(TorchDispatchMode):
 
     def _synchronize(self) -> None:
         if self._comm.device.type == "cuda":
-            torch.cuda.synchronize(self._comm.device)
+            # Of this thread's stream alone: others go on beside it.
+            torch.cuda.current_stream(self._comm.device).synchronize()
 
     def _extend_last_segment(self) -> None:
         if self._last_segment is not None:
@@ -260,8 +269,7 @@ class Recorder(TorchDispatchMode):
         self._synchronize()
         # Host work since the last collective belongs to the segment that it prepares.
         start = self._last_us if kind is Kind.COMPUTE else self.now_us()
-        op = Op(self._next_id, self._step, phase, kind, name, stream, start, 0.0, self._frontier)
-        self._next_id += 1
+        op = Op(next(self._ids), self._step, phase, kind, name, self._stream or stream, start, 0.0, self._frontier)
         self._ops.append(_Open(op, call))
         return self._ops[-1]
 

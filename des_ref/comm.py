@@ -28,6 +28,7 @@ __all__ = ["Comm", "Handle", "Tap", "launched_rank", "open_comm", "record"]
 
 WORLD_GROUP = "world"
 _TIMEOUT = timedelta(minutes=10)
+_NAMELESS = "undefined"  # torch's description of a group that was given none
 # torch 2.13 renames the flat forms; the old names warn there.
 _all_gather_flat: Callable[..., Any] = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 _reduce_scatter_flat: Callable[..., Any] = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
@@ -64,11 +65,20 @@ class Comm:
     device: torch.device
     backend: str
     tap: Tap | None = field(default=None)
+    _group: Any = field(default=None)  # None: the group that all processes are in anyway
+
+    def beside(self, name: str) -> Comm:
+        """The same workers over a group of its own, whose collectives keep no order with this one's.
+
+        Every worker calls it, at the same point. `name` is the group's in a trace.
+        """
+        group = dist.new_group(backend=self.backend, timeout=_TIMEOUT, group_desc=name)
+        return Comm(self.rank, self.world_size, self.device, self.backend, _group=group)
 
     def _launch(self, name: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Handle:
         if self.tap is not None:
             self.tap.launching(name)
-        work = call(*args, **kwargs, async_op=True)
+        work = call(*args, **kwargs, group=self._group, async_op=True)
         if self.tap is not None:
             self.tap.launched(name)
         return Handle(name, work, self)
@@ -92,7 +102,7 @@ class Comm:
         return self._launch(name, dist.all_to_all_single, out, tensor, out_splits, in_splits)
 
     def barrier(self) -> None:
-        dist.barrier(device_ids=[self.device.index or 0] if self.device.type == "cuda" else None)
+        dist.barrier(self._group, device_ids=[self.device.index or 0] if self.device.type == "cuda" else None)
 
     def broadcast(self, name: str, tensor: Tensor) -> None:
         """`tensor` of rank 0, on every rank, in place."""
@@ -160,7 +170,9 @@ def describe_group(boxed: Any) -> tuple[str, tuple[int, ...]] | None:
     except (RuntimeError, TypeError):
         return None
     ranks = tuple(dist.get_process_group_ranks(group))
-    return (WORLD_GROUP if len(ranks) == dist.get_world_size() else f"group_{group.group_name}"), ranks
+    if group.group_name == dist.group.WORLD.group_name:
+        return WORLD_GROUP, ranks
+    return group.group_desc if group.group_desc != _NAMELESS else f"group_{group.group_name}", ranks
 
 
 def work_future(boxed: Any) -> Any | None:

@@ -40,7 +40,7 @@ def adam(o: Adam, row: Memory, w: Tensor, g: Tensor) -> Tensor:
 
 
 def ftrl(o: Ftrl, row: Memory, w: Tensor, g: Tensor) -> Tensor:
-    """The minimum of linear losses, l1, l2 and a spring of sigma_s to each w_s: where the forces on w are in balance."""
+    """The minimum of linear losses, l1, l2 and a spring of sigma_s to each w_s: where forces on w balance."""
     if not row:
         stiff = o.beta / o.rate + o.l2
         # What holds the minimum at w_0 against l1 and l2.

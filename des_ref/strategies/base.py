@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
+from des_ref.comm import Comm
 from des_ref.comm import Comm
 from des_ref.data.batch import Batch
 from des_ref.embedding.hash_table import RowTable
@@ -30,6 +31,14 @@ class NoMarks:
 
     def segment(self, name: str, phase: Phase) -> AbstractContextManager[None]:
         return nullcontext()
+
+
+@dataclass(slots=True)
+class Lane:
+    """Who does a piece of a step, and who watches: the step itself, or the thread that works ahead of it."""
+
+    comm: Comm
+    marks: Marks = field(default_factory=NoMarks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +87,18 @@ class Strategy(Protocol):
     loss_is_share: bool  # whether a step's loss is this worker's summand only
     rows_replicated: bool  # whether every worker holds every row, and not only those it owns
 
-    def step(self, batch: Batch) -> StepResult:
-        """Train on this worker's samples of a global batch; every worker's share has equally many."""
+    def send(self, batch: Batch, lane: Lane | None = None) -> Any:
+        """The ops that need nothing but the samples, those of Phase.INPUT: ids to the owners of their rows, labels.
+
+        With a `lane` they are its, and may run beside a step of another batch; no row and no parameter is touched.
+        """
+        ...
+
+    def step(self, batch: Batch, sent: Any = None) -> StepResult:
+        """Train on this worker's samples of a global batch; every worker's share has equally many.
+
+        `sent` is what `send(batch)` returned, where that was called before.
+        """
         ...
 
     def predict(self, batch: Batch) -> Tensor:

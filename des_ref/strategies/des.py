@@ -24,7 +24,7 @@ from des_ref.comm import Comm, Handle, SumFeedingReplicas, SumScattered
 from des_ref.data.batch import Batch
 from des_ref.hashing import owner_of
 from des_ref.models.build import Network
-from des_ref.strategies.base import Counts, Marks, NoMarks, Optimizers, StepResult
+from des_ref.strategies.base import Counts, Lane, Marks, NoMarks, Optimizers, OwnedByHash, StepResult
 from des_ref.strategies.grads import SummedGrads
 from des_ref.substitution.held import Held
 from dessim.errors import UsageError
@@ -35,6 +35,15 @@ _INT32_MAX = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
+class _Sent:
+    """What has come for a batch: messages [n, 3] int32 and how many from each rank; the labels that the tail needs."""
+
+    message: Tensor
+    received: list[int]
+    labels: Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class _Arrived:
     """Ids of the global batch that this worker owns: different ones [u], and where they occur."""
 
@@ -42,7 +51,7 @@ class _Arrived:
     held: Held
 
 
-class _Des:
+class _Des(OwnedByHash):
     """What both variants share: ids to owners, partials, sparse backward and update."""
 
     name: str
@@ -58,13 +67,20 @@ class _Des:
         self._dense = optimizers.dense(network.dense_parameters)
         self._step = 0
 
-    def step(self, batch: Batch) -> StepResult:
+    def send(self, batch: Batch, lane: Lane | None = None) -> _Sent:
+        lane = lane or Lane(self.comm, self.marks)
+        labels, ready = self._labels(batch, len(batch) * lane.comm.world_size, lane.comm)
+        message, received = self._ids_to_owners(batch, lane)
+        if ready is not None:
+            ready.wait()
+        return _Sent(message, received, labels)
+
+    def step(self, batch: Batch, sent: _Sent | None = None) -> StepResult:
         comm, network, mark = self.comm, self.network, self.marks.segment
         samples = len(batch) * comm.world_size
-        message = self._ids_to_owners(batch)
-        labels, labels_ready = self._labels(batch, samples)
+        sent = sent or self.send(batch)
         with mark("lookup", Phase.FORWARD):
-            arrived = self._unpack(message, samples)
+            arrived = self._unpack(sent, samples)
             rows = self.table.find_or_insert(arrived.unique)
             columns = self.table.columns
             values = {name: columns[name][rows].requires_grad_() for name in network.row_widths}
@@ -72,12 +88,11 @@ class _Des:
             buffer = network.partials(values, arrived.held)
         below = buffer.detach().requires_grad_()
         sums = self._sum(below)
-        if labels_ready is not None:
-            labels_ready.wait()
         with mark("tail_forward", Phase.FORWARD):
             above = sums.detach().requires_grad_()
             logits = network.tail(above, self._masks(samples))
-            loss = nnf.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="sum") / samples
+            labels = sent.labels.to(logits.dtype)
+            loss = nnf.binary_cross_entropy_with_logits(logits, labels, reduction="sum") / samples
         with mark("tail_backward", Phase.BACKWARD):
             self._dense.zero_grad(set_to_none=True)
             loss.backward()
@@ -104,7 +119,7 @@ class _Des:
     @torch.no_grad()
     def predict(self, batch: Batch) -> Tensor:
         samples = len(batch) * self.comm.world_size
-        arrived = self._unpack(self._ids_to_owners(batch), samples)
+        arrived = self._unpack(self.send(batch), samples)
         values = self.table.gather(arrived.unique, tuple(self.network.row_widths))
         sums = self._sum(self.network.partials(values, arrived.held))
         return self._gather_logits(self.network.tail(sums), samples)
@@ -119,12 +134,12 @@ class _Des:
 
     # -- ids ------------------------------------------------------------------------------------------------------
 
-    def _ids_to_owners(self, batch: Batch) -> tuple[Tensor, list[int]]:
+    def _ids_to_owners(self, batch: Batch, lane: Lane) -> tuple[Tensor, list[int]]:
         """Messages [n, 3] int32 of the ids this worker owns, and how many came from each rank."""
-        comm, fields = self.comm, self.network.fields
+        comm, fields = lane.comm, self.network.fields
         if len(batch) * fields > _INT32_MAX:
             raise UsageError(f"{len(batch)} samples x {fields} fields a worker do not fit an int32 coordinate")
-        with self.marks.segment("split_ids", Phase.INPUT):
+        with lane.marks.segment("split_ids", Phase.INPUT):
             owner = owner_of(batch.ids, comm.world_size)
             order = torch.argsort(owner, stable=True)
             coordinate = (batch.sample * fields + batch.field).to(torch.int32)
@@ -137,8 +152,8 @@ class _Des:
         comm.all_to_all("ids", out, message, received, to_send.tolist()).wait()
         return out, received
 
-    def _unpack(self, message: tuple[Tensor, list[int]], samples: int) -> _Arrived:
-        rows, received = message
+    def _unpack(self, sent: _Sent, samples: int) -> _Arrived:
+        rows, received = sent.message, sent.received
         fields, share = self.network.fields, samples // self.comm.world_size
         # A copy even of one row or none, which counts as contiguous whatever its strides.
         ids = rows[:, :2].clone(memory_format=torch.contiguous_format).view(torch.int64)[:, 0]
@@ -151,7 +166,7 @@ class _Des:
 
     # -- what the variants do differently -------------------------------------------------------------------------
 
-    def _labels(self, batch: Batch, samples: int) -> tuple[Tensor, Handle | None]:
+    def _labels(self, batch: Batch, samples: int, comm: Comm) -> tuple[Tensor, Handle | None]:
         raise NotImplementedError
 
     def _sum(self, buffer: Tensor) -> Tensor:
@@ -179,9 +194,9 @@ class DesAllReduce(_Des):
     name = "des_all_reduce"
     loss_is_share = False
 
-    def _labels(self, batch: Batch, samples: int) -> tuple[Tensor, Handle | None]:
+    def _labels(self, batch: Batch, samples: int, comm: Comm) -> tuple[Tensor, Handle | None]:
         labels = batch.labels.new_empty(samples)
-        return labels, self.comm.all_gather("labels", labels, batch.labels)
+        return labels, comm.all_gather("labels", labels, batch.labels)
 
     def _sum(self, buffer: Tensor) -> Tensor:
         return SumFeedingReplicas.apply(buffer, self.comm, "partials")
@@ -202,7 +217,7 @@ class DesReduceScatter(_Des):
     name = "des_reduce_scatter"
     loss_is_share = True
 
-    def _labels(self, batch: Batch, samples: int) -> tuple[Tensor, Handle | None]:
+    def _labels(self, batch: Batch, samples: int, comm: Comm) -> tuple[Tensor, Handle | None]:
         return batch.labels, None
 
     def _sum(self, buffer: Tensor) -> Tensor:

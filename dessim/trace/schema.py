@@ -21,6 +21,7 @@ from enum import StrEnum
 from typing import Any
 
 SCHEMA_VERSION = 1
+PREFETCH = "prefetch"  # the stream of ops that run beside a step and serve the next one
 
 
 class Phase(StrEnum):

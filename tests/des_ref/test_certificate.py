@@ -48,10 +48,10 @@ def fat_messages() -> None:
 
     from des_ref.strategies import des
 
-    def labels(self: Any, batch: Any, samples: int) -> Any:
+    def labels(self: Any, batch: Any, samples: int, comm: Any) -> Any:
         doubled = torch.cat([batch.labels, batch.labels])
         out = doubled.new_empty(2 * samples)
-        self.comm.all_gather("labels", out, doubled).wait()
+        comm.all_gather("labels", out, doubled).wait()
         return out.view(self.comm.world_size, 2, -1)[:, 0].reshape(-1), None
 
     des.DesAllReduce._labels = labels  # type: ignore[method-assign]
@@ -65,8 +65,8 @@ def replica_drifts() -> None:
 
     right = des._Des.step
 
-    def step(self: Any, batch: Any) -> Any:
-        result = right(self, batch)
+    def step(self: Any, batch: Any, sent: Any = None) -> Any:
+        result = right(self, batch, sent)
         if self.comm.rank == 1 and self._step == 2:
             with torch.no_grad():
                 self.network.dense_parameters[-1].add_(0.5)
@@ -107,8 +107,8 @@ def labels_never_sent() -> None:
     """Every rank makes up the labels it lacks, so that a planned collective never runs."""
     from des_ref.strategies import des
 
-    def labels(self: Any, batch: Any, samples: int) -> Any:
-        return batch.labels.repeat(self.comm.world_size), None
+    def labels(self: Any, batch: Any, samples: int, comm: Any) -> Any:
+        return batch.labels.repeat(comm.world_size), None
 
     des.DesAllReduce._labels = labels  # type: ignore[method-assign]
 

@@ -40,10 +40,11 @@ def _plan(name: str, model: Model, scatter: bool) -> Plan:
     per_id, per_pair = total(costs, "id_flops"), total(costs, "pair_flops")
     shared = total(costs, "shared_weights")
 
-    ops: list[PlannedOp] = [*ids_to_owners()]
+    ops: list[PlannedOp] = []
     if not scatter:
         # Every worker computes every sample's loss, so it needs every label.
-        ops.append(collective("labels", Phase.INPUT, Collective.ALL_GATHER, Traffic.CONTROL, "B*4", "split_ids"))
+        ops.append(collective("labels", Phase.INPUT, Collective.ALL_GATHER, Traffic.CONTROL, "B*4"))
+    ops += ids_to_owners()
     ops += [
         compute(
             "lookup",
@@ -61,7 +62,7 @@ def _plan(name: str, model: Model, scatter: bool) -> Plan:
             flops=f"(B*m/N)*({per_id}) + B*q*({per_pair})",
             mem=f"2*(B*m/N)*W*s + {buffer} + ({shared})*s",
             kernels=12,
-            keeps=f"(B*m/N)*(W + {total(costs, 'id_floats')})*s + B*q*({total(costs, 'pair_floats')})*s + {buffer}",
+            keeps=f"(B*m/N)*({total(costs, 'id_floats')})*s + B*q*({total(costs, 'pair_floats')})*s + {buffer}",
         ),
         collective(
             "partials",
@@ -104,8 +105,7 @@ def _plan(name: str, model: Model, scatter: bool) -> Plan:
             flops=f"2*(B*m/N)*({per_id}) + 2*B*q*({per_pair})",
             mem=f"3*(B*m/N)*W*s + {buffer} + (U/N)*W*s + 2*({shared})*s",
             kernels=20,
-            # Values are used twice (summed, squared), so their gradient has two parts.
-            keeps=f"2*(B*m/N)*W*s + (U/N)*W*s + ({shared})*s",
+            keeps=f"(B*m/N)*({total(costs, 'id_grads')})*s + (U/N)*W*s + ({shared})*s",
         )
     )
     if shared != "0":

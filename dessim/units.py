@@ -22,6 +22,7 @@ _SIZE = {f"{p}B": f for p, f in _PREFIX.items()}
 _BANDWIDTH = {f"{p}{u}/s": f * w for p, f in _PREFIX.items() for u, w in (("B", 1.0), ("b", 0.125))}
 _TIME = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _FLOPS = {f"{p}FLOP/s": f for p, f in _DECIMAL.items()}
+_SHARE = {"%": 0.01}
 _POWER = {"W": 1.0, "kW": 1e3, "MW": 1e6}
 
 _QUANTITY = re.compile(r"([+-]?(?:\d+(?:_\d+)*(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)\s*(\S*)")
@@ -62,6 +63,14 @@ def parse_time(text: object) -> float:
 def parse_flops(text: object) -> float:
     """FLOP/s from `67 TFLOP/s`. Raises UnitError."""
     return _parse(text, _FLOPS, "compute rate", "67 TFLOP/s")
+
+
+def parse_share(text: object) -> float:
+    """A share from 0 to 1, from `25 %`. Raises UnitError."""
+    share = _parse(text, _SHARE, "share", "25 %")
+    if share > 1:
+        raise UnitError(f"share {text!r} is more than 100 %")
+    return share
 
 
 def parse_power(text: object) -> float:

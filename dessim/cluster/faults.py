@@ -66,7 +66,7 @@ def _vertex(links: Links, name: str, path: Path) -> int:
     close = difflib.get_close_matches(word[1] if word else "", kinds, n=1)
     likely = name[: word.start()] + close[0] + name[word.end(1) :] if word and close else ""
     hint = ""
-    if likely != name and any((_index(layer, likely) or -1) in range(layer.count) for layer in links.layers):
+    if likely != name and any(_index(layer, likely) in range(layer.count) for layer in links.layers):
         hint = f"did you mean {likely!r}? "
     ranges = ", ".join(f"{layer.name(0)} to {layer.name(layer.count - 1)}" for layer in links.layers)
     raise ClusterError(path, name, f"nothing is called {name!r}; {hint}there are {ranges}")

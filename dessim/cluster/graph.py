@@ -76,13 +76,18 @@ class Cluster:
             )
 
     def routes(
-        self, src: ArrayLike, dst: ArrayLike, without_twins: bool = False, size: ArrayLike | None = None
+        self,
+        src: ArrayLike,
+        dst: ArrayLike,
+        without_twins: bool = False,
+        size: ArrayLike | None = None,
+        refuse: bool = True,
     ) -> Routes:
         """The routes of n flows from GPU `src` to GPU `dst` [n], src != dst; array arithmetic, no loop over flows.
 
         `without_twins` names one link for each set of links that always carry the same load (`Routes.copies`). `size`
-        [n] in bytes, all equal unless given, is what adaptive routing goes by. Raises ClusterError where all ways are
-        down.
+        [n] in bytes, all equal unless given, is what adaptive routing goes by. Where all ways are down: raises
+        ClusterError, or unless `refuse` gives one of them.
         """
         tails, heads = np.atleast_1d(np.asarray(src, dtype=np.int64)), np.atleast_1d(np.asarray(dst, dtype=np.int64))
         if tails.shape != heads.shape or tails.ndim != 1:
@@ -100,7 +105,8 @@ class Cluster:
 
         segments = self.wiring.segments(tails, heads, across, self.fabric.rail_aware)
         routes = assemble(len(tails), segments, self.links, without_twins)
-        self.refuse_down(routes, tails, heads)
+        if refuse:
+            self.refuse_down(routes, tails, heads)
         return routes
 
     def across(self, traffic: Traffic, routing: Routing | None = None) -> list[Segment]:

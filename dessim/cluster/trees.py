@@ -78,7 +78,7 @@ def sums_in_fabric(cluster: Cluster) -> bool:
     return switch is not None and switch.reduces and cluster.kind in TREE_KINDS
 
 
-def tree_routes(cluster: Cluster, trees: Trees) -> Routes:
+def tree_routes(cluster: Cluster, trees: Trees, refuse: bool = True) -> Routes:
     """Links of each tree message, as `Cluster.routes` gives those of ordinary ones."""
     m = len(trees)
     up_of, down_of = np.repeat(np.arange(m), np.diff(trees.up_at)), np.repeat(np.arange(m), np.diff(trees.down_at))
@@ -95,7 +95,8 @@ def tree_routes(cluster: Cluster, trees: Trees) -> Routes:
     if abroad.any():
         _across(found, trees, up_of, down_of, abroad)
     routes = found.routes()
-    cluster.refuse_down(routes, trees.up[trees.up_at[:-1]], trees.down[trees.down_at[:-1]])
+    if refuse:
+        cluster.refuse_down(routes, trees.up[trees.up_at[:-1]], trees.down[trees.down_at[:-1]])
     return routes
 
 

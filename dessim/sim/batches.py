@@ -8,17 +8,32 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 import numpy as np
 import simpy
 
 from dessim.cluster import Cluster
+from dessim.errors import SimulationError
 from dessim.sim.counters import Counters
-from dessim.sim.flows import LATENCY, REDUCTION, Flows, Parts, add_parts, bound_kind, incidence, on_cluster, together
+from dessim.sim.flows import (
+    LATENCY,
+    REDUCTION,
+    Bools,
+    Flows,
+    Parts,
+    add_parts,
+    bound_kind,
+    incidence,
+    on_cluster,
+    together,
+    without_held,
+)
 from dessim.sim.fluid import start_draining
 from dessim.sim.fold import fold
 from dessim.sim.maxmin import Floats, Ints
 from dessim.sim.watch import Watch
+from dessim.units import format_time
 
 _SAME = 1e-14  # relative; instants this close are one
 
@@ -44,6 +59,7 @@ class Batch:
     counted: bool = True  # whether what the stage carried so far was entered
     latest: Parts = field(default_factory=dict)
     parts: dict[str, float] = field(default_factory=dict)
+    since: Floats | float = math.inf  # when each message began to wait for a way; inf where there is one
 
     def restart(self, now: float) -> None:
         """The next stage begins."""
@@ -60,6 +76,17 @@ class Batch:
     def add(self, parts: Parts, stages: int = 1) -> None:
         """`stages` are over that took `parts` each."""
         add_parts(self.parts, parts, stages)
+
+    def move(self, before: Cluster, after: Cluster, now: float, folding: bool, counters: Counters) -> None:
+        """The cluster is another: what is left, to the byte, takes the ways that it has now."""
+        left, stage = self.flows.load(before, self.remaining), self.flows.bytes_by_kind * self.scale
+        if not self.counted:
+            counters.carried(self.began, now, np.maximum(stage - left, 0.0))
+            self.counted = True
+        self.flows = self.flows.on(after, folding)
+        more = self.flows.load(after, self.remaining) - left
+        stages = self.flows.bytes_by_kind * self.scale - stage
+        counters.begin(self.flows.links, more + stages * (self.repeat - 1))
 
 
 class Solo:
@@ -111,9 +138,17 @@ class Solo:
 
 
 class Shared:
-    """Batches that share links, drained together."""
+    """Batches that share links, drained together. Messages with no way left are held, for `timeout` seconds at most."""
 
-    def __init__(self, batches: list[Batch], now: float, cluster: Cluster, folding: bool, counters: Counters) -> None:
+    def __init__(
+        self,
+        batches: list[Batch],
+        now: float,
+        cluster: Cluster,
+        folding: bool,
+        counters: Counters,
+        timeout: float,
+    ) -> None:
         self.batches, self._at, self._links, self._counters = batches, now, cluster.links, counters
         counts = np.array([len(b.remaining) for b in batches])
         self._offset = np.concatenate([[0], np.cumsum(counts)])
@@ -127,12 +162,18 @@ class Shared:
         weight = np.concatenate([net.weight for net, _, _ in nets])
         loads = size[flow] > 0  # what has drained loads no link
         net = on_cluster(cluster, len(size), flow[loads], link[loads], weight[loads])
+        net, held = without_held(net)
+        self._held = np.where(held, size, 0.0)
+        size = size - self._held
         self._fold = fold(net, together(size, fixed + reduction, owner.astype(np.float64)), folding)
         self._fluid = start_draining(self._fold.net, size[self._fold.flow_of])
         self._owner: Ints = owner[self._fold.flow_of]
         self._fixed: Floats = fixed[self._fold.flow_of]
         self._reduction: Floats = reduction[self._fold.flow_of]
         self._draining = np.bincount(self._owner[self._fluid.active], minlength=len(batches))
+        self._draining += np.bincount(owner[held], minlength=len(batches))
+        self._gives_up = self._wait(held, now) + timeout
+        self._cluster, self._timeout = cluster, timeout
         # Bytes that each link class carries for a byte of each colour, which stands for all its flows.
         self._carries = np.zeros((len(self._owner), len(cluster.links.kinds)))
         copies = np.concatenate([copies for _, _, copies in nets])
@@ -151,10 +192,13 @@ class Shared:
         times = [b.arrived for b, left in zip(self.batches, self._draining, strict=True) if not left]
         if not self._fluid.empty:
             times.append(self._at + self._fluid.next_finish())
-        return min(times, default=math.inf)
+        return min([*times, self._gives_up])
 
     def step(self, now: float) -> list[Batch]:
-        """Drain until `now`. Returns the batches whose stage has arrived."""
+        """Drain until `now`. Returns the batches whose stage has arrived. Raises SimulationError for a message that
+        has waited too long."""
+        if due(self._gives_up, now):
+            self._give_up()
         fluid = self._fluid
         if not fluid.empty:
             ends = fluid.next_finish()
@@ -175,7 +219,25 @@ class Shared:
     def release(self, now: float) -> int:
         """Give every batch its remaining bytes back. Returns the number of solves."""
         self.step(now)
-        remaining = self._fluid.remaining[self._fold.colour]
+        remaining = self._fluid.remaining[self._fold.colour] + self._held
         for batch, a, b in zip(self.batches, self._offset[:-1], self._offset[1:], strict=True):
             batch.remaining = remaining[a:b]
         return self._fluid.solves
+
+    def _wait(self, held: Bools, now: float) -> float:
+        """Note which messages wait. Returns since when the first has; inf if none does."""
+        for batch, a, b in zip(self.batches, self._offset[:-1], self._offset[1:], strict=True):
+            waits = held[a:b]
+            batch.since = np.where(waits, np.minimum(batch.since, now), math.inf) if waits.any() else math.inf
+        return min(float(np.min(batch.since)) for batch in self.batches)
+
+    def _give_up(self) -> NoReturn:
+        batch = min(self.batches, key=lambda batch: float(np.min(batch.since)))
+        first, flows = int(np.argmin(batch.since)), batch.flows
+        net, _, _ = incidence(self._cluster, flows.src, flows.dst, flows.trees, flows.size)
+        down = net.link[(net.flow == first) & (net.capacity[net.link] == 0)][0]
+        raise SimulationError(
+            f"gpu{flows.src[first]} could not reach gpu{flows.dst[first]} for {format_time(self._timeout)} from "
+            f"{format_time(float(np.min(batch.since)))} on: {self._links.name(int(down))} is down, "
+            "and no way is left around it"
+        )

@@ -55,6 +55,14 @@ class Routed:
         self._priced: dict[tuple[object, ...], Flows] = {}
         self._links: dict[bytes, Ints] = {}
         self._groups: dict[bytes, int] = {}
+        self._states: dict[bytes, Routed] = {}
+
+    def on(self, cluster: Cluster) -> Routed:
+        """The same for another state of the cluster, with prices of its own. A state that comes back finds them."""
+        key = cluster.links.capacity.tobytes()
+        if key == self.cluster.links.capacity.tobytes():
+            return self
+        return self._states.setdefault(key, Routed(cluster, self.folding, self.tolerance))
 
     def stage(self, gpus: Ints, stage: Stage, watch: Watch | None = None) -> tuple[Flows, float]:
         """Flows of a stage over the group on `gpus`, and their scale. Equal sizes are routed once, for every size.
@@ -102,7 +110,8 @@ class Collectives:
         options: Options | None = None,
         seats: Ints | None = None,
     ) -> None:
-        self._routed, self.cluster = routed, routed.cluster
+        self._built = self._routed = routed  # as built, and as it is now
+        self.cluster = routed.cluster
         ranks = {name: np.asarray(members, dtype=np.int64) for name, members in groups.items()}
         self._gpus = {name: of if seats is None else seats[of] for name, of in ranks.items()}
         self._layouts = {name: layout_of(self.cluster, gpus) for name, gpus in self._gpus.items()}
@@ -111,6 +120,10 @@ class Collectives:
         self.error = 0.0
         self.used = np.zeros(len(self.cluster.links), dtype=bool)
         self._chosen: dict[tuple[object, ...], str] = {}
+
+    def reroute(self, cluster: Cluster) -> None:
+        """Stages that begin from now on take the ways of `cluster`, another state of what was built."""
+        self._routed = self._built.on(cluster)
 
     def steps(
         self, op: Collective, algorithm: str, group: str, size: float, sizes: Floats | None, watch: Watch
@@ -137,7 +150,7 @@ class Collectives:
 
             def price(stage: Stage) -> float:
                 nonlocal priced
-                flows, scale = self._routed.stage(gpus, stage, watch.within(priced, bounded, "stages_priced"))
+                flows, scale = self._built.stage(gpus, stage, watch.within(priced, bounded, "stages_priced"))
                 priced += 1
                 return flows.alone(scale)
 

@@ -19,8 +19,9 @@ from dessim.collectives import Options
 from dessim.errors import DeadlockError, OutOfTime
 from dessim.sim.collective import Collectives, Outcome, Routed
 from dessim.sim.device import Device
+from dessim.sim.faults import Faults
 from dessim.sim.meetings import Meeting, Meetings
-from dessim.sim.network import Network
+from dessim.sim.network import GIVES_UP, Network
 from dessim.sim.recorder import Record, Span
 from dessim.sim.watch import Watch
 from dessim.trace.schema import Collective
@@ -156,18 +157,23 @@ def simulate(
     options: Options | None = None,
     watch: Watch | None = None,
     gpus: Sequence[int] | None = None,
+    faults: Faults | None = None,
 ) -> Record:
     """Run a workload on a cluster of its own; rank r sits on GPU r, or on `gpus[r]`.
 
     `algorithms` fixes a collective's algorithm (default `auto`). `folding=False` runs the same engine without folding.
     `routed` carries routes from one simulation of the cluster to the next; it brings its own `folding`. `options`
     sets what algorithms leave open: chunks, the root, the sides of a torus. `watch` sees progress and may stop the run.
-    Raises CapacityError when the cluster is too small, DeadlockError when ranks wait for each other, OutOfTime.
+    `faults` befall the cluster meanwhile.
+    Raises CapacityError when the cluster is too small, DeadlockError when ranks wait for each other, OutOfTime, and
+    SimulationError when a fault cuts ranks off for too long.
     """
     routed, watch, env = routed or Routed(cluster, folding), watch or Watch(), simpy.Environment()
     seats = seated(routed.cluster, workload.n_ranks, gpus)
-    network = Network(env, routed.cluster, routed.folding, watch)
+    network = Network(env, routed.cluster, routed.folding, watch, faults.timeout if faults else GIVES_UP)
     collectives = Collectives(routed, workload.groups, algorithms, options, seats)
+    if faults:
+        env.process(faults.strike(env, network, [collectives]))
     run = Run(env, network, collectives, workload, watch)
     try:
         env.run(until=run.start())

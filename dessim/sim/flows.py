@@ -77,6 +77,17 @@ class Flows:
         fluid, reduction = float(self.finish[last]) * scale, float(self.per_scale[last]) * scale
         return {self.bound[last]: fluid, LATENCY: float(self.fixed[last]), REDUCTION: reduction}
 
+    def on(self, cluster: Cluster, folding: bool) -> Flows:
+        """The same messages over the ways that `cluster` has."""
+        reduce = self.per_scale[self.folded.colour] > 0
+        return route_flows(cluster, self.src, self.dst, self.size, reduce, folding, self.trees)
+
+    def load(self, cluster: Cluster, size: Floats) -> Floats:
+        """What each link class of `cluster` carries, in bytes, when message i has `size[i]` [n] bytes left."""
+        net, _, copies = incidence(cluster, self.src, self.dst, self.trees, self.size)
+        kinds, carried = cluster.links.kinds, net.weight * copies * size[net.flow]
+        return np.bincount(cluster.links.kind[net.link], carried, minlength=len(kinds)).astype(np.float64)
+
     def without_messages(self, links: Ints) -> Flows:
         """For keeping: no messages, colours in as few bytes as they need, and an equal list of links in place of its
         own."""
@@ -105,7 +116,7 @@ def route_flows(
     """Route and fold messages from GPU `src[i]` to `dst[i]` of `size[i]` bytes. Empty ones are not sent at all.
 
     `reduce` (of all, or of each) makes the receiver sum; `trees` are messages through summing switches; `tolerance` is
-    that of `dessim.sim.fluid.drain`. Raises OutOfTime when `watch` says so.
+    that of `dessim.sim.fluid.drain`. Messages with no way left never finish. Raises OutOfTime when `watch` says so.
     """
     src, dst, size, trees, sent = _sent(src, dst, size, trees)
     net, latency, copies = incidence(cluster, src, dst, trees, size)
@@ -116,12 +127,13 @@ def route_flows(
     adds = np.full(len(sent), reduce)[sent] if isinstance(reduce, bool) else reduce[sent]
     per_scale = np.where(adds, size / transport.reduction_rate, 0.0)
     kind = together(size, fixed, per_scale)
-    folded = fold(net, kind, folding)
-    drained = drain(folded.net, size[folded.flow_of], tolerance, watch)
-    finish = drained.finish
+    going, held = without_held(net)
+    folded = fold(going, kind, folding)
+    drained = drain(folded.net, np.where(held, 0.0, size)[folded.flow_of], tolerance, watch)
+    finish = np.where(held[folded.flow_of], np.inf, drained.finish)
     bytes_of = size[net.flow]
     carried = net.weight * copies * bytes_of
-    load = np.bincount(net.link, net.weight * bytes_of, minlength=len(net.capacity))[folded.links]
+    load = np.bincount(going.link, going.weight * size[going.flow], minlength=len(net.capacity))[folded.links]
     # Independent of folding and solver: nothing finishes before its busiest link could have carried it.
     busiest = float((load / net.capacity[folded.links]).max(initial=0.0))  # fan-in only lowers capacities
     if finish.max(initial=0.0) < busiest * (1 - _WIRE):
@@ -158,9 +170,13 @@ def incidence(
 ) -> tuple[Incidence, Floats, Floats]:
     """The network that messages make, each one's path latency in seconds, and how many links each entry stands for.
 
-    `size` [n] is for adaptive routing, which goes by bytes; only ratios count.
+    `size` [n] is for adaptive routing, which goes by bytes; only ratios count. A message with no way left crosses a
+    link of no capacity.
     """
-    routes = cluster.routes(src, dst, without_twins=True, size=size) if trees is None else tree_routes(cluster, trees)
+    if trees is None:
+        routes = cluster.routes(src, dst, without_twins=True, size=size, refuse=False)
+    else:
+        routes = tree_routes(cluster, trees, refuse=False)
     return on_cluster(cluster, len(src), routes.flow, routes.link, routes.weight), routes.latency, routes.copies
 
 
@@ -177,6 +193,16 @@ def on_cluster(cluster: Cluster, n_flows: int, flow: Ints, link: Ints, weight: F
         cap[flow[receives[link]]] = transport.flow_rate
     fan_in = FanIn.of(receives, transport.fan_in) if transport.fan_in else None
     return Incidence(n_flows, flow, link, weight, links.capacity, cap, fan_in)
+
+
+def without_held(net: Incidence) -> tuple[Incidence, Bools]:
+    """The network of the flows that have a way, and which [n_flows] are held: those on a link that is down."""
+    held = np.zeros(net.n_flows, dtype=bool)
+    held[net.flow[net.capacity[net.link] == 0]] = True
+    if not held.any():
+        return net, held
+    goes = ~held[net.flow]
+    return replace(net, flow=net.flow[goes], link=net.link[goes], weight=net.weight[goes]), held
 
 
 def bound_kind(links: Links, folded: Fold, link: int) -> str:

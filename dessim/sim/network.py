@@ -20,18 +20,28 @@ from dessim.sim.counters import Counters
 from dessim.sim.flows import Flows
 from dessim.sim.watch import Watch
 
+# What NCCL asks of an InfiniBand connection: a first try and 7 more (NCCL_IB_RETRY_CNT), each after 4.096 us * 2**20
+# (NCCL_IB_TIMEOUT) at least: the defaults in its src/transport/net_ib.
+GIVES_UP = 8 * 4.096e-6 * 2**20
+
 
 class Network:
     """Moves batches over a cluster.
 
     `counters` say what links carried so far, and when; `solves` how often rates were solved. `watch` may end the run
-    between two events.
+    between two events. A message that no way is left to waits for one; after `timeout` seconds the run fails.
     """
 
     def __init__(
-        self, env: simpy.Environment, cluster: Cluster, folding: bool = True, watch: Watch | None = None
+        self,
+        env: simpy.Environment,
+        cluster: Cluster,
+        folding: bool = True,
+        watch: Watch | None = None,
+        timeout: float = GIVES_UP,
     ) -> None:
-        self._env, self._cluster, self._folding, self._watch = env, cluster, folding, watch or Watch()
+        self._env, self.cluster, self._folding, self._watch = env, cluster, folding, watch or Watch()
+        self._timeout = timeout
         self._groups: dict[int, Solo | Shared] = {}
         self._user = np.full(len(cluster.links.capacity), -1, dtype=np.int64)  # group that uses a link
         self._arriving: list[Batch] = []
@@ -49,10 +59,24 @@ class Network:
             done.succeed({})
             return done
         self.counters.begin(flows.links, flows.bytes_by_kind * (scale * repeat))
-        self._arriving.append(Batch(flows, scale, repeat, done, flows.size * scale, self._env.now, self._env.now))
+        self._arrive(Batch(flows, scale, repeat, done, flows.size * scale, self._env.now, self._env.now))
+        return done
+
+    def change(self, cluster: Cluster) -> None:
+        """Links are slower, down, or back from now on; what is under way goes on over the ways there are."""
+        now, loose = self._env.now, self._arriving
+        self._arriving = []
+        for number in list(self._groups):
+            loose = [*loose, *self._dissolve(number, now)]
+        for batch in loose:
+            batch.move(self.cluster, cluster, now, self._folding, self.counters)
+        self.cluster = cluster
+        self._arrive(*loose)
+
+    def _arrive(self, *batches: Batch) -> None:
+        self._arriving += batches
         if not self._wake.triggered:
             self._wake.succeed()
-        return done
 
     def _run(self) -> Generator[simpy.Event, object, None]:
         env = self._env
@@ -114,9 +138,9 @@ class Network:
             parts[self._next_group] = members
             self._next_group += 1
         for number, members in parts.items():
-            alone = len(members) == 1 and members[0].fresh
+            alone = len(members) == 1 and members[0].fresh and members[0].flows.alone(1.0) < math.inf
             self._groups[number] = (
                 Solo(members[0], now, self.counters, self._watch)
                 if alone
-                else Shared(members, now, self._cluster, self._folding, self.counters)
+                else Shared(members, now, self.cluster, self._folding, self.counters, self._timeout)
             )

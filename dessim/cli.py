@@ -20,6 +20,7 @@ from dessim.cli_options import (
     JsonOption,
     Op,
     TraceArgument,
+    WhatIfOption,
     parse_algorithms,
     parse_counts,
     parse_names,
@@ -84,6 +85,7 @@ def replay(
     fold: FoldOption = Fold.ON,
     time_budget: TimeBudgetOption = None,
     timeline: Annotated[Path | None, typer.Option(help="Also write a timeline that Perfetto opens.")] = None,
+    what_if: WhatIfOption = None,
     json: JsonOption = False,
 ) -> None:
     """Replay a recorded trace on a cluster and hold it against the measured steps."""
@@ -91,26 +93,31 @@ def replay(
     from dessim.results.show import print_replay
     from dessim.results.timeline import write_timeline
     from dessim.trace.io import load_trace
+    from dessim.verbs.replay import counters_of, timeline_of
     from dessim.verbs.replay import replay as run
-    from dessim.verbs.replay import timeline_of
+    from dessim.verbs.what_if import parse_changes, what_if_replayed
 
     loaded = load_trace(trace)
     for problem in loaded.problems:
         print(f"dessim: warning: {trace}: {problem}", file=sys.stderr)
     machine, algorithms = load_cluster(cluster), parse_algorithms(algorithm)
+    changes = parse_changes(what_if, machine, recorded=True)
     try:
         with watching(time_budget) as watch:
-            result = run(loaded, machine, algorithms, fold is Fold.ON, watch)
+            result = run(loaded, machine, algorithms, fold is Fold.ON, watch.within(0, 1 + len(changes)))
+            rest = watch.within(1, 1 + len(changes), parts=len(changes))
+            asked = what_if_replayed(changes, result, loaded, machine, algorithms, fold is Fold.ON, rest)
     except OutOfTime as cut:
         header = loaded.header
         known = {"cluster": machine.name, "strategy": header.strategy, "ranks": header.world_size}
         stop_partial(cut, known, json, "replay fewer ranks or steps", timeline)
     if timeline is not None:
-        write_timeline(timeline, timeline_of(result.record))
+        write_timeline(timeline, timeline_of(result.record), counters_of(result.record))
+    found = result.to_json() | ({"what_if": [change.to_json() for change in asked]} if changes else {})
     if json:
-        print_json({**result.to_json(), "partial": False})
+        print_json({**found, "partial": False})
     else:
-        print_replay(result.to_json())
+        print_replay(found)
 
 
 @app.command()
@@ -128,6 +135,7 @@ def project(
     algorithm: AlgorithmOption = None,
     fold: FoldOption = Fold.ON,
     time_budget: TimeBudgetOption = None,
+    what_if: WhatIfOption = None,
     csv: Annotated[Path | None, typer.Option(help="Also write the rows as CSV.")] = None,
     figure: Annotated[Path | None, typer.Option(help="Also draw throughput against GPUs, as SVG.")] = None,
     json: JsonOption = False,
@@ -139,6 +147,7 @@ def project(
     from dessim.results.tables import write_projection_csv
     from dessim.trace.io import load_trace
     from dessim.verbs.project import project as run
+    from dessim.verbs.what_if import parse_changes, what_if_projected
     from dessim.workload.model import load_model
     from dessim.workload.scale import Job
 
@@ -148,20 +157,23 @@ def project(
     machine = load_cluster(cluster)
     rows: list[dict[str, Any]] = []
     known = {"cluster": machine.name, "model": job.model.name, "projection": rows}
+    changes = parse_changes(what_if, machine)
+    asked: dict[str, Any] = {
+        "job": job,
+        "cluster": machine,
+        "strategies": parse_names(strategy, "--strategy"),
+        "gpus": parse_counts(gpus),
+        "batch_per_worker": batch_per_worker,
+        "algorithms": parse_algorithms(algorithm),
+        "folding": fold is Fold.ON,
+        "spill": spill,
+    }
     try:
         with watching(time_budget) as watch:
-            run(
-                job,
-                machine,
-                parse_names(strategy, "--strategy"),
-                parse_counts(gpus),
-                batch_per_worker,
-                parse_algorithms(algorithm),
-                folding=fold is Fold.ON,
-                watch=watch,
-                each=lambda row: rows.append(row.to_json()),
-                spill=spill,
-            )
+            found = run(**asked, watch=watch.within(0, 1 + len(changes)), each=lambda row: rows.append(row.to_json()))
+            rest = watch.within(1, 1 + len(changes), parts=len(changes))
+            for row, bought in zip(rows, what_if_projected(changes, found, watch=rest, **asked), strict=True):
+                row |= {"what_if": [change.to_json() for change in bought]} if changes else {}
     except OutOfTime as cut:
         if rows and not json:
             print_projection(rows)

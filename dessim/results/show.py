@@ -7,7 +7,14 @@ from typing import Any
 
 from dessim.results.figures import fitting
 from dessim.results.report import percent
-from dessim.results.tables import collective_table, key_value_table, print_table, projection_table, table_of
+from dessim.results.tables import (
+    collective_table,
+    key_value_table,
+    print_table,
+    projection_table,
+    table_of,
+    what_if_table,
+)
 from dessim.units import format_size, format_time
 
 Values = Mapping[str, Any]
@@ -49,12 +56,38 @@ def print_replay(result: Values) -> None:
     ]
     columns = ("op", "collective", "algorithm", "size", "time", "exposed", "bound by")
     print_table(table_of(columns, rows, left=("collective", "algorithm", "bound by")))
+    _print_attribution(result, result["predicted_step_s"])
+    if "what_if" in result:
+        print_table(what_if_table([({}, result["what_if"])]))
+
+
+def _print_attribution(result: Values, step_time_s: float) -> None:
+    """What made the step as long as it was, and how busy each link class was."""
+    rows = [
+        (op["name"], op["what"], format_time(op["time_s"]), percent(op["time_s"] / step_time_s), op["bound_by"])
+        for op in result["critical_path"]
+    ]
+    print_table(
+        table_of(("on the critical path", "what", "time", "of the step", "bound by"), rows, left=("what", "bound by"))
+    )
+    used = result["utilisation"]
+    busy = [
+        (kind, format_size(result["bytes_by_link"][kind]), percent(mean), percent(used["peak_share"][kind]))
+        for kind, mean in used["mean_share"].items()
+    ]
+    if busy:
+        print_table(table_of(("links", "bytes a step", "mean use", "peak use"), busy))
 
 
 def print_projection(rows: Sequence[Values]) -> None:
-    """The table, where its numbers come from, and what it leaves out."""
+    """The table, where its numbers come from, and what it leaves out; of a single step also what made it so long."""
     print_table(projection_table(rows))
     priced = fitting(rows)
+    if len(priced) == 1:
+        _print_attribution(priced[0], priced[0]["step_time_s"])
+    asked = [(row, row["what_if"]) for row in priced if row.get("what_if")]
+    if asked:
+        print_table(what_if_table(asked))
     if all(row["error_bar"] is None for row in priced):
         print("error: not known, since nobody has measured this job there")
     # The first row speaks for all, but only those that spill have a source for it.

@@ -133,6 +133,35 @@ def collective_table(rows: Iterable[Row]) -> Table:
     return table
 
 
+def what_if_table(asked: Iterable[tuple[Row, Sequence[Row]]]) -> Table:
+    """What changes would buy, each alone: of projected rows (`gpus`, `strategy`), or of one step (an empty row)."""
+    asked = list(asked)
+    named = any(row for row, _ in asked)
+    table = _table(
+        *(["gpus", "strategy"] if named else []),
+        *("what if", "step", "samples/s", "speedup"),
+        left=("strategy", "what if"),
+    )
+    for row, changes in asked:
+        first = [f"{row['gpus']:,}", style_of(row["strategy"]).label] if named else []
+        for change in changes:
+            cells = [
+                *first,
+                change["change"],
+                *(["does not fit", "", ""] if change["does_not_fit"] else _bought(change)),
+            ]
+            table.add_row(*(Text(cell) for cell in cells))
+            first = [""] * len(first)
+        table.add_section()
+    return table
+
+
+def _bought(change: Row) -> list[str]:
+    throughput = change["samples_per_s"]
+    samples = "not known" if throughput is None else format_count(throughput)
+    return [format_time(change["step_time_s"]), samples, f"{change['speedup']:.3g}x"]
+
+
 def key_value_table(title: str, pairs: Mapping[str, object] | Iterable[tuple[str, object]]) -> Table:
     """Names and values, one a line."""
     table = Table(

@@ -7,19 +7,19 @@ that ran without the recorder (the prediction's error).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
 from dessim.cluster import Cluster
 from dessim.results.metrics import Breakdown, breakdown, step_times
-from dessim.results.timeline import Slice
+from dessim.results.timeline import Counter, Slice
 from dessim.sim.engine import simulate
 from dessim.sim.recorder import Record
 from dessim.sim.watch import Watch
 from dessim.trace.io import Trace
-from dessim.trace.schema import Collective
+from dessim.trace.schema import Collective, Op
 from dessim.workload.from_trace import workload_from_trace
 
 
@@ -84,9 +84,13 @@ def replay(
     algorithms: Mapping[Collective, str] | None = None,
     folding: bool = True,
     watch: Watch | None = None,
+    stretch: Callable[[Op], float] | None = None,
 ) -> Replay:
-    """Replay a trace; rank r on GPU r. Raises CapacityError when the cluster is too small, OutOfTime."""
-    record = simulate(cluster, workload_from_trace(trace), algorithms, folding, watch=watch)
+    """Replay a trace; rank r on GPU r. `stretch` is how many times as long as recorded a compute op takes.
+
+    Raises CapacityError when the cluster is too small, OutOfTime.
+    """
+    record = simulate(cluster, workload_from_trace(trace, stretch), algorithms, folding, watch=watch)
     measured = trace.header.step_us
     return Replay(
         cluster=cluster.name,
@@ -98,6 +102,16 @@ def replay(
         recorded=tuple(us * 1e-6 for us in measured.get("recorded", ())),
         plain=tuple(us * 1e-6 for us in measured.get("plain", ())),
     )
+
+
+def counters_of(record: Record) -> Iterator[Counter]:
+    """The utilisation of each link class over time, in per cent of its capacity, as counters of the network."""
+    load = record.load
+    for kind in load.rate:
+        # The last value holds for ever: nothing.
+        share = [*(100 * load.share(kind)).tolist(), 0.0]
+        for at, percent in zip(load.time.tolist(), share, strict=True):
+            yield Counter("network", f"{kind} (% of capacity)", at, {"busy": round(percent, 6)})
 
 
 def timeline_of(record: Record) -> Iterator[Slice]:

@@ -10,7 +10,7 @@ was the last thing the rank had seen when it launched this one, and then for as 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from dessim.errors import TraceError
 from dessim.trace.io import Trace, rank_file
@@ -21,8 +21,11 @@ _LOOK_BACK = 64  # ops
 EVERYONE = "every rank"  # the group of the barrier between steps
 
 
-def workload_from_trace(trace: Trace) -> Workload:
-    """The recorded steps of a trace, in order. Raises TraceError where the ops do not form a graph."""
+def workload_from_trace(trace: Trace, stretch: Callable[[Op], float] | None = None) -> Workload:
+    """The recorded steps of a trace, in order; `stretch` is how many times as long as recorded a compute op takes.
+
+    Raises TraceError where the ops do not form a graph.
+    """
     header = trace.header
     first: dict[int, float] = {}  # when the first rank started a step, on rank 0's clock
     for rank, ops in enumerate(trace.ranks):
@@ -31,12 +34,14 @@ def workload_from_trace(trace: Trace) -> Workload:
         for op in ops:
             start = op.start_us + header.clock_offset_us[rank]
             first[op.step] = min(first.get(op.step, start), start)
-    classes = tuple(RankClass((rank,), _tasks(trace, rank, first)) for rank in range(header.world_size))
+    classes = tuple(
+        RankClass((rank,), _tasks(trace, rank, first, stretch or (lambda _: 1.0))) for rank in range(header.world_size)
+    )
     groups = {**header.groups, EVERYONE: range(header.world_size)}
     return Workload(header.name, header.world_size, classes, groups, header.recorded_steps)
 
 
-def _tasks(trace: Trace, rank: int, first: Mapping[int, float]) -> tuple[Task, ...]:
+def _tasks(trace: Trace, rank: int, first: Mapping[int, float], stretch: Callable[[Op], float]) -> tuple[Task, ...]:
     ops, offset = trace.ranks[rank], trace.header.clock_offset_us[rank]
     tasks: list[Task] = []
     position: dict[int, int] = {}  # op id -> its task
@@ -61,7 +66,7 @@ def _tasks(trace: Trace, rank: int, first: Mapping[int, float]) -> tuple[Task, .
                 stream=op.stream,
                 deps=tuple(sorted({entry, *deps, *([position[anchor.id]] if anchor else [])})),
                 delay=delay * 1e-6,
-                duration=0.0 if op.kind is Kind.COLLECTIVE else op.dur_us * 1e-6,
+                duration=0.0 if op.kind is Kind.COLLECTIVE else op.dur_us * 1e-6 * stretch(op),
                 collective=op.collective,
                 group=op.group,
                 size=float(op.bytes),

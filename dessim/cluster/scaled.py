@@ -1,0 +1,87 @@
+"""The cluster with one thing faster or slower, all else equal: what-if runs simulate such a copy.
+
+Links, parts and transport are scaled; what describes the cluster as built (bisection, oversubscription) stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from dessim.cluster.graph import Cluster
+from dessim.cluster.links import Links
+from dessim.cluster.parts import Link
+
+KNOBS = {
+    "nic_rate": "rate of every NIC, both ways",
+    "nvlink_rate": "rate of NVLink, both ways",
+    "pcie_rate": "rate of PCIe and of the links between sockets",
+    "uplink_rate": "rate of every link between switches",
+    "gpu_flops": "FLOP/s of a GPU",
+    "gpu_memory": "bandwidth of a GPU's memory",
+    "latency": "latency of every link",
+    "overhead": "what a launch, a message and a collective call cost",
+    "flow_rate": "the most that a single flow gets",
+    "reduction_rate": "how fast a rank sums what it received",
+}
+"""What can be scaled, and what it is."""
+
+_IN_NODE = {"nic_rate": ("nic",), "nvlink_rate": ("nvlink",), "pcie_rate": ("pcie", "pcie_uplink", "socket_link")}
+_KINDS = {"nic_rate": ("nic_",), "nvlink_rate": ("nvlink_",), "pcie_rate": ("pcie_", "socket")}  # how they begin
+
+
+def has(cluster: Cluster, knob: str) -> bool:
+    """Whether the cluster has what `knob` scales."""
+    if knob in _KINDS:
+        return any(kind.startswith(_KINDS[knob]) for kind in cluster.links.kinds)
+    if knob == "uplink_rate":
+        return cluster.wiring.first > 0
+    if knob in ("flow_rate", "reduction_rate"):
+        return bool(getattr(cluster.transport, knob) < np.inf)
+    return knob in KNOBS
+
+
+def scaled(cluster: Cluster, knob: str, factor: float) -> Cluster:
+    """The cluster with `knob` (of KNOBS) times `factor`, which may be 0 for `latency` and `overhead` only."""
+    gpu, transport = cluster.gpu, cluster.transport
+    if knob == "gpu_flops":
+        return replace(cluster, gpu=replace(gpu, flops=gpu.flops * factor))
+    if knob == "gpu_memory":
+        return replace(cluster, gpu=replace(gpu, memory_bandwidth=gpu.memory_bandwidth * factor))
+    if knob in ("flow_rate", "reduction_rate"):
+        return replace(cluster, transport=replace(transport, **{knob: getattr(transport, knob) * factor}))
+    if knob == "overhead":
+        return replace(
+            cluster,
+            gpu=replace(gpu, launch_overhead=gpu.launch_overhead * factor),
+            transport=replace(
+                transport,
+                message_overhead=transport.message_overhead * factor,
+                op_overhead=transport.op_overhead * factor,
+            ),
+        )
+    if knob == "latency":
+        return _with_links(cluster, lambda links: replace(links, latency=links.latency * factor))
+    return _with_links(_with_parts(cluster, knob, factor), lambda links: _faster(cluster, links, knob, factor))
+
+
+def _faster(cluster: Cluster, links: Links, knob: str, factor: float) -> Links:
+    if knob == "uplink_rate":
+        these = np.arange(len(links)) < cluster.wiring.first
+    else:
+        these = np.array([kind.startswith(_KINDS[knob]) for kind in links.kinds])[links.kind]
+    return replace(links, capacity=np.where(these, links.capacity * factor, links.capacity))
+
+
+def _with_links(cluster: Cluster, change: Callable[[Links], Links]) -> Cluster:
+    built = None if cluster.built is None else change(cluster.built)
+    return replace(cluster, links=change(cluster.links), built=built)
+
+
+def _with_parts(cluster: Cluster, knob: str, factor: float) -> Cluster:
+    parts: dict[str, Link | None] = {key: getattr(cluster.node, key) for key in _IN_NODE.get(knob, ())}
+    faster: dict[str, Any] = {key: replace(part, rate=part.rate * factor) for key, part in parts.items() if part}
+    return replace(cluster, wiring=replace(cluster.wiring, node=replace(cluster.node, **faster)))

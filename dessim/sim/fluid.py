@@ -74,9 +74,10 @@ class Fluid:
 def start_draining(net: Incidence, size: Floats) -> Fluid | PivotFluid:
     """The fluid that suits the network: many different flows over few links are followed by pivoting.
 
-    Pivoting knows links of constant capacity only, and no caps.
+    Pivoting knows links of constant capacity only, and no caps; and it needs a link, which flows that have all drained
+    (and only have to arrive) do not use.
     """
-    if net.cap is None and net.fan_in is None and net.n_flows > _FEW and len(net.capacity) <= _DENSE:
+    if net.cap is None and net.fan_in is None and net.n_flows > _FEW and 0 < len(net.capacity) <= _DENSE:
         return PivotFluid(net, size)
     return Fluid(net, size)
 

@@ -56,6 +56,7 @@ class Costs:
     `pooled_flops`: FLOPs a sample of the whole operator over pooled field vectors, where it is not substituted, without
         `dense`.
     `id_floats`, `pair_floats`: floats of each id, each such pair, that the local partial keeps for its backward.
+    `id_grads`: floats of each id that its backward makes.
     `shared_weights`: floats of replicated weights that feed on local partials, whose gradient is itself a partial sum.
     `bag_floats`: floats that a bag (the ids of one field of one sample) needs beside the sum of its rows.
     `dense`: the layers above the sums.
@@ -69,6 +70,7 @@ class Costs:
     pooled_flops: str = "0"
     id_floats: str = "0"
     pair_floats: str = "0"
+    id_grads: str = "0"
     shared_weights: str = "0"
     bag_floats: int = 0
     dense: Dense = Dense()
@@ -108,7 +110,7 @@ class Lr(_Spec):
     reads: ClassVar[str] = "w"
 
     def costs(self, shape: Shape) -> Costs:
-        return Costs("lr", wire="1", id_flops="2", finish_flops="1", pooled_flops="F")
+        return Costs("lr", wire="1", id_flops="2", finish_flops="1", pooled_flops="F", id_grads="1")
 
 
 class Fm(_Spec):
@@ -123,7 +125,8 @@ class Fm(_Spec):
             id_flops="3*D",
             finish_flops="2*D+2",
             pooled_flops="3*F*D",
-            id_floats="D+1",
+            id_floats="D",
+            id_grads="3*D+1",  # of the sum, of the squares, and both together
             bag_floats=1,
         )
 
@@ -145,6 +148,7 @@ class Mlp(_Spec):
             pair_flops="2*D*H1",
             pooled_flops="2*F*D*H1",
             pair_floats="D+H1",
+            id_grads="D",
             shared_weights="H1*F*D",
             dense=tower(self.widths),
         )
@@ -164,7 +168,8 @@ class Nfm(_Spec):
             id_flops="3*D",
             finish_flops="3*D",
             pooled_flops="2*F*D + 3*D",
-            id_floats="2*D",
+            id_floats="D",
+            id_grads="3*D",
             bag_floats=shape.width,
             dense=perceptron(shape.width, self.widths) + Dense(units=2 * shape.width),
         )
@@ -186,6 +191,7 @@ class Cross(_Spec):
             finish_flops=f"{3 * self.layers + 2}",
             pooled_flops=f"2*F*D*{scalars}",
             pair_floats=f"D+{scalars}",
+            id_grads="D",
             shared_weights=f"{scalars}*F*D",
             dense=Dense(weights=self.layers * shape.pooled, units=2 * self.layers),
         )
@@ -202,8 +208,8 @@ class CrossV2(_Spec):
     def costs(self, shape: Shape) -> Costs:
         n = shape.pooled
         matrix = n * n if self.rank is None else 2 * n * self.rank
-        layers = Dense(self.layers * matrix, self.layers * (matrix + n), self.layers * (2 * n + (self.rank or 0)))
-        return Costs("cross_v2", wire="0", dense=layers + Dense(n, n))
+        units = (2 * self.layers - 1) * n + self.layers * (self.rank or 0)  # x_l and its product, but x_0
+        return Costs("cross_v2", wire="0", dense=Dense(self.layers * matrix + n, self.layers * (matrix + n) + n, units))
 
 
 class Dot(_Spec):
@@ -230,10 +236,11 @@ class Cin(_Spec):
     needs_operand: ClassVar[bool] = True
 
     def costs(self, shape: Shape) -> Costs:
-        layers = Dense(sum(self.widths), sum(self.widths), sum(self.widths))
-        for below, maps in pairwise((shape.fields, *self.widths)):
-            products = below * shape.fields
-            layers += Dense(products * shape.width * (maps + 1), products * maps, (products + maps) * shape.width)
+        products = [below * shape.fields for below in (shape.fields, *self.widths[:-1])]
+        # The widest products have two more tensors of their size in backward: their gradient, and a factor's share.
+        layers = Dense(sum(self.widths), sum(self.widths), 2 * max(products) * shape.width)
+        for wide, maps in zip(products, self.widths, strict=True):
+            layers += Dense(wide * shape.width * (maps + 1), wide * maps, (wide + maps) * shape.width)
         return Costs("cin", wire="0", dense=layers)
 
 
@@ -258,7 +265,7 @@ AnySpec = Lr | Fm | Nfm | Cross | Mlp | CrossV2 | Dot | Cin | Head
 Spec = Annotated[AnySpec, Field(discriminator="kind")]
 KINDS = ("lr", "fm", "nfm", "cross", "mlp", "cross_v2", "dot", "inner", "cin", "head")  # the order of the buffer
 
-OPERAND = Costs("operand", wire="F*D", id_flops="D")
+OPERAND = Costs("operand", wire="F*D", id_flops="D", id_grads="D")
 
 
 def total(costs: Iterable[Costs], part: str) -> str:
@@ -271,3 +278,9 @@ def total(costs: Iterable[Costs], part: str) -> str:
     if part in ("finish_flops", "pooled_flops") and any(c.dense.multiply_adds for c in costs):
         terms.append("2*A")
     return " + ".join(terms) if terms else "0"
+
+
+def largest(costs: Iterable[Costs], part: str) -> str:
+    """The largest of one cost over the operators, as a formula: what they need one after another, not together."""
+    terms = [text for c in costs if (text := getattr(c, part)) != "0"]
+    return f"max({', '.join(terms)})" if len(terms) > 1 else f"({terms[0]})" if terms else "0"

@@ -113,6 +113,13 @@ def labels_never_sent() -> None:
     des.DesAllReduce._labels = labels  # type: ignore[method-assign]
 
 
+def every_replica_brings_its_tail() -> None:
+    """Each replica adds the whole of what its tail found for the shared weights, N times too much."""
+    from des_ref.strategies import des
+
+    des.DesAllReduce._share_of_shared_grads = lambda self: None  # type: ignore[method-assign]
+
+
 def case(tiny: Path, ranks: int, strategy: str = "des_all_reduce", steps: int = 4, sabotage: Any = None) -> Case:
     return Case(ranks, steps, str(tiny), strategy, "cpu", sabotage=sabotage)
 
@@ -136,6 +143,28 @@ def test_green_without_an_mlp(kinds: tuple[str, ...], tmp_path: Path) -> None:
     head = 'schema_version = 1\nname = "wide"\n[input]\nfields = 3\nids_per_sample = 5.0\nvocabulary = 90\n'
     file.write_text(f"{head}[embedding]\nwidth = 5\n{operators}")
     assert passed(certify.certify(case(file, 2)))
+
+
+@pytest.fixture
+def crossed(tmp_path: Path) -> Path:
+    """DCN, whose tail reads the weights that its partials read, beside an operator that needs the operand."""
+    file = tmp_path / "crossed.toml"
+    head = 'schema_version = 1\nname = "crossed"\n[input]\nfields = 3\nids_per_sample = 5.0\nvocabulary = 90\n'
+    cross, cin = '[[operators]]\nkind = "cross"\nlayers = 2\n', '[[operators]]\nkind = "cin"\nwidths = [3, 2]\n'
+    file.write_text(f"{head}[embedding]\nwidth = 4\n{cross}{cin}")
+    return file
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["des_all_reduce", "des_reduce_scatter"])
+def test_green_with_weights_below_and_above_the_sums(strategy: str, crossed: Path) -> None:
+    assert passed(certify.certify(case(crossed, 2, strategy)))
+
+
+@pytest.mark.slow
+def test_red_when_every_replica_brings_its_tail(crossed: Path) -> None:
+    result = certify.certify(case(crossed, 2, sabotage=every_replica_brings_its_tail))
+    assert not passed(result) and result["bytes_match"] and result["max_grad_diff"] > 1e-9
 
 
 @pytest.mark.slow

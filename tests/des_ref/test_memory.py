@@ -21,6 +21,10 @@ from dessim.workload.model import load_model
         ("deepfm", "des_all_reduce", 1024),
         ("deepfm", "des_reduce_scatter", 1024),
         ("deepfm_multihot", "des_all_reduce", 256),
+        ("nfm", "des_all_reduce", 512),
+        ("dcn", "des_all_reduce", 512),
+        ("dcn_v2", "des_all_reduce", 512),
+        ("dlrm", "des_all_reduce", 512),
     ],
 )
 def test_a_step_allocates_what_its_plan_says(name: str, strategy: str, batch: int) -> None:

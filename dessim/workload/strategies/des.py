@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dessim.trace.schema import Collective, Phase
 from dessim.workload.model import Model
-from dessim.workload.operators import total
+from dessim.workload.operators import largest, total
 from dessim.workload.plan import Plan, PlannedOp, Traffic, collective, compute
 from dessim.workload.strategies.parts import ids_to_owners, update_dense, update_rows
 
@@ -105,7 +105,7 @@ def _plan(name: str, model: Model, scatter: bool) -> Plan:
             flops=f"2*(B*m/N)*({per_id}) + 2*B*q*({per_pair})",
             mem=f"3*(B*m/N)*W*s + {buffer} + (U/N)*W*s + 2*({shared})*s",
             kernels=20,
-            keeps=f"(B*m/N)*({total(costs, 'id_grads')})*s + (U/N)*W*s + ({shared})*s",
+            keeps=f"(B*m/N)*{largest(costs, 'id_grads')}*s + (U/N)*W*s + ({shared})*s",
         )
     )
     if shared != "0":

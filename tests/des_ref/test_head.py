@@ -1,0 +1,80 @@
+"""Heads of the user's own: what they may be, and one clear line for what they may not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from des_ref.substitution.head import Head
+from dessim.errors import ModelError, UsageError
+from dessim.workload.model import parse_model
+
+
+class Sum(nn.Module):
+    def __init__(self, *parts: nn.Module, keep: bool = False) -> None:
+        super().__init__()
+        self.parts, self.keep = nn.ModuleList(parts), keep
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        return pooled.flatten(1).sum(dim=1, keepdim=self.keep)
+
+
+def linear(fields: int, width: int) -> nn.Module:
+    return Sum(nn.Linear(2, 3))
+
+
+def drops(fields: int, width: int) -> nn.Module:
+    return Sum(nn.Dropout(0.1))
+
+
+def normalises(fields: int, width: int) -> nn.Module:
+    return Sum(nn.BatchNorm1d(3))
+
+
+def columns(fields: int, width: int) -> nn.Module:
+    return Sum(keep=True)
+
+
+def no_module(fields: int, width: int) -> object:
+    return 3
+
+
+def make(name: str, weights: int = 0, seed: int = 1) -> Head:
+    return Head(f"{__name__}:{name}", 4, 2, weights, torch.Generator().manual_seed(seed))
+
+
+def test_starts_from_the_seed_and_leaves_torchs_own_generator_alone() -> None:
+    state = torch.random.get_rng_state()
+    a, b, c = (make("linear", 9, seed).module.parts[0].weight for seed in (1, 1, 2))
+    assert torch.equal(a, b) and not torch.equal(a, c) and a.dtype is torch.float64
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "said"),
+    [
+        ("absent", 0, "name an importable function"),
+        ("no_module", 0, "must return a torch.nn.Module"),
+        ("drops", 0, "has a Dropout"),
+        ("normalises", 6, "has a BatchNorm1d"),
+        ("linear", 10, "write weights = 9"),
+        ("columns", 0, r"it must give logits \[2\]"),
+    ],
+)
+def test_what_a_head_may_not_be(name: str, weights: int, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        make(name, weights)
+
+
+def test_a_head_is_named_by_module_and_function() -> None:
+    operator = {"kind": "head", "module": "heads.py", "weights": 1, "multiply_adds": 1}
+    raw = {
+        "schema_version": 1,
+        "name": "x",
+        "input": {"fields": 2, "ids_per_sample": 2},
+        "embedding": {"width": 2},
+        "operators": [operator],
+    }
+    with pytest.raises(ModelError, match=r"operators\.0\.module"):
+        parse_model(raw, "x.toml")

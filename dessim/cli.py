@@ -28,6 +28,7 @@ from dessim.cli_options import (
     parse_sizes,
 )
 from dessim.cli_output import guarded, print_json
+from dessim.cli_tenants import tenants
 from dessim.cli_topo import topo
 from dessim.cli_trace import trace
 from dessim.cli_watch import TimeBudgetOption, stop_partial, watching
@@ -237,6 +238,9 @@ def collective(
         print_json({"cluster": machine.name, **(rows[0] if len(rows) == 1 else {"rows": rows}), "partial": False})
     else:
         print_collectives(rows)
+
+
+app.command()(tenants)
 
 
 def main() -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import simpy
@@ -23,105 +22,15 @@ from dessim.cluster.placement import place, seated
 from dessim.errors import DeadlockError, OutOfTime, UsageError
 from dessim.sim.collective import Collectives, Routed
 from dessim.sim.engine import Process, Run
-from dessim.sim.flows import Bools
 from dessim.sim.maxmin import Ints
 from dessim.sim.network import Network
 from dessim.sim.recorder import Record
 from dessim.sim.repetition import Circle, circles
+from dessim.sim.stay import Running, Stay, Tenant
 from dessim.sim.watch import Watch
 from dessim.trace.schema import Collective
-from dessim.workload.dag import Workload
 
 _LAST = EventPriority(2)  # simpy's own are 0 and 1
-
-
-@dataclass(frozen=True, slots=True)
-class Tenant:
-    """A job to come at `arrival` [s]: `steps` times `workload`. `placement` is a policy, or its GPUs in rank order."""
-
-    name: str
-    workload: Workload
-    arrival: float = 0.0
-    steps: int = 1
-    placement: str | Sequence[int] = "packed"
-    seed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Stay:
-    """How a job fared: when it came, started and was over [s], and what a step takes alone on the same GPUs.
-
-    `records` are its different steps, each with how many there were like it.
-    """
-
-    name: str
-    gpus: Ints
-    steps: int
-    arrival: float
-    start: float
-    end: float
-    alone_s: float
-    records: tuple[tuple[Record, int], ...]
-
-    @property
-    def wait_s(self) -> float:
-        return self.start - self.arrival
-
-    @property
-    def step_time_s(self) -> float:
-        """Seconds a step, on average."""
-        return (self.end - self.start) / self.steps
-
-    @property
-    def slowdown(self) -> float:
-        return self.step_time_s / self.alone_s
-
-
-@dataclass(slots=True, eq=False)
-class _Kept:
-    record: Record
-    count: int = 1
-
-
-@dataclass(slots=True, eq=False)
-class _Running:
-    """A job that has its GPUs."""
-
-    tenant: Tenant
-    gpus: Ints
-    collectives: Collectives
-    alone_s: float
-    used: Bools
-    start: float
-    done: int = 0
-    run: Run | None = None
-    seen: list[_Kept] = field(default_factory=list)
-    twin: _Kept | None = None  # what the step under way is like, where it was held
-
-    @property
-    def steps(self) -> int:
-        return self.tenant.steps
-
-    def credit(self, steps: int, period: int) -> None:
-        """See `dessim.sim.repetition.Member`."""
-        self.done += steps
-        for kept in self.seen[-period:]:
-            kept.count += steps // period
-        if self.run is not None:
-            self.twin = self.seen[-period]
-
-    def keep(self, record: Record) -> None:
-        """A step is over."""
-        self.done += 1
-        if self.twin is not None:
-            self.twin.count += 1
-        self.seen.append(self.twin or _Kept(record))
-        self.twin = None
-
-    def stay(self, end: float) -> Stay:
-        records = tuple((kept.record, kept.count) for kept in dict.fromkeys(self.seen))
-        job = self.tenant
-        return Stay(job.name, self.gpus, job.steps, job.arrival, self.start, end, self.alone_s, records)
 
 
 class _Settled(simpy.Event):
@@ -150,7 +59,7 @@ class _Room:
         self.free = np.ones(routed.cluster.n_gpus, dtype=bool)
         self.queue: deque[tuple[Tenant, simpy.Event]] = deque()
         self.coming = sorted(tenant.arrival for tenant in tenants)
-        self.circles: list[Circle[_Running]] = []
+        self.circles: list[Circle[Running]] = []
         self.steps = sum(tenant.steps for tenant in tenants)
         self.stays: dict[str, Stay] = {}
 
@@ -161,7 +70,7 @@ class _Room:
         turn = self.env.event()
         self.queue.append((tenant, turn))
         self._admit()
-        running: _Running = yield turn  # type: ignore[assignment]
+        running: Running = yield turn  # type: ignore[assignment]
         yield from self._pause(running)
         while running.done < tenant.steps:
             yield from self._step(running)
@@ -169,7 +78,7 @@ class _Room:
         self.stays[tenant.name] = running.stay(float(self.env.now))
         self._leave(running)
 
-    def _step(self, running: _Running) -> Process:
+    def _step(self, running: Running) -> Process:
         watch = self.watch.within(self._done(), self.steps, "steps")
         running.run = Run(self.env, self.network, running.collectives, running.tenant.workload, watch)
         yield running.run.start()
@@ -177,7 +86,7 @@ class _Room:
         record.bytes_by_kind = _carried(record)
         running.keep(record)
 
-    def _pause(self, running: _Running) -> Process:
+    def _pause(self, running: Running) -> Process:
         """Between two steps: time passes only if what happens in it is known."""
         if not self.repetition:
             return
@@ -212,14 +121,14 @@ class _Room:
             self.circles += circles([*(m for c in met for m in c.members), running])
             turn.succeed(running)
 
-    def _leave(self, running: _Running) -> None:
+    def _leave(self, running: Running) -> None:
         circle = self._circle(running)
         self.circles.remove(circle)
         self.circles += circles(member for member in circle.members if member is not running)
         self.free[running.gpus] = True
         self._admit()
 
-    def _circle(self, running: _Running) -> Circle[_Running]:
+    def _circle(self, running: Running) -> Circle[Running]:
         return next(circle for circle in self.circles if running in circle.members)
 
     def _place(self, tenant: Tenant) -> Ints | None:
@@ -229,7 +138,7 @@ class _Room:
         gpus = seated(cluster, n, tenant.placement)
         return gpus if self.free[gpus].all() else None
 
-    def _settle(self, tenant: Tenant, gpus: Ints) -> _Running:
+    def _settle(self, tenant: Tenant, gpus: Ints) -> Running:
         """A job on its GPUs; and how it would fare there alone."""
         routed, workload, env = self.routed, tenant.workload, simpy.Environment()
         collectives = Collectives(routed, workload.groups, self.algorithms, seats=gpus)
@@ -239,7 +148,7 @@ class _Room:
             env.run(until=run.start())
         except RuntimeError as stuck:
             raise DeadlockError(f"job {tenant.name}: deadlock: {run.meetings.missing()}") from stuck
-        return _Running(tenant, gpus, collectives, float(env.now), collectives.used, float(self.env.now))
+        return Running(tenant, gpus, collectives, float(env.now), collectives.used, float(self.env.now))
 
     def _done(self) -> int:
         running = sum(member.done for circle in self.circles for member in circle.members)

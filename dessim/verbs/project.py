@@ -22,6 +22,7 @@ from dessim.sim.watch import Watch
 from dessim.trace.schema import Collective, Kind
 from dessim.units import format_bandwidth, format_size
 from dessim.workload import formula
+from dessim.workload.dag import Workload
 from dessim.workload.from_plan import workload_from_plan
 from dessim.workload.memory import Memory, Spill, memory_of, require, spill_of
 from dessim.workload.plan import Plan, PlannedOp, Traffic
@@ -161,8 +162,8 @@ def _row(
     except CapacityError as error:
         return Misfit(n, plan.strategy, batch, memory, str(error))
     spill = spill_of(plan, job.model, memory, symbols, gpu.memory, host_bandwidth) if host_bandwidth else None
-    durations, compute_from = _durations(job, cluster, plan, symbols, spill)
-    record = simulate(cluster, workload_from_plan(plan, symbols, durations), algorithms, routed=routed, watch=watch)
+    workload, compute_from = step_of(job, cluster, plan, symbols, spill)
+    record = simulate(cluster, workload, algorithms, routed=routed, watch=watch)
     return Projection(
         gpus=n,
         strategy=plan.strategy,
@@ -201,6 +202,14 @@ def _spill_from(job: Job, host_bandwidth: float) -> str:
         f"assumed: the hottest rows stay on the GPU, ids by Zipf's law with skew {job.model.input.skew:g}; "
         f"{format_bandwidth(host_bandwidth)} each way to the host's memory"
     )
+
+
+def step_of(
+    job: Job, cluster: Cluster, plan: Plan, symbols: Mapping[str, float], spill: Spill | None = None
+) -> tuple[Workload, str]:
+    """A step of `plan` on the GPUs of `cluster`, and where its compute times come from."""
+    durations, source = _durations(job, cluster, plan, symbols, spill)
+    return workload_from_plan(plan, symbols, durations), source
 
 
 def _durations(

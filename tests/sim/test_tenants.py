@@ -15,7 +15,8 @@ from dessim.errors import CapacityError, DeadlockError, OutOfTime, UsageError
 from dessim.results.metrics import breakdown
 from dessim.sim.collective import Routed
 from dessim.sim.engine import simulate
-from dessim.sim.tenants import Stay, Tenant, simulate_tenants
+from dessim.sim.stay import Stay, Tenant
+from dessim.sim.tenants import simulate_tenants
 from dessim.sim.watch import Watch
 from dessim.trace.schema import Collective
 from dessim.workload.dag import Workload

@@ -1,0 +1,46 @@
+"""`dessim tenants`: several jobs on one fabric."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dessim.cli_options import AlgorithmOption, Fold, FoldOption, JsonOption, parse_algorithms
+from dessim.cli_output import guarded, print_json
+from dessim.cli_watch import TimeBudgetOption, stop_partial, watching
+from dessim.errors import OutOfTime
+from dessim.units import format_time
+
+
+@guarded
+def tenants(
+    page: Annotated[Path, typer.Argument(help="TOML page of jobs; format: docs/tenants.md.", show_default=False)],
+    algorithm: AlgorithmOption = None,
+    fold: FoldOption = Fold.ON,
+    time_budget: TimeBudgetOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Run several jobs on one cluster: who waits, what each loses to the others, how busy the fabric is."""
+    from dessim.cluster import load_cluster
+    from dessim.results.tables import print_table
+    from dessim.results.tenants_tables import jobs_table, utilisation_table
+    from dessim.verbs.tenants import tenants as run
+    from dessim.verbs.tenants_page import load_page
+
+    asked = load_page(page)
+    machine = load_cluster(asked.cluster)
+    try:
+        with watching(time_budget) as watch:
+            result = run(asked, machine, parse_algorithms(algorithm), fold is Fold.ON, watch).to_json()
+    except OutOfTime as cut:
+        stop_partial(cut, {"cluster": machine.name}, json, "give the jobs fewer steps")
+    if json:
+        print_json({**result, "partial": False})
+        return
+    print_table(jobs_table(result["jobs"]))
+    print_table(utilisation_table(result["utilisation"]))
+    print(f"all over after {format_time(result['end_s'])} on {machine.name}; alone: the same job on the same GPUs")
+    for strategy, caveat in dict.fromkeys((j["strategy"], j["caveat"]) for j in result["jobs"] if j["caveat"]):
+        print(f"{strategy}: {caveat}")

@@ -1,0 +1,104 @@
+"""A job that comes to a cluster, stays for its steps, and leaves: what is asked, how far it is, how it fared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from dessim.sim.collective import Collectives
+from dessim.sim.engine import Run
+from dessim.sim.flows import Bools
+from dessim.sim.maxmin import Ints
+from dessim.sim.recorder import Record
+from dessim.workload.dag import Workload
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """A job to come at `arrival` [s]: `steps` times `workload`. `placement` is a policy, or its GPUs in rank order."""
+
+    name: str
+    workload: Workload
+    arrival: float = 0.0
+    steps: int = 1
+    placement: str | Sequence[int] = "packed"
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Stay:
+    """How a job fared: when it came, started and was over [s], and what a step takes alone on the same GPUs.
+
+    `records` are its different steps, each with how many there were like it.
+    """
+
+    name: str
+    gpus: Ints
+    steps: int
+    arrival: float
+    start: float
+    end: float
+    alone_s: float
+    records: tuple[tuple[Record, int], ...]
+
+    @property
+    def wait_s(self) -> float:
+        return self.start - self.arrival
+
+    @property
+    def step_time_s(self) -> float:
+        """Seconds a step, on average."""
+        return (self.end - self.start) / self.steps
+
+    @property
+    def slowdown(self) -> float:
+        return self.step_time_s / self.alone_s
+
+
+@dataclass(slots=True, eq=False)
+class Kept:
+    """A step that was simulated, and how many there were like it."""
+
+    record: Record
+    count: int = 1
+
+
+@dataclass(slots=True, eq=False)
+class Running:
+    """A job that has its GPUs."""
+
+    tenant: Tenant
+    gpus: Ints
+    collectives: Collectives
+    alone_s: float
+    used: Bools
+    start: float
+    done: int = 0
+    run: Run | None = None
+    seen: list[Kept] = field(default_factory=list)
+    twin: Kept | None = None  # what the step under way is like, where it was held
+
+    @property
+    def steps(self) -> int:
+        return self.tenant.steps
+
+    def credit(self, steps: int, period: int) -> None:
+        """See `dessim.sim.repetition.Member`."""
+        self.done += steps
+        for kept in self.seen[-period:]:
+            kept.count += steps // period
+        if self.run is not None:
+            self.twin = self.seen[-period]
+
+    def keep(self, record: Record) -> None:
+        """A step is over."""
+        self.done += 1
+        if self.twin is not None:
+            self.twin.count += 1
+        self.seen.append(self.twin or Kept(record))
+        self.twin = None
+
+    def stay(self, end: float) -> Stay:
+        records = tuple((kept.record, kept.count) for kept in dict.fromkeys(self.seen))
+        job = self.tenant
+        return Stay(job.name, self.gpus, job.steps, job.arrival, self.start, end, self.alone_s, records)

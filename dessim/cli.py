@@ -28,7 +28,6 @@ from dessim.cli_options import (
     parse_sizes,
 )
 from dessim.cli_output import guarded, print_json
-from dessim.cli_tenants import tenants
 from dessim.cli_topo import topo
 from dessim.cli_trace import trace
 from dessim.cli_watch import TimeBudgetOption, stop_partial, watching
@@ -143,7 +142,8 @@ def project(
 ) -> None:
     """Project a step to other strategies and scales, from a trace or a model file."""
     from dessim.cluster import load_cluster
-    from dessim.results.figures import fitting, throughput
+    from dessim.results.figures import throughput
+    from dessim.results.rows import fitting
     from dessim.results.show import print_projection
     from dessim.results.tables import write_projection_csv
     from dessim.trace.io import load_trace
@@ -238,9 +238,6 @@ def collective(
         print_json({"cluster": machine.name, **(rows[0] if len(rows) == 1 else {"rows": rows}), "partial": False})
     else:
         print_collectives(rows)
-
-
-app.command()(tenants)
 
 
 def main() -> None:

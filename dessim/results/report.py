@@ -15,7 +15,9 @@ from typing import Any
 
 from dessim.files import write_text
 from dessim.results import figures
-from dessim.results.figures import Row, fitting, style_of
+from dessim.results.rows import Row, fitting
+from dessim.results.style import style_of
+from dessim.results.svg import inline
 from dessim.units import format_count, format_size, format_time
 
 SOURCES = ("measured", "fitted", "formula", "simulated", "assumed")  # kinds of provenance, the surest first
@@ -219,4 +221,4 @@ def _provenance(rows: Sequence[Row]) -> list[dict[str, Any]]:
 def _drawing(svg: str) -> str:
     if _FORBIDDEN.search(svg):
         raise ValueError("the cluster drawing holds something that could run or load; it must be plain SVG")
-    return figures.inline(svg, "cluster")
+    return inline(svg, "cluster")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dessim.results.figures import fitting
 from dessim.results.report import percent
+from dessim.results.rows import fitting
 from dessim.results.tables import (
     collective_table,
     key_value_table,

@@ -18,7 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from dessim.files import write_json, write_text
-from dessim.results import figures
+from dessim.results.axes import gpu_axis, log_axis
+from dessim.results.rows import data_csv
+from dessim.results.style import FAINT, house_style, style_of
+from dessim.results.svg import svg_text
 from dessim.workload.model import Model, parse_model
 from dessim.workload.strategies import plan
 
@@ -102,7 +105,7 @@ def draw(study: dict[str, Any], rows: list[dict[str, Any]]) -> str:
 
     models = [m["name"] for m in study["models"]]
     workers, ids_shown = study["grid"]["workers"], study["figure"]["ids_per_sample"]
-    with figures.house_style() as plt:
+    with house_style() as plt:
         figure, panels = plt.subplots(3, len(models), figsize=(10.2, 8.6), sharex=True, sharey="row")
         for column, model in enumerate(models):
             mine = [r for r in rows if r["model"] == model]
@@ -116,7 +119,7 @@ def draw(study: dict[str, Any], rows: list[dict[str, Any]]) -> str:
                 if column == 0:
                     axes.set_ylabel(f"saved by DES (%)\n{AGAINST[duplicates]}")
                     axes.text(2, -94, "here DES sends more", color="#a34700", size="small")
-            figures.gpu_axis(panels[2][column], workers, most=4, label="workers (GPUs)")
+            gpu_axis(panels[2][column], workers, most=4, label="workers (GPUs)")
         for axes in panels[0]:
             axes.set_xlabel("")
         panels[0][0].set_ylabel(f"sent by a worker in a step\nat {ids_shown} ids a sample (MiB)")
@@ -129,7 +132,7 @@ def draw(study: dict[str, Any], rows: list[dict[str, Any]]) -> str:
         for row in (1, 2):
             handles, labels = panels[row][0].get_legend_handles_labels()
             panels[row][-1].legend(handles, labels, title="ids a sample", alignment="left", **right)
-        return figures.svg_text(figure, "Bytes saved by DES")
+        return svg_text(figure, "Bytes saved by DES")
 
 
 def _bytes_panel(axes: Any, rows: list[dict[str, Any]], study: dict[str, Any]) -> None:
@@ -138,7 +141,7 @@ def _bytes_panel(axes: Any, rows: list[dict[str, Any]], study: dict[str, Any]) -
     # A whole table needs a worker: table-wise has no more workers than tables, so its line ends there.
     tables = study["input"]["fields"]
     rows = [r for r in rows if r["strategy"] != "table_wise" or r["workers"] <= tables]
-    styles = {s: figures.style_of(s) for s in study["grid"]["strategies"]}
+    styles = {s: style_of(s) for s in study["grid"]["strategies"]}
     labels = [s.label for s in styles.values()]
     sns.lineplot(
         x=[r["workers"] for r in rows],
@@ -153,7 +156,7 @@ def _bytes_panel(axes: Any, rows: list[dict[str, Any]], study: dict[str, Any]) -
         markersize=6,
         ax=axes,
     )
-    figures.log_axis(axes, "{:,g}".format)
+    log_axis(axes, "{:,g}".format)
 
 
 def _savings_panel(axes: Any, rows: list[dict[str, Any]], study: dict[str, Any]) -> None:
@@ -162,7 +165,7 @@ def _savings_panel(axes: Any, rows: list[dict[str, Any]], study: dict[str, Any])
     ids = [f"{i:,}" for i in study["grid"]["ids_per_sample"]]
     claim = 100 * study["claim"]["saved"]
     axes.axhspan(-110, 0, color="#d55e00", alpha=0.07, lw=0)
-    axes.axhline(0, color=figures.FAINT, lw=0.8)
+    axes.axhline(0, color=FAINT, lw=0.8)
     axes.axhline(claim, color="#0173b2", lw=1, ls=(0, (4, 3)), label="68.7 % (paper)")
     sns.lineplot(
         x=[r["workers"] for r in rows],
@@ -200,7 +203,7 @@ def main(arguments: list[str] | None = None) -> int:
     study = tomllib.loads((HERE / "study.toml").read_text("utf-8"))
     rows = compute(study)
     found = findings(study, rows)
-    write_text(options.out / "savings.csv", figures.data_csv(rows, COLUMNS))
+    write_text(options.out / "savings.csv", data_csv(rows, COLUMNS))
     write_text(options.out / "savings.svg", draw(study, rows))
     for f in found:
         loses = ", ".join(f"{rival} {n}" for rival, n in f["loses_from"].items() if n is not None) or "nobody"

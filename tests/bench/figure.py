@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from dessim.files import write_text
-from dessim.results.figures import data_csv, gpu_axis, house_style, log_axis, svg_text
+from dessim.results.axes import gpu_axis, log_axis
+from dessim.results.rows import data_csv
+from dessim.results.style import house_style
+from dessim.results.svg import svg_text
 
 COLOURS = {"ring": "#0173b2", "hierarchical": "#029e73", "pairwise": "#de8f05"}
 MARKERS = {"ring": "o", "hierarchical": "s", "pairwise": "D"}

@@ -11,7 +11,7 @@ from itertools import combinations
 
 import pytest
 
-from dessim.results import figures
+from dessim.results import figures, style
 from dessim.workload.strategies import STRATEGIES
 from tests.results.sample import SCALES, projection
 
@@ -33,16 +33,16 @@ def drawn():
 
 
 def test_every_strategy_has_its_own_colour_and_marker():
-    assert figures.STRATEGY_STYLE.keys() == STRATEGIES.keys()
+    assert style.STRATEGY_STYLE.keys() == STRATEGIES.keys()
     for field in ("color", "marker", "label"):
-        assert len({getattr(s, field) for s in figures.STRATEGY_STYLE.values()}) == len(STRATEGIES)
+        assert len({getattr(s, field) for s in style.STRATEGY_STYLE.values()}) == len(STRATEGIES)
 
 
 def test_the_colours_are_seaborns_colourblind_palette():
     import seaborn as sns
 
     palette = {c.lower() for c in sns.color_palette("colorblind").as_hex()}
-    assert {s.color for s in figures.STRATEGY_STYLE.values()} <= palette
+    assert {s.color for s in style.STRATEGY_STYLE.values()} <= palette
 
 
 @pytest.mark.parametrize("name", DRAW)
@@ -50,7 +50,7 @@ def test_a_figure_is_svg_with_a_name_and_the_pages_ink(drawn, name):
     svg = drawn[name]
     root = ET.fromstring(svg)
     assert root.tag.endswith("svg") and root.get("role") == "img" and root.get("aria-label")
-    assert figures.INK not in svg and "currentColor" in svg
+    assert style.INK not in svg and "currentColor" in svg
     assert not re.search(r"\d{4}-\d\d-\d\d", svg)  # no date
 
 

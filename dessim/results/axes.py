@@ -1,0 +1,111 @@
+"""Parts of figures: lines and bars a strategy, axes that a reader need not decode, legends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from dessim.results.rows import Row
+from dessim.results.style import PART_STYLE, style_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def lines(axes: Axes, rows: Sequence[Row], key: str) -> None:
+    """One line a strategy, in the order the rows name them."""
+    import seaborn
+
+    sns: Any = seaborn  # has no types
+    order = list(dict.fromkeys(r["strategy"] for r in rows))
+    styles = [style_of(name) for name in order]
+    data = {
+        "gpus": [r["gpus"] for r in rows],
+        "strategy": [style_of(r["strategy"]).label for r in rows],
+        key: [r[key] for r in rows],
+    }
+    sns.lineplot(
+        data,
+        x="gpus",
+        y=key,
+        hue="strategy",
+        style="strategy",
+        hue_order=[s.label for s in styles],
+        style_order=[s.label for s in styles],
+        palette={s.label: s.color for s in styles},
+        markers={s.label: s.marker for s in styles},
+        dashes={s.label: s.dash or "" for s in styles},
+        markersize=6.5,
+        linewidth=1.6,
+        errorbar=None,
+        ax=axes,
+    )
+
+
+def stacked(axes: Axes, rows: Sequence[Row], parts: Sequence[str], totals: Sequence[str]) -> None:
+    """Horizontal stacked bars, one a strategy, first row on top; `totals` are written at the bars' ends."""
+    labels = [style_of(r["strategy"]).label for r in rows]
+    left = [0.0] * len(rows)
+    for part in parts:
+        name, color, hatch = PART_STYLE[part]
+        widths = [float(r.get(part, 0.0)) for r in rows]
+        axes.barh(
+            labels, widths, left=left, height=0.68, color=color, hatch=hatch, edgecolor="white", lw=0.4, label=name
+        )
+        left = [a + b for a, b in zip(left, widths, strict=True)]
+    for label, end, text in zip(labels, left, totals, strict=True):
+        axes.annotate(text, (end, label), xytext=(4, 0), textcoords="offset points", va="center", size="small")
+    if not axes.yaxis_inverted():
+        axes.invert_yaxis()
+    axes.grid(False, axis="y")
+    axes.tick_params(axis="y", length=0)
+
+
+def gpu_axis(axes: Axes, scales: Sequence[int], most: int = 8, label: str = "GPUs") -> None:
+    """A log2 axis with at most `most` of the scales on it."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_locator(FixedLocator(spread(scales, most)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.set_xlabel(label)
+
+
+def log_axis(axes: Axes, text: Callable[[float], str]) -> None:
+    """A logarithmic y axis with labels a reader need not decode."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    labels = FuncFormatter(lambda value, _: text(value))
+    axes.yaxis.set_major_formatter(labels)
+    narrow = high < 30 * low  # hardly a power of ten inside: label 2 and 5 as well
+    axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5) if narrow else range(2, 10)))
+    axes.yaxis.set_minor_formatter(labels if narrow else NullFormatter())
+
+
+def legend_outside(axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    if legend := axes.get_legend():
+        legend.remove()
+    if handles:
+        axes.legend(handles, labels, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+
+
+def legend_below(axes: Axes) -> None:
+    axes.legend(loc="upper center", bbox_to_anchor=(0.45, -0.19), ncols=2, frameon=False, handlelength=2)
+
+
+def spread(values: Sequence[int], most: int) -> list[int]:
+    """At most `most` of the values, evenly spread, the first and the last among them."""
+    if len(values) <= most:
+        return list(values)
+    return [values[round(i * (len(values) - 1) / (most - 1))] for i in range(most)]
+
+
+def time_unit(seconds: float) -> tuple[str, float]:
+    for unit, factor in (("s", 1.0), ("ms", 1e3), ("us", 1e6)):
+        if seconds * factor >= 1:
+            return unit, factor
+    return "ns", 1e9

@@ -1,0 +1,52 @@
+"""A figure as SVG text: for a file, its data as CSV beside it, or for pasting into a page."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+from xml.sax.saxutils import escape
+
+from dessim.files import write_text
+from dessim.results.rows import Row, data_csv
+from dessim.results.style import INK
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def finish(
+    figure: Figure,
+    title: str,
+    rows: Sequence[Row],
+    columns: Sequence[str],
+    path: Path | None,
+    nested: Sequence[str] = (),
+) -> str:
+    if path is not None:
+        write_text(path, svg_text(figure, title))
+        keys = ("gpus", "strategy", *columns) if rows and "gpus" in rows[0] else tuple(columns)
+        write_text(path.with_suffix(".csv"), data_csv(rows, keys, nested))
+    return inline(svg_text(figure, title, "none"), re.sub(r"\W+", "-", title.lower()))
+
+
+def svg_text(figure: Figure, title: str, background: str = "white") -> str:
+    """The figure as SVG; the same figure gives the same bytes."""
+    out = io.StringIO()
+    nobody = {"Date": None, "Creator": None, "Title": title}
+    figure.savefig(out, format="svg", metadata=nobody, facecolor=background, bbox_inches="tight", pad_inches=0.06)
+    return out.getvalue()
+
+
+def inline(svg: str, name: str) -> str:
+    """An SVG file's text made fit for a page: no XML prologue, ids prefixed by `name`, ink in the page's colour."""
+    svg = svg[svg.index("<svg") :].strip()
+    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\bid="', f'id="{name}-', svg)
+    svg = re.sub(r'href="#', f'href="#{name}-', svg)
+    svg = re.sub(r"url\(#", f"url(#{name}-", svg)
+    svg = svg.replace(INK, "currentColor")
+    label = escape(name.replace("-", " "), {'"': "&quot;"})
+    return re.sub(r"<svg\b", f'<svg role="img" aria-label="{label}"', svg, count=1)

@@ -9,12 +9,14 @@ data is a ValueError.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from dessim.results.axes import gpu_axis, legend_below, legend_outside, lines, log_axis, spread, stacked, time_unit
 from dessim.results.rows import Row, some
-from dessim.results.style import FAINT, INK, house_style
+from dessim.results.style import FAINT, INK, LINK_COLORS, house_style
 from dessim.results.svg import finish
 from dessim.units import format_count, format_size, format_time
 
@@ -114,6 +116,46 @@ def predicted_vs_measured(steps: Sequence[Row], path: Path | None = None) -> str
         return finish(
             figure, "Time of a step, predicted and measured", data, ("step", "measured_s", "predicted_s"), path
         )
+
+
+def utilisation(used: Mapping[str, Any], path: Path | None = None, title: str = "Utilisation of links") -> str:
+    """Share of each link class's capacity that carries bytes, over time; a panel for both directions of a class.
+
+    `used` is `utilisation` of a breakdown's JSON: `time_s` [n + 1], and `share` [n] of each class.
+    """
+    time, shares = used["time_s"], used["share"]
+    panels: dict[str, list[str]] = {}
+    if not shares:
+        raise ValueError("a figure of links that carried nothing")
+    for kind in shares:
+        panels.setdefault(re.sub("_(up|down)$", "", kind), []).append(kind)
+    unit, factor = time_unit(time[-1] - time[0])
+    edges = [(t - time[0]) * factor for t in time]
+    with house_style() as plt:
+        height = 0.75 + 0.62 * len(panels)
+        figure, grid = plt.subplots(len(panels), 1, figsize=(6.9, height), sharex=True, squeeze=False)
+        for axes, (name, kinds) in zip(grid.flat, panels.items(), strict=True):
+            for kind, color, filled in zip(kinds, LINK_COLORS, (True, False), strict=False):
+                axes.stairs([100 * v for v in shares[kind]], edges, fill=filled, color=color, lw=1.1, label=_way(kind))
+            axes.set(ylim=(0, 105), yticks=(0, 50, 100), xlim=(edges[0], edges[-1]))
+            axes.set_ylabel(name, rotation=0, ha="right", va="center")
+        grid.flat[-1].set_xlabel(f"time ({unit})")
+        grid.flat[0].set_title("% of capacity", loc="left")
+        handles = {label: h for axes in grid.flat for h, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+        named = {label: handle for label, handle in handles.items() if label}
+        if named:
+            figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=len(named), frameon=False)
+        rows = [
+            {"from_s": a, "to_s": b, "links": kind, "share": share}
+            for kind, values in shares.items()
+            for a, b, share in zip(time, time[1:], values, strict=False)
+        ]
+        return finish(figure, title, rows, ("from_s", "to_s", "links", "share"), path)
+
+
+def _way(kind: str) -> str:
+    """Which of the two ways of a link class this is."""
+    return {"up": "out of the GPU", "down": "towards the GPU"}.get(kind.rsplit("_", 1)[-1], "")
 
 
 def training_curve(epochs: Sequence[Row], path: Path | None = None) -> str:

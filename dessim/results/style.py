@@ -28,6 +28,7 @@ STRATEGY_STYLE: dict[str, Style] = {
     "row_all_to_all": Style("row AllToAll", "#cc78bc", "v"),
     "data_parallel": Style("data parallel", "#ca9161", "p"),
     "ps_sync": Style("parameter server", "#d55e00", "P", (3, 2)),
+    "ps_async": Style("parameter server, async", "#fbafe4", "*"),
 }
 
 # Parts of a bar; not strategy colours, and hatched so that they survive a grey printer.
@@ -40,6 +41,8 @@ PART_STYLE: dict[str, tuple[str, str, str]] = {
     "dense": ("dense gradients, parameters", "#9d7fb8", "\\\\\\"),
     "control": ("control", "#c9c9c9", ""),
 }
+
+LINK_COLORS = ("#8fb8d9", "#c44e1c")  # one way filled, the other a line over it
 
 INK, FAINT = "#1a1b1c", "#9a9b9c"  # stand-ins; an inline figure gets the page's colours in their place
 

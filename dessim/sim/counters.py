@@ -80,11 +80,12 @@ class Counters:
                 (a, b, size) for a, b, size in zip(time[:-1].tolist(), time[1:].tolist(), size_of, strict=True)
             ]
 
-    def load(self) -> Load:
-        """The step function of what was carried so far."""
+    def load(self, until: float) -> Load:
+        """The step function of what was carried, from 0 to `until`."""
         if not self._entries:
             return Load.nothing()
-        time, rate = _averaged(*_steps(self._entries), _MOST)
+        idle = np.zeros(len(self._links.kinds))
+        time, rate = _averaged(*_steps([(0.0, until, idle), *self._entries]), _MOST)
         capacity = self._capacity()
         used = [i for i in range(len(self._links.kinds)) if self.bytes_by_kind[i] > 0]
         names = self._links.kinds

@@ -185,5 +185,5 @@ def simulate(
     record = run.finish()
     record.solves += network.solves
     record.bytes_by_kind = dict(zip(routed.cluster.links.kinds, network.counters.bytes_by_kind.tolist(), strict=True))
-    record.load = network.counters.load()
+    record.load = network.counters.load(record.end)
     return record

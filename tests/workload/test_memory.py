@@ -66,7 +66,7 @@ def test_activations_of_des_counted_by_hand() -> None:
     tail = 100 * 50 + 50 + 100 + 50 + 2  # P
     wire = 1 + 100
     by_hand = {
-        "ids, sent and received": ids * (8 + 12) + ids * 12 + n * 8,
+        "ids, sent and received": ids * 8 + ids * 12 + n * 8,
         "labels": batch * 4,
         "lookup": 4 * ids * 8 + rows * (8 + 16 * 4),
         "partials": pairs * (15 + 100) * 4 + batch * wire * 4,

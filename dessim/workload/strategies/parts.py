@@ -11,10 +11,13 @@ POOLED = "F*(W+E)*s"  # bytes of one sample's pooled field vectors, with what fm
 
 
 def ids_to_owners() -> tuple[PlannedOp, ...]:
-    """Each worker sends every id of its B/N samples, with its coordinate, to the worker that owns its row."""
+    """Each worker sends every id of its B/N samples, with its coordinate, to the worker that owns its row.
+
+    What it sends it need not keep.
+    """
     message = "(B/N)*m*(k+c)"
     return (
-        compute("split_ids", Phase.INPUT, mem="4*(B/N)*m*k", kernels=10, keeps=f"(B/N)*m*k + {message}"),
+        compute("split_ids", Phase.INPUT, mem="4*(B/N)*m*k", kernels=10, keeps="(B/N)*m*k"),
         _id_counts(),
         collective("ids", Phase.INPUT, Collective.ALL_TO_ALL, Traffic.IDS, message, "id_counts"),
     )

@@ -120,7 +120,7 @@ class Recorder(TorchDispatchMode):
     # -- what the trainer calls -----------------------------------------------------------------------------------
 
     @contextmanager
-    def step(self, number: int, full: bool = True) -> Iterator[None]:
+    def step(self, number: int = 0, full: bool = True) -> Iterator[None]:
         """Record one step, fully or lightly; its ops are then in `take`."""
         self._begin()
         self._step, self._full = number, full
@@ -283,6 +283,11 @@ class Recorder(TorchDispatchMode):
         segment.end_us = self._last_us = self.now_us()
         self._segment, self._last_segment = None, segment
         self._frontier = (segment.op.id,)
+
+
+def with_sizes(ops: Sequence[Op], variables: Mapping[str, Mapping[str, float]]) -> list[Op]:
+    """Ops that were taken before their data-dependent symbols were known, with these."""
+    return [replace(op, vars=dict(variables.get(op.name, {}))) for op in ops]
 
 
 def _described(op: Op, name: str, args: Sequence[Any]) -> tuple[Op, tuple[int, ...]]:

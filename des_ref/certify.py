@@ -14,11 +14,13 @@ Exit code 3 when a bound breaks: parameters within 1e-12, bytes equal, no NaN.
 
 from __future__ import annotations
 
+import argparse
 import json
 import multiprocessing
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -28,7 +30,7 @@ import torch
 from torch import Tensor
 
 from des_ref.audit import Audit
-from des_ref.capture import Recorder
+from des_ref.capture import Recorder, with_sizes
 from des_ref.cli import Parser, leave, positive, run, say
 from des_ref.comm import Comm, open_comm
 from des_ref.data.batch import slice_of
@@ -36,11 +38,13 @@ from des_ref.data.synthetic import Zipf
 from des_ref.embedding.optim import ROW_OPTIMIZERS
 from des_ref.models.build import Network
 from des_ref.models.dense_optim import DenseOptimizer
+from des_ref.pipeline import Pipeline
 from des_ref.reference import Reference
 from des_ref.strategies import STRATEGIES, check_strategy
-from des_ref.strategies.base import Optimizers, StepResult, Strategy
+from des_ref.strategies.base import Lane, Optimizers, StepResult, Strategy
 from dessim.errors import CheckFailed, SimulationError, UsageError
 from dessim.files import dump_json
+from dessim.trace.schema import PREFETCH
 from dessim.workload.model import Model, load_model
 
 PARAMETER_BOUND = 1e-12  # docs: validation, the trainer
@@ -60,6 +64,7 @@ class Case:
     model: str
     strategy: str
     device: str = "auto"
+    pipeline: bool = True
     optimizer: str = "rowwise_adagrad"
     sabotage: Callable[[], None] | None = None
 
@@ -116,6 +121,16 @@ def _run(case: Case, model: Model, comm: Comm) -> dict[str, Any]:
             values[rows[~mine]] = float("nan")
     recorder = Recorder(comm, strategy.plan)
     strategy.marks = recorder
+    wholes = [examples.take(torch.arange(batch)) for examples in batches]
+    # The last step sends a batch that it does not train on.
+    shares = [(0, slice_of(whole, comm.rank, comm.world_size)) for whole in (*wholes, wholes[0])]
+    lane = ahead = None
+    if case.pipeline:
+        other = comm.beside(PREFETCH)
+        ahead = recorder.beside(other, PREFETCH)
+        lane = Lane(other, ahead)
+    watch_ahead = ahead.step if ahead is not None else nullcontext
+    pipeline = Pipeline(strategy, comm, iter(shares), lane, watch_ahead)
     # The vocabulary is sorted, so the reference can look ids up by bisection.
     plain = Reference(Network(model, _SEED, torch.float64, "cpu"), optimizers, vocabulary.cpu())
     symbols = model.symbols(comm.world_size, batch) | {"s": float(strategy.value_bytes)}
@@ -123,11 +138,11 @@ def _run(case: Case, model: Model, comm: Comm) -> dict[str, Any]:
     worst = {"loss": 0.0, "grad": 0.0, "param": 0.0}
     formulas = {op.name: op.size for op in strategy.plan.collectives}
     audit = Audit(strategy.plan, symbols)
-    for step, examples in enumerate(batches):
-        whole = examples.take(torch.arange(batch))
-        with recorder.step(step):
-            result = strategy.step(slice_of(whole, comm.rank, comm.world_size).to(comm.device))
-        audit.add_step(recorder.take(strategy.op_vars(result.counts, batch)))
+    for whole in wholes:
+        sent = ahead.take({}) if ahead is not None else []
+        result = pipeline.step(recorder.step, watch_ahead)
+        sizes = strategy.op_vars(result.counts, batch)
+        audit.add_step([*with_sizes(sent, sizes), *recorder.take(sizes)])
         shared = _share(network, strategy, result, vocabulary, mine, comm)
         if comm.rank == 0:
             expected = plain.step(whole)
@@ -137,6 +152,7 @@ def _run(case: Case, model: Model, comm: Comm) -> dict[str, Any]:
                 "param": _distance(shared.parameters, plain.parameters),
             }
             worst = {key: _worse(worst[key], value) for key, value in differences.items()}
+    pipeline.close()
     ops = [op for op in audit.gather(comm) if op["name"] in formulas or op["mismatches"]]
     return {
         "ranks": comm.world_size,
@@ -238,6 +254,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     p.add_argument("--placement", choices=("hash",), default="hash", help="of rows on ranks")
     p.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    p.add_argument(
+        "--pipeline",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="send the next batch's ids while a step runs (default: yes)",
+    )
     p.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     args = p.parse_args(argv)
     check_strategy(args.strategy)
@@ -248,7 +270,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     cases = []
     for count in map(int, counts):
         say(f"certifying {args.strategy} on {count} ranks, {args.steps} steps")
-        cases.append(certify(Case(count, args.steps, args.model, args.strategy, args.device, args.optimizer)))
+        cases.append(
+            certify(Case(count, args.steps, args.model, args.strategy, args.device, args.pipeline, args.optimizer))
+        )
     ok = all(map(passed, cases))
     if args.json:
         summary = {
@@ -258,6 +282,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "model": args.model,
             "placement": args.placement,
             "optimizer": args.optimizer,
+            "pipeline": args.pipeline,
             "steps": args.steps,
             "bound": PARAMETER_BOUND,
             "max_param_diff": max(case["max_param_diff"] for case in cases),

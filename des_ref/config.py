@@ -36,12 +36,13 @@ class DataSettings(_Strict):
 
 
 class TrainingSettings(_Strict):
-    """`batch` is global. `steps` ends the run early, whatever the epoch."""
+    """`batch` is global. `steps` ends the run early, whatever the epoch. `pipeline`: see des_ref/pipeline.py."""
 
     batch: Positive = 1024
     epochs: Positive = 25
     patience: Positive = 2
     steps: Positive | None = None
+    pipeline: bool = True
 
 
 class RowSettings(_Strict):

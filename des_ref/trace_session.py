@@ -5,6 +5,7 @@
     the next `steps`       watched lightly, for times and collectives, and written, a whole step at a time
     the next `steps`       timed only: `Header.step_us["plain"]`, what a replay is held against
 
+Where a pipeline sends the next batch meanwhile, a step's ops are those of both threads, on streams of their own.
 FLOPs and memory bytes of a written op are those counted `steps` steps earlier, scaled by the plan's formula from that
 step's ids to this one's. A timed step starts at a barrier and is measured from the last rank's start to the last
 rank's end, on clocks made comparable by exchanging pings.
@@ -14,20 +15,20 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from des_ref.capture import Recorder
+from des_ref.capture import Recorder, with_sizes
 from des_ref.comm import WORLD_GROUP, Comm
-from des_ref.data.batch import Batch
+from des_ref.pipeline import Pipeline
 from des_ref.strategies.base import NoMarks, StepResult, Strategy
 from dessim.errors import FileError
 from dessim.trace.io import RankWriter, begin, finish
-from dessim.trace.schema import Header, Kind, Op
+from dessim.trace.schema import PREFETCH, Header, Kind, Op
 from dessim.workload import formula
 from dessim.workload.model import Model
 
@@ -57,17 +58,38 @@ def clock_offsets_us(comm: Comm, now_us: Callable[[], float]) -> tuple[float, ..
     return tuple(offsets.tolist())
 
 
+@dataclass(frozen=True, slots=True)
+class _Watched:
+    """A step's ops: its own, and those of the thread that worked ahead, whose sizes are the next step's."""
+
+    full: bool
+    ops: list[Op]
+    ahead: list[Op]
+
+
 class TraceSession:
-    """Runs the first steps of a training in place of `strategy.step`, until `done`."""
+    """Runs the first steps of a training in place of `pipeline.step`, until `done`."""
 
     def __init__(
-        self, path: Path, comm: Comm, strategy: Strategy, model: Model, batch: int, warmup: int, steps: int
+        self,
+        path: Path,
+        comm: Comm,
+        strategy: Strategy,
+        pipeline: Pipeline,
+        model: Model,
+        batch: int,
+        warmup: int,
+        steps: int,
     ) -> None:
         self._path, self._comm, self._strategy, self._model, self._batch = path, comm, strategy, model, batch
-        self._warmup, self._steps, self._at = warmup, steps, 0
+        self._pipeline, self._warmup, self._steps, self._at = pipeline, warmup, steps, 0
         self._recorder = Recorder(comm, strategy.plan)
+        lane = pipeline.lane
+        self._ahead = self._recorder.beside(lane.comm, PREFETCH) if lane is not None else None
+        self._watched: _Watched | None = None
         self._symbols = model.symbols(comm.world_size, batch) | {"s": float(strategy.value_bytes)}
         self._counted: list[dict[str, Op]] = []
+        self._written = 0
         self._spans: dict[str, list[tuple[float, float]]] = {"recorded": [], "plain": []}
         self._counts: list[tuple[float, float, float, float]] = []
         self._offsets = clock_offsets_us(comm, self._recorder.now_us)
@@ -87,44 +109,57 @@ class TraceSession:
     def steps_needed(warmup: int, steps: int) -> int:
         return warmup + 3 * steps
 
-    def step(self, batch: Batch) -> StepResult:
+    def step(self) -> StepResult:
         """One training step, recorded or timed if its turn has come; the last one writes the trace."""
         at, self._at = self._at, self._at + 1
         if at < self._warmup:
-            return self._strategy.step(batch)
+            return self._pipeline.step()
+        before, self._watched = self._watched, None
         if at < self._warmup + 2 * self._steps:
-            return self._count(batch) if at < self._warmup + self._steps else self._record(at, batch)
-        self._comm.barrier()
-        start = self._recorder.now_us()
-        result = self._strategy.step(batch)
-        self._spans["plain"].append((start, self._recorder.now_us()))
+            result = self._watch(at, full=at < self._warmup + self._steps)
+        else:
+            self._comm.barrier()
+            start = self._recorder.now_us()
+            result = self._pipeline.step()
+            self._spans["plain"].append((start, self._recorder.now_us()))
+        if before is not None:
+            self._keep(before, result)
         if self.done:
             self._finish()
         return result
 
-    def _watch(self, number: int, batch: Batch, full: bool) -> tuple[StepResult, list[Op]]:
-        self._strategy.marks = self._recorder
-        with self._recorder.step(number, full):
-            result = self._strategy.step(batch)
-        self._strategy.marks = NoMarks()
-        return result, self._recorder.take(self._strategy.op_vars(result.counts, self._batch))
-
-    def _count(self, batch: Batch) -> StepResult:
-        result, ops = self._watch(self._at - 1, batch, full=True)
-        self._counted.append({op.name: op for op in ops})
-        return result
-
-    def _record(self, number: int, batch: Batch) -> StepResult:
+    def _watch(self, number: int, full: bool) -> StepResult:
+        batch, lane, ahead = self._pipeline.batch, self._pipeline.lane, self._ahead
         self._comm.barrier()
         start = self._recorder.now_us()
-        result, ops = self._watch(number, batch, full=False)
-        self._spans["recorded"].append((start, ops[-1].end_us))
-        counted = self._counted[len(self._counts)]
-        self._writer.write_step(self._with_counts(op, counted.get(op.name)) for op in ops)
-        counts = result.counts
-        unique = len(torch.unique(batch.ids))
-        self._counts.append((counts.ids_sent, unique, counts.rows, counts.pairs))
+        self._strategy.marks = self._recorder
+        if lane is not None and ahead is not None:
+            lane.marks = ahead
+            result = self._pipeline.step(lambda: self._recorder.step(number, full), lambda: ahead.step(number, full))
+            lane.marks = NoMarks()
+        else:
+            result = self._pipeline.step(lambda: self._recorder.step(number, full))
+        self._strategy.marks = NoMarks()
+        ops = self._recorder.take(self._strategy.op_vars(result.counts, self._batch))
+        self._watched = _Watched(full, ops, ahead.take({}) if ahead is not None else [])
+        if not full:
+            end = max(op.end_us for op in (*self._watched.ops, *self._watched.ahead))
+            self._spans["recorded"].append((start, end))
+            counts = result.counts
+            unique = len(torch.unique(batch.ids))
+            self._counts.append((counts.ids_sent, unique, counts.rows, counts.pairs))
         return result
+
+    def _keep(self, watched: _Watched, following: StepResult) -> None:
+        """Count or write a step, now that the step after it says how much was sent ahead for it."""
+        sizes = self._strategy.op_vars(following.counts, self._batch)
+        ops = sorted((*watched.ops, *with_sizes(watched.ahead, sizes)), key=lambda op: op.start_us)
+        if watched.full:
+            self._counted.append({op.name: op for op in ops})
+            return
+        counted = self._counted[self._written]
+        self._written += 1
+        self._writer.write_step(self._with_counts(op, counted.get(op.name)) for op in ops)
 
     def _with_counts(self, op: Op, seen: Op | None) -> Op:
         if seen is None or op.kind is not Kind.COMPUTE:

@@ -33,11 +33,13 @@ from des_ref.data.batch import Examples
 from des_ref.data.source import Opened, open_source
 from des_ref.embedding.optim import ROW_OPTIMIZERS
 from des_ref.models.build import Network
+from des_ref.pipeline import Pipeline, endless
 from des_ref.strategies import STRATEGIES, check_strategy
-from des_ref.strategies.base import StepResult, Strategy
+from des_ref.strategies.base import Lane, StepResult, Strategy
 from des_ref.trace_session import TraceSession
 from dessim.errors import DessimError, FileError, UsageError
 from dessim.files import dump_json
+from dessim.trace.schema import PREFETCH
 from dessim.workload.model import Model, load_model
 
 _EVALUATION_BATCH = 16_384  # samples a forward pass without gradients
@@ -57,6 +59,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--batch", type=positive, help="samples in the global batch")
     p.add_argument("--epochs", type=positive, help="at most so many passes over the training samples")
     p.add_argument("--steps", type=positive, help="at most so many steps")
+    p.add_argument(
+        "--pipeline",
+        action=argparse.BooleanOptionalAction,
+        help="send the next batch's ids while a step runs (default: yes)",
+    )
     p.add_argument("--seed", type=int, help="of parameters, dropout and sample order")
     p.add_argument("--dtype", choices=("float32", "float64"), help="of parameters and of the wire")
     p.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
@@ -77,6 +84,7 @@ def settings_from(args: argparse.Namespace) -> Settings:
         "training.batch": args.batch,
         "training.epochs": args.epochs,
         "training.steps": args.steps,
+        "training.pipeline": args.pipeline,
         "seed": args.seed,
         "dtype": args.dtype,
     }
@@ -111,8 +119,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             many = f"{opened.source.train_samples} training samples of {opened.name}"
             raise UsageError(f"--batch {settings.training.batch} is more than all {many}")
         strategy = build_strategy(settings, model, comm)
-        session = _trace_session(args, settings, opened, comm, strategy, model)
-        progress = train(settings, opened, comm, strategy, session, args.log)
+        batches = endless(opened.source, settings.training.batch, comm)
+        lane = Lane(comm.beside(PREFETCH)) if settings.training.pipeline else None
+        pipeline = Pipeline(strategy, comm, batches, lane)
+        session = _trace_session(args, settings, opened, comm, strategy, pipeline, model)
+        try:
+            progress = train(settings, opened, comm, strategy, pipeline, session, args.log)
+        finally:
+            pipeline.close()
         summary = summarise(settings, model, opened, comm, strategy, progress)
         summary["trace"] = str(args.trace) if args.trace is not None else None
         summary["wall_time_s"] = time.perf_counter() - started
@@ -131,7 +145,13 @@ def build_strategy(settings: Settings, model: Model, comm: Comm) -> Strategy:
 
 
 def train(
-    settings: Settings, opened: Opened, comm: Comm, strategy: Strategy, session: TraceSession | None, log: Path | None
+    settings: Settings,
+    opened: Opened,
+    comm: Comm,
+    strategy: Strategy,
+    pipeline: Pipeline,
+    session: TraceSession | None,
+    log: Path | None,
 ) -> Progress:
     """Epochs until validation stops improving, or the limits are reached."""
     progress = Progress()
@@ -139,18 +159,15 @@ def train(
     with _log_file(log if comm.rank == 0 else None) as lines:
         for epoch in range(settings.training.epochs):
             loss = torch.zeros((), device=comm.device)
-            for batch in source.batches(epoch, settings.training.batch, comm.rank, comm.world_size):
-                on_device = batch.to(comm.device)
+            while pipeline.epoch == epoch and progress.steps != limit:
                 start = time.perf_counter()
                 tracing = session is not None and not session.done
-                result: StepResult = session.step(on_device) if tracing else strategy.step(on_device)
+                result: StepResult = session.step() if tracing else pipeline.step()
                 loss = result.loss
                 if not tracing:
                     progress.step_seconds.append(time.perf_counter() - start)
                 progress.steps += 1
                 progress.ids_sent += result.counts.ids_sent
-                if progress.steps == limit:
-                    break
             if strategy.loss_is_share:
                 comm.all_reduce("loss", loss).wait()
             progress.epochs = epoch + 1
@@ -237,6 +254,8 @@ def summarise(
         "backend": comm.backend,
         "device": str(comm.device.type),
         "dtype": settings.dtype,
+        "optimizer": settings.optimizer.rows.name,
+        "pipeline": settings.training.pipeline,
         "seed": settings.seed,
         "batch": batch,
         "samples": {
@@ -259,7 +278,13 @@ def summarise(
 
 
 def _trace_session(
-    args: argparse.Namespace, settings: Settings, opened: Opened, comm: Comm, strategy: Strategy, model: Model
+    args: argparse.Namespace,
+    settings: Settings,
+    opened: Opened,
+    comm: Comm,
+    strategy: Strategy,
+    pipeline: Pipeline,
+    model: Model,
 ) -> TraceSession | None:
     if args.trace is None:
         return None
@@ -269,7 +294,7 @@ def _trace_session(
     if planned < need:
         how = f"{args.trace_warmup} to warm up, {2 * args.trace_steps} watched, {args.trace_steps} timed"
         raise UsageError(f"--trace needs {need} steps ({how}), but the run has {planned}")
-    return TraceSession(args.trace, comm, strategy, model, batch, args.trace_warmup, args.trace_steps)
+    return TraceSession(args.trace, comm, strategy, pipeline, model, batch, args.trace_warmup, args.trace_steps)
 
 
 def _log_file(path: Path | None) -> Any:

@@ -6,6 +6,8 @@ Recorded steps need not follow each other, so they are replayed apart: all ranks
 costs nothing) and start it as far from each other as they did. Within a step the host launches ops one after the
 other, and spends time between them that no op accounts for. So each op also waits for its *anchor*, the op whose end
 was the last thing the rank had seen when it launched this one, and then for as long as the rank took after that end.
+Ops of the stream `prefetch` are another thread's, which sees its own ops only: both threads start a step together, and
+the step is over when both are.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from collections.abc import Callable, Mapping
 
 from dessim.errors import TraceError
 from dessim.trace.io import Trace, rank_file
-from dessim.trace.schema import Collective, Kind, Op
+from dessim.trace.schema import PREFETCH, Collective, Kind, Op
 from dessim.workload.dag import RankClass, Task, Workload
 
 _LOOK_BACK = 64  # ops
@@ -53,7 +55,11 @@ def _tasks(trace: Trace, rank: int, first: Mapping[int, float], stretch: Callabl
             entry = len(tasks) - 1
         deps = _deps(trace, rank, number, op, position)
         # Ops overlap little, so the anchor is among the last few.
-        seen = [o for o in ops[max(number - _LOOK_BACK, 0) : number] if o.step == op.step and o.end_us <= op.start_us]
+        seen = [
+            o
+            for o in ops[max(number - _LOOK_BACK, 0) : number]
+            if o.step == op.step and o.end_us <= op.start_us and (o.stream == PREFETCH) == (op.stream == PREFETCH)
+        ]
         anchor = max(seen, key=lambda o: o.end_us, default=None)
         delay = op.start_us - anchor.end_us if anchor else op.start_us + offset - first[op.step]
         count = occurrence[op.step, op.name] = occurrence.get((op.step, op.name), 0) + 1

@@ -7,11 +7,11 @@ prices it. A strategy (dessim/workload/strategies/) is a function from a model t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from dessim.errors import FormulaError
-from dessim.trace.schema import Collective, Kind, Phase, sent_factor
+from dessim.trace.schema import PREFETCH, Collective, Kind, Phase, sent_factor
 from dessim.workload import formula
 
 
@@ -64,12 +64,15 @@ class PlannedOp:
 class Plan:
     """The ops of one step of one strategy, in issue order. `caveat` says what the plan leaves out, if it matters.
 
+    `pipelines`: whether ops of Phase.INPUT, which need the samples alone, may run a step ahead.
+
     `rows_held`: how many of the V rows of all tables a worker keeps, a formula.
     """
 
     strategy: str
     ops: tuple[PlannedOp, ...]
     caveat: str = ""
+    pipelines: bool = True
     rows_held: str = "V/N"
 
     def __post_init__(self) -> None:
@@ -85,6 +88,23 @@ class Plan:
             if op.name == name:
                 return op
         raise FormulaError(f"strategy {self.strategy} plans no op {name!r}")
+
+    def pipelined(self) -> Plan:
+        """The plan of a step that sends the next one's ids: its ops of Phase.INPUT serve that, beside all others.
+
+        They are the same ops every step, so one step stands for all: it starts with its own ids at hand, sent in the
+        step before, and is over when the next one's are too (des_ref/pipeline.py). Its length is the pipeline's period.
+        """
+        if not self.pipelines:
+            return self
+        ahead = {op.name: op for op in self.ops if op.phase is Phase.INPUT}
+        ops = (
+            replace(op, stream=PREFETCH)
+            if op.name in ahead
+            else replace(op, deps=tuple(d for d in op.deps if d not in ahead))
+            for op in self.ops
+        )
+        return replace(self, ops=tuple(ops))
 
     @property
     def collectives(self) -> tuple[PlannedOp, ...]:

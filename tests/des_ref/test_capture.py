@@ -20,8 +20,10 @@ from des_ref.capture import Recorder
 from des_ref.cli import leave
 from des_ref.comm import Comm, open_comm
 from dessim.errors import TraceError
+from dessim.trace.check import check_trace as check
 from dessim.trace.io import Trace, load_trace, part_folder, rank_file
 from dessim.trace.schema import Collective, Kind, Phase
+from dessim.workload import formula
 from dessim.workload.model import load_model
 from dessim.workload.strategies import plan
 
@@ -33,8 +35,9 @@ def traced_arguments(tiny: Path, path: Path, steps: int = 3) -> list[str]:
     ]  # fmt: skip
 
 
-def check_trace(trace: Trace, tiny: Path, ranks: int, strategy: str) -> None:
+def check_trace(trace: Trace, tiny: Path, ranks: int, strategy: str, pipeline: bool = True) -> None:
     header, planned = trace.header, plan(strategy, load_model(tiny))
+    planned = planned.pipelined() if pipeline else planned
     assert header.world_size == ranks and header.complete and not trace.problems
     assert header.recorded_steps == (5, 6, 7)
     assert [len(header.step_us[kind]) for kind in ("recorded", "plain")] == [3, 3]
@@ -51,8 +54,10 @@ def check_trace(trace: Trace, tiny: Path, ranks: int, strategy: str) -> None:
                 assert op.phase is expected.phase
                 if op.kind is Kind.COLLECTIVE:
                     assert op.bytes == expected.bytes(symbols), op
-                    assert op.stream == "comm" and op.group == "world"
+                    assert op.stream == expected.stream
+                    assert op.group == ("prefetch" if op.stream == "prefetch" else "world")
                 else:
+                    assert op.stream == expected.stream
                     assert op.dur_us > 0 and op.mem_bytes > 0
                 if op.splits is not None:
                     assert sum(op.splits) == op.bytes and len(op.splits) == ranks
@@ -68,10 +73,11 @@ def check_trace(trace: Trace, tiny: Path, ranks: int, strategy: str) -> None:
             assert w1.id not in update.deps and {w1.id, update.id} <= set(by_name["update_dense"].deps)
 
 
-def test_trace_of_one_rank(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("pipeline", [True, False])
+def test_trace_of_one_rank(pipeline: bool, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "run.trace"
-    assert train.main(traced_arguments(tiny, path)) == 0
-    check_trace(load_trace(path), tiny, 1, "des_all_reduce")
+    assert train.main([*traced_arguments(tiny, path), "--pipeline" if pipeline else "--no-pipeline"]) == 0
+    check_trace(load_trace(path), tiny, 1, "des_all_reduce", pipeline)
 
 
 @pytest.mark.slow
@@ -84,8 +90,10 @@ def test_trace_of_two_ranks(tiny: Path, tmp_path: Path) -> None:
     trace = load_trace(path)
     check_trace(trace, tiny, 2, "des_reduce_scatter")
     # What one rank sends to the other, the other receives.
+    assert not check(trace, formula.evaluate)
+    # Ids are those of the next step.
     ids = [next(op for op in trace.step(rank, 5) if op.name == "ids") for rank in range(2)]
-    lookups = [next(op for op in trace.step(rank, 5) if op.name == "lookup") for rank in range(2)]
+    lookups = [next(op for op in trace.step(rank, 6) if op.name == "lookup") for rank in range(2)]
     for rank in range(2):
         arrived = sum(op.splits[rank] for op in ids if op.splits is not None)
         assert arrived == round(lookups[rank].vars["m"] * 64 / 2) * 12

@@ -17,8 +17,14 @@ from dessim.cli_options import (
     ClusterOption,
     Fold,
     FoldOption,
+    JitterOption,
     JsonOption,
     Op,
+    SeedOption,
+    ServerDeviceOption,
+    ServersOption,
+    ServerThreadsOption,
+    StalenessOption,
     TraceArgument,
     WhatIfOption,
     parse_algorithms,
@@ -28,6 +34,7 @@ from dessim.cli_options import (
     parse_sizes,
 )
 from dessim.cli_output import guarded, print_json
+from dessim.cli_tenants import tenants
 from dessim.cli_topo import topo
 from dessim.cli_trace import trace
 from dessim.cli_watch import TimeBudgetOption, stop_partial, watching
@@ -132,6 +139,15 @@ def project(
     spill: Annotated[
         bool, typer.Option("--spill", help="Leave rows that do not fit a GPU in its host's memory.")
     ] = False,
+    pipeline: Annotated[
+        bool, typer.Option(help="Send the next step's ids while a step runs, as the trainer does.")
+    ] = True,
+    servers: ServersOption = None,
+    server_device: ServerDeviceOption = "epyc-9654",
+    server_threads: ServerThreadsOption = 1,
+    staleness: StalenessOption = None,
+    jitter: JitterOption = 0.0,
+    seed: SeedOption = 0,
     algorithm: AlgorithmOption = None,
     fold: FoldOption = Fold.ON,
     time_budget: TimeBudgetOption = None,
@@ -148,6 +164,7 @@ def project(
     from dessim.results.tables import write_projection_csv
     from dessim.trace.io import load_trace
     from dessim.verbs.project import project as run
+    from dessim.verbs.served import parse_servers
     from dessim.verbs.what_if import parse_changes, what_if_projected
     from dessim.workload.model import load_model
     from dessim.workload.scale import Job
@@ -168,6 +185,8 @@ def project(
         "algorithms": parse_algorithms(algorithm),
         "folding": fold is Fold.ON,
         "spill": spill,
+        "pipeline": pipeline,
+        "servers": parse_servers(servers, server_device, server_threads, staleness, jitter, seed),
     }
     try:
         with watching(time_budget) as watch:
@@ -238,6 +257,9 @@ def collective(
         print_json({"cluster": machine.name, **(rows[0] if len(rows) == 1 else {"rows": rows}), "partial": False})
     else:
         print_collectives(rows)
+
+
+app.command()(tenants)
 
 
 def main() -> None:

@@ -50,6 +50,18 @@ WhatIfOption = Annotated[
         "reduction_rate, batch.",
     ),
 ]
+ServersOption = Annotated[
+    int | None, typer.Option(help="ps_*: CPU hosts that keep the tables, on the hosts after the workers'.", min=1)
+]
+ServerDeviceOption = Annotated[str, typer.Option(help="ps_*: what serves, a name in topologies/parts/gpu.toml.")]
+ServerThreadsOption = Annotated[int, typer.Option(help="ps_*: requests a server works on at a time.", min=1)]
+StalenessOption = Annotated[
+    int | None, typer.Option(help="ps_async: steps a worker may be ahead of the slowest; default: any.", min=0)
+]
+JitterOption = Annotated[
+    float, typer.Option(help="ps_*: sigma of the lognormal by which compute varies, worker and step.", min=0, max=3)
+]
+SeedOption = Annotated[int, typer.Option(help="Seed of --jitter.", min=0)]
 TraceArgument = Annotated[Path, typer.Argument(help="Trace folder, NAME.trace.", show_default=False)]
 
 

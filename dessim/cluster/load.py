@@ -13,10 +13,11 @@ from dessim.cluster.graph import Cluster
 from dessim.cluster.links import LinkBuilder
 from dessim.cluster.node import add_node_layers, add_node_links
 from dessim.cluster.overrides import overridden
+from dessim.cluster.parts import Gpu
 from dessim.cluster.spec import TopologyFile, problems
 from dessim.cluster.spec_fabrics import Site
-from dessim.cluster.spec_parts import Catalogue
-from dessim.errors import ClusterError
+from dessim.cluster.spec_parts import Catalogue, GpuTable
+from dessim.errors import ClusterError, UsageError
 
 MAX_FILE_BYTES = 1 << 20
 """No topology page is a megabyte; a larger file is something else given by mistake."""
@@ -59,6 +60,14 @@ def load_cluster(name_or_path: str | Path) -> Cluster:
     except ValidationError as error:
         raise ClusterError(path, "", problems(error)) from None
     return build_cluster(file, path)
+
+
+def load_device(name: str) -> Gpu:
+    """A device of the shipped catalogue (topologies/parts/gpu.toml), such as a host's CPU. Raises UsageError."""
+    known = load_catalogue()["gpu"]
+    if name not in known:
+        raise UsageError(f"device {name!r} is unknown; choose from {', '.join(known)}")
+    return GpuTable.model_validate({"name": name, **known[name]}).build()
 
 
 def build_cluster(file: TopologyFile, path: Path) -> Cluster:

@@ -24,6 +24,10 @@ from dessim.results.style import style_of
 from dessim.units import format_count, format_size, format_time
 
 TRAFFIC = ("ids", "sparse", "dense", "control")
+SERVER_COLUMNS = (
+    *("memory_bytes", "queue_s", "service_s", "transfer_s", "wait_s", "busy_share"),
+    *("staleness_mean", "staleness_p95", "staleness_max", "lead_steps"),
+)
 PROJECTION_COLUMNS = (
     "gpus",
     "strategy",
@@ -44,6 +48,9 @@ PROJECTION_COLUMNS = (
     "provenance_sizes",
     "provenance_memory",
     "provenance_spill",
+    "servers",
+    *(f"server_{of}" for of in SERVER_COLUMNS),
+    "provenance_servers",
     "does_not_fit",
 )
 _WIDE = 10_000  # columns; wider than any table of ours
@@ -70,16 +77,19 @@ def print_table(table: Table, file: IO[str] | None = None) -> None:
 
 
 def projection_table(rows: Sequence[Row]) -> Table:
-    """Projected steps: a block a GPU count, the fastest of each marked; error bars and spills where some row has one.
+    """Projected steps: a block a GPU count, the fastest of each marked; error bars, spills and servers where rows have
+    them.
 
     A job that does not fit its GPUs has its memory and no times.
     """
     bars = any(row.get("error_bar") is not None for row in rows)
     spills = any(row.get("spill") for row in rows)
+    served = any(row.get("servers") for row in rows)
     table = _table(
         *("gpus", "strategy", "step", "samples/s", "sent/worker", "memory/gpu"),
         *(["in host", "host reads"] if spills else []),
         *("compute", "exposed comm", "idle", "bound by"),
+        *(["server queue", "servers busy", "staleness", "p95", "max"] if served else []),
         *(["±"] if bars else []),
     )
     fastest: dict[int, float] = {}
@@ -109,11 +119,20 @@ def projection_table(rows: Sequence[Row]) -> Table:
             format_time(row["exposed_comm_s"]),
             format_time(row["idle_s"]),
             str(row.get("bound_by") or ""),
+            *(_server_cells(row.get("servers")) if served else []),
             *(["" if error is None else f"{100 * error:.0f} %"] if bars else []),
         ]
         table.add_row(*(Text(c) for c in cells), style="bold" if best else None)
     table.caption = "* fastest at this scale"
     return table
+
+
+def _server_cells(servers: Row | None) -> list[str]:
+    """What parameter servers add to a row: the wait in their queues, and staleness in versions."""
+    if servers is None:
+        return [""] * 5
+    stale = (f"{servers[f'staleness_{of}']:.3g}" for of in ("mean", "p95", "max"))
+    return [format_time(servers["queue_s"]), percent(servers["busy_share"]), *stale]
 
 
 def collective_table(rows: Iterable[Row]) -> Table:
@@ -199,7 +218,9 @@ def _flat(row: Row) -> dict[str, Any]:
     flat |= {f"bytes_{t}": traffic.get(t, 0) for t in TRAFFIC} if traffic else {}
     spill = row.get("spill") or {"host_bytes": 0, "reads_share": 0}
     flat |= {"host_bytes": spill["host_bytes"], "host_reads_share": spill["reads_share"]}
-    of = ("compute", "communication", "sizes", "memory", "spill")
+    servers = row.get("servers") or {}
+    flat |= {"servers": servers.get("count", "")} | {f"server_{of}": servers.get(of, "") for of in SERVER_COLUMNS}
+    of = ("compute", "communication", "sizes", "memory", "spill", "servers")
     return flat | {f"provenance_{k}": provenance.get(k, "") for k in of}
 
 

@@ -21,12 +21,16 @@ from dessim.sim.recorder import Record
 from dessim.sim.watch import Watch
 from dessim.trace.schema import Collective, Kind
 from dessim.units import format_bandwidth, format_size
+from dessim.verbs.served import STRATEGIES as SERVED
+from dessim.verbs.served import ServedStep, Servers, step_with_servers
+from dessim.verbs.served import check as check_servers
 from dessim.workload import formula
 from dessim.workload.dag import Workload
 from dessim.workload.from_plan import workload_from_plan
-from dessim.workload.memory import Memory, Spill, memory_of, require, spill_of
+from dessim.workload.memory import Memory, Spill, memory_of, require, require_servers, served_memory, spill_of
 from dessim.workload.plan import Plan, PlannedOp, Traffic
 from dessim.workload.scale import Job
+from dessim.workload.served import moved
 from dessim.workload.strategies import plan as plan_of
 
 
@@ -34,7 +38,8 @@ from dessim.workload.strategies import plan as plan_of
 class Projection:
     """One row: a strategy at a scale. `provenance` says where compute, communication, sizes and memory come from.
 
-    `memory` is what a GPU needs, `spill` what of it is in the host's memory, if anything is.
+    `memory` is what a GPU needs, `spill` what of it is in the host's memory, if anything is; `served` are parameter
+    servers on hosts of their own.
     """
 
     gpus: int
@@ -49,6 +54,7 @@ class Projection:
     memory: Memory
     spill: Spill | None
     record: Record
+    served: ServedStep | None = None
 
     @property
     def samples_per_s(self) -> float:
@@ -70,6 +76,7 @@ class Projection:
             "memory_bytes": self.memory.total,
             "memory": self.memory.to_json(),
             "spill": self.spill.to_json() if self.spill else None,
+            "servers": self.served.to_json() if self.served else None,
             "does_not_fit": None,
             "provenance": dict(self.provenance),
             "caveat": self.caveat,
@@ -112,20 +119,30 @@ def project(
     watch: Watch | None = None,
     each: Callable[[Projection | Misfit], None] | None = None,
     spill: bool = False,
+    servers: Servers | None = None,
+    pipeline: bool = True,
 ) -> list[Projection | Misfit]:
     """Rows for every strategy at every scale, in the order given. The batch a worker stays fixed (weak scaling).
 
     `error_bar` is the relative error measured where the job was recorded, if it was. `each` is given every row as soon
     as it is ready: those before `watch` ended the run. With `spill` rows that do not fit a GPU live in its host's
-    memory. Raises UsageError, OutOfTime, and CapacityError where the cluster has too few GPUs or nothing fits theirs.
+    memory. With `pipeline` the next step's ids are sent while a step runs, as the trainer does. `servers` are hosts for
+    the tables of `ps_*` strategies; without them `ps_sync` has a server on each worker.
+    Raises UsageError, OutOfTime, and CapacityError where the cluster has too few GPUs or nothing fits theirs.
     """
     if not strategies or not gpus:
         raise UsageError("name at least one strategy and one number of GPUs")
+    check_servers(strategies, servers)
     plans = [plan_of(name, job.model) for name in strategies]
+    if pipeline:
+        # Servers on hosts of their own have a time line of their own, in which a worker asks when it needs a row.
+        plans = [plan if servers and plan.strategy in SERVED else plan.pipelined() for plan in plans]
     for n in gpus:
         if n < 1:
             raise UsageError(f"--gpus {n}: a job needs at least 1 GPU")
         cluster.require(n)
+        if servers is not None:
+            servers.seats(cluster, n)
     routed = Routed(cluster, folding)
     host_bandwidth = _host_bandwidth(cluster) if spill else None
     rows: list[Projection | Misfit] = []
@@ -133,7 +150,7 @@ def project(
     cases = [(n, plan) for n in gpus for plan in plans]
     for done, (n, plan) in enumerate(cases):
         part = watch.within(done, len(cases), "projections")
-        rows.append(_row(job, routed, plan, n, batch_per_worker, algorithms, error_bar, part, host_bandwidth))
+        rows.append(_row(job, routed, plan, n, batch_per_worker, algorithms, error_bar, part, host_bandwidth, servers))
         if each is not None:
             each(rows[-1])
     misfits = [row for row in rows if isinstance(row, Misfit)]
@@ -152,13 +169,15 @@ def _row(
     error_bar: float | None,
     watch: Watch,
     host_bandwidth: float | None,
+    servers: Servers | None,
 ) -> Projection | Misfit:
     cluster = routed.cluster
     symbols = job.symbols(n, batch_per_worker)
+    if servers is not None and plan.strategy in SERVED:
+        return _served_row(job, routed, plan, symbols, error_bar, watch, servers)
     memory, batch, gpu = memory_of(plan, symbols), round(symbols["B"]), cluster.gpu
-    what = f"{plan.strategy} of {job.model.name} on {n:,} GPU{'s' if n > 1 else ''}"
     try:
-        require(memory, gpu.memory, gpu.name, what, symbols, spill=host_bandwidth is not None)
+        require(memory, gpu.memory, gpu.name, _what(job, plan, n), symbols, spill=host_bandwidth is not None)
     except CapacityError as error:
         return Misfit(n, plan.strategy, batch, memory, str(error))
     spill = spill_of(plan, job.model, memory, symbols, gpu.memory, host_bandwidth) if host_bandwidth else None
@@ -172,10 +191,7 @@ def _row(
         bytes_per_worker=plan.sent_bytes(symbols),
         bytes_by_traffic={str(t): plan.sent_bytes(symbols, t) for t in Traffic if t is not Traffic.NONE},
         provenance={
-            "compute": compute_from,
-            "communication": f"simulated on {cluster.name}; transport {cluster.transport.name}",
-            "sizes": job.sizes_from,
-            "memory": f"formula: rows, optimizer, index, what a step makes; {gpu.name} has {format_size(gpu.memory)}",
+            **_provenance(job, cluster, compute_from, "; the next step's ids meanwhile" if plan.is_pipelined else ""),
             **({"spill": _spill_from(job, host_bandwidth)} if spill and host_bandwidth else {}),
         },
         caveat=plan.caveat,
@@ -184,6 +200,61 @@ def _row(
         spill=spill,
         record=record,
     )
+
+
+def _served_row(
+    job: Job,
+    routed: Routed,
+    plan: Plan,
+    symbols: Mapping[str, float],
+    error_bar: float | None,
+    watch: Watch,
+    servers: Servers,
+) -> Projection | Misfit:
+    """A row of workers and of servers on hosts of their own; nothing spills, since no rows are on GPUs."""
+    cluster, n, batch = routed.cluster, int(symbols["N"]), round(symbols["B"])
+    gpu, device, what = cluster.gpu, servers.device, _what(job, plan, n)
+    memory, of_server = served_memory(plan, symbols, servers.count)
+    try:
+        require(memory, gpu.memory, gpu.name, what, symbols)
+        require_servers(of_server, device.memory, device.name, what, servers.count)
+    except CapacityError as error:
+        return Misfit(n, plan.strategy, batch, memory, str(error))
+    durations, compute_from = _durations(job, cluster, plan, symbols, None)
+    step = step_with_servers(cluster, plan, symbols, durations, servers, of_server, routed.folding, watch)
+    share = f", of which each of {servers.threads} threads has its share" if servers.threads > 1 else ""
+    return Projection(
+        gpus=n,
+        strategy=plan.strategy,
+        batch=batch,
+        breakdown=step.breakdown,
+        bytes_per_worker=moved(plan, symbols, servers.count),
+        bytes_by_traffic={str(t): moved(plan, symbols, servers.count, t) for t in Traffic if t is not Traffic.NONE},
+        provenance={
+            **_provenance(job, cluster, compute_from),
+            "servers": f"assumed: {servers.count} hosts beside the workers', roofline of {device.name}{share}",
+        },
+        caveat="",
+        error_bar=error_bar,
+        memory=memory,
+        spill=None,
+        record=step.record,
+        served=step,
+    )
+
+
+def _what(job: Job, plan: Plan, n: int) -> str:
+    return f"{plan.strategy} of {job.model.name} on {n:,} GPU{'s' if n > 1 else ''}"
+
+
+def _provenance(job: Job, cluster: Cluster, compute_from: str, meanwhile: str = "") -> dict[str, str]:
+    gpu = cluster.gpu
+    return {
+        "compute": compute_from,
+        "communication": f"simulated on {cluster.name}; transport {cluster.transport.name}{meanwhile}",
+        "sizes": job.sizes_from,
+        "memory": f"formula: rows, optimizer, index, what a step makes; {gpu.name} has {format_size(gpu.memory)}",
+    }
 
 
 def _host_bandwidth(cluster: Cluster) -> float:

@@ -12,6 +12,9 @@ and updated once, over a link that carries both directions at a time.
 
 For des_* they are within 15 % of the trainer's peak (tests/des_ref/test_memory.py).
 
+With parameter servers on hosts of their own (`served_memory`) a worker keeps no rows and no optimizer state; a server
+keeps 1/S of everything and room for what all workers may have sent it.
+
 Left out: the driver's context and the buffers of NCCL (under 1 GiB together), fragmentation, the doubling of a hash
 table that grows, the size of the host's memory and how many GPUs share its bandwidth.
 """
@@ -24,12 +27,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dessim.errors import CapacityError
-from dessim.trace.schema import Collective, Kind, Phase
+from dessim.trace.schema import PREFETCH, Collective, Kind, Phase
 from dessim.units import format_size
 from dessim.workload import formula
 from dessim.workload.ids import expected_unique
 from dessim.workload.model import Model
 from dessim.workload.plan import Plan, PlannedOp
+from dessim.workload.served import Roles, a_step, size_of
 
 # Bytes a row: its values, its optimizer's state, and the id with two 8-byte row numbers that find it: an index at most
 # half full (des_ref/embedding/hash_table.py).
@@ -93,13 +97,31 @@ def memory_of(plan: Plan, symbols: Symbols) -> Memory:
     """What a rank needs for `plan`."""
     kept = {phase: 0.0 for phase in Phase}
     for op in plan.ops:
-        kept[op.phase] += _result(op, symbols)
+        # What is sent ahead is there for this step and for the next.
+        kept[op.phase] += _result(op, symbols) * (2 if op.stream == PREFETCH else 1)
     # What an optimizer op makes is the next step's weights; what the others make is over with the step.
     dense = kept.pop(Phase.OPTIMIZER)
-    rows, row_state, index = (
-        formula.evaluate(f"({plan.rows_held})*{text}", symbols) for text in (ROW, ROW_STATE, INDEX)
-    )
-    return Memory(rows, row_state, index, dense, sum(kept.values()))
+    return Memory(*_held(plan, symbols), dense, sum(kept.values()))
+
+
+def served_memory(plan: Plan, symbols: Symbols, servers: int) -> tuple[Memory, Memory]:
+    """What a worker needs, and what each of `servers` needs, where they are not on the workers."""
+    roles, shard = Roles.of(plan), a_step(symbols, servers)
+    pulled = servers * size_of(roles.reply, symbols, servers)
+    worker = pulled + sum(formula.evaluate(op.keeps, symbols) for op in (*roles.prepare, *roles.compute))
+    dense, summed = (sum(formula.evaluate(op.keeps, shard) for op in ops) for ops in (roles.update, roles.merge))
+    waiting = symbols["N"] * size_of(roles.push, symbols, servers)
+    return Memory(0.0, 0.0, 0.0, 0.0, worker), Memory(*_held(plan, shard), dense, waiting + summed)
+
+
+def require_servers(memory: Memory, capacity: float, device: str, what: str, servers: int) -> None:
+    """Raise CapacityError unless a server's memory fits its host's `capacity` [bytes]."""
+    if memory.total > capacity:
+        enough = math.ceil(servers * memory.total / capacity)
+        raise CapacityError(
+            f"{what} does not fit: a parameter server needs {format_size(memory.total)} ({memory}), a host with "
+            f"{device} has {format_size(capacity)}; use about --servers {enough:,} or more"
+        )
 
 
 def require(memory: Memory, capacity: float, gpu: str, what: str, symbols: Symbols, spill: bool = False) -> None:
@@ -112,7 +134,7 @@ def require(memory: Memory, capacity: float, gpu: str, what: str, symbols: Symbo
     room = capacity - memory.dense - memory.activations
     sharded = memory.index + (0.0 if spill else memory.spillable)
     advice = []
-    if room > 0:
+    if room > 0 and sharded > 0:
         advice.append(f"about {math.ceil(symbols['N'] * sharded / room):,} GPUs or more")
     if sharded + memory.dense <= capacity:
         advice.append("fewer samples a GPU (--batch-per-worker)")
@@ -145,6 +167,13 @@ def spill_of(
         if op.rows != "0"
     }
     return Spill(rows_share, missed / touched, rows_share * memory.spillable, seconds)
+
+
+def _held(plan: Plan, symbols: Symbols) -> tuple[float, float, float]:
+    """Bytes of the rows that whoever holds rows holds, of their optimizer state and of their index."""
+    rows = formula.evaluate(plan.rows_held, symbols)
+    row, state, index = (rows * formula.evaluate(text, symbols) for text in (ROW, ROW_STATE, INDEX))
+    return row, state, index
 
 
 def _cold(model: Model, symbols: Symbols, hot: float) -> dict[str, float]:

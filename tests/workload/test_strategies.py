@@ -101,6 +101,7 @@ def test_every_strategy_sends_what_its_formula_in_the_table_says(v):
     K = 1 + (v["D"] + 1) + v["H1"]
     expected = {
         "ps_sync": f * 2 * v["u"] * (rows + v["k"]),
+        "ps_async": f * 2 * v["u"] * (rows + v["k"]),
         "data_parallel": (v["N"] - 1) * v["u"] * (rows + v["k"]),
         "row_all_to_all": ids + 2 * f * v["u"] * rows,
         "table_wise": ids + 2 * f * local * v["F"] * rows,

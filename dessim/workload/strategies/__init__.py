@@ -10,6 +10,7 @@ from dessim.workload.plan import Plan
 from dessim.workload.strategies.data_parallel import data_parallel
 from dessim.workload.strategies.des import des_all_reduce, des_reduce_scatter
 from dessim.workload.strategies.ps import ps_sync
+from dessim.workload.strategies.ps_async import ps_async
 from dessim.workload.strategies.sharded import mesh, row_all_to_all, row_wise, table_wise
 
 STRATEGIES: dict[str, Callable[[Model], Plan]] = {
@@ -20,6 +21,7 @@ STRATEGIES: dict[str, Callable[[Model], Plan]] = {
     "row_wise": row_wise,
     "row_all_to_all": row_all_to_all,
     "ps_sync": ps_sync,
+    "ps_async": ps_async,
     "data_parallel": data_parallel,
 }
 

@@ -140,6 +140,8 @@ def render_report(
         throughput=Markup(figures.throughput(rows)) if rows else "",
         breakdown=Markup(figures.step_breakdown(rows)) if rows else "",
         sent=Markup(figures.bytes_per_worker(rows)) if rows else "",
+        bound=_bound(max(rows, key=lambda r: (r["gpus"], r["samples_per_s"])), "projected") if rows else None,
+        replay_bound=_bound(result["replay"], "replayed"),
         step_times=Markup(figures.predicted_vs_measured(steps)) if steps else "",
         cluster_svg=Markup(_drawing(cluster_svg)) if cluster_svg else "",
         timeline=timeline,
@@ -156,6 +158,25 @@ def percent(value: float, signed: bool = False) -> str:
     sign = "+" if signed and value > 0 else "−" if value < 0 else ""
     share = abs(100 * value)
     return f"{sign}{share:.0f} %" if share >= 9.95 else f"{sign}{share:.2g} %"
+
+
+def _bound(row: Row, which: str) -> dict[str, Any]:
+    """What the report shows of why a step takes as long as it does: its critical path, the links' use, what changes
+    would buy. `which` names it apart from others."""
+    from markupsafe import Markup
+
+    used = row["utilisation"]
+    title = f"Utilisation of links, {which}"
+    return {
+        "row": row,
+        "path": row["critical_path"],
+        "what_if": row.get("what_if") or [],
+        "use": Markup(figures.utilisation(used, title=title)) if used["share"] else "",
+        "links": [
+            {"kind": kind, "bytes": row["bytes_by_link"][kind], "mean": mean, "peak": used["peak_share"][kind]}
+            for kind, mean in used["mean_share"].items()
+        ],
+    }
 
 
 def _or_dash(text: Any) -> Any:

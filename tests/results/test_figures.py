@@ -23,6 +23,7 @@ DRAW = {
     "bytes_per_worker": lambda path=None: figures.bytes_per_worker(ROWS, path),
     "step_breakdown": lambda path=None: figures.step_breakdown(ROWS, path),
     "predicted_vs_measured": lambda path=None: figures.predicted_vs_measured(STEPS, path),
+    "utilisation": lambda path=None: figures.utilisation(ROWS[0]["utilisation"], path),
     "training_curve": lambda path=None: figures.training_curve(EPOCHS, path),
 }
 
@@ -79,7 +80,7 @@ def test_saved_it_is_on_white_with_its_data_beside_it(tmp_path, name):
     assert path.read_text().startswith("<?xml")
     assert sorted(p.suffix for p in tmp_path.iterdir()) == [".csv", ".svg"]
     rows = list(csv.DictReader(path.with_suffix(".csv").open()))
-    assert len(rows) == {"predicted_vs_measured": 5, "training_curve": 4}.get(name, len(ROWS))
+    assert len(rows) == {"predicted_vs_measured": 5, "utilisation": 9, "training_curve": 4}.get(name, len(ROWS))
 
 
 def test_axes_have_units_and_scales_are_powers_of_two(drawn):

@@ -210,3 +210,12 @@ def test_a_job_that_does_not_fit_is_a_caveat_and_no_row():
     assert "a GPU needs 931 GiB" in render_report(whole)
     whole["projection"] = whole["projection"][:1]
     assert "compares no strategies" in render_report(whole)
+
+
+def test_what_bounds_the_step_is_told_of_the_fastest_and_of_the_replay(html):
+    page = Page(html)
+    last = max((r for r in result()["projection"]), key=lambda r: (r["gpus"], r["samples_per_s"]))
+    assert f"the largest part of its critical path is {last['bound_by']}" in page.text
+    assert page.text.count("on the critical path") == 2
+    assert page.text.count("peak use") == 2
+    assert "2x:nic_rate" in page.text and "1.25×" in page.text and "does not fit" in page.text

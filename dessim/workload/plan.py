@@ -107,6 +107,11 @@ class Plan:
         return replace(self, ops=tuple(ops))
 
     @property
+    def is_pipelined(self) -> bool:
+        """Whether some ops serve the next step."""
+        return any(op.stream == PREFETCH for op in self.ops)
+
+    @property
     def collectives(self) -> tuple[PlannedOp, ...]:
         return tuple(op for op in self.ops if op.kind is Kind.COLLECTIVE)
 

@@ -10,7 +10,6 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from des_ref.comm import Comm
-from des_ref.comm import Comm
 from des_ref.data.batch import Batch
 from des_ref.embedding.hash_table import RowTable
 from des_ref.embedding.optim import RowAdagrad, RowOptimizer

@@ -1,8 +1,9 @@
 """Plain data parallel: dense parameters *and rows* replicated on every worker, only gradients travel.
 
-Nothing of the forward pass crosses the network. Dense gradients are AllReduced; the gradients of the u different rows
-of each worker's samples are AllGathered with their ids, as Horovod does with sparse tensors (tf.IndexedSlices; Sergeev
-and Del Balso, arXiv 1802.05799), and every worker updates all U rows of the global batch. Sent by a worker:
+No weight and no activation crosses the network. Dense gradients are AllReduced; the gradients of the u different rows
+of each worker's samples are AllGathered, as are their ids, which is what Horovod does with sparse tensors
+(tf.IndexedSlices; Sergeev and Del Balso, arXiv 1802.05799), and every worker updates all U rows of the global batch.
+Sent by a worker:
 
     (N-1) u (W s + k)  +  2 (N-1)/N P_dense s
 
@@ -33,19 +34,13 @@ def data_parallel(model: Model) -> Plan:
     return Plan(
         "data_parallel",
         (
-            compute(
-                "lookup",
-                Phase.FORWARD,
-                mem="4*(B/N)*m*k + u*2*(k + W*s)",
-                kernels=24,
-                keeps="(B/N)*m*k + u*(k + W*s)",
-                rows="u",
-            ),
-            collective("row_counts", Phase.FORWARD, gather, Traffic.CONTROL, "N*8", "lookup"),
+            compute("split_ids", Phase.INPUT, mem="8*(B/N)*m*k", kernels=20, keeps="2*(B/N)*m*k + u*k"),
+            collective("row_counts", Phase.INPUT, gather, Traffic.CONTROL, "N*8", "split_ids"),
+            collective("row_ids", Phase.INPUT, gather, Traffic.IDS, "N*u*k", "row_counts"),
+            compute("lookup", Phase.FORWARD, "split_ids", mem="u*2*(k + W*s)", kernels=12, keeps="u*W*s", rows="u"),
             pool_own("lookup"),
             *dense_part(model, "(B/N)", "pool"),
             dense_grad(model),
-            collective("row_ids", Phase.BACKWARD, gather, Traffic.IDS, "N*u*k", "row_counts", "dense_backward"),
             scatter_own(),
             collective("row_grads", Phase.BACKWARD, gather, Traffic.SPARSE, "N*u*W*s", "scatter_grad"),
             compute(

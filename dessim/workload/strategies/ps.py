@@ -33,8 +33,8 @@ def ps_sync(model: Model) -> Plan:
     return Plan(
         "ps_sync",
         (
-            collective("pull_dense", Phase.FORWARD, a2a, Traffic.DENSE, dense),
             *keys_to_owners("pull_keys"),
+            collective("pull_dense", Phase.FORWARD, a2a, Traffic.DENSE, dense),
             lookup_asked("pull_keys"),
             collective("pull_rows", Phase.FORWARD, a2a, Traffic.SPARSE, "u*W*s", "lookup"),
             pool_own("pull_rows"),

@@ -1,0 +1,166 @@
+"""Ids on their way to the workers that hold their rows, in the three forms that strategies send them.
+
+    occurrences   every id of a worker's samples with its coordinate, to its owner      des_*, row_wise, mesh
+    tables        the lengths of all bags, then the ids in that order: table f mod N    table_wise
+    keys          each different id once, to its owner                                  row_all_to_all, ps_*
+
+The owner of an id is the worker that h(id) names (des_ref.hashing); that of a table its number modulo N.
+
+A *bag* is the ids of one field of one sample. What comes back (pooled bags, rows) and what goes out in backward has the
+order of what was sent, so that no index travels twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from des_ref.comm import Comm
+from des_ref.data.batch import Batch
+from des_ref.hashing import owner_of
+from des_ref.strategies.base import Lane
+from des_ref.substitution.held import Held
+from dessim.errors import UsageError
+from dessim.trace.schema import Phase
+
+_INT32_MAX = 2**31 - 1
+
+
+def _counts_first(comm: Comm, to_send: Tensor) -> list[int]:
+    """How many entries come from each rank: a message of its own, before one of uneven sizes."""
+    to_receive = torch.empty_like(to_send)
+    comm.all_to_all("id_counts", to_receive, to_send, None, None).wait()
+    return to_receive.tolist()
+
+
+# -- occurrences ------------------------------------------------------------------------------------------------------
+
+
+def send_occurrences(batch: Batch, lane: Lane, fields: int) -> tuple[Tensor, list[int]]:
+    """Messages [n, 3] int32 of the ids this worker owns, and how many came from each rank.
+
+    An id travels as 12 bytes, its 64 bits and an int32 coordinate (local sample * F + field); the sender's rank, known
+    from the split sizes, makes the sample global.
+    """
+    if len(batch) * fields > _INT32_MAX:
+        raise UsageError(f"{len(batch)} samples x {fields} fields a worker do not fit an int32 coordinate")
+    comm = lane.comm
+    with lane.marks.segment("split_ids", Phase.INPUT):
+        owner = owner_of(batch.ids, comm.world_size)
+        order = torch.argsort(owner, stable=True)
+        coordinate = (batch.sample * fields + batch.field).to(torch.int32)
+        message = torch.cat([batch.ids.view(torch.int32).view(-1, 2), coordinate[:, None]], dim=1)[order]
+        to_send = torch.bincount(owner, minlength=comm.world_size)
+    received = _counts_first(comm, to_send)
+    out = message.new_empty(sum(received), 3)
+    comm.all_to_all("ids", out, message, received, to_send.tolist()).wait()
+    return out, received
+
+
+def unpack_occurrences(
+    message: tuple[Tensor, list[int]], samples: int, fields: int, pairs: bool
+) -> tuple[Tensor, Held]:
+    """Different ids [u] of the global batch that this worker owns, and where they occur. `pairs` as in Held.of."""
+    rows, received = message
+    share = samples // len(received)
+    # A copy even of one row or none, which counts as contiguous whatever its strides.
+    ids = rows[:, :2].clone(memory_format=torch.contiguous_format).view(torch.int64)[:, 0]
+    coordinate = rows[:, 2].to(torch.int64)
+    first = torch.arange(len(received), device=rows.device) * share
+    source = torch.repeat_interleave(first, torch.tensor(received, device=rows.device), output_size=len(rows))
+    unique, inverse = torch.unique(ids, return_inverse=True)
+    sample, field = source + coordinate // fields, coordinate % fields
+    return unique, Held.of(sample, field, inverse, samples, fields, pairs)
+
+
+# -- tables -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TableIds:
+    """Ids of the tables that this worker holds, over the global batch.
+
+    ids   int64 [n], in the order of their bags
+    bag   int64 [n], which of the N * f * b bags: (rank they come from, own table, local sample)
+    """
+
+    ids: Tensor
+    bag: Tensor
+
+
+def tables_of(rank: int, world_size: int, fields: int) -> int:
+    """How many of the F tables a rank holds; table f lives on rank f mod N."""
+    return len(range(rank, fields, world_size))
+
+
+def send_tables(batch: Batch, lane: Lane, fields: int) -> TableIds:
+    """Ids to the workers that hold their tables. Lengths (int32 a bag) go first and say how many ids follow."""
+    comm, n, b = lane.comm, lane.comm.world_size, len(batch)
+    sizes = [tables_of(rank, n, fields) * b for rank in range(n)]  # bags a rank holds of this worker's samples
+    with lane.marks.segment("split_ids", Phase.INPUT):
+        place = table_order(fields, n, batch.ids.device).argsort()
+        bag = place[batch.field] * b + batch.sample
+        ids = batch.ids[torch.argsort(bag, stable=True)]
+        lengths = torch.bincount(bag, minlength=fields * b).to(torch.int32)
+        to_send = [int(part.sum()) for part in lengths.split(sizes)]
+    own = sizes[comm.rank]
+    arrived = lengths.new_empty(n * own)
+    comm.all_to_all("lengths", arrived, lengths, [own] * n, sizes).wait()
+    received = arrived.view(n, own).sum(dim=1).tolist()
+    out = ids.new_empty(sum(received))
+    comm.all_to_all("ids", out, ids, received, to_send).wait()
+    return TableIds(out, torch.repeat_interleave(arrived.to(torch.int64), output_size=len(out)))
+
+
+def table_order(fields: int, world_size: int, device: torch.device) -> Tensor:
+    """Fields in the order of the ranks that hold them, int64 [F]: rank 0's tables, then rank 1's, ..."""
+    order = [field for rank in range(world_size) for field in range(rank, fields, world_size)]
+    return torch.tensor(order, dtype=torch.int64, device=device)
+
+
+# -- keys -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The different ids of a worker's own samples, in the order of their owners.
+
+    unique    int64 [u]
+    inverse   int64 [n], which of them each occurrence is
+    sizes     how many each owner holds
+    """
+
+    unique: Tensor
+    inverse: Tensor
+    sizes: list[int]
+
+    @classmethod
+    def of(cls, ids: Tensor, owners: int) -> Keys:
+        unique, inverse = torch.unique(ids, return_inverse=True)
+        owner = owner_of(unique, owners)
+        order = torch.argsort(owner, stable=True)
+        place = torch.empty_like(order)
+        place[order] = torch.arange(len(order), device=order.device)
+        return cls(unique[order], place[inverse], torch.bincount(owner, minlength=owners).tolist())
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Keys that an owner is asked for, int64: `sizes[r]` from rank r, one rank after the other."""
+
+    keys: Tensor
+    sizes: list[int]
+
+
+def send_keys(ids: Tensor, lane: Lane, name: str) -> tuple[Keys, Asked]:
+    """Ask the owners of the different ones of `ids` for their rows, in the message `name`; and what others ask."""
+    comm = lane.comm
+    with lane.marks.segment("split_ids", Phase.INPUT):
+        keys = Keys.of(ids, comm.world_size)
+        to_send = torch.tensor(keys.sizes, device=ids.device)
+    received = _counts_first(comm, to_send)
+    asked = ids.new_empty(sum(received))
+    comm.all_to_all(name, asked, keys.unique, received, keys.sizes).wait()
+    return keys, Asked(asked, received)

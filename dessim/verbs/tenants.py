@@ -157,7 +157,7 @@ def _priced(table: JobTable, cluster: Cluster) -> tuple[Tenant, dict[str, str], 
     """A job as the simulator takes it, where its numbers come from, and what its plan leaves out."""
     job = Job.of_model(load_model(table.model))
     plan, symbols, gpu = (
-        plan_of(table.strategy, job.model),
+        plan_of(table.strategy, job.model).pipelined(),
         job.symbols(table.n_gpus, table.batch_per_worker),
         cluster.gpu,
     )

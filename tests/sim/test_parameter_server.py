@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import heapq
 from itertools import pairwise
 
 import numpy as np
@@ -114,6 +115,46 @@ def test_a_barrier_waits_for_the_slowest_and_nobody_is_stale() -> None:
     free = run(8, 2, exchange, (50 * US, 500 * US), Terms(sync=False, jitter=0.3, seed=1))
     assert uneven.step_time > 1.2 * even.step_time and free.step_time < 0.9 * uneven.step_time
     assert uneven.staleness.max() == 0 and free.staleness.max() > 7 > free.staleness.min()
+
+
+def by_hand(n: int, exchange: Exchange, compute: tuple[float, float], terms: Terms, steps: int) -> list[float]:
+    """When each push is applied, on one server with one thread: a heap of arrivals, no processes and no network.
+
+    Messages take a hop each; a worker's draws are those of the simulation.
+    """
+    seeds = np.random.SeedSequence(terms.seed).spawn(n)
+    rngs = [np.random.default_rng(seed) for seed in seeds]
+    way = hop() + 1 / RATE
+    arrivals: list[tuple[float, int, bool]] = []  # when, whose, whether it is a push
+    factors = [1.0] * n
+
+    def begin(w: int, now: float) -> None:
+        factors[w] = float(np.exp(terms.jitter * rngs[w].standard_normal()))
+        heapq.heappush(arrivals, (now + compute[0] * factors[w] + way, w, False))
+
+    for w in range(n):
+        begin(w, 0.0)
+    free, applied = 0.0, list[float]()
+    while len(applied) < steps:
+        came, w, push = heapq.heappop(arrivals)
+        free = max(free, came) + (exchange.merge if push else exchange.gather)
+        if push:
+            applied.append(free)
+            begin(w, free + hop())
+        else:
+            heapq.heappush(arrivals, (free + way + compute[1] * factors[w] + way, w, True))
+    return applied
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("n", [3, 12])
+def test_a_queue_worked_out_by_hand_applies_pushes_at_the_same_times(n: int, seed: int) -> None:
+    exchange, compute = Exchange(1.0, 1.0, 1.0, 40 * US, 60 * US), (50 * US, 600 * US)
+    terms = Terms(sync=False, jitter=0.4, seed=seed)
+    served = run(n, 1, exchange, compute, terms, measured=6)
+    pushes = sorted(s.end - hop() for s in served.record.spans if s.name == "push")
+    expected = by_hand(n, exchange, compute, terms, 8 * n)
+    assert pushes[: 8 * n] == pytest.approx(expected, rel=1e-6)  # messages of a byte hardly meet
 
 
 @settings(max_examples=15, deadline=None)

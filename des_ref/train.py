@@ -107,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     settings = settings_from(args)
     check_strategy(settings.strategy)
-    model = load_model(settings.model)
+    model = load_model(settings.model).trained_by(settings.optimizer.rows.name)
     with open_comm(args.device) as comm:
         started = time.perf_counter()
         if settings.training.batch % comm.world_size:

@@ -10,7 +10,8 @@
     skew = 1.05              # Zipf exponent of their frequency
     [embedding]
     width = 16               # D
-    optimizer_slots = 2      # O, floats of optimizer state a row; default: the trainer's row-wise Adagrad
+    optimizer = "adam"       # of rows: sgd, rowwise_adagrad (default), adagrad, adam, ftrl
+    optimizer_slots = 2      # O, floats of optimizer state a row, of an optimizer that is none of these
     [[operators]]
     kind = "mlp"             # lr, fm, nfm, cross, mlp, cross_v2, dot, inner, cin, head: see dessim.workload.operators
     widths = [400, 400, 400] # H1 ...
@@ -42,6 +43,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from dessim.errors import ModelError
 from dessim.workload.ids import expected_unique
 from dessim.workload.operators import KINDS, OPERAND, Costs, Dense, Mlp, Positive, Shape, Spec
+from dessim.workload.row_optimizers import ROW_OPTIMIZERS, RowOptimizer
 
 ID_BYTES = 8  # 64-bit feature ids
 COORDINATE_BYTES = 4  # an int32 beside each id
@@ -69,10 +71,18 @@ class Input(_Strict):
 
 
 class Embedding(_Strict):
-    """One row a feature id. `optimizer_slots`: floats of optimizer state a row; None: row-wise Adagrad's."""
+    """One row a feature id. `optimizer_slots`: floats of optimizer state a row; None: those of `optimizer`."""
 
     width: Positive
+    optimizer: str = "rowwise_adagrad"
     optimizer_slots: Annotated[int, Field(ge=0)] | None = None
+
+    @field_validator("optimizer")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in ROW_OPTIMIZERS:
+            raise ValueError(f"there is no {name!r}; use {', '.join(ROW_OPTIMIZERS)}")
+        return name
 
 
 class Model(_Strict):
@@ -122,9 +132,19 @@ class Model(_Strict):
 
     @property
     def row_slots(self) -> int:
-        """Floats of optimizer state a row; row-wise Adagrad keeps one for the embedding, one for the linear weight."""
+        """Floats of optimizer state a row."""
         slots = self.embedding.optimizer_slots
-        return len(self.row_widths) if slots is None else slots
+        return self.row_optimizer.slots(self.row_widths.values()) if slots is None else slots
+
+    @property
+    def row_optimizer(self) -> RowOptimizer:
+        return ROW_OPTIMIZERS[self.embedding.optimizer]
+
+    def trained_by(self, optimizer: str) -> Model:
+        """The same model with another optimizer of rows, one of ROW_OPTIMIZERS."""
+        assert optimizer in ROW_OPTIMIZERS, optimizer
+        changed = self.embedding.model_copy(update={"optimizer": optimizer, "optimizer_slots": None})
+        return self.model_copy(update={"embedding": changed})
 
     def symbols(self, world_size: int, batch: float | None = None, unique: Any = None) -> dict[str, float]:
         """Values of all symbols for a job of `world_size` workers and a global batch of `batch` samples.

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from des_ref.config import load_settings
 from des_ref.data.synthetic import Zipf
@@ -19,8 +20,10 @@ from des_ref.models.dense_optim import DenseOptimizer, dense_optimizers
 from des_ref.reference import Reference
 from des_ref.reference_optim import ROW_STEPS
 from des_ref.strategies.base import Optimizers
-from dessim.errors import UsageError
-from dessim.workload.model import load_model
+from dessim.errors import ModelError, UsageError
+from dessim.workload.model import load_model, parse_model
+from dessim.workload.row_optimizers import ROW_OPTIMIZERS as COSTS
+from dessim.workload.strategies import plan
 
 ROWS, WIDTHS, STEPS = 7, {"w": 1, "v": 3}, 40
 ALL = [Sgd(0.3), RowAdagrad(0.3), Adagrad(0.3), Adam(0.3, 0.8, 0.95), Ftrl(0.3), Ftrl(0.3, 0.5, 0.4, 0.2)]
@@ -115,7 +118,9 @@ def test_torch_with_sparse_gradients(ours: RowOptimizer, make: Any) -> None:
     optimizer = make([weight])
     for touched, grads in steps():
         g = grads["v"]
-        doubled = torch.sparse_coo_tensor(torch.cat([touched, touched])[None], torch.cat([g, 2 * g]), weight.shape)
+        doubled = torch.sparse_coo_tensor(
+            torch.cat([touched, touched])[None], torch.cat([g, 2 * g]), weight.shape, check_invariants=True
+        )
         weight.grad = doubled
         optimizer.step()
         ours.update(table, touched, {"v": 3 * g})
@@ -138,7 +143,7 @@ def test_adam_is_torchs_sparse_adam_for_a_row_of_every_step() -> None:
     generator, rows = torch.Generator().manual_seed(3), torch.arange(ROWS)
     for _ in range(STEPS):
         g = torch.randn(ROWS, 3, generator=generator, dtype=torch.float64)
-        weight.grad = torch.sparse_coo_tensor(rows[None], g, weight.shape)
+        weight.grad = torch.sparse_coo_tensor(rows[None], g, weight.shape, check_invariants=True)
         sparse.step()
         ours.update(table, rows, {"v": g})
     torch.testing.assert_close(table.columns["v"], weight.detach(), rtol=0, atol=1e-12)
@@ -230,6 +235,44 @@ def test_the_references_adam_is_torchs() -> None:
         runs.append(run.parameters)
     for name, values in runs[0].items():
         torch.testing.assert_close(values, runs[1][name], rtol=0, atol=1e-14)
+
+
+class Calls(TorchDispatchMode):
+    """Counts operators that launch a kernel on a GPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += not func.is_view
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", list(ROW_OPTIMIZERS))
+@pytest.mark.parametrize("widths", [{"v": 3}, {"w": 1, "v": 5}])
+def test_the_plan_knows_state_and_calls(name: str, widths: dict[str, int]) -> None:
+    optimizer, costs = ROW_OPTIMIZERS[name](), COSTS[name]
+    assert sum(optimizer.state(widths).values()) == costs.slots(widths.values())
+    table = RowTable(widths | optimizer.state(widths), lambda ids: {})
+    rows = table.find_or_insert(torch.arange(ROWS))
+    grads = {column: torch.ones(ROWS, width) for column, width in widths.items()}
+    with Calls() as calls:
+        optimizer.update(table, rows, grads)
+    assert calls.count == costs.calls(widths.values())
+
+
+def test_the_optimizer_of_a_run_is_the_traces() -> None:
+    model = load_model("deepfm_ml100k")
+    width = model.embedding.width
+    assert set(COSTS) == set(ROW_OPTIMIZERS)
+    slots = {name: model.trained_by(name).symbols(2)["O"] for name in COSTS}
+    w = width + 1
+    assert slots == {"sgd": 0, "rowwise_adagrad": 2, "adagrad": w, "adam": 2 * w + 1, "ftrl": 2 * w}
+    update = {name: plan("des_all_reduce", model.trained_by(name)).op("update_rows") for name in COSTS}
+    assert update["ftrl"].kernels > update["sgd"].kernels and update["ftrl"].flops != update["sgd"].flops
+    with pytest.raises(ModelError, match=r"embedding\.optimizer: .*there is no 'lamb'; use sgd"):
+        parse_model(model.model_dump() | {"embedding": {"width": 4, "optimizer": "lamb"}}, "m.toml")
 
 
 def test_every_optimizer_has_its_name() -> None:

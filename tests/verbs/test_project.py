@@ -83,7 +83,7 @@ def test_spilt_rows_cost_what_the_link_to_the_host_takes() -> None:
     rows, spans = symbols["U"] / n, {s.name: s.end - s.start for s in row.record.spans}
     launch = CLUSTER.gpu.launch_overhead
     assert spans["lookup"] == pytest.approx(24 * launch + out * rows * 17 * 4 / rate, rel=1e-6)
-    assert spans["update_rows"] == pytest.approx(8 * launch + out * rows * 19 * 4 / rate, rel=1e-6)
+    assert spans["update_rows"] == pytest.approx(24 * launch + out * rows * 19 * 4 / rate, rel=1e-6)
     assert row.provenance["spill"].startswith("assumed: ") and "10 GB/s" in row.provenance["spill"]
 
 

@@ -53,7 +53,7 @@ def data_parallel(model: Model) -> Plan:
                 kernels=28,
                 keeps="N*u*(k + W*s) + U*(k + W*s)",
             ),
-            update_rows("U", "sum_grad"),
+            update_rows(model, "U", "sum_grad"),
             update_dense(dense_weights(model), "update_rows", "dense_grad"),
         ),
         rows_held="V",

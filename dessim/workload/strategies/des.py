@@ -113,7 +113,7 @@ def _plan(name: str, model: Model, scatter: bool) -> Plan:
         ops.append(
             collective("shared_grad", Phase.BACKWARD, Collective.ALL_REDUCE, Traffic.DENSE, grad, "local_backward")
         )
-    ops.append(update_rows("U/N", "local_backward"))
+    ops.append(update_rows(model, "U/N", "local_backward"))
     ops.append(
         update_dense(
             f"(P + {shared})",

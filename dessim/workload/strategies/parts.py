@@ -112,15 +112,16 @@ def dense_grad(model: Model) -> PlannedOp:
     return collective("dense_grad", Phase.BACKWARD, Collective.ALL_REDUCE, Traffic.DENSE, size, "dense_backward")
 
 
-def update_rows(rows: str, *deps: str) -> PlannedOp:
+def update_rows(model: Model, rows: str, *deps: str) -> PlannedOp:
     """The sparse optimizer on `rows` rows: read and write each row and its state, read its gradient."""
+    optimizer = model.row_optimizer
     return compute(
         "update_rows",
         Phase.OPTIMIZER,
         *deps,
-        flops=f"6*({rows})*W",
+        flops=f"{optimizer.flops}*({rows})*W",
         mem=f"({rows})*(3*W+2*O)*s",
-        kernels=8,
+        kernels=optimizer.calls(model.row_widths.values()),
         rows=rows,
     )
 

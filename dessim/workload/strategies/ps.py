@@ -44,7 +44,7 @@ def ps_sync(model: Model) -> Plan:
             collective("push_keys", Phase.BACKWARD, a2a, Traffic.IDS, "u*k", "scatter_grad"),
             collective("push_rows", Phase.BACKWARD, a2a, Traffic.SPARSE, "u*W*s", "scatter_grad"),
             sum_asked("push_keys", "push_rows"),
-            update_rows("U/N", "sum_grad"),
+            update_rows(model, "U/N", "sum_grad"),
             update_dense(f"ceil({weights}/N)", "update_rows", "push_dense"),
         ),
         caveat="servers answer from GPU memory at once: a lower bound for servers on CPUs, which queue",

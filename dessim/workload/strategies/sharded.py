@@ -103,7 +103,7 @@ def row_all_to_all(model: Model) -> Plan:
             scatter_own(),
             collective("rows_grad", Phase.BACKWARD, Collective.ALL_TO_ALL, Traffic.SPARSE, rows, "scatter_grad"),
             sum_asked("rows_grad"),
-            update_rows("U/N", "sum_grad"),
+            update_rows(model, "U/N", "sum_grad"),
             update_dense(dense_weights(model), "update_rows", "dense_grad"),
         ),
     )
@@ -136,6 +136,6 @@ def _scatter_and_update(model: Model, dep: str, pooled: str, replicated: bool = 
             kernels=8,
             keeps="(B*m/N)*(W+E)*s + (U/N)*W*s",
         ),
-        update_rows("U/N", "scatter_grad"),
+        update_rows(model, "U/N", "scatter_grad"),
         update_dense(dense_weights(model), "update_rows", *(() if replicated else ("dense_grad",))),
     )

@@ -4,9 +4,10 @@
 
 A worker is a process that goes round and round: it prepares its batch, pulls (ids to every server, rows back),
 computes, and pushes (gradients to every server, which update and say so). Keys are spread by hash, so every server gets
-an equal share of each message. A server is a queue with k threads that takes requests in the order they arrive; one
-thread is how ps-lite does it (Li et al., "Scaling distributed machine learning with the parameter server", OSDI 2014).
-Messages are flows on the fabric, where many workers meet at a server's NIC and many servers at a worker's.
+an equal share of each message (Li et al., "Scaling distributed machine learning with the parameter server", OSDI 2014).
+A server is a queue with k threads that takes requests in the order they arrive; ps-lite, by the same authors, has one
+thread (src/customer.cc: whatever receives also serves). Messages are flows on the fabric, where many workers meet at a
+server's NIC and many servers at a worker's.
 
 When may a worker begin its next step?
     sync       when the pushes of all workers are in and have been applied, as one update (bulk synchronous)

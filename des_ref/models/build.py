@@ -12,7 +12,8 @@ All starting values come from `seed` alone, drawn in float64 on the CPU, so ever
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -21,12 +22,13 @@ from des_ref.embedding.hash_table import RowTable
 from des_ref.embedding.init import normal_rows
 from des_ref.embedding.optim import RowOptimizer
 from des_ref.substitution import operand
-from des_ref.substitution.base import Bags, Local, Operator
+from des_ref.substitution.base import Bags, Local, Operator, identity
 from des_ref.substitution.cin import Cin
 from des_ref.substitution.cross import Cross
-from des_ref.substitution.cross_v2 import CrossV2
+from des_ref.substitution.cross_v2 import CrossV2, CrossV2ByField
 from des_ref.substitution.dot import Dot
 from des_ref.substitution.fm import Fm
+from des_ref.substitution.fm_fields import FmFields
 from des_ref.substitution.head import Head
 from des_ref.substitution.held import Held
 from des_ref.substitution.lr import Lr
@@ -47,12 +49,15 @@ def build_operator(spec: specs.AnySpec, model: Model, generator: torch.Generator
         case specs.Mlp():
             mlp = MlpOverOperand if model.needs_operand else Mlp
             return mlp(fields, width, spec.widths, spec.dropout, generator)
+        case specs.FmFields():
+            return FmFields(width)
         case specs.Nfm():
             return Nfm(width, spec.widths, spec.dropout, generator)
         case specs.Cross():
             return Cross(fields, width, spec.layers, generator)
         case specs.CrossV2():
-            return CrossV2(fields, width, spec.layers, spec.rank, generator)
+            cross = CrossV2 if spec.needs_operand(model.by_field) else CrossV2ByField
+            return cross(fields, width, spec.layers, spec.rank, generator)
         case specs.Dot():
             return Dot(fields, width, spec.widths, spec.dropout, spec.kind == "inner", generator)
         case specs.Cin():
@@ -61,8 +66,19 @@ def build_operator(spec: specs.AnySpec, model: Model, generator: torch.Generator
             return Head(spec.module, fields, width, spec.weights, generator)
 
 
+@dataclass(slots=True)
+class Owned:
+    """A parameter of which this worker trains the columns of its own fields only: `whole` is empty until gathered."""
+
+    whole: nn.Parameter
+    mine: nn.Parameter
+
+
 class Network:
-    """The operators and all replicated parameters of one model."""
+    """The operators and all replicated parameters of one model.
+
+    `sum_fields` is what operators call for the sum of a tensor over workers that have other fields (Bags).
+    """
 
     def __init__(self, model: Model, seed: int, dtype: torch.dtype, device: torch.device | str) -> None:
         self.model, self.seed, self.dtype, self.device = model, seed, dtype, torch.device(device)
@@ -80,14 +96,44 @@ class Network:
         self.dense_names = (*shared, *tail)
         self.shared_parameters, self.tail_parameters = list(shared.values()), list(tail.values())
         self.dense_parameters = [*self.shared_parameters, *self.tail_parameters]
+        self.owned: list[Owned] = []
+        self.own_fields = range(self.fields)
+        self.sum_fields: Callable[[Tensor], Tensor] = identity
         self._operand = self.fields * self.width if model.needs_operand else 0
         self._below = [operator for operator in self.operators.values() if operator.wire]
         self._bag_squares = max(c.bag_floats for c in model.costs)
 
+    def keep_fields(self, fields: range) -> None:
+        """Field placement: of the weights that live with the rows of a field, keep those of `fields`."""
+        self.own_fields = fields
+        for operator in self.operators.values():
+            for name in operator.by_field:
+                whole = operator.get_parameter(name)
+                mine = self.columns_of(whole.detach()).clone()
+                setattr(operator, name, nn.Parameter(mine))
+                self.owned.append(Owned(whole, operator.get_parameter(name)))
+        gone = {id(o.whole) for o in self.owned}
+        self.shared_parameters = [p for p in self.shared_parameters if id(p) not in gone]
+        for o in self.owned:
+            o.whole.data = o.whole.new_empty(0)
+
+    def columns_of(self, whole: Tensor) -> Tensor:
+        """[.., F * D] -> the columns of own fields."""
+        own = torch.tensor(self.own_fields, dtype=torch.int64, device=whole.device)
+        return whole.unflatten(-1, (self.fields, self.width)).index_select(-2, own).flatten(-2)
+
+    @property
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """What this worker's dense optimizer trains."""
+        return [*self.shared_parameters, *self.tail_parameters, *(o.mine for o in self.owned)]
+
     @property
     def pools(self) -> bool:
         """Whether some operator's partial works by (sample, field) pairs."""
-        return any(operator.pairs for operator in self.operators.values())
+        return any(operator.pairs and not self._is_owned(operator) for operator in self._below)
+
+    def _is_owned(self, operator: Operator) -> bool:
+        return bool(self.owned and operator.by_field)
 
     def new_table(self, optimizer: RowOptimizer, init_std: float) -> RowTable:
         """An empty table whose rows start as (seed, id) says, with columns for the optimizer's state."""
@@ -106,7 +152,20 @@ class Network:
         """[B, K] from values [u, width] of the u different ids this worker holds."""
         local = Local.of(values, held)
         parts = [operand.partial(local, self.fields)] if self._operand else []
-        return torch.cat(parts + [operator.partial(local) for operator in self._below], dim=1)
+        if self.owned:
+            bags = self._own_bags(local)
+        for operator in self._below:
+            parts.append(operator.from_bags(bags) if self._is_owned(operator) else operator.partial(local))
+        return torch.cat(parts, dim=1)
+
+    def _own_bags(self, local: Local) -> Bags:
+        """v of the bags of own fields, whole: field f of n workers is the f // n th of its owner."""
+        held, v = local.held, local.v
+        fields, stride = len(self.own_fields), self.own_fields.step
+        bag = held.sample * fields + torch.div(held.field, stride, rounding_mode="floor")
+        pooled = v.new_zeros(held.samples * fields, self.width).index_add(0, bag, v)
+        pooled = pooled.view(held.samples, fields, self.width)
+        return Bags(pooled[:, :, :0], pooled, pooled[:, :, :0], self.sum_fields)
 
     @property
     def bag_width(self) -> int:

@@ -8,12 +8,12 @@ The autograd graph is cut at the buffer, so that each piece of backward is its o
 
     rows --(graph 1)--> buffer | leaf --(graph 2: the collective)--> sums | leaf --(graph 3: the tail)--> loss
 
-An id travels as 12 bytes, its 64 bits and an int32 coordinate (local sample * F + field); the sender's rank, known from
-the split sizes, makes the sample global.
+Where whole fields live on a worker, local work may be cut into legs by rounds (rounds.py).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -25,13 +25,12 @@ from des_ref.data.batch import Batch
 from des_ref.hashing import owner_of
 from des_ref.models.build import Network
 from des_ref.strategies.base import Counts, Lane, Marks, NoMarks, Optimizers, OwnedByHash, StepResult
+from des_ref.strategies.exchange import send_occurrences, unpack_occurrences
 from des_ref.strategies.grads import SummedGrads
+from des_ref.strategies.rounds import Rounds
 from des_ref.substitution.held import Held
-from dessim.errors import UsageError
 from dessim.trace.schema import Phase
 from dessim.workload.strategies import plan
-
-_INT32_MAX = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +40,6 @@ class _Sent:
     message: Tensor
     received: list[int]
     labels: Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class _Arrived:
-    """Ids of the global batch that this worker owns: different ones [u], and where they occur."""
-
-    unique: Tensor
-    held: Held
 
 
 class _Des(OwnedByHash):
@@ -64,13 +55,36 @@ class _Des(OwnedByHash):
         self.value_bytes = network.dtype.itemsize
         self.table = network.new_table(optimizers.rows, optimizers.init_std)
         self._rows = optimizers.rows
-        self._dense = optimizers.dense(network.dense_parameters)
+        self._rounds = Rounds(comm)
+        if network.model.by_field:
+            network.keep_fields(range(comm.rank, network.fields, comm.world_size))
+            network.sum_fields = self._rounds.sum
+        self._dense = optimizers.dense(network.trained_parameters)
         self._step = 0
+
+    def owner(self, ids: Tensor, field: Tensor) -> Tensor:
+        n = self.comm.world_size
+        return field % n if self.network.model.by_field else owner_of(ids, n)
+
+    def settle(self) -> None:
+        """Field placement: the whole of each parameter whose columns are spread over workers, and its gradient."""
+        network = self.network
+        own = torch.tensor(network.own_fields, dtype=torch.int64, device=network.device)
+        for o in network.owned:
+            whole = [self._gathered(mine, own) for mine in (o.mine.detach(), o.mine.grad)]
+            o.whole.data, o.whole.grad = whole
+
+    def _gathered(self, mine: Tensor, own: Tensor) -> Tensor:
+        network, lead = self.network, mine.shape[:-1]
+        whole = mine.new_zeros(*lead, network.fields, network.width)
+        whole[..., own, :] = mine.unflatten(-1, (len(own), network.width))
+        self.comm.all_reduce("settle", whole).wait()  # each column has one owner: adding zeros is exact
+        return whole.flatten(-2)
 
     def send(self, batch: Batch, lane: Lane | None = None) -> _Sent:
         lane = lane or Lane(self.comm, self.marks)
         labels, ready = self._labels(batch, len(batch) * lane.comm.world_size, lane.comm)
-        message, received = self._ids_to_owners(batch, lane)
+        message, received = send_occurrences(batch, self.owner, lane, self.network.fields)
         if ready is not None:
             ready.wait()
         return _Sent(message, received, labels)
@@ -80,12 +94,12 @@ class _Des(OwnedByHash):
         samples = len(batch) * comm.world_size
         sent = sent or self.send(batch)
         with mark("lookup", Phase.FORWARD):
-            arrived = self._unpack(sent, samples)
-            rows = self.table.find_or_insert(arrived.unique)
+            unique, held = self._unpack(sent, samples)
+            rows = self.table.find_or_insert(unique)
             columns = self.table.columns
             values = {name: columns[name][rows].requires_grad_() for name in network.row_widths}
-        with mark("local_partials", Phase.FORWARD):
-            buffer = network.partials(values, arrived.held)
+        with self._rounds.legs(self.marks, "local_partials", Phase.FORWARD):
+            buffer = self._partials(values, held)
         below = buffer.detach().requires_grad_()
         sums = self._sum(below)
         with mark("tail_forward", Phase.FORWARD):
@@ -99,7 +113,7 @@ class _Des(OwnedByHash):
             self._share_of_shared_grads()
         tail = self._tail_grads()
         self._backward_of_sum(sums, above.grad)
-        with mark("local_backward", Phase.BACKWARD):
+        with self._rounds.legs(self.marks, "local_backward", Phase.BACKWARD):
             buffer.backward(below.grad)
         # A partial sum under hash placement; rows do not wait for it.
         shared = SummedGrads.launch(comm, "shared_grad", network.shared_parameters)
@@ -113,56 +127,35 @@ class _Des(OwnedByHash):
                 summed.unpack()
             self._dense.step()
         self._step += 1
-        counts = Counts(len(batch.ids), len(arrived.held.sample), len(rows), len(arrived.held.pair_sample))
-        return StepResult(loss.detach(), counts, arrived.unique, grads)
+        counts = Counts(len(batch.ids), len(held.sample), len(rows), len(held.pair_sample))
+        return StepResult(loss.detach(), counts, unique, grads)
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> Tensor:
         samples = len(batch) * self.comm.world_size
-        arrived = self._unpack(self.send(batch), samples)
-        values = self.table.gather(arrived.unique, tuple(self.network.row_widths))
-        sums = self._sum(self.network.partials(values, arrived.held))
+        unique, held = self._unpack(self.send(batch), samples)
+        values = self.table.gather(unique, tuple(self.network.row_widths))
+        sums = self._sum(self._partials(values, held))
         return self._gather_logits(self.network.tail(sums), samples)
+
+    def _unpack(self, sent: _Sent, samples: int) -> tuple[Tensor, Held]:
+        network = self.network
+        return unpack_occurrences((sent.message, sent.received), samples, network.fields, network.pools)
+
+    def _partials(self, values: Mapping[str, Tensor], held: Held) -> Tensor:
+        self._rounds.restart()
+        return self.network.partials(values, held)
 
     def op_vars(self, counts: Counts, samples: int) -> dict[str, dict[str, float]]:
         n = self.comm.world_size
         sent = {"m": counts.ids_sent * n / samples}
         # What this worker holds, said as the means that the formulas expect: B m / N ids, U / N rows, B q pairs.
         held = {"m": counts.ids_held * n / samples, "U": float(counts.rows * n), "q": counts.pairs / samples}
-        below = {name: held for name in ("lookup", "local_partials", "local_backward", "update_rows")}
-        return {"split_ids": sent, "ids": sent} | below
-
-    # -- ids ------------------------------------------------------------------------------------------------------
-
-    def _ids_to_owners(self, batch: Batch, lane: Lane) -> tuple[Tensor, list[int]]:
-        """Messages [n, 3] int32 of the ids this worker owns, and how many came from each rank."""
-        comm, fields = lane.comm, self.network.fields
-        if len(batch) * fields > _INT32_MAX:
-            raise UsageError(f"{len(batch)} samples x {fields} fields a worker do not fit an int32 coordinate")
-        with lane.marks.segment("split_ids", Phase.INPUT):
-            owner = owner_of(batch.ids, comm.world_size)
-            order = torch.argsort(owner, stable=True)
-            coordinate = (batch.sample * fields + batch.field).to(torch.int32)
-            message = torch.cat([batch.ids.view(torch.int32).view(-1, 2), coordinate[:, None]], dim=1)[order]
-            to_send = torch.bincount(owner, minlength=comm.world_size)
-        to_receive = torch.empty_like(to_send)
-        comm.all_to_all("id_counts", to_receive, to_send, None, None).wait()
-        received = to_receive.tolist()
-        out = message.new_empty(sum(received), 3)
-        comm.all_to_all("ids", out, message, received, to_send.tolist()).wait()
-        return out, received
-
-    def _unpack(self, sent: _Sent, samples: int) -> _Arrived:
-        rows, received = sent.message, sent.received
-        fields, share = self.network.fields, samples // self.comm.world_size
-        # A copy even of one row or none, which counts as contiguous whatever its strides.
-        ids = rows[:, :2].clone(memory_format=torch.contiguous_format).view(torch.int64)[:, 0]
-        coordinate = rows[:, 2].to(torch.int64)
-        first = torch.arange(len(received), device=rows.device) * share
-        source = torch.repeat_interleave(first, torch.tensor(received, device=rows.device), output_size=len(rows))
-        unique, inverse = torch.unique(ids, return_inverse=True)
-        sample, field = source + coordinate // fields, coordinate % fields
-        return _Arrived(unique, Held.of(sample, field, inverse, samples, fields, self.network.pools))
+        if self.network.model.by_field:
+            held["q"] = float(len(self.network.own_fields))
+        below = ("lookup", "local_partials", "local_backward", "update_rows")
+        legs = [op.name for op in self.plan.ops if op.name.startswith(("local_partials_", "local_backward_"))]
+        return {"split_ids": sent, "ids": sent} | dict.fromkeys((*below, *legs), held)
 
     # -- what the variants do differently -------------------------------------------------------------------------
 

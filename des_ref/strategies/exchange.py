@@ -12,6 +12,7 @@ order of what was sent, so that no index travels twice.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +28,8 @@ from dessim.trace.schema import Phase
 
 _INT32_MAX = 2**31 - 1
 
+OwnerOf = Callable[[Tensor, Tensor], Tensor]
+
 
 def _counts_first(comm: Comm, to_send: Tensor) -> list[int]:
     """How many entries come from each rank: a message of its own, before one of uneven sizes."""
@@ -38,8 +41,10 @@ def _counts_first(comm: Comm, to_send: Tensor) -> list[int]:
 # -- occurrences ------------------------------------------------------------------------------------------------------
 
 
-def send_occurrences(batch: Batch, lane: Lane, fields: int) -> tuple[Tensor, list[int]]:
+def send_occurrences(batch: Batch, owner_of: OwnerOf, lane: Lane, fields: int) -> tuple[Tensor, list[int]]:
     """Messages [n, 3] int32 of the ids this worker owns, and how many came from each rank.
+
+    `owner_of(ids, field)` names the worker that owns each row.
 
     An id travels as 12 bytes, its 64 bits and an int32 coordinate (local sample * F + field); the sender's rank, known
     from the split sizes, makes the sample global.
@@ -48,7 +53,7 @@ def send_occurrences(batch: Batch, lane: Lane, fields: int) -> tuple[Tensor, lis
         raise UsageError(f"{len(batch)} samples x {fields} fields a worker do not fit an int32 coordinate")
     comm = lane.comm
     with lane.marks.segment("split_ids", Phase.INPUT):
-        owner = owner_of(batch.ids, comm.world_size)
+        owner = owner_of(batch.ids, batch.field)
         order = torch.argsort(owner, stable=True)
         coordinate = (batch.sample * fields + batch.field).to(torch.int32)
         message = torch.cat([batch.ids.view(torch.int32).view(-1, 2), coordinate[:, None]], dim=1)[order]

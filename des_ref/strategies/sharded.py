@@ -57,7 +57,7 @@ class _OwnersPool(Rival):
     """Owners pool, bags travel."""
 
     def _send_ids(self, batch: Batch, lane: Lane) -> Any:
-        return send_occurrences(batch, lane, self.network.fields)
+        return send_occurrences(batch, self.owner, lane, self.network.fields)
 
     def _occurrences(self, sent: Any, samples: int) -> tuple[Tensor, Tensor, Tensor]:
         """Different ids [u], and of each occurrence [n] which of them it is and which bag it belongs to."""

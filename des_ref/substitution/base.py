@@ -10,7 +10,7 @@ of the logit. So every strategy trains the same model, whatever crosses its wire
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -42,16 +42,23 @@ class Local:
         return cls(held, w, v, pooled)
 
 
+def identity(x: Tensor) -> Tensor:
+    return x
+
+
 @dataclass(frozen=True, slots=True)
 class Bags:
     """Sums over each bag (the ids of one field of one sample), [b, F, ...]: w [.., 1], v [.., D], squares [.., E].
 
     squares: v*v elementwise (E = D), or its sum (E = 1), as the operators of the model need (0: none does).
+    sum_fields: the sum of [b, r] over the workers among whom the fields of a sample are spread; nothing to add where
+        these are all its fields.
     """
 
     w: Tensor
     v: Tensor
     squares: Tensor
+    sum_fields: Callable[[Tensor], Tensor] = identity
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +91,9 @@ class Operator(nn.Module):
     wire    K, floats a sample in the reduced buffer; 0: it reads the pooled operand, which rides there (operand.py)
     pairs   whether its partial works on `Local.pooled`
     hidden  widths of hidden layers that drop units, with probability `dropout`
-    shared  names of parameters that `partial` reads: their gradient is a partial sum under hash placement
+    shared  names of parameters that partials read: their gradient is a partial sum under hash placement
+    by_field  those of them that live with the rows of their field under field placement, [.., F * D] each: a worker's
+            partial is then `from_bags` of its own fields, with its own columns
     """
 
     wire: int = 0
@@ -92,6 +101,7 @@ class Operator(nn.Module):
     hidden: tuple[int, ...] = ()
     dropout: float = 0.0
     shared: tuple[str, ...] = ()
+    by_field: tuple[str, ...] = ()
 
     def partial(self, local: Local) -> Tensor:
         """[B, wire]: this worker's summand."""

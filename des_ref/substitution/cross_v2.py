@@ -1,9 +1,21 @@
-"""The cross network of DCN-v2 (Wang et al., WWW 2021, equation 1), above the pooled operand.
+"""The cross network of DCN-v2 (Wang et al., WWW 2021, equation 1).
 
     x_{l+1} = x_0 o (W_l x_l + b_l) + x_l,    y = x_L . w_out,    x_0 = concat_f( e_bf ) in R^(F D)
 
-Full W_l, or W_l = U_l V_l^T of rank r. W_l x_l mixes every field with every other, so under hash placement the whole
-operand x_0 must be there: see operand.py.
+with full W_l, or W_l = U_l V_l^T of rank r. W_l x_l mixes every field with every other.
+
+Full, or under hash placement: it does not separate, and works above the pooled operand (operand.py).
+
+Of low rank under field placement, worker p has the parts x_p, U_l[p], V_l[p], b_l[p], w_out[p] of its fields, and only
+V_l^T x_l needs the others', r floats a sample and layer:
+
+    round l   t_l = sum_p V_l[p]^T x_{l,p}                                                                [B, r]
+    local     x_{l+1,p} = x_{0,p} o (U_l[p] t_l + b_l[p]) + x_{l,p}
+    partial   y_p = x_{L,p} . w_out[p]                                                                    [B, 1]
+    backward  t_l feeds *other* computation on each worker, so each finds only a part of dt_l: the parts are summed, one
+              more round a layer. dU, dV, db, dw_out are local.
+
+Source: derived here; checked in float64 by the tests.
 """
 
 from __future__ import annotations
@@ -13,35 +25,56 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from des_ref.substitution.base import Operator, Plain
+from des_ref.substitution.base import Bags, Operator, Plain
 from des_ref.substitution.layers import linear_weights
 
 
+def _stacked(layers: int, rows: int, columns: int, generator: torch.Generator) -> nn.Parameter:
+    return nn.Parameter(torch.stack([linear_weights(rows, columns, generator) for _ in range(layers)]))
+
+
 class CrossV2(Operator):
+    """Above the operand."""
+
     def __init__(self, fields: int, width: int, layers: int, rank: int | None, generator: torch.Generator) -> None:
         super().__init__()
         n = fields * width
-        shapes = [(n, n)] if rank is None else [(rank, n), (n, rank)]  # W, or V^T and U
-        self.w = nn.ParameterList(linear_weights(*shape, generator) for _ in range(layers) for shape in shapes)
+        if rank is None:
+            self.w = _stacked(layers, n, n, generator)
+        else:
+            self.v, self.u = _stacked(layers, rank, n, generator), _stacked(layers, rank, n, generator)  # V^T, U^T
         self.b = nn.Parameter(torch.zeros(layers, n, dtype=torch.float64))
         self.out = nn.Parameter(linear_weights(1, n, generator)[0])
+        self._low_rank = rank is not None
 
     def finish(self, sums: Tensor, masks: list[Tensor] | None) -> Tensor:
         x_0 = x = sums.flatten(1)
-        factors = len(self.w) // len(self.b)
         for l, b in enumerate(self.b):
-            mixed = x
-            for w in self.w[l * factors : (l + 1) * factors]:
-                mixed = mixed @ w.T
+            mixed = (x @ self.v[l].T) @ self.u[l] if self._low_rank else x @ self.w[l].T
             x = torch.addcmul(x, x_0, mixed + b)
         return x @ self.out
 
     def reference(self, plain: Plain, weights: Mapping[str, Tensor], masks: list[Tensor] | None) -> Tensor:
         """The recursion with W_l multiplied out, a sample a column."""
-        factors = [w for name, w in weights.items() if name.startswith("w.")]
-        if len(factors) > len(weights["b"]):
-            factors = [u @ v for v, u in zip(factors[::2], factors[1::2], strict=True)]
+        matrices = weights["w"] if "w" in weights else weights["u"].transpose(1, 2) @ weights["v"]
         x_0 = x = plain.pooled().flatten(1).T
-        for w, b in zip(factors, weights["b"], strict=True):
+        for w, b in zip(matrices, weights["b"], strict=True):
             x = x_0 * (w @ x + b[:, None]) + x
         return weights["out"] @ x
+
+
+class CrossV2ByField(CrossV2):
+    """Of low rank, each worker the part of its own fields."""
+
+    wire = 1
+    by_field = shared = ("u", "v", "b", "out")
+
+    def from_bags(self, bags: Bags) -> Tensor:
+        x_0 = x = bags.v.flatten(1)
+        for v, u, b in zip(self.v, self.u, self.b, strict=True):
+            t = bags.sum_fields(x @ v.T)
+            x = torch.addcmul(x, x_0, t @ u + b)
+        return (x @ self.out)[:, None]
+
+    def finish(self, sums: Tensor, masks: list[Tensor] | None) -> Tensor:
+        return sums[:, 0]

@@ -9,6 +9,8 @@ Linear in the v_i, so each worker may do it with the ids it owns and K = H1 floa
     backward  d(e_bf) = W1[:, f]^T delta_b, local;  dW1 = sum_b delta_b (x) e_b is a *partial sum* under hash placement,
               because a worker saw only its part of e: W1 is replicated and dW1 must be all-reduced
 
+Under field placement the columns W1[:, f] live with field f, whole e_bf are at hand, and dW1 is local.
+
 Source: derived from Rong et al., SIGIR 2020; checked in float64 by the tests.
 """
 
@@ -25,7 +27,7 @@ from des_ref.substitution.layers import Tower, linear_weights, plain_tower
 
 class Mlp(Operator):
     pairs = True
-    shared = ("w1",)
+    shared = by_field = ("w1",)
 
     def __init__(
         self, fields: int, width: int, widths: tuple[int, ...], dropout: float, generator: torch.Generator
@@ -54,7 +56,7 @@ class MlpOverOperand(Mlp):
     """The same where the pooled vectors cross the network anyway: W1 is above the sums, like the layers after it."""
 
     pairs = False
-    shared = ()
+    shared = by_field = ()
 
     def __init__(
         self, fields: int, width: int, widths: tuple[int, ...], dropout: float, generator: torch.Generator

@@ -12,6 +12,7 @@
     width = 16               # D
     optimizer = "adam"       # of rows: sgd, rowwise_adagrad (default), adagrad, adam, ftrl
     optimizer_slots = 2      # O, floats of optimizer state a row, of an optimizer that is none of these
+    placement = "hash"       # where DES keeps rows: by hash of the id; or "field": field f on rank f mod N
     [[operators]]
     kind = "mlp"             # lr, fm, nfm, cross, mlp, cross_v2, dot, inner, cin, head: see dessim.workload.operators
     widths = [400, 400, 400] # H1 ...
@@ -21,7 +22,7 @@ Symbols that formulas use:
     N  world size                          m  ids a sample, mean
     B  samples in the global batch         u  different ids among one worker's B/N samples
     F  fields                              U  different ids in the global batch
-    D  embedding width                     q  (sample, field) pairs a sample with an id on one worker (hash placement)
+    D  embedding width                     q  (sample, field) pairs a sample with an id on one worker
     W  floats a row (D, +1 with lr)        k  bytes of an id (8)
     E  floats a bag needs beside its rows' sum (what fm needs of each id: 1)
     H1 width of the first FC layer         c  bytes of an id's (sample, field) coordinate or length (4)
@@ -71,9 +72,13 @@ class Input(_Strict):
 
 
 class Embedding(_Strict):
-    """One row a feature id. `optimizer_slots`: floats of optimizer state a row; None: those of `optimizer`."""
+    """One row a feature id. `optimizer_slots`: floats of optimizer state a row; None: those of `optimizer`.
+
+    `placement`: where DES keeps rows; the other strategies have places of their own.
+    """
 
     width: Positive
+    placement: Literal["hash", "field"] = "hash"
     optimizer: str = "rowwise_adagrad"
     optimizer_slots: Annotated[int, Field(ge=0)] | None = None
 
@@ -108,15 +113,27 @@ class Model(_Strict):
         """Operator kinds in the order of the reduced buffer."""
         return tuple(o.kind for o in self.operators)
 
+    @model_validator(mode="after")
+    def _placement_fits(self) -> Model:
+        for o in self.operators:
+            if o.not_by_hash and not self.by_field:
+                raise ValueError(f'operator "{o.kind}" needs placement = "field" under [embedding]: {o.not_by_hash}')
+        return self
+
+    @property
+    def by_field(self) -> bool:
+        """Whether DES keeps whole fields on a worker."""
+        return self.embedding.placement == "field"
+
     @property
     def needs_operand(self) -> bool:
         """Whether the pooled vectors of all fields must cross the network, because an operator does not separate."""
-        return any(o.needs_operand for o in self.operators)
+        return any(o.needs_operand(self.by_field) for o in self.operators)
 
     @property
     def costs(self) -> tuple[Costs, ...]:
         """Costs of the parts of the reduced buffer: the pooled operand where one is needed, then each operator."""
-        shape = Shape(self.input.fields, self.embedding.width, self.needs_operand)
+        shape = Shape(self.input.fields, self.embedding.width, self.needs_operand, self.by_field)
         return ((OPERAND,) if self.needs_operand else ()) + tuple(o.costs(shape) for o in self.operators)
 
     @property
@@ -178,8 +195,8 @@ class Model(_Strict):
             "m": m,
             "u": float(unique(b / n * m)),
             "U": float(unique(b * m)),
-            # A field's m/F ids fall on this worker or not, each with probability 1/N.
-            "q": f * -((1 - 1 / n) ** (m / f) - 1),
+            # By hash, a field's m/F ids fall on this worker or not, each with probability 1/N.
+            "q": f / n if self.by_field else f * -((1 - 1 / n) ** (m / f) - 1),
             "k": float(ID_BYTES),
             "c": float(COORDINATE_BYTES),
             "s": float(VALUE_BYTES),

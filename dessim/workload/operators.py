@@ -46,6 +46,16 @@ def perceptron(inputs: int, widths: tuple[int, ...]) -> Dense:
 
 
 @dataclass(frozen=True, slots=True)
+class Round:
+    """An AllReduce in the middle of local partials, whose sum feeds other computation on each worker, so that its
+    gradient is AllReduced too: `wire` floats a sample; then `pair_flops` and `pair_floats`, as those of Costs."""
+
+    wire: str
+    pair_flops: str
+    pair_floats: str
+
+
+@dataclass(frozen=True, slots=True)
 class Costs:
     """Costs of one operator of a model.
 
@@ -58,6 +68,8 @@ class Costs:
     `id_floats`, `pair_floats`: floats of each id, each such pair, that the local partial keeps for its backward.
     `id_grads`: floats of each id that its backward makes.
     `shared_weights`: floats of replicated weights that feed on local partials, whose gradient is itself a partial sum.
+    `owned_weights`: floats of weights that live with the rows of their field, a share 1/N on each worker.
+    `rounds`: what must be summed before the partials can be finished.
     `bag_floats`: floats that a bag (the ids of one field of one sample) needs beside the sum of its rows.
     `dense`: the layers above the sums.
     """
@@ -72,18 +84,22 @@ class Costs:
     pair_floats: str = "0"
     id_grads: str = "0"
     shared_weights: str = "0"
+    owned_weights: str = "0"
+    rounds: tuple[Round, ...] = ()
     bag_floats: int = 0
     dense: Dense = Dense()
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What costs depend on besides the operator: fields F, embedding width D, and whether the pooled vectors of all
-    fields cross the network anyway, because some operator of the model cannot do with less."""
+    """What costs depend on besides the operator: fields F, embedding width D, whether the pooled vectors of all fields
+    cross the network anyway, because some operator of the model cannot do with less, and whether a worker holds whole
+    fields (field placement) or rows of all of them (hash placement)."""
 
     fields: int
     width: int
     operand: bool = False
+    by_field: bool = False
 
     @property
     def pooled(self) -> int:
@@ -94,13 +110,23 @@ class Shape:
 class _Spec(BaseModel):
     """One operator as a model file states it; the model's logit is the sum of its operators'.
 
-    `reads`: columns of a row that it works on. `needs_operand`: it does not separate, so that only lookup and pooling
-    are substituted and F*D floats a sample cross the network.
+    `reads`: columns of a row that it works on. `not_by_hash`: why rows spread by hash will not do.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     reads: ClassVar[str] = "v"
-    needs_operand: ClassVar[bool] = False
+    not_by_hash: ClassVar[str] = ""
+
+    def needs_operand(self, by_field: bool) -> bool:
+        """Whether it does not separate: then only lookup and pooling are substituted, F*D floats a sample."""
+        return False
+
+
+class _OverOperand(_Spec):
+    """An operator that multiplies whole fields with one another."""
+
+    def needs_operand(self, by_field: bool) -> bool:
+        return True
 
 
 class Lr(_Spec):
@@ -131,6 +157,28 @@ class Fm(_Spec):
         )
 
 
+class FmFields(_Spec):
+    """FM over pooled field vectors e_f: S = sum_f e_f, q = sum_f |e_f|^2; y = (|S|^2 - q) / 2."""
+
+    kind: Literal["fm_fields"]
+    not_by_hash: ClassVar[str] = (
+        "its q sums |e_f|^2 over fields, and the square of a field's sum is not the sum of the squares of the parts "
+        "that hash placement spreads over workers"
+    )
+
+    def costs(self, shape: Shape) -> Costs:
+        return Costs(
+            "fm_fields",
+            wire="(D+1)",
+            id_flops="D",
+            pair_flops="3*D",
+            finish_flops="2*D+2",
+            pooled_flops="3*F*D",
+            pair_floats="D",
+            id_grads="D",
+        )
+
+
 class Mlp(_Spec):
     """h = W1 . concat_f(pooled v_f); the layers above W1 are the dense tail."""
 
@@ -147,9 +195,10 @@ class Mlp(_Spec):
             id_flops="D",
             pair_flops="2*D*H1",
             pooled_flops="2*F*D*H1",
-            pair_floats="D+H1",
+            pair_floats="D" if shape.by_field else "D+H1",
             id_grads="D",
-            shared_weights="H1*F*D",
+            shared_weights="0" if shape.by_field else "H1*F*D",
+            owned_weights="H1*F*D" if shape.by_field else "0",
             dense=tower(self.widths),
         )
 
@@ -198,27 +247,44 @@ class Cross(_Spec):
 
 
 class CrossV2(_Spec):
-    """DCN-v2's cross network, full matrices or of `rank`, above the operand."""
+    """DCN-v2's cross network: full matrices, or U V^T of `rank`.
+
+    Above the operand; but of low rank under field placement, r floats a sample and layer there and back.
+    """
 
     kind: Literal["cross_v2"]
     layers: Positive
     rank: Positive | None = None
-    needs_operand: ClassVar[bool] = True
+
+    def needs_operand(self, by_field: bool) -> bool:
+        return self.rank is None or not by_field
 
     def costs(self, shape: Shape) -> Costs:
-        n = shape.pooled
-        matrix = n * n if self.rank is None else 2 * n * self.rank
-        units = (2 * self.layers - 1) * n + self.layers * (self.rank or 0)  # x_l and its product, but x_0
+        n, r = shape.pooled, self.rank
+        if r is not None and shape.by_field:
+            leg = Round(wire=f"{r}", pair_flops=f"4*D*{r} + 4*D", pair_floats="2*D")
+            return Costs(
+                "cross_v2",
+                wire="1",
+                id_flops="D",
+                pair_flops=f"2*D*{r}",
+                pooled_flops=f"{self.layers}*F*D*{4 * r + 4}",
+                pair_floats="D",
+                id_grads="D",
+                owned_weights=f"{self.layers * (2 * r + 1) + 1}*F*D",
+                rounds=(leg,) * self.layers,
+            )
+        matrix = n * n if r is None else 2 * n * r
+        units = (2 * self.layers - 1) * n + self.layers * (r or 0)  # x_l and its product, but x_0
         return Costs("cross_v2", wire="0", dense=Dense(self.layers * matrix + n, self.layers * (matrix + n) + n, units))
 
 
-class Dot(_Spec):
+class Dot(_OverOperand):
     """Inner products of every two fields, and an mlp of them (dot: DLRM) or of them and the vectors (inner: PNN)."""
 
     kind: Literal["dot", "inner"]
     widths: Widths
     dropout: Dropout = 0.0
-    needs_operand: ClassVar[bool] = True
 
     def costs(self, shape: Shape) -> Costs:
         products = shape.fields * (shape.fields - 1) // 2
@@ -228,12 +294,11 @@ class Dot(_Spec):
         return Costs(self.kind, wire="0", dense=gram + perceptron(inputs, self.widths))
 
 
-class Cin(_Spec):
+class Cin(_OverOperand):
     """xDeepFM's compressed interaction network, `widths` feature maps a layer."""
 
     kind: Literal["cin"]
     widths: Widths
-    needs_operand: ClassVar[bool] = True
 
     def costs(self, shape: Shape) -> Costs:
         products = [below * shape.fields for below in (shape.fields, *self.widths[:-1])]
@@ -244,7 +309,7 @@ class Cin(_Spec):
         return Costs("cin", wire="0", dense=layers)
 
 
-class Head(_Spec):
+class Head(_OverOperand):
     """A torch module of the user's own above the operand; what it costs is said here, for the simulator never runs it.
 
     `module` names a function, package.module:function; `activations` are floats a sample that its backward needs.
@@ -255,15 +320,26 @@ class Head(_Spec):
     weights: Annotated[int, Field(ge=0)]
     multiply_adds: Annotated[int, Field(ge=0)]
     activations: Annotated[int, Field(ge=0)] = 0
-    needs_operand: ClassVar[bool] = True
 
     def costs(self, shape: Shape) -> Costs:
         return Costs("head", wire="0", dense=Dense(self.multiply_adds, self.weights, self.activations))
 
 
-AnySpec = Lr | Fm | Nfm | Cross | Mlp | CrossV2 | Dot | Cin | Head
+AnySpec = Lr | Fm | FmFields | Nfm | Cross | Mlp | CrossV2 | Dot | Cin | Head
 Spec = Annotated[AnySpec, Field(discriminator="kind")]
-KINDS = ("lr", "fm", "nfm", "cross", "mlp", "cross_v2", "dot", "inner", "cin", "head")  # the order of the buffer
+KINDS = (
+    "lr",
+    "fm",
+    "fm_fields",
+    "nfm",
+    "cross",
+    "mlp",
+    "cross_v2",
+    "dot",
+    "inner",
+    "cin",
+    "head",
+)  # the order of the buffer
 
 OPERAND = Costs("operand", wire="F*D", id_flops="D", id_grads="D")
 

@@ -38,8 +38,13 @@ def wrong_owner() -> None:
     """Ids go to a rank that does not own their rows: it reads poison."""
     from des_ref.strategies import des
 
-    right = des.owner_of
-    des.owner_of = lambda ids, n: (right(ids, n) + 1) % n  # type: ignore[assignment]
+    right = des.send_occurrences
+
+    def send(batch: Any, owner_of: Any, lane: Any, fields: int) -> Any:
+        n = lane.comm.world_size
+        return right(batch, lambda ids, field: (owner_of(ids, field) + 1) % n, lane, fields)
+
+    des.send_occurrences = send  # type: ignore[assignment]
 
 
 def fat_messages() -> None:
@@ -120,6 +125,13 @@ def every_replica_brings_its_tail() -> None:
     des.DesAllReduce._share_of_shared_grads = lambda self: None  # type: ignore[method-assign]
 
 
+def rounds_keep_their_gradient() -> None:
+    """The backward of a round as that of the last sum, the identity: each worker then has a part of dt only."""
+    from des_ref.strategies import rounds
+
+    rounds._SumFeedingShards.backward = staticmethod(lambda ctx, *grads: (grads[0], None, None))  # type: ignore
+
+
 def case(tiny: Path, ranks: int, strategy: str = "des_all_reduce", steps: int = 4, sabotage: Any = None) -> Case:
     return Case(ranks, steps, str(tiny), strategy, "cpu", sabotage=sabotage)
 
@@ -159,6 +171,30 @@ def crossed(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("strategy", ["des_all_reduce", "des_reduce_scatter"])
 def test_green_with_weights_below_and_above_the_sums(strategy: str, crossed: Path) -> None:
     assert passed(certify.certify(case(crossed, 2, strategy)))
+
+
+@pytest.fixture
+def fields(tmp_path: Path) -> Path:
+    """Whole fields on workers, three of them: with four ranks one has none."""
+    file = tmp_path / "fields.toml"
+    head = 'schema_version = 1\nname = "fields"\n[input]\nfields = 3\nids_per_sample = 5.0\nvocabulary = 90\n'
+    cross = '[[operators]]\nkind = "cross_v2"\nlayers = 2\nrank = 2\n'
+    others = '[[operators]]\nkind = "fm_fields"\n[[operators]]\nkind = "mlp"\nwidths = [4, 3]\n'
+    file.write_text(f'{head}[embedding]\nwidth = 4\nplacement = "field"\n{cross}{others}')
+    return file
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("ranks", "strategy"), [(2, "des_reduce_scatter"), (4, "des_all_reduce")])
+def test_green_with_whole_fields_on_workers(ranks: int, strategy: str, fields: Path) -> None:
+    result = certify.certify(case(fields, ranks, strategy))
+    assert passed(result) and {"round_1", "round_2", "round_1_grad"} <= {op["name"] for op in result["ops"]}
+
+
+@pytest.mark.slow
+def test_red_when_a_round_is_not_summed_on_the_way_back(fields: Path) -> None:
+    result = certify.certify(case(fields, 2, sabotage=rounds_keep_their_gradient))
+    assert not passed(result) and result["max_grad_diff"] > 1e-9
 
 
 @pytest.mark.slow

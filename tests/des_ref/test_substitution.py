@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
 
 import pytest
@@ -15,6 +17,7 @@ from des_ref.models.build import Network
 from des_ref.substitution.base import Plain
 from des_ref.substitution.fm import Fm
 from des_ref.substitution.held import Held
+from dessim.errors import ModelError
 from dessim.workload import formula
 from dessim.workload.model import Model, parse_model
 from dessim.workload.operators import total
@@ -59,12 +62,22 @@ def make_head(fields: int, width: int) -> torch.nn.Module:
     return TwoLayers(fields * width)
 
 
-def model_of(operators: list[dict[str, object]]) -> Model:
+# Right only where whole fields live together, or other there.
+BY_FIELD: dict[str, list[dict[str, object]]] = {
+    "fm_fields": [{"kind": "fm_fields"}],
+    "mlp": [{"kind": "mlp", "widths": [HIDDEN, 3]}],
+    "cross_v2 of low rank": [{"kind": "cross_v2", "layers": 3, "rank": 2}],
+    "cross": [{"kind": "cross", "layers": 2}, {"kind": "lr"}],
+    "operand": [{"kind": "fm"}, {"kind": "mlp", "widths": [HIDDEN]}, {"kind": "cin", "widths": [2]}],
+}
+
+
+def model_of(operators: list[dict[str, object]], placement: str = "hash") -> Model:
     raw = {
         "schema_version": 1,
         "name": "x",
         "input": {"fields": FIELDS, "ids_per_sample": 7},
-        "embedding": {"width": WIDTH},
+        "embedding": {"width": WIDTH, "placement": placement},
         "operators": operators,
     }
     return parse_model(raw, "x.toml")
@@ -101,6 +114,30 @@ def summed(network: Network, rows: dict[str, Tensor], occurrences: Occurrences, 
         held = Held.of(sample[mine], field[mine], inverse, SAMPLES, FIELDS, network.pools)
         total = total + network.partials({name: values[unique] for name, values in rows.items()}, held)
     return total
+
+
+def summed_by_field(networks: list[Network], rows: dict[str, Tensor], occurrences: Occurrences) -> Tensor:
+    """The same where worker p has the fields f with f % workers == p; one thread a worker, to sum in rounds."""
+    sample, field, index = columns(occurrences)
+    workers, slots = len(networks), [torch.empty(0)] * len(networks)
+    barrier = threading.Barrier(workers)
+
+    def partials(p: int) -> Tensor:
+        def sum_fields(part: Tensor) -> Tensor:
+            slots[p] = part
+            barrier.wait(timeout=20)
+            total = torch.stack(slots).sum(dim=0)
+            barrier.wait(timeout=20)
+            return total
+
+        networks[p].sum_fields = sum_fields
+        mine = field % workers == p
+        unique, inverse = torch.unique(index[mine], return_inverse=True)
+        held = Held.of(sample[mine], field[mine], inverse, SAMPLES, FIELDS, networks[p].pools)
+        return networks[p].partials({name: values[unique] for name, values in rows.items()}, held)
+
+    with ThreadPoolExecutor(workers) as pool:
+        return torch.stack(list(pool.map(partials, range(workers)))).sum(dim=0)
 
 
 def from_bags(network: Network, rows: dict[str, Tensor], occurrences: Occurrences) -> Tensor:
@@ -159,6 +196,53 @@ def test_the_buffer_and_the_dense_weights_are_what_the_plan_counts(name: str) ->
     assert sum(p.numel() for p in network.shared_parameters) == shared
     assert sum(p.numel() for p in network.tail_parameters) == symbols["P"]
     assert network.bag_width == symbols["W"] + symbols["E"]
+
+
+@pytest.mark.parametrize("name", BY_FIELD)
+@given(OCCURRENCES, st.integers(1, 4))
+@settings(deadline=None, max_examples=10)
+def test_whole_fields_finish_as_the_textbook_says(name: str, occurrences: Occurrences, workers: int) -> None:
+    model = model_of(BY_FIELD[name], "field")
+    whole, networks = network_of(model), [network_of(model) for _ in range(workers)]
+    for p, network in enumerate(networks):
+        network.keep_fields(range(p, FIELDS, workers))
+    rows = rows_of(whole)
+    ours = networks[0].tail(summed_by_field(networks, rows, occurrences))
+    theirs = expected(whole, rows, occurrences)
+    assert_same(ours, theirs, list(rows.values()))
+    torch.testing.assert_close(whole.tail(from_bags(whole, rows, occurrences)), theirs, rtol=1e-12, atol=1e-12)
+    # Every worker has the whole gradient of its own columns.
+    weights = dict(whole.operators.named_parameters())
+    for network in networks:
+        named = dict(network.operators.named_parameters())
+        own = {id(o.mine): o for o in network.owned}
+        for key, p in named.items():
+            if id(p) in own:
+                mine, all_columns = _grads(ours.sum(), [p]), _grads(theirs.sum(), [weights[key]])
+                torch.testing.assert_close(mine[0], network.columns_of(all_columns[0]), rtol=1e-12, atol=1e-12)
+
+
+def test_weights_that_live_with_their_field_are_what_the_plan_counts() -> None:
+    for operators in BY_FIELD.values():
+        model = model_of(operators, "field")
+        network, symbols = network_of(model), model.symbols(1)
+        network.keep_fields(range(FIELDS))
+        counted = {part: formula.evaluate(total(model.costs, part), symbols) for part in ("owned_weights", "wire")}
+        assert sum(o.mine.numel() for o in network.owned) == counted["owned_weights"]
+        assert sum(p.numel() for p in network.tail_parameters) == symbols["P"]
+        assert summed_by_field([network], rows_of(network), [(0, 0, 1)]).shape == (SAMPLES, counted["wire"])
+
+
+def test_pooled_field_fm_by_hash_is_refused_and_would_be_wrong() -> None:
+    with pytest.raises(ModelError, match=r'"fm_fields" needs placement = "field".*square of a field'):
+        model_of(BY_FIELD["fm_fields"])
+    model = model_of(BY_FIELD["fm_fields"], "field")
+    forced = model.model_copy(update={"embedding": model.embedding.model_copy(update={"placement": "hash"})})
+    network, occurrences = network_of(forced), [(0, 0, 1), (0, 0, 2), (0, 1, 3)]
+    rows = rows_of(network)
+    right = expected(network, rows, occurrences)
+    torch.testing.assert_close(network.tail(summed(network, rows, occurrences, 1)), right)
+    assert float((network.tail(summed(network, rows, occurrences, 2)) - right).abs().max().detach()) > 1e-3
 
 
 @given(OCCURRENCES)

@@ -1,7 +1,8 @@
-"""DES: distributed equivalent substitution (Rong et al., SIGIR 2020), under hash placement.
+"""DES: distributed equivalent substitution (Rong et al., SIGIR 2020).
 
-Rows live with the worker that h(id) names and never move. Each worker turns the rows it owns into partials, K floats
-for every sample of the *global* batch, and one collective sums them.
+Rows live with the worker that h(id) names (hash placement), or that has their field (field placement), and never move.
+Each worker turns the rows it owns into partials, K floats for every sample of the *global* batch, and one collective
+sums them.
 
     des_all_reduce      the paper's: AllReduce of [B, K]; the dense tail runs replicated on the whole batch, and the
                         backward of the AllReduce is the identity, so nothing is sent back
@@ -9,14 +10,15 @@ for every sample of the *global* batch, and one collective sums them.
                         gradient, and the tail's gradients are AllReduced
 
 Both send the same sparse bytes. Weights that are replicated and feed on local partials (W1 of an mlp) have a gradient
-that is a partial sum: it is AllReduced in both.
+that is a partial sum: it is AllReduced in both. Some operators need rounds: AllReduces in the middle of their partials,
+which cut local work into legs, and whose gradients are AllReduced on the way back.
 """
 
 from __future__ import annotations
 
 from dessim.trace.schema import Collective, Phase
 from dessim.workload.model import Model
-from dessim.workload.operators import largest, total
+from dessim.workload.operators import Round, largest, total
 from dessim.workload.plan import Plan, PlannedOp, Traffic, collective, compute
 from dessim.workload.strategies.parts import ids_to_owners, update_dense, update_rows
 
@@ -38,7 +40,9 @@ def _plan(name: str, model: Model, scatter: bool) -> Plan:
     samples = "(B/N)" if scatter else "B"  # whose logits this worker computes
     finish = total(costs, "finish_flops")
     per_id, per_pair = total(costs, "id_flops"), total(costs, "pair_flops")
-    shared = total(costs, "shared_weights")
+    shared, owned = total(costs, "shared_weights"), total(costs, "owned_weights")
+    below = shared if owned == "0" else f"{shared} + ({owned})/N"  # weights that local partials read here
+    rounds = [r for c in costs for r in c.rounds]
 
     ops: list[PlannedOp] = []
     if not scatter:
@@ -60,17 +64,18 @@ def _plan(name: str, model: Model, scatter: bool) -> Plan:
             Phase.FORWARD,
             "lookup",
             flops=f"(B*m/N)*({per_id}) + B*q*({per_pair})",
-            mem=f"2*(B*m/N)*W*s + {buffer} + ({shared})*s",
+            mem=f"2*(B*m/N)*W*s + {buffer} + ({below})*s",
             kernels=12,
             keeps=f"(B*m/N)*({total(costs, 'id_floats')})*s + B*q*({total(costs, 'pair_floats')})*s + {buffer}",
         ),
+        *_rounds_forward(rounds),
         collective(
             "partials",
             Phase.FORWARD,
             Collective.REDUCE_SCATTER if scatter else Collective.ALL_REDUCE,
             Traffic.SPARSE,
             buffer,
-            "local_partials",
+            _leg("local_partials", len(rounds)),
         ),
         compute(
             "tail_forward",
@@ -103,23 +108,69 @@ def _plan(name: str, model: Model, scatter: bool) -> Plan:
             Phase.BACKWARD,
             "partials_grad" if scatter else "tail_backward",
             flops=f"2*(B*m/N)*({per_id}) + 2*B*q*({per_pair})",
-            mem=f"3*(B*m/N)*W*s + {buffer} + (U/N)*W*s + 2*({shared})*s",
+            mem=f"3*(B*m/N)*W*s + {buffer} + (U/N)*W*s + 2*({below})*s",
             kernels=20,
-            keeps=f"(B*m/N)*{largest(costs, 'id_grads')}*s + (U/N)*W*s + ({shared})*s",
+            keeps=f"(B*m/N)*{largest(costs, 'id_grads')}*s + (U/N)*W*s + ({below})*s",
         )
     )
+    ops += _rounds_backward(rounds)
+    local_backward = _leg("local_backward", 1 if rounds else 0)
     if shared != "0":
         grad = f"({shared})*s"
         ops.append(
-            collective("shared_grad", Phase.BACKWARD, Collective.ALL_REDUCE, Traffic.DENSE, grad, "local_backward")
+            collective("shared_grad", Phase.BACKWARD, Collective.ALL_REDUCE, Traffic.DENSE, grad, local_backward)
         )
-    ops.append(update_rows(model, "U/N", "local_backward"))
+    ops.append(update_rows(model, "U/N", local_backward))
     ops.append(
         update_dense(
-            f"(P + {shared})",
+            f"(P + {below})",
             "update_rows",
             *(("tail_grad",) if scatter else ()),
             *(("shared_grad",) if shared != "0" else ()),
         )
     )
     return Plan(name, tuple(ops))
+
+
+def _leg(name: str, number: int) -> str:
+    """What comes after round `number`; 0: before any."""
+    return f"{name}_{number}" if number else name
+
+
+def _rounds_forward(rounds: list[Round]) -> list[PlannedOp]:
+    """Round i and the leg after it."""
+    ops: list[PlannedOp] = []
+    for i, r in enumerate(rounds, start=1):
+        size, before = f"B*({r.wire})*s", _leg("local_partials", i - 1)
+        ops.append(collective(f"round_{i}", Phase.FORWARD, Collective.ALL_REDUCE, Traffic.SPARSE, size, before))
+        ops.append(
+            compute(
+                f"local_partials_{i}",
+                Phase.FORWARD,
+                f"round_{i}",
+                flops=f"B*q*({r.pair_flops})",
+                mem=f"2*B*q*({r.pair_floats})*s",
+                kernels=6,
+                keeps=f"B*q*({r.pair_floats})*s",
+            )
+        )
+    return ops
+
+
+def _rounds_backward(rounds: list[Round]) -> list[PlannedOp]:
+    """From the last round to the first: its gradient's AllReduce, and the leg that this sets free."""
+    ops: list[PlannedOp] = []
+    for i, r in reversed(list(enumerate(rounds, start=1))):
+        size, before = f"B*({r.wire})*s", "local_backward" if i == len(rounds) else f"local_backward_{i + 1}"
+        ops.append(collective(f"round_{i}_grad", Phase.BACKWARD, Collective.ALL_REDUCE, Traffic.SPARSE, size, before))
+        ops.append(
+            compute(
+                f"local_backward_{i}",
+                Phase.BACKWARD,
+                f"round_{i}_grad",
+                flops=f"2*B*q*({r.pair_flops})",
+                mem=f"4*B*q*({r.pair_floats})*s",
+                kernels=12,
+            )
+        )
+    return ops

@@ -103,7 +103,8 @@ def dense_part(model: Model, samples: str, *deps: str) -> tuple[PlannedOp, ...]:
 
 def dense_weights(model: Model) -> str:
     """Replicated weights: the tail's, and those that would feed on partials where operators are substituted."""
-    return f"(P + {total(model.costs, 'shared_weights')})"
+    below = [total(model.costs, part) for part in ("shared_weights", "owned_weights")]
+    return f"({' + '.join(['P', *(text for text in below if text != '0')])})"
 
 
 def dense_grad(model: Model) -> PlannedOp:

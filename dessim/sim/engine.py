@@ -9,7 +9,7 @@ order, as on a CUDA stream), waits for what it depends on, computes or communica
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 
 import simpy
 
@@ -43,6 +43,7 @@ class Run:
         self.over: list[list[simpy.Event]] = []
         self.devices = [Device(env, collectives.cluster.gpu.comm_sm_share) for _ in workload.classes]
         self.moving = 0  # collectives under way
+        self.paused: Callable[[], object] | None = None  # called when the last of them is over
 
     def start(self) -> simpy.Event:
         """Launch every op. The event fires when all are over."""
@@ -137,8 +138,10 @@ class Run:
         self.watch.tick(self.meetings.done, self.meetings.due, "collectives")
         for device in members:
             device.end_communication()
-        self.moving -= 1
         meeting.over.succeed(outcome)
+        self.moving -= 1
+        if self.paused is not None and not self.moving:
+            self.paused()
 
     def so_far(self) -> dict[str, float]:
         """How far it has come, for OutOfTime."""

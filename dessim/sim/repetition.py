@@ -1,11 +1,10 @@
 """Equal steps of jobs are counted, not simulated again: when a state comes back, so does all that followed it.
 
 A *circle* is a set of jobs whose messages may share links, directly or through others of them; nobody else has a part
-in what happens to it. Its state is looked at when a job has ended a step and no collective is under way: which ops of
-each job are over, and how much work is left of those that compute. That is all that decides how the circle goes on, so
-a state that was there before comes back for ever, a period later each time, until a job starts or ends. The circle is
-then *held* for a whole number of periods: its GPUs stop, the clock runs on, each job is credited with its steps. A step
-that was under way then is counted as the one a period before it, which was the same.
+in what happens to it. Its state is looked at when a step or a collective has ended and no other is under way: which ops
+of each job are over, and how much work is left of those that compute. That is all that decides how the circle goes on,
+so a state that was there before comes back for ever, a period later each time, until a job starts or ends. The circle
+is then *held* for a whole number of periods: its GPUs stop, the clock runs on, each job is credited with its steps.
 
 States count as equal when no work left differs by more than 1e-12 of the period. Jobs that never pause together, or
 whose steps never fall into step, are simulated in full.
@@ -23,7 +22,7 @@ from dessim.sim.flows import Bools
 
 _SAME = 1e-12  # of a period
 _ULP = 2.0**-52
-_MOST = 32  # states that are remembered; longer periods are not found
+_MOST = 256  # states that are remembered; longer periods are not found
 
 
 class Member(Protocol):
@@ -36,8 +35,11 @@ class Member(Protocol):
     @property
     def steps(self) -> int: ...
 
-    def credit(self, steps: int, period: int) -> None:
-        """`steps` more are over, each as the one `period` steps before it; so is the step under way, if one is."""
+    def credit(self, times: int, period: int, at: float, span: float) -> None:
+        """`times` times `period` more steps are over, each as the one `period` steps before it.
+
+        What is under way is held for `span` seconds from `at` on.
+        """
         ...
 
 
@@ -77,10 +79,14 @@ class Circle(Generic[M]):
         moment = self._moment(now)
         if moment is None:
             return
-        before = next((seen for seen in reversed(self._seen) if now > seen.time and moment.like(seen)), None)
+        matches = [seen for seen in reversed(self._seen) if now > seen.time and moment.like(seen)]
         self._seen = [*self._seen[1 - _MOST :], moment]
-        steps = [a - b for a, b in zip(moment.done, before.done, strict=True)] if before else [0]
-        if before is None or not all(steps):
+        # A step that was under way at the first match had begun before; what began after it repeats as a whole.
+        if len(matches) < 1 + any(over is not None for over in moment.over):
+            return
+        before = matches[0]
+        steps = [a - b for a, b in zip(moment.done, before.done, strict=True)]
+        if not all(steps):
             return
         period = now - before.time
         left = [m.steps - m.done - (m.run is not None) for m in self.members]
@@ -91,7 +97,7 @@ class Circle(Generic[M]):
             return
         self.until = now + times * period
         for member, each in zip(self.members, steps, strict=True):
-            member.credit(times * each, each)
+            member.credit(times, each, now, times * period)
         # It will be as it is now.
         self._seen = [replace(moment, time=self.until, done=tuple(m.done for m in self.members))]
 

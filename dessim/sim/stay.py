@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dessim.sim.collective import Collectives
 from dessim.sim.engine import Run
 from dessim.sim.flows import Bools
 from dessim.sim.maxmin import Ints
-from dessim.sim.recorder import Record
+from dessim.sim.recorder import Record, Span
 from dessim.workload.dag import Workload
 
 
@@ -76,29 +76,44 @@ class Running:
     done: int = 0
     run: Run | None = None
     seen: list[Kept] = field(default_factory=list)
-    twin: Kept | None = None  # what the step under way is like, where it was held
+    holds: list[tuple[float, float]] = field(default_factory=list)  # of it: from when, how long
 
     @property
     def steps(self) -> int:
         return self.tenant.steps
 
-    def credit(self, steps: int, period: int) -> None:
+    def credit(self, times: int, period: int, at: float, span: float) -> None:
         """See `dessim.sim.repetition.Member`."""
-        self.done += steps
+        self.done += times * period
         for kept in self.seen[-period:]:
-            kept.count += steps // period
+            kept.count += times
         if self.run is not None:
-            self.twin = self.seen[-period]
+            self.holds.append((at, span))
 
     def keep(self, record: Record) -> None:
         """A step is over."""
         self.done += 1
-        if self.twin is not None:
-            self.twin.count += 1
-        self.seen.append(self.twin or Kept(record))
-        self.twin = None
+        self.seen.append(Kept(_without(record, self.holds)))
+        self.holds = []
 
     def stay(self, end: float) -> Stay:
         records = tuple((kept.record, kept.count) for kept in dict.fromkeys(self.seen))
         job = self.tenant
         return Stay(job.name, self.gpus, job.steps, job.arrival, self.start, end, self.alone_s, records)
+
+
+def _without(record: Record, holds: list[tuple[float, float]]) -> Record:
+    """The record as if it had not been held."""
+    for at, span in reversed(holds):
+        record.end -= span
+        record.spans = [_earlier(one, at, span) for one in record.spans]
+    return record
+
+
+def _earlier(one: Span, at: float, span: float) -> Span:
+    """An op of which what came after `at` comes `span` seconds earlier."""
+    start, moving, end = (time - span if time > at else time for time in (one.start, one.moving, one.end))
+    # A collective under way is never held, only who waits for it.
+    held = one.collective is None and one.start <= at < one.end
+    parts = {bound: seconds - span for bound, seconds in one.parts.items()} if held else one.parts
+    return replace(one, start=start, moving=moving, end=end, parts=parts)

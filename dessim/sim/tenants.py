@@ -81,13 +81,15 @@ class _Room:
     def _step(self, running: Running) -> Process:
         watch = self.watch.within(self._done(), self.steps, "steps")
         running.run = Run(self.env, self.network, running.collectives, running.tenant.workload, watch)
+        if self.repetition:
+            running.run.paused = lambda: self.env.process(self._pause(running))
         yield running.run.start()
         record, running.run = running.run.finish(), None
         record.bytes_by_kind = _carried(record)
         running.keep(record)
 
     def _pause(self, running: Running) -> Process:
-        """Between two steps: time passes only if what happens in it is known."""
+        """Between two steps, or in one where nobody communicates: time passes only if what happens in it is known."""
         if not self.repetition:
             return
         yield _Settled(self.env)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dessim.cluster import Cluster
+from dessim.errors import UsageError
 from dessim.results.metrics import Breakdown, breakdown
 from dessim.sim.collective import Routed
 from dessim.sim.stay import Stay, Tenant
@@ -155,12 +156,12 @@ def _results(
 
 def _priced(table: JobTable, cluster: Cluster) -> tuple[Tenant, dict[str, str], str]:
     """A job as the simulator takes it, where its numbers come from, and what its plan leaves out."""
+    if table.strategy == "ps_async":
+        line = "ps_async needs servers of its own, which tenants do not have; try ps_sync"
+        raise UsageError(f"job {table.name!r}: {line}")
     job = Job.of_model(load_model(table.model))
-    plan, symbols, gpu = (
-        plan_of(table.strategy, job.model).pipelined(),
-        job.symbols(table.n_gpus, table.batch_per_worker),
-        cluster.gpu,
-    )
+    plan, gpu = plan_of(table.strategy, job.model), cluster.gpu
+    symbols = job.symbols(table.n_gpus, table.batch_per_worker)
     what = f"job {table.name!r}, {plan.strategy} of {job.model.name} on {table.n_gpus:,} GPUs"
     require(memory_of(plan, symbols), gpu.memory, gpu.name, what, symbols)
     workload, compute_from = step_of(job, cluster, plan, symbols)

@@ -119,6 +119,7 @@ def test_folding_changes_nothing(tmp_path: Path) -> None:
         ("gpus = 4", "placement = [3, 99]", "GPU 99 is not one of cluster one-switch_16"),
         ('"fm"', '"nobody"', "no such model file; shipped models"),
         ('"table_wise"', '"tablewise"', "tablewise"),
+        ('"table_wise"', '"ps_async"', "job 'a': ps_async needs servers of its own, which tenants do not have"),
         ('"one-switch_16"', '"one-switch"', "did you mean 'one-switch_16'?"),
         ("[[job]]", "[[job]", "not TOML"),
     ],

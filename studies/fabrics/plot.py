@@ -1,0 +1,171 @@
+"""A step of each strategy on each fabric and scale, simulated: where its time goes, and what bound it.
+
+    python studies/fabrics/plot.py            # writes the table, fabrics.csv and fabrics.svg, checks expected.json
+    python studies/fabrics/plot.py --update   # and makes what it found the expectation
+
+Reads study.toml. Exits 3 when the findings are not those of expected.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import tomllib
+from concurrent.futures import ProcessPoolExecutor
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from dessim.cluster import load_cluster
+from dessim.cluster.check import describe
+from dessim.files import write_json, write_text
+from dessim.results.report import percent
+from dessim.results.rows import data_csv
+from dessim.results.style import house_style, style_of
+from dessim.results.svg import svg_text
+from dessim.units import format_time
+from dessim.verbs.project import project
+from dessim.workload.model import load_model
+from dessim.workload.scale import Job
+
+HERE = Path(__file__).parent
+TIMES = ("step_time_s", "compute_s", "exposed_comm_s", "idle_s")
+COLUMNS = ("fabric", "gpus", "strategy", *TIMES, "samples_per_s", "bound_by", "longest_op", "longest_share")
+MARKS = re.compile(r"(<!-- made by plot.py -->\n).*(<!-- end -->)", re.DOTALL)
+
+
+def cluster_of(fabric: dict[str, str]) -> Any:
+    """The cluster of a fabric of study.toml."""
+    own = HERE / fabric["cluster"]
+    return load_cluster(own if own.is_file() else fabric["cluster"])
+
+
+def steps_on(study: dict[str, Any], fabric: dict[str, str]) -> list[dict[str, Any]]:
+    """Rows of one fabric; numbers to five digits, which no machine's rounding changes."""
+    job = Job.of_model(load_model(study["model"]))
+    rows = []
+    for made in project(job, cluster_of(fabric), study["strategies"], study["gpus"]):
+        found = made.to_json()
+        longest = max(found["critical_path"], key=lambda op: op["time_s"])
+        rows.append(
+            {
+                "fabric": fabric["name"],
+                "gpus": found["gpus"],
+                "strategy": found["strategy"],
+                **{key: _round(found[key]) for key in (*TIMES, "samples_per_s")},
+                "bound_by": found["bound_by"],
+                "longest_op": longest["name"],
+                "longest_share": _round(longest["time_s"] / found["step_time_s"]),
+            }
+        )
+    return rows
+
+
+def compute(study: dict[str, Any], jobs: int | None = None) -> list[dict[str, Any]]:
+    """All rows, fabric by fabric; `jobs` processes (default: one a core)."""
+    fabrics = study["fabrics"]
+    if jobs == 1:
+        return [row for fabric in fabrics for row in steps_on(study, fabric)]
+    with ProcessPoolExecutor(jobs) as pool:
+        return [row for rows in pool.map(steps_on, [study] * len(fabrics), fabrics) for row in rows]
+
+
+def table(study: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+    """Two tables in Markdown: the fabrics, and the steps, the fastest strategy of each fabric and scale in bold."""
+    lines = ["| fabric | switches | cables between them | bisection a GPU |", "|---|---:|---:|---:|"]
+    for fabric in study["fabrics"]:
+        cluster = cluster_of(fabric)
+        about = describe(cluster)
+        links = cluster.links.capacity[: cluster.wiring.first]
+        cables = round(float(links.sum()) / cluster.node.nic.capacity / 2)  # all are as fast as a NIC
+        bisection = about["bisection_GBps"] / (about["gpus"] / 2)
+        switches = sum(about["switches"].values())
+        lines.append(f"| {fabric['name']} | {switches:,} | {cables:,} | {bisection:.3g} GB/s |")
+    lines += [
+        "",
+        "| GPUs | fabric | strategy | step | compute | exposed comm. | bound by | longest on the critical path |",
+        "|---:|---|---|---:|---:|---:|---|---|",
+    ]
+    ordered = sorted(rows, key=lambda row: row["gpus"])  # stable: fabrics stay as they are
+    for _, block in groupby(ordered, key=lambda row: (row["gpus"], row["fabric"])):
+        of_fabric = list(block)
+        best = min(row["step_time_s"] for row in of_fabric)
+        for first, row in zip((True, *[False] * len(of_fabric)), of_fabric, strict=False):
+            bold = "**" if row["step_time_s"] == best else ""
+            step, computing, exposed = (format_time(row[key], 3) for key in TIMES[:3])
+            head = f"{row['gpus']:,} | {row['fabric']}" if first else " | "
+            label = style_of(row["strategy"]).label
+            longest = f"`{row['longest_op']}`, {percent(row['longest_share'])}"
+            lines.append(
+                f"| {head} | {bold}{label}{bold} | {bold}{step}{bold} | {computing} | {exposed} "
+                f"| {row['bound_by']} | {longest} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def draw(study: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+    """The figure as SVG text: the time of a step by fabric, a panel a scale."""
+    import seaborn as sns
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    styles = {name: style_of(name) for name in study["strategies"]}
+    order = [style.label for style in styles.values()]
+    with house_style() as plt:
+        figure, panels = plt.subplots(1, len(study["gpus"]), figsize=(9.2, 2.9), sharey=True, squeeze=False)
+        for axes, gpus in zip(panels.flat, study["gpus"], strict=True):
+            here = [row for row in rows if row["gpus"] == gpus]
+            sns.scatterplot(
+                x=[1e3 * row["step_time_s"] for row in here],
+                y=[row["fabric"] for row in here],
+                hue=[styles[row["strategy"]].label for row in here],
+                style=[styles[row["strategy"]].label for row in here],
+                hue_order=order,
+                style_order=order,
+                palette={style.label: style.color for style in styles.values()},
+                markers={style.label: style.marker for style in styles.values()},
+                s=60,
+                legend=axes is panels.flat[-1],
+                ax=axes,
+            )
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+            axes.xaxis.set_major_formatter("{x:,g}")
+            axes.xaxis.set_minor_formatter(NullFormatter())
+            axes.set(xlabel="time of a step (ms)", ylabel="", ylim=(len(study["fabrics"]) - 0.5, -0.5))
+            axes.grid(True, axis="both")
+            axes.set_title(f"{gpus:,} GPUs", loc="left")
+        panels.flat[-1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
+        return svg_text(figure, "A step on five fabrics")
+
+
+def _round(value: float) -> float:
+    return float(f"{value:.5g}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--update", action="store_true", help="make what was found the expectation")
+    parser.add_argument("--out", type=Path, default=HERE, help="folder for what is written (default: here)")
+    parser.add_argument("--jobs", type=int, default=None, help="processes (default: one a core)")
+    options = parser.parse_args(arguments)
+
+    study = tomllib.loads((HERE / "study.toml").read_text("utf-8"))
+    rows = compute(study, options.jobs)
+    made = table(study, rows)
+    readme = MARKS.sub(lambda found: found[1] + made + found[2], (HERE / "README.md").read_text("utf-8"))
+    write_text(options.out / "README.md", readme)
+    write_text(options.out / "fabrics.csv", data_csv(rows, COLUMNS))
+    write_text(options.out / "fabrics.svg", draw(study, rows))
+    print(made, end="")
+    if options.update:
+        write_json(HERE / "expected.json", rows)
+    elif json.loads((HERE / "expected.json").read_text("utf-8")) != rows:
+        print("fabrics: findings differ from expected.json", file=sys.stderr)
+        return 3
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,70 @@
+"""The study of fabrics: what it finds at 64 GPUs is what it expects, and its README tells what was found."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from dessim.cluster.check import check
+
+FOLDER = Path(__file__).parents[2] / "studies" / "fabrics"
+
+
+@pytest.fixture(scope="module")
+def plot():
+    spec = importlib.util.spec_from_file_location("fabrics_plot", FOLDER / "plot.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def study():
+    return tomllib.loads((FOLDER / "study.toml").read_text())
+
+
+@pytest.fixture(scope="module")
+def expected():
+    return json.loads((FOLDER / "expected.json").read_text())
+
+
+def test_every_fabric_is_sound_and_they_differ_in_nothing_else(plot, study):
+    clusters = [plot.cluster_of(fabric) for fabric in study["fabrics"]]
+    assert len(clusters) == 5 and [check(c) for c in clusters] == [[]] * 5
+    assert {c.n_gpus for c in clusters} == {1024}
+    for part in ("gpu", "transport", "node"):
+        assert len({str(getattr(c, part)) for c in clusters}) == 1
+
+
+def test_at_64_gpus_it_finds_what_is_expected(plot, study, expected):
+    rows = plot.compute({**study, "gpus": [64]}, jobs=1)
+    assert rows == [row for row in expected if row["gpus"] == 64]
+    for row in rows:
+        parts = row["compute_s"] + row["exposed_comm_s"] + row["idle_s"]
+        assert parts == pytest.approx(row["step_time_s"], rel=1e-3)
+
+
+def test_table_and_figure_are_of_the_same_rows(plot, study, expected):
+    assert plot.table(study, expected) in (FOLDER / "README.md").read_text()
+    assert plot.draw(study, expected) == (FOLDER / "fabrics.svg").read_text()
+    assert len((FOLDER / "fabrics.csv").read_text().splitlines()) == 1 + len(expected) == 31
+
+
+def test_the_readmes_answer_is_what_was_found(expected):
+    step = {(r["fabric"], r["gpus"], r["strategy"]): r["step_time_s"] for r in expected}
+    bound = {(r["fabric"], r["gpus"], r["strategy"]): r["bound_by"] for r in expected}
+    fabrics = list(dict.fromkeys(r["fabric"] for r in expected))
+    best = {key: step["rail-optimised", *key[1:]] for key in step}
+    slower = {key: seconds / best[key] - 1 for key, seconds in step.items()}
+    for strategy in ("table_wise", "ps_sync"):
+        assert max(slower[fabric, 64, strategy] for fabric in fabrics) == pytest.approx(1 / 7, abs=0.06)
+        assert {bound[fabric, 64, strategy] for fabric in fabrics} == {"compute"}
+        assert bound["rail-optimised", 1024, strategy] == "latency"
+    found = [slower[fabric, 1024, "table_wise"] for fabric in ("leaf-spine 2:1", "torus 8x4x4", "dragonfly")]
+    assert found == pytest.approx([0.17, 0.68, 0.96], abs=0.01)
+    direct = [1 + slower[f, n, "des_reduce_scatter"] for f in ("dragonfly", "torus 8x4x4") for n in (64, 1024)]
+    assert (min(direct), max(direct)) == pytest.approx((1.5, 5.6), abs=0.05)

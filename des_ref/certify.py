@@ -29,11 +29,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from des_ref import certify_async
 from des_ref.audit import Audit
 from des_ref.capture import Recorder, with_sizes
 from des_ref.cli import Parser, leave, positive, run, say
 from des_ref.comm import Comm, open_comm
-from des_ref.data.batch import slice_of
+from des_ref.data.batch import Batch, slice_of
 from des_ref.data.synthetic import Zipf
 from des_ref.embedding.optim import ROW_OPTIMIZERS
 from des_ref.models.build import Network
@@ -66,17 +67,19 @@ class Case:
     device: str = "auto"
     pipeline: bool = True
     optimizer: str = "rowwise_adagrad"
+    staleness: int = 4
     sabotage: Callable[[], None] | None = None
 
 
 def certify(case: Case) -> dict[str, Any]:
     """Run one case in processes of its own; its part of the JSON object. Raises SimulationError if a rank dies."""
     context = multiprocessing.get_context("spawn")
+    processes = case.ranks + (certify_async.SERVERS if case.strategy == "ps_async" else 0)
     with tempfile.TemporaryDirectory() as scratch:
         meeting, answer = Path(scratch) / "meeting", Path(scratch) / "answer.json"
         ranks = [
-            context.Process(target=_rank_main, args=(case, rank, meeting, answer), daemon=True)
-            for rank in range(case.ranks)
+            context.Process(target=_rank_main, args=(case, (meeting, rank, processes), answer), daemon=True)
+            for rank in range(processes)
         ]
         for process in ranks:
             process.start()
@@ -92,24 +95,37 @@ def certify(case: Case) -> dict[str, Any]:
         return json.loads(answer.read_text("utf-8"))
 
 
-def _rank_main(case: Case, rank: int, meeting: Path, answer: Path) -> None:
+def _rank_main(case: Case, rendezvous: tuple[Path, int, int], answer: Path) -> None:
     torch.set_num_threads(1)
     if case.sabotage is not None:
         case.sabotage()
-    with open_comm(case.device, (meeting, rank, case.ranks)) as comm:
-        result = _run(case, load_model(case.model), comm)
-        if rank == 0:
+    run_case = _run_async if case.strategy == "ps_async" else _run
+    with open_comm(case.device, rendezvous) as comm:
+        result = run_case(case, load_model(case.model), comm)
+        if comm.rank == 0:
             answer.write_text(json.dumps(result), "utf-8")
     leave(0)
 
 
-def _run(case: Case, model: Model, comm: Comm) -> dict[str, Any]:
+def _run_async(case: Case, model: Model, everyone: Comm) -> dict[str, Any] | None:
+    comm = everyone.apart(certify_async.SERVERS, certify_async.PATIENCE)
+    optimizers = Optimizers(ROW_OPTIMIZERS[case.optimizer](), _DENSE, init_std=0.1)
+    return certify_async.measure(comm, model, optimizers, _SEED, _batches(case, model, comm), case.staleness)
+
+
+def _batches(case: Case, model: Model, comm: Comm) -> list[Batch]:
+    """Global batches, one a step."""
     batch = -(-_BATCH // comm.world_size) * comm.world_size
     data = Zipf(model.input.fields, _IDS_PER_FIELD, min(model.input.vocabulary, _VOCABULARY), 1.05, _SEED)
-    batches = [data.examples(batch, part) for part in range(case.steps)]
-    vocabulary, place = torch.unique(torch.cat([b.ids for b in batches]).to(comm.device), return_inverse=True)
+    return [data.examples(batch, part).take(torch.arange(batch)) for part in range(case.steps)]
+
+
+def _run(case: Case, model: Model, comm: Comm) -> dict[str, Any]:
+    wholes = _batches(case, model, comm)
+    batch = len(wholes[0])
+    vocabulary, place = torch.unique(torch.cat([b.ids for b in wholes]).to(comm.device), return_inverse=True)
     fields = torch.empty_like(vocabulary)
-    fields[place] = torch.cat([b.field for b in batches]).to(comm.device)
+    fields[place] = torch.cat([b.field for b in wholes]).to(comm.device)
 
     network = Network(model, _SEED, torch.float64, comm.device)
     optimizers = Optimizers(ROW_OPTIMIZERS[case.optimizer](), _DENSE, init_std=0.1)
@@ -121,7 +137,6 @@ def _run(case: Case, model: Model, comm: Comm) -> dict[str, Any]:
             values[rows[~mine]] = float("nan")
     recorder = Recorder(comm, strategy.plan)
     strategy.marks = recorder
-    wholes = [examples.take(torch.arange(batch)) for examples in batches]
     # The last step sends a batch that it does not train on.
     shares = [(0, slice_of(whole, comm.rank, comm.world_size)) for whole in (*wholes, wholes[0])]
     lane = ahead = None
@@ -156,6 +171,7 @@ def _run(case: Case, model: Model, comm: Comm) -> dict[str, Any]:
     ops = [op for op in audit.gather(comm) if op["name"] in formulas or op["mismatches"]]
     return {
         "ranks": comm.world_size,
+        "equivalent": True,
         "max_loss_diff": worst["loss"],
         "max_grad_diff": worst["grad"],
         "max_param_diff": worst["param"],
@@ -225,16 +241,31 @@ def _worse(a: float, b: float) -> float:
 
 def passed(case: Mapping[str, Any]) -> bool:
     """Whether every bound holds."""
-    return case["max_param_diff"] <= PARAMETER_BOUND and case["bytes_match"]
+    if "staleness" in case and not case["staleness"]["max"] <= case["staleness"]["bound"]:
+        return False
+    return case["bytes_match"] and (not case["equivalent"] or case["max_param_diff"] <= PARAMETER_BOUND)
+
+
+def _staleness(case: Mapping[str, Any]) -> str:
+    stale = case["staleness"]
+    return (
+        f"{'equivalent' if case['equivalent'] else 'not equivalent'}; a pull was {stale['mean']:.2f} steps stale on "
+        f"average, {stale['max']} at most (bound {stale['bound']}); {stale['missed_mean']:.2f} pushes of others came "
+        f"between it and its own push, {stale['missed_max']} at most"
+    )
 
 
 def _print_table(strategy: str, cases: Sequence[Mapping[str, Any]]) -> None:
     print(f"{strategy} against one process, float64, unowned rows poisoned with NaN\n")
     print("ranks   max|d loss|   max|d grad|  max|d param|   bytes")
     for case in cases:
-        diffs = "".join(f"{case[key]:14.2e}" for key in ("max_loss_diff", "max_grad_diff", "max_param_diff"))
+        keys = ("max_loss_diff", "max_grad_diff", "max_param_diff")
+        diffs = "".join(f"{case[key]:14.2e}" if key in case else f"{'':14s}" for key in keys)
         verdict = "equal" if case["bytes_match"] else "DIFFER"
         print(f"{case['ranks']:5d}{diffs}   {verdict}{'' if passed(case) else '   FAILED'}")
+    for case in cases:
+        if "staleness" in case:
+            print(f"\n{case['ranks']} ranks and {case['servers']} server: {_staleness(case)}")
     print(f"\nbytes over all steps and ranks, {cases[-1]['ranks']} ranks")
     for op in cases[-1]["ops"]:
         print(f"  {op['name']:14s}{op['recorded_bytes']:14d} recorded{op['formula_bytes']:14d} = {op['formula']}")
@@ -252,6 +283,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         default="rowwise_adagrad",
         help="of rows (default: rowwise_adagrad); replicated weights have Adam",
     )
+    p.add_argument("--staleness", type=int, default=4, help="bound of ps_async, steps (default: 4)")
     p.add_argument("--placement", choices=("hash",), default="hash", help="of rows on ranks")
     p.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     p.add_argument(
@@ -271,7 +303,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     for count in map(int, counts):
         say(f"certifying {args.strategy} on {count} ranks, {args.steps} steps")
         cases.append(
-            certify(Case(count, args.steps, args.model, args.strategy, args.device, args.pipeline, args.optimizer))
+            certify(
+                Case(
+                    count,
+                    args.steps,
+                    args.model,
+                    args.strategy,
+                    args.device,
+                    args.pipeline,
+                    args.optimizer,
+                    args.staleness,
+                )
+            )
         )
     ok = all(map(passed, cases))
     if args.json:
@@ -282,6 +325,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "model": args.model,
             "placement": args.placement,
             "optimizer": args.optimizer,
+            "equivalent": all(case["equivalent"] for case in cases),
             "pipeline": args.pipeline,
             "steps": args.steps,
             "bound": PARAMETER_BOUND,

@@ -10,6 +10,7 @@ launcher at all as a world of one. gloo on CPU, nccl on GPU.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,9 +23,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from dessim.errors import UsageError
+from dessim.errors import DessimError, UsageError
 
-__all__ = ["Comm", "Handle", "Tap", "launched_rank", "open_comm", "record"]
+__all__ = ["Comm", "Handle", "Message", "Tap", "Wire", "launched_rank", "open_comm", "record"]
 
 WORLD_GROUP = "world"
 _TIMEOUT = timedelta(minutes=10)
@@ -57,6 +58,60 @@ class Handle:
 
 
 @dataclass(slots=True)
+class Wire:
+    """Messages between single processes, on the CPU. Those of one tag from one process to another arrive in order.
+
+    `moved`: bytes sent and received, by name of the op; `servers`: ranks of the processes that serve.
+    """
+
+    servers: tuple[int, ...]
+    patience: float  # seconds
+    _group: Any
+    moved: Counter[str] = field(default_factory=Counter)
+
+    def send(self, name: str, tensor: Tensor, to: int, tag: int) -> Message | None:
+        """Start sending; nothing is sent, and nobody may wait for it, where the tensor is empty."""
+        return self._start(dist.isend, name, tensor, to, tag)
+
+    def receive(self, name: str, tensor: Tensor, source: int, tag: int) -> Message | None:
+        """Start receiving into `tensor`."""
+        return self._start(dist.irecv, name, tensor, source, tag)
+
+    def receive_any(self, tensor: Tensor, tag: int) -> int:
+        """Wait for the next message of this tag; the rank it comes from."""
+        try:
+            return int(dist.recv(tensor, None, self._group, tag))
+        except RuntimeError as error:
+            raise DessimError(f"no worker was heard of for {self.patience:g} s: {_first_line(error)}") from None
+
+    def _start(self, call: Callable[..., Any], name: str, tensor: Tensor, other: int, tag: int) -> Message | None:
+        if not tensor.numel():
+            return None
+        self.moved[name] += tensor.numel() * tensor.element_size()
+        return Message(name, other, tensor, call(tensor, other, group=self._group, tag=tag))
+
+
+@dataclass(slots=True)
+class Message:
+    """A message under way; it keeps its tensor alive."""
+
+    name: str
+    other: int
+    tensor: Tensor
+    _work: Any
+
+    def wait(self) -> None:
+        try:
+            self._work.wait()
+        except RuntimeError as error:
+            raise DessimError(f"message {self.name} with process {self.other} failed: {_first_line(error)}") from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]
+
+
+@dataclass(slots=True)
 class Comm:
     """All workers, seen from one of them."""
 
@@ -65,6 +120,7 @@ class Comm:
     device: torch.device
     backend: str
     tap: Tap | None = field(default=None)
+    wire: Wire | None = field(default=None)  # to the servers, where there are any
     _group: Any = field(default=None)  # None: the group that all processes are in anyway
 
     def beside(self, name: str) -> Comm:
@@ -72,8 +128,34 @@ class Comm:
 
         Every worker calls it, at the same point. `name` is the group's in a trace.
         """
-        group = dist.new_group(backend=self.backend, timeout=_TIMEOUT, group_desc=name)
-        return Comm(self.rank, self.world_size, self.device, self.backend, _group=group)
+        group = self._workers_alone(name) if self.wire is not None else self._everyone(name)
+        return Comm(self.rank, self.world_size, self.device, self.backend, wire=self.wire, _group=group)
+
+    def _everyone(self, name: str, backend: str | None = None, timeout: timedelta = _TIMEOUT) -> Any:
+        return dist.new_group(backend=backend or self.backend, timeout=timeout, group_desc=name)
+
+    def _workers_alone(self, name: str) -> Any:
+        """A group that servers need not hear of."""
+        ranks = list(range(self.world_size))
+        return dist.new_group(
+            ranks, _TIMEOUT, self.backend, use_local_synchronization=True, group_desc=name if self.wire else None
+        )
+
+    def apart(self, servers: int, patience: float) -> Comm:
+        """The last `servers` processes become servers; the others go on as the workers, `wire` between both.
+
+        Every process calls it. A server's own rank is then `world_size` or more: it takes part in no collective.
+        Messages that take longer than `patience` seconds fail. Raises UsageError where no worker is left.
+        """
+        workers = self.world_size - servers
+        if workers < 1:
+            raise UsageError(f"{servers} of {self.world_size} processes are servers, so no worker is left: start more")
+        group = self._everyone("servers", "gloo", timedelta(seconds=patience))
+        wire = Wire(tuple(range(workers, self.world_size)), patience, group)
+        comm = Comm(self.rank, workers, self.device, self.backend, wire=wire)
+        if self.rank < workers:
+            comm._group = comm._workers_alone("workers")
+        return comm
 
     def _launch(self, name: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Handle:
         if self.tap is not None:

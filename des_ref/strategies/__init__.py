@@ -10,6 +10,7 @@ from des_ref.strategies.base import Optimizers, Strategy
 from des_ref.strategies.data_parallel import DataParallel
 from des_ref.strategies.des import DesAllReduce, DesReduceScatter
 from des_ref.strategies.ps import PsSync
+from des_ref.strategies.ps_async import PsAsync
 from des_ref.strategies.sharded import Mesh, RowAllToAll, RowWise, TableWise
 from dessim.errors import UsageError
 
@@ -21,6 +22,7 @@ STRATEGIES: dict[str, Callable[[Network, Optimizers, Comm], Strategy]] = {
     "row_wise": RowWise,
     "row_all_to_all": RowAllToAll,
     "ps_sync": PsSync,
+    "ps_async": PsAsync,
     "data_parallel": DataParallel,
 }
 

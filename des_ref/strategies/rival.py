@@ -111,25 +111,36 @@ class Rival(OwnedByHash):
             bags = self._bags(fetched).detach().requires_grad_()
             logits = network.tail(network.from_bags(bags), self._masks(samples))
             labels = sent.labels.to(logits.dtype)
-            loss = nnf.binary_cross_entropy_with_logits(logits, labels, reduction="sum") / samples
+            loss = nnf.binary_cross_entropy_with_logits(logits, labels, reduction="sum") / self._averaged(samples)
         with mark("dense_backward", Phase.BACKWARD):
             for p in network.dense_parameters:
                 p.grad = None
             loss.backward()
-        back, back_ready = self._send_back(bags.grad)
+        updated, grads = self._learn(fetched, bags.grad)
+        self._step += 1
+        counts = self._counts(batch, fetched, updated)
+        return StepResult(loss.detach() * (self._averaged(samples) / samples), counts, updated.ids, grads)
+
+    def _learn(self, fetched: Any, grad: Tensor) -> tuple[Updated, dict[str, Tensor]]:
+        """From the gradient of the bags to updated rows and parameters; the rows' gradients, a column each."""
+        mark = self.marks.segment
+        back, back_ready = self._send_back(grad)
         dense = self._send_dense_grads()
         if back_ready is not None:
             back_ready.wait()
         updated = self._row_grads(fetched, back)
-        widths = network.row_widths
+        widths = self.network.row_widths
         grads = dict(zip(widths, updated.grad.split(list(widths.values()), dim=1), strict=True))
         with mark("update_rows", Phase.OPTIMIZER):
             self._rows.update(self.table, updated.rows, grads)
         dense.wait()
         with mark("update_dense", Phase.OPTIMIZER):
             self._update_dense(dense)
-        self._step += 1
-        return StepResult(loss.detach(), self._counts(batch, fetched, updated), updated.ids, grads)
+        return updated, grads
+
+    def _averaged(self, samples: int) -> int:
+        """How many samples a gradient is the mean over: the global batch."""
+        return samples
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> Tensor:

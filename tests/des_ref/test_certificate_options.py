@@ -1,0 +1,25 @@
+"""The certificate is green whatever trains the rows, and with the next batch's ids sent ahead or not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from des_ref.certify import Case, certify, passed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("strategy", "pipeline", "optimizer"),
+    [
+        ("des_reduce_scatter", False, "ftrl"),
+        ("table_wise", True, "adam"),
+    ],
+)
+def test_green(strategy: str, pipeline: bool, optimizer: str, tiny: Path) -> None:
+    result = certify(Case(2, 4, str(tiny), strategy, "cpu", pipeline=pipeline, optimizer=optimizer))
+    assert passed(result), result
+    # Every input op of every step is in the books, whichever thread sent it.
+    sent = {op["name"]: op["recorded_bytes"] for op in result["ops"]}
+    assert sent["ids"] > 0 and not any(op["mismatches"] for op in result["ops"])

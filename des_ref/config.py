@@ -76,6 +76,17 @@ class OptimizerSettings(_Strict):
     dense: DenseSettings = DenseSettings(lr=1e-3)
 
 
+class ServerSettings(_Strict):
+    """Of ps_async: the last `count` processes serve. A worker may be `staleness` steps ahead of the slowest.
+
+    A server that hears nothing for `patience_s`, and a worker whose message takes longer, give up.
+    """
+
+    count: Positive = 1
+    staleness: Annotated[int, Field(ge=0)] = 4
+    patience_s: Annotated[float, Field(gt=0, le=86_400)] = 300.0
+
+
 class Settings(_Strict):
     """Everything a run depends on, besides where it runs."""
 
@@ -88,6 +99,7 @@ class Settings(_Strict):
     training: TrainingSettings = TrainingSettings()
     rows: RowSettings = RowSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
+    servers: ServerSettings = ServerSettings()
 
     @property
     def torch_dtype(self) -> torch.dtype:

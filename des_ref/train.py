@@ -17,12 +17,13 @@ import json
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field, fields
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from des_ref import metrics
@@ -35,11 +36,13 @@ from des_ref.embedding.optim import ROW_OPTIMIZERS
 from des_ref.models.build import Network
 from des_ref.pipeline import Pipeline, endless
 from des_ref.strategies import STRATEGIES, check_strategy
-from des_ref.strategies.base import Lane, StepResult, Strategy
+from des_ref.strategies.base import Counts, Lane, StepResult, Strategy
+from des_ref.strategies.ps_server import Server
 from des_ref.trace_session import TraceSession
 from dessim.errors import DessimError, FileError, UsageError
 from dessim.files import dump_json
 from dessim.trace.schema import PREFETCH
+from dessim.workload import formula
 from dessim.workload.model import Model, load_model
 
 _EVALUATION_BATCH = 16_384  # samples a forward pass without gradients
@@ -56,6 +59,8 @@ def parser() -> argparse.ArgumentParser:
         choices=tuple(ROW_OPTIMIZERS),
         help="of rows, with its default settings; others go into the settings file",
     )
+    p.add_argument("--servers", type=positive, help="of ps_async: the last so many processes serve (default: 1)")
+    p.add_argument("--staleness", type=int, help="of ps_async: steps a worker may be ahead (default: 4)")
     p.add_argument("--batch", type=positive, help="samples in the global batch")
     p.add_argument("--epochs", type=positive, help="at most so many passes over the training samples")
     p.add_argument("--steps", type=positive, help="at most so many steps")
@@ -81,6 +86,8 @@ def settings_from(args: argparse.Namespace) -> Settings:
         "model": args.model,
         "strategy": args.strategy,
         "optimizer.rows": args.optimizer and {"name": args.optimizer},
+        "servers.count": args.servers,
+        "servers.staleness": args.staleness,
         "training.batch": args.batch,
         "training.epochs": args.epochs,
         "training.steps": args.steps,
@@ -98,7 +105,7 @@ class Progress:
     steps: int = 0
     epochs: int = 0
     step_seconds: list[float] = field(default_factory=list)
-    ids_sent: int = 0
+    counts: NDArray[np.float64] = field(default_factory=lambda: np.zeros(len(fields(Counts))))  # summed over steps
     best: dict[str, Any] | None = None
     best_score: float = -np.inf
 
@@ -110,8 +117,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     model = load_model(settings.model).trained_by(settings.optimizer.rows.name)
     with open_comm(args.device) as comm:
         started = time.perf_counter()
+        if settings.strategy == "ps_async":
+            if args.trace is not None:
+                raise UsageError("--trace records collectives, and ps_async has none: trace ps_sync instead")
+            comm = comm.apart(settings.servers.count, settings.servers.patience_s)
         if settings.training.batch % comm.world_size:
             raise UsageError(f"--batch {settings.training.batch} is not divisible by {comm.world_size} workers")
+        if comm.rank >= comm.world_size:
+            network = Network(model, settings.seed, settings.torch_dtype, "cpu")
+            Server(network, settings.optimizers, comm, settings.servers.staleness).serve()
+            return 0
         opened = open_source(settings.data, model, settings.seed, comm)
         if opened.fallback_reason and comm.rank == 0:
             _say_fallback(opened.fallback_reason)
@@ -128,6 +143,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         finally:
             pipeline.close()
         summary = summarise(settings, model, opened, comm, strategy, progress)
+        tally = strategy.close()
+        staleness = {"bound": settings.servers.staleness, **tally.to_json()} if tally is not None else None
+        summary["servers"], summary["staleness"] = settings.servers.count if tally is not None else 0, staleness
         summary["trace"] = str(args.trace) if args.trace is not None else None
         summary["wall_time_s"] = time.perf_counter() - started
         if comm.rank == 0:
@@ -167,7 +185,7 @@ def train(
                 if not tracing:
                     progress.step_seconds.append(time.perf_counter() - start)
                 progress.steps += 1
-                progress.ids_sent += result.counts.ids_sent
+                progress.counts += astuple(result.counts)
             if strategy.loss_is_share:
                 comm.all_reduce("loss", loss).wait()
             progress.epochs = epoch + 1
@@ -235,10 +253,7 @@ def summarise(
 ) -> dict[str, Any]:
     """The JSON object that a run ends with. Every rank takes part."""
     n, batch = comm.world_size, settings.training.batch
-    sent = comm.gather_rows("ids_sent", [float(progress.ids_sent)])
-    symbols = model.symbols(n, batch)
-    symbols |= {"s": float(strategy.value_bytes), "m": sum(row[0] for row in sent) / (progress.steps * batch)}
-    by_op = {op.name: op.sent_bytes(symbols) for op in strategy.plan.collectives}
+    by_op = _bytes_by_op(model.symbols(n, batch), batch, comm, strategy, progress)
     seconds = np.array(progress.step_seconds or [float("nan")])
     times = {"median": np.median(seconds), "mean": seconds.mean(), "p95": np.quantile(seconds, 0.95)}
     measured = bool(progress.step_seconds)
@@ -275,6 +290,21 @@ def summarise(
         "bytes_per_worker_per_step": sum(by_op.values()),
         "bytes_by_op": by_op,
     }
+
+
+def _bytes_by_op(
+    symbols: dict[str, float], batch: int, comm: Comm, strategy: Strategy, progress: Progress
+) -> dict[str, float]:
+    """Bytes a worker sends, by op, mean over workers and steps; with servers, what it and they send each other.
+
+    Sizes are linear in the counts, so those of the mean counts are the mean sizes.
+    """
+    ops, symbols = strategy.plan.collectives, symbols | {"s": float(strategy.value_bytes)}
+    variables = strategy.op_vars(Counts(*(progress.counts / max(progress.steps, 1)).tolist()), batch)
+    own = [(op, {**symbols, **variables.get(op.name, {})}) for op in ops]
+    sizes = [formula.evaluate(op.size, v) if comm.wire is not None else op.sent_bytes(v) for op, v in own]
+    means = np.array(comm.gather_rows("bytes", sizes)).mean(axis=0)
+    return dict(zip((op.name for op in ops), means.tolist(), strict=True))
 
 
 def _trace_session(

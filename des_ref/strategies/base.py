@@ -15,6 +15,7 @@ from des_ref.embedding.hash_table import RowTable
 from des_ref.embedding.optim import RowAdagrad, RowOptimizer
 from des_ref.hashing import owner_of
 from des_ref.models.dense_optim import DenseOptimizer
+from des_ref.strategies.staleness import Tally
 from dessim.trace.schema import Phase
 from dessim.workload.plan import Plan
 
@@ -112,6 +113,10 @@ class Strategy(Protocol):
         """Bring replicated parameters and their gradients up to date here, outside of a step; every worker calls it."""
         ...
 
+    def close(self) -> Tally | None:
+        """Let go of whoever serves this worker, after the last step; how stale what it read was, where it can be."""
+        ...
+
     def op_vars(self, counts: Counts, samples: int) -> dict[str, dict[str, float]]:
         """For each op of the plan whose size depends on the data, the symbols that make its formula exact here."""
         ...
@@ -127,4 +132,7 @@ class OwnedByHash:
         return owner_of(ids, self.comm.world_size)
 
     def settle(self) -> None:
+        return None
+
+    def close(self) -> Tally | None:
         return None

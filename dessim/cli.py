@@ -12,9 +12,11 @@ from typing import Annotated, Any
 
 import typer
 
+from dessim.cli_goodput import goodput
 from dessim.cli_options import (
     AlgorithmOption,
     ClusterOption,
+    FaultsOption,
     Fold,
     FoldOption,
     JitterOption,
@@ -148,6 +150,7 @@ def project(
     staleness: StalenessOption = None,
     jitter: JitterOption = 0.0,
     seed: SeedOption = 0,
+    faults: FaultsOption = None,
     algorithm: AlgorithmOption = None,
     fold: FoldOption = Fold.ON,
     time_budget: TimeBudgetOption = None,
@@ -162,6 +165,7 @@ def project(
     from dessim.results.rows import fitting
     from dessim.results.show import print_projection
     from dessim.results.tables import write_projection_csv
+    from dessim.sim.fault_file import load_faults
     from dessim.trace.io import load_trace
     from dessim.verbs.project import project as run
     from dessim.verbs.served import parse_servers
@@ -187,6 +191,7 @@ def project(
         "spill": spill,
         "pipeline": pipeline,
         "servers": parse_servers(servers, server_device, server_threads, staleness, jitter, seed),
+        "scenario": load_faults(faults, machine) if faults is not None else None,
     }
     try:
         with watching(time_budget) as watch:
@@ -225,6 +230,7 @@ def collective(
     tolerance: Annotated[
         float, typer.Option(help="Share of its time that a stage of many different flows may be off.", min=0, max=0.1)
     ] = 0.0,
+    faults: FaultsOption = None,
     fold: FoldOption = Fold.ON,
     time_budget: TimeBudgetOption = None,
     json: JsonOption = False,
@@ -233,18 +239,20 @@ def collective(
     from dessim.cluster import load_cluster
     from dessim.collectives import Options
     from dessim.results.show import print_collectives
+    from dessim.sim.fault_file import load_faults
     from dessim.verbs.collective import run_collective
 
     machine = load_cluster(cluster)
     sizes = parse_sizes(size)
     options, kind = Options(chunks, root, parse_sides(dims)), Collective(op.value)
+    scenario = load_faults(faults, machine) if faults is not None else None
     rows: list[dict[str, Any]] = []
     try:
         with watching(time_budget) as watch:
             for one in sizes:
                 part = watch.within(len(rows), len(sizes), "sizes")
                 measured = run_collective(
-                    machine, kind, gpus, one, algorithm, fold is Fold.ON, options, uneven, tolerance, part
+                    machine, kind, gpus, one, algorithm, fold is Fold.ON, options, uneven, tolerance, part, scenario
                 )
                 rows.append(measured.to_json())
     except OutOfTime as cut:
@@ -260,6 +268,7 @@ def collective(
 
 
 app.command()(tenants)
+app.command()(goodput)
 
 
 def main() -> None:

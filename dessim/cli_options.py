@@ -50,6 +50,10 @@ WhatIfOption = Annotated[
         "reduction_rate, batch.",
     ),
 ]
+FaultsOption = Annotated[
+    Path | None,
+    typer.Option("--faults", help="TOML file of what goes wrong: links, switches, slow GPUs; format: docs/faults.md."),
+]
 ServersOption = Annotated[
     int | None, typer.Option(help="ps_*: CPU hosts that keep the tables, on the hosts after the workers'.", min=1)
 ]

@@ -20,6 +20,7 @@ from dessim.errors import FileError
 from dessim.sim.faults import Fault, Faults
 from dessim.sim.network import GIVES_UP
 from dessim.sim.stragglers import Stragglers
+from dessim.workload.dag import Workload
 
 
 class FaultTable(Table):
@@ -90,10 +91,26 @@ class FaultFile(Table):
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """What goes wrong: with links, and with compute (None: nothing)."""
+    """What goes wrong: with links, and with compute (None: nothing). `path` is the file that says so."""
 
+    path: Path
     faults: Faults | None
     stragglers: Stragglers | None
+
+    def slowed(self, workload: Workload) -> Workload:
+        """The workload with its stragglers."""
+        return self.stragglers.slowed(workload) if self.stragglers is not None else workload
+
+    def __str__(self) -> str:
+        parts = []
+        if self.faults is not None:
+            count = len(self.faults.faults)
+            parts.append(f"{count} fault{'s' if count > 1 else ''} of links")
+        if self.stragglers is not None and self.stragglers.slow:
+            parts.append(f"{len(self.stragglers.slow)} slow GPU{'s' if len(self.stragglers.slow) > 1 else ''}")
+        if self.stragglers is not None and self.stragglers.sigma:
+            parts.append(f"stragglers of sigma {self.stragglers.sigma:g}, seed {self.stragglers.seed}")
+        return f"assumed: {', '.join(parts)}, as {self.path} says"
 
 
 def load_faults(path: Path, cluster: Cluster) -> Scenario:
@@ -113,4 +130,4 @@ def load_faults(path: Path, cluster: Cluster) -> Scenario:
     faults.states(cluster)  # so that a wrong name is told before anything runs
     slow = {table.rank: table.factor for table in file.slow_gpu}
     compute = Stragglers(slow, file.stragglers.sigma, file.stragglers.seed)
-    return Scenario(faults if file.fault else None, compute if slow or file.stragglers.sigma else None)
+    return Scenario(path, faults if file.fault else None, compute if slow or file.stragglers.sigma else None)

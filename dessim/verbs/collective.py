@@ -16,6 +16,7 @@ from dessim.collectives.closed_forms import algorithm_bandwidth, bus_bandwidth
 from dessim.errors import UsageError
 from dessim.sim.collective import Routed
 from dessim.sim.engine import simulate
+from dessim.sim.fault_file import Scenario
 from dessim.sim.watch import Watch
 from dessim.trace.schema import Collective, Kind, Phase
 from dessim.workload.dag import RankClass, Task, Workload
@@ -86,18 +87,23 @@ def run_collective(
     uneven: int | None = None,
     tolerance: float = 0.0,
     watch: Watch | None = None,
+    scenario: Scenario | None = None,
 ) -> Measurement:
     """Run `op` on S = `size` bytes over the first `gpus` GPUs.
 
     `uneven` is a seed: each pair of an all_to_all then exchanges a size of its own, S a rank on average
     (dessim.collectives.alltoall.uneven_sizes). `tolerance` is how far a stage may be off, as a share of its time.
-    Raises UsageError, CapacityError, and OutOfTime when `watch` says so.
+    `scenario` says what goes wrong meanwhile. Raises UsageError, CapacityError, SimulationError where a fault cuts GPUs
+    off for too long, and OutOfTime when `watch` says so.
     """
     cluster.require(gpus)
     if gpus < 2:
         raise UsageError(f"--gpus {gpus}: a collective needs at least 2 GPUs")
     if size <= 0:
         raise UsageError("--size must be more than 0 bytes")
+    if scenario is not None and scenario.stragglers is not None:
+        raise UsageError("--faults: [stragglers] and [[slow_gpu]] slow compute, and a collective alone has none")
+    faults = scenario.faults if scenario is not None else None
     options = options or Options()
     if options.chunks is not None and options.chunks < 1:
         raise UsageError(f"--chunks {options.chunks}: at least one chunk is needed")
@@ -112,7 +118,7 @@ def run_collective(
     workload = _workload(op, gpus, size, uneven)
     began = time.perf_counter()
     routed = Routed(cluster, folding, tolerance)
-    record = simulate(cluster, workload, {op: algorithm}, routed=routed, options=options, watch=watch)
+    record = simulate(cluster, workload, {op: algorithm}, routed=routed, options=options, watch=watch, faults=faults)
     span = record.spans[0]
     return Measurement(
         op=op,

@@ -17,6 +17,7 @@ from dessim.results.metrics import Breakdown, breakdown
 from dessim.sim.collective import Routed
 from dessim.sim.device import roofline
 from dessim.sim.engine import simulate
+from dessim.sim.fault_file import Scenario
 from dessim.sim.recorder import Record
 from dessim.sim.watch import Watch
 from dessim.trace.schema import Collective, Kind
@@ -121,18 +122,22 @@ def project(
     spill: bool = False,
     servers: Servers | None = None,
     pipeline: bool = True,
+    scenario: Scenario | None = None,
 ) -> list[Projection | Misfit]:
     """Rows for every strategy at every scale, in the order given. The batch a worker stays fixed (weak scaling).
 
     `error_bar` is the relative error measured where the job was recorded, if it was. `each` is given every row as soon
     as it is ready: those before `watch` ended the run. With `spill` rows that do not fit a GPU live in its host's
     memory. With `pipeline` the next step's ids are sent while a step runs, as the trainer does. `servers` are hosts for
-    the tables of `ps_*` strategies; without them `ps_sync` has a server on each worker.
+    the tables of `ps_*` strategies; without them `ps_sync` has a server on each worker. `scenario` says what
+    goes wrong, at times from the start of the step.
     Raises UsageError, OutOfTime, and CapacityError where the cluster has too few GPUs or nothing fits theirs.
     """
     if not strategies or not gpus:
         raise UsageError("name at least one strategy and one number of GPUs")
     check_servers(strategies, servers)
+    if servers is not None and scenario is not None:
+        raise UsageError("--faults and --servers: hosts that serve have no faults yet; leave one of the two out")
     plans = [plan_of(name, job.model) for name in strategies]
     if pipeline:
         # Servers on hosts of their own have a time line of their own, in which a worker asks when it needs a row.
@@ -150,7 +155,9 @@ def project(
     cases = [(n, plan) for n in gpus for plan in plans]
     for done, (n, plan) in enumerate(cases):
         part = watch.within(done, len(cases), "projections")
-        rows.append(_row(job, routed, plan, n, batch_per_worker, algorithms, error_bar, part, host_bandwidth, servers))
+        rows.append(
+            _row(job, routed, plan, n, batch_per_worker, algorithms, error_bar, part, host_bandwidth, servers, scenario)
+        )
         if each is not None:
             each(rows[-1])
     misfits = [row for row in rows if isinstance(row, Misfit)]
@@ -170,6 +177,7 @@ def _row(
     watch: Watch,
     host_bandwidth: float | None,
     servers: Servers | None,
+    scenario: Scenario | None,
 ) -> Projection | Misfit:
     cluster = routed.cluster
     symbols = job.symbols(n, batch_per_worker)
@@ -182,7 +190,10 @@ def _row(
         return Misfit(n, plan.strategy, batch, memory, str(error))
     spill = spill_of(plan, job.model, memory, symbols, gpu.memory, host_bandwidth) if host_bandwidth else None
     workload, compute_from = step_of(job, cluster, plan, symbols, spill)
-    record = simulate(cluster, workload, algorithms, routed=routed, watch=watch)
+    faults = None
+    if scenario is not None:
+        workload, faults = scenario.slowed(workload), scenario.faults
+    record = simulate(cluster, workload, algorithms, routed=routed, watch=watch, faults=faults)
     return Projection(
         gpus=n,
         strategy=plan.strategy,
@@ -193,6 +204,7 @@ def _row(
         provenance={
             **_provenance(job, cluster, compute_from, "; the next step's ids meanwhile" if plan.is_pipelined else ""),
             **({"spill": _spill_from(job, host_bandwidth)} if spill and host_bandwidth else {}),
+            **({"faults": str(scenario)} if scenario is not None else {}),
         },
         caveat=plan.caveat,
         error_bar=error_bar,

@@ -102,6 +102,7 @@ class Network:
         self._operand = self.fields * self.width if model.needs_operand else 0
         self._below = [operator for operator in self.operators.values() if operator.wire]
         self._bag_squares = max(c.bag_floats for c in model.costs)
+        self._bag_sizes = int(model.pools_mean)
 
     def keep_fields(self, fields: range) -> None:
         """Field placement: of the weights that live with the rows of a field, keep those of `fields`."""
@@ -159,18 +160,19 @@ class Network:
         return torch.cat(parts, dim=1)
 
     def _own_bags(self, local: Local) -> Bags:
-        """v of the bags of own fields, whole: field f of n workers is the f // n th of its owner."""
-        held, v = local.held, local.v
+        """x of the bags of own fields, whole: field f of n workers is the f // n th of its owner."""
+        held, x = local.held, local.x
         fields, stride = len(self.own_fields), self.own_fields.step
         bag = held.sample * fields + torch.div(held.field, stride, rounding_mode="floor")
-        pooled = v.new_zeros(held.samples * fields, self.width).index_add(0, bag, v)
+        pooled = x.new_zeros(held.samples * fields, self.width).index_add(0, bag, x)
         pooled = pooled.view(held.samples, fields, self.width)
-        return Bags(pooled[:, :, :0], pooled, pooled[:, :, :0], self.sum_fields)
+        nothing = pooled[:, :, :0]  # what lives with a field works on x alone
+        return Bags(nothing, nothing, pooled, nothing, self.sum_fields)
 
     @property
     def bag_width(self) -> int:
         """W + E, floats of a bag."""
-        return sum(self.row_widths.values()) + self._bag_squares
+        return sum(self.row_widths.values()) + self._bag_squares + self._bag_sizes
 
     def bag_rows(self, values: Mapping[str, Tensor]) -> Tensor:
         """[u, W + E]: what each id adds to its bag, from its values [u, width]."""
@@ -178,13 +180,16 @@ class Network:
         if self._bag_squares:
             squares = values["v"].square()
             columns.append(squares.sum(dim=1, keepdim=True) if self._bag_squares == 1 else squares)
+        if self._bag_sizes:
+            columns.append(torch.ones_like(columns[0][:, :1]))
         return torch.cat(columns, dim=1)
 
     def from_bags(self, bags: Tensor) -> Tensor:
         """[b, K] from bags [b, F, W + E], sums of `bag_rows` over each (sample, field): the sums of all partials."""
         widths = self.row_widths
-        w, v, squares = bags.split([widths.get("w", 0), widths.get("v", 0), self._bag_squares], dim=2)
-        whole = Bags(w, v, squares)
+        parts = [widths.get("w", 0), widths.get("v", 0), self._bag_squares, self._bag_sizes]
+        w, v, squares, sizes = bags.split(parts, dim=2)
+        whole = Bags(w, v, v / sizes.clamp_min(1) if self._bag_sizes else v, squares)
         parts = [operand.from_bags(whole)] if self._operand else []
         return torch.cat(parts + [operator.from_bags(whole) for operator in self._below], dim=1)
 

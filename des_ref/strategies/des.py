@@ -14,7 +14,7 @@ Where whole fields live on a worker, local work may be cut into legs by rounds (
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as nnf
@@ -28,7 +28,7 @@ from des_ref.strategies.base import Counts, Lane, Marks, NoMarks, Optimizers, Ow
 from des_ref.strategies.exchange import send_occurrences, unpack_occurrences
 from des_ref.strategies.grads import SummedGrads
 from des_ref.strategies.rounds import Rounds
-from des_ref.substitution.held import Held
+from des_ref.substitution.held import Held, sizes_of_bags
 from dessim.trace.schema import Phase
 from dessim.workload.strategies import plan
 
@@ -84,7 +84,9 @@ class _Des(OwnedByHash):
     def send(self, batch: Batch, lane: Lane | None = None) -> _Sent:
         lane = lane or Lane(self.comm, self.marks)
         labels, ready = self._labels(batch, len(batch) * lane.comm.world_size, lane.comm)
-        message, received = send_occurrences(batch, self.owner, lane, self.network.fields)
+        model = self.network.model
+        sizes = model.pools_mean and not model.by_field
+        message, received = send_occurrences(batch, self.owner, lane, model.input.fields, sizes)
         if ready is not None:
             ready.wait()
         return _Sent(message, received, labels)
@@ -140,7 +142,10 @@ class _Des(OwnedByHash):
 
     def _unpack(self, sent: _Sent, samples: int) -> tuple[Tensor, Held]:
         network = self.network
-        return unpack_occurrences((sent.message, sent.received), samples, network.fields, network.pools)
+        unique, held = unpack_occurrences((sent.message, sent.received), samples, network.fields, network.pools)
+        if network.model.pools_mean and network.model.by_field:
+            held = replace(held, bag_size=sizes_of_bags(held.sample * network.fields + held.field))
+        return unique, held
 
     def _partials(self, values: Mapping[str, Tensor], held: Held) -> Tensor:
         self._rounds.restart()

@@ -22,7 +22,7 @@ from des_ref.comm import Comm
 from des_ref.data.batch import Batch
 from des_ref.hashing import owner_of
 from des_ref.strategies.base import Lane
-from des_ref.substitution.held import Held
+from des_ref.substitution.held import Held, sizes_of_bags
 from dessim.errors import UsageError
 from dessim.trace.schema import Phase
 
@@ -41,10 +41,13 @@ def _counts_first(comm: Comm, to_send: Tensor) -> list[int]:
 # -- occurrences ------------------------------------------------------------------------------------------------------
 
 
-def send_occurrences(batch: Batch, owner_of: OwnerOf, lane: Lane, fields: int) -> tuple[Tensor, list[int]]:
+def send_occurrences(
+    batch: Batch, owner_of: OwnerOf, lane: Lane, fields: int, bag_sizes: bool = False
+) -> tuple[Tensor, list[int]]:
     """Messages [n, 3] int32 of the ids this worker owns, and how many came from each rank.
 
-    `owner_of(ids, field)` names the worker that owns each row.
+    `owner_of(ids, field)` names the worker that owns each row. `bag_sizes`: a fourth column says how many ids the
+    bag of an id has, for owners that hold only some of them.
 
     An id travels as 12 bytes, its 64 bits and an int32 coordinate (local sample * F + field); the sender's rank, known
     from the split sizes, makes the sample global.
@@ -56,10 +59,13 @@ def send_occurrences(batch: Batch, owner_of: OwnerOf, lane: Lane, fields: int) -
         owner = owner_of(batch.ids, batch.field)
         order = torch.argsort(owner, stable=True)
         coordinate = (batch.sample * fields + batch.field).to(torch.int32)
-        message = torch.cat([batch.ids.view(torch.int32).view(-1, 2), coordinate[:, None]], dim=1)[order]
+        columns = [batch.ids.view(torch.int32).view(-1, 2), coordinate[:, None]]
+        if bag_sizes:
+            columns.append(sizes_of_bags(coordinate)[:, None].to(torch.int32))
+        message = torch.cat(columns, dim=1)[order]
         to_send = torch.bincount(owner, minlength=comm.world_size)
     received = _counts_first(comm, to_send)
-    out = message.new_empty(sum(received), 3)
+    out = message.new_empty(sum(received), message.shape[1])
     comm.all_to_all("ids", out, message, received, to_send.tolist()).wait()
     return out, received
 
@@ -77,7 +83,8 @@ def unpack_occurrences(
     source = torch.repeat_interleave(first, torch.tensor(received, device=rows.device), output_size=len(rows))
     unique, inverse = torch.unique(ids, return_inverse=True)
     sample, field = source + coordinate // fields, coordinate % fields
-    return unique, Held.of(sample, field, inverse, samples, fields, pairs)
+    bag_size = rows[:, 3] if rows.shape[1] > 3 else None
+    return unique, Held.of(sample, field, inverse, samples, fields, pairs, bag_size)
 
 
 # -- tables -----------------------------------------------------------------------------------------------------------

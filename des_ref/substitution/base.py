@@ -21,7 +21,10 @@ from des_ref.substitution.held import Held
 
 @dataclass(frozen=True, slots=True)
 class Local:
-    """w [n, 1] and v [n, D] of the n occurrences in `held`, and `pooled` [P, D]: v summed over each of its P pairs.
+    """w [n, 1] and v [n, D] of the n occurrences in `held`.
+
+    x       [n, D], what each of them adds to its pooled field vector: v, or its share of a mean
+    pooled  [P, D], x summed over each of the P pairs of `held`
 
     What no operator of the model reads is empty.
     """
@@ -29,6 +32,7 @@ class Local:
     held: Held
     w: Tensor
     v: Tensor
+    x: Tensor
     pooled: Tensor
 
     @classmethod
@@ -36,10 +40,12 @@ class Local:
         """From values [u, width] of the u different ids."""
         nothing = held.sample.new_empty(0, 0)
         w, v = (values[x].index_select(0, held.inverse) if x in values else nothing for x in ("w", "v"))
-        pooled = nothing
+        x, pooled = v, nothing
+        if held.bag_size is not None and "v" in values:
+            x = v / held.bag_size[:, None]
         if held.field_pairs:
-            pooled = v.new_zeros(len(held.pair_sample), v.shape[1]).index_add(0, held.pair, v)
-        return cls(held, w, v, pooled)
+            pooled = v.new_zeros(len(held.pair_sample), v.shape[1]).index_add(0, held.pair, x)
+        return cls(held, w, v, x, pooled)
 
 
 def identity(x: Tensor) -> Tensor:
@@ -48,15 +54,17 @@ def identity(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Bags:
-    """Sums over each bag (the ids of one field of one sample), [b, F, ...]: w [.., 1], v [.., D], squares [.., E].
+    """Pooled over each bag (the ids of one field of one sample), [b, F, ...].
 
-    squares: v*v elementwise (E = D), or its sum (E = 1), as the operators of the model need (0: none does).
+    w [.., 1], v [.., D]: sums. x [.., D]: v as the model pools it, sum or mean.
+    squares: sums of v*v, elementwise (D) or all together (1), as the operators of the model need (0: none does).
     sum_fields: the sum of [b, r] over the workers among whom the fields of a sample are spread; nothing to add where
         these are all its fields.
     """
 
     w: Tensor
     v: Tensor
+    x: Tensor
     squares: Tensor
     sum_fields: Callable[[Tensor], Tensor] = identity
 
@@ -72,6 +80,7 @@ class Plain:
     field: Tensor
     samples: int
     fields: int
+    mean: bool = False
 
     def vectors(self) -> list[Tensor]:
         """The vectors of each sample, [ids, D] each."""
@@ -80,9 +89,14 @@ class Plain:
         return list(self.v[self.index[order]].split(counts))
 
     def pooled(self) -> Tensor:
-        """[B, F, D]: the vectors of each bag, summed."""
+        """[B, F, D]: the vectors of each bag, summed or their mean."""
+        where = (self.sample, self.field)
         empty = torch.zeros(self.samples, self.fields, self.v.shape[1], dtype=self.v.dtype, device=self.v.device)
-        return empty.index_put((self.sample, self.field), self.v[self.index], accumulate=True)
+        sums = empty.index_put(where, self.v[self.index], accumulate=True)
+        if not self.mean:
+            return sums
+        ones = torch.ones(len(self.index), 1, dtype=self.v.dtype, device=self.v.device)
+        return sums / torch.zeros_like(empty[:, :, :1]).index_put(where, ones, accumulate=True).clamp_min(1)
 
 
 class Operator(nn.Module):

@@ -42,7 +42,7 @@ class Cross(Operator):
         return pair_products(local, self.w)
 
     def from_bags(self, bags: Bags) -> Tensor:
-        return bags.v.flatten(1) @ self.w.T
+        return bags.x.flatten(1) @ self.w.T
 
     def finish(self, sums: Tensor, masks: list[Tensor] | None) -> Tensor:
         *p, p_out = sums.unbind(dim=1)

@@ -70,7 +70,7 @@ class CrossV2ByField(CrossV2):
     by_field = shared = ("u", "v", "b", "out")
 
     def from_bags(self, bags: Bags) -> Tensor:
-        x_0 = x = bags.v.flatten(1)
+        x_0 = x = bags.x.flatten(1)
         for v, u, b in zip(self.v, self.u, self.b, strict=True):
             t = bags.sum_fields(x @ v.T)
             x = torch.addcmul(x, x_0, t @ u + b)

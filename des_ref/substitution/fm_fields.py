@@ -10,7 +10,7 @@ of their parts' squares. So whole fields must live together (field placement), K
     finish    y = (|S|**2 - q) / 2
     backward  de_bf = delta_b (S_b - e_bf): local
 
-Under hash placement the same lines give wrong values: dessim.workload.model refuses it. As for fm, keep float32 or wider.
+Under hash placement the same lines give wrong values: dessim.workload.model refuses it. Keep float32 or wider, as fm.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class FmFields(Operator):
         return e.new_zeros(held.samples, self.wire).index_add(0, held.pair_sample, terms)
 
     def from_bags(self, bags: Bags) -> Tensor:
-        return torch.cat([bags.v.sum(dim=1), bags.v.square().sum(dim=(1, 2))[:, None]], dim=1)
+        return torch.cat([bags.x.sum(dim=1), bags.x.square().sum(dim=(1, 2))[:, None]], dim=1)
 
     def finish(self, sums: Tensor, masks: list[Tensor] | None) -> Tensor:
         s, q = sums[:, :-1], sums[:, -1]

@@ -18,6 +18,7 @@ class Held:
     pair_sample     int64 [P]
     field_pairs     how many pairs each of the F fields has (Python ints: they cut the GEMM of fc1)
     samples         B
+    bag_size        [n], how many ids the bag of each has, wherever they are held; None where nobody asks
     """
 
     sample: Tensor
@@ -27,13 +28,28 @@ class Held:
     pair_sample: Tensor
     field_pairs: tuple[int, ...]
     samples: int
+    bag_size: Tensor | None = None
 
     @classmethod
-    def of(cls, sample: Tensor, field: Tensor, inverse: Tensor, samples: int, fields: int, pairs: bool) -> Held:
+    def of(
+        cls,
+        sample: Tensor,
+        field: Tensor,
+        inverse: Tensor,
+        samples: int,
+        fields: int,
+        pairs: bool,
+        bag_size: Tensor | None = None,
+    ) -> Held:
         """`pairs`: whether some operator pools by (sample, field); without one the sort is saved."""
         if not pairs:
             none = sample[:0]
-            return cls(sample, field, inverse, none, none, (), samples)
+            return cls(sample, field, inverse, none, none, (), samples, bag_size)
         code, pair = torch.unique(field * samples + sample, return_inverse=True)
         counts = torch.bincount(code // samples, minlength=fields)
-        return cls(sample, field, inverse, pair, code % samples, tuple(counts.tolist()), samples)
+        return cls(sample, field, inverse, pair, code % samples, tuple(counts.tolist()), samples, bag_size)
+
+
+def sizes_of_bags(bag: Tensor) -> Tensor:
+    """[n]: how many of the occurrences [n] have the same bag number."""
+    return torch.bincount(bag)[bag]

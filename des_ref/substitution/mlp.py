@@ -41,7 +41,7 @@ class Mlp(Operator):
         return pair_products(local, self.w1)
 
     def from_bags(self, bags: Bags) -> Tensor:
-        return bags.v.flatten(1) @ self.w1.T
+        return bags.x.flatten(1) @ self.w1.T
 
     def finish(self, sums: Tensor, masks: list[Tensor] | None) -> Tensor:
         return self.tower(sums, masks)

@@ -21,10 +21,10 @@ from des_ref.substitution.base import Bags, Local
 
 def partial(local: Local, fields: int) -> Tensor:
     """[B, F * D]."""
-    held, v = local.held, local.v
-    bags = v.new_zeros(held.samples * fields, v.shape[1]).index_add(0, held.sample * fields + held.field, v)
+    held, x = local.held, local.x
+    bags = x.new_zeros(held.samples * fields, x.shape[1]).index_add(0, held.sample * fields + held.field, x)
     return bags.view(held.samples, -1)
 
 
 def from_bags(bags: Bags) -> Tensor:
-    return bags.v.flatten(1)
+    return bags.x.flatten(1)

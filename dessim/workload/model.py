@@ -12,6 +12,7 @@
     width = 16               # D
     optimizer = "adam"       # of rows: sgd, rowwise_adagrad (default), adagrad, adam, ftrl
     optimizer_slots = 2      # O, floats of optimizer state a row, of an optimizer that is none of these
+    pooling = "sum"          # of the ids of a field: sum or mean
     placement = "hash"       # where DES keeps rows: by hash of the id; or "field": field f on rank f mod N
     [[operators]]
     kind = "mlp"             # lr, fm, nfm, cross, mlp, cross_v2, dot, inner, cin, head: see dessim.workload.operators
@@ -24,7 +25,7 @@ Symbols that formulas use:
     F  fields                              U  different ids in the global batch
     D  embedding width                     q  (sample, field) pairs a sample with an id on one worker
     W  floats a row (D, +1 with lr)        k  bytes of an id (8)
-    E  floats a bag needs beside its rows' sum (what fm needs of each id: 1)
+    E  floats a bag needs beside its rows' sum (1 with fm, D with nfm; 1 more for a mean)
     H1 width of the first FC layer         c  bytes of an id's (sample, field) coordinate or length (4)
     A  multiply-adds a sample of the tail  s  bytes of a value (4)
     P  parameters of the dense tail        Z  activations a sample of the dense tail
@@ -74,11 +75,13 @@ class Input(_Strict):
 class Embedding(_Strict):
     """One row a feature id. `optimizer_slots`: floats of optimizer state a row; None: those of `optimizer`.
 
-    `placement`: where DES keeps rows; the other strategies have places of their own.
+    `placement`: where DES keeps rows; the other strategies have places of their own. `pooling`: how operators over
+    pooled field vectors (mlp, cross, ...) pool the ids of a field; lr, fm and nfm work on ids.
     """
 
     width: Positive
     placement: Literal["hash", "field"] = "hash"
+    pooling: Literal["sum", "mean"] = "sum"
     optimizer: str = "rowwise_adagrad"
     optimizer_slots: Annotated[int, Field(ge=0)] | None = None
 
@@ -124,6 +127,16 @@ class Model(_Strict):
     def by_field(self) -> bool:
         """Whether DES keeps whole fields on a worker."""
         return self.embedding.placement == "field"
+
+    @property
+    def pools_mean(self) -> bool:
+        """Whether pooled field vectors are means, so that somebody must know how many ids a bag has."""
+        return self.embedding.pooling == "mean"
+
+    @property
+    def bag_floats(self) -> int:
+        """E: floats that a bag needs beside the sum of its rows: what operators need, and its size for a mean."""
+        return max(c.bag_floats for c in self.costs) + self.pools_mean
 
     @property
     def needs_operand(self) -> bool:
@@ -185,7 +198,7 @@ class Model(_Strict):
             "F": f,
             "D": float(self.embedding.width),
             "W": float(self.row_width),
-            "E": float(max(c.bag_floats for c in self.costs)),
+            "E": float(self.bag_floats),
             "H1": float(first),
             "A": float(dense.multiply_adds),
             "P": float(dense.weights),

@@ -40,9 +40,9 @@ def wrong_owner() -> None:
 
     right = des.send_occurrences
 
-    def send(batch: Any, owner_of: Any, lane: Any, fields: int) -> Any:
+    def send(batch: Any, owner_of: Any, lane: Any, *rest: Any) -> Any:
         n = lane.comm.world_size
-        return right(batch, lambda ids, field: (owner_of(ids, field) + 1) % n, lane, fields)
+        return right(batch, lambda ids, field: (owner_of(ids, field) + 1) % n, lane, *rest)
 
     des.send_occurrences = send  # type: ignore[assignment]
 
@@ -195,6 +195,17 @@ def test_green_with_whole_fields_on_workers(ranks: int, strategy: str, fields: P
 def test_red_when_a_round_is_not_summed_on_the_way_back(fields: Path) -> None:
     result = certify.certify(case(fields, 2, sabotage=rounds_keep_their_gradient))
     assert not passed(result) and result["max_grad_diff"] > 1e-9
+
+
+@pytest.mark.slow
+def test_green_for_means_of_fields_whose_ids_are_spread(tmp_path: Path) -> None:
+    file = tmp_path / "mean.toml"
+    head = 'schema_version = 1\nname = "mean"\n[input]\nfields = 3\nids_per_sample = 5.0\nvocabulary = 90\n'
+    mlp = '[[operators]]\nkind = "mlp"\nwidths = [4, 3]\n'
+    file.write_text(f'{head}[embedding]\nwidth = 4\npooling = "mean"\n{mlp}')
+    result = certify.certify(case(file, 2))
+    (ids,) = (op for op in result["ops"] if op["name"] == "ids")
+    assert passed(result) and ids["formula"] == "(B/N)*m*(k+2*c)"
 
 
 @pytest.mark.slow

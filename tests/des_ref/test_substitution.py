@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from des_ref.models.build import Network
 from des_ref.substitution.base import Plain
 from des_ref.substitution.fm import Fm
-from des_ref.substitution.held import Held
+from des_ref.substitution.held import Held, sizes_of_bags
 from dessim.errors import ModelError
 from dessim.workload import formula
 from dessim.workload.model import Model, parse_model
@@ -72,12 +72,12 @@ BY_FIELD: dict[str, list[dict[str, object]]] = {
 }
 
 
-def model_of(operators: list[dict[str, object]], placement: str = "hash") -> Model:
+def model_of(operators: list[dict[str, object]], placement: str = "hash", pooling: str = "sum") -> Model:
     raw = {
         "schema_version": 1,
         "name": "x",
         "input": {"fields": FIELDS, "ids_per_sample": 7},
-        "embedding": {"width": WIDTH, "placement": placement},
+        "embedding": {"width": WIDTH, "placement": placement, "pooling": pooling},
         "operators": operators,
     }
     return parse_model(raw, "x.toml")
@@ -111,7 +111,8 @@ def summed(network: Network, rows: dict[str, Tensor], occurrences: Occurrences, 
     for p in range(workers):
         mine = index % workers == p
         unique, inverse = torch.unique(index[mine], return_inverse=True)
-        held = Held.of(sample[mine], field[mine], inverse, SAMPLES, FIELDS, network.pools)
+        sizes = sizes_of_bags(sample * FIELDS + field)[mine] if network.model.pools_mean else None
+        held = Held.of(sample[mine], field[mine], inverse, SAMPLES, FIELDS, network.pools, sizes)
         total = total + network.partials({name: values[unique] for name, values in rows.items()}, held)
     return total
 
@@ -133,7 +134,8 @@ def summed_by_field(networks: list[Network], rows: dict[str, Tensor], occurrence
         networks[p].sum_fields = sum_fields
         mine = field % workers == p
         unique, inverse = torch.unique(index[mine], return_inverse=True)
-        held = Held.of(sample[mine], field[mine], inverse, SAMPLES, FIELDS, networks[p].pools)
+        sizes = sizes_of_bags(sample * FIELDS + field)[mine] if networks[p].model.pools_mean else None
+        held = Held.of(sample[mine], field[mine], inverse, SAMPLES, FIELDS, networks[p].pools, sizes)
         return networks[p].partials({name: values[unique] for name, values in rows.items()}, held)
 
     with ThreadPoolExecutor(workers) as pool:
@@ -150,7 +152,7 @@ def from_bags(network: Network, rows: dict[str, Tensor], occurrences: Occurrence
 def expected(network: Network, rows: dict[str, Tensor], occurrences: Occurrences) -> Tensor:
     """Logits by the textbook, on one process."""
     sample, field, index = columns(occurrences)
-    plain = Plain(rows.get("w"), rows.get("v"), index, sample, field, SAMPLES, FIELDS)
+    plain = Plain(rows.get("w"), rows.get("v"), index, sample, field, SAMPLES, FIELDS, network.model.pools_mean)
     logits = network.bias.expand(SAMPLES)
     for operator in network.operators.values():
         logits = logits + operator.reference(plain, dict(operator.named_parameters()), None)
@@ -175,11 +177,14 @@ def _grads(value: Tensor, parameters: list[Tensor]) -> tuple[Tensor, ...]:
     return torch.autograd.grad(value, parameters, materialize_grads=True, retain_graph=True)
 
 
-@pytest.mark.parametrize("name", OPERATORS)
+POOLED = ("fm with nfm", "cross", "mlp", "deepfm", "operand for several")  # what a mean may change, and may not
+
+
+@pytest.mark.parametrize(("name", "pooling"), [*((n, "sum") for n in OPERATORS), *((n, "mean") for n in POOLED)])
 @given(OCCURRENCES, st.integers(1, 4))
 @settings(deadline=None, max_examples=20)
-def test_partials_finish_as_the_textbook_says(name: str, occurrences: Occurrences, workers: int) -> None:
-    network = network_of(model_of(OPERATORS[name]))
+def test_partials_finish_as_the_textbook_says(name: str, pooling: str, occurrences: Occurrences, workers: int) -> None:
+    network = network_of(model_of(OPERATORS[name], pooling=pooling))
     rows = rows_of(network)
     sums = summed(network, rows, occurrences, workers)
     leaves = [*rows.values(), *network.dense_parameters]
@@ -198,11 +203,14 @@ def test_the_buffer_and_the_dense_weights_are_what_the_plan_counts(name: str) ->
     assert network.bag_width == symbols["W"] + symbols["E"]
 
 
+@pytest.mark.parametrize("pooling", ["sum", "mean"])
 @pytest.mark.parametrize("name", BY_FIELD)
 @given(OCCURRENCES, st.integers(1, 4))
 @settings(deadline=None, max_examples=10)
-def test_whole_fields_finish_as_the_textbook_says(name: str, occurrences: Occurrences, workers: int) -> None:
-    model = model_of(BY_FIELD[name], "field")
+def test_whole_fields_finish_as_the_textbook_says(
+    name: str, pooling: str, occurrences: Occurrences, workers: int
+) -> None:
+    model = model_of(BY_FIELD[name], "field", pooling)
     whole, networks = network_of(model), [network_of(model) for _ in range(workers)]
     for p, network in enumerate(networks):
         network.keep_fields(range(p, FIELDS, workers))

@@ -48,7 +48,7 @@ def _plan(name: str, model: Model, scatter: bool) -> Plan:
     if not scatter:
         # Every worker computes every sample's loss, so it needs every label.
         ops.append(collective("labels", Phase.INPUT, Collective.ALL_GATHER, Traffic.CONTROL, "B*4"))
-    ops += ids_to_owners()
+    ops += ids_to_owners(bag_sizes=model.pools_mean and not model.by_field)
     ops += [
         compute(
             "lookup",

@@ -10,12 +10,14 @@ from dessim.workload.plan import PlannedOp, Traffic, collective, compute
 POOLED = "F*(W+E)*s"  # bytes of one sample's pooled field vectors, with what fm needs of each beside its sum
 
 
-def ids_to_owners() -> tuple[PlannedOp, ...]:
+def ids_to_owners(bag_sizes: bool = False) -> tuple[PlannedOp, ...]:
     """Each worker sends every id of its B/N samples, with its coordinate, to the worker that owns its row.
+
+    `bag_sizes`: and how many ids its bag has, which an owner of only some of them cannot know.
 
     What it sends it need not keep.
     """
-    message = "(B/N)*m*(k+c)"
+    message = "(B/N)*m*(k+2*c)" if bag_sizes else "(B/N)*m*(k+c)"
     return (
         compute("split_ids", Phase.INPUT, mem="4*(B/N)*m*k", kernels=10, keeps="(B/N)*m*k"),
         _id_counts(),

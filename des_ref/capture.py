@@ -9,8 +9,8 @@ when `wait` returns, or when its work is done if that was before anyone waited (
 Dependencies are the program's own order: an op waits for the last compute before it and for the collectives waited for
 since, so a collective launched early holds up nothing until its wait.
 
-A thread that works ahead has a recorder of its own (`Recorder.beside`), because torch's modes, the order of ops and what
-was waited for are each thread's; clock, ids and groups are common, and the stream of its ops is `prefetch`.
+A thread that works ahead has a recorder of its own (`Recorder.beside`): modes of torch, the order of ops and what was
+waited for are a thread's own; clock, ids and groups are common, and the stream of its ops is `prefetch`.
 
 Looking costs time: a Python call for each aten operator, 10 to 20 us. So a step is watched in one of two ways. *Full*:
 the mode is on throughout; FLOPs and bytes are counted, every collective is seen, times are too long. *Light*: the mode

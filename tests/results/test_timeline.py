@@ -109,3 +109,17 @@ def test_a_counter_of_nan_is_refused_and_the_earlier_file_stays(tmp_path):
         write_timeline(path, [], [Counter("links", "up", 0.0, {"GB/s": float("nan")})])
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_use_of_links_is_counters_that_end_at_nothing():
+    import numpy as np
+
+    from dessim.sim.counters import Load
+    from dessim.sim.recorder import Record
+    from dessim.verbs.replay import counters_of
+
+    load = Load(np.array([0.0, 1e-3, 3e-3]), {"nic_up": np.array([5e9, 20e9])}, {"nic_up": 40e9})
+    counters = list(counters_of(Record(1, ((0,),), load=load)))
+    assert [(c.at_s, c.values["busy"]) for c in counters] == [(0.0, 12.5), (1e-3, 50.0), (3e-3, 0.0)]
+    assert {(c.process, c.name) for c in counters} == {("network", "nic_up (% of capacity)")}
+    assert [e["ph"] for e in timeline_events([], counters)].count("C") == 3

@@ -91,3 +91,22 @@ def test_a_long_run_stays_small_and_loses_nothing() -> None:
     assert len(load.time) <= 2_001
     assert load.rate["nic_up"] @ np.diff(load.time) == pytest.approx(90_000.0, rel=1e-9)
     assert Counters(CLUSTER.links).load(1.0).rate == {}
+
+
+@pytest.mark.parametrize("folding", [True, False])
+def test_no_byte_is_lost_to_the_counters_when_a_spine_fails(folding: bool) -> None:
+    env = simpy.Environment()
+    network = Network(env, CLUSTER, folding)
+    src = np.arange(0, 64)
+    flows = route_flows(CLUSTER, src, src + 64, np.full(64, 5e7))
+    done = network.transfer(flows, repeat=3)
+    env.run(until=env.timeout(flows.alone(1.0) * 1.3))
+    network.change(CLUSTER.with_links([("spine0", 0.0)]))
+    env.run(until=done)
+    load = network.counters.load(env.now)
+    for kind, carried in zip(KINDS, network.counters.bytes_by_kind, strict=True):
+        if carried:
+            assert load.rate[kind] @ np.diff(load.time) == pytest.approx(carried, rel=1e-9)
+            assert (load.share(kind) <= 1 + 1e-9).all()
+    assert load.rate["leaf_up"][0] > 0
+    assert sum(done.value.values()) == pytest.approx(env.now, rel=1e-9)

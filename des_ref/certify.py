@@ -68,6 +68,7 @@ class Case:
     pipeline: bool = True
     optimizer: str = "rowwise_adagrad"
     staleness: int = 4
+    placement: str | None = None
     sabotage: Callable[[], None] | None = None
 
 
@@ -101,7 +102,7 @@ def _rank_main(case: Case, rendezvous: tuple[Path, int, int], answer: Path) -> N
         case.sabotage()
     run_case = _run_async if case.strategy == "ps_async" else _run
     with open_comm(case.device, rendezvous) as comm:
-        result = run_case(case, load_model(case.model), comm)
+        result = run_case(case, load_model(case.model).placed(case.placement), comm)
         if comm.rank == 0:
             answer.write_text(json.dumps(result), "utf-8")
     leave(0)
@@ -284,7 +285,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="of rows (default: rowwise_adagrad); replicated weights have Adam",
     )
     p.add_argument("--staleness", type=int, default=4, help="bound of ps_async, steps (default: 4)")
-    p.add_argument("--placement", choices=("hash",), default="hash", help="of rows on ranks")
+    p.add_argument("--placement", choices=("hash", "field"), help="of DES's rows on ranks (default: the model file's)")
     p.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     p.add_argument(
         "--pipeline",
@@ -295,7 +296,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     args = p.parse_args(argv)
     check_strategy(args.strategy)
-    load_model(args.model)
+    model = load_model(args.model).placed(args.placement)
+    Network(model, _SEED, torch.float64, "cpu")  # what is wrong with a head is said once, here
     counts = args.ranks.split(",")
     if not all(c.strip().isdigit() and int(c) > 0 for c in counts):
         raise UsageError(f"--ranks {args.ranks!r}: write numbers above 0, such as 2,4")
@@ -313,6 +315,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     args.pipeline,
                     args.optimizer,
                     args.staleness,
+                    args.placement,
                 )
             )
         )
@@ -323,7 +326,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "ok": ok,
             "strategy": args.strategy,
             "model": args.model,
-            "placement": args.placement,
+            "placement": model.embedding.placement,
             "optimizer": args.optimizer,
             "equivalent": all(case["equivalent"] for case in cases),
             "pipeline": args.pipeline,

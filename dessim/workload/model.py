@@ -176,6 +176,14 @@ class Model(_Strict):
         changed = self.embedding.model_copy(update={"optimizer": optimizer, "optimizer_slots": None})
         return self.model_copy(update={"embedding": changed})
 
+    def placed(self, placement: str | None) -> Model:
+        """The same model with its rows placed otherwise; None: as the file says. Raises ModelError if wrong."""
+        if placement is None:
+            return self
+        raw = self.model_dump()
+        raw["embedding"]["placement"] = placement
+        return parse_model(raw, self.name)
+
     def symbols(self, world_size: int, batch: float | None = None, unique: Any = None) -> dict[str, float]:
         """Values of all symbols for a job of `world_size` workers and a global batch of `batch` samples.
 

@@ -58,6 +58,19 @@ def test_without_an_mlp_the_dense_tail_is_one_bias():
     assert (s["P"], s["A"], s["Z"], s["H1"]) == (1, 0, 0, 0)
 
 
+def test_rows_may_be_placed_otherwise_where_that_is_right():
+    fields = load_model("deepfm_fields")
+    assert fields.placed(None) is fields and fields.symbols(4)["q"] == 39 / 4
+    assert load_model("deepfm").placed("field").by_field
+    with pytest.raises(ModelError, match=r'deepfm_fields: file: .*"fm_fields" needs placement = "field"'):
+        fields.placed("hash")
+
+
+def test_low_rank_crossing_needs_the_operand_only_where_rows_are_spread_by_hash():
+    model = load_model("dcn_v2_low_rank")
+    assert not model.needs_operand and model.placed("hash").needs_operand
+
+
 def test_the_global_batch_can_be_given():
     assert parse_model(RAW, "m.toml").symbols(4, batch=256)["B"] == 256
 

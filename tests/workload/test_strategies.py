@@ -126,7 +126,9 @@ def test_des_beats_row_wise_when_its_buffer_is_narrower_and_table_wise_while_it_
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("name", ["deepfm", "fm", "deepfm_multihot"])
+@pytest.mark.parametrize(
+    "name", ["deepfm", "fm", "deepfm_multihot", "dcn", "xdeepfm", "deepfm_fields", "dcn_v2_low_rank"]
+)
 class TestEveryPlan:
     def test_its_formulas_need_only_known_symbols(self, strategy, name):
         model = load_model(name)
@@ -184,6 +186,43 @@ def test_servers_hold_equal_shards_of_the_dense_parameters():
 
 def test_the_pull_of_dense_parameters_waits_for_nothing():
     assert plan("ps_sync", load_model("deepfm")).op("pull_dense").deps == ()
+
+
+# Floats a sample that the buffer moves, counted by hand from the model files: F = 39, D = 16, H1 = 400, L = 3, r = 32.
+BUFFER = {
+    "lr": 1,
+    "fm": 1 + 17,
+    "nfm": 1 + 2 * 16,
+    "wide_deep": 1 + 400,
+    "deepfm": 1 + 17 + 400,
+    "deepfm_fields": 1 + 17 + 400,
+    "dcn": 4 + 400,
+    "dcn_v2": 39 * 16,  # the operand, which the mlp reads too
+    "dcn_v2_low_rank": 1 + 400,
+    "xdeepfm": 39 * 16 + 1,
+    "dlrm": 39 * 16,
+    "pnn": 39 * 16,
+}
+
+
+@pytest.mark.parametrize("name", BUFFER)
+def test_the_buffer_of_each_model_is_as_wide_as_the_method_says(name):
+    model = load_model(name)
+    values, p = model.symbols(8), plan("des_all_reduce", model)
+    assert p.op("partials").bytes(values) == 8 * 4096 * BUFFER[name] * 4
+    shared = {"dcn": (4 + 400) * 624, "wide_deep": 400 * 624, "deepfm": 400 * 624}.get(name)
+    sums = [op for op in p.ops if op.name == "shared_grad"]
+    assert [op.bytes(values) for op in sums] == ([shared * 4] if shared else [])
+
+
+def test_low_rank_crossing_sends_its_rank_a_layer_there_and_back():
+    model = load_model("dcn_v2_low_rank")
+    values, p = model.symbols(8), plan("des_reduce_scatter", model)
+    rounds = [op.name for op in p.collectives if op.name.startswith("round")]
+    assert rounds == ["round_1", "round_2", "round_3", "round_3_grad", "round_2_grad", "round_1_grad"]
+    assert all(p.op(name).bytes(values) == 8 * 4096 * 32 * 4 for name in rounds)
+    legs = [op.name for op in p.ops if op.name.startswith("local_backward")]
+    assert legs == ["local_backward", "local_backward_3", "local_backward_2", "local_backward_1"]
 
 
 def test_both_kinds_of_des_send_the_same_sparse_bytes():

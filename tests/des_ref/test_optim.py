@@ -118,9 +118,7 @@ def test_torch_with_sparse_gradients(ours: RowOptimizer, make: Any) -> None:
     optimizer = make([weight])
     for touched, grads in steps():
         g = grads["v"]
-        doubled = torch.sparse_coo_tensor(
-            torch.cat([touched, touched])[None], torch.cat([g, 2 * g]), weight.shape, check_invariants=True
-        )
+        doubled = torch.sparse_coo_tensor(torch.cat([touched, touched])[None], torch.cat([g, 2 * g]), weight.shape)
         weight.grad = doubled
         optimizer.step()
         ours.update(table, touched, {"v": 3 * g})
@@ -143,7 +141,7 @@ def test_adam_is_torchs_sparse_adam_for_a_row_of_every_step() -> None:
     generator, rows = torch.Generator().manual_seed(3), torch.arange(ROWS)
     for _ in range(STEPS):
         g = torch.randn(ROWS, 3, generator=generator, dtype=torch.float64)
-        weight.grad = torch.sparse_coo_tensor(rows[None], g, weight.shape, check_invariants=True)
+        weight.grad = torch.sparse_coo_tensor(rows[None], g, weight.shape)
         sparse.step()
         ours.update(table, rows, {"v": g})
     torch.testing.assert_close(table.columns["v"], weight.detach(), rtol=0, atol=1e-12)
@@ -235,6 +233,12 @@ def test_the_references_adam_is_torchs() -> None:
         runs.append(run.parameters)
     for name, values in runs[0].items():
         torch.testing.assert_close(values, runs[1][name], rtol=0, atol=1e-14)
+
+
+@pytest.fixture(autouse=True)
+def sparse_tensors_are_checked() -> Iterator[None]:
+    with torch.sparse.check_sparse_tensor_invariants():
+        yield
 
 
 class Calls(TorchDispatchMode):

@@ -51,7 +51,7 @@ def assert_same_bits(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
     assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.parametrize("strategy", list(STRATEGIES))
+@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name != "ps_async"])  # that needs server processes
 def test_parameters_are_the_same_bits_with_and_without(strategy: str, tiny: Path) -> None:
     with open_comm("cpu") as comm:
         assert_same_bits(*(trained(tiny, comm, strategy, ahead) for ahead in (True, False)))

@@ -29,4 +29,5 @@ def ps_async(model: Model) -> Plan:
                 ops.append(replace(op, deps=("push_keys", "push_rows")))
             case _:
                 ops.append(op)
-    return Plan("ps_async", tuple(ops))
+    # Rows that were asked for a step ahead would be staler by a step.
+    return Plan("ps_async", tuple(ops), pipelines=False)

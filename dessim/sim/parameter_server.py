@@ -39,6 +39,7 @@ from dessim.sim.watch import Watch
 from dessim.trace.schema import Kind, Phase
 
 WARM_UP, MEASURED = 2, 8  # steps of a worker: until an asynchronous run is in its stride, and then looked at
+IN_ALL = 1024  # steps to look at, of all workers together: what is under way at either end must not count for much
 
 Steps = Generator[simpy.Event, object, None]
 _Outcome = tuple[float, dict[str, float], int]
@@ -245,10 +246,10 @@ def serve(
 
     `workers` and `servers` are the GPU ids in whose place each is attached to the fabric; `compute` are the seconds of
     a worker's step before its pull and after it. By default a synchronous run without jitter takes one step, since all
-    are alike, every other `MEASURED`. Raises OutOfTime when `watch` says so.
+    are alike, every other `MEASURED` or more. Raises OutOfTime when `watch` says so.
     """
     if measured is None:
-        measured = 1 if terms.sync and not terms.jitter else MEASURED
+        measured = 1 if terms.sync and not terms.jitter else max(MEASURED, -(-IN_ALL // len(workers)))
     job = _Job(cluster, workers, servers, exchange, compute, terms, measured, folding, watch or Watch())
     seeds = np.random.SeedSequence(terms.seed).spawn(job.n)
     alive = [job.env.process(job.worker(w, np.random.default_rng(seed))) for w, seed in enumerate(seeds)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import heapq
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dessim.cluster import Cluster, load_cluster
+from dessim.sim import parameter_server
 from dessim.sim.flows import route_flows
 from dessim.sim.parameter_server import serve
 from dessim.sim.recorder import LATE
@@ -23,6 +25,12 @@ WIRE = load_cluster("one-switch_16")  # one GPU a host, one switch between
 RATE = float(WIRE.links.capacity[0])
 RAILS = load_cluster("h100-8x_rail_128")
 US = 1e-6
+
+
+@pytest.fixture(autouse=True)
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight steps of a worker are enough for what is tested here."""
+    monkeypatch.setattr(parameter_server, "IN_ALL", 1)
 
 
 def hop(cluster: Cluster = WIRE) -> float:
@@ -182,15 +190,24 @@ def test_a_bound_costs_time_and_buys_freshness() -> None:
     assert waits[0] > waits[1] > waits[3] == 0
 
 
-@settings(max_examples=5, deadline=None)
-@given(sync=st.booleans(), jitter=st.sampled_from([0.0, 0.5]), seed=st.integers(0, 99), threads=st.integers(1, 3))
-def test_folded_servers_do_as_each_of_them_does(sync: bool, jitter: float, seed: int, threads: int) -> None:
-    """Two rails' servers in two pods, workers on all rails: some servers are alike, others are not."""
+@settings(max_examples=8, deadline=None)
+@given(
+    sync=st.booleans(),
+    jitter=st.sampled_from([0.0, 0.5]),
+    seed=st.integers(0, 99),
+    threads=st.integers(1, 3),
+    limits=st.sampled_from([{}, {"fan_in": ((1.0, 1.0), (5.0, 0.6))}, {"flow_rate": 10e9}]),
+)
+def test_folded_servers_do_as_each_of_them_does(
+    sync: bool, jitter: float, seed: int, threads: int, limits: dict[str, Any]
+) -> None:
+    """Servers on two rails of two pods, workers on several: some servers are alike, others are not."""
+    rails = dataclasses.replace(RAILS, transport=dataclasses.replace(RAILS.transport, **limits))
     workers, servers = np.array([0, 1, 2, 9, 300]), np.array([32, 40, 56, 57, 304])
     exchange = Exchange(1e5, 2e6, 2e6, gather=20 * US, merge=25 * US, apply=10 * US if sync else 0.0)
     terms = Terms(sync, None, threads, jitter, seed)
     folded, whole = (
-        serve(RAILS, workers, servers, exchange, (10 * US, 100 * US), terms, measured=2, folding=folding)
+        serve(rails, workers, servers, exchange, (10 * US, 100 * US), terms, measured=2, folding=folding)
         for folding in (True, False)
     )
     assert len(open_channels(RAILS, workers, servers).sizes) < len(servers)

@@ -16,6 +16,7 @@ from dessim.cluster import load_cluster
 from dessim.cluster.load import load_device
 from dessim.errors import CapacityError, UsageError
 from dessim.results import tables
+from dessim.sim import parameter_server
 from dessim.sim.device import roofline
 from dessim.verbs.project import Misfit, Projection, project
 from dessim.verbs.served import Servers, parse_servers
@@ -28,6 +29,12 @@ CLUSTER = load_cluster("one-switch_16")
 JOB = Job.of_model(load_model("fm"))
 CPU = load_device("epyc-9654")
 BOTH = ["ps_sync", "ps_async"]
+
+
+@pytest.fixture(autouse=True)
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight steps of a worker are enough for what is tested here."""
+    monkeypatch.setattr(parameter_server, "IN_ALL", 1)
 
 
 def rows(n: int, strategies: list[str], servers: Servers | None, **more: Any) -> list[Projection]:

@@ -51,7 +51,8 @@ class Servers:
 
     def seats(self, cluster: Cluster, n: int) -> IntArray:
         """The GPU in whose place each is attached, beside `n` workers. Raises CapacityError where hosts are too few."""
-        first = int(cluster.node_of(n - 1)) + 1
+        host = cluster.node_of(np.arange(cluster.n_gpus))
+        first = int(host[n - 1]) + 1
         left = cluster.n_nodes - first
         if self.count > left:
             raise CapacityError(
@@ -59,7 +60,7 @@ class Servers:
                 f"{left} for --servers {self.count}; ask for fewer GPUs or servers, or raise node.count in "
                 f"{cluster.path}"
             )
-        return cluster.wiring.first_gpu()[first : first + self.count]
+        return np.searchsorted(host, first + np.arange(self.count))
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,14 +14,18 @@ import numpy as np
 from dessim.cluster.fabrics import direct
 from dessim.cluster.graph import Cluster
 from dessim.cluster.links import IntArray
+from dessim.cluster.node import NodeLinks
 from dessim.cluster.routing import Routes
 
 SAMPLED_PAIRS = 512
 
 
 def describe(cluster: Cluster) -> dict[str, Any]:
-    """Counts, rates and derived bandwidths; units in the key names, ready for JSON."""
-    links, node = cluster.links, cluster.node
+    """Counts, rates and derived bandwidths; units in the key names, ready for JSON.
+
+    What differs between kinds of servers is None, and stands in `node_kinds`.
+    """
+    links, kinds = cluster.links, [_kind(cluster, kind) for kind in cluster.wiring.kinds]
     bisection, oversubscription = _bisection(cluster), _oversubscription(cluster)
     by_kind = {}
     for kind in links.kinds:
@@ -42,17 +46,26 @@ def describe(cluster: Cluster) -> dict[str, Any]:
         "routing": cluster.routing.policy,
         "gpus": cluster.n_gpus,
         "nodes": cluster.n_nodes,
-        "gpus_per_node": node.gpus,
-        "nics_per_node": node.nics,
-        "gpu": cluster.gpu.name,
-        "gpu_memory_GiB": _round(cluster.gpu.memory / 2**30),
-        "nic": node.nic.name,
+        **{key: value if all(kind[key] == value for kind in kinds) else None for key, value in kinds[0].items()},
+        "node_kinds": [{"nodes": k.run.count, **of} for k, of in zip(cluster.wiring.kinds, kinds, strict=True)],
         "transport": cluster.transport.name,
         "switches": {x.kind: x.count for x in links.layers if x.kind in ("switch", "router", "leaf", "spine", "core")},
         "links": by_kind,
         "oversubscription": _round(oversubscription),
         "bisection_GBps": None if bisection is None else _round(bisection / 1e9),
         "bisection_per_gpu_GBps": None if bisection is None else _round(bisection / 1e9 / max(1, cluster.n_gpus // 2)),
+    }
+
+
+def _kind(cluster: Cluster, kind: NodeLinks) -> dict[str, Any]:
+    """What is in a server of a kind."""
+    node, gpu = kind.node, kind.node.gpu or cluster.gpu
+    return {
+        "gpus_per_node": node.gpus,
+        "nics_per_node": node.nics,
+        "gpu": gpu.name,
+        "gpu_memory_GiB": _round(gpu.memory / 2**30),
+        "nic": node.nic.name,
     }
 
 
@@ -82,7 +95,7 @@ def sample_pairs(cluster: Cluster) -> tuple[IntArray, IntArray]:
         src, dst = np.divmod(np.arange(n * n), n)
     else:
         rng = np.random.default_rng(0)
-        edge = np.array([1, cluster.gpus_per_node, n // 2, n - 1]) % n
+        edge = np.array([1, cluster.node.gpus, n // 2, n - 1]) % n
         src = np.concatenate([np.zeros_like(edge), edge, rng.integers(n, size=SAMPLED_PAIRS)])
         dst = np.concatenate([edge, np.zeros_like(edge), rng.integers(n, size=SAMPLED_PAIRS)])
     return src[src != dst], dst[src != dst]
@@ -120,10 +133,9 @@ def _bisection(cluster: Cluster) -> float | None:
     if built is not None:
         gpu = np.arange(cluster.n_gpus)
         first_half = (cluster.node_of(gpu) < cluster.n_nodes // 2).astype(np.int64)
-        unlimited = float(built.capacity.sum())
+        unlimited = np.full(len(gpu), built.capacity.sum())
         return direct.between_halves(gpu, first_half, unlimited, direct.Cables(built.src, built.dst, built.capacity))
-    node = np.arange(cluster.n_nodes * cluster.node.nics) // cluster.node.nics
-    first_half = (node < cluster.n_nodes // 2).astype(np.int64)
+    first_half = (cluster.wiring.node_of_nic() < cluster.n_nodes // 2).astype(np.int64)
     return cluster.fabric.bisection(cluster.wiring.nic_capacity(), first_half)
 
 

@@ -69,24 +69,22 @@ class _Groups:
 
     @classmethod
     def of(cls, cluster: Cluster) -> _Groups:
-        fabric, n = cluster.fabric, cluster.n_nodes
-        if isinstance(fabric, FatTree):
-            inside = min(n, fabric.tree.nics_per_leaf // cluster.node.nics)
-            return cls(inside, 1, fabric.pods - 1, n - inside, fabric.leaves - 1, "leaf", "leaf")
+        fabric, n, wiring = cluster.fabric, cluster.n_nodes, cluster.wiring
+        node, nics = wiring.node_of_nic(), cluster.node.nics
         if not isinstance(fabric, LeafSpine):
             # what the NICs of node 0 hang on, and what hangs there as well
-            home = cluster.links.dst[cluster.wiring.nic_up + np.arange(n * cluster.node.nics)]
+            home = cluster.links.dst[wiring.nic_up + np.arange(len(node))]
             layer = next(
                 layer for layer in cluster.links.layers if home[0] in range(layer.first, layer.first + layer.count)
             )
-            inside = int((home == home[0]).sum()) // cluster.node.nics
-            others = layer.count - 1
+            inside, others = len(np.unique(node[home == home[0]])), layer.count - 1
+            if isinstance(fabric, FatTree):
+                return cls(inside, 1, fabric.pods - 1, n - inside, others, "leaf", "leaf")
             name = layer.name(int(home[0]) - layer.first)
             return cls(inside, 1, others, n - inside, others, layer.kind, layer.kind, (name,))
-        nics = cluster.node.nics
         mine, of_nic = np.unique(fabric.leaf[:nics], return_inverse=True)
         a_group = len(mine)
-        inside = int(np.isin(fabric.leaf, mine).reshape(n, nics).all(axis=1).sum())
+        inside = n - len(np.unique(node[~np.isin(fabric.leaf, mine)]))
         others, rails = (fabric.leaves - a_group) // a_group, nics // cluster.node.trays
         rail = a_group > 1
         names = tuple(f"leaf{leaf}" + f"\nrail {i % rails}" * rail for i, leaf in enumerate(mine.tolist()))
@@ -103,7 +101,10 @@ def _title(sheet: Sheet, cluster: Cluster) -> float:
     for row in textwrap.wrap(cluster.description, 130)[:3]:
         sheet.text(MARGIN, y, row, size=13, ink=FAINT)
         y += 18
-    per_node = f"{cluster.n_nodes:,} nodes × {cluster.gpus_per_node} {cluster.gpu.name}"
+    per_node = " + ".join(
+        f"{kind['nodes']:,} node{'s' * (kind['nodes'] > 1)} × {kind['gpus_per_node']} {kind['gpu']}"
+        for kind in facts["node_kinds"]
+    )
     known = facts["bisection_GBps"] is not None
     bisection = format_bandwidth(facts["bisection_GBps"] * 1e9) if known else "not worked out"
     sheet.text(
@@ -236,15 +237,18 @@ def _other_groups(sheet: Sheet, groups: _Groups, y: float) -> list[Box]:
 
 def _nodes(sheet: Sheet, cluster: Cluster, groups: _Groups, leaves: list[Box], others: list[Box], y: float) -> float:
     sheet.text(MARGIN, y + 16, f"{cluster.n_nodes:,} node{'s' * (cluster.n_nodes > 1)}", size=14, bold=True)
-    g, trays = cluster.gpus_per_node, cluster.node.trays
-    if trays > 1:
-        sheet.text(MARGIN, y + 52, f"in {trays} trays", ink=FAINT)
-    sheet.text(
-        MARGIN,
-        y + 34,
-        f"{g} GPU{'s' * (g > 1)} and {cluster.node.nics} NIC{'s' * (cluster.node.nics > 1)} each",
-        ink=FAINT,
-    )
+    if cluster.node.trays > 1:
+        sheet.text(MARGIN, y + 52, f"in {cluster.node.trays} trays", ink=FAINT)
+    mixed = len(cluster.nodes) > 1
+    for row, kind in enumerate(cluster.wiring.kinds):
+        g, nics = kind.node.gpus, kind.node.nics
+        who = "each" if not mixed else f"from node{kind.run.node}"
+        sheet.text(
+            MARGIN,
+            y + 34 + 18 * row + 18 * (row > 0 and cluster.node.trays > 1),
+            f"{g} GPU{'s' * (g > 1)} and {nics} NIC{'s' * (nics > 1)} {who}",
+            ink=FAINT,
+        )
     bottom = one_node(sheet, cluster, leaves, y, groups.of_nic)
     if groups.nodes > 1:
         more = Box(LEFT + PANEL + GAP, y + 10, SIDE - 14, 64)

@@ -78,9 +78,14 @@ def _index(layer: Layer, name: str) -> int | None:
         return layer.names.index(name) if name in layer.names else None
     if layer.kind == "gpu" or not layer.per_node:
         match = re.fullmatch(rf"{layer.kind}(\d+)", name)
-        return int(match[1]) if match else None
+        return _beyond(int(match[1]) - layer.first_gpu) if match else None
     match = re.fullmatch(rf"node(\d+)/{layer.kind}(\d*)", name)
     if not match or (match[2] == "") != (layer.kind == "nvswitch"):
         return None
     local = int(match[2] or 0)
-    return int(match[1]) * layer.per_node + local if local < layer.per_node else None
+    return _beyond((int(match[1]) - layer.first_node) * layer.per_node + local) if local < layer.per_node else None
+
+
+def _beyond(index: int) -> int | None:
+    """None for what is before the layer."""
+    return index if index >= 0 else None

@@ -1,8 +1,7 @@
 """Cluster: the machine a job runs on, as GPUs in rank order, links between them, and routes.
 
-Ranks fill the GPUs in order: GPU i is GPU `i % gpus_per_node` of node `i // gpus_per_node`. The links are arrays; the
-networkx graph is built from them only when someone asks for it (drawings, checks, tests), so a cluster of 65,536 GPUs
-costs megabytes.
+Ranks fill the GPUs in order, node after node. The links are arrays; the networkx graph is built from them only when
+someone asks for it (drawings, checks, tests), so a cluster of 65,536 GPUs costs megabytes.
 """
 
 from __future__ import annotations
@@ -17,44 +16,48 @@ from numpy.typing import ArrayLike
 
 from dessim.cluster.faults import changed
 from dessim.cluster.links import IntArray, Links
-from dessim.cluster.node import NodeLinks
 from dessim.cluster.parts import Gpu, Node, Transport
 from dessim.cluster.policy import Routing, Traffic
 from dessim.cluster.routing import Fabric, Routes, Segment, assemble
+from dessim.cluster.wiring import Wiring
 from dessim.errors import CapacityError, ClusterError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cluster:
     """A whole machine room. `path` is the file it was read from; `built` are its links as built where some are not of
-    the parts that node and fabric say."""
+    the parts that node and fabric say; `gpu` is in servers that name no other."""
 
     name: str
     description: str
     path: Path
-    n_nodes: int
     gpu: Gpu
     transport: Transport
     fabric: Fabric
     routing: Routing
-    wiring: NodeLinks
+    wiring: Wiring
     links: Links
     built: Links | None = None
 
     @property
-    def node(self) -> Node:
-        """What is in each server."""
-        return self.wiring.node
+    def nodes(self) -> list[Node]:
+        """What is in a server, a kind each."""
+        return self.wiring.nodes
 
     @property
-    def gpus_per_node(self) -> int:
-        """GPUs a server."""
-        return self.node.gpus
+    def node(self) -> Node:
+        """What is in each server, or where there are several kinds in the first."""
+        return self.nodes[0]
+
+    @property
+    def n_nodes(self) -> int:
+        """Servers of the whole cluster."""
+        return self.wiring.n_nodes
 
     @property
     def n_gpus(self) -> int:
         """GPUs of the whole cluster."""
-        return self.n_nodes * self.node.gpus
+        return self.wiring.n_gpus
 
     @property
     def kind(self) -> str:
@@ -63,7 +66,14 @@ class Cluster:
 
     def node_of(self, gpus: ArrayLike) -> IntArray:
         """The server of each GPU."""
-        return np.asarray(gpus, dtype=np.int64) // self.node.gpus
+        return self.wiring.node_of(np.asarray(gpus, dtype=np.int64))
+
+    def devices(self, gpus: ArrayLike) -> list[tuple[Gpu, IntArray]]:
+        """The kinds of GPU among `gpus`, in the order of servers, each with the positions of those."""
+        found: dict[Gpu, list[IntArray]] = {}
+        for kind, rows in self.wiring.by_kind(np.asarray(gpus, dtype=np.int64)):
+            found.setdefault(kind.node.gpu or self.gpu, []).append(rows)
+        return [(gpu, np.sort(np.concatenate(rows))) for gpu, rows in found.items()]
 
     def require(self, n_gpus: int) -> None:
         """Raise CapacityError unless the cluster has `n_gpus` GPUs; a job uses the first ones, in rank order."""

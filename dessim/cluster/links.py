@@ -24,7 +24,8 @@ FloatArray = NDArray[np.float64]
 class Layer:
     """Vertices `first .. first + count - 1`, all of one kind; `per_node` of them belong to each node (0: to none).
 
-    `names` [count] where a file gives them names of their own.
+    The first is of node `first_node`; GPUs are numbered from `first_gpu`. `names` [count] where a file gives them names
+    of their own.
     """
 
     kind: str
@@ -32,15 +33,23 @@ class Layer:
     count: int
     per_node: int = 0
     names: tuple[str, ...] = ()
+    first_node: int = 0
+    first_gpu: int = 0
+
+    def nodes(self) -> IntArray:
+        """The node of each vertex, -1: none, [count]."""
+        if not self.per_node:
+            return np.full(self.count, -1)
+        return self.first_node + np.arange(self.count) // self.per_node
 
     def name(self, index: int) -> str:
         """`gpu5`, `node0/nvswitch`, `node3/nic1`, `leaf2`."""
         if self.names:
             return self.names[index]
         if self.kind == "gpu" or not self.per_node:
-            return f"{self.kind}{index}"
+            return f"{self.kind}{self.first_gpu + index}"
         number = str(index % self.per_node) if self.kind != "nvswitch" else ""
-        return f"node{index // self.per_node}/{self.kind}{number}"
+        return f"node{self.first_node + index // self.per_node}/{self.kind}{number}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,7 +97,7 @@ class Links:
         return np.flatnonzero(self.kind == self.kinds.index(kind))
 
     def layer(self, kind: str) -> Layer | None:
-        """The layer of a vertex kind, or None."""
+        """The first layer of a vertex kind, or None."""
         return next((layer for layer in self.layers if layer.kind == kind), None)
 
 
@@ -100,10 +109,19 @@ class LinkBuilder:
     _blocks: list[tuple[str, Link, IntArray, IntArray, float, int]] = field(default_factory=list)
     _links: int = 0
 
-    def add_layer(self, kind: str, count: int, per_node: int = 0, names: tuple[str, ...] = ()) -> int:
-        """Add `count` vertices; return the id of the first."""
+    def add_layer(
+        self,
+        kind: str,
+        count: int,
+        per_node: int = 0,
+        names: tuple[str, ...] = (),
+        *,
+        first_node: int = 0,
+        first_gpu: int = 0,
+    ) -> int:
+        """Add `count` vertices, as `Layer` has them; return the id of the first."""
         first = sum(layer.count for layer in self.layers)
-        self.layers.append(Layer(kind, first, count, per_node, names))
+        self.layers.append(Layer(kind, first, count, per_node, names, first_node, first_gpu))
         return first
 
     def add_links(

@@ -11,12 +11,13 @@ from pydantic import ValidationError
 
 from dessim.cluster.graph import Cluster
 from dessim.cluster.links import LinkBuilder
-from dessim.cluster.node import add_node_layers, add_node_links
+from dessim.cluster.node import add_node_layers
 from dessim.cluster.overrides import overridden
 from dessim.cluster.parts import Gpu
 from dessim.cluster.spec import TopologyFile, problems
 from dessim.cluster.spec_fabrics import Site
 from dessim.cluster.spec_parts import Catalogue, GpuTable
+from dessim.cluster.wiring import add_wiring
 from dessim.errors import ClusterError, UsageError
 
 MAX_FILE_BYTES = 1 << 20
@@ -72,16 +73,16 @@ def load_device(name: str) -> Gpu:
 
 def build_cluster(file: TopologyFile, path: Path) -> Cluster:
     """Vertices and links of a validated file; `path` names the cluster unless the file does."""
-    node, n_nodes = file.built_node(), file.node.count
     _refuse_giants(file, path)
-    builder = LinkBuilder()
-    vertices = add_node_layers(builder, node, n_nodes)
+    builder, runs = LinkBuilder(), file.runs()
+    vertices = [add_node_layers(builder, run) for run in runs]
+    site = Site(tuple(run.count for run in runs), tuple(run.what.nics for run in runs), path.parent)
     try:
-        fabric, leaf_vertex = file.fabric.build(builder, Site(n_nodes, node.nics, path.parent))
+        fabric, leaf_vertex = file.fabric.build(builder, site)
     except ValueError as error:
         raise ClusterError(path, "fabric", str(error)) from None
     switch = fabric.switch
-    wiring = add_node_links(builder, node, n_nodes, vertices, leaf_vertex, switch.latency if switch else 0.0)
+    wiring = add_wiring(builder, runs, vertices, leaf_vertex, switch.latency if switch else 0.0)
     links = builder.freeze()
     changes = overridden(file.override, links, wiring, path)
     if changes:
@@ -90,7 +91,6 @@ def build_cluster(file: TopologyFile, path: Path) -> Cluster:
         name=file.name or path.stem,
         description=file.description,
         path=path,
-        n_nodes=n_nodes,
         gpu=file.gpu.build(),
         transport=file.transport.build(),
         fabric=fabric,
@@ -102,8 +102,8 @@ def build_cluster(file: TopologyFile, path: Path) -> Cluster:
 
 
 def _refuse_giants(file: TopologyFile, path: Path) -> None:
-    node = file.node
-    links = 2 * node.count * (2 * node.gpus + node.nics) + file.fabric.n_links(node.count, node.nics)
+    inside = sum(2 * node.count * (2 * node.gpus + node.nics) for node in file.nodes)
+    links = inside + file.fabric.n_links(file.n_nodes, max(node.nics for node in file.nodes))
     if links > MAX_LINKS:
         raise ClusterError(path, "node.count", f"{links:,} links are more than the {MAX_LINKS:,} dessim can hold")
 

@@ -1,15 +1,13 @@
-"""Inside a server: NVLink plane, PCIe, NICs; which of them a flow crosses.
+"""Inside servers of one kind: NVLink plane, PCIe, NICs; which of them a flow crosses.
 
 Within a node a flow takes NVLink when there is one; else PCIe peer to peer: by PCIe switches, from one to another
-through the CPUs, or without switches by a NIC that both GPUs share, else out of one NIC and in by another. Between
-nodes it leaves by its GPU's NIC. On a rail-aware fabric it first moves over NVLink to the GPU on the destination's
-rail, as NCCL's PXN does (NVIDIA, "Doubling all2all Performance with NCCL 2.12", 2022). Left out: host memory.
+through the CPUs, or without switches by a NIC that both GPUs share, else out of one NIC and in by another. Left out:
+host memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,25 +15,39 @@ from dessim.cluster.links import IntArray, LinkBuilder
 from dessim.cluster.parts import Node
 from dessim.cluster.routing import Segment, path
 
-Across = Callable[[IntArray, IntArray, IntArray], list[Segment]]
-"""The way through the fabric of the flows `rows` [m], from NICs [m] to NICs [m]."""
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """`count` servers alike, in a row: `node`, `gpu` and `nic` are their first ones among those of the cluster."""
+
+    what: Node
+    count: int
+    node: int = 0
+    gpu: int = 0
+    nic: int = 0
+
+    def after(self, what: Node, count: int) -> Run:
+        """The servers that come next."""
+        node, own = self.node + self.count, self.what
+        return Run(what, count, node, self.gpu + self.count * own.gpus, self.nic + self.count * own.nics)
 
 
 @dataclass(frozen=True, slots=True)
 class NodeLinks:
-    """First link id of each block, -1 where a block is missing.
+    """The servers of a run; first link id of each block of theirs, -1 where a block is missing.
 
     In GPU order nvlink and pcie, in NIC order nic and bus (PCIe switch to NIC), in the order of PCIe switches host
     (to the CPU); from CPU a to CPU b of its node `socket + a * (sockets - 1) + b`, one less where b is beyond a.
+    GPUs and NICs are given, and NICs found, as numbers among those of the whole cluster.
     """
 
-    node: Node
+    run: Run
     nvlink_up: int
     nvlink_down: int
     pcie_up: int
     pcie_down: int
-    nic_up: int
-    nic_down: int
+    nic_up: int = -1
+    nic_down: int = -1
     bus_up: int = -1
     bus_down: int = -1
     host_up: int = -1
@@ -43,13 +55,38 @@ class NodeLinks:
     socket: int = -1
 
     @property
+    def node(self) -> Node:
+        """What is in each of them."""
+        return self.run.what
+
+    @property
     def first(self) -> int:
-        """The first of them all; the links of the fabric come before."""
+        """The first of all these links."""
         return min(block for block in (self.nvlink_up, self.pcie_up, self.nic_up) if block >= 0)
 
     def nic_of(self, gpu: IntArray) -> IntArray:
-        """Global NIC index of each GPU."""
-        return gpu if self.node.gpus == self.node.nics else _of(gpu, self.node.gpus, self.node.nics)
+        """NIC of each GPU."""
+        run, node = self.run, self.node
+        here = gpu - run.gpu
+        nic: IntArray = run.nic + (here if node.gpus == node.nics else _of(here, node.gpus, node.nics))
+        return nic
+
+    def rail_of(self, gpu: IntArray) -> IntArray:
+        """Rail of each GPU: which of its tray's NICs it uses."""
+        rail: IntArray = (self.nic_of(gpu) - self.run.nic) % (self.node.nics // self.node.trays)
+        return rail
+
+    def place_of(self, gpu: IntArray) -> IntArray:
+        """Which of the GPUs of its NIC each GPU is."""
+        place: IntArray = (gpu - self.run.gpu) % (self.node.gpus // self.node.nics)
+        return place
+
+    def on_rail(self, gpu: IntArray, rail: IntArray, place: IntArray) -> IntArray:
+        """The GPU in the tray of each that is on `rail`, and of those that share its NIC the one at `place`."""
+        node = self.node
+        tray, share = node.gpus // node.trays, node.gpus // node.nics
+        found: IntArray = gpu - (gpu - self.run.gpu) % tray + rail * share + place % share
+        return found
 
     def nic_capacity(self) -> float:
         """Payload bytes/s one NIC and the PCIe links behind it can move per direction."""
@@ -58,55 +95,38 @@ class NodeLinks:
         lanes = 1 if self.node.pcie_switches else self.node.gpus // self.node.nics
         return min(self.node.nic.capacity, self.node.pcie.capacity * lanes)
 
+    def nvlink(self, rows: IntArray, src: IntArray, dst: IntArray) -> Segment:
+        """Over the NVSwitch plane."""
+        return path(rows, self.nvlink_up + src - self.run.gpu, self.nvlink_down + dst - self.run.gpu)
+
     def out(self, gpu: IntArray) -> list[IntArray]:
         """The links from each GPU to beyond its NIC, one after the other."""
-        pcie = [self.pcie_up + gpu] if self.pcie_up >= 0 else []
-        bus = [self.bus_up + self.nic_of(gpu)] if self.bus_up >= 0 else []
-        return [*pcie, *bus, self.nic_up + self.nic_of(gpu)]
+        nic = self.nic_of(gpu) - self.run.nic
+        pcie = [self.pcie_up + gpu - self.run.gpu] if self.pcie_up >= 0 else []
+        bus = [self.bus_up + nic] if self.bus_up >= 0 else []
+        return [*pcie, *bus, self.nic_up + nic]
 
     def into(self, gpu: IntArray) -> list[IntArray]:
         """The links from before its NIC to each GPU, one after the other."""
-        pcie = [self.pcie_down + gpu] if self.pcie_down >= 0 else []
-        bus = [self.bus_down + self.nic_of(gpu)] if self.bus_down >= 0 else []
-        return [self.nic_down + self.nic_of(gpu), *bus, *pcie]
+        nic = self.nic_of(gpu) - self.run.nic
+        pcie = [self.pcie_down + gpu - self.run.gpu] if self.pcie_down >= 0 else []
+        bus = [self.bus_down + nic] if self.bus_down >= 0 else []
+        return [self.nic_down + nic, *bus, *pcie]
 
-    def segments(self, src: IntArray, dst: IntArray, across: Across, rail_aware: bool) -> list[Segment]:
-        """The whole way of each flow from GPU `src` to GPU `dst` [n]; `across` gives the part between the NICs."""
-        g, nics = self.node.gpus, self.node.nics
-        everyone = np.arange(len(src))
-        same_node = src // g == dst // g
-        local = np.zeros(len(src), dtype=bool)
-        segments = []
+    def inside(self, rows: IntArray, src: IntArray, dst: IntArray) -> tuple[list[Segment], IntArray]:
+        """The way of flows `rows` [m] between GPUs of one server, and which of them have one that needs no fabric."""
         if self.nvlink_up >= 0:
-            local = same_node
-            rows = everyone[local]
-            segments.append(path(rows, self.nvlink_up + src[rows], self.nvlink_down + dst[rows]))
-        elif self.bus_up >= 0:
-            local = same_node
-            segments += self._by_pcie(everyone[local], src[local], dst[local])
-        elif self.pcie_up >= 0:
-            local = same_node & (self.nic_of(src) == self.nic_of(dst))
-            rows = everyone[local]
-            segments.append(path(rows, self.pcie_up + src[rows], self.pcie_down + dst[rows]))
-
-        rows = everyone[~local]
-        src, dst = src[rows], dst[rows]
-        leaves_by = src
-        if rail_aware and self.nvlink_up >= 0:
-            rails, tray = nics // self.node.trays, g // self.node.trays
-            change = self.nic_of(src) % rails != self.nic_of(dst) % rails
-            leaves_by = np.where(change, src // tray * tray + dst % tray, src)
-            up, down = self.nvlink_up + src[change], self.nvlink_down + leaves_by[change]
-            segments.append(path(rows[change], up, down))
-
-        nic_src, nic_dst = self.nic_of(leaves_by), self.nic_of(dst)
-        segments.append(path(rows, *self.out(leaves_by)))
-        segments += [replace(part, rows=rows[part.rows]) for part in across(rows, nic_src, nic_dst)]
-        segments.append(path(rows, *self.into(dst)))
-        return segments
+            return [self.nvlink(rows, src, dst)], rows
+        if self.bus_up >= 0:
+            return self._by_pcie(rows, src - self.run.gpu, dst - self.run.gpu), rows
+        if self.pcie_up < 0:
+            return [], rows[:0]
+        shared = self.nic_of(src) == self.nic_of(dst)
+        rows, src, dst = rows[shared], src[shared] - self.run.gpu, dst[shared] - self.run.gpu
+        return [path(rows, self.pcie_up + src, self.pcie_down + dst)], rows
 
     def _by_pcie(self, rows: IntArray, src: IntArray, dst: IntArray) -> list[Segment]:
-        """Between GPUs of a node, by its PCIe switches and CPUs."""
+        """By PCIe switches and CPUs, between GPUs numbered from the first of the run."""
         node = self.node
         a, b = (_of(gpu, node.gpus, node.pcie_switches) for gpu in (src, dst))
         cpu_a, cpu_b = (_of(switch, node.pcie_switches, node.sockets) for switch in (a, b))
@@ -130,7 +150,7 @@ def _of(member: IntArray, members: int, parts: int) -> IntArray:
 
 @dataclass(frozen=True, slots=True)
 class Vertices:
-    """First ids of the vertices of all nodes, -1 where there are none; a NIC that is its GPU's own port is the GPU."""
+    """First ids of the vertices of a run, -1 where there are none; a NIC that is its GPU's own port is the GPU."""
 
     gpu: int
     nvswitch: int
@@ -139,29 +159,27 @@ class Vertices:
     cpu: int
 
 
-def add_node_layers(builder: LinkBuilder, node: Node, n_nodes: int) -> Vertices:
-    """Vertices of all nodes."""
-    gpu = builder.add_layer("gpu", n_nodes * node.gpus, node.gpus)
-    nvswitch = builder.add_layer("nvswitch", n_nodes, 1) if node.nvlink else -1
-    nic = builder.add_layer("nic", n_nodes * node.nics, node.nics) if node.pcie else gpu
+def add_node_layers(builder: LinkBuilder, run: Run) -> Vertices:
+    """Vertices of a run of servers."""
+    node = run.what
+
+    def add(kind: str, each: int) -> int:
+        first_gpu = run.gpu if kind == "gpu" else 0
+        return builder.add_layer(kind, run.count * each, each, first_node=run.node, first_gpu=first_gpu)
+
+    gpu = add("gpu", node.gpus)
+    nvswitch = add("nvswitch", 1) if node.nvlink else -1
+    nic = add("nic", node.nics) if node.pcie else gpu
     pcieswitch = cpu = -1
     if node.pcie_switches:
-        pcieswitch = builder.add_layer("pcieswitch", n_nodes * node.pcie_switches, node.pcie_switches)
-        cpu = builder.add_layer("cpu", n_nodes * node.sockets, node.sockets)
+        pcieswitch, cpu = add("pcieswitch", node.pcie_switches), add("cpu", node.sockets)
     return Vertices(gpu, nvswitch, nic, pcieswitch, cpu)
 
 
-def add_node_links(
-    builder: LinkBuilder,
-    node: Node,
-    n_nodes: int,
-    at: Vertices,
-    leaf_vertex: IntArray,
-    switch_latency: float,
-) -> NodeLinks:
-    """Links of all nodes; NIC i goes to vertex `leaf_vertex[i]`, whose switch adds `switch_latency` [s]."""
-    gpu = np.arange(n_nodes * node.gpus)
-    nic = np.arange(n_nodes * node.nics)
+def add_links_inside(builder: LinkBuilder, run: Run, at: Vertices) -> NodeLinks:
+    """Links inside the servers of a run: all but those of the NICs to their switches."""
+    node = run.what
+    gpu = np.arange(run.count * node.gpus)
     nvlink_up = nvlink_down = pcie_up = pcie_down = -1
     if node.nvlink:
         plane = at.nvswitch + gpu // node.gpus
@@ -176,10 +194,8 @@ def add_node_links(
         pcie_up = builder.add_links("pcie_up", node.pcie, at.gpu + gpu, mine)
         pcie_down = builder.add_links("pcie_down", node.pcie, mine, at.gpu + gpu)
         if node.pcie_switches:
-            behind = _add_pcie_tree(builder, node, n_nodes, at)
-    nic_up = builder.add_links("nic_up", node.nic, at.nic + nic, leaf_vertex, extra_latency=switch_latency)
-    nic_down = builder.add_links("nic_down", node.nic, leaf_vertex, at.nic + nic)
-    return NodeLinks(node, nvlink_up, nvlink_down, pcie_up, pcie_down, nic_up, nic_down, **behind)
+            behind = _add_pcie_tree(builder, node, run.count, at)
+    return NodeLinks(run, nvlink_up, nvlink_down, pcie_up, pcie_down, **behind)
 
 
 def _add_pcie_tree(builder: LinkBuilder, node: Node, n_nodes: int, at: Vertices) -> dict[str, int]:

@@ -11,11 +11,12 @@ from dessim.cluster.links import IntArray, Links
 from dessim.cluster.node import NodeLinks
 from dessim.cluster.parts import Link
 from dessim.cluster.spec import OverrideTable
+from dessim.cluster.wiring import Wiring
 from dessim.errors import ClusterError
 
 
 def overridden(
-    tables: tuple[OverrideTable, ...], links: Links, wiring: NodeLinks, path: Path
+    tables: tuple[OverrideTable, ...], links: Links, wiring: Wiring, path: Path
 ) -> list[tuple[IntArray, Link]]:
     """Which links are what instead; of several overrides of a link the last counts.
 
@@ -25,7 +26,7 @@ def overridden(
     for number, table in enumerate(tables):
         where = f"override.{number}"
         if table.nodes is not None:
-            ids = _of_nodes(table, links, wiring, path, where)
+            ids = _of_nodes(table, wiring, path, where)
             changes += [(ids[kind], part) for kind, part in table.built().items()]
         else:
             assert table.cable is not None
@@ -40,24 +41,37 @@ def overridden(
     return changes
 
 
-def _of_nodes(table: OverrideTable, links: Links, wiring: NodeLinks, path: Path, where: str) -> dict[str, IntArray]:
+def _of_nodes(table: OverrideTable, wiring: Wiring, path: Path, where: str) -> dict[str, IntArray]:
     """The links of the override's nodes, both ways, by key."""
     assert table.nodes is not None
     first, last = table.nodes
-    n_nodes = len(links.of_kind("nic_up")) // wiring.node.nics
-    if not first <= last < n_nodes:
+    if not first <= last < wiring.n_nodes:
         raise ClusterError(
-            path, f"{where}.nodes", f"[{first}, {last}] are not two of nodes 0 to {n_nodes - 1}, in order"
+            path, f"{where}.nodes", f"[{first}, {last}] are not two of nodes 0 to {wiring.n_nodes - 1}, in order"
         )
-    found = {}
-    for key, part in table.built().items():
-        usual: Link | None = getattr(wiring.node, key)
-        if usual is None or part.capacity > usual.capacity:
-            told = f"node.{key} is not there" if usual is None else f"faster than node.{key}; write the fastest there"
-            raise ClusterError(path, f"{where}.{key}", told)
-        ids = [links.of_kind(f"{key}_{way}") for way in ("up", "down")]
-        if key == "pcie":
-            ids += [links.of_kind(f"pcie_nic_{way}") for way in ("up", "down")]
-        # every kind is in the order of nodes, equally many a node
-        found[key] = np.concatenate([each.reshape(n_nodes, -1)[first : last + 1].ravel() for each in ids if len(each)])
-    return found
+    found: dict[str, list[IntArray]] = {key: [] for key in table.built()}
+    for kind in wiring.kinds:
+        low, high = max(first - kind.run.node, 0), min(last + 1 - kind.run.node, kind.run.count)
+        if low >= high:
+            continue
+        for key, part in table.built().items():
+            usual: Link | None = getattr(kind.node, key)
+            if usual is None or part.capacity > usual.capacity:
+                told = (
+                    f"node.{key} is not there" if usual is None else f"faster than node.{key}; write the fastest there"
+                )
+                raise ClusterError(path, f"{where}.{key}", told)
+            for block, each in _blocks(kind, key):
+                found[key].append(block + np.arange(low * each, high * each))
+    return {key: np.concatenate(ids) for key, ids in found.items()}
+
+
+def _blocks(kind: NodeLinks, key: str) -> list[tuple[int, int]]:
+    """First link of each block that a key describes, and how many of its links a node has."""
+    gpus, nics = kind.node.gpus, kind.node.nics
+    blocks = {
+        "nic": [(kind.nic_up, nics), (kind.nic_down, nics)],
+        "nvlink": [(kind.nvlink_up, gpus), (kind.nvlink_down, gpus)],
+        "pcie": [(kind.pcie_up, gpus), (kind.pcie_down, gpus), (kind.bus_up, nics), (kind.bus_down, nics)],
+    }
+    return [(block, each) for block, each in blocks[key] if block >= 0]

@@ -105,6 +105,7 @@ class Node:
 
     With `pcie_switches` GPUs and NICs hang on these in equal runs: `pcie` joins each GPU and each NIC to its switch,
     `pcie_uplink` each switch to its CPU, of which there are `sockets`, each joined to each other by `socket_link`.
+    `gpu` is what its GPUs are where that is not the cluster's usual one.
     """
 
     gpus: int
@@ -118,3 +119,4 @@ class Node:
     pcie_uplink: Link | None = None
     sockets: int = 1
     socket_link: Link | None = None
+    gpu: Gpu | None = None

@@ -71,5 +71,4 @@ def _order(cluster: Cluster, policy: str, seed: int) -> IntArray:
 
 def first_hop(cluster: Cluster) -> IntArray:
     """The switch (vertex id) that the first NIC of each server hangs on, [n_nodes]."""
-    nics = cluster.wiring.nic_up + np.arange(cluster.n_nodes) * cluster.node.nics
-    return cluster.links.dst[nics]
+    return cluster.links.dst[cluster.wiring.nic_up + cluster.wiring.first_nic()]

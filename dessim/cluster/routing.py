@@ -80,7 +80,7 @@ class Pick(Protocol):
 
 
 class Fabric(Protocol):
-    """What joins the NICs. A NIC is known by its index `node * nics_per_node + local`."""
+    """What joins the NICs. NICs are numbered node by node; `nic_capacity` [n_nics] is payload bytes/s of each."""
 
     @property
     def kind(self) -> str: ...
@@ -102,11 +102,11 @@ class Fabric(Protocol):
         """
         ...
 
-    def bisection(self, nic_capacity: float, first_half: IntArray) -> float:
+    def bisection(self, nic_capacity: FloatArray, first_half: IntArray) -> float:
         """Bytes/s that the NICs where `first_half` is 1 can send to the others, all at once."""
         ...
 
-    def oversubscription(self, nic_capacity: float) -> float:
+    def oversubscription(self, nic_capacity: FloatArray) -> float:
         """Bytes/s NICs can send over bytes/s the uplinks above them can carry, for the worst switch; 1 if none has."""
         ...
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from dessim.cluster.graph import Cluster
 from dessim.cluster.links import Links
-from dessim.cluster.parts import Link
+from dessim.cluster.parts import Gpu, Link, Node
 
 KNOBS = {
     "nic_rate": "rate of every NIC, both ways",
@@ -46,17 +46,16 @@ def has(cluster: Cluster, knob: str) -> bool:
 
 def scaled(cluster: Cluster, knob: str, factor: float) -> Cluster:
     """The cluster with `knob` (of KNOBS) times `factor`, which may be 0 for `latency` and `overhead` only."""
-    gpu, transport = cluster.gpu, cluster.transport
+    transport = cluster.transport
     if knob == "gpu_flops":
-        return replace(cluster, gpu=replace(gpu, flops=gpu.flops * factor))
+        return _with_gpus(cluster, lambda gpu: replace(gpu, flops=gpu.flops * factor))
     if knob == "gpu_memory":
-        return replace(cluster, gpu=replace(gpu, memory_bandwidth=gpu.memory_bandwidth * factor))
+        return _with_gpus(cluster, lambda gpu: replace(gpu, memory_bandwidth=gpu.memory_bandwidth * factor))
     if knob in ("flow_rate", "reduction_rate"):
         return replace(cluster, transport=replace(transport, **{knob: getattr(transport, knob) * factor}))
     if knob == "overhead":
         return replace(
-            cluster,
-            gpu=replace(gpu, launch_overhead=gpu.launch_overhead * factor),
+            _with_gpus(cluster, lambda gpu: replace(gpu, launch_overhead=gpu.launch_overhead * factor)),
             transport=replace(
                 transport,
                 message_overhead=transport.message_overhead * factor,
@@ -82,6 +81,14 @@ def _with_links(cluster: Cluster, change: Callable[[Links], Links]) -> Cluster:
 
 
 def _with_parts(cluster: Cluster, knob: str, factor: float) -> Cluster:
-    parts: dict[str, Link | None] = {key: getattr(cluster.node, key) for key in _IN_NODE.get(knob, ())}
-    faster: dict[str, Any] = {key: replace(part, rate=part.rate * factor) for key, part in parts.items() if part}
-    return replace(cluster, wiring=replace(cluster.wiring, node=replace(cluster.node, **faster)))
+    def change(node: Node) -> Node:
+        parts: dict[str, Link | None] = {key: getattr(node, key) for key in _IN_NODE.get(knob, ())}
+        faster: dict[str, Any] = {key: replace(part, rate=part.rate * factor) for key, part in parts.items() if part}
+        return replace(node, **faster)
+
+    return replace(cluster, wiring=cluster.wiring.with_nodes(change))
+
+
+def _with_gpus(cluster: Cluster, change: Callable[[Gpu], Gpu]) -> Cluster:
+    wiring = cluster.wiring.with_nodes(lambda node: replace(node, gpu=change(node.gpu) if node.gpu else None))
+    return replace(cluster, gpu=change(cluster.gpu), wiring=wiring)

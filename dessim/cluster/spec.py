@@ -8,9 +8,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Annotated
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
 from dessim.cluster import parts
+from dessim.cluster.node import Run
 from dessim.cluster.spec_direct import DragonflyPlusTable, DragonflyTable, GraphTable, HyperXTable, TorusTable
 from dessim.cluster.spec_fabrics import (
     FatTreeTable,
@@ -26,7 +27,7 @@ Place = Annotated[int, Field(ge=0, strict=True)]
 
 
 class NodeTable(Table):
-    """`[node]`: how many servers, and what is in each."""
+    """`[node]`, or each `[[node]]`: how many servers, and what is in each."""
 
     count: Count
     gpus: Count
@@ -39,6 +40,7 @@ class NodeTable(Table):
     pcie_uplink: Annotated[LinkTable | None, part_of("link")] = None
     sockets: Count = 1
     socket_link: Annotated[LinkTable | None, part_of("link")] = None
+    gpu: Annotated[GpuTable | None, part_of("gpu")] = None
 
     @model_validator(mode="after")
     def _consistent(self) -> NodeTable:
@@ -77,6 +79,7 @@ class NodeTable(Table):
             pcie_uplink=uplink.build() if self.pcie_switches and uplink else None,
             sockets=self.sockets,
             socket_link=self.socket_link.build() if self.socket_link else None,
+            gpu=self.gpu.build() if self.gpu else None,
         )
 
 
@@ -119,6 +122,11 @@ FABRIC_KINDS = (
 SCALE_OUT_KINDS = ("leaf_spine", "rail_optimised", "fat_tree")
 _TIERS = SingleSwitchTable | LeafSpineTable | RailTable | RailOnlyTable | FatTreeTable | NvlinkDomainTable
 _DIRECT = TorusTable | DragonflyTable | DragonflyPlusTable | HyperXTable | GraphTable
+NODE_TAGS = ("table", "list")
+_Nodes = Annotated[
+    Annotated[NodeTable, Tag("table")] | Annotated[tuple[NodeTable, ...], Field(min_length=1), Tag("list")],
+    Discriminator(lambda value: "list" if isinstance(value, list | tuple) else "table"),
+]
 
 
 class TopologyFile(Table):
@@ -128,30 +136,45 @@ class TopologyFile(Table):
     description: str = ""
     gpu: Annotated[GpuTable, part_of("gpu")]
     transport: Annotated[TransportTable, part_of("transport")]
-    node: NodeTable
+    node: _Nodes
     fabric: Annotated[_TIERS | _DIRECT, Field(discriminator="kind")]
     override: tuple[OverrideTable, ...] = ()
 
     @model_validator(mode="after")
     def _fits(self) -> TopologyFile:
-        problem = self.fabric.problem(self.node.count, self.node.nics, self.node.nvlink is not None)
-        if problem:
-            raise ValueError(f"fabric: {problem}")
+        for node in self.nodes:
+            problem = self.fabric.problem(self.n_nodes, node.nics, node.nvlink is not None)
+            if problem:
+                raise ValueError(f"fabric: {problem}")
         return self
 
-    def built_node(self) -> parts.Node:
-        """What is in each server, in as many trays as the fabric says."""
-        return replace(self.node.build(), trays=self.fabric.trays)
+    @property
+    def nodes(self) -> tuple[NodeTable, ...]:
+        """Each kind of server."""
+        return self.node if isinstance(self.node, tuple) else (self.node,)
+
+    @property
+    def n_nodes(self) -> int:
+        """Servers of all kinds."""
+        return sum(node.count for node in self.nodes)
+
+    def runs(self) -> list[Run]:
+        """The servers of each kind, in as many trays as the fabric says."""
+        built = [(replace(node.build(), trays=self.fabric.trays), node.count) for node in self.nodes]
+        runs = [Run(*built[0])]
+        for what, count in built[1:]:
+            runs.append(runs[-1].after(what, count))
+        return runs
 
 
 def problems(error: ValidationError) -> str:
     """All mistakes of a file in one line: `fabric.spines: missing; node.nic.rate: bandwidth needs a unit, ...`."""
     lines = []
     for mistake in error.errors(include_url=False, include_context=False, include_input=False):
-        # pydantic puts the chosen fabric kind into the path; the user never wrote it there
+        # pydantic puts what it chose, such as the fabric's kind, into the path; the user never wrote it there
         path = mistake["loc"]
-        tags = {i + 1 for i, key in enumerate(path) if key in ("fabric", "scale_out")}
-        keys = [str(key) for i, key in enumerate(path) if i not in tags or key not in FABRIC_KINDS]
+        tags = {i + 1 for i, key in enumerate(path) if key in ("fabric", "scale_out", "node")}
+        keys = [str(key) for i, key in enumerate(path) if i not in tags or key not in (*FABRIC_KINDS, *NODE_TAGS)]
         message = mistake["msg"].removeprefix("Value error, ")
         if mistake["type"] == "missing":
             message = "missing"

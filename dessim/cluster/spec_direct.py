@@ -48,9 +48,8 @@ class TorusTable(RoutersTable):
         return 2 * len(self.size) * self.routers
 
     def build(self, builder: LinkBuilder, site: Site) -> Joined:
-        per_router = self.nodes_per_router * site.nics
-        grid = torus.Grid(self.size, per_router, self.cable.build(), self.cables, self.built_switch())
-        return torus.build(builder, site.n_nics, grid)
+        grid = torus.Grid(self.size, self.cable.build(), self.cables, self.built_switch())
+        return torus.build(builder, site.node // self.nodes_per_router, grid)
 
 
 class HyperXTable(RoutersTable):
@@ -76,9 +75,8 @@ class HyperXTable(RoutersTable):
 
     def build(self, builder: LinkBuilder, site: Site) -> Joined:
         cables = self.cables or (1,) * len(self.size)
-        per_router = self.nodes_per_router * site.nics
-        shape = hyperx.Shape(self.size, cables, per_router, self.cable.build(), self.built_switch())
-        return hyperx.build(builder, site.n_nics, shape)
+        shape = hyperx.Shape(self.size, cables, self.cable.build(), self.built_switch())
+        return hyperx.build(builder, site.node // self.nodes_per_router, shape)
 
 
 class GroupsTable(RoutedTable):
@@ -123,13 +121,12 @@ class DragonflyTable(GroupsTable, RoutersTable):
     def build(self, builder: LinkBuilder, site: Site) -> Joined:
         shape = dragonfly.Shape(
             links=self.globals(self.routers_per_group, self.globals_per_router),
-            nics_per_router=self.nodes_per_router * site.nics,
             local=self.local_link.build(),
             cable=self.global_link.build(),
             switch=self.built_switch(),
             valiant=self.valiant,
         )
-        return dragonfly.build(builder, site.n_nics, shape)
+        return dragonfly.build(builder, site.node // self.nodes_per_router, shape)
 
 
 class DragonflyPlusTable(GroupsTable):
@@ -153,13 +150,12 @@ class DragonflyPlusTable(GroupsTable):
         shape = dragonfly_plus.Shape(
             links=self.globals(self.spines_per_group, self.globals_per_spine),
             leaves=self.leaves_per_group,
-            nics_per_leaf=self.nodes_per_leaf * site.nics,
             local=self.local_link.build(),
             cable=self.global_link.build(),
             switch=self.built_switch(),
             valiant=self.valiant,
         )
-        return dragonfly_plus.build(builder, site.n_nics, shape)
+        return dragonfly_plus.build(builder, site.node // self.nodes_per_leaf, shape)
 
 
 class EdgeTable(Table):
@@ -208,4 +204,4 @@ class GraphTable(RoutedTable):
             problem = f"its switches hold {sum(plan.nodes)} nodes, node.count is {site.nodes}"
         if problem:
             raise ValueError(problem)
-        return graph.build(builder, site.nics, plan, self.cable.build(), self.built_switch())
+        return graph.build(builder, site.node, plan, self.cable.build(), self.built_switch())

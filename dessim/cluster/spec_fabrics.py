@@ -5,10 +5,11 @@ The tables of fabrics whose NICs sit on routers are in `spec_direct.py`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from dessim.cluster.fabrics import fat_tree, leaf_spine, nvlink_domain, rail, rail_only, single_switch
@@ -24,15 +25,25 @@ Joined = tuple[Fabric, IntArray]
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What a fabric has to join: `nodes` nodes of `nics` NICs, described by a file in `folder`."""
+    """What a fabric has to join: of each kind `counts` nodes with `nics` NICs, described by a file in `folder`."""
 
-    nodes: int
-    nics: int
+    counts: tuple[int, ...]
+    nics: tuple[int, ...]
     folder: Path
 
     @property
-    def n_nics(self) -> int:
-        return self.nodes * self.nics
+    def nodes(self) -> int:
+        return sum(self.counts)
+
+    @property
+    def node(self) -> IntArray:
+        """The node of each NIC, [n_nics]."""
+        return np.repeat(np.arange(self.nodes), np.repeat(self.nics, self.counts))
+
+    @property
+    def rail(self) -> IntArray:
+        """Which of its node's NICs each NIC is, [n_nics]."""
+        return np.concatenate([np.tile(np.arange(n), count) for count, n in zip(self.counts, self.nics, strict=True)])
 
 
 class FabricTable(Table):
@@ -88,7 +99,7 @@ class SingleSwitchTable(FabricTable):
     kind: Literal["single_switch"]
 
     def build(self, builder: LinkBuilder, site: Site) -> Joined:
-        return single_switch.build(builder, site.n_nics, self.built_switch())
+        return single_switch.build(builder, len(site.node), self.built_switch())
 
 
 class TieredTable(RoutedTable):
@@ -117,7 +128,7 @@ class LeafSpineTable(TwoTierTable):
         return 2 * -(-nodes // self.nodes_per_leaf) * self.spines
 
     def build(self, builder: LinkBuilder, site: Site) -> Joined:
-        return leaf_spine.build(builder, site.n_nics, site.nics * self.nodes_per_leaf, self.tiers())
+        return leaf_spine.build(builder, site.node // self.nodes_per_leaf, self.tiers())
 
 
 class RailTable(TwoTierTable):
@@ -131,7 +142,7 @@ class RailTable(TwoTierTable):
         return 2 * -(-nodes // self.nodes_per_pod) * nics * self.spines
 
     def build(self, builder: LinkBuilder, site: Site) -> Joined:
-        return rail.build(builder, site.nodes, site.nics, self.nodes_per_pod, self.tiers(), rail_aware=self.rail_aware)
+        return rail.build(builder, site.node, site.rail, self.nodes_per_pod, self.tiers(), rail_aware=self.rail_aware)
 
 
 class RailOnlyTable(RoutedTable):
@@ -159,12 +170,14 @@ class RailOnlyTable(RoutedTable):
         return 2 * -(-nodes // self.nodes_per_leaf) * nics * self.spines_per_rail
 
     def build(self, builder: LinkBuilder, site: Site) -> Joined:
+        if len(set(site.nics)) > 1:
+            raise ValueError("rails are joined by NVLink alone, so every kind of node needs the same number of nics")
         if self.nodes_per_leaf is None or self.spines_per_rail is None or self.uplink is None:
             no_spines = leaf_spine.Tiers(0, 1, None, self.built_switch())
-            return rail_only.build(builder, site.nodes, site.nics, site.nodes, no_spines)
+            return rail_only.build(builder, site.node, site.rail, site.nodes, no_spines)
         uplink = self.uplink.build()
         tiers = leaf_spine.Tiers(self.spines_per_rail, self.links_per_spine, uplink, self.built_switch())
-        return rail_only.build(builder, site.nodes, site.nics, self.nodes_per_leaf, tiers)
+        return rail_only.build(builder, site.node, site.rail, self.nodes_per_leaf, tiers)
 
 
 class FatTreeTable(TieredTable):
@@ -185,7 +198,6 @@ class FatTreeTable(TieredTable):
 
     def build(self, builder: LinkBuilder, site: Site) -> Joined:
         tree = fat_tree.Tree(
-            nics_per_leaf=site.nics * self.nodes_per_leaf,
             leaves_per_pod=self.leaves_per_pod,
             spines=self.spines_per_pod,
             cores=self.cores_per_spine,
@@ -195,7 +207,7 @@ class FatTreeTable(TieredTable):
             core_uplink=(self.core_uplink or self.uplink).build(),
             switch=self.built_switch(),
         )
-        return fat_tree.build(builder, site.n_nics, tree)
+        return fat_tree.build(builder, site.node // self.nodes_per_leaf, tree)
 
 
 class NvlinkDomainTable(FabricTable):
@@ -225,6 +237,7 @@ class NvlinkDomainTable(FabricTable):
         return self.scale_out.n_links(nodes * self.trays_per_node, nics // self.trays_per_node)
 
     def build(self, builder: LinkBuilder, site: Site) -> Joined:
-        trays = replace(site, nodes=site.nodes * self.trays_per_node, nics=site.nics // self.trays_per_node)
+        of = self.trays_per_node
+        trays = Site(tuple(n * of for n in site.counts), tuple(n // of for n in site.nics), site.folder)
         fabric, attached = self.scale_out.build(builder, trays)
         return nvlink_domain.of(fabric), attached

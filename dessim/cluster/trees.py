@@ -10,12 +10,14 @@ routing splits.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from dessim.cluster.graph import Cluster
 from dessim.cluster.links import FloatArray, IntArray
+from dessim.cluster.node import NodeLinks
 from dessim.cluster.policy import Routing, Traffic
 from dessim.cluster.routing import Routes, assemble
 
@@ -67,9 +69,8 @@ class Trees:
 
 
 def sums_in_node(cluster: Cluster) -> bool:
-    """Whether the NVSwitch of a node reduces."""
-    switch = cluster.node.nvswitch
-    return switch is not None and switch.reduces
+    """Whether the NVSwitches of all nodes reduce."""
+    return all(node.nvswitch is not None and node.nvswitch.reduces for node in cluster.nodes)
 
 
 def sums_in_fabric(cluster: Cluster) -> bool:
@@ -86,7 +87,7 @@ def tree_routes(cluster: Cluster, trees: Trees, refuse: bool = True) -> Routes:
     abroad = np.zeros(m, dtype=bool)
     abroad[up_of[cluster.node_of(trees.up) != home[up_of]]] = True
     abroad[down_of[cluster.node_of(trees.down) != home[down_of]]] = True
-    if (cluster.wiring.nvlink_up < 0 or not sums_in_node(cluster)) and not abroad.all():
+    if not sums_in_node(cluster) and not abroad.all():
         raise ValueError(f"the nodes of {cluster.name} have no switch that sums")
     if not sums_in_fabric(cluster) and abroad.any():
         raise ValueError(f"the switches of {cluster.name} do not sum")
@@ -109,12 +110,17 @@ class _Found:
         self.shared: list[tuple[IntArray, FloatArray]] = []
         self.latency = np.zeros(m)
 
-    def member_links(self, rows: IntArray, *hops: IntArray) -> None:
-        """Links of single members: each of them carries a message of its own. Adds the slowest member's latency."""
+    def member_links(self, rows: IntArray, gpu: IntArray, way: Callable[[NodeLinks, IntArray], list[IntArray]]) -> None:
+        """Links of single members, those on the `way` of each GPU of message `rows`: each carries a message of its own.
+
+        Adds the slowest member's latency.
+        """
         slowest = np.zeros(len(self.latency))
-        np.maximum.at(slowest, rows, sum(self.cluster.links.latency[hop] for hop in hops))
+        for kind, some in self.cluster.wiring.by_kind(gpu):
+            of, hops = rows[some], way(kind, gpu[some])
+            np.maximum.at(slowest, of, sum(self.cluster.links.latency[hop] for hop in hops))
+            self.members += [(self._key(of, hop), np.ones(len(of))) for hop in hops]
         self.latency += slowest
-        self.members += [(self._key(rows, hop), np.ones(len(rows))) for hop in hops]
 
     def shared_links(self, rows: IntArray, link: IntArray, weight: FloatArray) -> None:
         """Links between switches: named several times for one message, they carry it once."""
@@ -137,10 +143,9 @@ class _Found:
 
 
 def _inside(found: _Found, trees: Trees, up_of: IntArray, down_of: IntArray, rows: IntArray) -> None:
-    wiring = found.cluster.wiring
     up, down = rows[up_of], rows[down_of]
-    found.member_links(up_of[up], wiring.nvlink_up + trees.up[up])
-    found.member_links(down_of[down], wiring.nvlink_down + trees.down[down])
+    found.member_links(up_of[up], trees.up[up], lambda kind, gpu: [kind.nvlink_up + gpu - kind.run.gpu])
+    found.member_links(down_of[down], trees.down[down], lambda kind, gpu: [kind.nvlink_down + gpu - kind.run.gpu])
 
 
 def _across(found: _Found, trees: Trees, up_of: IntArray, down_of: IntArray, rows: IntArray) -> None:
@@ -149,8 +154,8 @@ def _across(found: _Found, trees: Trees, up_of: IntArray, down_of: IntArray, row
     of_sender, sender = up_of[senders], trees.up[senders]
     of_receiver, receiver = down_of[receivers], trees.down[receivers]
     out, into = wiring.nic_of(sender), wiring.nic_of(receiver)
-    found.member_links(of_sender, *wiring.out(sender))
-    found.member_links(of_receiver, *wiring.into(receiver))
+    found.member_links(of_sender, sender, NodeLinks.out)
+    found.member_links(of_receiver, receiver, NodeLinks.into)
     top = wiring.nic_of(trees.down[trees.down_at[:-1]])  # the leaf where senders meet, as one of its NICs
     highest = np.zeros(len(trees))
     # A tree is laid by destination, so that all leaves agree on its top, unless it is a stripe a spine.

@@ -57,9 +57,11 @@ class Floor:
 
         self._nodes, self._nics, self._gpus = cluster.node_of(gpus), wiring.nic_of(gpus), gpus
         self._overhead = cluster.transport.message_overhead
-        self._nic_rate = float(cluster.node.nic.capacity)
+        self._nic_rate = max(node.nic.capacity for node in cluster.nodes)
         self._nic_latency = least("nic_up") + least("nic_down")
-        self._nvlink = cluster.node.nvlink
+        nvlinks = [node.nvlink.capacity for node in cluster.nodes if node.nvlink is not None]
+        # Where a kind of node has none, its GPUs have other ways, which nobody bounds here.
+        self._nvlink = max(nvlinks) if len(nvlinks) == len(cluster.nodes) else None
         self._node_latency = 0.0
         if self._nvlink is not None:
             self._node_latency = least("nvlink_up") + least("nvlink_down")
@@ -79,7 +81,7 @@ class Floor:
             least = max(least, self._nic_latency + wire)
         if self._nvlink is not None and not across.all():
             busiest = _busiest(stage.dst[~across], stage.size[~across])
-            wire = busiest / self._nvlink.capacity + self._overhead
+            wire = busiest / self._nvlink + self._overhead
             least = max(least, self._node_latency + wire)
         return least
 

@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 import simpy
 
-from dessim.cluster import Cluster
+from dessim.cluster import Cluster, Gpu
 from dessim.cluster.trees import sums_in_fabric, sums_in_node
 from dessim.collectives import Layout, Options, Stage, algorithms_for, schedule
 from dessim.collectives.choose import Floor, fastest
@@ -113,6 +113,7 @@ class Collectives:
         self._built = self._routed = routed  # as built, and as it is now
         self.cluster = routed.cluster
         ranks = {name: np.asarray(members, dtype=np.int64) for name, members in groups.items()}
+        self._seats = seats
         self._gpus = {name: of if seats is None else seats[of] for name, of in ranks.items()}
         self._layouts = {name: layout_of(self.cluster, gpus) for name, gpus in self._gpus.items()}
         self._wanted, self._options = dict(algorithms or {}), options
@@ -120,6 +121,11 @@ class Collectives:
         self.error = 0.0
         self.used = np.zeros(len(self.cluster.links), dtype=bool)
         self._chosen: dict[tuple[object, ...], str] = {}
+
+    def gpu_of(self, rank: int) -> Gpu:
+        """What a rank computes on."""
+        ((gpu, _),) = self.cluster.devices([rank if self._seats is None else self._seats[rank]])
+        return gpu
 
     def reroute(self, cluster: Cluster) -> None:
         """Stages that begin from now on take the ways of `cluster`, another state of what was built."""

@@ -94,12 +94,7 @@ class Counters:
     def _capacity(self) -> Floats:
         """Of each class: of a server's links only where the server took part."""
         links = self._links
-        node_of = np.concatenate(
-            [
-                np.arange(layer.count) // layer.per_node if layer.per_node else np.full(layer.count, -1)
-                for layer in links.layers
-            ]
-        )
+        node_of = np.concatenate([layer.nodes() for layer in links.layers])
         node = np.maximum(node_of[links.src], node_of[links.dst])
         took_part = np.zeros(node_of.max(initial=0) + 2, dtype=bool)
         took_part[node[self._touched]] = True

@@ -41,7 +41,7 @@ class Run:
         self.record = Record(workload.n_ranks, tuple(c.ranks for c in workload.classes))
         self.kinds = collectives.cluster.links.kinds
         self.over: list[list[simpy.Event]] = []
-        self.devices = [Device(env, collectives.cluster.gpu.comm_sm_share) for _ in workload.classes]
+        self.devices = [Device(env, collectives.gpu_of(c.ranks[0]).comm_sm_share) for c in workload.classes]
         self.moving = 0  # collectives under way
         self.paused: Callable[[], object] | None = None  # called when the last of them is over
 

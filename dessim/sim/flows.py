@@ -183,7 +183,7 @@ def incidence(
 def on_cluster(cluster: Cluster, n_flows: int, flow: Ints, link: Ints, weight: Floats) -> Incidence:
     """The network of flows on a cluster's links, within what its transport can do."""
     links, transport = cluster.links, cluster.transport
-    limited = transport.flow_rate < cluster.node.nic.capacity  # else the NIC says so already
+    limited = transport.flow_rate < max(node.nic.capacity for node in cluster.nodes)  # else NICs say so already
     if not limited and not transport.fan_in:
         return Incidence(n_flows, flow, link, weight, links.capacity)
     receives = links.kind == links.kinds.index("nic_down")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import networkx as nx
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from small_clusters import build, clusters, hosts, link
@@ -12,7 +13,7 @@ from dessim.cluster import Cluster, describe
 
 def maximum_flow(cluster: Cluster) -> float:
     """GPUs of the first half of the nodes to all others, by networkx."""
-    graph, half = cluster.graph(), cluster.n_nodes // 2 * cluster.gpus_per_node
+    graph, half = cluster.graph(), int((cluster.node_of(np.arange(cluster.n_gpus)) < cluster.n_nodes // 2).sum())
     for gpu in range(cluster.n_gpus):
         edge = ("source", f"gpu{gpu}") if gpu < half else (f"gpu{gpu}", "target")
         graph.add_edge(*edge)  # no capacity attribute: unlimited

@@ -48,7 +48,7 @@ def test_packed_fills_servers_and_leaves_in_order() -> None:
 @given(clusters(), st.data())
 def test_spread_deals_servers_evenly_over_the_switches(cluster: Cluster, data: st.DataObject) -> None:
     n = data.draw(st.integers(1, cluster.n_nodes))
-    gpus = place(cluster, everything(cluster), n * cluster.gpus_per_node, "spread")
+    gpus = place(cluster, everything(cluster), n * cluster.node.gpus, "spread")
     servers = np.unique(cluster.node_of(gpus))
     switches, room = np.unique(first_hop(cluster), return_counts=True)
     got = {s: int((first_hop(cluster)[servers] == s).sum()) for s in switches.tolist()}

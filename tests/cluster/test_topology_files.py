@@ -84,7 +84,7 @@ def test_the_readme_example_loads(tmp_path: Path) -> None:
     path.write_text(text.split("```toml\n")[1].split("```")[0])
     cluster = load_cluster(path)
     assert check(cluster) == []
-    assert cluster.fabric.oversubscription(48e9) == pytest.approx(2.0)
+    assert cluster.fabric.oversubscription(cluster.wiring.nic_capacity()) == pytest.approx(2.0)
 
 
 def test_unknown_keys_and_missing_keys_are_reported_together(tmp_path: Path) -> None:

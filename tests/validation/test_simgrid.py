@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 
 from dessim.cluster import Cluster, load_cluster
 from dessim.cluster.links import IntArray, LinkBuilder
-from dessim.cluster.node import add_node_layers, add_node_links
+from dessim.cluster.node import Run, add_node_layers
 from dessim.cluster.parts import Link, Node
 from dessim.cluster.routing import Pick, Segment
+from dessim.cluster.wiring import add_wiring
 from dessim.sim.flows import route_flows
 from dessim.sim.network import Network
 from dessim.trace.schema import Collective
@@ -59,10 +60,10 @@ class RandomFabric:
                 parts.append(Segment(np.array([row]), self.first + links[:1], step))
         return parts
 
-    def bisection(self, nic_capacity: float, first_half: IntArray) -> float:
+    def bisection(self, nic_capacity: np.ndarray, first_half: IntArray) -> float:
         return np.inf
 
-    def oversubscription(self, nic_capacity: float) -> float:
+    def oversubscription(self, nic_capacity: np.ndarray) -> float:
         return 1.0
 
     def port_problems(self) -> list[str]:
@@ -92,19 +93,18 @@ def networks(draw: st.DrawFn) -> tuple[Cluster, list[tuple[int, list[tuple[int, 
 def random_cluster(nic: int, capacity: list[int], ways: dict[tuple[int, int], list[np.ndarray]]) -> Cluster:
     node = Node(gpus=1, nics=1, nic=Link("nic", nic * GB, 1.0, 0.0, "test"))
     builder = LinkBuilder()
-    vertices = add_node_layers(builder, node, HOSTS)
+    run = Run(node, HOSTS)
+    vertices = add_node_layers(builder, run)
     middle = builder.add_layer("leaf", len(capacity) + 1)
     inner = [
         builder.add_links("inner", Link("inner", c * GB, 1.0, 0.0, "test"), [middle + i], [middle + i + 1])
         for i, c in enumerate(capacity)
     ]
-    wiring = add_node_links(builder, node, HOSTS, vertices, np.full(HOSTS, middle), 0.0)
+    wiring = add_wiring(builder, [run], [vertices], np.full(HOSTS, middle), 0.0)
     bed = load_cluster("one-switch_16")
     fabric = RandomFabric(ways, inner[0])
     ideal = replace(bed.transport, message_overhead=0.0, op_overhead=0.0)
-    return replace(
-        bed, n_nodes=HOSTS, fabric=fabric, wiring=wiring, links=builder.freeze(), transport=ideal, name="random"
-    )
+    return replace(bed, fabric=fabric, wiring=wiring, links=builder.freeze(), transport=ideal, name="random")
 
 
 def batch_ends(cluster: Cluster, batches: list[Any]) -> list[float]:

@@ -39,8 +39,28 @@ def numbers(choice: IntArray | None, m: int, k: int) -> IntArray:
     return np.broadcast_to(np.arange(k), (m, k)) if choice is None else choice[:, None]
 
 
+def port_on(home: IntArray) -> IntArray:
+    """Which of the NICs on its switch each NIC is [n_nics]; `home` [n_nics], the switch of each, must not fall."""
+    port: IntArray = np.arange(len(home)) - np.searchsorted(home, home)
+    return port
+
+
+def fullest(home: IntArray, nic_capacity: FloatArray) -> float:
+    """Bytes/s that the NICs of the fullest switch send."""
+    return float(np.bincount(home, nic_capacity).max())
+
+
+def halves(
+    home: IntArray, first_half: IntArray, nic_capacity: FloatArray, switches: int
+) -> tuple[FloatArray, FloatArray]:
+    """Bytes/s of the NICs on each switch [switches]: those of the first half, and the others."""
+    supply: FloatArray = np.bincount(home, nic_capacity * first_half, minlength=switches).astype(np.float64)
+    demand: FloatArray = np.bincount(home, nic_capacity * (1 - first_half), minlength=switches).astype(np.float64)
+    return supply, demand
+
+
 def between_halves(
-    home: IntArray, first_half: IntArray, nic_capacity: float, cables: Cables, group: IntArray | None = None
+    home: IntArray, first_half: IntArray, nic_capacity: FloatArray, cables: Cables, group: IntArray | None = None
 ) -> float:
     """Bytes/s from the NICs of the first half to the others, where NIC i is on switch `home[i]`.
 
@@ -49,8 +69,7 @@ def between_halves(
     halves, and those between the groups that belong rather to one than to the other (`group` [switches]).
     """
     switches = len(group) if group is not None else int(max(home.max(), cables.tail.max(initial=0))) + 1
-    supply = nic_capacity * np.bincount(home[first_half == 1], minlength=switches)
-    demand = nic_capacity * np.bincount(home[first_half == 0], minlength=switches)
+    supply, demand = halves(home, first_half, nic_capacity, switches)
     turned = np.minimum(supply, demand)  # goes to the other half without leaving its switch
     supply, demand = supply - turned, demand - turned
     if len(cables.tail) <= EXACT_CABLES:

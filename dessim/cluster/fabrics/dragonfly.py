@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dessim.cluster.fabrics.direct import Cables, between_halves, numbers, port_sentences
-from dessim.cluster.links import IntArray, LinkBuilder
+from dessim.cluster.fabrics.direct import Cables, between_halves, fullest, numbers, port_sentences
+from dessim.cluster.links import FloatArray, IntArray, LinkBuilder
 from dessim.cluster.parts import Link, Switch
 from dessim.cluster.routing import NO_LINK, Pick, Segment, ways
 
@@ -70,7 +70,6 @@ class Shape:
     """What a file says."""
 
     links: Globals
-    nics_per_router: int
     local: Link
     cable: Link
     switch: Switch | None
@@ -83,14 +82,14 @@ class Shape:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Dragonfly:
-    """NIC i sits on router `i // nics_per_router`; router r is in group `r // a`.
+    """NIC i sits on router `home[i]`; router r is in group `r // a`.
 
     The link from router r to the one with place q in its group is `local + r * (a - 1) + q`, one less where q is beyond
     r's own place; the link from port P of group i `world + i * ports + P`.
     """
 
     shape: Shape
-    n_nics: int
+    home: IntArray
     local: int
     world: int
     cables: Cables
@@ -103,8 +102,8 @@ class Dragonfly:
 
     def segments(self, src: IntArray, dst: IntArray, pick: Pick) -> list[Segment]:
         """Alternatives between groups: the parallel links to the other group, or the groups to go by."""
-        links, per_router = self.shape.links, self.shape.nics_per_router
-        a, b = src // per_router, dst // per_router
+        links = self.shape.links
+        a, b = self.home[src], self.home[dst]
         distance = (b // links.switches - a // links.switches) % links.groups
         near, far = np.flatnonzero((distance == 0) & (a != b)), np.flatnonzero(distance)
         segments = [ways(near, self._within(a[near], b[near] % links.switches)[:, None, None])]
@@ -141,30 +140,26 @@ class Dragonfly:
         there = (group + distance) % links.groups * links.switches + arrives // links.per_switch
         return [self._within(router, port // links.per_switch), self.world + group * links.ports + port], there
 
-    def bisection(self, nic_capacity: float, first_half: IntArray) -> float:
+    def bisection(self, nic_capacity: FloatArray, first_half: IntArray) -> float:
         """For an even number of groups: `copies * (groups / 2)**2` global links, or what the NICs can send."""
-        router = np.arange(self.n_nics) // self.shape.nics_per_router
         group = np.arange(self.shape.routers) // self.shape.links.switches
-        return between_halves(router, first_half, nic_capacity, self.cables, group)
+        return between_halves(self.home, first_half, nic_capacity, self.cables, group)
 
-    def oversubscription(self, nic_capacity: float) -> float:
+    def oversubscription(self, nic_capacity: FloatArray) -> float:
         """Of a router, or of a group to all others, whichever is worse."""
         shape, links = self.shape, self.shape.links
-        nics, in_group = (
-            min(self.n_nics, shape.nics_per_router),
-            min(self.n_nics, shape.nics_per_router * links.switches),
-        )
+        a_router, a_group = (fullest(at, nic_capacity) for at in (self.home, self.home // links.switches))
         out = (links.switches - 1) * shape.local.capacity + links.ports / links.switches * shape.cable.capacity
-        return max(nics * nic_capacity / out, in_group * nic_capacity / (links.ports * shape.cable.capacity))
+        return max(a_router / out, a_group / (links.ports * shape.cable.capacity))
 
     def port_problems(self) -> list[str]:
         """One port a NIC, a local and a global link."""
         links = self.shape.links
-        ports = min(self.n_nics, self.shape.nics_per_router) + links.switches - 1 + links.per_switch
+        ports = int(np.bincount(self.home).max()) + links.switches - 1 + links.per_switch
         return port_sentences(self.switch, {"router": ports})
 
 
-def build(builder: LinkBuilder, n_nics: int, shape: Shape) -> tuple[Dragonfly, IntArray]:
+def build(builder: LinkBuilder, home: IntArray, shape: Shape) -> tuple[Dragonfly, IntArray]:
     """The fabric, and the vertex each NIC is attached to."""
     of = shape.links.switches
     first = builder.add_layer("router", shape.routers)
@@ -175,4 +170,4 @@ def build(builder: LinkBuilder, n_nics: int, shape: Shape) -> tuple[Dragonfly, I
     local = builder.add_links("local", shape.local, first + router, first + peer, extra_latency=extra)
     world = builder.add_links("global", shape.cable, first + tail, first + head, extra_latency=extra)
     cables = Cables.join((router, peer, shape.local.capacity), (tail, head, shape.cable.capacity))
-    return Dragonfly(shape, n_nics, local, world, cables), first + np.arange(n_nics) // shape.nics_per_router
+    return Dragonfly(shape, home, local, world, cables), first + home

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dessim.cluster.fabrics.direct import Cables, between_halves, numbers, port_sentences
+from dessim.cluster.fabrics.direct import Cables, between_halves, fullest, numbers, port_sentences
 from dessim.cluster.fabrics.dragonfly import Globals
-from dessim.cluster.links import IntArray, LinkBuilder
+from dessim.cluster.links import FloatArray, IntArray, LinkBuilder
 from dessim.cluster.parts import Link, Switch
 from dessim.cluster.routing import NO_LINK, Pick, Segment, ways
 
@@ -26,27 +26,22 @@ class Shape:
 
     links: Globals
     leaves: int
-    nics_per_leaf: int
     local: Link
     cable: Link
     switch: Switch | None
     valiant: bool
 
-    @property
-    def group_nics(self) -> int:
-        return self.leaves * self.nics_per_leaf
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DragonflyPlus:
-    """NIC i is on leaf `i // nics_per_leaf`, leaf l in group `l // leaves`.
+    """NIC i is on leaf `home[i]`, leaf l in group `l // leaves`.
 
     From leaf l to spine s of its group goes link `up + l * spines + s`, back `down + l * spines + s`; from port P of
     group i `world + i * ports + P`.
     """
 
     shape: Shape
-    n_nics: int
+    home: IntArray
     up: int
     down: int
     world: int
@@ -61,7 +56,7 @@ class DragonflyPlus:
     def segments(self, src: IntArray, dst: IntArray, pick: Pick) -> list[Segment]:
         """Alternatives: in a group the spines; between groups the parallel links, or the groups to go by."""
         shape, links, spines = self.shape, self.shape.links, self.shape.links.switches
-        a, b = src // shape.nics_per_leaf, dst // shape.nics_per_leaf
+        a, b = self.home[src], self.home[dst]
         distance = (b // shape.leaves - a // shape.leaves) % links.groups
         near, far = np.flatnonzero((distance == 0) & (a != b)), np.flatnonzero(distance)
         spine = numbers(pick(near, spines, dst[near] % spines), len(near), spines)
@@ -97,28 +92,27 @@ class DragonflyPlus:
         port, arrives = links.port(distance, copy), links.port(links.groups - distance, copy)
         return port // links.per_switch, self.world + group * links.ports + port, arrives // links.per_switch
 
-    def bisection(self, nic_capacity: float, first_half: IntArray) -> float:
+    def bisection(self, nic_capacity: FloatArray, first_half: IntArray) -> float:
         """For an even number of groups: `copies * (groups / 2)**2` global links, or what the NICs can send."""
-        leaf = np.arange(self.n_nics) // self.shape.nics_per_leaf
         groups = np.arange(self.shape.links.groups)
         group = np.concatenate([np.repeat(groups, self.shape.leaves), np.repeat(groups, self.shape.links.switches)])
-        return between_halves(leaf, first_half, nic_capacity, self.cables, group)
+        return between_halves(self.home, first_half, nic_capacity, self.cables, group)
 
-    def oversubscription(self, nic_capacity: float) -> float:
+    def oversubscription(self, nic_capacity: FloatArray) -> float:
         """Of a leaf to its spines, or of a group to all others, whichever is worse."""
         shape, links = self.shape, self.shape.links
-        a_leaf, a_group = min(self.n_nics, shape.nics_per_leaf), min(self.n_nics, shape.group_nics)
-        ratio = a_leaf * nic_capacity / (links.switches * shape.local.capacity)
-        return max(ratio, a_group * nic_capacity / (links.ports * shape.cable.capacity))
+        a_leaf, a_group = (fullest(at, nic_capacity) for at in (self.home, self.home // shape.leaves))
+        ratio = a_leaf / (links.switches * shape.local.capacity)
+        return max(ratio, a_group / (links.ports * shape.cable.capacity))
 
     def port_problems(self) -> list[str]:
         """Leaves need a port a NIC and a spine, spines a port a leaf and a global link."""
         shape, links = self.shape, self.shape.links
-        leaf = min(self.n_nics, shape.nics_per_leaf) + links.switches
+        leaf = int(np.bincount(self.home).max()) + links.switches
         return port_sentences(self.switch, {"leaf": leaf, "spine": shape.leaves + links.per_switch})
 
 
-def build(builder: LinkBuilder, n_nics: int, shape: Shape) -> tuple[DragonflyPlus, IntArray]:
+def build(builder: LinkBuilder, home: IntArray, shape: Shape) -> tuple[DragonflyPlus, IntArray]:
     """The fabric, and the vertex each NIC is attached to."""
     groups, spines, leaves = shape.links.groups, shape.links.switches, shape.leaves
     first = builder.add_layer("leaf", groups * leaves)
@@ -132,4 +126,4 @@ def build(builder: LinkBuilder, n_nics: int, shape: Shape) -> tuple[DragonflyPlu
     world = builder.add_links("global", shape.cable, first + tail, first + head, extra_latency=extra)
     local = shape.local.capacity
     cables = Cables.join((leaf, spine, local), (spine, leaf, local), (tail, head, shape.cable.capacity))
-    return DragonflyPlus(shape, n_nics, up, down, world, cables), first + np.arange(n_nics) // shape.nics_per_leaf
+    return DragonflyPlus(shape, home, up, down, world, cables), first + home

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dessim.cluster.links import IntArray, LinkBuilder
+from dessim.cluster.fabrics.direct import fullest, halves, port_on
+from dessim.cluster.links import FloatArray, IntArray, LinkBuilder
 from dessim.cluster.parts import Link, Switch
 from dessim.cluster.routing import Pick, Segment, path, spread
 
@@ -22,7 +23,6 @@ from dessim.cluster.routing import Pick, Segment, path, spread
 class Tree:
     """What a file says about the three tiers; spines are counted a pod, cores a spine (that is, a plane)."""
 
-    nics_per_leaf: int
     leaves_per_pod: int
     spines: int
     cores: int
@@ -45,14 +45,17 @@ class Tree:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FatTree:
-    """NIC i is on leaf `i // nics_per_leaf`, leaf l in pod `l // leaves_per_pod`.
+    """NIC i is on leaf `home[i]`, leaf l in pod `l // leaves_per_pod`.
 
     From leaf l to spine s of its pod goes link `leaf_up + l * spines + s`; from spine s of pod p to core c of plane s
     link `spine_up + (p * spines + s) * cores + c`. Those back are `leaf_down`, `spine_down` with the same offsets.
+    NIC i is number `port[i]` of its leaf's, `in_pod[i]` of its pod's [n_nics].
     """
 
     tree: Tree
-    n_nics: int
+    home: IntArray
+    port: IntArray
+    in_pod: IntArray
     leaf_up: int
     leaf_down: int
     spine_up: int
@@ -66,7 +69,7 @@ class FatTree:
 
     @property
     def leaves(self) -> int:
-        return -(-self.n_nics // self.tree.nics_per_leaf)
+        return int(self.home[-1]) + 1
 
     @property
     def pods(self) -> int:
@@ -78,15 +81,14 @@ class FatTree:
         Alternative j of the latter is spine `j // cores` with its core `j % cores`.
         """
         tree = self.tree
-        a, b = src // tree.nics_per_leaf, dst // tree.nics_per_leaf
+        a, b = self.home[src], self.home[dst]
         pod_a, pod_b = a // tree.leaves_per_pod, b // tree.leaves_per_pod
         near, far = np.flatnonzero((a != b) & (pod_a == pod_b)), np.flatnonzero(pod_a != pod_b)
         up, down = self.leaf_up + a * tree.spines, self.leaf_down + b * tree.spines
         over = tree.spines * tree.cores
         core_up, core_down = self.spine_up + pod_a[far] * over, self.spine_down + pod_b[far] * over
         # D-mod-k: a digit of the destination for each tier, so that a shift never meets itself.
-        port, in_pod = dst % tree.nics_per_leaf, dst % (tree.nics_per_leaf * tree.leaves_per_pod)
-        static = port % tree.spines
+        static, in_pod = self.port[dst] % tree.spines, self.in_pod[dst]
         spine = pick(near, tree.spines, static[near])
         core = pick(far, over, (static * tree.cores + in_pod // tree.spines % tree.cores)[far])
         # Twins: whatever leaves a leaf loads its uplinks alike, whatever leaves a pod all links of the pod to the
@@ -107,15 +109,13 @@ class FatTree:
             segments.append(path(far, up[far] + above, core_up + core, core_down + core, down[far] + above))
         return segments
 
-    def bisection(self, nic_capacity: float, first_half: IntArray) -> float:
+    def bisection(self, nic_capacity: FloatArray, first_half: IntArray) -> float:
         """Closed form of the maximum flow from one half to the other, tier by tier.
 
         Traffic turns round at the lowest switch that both halves share: that uses no uplink. What is left of a leaf
         goes up as far as its uplinks carry it, meets what comes from the other leaves of the pod, and so on.
         """
-        leaf = np.arange(self.n_nics) // self.tree.nics_per_leaf
-        supply = nic_capacity * np.bincount(leaf[first_half == 1], minlength=self.leaves)
-        demand = nic_capacity * np.bincount(leaf[first_half == 0], minlength=self.leaves)
+        supply, demand = halves(self.home, first_half, nic_capacity, self.leaves)
         at_leaves = np.minimum(supply, demand)
         pod = np.arange(self.leaves) // self.tree.leaves_per_pod
         rising = np.bincount(pod, np.minimum(supply - at_leaves, self.tree.leaf_uplinks))
@@ -125,12 +125,12 @@ class FatTree:
         downward = np.minimum(falling - at_spines, self.tree.pod_uplinks).sum()
         return float(at_leaves.sum() + at_spines.sum() + min(upward, downward))
 
-    def oversubscription(self, nic_capacity: float) -> float:
+    def oversubscription(self, nic_capacity: FloatArray) -> float:
         """Of the fullest leaf or of the fullest pod, whichever is worse."""
-        a_leaf = min(self.n_nics, self.tree.nics_per_leaf)
-        a_pod = min(self.n_nics, self.tree.nics_per_leaf * self.tree.leaves_per_pod)
-        ratio = a_leaf * nic_capacity / self.tree.leaf_uplinks if self.leaves > 1 else 1.0
-        return max(ratio, a_pod * nic_capacity / self.tree.pod_uplinks) if self.pods > 1 else ratio
+        a_leaf = fullest(self.home, nic_capacity)
+        a_pod = fullest(self.home // self.tree.leaves_per_pod, nic_capacity)
+        ratio = a_leaf / self.tree.leaf_uplinks if self.leaves > 1 else 1.0
+        return max(ratio, a_pod / self.tree.pod_uplinks) if self.pods > 1 else ratio
 
     def port_problems(self) -> list[str]:
         """One port a NIC and a cable."""
@@ -139,7 +139,7 @@ class FatTree:
             return []
         up, over = tree.links_per_spine, tree.links_per_core
         needs = {
-            "leaf": min(self.n_nics, tree.nics_per_leaf) + tree.spines * up,
+            "leaf": int(self.port.max()) + 1 + tree.spines * up,
             "spine": min(self.leaves, tree.leaves_per_pod) * up + tree.cores * over,
             "core": self.pods * over,
         }
@@ -147,9 +147,9 @@ class FatTree:
         return [f"a {tier} needs {ports} ports, {has}" for tier, ports in needs.items() if ports > switch.ports]
 
 
-def build(builder: LinkBuilder, n_nics: int, tree: Tree) -> tuple[FatTree, IntArray]:
-    """The fabric, and the vertex each NIC is attached to: consecutive NICs share a leaf."""
-    leaves = -(-n_nics // tree.nics_per_leaf)
+def build(builder: LinkBuilder, home: IntArray, tree: Tree) -> tuple[FatTree, IntArray]:
+    """The fabric, and the vertex each NIC is attached to: a vertex of leaf `home` [n_nics]."""
+    leaves = int(home[-1]) + 1
     pods = -(-leaves // tree.leaves_per_pod)
     leaf0 = builder.add_layer("leaf", leaves)
     spine0 = builder.add_layer("spine", pods * tree.spines)
@@ -162,10 +162,12 @@ def build(builder: LinkBuilder, n_nics: int, tree: Tree) -> tuple[FatTree, IntAr
     near, far = tree.links_per_spine, tree.links_per_core
     fabric = FatTree(
         tree,
-        n_nics,
+        home,
+        port_on(home),
+        port_on(home // tree.leaves_per_pod),
         leaf_up=builder.add_links("leaf_up", tree.uplink, below, above, extra_latency=extra, bundle=near),
         leaf_down=builder.add_links("leaf_down", tree.uplink, above, below, extra_latency=extra, bundle=near),
         spine_up=builder.add_links("spine_up", tree.core_uplink, middle, top, extra_latency=extra, bundle=far),
         spine_down=builder.add_links("spine_down", tree.core_uplink, top, middle, extra_latency=extra, bundle=far),
     )
-    return fabric, leaf0 + np.arange(n_nics) // tree.nics_per_leaf
+    return fabric, leaf0 + home

@@ -122,16 +122,16 @@ class Graph:
             at = self.cables.head[found]
         return self.first + links
 
-    def bisection(self, nic_capacity: float, first_half: IntArray) -> float:
+    def bisection(self, nic_capacity: FloatArray, first_half: IntArray) -> float:
         """The maximum flow, or a cut that is no less (`between_halves`)."""
         return between_halves(self.home, first_half, nic_capacity, self.cables)
 
-    def oversubscription(self, nic_capacity: float) -> float:
+    def oversubscription(self, nic_capacity: FloatArray) -> float:
         """Of the worst switch: its NICs over its cables to others."""
-        nics = np.bincount(self.home, minlength=len(self.names))
+        enters = np.bincount(self.home, nic_capacity, minlength=len(self.names))
         out = np.bincount(self.cables.tail, self.cables.capacity, minlength=len(self.names))
-        with_both = (nics > 0) & (out > 0)
-        return float((nics[with_both] * nic_capacity / out[with_both]).max(initial=0.0)) or 1.0
+        with_both = (enters > 0) & (out > 0)
+        return float((enters[with_both] / out[with_both]).max(initial=0.0)) or 1.0
 
     def port_problems(self) -> list[str]:
         """One port a NIC and a cable."""
@@ -141,8 +141,10 @@ class Graph:
         return port_sentences(self.switch, {f"switch {self.names[worst]}": int(ports[worst])})
 
 
-def build(builder: LinkBuilder, nics: int, plan: Plan, cable: Link, switch: Switch | None) -> tuple[Graph, IntArray]:
-    """The fabric, and the vertex each NIC is attached to; `nics` a node.
+def build(
+    builder: LinkBuilder, node: IntArray, plan: Plan, cable: Link, switch: Switch | None
+) -> tuple[Graph, IntArray]:
+    """The fabric, and the vertex each NIC is attached to; NIC i is of node `node[i]`.
 
     Raises ValueError where nodes cannot reach each other, or by too many ways.
     """
@@ -160,7 +162,7 @@ def build(builder: LinkBuilder, nics: int, plan: Plan, cable: Link, switch: Swit
     ]
     capacity = np.array([(edge.link or cable).capacity * edge.cables for _, _, edge in both], dtype=np.float64)
     at = np.searchsorted(tail, np.arange(len(plan.switches) + 1))
-    home = np.repeat(np.arange(len(plan.switches)), np.array(plan.nodes) * nics)
+    home = np.repeat(np.arange(len(plan.switches)), np.array(plan.nodes))[node]
     distance, count = _shortest(at, head)
     used = np.unique(home)
     far, most = distance[np.ix_(used, used)], count[np.ix_(used, used)]

@@ -14,9 +14,9 @@ from itertools import permutations
 
 import numpy as np
 
-from dessim.cluster.fabrics.direct import Cables, between_halves, numbers, port_sentences
+from dessim.cluster.fabrics.direct import Cables, between_halves, fullest, numbers, port_sentences
 from dessim.cluster.fabrics.torus import AXES
-from dessim.cluster.links import IntArray, LinkBuilder
+from dessim.cluster.links import FloatArray, IntArray, LinkBuilder
 from dessim.cluster.parts import Link, Switch
 from dessim.cluster.routing import Pick, Segment, ways
 
@@ -27,7 +27,6 @@ class Shape:
 
     size: tuple[int, ...]
     cables: tuple[int, ...]
-    nics_per_router: int
     cable: Link
     switch: Switch | None
 
@@ -48,14 +47,14 @@ class Shape:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HyperX:
-    """NIC i sits on router `i // nics_per_router`.
+    """NIC i sits on router `home[i]`.
 
     The link from router r to the one at place q of its line along dimension d is `line[d] + r * (size[d] - 1) + q`, one
     less where q is beyond r's own place.
     """
 
     shape: Shape
-    n_nics: int
+    home: IntArray
     line: tuple[int, ...]
     cables: Cables
     kind: str = "hyperx"
@@ -68,7 +67,7 @@ class HyperX:
     def segments(self, src: IntArray, dst: IntArray, pick: Pick) -> list[Segment]:
         """Alternatives are the orders in which to go along the dimensions that differ."""
         size, strides, line = np.array(self.shape.size), np.array(self.shape.strides), np.array(self.line)
-        a, b = src // self.shape.nics_per_router, dst // self.shape.nics_per_router
+        a, b = self.home[src], self.home[dst]
         place_a, place_b = a[:, None] // strides % size, b[:, None] // strides % size
         differs = place_a != place_b
         distance = differs.sum(axis=1)
@@ -90,22 +89,20 @@ class HyperX:
             segments.append(ways(rows, links))
         return segments
 
-    def bisection(self, nic_capacity: float, first_half: IntArray) -> float:
+    def bisection(self, nic_capacity: FloatArray, first_half: IntArray) -> float:
         """For halves of an even first dimension of n: `cables * n / 4 * routers` cables, or what the NICs can send."""
-        router = np.arange(self.n_nics) // self.shape.nics_per_router
-        return between_halves(router, first_half, nic_capacity, self.cables)
+        return between_halves(self.home, first_half, nic_capacity, self.cables)
 
-    def oversubscription(self, nic_capacity: float) -> float:
+    def oversubscription(self, nic_capacity: FloatArray) -> float:
         """Of a router: its NICs over its cables to others."""
-        nics = min(self.n_nics, self.shape.nics_per_router)
-        return nics * nic_capacity / (self.shape.ports * self.shape.cable.capacity)
+        return fullest(self.home, nic_capacity) / (self.shape.ports * self.shape.cable.capacity)
 
     def port_problems(self) -> list[str]:
         """One port a NIC and a cable."""
-        return port_sentences(self.switch, {"router": min(self.n_nics, self.shape.nics_per_router) + self.shape.ports})
+        return port_sentences(self.switch, {"router": int(np.bincount(self.home).max()) + self.shape.ports})
 
 
-def build(builder: LinkBuilder, n_nics: int, shape: Shape) -> tuple[HyperX, IntArray]:
+def build(builder: LinkBuilder, home: IntArray, shape: Shape) -> tuple[HyperX, IntArray]:
     """The fabric, and the vertex each NIC is attached to."""
     first = builder.add_layer("router", shape.routers)
     extra = shape.switch.latency if shape.switch else 0.0
@@ -119,5 +116,5 @@ def build(builder: LinkBuilder, n_nics: int, shape: Shape) -> tuple[HyperX, IntA
         )
         line.append(link)
         parts.append((router, peer, shape.cable.capacity * cables))
-    fabric = HyperX(shape, n_nics, tuple(line), Cables.join(*parts))
-    return fabric, first + np.arange(n_nics) // shape.nics_per_router
+    fabric = HyperX(shape, home, tuple(line), Cables.join(*parts))
+    return fabric, first + home

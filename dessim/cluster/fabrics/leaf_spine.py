@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dessim.cluster.links import IntArray, LinkBuilder
+from dessim.cluster.fabrics.direct import fullest, halves, port_on
+from dessim.cluster.links import FloatArray, IntArray, LinkBuilder
 from dessim.cluster.parts import Link, Switch
 from dessim.cluster.routing import Pick, Segment, path, spread
 
@@ -58,25 +59,23 @@ class LeafSpine:
         # Split flows load all uplinks of a leaf alike, and all its downlinks.
         return [Segment(rows, np.stack([up, down], axis=1), spread(self.spines, 2), twins=True)]
 
-    def bisection(self, nic_capacity: float, first_half: IntArray) -> float:
+    def bisection(self, nic_capacity: FloatArray, first_half: IntArray) -> float:
         """Closed form of the maximum flow from one half to the other.
 
         In a leaf that both halves share, traffic turns round at the leaf first: that uses no uplink and never costs
         more than it brings. What is left goes up as far as the uplinks carry it, and comes down elsewhere.
         """
-        inside = np.bincount(self.leaf[first_half == 1], minlength=self.leaves)
-        outside = np.bincount(self.leaf[first_half == 0], minlength=self.leaves)
+        inside, outside = halves(self.leaf, first_half, nic_capacity, self.leaves)
         turned = np.minimum(inside, outside)
-        upward = np.minimum((inside - turned) * nic_capacity, self.uplinks).reshape(self.parts, -1).sum(axis=1)
-        downward = np.minimum((outside - turned) * nic_capacity, self.uplinks).reshape(self.parts, -1).sum(axis=1)
-        return float(turned.sum() * nic_capacity + np.minimum(upward, downward).sum())
+        upward = np.minimum(inside - turned, self.uplinks).reshape(self.parts, -1).sum(axis=1)
+        downward = np.minimum(outside - turned, self.uplinks).reshape(self.parts, -1).sum(axis=1)
+        return float(turned.sum() + np.minimum(upward, downward).sum())
 
-    def oversubscription(self, nic_capacity: float) -> float:
+    def oversubscription(self, nic_capacity: FloatArray) -> float:
         """Of the fullest leaf."""
         if self.leaves == self.parts:
             return 1.0
-        fullest = int(np.bincount(self.leaf).max())
-        return fullest * nic_capacity / self.uplinks
+        return fullest(self.leaf, nic_capacity) / self.uplinks
 
     def port_problems(self) -> list[str]:
         """Leaves need a port a NIC and a cable, spines a port a cable."""
@@ -103,10 +102,9 @@ class Tiers:
     switch: Switch | None
 
 
-def build(builder: LinkBuilder, n_nics: int, nics_per_leaf: int, tiers: Tiers) -> tuple[LeafSpine, IntArray]:
-    """The fabric, and the vertex each NIC is attached to: consecutive NICs share a leaf."""
-    nic = np.arange(n_nics)
-    return join(builder, tiers, "leaf_spine", nic // nics_per_leaf, nic % nics_per_leaf)
+def build(builder: LinkBuilder, leaf: IntArray, tiers: Tiers) -> tuple[LeafSpine, IntArray]:
+    """The fabric, and the vertex each NIC is attached to: a vertex of leaf `leaf` [n_nics]."""
+    return join(builder, tiers, "leaf_spine", leaf, port_on(leaf))
 
 
 def join(

@@ -14,10 +14,11 @@ from dessim.cluster.links import IntArray, LinkBuilder
 
 
 def build(
-    builder: LinkBuilder, n_nodes: int, rails: int, nodes_per_pod: int, tiers: Tiers, *, rail_aware: bool
+    builder: LinkBuilder, node: IntArray, rail: IntArray, nodes_per_pod: int, tiers: Tiers, *, rail_aware: bool
 ) -> tuple[LeafSpine, IntArray]:
-    """The fabric, and the vertex each NIC is attached to. Leaf of pod p and rail r is `p * rails + r`."""
-    nic = np.arange(n_nodes * rails)
-    node, rail = nic // rails, nic % rails
-    leaf = node // nodes_per_pod * rails + rail
+    """The fabric, and the vertex each NIC is attached to, which is on rail `rail` of node `node` [n_nics].
+
+    Leaves are numbered pod by pod, then by rail; a rail that no node of a pod has gets no leaf there.
+    """
+    _, leaf = np.unique(node // nodes_per_pod * (rail.max() + 1) + rail, return_inverse=True)
     return join(builder, tiers, "rail_optimised", leaf, node % nodes_per_pod, rail_aware=rail_aware)

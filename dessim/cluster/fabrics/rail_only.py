@@ -7,16 +7,16 @@ another rail changes over before it leaves its node. A rail is one switch, or le
 
 from __future__ import annotations
 
-import numpy as np
-
 from dessim.cluster.fabrics.leaf_spine import LeafSpine, Tiers, join
 from dessim.cluster.links import IntArray, LinkBuilder
 
 
 def build(
-    builder: LinkBuilder, n_nodes: int, rails: int, nodes_per_leaf: int, tiers: Tiers
+    builder: LinkBuilder, node: IntArray, rail: IntArray, nodes_per_leaf: int, tiers: Tiers
 ) -> tuple[LeafSpine, IntArray]:
-    """The fabric, and the vertex each NIC is attached to. Leaf l of rail r is `r * leaves a rail + l`."""
-    node, rail = np.divmod(np.arange(n_nodes * rails), rails)
-    leaf = rail * -(-n_nodes // nodes_per_leaf) + node // nodes_per_leaf
-    return join(builder, tiers, "rail_only", leaf, node % nodes_per_leaf, rail_aware=True, parts=rails)
+    """The fabric, and the vertex each NIC is attached to, which is on rail `rail` of node `node` [n_nics].
+
+    Leaf l of rail r is `r * leaves a rail + l`.
+    """
+    leaf = rail * (int(node[-1]) // nodes_per_leaf + 1) + node // nodes_per_leaf
+    return join(builder, tiers, "rail_only", leaf, node % nodes_per_leaf, rail_aware=True, parts=int(rail.max()) + 1)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dessim.cluster.links import IntArray, LinkBuilder
+from dessim.cluster.links import FloatArray, IntArray, LinkBuilder
 from dessim.cluster.parts import Switch
 from dessim.cluster.routing import Pick, Segment
 
@@ -24,12 +24,11 @@ class SingleSwitch:
         """Nothing lies between the two NIC links."""
         return []
 
-    def bisection(self, nic_capacity: float, first_half: IntArray) -> float:
+    def bisection(self, nic_capacity: FloatArray, first_half: IntArray) -> float:
         """The smaller side's NICs are the bound."""
-        inside = int(first_half.sum())
-        return nic_capacity * min(inside, len(first_half) - inside)
+        return float(min(nic_capacity[first_half == 1].sum(), nic_capacity[first_half == 0].sum()))
 
-    def oversubscription(self, nic_capacity: float) -> float:
+    def oversubscription(self, nic_capacity: FloatArray) -> float:
         """A single switch has no uplinks."""
         return 1.0
 

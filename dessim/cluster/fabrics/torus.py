@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dessim.cluster.fabrics.direct import Cables, between_halves, port_sentences
-from dessim.cluster.links import IntArray, LinkBuilder
+from dessim.cluster.fabrics.direct import Cables, between_halves, fullest, port_sentences
+from dessim.cluster.links import FloatArray, IntArray, LinkBuilder
 from dessim.cluster.parts import Link, Switch
 from dessim.cluster.routing import NO_LINK, Pick, Segment, ways
 
@@ -27,7 +27,6 @@ class Grid:
     """What a file says: `size` routers along each dimension, `cables` in parallel between neighbours."""
 
     size: tuple[int, ...]
-    nics_per_router: int
     cable: Link
     cables: int
     switch: Switch | None
@@ -44,13 +43,13 @@ class Grid:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Torus:
-    """NIC i sits on router `i // nics_per_router`.
+    """NIC i sits on router `home[i]`.
 
     The link from router r one step forward along dimension d is `forward[d] + r`, one step back `backward[d] + r`.
     """
 
     grid: Grid
-    n_nics: int
+    home: IntArray
     forward: tuple[int, ...]
     backward: tuple[int, ...]
     cables: Cables
@@ -64,7 +63,7 @@ class Torus:
     def segments(self, src: IntArray, dst: IntArray, pick: Pick) -> list[Segment]:
         """Dimension after dimension. Bit i of an alternative's number is the way round in the i-th undecided one."""
         size, strides = np.array(self.grid.size), np.array(self.grid.strides)
-        at, goal = src // self.grid.nics_per_router, dst // self.grid.nics_per_router
+        at, goal = self.home[src], self.home[dst]
         target = goal[:, None] // strides % size
         ahead = (target - at[:, None] // strides) % size
         undecided = (2 * ahead == size) & (size > 2)
@@ -99,25 +98,23 @@ class Torus:
         links = np.where(hop < steps, first + at[:, None, None] + (passes - place) * stride, NO_LINK)
         return ways(rows, links)
 
-    def bisection(self, nic_capacity: float, first_half: IntArray) -> float:
+    def bisection(self, nic_capacity: FloatArray, first_half: IntArray) -> float:
         """For halves of an even first dimension of n: two cuts of all rings, `2 * routers / n` cables each way."""
-        router = np.arange(self.n_nics) // self.grid.nics_per_router
-        return between_halves(router, first_half, nic_capacity, self.cables)
+        return between_halves(self.home, first_half, nic_capacity, self.cables)
 
-    def oversubscription(self, nic_capacity: float) -> float:
+    def oversubscription(self, nic_capacity: FloatArray) -> float:
         """Of a router: its NICs over the links to its neighbours."""
         neighbours = sum(2 if n > 2 else 1 for n in self.grid.size)
-        nics = min(self.n_nics, self.grid.nics_per_router)
-        return nics * nic_capacity / (neighbours * self.grid.cables * self.grid.cable.capacity)
+        return fullest(self.home, nic_capacity) / (neighbours * self.grid.cables * self.grid.cable.capacity)
 
     def port_problems(self) -> list[str]:
         """One port a NIC and a cable."""
         neighbours = sum(2 if n > 2 else 1 for n in self.grid.size)
-        ports = min(self.n_nics, self.grid.nics_per_router) + neighbours * self.grid.cables
+        ports = int(np.bincount(self.home).max()) + neighbours * self.grid.cables
         return port_sentences(self.switch, {"router": ports})
 
 
-def build(builder: LinkBuilder, n_nics: int, grid: Grid) -> tuple[Torus, IntArray]:
+def build(builder: LinkBuilder, home: IntArray, grid: Grid) -> tuple[Torus, IntArray]:
     """The fabric, and the vertex each NIC is attached to."""
     first = builder.add_layer("router", grid.routers)
     router = np.arange(grid.routers)
@@ -141,5 +138,5 @@ def build(builder: LinkBuilder, n_nics: int, grid: Grid) -> tuple[Torus, IntArra
             parts.append((router, head, grid.cable.capacity * grid.cables))
         forward.append(blocks[0])
         backward.append(blocks[-1])
-    fabric = Torus(grid, n_nics, tuple(forward), tuple(backward), Cables.join(*parts))
-    return fabric, first + np.arange(n_nics) // grid.nics_per_router
+    fabric = Torus(grid, home, tuple(forward), tuple(backward), Cables.join(*parts))
+    return fabric, first + home

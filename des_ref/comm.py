@@ -108,7 +108,8 @@ class Message:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
+    """Without the place in gloo's source that it starts with."""
+    return str(error).strip().split("\n")[0].rpartition("] ")[2]
 
 
 @dataclass(slots=True)
@@ -128,17 +129,14 @@ class Comm:
 
         Every worker calls it, at the same point. `name` is the group's in a trace.
         """
-        group = self._workers_alone(name) if self.wire is not None else self._everyone(name)
+        # Where some processes serve, they do not hear of it.
+        ranks = list(range(self.world_size)) if self.wire is not None else None
+        group = self._new_group(name, ranks, use_local_synchronization=ranks is not None)
         return Comm(self.rank, self.world_size, self.device, self.backend, wire=self.wire, _group=group)
 
-    def _everyone(self, name: str, backend: str | None = None, timeout: timedelta = _TIMEOUT) -> Any:
-        return dist.new_group(backend=backend or self.backend, timeout=timeout, group_desc=name)
-
-    def _workers_alone(self, name: str) -> Any:
-        """A group that servers need not hear of."""
-        ranks = list(range(self.world_size))
+    def _new_group(self, name: str, ranks: list[int] | None = None, **settings: Any) -> Any:
         return dist.new_group(
-            ranks, _TIMEOUT, self.backend, use_local_synchronization=True, group_desc=name if self.wire else None
+            **{"ranks": ranks, "timeout": _TIMEOUT, "backend": self.backend, "group_desc": name} | settings
         )
 
     def apart(self, servers: int, patience: float) -> Comm:
@@ -150,12 +148,10 @@ class Comm:
         workers = self.world_size - servers
         if workers < 1:
             raise UsageError(f"{servers} of {self.world_size} processes are servers, so no worker is left: start more")
-        group = self._everyone("servers", "gloo", timedelta(seconds=patience))
-        wire = Wire(tuple(range(workers, self.world_size)), patience, group)
-        comm = Comm(self.rank, workers, self.device, self.backend, wire=wire)
-        if self.rank < workers:
-            comm._group = comm._workers_alone("workers")
-        return comm
+        messages = self._new_group("servers", backend="gloo", timeout=timedelta(seconds=patience))
+        wire = Wire(tuple(range(workers, self.world_size)), patience, messages)
+        group = self._new_group("workers", list(range(workers)))
+        return Comm(self.rank, workers, self.device, self.backend, wire=wire, _group=group)
 
     def _launch(self, name: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Handle:
         if self.tap is not None:
@@ -168,6 +164,10 @@ class Comm:
     def all_reduce(self, name: str, tensor: Tensor) -> Handle:
         """Sum `tensor` over all workers, in place."""
         return self._launch(name, dist.all_reduce, tensor)
+
+    def all_reduce_max(self, name: str, tensor: Tensor) -> Handle:
+        """The element-wise maximum of `tensor` over all workers, in place."""
+        return self._launch(name, dist.all_reduce, tensor, dist.ReduceOp.MAX)
 
     def all_gather(self, name: str, out: Tensor, tensor: Tensor) -> Handle:
         """`out` [N * n, ...] becomes the workers' `tensor` [n, ...] in rank order."""

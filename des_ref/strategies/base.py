@@ -45,8 +45,8 @@ class Lane:
 class Optimizers:
     """Of rows, and of replicated weights; `init_std` is the deviation of a new row's values."""
 
-    rows: RowOptimizer = RowAdagrad()
-    dense: DenseOptimizer = DenseOptimizer()
+    rows: RowOptimizer = field(default_factory=RowAdagrad)
+    dense: DenseOptimizer = field(default_factory=DenseOptimizer)
     init_std: float = 0.01
 
 

@@ -198,6 +198,16 @@ def test_red_when_a_round_is_not_summed_on_the_way_back(fields: Path) -> None:
 
 
 @pytest.mark.slow
+def test_green_for_attention_over_ids_that_are_spread(tmp_path: Path) -> None:
+    file = tmp_path / "attention.toml"
+    head = 'schema_version = 1\nname = "attention"\n[input]\nfields = 3\nids_per_sample = 5.0\nvocabulary = 90\n'
+    mlp = '[[operators]]\nkind = "mlp"\nwidths = [4, 3]\n'
+    file.write_text(f'{head}[embedding]\nwidth = 4\npooling = "attention"\n{mlp}')
+    result = certify.certify(case(file, 2, "des_reduce_scatter"))
+    assert passed(result) and {"round_1", "shared_grad"} <= {op["name"] for op in result["ops"]}
+
+
+@pytest.mark.slow
 def test_green_for_means_of_fields_whose_ids_are_spread(tmp_path: Path) -> None:
     file = tmp_path / "mean.toml"
     head = 'schema_version = 1\nname = "mean"\n[input]\nfields = 3\nids_per_sample = 5.0\nvocabulary = 90\n'
@@ -281,6 +291,7 @@ def test_no_nan_is_lost(where: str) -> None:
 def test_red_exits_3(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     bad = {
         "ranks": 2,
+        "equivalent": True,
         "max_loss_diff": 0.0,
         "max_grad_diff": 0.0,
         "max_param_diff": 2e-12,

@@ -82,9 +82,7 @@ def test_train_mistakes(
     assert problem in captured.err and captured.err.count("\n") == 1
 
 
-@pytest.mark.parametrize(
-    "arguments", [["--ranks", "0"], ["--ranks", "two"], ["--strategy", "x"], ["--placement", "field"]]
-)
+@pytest.mark.parametrize("arguments", [["--ranks", "0"], ["--ranks", "two"], ["--strategy", "x"], ["--placement", "x"]])
 def test_certify_mistakes(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run("des_ref.certify", lambda: certify.main(arguments)) == 2
     assert capsys.readouterr().err.count("\n") == 1

@@ -187,7 +187,8 @@ class TraceSession:
         comm.barrier()
         if comm.rank == 0:
             n = comm.world_size
-            measured = {"m": means[0] * n / self._batch, "u": means[1], "U": means[2] * n}
+            holders = 1 if self._strategy.rows_replicated else n  # of different rows
+            measured = {"m": means[0] * n / self._batch, "u": means[1], "U": means[2] * holders}
             if means[3]:
                 measured["q"] = means[3] / self._batch
             walls_us = {"recorded": walls[: self._steps], "plain": walls[self._steps :]}

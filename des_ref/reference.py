@@ -67,10 +67,9 @@ class Reference:
     def _loss(self, p: dict[str, Tensor], batch: Batch) -> Tensor:
         network, samples = self._network, len(batch)
         index = torch.searchsorted(self._vocabulary, batch.ids)
-        plain = Plain(
-            p.get("w"), p.get("v"), index, batch.sample, batch.field, samples, network.fields, network.model.pools_mean
-        )
         dense = {name: p[f"dense.{i}"] for i, name in enumerate(network.dense_names)}
+        pooling = network.model.embedding.pooling, dense.get("operand.a")
+        plain = Plain(p.get("w"), p.get("v"), index, batch.sample, batch.field, samples, network.fields, *pooling)
         masks = network.masks(samples, self._step)
         logits = dense["bias"].expand(samples)
         for kind, operator in network.operators.items():

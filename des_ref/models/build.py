@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from des_ref.embedding.hash_table import RowTable
 from des_ref.embedding.init import normal_rows
 from des_ref.embedding.optim import RowOptimizer
-from des_ref.substitution import operand
+from des_ref.substitution.attention_pool import AttentionPool
 from des_ref.substitution.base import Bags, Local, Operator, identity
 from des_ref.substitution.cin import Cin
 from des_ref.substitution.cross import Cross
@@ -32,8 +32,10 @@ from des_ref.substitution.fm_fields import FmFields
 from des_ref.substitution.head import Head
 from des_ref.substitution.held import Held
 from des_ref.substitution.lr import Lr
+from des_ref.substitution.max_pool import MaxPool
 from des_ref.substitution.mlp import Mlp, MlpOverOperand
 from des_ref.substitution.nfm import Nfm
+from des_ref.substitution.operand import Operand
 from dessim.workload import operators as specs
 from dessim.workload.model import Model
 
@@ -66,6 +68,19 @@ def build_operator(spec: specs.AnySpec, model: Model, generator: torch.Generator
             return Head(spec.module, fields, width, spec.weights, generator)
 
 
+def build_operand(model: Model, generator: torch.Generator) -> Operand | None:
+    """What turns rows into the pooled vectors of all fields, where an operator needs them."""
+    shape = model.input.fields, model.embedding.width
+    if not model.needs_operand:
+        return None
+    match model.embedding.pooling:
+        case "max":
+            return MaxPool(*shape)
+        case "attention":
+            return AttentionPool(*shape, generator)
+    return Operand(*shape)
+
+
 @dataclass(slots=True)
 class Owned:
     """A parameter of which this worker trains the columns of its own fields only: `whole` is empty until gathered."""
@@ -77,7 +92,8 @@ class Owned:
 class Network:
     """The operators and all replicated parameters of one model.
 
-    `sum_fields` is what operators call for the sum of a tensor over workers that have other fields (Bags).
+    `sum_fields` is what operators call for the sum of a tensor over workers that have other fields (Bags), `largest`
+    for its maximum over all of them.
     """
 
     def __init__(self, model: Model, seed: int, dtype: torch.dtype, device: torch.device | str) -> None:
@@ -88,9 +104,13 @@ class Network:
         self.bias = nn.Parameter(torch.zeros((), dtype=dtype, device=self.device))
         self.operators = nn.ModuleDict({s.kind: build_operator(s, model, generator) for s in model.operators})
         self.operators.to(self.device, dtype)
+        self.operand = build_operand(model, generator)
+        if self.operand is not None:
+            self.operand.to(self.device, dtype)
         # Replicated parameters: those that local partials read, then those that only the tail reads.
         shared, tail = {}, {"bias": self.bias}
-        for kind, operator in self.operators.items():
+        parts = [*([("operand", self.operand)] if self.operand is not None else []), *self.operators.items()]
+        for kind, operator in parts:
             for name, p in operator.named_parameters():
                 (shared if name in operator.shared else tail)[f"{kind}.{name}"] = p
         self.dense_names = (*shared, *tail)
@@ -99,7 +119,7 @@ class Network:
         self.owned: list[Owned] = []
         self.own_fields = range(self.fields)
         self.sum_fields: Callable[[Tensor], Tensor] = identity
-        self._operand = self.fields * self.width if model.needs_operand else 0
+        self.largest: Callable[[Tensor], Tensor] = identity
         self._below = [operator for operator in self.operators.values() if operator.wire]
         self._bag_squares = max(c.bag_floats for c in model.costs)
         self._bag_sizes = int(model.pools_mean)
@@ -152,7 +172,7 @@ class Network:
     def partials(self, values: Mapping[str, Tensor], held: Held) -> Tensor:
         """[B, K] from values [u, width] of the u different ids this worker holds."""
         local = Local.of(values, held)
-        parts = [operand.partial(local, self.fields)] if self._operand else []
+        parts = [self.operand.partial(local, self.largest)] if self.operand is not None else []
         if self.owned:
             bags = self._own_bags(local)
         for operator in self._below:
@@ -190,15 +210,16 @@ class Network:
         parts = [widths.get("w", 0), widths.get("v", 0), self._bag_squares, self._bag_sizes]
         w, v, squares, sizes = bags.split(parts, dim=2)
         whole = Bags(w, v, v / sizes.clamp_min(1) if self._bag_sizes else v, squares)
-        parts = [operand.from_bags(whole)] if self._operand else []
+        parts = [self.operand.from_bags(whole)] if self.operand is not None else []
         return torch.cat(parts + [operator.from_bags(whole) for operator in self._below], dim=1)
 
     # -- above ----------------------------------------------------------------------------------------------------
 
     def tail(self, sums: Tensor, masks: list[Tensor] | None = None) -> Tensor:
         """Logits [b] from sums [b, K]; `masks` as `masks` makes them, of these b samples."""
-        pooled, *parts = sums.split([self._operand, *(operator.wire for operator in self._below)], dim=1)
-        pooled = pooled.reshape(len(sums), self.fields, -1) if self._operand else pooled
+        first = self.operand.wire if self.operand is not None else 0
+        pooled, *parts = sums.split([first, *(operator.wire for operator in self._below)], dim=1)
+        pooled = self.operand.finish(pooled) if self.operand is not None else pooled
         own, left = iter(parts), iter(masks or ())
         logits = self.bias.expand(len(sums))
         for operator in self.operators.values():

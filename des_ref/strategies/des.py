@@ -59,6 +59,7 @@ class _Des(OwnedByHash):
         if network.model.by_field:
             network.keep_fields(range(comm.rank, network.fields, comm.world_size))
             network.sum_fields = self._rounds.sum
+        network.largest = self._rounds.largest
         self._dense = optimizers.dense(network.trained_parameters)
         self._step = 0
 

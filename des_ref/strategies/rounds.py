@@ -51,10 +51,17 @@ class Rounds:
         self._count += 1
         return _SumFeedingShards.apply(tensor, self, self._count)
 
-    def run(self, name: str, number: int, tensor: Tensor) -> None:
+    def largest(self, tensor: Tensor) -> Tensor:
+        """The element-wise maximum over workers of [B, r], as the next round: a constant, nothing is sent back."""
+        self._count += 1
+        total = tensor.clone()
+        self.run(f"round_{self._count}", self._count, total, largest=True)
+        return total
+
+    def run(self, name: str, number: int, tensor: Tensor, largest: bool = False) -> None:
         """AllReduce in place, between two legs."""
         self._close()
-        self._comm.all_reduce(name, tensor).wait()
+        (self._comm.all_reduce_max if largest else self._comm.all_reduce)(name, tensor).wait()
         if self._marks is not None:
             self._open(f"{self._name}_{number}")
 

@@ -80,7 +80,8 @@ class Plain:
     field: Tensor
     samples: int
     fields: int
-    mean: bool = False
+    pooling: str = "sum"
+    attention: Tensor | None = None
 
     def vectors(self) -> list[Tensor]:
         """The vectors of each sample, [ids, D] each."""
@@ -89,14 +90,30 @@ class Plain:
         return list(self.v[self.index[order]].split(counts))
 
     def pooled(self) -> Tensor:
-        """[B, F, D]: the vectors of each bag, summed or their mean."""
+        """[B, F, D]: the vectors of each bag, pooled; zeros for a bag without ids."""
+        if self.pooling in ("max", "attention"):
+            return self._bag_by_bag()
         where = (self.sample, self.field)
         empty = torch.zeros(self.samples, self.fields, self.v.shape[1], dtype=self.v.dtype, device=self.v.device)
         sums = empty.index_put(where, self.v[self.index], accumulate=True)
-        if not self.mean:
+        if self.pooling == "sum":
             return sums
         ones = torch.ones(len(self.index), 1, dtype=self.v.dtype, device=self.v.device)
         return sums / torch.zeros_like(empty[:, :, :1]).index_put(where, ones, accumulate=True).clamp_min(1)
+
+    def _bag_by_bag(self) -> Tensor:
+        bag = self.sample * self.fields + self.field
+        order = torch.argsort(bag, stable=True)
+        counts = torch.bincount(bag, minlength=self.samples * self.fields).tolist()
+        pooled = []
+        for x in self.v[self.index[order]].split(counts):
+            if not len(x):
+                pooled.append(x.new_zeros(x.shape[1]))
+            elif self.pooling == "max":
+                pooled.append(x.max(dim=0).values)
+            else:
+                pooled.append(torch.softmax(x @ self.attention, dim=0) @ x)
+        return torch.stack(pooled).view(self.samples, self.fields, -1)
 
 
 class Operator(nn.Module):

@@ -9,22 +9,53 @@ substituted, K = F D floats a sample:
     backward  dv_i = sum_b de_bf, local
 
 The operand rides in the reduced buffer once, whatever number of operators read it; an mlp beside them reads it too,
-rather than send its own H1 floats and its dW1.
+rather than send its own H1 floats and its dW1. max_pool.py and attention_pool.py are operands of other pooling.
 """
 
 from __future__ import annotations
 
-from torch import Tensor
+from collections.abc import Callable
+
+from torch import Tensor, nn
 
 from des_ref.substitution.base import Bags, Local
 
-
-def partial(local: Local, fields: int) -> Tensor:
-    """[B, F * D]."""
-    held, x = local.held, local.x
-    bags = x.new_zeros(held.samples * fields, x.shape[1]).index_add(0, held.sample * fields + held.field, x)
-    return bags.view(held.samples, -1)
+Largest = Callable[[Tensor], Tensor]  # [B, r] -> its element-wise maximum over workers
 
 
-def from_bags(bags: Bags) -> Tensor:
-    return bags.x.flatten(1)
+class Operand(nn.Module):
+    """Sums or means. `wire` floats a sample in the reduced buffer; `shared` names parameters that partials read."""
+
+    shared: tuple[str, ...] = ()
+
+    def __init__(self, fields: int, width: int) -> None:
+        super().__init__()
+        self.fields, self.width, self.wire = fields, width, fields * width
+
+    def partial(self, local: Local, largest: Largest) -> Tensor:
+        """[B, wire]: this worker's summand; `largest` may be asked for maxima over workers first."""
+        return self._summed(local.x, local).flatten(1)
+
+    def from_bags(self, bags: Bags) -> Tensor:
+        """[b, wire] from whole bags."""
+        return bags.x.flatten(1)
+
+    def finish(self, sums: Tensor) -> Tensor:
+        """[b, F, D]."""
+        return sums.unflatten(1, (self.fields, self.width))
+
+    def _summed(self, terms: Tensor, local: Local) -> Tensor:
+        """[B, F, r]: terms [n, r] of the occurrences, added up over each bag."""
+        held = local.held
+        bags = terms.new_zeros(held.samples * self.fields, terms.shape[1])
+        return bags.index_add(0, self._bag(local), terms).view(held.samples, self.fields, -1)
+
+    def _bag(self, local: Local) -> Tensor:
+        """[n]: the bag of each occurrence."""
+        return local.held.sample * self.fields + local.held.field
+
+    def _highest(self, terms: Tensor, local: Local) -> Tensor:
+        """[B * F, r]: the largest of terms [n, r] in each bag; -inf where this worker holds none of its ids."""
+        none = terms.new_full((local.held.samples * self.fields, terms.shape[1]), float("-inf"))
+        index = self._bag(local)[:, None].expand_as(terms)
+        return none.scatter_reduce(0, index, terms, "amax", include_self=True)

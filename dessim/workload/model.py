@@ -12,7 +12,7 @@
     width = 16               # D
     optimizer = "adam"       # of rows: sgd, rowwise_adagrad (default), adagrad, adam, ftrl
     optimizer_slots = 2      # O, floats of optimizer state a row, of an optimizer that is none of these
-    pooling = "sum"          # of the ids of a field: sum or mean
+    pooling = "sum"          # of the ids of a field: sum, mean, max or (softmax) attention
     placement = "hash"       # where DES keeps rows: by hash of the id; or "field": field f on rank f mod N
     [[operators]]
     kind = "mlp"             # lr, fm, nfm, cross, mlp, cross_v2, dot, inner, cin, head: see dessim.workload.operators
@@ -44,7 +44,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from dessim.errors import ModelError
 from dessim.workload.ids import expected_unique
-from dessim.workload.operators import KINDS, OPERAND, Costs, Dense, Mlp, Positive, Shape, Spec
+from dessim.workload.operators import KINDS, OPERANDS, Costs, Dense, Mlp, Positive, Shape, Spec
 from dessim.workload.row_optimizers import ROW_OPTIMIZERS, RowOptimizer
 
 ID_BYTES = 8  # 64-bit feature ids
@@ -81,7 +81,7 @@ class Embedding(_Strict):
 
     width: Positive
     placement: Literal["hash", "field"] = "hash"
-    pooling: Literal["sum", "mean"] = "sum"
+    pooling: Literal["sum", "mean", "max", "attention"] = "sum"
     optimizer: str = "rowwise_adagrad"
     optimizer_slots: Annotated[int, Field(ge=0)] | None = None
 
@@ -121,7 +121,18 @@ class Model(_Strict):
         for o in self.operators:
             if o.not_by_hash and not self.by_field:
                 raise ValueError(f'operator "{o.kind}" needs placement = "field" under [embedding]: {o.not_by_hash}')
+            if self.pools_apart and o.sums_only:
+                raise ValueError(
+                    f'operator "{o.kind}" works on sums: write pooling = "sum" or "mean" under [embedding]'
+                )
+        if self.pools_apart and self.by_field:
+            raise ValueError(f'pooling = "{self.embedding.pooling}" is built for placement = "hash" only')
         return self
+
+    @property
+    def pools_apart(self) -> bool:
+        """Whether pooled field vectors are no sums, so that only DES's rounds can make them of rows spread by hash."""
+        return self.embedding.pooling in ("max", "attention")
 
     @property
     def by_field(self) -> bool:
@@ -141,13 +152,16 @@ class Model(_Strict):
     @property
     def needs_operand(self) -> bool:
         """Whether the pooled vectors of all fields must cross the network, because an operator does not separate."""
-        return any(o.needs_operand(self.by_field) for o in self.operators)
+        apart = self.pools_apart and "mlp" in self.kinds
+        return apart or any(o.needs_operand(self.by_field) for o in self.operators)
 
     @property
     def costs(self) -> tuple[Costs, ...]:
         """Costs of the parts of the reduced buffer: the pooled operand where one is needed, then each operator."""
         shape = Shape(self.input.fields, self.embedding.width, self.needs_operand, self.by_field)
-        return ((OPERAND,) if self.needs_operand else ()) + tuple(o.costs(shape) for o in self.operators)
+        return ((OPERANDS[self.embedding.pooling],) if self.needs_operand else ()) + tuple(
+            o.costs(shape) for o in self.operators
+        )
 
     @property
     def row_widths(self) -> dict[str, int]:

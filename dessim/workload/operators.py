@@ -48,11 +48,13 @@ def perceptron(inputs: int, widths: tuple[int, ...]) -> Dense:
 @dataclass(frozen=True, slots=True)
 class Round:
     """An AllReduce in the middle of local partials, whose sum feeds other computation on each worker, so that its
-    gradient is AllReduced too: `wire` floats a sample; then `pair_flops` and `pair_floats`, as those of Costs."""
+    gradient is AllReduced too: `wire` floats a sample; then `pair_flops` and `pair_floats`, as those of Costs.
+    `returns`: whether it has a gradient (a maximum has none)."""
 
     wire: str
     pair_flops: str
     pair_floats: str
+    returns: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,7 @@ class _Spec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     reads: ClassVar[str] = "v"
     not_by_hash: ClassVar[str] = ""
+    sums_only: ClassVar[bool] = False  # whether it works on field vectors that are sums or means, and no others
 
     def needs_operand(self, by_field: bool) -> bool:
         """Whether it does not separate: then only lookup and pooling are substituted, F*D floats a sample."""
@@ -161,6 +164,7 @@ class FmFields(_Spec):
     """FM over pooled field vectors e_f: S = sum_f e_f, q = sum_f |e_f|^2; y = (|S|^2 - q) / 2."""
 
     kind: Literal["fm_fields"]
+    sums_only: ClassVar[bool] = True
     not_by_hash: ClassVar[str] = (
         "its q sums |e_f|^2 over fields, and the square of a field's sum is not the sum of the squares of the parts "
         "that hash placement spreads over workers"
@@ -228,6 +232,7 @@ class Cross(_Spec):
     """DCN's cross network in one round: x_l = a_l x_0 + c_l needs x_0 . w_l of each layer and x_0 . w_out only."""
 
     kind: Literal["cross"]
+    sums_only: ClassVar[bool] = True
     layers: Positive
 
     def costs(self, shape: Shape) -> Costs:
@@ -341,7 +346,22 @@ KINDS = (
     "head",
 )  # the order of the buffer
 
-OPERAND = Costs("operand", wire="F*D", id_flops="D", id_grads="D")
+# The pooled vectors of all fields, by how they are pooled.
+OPERANDS = {
+    "sum": Costs("operand", wire="F*D", id_flops="D", id_grads="D"),
+    "mean": Costs("operand", wire="F*D", id_flops="2*D", id_grads="2*D"),
+    "max": Costs("operand", wire="F*D", id_flops="D", id_grads="D", rounds=(Round("F*D", "2*D", "D", returns=False),)),
+    "attention": Costs(
+        "operand",
+        wire="F*(D+1)",
+        id_flops="4*D + 3",
+        finish_flops="F*D",
+        id_floats="2*D + 2",
+        id_grads="2*D + 2",
+        shared_weights="D",
+        rounds=(Round("F", "0", "1", returns=False),),
+    ),
+}
 
 
 def total(costs: Iterable[Costs], part: str) -> str:

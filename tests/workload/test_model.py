@@ -66,6 +66,24 @@ def test_rows_may_be_placed_otherwise_where_that_is_right():
         fields.placed("hash")
 
 
+@pytest.mark.parametrize(
+    ("embedding", "operators", "said"),
+    [
+        ({"pooling": "max"}, [{"kind": "cross", "layers": 2}], 'operator "cross" works on sums: write pooling = "sum"'),
+        (
+            {"pooling": "attention", "placement": "field"},
+            [{"kind": "mlp", "widths": [4]}],
+            'for placement = "hash" only',
+        ),
+        ({"pooling": "median"}, [{"kind": "lr"}], "embedding.pooling"),
+    ],
+)
+def test_pooling_that_does_not_fit_is_refused(embedding, operators, said):
+    raw = RAW | {"embedding": {"width": 8, **embedding}, "operators": operators}
+    with pytest.raises(ModelError, match=said):
+        parse_model(raw, "m.toml")
+
+
 def test_low_rank_crossing_needs_the_operand_only_where_rows_are_spread_by_hash():
     model = load_model("dcn_v2_low_rank")
     assert not model.needs_operand and model.placed("hash").needs_operand

@@ -225,6 +225,17 @@ def test_low_rank_crossing_sends_its_rank_a_layer_there_and_back():
     assert legs == ["local_backward", "local_backward_3", "local_backward_2", "local_backward_1"]
 
 
+@pytest.mark.parametrize(("pooling", "first", "last"), [("max", 26 * 16, 26 * 16), ("attention", 26, 26 * 17)])
+def test_pooling_that_is_no_sum_takes_a_maximum_first(pooling, first, last):
+    model = model_of([{"kind": "mlp", "widths": [400]}])
+    model = model.model_copy(update={"embedding": model.embedding.model_copy(update={"pooling": pooling})})
+    values, p = model.symbols(4, 100), plan("des_reduce_scatter", model)
+    assert [op.name for op in p.collectives if op.name.startswith("round")] == ["round_1"]  # a maximum has no gradient
+    assert p.op("round_1").bytes(values) == 100 * first * 4 and p.op("partials").bytes(values) == 100 * last * 4
+    with pytest.raises(UsageError, match=f'row_wise moves sums of rows, x has pooling = "{pooling}"'):
+        plan("row_wise", model)
+
+
 def test_both_kinds_of_des_send_the_same_sparse_bytes():
     model = load_model("deepfm")
     values = model.symbols(32)

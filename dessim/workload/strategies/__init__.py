@@ -30,4 +30,7 @@ def plan(strategy: str, model: Model) -> Plan:
     """The plan of `strategy` for `model`. Raises UsageError for an unknown strategy."""
     if strategy not in STRATEGIES:
         raise UsageError(f"unknown strategy {strategy!r}; choose from {', '.join(STRATEGIES)}")
+    if model.pools_apart and not strategy.startswith("des_"):
+        pooling = model.embedding.pooling
+        raise UsageError(f'{strategy} moves sums of rows, {model.name} has pooling = "{pooling}": use a des_* strategy')
     return STRATEGIES[strategy](model)

@@ -114,7 +114,7 @@ def _plan(name: str, model: Model, scatter: bool) -> Plan:
         )
     )
     ops += _rounds_backward(rounds)
-    local_backward = _leg("local_backward", 1 if rounds else 0)
+    local_backward = _leg("local_backward", 1 if any(r.returns for r in rounds) else 0)
     if shared != "0":
         grad = f"({shared})*s"
         ops.append(
@@ -161,6 +161,8 @@ def _rounds_backward(rounds: list[Round]) -> list[PlannedOp]:
     """From the last round to the first: its gradient's AllReduce, and the leg that this sets free."""
     ops: list[PlannedOp] = []
     for i, r in reversed(list(enumerate(rounds, start=1))):
+        if not r.returns:
+            continue
         size, before = f"B*({r.wire})*s", "local_backward" if i == len(rounds) else f"local_backward_{i + 1}"
         ops.append(collective(f"round_{i}_grad", Phase.BACKWARD, Collective.ALL_REDUCE, Traffic.SPARSE, size, before))
         ops.append(

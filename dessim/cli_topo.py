@@ -19,18 +19,21 @@ topo = typer.Typer(help="Cluster descriptions.", no_args_is_help=True, rich_mark
 @guarded
 def topo_list(json: JsonOption = False) -> None:
     """Shipped cluster descriptions."""
-    from dessim.cluster import list_topologies, load_cluster
+    from dessim.cluster import Cluster, list_topologies, load_cluster
     from dessim.results.tables import print_table, table_of
+
+    def gpus(cluster: Cluster) -> str:
+        return ", ".join(gpu.name for gpu, _ in cluster.devices(range(cluster.n_gpus)))
 
     clusters = {name: load_cluster(path) for name, path in list_topologies().items()}
     if json:
         rows = [
-            {"name": n, "gpus": c.n_gpus, "nodes": c.n_nodes, "kind": c.kind, "gpu": c.gpu.name, "file": str(c.path)}
+            {"name": n, "gpus": c.n_gpus, "nodes": c.n_nodes, "kind": c.kind, "gpu": gpus(c), "file": str(c.path)}
             for n, c in clusters.items()
         ]
         print_json({"topologies": rows})
     else:
-        cells = [(n, f"{c.n_gpus:,}", c.kind, c.gpu.name, c.description) for n, c in clusters.items()]
+        cells = [(n, f"{c.n_gpus:,}", c.kind, gpus(c), c.description) for n, c in clusters.items()]
         print_table(table_of(("name", "GPUs", "kind", "GPU", "what"), cells, left=("kind", "GPU", "what")))
 
 

@@ -20,7 +20,7 @@ from dessim.cluster.parts import Gpu, Node, Transport
 from dessim.cluster.policy import Routing, Traffic
 from dessim.cluster.routing import Fabric, Routes, Segment, assemble
 from dessim.cluster.wiring import Wiring
-from dessim.errors import CapacityError, ClusterError
+from dessim.errors import CapacityError, ClusterError, UsageError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,6 +74,16 @@ class Cluster:
         for kind, rows in self.wiring.by_kind(np.asarray(gpus, dtype=np.int64)):
             found.setdefault(kind.node.gpu or self.gpu, []).append(rows)
         return [(gpu, np.sort(np.concatenate(rows))) for gpu, rows in found.items()]
+
+    def device(self, gpus: ArrayLike, what: str) -> Gpu:
+        """The kind of GPU that all of `gpus` are. Raises UsageError where they differ: `what` takes one kind."""
+        found = self.devices(gpus)
+        if len(found) > 1:
+            names = ", ".join(gpu.name for gpu, _ in found)
+            raise UsageError(
+                f"{what} takes GPUs of one kind, {self.path} has {names}; use fewer, or a cluster of one kind"
+            )
+        return found[0][0]
 
     def require(self, n_gpus: int) -> None:
         """Raise CapacityError unless the cluster has `n_gpus` GPUs; a job uses the first ones, in rank order."""

@@ -75,7 +75,7 @@ def build_cluster(file: TopologyFile, path: Path) -> Cluster:
     """Vertices and links of a validated file; `path` names the cluster unless the file does."""
     _refuse_giants(file, path)
     builder, runs = LinkBuilder(), file.runs()
-    vertices = [add_node_layers(builder, run) for run in runs]
+    vertices = add_node_layers(builder, runs)
     site = Site(tuple(run.count for run in runs), tuple(run.what.nics for run in runs), path.parent)
     try:
         fabric, leaf_vertex = file.fabric.build(builder, site)

@@ -7,6 +7,7 @@ host memory.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -159,21 +160,25 @@ class Vertices:
     cpu: int
 
 
-def add_node_layers(builder: LinkBuilder, run: Run) -> Vertices:
-    """Vertices of a run of servers."""
-    node = run.what
+def add_node_layers(builder: LinkBuilder, runs: Sequence[Run]) -> list[Vertices]:
+    """Vertices of all servers; those of the GPUs come first, so that a GPU's number is its vertex."""
+    gpus = [_add_layer(builder, run, "gpu", run.what.gpus) for run in runs]
+    found = []
+    for run, gpu in zip(runs, gpus, strict=True):
+        node = run.what
+        nvswitch = _add_layer(builder, run, "nvswitch", 1) if node.nvlink else -1
+        nic = _add_layer(builder, run, "nic", node.nics) if node.pcie else gpu
+        pcieswitch = cpu = -1
+        if node.pcie_switches:
+            pcieswitch = _add_layer(builder, run, "pcieswitch", node.pcie_switches)
+            cpu = _add_layer(builder, run, "cpu", node.sockets)
+        found.append(Vertices(gpu, nvswitch, nic, pcieswitch, cpu))
+    return found
 
-    def add(kind: str, each: int) -> int:
-        first_gpu = run.gpu if kind == "gpu" else 0
-        return builder.add_layer(kind, run.count * each, each, first_node=run.node, first_gpu=first_gpu)
 
-    gpu = add("gpu", node.gpus)
-    nvswitch = add("nvswitch", 1) if node.nvlink else -1
-    nic = add("nic", node.nics) if node.pcie else gpu
-    pcieswitch = cpu = -1
-    if node.pcie_switches:
-        pcieswitch, cpu = add("pcieswitch", node.pcie_switches), add("cpu", node.sockets)
-    return Vertices(gpu, nvswitch, nic, pcieswitch, cpu)
+def _add_layer(builder: LinkBuilder, run: Run, kind: str, each: int) -> int:
+    first_gpu = run.gpu if kind == "gpu" else 0
+    return builder.add_layer(kind, run.count * each, each, first_node=run.node, first_gpu=first_gpu)
 
 
 def add_links_inside(builder: LinkBuilder, run: Run, at: Vertices) -> NodeLinks:

@@ -115,7 +115,11 @@ def print_description(found: Values) -> None:
     """A cluster's numbers, links last."""
     flat = [(key.replace("_", " "), value) for key, value in found.items() if not isinstance(value, Mapping)]
     flat += [(f"{kind} switches", count) for kind, count in found["switches"].items()]
-    print_table(key_value_table(found["name"], [(k, v) for k, v in flat if k != "name" and v != ""]))
+    skipped = ("name", "node kinds")
+    print_table(key_value_table(found["name"], [(k, v) for k, v in flat if k not in skipped and v not in ("", None)]))
+    if len(kinds := found["node_kinds"]) > 1:
+        heads = tuple(key.replace("_", " ") for key in kinds[0])
+        print_table(table_of(heads, [[str(value) for value in kind.values()] for kind in kinds]))
     rows = [
         (kind, f"{link['count']:,}", _rates(link), f"{link['latency_us']:g} us")
         for kind, link in found["links"].items()

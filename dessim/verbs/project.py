@@ -8,10 +8,10 @@ and what memory a GPU needs; a job that does not fit is a `Misfit`, unless its r
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from dessim.cluster import Cluster
+from dessim.cluster import Cluster, Gpu
 from dessim.errors import CapacityError, UsageError
 from dessim.results.metrics import Breakdown, breakdown
 from dessim.sim.collective import Routed
@@ -26,7 +26,7 @@ from dessim.verbs.served import STRATEGIES as SERVED
 from dessim.verbs.served import ServedStep, Servers, step_with_servers
 from dessim.verbs.served import check as check_servers
 from dessim.workload import formula
-from dessim.workload.dag import Workload
+from dessim.workload.dag import RankClass, Workload
 from dessim.workload.from_plan import workload_from_plan
 from dessim.workload.memory import Memory, Spill, memory_of, require, require_servers, served_memory, spill_of
 from dessim.workload.plan import Plan, PlannedOp, Traffic
@@ -149,7 +149,7 @@ def project(
         if servers is not None:
             servers.seats(cluster, n)
     routed = Routed(cluster, folding)
-    host_bandwidth = _host_bandwidth(cluster) if spill else None
+    host_bandwidth = _host_bandwidth(cluster, max(gpus)) if spill else None
     rows: list[Projection | Misfit] = []
     watch = watch or Watch()
     cases = [(n, plan) for n in gpus for plan in plans]
@@ -183,9 +183,10 @@ def _row(
     symbols = job.symbols(n, batch_per_worker)
     if servers is not None and plan.strategy in SERVED:
         return _served_row(job, routed, plan, symbols, error_bar, watch, servers)
-    memory, batch, gpu = memory_of(plan, symbols), round(symbols["B"]), cluster.gpu
+    memory, batch = memory_of(plan, symbols), round(symbols["B"])
     try:
-        require(memory, gpu.memory, gpu.name, _what(job, plan, n), symbols, spill=host_bandwidth is not None)
+        for gpu, _ in cluster.devices(range(n)):
+            require(memory, gpu.memory, gpu.name, _what(job, plan, n), symbols, spill=host_bandwidth is not None)
     except CapacityError as error:
         return Misfit(n, plan.strategy, batch, memory, str(error))
     spill = spill_of(plan, job.model, memory, symbols, gpu.memory, host_bandwidth) if host_bandwidth else None
@@ -202,7 +203,9 @@ def _row(
         bytes_per_worker=plan.sent_bytes(symbols),
         bytes_by_traffic={str(t): plan.sent_bytes(symbols, t) for t in Traffic if t is not Traffic.NONE},
         provenance={
-            **_provenance(job, cluster, compute_from, "; the next step's ids meanwhile" if plan.is_pipelined else ""),
+            **_provenance(
+                job, cluster, n, compute_from, "; the next step's ids meanwhile" if plan.is_pipelined else ""
+            ),
             **({"spill": _spill_from(job, host_bandwidth)} if spill and host_bandwidth else {}),
             **({"faults": str(scenario)} if scenario is not None else {}),
         },
@@ -225,14 +228,14 @@ def _served_row(
 ) -> Projection | Misfit:
     """A row of workers and of servers on hosts of their own; nothing spills, since no rows are on GPUs."""
     cluster, n, batch = routed.cluster, int(symbols["N"]), round(symbols["B"])
-    gpu, device, what = cluster.gpu, servers.device, _what(job, plan, n)
+    gpu, device, what = cluster.device(range(n), "--servers"), servers.device, _what(job, plan, n)
     memory, of_server = served_memory(plan, symbols, servers.count)
     try:
         require(memory, gpu.memory, gpu.name, what, symbols)
         require_servers(of_server, device.memory, device.name, what, servers.count)
     except CapacityError as error:
         return Misfit(n, plan.strategy, batch, memory, str(error))
-    durations, compute_from = _durations(job, cluster, plan, symbols, None)
+    durations, compute_from = _durations(job, gpu, plan, symbols, None)
     step = step_with_servers(cluster, plan, symbols, durations, servers, of_server, routed.folding, watch)
     share = f", of which each of {servers.threads} threads has its share" if servers.threads > 1 else ""
     return Projection(
@@ -243,7 +246,7 @@ def _served_row(
         bytes_per_worker=moved(plan, symbols, servers.count),
         bytes_by_traffic={str(t): moved(plan, symbols, servers.count, t) for t in Traffic if t is not Traffic.NONE},
         provenance={
-            **_provenance(job, cluster, compute_from),
+            **_provenance(job, cluster, n, compute_from),
             "servers": f"assumed: {servers.count} hosts beside the workers', roofline of {device.name}{share}",
         },
         caveat="",
@@ -259,20 +262,22 @@ def _what(job: Job, plan: Plan, n: int) -> str:
     return f"{plan.strategy} of {job.model.name} on {n:,} GPU{'s' if n > 1 else ''}"
 
 
-def _provenance(job: Job, cluster: Cluster, compute_from: str, meanwhile: str = "") -> dict[str, str]:
-    gpu = cluster.gpu
+def _provenance(job: Job, cluster: Cluster, n: int, compute_from: str, meanwhile: str = "") -> dict[str, str]:
+    has = ", ".join(f"{gpu.name} has {format_size(gpu.memory)}" for gpu, _ in cluster.devices(range(n)))
     return {
         "compute": compute_from,
         "communication": f"simulated on {cluster.name}; transport {cluster.transport.name}{meanwhile}",
         "sizes": job.sizes_from,
-        "memory": f"formula: rows, optimizer, index, what a step makes; {gpu.name} has {format_size(gpu.memory)}",
+        "memory": f"formula: rows, optimizer, index, what a step makes; {has}",
     }
 
 
-def _host_bandwidth(cluster: Cluster) -> float:
-    """Payload bytes/s between a GPU and its host's memory, each way."""
-    found = cluster.gpu.host_bandwidth or (cluster.node.pcie.capacity if cluster.node.pcie else None)
-    if found is None:
+def _host_bandwidth(cluster: Cluster, n: int) -> float:
+    """Payload bytes/s between a GPU and its host's memory, each way; of unlike servers the slowest."""
+    own = cluster.device(range(n), "--spill").host_bandwidth
+    slots = [node.pcie.capacity if node.pcie else 0.0 for node in cluster.nodes]
+    found = own or min(slots)
+    if not found:
         raise UsageError(
             f"--spill needs the way to the host's memory: {cluster.path} has no node.pcie; "
             'give its gpu a host_bandwidth, such as gpu = {part = "h100-sxm", host_bandwidth = "55 GB/s"}'
@@ -290,38 +295,46 @@ def _spill_from(job: Job, host_bandwidth: float) -> str:
 def step_of(
     job: Job, cluster: Cluster, plan: Plan, symbols: Mapping[str, float], spill: Spill | None = None
 ) -> tuple[Workload, str]:
-    """A step of `plan` on the GPUs of `cluster`, and where its compute times come from."""
-    durations, source = _durations(job, cluster, plan, symbols, spill)
-    return workload_from_plan(plan, symbols, durations), source
+    """A step of `plan` on the first GPUs of `cluster`, and where its compute times come from.
+
+    Ranks on different GPUs are different classes.
+    """
+    devices = cluster.devices(range(int(symbols["N"])))
+    found = [(ranks, *_durations(job, gpu, plan, symbols, spill)) for gpu, ranks in devices]
+    each = [(ranks, workload_from_plan(plan, symbols, durations)) for ranks, durations, _ in found]
+    source = "; ".join(dict.fromkeys(source for _, _, source in found))
+    workload = each[0][1]
+    if len(each) > 1:
+        classes = (RankClass(tuple(ranks.tolist()), of.classes[0].tasks) for ranks, of in each)
+        workload = replace(workload, classes=tuple(classes))
+    return workload, source
 
 
 def _durations(
-    job: Job, cluster: Cluster, plan: Plan, symbols: Mapping[str, float], spill: Spill | None
+    job: Job, gpu: Gpu, plan: Plan, symbols: Mapping[str, float], spill: Spill | None
 ) -> tuple[dict[str, float], str]:
     """Seconds of each compute op, and where they come from."""
-    seconds, source = _on_gpu(job, cluster, plan, symbols)
+    seconds, source = _on_gpu(job, gpu, plan, symbols)
     if spill is None:
         return seconds, source
     # One more roof: the link to the host works while the GPU's own memory does.
-    launches = {op.name: op.kernels * cluster.gpu.launch_overhead for op in plan.ops}
+    launches = {op.name: op.kernels * gpu.launch_overhead for op in plan.ops}
     slow = {name: launches[name] + there for name, there in spill.seconds.items()}
     return {name: max(here, slow.get(name, 0.0)) for name, here in seconds.items()}, source
 
 
-def _on_gpu(job: Job, cluster: Cluster, plan: Plan, symbols: Mapping[str, float]) -> tuple[dict[str, float], str]:
+def _on_gpu(job: Job, gpu: Gpu, plan: Plan, symbols: Mapping[str, float]) -> tuple[dict[str, float], str]:
     """The same with all rows in the GPU's memory."""
     ops = [op for op in plan.ops if op.kind is Kind.COMPUTE]
-    bound = {op.name: _roofline(op, cluster, symbols) for op in ops}
-    same_device = job.device == cluster.gpu.name and job.strategy == plan.strategy
+    bound = {op.name: _roofline(op, gpu, symbols) for op in ops}
+    same_device = job.device == gpu.name and job.strategy == plan.strategy
     if not same_device or any(op.name not in job.measured_s for op in ops):
-        return bound, f"assumed: roofline of {cluster.gpu.name}"
+        return bound, f"assumed: roofline of {gpu.name}"
     scaled = {
-        op.name: job.measured_s[op.name] * bound[op.name] / _roofline(op, cluster, job.measured_symbols) for op in ops
+        op.name: job.measured_s[op.name] * bound[op.name] / _roofline(op, gpu, job.measured_symbols) for op in ops
     }
     return scaled, f"measured on {job.device}, scaled by the ratio of its roofline"
 
 
-def _roofline(op: PlannedOp, cluster: Cluster, symbols: Mapping[str, float]) -> float:
-    return roofline(
-        cluster.gpu, formula.evaluate(op.flops, symbols), formula.evaluate(op.mem, symbols), float(op.kernels)
-    )
+def _roofline(op: PlannedOp, gpu: Gpu, symbols: Mapping[str, float]) -> float:
+    return roofline(gpu, formula.evaluate(op.flops, symbols), formula.evaluate(op.mem, symbols), float(op.kernels))

@@ -160,7 +160,7 @@ def _priced(table: JobTable, cluster: Cluster) -> tuple[Tenant, dict[str, str], 
         line = "ps_async needs servers of its own, which tenants do not have; try ps_sync"
         raise UsageError(f"job {table.name!r}: {line}")
     job = Job.of_model(load_model(table.model))
-    plan, gpu = plan_of(table.strategy, job.model).pipelined(), cluster.gpu
+    plan, gpu = plan_of(table.strategy, job.model).pipelined(), cluster.device(range(cluster.n_gpus), "dessim tenants")
     symbols = job.symbols(table.n_gpus, table.batch_per_worker)
     what = f"job {table.name!r}, {plan.strategy} of {job.model.name} on {table.n_gpus:,} GPUs"
     require(memory_of(plan, symbols), gpu.memory, gpu.name, what, symbols)

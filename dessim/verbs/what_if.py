@@ -159,10 +159,12 @@ def what_if_replayed(
     """What each change would make of a replayed step."""
     found, watch = [], watch or Watch()
     batch = trace.header.symbols.get("B")
+    ranks = range(trace.header.world_size)
     for done, change in enumerate(changes):
         changed = change.on(cluster)
         part = watch.within(done, len(changes), "what_ifs")
-        new = replay(trace, changed, algorithms, folding, part, stretch=_Stretch(cluster.gpu, changed.gpu))
+        stretch = _Stretch(*(of.device(ranks, "--what-if of a replay") for of in (cluster, changed)))
+        new = replay(trace, changed, algorithms, folding, part, stretch=stretch)
         seconds = new.predicted_step_s
         throughput = batch / seconds if batch else None
         found.append(WhatIf(change, seconds, throughput, base.predicted_step_s / seconds))

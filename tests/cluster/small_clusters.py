@@ -59,6 +59,22 @@ def tiered_clusters(draw: st.DrawFn) -> Cluster:
     return build(draw(_tiers()))
 
 
+@st.composite
+def mixed_clusters(draw: st.DrawFn) -> Cluster:
+    """Fabrics of tiers, servers of two or three kinds."""
+    data = draw(_tiers())
+    first, fabric = data["node"], data["fabric"]
+    nodes = [first, *(_node(draw) for _ in range(draw(st.integers(1, 2))))]
+    if fabric["kind"] in ("rail_only", "nvlink_domain"):
+        for node in nodes:
+            if node["nics"] != first["nics"]:
+                node |= {"nics": first["nics"], "gpus": first["nics"], "pcie_switches": None, "sockets": 1}
+                node.pop("socket_link", None)
+            node["nvlink"] = link("20 GB/s", "0.3 us")
+    nodes[-1]["gpu"] = draw(st.sampled_from(["h100-sxm", "a100-sxm-40gb"]))
+    return build({**data, "node": nodes})
+
+
 def _rate(draw: st.DrawFn, latency: str) -> dict[str, Any]:
     return link(f"{draw(st.integers(1, 5))} GB/s", latency)
 
@@ -103,8 +119,8 @@ def _routers(draw: st.DrawFn) -> dict[str, Any]:
     return {"gpu": "h100-sxm", "transport": "ideal", "node": node, "fabric": fabric}
 
 
-@st.composite
-def _tiers(draw: st.DrawFn) -> dict[str, Any]:
+def _node(draw: st.DrawFn) -> dict[str, Any]:
+    """A server, with and without NVLink and PCIe, which NICs may share."""
     nics = draw(st.sampled_from([1, 2, 4]))
     share = draw(st.sampled_from([1, 2]))
     node: dict[str, Any] = {
@@ -123,6 +139,12 @@ def _tiers(draw: st.DrawFn) -> dict[str, Any]:
             node["pcie_switches"] = draw(st.sampled_from([s for s in (1, 2, 4) if nics % s == 0]))
             if node["pcie_switches"] % 2 == 0:
                 node |= {"sockets": 2, "socket_link": _rate(draw, "0.2 us")}
+    return node
+
+
+@st.composite
+def _tiers(draw: st.DrawFn) -> dict[str, Any]:
+    node = _node(draw)
     kind = draw(st.sampled_from(TREES))
     if kind == "nvlink_domain":
         return _domains(draw, node)

@@ -94,13 +94,13 @@ def random_cluster(nic: int, capacity: list[int], ways: dict[tuple[int, int], li
     node = Node(gpus=1, nics=1, nic=Link("nic", nic * GB, 1.0, 0.0, "test"))
     builder = LinkBuilder()
     run = Run(node, HOSTS)
-    vertices = add_node_layers(builder, run)
+    vertices = add_node_layers(builder, [run])
     middle = builder.add_layer("leaf", len(capacity) + 1)
     inner = [
         builder.add_links("inner", Link("inner", c * GB, 1.0, 0.0, "test"), [middle + i], [middle + i + 1])
         for i, c in enumerate(capacity)
     ]
-    wiring = add_wiring(builder, [run], [vertices], np.full(HOSTS, middle), 0.0)
+    wiring = add_wiring(builder, [run], vertices, np.full(HOSTS, middle), 0.0)
     bed = load_cluster("one-switch_16")
     fabric = RandomFabric(ways, inner[0])
     ideal = replace(bed.transport, message_overhead=0.0, op_overhead=0.0)

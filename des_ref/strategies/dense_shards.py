@@ -12,6 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from des_ref.strategies.base import Optimizers
+from dessim.errors import UsageError
+
+_BY_MATRIX = frozenset({"Adafactor", "Muon"})  # of torch.optim: their steps depend on rows and columns of a weight
 
 
 class DenseShards:
@@ -47,9 +50,13 @@ class DenseShards:
 
 
 class DenseServer:
-    """One server's shard and its optimizer."""
+    """One server's shard and its optimizer. Raises UsageError for one that looks at whole matrices."""
 
     def __init__(self, shards: DenseShards, parameters: Sequence[nn.Parameter], server: int, by: Optimizers) -> None:
+        if by.dense.name in _BY_MATRIX:
+            raise UsageError(
+                f"servers hold shards of weights, and {by.dense.name} needs whole matrices: use Adam or such"
+            )
         start = server * shards.share
         self.weights = nn.Parameter(shards.flat(parameters)[start : start + shards.share].clone())
         self._optimizer = by.dense([self.weights])

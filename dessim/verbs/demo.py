@@ -44,9 +44,11 @@ from dessim.verbs.project import Projection, project
 from dessim.verbs.replay import counters_of, replay, timeline_of
 from dessim.verbs.what_if import EVERYTHING, parse_changes, what_if_projected
 from dessim.workload.scale import Job
+from dessim.workload.strategies import STRATEGIES as PLANS
 
 SCHEMA_VERSION = 1
 STRATEGIES = ("des_all_reduce", "des_reduce_scatter", "table_wise", "ps_sync")
+TRACED = tuple(name for name in PLANS if name != "ps_async")  # servers' messages are no collectives
 GPUS = (8, 64, 256, 1024)
 TARGET = "h100-8x_rail_128"
 BATCH = 1024  # samples of a training step here, over all ranks
@@ -58,13 +60,15 @@ LONGEST_S = 1800.0  # of one program; far beyond what the demo needs
 _PARTS = ("train", "certify", "calibrate", "replay", "project", "report")
 
 
-def run_demo(out: Path, ranks: int, data: str, quiet: bool = False) -> dict[str, Any]:
+def run_demo(out: Path, ranks: int, data: str, strategy: str = "des_all_reduce", quiet: bool = False) -> dict[str, Any]:
     """Run everything into folder `out`. Returns what result.json holds; prints it too unless `quiet`.
 
     Raises UsageError without torch, DessimError when a program fails, CheckFailed when the certificate is red.
     """
     if importlib.util.find_spec("torch") is None:
         raise UsageError("the demo trains for real and needs torch: pip install 'dessim[train]'")
+    if strategy not in TRACED:
+        raise UsageError(f"--strategy {strategy!r}: the demo records a trace, so choose from {', '.join(TRACED)}")
     logs = out / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     trainer = _Trainer(logs, ranks)
@@ -74,11 +78,12 @@ def run_demo(out: Path, ranks: int, data: str, quiet: bool = False) -> dict[str,
         model = [] if data in _SOURCES else ["--model", "deepfm"]
         tracing = ["--trace", str(out / "run.trace"), "--trace-steps", str(TRACE_STEPS)]
         batch = max(round(BATCH / ranks), 1) * ranks
-        trained = trainer.torchrun("train", "--data", data, "--batch", str(batch), *model, *tracing, "--json")
+        how = ["--strategy", strategy]
+        trained = trainer.torchrun("train", "--data", data, "--batch", str(batch), *how, *model, *tracing, "--json")
         if trained["fell_back"]:
             _shout(f"NOT REAL DATA: {data} could not be had ({trained['fallback_reason']}); trained on synthetic data")
         begin("certify")
-        certificate = trainer.python("certify", "--ranks", _certified(ranks), "--json")
+        certificate = trainer.python("certify", "--ranks", _certified(ranks), *how, "--json")
         begin("calibrate")
         # A rank has nobody to talk to when it is alone; two then stand for the machine.
         bench = out / "bench.json"

@@ -108,7 +108,12 @@ def _steps(entries: list[tuple[float, float, Floats]]) -> tuple[Floats, Floats]:
     """Entries that may overlap as one step function: times [n + 1] and rates [n, link classes]."""
     starts, ends, sizes = zip(*entries, strict=True)
     begin, end = np.array(starts), np.array(ends)
-    rate = np.stack(sizes) / (end - begin)[:, None]
+    # Instants that only rounding tells apart are one; what went between them is nothing beside the rest.
+    tick = _NOTHING * float(end.max())
+    begin, end = np.round(begin / tick) * tick, np.round(end / tick) * tick
+    lasts = end > begin
+    begin, end = begin[lasts], end[lasts]
+    rate = np.stack(sizes)[lasts] / (end - begin)[:, None]
     time, at = np.unique(np.concatenate([begin, end]), return_inverse=True)
     change = np.zeros((len(time), rate.shape[1]))
     np.add.at(change, at[: len(begin)], rate)

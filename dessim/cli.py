@@ -114,7 +114,8 @@ def replay(
     changes = parse_changes(what_if, machine, recorded=True)
     try:
         with watching(time_budget) as watch:
-            result = run(loaded, machine, algorithms, fold is Fold.ON, watch.within(0, 1 + len(changes)))
+            first = watch.within(0, 1 + len(changes)) if changes else watch
+            result = run(loaded, machine, algorithms, fold is Fold.ON, first)
             rest = watch.within(1, 1 + len(changes), parts=len(changes))
             asked = what_if_replayed(changes, result, loaded, machine, algorithms, fold is Fold.ON, rest)
     except OutOfTime as cut:
@@ -196,7 +197,8 @@ def project(
     }
     try:
         with watching(time_budget) as watch:
-            found = run(**asked, watch=watch.within(0, 1 + len(changes)), each=lambda row: rows.append(row.to_json()))
+            first = watch.within(0, 1 + len(changes)) if changes else watch
+            found = run(**asked, watch=first, each=lambda row: rows.append(row.to_json()))
             rest = watch.within(1, 1 + len(changes), parts=len(changes))
             for row, bought in zip(rows, what_if_projected(changes, found, watch=rest, **asked), strict=True):
                 row |= {"what_if": [change.to_json() for change in bought]} if changes else {}

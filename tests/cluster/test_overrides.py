@@ -127,9 +127,9 @@ def test_the_example_of_the_format_page_loads(tmp_path: Path) -> None:
     from dessim.cluster import load_cluster
 
     text = (topology_root() / "README.md").read_text()
-    blocks = text.split("```toml\n")
     path = tmp_path / "mixed.toml"
-    path.write_text(blocks[1].split("```")[0] + blocks[2].split("```")[0])
+    whole, *parts = [block.split("```")[0] for block in text.split("```toml\n")[1:]]
+    path.write_text(whole + next(part for part in parts if "[[override]]" in part))
     cluster = load_cluster(path)
     assert check(cluster) == []
     assert len(set(cluster.links.capacity[cluster.links.of_kind("nic_up")].tolist())) == 2

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from des_ref import certify
 from des_ref.audit import UNPLANNED
-from des_ref.certify import Case, passed
-from des_ref.cli import run
+from des_ref.certify_case import Case, distance
+from des_ref.certify_group import certify
+from des_ref.certify_show import passed
+from dessim.errors import ModelError
+from dessim.workload.model import load_model
 
 
 def all_reduce_again() -> None:
@@ -125,6 +127,28 @@ def every_replica_brings_its_tail() -> None:
     des.DesAllReduce._share_of_shared_grads = lambda self: None  # type: ignore[method-assign]
 
 
+def shared_weights_keep_their_own_gradient() -> None:
+    """dW1 is sent around, and what comes back is thrown away: each worker trains W1 on the rows that it holds."""
+    from des_ref.strategies import grads
+
+    right = grads.SummedGrads.launch
+
+    def launch(comm: Any, name: str, parameters: Any) -> Any:
+        if name != "shared_grad":
+            return right(comm, name, parameters)
+        copies = torch.cat([p.grad.flatten() for p in parameters])
+        return grads.SummedGrads((), None, comm.all_reduce(name, copies))
+
+    grads.SummedGrads.launch = staticmethod(launch)  # type: ignore[assignment,method-assign]
+
+
+def hash_placement_is_forced() -> None:
+    """Nobody stops pooled-field FM from having a field's ids on several workers."""
+    from dessim.workload.operators import FmFields
+
+    FmFields.not_by_hash = ""
+
+
 def rounds_keep_their_gradient() -> None:
     """The backward of a round as that of the last sum, the identity: each worker then has a part of dt only."""
     from des_ref.strategies import rounds
@@ -142,7 +166,7 @@ def case(tiny: Path, ranks: int, strategy: str = "des_all_reduce", steps: int = 
     [(1, "des_all_reduce"), (2, "des_all_reduce"), (4, "des_all_reduce"), (3, "des_reduce_scatter")],
 )
 def test_green(ranks: int, strategy: str, tiny: Path) -> None:
-    result = certify.certify(case(tiny, ranks, strategy))
+    result = certify(case(tiny, ranks, strategy))
     assert passed(result), result
     assert result["ranks"] == ranks and all(op["recorded_bytes"] > 0 for op in result["ops"])
 
@@ -154,7 +178,7 @@ def test_green_without_an_mlp(kinds: tuple[str, ...], tmp_path: Path) -> None:
     operators = "".join(f'[[operators]]\nkind = "{kind}"\n' for kind in kinds)
     head = 'schema_version = 1\nname = "wide"\n[input]\nfields = 3\nids_per_sample = 5.0\nvocabulary = 90\n'
     file.write_text(f"{head}[embedding]\nwidth = 5\n{operators}")
-    assert passed(certify.certify(case(file, 2)))
+    assert passed(certify(case(file, 2)))
 
 
 @pytest.fixture
@@ -170,7 +194,7 @@ def crossed(tmp_path: Path) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["des_all_reduce", "des_reduce_scatter"])
 def test_green_with_weights_below_and_above_the_sums(strategy: str, crossed: Path) -> None:
-    assert passed(certify.certify(case(crossed, 2, strategy)))
+    assert passed(certify(case(crossed, 2, strategy)))
 
 
 @pytest.fixture
@@ -187,13 +211,13 @@ def fields(tmp_path: Path) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize(("ranks", "strategy"), [(2, "des_reduce_scatter"), (4, "des_all_reduce")])
 def test_green_with_whole_fields_on_workers(ranks: int, strategy: str, fields: Path) -> None:
-    result = certify.certify(case(fields, ranks, strategy))
+    result = certify(case(fields, ranks, strategy))
     assert passed(result) and {"round_1", "round_2", "round_1_grad"} <= {op["name"] for op in result["ops"]}
 
 
 @pytest.mark.slow
 def test_red_when_a_round_is_not_summed_on_the_way_back(fields: Path) -> None:
-    result = certify.certify(case(fields, 2, sabotage=rounds_keep_their_gradient))
+    result = certify(case(fields, 2, sabotage=rounds_keep_their_gradient))
     assert not passed(result) and result["max_grad_diff"] > 1e-9
 
 
@@ -203,7 +227,7 @@ def test_green_for_attention_over_ids_that_are_spread(tmp_path: Path) -> None:
     head = 'schema_version = 1\nname = "attention"\n[input]\nfields = 3\nids_per_sample = 5.0\nvocabulary = 90\n'
     mlp = '[[operators]]\nkind = "mlp"\nwidths = [4, 3]\n'
     file.write_text(f'{head}[embedding]\nwidth = 4\npooling = "attention"\n{mlp}')
-    result = certify.certify(case(file, 2, "des_reduce_scatter"))
+    result = certify(case(file, 2, "des_reduce_scatter"))
     assert passed(result) and {"round_1", "shared_grad"} <= {op["name"] for op in result["ops"]}
 
 
@@ -213,14 +237,14 @@ def test_green_for_means_of_fields_whose_ids_are_spread(tmp_path: Path) -> None:
     head = 'schema_version = 1\nname = "mean"\n[input]\nfields = 3\nids_per_sample = 5.0\nvocabulary = 90\n'
     mlp = '[[operators]]\nkind = "mlp"\nwidths = [4, 3]\n'
     file.write_text(f'{head}[embedding]\nwidth = 4\npooling = "mean"\n{mlp}')
-    result = certify.certify(case(file, 2))
+    result = certify(case(file, 2))
     (ids,) = (op for op in result["ops"] if op["name"] == "ids")
     assert passed(result) and ids["formula"] == "(B/N)*m*(k+2*c)"
 
 
 @pytest.mark.slow
 def test_red_when_every_replica_brings_its_tail(crossed: Path) -> None:
-    result = certify.certify(case(crossed, 2, sabotage=every_replica_brings_its_tail))
+    result = certify(case(crossed, 2, sabotage=every_replica_brings_its_tail))
     assert not passed(result) and result["bytes_match"] and result["max_grad_diff"] > 1e-9
 
 
@@ -230,12 +254,12 @@ def test_green_where_ranks_hold_no_id(strategy: str, tmp_path: Path) -> None:
     file = tmp_path / "few.toml"
     head = 'schema_version = 1\nname = "few"\n[input]\nfields = 2\nids_per_sample = 3.0\nvocabulary = 2\n'
     file.write_text(f'{head}[embedding]\nwidth = 5\n[[operators]]\nkind = "mlp"\nwidths = [4, 3]\n')
-    assert passed(certify.certify(case(file, 4, strategy)))  # two ids, so two ranks at least hold none
+    assert passed(certify(case(file, 4, strategy)))  # two ids, so two ranks at least hold none
 
 
 @pytest.mark.slow
 def test_red_when_the_gradient_is_all_reduced_again(tiny: Path) -> None:
-    result = certify.certify(case(tiny, 2, sabotage=all_reduce_again))
+    result = certify(case(tiny, 2, sabotage=all_reduce_again))
     assert not passed(result)
     assert result["max_grad_diff"] > 1e-6 and result["max_param_diff"] > 1e-6
     # The extra message is caught as well: no op of the plan.
@@ -244,14 +268,33 @@ def test_red_when_the_gradient_is_all_reduced_again(tiny: Path) -> None:
 
 
 @pytest.mark.slow
+def test_red_when_the_gradient_of_w1_is_not_summed(tiny: Path) -> None:
+    result = certify(case(tiny, 2, steps=2, sabotage=shared_weights_keep_their_own_gradient))
+    # Every byte travels as planned: only the numbers tell, and W1 is another one on each worker.
+    assert not passed(result) and result["bytes_match"] and result["max_param_diff"] == sys.float_info.max
+
+
+@pytest.mark.slow
+def test_red_when_fields_are_torn_apart_under_pooled_field_fm(tmp_path: Path) -> None:
+    file = tmp_path / "torn.toml"
+    head = 'schema_version = 1\nname = "torn"\n[input]\nfields = 3\nids_per_sample = 5.0\nvocabulary = 90\n'
+    file.write_text(f'{head}[embedding]\nwidth = 4\n[[operators]]\nkind = "fm_fields"\n')
+    with pytest.raises(ModelError, match="the square of a field's sum"):
+        load_model(file)
+    alone, torn = (certify(case(file, ranks, steps=2, sabotage=hash_placement_is_forced)) for ranks in (1, 2))
+    assert passed(alone)  # where one worker has all of a field, hash placement does no harm
+    assert not passed(torn) and torn["bytes_match"] and 1e-9 < torn["max_param_diff"] < 1
+
+
+@pytest.mark.slow
 def test_red_when_a_rank_touches_rows_it_does_not_own(tiny: Path) -> None:
-    result = certify.certify(case(tiny, 2, steps=1, sabotage=wrong_owner))
+    result = certify(case(tiny, 2, steps=1, sabotage=wrong_owner))
     assert not passed(result) and result["max_loss_diff"] == sys.float_info.max
 
 
 @pytest.mark.slow
 def test_red_when_more_bytes_travel_than_planned(tiny: Path) -> None:
-    result = certify.certify(case(tiny, 2, steps=2, sabotage=fat_messages))
+    result = certify(case(tiny, 2, steps=2, sabotage=fat_messages))
     assert not passed(result) and not result["bytes_match"] and result["max_param_diff"] < 1e-12
     (labels,) = (op for op in result["ops"] if op["name"] == "labels")
     assert labels["recorded_bytes"] == 2 * labels["formula_bytes"] and labels["mismatches"] == 4
@@ -259,7 +302,7 @@ def test_red_when_more_bytes_travel_than_planned(tiny: Path) -> None:
 
 @pytest.mark.slow
 def test_red_when_replicas_come_apart(tiny: Path) -> None:
-    result = certify.certify(case(tiny, 2, steps=2, sabotage=replica_drifts))
+    result = certify(case(tiny, 2, steps=2, sabotage=replica_drifts))
     assert not passed(result) and result["max_param_diff"] == sys.float_info.max
 
 
@@ -275,7 +318,7 @@ def test_red_when_replicas_come_apart(tiny: Path) -> None:
 def test_red_when_the_collectives_are_not_the_plans(
     sabotage: Any, strategy: str, name: str, mismatches: int, tiny: Path
 ) -> None:
-    result = certify.certify(case(tiny, 2, strategy, steps=1, sabotage=sabotage))
+    result = certify(case(tiny, 2, strategy, steps=1, sabotage=sabotage))
     (op,) = (op for op in result["ops"] if op["name"] == name)
     assert not passed(result) and not result["bytes_match"] and op["mismatches"] == mismatches
 
@@ -284,21 +327,5 @@ def test_red_when_the_collectives_are_not_the_plans(
 def test_no_nan_is_lost(where: str) -> None:
     zeros = {"w": torch.zeros(2, 1), "v": torch.zeros(2, 3)}
     poisoned = zeros | {where: zeros[where].clone().fill_(float("nan"))}
-    assert certify._distance(zeros, zeros) == 0.0
-    assert certify._distance(poisoned, zeros) == sys.float_info.max
-
-
-def test_red_exits_3(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    bad = {
-        "ranks": 2,
-        "equivalent": True,
-        "max_loss_diff": 0.0,
-        "max_grad_diff": 0.0,
-        "max_param_diff": 2e-12,
-        "bytes_match": True,
-        "ops": [],
-    }
-    monkeypatch.setattr(certify, "certify", lambda _: bad)
-    assert run("des_ref.certify", lambda: certify.main(["--ranks", "2", "--json"])) == 3
-    captured = capsys.readouterr()
-    assert '"ok": false' in captured.out and "the certificate fails on 2 ranks" in captured.err
+    assert distance(zeros, zeros) == 0.0
+    assert distance(poisoned, zeros) == sys.float_info.max

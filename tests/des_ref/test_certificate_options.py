@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from des_ref.certify import Case, certify, passed
+from des_ref.certify_case import Case
+from des_ref.certify_group import certify
+from des_ref.certify_show import passed
 
 
 @pytest.mark.slow

@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 import torch
 
-from des_ref import certify, certify_async
-from des_ref.certify import Case, passed
+from des_ref import certify_async, certify_case
+from des_ref.certify_case import Case
+from des_ref.certify_show import passed
 from des_ref.cli import leave
 from des_ref.comm import Comm, open_comm
 from des_ref.data.batch import slice_of
@@ -29,6 +30,7 @@ from des_ref.strategies.exchange import table_order, tables_of
 from des_ref.strategies.ps_async import PsAsync
 from des_ref.strategies.ps_server import Server
 from dessim.errors import DessimError, UsageError
+from dessim.trace.schema import PREFETCH
 from dessim.workload.model import Model, load_model, parse_model
 
 RANKS, STEPS = 3, 2
@@ -83,7 +85,7 @@ def _slow_second_worker(model: Model, everyone: Comm, bound: int) -> Any:
         server.serve()
         return server.log
     strategy = PsAsync(network, Optimizers(), comm)
-    for whole in certify._batches(Case(2, 6, "", ""), model, comm):
+    for whole in certify_case.batches(Case(2, 6, "", ""), model, comm):
         strategy.step(slice_of(whole, comm.rank, comm.world_size))
         time.sleep(0.03 * comm.rank)
     strategy.close()
@@ -99,7 +101,7 @@ def _silent_second_worker(model: Model, everyone: Comm) -> str | None:
             Server(network, Optimizers(), comm, 0).serve()
         elif comm.rank == 0:
             strategy = PsAsync(network, Optimizers(), comm)
-            for whole in certify._batches(Case(2, 2, "", ""), model, comm):
+            for whole in certify_case.batches(Case(2, 2, "", ""), model, comm):
                 strategy.step(slice_of(whole, 0, 2))
     except DessimError as error:
         return str(error)
@@ -108,7 +110,7 @@ def _silent_second_worker(model: Model, everyone: Comm) -> str | None:
 
 def _predictions(model: Model, comm: Comm) -> dict[str, list[float]]:
     """Logits of a batch that nobody trained on, after a step on another."""
-    seen, unseen = certify._batches(Case(RANKS, 2, "", ""), model, comm)
+    seen, unseen = certify_case.batches(Case(RANKS, 2, "", ""), model, comm)
     logits = {}
     for name in EXACT:
         strategy = STRATEGIES[name](Network(model, 5, torch.float64, "cpu"), Optimizers(), comm)
@@ -123,13 +125,16 @@ def _rank(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     model, result = load_model(folder / "five.toml"), {}
     with open_comm("cpu", (folder / "meeting", rank, RANKS)) as comm:
+        prefetch = comm.beside(PREFETCH)
         for kind, ids in BAGS.items():
-            certify._IDS_PER_FIELD = ids  # type: ignore[misc]
+            certify_case.IDS_PER_FIELD = ids  # type: ignore[misc]
             for name in EXACT:
                 case = Case(RANKS, STEPS, "", name, "cpu", pipeline=ids == 1.0)
-                result[f"{name} {kind}"] = certify._run(case, model, comm)
+                wholes = certify_case.batches(case, model, comm)
+                truth = certify_case.expected(case, model, wholes)
+                result[f"{name} {kind}"] = certify_case.compare(case, model, comm, prefetch, wholes, truth)
         result["predictions"] = _predictions(model, comm)
-        batches = certify._batches(Case(1, 3, "", ""), model, comm)
+        batches = certify_case.batches(Case(1, 3, "", ""), model, comm)
         one_worker = comm.apart(2, 60.0)
         result["one worker"] = certify_async.measure(one_worker, model, Optimizers(), 1, batches, staleness=3)
         for bound in (0, 2):
@@ -167,10 +172,10 @@ def test_it_trains_as_one_process_does(name: str, kind: str, results: list[dict[
 
 def _counted(kind: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, int]]:
     """S of each op, added up over ranks and steps, counted from the data."""
-    monkeypatch.setattr(certify, "_IDS_PER_FIELD", BAGS[kind])
+    monkeypatch.setattr(certify_case, "IDS_PER_FIELD", BAGS[kind])
     model = parse_model(tomllib.loads(MODEL), "five.toml")
     everyone = SimpleNamespace(world_size=RANKS)
-    batches = certify._batches(Case(RANKS, STEPS, "", ""), model, everyone)  # type: ignore[arg-type]
+    batches = certify_case.batches(Case(RANKS, STEPS, "", ""), model, everyone)  # type: ignore[arg-type]
     own = [[len(set(slice_of(b, rank, RANKS).ids.tolist())) for rank in range(RANKS)] for b in batches]
     samples, ids = sum(len(b) for b in batches), sum(len(b.ids) for b in batches)
     u, most = sum(map(sum, own)), sum(map(max, own))

@@ -1,0 +1,166 @@
+"""The certificate's program: which cases there are, how they run in one group, and what it says of them."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from des_ref import certify, certify_group
+from des_ref.certify_case import Case, shrunk
+from des_ref.certify_matrix import _pairs, every_case, pairwise, placements, shipped_models
+from des_ref.certify_page import render
+from des_ref.certify_show import passed, summary
+from des_ref.cli import run
+from des_ref.embedding.optim import ROW_OPTIMIZERS
+from des_ref.strategies import STRATEGIES
+from dessim.workload.model import load_model
+
+GREEN = {
+    "case": "des_all_reduce, deepfm by hash, sgd, 2 ranks",
+    "model": "deepfm",
+    "placement": "hash",
+    "strategy": "des_all_reduce",
+    "optimizer": "sgd",
+    "ranks": 2,
+    "equivalent": True,
+    "max_loss_diff": 0.0,
+    "max_grad_diff": 0.0,
+    "max_param_diff": 3e-16,
+    "bytes_match": True,
+    "ops": [{"name": "labels", "recorded_bytes": 80, "formula_bytes": 80, "mismatches": 0, "formula": "B*c"}],
+}
+RED = GREEN | {"max_param_diff": 2e-12, "case": "the one with adam"}
+STALE = GREEN | {
+    "strategy": "ps_async",
+    "equivalent": False,
+    "max_param_diff": 0.04,
+    "servers": 1,
+    "staleness": {"bound": 4, "mean": 1.5, "max": 4, "missed_mean": 0.9, "missed_max": 3},
+}
+
+
+def all_cases(ranks: tuple[int, ...] = (1, 2, 4)) -> list[Case]:
+    return every_case(ranks, 30, "cpu", True, 4)
+
+
+def die_as_second_of_cases() -> None:
+    """The rank ends in the middle of every case but sgd's."""
+    right = certify_group.compare
+
+    def compare(case: Case, *rest: Any) -> Any:
+        if case.optimizer == "adam" and rest[1].rank == 1:
+            os._exit(7)
+        return right(case, *rest)
+
+    certify_group.compare = compare  # type: ignore[assignment]
+
+
+def test_all_is_every_model_placement_strategy_optimizer_and_number_of_ranks() -> None:
+    cases = all_cases()
+    found = [(c.ranks, c.model, c.placement, c.strategy, c.optimizer) for c in cases]
+    assert len(set(found)) == len(found)
+    expected = {
+        (n, model, placement, strategy, optimizer)
+        for n in (1, 2, 4)
+        for model in shipped_models()
+        for strategy in STRATEGIES
+        for placement in placements(model, strategy)
+        for optimizer in ROW_OPTIMIZERS
+    }
+    assert set(found) == expected and all(c.small and c.steps == 30 for c in cases)
+
+
+def test_placements_are_those_that_are_right() -> None:
+    assert placements("deepfm", "des_all_reduce") == ["hash", "field"]
+    assert placements("deepfm_fields", "des_all_reduce") == ["field"]  # pooled-field FM is wrong by hash
+    assert placements("deepfm", "table_wise") == ["hash"] and placements("deepfm_fields", "mesh") == ["field"]
+
+
+def test_quick_has_every_pair_of_choices_in_few_cases() -> None:
+    cases = all_cases()
+    few = pairwise(cases)
+    pairs, covered = ({pair for c in some for pair in _pairs(c)} for some in (cases, few))
+    assert covered == pairs and len(few) < len(cases) / 10
+
+
+@pytest.mark.parametrize("name", shipped_models())
+def test_a_small_model_has_the_same_operators(name: str) -> None:
+    model = load_model(name)
+    small = shrunk(model)
+    assert small.kinds == model.kinds and small.embedding.placement == model.embedding.placement
+    assert small.row_widths.keys() == model.row_widths.keys() and small.needs_operand == model.needs_operand
+    assert small.symbols(2)["P"] < 2000
+
+
+def test_ps_async_is_not_blamed_for_being_inexact_but_for_bytes_and_bound() -> None:
+    assert passed(STALE)
+    assert not passed(STALE | {"bytes_match": False})
+    assert not passed(STALE | {"staleness": STALE["staleness"] | {"max": 5}})
+    found = summary([Case(2, 30, "deepfm", s) for s in ("des_all_reduce", "ps_async")], [GREEN, STALE], 1.0)
+    assert found["ok"] and not found["equivalent"] and found["max_param_diff"] == 3e-16
+
+
+@pytest.mark.slow
+def test_a_group_goes_on_after_a_case_that_died(tiny: Path) -> None:
+    cases = [
+        Case(2, 1, str(tiny), "mesh", "cpu", optimizer=o, small=True, sabotage=die_as_second_of_cases)
+        for o in ("sgd", "adam", "ftrl")
+    ]
+    first, second, third = certify_group.certify_all(cases)
+    assert passed(first) and passed(third) and third["optimizer"] == "ftrl"
+    assert not passed(second) and "died" in second["error"] and "7" in second["error"]
+
+
+@pytest.mark.slow
+def test_cases_of_a_group_are_each_as_if_alone(tiny: Path) -> None:
+    cases = [
+        Case(2, 3, str(tiny), strategy, "cpu", optimizer=optimizer, small=True)
+        for optimizer in ("adam", "sgd")
+        for strategy in ("des_reduce_scatter", "mesh")
+    ]
+    together = certify_group.certify_all(cases)
+    assert all(map(passed, together))
+    alone = certify_group.certify(cases[2])
+    assert {**together[2], "seconds": 0} == {**alone, "seconds": 0}
+
+
+def test_red_exits_3_and_names_the_cases(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(certify, "certify_all", lambda cases: [GREEN, RED])
+    page = tmp_path / "page.html"
+    assert run("des_ref.certify", lambda: certify.main(["--json", "--html", str(page)])) == 3
+    captured = capsys.readouterr()
+    found = json.loads(captured.out)
+    assert not found["ok"] and (found["count"], found["red"]) == (2, 1) and found["max_param_diff"] == 2e-12
+    assert "the certificate fails for the one with adam: parameters within" in captured.err
+    assert "parameters differ by 2.00e-12" in page.read_text()
+
+
+@pytest.mark.parametrize("arguments", [["--all"], ["--quick"], []])
+def test_tables_say_what_is_red(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fat = GREEN["ops"][0] | {"recorded_bytes": 160, "mismatches": 2}
+    monkeypatch.setattr(certify, "certify_all", lambda _: [STALE, GREEN | {"bytes_match": False, "ops": [fat]}])
+    assert run("des_ref.certify", lambda: certify.main(arguments)) == 3
+    out = capsys.readouterr().out
+    assert "DIFFER" in out and "FAILED" in out and "1.50 steps stale" in out
+    assert not arguments or "labels moved 160 bytes, 80 planned" in out
+
+
+def test_the_page_stands_alone_and_escapes_names() -> None:
+    results = [GREEN | {"model": "<script>alert(1)</script>"}, STALE, RED, GREEN | {"error": "a rank died", "ranks": 4}]
+    page = render(summary([Case(2, 30, "deepfm", "mesh", small=True)] * 4, results, 60.0))
+    assert "<script" not in page and "http" not in page.replace("http-equiv", "") and "a rank died" in page
+    assert 'class="warn">4.0e-02' in page and 'class="bad">' in page and 'class="good">3.0e-16' in page
+
+
+def test_a_placement_that_is_wrong_is_refused_before_anything_starts(capsys: pytest.CaptureFixture[str]) -> None:
+    refused = ["--all", "--model", "deepfm_fields", "--placement", "hash"]
+    assert run("des_ref.certify", lambda: certify.main(refused)) == 2
+    assert "no case has --model deepfm_fields, --placement hash" in capsys.readouterr().err

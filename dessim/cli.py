@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +16,7 @@ from dessim.cli_goodput import goodput
 from dessim.cli_options import (
     AlgorithmOption,
     ClusterOption,
+    DrawOption,
     FaultsOption,
     Fold,
     FoldOption,
@@ -41,7 +42,12 @@ from dessim.cli_topo import topo
 from dessim.cli_trace import trace
 from dessim.cli_watch import TimeBudgetOption, stop_partial, watching
 from dessim.errors import OutOfTime, UsageError
+from dessim.files import write_text
 from dessim.trace.schema import Collective
+
+if TYPE_CHECKING:
+    from dessim.cluster import Cluster
+    from dessim.sim.counters import Load
 
 app = typer.Typer(
     help="Decide strategy, fabric and scale for training recommenders with huge sparse layers.",
@@ -159,6 +165,7 @@ def project(
     what_if: WhatIfOption = None,
     csv: Annotated[Path | None, typer.Option(help="Also write the rows as CSV.")] = None,
     figure: Annotated[Path | None, typer.Option(help="Also draw throughput against GPUs, as SVG.")] = None,
+    draw: DrawOption = None,
     json: JsonOption = False,
 ) -> None:
     """Project a step to other strategies and scales, from a trace or a model file."""
@@ -169,6 +176,7 @@ def project(
     from dessim.results.tables import write_projection_csv
     from dessim.sim.fault_file import load_faults
     from dessim.trace.io import load_trace
+    from dessim.verbs.project import Projection
     from dessim.verbs.project import project as run
     from dessim.verbs.served import parse_servers
     from dessim.verbs.what_if import parse_changes, what_if_projected
@@ -195,6 +203,12 @@ def project(
         "servers": parse_servers(servers, server_device, server_threads, staleness, jitter, seed),
         "scenario": load_faults(faults, machine) if faults is not None else None,
     }
+    if draw is not None and servers is not None:
+        raise UsageError(
+            "--draw and --servers: the use of links is not recorded with servers; leave one of the two out"
+        )
+    if draw is not None and len(asked["strategies"]) * len(asked["gpus"]) > 1:
+        raise UsageError(f"--draw {draw}: it shows one run; name one strategy and one number of GPUs")
     try:
         with watching(time_budget) as watch:
             first = watch.within(0, 1 + len(changes)) if changes else watch
@@ -205,11 +219,15 @@ def project(
     except OutOfTime as cut:
         if rows and not json:
             print_projection(rows)
-        stop_partial(cut, known, json, "name fewer GPUs or strategies", csv, figure)
+        stop_partial(cut, known, json, "name fewer GPUs or strategies", csv, figure, draw)
     if csv is not None:
         write_projection_csv(csv, rows)
     if figure is not None:
         throughput(fitting(rows), figure)
+    if draw is not None:
+        (drawn,) = found
+        assert isinstance(drawn, Projection)  # a misfit alone is an error
+        _draw_used(draw, machine, drawn.record.load)
     if json:
         print_json({**known, "partial": False})
     else:
@@ -236,6 +254,7 @@ def collective(
     faults: FaultsOption = None,
     fold: FoldOption = Fold.ON,
     time_budget: TimeBudgetOption = None,
+    draw: DrawOption = None,
     json: JsonOption = False,
 ) -> None:
     """Time one collective on an idle cluster, in nccl-tests' columns."""
@@ -249,6 +268,8 @@ def collective(
     sizes = parse_sizes(size)
     options, kind = Options(chunks, root, parse_sides(dims)), Collective(op.value)
     scenario = load_faults(faults, machine) if faults is not None else None
+    if draw is not None and len(sizes) > 1:
+        raise UsageError(f"--draw {draw}: it shows one run; name one size")
     rows: list[dict[str, Any]] = []
     try:
         with watching(time_budget) as watch:
@@ -263,11 +284,20 @@ def collective(
             print_collectives(rows)
         known = {"cluster": machine.name, "op": op.value, "gpus": gpus, "rows": rows}
         less = "allow a larger --tolerance or fewer GPUs" if uneven is not None else "use fewer GPUs"
-        stop_partial(cut, known, json, less)
+        stop_partial(cut, known, json, less, draw)
+    if draw is not None:
+        _draw_used(draw, machine, measured.load)
     if json:
         print_json({"cluster": machine.name, **(rows[0] if len(rows) == 1 else {"rows": rows}), "partial": False})
     else:
         print_collectives(rows)
+
+
+def _draw_used(file: Path, machine: Cluster, load: Load) -> None:
+    """The cluster with its links coloured by what a run made of them."""
+    from dessim.cluster.draw import draw
+
+    write_text(file, draw(machine, {kind: load.mean(kind) for kind in load.rate}))
 
 
 app.command()(tenants)

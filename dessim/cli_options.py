@@ -54,6 +54,10 @@ FaultsOption = Annotated[
     Path | None,
     typer.Option("--faults", help="TOML file of what goes wrong: links, switches, slow GPUs; format: docs/faults.md."),
 ]
+DrawOption = Annotated[
+    Path | None,
+    typer.Option("--draw", help="Also draw the cluster as SVG, links coloured by their mean use; of one run only."),
+]
 ServersOption = Annotated[
     int | None, typer.Option(help="ps_*: CPU hosts that keep the tables, on the hosts after the workers'.", min=1)
 ]

@@ -37,6 +37,7 @@ def refused(code: int, text: str, *arguments: str) -> None:
     assert len(err.strip().splitlines()) == 1, err
 
 
+ON_RAIL = ("--cluster", RAIL, "--gpus", "16")
 SPILL = ("--gpus", "8", "--spill")
 PROJECT = ("project", "--model", "deepfm", "--strategy", "des_all_reduce", "--cluster", RAIL)
 
@@ -65,6 +66,9 @@ PROJECT = ("project", "--model", "deepfm", "--strategy", "des_all_reduce", "--cl
         (2, "does not fit: a GPU needs", (*PROJECT, "--gpus", "1024", "--batch-per-worker", "16384")),
         (2, "has no node.pcie", ("project", "--model", "fm", *PROJECT[3:5], "--cluster", "one-switch_16", *SPILL)),
         (2, "write OP=NAME", (*PROJECT, "--gpus", "8", "--algorithm", "ring")),
+        (2, "one strategy and one number of GPUs", (*PROJECT, "--gpus", "8,16", "--draw", "x.svg")),
+        (2, "leave one of the two out", (*PROJECT, "--gpus", "8", "--servers", "2", "--draw", "x.svg")),
+        (2, "name one size", ("collective", "all_reduce", *ON_RAIL, "--size", "1MiB,2MiB", "--draw", "x.svg")),
     ],
 )
 def test_mistakes_get_one_line_and_the_right_code(code: int, text: str, arguments: tuple[str, ...]) -> None:
@@ -142,6 +146,20 @@ def test_files_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
     refused(1, "no such topology", "topo", "draw", "nope", "--out", str(svg))
     assert svg.read_text() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["rail.svg", "rows.csv"]
+
+
+@pytest.mark.parametrize(
+    "command", [(*PROJECT, "--gpus", "16"), ("collective", "all_reduce", *ON_RAIL, "--size", "64MiB")]
+)
+def test_a_run_is_drawn_with_the_use_of_its_links(command: tuple[str, ...], tmp_path: Path) -> None:
+    svg, again, plain = tmp_path / "use.svg", tmp_path / "again.svg", tmp_path / "plain.svg"
+    printed = run(*command, "--draw", str(svg))
+    assert printed[0] == 0 and run(*command, "--draw", str(again))[0] == 0
+    assert run("topo", "draw", RAIL, "--out", str(plain))[0] == 0
+    assert svg.read_bytes() == again.read_bytes() != plain.read_bytes()
+    assert "mean use of a link class" in svg.read_text() and "mean use" not in plain.read_text()
+    refused(1, "", *command, "--draw", str(plain / "inside-a-file.svg"))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["again.svg", "plain.svg", "use.svg"]
 
 
 def test_replay_writes_a_timeline(tmp_path: Path) -> None:

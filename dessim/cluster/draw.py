@@ -1,23 +1,23 @@
 """A drawing of a cluster that a person can read at 16 and at 65,536 GPUs.
 
 Layers from core or spine to GPU, top to bottom; one node is drawn in full, with the leaves it hangs on; whatever is
-alike is folded into a stack with its count. Rates and latencies of each layer of links stand in the left margin. Left
-out: the cables one by one, and how loaded they are.
+alike is folded into a stack with its count. Rates and latencies of each layer of links stand in the left margin. With
+the heat of a run, lines have the colour of how busy their class of links was. Left out: the cables one by one.
 """
 
 from __future__ import annotations
 
 import textwrap
-from dataclasses import dataclass
-
-import numpy as np
+from collections.abc import Mapping
 
 from dessim.cluster.check import describe
+from dessim.cluster.draw_groups import Groups, many
 from dessim.cluster.draw_map import draw_map, has_map
-from dessim.cluster.draw_node import LEFT, MARGIN, NODE, PANEL, WIRE, margin, one_node
+from dessim.cluster.draw_node import LEFT, MARGIN, NODE, PANEL, margin, one_node
 from dessim.cluster.fabrics.fat_tree import FatTree
 from dessim.cluster.fabrics.leaf_spine import LeafSpine
 from dessim.cluster.graph import Cluster
+from dessim.cluster.heat import STEP_LABELS, STEPS, WIRE, Heat
 from dessim.cluster.parts import Switch
 from dessim.cluster.svg import FAINT, Box, Sheet
 from dessim.units import format_bandwidth
@@ -28,70 +28,29 @@ SHOWN_SPINES, SHOWN_RAILS = 4, 8
 SIDE, GAP = 130.0, 40.0
 
 
-def draw(cluster: Cluster) -> str:
-    """The SVG document; the same cluster gives the same bytes."""
-    sheet = Sheet(WIDTH)
+def draw(cluster: Cluster, heat: Mapping[str, float] | None = None) -> str:
+    """The SVG document; the same cluster gives the same bytes.
+
+    `heat` is the mean use of each link class over a run, 0 to 1; classes that are not in it carried nothing.
+    """
+    sheet = Sheet(WIDTH, Heat(heat))
     y = _title(sheet, cluster)
+    if heat is not None:
+        y = _legend(sheet, y)
     mapped = has_map(cluster.fabric)
     spines, y = ([], draw_map(sheet, cluster, y)) if mapped else _upper_tiers(sheet, cluster, y)
-    groups = _Groups.of(cluster)
+    groups = Groups.of(cluster)
     leaves = _leaves(sheet, groups, y, repeated=mapped and groups.leaf_word != "leaf")
     others = _other_groups(sheet, groups, y)
     for i, (spine, elsewhere) in enumerate(spines):
         for leaf in leaves[i : i + 1] if groups.apart else leaves if not elsewhere else ():
-            sheet.line(spine.bottom, leaf.top, WIRE, width=1)
+            sheet.line(spine.bottom, leaf.top, "leaf_up", width=1)
         if others:
-            sheet.line(spine.bottom, others[0].top, WIRE, width=1)
+            sheet.line(spine.bottom, others[0].top, "leaf_up", width=1)
     margin(sheet, y + 65, f"NIC – {groups.leaf_word}", cluster.node.nic, cluster.links, "nic_up")
     y += 150
     bottom = _nodes(sheet, cluster, groups, leaves, others, y)
     return sheet.finish(bottom + MARGIN, f"Cluster {cluster.name}")
-
-
-@dataclass(frozen=True, slots=True)
-class _Groups:
-    """The nodes that share leaves: one group is drawn, the others are folded."""
-
-    nodes: int
-    """Nodes in the drawn group."""
-    leaves: int
-    """Leaves of the drawn group."""
-    others: int
-    other_nodes: int
-    other_leaves: int
-    word: str
-    leaf_word: str
-    names: tuple[str, ...] = ()
-    of_nic: tuple[int, ...] = ()
-    """On which of the drawn leaves each NIC of the drawn node is; all on the first unless it says so."""
-    apart: bool = False
-    """Whether nothing but NVLink joins the leaves."""
-
-    @classmethod
-    def of(cls, cluster: Cluster) -> _Groups:
-        fabric, n, wiring = cluster.fabric, cluster.n_nodes, cluster.wiring
-        node, nics = wiring.node_of_nic(), cluster.node.nics
-        if not isinstance(fabric, LeafSpine):
-            # what the NICs of node 0 hang on, and what hangs there as well
-            home = cluster.links.dst[wiring.nic_up + np.arange(len(node))]
-            layer = next(
-                layer for layer in cluster.links.layers if home[0] in range(layer.first, layer.first + layer.count)
-            )
-            inside, others = len(np.unique(node[home == home[0]])), layer.count - 1
-            if isinstance(fabric, FatTree):
-                return cls(inside, 1, fabric.pods - 1, n - inside, others, "leaf", "leaf")
-            name = layer.name(int(home[0]) - layer.first)
-            return cls(inside, 1, others, n - inside, others, layer.kind, layer.kind, (name,))
-        mine, of_nic = np.unique(fabric.leaf[:nics], return_inverse=True)
-        a_group = len(mine)
-        inside = n - len(np.unique(node[~np.isin(fabric.leaf, mine)]))
-        others, rails = (fabric.leaves - a_group) // a_group, nics // cluster.node.trays
-        rail = a_group > 1
-        names = tuple(f"leaf{leaf}" + f"\nrail {i % rails}" * rail for i, leaf in enumerate(mine.tolist()))
-        word, more = "pod" if rail else "leaf", fabric.leaves - a_group
-        return cls(
-            inside, a_group, others, n - inside, more, word, "leaf", names, tuple(of_nic.tolist()), fabric.parts > 1
-        )
 
 
 def _title(sheet: Sheet, cluster: Cluster) -> float:
@@ -115,6 +74,18 @@ def _title(sheet: Sheet, cluster: Cluster) -> float:
         size=13,
     )
     return y + 30
+
+
+def _legend(sheet: Sheet, y: float) -> float:
+    """What the colours of lines say; returns where to go on."""
+    x = LEFT + 380.0
+    text = "mean use of a link class over the run, the busier way:"
+    sheet.text(x - 12, y + 10, text, anchor="end", ink=FAINT)
+    for colour, label in zip((WIRE, *STEPS), ("unused", *STEP_LABELS), strict=True):
+        sheet.box(Box(x, y + 1, 20, 9), "", colour)
+        sheet.text(x + 25, y + 10, label, size=11, ink=FAINT)
+        x += 83
+    return y + 26
 
 
 def _upper_tiers(sheet: Sheet, cluster: Cluster, y: float) -> tuple[list[tuple[Box, bool]], float]:
@@ -146,8 +117,8 @@ def _upper_tiers(sheet: Sheet, cluster: Cluster, y: float) -> tuple[list[tuple[B
     )
     margin(sheet, y + 78, "leaf – spine", tree.uplink, links, "leaf_up", tree.links_per_spine)
     for plane, spine in zip(planes, spines, strict=False):
-        sheet.line(plane.bottom, spine.top, WIRE, width=1)
-        sheet.line(plane.bottom, spines[-1].top, WIRE, width=1)
+        sheet.line(plane.bottom, spine.top, "spine_up", width=1)
+        sheet.line(plane.bottom, spines[-1].top, "spine_up", width=1)
     return [(spine, pods > 1 and spine is spines[-1]) for spine in spines], y + 150
 
 
@@ -187,10 +158,10 @@ def _row(
     return boxes
 
 
-def _leaves(sheet: Sheet, groups: _Groups, y: float, *, repeated: bool) -> list[Box]:
+def _leaves(sheet: Sheet, groups: Groups, y: float, *, repeated: bool) -> list[Box]:
     """The leaves of the drawn group; `repeated` where they are counted above already."""
     total = groups.leaves + groups.other_leaves
-    plural = _many(groups.leaf_word) if total > 1 else groups.leaf_word
+    plural = many(groups.leaf_word) if total > 1 else groups.leaf_word
     title = "one of them" if repeated else f"{total:,} {plural}"
     sheet.text(MARGIN, y + 16, title, size=14, bold=True)
     if groups.apart:
@@ -215,11 +186,7 @@ def _over_leaves(sheet: Sheet, names: list[str], fill: str, y: float) -> list[Bo
     return boxes
 
 
-def _many(word: str) -> str:
-    return {"switch": "switches", "leaf": "leaves"}.get(word, f"{word}s")
-
-
-def _other_groups(sheet: Sheet, groups: _Groups, y: float) -> list[Box]:
+def _other_groups(sheet: Sheet, groups: Groups, y: float) -> list[Box]:
     if not groups.others and not groups.other_leaves:
         return []
     x = LEFT + PANEL + SIDE + 2 * GAP
@@ -229,13 +196,13 @@ def _other_groups(sheet: Sheet, groups: _Groups, y: float) -> list[Box]:
         of = f"\nof {groups.others:,} more pod{'s' * (groups.others > 1)}"
     elif groups.others and groups.others != groups.other_leaves:
         of = f"\nin {groups.others + 1:,} pods"
-    word = _many(groups.leaf_word) if groups.other_leaves > 1 else groups.leaf_word
+    word = many(groups.leaf_word) if groups.other_leaves > 1 else groups.leaf_word
     leaves = f"{groups.other_leaves:,} more {word}"
     draw_one = sheet.stack if groups.other_leaves > 1 else sheet.box
     return [draw_one(Box(x, y, width, 36), leaves + of, LEAF)]
 
 
-def _nodes(sheet: Sheet, cluster: Cluster, groups: _Groups, leaves: list[Box], others: list[Box], y: float) -> float:
+def _nodes(sheet: Sheet, cluster: Cluster, groups: Groups, leaves: list[Box], others: list[Box], y: float) -> float:
     sheet.text(MARGIN, y + 16, f"{cluster.n_nodes:,} node{'s' * (cluster.n_nodes > 1)}", size=14, bold=True)
     if cluster.node.trays > 1:
         sheet.text(MARGIN, y + 52, f"in {cluster.node.trays} trays", ink=FAINT)
@@ -252,17 +219,17 @@ def _nodes(sheet: Sheet, cluster: Cluster, groups: _Groups, leaves: list[Box], o
     bottom = one_node(sheet, cluster, leaves, y, groups.of_nic)
     if groups.nodes > 1:
         more = Box(LEFT + PANEL + GAP, y + 10, SIDE - 14, 64)
-        same = f"on the same\n{_many(groups.leaf_word) if groups.leaves > 1 else groups.leaf_word}"
+        same = f"on the same\n{many(groups.leaf_word) if groups.leaves > 1 else groups.leaf_word}"
         fold = sheet.stack if groups.nodes > 2 else sheet.box
         fold(more, f"{groups.nodes - 1:,} more node{'s' * (groups.nodes > 2)}\n{same}", NODE)
         for leaf in leaves:
             below = more.top[0] if groups.leaves == 1 else leaf.bottom[0]
-            sheet.line((below, leaf.bottom[1]), more.top, WIRE, width=1)
+            sheet.line((below, leaf.bottom[1]), more.top, "nic_up", width=1)
     if others:
         box = others[0]
         fold = sheet.stack if groups.other_nodes > 1 else sheet.box
-        where = f"these {_many(groups.leaf_word)}" if groups.other_leaves > 1 else f"this {groups.leaf_word}"
+        where = f"these {many(groups.leaf_word)}" if groups.other_leaves > 1 else f"this {groups.leaf_word}"
         label = f"{groups.other_nodes:,} node{'s' * (groups.other_nodes > 1)}\non {where}"
         nodes = fold(Box(box.x, y + 10, box.width, 64), label, NODE)
-        sheet.line(box.bottom, nodes.top, WIRE, width=3)
+        sheet.line(box.bottom, nodes.top, "nic_up", width=3)
     return bottom

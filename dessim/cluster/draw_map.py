@@ -10,14 +10,14 @@ from itertools import pairwise
 
 import networkx as nx
 
-from dessim.cluster.draw_node import LEFT, MARGIN, WIRE, margin
+from dessim.cluster.draw_cables import cable_rows, kinds_along
+from dessim.cluster.draw_node import LEFT
 from dessim.cluster.fabrics.dragonfly import Dragonfly
 from dessim.cluster.fabrics.dragonfly_plus import DragonflyPlus
 from dessim.cluster.fabrics.graph import Graph
 from dessim.cluster.fabrics.hyperx import HyperX
 from dessim.cluster.fabrics.torus import AXES, Torus
 from dessim.cluster.graph import Cluster
-from dessim.cluster.parts import Link
 from dessim.cluster.routing import Fabric
 from dessim.cluster.svg import FAINT, Box, Sheet
 
@@ -45,42 +45,7 @@ def draw_map(sheet: Sheet, cluster: Cluster, y: float) -> float:
         assert isinstance(fabric, Graph)
         note = _graph(sheet, fabric, y)
     sheet.text(LEFT, bottom - 6, note, ink=FAINT)
-    return max(bottom + 24, _legend(sheet, cluster, y))
-
-
-def _legend(sheet: Sheet, cluster: Cluster, y: float) -> float:
-    """Counts and cables, in the margin; returns where it ends."""
-    fabric, links = cluster.fabric, cluster.links
-    counts = {layer.kind: layer.count for layer in links.layers}
-    for kind, many in (("router", "routers"), ("spine", "spines"), ("switch", "switches")):
-        if kind in counts:
-            sheet.text(MARGIN, y + 16, f"{counts[kind]:,} {many}", size=14, bold=True)
-    if fabric.switch:
-        sheet.text(MARGIN, y + 34, f"{fabric.switch.name}, {fabric.switch.ports} ports", ink=FAINT)
-    y += 70
-    for title, link, kind, cables in _cables(fabric):
-        members = len(links.of_kind(kind))
-        if members:
-            both = len(fabric.cables.tail) if isinstance(fabric, Torus) else members * (2 if kind == "leaf_up" else 1)
-            margin(sheet, y, title, link, links, kind, cables, both // 2)
-            y += 64
-    return y
-
-
-def _cables(fabric: Fabric) -> list[tuple[str, Link, str, int]]:
-    """Title, part, kind of link and cables in parallel of each kind of cable."""
-    if isinstance(fabric, Torus):
-        grid = fabric.grid
-        axes = ", ".join(AXES[: len(grid.size)])
-        return [(f"to each neighbour along {axes}", grid.cable, f"{AXES[0]}_plus", grid.cables)]
-    if isinstance(fabric, HyperX):
-        shape = fabric.shape
-        return [(f"in a line along {AXES[d]}", shape.cable, f"{AXES[d]}_line", k) for d, k in enumerate(shape.cables)]
-    if isinstance(fabric, Dragonfly):
-        return [("in a group", fabric.shape.local, "local", 1), ("between groups", fabric.shape.cable, "global", 1)]
-    if isinstance(fabric, DragonflyPlus):
-        return [("leaf – spine", fabric.shape.local, "leaf_up", 1), ("between groups", fabric.shape.cable, "global", 1)]
-    return []
+    return max(bottom + 24, cable_rows(sheet, cluster, y))
 
 
 def _grid(sheet: Sheet, fabric: Torus | HyperX, y: float) -> tuple[str, float]:
@@ -102,8 +67,9 @@ def _grid(sheet: Sheet, fabric: Torus | HyperX, y: float) -> tuple[str, float]:
         for r, i in enumerate(down)
         for c, j in enumerate(across)
     }
-    _lines_of_grid(sheet, boxes, [(i, across) for i in down], columns, torus, along_rows=True)
-    _lines_of_grid(sheet, boxes, [(j, down) for j in across], rows, torus, along_rows=False)
+    kinds = kinds_along(fabric)
+    _lines_of_grid(sheet, boxes, [(i, across) for i in down], columns, kinds[-1], torus, along_rows=True)
+    _lines_of_grid(sheet, boxes, [(j, down) for j in across], rows, kinds[-2:][0], torus, along_rows=False)
     for (i, j), box in boxes.items():
         folded = i < 0 or j < 0
         sheet.box(box, "…" if folded else f"{i * columns + j}", "#ffffff" if folded else ROUTER, size=10, dashed=folded)
@@ -116,6 +82,8 @@ def _grid(sheet: Sheet, fabric: Torus | HyperX, y: float) -> tuple[str, float]:
         if torus
         else "all routers of a line are joined, drawn for router0"
     )
+    if torus and sheet.heat.shares is not None:  # one row of the margin is for all axes
+        note += "; mean use: " + ", ".join(f"{kind[0]} {sheet.heat.percent(kind)}" for kind in kinds)
     return note, y0 + step_y * len(down) + 24
 
 
@@ -129,6 +97,7 @@ def _lines_of_grid(
     boxes: dict[tuple[int, int], Box],
     lines: list[tuple[int, list[int]]],
     n: int,
+    kind: str,
     torus: bool,
     *,
     along_rows: bool,
@@ -137,18 +106,18 @@ def _lines_of_grid(
     for at, places in lines:
         row = [boxes[(at, p) if along_rows else (p, at)] for p in places]
         for a, b in pairwise(row):
-            sheet.line(_centre(a), _centre(b), WIRE, width=1)
+            sheet.line(_centre(a), _centre(b), kind, width=1)
         (ax, ay), (bx, by) = _centre(row[0]), _centre(row[-1])
         if torus and n > 2:
             out = (0.0, 20.0) if not along_rows else (30.0, 0.0)
-            sheet.line((ax - out[0], ay - out[1]), (ax, ay), WIRE, width=1)
-            sheet.line((bx, by), (bx + out[0], by + out[1]), WIRE, width=1)
+            sheet.line((ax - out[0], ay - out[1]), (ax, ay), kind, width=1)
+            sheet.line((bx, by), (bx + out[0], by + out[1]), kind, width=1)
         elif not torus and at == 0:
             starts = [box.top if along_rows else (box.x, box.y + box.height / 2) for box in row]
             for i, start in enumerate(starts):
                 for k, end in enumerate(starts[i + 2 :], 2):
                     rises = (46.0 if along_rows else -40.0) * k / len(starts)
-                    sheet.curve(start, end, rises / math.dist(start, end), WIRE)
+                    sheet.curve(start, end, rises / math.dist(start, end), kind)
 
 
 def _groups(sheet: Sheet, fabric: Dragonfly | DragonflyPlus, y: float) -> str:
@@ -156,7 +125,7 @@ def _groups(sheet: Sheet, fabric: Dragonfly | DragonflyPlus, y: float) -> str:
     centre, radius = (LEFT + 170.0, y + 158.0), 118.0
     if isinstance(fabric, Dragonfly):
         routers = _around(centre, radius, _shown(links.switches, SHOWN_AROUND))
-        _mesh(sheet, [point for _, point in routers])
+        _mesh(sheet, [point for _, point in routers], "local")
         for i, point in routers:
             _dot(sheet, point, "…" if i < 0 else f"{i}", ROUTER)
         inside = f"group 0: {links.switches} routers"
@@ -165,7 +134,7 @@ def _groups(sheet: Sheet, fabric: Dragonfly | DragonflyPlus, y: float) -> str:
         leaves = _in_row(centre[0], centre[1] + 70, _shown(fabric.shape.leaves, 9))
         for _, spine in spines:
             for _, leaf in leaves:
-                sheet.line(spine, leaf, WIRE, width=1)
+                sheet.line(spine, leaf, "leaf_up", width=1)
         for row, fill in ((spines, SPINE), (leaves, ROUTER)):
             for i, point in row:
                 _dot(sheet, point, "…" if i < 0 else f"{i}", fill)
@@ -175,7 +144,7 @@ def _groups(sheet: Sheet, fabric: Dragonfly | DragonflyPlus, y: float) -> str:
     sheet.text(centre[0], y + 12, inside, size=13, bold=True, anchor="middle")
     ring = (RIGHT - 260.0, y + 158.0)
     groups = _around(ring, radius, _shown(links.groups, SHOWN_AROUND))
-    _mesh(sheet, [point for _, point in groups])
+    _mesh(sheet, [point for _, point in groups], "global")
     for i, point in groups:
         _dot(sheet, point, "…" if i < 0 else f"g{i}", GROUP)
     sheet.text(ring[0], y + 12, f"{links.groups:,} groups", size=13, bold=True, anchor="middle")
@@ -192,6 +161,8 @@ def _graph(sheet: Sheet, fabric: Graph, y: float) -> str:
     cables = f"{int(fabric.wires.sum()) // 2:,} cables between {len(pairs):,} pairs of switches"
     rates = sorted({round(rate / 1e9, 3) for rate in (fabric.cables.capacity / fabric.wires).tolist()})
     payload = f"payload of one: {', '.join(f'{rate:g}' for rate in rates[:4])}{' …' if len(rates) > 4 else ''} GB/s"
+    if sheet.heat.shares is not None:
+        payload += f"; mean use {sheet.heat.percent('cable')}"
     if n > SHOWN_SWITCHES:
         sheet.stack(Box(LEFT + 300, y + 110, 220, 60), f"{n:,} switches", ROUTER, size=14)
         return f"{cables}; {payload}; too many to draw one by one"
@@ -202,7 +173,7 @@ def _graph(sheet: Sheet, fabric: Graph, y: float) -> str:
     width, height = RIGHT - LEFT - 160, HEIGHT - 90
     at = {v: (LEFT + 80 + x * width, y + 30 + z * height) for v, (x, z) in place.items()}
     for a, b in pairs:
-        sheet.line(at[a], at[b], WIRE, width=1.2)
+        sheet.line(at[a], at[b], "cable", width=1.2)
     hosts = set(fabric.home.tolist())
     for v, (px, py) in at.items():
         label = fabric.names[v] if len(fabric.names[v]) <= 14 else f"{fabric.names[v][:13]}…"
@@ -231,10 +202,10 @@ def _in_row(middle: float, y: float, items: list[int]) -> list[tuple[int, Point]
     return [(item, (middle + (i - (len(items) - 1) / 2) * 34, y)) for i, item in enumerate(items)]
 
 
-def _mesh(sheet: Sheet, points: list[Point]) -> None:
+def _mesh(sheet: Sheet, points: list[Point], kind: str) -> None:
     for i, a in enumerate(points):
         for b in points[i + 1 :]:
-            sheet.line(a, b, WIRE, width=0.7)
+            sheet.line(a, b, kind, width=0.7)
 
 
 def _dot(sheet: Sheet, at: Point, label: str, fill: str) -> None:

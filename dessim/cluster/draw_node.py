@@ -12,7 +12,6 @@ from dessim.units import format_bandwidth, format_time
 
 MARGIN, LEFT, PANEL = 20.0, 290.0, 470.0
 NODE, NIC, PCIE, GPU, PLANE = "#f7f7f4", "#fde8c8", "#f3ecc4", "#f8d3d0", "#e3d7f0"
-WIRE = "#9aa5b1"
 SHOWN_GPUS = 8
 
 
@@ -49,8 +48,8 @@ def one_node(sheet: Sheet, cluster: Cluster, leaves: list[Box], y: float, of_nic
             middle = _over_gpus(sheet, cluster, gpus, switch_y, "PCIe switch ", node.pcie_switches, PCIE)
             for i, nic in enumerate(tops):
                 switch = middle[min(i * node.pcie_switches // node.nics, len(middle) - 1)]
-                _inner(sheet, nic.bottom, (_over(nic, switch), switch.y))
-            margin(sheet, switch_y - 2, "PCIe switch – GPU, NIC", node.pcie, links, "pcie_up")
+                _inner(sheet, nic.bottom, (_over(nic, switch), switch.y), "pcie_nic_up")
+            margin(sheet, switch_y - 2, "PCIe switch – GPU, NIC", node.pcie, links, "pcie_up", also=("pcie_nic_up",))
             if node.pcie_uplink:
                 margin(
                     sheet,
@@ -64,20 +63,20 @@ def one_node(sheet: Sheet, cluster: Cluster, leaves: list[Box], y: float, of_nic
             margin(sheet, nic_y + 60, "GPU – NIC (PCIe)", node.pcie, links, "pcie_up")
         for i, gpu in enumerate(gpus):
             parent = middle[min(i * (node.pcie_switches or node.nics) // node.gpus, len(middle) - 1)]
-            _inner(sheet, gpu.top, (_over(gpu, parent), parent.bottom[1]))
+            _inner(sheet, gpu.top, (_over(gpu, parent), parent.bottom[1]), "pcie_up")
     for i, top in enumerate(tops):
         leaf = leaves[min(of_nic[i] if i < len(of_nic) else 0, len(leaves) - 1)]
         at = leaf.bottom if len(leaves) > 1 else (top.top[0], leaf.bottom[1])
-        sheet.line(at, (top.top[0], y), WIRE)
+        sheet.line(at, (top.top[0], y), "nic_up")
         if i == len(tops) - 1:  # a folded NIC also stands for those on the leaves that follow
             for rest in leaves[i + 1 :]:
-                sheet.line(rest.bottom, (top.top[0], y), WIRE)
-        _inner(sheet, (top.top[0], y), top.top)
+                sheet.line(rest.bottom, (top.top[0], y), "nic_up")
+        _inner(sheet, (top.top[0], y), top.top, "nic_up")
     if node.nvlink:
         margin(sheet, gpu_y + 58, "GPU – NVSwitch plane", node.nvlink, links, "nvlink_up")
         sheet.box(Box(LEFT + 15, plane_y, PANEL - 30, 30), "NVSwitch plane", PLANE)
         for gpu in gpus:
-            _inner(sheet, gpu.bottom, (gpu.bottom[0], plane_y))
+            _inner(sheet, gpu.bottom, (gpu.bottom[0], plane_y), "nvlink_up")
     return bottom
 
 
@@ -103,17 +102,30 @@ def _over(gpu: Box, nic: Box) -> float:
     return min(max(gpu.top[0], nic.x + 4), nic.x + nic.width - 4)
 
 
-def _inner(sheet: Sheet, a: tuple[float, float], b: tuple[float, float]) -> None:
+def _inner(sheet: Sheet, a: tuple[float, float], b: tuple[float, float], kind: str) -> None:
     """A line inside the node's panel, which would cover it if it were drawn with the others."""
+    colour = sheet.heat.colour(kind)
     sheet.shapes.append(
-        f'<line x1="{a[0]:g}" y1="{a[1]:g}" x2="{b[0]:g}" y2="{b[1]:g}" stroke="{WIRE}" stroke-width="1.4"/>'
+        f'<line x1="{a[0]:g}" y1="{a[1]:g}" x2="{b[0]:g}" y2="{b[1]:g}" stroke="{colour}" stroke-width="1.4"/>'
     )
 
 
 def margin(
-    sheet: Sheet, y: float, title: str, link: Link, links: Links, kind: str, cables: int = 1, pairs: int | None = None
+    sheet: Sheet,
+    y: float,
+    title: str,
+    link: Link,
+    links: Links,
+    kind: str,
+    cables: int = 1,
+    pairs: int | None = None,
+    also: tuple[str, ...] = (),
 ) -> None:
-    """What the links of a layer are, beside them; `pairs` of them, where the kind holds both directions."""
+    """What the links of a layer are, beside them, and how busy where the sheet has heat.
+
+    `pairs` of them, where the kind holds both directions; `also` are kinds that the row stands for as well: it says how
+    busy the busiest is.
+    """
     members = links.of_kind(kind)
     network = not kind.startswith(("pcie", "nvlink"))
     wire = f"{link.rate * 8 / 1e9:.6g} Gb/s" if network else format_bandwidth(link.rate)
@@ -128,3 +140,7 @@ def margin(
         f"{format_time(float(links.latency[members[0]]))}; {pairs or len(members):,} each way",
         ink=FAINT,
     )
+    if sheet.heat.shares is not None:
+        busiest = max((kind, *also), key=sheet.heat.share)
+        sheet.box(Box(LEFT - 80, y + 25, 20, 9), "", sheet.heat.colour(busiest))
+        sheet.text(LEFT - 8, y + 34, sheet.heat.percent(busiest), anchor="end", bold=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from xml.sax.saxutils import escape
 
+from dessim.cluster.heat import Heat
+
 INK, FAINT = "#1f2933", "#52606d"
 FONT = "DejaVu Sans, Verdana, Arial, sans-serif"
 WIDE_EM = 0.62
@@ -31,9 +33,10 @@ class Box:
 
 @dataclass(slots=True)
 class Sheet:
-    """Elements in drawing order; lines go below boxes whenever they are drawn."""
+    """Elements in drawing order; lines go below boxes whenever they are drawn, coloured by `heat`."""
 
     width: float
+    heat: Heat = field(default_factory=Heat)
     lines: list[str] = field(default_factory=list)
     shapes: list[str] = field(default_factory=list)
 
@@ -61,20 +64,21 @@ class Sheet:
             )
         return self.box(box, label, fill, size=size)
 
-    def line(self, a: tuple[float, float], b: tuple[float, float], colour: str, *, width: float = 1.4) -> None:
-        """A straight link, below all boxes."""
+    def line(self, a: tuple[float, float], b: tuple[float, float], kind: str, *, width: float = 1.4) -> None:
+        """A straight link of a class of links, below all boxes."""
+        colour = self.heat.colour(kind)
         self.lines.append(
             f'<line x1="{a[0]:g}" y1="{a[1]:g}" x2="{b[0]:g}" y2="{b[1]:g}" stroke="{colour}" '
             f'stroke-width="{width:g}"/>'
         )
 
-    def curve(self, a: tuple[float, float], b: tuple[float, float], bend: float, colour: str) -> None:
+    def curve(self, a: tuple[float, float], b: tuple[float, float], bend: float, kind: str) -> None:
         """A link that leaves the straight line by `bend` of its length, left of its direction; below all boxes."""
         x = (a[0] + b[0]) / 2 + 2 * bend * (b[1] - a[1])
         y = (a[1] + b[1]) / 2 - 2 * bend * (b[0] - a[0])
         self.lines.append(
-            f'<path d="M{a[0]:g} {a[1]:g}Q{x:g} {y:g} {b[0]:g} {b[1]:g}" fill="none" stroke="{colour}" '
-            f'stroke-width="1"/>'
+            f'<path d="M{a[0]:g} {a[1]:g}Q{x:g} {y:g} {b[0]:g} {b[1]:g}" fill="none" '
+            f'stroke="{self.heat.colour(kind)}" stroke-width="1"/>'
         )
 
     def frame(self, box: Box) -> None:

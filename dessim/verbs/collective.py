@@ -15,6 +15,7 @@ from dessim.collectives.alltoall import uneven_sizes
 from dessim.collectives.closed_forms import algorithm_bandwidth, bus_bandwidth
 from dessim.errors import UsageError
 from dessim.sim.collective import Routed
+from dessim.sim.counters import Load
 from dessim.sim.engine import simulate
 from dessim.sim.fault_file import Scenario
 from dessim.sim.watch import Watch
@@ -31,6 +32,7 @@ class Measurement:
 
     `events` is how often rates were solved; `flow_colours` and `link_colours` are what the messages of a stage were
     folded to at most, `error` how far a tolerance may have put the time off, `wall_s` the simulator's own time.
+    `load` is what links carried.
     """
 
     op: Collective
@@ -44,6 +46,7 @@ class Measurement:
     link_colours: int
     error: float
     wall_s: float
+    load: Load
 
     @property
     def algbw(self) -> float:
@@ -132,6 +135,7 @@ def run_collective(
         link_colours=record.link_colours,
         error=record.error,
         wall_s=time.perf_counter() - began,
+        load=record.load,
     )
 
 

@@ -6,6 +6,7 @@ small (certify_case.shrunk): formulas and sums are those of any size, and a case
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from itertools import combinations
@@ -59,17 +60,29 @@ def every_case(
 
 
 def pairwise(cases: Sequence[Case]) -> list[Case]:
-    """A subset in which every two choices that occur together in `cases` still do: greedy, in the order given."""
+    """A subset in which every two choices that occur together in `cases` still do.
+
+    Greedy: the case with the most new pairs; of equals the one whose choices were made least, so that not everything
+    that is left to choose becomes one rank and the first optimizer.
+    """
     bits: dict[tuple[tuple[int, object], ...], int] = {}
     masks = [sum(1 << bits.setdefault(pair, len(bits)) for pair in _pairs(case)) for case in cases]
     missing, chosen = (1 << len(bits)) - 1, set()
+    made: Counter[tuple[int, object]] = Counter()
     while missing:
-        best = max(range(len(cases)), key=lambda i: (masks[i] & missing).bit_count())
+        best = max(
+            range(len(cases)),
+            key=lambda i: ((masks[i] & missing).bit_count(), -sum(made[choice] for choice in _choices(cases[i]))),
+        )
         chosen.add(best)
+        made.update(_choices(cases[best]))
         missing &= ~masks[best]
     return [cases[i] for i in sorted(chosen)]
 
 
+def _choices(case: Case) -> Iterator[tuple[int, object]]:
+    return enumerate((case.ranks, case.model, case.placement, case.strategy, case.optimizer))
+
+
 def _pairs(case: Case) -> Iterator[tuple[tuple[int, object], ...]]:
-    choices = (case.ranks, case.model, case.placement, case.strategy, case.optimizer)
-    return combinations(enumerate(choices), 2)
+    return combinations(_choices(case), 2)

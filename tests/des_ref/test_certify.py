@@ -85,6 +85,9 @@ def test_quick_has_every_pair_of_choices_in_few_cases() -> None:
     few = pairwise(cases)
     pairs, covered = ({pair for c in some for pair in _pairs(c)} for some in (cases, few))
     assert covered == pairs and len(few) < len(cases) / 10
+    # Nor does one rank, which says little, stand for all.
+    assert all(sum(c.ranks == n for c in few) > len(few) / 5 for n in (1, 2, 4))
+    assert all(sum(c.optimizer == o for c in few) > len(few) / 8 for o in ROW_OPTIMIZERS)
 
 
 @pytest.mark.parametrize("name", shipped_models())

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from dessim.cluster.links import Links
+from dessim.errors import PhysicsError
 from dessim.sim.maxmin import Floats, Ints
 
 _MOST = 2_000  # intervals kept; beyond, neighbours are averaged
 _LOOSE = 4 * _MOST  # entries collected before they are put in order
 _NOTHING = 1e-12  # of the largest rate
+_LOST = 1e-8  # of what was sent, and of what the links could have carried
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,12 +83,18 @@ class Counters:
             ]
 
     def load(self, until: float) -> Load:
-        """The step function of what was carried, from 0 to `until`."""
+        """The step function of what was carried, from 0 to `until`.
+
+        Raises PhysicsError where its area is not what messages had to send: bytes would be lost or made up.
+        """
         if not self._entries:
             return Load.nothing()
         idle = np.zeros(len(self._links.kinds))
         time, rate = _averaged(*_steps([(0.0, until, idle), *self._entries]), _MOST)
         capacity = self._capacity()
+        off = np.abs(np.diff(time) @ rate - self.bytes_by_kind)
+        if (off > _LOST * (self.bytes_by_kind + capacity * until)).any():
+            raise PhysicsError("links carried other bytes than messages sent; please report this")
         used = [i for i in range(len(self._links.kinds)) if self.bytes_by_kind[i] > 0]
         names = self._links.kinds
         return Load(time, {names[i]: rate[:, i] for i in used}, {names[i]: float(capacity[i]) for i in used})

@@ -9,9 +9,10 @@ What a slice gets wrong is second order for rates (who was bound by what while o
 finishes themselves: a flow that ends in a slice ends when its own level says, and on links that lose many of their
 flows in the slice (`_LOSES_MANY`) the finishes are followed one by one, with everybody else's rate held.
 
-The error is first order in the width: a finish is off by a slice at most in all that was tried. What is reported is a
-slice and a quarter, and it is checked: the drain is done twice, once with slices four times as wide, and a first-order
-error is a third of the largest difference between the two. Where that is more, it is what is reported.
+The error is first order in the width: a finish is off by a slice at most in all that was tried (by two where flows of
+one link have unlike weights). What is reported is a quarter more, and it is checked: the drain is done twice, once with
+slices four times as wide, and a first-order error is a third of the largest difference between the two. Where that is
+more, it is what is reported.
 
 Rates follow from those of the slice before by policy iteration (Howard 1960): assume what binds each flow, solve the
 linear system that says so, let each flow go to the lowest link of its path, and repeat until nobody moves. Where that
@@ -32,6 +33,7 @@ Bools = npt.NDArray[np.bool_]
 _COARSER = 4.0  # how much wider the slices of the other drain are
 _WIDTH = 0.75  # of the tolerance: the first guess, usually narrow enough
 _AT_LEAST = 1.25  # slices that the error reported is worth, whatever the two drains say
+_UNLIKE = 2.5  # the same where flows of one link have unlike weights: a light one gains much from a heavy one's end
 _LOSES_MANY = 0.25  # share by which a link's level grows within a slice
 _PASSES = 6  # of policy iteration before solving from scratch
 _SETTLED = 1e-6  # relative: moving a flow for less changes nothing that a tolerance would show
@@ -52,13 +54,16 @@ def drain_in_slices(
     makespan = float((load / net.capacity).max(initial=0.0))
     if not makespan:
         return np.zeros(net.n_flows), np.full(net.n_flows, -1, dtype=np.int64), 0, 0.0
-    width, slices, watch = _WIDTH * tolerance, 0, watch or Watch()
+    lightest = np.full(len(net.capacity), np.inf)
+    np.minimum.at(lightest, net.link, net.weight)
+    at_least = _AT_LEAST if (net.weight <= lightest[net.link] * (1 + _OVER)).all() else _UNLIKE
+    slices, width, watch = 0, _WIDTH * tolerance * _AT_LEAST / at_least, watch or Watch()
     while True:
         coarse = _Slices(net, size, _COARSER * width * makespan).drain(watch.within(0, 1 + _COARSER))
         fine = _Slices(net, size, width * makespan).drain(watch.within(1, 1 + _COARSER, parts=_COARSER))
         slices += coarse.slices + fine.slices
         apart = float(np.abs(fine.finish - coarse.finish).max()) / float(fine.finish.max())
-        error = max(_AT_LEAST * width, apart / (_COARSER - 1))
+        error = max(at_least * width, apart / (_COARSER - 1))
         if error <= tolerance:
             return fine.finish, fine.bound, slices, error
         width *= 0.8 * tolerance / error

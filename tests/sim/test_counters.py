@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dessim.cluster import Cluster, load_cluster
+from dessim.errors import PhysicsError
 from dessim.sim.counters import Counters
 from dessim.sim.flows import route_flows
 from dessim.sim.network import Network
@@ -110,3 +111,10 @@ def test_no_byte_is_lost_to_the_counters_when_a_spine_fails(folding: bool) -> No
             assert (load.share(kind) <= 1 + 1e-9).all()
     assert load.rate["leaf_up"][0] > 0
     assert sum(done.value.values()) == pytest.approx(env.now, rel=1e-9)
+
+
+def test_bytes_that_no_link_carried_are_noticed() -> None:
+    network, end, _ = moved(CLUSTER, [(0.0, 1e9, 1, [(0, 120)])], True)
+    network.counters.bytes_by_kind *= 1.001
+    with pytest.raises(PhysicsError, match="links carried other bytes than messages sent"):
+        network.counters.load(end)

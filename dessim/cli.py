@@ -120,8 +120,7 @@ def replay(
     changes = parse_changes(what_if, machine, recorded=True)
     try:
         with watching(time_budget) as watch:
-            first = watch.within(0, 1 + len(changes)) if changes else watch
-            result = run(loaded, machine, algorithms, fold is Fold.ON, first)
+            result = run(loaded, machine, algorithms, fold is Fold.ON, watch.within(0, 1 + len(changes)))
             rest = watch.within(1, 1 + len(changes), parts=len(changes))
             asked = what_if_replayed(changes, result, loaded, machine, algorithms, fold is Fold.ON, rest)
     except OutOfTime as cut:
@@ -211,8 +210,7 @@ def project(
         raise UsageError(f"--draw {draw}: it shows one run; name one strategy and one number of GPUs")
     try:
         with watching(time_budget) as watch:
-            first = watch.within(0, 1 + len(changes)) if changes else watch
-            found = run(**asked, watch=first, each=lambda row: rows.append(row.to_json()))
+            found = run(**asked, watch=watch.within(0, 1 + len(changes)), each=lambda row: rows.append(row.to_json()))
             rest = watch.within(1, 1 + len(changes), parts=len(changes))
             for row, bought in zip(rows, what_if_projected(changes, found, watch=rest, **asked), strict=True):
                 row |= {"what_if": [change.to_json() for change in bought]} if changes else {}

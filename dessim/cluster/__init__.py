@@ -1,7 +1,6 @@
 """What the machine is: parts, topology files, links, routes."""
 
 from dessim.cluster.check import check, describe
-from dessim.cluster.draw import draw
 from dessim.cluster.graph import Cluster
 from dessim.cluster.links import Links
 from dessim.cluster.load import list_topologies, load_cluster
@@ -19,7 +18,6 @@ __all__ = [
     "Transport",
     "check",
     "describe",
-    "draw",
     "list_topologies",
     "load_cluster",
 ]

@@ -6,7 +6,6 @@ All mistakes of a file are reported together, each with its key path.
 from __future__ import annotations
 
 import math
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +16,7 @@ from dessim.cluster import Cluster
 from dessim.cluster.spec import problems
 from dessim.cluster.spec_parts import Count, Percent, Seconds, Table
 from dessim.errors import FileError
+from dessim.files import read_toml
 from dessim.sim.faults import Fault, Faults
 from dessim.sim.network import GIVES_UP
 from dessim.sim.stragglers import Stragglers
@@ -116,11 +116,7 @@ class Scenario:
 def load_faults(path: Path, cluster: Cluster) -> Scenario:
     """The scenario of a fault file on a cluster. Raises FileError that names the file and each mistaken key."""
     try:
-        file = FaultFile.model_validate(tomllib.loads(path.read_text("utf-8")))
-    except tomllib.TOMLDecodeError as error:
-        raise FileError(path, "", f"not TOML: {error}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise FileError(path, "", f"cannot be read: {error}") from None
+        file = FaultFile.model_validate(read_toml(path))
     except ValidationError as error:
         raise FileError(path, "", problems(error)) from None
     beyond = [slow.rank for slow in file.slow_gpu if slow.rank >= cluster.n_gpus]

@@ -51,6 +51,8 @@ class Watch:
 
     def within(self, done: float, total: float, what: str = "", parts: float = 1) -> Watch:
         """A look at the next one (or several `parts`) of `total`, `done` of which are over. `what` names them."""
+        if total == 1 and not what:
+            return self  # the whole, which has more to tell by itself
         self.tick(done, total, what)
         part = object.__new__(Watch)
         part._run, part._path = self._run, self._on(done, total, what)

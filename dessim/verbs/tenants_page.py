@@ -5,7 +5,6 @@ All mistakes of a page are reported together, each with its key path.
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,6 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 from dessim.cluster.spec import problems
 from dessim.cluster.spec_parts import Count, Seconds, Table
 from dessim.errors import FileError
+from dessim.files import read_toml
 
 Gpu = Annotated[int, Field(ge=0, strict=True)]
 
@@ -67,11 +67,7 @@ class TenantsPage(Table):
 def load_page(path: Path) -> TenantsPage:
     """The page of a file, its file names made absolute. Raises FileError that names the file and every wrong key."""
     try:
-        page = TenantsPage.model_validate(tomllib.loads(path.read_text("utf-8")))
-    except tomllib.TOMLDecodeError as error:
-        raise FileError(path, "", f"not TOML: {error}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise FileError(path, "", f"cannot be read: {error}") from None
+        page = TenantsPage.model_validate(read_toml(path))
     except ValidationError as error:
         raise FileError(path, "", problems(error)) from None
     jobs = tuple(job.model_copy(update={"model": _beside(path, job.model)}) for job in page.job)

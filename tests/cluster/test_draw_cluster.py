@@ -10,7 +10,8 @@ from fabric_examples import graph
 from hypothesis import given, settings
 from small_clusters import clusters
 
-from dessim.cluster import Cluster, draw, list_topologies, load_cluster
+from dessim.cluster import Cluster, list_topologies, load_cluster
+from dessim.cluster.draw import draw
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from small_clusters import clusters
 from test_draw_cluster import SVG, assert_inside_the_sheet
 
-from dessim.cluster import Cluster, draw, list_topologies, load_cluster
+from dessim.cluster import Cluster, list_topologies, load_cluster
+from dessim.cluster.draw import draw
 from dessim.cluster.heat import EDGES, STEP_LABELS, STEPS, WIRE, Heat
 
 SHARE = st.floats(0, 1)

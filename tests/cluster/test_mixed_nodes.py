@@ -14,8 +14,9 @@ from small_clusters import build, hosts, link, mixed_clusters
 from test_bisection import maximum_flow
 from test_routes import assert_route_is_a_path
 
-from dessim.cluster import Cluster, check, describe, draw
+from dessim.cluster import Cluster, check, describe
 from dessim.cluster.check import sample_pairs
+from dessim.cluster.draw import draw
 from dessim.cluster.faults import find_links
 from dessim.cluster.spec import problems
 from dessim.collectives.choose import Floor

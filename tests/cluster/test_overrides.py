@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from small_clusters import build, hosts, link
 from test_bisection import maximum_flow
 
-from dessim.cluster import Cluster, check, describe, draw
+from dessim.cluster import Cluster, check, describe
+from dessim.cluster.draw import draw
 from dessim.cluster.fabrics import direct
 from dessim.cluster.load import topology_root
 from dessim.cluster.spec import problems

@@ -106,3 +106,10 @@ def format_bandwidth(rate: float, digits: int = 4) -> str:
 def format_count(value: float, digits: int = 4) -> str:
     """`1250000` -> `1.25 M`."""
     return _engineering(value, [(1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, "")], digits).rstrip()
+
+
+def percent(value: float, signed: bool = False) -> str:
+    """`0.0596` -> `6.0 %`; whole numbers from 10 % on."""
+    sign = "+" if signed and value > 0 else "−" if value < 0 else ""
+    share = abs(100 * value)
+    return f"{sign}{share:.0f} %" if share >= 9.95 else f"{sign}{share:.2g} %"

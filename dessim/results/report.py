@@ -18,7 +18,7 @@ from dessim.results import figures
 from dessim.results.rows import Row, fitting
 from dessim.results.style import style_of
 from dessim.results.svg import inline
-from dessim.units import format_count, format_size, format_time
+from dessim.units import format_count, format_size, format_time, percent
 
 SOURCES = ("measured", "fitted", "formula", "simulated", "assumed")  # kinds of provenance, the surest first
 ASSUMED_ERROR = 0.05  # a lead below this is a tie where no prediction was held against a measurement; assumed
@@ -151,13 +151,6 @@ def render_report(
 def write_report(path: str | Path, result: Mapping[str, Any], **parts: Any) -> None:
     """Write the report atomically; `parts` as in `render_report`."""
     write_text(path, render_report(result, **parts))
-
-
-def percent(value: float, signed: bool = False) -> str:
-    """`0.0596` -> `6.0 %`; whole numbers from 10 % on."""
-    sign = "+" if signed and value > 0 else "−" if value < 0 else ""
-    share = abs(100 * value)
-    return f"{sign}{share:.0f} %" if share >= 9.95 else f"{sign}{share:.2g} %"
 
 
 def _bound(row: Row, which: str) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dessim.results.report import percent
 from dessim.results.rows import fitting
 from dessim.results.tables import (
     collective_table,
@@ -15,7 +14,7 @@ from dessim.results.tables import (
     table_of,
     what_if_table,
 )
-from dessim.units import format_size, format_time
+from dessim.units import format_size, format_time, percent
 
 Values = Mapping[str, Any]
 

@@ -18,10 +18,9 @@ from rich.table import Table
 from rich.text import Text
 
 from dessim.files import write_text
-from dessim.results.report import percent
 from dessim.results.rows import Row, data_csv, fitting
 from dessim.results.style import style_of
-from dessim.units import format_count, format_size, format_time
+from dessim.units import format_count, format_size, format_time, percent
 
 TRAFFIC = ("ids", "sparse", "dense", "control")
 SERVER_COLUMNS = (

@@ -7,10 +7,9 @@ from typing import Any
 
 from rich.table import Table
 
-from dessim.results.report import percent
 from dessim.results.style import style_of
 from dessim.results.tables import table_of
-from dessim.units import format_time
+from dessim.units import format_time, percent
 
 _LEFT = ("strategy", "placement", "bound by")
 

@@ -34,12 +34,12 @@ from dessim.cluster import Cluster, load_cluster
 from dessim.cluster.draw import draw
 from dessim.errors import CheckFailed, DessimError, UsageError
 from dessim.files import write_json, write_text
-from dessim.results.report import percent, write_report
+from dessim.results.report import write_report
 from dessim.results.show import print_projection
 from dessim.results.tables import key_value_table, print_table, write_projection_csv
 from dessim.results.timeline import write_timeline
 from dessim.trace.io import load_trace
-from dessim.units import format_bandwidth, format_time
+from dessim.units import format_bandwidth, format_time, percent
 from dessim.verbs.project import Projection, project
 from dessim.verbs.replay import counters_of, replay, timeline_of
 from dessim.verbs.what_if import EVERYTHING, parse_changes, what_if_projected

@@ -8,7 +8,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from dessim.results.report import answer, percent, render_report, winners, write_report
+from dessim.results.report import answer, render_report, winners, write_report
+from dessim.units import percent
 from tests.results.sample import projection, result
 
 DRAWING = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"><rect id="a" width="9" height="9"/></svg>'

@@ -6,6 +6,7 @@ Practices of Interconnection Networks", 2004).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import networkx as nx
@@ -32,6 +33,22 @@ class Cables:
         tails, heads, rates = zip(*parts, strict=True)
         capacity = np.repeat(np.array(rates, dtype=np.float64), [len(tail) for tail in tails])
         return cls(np.concatenate(tails), np.concatenate(heads), capacity)
+
+
+@dataclass(frozen=True, slots=True)
+class Lattice:
+    """Routers at the places of a lattice, `size` of them along each dimension."""
+
+    size: tuple[int, ...]
+
+    @property
+    def routers(self) -> int:
+        return math.prod(self.size)
+
+    @property
+    def strides(self) -> list[int]:
+        """How far apart in number neighbours along each dimension are; the last dimension is the fastest."""
+        return [math.prod(self.size[d + 1 :]) for d in range(len(self.size))]
 
 
 def numbers(choice: IntArray | None, m: int, k: int) -> IntArray:

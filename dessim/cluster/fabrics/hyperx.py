@@ -8,13 +8,12 @@ apart, and the q! orders of those dimensions are the alternatives. Left out: way
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from itertools import permutations
 
 import numpy as np
 
-from dessim.cluster.fabrics.direct import Cables, between_halves, fullest, numbers, port_sentences
+from dessim.cluster.fabrics.direct import Cables, Lattice, between_halves, fullest, numbers, port_sentences
 from dessim.cluster.fabrics.torus import AXES
 from dessim.cluster.links import FloatArray, IntArray, LinkBuilder
 from dessim.cluster.parts import Link, Switch
@@ -22,22 +21,12 @@ from dessim.cluster.routing import Pick, Segment, ways
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class Shape(Lattice):
     """What a file says: `size` routers and `cables` between each two of a line, along each dimension."""
 
-    size: tuple[int, ...]
     cables: tuple[int, ...]
     cable: Link
     switch: Switch | None
-
-    @property
-    def routers(self) -> int:
-        return math.prod(self.size)
-
-    @property
-    def strides(self) -> list[int]:
-        """How far apart in number neighbours along each dimension are; the last dimension is the fastest."""
-        return [math.prod(self.size[d + 1 :]) for d in range(len(self.size))]
 
     @property
     def ports(self) -> int:

@@ -8,12 +8,11 @@ cable. Left out: meshes, twisted tori, routes that are not minimal.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from dessim.cluster.fabrics.direct import Cables, between_halves, fullest, port_sentences
+from dessim.cluster.fabrics.direct import Cables, Lattice, between_halves, fullest, port_sentences
 from dessim.cluster.links import FloatArray, IntArray, LinkBuilder
 from dessim.cluster.parts import Link, Switch
 from dessim.cluster.routing import NO_LINK, Pick, Segment, ways
@@ -23,22 +22,12 @@ AXES = "xyzuvw"
 
 
 @dataclass(frozen=True, slots=True)
-class Grid:
+class Grid(Lattice):
     """What a file says: `size` routers along each dimension, `cables` in parallel between neighbours."""
 
-    size: tuple[int, ...]
     cable: Link
     cables: int
     switch: Switch | None
-
-    @property
-    def routers(self) -> int:
-        return math.prod(self.size)
-
-    @property
-    def strides(self) -> list[int]:
-        """How far apart in number neighbours along each dimension are; the last dimension is the fastest."""
-        return [math.prod(self.size[d + 1 :]) for d in range(len(self.size))]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -14,10 +14,12 @@ from des_ref.data.batch import Batch
 from des_ref.embedding.hash_table import RowTable
 from des_ref.embedding.optim import RowAdagrad, RowOptimizer
 from des_ref.hashing import owner_of
+from des_ref.models.build import Network
 from des_ref.models.dense_optim import DenseOptimizer
 from des_ref.strategies.staleness import Tally
 from dessim.trace.schema import Phase
 from dessim.workload.plan import Plan
+from dessim.workload.strategies import plan
 
 
 class Marks(Protocol):
@@ -125,8 +127,17 @@ class Strategy(Protocol):
 class OwnedByHash:
     """What most strategies answer: rows live where h(id) says, and replicas are up to date after each step."""
 
-    comm: Comm
+    name: str
     rows_replicated = False
+
+    def __init__(self, network: Network, optimizers: Optimizers, comm: Comm) -> None:
+        self.network, self.comm = network, comm
+        self.plan = plan(self.name, network.model)
+        self.marks: Marks = NoMarks()
+        self.value_bytes = network.dtype.itemsize
+        self.table = network.new_table(optimizers.rows, optimizers.init_std)
+        self._rows = optimizers.rows
+        self._step = 0
 
     def owner(self, ids: Tensor, field: Tensor) -> Tensor:
         return owner_of(ids, self.comm.world_size)

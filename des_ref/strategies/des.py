@@ -24,13 +24,12 @@ from des_ref.comm import Comm, Handle, SumFeedingReplicas, SumScattered
 from des_ref.data.batch import Batch
 from des_ref.hashing import owner_of
 from des_ref.models.build import Network
-from des_ref.strategies.base import Counts, Lane, Marks, NoMarks, Optimizers, OwnedByHash, StepResult
+from des_ref.strategies.base import Counts, Lane, Optimizers, OwnedByHash, StepResult
 from des_ref.strategies.exchange import send_occurrences, unpack_occurrences
 from des_ref.strategies.grads import SummedGrads
 from des_ref.strategies.rounds import Rounds
 from des_ref.substitution.held import Held, sizes_of_bags
 from dessim.trace.schema import Phase
-from dessim.workload.strategies import plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,19 +48,13 @@ class _Des(OwnedByHash):
     loss_is_share: bool
 
     def __init__(self, network: Network, optimizers: Optimizers, comm: Comm) -> None:
-        self.network, self.comm = network, comm
-        self.plan = plan(self.name, network.model)
-        self.marks: Marks = NoMarks()
-        self.value_bytes = network.dtype.itemsize
-        self.table = network.new_table(optimizers.rows, optimizers.init_std)
-        self._rows = optimizers.rows
+        super().__init__(network, optimizers, comm)
         self._rounds = Rounds(comm)
         if network.model.by_field:
             network.keep_fields(range(comm.rank, network.fields, comm.world_size))
             network.sum_fields = self._rounds.sum
         network.largest = self._rounds.largest
         self._dense = optimizers.dense(network.trained_parameters)
-        self._step = 0
 
     def owner(self, ids: Tensor, field: Tensor) -> Tensor:
         n = self.comm.world_size

@@ -23,10 +23,9 @@ from torch import Tensor
 from des_ref.comm import Comm, Handle
 from des_ref.data.batch import Batch
 from des_ref.models.build import Network
-from des_ref.strategies.base import Counts, Lane, Marks, NoMarks, Optimizers, OwnedByHash, StepResult
+from des_ref.strategies.base import Counts, Lane, Optimizers, OwnedByHash, StepResult
 from des_ref.strategies.grads import SummedGrads
 from dessim.trace.schema import Phase
-from dessim.workload.strategies import plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +52,7 @@ class Rival(OwnedByHash):
     loss_is_share = True
 
     def __init__(self, network: Network, optimizers: Optimizers, comm: Comm) -> None:
-        self.network, self.comm = network, comm
-        self.plan = plan(self.name, network.model)
-        self.marks: Marks = NoMarks()
-        self.value_bytes = network.dtype.itemsize
-        self.table = network.new_table(optimizers.rows, optimizers.init_std)
-        self._rows = optimizers.rows
-        self._step = 0
+        super().__init__(network, optimizers, comm)
         self._start_dense(optimizers)
 
     # -- each strategy's own --------------------------------------------------------------------------------------

@@ -1,5 +1,5 @@
 """`python -m dessim` is `dessim`."""
 
-from dessim.cli import main
+from dessim.cli.app import main
 
 main()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from dessim.cli import app
+from dessim.cli.app import app
 from dessim.trace.io import write_trace
 from tests.trace.build import all_ops, header
 
@@ -186,5 +186,5 @@ def test_a_reader_that_leaves_is_no_traceback() -> None:
 
 
 def test_help_needs_neither_numpy_nor_torch() -> None:
-    code = "import sys, dessim.cli; sys.exit(bool({'numpy', 'torch', 'networkx', 'seaborn'} & set(sys.modules)))"
+    code = "import sys, dessim.cli.app; sys.exit(bool({'numpy', 'torch', 'networkx', 'seaborn'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": ""}).returncode == 0

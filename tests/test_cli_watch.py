@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from dessim.cli_watch import watching
+from dessim.cli.watch import watching
 from dessim.cluster import load_cluster
 from dessim.errors import OutOfTime, UsageError
 from dessim.sim.watch import Watch
@@ -154,7 +154,7 @@ def test_the_bar_is_drawn_on_a_terminal_and_only_in_runs_that_last(monkeypatch: 
 
 
 def test_on_a_real_terminal_stdout_holds_the_result_alone() -> None:
-    impatient = "import dessim.cli_watch as w; w._PATIENCE_S = 0.0; from dessim.cli import main; main()"
+    impatient = "import dessim.cli.watch as w; w._PATIENCE_S = 0.0; from dessim.cli.app import main; main()"
     where = ("--cluster", "one-switch_16", "--gpus", "16", "--size", "1MiB", "--uneven", "1")
     master, slave = pty.openpty()
     done = subprocess.run(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from dessim.cli import app
+from dessim.cli.app import app
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE = (DOCS / "exactness.md").read_text()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from dessim.cli import app
+from dessim.cli.app import app
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "parameter_servers.md").read_text()
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from des_ref.audit import UNPLANNED
-from des_ref.certify_case import Case, distance
-from des_ref.certify_group import certify
-from des_ref.certify_show import passed
+from des_ref.certify.case import Case, distance
+from des_ref.certify.group import certify
+from des_ref.certify.show import passed
 from dessim.errors import ModelError
 from dessim.workload.model import load_model
 

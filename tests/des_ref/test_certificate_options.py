@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from des_ref.certify_case import Case
-from des_ref.certify_group import certify
-from des_ref.certify_show import passed
+from des_ref.certify.case import Case
+from des_ref.certify.group import certify
+from des_ref.certify.show import passed
 
 
 @pytest.mark.slow

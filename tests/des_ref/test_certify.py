@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from des_ref import certify, certify_group
-from des_ref.certify_case import Case, shrunk
-from des_ref.certify_matrix import _pairs, every_case, pairwise, placements, shipped_models
-from des_ref.certify_page import render
-from des_ref.certify_show import passed, summary
+from des_ref.certify import group, program
+from des_ref.certify.case import Case, shrunk
+from des_ref.certify.matrix import _pairs, every_case, pairwise, placements, shipped_models
+from des_ref.certify.page import render
+from des_ref.certify.show import passed, summary
 from des_ref.cli import run
 from des_ref.embedding.optim import ROW_OPTIMIZERS
 from des_ref.strategies import STRATEGIES
@@ -49,14 +49,14 @@ def all_cases(ranks: tuple[int, ...] = (1, 2, 4)) -> list[Case]:
 
 def die_as_second_of_cases() -> None:
     """The rank ends in the middle of every case but sgd's."""
-    right = certify_group.compare
+    right = group.compare
 
     def compare(case: Case, *rest: Any) -> Any:
         if case.optimizer == "adam" and rest[1].rank == 1:
             os._exit(7)
         return right(case, *rest)
 
-    certify_group.compare = compare  # type: ignore[assignment]
+    group.compare = compare  # type: ignore[assignment]
 
 
 def test_all_is_every_model_placement_strategy_optimizer_and_number_of_ranks() -> None:
@@ -113,7 +113,7 @@ def test_a_group_goes_on_after_a_case_that_died(tiny: Path) -> None:
         Case(2, 1, str(tiny), "mesh", "cpu", optimizer=o, small=True, sabotage=die_as_second_of_cases)
         for o in ("sgd", "adam", "ftrl")
     ]
-    first, second, third = certify_group.certify_all(cases)
+    first, second, third = group.certify_all(cases)
     assert passed(first) and passed(third) and third["optimizer"] == "ftrl"
     assert not passed(second) and "died" in second["error"] and "7" in second["error"]
 
@@ -125,18 +125,18 @@ def test_cases_of_a_group_are_each_as_if_alone(tiny: Path) -> None:
         for optimizer in ("adam", "sgd")
         for strategy in ("des_reduce_scatter", "mesh")
     ]
-    together = certify_group.certify_all(cases)
+    together = group.certify_all(cases)
     assert all(map(passed, together))
-    alone = certify_group.certify(cases[2])
+    alone = group.certify(cases[2])
     assert {**together[2], "seconds": 0} == {**alone, "seconds": 0}
 
 
 def test_red_exits_3_and_names_the_cases(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(certify, "certify_all", lambda cases: [GREEN, RED])
+    monkeypatch.setattr(program, "certify_all", lambda cases: [GREEN, RED])
     page = tmp_path / "page.html"
-    assert run("des_ref.certify", lambda: certify.main(["--json", "--html", str(page)])) == 3
+    assert run("des_ref.certify", lambda: program.main(["--json", "--html", str(page)])) == 3
     captured = capsys.readouterr()
     found = json.loads(captured.out)
     assert not found["ok"] and (found["count"], found["red"]) == (2, 1) and found["max_param_diff"] == 2e-12
@@ -149,8 +149,8 @@ def test_tables_say_what_is_red(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fat = GREEN["ops"][0] | {"recorded_bytes": 160, "mismatches": 2}
-    monkeypatch.setattr(certify, "certify_all", lambda _: [STALE, GREEN | {"bytes_match": False, "ops": [fat]}])
-    assert run("des_ref.certify", lambda: certify.main(arguments)) == 3
+    monkeypatch.setattr(program, "certify_all", lambda _: [STALE, GREEN | {"bytes_match": False, "ops": [fat]}])
+    assert run("des_ref.certify", lambda: program.main(arguments)) == 3
     out = capsys.readouterr().out
     assert "DIFFER" in out and "FAILED" in out and "1.50 steps stale" in out
     assert not arguments or "labels moved 160 bytes, 80 planned" in out
@@ -165,5 +165,5 @@ def test_the_page_stands_alone_and_escapes_names() -> None:
 
 def test_a_placement_that_is_wrong_is_refused_before_anything_starts(capsys: pytest.CaptureFixture[str]) -> None:
     refused = ["--all", "--model", "deepfm_fields", "--placement", "hash"]
-    assert run("des_ref.certify", lambda: certify.main(refused)) == 2
+    assert run("des_ref.certify", lambda: program.main(refused)) == 2
     assert "no case has --model deepfm_fields, --placement hash" in capsys.readouterr().err

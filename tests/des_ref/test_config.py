@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from des_ref import bench, certify, train
+from des_ref import bench, train
+from des_ref.certify import program as certify
 from des_ref.cli import run
 from des_ref.config import load_settings
 from dessim.errors import FileError

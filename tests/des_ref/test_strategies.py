@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 import torch
 
-from des_ref import certify_async, certify_case
-from des_ref.certify_case import Case
-from des_ref.certify_show import passed
+from des_ref.certify import case as certify_case
+from des_ref.certify import stale
+from des_ref.certify.case import Case
+from des_ref.certify.show import passed
 from des_ref.cli import leave
 from des_ref.comm import Comm, open_comm
 from des_ref.data.batch import slice_of
@@ -136,7 +137,7 @@ def _rank(rank: int, folder: Path) -> None:
         result["predictions"] = _predictions(model, comm)
         batches = certify_case.batches(Case(1, 3, "", ""), model, comm)
         one_worker = comm.apart(2, 60.0)
-        result["one worker"] = certify_async.measure(one_worker, model, Optimizers(), 1, batches, staleness=3)
+        result["one worker"] = stale.measure(one_worker, model, Optimizers(), 1, batches, staleness=3)
         for bound in (0, 2):
             result[f"slow {bound}"] = _slow_second_worker(model, comm, bound)
         comm.barrier()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from dessim.cli import app
+from dessim.cli.app import app
 from dessim.cluster import Cluster, load_cluster
 from dessim.collectives import ALGORITHMS, Options, algorithms_for, schedule
 from dessim.collectives.alltoall import uneven_sizes

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from dessim.cli import app
+from dessim.cli.app import app
 from dessim.cluster import load_cluster
 from dessim.cluster.load import load_device
 from dessim.errors import CapacityError, UsageError

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from dessim.cli import app
+from dessim.cli.app import app
 from dessim.cluster import load_cluster
 from dessim.errors import CapacityError, DessimError
 from dessim.verbs.project import project

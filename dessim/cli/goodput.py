@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from dessim.cli_options import JsonOption
-from dessim.cli_output import guarded, print_json
+from dessim.cli.options import JsonOption
+from dessim.cli.output import guarded, print_json
 from dessim.errors import UnitError, UsageError
 from dessim.units import format_time, parse_time
 

@@ -6,7 +6,7 @@
     python -m des_ref.certify --quick               of those enough to hold every pair of choices, 10 steps
     python -m des_ref.certify --all --model deepfm --strategy des_all_reduce        those of one model and strategy
 
-What a case is: certify_case.py. How they run: certify_group.py. Which there are: certify_matrix.py.
+What a case is: case.py. How they run: group.py. Which there are: matrix.py.
 
 Exit code 3 when a bound breaks: parameters within 1e-12, bytes equal, no NaN. ps_async is not exact and is not blamed
 for it: how stale it was is measured and shown.
@@ -15,7 +15,6 @@ for it: how stale it was is measured and shown.
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,12 +22,12 @@ from pathlib import Path
 
 import torch
 
-from des_ref.certify_case import SEED, Case
-from des_ref.certify_group import certify_all
-from des_ref.certify_matrix import every_case, pairwise
-from des_ref.certify_page import write_page
-from des_ref.certify_show import PARAMETER_BOUND, passed, print_matrix, print_table, summary
-from des_ref.cli import Parser, positive, run, say
+from des_ref.certify.case import SEED, Case
+from des_ref.certify.group import certify_all
+from des_ref.certify.matrix import every_case, pairwise
+from des_ref.certify.page import write_page
+from des_ref.certify.show import PARAMETER_BOUND, passed, print_matrix, print_table, summary
+from des_ref.cli import Parser, positive, say
 from des_ref.embedding.optim import ROW_OPTIMIZERS
 from des_ref.models.build import Network
 from des_ref.strategies import STRATEGIES, check_strategy
@@ -131,7 +130,3 @@ def _ranks(text: str) -> list[int]:
     if not all(c.strip().isdigit() and int(c) > 0 for c in counts):
         raise UsageError(f"--ranks {text!r}: write numbers above 0, such as 2,4")
     return list(map(int, counts))
-
-
-if __name__ == "__main__":
-    sys.exit(run("des_ref.certify", main))

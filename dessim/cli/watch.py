@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from dessim.cli_output import print_json
+from dessim.cli.output import print_json
 from dessim.errors import OutOfTime, UnitError, UsageError
 from dessim.sim.watch import Watch
 from dessim.units import format_time, parse_time

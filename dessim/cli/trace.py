@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from dessim.cli_options import JsonOption, TraceArgument
-from dessim.cli_output import guarded, print_json, report_check
+from dessim.cli.options import JsonOption, TraceArgument
+from dessim.cli.output import guarded, print_json, report_check
 
 trace = typer.Typer(help="Recorded traces.", no_args_is_help=True, rich_markup_mode=None)
 

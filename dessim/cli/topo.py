@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from dessim.cli_options import JsonOption
-from dessim.cli_output import guarded, print_json, report_check
+from dessim.cli.options import JsonOption
+from dessim.cli.output import guarded, print_json, report_check
 from dessim.files import write_text
 
 topo = typer.Typer(help="Cluster descriptions.", no_args_is_help=True, rich_markup_mode=None)

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from des_ref.certify_show import by_axis, passed, stale_lines, why
+from des_ref.certify.show import by_axis, passed, stale_lines, why
 from des_ref.strategies import STRATEGIES
 from dessim.files import write_text
 
 
 def render(found: Mapping[str, Any]) -> str:
-    """The page of a summary (certify_show.summary)."""
+    """The page of a summary (show.summary)."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(

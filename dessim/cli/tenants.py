@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from dessim.cli_options import AlgorithmOption, Fold, FoldOption, JsonOption, parse_algorithms
-from dessim.cli_output import guarded, print_json
-from dessim.cli_watch import TimeBudgetOption, stop_partial, watching
+from dessim.cli.options import AlgorithmOption, Fold, FoldOption, JsonOption, parse_algorithms
+from dessim.cli.output import guarded, print_json
+from dessim.cli.watch import TimeBudgetOption, stop_partial, watching
 from dessim.errors import OutOfTime
 from dessim.units import format_time
 

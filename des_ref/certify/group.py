@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 
-from des_ref import certify_async
-from des_ref.certify_case import SEED, Case, State, batches, compare, expected
+from des_ref.certify import stale
+from des_ref.certify.case import SEED, Case, State, batches, compare, expected
 from des_ref.cli import leave, say
 from des_ref.comm import Comm, open_comm
 from dessim.errors import SimulationError
@@ -39,9 +39,9 @@ def certify(case: Case) -> dict[str, Any]:
 def certify_all(cases: Sequence[Case]) -> list[dict[str, Any]]:
     """Results of the cases, in their order; `error` instead of figures where a rank died."""
     results: list[dict[str, Any]] = []
-    for (ranks, is_async), group in groupby(cases, key=lambda case: (case.ranks, case.strategy == "ps_async")):
-        waiting = list(group)
-        processes = ranks + (certify_async.SERVERS if is_async else 0)
+    for (ranks, is_async), alike in groupby(cases, key=lambda case: (case.ranks, case.strategy == "ps_async")):
+        waiting = list(alike)
+        processes = ranks + (stale.SERVERS if is_async else 0)
         while waiting:
             found, codes = _spawn(waiting, processes, (len(results), len(cases)))
             if len(found) < len(waiting):
@@ -124,11 +124,11 @@ def _synchronous(comm: Comm, many: bool) -> Callable[[Case], dict[str, Any]]:
 
 def _asynchronous(everyone: Comm, many: bool) -> Callable[[Case], dict[str, Any]]:
     """Runs cases of ps_async; the last process serves, and its results are empty."""
-    comm = everyone.apart(certify_async.SERVERS, certify_async.PATIENCE)
+    comm = everyone.apart(stale.SERVERS, stale.PATIENCE)
 
     def run(case: Case) -> dict[str, Any]:
         model = case.load()
         wholes = batches(case, model, comm)
-        return certify_async.measure(comm, model, case.optimizers(), SEED, wholes, case.staleness) or {}
+        return stale.measure(comm, model, case.optimizers(), SEED, wholes, case.staleness) or {}
 
     return run

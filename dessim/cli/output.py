@@ -6,12 +6,17 @@ import functools
 import os
 import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
 from dessim.errors import CheckFailed, DessimError
-from dessim.files import dump_json
+from dessim.files import dump_json, write_text
+
+if TYPE_CHECKING:
+    from dessim.cluster import Cluster
+    from dessim.sim.counters import Load
 
 SCHEMA_VERSION = 1  # of every --json object
 
@@ -58,3 +63,10 @@ def report_check(what: str, problems: list[str], json: bool) -> None:
 def print_json(value: dict[str, Any]) -> None:
     """Print the one object of `--json`."""
     print(dump_json({"schema_version": SCHEMA_VERSION, **value}))
+
+
+def draw_used(file: Path, machine: Cluster, load: Load) -> None:
+    """The cluster with its links coloured by what a run made of them."""
+    from dessim.cluster.draw import draw
+
+    write_text(file, draw(machine, {kind: load.mean(kind) for kind in load.rate}))

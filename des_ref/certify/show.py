@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from des_ref.certify_case import Case
+from des_ref.certify.case import Case
 
 PARAMETER_BOUND = 1e-12  # docs: validation, the trainer
 _AXES = ("ranks", "strategy", "model", "placement", "optimizer")

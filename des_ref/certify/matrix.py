@@ -1,7 +1,7 @@
 """Which cases there are: every shipped model x allowed placement x strategy x row optimizer x number of ranks.
 
 Placement is DES's: the other strategies have places of their own, and run once, as the model file says. All models run
-small (certify_case.shrunk): formulas and sums are those of any size, and a case takes tenths of a second.
+small (case.shrunk): formulas and sums are those of any size, and a case takes tenths of a second.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from itertools import combinations
 
-from des_ref.certify_case import Case
+from des_ref.certify.case import Case
 from des_ref.embedding.optim import ROW_OPTIMIZERS
 from des_ref.strategies import STRATEGIES
 from dessim.errors import ModelError, UsageError

@@ -1,0 +1,57 @@
+"""The command line: parse, call, print. Results go to stdout, progress and errors to stderr.
+
+Exit codes: 0 ok, 1 failure, 2 usage, 3 a check ran and failed, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from dessim.cli.collective import collective
+from dessim.cli.demo import demo
+from dessim.cli.goodput import goodput
+from dessim.cli.project import project
+from dessim.cli.replay import replay
+from dessim.cli.tenants import tenants
+from dessim.cli.topo import topo
+from dessim.cli.trace import trace
+
+app = typer.Typer(
+    help="Decide strategy, fabric and scale for training recommenders with huge sparse layers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.add_typer(topo, name="topo")
+app.add_typer(trace, name="trace")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(version("dessim"))
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    pass
+
+
+for command in (demo, replay, project, collective, tenants, goodput):
+    app.command()(command)
+
+
+def main() -> None:
+    """Entry point of the `dessim` program."""
+    # The solver's matrices are small: threads of the linear algebra library cost more than they bring. Read at import.
+    for library in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(library, "1")
+    app(prog_name="dessim")

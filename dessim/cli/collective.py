@@ -1,0 +1,81 @@
+"""`dessim collective`: one collective on an idle cluster."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from dessim.cli.options import (
+    ClusterOption,
+    DrawOption,
+    FaultsOption,
+    Fold,
+    FoldOption,
+    JsonOption,
+    Op,
+    parse_sides,
+    parse_sizes,
+)
+from dessim.cli.output import draw_used, guarded, print_json
+from dessim.cli.watch import TimeBudgetOption, stop_partial, watching
+from dessim.errors import OutOfTime, UsageError
+from dessim.trace.schema import Collective
+
+
+@guarded
+def collective(
+    op: Annotated[Op, typer.Argument(help="The operation.", show_default=False)],
+    cluster: ClusterOption,
+    gpus: Annotated[int, typer.Option(help="Ranks, one a GPU.")],
+    size: Annotated[str, typer.Option(help="S as nccl-tests counts it, such as 64MiB; several by commas.")],
+    algorithm: Annotated[str, typer.Option(help="A name such as ring or double_tree, or auto.")] = "auto",
+    chunks: Annotated[
+        int | None, typer.Option(help="Chunks of a pipeline; default: so that messages are 512 KiB.", min=1)
+    ] = None,
+    root: Annotated[int, typer.Option(help="Root of broadcast, reduce, gather and scatter.", min=0)] = 0,
+    dims: Annotated[str, typer.Option(help="Sides of a torus, such as 16x8; default: balanced.")] = "",
+    uneven: Annotated[int | None, typer.Option(help="Seed: all_to_all with a random size a pair.", min=0)] = None,
+    tolerance: Annotated[
+        float, typer.Option(help="Share of its time that a stage of many different flows may be off.", min=0, max=0.1)
+    ] = 0.0,
+    faults: FaultsOption = None,
+    fold: FoldOption = Fold.ON,
+    time_budget: TimeBudgetOption = None,
+    draw: DrawOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Time one collective on an idle cluster, in nccl-tests' columns."""
+    from dessim.cluster import load_cluster
+    from dessim.collectives import Options
+    from dessim.results.show import print_collectives
+    from dessim.sim.fault_file import load_faults
+    from dessim.verbs.collective import run_collective
+
+    machine = load_cluster(cluster)
+    sizes = parse_sizes(size)
+    options, kind = Options(chunks, root, parse_sides(dims)), Collective(op.value)
+    scenario = load_faults(faults, machine) if faults is not None else None
+    if draw is not None and len(sizes) > 1:
+        raise UsageError(f"--draw {draw}: it shows one run; name one size")
+    rows: list[dict[str, Any]] = []
+    try:
+        with watching(time_budget) as watch:
+            for one in sizes:
+                part = watch.within(len(rows), len(sizes), "sizes")
+                measured = run_collective(
+                    machine, kind, gpus, one, algorithm, fold is Fold.ON, options, uneven, tolerance, part, scenario
+                )
+                rows.append(measured.to_json())
+    except OutOfTime as cut:
+        if rows and not json:
+            print_collectives(rows)
+        known = {"cluster": machine.name, "op": op.value, "gpus": gpus, "rows": rows}
+        less = "allow a larger --tolerance or fewer GPUs" if uneven is not None else "use fewer GPUs"
+        stop_partial(cut, known, json, less, draw)
+    if draw is not None:
+        draw_used(draw, machine, measured.load)
+    if json:
+        print_json({"cluster": machine.name, **(rows[0] if len(rows) == 1 else {"rows": rows}), "partial": False})
+    else:
+        print_collectives(rows)

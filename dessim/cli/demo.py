@@ -1,0 +1,27 @@
+"""`dessim demo`: the whole way once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dessim.cli.options import JsonOption
+from dessim.cli.output import guarded, print_json
+
+
+@guarded
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the report and everything behind it.")] = Path("demo-out"),
+    ranks: Annotated[int, typer.Option(help="Processes to train with.", min=1, max=64)] = 4,
+    data: Annotated[str, typer.Option(help="ml-100k, synthetic, or a Criteo-format file.")] = "ml-100k",
+    strategy: Annotated[str, typer.Option(help="How to train, by name.")] = "des_all_reduce",
+    json: JsonOption = False,
+) -> None:
+    """Train, certify, capture, replay, project and report, end to end."""
+    from dessim.verbs.demo import run_demo
+
+    result = run_demo(out, ranks, data, strategy, quiet=json)
+    if json:
+        print_json(result)

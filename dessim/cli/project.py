@@ -1,0 +1,126 @@
+"""`dessim project`: one step at other strategies and scales."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dessim.cli.options import (
+    AlgorithmOption,
+    ClusterOption,
+    DrawOption,
+    FaultsOption,
+    Fold,
+    FoldOption,
+    JitterOption,
+    JsonOption,
+    SeedOption,
+    ServerDeviceOption,
+    ServersOption,
+    ServerThreadsOption,
+    StalenessOption,
+    WhatIfOption,
+    parse_algorithms,
+    parse_counts,
+    parse_names,
+)
+from dessim.cli.output import draw_used, guarded, print_json
+from dessim.cli.watch import TimeBudgetOption, stop_partial, watching
+from dessim.errors import OutOfTime, UsageError
+
+
+@guarded
+def project(
+    strategy: Annotated[str, typer.Option(help="Strategies to compare, separated by commas.")],
+    cluster: ClusterOption,
+    gpus: Annotated[str, typer.Option(help="Numbers of GPUs, separated by commas.")],
+    trace: Annotated[Path | None, typer.Argument(help="Trace folder; or give --model.", show_default=False)] = None,
+    model: Annotated[str | None, typer.Option(help="Model file, or a shipped model such as deepfm.")] = None,
+    batch_per_worker: Annotated[int | None, typer.Option(help="Samples a GPU a step.", min=1)] = None,
+    spill: Annotated[
+        bool, typer.Option("--spill", help="Leave rows that do not fit a GPU in its host's memory.")
+    ] = False,
+    pipeline: Annotated[
+        bool, typer.Option(help="Send the next step's ids while a step runs, as the trainer does.")
+    ] = True,
+    servers: ServersOption = None,
+    server_device: ServerDeviceOption = "epyc-9654",
+    server_threads: ServerThreadsOption = 1,
+    staleness: StalenessOption = None,
+    jitter: JitterOption = 0.0,
+    seed: SeedOption = 0,
+    faults: FaultsOption = None,
+    algorithm: AlgorithmOption = None,
+    fold: FoldOption = Fold.ON,
+    time_budget: TimeBudgetOption = None,
+    what_if: WhatIfOption = None,
+    csv: Annotated[Path | None, typer.Option(help="Also write the rows as CSV.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="Also draw throughput against GPUs, as SVG.")] = None,
+    draw: DrawOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Project a step to other strategies and scales, from a trace or a model file."""
+    from dessim.cluster import load_cluster
+    from dessim.results.figures import throughput
+    from dessim.results.rows import fitting
+    from dessim.results.show import print_projection
+    from dessim.results.tables import write_projection_csv
+    from dessim.sim.fault_file import load_faults
+    from dessim.trace.io import load_trace
+    from dessim.verbs.project import Projection
+    from dessim.verbs.project import project as run
+    from dessim.verbs.served import parse_servers
+    from dessim.verbs.what_if import parse_changes, what_if_projected
+    from dessim.workload.model import load_model
+    from dessim.workload.scale import Job
+
+    if (trace is None) == (model is None):
+        raise UsageError("give either a trace folder or --model, not both")
+    job = Job.of_trace(load_trace(trace)) if trace is not None else Job.of_model(load_model(model or ""))
+    machine = load_cluster(cluster)
+    rows: list[dict[str, Any]] = []
+    known = {"cluster": machine.name, "model": job.model.name, "projection": rows}
+    changes = parse_changes(what_if, machine)
+    asked: dict[str, Any] = {
+        "job": job,
+        "cluster": machine,
+        "strategies": parse_names(strategy, "--strategy"),
+        "gpus": parse_counts(gpus),
+        "batch_per_worker": batch_per_worker,
+        "algorithms": parse_algorithms(algorithm),
+        "folding": fold is Fold.ON,
+        "spill": spill,
+        "pipeline": pipeline,
+        "servers": parse_servers(servers, server_device, server_threads, staleness, jitter, seed),
+        "scenario": load_faults(faults, machine) if faults is not None else None,
+    }
+    if draw is not None and servers is not None:
+        raise UsageError(
+            "--draw and --servers: the use of links is not recorded with servers; leave one of the two out"
+        )
+    if draw is not None and len(asked["strategies"]) * len(asked["gpus"]) > 1:
+        raise UsageError(f"--draw {draw}: it shows one run; name one strategy and one number of GPUs")
+    try:
+        with watching(time_budget) as watch:
+            found = run(**asked, watch=watch.within(0, 1 + len(changes)), each=lambda row: rows.append(row.to_json()))
+            rest = watch.within(1, 1 + len(changes), parts=len(changes))
+            for row, bought in zip(rows, what_if_projected(changes, found, watch=rest, **asked), strict=True):
+                row |= {"what_if": [change.to_json() for change in bought]} if changes else {}
+    except OutOfTime as cut:
+        if rows and not json:
+            print_projection(rows)
+        stop_partial(cut, known, json, "name fewer GPUs or strategies", csv, figure, draw)
+    if csv is not None:
+        write_projection_csv(csv, rows)
+    if figure is not None:
+        throughput(fitting(rows), figure)
+    if draw is not None:
+        (drawn,) = found
+        assert isinstance(drawn, Projection)  # a misfit alone is an error
+        draw_used(draw, machine, drawn.record.load)
+    if json:
+        print_json({**known, "partial": False})
+    else:
+        print_projection(rows)

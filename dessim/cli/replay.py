@@ -1,0 +1,66 @@
+"""`dessim replay`: a recorded trace on a cluster."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dessim.cli.options import (
+    AlgorithmOption,
+    ClusterOption,
+    Fold,
+    FoldOption,
+    JsonOption,
+    TraceArgument,
+    WhatIfOption,
+    parse_algorithms,
+)
+from dessim.cli.output import guarded, print_json
+from dessim.cli.watch import TimeBudgetOption, stop_partial, watching
+from dessim.errors import OutOfTime
+
+
+@guarded
+def replay(
+    trace: TraceArgument,
+    cluster: ClusterOption,
+    algorithm: AlgorithmOption = None,
+    fold: FoldOption = Fold.ON,
+    time_budget: TimeBudgetOption = None,
+    timeline: Annotated[Path | None, typer.Option(help="Also write a timeline that Perfetto opens.")] = None,
+    what_if: WhatIfOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Replay a recorded trace on a cluster and hold it against the measured steps."""
+    from dessim.cluster import load_cluster
+    from dessim.results.show import print_replay
+    from dessim.results.timeline import write_timeline
+    from dessim.trace.io import load_trace
+    from dessim.verbs.replay import counters_of, timeline_of
+    from dessim.verbs.replay import replay as run
+    from dessim.verbs.what_if import parse_changes, what_if_replayed
+
+    loaded = load_trace(trace)
+    for problem in loaded.problems:
+        print(f"dessim: warning: {trace}: {problem}", file=sys.stderr)
+    machine, algorithms = load_cluster(cluster), parse_algorithms(algorithm)
+    changes = parse_changes(what_if, machine, recorded=True)
+    try:
+        with watching(time_budget) as watch:
+            result = run(loaded, machine, algorithms, fold is Fold.ON, watch.within(0, 1 + len(changes)))
+            rest = watch.within(1, 1 + len(changes), parts=len(changes))
+            asked = what_if_replayed(changes, result, loaded, machine, algorithms, fold is Fold.ON, rest)
+    except OutOfTime as cut:
+        header = loaded.header
+        known = {"cluster": machine.name, "strategy": header.strategy, "ranks": header.world_size}
+        stop_partial(cut, known, json, "replay fewer ranks or steps", timeline)
+    if timeline is not None:
+        write_timeline(timeline, timeline_of(result.record), counters_of(result.record))
+    found = result.to_json() | ({"what_if": [change.to_json() for change in asked]} if changes else {})
+    if json:
+        print_json({**found, "partial": False})
+    else:
+        print_replay(found)

@@ -1,0 +1,56 @@
+"""Operators that are sums over ids and a function of them: rows may live anywhere."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from dessim.workload.operators.base import Costs, Dense, Dropout, OperatorSpec, Shape, Widths, perceptron
+
+
+class Lr(OperatorSpec):
+    """z = sum_i w_i x_i."""
+
+    kind: Literal["lr"]
+    reads: ClassVar[str] = "w"
+
+    def costs(self, shape: Shape) -> Costs:
+        return Costs("lr", wire="1", id_flops="2", finish_flops="1", pooled_flops="F", id_grads="1")
+
+
+class Fm(OperatorSpec):
+    """S = sum_i v_i, q = sum_i |v_i|^2; y = (|S|^2 - q) / 2."""
+
+    kind: Literal["fm"]
+
+    def costs(self, shape: Shape) -> Costs:
+        return Costs(
+            "fm",
+            wire="(D+1)",
+            id_flops="3*D",
+            finish_flops="2*D+2",
+            pooled_flops="3*F*D",
+            id_floats="D",
+            id_grads="3*D+1",  # of the sum, of the squares, and both together
+            bag_floats=1,
+        )
+
+
+class Nfm(OperatorSpec):
+    """Bi-interaction: S = sum_i v_i, Q = sum_i v_i o v_i; y = mlp((S o S - Q) / 2)."""
+
+    kind: Literal["nfm"]
+    widths: Widths
+    dropout: Dropout = 0.0
+
+    def costs(self, shape: Shape) -> Costs:
+        return Costs(
+            "nfm",
+            wire="2*D",
+            id_flops="3*D",
+            finish_flops="3*D",
+            pooled_flops="2*F*D + 3*D",
+            id_floats="D",
+            id_grads="3*D",
+            bag_floats=shape.width,
+            dense=perceptron(shape.width, self.widths) + Dense(units=2 * shape.width),
+        )

@@ -1,0 +1,87 @@
+"""Cross networks: layers that multiply what is below them with the field vectors."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from dessim.workload.operators.base import (
+    Costs,
+    Dense,
+    OperatorSpec,
+    OverOperand,
+    Positive,
+    Round,
+    Shape,
+    Widths,
+)
+
+
+class Cross(OperatorSpec):
+    """DCN's cross network in one round: x_l = a_l x_0 + c_l needs x_0 . w_l of each layer and x_0 . w_out only."""
+
+    kind: Literal["cross"]
+    sums_only: ClassVar[bool] = True
+    layers: Positive
+
+    def costs(self, shape: Shape) -> Costs:
+        scalars = self.layers + 1
+        return Costs(
+            "cross",
+            wire=f"{scalars}",
+            id_flops="D",
+            pair_flops=f"2*D*{scalars}",
+            finish_flops=f"{3 * self.layers + 2}",
+            pooled_flops=f"2*F*D*{scalars}",
+            pair_floats=f"D+{scalars}",
+            id_grads="D",
+            shared_weights=f"{scalars}*F*D",
+            dense=Dense(weights=self.layers * shape.pooled, units=2 * self.layers),
+        )
+
+
+class CrossV2(OperatorSpec):
+    """DCN-v2's cross network: full matrices, or U V^T of `rank`.
+
+    Above the operand; but of low rank under field placement, r floats a sample and layer there and back.
+    """
+
+    kind: Literal["cross_v2"]
+    layers: Positive
+    rank: Positive | None = None
+
+    def needs_operand(self, by_field: bool) -> bool:
+        return self.rank is None or not by_field
+
+    def costs(self, shape: Shape) -> Costs:
+        n, r = shape.pooled, self.rank
+        if r is not None and shape.by_field:
+            leg = Round(wire=f"{r}", pair_flops=f"4*D*{r} + 4*D", pair_floats="2*D")
+            return Costs(
+                "cross_v2",
+                wire="1",
+                id_flops="D",
+                pair_flops=f"2*D*{r}",
+                pooled_flops=f"{self.layers}*F*D*{4 * r + 4}",
+                pair_floats="D",
+                id_grads="D",
+                owned_weights=f"{self.layers * (2 * r + 1) + 1}*F*D",
+                rounds=(leg,) * self.layers,
+            )
+        matrix = n * n if r is None else 2 * n * r
+        units = (2 * self.layers - 1) * n + self.layers * (r or 0)  # x_l and its product, but x_0
+        return Costs("cross_v2", wire="0", dense=Dense(self.layers * matrix + n, self.layers * (matrix + n) + n, units))
+
+
+class Cin(OverOperand):
+    """xDeepFM's compressed interaction network, `widths` feature maps a layer."""
+
+    kind: Literal["cin"]
+    widths: Widths
+
+    def costs(self, shape: Shape) -> Costs:
+        products = [below * shape.fields for below in (shape.fields, *self.widths[:-1])]
+        # The widest products have two more tensors of their size in backward: their gradient, and a factor's share.
+        layers = Dense(sum(self.widths), sum(self.widths), 2 * max(products) * shape.width)
+        for wide, maps in zip(products, self.widths, strict=True):
+            layers += Dense(wide * shape.width * (maps + 1), wide * maps, (wide + maps) * shape.width)
+        return Costs("cin", wire="0", dense=layers)

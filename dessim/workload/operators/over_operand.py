@@ -1,0 +1,40 @@
+"""Operators that work above the pooled vectors of all fields."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from dessim.workload.operators.base import Costs, Dense, Dropout, OverOperand, Shape, Widths, perceptron
+
+
+class Dot(OverOperand):
+    """Inner products of every two fields, and an mlp of them (dot: DLRM) or of them and the vectors (inner: PNN)."""
+
+    kind: Literal["dot", "inner"]
+    widths: Widths
+    dropout: Dropout = 0.0
+
+    def costs(self, shape: Shape) -> Costs:
+        products = shape.fields * (shape.fields - 1) // 2
+        inputs = products + (shape.pooled if self.kind == "inner" else 0)
+        square = shape.fields**2
+        gram = Dense(square * shape.width, units=square + products + (inputs if self.kind == "inner" else 0))
+        return Costs(self.kind, wire="0", dense=gram + perceptron(inputs, self.widths))
+
+
+class Head(OverOperand):
+    """A torch module of the user's own above the operand; what it costs is said here, for the simulator never runs it.
+
+    `module` names a function, package.module:function; `activations` are floats a sample that its backward needs.
+    """
+
+    kind: Literal["head"]
+    module: Annotated[str, Field(pattern=r"^\w+(\.\w+)*:\w+$")]
+    weights: Annotated[int, Field(ge=0)]
+    multiply_adds: Annotated[int, Field(ge=0)]
+    activations: Annotated[int, Field(ge=0)] = 0
+
+    def costs(self, shape: Shape) -> Costs:
+        return Costs("head", wire="0", dense=Dense(self.multiply_adds, self.weights, self.activations))

@@ -69,8 +69,8 @@ def project(
     from dessim.results.tables import write_projection_csv
     from dessim.sim.fault_file import load_faults
     from dessim.trace.io import load_trace
-    from dessim.verbs.project import Projection
     from dessim.verbs.project import project as run
+    from dessim.verbs.projection import Projection
     from dessim.verbs.served import parse_servers
     from dessim.verbs.what_if import parse_changes, what_if_projected
     from dessim.workload.model import load_model

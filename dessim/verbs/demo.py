@@ -40,7 +40,8 @@ from dessim.results.tables import key_value_table, print_table, write_projection
 from dessim.results.timeline import write_timeline
 from dessim.trace.io import load_trace
 from dessim.units import format_bandwidth, format_time, percent
-from dessim.verbs.project import Projection, project
+from dessim.verbs.project import project
+from dessim.verbs.projection import Projection
 from dessim.verbs.replay import counters_of, replay, timeline_of
 from dessim.verbs.what_if import EVERYTHING, parse_changes, what_if_projected
 from dessim.workload.scale import Job

@@ -8,104 +8,26 @@ and what memory a GPU needs; a job that does not fit is a `Misfit`, unless its r
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
 
-from dessim.cluster import Cluster, Gpu
+from dessim.cluster import Cluster
 from dessim.errors import CapacityError, UsageError
-from dessim.results.metrics import Breakdown, breakdown
+from dessim.results.metrics import breakdown
 from dessim.sim.collective import Routed
-from dessim.sim.device import roofline
 from dessim.sim.engine import simulate
 from dessim.sim.fault_file import Scenario
-from dessim.sim.recorder import Record
 from dessim.sim.watch import Watch
-from dessim.trace.schema import Collective, Kind
+from dessim.trace.schema import Collective
 from dessim.units import format_bandwidth, format_size
+from dessim.verbs.projection import Misfit, Projection
 from dessim.verbs.served import STRATEGIES as SERVED
-from dessim.verbs.served import ServedStep, Servers, step_with_servers
+from dessim.verbs.served import Servers, step_with_servers
 from dessim.verbs.served import check as check_servers
-from dessim.workload import formula
-from dessim.workload.dag import RankClass, Workload
-from dessim.workload.from_plan import workload_from_plan
-from dessim.workload.memory import Memory, Spill, memory_of, require, require_servers, served_memory, spill_of
-from dessim.workload.plan import Plan, PlannedOp, Traffic
+from dessim.verbs.step import durations_of, step_of
+from dessim.workload.memory import memory_of, require, require_servers, served_memory, spill_of
+from dessim.workload.plan import Plan, Traffic
 from dessim.workload.scale import Job
 from dessim.workload.served import moved
 from dessim.workload.strategies import plan as plan_of
-
-
-@dataclass(frozen=True, slots=True)
-class Projection:
-    """One row: a strategy at a scale. `provenance` says where compute, communication, sizes and memory come from.
-
-    `memory` is what a GPU needs, `spill` what of it is in the host's memory, if anything is; `served` are parameter
-    servers on hosts of their own.
-    """
-
-    gpus: int
-    strategy: str
-    batch: int
-    breakdown: Breakdown
-    bytes_per_worker: float
-    bytes_by_traffic: Mapping[str, float]
-    provenance: Mapping[str, str]
-    caveat: str
-    error_bar: float | None
-    memory: Memory
-    spill: Spill | None
-    record: Record
-    served: ServedStep | None = None
-
-    @property
-    def samples_per_s(self) -> float:
-        return self.batch / self.breakdown.step_time_s
-
-    def to_json(self) -> dict[str, Any]:
-        """A row of `projection`: units in the keys, breakdown beside the totals."""
-        parts = self.breakdown.to_json()
-        return {
-            "gpus": self.gpus,
-            "strategy": self.strategy,
-            "batch": self.batch,
-            "step_time_s": parts.pop("step_time_s"),
-            "samples_per_s": self.samples_per_s,
-            "bytes_per_worker": self.bytes_per_worker,
-            "bytes_by_traffic": dict(self.bytes_by_traffic),
-            **parts,
-            "error_bar": self.error_bar,
-            "memory_bytes": self.memory.total,
-            "memory": self.memory.to_json(),
-            "spill": self.spill.to_json() if self.spill else None,
-            "servers": self.served.to_json() if self.served else None,
-            "does_not_fit": None,
-            "provenance": dict(self.provenance),
-            "caveat": self.caveat,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Misfit:
-    """A row without times: what a GPU would need is more than it has. `reason` says what to change."""
-
-    gpus: int
-    strategy: str
-    batch: int
-    memory: Memory
-    reason: str
-
-    def to_json(self) -> dict[str, Any]:
-        """A row of `projection` with nothing but memory."""
-        return {
-            "gpus": self.gpus,
-            "strategy": self.strategy,
-            "batch": self.batch,
-            "step_time_s": None,
-            "samples_per_s": None,
-            "memory_bytes": self.memory.total,
-            "memory": self.memory.to_json(),
-            "does_not_fit": self.reason,
-        }
 
 
 def project(
@@ -235,7 +157,7 @@ def _served_row(
         require_servers(of_server, device.memory, device.name, what, servers.count)
     except CapacityError as error:
         return Misfit(n, plan.strategy, batch, memory, str(error))
-    durations, compute_from = _durations(job, gpu, plan, symbols, None)
+    durations, compute_from = durations_of(job, gpu, plan, symbols, None)
     step = step_with_servers(cluster, plan, symbols, durations, servers, of_server, routed.folding, watch)
     share = f", of which each of {servers.threads} threads has its share" if servers.threads > 1 else ""
     return Projection(
@@ -290,51 +212,3 @@ def _spill_from(job: Job, host_bandwidth: float) -> str:
         f"assumed: the hottest rows stay on the GPU, ids by Zipf's law with skew {job.model.input.skew:g}; "
         f"{format_bandwidth(host_bandwidth)} each way to the host's memory"
     )
-
-
-def step_of(
-    job: Job, cluster: Cluster, plan: Plan, symbols: Mapping[str, float], spill: Spill | None = None
-) -> tuple[Workload, str]:
-    """A step of `plan` on the first GPUs of `cluster`, and where its compute times come from.
-
-    Ranks on different GPUs are different classes.
-    """
-    devices = cluster.devices(range(int(symbols["N"])))
-    found = [(ranks, *_durations(job, gpu, plan, symbols, spill)) for gpu, ranks in devices]
-    each = [(ranks, workload_from_plan(plan, symbols, durations)) for ranks, durations, _ in found]
-    source = "; ".join(dict.fromkeys(source for _, _, source in found))
-    workload = each[0][1]
-    if len(each) > 1:
-        classes = (RankClass(tuple(ranks.tolist()), of.classes[0].tasks) for ranks, of in each)
-        workload = replace(workload, classes=tuple(classes))
-    return workload, source
-
-
-def _durations(
-    job: Job, gpu: Gpu, plan: Plan, symbols: Mapping[str, float], spill: Spill | None
-) -> tuple[dict[str, float], str]:
-    """Seconds of each compute op, and where they come from."""
-    seconds, source = _on_gpu(job, gpu, plan, symbols)
-    if spill is None:
-        return seconds, source
-    # One more roof: the link to the host works while the GPU's own memory does.
-    launches = {op.name: op.kernels * gpu.launch_overhead for op in plan.ops}
-    slow = {name: launches[name] + there for name, there in spill.seconds.items()}
-    return {name: max(here, slow.get(name, 0.0)) for name, here in seconds.items()}, source
-
-
-def _on_gpu(job: Job, gpu: Gpu, plan: Plan, symbols: Mapping[str, float]) -> tuple[dict[str, float], str]:
-    """The same with all rows in the GPU's memory."""
-    ops = [op for op in plan.ops if op.kind is Kind.COMPUTE]
-    bound = {op.name: _roofline(op, gpu, symbols) for op in ops}
-    same_device = job.device == gpu.name and job.strategy == plan.strategy
-    if not same_device or any(op.name not in job.measured_s for op in ops):
-        return bound, f"assumed: roofline of {gpu.name}"
-    scaled = {
-        op.name: job.measured_s[op.name] * bound[op.name] / _roofline(op, gpu, job.measured_symbols) for op in ops
-    }
-    return scaled, f"measured on {job.device}, scaled by the ratio of its roofline"
-
-
-def _roofline(op: PlannedOp, gpu: Gpu, symbols: Mapping[str, float]) -> float:
-    return roofline(gpu, formula.evaluate(op.flops, symbols), formula.evaluate(op.mem, symbols), float(op.kernels))

@@ -18,7 +18,7 @@ from dessim.sim.stay import Stay, Tenant
 from dessim.sim.tenants import simulate_tenants
 from dessim.sim.watch import Watch
 from dessim.trace.schema import Collective
-from dessim.verbs.project import step_of
+from dessim.verbs.step import step_of
 from dessim.verbs.tenants_page import JobTable, TenantsPage
 from dessim.workload.memory import memory_of, require
 from dessim.workload.model import load_model

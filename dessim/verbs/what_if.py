@@ -23,7 +23,8 @@ from dessim.sim.device import roofline
 from dessim.sim.watch import Watch
 from dessim.trace.io import Trace
 from dessim.trace.schema import Collective, Op
-from dessim.verbs.project import Misfit, Projection, project
+from dessim.verbs.project import project
+from dessim.verbs.projection import Misfit, Projection
 from dessim.verbs.replay import Replay, replay
 from dessim.workload.scale import Job
 

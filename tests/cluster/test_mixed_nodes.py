@@ -25,7 +25,8 @@ from dessim.errors import ClusterError, UsageError
 from dessim.sim.flows import route_flows
 from dessim.trace.schema import Collective
 from dessim.verbs.collective import run_collective
-from dessim.verbs.project import Projection, project
+from dessim.verbs.project import project
+from dessim.verbs.projection import Projection
 from dessim.workload.model import load_model
 from dessim.workload.scale import Job
 

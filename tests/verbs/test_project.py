@@ -12,7 +12,8 @@ from dessim.cluster import Cluster, load_cluster
 from dessim.errors import CapacityError, UsageError
 from dessim.results import tables
 from dessim.results.show import print_projection
-from dessim.verbs.project import Misfit, Projection, project
+from dessim.verbs.project import project
+from dessim.verbs.projection import Misfit, Projection
 from dessim.workload.memory import memory_of
 from dessim.workload.model import Model, load_model
 from dessim.workload.scale import Job

@@ -18,7 +18,8 @@ from dessim.errors import CapacityError, UsageError
 from dessim.results import tables
 from dessim.sim import parameter_server
 from dessim.sim.device import roofline
-from dessim.verbs.project import Misfit, Projection, project
+from dessim.verbs.project import project
+from dessim.verbs.projection import Misfit, Projection
 from dessim.verbs.served import Servers, parse_servers
 from dessim.workload.model import load_model
 from dessim.workload.scale import Job

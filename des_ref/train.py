@@ -13,39 +13,27 @@ held-out test samples at the epoch whose validation AUC was best.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import astuple, dataclass, field, fields
 from pathlib import Path
-from typing import IO, Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
-
-from des_ref import metrics
 from des_ref.cli import Parser, leave, positive, run, say
 from des_ref.comm import Comm, open_comm, record
 from des_ref.config import Settings, load_settings
-from des_ref.data.batch import Examples
 from des_ref.data.source import Opened, open_source
 from des_ref.embedding.optim import ROW_OPTIMIZERS
 from des_ref.models.build import Network
 from des_ref.pipeline import Pipeline, endless
 from des_ref.strategies import STRATEGIES, check_strategy
-from des_ref.strategies.base import Counts, Lane, StepResult, Strategy
+from des_ref.strategies.base import Lane, Strategy
 from des_ref.strategies.ps_server import Server
 from des_ref.trace_session import TraceSession
-from dessim.errors import DessimError, FileError, UsageError
+from des_ref.training.loop import train
+from des_ref.training.summary import summarise
+from dessim.errors import UsageError
 from dessim.files import dump_json
 from dessim.trace.schema import PREFETCH
-from dessim.workload import formula
 from dessim.workload.model import Model, load_model
-
-_EVALUATION_BATCH = 16_384  # samples a forward pass without gradients
 
 
 def parser() -> argparse.ArgumentParser:
@@ -96,18 +84,6 @@ def settings_from(args: argparse.Namespace) -> Settings:
         "dtype": args.dtype,
     }
     return load_settings(args.config, {key: value for key, value in flags.items() if value is not None})
-
-
-@dataclass(slots=True)
-class Progress:
-    """What a run has seen so far."""
-
-    steps: int = 0
-    epochs: int = 0
-    step_seconds: list[float] = field(default_factory=list)
-    counts: NDArray[np.float64] = field(default_factory=lambda: np.zeros(len(fields(Counts))))  # summed over steps
-    best: dict[str, Any] | None = None
-    best_score: float = -np.inf
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -162,151 +138,6 @@ def build_strategy(settings: Settings, model: Model, comm: Comm) -> Strategy:
     return STRATEGIES[settings.strategy](network, settings.optimizers, comm)
 
 
-def train(
-    settings: Settings,
-    opened: Opened,
-    comm: Comm,
-    strategy: Strategy,
-    pipeline: Pipeline,
-    session: TraceSession | None,
-    log: Path | None,
-) -> Progress:
-    """Epochs until validation stops improving, or the limits are reached."""
-    progress = Progress()
-    source, limit = opened.source, settings.training.steps
-    with _log_file(log if comm.rank == 0 else None) as lines:
-        for epoch in range(settings.training.epochs):
-            loss = torch.zeros((), device=comm.device)
-            while pipeline.epoch == epoch and progress.steps != limit:
-                start = time.perf_counter()
-                tracing = session is not None and not session.done
-                result: StepResult = session.step() if tracing else pipeline.step()
-                loss = result.loss
-                if not tracing:
-                    progress.step_seconds.append(time.perf_counter() - start)
-                progress.steps += 1
-                progress.counts += astuple(result.counts)
-            if strategy.loss_is_share:
-                comm.all_reduce("loss", loss).wait()
-            progress.epochs = epoch + 1
-            line = _evaluate_epoch(progress, source.validation, source.test, comm, strategy)
-            if comm.rank == 0:
-                say(f"epoch {epoch + 1:3d}  loss {float(loss):.4f}  " + "  ".join(f"{k} {v}" for k, v in line.items()))
-                if lines is not None:
-                    lines.write(json.dumps({"epoch": epoch + 1, "loss": float(loss), **line}) + "\n")
-            assert progress.best is not None
-            # A trace that was asked for is finished first.
-            is_traced = session is None or session.done
-            stale = epoch + 1 - progress.best["epoch"] >= settings.training.patience
-            if progress.steps == limit or (stale and is_traced):
-                break
-    return progress
-
-
-def _evaluate_epoch(
-    progress: Progress, validation: Examples, test: Examples, comm: Comm, strategy: Strategy
-) -> dict[str, float | None]:
-    """Validation figures; when they are the best so far, the test is scored too and kept."""
-    auc, logloss = _score(predict(validation, comm, strategy), validation)
-    if not np.isfinite(logloss):
-        raise DessimError(
-            f"training diverged in epoch {progress.epochs}: "
-            "lower optimizer.rows.rate or optimizer.dense.lr in the settings"
-        )
-    score = torch.tensor([auc if auc is not None else -logloss], dtype=torch.float64, device=comm.device)
-    # Ranks must not disagree on when to stop; on one kind of machine they cannot, but a hang would be a poor message.
-    comm.broadcast("score", score)
-    if float(score) > progress.best_score:
-        progress.best_score = float(score)
-        test_auc, test_logloss = _score(predict(test, comm, strategy), test)
-        progress.best = {
-            "epoch": progress.epochs,
-            "auc": test_auc,
-            "logloss": test_logloss,
-            "validation_auc": auc,
-            "validation_logloss": logloss,
-        }
-    rounded = {"validation_auc": auc, "validation_logloss": logloss}
-    return {key: None if value is None else round(value, 5) for key, value in rounded.items()}
-
-
-def predict(examples: Examples, comm: Comm, strategy: Strategy) -> Tensor:
-    """Logits of a data set, on every rank: each rank brings its share of each batch, padded with empty samples."""
-    logits = []
-    for start in range(0, len(examples), _EVALUATION_BATCH):
-        count = min(_EVALUATION_BATCH, len(examples) - start)
-        share = -(-count // comm.world_size)
-        which = torch.arange(comm.rank * share, (comm.rank + 1) * share)
-        which = torch.where(which < count, which + start, -1)
-        logits.append(strategy.predict(examples.take(which).to(comm.device))[:count].cpu())
-    return torch.cat(logits)
-
-
-def _score(logits: Tensor, examples: Examples) -> tuple[float | None, float]:
-    labels = examples.labels.numpy()
-    both = 0 < labels.sum() < len(labels)
-    return (metrics.auc(logits.numpy(), labels) if both else None), metrics.logloss(logits.numpy(), labels)
-
-
-def summarise(
-    settings: Settings, model: Model, opened: Opened, comm: Comm, strategy: Strategy, progress: Progress
-) -> dict[str, Any]:
-    """The JSON object that a run ends with. Every rank takes part."""
-    n, batch = comm.world_size, settings.training.batch
-    by_op = _bytes_by_op(model.symbols(n, batch), batch, comm, strategy, progress)
-    seconds = np.array(progress.step_seconds or [float("nan")])
-    times = {"median": np.median(seconds), "mean": seconds.mean(), "p95": np.quantile(seconds, 0.95)}
-    measured = bool(progress.step_seconds)
-    best = progress.best or {}
-    return {
-        "schema_version": 1,
-        "data": opened.name,
-        "fell_back": bool(opened.fallback_reason),
-        "fallback_reason": opened.fallback_reason or None,
-        "model": model.name,
-        "strategy": settings.strategy,
-        "world_size": n,
-        "backend": comm.backend,
-        "device": str(comm.device.type),
-        "dtype": settings.dtype,
-        "optimizer": settings.optimizer.rows.name,
-        "pipeline": settings.training.pipeline,
-        "seed": settings.seed,
-        "batch": batch,
-        "samples": {
-            "train": opened.source.train_samples,
-            "validation": len(opened.source.validation),
-            "test": len(opened.source.test),
-        },
-        "samples_trained": progress.steps * batch,
-        "auc": best.get("auc"),
-        "logloss": best.get("logloss"),
-        "validation_auc": best.get("validation_auc"),
-        "best_epoch": best.get("epoch"),
-        "epochs": progress.epochs,
-        "steps": progress.steps,
-        "step_time_s": {key: float(value) if measured else None for key, value in times.items()},
-        "samples_per_s": batch / float(times["median"]) if measured else 0.0,
-        "bytes_per_worker_per_step": sum(by_op.values()),
-        "bytes_by_op": by_op,
-    }
-
-
-def _bytes_by_op(
-    symbols: dict[str, float], batch: int, comm: Comm, strategy: Strategy, progress: Progress
-) -> dict[str, float]:
-    """Bytes a worker sends, by op, mean over workers and steps; with servers, what it and they send each other.
-
-    Sizes are linear in the counts, so those of the mean counts are the mean sizes.
-    """
-    ops, symbols = strategy.plan.collectives, symbols | {"s": float(strategy.value_bytes)}
-    variables = strategy.op_vars(Counts(*(progress.counts / max(progress.steps, 1)).tolist()), batch)
-    own = [(op, {**symbols, **variables.get(op.name, {})}) for op in ops]
-    sizes = [formula.evaluate(op.size, v) if comm.wire is not None else op.sent_bytes(v) for op, v in own]
-    means = np.array(comm.gather_rows("bytes", sizes)).mean(axis=0)
-    return dict(zip((op.name for op in ops), means.tolist(), strict=True))
-
-
 def _trace_session(
     args: argparse.Namespace,
     settings: Settings,
@@ -325,16 +156,6 @@ def _trace_session(
         how = f"{args.trace_warmup} to warm up, {2 * args.trace_steps} watched, {args.trace_steps} timed"
         raise UsageError(f"--trace needs {need} steps ({how}), but the run has {planned}")
     return TraceSession(args.trace, comm, strategy, pipeline, model, batch, args.trace_warmup, args.trace_steps)
-
-
-def _log_file(path: Path | None) -> Any:
-    if path is None:
-        return nullcontext()
-    try:
-        file: IO[str] = path.open("w", encoding="utf-8", buffering=1)
-    except OSError as error:
-        raise FileError(path, "", f"cannot be written: {error.strerror}") from None
-    return file
 
 
 def _say_fallback(reason: str) -> None:

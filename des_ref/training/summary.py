@@ -1,0 +1,74 @@
+"""The figures a run ends with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from des_ref.comm import Comm
+from des_ref.config import Settings
+from des_ref.data.source import Opened
+from des_ref.strategies.base import Counts, Strategy
+from des_ref.training.progress import Progress
+from dessim.workload import formula
+from dessim.workload.model import Model
+
+
+def summarise(
+    settings: Settings, model: Model, opened: Opened, comm: Comm, strategy: Strategy, progress: Progress
+) -> dict[str, Any]:
+    """The JSON object that a run ends with. Every rank takes part."""
+    n, batch = comm.world_size, settings.training.batch
+    by_op = _bytes_by_op(model.symbols(n, batch), batch, comm, strategy, progress)
+    seconds = np.array(progress.step_seconds or [float("nan")])
+    times = {"median": np.median(seconds), "mean": seconds.mean(), "p95": np.quantile(seconds, 0.95)}
+    measured = bool(progress.step_seconds)
+    best = progress.best or {}
+    return {
+        "schema_version": 1,
+        "data": opened.name,
+        "fell_back": bool(opened.fallback_reason),
+        "fallback_reason": opened.fallback_reason or None,
+        "model": model.name,
+        "strategy": settings.strategy,
+        "world_size": n,
+        "backend": comm.backend,
+        "device": str(comm.device.type),
+        "dtype": settings.dtype,
+        "optimizer": settings.optimizer.rows.name,
+        "pipeline": settings.training.pipeline,
+        "seed": settings.seed,
+        "batch": batch,
+        "samples": {
+            "train": opened.source.train_samples,
+            "validation": len(opened.source.validation),
+            "test": len(opened.source.test),
+        },
+        "samples_trained": progress.steps * batch,
+        "auc": best.get("auc"),
+        "logloss": best.get("logloss"),
+        "validation_auc": best.get("validation_auc"),
+        "best_epoch": best.get("epoch"),
+        "epochs": progress.epochs,
+        "steps": progress.steps,
+        "step_time_s": {key: float(value) if measured else None for key, value in times.items()},
+        "samples_per_s": batch / float(times["median"]) if measured else 0.0,
+        "bytes_per_worker_per_step": sum(by_op.values()),
+        "bytes_by_op": by_op,
+    }
+
+
+def _bytes_by_op(
+    symbols: dict[str, float], batch: int, comm: Comm, strategy: Strategy, progress: Progress
+) -> dict[str, float]:
+    """Bytes a worker sends, by op, mean over workers and steps; with servers, what it and they send each other.
+
+    Sizes are linear in the counts, so those of the mean counts are the mean sizes.
+    """
+    ops, symbols = strategy.plan.collectives, symbols | {"s": float(strategy.value_bytes)}
+    variables = strategy.op_vars(Counts(*(progress.counts / max(progress.steps, 1)).tolist()), batch)
+    own = [(op, {**symbols, **variables.get(op.name, {})}) for op in ops]
+    sizes = [formula.evaluate(op.size, v) if comm.wire is not None else op.sent_bytes(v) for op, v in own]
+    means = np.array(comm.gather_rows("bytes", sizes)).mean(axis=0)
+    return dict(zip((op.name for op in ops), means.tolist(), strict=True))

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from des_ref.hashing import mix64, signed
+from dessim.errors import UsageError
 
 # Owners are chosen by mix64(id) mod N, so a worker's own ids share those bits: slots must come from other ones.
 _SALT = signed(0xD1B54A32D192ED03)
@@ -25,6 +26,7 @@ _MAX_LOAD = 0.5
 _SMALLEST = 1024
 
 Initial = Callable[[Tensor], Mapping[str, Tensor]]
+Exported = Mapping[str, Mapping[str, Tensor]]
 
 
 class RowTable:
@@ -91,6 +93,30 @@ class RowTable:
             for name in names:
                 values[name][missing] = first.get(name, torch.zeros_like(values[name][:1]))
         return values
+
+    def export(self) -> Exported:
+        """Everything that must be kept to go on later: groups of tensors, the lines of each sorted by its `keys`.
+
+        Group `rows`: `keys` int64 [n], and each column [n, width]. A line belongs to its key alone, so tables of n
+        workers are joined line by line, and handed to m workers by whoever owns the key there.
+        """
+        order = torch.argsort(self.keys)
+        return {"rows": {"keys": self.keys[order]} | {name: c[order] for name, c in self.columns.items()}}
+
+    def load(self, groups: Exported) -> None:
+        """Into an empty table, lines that `export` gave, in any order. Raises UsageError when they do not fit."""
+        if len(self):
+            raise UsageError(f"a table is loaded once, and this one has {len(self)} rows already")
+        lines = groups["rows"]
+        for name, values in self._columns.items():
+            if name not in lines or lines[name].shape != (len(lines["keys"]), values.shape[1]):
+                raise UsageError(
+                    f"saved rows have no column {name} of width {values.shape[1]}: another model's or optimizer's"
+                )
+        order = torch.argsort(lines["keys"])
+        rows = self.find_or_insert(lines["keys"][order].to(self._keys.device))
+        for name, values in self._columns.items():
+            values[rows] = lines[name][order].to(values)
 
     def _append(self, ids: Tensor) -> Tensor:
         start, end = self._count, self._count + len(ids)

@@ -13,6 +13,7 @@ from des_ref.embedding.hash_table import RowTable
 from des_ref.embedding.init import normal_rows
 from des_ref.embedding.optim import RowAdagrad
 from des_ref.hashing import feature_id, mix64, mix64_int, owner_of, text_key
+from dessim.errors import UsageError
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 # Few different ids as well, so that repeats across batches are common.
@@ -57,6 +58,39 @@ def test_growth_loses_no_row_and_no_value() -> None:
     expected = normal_rows(ids, 3, 1, 0.1, torch.float64)
     expected[:700] += 1
     assert torch.equal(table.columns["v"][rows], expected)
+
+
+def test_what_two_tables_export_goes_on_in_three() -> None:
+    """Rows saved by 2 workers, loaded by 3: every key is where it belongs and has what it had."""
+    ids = torch.from_numpy(np.random.default_rng(1).permutation(5_000)).to(torch.int64)
+    saved = []
+    for worker in range(2):
+        table = new_table()
+        own = ids[owner_of(ids, 2) == worker]
+        rows = table.find_or_insert(own)
+        table.columns["v_sum"][rows] = own[:, None].double()
+        lines = table.export()["rows"]
+        assert torch.equal(lines["keys"], own.sort().values)
+        saved.append(lines)
+    joined = {name: torch.cat([lines[name] for lines in saved]) for name in saved[0]}
+    for worker in range(3):
+        mine = owner_of(joined["keys"], 3) == worker
+        table = new_table()
+        table.load({"rows": {name: values[mine] for name, values in joined.items()}})
+        lines = table.export()["rows"]
+        assert torch.equal(lines["keys"], ids[owner_of(ids, 3) == worker].sort().values)
+        assert torch.equal(lines["v_sum"][:, 0], lines["keys"].double())
+        assert torch.equal(lines["v"], normal_rows(lines["keys"], 3, 1, 0.1, torch.float64))
+
+
+def test_rows_of_another_model_are_refused() -> None:
+    lines = new_table(2).export()
+    with pytest.raises(UsageError, match="no column v of width 3"):
+        new_table(3).load(lines)
+    table = new_table(2)
+    table.find_or_insert(tensor([1]))
+    with pytest.raises(UsageError, match="loaded once"):
+        table.load(lines)
 
 
 def test_ids_of_one_owner_do_not_crowd_the_table() -> None:

@@ -18,6 +18,10 @@ $(READY): pyproject.toml
 	@echo "setting up $(VENV) (a few minutes the first time)" >&2
 	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 	@$(BIN)/python -m pip install --quiet --editable '.[train]' --group test --group lint
+# --no-deps: TorchRec asks for fbgemm-gpu, a CUDA build of what fbgemm-gpu-cpu is, which would overwrite it. Neither
+# exists for every machine.
+	@$(BIN)/python -m pip install --quiet --group torchrec && $(BIN)/python -m pip install --quiet --no-deps torchrec==1.8.0 \
+		|| echo "TorchRec could not be installed; what is held against it will be skipped" >&2
 	@touch $@
 
 demo: $(READY)     ## train, certify, capture, replay, project, report (under 3 minutes)

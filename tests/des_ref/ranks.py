@@ -1,0 +1,34 @@
+"""Work on processes that form a group over gloo, for tests that need more than one."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from des_ref.cli import leave
+from des_ref.comm import Comm, open_comm
+
+
+def on_ranks(ranks: int, folder: Path, work: Callable[[Comm], Any], limit_s: float = 90) -> list[Any]:
+    """What `work`, a function of a module, returns on each rank, by way of JSON files in an empty `folder`."""
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=_rank, args=(rank, ranks, folder, work)) for rank in range(ranks)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(limit_s)
+        process.kill()
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(ranks)]
+
+
+def _rank(rank: int, ranks: int, folder: Path, work: Callable[[Comm], Any]) -> None:
+    torch.set_num_threads(1)
+    with open_comm("cpu", (folder / "meeting", rank, ranks)) as comm:
+        (folder / f"{rank}.json").write_text(json.dumps(work(comm)))
+        comm.barrier()
+    leave(0)

@@ -2,11 +2,12 @@
 
     torchrun --standalone --nproc-per-node=4 -m des_ref.bench
     torchrun ... -m des_ref.bench --ops all_reduce,all_to_all --sizes 64KiB,1MiB,4MiB --iterations 10 --json bench.json
+    torchrun ... -m des_ref.bench --cases cases.json --json bench.json
 
-A run of a collective starts at a barrier and lasts from the last rank's start to the last rank's end, on clocks made
-comparable by pings. The table shows the median over the iterations, the file the mean beside it. Sizes are S of
-nccl-tests (dessim.trace.schema), a rank. algbw = S / t; busbw = algbw times 2(n-1)/n for all_reduce, (n-1)/n for the
-others; GB/s is 1e9 bytes/s.
+What can be timed is in des_ref/bench_ops.py. A run starts at a barrier and lasts from the last rank's start to the last
+rank's end, on clocks made comparable by pings. The table shows the median over the iterations, the file all of them.
+Sizes are S of nccl-tests (dessim.trace.schema), a rank. algbw = S / t; busbw = algbw times 2(n-1)/n for all_reduce,
+(n-1)/n for the others; GB/s is 1e9 bytes/s.
 
 gloo runs reduce_scatter as a whole all_reduce: its busbw shows it.
 """
@@ -14,14 +15,15 @@ gloo runs reduce_scatter as a whole all_reduce: its busbw shows it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from torch import Tensor
 
+from des_ref.bench_ops import BYTES, COLLECTIVES, OPS, Case, Groups, Part, Runner, load_cases, whole
 from des_ref.cli import Parser, leave, positive, run
 from des_ref.comm import Comm, open_comm, record
 from des_ref.trace_session import clock_offsets_us
@@ -30,65 +32,46 @@ from dessim.files import write_json
 from dessim.trace.schema import Collective, sent_factor
 from dessim.units import parse_size
 
-_BYTES = 4  # float32, as trained
+Floats = npt.NDArray[np.float64]
 
 
-def _all_reduce(comm: Comm, full: Tensor, chunk: Tensor) -> None:
-    comm.all_reduce("bench", full).wait()
-
-
-def _all_to_all(comm: Comm, full: Tensor, chunk: Tensor) -> None:
-    comm.all_to_all("bench", torch.empty_like(full), full, None, None).wait()
-
-
-def _all_gather(comm: Comm, full: Tensor, chunk: Tensor) -> None:
-    comm.all_gather("bench", full, chunk).wait()
-
-
-def _reduce_scatter(comm: Comm, full: Tensor, chunk: Tensor) -> None:
-    comm.reduce_scatter("bench", chunk, full).wait()
-
-
-OPS: dict[str, Callable[[Comm, Tensor, Tensor], None]] = {
-    Collective.ALL_REDUCE: _all_reduce,
-    Collective.ALL_TO_ALL: _all_to_all,
-    Collective.ALL_GATHER: _all_gather,
-    Collective.REDUCE_SCATTER: _reduce_scatter,
-}
-
-
-def measure(comm: Comm, op: str, size: int, iterations: int, warmup: int) -> tuple[float, float]:
-    """Median and mean seconds of one collective of `size` bytes (S), the same on every rank."""
-    full = torch.ones(size // _BYTES, device=comm.device)
-    chunk = torch.ones(len(full) // comm.world_size, device=comm.device)
+def measure(comm: Comm, case: Case, groups: Groups) -> Floats:
+    """Seconds of each iteration of a case, the same on every rank."""
+    run = Runner(comm, case, groups)
     # perf_counter shares its origin within a machine only; offsets are measured anyway.
     offset = clock_offsets_us(comm, _now_us)[comm.rank]
     spans = []
-    for i in range(warmup + iterations):
+    for i in range(case.warmup + case.iterations):
         comm.barrier()
+        run.wait()
         start = _now_us()
-        OPS[op](comm, full, chunk)
+        run()
         if comm.device.type == "cuda":
             torch.cuda.synchronize(comm.device)
         end = _now_us()
-        if i >= warmup:
-            spans += [start + offset, end + offset]
-    table = np.array(comm.gather_rows("spans", spans)).reshape(comm.world_size, iterations, 2)
-    seconds = (table[:, :, 1].max(axis=0) - table[:, :, 0].max(axis=0)) / 1e6
-    return float(np.median(seconds)), float(seconds.mean())
+        if i >= case.warmup:
+            spans += [start + offset, end + offset] if run.takes_part else [-np.inf, -np.inf]
+    table = np.array(comm.gather_rows("spans", spans)).reshape(comm.world_size, case.iterations, 2)
+    return (table[:, :, 1].max(axis=0) - table[:, :, 0].max(axis=0)) / 1e6
 
 
 def _now_us() -> float:
     return time.perf_counter_ns() / 1e3
 
 
-def _sizes(text: str, world_size: int) -> list[int]:
-    """Bytes, rounded up so that each of the n chunks holds whole floats."""
-    step = _BYTES * world_size
+def _asked(args: Any, world_size: int) -> list[Case]:
+    """The cases that the flags name: a file's, or every op in every size on all ranks."""
+    if args.cases is not None:
+        return load_cases(args.cases, world_size)
+    ops = args.ops.split(",")
+    if unknown := [op for op in ops if op not in OPS]:
+        raise UsageError(f"unknown op {unknown[0]!r}; choose from {', '.join(OPS)}")
     try:
-        return [max(1, -(-int(parse_size(part)) // step)) * step for part in text.split(",")]
+        sizes = [whole(int(parse_size(part)), world_size) for part in args.sizes.split(",")]
     except UnitError as error:
         raise UsageError(f"--sizes: {error}") from None
+    everyone = tuple(range(world_size))
+    return [Case((Part(op, size, everyone),), args.iterations, args.warmup) for op in ops for size in sizes]
 
 
 def _header(comm: Comm) -> str:
@@ -99,44 +82,51 @@ def _header(comm: Comm) -> str:
     )
 
 
-def _line(op: str, size: int, seconds: float, n: int) -> str:
-    algbw = size / seconds / 1e9
-    busbw = algbw * sent_factor(Collective(op), n)
-    redop = "sum" if op in (Collective.ALL_REDUCE, Collective.REDUCE_SCATTER) else "none"
-    return f"{op:>15s}{size:12d}{size // _BYTES:12d}   float{redop:>7s}{seconds * 1e6:12.1f}{algbw:8.3f}{busbw:8.3f}"
+def _line(case: Case, seconds: float) -> str:
+    """Columns of nccl-tests; of several parts each with the time of all."""
+    lines = []
+    for part in case.parts:
+        algbw = part.bytes / seconds / 1e9
+        busbw = algbw * sent_factor(Collective(part.op), len(part.ranks)) if part.op in COLLECTIVES else algbw
+        redop = "sum" if part.op in (Collective.ALL_REDUCE, Collective.REDUCE_SCATTER) else "none"
+        sizes = f"{part.op:>15s}{part.bytes:12d}{part.bytes // BYTES:12d}"
+        lines.append(f"{sizes}   float{redop:>7s}{seconds * 1e6:12.1f}{algbw:8.3f}{busbw:8.3f}")
+    return "\n".join(lines)
+
+
+def _result(case: Case, seconds: Floats) -> dict[str, Any]:
+    parts = [part.to_json() for part in case.parts]
+    return {
+        **(parts[0] if len(parts) == 1 else {}),
+        "parts": parts,
+        "late": case.late,
+        "seconds": float(np.median(seconds)),
+        "mean_seconds": float(seconds.mean()),
+        "all_seconds": seconds.tolist(),
+        "iterations": case.iterations,
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     p = Parser(prog="des_ref.bench", description=__doc__.split("\n")[0])
-    p.add_argument("--ops", default=",".join(OPS), help="collectives, comma-separated")
+    p.add_argument("--ops", default=",".join(COLLECTIVES), help="ops, comma-separated")
     p.add_argument("--sizes", default="4KiB,64KiB,1MiB,4MiB", help="S, comma-separated, with units")
+    p.add_argument("--cases", type=Path, metavar="FILE", help="JSON of cases (des_ref/bench_ops.py) instead")
     p.add_argument("--iterations", type=positive, default=10)
     p.add_argument("--warmup", type=positive, default=3)
     p.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     p.add_argument("--json", type=Path, metavar="OUT", help="write the results here too")
     args = p.parse_args(argv)
-    ops = args.ops.split(",")
-    if unknown := [op for op in ops if op not in OPS]:
-        raise UsageError(f"unknown collective {unknown[0]!r}; choose from {', '.join(OPS)}")
     with open_comm(args.device) as comm:
-        sizes = _sizes(args.sizes, comm.world_size)
         results: list[dict[str, Any]] = []
+        groups: Groups = {}
         if comm.rank == 0:
             print(_header(comm), flush=True)
-        for op in ops:
-            for size in sizes:
-                seconds, mean = measure(comm, op, size, args.iterations, args.warmup)
-                results.append(
-                    {
-                        "op": str(op),
-                        "bytes": size,
-                        "seconds": seconds,
-                        "mean_seconds": mean,
-                        "iterations": args.iterations,
-                    }
-                )
-                if comm.rank == 0:
-                    print(_line(op, size, seconds, comm.world_size), flush=True)
+        for case in _asked(args, comm.world_size):
+            seconds = measure(comm, case, groups)
+            results.append(_result(case, seconds))
+            if comm.rank == 0:
+                print(_line(case, float(np.median(seconds))), flush=True)
         if comm.rank == 0 and args.json is not None:
             write_json(
                 args.json,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -134,6 +134,15 @@ class Comm:
         group = self._new_group(name, ranks, use_local_synchronization=ranks is not None)
         return Comm(self.rank, self.world_size, self.device, self.backend, wire=self.wire, _group=group)
 
+    def part(self, ranks: Sequence[int]) -> Comm | None:
+        """Some of the workers, in this order; None on the others. Every worker calls it, at the same point."""
+        if tuple(ranks) == tuple(range(self.world_size)):
+            return self
+        group = self._new_group(f"part {'-'.join(map(str, ranks))}", list(ranks))
+        if self.rank not in ranks:
+            return None
+        return Comm(ranks.index(self.rank), len(ranks), self.device, self.backend, _group=group)
+
     def _new_group(self, name: str, ranks: list[int] | None = None, **settings: Any) -> Any:
         return dist.new_group(
             **{"ranks": ranks, "timeout": _TIMEOUT, "backend": self.backend, "group_desc": name} | settings
@@ -196,6 +205,13 @@ class Comm:
         out = mine.new_empty(self.world_size * len(mine))
         self.all_gather(name, out, mine).wait()
         return out.view(self.world_size, -1).tolist()
+
+    def exchange(self, sends: Sequence[tuple[int, Tensor]], receives: Sequence[tuple[int, Tensor]]) -> None:
+        """All messages to and from single workers (rank, tensor) at once; returns when all have arrived."""
+        works = [dist.irecv(tensor, group=self._group, group_src=rank) for rank, tensor in receives]
+        works += [dist.isend(tensor, group=self._group, group_dst=rank) for rank, tensor in sends]
+        for work in works:
+            work.wait()
 
     def send(self, tensor: Tensor, to: int) -> None:
         dist.send(tensor, to)

@@ -1,0 +1,185 @@
+"""What des_ref.bench can time: collectives, messages between single ranks, and a local sum.
+
+A case is one part or several that run at once, each an op on some of the ranks, as jobs that share a network do:
+
+    {"parts": [{"op": "all_reduce", "bytes": 1048576, "ranks": [0, 1]}, ...],
+     "iterations": 5, "warmup": 1, "late": [3, 0.05]}
+
+`ranks` (default: all) are in the order that the op sees them; `late` lets one rank start seconds after the others.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from des_ref.comm import Comm
+from dessim.errors import FileError
+from dessim.trace.schema import Collective
+
+BYTES = 4  # of a float32, as trained
+Op = Callable[[Comm, Tensor, Tensor], None]
+Groups = dict[tuple[int, ...], Comm | None]  # made so far, by their ranks; None where this rank is not in
+
+
+def _all_reduce(comm: Comm, full: Tensor, chunk: Tensor) -> None:
+    comm.all_reduce("bench", full).wait()
+
+
+def _all_to_all(comm: Comm, full: Tensor, chunk: Tensor) -> None:
+    comm.all_to_all("bench", torch.empty_like(full), full, None, None).wait()
+
+
+def _all_gather(comm: Comm, full: Tensor, chunk: Tensor) -> None:
+    comm.all_gather("bench", full, chunk).wait()
+
+
+def _reduce_scatter(comm: Comm, full: Tensor, chunk: Tensor) -> None:
+    comm.reduce_scatter("bench", chunk, full).wait()
+
+
+def _broadcast(comm: Comm, full: Tensor, chunk: Tensor) -> None:
+    comm.broadcast("bench", full)
+
+
+def _barrier(comm: Comm, full: Tensor, chunk: Tensor) -> None:
+    comm.barrier()
+
+
+def _send_recv(comm: Comm, full: Tensor, chunk: Tensor) -> None:
+    """Everyone sends `full` to the next rank; two ranks exchange."""
+    n = comm.world_size
+    comm.exchange([((comm.rank + 1) % n, full)], [((comm.rank - 1) % n, torch.empty_like(full))])
+
+
+def _fan_in(comm: Comm, full: Tensor, chunk: Tensor) -> None:
+    """All others send `full` to rank 0 at once."""
+    others = range(1, comm.world_size)
+    if comm.rank == 0:
+        comm.exchange([], [(rank, torch.empty_like(full)) for rank in others])
+    else:
+        comm.exchange([(0, full)], [])
+
+
+def _fan_out(comm: Comm, full: Tensor, chunk: Tensor) -> None:
+    """Rank 0 sends `full` to each of the others at once; to one other: point to point."""
+    if comm.rank == 0:
+        comm.exchange([(rank, full) for rank in range(1, comm.world_size)], [])
+    else:
+        comm.exchange([], [(0, torch.empty_like(full))])
+
+
+def _local_sum(comm: Comm, full: Tensor, chunk: Tensor) -> None:
+    """No communication: `full` is added to itself, as a collective adds what it received."""
+    full += full
+
+
+COLLECTIVES: dict[str, Op] = {
+    Collective.ALL_REDUCE: _all_reduce,
+    Collective.ALL_TO_ALL: _all_to_all,
+    Collective.ALL_GATHER: _all_gather,
+    Collective.REDUCE_SCATTER: _reduce_scatter,
+}
+OPS: dict[str, Op] = {
+    **COLLECTIVES,
+    Collective.BROADCAST: _broadcast,
+    Collective.BARRIER: _barrier,
+    Collective.SEND_RECV: _send_recv,
+    "fan_in": _fan_in,
+    "fan_out": _fan_out,
+    "local_sum": _local_sum,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """An op of S = `bytes` on `ranks`."""
+
+    op: str
+    bytes: int
+    ranks: tuple[int, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"op": str(self.op), "bytes": self.bytes, "ranks": list(self.ranks)}
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """Parts that run at once, on disjoint ranks."""
+
+    parts: tuple[Part, ...]
+    iterations: int
+    warmup: int
+    late: tuple[int, float] | None = None  # rank, seconds
+
+
+class Runner:
+    """One rank's side of a case: its op on tensors made beforehand. A rank without a part looks on."""
+
+    def __init__(self, comm: Comm, case: Case, groups: Groups) -> None:
+        self._op: Callable[[], None] | None = None
+        self._delay = case.late[1] if case.late is not None and case.late[0] == comm.rank else 0.0
+        for part in case.parts:
+            if part.ranks not in groups:
+                groups[part.ranks] = comm.part(part.ranks)
+            if (group := groups[part.ranks]) is not None:
+                full = torch.ones(part.bytes // BYTES, device=comm.device)
+                chunk = torch.ones(len(full) // group.world_size, device=comm.device)
+                self._op = partial(OPS[part.op], group, full, chunk)
+
+    @property
+    def takes_part(self) -> bool:
+        return self._op is not None
+
+    def wait(self) -> None:
+        """Be as late as the case says."""
+        if self._delay:
+            time.sleep(self._delay)
+
+    def __call__(self) -> None:
+        if self._op is not None:
+            self._op()
+
+
+def load_cases(path: Path, world_size: int) -> list[Case]:
+    """The cases of a JSON file, a list of them under `cases`. Raises FileError."""
+    try:
+        raw = json.loads(path.read_text("utf-8"))["cases"]
+        return [_case(entry, world_size) for entry in raw]
+    except OSError as error:
+        raise FileError(path, "", f"cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise FileError(path, "", f"not a file of cases (see des_ref/bench_ops.py): {error}") from None
+
+
+def _case(entry: Mapping[str, Any], world_size: int) -> Case:
+    parts = []
+    for raw in entry["parts"]:
+        if raw["op"] not in OPS:
+            raise ValueError(f"unknown op {raw['op']!r}; choose from {', '.join(OPS)}")
+        ranks = tuple(int(rank) for rank in raw.get("ranks") or range(world_size))
+        parts.append(Part(raw["op"], whole(int(raw["bytes"]), len(ranks)), ranks))
+    seats = [rank for part in parts for rank in part.ranks]
+    if len(set(seats)) < len(seats) or not set(seats) <= set(range(world_size)):
+        raise ValueError(f"ranks {seats} of a case are not different ones of {world_size}")
+    late = entry.get("late")
+    return Case(
+        tuple(parts),
+        max(1, int(entry.get("iterations", 5))),
+        int(entry.get("warmup", 1)),
+        (int(late[0]), float(late[1])) if late else None,
+    )
+
+
+def whole(size: int, ranks: int) -> int:
+    """`size` rounded up so that each of the ranks' chunks holds whole floats."""
+    step = BYTES * ranks
+    return max(1, -(-size // step)) * step

@@ -63,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--trace", type=Path, metavar="DIR", help="record a trace into this folder")
     p.add_argument("--trace-steps", type=positive, default=10, help="steps to record (default: 10)")
     p.add_argument("--trace-warmup", type=positive, default=20, help="steps before the first recorded (default: 20)")
-    p.add_argument("--log", type=Path, metavar="FILE", help="write a JSON line for each epoch")
+    p.add_argument("--epoch-log", type=Path, metavar="FILE", help="write a JSON line for each epoch")
     p.add_argument("--json", action="store_true", help="end with one JSON object on stdout")
     return p
 
@@ -115,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         pipeline = Pipeline(strategy, comm, batches, lane)
         session = _trace_session(args, settings, opened, comm, strategy, pipeline, model)
         try:
-            progress = train(settings, opened, comm, strategy, pipeline, session, args.log)
+            progress = train(settings, opened, comm, strategy, pipeline, session, args.epoch_log)
         finally:
             pipeline.close()
         summary = summarise(settings, model, opened, comm, strategy, progress)

@@ -41,7 +41,7 @@ def test_synthetic_clicks_are_learnt_and_runs_repeat(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log = tmp_path / "epochs.jsonl"
-    arguments = ("--data", "synthetic", "--model", str(tiny), "--epochs", "2", "--log", str(log))
+    arguments = ("--data", "synthetic", "--model", str(tiny), "--epochs", "2", "--epoch-log", str(log))
     first = alone(capsys, *arguments)
     assert set(first) >= KEYS
     assert first["auc"] > 0.6 and first["data"] == "synthetic" and not first["fell_back"]

@@ -23,7 +23,7 @@ from des_ref.embedding.init import normal_rows
 from des_ref.embedding.optim import RowOptimizer
 from des_ref.substitution.attention_pool import AttentionPool
 from des_ref.substitution.base import Bags, Local, Operator, identity
-from des_ref.substitution.cin import Cin
+from des_ref.substitution.cin import Cin, CinByField
 from des_ref.substitution.cross import Cross
 from des_ref.substitution.cross_v2 import CrossV2, CrossV2ByField
 from des_ref.substitution.dot import Dot
@@ -63,7 +63,8 @@ def build_operator(spec: specs.AnySpec, model: Model, generator: torch.Generator
         case specs.Dot():
             return Dot(fields, width, spec.widths, spec.dropout, spec.kind == "inner", generator)
         case specs.Cin():
-            return Cin(fields, spec.widths, generator)
+            cin = Cin if spec.needs_operand(model.by_field) else CinByField
+            return cin(fields, spec.widths, generator)
         case specs.Head():
             return Head(spec.module, fields, width, spec.weights, generator)
 
@@ -83,10 +84,12 @@ def build_operand(model: Model, generator: torch.Generator) -> Operand | None:
 
 @dataclass(slots=True)
 class Owned:
-    """A parameter of which this worker trains the columns of its own fields only: `whole` is empty until gathered."""
+    """A parameter of which this worker trains the columns of its own fields only, `columns` of each: `whole` is empty
+    until gathered."""
 
     whole: nn.Parameter
     mine: nn.Parameter
+    columns: int
 
 
 class Network:
@@ -130,18 +133,21 @@ class Network:
         for operator in self.operators.values():
             for name in operator.by_field:
                 whole = operator.get_parameter(name)
-                mine = self.columns_of(whole.detach()).clone()
-                setattr(operator, name, nn.Parameter(mine))
-                self.owned.append(Owned(whole, operator.get_parameter(name)))
+                mine = nn.Parameter(self.columns_of(whole.detach()).clone())
+                module, _, leaf = name.rpartition(".")
+                setattr(operator.get_submodule(module), leaf, mine)
+                self.owned.append(Owned(whole, mine, whole.shape[-1] // self.fields))
         gone = {id(o.whole) for o in self.owned}
         self.shared_parameters = [p for p in self.shared_parameters if id(p) not in gone]
         for o in self.owned:
             o.whole.data = o.whole.new_empty(0)
 
     def columns_of(self, whole: Tensor) -> Tensor:
-        """[.., F * D] -> the columns of own fields."""
-        own = torch.tensor(self.own_fields, dtype=torch.int64, device=whole.device)
-        return whole.unflatten(-1, (self.fields, self.width)).index_select(-2, own).flatten(-2)
+        """[.., F * n] -> the columns of own fields, n of each."""
+        return whole.unflatten(-1, (self.fields, -1)).index_select(-2, self._own(whole.device)).flatten(-2)
+
+    def _own(self, device: torch.device) -> Tensor:
+        return torch.tensor(self.own_fields, dtype=torch.int64, device=device)
 
     @property
     def trained_parameters(self) -> list[nn.Parameter]:
@@ -187,7 +193,7 @@ class Network:
         pooled = x.new_zeros(held.samples * fields, self.width).index_add(0, bag, x)
         pooled = pooled.view(held.samples, fields, self.width)
         nothing = pooled[:, :, :0]  # what lives with a field works on x alone
-        return Bags(nothing, nothing, pooled, nothing, self.sum_fields)
+        return Bags(nothing, nothing, pooled, nothing, self.sum_fields, self._own(x.device), self.fields)
 
     @property
     def bag_width(self) -> int:

@@ -65,13 +65,12 @@ class _Des(OwnedByHash):
         network = self.network
         own = torch.tensor(network.own_fields, dtype=torch.int64, device=network.device)
         for o in network.owned:
-            whole = [self._gathered(mine, own) for mine in (o.mine.detach(), o.mine.grad)]
+            whole = [self._gathered(mine, own, o.columns) for mine in (o.mine.detach(), o.mine.grad)]
             o.whole.data, o.whole.grad = whole
 
-    def _gathered(self, mine: Tensor, own: Tensor) -> Tensor:
-        network, lead = self.network, mine.shape[:-1]
-        whole = mine.new_zeros(*lead, network.fields, network.width)
-        whole[..., own, :] = mine.unflatten(-1, (len(own), network.width))
+    def _gathered(self, mine: Tensor, own: Tensor, columns: int) -> Tensor:
+        whole = mine.new_zeros(*mine.shape[:-1], self.network.fields, columns)
+        whole[..., own, :] = mine.unflatten(-1, (len(own), columns))
         self.comm.all_reduce("settle", whole).wait()  # each column has one owner: adding zeros is exact
         return whole.flatten(-2)
 

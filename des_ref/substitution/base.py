@@ -60,6 +60,7 @@ class Bags:
     squares: sums of v*v, elementwise (D) or all together (1), as the operators of the model need (0: none does).
     sum_fields: the sum of [b, r] over the workers among whom the fields of a sample are spread; nothing to add where
         these are all its fields.
+    own: int64, the numbers of these fields, and `fields` how many there are on all workers; None: these are all.
     """
 
     w: Tensor
@@ -67,6 +68,15 @@ class Bags:
     x: Tensor
     squares: Tensor
     sum_fields: Callable[[Tensor], Tensor] = identity
+    own: Tensor | None = None
+    fields: int = 0
+
+    def x_of_all_fields(self) -> Tensor:
+        """[b, F, D], on every worker; a round where fields are spread."""
+        if self.own is None:
+            return self.x
+        whole = self.x.new_zeros(len(self.x), self.fields, self.x.shape[2]).index_copy(1, self.own, self.x)
+        return self.sum_fields(whole.flatten(1)).view_as(whole)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +133,8 @@ class Operator(nn.Module):
     pairs   whether its partial works on `Local.pooled`
     hidden  widths of hidden layers that drop units, with probability `dropout`
     shared  names of parameters that partials read: their gradient is a partial sum under hash placement
-    by_field  those of them that live with the rows of their field under field placement, [.., F * D] each: a worker's
-            partial is then `from_bags` of its own fields, with its own columns
+    by_field  those of them that live with the rows of their field under field placement, [.., F * D] or [.., F] each:
+            a worker's partial is then `from_bags` of its own fields, with its own columns
     """
 
     wire: int = 0

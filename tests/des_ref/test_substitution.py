@@ -69,6 +69,8 @@ BY_FIELD: dict[str, list[dict[str, object]]] = {
     "mlp": [{"kind": "mlp", "widths": [HIDDEN, 3]}],
     "cross_v2 of low rank": [{"kind": "cross_v2", "layers": 3, "rank": 2}],
     "cross": [{"kind": "cross", "layers": 2}, {"kind": "lr"}],
+    "split cin": [{"kind": "cin", "widths": [4, 3, 2], "split": True}],
+    "split cin of one layer": [{"kind": "lr"}, {"kind": "cin", "widths": [3], "split": True}],
     "operand": [{"kind": "fm"}, {"kind": "mlp", "widths": [HIDDEN]}, {"kind": "cin", "widths": [2]}],
 }
 
@@ -240,6 +242,16 @@ def test_whole_fields_finish_as_the_textbook_says(
             if id(p) in own:
                 mine, all_columns = _grads(ours.sum(), [p]), _grads(theirs.sum(), [weights[key]])
                 torch.testing.assert_close(mine[0], network.columns_of(all_columns[0]), rtol=1e-12, atol=1e-12)
+    # Of what is shared, the workers' parts add up.
+    for i, p in enumerate(_kept(whole)):
+        parts = [_grads(ours.sum(), [network.shared_parameters[i]])[0] for network in networks]
+        torch.testing.assert_close(sum(parts), _grads(theirs.sum(), [p])[0], rtol=1e-12, atol=1e-12)
+
+
+def _kept(whole: Network) -> list[Tensor]:
+    """The shared parameters that `keep_fields` leaves."""
+    gone = {id(operator.get_parameter(name)) for operator in whole.operators.values() for name in operator.by_field}
+    return [p for p in whole.shared_parameters if id(p) not in gone]
 
 
 def test_weights_that_live_with_their_field_are_what_the_plan_counts() -> None:
@@ -247,8 +259,12 @@ def test_weights_that_live_with_their_field_are_what_the_plan_counts() -> None:
         model = model_of(operators, "field")
         network, symbols = network_of(model), model.symbols(1)
         network.keep_fields(range(FIELDS))
-        counted = {part: formula.evaluate(total(model.costs, part), symbols) for part in ("owned_weights", "wire")}
+        counted = {
+            part: formula.evaluate(total(model.costs, part), symbols)
+            for part in ("owned_weights", "shared_weights", "wire")
+        }
         assert sum(o.mine.numel() for o in network.owned) == counted["owned_weights"]
+        assert sum(p.numel() for p in network.shared_parameters) == counted["shared_weights"]
         assert sum(p.numel() for p in network.tail_parameters) == symbols["P"]
         assert summed_by_field([network], rows_of(network), [(0, 0, 1)]).shape == (SAMPLES, counted["wire"])
 

@@ -41,11 +41,13 @@ def perceptron(inputs: int, widths: tuple[int, ...]) -> Dense:
 class Round:
     """An AllReduce in the middle of local partials, whose sum feeds other computation on each worker, so that its
     gradient is AllReduced too: `wire` floats a sample; then `pair_flops` and `pair_floats`, as those of Costs.
-    `returns`: whether it has a gradient (a maximum has none)."""
+    `sample_floats`: floats of each sample that the leg keeps beside those. `returns`: whether it has a gradient (a
+    maximum has none)."""
 
     wire: str
     pair_flops: str
     pair_floats: str
+    sample_floats: str = "0"
     returns: bool = True
 
 

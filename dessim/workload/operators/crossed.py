@@ -8,7 +8,6 @@ from dessim.workload.operators.base import (
     Costs,
     Dense,
     OperatorSpec,
-    OverOperand,
     Positive,
     Round,
     Shape,
@@ -72,16 +71,46 @@ class CrossV2(OperatorSpec):
         return Costs("cross_v2", wire="0", dense=Dense(self.layers * matrix + n, self.layers * (matrix + n) + n, units))
 
 
-class Cin(OverOperand):
-    """xDeepFM's compressed interaction network, `widths` feature maps a layer."""
+class Cin(OperatorSpec):
+    """xDeepFM's compressed interaction network, `widths` feature maps a layer.
+
+    Above the operand; but where `split` and under field placement, each worker has the terms of its own fields: then
+    its weights and products are shared out, for the operand and H_k D floats a sample and layer, there and back.
+    """
 
     kind: Literal["cin"]
     widths: Widths
+    split: bool = False
+
+    def needs_operand(self, by_field: bool) -> bool:
+        return not (self.split and by_field)
 
     def costs(self, shape: Shape) -> Costs:
-        products = [below * shape.fields for below in (shape.fields, *self.widths[:-1])]
+        below = (shape.fields, *self.widths[:-1])
+        if not self.needs_operand(shape.by_field):
+            return self._split_costs(below)
+        products = [maps * shape.fields for maps in below]
         # The widest products have two more tensors of their size in backward: their gradient, and a factor's share.
         layers = Dense(sum(self.widths), sum(self.widths), 2 * max(products) * shape.width)
         for wide, maps in zip(products, self.widths, strict=True):
             layers += Dense(wide * shape.width * (maps + 1), wide * maps, (wide + maps) * shape.width)
         return Costs("cin", wire="0", dense=layers)
+
+    def _split_costs(self, below: tuple[int, ...]) -> Costs:
+        flops = [f"D*{maps}*{2 * maps_here + 1}" for maps, maps_here in zip(below, self.widths, strict=True)]
+        weights = sum(maps * maps_here for maps, maps_here in zip(below, self.widths, strict=True))
+        return Costs(
+            "cin",
+            wire="1",
+            id_flops="D",
+            pooled_flops=f"F*({' + '.join(flops)})",
+            pair_floats="D",
+            id_grads="D",
+            shared_weights=f"{sum(self.widths)}",
+            owned_weights=f"{weights}*F",
+            # Round k brings x^{k-1}, with which a leg makes its part of x^k.
+            rounds=tuple(
+                Round(f"{maps}*D", pair_flops=work, pair_floats=f"{maps}*D", sample_floats=f"{maps + maps_here}*D")
+                for maps, maps_here, work in zip(below, self.widths, flops, strict=True)
+            ),
+        )

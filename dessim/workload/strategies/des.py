@@ -149,9 +149,9 @@ def _rounds_forward(rounds: list[Round]) -> list[PlannedOp]:
                 Phase.FORWARD,
                 f"round_{i}",
                 flops=f"B*q*({r.pair_flops})",
-                mem=f"2*B*q*({r.pair_floats})*s",
+                mem=f"2*B*(q*({r.pair_floats}) + {r.sample_floats})*s",
                 kernels=6,
-                keeps=f"B*q*({r.pair_floats})*s",
+                keeps=f"B*(q*({r.pair_floats}) + {r.sample_floats})*s",
             )
         )
     return ops
@@ -171,7 +171,7 @@ def _rounds_backward(rounds: list[Round]) -> list[PlannedOp]:
                 Phase.BACKWARD,
                 f"round_{i}_grad",
                 flops=f"2*B*q*({r.pair_flops})",
-                mem=f"4*B*q*({r.pair_floats})*s",
+                mem=f"4*B*(q*({r.pair_floats}) + {r.sample_floats})*s",
                 kernels=12,
             )
         )

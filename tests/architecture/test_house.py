@@ -65,8 +65,11 @@ def test_dangerous_readers_are_not_used() -> None:
 
 def test_only_comm_calls_torch_distributed() -> None:
     for source in (ROOT / "des_ref").rglob("*.py"):
-        if source.name != "comm.py":
-            pattern = r"^\s*(import torch\.distributed|from torch\.distributed|from torch import distributed)"
+        if source.parent.name != "comm":
+            # Its checkpoints are files, written by one process.
+            pattern = (
+                r"^\s*(import torch\.distributed(?!\.checkpoint)|from torch\.distributed|from torch import distributed)"
+            )
             assert not re.search(pattern, source.read_text(), re.MULTILINE), source
 
 

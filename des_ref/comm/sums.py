@@ -1,0 +1,51 @@
+"""Sums over workers inside an autograd graph, each with the backward that is right for what the sum feeds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from des_ref.comm.group import Comm
+
+
+class SumFeedingReplicas(torch.autograd.Function):
+    """AllReduce whose backward is the *identity*. [B, K] partials -> their sum, on every worker.
+
+    The trap: `torch.distributed.nn.functional.all_reduce` all-reduces the gradient again. That is right when the sum
+    feeds *different* computation on each worker. Here it feeds the same replicated tail everywhere, every worker has
+    already computed the whole dL/dT, and since T = sum_p T_p, dL/dT_p = dL/dT: summing N equal copies would make all
+    sparse gradients N times too large.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, partials: Tensor, comm: Comm, name: str) -> Tensor:
+        total = partials.clone()
+        comm.all_reduce(name, total).wait()
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return grads[0], None, None
+
+
+class SumScattered(torch.autograd.Function):
+    """ReduceScatter: [B, K] partials -> this worker's [B/N, K] of their sum; backward AllGathers the gradient.
+
+    Each worker holds dL/dT for its own samples only, and dL/dT_p = dL/dT for all of them: gather, do not add.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, partials: Tensor, comm: Comm, name: str, grad_name: str) -> Tensor:
+        ctx.comm, ctx.grad_name = comm, grad_name
+        own = partials.new_empty(len(partials) // comm.world_size, partials.shape[1])
+        comm.reduce_scatter(name, own, partials.detach().contiguous()).wait()
+        return own
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        comm: Comm = ctx.comm
+        whole = grads[0].new_empty(len(grads[0]) * comm.world_size, grads[0].shape[1])
+        comm.all_gather(ctx.grad_name, whole, grads[0].contiguous()).wait()
+        return whole, None, None, None

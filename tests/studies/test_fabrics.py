@@ -2,34 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import tomllib
-from pathlib import Path
-
 import pytest
 
 from dessim.cluster.check import check
 
-FOLDER = Path(__file__).parents[2] / "studies" / "fabrics"
-
-
-@pytest.fixture(scope="module")
-def plot():
-    spec = importlib.util.spec_from_file_location("fabrics_plot", FOLDER / "plot.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def study():
-    return tomllib.loads((FOLDER / "study.toml").read_text())
-
-
-@pytest.fixture(scope="module")
-def expected():
-    return json.loads((FOLDER / "expected.json").read_text())
+STUDY = "fabrics"
 
 
 def test_every_fabric_is_sound_and_they_differ_in_nothing_else(plot, study):
@@ -48,10 +25,10 @@ def test_at_64_gpus_it_finds_what_is_expected(plot, study, expected):
         assert parts == pytest.approx(row["step_time_s"], rel=1e-3)
 
 
-def test_table_and_figure_are_of_the_same_rows(plot, study, expected):
-    assert plot.table(study, expected) in (FOLDER / "README.md").read_text()
-    assert plot.draw(study, expected) == (FOLDER / "fabrics.svg").read_text()
-    assert len((FOLDER / "fabrics.csv").read_text().splitlines()) == 1 + len(expected) == 31
+def test_table_and_figure_are_of_the_same_rows(folder, plot, study, expected):
+    assert plot.table(study, expected) in (folder / "README.md").read_text()
+    assert plot.draw(study, expected) == (folder / "fabrics.svg").read_text()
+    assert len((folder / "fabrics.csv").read_text().splitlines()) == 1 + len(expected) == 31
 
 
 def test_the_readmes_answer_is_what_was_found(expected):

@@ -2,50 +2,32 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-from pathlib import Path
+from copy import deepcopy
 
-import pytest
-
-FOLDER = Path(__file__).parents[2] / "studies" / "paper_savings"
+STUDY = "paper_savings"
 
 
-@pytest.fixture(scope="module")
-def plot():
-    spec = importlib.util.spec_from_file_location("paper_savings_plot", FOLDER / "plot.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def found():
-    return {
-        (f["model"], f["ids_per_sample"], f["duplicates"]): f
-        for f in json.loads((FOLDER / "expected.json").read_text())
-    }
-
-
-def test_it_runs_and_finds_what_is_expected(plot, tmp_path):
+def test_it_runs_and_finds_what_is_expected(folder, plot, tmp_path):
     assert plot.main(["--out", str(tmp_path)]) == 0
     first = [(tmp_path / name).read_bytes() for name in ("savings.csv", "savings.svg")]
     assert plot.main(["--out", str(tmp_path)]) == 0
     assert [(tmp_path / name).read_bytes() for name in ("savings.csv", "savings.svg")] == first
-    assert first[0] == (FOLDER / "savings.csv").read_bytes()
+    assert first[0] == (folder / "savings.csv").read_bytes()
 
 
-def test_other_findings_exit_3(plot, tmp_path, monkeypatch, capsys):
-    wrong = json.loads((FOLDER / "expected.json").read_text())
+def test_other_findings_exit_3(folder, plot, expected, tmp_path, monkeypatch, capsys):
+    wrong = deepcopy(expected)
     wrong[0]["best_saving"] += 0.01
     (tmp_path / "expected.json").write_text(json.dumps(wrong))
-    (tmp_path / "study.toml").write_bytes((FOLDER / "study.toml").read_bytes())
+    (tmp_path / "study.toml").write_bytes((folder / "study.toml").read_bytes())
     monkeypatch.setattr(plot, "HERE", tmp_path)
     assert plot.main(["--out", str(tmp_path)]) == 3
     assert "differ from expected.json" in capsys.readouterr().err
 
 
-def test_the_readmes_answer_is_what_was_found(found):
+def test_the_readmes_answer_is_what_was_found(expected):
+    found = {(f["model"], f["ids_per_sample"], f["duplicates"]): f for f in expected}
     to = {m: [found[m, 500, d]["claim_holds_to"] for d in ("merged", "all")] for m in ("LR", "FM + LR", "DeepFM")}
     assert to == {"LR": [None, None], "FM + LR": [8, 64], "DeepFM": [None, 8]}
     loses = {m: [found[m, 500, d]["loses_from"]["ps_sync"] for d in ("merged", "all")] for m in ("FM + LR", "DeepFM")}

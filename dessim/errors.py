@@ -11,6 +11,7 @@
     ├── SimulationError         the simulated system cannot go on
     │   ├── DeadlockError       ranks wait for each other; names who waits for whom
     │   └── PhysicsError        a guard broke: our own bug, never the user's
+    ├── LabError                the lab cannot be built or used on this machine
     ├── OutOfTime               the budget of wall-clock time is spent; says what is known so far
     ├── CapacityError           it does not fit (cluster too small, memory too small); exit 2
     └── CheckFailed             a check ran and failed; exit 3
@@ -77,6 +78,10 @@ class DeadlockError(SimulationError):
 
 class PhysicsError(SimulationError):
     """A conservation or capacity guard broke: a bug in dessim, please report it."""
+
+
+class LabError(DessimError):
+    """The lab cannot be built or used on this machine: programs or privileges are missing, or the kernel refused."""
 
 
 class OutOfTime(DessimError):

@@ -13,6 +13,7 @@ import typer
 from dessim.cli.collective import collective
 from dessim.cli.demo import demo
 from dessim.cli.goodput import goodput
+from dessim.cli.lab import lab
 from dessim.cli.project import project
 from dessim.cli.replay import replay
 from dessim.cli.tenants import tenants
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 app.add_typer(topo, name="topo")
 app.add_typer(trace, name="trace")
+app.add_typer(lab, name="lab")
 
 
 def _version(wanted: bool) -> None:

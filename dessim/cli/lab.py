@@ -1,0 +1,134 @@
+"""`dessim lab ...`: a topology file built on this machine out of network namespaces, and run for real."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dessim.cli.options import JsonOption
+from dessim.cli.output import guarded, print_json
+
+lab = typer.Typer(
+    help="The topology file that is simulated, run for real on this machine, slower by a scale. Needs root.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+NameOption = Annotated[str, typer.Option("--name", help="Of the lab: several may be up at once.")]
+
+
+@lab.command("up")
+@guarded
+def lab_up(
+    cluster: Annotated[str, typer.Argument(help="Topology file, or a shipped name.", show_default=False)],
+    scale: Annotated[
+        float, typer.Option(help="Rates of the lab over rates of the file; lab/* files are for 1.")
+    ] = 1e-3,
+    queue: Annotated[str, typer.Option(help="lossless: as InfiniBand, RoCE; shallow: as plain Ethernet.")] = "lossless",
+    name: NameOption = "lab",
+    json: JsonOption = False,
+) -> None:
+    """Build a cluster: a namespace for each NIC and switch, a shaped veth pair for each cable."""
+    from dessim import lab
+    from dessim.cluster import load_cluster
+
+    _show(lab.up(load_cluster(cluster), scale=scale, queue=queue, name=name).layout, json)
+
+
+@lab.command("status")
+@guarded
+def lab_status(name: NameOption = "lab", json: JsonOption = False) -> None:
+    """What is up under a name, and what each link has carried."""
+    from dessim import lab
+
+    bed = lab.find(name)
+    _show(bed.layout, json, bed.counters())
+
+
+@lab.command("run")
+@guarded
+def lab_run(
+    command: Annotated[list[str], typer.Argument(help="After --, the program and its arguments.", show_default=False)],
+    ranks: Annotated[int | None, typer.Option(help="The first so many ranks; default: all.", min=1)] = None,
+    logs: Annotated[
+        Path | None, typer.Option(help="Folder of rank<i>.log; default: the lab's own, until down.")
+    ] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds after which the run ends, with code 124.")] = None,
+    name: NameOption = "lab",
+) -> None:
+    """Run a program once a rank, as torchrun would: RANK, WORLD_SIZE, MASTER_ADDR, ... are set.
+
+    Prints what rank 0 prints. The first rank that fails ends the others; its code is the exit code.
+    """
+    from dessim import lab
+
+    done = lab.find(name).run(command, ranks, logs=logs, timeout=timeout, echo=True)
+    if done.code:
+        typer.echo(f"dessim: {_blame(done.rank, done.code, done.logs)}", err=True)
+        raise typer.Exit(done.code)
+
+
+@lab.command("down")
+@guarded
+def lab_down(
+    name: NameOption = "lab",
+    all: Annotated[bool, typer.Option("--all", help="Every lab of this machine, also what killed ones left.")] = False,
+) -> None:
+    """End what runs in a lab and remove it."""
+    from dessim import lab
+
+    gone = lab.down_all() if all else [name] if lab.down(name) else []
+    print(f"down: {', '.join(gone)}" if gone else "nothing was up")
+
+
+def _blame(rank: int | None, code: int, logs: tuple[Path, ...]) -> str:
+    if rank is None:
+        return f"out of time; what ranks printed is in {logs[0].parent}"
+    return f"rank {rank} failed with code {code}; what it printed is in {logs[rank]}"
+
+
+def _show(layout: Any, json: bool, counted: Any = None) -> None:
+    """A lab, with what was counted on its links if that is given."""
+    from dessim.results.tables import print_table, table_of
+    from dessim.units import format_size
+
+    if json:
+        print_json(_facts(layout, counted))
+        return
+    columns = ("from", "link", "Mb/s") if counted is None else ("from", "link", "Mb/s", "carried", "packets", "dropped")
+    rows = []
+    for port in layout.ports:
+        cells = [f"{port.space} {port.device}", port.name, f"{8e-6 * port.rate:.4g}"]
+        if counted is not None:
+            carried = counted[port.link]
+            cells += [format_size(carried.bytes), f"{carried.packets:,}", f"{carried.dropped:,}"]
+        rows.append(tuple(cells))
+    print_table(table_of(columns, rows, left=("from", "link")))
+    hosts, switches = len(layout.hosts), len(layout.switches)
+    print(f"{layout.name}: {len(layout.ranks)} ranks on {hosts} hosts, {switches} switches, {layout.queue} queues")
+    for line in layout.left_out:
+        print(f"not emulated: {line}")
+
+
+def _facts(layout: Any, counted: Any) -> dict[str, Any]:
+    links = [
+        {"link": p.link, "name": p.name, "kind": p.kind, "namespace": p.space, "device": p.device, "wire_Bps": p.rate}
+        for p in layout.ports
+    ]
+    if counted is not None:
+        for link in links:
+            found = counted[link["link"]]
+            link |= {"bytes": found.bytes, "packets": found.packets, "dropped": found.dropped}
+    return {
+        "name": layout.name,
+        "cluster": layout.cluster,
+        "scale": layout.scale,
+        "queue": layout.queue,
+        "hosts": layout.hosts,
+        "switches": layout.switches,
+        "ranks": [{"namespace": r.space, "address": r.address, "node": r.node, "local": r.local} for r in layout.ranks],
+        "links": links,
+        "not_emulated": list(layout.left_out),
+    }

@@ -1,0 +1,108 @@
+"""A layout as commands of `ip` and `tc`, and their order.
+
+Every device is made inside the namespaces it belongs to; the machine's own network never sees one. Next hops are
+permanent neighbours of a link-local address, IPv6 is silent, so that nothing but the ranks' packets is on the wires.
+
+Shaping: `tbf` at both ends of a pair counts Ethernet frames and cuts segments that are larger than its burst, so that
+segmentation offload may stay on. A burst is what 1 ms carries, at least eleven frames: the less, the more the shaper
+depends on timers being punctual; the more, the further a short message runs ahead of the rate.
+
+Lossless fabrics (InfiniBand, RoCE with PFC) neither drop nor start slowly: a sender may have a fixed amount under way
+and waits for credit. Here queues hold more than all senders' windows together, windows are full from the first packet
+on and have one size, so that flows that meet share a link evenly. `shallow` leaves TCP as it is, with switch ports that
+hold 20 ms and drop the rest; a NIC never drops what its own host sends.
+"""
+
+from __future__ import annotations
+
+from dessim.lab import iproute
+from dessim.lab.layout import MTU, Layout, Port
+
+_GATEWAY = "169.254.0.1"
+"""The other end of a cable, whichever cable."""
+_BURST_S, _BURST_FRAMES = 1e-3, 11
+_SHALLOW_S = 20e-3
+_DEEP_BYTES = 256 << 20
+_WINDOW_BYTES = 256 << 10
+_WINDOW_FRAMES = 90
+"""Packets under way from the start, about half of `_WINDOW_BYTES`: the kernel keeps the other half for its books."""
+
+
+def build(layout: Layout) -> None:
+    """Make everything; what was made before an error stays for `iproute.delete`. Raises LabError."""
+    iproute.batch("ip", [f"netns add {space}" for space in layout.spaces])
+    for number, space in enumerate(layout.spaces):
+        iproute.write_sysctls(space, _sysctls(layout, space, number))
+    iproute.batch("ip", _pairs(layout))
+    lines, shapers = _set_up(layout), _shapers(layout)
+    for space in layout.spaces:
+        iproute.batch("ip", lines[space], space)
+        iproute.batch("tc", shapers[space], space)
+
+
+def _sysctls(layout: Layout, space: str, number: int) -> dict[str, str]:
+    """Kernel parameters of a namespace; they are set before it has devices, which inherit them."""
+    values = {"ipv4/conf/all/rp_filter": "0", "ipv4/conf/default/rp_filter": "0"}
+    if (iproute.SYSCTLS / "ipv6").exists():
+        values["ipv6/conf/default/disable_ipv6"] = "1"
+    if space not in layout.hosts:
+        values |= {"ipv4/ip_forward": "1", "ipv4/fib_multipath_hash_policy": "1"}
+        # Alike at every switch, the hash would send all that one switch chose for a way the same way at the next.
+        if (iproute.SYSCTLS / "ipv4/fib_multipath_hash_seed").exists():
+            values["ipv4/fib_multipath_hash_seed"] = str((layout.seed * 1_000_003 + number) % (2**32 - 1) + 1)
+    elif layout.queue == "lossless":
+        window = f"4096 {_WINDOW_BYTES} {_WINDOW_BYTES}"
+        values |= {"ipv4/tcp_rmem": window, "ipv4/tcp_wmem": window}
+        values |= {"ipv4/tcp_slow_start_after_idle": "0", "ipv4/tcp_no_metrics_save": "1"}
+    return values
+
+
+def _pairs(layout: Layout) -> list[str]:
+    """Each cable, from both of its namespaces' view at once."""
+
+    def end(number: int) -> str:
+        port = layout.ports[number]
+        return f"name {port.device} netns {port.space} address {_mac(number)} mtu {MTU}"
+
+    cables = [(i, port.peer) for i, port in enumerate(layout.ports) if i < port.peer]
+    return [f"link add {end(a)} type veth peer {end(b)}" for a, b in cables]
+
+
+def _set_up(layout: Layout) -> dict[str, list[str]]:
+    """Of each namespace the devices, neighbours, addresses and routes."""
+    lines: dict[str, list[str]] = {space: ["link set lo up"] for space in layout.spaces}
+    for port in layout.ports:
+        lines[port.space] += [
+            f"link set {port.device} up",
+            f"neigh add {_GATEWAY} lladdr {_mac(port.peer)} dev {port.device} nud permanent",
+        ]
+    window = f"initcwnd {_WINDOW_FRAMES} initrwnd {_WINDOW_FRAMES}" if layout.queue == "lossless" else ""
+    for space, address in layout.hosts.items():
+        lines[space] += [
+            f"addr add {address}/32 dev e0",
+            f"route add default via {_GATEWAY} dev e0 onlink src {address} {window}",
+        ]
+    for route in layout.routes:
+        hops = [f"via {_GATEWAY} dev {device} onlink" for device in route.devices]
+        ways = hops[0] if len(hops) == 1 else " ".join(f"nexthop {hop}" for hop in hops)
+        lines[route.space].append(f"route add {route.address}/32 {ways}")
+    return lines
+
+
+def _shapers(layout: Layout) -> dict[str, list[str]]:
+    lines: dict[str, list[str]] = {space: [] for space in layout.spaces}
+    for port in layout.ports:
+        lines[port.space].append(f"qdisc add dev {port.device} root {_tbf(layout, port)}")
+    return lines
+
+
+def _tbf(layout: Layout, port: Port) -> str:
+    burst = max(_BURST_S * port.rate, _BURST_FRAMES * (MTU + 14))
+    shallow = layout.queue == "shallow" and port.space not in layout.hosts
+    limit = port.rate * _SHALLOW_S + burst if shallow else _DEEP_BYTES
+    return f"tbf rate {8 * port.rate:.0f}bit burst {burst:.0f} limit {limit:.0f}"
+
+
+def _mac(number: int) -> str:
+    """A locally administered address for each port."""
+    return f"02:64:6c:00:{number >> 8:02x}:{number & 255:02x}"

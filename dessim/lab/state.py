@@ -1,0 +1,71 @@
+"""What is up: a folder a lab, `dessim-lab/<name>/` under $XDG_RUNTIME_DIR or /run, with `lab.json` and the ranks' logs.
+
+Making the folder is what claims a name, so two labs never share one. A lab that was killed while it came up has a
+folder without `lab.json`, or namespaces without a folder; `down` removes either.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from dessim.errors import LabError, UsageError
+from dessim.files import write_json
+from dessim.lab.layout import Layout, Port, Rank, prefix
+
+
+def root() -> Path:
+    """The folder of all labs."""
+    return Path(os.environ.get("XDG_RUNTIME_DIR") or "/run") / "dessim-lab"
+
+
+def claim(name: str) -> Path:
+    """Make the folder of a new lab. Raises UsageError if the name is taken."""
+    prefix(name)
+    folder = root() / name
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(mode=0o700)
+    except FileExistsError:
+        raise UsageError(
+            f"a lab called {name} is up; choose another --name, or end it: dessim lab down --name {name}"
+        ) from None
+    return folder
+
+
+def save(layout: Layout) -> None:
+    """Write `lab.json`, whole or not at all; routes are the kernel's now and stay out."""
+    value = {key: part for key, part in asdict(layout).items() if key != "routes"}
+    write_json(root() / layout.name / "lab.json", {"schema_version": 1, **value})
+
+
+def load(name: str) -> Layout:
+    """The lab of that name. Raises UsageError if none is up, LabError if its file makes no sense."""
+    prefix(name)
+    file = root() / name / "lab.json"
+    try:
+        value: dict[str, Any] = json.loads(file.read_text("utf-8"))
+        value.pop("schema_version")
+        ports = tuple(Port(**port) for port in value.pop("ports"))
+        ranks = tuple(Rank(**rank) for rank in value.pop("ranks"))
+        value |= {key: tuple(value[key]) for key in ("spaces", "gpus_per_node", "left_out")}
+        return Layout(**value, ports=ports, ranks=ranks)
+    except FileNotFoundError:
+        up = ", ".join(names()) or "none"
+        raise UsageError(f"no lab called {name} is up (up: {up}); bring one up: dessim lab up FILE") from None
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise LabError(f"{file}: not the state of a lab; remove it: dessim lab down --name {name}") from None
+
+
+def names() -> list[str]:
+    """Labs that have a folder, sorted; some may be half built."""
+    return sorted(entry.name for entry in root().iterdir() if entry.is_dir()) if root().is_dir() else []
+
+
+def forget(name: str) -> None:
+    """Remove the folder, logs and all."""
+    shutil.rmtree(root() / name, ignore_errors=True)

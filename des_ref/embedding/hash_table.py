@@ -1,13 +1,16 @@
 """A hash table from 64-bit ids to rows of floats, in torch tensors, with no Python loop over ids.
 
-Two parts. The *index* is an open-addressing array of row numbers (-1: empty), at most half full, probed linearly from
-`mix64(id ^ SALT)`. The *rows* are dense: row r has its id in `keys[r]` and its values in `columns[name][r]`, in order
-of arrival. Growing the index rehashes row numbers only, growing the rows copies them in order, so neither can lose one.
+Row r has its values in `columns[name][r]`; rows are dense, in order of arrival, and never move (growing.py). Which row
+an id has: row_numbers.py, an index that grows without stopping a step. When an id gets and loses a row: lifetime.py.
 
-Every search is a loop over probe *rounds*: in each, all ids still looking read their next slot at once. At half load
-the longest probe of a million ids is a few dozen slots, and each round is smaller than the one before.
+Memory a row, in bytes, with W floats of s bytes in all columns:
 
-Without deletions an id that meets an empty slot is certainly absent. Expiry would need tombstones: left out here.
+    s W                 values and optimizer state
+    8 + 1               its id, and whether it is in use
+    4 S / rows          the index, of S slots: 8 when it has just filled up, 16 after it has grown; while it grows, both
+    4                   the step it was last seen in, with expire_after
+
+and 21 to 29 for a candidate (with expire_after; 4 fewer without).
 """
 
 from __future__ import annotations
@@ -17,16 +20,14 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from des_ref.hashing import mix64, signed
+from des_ref.embedding.growing import Growing
+from des_ref.embedding.lifetime import Candidates, Lifetime, MortalRows
 from dessim.errors import UsageError
-
-# Owners are chosen by mix64(id) mod N, so a worker's own ids share those bits: slots must come from other ones.
-_SALT = signed(0xD1B54A32D192ED03)
-_MAX_LOAD = 0.5
-_SMALLEST = 1024
 
 Initial = Callable[[Tensor], Mapping[str, Tensor]]
 Exported = Mapping[str, Mapping[str, Tensor]]
+
+_LOADED_AT_ONCE = 1 << 18  # lines
 
 
 class RowTable:
@@ -38,122 +39,140 @@ class RowTable:
         initial: Initial,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
-        capacity: int = _SMALLEST,
+        capacity: int = 0,
+        lifetime: Lifetime | None = None,
     ) -> None:
-        self._initial = initial
-        self._count = 0
-        capacity = 1 << max(capacity - 1, _SMALLEST - 1).bit_length()
-        self._index = torch.full((2 * capacity,), -1, dtype=torch.int64, device=device)
-        self._keys = torch.zeros(capacity, dtype=torch.int64, device=device)
-        self._columns = {
-            name: torch.zeros(capacity, width, dtype=dtype, device=device) for name, width in widths.items()
-        }
+        lifetime = lifetime or Lifetime()
+        self._initial, self._dtype = initial, dtype
+        self._rows = MortalRows(device, lifetime.expire_after, capacity)
+        self._candidates = Candidates(device, lifetime) if lifetime.admit_after > 1 else None
+        self._columns = {name: Growing(dtype, device, width) for name, width in widths.items()}
+        self._widths = dict(widths)
+        self.now = 0  # the step
 
     def __len__(self) -> int:
-        return self._count
+        """Rows in use; those of ids that are forgotten too, until they are freed."""
+        return len(self._rows.numbers)
+
+    @property
+    def candidates(self) -> int:
+        """How many ids wait for admission."""
+        return len(self._candidates) if self._candidates is not None else 0
 
     @property
     def keys(self) -> Tensor:
-        """Ids in order of arrival, int64 [len(self)]."""
-        return self._keys[: self._count]
+        """Ids of the rows in use, in the order of their numbers, int64 [len(self)]."""
+        return self._rows.numbers.keys(self._rows.numbers.rows)
 
     @property
     def columns(self) -> Mapping[str, Tensor]:
-        """Values, [len(self), width] a column: views, to be written in place by row number."""
-        return {name: values[: self._count] for name, values in self._columns.items()}
+        """Values by row number, [rows, width] a column: views, to be written in place."""
+        return {name: column.values[: self._rows.numbers.end] for name, column in self._columns.items()}
 
     def find(self, ids: Tensor) -> Tensor:
         """Row numbers of ids [n], -1 where there is none. Ids may repeat."""
-        rows = torch.full_like(ids, -1)
-        slots, mask = self._first_slots(ids), len(self._index) - 1
-        looking = torch.arange(len(ids), device=ids.device)
-        while len(looking):
-            found = self._index[slots]
-            is_other = (found >= 0) & (self._keys[found.clamp_min(0)] != ids[looking])
-            rows[looking[~is_other]] = found[~is_other]  # a hit, or -1 at an empty slot
-            looking, slots = looking[is_other], (slots[is_other] + 1) & mask
-        return rows
+        return self._rows.find(ids, self.now)
 
     def find_or_insert(self, ids: Tensor) -> Tensor:
-        """Row numbers of *different* ids [n]; ids not yet there get new rows, in the order given."""
-        rows = self.find(ids)
-        is_new = rows < 0
-        new_ids = ids[is_new]
-        if len(new_ids):
-            rows[is_new] = self._append(new_ids)
+        """Row numbers of the *different* ids [n] that this step has; new rows are given in the order of ids.
+
+        -1 for ids that are not admitted yet. To be called once a step, because it counts.
+        """
+        rows = self._rows.find_for_good(ids, self.now)
+        missing = (rows < 0).nonzero().squeeze(1)
+        if len(missing) and self._candidates is not None:
+            missing = missing[self._candidates.count(ids.index_select(0, missing), self.now)]
+        if len(missing):
+            rows.index_copy_(0, missing, self._append(ids.index_select(0, missing)))
+        self._rows.see(rows[rows >= 0] if self._candidates is not None else rows, self.now)
         return rows
+
+    def admitted(self, rows: Tensor, grads: Mapping[str, Tensor]) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Rows [u] and their gradients [u, width], without those of ids that have no row: what is to be trained."""
+        if self._candidates is None:
+            return rows, grads
+        there = (rows >= 0).nonzero().squeeze(1)
+        return rows.index_select(0, there), {name: grad.index_select(0, there) for name, grad in grads.items()}
+
+    def end_step(self) -> None:
+        """The step is over: time goes on for expiry, and rows that are forgotten are freed bit by bit."""
+        self.now += 1
+        self._rows.numbers.move()
+        self._rows.sweep(self.now)
+        if self._candidates is not None:
+            self._candidates.sweep(self.now)
+
+    def values(self, ids: Tensor, rows: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
+        """Values of ids [n] that have `rows`; an id without one (-1) shows the values it would start with."""
+        missing = (rows < 0).nonzero().squeeze(1)
+        if not len(missing):
+            return {name: self._columns[name].values.index_select(0, rows) for name in names}
+        there = (rows >= 0).nonzero().squeeze(1)
+        first, out = self._first(ids.index_select(0, missing)), {}
+        for name in names:
+            out[name] = first[name].new_empty(len(ids), self._widths[name])
+            out[name].index_copy_(0, there, self._columns[name].values.index_select(0, rows.index_select(0, there)))
+            out[name].index_copy_(0, missing, first[name])
+        return out
 
     def gather(self, ids: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
         """Values of ids [n] without inserting: an unknown id shows the values it would start with."""
-        rows = self.find(ids)
-        missing = rows < 0
-        values = {name: self._columns[name][rows.clamp_min(0)] for name in names}
-        if bool(missing.any()):
-            first = self._initial(ids[missing])
-            for name in names:
-                values[name][missing] = first.get(name, torch.zeros_like(values[name][:1]))
-        return values
+        return self.values(ids, self.find(ids), names)
 
     def export(self) -> Exported:
         """Everything that must be kept to go on later: groups of tensors, the lines of each sorted by its `keys`.
 
-        Group `rows`: `keys` int64 [n], and each column [n, width]. A line belongs to its key alone, so tables of n
-        workers are joined line by line, and handed to m workers by whoever owns the key there.
+        Group `rows`: `keys` int64 [n], each column [n, width], and `age` [n], steps since the row was seen, where rows
+        expire. Group `candidates`, where rows are admitted: `keys`, `count`, `age`. A line belongs to its key alone, so
+        tables of n workers are joined line by line, and handed to m workers by whoever owns the key there.
         """
-        order = torch.argsort(self.keys)
-        return {"rows": {"keys": self.keys[order]} | {name: c[order] for name, c in self.columns.items()}}
+        rows = self._rows.alive(self.now)
+        keys, order = self._rows.numbers.keys(rows).sort()
+        rows = rows[order]
+        ages = self._rows.ages(rows, self.now)
+        lines = {"keys": keys} | {name: column.values.index_select(0, rows) for name, column in self._columns.items()}
+        groups = {"rows": lines if ages is None else lines | {"age": ages}}
+        return groups if self._candidates is None else groups | {"candidates": self._candidates.export(self.now)}
 
     def load(self, groups: Exported) -> None:
-        """Into an empty table, lines that `export` gave, in any order. Raises UsageError when they do not fit."""
-        if len(self):
+        """Into an empty table, lines that `export` gave, in any order. Raises UsageError when they do not fit.
+
+        A table with other settings of lifetime takes them too: rows stay rows, seen just now where no age was saved.
+        """
+        if len(self) or self.candidates:
             raise UsageError(f"a table is loaded once, and this one has {len(self)} rows already")
         lines = groups["rows"]
-        for name, values in self._columns.items():
-            if name not in lines or lines[name].shape != (len(lines["keys"]), values.shape[1]):
+        device = next(iter(self._columns.values())).values.device
+        for name, width in self._widths.items():
+            if name not in lines or lines[name].shape != (len(lines["keys"]), width):
                 raise UsageError(
-                    f"saved rows have no column {name} of width {values.shape[1]}: another model's or optimizer's"
+                    f"saved rows have no column {name} of width {width}: they are of another model or optimizer"
                 )
         order = torch.argsort(lines["keys"])
-        rows = self.find_or_insert(lines["keys"][order].to(self._keys.device))
-        for name, values in self._columns.items():
-            values[rows] = lines[name][order].to(values)
+        for part in order.split(_LOADED_AT_ONCE):
+            rows = self._new_rows(lines["keys"][part].to(device))
+            for name, column in self._columns.items():
+                column.values.index_copy_(0, rows, lines[name][part].to(column.values))
+            self._rows.see(rows, self.now - lines["age"][part].to(device) if "age" in lines else self.now)
+        if self._candidates is not None and "candidates" in groups:
+            self._candidates.load({name: t.to(device) for name, t in groups["candidates"].items()}, self.now)
 
     def _append(self, ids: Tensor) -> Tensor:
-        start, end = self._count, self._count + len(ids)
-        self._reserve(end)
-        rows = torch.arange(start, end, device=ids.device)
-        self._keys[start:end] = ids
-        for name, values in self._initial(ids).items():
-            self._columns[name][start:end] = values
-        self._place(ids, rows)
-        self._count = end
+        rows = self._new_rows(ids)
+        for name, values in self._first(ids).items():
+            self._columns[name].values.index_copy_(0, rows, values)
         return rows
 
-    def _reserve(self, count: int) -> None:
-        capacity = len(self._keys)
-        if count > capacity:
-            capacity = 1 << (count - 1).bit_length()
-            self._keys = _longer(self._keys, capacity)
-            self._columns = {name: _longer(values, capacity) for name, values in self._columns.items()}
-        if count > _MAX_LOAD * len(self._index):
-            size = 1 << (int(count / _MAX_LOAD) - 1).bit_length()
-            self._index = torch.full((size,), -1, dtype=torch.int64, device=self._index.device)
-            self._place(self.keys, torch.arange(self._count, device=self._keys.device))
+    def _new_rows(self, ids: Tensor) -> Tensor:
+        rows = self._rows.add(ids)
+        for column in self._columns.values():
+            column.reserve(self._rows.numbers.end)
+        return rows
 
-    def _place(self, ids: Tensor, rows: Tensor) -> None:
-        """Write row numbers of absent ids into the index. Of several at one empty slot any may win; the rest go on."""
-        slots, mask = self._first_slots(ids), len(self._index) - 1
-        while len(rows):
-            empty = self._index[slots] < 0
-            self._index[slots[empty]] = rows[empty]
-            left = self._index[slots] != rows
-            rows, slots = rows[left], (slots[left] + 1) & mask
-
-    def _first_slots(self, ids: Tensor) -> Tensor:
-        return mix64(ids ^ _SALT) & (len(self._index) - 1)
-
-
-def _longer(old: Tensor, length: int) -> Tensor:
-    new = torch.zeros(length, *old.shape[1:], dtype=old.dtype, device=old.device)
-    new[: len(old)] = old
-    return new
+    def _first(self, ids: Tensor) -> dict[str, Tensor]:
+        """First values of ids, all columns."""
+        given = self._initial(ids)
+        zeros = {name: width for name, width in self._widths.items() if name not in given}
+        return dict(given) | {
+            name: torch.zeros(len(ids), width, dtype=self._dtype, device=ids.device) for name, width in zeros.items()
+        }

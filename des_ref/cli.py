@@ -14,6 +14,14 @@ from dessim.errors import DessimError, UsageError
 INTERRUPTED = 130
 
 
+class RankError(DessimError):
+    """What one process of a run knows and the others need not: whoever it is, it says so. `rank` is its own."""
+
+    def __init__(self, rank: int, problem: str, exit_code: int = 1) -> None:
+        self.rank, self.exit_code = rank, exit_code
+        super().__init__(f"rank {rank}: {problem}")
+
+
 class Parser(argparse.ArgumentParser):
     """argparse, but a mistake raises UsageError instead of printing the usage and leaving."""
 
@@ -47,11 +55,14 @@ def leave(code: int) -> NoReturn:
 
 
 def run(program: str, main: Callable[[], int]) -> int:
-    """The exit code of `main`. Mistakes of the user become one line; every rank makes the same, so one rank says it."""
+    """The exit code of `main`. Mistakes of the user become one line; every rank makes the same, so one rank says it.
+
+    A RankError is said by each that has one.
+    """
     try:
         return main()
     except DessimError as error:
-        if os.environ.get("LOCAL_RANK", "0") == "0":
+        if isinstance(error, RankError) or os.environ.get("LOCAL_RANK", "0") == "0":
             say(f"{program}: error: {' '.join(str(error).split())}")
         return error.exit_code
     except KeyboardInterrupt:

@@ -100,6 +100,7 @@ class Settings(_Strict):
     rows: RowSettings = RowSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     servers: ServerSettings = ServerSettings()
+    timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 600.0  # that a worker may be silent before the others give up
 
     @property
     def torch_dtype(self) -> torch.dtype:

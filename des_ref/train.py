@@ -63,6 +63,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--trace", type=Path, metavar="DIR", help="record a trace into this folder")
     p.add_argument("--trace-steps", type=positive, default=10, help="steps to record (default: 10)")
     p.add_argument("--trace-warmup", type=positive, default=20, help="steps before the first recorded (default: 20)")
+    p.add_argument(
+        "--timeout", type=float, metavar="SECONDS", help="give up on a worker silent for so long (default: 600)"
+    )
     p.add_argument("--epoch-log", type=Path, metavar="FILE", help="write a JSON line for each epoch")
     p.add_argument("--json", action="store_true", help="end with one JSON object on stdout")
     return p
@@ -80,6 +83,7 @@ def settings_from(args: argparse.Namespace) -> Settings:
         "training.epochs": args.epochs,
         "training.steps": args.steps,
         "training.pipeline": args.pipeline,
+        "timeout_s": args.timeout,
         "seed": args.seed,
         "dtype": args.dtype,
     }
@@ -91,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = settings_from(args)
     check_strategy(settings.strategy)
     model = load_model(settings.model).trained_by(settings.optimizer.rows.name)
-    with open_comm(args.device) as comm:
+    with open_comm(args.device, timeout=settings.timeout_s) as comm:
         started = time.perf_counter()
         if settings.strategy == "ps_async":
             if args.trace is not None:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as nnf
 from torch import Tensor
 
-from des_ref.comm.wire import Wire
+from des_ref.cli import RankError
+from des_ref.comm.wire import Wire, first_line
 from dessim.errors import UsageError
 
 WORLD_GROUP = "world"
-TIMEOUT = timedelta(minutes=10)
+TIMEOUT_S = 600.0
 _NAMELESS = "undefined"  # torch's description of a group that was given none
 # torch 2.13 renames the flat forms; the old names warn there.
 _all_gather_flat: Callable[..., Any] = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -39,7 +42,9 @@ class Handle:
     _comm: Comm
 
     def wait(self) -> None:
-        self._work.wait()
+        """Raises RankError when a worker is gone, or silent for too long."""
+        with self._comm.patience(self.name):
+            self._work.wait()
         if self._comm.tap is not None:
             self._comm.tap.waited(self.name)
 
@@ -54,6 +59,7 @@ class Comm:
     backend: str
     tap: Tap | None = field(default=None)
     wire: Wire | None = field(default=None)  # to the servers, where there are any
+    timeout: float = TIMEOUT_S  # seconds that a collective may take
     _group: Any = field(default=None)  # None: the group that all processes are in anyway
 
     def beside(self, name: str) -> Comm:
@@ -64,7 +70,11 @@ class Comm:
         # Where some processes serve, they do not hear of it.
         ranks = list(range(self.world_size)) if self.wire is not None else None
         group = self._new_group(name, ranks, use_local_synchronization=ranks is not None)
-        return Comm(self.rank, self.world_size, self.device, self.backend, wire=self.wire, _group=group)
+        return replace(self, tap=None, _group=group)
+
+    def on_cpu(self, name: str) -> Comm:
+        """As `beside`, for tensors in host memory."""
+        return replace(self, device=torch.device("cpu"), backend="gloo").beside(name)
 
     def part(self, ranks: Sequence[int]) -> Comm | None:
         """Some of the workers, in this order; None on the others. Every worker calls it, at the same point."""
@@ -73,12 +83,24 @@ class Comm:
         group = self._new_group(f"part {'-'.join(map(str, ranks))}", list(ranks))
         if self.rank not in ranks:
             return None
-        return Comm(ranks.index(self.rank), len(ranks), self.device, self.backend, _group=group)
+        return replace(self, rank=ranks.index(self.rank), world_size=len(ranks), tap=None, wire=None, _group=group)
 
     def _new_group(self, name: str, ranks: list[int] | None = None, **settings: Any) -> Any:
-        return dist.new_group(
-            **{"ranks": ranks, "timeout": TIMEOUT, "backend": self.backend, "group_desc": name} | settings
-        )
+        timeout = timedelta(seconds=self.timeout)
+        settings = {"ranks": ranks, "timeout": timeout, "backend": self.backend, "group_desc": name} | settings
+        with self.patience(f"start of group {name}"):
+            return dist.new_group(**settings)
+
+    @contextmanager
+    def patience(self, name: str) -> Iterator[None]:
+        """What torch says of a worker that died, or that hangs, becomes one line."""
+        try:
+            yield
+        except RuntimeError as error:
+            if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+                raise  # a mistake of this process
+            what = f"op {name} failed, because another process has died or was silent for {self.timeout:g} s"
+            raise RankError(self.rank, f"{what}: {first_line(error)}") from None
 
     def apart(self, servers: int, patience: float) -> Comm:
         """The last `servers` processes become servers; the others go on as the workers, `wire` between both.
@@ -92,12 +114,13 @@ class Comm:
         messages = self._new_group("servers", backend="gloo", timeout=timedelta(seconds=patience))
         wire = Wire(tuple(range(workers, self.world_size)), patience, messages)
         group = self._new_group("workers", list(range(workers)))
-        return Comm(self.rank, workers, self.device, self.backend, wire=wire, _group=group)
+        return replace(self, world_size=workers, wire=wire, _group=group)
 
     def _launch(self, name: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Handle:
         if self.tap is not None:
             self.tap.launching(name)
-        work = call(*args, **kwargs, group=self._group, async_op=True)
+        with self.patience(name):
+            work = call(*args, **kwargs, group=self._group, async_op=True)
         if self.tap is not None:
             self.tap.launched(name)
         return Handle(name, work, self)
@@ -125,7 +148,8 @@ class Comm:
         return self._launch(name, dist.all_to_all_single, out, tensor, out_splits, in_splits)
 
     def barrier(self) -> None:
-        dist.barrier(self._group, device_ids=[self.device.index or 0] if self.device.type == "cuda" else None)
+        with self.patience("barrier"):
+            dist.barrier(self._group, device_ids=[self.device.index or 0] if self.device.type == "cuda" else None)
 
     def broadcast(self, name: str, tensor: Tensor) -> None:
         """`tensor` of rank 0, on every rank, in place."""
@@ -138,12 +162,23 @@ class Comm:
         self.all_gather(name, out, mine).wait()
         return out.view(self.world_size, -1).tolist()
 
+    def gather_text(self, name: str, text: str) -> list[str]:
+        """Every rank's text, on every rank."""
+        mine = torch.tensor(list(text.encode()), dtype=torch.uint8)
+        sizes = [int(size) for (size,) in self.gather_rows(name, [float(len(mine))])]
+        padded = nnf.pad(mine, (0, max(sizes) - len(mine))).to(self.device)
+        out = padded.new_empty(self.world_size, max(sizes))
+        if max(sizes):
+            self.all_gather(name, out.view(-1), padded).wait()
+        return [bytes(line[:size].tolist()).decode() for line, size in zip(out.cpu(), sizes, strict=True)]
+
     def exchange(self, sends: Sequence[tuple[int, Tensor]], receives: Sequence[tuple[int, Tensor]]) -> None:
         """All messages to and from single workers (rank, tensor) at once; returns when all have arrived."""
-        works = [dist.irecv(tensor, group=self._group, group_src=rank) for rank, tensor in receives]
-        works += [dist.isend(tensor, group=self._group, group_dst=rank) for rank, tensor in sends]
-        for work in works:
-            work.wait()
+        with self.patience("exchange"):
+            works = [dist.irecv(tensor, group=self._group, group_src=rank) for rank, tensor in receives]
+            works += [dist.isend(tensor, group=self._group, group_dst=rank) for rank, tensor in sends]
+            for work in works:
+                work.wait()
 
     def send(self, tensor: Tensor, to: int) -> None:
         dist.send(tensor, to)

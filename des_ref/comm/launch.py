@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
-from des_ref.comm.group import TIMEOUT, Comm
+from des_ref.cli import RankError
+from des_ref.comm.group import TIMEOUT_S, Comm
+from des_ref.comm.wire import first_line
 from dessim.errors import UsageError
 
 
@@ -33,11 +36,14 @@ def _pick_device(device: str, local_rank: int, workers_here: int) -> torch.devic
 
 
 @contextmanager
-def open_comm(device: str = "auto", rendezvous: tuple[Path, int, int] | None = None) -> Iterator[Comm]:
+def open_comm(
+    device: str = "auto", rendezvous: tuple[Path, int, int] | None = None, timeout: float = TIMEOUT_S
+) -> Iterator[Comm]:
     """Join the process group and leave it whatever happens.
 
     `rendezvous` is (file, rank, world size) for processes that we spawned ourselves; otherwise torchrun's environment
-    decides, and without it this is a world of one. Raises UsageError for an impossible device.
+    decides, and without it this is a world of one. A collective that takes longer than `timeout` seconds fails, and so
+    does a start where not everybody comes. Raises UsageError for an impossible device.
     """
     env = os.environ
     if rendezvous is not None:
@@ -58,8 +64,14 @@ def open_comm(device: str = "auto", rendezvous: tuple[Path, int, int] | None = N
         # Ranks on one machine share its cores; torch would give each of them all.
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers_here))
     backend = "nccl" if where.type == "cuda" else "gloo"
-    dist.init_process_group(backend, rank=rank, world_size=world_size, timeout=TIMEOUT, **store)
     try:
-        yield Comm(rank, world_size, where, backend)
+        limit = timedelta(seconds=timeout)
+        dist.init_process_group(backend, rank=rank, world_size=world_size, timeout=limit, **store)
+    except (RuntimeError, dist.DistError) as error:
+        raise RankError(
+            rank, f"not all {world_size} processes came within {timeout:g} s: {first_line(error)}"
+        ) from None
+    try:
+        yield Comm(rank, world_size, where, backend, timeout=timeout)
     finally:
         dist.destroy_process_group()

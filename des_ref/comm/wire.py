@@ -38,7 +38,7 @@ class Wire:
         try:
             return int(dist.recv(tensor, None, self._group, tag))
         except RuntimeError as error:
-            raise DessimError(f"no worker was heard of for {self.patience:g} s: {_first_line(error)}") from None
+            raise DessimError(f"no worker was heard of for {self.patience:g} s: {first_line(error)}") from None
 
     def _start(self, call: Callable[..., Any], name: str, tensor: Tensor, other: int, tag: int) -> Message | None:
         if not tensor.numel():
@@ -60,9 +60,9 @@ class Message:
         try:
             self._work.wait()
         except RuntimeError as error:
-            raise DessimError(f"message {self.name} with process {self.other} failed: {_first_line(error)}") from None
+            raise DessimError(f"message {self.name} with process {self.other} failed: {first_line(error)}") from None
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """Without the place in gloo's source that it starts with."""
     return str(error).strip().split("\n")[0].rpartition("] ")[2]

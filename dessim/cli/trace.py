@@ -1,6 +1,9 @@
-"""`dessim trace ...`: recorded traces described and checked."""
+"""`dessim trace ...`: recorded traces described and checked, and profiles of other tools imported."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -13,7 +16,7 @@ trace = typer.Typer(help="Recorded traces.", no_args_is_help=True, rich_markup_m
 @trace.command("info")
 @guarded
 def trace_info(trace: TraceArgument, json: JsonOption = False) -> None:
-    """What a trace holds: ranks, steps, and time and bytes by op."""
+    """What a trace holds: ranks, steps, and time and bytes by op; of collectives, waiting apart from the transfer."""
     from dessim.results.show import print_trace
     from dessim.trace.check import describe_trace
     from dessim.trace.io import load_trace
@@ -34,3 +37,45 @@ def trace_check(trace: TraceArgument, json: JsonOption = False) -> None:
     from dessim.workload.formula import evaluate
 
     report_check(str(trace), check_trace(load_trace(trace), evaluate), json)
+
+
+@trace.command("import")
+@guarded
+def trace_import(
+    profiles: Annotated[
+        list[Path],
+        typer.Argument(
+            help="PyTorch profiles (prof.export_chrome_trace, .json or .json.gz), one a rank, or folders of them.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Trace folder to write, NAME.trace.")],
+    json: JsonOption = False,
+) -> None:
+    """Import PyTorch profiles of all ranks of a job (NCCL or gloo) as a trace; says what they lack for one."""
+    from dessim.errors import UsageError
+    from dessim.trace.importers.kineto import import_kineto
+    from dessim.trace.io import write_trace
+
+    name = out.name.removesuffix(".trace")
+    if not name or not out.name.endswith(".trace"):
+        raise UsageError(f"--out {out}: name the folder NAME.trace")
+    found = import_kineto(profiles, name)
+    write_trace(out, found.header, found.ranks)
+    header = found.header
+    summary = {
+        "trace": str(out),
+        "ranks": header.world_size,
+        "backend": header.backend,
+        "device": header.device,
+        "steps": list(header.recorded_steps),
+        "ops": sum(len(ops) for ops in found.ranks),
+        "lacking": list(found.lacking),
+    }
+    if json:
+        print_json(summary)
+        return
+    where = f"{header.world_size} ranks ({header.backend} on {header.device})"
+    print(f"{out}: {where}, {len(header.recorded_steps)} steps, {summary['ops']:,} ops")
+    for sentence in found.lacking:
+        print(f"lacking: {sentence}")

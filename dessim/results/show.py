@@ -155,9 +155,11 @@ def print_trace(found: Values) -> None:
             op["calls"],
             format_size(op["bytes_mean"]) if op["collective"] else "",
             format_time(op["time_s"]["median"]),
+            *(format_time(op[key]["median"]) if op[key]["n"] else "" for key in ("waiting_s", "transfer_s")),
         )
         for op in found["by_op"]
     ]
-    print_table(table_of(("op", "phase", "kind", "calls", "mean size", "median time"), rows, left=("phase", "kind")))
+    columns = ("op", "phase", "kind", "calls", "mean size", "median time", "waiting", "transfer")
+    print_table(table_of(columns, rows, left=("phase", "kind")))
     for problem in found["problems"]:
         print(f"warning: {problem}")

@@ -16,6 +16,7 @@ from typing import Any
 
 from dessim.errors import FormulaError
 from dessim.trace.io import Trace, rank_file
+from dessim.trace.matched import Matched, matched_collectives
 from dessim.trace.schema import Collective, Kind, Op, sent_factor
 
 Evaluate = Callable[[str, Mapping[str, float]], float]  # dessim.workload.formula.evaluate
@@ -187,6 +188,7 @@ def describe_trace(trace: Trace) -> dict[str, Any]:
 
     Times are seconds. `step_time_s` is from the first start to the last end of a step over all ranks, clocks aligned by
     their offsets. Shares are of the ranks' own steps, summed; `exposed_comm_share` is where only communication ran.
+    A collective's `waiting_s` is how long each rank waited for the last one, `transfer_s` what it took from then on.
     """
     header = trace.header
     by_step = [_by_step(ops) for ops in trace.ranks]
@@ -267,6 +269,9 @@ def _by_op(trace: Trace) -> list[dict[str, Any]]:
     for ops in trace.ranks:
         for op in ops:
             found.setdefault(op.name, []).append(op)
+    matched: dict[str, list[Matched]] = {}
+    for one in matched_collectives(trace):
+        matched.setdefault(one.name, []).append(one)
     return [
         {
             "name": name,
@@ -276,6 +281,8 @@ def _by_op(trace: Trace) -> list[dict[str, Any]]:
             "calls": len(same),
             "bytes_mean": sum(op.bytes for op in same) / len(same),
             "time_s": _statistics([1e-6 * op.dur_us for op in same]),
+            "waiting_s": _statistics([1e-6 * w for one in matched.get(name, ()) for w in one.waiting_us.values()]),
+            "transfer_s": _statistics([1e-6 * one.transfer_us for one in matched.get(name, ())]),
         }
         for name, same in found.items()
     ]

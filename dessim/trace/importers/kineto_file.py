@@ -1,0 +1,148 @@
+"""One file of the PyTorch profiler (Kineto): Chrome-trace JSON, plain or gzip, of one rank.
+
+Only complete events (`"ph": "X"`) that say when, where and what are kept. Files are untrusted: sizes are bounded, and
+what is not as it should be is one error that names the file and the event.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dessim.errors import TraceError
+from dessim.trace.schema import MAX_RANKS
+
+MAX_PROFILE_BYTES = 2**31  # unpacked; an hour of steps is a hundredth of it
+_SUFFIXES = (".json", ".json.gz")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that took `dur_us` from `start_us` on, on thread or stream `tid`."""
+
+    name: str
+    category: str
+    tid: str
+    start_us: float
+    dur_us: float
+    args: Mapping[str, Any]
+
+    @property
+    def end_us(self) -> float:
+        return self.start_us + self.dur_us
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What one rank's profiler saw, events by their start. Their times are us after `base_ns` of the rank's clock.
+
+    `groups` are the process groups that the file lists, by name; None where it lists none.
+    """
+
+    path: Path
+    rank: int
+    world_size: int
+    backend: str
+    device: str
+    base_ns: int
+    groups: Mapping[str, tuple[int, ...]] | None
+    events: tuple[Event, ...]
+
+
+def find_profiles(paths: Iterable[Path]) -> list[Path]:
+    """Files as given, and of folders all that end in .json or .json.gz. Raises TraceError when there are none."""
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(file for file in path.iterdir() if file.name.endswith(_SUFFIXES))
+            if not inside:
+                raise TraceError(path, "", "no profiles in this folder: no file ends in .json or .json.gz")
+            files += inside
+        else:
+            files.append(path)
+    return files
+
+
+def read_profile(path: Path) -> Profile:
+    """Read one rank's file. Raises TraceError."""
+    raw = _load(path)
+    if not isinstance(raw, dict) or not isinstance(raw.get("traceEvents"), list):
+        raise TraceError(
+            path, "", "no profile: it has no list 'traceEvents'; write one with prof.export_chrome_trace(FILE)"
+        )
+    about = raw.get("distributedInfo")
+    if about is None:
+        # A job of one process has none, and a file whose job cannot be told is no use beside others.
+        about = {"rank": 0, "world_size": 1, "backend": "none"}
+    try:
+        rank, world_size = _whole(about["rank"]), _whole(about["world_size"])
+        if not 0 <= rank < world_size <= MAX_RANKS:
+            raise ValueError(f"rank {rank} of {world_size}")
+        backend, groups = str(about.get("backend") or "none"), _groups(about.get("pg_config"), world_size)
+        base_ns = _whole(raw.get("baseTimeNanoseconds", 0))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise TraceError(path, "distributedInfo", f"rank, world_size or groups cannot be read: {error!r}") from None
+    events = []
+    for number, event in enumerate(raw["traceEvents"]):
+        if isinstance(event, dict) and event.get("ph") == "X" and event.get("cat") not in (None, "Trace"):
+            try:
+                events.append(_event(event))
+            except (KeyError, TypeError, ValueError) as error:
+                raise TraceError(path, f"traceEvents[{number}]", f"not an event: {error}") from None
+    events.sort(key=lambda e: (e.start_us, -e.dur_us))
+    devices = raw.get("deviceProperties")
+    device = "cpu"
+    if isinstance(devices, list) and devices and isinstance(devices[0], dict):
+        device = str(devices[0].get("name") or "gpu")
+    return Profile(path, rank, world_size, backend, device, base_ns, groups, tuple(events))
+
+
+def _load(path: Path) -> Any:
+    try:
+        with path.open("rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
+        with gzip.open(path, "rb") if packed else path.open("rb") as file:
+            text = file.read(MAX_PROFILE_BYTES + 1)
+        if len(text) > MAX_PROFILE_BYTES:
+            raise TraceError(path, "", f"larger than {MAX_PROFILE_BYTES} bytes; profile fewer steps")
+        return json.loads(text)
+    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise TraceError(path, "", f"not a gzip file, or a damaged one: {error}") from None
+    except OSError as error:
+        raise TraceError(path, "", f"cannot be read: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise TraceError(path, "", f"not JSON, or cut off: {error}") from None
+
+
+def _event(raw: Mapping[str, Any]) -> Event:
+    start, dur = float(raw["ts"]), float(raw.get("dur", 0.0))
+    if not (math.isfinite(start) and math.isfinite(dur) and dur >= 0):
+        raise ValueError(f"ts {raw['ts']!r} and dur {raw.get('dur')!r} must be finite numbers")
+    args = raw.get("args", {})
+    if not isinstance(args, dict) or not isinstance(raw["name"], str):
+        raise ValueError("'args' must be an object and 'name' a text")
+    return Event(raw["name"], str(raw["cat"]), str(raw.get("tid", "")), start, dur, args)
+
+
+def _groups(listed: Any, world_size: int) -> dict[str, tuple[int, ...]] | None:
+    if not listed:
+        return None
+    groups = {}
+    for one in listed:
+        ranks = tuple(_whole(rank) for rank in one.get("ranks") or range(world_size))
+        if not all(0 <= rank < world_size for rank in ranks):
+            raise ValueError(f"group {one.get('pg_name')!r} has ranks that a world of {world_size} does not have")
+        groups[str(one["pg_name"])] = ranks
+    return groups
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{value!r} is no whole number")
+    return value

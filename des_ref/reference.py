@@ -69,14 +69,17 @@ class Reference:
         index = torch.searchsorted(self._vocabulary, batch.ids)
         dense = {name: p[f"dense.{i}"] for i, name in enumerate(network.dense_names)}
         pooling = network.model.embedding.pooling, dense.get("operand.a")
-        plain = Plain(p.get("w"), p.get("v"), index, batch.sample, batch.field, samples, network.fields, *pooling)
+        where = index, batch.sample, batch.field, samples, network.fields
+        plain = Plain(p.get("w"), p.get("v"), *where, *pooling, o=p.get("o"))
         masks = network.masks(samples, self._step)
-        logits = dense["bias"].expand(samples)
+        logits = dense["bias"].expand(samples) if "bias" in dense else torch.zeros(samples, dtype=network.dtype)
         for kind, operator in network.operators.items():
             prefix = f"{kind}."
             weights = {name.removeprefix(prefix): w for name, w in dense.items() if name.startswith(prefix)}
             drop = [masks.pop(0) for _ in operator.hidden] if masks is not None else None
             logits = logits + operator.reference(plain, weights, drop)
+        if network.model.output is not None:
+            return logits.mean()  # they are losses: one operator, which knows what it learns
         y = batch.labels.to(logits.dtype)
         # -log sigmoid of the margin, written out: y x - log(1 + e^x), stable on both sides.
         return (torch.logaddexp(torch.zeros_like(logits), logits) - y * logits).mean()

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from des_ref.cli import Parser, leave, positive, run, say
 from des_ref.comm import Comm, open_comm, record
@@ -129,8 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         summary["trace"] = str(args.trace) if args.trace is not None else None
         summary["wall_time_s"] = time.perf_counter() - started
         if comm.rank == 0:
-            auc = "undefined (one class only)" if summary["auc"] is None else f"{summary['auc']:.4f}"
-            say(f"test AUC {auc}  log loss {summary['logloss']:.4f}  {summary['samples_per_s']:,.0f} samples/s")
+            say(f"test {_quality(summary)}  {summary['samples_per_s']:,.0f} samples/s")
             if args.json:
                 print(dump_json(summary), flush=True)
     return 0
@@ -160,6 +160,13 @@ def _trace_session(
         how = f"{args.trace_warmup} to warm up, {2 * args.trace_steps} watched, {args.trace_steps} timed"
         raise UsageError(f"--trace needs {need} steps ({how}), but the run has {planned}")
     return TraceSession(args.trace, comm, strategy, pipeline, model, batch, args.trace_warmup, args.trace_steps)
+
+
+def _quality(summary: Mapping[str, Any]) -> str:
+    if summary["logloss"] is None:
+        return f"loss {summary['loss']:.4f}"
+    auc = "undefined (one class only)" if summary["auc"] is None else f"{summary['auc']:.4f}"
+    return f"AUC {auc}  log loss {summary['logloss']:.4f}"
 
 
 def _say_fallback(reason: str) -> None:

@@ -39,7 +39,7 @@ _VOCABULARY = 3000
 _FULL_STEPS = 2  # of a small case, steps in which collectives that do not go through comm.py would be seen too
 _DENSE = DenseOptimizer("Adam", {"lr": 1e-3, "weight_decay": 1e-5})
 # Of a small model: five fields do not divide by any number of ranks that is likely, widths tell layers apart.
-_FIELDS, _SMALL_VOCABULARY, _WIDTH, _WIDTHS, _RANK = 5, 200.0, 4, (6, 5, 4), 2
+_FIELDS, _SMALL_VOCABULARY, _WIDTH, _WIDTHS, _RANK, _LATENT = 5, 200.0, 4, (6, 5, 4), 2, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +93,11 @@ def shrunk(model: Model) -> Model:
     for operator in raw["operators"]:
         if "widths" in operator:
             operator["widths"] = [min(w, _WIDTHS[min(i, 2)]) for i, w in enumerate(operator["widths"])]
-        if operator.get("rank"):
-            operator["rank"] = min(operator["rank"], _RANK)
+        for name, most in (("rank", _RANK), ("latent", _LATENT)):
+            if operator.get(name):
+                operator[name] = min(operator[name], most)
+        if operator.get("alpha"):
+            operator["alpha"] = operator["alpha"][:fields]
     return parse_model(raw, model.name)
 
 

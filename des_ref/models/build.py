@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from des_ref.embedding.hash_table import RowTable
 from des_ref.embedding.init import normal_rows
 from des_ref.embedding.optim import RowOptimizer
+from des_ref.models.objective import objective_of
 from des_ref.substitution.attention_pool import AttentionPool
 from des_ref.substitution.base import Bags, Local, Operator, identity
 from des_ref.substitution.cin import Cin, CinByField
@@ -29,6 +30,7 @@ from des_ref.substitution.cross_v2 import CrossV2, CrossV2ByField
 from des_ref.substitution.dot import Dot
 from des_ref.substitution.fm import Fm
 from des_ref.substitution.fm_fields import FmFields
+from des_ref.substitution.fvae import Fvae
 from des_ref.substitution.head import Head
 from des_ref.substitution.held import Held
 from des_ref.substitution.lr import Lr
@@ -65,6 +67,8 @@ def build_operator(spec: specs.AnySpec, model: Model, generator: torch.Generator
         case specs.Cin():
             cin = Cin if spec.needs_operand(model.by_field) else CinByField
             return cin(fields, spec.widths, generator)
+        case specs.Fvae():
+            return Fvae(fields, width, spec, generator)
         case specs.Head():
             return Head(spec.module, fields, width, spec.weights, generator)
 
@@ -104,14 +108,16 @@ class Network:
         self.fields, self.width = model.input.fields, model.embedding.width
         self.row_widths = model.row_widths
         generator = torch.Generator().manual_seed(seed)
-        self.bias = nn.Parameter(torch.zeros((), dtype=dtype, device=self.device))
+        self.objective = objective_of(model)
+        # Of the logit, where there is one.
+        self.bias = nn.Parameter(torch.zeros((), dtype=dtype, device=self.device)) if model.output is None else None
         self.operators = nn.ModuleDict({s.kind: build_operator(s, model, generator) for s in model.operators})
         self.operators.to(self.device, dtype)
         self.operand = build_operand(model, generator)
         if self.operand is not None:
             self.operand.to(self.device, dtype)
         # Replicated parameters: those that local partials read, then those that only the tail reads.
-        shared, tail = {}, {"bias": self.bias}
+        shared, tail = {}, {} if self.bias is None else {"bias": self.bias}
         parts = [*([("operand", self.operand)] if self.operand is not None else []), *self.operators.items()]
         for kind, operator in parts:
             for name, p in operator.named_parameters():
@@ -222,29 +228,27 @@ class Network:
     # -- above ----------------------------------------------------------------------------------------------------
 
     def tail(self, sums: Tensor, masks: list[Tensor] | None = None) -> Tensor:
-        """Logits [b] from sums [b, K]; `masks` as `masks` makes them, of these b samples."""
+        """Logits [b], or what the objective has instead, from sums [b, K]; `masks` of these b samples."""
         first = self.operand.wire if self.operand is not None else 0
         pooled, *parts = sums.split([first, *(operator.wire for operator in self._below)], dim=1)
         pooled = self.operand.finish(pooled) if self.operand is not None else pooled
         own, left = iter(parts), iter(masks or ())
-        logits = self.bias.expand(len(sums))
+        out = self.bias.expand(len(sums)) if self.bias is not None else sums.new_zeros(())
         for operator in self.operators.values():
             drop = [next(left) for _ in operator.hidden] if masks is not None else None
-            logits = logits + operator.finish(next(own) if operator.wire else pooled, drop)
-        return logits
+            out = out + operator.finish(next(own) if operator.wire else pooled, drop)
+        return out
 
     def masks(self, samples: int, step: int) -> list[Tensor] | None:
-        """Dropout masks of a training step, one [B, width] a hidden layer of each operator; None without dropout.
+        """What operators draw for a training step, dropout masks, one [B, width] a layer of `hidden`; None if nothing.
 
         From (seed, step) alone, so that replicated tails drop the same units.
         """
-        if not any(operator.dropout for operator in self.operators.values()):
+        if not any(operator.is_random for operator in self.operators.values()):
             return None
         generator = torch.Generator(self.device).manual_seed(self.seed * 1_000_003 + step)
-        masks = []
-        for operator in self.operators.values():
-            keep = 1 - operator.dropout
-            for width in operator.hidden:
-                draw = torch.rand(samples, width, generator=generator, device=self.device)
-                masks.append((draw < keep).to(self.dtype) / keep)
-        return masks
+        return [
+            operator.draw(samples, width, generator, self.dtype)
+            for operator in self.operators.values()
+            for width in operator.hidden
+        ]

@@ -82,6 +82,7 @@ class StepResult:
 class Strategy(Protocol):
     """One way to run a training step on N workers."""
 
+    network: Network
     plan: Plan
     marks: Marks
     table: RowTable  # the rows this worker owns
@@ -104,7 +105,8 @@ class Strategy(Protocol):
         ...
 
     def predict(self, batch: Batch) -> Tensor:
-        """Logits [B] of the global batch, on every worker, from this worker's samples; nothing is inserted."""
+        """Of the global batch [B], on every worker, from this worker's samples: logits, or each sample's loss where the
+        model has none. Nothing is inserted."""
         ...
 
     def owner(self, ids: Tensor, field: Tensor) -> Tensor:

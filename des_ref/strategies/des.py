@@ -17,7 +17,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as nnf
 from torch import Tensor
 
 from des_ref.comm import Comm, Handle, SumFeedingReplicas, SumScattered
@@ -28,6 +27,7 @@ from des_ref.strategies.base import Counts, Lane, Optimizers, OwnedByHash, StepR
 from des_ref.strategies.exchange import send_occurrences, unpack_occurrences
 from des_ref.strategies.grads import SummedGrads
 from des_ref.strategies.rounds import Rounds
+from des_ref.strategies.scoring import Scoring
 from des_ref.substitution.held import Held, sizes_of_bags
 from dessim.trace.schema import Phase
 
@@ -54,6 +54,7 @@ class _Des(OwnedByHash):
             network.keep_fields(range(comm.rank, network.fields, comm.world_size))
             network.sum_fields = self._rounds.sum
         network.largest = self._rounds.largest
+        self._scoring = Scoring(network, comm, self.loss_is_share) if network.model.output is not None else None
         self._dense = optimizers.dense(network.trained_parameters)
 
     def owner(self, ids: Tensor, field: Tensor) -> Tensor:
@@ -99,12 +100,16 @@ class _Des(OwnedByHash):
         sums = self._sum(below)
         with mark("tail_forward", Phase.FORWARD):
             above = sums.detach().requires_grad_()
-            logits = network.tail(above, self._masks(samples))
-            labels = sent.labels.to(logits.dtype)
-            loss = nnf.binary_cross_entropy_with_logits(logits, labels, reduction="sum") / samples
+            out = network.tail(above, self._masks(samples))
+            loss = network.objective.loss(out, sent.labels) / samples
+        told, roots, gradients = loss.detach(), [loss], [None]
+        if self._scoring is not None:
+            scored = self._scoring.train(out.detach(), values["o"].detach(), held, sent.labels, self.marks)
+            told, values["o"].grad = told + scored.losses.sum() / samples, scored.outputs_grad
+            roots, gradients = [loss, out], [None, scored.grad]
         with mark("tail_backward", Phase.BACKWARD):
             self._dense.zero_grad(set_to_none=True)
-            loss.backward()
+            torch.autograd.backward(roots, gradients)
             self._share_of_shared_grads()
         tail = self._tail_grads()
         self._backward_of_sum(sums, above.grad)
@@ -123,15 +128,18 @@ class _Des(OwnedByHash):
             self._dense.step()
         self._step += 1
         counts = Counts(len(batch.ids), len(held.sample), len(rows), len(held.pair_sample))
-        return StepResult(loss.detach(), counts, unique, grads)
+        return StepResult(told, counts, unique, grads)
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> Tensor:
         samples = len(batch) * self.comm.world_size
-        unique, held = self._unpack(self.send(batch), samples)
+        sent = self.send(batch)
+        unique, held = self._unpack(sent, samples)
         values = self.table.gather(unique, tuple(self.network.row_widths))
-        sums = self._sum(self._partials(values, held))
-        return self._gather_logits(self.network.tail(sums), samples)
+        out = self.network.tail(self._sum(self._partials(values, held)))
+        if self._scoring is not None:
+            out = out[:, -1] + self._scoring.losses(out, values["o"], held, sent.labels)
+        return self._gather_logits(out, samples)
 
     def _unpack(self, sent: _Sent, samples: int) -> tuple[Tensor, Held]:
         network = self.network
@@ -151,14 +159,18 @@ class _Des(OwnedByHash):
         held = {"m": counts.ids_held * n / samples, "U": float(counts.rows * n), "q": counts.pairs / samples}
         if self.network.model.by_field:
             held["q"] = float(len(self.network.own_fields))
-        below = ("lookup", "local_partials", "local_backward", "update_rows")
+        scoring = ("scores", "exponentials", "scores_backward")
+        below = ("lookup", "local_partials", *scoring, "local_backward", "update_rows")
         legs = [op.name for op in self.plan.ops if op.name.startswith(("local_partials_", "local_backward_"))]
         return {"split_ids": sent, "ids": sent} | dict.fromkeys((*below, *legs), held)
 
     # -- what the variants do differently -------------------------------------------------------------------------
 
     def _labels(self, batch: Batch, samples: int, comm: Comm) -> tuple[Tensor, Handle | None]:
-        raise NotImplementedError
+        """Those of the whole batch."""
+        own = self.network.objective.targets(batch)
+        labels = own.new_empty(samples, *own.shape[1:])
+        return labels, comm.all_gather("labels", labels, own)
 
     def _sum(self, buffer: Tensor) -> Tensor:
         raise NotImplementedError
@@ -185,10 +197,6 @@ class DesAllReduce(_Des):
     name = "des_all_reduce"
     loss_is_share = False
 
-    def _labels(self, batch: Batch, samples: int, comm: Comm) -> tuple[Tensor, Handle | None]:
-        labels = batch.labels.new_empty(samples)
-        return labels, comm.all_gather("labels", labels, batch.labels)
-
     def _sum(self, buffer: Tensor) -> Tensor:
         return SumFeedingReplicas.apply(buffer, self.comm, "partials")
 
@@ -209,7 +217,9 @@ class DesReduceScatter(_Des):
     loss_is_share = True
 
     def _labels(self, batch: Batch, samples: int, comm: Comm) -> tuple[Tensor, Handle | None]:
-        return batch.labels, None
+        if self._scoring is not None:  # every worker scores the whole batch
+            return super()._labels(batch, samples, comm)
+        return self.network.objective.targets(batch), None
 
     def _sum(self, buffer: Tensor) -> Tensor:
         return SumScattered.apply(buffer, self.comm, "partials", "partials_grad")

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as nnf
 from torch import Tensor
 
 from des_ref.comm import Comm, Handle
@@ -103,8 +102,7 @@ class Rival(OwnedByHash):
         with mark("dense_forward", Phase.FORWARD):
             bags = self._bags(fetched).detach().requires_grad_()
             logits = network.tail(network.from_bags(bags), self._masks(samples))
-            labels = sent.labels.to(logits.dtype)
-            loss = nnf.binary_cross_entropy_with_logits(logits, labels, reduction="sum") / self._averaged(samples)
+            loss = network.objective.loss(logits, sent.labels) / self._averaged(samples)
         with mark("dense_backward", Phase.BACKWARD):
             for p in network.dense_parameters:
                 p.grad = None

@@ -81,7 +81,7 @@ class Bags:
 
 @dataclass(frozen=True, slots=True)
 class Plain:
-    """All rows w [V, 1] and v [V, D], and occurrences: index [n] into V, sample [n], field [n]."""
+    """All rows w [V, 1], v [V, D] and o [V, L + 1], and occurrences: index [n] into V, sample [n], field [n]."""
 
     w: Tensor | None
     v: Tensor | None
@@ -92,6 +92,7 @@ class Plain:
     fields: int
     pooling: str = "sum"
     attention: Tensor | None = None
+    o: Tensor | None = None
 
     def vectors(self) -> list[Tensor]:
         """The vectors of each sample, [ids, D] each."""
@@ -131,7 +132,7 @@ class Operator(nn.Module):
 
     wire    K, floats a sample in the reduced buffer; 0: it reads the pooled operand, which rides there (operand.py)
     pairs   whether its partial works on `Local.pooled`
-    hidden  widths of hidden layers that drop units, with probability `dropout`
+    hidden  widths of layers that are drawn anew each step: hidden ones, that drop units with probability `dropout`
     shared  names of parameters that partials read: their gradient is a partial sum under hash placement
     by_field  those of them that live with the rows of their field under field placement, [.., F * D] or [.., F] each:
             a worker's partial is then `from_bags` of its own fields, with its own columns
@@ -144,6 +145,17 @@ class Operator(nn.Module):
     shared: tuple[str, ...] = ()
     by_field: tuple[str, ...] = ()
 
+    @property
+    def is_random(self) -> bool:
+        """Whether its training draws at all."""
+        return bool(self.dropout)
+
+    def draw(self, samples: int, width: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+        """The mask [samples, width] of a layer: 0 where it drops a unit, 1 / (1 - dropout) elsewhere."""
+        keep = 1 - self.dropout
+        draw = torch.rand(samples, width, generator=generator, device=generator.device)
+        return (draw < keep).to(dtype) / keep
+
     def partial(self, local: Local) -> Tensor:
         """[B, wire]: this worker's summand."""
         raise NotImplementedError
@@ -153,7 +165,7 @@ class Operator(nn.Module):
         raise NotImplementedError
 
     def finish(self, sums: Tensor, masks: list[Tensor] | None) -> Tensor:
-        """Logits [b] from sums [b, wire] (or the operand [b, F, D]); one mask [b, width] a hidden layer."""
+        """Logits [b] from sums [b, wire] (or the operand [b, F, D]); one mask [b, width] a layer of `hidden`."""
         raise NotImplementedError
 
     def reference(self, plain: Plain, weights: Mapping[str, Tensor], masks: list[Tensor] | None) -> Tensor:

@@ -15,16 +15,23 @@ def linear_weights(fan_out: int, fan_in: int, generator: torch.Generator) -> Ten
 
 
 class Tower(nn.Module):
-    """The layers above a first one that is computed elsewhere: h [b, H1] before its bias -> logits [b]."""
+    """The layers above a first one that is computed elsewhere: h [b, H1] before its bias -> logits [b].
 
-    def __init__(self, widths: tuple[int, ...], generator: torch.Generator) -> None:
+    `outputs`: units of the last layer, where it gives more than a logit.
+    """
+
+    def __init__(self, widths: tuple[int, ...], generator: torch.Generator, outputs: int = 1) -> None:
         super().__init__()
         self.layers = nn.ParameterList([torch.zeros(widths[0], dtype=torch.float64)])  # b1, then (W, b) of each layer
-        for fan_in, fan_out in pairwise((*widths, 1)):
+        for fan_in, fan_out in pairwise((*widths, outputs)):
             self.layers.append(linear_weights(fan_out, fan_in, generator))
             self.layers.append(torch.zeros(fan_out, dtype=torch.float64))
 
     def forward(self, h: Tensor, masks: list[Tensor] | None) -> Tensor:
+        return self.outputs(h, masks)[:, 0]
+
+    def outputs(self, h: Tensor, masks: list[Tensor] | None) -> Tensor:
+        """[b, outputs]."""
         first, *rest = self.layers
         x = torch.relu(h + first)
         for i, (weight, bias) in enumerate(zip(rest[::2], rest[1::2], strict=True)):
@@ -33,11 +40,16 @@ class Tower(nn.Module):
             x = torch.addmm(bias, x, weight.T)
             if 2 * i + 2 < len(rest):
                 x = torch.relu(x)
-        return x[:, 0]
+        return x
 
 
 def plain_tower(h: Tensor, layers: list[Tensor], masks: list[Tensor] | None) -> Tensor:
     """The same as a textbook writes it, for references; `layers` are b1, W2, b2, ..."""
+    return plain_layers(h, layers, masks)[:, 0]
+
+
+def plain_layers(h: Tensor, layers: list[Tensor], masks: list[Tensor] | None) -> Tensor:
+    """[b, outputs]."""
     masks = list(masks) if masks is not None else None
     bias, *rest = layers
     x = h + bias
@@ -46,4 +58,4 @@ def plain_tower(h: Tensor, layers: list[Tensor], masks: list[Tensor] | None) -> 
         if masks is not None:
             x = x * masks.pop(0)
         x = x @ rest.pop(0).T + rest.pop(0)
-    return x[:, 0]
+    return x

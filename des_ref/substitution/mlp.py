@@ -26,16 +26,24 @@ from des_ref.substitution.layers import Tower, linear_weights, plain_tower
 
 
 class Mlp(Operator):
+    """`outputs`: units of the last layer, for those who make more of it than a logit."""
+
     pairs = True
     shared = by_field = ("w1",)
 
     def __init__(
-        self, fields: int, width: int, widths: tuple[int, ...], dropout: float, generator: torch.Generator
+        self,
+        fields: int,
+        width: int,
+        widths: tuple[int, ...],
+        dropout: float,
+        generator: torch.Generator,
+        outputs: int = 1,
     ) -> None:
         super().__init__()
         self.wire, self.hidden, self.dropout = widths[0], widths, dropout
         self.w1 = nn.Parameter(linear_weights(widths[0], fields * width, generator))
-        self.tower = Tower(widths, generator)
+        self.tower = Tower(widths, generator, outputs)
 
     def partial(self, local: Local) -> Tensor:
         return pair_products(local, self.w1)

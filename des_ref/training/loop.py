@@ -50,9 +50,10 @@ def train(
             if strategy.loss_is_share:
                 comm.all_reduce("loss", loss).wait()
             progress.epochs = epoch + 1
-            line = evaluate_epoch(progress, source.validation, source.test, comm, strategy)
+            line = evaluate_epoch(progress, source.validation, source.test, comm, strategy, settings.training.batch)
             if comm.rank == 0:
-                say(f"epoch {epoch + 1:3d}  loss {float(loss):.4f}  " + "  ".join(f"{k} {v}" for k, v in line.items()))
+                figures = "  ".join(f"{k} {v}" for k, v in line.items() if v is not None)
+                say(f"epoch {epoch + 1:3d}  loss {float(loss):.4f}  {figures}")
                 if lines is not None:
                     lines.write(json.dumps({"epoch": epoch + 1, "loss": float(loss), **line}) + "\n")
             assert progress.best is not None

@@ -48,6 +48,7 @@ def summarise(
         "samples_trained": progress.steps * batch,
         "auc": best.get("auc"),
         "logloss": best.get("logloss"),
+        "loss": best.get("loss", best.get("logloss")),
         "validation_auc": best.get("validation_auc"),
         "best_epoch": best.get("epoch"),
         "epochs": progress.epochs,

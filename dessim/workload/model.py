@@ -15,7 +15,7 @@
     pooling = "sum"          # of the ids of a field: sum, mean, max or (softmax) attention
     placement = "hash"       # where DES keeps rows: by hash of the id; or "field": field f on rank f mod N
     [[operators]]
-    kind = "mlp"             # lr, fm, nfm, cross, mlp, cross_v2, dot, inner, cin, head: see dessim.workload.operators
+    kind = "mlp"             # lr, fm, nfm, cross, mlp, cross_v2, dot, inner, cin, fvae, head: dessim.workload.operators
     widths = [400, 400, 400] # H1 ...
 
 Symbols that formulas use:
@@ -30,6 +30,8 @@ Symbols that formulas use:
     A  multiply-adds a sample of the tail  s  bytes of a value (4)
     P  parameters of the dense tail        Z  activations a sample of the dense tail
     V  rows of all tables: the vocabulary  O  floats of optimizer state a row
+
+    With fvae a row is wider by its output, weights and bias; how wide stands in formulas as a number.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from dessim.errors import ModelError
 from dessim.workload.ids import expected_unique
-from dessim.workload.operators import KINDS, OPERANDS, Costs, Dense, Mlp, Positive, Shape, Spec
+from dessim.workload.operators import KINDS, OPERANDS, Costs, Dense, Mlp, Output, Positive, Shape, Spec
 from dessim.workload.row_optimizers import ROW_OPTIMIZERS, RowOptimizer
 
 ID_BYTES = 8  # 64-bit feature ids
@@ -125,6 +127,10 @@ class Model(_Strict):
                 raise ValueError(
                     f'operator "{o.kind}" works on sums: write pooling = "sum" or "mean" under [embedding]'
                 )
+            if o.alone and len(self.operators) > 1:
+                raise ValueError(f'operator "{o.kind}" must be the only one: {o.alone}')
+            if wrong := o.misfit(self.input.fields):
+                raise ValueError(f'operator "{o.kind}": {wrong}')
         if self.pools_apart and self.by_field:
             raise ValueError(f'pooling = "{self.embedding.pooling}" is built for placement = "hash" only')
         return self
@@ -164,10 +170,17 @@ class Model(_Strict):
         )
 
     @property
+    def output(self) -> Output | None:
+        """The softmax over ids that the model ends in; None where it ends in the logit of a click."""
+        return next((c.output for c in self.costs if c.output is not None), None)
+
+    @property
     def row_widths(self) -> dict[str, int]:
-        """Value columns of a row and their floats: the linear weight w, the embedding v, as operators read them."""
+        """Value columns of a row and their floats: the linear weight w and the embedding v, as operators read them,
+        and the output o that scores codes."""
         widths = {"w": 1, "v": self.embedding.width}
-        return {name: width for name, width in widths.items() if any(o.reads == name for o in self.operators)}
+        read = {name: width for name, width in widths.items() if any(o.reads == name for o in self.operators)}
+        return read | ({"o": self.output.row} if self.output is not None else {})
 
     @property
     def row_width(self) -> int:
@@ -212,7 +225,8 @@ class Model(_Strict):
             def unique(draws: float) -> float:
                 return expected_unique(draws, vocabulary, skew)
 
-        dense = sum((c.dense for c in self.costs), Dense(weights=1))  # 1: the bias of the logit
+        bias = Dense(weights=int(self.output is None))  # of the logit
+        dense = sum((c.dense for c in self.costs), bias)
         first = next((o.widths[0] for o in self.operators if isinstance(o, Mlp)), 0)
         return {
             "N": n,

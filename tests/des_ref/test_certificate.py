@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 
 from des_ref.audit import UNPLANNED
 from des_ref.certify.case import Case, distance
-from des_ref.certify.group import certify
+from des_ref.certify.group import certify, certify_all
 from des_ref.certify.show import passed
 from dessim.errors import ModelError
 from dessim.workload.model import load_model
@@ -156,6 +157,31 @@ def rounds_keep_their_gradient() -> None:
     rounds._SumFeedingShards.backward = staticmethod(lambda ctx, *grads: (grads[0], None, None))  # type: ignore
 
 
+def softmaxes_of_each_worker() -> None:
+    """The (max, sum) rounds run, but backward divides by what this worker found, as if its candidates were all."""
+    from des_ref.substitution import softmax
+
+    sums, gradients = softmax.Scores.sums, softmax.Scores.gradients
+
+    def keep(self: Any, largest: Any) -> Any:
+        self.own = sums(self, largest)
+        return self.own.clone()
+
+    softmax.Scores.sums = keep  # type: ignore[method-assign]
+    softmax.Scores.gradients = lambda self, _, *rest: gradients(self, self.own, *rest)  # type: ignore[method-assign]
+
+
+def codes_keep_their_own_gradient() -> None:
+    """dz is sent around, and what comes back is thrown away: a code learns from this worker's candidates only."""
+    from des_ref.strategies import scoring
+
+    def summed(self: Any, grad: Any) -> Any:
+        self._comm.all_reduce("codes_grad", grad.clone()).wait()
+        return grad
+
+    scoring.Scoring._summed = summed  # type: ignore[method-assign]
+
+
 def case(tiny: Path, ranks: int, strategy: str = "des_all_reduce", steps: int = 4, sabotage: Any = None) -> Case:
     return Case(ranks, steps, str(tiny), strategy, "cpu", sabotage=sabotage)
 
@@ -240,6 +266,33 @@ def test_green_for_means_of_fields_whose_ids_are_spread(tmp_path: Path) -> None:
     result = certify(case(file, 2))
     (ids,) = (op for op in result["ops"] if op["name"] == "ids")
     assert passed(result) and ids["formula"] == "(B/N)*m*(k+2*c)"
+
+
+@pytest.fixture
+def profiles(tmp_path: Path) -> Path:
+    """An autoencoder whose fields do not weigh the same; three of them, so that of four ranks one has none."""
+    file = tmp_path / "profiles.toml"
+    head = 'schema_version = 1\nname = "profiles"\n[input]\nfields = 3\nids_per_sample = 5.0\nvocabulary = 90\n'
+    fvae = '[[operators]]\nkind = "fvae"\nwidths = [5, 4]\nlatent = 3\nbeta = 0.3\nalpha = [1.0, 0.5, 2.0]\n'
+    file.write_text(f"{head}[embedding]\nwidth = 4\n{fvae}")
+    return file
+
+
+@pytest.mark.slow
+def test_green_for_a_softmax_over_ids_that_are_spread(profiles: Path) -> None:
+    by_hash = replace(case(profiles, 4), placement="hash", optimizer="adam")
+    by_field = replace(case(profiles, 4, "des_reduce_scatter"), placement="field")
+    for result in certify_all([by_hash, by_field]):
+        names = {op["name"] for op in result["ops"]}
+        assert passed(result) and {"scores_max", "scores_sum", "codes_grad"} <= names, result
+        assert ("codes" in names) == (result["strategy"] == "des_reduce_scatter")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sabotage", [softmaxes_of_each_worker, codes_keep_their_own_gradient])
+def test_red_when_a_softmax_over_ids_is_not_the_whole_one(sabotage: Any, profiles: Path) -> None:
+    result = certify(case(profiles, 2, steps=2, sabotage=sabotage))
+    assert not passed(result) and result["bytes_match"] and result["max_grad_diff"] > 1e-9
 
 
 @pytest.mark.slow

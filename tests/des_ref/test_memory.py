@@ -27,6 +27,8 @@ from dessim.workload.model import load_model
         ("dcn", "des_all_reduce", 512),
         ("dcn_v2", "des_all_reduce", 512),
         ("dlrm", "des_all_reduce", 512),
+        ("fvae", "des_all_reduce", 128),
+        ("fvae", "des_reduce_scatter", 128),
     ],
 )
 def test_a_step_allocates_what_its_plan_says(name: str, strategy: str, batch: int) -> None:

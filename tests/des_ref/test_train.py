@@ -58,6 +58,18 @@ def test_a_diverging_run_says_so(tiny: Path, tmp_path: Path) -> None:
         train.main(["--config", str(config), "--device", "cpu"])
 
 
+def test_an_autoencoder_learns_profiles(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = tmp_path / "profiles.toml"
+    head = 'schema_version = 1\nname = "profiles"\n[input]\nfields = 3\nids_per_sample = 9.0\nvocabulary = 60\n'
+    model.write_text(f'{head}[embedding]\nwidth = 4\n[[operators]]\nkind = "fvae"\nwidths = [8]\nlatent = 3\n')
+    log = tmp_path / "epochs.jsonl"
+    arguments = ("--data", "synthetic", "--model", str(model), "--batch", "1000", "--epoch-log", str(log))
+    found = alone(capsys, *arguments, "--epochs", "2")
+    first, last = (json.loads(line)["validation_loss"] for line in log.read_text().splitlines())
+    # 9 ids of 20 a field: knowing nothing costs 9 log 20 = 27.
+    assert first > last and found["loss"] < 27 and found["auc"] is None and found["logloss"] is None
+
+
 def test_criteo_file_trains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "train.txt"
     rows = ("\t".join([str(i % 2), *([str(i % 2)] * 13), *([f"{i % 3:08x}"] * 26)]) for i in range(200))

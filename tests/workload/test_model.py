@@ -84,6 +84,20 @@ def test_pooling_that_does_not_fit_is_refused(embedding, operators, said):
         parse_model(raw, "m.toml")
 
 
+@pytest.mark.parametrize(
+    ("operators", "said"),
+    [
+        ([{"kind": "lr"}, {"widths": [4]}], 'operator "fvae" must be the only one: it learns the ids of a sample'),
+        ([{"widths": [4], "alpha": [1.0]}], 'operator "fvae": alpha has 1 weights, and there are 4 fields: write one'),
+        ([{"widths": [4], "beta": -1}], "operators.0.beta"),
+    ],
+)
+def test_an_autoencoder_that_does_not_fit_is_refused(operators, said):
+    operators = [o if "kind" in o else {"kind": "fvae", "latent": 2, **o} for o in operators]
+    with pytest.raises(ModelError, match=said):
+        parse_model(RAW | {"operators": operators}, "m.toml")
+
+
 def test_low_rank_crossing_needs_the_operand_only_where_rows_are_spread_by_hash():
     model = load_model("dcn_v2_low_rank")
     assert not model.needs_operand and model.placed("hash").needs_operand

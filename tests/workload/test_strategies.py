@@ -236,6 +236,27 @@ def test_pooling_that_is_no_sum_takes_a_maximum_first(pooling, first, last):
         plan("row_wise", model)
 
 
+def test_a_softmax_over_ids_sends_three_floats_a_field_and_the_gradient_of_codes():
+    model = load_model("fvae")
+    values, p = model.symbols(8), plan("des_reduce_scatter", model)
+    samples, fields, latent = 8 * 512, 4, 64
+    floats = {"scores_max": fields, "scores_sum": 2 * fields, "codes": latent, "codes_grad": latent, "labels": fields}
+    assert {name: p.op(name).bytes(values) for name in floats} == {n: samples * k * 4 for n, k in floats.items()}
+    # Where tails are replicated everyone has all codes, and an AllReduce is worth both of their messages.
+    ar = plan("des_all_reduce", model)
+    assert "codes" not in {op.name for op in ar.ops}
+    assert ar.sent_bytes(values, Traffic.SPARSE) == pytest.approx(p.sent_bytes(values, Traffic.SPARSE), rel=1e-12)
+    # Outputs make rows wider, and each worker scores the whole batch against its share of the candidates.
+    assert values["W"] == 64 + (latent + 1) and values["P"] == 256 + 256 * 128 + 128 + 128 * 128 + 128
+    flops = formula.evaluate(p.op("scores").flops, values)
+    assert flops == pytest.approx(samples * values["U"] / 8 * (2 * latent + 1))
+
+
+def test_inputs_are_not_moved_to_samples_that_meet_all_ids():
+    with pytest.raises(UsageError, match="table_wise moves inputs to where their samples are, and fvae scores every"):
+        plan("table_wise", load_model("fvae"))
+
+
 def test_both_kinds_of_des_send_the_same_sparse_bytes():
     model = load_model("deepfm")
     values = model.symbols(32)

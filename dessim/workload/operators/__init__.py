@@ -15,8 +15,9 @@ from typing import Annotated
 from pydantic import Field
 
 from dessim.workload.operators.additive import Fm, Lr, Nfm
-from dessim.workload.operators.base import Costs, Dense, Positive, Round, Shape, largest, total
+from dessim.workload.operators.base import Costs, Dense, Output, Positive, Round, Shape, largest, total
 from dessim.workload.operators.crossed import Cin, Cross, CrossV2
+from dessim.workload.operators.fvae import Fvae
 from dessim.workload.operators.over_operand import Dot, Head
 from dessim.workload.operators.pooled import OPERANDS, FmFields, Mlp
 
@@ -32,10 +33,12 @@ __all__ = [
     "Dot",
     "Fm",
     "FmFields",
+    "Fvae",
     "Head",
     "Lr",
     "Mlp",
     "Nfm",
+    "Output",
     "Positive",
     "Round",
     "Shape",
@@ -44,7 +47,7 @@ __all__ = [
     "total",
 ]
 
-AnySpec = Lr | Fm | FmFields | Nfm | Cross | Mlp | CrossV2 | Dot | Cin | Head
+AnySpec = Lr | Fm | FmFields | Nfm | Cross | Mlp | CrossV2 | Dot | Cin | Fvae | Head
 Spec = Annotated[AnySpec, Field(discriminator="kind")]
 KINDS = (
     "lr",
@@ -57,5 +60,6 @@ KINDS = (
     "dot",
     "inner",
     "cin",
+    "fvae",
     "head",
 )  # the order of the buffer

@@ -52,6 +52,18 @@ class Round:
 
 
 @dataclass(frozen=True, slots=True)
+class Output:
+    """A softmax a field over ids, above the dense layers: `code` floats of each sample meet the row of each id."""
+
+    code: int
+
+    @property
+    def row(self) -> int:
+        """Floats of an id's output: its weights and its bias."""
+        return self.code + 1
+
+
+@dataclass(frozen=True, slots=True)
 class Costs:
     """Costs of one operator of a model.
 
@@ -68,6 +80,7 @@ class Costs:
     `rounds`: what must be summed before the partials can be finished.
     `bag_floats`: floats that a bag (the ids of one field of one sample) needs beside the sum of its rows.
     `dense`: the layers above the sums.
+    `output`: what is above those, where it is not a logit.
     """
 
     kind: str
@@ -84,6 +97,7 @@ class Costs:
     rounds: tuple[Round, ...] = ()
     bag_floats: int = 0
     dense: Dense = Dense()
+    output: Output | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +127,15 @@ class OperatorSpec(BaseModel):
     reads: ClassVar[str] = "v"
     not_by_hash: ClassVar[str] = ""
     sums_only: ClassVar[bool] = False  # whether it works on field vectors that are sums or means, and no others
+    alone: ClassVar[str] = ""  # why no other operator may stand beside it
 
     def needs_operand(self, by_field: bool) -> bool:
         """Whether it does not separate: then only lookup and pooling are substituted, F*D floats a sample."""
         return False
+
+    def misfit(self, fields: int) -> str:
+        """What is wrong with it in a model of so many fields; empty: nothing."""
+        return ""
 
 
 class OverOperand(OperatorSpec):

@@ -33,4 +33,9 @@ def plan(strategy: str, model: Model) -> Plan:
     if model.pools_apart and not strategy.startswith("des_"):
         pooling = model.embedding.pooling
         raise UsageError(f'{strategy} moves sums of rows, {model.name} has pooling = "{pooling}": use a des_* strategy')
+    if model.output is not None and not strategy.startswith("des_"):
+        raise UsageError(
+            f"{strategy} moves inputs to where their samples are, and {model.name} scores every sample against the "
+            "rows of all ids in the global batch: use a des_* strategy"
+        )
     return STRATEGIES[strategy](model)

@@ -11,7 +11,8 @@ sums them.
 
 Both send the same sparse bytes. Weights that are replicated and feed on local partials (W1 of an mlp) have a gradient
 that is a partial sum: it is AllReduced in both. Some operators need rounds: AllReduces in the middle of their partials,
-which cut local work into legs, and whose gradients are AllReduced on the way back.
+which cut local work into legs, and whose gradients are AllReduced on the way back. A model that ends in a softmax over
+ids has a second exchange above the tail (scoring.py).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from dessim.workload.model import Model
 from dessim.workload.operators import Round, largest, total
 from dessim.workload.plan import Plan, PlannedOp, Traffic, collective, compute
 from dessim.workload.strategies.parts import ids_to_owners, update_dense, update_rows
+from dessim.workload.strategies.scoring import scoring
 
 
 def des_all_reduce(model: Model) -> Plan:
@@ -42,12 +44,15 @@ def _plan(name: str, model: Model, scatter: bool) -> Plan:
     per_id, per_pair = total(costs, "id_flops"), total(costs, "pair_flops")
     shared, owned = total(costs, "shared_weights"), total(costs, "owned_weights")
     below = shared if owned == "0" else f"{shared} + ({owned})/N"  # weights that local partials read here
-    rounds = [r for c in costs for r in c.rounds]
+    rounds, output = [r for c in costs for r in c.rounds], model.output
+    # What local partials read of a row: all but what only scores a code.
+    read = f"(W-{output.row})" if output is not None else "W"
 
     ops: list[PlannedOp] = []
-    if not scatter:
-        # Every worker computes every sample's loss, so it needs every label.
-        ops.append(collective("labels", Phase.INPUT, Collective.ALL_GATHER, Traffic.CONTROL, "B*4"))
+    if not scatter or output is not None:
+        # Every worker computes every sample's loss, so it needs every label; of ids, how many each bag has.
+        labels = "B*F*4" if output is not None else "B*4"
+        ops.append(collective("labels", Phase.INPUT, Collective.ALL_GATHER, Traffic.CONTROL, labels))
     ops += ids_to_owners(bag_sizes=model.pools_mean and not model.by_field)
     ops += [
         compute(
@@ -64,7 +69,7 @@ def _plan(name: str, model: Model, scatter: bool) -> Plan:
             Phase.FORWARD,
             "lookup",
             flops=f"(B*m/N)*({per_id}) + B*q*({per_pair})",
-            mem=f"2*(B*m/N)*W*s + {buffer} + ({below})*s",
+            mem=f"2*(B*m/N)*{read}*s + {buffer} + ({below})*s",
             kernels=12,
             keeps=f"(B*m/N)*({total(costs, 'id_floats')})*s + B*q*({total(costs, 'pair_floats')})*s + {buffer}",
         ),
@@ -81,16 +86,17 @@ def _plan(name: str, model: Model, scatter: bool) -> Plan:
             "tail_forward",
             Phase.FORWARD,
             "partials",
-            *(() if scatter else ("labels",)),
+            *(() if scatter or output is not None else ("labels",)),
             flops=f"{samples}*({finish})",
             mem=f"({samples}*({wire}+2*Z) + P)*s",
             kernels=16,
             keeps=f"{samples}*Z*s",
         ),
+        *(scoring(model, output, scatter) if output is not None else ()),
         compute(
             "tail_backward",
             Phase.BACKWARD,
-            "tail_forward",
+            "codes_grad" if output is not None else "tail_forward",
             flops=f"2*{samples}*({finish})",
             mem=f"(2*{samples}*({wire}+2*Z) + 2*P)*s",
             kernels=28,
@@ -108,9 +114,9 @@ def _plan(name: str, model: Model, scatter: bool) -> Plan:
             Phase.BACKWARD,
             "partials_grad" if scatter else "tail_backward",
             flops=f"2*(B*m/N)*({per_id}) + 2*B*q*({per_pair})",
-            mem=f"3*(B*m/N)*W*s + {buffer} + (U/N)*W*s + 2*({below})*s",
+            mem=f"3*(B*m/N)*{read}*s + {buffer} + (U/N)*{read}*s + 2*({below})*s",
             kernels=20,
-            keeps=f"(B*m/N)*{largest(costs, 'id_grads')}*s + (U/N)*W*s + ({below})*s",
+            keeps=f"(B*m/N)*{largest(costs, 'id_grads')}*s + (U/N)*{read}*s + ({below})*s",
         )
     )
     ops += _rounds_backward(rounds)

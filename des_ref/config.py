@@ -9,8 +9,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
+from des_ref.embedding.lifetime import Lifetime
 from des_ref.embedding.optim import ROW_OPTIMIZERS, RowAdagrad, RowOptimizer
 from des_ref.models.dense_optim import DenseOptimizer
 from des_ref.strategies.base import Optimizers
@@ -46,9 +55,15 @@ class TrainingSettings(_Strict):
 
 
 class RowSettings(_Strict):
-    """`init_std`: standard deviation of a new row's values."""
+    """`init_std`: standard deviation of a new row's values. When an id gets and loses a row: embedding/lifetime.py."""
 
     init_std: Annotated[float, Field(ge=0)] = 0.01
+    admit_after: Annotated[int, Field(ge=1, lt=2**31)] = 1
+    expire_after: Annotated[int, Field(ge=1, lt=2**30)] | None = None
+
+    @property
+    def lifetime(self) -> Lifetime:
+        return Lifetime(self.admit_after, self.expire_after)
 
 
 class DenseSettings(BaseModel):
@@ -108,7 +123,14 @@ class Settings(_Strict):
 
     @property
     def optimizers(self) -> Optimizers:
-        return Optimizers(self.optimizer.rows, self.optimizer.dense.build(), self.rows.init_std)
+        return Optimizers(self.optimizer.rows, self.optimizer.dense.build(), self.rows.init_std, self.rows.lifetime)
+
+    @field_validator("rows")
+    @classmethod
+    def _steps_are_of_all_workers(cls, rows: RowSettings, info: ValidationInfo) -> RowSettings:
+        if info.data.get("strategy") == "ps_async" and rows.lifetime != Lifetime():
+            raise ValueError("admit_after and expire_after count steps of all workers together: ps_sync has them")
+        return rows
 
 
 def load_settings(path: str | Path | None, overrides: Mapping[str, Any]) -> Settings:

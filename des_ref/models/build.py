@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from des_ref.embedding.hash_table import RowTable
 from des_ref.embedding.init import normal_rows
+from des_ref.embedding.lifetime import Lifetime
 from des_ref.embedding.optim import RowOptimizer
 from des_ref.models.objective import objective_of
 from des_ref.substitution.attention_pool import AttentionPool
@@ -168,7 +169,7 @@ class Network:
     def _is_owned(self, operator: Operator) -> bool:
         return bool(self.owned and operator.by_field)
 
-    def new_table(self, optimizer: RowOptimizer, init_std: float) -> RowTable:
+    def new_table(self, optimizer: RowOptimizer, init_std: float, lifetime: Lifetime | None = None) -> RowTable:
         """An empty table whose rows start as (seed, id) says, with columns for the optimizer's state."""
         widths = self.row_widths
         total = sum(widths.values())
@@ -177,7 +178,7 @@ class Network:
             values = normal_rows(ids, total, self.seed, init_std, self.dtype)
             return dict(zip(widths, values.split(list(widths.values()), dim=1), strict=True))
 
-        return RowTable(widths | optimizer.state(widths), initial, self.dtype, self.device)
+        return RowTable(widths | optimizer.state(widths), initial, self.dtype, self.device, lifetime=lifetime)
 
     # -- below the sums -------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from des_ref.comm import Comm
 from des_ref.data.batch import Batch
 from des_ref.embedding.hash_table import RowTable
+from des_ref.embedding.lifetime import Lifetime
 from des_ref.embedding.optim import RowAdagrad, RowOptimizer
 from des_ref.hashing import owner_of
 from des_ref.models.build import Network
@@ -45,11 +46,12 @@ class Lane:
 
 @dataclass(frozen=True, slots=True)
 class Optimizers:
-    """Of rows, and of replicated weights; `init_std` is the deviation of a new row's values."""
+    """Of rows, and of replicated weights; `init_std` is the deviation of a new row's values, `lifetime` its time."""
 
     rows: RowOptimizer = field(default_factory=RowAdagrad)
     dense: DenseOptimizer = field(default_factory=DenseOptimizer)
     init_std: float = 0.01
+    lifetime: Lifetime = field(default_factory=Lifetime)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +139,7 @@ class OwnedByHash:
         self.plan = plan(self.name, network.model)
         self.marks: Marks = NoMarks()
         self.value_bytes = network.dtype.itemsize
-        self.table = network.new_table(optimizers.rows, optimizers.init_std)
+        self.table = network.new_table(optimizers.rows, optimizers.init_std, lifetime=optimizers.lifetime)
         self._rows = optimizers.rows
         self._step = 0
 
@@ -146,6 +148,11 @@ class OwnedByHash:
 
     def settle(self) -> None:
         return None
+
+    def update_rows(self, rows: Tensor, grads: Mapping[str, Tensor]) -> None:
+        """The optimizer's step of rows [u] that this step has, those of -1 left out; the table's step ends with it."""
+        self._rows.update(self.table, *self.table.admitted(rows, grads))
+        self.table.end_step()
 
     def close(self) -> Tally | None:
         return None

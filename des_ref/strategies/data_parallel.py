@@ -64,7 +64,8 @@ class DataParallel(Rival):
     def _fetch(self, batch: Batch, ids: _Ids, train: bool) -> _Fetched:
         fields = self.network.fields
         with self.marks.segment("lookup", Phase.FORWARD):
-            _, values = self._values(ids.unique, train)
+            # Rows are inserted with everyone's gradients, below: a step counts once for an id, whoever has it.
+            _, values = self._values(ids.unique, train=False)
         with self.marks.segment("pool", Phase.FORWARD):
             values.requires_grad_(train)
             pooled = self._pooled(values, ids.inverse, batch.sample * fields + batch.field, len(batch) * fields)

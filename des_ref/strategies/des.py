@@ -92,8 +92,9 @@ class _Des(OwnedByHash):
         with mark("lookup", Phase.FORWARD):
             unique, held = self._unpack(sent, samples)
             rows = self.table.find_or_insert(unique)
-            columns = self.table.columns
-            values = {name: columns[name][rows].requires_grad_() for name in network.row_widths}
+            values = self.table.values(unique, rows, tuple(network.row_widths))
+            for value in values.values():
+                value.requires_grad_()
         with self._rounds.legs(self.marks, "local_partials", Phase.FORWARD):
             buffer = self._partials(values, held)
         below = buffer.detach().requires_grad_()
@@ -119,7 +120,7 @@ class _Des(OwnedByHash):
         shared = SummedGrads.launch(comm, "shared_grad", network.shared_parameters)
         grads = {name: value.grad for name, value in values.items()}
         with mark("update_rows", Phase.OPTIMIZER):
-            self._rows.update(self.table, rows, grads)
+            self.update_rows(rows, grads)
         for summed in (shared, tail):
             summed.wait()
         with mark("update_dense", Phase.OPTIMIZER):

@@ -123,7 +123,7 @@ class Rival(OwnedByHash):
         widths = self.network.row_widths
         grads = dict(zip(widths, updated.grad.split(list(widths.values()), dim=1), strict=True))
         with mark("update_rows", Phase.OPTIMIZER):
-            self._rows.update(self.table, updated.rows, grads)
+            self.update_rows(updated.rows, grads)
         dense.wait()
         with mark("update_dense", Phase.OPTIMIZER):
             self._update_dense(dense)
@@ -146,8 +146,7 @@ class Rival(OwnedByHash):
         if not train:
             return None, torch.cat(list(self.table.gather(unique, names).values()), dim=1)
         rows = self.table.find_or_insert(unique)
-        columns = self.table.columns
-        return rows, torch.cat([columns[name].index_select(0, rows) for name in names], dim=1)
+        return rows, torch.cat(list(self.table.values(unique, rows, names).values()), dim=1)
 
     def _pooled(self, values: Tensor, index: Tensor, bag: Tensor, bags: int) -> Tensor:
         """[bags, W + E] from values [u, W]: each occurrence `index` [n] into them added to its `bag` [n]."""

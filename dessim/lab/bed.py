@@ -83,5 +83,6 @@ def down(name: str) -> bool:
 
 def down_all() -> list[str]:
     """Remove every lab of this machine, whole or not; returns their names."""
+    iproute.require()
     names = {space.split("-")[1] for space in iproute.spaces("dl-")} | set(state.names())
     return [name for name in sorted(names) if down(name)]

@@ -4,13 +4,14 @@ Every device is made inside the namespaces it belongs to; the machine's own netw
 permanent neighbours of a link-local address, IPv6 is silent, so that nothing but the ranks' packets is on the wires.
 
 Shaping: `tbf` at both ends of a pair counts Ethernet frames and cuts segments that are larger than its burst, so that
-segmentation offload may stay on. A burst is what 1 ms carries, at least eleven frames: the less, the more the shaper
-depends on timers being punctual; the more, the further a short message runs ahead of the rate.
+segmentation offload may stay on. A burst is what half a millisecond carries, at least six frames: the less, the more
+the shaper depends on timers being punctual; the more, the further a short message runs ahead of the rate.
 
 Lossless fabrics (InfiniBand, RoCE with PFC) neither drop nor start slowly: a sender may have a fixed amount under way
 and waits for credit. Here queues hold more than all senders' windows together, windows are full from the first packet
-on and have one size, so that flows that meet share a link evenly. `shallow` leaves TCP as it is, with switch ports that
-hold 20 ms and drop the rest; a NIC never drops what its own host sends.
+on and have one size (TCP Reno, which then has nothing to decide), and ports serve pairs of hosts in turns, so that
+flows that meet share a link evenly. `shallow` leaves TCP as it is, with switch ports that hold 20 ms in one queue and
+drop the rest; a NIC never drops what its own host sends.
 """
 
 from __future__ import annotations
@@ -20,10 +21,13 @@ from dessim.lab.layout import MTU, Layout, Port
 
 _GATEWAY = "169.254.0.1"
 """The other end of a cable, whichever cable."""
-_BURST_S, _BURST_FRAMES = 1e-3, 11
+_BURST_S, _BURST_FRAMES = 5e-4, 6
 _SHALLOW_S = 20e-3
 _DEEP_BYTES = 256 << 20
 _WINDOW_BYTES = 256 << 10
+_MOST_QUEUES = 1024
+_IP = 0xFFF00000
+"""Where a classic BPF program finds the IP header (linux/filter.h, SKF_NET_OFF)."""
 _WINDOW_FRAMES = 90
 """Packets under way from the start, about half of `_WINDOW_BYTES`: the kernel keeps the other half for its books."""
 
@@ -54,6 +58,7 @@ def _sysctls(layout: Layout, space: str, number: int) -> dict[str, str]:
         window = f"4096 {_WINDOW_BYTES} {_WINDOW_BYTES}"
         values |= {"ipv4/tcp_rmem": window, "ipv4/tcp_wmem": window}
         values |= {"ipv4/tcp_slow_start_after_idle": "0", "ipv4/tcp_no_metrics_save": "1"}
+        values["ipv4/tcp_congestion_control"] = "reno"  # never absent; others pace, or guess at the rate
     return values
 
 
@@ -92,7 +97,31 @@ def _set_up(layout: Layout) -> dict[str, list[str]]:
 def _shapers(layout: Layout) -> dict[str, list[str]]:
     lines: dict[str, list[str]] = {space: [] for space in layout.spaces}
     for port in layout.ports:
-        lines[port.space].append(f"qdisc add dev {port.device} root {_tbf(layout, port)}")
+        lines[port.space].append(f"qdisc add dev {port.device} root handle 1: {_tbf(layout, port)}")
+        if layout.queue == "lossless":
+            lines[port.space] += _turns(port.device, len(layout.hosts))
+    return lines
+
+
+def _turns(device: str, hosts: int) -> list[str]:
+    """Inside the shaper a queue for each pair of hosts, served in turns of a packet. The classes of `htb` never reach
+    the rate they are given, so that only its turns are left."""
+    queues = min(hosts * hosts, _MOST_QUEUES)
+    kind = f"htb rate 100gbit burst 1mb cburst 1mb quantum {MTU + 14}"
+    lines = [f"qdisc add dev {device} parent 1:1 handle 2: htb default 1"]
+    lines += [f"class add dev {device} parent 2: classid 2:{1 + i:x} {kind}" for i in range(queues)]
+    program = [
+        f"48 0 0 {_IP + 15}",  # load byte: the last of the source address, 1 for the first host
+        f"36 0 0 {hosts}",  # times
+        "7 0 0 0",  # keep
+        f"48 0 0 {_IP + 19}",  # load byte: the last of the destination address
+        "12 0 0 0",  # add what was kept
+        f"148 0 0 {queues}",  # modulo
+        f"4 0 0 {2 << 16 | 1}",  # add the first class of a pair
+        "22 0 0 0",  # return it
+    ]
+    code = ",".join([str(len(program)), *program])
+    lines.append(f'filter add dev {device} parent 2: protocol ip prio 1 bpf bytecode "{code}"')
     return lines
 
 

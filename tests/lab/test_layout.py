@@ -1,0 +1,82 @@
+"""What a lab builds of a cluster, without building it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dessim.cluster import load_cluster
+from dessim.errors import UsageError
+from dessim.lab import lay_out
+from dessim.lab.launch import environment
+
+INSIDE = ("pcie_up", "pcie_down", "nvlink_up", "nvlink_down")
+LAB = sorted((Path(__file__).resolve().parents[2] / "topologies" / "lab").glob("*.toml"))
+
+
+@pytest.mark.parametrize("file", LAB, ids=lambda file: file.stem)
+def test_links_and_ports_correspond(file: Path) -> None:
+    cluster = load_cluster(file)
+    layout = lay_out(cluster, scale=1.0)
+    emulated = [
+        link for link in range(len(cluster.links)) if cluster.links.kinds[cluster.links.kind[link]] not in INSIDE
+    ]
+    assert sorted(port.link for port in layout.ports) == emulated
+    for number, port in enumerate(layout.ports):
+        assert layout.ports[port.peer].peer == number
+        payload = 1448 / 1514  # of a frame: TCP with time stamps
+        assert port.rate * payload == pytest.approx(cluster.links.capacity[port.link])
+    assert len({(port.space, port.device) for port in layout.ports}) == len(layout.ports)
+
+
+def follow(layout, start: str, address: str, choose) -> list[str]:  # type: ignore[no-untyped-def]
+    """The namespaces on the way from a host to an address, `choose` among next hops."""
+    ports = {(port.space, port.device): port for port in layout.ports}
+    at = layout.ports[ports[start, "e0"].peer].space
+    seen = [start, at]
+    while layout.hosts.get(at) != address:
+        (devices,) = [route.devices for route in layout.routes if (route.space, route.address) == (at, address)]
+        at = layout.ports[ports[at, choose(devices)].peer].space
+        seen.append(at)
+        assert len(seen) < 10, f"a circle: {seen}"
+    return seen
+
+
+@pytest.mark.parametrize("file", LAB, ids=lambda file: file.stem)
+def test_every_way_ends_where_it_should(file: Path) -> None:
+    layout = lay_out(load_cluster(file), scale=1.0)
+    for src in layout.hosts:
+        for dst, address in layout.hosts.items():
+            if src != dst:
+                for choose in (min, max):
+                    assert follow(layout, src, address, choose)[-1] == dst
+
+
+def test_ecmp_offers_what_the_simulator_chooses_from() -> None:
+    layout = lay_out(load_cluster("lab/two_spines"), scale=1.0)
+    ways = {len(route.devices) for route in layout.routes if "leaf" in route.space}
+    assert ways == {1, 2}  # down to the leaf's own hosts one, up to the others by both spines
+
+
+def test_ranks_know_where_they_are() -> None:
+    layout = lay_out(load_cluster("lab/shared_nic_4"), scale=1.0)
+    assert [(rank.node, rank.local) for rank in layout.ranks] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    third = environment(layout, 2, 3)
+    assert (third["RANK"], third["WORLD_SIZE"], third["LOCAL_RANK"], third["LOCAL_WORLD_SIZE"]) == ("2", "3", "0", "1")
+    assert third["MASTER_ADDR"] == layout.ranks[0].address
+
+
+@pytest.mark.parametrize(
+    ("cluster", "settings", "said"),
+    [
+        ("lab/switch_4", {"scale": 0.0}, "--scale 0"),
+        ("lab/switch_4", {"queue": "red"}, "choose from lossless, shallow"),
+        ("lab/switch_4", {"name": "a-b"}, "letters, digits and underscores"),
+        ("h100-8x_rail_128", {}, "give each server one NIC"),
+        ("bench/two_level_1024", {}, "a lab has at most 200"),
+    ],
+)
+def test_what_cannot_be_built_is_refused(cluster: str, settings: dict[str, object], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        lay_out(load_cluster(cluster), **settings)  # type: ignore[arg-type]

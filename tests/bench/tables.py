@@ -36,10 +36,10 @@ def markdown(result: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def with_tables(page: str, tables: str) -> str:
-    """The page with its tables replaced."""
-    head, rest = page.split(BEGIN)
-    return f"{head}{BEGIN}\n\n{tables}\n\n{END}{rest.split(END)[1]}"
+def with_tables(page: str, tables: str, begin: str = BEGIN) -> str:
+    """The page with what is between `begin` and END replaced."""
+    head, rest = page.split(begin)
+    return f"{head}{begin}\n\n{tables}\n\n{END}{rest.split(END)[1]}"
 
 
 def _cost(cost: dict[str, Any] | None) -> str:

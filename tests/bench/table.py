@@ -1,4 +1,4 @@
-"""The trainer's table of rows against a dict, pandas' Index, and a search in sorted keys: lookups, inserts, pauses, memory.
+"""The table of rows against a dict, pandas' Index, and a search in sorted keys: lookups, inserts, pauses, memory.
 
     python tests/bench/table.py               # two minutes, 2 GB; writes docs/table.json and the table of docs/table.md
     python tests/bench/table.py --rows 1e5    # other sizes; writes nothing

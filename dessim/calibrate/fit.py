@@ -68,7 +68,7 @@ def fit_transport(results: Sequence[Mapping[str, Any]], ranks: int, backend: str
             for op in (_as_run(Collective(r["op"]), backend),)
         ]
     )
-    costs = _nonnegative(terms / seconds[:, None], np.ones(len(used)))
+    costs = nonnegative(terms / seconds[:, None], np.ones(len(used)))
     predicted = terms @ costs
     residual = np.log(predicted / seconds)
     spread = np.log(seconds) - np.log(seconds).mean()
@@ -153,7 +153,7 @@ def _as_run(op: Collective, backend: str) -> Collective:
     return Collective.ALL_REDUCE if backend == "gloo" and op is Collective.REDUCE_SCATTER else op
 
 
-def _nonnegative(a: np.ndarray[Any, np.dtype[np.float64]], b: np.ndarray[Any, np.dtype[np.float64]]) -> Any:
+def nonnegative(a: np.ndarray[Any, np.dtype[np.float64]], b: np.ndarray[Any, np.dtype[np.float64]]) -> Any:
     """Least squares with coefficients >= 0: of all subsets of the few columns, the best feasible one."""
     best, best_error = np.zeros(a.shape[1]), math.inf
     for size in range(1, a.shape[1] + 1):

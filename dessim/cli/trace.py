@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dessim.cli.options import JsonOption, TraceArgument
+from dessim.cli.options import ClusterOption, JsonOption, TraceArgument
 from dessim.cli.output import guarded, print_json, report_check
 
 trace = typer.Typer(help="Recorded traces.", no_args_is_help=True, rich_markup_mode=None)
@@ -37,6 +37,38 @@ def trace_check(trace: TraceArgument, json: JsonOption = False) -> None:
     from dessim.workload.formula import evaluate
 
     report_check(str(trace), check_trace(load_trace(trace), evaluate), json)
+
+
+@trace.command("collectives")
+@guarded
+def trace_collectives(
+    trace: TraceArgument,
+    cluster: ClusterOption,
+    bound: Annotated[str, typer.Option(help="Largest median error; beyond it the exit code is 3.")] = "15 %",
+    json: JsonOption = False,
+) -> None:
+    """Predict each recorded collective's transfer from a fit to all others on a cluster, and hold it against it.
+
+    The cluster gives rates; what a call costs and a factor for its latencies are fitted.
+    """
+    from dessim.cluster import load_cluster
+    from dessim.errors import CheckFailed, UnitError, UsageError
+    from dessim.results.show import print_held
+    from dessim.trace.io import load_trace
+    from dessim.units import parse_share, percent
+    from dessim.verbs.recorded import hold_against
+
+    try:
+        most = parse_share(bound)
+    except UnitError as error:
+        raise UsageError(f"--bound: {error}") from None
+    held = hold_against(load_trace(trace), load_cluster(cluster))
+    if json:
+        print_json({**held.to_json(), "bound": most})
+    else:
+        print_held(held.to_json())
+    if held.median_error > most:
+        raise CheckFailed(f"{trace}: median error {percent(held.median_error)} is more than {percent(most)}")
 
 
 @trace.command("import")

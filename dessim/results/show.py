@@ -1,4 +1,4 @@
-"""Results on the terminal: what `dessim replay`, `project`, `collective`, `topo show` and `trace info` print."""
+"""Results on the terminal: what `dessim replay`, `project`, `collective`, `topo show` and `trace` print."""
 
 from __future__ import annotations
 
@@ -130,6 +130,35 @@ def _rates(link: Values) -> str:
     """One rate, or from the slowest to the fastest link."""
     fastest = f" to {link['fastest_GBps']:g}" if "fastest_GBps" in link else ""
     return f"{link['capacity_GBps']:g}{fastest} GB/s"
+
+
+def print_held(found: Values) -> None:
+    """Each recorded collective, measured and predicted from the others; then what was fitted, and the errors."""
+    rows = [
+        (
+            op["name"],
+            op["step"],
+            format_size(op["bytes"]),
+            format_time(op["waiting_median_s"]),
+            *(format_time(op[key]) for key in ("measured_s", "predicted_s")),
+            percent(op["error"], signed=True),
+            format_time(op["described_s"]),
+        )
+        for op in found["collectives"]
+    ]
+    columns = ("collective", "step", "size", "waiting", "transfer", "predicted", "error", "not fitted")
+    print_table(table_of(columns, rows))
+    fitted = f"{format_time(found['op_overhead_s'])} a call, latencies x {found['latency_factor']:.4g}"
+    names = {
+        "left_out": "error, each predicted from the others",
+        "described": "error without any fit",
+        "rates_fitted": "error where rates are fitted too",
+    }
+    errors = [
+        (names[kind], f"median {percent(e['median'])}, worst {percent(e['worst'])}")
+        for kind, e in found["errors"].items()
+    ]
+    print_table(key_value_table(found["cluster"], [("fitted to all", fitted), *errors]))
 
 
 def print_trace(found: Values) -> None:

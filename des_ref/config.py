@@ -37,11 +37,13 @@ class DataSettings(_Strict):
     """`source`: ml-100k, synthetic, or a path (Criteo TSV, .gz of it; RecBole's wheel or a folder with ml-100k.inter).
 
     `samples` is how many the synthetic source makes; a tenth each is for validation and test, so at least 10.
+    Of a Criteo file, up to `max_bad_rows` that are not as they should be are left out.
     """
 
     source: str = "ml-100k"
     split: Literal["random", "time"] = "random"
     samples: Annotated[int, Field(ge=10)] = 100_000
+    max_bad_rows: Annotated[int, Field(ge=0)] = 0
 
 
 class TrainingSettings(_Strict):
@@ -91,6 +93,14 @@ class OptimizerSettings(_Strict):
     dense: DenseSettings = DenseSettings(lr=1e-3)
 
 
+class CheckpointSettings(_Strict):
+    """Every so many steps and at the end into `folder` (none: not at all); the last `keep` stay."""
+
+    folder: str | None = None
+    every: Positive = 1000
+    keep: Positive = 3
+
+
 class ServerSettings(_Strict):
     """Of ps_async: the last `count` processes serve. A worker may be `staleness` steps ahead of the slowest.
 
@@ -115,11 +125,16 @@ class Settings(_Strict):
     rows: RowSettings = RowSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     servers: ServerSettings = ServerSettings()
+    checkpoint: CheckpointSettings = CheckpointSettings()
     timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 600.0  # that a worker may be silent before the others give up
 
     @property
     def torch_dtype(self) -> torch.dtype:
         return torch.float64 if self.dtype == "float64" else torch.float32
+
+    def folder(self, log: Path | None) -> Path:
+        """Where a run leaves what it was not asked for: that of its checkpoints, else of its epoch log, else here."""
+        return Path(self.checkpoint.folder or (log.parent if log is not None else "."))
 
     @property
     def optimizers(self) -> Optimizers:

@@ -34,10 +34,11 @@ from dessim.trace.schema import PREFETCH
 Watch = Callable[[], AbstractContextManager[None]]
 
 
-def endless(source: Source, samples: int, comm: Comm) -> Iterator[tuple[int, Batch]]:
-    """(epoch, this worker's share of a global batch of `samples`), epoch after epoch."""
-    for epoch in count():
-        for batch in source.batches(epoch, samples, comm.rank, comm.world_size):
+def endless(source: Source, samples: int, comm: Comm, steps: int = 0) -> Iterator[tuple[int, Batch]]:
+    """(epoch, this worker's share of a global batch of `samples`), epoch after epoch, as if after so many steps."""
+    start, first = divmod(steps, source.train_samples // samples)
+    for epoch in count(start):
+        for batch in source.batches(epoch, samples, comm.rank, comm.world_size, first if epoch == start else 0):
             yield epoch, batch
 
 

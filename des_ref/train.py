@@ -18,6 +18,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from des_ref.checkpoint import resume
+from des_ref.checkpoint.state import identity
+from des_ref.checkpoint.writer import Writer
 from des_ref.cli import Parser, leave, positive, run, say
 from des_ref.comm import Comm, open_comm, record
 from des_ref.config import Settings, load_settings
@@ -30,6 +33,7 @@ from des_ref.strategies.base import Lane, Strategy
 from des_ref.strategies.ps_server import Server
 from des_ref.trace_session import TraceSession
 from des_ref.training.loop import train
+from des_ref.training.progress import Progress
 from des_ref.training.summary import summarise
 from dessim.errors import UsageError
 from dessim.files import dump_json
@@ -64,9 +68,20 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--trace", type=Path, metavar="DIR", help="record a trace into this folder")
     p.add_argument("--trace-steps", type=positive, default=10, help="steps to record (default: 10)")
     p.add_argument("--trace-warmup", type=positive, default=20, help="steps before the first recorded (default: 20)")
+    p.add_argument("--checkpoint", metavar="DIR", help="write checkpoints into this folder")
+    p.add_argument("--checkpoint-every", type=positive, metavar="STEPS", help="and at the end (default: 1000)")
+    p.add_argument(
+        "--resume",
+        nargs="?",
+        const=resume.AUTO,
+        metavar="DIR",
+        help="go on from this checkpoint, or from the newest good one in this folder of them (default: that of "
+        "--checkpoint, which may still be empty)",
+    )
     p.add_argument(
         "--timeout", type=float, metavar="SECONDS", help="give up on a worker silent for so long (default: 600)"
     )
+    p.add_argument("--max-bad-rows", type=int, metavar="N", help="of a Criteo file, leave out up to N (default: 0)")
     p.add_argument("--epoch-log", type=Path, metavar="FILE", help="write a JSON line for each epoch")
     p.add_argument("--json", action="store_true", help="end with one JSON object on stdout")
     return p
@@ -84,6 +99,9 @@ def settings_from(args: argparse.Namespace) -> Settings:
         "training.epochs": args.epochs,
         "training.steps": args.steps,
         "training.pipeline": args.pipeline,
+        "data.max_bad_rows": args.max_bad_rows,
+        "checkpoint.folder": args.checkpoint,
+        "checkpoint.every": args.checkpoint_every,
         "timeout_s": args.timeout,
         "seed": args.seed,
         "dtype": args.dtype,
@@ -96,6 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = settings_from(args)
     check_strategy(settings.strategy)
     model = load_model(settings.model).trained_by(settings.optimizer.rows.name)
+    check_checkpoints(args, settings)
     with open_comm(args.device, timeout=settings.timeout_s) as comm:
         started = time.perf_counter()
         if settings.strategy == "ps_async":
@@ -108,25 +127,40 @@ def main(argv: Sequence[str] | None = None) -> int:
             network = Network(model, settings.seed, settings.torch_dtype, "cpu")
             Server(network, settings.optimizers, comm, settings.servers.staleness).serve()
             return 0
-        opened = open_source(settings.data, model, settings.seed, comm)
+        folder = Path(settings.checkpoint.folder) if settings.checkpoint.folder else None
+        checkpoint = resume.choose(folder, args.resume, comm)
+        opened = open_source(settings.data, model, settings.seed, comm, settings.folder(args.epoch_log))
         if opened.fallback_reason and comm.rank == 0:
             _say_fallback(opened.fallback_reason)
+        if opened.bad.count and comm.rank == 0:
+            line, problem, _ = opened.bad.shown[0]
+            say(f"{opened.bad.count} bad rows are left out, see {opened.bad.sample}; the first, line {line}: {problem}")
         if settings.training.batch > opened.source.train_samples:
             many = f"{opened.source.train_samples} training samples of {opened.name}"
             raise UsageError(f"--batch {settings.training.batch} is more than all {many}")
         strategy = build_strategy(settings, model, comm)
-        batches = endless(opened.source, settings.training.batch, comm)
+        run_identity, progress = identity(settings, model, opened), Progress()
+        if checkpoint is not None:
+            progress = resume.go_on(strategy, checkpoint, run_identity, comm)
+        every, keep = settings.checkpoint.every, settings.checkpoint.keep
+        writer = Writer(comm, folder, every, keep, run_identity) if folder is not None else None
+        batches = endless(opened.source, settings.training.batch, comm, progress.steps)
         lane = Lane(comm.beside(PREFETCH)) if settings.training.pipeline else None
         pipeline = Pipeline(strategy, comm, batches, lane)
         session = _trace_session(args, settings, opened, comm, strategy, pipeline, model)
         try:
-            progress = train(settings, opened, comm, strategy, pipeline, session, args.epoch_log)
+            train(settings, opened, comm, strategy, pipeline, session, args.epoch_log, progress, writer)
+            if writer is not None:
+                writer.finish()
         finally:
             pipeline.close()
+            if writer is not None:
+                writer.close()
         summary = summarise(settings, model, opened, comm, strategy, progress)
         tally = strategy.close()
         staleness = {"bound": settings.servers.staleness, **tally.to_json()} if tally is not None else None
         summary["servers"], summary["staleness"] = settings.servers.count if tally is not None else 0, staleness
+        summary["checkpoints"] = writer.to_json() if writer is not None else None
         summary["trace"] = str(args.trace) if args.trace is not None else None
         summary["wall_time_s"] = time.perf_counter() - started
         if comm.rank == 0:
@@ -134,6 +168,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             if args.json:
                 print(dump_json(summary), flush=True)
     return 0
+
+
+def check_checkpoints(args: argparse.Namespace, settings: Settings) -> None:
+    """Raises UsageError for what does not go together."""
+    if settings.checkpoint.folder is None and args.resume is None:
+        return
+    if settings.strategy == "ps_async":
+        raise UsageError("ps_async keeps no checkpoints, because rows are on its servers: use ps_sync, or none")
+    if args.trace is not None:
+        raise UsageError("--trace times steps, and checkpoints are written beside them: trace a run without")
 
 
 def build_strategy(settings: Settings, model: Model, comm: Comm) -> Strategy:

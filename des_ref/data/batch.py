@@ -87,8 +87,9 @@ class Source(Protocol):
     validation: Examples
     test: Examples
 
-    def batches(self, epoch: int, batch: int, rank: int, world_size: int) -> Iterator[Batch]:
-        """This rank's slices, batch / world_size samples each, of the epoch's global batches; a short end drops."""
+    def batches(self, epoch: int, batch: int, rank: int, world_size: int, first: int = 0) -> Iterator[Batch]:
+        """This rank's slices, batch / world_size samples each, of the epoch's global batches from number `first` on;
+        a short end drops."""
         ...
 
     @property
@@ -106,10 +107,10 @@ class InMemory:
     test: Examples
     seed: int
 
-    def batches(self, epoch: int, batch: int, rank: int, world_size: int) -> Iterator[Batch]:
+    def batches(self, epoch: int, batch: int, rank: int, world_size: int, first: int = 0) -> Iterator[Batch]:
         order = torch.from_numpy(np.random.default_rng((self.seed, epoch)).permutation(len(self.train)))
         share = batch // world_size
-        for step in range(len(self.train) // batch):
+        for step in range(first, len(self.train) // batch):
             start = step * batch + rank * share
             yield self.train.take(order[start : start + share])
 

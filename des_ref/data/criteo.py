@@ -19,6 +19,7 @@ from typing import IO
 
 import torch
 
+from des_ref.data.bad_rows import BadRows
 from des_ref.data.batch import Batch, Examples, slice_of
 from des_ref.hashing import feature_id, text_key
 from dessim.errors import FileError
@@ -34,8 +35,8 @@ def _open(path: Path) -> IO[str]:
         if path.is_dir():
             raise FileError(path, "", "is a folder, not a Criteo TSV file")
         if path.suffix == ".gz":
-            return gzip.open(path, "rt", encoding="ascii", newline="\n")
-        return path.open("r", encoding="ascii", newline="\n")
+            return gzip.open(path, "rt", encoding="ascii", errors="surrogateescape", newline="\n")
+        return path.open("r", encoding="ascii", errors="surrogateescape", newline="\n")
     except OSError as error:
         raise FileError(path, "", f"cannot be read: {error.strerror}") from None
 
@@ -48,6 +49,8 @@ def _integer(text: str) -> int:
 
 
 def _row(line: str, path: Path, number: int) -> tuple[float, list[int]]:
+    if not line.isascii():
+        raise FileError(path, str(number), "has bytes that are not ASCII")
     cells = line.rstrip("\r\n").split("\t")
     if len(cells) != COLUMNS:
         due = f"{COLUMNS} are due (label, {INTEGERS} integers, {CATEGORIES} ids, tab-separated, no header)"
@@ -69,20 +72,27 @@ def _row(line: str, path: Path, number: int) -> tuple[float, list[int]]:
     return float(cells[0]), values
 
 
-def read(path: Path, chunk: int = 8192) -> Iterator[Examples]:
-    """The file's rows, `chunk` at a time. Raises FileError with file and line."""
-    fields = torch.arange(FIELDS)
+def read(path: Path, chunk: int = 8192, bad: BadRows | None = None) -> Iterator[Examples]:
+    """The file's rows, `chunk` lines at a time, without those that `bad` takes. Raises FileError with file and line."""
+    fields, bad = torch.arange(FIELDS), bad or BadRows()
     number = 0
     with _open(path) as lines:
         while True:
             try:
                 block = list(islice(lines, chunk))
-            except (OSError, EOFError, UnicodeDecodeError) as error:
+            except (OSError, EOFError) as error:
                 raise FileError(path, f"after line {number}", f"cannot be read: {error}") from None
             if not block:
                 break
-            rows = [_row(line, path, number + i) for i, line in enumerate(block, start=1)]
-            number += len(block)
+            rows = []
+            for line in block:
+                number += 1
+                try:
+                    rows.append(_row(line, path, number))
+                except FileError as error:
+                    bad.add(error, line)
+            if not rows:
+                continue
             values = torch.tensor([row[1] for row in rows], dtype=torch.int64)
             labels = torch.tensor([row[0] for row in rows], dtype=torch.float32)
             yield Examples.of_columns(feature_id(fields, values), labels)
@@ -92,9 +102,13 @@ def read(path: Path, chunk: int = 8192) -> Iterator[Examples]:
 
 @dataclass(slots=True)
 class CriteoFile:
-    """A `Source` over one file. Opening it reads the file once, to check it and to collect the held-out rows."""
+    """A `Source` over one file. Opening it reads the file once, to check it and to collect the held-out rows.
+
+    `rows` are the good ones; `bad` has the others, and is the word on how many there may be.
+    """
 
     path: Path
+    bad: BadRows = field(default_factory=BadRows)
     held_out_limit: int = 200_000
     validation: Examples = field(init=False)
     test: Examples = field(init=False)
@@ -103,7 +117,7 @@ class CriteoFile:
     def __post_init__(self) -> None:
         kept: tuple[list[Examples], list[Examples]] = ([], [])
         sizes = [0, 0]
-        for chunk in read(self.path):
+        for chunk in read(self.path, bad=self.bad):
             tenth = (torch.arange(len(chunk)) + self.rows) % 10
             for i in range(2):
                 part = chunk.select(torch.nonzero(tenth == 8 + i)[:, 0])
@@ -111,18 +125,20 @@ class CriteoFile:
                     kept[i].append(part)
                     sizes[i] += len(part)
             self.rows += len(chunk)
+        self.bad.write()
         if not kept[1]:
             raise FileError(
-                self.path, "", f"{self.rows} rows; at least 10 are needed, a tenth is held out for the test"
+                self.path, "", f"{self.rows} good rows; at least 10 are needed, a tenth is held out for the test"
             )
         self.validation, self.test = (Examples.concatenate(parts) for parts in kept)
 
-    def batches(self, epoch: int, batch: int, rank: int, world_size: int) -> Iterator[Batch]:
+    def batches(self, epoch: int, batch: int, rank: int, world_size: int, first: int = 0) -> Iterator[Batch]:
         waiting: list[Examples] = []
-        held, seen = 0, 0
-        for chunk in read(self.path):
+        held, seen, skip = 0, 0, first * batch
+        for chunk in read(self.path, bad=BadRows(self.bad.count)):
             train = torch.nonzero((torch.arange(len(chunk)) + seen) % 10 < 8)[:, 0]
             seen += len(chunk)
+            train, skip = train[skip:], max(skip - len(train), 0)
             waiting.append(chunk.select(train))
             held += len(train)
             while held >= batch:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -10,6 +10,7 @@ import torch
 from des_ref.comm import Comm, launched_rank
 from des_ref.config import DataSettings
 from des_ref.data import criteo, movielens
+from des_ref.data.bad_rows import BadRows
 from des_ref.data.batch import Source
 from des_ref.data.criteo import CriteoFile
 from des_ref.data.movielens import DataUnavailable, open_movielens
@@ -17,19 +18,23 @@ from des_ref.data.synthetic import Zipf
 from dessim.errors import FileError, UsageError
 from dessim.workload.model import Model
 
+BAD_ROWS = "bad-rows.tsv"
+
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A source, what it is, and why it is not what was asked for (empty if it is)."""
+    """A source, what it is, why it is not what was asked for (empty if it is), and what was left out of its file."""
 
     source: Source
     name: str
     fallback_reason: str = ""
+    bad: BadRows = field(default_factory=BadRows)
 
 
-def open_source(settings: DataSettings, model: Model, seed: int, comm: Comm) -> Opened:
+def open_source(settings: DataSettings, model: Model, seed: int, comm: Comm, folder: Path) -> Opened:
     """The same samples on every rank. ML-100K that cannot be had becomes synthetic data, with the reason.
 
+    Bad rows of a Criteo file are shown in `folder`/bad-rows.tsv.
     Raises FileError for a bad file, UsageError when the model's fields are not the data's.
     """
     if settings.source == "synthetic":
@@ -47,7 +52,8 @@ def open_source(settings: DataSettings, model: Model, seed: int, comm: Comm) -> 
         _check_fields(model, path.name, len(movielens.FIELDS), "deepfm_ml100k")
         return Opened(open_movielens(path, settings.split, seed), "ml-100k")
     _check_fields(model, path.name, criteo.FIELDS, "deepfm")
-    return Opened(CriteoFile(path), str(path))
+    bad = BadRows(settings.max_bad_rows, folder / BAD_ROWS if comm.rank == 0 else None)
+    return Opened(CriteoFile(path, bad), str(path), bad=bad)
 
 
 def _check_fields(model: Model, data: str, fields: int, try_model: str) -> None:

@@ -169,8 +169,14 @@ class Network:
     def _is_owned(self, operator: Operator) -> bool:
         return bool(self.owned and operator.by_field)
 
-    def new_table(self, optimizer: RowOptimizer, init_std: float, lifetime: Lifetime | None = None) -> RowTable:
-        """An empty table whose rows start as (seed, id) says, with columns for the optimizer's state."""
+    def new_table(
+        self,
+        optimizer: RowOptimizer,
+        init_std: float,
+        more: Mapping[str, int] | None = None,
+        lifetime: Lifetime | None = None,
+    ) -> RowTable:
+        """An empty table whose rows start as (seed, id) says, with columns for the optimizer's state, and `more`."""
         widths = self.row_widths
         total = sum(widths.values())
 
@@ -178,7 +184,8 @@ class Network:
             values = normal_rows(ids, total, self.seed, init_std, self.dtype)
             return dict(zip(widths, values.split(list(widths.values()), dim=1), strict=True))
 
-        return RowTable(widths | optimizer.state(widths), initial, self.dtype, self.device, lifetime=lifetime)
+        columns = widths | optimizer.state(widths) | dict(more or {})
+        return RowTable(columns, initial, self.dtype, self.device, lifetime=lifetime)
 
     # -- below the sums -------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from des_ref.comm import Comm
@@ -17,10 +18,13 @@ from des_ref.embedding.optim import RowAdagrad, RowOptimizer
 from des_ref.hashing import owner_of
 from des_ref.models.build import Network
 from des_ref.models.dense_optim import DenseOptimizer
+from des_ref.strategies.dense_state import DenseState, export_network, load_network
 from des_ref.strategies.staleness import Tally
 from dessim.trace.schema import Phase
 from dessim.workload.plan import Plan
 from dessim.workload.strategies import plan
+
+FIELD = "field"  # column of tables whose rows are owned by field: whose they are on other workers follows from it
 
 
 class Marks(Protocol):
@@ -91,6 +95,7 @@ class Strategy(Protocol):
     value_bytes: int  # of a value on the wire: the symbol s
     loss_is_share: bool  # whether a step's loss is this worker's summand only
     rows_replicated: bool  # whether every worker holds every row, and not only those it owns
+    goes_by_field: bool  # whether a row's owner follows from its field, and not from its id
 
     def send(self, batch: Batch, lane: Lane | None = None) -> Any:
         """The ops that need nothing but the samples, those of Phase.INPUT: ids to the owners of their rows, labels.
@@ -119,6 +124,14 @@ class Strategy(Protocol):
         """Bring replicated parameters and their gradients up to date here, outside of a step; every worker calls it."""
         ...
 
+    def dense_state(self) -> DenseState:
+        """Replicated parameters and their optimizer's state, whole, by name; every worker calls it, between steps."""
+        ...
+
+    def load_dense(self, state: DenseState, step: int) -> None:
+        """Go on from such a state, after so many steps; before any training."""
+        ...
+
     def close(self) -> Tally | None:
         """Let go of whoever serves this worker, after the last step; how stale what it read was, where it can be."""
         ...
@@ -133,13 +146,16 @@ class OwnedByHash:
 
     name: str
     rows_replicated = False
+    goes_by_field = False
+    _dense: torch.optim.Optimizer
 
     def __init__(self, network: Network, optimizers: Optimizers, comm: Comm) -> None:
         self.network, self.comm = network, comm
         self.plan = plan(self.name, network.model)
         self.marks: Marks = NoMarks()
         self.value_bytes = network.dtype.itemsize
-        self.table = network.new_table(optimizers.rows, optimizers.init_std, lifetime=optimizers.lifetime)
+        more = {FIELD: 1} if self.goes_by_field else {}
+        self.table = network.new_table(optimizers.rows, optimizers.init_std, more, optimizers.lifetime)
         self._rows = optimizers.rows
         self._step = 0
 
@@ -153,6 +169,20 @@ class OwnedByHash:
         """The optimizer's step of rows [u] that this step has, those of -1 left out; the table's step ends with it."""
         self._rows.update(self.table, *self.table.admitted(rows, grads))
         self.table.end_step()
+
+    def note_fields(self, rows: Tensor, inverse: Tensor, field: Tensor) -> None:
+        """Write into rows [u] the field of each of their occurrences [n], of which `inverse` says whose it is."""
+        if self.goes_by_field:
+            rows = rows[inverse]
+            there = rows >= 0
+            self.table.columns[FIELD][rows[there], 0] = field[there].to(self.network.dtype)
+
+    def dense_state(self) -> DenseState:
+        return export_network(self.network, self._dense, self.comm)
+
+    def load_dense(self, state: DenseState, step: int) -> None:
+        load_network(self.network, self._dense, state)
+        self._step = step
 
     def close(self) -> Tally | None:
         return None

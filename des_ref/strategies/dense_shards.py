@@ -27,8 +27,15 @@ class DenseShards:
 
     def flat(self, tensors: Sequence[Tensor]) -> Tensor:
         """[servers * share] from tensors shaped as the parameters."""
-        whole = torch.cat([t.detach().reshape(-1) for t in tensors])
+        return self.padded(torch.cat([t.detach().reshape(-1) for t in tensors]))
+
+    def padded(self, whole: Tensor) -> Tensor:
+        """[servers * share] from the vector of all P weights."""
         return torch.nn.functional.pad(whole, (0, self.servers * self.share - len(whole)))
+
+    def whole(self, flat: Tensor) -> Tensor:
+        """The other way: [P]."""
+        return flat[: sum(self._sizes)]
 
     def flat_grads(self) -> Tensor:
         """The gradients of all parameters; one that has none counts as zeros."""
@@ -46,7 +53,7 @@ class DenseShards:
             p.grad = values.clone().view_as(p)
 
     def _cut(self, flat: Tensor) -> Sequence[Tensor]:
-        return flat[: sum(self._sizes)].split(self._sizes)
+        return self.whole(flat).split(self._sizes)
 
 
 class DenseServer:
@@ -57,10 +64,14 @@ class DenseServer:
             raise UsageError(
                 f"servers hold shards of weights, and {by.dense.name} needs whole matrices: use Adam or such"
             )
-        start = server * shards.share
-        self.weights = nn.Parameter(shards.flat(parameters)[start : start + shards.share].clone())
-        self._optimizer = by.dense([self.weights])
+        self._slice = slice(server * shards.share, (server + 1) * shards.share)
+        self.weights = nn.Parameter(self.own(shards.flat(parameters)))
+        self.optimizer = by.dense([self.weights])
+
+    def own(self, flat: Tensor) -> Tensor:
+        """This server's shard of a flat vector, a copy."""
+        return flat[self._slice].clone()
 
     def update(self, grad: Tensor) -> None:
         self.weights.grad = grad
-        self._optimizer.step()
+        self.optimizer.step()

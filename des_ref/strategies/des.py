@@ -48,6 +48,7 @@ class _Des(OwnedByHash):
     loss_is_share: bool
 
     def __init__(self, network: Network, optimizers: Optimizers, comm: Comm) -> None:
+        self.goes_by_field = network.model.by_field
         super().__init__(network, optimizers, comm)
         self._rounds = Rounds(comm)
         if network.model.by_field:
@@ -92,6 +93,7 @@ class _Des(OwnedByHash):
         with mark("lookup", Phase.FORWARD):
             unique, held = self._unpack(sent, samples)
             rows = self.table.find_or_insert(unique)
+            self.note_fields(rows, held.inverse, held.field)
             values = self.table.values(unique, rows, tuple(network.row_widths))
             for value in values.values():
                 value.requires_grad_()

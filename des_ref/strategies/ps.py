@@ -18,7 +18,10 @@ from torch import Tensor
 from des_ref.comm import Handle
 from des_ref.strategies.base import Counts, Optimizers
 from des_ref.strategies.dense_shards import DenseServer, DenseShards
+from des_ref.strategies.dense_state import DenseState, export_state, load_state
 from des_ref.strategies.sharded import RowAllToAll, RowsHere
+
+_WEIGHTS = "weights"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,22 @@ class PsSync(RowAllToAll):
                 whole = values.new_empty(self.comm.world_size * len(values))
                 self.comm.all_gather("settle", whole, values).wait()
                 fill(whole)
+
+    def dense_state(self) -> DenseState:
+        """All weights as one vector, and what the servers' optimizers keep of it."""
+        state = export_state(self._server.optimizer, {_WEIGHTS: self._server.weights})
+        for key, shard in state.items():
+            if shard.dim():  # else a count
+                flat = shard.new_empty(self.comm.world_size * len(shard))
+                self.comm.all_gather("checkpoint", flat, shard).wait()
+                state[key] = self._shards.whole(flat)
+        return state
+
+    def load_dense(self, state: DenseState, step: int) -> None:
+        shards, server = self._shards, self._server
+        own = {key: server.own(shards.padded(whole)) if whole.dim() else whole for key, whole in state.items()}
+        load_state(server.optimizer, {_WEIGHTS: server.weights}, own)
+        self._step = step
 
     def op_vars(self, counts: Counts, samples: int) -> dict[str, dict[str, float]]:
         return super().op_vars(counts, samples) | {"push_keys": {"u": float(counts.keys)}}

@@ -20,6 +20,7 @@ from des_ref.data.batch import Batch
 from des_ref.models.build import Network
 from des_ref.strategies.base import Counts, Lane, Optimizers
 from des_ref.strategies.dense_shards import DenseShards
+from des_ref.strategies.dense_state import DenseState
 from des_ref.strategies.exchange import Keys
 from des_ref.strategies.ps_server import DENSE, KEYS, ROWS, START, Ask
 from des_ref.strategies.rival import Rival, Updated
@@ -122,6 +123,9 @@ class PsAsync(Rival):
         shards = {"u": float(counts.keys), "N": float(self._shards.servers)}
         names = [op.name for op in self.plan.collectives]
         return dict.fromkeys(("split_ids", "pool", "scatter_grad"), own) | dict.fromkeys(names, shards)
+
+    def dense_state(self) -> DenseState:
+        raise UsageError("ps_async keeps no checkpoints: rows are on its servers; ps_sync does")
 
     # -- outside of steps -----------------------------------------------------------------------------------------
 

@@ -67,6 +67,10 @@ class _OwnersPool(Rival):
     def _bags_here(self, samples: int) -> int:
         return samples * self.network.fields
 
+    def _fields(self, bag: Tensor, samples: int) -> Tensor:
+        """The field of each bag."""
+        return bag % self.network.fields
+
     def _deliver(self, pooled: Tensor, samples: int) -> Tensor:
         """The collective `pooled`."""
         raise NotImplementedError
@@ -76,6 +80,8 @@ class _OwnersPool(Rival):
         with self.marks.segment("lookup", Phase.FORWARD):
             unique, index, bag = self._occurrences(ids, samples)
             rows, values = self._values(unique, train)
+            if rows is not None:
+                self.note_fields(rows, index, self._fields(bag, samples))
         with self.marks.segment("pool", Phase.FORWARD):
             values.requires_grad_(train)
             pooled = self._pooled(values, index, bag, self._bags_here(samples))
@@ -110,6 +116,7 @@ class TableWise(_OwnersPool):
     """A table lives on one worker: table f on rank f mod N."""
 
     name = "table_wise"
+    goes_by_field = True
 
     def owner(self, ids: Tensor, field: Tensor) -> Tensor:
         return field % self.comm.world_size
@@ -130,6 +137,10 @@ class TableWise(_OwnersPool):
 
     def _bags_here(self, samples: int) -> int:
         return samples * self._own_tables
+
+    def _fields(self, bag: Tensor, samples: int) -> Tensor:
+        n = self.comm.world_size
+        return torch.div(bag, samples // n, rounding_mode="floor") % self._own_tables * n + self.comm.rank
 
     def _splits(self, samples: int) -> tuple[list[int], list[int]]:
         """Bags that this worker pools for each rank, and that each rank pools for it."""

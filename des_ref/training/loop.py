@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from contextlib import nullcontext
 from dataclasses import astuple
 from pathlib import Path
 from typing import IO, Any
 
-import torch
-
+from des_ref.checkpoint.writer import Writer
 from des_ref.cli import say
 from des_ref.comm import Comm
 from des_ref.config import Settings
@@ -18,9 +18,11 @@ from des_ref.data.source import Opened
 from des_ref.pipeline import Pipeline
 from des_ref.strategies.base import StepResult, Strategy
 from des_ref.trace_session import TraceSession
+from des_ref.training.divergence import check_finite
 from des_ref.training.evaluation import evaluate_epoch
 from des_ref.training.progress import Progress
 from dessim.errors import FileError
+from dessim.files import write_text
 
 
 def train(
@@ -31,45 +33,70 @@ def train(
     pipeline: Pipeline,
     session: TraceSession | None,
     log: Path | None,
-) -> Progress:
-    """Epochs until validation stops improving, or the limits are reached."""
-    progress = Progress()
-    source, limit = opened.source, settings.training.steps
-    with _log_file(log if comm.rank == 0 else None) as lines:
-        for epoch in range(settings.training.epochs):
-            loss = torch.zeros((), device=comm.device)
-            while pipeline.epoch == epoch and progress.steps != limit:
-                start = time.perf_counter()
+    progress: Progress,
+    writer: Writer | None,
+) -> None:
+    """Epochs until validation stops improving, or the limits are reached; from where `progress` is, which it moves."""
+    source, limit = opened.source, settings.training.steps or math.inf
+    scored = source.train_samples // settings.training.batch * progress.epochs
+    if progress.steps == scored and (_is_stale(progress, settings) or progress.steps >= limit):
+        return  # saved at its end
+    with _log_file(log if comm.rank == 0 else None, progress.epochs) as lines:
+        for epoch in range(progress.epochs, settings.training.epochs):
+            result: StepResult | None = None
+            while pipeline.epoch == epoch and progress.steps < limit:
+                batch, start = pipeline.batch, time.perf_counter()
                 tracing = session is not None and not session.done
-                result: StepResult = session.step() if tracing else pipeline.step()
-                loss = result.loss
+                result = session.step() if tracing else pipeline.step()
                 if not tracing:
                     progress.step_seconds.append(time.perf_counter() - start)
                 progress.steps += 1
                 progress.counts += astuple(result.counts)
-            if strategy.loss_is_share:
-                comm.all_reduce("loss", loss).wait()
+                check_finite(result.loss, batch, progress, comm, settings.folder(log))
+                is_due = writer is not None and (writer.due(progress.steps) or progress.steps >= limit)
+                # The last step of an epoch is saved with its scores, below.
+                if is_due and pipeline.epoch == epoch:
+                    progress.loss = _whole_loss(result, comm, strategy)
+                    writer.save(strategy, progress)
+            if result is not None:
+                progress.loss = _whole_loss(result, comm, strategy)
             progress.epochs = epoch + 1
             line = evaluate_epoch(progress, source.validation, source.test, comm, strategy, settings.training.batch)
             if comm.rank == 0:
                 figures = "  ".join(f"{k} {v}" for k, v in line.items() if v is not None)
-                say(f"epoch {epoch + 1:3d}  loss {float(loss):.4f}  {figures}")
+                say(f"epoch {epoch + 1:3d}  loss {progress.loss:.4f}  {figures}")
                 if lines is not None:
-                    lines.write(json.dumps({"epoch": epoch + 1, "loss": float(loss), **line}) + "\n")
-            assert progress.best is not None
+                    lines.write(json.dumps({"epoch": epoch + 1, "loss": progress.loss, **line}) + "\n")
             # A trace that was asked for is finished first.
             is_traced = session is None or session.done
-            stale = epoch + 1 - progress.best["epoch"] >= settings.training.patience
-            if progress.steps == limit or (stale and is_traced):
+            over = progress.steps >= limit or epoch + 1 == settings.training.epochs
+            over = over or (_is_stale(progress, settings) and is_traced)
+            if writer is not None and pipeline.epoch > epoch and (over or writer.due(progress.steps)):
+                writer.save(strategy, progress)
+            if over:
                 break
-    return progress
 
 
-def _log_file(path: Path | None) -> Any:
+def _is_stale(progress: Progress, settings: Settings) -> bool:
+    """Whether validation has not improved for as many epochs as patience lasts."""
+    return progress.best is not None and progress.epochs - progress.best["epoch"] >= settings.training.patience
+
+
+def _whole_loss(result: StepResult, comm: Comm, strategy: Strategy) -> float:
+    loss = result.loss.clone()
+    if strategy.loss_is_share:
+        comm.all_reduce("loss", loss).wait()
+    return float(loss)
+
+
+def _log_file(path: Path | None, epochs: int) -> Any:
+    """Open for the lines of all epochs but the first so many, whose lines stay: those after them are trained again."""
     if path is None:
         return nullcontext()
     try:
-        file: IO[str] = path.open("w", encoding="utf-8", buffering=1)
+        kept = path.read_text("utf-8").splitlines(keepends=True)[:epochs] if epochs and path.exists() else []
+        write_text(path, "".join(kept))
+        file: IO[str] = path.open("a", encoding="utf-8", buffering=1)
     except OSError as error:
         raise FileError(path, "", f"cannot be written: {error.strerror}") from None
     return file

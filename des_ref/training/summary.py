@@ -45,6 +45,7 @@ def summarise(
             "validation": len(opened.source.validation),
             "test": len(opened.source.test),
         },
+        "bad_rows": opened.bad.count,
         "samples_trained": progress.steps * batch,
         "auc": best.get("auc"),
         "logloss": best.get("logloss"),
@@ -53,6 +54,7 @@ def summarise(
         "best_epoch": best.get("epoch"),
         "epochs": progress.epochs,
         "steps": progress.steps,
+        "resumed_from_step": progress.steps_before or None,
         "step_time_s": {key: float(value) if measured else None for key, value in times.items()},
         "samples_per_s": batch / float(times["median"]) if measured else 0.0,
         "bytes_per_worker_per_step": sum(by_op.values()),
@@ -68,7 +70,8 @@ def _bytes_by_op(
     Sizes are linear in the counts, so those of the mean counts are the mean sizes.
     """
     ops, symbols = strategy.plan.collectives, symbols | {"s": float(strategy.value_bytes)}
-    variables = strategy.op_vars(Counts(*(progress.counts / max(progress.steps, 1)).tolist()), batch)
+    steps = max(progress.steps - progress.steps_before, 1)
+    variables = strategy.op_vars(Counts(*(progress.counts / steps).tolist()), batch)
     own = [(op, {**symbols, **variables.get(op.name, {})}) for op in ops]
     sizes = [formula.evaluate(op.size, v) if comm.wire is not None else op.sent_bytes(v) for op, v in own]
     means = np.array(comm.gather_rows("bytes", sizes)).mean(axis=0)

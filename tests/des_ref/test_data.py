@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from des_ref.data import criteo, movielens
+from des_ref.data.bad_rows import BadRows
 from des_ref.data.batch import Examples, InMemory
 from des_ref.data.criteo import CriteoFile
 from des_ref.data.movielens import DataUnavailable, load, open_movielens
@@ -59,7 +60,7 @@ def test_criteo_reads_gzip_in_chunks(tmp_path: Path) -> None:
         (line(hexes=["xyz", *HEXES[1:]]), ":1: columns 15 to 40 must be hexadecimal"),
         (line(hexes=["f" * 20, *HEXES[1:]]), ":1: columns 15 to 40 must be hexadecimal"),
         ("", "is empty"),
-        ("\xff", "cannot be read"),
+        ("\xff", ":1: has bytes that are not ASCII"),
     ],
 )
 def test_criteo_says_where_a_file_is_wrong(tmp_path: Path, text: str, problem: str) -> None:
@@ -91,6 +92,50 @@ def test_criteo_file_streams_batches_and_holds_tenths_out(tmp_path: Path) -> Non
         labels = torch.cat([half[step].labels for half in halves])
         ids = torch.cat([half[step].ids for half in halves])
         assert torch.equal(labels, batch.labels) and torch.equal(ids, batch.ids)
+
+
+def test_bad_rows_are_left_out_shown_and_bounded(tmp_path: Path) -> None:
+    file, sample = tmp_path / "train.txt", tmp_path / "run" / "bad-rows.tsv"
+    good = [line(str(i % 2), [str(i), *INTS[1:]]) for i in range(95)]
+    clean = tmp_path / "clean.txt"
+    clean.write_text("".join(good))
+    bad = {3: "half a row\n", 4: line("2"), 40: line(hexes=["xyz", *HEXES[1:]]), 98: "\xff\n"}
+    lines = list(good)
+    for at, text in bad.items():
+        lines.insert(at, text)
+    file.write_text("".join(lines), "latin-1")
+
+    rows = BadRows(4, sample)
+    source, same = CriteoFile(file, rows), CriteoFile(clean)
+    assert rows.count == 4 and source.rows == 95 and source.train_samples == same.train_samples
+    for a, b in zip(source.batches(0, 16, 0, 1), same.batches(0, 16, 0, 1), strict=True):
+        assert torch.equal(a.ids, b.ids) and torch.equal(a.labels, b.labels)
+    shown = [text.split("\t") for text in sample.read_text().splitlines()]
+    assert [text[0] for text in shown] == ["4", "5", "41", "99"]
+    assert shown[0][1:] == [
+        f"1 columns where {criteo.COLUMNS} are due (label, 13 integers, 26 ids, tab-separated, no header)",
+        "'half a row'",
+    ]
+    assert shown[3][1] == "has bytes that are not ASCII"
+
+    with pytest.raises(FileError) as caught:
+        CriteoFile(file, BadRows(2, sample))
+    assert f"{file}:41: columns 15 to 40 must be hexadecimal" in str(caught.value)
+    assert f"bad row 3 where data.max_bad_rows (--max-bad-rows) is 2 ({sample} has those so far)" in str(caught.value)
+    assert len(sample.read_text().splitlines()) == 3
+    with pytest.raises(FileError, match=r"train.txt:4: 1 columns .*; bad row 1 where .* is 0$"):
+        CriteoFile(file)
+
+
+def test_sources_go_on_from_any_batch(tmp_path: Path) -> None:
+    file = tmp_path / "train.txt"
+    file.write_text("".join(line(str(i % 2), [str(i), *INTS[1:]]) for i in range(95)))
+    for source in (CriteoFile(file), Zipf(3, 2.0, 100, 1.0, seed=5).open(100)):
+        whole = list(source.batches(1, 16, 1, 2))
+        for first in range(len(whole) + 2):
+            rest = list(source.batches(1, 16, 1, 2, first))
+            assert len(rest) == max(len(whole) - first, 0)
+            assert all(torch.equal(a.ids, b.ids) for a, b in zip(rest, whole[first:], strict=True))
 
 
 def test_take_picks_orders_and_pads() -> None:

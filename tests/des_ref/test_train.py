@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from des_ref import train
@@ -51,11 +52,18 @@ def test_synthetic_clicks_are_learnt_and_runs_repeat(
     assert first["bytes_per_worker_per_step"] == 0  # one worker sends nothing
 
 
-def test_a_diverging_run_says_so(tiny: Path, tmp_path: Path) -> None:
+def test_a_diverging_run_says_so_and_leaves_its_batch(tiny: Path, tmp_path: Path) -> None:
     config = tmp_path / "wild.toml"
     config.write_text(f'model = "{tiny}"\n[data]\nsource = "synthetic"\nsamples = 2000\n[rows]\ninit_std = 1e200\n')
-    with pytest.raises(DessimError, match="diverged in epoch 1"):
-        train.main(["--config", str(config), "--device", "cpu"])
+    log = tmp_path / "log" / "epochs.jsonl"
+    with pytest.raises(DessimError, match=r"rank 0: training diverged in epoch 1, step 1: the loss is") as said:
+        train.main(["--config", str(config), "--device", "cpu", "--epoch-log", str(log)])
+    assert said.value.exit_code == 3
+    (file,) = log.parent.glob("diverged-*")
+    assert f"its samples are in {file}; lower optimizer.rows.rate" in str(said.value)
+    batch = np.load(file, allow_pickle=False)
+    assert file.name == "diverged-step-1-rank-0.npz" and len(batch["labels"]) == 1024
+    assert len(batch["ids"]) == len(batch["field"]) == len(batch["sample"]) and batch["sample"].max() == 1023
 
 
 def test_an_autoencoder_learns_profiles(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -76,6 +84,14 @@ def test_criteo_file_trains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     file.write_text("\n".join(rows) + "\n")
     result = alone(capsys, "--data", str(file), "--model", "deepfm", "--batch", "32", "--epochs", "2")
     assert result["data"] == str(file) and result["samples"] == {"train": 160, "validation": 20, "test": 20}
+    assert result["bad_rows"] == 0
+    file.write_text("label\n" + file.read_text())
+    log = tmp_path / "run" / "epochs.jsonl"
+    arguments = ["--data", str(file), "--model", "deepfm", "--batch", "32", "--steps", "2", "--epoch-log", str(log)]
+    assert train.main([*arguments, "--device", "cpu", "--json", "--max-bad-rows", "1"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["bad_rows"] == 1
+    assert f"1 bad rows are left out, see {log.parent / 'bad-rows.tsv'}; the first, line 1: 1 columns" in captured.err
 
 
 def test_no_network_falls_back_loudly(

@@ -1,0 +1,81 @@
+"""The study of recorded GPUs: its README says what it finds, and its trace is what the profiles give."""
+
+from __future__ import annotations
+
+import json
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from dessim.trace.check import check_trace
+from dessim.trace.importers.kineto import import_kineto
+from dessim.trace.io import load_trace
+from dessim.trace.matched import matched_collectives
+
+STUDY = "recorded_gpus"
+
+
+def test_it_runs_within_its_bound_and_changes_no_byte(folder, plot, tmp_path):
+    assert plot.main(["--out", str(tmp_path)]) == 0
+    for name in ("README.md", "recorded_gpus.csv"):
+        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes(), name
+    first = (tmp_path / "recorded_gpus.svg").read_bytes()
+    assert plot.main(["--out", str(tmp_path)]) == 0
+    assert (tmp_path / "recorded_gpus.svg").read_bytes() == first
+
+
+def test_a_bound_that_breaks_exits_3(folder, plot, tmp_path, monkeypatch, capsys):
+    for file in folder.iterdir():
+        if file.name != "study.toml":
+            (tmp_path / file.name).symlink_to(file)
+    (tmp_path / "study.toml").write_text((folder / "study.toml").read_text().replace("15 %", "8 %"))
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr(plot, "HERE", tmp_path)
+    assert plot.main(["--out", str(tmp_path / "out")]) == 3
+    assert "more than 8 %" in capsys.readouterr().err
+
+
+def test_the_readme_says_what_was_found(folder, expected):
+    text = (folder / "README.md").read_text()
+    errors = expected["errors"]["left_out"]
+    assert errors["median"] == pytest.approx(0.083, abs=5e-4) and errors["worst"] == pytest.approx(0.25, abs=5e-3)
+    assert "Within 8.3 % (median; worst 25 %)" in text
+    transfers = sum(row["measured_s"] for row in expected["collectives"])
+    assert transfers == pytest.approx(225e-6) and "225 us of an 11.8 ms step" in text
+    assert expected["replay"]["recorded_step_s"] == pytest.approx(11.8e-3, rel=5e-3)
+
+
+def test_transfers_are_those_read_off_the_profiles_by_hand(folder):
+    trace = load_trace(folder / "dlrm_8xV100.trace")
+    assert check_trace(trace) == []
+    found = [(str(one.collective), one.ops[0].bytes, one.transfer_us) for one in matched_collectives(trace)]
+    assert found == [
+        ("all_to_all", 24_576, 11.0),
+        ("all_to_all", 192, 8.0),
+        ("all_to_all", 1536, 8.0),
+        ("all_to_all", 4 * 3392, 8.0),
+        ("all_reduce", 4 * 394_241, 87.0),
+        ("all_to_all", 24_576, 11.0),
+        ("all_reduce", 448, 23.0),
+        ("all_reduce", 4 * 226_960, 69.0),
+    ]
+
+
+def test_the_shipped_trace_is_what_the_profiles_give(folder, tmp_path):
+    """Needs the two archives of facebookresearch/param, et_replay/tests/inputs."""
+    archives = Path(os.environ.get("DESSIM_DLRM_PROFILES", "missing"))
+    if not (archives / "dlrm_kineto.tar.gz").is_file():
+        pytest.skip("set DESSIM_DLRM_PROFILES to a folder with dlrm_kineto.tar.gz and dlrm_pytorch_et.tar.gz of param")
+    for name in ("dlrm_kineto", "dlrm_pytorch_et"):
+        with tarfile.open(archives / f"{name}.tar.gz") as packed:
+            packed.extractall(tmp_path, filter="data")
+    found = import_kineto([tmp_path / "dlrm_kineto"], "dlrm_8xV100")
+    shipped = load_trace(folder / "dlrm_8xV100.trace")
+    assert (found.header.groups, found.ranks) == (shipped.header.groups, shipped.ranks)
+    for rank, ops in enumerate(found.ranks):
+        (derived,) = (op.splits for op in ops if op.name == "all_to_all.4")
+        nodes = json.loads((tmp_path / "dlrm_pytorch_et" / f"dlrm_eg_{rank}.json").read_text())["nodes"]
+        (node,) = (n for n in nodes if n["name"] == "c10d::alltoall_base_" and n["inputs"][1][3] == 3392)
+        assert derived == tuple(4 * n for n in node["inputs"][4])

@@ -17,6 +17,7 @@ from dessim.results.tables import (
 from dessim.units import format_size, format_time, percent
 
 Values = Mapping[str, Any]
+OPS_SHOWN = 40  # of a trace, beside its collectives
 
 
 def print_replay(result: Values) -> None:
@@ -176,6 +177,7 @@ def print_trace(found: Values) -> None:
         ("neither", percent(found["idle_share"])),
     ]
     print_table(key_value_table(found["name"], pairs))
+    shown = _worth_a_row(found["by_op"])
     rows = [
         (
             op["name"],
@@ -186,9 +188,18 @@ def print_trace(found: Values) -> None:
             format_time(op["time_s"]["median"]),
             *(format_time(op[key]["median"]) if op[key]["n"] else "" for key in ("waiting_s", "transfer_s")),
         )
-        for op in found["by_op"]
+        for op in shown
     ]
     columns = ("op", "phase", "kind", "calls", "mean size", "median time", "waiting", "transfer")
     print_table(table_of(columns, rows, left=("phase", "kind")))
+    if rest := len(found["by_op"]) - len(shown):
+        print(f"and {rest:,} ops that take less time; all with --json")
     for problem in found["problems"]:
         print(f"warning: {problem}")
+
+
+def _worth_a_row(ops: Sequence[Values]) -> list[Values]:
+    """All collectives, and of the other ops the longest, in the order they have; a profile may have thousands."""
+    other = [op["calls"] * op["time_s"]["mean"] for op in ops if not op["collective"]]
+    least = sorted(other)[-OPS_SHOWN] if len(other) > OPS_SHOWN else 0.0
+    return [op for op in ops if op["collective"] or op["calls"] * op["time_s"]["mean"] >= least]

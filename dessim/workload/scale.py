@@ -42,8 +42,11 @@ class Job:
 
     @classmethod
     def of_trace(cls, trace: Trace) -> Job:
-        """A recorded job. Raises TraceError when the header lacks the symbols."""
+        """A recorded job. Raises TraceError when the header lacks the model or its symbols."""
         header = trace.header
+        if not header.model:
+            what = "is empty, as in traces imported from profiles: such a trace can be replayed, not projected"
+            raise TraceError(trace.path / HEADER_FILE, "model", what)
         model = parse_model(header.model, trace.path / HEADER_FILE)
         missing = [name for name in ("N", "B", "m", "u", "U") if not header.symbols.get(name, 0) > 0]
         if missing:

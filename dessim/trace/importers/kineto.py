@@ -84,6 +84,9 @@ def _all_ranks(profiles: Sequence[Profile]) -> list[Profile]:
     """The profiles in order of ranks, each once."""
     by_rank: dict[int, Profile] = {}
     for profile in profiles:
+        if profile.alone and len(profiles) > 1:
+            what = "does not say of which rank it is; profile after torch.distributed.init_process_group"
+            raise TraceError(profile.path, "distributedInfo", what)
         other = by_rank.setdefault(profile.rank, profile)
         if other is not profile:
             raise TraceError(profile.path, "distributedInfo.rank", f"is {profile.rank}, as in {other.path}")

@@ -17,7 +17,7 @@ import json
 import math
 import re
 from bisect import bisect_right
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -130,7 +130,7 @@ def _nccl(profile: Profile, kernels: Sequence[Event]) -> Iterator[Call]:
 
 def _gloo(profile: Profile) -> Iterator[Call]:
     """Pair what was queued with what ran: both in order, per kind as gloo runs it and size."""
-    ran: dict[tuple[Collective, tuple[int, ...]], list[Event]] = defaultdict(list)
+    ran: dict[tuple[Collective, tuple[int, ...]], deque[Event]] = defaultdict(deque)
     for event in profile.events:
         if event.name.startswith("gloo:") and (kind := _kind(event.name)) is not None:
             ran[kind, tuple(_elements(event))].append(event)
@@ -144,12 +144,12 @@ def _gloo(profile: Profile) -> Iterator[Call]:
         # gloo runs reduce_scatter as an all_reduce of the whole input.
         as_run = Collective.ALL_REDUCE if kind is Collective.REDUCE_SCATTER else kind
         keys = [(as_run, tuple(inside)), (as_run, ()), *(key for key in ran if key[0] is as_run)]
-        for key in keys:
-            # What ran before this was queued was queued before the profile began.
-            later = [event for event in ran.get(key, ()) if event.start_us >= queued.start_us]
-            if later:
-                ran[key] = later[1:]
-                yield _from_shapes(profile, later[0], later[0], queued, "gloo", queued)
+        for spans in (ran[key] for key in keys if key in ran):
+            while spans and spans[0].start_us < queued.start_us:
+                spans.popleft()  # was queued before the profile began
+            if spans:
+                first = spans.popleft()
+                yield _from_shapes(profile, first, first, queued, "gloo", queued)
                 break
 
 

@@ -42,7 +42,8 @@ class Event:
 class Profile:
     """What one rank's profiler saw, events by their start. Their times are us after `base_ns` of the rank's clock.
 
-    `groups` are the process groups that the file lists, by name; None where it lists none.
+    `groups` are the process groups that the file lists, by name; None where it lists none. `alone`: the file says of no
+    job that it was part of.
     """
 
     path: Path
@@ -53,6 +54,7 @@ class Profile:
     base_ns: int
     groups: Mapping[str, tuple[int, ...]] | None
     events: tuple[Event, ...]
+    alone: bool = False
 
 
 def find_profiles(paths: Iterable[Path]) -> list[Path]:
@@ -76,10 +78,8 @@ def read_profile(path: Path) -> Profile:
         raise TraceError(
             path, "", "no profile: it has no list 'traceEvents'; write one with prof.export_chrome_trace(FILE)"
         )
-    about = raw.get("distributedInfo")
-    if about is None:
-        # A job of one process has none, and a file whose job cannot be told is no use beside others.
-        about = {"rank": 0, "world_size": 1, "backend": "none"}
+    alone = raw.get("distributedInfo") is None
+    about = {"rank": 0, "world_size": 1} if alone else raw["distributedInfo"]
     try:
         rank, world_size = _whole(about["rank"]), _whole(about["world_size"])
         if not 0 <= rank < world_size <= MAX_RANKS:
@@ -100,7 +100,7 @@ def read_profile(path: Path) -> Profile:
     device = "cpu"
     if isinstance(devices, list) and devices and isinstance(devices[0], dict):
         device = str(devices[0].get("name") or "gpu")
-    return Profile(path, rank, world_size, backend, device, base_ns, groups, tuple(events))
+    return Profile(path, rank, world_size, backend, device, base_ns, groups, tuple(events), alone)
 
 
 def _load(path: Path) -> Any:

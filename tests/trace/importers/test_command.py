@@ -7,7 +7,7 @@ import json
 from typer.testing import CliRunner
 
 from dessim.cli.app import app
-from tests.trace.importers.profiles import nccl, write
+from tests.trace.importers.profiles import event, nccl, write
 
 
 def run(*arguments: object) -> tuple[int, str, str]:
@@ -26,6 +26,9 @@ def test_profiles_are_imported_and_the_other_verbs_take_what_comes_out(tmp_path)
     assert line.split()[-4:] == ["10", "us", "12", "us"]  # waiting: 20 and 0 us; transfer
     code, text, _ = run("replay", out, "--cluster", "one-switch_16", "--json")
     assert code == 0 and {op["name"] for op in json.loads(text)["comm_by_op"]} == {"all_to_all.1", "all_reduce.1"}
+    job = ("--strategy", "table_wise", "--cluster", "one-switch_16", "--gpus", "8")
+    code, _, error = run("project", out, *job)
+    assert code == 1 and error.count("\n") == 1 and "can be replayed, not projected" in error
 
 
 def test_its_json_is_one_object(tmp_path):
@@ -42,3 +45,22 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path):
     assert not (tmp_path / "job.trace").exists()
     code, _, error = run("trace", "import", tmp_path, "-o", tmp_path / "job")
     assert code == 2 and "NAME.trace" in error
+    (tmp_path / "mine.trace").mkdir()
+    (tmp_path / "mine.trace" / "thesis.txt").write_text("all of it")
+    code, _, error = run(
+        "trace", "import", *write(tmp_path, [nccl(0, True), nccl(1, True)]), "-o", tmp_path / "mine.trace"
+    )
+    assert code == 2 and "is no trace" in error and (tmp_path / "mine.trace" / "thesis.txt").exists()
+
+
+def test_info_leaves_short_ops_out_where_there_are_hundreds(tmp_path):
+    profiles = [nccl(0, True), nccl(1, True)]
+    for profile in profiles:
+        profile["traceEvents"] += [event(f"kernel_{n:03}", "kernel", 9, 1200 + n, 0.5 + n / 1000) for n in range(100)]
+    write(tmp_path, profiles)
+    assert run("trace", "import", tmp_path, "-o", tmp_path / "job.trace")[0] == 0
+    _, text, _ = run("trace", "info", tmp_path / "job.trace")
+    assert "and 61 ops that take less time" in text  # of 101, with the GEMM
+    assert "kernel_099" in text and "kernel_000" not in text and "all_reduce.1" in text and "all_to_all.1" in text
+    found = json.loads(run("trace", "info", tmp_path / "job.trace", "--json")[1])
+    assert len(found["by_op"]) == 103

@@ -137,6 +137,7 @@ def _no_shapes(profile):
         (_no_shapes, "worker1", "not recorded; profile with record_shapes=True"),
         (lambda p: p["distributedInfo"].update(rank=0), "worker2", "is 0, as in"),
         (lambda p: p["distributedInfo"].update(world_size=3), "worker2", "is 2, but 3 in"),
+        (lambda p: p.pop("distributedInfo"), "worker1", "does not say of which rank it is"),
         (lambda p: p["distributedInfo"].update(rank="x"), "worker1", "cannot be read"),
         (lambda p: p.pop("traceEvents"), "worker1", "prof.export_chrome_trace"),
         (lambda p: p["traceEvents"][0].update(ts="soon"), "worker1", "traceEvents[0]: not an event"),

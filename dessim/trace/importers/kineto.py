@@ -141,7 +141,7 @@ def _groups_of(
             if call.group is None:
                 unsaid = True
                 continue
-            members = call.ranks or (rank.profile.groups or {}).get(call.group)
+            members = call.ranks or (rank.profile.groups or {}).get(call.group) or call.strided
             if members is None and call.group != WORLD:
                 what = f"its ranks are not recorded (group {call.group!r}); a newer torch records them"
                 raise TraceError(rank.profile.path, f"{call.kind} at {call.start_us:.3f} us", what)

@@ -24,7 +24,7 @@ from typing import Any
 
 from dessim.errors import TraceError
 from dessim.trace.importers.kineto_file import Event, Profile
-from dessim.trace.schema import Collective
+from dessim.trace.schema import MAX_RANKS, Collective
 
 # Names of torch's c10d (torch/csrc/distributed/c10d), without "_", "coalesced" and the like; see `_kind`.
 _KINDS = {
@@ -63,7 +63,7 @@ class Call:
 
     `inputs` and `outputs` are elements, `outputs` None where only the input is recorded. `group` and `ranks` are None
     where the profile does not say; `splits` are elements to each member. `asked_us` and `asked_tid` are when and on
-    which thread the host asked for it.
+    which thread the host asked for it. `strided` are the ranks by their first and stride, for lists that were cut.
     """
 
     kind: Collective
@@ -78,6 +78,7 @@ class Call:
     dur_us: float
     group: str | None = None
     ranks: tuple[int, ...] | None = None
+    strided: tuple[int, ...] | None = None
     splits: tuple[int, ...] | None = None
     peer: int | None = None
 
@@ -162,8 +163,6 @@ def _from_arguments(profile: Profile, kernel: Event, asked: Event) -> Call:
         what = {key: args.get(key) for key in ("Collective name", "dtype", "In msg nelems", "Out msg nelems")}
         raise TraceError(profile.path, f"{kernel.name[:60]} at {kernel.start_us:.3f} us", f"not understood: {what}")
     name, ranks = str(args.get("Process Group Name", "")), _ints(args.get("Process Group Ranks"))
-    if ranks is None and all(isinstance(args.get(k), int) for k in (_FIRST, _STRIDE, "Group size")):
-        ranks = tuple(args[_FIRST] + args[_STRIDE] * place for place in range(min(args["Group size"], 2**20)))
     rooted = args.get("Dst Rank") if "send" in str(args["Collective name"]) else args.get("Src Rank")
     return Call(
         kind=kind,
@@ -178,12 +177,10 @@ def _from_arguments(profile: Profile, kernel: Event, asked: Event) -> Call:
         dur_us=kernel.dur_us,
         group="world" if name in DEFAULT_GROUPS else name,
         ranks=ranks,
+        strided=_strided(*(args.get(f"Global rank {key}") for key in ("start", "stride")), args.get("Group size")),
         splits=_elements_to_each(_ints(args.get("In split size")), inputs),
         peer=rooted if kind is Collective.SEND_RECV and isinstance(rooted, int) else None,
     )
-
-
-_FIRST, _STRIDE = "Global rank start", "Global rank stride"
 
 
 def _from_shapes(profile: Profile, ran: Event, said: Event, outer: Event | None, stream: str, asked: Event) -> Call:
@@ -270,6 +267,13 @@ def _ints(text: Any) -> tuple[int, ...] | None:
     if not isinstance(text, list) or not text or not all(type(n) is int for n in text):
         return None
     return tuple(text)
+
+
+def _strided(first: Any, stride: Any, size: Any) -> tuple[int, ...] | None:
+    """Ranks by their first, stride and number; None where these are none (torch writes -1 for irregular groups)."""
+    if not all(type(n) is int for n in (first, stride, size)) or first < 0 or stride < 1 or not 1 <= size <= MAX_RANKS:
+        return None
+    return tuple(range(first, first + stride * size, stride))
 
 
 def _elements_to_each(splits: tuple[int, ...] | None, inputs: int) -> tuple[int, ...] | None:

@@ -101,6 +101,33 @@ def test_other_groups_keep_their_members(tmp_path):
     assert [ops[-1].group for ops in trace.ranks] == ["5", "5#2"] and check_trace(trace) == []
 
 
+@pytest.mark.parametrize("listed", [True, False])
+def test_ranks_of_a_group_whose_list_was_cut(tmp_path, listed):
+    """torch cuts long lists, "[0, 1, ...]"; the header's list of groups is next best, then first rank and stride."""
+    profiles = [nccl(0, True), nccl(1, True)]
+    for profile in profiles:
+        if listed:
+            profile["distributedInfo"]["pg_config"] = [{"pg_name": "7", "ranks": [0, 1]}]
+        for one in profile["traceEvents"]:
+            if "Group size" in one.get("args", {}):
+                stride = {} if listed else {"Global rank start": 0, "Global rank stride": 1}
+                one["args"] |= {"Process Group Name": "7", "Process Group Ranks": "[0, ...]", **stride}
+    write(tmp_path, profiles)
+    trace, _ = imported(tmp_path)
+    assert trace.header.groups == {"world": (0, 1), "7": (0, 1)} and check_trace(trace) == []
+    assert {op.group for op in trace.ranks[0] if op.collective} == {"7"}
+
+
+def test_a_group_of_unknown_ranks_is_refused(tmp_path):
+    profiles = [nccl(0, True), nccl(1, True)]
+    for one in profiles[1]["traceEvents"]:
+        if "Group size" in one.get("args", {}):
+            one["args"] |= {"Process Group Name": "7", "Process Group Ranks": ""}
+    write(tmp_path, profiles)
+    with pytest.raises(TraceError, match="its ranks are not recorded"):
+        import_kineto([tmp_path], "job")
+
+
 def test_ops_belong_to_the_step_that_asked_for_them(tmp_path):
     profiles = [nccl(0, True), nccl(1, True)]
     for profile in profiles:

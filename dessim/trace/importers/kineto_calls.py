@@ -177,7 +177,7 @@ def _from_arguments(profile: Profile, kernel: Event, asked: Event) -> Call:
         dur_us=kernel.dur_us,
         group="world" if name in DEFAULT_GROUPS else name,
         ranks=ranks,
-        strided=_strided(*(args.get(f"Global rank {key}") for key in ("start", "stride")), args.get("Group size")),
+        strided=_strided(args.get("Global rank start"), args.get("Global rank stride"), args.get("Group size")),
         splits=_elements_to_each(_ints(args.get("In split size")), inputs),
         peer=rooted if kind is Collective.SEND_RECV and isinstance(rooted, int) else None,
     )

@@ -68,7 +68,7 @@ class Reference:
         network, samples = self._network, len(batch)
         index = torch.searchsorted(self._vocabulary, batch.ids)
         dense = {name: p[f"dense.{i}"] for i, name in enumerate(network.dense_names)}
-        pooling = network.model.embedding.pooling, dense.get("operand.a")
+        pooling = network.model.embedding.pooling, dense.get("pooling.a")
         where = index, batch.sample, batch.field, samples, network.fields
         plain = Plain(p.get("w"), p.get("v"), *where, *pooling, o=p.get("o"))
         masks = network.masks(samples, self._step)

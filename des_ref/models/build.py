@@ -39,6 +39,7 @@ from des_ref.substitution.max_pool import MaxPool
 from des_ref.substitution.mlp import Mlp, MlpOverOperand
 from des_ref.substitution.nfm import Nfm
 from des_ref.substitution.operand import Operand
+from des_ref.substitution.whole_pool import WholeAttention, WholeMax, WholePool
 from dessim.workload import operators as specs
 from dessim.workload.model import Model
 
@@ -79,12 +80,22 @@ def build_operand(model: Model, generator: torch.Generator) -> Operand | None:
     shape = model.input.fields, model.embedding.width
     if not model.needs_operand:
         return None
-    match model.embedding.pooling:
+    match model.embedding.pooling if not model.by_field else "whole":
         case "max":
             return MaxPool(*shape)
         case "attention":
             return AttentionPool(*shape, generator)
     return Operand(*shape)
+
+
+def build_pool(model: Model, generator: torch.Generator) -> WholePool | None:
+    """What pools the ids of a bag before anything else reads them, where all of them are here and it is no sum."""
+    match model.embedding.pooling if model.by_field else "":
+        case "max":
+            return WholeMax()
+        case "attention":
+            return WholeAttention(model.embedding.width, generator)
+    return None
 
 
 @dataclass(slots=True)
@@ -114,12 +125,11 @@ class Network:
         self.bias = nn.Parameter(torch.zeros((), dtype=dtype, device=self.device)) if model.output is None else None
         self.operators = nn.ModuleDict({s.kind: build_operator(s, model, generator) for s in model.operators})
         self.operators.to(self.device, dtype)
-        self.operand = build_operand(model, generator)
-        if self.operand is not None:
-            self.operand.to(self.device, dtype)
+        self.operand, self.pool = build_operand(model, generator), build_pool(model, generator)
+        pooling = [module.to(self.device, dtype) for module in (self.pool, self.operand) if module is not None]
         # Replicated parameters: those that local partials read, then those that only the tail reads.
         shared, tail = {}, {} if self.bias is None else {"bias": self.bias}
-        parts = [*([("operand", self.operand)] if self.operand is not None else []), *self.operators.items()]
+        parts = [*(("pooling", module) for module in pooling), *self.operators.items()]
         for kind, operator in parts:
             for name, p in operator.named_parameters():
                 (shared if name in operator.shared else tail)[f"{kind}.{name}"] = p
@@ -164,7 +174,7 @@ class Network:
     @property
     def pools(self) -> bool:
         """Whether some operator's partial works by (sample, field) pairs."""
-        return any(operator.pairs and not self._is_owned(operator) for operator in self._below)
+        return self.pool is not None or any(o.pairs and not self._is_owned(o) for o in self._below)
 
     def _is_owned(self, operator: Operator) -> bool:
         return bool(self.owned and operator.by_field)
@@ -192,11 +202,13 @@ class Network:
     def partials(self, values: Mapping[str, Tensor], held: Held) -> Tensor:
         """[B, K] from values [u, width] of the u different ids this worker holds."""
         local = Local.of(values, held)
-        parts = [self.operand.partial(local, self.largest)] if self.operand is not None else []
+        whole = local if self.pool is None else self.pool(local)
+        parts = [self.operand.partial(whole, self.largest)] if self.operand is not None else []
         if self.owned:
-            bags = self._own_bags(local)
+            bags = self._own_bags(whole)
         for operator in self._below:
-            parts.append(operator.from_bags(bags) if self._is_owned(operator) else operator.partial(local))
+            read = whole if operator.pairs else local
+            parts.append(operator.from_bags(bags) if self._is_owned(operator) else operator.partial(read))
         return torch.cat(parts, dim=1)
 
     def _own_bags(self, local: Local) -> Bags:

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from des_ref.substitution.held import Held
 
+_MANY = 0.4  # of all pairs: where both ways take about as long on a CPU
+
 
 @dataclass(frozen=True, slots=True)
 class Local:
@@ -176,13 +178,19 @@ class Operator(nn.Module):
 def pair_products(local: Local, weight: Tensor) -> Tensor:
     """[B, H], the partial of `concat_f(pooled v_f) . weight^T` with weight [H, F * D].
 
-    A worker owns ids in only some (sample, field) pairs. This works on those pairs alone, sorted by field, one GEMM a
-    field: 2 * D * H FLOPs a pair, so N workers together do the one-process work plus what multi-hot fields split.
+    A worker owns ids in only some (sample, field) pairs. Where these are few, this works on them alone, sorted by
+    field, one GEMM a field: 2 * D * H FLOPs a pair, so N workers together do the one-process work plus what multi-hot
+    fields split. Where they are many, one GEMM over all pairs, zeros for those that are not there, takes less time.
     """
     held, pooled = local.held, local.pooled
+    samples, fields, width = held.samples, len(held.field_pairs), pooled.shape[1]
+    if len(pooled) >= _MANY * samples * fields:
+        field = torch.repeat_interleave(torch.tensor(held.field_pairs, device=pooled.device))
+        whole = pooled.new_zeros(samples * fields, width).index_copy(0, held.pair_sample * fields + field, pooled)
+        return whole.view(samples, fields * width) @ weight.T
     # split and unbind have one backward each; slicing would make autograd add F zero-padded copies of the whole.
-    blocks = weight.view(weight.shape[0], -1, pooled.shape[1]).unbind(dim=1)
-    out = pooled.new_zeros(held.samples, weight.shape[0])
+    blocks = weight.view(weight.shape[0], fields, width).unbind(dim=1)
+    out = pooled.new_zeros(samples, weight.shape[0])
     parts = zip(pooled.split(held.field_pairs), held.pair_sample.split(held.field_pairs), blocks, strict=True)
     for e, sample, block in parts:
         # Fields without a pair too, so that `weight` has a gradient for its AllReduce even on a worker without an id.

@@ -49,6 +49,13 @@ class Held:
         counts = torch.bincount(code // samples, minlength=fields)
         return cls(sample, field, inverse, pair, code % samples, tuple(counts.tolist()), samples, bag_size)
 
+    def of_pairs(self) -> Held:
+        """The same with one occurrence a pair."""
+        counts = torch.tensor(self.field_pairs, device=self.pair.device)
+        field = torch.repeat_interleave(counts, output_size=len(self.pair_sample))
+        each = torch.arange(len(field), device=field.device)
+        return Held(self.pair_sample, field, each, each, self.pair_sample, self.field_pairs, self.samples)
+
 
 def sizes_of_bags(bag: Tensor) -> Tensor:
     """[n]: how many of the occurrences [n] have the same bag number."""

@@ -46,7 +46,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from dessim.errors import ModelError
 from dessim.workload.ids import expected_unique
-from dessim.workload.operators import KINDS, OPERANDS, Costs, Dense, Mlp, Output, Positive, Shape, Spec
+from dessim.workload.operators import (
+    KINDS,
+    OPERANDS,
+    WHOLE_POOLS,
+    Costs,
+    Dense,
+    Mlp,
+    Output,
+    Positive,
+    Shape,
+    Spec,
+)
 from dessim.workload.row_optimizers import ROW_OPTIMIZERS, RowOptimizer
 
 ID_BYTES = 8  # 64-bit feature ids
@@ -123,21 +134,20 @@ class Model(_Strict):
         for o in self.operators:
             if o.not_by_hash and not self.by_field:
                 raise ValueError(f'operator "{o.kind}" needs placement = "field" under [embedding]: {o.not_by_hash}')
-            if self.pools_apart and o.sums_only:
+            if self.pools_apart and not self.by_field and o.sums_only:
                 raise ValueError(
-                    f'operator "{o.kind}" works on sums: write pooling = "sum" or "mean" under [embedding]'
+                    f'operator "{o.kind}" works on sums: write pooling = "sum" or "mean" under [embedding], or '
+                    'placement = "field", which has all ids of a field together'
                 )
             if o.alone and len(self.operators) > 1:
                 raise ValueError(f'operator "{o.kind}" must be the only one: {o.alone}')
             if wrong := o.misfit(self.input.fields):
                 raise ValueError(f'operator "{o.kind}": {wrong}')
-        if self.pools_apart and self.by_field:
-            raise ValueError(f'pooling = "{self.embedding.pooling}" is built for placement = "hash" only')
         return self
 
     @property
     def pools_apart(self) -> bool:
-        """Whether pooled field vectors are no sums, so that only DES's rounds can make them of rows spread by hash."""
+        """Whether pooled field vectors are no sums of rows. Of rows that are spread by hash DES makes them in rounds."""
         return self.embedding.pooling in ("max", "attention")
 
     @property
@@ -158,16 +168,21 @@ class Model(_Strict):
     @property
     def needs_operand(self) -> bool:
         """Whether the pooled vectors of all fields must cross the network, because an operator does not separate."""
-        apart = self.pools_apart and "mlp" in self.kinds
+        apart = self.pools_apart and not self.by_field and "mlp" in self.kinds
         return apart or any(o.needs_operand(self.by_field) for o in self.operators)
 
     @property
     def costs(self) -> tuple[Costs, ...]:
-        """Costs of the parts of the reduced buffer: the pooled operand where one is needed, then each operator."""
+        """Costs of pooling where it is no sum, and of the parts of the reduced buffer: the pooled operand where one is
+        needed, then each operator."""
         shape = Shape(self.input.fields, self.embedding.width, self.needs_operand, self.by_field)
-        return ((OPERANDS[self.embedding.pooling],) if self.needs_operand else ()) + tuple(
-            o.costs(shape) for o in self.operators
-        )
+        costs, pooling = [o.costs(shape) for o in self.operators], self.embedding.pooling
+        is_local = self.pools_apart and self.by_field
+        if self.needs_operand:
+            costs.insert(0, OPERANDS["sum" if is_local else pooling])
+        if is_local:
+            costs.insert(0, WHOLE_POOLS[pooling])
+        return tuple(costs)
 
     @property
     def output(self) -> Output | None:

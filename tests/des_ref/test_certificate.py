@@ -258,6 +258,25 @@ def test_green_for_attention_over_ids_that_are_spread(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_green_for_pooling_that_is_no_sum_of_whole_fields(tmp_path: Path) -> None:
+    cases = []
+    for pooling, operators in (("max", ("mlp", "cin", "lr")), ("attention", ("mlp", "fm_fields", "fm"))):
+        file = tmp_path / f"{pooling}.toml"
+        head = 'schema_version = 1\nname = "whole"\n[input]\nfields = 3\nids_per_sample = 5.0\nvocabulary = 90\n'
+        rows = f'[embedding]\nwidth = 4\nplacement = "field"\npooling = "{pooling}"\n'
+        widths = {"mlp": "widths = [4, 3]\n", "cin": "widths = [3]\nsplit = true\n"}
+        kinds = (f'[[operators]]\nkind = "{kind}"\n{widths.get(kind, "")}' for kind in operators)
+        file.write_text(head + rows + "".join(kinds))
+        cases += [case(file, 2, strategy) for strategy in ("des_all_reduce", "des_reduce_scatter")]
+    results = certify_all(cases)
+    assert all(map(passed, results)), results
+    # Pooling is local: the mlp sends its own floats, and of attention only the gradient of its few weights is summed.
+    for result in results[2:]:
+        assert {op["name"] for op in result["ops"] if op["formula"] == "(D)*s"} == {"shared_grad"}
+        assert not any(op["name"].startswith("round") for op in result["ops"])
+
+
+@pytest.mark.slow
 def test_green_for_means_of_fields_whose_ids_are_spread(tmp_path: Path) -> None:
     file = tmp_path / "mean.toml"
     head = 'schema_version = 1\nname = "mean"\n[input]\nfields = 3\nids_per_sample = 5.0\nvocabulary = 90\n'

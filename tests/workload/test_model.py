@@ -70,11 +70,6 @@ def test_rows_may_be_placed_otherwise_where_that_is_right():
     ("embedding", "operators", "said"),
     [
         ({"pooling": "max"}, [{"kind": "cross", "layers": 2}], 'operator "cross" works on sums: write pooling = "sum"'),
-        (
-            {"pooling": "attention", "placement": "field"},
-            [{"kind": "mlp", "widths": [4]}],
-            'for placement = "hash" only',
-        ),
         ({"pooling": "median"}, [{"kind": "lr"}], "embedding.pooling"),
     ],
 )

@@ -257,6 +257,18 @@ def test_inputs_are_not_moved_to_samples_that_meet_all_ids():
         plan("table_wise", load_model("fvae"))
 
 
+@pytest.mark.parametrize("pooling", ["max", "attention"])
+def test_pooling_of_whole_fields_is_local(pooling):
+    raw = load_model("deepfm_fields").model_dump()
+    raw["embedding"]["pooling"] = pooling
+    whole, sums = parse_model(raw, "x.toml"), load_model("deepfm_fields")
+    assert not whole.needs_operand
+    values = whole.symbols(8)
+    of_sums, of_whole = (plan("des_reduce_scatter", model).sent_bytes(values) for model in (sums, whole))
+    few = 2 * 7 / 8 * values["D"] * values["s"] if pooling == "attention" else 0  # the gradient of its weights
+    assert of_whole - of_sums == pytest.approx(few, abs=1e-3)
+
+
 def test_both_kinds_of_des_send_the_same_sparse_bytes():
     model = load_model("deepfm")
     values = model.symbols(32)

@@ -126,7 +126,7 @@ class OperatorSpec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     reads: ClassVar[str] = "v"
     not_by_hash: ClassVar[str] = ""
-    sums_only: ClassVar[bool] = False  # whether it works on field vectors that are sums or means, and no others
+    sums_only: ClassVar[bool] = False  # whether, where ids of a field are spread, it works on sums and means only
     alone: ClassVar[str] = ""  # why no other operator may stand beside it
 
     def needs_operand(self, by_field: bool) -> bool:

@@ -32,6 +32,21 @@ OPERANDS = {
     ),
 }
 
+# What pooling of whole bags takes beside the sums that operators count, by how they are pooled. Nothing crosses.
+WHOLE_POOLS = {
+    "max": Costs("pooling", wire="0", id_flops="D", id_floats="D", pair_floats="D", id_grads="D"),
+    "attention": Costs(
+        "pooling",
+        wire="0",
+        id_flops="3*D + 3",
+        pair_flops="D",
+        id_floats="2*D + 2",
+        pair_floats="2*D + 1",
+        id_grads="2*D + 2",
+        shared_weights="D",
+    ),
+}
+
 
 class FmFields(OperatorSpec):
     """FM over pooled field vectors e_f: S = sum_f e_f, q = sum_f |e_f|^2; y = (|S|^2 - q) / 2."""

@@ -147,7 +147,7 @@ class Model(_Strict):
 
     @property
     def pools_apart(self) -> bool:
-        """Whether pooled field vectors are no sums of rows. Of rows that are spread by hash DES makes them in rounds."""
+        """Whether pooled field vectors are no sums of rows. Where rows are spread by hash DES makes them in rounds."""
         return self.embedding.pooling in ("max", "attention")
 
     @property

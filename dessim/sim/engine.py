@@ -18,6 +18,7 @@ from dessim.cluster.placement import seated
 from dessim.collectives import Options
 from dessim.errors import DeadlockError, OutOfTime
 from dessim.sim.collective import Collectives, Outcome, Routed
+from dessim.sim.cores import Cores
 from dessim.sim.device import Device
 from dessim.sim.faults import Faults
 from dessim.sim.meetings import Meeting, Meetings
@@ -34,14 +35,22 @@ class Run:
     """A workload on its way through a network that others may share; `collectives` know where its ranks sit."""
 
     def __init__(
-        self, env: simpy.Environment, network: Network, collectives: Collectives, workload: Workload, watch: Watch
+        self,
+        env: simpy.Environment,
+        network: Network,
+        collectives: Collectives,
+        workload: Workload,
+        watch: Watch,
+        cores: Cores | None = None,
     ) -> None:
         self.env, self.network, self.collectives, self.workload, self.watch = env, network, collectives, workload, watch
         self.meetings = Meetings(env, workload)
         self.record = Record(workload.n_ranks, tuple(c.ranks for c in workload.classes))
         self.kinds = collectives.cluster.links.kinds
         self.over: list[list[simpy.Event]] = []
-        self.devices = [Device(env, collectives.gpu_of(c.ranks[0]).comm_sm_share) for c in workload.classes]
+        self.devices = [
+            Device(env, collectives.gpu_of(c.ranks[0]).comm_sm_share, cores, len(c.ranks)) for c in workload.classes
+        ]
         self.moving = 0  # collectives under way
         self.paused: Callable[[], object] | None = None  # called when the last of them is over
 
@@ -161,13 +170,14 @@ def simulate(
     watch: Watch | None = None,
     gpus: Sequence[int] | None = None,
     faults: Faults | None = None,
+    cores: int | None = None,
 ) -> Record:
     """Run a workload on a cluster of its own; rank r sits on GPU r, or on `gpus[r]`.
 
     `algorithms` fixes a collective's algorithm (default `auto`). `folding=False` runs the same engine without folding.
     `routed` carries routes from one simulation of the cluster to the next; it brings its own `folding`. `options`
     sets what algorithms leave open: chunks, the root, the sides of a torus. `watch` sees progress and may stop the run.
-    `faults` befall the cluster meanwhile.
+    `faults` befall the cluster meanwhile. `cores`: all ranks compute on one machine with so many.
     Raises CapacityError when the cluster is too small, DeadlockError when ranks wait for each other, OutOfTime, and
     SimulationError when a fault cuts ranks off for too long.
     """
@@ -177,7 +187,7 @@ def simulate(
     collectives = Collectives(routed, workload.groups, algorithms, options, seats)
     if faults:
         env.process(faults.strike(env, network, [collectives]))
-    run = Run(env, network, collectives, workload, watch)
+    run = Run(env, network, collectives, workload, watch, Cores(cores) if cores is not None else None)
     try:
         env.run(until=run.start())
     except RuntimeError as stuck:

@@ -1,0 +1,100 @@
+"""Recorded bytes are the formula's: in the study's table, which its README shows, and in a recording made here."""
+
+from __future__ import annotations
+
+import io
+import shutil
+
+import pandas as pd
+import pytest
+
+STUDY = "bytes"
+
+FIELDS, WIDTH, FIRST_LAYER, FLOAT = 39, 16, 400, 4  # F, D, H1 and s of the shipped Criteo models
+
+
+@pytest.fixture(scope="module")
+def rows(folder):
+    return pd.read_csv(folder / "bytes.csv")
+
+
+def test_every_case_is_there_and_its_bytes_are_the_plans(plot, study, rows):
+    parts = study["ids_per_field"], study["models"], study["workers"], study["strategies"]
+    assert rows[list(plot.CASE)].apply(tuple, axis=1).tolist() == [
+        (ids, model, n, strategy) for ids in parts[0] for model in parts[1] for n in parts[2] for strategy in parts[3]
+    ]
+    assert (rows.recorded_bytes == rows.formula_bytes).all() and (rows.mismatches == 0).all()
+    assert (rows.recorded_bytes > rows.dense_bytes).all()
+
+
+def test_what_embeddings_and_a_first_layer_add_is_the_closed_form(study, rows):
+    sent = rows.set_index(["ids", "workers", "model", "strategy"]).recorded_bytes.sort_index()
+    for ids in study["ids_per_field"]:
+        for n in study["workers"]:
+            own = sent[ids, n]
+            f, batch = (n - 1) / n, n * study["batch_per_worker"]
+            more = own["fm"] - own["lr"]  # the same ids, and D floats more a row
+            for des in ("des_all_reduce", "des_reduce_scatter"):
+                assert more[des] == pytest.approx(2 * f * batch * (WIDTH + 1) * FLOAT, abs=1)
+            for pooled in ("mesh", "row_wise"):  # D more a row, and a bag's sum of squares, which FM needs
+                assert more[pooled] == pytest.approx(2 * f * batch * FIELDS * (WIDTH + 1) * FLOAT, abs=1)
+            # Rows: 2 u D s with a server of its own, of which a worker that serves as well sends the share f.
+            assert more["ps_sync"] == pytest.approx(f * more["ps_async"], abs=1)
+            deep = own["wide_deep"] - own["lr"]
+            partials, shared = batch * FIRST_LAYER, FIRST_LAYER * FIELDS * WIDTH  # floats: h, and dW1
+            assert deep["des_all_reduce"] == pytest.approx(2 * f * (partials + shared) * FLOAT, abs=1)
+
+
+def test_it_records_on_two_ranks_what_the_plan_says(plot, folder, tmp_path):
+    tiny = tmp_path / "study.toml"
+    tiny.write_text(
+        'schema_version = 1\nmodels = ["lr", "deepfm"]\nstrategies = ["des_all_reduce", "ps_sync"]\nworkers = [2]\n'
+        'batch_per_worker = 16\nsteps = 1\nsmaller_batch = { deepfm = 8 }\nids_per_field = { "multi-hot" = 3 }\n'
+    )
+    rows = plot.compute(tiny, tmp_path)
+    assert [(r["model"], r["strategy"]) for r in rows] == [
+        (m, s) for m in ("lr", "deepfm") for s in ("des_all_reduce", "ps_sync")
+    ]
+    assert [r["batch_per_worker"] for r in rows] == [16, 16, 8, 8]
+    assert all(r["mismatches"] == 0 and r["recorded_bytes"] == r["formula_bytes"] > 0 for r in rows)
+    # To the other rank go half of 16 samples' 39 fields of 3 ids on average, 12 bytes each, and 2 f B K s of partials.
+    assert 0.8 < rows[0]["recorded_bytes"] / (0.5 * 16 * 39 * 3 * 12 + 2 * 0.5 * 32 * 4) < 1.3
+    assert rows[2]["dense_bytes"] == 2 * 0.5 * FIRST_LAYER * FIELDS * WIDTH * FLOAT
+
+
+def test_the_readmes_answer_is_what_was_found(plot, study, folder, expected):
+    claim, text = study["claim"]["saved"], (folder / "README.md").read_text("utf-8")
+    cases = {des: [f for f in expected if f["saved"][des] >= claim] for des in plot.DES}
+    by_model = {m: [f["workers"] for f in cases["des_all_reduce"] if f["model"] == m] for m in study["models"]}
+    assert len(expected) == 78 and len(cases["des_all_reduce"]) == 33 and "in 33 of 78 cases" in text
+    assert [f["model"] for f in cases["des_reduce_scatter"]] == ["fm"] * 5 and "only for FM (5 of 78)" in text
+    assert {m: len(at) for m, at in by_model.items() if len(at) > 4} == {"fm": 5, "nfm": 6, "dcn_v2": 5, "xdeepfm": 6}
+    assert all(set(by_model[m]) <= {2, 4} and by_model[m] for m in ("dcn_v2_low_rank", "dlrm", "pnn", "deepfm_fields"))
+    lr = [f["saved"]["des_all_reduce"] for f in expected if f["model"] == "lr"]
+    assert (round(min(lr), 3), round(max(lr), 3)) == (0.175, 0.344) and "LR (17 to 34 %)" in text
+    wide = [f["saved"]["des_all_reduce"] for f in expected if f["model"] in ("wide_deep", "deepfm", "dcn")]
+    assert 0.63 <= max(wide) < 0.635 and "(at best 63 %)" in text
+
+
+def test_table_figure_and_expectation_are_of_the_same_rows(plot, study, rows, folder, expected):
+    text = (folder / "README.md").read_text("utf-8")
+    assert plot.table(study, rows) in text and plot.formulas(study) in text
+    assert plot.draw(study, rows) == (folder / "bytes.svg").read_text("utf-8")
+    assert plot.same(plot.findings(rows), expected)
+    expected[5]["saved"]["des_all_reduce"] += 0.002
+    assert not plot.same(plot.findings(rows), expected)
+
+
+@pytest.mark.parametrize("column", ["recorded_bytes", "mismatches"])
+def test_a_byte_that_is_not_planned_exits_3(plot, folder, tmp_path, monkeypatch, capsys, rows, column):
+    for name in ("study.toml", "expected.json", "README.md"):
+        shutil.copy(folder / name, tmp_path)
+    wrong = rows.copy()
+    wrong.loc[7, column] += 1
+    wrong.to_csv(tmp_path / "bytes.csv", index=False)
+    monkeypatch.setattr(plot, "HERE", tmp_path)
+    assert plot.main(["--out", str(tmp_path)]) == 3
+    said = capsys.readouterr()
+    assert "**not** the formula's in 1 of them" in said.out
+    assert "ps_async" in said.err and rows.strategy[7] == "ps_async"
+    assert len(plot.wrong(pd.read_csv(io.StringIO((tmp_path / "bytes.csv").read_text())))) == 1

@@ -1,0 +1,27 @@
+"""What the kernel counted on this host's own interface: a witness of what was sent that knows nothing of plans.
+
+In a lab (docs/lab.md) a host's interface ends in a shaper whose queue counts Ethernet frames, 14 bytes of header each.
+`tc` counts a segment that is still to be cut into packets with the headers each of them will have; the counters of
+devices do not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+
+
+def sent_frames() -> int | None:
+    """Bytes of frames that left by the interface that gloo uses, since it is up; None where no shaper counts them."""
+    device = os.environ.get("GLOO_SOCKET_IFNAME")
+    if device is None:
+        return None
+    try:
+        shown = subprocess.run(
+            ["tc", "-s", "-j", "qdisc", "show", "dev", device, "root"], capture_output=True, text=True, check=True
+        )
+        (queue,) = json.loads(shown.stdout)
+    except (OSError, ValueError, subprocess.CalledProcessError):
+        return None
+    return int(queue["bytes"]) if "bytes" in queue else None

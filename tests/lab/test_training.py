@@ -1,0 +1,33 @@
+"""Real training on a lab: the kernel counts what the plan says, and headers."""
+
+from __future__ import annotations
+
+import pytest
+
+from dessim.trace.schema import sent_factor
+from dessim.verbs.training import Trained, train_on_lab
+
+pytest.importorskip("torch", reason="the trainer needs the [train] extra")
+
+
+@pytest.mark.slow
+@pytest.mark.torch
+def test_the_kernel_counts_the_plans_bytes(can_build: None) -> None:
+    names = ("des_reduce_scatter", "row_all_to_all", "ps_async")
+    jobs = [{"model": "deepfm", "strategy": name, "batch": 384, "warmup": 1, "steps": 2} for name in names]
+    result = train_on_lab("lab/switch_4", jobs, 90.0)
+    links = result["links"]
+    assert sum(link["dropped"] for link in links.values()) == 0
+    up, down = (sum(links[name]["bytes"] for name in links if name.startswith(who)) for who in ("gpu", "switch"))
+    assert up == pytest.approx(down, rel=1e-3)  # what hosts send is what hosts get
+    summing, exchanging, served = (Trained(found) for found in result["jobs"])
+    for ran in (summing, exchanging, served):
+        assert 1.0 < ran.frames / ran.payload < 1.10, ran.found["name"]
+        assert 0 < ran.step_s < 30 and ran.samples_per_s == pytest.approx(384 / ran.step_s)
+    # gloo runs the ReduceScatter of partials as an AllReduce: as much again as the plan sends for it.
+    (partials,) = (op for op in summing.found["ops"] if op["name"] == "partials")
+    assert summing.payload - summing.planned == pytest.approx(
+        4 * sent_factor(partials["collective"], 4) * partials["bytes"]
+    )
+    assert exchanging.payload == exchanging.planned
+    assert (served.workers, served.found["servers"]) == (3, 1)

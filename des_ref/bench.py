@@ -45,7 +45,7 @@ def measure(comm: Comm, case: Case, groups: Groups) -> Floats:
         comm.barrier()
         run.wait()
         start = _now_us()
-        run()
+        run(i)
         if comm.device.type == "cuda":
             torch.cuda.synchronize(comm.device)
         end = _now_us()
@@ -100,6 +100,7 @@ def _result(case: Case, seconds: Floats) -> dict[str, Any]:
         **(parts[0] if len(parts) == 1 else {}),
         "parts": parts,
         "late": case.late,
+        "connections": case.connections,
         "seconds": float(np.median(seconds)),
         "mean_seconds": float(seconds.mean()),
         "all_seconds": seconds.tolist(),

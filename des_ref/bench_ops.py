@@ -3,9 +3,10 @@
 A case is one part or several that run at once, each an op on some of the ranks, as jobs that share a network do:
 
     {"parts": [{"op": "all_reduce", "bytes": 1048576, "ranks": [0, 1]}, ...],
-     "iterations": 5, "warmup": 1, "late": [3, 0.05]}
+     "iterations": 5, "warmup": 1, "late": [3, 0.05], "connections": 7}
 
 `ranks` (default: all) are in the order that the op sees them; `late` lets one rank start seconds after the others.
+Iterations take turns over so many sets of `connections` (default: 1), since networks choose ways by their ports.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from dessim.trace.schema import Collective
 
 BYTES = 4  # of a float32, as trained
 Op = Callable[[Comm, Tensor, Tensor], None]
-Groups = dict[tuple[int, ...], Comm | None]  # made so far, by their ranks; None where this rank is not in
+Groups = dict[tuple[tuple[int, ...], int], Comm | None]
+"""Made so far, by their ranks and set of connections; None where this rank is not in."""
 
 
 def _all_reduce(comm: Comm, full: Tensor, chunk: Tensor) -> None:
@@ -119,34 +121,44 @@ class Case:
     iterations: int
     warmup: int
     late: tuple[int, float] | None = None  # rank, seconds
+    connections: int = 1
 
 
 class Runner:
     """One rank's side of a case: its op on tensors made beforehand. A rank without a part looks on."""
 
     def __init__(self, comm: Comm, case: Case, groups: Groups) -> None:
-        self._op: Callable[[], None] | None = None
+        self._ops: list[Callable[[], None]] = []
         self._delay = case.late[1] if case.late is not None and case.late[0] == comm.rank else 0.0
         for part in case.parts:
-            if part.ranks not in groups:
-                groups[part.ranks] = comm.part(part.ranks)
-            if (group := groups[part.ranks]) is not None:
-                full = torch.ones(part.bytes // BYTES, device=comm.device)
-                chunk = torch.ones(len(full) // group.world_size, device=comm.device)
-                self._op = partial(OPS[part.op], group, full, chunk)
+            full = torch.ones(part.bytes // BYTES, device=comm.device)
+            chunk = torch.ones(len(full) // len(part.ranks), device=comm.device)
+            for number in range(case.connections):
+                group = _group(comm, part.ranks, number, groups)
+                if group is not None:
+                    self._ops.append(partial(OPS[part.op], group, full, chunk))
 
     @property
     def takes_part(self) -> bool:
-        return self._op is not None
+        return bool(self._ops)
 
     def wait(self) -> None:
         """Be as late as the case says."""
         if self._delay:
             time.sleep(self._delay)
 
-    def __call__(self) -> None:
-        if self._op is not None:
-            self._op()
+    def __call__(self, iteration: int) -> None:
+        if self._ops:
+            self._ops[iteration % len(self._ops)]()
+
+
+def _group(comm: Comm, ranks: tuple[int, ...], number: int, groups: Groups) -> Comm | None:
+    """The group of `ranks` with their set of connections of that number; made when it is first asked for."""
+    key = (ranks, number)
+    if key not in groups:
+        everyone = ranks == tuple(range(comm.world_size))
+        groups[key] = comm.beside(f"connections {number}") if everyone and number else comm.part(ranks)
+    return groups[key]
 
 
 def load_cases(path: Path, world_size: int) -> list[Case]:
@@ -176,6 +188,7 @@ def _case(entry: Mapping[str, Any], world_size: int) -> Case:
         max(1, int(entry.get("iterations", 5))),
         int(entry.get("warmup", 1)),
         (int(late[0]), float(late[1])) if late else None,
+        max(1, int(entry.get("connections", 1))),
     )
 
 

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from dessim.cli.calibrate import calibrate
 from dessim.cli.collective import collective
 from dessim.cli.demo import demo
 from dessim.cli.goodput import goodput
@@ -19,6 +20,7 @@ from dessim.cli.replay import replay
 from dessim.cli.tenants import tenants
 from dessim.cli.topo import topo
 from dessim.cli.trace import trace
+from dessim.cli.validate import validate
 
 app = typer.Typer(
     help="Decide strategy, fabric and scale for training recommenders with huge sparse layers.",
@@ -47,7 +49,7 @@ def _root(
     pass
 
 
-for command in (demo, replay, project, collective, tenants, goodput):
+for command in (demo, replay, project, collective, tenants, goodput, calibrate, validate):
     app.command()(command)
 
 

@@ -82,6 +82,10 @@ class Transport:
     `flow_rate` [bytes/s] limits each flow that crosses a NIC (one TCP connection, one NCCL channel). `fan_in` is a
     curve of points (k, share): k flows that arrive by one NIC at once get that share of its link's capacity together;
     linear between points, constant after the last (empty: always all of it).
+
+    `ack_share` of the bytes of a message flows back against it as acknowledgements. A link that has been idle lets
+    `burst` [bytes] pass at once (token buckets, as clouds shape NICs with, and the lab). `host_overhead` [s] is what
+    each message takes of a processor that all ranks share, one after the other: 0 unless all run on one machine.
     """
 
     name: str
@@ -93,6 +97,9 @@ class Transport:
     algorithms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     flow_rate: float = math.inf
     fan_in: tuple[tuple[float, float], ...] = ()
+    ack_share: float = 0.0
+    burst: float = 0.0
+    host_overhead: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

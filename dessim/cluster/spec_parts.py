@@ -145,6 +145,9 @@ class TransportTable(Part):
     algorithms: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     flow_rate: Rate = math.inf
     fan_in: Curve = ()
+    ack_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    burst: Annotated[float, _quantity(parse_size, positive=False)] = 0.0
+    host_overhead: Seconds = 0.0
 
     def build(self) -> parts.Transport:
         return parts.Transport(**self.model_dump())

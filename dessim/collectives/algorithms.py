@@ -10,6 +10,7 @@ from dessim.collectives.alltoall import direct_all_to_all, pairwise_all_to_all
 from dessim.collectives.bruck import bruck_all_gather, bruck_all_to_all
 from dessim.collectives.channels import channel_all_gather, channel_all_reduce, channel_reduce_scatter
 from dessim.collectives.composed import reduce_scatter_gather_reduce, scatter_all_gather_broadcast
+from dessim.collectives.gloo import gloo_all_gather, gloo_all_reduce, gloo_all_to_all, gloo_broadcast
 from dessim.collectives.halving_doubling import (
     halving_doubling_all_gather,
     halving_doubling_all_reduce,
@@ -127,6 +128,7 @@ ALGORITHMS: dict[Collective, dict[str, Algorithm]] = {
         "nvls": Algorithm(nvls_all_reduce, ("chunks",), _one_summing_node),
         "sharp": Algorithm(sharp_all_reduce, (), _summing_fabric),
         "nvls_sharp": Algorithm(nvls_sharp_all_reduce, ("chunks",), _both_sum),
+        "gloo": Algorithm(gloo_all_reduce, auto_up_to=_ASKED_ONLY),
     },
     Collective.REDUCE_SCATTER: {
         "ring": Algorithm(ring_reduce_scatter),
@@ -136,6 +138,7 @@ ALGORITHMS: dict[Collective, dict[str, Algorithm]] = {
         "torus_2d": _torus(torus_2d_reduce_scatter),
         "torus_3d": _torus(torus_3d_reduce_scatter),
         "nvls": Algorithm(nvls_reduce_scatter, (), _one_summing_node),
+        "gloo": Algorithm(gloo_all_reduce, auto_up_to=_ASKED_ONLY),
     },
     Collective.ALL_GATHER: {
         "ring": Algorithm(ring_all_gather),
@@ -148,12 +151,14 @@ ALGORITHMS: dict[Collective, dict[str, Algorithm]] = {
         "torus_2d": _torus(torus_2d_all_gather),
         "torus_3d": _torus(torus_3d_all_gather),
         "nvls": Algorithm(nvls_all_gather, (), _one_summing_node),
+        "gloo": Algorithm(gloo_all_gather, auto_up_to=_ASKED_ONLY),
     },
     Collective.ALL_TO_ALL: {
         "pairwise": Algorithm(pairwise_all_to_all, ("sizes",), auto_up_to=PAIRWISE_LIMIT),
         "direct": Algorithm(direct_all_to_all, ("sizes",), auto_up_to=DIRECT_LIMIT),
         "hierarchical": _hierarchical(hierarchical_all_to_all),
         "bruck": Algorithm(bruck_all_to_all),
+        "gloo": Algorithm(gloo_all_to_all, ("sizes", "order"), auto_up_to=_ASKED_ONLY),
     },
     Collective.BROADCAST: {
         "flat": Algorithm(flat_broadcast, ROOT),
@@ -161,6 +166,7 @@ ALGORITHMS: dict[Collective, dict[str, Algorithm]] = {
         "chain": Algorithm(chain_broadcast, PIPELINE, auto_up_to=CHAIN_LIMIT),
         "double_tree": Algorithm(double_tree_broadcast, PIPELINE, auto_up_to=TREE_LIMIT),
         "scatter_all_gather": Algorithm(scatter_all_gather_broadcast, ROOT),
+        "gloo": Algorithm(gloo_broadcast, ROOT, auto_up_to=_ASKED_ONLY),
     },
     Collective.REDUCE: {
         "flat": Algorithm(flat_reduce, ROOT),
@@ -216,7 +222,7 @@ def schedule(
         raise UsageError(f"{algorithm} {op} {unfit}")
     if not 0 <= options.root < layout.n:
         raise UsageError(f"--root {options.root} is not one of the {layout.n} ranks of the group")
-    values = {"chunks": options.chunks, "root": options.root}
+    values = {"chunks": options.chunks, "root": options.root, "order": options.order}
     given = {key: values[key] for key in entry.takes if key in values}
     if options.dims and "dims" in entry.takes:
         layout = replace(layout, dims=options.dims)

@@ -70,6 +70,8 @@ class Floor:
     def __call__(self, stage: Stage) -> float:
         if not len(stage.size):
             return 0.0
+        if stage.in_flight > 1:
+            return float(stage.size.max()) / self._fastest  # the rest may hide behind it
         if stage.trees is not None:
             return float(stage.size.max()) / self._fastest + self._overhead
         across = self._nodes[stage.src] != self._nodes[stage.dst]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ from dessim.cluster.trees import Trees
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
+Rank = TypeVar("Rank", int, Ints)
 Carries = Callable[[int], Sequence[Iterable[int]]]
 
 
@@ -49,11 +51,13 @@ class Layout:
 @dataclass(frozen=True, slots=True)
 class Options:
     """What a caller may fix: `chunks` that a pipeline cuts its data into (None: by size, `pipeline.chunks_for`), the
-    `root` of rooted ops, the sides `dims` of a torus (empty: as balanced as can be)."""
+    `root` of rooted ops, the sides `dims` of a torus (empty: as balanced as can be), the seed of the `order` in which
+    ranks come to an op that goes another way then."""
 
     chunks: int | None = None
     root: int = 0
     dims: tuple[int, ...] = ()
+    order: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,12 @@ class Stage:
     routes are worked out once; an empty one is unlike any other. In repetition r message i carries the pieces
     `carries(r)[i]`; the receiver adds them to what it has when `reduce` (one flag, or one a message), else it stores
     them. `pieces` is how many equal pieces S is cut into; 0 means one a rank.
+
+    With `in_flight` above 1 a message goes as so many equal parts, and a part of the next repetition leaves as soon as
+    the same part of this one has come: a repetition lasts as long as its data drains, or as a part takes with its
+    latency, overhead and sum, whichever is longer.
+
+    `after` [m] names for each message the one that it waits for, within a repetition (-1: none).
     """
 
     pattern: tuple[object, ...]
@@ -78,8 +88,10 @@ class Stage:
     carries: Carries | None = None
     pieces: int = 0
     trees: Trees | None = None
+    in_flight: int = 1
+    after: Ints | None = None
 
 
-def all_to_all_chunk(n: int, origin: int, target: int) -> int:
+def all_to_all_chunk(n: int, origin: Rank, target: Rank) -> Rank:
     """The piece that `origin` holds for `target`."""
     return origin * n + target

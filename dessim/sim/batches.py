@@ -68,6 +68,7 @@ class Batch:
 
     def land(self, now: float, bound: str, fixed: float, reduction: float) -> None:
         """A colour has drained at `now`; the one that arrives last decides what the stage took its time for."""
+        fixed, reduction = self.flows.late(now - self.began, fixed, reduction)
         time = now + (fixed + reduction)
         if time >= self.arrived:
             self.arrived = time
@@ -124,7 +125,7 @@ class Solo:
         self._pass(passed, at)
         batch.repeat -= passed
         batch.restart(at)
-        fluid = start_draining(flows.folded.net, flows.size[flows.folded.flow_of] * batch.scale)
+        fluid = start_draining(flows.folded.net, flows.size[flows.folded.flow_of] * batch.scale, flows.after)
         while not fluid.empty and not due(now, at):
             self._watch.check()
             step = min(fluid.next_finish(), now - at)
@@ -165,12 +166,13 @@ class Shared:
         net, held = without_held(net)
         self._held = np.where(held, size, 0.0)
         size = size - self._held
-        self._fold = fold(net, together(size, fixed + reduction, owner.astype(np.float64)), folding)
-        self._fluid = start_draining(self._fold.net, size[self._fold.flow_of])
+        after = self._waits(batches)
+        self._fold = fold(net, together(size, fixed + reduction, owner.astype(np.float64)), folding and after is None)
+        self._fluid = start_draining(self._fold.net, size[self._fold.flow_of], after)
         self._owner: Ints = owner[self._fold.flow_of]
         self._fixed: Floats = fixed[self._fold.flow_of]
         self._reduction: Floats = reduction[self._fold.flow_of]
-        self._draining = np.bincount(self._owner[self._fluid.active], minlength=len(batches))
+        self._draining = np.bincount(self._owner[self._fluid.remaining > 0], minlength=len(batches))
         self._draining += np.bincount(owner[held], minlength=len(batches))
         self._gives_up = self._wait(held, now) + timeout
         self._cluster, self._timeout = cluster, timeout
@@ -223,6 +225,16 @@ class Shared:
         for batch, a, b in zip(self.batches, self._offset[:-1], self._offset[1:], strict=True):
             batch.remaining = remaining[a:b]
         return self._fluid.solves
+
+    def _waits(self, batches: list[Batch]) -> Ints | None:
+        """Which message each waits for, where any does (-1: none)."""
+        if all(batch.flows.after is None for batch in batches):
+            return None
+        waits = np.full(int(self._offset[-1]), -1, dtype=np.int64)
+        for batch, a, b in zip(batches, self._offset[:-1], self._offset[1:], strict=True):
+            if batch.flows.after is not None:
+                waits[a:b] = np.where(batch.flows.after >= 0, batch.flows.after + a, -1)
+        return waits
 
     def _wait(self, held: Bools, now: float) -> float:
         """Note which messages wait. Returns since when the first has; inf if none does."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -15,6 +15,7 @@ from dessim.cluster.trees import sums_in_fabric, sums_in_node
 from dessim.collectives import Layout, Options, Stage, algorithms_for, schedule
 from dessim.collectives.choose import Floor, fastest
 from dessim.errors import SimulationError
+from dessim.sim.buckets import Buckets
 from dessim.sim.flows import LATENCY, Flows, Parts, add_parts, route_flows
 from dessim.sim.maxmin import Floats, Ints
 from dessim.sim.network import Network
@@ -35,11 +36,13 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """A stage on this cluster: flows for scale 1, and the bytes that make the scale."""
+    """A stage on this cluster: flows for scale 1, the bytes that make the scale, and the share of them that goes ahead
+    of the links' rate in a burst."""
 
     flows: Flows
     scale: float
     repeat: int
+    ahead: float = 0.0
 
 
 class Routed:
@@ -78,7 +81,7 @@ class Routed:
         sums = stage.reduce if self.cluster.transport.reduction_rate < np.inf else False
         flags = sums if isinstance(sums, bool) else sums.tobytes()
         group = self._groups.setdefault(gpus.tobytes(), len(self._groups))
-        key = (stage.pattern, flags, shape, group)
+        key = (stage.pattern, flags, shape, group, stage.in_flight)
         if key in self._priced:
             trees = stage.trees.on(gpus) if stage.trees is not None else None
             return self._priced[key].carrying(gpus[stage.src], gpus[stage.dst], relative, trees), largest
@@ -91,7 +94,11 @@ class Routed:
     def _route(self, gpus: Ints, stage: Stage, size: Floats, watch: Watch | None) -> Flows:
         src, dst = gpus[stage.src], gpus[stage.dst]
         trees = stage.trees.on(gpus) if stage.trees is not None else None
-        return route_flows(self.cluster, src, dst, size, stage.reduce, self.folding, trees, self.tolerance, watch)
+        return route_flows(
+            *(self.cluster, src, dst, size, stage.reduce, self.folding, trees, self.tolerance, watch),
+            in_flight=stage.in_flight,
+            after=stage.after,
+        )
 
 
 class Collectives:
@@ -120,6 +127,7 @@ class Collectives:
         self.solves = self.flow_colours = self.link_colours = 0
         self.error = 0.0
         self.used = np.zeros(len(self.cluster.links), dtype=bool)
+        self._buckets = Buckets(self.cluster)
         self._chosen: dict[tuple[object, ...], str] = {}
 
     def gpu_of(self, rank: int) -> Gpu:
@@ -140,6 +148,17 @@ class Collectives:
         total = sum(1 for _ in stages())  # routing costs far more
         for done, stage in enumerate(stages()):
             yield _Step(*self._routed.stage(gpus, stage, watch.within(done, total, "stages")), stage.repeat)
+
+    def _bursts(self, env: simpy.Environment, steps: Iterator[_Step]) -> Iterator[_Step]:
+        """The steps, each with what its links let pass at once: of a step's repetitions only the first has any."""
+        if self.cluster.transport.burst == 0:
+            yield from steps
+            return
+        for step in steps:
+            ahead = self._buckets.take(step.flows, step.scale, step.repeat, env.now)
+            yield replace(step, repeat=1, ahead=ahead)
+            if step.repeat > 1:
+                yield replace(step, repeat=step.repeat - 1)
 
     def choose(self, op: Collective, group: str, size: float, sizes: Floats | None, watch: Watch) -> str:
         """The algorithm that is fastest on an idle network, as a tuner would choose."""
@@ -195,15 +214,20 @@ class Collectives:
         if self.cluster.transport.op_overhead > 0:
             yield env.timeout(self.cluster.transport.op_overhead)
             parts[LATENCY] = self.cluster.transport.op_overhead
-        for step in self.steps(op, algorithm, group, size, sizes, watch):
+        for step in self._bursts(env, self.steps(op, algorithm, group, size, sizes, watch)):
             self.solves += step.flows.solves
             self.used[step.flows.links] = True
             self.error = max(self.error, step.flows.error)
             self.flow_colours = max(self.flow_colours, len(step.flows.folded.flow_of))
             self.link_colours = max(self.link_colours, len(step.flows.folded.link_of))
             carried += step.flows.bytes_by_kind * (step.scale * step.repeat)
-            took = yield network.transfer(step.flows, step.scale, step.repeat)
+            began = env.now
+            took = yield network.transfer(step.flows, step.scale * (1 - step.ahead), step.repeat)
             add_parts(parts, took)
+            if step.ahead:
+                network.counters.burst(
+                    step.flows.links, began, env.now, step.flows.bytes_by_kind * step.scale * step.ahead
+                )
         if env.now <= moving:
             raise SimulationError(f"{op} of {size:g} B over {group!r} took no time; a link or overhead must cost some")
         return Outcome(algorithm, moving, parts, carried)

@@ -82,6 +82,11 @@ class Counters:
                 (a, b, size) for a, b, size in zip(time[:-1].tolist(), time[1:].tolist(), size_of, strict=True)
             ]
 
+    def burst(self, links: Ints, start: float, end: float, size: Floats) -> None:
+        """Each class carried `size` [link classes] bytes more from `start` to `end`, ahead of its rate."""
+        self.begin(links, size)
+        self.carried(start, end, size)
+
     def load(self, until: float) -> Load:
         """The step function of what was carried, from 0 to `until`.
 

@@ -44,7 +44,9 @@ class Flows:
     would fill the memory). For each
     colour: `finish`, the fluid time alone; `bound`, the link class that bounds it; `fixed`, latency and overhead;
     `per_scale`, the receiver's reduction, which takes time but no link. `links` are the links used, `bytes_by_kind`
-    what each link class carries.
+    what each link class carries. `in_flight` and `after` are those of `dessim.collectives.schedule.Stage`, where
+    flows wait for each other nothing is folded. `host` is how long a shared host works on the messages, `needs` [links]
+    how long each link, where transports let bursts pass (else None).
     """
 
     src: Ints
@@ -60,10 +62,26 @@ class Flows:
     bytes_by_kind: Floats
     solves: int
     error: float
+    in_flight: int = 1
+    after: Ints | None = None
+    host: float = 0.0
+    needs: Floats | None = None
 
     def arrivals(self, scale: float) -> Floats:
         """Seconds from start to arrival of each colour on an idle network."""
-        return (self.finish + self.per_scale) * scale + self.fixed
+        if self.in_flight == 1 and not self.host:
+            return (self.finish + self.per_scale) * scale + self.fixed
+        fluid, reduction = self.finish * scale, self.per_scale * scale
+        return np.array([f + sum(self.late(f, *x)) for f, *x in zip(fluid, self.fixed, reduction, strict=True)])
+
+    def late(self, fluid: float, fixed: float, reduction: float) -> tuple[float, float]:
+        """Seconds of latency and overhead, and of the reduction, that pass after a message has drained for `fluid`
+        seconds: less than all where other parts in flight hide some, more where a shared host is busy longer."""
+        if self.in_flight == 1:
+            return fixed + max(self.host - fluid, 0.0), reduction
+        part = (fluid + reduction) / self.in_flight
+        after = max(fixed + part, fluid, reduction, self.host) - fluid
+        return min(max(fixed, self.host - fluid), after), max(after - max(fixed, self.host - fluid), 0.0)
 
     def alone(self, scale: float) -> float:
         """Seconds until all have arrived on an idle network."""
@@ -74,13 +92,17 @@ class Flows:
         if not len(self.finish):
             return {}
         last = int(np.argmax(self.arrivals(scale)))
-        fluid, reduction = float(self.finish[last]) * scale, float(self.per_scale[last]) * scale
-        return {self.bound[last]: fluid, LATENCY: float(self.fixed[last]), REDUCTION: reduction}
+        fluid = float(self.finish[last]) * scale
+        fixed, reduction = self.late(fluid, float(self.fixed[last]), float(self.per_scale[last]) * scale)
+        return {self.bound[last]: fluid, LATENCY: fixed, REDUCTION: reduction}
 
     def on(self, cluster: Cluster, folding: bool) -> Flows:
         """The same messages over the ways that `cluster` has."""
         reduce = self.per_scale[self.folded.colour] > 0
-        return route_flows(cluster, self.src, self.dst, self.size, reduce, folding, self.trees)
+        parts, after = self.in_flight, self.after
+        return route_flows(
+            cluster, self.src, self.dst, self.size, reduce, folding, self.trees, in_flight=parts, after=after
+        )
 
     def load(self, cluster: Cluster, size: Floats) -> Floats:
         """What each link class of `cluster` carries, in bytes, when message i has `size[i]` [n] bytes left."""
@@ -112,13 +134,19 @@ def route_flows(
     trees: Trees | None = None,
     tolerance: float = 0.0,
     watch: Watch | None = None,
+    in_flight: int = 1,
+    after: Ints | None = None,
 ) -> Flows:
     """Route and fold messages from GPU `src[i]` to `dst[i]` of `size[i]` bytes. Empty ones are not sent at all.
 
     `reduce` (of all, or of each) makes the receiver sum; `trees` are messages through summing switches; `tolerance` is
-    that of `dessim.sim.fluid.drain`. Messages with no way left never finish. Raises OutOfTime when `watch` says so.
+    that of `dessim.sim.fluid.drain`; `in_flight` and `after` are the stage's. Messages with no way left never finish.
+    Raises OutOfTime when `watch` says so.
     """
     src, dst, size, trees, sent = _sent(src, dst, size, trees)
+    if after is not None:
+        number = np.append(np.where(sent, np.cumsum(sent) - 1, -1), -1)  # who waits for an empty message does not
+        after = number[after][sent]
     net, latency, copies = incidence(cluster, src, dst, trees, size)
     transport = cluster.transport
     # A sender hands its messages over one after the other.
@@ -128,14 +156,15 @@ def route_flows(
     per_scale = np.where(adds, size / transport.reduction_rate, 0.0)
     kind = together(size, fixed, per_scale)
     going, held = without_held(net)
-    folded = fold(going, kind, folding)
-    drained = drain(folded.net, np.where(held, 0.0, size)[folded.flow_of], tolerance, watch)
+    folded = fold(going, kind, folding and after is None)
+    drained = drain(folded.net, np.where(held, 0.0, size)[folded.flow_of], tolerance, watch, after)
     finish = np.where(held[folded.flow_of], np.inf, drained.finish)
     bytes_of = size[net.flow]
     carried = net.weight * copies * bytes_of
     load = np.bincount(going.link, going.weight * size[going.flow], minlength=len(net.capacity))[folded.links]
     # Independent of folding and solver: nothing finishes before its busiest link could have carried it.
-    busiest = float((load / net.capacity[folded.links]).max(initial=0.0))  # fan-in only lowers capacities
+    needs = load / net.capacity[folded.links]
+    busiest = float(needs.max(initial=0.0))  # fan-in only lowers capacities
     if finish.max(initial=0.0) < busiest * (1 - _WIRE):
         raise PhysicsError(f"messages took {finish.max():g} s where the busiest link needs {busiest:g} s")
     kinds, kind_of = cluster.links.kinds, cluster.links.kind
@@ -153,6 +182,10 @@ def route_flows(
         bytes_by_kind=np.bincount(kind_of[net.link], carried, minlength=len(kinds)).astype(np.float64),
         solves=drained.solves,
         error=drained.error,
+        in_flight=in_flight,
+        after=after,
+        host=transport.host_overhead * len(src) * in_flight,
+        needs=needs if transport.burst > 0 else None,
     )
 
 
@@ -173,11 +206,20 @@ def incidence(
     `size` [n] is for adaptive routing, which goes by bytes; only ratios count. A message with no way left crosses a
     link of no capacity.
     """
+    share = cluster.transport.ack_share
     if trees is None:
-        routes = cluster.routes(src, dst, without_twins=True, size=size, refuse=False)
+        # Acknowledgements tell twins apart.
+        routes = cluster.routes(src, dst, without_twins=share == 0, size=size, refuse=False)
     else:
         routes = tree_routes(cluster, trees, refuse=False)
-    return on_cluster(cluster, len(src), routes.flow, routes.link, routes.weight), routes.latency, routes.copies
+    flow, link, weight, copies = routes.flow, routes.link, routes.weight, routes.copies
+    if share > 0 and trees is None:
+        back = cluster.routes(dst, src, size=size, refuse=False)
+        order = np.argsort(np.concatenate([flow, back.flow]), kind="stable")
+        flow, link = np.concatenate([flow, back.flow])[order], np.concatenate([link, back.link])[order]
+        weight = np.concatenate([weight, back.weight * share])[order]
+        copies = np.concatenate([copies, back.copies])[order]
+    return on_cluster(cluster, len(src), flow, link, weight), routes.latency, copies
 
 
 def on_cluster(cluster: Cluster, n_flows: int, flow: Ints, link: Ints, weight: Floats) -> Incidence:

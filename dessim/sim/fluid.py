@@ -23,13 +23,18 @@ _SPARSE = 16  # entries of pivoting's dense matrix, links by links, for each lin
 
 
 class Fluid:
-    """Draining flows. `size` [n_flows] bytes; flows of zero bytes count as finished from the start."""
+    """Draining flows. `size` [n_flows] bytes; flows of zero bytes count as finished from the start.
 
-    def __init__(self, net: Incidence, size: Floats) -> None:
+    `after` [n_flows] names the flow that each waits for before it begins (-1, or one that has finished: none)."""
+
+    def __init__(self, net: Incidence, size: Floats, after: Ints | None = None) -> None:
         self._net = net
         self._small = size * _DONE
+        self._after = after
         self.remaining = size.astype(np.float64, copy=True)
         self.active = size > 0
+        if after is not None:
+            self.active &= (after < 0) | (size[after] <= 0)
         self.rate = np.zeros(net.n_flows)
         self.bound = np.full(net.n_flows, -1, dtype=np.int64)  # the link that bounds each flow
         self.solves = 0
@@ -52,6 +57,8 @@ class Fluid:
         if len(finished):
             self.remaining[finished] = 0.0
             self.active[finished] = False
+            if self._after is not None:
+                self.active |= np.isin(self._after, finished) & (self.remaining > 0)
             self._solve()
         return finished
 
@@ -71,18 +78,18 @@ class Fluid:
             raise PhysicsError("a flow with bytes left has no usable rate; please report this")
 
 
-def start_draining(net: Incidence, size: Floats) -> Fluid | PivotFluid:
+def start_draining(net: Incidence, size: Floats, after: Ints | None = None) -> Fluid | PivotFluid:
     """The fluid that suits the network: many different flows over few links are followed by pivoting. Where links are
     many (a tree over a torus), solving anew from the few flows is up to a hundred times faster.
 
-    Pivoting knows links of constant capacity only, and no caps; and it needs a link, which flows that have all drained
-    (and only have to arrive) do not use.
+    Pivoting knows links of constant capacity only, no caps, and no flows that wait; and it needs a link, which flows
+    that have all drained (and only have to arrive) do not use.
     """
     links = len(net.capacity)
-    constant = net.cap is None and net.fan_in is None
+    constant = net.cap is None and net.fan_in is None and after is None
     if constant and net.n_flows > _FEW and 0 < links**2 <= _SPARSE * len(net.flow):
         return PivotFluid(net, size)
-    return Fluid(net, size)
+    return Fluid(net, size, after)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +106,13 @@ class Drained:
     error: float = 0.0
 
 
-def drain(net: Incidence, size: Floats, tolerance: float = 0.0, watch: Watch | None = None) -> Drained:
+def drain(
+    net: Incidence, size: Floats, tolerance: float = 0.0, watch: Watch | None = None, after: Ints | None = None
+) -> Drained:
     """Drain a network. `tolerance`, a share of the makespan, is how far a finish may be off, where many different flows
     would else be followed finish by finish. Raises OutOfTime when `watch` says so.
     """
-    fluid = start_draining(net, size)
+    fluid = start_draining(net, size, after)
     if tolerance > 0 and isinstance(fluid, PivotFluid):
         return Drained(*drain_in_slices(net, size, tolerance, watch))
     finish = np.zeros(net.n_flows)

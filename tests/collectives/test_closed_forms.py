@@ -161,11 +161,12 @@ def test_nothing_in_the_table_lacks_a_closed_form() -> None:
     """A new algorithm is added to the tests above, and then here."""
     held = {
         ALL_REDUCE: "ring ring_channels hierarchical double_tree halving_doubling recursive_doubling torus_2d torus_3d "
-        "nvls sharp nvls_sharp",
-        REDUCE_SCATTER: "ring ring_channels hierarchical halving_doubling torus_2d torus_3d nvls",
-        ALL_GATHER: "ring ring_channels hierarchical halving_doubling recursive_doubling bruck torus_2d torus_3d nvls",
-        ALL_TO_ALL: "pairwise direct hierarchical bruck",
-        BROADCAST: "flat binomial chain double_tree scatter_all_gather",
+        "nvls sharp nvls_sharp gloo",
+        REDUCE_SCATTER: "ring ring_channels hierarchical halving_doubling torus_2d torus_3d nvls gloo",
+        ALL_GATHER: "ring ring_channels hierarchical halving_doubling recursive_doubling bruck torus_2d torus_3d nvls "
+        "gloo",
+        ALL_TO_ALL: "pairwise direct hierarchical bruck gloo",
+        BROADCAST: "flat binomial chain double_tree scatter_all_gather gloo",
         REDUCE: "flat binomial chain double_tree reduce_scatter_gather",
         GATHER: "flat binomial",
         SCATTER: "flat binomial",

@@ -1,0 +1,45 @@
+"""`dessim calibrate`: measurements in, a transport profile out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dessim.cli.output import guarded
+from dessim.errors import UsageError
+
+
+@guarded
+def calibrate(
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.", show_default=False)],
+    lab: Annotated[
+        str | None, typer.Option("--lab", help="Topology file, or a shipped name: built on this machine. Needs root.")
+    ] = None,
+    bench: Annotated[
+        list[Path] | None,
+        typer.Option("--bench", help="Results of des_ref.bench --cases PLAN on a real cluster; may be repeated."),
+    ] = None,
+    plan: Annotated[
+        int | None, typer.Option(help="Only write what to time on a cluster of so many ranks: cases for des_ref.bench.")
+    ] = None,
+    cluster: Annotated[str | None, typer.Option(help="With --bench: the topology file of that cluster.")] = None,
+) -> None:
+    """Measure messages and sums on an idle cluster, and fit what its software costs."""
+    from dessim.calibrate.profile import fit_bench, fit_profile, of_results, write_profile
+    from dessim.cluster import load_cluster
+    from dessim.verbs.calibrate import measure_on_lab, of_files, write_plan
+
+    if [lab is None, not bench, plan is None].count(False) != 1 or (not bench) != (cluster is None):
+        raise UsageError("give --lab FILE, or --bench RESULTS and --cluster FILE, or --plan RANKS")
+    if plan is not None:
+        write_plan(output, plan)
+        print(f"{output}: run it with: torchrun ... -m des_ref.bench --cases {output} --json bench.json")
+        return
+    if lab is not None:
+        profile = fit_profile(measure_on_lab(lab, lambda line: typer.echo(line, err=True)))
+    else:
+        profile = fit_bench(of_results(bench or []), load_cluster(cluster or ""), of_files(bench or []))
+    write_profile(output, profile)
+    print(f"{output}: {len(profile.residuals)} measurements, fitted with a median error of {profile.median_error:.1%}")

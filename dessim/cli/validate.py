@@ -1,0 +1,73 @@
+"""`dessim validate`: predictions held against what really runs."""
+
+from __future__ import annotations
+
+import json as text
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dessim.cli.options import JsonOption, parse_names
+from dessim.cli.output import guarded, print_json
+from dessim.errors import CheckFailed, FileError, UsageError
+
+
+@guarded
+def validate(
+    lab: Annotated[bool, typer.Option("--lab", help="On beds of the lab, built on this machine. Needs root.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="A few cases of few beds, in about 3 minutes.")] = False,
+    kinds: Annotated[str, typer.Option(help="Kinds of cases, by commas; default: all.")] = "",
+    splits: Annotated[str, typer.Option(help="calibration, development, held_out, by commas; default: all.")] = "",
+    measured: Annotated[
+        Path | None, typer.Option(help="Measurements that --save wrote: predict them anew, measure nothing.")
+    ] = None,
+    save: Annotated[Path | None, typer.Option(help="Write the measurements here.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write every case as CSV.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="Draw the held-out cases as SVG.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Calibrate, predict, measure, compare. Exit code 3 when held-out cases break the bounds."""
+    from dessim.results.scatter import predicted_against_measured
+    from dessim.results.tables import print_table
+    from dessim.validate.outcome import SPLITS, broken
+    from dessim.validate.report import case_table, summary_table, to_json, write_csv
+    from dessim.validate.request import bounds_of, read_cases
+    from dessim.validate.run import KINDS
+    from dessim.validate.run import validate as run
+
+    if not lab:
+        raise UsageError("say what to validate against: --lab runs the cases for real on this machine")
+    outcomes = run(
+        kinds=parse_names(kinds, "--kinds") if kinds else tuple(KINDS),
+        splits=parse_names(splits, "--splits") if splits else SPLITS,
+        quick=quick,
+        measured=_read(measured) if measured else None,
+        say=lambda line: typer.echo(line, err=True),
+        save=save,
+    )
+    bounds = bounds_of(read_cases())
+    problems = broken(outcomes, bounds)
+    if csv:
+        write_csv(csv, outcomes)
+    if figure:
+        predicted_against_measured([o.to_json() for o in outcomes if o.split == "held_out"], figure)
+    if json:
+        print_json(to_json(outcomes, bounds))
+    else:
+        print_table(case_table(outcomes))
+        print_table(summary_table(outcomes))
+    if problems:
+        raise CheckFailed("; ".join(problems))
+
+
+def _read(path: Path) -> dict[str, object]:
+    try:
+        found = text.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise FileError(path, "", f"cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise FileError(path, "", f"not measurements that --save wrote: {error}") from None
+    if not isinstance(found, dict) or "calibration" not in found:
+        raise FileError(path, "", "not measurements that --save wrote: it has no calibration")
+    return found

@@ -1,0 +1,148 @@
+"""What gloo runs: its own rings, its own broadcast, and an all_to_all whose connections are busy one way at a time.
+
+    all_reduce      ring in two phases towards lower ranks, each chunk in segments of 1 MiB at most and two at least;
+                    two are under way: a rank sends a segment when it has received, and added, the one before the last
+    reduce_scatter  PyTorch has gloo all_reduce the whole, and keeps a chunk
+    all_gather      ring towards higher ranks, each chunk in two halves that are under way together
+    broadcast       a tree in which a rank sends to all of its children at once, the far ones included
+    all_to_all      every pair at once, but some send to each other one after the other
+
+A phase begins when the one before is over: the last segments of a phase hide nothing.
+
+Why one after the other: who sends waits until the receiver has said that it is ready, on the same connection. A rank
+that comes later than another finds it ready; if it posts its send to it before its receive from it, it sends at once,
+and that it is ready itself is queued behind its data. all_to_all posts the send to rank i+d in turn d and the receive
+from there in turn n-d, the send first where they are the same turn; all_gather meets it between two ranks only. Who
+comes later differs from call to call; here an order of ranks that follows no pattern stands for all of them.
+
+Sources: allreduce.cc, allgather.cc, alltoall.cc, broadcast.cc and transport/tcp/pair.cc of gloo, ProcessGroupGloo.cpp
+of PyTorch 2.13.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from dessim.cluster.hashing import mix
+from dessim.collectives.schedule import Carries, Floats, Ints, Layout, Stage, all_to_all_chunk
+
+SEGMENT = 1 << 20
+"""Bytes of a segment at most (gloo/allreduce.h, kMaxSegmentSize)."""
+_UNDER_WAY = 2
+_FOLLOWED = 48
+"""Ranks up to which the messages of an all_to_all are followed one by one; of more, all first ways are awaited."""
+
+
+def gloo_all_reduce(layout: Layout, size: float) -> Iterator[Stage]:
+    """Segments travel in pairs: `pairs` for each chunk, one pair a stage."""
+    n = layout.n
+    per_chunk = max(2, int(np.ceil(np.ceil(size / SEGMENT) / n)))
+    pairs = -(-per_chunk // _UNDER_WAY)
+    yield from _ring(n, size, pairs, towards=-1, first=1, reduce=True)
+    yield from _ring(n, size, pairs, towards=-1, first=0, reduce=False)
+
+
+def gloo_all_gather(layout: Layout, size: float) -> Iterator[Stage]:
+    """n-1 stages of two halves; between two ranks the later one's second half goes with the other's first."""
+    if layout.n == 2:
+        later = [(1, 0, 2), (1, 0, 3), (0, 1, 0), (0, 1, 1)]  # from, to, half of S
+        for number, messages in enumerate((later[:1], later[1:3], later[3:])):
+            src, dst, half = np.array(messages, dtype=np.int64).T
+            yield Stage(
+                pattern=("gloo pair", number),
+                src=src,
+                dst=dst,
+                size=np.full(len(src), size / 4),
+                carries=_these(half),
+                pieces=4,
+            )
+        return
+    yield from _ring(layout.n, size, 1, towards=1, first=0, reduce=False)
+
+
+def gloo_all_to_all(layout: Layout, size: float, sizes: Floats | None = None, order: int = 0) -> Iterator[Stage]:
+    """One stage of n(n-1) messages, some of which wait for their opposite. `order` is the seed of who comes later."""
+    n = layout.n
+    if n < 2:
+        return
+    came = np.argsort(mix(mix(np.arange(n, dtype=np.uint64)) + np.uint64(order))).argsort()
+    src, dst = np.divmod(np.arange(n * n, dtype=np.int64), n)
+    later = came[src] > came[dst]
+    src, dst = np.concatenate([src[later], dst[later]]), np.concatenate([dst[later], src[later]])
+    pairs = len(src) // 2  # message i is of a later rank to an earlier, message i + pairs its opposite
+    sends_first = (dst[:pairs] - src[:pairs]) % n <= n / 2
+    after = np.concatenate([np.full(pairs, -1), np.where(sends_first, np.arange(pairs), -1)])
+    waits = after >= 0
+    every = np.arange(len(src))
+    for messages in [every] if n <= _FOLLOWED else [every[~waits], every[waits]]:
+        a, b = src[messages], dst[messages]
+        yield Stage(
+            pattern=("gloo all pairs", order, len(messages), int(messages[0])) if sizes is None else (),
+            src=a,
+            dst=b,
+            size=np.full(len(a), size / n) if sizes is None else sizes[a, b],
+            carries=_these(all_to_all_chunk(n, a, b)),
+            after=after if len(messages) == len(src) else None,
+        )
+
+
+def gloo_broadcast(layout: Layout, size: float, root: int = 0) -> Iterator[Stage]:
+    """In stage k the ranks whose place (rank - root) mod n has k ones in binary send to every place with a one more,
+    above their highest."""
+    n = layout.n
+    place = np.arange(n, dtype=np.int64)
+    for ones in range((n - 1).bit_length()):
+        edges = [
+            (v, v | 1 << bit)
+            for v in place.tolist()
+            if v.bit_count() == ones
+            for bit in range(v.bit_length(), (n - 1).bit_length())
+            if v | 1 << bit < n
+        ]
+        if not edges:
+            continue
+        src, dst = np.array(edges, dtype=np.int64).T
+        yield Stage(
+            pattern=("gloo broadcast", root, ones),
+            src=(src + root) % n,
+            dst=(dst + root) % n,
+            size=np.full(len(src), size),
+            carries=_these(np.zeros(len(src), dtype=np.int64)),
+            pieces=1,
+        )
+
+
+def _ring(n: int, size: float, pairs: int, *, towards: int, first: int, reduce: bool) -> Iterator[Stage]:
+    """In repetition t rank i passes on pair t of those from chunk `i + first` on, against the ring's direction."""
+    if n < 2:
+        return
+    ranks = np.arange(n, dtype=np.int64)
+    total = (n - 1) * pairs
+    for start, repeat, under_way in ((0, total - 1, _UNDER_WAY), (total - 1, 1, 1)):
+        if repeat:
+            yield Stage(
+                pattern=("shift", towards),
+                src=ranks,
+                dst=(ranks + towards) % n,
+                size=np.full(n, size / (n * pairs)),
+                repeat=repeat,
+                reduce=reduce,
+                carries=_pairs(ranks, n, pairs, towards, first, start),
+                pieces=n * pairs,
+                in_flight=under_way,
+            )
+
+
+def _pairs(ranks: Ints, n: int, pairs: int, towards: int, first: int, start: int) -> Carries:
+    def carries(repetition: int) -> list[list[int]]:
+        chunk, pair = divmod(start + repetition, pairs)
+        return [[((rank + first - towards * chunk) % n) * pairs + pair] for rank in ranks.tolist()]
+
+    return carries
+
+
+def _these(pieces: Ints) -> Carries:
+    """Message i carries piece `pieces[i]`."""
+    return lambda _: [[piece] for piece in pieces.tolist()]

@@ -1,0 +1,71 @@
+"""Predicted against measured: a point a case, with bands of 5 % and 15 %, in the house style."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dessim.results.axes import time_unit
+from dessim.results.rows import Row, some
+from dessim.results.style import FAINT, house_style
+from dessim.results.svg import finish
+
+_COLUMNS = ("name", "kind", "split", "predicted_s", "measured_s", "error")
+_BANDS = ((0.15, 0.18), (0.05, 0.32))  # relative error, opacity
+_KIND_STYLE = (("#0173b2", "o"), ("#de8f05", "D"), ("#029e73", "^"))
+
+
+def predicted_against_measured(rows: Sequence[Row], path: Path | None = None) -> str:
+    """Rows of `dessim.validate.outcome.Outcome.to_json`. SVG text, also written to `path` with its data as CSV.
+
+    Left the times themselves, right the errors in the order of measured times, where the bands can be read.
+    """
+    import seaborn
+
+    sns: Any = seaborn  # has no types
+    kinds = list(dict.fromkeys(row["kind"] for row in some(rows)))
+    styles = dict(zip(kinds, _KIND_STYLE, strict=False))
+    unit, factor = time_unit(max(row["measured_s"] for row in rows))
+    data = {
+        "kind": [row["kind"] for row in rows],
+        "measured": [row["measured_s"] * factor for row in rows],
+        "predicted": [row["predicted_s"] * factor for row in rows],
+        "error": [100 * row["error"] for row in rows],
+    }
+    low = min(*data["measured"], *data["predicted"]) / 1.3
+    high = max(*data["measured"], *data["predicted"]) * 1.3
+    with house_style() as plt:
+        figure, (left, right) = plt.subplots(1, 2, figsize=(9.2, 4.0))
+        for axes, y in ((left, "predicted"), (right, "error")):
+            sns.scatterplot(
+                data,
+                x="measured",
+                y=y,
+                hue="kind",
+                style="kind",
+                palette={kind: style[0] for kind, style in styles.items()},
+                markers={kind: style[1] for kind, style in styles.items()},
+                s=22,
+                alpha=0.75,
+                linewidth=0,
+                legend=len(kinds) > 1 and axes is left,
+                zorder=3,
+                ax=axes,
+            )
+            axes.set_xscale("log")
+            axes.set_xlim(low, high)
+            axes.set_xlabel(f"measured ({unit})")
+            for band, opacity in _BANDS:
+                ends = ([low * (1 - band), high * (1 - band)], [low * (1 + band), high * (1 + band)])
+                if axes is right:
+                    ends = ([-100 * band] * 2, [100 * band] * 2)
+                axes.fill_between([low, high], *ends, color=FAINT, alpha=opacity, lw=0, label=f"±{100 * band:.0f} %")
+        left.plot([low, high], [low, high], color=FAINT, lw=1)
+        left.set_yscale("log")
+        left.set_ylim(low, high)
+        left.set_ylabel(f"predicted ({unit})")
+        left.legend(frameon=False, loc="upper left")
+        right.axhline(0, color=FAINT, lw=1)
+        right.set_ylabel("error of the prediction (%)")
+        return finish(figure, "Predicted against measured", rows, _COLUMNS, path)

@@ -1,0 +1,78 @@
+"""The grids of cases.toml, spelled out: each collective to run, where, and how often."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from dessim.cluster import load_cluster
+from dessim.trace.schema import Collective
+from dessim.units import format_size, parse_size, parse_time
+
+_ENOUGH = ((128 << 10, 9), (1 << 20, 7), (4 << 20, 5))
+"""Iterations of sizes up to so many bytes; short ones vary more and cost less."""
+_FEWEST = 3
+
+
+@dataclass(frozen=True, slots=True)
+class CollectiveCase:
+    """`op` on S = `size` bytes on `bed`, by each of `jobs`, groups of ranks that run at once.
+
+    `late`: a rank and the seconds that it starts after the others. `connections`: how many sets of connections the
+    iterations take turns over.
+    """
+
+    name: str
+    split: str
+    bed: str
+    op: Collective
+    size: int
+    jobs: tuple[tuple[int, ...], ...]
+    late: tuple[int, float] | None
+    connections: int
+
+    def to_bench(self) -> dict[str, Any]:
+        """As des_ref.bench takes it."""
+        enough = next((times for up_to, times in _ENOUGH if self.size <= up_to), _FEWEST)
+        rounds = -(-enough // self.connections)
+        return {
+            "parts": [{"op": str(self.op), "bytes": self.size, "ranks": list(ranks)} for ranks in self.jobs],
+            "iterations": max(enough, rounds * self.connections),
+            "warmup": 1,
+            "late": self.late,
+            "connections": self.connections,
+        }
+
+
+def collective_cases(table: Mapping[str, Any], splits: Sequence[str], quick: bool) -> list[CollectiveCase]:
+    """All cases of `[[collectives]]` in the splits wanted, in the file's order."""
+    found = []
+    for grid in table["collectives"]:
+        if grid["split"] in splits:
+            sizes = grid.get("quick", []) if quick else grid["sizes"]
+            found += [_case(grid, Collective(op), parse_size(size)) for op, size in product(grid["ops"], sizes)]
+    return found
+
+
+def _case(grid: Mapping[str, Any], op: Collective, size: float) -> CollectiveCase:
+    bed = grid["bed"]
+    everyone = range(grid.get("ranks") or load_cluster(bed).n_gpus)
+    late = (int(grid["late"]["rank"]), parse_time(grid["late"]["by"])) if "late" in grid else None
+    apart = [
+        bed.removeprefix("lab/"),
+        *([f"{grid['ranks']} ranks"] if "ranks" in grid else []),
+        *([f"{len(grid['jobs'])} jobs"] if "jobs" in grid else []),
+        *(["one late"] if late else []),
+    ]
+    return CollectiveCase(
+        name=f"{', '.join(apart)}: {op} {format_size(size)}",
+        split=grid["split"],
+        bed=bed,
+        op=op,
+        size=int(size),
+        jobs=tuple(tuple(job) for job in grid.get("jobs", [everyone])),
+        late=late,
+        connections=int(grid.get("connections", 1)),
+    )

@@ -1,0 +1,106 @@
+"""Collectives of gloo on beds of the lab, each on its own, by two jobs at once, or with a rank that comes late.
+
+Measured: the median over iterations of the seconds from the last rank's start to the last rank's end. Predicted: the
+simulator's time from when the last rank has come, from the bed's topology file and the calibrated transport. Where ways
+are chosen by a hash the measurement takes the median over several sets of connections, whose ports nobody knows
+beforehand, and the prediction the median over hash seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from dessim.cluster import Cluster, load_cluster
+from dessim.cluster.parts import Transport
+from dessim.sim.collective import Routed
+from dessim.sim.engine import simulate
+from dessim.trace.schema import Kind, Phase
+from dessim.validate.cases import CollectiveCase, collective_cases
+from dessim.validate.outcome import Outcome
+from dessim.validate.request import Request, Say
+from dessim.verbs.bench import bench_on_lab
+from dessim.workload.dag import RankClass, Task, Workload
+
+HASH_SEEDS = 101
+_TIMEOUT_S = 400.0  # of a bed
+
+
+def run_collectives(request: Request) -> tuple[list[Outcome], dict[str, list[float]]]:
+    """Outcomes of `[[collectives]]`, and the seconds of each case's iterations by name."""
+    cases = collective_cases(request.table, request.splits, request.quick)
+    measured = request.measured or _measure(cases, request.say)
+    clusters = {bed: on_transport(load_cluster(bed), request.transport) for bed in {case.bed: None for case in cases}}
+    outcomes = [
+        Outcome(
+            case.name,
+            "collectives",
+            case.split,
+            predict(clusters[case.bed], case),
+            float(np.median(measured[case.name])),
+        )
+        for case in cases
+        if case.name in measured
+    ]
+    return outcomes, measured
+
+
+def on_transport(cluster: Cluster, transport: Transport) -> Cluster:
+    """The cluster with another transport than its file names."""
+    return replace(cluster, transport=transport)
+
+
+def predict(cluster: Cluster, case: CollectiveCase) -> float:
+    """Seconds, by the simulator."""
+    workload = _workload(case)
+    seeds: Sequence[int] = range(HASH_SEEDS) if cluster.routing.policy == "ecmp" else [cluster.routing.seed]
+    times = []
+    for seed in seeds:
+        routed = Routed(replace(cluster, routing=replace(cluster.routing, seed=seed)))
+        record = simulate(routed.cluster, workload, {}, routed=routed)
+        times.append(max(span.end for span in record.spans) - min(span.start for span in record.spans))
+    return float(np.median(times))
+
+
+def _workload(case: CollectiveCase) -> Workload:
+    groups = {f"job{number}": ranks for number, ranks in enumerate(case.jobs)}
+    classes = [
+        RankClass(
+            ranks,
+            (
+                Task(
+                    str(case.op),
+                    0,
+                    Phase.FORWARD,
+                    Kind.COLLECTIVE,
+                    "comm",
+                    collective=case.op,
+                    group=group,
+                    size=float(case.size),
+                ),
+            ),
+        )
+        for group, ranks in groups.items()
+    ]
+    # Ranks that look on do nothing, and have no class.
+    world = 1 + max(rank for ranks in case.jobs for rank in ranks)
+    return Workload(case.name, world, tuple(classes), groups, (0,))
+
+
+def _measure(cases: Sequence[CollectiveCase], say: Say) -> dict[str, list[float]]:
+    """Seconds of every iteration, by case; one launch a bed."""
+    measured: dict[str, list[float]] = {}
+    by_bed: dict[str, list[CollectiveCase]] = {}
+    for case in cases:
+        by_bed.setdefault(case.bed, []).append(case)
+    for number, (bed, here) in enumerate(by_bed.items(), 1):
+        say(f"measuring {len(here)} collectives on {bed} ({number} of {len(by_bed)} beds)")
+        results: Sequence[Mapping[str, Any]] = bench_on_lab(bed, [case.to_bench() for case in here], _TIMEOUT_S)[
+            "results"
+        ]
+        for case, result in zip(here, results, strict=True):
+            measured[case.name] = result["all_seconds"]
+    return measured

@@ -87,7 +87,8 @@ class TraceSession:
         lane = pipeline.lane
         self._ahead = self._recorder.beside(lane.comm, PREFETCH) if lane is not None else None
         self._watched: _Watched | None = None
-        self._symbols = model.symbols(comm.world_size, batch) | {"s": float(strategy.value_bytes)}
+        symbols = strategy.plan.symbols(model.symbols(comm.world_size, batch))
+        self._symbols = symbols | {"s": float(strategy.value_bytes)}
         self._counted: list[dict[str, Op]] = []
         self._written = 0
         self._spans: dict[str, list[tuple[float, float]]] = {"recorded": [], "plain": []}
@@ -147,7 +148,8 @@ class TraceSession:
             self._spans["recorded"].append((start, end))
             counts = result.counts
             unique = len(torch.unique(batch.ids))
-            self._counts.append((counts.ids_sent, unique, counts.rows, counts.pairs))
+            mine = counts.rows - counts.common + counts.common / self._comm.world_size
+            self._counts.append((counts.ids_sent, unique, mine, counts.pairs))
         return result
 
     def _keep(self, watched: _Watched, following: StepResult) -> None:
@@ -187,8 +189,7 @@ class TraceSession:
         comm.barrier()
         if comm.rank == 0:
             n = comm.world_size
-            holders = 1 if self._strategy.rows_replicated else n  # of different rows
-            measured = {"m": means[0] * n / self._batch, "u": means[1], "U": means[2] * holders}
+            measured = {"m": means[0] * n / self._batch, "u": means[1], "U": means[2] * n}
             if means[3]:
                 measured["q"] = means[3] / self._batch
             walls_us = {"recorded": walls[: self._steps], "plain": walls[self._steps :]}

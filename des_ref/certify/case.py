@@ -21,14 +21,14 @@ from torch import Tensor
 from des_ref.audit import Audit
 from des_ref.capture import Recorder, with_sizes
 from des_ref.comm import Comm
-from des_ref.data.batch import Batch, slice_of
+from des_ref.data.batch import Batch
 from des_ref.data.synthetic import Zipf
 from des_ref.embedding.optim import ROW_OPTIMIZERS
 from des_ref.models.build import Network
 from des_ref.models.dense_optim import DenseOptimizer
 from des_ref.pipeline import Pipeline
 from des_ref.reference import Reference
-from des_ref.strategies import STRATEGIES
+from des_ref.strategies import build
 from des_ref.strategies.base import Lane, Optimizers, StepResult, Strategy
 from dessim.trace.schema import PREFETCH
 from dessim.workload.model import Model, load_model, parse_model
@@ -138,20 +138,20 @@ def compare(
     fields[place] = torch.cat([b.field for b in wholes]).to(device)
 
     network = Network(model, SEED, torch.float64, device)
-    strategy = STRATEGIES[case.strategy](network, case.optimizers(), comm)
+    strategy = build(case.strategy, network, case.optimizers(), comm, lambda: wholes[:1])
     rows = strategy.table.find_or_insert(vocabulary)
     mine = strategy.owner(vocabulary, fields) == comm.rank
-    if not strategy.rows_replicated:
-        for values in strategy.table.columns.values():
-            values[rows[~mine]] = float("nan")
+    foreign = rows[~(mine | strategy.is_everywhere(vocabulary))]
+    for values in strategy.table.columns.values():
+        values[foreign] = float("nan")
     recorder = Recorder(comm, strategy.plan)
     strategy.marks = recorder
     # The last step sends a batch that it does not train on.
-    shares = [(0, slice_of(whole, comm.rank, comm.world_size)) for whole in (*wholes, wholes[0])]
+    shares = ((0, strategy.share(whole)) for whole in (*wholes, wholes[0]))
     ahead = recorder.beside(prefetch, PREFETCH) if case.pipeline else None
     lane = Lane(prefetch, ahead) if ahead is not None else None
-    pipeline = Pipeline(strategy, comm, iter(shares), lane, ahead.step if ahead is not None else nullcontext)
-    symbols = model.symbols(comm.world_size, batch) | {"s": float(strategy.value_bytes)}
+    pipeline = Pipeline(strategy, comm, shares, lane, ahead.step if ahead is not None else nullcontext)
+    symbols = strategy.plan.symbols(model.symbols(comm.world_size, batch)) | {"s": float(strategy.value_bytes)}
 
     worst = {"max_loss_diff": 0.0, "max_grad_diff": 0.0, "max_param_diff": 0.0}
     formulas = {op.name: op.size for op in strategy.plan.collectives}
@@ -194,6 +194,7 @@ def _state(
         comm.all_reduce("certificate", loss).wait()
     strategy.settle()
     owned, replicated = {}, {}
+    common = strategy.is_everywhere(vocabulary) & (not strategy.rows_replicated)
     index = torch.searchsorted(vocabulary, result.row_ids)
     for name, width in network.row_widths.items():
         grad = torch.zeros(len(vocabulary), width, dtype=network.dtype, device=comm.device)
@@ -202,8 +203,12 @@ def _state(
         if strategy.rows_replicated:
             replicated["grad", name], replicated["value", name] = grad, values
         else:
-            # Owned rows only; adding zeros of the others is exact.
-            owned["grad", name], owned["value", name] = grad, torch.where(mine[:, None], values, torch.zeros_like(grad))
+            # Owned rows only; adding zeros of the others is exact. What others keep too, they keep to the last bit.
+            values = torch.where(mine[:, None], values, 0.0)
+            owned["grad", name], owned["value", name] = grad.masked_fill((common & ~mine)[:, None], 0.0), values
+            if common.any():
+                copies = strategy.table.columns[name][common]
+                values[common] += 0.0 * _agreed(copies.reshape(-1), comm).view(copies.shape)
     for i, p in enumerate(network.dense_parameters):
         replicated["grad", f"dense.{i}"], replicated["value", f"dense.{i}"] = p.grad, p.detach()
     whole = _flat(owned, loss)

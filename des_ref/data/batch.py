@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Protocol
 
 import numpy as np
@@ -22,18 +22,21 @@ class Batch:
     sample  int64 [n]      which of the b samples, ascending
     field   int64 [n]      which of the F fields
     labels  float32 [b]    0 or 1
+    place   int64 [b]      which samples of the global batch; None: a run of them, by rank
     """
 
     ids: Tensor
     sample: Tensor
     field: Tensor
     labels: Tensor
+    place: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def to(self, device: torch.device | str) -> Batch:
-        return Batch(*(getattr(self, name).to(device) for name in ("ids", "sample", "field", "labels")))
+        parts = (getattr(self, field.name) for field in fields(self))
+        return Batch(*(part.to(device) if part is not None else None for part in parts))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+
+from torch import Tensor
 
 from des_ref.comm import Comm
+from des_ref.data.batch import Batch
 from des_ref.models.build import Network
 from des_ref.strategies.base import Optimizers, Strategy
 from des_ref.strategies.data_parallel import DataParallel
 from des_ref.strategies.des import DesAllReduce, DesReduceScatter
+from des_ref.strategies.hot import hottest
 from des_ref.strategies.ps import PsSync
 from des_ref.strategies.ps_async import PsAsync
-from des_ref.strategies.sharded import Mesh, RowAllToAll, RowWise, TableWise
+from des_ref.strategies.row_all_to_all import RowAllToAll
+from des_ref.strategies.sharded import Mesh, RowWise, TableWise
 from dessim.errors import UsageError
+from dessim.workload.options import Options, parse_strategy
 
 STRATEGIES: dict[str, Callable[[Network, Optimizers, Comm], Strategy]] = {
     "des_all_reduce": DesAllReduce,
@@ -25,9 +31,34 @@ STRATEGIES: dict[str, Callable[[Network, Optimizers, Comm], Strategy]] = {
     "ps_async": PsAsync,
     "data_parallel": DataParallel,
 }
+_OPTIONED: dict[str, Callable[[Network, Optimizers, Comm, Options, Tensor | None], Strategy]] = {
+    "row_all_to_all": RowAllToAll,
+    "ps_sync": PsSync,
+}
+
+# With options, as the certificate and the tests run them.
+VARIANTS = (
+    "row_all_to_all+hot_rows=20",
+    "row_all_to_all+look_ahead",
+    "ps_sync+hot_rows=20+look_ahead",
+)
 
 
-def check_strategy(name: str) -> None:
-    """Raises UsageError for a strategy that the trainer does not run."""
+def check_strategy(text: str) -> None:
+    """Raises UsageError for a strategy that the trainer does not run, or an option that it has not."""
+    name, _ = parse_strategy(text)
     if name not in STRATEGIES:
         raise UsageError(f"unknown strategy {name!r}; the trainer runs {', '.join(STRATEGIES)}")
+
+
+def build(
+    text: str, network: Network, optimizers: Optimizers, comm: Comm, first: Callable[[], Iterable[Batch]] = tuple
+) -> Strategy:
+    """The strategy of this name, options behind it. `first` gives the global batches in which ids are counted, where
+    frequent rows are kept apart. Raises UsageError."""
+    check_strategy(text)
+    name, options = parse_strategy(text)
+    if not options:
+        return STRATEGIES[name](network, optimizers, comm)
+    hot = hottest(first(), options.hot_rows) if options.hot_rows else None
+    return _OPTIONED[name](network, optimizers, comm, options, hot)

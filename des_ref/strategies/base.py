@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from des_ref.comm import Comm
-from des_ref.data.batch import Batch
+from des_ref.data.batch import Batch, slice_of
 from des_ref.embedding.hash_table import RowTable
 from des_ref.embedding.lifetime import Lifetime
 from des_ref.embedding.optim import RowAdagrad, RowOptimizer
@@ -21,6 +21,7 @@ from des_ref.models.dense_optim import DenseOptimizer
 from des_ref.strategies.dense_state import DenseState, export_network, load_network
 from des_ref.strategies.staleness import Tally
 from dessim.trace.schema import Phase
+from dessim.workload.options import Options
 from dessim.workload.plan import Plan
 from dessim.workload.strategies import plan
 
@@ -64,7 +65,9 @@ class Counts:
 
     ids_sent: ids in its own samples. ids_held: occurrences, over the global batch, of ids it owns. rows: how many
     different ones it updates. pairs: in how many (sample, field) pairs they occur (0 where no operator pools).
-    keys: different ids that it asks others for. asked: keys that others ask of it. All 0 where a strategy has no such.
+    keys: different ids that it asks others for, `local` of them its own. asked: keys that others ask of it. hot:
+    different ids that it need not ask for. common: of `rows`, those that every worker updates. All 0 where a strategy
+    has no such.
     """
 
     ids_sent: int
@@ -73,6 +76,9 @@ class Counts:
     pairs: int = 0
     keys: int = 0
     asked: int = 0
+    local: int = 0
+    hot: int = 0
+    common: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +102,11 @@ class Strategy(Protocol):
     loss_is_share: bool  # whether a step's loss is this worker's summand only
     rows_replicated: bool  # whether every worker holds every row, and not only those it owns
     goes_by_field: bool  # whether a row's owner follows from its field, and not from its id
+    looks_ahead: bool  # whether `share` must see the whole batch to know which samples are this worker's
+
+    def share(self, whole: Batch) -> Batch:
+        """This worker's samples of a global batch."""
+        ...
 
     def send(self, batch: Batch, lane: Lane | None = None) -> Any:
         """The ops that need nothing but the samples, those of Phase.INPUT: ids to the owners of their rows, labels.
@@ -118,6 +129,10 @@ class Strategy(Protocol):
 
     def owner(self, ids: Tensor, field: Tensor) -> Tensor:
         """The worker that owns the row of each id [n] of a field [n], int64."""
+        ...
+
+    def is_everywhere(self, ids: Tensor) -> Tensor:
+        """Whether the row of each id [n] is kept by every worker beside its owner, bool."""
         ...
 
     def settle(self) -> None:
@@ -147,11 +162,12 @@ class OwnedByHash:
     name: str
     rows_replicated = False
     goes_by_field = False
+    looks_ahead = False
     _dense: torch.optim.Optimizer
 
-    def __init__(self, network: Network, optimizers: Optimizers, comm: Comm) -> None:
-        self.network, self.comm = network, comm
-        self.plan = plan(self.name, network.model)
+    def __init__(self, network: Network, optimizers: Optimizers, comm: Comm, options: Options | None = None) -> None:
+        self.network, self.comm, self.options = network, comm, options or Options()
+        self.plan = plan(self.name + str(self.options), network.model)
         self.marks: Marks = NoMarks()
         self.value_bytes = network.dtype.itemsize
         more = {FIELD: 1} if self.goes_by_field else {}
@@ -161,6 +177,12 @@ class OwnedByHash:
 
     def owner(self, ids: Tensor, field: Tensor) -> Tensor:
         return owner_of(ids, self.comm.world_size)
+
+    def share(self, whole: Batch) -> Batch:
+        return slice_of(whole, self.comm.rank, self.comm.world_size)
+
+    def is_everywhere(self, ids: Tensor) -> Tensor:
+        return torch.full_like(ids, self.rows_replicated, dtype=torch.bool)
 
     def settle(self) -> None:
         return None

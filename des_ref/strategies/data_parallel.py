@@ -91,7 +91,8 @@ class DataParallel(Rival):
 
     def _counts(self, batch: Batch, fetched: _Fetched, updated: Updated) -> Counts:
         own, most = len(fetched.ids.unique), fetched.ids.everyones.shape[1]
-        return Counts(ids_sent=len(batch.ids), rows=len(updated.rows), keys=own, asked=most)
+        rows = len(updated.rows)
+        return Counts(ids_sent=len(batch.ids), rows=rows, keys=own, asked=most, common=rows)
 
     def op_vars(self, counts: Counts, samples: int) -> dict[str, dict[str, float]]:
         own = {"m": counts.ids_sent * self.comm.world_size / samples, "u": float(counts.keys)}

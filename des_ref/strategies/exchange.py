@@ -22,6 +22,7 @@ from des_ref.comm import Comm
 from des_ref.data.batch import Batch
 from des_ref.hashing import owner_of
 from des_ref.strategies.base import Lane
+from des_ref.strategies.hot import HotRows
 from des_ref.substitution.held import Held, sizes_of_bags
 from dessim.errors import UsageError
 from dessim.trace.schema import Phase
@@ -137,25 +138,37 @@ def table_order(fields: int, world_size: int, device: torch.device) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """The different ids of a worker's own samples, in the order of their owners.
+    """The different ids of a worker's own samples, in the order of their owners; last come those it need not ask for.
 
     unique    int64 [u]
     inverse   int64 [n], which of them each occurrence is
     sizes     how many each owner holds
+    hot       places among the hot rows [h] of the last h, whose rows are here; None: there are none
     """
 
     unique: Tensor
     inverse: Tensor
     sizes: list[int]
+    hot: Tensor | None = None
 
     @classmethod
-    def of(cls, ids: Tensor, owners: int) -> Keys:
+    def of(cls, ids: Tensor, owners: int, hot: HotRows | None = None) -> Keys:
         unique, inverse = torch.unique(ids, return_inverse=True)
         owner = owner_of(unique, owners)
+        if hot is not None:
+            places = hot.find(unique)
+            owner = torch.where(places < 0, owner, owners)
         order = torch.argsort(owner, stable=True)
         place = torch.empty_like(order)
         place[order] = torch.arange(len(order), device=order.device)
-        return cls(unique[order], place[inverse], torch.bincount(owner, minlength=owners).tolist())
+        sizes = torch.bincount(owner, minlength=owners + 1).tolist()[:owners]
+        found = places[order][sum(sizes) :] if hot is not None else None
+        return cls(unique[order], place[inverse], sizes, found)
+
+    @property
+    def cold(self) -> Tensor:
+        """Those it asks for."""
+        return self.unique[: sum(self.sizes)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,13 +179,13 @@ class Asked:
     sizes: list[int]
 
 
-def send_keys(ids: Tensor, lane: Lane, name: str) -> tuple[Keys, Asked]:
+def send_keys(ids: Tensor, lane: Lane, name: str, hot: HotRows | None = None) -> tuple[Keys, Asked]:
     """Ask the owners of the different ones of `ids` for their rows, in the message `name`; and what others ask."""
     comm = lane.comm
     with lane.marks.segment("split_ids", Phase.INPUT):
-        keys = Keys.of(ids, comm.world_size)
+        keys = Keys.of(ids, comm.world_size, hot)
         to_send = torch.tensor(keys.sizes, device=ids.device)
     received = _counts_first(comm, to_send)
     asked = ids.new_empty(sum(received))
-    comm.all_to_all(name, asked, keys.unique, received, keys.sizes).wait()
+    comm.all_to_all(name, asked, keys.cold, received, keys.sizes).wait()
     return keys, Asked(asked, received)

@@ -19,7 +19,7 @@ from des_ref.comm import Handle
 from des_ref.strategies.base import Counts, Optimizers
 from des_ref.strategies.dense_shards import DenseServer, DenseShards
 from des_ref.strategies.dense_state import DenseState, export_state, load_state
-from des_ref.strategies.sharded import RowAllToAll, RowsHere
+from des_ref.strategies.row_all_to_all import RowAllToAll, RowsHere
 
 _WEIGHTS = "weights"
 
@@ -58,7 +58,7 @@ class PsSync(RowAllToAll):
     def _return(self, fetched: RowsHere, message: Tensor) -> Tensor:
         self._pushed_keys = torch.empty_like(fetched.asked.keys)
         to_receive, to_send = fetched.asked.sizes, fetched.keys.sizes
-        ready = self.comm.all_to_all("push_keys", self._pushed_keys, fetched.keys.unique, to_receive, to_send)
+        ready = self.comm.all_to_all("push_keys", self._pushed_keys, fetched.keys.cold, to_receive, to_send)
         arrived = super()._return(fetched, message)
         ready.wait()
         return arrived
@@ -100,4 +100,5 @@ class PsSync(RowAllToAll):
         self._step = step
 
     def op_vars(self, counts: Counts, samples: int) -> dict[str, dict[str, float]]:
-        return super().op_vars(counts, samples) | {"push_keys": {"u": float(counts.keys)}}
+        found = super().op_vars(counts, samples)
+        return found | {"push_keys": found[self.grads_op]}

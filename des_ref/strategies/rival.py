@@ -25,6 +25,7 @@ from des_ref.models.build import Network
 from des_ref.strategies.base import Counts, Lane, Optimizers, OwnedByHash, StepResult
 from des_ref.strategies.grads import SummedGrads
 from dessim.trace.schema import Phase
+from dessim.workload.options import Options
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +51,8 @@ class Rival(OwnedByHash):
     name: str
     loss_is_share = True
 
-    def __init__(self, network: Network, optimizers: Optimizers, comm: Comm) -> None:
-        super().__init__(network, optimizers, comm)
+    def __init__(self, network: Network, optimizers: Optimizers, comm: Comm, options: Options | None = None) -> None:
+        super().__init__(network, optimizers, comm, options)
         self._start_dense(optimizers)
 
     # -- each strategy's own --------------------------------------------------------------------------------------
@@ -101,7 +102,7 @@ class Rival(OwnedByHash):
         self._before_dense()
         with mark("dense_forward", Phase.FORWARD):
             bags = self._bags(fetched).detach().requires_grad_()
-            logits = network.tail(network.from_bags(bags), self._masks(samples))
+            logits = network.tail(network.from_bags(bags), self._masks(batch))
             loss = network.objective.loss(logits, sent.labels) / self._averaged(samples)
         with mark("dense_backward", Phase.BACKWARD):
             for p in network.dense_parameters:
@@ -166,10 +167,11 @@ class Rival(OwnedByHash):
     def _labels(self, batch: Batch, comm: Comm) -> tuple[Tensor, Handle | None]:
         return batch.labels, None
 
-    def _masks(self, samples: int) -> list[Tensor] | None:
-        masks = self.network.masks(samples, self._step)
-        share = samples // self.comm.world_size
-        own = slice(self.comm.rank * share, (self.comm.rank + 1) * share)
+    def _masks(self, batch: Batch) -> list[Tensor] | None:
+        """Of this worker's samples, each that of its place in the global batch."""
+        share = len(batch)
+        masks = self.network.masks(share * self.comm.world_size, self._step)
+        own = slice(self.comm.rank * share, (self.comm.rank + 1) * share) if batch.place is None else batch.place
         return None if masks is None else [mask[own] for mask in masks]
 
     def _start_dense(self, optimizers: Optimizers) -> None:

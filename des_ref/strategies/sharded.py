@@ -3,10 +3,9 @@
     table_wise      lengths, ids -> lookup -> pool -> pooled (all_to_all) | pooled_grad (all_to_all) -> scatter_grad
     row_wise        id_counts, ids -> lookup -> pool -> pooled (reduce_scatter) | pooled_grad (all_gather) -> ...
     mesh            the same, but pooled is all_reduced and the dense part runs replicated: nothing is sent back
-    row_all_to_all  id_counts, ids -> lookup -> rows (all_to_all) -> pool | scatter_grad -> rows_grad -> sum_grad
 
-In the first three the owners of rows pool them and bags travel: W floats of a row and the E floats that operators need
-of each id, summed over the ids of one field of one sample. In the last, rows travel and their user pools them.
+The owners of rows pool them and bags travel: W floats of a row and the E floats that operators need of each id, summed
+over the ids of one field of one sample.
 """
 
 from __future__ import annotations
@@ -21,9 +20,6 @@ from des_ref.comm import Comm, Handle
 from des_ref.data.batch import Batch
 from des_ref.strategies.base import Counts, Lane
 from des_ref.strategies.exchange import (
-    Asked,
-    Keys,
-    send_keys,
     send_occurrences,
     send_tables,
     table_order,
@@ -196,88 +192,11 @@ class Mesh(_OwnersPool):
         labels = batch.labels.new_empty(len(batch) * comm.world_size)
         return labels, comm.all_gather("labels", labels, batch.labels)
 
-    def _masks(self, samples: int) -> list[Tensor] | None:
-        return self.network.masks(samples, self._step)
+    def _masks(self, batch: Batch) -> list[Tensor] | None:
+        return self.network.masks(len(batch) * self.comm.world_size, self._step)
 
     def _send_dense_grads(self) -> SummedGrads:
         return SummedGrads(())
 
     def _gather_logits(self, logits: Tensor, samples: int) -> Tensor:
         return logits
-
-
-@dataclass(frozen=True, slots=True)
-class RowsHere:
-    """Different rows of this worker's samples, fetched from their owners, and what this owner answered others.
-
-    unique    int64 [r], the different ones of `asked`; `inverse` which of them each asked key is; `rows` their numbers
-    values    [u, W] of `keys`, the leaf of the graph that ends in `pooled` [b * F, W + E]
-    """
-
-    keys: Keys
-    asked: Asked
-    unique: Tensor
-    inverse: Tensor
-    rows: Tensor | None
-    values: Tensor
-    pooled: Tensor
-
-
-class RowAllToAll(Rival):
-    """Each worker fetches the different rows of its samples and returns their gradients."""
-
-    name = "row_all_to_all"
-    keys_op, rows_op, grads_op = "ids", "rows", "rows_grad"
-
-    def _send_ids(self, batch: Batch, lane: Lane) -> Any:
-        return send_keys(batch.ids, lane, self.keys_op)
-
-    def _fetch(self, batch: Batch, ids: Any, train: bool) -> RowsHere:
-        keys, asked = ids
-        with self.marks.segment("lookup", Phase.FORWARD):
-            unique, inverse = torch.unique(asked.keys, return_inverse=True)
-            rows, different = self._values(unique, train)
-            answer = different.index_select(0, inverse)
-        values = answer.new_empty(len(keys.unique), answer.shape[1])
-        self.comm.all_to_all(self.rows_op, values, answer, keys.sizes, asked.sizes).wait()
-        with self.marks.segment("pool", Phase.FORWARD):
-            values.requires_grad_(train)
-            bag = batch.sample * self.network.fields + batch.field
-            pooled = self._pooled(values, keys.inverse, bag, len(batch) * self.network.fields)
-        return RowsHere(keys, asked, unique, inverse, rows, values, pooled)
-
-    def _bags(self, fetched: RowsHere) -> Tensor:
-        return fetched.pooled.view(-1, self.network.fields, self.network.bag_width)
-
-    def _row_grads(self, fetched: RowsHere, grad: Tensor) -> Updated:
-        with self.marks.segment("scatter_grad", Phase.BACKWARD):
-            fetched.pooled.backward(grad.view(fetched.pooled.shape))
-            message = fetched.values.grad
-        arrived = self._return(fetched, message)
-        with self.marks.segment("sum_grad", Phase.BACKWARD):
-            unique, inverse, rows = self._owned(fetched)
-            summed = message.new_zeros(len(unique), message.shape[1]).index_add_(0, inverse, arrived)
-        return Updated(rows, unique, summed)
-
-    def _return(self, fetched: RowsHere, message: Tensor) -> Tensor:
-        """Gradients of the keys that others asked for, in the order they asked."""
-        arrived = message.new_empty(len(fetched.asked.keys), message.shape[1])
-        self.comm.all_to_all(self.grads_op, arrived, message, fetched.asked.sizes, fetched.keys.sizes).wait()
-        return arrived
-
-    def _owned(self, fetched: RowsHere) -> tuple[Tensor, Tensor, Tensor]:
-        """Different keys whose gradients came, which of them each is, and their row numbers: kept since the lookup."""
-        assert fetched.rows is not None
-        return fetched.unique, fetched.inverse, fetched.rows
-
-    def _counts(self, batch: Batch, fetched: RowsHere, updated: Updated) -> Counts:
-        keys, asked = len(fetched.keys.unique), len(fetched.asked.keys)
-        return Counts(ids_sent=len(batch.ids), ids_held=0, rows=len(updated.rows), keys=keys, asked=asked)
-
-    def op_vars(self, counts: Counts, samples: int) -> dict[str, dict[str, float]]:
-        n = self.comm.world_size
-        own = {"m": counts.ids_sent * n / samples, "u": float(counts.keys)}
-        here = {"u": float(counts.asked), "U": float(counts.rows * n)}
-        mine = ("split_ids", self.keys_op, "pool", "scatter_grad", self.grads_op)
-        others = ("lookup", self.rows_op, "sum_grad", "update_rows")
-        return dict.fromkeys(mine, own) | dict.fromkeys(others, here)

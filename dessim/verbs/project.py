@@ -102,7 +102,7 @@ def _row(
     scenario: Scenario | None,
 ) -> Projection | Misfit:
     cluster = routed.cluster
-    symbols = job.symbols(n, batch_per_worker)
+    symbols = plan.symbols(job.symbols(n, batch_per_worker))
     if servers is not None and plan.strategy in SERVED:
         return _served_row(job, routed, plan, symbols, error_bar, watch, servers)
     memory, batch = memory_of(plan, symbols), round(symbols["B"])

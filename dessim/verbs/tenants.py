@@ -161,7 +161,7 @@ def _priced(table: JobTable, cluster: Cluster) -> tuple[Tenant, dict[str, str], 
         raise UsageError(f"job {table.name!r}: {line}")
     job = Job.of_model(load_model(table.model))
     plan, gpu = plan_of(table.strategy, job.model).pipelined(), cluster.device(range(cluster.n_gpus), "dessim tenants")
-    symbols = job.symbols(table.n_gpus, table.batch_per_worker)
+    symbols = plan.symbols(job.symbols(table.n_gpus, table.batch_per_worker))
     what = f"job {table.name!r}, {plan.strategy} of {job.model.name} on {table.n_gpus:,} GPUs"
     require(memory_of(plan, symbols), gpu.memory, gpu.name, what, symbols)
     workload, compute_from = step_of(job, cluster, plan, symbols)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from dessim.trace.schema import Kind
-from dessim.workload import formula
 from dessim.workload.dag import RankClass, Task, Workload
 from dessim.workload.plan import Plan
 
@@ -13,7 +12,7 @@ WORLD = "world"
 
 
 def workload_from_plan(plan: Plan, symbols: Mapping[str, float], durations: Mapping[str, float]) -> Workload:
-    """One step of `plan` on symbols["N"] ranks. `durations` gives the seconds of every compute op by name."""
+    """One step of `plan` on symbols["N"] ranks. `durations` gives the seconds of every op but collectives."""
     n = int(symbols["N"])
     position = {op.name: i for i, op in enumerate(plan.ops)}
     tasks = tuple(
@@ -24,10 +23,10 @@ def workload_from_plan(plan: Plan, symbols: Mapping[str, float], durations: Mapp
             kind=op.kind,
             stream=op.stream,
             deps=tuple(position[d] for d in op.deps),
-            duration=durations[op.name] if op.kind is Kind.COMPUTE else 0.0,
+            duration=0.0 if op.kind is Kind.COLLECTIVE else durations[op.name],
             collective=op.collective,
             group=WORLD if op.collective is not None else None,
-            size=formula.evaluate(op.size, symbols),
+            size=op.even_size(symbols),
         )
         for op in plan.ops
     )

@@ -6,8 +6,8 @@ prices it. A strategy (dessim/workload/strategies/) is a function from a model t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from dessim.errors import FormulaError
@@ -32,7 +32,8 @@ class PlannedOp:
     `size` is S as nccl-tests counts it (dessim.trace.schema). `mem` is bytes of memory traffic, `kernels` how many
     kernels a GPU launches for it (a count of the trainer's torch calls, for launch overhead). `keeps` is bytes of what
     a compute op makes and later ops need (dessim.workload.memory), `rows` how many different rows of the tables it
-    touches.
+    touches. `part_of`: the op of the strategy that it stands for together with others (dessim.workload.coding), whose
+    symbols are its own. `stays` is the share of an AllToAll's S that is meant for the rank itself.
     """
 
     name: str
@@ -48,6 +49,8 @@ class PlannedOp:
     kernels: int = 0
     keeps: str = "0"
     rows: str = "0"
+    part_of: str = ""
+    stays: str = "1/N"
 
     def bytes(self, symbols: Mapping[str, float]) -> int:
         """S in whole bytes. Every term counts whole things, so rounding only removes float noise from means."""
@@ -57,7 +60,14 @@ class PlannedOp:
         """Bytes a worker sends, on average over workers."""
         if self.collective is None:
             return 0.0
-        return sent_factor(self.collective, int(symbols["N"])) * formula.evaluate(self.size, symbols)
+        return sent_factor(self.collective, int(symbols["N"])) * self.even_size(symbols)
+
+    def even_size(self, symbols: Mapping[str, float]) -> float:
+        """S of the op that moves as much and sends the same to each rank, itself included."""
+        size, n = formula.evaluate(self.size, symbols), symbols["N"]
+        if self.stays == "1/N" or n == 1:
+            return size
+        return size * (1 - formula.evaluate(self.stays, symbols)) * n / (n - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +77,10 @@ class Plan:
     `pipelines`: whether ops of Phase.INPUT, which need the samples alone, may run a step ahead.
 
     `rows_held`: how many of the V rows of all tables a worker keeps, a formula.
+
+    `own_symbols` gives symbols of its own from those of a job, as means (dessim.workload.options).
+
+    `expects`: values of symbols that only a run can know, where it has not been asked.
     """
 
     strategy: str
@@ -74,6 +88,8 @@ class Plan:
     caveat: str = ""
     pipelines: bool = True
     rows_held: str = "V/N"
+    own_symbols: Callable[[Mapping[str, float]], Mapping[str, float]] | None = None
+    expects: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         seen: dict[str, None] = {}
@@ -88,6 +104,10 @@ class Plan:
             if op.name == name:
                 return op
         raise FormulaError(f"strategy {self.strategy} plans no op {name!r}")
+
+    def symbols(self, job: Mapping[str, float]) -> dict[str, float]:
+        """A job's symbols with what this plan adds to them."""
+        return {**self.expects, **job, **(self.own_symbols(job) if self.own_symbols is not None else {})}
 
     def pipelined(self) -> Plan:
         """The plan of a step that sends the next one's ids: its ops of Phase.INPUT serve that, beside all others.
@@ -115,6 +135,11 @@ class Plan:
     def collectives(self) -> tuple[PlannedOp, ...]:
         return tuple(op for op in self.ops if op.kind is Kind.COLLECTIVE)
 
+    @property
+    def copies(self) -> tuple[PlannedOp, ...]:
+        """Ops that move bytes between a GPU and its host's memory."""
+        return tuple(op for op in self.ops if op.kind is Kind.COPY)
+
     def sent_bytes(self, symbols: Mapping[str, float], traffic: Traffic | None = None) -> float:
         """Bytes a worker sends in a step, of one kind of traffic or of all."""
         return sum(op.sent_bytes(symbols) for op in self.ops if traffic is None or op.traffic is traffic)
@@ -136,6 +161,13 @@ def compute(
     )
 
 
-def collective(name: str, phase: Phase, op: Collective, traffic: Traffic, size: str, *deps: str) -> PlannedOp:
+def collective(
+    name: str, phase: Phase, op: Collective, traffic: Traffic, size: str, *deps: str, stays: str = "1/N"
+) -> PlannedOp:
     """A collective over all workers on the communication stream."""
-    return PlannedOp(name, phase, Kind.COLLECTIVE, deps, "comm", collective=op, traffic=traffic, size=size)
+    return PlannedOp(name, phase, Kind.COLLECTIVE, deps, "comm", collective=op, traffic=traffic, size=size, stays=stays)
+
+
+def copy(name: str, phase: Phase, size: str, *deps: str) -> PlannedOp:
+    """A copy between a GPU and its host's memory, on a stream of its own."""
+    return PlannedOp(name, phase, Kind.COPY, deps, "copy", size=size)

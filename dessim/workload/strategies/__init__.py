@@ -6,12 +6,14 @@ from collections.abc import Callable
 
 from dessim.errors import UsageError
 from dessim.workload.model import Model
+from dessim.workload.options import Options, parse_strategy
 from dessim.workload.plan import Plan
 from dessim.workload.strategies.data_parallel import data_parallel
 from dessim.workload.strategies.des import des_all_reduce, des_reduce_scatter
 from dessim.workload.strategies.ps import ps_sync
 from dessim.workload.strategies.ps_async import ps_async
-from dessim.workload.strategies.sharded import mesh, row_all_to_all, row_wise, table_wise
+from dessim.workload.strategies.row_all_to_all import row_all_to_all
+from dessim.workload.strategies.sharded import mesh, row_wise, table_wise
 
 STRATEGIES: dict[str, Callable[[Model], Plan]] = {
     "des_all_reduce": des_all_reduce,
@@ -25,11 +27,18 @@ STRATEGIES: dict[str, Callable[[Model], Plan]] = {
     "data_parallel": data_parallel,
 }
 
+# Those of them that take options (dessim.workload.options).
+_OPTIONED: dict[str, Callable[[Model, Options], Plan]] = {
+    "row_all_to_all": row_all_to_all,
+    "ps_sync": ps_sync,
+}
+
 
 def plan(strategy: str, model: Model) -> Plan:
-    """The plan of `strategy` for `model`. Raises UsageError for an unknown strategy."""
-    if strategy not in STRATEGIES:
-        raise UsageError(f"unknown strategy {strategy!r}; choose from {', '.join(STRATEGIES)}")
+    """The plan of `strategy` for `model`, options behind its name. Raises UsageError for one there is not."""
+    name, options = parse_strategy(strategy)
+    if name not in STRATEGIES:
+        raise UsageError(f"unknown strategy {name!r}; choose from {', '.join(STRATEGIES)}")
     if model.pools_apart and not strategy.startswith("des_"):
         pooling = model.embedding.pooling
         raise UsageError(f'{strategy} moves sums of rows, {model.name} has pooling = "{pooling}": use a des_* strategy')
@@ -38,4 +47,4 @@ def plan(strategy: str, model: Model) -> Plan:
             f"{strategy} moves inputs to where their samples are, and {model.name} scores every sample against the "
             "rows of all ids in the global batch: use a des_* strategy"
         )
-    return STRATEGIES[strategy](model)
+    return _OPTIONED[name](model, options) if options else STRATEGIES[name](model)

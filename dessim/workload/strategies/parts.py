@@ -25,12 +25,15 @@ def ids_to_owners(bag_sizes: bool = False) -> tuple[PlannedOp, ...]:
     )
 
 
-def keys_to_owners(name: str) -> tuple[PlannedOp, ...]:
-    """Each worker sends the u different ids of its B/N samples to the workers that own their rows, as op `name`."""
+def keys_to_owners(name: str, asked: str = "u", stays: str = "1/N") -> tuple[PlannedOp, ...]:
+    """Each worker sends the u different ids of its B/N samples to the workers that own their rows, as op `name`.
+
+    `asked`: those it sends, where it need not send all; `stays`: the share of them that it owns itself.
+    """
     return (
         compute("split_ids", Phase.INPUT, mem="8*(B/N)*m*k", kernels=24, keeps="2*(B/N)*m*k + u*k"),
         _id_counts(),
-        collective(name, Phase.INPUT, Collective.ALL_TO_ALL, Traffic.IDS, "u*k", "id_counts"),
+        collective(name, Phase.INPUT, Collective.ALL_TO_ALL, Traffic.IDS, f"{asked}*k", "id_counts", stays=stays),
     )
 
 
@@ -39,30 +42,31 @@ def _id_counts() -> PlannedOp:
     return collective("id_counts", Phase.INPUT, Collective.ALL_TO_ALL, Traffic.CONTROL, "N*8", "split_ids")
 
 
-def lookup_asked(dep: str) -> PlannedOp:
-    """An owner finds the U/N different rows among the keys it is asked for, u on average, and answers every key."""
+def lookup_asked(dep: str, asked: str = "u", rows: str = "U/N") -> PlannedOp:
+    """An owner finds the different `rows` among the keys it is `asked` for, on average, and answers every key."""
     return compute(
         "lookup",
         Phase.FORWARD,
         dep,
-        mem="4*u*k + (U/N)*2*(k + W*s) + u*W*s",
+        mem=f"4*{asked}*k + ({rows})*2*(k + W*s) + {asked}*W*s",
         kernels=28,
-        keeps="2*u*k + (U/N)*(k + W*s)",
-        rows="U/N",
+        keeps=f"2*{asked}*k + ({rows})*(k + W*s)",
+        rows=rows,
     )
 
 
-def sum_asked(*deps: str) -> PlannedOp:
+def sum_asked(*deps: str, asked: str = "u", rows: str = "U/N") -> PlannedOp:
     """The gradients that came back for these keys, added up for each different row."""
+    summed = f"({rows})*W*s"
     return compute(
-        "sum_grad", Phase.BACKWARD, *deps, flops="u*W", mem="2*u*W*s + (U/N)*W*s", kernels=4, keeps="(U/N)*W*s"
+        "sum_grad", Phase.BACKWARD, *deps, flops=f"{asked}*W", mem=f"2*{asked}*W*s + {summed}", kernels=4, keeps=summed
     )
 
 
-def pool_own(dep: str) -> PlannedOp:
+def pool_own(*deps: str) -> PlannedOp:
     """A worker pools the rows it has fetched for its B/N samples."""
     moved = f"(B/N)*m*(W+E)*s + (B/N)*{POOLED}"
-    return compute("pool", Phase.FORWARD, dep, flops="(B/N)*m*(W+E)", mem=moved, kernels=6, keeps=moved)
+    return compute("pool", Phase.FORWARD, *deps, flops="(B/N)*m*(W+E)", mem=moved, kernels=6, keeps=moved)
 
 
 def scatter_own() -> PlannedOp:

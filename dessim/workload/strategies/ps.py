@@ -4,14 +4,15 @@ Servers sit on the N workers and hold rows by hash, so a share 1/N of a worker's
 AllToAll among the workers. Dense parameters are cut in N equal shards, padded, and pulled and pushed whole; that pull
 needs nothing of this step, so it is under way from its start. A server keeps nothing between a pull and its push: keys
 come with both. Synchronous: it updates its U/N rows once every push has come, and the next pull waits for that.
-(DES.md counts 2 u (D s + k) without the local share.)
+(DES.md counts 2 u (D s + k) without the local share.) Options: see row_all_to_all.py.
 """
 
 from __future__ import annotations
 
 from dessim.trace.schema import Collective, Phase
 from dessim.workload.model import Model
-from dessim.workload.plan import Plan, Traffic, collective
+from dessim.workload.options import Options
+from dessim.workload.plan import Plan, PlannedOp, Traffic, collective
 from dessim.workload.strategies.parts import (
     dense_part,
     dense_weights,
@@ -21,31 +22,47 @@ from dessim.workload.strategies.parts import (
     scatter_own,
     sum_asked,
     update_dense,
-    update_rows,
+)
+from dessim.workload.strategies.row_all_to_all import (
+    asked_rows,
+    hot_grad,
+    hot_lookup,
+    hot_seen,
+    stays_of,
+    updated,
+    with_options,
 )
 
 
-def ps_sync(model: Model) -> Plan:
+def ps_sync(model: Model, options: Options = Options()) -> Plan:  # noqa: B008 -- frozen
     """Plan of a synchronous parameter server."""
     weights = dense_weights(model)
     dense = f"N*ceil({weights}/N)*s"
-    a2a = Collective.ALL_TO_ALL
-    return Plan(
+    (asked, rows), stays = asked_rows(options), stays_of(options)
+
+    def message(name: str, phase: Phase, traffic: Traffic, size: str, dep: str) -> PlannedOp:
+        return collective(name, phase, Collective.ALL_TO_ALL, traffic, size, dep, stays=stays)
+
+    plan = Plan(
         "ps_sync",
         (
-            *keys_to_owners("pull_keys"),
-            collective("pull_dense", Phase.FORWARD, a2a, Traffic.DENSE, dense),
-            lookup_asked("pull_keys"),
-            collective("pull_rows", Phase.FORWARD, a2a, Traffic.SPARSE, "u*W*s", "lookup"),
-            pool_own("pull_rows"),
+            *keys_to_owners("pull_keys", asked, stays),
+            *hot_seen(options),
+            collective("pull_dense", Phase.FORWARD, Collective.ALL_TO_ALL, Traffic.DENSE, dense),
+            lookup_asked("pull_keys", asked, rows),
+            message("pull_rows", Phase.FORWARD, Traffic.SPARSE, f"{asked}*W*s", "lookup"),
+            *hot_lookup(options),
+            pool_own("pull_rows", *(op.name for op in hot_lookup(options))),
             *dense_part(model, "(B/N)", "pool", "pull_dense"),
-            collective("push_dense", Phase.BACKWARD, a2a, Traffic.DENSE, dense, "dense_backward"),
+            collective("push_dense", Phase.BACKWARD, Collective.ALL_TO_ALL, Traffic.DENSE, dense, "dense_backward"),
             scatter_own(),
-            collective("push_keys", Phase.BACKWARD, a2a, Traffic.IDS, "u*k", "scatter_grad"),
-            collective("push_rows", Phase.BACKWARD, a2a, Traffic.SPARSE, "u*W*s", "scatter_grad"),
-            sum_asked("push_keys", "push_rows"),
-            update_rows(model, "U/N", "sum_grad"),
+            *hot_grad(options),
+            message("push_keys", Phase.BACKWARD, Traffic.IDS, f"{asked}*k", "scatter_grad"),
+            message("push_rows", Phase.BACKWARD, Traffic.SPARSE, f"{asked}*W*s", "scatter_grad"),
+            sum_asked("push_keys", "push_rows", asked=asked, rows=rows),
+            updated(model, options),
             update_dense(f"ceil({weights}/N)", "update_rows", "push_dense"),
         ),
         caveat="servers answer from GPU memory at once: a lower bound for servers on CPUs, which queue",
     )
+    return with_options(plan, model, options)

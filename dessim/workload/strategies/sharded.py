@@ -1,16 +1,15 @@
-"""Sharded tables as TorchRec names them, and the operand's AllReduce: what DES competes with.
+"""Sharded tables whose owners pool, as TorchRec names them, and the operand's AllReduce: what DES competes with.
 
 Every worker runs the dense part on its own B/N samples; what crosses the network is the operand of the operators:
 
     table_wise      a table lives on one worker; pooled field vectors by AllToAll, gradients back the same way
     row_wise        a table's rows are spread by hash; pooled partials by ReduceScatter, gradients by AllGather
-    row_all_to_all  rows are spread by hash; different rows are fetched and their gradients returned by AllToAll
     mesh            rows are spread; the pooled operand is AllReduced and the dense part runs replicated
 
 A row carries W floats (the embedding, and the linear weight beside it); a pooled field vector E more, what fm needs of
 each id. Where rows are spread, an id travels with its coordinate; to a table it travels without, behind the lengths of
 all bags, which also say how many ids follow. Bytes: DES.md of the method, checked in tests/workload/test_strategies.py
-against its worked examples. (Its row AllToAll sends every id; here each different one once, as rows are.)
+against its worked examples.
 """
 
 from __future__ import annotations
@@ -24,11 +23,6 @@ from dessim.workload.strategies.parts import (
     dense_part,
     dense_weights,
     ids_to_owners,
-    keys_to_owners,
-    lookup_asked,
-    pool_own,
-    scatter_own,
-    sum_asked,
     update_dense,
     update_rows,
 )
@@ -84,27 +78,6 @@ def mesh(model: Model) -> Plan:
             collective("pooled", Phase.FORWARD, Collective.ALL_REDUCE, Traffic.SPARSE, whole, "pool"),
             *dense_part(model, "B", "pooled", "labels"),
             *_scatter_and_update(model, "dense_backward", whole, replicated=True),
-        ),
-    )
-
-
-def row_all_to_all(model: Model) -> Plan:
-    """Plan of fetching unique rows: the worker pools them itself."""
-    rows = "u*W*s"
-    return Plan(
-        "row_all_to_all",
-        (
-            *keys_to_owners("ids"),
-            lookup_asked("ids"),
-            collective("rows", Phase.FORWARD, Collective.ALL_TO_ALL, Traffic.SPARSE, rows, "lookup"),
-            pool_own("rows"),
-            *dense_part(model, "(B/N)", "pool"),
-            dense_grad(model),
-            scatter_own(),
-            collective("rows_grad", Phase.BACKWARD, Collective.ALL_TO_ALL, Traffic.SPARSE, rows, "scatter_grad"),
-            sum_asked("rows_grad"),
-            update_rows(model, "U/N", "sum_grad"),
-            update_dense(dense_weights(model), "update_rows", "dense_grad"),
         ),
     )
 

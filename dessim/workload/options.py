@@ -1,0 +1,117 @@
+"""Options of strategies, written behind their names: `ps_sync+hot_rows=1000`, `row_all_to_all+look_ahead`.
+
+    hot_rows=H     the H most frequent rows are on every worker, and their gradients are AllReduced. OpenEmbedding
+                   (Chen et al., ICDE 2023) trains such tables apart from those of its servers.
+    look_ahead     before a step its samples are dealt out to the workers that have most of their rows, equally many to
+                   each. The global batch stays what it is, so training is the same. Herald (Zeng et al., NSDI 2024).
+    cache_rows=C   rows live in the host's memory; a worker's GPU keeps the C it used last, with their optimizer's
+                   state. ScaleFreeCTR (Guo et al., SIGIR 2021).
+
+A cache of rows between *workers* saves nothing where training is exact: a row is updated in every step that uses it, so
+a copy is out of date as soon as it is used, unless its holder gets the gradient too, and then it is a hot row.
+
+Symbols that formulas of such plans use:
+
+    H  hot rows                        x  different cold ids (all but hot ones) among one worker's samples
+    C  rows that a GPU keeps           X  different cold ids in the global batch
+    M  rows a GPU lacks in a step      l  share of a worker's x rows that it owns itself
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+from dessim.errors import UsageError
+from dessim.workload.ids import ZipfLaw, largest_share
+
+# Which strategies have which.
+OF_STRATEGY = {
+    "row_all_to_all": ("hot_rows", "look_ahead"),
+    "ps_sync": ("hot_rows", "look_ahead"),
+    "row_all_gather": ("cache_rows",),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The settings; all off."""
+
+    hot_rows: int = 0
+    look_ahead: bool = False
+    cache_rows: int = 0
+
+    def __bool__(self) -> bool:
+        return self != Options()
+
+    def __str__(self) -> str:
+        """As they are written behind a strategy's name."""
+        given = ((f.name, getattr(self, f.name)) for f in fields(self))
+        return "".join(f"+{name}" if value is True else f"+{name}={value}" for name, value in given if value)
+
+
+def parse_strategy(text: str) -> tuple[str, Options]:
+    """A strategy's name and its options. Raises UsageError."""
+    name, *parts = text.split("+")
+    known = OF_STRATEGY.get(name, ())
+    found: dict[str, int | bool] = {}
+    for part in parts:
+        key, _, value = part.partition("=")
+        if key not in known:
+            has = f"it has {', '.join(known)}" if known else f"those that have any are {', '.join(OF_STRATEGY)}"
+            raise UsageError(f"strategy {text!r}: {name} has no option {key!r}; {has}")
+        if key in found:
+            raise UsageError(f"strategy {text!r}: {key} is there twice")
+        if key == "look_ahead":
+            if value:
+                raise UsageError(f"strategy {text!r}: look_ahead takes no value")
+            found[key] = True
+            continue
+        if not (value.isascii() and value.isdigit() and 0 < int(value) < 2**31):
+            raise UsageError(f"strategy {text!r}: write a number of rows above 0, such as {key}=10000")
+        found[key] = int(value)
+    return name, Options(**found)  # type: ignore[arg-type]  # look_ahead alone is a bool
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What the options' symbols are on average where ids follow `law`."""
+
+    options: Options
+    law: ZipfLaw
+
+    def __call__(self, symbols: Mapping[str, float]) -> dict[str, float]:
+        """The symbols that are added to a job's, or take the place of its own."""
+        found: dict[str, float] = {}
+        if self.options.hot_rows or self.options.look_ahead:
+            found |= self._cold(symbols)
+        if self.options.cache_rows:
+            found |= {"C": float(self.options.cache_rows), "M": self._misses(symbols)}
+        return found
+
+    def _cold(self, symbols: Mapping[str, float]) -> dict[str, float]:
+        law, n, draws = self.law, symbols["N"], symbols["B"] * symbols["m"]
+        hot = min(float(self.options.hot_rows), law.vocabulary)
+        # A job's own counts, where it has them, rule; the law says which part of them is cold.
+        measured = symbols["u"] / law.unique(draws / n)
+        own, others = law.unique(draws / n, hot), law.unique(draws / n, hot)
+        if self.options.look_ahead and n > 1:
+            # Of the occurrences of a row so many are on its owner, and the others elsewhere.
+            share = largest_share(law.counted(symbols["m"], symbols["B"], hot), int(n))
+            own, others = law.unique(draws * share, hot), law.unique(draws * (1 - share) / (n - 1), hot)
+        x = measured * (own + (n - 1) * others) / n
+        return {
+            "H": hot,
+            "x": x,
+            "X": symbols["U"] * law.unique(draws, hot) / law.unique(draws),
+            "l": own / (own + (n - 1) * others) if own else 1 / n,
+            "u": symbols["u"] + x - measured * law.unique(draws / n, hot),
+        }
+
+    def _misses(self, symbols: Mapping[str, float]) -> float:
+        """The least recently used go first: a row is there if it was among those of the last draws that fill all caches
+        together, and misses are the ids that the next batch has beside these."""
+        n, draws = symbols["N"], symbols["B"] * symbols["m"]
+        kept = min(n * self.options.cache_rows, self.law.vocabulary)
+        before = self.law.draws_of(kept)
+        return max(self.law.unique(before + draws) - kept, 0.0) / n

@@ -112,6 +112,7 @@ class Recorder(TorchDispatchMode):
         self._label: str | None = None
         self._pending: dict[str, _Open] = {}
         self._unlabelled: list[_Open] = []
+        self._notes: dict[str, Mapping[str, float]] = {}
         self._joined = 0  # how many of the unlabelled later ops already wait for
         self._last_us = 0.0  # when the last wait or segment ended
         self._last_segment: _Open | None = None  # the segment that ended last, if no wait came after it
@@ -160,7 +161,7 @@ class Recorder(TorchDispatchMode):
                     size=None if is_compute else planned.size,
                     flops_size=planned.flops if is_compute else None,
                     mem_size=planned.mem if is_compute else None,
-                    vars=dict(variables.get(op.name, {})),
+                    vars={**variables.get(planned.part_of or op.name, {}), **self._notes.get(planned.part_of, {})},
                 )
             ops.append(op)
         self._ops = []  # lets go of the collectives' tensors
@@ -180,6 +181,9 @@ class Recorder(TorchDispatchMode):
             self._joined = len(self._unlabelled)
 
     # -- what comm.py calls (Tap) ---------------------------------------------------------------------------------
+
+    def note(self, name: str, symbols: Mapping[str, float]) -> None:
+        self._notes[name] = symbols
 
     def launching(self, name: str) -> None:
         # Host work since the last segment was that segment's; what follows until the launch is the recorder's own.

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -16,6 +16,10 @@ from torch import Tensor
 from des_ref.cli import RankError
 from des_ref.comm.wire import Wire, first_line
 from dessim.errors import UsageError
+from dessim.trace.schema import Phase
+
+if TYPE_CHECKING:
+    from des_ref.comm.coding import Coding
 
 WORLD_GROUP = "world"
 TIMEOUT_S = 600.0
@@ -26,8 +30,13 @@ _reduce_scatter_flat: Callable[..., Any] = getattr(dist, "reduce_scatter_single"
 
 
 class Tap(Protocol):
-    """What a recorder is told. It sees the collectives themselves through its dispatch mode."""
+    """What a recorder is told. It sees the collectives themselves through its dispatch mode.
 
+    `segment` is around compute that belongs to an op, `note` gives symbols of its size that nobody else knows.
+    """
+
+    def segment(self, name: str, phase: Phase) -> AbstractContextManager[None]: ...
+    def note(self, name: str, symbols: Mapping[str, float]) -> None: ...
     def launching(self, name: str) -> None: ...
     def launched(self, name: str) -> None: ...
     def waited(self, name: str) -> None: ...
@@ -59,6 +68,7 @@ class Comm:
     backend: str
     tap: Tap | None = field(default=None)
     wire: Wire | None = field(default=None)  # to the servers, where there are any
+    coding: Coding | None = field(default=None)  # what travels encoded, if anything does
     timeout: float = TIMEOUT_S  # seconds that a collective may take
     _group: Any = field(default=None)  # None: the group that all processes are in anyway
 
@@ -127,7 +137,13 @@ class Comm:
 
     def all_reduce(self, name: str, tensor: Tensor) -> Handle:
         """Sum `tensor` over all workers, in place."""
+        if self.coding is not None and name in self.coding:
+            return self.coding.all_reduce(self, name, tensor)
         return self._launch(name, dist.all_reduce, tensor)
+
+    def gradient(self, name: str, grad: Tensor) -> Tensor:
+        """Of what this worker brought to the sum `name`, from that of the sum; a codec may have left some out."""
+        return grad if self.coding is None else self.coding.gradient(name, grad)
 
     def all_reduce_max(self, name: str, tensor: Tensor) -> Handle:
         """The element-wise maximum of `tensor` over all workers, in place."""
@@ -135,16 +151,22 @@ class Comm:
 
     def all_gather(self, name: str, out: Tensor, tensor: Tensor) -> Handle:
         """`out` [N * n, ...] becomes the workers' `tensor` [n, ...] in rank order."""
+        if self.coding is not None and name in self.coding:
+            return self.coding.all_gather(self, name, out, tensor)
         return self._launch(name, _all_gather_flat, out, tensor)
 
     def reduce_scatter(self, name: str, out: Tensor, tensor: Tensor) -> Handle:
         """`out` [n, ...] becomes this rank's chunk of the sum of the workers' `tensor` [N * n, ...]."""
+        if self.coding is not None and name in self.coding:
+            return self.coding.reduce_scatter(self, name, out, tensor)
         return self._launch(name, _reduce_scatter_flat, out, tensor)
 
     def all_to_all(
         self, name: str, out: Tensor, tensor: Tensor, out_splits: list[int] | None, in_splits: list[int] | None
     ) -> Handle:
         """Send in_splits[r] first-dimension entries of `tensor` to rank r; None: equal shares."""
+        if self.coding is not None and name in self.coding:
+            return self.coding.all_to_all(self, name, out, tensor, out_splits, in_splits)
         return self._launch(name, dist.all_to_all_single, out, tensor, out_splits, in_splits)
 
     def barrier(self) -> None:

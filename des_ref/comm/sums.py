@@ -21,13 +21,14 @@ class SumFeedingReplicas(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, partials: Tensor, comm: Comm, name: str) -> Tensor:
+        ctx.comm, ctx.name = comm, name
         total = partials.clone()
         comm.all_reduce(name, total).wait()
         return total
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        return grads[0], None, None
+        return ctx.comm.gradient(ctx.name, grads[0]), None, None
 
 
 class SumScattered(torch.autograd.Function):
@@ -38,7 +39,7 @@ class SumScattered(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, partials: Tensor, comm: Comm, name: str, grad_name: str) -> Tensor:
-        ctx.comm, ctx.grad_name = comm, grad_name
+        ctx.comm, ctx.name, ctx.grad_name = comm, name, grad_name
         own = partials.new_empty(len(partials) // comm.world_size, partials.shape[1])
         comm.reduce_scatter(name, own, partials.detach().contiguous()).wait()
         return own
@@ -48,4 +49,4 @@ class SumScattered(torch.autograd.Function):
         comm: Comm = ctx.comm
         whole = grads[0].new_empty(len(grads[0]) * comm.world_size, grads[0].shape[1])
         comm.all_gather(ctx.grad_name, whole, grads[0].contiguous()).wait()
-        return whole, None, None, None
+        return comm.gradient(ctx.name, whole), None, None, None

@@ -1,0 +1,31 @@
+"""Codecs: what values are on the wire. One contract (base.py), one form a file, sizes in dessim.workload.codecs."""
+
+from __future__ import annotations
+
+import torch
+
+from des_ref.codecs.base import Codec
+from des_ref.codecs.cast import Cast
+from des_ref.codecs.fp6 import Fp6
+from des_ref.codecs.message import Encoded
+from des_ref.codecs.pruning import Pruning
+from des_ref.codecs.threshold import Threshold
+from des_ref.codecs.top_k import TopK
+from dessim.workload.codecs import Format
+
+__all__ = ["CODECS", "Codec", "Encoded", "new_codec"]
+
+CODECS: dict[str, type[Codec]] = {
+    "fp32": Cast,
+    "bf16": Cast,
+    "fp16": Cast,
+    "fp6": Fp6,
+    "top_k": TopK,
+    "threshold": Threshold,
+    "pruning": Pruning,
+}
+
+
+def new_codec(form: Format, dtype: torch.dtype, seed: int = 0) -> Codec:
+    """A codec of values of this type, for one op of one worker."""
+    return CODECS[form.name](form, dtype, seed)

@@ -1,0 +1,73 @@
+"""Six-bit floats under a scale that fits log-normal values (Chmiel et al., arXiv 2006.08173, the paper's first method).
+
+A sign, and five bits shared between exponent and mantissa. Values that spread more need more exponent: the mean
+relative error of log-normal values is least with 3 exponent bits up to sigma = 0.9, with 4 up to 2.05, with 5 above
+(found by trying; tests/des_ref/test_codecs.py). The scale is the power of two that puts the largest value expected of
+so many log-normal ones, or a larger one that is there, within the range; what is much smaller becomes 0. (The paper
+lets larger ones saturate. It encodes a layer at a time; the gradients of several together have a heavier tail.)
+
+    levels of e exponent and m mantissa bits, times the scale:
+        (1 + M / 2^m) 2^(E - top)   for E = 1 .. top = 2^e - 1        M / 2^m 2^(1 - top)   for E = 0
+
+The header has the scale, a float32, and m, an int32. A tensor with a NaN has a NaN for its scale: it decodes to NaN.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from des_ref.codecs.base import Codec
+from des_ref.codecs.bits import pack_sixes, unpack_sixes
+from des_ref.codecs.lognormal import expected_largest, fit
+from des_ref.codecs.message import Encoded, as_values, no_bytes
+
+SPREADS = ((0.9, 2), (2.05, 1), (math.inf, 0))  # sigma up to which so many mantissa bits have the least error
+_SIGN = 32
+
+
+def layout(sigma: float) -> int:
+    """Mantissa bits for values of this spread."""
+    return next(bits for most, bits in SPREADS if sigma <= most)
+
+
+def levels(mantissa: int, device: torch.device | str = "cpu") -> Tensor:
+    """[32], what the codes 0 .. 31 stand for under scale 1, rising, float64."""
+    code = torch.arange(_SIGN, device=device)
+    exponent, fraction = code >> mantissa, (code & ((1 << mantissa) - 1)).double() / (1 << mantissa)
+    top = (1 << (5 - mantissa)) - 1
+    normal = (1 + fraction) * torch.pow(2.0, (exponent - top).double())
+    return torch.where(exponent > 0, normal, fraction * 2.0 ** (1 - top))
+
+
+class Fp6(Codec):
+    """Each value the nearest of 63 levels."""
+
+    def encode(self, values: Tensor) -> Encoded:
+        mu, sigma, count = fit(values)
+        mantissa = layout(sigma)
+        table = levels(mantissa, values.device)
+        scale = 1.0
+        if count:
+            finite = values.abs().nan_to_num(0.0, posinf=0.0).max()
+            largest = max(expected_largest(mu, sigma, count), float(finite))
+            scale = 2.0 ** max(-126, min(127, math.ceil(math.log2(largest / float(table[-1])))))  # as a float32 can be
+        middles = ((table[1:] + table[:-1]) / 2 * scale).to(values.dtype)
+        code = torch.bucketize(values.abs(), middles, out_int32=True) | ((values < 0).int() * _SIGN)
+        if bool(values.isnan().any()):
+            scale = math.nan
+        header = torch.cat(
+            [torch.tensor([x], dtype=t).view(torch.uint8) for x, t in ((scale, torch.float32), (mantissa, torch.int32))]
+        )
+        return Encoded(header[None].to(values.device), pack_sixes(code), no_bytes(values), (len(values),))
+
+    def decode(self, encoded: Encoded, width: int) -> Tensor:
+        code = unpack_sixes(encoded.rows, width)
+        scale, mantissa = as_values(encoded.header[:, :4], torch.float32), as_values(encoded.header[:, 4:], torch.int32)
+        tables = torch.stack([levels(m, code.device) for m in range(3)])[mantissa[:, 0].long()] * scale
+        splits = torch.tensor(encoded.splits, device=code.device)
+        message = torch.arange(len(splits), device=code.device).repeat_interleave(splits)
+        sizes = tables.to(self.dtype)[message[:, None], (code & (_SIGN - 1)).long()]
+        return torch.where(code >= _SIGN, -sizes, sizes)

@@ -22,6 +22,7 @@ from dessim.calibrate.fit import nonnegative
 from dessim.calibrate.plan import LONG, SHORT
 from dessim.cluster import Cluster
 from dessim.cluster.parts import Transport
+from dessim.errors import UsageError
 
 _LOST = 0.03
 """What receivers or flows lose at least before it is believed; less is noise."""
@@ -61,11 +62,11 @@ class _Round:
 
 
 def fit_messages(results: Sequence[Mapping[str, Any]], cluster: Cluster, name: str) -> tuple[Transport, list[Residual]]:
-    """The transport, and how well it explains what was measured. Raises ValueError when something is missing."""
-    rounds = [_round(r) for r in results if r["op"] != "local_sum"]
+    """The transport, and how well it explains what was measured. Raises UsageError when something is missing."""
+    rounds = [found for r in results if len(r.get("ranks", [])) > 1 and (found := _round(r)) is not None]
     used = [r for r in rounds if r.is_short or (r.is_long and r.messages <= 2)]
     if not any(r.is_short for r in used) or not any(r.is_long for r in used):
-        raise ValueError("too few measurements: both short and long messages between two ranks are needed")
+        raise UsageError("too few measurements; time what `dessim calibrate --plan RANKS -o cases.json` writes")
     rate = cluster.node.nic.capacity
     latency = float(cluster.routes([0], [1]).latency[0])
     costs = _fit(used, rate, latency)
@@ -93,7 +94,8 @@ def fit_messages(results: Sequence[Mapping[str, Any]], cluster: Cluster, name: s
     return transport, [Residual(r.name, r.seconds, s) for r, s in seen]
 
 
-def _round(result: Mapping[str, Any]) -> _Round:
+def _round(result: Mapping[str, Any]) -> _Round | None:
+    """None for what is no calibration's."""
     op, size, n = str(result["op"]), int(result["bytes"]), len(result["ranks"])
     name = f"{op} {size} B, {n} ranks"
     seconds = float(result["seconds"])
@@ -106,7 +108,7 @@ def _round(result: Mapping[str, Any]) -> _Round:
         case "barrier":
             return _Round(name, seconds, (n - 1).bit_length(), n, 1, 0, 0.0, 0.0)
         case _:
-            raise ValueError(f"a calibration does not know what to make of op {op!r}")
+            return None
 
 
 def _terms(r: _Round, rate: float) -> list[float]:

@@ -41,7 +41,7 @@ def fit_profile(measured: Mapping[str, Any]) -> Profile:
 
 
 def fit_bench(bench: Mapping[str, Any], cluster: Cluster, where: Mapping[str, str]) -> Profile:
-    """Fit to what des_ref.bench measured on a cluster. Raises ValueError where too little was measured."""
+    """Fit to what des_ref.bench measured on a cluster. Raises UsageError where too little was measured."""
     transport, residuals = fit_messages(bench["results"], cluster, f"{bench['backend']}, calibrated")
     said = f"fitted to {len(residuals)} measurements by des_ref.bench on {cluster.name}: {', '.join(where.values())}"
     return Profile(replace(transport, source=said), tuple(residuals), where)
@@ -56,6 +56,11 @@ def load_transport(path: Path) -> Transport:
         return TransportTable.model_validate(tables["transport"]).build()
     except ValidationError as error:
         raise FileError(path, "transport", problems(error)) from None
+
+
+def with_profile(cluster: Cluster, path: Path | None) -> Cluster:
+    """The cluster with the transport of a profile (None: with its own). Raises FileError."""
+    return cluster if path is None else replace(cluster, transport=load_transport(path))
 
 
 def write_profile(path: Path, profile: Profile) -> None:

@@ -14,6 +14,7 @@ from dessim.cli.options import (
     FoldOption,
     JsonOption,
     Op,
+    TransportOption,
     parse_sides,
     parse_sizes,
 )
@@ -40,19 +41,21 @@ def collective(
         float, typer.Option(help="Share of its time that a stage of many different flows may be off.", min=0, max=0.1)
     ] = 0.0,
     faults: FaultsOption = None,
+    transport: TransportOption = None,
     fold: FoldOption = Fold.ON,
     time_budget: TimeBudgetOption = None,
     draw: DrawOption = None,
     json: JsonOption = False,
 ) -> None:
     """Time one collective on an idle cluster, in nccl-tests' columns."""
+    from dessim.calibrate.profile import with_profile
     from dessim.cluster import load_cluster
     from dessim.collectives import Options
     from dessim.results.show import print_collectives
     from dessim.sim.fault_file import load_faults
     from dessim.verbs.collective import run_collective
 
-    machine = load_cluster(cluster)
+    machine = with_profile(load_cluster(cluster), transport)
     sizes = parse_sizes(size)
     options, kind = Options(chunks, root, parse_sides(dims)), Collective(op.value)
     scenario = load_faults(faults, machine) if faults is not None else None

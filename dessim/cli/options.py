@@ -50,6 +50,10 @@ WhatIfOption = Annotated[
         "reduction_rate, batch.",
     ),
 ]
+TransportOption = Annotated[
+    Path | None,
+    typer.Option("--transport", help="Profile that `dessim calibrate` wrote, in place of the cluster's transport."),
+]
 FaultsOption = Annotated[
     Path | None,
     typer.Option("--faults", help="TOML file of what goes wrong: links, switches, slow GPUs; format: docs/faults.md."),

@@ -144,6 +144,24 @@ def nvls_sharp_time(
     return total
 
 
+def gloo_ring_time(n: int, size: float, pairs: int, phases: int, alpha: float, beta: float) -> float:
+    """gloo's rings, each chunk in `pairs` pairs of parts, of which two are under way: all stages of a phase but the
+    last take S/(n pairs) beta, or half of that and alpha. (n = 2: all_reduce and reduce_scatter only.)"""
+    drain = size / n / pairs * beta
+    return phases * (((n - 1) * pairs - 1) * max(drain, drain / 2 + alpha) + drain + alpha)
+
+
+def gloo_broadcast_time(n: int, size: float, alpha: float, beta: float) -> float:
+    """n = 2**k: in stage i a rank sends to k - i others at once, S (k + (k-1) + ... + 1) beta."""
+    k = _power(n)
+    return k * alpha + k * (k + 1) / 2 * size * beta
+
+
+def gloo_all_to_all_time(n: int, size: float, alpha: float, beta: float) -> float:
+    """Who comes last sends n-1 messages, and then gets those of n/2 ranks (rounded down), S/n each."""
+    return alpha + (n - 1 + n // 2) / n * size * beta
+
+
 def send_recv_time(size: float, alpha: float, beta: float) -> float:
     """alpha + S beta."""
     return alpha + size * beta

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -98,6 +99,25 @@ def test_rooted(flat: Cluster, n: int, size: float, root: int) -> None:
     for op in (GATHER, SCATTER):
         assert time_of(flat, op, n, size, "flat", root=root) == exactly(forms.direct_time(n, size, *WIRE))
         assert time_of(flat, op, n, size, "binomial", root=root) == exactly(forms.binomial_time(op, n, size, *WIRE))
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("n", COUNTS)
+def test_gloo(flat: Cluster, n: int, size: float) -> None:
+    pairs = max(1, math.ceil(math.ceil(size / 2**20) / n / 2))
+    ring = forms.gloo_ring_time(n, size, pairs, 2, *WIRE)
+    assert time_of(flat, ALL_REDUCE, n, size, "gloo") == exactly(ring)
+    assert time_of(flat, REDUCE_SCATTER, n, size, "gloo") == exactly(ring)
+    gather = forms.gloo_ring_time(n, size, 1, 1, *WIRE) if n > 2 else 3 * forms.send_recv_time(size / 4, *WIRE)
+    assert time_of(flat, ALL_GATHER, n, size, "gloo") == exactly(gather)
+    for order in (0, 1):
+        waits = 2 if n > 48 else 1  # of many ranks the second ways are a stage of their own
+        exchange = forms.gloo_all_to_all_time(n, size, waits * WIRE[0], WIRE[1])
+        assert time_of(flat, ALL_TO_ALL, n, size, "gloo", order=order) == exactly(exchange)
+    if n in POWERS:
+        assert time_of(flat, BROADCAST, n, size, "gloo", root=n - 1) == exactly(
+            forms.gloo_broadcast_time(n, size, *WIRE)
+        )
 
 
 @pytest.mark.parametrize("chunks", [1, 2, 5, 11, 64])

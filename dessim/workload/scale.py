@@ -8,11 +8,12 @@ Without a trace the model file's Zipf law gives them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from dessim.errors import TraceError
 from dessim.trace.io import HEADER_FILE, Trace
-from dessim.trace.schema import Kind
+from dessim.trace.schema import Header, Kind
 from dessim.workload.ids import HeapsLaw
 from dessim.workload.model import VALUE_BYTES, Model, parse_model
 
@@ -43,14 +44,18 @@ class Job:
     @classmethod
     def of_trace(cls, trace: Trace) -> Job:
         """A recorded job. Raises TraceError when the header lacks the model or its symbols."""
-        header = trace.header
+        return replace(cls.of_header(trace.header, trace.path / HEADER_FILE), measured_s=_mean_compute(trace))
+
+    @classmethod
+    def of_header(cls, header: Header, path: Path = Path(HEADER_FILE)) -> Job:
+        """A recorded job's sizes, without times; `path` is the header's, for errors. Raises TraceError."""
         if not header.model:
             what = "is empty, as in traces imported from profiles: such a trace can be replayed, not projected"
-            raise TraceError(trace.path / HEADER_FILE, "model", what)
-        model = parse_model(header.model, trace.path / HEADER_FILE)
+            raise TraceError(path, "model", what)
+        model = parse_model(header.model, path)
         missing = [name for name in ("N", "B", "m", "u", "U") if not header.symbols.get(name, 0) > 0]
         if missing:
-            raise TraceError(trace.path / HEADER_FILE, "symbols", f"{missing[0]!r} is missing or zero")
+            raise TraceError(path, "symbols", f"{missing[0]!r} is missing or zero")
         n, b, m = header.symbols["N"], header.symbols["B"], header.symbols["m"]
         law = HeapsLaw.through(b / n * m, header.symbols["u"], b * m, header.symbols["U"])
         measured_input = model.input.model_copy(update={"ids_per_sample": m, "batch_per_worker": int(b / n)})
@@ -61,7 +66,6 @@ class Job:
             value_bytes=header.symbols.get("s", VALUE_BYTES),
             strategy=header.strategy,
             device=header.device,
-            measured_s=_mean_compute(trace),
             # Symbols that were not yet there when the trace was recorded follow from the model.
             measured_symbols={**model.symbols(int(n), b, law.unique), **header.symbols},
         )

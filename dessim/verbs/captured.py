@@ -1,0 +1,86 @@
+"""Compute times of a strategy's ops, from traces of runs on few ranks to any number of them.
+
+Each op's time is what a call costs and what its work costs, seconds = a + b * work, with the op's work by its formulas:
+the roofline of the device they ran on, launches aside. Two traces of different size give a and b (least squares on
+relative errors, neither negative); where an op's work is the same in both, its time is, too.
+
+A trace has an op's median over ranks and steps. On a machine whose ranks share cores the median is of those that were
+not disturbed: ops of a few milliseconds either have a core for themselves, or wait for one. Waiting is the simulator's
+to add (dessim.sim.cores).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from dessim.calibrate.fit import nonnegative
+from dessim.cluster import Gpu
+from dessim.sim.device import roofline
+from dessim.trace.io import Trace
+from dessim.trace.schema import Header, Kind
+from dessim.workload import formula
+from dessim.workload.plan import Plan, PlannedOp
+from dessim.workload.scale import Job
+
+Symbols = Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """A trace, made small: its header, and of each compute op the median seconds over ranks and steps."""
+
+    header: Header
+    seconds: Mapping[str, float]
+
+    @classmethod
+    def of_trace(cls, trace: Trace) -> Capture:
+        found: dict[str, list[float]] = {}
+        for ops in trace.ranks:
+            for op in ops:
+                if op.kind is Kind.COMPUTE:
+                    found.setdefault(op.name, []).append(op.dur_us * 1e-6)
+        return cls(trace.header, {name: median(each) for name, each in found.items()})
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> Capture:
+        return cls(Header.from_json(raw["header"]), {str(k): float(v) for k, v in raw["seconds"].items()})
+
+    def to_json(self) -> dict[str, Any]:
+        return {"header": self.header.to_json(), "seconds": dict(self.seconds)}
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """Captures of one strategy on a device, at least one; `job` has the sizes of the last, the largest."""
+
+    job: Job
+    runs: tuple[tuple[Symbols, Mapping[str, float]], ...]
+    gpu: Gpu
+
+    @classmethod
+    def of(cls, captures: Sequence[Capture], gpu: Gpu) -> Captured:
+        """`gpu` gives the roofline that work is measured by. Raises TraceError."""
+        jobs = [Job.of_header(capture.header) for capture in captures]
+        runs = tuple((job.measured_symbols, capture.seconds) for job, capture in zip(jobs, captures, strict=True))
+        return cls(jobs[-1], runs, replace(gpu, launch_overhead=0.0))
+
+    def durations(self, plan: Plan, symbols: Symbols) -> dict[str, float]:
+        """Seconds of each compute op of `plan`, a plan of the captured strategy."""
+        return {op.name: self._seconds(op, symbols) for op in plan.ops if op.kind is Kind.COMPUTE}
+
+    def _seconds(self, op: PlannedOp, symbols: Symbols) -> float:
+        seen = [(self._work(op, own), seconds[op.name]) for own, seconds in self.runs if op.name in seconds]
+        if not seen:
+            return 0.0  # work that no rank had to do
+        work, seconds = np.array(seen).T
+        terms = np.column_stack([np.ones(len(work)), work]) / seconds[:, None]
+        call, rate = nonnegative(terms, np.ones(len(work)))
+        return float(call + rate * self._work(op, symbols))
+
+    def _work(self, op: PlannedOp, symbols: Symbols) -> float:
+        return roofline(self.gpu, formula.evaluate(op.flops, symbols), formula.evaluate(op.mem, symbols), 0.0)

@@ -71,9 +71,10 @@ class Captured:
 
     def durations(self, plan: Plan, symbols: Symbols) -> dict[str, float]:
         """Seconds of each compute op of `plan`, a plan of the captured strategy."""
-        return {op.name: self._seconds(op, symbols) for op in plan.ops if op.kind is Kind.COMPUTE}
+        return {op.name: self.seconds(op, symbols) for op in plan.ops if op.kind is Kind.COMPUTE}
 
-    def _seconds(self, op: PlannedOp, symbols: Symbols) -> float:
+    def seconds(self, op: PlannedOp, symbols: Symbols) -> float:
+        """Seconds of one compute op."""
         seen = [(self._work(op, own), seconds[op.name]) for own, seconds in self.runs if op.name in seconds]
         if not seen:
             return 0.0  # work that no rank had to do

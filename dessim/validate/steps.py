@@ -1,0 +1,161 @@
+"""Whole training steps on beds of the lab: real training, every strategy.
+
+Measured: the seconds from one step's end to the next one's, the last worker's end counting, median over steps; of
+ps_async, whose workers keep no pace, the mean. Predicted: the simulator's step of the strategy's plan on the bed's
+topology file with the calibrated transport. Sizes and compute come from traces of 2 and of 4 ranks
+(dessim.verbs.captured), scaled by the plan's formulas; all ranks compute on the machine's cores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from dessim.cluster import Cluster, load_cluster
+from dessim.cluster.parts import Transport
+from dessim.sim.engine import simulate
+from dessim.sim.parameter_server import serve
+from dessim.sim.served import Exchange, Terms
+from dessim.sim.watch import Watch
+from dessim.trace.io import load_trace
+from dessim.trace.schema import sent_factor
+from dessim.validate.outcome import Outcome
+from dessim.validate.request import Request, Say
+from dessim.validate.step_cases import SERVED, StepCase, model_of, read_steps, step_cases
+from dessim.verbs.captured import Capture, Captured
+from dessim.verbs.training import GLOO_RUNS, Trained, train_on_lab
+from dessim.workload.from_plan import workload_from_plan
+from dessim.workload.plan import PlannedOp
+from dessim.workload.served import Roles, a_message, moved, requests_of
+from dessim.workload.strategies import plan as plan_of
+
+KIND = "steps"
+TRACED = {SERVED: "ps_sync"}
+"""Whose trace has a strategy's compute, where it has none of its own."""
+_TIMEOUT_S = 280.0  # of a bed
+_STALENESS = 4  # of des_ref.steps
+
+
+def run_steps(request: Request) -> tuple[list[Outcome], dict[str, Any]]:
+    """Outcomes of steps.toml, and what was measured: captures, and every case's times of its workers."""
+    table = read_steps()
+    cases = step_cases(table, request.splits, request.quick)
+    measured = request.measured or measure(table, cases, request.say)
+    outcomes = []
+    for case in cases:
+        if case.name in measured["trained"]:
+            predicted = predict(case, captured_of(case, measured), request.transport, int(measured["cores"]))
+            found = Trained(measured["trained"][case.name])
+            outcomes.append(Outcome(case.name, KIND, case.split, predicted, found.step_s))
+    return outcomes, measured
+
+
+def captured_of(case: StepCase, measured: Mapping[str, Any]) -> Captured:
+    """A case's captures among what was measured. Raises TraceError."""
+    captures = [Capture.from_json(raw) for raw in measured["captures"][_key(case)]]
+    return Captured.of(captures, load_cluster(case.bed).gpu)
+
+
+def predict(case: StepCase, captured: Captured, transport: Transport, cores: int) -> float:
+    """Seconds of a step, by the simulator."""
+    cluster = replace(load_cluster(case.bed), transport=transport)
+    if case.servers:
+        return _served(case, captured, cluster)
+    plan = plan_of(case.strategy, captured.job.model)
+    plan = plan.pipelined() if case.pipeline else plan
+    symbols = plan.symbols(captured.job.symbols(case.workers, case.batch))
+    workload = workload_from_plan(plan, symbols, captured.durations(plan, symbols))
+    return simulate(cluster, workload, cores=cores).end
+
+
+def payload_of(case: StepCase, captured: Captured) -> float:
+    """Bytes that the plan, as gloo runs it, has all hosts send in a step."""
+    plan, n = plan_of(case.strategy, captured.job.model), case.workers
+    symbols = plan.symbols(captured.job.symbols(n, case.batch))
+    if case.servers:
+        return n * moved(plan, symbols, case.servers)
+    runs = ((GLOO_RUNS.get(op.collective, op.collective), op) for op in plan.collectives if op.collective is not None)
+    return sum(n * sent_factor(run, n) * op.even_size(symbols) for run, op in runs)
+
+
+def _served(case: StepCase, captured: Captured, cluster: Cluster) -> float:
+    """Seconds that a worker takes for a step with asynchronous servers. A server of des_ref has one thread, which also
+    sends and receives, one message at a time."""
+    plan = plan_of(case.strategy, captured.job.model)
+    symbols, roles = captured.job.symbols(case.workers, case.batch), Roles.of(plan)
+    wanted, message = requests_of(plan, symbols, case.servers, sync=False), a_message(symbols, case.servers)
+    rate = cluster.node.nic.capacity
+
+    def seconds(ops: Sequence[PlannedOp], symbols: Mapping[str, float]) -> float:
+        return sum(captured.seconds(op, symbols) for op in ops)
+
+    served = serve(
+        cluster,
+        np.arange(case.workers),
+        np.arange(case.workers, case.workers + case.servers),
+        Exchange(
+            wanted.request,
+            wanted.reply,
+            wanted.push,
+            seconds(roles.gather, message) + wanted.reply / rate,
+            seconds(roles.update, message) + wanted.push / rate,
+        ),
+        [seconds(roles.prepare, symbols), seconds(roles.compute, symbols)],
+        Terms(sync=False, staleness=_STALENESS),
+        folding=True,
+        watch=Watch(),
+    )
+    return served.step_time
+
+
+def measure(table: Mapping[str, Any], cases: Sequence[StepCase], say: Say) -> dict[str, Any]:
+    """Traces for predictions, then every case for real; one launch a bed. Raises LabError."""
+    captures = _capture(table, cases, say)
+    trained: dict[str, Any] = {}
+    by_bed: dict[str, list[StepCase]] = {}
+    for case in cases:
+        by_bed.setdefault(case.bed, []).append(case)
+    cores, machine = 0, ""
+    for number, (bed, here) in enumerate(by_bed.items(), 1):
+        say(f"measuring steps of {len(here)} jobs on {bed} ({number} of {len(by_bed)} beds)")
+        result = train_on_lab(bed, [case.to_job(table) for case in here], _TIMEOUT_S)
+        cores, machine = result["cores"], result["machine"]
+        for case, found in zip(here, result["jobs"], strict=True):
+            trained[case.name] = {key: value for key, value in found.items() if key not in ("model", "trace")}
+    return {"machine": machine, "cores": cores, "captures": captures, "trained": trained}
+
+
+def _capture(table: Mapping[str, Any], cases: Sequence[StepCase], say: Say) -> dict[str, list[Any]]:
+    """Traces of what the cases train, on few ranks, as JSON."""
+    settings, wanted = table["capture"], {_key(case): case for case in cases}
+    found: dict[str, list[Any]] = {key: [] for key in wanted}
+    for ranks in settings["ranks"]:
+        say(f"capturing {len(wanted)} traces of {ranks} ranks on {settings['bed']}")
+        with TemporaryDirectory() as folder:
+            jobs = [
+                {
+                    "name": key,
+                    "model": model_of(table, case.model),
+                    "strategy": TRACED.get(case.strategy, case.strategy),
+                    "batch": case.batch * ranks,
+                    "pipeline": False,
+                    "warmup": settings["warmup"],
+                    "steps": settings["steps"],
+                    "trace": str(Path(folder, f"{number}.trace")),
+                }
+                for number, (key, case) in enumerate(wanted.items())
+            ]
+            train_on_lab(settings["bed"], jobs, _TIMEOUT_S, ranks=ranks)
+            for job in jobs:
+                found[str(job["name"])].append(Capture.of_trace(load_trace(str(job["trace"]))).to_json())
+    return found
+
+
+def _key(case: StepCase) -> str:
+    """Of a case's captures."""
+    return f"{case.model} {TRACED.get(case.strategy, case.strategy)}"

@@ -24,6 +24,7 @@ from des_ref.embedding.optim import ROW_OPTIMIZERS, RowAdagrad, RowOptimizer
 from des_ref.models.dense_optim import DenseOptimizer
 from des_ref.strategies.base import Optimizers
 from dessim.errors import FileError, UsageError
+from dessim.workload.codecs import Codes, parse_codes
 
 Positive = Annotated[int, Field(gt=0)]
 SHIPPED = "ml100k"
@@ -93,6 +94,33 @@ class OptimizerSettings(_Strict):
     dense: DenseSettings = DenseSettings(lr=1e-3)
 
 
+class WireSettings(_Strict):
+    """What values travel as (dessim/workload/codecs.py), by what they are; `all`: whatever may travel so."""
+
+    all: str | None = None
+    activations: str | None = None
+    gradients: str | None = None
+    dense: str | None = None
+
+    @model_validator(mode="after")
+    def _there_are_such(self) -> WireSettings:
+        try:
+            _ = self.codes
+        except UsageError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+    @property
+    def codes(self) -> Codes:
+        """Raises UsageError."""
+        own = {key: form for key, form in self.model_dump(exclude={"all"}).items() if form is not None}
+        if self.all is None:
+            return Codes.of(own)
+        if own:
+            raise UsageError(f"all = {self.all!r} is of all buffers: leave it out, or {', '.join(own)}")
+        return parse_codes(self.all)
+
+
 class CheckpointSettings(_Strict):
     """Every so many steps and at the end into `folder` (none: not at all); the last `keep` stay."""
 
@@ -125,6 +153,7 @@ class Settings(_Strict):
     rows: RowSettings = RowSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     servers: ServerSettings = ServerSettings()
+    wire: WireSettings = WireSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
     timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 600.0  # that a worker may be silent before the others give up
 

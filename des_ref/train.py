@@ -22,6 +22,8 @@ from des_ref.checkpoint import resume
 from des_ref.checkpoint.state import identity
 from des_ref.checkpoint.writer import Writer
 from des_ref.cli import Parser, leave, positive, run, say
+from des_ref.codecs import CODECS
+from des_ref.codecs.use import use_codecs
 from des_ref.comm import Comm, open_comm, record
 from des_ref.config import Settings, load_settings
 from des_ref.data.source import Opened, open_source
@@ -54,6 +56,11 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--servers", type=positive, help="of ps_async: the last so many processes serve (default: 1)")
     p.add_argument("--staleness", type=int, help="of ps_async: steps a worker may be ahead (default: 4)")
+    p.add_argument(
+        "--codec",
+        help="what values travel as: fp32, bf16, fp16, fp6, top_k:0.25, threshold:0.99 or pruning:0.8, or one for each "
+        "of activations=...,gradients=...,dense=... (default: fp32); all but fp32 lose something: docs/codecs.md",
+    )
     p.add_argument("--batch", type=positive, help="samples in the global batch")
     p.add_argument("--epochs", type=positive, help="at most so many passes over the training samples")
     p.add_argument("--steps", type=positive, help="at most so many steps")
@@ -95,6 +102,7 @@ def settings_from(args: argparse.Namespace) -> Settings:
         "optimizer.rows": args.optimizer and {"name": args.optimizer},
         "servers.count": args.servers,
         "servers.staleness": args.staleness,
+        "wire": {"all": args.codec} if args.codec else None,
         "training.batch": args.batch,
         "training.epochs": args.epochs,
         "training.steps": args.steps,
@@ -176,6 +184,9 @@ def check_checkpoints(args: argparse.Namespace, settings: Settings) -> None:
         return
     if settings.strategy == "ps_async":
         raise UsageError("ps_async keeps no checkpoints, because rows are on its servers: use ps_sync, or none")
+    if any(CODECS[form.name].keeps_state for form in settings.wire.codes.by_buffer.values()):
+        what = f"codecs {settings.wire.codes} keep what checkpoints do not have"
+        raise UsageError(f"{what}: leave out --checkpoint and --resume, or use bf16, fp16, fp6 or top_k")
     if args.trace is not None:
         raise UsageError("--trace times steps, and checkpoints are written beside them: trace a run without")
 
@@ -183,7 +194,9 @@ def check_checkpoints(args: argparse.Namespace, settings: Settings) -> None:
 def build_strategy(settings: Settings, model: Model, comm: Comm) -> Strategy:
     """Model, optimizers and strategy as the settings say."""
     network = Network(model, settings.seed, settings.torch_dtype, comm.device)
-    return STRATEGIES[settings.strategy](network, settings.optimizers, comm)
+    strategy = STRATEGIES[settings.strategy](network, settings.optimizers, comm)
+    use_codecs(settings.wire.codes, strategy, comm, settings.seed)
+    return strategy
 
 
 def _trace_session(

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from des_ref.audit import Audit
 from des_ref.capture import Recorder, with_sizes
+from des_ref.codecs.use import use_codecs
 from des_ref.comm import Comm
 from des_ref.data.batch import Batch
 from des_ref.data.synthetic import Zipf
@@ -31,6 +32,7 @@ from des_ref.reference import Reference
 from des_ref.strategies import build
 from des_ref.strategies.base import Lane, Optimizers, StepResult, Strategy
 from dessim.trace.schema import PREFETCH
+from dessim.workload.codecs import Codes, parse_codes
 from dessim.workload.model import Model, load_model, parse_model
 
 IDS_PER_FIELD = 1.7  # multi-hot: several ids a field, so that pairs split over ranks
@@ -47,6 +49,7 @@ class Case:
     """One certificate: what to run. `sabotage` is called in each rank before training; tests break things with it.
 
     `placement`: of DES's rows; None: the model file's. `small`: the model's operators at sizes that take milliseconds.
+    `codecs`: what values travel as (dessim.workload.codecs); empty: as they are.
     """
 
     ranks: int
@@ -59,6 +62,7 @@ class Case:
     staleness: int = 4
     placement: str | None = None
     small: bool = False
+    codecs: str = ""
     sabotage: Callable[[], None] | None = None
 
     @property
@@ -66,7 +70,13 @@ class Case:
         """The case in words."""
         placed = f" by {self.placement}" if self.placement else ""
         ranks = f"{self.ranks} rank{'s' * (self.ranks > 1)}"
-        return f"{self.strategy}, {self.model}{placed}, {self.optimizer}, {ranks}"
+        codecs = f", {self.codecs}" if self.codecs else ""
+        return f"{self.strategy}, {self.model}{placed}, {self.optimizer}, {ranks}{codecs}"
+
+    @property
+    def codes(self) -> Codes:
+        """Raises UsageError."""
+        return parse_codes(self.codecs) if self.codecs else Codes()
 
     def load(self) -> Model:
         """The model to train. Raises ModelError."""
@@ -139,6 +149,7 @@ def compare(
 
     network = Network(model, SEED, torch.float64, device)
     strategy = build(case.strategy, network, case.optimizers(), comm, lambda: wholes[:1])
+    use_codecs(case.codes, strategy, comm, SEED, measures=True)
     rows = strategy.table.find_or_insert(vocabulary)
     mine = strategy.owner(vocabulary, fields) == comm.rank
     foreign = rows[~(mine | strategy.is_everywhere(vocabulary))]
@@ -154,7 +165,7 @@ def compare(
     symbols = strategy.plan.symbols(model.symbols(comm.world_size, batch)) | {"s": float(strategy.value_bytes)}
 
     worst = {"max_loss_diff": 0.0, "max_grad_diff": 0.0, "max_param_diff": 0.0}
-    formulas = {op.name: op.size for op in strategy.plan.collectives}
+    formulas = {op.name: op.size for op in (*strategy.plan.collectives, *strategy.plan.copies)}
     audit, truth = Audit(strategy.plan, symbols), iter(truth)
     for i in range(len(wholes)):
         # Lightly, a step is watched through comm.py alone, in half the time: of small cases there are thousands.
@@ -176,9 +187,12 @@ def compare(
                 worst[key] = _worse(worst[key], difference)
     pipeline.close()
     ops = [op for op in audit.gather(comm) if op["name"] in formulas or op["mismatches"]]
+    lost = comm.coding.lost(comm) if comm.coding is not None else {}
+    comm.coding = None
     return {
         "ranks": comm.world_size,
-        "equivalent": True,
+        "equivalent": not lost,
+        **({"codecs": str(case.codes), "lost": lost} if lost else {}),
         **worst,
         "bytes_match": all(not op["mismatches"] for op in ops),
         "ops": [{**op, "formula": formulas.get(op["name"], "0")} for op in ops],

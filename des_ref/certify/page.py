@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from des_ref.certify.show import by_axis, passed, stale_lines, why
+from des_ref.certify.show import by_axis, lossy, passed, stale_lines, why
 from des_ref.strategies import STRATEGIES
 from dessim.files import write_text
 
@@ -28,7 +28,7 @@ def render(found: Mapping[str, Any]) -> str:
         strategies=[s for s in STRATEGIES if any(r["strategy"] == s for r in results)],
         grids=[_grid(results, ranks) for ranks in dict.fromkeys(r["ranks"] for r in results)],
         optimizers=by_axis(results, "optimizer"),
-        stale=stale_lines(results),
+        stale=[*stale_lines(results), *(f"{r['case']}: {lossy(r)}" for r in results if "codecs" in r)],
         red=[{"name": r["case"], "why": why(r)} for r in results if not passed(r)],
         ops=results[-1].get("ops", []),
         last=results[-1]["case"],

@@ -5,11 +5,12 @@
     python -m des_ref.certify --all                 every shipped model, placement, strategy, optimizer; 1, 2, 4 ranks
     python -m des_ref.certify --quick               of those enough to hold every pair of choices, 10 steps
     python -m des_ref.certify --all --model deepfm --strategy des_all_reduce        those of one model and strategy
+    python -m des_ref.certify --codec activations=bf16,dense=threshold:0.99         what codecs lose
 
 What a case is: case.py. How they run: group.py. Which there are: matrix.py.
 
-Exit code 3 when a bound breaks: parameters within 1e-12, bytes equal, no NaN. ps_async is not exact and is not blamed
-for it: how stale it was is measured and shown.
+Exit code 3 when a bound breaks: parameters within 1e-12, bytes equal, no NaN. ps_async and codecs are not exact and are
+not blamed for it: how stale it was, and what they lose, is measured and shown.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from des_ref.models.build import Network
 from des_ref.strategies import STRATEGIES, check_strategy
 from dessim.errors import CheckFailed, UsageError
 from dessim.files import dump_json
+from dessim.workload.coding import coded
 from dessim.workload.strategies import plan
 
 
@@ -50,6 +52,9 @@ def parser() -> argparse.ArgumentParser:
         help="of rows (default: rowwise_adagrad); replicated weights have Adam",
     )
     p.add_argument("--staleness", type=int, default=4, help="bound of ps_async, steps (default: 4)")
+    p.add_argument(
+        "--codec", help="what values travel as, such as bf16 (des_ref.train --help); not with --all, --quick"
+    )
     p.add_argument("--placement", choices=("hash", "field"), help="of DES's rows on ranks (default: the model file's)")
     p.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     p.add_argument(
@@ -69,6 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.steps = args.steps or (10 if args.quick else 30)
     if args.strategy is not None:
         check_strategy(args.strategy)
+    if many and args.codec is not None:
+        raise UsageError("--codec certifies one model and strategy: leave out --all and --quick")
     cases = _matrix(args) if many else _single(args)
     how = "quick" if args.quick else "all" if args.all else f"{cases[0].strategy} on {args.ranks or '2,4'} ranks"
     say(f"certifying {how}: {len(cases)} cases, {args.steps} steps")
@@ -106,9 +113,12 @@ def _single(args: argparse.Namespace) -> list[Case]:
         args.optimizer or "rowwise_adagrad",
         args.staleness,
         args.placement,
+        codecs=args.codec or "",
     )
     model = first.load()
-    plan(first.strategy, model)
+    if first.codes and first.strategy == "ps_async":
+        raise UsageError("--codec: ps_async sends to servers as they are; use ps_sync")
+    coded(plan(first.strategy, model), model, first.codes)
     Network(model, SEED, torch.float64, "cpu")  # what is wrong with a head is said once, here
     first = replace(first, placement=model.embedding.placement)
     return [replace(first, ranks=n) for n in _ranks(args.ranks or "2,4")]

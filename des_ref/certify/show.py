@@ -8,18 +8,20 @@ from typing import Any
 from des_ref.certify.case import Case
 
 PARAMETER_BOUND = 1e-12  # docs: validation, the trainer
+NAN_BOUND = 1e300  # a NaN counts as the largest float
 _AXES = ("ranks", "strategy", "model", "placement", "optimizer")
 Result = Mapping[str, Any]
 
 
 def passed(case: Result) -> bool:
     """Whether every bound holds that the strategy promises. Of ps_async, its bytes and its bound of staleness are
-    promised; that it trains otherwise than one process is said, and no failure."""
+    promised; that it trains otherwise than one process is said, and no failure. Of codecs, bytes and no NaN."""
     if "error" in case:
         return False
     if "staleness" in case and not case["staleness"]["max"] <= case["staleness"]["bound"]:
         return False
-    return case["bytes_match"] and (not case["equivalent"] or case["max_param_diff"] <= PARAMETER_BOUND)
+    bound = PARAMETER_BOUND if case["equivalent"] else NAN_BOUND
+    return case["bytes_match"] and case["max_param_diff"] <= bound
 
 
 def summary(cases: Sequence[Case], results: Sequence[Result], seconds: float) -> dict[str, Any]:
@@ -59,12 +61,23 @@ def staleness(case: Result) -> str:
     )
 
 
+def lossy(case: Result) -> str:
+    """What codecs changed: of what was sent, the root of the mean square of the change over that of the values."""
+    lost = ", ".join(f"{name} {share:.1e}" for name, share in case["lost"].items())
+    return (
+        f"not equivalent, because {case['codecs']} is lossy: parameters within {case['max_param_diff']:.1e} of one "
+        f"process; relative error of what was sent: {lost}"
+    )
+
+
 def why(case: Result) -> str:
     """What is wrong with a red case."""
     if "error" in case:
         return case["error"]
     parts = []
-    if case["equivalent"] and not case["max_param_diff"] <= PARAMETER_BOUND:
+    if not case["max_param_diff"] <= NAN_BOUND:
+        parts.append("parameters are NaN")
+    elif case["equivalent"] and not case["max_param_diff"] <= PARAMETER_BOUND:
         parts.append(f"parameters differ by {case['max_param_diff']:.2e}")
     parts += [
         f"{op['name']} moved {op['recorded_bytes']:,} bytes, {op['formula_bytes']:,} planned"
@@ -86,11 +99,13 @@ def print_table(results: Sequence[Result]) -> None:
         verdict = "equal" if case["bytes_match"] else "DIFFER"
         print(f"{case['ranks']:5d}{diffs}   {verdict}{'' if passed(case) else '   FAILED'}")
     for case in results:
+        if "codecs" in case:
+            print(f"\n{case['ranks']} ranks: {lossy(case)}")
         if "staleness" in case:
             print(f"\n{case['ranks']} ranks and {case['servers']} server: {staleness(case)}")
     print(f"\nbytes over all steps and ranks, {results[-1]['ranks']} ranks")
     for op in results[-1]["ops"]:
-        print(f"  {op['name']:14s}{op['recorded_bytes']:14d} recorded{op['formula_bytes']:14d} = {op['formula']}")
+        print(f"  {op['name']:20s}{op['recorded_bytes']:14d} recorded{op['formula_bytes']:14d} = {op['formula']}")
 
 
 def print_matrix(results: Sequence[Result], seconds: float) -> None:

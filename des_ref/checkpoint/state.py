@@ -90,6 +90,7 @@ def identity(settings: Settings, model: Model, opened: Opened) -> dict[str, Any]
         "training": {"batch": settings.training.batch},
         "rows": settings.rows.model_dump(mode="json"),
         "optimizer": settings.optimizer.model_dump(mode="json"),
+        **({"codecs": str(settings.wire.codes)} if settings.wire.codes else {}),
         # A file may have moved.
         "data": {
             "name": Path(opened.name).name,

@@ -45,16 +45,19 @@ class Coding:
     def __contains__(self, name: str) -> bool:
         return name in self.channels
 
-    @property
-    def keeps_state(self) -> bool:
-        return any(c.codec.keeps_state for c in self.channels.values())
-
     def symbols(self, name: str) -> dict[str, float]:
         """Of the size of an op what only its values say, the mean so far."""
         channel = self.channels.get(name)
         if channel is None or not channel.launches:
             return {}
         return {channel.op.density: channel.density / channel.launches}
+
+    def lost(self, comm: Comm) -> dict[str, float]:
+        """Of each op, what encoding changed in all that the workers sent, as a share of it: root mean squares."""
+        rows = comm.gather_rows("lost", [x for c in self.channels.values() for x in (c.lost, c.energy)])
+        sums = torch.tensor(rows, dtype=torch.float64).sum(dim=0).view(-1, 2)
+        shares = (sums[:, 0] / sums[:, 1].clamp_min(1e-300)).sqrt().tolist()
+        return dict(zip(self.channels, shares, strict=True))
 
     def gradient(self, name: str, grad: Tensor) -> Tensor:
         """[B, K] of this worker's summand, from that of the sum `name`: zero where nothing of it was sent."""

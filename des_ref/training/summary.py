@@ -13,6 +13,7 @@ from des_ref.strategies.base import Counts, Strategy
 from des_ref.training.progress import Progress
 from dessim.workload import formula
 from dessim.workload.model import Model
+from dessim.workload.plan import PlannedOp
 
 
 def summarise(
@@ -32,6 +33,7 @@ def summarise(
         "fallback_reason": opened.fallback_reason or None,
         "model": model.name,
         "strategy": settings.strategy,
+        "codecs": str(settings.wire.codes),
         "world_size": n,
         "backend": comm.backend,
         "device": str(comm.device.type),
@@ -62,6 +64,11 @@ def summarise(
     }
 
 
+def found_by(comm: Comm, op: PlannedOp) -> dict[str, float]:
+    """What only the values of an op say of its size, where it travels encoded."""
+    return comm.coding.symbols(op.part_of) if comm.coding is not None else {}
+
+
 def _bytes_by_op(
     symbols: dict[str, float], batch: int, comm: Comm, strategy: Strategy, progress: Progress
 ) -> dict[str, float]:
@@ -72,7 +79,7 @@ def _bytes_by_op(
     ops, symbols = strategy.plan.collectives, symbols | {"s": float(strategy.value_bytes)}
     steps = max(progress.steps - progress.steps_before, 1)
     variables = strategy.op_vars(Counts(*(progress.counts / steps).tolist()), batch)
-    own = [(op, {**symbols, **variables.get(op.name, {})}) for op in ops]
+    own = [(op, {**symbols, **variables.get(op.part_of or op.name, {}), **found_by(comm, op)}) for op in ops]
     sizes = [formula.evaluate(op.size, v) if comm.wire is not None else op.sent_bytes(v) for op, v in own]
     means = np.array(comm.gather_rows("bytes", sizes)).mean(axis=0)
     return dict(zip((op.name for op in ops), means.tolist(), strict=True))

@@ -45,6 +45,10 @@ def project(
     pipeline: Annotated[
         bool, typer.Option(help="Send the next step's ids while a step runs, as the trainer does.")
     ] = True,
+    codec: Annotated[
+        str | None,
+        typer.Option(help="What values travel as, such as bf16 or activations=top_k:0.25,dense=fp6: docs/codecs.md."),
+    ] = None,
     servers: ServersOption = None,
     server_device: ServerDeviceOption = "epyc-9654",
     server_threads: ServerThreadsOption = 1,
@@ -73,6 +77,7 @@ def project(
     from dessim.verbs.projection import Projection
     from dessim.verbs.served import parse_servers
     from dessim.verbs.what_if import parse_changes, what_if_projected
+    from dessim.workload.codecs import parse_codes
     from dessim.workload.model import load_model
     from dessim.workload.scale import Job
 
@@ -94,6 +99,7 @@ def project(
         "spill": spill,
         "pipeline": pipeline,
         "servers": parse_servers(servers, server_device, server_threads, staleness, jitter, seed),
+        "codes": parse_codes(codec) if codec is not None else None,
         "scenario": load_faults(faults, machine) if faults is not None else None,
     }
     if draw is not None and servers is not None:

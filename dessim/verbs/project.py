@@ -23,6 +23,8 @@ from dessim.verbs.served import STRATEGIES as SERVED
 from dessim.verbs.served import Servers, step_with_servers
 from dessim.verbs.served import check as check_servers
 from dessim.verbs.step import durations_of, step_of
+from dessim.workload.codecs import Codes
+from dessim.workload.coding import coded
 from dessim.workload.memory import memory_of, require, require_servers, served_memory, spill_of
 from dessim.workload.plan import Plan, Traffic
 from dessim.workload.scale import Job
@@ -45,6 +47,7 @@ def project(
     servers: Servers | None = None,
     pipeline: bool = True,
     scenario: Scenario | None = None,
+    codes: Codes | None = None,
 ) -> list[Projection | Misfit]:
     """Rows for every strategy at every scale, in the order given. The batch a worker stays fixed (weak scaling).
 
@@ -52,7 +55,7 @@ def project(
     as it is ready: those before `watch` ended the run. With `spill` rows that do not fit a GPU live in its host's
     memory. With `pipeline` the next step's ids are sent while a step runs, as the trainer does. `servers` are hosts for
     the tables of `ps_*` strategies; without them `ps_sync` has a server on each worker. `scenario` says what
-    goes wrong, at times from the start of the step.
+    goes wrong, at times from the start of the step. `codes` says what values travel as.
     Raises UsageError, OutOfTime, and CapacityError where the cluster has too few GPUs or nothing fits theirs.
     """
     if not strategies or not gpus:
@@ -61,6 +64,10 @@ def project(
     if servers is not None and scenario is not None:
         raise UsageError("--faults and --servers: hosts that serve have no faults yet; leave one of the two out")
     plans = [plan_of(name, job.model) for name in strategies]
+    if codes:
+        if "ps_async" in strategies or servers is not None:
+            raise UsageError(f"--codec {codes}: ps_async, and servers on hosts of their own, move values as they are")
+        plans = [coded(plan, job.model, codes) for plan in plans]
     if pipeline:
         # Servers on hosts of their own have a time line of their own, in which a worker asks when it needs a row.
         plans = [plan if servers and plan.strategy in SERVED else plan.pipelined() for plan in plans]

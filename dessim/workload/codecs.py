@@ -86,11 +86,28 @@ class Format:
 
     def size(self, messages: str, rows: str, width: str, density: str) -> str:
         """Bytes of so many messages with so many rows together; `density` names the share that is not zero."""
-        terms = [f"({messages})*{self.header}"] if self.header else []
-        row = self.row.format(w=f"({width})")
-        terms += [f"{rows}*({row})"] if row != "0" else []
-        terms += [f"({self.entry})*{density}*{rows}*({width})"] if self.varies else []
+        row = self.row.format(w=factor(width))
+        terms = [f"{messages}*{self.header}"] if self.header else []
+        terms += [product(rows, row)] if row != "0" else []
+        terms += [product(self.entry, density, rows, width)] if self.varies else []
         return " + ".join(terms)
+
+
+def factor(text: str) -> str:
+    """The formula as it may stand beside a `*`."""
+    if text.isalnum():
+        return text
+    depth = 0
+    for at, c in enumerate(text):
+        depth += (c == "(") - (c == ")")
+        if not depth and at < len(text) - 1 and not text[: at + 1].isalpha():
+            return f"({text})"  # what is not within one pair of brackets, or one call
+    return text
+
+
+def product(*factors: str) -> str:
+    """Of formulas, without the ones."""
+    return "*".join(factor(f) for f in factors if f != "1") or "1"
 
 
 _ALL = tuple(Buffer)
@@ -116,7 +133,7 @@ def parse_format(text: str) -> Format:
     name, *numbers = text.strip().split(":")
     match name, len(numbers):
         case "fp32", 0:
-            return Format(name, "s*{w}", Sum.REDUCE, _ALL, Work(0, 0, 0), Work(0, 0, 0), exact=True)
+            return Format(name, "{w}*s", Sum.REDUCE, _ALL, Work(0, 0, 0), Work(0, 0, 0), exact=True)
         case "bf16" | "fp16", 0:
             return _cast(name)
         case "fp6", 0:

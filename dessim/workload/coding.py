@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 
 from dessim.errors import UsageError
 from dessim.trace.schema import Collective
-from dessim.workload.codecs import Buffer, Codes, Format, Sum
+from dessim.workload.codecs import Buffer, Codes, Format, Sum, factor, product
 from dessim.workload.model import Model
 from dessim.workload.operators import Costs, total
 from dessim.workload.plan import Plan, PlannedOp, Traffic, collective, compute
@@ -93,9 +93,9 @@ def _shape(op: PlannedOp, model: Model) -> tuple[str, str, str]:
     match op.name:
         case "partials":
             narrow, wide = (total((c for c, stays in buffer_parts(model) if stays is x), "wire") for x in (False, True))
-            return samples, narrow if narrow == "0" else f"({narrow})", wide
+            return samples, narrow if narrow == "0" else factor(narrow), wide
         case "partials_grad":
-            return "(B/N)", f"({total(model.costs, 'wire')})", "0"
+            return "(B/N)", factor(total(model.costs, "wire")), "0"
         case "pooled" | "pooled_grad":
             if op.name == "pooled" and op.collective is not Collective.ALL_TO_ALL:
                 bags = "(B*F)"
@@ -103,7 +103,10 @@ def _shape(op: PlannedOp, model: Model) -> tuple[str, str, str]:
                 bags = "((B/N)*F)"
             return bags, "0" if cancels and op.name == "pooled" else "(W+E)", "0"
         case "rows" | "pull_rows" | "rows_grad" | "push_rows" | "row_grads":
-            return op.size.removeprefix("N*").removesuffix("*W*s"), "W", "0"
+            rows = op.size.removesuffix("*W*s")
+            if op.collective is Collective.ALL_GATHER:  # of all workers
+                rows = rows.removeprefix("N*") if rows.startswith("N*") else f"({rows}/N)"
+            return rows, "W", "0"
         case "push_dense":
             weights = op.size.removeprefix("N*").removesuffix("*s")
             return "N", weights, "0"
@@ -140,12 +143,13 @@ def _exchange(op: PlannedOp, c: CodedOp) -> tuple[list[PlannedOp], list[PlannedO
     all_reduce = op.collective is Collective.ALL_REDUCE
     scattered = all_reduce and form.sums is Sum.SCATTER
     if c.flat and scattered:
-        rows, width = "N", f"ceil({width}/N)"
+        rows, width = "N", f"ceil({factor(width)}/N)"
     brought = _work(form, "encode", rows, width, c.density)
     encode = _compute(op, f"{name}_encode", op.deps, brought, form.size("1", rows, width, c.density))
     before, last = [encode], f"{name}_encode"
     if form.varies:
-        to_all = Collective.ALL_TO_ALL if op.collective is Collective.ALL_TO_ALL else Collective.ALL_GATHER
+        one_by_one = op.collective in (Collective.ALL_TO_ALL, Collective.REDUCE_SCATTER)
+        to_all = Collective.ALL_TO_ALL if one_by_one else Collective.ALL_GATHER
         before.append(
             replace(collective(f"{name}_sizes", op.phase, to_all, Traffic.CONTROL, "N*8", last), part_of=name)
         )
@@ -169,7 +173,7 @@ def _exchange(op: PlannedOp, c: CodedOp) -> tuple[list[PlannedOp], list[PlannedO
         case ((Collective.ALL_REDUCE | Collective.REDUCE_SCATTER), Sum.REDUCE):
             before.append(_collective(op, name, op.collective, form.size("1", rows, width, c.density), last))
             arrives = (rows if all_reduce else f"({rows}/N)", width)
-        case Collective.REDUCE_SCATTER, Sum.SCATTER:
+        case Collective.REDUCE_SCATTER, _:
             before.append(_collective(op, name, Collective.ALL_TO_ALL, made, last))
             arrives = (rows, width)
         case Collective.ALL_GATHER, _:
@@ -183,17 +187,17 @@ def _exchange(op: PlannedOp, c: CodedOp) -> tuple[list[PlannedOp], list[PlannedO
     ready = [name]
     if c.wide != "0":
         assert op.collective is not None
-        before.append(replace(_collective(op, f"{name}_wide", op.collective, f"{rows}*({c.wide})*s"), deps=op.deps))
+        before.append(replace(_collective(op, f"{name}_wide", op.collective, product(rows, c.wide, "s")), deps=op.deps))
         ready.append(f"{name}_wide")
     decode = _work(form, "decode", *arrives, c.density)
-    after.append(_compute(op, f"{name}_decode", tuple(ready), decode, f"{arrives[0]}*({arrives[1]})*s"))
+    after.append(_compute(op, f"{name}_decode", tuple(ready), decode, product(*arrives, "s")))
     return before, after
 
 
 def _work(form: Format, which: str, rows: str, width: str, density: str) -> tuple[int, str, str]:
     """Kernels, FLOPs and bytes of memory traffic of encoding or decoding so many rows."""
     work = form.encode if which == "encode" else form.decode
-    values = f"{rows}*({width})"
+    values = product(rows, width)
     return work.kernels, f"{work.flops}*{values}", f"{work.touches}*{values}*s + {form.size('1', rows, width, density)}"
 
 

@@ -96,7 +96,7 @@ def test_sums_whose_difference_counts_are_never_encoded(kind):
         with pytest.raises(UsageError, match="sends no activations that can be encoded"):
             coded(plan(strategy, model), model, parse_codes("activations=bf16"))
     rows = coded(plan("row_all_to_all", model), model, parse_codes("activations=bf16"))
-    assert rows.op("rows").size == "u*(2*(W))"  # whoever has rows squares what came: nothing cancels
+    assert rows.op("rows").size == "u*(2*W)"  # whoever has rows squares what came: nothing cancels
 
 
 def test_without_codecs_a_plan_is_itself():

@@ -1,4 +1,4 @@
-"""Whether a step's collectives are those of its plan: each once, of its kind, of its formula's bytes; no others."""
+"""Whether a step's collectives and copies are its plan's: each once, of its kind, of its formula's bytes; no others."""
 
 from __future__ import annotations
 
@@ -11,27 +11,31 @@ from des_ref.comm import Comm
 from dessim.trace.schema import Kind, Op
 from dessim.workload.plan import Plan
 
-UNPLANNED = "unplanned"  # collectives that the plan does not name
+UNPLANNED = "unplanned"  # what the plan does not name
 
 
 class Audit:
-    """Bytes of each collective, as recorded and by formula, over steps and ranks."""
+    """Bytes of each collective and copy, as recorded and by formula, over steps and ranks."""
 
     def __init__(self, plan: Plan, symbols: Mapping[str, float]) -> None:
-        self._planned = {op.name: op for op in plan.collectives}
+        self._planned = {op.name: op for op in (*plan.collectives, *plan.copies)}
         self._symbols = symbols
         self._names = [*self._planned, UNPLANNED]
         self._sums = {name: [0, 0, 0] for name in self._names}
 
     def add_step(self, ops: Sequence[Op]) -> None:
-        """One rank's step: each planned collective once, of its kind and its bytes, and nothing else."""
+        """One rank's step: each planned op once, of its kind and its bytes, and nothing else that moves any."""
         missing = dict(self._planned)
         for op in ops:
-            if op.kind is not Kind.COLLECTIVE:
+            if op.kind is Kind.COMPUTE:
                 continue
             planned = missing.pop(op.name, None)
             due = planned.bytes({**self._symbols, **op.vars}) if planned is not None else 0
-            is_right = planned is not None and op.collective is planned.collective and op.bytes == due
+            is_right = (
+                planned is not None
+                and (op.kind, op.collective) == (planned.kind, planned.collective)
+                and op.bytes == due
+            )
             self._add(op.name if op.name in self._planned else UNPLANNED, op.bytes, due, is_right)
         for planned in missing.values():
             self._add(planned.name, 0, planned.bytes(self._symbols), False)

@@ -180,6 +180,17 @@ class Recorder(TorchDispatchMode):
             self._frontier = (*self._frontier, *(op.op.id for op in self._unlabelled[self._joined :]))
             self._joined = len(self._unlabelled)
 
+    @contextmanager
+    def copy(self, name: str, phase: Phase, moved: int) -> Iterator[None]:
+        """A copy of `moved` bytes between a device and its host's memory."""
+        self._extend_last_segment()
+        entry = self._new(name, Kind.COPY, phase, "copy")
+        entry.op = replace(entry.op, bytes=moved)
+        yield
+        self._synchronize()
+        entry.end_us = self._last_us = self.now_us()
+        self._frontier = (entry.op.id,)
+
     # -- what comm.py calls (Tap) ---------------------------------------------------------------------------------
 
     def note(self, name: str, symbols: Mapping[str, float]) -> None:

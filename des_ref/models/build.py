@@ -185,8 +185,12 @@ class Network:
         init_std: float,
         more: Mapping[str, int] | None = None,
         lifetime: Lifetime | None = None,
+        device: torch.device | str | None = None,
     ) -> RowTable:
-        """An empty table whose rows start as (seed, id) says, with columns for the optimizer's state, and `more`."""
+        """An empty table whose rows start as (seed, id) says, with columns for the optimizer's state, and `more`.
+
+        On the network's device unless another is named.
+        """
         widths = self.row_widths
         total = sum(widths.values())
 
@@ -195,7 +199,7 @@ class Network:
             return dict(zip(widths, values.split(list(widths.values()), dim=1), strict=True))
 
         columns = widths | optimizer.state(widths) | dict(more or {})
-        return RowTable(columns, initial, self.dtype, self.device, lifetime=lifetime)
+        return RowTable(columns, initial, self.dtype, device or self.device, lifetime=lifetime)
 
     # -- below the sums -------------------------------------------------------------------------------------------
 

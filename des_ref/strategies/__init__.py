@@ -15,6 +15,7 @@ from des_ref.strategies.des import DesAllReduce, DesReduceScatter
 from des_ref.strategies.hot import hottest
 from des_ref.strategies.ps import PsSync
 from des_ref.strategies.ps_async import PsAsync
+from des_ref.strategies.row_all_gather import RowAllGather
 from des_ref.strategies.row_all_to_all import RowAllToAll
 from des_ref.strategies.sharded import Mesh, RowWise, TableWise
 from dessim.errors import UsageError
@@ -27,12 +28,14 @@ STRATEGIES: dict[str, Callable[[Network, Optimizers, Comm], Strategy]] = {
     "table_wise": TableWise,
     "row_wise": RowWise,
     "row_all_to_all": RowAllToAll,
+    "row_all_gather": RowAllGather,
     "ps_sync": PsSync,
     "ps_async": PsAsync,
     "data_parallel": DataParallel,
 }
 _OPTIONED: dict[str, Callable[[Network, Optimizers, Comm, Options, Tensor | None], Strategy]] = {
     "row_all_to_all": RowAllToAll,
+    "row_all_gather": RowAllGather,
     "ps_sync": PsSync,
 }
 
@@ -40,6 +43,7 @@ _OPTIONED: dict[str, Callable[[Network, Optimizers, Comm, Options, Tensor | None
 VARIANTS = (
     "row_all_to_all+hot_rows=20",
     "row_all_to_all+look_ahead",
+    "row_all_gather+cache_rows=80",
     "ps_sync+hot_rows=20+look_ahead",
 )
 

@@ -33,11 +33,18 @@ class Marks(Protocol):
 
     def segment(self, name: str, phase: Phase) -> AbstractContextManager[None]: ...
 
+    def copy(self, name: str, phase: Phase, moved: int) -> AbstractContextManager[None]:
+        """`moved` bytes between a device and its host's memory."""
+        ...
+
 
 class NoMarks:
     """Nobody records."""
 
     def segment(self, name: str, phase: Phase) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def copy(self, name: str, phase: Phase, moved: int) -> AbstractContextManager[None]:
         return nullcontext()
 
 
@@ -66,8 +73,8 @@ class Counts:
     ids_sent: ids in its own samples. ids_held: occurrences, over the global batch, of ids it owns. rows: how many
     different ones it updates. pairs: in how many (sample, field) pairs they occur (0 where no operator pools).
     keys: different ids that it asks others for, `local` of them its own. asked: keys that others ask of it. hot:
-    different ids that it need not ask for. common: of `rows`, those that every worker updates. All 0 where a strategy
-    has no such.
+    different ids that it need not ask for. common: of `rows`, those that every worker updates. came, went: rows that
+    entered and left its cache. All 0 where a strategy has no such.
     """
 
     ids_sent: int
@@ -79,6 +86,8 @@ class Counts:
     local: int = 0
     hot: int = 0
     common: int = 0
+    came: int = 0
+    went: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,9 +180,12 @@ class OwnedByHash:
         self.marks: Marks = NoMarks()
         self.value_bytes = network.dtype.itemsize
         more = {FIELD: 1} if self.goes_by_field else {}
-        self.table = network.new_table(optimizers.rows, optimizers.init_std, more, optimizers.lifetime)
+        self.table = self._new_table(optimizers, more)
         self._rows = optimizers.rows
         self._step = 0
+
+    def _new_table(self, optimizers: Optimizers, more: Mapping[str, int]) -> RowTable:
+        return self.network.new_table(optimizers.rows, optimizers.init_std, more, optimizers.lifetime)
 
     def owner(self, ids: Tensor, field: Tensor) -> Tensor:
         return owner_of(ids, self.comm.world_size)

@@ -26,6 +26,7 @@ STRATEGY_STYLE: dict[str, Style] = {
     "table_wise": Style("table-wise", "#029e73", "^"),
     "row_wise": Style("row-wise", "#de8f05", "D"),
     "row_all_to_all": Style("row AllToAll", "#cc78bc", "v"),
+    "row_all_gather": Style("row AllGather", "#ece133", "<"),
     "data_parallel": Style("data parallel", "#ca9161", "p"),
     "ps_sync": Style("parameter server", "#d55e00", "P", (3, 2)),
     "ps_async": Style("parameter server, async", "#fbafe4", "*"),
@@ -48,7 +49,12 @@ INK, FAINT = "#1a1b1c", "#9a9b9c"  # stand-ins; an inline figure gets the page's
 
 
 def style_of(strategy: str) -> Style:
-    """The style of a strategy; grey and its own name for one this version does not know."""
+    """The style of a strategy; with options its line is dotted; grey and its own name for one this version does not
+    know."""
+    name, plus, options = strategy.partition("+")
+    if plus and name in STRATEGY_STYLE:
+        base = STRATEGY_STYLE[name]
+        return Style(f"{base.label} +{options}", base.color, base.marker, (1, 2))
     short = strategy if len(strategy) <= 40 else strategy[:39] + "…"
     return STRATEGY_STYLE.get(strategy, Style(short, "#949494", "h"))
 

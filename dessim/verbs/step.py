@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from dessim.cluster import Cluster, Gpu
+from dessim.errors import UsageError
 from dessim.sim.device import roofline
 from dessim.trace.schema import Kind
+from dessim.units import format_bandwidth
 from dessim.workload import formula
 from dessim.workload.dag import RankClass, Workload
 from dessim.workload.from_plan import workload_from_plan
@@ -25,8 +27,12 @@ def step_of(
     """
     devices = cluster.devices(range(int(symbols["N"])))
     found = [(ranks, *durations_of(job, gpu, plan, symbols, spill)) for gpu, ranks in devices]
-    each = [(ranks, workload_from_plan(plan, symbols, durations)) for ranks, durations, _ in found]
+    copies = _copies(cluster, plan, symbols)
+    each = [(ranks, workload_from_plan(plan, symbols, durations | copies)) for ranks, durations, _ in found]
     source = "; ".join(dict.fromkeys(source for _, _, source in found))
+    if copies:
+        link = format_bandwidth(to_host(cluster, int(symbols["N"]), plan.strategy))
+        source += f"; copies: {link} each way to the host's memory"
     workload = each[0][1]
     if len(each) > 1:
         classes = (RankClass(tuple(ranks.tolist()), of.classes[0].tasks) for ranks, of in each)
@@ -45,6 +51,30 @@ def durations_of(
     launches = {op.name: op.kernels * gpu.launch_overhead for op in plan.ops}
     slow = {name: launches[name] + there for name, there in spill.seconds.items()}
     return {name: max(here, slow.get(name, 0.0)) for name, here in seconds.items()}, source
+
+
+def to_host(cluster: Cluster, n: int, asks: str) -> float:
+    """Payload bytes/s between a GPU and its host's memory, each way; of unlike servers the slowest.
+
+    Raises UsageError where the cluster does not say, with what asks for it.
+    """
+    own = cluster.device(range(n), asks).host_bandwidth
+    slots = [node.pcie.capacity if node.pcie else 0.0 for node in cluster.nodes]
+    found = own or min(slots)
+    if not found:
+        raise UsageError(
+            f"{asks} needs the way to the host's memory: {cluster.path} has no node.pcie; "
+            'give its gpu a host_bandwidth, such as gpu = {part = "h100-sxm", host_bandwidth = "55 GB/s"}'
+        )
+    return found
+
+
+def _copies(cluster: Cluster, plan: Plan, symbols: Mapping[str, float]) -> dict[str, float]:
+    """Seconds of each copy between a GPU and its host."""
+    if not plan.copies:
+        return {}
+    bandwidth = to_host(cluster, int(symbols["N"]), plan.strategy)
+    return {op.name: formula.evaluate(op.size, symbols) / bandwidth for op in plan.copies}
 
 
 def _on_gpu(job: Job, gpu: Gpu, plan: Plan, symbols: Mapping[str, float]) -> tuple[dict[str, float], str]:

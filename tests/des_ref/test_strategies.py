@@ -24,6 +24,7 @@ from des_ref.certify.show import passed
 from des_ref.cli import leave
 from des_ref.comm import Comm, open_comm
 from des_ref.data.batch import slice_of
+from des_ref.hashing import owner_of
 from des_ref.models.build import Network
 from des_ref.strategies import STRATEGIES
 from des_ref.strategies.base import Optimizers
@@ -178,6 +179,8 @@ def _counted(kind: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, 
     everyone = SimpleNamespace(world_size=RANKS)
     batches = certify_case.batches(Case(RANKS, STEPS, "", ""), model, everyone)  # type: ignore[arg-type]
     own = [[len(set(slice_of(b, rank, RANKS).ids.tolist())) for rank in range(RANKS)] for b in batches]
+    owners = [torch.bincount(owner_of(torch.unique(b.ids), RANKS), minlength=RANKS) for b in batches]
+    owned = RANKS * sum(int(counts.max()) for counts in owners)  # rows of a batch, each owner's padded to the most
     samples, ids = sum(len(b) for b in batches), sum(len(b.ids) for b in batches)
     u, most = sum(map(sum, own)), sum(map(max, own))
     bags, partials = samples * FIELDS * (WIDTH + EXTRA) * VALUE, samples * (1 + 4 + 6) * VALUE
@@ -196,6 +199,9 @@ def _counted(kind: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, 
         "table_wise": {"lengths": samples * FIELDS * 4, "ids": ids * 8, "dense_grad": dense}
         | {"pooled": bags, "pooled_grad": bags},
         "row_all_to_all": {"id_counts": counts, "ids": keys, "rows": rows, "rows_grad": rows, "dense_grad": dense},
+        "row_all_gather": {"id_counts": counts, "ids": keys, "row_counts": counts, "dense_grad": dense}
+        | {"row_ids": RANKS * owned * 8}
+        | dict.fromkeys(("rows", "rows_grad"), RANKS * owned * WIDTH * VALUE),
         "ps_sync": {"id_counts": counts, "pull_keys": keys, "push_keys": keys, "pull_rows": rows, "push_rows": rows}
         | {"pull_dense": shards, "push_dense": shards},
         "data_parallel": {"row_counts": counts, "dense_grad": dense}

@@ -104,6 +104,7 @@ def test_every_strategy_sends_what_its_formula_in_the_table_says(v):
         "ps_async": f * 2 * v["u"] * (rows + v["k"]),
         "data_parallel": (v["N"] - 1) * v["u"] * (rows + v["k"]),
         "row_all_to_all": ids + 2 * f * v["u"] * rows,
+        "row_all_gather": f * (v["u"] + v["U"]) * v["k"] + 2 * f * v["U"] * rows,
         "table_wise": ids + 2 * f * local * v["F"] * rows,
         "row_wise": ids + 2 * f * v["B"] * v["F"] * rows,
         "mesh": ids + 2 * f * v["B"] * v["F"] * rows,

@@ -12,6 +12,7 @@ from dessim.workload.strategies.data_parallel import data_parallel
 from dessim.workload.strategies.des import des_all_reduce, des_reduce_scatter
 from dessim.workload.strategies.ps import ps_sync
 from dessim.workload.strategies.ps_async import ps_async
+from dessim.workload.strategies.row_all_gather import row_all_gather
 from dessim.workload.strategies.row_all_to_all import row_all_to_all
 from dessim.workload.strategies.sharded import mesh, row_wise, table_wise
 
@@ -22,6 +23,7 @@ STRATEGIES: dict[str, Callable[[Model], Plan]] = {
     "table_wise": table_wise,
     "row_wise": row_wise,
     "row_all_to_all": row_all_to_all,
+    "row_all_gather": row_all_gather,
     "ps_sync": ps_sync,
     "ps_async": ps_async,
     "data_parallel": data_parallel,
@@ -30,6 +32,7 @@ STRATEGIES: dict[str, Callable[[Model], Plan]] = {
 # Those of them that take options (dessim.workload.options).
 _OPTIONED: dict[str, Callable[[Model, Options], Plan]] = {
     "row_all_to_all": row_all_to_all,
+    "row_all_gather": row_all_gather,
     "ps_sync": ps_sync,
 }
 

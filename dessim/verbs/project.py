@@ -22,7 +22,7 @@ from dessim.verbs.projection import Misfit, Projection
 from dessim.verbs.served import STRATEGIES as SERVED
 from dessim.verbs.served import Servers, step_with_servers
 from dessim.verbs.served import check as check_servers
-from dessim.verbs.step import durations_of, step_of
+from dessim.verbs.step import durations_of, step_of, to_host
 from dessim.workload.codecs import Codes
 from dessim.workload.coding import coded
 from dessim.workload.memory import memory_of, require, require_servers, served_memory, spill_of
@@ -78,7 +78,7 @@ def project(
         if servers is not None:
             servers.seats(cluster, n)
     routed = Routed(cluster, folding)
-    host_bandwidth = _host_bandwidth(cluster, max(gpus)) if spill else None
+    host_bandwidth = to_host(cluster, max(gpus), "--spill") if spill else None
     rows: list[Projection | Misfit] = []
     watch = watch or Watch()
     cases = [(n, plan) for n in gpus for plan in plans]
@@ -199,19 +199,6 @@ def _provenance(job: Job, cluster: Cluster, n: int, compute_from: str, meanwhile
         "sizes": job.sizes_from,
         "memory": f"formula: rows, optimizer, index, what a step makes; {has}",
     }
-
-
-def _host_bandwidth(cluster: Cluster, n: int) -> float:
-    """Payload bytes/s between a GPU and its host's memory, each way; of unlike servers the slowest."""
-    own = cluster.device(range(n), "--spill").host_bandwidth
-    slots = [node.pcie.capacity if node.pcie else 0.0 for node in cluster.nodes]
-    found = own or min(slots)
-    if not found:
-        raise UsageError(
-            f"--spill needs the way to the host's memory: {cluster.path} has no node.pcie; "
-            'give its gpu a host_bandwidth, such as gpu = {part = "h100-sxm", host_bandwidth = "55 GB/s"}'
-        )
-    return found
 
 
 def _spill_from(job: Job, host_bandwidth: float) -> str:

@@ -242,7 +242,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _period_ms(found: Mapping[str, Any]) -> float:
     ends = found["ends_s"]
-    return 1e3 * sum(row[-1] - row[0] for row in ends) / len(ends) / found["steps"]
+    return float(1e3 * sum(row[-1] - row[0] for row in ends) / len(ends) / found["steps"])
 
 
 @record

@@ -15,9 +15,10 @@ from dessim.files import write_json
 from dessim.validate.collectives import run_collectives
 from dessim.validate.outcome import SPLITS, Outcome
 from dessim.validate.request import Kind, Request, Say, read_cases, say_nothing
+from dessim.validate.steps import run_steps
 from dessim.verbs.calibrate import measure_on_lab
 
-KINDS: dict[str, Kind] = {"collectives": run_collectives}
+KINDS: dict[str, Kind] = {"collectives": run_collectives, "steps": run_steps}
 """Outcomes and files have them in this order."""
 
 

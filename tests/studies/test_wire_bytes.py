@@ -1,0 +1,51 @@
+"""The study of what the kernel counts: its README is what its CSV says, and bounds that break are told."""
+
+from __future__ import annotations
+
+import pytest
+
+STUDY = "wire_bytes"
+
+
+def test_it_runs_within_its_bounds_and_changes_no_byte(folder, plot, tmp_path):
+    assert plot.main(["--out", str(tmp_path)]) == 0
+    assert (tmp_path / "README.md").read_bytes() == (folder / "README.md").read_bytes()
+    first = (tmp_path / "wire_bytes.svg").read_bytes()
+    assert plot.main(["--out", str(tmp_path)]) == 0
+    assert (tmp_path / "wire_bytes.svg").read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda lines: lines[:-1], "measured 0 times"),
+        (lambda lines: [*lines[:2], lines[2] + "0", *lines[3:]], "bytes a byte of payload"),
+    ],
+)
+def test_a_case_that_is_missing_or_outside_exits_3(folder, plot, tmp_path, monkeypatch, capsys, change, said):
+    for file in folder.iterdir():
+        if file.name != "wire_bytes.csv":
+            (tmp_path / file.name).symlink_to(file)
+    lines = (folder / "wire_bytes.csv").read_text().splitlines()
+    (tmp_path / "wire_bytes.csv").write_text("\n".join(change(lines)) + "\n")
+    monkeypatch.setattr(plot, "HERE", tmp_path)
+    assert plot.main(["--out", str(tmp_path)]) == 3
+    assert said in capsys.readouterr().err
+
+
+def test_every_strategy_is_counted(folder, plot, study):
+    from des_ref.strategies import STRATEGIES
+
+    assert set(study["strategies"]) <= set(STRATEGIES)
+    rows, machine = plot.load(folder / "wire_bytes.csv")
+    assert len(rows) == len(study["strategies"]) * len(study["ranks"]) * len(study["batch"])
+    assert "cores" in machine and "gloo" in machine
+    # Only where there is a ReduceScatter does gloo send more than was planned.
+    more = {row["strategy"] for row in rows if row["payload_bytes"] > 1.001 * row["planned_bytes"]}
+    assert more == {"des_reduce_scatter", "row_wise"}
+
+
+def test_the_readme_says_what_was_found(folder, plot):
+    rows, _ = plot.load(folder / "wire_bytes.csv")
+    ratios = sorted(plot.ratio(row) for row in rows)
+    assert f"{ratios[0]:.2f} to {ratios[-1]:.2f} bytes of Ethernet frames" in (folder / "README.md").read_text()

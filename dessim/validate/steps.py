@@ -45,6 +45,8 @@ def run_steps(request: Request) -> tuple[list[Outcome], dict[str, Any]]:
     """Outcomes of steps.toml, and what was measured: captures, and every case's times of its workers."""
     table = read_steps()
     cases = step_cases(table, request.splits, request.quick)
+    if not cases:
+        return [], request.measured or {}
     measured = request.measured or measure(table, cases, request.say)
     outcomes = []
     for case in cases:

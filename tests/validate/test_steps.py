@@ -1,0 +1,135 @@
+"""Training steps of the lab: the split is fixed, and a step is what its parts make it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from dessim.cluster import load_cluster
+from dessim.sim.device import roofline
+from dessim.trace.schema import Kind
+from dessim.validate.outcome import SPLITS
+from dessim.validate.request import Request, bounds_of, read_cases
+from dessim.validate.step_cases import SERVED, model_of, read_steps, step_cases
+from dessim.validate.steps import TRACED, captured_of, payload_of, predict, run_steps
+from dessim.verbs.captured import Capture
+from dessim.workload import formula
+from dessim.workload.model import parse_model
+from dessim.workload.strategies import STRATEGIES
+from dessim.workload.strategies import plan as plan_of
+from tests.trace.build import header
+
+TABLE = read_steps()
+CASES = step_cases(TABLE, SPLITS, quick=False)
+BED = load_cluster("lab/switch_4")
+RATE = 2.0  # times as slow as the device's roofline
+
+
+def captures(model: str, strategy: str) -> list[dict[str, object]]:
+    """Of runs on 2 and 4 ranks, each op as long as a roofline without launches says, times RATE."""
+    parsed, gpu = parse_model(model_of(TABLE, model), model), replace(BED.gpu, launch_overhead=0.0)
+    plan, found = plan_of(strategy, parsed), []
+    for ranks in TABLE["capture"]["ranks"]:
+        batch = TABLE["models"][model]["batch"] * ranks
+        symbols = parsed.symbols(ranks, batch) | {"s": 4.0}
+        times = {
+            op.name: RATE * roofline(gpu, formula.evaluate(op.flops, symbols), formula.evaluate(op.mem, symbols), 0.0)
+            + 1e-4
+            for op in plan.ops
+            if op.kind is Kind.COMPUTE
+        }
+        made = header(
+            world_size=ranks,
+            strategy=strategy,
+            model=parsed.model_dump(mode="json"),
+            symbols=symbols,
+            groups={},
+            clock_offset_us=(0.0,) * ranks,
+        )
+        found.append(Capture(made, times).to_json())
+    return found
+
+
+@pytest.fixture(scope="module")
+def measured() -> dict[str, object]:
+    """As if every step had taken 0.4 s."""
+    keys = {f"{case.model} {TRACED.get(case.strategy, case.strategy)}": case for case in CASES}
+    trained = {
+        case.name: {
+            "name": case.name,
+            "workers": case.workers,
+            "servers": case.servers,
+            "batch": case.batch * case.workers,
+            "steps": 2,
+            "ends_s": [[0.0, 0.4, 0.8]] * case.workers,
+        }
+        for case in CASES
+    }
+    made = {key: captures(c.model, TRACED.get(c.strategy, c.strategy)) for key, c in keys.items()}
+    return json.loads(json.dumps({"cores": 2, "captures": made, "trained": trained}))
+
+
+def test_held_out_beds_are_not_those_of_development_or_of_captures() -> None:
+    beds = {split: {case.bed for case in CASES if case.split == split} for split in SPLITS}
+    assert not beds["held_out"] & (beds["development"] | {TABLE["capture"]["bed"]})
+    assert len({case.name for case in CASES}) == len(CASES)
+
+
+def test_every_strategy_that_trains_is_held_out() -> None:
+    held_out = [case for case in CASES if case.split == "held_out"]
+    assert len(held_out) >= 30
+    assert {case.strategy for case in held_out} >= set(STRATEGIES) - {"row_all_gather"}
+    assert {case.workers + case.servers for case in held_out} >= {4, 6, 8}
+    assert {case.pipeline for case in held_out} == {True, False}
+
+
+def test_bounds_are_those_promised() -> None:
+    bounds = bounds_of(read_cases())["steps"]
+    assert (bounds.median_error, bounds.p95_error) == (0.05, 0.12)
+
+
+def test_cases_fit_their_beds_and_quick_is_a_small_part() -> None:
+    for case in CASES:
+        assert case.workers + case.servers == load_cluster(case.bed).n_gpus
+        assert (case.servers > 0) == (case.strategy == SERVED)
+    few = step_cases(TABLE, SPLITS, quick=True)
+    assert 0 < len(few) < len(CASES) / 4 and {case.name for case in few} <= {case.name for case in CASES}
+
+
+@pytest.mark.slow
+def test_what_was_measured_can_be_predicted_anew(measured) -> None:
+    outcomes, kept = run_steps(Request(TABLE, BED.transport, SPLITS, measured=measured))
+    assert kept is measured and [o.name for o in outcomes] == [case.name for case in CASES]
+    assert [o.measured_s for o in outcomes] == pytest.approx([0.4] * len(outcomes))
+    assert all(0.01 < o.predicted_s < 60 for o in outcomes)
+    assert run_steps(Request(TABLE, BED.transport, ["calibration"]))[0] == []
+
+
+def test_a_step_lasts_no_less_than_its_bytes(measured) -> None:
+    for case in CASES[::3]:
+        captured = captured_of(case, measured)
+        step = predict(case, captured, BED.transport, cores=2)
+        # All hosts of a bed with like NICs send at once, at best.
+        nic = load_cluster(case.bed).node.nic.capacity
+        hosts = case.workers + case.servers
+        assert step > payload_of(case, captured) / hosts / nic / (1 + 1e-9), case.name
+
+
+def test_fewer_cores_never_make_a_step_shorter(measured) -> None:
+    for case in CASES:
+        if case.bed == "lab/switch_6":
+            captured = captured_of(case, measured)
+            times = [predict(case, captured, BED.transport, cores) for cores in (8, 4, 2, 1)]
+            assert times == sorted(times), case.name
+            assert times[0] < times[-1]
+
+
+def test_the_pipeline_hides_what_ids_take(measured) -> None:
+    by_name = {case.name: case for case in CASES}
+    for strategy in ("des_all_reduce", "table_wise", "ps_sync"):
+        with_, without = (by_name[f"switch_8, deepfm{how}: {strategy}"] for how in ("", ", no pipeline"))
+        captured = captured_of(with_, measured)
+        times = [predict(case, captured, BED.transport, cores=8) for case in (with_, without)]
+        assert times[0] < times[1]

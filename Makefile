@@ -7,7 +7,7 @@ OUT    ?= demo-out
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types bench studies
+.PHONY: help demo test lint types bench kills studies
 
 help:     ## list the targets
 	@sed -n 's/^\([a-z]*\): *\(.*\)## \(.*\)/  make \1\t\3/p' $(MAKEFILE_LIST) | expand -t 18
@@ -40,6 +40,9 @@ types: $(READY)    ## mypy --strict on dessim
 
 bench: $(READY)    ## race SimGrid (Debian: libsimgrid-dev g++) and time dessim from 8 to 65,536 GPUs
 	@$(BIN)/python tests/bench/run.py
+
+kills: $(READY)    ## kill training at random moments, resume, compare parameters (a quarter of an hour)
+	@$(BIN)/python tests/bench/kills.py
 
 studies: $(READY)  ## rerun every study: figures and expected results
 	@for s in studies/*/plot.py; do $(BIN)/python $$s || exit 1; done

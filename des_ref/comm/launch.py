@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from des_ref.cli import RankError
 from des_ref.comm.group import TIMEOUT_S, Comm
+from des_ref.comm.meeting import meet
 from des_ref.comm.wire import first_line
 from dessim.errors import UsageError
 
@@ -35,6 +36,12 @@ def _pick_device(device: str, local_rank: int, workers_here: int) -> torch.devic
     return torch.device("cuda", local_rank)
 
 
+def _launchers_store(rank: int, world_size: int, timeout: float) -> dist.Store:
+    store = next(dist.rendezvous("env://", rank, world_size, timeout=timedelta(seconds=timeout)))[0]
+    store.set_timeout(timedelta(seconds=timeout))
+    return dist.PrefixStore(meet(store, rank, world_size, timeout), store)
+
+
 @contextmanager
 def open_comm(
     device: str = "auto", rendezvous: tuple[Path, int, int] | None = None, timeout: float = TIMEOUT_S
@@ -53,7 +60,7 @@ def open_comm(
     elif "RANK" in env and "WORLD_SIZE" in env:
         rank, world_size = int(env["RANK"]), int(env["WORLD_SIZE"])
         local_rank, workers_here = launched_rank(), int(env.get("LOCAL_WORLD_SIZE", world_size))
-        store = {"init_method": "env://"}
+        store = {}  # the launcher's, below: opening it waits for the others
     else:
         rank, world_size, local_rank, workers_here = 0, 1, 0, 1
         store = {"store": dist.HashStore()}
@@ -66,8 +73,9 @@ def open_comm(
     backend = "nccl" if where.type == "cuda" else "gloo"
     try:
         limit = timedelta(seconds=timeout)
+        store = store or {"store": _launchers_store(rank, world_size, timeout)}
         dist.init_process_group(backend, rank=rank, world_size=world_size, timeout=limit, **store)
-    except (RuntimeError, dist.DistError) as error:
+    except (RuntimeError, TimeoutError, dist.DistError) as error:
         raise RankError(
             rank, f"not all {world_size} processes came within {timeout:g} s: {first_line(error)}"
         ) from None

@@ -1,25 +1,30 @@
 """`make kills`: training that is killed at random moments, again and again, and goes on to the same parameters.
 
-    python tests/bench/kills.py                          # 25 kills on 2 ranks, 25 on 4, then 2 -> 4 -> 1 ranks
+    python tests/bench/kills.py                          # 25 kills on 2 ranks, 25 on 4, 3 under torchrun, 2 -> 4 -> 1
     python tests/bench/kills.py --ranks 2 --kills 50 --seed 7 --strategy table_wise
 
 A run in float64 that nobody disturbs, and the same run with SIGKILLs: of one rank or of all, in three of ten cases
 while it starts, else when its newest checkpoint is of a random step, plus a random moment. After each kill the ranks
 that are left must end by themselves, every checkpoint that has its name must be whole, and the run is started again
 with --resume. At the end its last checkpoint and its epoch log are compared with those of the undisturbed run, and
-nothing half-written may be left. Exits 3 when something is not as it should be.
+nothing half-written may be left. The same under `torchrun --max-restarts`, which starts all ranks again by itself when
+one is killed, and for a run that is moved from 2 ranks to 4 and to 1. Exits 3 when something is not as it should be.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
+import signal
+import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +41,8 @@ from tests.bench.trainers import Run  # noqa: E402
 CLOSE = 1e-12
 SILENCE_S = 20.0  # that ranks bear
 LIMIT_S = 120.0  # of a run, or of its end
+LOOK_S = 0.002
+UNDER_TORCHRUN = 3  # kills
 MODEL = """
 schema_version = 1
 name = "killed"
@@ -81,23 +88,29 @@ class Case:
     steps: int
     every: int
 
-    def start(self, name: str, ranks: int, steps: int = 0, **environment: str) -> Run:
+    def start(self, name: str, ranks: int, steps: int = 0) -> Run:
         """The run of this name, from the start or from where it is."""
+        return Run(ranks, self.arguments(name, steps), self.said(name))
+
+    def arguments(self, name: str, steps: int = 0) -> list[str]:
+        """Of the trainer, for the run of this name."""
         model, config = self.folder / "model.toml", self.folder / "run.toml"
         model.write_text(MODEL)
         config.write_text(SETTINGS.format(model=model, strategy=self.strategy, silence=SILENCE_S, every=self.every))
         kept = str(self.checkpoints(name))
         arguments = ["--config", str(config), "--device", "cpu", "--checkpoint", kept, "--resume"]
-        arguments += ["--epoch-log", str(self.log(name)), "--steps", str(steps or self.steps)]
-        return Run(ranks, arguments, self.folder / f"{name}.txt", environment)
+        return [*arguments, "--epoch-log", str(self.log(name)), "--steps", str(steps or self.steps)]
 
     def whole(self, name: str, ranks: int, steps: int = 0) -> None:
         """The run of this name to its end. Raises RuntimeError with what it said when it fails."""
         if any(self.start(name, ranks, steps).wait(LIMIT_S)):
-            raise RuntimeError((self.folder / f"{name}.txt").read_text())
+            raise RuntimeError(self.said(name).read_text())
 
     def checkpoints(self, name: str) -> Path:
         return self.folder / name
+
+    def said(self, name: str) -> Path:
+        return self.folder / f"{name}.txt"
 
     def log(self, name: str) -> Path:
         return self.folder / f"{name}.jsonl"
@@ -122,11 +135,11 @@ def kill_often(case: Case, name: str, ranks: int, kills: int, rng: random.Random
             while case.newest(name) < target and not run.is_over:
                 if time.monotonic() - started > LIMIT_S:
                     raise RuntimeError(f"no checkpoint from step {target} on within {LIMIT_S:g} s")
-                time.sleep(0.002)
+                time.sleep(LOOK_S)
             kind, moment = "while it trains", rng.uniform(0, 0.05)
         time.sleep(moment)
         if run.is_over:
-            raise RuntimeError(f"ended before kill {kills - left + 1}: {(case.folder / f'{name}.txt').read_text()}")
+            raise RuntimeError(f"ended before kill {kills - left + 1}: {case.said(name).read_text()}")
         run.kill(whom)
         codes = run.wait(LIMIT_S)
         # The others end by themselves: with an error, or by having finished.
@@ -137,6 +150,37 @@ def kill_often(case: Case, name: str, ranks: int, kills: int, rng: random.Random
         done[f"{'all ranks' if len(whom) == ranks else 'one rank'} {kind}"] += 1
     case.whole(name, ranks)
     return done
+
+
+def kill_under_torchrun(case: Case, name: str, ranks: int, kills: int, rng: random.Random) -> int:
+    """torchrun is started once and starts the ranks again by itself: its exit code."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    command = [*launcher, f"--max-restarts={kills}", "-m", "des_ref.train", *case.arguments(name)]
+    with case.said(name).open("w") as said, subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=said) as torchrun:
+        try:
+            for kill in range(1, kills + 1):
+                # Past where it was at the last kill: it has been started again and goes on.
+                target = max(case.steps * kill // (kills + 1), case.newest(name) + 2 * case.every)
+                deadline = time.monotonic() + LIMIT_S
+                while case.newest(name) < target or not (ranks_now := children(torchrun.pid)):
+                    if torchrun.poll() is not None or time.monotonic() > deadline:
+                        raise RuntimeError(f"no kill {kill} under torchrun: {case.said(name).read_text()}")
+                    time.sleep(LOOK_S)
+                os.kill(rng.choice(ranks_now), signal.SIGKILL)
+            return torchrun.wait(LIMIT_S)
+        finally:
+            torchrun.kill()
+
+
+def children(parent: int) -> list[int]:
+    """Processes of a process, in Linux."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # one that has ended meanwhile
+            # The parent stands after the name, which may have anything in it, and the state.
+            if int((folder / "stat").read_text().rpartition(")")[2].split()[1]) == parent:
+                found.append(int(folder.name))
+    return sorted(found)
 
 
 def parameters(folder: Path) -> dict[str, Tensor]:
@@ -204,6 +248,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             say(f"  {', '.join(f'{n} of {kind}' for kind, n in sorted(done.items()))}")
             say(f"  {alone:.0f} s undisturbed, {time.monotonic() - start - alone:.0f} s with all kills")
             problems += compare(case, f"killed-{ranks}", f"undisturbed-{ranks}")
+        say(f"torchrun --max-restarts={UNDER_TORCHRUN}, one of {numbers[0]} ranks killed as often")
+        code = kill_under_torchrun(case, "torchrun", numbers[0], UNDER_TORCHRUN, random.Random(args.seed))
+        problems += [] if code == 0 else [f"torchrun: exit code {code}"]
+        problems += compare(case, "torchrun", f"undisturbed-{numbers[0]}")
         say("2 -> 4 -> 1 ranks, a third of the steps on each")
         for third, ranks in enumerate((2, 4, 1), start=1):
             case.whole("resharded", ranks, args.steps * third // 3)

@@ -58,9 +58,13 @@ class TrainingSettings(_Strict):
 
 
 class RowSettings(_Strict):
-    """`init_std`: standard deviation of a new row's values. When an id gets and loses a row: embedding/lifetime.py."""
+    """`init_std`: standard deviation of a new row's values. When an id gets and loses a row: embedding/lifetime.py.
+
+    `count_batches`: which rows are hot (strategies with hot_rows) is counted in so many batches, before training.
+    """
 
     init_std: Annotated[float, Field(ge=0)] = 0.01
+    count_batches: Positive = 16
     admit_after: Annotated[int, Field(ge=1, lt=2**31)] = 1
     expire_after: Annotated[int, Field(ge=1, lt=2**30)] | None = None
 

@@ -34,12 +34,18 @@ from dessim.trace.schema import PREFETCH
 Watch = Callable[[], AbstractContextManager[None]]
 
 
-def endless(source: Source, samples: int, comm: Comm, steps: int = 0) -> Iterator[tuple[int, Batch]]:
-    """(epoch, this worker's share of a global batch of `samples`), epoch after epoch, as if after so many steps."""
+def endless(
+    source: Source, samples: int, comm: Comm, steps: int = 0, share: Callable[[Batch], Batch] | None = None
+) -> Iterator[tuple[int, Batch]]:
+    """(epoch, this worker's share of a global batch of `samples`), epoch after epoch, as if after so many steps.
+
+    With `share` the whole batch is read, and that says which samples are this worker's.
+    """
     start, first = divmod(steps, source.train_samples // samples)
+    part = (comm.rank, comm.world_size) if share is None else (0, 1)
     for epoch in count(start):
-        for batch in source.batches(epoch, samples, comm.rank, comm.world_size, first if epoch == start else 0):
-            yield epoch, batch
+        for batch in source.batches(epoch, samples, *part, first if epoch == start else 0):
+            yield epoch, batch if share is None else share(batch)
 
 
 @dataclass(frozen=True, slots=True)

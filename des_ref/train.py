@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from des_ref.data.source import Opened, open_source
 from des_ref.embedding.optim import ROW_OPTIMIZERS
 from des_ref.models.build import Network
 from des_ref.pipeline import Pipeline, endless
-from des_ref.strategies import STRATEGIES, check_strategy
+from des_ref.strategies import STRATEGIES, build, check_strategy
 from des_ref.strategies.base import Lane, Strategy
 from des_ref.strategies.ps_server import Server
 from des_ref.trace_session import TraceSession
@@ -48,7 +49,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--config", type=Path, help="run settings, TOML (default: the shipped ml100k.toml)")
     p.add_argument("--data", help="ml-100k, synthetic, or a path (Criteo TSV, recbole wheel)")
     p.add_argument("--model", help="model file, or the name of a shipped one")
-    p.add_argument("--strategy", help=f"one of {', '.join(STRATEGIES)}")
+    p.add_argument(
+        "--strategy", help=f"one of {', '.join(STRATEGIES)}; options behind it: ps_sync+hot_rows=1000+look_ahead"
+    )
     p.add_argument(
         "--optimizer",
         choices=tuple(ROW_OPTIMIZERS),
@@ -147,12 +150,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             many = f"{opened.source.train_samples} training samples of {opened.name}"
             raise UsageError(f"--batch {settings.training.batch} is more than all {many}")
         strategy = build_strategy(settings, model, comm)
+        first, batch = settings.rows.count_batches, settings.training.batch
+        strategy.count(lambda: islice(opened.source.batches(0, batch, 0, 1), first))
         run_identity, progress = identity(settings, model, opened), Progress()
         if checkpoint is not None:
             progress = resume.go_on(strategy, checkpoint, run_identity, comm)
         every, keep = settings.checkpoint.every, settings.checkpoint.keep
         writer = Writer(comm, folder, every, keep, run_identity) if folder is not None else None
-        batches = endless(opened.source, settings.training.batch, comm, progress.steps)
+        share = strategy.share if strategy.looks_ahead else None
+        batches = endless(opened.source, batch, comm, progress.steps, share)
         lane = Lane(comm.beside(PREFETCH)) if settings.training.pipeline else None
         pipeline = Pipeline(strategy, comm, batches, lane)
         session = _trace_session(args, settings, opened, comm, strategy, pipeline, model)
@@ -194,7 +200,7 @@ def check_checkpoints(args: argparse.Namespace, settings: Settings) -> None:
 def build_strategy(settings: Settings, model: Model, comm: Comm) -> Strategy:
     """Model, optimizers and strategy as the settings say."""
     network = Network(model, settings.seed, settings.torch_dtype, comm.device)
-    strategy = STRATEGIES[settings.strategy](network, settings.optimizers, comm)
+    strategy = build(settings.strategy, network, settings.optimizers, comm)
     use_codecs(settings.wire.codes, strategy, comm, settings.seed)
     return strategy
 

@@ -148,7 +148,8 @@ def compare(
     fields[place] = torch.cat([b.field for b in wholes]).to(device)
 
     network = Network(model, SEED, torch.float64, device)
-    strategy = build(case.strategy, network, case.optimizers(), comm, lambda: wholes[:1])
+    strategy = build(case.strategy, network, case.optimizers(), comm)
+    strategy.count(lambda: wholes[:1])
     use_codecs(case.codes, strategy, comm, SEED, measures=True)
     rows = strategy.table.find_or_insert(vocabulary)
     mine = strategy.owner(vocabulary, fields) == comm.rank

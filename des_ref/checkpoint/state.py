@@ -44,8 +44,9 @@ def take(strategy: Strategy, rank: int, ranks: int) -> Snapshot:
         rank, ranks = (0, 1) if rank == 0 else (rank, ranks)
         if rank:
             return Snapshot(None, {}, kept)
-    # What a table exports is a copy already.
-    rows = {group: {name: t.cpu() for name, t in lines.items()} for group, lines in strategy.table.export().items()}
+    # What a table exports is a copy already. Rows that everyone keeps are in their owner's file.
+    groups = _lines(strategy.table.export(), strategy, rank) if strategy.shares_rows else strategy.table.export()
+    rows = {group: {name: t.cpu() for name, t in lines.items()} for group, lines in groups.items()}
     return Snapshot(rows_name(rank, ranks), rows, kept)
 
 
@@ -53,11 +54,11 @@ def restore(strategy: Strategy, checkpoint: Path, manifest: Mapping[str, Any], r
     """Into a strategy that has not trained yet. Raises FileError, UsageError."""
     strategy.load_dense(read_dense(checkpoint), manifest["step"])
     names = sorted(name for name in manifest["files"] if name.startswith("rows-"))
-    if len(names) == ranks and not strategy.rows_replicated:
+    if len(names) == ranks and not (strategy.rows_replicated or strategy.shares_rows):
         strategy.table.load(read_rows(checkpoint / names[rank]))
         return
     # A file at a time: all of them together may be more than this worker can hold.
-    parts = [_owned(read_rows(checkpoint / name), strategy, rank) for name in names]
+    parts = [_lines(read_rows(checkpoint / name), strategy, rank, others=True) for name in names]
     joined = {
         group: {name: torch.cat([part[group][name] for part in parts]) for name in lines}
         for group, lines in parts[0].items()
@@ -65,8 +66,8 @@ def restore(strategy: Strategy, checkpoint: Path, manifest: Mapping[str, Any], r
     strategy.table.load(joined)
 
 
-def _owned(groups: Groups, strategy: Strategy, rank: int) -> dict[str, dict[str, Tensor]]:
-    """The lines whose keys this worker has to have."""
+def _lines(groups: Groups, strategy: Strategy, rank: int, others: bool = False) -> dict[str, dict[str, Tensor]]:
+    """The lines whose keys this worker owns, and with `others` those that it keeps beside."""
     if strategy.rows_replicated:
         return {group: dict(lines) for group, lines in groups.items()}
     own = {}
@@ -76,6 +77,8 @@ def _owned(groups: Groups, strategy: Strategy, rank: int) -> dict[str, dict[str,
             raise UsageError(f"{group} were saved without their fields: resume on as many workers as saved them")
         field = lines[FIELD][:, 0].to(torch.int64) if strategy.goes_by_field else torch.zeros_like(keys)
         mine = strategy.owner(keys, field) == rank
+        if others and strategy.shares_rows:
+            mine |= strategy.is_everywhere(keys.to(strategy.network.device)).to(keys.device)
         own[group] = {name: t[mine] for name, t in lines.items()}
     return own
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-
-from torch import Tensor
+from collections.abc import Callable
 
 from des_ref.comm import Comm
-from des_ref.data.batch import Batch
 from des_ref.models.build import Network
 from des_ref.strategies.base import Optimizers, Strategy
 from des_ref.strategies.data_parallel import DataParallel
 from des_ref.strategies.des import DesAllReduce, DesReduceScatter
-from des_ref.strategies.hot import hottest
 from des_ref.strategies.ps import PsSync
 from des_ref.strategies.ps_async import PsAsync
 from des_ref.strategies.row_all_gather import RowAllGather
@@ -33,7 +29,7 @@ STRATEGIES: dict[str, Callable[[Network, Optimizers, Comm], Strategy]] = {
     "ps_async": PsAsync,
     "data_parallel": DataParallel,
 }
-_OPTIONED: dict[str, Callable[[Network, Optimizers, Comm, Options, Tensor | None], Strategy]] = {
+_OPTIONED: dict[str, Callable[[Network, Optimizers, Comm, Options], Strategy]] = {
     "row_all_to_all": RowAllToAll,
     "row_all_gather": RowAllGather,
     "ps_sync": PsSync,
@@ -55,14 +51,10 @@ def check_strategy(text: str) -> None:
         raise UsageError(f"unknown strategy {name!r}; the trainer runs {', '.join(STRATEGIES)}")
 
 
-def build(
-    text: str, network: Network, optimizers: Optimizers, comm: Comm, first: Callable[[], Iterable[Batch]] = tuple
-) -> Strategy:
-    """The strategy of this name, options behind it. `first` gives the global batches in which ids are counted, where
-    frequent rows are kept apart. Raises UsageError."""
+def build(text: str, network: Network, optimizers: Optimizers, comm: Comm) -> Strategy:
+    """The strategy of this name, options behind it. Raises UsageError."""
     check_strategy(text)
     name, options = parse_strategy(text)
-    if not options:
-        return STRATEGIES[name](network, optimizers, comm)
-    hot = hottest(first(), options.hot_rows) if options.hot_rows else None
-    return _OPTIONED[name](network, optimizers, comm, options, hot)
+    if options:
+        return _OPTIONED[name](network, optimizers, comm, options)
+    return STRATEGIES[name](network, optimizers, comm)

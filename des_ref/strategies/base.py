@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -111,7 +111,15 @@ class Strategy(Protocol):
     loss_is_share: bool  # whether a step's loss is this worker's summand only
     rows_replicated: bool  # whether every worker holds every row, and not only those it owns
     goes_by_field: bool  # whether a row's owner follows from its field, and not from its id
+    shares_rows: bool  # whether there are rows that every worker keeps beside their owner
     looks_ahead: bool  # whether `share` must see the whole batch to know which samples are this worker's
+
+    def count(self, first: Callable[[], Iterable[Batch]]) -> None:
+        """See which ids are frequent, in the first global batches; before rows are loaded and before any training.
+
+        Every worker calls it with the same batches; they are read only where a strategy treats frequent rows apart.
+        """
+        ...
 
     def share(self, whole: Batch) -> Batch:
         """This worker's samples of a global batch."""
@@ -171,6 +179,7 @@ class OwnedByHash:
     name: str
     rows_replicated = False
     goes_by_field = False
+    shares_rows = False
     looks_ahead = False
     _dense: torch.optim.Optimizer
 
@@ -189,6 +198,9 @@ class OwnedByHash:
 
     def owner(self, ids: Tensor, field: Tensor) -> Tensor:
         return owner_of(ids, self.comm.world_size)
+
+    def count(self, first: Callable[[], Iterable[Batch]]) -> None:
+        return None
 
     def share(self, whole: Batch) -> Batch:
         return slice_of(whole, self.comm.rank, self.comm.world_size)

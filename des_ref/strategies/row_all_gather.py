@@ -64,14 +64,7 @@ class RowAllGather(Rival):
 
     name = "row_all_gather"
 
-    def __init__(
-        self,
-        network: Network,
-        optimizers: Optimizers,
-        comm: Comm,
-        options: Options | None = None,
-        hot: Tensor | None = None,
-    ) -> None:
+    def __init__(self, network: Network, optimizers: Optimizers, comm: Comm, options: Options | None = None) -> None:
         super().__init__(network, optimizers, comm, options)
         capacity = self.options.cache_rows
         if capacity and optimizers.lifetime != Lifetime():

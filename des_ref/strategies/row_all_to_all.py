@@ -12,6 +12,7 @@ With `look_ahead` each worker reads the global batch and takes the samples that 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +24,7 @@ from des_ref.models.build import Network
 from des_ref.strategies.assign import assign, share_of
 from des_ref.strategies.base import Counts, Lane, Optimizers
 from des_ref.strategies.exchange import Asked, Keys, send_keys
-from des_ref.strategies.hot import HotRows
+from des_ref.strategies.hot import HotRows, hottest
 from des_ref.strategies.rival import Rival, Updated
 from dessim.trace.schema import Phase
 from dessim.workload.options import Options
@@ -62,18 +63,15 @@ class RowAllToAll(Rival):
     name = "row_all_to_all"
     keys_op, rows_op, grads_op = "ids", "rows", "rows_grad"
 
-    def __init__(
-        self,
-        network: Network,
-        optimizers: Optimizers,
-        comm: Comm,
-        options: Options | None = None,
-        hot: Tensor | None = None,
-    ) -> None:
-        """`hot` int64 [H], sorted: the ids of hot rows, the same on every worker."""
+    def __init__(self, network: Network, optimizers: Optimizers, comm: Comm, options: Options | None = None) -> None:
         super().__init__(network, optimizers, comm, options)
-        self._hot = HotRows(hot.to(comm.device)) if hot is not None else None
-        self.looks_ahead = self.options.look_ahead
+        nothing = torch.empty(0, dtype=torch.int64, device=comm.device)
+        self._hot = HotRows(nothing) if self.options.hot_rows else None
+        self.looks_ahead, self.shares_rows = self.options.look_ahead, self._hot is not None
+
+    def count(self, first: Callable[[], Iterable[Batch]]) -> None:
+        if self._hot is not None:
+            self._hot = HotRows(hottest(first(), self.options.hot_rows).to(self.comm.device))
 
     def share(self, whole: Batch) -> Batch:
         if not self.looks_ahead:

@@ -106,6 +106,8 @@ def parse_servers(
 
 def check(strategies: Sequence[str], servers: Servers | None) -> None:
     """Raise UsageError where strategies and servers do not go together."""
+    if servers is not None and (optioned := next((s for s in strategies if s.startswith("ps_sync+")), None)):
+        raise UsageError(f"--servers and {optioned}: hosts that serve have no options yet; leave one of the two out")
     if servers is None:
         if "ps_async" in strategies:
             raise UsageError("ps_async needs servers on hosts of their own: add --servers 16, for example")

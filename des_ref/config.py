@@ -35,7 +35,8 @@ class _Strict(BaseModel):
 
 
 class DataSettings(_Strict):
-    """`source`: ml-100k, synthetic, or a path (Criteo TSV, .gz of it; RecBole's wheel or a folder with ml-100k.inter).
+    """`source`: ml-100k, synthetic, a path (Criteo TSV, .gz of it; RecBole's wheel or a folder with ml-100k.inter), or
+    stream, which has settings of its own.
 
     `samples` is how many the synthetic source makes; a tenth each is for validation and test, so at least 10.
     Of a Criteo file, up to `max_bad_rows` that are not as they should be are left out.
@@ -45,6 +46,30 @@ class DataSettings(_Strict):
     split: Literal["random", "time"] = "random"
     samples: Annotated[int, Field(ge=10)] = 100_000
     max_bad_rows: Annotated[int, Field(ge=0)] = 0
+
+
+class StreamSettings(_Strict):
+    """Of `data.source = "stream"`: rows without end. See docs/streaming.md.
+
+    `inputs` have Criteo's format: files, named pipes, `-` for standard input; the last one is waited for to grow with
+    `follow`. None: rows are made, by data/synthetic.py's law, and each id lives for `id_life` of them. At most `ahead`
+    batches are read before they are trained on. Every `report_every` steps there is a report, which goes into `log`
+    (JSON lines) and `tensorboard` (a folder) too.
+    """
+
+    inputs: tuple[str, ...] = ()
+    follow: bool = False
+    id_life: Positive | None = None
+    ahead: Positive = 4
+    report_every: Positive = 100
+    log: str | None = None
+    tensorboard: str | None = None
+
+    @model_validator(mode="after")
+    def _something_grows(self) -> StreamSettings:
+        if self.follow and not self.inputs:
+            raise ValueError("follow waits for an input to grow: name it in inputs (--input)")
+        return self
 
 
 class TrainingSettings(_Strict):
@@ -153,6 +178,7 @@ class Settings(_Strict):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     dtype: Literal["float32", "float64"] = "float32"
     data: DataSettings = DataSettings()
+    stream: StreamSettings = StreamSettings()
     training: TrainingSettings = TrainingSettings()
     rows: RowSettings = RowSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
@@ -166,8 +192,12 @@ class Settings(_Strict):
         return torch.float64 if self.dtype == "float64" else torch.float32
 
     def folder(self, log: Path | None) -> Path:
-        """Where a run leaves what it was not asked for: that of its checkpoints, else of its epoch log, else here."""
+        """Where a run leaves what it was not asked for: that of its checkpoints, else of its log, else here."""
         return Path(self.checkpoint.folder or (log.parent if log is not None else "."))
+
+    @property
+    def is_stream(self) -> bool:
+        return self.data.source == "stream"
 
     @property
     def optimizers(self) -> Optimizers:

@@ -56,7 +56,7 @@ class _Ready:
 
 
 class Pipeline:
-    """Trains on `batches`, of which there must be one more than steps: the last step sends one nobody trains on.
+    """Trains on `batches`. Where they do not end, the last step sends one that nobody trains on.
 
     `lane` is the other thread's, with a group of its own (`Lane(comm.beside(PREFETCH))`); without one a step reads,
     sends and trains one after the other. `watch_first` is entered around the first batch's `send`.
@@ -76,18 +76,28 @@ class Pipeline:
         self._next = self._read() if self._pool is None else self._pool.submit(self._send, watch_first, None).result()
 
     @property
+    def is_over(self) -> bool:
+        """Whether there is no batch for another step."""
+        return self._next is None
+
+    @property
     def epoch(self) -> int:
         """The epoch of the next step."""
-        return self._next.epoch
+        return self._ready.epoch
 
     @property
     def batch(self) -> Batch:
         """What the next step trains on."""
-        return self._next.batch
+        return self._ready.batch
+
+    @property
+    def _ready(self) -> _Ready:
+        assert self._next is not None, "the batches are at their end"
+        return self._next
 
     def step(self, watch: Watch = nullcontext, watch_ahead: Watch = nullcontext) -> StepResult:
         """One training step. Each watch is entered around what its thread does."""
-        now = self._next
+        now = self._ready
         if self._pool is None:
             with watch():
                 following = self._read()
@@ -106,14 +116,17 @@ class Pipeline:
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _read(self) -> _Ready:
-        epoch, batch = next(self._batches)
-        return _Ready(epoch, batch.to(self._device))
+    def _read(self) -> _Ready | None:
+        for epoch, batch in self._batches:
+            return _Ready(epoch, batch.to(self._device))
+        return None
 
-    def _send(self, watch: Watch, main: torch.cuda.Stream | None) -> _Ready:
+    def _send(self, watch: Watch, main: torch.cuda.Stream | None) -> _Ready | None:
         """What the other thread does. On a GPU too, all of it is done when this returns."""
         with self._on_side_stream(main), watch():
             ready = self._read()
+            if ready is None:
+                return None
             return _Ready(ready.epoch, ready.batch, self._strategy.send(ready.batch, self.lane))
 
     @contextmanager

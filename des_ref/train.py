@@ -5,6 +5,7 @@
     torchrun --standalone --nproc-per-node=4 -m des_ref.train --trace run.trace --trace-steps 20 --steps 100
     torchrun --nnodes=2 --nproc-per-node=8 --rdzv-backend=c10d --rdzv-endpoint=HOST:29500 -m des_ref.train
     python -m des_ref.train --data train.txt.gz --model deepfm          (Criteo's columns)
+    zcat day_*.gz | python -m des_ref.train --data stream --input - --model deepfm      (docs/streaming.md)
 
 Progress goes to stderr; with --json, rank 0 ends with one JSON object on stdout. AUC and log loss are those of the
 held-out test samples at the epoch whose validation AUC was best.
@@ -34,6 +35,7 @@ from des_ref.pipeline import Pipeline, endless
 from des_ref.strategies import STRATEGIES, build, check_strategy
 from des_ref.strategies.base import Lane, Strategy
 from des_ref.strategies.ps_server import Server
+from des_ref.stream.run import stream
 from des_ref.trace_session import TraceSession
 from des_ref.training.loop import train
 from des_ref.training.progress import Progress
@@ -42,12 +44,13 @@ from dessim.errors import UsageError
 from dessim.files import dump_json
 from dessim.trace.schema import PREFETCH
 from dessim.workload.model import Model, load_model
+from dessim.workload.options import parse_strategy
 
 
 def parser() -> argparse.ArgumentParser:
     p = Parser(prog="des_ref.train", description=__doc__.split("\n")[0])
     p.add_argument("--config", type=Path, help="run settings, TOML (default: the shipped ml100k.toml)")
-    p.add_argument("--data", help="ml-100k, synthetic, or a path (Criteo TSV, recbole wheel)")
+    p.add_argument("--data", help="ml-100k, synthetic, stream, or a path (Criteo TSV, recbole wheel)")
     p.add_argument("--model", help="model file, or the name of a shipped one")
     p.add_argument(
         "--strategy", help=f"one of {', '.join(STRATEGIES)}; options behind it: ps_sync+hot_rows=1000+look_ahead"
@@ -92,6 +95,17 @@ def parser() -> argparse.ArgumentParser:
         "--timeout", type=float, metavar="SECONDS", help="give up on a worker silent for so long (default: 600)"
     )
     p.add_argument("--max-bad-rows", type=int, metavar="N", help="of a Criteo file, leave out up to N (default: 0)")
+    p.add_argument(
+        "--input",
+        action="append",
+        metavar="FILE",
+        help="of --data stream: rows of Criteo's format from a file, a named pipe, or - (standard input); several are "
+        "read one after the other (default: rows are made)",
+    )
+    p.add_argument("--follow", action="store_true", default=None, help="of --data stream: wait for the last to grow")
+    p.add_argument("--report-every", type=positive, metavar="STEPS", help="of --data stream (default: 100)")
+    p.add_argument("--report-log", metavar="FILE", help="of --data stream: write a JSON line for each report")
+    p.add_argument("--tensorboard", metavar="DIR", help="of --data stream: write TensorBoard events into this folder")
     p.add_argument("--epoch-log", type=Path, metavar="FILE", help="write a JSON line for each epoch")
     p.add_argument("--json", action="store_true", help="end with one JSON object on stdout")
     return p
@@ -111,6 +125,11 @@ def settings_from(args: argparse.Namespace) -> Settings:
         "training.steps": args.steps,
         "training.pipeline": args.pipeline,
         "data.max_bad_rows": args.max_bad_rows,
+        "stream.inputs": args.input,
+        "stream.follow": args.follow,
+        "stream.report_every": args.report_every,
+        "stream.log": args.report_log,
+        "stream.tensorboard": args.tensorboard,
         "checkpoint.folder": args.checkpoint,
         "checkpoint.every": args.checkpoint_every,
         "timeout_s": args.timeout,
@@ -126,6 +145,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_strategy(settings.strategy)
     model = load_model(settings.model).trained_by(settings.optimizer.rows.name)
     check_checkpoints(args, settings)
+    check_stream(args, settings)
     with open_comm(args.device, timeout=settings.timeout_s) as comm:
         started = time.perf_counter()
         if settings.strategy == "ps_async":
@@ -140,48 +160,67 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         folder = Path(settings.checkpoint.folder) if settings.checkpoint.folder else None
         checkpoint = resume.choose(folder, args.resume, comm)
-        opened = open_source(settings.data, model, settings.seed, comm, settings.folder(args.epoch_log))
-        if opened.fallback_reason and comm.rank == 0:
-            _say_fallback(opened.fallback_reason)
-        if opened.bad.count and comm.rank == 0:
-            line, problem, _ = opened.bad.shown[0]
-            say(f"{opened.bad.count} bad rows are left out, see {opened.bad.sample}; the first, line {line}: {problem}")
-        if settings.training.batch > opened.source.train_samples:
-            many = f"{opened.source.train_samples} training samples of {opened.name}"
-            raise UsageError(f"--batch {settings.training.batch} is more than all {many}")
         strategy = build_strategy(settings, model, comm)
-        first, batch = settings.rows.count_batches, settings.training.batch
-        strategy.count(lambda: islice(opened.source.batches(0, batch, 0, 1), first))
-        run_identity, progress = identity(settings, model, opened), Progress()
-        if checkpoint is not None:
-            progress = resume.go_on(strategy, checkpoint, run_identity, comm)
-        every, keep = settings.checkpoint.every, settings.checkpoint.keep
-        writer = Writer(comm, folder, every, keep, run_identity) if folder is not None else None
-        share = strategy.share if strategy.looks_ahead else None
-        batches = endless(opened.source, batch, comm, progress.steps, share)
-        lane = Lane(comm.beside(PREFETCH)) if settings.training.pipeline else None
-        pipeline = Pipeline(strategy, comm, batches, lane)
-        session = _trace_session(args, settings, opened, comm, strategy, pipeline, model)
-        try:
-            train(settings, opened, comm, strategy, pipeline, session, args.epoch_log, progress, writer)
-            if writer is not None:
-                writer.finish()
-        finally:
-            pipeline.close()
-            if writer is not None:
-                writer.close()
-        summary = summarise(settings, model, opened, comm, strategy, progress)
+        if settings.is_stream:
+            summary = stream(settings, model, comm, strategy, checkpoint)
+        else:
+            summary = train_on_samples(args, settings, model, comm, strategy, checkpoint)
         tally = strategy.close()
         staleness = {"bound": settings.servers.staleness, **tally.to_json()} if tally is not None else None
         summary["servers"], summary["staleness"] = settings.servers.count if tally is not None else 0, staleness
-        summary["checkpoints"] = writer.to_json() if writer is not None else None
         summary["trace"] = str(args.trace) if args.trace is not None else None
         summary["wall_time_s"] = time.perf_counter() - started
         if comm.rank == 0:
-            say(f"test {_quality(summary)}  {summary['samples_per_s']:,.0f} samples/s")
+            of = "progressive" if settings.is_stream else "test"
+            say(f"{of} {_quality(summary)}  {summary['samples_per_s']:,.0f} samples/s")
             if args.json:
                 print(dump_json(summary), flush=True)
     return 0
+
+
+def train_on_samples(
+    args: argparse.Namespace,
+    settings: Settings,
+    model: Model,
+    comm: Comm,
+    strategy: Strategy,
+    checkpoint: Path | None,
+) -> dict[str, Any]:
+    """Epochs over samples that there are so many of; the figures of the run."""
+    folder = Path(settings.checkpoint.folder) if settings.checkpoint.folder else None
+    opened = open_source(settings.data, model, settings.seed, comm, settings.folder(args.epoch_log))
+    if opened.fallback_reason and comm.rank == 0:
+        _say_fallback(opened.fallback_reason)
+    if opened.bad.count and comm.rank == 0:
+        line, problem, _ = opened.bad.shown[0]
+        say(f"{opened.bad.count} bad rows are left out, see {opened.bad.sample}; the first, line {line}: {problem}")
+    if settings.training.batch > opened.source.train_samples:
+        many = f"{opened.source.train_samples} training samples of {opened.name}"
+        raise UsageError(f"--batch {settings.training.batch} is more than all {many}")
+    run_identity = identity(settings, model, opened.identity(settings.data))
+    first, batch = settings.rows.count_batches, settings.training.batch
+    strategy.count(lambda: islice(opened.source.batches(0, batch, 0, 1), first))
+    progress = Progress()
+    if checkpoint is not None:
+        progress = resume.go_on(strategy, checkpoint, run_identity, comm)
+    every, keep = settings.checkpoint.every, settings.checkpoint.keep
+    writer = Writer(comm, folder, every, keep, run_identity) if folder is not None else None
+    share = strategy.share if strategy.looks_ahead else None
+    batches = endless(opened.source, batch, comm, progress.steps, share)
+    lane = Lane(comm.beside(PREFETCH)) if settings.training.pipeline else None
+    pipeline = Pipeline(strategy, comm, batches, lane)
+    session = _trace_session(args, settings, opened, comm, strategy, pipeline, model)
+    try:
+        train(settings, opened, comm, strategy, pipeline, session, args.epoch_log, progress, writer)
+        if writer is not None:
+            writer.finish()
+    finally:
+        pipeline.close()
+        if writer is not None:
+            writer.close()
+    summary = summarise(settings, model, opened, comm, strategy, progress)
+    summary["checkpoints"] = writer.to_json() if writer is not None else None
+    return summary
 
 
 def check_checkpoints(args: argparse.Namespace, settings: Settings) -> None:
@@ -195,6 +234,25 @@ def check_checkpoints(args: argparse.Namespace, settings: Settings) -> None:
         raise UsageError(f"{what}: leave out --checkpoint and --resume, or use bf16, fp16, fp6 or top_k")
     if args.trace is not None:
         raise UsageError("--trace times steps, and checkpoints are written beside them: trace a run without")
+
+
+def check_stream(args: argparse.Namespace, settings: Settings) -> None:
+    """Raises UsageError for what does not go together."""
+    if settings.is_stream:
+        _, options = parse_strategy(settings.strategy)
+        if options.hot_rows or options.look_ahead:
+            raise UsageError(f"{settings.strategy} reads batches before they are shared out, and nobody has a stream's")
+        if settings.strategy == "ps_async":
+            raise UsageError("workers of ps_async share no steps, so no report is of all: use ps_sync for a stream")
+        for flag, value in (("--trace", args.trace), ("--epochs", args.epochs), ("--epoch-log", args.epoch_log)):
+            if value is not None:
+                raise UsageError(f"{flag} is of epochs, and a stream has none: see --help for what is of --data stream")
+    else:
+        given = {"--input": args.input, "--follow": args.follow, "--report-every": args.report_every}
+        given |= {"--report-log": args.report_log, "--tensorboard": args.tensorboard}
+        for flag, value in given.items():
+            if value is not None:
+                raise UsageError(f"{flag} is of a stream: say --data stream")
 
 
 def build_strategy(settings: Settings, model: Model, comm: Comm) -> Strategy:

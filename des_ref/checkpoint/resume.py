@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from des_ref.checkpoint import folder as checkpoints
 from des_ref.checkpoint.state import check_identity, restore
@@ -18,6 +18,7 @@ from des_ref.training.progress import Progress
 from dessim.errors import DessimError, FileError, UsageError
 
 AUTO = "auto"
+P = TypeVar("P", bound=Progress)
 
 
 def choose(folder: Path | None, resume: str | None, comm: Comm) -> Path | None:
@@ -44,7 +45,7 @@ def choose(folder: Path | None, resume: str | None, comm: Comm) -> Path | None:
     return Path(chosen) if chosen else None
 
 
-def go_on(strategy: Strategy, checkpoint: Path, run: Mapping[str, Any], comm: Comm) -> Progress:
+def go_on(strategy: Strategy, checkpoint: Path, run: Mapping[str, Any], comm: Comm, kind: type[P] = Progress) -> P:
     """Restore a strategy that has not trained yet, for a run with this identity; how far it is then.
 
     Raises DessimError with the reason, the same on every rank.
@@ -58,7 +59,7 @@ def go_on(strategy: Strategy, checkpoint: Path, run: Mapping[str, Any], comm: Co
         return ""
 
     _together(load, checkpoint, comm)
-    return Progress.from_json(manifest["progress"])
+    return kind.from_json(manifest["progress"])
 
 
 def is_restart() -> bool:

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from des_ref.checkpoint.files import Groups, read_dense, read_rows, rows_name
 from des_ref.config import Settings
-from des_ref.data.source import Opened
 from des_ref.strategies.base import FIELD, Strategy
 from dessim.errors import FileError, UsageError
 from dessim.workload.model import Model
@@ -83,8 +82,9 @@ def _lines(groups: Groups, strategy: Strategy, rank: int, others: bool = False) 
     return own
 
 
-def identity(settings: Settings, model: Model, opened: Opened) -> dict[str, Any]:
-    """What a run must have in common with the one that it goes on from; how many workers it has is not in it."""
+def identity(settings: Settings, model: Model, data: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run must have in common with the one that it goes on from; how many workers it has is not in it. `data`
+    says what it is trained on."""
     return {
         "model": model.model_dump(mode="json", exclude={"embedding": {"optimizer", "optimizer_slots"}}),
         "strategy": settings.strategy,
@@ -94,12 +94,7 @@ def identity(settings: Settings, model: Model, opened: Opened) -> dict[str, Any]
         "rows": settings.rows.model_dump(mode="json"),
         "optimizer": settings.optimizer.model_dump(mode="json"),
         **({"codecs": str(settings.wire.codes)} if settings.wire.codes else {}),
-        # A file may have moved.
-        "data": {
-            "name": Path(opened.name).name,
-            "split": settings.data.split,
-            "train_samples": opened.source.train_samples,
-        },
+        "data": dict(data),
     }
 
 

@@ -34,6 +34,13 @@ class Batch:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @classmethod
+    def of_columns(cls, columns: Tensor, labels: Tensor) -> Batch:
+        """One id a field: ids [b, F]."""
+        samples, fields = columns.shape
+        sample, field = torch.arange(samples).repeat_interleave(fields), torch.arange(fields).repeat(samples)
+        return cls(columns.reshape(-1), sample, field, labels)
+
     def to(self, device: torch.device | str) -> Batch:
         parts = (getattr(self, field.name) for field in fields(self))
         return Batch(*(part.to(device) if part is not None else None for part in parts))

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import gzip
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import IO
 
 import torch
+from torch import Tensor
 
 from des_ref.data.bad_rows import BadRows
 from des_ref.data.batch import Batch, Examples, slice_of
@@ -48,7 +49,7 @@ def _integer(text: str) -> int:
     return math.floor(math.log(value) ** 2) if value > 2 else value
 
 
-def _row(line: str, path: Path, number: int) -> tuple[float, list[int]]:
+def _row(line: str, path: Path | str, number: int) -> tuple[float, list[int]]:
     if not line.isascii():
         raise FileError(path, str(number), "has bytes that are not ASCII")
     cells = line.rstrip("\r\n").split("\t")
@@ -72,9 +73,25 @@ def _row(line: str, path: Path, number: int) -> tuple[float, list[int]]:
     return float(cells[0]), values
 
 
+def parse(lines: Sequence[str], path: Path | str, first: int, bad: BadRows) -> tuple[Tensor, Tensor]:
+    """Ids [n, FIELDS] and labels [n] of the good rows of `lines`, which begin at line `first` of the file; `bad` takes
+    the others, and raises FileError where it has too many."""
+    labels, values = [], []
+    for number, line in enumerate(lines, start=first):
+        try:
+            label, row = _row(line, path, number)
+        except FileError as error:
+            bad.add(error, line)
+            continue
+        labels.append(label)
+        values.append(row)
+    raw = torch.tensor(values, dtype=torch.int64).view(-1, FIELDS)
+    return feature_id(torch.arange(FIELDS), raw), torch.tensor(labels, dtype=torch.float32)
+
+
 def read(path: Path, chunk: int = 8192, bad: BadRows | None = None) -> Iterator[Examples]:
     """The file's rows, `chunk` lines at a time, without those that `bad` takes. Raises FileError with file and line."""
-    fields, bad = torch.arange(FIELDS), bad or BadRows()
+    bad = bad or BadRows()
     number = 0
     with _open(path) as lines:
         while True:
@@ -84,18 +101,10 @@ def read(path: Path, chunk: int = 8192, bad: BadRows | None = None) -> Iterator[
                 raise FileError(path, f"after line {number}", f"cannot be read: {error}") from None
             if not block:
                 break
-            rows = []
-            for line in block:
-                number += 1
-                try:
-                    rows.append(_row(line, path, number))
-                except FileError as error:
-                    bad.add(error, line)
-            if not rows:
-                continue
-            values = torch.tensor([row[1] for row in rows], dtype=torch.int64)
-            labels = torch.tensor([row[0] for row in rows], dtype=torch.float32)
-            yield Examples.of_columns(feature_id(fields, values), labels)
+            ids, labels = parse(block, path, number + 1, bad)
+            number += len(block)
+            if len(labels):
+                yield Examples.of_columns(ids, labels)
     if not number:
         raise FileError(path, "", "is empty")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -30,6 +31,10 @@ class Opened:
     fallback_reason: str = ""
     bad: BadRows = field(default_factory=BadRows)
 
+    def identity(self, settings: DataSettings) -> dict[str, Any]:
+        """What a checkpoint says of it. A file may have moved."""
+        return {"name": Path(self.name).name, "split": settings.split, "train_samples": self.source.train_samples}
+
 
 def open_source(settings: DataSettings, model: Model, seed: int, comm: Comm, folder: Path) -> Opened:
     """The same samples on every rank. ML-100K that cannot be had becomes synthetic data, with the reason.
@@ -40,7 +45,7 @@ def open_source(settings: DataSettings, model: Model, seed: int, comm: Comm, fol
     if settings.source == "synthetic":
         return Opened(_zipf(settings, model, seed), "synthetic")
     if settings.source == "ml-100k":
-        _check_fields(model, "ml-100k", len(movielens.FIELDS), "deepfm_ml100k")
+        check_fields(model, "ml-100k", len(movielens.FIELDS), "deepfm_ml100k")
         wheel, reason = _ml100k(comm)
         if wheel is None:
             return Opened(_zipf(settings, model, seed), "synthetic", reason)
@@ -49,14 +54,15 @@ def open_source(settings: DataSettings, model: Model, seed: int, comm: Comm, fol
     if not path.exists():
         raise FileError(path, "", "no such file; --data takes ml-100k, synthetic, or the path of a file that is there")
     if path.suffix == ".whl" or path.is_dir():
-        _check_fields(model, path.name, len(movielens.FIELDS), "deepfm_ml100k")
+        check_fields(model, path.name, len(movielens.FIELDS), "deepfm_ml100k")
         return Opened(open_movielens(path, settings.split, seed), "ml-100k")
-    _check_fields(model, path.name, criteo.FIELDS, "deepfm")
+    check_fields(model, path.name, criteo.FIELDS, "deepfm")
     bad = BadRows(settings.max_bad_rows, folder / BAD_ROWS if comm.rank == 0 else None)
     return Opened(CriteoFile(path, bad), str(path), bad=bad)
 
 
-def _check_fields(model: Model, data: str, fields: int, try_model: str) -> None:
+def check_fields(model: Model, data: str, fields: int, try_model: str) -> None:
+    """Raises UsageError for a model of another number of fields."""
     if model.input.fields != fields:
         raise UsageError(
             f"model {model.name} has input.fields = {model.input.fields}, but {data} has {fields} fields; "

@@ -92,12 +92,18 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """loss: this worker's summand of the mean loss over the batch (the whole, where the tail is replicated)."""
+    """loss: this worker's summand of the mean loss over the batch (the whole, where the tail is replicated).
+
+    out, targets: what the tail gave of b samples, or of all B where it is replicated, before anything was updated, and
+    what it was held against: logits and labels [b] or [B], or what the objective has instead.
+    """
 
     loss: Tensor
     counts: Counts
     row_ids: Tensor  # int64 [rows]
-    row_grads: Mapping[str, Tensor] = field(default_factory=dict)  # [rows, width] a column
+    row_grads: Mapping[str, Tensor]  # [rows, width] a column
+    out: Tensor
+    targets: Tensor
 
 
 class Strategy(Protocol):

@@ -131,7 +131,7 @@ class _Des(OwnedByHash):
             self._dense.step()
         self._step += 1
         counts = Counts(len(batch.ids), len(held.sample), len(rows), len(held.pair_sample))
-        return StepResult(told, counts, unique, grads)
+        return StepResult(told, counts, unique, grads, out.detach(), sent.labels)
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> Tensor:

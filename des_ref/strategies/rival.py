@@ -111,7 +111,8 @@ class Rival(OwnedByHash):
         updated, grads = self._learn(fetched, bags.grad)
         self._step += 1
         counts = self._counts(batch, fetched, updated)
-        return StepResult(loss.detach() * (self._averaged(samples) / samples), counts, updated.ids, grads)
+        told = loss.detach() * (self._averaged(samples) / samples)
+        return StepResult(told, counts, updated.ids, grads, logits.detach(), sent.labels)
 
     def _learn(self, fetched: Any, grad: Tensor) -> tuple[Updated, dict[str, Tensor]]:
         """From the gradient of the bags to updated rows and parameters; the rows' gradients, a column each."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,7 @@ class Progress:
         }
 
     @classmethod
-    def from_json(cls, saved: dict[str, Any]) -> Progress:
+    def from_json(cls, saved: dict[str, Any]) -> Self:
         """The other way."""
         best_score = saved["best_score"] if saved["best"] is not None else -np.inf
         steps, epochs, best, loss = (saved[name] for name in ("steps", "epochs", "best", "loss"))

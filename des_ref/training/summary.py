@@ -20,8 +20,8 @@ def summarise(
     settings: Settings, model: Model, opened: Opened, comm: Comm, strategy: Strategy, progress: Progress
 ) -> dict[str, Any]:
     """The JSON object that a run ends with. Every rank takes part."""
-    n, batch = comm.world_size, settings.training.batch
-    by_op = _bytes_by_op(model.symbols(n, batch), batch, comm, strategy, progress)
+    batch = settings.training.batch
+    by_op = bytes_by_op(model, batch, comm, strategy, progress)
     seconds = np.array(progress.step_seconds or [float("nan")])
     times = {"median": np.median(seconds), "mean": seconds.mean(), "p95": np.quantile(seconds, 0.95)}
     measured = bool(progress.step_seconds)
@@ -31,17 +31,7 @@ def summarise(
         "data": opened.name,
         "fell_back": bool(opened.fallback_reason),
         "fallback_reason": opened.fallback_reason or None,
-        "model": model.name,
-        "strategy": settings.strategy,
-        "codecs": str(settings.wire.codes),
-        "world_size": n,
-        "backend": comm.backend,
-        "device": str(comm.device.type),
-        "dtype": settings.dtype,
-        "optimizer": settings.optimizer.rows.name,
-        "pipeline": settings.training.pipeline,
-        "seed": settings.seed,
-        "batch": batch,
+        **describe(settings, model, comm),
         "samples": {
             "train": opened.source.train_samples,
             "validation": len(opened.source.validation),
@@ -64,18 +54,34 @@ def summarise(
     }
 
 
+def describe(settings: Settings, model: Model, comm: Comm) -> dict[str, Any]:
+    """What was trained, how and where."""
+    return {
+        "model": model.name,
+        "strategy": settings.strategy,
+        "codecs": str(settings.wire.codes),
+        "world_size": comm.world_size,
+        "backend": comm.backend,
+        "device": str(comm.device.type),
+        "dtype": settings.dtype,
+        "optimizer": settings.optimizer.rows.name,
+        "pipeline": settings.training.pipeline,
+        "seed": settings.seed,
+        "batch": settings.training.batch,
+    }
+
+
 def found_by(comm: Comm, op: PlannedOp) -> dict[str, float]:
     """What only the values of an op say of its size, where it travels encoded."""
     return comm.coding.symbols(op.part_of) if comm.coding is not None else {}
 
 
-def _bytes_by_op(
-    symbols: dict[str, float], batch: int, comm: Comm, strategy: Strategy, progress: Progress
-) -> dict[str, float]:
+def bytes_by_op(model: Model, batch: int, comm: Comm, strategy: Strategy, progress: Progress) -> dict[str, float]:
     """Bytes a worker sends, by op, mean over workers and steps; with servers, what it and they send each other.
 
     Sizes are linear in the counts, so those of the mean counts are the mean sizes.
     """
+    symbols = model.symbols(comm.world_size, batch)
     ops, symbols = strategy.plan.collectives, symbols | {"s": float(strategy.value_bytes)}
     steps = max(progress.steps - progress.steps_before, 1)
     variables = strategy.op_vars(Counts(*(progress.counts / steps).tolist()), batch)

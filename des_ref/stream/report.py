@@ -1,0 +1,114 @@
+"""What a run on a stream tells while it goes on: a line on the terminal, a JSON line in a log, events for TensorBoard.
+
+A report is one flat dictionary of numbers, the same in all three. On a terminal the line is renewed in place, at most
+twice a second; elsewhere each report is a line of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+from dessim.errors import FileError, UsageError
+from dessim.files import write_text
+from dessim.units import format_count, format_size
+
+Report = Mapping[str, Any]
+
+_RENEW_S = 0.5
+
+
+class Reports:
+    """Where reports of one run go. `step`: the one it goes on from; what was written of later ones is taken back."""
+
+    def __init__(self, log: Path | None, tensorboard: Path | None, step: int, screen: IO[str] = sys.stderr) -> None:
+        self._log = _open_log(log, step) if log is not None else None
+        self._events = _open_events(tensorboard, step) if tensorboard is not None else None
+        self._screen, self._is_terminal = screen, screen.isatty()
+        self._shown_at, self._last = 0.0, {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._is_terminal and self._shown_at:
+            self._screen.write("\n")
+        for file in (self._log, self._events):
+            if file is not None:
+                file.close()
+
+    def give(self, report: Report) -> None:
+        """A report. Raises FileError where it cannot be written."""
+        self._last = dict(report)
+        self._show(line_of(report))
+        if self._log is not None:
+            try:
+                self._log.write(json.dumps(report, allow_nan=False) + "\n")
+            except OSError as error:
+                raise FileError(self._log.name, "", f"cannot be written: {error.strerror}") from None
+        if self._events is not None:
+            for name, value in report.items():
+                if name not in ("step", "position") and value is not None:
+                    self._events.add_scalar(f"stream/{name}", value, report["step"])
+            self._events.flush()
+
+    def tick(self, step: int, rows: int, rows_per_s: float) -> None:
+        """Between two reports: the line says how far it is."""
+        if self._is_terminal and self._last and time.monotonic() - self._shown_at >= _RENEW_S:
+            ids = self._last["ids_per_s"] / self._last["rows_per_s"] * rows_per_s
+            own = {"step": step, "rows": rows, "rows_per_s": rows_per_s, "ids_per_s": ids}
+            self._show(line_of(self._last | own))
+
+    def _show(self, line: str) -> None:
+        self._screen.write(f"\r\x1b[K{line}" if self._is_terminal else f"{line}\n")
+        self._screen.flush()
+        self._shown_at = time.monotonic()
+
+
+def line_of(report: Report) -> str:
+    """For people."""
+    auc = "undefined" if report["auc"] is None else f"{report['auc']:.4f}"
+    parts = [
+        f"step {report['step']:,}",
+        f"{format_count(report['rows'])} rows",
+        f"{format_count(report['rows_per_s'], 3)} rows/s",
+        f"{format_count(report['ids_per_s'], 3)} ids/s",
+        f"AUC {auc}",
+        f"log loss {report['logloss']:.4f}",
+        f"table {format_count(report['table_rows'], 3)} rows",
+        format_size(report["memory_bytes"], 3),
+        f"{report['batches_ahead']} ahead",
+    ]
+    return "  ".join(parts)
+
+
+def _open_log(path: Path, step: int) -> IO[str]:
+    """Open behind the lines of steps up to this one."""
+    try:
+        lines = path.read_text("utf-8").splitlines() if step and path.exists() else []
+        kept = [line for line in lines if json.loads(line)["step"] <= step]
+        write_text(path, "".join(f"{line}\n" for line in kept))
+        return path.open("a", encoding="utf-8", buffering=1)
+    except OSError as error:
+        raise FileError(path, "", f"cannot be written: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError):
+        raise FileError(path, "", "is there and not a log of reports: name another file") from None
+
+
+def _open_events(folder: Path, step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise UsageError(
+            "--tensorboard (stream.tensorboard) needs the package tensorboard: pip install 'dessim[tensorboard]'"
+        ) from None
+    try:
+        # What a run that was killed wrote of later steps is not shown.
+        return SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+    except OSError as error:
+        raise FileError(folder, "", f"cannot be written: {error.strerror}") from None

@@ -13,12 +13,13 @@ from itertools import combinations
 
 from des_ref.certify.case import Case
 from des_ref.embedding.optim import ROW_OPTIMIZERS
-from des_ref.strategies import STRATEGIES
+from des_ref.strategies import STRATEGIES, VARIANTS
 from dessim.errors import ModelError, UsageError
 from dessim.workload.model import load_model
 from dessim.workload.strategies import plan
 
 _PLACEMENTS = ("hash", "field")
+EVERY_STRATEGY = (*STRATEGIES, *VARIANTS)
 
 
 def shipped_models() -> list[str]:
@@ -46,7 +47,7 @@ def every_case(
     """All cases, of shipped models unless others are named: those of one process group in a row, within it those that
     share a reference. Raises ModelError."""
     models = models or shipped_models()
-    allowed = {(model, strategy): placements(model, strategy) for model in models for strategy in STRATEGIES}
+    allowed = {(model, strategy): placements(model, strategy) for model in models for strategy in EVERY_STRATEGY}
     return [
         Case(n, steps, model, strategy, device, pipeline, optimizer, staleness, placement, small=True)
         for n in ranks
@@ -54,7 +55,7 @@ def every_case(
         for model in models
         for optimizer in ROW_OPTIMIZERS
         for placement in _PLACEMENTS
-        for strategy in STRATEGIES
+        for strategy in EVERY_STRATEGY
         if (strategy == "ps_async") == is_async and placement in allowed[model, strategy]
     ]
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from des_ref.certify.matrix import EVERY_STRATEGY
 from des_ref.certify.show import by_axis, lossy, passed, stale_lines, why
-from des_ref.strategies import STRATEGIES
 from dessim.files import write_text
 
 
@@ -25,7 +25,7 @@ def render(found: Mapping[str, Any]) -> str:
     results = found["cases"]
     return environment.get_template("certificate.html.j2").render(
         r=found,
-        strategies=[s for s in STRATEGIES if any(r["strategy"] == s for r in results)],
+        strategies=[s for s in EVERY_STRATEGY if any(r["strategy"] == s for r in results)],
         grids=[_grid(results, ranks) for ranks in dict.fromkeys(r["ranks"] for r in results)],
         optimizers=by_axis(results, "optimizer"),
         stale=[*stale_lines(results), *(f"{r['case']}: {lossy(r)}" for r in results if "codecs" in r)],

@@ -19,6 +19,7 @@ Symbols that formulas of such plans use:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
@@ -75,10 +76,11 @@ def parse_strategy(text: str) -> tuple[str, Options]:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What the options' symbols are on average where ids follow `law`."""
+    """What the options' symbols are on average where ids follow `law`, in a job that has drawn `seen` ids before."""
 
     options: Options
     law: ZipfLaw
+    seen: float = math.inf
 
     def __call__(self, symbols: Mapping[str, float]) -> dict[str, float]:
         """The symbols that are added to a job's, or take the place of its own."""
@@ -110,8 +112,7 @@ class Expected:
 
     def _misses(self, symbols: Mapping[str, float]) -> float:
         """The least recently used go first: a row is there if it was among those of the last draws that fill all caches
-        together, and misses are the ids that the next batch has beside these."""
+        together, and misses are the ids that the next batch has beside these. (Che's approximation, in draws.)"""
         n, draws = symbols["N"], symbols["B"] * symbols["m"]
-        kept = min(n * self.options.cache_rows, self.law.vocabulary)
-        before = self.law.draws_of(kept)
-        return max(self.law.unique(before + draws) - kept, 0.0) / n
+        before = min(self.law.draws_of(n * self.options.cache_rows), self.seen)
+        return (self.law.unique(before + draws) - self.law.unique(before)) / n if before < math.inf else 0.0

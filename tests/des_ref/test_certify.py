@@ -16,7 +16,7 @@ from des_ref.certify.page import render
 from des_ref.certify.show import passed, summary
 from des_ref.cli import run
 from des_ref.embedding.optim import ROW_OPTIMIZERS
-from des_ref.strategies import STRATEGIES
+from des_ref.strategies import STRATEGIES, VARIANTS
 from dessim.workload.model import load_model
 
 GREEN = {
@@ -67,7 +67,7 @@ def test_all_is_every_model_placement_strategy_optimizer_and_number_of_ranks() -
         (n, model, placement, strategy, optimizer)
         for n in (1, 2, 4)
         for model in shipped_models()
-        for strategy in STRATEGIES
+        for strategy in (*STRATEGIES, *VARIANTS)
         for placement in placements(model, strategy)
         for optimizer in ROW_OPTIMIZERS
     }

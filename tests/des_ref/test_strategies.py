@@ -26,7 +26,7 @@ from des_ref.comm import Comm, open_comm
 from des_ref.data.batch import slice_of
 from des_ref.hashing import owner_of
 from des_ref.models.build import Network
-from des_ref.strategies import STRATEGIES
+from des_ref.strategies import STRATEGIES, VARIANTS, build
 from des_ref.strategies.base import Optimizers
 from des_ref.strategies.exchange import table_order, tables_of
 from des_ref.strategies.ps_async import PsAsync
@@ -114,9 +114,10 @@ def _predictions(model: Model, comm: Comm) -> dict[str, list[float]]:
     """Logits of a batch that nobody trained on, after a step on another."""
     seen, unseen = certify_case.batches(Case(RANKS, 2, "", ""), model, comm)
     logits = {}
-    for name in EXACT:
-        strategy = STRATEGIES[name](Network(model, 5, torch.float64, "cpu"), Optimizers(), comm)
-        strategy.step(slice_of(seen, comm.rank, comm.world_size))
+    for name in (*EXACT, *VARIANTS):
+        strategy = build(name, Network(model, 5, torch.float64, "cpu"), Optimizers(), comm)
+        strategy.count(lambda: [seen])
+        strategy.step(strategy.share(seen))
         rows = len(strategy.table)
         logits[name] = strategy.predict(slice_of(unseen, comm.rank, comm.world_size)).tolist()
         assert len(strategy.table) == rows, f"{name} inserts rows when it predicts"
@@ -130,7 +131,7 @@ def _rank(rank: int, folder: Path) -> None:
         prefetch = comm.beside(PREFETCH)
         for kind, ids in BAGS.items():
             certify_case.IDS_PER_FIELD = ids  # type: ignore[misc]
-            for name in EXACT:
+            for name in (*EXACT, *VARIANTS):
                 case = Case(RANKS, STEPS, "", name, "cpu", pipeline=ids == 1.0)
                 wholes = certify_case.batches(case, model, comm)
                 truth = certify_case.expected(case, model, wholes)
@@ -165,7 +166,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", BAGS)
-@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("name", (*EXACT, *VARIANTS))
 def test_it_trains_as_one_process_does(name: str, kind: str, results: list[dict[str, Any]]) -> None:
     certificate = results[0][f"{name} {kind}"]
     assert passed(certificate), certificate

@@ -1,0 +1,165 @@
+"""Options of strategies: which rows are hot, who gets which sample, what a cache keeps; each against a plain count."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from des_ref.certify.case import Case
+from des_ref.certify.group import certify_all
+from des_ref.certify.show import passed
+from des_ref.comm import open_comm
+from des_ref.data.batch import Batch
+from des_ref.data.synthetic import Zipf
+from des_ref.embedding.cached_rows import CachedRows
+from des_ref.embedding.hash_table import RowTable
+from des_ref.embedding.lifetime import Lifetime
+from des_ref.hashing import owner_of
+from des_ref.models.build import Network
+from des_ref.strategies import build
+from des_ref.strategies.assign import assign, share_of
+from des_ref.strategies.base import Optimizers
+from des_ref.strategies.hot import HotRows, hottest
+from dessim.errors import UsageError
+from dessim.workload.model import load_model
+
+
+def batch_of(samples: list[list[int]]) -> Batch:
+    """One field; ids as they are."""
+    ids = torch.tensor([i for sample in samples for i in sample], dtype=torch.int64)
+    sample = torch.tensor([s for s, own in enumerate(samples) for _ in own], dtype=torch.int64)
+    return Batch(ids, sample, torch.zeros_like(ids), torch.arange(len(samples), dtype=torch.float32))
+
+
+IDS = st.lists(st.lists(st.integers(-50, 50), min_size=1, max_size=6), min_size=1, max_size=20)
+
+
+@given(IDS, IDS, st.integers(1, 30))
+def test_the_hottest_ids_are_the_most_frequent(one: list[list[int]], other: list[list[int]], count: int) -> None:
+    times = Counter(i for sample in (*one, *other) for i in sample)
+    found = hottest([batch_of(one), batch_of(other)], count).tolist()
+    assert found == sorted(sorted(times, key=lambda i: (-times[i], i))[:count])
+    asked = torch.arange(-60, 60)
+    places = HotRows(torch.tensor(found)).find(asked).tolist()
+    assert places == [found.index(i) if i in found else -1 for i in asked.tolist()]
+
+
+def test_without_batches_nothing_is_hot() -> None:
+    none = HotRows(hottest([], 5))
+    assert len(none) == 0 and none.find(torch.tensor([3, 4])).tolist() == [-1, -1]
+
+
+def needed_elsewhere(whole: Batch, owner: Tensor, worker: Tensor) -> int:
+    """Different rows of each worker's samples that it does not own, over all workers."""
+    at = worker[whole.sample]
+    pairs = zip(at.tolist(), whole.ids.tolist(), owner.tolist(), strict=True)
+    return len({(w, i) for w, i, o in pairs if o >= 0 and o != w})
+
+
+@given(st.lists(st.lists(st.integers(0, 30), min_size=1, max_size=4), min_size=4, max_size=4), st.integers(0, 9))
+@settings(deadline=None)
+def test_samples_are_dealt_out_evenly_and_nearly_as_well_as_can_be(samples: list[list[int]], salt: int) -> None:
+    whole = batch_of(samples)
+    owner = (whole.ids * 7 + salt) % 3 % 2
+    worker = assign(whole, owner, 2)
+    assert torch.bincount(worker, minlength=2).tolist() == [2, 2]
+    ways = [torch.tensor(way) for way in product((0, 1), repeat=4) if sum(way) == 2]
+    found, costs = needed_elsewhere(whole, owner, worker), [needed_elsewhere(whole, owner, way) for way in ways]
+    assert found <= min(costs) + 2 and found <= sum(costs) / len(costs) + 1
+
+
+@pytest.mark.parametrize("hot", [0, 400])
+def test_fewer_rows_come_from_elsewhere_than_by_chance(hot: int) -> None:
+    whole = Zipf(13, 1.0, 5e4, 1.05, 3).examples(512).take(torch.arange(512))
+    owner = owner_of(whole.ids, 4)
+    frequent = HotRows(hottest([whole], hot)).find(whole.ids) >= 0
+    owner = owner.masked_fill(frequent, -1)
+    by_chance = torch.arange(512) // 128
+    ours = assign(whole, owner, 4)
+    assert torch.bincount(ours).tolist() == [128] * 4
+    assert needed_elsewhere(whole, owner, ours) < 0.85 * needed_elsewhere(whole, owner, by_chance)
+
+
+@given(IDS.filter(lambda samples: len(samples) % 2 == 0))
+def test_shares_are_the_batch(samples: list[list[int]]) -> None:
+    whole = batch_of(samples)
+    worker = assign(whole, owner_of(whole.ids, 2), 2)
+    for rank in (0, 1):
+        share = share_of(whole, worker, rank)
+        assert share.place is not None and share.place.tolist() == (worker == rank).nonzero()[:, 0].tolist()
+        assert share.labels.tolist() == share.place.tolist()  # labels are places here
+        for own, place in enumerate(share.place.tolist()):
+            assert share.ids[share.sample == own].tolist() == samples[place]
+
+
+@given(st.lists(st.lists(st.integers(0, 11), min_size=1, max_size=4, unique=True), max_size=30))
+def test_a_cache_keeps_the_rows_used_last_and_loses_no_update(steps: list[list[int]]) -> None:
+    table = RowTable({"v": 2, "v_state": 1}, lambda ids: {"v": torch.zeros(len(ids), 2)})
+    rows = table.find_or_insert(torch.arange(12))
+    cache = CachedRows(table, 4, torch.device("cpu"))
+    used: dict[int, int] = {}  # row -> step, of the rows that must be there
+    truth = [0] * 12
+    for step, ids in enumerate(steps):
+        asked = rows[torch.tensor(ids)]
+        moves = cache.moves(asked)
+        came = [r for r in asked.tolist() if r not in used]
+        assert moves.came.tolist() == came
+        for r in moves.went.tolist():
+            # Gone are those that were used longest ago, and none of this step.
+            assert r not in asked.tolist() and all(used[r] <= used[o] for o in used if o not in asked.tolist())
+            del used[r]
+        used |= dict.fromkeys(asked.tolist(), step)
+        assert len(used) <= 4
+        cache.write_back(moves)
+        cache.bring(moves)
+        places = cache.places(asked)
+        assert cache.columns["v"][places][:, 0].tolist() == [truth[r] for r in asked.tolist()]
+        for name in ("v", "v_state"):
+            cache.columns[name][places] += 1
+        for r in asked.tolist():
+            truth[r] += 1
+    cache.flush()
+    assert table.columns["v"][:, 1].tolist() == truth and table.columns["v_state"][:, 0].tolist() == truth
+
+
+def test_a_step_must_fit_its_cache() -> None:
+    table = RowTable({"v": 1}, lambda ids: {"v": torch.zeros(len(ids), 1)})
+    rows = table.find_or_insert(torch.arange(9))
+    with pytest.raises(UsageError, match="a step needs 9 rows of one worker, and its cache keeps 8: raise cache_rows"):
+        CachedRows(table, 8, torch.device("cpu")).moves(rows)
+
+
+def test_what_goes_together_is_checked(tiny: Path) -> None:
+    model = load_model(tiny)
+    with open_comm("cpu") as comm:
+        network = Network(model, 0, torch.float64, "cpu")
+        with pytest.raises(UsageError, match="row_wise has no option 'hot_rows'"):
+            build("row_wise+hot_rows=3", network, Optimizers(), comm)
+        with pytest.raises(UsageError, match="leave out admit_after and expire_after"):
+            build("row_all_gather+cache_rows=9", network, Optimizers(lifetime=Lifetime(2)), comm)
+
+
+@pytest.mark.slow
+def test_green_where_rows_leave_the_cache_and_come_back(tiny: Path) -> None:
+    more_ids = tiny.with_name("more.toml")
+    more_ids.write_text(tiny.read_text().replace("vocabulary = 200", "vocabulary = 900"))
+    cases = [
+        Case(2, 5, str(more_ids), strategy, "cpu", pipeline=ahead, optimizer=optimizer)
+        for strategy, ahead, optimizer in (
+            ("row_all_gather+cache_rows=240", True, "adam"),
+            ("row_all_gather+cache_rows=240", False, "rowwise_adagrad"),
+            ("ps_sync+hot_rows=60", False, "ftrl"),
+        )
+    ]
+    results = certify_all(cases)
+    assert all(map(passed, results)), results
+    for result in results[:2]:
+        moved = {op["name"]: op["recorded_bytes"] for op in result["ops"]}
+        assert 0 < moved["rows_out"] < moved["rows_in"]

@@ -1,0 +1,152 @@
+"""Options of strategies: how they are written, and what their symbols are on average, against counts of drawn ids."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dessim.errors import UsageError
+from dessim.trace.schema import Collective, Kind, Phase
+from dessim.workload import formula
+from dessim.workload.ids import ZipfLaw, expected_unique, largest_share
+from dessim.workload.model import load_model
+from dessim.workload.options import OF_STRATEGY, Expected, Options, parse_strategy
+from dessim.workload.plan import PlannedOp, Traffic, collective
+from dessim.workload.strategies import plan
+
+MANY = [
+    "row_all_to_all+hot_rows=5000",
+    "row_all_to_all+look_ahead",
+    "ps_sync+hot_rows=5000+look_ahead",
+    "row_all_gather+cache_rows=200000",
+]
+
+
+def options_of(strategy: str) -> st.SearchStrategy[Options]:
+    numbers = st.integers(0, 10**6)
+    each = {"hot_rows": numbers, "cache_rows": numbers, "look_ahead": st.booleans()}
+    return st.builds(Options, **{name: each[name] for name in OF_STRATEGY[strategy]})
+
+
+@given(st.sampled_from(sorted(OF_STRATEGY)).flatmap(lambda s: st.tuples(st.just(s), options_of(s))))
+def test_what_is_written_is_read(case: tuple[str, Options]) -> None:
+    assert parse_strategy(case[0] + str(case[1])) == case
+    assert bool(case[1]) == bool(str(case[1]))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("ps_sync+hot=3", "ps_sync has no option 'hot'; it has hot_rows, look_ahead"),
+        ("mesh+hot_rows=3", "mesh has no option 'hot_rows'; those that have any are row_all_to_all, ps_sync"),
+        ("ps_sync+hot_rows", "write a number of rows above 0, such as hot_rows=10000"),
+        ("ps_sync+hot_rows=0", "a number of rows above 0"),
+        ("ps_sync+hot_rows=1e4", "a number of rows above 0"),
+        ("ps_sync+hot_rows=²", "a number of rows above 0"),
+        ("ps_sync+look_ahead=yes", "look_ahead takes no value"),
+        ("ps_sync+look_ahead+look_ahead", "look_ahead is there twice"),
+        ("nothing+hot_rows=3", "nothing has no option"),
+    ],
+)
+def test_what_is_wrong_is_said(text: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said.replace("+", r"\+")):
+        plan(text, load_model("fm"))
+
+
+@pytest.mark.parametrize("strategy", MANY)
+def test_plans_with_options_are_whole(strategy: str) -> None:
+    model = load_model("deepfm")
+    found = plan(strategy, model)
+    values = found.symbols(model.symbols(16))
+    assert found.strategy == strategy and found.is_pipelined is False and found.pipelined().is_pipelined
+    for op in found.ops:
+        for text in (op.size, op.flops, op.mem, op.keeps, op.rows, op.stays):
+            assert formula.evaluate(text, values) >= 0, (op.name, text)
+        assert (op.kind is Kind.COPY) == (op.stream == "copy")
+    assert found.sent_bytes(found.symbols(model.symbols(1))) == 0
+
+
+def test_hot_rows_take_the_place_of_what_was_asked_for() -> None:
+    model, n, hot = load_model("fm"), 8, 1000
+    plain, with_hot = plan("row_all_to_all", model), plan(f"row_all_to_all+hot_rows={hot}", model)
+    v = with_hot.symbols(model.symbols(n))
+    f, row = 7 / 8, v["W"] * v["s"]
+    asked = 2 * v["x"] * row + v["x"] * v["k"]
+    sent = f * (asked + 2 * ((v["U"] - v["X"]) * row + hot))
+    assert sum(with_hot.sent_bytes(v, t) for t in (Traffic.IDS, Traffic.SPARSE)) == pytest.approx(sent, rel=1e-12)
+    # Of the hottest rows every worker has all: only their ids are saved, less a byte that says that somebody has them.
+    few = plan("row_all_to_all+hot_rows=5", model)
+    saved = plain.sent_bytes(v) - few.sent_bytes(few.symbols(model.symbols(n)))
+    assert saved == pytest.approx(f * 5 * (v["k"] - 2), rel=1e-3)
+
+
+def test_what_stays_is_not_sent() -> None:
+    op = collective("x", Phase.FORWARD, Collective.ALL_TO_ALL, Traffic.SPARSE, "u*s", stays="l")
+    values = {"N": 4.0, "u": 100.0, "s": 4.0, "l": 0.4}
+    assert op.sent_bytes(values) == pytest.approx(400 * 0.6)
+    assert op.even_size(values) * 3 / 4 == pytest.approx(400 * 0.6)  # as an even AllToAll of so many bytes sends
+    assert PlannedOp("x", Phase.FORWARD, Kind.COLLECTIVE, (), "comm", size="8").even_size(values) == 8
+
+
+# -- what symbols are on average ----------------------------------------------------------------------------------
+
+
+def test_a_law_of_several_fields_is_that_of_each() -> None:
+    law = ZipfLaw(6000, 1.1, 6)
+    assert law.unique(900, 60) == pytest.approx(6 * expected_unique(150, 1000, 1.1, 10))
+    assert law.unique(law.draws_of(700)) == pytest.approx(700, rel=1e-5) and law.draws_of(6000) == float("inf")
+
+
+@pytest.mark.parametrize(("balls", "cells"), [(1, 4), (2, 8), (5, 4), (39, 4), (39, 16), (300, 8)])
+def test_the_fullest_cell_is_as_full_as_when_balls_are_thrown(balls: int, cells: int) -> None:
+    thrown = np.random.default_rng(1).multinomial(balls, [1 / cells] * cells, size=20_000).max(axis=1)
+    assert largest_share(balls, cells) == pytest.approx(thrown.mean() / balls, rel=0.01)
+    assert largest_share(balls, 1) == 1 and largest_share(0.3, cells) == 1
+
+
+def draws(rng: np.random.Generator, law: ZipfLaw, shape: tuple[int, ...]) -> np.ndarray:
+    """Ids by the law, of one field; 0 is the most frequent."""
+    p = np.arange(1.0, law.vocabulary + 1) ** -law.skew
+    return rng.choice(len(p), size=shape, p=p / p.sum())
+
+
+@pytest.mark.parametrize("skew", [0.8, 1.05, 1.3])
+def test_symbols_are_what_is_counted(skew: float) -> None:
+    rng, law, n, batch, hot, cache = np.random.default_rng(2), ZipfLaw(5000, skew), 4, 2000, 50, 300
+    job = {"N": float(n), "B": batch / 2, "m": 2.0, "u": law.unique(batch / n), "U": law.unique(batch)}
+    counted: dict[str, list[float]] = {"x": [], "X": [], "M": []}
+    kept = np.empty(0, dtype=int)  # of all caches, those used last at the end
+    for step in range(60):
+        ids = draws(rng, law, (n, batch // n))
+        counted["x"] += [len(np.unique(own[own >= hot])) for own in ids]
+        counted["X"].append(len(np.unique(ids[ids >= hot])))
+        now = np.unique(ids)
+        if step >= 20:
+            counted["M"].append(len(np.setdiff1d(now, kept)) / n)
+        kept = np.concatenate([kept[~np.isin(kept, now)], now])[-max(n * cache, len(now)) :]
+    found = Expected(Options(hot_rows=hot), law)(job) | Expected(Options(cache_rows=cache), law)(job)
+    assert found["H"] == hot and found["l"] == pytest.approx(1 / n)
+    for name, values in counted.items():
+        assert found[name] == pytest.approx(float(np.mean(values)), rel=0.05), name
+
+
+def test_more_workers_or_more_frequent_ids_leave_less_to_look_ahead() -> None:
+    model = load_model("deepfm")
+    found = plan("row_all_to_all+look_ahead", model)
+    shares = [found.symbols(model.symbols(n))["l"] * n for n in (2, 8, 64)]
+    assert shares == sorted(shares) and shares[0] > 1.1  # times as much as by chance
+    locals_ = [found.symbols(model.symbols(n))["l"] for n in (2, 8, 64)]
+    assert locals_ == sorted(locals_, reverse=True)
+    assert found.symbols(model.symbols(1))["l"] == 1
+
+
+def test_a_jobs_own_counts_rule() -> None:
+    """Where u was measured, x is the law's share of it."""
+    model = load_model("deepfm")
+    job = model.symbols(8)
+    found = plan("row_all_to_all+hot_rows=5000", model)
+    half = found.symbols(job | {"u": job["u"] / 2, "U": job["U"] / 2})
+    whole = found.symbols(job)
+    assert half["x"] == pytest.approx(whole["x"] / 2) and half["X"] == pytest.approx(whole["X"] / 2)

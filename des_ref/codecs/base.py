@@ -22,6 +22,7 @@ class Codec:
 
     def __init__(self, form: Format, dtype: torch.dtype, seed: int = 0) -> None:
         self.form, self.dtype = form, dtype
+        self.given, self.kept = 0, 0  # values that were not zero, and how many of them still were not when sent
 
     def encode(self, values: Tensor) -> Encoded:
         """One message of [n, w]."""

@@ -15,6 +15,7 @@ The header has the scale, a float32, and m, an int32. A tensor with a NaN has a 
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -33,8 +34,9 @@ def layout(sigma: float) -> int:
     return next(bits for most, bits in SPREADS if sigma <= most)
 
 
+@cache
 def levels(mantissa: int, device: torch.device | str = "cpu") -> Tensor:
-    """[32], what the codes 0 .. 31 stand for under scale 1, rising, float64."""
+    """[32], what the codes 0 .. 31 stand for under scale 1, rising, float64. Not to be written into."""
     code = torch.arange(_SIGN, device=device)
     exponent, fraction = code >> mantissa, (code & ((1 << mantissa) - 1)).double() / (1 << mantissa)
     top = (1 << (5 - mantissa)) - 1

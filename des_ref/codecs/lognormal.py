@@ -18,7 +18,7 @@ _NORMAL = NormalDist()
 def fit(values: Tensor) -> tuple[float, float, int]:
     """mu, sigma and count of the values that are neither zero nor infinite nor NaN; (0, 0, 0) where there are none."""
     magnitudes = values.abs()
-    logs = magnitudes[(magnitudes > 0) & (magnitudes < torch.inf)].double().log()
+    logs = magnitudes[(magnitudes > 0) & (magnitudes < torch.inf)].log()
     if not len(logs):
         return 0.0, 0.0, 0
     return float(logs.mean()), float(logs.std(correction=0)), len(logs)

@@ -31,17 +31,20 @@ class Encoded:
     filled: tuple[int, ...] = ()
     per_row: Tensor | None = None
 
-    def cut(self, splits: Sequence[int]) -> list[Tensor]:
-        """One message turned into as many as there are `splits`, so many rows each: bytes, uint8 [size]."""
-        header, rows = self.header[0], self.rows.split(list(splits))
-        if self.per_row is None:
-            return [torch.cat([header, part.reshape(-1)]) for part in rows]
-        counts = [int(part.sum()) for part in self.per_row.split(list(splits))]
-        entries = self.entries.split(counts)
-        return [torch.cat([header, r.reshape(-1), e.reshape(-1)]) for r, e in zip(rows, entries, strict=True)]
+    def packed(self, splits: Sequence[int]) -> tuple[Tensor, list[int]]:
+        """One message turned into as many as there are `splits`, so many rows each: all bytes, and each one's size."""
+        rows, counts = self.rows.split(list(splits)), [0] * len(splits)
+        if self.per_row is not None:
+            counts = [int(part.sum()) for part in self.per_row.split(list(splits))]
+        entries = self.entries.split(counts) if self.per_row is not None else [self.entries] * len(splits)
+        parts = [(self.header[0], r.reshape(-1), e.reshape(-1)) for r, e in zip(rows, entries, strict=True)]
+        sizes = [sum(map(len, part)) for part in parts]
+        if not self.header.numel() and self.per_row is None:
+            return self.rows.reshape(-1), sizes
+        return torch.cat([piece for part in parts for piece in part]), sizes
 
     @classmethod
-    def joined(cls, messages: Sequence[Tensor], splits: Sequence[int], sizes: tuple[int, int, int]) -> Encoded:
+    def unpacked(cls, messages: Sequence[Tensor], splits: Sequence[int], sizes: tuple[int, int, int]) -> Encoded:
         """From messages of so many rows each; `sizes`: bytes of a header, of a row, of an entry (0: there are none)."""
         h, b, e = sizes
         ends = [h + n * b for n in splits]

@@ -37,6 +37,7 @@ class Pruning(Codec):
         a = threshold(self._share, mu, sigma) if count else 0.0
         pruned = self.prune(values, a)
         bits = pruned != 0
+        self.given, self.kept = self.given + count, self.kept + int(bits.sum())
         rows, entries = pack_bits(bits), as_bytes(pruned[bits][:, None])
         return Encoded(no_bytes(values, 1), rows, entries, (len(values),), (len(entries),), bits.sum(dim=1))
 

@@ -136,7 +136,8 @@ class Launch:
 
     def gather(self, encoded: Encoded, width: int) -> Arriving:
         """Everyone's message, to everyone; equal numbers of rows each."""
-        (message,), rows, n = encoded.cut([len(encoded.rows)]), len(encoded.rows), self.comm.world_size
+        rows, n = len(encoded.rows), self.comm.world_size
+        message, _ = encoded.packed([rows])
         sizes, filled = self.channel.codec.sizes(width), [len(encoded.entries)] * n
         if self.op.form.varies:
             own = torch.tensor([len(encoded.entries)], device=message.device)
@@ -150,7 +151,7 @@ class Launch:
 
         def arrive() -> Encoded:
             handle.wait()
-            return Encoded.joined([m[:size] for m, size in zip(out, bytes_of, strict=True)], [rows] * n, sizes)
+            return Encoded.unpacked([m[:size] for m, size in zip(out, bytes_of, strict=True)], [rows] * n, sizes)
 
         return arrive
 
@@ -158,21 +159,20 @@ class Launch:
         self, encoded: Encoded, width: int, sent: Sequence[int], received: Sequence[int], name: str
     ) -> Arriving:
         """So many rows to each worker, and from each; in the op `name`."""
-        messages, sizes = encoded.cut(sent), self.channel.codec.sizes(width)
-        to_send = [len(m) for m in messages]
+        (messages, to_send), sizes = encoded.packed(sent), self.channel.codec.sizes(width)
         to_receive = [sizes[0] + rows * sizes[1] for rows in received]
         if self.op.form.varies:
-            own = torch.tensor(to_send, device=messages[0].device)
+            own = torch.tensor(to_send, device=messages.device)
             others = torch.empty_like(own)
             self.comm.all_to_all(f"{self.name}_sizes", others, own, None, None).wait()
             to_receive = others.tolist()
             self._note(len(encoded.entries), len(encoded.rows) * width)
-        out = messages[0].new_empty(sum(to_receive))
-        handle = self.comm.all_to_all(name, out, torch.cat(messages), to_receive, to_send)
+        out = messages.new_empty(sum(to_receive))
+        handle = self.comm.all_to_all(name, out, messages, to_receive, to_send)
 
         def arrive() -> Encoded:
             handle.wait()
-            return Encoded.joined(out.split(to_receive), received, sizes)
+            return Encoded.unpacked(out.split(to_receive), received, sizes)
 
         return arrive
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from des_ref.codecs import Encoded, new_codec
 from des_ref.codecs.cast import Cast
+from des_ref.codecs.pruning import Pruning
 from des_ref.comm.channel import Channel, Launch
 from des_ref.comm.group import Comm, Handle
 from dessim.workload.codecs import Sum
@@ -51,6 +52,15 @@ class Coding:
         if channel is None or not channel.launches:
             return {}
         return {channel.op.density: channel.density / channel.launches}
+
+    def sparsity(self, comm: Comm) -> dict[str, float]:
+        """Of each op that is pruned, the share of all workers' values, those that were not zero, that became zero."""
+        pruned = [(name, c.codec) for name, c in self.channels.items() if isinstance(c.codec, Pruning)]
+        if not pruned:
+            return {}
+        rows = comm.gather_rows("sparsity", [float(x) for _, codec in pruned for x in (codec.given, codec.kept)])
+        given, kept = torch.tensor(rows, dtype=torch.float64).sum(dim=0).view(-1, 2).unbind(dim=1)
+        return dict(zip((name for name, _ in pruned), (1 - kept / given.clamp_min(1)).tolist(), strict=True))
 
     def lost(self, comm: Comm) -> dict[str, float]:
         """Of each op, what encoding changed in all that the workers sent, as a share of it: root mean squares."""

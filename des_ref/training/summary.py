@@ -51,6 +51,7 @@ def summarise(
         "samples_per_s": batch / float(times["median"]) if measured else 0.0,
         "bytes_per_worker_per_step": sum(by_op.values()),
         "bytes_by_op": by_op,
+        "sparsity_by_op": comm.coding.sparsity(comm) if comm.coding is not None else {},
     }
 
 

@@ -51,7 +51,8 @@ class Sum(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Of a pass over values: kernels, how often each value is read or written, FLOPs a value."""
+    """Of a pass over values, as the trainer makes it of torch calls: kernels, how often each value is read or written
+    beside the message, FLOPs a value (assumed). Kernels that do all at once would do with two touches."""
 
     kernels: int
     touches: int
@@ -115,7 +116,7 @@ _GRADIENTS = (Buffer.GRADIENTS, Buffer.DENSE)
 
 
 def _cast(name: str) -> Format:
-    return Format(name, "2*{w}", Sum.REDUCE, _ALL, Work(1, 1, 0), Work(1, 1, 0))
+    return Format(name, "2*{w}", Sum.REDUCE, _ALL, Work(1, 1, 1), Work(4, 4, 1))
 
 
 def _share(name: str, text: str, number: str, what: str) -> float:
@@ -137,12 +138,12 @@ def parse_format(text: str) -> Format:
         case "bf16" | "fp16", 0:
             return _cast(name)
         case "fp6", 0:
-            return Format(name, "ceil(6*{w}/8)", Sum.SCATTER, _ALL, Work(32, 24, 30), Work(17, 14, 15), header=8)
+            return Format(name, "ceil(6*{w}/8)", Sum.SCATTER, _ALL, Work(42, 40, 30), Work(32, 27, 15), header=8)
         case "top_k", 1:
             kept = _share("top_k:0.25", text, numbers[0], "the share that is kept")
             buffers = (Buffer.ACTIVATIONS, Buffer.GRADIENTS)
             row = f"ceil({{w}}/8) + s*ceil({kept!r}*{{w}})"
-            works = Work(14, 8, 8), Work(9, 4, 4)
+            works = Work(12, 11, 20), Work(10, 8, 4)
             return Format(name, row, Sum.SCATTER, buffers, *works, settings=(kept,), of_samples=True)
         case "threshold", 1 | 2:
             zero = _share("threshold:0.99", text, numbers[0], "the share that waits")
@@ -154,8 +155,8 @@ def parse_format(text: str) -> Format:
                 "0",
                 Sum.GATHER,
                 (Buffer.DENSE,),
-                Work(12, 8, 3),
-                Work(8, 2, 1),
+                Work(15, 13, 4),
+                Work(12, 6, 1),
                 entry="4+s",
                 density=1 - zero,
                 settings=(zero, float(refresh)),
@@ -167,8 +168,8 @@ def parse_format(text: str) -> Format:
                 "ceil({w}/8)",
                 Sum.GATHER,
                 _GRADIENTS,
-                Work(34, 16, 12),
-                Work(9, 4, 3),
+                Work(37, 37, 15),
+                Work(11, 8, 4),
                 entry="s",
                 density=1 - zero,
                 settings=(zero,),

@@ -9,7 +9,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from des_ref.capture import _FREE, _bytes
 from des_ref.codecs import CODECS, Encoded, new_codec
 from des_ref.codecs.bits import pack_bits, pack_sixes, unpack_bits, unpack_sixes
 from des_ref.codecs.fp6 import SPREADS, layout, levels
@@ -34,9 +36,9 @@ def sent(codec, values, splits=None):
     """What arrives of one message, or of one for each of the splits, and all bytes together."""
     splits = splits or [len(values)]
     encoded = codec.encode(values)
-    messages = encoded.cut(splits)
-    joined = Encoded.joined(messages, splits, codec.sizes(values.shape[1]))
-    return codec.decode(joined, values.shape[1]), sum(map(len, messages))
+    messages, sizes = encoded.packed(splits)
+    arrived = Encoded.unpacked(messages.split(sizes), splits, codec.sizes(values.shape[1]))
+    return codec.decode(arrived, values.shape[1]), len(messages)
 
 
 def test_every_form_has_a_codec():
@@ -218,3 +220,33 @@ def test_the_threshold_makes_the_wanted_share_zero(sigma, share, mu):
         assert sparsity((math.log(a) - mu) / sigma, sigma) == pytest.approx(share, abs=1e-6)
     else:
         assert 1 - math.exp(mu) / a == pytest.approx(share, abs=2e-3)
+
+
+class Counted(TorchDispatchMode):
+    """Counts kernels and bytes as the recorder does."""
+
+    def __init__(self):
+        super().__init__()
+        self.kernels = self.bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if not func.is_view and func._overloadpacket.__name__ not in _FREE:
+            self.kernels, self.bytes = self.kernels + 1, self.bytes + _bytes(args) + _bytes(out)
+        return out
+
+
+@pytest.mark.parametrize("text", FORMS[1:])
+def test_what_a_plan_counts_of_encoding_and_decoding_is_about_what_torch_does(text):
+    form = parse_format(text)
+    codec, rows, width = new_codec(form, torch.float32), *((1, 40_000) if "threshold" in text else (100, 400))
+    values = lognormal(3, rows, width, dtype=torch.float32)
+    sent(codec, values)  # what is made once
+    with Counted() as encoding:
+        encoded = codec.encode(values)
+        message, _ = encoded.packed([rows])
+    with Counted() as decoding:
+        codec.decode(Encoded.unpacked([message], [rows], codec.sizes(width)), width)
+    for work, counted in ((form.encode, encoding), (form.decode, decoding)):
+        assert abs(work.kernels - counted.kernels) <= max(3, 0.2 * counted.kernels)
+        assert work.touches * 4 * values.numel() + len(message) == pytest.approx(counted.bytes, rel=0.5)

@@ -146,8 +146,8 @@ def _exchange(op: PlannedOp, c: CodedOp) -> tuple[list[PlannedOp], list[PlannedO
         rows, width = "N", f"ceil({factor(width)}/N)"
     brought = _work(form, "encode", rows, width, c.density)
     if c.wide != "0":  # columns are told apart first
-        both = product(rows, f"{width} + {c.wide}", "s")
-        brought = (brought[0] + 2, brought[1], f"{brought[2]} + 2*{both}")
+        whole = product(rows, f"{width} + {c.wide}", "s")
+        brought = (brought[0] + 2, brought[1], f"{brought[2]} + 2*{whole}")
     encode = _compute(op, f"{name}_encode", op.deps, brought, form.size("1", rows, width, c.density))
     before, last = [encode], f"{name}_encode"
     if form.varies:

@@ -22,13 +22,14 @@ from des_ref.checkpoint.resume import go_on
 from des_ref.checkpoint.writer import Writer
 from des_ref.cli import run
 from des_ref.comm import Comm, open_comm
+from des_ref.data.batch import Source
 from des_ref.data.synthetic import Zipf
 from des_ref.embedding.lifetime import Lifetime
 from des_ref.embedding.optim import ROW_OPTIMIZERS
 from des_ref.models.build import Network
 from des_ref.models.dense_optim import DenseOptimizer
 from des_ref.pipeline import Pipeline, endless
-from des_ref.strategies import STRATEGIES
+from des_ref.strategies import STRATEGIES, build
 from des_ref.strategies.base import Optimizers, Strategy
 from des_ref.training.progress import Progress
 from dessim.errors import DessimError, FileError
@@ -40,6 +41,9 @@ STEPS, SAVED_AT = 7, 4  # of an epoch of 5: the data goes on in the midst of it
 EVER, SHORT = Lifetime(), Lifetime(2, 2)
 CASES = [(strategy, "hash", "rowwise_adagrad", "Adam", EVER) for strategy in STRATEGIES if strategy != "ps_async"]
 CASES += [("des_all_reduce", "field", "adam", "AdamW", EVER), ("des_reduce_scatter", "field", "ftrl", "NAdam", EVER)]
+OPTIONED = ("row_all_to_all+hot_rows=20", "ps_sync+hot_rows=20+look_ahead", "row_all_gather+cache_rows=150")
+CASES += [(variant, "hash", "adam", "Adam", EVER) for variant in OPTIONED]
+CASES += [("ps_sync+hot_rows=20", "hash", "adagrad", "Adam", SHORT)]
 CASES += [("des_all_reduce", "hash", "adagrad", "Adam", SHORT), ("data_parallel", "hash", "adagrad", "Adam", SHORT)]
 DENSE = ("SGD", "Adagrad", "RMSprop", "NAdam", "RAdam", "ASGD", "Rprop", "Adamax", "Adadelta", "Adafactor")
 
@@ -52,13 +56,19 @@ def fresh(tiny: Path, comm: Comm, strategy: str, placement: str, rows: str, dens
     model = model.model_copy(update={"embedding": model.embedding.model_copy(update={"placement": placement})})
     network = Network(model.trained_by(rows), 1, torch.float64, comm.device)
     optimizers = Optimizers(ROW_OPTIMIZERS[rows](), DenseOptimizer(dense, {"lr": 0.01}), 0.1, life)
-    return STRATEGIES[strategy](network, optimizers, comm)
+    trainer = build(strategy, network, optimizers, comm)
+    trainer.count(lambda: _source().batches(0, 64, 0, 1))
+    return trainer
+
+
+def _source() -> Source:
+    return Zipf(4, 1.5, 200, 1.05, 3).open(400)
 
 
 def goes_from(strategy: Strategy, comm: Comm, progress: Progress, folder: Path) -> None:
     """Train to the end, with a checkpoint at SAVED_AT and one at the end."""
-    source = Zipf(4, 1.5, 200, 1.05, 3).open(400)
-    pipeline = Pipeline(strategy, comm, endless(source, 64, comm, progress.steps), None)
+    share = strategy.share if strategy.looks_ahead else None
+    pipeline = Pipeline(strategy, comm, endless(_source(), 64, comm, progress.steps, share), None)
     writer = Writer(comm, folder, 1, 9, {"a run": 1})
     while progress.steps < STEPS:
         pipeline.step()

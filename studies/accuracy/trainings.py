@@ -1,0 +1,118 @@
+"""The trainings of the study: which there are, and the trainer's figures of each."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dessim.errors import DessimError
+from dessim.files import write_json, write_text
+
+HERE = Path(__file__).parent
+ONE, DES = "one process", "DES"
+EQUALITY, STALENESS = "equality", "staleness"  # the two parts of the study
+FIGURES = ("auc", "logloss", "validation_auc", "best_epoch", "epochs", "samples_trained")
+STALE = ("mean", "max", "missed_mean", "missed_max")  # of ps_async; empty for others
+ABOUT = ("part", "split", "model", "method", "dtype", "seed", "workers")
+COLUMNS = (*ABOUT, *FIGURES, *(f"stale_{key}" for key in STALE))
+CURVE = ("method", "seed", "epoch", "validation_auc")
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """What its row says of it, and the trainer's flags beside the model's. `epochs`: so many; None: early stop."""
+
+    part: str
+    split: str
+    model: str
+    method: str
+    dtype: str
+    seed: int
+    processes: int
+    flags: tuple[str, ...]
+    epochs: int | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.part}, {self.split}, {self.model}, {self.method}, seed {self.seed}"
+
+    def settings(self, file: Path) -> str:
+        """The settings in `file` with this cut of the data and, where it says so, epochs without early stop."""
+        text = re.sub(r'(?m)^split = "\w+"', f'split = "{self.split}"', file.read_text("utf-8"))
+        if self.epochs is None:
+            return text
+        return re.sub(r"(?m)^(epochs|patience) = \d+", rf"\1 = {self.epochs}", text)
+
+
+def trainings(study: Mapping[str, Any]) -> Iterator[Training]:
+    """All of them, in order."""
+    workers, part = study["workers"], study["equality"]
+    for split in part["splits"]:
+        for model in study["models"]:
+            for method, processes in ((ONE, 1), (DES, workers)):
+                for seed in part["seeds"]:
+                    flags = ("--strategy", "des_all_reduce")
+                    yield Training(EQUALITY, split, model["name"], method, part["dtype"], seed, processes, flags)
+    part = study["staleness"]
+    for method in part["methods"]:
+        flags = ("--strategy", method["strategy"], "--batch", str(method["batch"]))
+        processes = method.get("processes", workers)
+        if "staleness" in method:
+            flags += ("--servers", "1", "--staleness", str(method["staleness"]))
+            processes += 1
+        about = STALENESS, part["split"], part["model"], method["name"], part["dtype"]
+        for seed in part["seeds"]:
+            yield Training(*about, seed, processes, flags, part["epochs"])
+
+
+def result(training: Training, study: Mapping[str, Any], runs: Path) -> tuple[Row, list[Row]]:
+    """The training's row of accuracy.csv and its rows of curves.csv; kept in `runs`. Raises DessimError."""
+    kept = runs / (re.sub(r"\W+", "-", training.name) + ".json")
+    if not kept.exists():
+        runs.mkdir(parents=True, exist_ok=True)
+        write_json(kept, train(training, study))
+    row, curve = json.loads(kept.read_text("utf-8"))
+    return row, curve
+
+
+def train(training: Training, study: Mapping[str, Any]) -> tuple[Row, list[Row]]:
+    """The same, by training. Raises DessimError."""
+    model = next(m for m in study["models"] if m["name"] == training.model)
+    file = HERE / model["model"] if model["model"].endswith(".toml") else model["model"]
+    with tempfile.TemporaryDirectory() as scratch:
+        settings, log = Path(scratch) / "settings.toml", Path(scratch) / "epochs.jsonl"
+        write_text(settings, training.settings(HERE / model["settings"]))
+        flags = ["--config", settings, "--model", file, "--data", study["data"], "--dtype", training.dtype]
+        flags += ["--seed", training.seed, "--device", "cpu", *training.flags, "--epoch-log", log, "--json"]
+        found = _launch(training.processes, list(map(str, flags)))
+        epochs = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
+    if found["data"] != study["data"]:
+        raise DessimError(f"{study['data']} cannot be had: {found['fallback_reason']}")
+    t, stale = training, found["staleness"] or dict.fromkeys(STALE, "")
+    about = (t.part, t.split, t.model, t.method, t.dtype, t.seed, found["world_size"])
+    row = dict(zip(COLUMNS, (*about, *(found[f] for f in FIGURES), *(stale[key] for key in STALE)), strict=True))
+    curve = [(t.method, t.seed, e["epoch"], e["validation_auc"]) for e in epochs if t.part == STALENESS]
+    return row, [dict(zip(CURVE, values, strict=True)) for values in curve]
+
+
+def _launch(processes: int, flags: Sequence[str]) -> dict[str, Any]:
+    """What the trainer ends with on so many processes. Raises DessimError with its last line when it fails."""
+    launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
+    command = [sys.executable, "-m", *(launcher if processes > 1 else []), "des_ref.train", *flags]
+    # One thread a process: sums of floats then have the same order whatever the machine.
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["no message"]
+        raise DessimError(next((line for line in lines if line.startswith("des_ref.train: error: ")), lines[-1]))
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found

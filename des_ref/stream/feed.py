@@ -21,6 +21,7 @@ from des_ref.data.batch import Batch
 from des_ref.stream.reader import Read, Reader
 from dessim.errors import DessimError
 
+END = "end of input"
 _PATIENCE_S = 0.5  # that a worker waits for rows before it says that it still does
 
 
@@ -62,7 +63,7 @@ class Feed(Iterator[tuple[int, Batch]]):
         if state == State.FAILED:
             self._fail(problem)
         if state != State.READY:
-            self.ended_by = "stopped" if state == State.STOPPED else "end of input"
+            self.ended_by = "stopped" if state == State.STOPPED else END
             raise StopIteration
         if read is not None:
             self._positions.append(read.position)

@@ -173,6 +173,9 @@ class Lines:
 
     def _open(self) -> None:
         at = self.position
+        if at.input >= len(self._inputs):
+            what = f"input {at.input + 1} was {at.name} before, and there are {len(self._inputs)} now"
+            raise FileError(self._inputs[-1], "", f"{what}: give the same inputs, or more")
         name = self._inputs[at.input]
         own = Path(name).name if name != STDIN else STDIN
         if at.name and at.name != own:

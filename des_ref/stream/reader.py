@@ -104,11 +104,12 @@ class Reader:
             self._put(error)
 
     def _put(self, what: Read | BaseException | None) -> None:
-        start = time.perf_counter()
         while not self._stop.is_set():
+            start = time.perf_counter()
             try:
                 self._ahead.put(what, timeout=_LOOK_S)
-                break
+                return
             except queue.Full:
                 continue
-        self.held_back_s += time.perf_counter() - start
+            finally:
+                self.held_back_s += time.perf_counter() - start

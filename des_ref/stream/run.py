@@ -33,14 +33,14 @@ from des_ref.data.source import BAD_ROWS, check_fields
 from des_ref.pipeline import Pipeline
 from des_ref.strategies.base import Lane, StepResult, Strategy
 from des_ref.stream.drift import Drift
-from des_ref.stream.feed import Feed
+from des_ref.stream.feed import END, Feed
 from des_ref.stream.lines import Lines, Position, is_seekable
 from des_ref.stream.progress import StreamProgress
 from des_ref.stream.reader import Reader, of_drift, of_text
 from des_ref.stream.report import Reports
 from des_ref.training.divergence import check_finite
 from des_ref.training.summary import bytes_by_op, describe
-from dessim.errors import UsageError
+from dessim.errors import DessimError, UsageError
 from dessim.trace.schema import PREFETCH
 from dessim.workload.model import Model
 
@@ -158,6 +158,8 @@ class _Stream:
         self._ended_by = feed.ended_by or "steps"
         if self._bad.count:
             self._bad.write()
+        if not progress.steps and self._ended_by == END:
+            raise DessimError(f"the inputs end before one batch of {self._batch} rows: choose a smaller --batch")
 
     def close(self) -> None:
         if self._pipeline is not None:

@@ -25,7 +25,7 @@ from des_ref.comm import Comm
 
 BINS, LARGEST = 1 << 15, 16.0  # over logits from -16 to 16, and beyond at both ends: a bin is 1/1024 wide
 _UNIT = 2.0**24
-_LARGEST_LOSS = 2.0**10  # nats: of a row that is worse, that much counts
+_FARTHEST = 2.0**10  # a logit beyond counts as that, so a row's loss is no more than so many nats
 
 
 def _zeros() -> Tensor:
@@ -41,9 +41,10 @@ class Scores:
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
         """Of rows [b] that have not been trained on. Logits must be numbers."""
-        x, y = logits.detach().to("cpu", torch.float64), labels.to("cpu")
+        x = logits.detach().to("cpu", torch.float64).clamp(-_FARTHEST, _FARTHEST)
+        y = labels.to("cpu")
         losses = nnf.binary_cross_entropy_with_logits(x, y.to(torch.float64), reduction="none")
-        self.loss += int((losses.clamp_max_(_LARGEST_LOSS) * _UNIT).round_().to(torch.int64).sum())
+        self.loss += int((losses * _UNIT).round_().to(torch.int64).sum())
         at = ((x + LARGEST) * (BINS / (2 * LARGEST))).floor_().clamp_(0, BINS - 1).to(torch.int64)
         at += (y > 0.5).to(torch.int64) * BINS
         self.counts.view(-1).index_add_(0, at, torch.ones_like(at))

@@ -1,6 +1,7 @@
 """`make kills`: training that is killed at random moments, again and again, and goes on to the same parameters.
 
-    python tests/bench/kills.py                          # 25 kills on 2 ranks, 25 on 4, 3 under torchrun, 2 -> 4 -> 1
+    python tests/bench/kills.py     # 25 kills on 2 ranks, 25 on 4, 3 under torchrun; writes the table of
+                                    # docs/checkpoints.md
     python tests/bench/kills.py --ranks 2 --kills 50 --seed 7 --strategy table_wise
 
 A run in float64 that nobody disturbs, and the same run with SIGKILLs: of one rank or of all, in three of ten cases
@@ -36,7 +37,12 @@ from torch import Tensor  # noqa: E402
 
 from des_ref.checkpoint import folder as checkpoints  # noqa: E402
 from des_ref.checkpoint.files import read_dense, read_rows  # noqa: E402
+from dessim.files import write_text  # noqa: E402
+from tests.bench.tables import with_tables  # noqa: E402
 from tests.bench.trainers import Run  # noqa: E402
+
+PAGE = ROOT / "docs" / "checkpoints.md"
+BEGIN = "<!-- begin: written by make kills -->"
 
 CLOSE = 1e-12
 SILENCE_S = 20.0  # that ranks bear
@@ -119,6 +125,15 @@ class Case:
         """The step of the newest checkpoint, 0 where there is none."""
         found = checkpoints.found(self.checkpoints(name))
         return int(found[0].name.rpartition("-")[2]) if found else 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A run, who was killed in it, and the largest difference of its parameters from those of the undisturbed one."""
+
+    run: str
+    killed: str
+    difference: float
 
 
 def kill_often(case: Case, name: str, ranks: int, kills: int, rng: random.Random) -> Counter[str]:
@@ -209,8 +224,8 @@ def leftovers(folder: Path) -> list[str]:
     return sorted({path.name for path in folder.iterdir()} - {path.name for path in checkpoints.found(folder)})
 
 
-def compare(case: Case, name: str, against: str) -> list[str]:
-    """What is wrong with one run, held against another; the figure goes to stdout."""
+def compare(case: Case, name: str, against: str) -> tuple[float, list[str]]:
+    """The largest difference of one run from another, which goes to stdout too, and what is wrong."""
     gap = difference(parameters(case.checkpoints(name)), parameters(case.checkpoints(against)))
     logs = [[json.loads(line) for line in case.log(run).read_text().splitlines()] for run in (name, against)]
     say(f"  largest difference in {case.newest(name)} steps' parameters: {gap:.1e}")
@@ -219,11 +234,51 @@ def compare(case: Case, name: str, against: str) -> list[str]:
         problems.append(f"{name}: the epoch log has other epochs")
     if max(abs(a["loss"] - b["loss"]) for a, b in zip(*logs, strict=False)) > CLOSE:
         problems.append(f"{name}: the epoch log has other losses")
-    return problems + [f"{name}: {left} is left" for left in leftovers(case.checkpoints(name))]
+    return gap, problems + [f"{name}: {left} is left" for left in leftovers(case.checkpoints(name))]
 
 
 def say(line: str) -> None:
     print(line, flush=True)  # noqa: T201
+
+
+def go(case: Case, numbers: Sequence[int], kills: int, seed: int) -> tuple[list[Outcome], list[str]]:
+    """All runs: what came of them, and what is not as it should be."""
+    outcomes, problems = [], []
+    for ranks in numbers:
+        say(f"{ranks} ranks, {case.strategy}, {kills} kills in {case.steps} steps")
+        start = time.monotonic()
+        case.whole(f"undisturbed-{ranks}", ranks)
+        alone = time.monotonic() - start
+        done = kill_often(case, f"killed-{ranks}", ranks, kills, random.Random(seed * 1000 + ranks))
+        took = time.monotonic() - start - alone
+        say(f"  {alone:.0f} s undisturbed, {took:.0f} s with all kills")
+        gap, wrong = compare(case, f"killed-{ranks}", f"undisturbed-{ranks}")
+        how = ", ".join(f"{n} of {kind}" for kind, n in sorted(done.items()))
+        outcomes.append(Outcome(f"{ranks} ranks, {kills} kills", how, gap))
+        problems += wrong
+    ranks = numbers[0]
+    say(f"torchrun --max-restarts={UNDER_TORCHRUN}, one of {ranks} ranks killed as often")
+    code = kill_under_torchrun(case, "torchrun", ranks, UNDER_TORCHRUN, random.Random(seed))
+    gap, wrong = compare(case, "torchrun", f"undisturbed-{ranks}")
+    how = "one of the ranks, which torchrun starts again by itself"
+    outcomes.append(Outcome(f"`torchrun --max-restarts={UNDER_TORCHRUN}`, {ranks} ranks", how, gap))
+    problems += wrong if code == 0 else [*wrong, f"torchrun: exit code {code}"]
+    say("2 -> 4 -> 1 ranks, a third of the steps on each")
+    for third, ranks in enumerate((2, 4, 1), start=1):
+        case.whole("resharded", ranks, case.steps * third // 3)
+    gap, wrong = compare(case, "resharded", f"undisturbed-{numbers[0]}")
+    outcomes.append(Outcome("2, then 4, then 1 ranks", "none; a third of the steps on each", gap))
+    return outcomes, problems + wrong
+
+
+def markdown(outcomes: Sequence[Outcome], case: Case) -> str:
+    """The table."""
+    lines = ["| run | killed | largest difference of any parameter |", "|---|---|---:|"]
+    lines += [f"| {o.run} | {o.killed} | {o.difference:.1e} |" for o in outcomes]
+    about = (
+        f"{case.strategy}, {case.steps:,} steps, a checkpoint every {case.every}; float64, torch {torch.__version__}."
+    )
+    return "\n".join(lines) + f"\n\n{about}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -235,27 +290,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--steps", type=int, default=2000, help="of the run (default: 2000)")
     p.add_argument("--every", type=int, default=5, help="steps between checkpoints (default: 5)")
     args = p.parse_args(argv)
-    problems: list[str] = []
     with tempfile.TemporaryDirectory() as work:
         case = Case(Path(work), args.strategy, args.steps, args.every)
-        numbers = [int(ranks) for ranks in args.ranks.split(",")]
-        for ranks in numbers:
-            say(f"{ranks} ranks, {args.strategy}, {args.kills} kills in {args.steps} steps")
-            start = time.monotonic()
-            case.whole(f"undisturbed-{ranks}", ranks)
-            alone = time.monotonic() - start
-            done = kill_often(case, f"killed-{ranks}", ranks, args.kills, random.Random(args.seed * 1000 + ranks))
-            say(f"  {', '.join(f'{n} of {kind}' for kind, n in sorted(done.items()))}")
-            say(f"  {alone:.0f} s undisturbed, {time.monotonic() - start - alone:.0f} s with all kills")
-            problems += compare(case, f"killed-{ranks}", f"undisturbed-{ranks}")
-        say(f"torchrun --max-restarts={UNDER_TORCHRUN}, one of {numbers[0]} ranks killed as often")
-        code = kill_under_torchrun(case, "torchrun", numbers[0], UNDER_TORCHRUN, random.Random(args.seed))
-        problems += [] if code == 0 else [f"torchrun: exit code {code}"]
-        problems += compare(case, "torchrun", f"undisturbed-{numbers[0]}")
-        say("2 -> 4 -> 1 ranks, a third of the steps on each")
-        for third, ranks in enumerate((2, 4, 1), start=1):
-            case.whole("resharded", ranks, args.steps * third // 3)
-        problems += compare(case, "resharded", f"undisturbed-{numbers[0]}")
+        outcomes, problems = go(case, [int(ranks) for ranks in args.ranks.split(",")], args.kills, args.seed)
+    if args == p.parse_args([]):
+        write_text(PAGE, with_tables(PAGE.read_text(), markdown(outcomes, case), BEGIN))
     for problem in problems:
         say(f"WRONG: {problem}")
     return 3 if problems else 0

@@ -126,7 +126,7 @@ def test_a_run_that_is_killed_three_times_ends_as_if_nothing_had_been(tmp_path: 
     case = Case(tmp_path, "des_reduce_scatter", 60, 4)
     case.whole("undisturbed", 2)
     done = kill_often(case, "killed", 2, 3, random.Random(1))
-    assert done.total() == 3 and compare(case, "killed", "undisturbed") == []
+    assert done.total() == 3 and compare(case, "killed", "undisturbed") == (0, [])
     assert difference(parameters(tmp_path / "killed"), parameters(tmp_path / "undisturbed")) == 0
 
 

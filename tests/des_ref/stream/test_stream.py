@@ -168,6 +168,7 @@ def _on_ranks(ranks: int, *arguments: str, stdin: Any = None) -> subprocess.Pope
     )
 
 
+@pytest.mark.slow
 def test_two_workers_score_as_one_and_ctrl_c_ends_them_with_a_checkpoint(
     config: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

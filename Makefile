@@ -7,7 +7,7 @@ OUT    ?= demo-out
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types bench kills studies
+.PHONY: help demo test lint types bench kills stream studies
 
 help:     ## list the targets
 	@sed -n 's/^\([a-z]*\): *\(.*\)## \(.*\)/  make \1\t\3/p' $(MAKEFILE_LIST) | expand -t 18
@@ -43,6 +43,9 @@ bench: $(READY)    ## race SimGrid (Debian: libsimgrid-dev g++) and time dessim 
 
 kills: $(READY)    ## kill training at random moments, resume, compare parameters (a quarter of an hour)
 	@$(BIN)/python tests/bench/kills.py
+
+stream: $(READY)   ## learn from 30 million streamed rows: throughput, table and memory over time (a quarter of an hour)
+	@$(BIN)/python tests/bench/stream.py
 
 studies: $(READY)  ## rerun every study: figures and expected results
 	@for s in studies/*/plot.py; do $(BIN)/python $$s || exit 1; done

@@ -1,13 +1,13 @@
 """Fit a transport to single messages of des_ref.bench (`dessim.calibrate.plan`) on a cluster whose links are known.
 
-A round in which each of some ranks sends at most k messages, m in all, takes
+When some ranks send at most k messages each, and w ranks have theirs at the same instant, that takes
 
-    short    k message_overhead + path latency + m host_overhead
-    long     k message_overhead + path latency + (bytes - burst) / C + ack_share bytes_back / C
+    op_overhead + k message_overhead + path latency + w host_overhead + (bytes - burst) / C + ack_share bytes_back / C
 
-with the capacity C of the link that carries most, its bytes, and the bytes that go the other way on it; a call takes
-op_overhead more. Least squares on relative errors, coefficients not negative. What receivers lose when several senders
-meet there, and what a single flow does not reach of its link, are read off the long messages, a share each.
+with the capacity C of the link that carries most, its bytes, and those of messages that cross it the other way. Short
+messages take no time on the wire. Least squares on relative errors, coefficients not negative. What receivers lose when
+several senders meet there, and what a single flow does not reach of its link, are read off the long messages, a share
+each.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ class Residual:
 
 @dataclass(frozen=True, slots=True)
 class _Round:
-    """What a measured op is to the network: `rounds` of `messages` of `size` bytes, at most `sends` by one rank,
-    through a link that carries `load` bytes and `back` the other way."""
+    """What a measured op is to the network: `messages` of `size` bytes, at most `sends` by one rank, `woken` ranks that
+    have theirs at the same instant, through a link that carries `load` bytes and `back` the other way."""
 
     name: str
     seconds: float
-    rounds: int
     messages: int
     sends: int
+    woken: int
     size: int
     load: float
     back: float
@@ -64,7 +64,7 @@ class _Round:
 def fit_messages(results: Sequence[Mapping[str, Any]], cluster: Cluster, name: str) -> tuple[Transport, list[Residual]]:
     """The transport, and how well it explains what was measured. Raises UsageError when something is missing."""
     rounds = [found for r in results if len(r.get("ranks", [])) > 1 and (found := _round(r)) is not None]
-    used = [r for r in rounds if r.is_short or (r.is_long and r.messages <= 2)]
+    used = [r for r in rounds if r.is_short or (r.is_long and not r.name.startswith("fan_in"))]
     if not any(r.is_short for r in used) or not any(r.is_long for r in used):
         raise UsageError("too few measurements; time what `dessim calibrate --plan RANKS -o cases.json` writes")
     rate = cluster.node.nic.capacity
@@ -94,6 +94,16 @@ def fit_messages(results: Sequence[Mapping[str, Any]], cluster: Cluster, name: s
     return transport, [Residual(r.name, r.seconds, s) for r, s in seen]
 
 
+def start_apart(results: Sequence[Mapping[str, Any]]) -> float:
+    """Seconds between the starts of ranks that a barrier lets go, one after the other: the median over measurements."""
+    found = [
+        float(r["start_spread_seconds"]) / (len(r["ranks"]) - 1)
+        for r in results
+        if "start_spread_seconds" in r and len(r["ranks"]) > 1
+    ]
+    return float(np.median(found)) if found else 0.0
+
+
 def _round(result: Mapping[str, Any]) -> _Round | None:
     """None for what is no calibration's."""
     op, size, n = str(result["op"]), int(result["bytes"]), len(result["ranks"])
@@ -101,25 +111,23 @@ def _round(result: Mapping[str, Any]) -> _Round | None:
     seconds = float(result["seconds"])
     match op:
         case "send_recv":
-            return _Round(name, seconds, 1, n, 1, size, size, size)
+            return _Round(name, seconds, n, 1, n, size, size, size)
         case "fan_out" | "fan_in":
             sends = n - 1 if op == "fan_out" else 1
-            return _Round(name, seconds, 1, n - 1, sends, size, size * (n - 1), 0.0)
-        case "barrier":
-            return _Round(name, seconds, (n - 1).bit_length(), n, 1, 0, 0.0, 0.0)
+            return _Round(name, seconds, n - 1, sends, 1, size, size * (n - 1), 0.0)
         case _:
             return None
 
 
 def _terms(r: _Round, rate: float) -> list[float]:
     """How often op_overhead, message_overhead, host_overhead, burst and ack_share count, seconds each."""
-    short, long = float(r.is_short), float(not r.is_short)
-    return [1.0, r.rounds * r.sends, r.rounds * r.messages * short, -long / rate, long * r.back / rate]
+    long = float(not r.is_short)
+    return [1.0, r.sends, r.woken, -long / rate, long * r.back / rate]
 
 
 def _known(r: _Round, rate: float, latency: float) -> float:
     """Seconds that the cluster's description explains."""
-    return r.rounds * latency + (0.0 if r.is_short else r.load / rate)
+    return latency + (0.0 if r.is_short else r.load / rate)
 
 
 def _fit(rounds: Sequence[_Round], rate: float, latency: float) -> tuple[float, ...]:
@@ -134,7 +142,7 @@ def _seconds(r: _Round, costs: Sequence[float], rate: float, latency: float) -> 
     """What a fit says of a round."""
     terms, known = _terms(r, rate), _known(r, rate, latency)
     after = sum(term * cost for term, cost in zip(terms, costs, strict=True))
-    least = costs[0] + costs[1] * terms[1] + r.rounds * latency  # a burst does not hide these
+    least = costs[0] + costs[1] * r.sends + costs[2] * r.woken + latency  # a burst does not hide these
     return max(known + after, least)
 
 

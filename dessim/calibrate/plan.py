@@ -1,5 +1,4 @@
-"""What a calibration times, as cases of des_ref.bench: single messages, several at once, and sums. No collective but
-the barrier, which moves nothing."""
+"""What a calibration times, as cases of des_ref.bench: single messages, several at once, and sums; no collective."""
 
 from __future__ import annotations
 
@@ -13,7 +12,7 @@ LONG = 64 * KIB
 _SIZES = (64, KIB, 4 * KIB, 16 * KIB, LONG, 256 * KIB, MIB, 4 * MIB)
 _LARGEST = 32 * MIB
 _FAN = 256 * KIB
-_OFTEN = ((SHORT, 60), (16 * KIB, 20), (LONG, 15), (MIB, 5), (4 * MIB, 3))
+_OFTEN = ((SHORT, 60), (16 * KIB, 20), (LONG + KIB, 25), (257 * KIB, 11), (MIB, 5), (4 * MIB, 3))
 
 
 def calibration_cases(ranks: int) -> list[dict[str, Any]]:
@@ -22,8 +21,7 @@ def calibration_cases(ranks: int) -> list[dict[str, Any]]:
     groups = [list(range(k)) for k in dict.fromkeys((2, *range(4, ranks, 2), ranks))]
     cases = [_case("fan_out", size, pair) for size in (*_SIZES, _LARGEST)]
     cases += [_case("send_recv", size, pair) for size in _SIZES]
-    cases += [_case("send_recv", size, group) for group in groups[1:] for size in (64, KIB)]
-    cases += [_case("barrier", 64, group) for group in groups]
+    cases += [_case("send_recv", size, group) for group in groups[1:] for size in (LONG, 256 * KIB)]
     cases += [_case(op, _FAN, list(range(k + 1))) for op in ("fan_in", "fan_out") for k in range(2, ranks)]
     cases += [_case("local_sum", size, everyone) for size in (LONG, MIB, 4 * MIB)]
     return cases

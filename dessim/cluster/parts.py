@@ -85,7 +85,8 @@ class Transport:
 
     `ack_share` of the bytes of a message flows back against it as acknowledgements. A link that has been idle lets
     `burst` [bytes] pass at once (token buckets, as clouds shape NICs with, and the lab). `host_overhead` [s] is what
-    each message takes of a processor that all ranks share, one after the other: 0 unless all run on one machine.
+    waking a rank takes of a processor that all ranks share: those that a collective ends for at the same instant go on
+    one after the other. 0 unless all run on one machine.
     """
 
     name: str

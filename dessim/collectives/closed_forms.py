@@ -159,7 +159,7 @@ def gloo_broadcast_time(n: int, size: float, alpha: float, beta: float) -> float
 
 def gloo_all_to_all_time(n: int, size: float, alpha: float, beta: float) -> float:
     """Who comes last sends n-1 messages, and then gets those of n/2 ranks (rounded down), S/n each."""
-    return alpha + (n - 1 + n // 2) / n * size * beta
+    return 2 * alpha + (n - 1 + n // 2) / n * size * beta
 
 
 def send_recv_time(size: float, alpha: float, beta: float) -> float:

@@ -62,8 +62,11 @@ def gloo_all_gather(layout: Layout, size: float) -> Iterator[Stage]:
     yield from _ring(layout.n, size, 1, towards=1, first=0, reduce=False)
 
 
-def gloo_all_to_all(layout: Layout, size: float, sizes: Floats | None = None, order: int = 0) -> Iterator[Stage]:
-    """One stage of n(n-1) messages, some of which wait for their opposite. `order` is the seed of who comes later."""
+def gloo_all_to_all(
+    layout: Layout, size: float, sizes: Floats | None = None, order: int = 0, apart: float = 0.0
+) -> Iterator[Stage]:
+    """One stage of n(n-1) messages, some of which wait for their opposite. `order` is the seed of who comes later, each
+    `apart` seconds after the one before: two exchange as soon as both are there."""
     n = layout.n
     if n < 2:
         return
@@ -85,33 +88,43 @@ def gloo_all_to_all(layout: Layout, size: float, sizes: Floats | None = None, or
             size=np.full(len(a), size / n) if sizes is None else sizes[a, b],
             carries=_these(all_to_all_chunk(n, a, b)),
             after=after if len(messages) == len(src) else None,
+            begins=apart * np.maximum(came[a], came[b]) if len(messages) == len(src) else None,
         )
 
 
 def gloo_broadcast(layout: Layout, size: float, root: int = 0) -> Iterator[Stage]:
-    """In stage k the ranks whose place (rank - root) mod n has k ones in binary send to every place with a one more,
-    above their highest."""
+    """Ranks whose place (rank - root) mod n has k ones in binary send to every place with a one more, above their
+    highest, once they have the data themselves; of many ranks all that have k ones at the same time."""
     n = layout.n
-    place = np.arange(n, dtype=np.int64)
-    for ones in range((n - 1).bit_length()):
-        edges = [
-            (v, v | 1 << bit)
-            for v in place.tolist()
-            if v.bit_count() == ones
-            for bit in range(v.bit_length(), (n - 1).bit_length())
-            if v | 1 << bit < n
-        ]
+    levels = [_children(n, ones) for ones in range((n - 1).bit_length())]
+    if n <= _FOLLOWED:
+        levels = [[edge for level in levels for edge in level]] if n > 1 else []
+    for number, edges in enumerate(levels):
         if not edges:
             continue
         src, dst = np.array(edges, dtype=np.int64).T
+        comes = {v: message for message, v in enumerate(dst.tolist())}
         yield Stage(
-            pattern=("gloo broadcast", root, ones),
+            pattern=("gloo broadcast", root, number),
             src=(src + root) % n,
             dst=(dst + root) % n,
             size=np.full(len(src), size),
             carries=_these(np.zeros(len(src), dtype=np.int64)),
             pieces=1,
+            after=np.array([comes.get(v, -1) for v in src.tolist()]) if n <= _FOLLOWED else None,
         )
+
+
+def _children(n: int, ones: int) -> list[tuple[int, int]]:
+    """Who sends to whom among places whose senders have so many ones in binary."""
+    rounds = (n - 1).bit_length()
+    return [
+        (v, v | 1 << bit)
+        for v in range(n)
+        if v.bit_count() == ones
+        for bit in range(v.bit_length(), rounds)
+        if v | 1 << bit < n
+    ]
 
 
 def _ring(n: int, size: float, pairs: int, *, towards: int, first: int, reduce: bool) -> Iterator[Stage]:

@@ -52,12 +52,13 @@ class Layout:
 class Options:
     """What a caller may fix: `chunks` that a pipeline cuts its data into (None: by size, `pipeline.chunks_for`), the
     `root` of rooted ops, the sides `dims` of a torus (empty: as balanced as can be), the seed of the `order` in which
-    ranks come to an op that goes another way then."""
+    ranks come to an op that goes another way then, and how many seconds `apart` from each other."""
 
     chunks: int | None = None
     root: int = 0
     dims: tuple[int, ...] = ()
     order: int = 0
+    apart: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,8 @@ class Stage:
     the same part of this one has come: a repetition lasts as long as its data drains, or as a part takes with its
     latency, overhead and sum, whichever is longer.
 
-    `after` [m] names for each message the one that it waits for, within a repetition (-1: none).
+    `after` [m] names for each message the one that it waits for, within a repetition (-1: none); others set out
+    `begins` [m] seconds after the stage has begun.
     """
 
     pattern: tuple[object, ...]
@@ -90,6 +92,7 @@ class Stage:
     trees: Trees | None = None
     in_flight: int = 1
     after: Ints | None = None
+    begins: Floats | None = None
 
 
 def all_to_all_chunk(n: int, origin: Rank, target: Rank) -> Rank:

@@ -102,13 +102,32 @@ def _share(n: int, rank: int, pieces: int) -> range:
 
 
 def _run(stage: Stage, repetition: int, held: Held, piece_size: float | None) -> str | None:
-    """All messages of a stage leave before any arrives."""
+    """All messages of a stage leave before any arrives, but those that wait for others: those leave once these have."""
+    left = list(range(len(stage.src)))
+    after = [-1] * len(left) if stage.after is None else stage.after.tolist()
+    over: set[int] = {-1}
+    while left:
+        now = [message for message in left if after[message] in over]
+        if not now:
+            return f"messages wait for each other: {left}"
+        problem = _together(stage, repetition, set(now), held, piece_size)
+        if problem:
+            return problem
+        over.update(now)
+        left = [message for message in left if message not in over]
+    return None
+
+
+def _together(stage: Stage, repetition: int, sent: set[int], held: Held, piece_size: float | None) -> str | None:
+    """Some messages of a stage."""
     assert stage.carries is not None
     contents = stage.carries(repetition)
     flags = [stage.reduce] * len(stage.src) if isinstance(stage.reduce, bool) else stage.reduce.tolist()
     flights: list[tuple[int, int, int, bool]] = []
     rows = zip(stage.src.tolist(), stage.dst.tolist(), stage.size.tolist(), contents, flags, strict=True)
     for number, (src, dst, size, carried, reduce) in enumerate(rows):
+        if number not in sent:
+            continue
         pieces = list(carried)
         if piece_size is not None and abs(size - len(pieces) * piece_size) > _ROUNDING * size:
             return f"a message from {src} of {size:g} B carries {len(pieces)} pieces of {piece_size:g} B"

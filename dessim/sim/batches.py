@@ -29,7 +29,7 @@ from dessim.sim.flows import (
     together,
     without_held,
 )
-from dessim.sim.fluid import start_draining
+from dessim.sim.fluid import Chain, Fluid, start_draining
 from dessim.sim.fold import fold
 from dessim.sim.maxmin import Floats, Ints
 from dessim.sim.watch import Watch
@@ -60,10 +60,11 @@ class Batch:
     latest: Parts = field(default_factory=dict)
     parts: dict[str, float] = field(default_factory=dict)
     since: Floats | float = math.inf  # when each message began to wait for a way; inf where there is one
+    countdown: Floats | None = None  # seconds until each message that waited for another may begin
 
     def restart(self, now: float) -> None:
         """The next stage begins."""
-        self.remaining, self.fresh = self.flows.size * self.scale, True
+        self.remaining, self.fresh, self.countdown = self.flows.size * self.scale, True, self.flows.begins
         self.began = self.arrived = now
 
     def land(self, now: float, bound: str, fixed: float, reduction: float) -> None:
@@ -125,7 +126,7 @@ class Solo:
         self._pass(passed, at)
         batch.repeat -= passed
         batch.restart(at)
-        fluid = start_draining(flows.folded.net, flows.size[flows.folded.flow_of] * batch.scale, flows.after)
+        fluid = start_draining(flows.folded.net, flows.size[flows.folded.flow_of] * batch.scale, flows.chain())
         while not fluid.empty and not due(now, at):
             self._watch.check()
             step = min(fluid.next_finish(), now - at)
@@ -135,6 +136,8 @@ class Solo:
                 batch.land(at, flows.bound[colour], float(flows.fixed[colour]), reduction)
             batch.fresh = False
         batch.remaining, batch.counted = fluid.remaining[flows.folded.colour], False
+        if flows.after is not None and isinstance(fluid, Fluid):
+            batch.countdown = fluid.countdown
         return fluid.solves
 
 
@@ -166,9 +169,9 @@ class Shared:
         net, held = without_held(net)
         self._held = np.where(held, size, 0.0)
         size = size - self._held
-        after = self._waits(batches)
-        self._fold = fold(net, together(size, fixed + reduction, owner.astype(np.float64)), folding and after is None)
-        self._fluid = start_draining(self._fold.net, size[self._fold.flow_of], after)
+        chain = self._chain(batches, fixed)
+        self._fold = fold(net, together(size, fixed + reduction, owner.astype(np.float64)), folding and chain is None)
+        self._fluid = start_draining(self._fold.net, size[self._fold.flow_of], chain)
         self._owner: Ints = owner[self._fold.flow_of]
         self._fixed: Floats = fixed[self._fold.flow_of]
         self._reduction: Floats = reduction[self._fold.flow_of]
@@ -224,17 +227,20 @@ class Shared:
         remaining = self._fluid.remaining[self._fold.colour] + self._held
         for batch, a, b in zip(self.batches, self._offset[:-1], self._offset[1:], strict=True):
             batch.remaining = remaining[a:b]
+            if batch.flows.after is not None and isinstance(self._fluid, Fluid):
+                batch.countdown = self._fluid.countdown[a:b]
         return self._fluid.solves
 
-    def _waits(self, batches: list[Batch]) -> Ints | None:
-        """Which message each waits for, where any does (-1: none)."""
+    def _chain(self, batches: list[Batch], fixed: Floats) -> Chain | None:
+        """Which message each waits for, where any does."""
         if all(batch.flows.after is None for batch in batches):
             return None
-        waits = np.full(int(self._offset[-1]), -1, dtype=np.int64)
+        after, left = np.full(len(fixed), -1, dtype=np.int64), np.zeros(len(fixed))
         for batch, a, b in zip(batches, self._offset[:-1], self._offset[1:], strict=True):
             if batch.flows.after is not None:
-                waits[a:b] = np.where(batch.flows.after >= 0, batch.flows.after + a, -1)
-        return waits
+                after[a:b] = np.where(batch.flows.after >= 0, batch.flows.after + a, -1)
+                left[a:b] = batch.countdown if batch.countdown is not None else 0.0
+        return Chain(after, fixed, left)
 
     def _wait(self, held: Bools, now: float) -> float:
         """Note which messages wait. Returns since when the first has; inf if none does."""

@@ -2,6 +2,8 @@
 
 The virtual clock of a link (the generic cell rate algorithm, ITU-T I.371) is when it would be done had it never let
 more pass than its rate. A link of rate C and burst B may run B/C ahead of it, no more; idle, it catches up.
+
+A sender's burst is its first message's; what passes at once never meets anybody.
 """
 
 from __future__ import annotations
@@ -9,12 +11,11 @@ from __future__ import annotations
 import numpy as np
 
 from dessim.cluster import Cluster
-from dessim.sim.flows import Flows
+from dessim.sim.flows import Flows, incidence
 from dessim.sim.maxmin import Floats
 
 _MOST = 0.999
 """Share of a message; the rest stays, so that there is one to arrive."""
-_BUSIEST = 0.99
 
 
 class Buckets:
@@ -22,18 +23,18 @@ class Buckets:
 
     def __init__(self, cluster: Cluster) -> None:
         self._burst = cluster.transport.burst
-        self._capacity = cluster.links.capacity
         self._done: Floats = np.zeros(len(cluster.links))  # the virtual clocks
 
-    def take(self, flows: Flows, scale: float, repeat: int, now: float) -> float:
-        """The share of `repeat` stages that begin `now` which the busiest links let pass at once in the first one."""
-        assert flows.needs is not None
-        needs, links = flows.needs * scale, flows.links
-        longest = float(needs.max(initial=0.0))
-        if not longest > 0:
-            return 0.0
-        behind = np.maximum(self._done[links] - now, 0.0)
-        with np.errstate(divide="ignore"):
-            ahead = np.maximum(self._burst / self._capacity[links] - behind, 0.0)
-        self._done[links] = now + behind + needs * repeat
-        return min(float(ahead[needs >= _BUSIEST * longest].min()) / longest, _MOST)
+    def take(self, cluster: Cluster, flows: Flows, size: Floats, repeat: int, now: float) -> Floats:
+        """Of messages of `size` [n] bytes that set out `now` and are repeated, the bytes [n] that pass at once."""
+        net, _, _ = incidence(cluster, flows.src, flows.dst, flows.trees, flows.size)
+        behind = np.maximum(self._done - now, 0.0)
+        left = np.maximum(self._burst - behind * net.capacity, 0.0)
+        of_path = np.full(len(size), np.inf)
+        np.minimum.at(of_path, net.flow, left[net.link])
+        first = np.zeros(len(size), dtype=bool)
+        first[np.unique(flows.src, return_index=True)[1]] = True
+        load = np.bincount(net.link, net.weight * size[net.flow], minlength=len(net.capacity))
+        used = load > 0
+        self._done[used] = now + behind[used] + repeat * load[used] / net.capacity[used]
+        return np.where(first, np.minimum(of_path, _MOST * size), 0.0)

@@ -36,13 +36,13 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """A stage on this cluster: flows for scale 1, the bytes that make the scale, and the share of them that goes ahead
-    of the links' rate in a burst."""
+    """A stage on this cluster: flows for scale 1, and the bytes that make the scale. Of each message of the first
+    repetition `ahead` [n] bytes have gone in a burst, and are in `flows` no more."""
 
     flows: Flows
     scale: float
     repeat: int
-    ahead: float = 0.0
+    ahead: Floats | None = None
 
 
 class Routed:
@@ -73,7 +73,7 @@ class Routed:
         Raises OutOfTime when `watch` says so.
         """
         largest = float(stage.size.max(initial=0.0))
-        if not stage.pattern or largest == 0:
+        if not stage.pattern or largest == 0 or stage.after is not None:  # delays do not scale
             return self._route(gpus, stage, stage.size, watch), 1.0
         relative = stage.size / largest
         shape = b"" if (relative == 1.0).all() else hashlib.blake2b(relative.tobytes()).digest()
@@ -98,6 +98,7 @@ class Routed:
             *(self.cluster, src, dst, size, stage.reduce, self.folding, trees, self.tolerance, watch),
             in_flight=stage.in_flight,
             after=stage.after,
+            begins=stage.begins,
         )
 
 
@@ -150,13 +151,15 @@ class Collectives:
             yield _Step(*self._routed.stage(gpus, stage, watch.within(done, total, "stages")), stage.repeat)
 
     def _bursts(self, env: simpy.Environment, steps: Iterator[_Step]) -> Iterator[_Step]:
-        """The steps, each with what its links let pass at once: of a step's repetitions only the first has any."""
+        """The steps, less what links let pass at once: of a step's repetitions only the first has any."""
         if self.cluster.transport.burst == 0:
             yield from steps
             return
+        cluster, folding = self._routed.cluster, self._routed.folding
         for step in steps:
-            ahead = self._buckets.take(step.flows, step.scale, step.repeat, env.now)
-            yield replace(step, repeat=1, ahead=ahead)
+            flows, size = step.flows, step.flows.size * step.scale
+            ahead = self._buckets.take(cluster, flows, size, step.repeat, env.now)
+            yield _Step(flows.carrying_only(cluster, size - ahead, folding), 1.0, 1, ahead)
             if step.repeat > 1:
                 yield replace(step, repeat=step.repeat - 1)
 
@@ -210,6 +213,7 @@ class Collectives:
             algorithm = self.choose(op, group, size, sizes, watch.within(0, 2))
             watch = watch.within(1, 2)
         parts: dict[str, float] = {}
+        last: Flows | None = None
         carried = np.zeros(len(self.cluster.links.kinds))
         if self.cluster.transport.op_overhead > 0:
             yield env.timeout(self.cluster.transport.op_overhead)
@@ -221,13 +225,17 @@ class Collectives:
             self.flow_colours = max(self.flow_colours, len(step.flows.folded.flow_of))
             self.link_colours = max(self.link_colours, len(step.flows.folded.link_of))
             carried += step.flows.bytes_by_kind * (step.scale * step.repeat)
-            began = env.now
-            took = yield network.transfer(step.flows, step.scale * (1 - step.ahead), step.repeat)
+            began, last = env.now, step.flows
+            took = yield network.transfer(step.flows, step.scale, step.repeat)
             add_parts(parts, took)
-            if step.ahead:
-                network.counters.burst(
-                    step.flows.links, began, env.now, step.flows.bytes_by_kind * step.scale * step.ahead
-                )
+            if step.ahead is not None:
+                burst = step.flows.load(self.cluster, step.ahead)
+                network.counters.burst(step.flows.links, began, env.now, burst)
+                carried += burst
+        if self.cluster.transport.host_overhead > 0 and last is not None:
+            woken = last.at_once() * self.cluster.transport.host_overhead
+            yield env.timeout(woken)
+            add_parts(parts, {LATENCY: woken})
         if env.now <= moving:
             raise SimulationError(f"{op} of {size:g} B over {group!r} took no time; a link or overhead must cost some")
         return Outcome(algorithm, moving, parts, carried)

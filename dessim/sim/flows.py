@@ -18,7 +18,7 @@ from dessim.cluster.links import Links
 from dessim.cluster.trees import Trees, tree_routes
 from dessim.errors import PhysicsError
 from dessim.sim.fan_in import FanIn
-from dessim.sim.fluid import drain
+from dessim.sim.fluid import Chain, drain
 from dessim.sim.fold import Fold, fold
 from dessim.sim.maxmin import Floats, Incidence, Ints
 from dessim.sim.watch import Watch
@@ -44,9 +44,8 @@ class Flows:
     would fill the memory). For each
     colour: `finish`, the fluid time alone; `bound`, the link class that bounds it; `fixed`, latency and overhead;
     `per_scale`, the receiver's reduction, which takes time but no link. `links` are the links used, `bytes_by_kind`
-    what each link class carries. `in_flight` and `after` are those of `dessim.collectives.schedule.Stage`, where
-    flows wait for each other nothing is folded. `host` is how long a shared host works on the messages, `needs` [links]
-    how long each link, where transports let bursts pass (else None).
+    what each link class carries. `in_flight`, `after` and `begins` are those of `dessim.collectives.schedule.Stage`;
+    where flows wait for each other nothing is folded.
     """
 
     src: Ints
@@ -64,24 +63,34 @@ class Flows:
     error: float
     in_flight: int = 1
     after: Ints | None = None
-    host: float = 0.0
-    needs: Floats | None = None
+    begins: Floats | None = None
 
     def arrivals(self, scale: float) -> Floats:
         """Seconds from start to arrival of each colour on an idle network."""
-        if self.in_flight == 1 and not self.host:
+        if self.in_flight == 1:
             return (self.finish + self.per_scale) * scale + self.fixed
         fluid, reduction = self.finish * scale, self.per_scale * scale
         return np.array([f + sum(self.late(f, *x)) for f, *x in zip(fluid, self.fixed, reduction, strict=True)])
 
     def late(self, fluid: float, fixed: float, reduction: float) -> tuple[float, float]:
         """Seconds of latency and overhead, and of the reduction, that pass after a message has drained for `fluid`
-        seconds: less than all where other parts in flight hide some, more where a shared host is busy longer."""
+        seconds: less than all where other parts in flight hide some."""
         if self.in_flight == 1:
-            return fixed + max(self.host - fluid, 0.0), reduction
+            return fixed, reduction
         part = (fluid + reduction) / self.in_flight
-        after = max(fixed + part, fluid, reduction, self.host) - fluid
-        return min(max(fixed, self.host - fluid), after), max(after - max(fixed, self.host - fluid), 0.0)
+        after = max(fixed + part, fluid, reduction) - fluid
+        return min(fixed, after), max(after - fixed, 0.0)
+
+    def chain(self) -> Chain | None:
+        """Who waits for whom, where any do."""
+        return None if self.after is None else Chain(self.after, self.fixed, self.begins)
+
+    def at_once(self) -> int:
+        """How many ranks at most have what they wait for at the same instant, when the last messages arrive on an idle
+        network. Messages through one port arrive one after the other."""
+        finish = self.finish[self.folded.colour]
+        last = finish >= finish.max(initial=0.0) * (1 - _WIRE)
+        return min(len(np.unique(self.src[last])), len(np.unique(self.dst[last])))
 
     def alone(self, scale: float) -> float:
         """Seconds until all have arrived on an idle network."""
@@ -98,10 +107,16 @@ class Flows:
 
     def on(self, cluster: Cluster, folding: bool) -> Flows:
         """The same messages over the ways that `cluster` has."""
+        return self.carrying_only(cluster, self.size, folding)
+
+    def carrying_only(self, cluster: Cluster, size: Floats, folding: bool) -> Flows:
+        """The same messages, of `size` [n] bytes, over the ways that `cluster` has."""
         reduce = self.per_scale[self.folded.colour] > 0
-        parts, after = self.in_flight, self.after
         return route_flows(
-            cluster, self.src, self.dst, self.size, reduce, folding, self.trees, in_flight=parts, after=after
+            *(cluster, self.src, self.dst, size, reduce, folding, self.trees),
+            in_flight=self.in_flight,
+            after=self.after,
+            begins=self.begins,
         )
 
     def load(self, cluster: Cluster, size: Floats) -> Floats:
@@ -136,17 +151,19 @@ def route_flows(
     watch: Watch | None = None,
     in_flight: int = 1,
     after: Ints | None = None,
+    begins: Floats | None = None,
 ) -> Flows:
     """Route and fold messages from GPU `src[i]` to `dst[i]` of `size[i]` bytes. Empty ones are not sent at all.
 
     `reduce` (of all, or of each) makes the receiver sum; `trees` are messages through summing switches; `tolerance` is
-    that of `dessim.sim.fluid.drain`; `in_flight` and `after` are the stage's. Messages with no way left never finish.
-    Raises OutOfTime when `watch` says so.
+    that of `dessim.sim.fluid.drain`; `in_flight`, `after` and `begins` are the stage's. Messages with no way left never
+    finish. Raises OutOfTime when `watch` says so.
     """
     src, dst, size, trees, sent = _sent(src, dst, size, trees)
     if after is not None:
         number = np.append(np.where(sent, np.cumsum(sent) - 1, -1), -1)  # who waits for an empty message does not
         after = number[after][sent]
+        begins = None if begins is None else begins[sent]
     net, latency, copies = incidence(cluster, src, dst, trees, size)
     transport = cluster.transport
     # A sender hands its messages over one after the other.
@@ -157,14 +174,14 @@ def route_flows(
     kind = together(size, fixed, per_scale)
     going, held = without_held(net)
     folded = fold(going, kind, folding and after is None)
-    drained = drain(folded.net, np.where(held, 0.0, size)[folded.flow_of], tolerance, watch, after)
+    chain = None if after is None else Chain(after, fixed, begins)
+    drained = drain(folded.net, np.where(held, 0.0, size)[folded.flow_of], tolerance, watch, chain)
     finish = np.where(held[folded.flow_of], np.inf, drained.finish)
     bytes_of = size[net.flow]
     carried = net.weight * copies * bytes_of
     load = np.bincount(going.link, going.weight * size[going.flow], minlength=len(net.capacity))[folded.links]
     # Independent of folding and solver: nothing finishes before its busiest link could have carried it.
-    needs = load / net.capacity[folded.links]
-    busiest = float(needs.max(initial=0.0))  # fan-in only lowers capacities
+    busiest = float((load / net.capacity[folded.links]).max(initial=0.0))  # fan-in only lowers capacities
     if finish.max(initial=0.0) < busiest * (1 - _WIRE):
         raise PhysicsError(f"messages took {finish.max():g} s where the busiest link needs {busiest:g} s")
     kinds, kind_of = cluster.links.kinds, cluster.links.kind
@@ -184,8 +201,7 @@ def route_flows(
         error=drained.error,
         in_flight=in_flight,
         after=after,
-        host=transport.host_overhead * len(src) * in_flight,
-        needs=needs if transport.burst > 0 else None,
+        begins=begins,
     )
 
 

@@ -22,19 +22,42 @@ _FEW = 100  # flows; fewer are solved anew at each finish in less time than pivo
 _SPARSE = 16  # entries of pivoting's dense matrix, links by links, for each link that a flow crosses
 
 
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """Flows that wait for others: flow i begins when `after[i]` [n_flows] has arrived (-1: at once), which is
+    `delay[after[i]]` [n_flows] seconds after it has drained. `left` [n_flows]: of delays that run already, what is
+    left.
+    """
+
+    after: Ints
+    delay: Floats
+    left: Floats | None = None
+
+    @property
+    def rounding(self) -> float:
+        """Seconds that are none."""
+        return _DONE * float(self.delay.max(initial=0.0))
+
+    def countdown(self, size: Floats) -> Floats:
+        """Seconds until each may begin when `size` [n_flows] bytes are left; inf: it waits for one that drains."""
+        waits = (self.after >= 0) & (size[self.after] > 0)
+        left = np.zeros(len(size)) if self.left is None else self.left
+        return np.where(waits, np.inf, np.where(np.isfinite(left), left, 0.0))
+
+
 class Fluid:
     """Draining flows. `size` [n_flows] bytes; flows of zero bytes count as finished from the start.
 
-    `after` [n_flows] names the flow that each waits for before it begins (-1, or one that has finished: none)."""
+    `chain` says which of them wait for others."""
 
-    def __init__(self, net: Incidence, size: Floats, after: Ints | None = None) -> None:
+    def __init__(self, net: Incidence, size: Floats, chain: Chain | None = None) -> None:
         self._net = net
         self._small = size * _DONE
-        self._after = after
+        self._chain = chain
         self.remaining = size.astype(np.float64, copy=True)
         self.active = size > 0
-        if after is not None:
-            self.active &= (after < 0) | (size[after] <= 0)
+        self.countdown = np.zeros(net.n_flows) if chain is None else chain.countdown(size)  # seconds; inf: waits
+        self.active &= self.countdown <= 0
         self.rate = np.zeros(net.n_flows)
         self.bound = np.full(net.n_flows, -1, dtype=np.int64)  # the link that bounds each flow
         self.solves = 0
@@ -42,28 +65,42 @@ class Fluid:
 
     @property
     def empty(self) -> bool:
-        return not bool(self.active.any())
+        return not bool((self.active if self._chain is None else self.remaining > 0).any())
 
     def next_finish(self) -> float:
-        """Seconds until the next flow finishes; inf when none is left."""
-        if self.empty:
-            return np.inf
-        return float((self.remaining[self.active] / self.rate[self.active]).min())
+        """Seconds until the next flow finishes, or begins; inf when none is left."""
+        seconds = np.inf
+        if self.active.any():
+            seconds = float((self.remaining[self.active] / self.rate[self.active]).min())
+        if self._chain is not None:
+            coming = (self.remaining > 0) & ~self.active
+            seconds = min(seconds, float(self.countdown[coming].min(initial=np.inf)))
+        return seconds
 
     def advance(self, seconds: float) -> Ints:
         """Let `seconds` pass (at most `next_finish`). Returns the flows that finished, and solves again if any did."""
         self.remaining[self.active] -= self.rate[self.active] * seconds
         finished = np.flatnonzero(self.active & (self.remaining <= self._small))
-        if len(finished):
-            self.remaining[finished] = 0.0
-            self.active[finished] = False
-            if self._after is not None:
-                self.active |= np.isin(self._after, finished) & (self.remaining > 0)
+        self.remaining[finished] = 0.0
+        self.active[finished] = False
+        began = False if self._chain is None else self._begin(self._chain, seconds, finished)
+        if len(finished) or began:
             self._solve()
         return finished
 
+    def _begin(self, chain: Chain, seconds: float, finished: Ints) -> bool:
+        """Let those begin that waited long enough; whether any did."""
+        waits = (self.remaining > 0) & ~self.active
+        self.countdown[waits] -= seconds
+        heard = waits & np.isin(chain.after, finished)
+        self.countdown[heard] = chain.delay[chain.after[heard]]
+        begins = waits & (self.countdown <= chain.rounding)
+        self.countdown[begins] = 0.0
+        self.active |= begins
+        return bool(begins.any())
+
     def _solve(self) -> None:
-        if self.empty:
+        if not self.active.any():
             return
         keep = self.active[self._net.flow]
         whole = self._net
@@ -78,7 +115,7 @@ class Fluid:
             raise PhysicsError("a flow with bytes left has no usable rate; please report this")
 
 
-def start_draining(net: Incidence, size: Floats, after: Ints | None = None) -> Fluid | PivotFluid:
+def start_draining(net: Incidence, size: Floats, chain: Chain | None = None) -> Fluid | PivotFluid:
     """The fluid that suits the network: many different flows over few links are followed by pivoting. Where links are
     many (a tree over a torus), solving anew from the few flows is up to a hundred times faster.
 
@@ -86,10 +123,10 @@ def start_draining(net: Incidence, size: Floats, after: Ints | None = None) -> F
     that have all drained (and only have to arrive) do not use.
     """
     links = len(net.capacity)
-    constant = net.cap is None and net.fan_in is None and after is None
+    constant = net.cap is None and net.fan_in is None and chain is None
     if constant and net.n_flows > _FEW and 0 < links**2 <= _SPARSE * len(net.flow):
         return PivotFluid(net, size)
-    return Fluid(net, size, after)
+    return Fluid(net, size, chain)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +144,12 @@ class Drained:
 
 
 def drain(
-    net: Incidence, size: Floats, tolerance: float = 0.0, watch: Watch | None = None, after: Ints | None = None
+    net: Incidence, size: Floats, tolerance: float = 0.0, watch: Watch | None = None, chain: Chain | None = None
 ) -> Drained:
     """Drain a network. `tolerance`, a share of the makespan, is how far a finish may be off, where many different flows
     would else be followed finish by finish. Raises OutOfTime when `watch` says so.
     """
-    fluid = start_draining(net, size, after)
+    fluid = start_draining(net, size, chain)
     if tolerance > 0 and isinstance(fluid, PivotFluid):
         return Drained(*drain_in_slices(net, size, tolerance, watch))
     finish = np.zeros(net.n_flows)

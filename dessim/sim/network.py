@@ -59,7 +59,9 @@ class Network:
             done.succeed({})
             return done
         self.counters.begin(flows.links, flows.bytes_by_kind * (scale * repeat))
-        self._arrive(Batch(flows, scale, repeat, done, flows.size * scale, self._env.now, self._env.now))
+        batch = Batch(flows, scale, repeat, done, flows.size * scale, self._env.now, self._env.now)
+        batch.countdown = flows.begins
+        self._arrive(batch)
         return done
 
     def change(self, cluster: Cluster) -> None:

@@ -11,7 +11,7 @@ from dessim.cluster import load_cluster
 from dessim.trace.schema import Collective
 from dessim.units import format_size, parse_size, parse_time
 
-_ENOUGH = ((128 << 10, 9), (1 << 20, 7), (4 << 20, 5))
+_ENOUGH = ((128 << 10, 25), (1 << 20, 9), (4 << 20, 5))
 """Iterations of sizes up to so many bytes; short ones vary more and cost less."""
 _FEWEST = 3
 

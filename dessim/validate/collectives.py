@@ -3,7 +3,7 @@
 Measured: the median over iterations of the seconds from the last rank's start to the last rank's end. Predicted: the
 simulator's time from when the last rank has come, from the bed's topology file and the calibrated transport. Where ways
 are chosen by a hash the measurement takes the median over several sets of connections, whose ports nobody knows
-beforehand, and the prediction the median over hash seeds.
+beforehand, and the prediction the median over hash seeds; the same for the order in which ranks come to an exchange.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ import numpy as np
 
 from dessim.cluster import Cluster, load_cluster
 from dessim.cluster.parts import Transport
+from dessim.collectives import Options
 from dessim.sim.collective import Routed
 from dessim.sim.engine import simulate
-from dessim.trace.schema import Kind, Phase
+from dessim.trace.schema import Collective, Kind, Phase
 from dessim.validate.cases import CollectiveCase, collective_cases
 from dessim.validate.outcome import Outcome
 from dessim.validate.request import Request, Say
 from dessim.verbs.bench import bench_on_lab
 from dessim.workload.dag import RankClass, Task, Workload
 
-HASH_SEEDS = 101
+HASH_SEEDS, ORDERS = 101, 15
 _TIMEOUT_S = 400.0  # of a bed
 
 
@@ -39,7 +40,7 @@ def run_collectives(request: Request) -> tuple[list[Outcome], dict[str, list[flo
             case.name,
             "collectives",
             case.split,
-            predict(clusters[case.bed], case),
+            predict(clusters[case.bed], case, request.start_apart),
             float(np.median(measured[case.name])),
         )
         for case in cases
@@ -53,15 +54,23 @@ def on_transport(cluster: Cluster, transport: Transport) -> Cluster:
     return replace(cluster, transport=transport)
 
 
-def predict(cluster: Cluster, case: CollectiveCase) -> float:
-    """Seconds, by the simulator."""
-    workload = _workload(case)
-    seeds: Sequence[int] = range(HASH_SEEDS) if cluster.routing.policy == "ecmp" else [cluster.routing.seed]
+def predict(cluster: Cluster, case: CollectiveCase, start_apart: float = 0.0) -> float:
+    """Seconds from the last rank's start on, by the simulator; ranks start `start_apart` seconds after each other.
+
+    Only an exchange has anything to do before all are there, and one that is late finds the others waiting.
+    """
+    workload, exchange = _workload(case), case.op is Collective.ALL_TO_ALL
+    apart = start_apart if exchange and case.late is None else 0.0
+    earlier = apart * (len(case.jobs[0]) - 1)
+    hashes: Sequence[int] = range(HASH_SEEDS) if cluster.routing.policy == "ecmp" else [cluster.routing.seed]
+    orders = range(ORDERS if exchange and len(hashes) == 1 else 1)
     times = []
-    for seed in seeds:
+    for seed in hashes:
         routed = Routed(replace(cluster, routing=replace(cluster.routing, seed=seed)))
-        record = simulate(routed.cluster, workload, {}, routed=routed)
-        times.append(max(span.end for span in record.spans) - min(span.start for span in record.spans))
+        for order in orders:
+            options = Options(order=order + seed, apart=apart)
+            record = simulate(routed.cluster, workload, {}, routed=routed, options=options)
+            times.append(max(span.end for span in record.spans) - min(span.start for span in record.spans) - earlier)
     return float(np.median(times))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,8 +13,6 @@ from typing import Any
 from dessim import lab
 from dessim.cluster import load_cluster
 from dessim.errors import LabError
-
-_LAB = "validate"
 
 
 def bench_on_lab(bed: str, cases: Sequence[Mapping[str, Any]], timeout: float) -> dict[str, Any]:
@@ -25,7 +24,7 @@ def bench_on_lab(bed: str, cases: Sequence[Mapping[str, Any]], timeout: float) -
         asked, out = Path(folder, "cases.json"), Path(folder, "bench.json")
         asked.write_text(json.dumps({"cases": list(cases)}), encoding="utf-8")
         command = [sys.executable, "-m", "des_ref.bench", "--device", "cpu", "--cases", str(asked), "--json", str(out)]
-        with lab.up(load_cluster(bed), scale=1.0, name=_LAB) as up:
+        with lab.up(load_cluster(bed), scale=1.0, name=f"bench{os.getpid()}") as up:
             done = up.run(command, logs=Path(folder, "logs"), timeout=timeout)
         if done.code:
             raise LabError(f"{bed}: des_ref.bench {_why(done)}")

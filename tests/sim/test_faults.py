@@ -154,7 +154,9 @@ def test_prices_are_kept_for_each_state(monkeypatch: pytest.MonkeyPatch) -> None
     assert routed.on(cluster) is routed
     jobs = Collectives(routed, {"w": range(4)})
     priced = []
-    monkeypatch.setattr("dessim.sim.collective.route_flows", lambda c, *a: priced.append(c) or route_flows(c, *a))
+    monkeypatch.setattr(
+        "dessim.sim.collective.route_flows", lambda c, *a, **k: priced.append(c) or route_flows(c, *a, **k)
+    )
 
     def all_of_them(env: simpy.Environment, network: Network):  # type: ignore[no-untyped-def]
         for state in (cluster, down, cluster, down):

@@ -31,6 +31,7 @@ from des_ref.config import Settings, load_settings
 from des_ref.data.source import Opened, open_source
 from des_ref.embedding.optim import ROW_OPTIMIZERS
 from des_ref.models.build import Network
+from des_ref.models.shampoo import NAME as SHAMPOO
 from des_ref.pipeline import Pipeline, endless
 from des_ref.strategies import STRATEGIES, build, check_strategy
 from des_ref.strategies.base import Lane, Strategy
@@ -232,6 +233,8 @@ def check_checkpoints(args: argparse.Namespace, settings: Settings) -> None:
     if any(CODECS[form.name].keeps_state for form in settings.wire.codes.by_buffer.values()):
         what = f"codecs {settings.wire.codes} keep what checkpoints do not have"
         raise UsageError(f"{what}: leave out --checkpoint and --resume, or use bf16, fp16, fp6 or top_k")
+    if parse_strategy(settings.strategy)[1].shampoo or settings.optimizer.dense.name == SHAMPOO:
+        raise UsageError("shampoo's state is on many workers, and checkpoints do not have it: use Adam, or keep none")
     if args.trace is not None:
         raise UsageError("--trace times steps, and checkpoints are written beside them: trace a run without")
 

@@ -27,6 +27,7 @@ from des_ref.data.synthetic import Zipf
 from des_ref.embedding.optim import ROW_OPTIMIZERS
 from des_ref.models.build import Network
 from des_ref.models.dense_optim import DenseOptimizer
+from des_ref.models.shampoo import NAME as SHAMPOO
 from des_ref.pipeline import Pipeline
 from des_ref.reference import Reference
 from des_ref.strategies import build
@@ -34,6 +35,7 @@ from des_ref.strategies.base import Lane, Optimizers, StepResult, Strategy
 from dessim.trace.schema import PREFETCH
 from dessim.workload.codecs import Codes, parse_codes
 from dessim.workload.model import Model, load_model, parse_model
+from dessim.workload.options import parse_strategy
 
 IDS_PER_FIELD = 1.7  # multi-hot: several ids a field, so that pairs split over ranks
 SEED = 11
@@ -84,7 +86,9 @@ class Case:
         return shrunk(model) if self.small else model
 
     def optimizers(self) -> Optimizers:
-        return Optimizers(ROW_OPTIMIZERS[self.optimizer](), _DENSE, init_std=0.1)
+        _, options = parse_strategy(self.strategy)
+        dense = DenseOptimizer(SHAMPOO, {"lr": 1e-3}) if options.shampoo else _DENSE
+        return Optimizers(ROW_OPTIMIZERS[self.optimizer](), dense, init_std=0.1)
 
 
 def shrunk(model: Model) -> Model:

@@ -112,7 +112,7 @@ def _synchronous(comm: Comm, many: bool) -> Callable[[Case], dict[str, Any]]:
         wholes = batches(case, model, comm)
         truth: Iterator[State] = expected(case, model, wholes)
         if many and comm.rank == 0:
-            key = (model.model_dump_json(), case.optimizer, case.steps)
+            key = (model.model_dump_json(), repr(case.optimizers()), case.steps)
             if key not in known:
                 known.clear()
                 known[key] = list(truth)

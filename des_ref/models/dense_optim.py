@@ -1,4 +1,4 @@
-"""The optimizer of the replicated weights: any of torch.optim, by name and keyword arguments.
+"""The optimizer of the replicated weights: any of torch.optim, or Shampoo, by name and keyword arguments.
 
 Replicas stay equal because every worker steps with the same gradients. Rules that no replica could follow by itself are
 refused: L-BFGS, which wants the loss evaluated anew, and SparseAdam, which wants sparse gradients.
@@ -6,13 +6,15 @@ refused: L-BFGS, which wants the loss evaluated anew, and SparseAdam, which want
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
+from des_ref.models.shampoo import NAME as SHAMPOO
+from des_ref.models.shampoo import Shampoo
 from dessim.errors import UsageError
 
 _UNFIT = frozenset({"Optimizer", "LBFGS", "SparseAdam"})
@@ -34,11 +36,19 @@ class DenseOptimizer:
     def __call__(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """Raises UsageError for a name that torch.optim lacks, or settings that its optimizer refuses."""
         known = dense_optimizers()
+        if self.name == SHAMPOO:
+            return self._made(Shampoo, parameters)
         if self.name not in known:
             raise UsageError(f"torch.optim has no {self.name!r} that fits; it has {', '.join(known)}")
+        return self._made(getattr(torch.optim, self.name), parameters)
+
+    def _made(
+        self, kind: Callable[..., torch.optim.Optimizer], parameters: Iterable[nn.Parameter]
+    ) -> torch.optim.Optimizer:
         # TOML has lists where torch wants tuples (betas).
         settings = {key: tuple(v) if isinstance(v, list) else v for key, v in self.settings.items()}
         try:
-            return getattr(torch.optim, self.name)(parameters, **settings)
+            return kind(parameters, **settings)
         except (TypeError, ValueError) as error:
-            raise UsageError(f"torch.optim.{self.name}: {error}") from None
+            where = "" if kind is Shampoo else "torch.optim."
+            raise UsageError(f"{where}{self.name}: {error}") from None

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from des_ref.comm import Comm
 from des_ref.models.build import Network
+from des_ref.models.dense_optim import DenseOptimizer
+from des_ref.models.shampoo import NAME as SHAMPOO
 from des_ref.strategies.base import Optimizers, Strategy
 from des_ref.strategies.data_parallel import DataParallel
 from des_ref.strategies.des import DesAllReduce, DesReduceScatter
@@ -41,6 +44,7 @@ VARIANTS = (
     "row_all_to_all+look_ahead",
     "row_all_gather+cache_rows=80",
     "ps_sync+hot_rows=20+look_ahead",
+    "des_reduce_scatter+shampoo",
 )
 
 
@@ -55,6 +59,10 @@ def build(text: str, network: Network, optimizers: Optimizers, comm: Comm) -> St
     """The strategy of this name, options behind it. Raises UsageError."""
     check_strategy(text)
     name, options = parse_strategy(text)
+    if options.shampoo:
+        settings = {key: value for key, value in optimizers.dense.settings.items() if key == "lr"}
+        optimizers = replace(optimizers, dense=DenseOptimizer(SHAMPOO, settings))
+        options = replace(options, shampoo=False)
     if options:
         return _OPTIONED[name](network, optimizers, comm, options)
     return STRATEGIES[name](network, optimizers, comm)

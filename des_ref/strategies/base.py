@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -18,7 +18,10 @@ from des_ref.embedding.optim import RowAdagrad, RowOptimizer
 from des_ref.hashing import owner_of
 from des_ref.models.build import Network
 from des_ref.models.dense_optim import DenseOptimizer
+from des_ref.models.shampoo import NAME as SHAMPOO
+from des_ref.models.shampoo import Shampoo
 from des_ref.strategies.dense_state import DenseState, export_network, load_network
+from des_ref.strategies.grads import SummedGrads
 from des_ref.strategies.staleness import Tally
 from dessim.trace.schema import Phase
 from dessim.workload.options import Options
@@ -190,7 +193,8 @@ class OwnedByHash:
     _dense: torch.optim.Optimizer
 
     def __init__(self, network: Network, optimizers: Optimizers, comm: Comm, options: Options | None = None) -> None:
-        self.network, self.comm, self.options = network, comm, options or Options()
+        options = replace(options or Options(), shampoo=optimizers.dense.name == SHAMPOO)
+        self.network, self.comm, self.options = network, comm, options
         self.plan = plan(self.name + str(self.options), network.model)
         self.marks: Marks = NoMarks()
         self.value_bytes = network.dtype.itemsize
@@ -228,6 +232,35 @@ class OwnedByHash:
             rows = rows[inverse]
             there = rows >= 0
             self.table.columns[FIELD][rows[there], 0] = field[there].to(self.network.dtype)
+
+    def train_dense(self, optimizer: torch.optim.Optimizer) -> None:
+        """Replicated weights are to be trained by this one."""
+        self._dense = optimizer
+        if isinstance(optimizer, Shampoo):
+            # What the plan takes to be dealt out evenly is known here.
+            most, others = float(optimizer.most(self.comm.world_size)), self.plan.own_symbols
+            assert others is not None
+            self.plan = replace(self.plan, own_symbols=lambda job: {**others(job), "Y": most})
+
+    def step_dense(self, *summed: SummedGrads) -> None:
+        """Wait for the gradients of replicated weights, and step."""
+        for gradients in summed:
+            gradients.wait()
+        if not isinstance(self._dense, Shampoo):
+            with self.marks.segment("update_dense", Phase.OPTIMIZER):
+                for gradients in summed:
+                    gradients.unpack()
+                self._dense.step()
+            return
+        n = self.comm.world_size
+        with self.marks.segment("precondition", Phase.OPTIMIZER):
+            for gradients in summed:
+                gradients.unpack()
+            mine = self._dense.directions(self.comm.rank, n)
+        whole = mine.new_empty(n * len(mine))
+        self.comm.all_gather("directions", whole, mine).wait()
+        with self.marks.segment("update_dense", Phase.OPTIMIZER):
+            self._dense.apply(whole.view(n, -1))
 
     def dense_state(self) -> DenseState:
         return export_network(self.network, self._dense, self.comm)

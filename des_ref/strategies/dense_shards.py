@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from des_ref.strategies.base import Optimizers
 from dessim.errors import UsageError
 
-_BY_MATRIX = frozenset({"Adafactor", "Muon"})  # of torch.optim: their steps depend on rows and columns of a weight
+_BY_MATRIX = frozenset({"Adafactor", "Muon", "Shampoo"})  # their steps depend on rows and columns of a weight
 
 
 class DenseShards:

@@ -56,7 +56,7 @@ class _Des(OwnedByHash):
             network.sum_fields = self._rounds.sum
         network.largest = self._rounds.largest
         self._scoring = Scoring(network, comm, self.loss_is_share) if network.model.output is not None else None
-        self._dense = optimizers.dense(network.trained_parameters)
+        self.train_dense(optimizers.dense(network.trained_parameters))
 
     def owner(self, ids: Tensor, field: Tensor) -> Tensor:
         n = self.comm.world_size
@@ -123,12 +123,7 @@ class _Des(OwnedByHash):
         grads = {name: value.grad for name, value in values.items()}
         with mark("update_rows", Phase.OPTIMIZER):
             self.update_rows(rows, grads)
-        for summed in (shared, tail):
-            summed.wait()
-        with mark("update_dense", Phase.OPTIMIZER):
-            for summed in (shared, tail):
-                summed.unpack()
-            self._dense.step()
+        self.step_dense(shared, tail)
         self._step += 1
         counts = Counts(len(batch.ids), len(held.sample), len(rows), len(held.pair_sample))
         return StepResult(told, counts, unique, grads, out.detach(), sent.labels)

@@ -20,6 +20,7 @@ from des_ref.strategies.base import Counts, Optimizers
 from des_ref.strategies.dense_shards import DenseServer, DenseShards
 from des_ref.strategies.dense_state import DenseState, export_state, load_state
 from des_ref.strategies.row_all_to_all import RowAllToAll, RowsHere
+from dessim.trace.schema import Phase
 
 _WEIGHTS = "weights"
 
@@ -72,8 +73,10 @@ class PsSync(RowAllToAll):
         arrived = torch.empty_like(grads)
         return _Pushed(arrived, self.comm.all_to_all("push_dense", arrived, grads, None, None))
 
-    def _update_dense(self, dense: _Pushed) -> None:
-        self._server.update(dense.arrived.view(self.comm.world_size, -1).sum(dim=0))
+    def _step_dense(self, dense: _Pushed) -> None:
+        dense.wait()
+        with self.marks.segment("update_dense", Phase.OPTIMIZER):
+            self._server.update(dense.arrived.view(self.comm.world_size, -1).sum(dim=0))
 
     def settle(self) -> None:
         weights = self._server.weights

@@ -126,9 +126,7 @@ class Rival(OwnedByHash):
         grads = dict(zip(widths, updated.grad.split(list(widths.values()), dim=1), strict=True))
         with mark("update_rows", Phase.OPTIMIZER):
             self.update_rows(updated.rows, grads)
-        dense.wait()
-        with mark("update_dense", Phase.OPTIMIZER):
-            self._update_dense(dense)
+        self._step_dense(dense)
         return updated, grads
 
     def _averaged(self, samples: int) -> int:
@@ -176,14 +174,13 @@ class Rival(OwnedByHash):
         return None if masks is None else [mask[own] for mask in masks]
 
     def _start_dense(self, optimizers: Optimizers) -> None:
-        self._dense = optimizers.dense(self.network.dense_parameters)
+        self.train_dense(optimizers.dense(self.network.dense_parameters))
 
     def _send_dense_grads(self) -> SummedGrads:
         return SummedGrads.launch(self.comm, "dense_grad", self.network.dense_parameters)
 
-    def _update_dense(self, dense: SummedGrads) -> None:
-        dense.unpack()
-        self._dense.step()
+    def _step_dense(self, dense: Any) -> None:
+        self.step_dense(dense)
 
     def _gather_logits(self, logits: Tensor, samples: int) -> Tensor:
         whole = logits.new_empty(samples)

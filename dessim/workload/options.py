@@ -7,6 +7,9 @@
     cache_rows=C   rows live in the host's memory; a worker's GPU keeps the C it used last, with their optimizer's
                    state. ScaleFreeCTR (Guo et al., SIGIR 2021).
 
+    shampoo        replicated weights have a second-order optimizer, whose work the workers share
+                   (des_ref/models/shampoo.py).
+
 A cache of rows between *workers* saves nothing where training is exact: a row is updated in every step that uses it, so
 a copy is out of date as soon as it is used, unless its holder gets the gradient too, and then it is a hot row.
 
@@ -15,6 +18,7 @@ Symbols that formulas of such plans use:
     H  hot rows                        x  different cold ids (all but hot ones) among one worker's samples
     C  rows that a GPU keeps           X  different cold ids in the global batch
     M  rows a GPU lacks in a step      l  share of a worker's x rows that it owns itself
+    Y  weights whose search directions a worker finds
 """
 
 from __future__ import annotations
@@ -26,12 +30,21 @@ from dataclasses import dataclass, fields
 from dessim.errors import UsageError
 from dessim.workload.ids import ZipfLaw, largest_share
 
-# Which strategies have which.
-OF_STRATEGY = {
-    "row_all_to_all": ("hot_rows", "look_ahead"),
+SHAMPOO_BLOCK, SHAMPOO_EVERY = 256, 20  # rows and columns of a block, and steps from roots to roots
+
+# Which strategies have which. Servers of a parameter server hold shards of a flat vector, and Shampoo needs matrices.
+OF_STRATEGY: dict[str, tuple[str, ...]] = {
+    "des_all_reduce": ("shampoo",),
+    "des_reduce_scatter": ("shampoo",),
+    "mesh": ("shampoo",),
+    "table_wise": ("shampoo",),
+    "row_wise": ("shampoo",),
+    "row_all_to_all": ("hot_rows", "look_ahead", "shampoo"),
+    "row_all_gather": ("cache_rows", "shampoo"),
     "ps_sync": ("hot_rows", "look_ahead"),
-    "row_all_gather": ("cache_rows",),
+    "data_parallel": ("shampoo",),
 }
+_SWITCHES = ("look_ahead", "shampoo")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +54,7 @@ class Options:
     hot_rows: int = 0
     look_ahead: bool = False
     cache_rows: int = 0
+    shampoo: bool = False
 
     def __bool__(self) -> bool:
         return self != Options()
@@ -63,15 +77,15 @@ def parse_strategy(text: str) -> tuple[str, Options]:
             raise UsageError(f"strategy {text!r}: {name} has no option {key!r}; {has}")
         if key in found:
             raise UsageError(f"strategy {text!r}: {key} is there twice")
-        if key == "look_ahead":
+        if key in _SWITCHES:
             if value:
-                raise UsageError(f"strategy {text!r}: look_ahead takes no value")
+                raise UsageError(f"strategy {text!r}: {key} takes no value")
             found[key] = True
             continue
         if not (value.isascii() and value.isdigit() and 0 < int(value) < 2**31):
             raise UsageError(f"strategy {text!r}: write a number of rows above 0, such as {key}=10000")
         found[key] = int(value)
-    return name, Options(**found)  # type: ignore[arg-type]  # look_ahead alone is a bool
+    return name, Options(**found)  # type: ignore[arg-type]  # switches alone are bools
 
 
 @dataclass(frozen=True, slots=True)

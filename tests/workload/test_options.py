@@ -21,12 +21,14 @@ MANY = [
     "row_all_to_all+look_ahead",
     "ps_sync+hot_rows=5000+look_ahead",
     "row_all_gather+cache_rows=200000",
+    "row_all_to_all+hot_rows=5000+shampoo",
+    "des_reduce_scatter+shampoo",
 ]
 
 
 def options_of(strategy: str) -> st.SearchStrategy[Options]:
     numbers = st.integers(0, 10**6)
-    each = {"hot_rows": numbers, "cache_rows": numbers, "look_ahead": st.booleans()}
+    each = {"hot_rows": numbers, "cache_rows": numbers, "look_ahead": st.booleans(), "shampoo": st.booleans()}
     return st.builds(Options, **{name: each[name] for name in OF_STRATEGY[strategy]})
 
 
@@ -40,7 +42,9 @@ def test_what_is_written_is_read(case: tuple[str, Options]) -> None:
     ("text", "said"),
     [
         ("ps_sync+hot=3", "ps_sync has no option 'hot'; it has hot_rows, look_ahead"),
-        ("mesh+hot_rows=3", "mesh has no option 'hot_rows'; those that have any are row_all_to_all, ps_sync"),
+        ("mesh+hot_rows=3", "mesh has no option 'hot_rows'; it has shampoo"),
+        ("ps_async+hot_rows=3", "ps_async has no option 'hot_rows'; those that have any are des_all_reduce, des_red"),
+        ("des_all_reduce+shampoo=1", "shampoo takes no value"),
         ("ps_sync+hot_rows", "write a number of rows above 0, such as hot_rows=10000"),
         ("ps_sync+hot_rows=0", "a number of rows above 0"),
         ("ps_sync+hot_rows=1e4", "a number of rows above 0"),
@@ -80,6 +84,19 @@ def test_hot_rows_take_the_place_of_what_was_asked_for() -> None:
     few = plan("row_all_to_all+hot_rows=5", model)
     saved = plain.sent_bytes(v) - few.sent_bytes(few.symbols(model.symbols(n)))
     assert saved == pytest.approx(f * 5 * (v["k"] - 2), rel=1e-3)
+
+
+def test_shampoo_gathers_a_direction_for_each_replicated_weight() -> None:
+    model = load_model("deepfm")
+    for name in ("des_all_reduce", "row_all_to_all"):
+        plain, second = plan(name, model), plan(f"{name}+shampoo", model)
+        v = second.symbols(model.symbols(8))
+        weights = v["P"] + v["H1"] * v["F"] * v["D"]
+        assert second.sent_bytes(v) - plain.sent_bytes(v) == pytest.approx(7 / 8 * weights * v["s"])
+        assert [op.name for op in second.ops[-3:]] == ["precondition", "directions", "update_dense"]
+    with pytest.raises(UsageError, match="live with their fields"):
+        plan("des_all_reduce+shampoo", load_model("deepfm_fields"))
+    assert plan("table_wise+shampoo", load_model("deepfm_fields")).op("directions")
 
 
 def test_what_stays_is_not_sent() -> None:

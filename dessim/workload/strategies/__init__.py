@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from dessim.errors import UsageError
 from dessim.workload.model import Model
+from dessim.workload.operators import total
 from dessim.workload.options import Options, parse_strategy
 from dessim.workload.plan import Plan
 from dessim.workload.strategies.data_parallel import data_parallel
@@ -14,6 +16,7 @@ from dessim.workload.strategies.ps import ps_sync
 from dessim.workload.strategies.ps_async import ps_async
 from dessim.workload.strategies.row_all_gather import row_all_gather
 from dessim.workload.strategies.row_all_to_all import row_all_to_all
+from dessim.workload.strategies.shampoo import with_shampoo
 from dessim.workload.strategies.sharded import mesh, row_wise, table_wise
 
 STRATEGIES: dict[str, Callable[[Model], Plan]] = {
@@ -50,4 +53,8 @@ def plan(strategy: str, model: Model) -> Plan:
             f"{strategy} moves inputs to where their samples are, and {model.name} scores every sample against the "
             "rows of all ids in the global batch: use a des_* strategy"
         )
-    return _OPTIONED[name](model, options) if options else STRATEGIES[name](model)
+    if options.shampoo and name.startswith("des_") and total(model.costs, "owned_weights") != "0":
+        raise UsageError(f"{strategy}: weights of {model.name} live with their fields, and shampoo's are everywhere")
+    of_rows = replace(options, shampoo=False)
+    found = _OPTIONED[name](model, of_rows) if of_rows else STRATEGIES[name](model)
+    return with_shampoo(found) if options.shampoo else found

@@ -19,15 +19,16 @@ _EXACT_BALLS = 200
 _ENDLESS = 1e18  # draws
 
 
-def expected_unique(draws: float, vocabulary: float, skew: float, beyond: float = 0.0) -> float:
+def expected_unique(draws: float, vocabulary: float, skew: float, beyond: float = 0.0, offset: float = 0.0) -> float:
     """Expected number of different ids among `draws` independent Zipf draws: sum over ids of 1 - (1 - p)**draws.
 
     Ids beyond the 4,096 most frequent are taken in geometric bins of equal probability each (relative error < 1e-3).
     `beyond` leaves out that many of the most frequent ids: what is counted are the draws' ids that are not among them.
+    With `offset` the r-th id's probability goes with (r + offset)**-skew (Mandelbrot's form of the law).
     """
     if draws <= 0:
         return 0.0
-    p = _probabilities(vocabulary, skew)
+    p = _probabilities(vocabulary, skew, offset)
     counts = _counts(vocabulary, beyond)
     # log1p keeps the tail, where p is far below the float's resolution at 1.
     return float((counts * -np.expm1(draws * np.log1p(-np.minimum(p, 1 - 1e-16)))).sum())
@@ -42,12 +43,12 @@ def _edges(vocabulary: float) -> NDArray[np.float64]:
     return np.asarray(np.concatenate([edges, tail[1:]]), dtype=np.float64)
 
 
-def _probabilities(vocabulary: float, skew: float) -> NDArray[np.float64]:
+def _probabilities(vocabulary: float, skew: float, offset: float) -> NDArray[np.float64]:
     """Of one id of each bin: that of the bin's mean rank."""
     edges = _edges(vocabulary)
     exact = min(len(edges) - 1, _EXACT_RANKS)
     ranks = np.concatenate([np.arange(1.0, exact + 1), np.sqrt(edges[exact:-1] * edges[exact + 1 :])])
-    weights = ranks**-skew
+    weights = (ranks + offset) ** -skew
     return np.asarray(weights / float((weights * np.diff(edges)).sum()))
 
 
@@ -58,15 +59,19 @@ def _counts(vocabulary: float, beyond: float) -> NDArray[np.float64]:
 
 @dataclass(frozen=True, slots=True)
 class ZipfLaw:
-    """Ids of `fields` fields that are alike, each with its share of the vocabulary; 1: all ids follow one law."""
+    """Ids of `fields` fields that are alike, each with its share of the vocabulary; 1: all ids follow one law.
+
+    `offset`: see expected_unique.
+    """
 
     vocabulary: float
     skew: float
     fields: int = 1
+    offset: float = 0.0
 
     def unique(self, draws: float, beyond: float = 0.0) -> float:
         """Expected number of different ids among so many, those left out that are among the `beyond` most frequent."""
-        each = (draws / self.fields, self.vocabulary / self.fields, self.skew, beyond / self.fields)
+        each = (draws / self.fields, self.vocabulary / self.fields, self.skew, beyond / self.fields, self.offset)
         return self.fields * expected_unique(*each)
 
     def draws_of(self, unique: float) -> float:
@@ -86,7 +91,7 @@ class ZipfLaw:
     def counted(self, draws: float, samples: float, beyond: float = 0.0) -> float:
         """As how many ids a sample's `draws` count, where an id weighs 1 / (its occurrences in all samples): as many of
         equal weight would, (sum w)^2 / sum w^2. Those `beyond` weigh nothing."""
-        p = _probabilities(self.vocabulary / self.fields, self.skew)
+        p = _probabilities(self.vocabulary / self.fields, self.skew, self.offset)
         weights = 1 / np.maximum(1.0, samples * draws / self.fields * p)
         drawn = p * _counts(self.vocabulary / self.fields, beyond / self.fields)
         first, second = float((drawn * weights).sum()), float((drawn * weights**2).sum())

@@ -116,6 +116,16 @@ def test_a_law_of_several_fields_is_that_of_each() -> None:
     assert law.unique(law.draws_of(700)) == pytest.approx(700, rel=1e-5) and law.draws_of(6000) == float("inf")
 
 
+def test_an_offset_moves_the_law_by_half_a_rank() -> None:
+    """Ranks drawn by inverting the integral of x**-skew, as synthetic data are."""
+    rng, skew, ids = np.random.default_rng(4), 1.3, 400
+    power = 1 - skew
+    x = (1 + rng.random((40, 500)) * ((ids + 1) ** power - 1)) ** (1 / power)
+    counted = np.mean([len(np.unique(drawn)) for drawn in np.minimum(x.astype(int), ids)])
+    assert ZipfLaw(ids, skew, offset=0.5).unique(500) == pytest.approx(counted, rel=0.01)
+    assert ZipfLaw(ids, skew).unique(500) < 0.95 * counted
+
+
 @pytest.mark.parametrize(("balls", "cells"), [(1, 4), (2, 8), (5, 4), (39, 4), (39, 16), (300, 8)])
 def test_the_fullest_cell_is_as_full_as_when_balls_are_thrown(balls: int, cells: int) -> None:
     thrown = np.random.default_rng(1).multinomial(balls, [1 / cells] * cells, size=20_000).max(axis=1)

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dessim.results.axes import time_unit
 from dessim.results.rows import Row, some
 from dessim.results.style import FAINT, house_style
 from dessim.results.svg import finish
+from dessim.units import format_time
 
 _COLUMNS = ("name", "kind", "split", "predicted_s", "measured_s", "error")
 _BANDS = ((0.15, 0.18), (0.05, 0.32))  # relative error, opacity
@@ -26,11 +26,10 @@ def predicted_against_measured(rows: Sequence[Row], path: Path | None = None) ->
     sns: Any = seaborn  # has no types
     kinds = list(dict.fromkeys(row["kind"] for row in some(rows)))
     styles = dict(zip(kinds, _KIND_STYLE, strict=False))
-    unit, factor = time_unit(max(row["measured_s"] for row in rows))
     data = {
         "kind": [row["kind"] for row in rows],
-        "measured": [row["measured_s"] * factor for row in rows],
-        "predicted": [row["predicted_s"] * factor for row in rows],
+        "measured": [row["measured_s"] for row in rows],
+        "predicted": [row["predicted_s"] for row in rows],
         "error": [100 * row["error"] for row in rows],
     }
     low = min(*data["measured"], *data["predicted"]) / 1.3
@@ -55,7 +54,8 @@ def predicted_against_measured(rows: Sequence[Row], path: Path | None = None) ->
             )
             axes.set_xscale("log")
             axes.set_xlim(low, high)
-            axes.set_xlabel(f"measured ({unit})")
+            axes.set_xlabel("measured")
+            axes.xaxis.set_major_formatter(_seconds)
             for band, opacity in _BANDS:
                 ends = ([low * (1 - band), high * (1 - band)], [low * (1 + band), high * (1 + band)])
                 if axes is right:
@@ -64,8 +64,14 @@ def predicted_against_measured(rows: Sequence[Row], path: Path | None = None) ->
         left.plot([low, high], [low, high], color=FAINT, lw=1)
         left.set_yscale("log")
         left.set_ylim(low, high)
-        left.set_ylabel(f"predicted ({unit})")
+        left.set_ylabel("predicted")
+        left.yaxis.set_major_formatter(_seconds)
         left.legend(frameon=False, loc="upper left")
         right.axhline(0, color=FAINT, lw=1)
         right.set_ylabel("error of the prediction (%)")
         return finish(figure, "Predicted against measured", rows, _COLUMNS, path)
+
+
+def _seconds(value: float, position: int) -> str:
+    """A tick of a logarithmic axis."""
+    return format_time(value)

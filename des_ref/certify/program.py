@@ -45,7 +45,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--ranks", help="numbers of ranks, comma-separated (default: 2,4; with --all 1,2,4)")
     p.add_argument("--steps", type=positive, help="steps to compare (default: 30; with --quick 10)")
     p.add_argument("--model", help="model file, or the name of a shipped one (default: deepfm_ml100k)")
-    p.add_argument("--strategy", help=f"one of {', '.join(STRATEGIES)} (default: des_all_reduce)")
+    p.add_argument(
+        "--strategy",
+        help=f"one of {', '.join(STRATEGIES)} (default: des_all_reduce); options behind it: ps_sync+hot_rows=1000",
+    )
     p.add_argument(
         "--optimizer",
         choices=tuple(ROW_OPTIMIZERS),

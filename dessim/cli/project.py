@@ -33,7 +33,9 @@ from dessim.errors import OutOfTime, UsageError
 
 @guarded
 def project(
-    strategy: Annotated[str, typer.Option(help="Strategies to compare, separated by commas.")],
+    strategy: Annotated[
+        str, typer.Option(help="Strategies to compare, separated by commas; with options: ps_sync+hot_rows=1000.")
+    ],
     cluster: ClusterOption,
     gpus: Annotated[str, typer.Option(help="Numbers of GPUs, separated by commas.")],
     trace: Annotated[Path | None, typer.Argument(help="Trace folder; or give --model.", show_default=False)] = None,

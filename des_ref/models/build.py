@@ -33,7 +33,7 @@ from des_ref.substitution.fm import Fm
 from des_ref.substitution.fm_fields import FmFields
 from des_ref.substitution.fvae import Fvae
 from des_ref.substitution.head import Head
-from des_ref.substitution.held import Held
+from des_ref.substitution.held import Groups, Held
 from des_ref.substitution.lr import Lr
 from des_ref.substitution.max_pool import MaxPool
 from des_ref.substitution.mlp import Mlp, MlpOverOperand
@@ -205,7 +205,7 @@ class Network:
 
     def partials(self, values: Mapping[str, Tensor], held: Held) -> Tensor:
         """[B, K] from values [u, width] of the u different ids this worker holds."""
-        local = Local.of(values, held)
+        local = Local(held, values)
         whole = local if self.pool is None else self.pool(local)
         parts = [self.operand.partial(whole, self.largest)] if self.operand is not None else []
         if self.owned:
@@ -217,13 +217,11 @@ class Network:
 
     def _own_bags(self, local: Local) -> Bags:
         """x of the bags of own fields, whole: field f of n workers is the f // n th of its owner."""
-        held, x = local.held, local.x
-        fields, stride = len(self.own_fields), self.own_fields.step
+        held, fields, stride = local.held, len(self.own_fields), self.own_fields.step
         bag = held.sample * fields + torch.div(held.field, stride, rounding_mode="floor")
-        pooled = x.new_zeros(held.samples * fields, self.width).index_add(0, bag, x)
-        pooled = pooled.view(held.samples, fields, self.width)
+        pooled = local.pooled_by(Groups.of(bag, held.samples * fields)).view(held.samples, fields, self.width)
         nothing = pooled[:, :, :0]  # what lives with a field works on x alone
-        return Bags(nothing, nothing, pooled, nothing, self.sum_fields, self._own(x.device), self.fields)
+        return Bags(nothing, nothing, pooled, nothing, self.sum_fields, self._own(pooled.device), self.fields)
 
     @property
     def bag_width(self) -> int:

@@ -125,7 +125,8 @@ class _Des(OwnedByHash):
             self.update_rows(rows, grads)
         self.step_dense(shared, tail)
         self._step += 1
-        counts = Counts(len(batch.ids), len(held.sample), len(rows), len(held.pair_sample))
+        pairs = len(held.pair_bag) if network.pools else 0
+        counts = Counts(len(batch.ids), len(held.sample), len(rows), pairs)
         return StepResult(told, counts, unique, grads, out.detach(), sent.labels)
 
     @torch.no_grad()
@@ -141,9 +142,9 @@ class _Des(OwnedByHash):
 
     def _unpack(self, sent: _Sent, samples: int) -> tuple[Tensor, Held]:
         network = self.network
-        unique, held = unpack_occurrences((sent.message, sent.received), samples, network.fields, network.pools)
+        unique, held = unpack_occurrences((sent.message, sent.received), samples, network.fields)
         if network.model.pools_mean and network.model.by_field:
-            held = replace(held, bag_size=sizes_of_bags(held.sample * network.fields + held.field))
+            held = replace(held, bag_size=sizes_of_bags(held.bag))
         return unique, held
 
     def _partials(self, values: Mapping[str, Tensor], held: Held) -> Tensor:

@@ -71,10 +71,8 @@ def send_occurrences(
     return out, received
 
 
-def unpack_occurrences(
-    message: tuple[Tensor, list[int]], samples: int, fields: int, pairs: bool
-) -> tuple[Tensor, Held]:
-    """Different ids [u] of the global batch that this worker owns, and where they occur. `pairs` as in Held.of."""
+def unpack_occurrences(message: tuple[Tensor, list[int]], samples: int, fields: int) -> tuple[Tensor, Held]:
+    """Different ids [u] of the global batch that this worker owns, and where they occur."""
     rows, received = message
     share = samples // len(received)
     # A copy even of one row or none, which counts as contiguous whatever its strides.
@@ -85,7 +83,7 @@ def unpack_occurrences(
     unique, inverse = torch.unique(ids, return_inverse=True)
     sample, field = source + coordinate // fields, coordinate % fields
     bag_size = rows[:, 3] if rows.shape[1] > 3 else None
-    return unique, Held.of(sample, field, inverse, samples, fields, pairs, bag_size)
+    return unique, Held.of(sample, field, inverse, samples, fields, bag_size)
 
 
 # -- tables -----------------------------------------------------------------------------------------------------------

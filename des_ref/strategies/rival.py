@@ -24,6 +24,7 @@ from des_ref.data.batch import Batch
 from des_ref.models.build import Network
 from des_ref.strategies.base import Counts, Lane, Optimizers, OwnedByHash, StepResult
 from des_ref.strategies.grads import SummedGrads
+from des_ref.substitution.held import Groups, Lines, in_order
 from dessim.trace.schema import Phase
 from dessim.workload.options import Options
 
@@ -152,8 +153,8 @@ class Rival(OwnedByHash):
         """[bags, W + E] from values [u, W]: each occurrence `index` [n] into them added to its `bag` [n]."""
         widths = self.network.row_widths
         columns: Mapping[str, Tensor] = dict(zip(widths, values.split(list(widths.values()), dim=1), strict=True))
-        terms = self.network.bag_rows(columns).index_select(0, index)
-        return terms.new_zeros(bags, terms.shape[1]).index_add(0, bag, terms)
+        bag, index = in_order(bag, index)
+        return Lines(index).sums(self.network.bag_rows(columns), Groups.of(bag, bags))
 
     # -- what a replicated dense part, or one on servers, does differently ----------------------------------------
 

@@ -57,8 +57,8 @@ class _OwnersPool(Rival):
 
     def _occurrences(self, sent: Any, samples: int) -> tuple[Tensor, Tensor, Tensor]:
         """Different ids [u], and of each occurrence [n] which of them it is and which bag it belongs to."""
-        unique, held = unpack_occurrences(sent, samples, self.network.fields, pairs=False)
-        return unique, held.inverse, held.sample * self.network.fields + held.field
+        unique, held = unpack_occurrences(sent, samples, self.network.fields)
+        return unique, held.inverse, held.bag
 
     def _bags_here(self, samples: int) -> int:
         return samples * self.network.fields

@@ -32,7 +32,7 @@ class AttentionPool(Operand):
         scores = (local.v @ self.a)[:, None]
         mine = self._highest(scores.detach(), local)
         shift = largest(mine.view(local.held.samples, -1)).view_as(mine)
-        weight = (scores - shift.index_select(0, self._bag(local))).exp()
+        weight = (scores - shift.index_select(0, local.held.bag)).exp()
         return self._summed(torch.cat([weight * local.v, weight], dim=1), local).flatten(1)
 
     def finish(self, sums: Tensor) -> Tensor:

@@ -12,42 +12,48 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
-from des_ref.substitution.held import Held
+from des_ref.substitution.held import Groups, Held
 
 _MANY = 0.4  # of all pairs: where both ways take about as long on a CPU
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Local:
-    """w [n, 1] and v [n, D] of the n occurrences in `held`.
-
-    x       [n, D], what each of them adds to its pooled field vector: v, or its share of a mean
-    pooled  [P, D], x summed over each of the P pairs of `held`
-
-    What no operator of the model reads is empty.
-    """
+    """The occurrences in `held`, and `values` [u, width] of their u different ids: w [u, 1], v [u, D], ..."""
 
     held: Held
-    w: Tensor
-    v: Tensor
-    x: Tensor
-    pooled: Tensor
+    values: Mapping[str, Tensor]
 
-    @classmethod
-    def of(cls, values: Mapping[str, Tensor], held: Held) -> Local:
-        """From values [u, width] of the u different ids."""
-        nothing = held.sample.new_empty(0, 0)
-        w, v = (values[x].index_select(0, held.inverse) if x in values else nothing for x in ("w", "v"))
-        x, pooled = v, nothing
-        if held.bag_size is not None and "v" in values:
-            x = v / held.bag_size[:, None]
-        if held.field_pairs:
-            pooled = v.new_zeros(len(held.pair_sample), v.shape[1]).index_add(0, held.pair, x)
-        return cls(held, w, v, x, pooled)
+    @cached_property
+    def v(self) -> Tensor:
+        """[n, D], of each occurrence."""
+        return self.values["v"].index_select(0, self.held.inverse)
+
+    def by_sample(self, terms: Tensor) -> Tensor:
+        """[B, r]: terms [u, r] of different ids, added up over the occurrences of each sample."""
+        return self.held.sums(terms, self.held.by_sample)
+
+    @cached_property
+    def pooled(self) -> Tensor:
+        """[P, D], field vectors of the (sample, field) pairs that are here: sums, or what these ids bring to means."""
+        return self.pooled_by(self.held.by_pair)
+
+    @cached_property
+    def bags(self) -> Tensor:
+        """[B, F, D]: the same, and zeros for all other pairs."""
+        return self.pooled_by(self.held.by_bag).view(self.held.samples, self.held.fields, -1)
+
+    def pooled_by(self, bags: Groups) -> Tensor:
+        """[bags, D]: the same for such bags."""
+        sums, sizes = self.held.sums(self.values["v"], bags), self.held.bag_size
+        if sizes is None:
+            return sums
+        return sums / sums.new_ones(len(sums)).index_copy(0, bags.number, sizes.to(sums.dtype))[:, None]
 
 
 def identity(x: Tensor) -> Tensor:
@@ -178,21 +184,22 @@ class Operator(nn.Module):
 def pair_products(local: Local, weight: Tensor) -> Tensor:
     """[B, H], the partial of `concat_f(pooled v_f) . weight^T` with weight [H, F * D].
 
-    A worker owns ids in only some (sample, field) pairs. Where these are few, this works on them alone, sorted by
-    field, one GEMM a field: 2 * D * H FLOPs a pair, so N workers together do the one-process work plus what multi-hot
-    fields split. Where they are many, one GEMM over all pairs, zeros for those that are not there, takes less time.
+    A worker owns ids in only some (sample, field) pairs. Where these are few, this works on them alone, one GEMM a
+    field: 2 * D * H FLOPs a pair, so N workers together do the one-process work plus what multi-hot fields split.
+    Where they are many, one GEMM over all pairs, zeros for those that are not there, takes less time.
     """
-    held, pooled = local.held, local.pooled
-    samples, fields, width = held.samples, len(held.field_pairs), pooled.shape[1]
-    if len(pooled) >= _MANY * samples * fields:
-        field = torch.repeat_interleave(torch.tensor(held.field_pairs, device=pooled.device))
-        whole = pooled.new_zeros(samples * fields, width).index_copy(0, held.pair_sample * fields + field, pooled)
-        return whole.view(samples, fields * width) @ weight.T
+    held = local.held
+    samples, fields = held.samples, held.fields
+    if len(held.pair_bag) >= _MANY * samples * fields:
+        return local.bags.flatten(1) @ weight.T
+    width = weight.shape[1] // fields
+    order = torch.argsort(held.pair_field, stable=True)
+    sizes = torch.bincount(held.pair_field, minlength=fields).tolist()
+    pooled, sample = local.pooled.index_select(0, order), held.pair_sample.index_select(0, order)
     # split and unbind have one backward each; slicing would make autograd add F zero-padded copies of the whole.
     blocks = weight.view(weight.shape[0], fields, width).unbind(dim=1)
     out = pooled.new_zeros(samples, weight.shape[0])
-    parts = zip(pooled.split(held.field_pairs), held.pair_sample.split(held.field_pairs), blocks, strict=True)
-    for e, sample, block in parts:
+    for e, of, block in zip(pooled.split(sizes), sample.split(sizes), blocks, strict=True):
         # Fields without a pair too, so that `weight` has a gradient for its AllReduce even on a worker without an id.
-        out = out.index_add_(0, sample, e @ block.T)
+        out = out.index_add_(0, of, e @ block.T)
     return out

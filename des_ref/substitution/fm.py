@@ -31,9 +31,8 @@ class Fm(Operator):
         self.wire = width + 1
 
     def partial(self, local: Local) -> Tensor:
-        v, held = local.v, local.held
-        terms = torch.cat([v, v.square().sum(dim=1, keepdim=True)], dim=1)
-        return v.new_zeros(held.samples, self.wire).index_add(0, held.sample, terms)
+        v = local.values["v"]
+        return local.by_sample(torch.cat([v, v.square().sum(dim=1, keepdim=True)], dim=1))
 
     def from_bags(self, bags: Bags) -> Tensor:
         return torch.cat([bags.v.sum(dim=1), bags.squares.sum(dim=(1, 2))[:, None]], dim=1)

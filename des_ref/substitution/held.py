@@ -1,60 +1,153 @@
-"""The ids a worker holds in a step: all occurrences, over the global batch, of ids whose rows it owns."""
+"""The ids a worker holds in a step: all occurrences, over the global batch, of ids whose rows it owns; sums over them.
+
+A *bag* is the ids of one field of one sample. Occurrences lie in the order of their bags, sample by sample, so that the
+sum of a group of them, a bag or a sample, is a sum over neighbours: `Held.sums` reads the vector of each id where it is
+and adds it up, and never writes down one vector an occurrence.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """n occurrences of u different ids, in P (sample, field) pairs.
+class Groups:
+    """n occurrences in g groups of neighbours.
 
-    sample, field   int64 [n], sample within the global batch
+    number  int64 [n], the group of each, ascending
+    starts  int64 [g], where each begins; an empty one where the next does
+    """
+
+    number: Tensor
+    starts: Tensor
+
+    @classmethod
+    def of(cls, number: Tensor, groups: int) -> Groups:
+        sizes = torch.bincount(number, minlength=groups)
+        return cls(number, sizes.cumsum(0) - sizes)
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Which line of a table [u, r] each of n occurrences adds to its group: `number` int64 [n]."""
+
+    number: Tensor
+
+    @cached_property
+    def sorted(self) -> tuple[Tensor, Tensor]:
+        """Occurrences line by line, int64 [n], and the line of each."""
+        found, order = self.number.sort(stable=True)
+        return order, found
+
+    def sums(self, table: Tensor, groups: Groups) -> Tensor:
+        """[g, r]: the lines of each group, added up."""
+        return _Sums.apply(table, self, groups)
+
+
+@dataclass(frozen=True)
+class Held:
+    """n occurrences of u different ids.
+
+    sample, field   int64 [n], sample within the global batch of `samples`, field of `fields`; in the order of bags
     inverse         int64 [n], which of the u different ids
-    pair            int64 [n], which of the P pairs; pairs are sorted by field, then sample
-    pair_sample     int64 [P]
-    field_pairs     how many pairs each of the F fields has (Python ints: they cut the GEMM of fc1)
-    samples         B
     bag_size        [n], how many ids the bag of each has, wherever they are held; None where nobody asks
     """
 
     sample: Tensor
     field: Tensor
     inverse: Tensor
-    pair: Tensor
-    pair_sample: Tensor
-    field_pairs: tuple[int, ...]
     samples: int
+    fields: int
     bag_size: Tensor | None = None
 
     @classmethod
     def of(
-        cls,
-        sample: Tensor,
-        field: Tensor,
-        inverse: Tensor,
-        samples: int,
-        fields: int,
-        pairs: bool,
-        bag_size: Tensor | None = None,
+        cls, sample: Tensor, field: Tensor, inverse: Tensor, samples: int, fields: int, bag_size: Tensor | None = None
     ) -> Held:
-        """`pairs`: whether some operator pools by (sample, field); without one the sort is saved."""
-        if not pairs:
-            none = sample[:0]
-            return cls(sample, field, inverse, none, none, (), samples, bag_size)
-        code, pair = torch.unique(field * samples + sample, return_inverse=True)
-        counts = torch.bincount(code // samples, minlength=fields)
-        return cls(sample, field, inverse, pair, code % samples, tuple(counts.tolist()), samples, bag_size)
+        """From occurrences in any order."""
+        more = () if bag_size is None else (bag_size,)
+        _, sample, field, inverse, *more = in_order(sample * fields + field, sample, field, inverse, *more)
+        return cls(sample, field, inverse, samples, fields, *more)
+
+    # -- groups ---------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def bag(self) -> Tensor:
+        """int64 [n]: sample * fields + field."""
+        return self.sample * self.fields + self.field
+
+    @cached_property
+    def pair_bag(self) -> Tensor:
+        """int64 [P]: the bags that are not empty here, in order."""
+        return self.bag[self.by_pair.starts]
+
+    @property
+    def pair_sample(self) -> Tensor:
+        return torch.div(self.pair_bag, self.fields, rounding_mode="floor")
+
+    @property
+    def pair_field(self) -> Tensor:
+        return self.pair_bag % self.fields
+
+    @cached_property
+    def by_pair(self) -> Groups:
+        """Its P (sample, field) pairs."""
+        is_first = torch.ones_like(self.bag, dtype=torch.bool)
+        is_first[1:] = self.bag[1:] != self.bag[:-1]
+        return Groups(is_first.cumsum(0) - 1, is_first.nonzero().squeeze(1))
+
+    @cached_property
+    def by_bag(self) -> Groups:
+        """All bags."""
+        return Groups.of(self.bag, self.samples * self.fields)
+
+    @cached_property
+    def by_sample(self) -> Groups:
+        return Groups.of(self.sample, self.samples)
 
     def of_pairs(self) -> Held:
-        """The same with one occurrence a pair."""
-        counts = torch.tensor(self.field_pairs, device=self.pair.device)
-        field = torch.repeat_interleave(counts, output_size=len(self.pair_sample))
-        each = torch.arange(len(field), device=field.device)
-        return Held(self.pair_sample, field, each, each, self.pair_sample, self.field_pairs, self.samples)
+        """The same with one occurrence a pair, the pairs in place of ids."""
+        each = torch.arange(len(self.pair_bag), device=self.bag.device)
+        return Held(self.pair_sample, self.pair_field, each, self.samples, self.fields)
+
+    # -- sums -----------------------------------------------------------------------------------------------------
+
+    def sums(self, terms: Tensor, groups: Groups) -> Tensor:
+        """[g, r]: terms [u, r] of the different ids, added up over the occurrences of each group."""
+        return self._lines.sums(terms, groups)
+
+    @cached_property
+    def _lines(self) -> Lines:
+        return Lines(self.inverse)
+
+
+class _Sums(torch.autograd.Function):
+    """embedding_bag, whose own backward would sort anew for each sum; what sorts lines is kept for all of them."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, lines: Lines, groups: Groups) -> Tensor:
+        ctx.lines, ctx.groups, ctx.count = lines, groups, len(table)
+        return embedding_bag(lines.number, table, groups.starts, mode="sum")
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        order, found = ctx.lines.sorted
+        number, starts = ctx.groups.number.index_select(0, order), Groups.of(found, ctx.count).starts
+        return embedding_bag(number, grads[0].contiguous(), starts, mode="sum"), None, None
+
+
+def in_order(number: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+    """`number` [n] ascending, and `others` [n, ..] in the same order."""
+    if not bool((number[1:] < number[:-1]).any()):
+        return number, *others
+    number, order = number.sort(stable=True)
+    return number, *(x[order] for x in others)
 
 
 def sizes_of_bags(bag: Tensor) -> Tensor:

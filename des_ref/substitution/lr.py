@@ -23,7 +23,7 @@ class Lr(Operator):
     wire = 1
 
     def partial(self, local: Local) -> Tensor:
-        return local.w.new_zeros(local.held.samples, 1).index_add(0, local.held.sample, local.w)
+        return local.by_sample(local.values["w"])
 
     def from_bags(self, bags: Bags) -> Tensor:
         return bags.w.sum(dim=1)

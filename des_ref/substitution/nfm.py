@@ -31,8 +31,8 @@ class Nfm(Operator):
         self.tower = Tower(widths, generator)
 
     def partial(self, local: Local) -> Tensor:
-        v, held = local.v, local.held
-        return v.new_zeros(held.samples, self.wire).index_add(0, held.sample, torch.cat([v, v.square()], dim=1))
+        v = local.values["v"]
+        return local.by_sample(torch.cat([v, v.square()], dim=1))
 
     def from_bags(self, bags: Bags) -> Tensor:
         return torch.cat([bags.v.sum(dim=1), bags.squares.sum(dim=1)], dim=1)

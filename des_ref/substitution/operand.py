@@ -34,7 +34,7 @@ class Operand(nn.Module):
 
     def partial(self, local: Local, largest: Largest) -> Tensor:
         """[B, wire]: this worker's summand; `largest` may be asked for maxima over workers first."""
-        return self._summed(local.x, local).flatten(1)
+        return local.bags.flatten(1)
 
     def from_bags(self, bags: Bags) -> Tensor:
         """[b, wire] from whole bags."""
@@ -48,14 +48,10 @@ class Operand(nn.Module):
         """[B, F, r]: terms [n, r] of the occurrences, added up over each bag."""
         held = local.held
         bags = terms.new_zeros(held.samples * self.fields, terms.shape[1])
-        return bags.index_add(0, self._bag(local), terms).view(held.samples, self.fields, -1)
-
-    def _bag(self, local: Local) -> Tensor:
-        """[n]: the bag of each occurrence."""
-        return local.held.sample * self.fields + local.held.field
+        return bags.index_add(0, held.bag, terms).view(held.samples, self.fields, -1)
 
     def _highest(self, terms: Tensor, local: Local) -> Tensor:
         """[B * F, r]: the largest of terms [n, r] in each bag; -inf where this worker holds none of its ids."""
         none = terms.new_full((local.held.samples * self.fields, terms.shape[1]), float("-inf"))
-        index = self._bag(local)[:, None].expand_as(terms)
+        index = local.held.bag[:, None].expand_as(terms)
         return none.scatter_reduce(0, index, terms, "amax", include_self=True)

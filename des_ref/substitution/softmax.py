@@ -69,10 +69,8 @@ class Scores:
         held = self._candidates.held
         for x, m in zip(self._fields, largest.unbind(dim=1), strict=True):
             x.sub_(m[:, None])
-        bag = held.sample * len(self._fields) + held.field
-        targets = self._codes.new_zeros(largest.numel()).index_add(
-            0, bag, self._values[held.sample, self._candidates.place]
-        )
+        found = self._values[held.sample, self._candidates.place]
+        targets = self._codes.new_zeros(largest.numel()).index_add(0, held.bag, found)
         self._values.exp_()
         return torch.cat([torch.stack([x.sum(dim=1) for x in self._fields], dim=1), targets.view_as(largest)], dim=1)
 

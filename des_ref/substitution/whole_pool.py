@@ -24,8 +24,8 @@ class WholePool(nn.Module):
 
     def forward(self, local: Local) -> Local:
         """The same as if each of the P (sample, field) pairs were one id, whose vector is the pooled one."""
-        e, held = self.pooled(local.v, local.held.pair, len(local.held.pair_sample)), local.held.of_pairs()
-        return Local(held, local.w[:0], e, e, e)
+        held = local.held
+        return Local(held.of_pairs(), {"v": self.pooled(local.v, held.by_pair.number, len(held.pair_bag))})
 
     def pooled(self, v: Tensor, pair: Tensor, pairs: int) -> Tensor:
         """[P, D] from v [n, D] of occurrences, each in one of the P pairs; none is empty."""

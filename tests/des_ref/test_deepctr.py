@@ -105,7 +105,7 @@ def test_deepctrs_weights_give_its_outputs(name: str) -> None:
     vocabulary = torch.unique(torch.cat([b.ids for b in batches(name)]))
     inverse = torch.searchsorted(vocabulary, batch.ids)
     sizes = sizes_of_bags(batch.sample * FIELDS + batch.field) if network.model.pools_mean else None
-    held = Held.of(batch.sample, batch.field, inverse, SAMPLES, FIELDS, network.pools, sizes)
+    held = Held.of(batch.sample, batch.field, inverse, SAMPLES, FIELDS, sizes)
     with torch.no_grad():
         logits = network.tail(network.partials({column: theirs[column] for column in network.row_widths}, held))
         probabilities = peer.probabilities(batch)

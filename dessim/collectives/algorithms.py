@@ -158,7 +158,7 @@ ALGORITHMS: dict[Collective, dict[str, Algorithm]] = {
         "direct": Algorithm(direct_all_to_all, ("sizes",), auto_up_to=DIRECT_LIMIT),
         "hierarchical": _hierarchical(hierarchical_all_to_all),
         "bruck": Algorithm(bruck_all_to_all),
-        "gloo": Algorithm(gloo_all_to_all, ("sizes", "order", "apart"), auto_up_to=_ASKED_ONLY),
+        "gloo": Algorithm(gloo_all_to_all, ("sizes", "coming"), auto_up_to=_ASKED_ONLY),
     },
     Collective.BROADCAST: {
         "flat": Algorithm(flat_broadcast, ROOT),
@@ -222,7 +222,7 @@ def schedule(
         raise UsageError(f"{algorithm} {op} {unfit}")
     if not 0 <= options.root < layout.n:
         raise UsageError(f"--root {options.root} is not one of the {layout.n} ranks of the group")
-    values = {"chunks": options.chunks, "root": options.root, "order": options.order, "apart": options.apart}
+    values = {"chunks": options.chunks, "root": options.root, "coming": options.coming}
     given = {key: values[key] for key in entry.takes if key in values}
     if options.dims and "dims" in entry.takes:
         layout = replace(layout, dims=options.dims)

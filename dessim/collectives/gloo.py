@@ -25,8 +25,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from dessim.cluster.hashing import mix
-from dessim.collectives.schedule import Carries, Floats, Ints, Layout, Stage, all_to_all_chunk
+from dessim.collectives.schedule import Carries, Coming, Floats, Ints, Layout, Stage, all_to_all_chunk
 
 SEGMENT = 1 << 20
 """Bytes of a segment at most (gloo/allreduce.h, kMaxSegmentSize)."""
@@ -63,14 +62,14 @@ def gloo_all_gather(layout: Layout, size: float) -> Iterator[Stage]:
 
 
 def gloo_all_to_all(
-    layout: Layout, size: float, sizes: Floats | None = None, order: int = 0, apart: float = 0.0
+    layout: Layout, size: float, sizes: Floats | None = None, coming: Coming | None = None
 ) -> Iterator[Stage]:
-    """One stage of n(n-1) messages, some of which wait for their opposite. `order` is the seed of who comes later, each
-    `apart` seconds after the one before: two exchange as soon as both are there."""
+    """One stage of n(n-1) messages, some of which wait for their opposite. Two exchange as soon as both have come."""
     n = layout.n
     if n < 2:
         return
-    came = np.argsort(mix(mix(np.arange(n, dtype=np.uint64)) + np.uint64(order))).argsort()
+    coming = coming or Coming()
+    at, came = coming.at(n), coming.rank(n)
     src, dst = np.divmod(np.arange(n * n, dtype=np.int64), n)
     later = came[src] > came[dst]
     src, dst = np.concatenate([src[later], dst[later]]), np.concatenate([dst[later], src[later]])
@@ -82,13 +81,13 @@ def gloo_all_to_all(
     for messages in [every] if n <= _FOLLOWED else [every[~waits], every[waits]]:
         a, b = src[messages], dst[messages]
         yield Stage(
-            pattern=("gloo all pairs", order, len(messages), int(messages[0])) if sizes is None else (),
+            pattern=("gloo all pairs", coming, len(messages), int(messages[0])) if sizes is None else (),
             src=a,
             dst=b,
             size=np.full(len(a), size / n) if sizes is None else sizes[a, b],
             carries=_these(all_to_all_chunk(n, a, b)),
             after=after if len(messages) == len(src) else None,
-            begins=apart * np.maximum(came[a], came[b]) if len(messages) == len(src) else None,
+            begins=np.maximum(at[a], at[b]) if len(messages) == len(src) else None,
         )
 
 

@@ -14,6 +14,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from dessim.cluster.hashing import mix
 from dessim.cluster.trees import Trees
 
 Ints = npt.NDArray[np.int64]
@@ -49,16 +50,34 @@ class Layout:
 
 
 @dataclass(frozen=True, slots=True)
+class Coming:
+    """How ranks come to an op where that matters: at random instants, `apart` seconds from each other on average (0:
+    together, but for the order)."""
+
+    seed: int = 0
+    apart: float = 0.0
+
+    def rank(self, n: int) -> Ints:
+        """Of each of n ranks, how many came before it [n]."""
+        return np.argsort(np.argsort(self._hash(n)))
+
+    def at(self, n: int) -> Floats:
+        """Seconds at which each of n ranks comes [n]."""
+        return self._hash(n).astype(np.float64) * (self.apart * n / 2.0**64)
+
+    def _hash(self, n: int) -> npt.NDArray[np.uint64]:
+        return mix(mix(np.arange(n, dtype=np.uint64)) + np.uint64(self.seed))
+
+
+@dataclass(frozen=True, slots=True)
 class Options:
     """What a caller may fix: `chunks` that a pipeline cuts its data into (None: by size, `pipeline.chunks_for`), the
-    `root` of rooted ops, the sides `dims` of a torus (empty: as balanced as can be), the seed of the `order` in which
-    ranks come to an op that goes another way then, and how many seconds `apart` from each other."""
+    `root` of rooted ops, the sides `dims` of a torus (empty: as balanced as can be), how ranks are `coming`."""
 
     chunks: int | None = None
     root: int = 0
     dims: tuple[int, ...] = ()
-    order: int = 0
-    apart: float = 0.0
+    coming: Coming = Coming()
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ import numpy as np
 from dessim.cluster import Cluster, load_cluster
 from dessim.cluster.parts import Transport
 from dessim.collectives import Options
+from dessim.collectives.schedule import Coming
 from dessim.sim.collective import Routed
 from dessim.sim.engine import simulate
 from dessim.trace.schema import Collective, Kind, Phase
@@ -61,16 +62,16 @@ def predict(cluster: Cluster, case: CollectiveCase, start_apart: float = 0.0) ->
     """
     workload, exchange = _workload(case), case.op is Collective.ALL_TO_ALL
     apart = start_apart if exchange and case.late is None else 0.0
-    earlier = apart * (len(case.jobs[0]) - 1)
     hashes: Sequence[int] = range(HASH_SEEDS) if cluster.routing.policy == "ecmp" else [cluster.routing.seed]
     orders = range(ORDERS if exchange and len(hashes) == 1 else 1)
     times = []
     for seed in hashes:
         routed = Routed(replace(cluster, routing=replace(cluster.routing, seed=seed)))
         for order in orders:
-            options = Options(order=order + seed, apart=apart)
-            record = simulate(routed.cluster, workload, {}, routed=routed, options=options)
-            times.append(max(span.end for span in record.spans) - min(span.start for span in record.spans) - earlier)
+            coming = Coming(order + seed, apart)
+            record = simulate(routed.cluster, workload, {}, routed=routed, options=Options(coming=coming))
+            began = min(span.start for span in record.spans) + float(coming.at(len(case.jobs[0])).max())
+            times.append(max(span.end for span in record.spans) - began)
     return float(np.median(times))
 
 

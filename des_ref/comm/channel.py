@@ -104,26 +104,22 @@ class Launch:
     def narrow(self, values: Tensor) -> Tensor:
         return values if self.channel.narrow is None else values[:, self.channel.narrow]
 
-    def wide(self, values: Tensor) -> Tensor | None:
-        return None if self.channel.wide is None else values[:, self.channel.wide]
-
     def measure(self, values: Tensor, sent: Tensor) -> None:
         self.channel.lost += float((sent - values).square().sum())
         self.channel.energy += float(values.square().sum())
 
-    def beside(self, values: Tensor, out: Tensor) -> Beside | None:
-        """Start the sum of the wide columns of `values`, that of rows as `out` has them; None where there are none."""
-        wide = self.wide(values)
-        if wide is None:
+    def beside(self, values: Tensor, own: int | None) -> Beside | None:
+        """Start the sum of the wide columns of `values`, as `summed`; None where there are none."""
+        if self.channel.wide is None:
             return None
-        return Beside(*self.summed(f"{self.name}_wide", wide, len(out)))
+        return Beside(*self.summed(f"{self.name}_wide", values[:, self.channel.wide], own))
 
-    def summed(self, name: str, values: Tensor, rows: int) -> tuple[Handle, Tensor]:
-        """Start the op `name`: all rows of the sum, or this worker's, and where they will be."""
-        if rows == len(values):
+    def summed(self, name: str, values: Tensor, own: int | None) -> tuple[Handle, Tensor]:
+        """Start the op `name`: all rows of the sum, or this worker's `own` many; and where they will be."""
+        if own is None:
             return self.comm.all_reduce(name, values), values
-        own = values.new_empty(rows, values.shape[1])
-        return self.comm.reduce_scatter(name, own, values), own
+        out = values.new_empty(own, values.shape[1])
+        return self.comm.reduce_scatter(name, out, values), out
 
     def put(self, target: Tensor, values: Tensor, beside: Beside | None = None) -> None:
         """Into [n, K], from its narrow and its wide columns."""

@@ -83,7 +83,7 @@ class Coding:
         values = tensor.view(1, -1) if launch.op.flat else tensor
         match launch.op.form.sums:
             case Sum.REDUCE:
-                return _by_collective(launch, values, values)
+                return _by_collective(launch, values, values, None)
             case Sum.SCATTER:
                 return _by_owners(launch, values)
         encoded, width = launch.encode(values)
@@ -95,9 +95,9 @@ class Coding:
     def reduce_scatter(self, comm: Comm, name: str, out: Tensor, tensor: Tensor) -> Handle:
         launch, rows = Launch(comm, self.channels[name]), [len(out)] * comm.world_size
         if launch.op.form.sums is Sum.REDUCE:
-            return _by_collective(launch, tensor, out)
+            return _by_collective(launch, tensor, out, len(out))
         encoded, width = launch.encode(tensor)
-        arriving, beside = launch.exchange(encoded, width, rows, rows, name), launch.beside(tensor, out)
+        arriving, beside = launch.exchange(encoded, width, rows, rows, name), launch.beside(tensor, len(out))
         decode = launch.channel.codec.decode
         return launch.later(
             arriving, lambda parts: decode(parts, width).view(len(rows), -1, width).sum(dim=0), out, beside
@@ -121,8 +121,8 @@ class Coding:
         return launch.later(arriving, lambda parts: decode(parts, width), out)
 
 
-def _by_collective(launch: Launch, values: Tensor, out: Tensor) -> Handle:
-    """An AllReduce, or a ReduceScatter where `out` has fewer rows, in the form's own type."""
+def _by_collective(launch: Launch, values: Tensor, out: Tensor, own: int | None) -> Handle:
+    """An AllReduce in the form's type, or a ReduceScatter that leaves so many rows of the sum here: `own`."""
     codec = launch.channel.codec
     assert isinstance(codec, Cast)
     with launch.segment("encode"):
@@ -130,8 +130,8 @@ def _by_collective(launch: Launch, values: Tensor, out: Tensor) -> Handle:
         low = narrow.to(codec.type)
     if launch.channel.measures:
         launch.measure(narrow, low.to(codec.dtype))
-    handle, sums = launch.summed(launch.name, low, len(out))
-    return launch.later(handle.wait, lambda _: sums.to(codec.dtype), out, launch.beside(values, out))
+    handle, sums = launch.summed(launch.name, low, own)
+    return launch.later(handle.wait, lambda _: sums.to(codec.dtype), out, launch.beside(values, own))
 
 
 def _by_owners(launch: Launch, values: Tensor) -> Handle:
@@ -140,7 +140,7 @@ def _by_owners(launch: Launch, values: Tensor) -> Handle:
     encoded, width = launch.encode(values, shares=n)
     own = len(encoded.rows) // n
     scattered = launch.exchange(encoded, width, [own] * n, [own] * n, f"{launch.name}_scatter")
-    beside = launch.beside(values, values)
+    beside = launch.beside(values, None)
 
     def arriving() -> Encoded:
         parts = scattered()

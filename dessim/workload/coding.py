@@ -6,8 +6,9 @@
            x_wide beside x                                       columns that stay as they are
 
 The last one is for sums whose difference is what counts: |S|^2 - q of fm and its like cancels, so S and q travel as
-they are whatever the rest does. Where pooled vectors travel and such an operator will square them, they all stay. So
-does the one float of lr, which is a part of the logit. Gradients of all of these may be encoded.
+they are whatever the rest does. So do sums that are divided by one another (attention pooling), and the one float of
+lr, which is a part of the logit. Where pooled vectors travel and such an operator will square them, or they bring the
+sizes of bags for a mean, they all stay. Gradients of all of these may be encoded.
 
 Sums in the middle of local partials (rounds), the softmax over ids and parameters that servers give out are never
 encoded, and neither are ids.
@@ -84,12 +85,13 @@ def coded_ops(plan: Plan, model: Model, codes: Codes) -> dict[str, CodedOp]:
 
 def buffer_parts(model: Model) -> list[tuple[Costs, bool]]:
     """The parts of the buffer of partials in their order, and whether each stays as it is."""
-    return [(c, c.kind in STAYING) for c in model.costs if c.wire != "0"]
+    divided = model.needs_operand and model.embedding.pooling == "attention" and not model.by_field
+    return [(c, c.kind in STAYING or (divided and c.kind == "operand")) for c in model.costs if c.wire != "0"]
 
 
 def _shape(op: PlannedOp, model: Model) -> tuple[str, str, str]:
     """Rows, columns that are encoded, columns that are not."""
-    samples, cancels = "B", any(kind in CANCELLING for kind in model.kinds)
+    samples, stays = "B", model.pools_mean or any(kind in CANCELLING for kind in model.kinds)
     match op.name:
         case "partials":
             narrow, wide = (total((c for c, stays in buffer_parts(model) if stays is x), "wire") for x in (False, True))
@@ -101,7 +103,7 @@ def _shape(op: PlannedOp, model: Model) -> tuple[str, str, str]:
                 bags = "(B*F)"
             else:
                 bags = "((B/N)*F)"
-            return bags, "0" if cancels and op.name == "pooled" else "(W+E)", "0"
+            return bags, "0" if stays and op.name == "pooled" else "(W+E)", "0"
         case "rows" | "pull_rows" | "rows_grad" | "push_rows" | "row_grads":
             rows = op.size.removesuffix("*W*s")
             if op.collective is Collective.ALL_GATHER:  # of all workers

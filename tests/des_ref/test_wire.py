@@ -18,7 +18,7 @@ from des_ref.config import load_settings
 from dessim.cli.app import app
 from dessim.errors import FileError, UsageError
 from dessim.trace.io import load_trace
-from dessim.trace.schema import Kind
+from dessim.trace.schema import Collective, Kind
 from dessim.workload import formula
 
 CLUSTER = "h100-8x_rail_128"
@@ -164,6 +164,8 @@ def test_a_recorded_run_with_codecs_is_replayed_and_projected(
         if op.kind is Kind.COLLECTIVE:
             assert op.size is not None
             assert op.bytes == round(formula.evaluate(op.size, {**trace.header.symbols, **op.vars})), op.name
+    kinds = {op.name: op.collective for op in trace.ranks[0]}
+    assert kinds["partials"] is Collective.ALL_TO_ALL and kinds["partials_wide"] is Collective.REDUCE_SCATTER
     told = CliRunner().invoke(app, ["replay", str(path), "--cluster", CLUSTER, "--json"])
     assert told.exit_code == 0, told.output
     told = CliRunner().invoke(app, ["trace", "check", str(path)])

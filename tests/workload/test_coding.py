@@ -138,3 +138,16 @@ def test_a_codec_that_was_asked_for_and_has_nothing_to_do_is_a_mistake():
     with pytest.raises(UsageError, match="des_all_reduce of deepfm sends no gradients that can be encoded so"):
         of("des_all_reduce", "activations=bf16,gradients=bf16")
     assert of("des_all_reduce", "bf16").ops != plan("des_all_reduce", MODEL).ops
+
+
+def test_what_is_divided_and_what_brings_sizes_of_bags_stays_too():
+    raw = MODEL.model_dump() | {"operators": [{"kind": "mlp", "widths": [8]}]}
+    raw["embedding"] = raw["embedding"] | {"pooling": "mean"}
+    mean = parse_model(raw, "x")
+    with pytest.raises(UsageError, match="sends no activations"):
+        coded(plan("table_wise", mean), mean, parse_codes("activations=bf16"))
+    assert coded(plan("des_all_reduce", mean), mean, parse_codes("activations=bf16")).op("partials").size == "B*(2*H1)"
+    raw["embedding"] = raw["embedding"] | {"pooling": "attention"}
+    attention = parse_model(raw, "x")
+    with pytest.raises(UsageError, match="sends no activations"):
+        coded(plan("des_all_reduce", attention), attention, parse_codes("activations=top_k:0.5"))

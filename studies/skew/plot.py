@@ -1,0 +1,204 @@
+"""Bytes that hot rows, deduplication, look-ahead and a cache save, by the skew of ids: recorded, and by formula.
+
+    python studies/skew/plot.py            # trains; writes the tables, skew.csv and skew.svg, checks expected.json
+    python studies/skew/plot.py --redraw   # from the skew.csv that is there, without training
+    python studies/skew/plot.py --update   # and makes what it found the expectation
+
+Reads study.toml; record.py is what the processes run. Exits 3 when a recorded op is not of its formula's bytes, or when
+the findings are not those of expected.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from dessim.errors import DessimError
+from dessim.files import read_toml, write_json, write_text
+from dessim.results.rows import data_csv
+from dessim.results.style import house_style
+from dessim.results.svg import svg_text
+from dessim.workload.ids import ZipfLaw
+from dessim.workload.model import load_model
+
+HERE = Path(__file__).parent
+CASE = ("skew", "workers", "strategy")
+COUNTS = ("sent_bytes", "expected_bytes", "copied_bytes", "expected_copied_bytes", "worker_ids", "owner_ids")
+COLUMNS = (*CASE, *COUNTS, "mismatches")
+MARKS = re.compile(r"(<!-- made by plot.py -->\n).*(<!-- end -->)", re.DOTALL)
+EVERY_ID, HOST = "every id", "host"  # what is no strategy of its own
+
+
+def compute(study: Path) -> list[dict[str, Any]]:
+    """A row a case, from a group of processes for each number of workers."""
+    settings = read_toml(study)
+    with tempfile.TemporaryDirectory() as scratch:
+        lines = Path(scratch) / "rows.jsonl"
+        for workers in settings["workers"]:
+            launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={workers}"]
+            command = [*launcher, str(HERE / "record.py"), "--study", str(study), str(lines)]
+            done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+            if done.returncode:
+                raise DessimError(f"record.py on {workers} processes failed (exit {done.returncode}): see above")
+        return [json.loads(line) for line in lines.read_text("utf-8").splitlines()]
+
+
+def sorted_rows(study: Mapping[str, Any], rows: pd.DataFrame) -> pd.DataFrame:
+    """In the order of the study file."""
+    order = [study["skews"], study["workers"], [s["name"] for s in study["strategies"]]]
+    keys = [[known.index(row[key]) for key, known in zip(CASE, order, strict=True)] for _, row in rows.iterrows()]
+    return rows.iloc[sorted(range(len(keys)), key=keys.__getitem__)].reset_index(drop=True)
+
+
+def without(study: Mapping[str, Any], rows: pd.DataFrame, case: Mapping[str, Any], against: str) -> tuple[float, float]:
+    """Bytes that a case is held against: as counted or recorded, and by formula."""
+    model, n = load_model(study["model"]), case["workers"]
+    if against == EVERY_ID:
+        # Each occurrence asks for its row and returns its gradient: no data decide that.
+        sent = (n - 1) / n * study["batch_per_worker"] * model.input.ids_per_sample * (2 * 4 * model.row_width + 8)
+        return sent, sent
+    if against == HOST:
+        # Each different row of the batch comes from its owner's host and goes back, in every step.
+        row = 2 * 4 * (model.row_width + model.row_slots)
+        law = ZipfLaw(study["vocabulary"], case["skew"], model.input.fields, offset=0.5)
+        draws = n * study["batch_per_worker"] * model.input.ids_per_sample
+        return row * case["owner_ids"], row * law.unique(draws) / n
+    other = rows[(rows.skew == case["skew"]) & (rows.workers == n) & (rows.strategy == against)].iloc[0]
+    return float(other.sent_bytes), float(other.expected_bytes)
+
+
+def findings(study: Mapping[str, Any], rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """Per case, in the order of the rows: bytes, and the share that it saves, as recorded and by formula."""
+    against = {s["name"]: s["against"] for s in study["strategies"]}
+    found = []
+    for case in rows.to_dict("records"):
+        other = against[case["strategy"]]
+        kind = "copied" if other == HOST else "sent"
+        recorded, by_formula = (
+            case[f"{kind}_bytes"],
+            case["expected_bytes" if kind == "sent" else "expected_copied_bytes"],
+        )
+        without_recorded, without_formula = without(study, rows, case, other)
+        found.append(
+            {key: case[key] for key in CASE}
+            | {"against": other, "bytes": int(recorded), "by_formula": round(by_formula)}
+            | {"saved": round(1 - recorded / without_recorded, 4)}
+            | {"saved_by_formula": round(1 - by_formula / without_formula, 4)}
+        )
+    return found
+
+
+def same(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> bool:
+    """Equal, shares to 2e-3: on another machine a last digit of a power may turn one drawn id into the next."""
+    about = (*CASE, "against")
+    if [[f[key] for key in about] for f in found] != [[f[key] for key in about] for f in expected]:
+        return False
+    pairs = zip(found, expected, strict=True)
+    return all(abs(a[key] - b[key]) < 2e-3 for a, b in pairs for key in ("saved", "saved_by_formula"))
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %".replace("-", "−")
+
+
+def table(study: Mapping[str, Any], rows: pd.DataFrame) -> str:
+    """A table in Markdown for each number of workers: KiB a worker a step, and what is saved, by skew."""
+    red = int((rows.mismatches > 0).sum())
+    verdict = (
+        "of their formulas' bytes in all of them" if not red else f"**not** of their formulas' bytes in {red} of them"
+    )
+    lines = [f"{len(rows)} cases of {study['steps']} steps; all collectives and copies are {verdict}.", ""]
+    found = {tuple(f[key] for key in CASE): f for f in findings(study, rows)}
+    for n in study["workers"]:
+        lines += [f"**{n} workers**: KiB a worker sends (or copies) in a step, saved as recorded, saved by formula", ""]
+        heads = [f"Zipf {skew:g} | | " for skew in study["skews"]]
+        lines += [f"| strategy | against | {' | '.join(heads)} |", f"|---|---|{'---:|' * 3 * len(heads)}"]
+        for strategy in study["strategies"]:
+            cells = []
+            for skew in study["skews"]:
+                f = found[skew, n, strategy["name"]]
+                cells.append(f"{f['bytes'] / 1024:,.0f} | {_percent(f['saved'])} | {_percent(f['saved_by_formula'])}")
+            lines.append(f"| `{strategy['name']}` | {strategy['against']} | {' | '.join(cells)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+_PANELS = (
+    ("hot rows", ("hot_rows",), ("look_ahead",)),
+    ("look-ahead", ("look_ahead",), ()),
+    ("each row once", ("row_all_to_all", "row_all_gather", "ps_sync"), ("+",)),
+    ("cache, host to GPU", ("cache_rows",), ()),
+)
+_COLORS = ("#0173b2", "#de8f05", "#029e73")
+
+
+def draw(study: Mapping[str, Any], rows: pd.DataFrame) -> str:
+    """The figure as SVG text: saved against skew, a panel an option; marks are recorded, lines the formula."""
+    found = findings(study, rows)
+    with house_style() as plt:
+        figure, panels = plt.subplots(1, len(_PANELS), figsize=(11, 3.6))
+        for axes, (title, wanted, unwanted) in zip(panels, _PANELS, strict=True):
+            names = [s["name"] for s in study["strategies"]]
+            names = [n for n in names if any(w in n for w in wanted) and not any(u in n for u in unwanted)]
+            for name, color in zip(names, _COLORS, strict=False):
+                for n, marker, dash in zip(study["workers"], "os", ("-", "--"), strict=False):
+                    own = [f for f in found if f["strategy"] == name and f["workers"] == n]
+                    x = [f["skew"] for f in own]
+                    axes.plot(x, [100 * f["saved_by_formula"] for f in own], dash, color=color, lw=1.2)
+                    axes.plot(
+                        x, [100 * f["saved"] for f in own], marker, color=color, ms=5, label=f"{name}, {n} workers"
+                    )
+            axes.axhline(0, color="#9a9b9c", lw=0.8)
+            against = list(dict.fromkeys(f["against"] for f in found if f["strategy"] in names))
+            axes.set_title(f"{title}\nagainst {', '.join(against)}", loc="left")
+            axes.set(xlabel="Zipf exponent of the ids", xticks=study["skews"])
+            axes.legend(fontsize=5.5, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.2))
+        panels[0].set_ylabel("bytes saved (%)")
+        return svg_text(figure, "Bytes saved against the skew of ids")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--redraw", action="store_true", help="from skew.csv, without training")
+    parser.add_argument("--update", action="store_true", help="make what was found the expectation")
+    parser.add_argument("--out", type=Path, default=HERE, help="folder for what is written (default: here)")
+    options = parser.parse_args(arguments)
+
+    file = HERE / "study.toml"
+    study = read_toml(file)
+    text = (HERE / "skew.csv").read_text("utf-8") if options.redraw else data_csv(compute(file), COLUMNS)
+    rows = sorted_rows(study, pd.read_csv(io.StringIO(text)))
+    made, found, red = table(study, rows), findings(study, rows), rows[rows.mismatches > 0]
+    readme = MARKS.sub(lambda old: old[1] + made + old[2], (HERE / "README.md").read_text("utf-8"))
+    write_text(options.out / "README.md", readme)
+    write_text(options.out / "skew.csv", text)
+    write_text(options.out / "skew.svg", draw(study, rows))
+    print(made, end="")
+    if len(red):
+        print(f"skew: recorded is not planned in\n{red.to_string(index=False)}", file=sys.stderr)
+        return 3
+    if options.update:
+        write_json(HERE / "expected.json", found)
+    elif not same(found, json.loads((HERE / "expected.json").read_text("utf-8"))):
+        print("skew: findings differ from expected.json", file=sys.stderr)
+        return 3
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except DessimError as error:
+        print(f"skew: error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

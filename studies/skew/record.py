@@ -1,0 +1,152 @@
+"""What the processes of a group send in a training step: every case of study.toml at this many workers.
+
+    torchrun --standalone --nproc-per-node=4 studies/skew/record.py rows.jsonl
+
+Each process trains for real, in float32 over gloo, and its recorder sees every collective and copy. A line of JSON a
+case: bytes that a worker sends to others in a step for ids and rows, mean over workers and recorded steps, as they were
+seen and as Zipf's law says; the same of copies between host and device; and how many ops were not of their formula.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from des_ref.audit import Audit
+from des_ref.capture import Recorder
+from des_ref.cli import Parser, leave, run, say
+from des_ref.comm import Comm, open_comm, record
+from des_ref.data.batch import Batch
+from des_ref.data.synthetic import Zipf
+from des_ref.models.build import Network
+from des_ref.strategies import build
+from des_ref.strategies.base import Optimizers
+from dessim.files import read_toml
+from dessim.trace.schema import Collective, Kind, Op, sent_factor
+from dessim.workload import formula
+from dessim.workload.ids import ZipfLaw
+from dessim.workload.model import Model, load_model, parse_model
+from dessim.workload.options import Expected, parse_strategy
+from dessim.workload.plan import Plan, Traffic
+
+HERE = Path(__file__).parent
+SEED = 0
+OF_ROWS = (Traffic.IDS, Traffic.SPARSE)
+
+
+def model_of(study: Mapping[str, Any], skew: float) -> Model:
+    raw = load_model(study["model"]).model_dump()
+    raw["input"] |= {"skew": skew, "vocabulary": study["vocabulary"], "batch_per_worker": study["batch_per_worker"]}
+    return parse_model(raw, study["model"])
+
+
+def law_of(model: Model) -> ZipfLaw:
+    """That of data/synthetic.py: a field has ids of its own, the r-th as often as x**-skew says from r to r + 1."""
+    return ZipfLaw(model.input.vocabulary, model.input.skew, model.input.fields, offset=0.5)
+
+
+@cache
+def batches(model: Model, samples: int, steps: int) -> list[Batch]:
+    """Global batches, the same for every strategy."""
+    shape = model.input
+    zipf = Zipf(shape.fields, shape.ids_per_sample / shape.fields, shape.vocabulary, shape.skew, SEED)
+    return [zipf.examples(samples, part).take(torch.arange(samples)) for part in range(steps)]
+
+
+def by_law(plan: Plan, model: Model, workers: int, seen: Sequence[float]) -> tuple[float, float]:
+    """Bytes sent for ids and rows, and copied, by a worker in a step, mean over steps that have `seen` ids before."""
+    law, (_, options) = law_of(model), parse_strategy(plan.strategy)
+    job = model.symbols(workers, unique=law.unique)
+    sent = copied = 0.0
+    for ids in seen:
+        symbols = job | Expected(options, law, ids)(job)
+        sent += sum(plan.sent_bytes(symbols, traffic) for traffic in OF_ROWS)
+        copied += sum(formula.evaluate(op.size, symbols) for op in plan.copies)
+    return sent / len(seen), copied / len(seen)
+
+
+def seen_by(op: Op, plan: Plan, comm: Comm) -> tuple[float, float]:
+    """Bytes that this rank sent to others, if they are of ids or rows, and those that it copied."""
+    if op.kind is Kind.COPY:
+        return 0.0, float(op.bytes)
+    if op.collective is None or plan.op(op.name).traffic not in OF_ROWS:
+        return 0.0, 0.0
+    if op.collective is Collective.ALL_TO_ALL and op.splits is not None:
+        return float(op.bytes - op.splits[comm.rank]), 0.0
+    return op.bytes * sent_factor(op.collective, comm.world_size), 0.0
+
+
+def measure(name: str, skew: float, study: Mapping[str, Any], comm: Comm) -> dict[str, Any] | None:
+    """Train the case's steps; its figures, on rank 0."""
+    model, n, warmup, steps = model_of(study, skew), comm.world_size, study["warmup"], study["steps"]
+    strategy = build(name, Network(model, SEED, torch.float32, "cpu"), Optimizers(), comm)
+    plan, samples = strategy.plan, model.input.batch_per_worker * n
+    wholes = batches(model, samples, warmup + steps)
+    strategy.count(lambda: wholes[:warmup])
+    symbols = plan.symbols(model.symbols(n, samples)) | {"s": float(strategy.value_bytes)}
+    recorder, audit, sums = Recorder(comm, plan), Audit(plan, symbols), torch.zeros(4, dtype=torch.float64)
+    for i, whole in enumerate(wholes):
+        share = strategy.share(whole)
+        if i < warmup:
+            strategy.step(share)
+            continue
+        strategy.marks = recorder
+        with recorder.step(i, full=False):
+            result = strategy.step(share)
+        ops = recorder.take(strategy.op_vars(result.counts, samples))
+        audit.add_step(ops)
+        sums[:2] += torch.tensor([seen_by(op, plan, comm) for op in ops], dtype=torch.float64).sum(dim=0)
+        counts = result.counts
+        sums[2:] += torch.tensor([counts.keys + counts.hot, counts.rows - counts.common + counts.common / n])
+    mismatches = sum(op["mismatches"] for op in audit.gather(comm))
+    sent, copied, u, rows = (torch.tensor(comm.gather_rows("sums", sums.tolist())).mean(dim=0) / steps).tolist()
+    if comm.rank:
+        return None
+    expected, expected_copies = by_law(
+        plan, model, n, [i * samples * symbols["m"] for i in range(warmup, warmup + steps)]
+    )
+    return {
+        "skew": skew,
+        "workers": n,
+        "strategy": name,
+        "sent_bytes": round(sent),
+        "expected_bytes": round(expected),
+        "copied_bytes": round(copied),
+        "expected_copied_bytes": round(expected_copies),
+        "worker_ids": round(u),  # different ones, of a worker's samples and of those that it owns in the batch
+        "owner_ids": round(rows),
+        "mismatches": mismatches,
+    }
+
+
+def main() -> int:
+    parser = Parser(prog="record.py", description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path, help="file that lines are added to")
+    parser.add_argument("--study", type=Path, default=HERE / "study.toml", help="default: the one beside this file")
+    options: argparse.Namespace = parser.parse_args()
+    study = read_toml(options.study)
+    with open_comm("cpu") as comm:
+        for skew in study["skews"]:
+            for strategy in study["strategies"]:
+                row = measure(strategy["name"], skew, study, comm)
+                if row is not None:
+                    with options.out.open("a", encoding="utf-8") as file:
+                        file.write(json.dumps(row) + "\n")
+                    say(f"{comm.world_size} workers, skew {skew}, {strategy['name']}: {row['sent_bytes']:,} bytes")
+            batches.cache_clear()
+    return 0
+
+
+@record
+def entry() -> None:
+    leave(run("record.py", main))
+
+
+if __name__ == "__main__":
+    entry()

@@ -10,7 +10,7 @@ import torch
 
 from des_ref.comm import Comm, launched_rank
 from des_ref.config import DataSettings
-from des_ref.data import criteo, movielens
+from des_ref.data import criteo_rows, movielens
 from des_ref.data.bad_rows import BadRows
 from des_ref.data.batch import Source
 from des_ref.data.criteo import CriteoFile
@@ -56,7 +56,7 @@ def open_source(settings: DataSettings, model: Model, seed: int, comm: Comm, fol
     if path.suffix == ".whl" or path.is_dir():
         check_fields(model, path.name, len(movielens.FIELDS), "deepfm_ml100k")
         return Opened(open_movielens(path, settings.split, seed), "ml-100k")
-    check_fields(model, path.name, criteo.FIELDS, "deepfm")
+    check_fields(model, path.name, criteo_rows.FIELDS, "deepfm")
     bad = BadRows(settings.max_bad_rows, folder / BAD_ROWS if comm.rank == 0 else None)
     return Opened(CriteoFile(path, bad), str(path), bad=bad)
 

@@ -17,7 +17,7 @@ import torch
 
 from des_ref.data.bad_rows import BadRows
 from des_ref.data.batch import Batch
-from des_ref.data.criteo import parse
+from des_ref.data.criteo_rows import parse
 from des_ref.stream.drift import Drift
 from des_ref.stream.lines import Lines
 
@@ -42,8 +42,7 @@ def of_text(lines: Lines, samples: int, bad: BadRows) -> Iterator[Read | None]:
                 return
             yield None
             continue
-        text = [line.decode("ascii", "surrogateescape") for line in got]
-        part = parse(text, lines.label, lines.position.line - len(got) + 1, bad)
+        part = parse(got, lines.label, lines.position.line - len(got) + 1, bad)
         ids.append(part[0])
         labels.append(part[1])
         missing -= len(part[1])

@@ -26,7 +26,7 @@ from des_ref.checkpoint.writer import Writer
 from des_ref.cli import say
 from des_ref.comm import Comm
 from des_ref.config import Settings
-from des_ref.data import criteo
+from des_ref.data import criteo_rows
 from des_ref.data.bad_rows import BadRows
 from des_ref.data.batch import Batch
 from des_ref.data.source import BAD_ROWS, check_fields
@@ -98,7 +98,7 @@ class _Stream:
         if model.output is not None:
             raise UsageError(f"a stream is of clicks, and {model.name} has another objective: choose another --model")
         if self._inputs:
-            check_fields(model, "Criteo's format", criteo.FIELDS, "deepfm")
+            check_fields(model, "Criteo's format", criteo_rows.FIELDS, "deepfm")
         self._bad = BadRows(settings.data.max_bad_rows, settings.folder(self._log) / BAD_ROWS)
         self.progress = StreamProgress()
         self._reader: Reader | None = None
@@ -209,7 +209,7 @@ class _Stream:
                 say(f"{what} cannot be read again: going on with the rows that come now")
             lines = Lines(self._inputs, settings.follow, start)
             self._reader = Reader(of_text(lines, self._batch, self._bad), settings.ahead)
-        dealt = criteo.FIELDS if self._inputs else 0
+        dealt = criteo_rows.FIELDS if self._inputs else 0
         return Feed(comm.on_cpu("stream") if n > 1 else comm, self._reader, dealt, self._batch // n, stop)
 
     def _scored(self, batch: Batch, result: StepResult, logits: Tensor | None) -> tuple[Tensor, Tensor]:

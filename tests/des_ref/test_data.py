@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from des_ref.data import criteo, movielens
+from des_ref.data import criteo, criteo_rows, movielens
 from des_ref.data.bad_rows import BadRows
 from des_ref.data.batch import Examples, InMemory
 from des_ref.data.criteo import CriteoFile
@@ -113,7 +113,7 @@ def test_bad_rows_are_left_out_shown_and_bounded(tmp_path: Path) -> None:
     shown = [text.split("\t") for text in sample.read_text().splitlines()]
     assert [text[0] for text in shown] == ["4", "5", "41", "99"]
     assert shown[0][1:] == [
-        f"1 columns where {criteo.COLUMNS} are due (label, 13 integers, 26 ids, tab-separated, no header)",
+        f"1 columns where {criteo_rows.COLUMNS} are due (label, 13 integers, 26 ids, tab-separated, no header)",
         "'half a row'",
     ]
     assert shown[3][1] == "has bytes that are not ASCII"

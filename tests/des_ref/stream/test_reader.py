@@ -14,7 +14,7 @@ import torch
 
 from des_ref.comm import Comm, open_comm
 from des_ref.data.bad_rows import BadRows
-from des_ref.data.criteo import FIELDS, parse
+from des_ref.data.criteo_rows import FIELDS, parse
 from des_ref.stream.drift import Drift
 from des_ref.stream.feed import Feed
 from des_ref.stream.lines import Lines, Position
@@ -72,7 +72,7 @@ def test_batches_of_text_are_the_good_rows_in_order_and_say_where_they_end(tmp_p
     reads = [read for read in of_text(Lines(names, False), 4, bad) if read is not None]
     assert len(reads) == 6 and bad.shown[0][0] == "6"  # the 25th row is a short end
     ids = torch.cat([read.batch.ids.view(-1, FIELDS) for read in reads])
-    expected, labels = parse(rows[:24], "", 1, BadRows())
+    expected, labels = parse([row.encode() for row in rows[:24]], "", 1, BadRows())
     assert torch.equal(ids, expected) and torch.equal(torch.cat([read.batch.labels for read in reads]), labels)
     assert [(read.position["name"], read.position["line"]) for read in reads] == [
         ("a", 4), ("a", 9), ("b", 2), ("b", 6), ("b", 10), ("b", 14),
@@ -99,7 +99,7 @@ def test_rank_0_reads_and_all_are_dealt_their_share(tmp_path: Path) -> None:
     meeting.mkdir()
     rows = text(50)
     file.write_text("".join(rows))
-    ids, labels = parse(rows[:48], "", 1, BadRows())
+    ids, labels = parse([row.encode() for row in rows[:48]], "", 1, BadRows())
     for rank, (got, ended_by) in enumerate(on_ranks(2, meeting, partial(_dealt, [str(file)], 12))):
         assert ended_by == "end of input" and len(got) == 4
         for number, (own, own_labels, knows) in enumerate(got):

@@ -108,8 +108,11 @@ class Expected:
     def _cold(self, symbols: Mapping[str, float]) -> dict[str, float]:
         law, n, draws = self.law, symbols["N"], symbols["B"] * symbols["m"]
         hot = min(float(self.options.hot_rows), law.vocabulary)
-        # A job's own counts, where it has them, rule; the law says which part of them is cold.
+        # A job's own counts, where it has them, rule; the law says which part of them is cold. Where samples are dealt
+        # out, a worker's count depends on it, that of the batch does not.
         measured = symbols["u"] / law.unique(draws / n)
+        if self.options.look_ahead:
+            measured = symbols["U"] / law.unique(draws)
         own, others = law.unique(draws / n, hot), law.unique(draws / n, hot)
         if self.options.look_ahead and n > 1:
             # Of the occurrences of a row so many are on its owner, and the others elsewhere.
@@ -121,7 +124,7 @@ class Expected:
             "x": x,
             "X": symbols["U"] * law.unique(draws, hot) / law.unique(draws),
             "l": own / (own + (n - 1) * others) if own else 1 / n,
-            "u": symbols["u"] + x - measured * law.unique(draws / n, hot),
+            "u": x + measured * (law.unique(draws / n) - law.unique(draws / n, hot)),
         }
 
     def _misses(self, symbols: Mapping[str, float]) -> float:

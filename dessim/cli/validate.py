@@ -51,7 +51,10 @@ def validate(
     if csv:
         write_csv(csv, outcomes)
     if figure:
-        predicted_against_measured([o.to_json() for o in outcomes if o.split == "held_out"], figure)
+        held_out = [outcome.to_json() for outcome in outcomes if outcome.split == "held_out"]
+        if not held_out:
+            raise UsageError(f"--figure {figure}: it shows held-out cases, and none was asked for")
+        predicted_against_measured(held_out, figure)
     if json:
         print_json(to_json(outcomes, bounds))
     else:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dessim.calibrate.profile import fit_profile
+from dessim.calibrate.profile import Profile, fit_profile
 from dessim.errors import UsageError
 from dessim.files import write_json
 from dessim.validate.collectives import run_collectives
@@ -42,7 +42,7 @@ def validate(
     table = read_cases()
     calibration = measured["calibration"] if measured else measure_on_lab(table["calibration"]["bed"], say)
     profile = fit_profile(calibration)
-    outcomes, kept = [], {"calibration": calibration}
+    kept, outcomes = {"calibration": calibration}, _fitted(profile) if "calibration" in splits else []
     for kind in kinds:
         earlier = measured.get(kind) if measured else None
         if measured and earlier is None:
@@ -53,3 +53,8 @@ def validate(
         if save is not None:
             write_json(save, kept)
     return outcomes
+
+
+def _fitted(profile: Profile) -> list[Outcome]:
+    """What the profile was fitted to, and what the fit makes of it."""
+    return [Outcome(r.name, "messages", "calibration", r.predicted_s, r.measured_s) for r in profile.residuals]

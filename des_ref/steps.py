@@ -27,6 +27,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from des_ref.data.synthetic import Zipf
 from des_ref.frames import sent_frames
 from des_ref.models.build import Network
 from des_ref.pipeline import Pipeline, endless
-from des_ref.strategies import STRATEGIES, check_strategy
+from des_ref.strategies import build, check_strategy
 from des_ref.strategies.base import Lane, Optimizers, StepResult, Strategy
 from des_ref.strategies.ps_server import Server
 from des_ref.trace_session import TraceSession, clock_offsets_us
@@ -131,7 +132,7 @@ def measure(world: Comm, job: Job, offset_s: float) -> dict[str, Any] | None:
         Server(network, optimizers, comm, STALENESS).serve()
         frames, busy, ends, sizes = *watch.stop(), [0.0] * (job.steps + 1), []
     else:
-        strategy = STRATEGIES[job.strategy](network, optimizers, comm)
+        strategy = build(job.strategy, network, optimizers, comm)
         ends, results, counted = _train(job, comm, strategy, offset_s)
         frames, busy = counted
         if strategy.close() is not None:
@@ -153,7 +154,9 @@ def _train(job: Job, comm: Comm, strategy: Strategy, offset_s: float) -> tuple[l
     if source.train_samples < job.batch:
         raise UsageError(f"job {job.name}: samples {job.made} make less than a batch of {job.batch}")
     lane = Lane(comm.beside(PREFETCH)) if job.pipeline and job.strategy != SERVED else None
-    pipeline = Pipeline(strategy, comm, endless(source, job.batch, comm), lane)
+    strategy.count(lambda: islice(source.batches(0, job.batch, 0, 1), max(job.warmup, 1)))
+    share = strategy.share if strategy.looks_ahead else None
+    pipeline = Pipeline(strategy, comm, endless(source, job.batch, comm, share=share), lane)
     try:
         if job.trace is not None:
             session = TraceSession(
@@ -179,7 +182,7 @@ def _train(job: Job, comm: Comm, strategy: Strategy, offset_s: float) -> tuple[l
 
 def _sizes(job: Job, comm: Comm, strategy: Strategy, results: Sequence[StepResult]) -> list[tuple[str, float]]:
     """S of every collective, mean over this worker's steps."""
-    symbols = job.model.symbols(comm.world_size, job.batch) | {"s": float(strategy.value_bytes)}
+    symbols = strategy.plan.symbols(job.model.symbols(comm.world_size, job.batch)) | {"s": float(strategy.value_bytes)}
     sums = {op.name: 0.0 for op in strategy.plan.collectives}
     for result in results:
         variables = strategy.op_vars(result.counts, job.batch)

@@ -82,7 +82,7 @@ def bytes_by_op(model: Model, batch: int, comm: Comm, strategy: Strategy, progre
 
     Sizes are linear in the counts, so those of the mean counts are the mean sizes.
     """
-    symbols = model.symbols(comm.world_size, batch)
+    symbols = strategy.plan.symbols(model.symbols(comm.world_size, batch))
     ops, symbols = strategy.plan.collectives, symbols | {"s": float(strategy.value_bytes)}
     steps = max(progress.steps - progress.steps_before, 1)
     variables = strategy.op_vars(Counts(*(progress.counts / steps).tolist()), batch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from itertools import product
 from pathlib import Path
@@ -27,8 +28,14 @@ from des_ref.strategies import build
 from des_ref.strategies.assign import assign, share_of
 from des_ref.strategies.base import Optimizers
 from des_ref.strategies.hot import HotRows, hottest
+from des_ref.train import main as train
+from dessim.cluster import load_cluster
 from dessim.errors import UsageError
+from dessim.trace.check import check_trace
+from dessim.trace.io import load_trace
+from dessim.verbs.project import project
 from dessim.workload.model import load_model
+from dessim.workload.scale import Job
 
 
 def batch_of(samples: list[list[int]]) -> Batch:
@@ -144,6 +151,35 @@ def test_what_goes_together_is_checked(tiny: Path) -> None:
             build("row_wise+hot_rows=3", network, Optimizers(), comm)
         with pytest.raises(UsageError, match="leave out admit_after and expire_after"):
             build("row_all_gather+cache_rows=9", network, Optimizers(lifetime=Lifetime(2)), comm)
+
+
+@pytest.mark.parametrize(
+    "strategy", ["row_all_gather+cache_rows=200+shampoo", "row_all_to_all+hot_rows=9+look_ahead", "mesh+shampoo"]
+)
+def test_the_trainer_runs_it_and_the_trace_is_projected(
+    strategy: str, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trace = tmp_path / "run.trace"
+    arguments = [
+        "--data",
+        "synthetic",
+        "--model",
+        str(tiny),
+        "--strategy",
+        strategy,
+        "--batch",
+        "64",
+        "--device",
+        "cpu",
+    ]
+    steps = ["--epochs", "1", "--steps", "12", "--trace", str(trace), "--trace-steps", "2", "--trace-warmup", "2"]
+    assert train([*arguments, *steps, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["strategy"] == strategy and said["steps"] == 12 and said["logloss"] > 0
+    recorded = load_trace(trace)
+    assert not check_trace(recorded) and recorded.header.strategy == strategy
+    (row,) = project(Job.of_trace(recorded), load_cluster("h100-8x_rail_128"), [strategy], [16])
+    assert row.strategy == strategy and row.breakdown.step_time_s > 0
 
 
 @pytest.mark.slow

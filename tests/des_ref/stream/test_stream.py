@@ -159,6 +159,26 @@ def test_a_stream_in_pieces_is_the_stream_in_one(
     assert went_on["steps"] == 25  # the short end of the last day, and the new one
 
 
+def test_a_growing_file_is_learnt_as_it_grows(config: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, rows, log = tmp_path / "clicks", text(64 * 6), tmp_path / "log.jsonl"
+    file.write_text("".join(rows[:200]))
+
+    def grow() -> None:
+        for at in range(200, len(rows), 31):
+            time.sleep(0.05)
+            with file.open("a") as more:
+                more.write("".join(rows[at : at + 31]))
+
+    thread = threading.Thread(target=grow)
+    thread.start()
+    arguments = ["--config", str(config(39)), "--input", str(file), "--report-log", str(log), "--report-every", "1"]
+    followed = go(capsys, *arguments, "--follow", "--steps", "5")
+    thread.join()
+    assert any(line["starved_share"] > 0.5 for line in reports(log))
+    whole = go(capsys, *arguments, "--steps", "5")
+    assert [followed[key] for key in SAME if key in followed] == [whole[key] for key in SAME if key in whole]
+
+
 def _on_ranks(ranks: int, *arguments: str, stdin: Any = None) -> subprocess.Popen[str]:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
     command = [*launcher, "-m", "des_ref.train", *arguments, "--device", "cpu", "--json"]

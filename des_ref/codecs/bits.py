@@ -21,16 +21,16 @@ def unpack_bits(packed: Tensor, width: int) -> Tensor:
 
 
 def pack_sixes(codes: Tensor) -> Tensor:
-    """int32 [n, w] below 64 -> uint8 [n, ceil(6 w / 8)]."""
+    """uint8 [n, w] below 64 -> [n, ceil(6 w / 8)]. Bits shifted out of a byte are in its neighbour."""
     n, width = codes.shape
     a, b, c, d = nnf.pad(codes, (0, -width % 4)).view(n, -(-width // 4), 4).unbind(dim=2)
     triples = torch.stack([a | (b << 6), (b >> 2) | (c << 4), (c >> 4) | (d << 2)], dim=2)
-    return (triples & 255).to(torch.uint8).view(n, triples.shape[1] * 3)[:, : -(-6 * width // 8)]
+    return triples.view(n, triples.shape[1] * 3)[:, : -(-6 * width // 8)]
 
 
 def unpack_sixes(packed: Tensor, width: int) -> Tensor:
-    """The other way, int32 [n, width]."""
+    """The other way, uint8 [n, width]."""
     n, fours = len(packed), -(-width // 4)
-    x, y, z = nnf.pad(packed.to(torch.int32), (0, -packed.shape[1] % 3)).view(n, fours, 3).unbind(dim=2)
+    x, y, z = nnf.pad(packed, (0, -packed.shape[1] % 3)).view(n, fours, 3).unbind(dim=2)
     codes = torch.stack([x & 63, (x >> 6) | ((y & 15) << 2), (y >> 4) | ((z & 3) << 4), z >> 2], dim=2)
     return codes.view(n, fours * 4)[:, :width]

@@ -26,7 +26,7 @@ from des_ref.codecs.lognormal import expected_largest, fit
 from des_ref.codecs.message import Encoded, as_values, no_bytes
 
 SPREADS = ((0.9, 2), (2.05, 1), (math.inf, 0))  # sigma up to which so many mantissa bits have the least error
-_SIGN = 32
+_SIGN_BIT = 5
 
 
 def layout(sigma: float) -> int:
@@ -37,7 +37,7 @@ def layout(sigma: float) -> int:
 @cache
 def levels(mantissa: int, device: torch.device | str = "cpu") -> Tensor:
     """[32], what the codes 0 .. 31 stand for under scale 1, rising, float64. Not to be written into."""
-    code = torch.arange(_SIGN, device=device)
+    code = torch.arange(1 << _SIGN_BIT, device=device)
     exponent, fraction = code >> mantissa, (code & ((1 << mantissa) - 1)).double() / (1 << mantissa)
     top = (1 << (5 - mantissa)) - 1
     normal = (1 + fraction) * torch.pow(2.0, (exponent - top).double())
@@ -48,28 +48,29 @@ class Fp6(Codec):
     """Each value the nearest of 63 levels."""
 
     def encode(self, values: Tensor) -> Encoded:
-        mu, sigma, count = fit(values)
+        magnitudes = values.abs()
+        mu, sigma, largest, count = fit(magnitudes)
         mantissa = layout(sigma)
         table = levels(mantissa, values.device)
         scale = 1.0
         if count:
-            finite = values.abs().nan_to_num(0.0, posinf=0.0).max()
-            largest = max(expected_largest(mu, sigma, count), float(finite))
+            largest = max(expected_largest(mu, sigma, count), largest)
             scale = 2.0 ** max(-126, min(127, math.ceil(math.log2(largest / float(table[-1])))))  # as a float32 can be
         middles = ((table[1:] + table[:-1]) / 2 * scale).to(values.dtype)
-        code = torch.bucketize(values.abs(), middles, out_int32=True) | ((values < 0).int() * _SIGN)
+        code = torch.bucketize(magnitudes, middles, out_int32=True).to(torch.uint8)
+        code |= (values < 0).to(torch.uint8) << _SIGN_BIT
         if bool(values.isnan().any()):
             scale = math.nan
-        header = torch.cat(
-            [torch.tensor([x], dtype=t).view(torch.uint8) for x, t in ((scale, torch.float32), (mantissa, torch.int32))]
-        )
+        parts = ((scale, torch.float32), (mantissa, torch.int32))
+        header = torch.cat([torch.tensor([x], dtype=t).view(torch.uint8) for x, t in parts])
         return Encoded(header[None].to(values.device), pack_sixes(code), no_bytes(values), (len(values),))
 
     def decode(self, encoded: Encoded, width: int) -> Tensor:
         code = unpack_sixes(encoded.rows, width)
         scale, mantissa = as_values(encoded.header[:, :4], torch.float32), as_values(encoded.header[:, 4:], torch.int32)
-        tables = torch.stack([levels(m, code.device) for m in range(3)])[mantissa[:, 0].long()] * scale
+        tables = torch.stack([levels(m, code.device) for m in range(len(SPREADS))])[mantissa[:, 0].long()] * scale
+        # What each of the 64 codes of each message stands for, one message after the other.
+        tables = torch.cat([tables, -tables], dim=1).to(self.dtype)
         splits = torch.tensor(encoded.splits, device=code.device)
-        message = torch.arange(len(splits), device=code.device).repeat_interleave(splits)
-        sizes = tables.to(self.dtype)[message[:, None], (code & (_SIGN - 1)).long()]
-        return torch.where(code >= _SIGN, -sizes, sizes)
+        first = torch.arange(len(splits), dtype=torch.int32, device=code.device).repeat_interleave(splits) << 6
+        return tables.view(-1).index_select(0, (code + first[:, None]).view(-1)).view(code.shape)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from statistics import NormalDist
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,13 +16,22 @@ from torch import Tensor
 _NORMAL = NormalDist()
 
 
-def fit(values: Tensor) -> tuple[float, float, int]:
-    """mu, sigma and count of the values that are neither zero nor infinite nor NaN; (0, 0, 0) where there are none."""
-    magnitudes = values.abs()
-    logs = magnitudes[(magnitudes > 0) & (magnitudes < torch.inf)].log()
-    if not len(logs):
-        return 0.0, 0.0, 0
-    return float(logs.mean()), float(logs.std(correction=0)), len(logs)
+class Fitted(NamedTuple):
+    """mu, sigma, the largest and how many there are of some values."""
+
+    mu: float
+    sigma: float
+    largest: float
+    count: int
+
+
+def fit(magnitudes: Tensor) -> Fitted:
+    """Of those that are neither zero nor infinite nor NaN."""
+    there = magnitudes[(magnitudes > 0) & (magnitudes < torch.inf)]
+    if not len(there):
+        return Fitted(0.0, 0.0, 0.0, 0)
+    deviation, mean = torch.std_mean(there.log(), correction=0)
+    return Fitted(float(mean), float(deviation), float(there.max()), len(there))
 
 
 def expected_largest(mu: float, sigma: float, count: int) -> float:

@@ -33,9 +33,9 @@ class Pruning(Codec):
         self._generator: torch.Generator | None = None
 
     def encode(self, values: Tensor) -> Encoded:
-        mu, sigma, count = fit(values)
-        a = threshold(self._share, mu, sigma) if count else 0.0
-        pruned = self.prune(values, a)
+        magnitudes = values.abs()
+        mu, sigma, _, count = fit(magnitudes)
+        pruned = self.prune(values, magnitudes, threshold(self._share, mu, sigma)) if count else values
         bits = pruned != 0
         self.given, self.kept = self.given + count, self.kept + int(bits.sum())
         rows, entries = pack_bits(bits), as_bytes(pruned[bits][:, None])
@@ -46,11 +46,11 @@ class Pruning(Codec):
         values = as_values(encoded.entries, self.dtype).view(-1)
         return torch.zeros_like(bits, dtype=self.dtype).masked_scatter_(bits, values)
 
-    def prune(self, values: Tensor, a: float) -> Tensor:
+    def prune(self, values: Tensor, magnitudes: Tensor, a: float) -> Tensor:
         """At the threshold `a`."""
         if self._generator is None:
             self._generator = torch.Generator(values.device).manual_seed(self._seed)
-        draw = torch.rand(values.shape, generator=self._generator, device=values.device)
-        magnitudes = values.abs()
-        chosen = torch.where(draw * a < magnitudes, a * values.sign(), torch.zeros_like(values))
-        return torch.where(magnitudes < a, chosen, values)
+        draw = torch.rand(values.shape, generator=self._generator, dtype=values.dtype, device=values.device)
+        # A draw below 1: whatever reaches `a` stays. Multiplied, not masked: a NaN stays, too.
+        stays = draw.mul_(a) < magnitudes
+        return torch.where(magnitudes < a, values.new_tensor(a).copysign(values), values) * stays

@@ -138,7 +138,7 @@ def parse_format(text: str) -> Format:
         case "bf16" | "fp16", 0:
             return _cast(name)
         case "fp6", 0:
-            return Format(name, "ceil(6*{w}/8)", Sum.SCATTER, _ALL, Work(42, 40, 30), Work(32, 27, 15), header=8)
+            return Format(name, "ceil(6*{w}/8)", Sum.SCATTER, _ALL, Work(37, 21, 25), Work(30, 8, 10), header=8)
         case "top_k", 1:
             kept = _share("top_k:0.25", text, numbers[0], "the share that is kept")
             buffers = (Buffer.ACTIVATIONS, Buffer.GRADIENTS)
@@ -168,7 +168,7 @@ def parse_format(text: str) -> Format:
                 "ceil({w}/8)",
                 Sum.GATHER,
                 _GRADIENTS,
-                Work(37, 37, 15),
+                Work(37, 31, 12),
                 Work(11, 8, 4),
                 entry="s",
                 density=1 - zero,

@@ -36,6 +36,7 @@ from des_ref.pipeline import Pipeline, endless
 from des_ref.strategies import STRATEGIES, build, check_strategy
 from des_ref.strategies.base import Lane, Strategy
 from des_ref.strategies.ps_server import Server
+from des_ref.stream.report import check_tensorboard
 from des_ref.stream.run import stream
 from des_ref.trace_session import TraceSession
 from des_ref.training.loop import train
@@ -247,6 +248,8 @@ def check_stream(args: argparse.Namespace, settings: Settings) -> None:
             raise UsageError(f"{settings.strategy} reads batches before they are shared out, and nobody has a stream's")
         if settings.strategy == "ps_async":
             raise UsageError("workers of ps_async share no steps, so no report is of all: use ps_sync for a stream")
+        if settings.stream.tensorboard is not None:
+            check_tensorboard()
         for flag, value in (("--trace", args.trace), ("--epochs", args.epochs), ("--epoch-log", args.epoch_log)):
             if value is not None:
                 raise UsageError(f"{flag} is of epochs, and a stream has none: see --help for what is of --data stream")

@@ -41,7 +41,7 @@ def choose(folder: Path | None, resume: str | None, comm: Comm) -> Path | None:
             checkpoints.clean(folder)
         return str(_choose(folder, resume, is_restart()) or "")
 
-    chosen = _together(look, folder or "", comm)[0]
+    chosen = together(look, folder or "", comm)[0]
     return Path(chosen) if chosen else None
 
 
@@ -58,7 +58,7 @@ def go_on(strategy: Strategy, checkpoint: Path, run: Mapping[str, Any], comm: Co
         restore(strategy, checkpoint, manifest, comm.rank, comm.world_size)
         return ""
 
-    _together(load, checkpoint, comm)
+    together(load, checkpoint, comm)
     return kind.from_json(manifest["progress"])
 
 
@@ -67,8 +67,11 @@ def is_restart() -> bool:
     return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
 
 
-def _together(work: Callable[[], str], where: str | Path, comm: Comm) -> list[str]:
-    """What `work` says on each rank; when it fails on any, the first rank's failure is raised on all."""
+def together(work: Callable[[], str], where: str | Path, comm: Comm) -> list[str]:
+    """What `work` says on each rank; when it fails on any, the first rank's failure is raised on all (DessimError).
+
+    `where`: the file or folder to blame for an OSError that names none.
+    """
     said, problem = "", None
     try:
         said = work()

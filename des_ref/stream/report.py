@@ -10,6 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -100,13 +101,17 @@ def _open_log(path: Path, step: int) -> IO[str]:
         raise FileError(path, "", "is there and not a log of reports: name another file") from None
 
 
+def check_tensorboard() -> None:
+    """Raises UsageError where the package is missing."""
+    if find_spec("tensorboard") is None:
+        what = "--tensorboard (stream.tensorboard) needs the package tensorboard"
+        raise UsageError(f"{what}: pip install 'dessim[tensorboard]'")
+
+
 def _open_events(folder: Path, step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise UsageError(
-            "--tensorboard (stream.tensorboard) needs the package tensorboard: pip install 'dessim[tensorboard]'"
-        ) from None
+    check_tensorboard()
+    from torch.utils.tensorboard import SummaryWriter
+
     try:
         # What a run that was killed wrote of later steps is not shown.
         return SummaryWriter(str(folder), purge_step=step + 1 if step else None)

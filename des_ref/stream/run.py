@@ -6,15 +6,10 @@ they cost nothing; where the model draws dropout masks, `predict` computes them 
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import astuple
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -32,12 +27,14 @@ from des_ref.data.batch import Batch
 from des_ref.data.source import BAD_ROWS, check_fields
 from des_ref.pipeline import Pipeline
 from des_ref.strategies.base import Lane, StepResult, Strategy
+from des_ref.stream.clock import Clock, resident_bytes
 from des_ref.stream.drift import Drift
 from des_ref.stream.feed import END, Feed
 from des_ref.stream.lines import Lines, Position, is_seekable
 from des_ref.stream.progress import StreamProgress
 from des_ref.stream.reader import Reader, of_drift, of_text
 from des_ref.stream.report import Reports
+from des_ref.stream.stop import asked_to_stop
 from des_ref.training.divergence import check_finite
 from des_ref.training.summary import bytes_by_op, describe
 from dessim.errors import DessimError, UsageError
@@ -62,31 +59,6 @@ def stream(settings: Settings, model: Model, comm: Comm, strategy: Strategy, che
             if writer is not None:
                 writer.close()
     return of.summary() | {"checkpoints": writer.to_json() if writer is not None else None}
-
-
-@contextmanager
-def asked_to_stop() -> Iterator[threading.Event]:
-    """Set by the first SIGINT (Ctrl-C) or SIGTERM; the next one does what it always does."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        stop.set()
-        restore()
-
-    for number in before:
-        signal.signal(number, handle)
-    try:
-        yield stop
-    finally:
-        restore()
 
 
 class _Stream:
@@ -121,40 +93,41 @@ class _Stream:
         return identity(self._settings, self._model, {"name": "stream", "rows": "criteo" if self._inputs else made})
 
     def train(self, stop: threading.Event, writer: Writer | None) -> None:
-        settings, comm, progress = self._settings, self._comm, self.progress
+        settings, progress = self._settings, self.progress
         limit = settings.training.steps or float("inf")
         if progress.steps >= limit:
             return
-        feed = self._open(stop)
+        with self._reports() as reports:
+            self._train(limit, self._open(stop), reports, writer)
+
+    def _train(self, limit: float, feed: Feed, reports: Reports, writer: Writer | None) -> None:
+        settings, comm, progress = self._settings, self._comm, self.progress
         lane = Lane(comm.beside(PREFETCH)) if settings.training.pipeline else None
         pipeline = self._pipeline = Pipeline(self._strategy, comm, feed, lane)
         folder = settings.folder(self._log)
-        clock = _Clock(feed, self._reader)
+        clock = Clock(feed, self._reader)
         is_first = comm.rank == 0
-        log = self._log if is_first else None
-        events = Path(settings.stream.tensorboard) if is_first and settings.stream.tensorboard else None
-        with Reports(log, events, progress.steps) as reports:
-            while not pipeline.is_over and progress.steps < limit:
-                batch, start = pipeline.batch, time.perf_counter()
-                logits = self._strategy.predict(batch) if self._predicts else None
-                result = pipeline.step()
-                self._trained_s += time.perf_counter() - start
-                progress.steps += 1
-                progress.counts += astuple(result.counts)
-                progress.position = feed.position() or progress.position
-                check_finite(result.loss, batch, progress, comm, folder)
-                progress.own.add(*self._scored(batch, result, logits))
-                clock.count(len(batch), len(batch.ids))
-                is_last = pipeline.is_over or progress.steps >= limit
-                if is_last or progress.steps % settings.stream.report_every == 0:
-                    report = self._report(clock)
-                    if is_first:
-                        reports.give(report)
-                elif is_first:
-                    reports.tick(progress.steps, progress.steps * self._batch, clock.rows_per_s * comm.world_size)
-                if writer is not None and (is_last or writer.due(progress.steps)):
-                    progress.merge(self._on_cpu)
-                    writer.save(self._strategy, progress)
+        while not pipeline.is_over and progress.steps < limit:
+            batch, start = pipeline.batch, time.perf_counter()
+            logits = self._strategy.predict(batch) if self._predicts else None
+            result = pipeline.step()
+            self._trained_s += time.perf_counter() - start
+            progress.steps += 1
+            progress.counts += astuple(result.counts)
+            progress.position = feed.position() or progress.position
+            check_finite(result.loss, batch, progress, comm, folder)
+            progress.own.add(*self._scored(batch, result, logits))
+            clock.count(len(batch), len(batch.ids))
+            is_last = pipeline.is_over or progress.steps >= limit
+            if is_last or progress.steps % settings.stream.report_every == 0:
+                report = self._report(clock)
+                if is_first:
+                    reports.give(report)
+            elif is_first:
+                reports.tick(progress.steps, progress.steps * self._batch, clock.rows_per_s * comm.world_size)
+            if writer is not None and (is_last or writer.due(progress.steps)):
+                progress.merge(self._on_cpu)
+                writer.save(self._strategy, progress)
         self._ended_by = feed.ended_by or "steps"
         if self._bad.count:
             self._bad.write()
@@ -195,6 +168,20 @@ class _Stream:
             "bytes_by_op": by_op,
         }
 
+    def _reports(self) -> Reports:
+        """Rank 0 gives them; what it cannot write into is said on all."""
+        folder = self._settings.stream.tensorboard
+        opened: list[Reports] = []
+
+        def work() -> str:
+            is_first = self._comm.rank == 0
+            log, events = (self._log, Path(folder) if folder else None) if is_first else (None, None)
+            opened.append(Reports(log, events, self.progress.steps))
+            return ""
+
+        resume.together(work, self._log or "", self._comm)
+        return opened[0]
+
     def _open(self, stop: threading.Event) -> Feed:
         comm, settings, progress = self._comm, self._settings.stream, self.progress
         n = comm.world_size
@@ -221,7 +208,7 @@ class _Stream:
         out, labels = result.out, result.targets
         return (out, labels) if len(out) == share else (out[own], labels[own])
 
-    def _report(self, clock: _Clock) -> dict[str, Any]:
+    def _report(self, clock: Clock) -> dict[str, Any]:
         progress, comm = self.progress, self._on_cpu
         progress.merge(comm)
         window, total, progress.window = progress.window, progress.total, type(progress.window)()
@@ -257,39 +244,3 @@ class _Stream:
         everyones = np.array(self._on_cpu.gather_rows("table_rows", own))
         rows, candidates = everyones[0] if self._strategy.rows_replicated else everyones.sum(axis=0)
         return int(rows), int(candidates)
-
-
-class _Clock:
-    """What a worker has done since the last report."""
-
-    def __init__(self, feed: Feed, reader: Reader | None) -> None:
-        self._feed, self._reader = feed, reader
-        self._rows = self._ids = 0
-        self._before = self._now()
-
-    @property
-    def rows_per_s(self) -> float:
-        return self._rows / max(time.perf_counter() - self._before[0], 1e-9)
-
-    def count(self, rows: int, ids: int) -> None:
-        self._rows += rows
-        self._ids += ids
-
-    def read(self) -> list[float]:
-        """Seconds, CPU seconds of the process, rows, ids, seconds that the reader was held back and that training was
-        starved, and batches that wait; from here on anew."""
-        now = self._now()
-        seconds, cpu, held_back, starved = (b - a for a, b in zip(self._before, now, strict=True))
-        ahead = len(self._reader) if self._reader is not None else 0
-        figures = [seconds, cpu, float(self._rows), float(self._ids), held_back, starved, float(ahead)]
-        self._before, self._rows, self._ids = now, 0, 0
-        return figures
-
-    def _now(self) -> tuple[float, float, float, float]:
-        held_back = self._reader.held_back_s if self._reader is not None else 0.0
-        return time.perf_counter(), time.process_time(), held_back, self._feed.starved_s
-
-
-def resident_bytes() -> float:
-    """Memory that this process has in use, as Linux counts it."""
-    return float(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import io
 import json
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from des_ref.stream import report
 from des_ref.stream.report import Reports, line_of
 from dessim.errors import DessimError, FileError, UsageError
 
@@ -82,14 +82,7 @@ def test_mistakes_are_one_line_each(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         Reports(tmp_path / "notes.txt", None, 5, io.StringIO())
     with pytest.raises(FileError, match=r"cannot be written: Not a directory|cannot be written: File exists"):
         Reports(tmp_path / "file" / "log", None, 0, io.StringIO())
-    real = builtins.__import__
-
-    def without(name: str, *rest: Any, **more: Any) -> Any:
-        if name.startswith("torch.utils.tensorboard"):
-            raise ModuleNotFoundError(name)
-        return real(name, *rest, **more)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setattr(report, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"needs the package tensorboard: pip install 'dessim\[tensorboard\]'") as said:
         Reports(None, tmp_path / "events", 0, io.StringIO())
     assert isinstance(said.value, DessimError) and "\n" not in str(said.value)

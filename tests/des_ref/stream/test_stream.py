@@ -22,7 +22,7 @@ from des_ref.cli import run
 from des_ref.comm import open_comm
 from des_ref.config import load_settings
 from des_ref.stream.drift import Drift
-from des_ref.stream.run import asked_to_stop
+from des_ref.stream.stop import asked_to_stop
 from dessim.workload.model import load_model
 from tests.bench.kills import difference, leftovers, parameters
 from tests.des_ref.stream.rows import text

@@ -17,6 +17,7 @@
     [[operators]]
     kind = "mlp"             # lr, fm, nfm, cross, mlp, cross_v2, dot, inner, cin, fvae, head: dessim.workload.operators
     widths = [400, 400, 400] # H1 ...
+    strategy = "des"         # under DES, of mlp and cross_v2: "mesh" sends pooled vectors, F*D floats, and not partials
 
 Symbols that formulas use:
 

@@ -277,6 +277,17 @@ def test_green_for_pooling_that_is_no_sum_of_whole_fields(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+def test_green_for_an_operator_whose_strategy_is_another(tmp_path: Path) -> None:
+    file = tmp_path / "mixed.toml"
+    head = 'schema_version = 1\nname = "mixed"\n[input]\nfields = 3\nids_per_sample = 5.0\nvocabulary = 90\n'
+    operators = '[embedding]\nwidth = 4\n[[operators]]\nkind = "lr"\n[[operators]]\nkind = "fm"\n'
+    file.write_text(f'{head}{operators}[[operators]]\nkind = "mlp"\nwidths = [16, 3]\nstrategy = "mesh"\n')
+    results = certify_all([case(file, 2, strategy) for strategy in ("des_all_reduce", "des_reduce_scatter")])
+    assert all(map(passed, results)), results
+    assert "shared_grad" not in {op["name"] for result in results for op in result["ops"]}
+
+
+@pytest.mark.slow
 def test_green_for_means_of_fields_whose_ids_are_spread(tmp_path: Path) -> None:
     file = tmp_path / "mean.toml"
     head = 'schema_version = 1\nname = "mean"\n[input]\nfields = 3\nids_per_sample = 5.0\nvocabulary = 90\n'

@@ -258,6 +258,25 @@ def test_inputs_are_not_moved_to_samples_that_meet_all_ids():
         plan("table_wise", load_model("fvae"))
 
 
+def test_an_operator_may_be_computed_above_the_operand():
+    """A first layer wider than the operand: as pooled vectors it sends less, and its gradient nothing."""
+    raw = load_model("deepfm").model_dump()
+    wide = {"kind": "mlp", "widths": [1024, 64]}
+    models = [
+        parse_model(raw | {"operators": [{"kind": "lr"}, {"kind": "fm"}, wide | {"strategy": strategy}]}, "x.toml")
+        for strategy in ("des", "mesh")
+    ]
+    assert [model.needs_operand for model in models] == [False, True]
+    of_des, of_mesh = (plan("des_all_reduce", model).sent_bytes(model.symbols(8)) for model in models)
+    values = models[0].symbols(8)
+    sent = 2 * 7 / 8 * values["s"]
+    pooled = values["F"] * values["D"]
+    less = sent * (values["B"] * (1024 - pooled) + 1024 * pooled)
+    assert of_des - of_mesh == pytest.approx(less, rel=1e-9)
+    one, other = (plan("table_wise", model).sent_bytes(model.symbols(8)) for model in models)
+    assert one == other
+
+
 @pytest.mark.parametrize("pooling", ["max", "attention"])
 def test_pooling_of_whole_fields_is_local(pooling):
     raw = load_model("deepfm_fields").model_dump()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -136,6 +136,19 @@ class OperatorSpec(BaseModel):
     def misfit(self, fields: int) -> str:
         """What is wrong with it in a model of so many fields; empty: nothing."""
         return ""
+
+
+class EitherWay(OperatorSpec):
+    """An operator that separates, and may still be computed above the operand: `strategy = "mesh"`.
+
+    Which sends less depends on its widths: `des` sends what its partials take, and gradients of weights that are read
+    below the sums where there are such; `mesh` the operand, F*D floats a sample, once for all operators that read it.
+    """
+
+    strategy: Literal["des", "mesh"] = "des"
+
+    def needs_operand(self, by_field: bool) -> bool:
+        return self.strategy == "mesh"
 
 
 class OverOperand(OperatorSpec):

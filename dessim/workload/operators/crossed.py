@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from dessim.workload.operators.base import (
     Costs,
     Dense,
+    EitherWay,
     OperatorSpec,
     Positive,
     Round,
@@ -38,7 +39,7 @@ class Cross(OperatorSpec):
         )
 
 
-class CrossV2(OperatorSpec):
+class CrossV2(EitherWay):
     """DCN-v2's cross network: full matrices, or U V^T of `rank`.
 
     Above the operand; but of low rank under field placement, r floats a sample and layer there and back.
@@ -49,11 +50,11 @@ class CrossV2(OperatorSpec):
     rank: Positive | None = None
 
     def needs_operand(self, by_field: bool) -> bool:
-        return self.rank is None or not by_field
+        return super().needs_operand(by_field) or self.rank is None or not by_field
 
     def costs(self, shape: Shape) -> Costs:
         n, r = shape.pooled, self.rank
-        if r is not None and shape.by_field:
+        if r is not None and not self.needs_operand(shape.by_field):
             leg = Round(wire=f"{r}", pair_flops=f"4*D*{r} + 4*D", pair_floats="2*D")
             return Costs(
                 "cross_v2",

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from dessim.workload.operators.base import (
     Costs,
     Dropout,
+    EitherWay,
     OperatorSpec,
     Round,
     Shape,
@@ -71,7 +72,7 @@ class FmFields(OperatorSpec):
         )
 
 
-class Mlp(OperatorSpec):
+class Mlp(EitherWay):
     """h = W1 . concat_f(pooled v_f); the layers above W1 are the dense tail."""
 
     kind: Literal["mlp"]

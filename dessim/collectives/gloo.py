@@ -70,14 +70,14 @@ def gloo_all_to_all(
         return
     coming = coming or Coming()
     at, came = coming.at(n), coming.rank(n)
-    src, dst = np.divmod(np.arange(n * n, dtype=np.int64), n)
-    later = came[src] > came[dst]
-    src, dst = np.concatenate([src[later], dst[later]]), np.concatenate([dst[later], src[later]])
-    pairs = len(src) // 2  # message i is of a later rank to an earlier, message i + pairs its opposite
-    sends_first = (dst[:pairs] - src[:pairs]) % n <= n / 2
-    after = np.concatenate([np.full(pairs, -1), np.where(sends_first, np.arange(pairs), -1)])
-    waits = after >= 0
-    every = np.arange(len(src))
+    turn, src = np.divmod(np.arange(n, n * n, dtype=np.int64), n)
+    dst = (src + turn) % n
+    waits = (came[dst] > came[src]) & (n - turn <= n / 2)  # for who comes later and sends to it first
+    order = np.argsort(waits, kind="stable")
+    src, dst, waits = src[order], dst[order], waits[order]
+    number = np.full((n, n), -1)
+    number[src, dst] = every = np.arange(len(src))
+    after = np.where(waits, number[dst, src], -1)
     for messages in [every] if n <= _FOLLOWED else [every[~waits], every[waits]]:
         a, b = src[messages], dst[messages]
         yield Stage(

@@ -233,7 +233,8 @@ class Collectives:
                 network.counters.burst(step.flows.links, began, env.now, burst)
                 carried += burst
         if self.cluster.transport.host_overhead > 0 and last is not None:
-            woken = last.at_once() * self.cluster.transport.host_overhead
+            # A stage waits for a rank on average; the end for the last one.
+            woken = max(last.at_once() * self.cluster.transport.host_overhead - last.waking, 0.0)
             yield env.timeout(woken)
             add_parts(parts, {LATENCY: woken})
         if env.now <= moving:

@@ -45,7 +45,8 @@ class Flows:
     colour: `finish`, the fluid time alone; `bound`, the link class that bounds it; `fixed`, latency and overhead;
     `per_scale`, the receiver's reduction, which takes time but no link. `links` are the links used, `bytes_by_kind`
     what each link class carries. `in_flight`, `after` and `begins` are those of `dessim.collectives.schedule.Stage`;
-    where flows wait for each other nothing is folded.
+    where flows wait for each other nothing is folded. `waking` is the part of `fixed` that a rank waits on average for
+    those that a shared host wakes before it.
     """
 
     src: Ints
@@ -64,6 +65,7 @@ class Flows:
     in_flight: int = 1
     after: Ints | None = None
     begins: Floats | None = None
+    waking: float = 0.0
 
     def arrivals(self, scale: float) -> Floats:
         """Seconds from start to arrival of each colour on an idle network."""
@@ -168,7 +170,10 @@ def route_flows(
     transport = cluster.transport
     # A sender hands its messages over one after the other.
     messages = np.bincount(src, minlength=1)[src] if len(src) else np.zeros(0)
-    fixed = latency + transport.message_overhead * messages
+    waking = 0.0
+    if transport.host_overhead > 0 and after is None and len(src):
+        waking = (min(len(np.unique(src)), len(np.unique(dst))) + 1) / 2 * transport.host_overhead
+    fixed = latency + transport.message_overhead * messages + waking
     adds = np.full(len(sent), reduce)[sent] if isinstance(reduce, bool) else reduce[sent]
     per_scale = np.where(adds, size / transport.reduction_rate, 0.0)
     kind = together(size, fixed, per_scale)
@@ -202,6 +207,7 @@ def route_flows(
         in_flight=in_flight,
         after=after,
         begins=begins,
+        waking=waking,
     )
 
 

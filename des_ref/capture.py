@@ -80,6 +80,7 @@ class _Open:
     flops: int = 0
     mem_bytes: int = 0
     end_us: float | None = None
+    cpu_us: float = 0.0  # of its thread: from its start until now
     done_us: list[float] = field(default_factory=list)  # filled by the backend's thread
 
 
@@ -115,6 +116,8 @@ class Recorder(TorchDispatchMode):
         self._notes: dict[str, Mapping[str, float]] = {}
         self._joined = 0  # how many of the unlabelled later ops already wait for
         self._last_us = 0.0  # when the last wait or segment ended
+        self._last_cpu_us = 0.0  # what this thread had run by then
+        self._started = False  # whether there has been a segment
         self._last_segment: _Open | None = None  # the segment that ended last, if no wait came after it
 
     def now_us(self) -> float:
@@ -129,7 +132,7 @@ class Recorder(TorchDispatchMode):
         self._begin()
         self._step, self._full = number, full
         self._comm.tap = self
-        self._last_us = self.now_us()
+        self._mark()
         try:
             with self if full else nullcontext():
                 yield
@@ -146,6 +149,8 @@ class Recorder(TorchDispatchMode):
             assert entry.end_us is not None, f"{entry.op.name} was never waited for"
             op = replace(entry.op, dur_us=max(entry.end_us - entry.op.start_us, 0.0))
             op = replace(op, flops=entry.flops, mem_bytes=entry.mem_bytes)
+            if op.kind is Kind.COMPUTE and self._comm.device.type == "cpu":
+                op = replace(op, cpu_us=min(entry.cpu_us, op.dur_us))
             if entry.call is not None:
                 op, ranks = _described(op, *entry.call)
                 self.groups[op.group or ""] = ranks
@@ -188,7 +193,7 @@ class Recorder(TorchDispatchMode):
         entry.op = replace(entry.op, bytes=moved)
         yield
         self._synchronize()
-        entry.end_us = self._last_us = self.now_us()
+        entry.end_us = self._mark()
         self._frontier = (entry.op.id,)
 
     # -- what comm.py calls (Tap) ---------------------------------------------------------------------------------
@@ -207,7 +212,8 @@ class Recorder(TorchDispatchMode):
         if not self._full:
             self.__exit__(None, None, None)
         self._label = None
-        self._last_us = self.now_us()
+        if self._started:  # else reading the samples is on record nowhere, and belongs to the segment that comes
+            self._mark()
 
     def waited(self, name: str) -> None:
         op = self._pending.pop(name)
@@ -215,7 +221,7 @@ class Recorder(TorchDispatchMode):
         self._last_segment = None
         # What the collective itself waited for is implied.
         self._frontier = (*(i for i in self._frontier if i not in op.op.deps), op.op.id)
-        self._last_us = self.now_us()
+        self._mark()
 
     # -- what torch calls -----------------------------------------------------------------------------------------
 
@@ -255,6 +261,11 @@ class Recorder(TorchDispatchMode):
             self._open_segment(_continued(inside.op.name), phase)
         return out
 
+    def _mark(self) -> float:
+        """What comes next starts now [us]."""
+        self._last_us, self._last_cpu_us = self.now_us(), _cpu_us()
+        return self._last_us
+
     # -- bookkeeping ----------------------------------------------------------------------------------------------
 
     def _listen(self, op: _Open, work: Any) -> None:
@@ -279,6 +290,7 @@ class Recorder(TorchDispatchMode):
         if self._last_segment is not None:
             self._synchronize()
             self._last_segment.end_us = self.now_us()
+            self._last_segment.cpu_us += _cpu_us() - self._last_cpu_us
             self._last_segment = None
 
     def _new(
@@ -288,19 +300,27 @@ class Recorder(TorchDispatchMode):
         # Host work since the last collective belongs to the segment that it prepares.
         start = self._last_us if kind is Kind.COMPUTE else self.now_us()
         op = Op(next(self._ids), self._step, phase, kind, name, self._stream or stream, start, 0.0, self._frontier)
-        self._ops.append(_Open(op, call))
+        self._ops.append(_Open(op, call, cpu_us=self._last_cpu_us))
         return self._ops[-1]
 
     def _open_segment(self, name: str, phase: Phase) -> None:
+        self._started = True
         self._segment = self._new(name, Kind.COMPUTE, phase, "compute")
 
     def _close_segment(self) -> None:
         segment = self._segment
         assert segment is not None
         self._synchronize()
-        segment.end_us = self._last_us = self.now_us()
+        before = segment.cpu_us
+        segment.end_us = self._mark()
+        segment.cpu_us = self._last_cpu_us - before
         self._segment, self._last_segment = None, segment
         self._frontier = (segment.op.id,)
+
+
+def _cpu_us() -> float:
+    """What this thread has run."""
+    return time.thread_time_ns() / 1e3
 
 
 def with_sizes(ops: Sequence[Op], variables: Mapping[str, Mapping[str, float]]) -> list[Op]:

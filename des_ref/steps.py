@@ -5,10 +5,12 @@
 `jobs.json` has a list `jobs`; of each `model` and `strategy` are needed, the rest are defaults:
 
     {"jobs": [{"name": "wide", "model": "deepfm", "strategy": "mesh", "batch": 1024, "pipeline": true,
-               "warmup": 3, "steps": 8, "servers": 1, "samples": 5120, "trace": "folder to record a trace into"}]}
+               "warmup": 3, "steps": 8, "servers": 1, "samples": 5120,
+               "trace": "folder to record a trace into", "traced": 3}]}
 
 `model` is a name or what a model file says. A job trains for real on synthetic clicks: `warmup` steps, a barrier, then
-`steps` in a row with nothing in between, as in a training. Written down of each job:
+`steps` in a row with nothing in between, as in a training; before them, with `trace`, a trace of so many steps. Written
+down of each job:
 
     ends_s    [worker][steps + 1] when a worker began and ended each step, on rank 0's clock
     ops       collectives of the plan with S in bytes by formula, mean over workers and steps (dessim.trace.schema); of
@@ -67,6 +69,7 @@ class Job:
     servers: int = 1
     samples: int | None = None
     trace: str | None = None
+    traced: int = 3
 
     @property
     def made(self) -> int:
@@ -160,7 +163,7 @@ def _train(job: Job, comm: Comm, strategy: Strategy, offset_s: float) -> tuple[l
     try:
         if job.trace is not None:
             session = TraceSession(
-                Path(job.trace), comm, strategy, pipeline, job.model, job.batch, job.warmup, job.steps
+                Path(job.trace), comm, strategy, pipeline, job.model, job.batch, job.warmup, job.traced
             )
             while not session.done:
                 session.step()

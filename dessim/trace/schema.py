@@ -78,7 +78,8 @@ class Op:
     `name` is the op's name in the strategy's plan, unique within a step. `deps` are ids of earlier ops of the same rank
     that must have ended. `size`, `flops_size`, `mem_size` are formulas for `bytes`, `flops`, `mem_bytes`; `vars` gives
     the symbols whose value belongs to this op alone (the ids this rank drew in this step), over `Header.symbols`.
-    `splits` are the bytes sent to each member of the group, for an uneven all_to_all.
+    `splits` are the bytes sent to each member of the group, for an uneven all_to_all. `cpu_us` is the time that a
+    compute op's thread really ran: less than `dur_us` where it had to share its core, or waited; 0: not known.
     """
 
     id: int
@@ -102,6 +103,7 @@ class Op:
     mem_bytes: int = 0
     flops_size: str | None = None
     mem_size: str | None = None
+    cpu_us: float = 0.0
 
     @property
     def end_us(self) -> float:
@@ -147,9 +149,10 @@ class Op:
             mem_bytes=_int(raw, "mem_bytes", 0),
             flops_size=_str(raw, "flops_size") if "flops_size" in raw else None,
             mem_size=_str(raw, "mem_size") if "mem_size" in raw else None,
+            cpu_us=_number(raw, "cpu_us") if "cpu_us" in raw else 0.0,
         )
-        if min(op.dur_us, op.bytes, op.flops, op.mem_bytes, op.id, op.step) < 0:
-            raise ValueError("id, step, dur_us, bytes, flops and mem_bytes must not be negative")
+        if min(op.dur_us, op.cpu_us, op.bytes, op.flops, op.mem_bytes, op.id, op.step) < 0:
+            raise ValueError("id, step, dur_us, cpu_us, bytes, flops and mem_bytes must not be negative")
         if op.kind is Kind.COLLECTIVE and (op.collective is None or op.group is None):
             raise ValueError("a collective op needs 'collective' and 'group'")
         return op
@@ -236,7 +239,7 @@ class Header:
 
 MAX_RANKS = 1_000_000
 _OP_FIELDS = frozenset(f.name for f in fields(Op))
-_ZERO_DEFAULT = frozenset({"bytes", "flops", "mem_bytes"})
+_ZERO_DEFAULT = frozenset({"bytes", "flops", "mem_bytes", "cpu_us"})
 
 
 def _plain(value: Any) -> Any:

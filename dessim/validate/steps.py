@@ -147,12 +147,13 @@ def _capture(table: Mapping[str, Any], cases: Sequence[StepCase], say: Say) -> d
                     "batch": case.batch * ranks,
                     "pipeline": False,
                     "warmup": settings["warmup"],
-                    "steps": settings["steps"],
+                    "traced": settings["steps"],
+                    "steps": 1,
                     "trace": str(Path(folder, f"{number}.trace")),
                 }
                 for number, (key, case) in enumerate(wanted.items())
             ]
-            train_on_lab(settings["bed"], jobs, _TIMEOUT_S, ranks=ranks)
+            train_on_lab(settings["bed"], jobs, _TIMEOUT_S, ranks=ranks, scale=settings["scale"])
             for job in jobs:
                 found[str(job["name"])].append(Capture.of_trace(load_trace(str(job["trace"]))).to_json())
     return found

@@ -4,9 +4,8 @@ Each op's time is what a call costs and what its work costs, seconds = a + b * w
 the roofline of the device they ran on, launches aside. Two traces of different size give a and b (least squares on
 relative errors, neither negative); where an op's work is the same in both, its time is, too.
 
-A trace has an op's median over ranks and steps. On a machine whose ranks share cores the median is of those that were
-not disturbed: ops of a few milliseconds either have a core for themselves, or wait for one. Waiting is the simulator's
-to add (dessim.sim.cores).
+Of an op counts the time that its thread ran (`Op.cpu_us`, where the trace has it), median over ranks and steps: what
+it had to wait for a core that others use is the simulator's to add (dessim.sim.cores).
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ class Capture:
         for ops in trace.ranks:
             for op in ops:
                 if op.kind is Kind.COMPUTE:
-                    found.setdefault(op.name, []).append(op.dur_us * 1e-6)
+                    found.setdefault(op.name, []).append((op.cpu_us or op.dur_us) * 1e-6)
         return cls(trace.header, {name: median(each) for name, each in found.items()})
 
     @classmethod

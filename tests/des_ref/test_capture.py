@@ -59,6 +59,7 @@ def check_trace(trace: Trace, tiny: Path, ranks: int, strategy: str, pipeline: b
                 else:
                     assert op.stream == expected.stream
                     assert op.dur_us > 0 and op.mem_bytes > 0
+                    assert 0 < op.cpu_us <= op.dur_us
                 if op.splits is not None:
                     assert sum(op.splits) == op.bytes and len(op.splits) == ranks
                 for dep in op.deps:

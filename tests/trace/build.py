@@ -47,6 +47,7 @@ def step_ops(rank: int, step: int) -> list[Op]:
             20.0,
             flops=64,
             flops_size="B",
+            cpu_us=4.5,
             mem_bytes=256,
         ),
         Op(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections import Counter
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
@@ -14,12 +16,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from des_ref.certify.case import Case
-from des_ref.certify.group import certify_all
+from des_ref.certify.group import certify, certify_all
 from des_ref.certify.show import passed
 from des_ref.comm import open_comm
 from des_ref.data.batch import Batch
 from des_ref.data.synthetic import Zipf
-from des_ref.embedding.cached_rows import CachedRows
+from des_ref.embedding.cached_rows import CachedRows, Moves
 from des_ref.embedding.hash_table import RowTable
 from des_ref.embedding.lifetime import Lifetime
 from des_ref.hashing import owner_of
@@ -180,6 +182,52 @@ def test_the_trainer_runs_it_and_the_trace_is_projected(
     assert not check_trace(recorded) and recorded.header.strategy == strategy
     (row,) = project(Job.of_trace(recorded), load_cluster("h100-8x_rail_128"), [strategy], [16])
     assert row.strategy == strategy and row.breakdown.step_time_s > 0
+
+
+def hot_rows_keep_their_own_gradient() -> None:
+    """The sum of hot rows' gradients travels, and what comes back is thrown away: replicas come apart."""
+    from des_ref.strategies.row_all_to_all import RowAllToAll
+
+    RowAllToAll._sum_hot = lambda self, grad: self.comm.all_reduce("hot_grad", grad.clone())  # type: ignore[method-assign]
+
+
+def masks_stay_where_samples_were() -> None:
+    """Samples are dealt out, and their dropout masks are not."""
+    from des_ref.strategies import row_all_to_all
+
+    right = row_all_to_all.share_of
+    row_all_to_all.share_of = lambda *which: dataclasses.replace(right(*which), place=None)  # type: ignore[assignment]
+
+
+def rows_come_without_their_state() -> None:
+    """A row that comes into the cache has its values, and its optimizer starts anew."""
+    from des_ref.embedding.cached_rows import CachedRows
+
+    right = CachedRows.bring
+
+    def bring(self: CachedRows, moves: Moves) -> None:
+        right(self, moves)
+        for name, values in self.columns.items():
+            if name not in ("w", "v"):
+                values[moves.places] = 0
+
+    CachedRows.bring = bring  # type: ignore[method-assign]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("strategy", "sabotage"),
+    [
+        ("row_all_to_all+hot_rows=60", hot_rows_keep_their_own_gradient),
+        ("row_all_to_all+look_ahead", masks_stay_where_samples_were),
+        ("row_all_gather+cache_rows=240", rows_come_without_their_state),
+    ],
+)
+def test_red_when_an_option_loses_something(strategy: str, sabotage: Callable[[], None], tiny: Path) -> None:
+    more_ids = tiny.with_name("more.toml")
+    more_ids.write_text(tiny.read_text().replace("vocabulary = 200", "vocabulary = 900"))
+    result = certify(Case(2, 5, str(more_ids), strategy, "cpu", sabotage=sabotage))
+    assert not passed(result) and result["bytes_match"] and result["max_param_diff"] > 1e-9
 
 
 @pytest.mark.slow

@@ -35,16 +35,15 @@ from dessim.units import parse_size
 Floats = npt.NDArray[np.float64]
 
 
-def measure(comm: Comm, case: Case, groups: Groups) -> tuple[Floats, Floats]:
-    """Seconds of each iteration of a case, and those between its first and its last rank's start; the same on every
-    rank."""
+def measure(comm: Comm, case: Case, groups: Groups) -> Floats:
+    """Seconds of each iteration of a case, the same on every rank."""
     run = Runner(comm, case, groups)
     # perf_counter shares its origin within a machine only; offsets are measured anyway.
     offset = clock_offsets_us(comm, _now_us)[comm.rank]
     spans = []
     for i in range(case.warmup + case.iterations):
         comm.barrier()
-        run.wait()
+        run.wait(i)
         start = _now_us()
         run(i)
         if comm.device.type == "cuda":
@@ -53,9 +52,7 @@ def measure(comm: Comm, case: Case, groups: Groups) -> tuple[Floats, Floats]:
         if i >= case.warmup:
             spans += [start + offset, end + offset] if run.takes_part else [-np.inf, -np.inf]
     table = np.array(comm.gather_rows("spans", spans)).reshape(comm.world_size, case.iterations, 2)
-    starts, last_start = table[:, :, 0], table[:, :, 0].max(axis=0)
-    first_start = np.where(np.isfinite(starts), starts, np.inf).min(axis=0)
-    return (table[:, :, 1].max(axis=0) - last_start) / 1e6, (last_start - first_start) / 1e6
+    return (table[:, :, 1].max(axis=0) - table[:, :, 0].max(axis=0)) / 1e6
 
 
 def _now_us() -> float:
@@ -97,17 +94,16 @@ def _line(case: Case, seconds: float) -> str:
     return "\n".join(lines)
 
 
-def _result(case: Case, seconds: Floats, spread: Floats) -> dict[str, Any]:
+def _result(case: Case, seconds: Floats) -> dict[str, Any]:
     parts = [part.to_json() for part in case.parts]
     return {
         **(parts[0] if len(parts) == 1 else {}),
         "parts": parts,
-        "late": case.late,
+        "delays": case.delays,
         "connections": case.connections,
         "seconds": float(np.median(seconds)),
         "mean_seconds": float(seconds.mean()),
         "all_seconds": seconds.tolist(),
-        "start_spread_seconds": float(np.median(spread)),
         "iterations": case.iterations,
     }
 
@@ -128,8 +124,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if comm.rank == 0:
             print(_header(comm), flush=True)
         for case in _asked(args, comm.world_size):
-            seconds, spread = measure(comm, case, groups)
-            results.append(_result(case, seconds, spread))
+            seconds = measure(comm, case, groups)
+            results.append(_result(case, seconds))
             if comm.rank == 0:
                 print(_line(case, float(np.median(seconds))), flush=True)
         if comm.rank == 0 and args.json is not None:

@@ -3,10 +3,11 @@
 A case is one part or several that run at once, each an op on some of the ranks, as jobs that share a network do:
 
     {"parts": [{"op": "all_reduce", "bytes": 1048576, "ranks": [0, 1]}, ...],
-     "iterations": 5, "warmup": 1, "late": [3, 0.05], "connections": 7}
+     "iterations": 5, "warmup": 1, "delays": [[0, 0, 0.05, 0]], "connections": 7}
 
-`ranks` (default: all) are in the order that the op sees them; `late` lets one rank start seconds after the others.
-Iterations take turns over so many sets of `connections` (default: 1), since networks choose ways by their ports.
+`ranks` (default: all) are in the order that the op sees them. `delays` are seconds that each rank of the job starts
+after a barrier let all go, a list for each iteration, used in turns (default: none). Iterations take turns over so many
+sets of `connections` (default: 1) as well, since networks choose ways by their ports.
 """
 
 from __future__ import annotations
@@ -120,7 +121,7 @@ class Case:
     parts: tuple[Part, ...]
     iterations: int
     warmup: int
-    late: tuple[int, float] | None = None  # rank, seconds
+    delays: tuple[tuple[float, ...], ...] = ()  # seconds of each rank, in each iteration
     connections: int = 1
 
 
@@ -129,7 +130,7 @@ class Runner:
 
     def __init__(self, comm: Comm, case: Case, groups: Groups) -> None:
         self._ops: list[Callable[[], None]] = []
-        self._delay = case.late[1] if case.late is not None and case.late[0] == comm.rank else 0.0
+        self._delays = [delays[comm.rank] for delays in case.delays] or [0.0]
         for part in case.parts:
             full = torch.ones(part.bytes // BYTES, device=comm.device)
             chunk = torch.ones(len(full) // len(part.ranks), device=comm.device)
@@ -142,10 +143,10 @@ class Runner:
     def takes_part(self) -> bool:
         return bool(self._ops)
 
-    def wait(self) -> None:
+    def wait(self, iteration: int) -> None:
         """Be as late as the case says."""
-        if self._delay:
-            time.sleep(self._delay)
+        if delay := self._delays[iteration % len(self._delays)]:
+            time.sleep(delay)
 
     def __call__(self, iteration: int) -> None:
         if self._ops:
@@ -182,12 +183,14 @@ def _case(entry: Mapping[str, Any], world_size: int) -> Case:
     seats = [rank for part in parts for rank in part.ranks]
     if len(set(seats)) < len(seats) or not set(seats) <= set(range(world_size)):
         raise ValueError(f"ranks {seats} of a case are not different ones of {world_size}")
-    late = entry.get("late")
+    delays = tuple(tuple(float(delay) for delay in of) for of in entry.get("delays") or [])
+    if any(len(of) != world_size or min(of) < 0 for of in delays):
+        raise ValueError(f"delays of a case are not {world_size} times of 0 s or more")
     return Case(
         tuple(parts),
         max(1, int(entry.get("iterations", 5))),
         int(entry.get("warmup", 1)),
-        (int(late[0]), float(late[1])) if late else None,
+        delays,
         max(1, int(entry.get("connections", 1))),
     )
 

@@ -94,16 +94,6 @@ def fit_messages(results: Sequence[Mapping[str, Any]], cluster: Cluster, name: s
     return transport, [Residual(r.name, r.seconds, s) for r, s in seen]
 
 
-def start_apart(results: Sequence[Mapping[str, Any]]) -> float:
-    """Seconds between the starts of ranks that a barrier lets go, one after the other: the median over measurements."""
-    found = [
-        float(r["start_spread_seconds"]) / (len(r["ranks"]) - 1)
-        for r in results
-        if "start_spread_seconds" in r and len(r["ranks"]) > 1
-    ]
-    return float(np.median(found)) if found else 0.0
-
-
 def _round(result: Mapping[str, Any]) -> _Round | None:
     """None for what is no calibration's."""
     op, size, n = str(result["op"]), int(result["bytes"]), len(result["ranks"])

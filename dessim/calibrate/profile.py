@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from dessim.calibrate.messages import Residual, fit_messages, start_apart
+from dessim.calibrate.messages import Residual, fit_messages
 from dessim.cluster import Cluster, load_cluster
 from dessim.cluster.parts import Transport
 from dessim.cluster.spec import problems
@@ -23,13 +23,11 @@ from dessim.files import read_toml, write_text
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """`where` says on what it was measured, a value a key; `start_apart` [s] is how much later each rank started than
-    the one before when a barrier let all go."""
+    """`where` says on what it was measured, a value a key."""
 
     transport: Transport
     residuals: tuple[Residual, ...]
     where: Mapping[str, str]
-    start_apart: float = 0.0
 
     @property
     def median_error(self) -> float:
@@ -46,7 +44,7 @@ def fit_bench(bench: Mapping[str, Any], cluster: Cluster, where: Mapping[str, st
     """Fit to what des_ref.bench measured on a cluster. Raises UsageError where too little was measured."""
     transport, residuals = fit_messages(bench["results"], cluster, f"{bench['backend']}, calibrated")
     said = f"fitted to {len(residuals)} measurements by des_ref.bench on {cluster.name}: {', '.join(where.values())}"
-    return Profile(replace(transport, source=said), tuple(residuals), where, start_apart(bench["results"]))
+    return Profile(replace(transport, source=said), tuple(residuals), where)
 
 
 def load_transport(path: Path) -> Transport:
@@ -93,7 +91,6 @@ def to_toml(profile: Profile) -> str:
         "",
         "[measured]",
         *(f"{key} = {_text(value)}" for key, value in profile.where.items()),
-        f"start_apart = {_micro(profile.start_apart)}",
         f"median_error = {profile.median_error:.4g}",
         "# what was measured, seconds it took, seconds the fit gives it",
         "residuals = [",

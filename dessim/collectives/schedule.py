@@ -51,22 +51,20 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Coming:
-    """How ranks come to an op where that matters: at random instants, `apart` seconds from each other on average (0:
-    together, but for the order)."""
+    """How ranks come to an op where that matters: at `times` [s], one for each, or at once in an order that follows no
+    pattern, of which `seed` makes one."""
 
     seed: int = 0
-    apart: float = 0.0
+    times: tuple[float, ...] = ()
 
     def rank(self, n: int) -> Ints:
         """Of each of n ranks, how many came before it [n]."""
-        return np.argsort(np.argsort(self._hash(n)))
+        key = np.array(self.times) if self.times else mix(mix(np.arange(n, dtype=np.uint64)) + np.uint64(self.seed))
+        return np.argsort(np.argsort(key, kind="stable"))
 
     def at(self, n: int) -> Floats:
         """Seconds at which each of n ranks comes [n]."""
-        return self._hash(n).astype(np.float64) * (self.apart * n / 2.0**64)
-
-    def _hash(self, n: int) -> npt.NDArray[np.uint64]:
-        return mix(mix(np.arange(n, dtype=np.uint64)) + np.uint64(self.seed))
+        return np.array(self.times) if self.times else np.zeros(n)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+import numpy as np
+
 from dessim.cluster import load_cluster
 from dessim.trace.schema import Collective
 from dessim.units import format_size, parse_size, parse_time
@@ -14,6 +16,9 @@ from dessim.units import format_size, parse_size, parse_time
 _ENOUGH = ((128 << 10, 25), (1 << 20, 9), (4 << 20, 5))
 """Iterations of sizes up to so many bytes; short ones vary more and cost less."""
 _FEWEST = 3
+_APART_S = 2e-3
+"""Between the starts of ranks that exchange. What gloo does depends on who comes first, which a barrier leaves to
+chance; so each iteration has an order of its own, and the prediction the same ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +38,33 @@ class CollectiveCase:
     late: tuple[int, float] | None
     connections: int
 
-    def to_bench(self) -> dict[str, Any]:
-        """As des_ref.bench takes it."""
+    @property
+    def iterations(self) -> int:
+        """How often it runs; every set of connections as often."""
         enough = next((times for up_to, times in _ENOUGH if self.size <= up_to), _FEWEST)
-        rounds = -(-enough // self.connections)
+        return -(-enough // self.connections) * self.connections
+
+    def delays(self) -> list[tuple[float, ...]]:
+        """Seconds by which each member of a job starts late, in turns of an iteration; empty: a barrier lets all go."""
+        n = len(self.jobs[0])
+        if self.late is not None:
+            return [tuple(self.late[1] if rank == self.late[0] else 0.0 for rank in self.jobs[0])]
+        if self.op is Collective.ALL_TO_ALL or (self.op is Collective.ALL_GATHER and n == 2):
+            orders = (np.random.default_rng(turn).permutation(n) for turn in range(self.iterations))
+            return [tuple((_APART_S * order).tolist()) for order in orders]
+        return []
+
+    def to_bench(self, world: int) -> dict[str, Any]:
+        """As des_ref.bench takes it, of a job of `world` ranks."""
+        delays = []
+        for turn in self.delays():
+            of = dict(pair for ranks in self.jobs for pair in zip(ranks, turn, strict=True))
+            delays.append([of.get(rank, 0.0) for rank in range(world)])
         return {
             "parts": [{"op": str(self.op), "bytes": self.size, "ranks": list(ranks)} for ranks in self.jobs],
-            "iterations": max(enough, rounds * self.connections),
+            "iterations": self.iterations,
             "warmup": 1,
-            "late": self.late,
+            "delays": delays,
             "connections": self.connections,
         }
 

@@ -3,7 +3,8 @@
 Measured: the median over iterations of the seconds from the last rank's start to the last rank's end. Predicted: the
 simulator's time from when the last rank has come, from the bed's topology file and the calibrated transport. Where ways
 are chosen by a hash the measurement takes the median over several sets of connections, whose ports nobody knows
-beforehand, and the prediction the median over hash seeds; the same for the order in which ranks come to an exchange.
+beforehand, and the prediction the median over hash seeds. Ranks start an exchange in an order drawn beforehand, another
+in each iteration, and the prediction takes the same ones.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from dessim.validate.request import Request, Say
 from dessim.verbs.bench import bench_on_lab
 from dessim.workload.dag import RankClass, Task, Workload
 
-HASH_SEEDS, ORDERS = 51, 15
+HASH_SEEDS = 51
 _TIMEOUT_S = 400.0  # of a bed
 
 
@@ -41,7 +42,7 @@ def run_collectives(request: Request) -> tuple[list[Outcome], dict[str, list[flo
             case.name,
             "collectives",
             case.split,
-            predict(clusters[case.bed], case, request.start_apart),
+            predict(clusters[case.bed], case),
             float(np.median(measured[case.name])),
         )
         for case in cases
@@ -55,23 +56,21 @@ def on_transport(cluster: Cluster, transport: Transport) -> Cluster:
     return replace(cluster, transport=transport)
 
 
-def predict(cluster: Cluster, case: CollectiveCase, start_apart: float = 0.0) -> float:
-    """Seconds from the last rank's start on, by the simulator; ranks start `start_apart` seconds after each other.
-
-    Only an exchange has anything to do before all are there, and one that is late finds the others waiting.
-    """
-    workload, exchange = _workload(case), case.op is Collective.ALL_TO_ALL
-    apart = start_apart if exchange and case.late is None else 0.0
+def predict(cluster: Cluster, case: CollectiveCase) -> float:
+    """Seconds from the last rank's start on, by the simulator: the median over the orders in which ranks start, and
+    over hash seeds where ways are chosen by a hash."""
+    workload = _workload(case)
+    turns = case.delays() or [()]
     hashes: Sequence[int] = range(HASH_SEEDS) if cluster.routing.policy == "ecmp" else [cluster.routing.seed]
-    orders = range(ORDERS if exchange and len(hashes) == 1 else 1)
+    runs = [(hashes[i % len(hashes)], turns[i % len(turns)]) for i in range(max(len(hashes), len(turns)))]
     times = []
-    for seed in hashes:
+    for seed, turn in runs:
         routed = Routed(replace(cluster, routing=replace(cluster.routing, seed=seed)))
-        for order in orders:
-            coming = Coming(order + seed, apart)
-            record = simulate(routed.cluster, workload, {}, routed=routed, options=Options(coming=coming))
-            began = min(span.start for span in record.spans) + float(coming.at(len(case.jobs[0])).max())
-            times.append(max(span.end for span in record.spans) - began)
+        options = Options(coming=Coming(times=turn))
+        record = simulate(routed.cluster, workload, {}, routed=routed, options=options)
+        exchange = case.op is Collective.ALL_TO_ALL  # other ops begin when their last rank has come
+        began = min(span.start for span in record.spans) + (max(turn, default=0.0) if exchange else 0.0)
+        times.append(max(span.end for span in record.spans) - began)
     return float(np.median(times))
 
 
@@ -108,9 +107,9 @@ def _measure(cases: Sequence[CollectiveCase], say: Say) -> dict[str, list[float]
         by_bed.setdefault(case.bed, []).append(case)
     for number, (bed, here) in enumerate(by_bed.items(), 1):
         say(f"measuring {len(here)} collectives on {bed} ({number} of {len(by_bed)} beds)")
-        results: Sequence[Mapping[str, Any]] = bench_on_lab(bed, [case.to_bench() for case in here], _TIMEOUT_S)[
-            "results"
-        ]
+        results: Sequence[Mapping[str, Any]] = bench_on_lab(
+            bed, [case.to_bench(load_cluster(bed).n_gpus) for case in here], _TIMEOUT_S
+        )["results"]
         for case, result in zip(here, results, strict=True):
             measured[case.name] = result["all_seconds"]
     return measured

@@ -25,8 +25,7 @@ def say_nothing(line: str) -> None:
 class Request:
     """Which cases to run. `table` is cases.toml as read; `splits` are those of it that are wanted.
 
-    `transport` is the calibrated one that predictions use, `start_apart` [s] how much later each rank starts than the
-    one before when a barrier lets all go. `measured`, what an earlier run of the kind returned, is
+    `transport` is the calibrated one that predictions use. `measured`, what an earlier run of the kind returned, is
     used in place of measuring.
     """
 
@@ -34,7 +33,6 @@ class Request:
     transport: Transport
     splits: Sequence[str] = SPLITS
     quick: bool = False
-    start_apart: float = 0.0
     measured: Any = None
     say: Say = say_nothing
 

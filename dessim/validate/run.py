@@ -47,7 +47,7 @@ def validate(
         earlier = measured.get(kind) if measured else None
         if measured and earlier is None:
             raise UsageError(f"the measurements have no {kind}; measure anew, or leave them out with --kinds")
-        request = Request(table, profile.transport, splits, quick, profile.start_apart, earlier, say)
+        request = Request(table, profile.transport, splits, quick, earlier, say)
         found, kept[kind] = KINDS[kind](request)
         outcomes += found
         if save is not None:

@@ -34,6 +34,24 @@ class Profile:
         """Of the fit, relative."""
         return float(np.median([abs(r.predicted_s / r.measured_s - 1) for r in self.residuals]))
 
+    def to_json(self) -> dict[str, Any]:
+        """Units in the keys; a rate without limit is left out."""
+        t = self.transport
+        rates = {"reduction_rate_GBps": t.reduction_rate / 1e9, "flow_rate_GBps": t.flow_rate / 1e9}
+        return {
+            "transport": t.name,
+            "message_overhead_s": t.message_overhead,
+            "op_overhead_s": t.op_overhead,
+            "host_overhead_s": t.host_overhead,
+            "ack_share": t.ack_share,
+            "burst_bytes": t.burst,
+            **{key: rate for key, rate in rates.items() if math.isfinite(rate)},
+            "fan_in": [list(point) for point in t.fan_in],
+            "n": len(self.residuals),
+            "median_error": self.median_error,
+            "where": dict(self.where),
+        }
+
 
 def fit_profile(measured: Mapping[str, Any]) -> Profile:
     """Fit to `{"cluster": topology, "where": {...}, "bench": a file of des_ref.bench}`. Raises ClusterError."""

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from dessim.cli.output import guarded
+from dessim.cli.options import JsonOption
+from dessim.cli.output import guarded, print_json
 from dessim.errors import UsageError
 
 
@@ -25,6 +26,7 @@ def calibrate(
         int | None, typer.Option(help="Only write what to time on a cluster of so many ranks: cases for des_ref.bench.")
     ] = None,
     cluster: Annotated[str | None, typer.Option(help="With --bench: the topology file of that cluster.")] = None,
+    json: JsonOption = False,
 ) -> None:
     """Measure messages and sums on an idle cluster, and fit what its software costs."""
     from dessim.calibrate.profile import fit_bench, fit_profile, of_results, write_profile
@@ -35,6 +37,9 @@ def calibrate(
         raise UsageError("give --lab FILE, or --bench RESULTS and --cluster FILE, or --plan RANKS")
     if plan is not None:
         write_plan(output, plan)
+        if json:
+            print_json({"plan": str(output), "ranks": plan})
+            return
         print(f"{output}: run it with: torchrun ... -m des_ref.bench --cases {output} --json bench.json")
         return
     if lab is not None:
@@ -42,4 +47,7 @@ def calibrate(
     else:
         profile = fit_bench(of_results(bench or []), load_cluster(cluster or ""), of_files(bench or []))
     write_profile(output, profile)
+    if json:
+        print_json(profile.to_json())
+        return
     print(f"{output}: {len(profile.residuals)} measurements, fitted with a median error of {profile.median_error:.1%}")

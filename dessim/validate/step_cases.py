@@ -8,7 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from dessim.cluster import load_cluster
+from dessim.cluster import Cluster, load_cluster
+from dessim.cluster.scaled import scaled
 from dessim.files import read_toml
 from dessim.workload.model import load_model
 
@@ -21,17 +22,26 @@ _QUICK = "quick"
 
 @dataclass(frozen=True, slots=True)
 class StepCase:
-    """A step of `strategy` for the model of that name in the file, `batch` samples a worker."""
+    """A step of `strategy` for the model of that name in the file, `batch` samples a worker; links are `scale` times as
+    fast as the bed's file says."""
 
     name: str
     split: str
     bed: str
+    scale: float
     model: str
     strategy: str
     pipeline: bool
     batch: int
     workers: int
     servers: int
+
+    def cluster(self) -> Cluster:
+        """The bed as the case uses it."""
+        bed = load_cluster(self.bed)
+        for knob in ("nic_rate", "uplink_rate"):
+            bed = scaled(bed, knob, self.scale)
+        return bed
 
     def to_job(self, table: Mapping[str, Any]) -> dict[str, Any]:
         """As des_ref.steps takes it."""
@@ -73,11 +83,17 @@ def step_cases(table: Mapping[str, Any], splits: Sequence[str], quick: bool) -> 
 def _case(entry: Mapping[str, Any], strategy: str, ranks: int, models: Mapping[str, Any]) -> StepCase:
     servers = max(1, ranks // _RANKS_A_SERVER) if strategy == SERVED else 0
     pipeline = bool(entry.get("pipeline", True))
-    apart = [Path(entry["bed"]).stem, entry["model"], *([] if pipeline else ["no pipeline"])]
+    scale = float(entry.get("scale", 1.0))
+    apart = [
+        Path(entry["bed"]).stem + (f" x {scale:g}" if scale != 1 else ""),
+        entry["model"],
+        *([] if pipeline else ["no pipeline"]),
+    ]
     return StepCase(
         name=f"{', '.join(apart)}: {strategy}",
         split=entry["split"],
         bed=entry["bed"],
+        scale=scale,
         model=entry["model"],
         strategy=strategy,
         pipeline=pipeline,

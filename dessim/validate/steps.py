@@ -1,9 +1,9 @@
 """Whole training steps on beds of the lab: real training, every strategy.
 
 Measured: the seconds from one step's end to the next one's, the last worker's end counting, median over steps; of
-ps_async, whose workers keep no pace, the mean. Predicted: the simulator's step of the strategy's plan on the bed's
-topology file with the calibrated transport. Sizes and compute come from traces of 2 and of 4 ranks
-(dessim.verbs.captured), scaled by the plan's formulas; all ranks compute on the machine's cores.
+ps_async, whose workers keep no pace, the median over workers and steps. Predicted: the simulator's step of the
+strategy's plan on the bed's topology file with the calibrated transport. Sizes and compute come from traces of 2 and of
+4 ranks (dessim.verbs.captured), scaled by the plan's formulas; all ranks compute on the machine's cores.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from dessim.cluster import Cluster, load_cluster
+from dessim.cluster import Cluster
 from dessim.cluster.parts import Transport
 from dessim.sim.engine import simulate
 from dessim.sim.parameter_server import serve
@@ -60,12 +60,12 @@ def run_steps(request: Request) -> tuple[list[Outcome], dict[str, Any]]:
 def captured_of(case: StepCase, measured: Mapping[str, Any]) -> Captured:
     """A case's captures among what was measured. Raises TraceError."""
     captures = [Capture.from_json(raw) for raw in measured["captures"][_key(case)]]
-    return Captured.of(captures, load_cluster(case.bed).gpu)
+    return Captured.of(captures, case.cluster().gpu)
 
 
 def predict(case: StepCase, captured: Captured, transport: Transport, cores: int) -> float:
     """Seconds of a step, by the simulator."""
-    cluster = replace(load_cluster(case.bed), transport=transport)
+    cluster = replace(case.cluster(), transport=transport)
     if case.servers:
         return _served(case, captured, cluster)
     plan = plan_of(case.strategy, captured.job.model)
@@ -119,13 +119,13 @@ def measure(table: Mapping[str, Any], cases: Sequence[StepCase], say: Say) -> di
     """Traces for predictions, then every case for real; one launch a bed. Raises LabError."""
     captures = _capture(table, cases, say)
     trained: dict[str, Any] = {}
-    by_bed: dict[str, list[StepCase]] = {}
+    by_bed: dict[tuple[str, float], list[StepCase]] = {}
     for case in cases:
-        by_bed.setdefault(case.bed, []).append(case)
+        by_bed.setdefault((case.bed, case.scale), []).append(case)
     cores, machine = 0, ""
-    for number, (bed, here) in enumerate(by_bed.items(), 1):
+    for number, ((bed, scale), here) in enumerate(by_bed.items(), 1):
         say(f"measuring steps of {len(here)} jobs on {bed} ({number} of {len(by_bed)} beds)")
-        result = train_on_lab(bed, [case.to_job(table) for case in here], _TIMEOUT_S)
+        result = train_on_lab(bed, [case.to_job(table) for case in here], _TIMEOUT_S, scale=scale)
         cores, machine = result["cores"], result["machine"]
         for case, found in zip(here, result["jobs"], strict=True):
             trained[case.name] = {key: value for key, value in found.items() if key not in ("model", "trace")}

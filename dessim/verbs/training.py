@@ -37,12 +37,11 @@ class Trained:
 
     @property
     def step_s(self) -> float:
-        """Seconds from one step's end to the next one's: the median where workers keep pace with each other, by the
-        last worker's end; where they do not (ps_async), the mean over workers and steps."""
+        """Seconds from one step's end to the next one's, the median: by the last worker's end where workers keep pace
+        with each other; where they do not (ps_async), each worker's own. (Not the mean: the servers' last steps are
+        short, when some workers are done.)"""
         ends = np.array(self.found["ends_s"])
-        if self.found["servers"]:
-            return float((ends[:, -1] - ends[:, 0]).mean() / self.found["steps"])
-        return float(np.median(np.diff(ends.max(axis=0))))
+        return float(np.median(np.diff(ends if self.found["servers"] else ends.max(axis=0))))
 
     @property
     def samples_per_s(self) -> float:

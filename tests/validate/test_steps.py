@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from dessim.cluster import load_cluster
+from dessim.lab import lay_out
 from dessim.sim.device import roofline
 from dessim.trace.schema import Kind
 from dessim.validate.outcome import SPLITS
@@ -90,6 +91,17 @@ def test_bounds_are_those_promised() -> None:
     assert (bounds.median_error, bounds.p95_error) == (0.05, 0.12)
 
 
+def test_beds_are_not_too_fast_for_two_cores() -> None:
+    for case in CASES:
+        cluster = case.cluster()
+        assert 8 * cluster.node.nic.rate * cluster.n_gpus <= 480e6 * (1 + 1e-9), case.name
+        # What is simulated is what the lab builds.
+        ports = lay_out(load_cluster(case.bed), scale=case.scale).ports
+        rates = {port.link: port.rate for port in ports}
+        for link, rate in rates.items():
+            assert rate == pytest.approx(cluster.links.capacity[link] / 0.9564, rel=1e-3), case.name
+
+
 def test_cases_fit_their_beds_and_quick_is_a_small_part() -> None:
     for case in CASES:
         assert case.workers + case.servers == load_cluster(case.bed).n_gpus
@@ -112,7 +124,7 @@ def test_a_step_lasts_no_less_than_its_bytes(measured) -> None:
         captured = captured_of(case, measured)
         step = predict(case, captured, BED.transport, cores=2)
         # All hosts of a bed with like NICs send at once, at best.
-        nic = load_cluster(case.bed).node.nic.capacity
+        nic = case.cluster().node.nic.capacity
         hosts = case.workers + case.servers
         assert step > payload_of(case, captured) / hosts / nic / (1 + 1e-9), case.name
 

@@ -25,7 +25,10 @@ def stream_figure(result: dict[str, Any], csv: Path) -> str:
             "thousand rows/s",
             (("rows_per_s", 1e3, "by the clock", BLUE), ("rows_per_cpu_s", 1e3, "a CPU second", ORANGE)),
         ),
-        ("million", (("table_rows", 1e6, "rows of the table", BLUE), ("candidates", 1e6, "ids that wait", ORANGE))),
+        (
+            "rows, ids (million)",
+            (("table_rows", 1e6, "rows of the table", BLUE), ("candidates", 1e6, "ids that wait", ORANGE)),
+        ),
         ("memory in use (GiB)", (("memory_bytes", 2**30, "", BLUE),)),
         ("progressive AUC", (("auc", 1.0, "", BLUE),)),
     )

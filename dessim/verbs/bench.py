@@ -13,6 +13,7 @@ from typing import Any
 from dessim import lab
 from dessim.cluster import load_cluster
 from dessim.errors import LabError
+from dessim.lab.priority import first
 
 
 def bench_on_lab(bed: str, cases: Sequence[Mapping[str, Any]], timeout: float) -> dict[str, Any]:
@@ -23,21 +24,8 @@ def bench_on_lab(bed: str, cases: Sequence[Mapping[str, Any]], timeout: float) -
     with TemporaryDirectory() as folder:
         asked, out = Path(folder, "cases.json"), Path(folder, "bench.json")
         asked.write_text(json.dumps({"cases": list(cases)}), encoding="utf-8")
-        # Whatever else this machine does should not be measured.
-        command = [
-            "nice",
-            "-n",
-            "-10",
-            sys.executable,
-            "-m",
-            "des_ref.bench",
-            "--device",
-            "cpu",
-            "--cases",
-            str(asked),
-            "--json",
-            str(out),
-        ]
+        program = [sys.executable, "-m", "des_ref.bench", "--device", "cpu"]
+        command = first([*program, "--cases", str(asked), "--json", str(out)])
         with lab.up(load_cluster(bed), scale=1.0, name=f"bench{os.getpid()}") as up:
             done = up.run(command, logs=Path(folder, "logs"), timeout=timeout)
         if done.code:

@@ -18,6 +18,7 @@ import numpy as np
 from dessim import lab
 from dessim.cluster import load_cluster
 from dessim.errors import LabError
+from dessim.lab.priority import first
 from dessim.trace.schema import Collective, sent_factor
 
 GLOO_RUNS = {Collective.REDUCE_SCATTER: Collective.ALL_REDUCE}
@@ -86,7 +87,7 @@ def train_on_lab(
     with TemporaryDirectory() as folder:
         asked, out = Path(folder, "jobs.json"), Path(folder, "steps.json")
         asked.write_text(json.dumps({"jobs": list(jobs)}), encoding="utf-8")
-        command = [sys.executable, "-m", "des_ref.steps", str(asked), "--json", str(out)]
+        command = first([sys.executable, "-m", "des_ref.steps", str(asked), "--json", str(out)])
         with lab.up(load_cluster(bed), scale=scale, name=_LAB) as up:
             before = up.counters()
             done = up.run(command, ranks, logs=Path(folder, "logs"), timeout=timeout)

@@ -1,0 +1,29 @@
+"""What is measured goes first, and otherwise runs as it would."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from dessim.lab.priority import first
+
+SHOW = "import os, sys; print(os.nice(0)); print(open('/proc/self/autogroup').read() if len(sys.argv) > 1 else '')"
+
+
+def test_a_command_runs_as_it_would() -> None:
+    done = subprocess.run(
+        first([sys.executable, "-c", "import sys; print(sys.argv[1]); sys.exit(7)", "a b"]), capture_output=True
+    )
+    assert (done.returncode, done.stdout) == (7, b"a b\n")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may go first")
+def test_its_session_and_the_process_go_first() -> None:
+    grouped = os.path.exists("/proc/self/autogroup")
+    command = first([sys.executable, "-c", SHOW, *(["grouped"] if grouped else [])])
+    nice, group = subprocess.run(command, capture_output=True, text=True, start_new_session=True).stdout.split("\n")[:2]
+    assert int(nice) <= -10
+    assert not grouped or group.endswith("nice -10")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -22,7 +23,7 @@ def test_a_command_runs_as_it_would() -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may go first")
 def test_its_session_and_the_process_go_first() -> None:
-    grouped = os.path.exists("/proc/self/autogroup")
+    grouped = Path("/proc/self/autogroup").exists()
     command = first([sys.executable, "-c", SHOW, *(["grouped"] if grouped else [])])
     nice, group = subprocess.run(command, capture_output=True, text=True, start_new_session=True).stdout.split("\n")[:2]
     assert int(nice) <= -10

@@ -37,7 +37,7 @@ CASE = ("skew", "workers", "strategy")
 COUNTS = ("sent_bytes", "expected_bytes", "copied_bytes", "expected_copied_bytes", "worker_ids", "owner_ids")
 COLUMNS = (*CASE, *COUNTS, "mismatches")
 MARKS = re.compile(r"(<!-- made by plot.py -->\n).*(<!-- end -->)", re.DOTALL)
-EVERY_ID, HOST = "every id", "host"  # what is no strategy of its own
+EVERY_ID, EVERYWHERE, HOST = "every id", "every id, everywhere", "host"  # what is no strategy of its own
 
 
 def compute(study: Path) -> list[dict[str, Any]]:
@@ -64,17 +64,17 @@ def sorted_rows(study: Mapping[str, Any], rows: pd.DataFrame) -> pd.DataFrame:
 def without(study: Mapping[str, Any], rows: pd.DataFrame, case: Mapping[str, Any], against: str) -> tuple[float, float]:
     """Bytes that a case is held against: as counted or recorded, and by formula."""
     model, n = load_model(study["model"]), case["workers"]
-    if against == EVERY_ID:
-        # Each occurrence asks for its row and returns its gradient: no data decide that.
+    if against in (EVERY_ID, EVERYWHERE):
+        # Each occurrence asks for its row and returns its gradient, or goes to everyone: no data decide that.
         sent = (n - 1) / n * study["batch_per_worker"] * model.input.ids_per_sample * (2 * 4 * model.row_width + 8)
-        return sent, sent
+        return (sent, sent) if against == EVERY_ID else (n * sent, n * sent)
     if against == HOST:
         # Each different row of the batch comes from its owner's host and goes back, in every step.
         row = 2 * 4 * (model.row_width + model.row_slots)
         law = ZipfLaw(study["vocabulary"], case["skew"], model.input.fields, offset=0.5)
         draws = n * study["batch_per_worker"] * model.input.ids_per_sample
         return row * case["owner_ids"], row * law.unique(draws) / n
-    other = rows[(rows.skew == case["skew"]) & (rows.workers == n) & (rows.strategy == against)].iloc[0]
+    other = rows[(rows["skew"] == case["skew"]) & (rows.workers == n) & (rows.strategy == against)].iloc[0]
     return float(other.sent_bytes), float(other.expected_bytes)
 
 
@@ -109,7 +109,7 @@ def same(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> bool:
 
 
 def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %".replace("-", "−")
+    return f"{round(100 * value, 1) + 0.0:.1f} %".replace("-", "−")
 
 
 def table(study: Mapping[str, Any], rows: pd.DataFrame) -> str:
@@ -121,8 +121,11 @@ def table(study: Mapping[str, Any], rows: pd.DataFrame) -> str:
     lines = [f"{len(rows)} cases of {study['steps']} steps; all collectives and copies are {verdict}.", ""]
     found = {tuple(f[key] for key in CASE): f for f in findings(study, rows)}
     for n in study["workers"]:
-        lines += [f"**{n} workers**: KiB a worker sends (or copies) in a step, saved as recorded, saved by formula", ""]
-        heads = [f"Zipf {skew:g} | | " for skew in study["skews"]]
+        lines += [
+            f"**{n} workers**: KiB that a worker sends, or copies, in a step; saved as recorded and by formula",
+            "",
+        ]
+        heads = [f"Zipf {skew:g}, KiB | saved | by formula" for skew in study["skews"]]
         lines += [f"| strategy | against | {' | '.join(heads)} |", f"|---|---|{'---:|' * 3 * len(heads)}"]
         for strategy in study["strategies"]:
             cells = []
@@ -134,11 +137,12 @@ def table(study: Mapping[str, Any], rows: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
+# Title, what is in the names of its strategies, and what is not.
 _PANELS = (
-    ("hot rows", ("hot_rows",), ("look_ahead",)),
-    ("look-ahead", ("look_ahead",), ()),
-    ("each row once", ("row_all_to_all", "row_all_gather", "ps_sync"), ("+",)),
-    ("cache, host to GPU", ("cache_rows",), ()),
+    ("hot rows\nagainst none", ("hot_rows",), ("look_ahead",)),
+    ("look-ahead\nagainst row AllToAll", ("look_ahead",), ()),
+    ("each row once\nagainst every id's", ("row_all_to_all", "row_all_gather", "ps_sync"), ("+",)),
+    ("cache, host to GPU\nagainst none", ("cache_rows",), ()),
 )
 _COLORS = ("#0173b2", "#de8f05", "#029e73")
 
@@ -160,8 +164,7 @@ def draw(study: Mapping[str, Any], rows: pd.DataFrame) -> str:
                         x, [100 * f["saved"] for f in own], marker, color=color, ms=5, label=f"{name}, {n} workers"
                     )
             axes.axhline(0, color="#9a9b9c", lw=0.8)
-            against = list(dict.fromkeys(f["against"] for f in found if f["strategy"] in names))
-            axes.set_title(f"{title}\nagainst {', '.join(against)}", loc="left")
+            axes.set_title(title, loc="left")
             axes.set(xlabel="Zipf exponent of the ids", xticks=study["skews"])
             axes.legend(fontsize=5.5, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.2))
         panels[0].set_ylabel("bytes saved (%)")

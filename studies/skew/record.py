@@ -67,7 +67,11 @@ def by_law(plan: Plan, model: Model, workers: int, seen: Sequence[float]) -> tup
     for ids in seen:
         symbols = job | Expected(options, law, ids)(job)
         sent += sum(plan.sent_bytes(symbols, traffic) for traffic in OF_ROWS)
-        copied += sum(formula.evaluate(op.size, symbols) for op in plan.copies)
+        if plan.copies:
+            # Rows come in from the start, and leave once the cache is full.
+            kept = law.unique(min(ids, law.draws_of(workers * options.cache_rows))) / workers
+            moved = {"rows_in": symbols["M"], "rows_out": max(kept + symbols["M"] - options.cache_rows, 0.0)}
+            copied += sum(formula.evaluate(op.size, symbols | {"M": moved[op.name]}) for op in plan.copies)
     return sent / len(seen), copied / len(seen)
 
 

@@ -50,5 +50,5 @@ kills: $(READY)    ## kill training at random moments, resume, compare parameter
 stream: $(READY)   ## learn from 30 million streamed rows: throughput, table and memory over time (a quarter of an hour)
 	@$(BIN)/python tests/bench/stream.py
 
-studies: $(READY)  ## rerun every study: figures and expected results
+studies: $(READY)  ## every study anew, from the recordings it keeps: figures and expected results
 	@for s in studies/*/plot.py; do $(BIN)/python $$s || exit 1; done

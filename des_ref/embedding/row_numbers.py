@@ -26,7 +26,10 @@ class RowNumbers:
     def __init__(self, device: torch.device | str, capacity: int = 0) -> None:
         self._device = torch.device(device)
         self._keys = Growing(torch.int64, device)
-        self._in_use = Growing(torch.bool, device)
+        # 0 of a number that is free; else 1 or 2, indexes in turn: the one that has its key. So a number that is freed
+        # and given out again during a move is not moved once more.
+        self._in_use = Growing(torch.uint8, device)
+        self._turn = 1
         self._freed = Growing(torch.int32, device)
         self._freed_count = 0
         self.end = 0  # all numbers given out so far are below
@@ -63,7 +66,7 @@ class RowNumbers:
             self._replace_index(len(ids))
         rows = self._take(len(ids))
         self._keys.values.index_copy_(0, rows, ids)
-        self._in_use.values.index_fill_(0, rows, True)
+        self._in_use.values.index_fill_(0, rows, self._turn)
         self._slots.place(ids, rows)
         self.move(2 * len(ids))
         self._prepare(len(ids))
@@ -75,7 +78,7 @@ class RowNumbers:
         for slots in (self._slots, self._old):
             if slots is not None:
                 slots.remove(ids, self._keys.values)
-        self._in_use.values.index_fill_(0, rows, False)
+        self._in_use.values.index_fill_(0, rows, 0)
         end = self._freed_count + len(rows)
         self._freed.reserve(end)
         self._freed.values[self._freed_count : end] = rows.to(torch.int32)
@@ -86,8 +89,9 @@ class RowNumbers:
         if self._old is None:
             return
         begin, end = self._moved, min(self._moved + max(count, _SLICE), self._to_move)
-        rows = self._in_use.values[begin:end].nonzero().squeeze(1).add_(begin)
+        rows = (self._in_use.values[begin:end] == 3 - self._turn).nonzero().squeeze(1).add_(begin)
         self._slots.place(self.keys(rows), rows)
+        self._in_use.values.index_fill_(0, rows, self._turn)
         self._moved = end
         if end == self._to_move:
             self._old = None
@@ -98,7 +102,7 @@ class RowNumbers:
         ahead, self._next = self._next, None
         fits = ahead is not None and ahead.has_room(len(self) + more)
         self._old, self._slots = self._slots, ahead if fits else Slots(_size_for(len(self) + more), self._device)
-        self._moved, self._to_move = 0, self.end
+        self._moved, self._to_move, self._turn = 0, self.end, 3 - self._turn
         self.move()
 
     def _prepare(self, added: int) -> None:
@@ -113,8 +117,7 @@ class RowNumbers:
             self._next.touch(int(2 * share * self._next.size))
 
     def _take(self, count: int) -> Tensor:
-        # Numbers below `_to_move` are being moved: one freed and given out again meanwhile would be entered twice.
-        again = min(count, self._freed_count) if self._old is None else 0
+        again = min(count, self._freed_count)
         begin, end = self.end, self.end + count - again
         if end > MOST_ROWS:
             raise UsageError(

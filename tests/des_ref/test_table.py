@@ -184,6 +184,25 @@ def test_memory_of_forgotten_ids_is_used_again() -> None:
     assert table.candidates < 500
 
 
+def test_as_many_keys_that_come_and_go_for_ever_need_no_more_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 60,000 keys 3,000 leave and 3,000 come each step, through many new indexes, which take steps to move into."""
+    monkeypatch.setattr(row_numbers, "_SLICE", 1000)
+    numbers, step, present = RowNumbers("cpu"), 3000, 60_000
+    rows = numbers.add(mix64(torch.arange(present)))
+    moving = 0
+    for begin in range(present, 40 * present, step):
+        numbers.remove(rows[:step])
+        came = mix64(torch.arange(begin, begin + step))
+        rows = torch.cat([rows[step:], numbers.add(came)])
+        moving += numbers._old is not None
+        here = torch.arange(begin + step - present, begin + step)
+        assert torch.equal(numbers.find(mix64(here)), rows)
+        assert int(numbers.find(mix64(here - present)).max()) == -1
+        assert len(numbers) == present and numbers.end == present
+        numbers.move()
+    assert moving > 100
+
+
 def test_a_long_move_of_the_index_is_cut_into_slices() -> None:
     numbers, ids = RowNumbers("cpu"), mix64(torch.arange(530_000))
     numbers.add(ids[:200_000])

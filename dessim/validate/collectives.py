@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from dessim.cluster import Cluster, load_cluster
-from dessim.cluster.parts import Transport
 from dessim.collectives import Options
 from dessim.collectives.schedule import Coming
 from dessim.sim.collective import Routed
 from dessim.sim.engine import simulate
 from dessim.trace.schema import Collective, Kind, Phase
+from dessim.validate.beds import at_scale, cores, scale_for
 from dessim.validate.cases import CollectiveCase, collective_cases
 from dessim.validate.outcome import Outcome
 from dessim.validate.request import Request, Say
@@ -32,28 +32,24 @@ HASH_SEEDS = 51
 _TIMEOUT_S = 400.0  # of a bed
 
 
-def run_collectives(request: Request) -> tuple[list[Outcome], dict[str, list[float]]]:
-    """Outcomes of `[[collectives]]`, and the seconds of each case's iterations by name."""
+def run_collectives(request: Request) -> tuple[list[Outcome], dict[str, Any]]:
+    """Outcomes of `[[collectives]]`; the scale of each bed, and the seconds of each case's iterations by name."""
     cases = collective_cases(request.table, request.splits, request.quick)
     measured = request.measured or _measure(cases, request.say)
-    clusters = {bed: on_transport(load_cluster(bed), request.transport) for bed in {case.bed: None for case in cases}}
+    scales, seconds = measured["scale"], measured["seconds"]
+    clusters = {bed: at_scale(load_cluster(bed), scale, request.transport) for bed, scale in scales.items()}
     outcomes = [
         Outcome(
             case.name,
             "collectives",
             case.split,
             predict(clusters[case.bed], case),
-            float(np.median(measured[case.name])),
+            float(np.median(seconds[case.name])),
         )
         for case in cases
-        if case.name in measured
+        if case.name in seconds
     ]
     return outcomes, measured
-
-
-def on_transport(cluster: Cluster, transport: Transport) -> Cluster:
-    """The cluster with another transport than its file names."""
-    return replace(cluster, transport=transport)
 
 
 def predict(cluster: Cluster, case: CollectiveCase) -> float:
@@ -99,17 +95,18 @@ def _workload(case: CollectiveCase) -> Workload:
     return Workload(case.name, world, tuple(classes), groups, (0,))
 
 
-def _measure(cases: Sequence[CollectiveCase], say: Say) -> dict[str, list[float]]:
-    """Seconds of every iteration, by case; one launch a bed."""
-    measured: dict[str, list[float]] = {}
+def _measure(cases: Sequence[CollectiveCase], say: Say) -> dict[str, Any]:
+    """One launch a bed."""
+    seconds: dict[str, list[float]] = {}
     by_bed: dict[str, list[CollectiveCase]] = {}
     for case in cases:
         by_bed.setdefault(case.bed, []).append(case)
+    clusters = {bed: load_cluster(bed) for bed in by_bed}
+    scales = {bed: scale_for(cluster, cores()) for bed, cluster in clusters.items()}
     for number, (bed, here) in enumerate(by_bed.items(), 1):
-        say(f"measuring {len(here)} collectives on {bed} ({number} of {len(by_bed)} beds)")
-        results: Sequence[Mapping[str, Any]] = bench_on_lab(
-            bed, [case.to_bench(load_cluster(bed).n_gpus) for case in here], _TIMEOUT_S
-        )["results"]
-        for case, result in zip(here, results, strict=True):
-            measured[case.name] = result["all_seconds"]
-    return measured
+        slower = "" if scales[bed] == 1 else f", at {scales[bed]:g} of its rates: this machine has {cores()} cores"
+        say(f"measuring {len(here)} collectives on {bed} ({number} of {len(by_bed)} beds{slower})")
+        asked = [case.to_bench(clusters[bed].n_gpus) for case in here]
+        results: Sequence[Mapping[str, Any]] = bench_on_lab(bed, asked, _TIMEOUT_S, scales[bed])["results"]
+        seconds |= {case.name: result["all_seconds"] for case, result in zip(here, results, strict=True)}
+    return {"scale": scales, "seconds": seconds}

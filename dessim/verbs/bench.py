@@ -16,8 +16,8 @@ from dessim.errors import LabError
 from dessim.lab.priority import first
 
 
-def bench_on_lab(bed: str, cases: Sequence[Mapping[str, Any]], timeout: float) -> dict[str, Any]:
-    """Build `bed`, time `cases` (des_ref/bench_ops.py) on it in one launch, take it down.
+def bench_on_lab(bed: str, cases: Sequence[Mapping[str, Any]], timeout: float, scale: float = 1.0) -> dict[str, Any]:
+    """Build `bed` with its rates times `scale`, time `cases` (des_ref/bench_ops.py) on it in one launch, take it down.
 
     Returns the file that des_ref.bench writes; `timeout` is in seconds. Raises LabError.
     """
@@ -26,7 +26,7 @@ def bench_on_lab(bed: str, cases: Sequence[Mapping[str, Any]], timeout: float) -
         asked.write_text(json.dumps({"cases": list(cases)}), encoding="utf-8")
         program = [sys.executable, "-m", "des_ref.bench", "--device", "cpu"]
         command = first([*program, "--cases", str(asked), "--json", str(out)])
-        with lab.up(load_cluster(bed), scale=1.0, name=f"bench{os.getpid()}") as up:
+        with lab.up(load_cluster(bed), scale=scale, name=f"bench{os.getpid()}") as up:
             done = up.run(command, logs=Path(folder, "logs"), timeout=timeout)
         if done.code:
             raise LabError(f"{bed}: des_ref.bench {_why(done)}")

@@ -10,8 +10,9 @@ from dessim.cluster import load_cluster
 from dessim.errors import LabError, UsageError
 from dessim.lab import lay_out
 from dessim.trace.schema import Collective
+from dessim.validate.beds import at_scale, scale_for
 from dessim.validate.cases import collective_cases
-from dessim.validate.collectives import on_transport, predict
+from dessim.validate.collectives import predict
 from dessim.validate.outcome import SPLITS
 from dessim.validate.request import bounds_of, read_cases
 from dessim.validate.run import validate
@@ -69,10 +70,21 @@ def test_iterations_go_round_all_connections() -> None:
 def test_a_prediction_is_the_same_twice_and_no_faster_than_the_wire(name: str) -> None:
     (case,) = [case for case in CASES if case.name == name]
     cluster = load_cluster(case.bed)
-    once = predict(on_transport(cluster, cluster.transport), case)
+    once = predict(cluster, case)
     assert once == predict(cluster, case)
     n = len(case.jobs[0])
     assert once > case.size * (n - 1) / n / cluster.node.nic.capacity
+
+
+def test_a_small_machine_runs_beds_slower_and_they_are_predicted_so() -> None:
+    cluster = load_cluster("lab/degraded_8")
+    assert scale_for(cluster, 2) == 1.0 and scale_for(load_cluster("lab/two_leaves_4to1"), 4) == 1.0
+    scale = scale_for(cluster, 1)
+    assert scale == pytest.approx(30e6 / 8 / cluster.node.nic.capacity, rel=1e-3)
+    slower = at_scale(cluster, scale, cluster.transport)
+    assert slower.links.capacity == pytest.approx(cluster.links.capacity * scale)
+    (case,) = [case for case in CASES if case.name == "degraded_8: all_gather 2 MiB"]
+    assert predict(slower, case) == pytest.approx(predict(cluster, case) / scale, rel=0.01)
 
 
 def test_two_jobs_take_longer_together() -> None:

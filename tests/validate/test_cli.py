@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 from dessim.calibrate.plan import calibration_cases
 from dessim.cli.app import app
 from dessim.cluster import load_cluster
+from dessim.validate.beds import at_scale
 from dessim.validate.cases import collective_cases
-from dessim.validate.collectives import on_transport, predict
+from dessim.validate.collectives import predict
 from dessim.validate.request import read_cases
 from dessim.validate.run import fit_profile
 from tests.calibrate.test_messages import TRUE, bench
@@ -30,9 +31,8 @@ def measured() -> dict[str, Any]:
     kept: dict[str, Any] = {"calibration": {"cluster": "lab/switch_8", "where": {}, "bench": bench(bed, TRUE)}}
     transport = fit_profile(kept["calibration"]).transport
     cases = collective_cases(read_cases(), ("held_out",), quick=True)
-    kept["collectives"] = {
-        case.name: [predict(on_transport(load_cluster(case.bed), transport), case)] for case in cases
-    }
+    seconds = {case.name: [predict(at_scale(load_cluster(case.bed), 0.5, transport), case)] for case in cases}
+    kept["collectives"] = {"scale": {case.bed: 0.5 for case in cases}, "seconds": seconds}
     return kept
 
 
@@ -47,8 +47,9 @@ def test_measurements_are_predicted_anew_judged_and_kept(measured: dict[str, Any
     assert said["calibration"]["messages"]["n"] == len([c for c in calibration_cases(8)]) - 3  # sums are no messages
     assert len(csv.read_text().splitlines()) == len(said["cases"]) + 1 and figure.exists()
 
-    slower = {name: [1.2 * seconds for seconds in of] for name, of in measured["collectives"].items()}
-    file.write_text(json.dumps({**measured, "collectives": slower}))
+    for of in measured["collectives"]["seconds"].values():
+        of[0] *= 1.2
+    file.write_text(json.dumps(measured))
     broken = run(*words)
     assert broken.exit_code == 3
     assert "median error 16.7% of 15 held-out cases, allowed 5%" in broken.stderr

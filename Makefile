@@ -7,7 +7,7 @@ OUT    ?= demo-out
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types bench race kills stream studies
+.PHONY: help demo test lint types bench studies
 
 help:     ## list the targets
 	@sed -n 's/^\([a-z]*\): *\(.*\)## \(.*\)/  make \1\t\3/p' $(MAKEFILE_LIST) | expand -t 18
@@ -40,15 +40,6 @@ types: $(READY)    ## mypy --strict on dessim
 
 bench: $(READY)    ## race SimGrid (Debian: libsimgrid-dev g++) and time dessim from 8 to 65,536 GPUs
 	@$(BIN)/python tests/bench/run.py
-
-race: $(READY)     ## train beside plain torch and TorchRec: samples a second of every strategy (a quarter of an hour)
-	@$(BIN)/python tests/bench/training.py
-
-kills: $(READY)    ## kill training at random moments, resume, compare parameters (a quarter of an hour)
-	@$(BIN)/python tests/bench/kills.py
-
-stream: $(READY)   ## learn from 30 million streamed rows: throughput, table and memory over time (a quarter of an hour)
-	@$(BIN)/python tests/bench/stream.py
 
 studies: $(READY)  ## every study anew, from the recordings it keeps: figures and expected results
 	@for s in studies/*/plot.py; do $(BIN)/python $$s || exit 1; done

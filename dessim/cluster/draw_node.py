@@ -131,7 +131,7 @@ def margin(
     wire = f"{link.rate * 8 / 1e9:.6g} Gb/s" if network else format_bandwidth(link.rate)
     times = f"{cables} × " if cables > 1 else ""
     slowest, fastest = (format_bandwidth(float(end(links.capacity[members]))) for end in (np.min, np.max))
-    payload = slowest if slowest == fastest else f"{slowest} to {fastest}"
+    payload = slowest if slowest == fastest else f"{_less_unit(slowest, fastest)} to {fastest}"
     sheet.text(MARGIN, y, title, size=12, bold=True)
     sheet.text(MARGIN, y + 17, f"{times}{wire}, payload {payload}", ink=FAINT)
     sheet.text(
@@ -144,3 +144,9 @@ def margin(
         busiest = max((kind, *also), key=sheet.heat.share)
         sheet.box(Box(LEFT - 80, y + 25, 20, 9), "", sheet.heat.colour(busiest))
         sheet.text(LEFT - 8, y + 34, sheet.heat.percent(busiest), anchor="end", bold=True)
+
+
+def _less_unit(text: str, other: str) -> str:
+    """A quantity without its unit, where the other one, which follows, has the same."""
+    number, _, unit = text.partition(" ")
+    return number if other.endswith(f" {unit}") else text

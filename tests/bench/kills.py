@@ -1,4 +1,4 @@
-"""`make kills`: training that is killed at random moments, again and again, and goes on to the same parameters.
+"""Training that is killed at random moments, again and again, and goes on to the same parameters.
 
     python tests/bench/kills.py     # 25 kills on 2 ranks, 25 on 4, 3 under torchrun; writes the table of
                                     # docs/checkpoints.md
@@ -42,7 +42,7 @@ from tests.bench.tables import with_tables  # noqa: E402
 from tests.bench.trainers import Run  # noqa: E402
 
 PAGE = ROOT / "docs" / "checkpoints.md"
-BEGIN = "<!-- begin: written by make kills -->"
+BEGIN = "<!-- begin: written by tests/bench/kills.py -->"
 
 CLOSE = 1e-12
 SILENCE_S = 20.0  # that ranks bear

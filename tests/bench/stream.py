@@ -1,4 +1,4 @@
-"""`make stream`: 30 million rows, learnt from as they come: throughput, table and memory from the first to the last.
+"""30 million rows, learnt from as they come: throughput, table and memory from the first to the last.
 
     python tests/bench/stream.py                  # ten minutes; writes docs/streaming.{json,csv,svg} and its table
     python tests/bench/stream.py --rows 3e6       # shorter; writes nothing
@@ -36,7 +36,7 @@ from tests.bench.stream_figure import stream_figure  # noqa: E402
 from tests.bench.tables import with_tables  # noqa: E402
 
 PAGE = ROOT / "docs" / "streaming.md"
-BEGIN = "<!-- begin: written by make stream -->"
+BEGIN = "<!-- begin: written by tests/bench/stream.py -->"
 BATCH, EVERY, TENTHS = 15_000, 50, 10
 ROWS, WARM_UP = 30_000_000, 6_000_000
 MEMORY = 2 << 30  # bytes: the most that the process may have in use

@@ -1,4 +1,4 @@
-"""What `make stream` makes of the trainer's reports, and that the page has what it made last."""
+"""What `python tests/bench/stream.py` makes of the trainer's reports, and that the page has what it made last."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`make race`: samples a second of every strategy, of plain torch and of TorchRec, in one run on this machine.
+"""Samples a second of every strategy, of plain torch and of TorchRec, in one run on this machine.
 
     python tests/bench/training.py                       # all of it, a few minutes; writes docs/training_speed.md
     python tests/bench/training.py --model fm --only des # writes nothing
@@ -43,7 +43,7 @@ PAGE = ROOT / "docs" / "training_speed.md"
 FIELDS, WIDTH, VOCABULARY, SKEW, RATE = 39, 16, 1e6, 1.05, 0.05
 BATCH, BATCHES, WARM_UP, STEPS, ROUNDS = 4096, 24, 24, 16, 5
 PATIENCE_S = 300.0  # of servers
-BEGIN = "<!-- begin: written by make race -->"
+BEGIN = "<!-- begin: written by tests/bench/training.py -->"
 OPERATORS: dict[str, list[dict[str, Any]]] = {
     "fm": [{"kind": "lr"}, {"kind": "fm"}],
     "deepfm": [{"kind": "lr"}, {"kind": "fm"}, {"kind": "mlp", "widths": [400, 400, 400]}],

@@ -49,4 +49,4 @@ def test_a_step_allocates_what_its_plan_says(name: str, strategy: str, batch: in
             peak = max(peak, held)
     rows = {"U": float(counts.rows), "u": float(counts.rows)}
     measured = model.symbols(1, batch) | rows | {"m": counts.ids_held / batch, "q": counts.pairs / batch}
-    assert memory_of(trainer.plan, measured).activations == pytest.approx(peak, rel=0.15)
+    assert memory_of(trainer.plan, measured).activations == pytest.approx(peak, rel=0.2)

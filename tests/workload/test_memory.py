@@ -69,10 +69,10 @@ def test_activations_of_des_counted_by_hand() -> None:
         "ids, sent and received": ids * 8 + ids * 12 + n * 8,
         "labels": batch * 4,
         "lookup": 4 * ids * 8 + rows * (8 + 16 * 4),
-        "partials": pairs * (15 + 100) * 4 + batch * wire * 4,
+        "partials": pairs * 15 * 4 + batch * wire * 4,
         "tail": batch * 150 * 4,
         "its backward": (batch * wire + tail) * 4,
-        "local backward": ids * 15 * 4 + rows * 16 * 4 + 100 * 150 * 4,
+        "local backward": ids * 3 * 8 + rows * 16 * 4 + 100 * 150 * 4,
     }
     assert memory_of(plan("des_all_reduce", model), symbols).activations == pytest.approx(sum(by_hand.values()))
 

@@ -14,7 +14,7 @@ class Lr(OperatorSpec):
     reads: ClassVar[str] = "w"
 
     def costs(self, shape: Shape) -> Costs:
-        return Costs("lr", wire="1", id_flops="2", finish_flops="1", pooled_flops="F", id_grads="1")
+        return Costs("lr", wire="1", id_flops="2", finish_flops="1", pooled_flops="F")
 
 
 class Fm(OperatorSpec):
@@ -29,8 +29,7 @@ class Fm(OperatorSpec):
             id_flops="3*D",
             finish_flops="2*D+2",
             pooled_flops="3*F*D",
-            id_floats="D",
-            id_grads="3*D+1",  # of the sum, of the squares, and both together
+            row_grads="2*D+1",  # of what is summed, and of the squares
             bag_floats=1,
         )
 
@@ -49,8 +48,7 @@ class Nfm(OperatorSpec):
             id_flops="3*D",
             finish_flops="3*D",
             pooled_flops="2*F*D + 3*D",
-            id_floats="D",
-            id_grads="3*D",
+            row_grads="D",  # of the squares; what the layers kept is gone by then
             bag_floats=shape.width,
             dense=perceptron(shape.width, self.widths) + Dense(units=2 * shape.width),
         )

@@ -74,7 +74,7 @@ class Costs:
     `pooled_flops`: FLOPs a sample of the whole operator over pooled field vectors, where it is not substituted, without
         `dense`.
     `id_floats`, `pair_floats`: floats of each id, each such pair, that the local partial keeps for its backward.
-    `id_grads`: floats of each id that its backward makes.
+    `id_grads`, `row_grads`: floats of each id, each different one, that its backward makes.
     `shared_weights`: floats of replicated weights that feed on local partials, whose gradient is itself a partial sum.
     `owned_weights`: floats of weights that live with the rows of their field, a share 1/N on each worker.
     `rounds`: what must be summed before the partials can be finished.
@@ -92,6 +92,7 @@ class Costs:
     id_floats: str = "0"
     pair_floats: str = "0"
     id_grads: str = "0"
+    row_grads: str = "0"
     shared_weights: str = "0"
     owned_weights: str = "0"
     rounds: tuple[Round, ...] = ()

@@ -32,8 +32,7 @@ class Cross(OperatorSpec):
             pair_flops=f"2*D*{scalars}",
             finish_flops=f"{3 * self.layers + 2}",
             pooled_flops=f"2*F*D*{scalars}",
-            pair_floats=f"D+{scalars}",
-            id_grads="D",
+            pair_floats="D",
             shared_weights=f"{scalars}*F*D",
             dense=Dense(weights=self.layers * shape.pooled, units=2 * self.layers),
         )
@@ -63,7 +62,6 @@ class CrossV2(EitherWay):
                 pair_flops=f"2*D*{r}",
                 pooled_flops=f"{self.layers}*F*D*{4 * r + 4}",
                 pair_floats="D",
-                id_grads="D",
                 owned_weights=f"{self.layers * (2 * r + 1) + 1}*F*D",
                 rounds=(leg,) * self.layers,
             )
@@ -106,7 +104,6 @@ class Cin(OperatorSpec):
             id_flops="D",
             pooled_flops=f"F*({' + '.join(flops)})",
             pair_floats="D",
-            id_grads="D",
             shared_weights=f"{sum(self.widths)}",
             owned_weights=f"{weights}*F",
             # Round k brings x^{k-1}, with which a leg makes its part of x^k.

@@ -42,8 +42,7 @@ class Fvae(OperatorSpec):
             id_flops="D",
             pair_flops=f"2*D*{first}",
             finish_flops=f"{8 * self.latent}",
-            pair_floats="D" if shape.by_field else f"D+{first}",
-            id_grads="D",
+            pair_floats="D",
             shared_weights="0" if shape.by_field else f"{first}*F*D",
             owned_weights=f"{first}*F*D" if shape.by_field else "0",
             # Mean and log variance; deviation, noise and code; their squares and exponentials.

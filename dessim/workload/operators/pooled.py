@@ -18,8 +18,8 @@ from dessim.workload.operators.base import (
 
 # The pooled vectors of all fields, by how they are pooled.
 OPERANDS = {
-    "sum": Costs("operand", wire="F*D", id_flops="D", id_grads="D"),
-    "mean": Costs("operand", wire="F*D", id_flops="2*D", id_grads="2*D"),
+    "sum": Costs("operand", wire="F*D", id_flops="D"),
+    "mean": Costs("operand", wire="F*D", id_flops="2*D"),
     "max": Costs("operand", wire="F*D", id_flops="D", id_grads="D", rounds=(Round("F*D", "2*D", "D", returns=False),)),
     "attention": Costs(
         "operand",
@@ -68,7 +68,6 @@ class FmFields(OperatorSpec):
             finish_flops="2*D+2",
             pooled_flops="3*F*D",
             pair_floats="D",
-            id_grads="D",
         )
 
 
@@ -88,8 +87,7 @@ class Mlp(EitherWay):
             id_flops="D",
             pair_flops="2*D*H1",
             pooled_flops="2*F*D*H1",
-            pair_floats="D" if shape.by_field else "D+H1",
-            id_grads="D",
+            pair_floats="D",
             shared_weights="0" if shape.by_field else "H1*F*D",
             owned_weights="H1*F*D" if shape.by_field else "0",
             dense=tower(self.widths),

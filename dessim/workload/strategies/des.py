@@ -116,7 +116,9 @@ def _plan(name: str, model: Model, scatter: bool) -> Plan:
             flops=f"2*(B*m/N)*({per_id}) + 2*B*q*({per_pair})",
             mem=f"3*(B*m/N)*{read}*s + {buffer} + (U/N)*{read}*s + 2*({below})*s",
             kernels=20,
-            keeps=f"(B*m/N)*{largest(costs, 'id_grads')}*s + (U/N)*{read}*s + ({below})*s",
+            # Which occurrences an id has, found by sorting them, and gradients.
+            keeps=f"(B*m/N)*(3*k + {largest(costs, 'id_grads')}*s) + (U/N)*({read} + {largest(costs, 'row_grads')})*s "
+            f"+ ({below})*s",
         )
     )
     ops += _rounds_backward(rounds)

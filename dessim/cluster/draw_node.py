@@ -131,7 +131,7 @@ def margin(
     wire = f"{link.rate * 8 / 1e9:.6g} Gb/s" if network else format_bandwidth(link.rate)
     times = f"{cables} × " if cables > 1 else ""
     slowest, fastest = (format_bandwidth(float(end(links.capacity[members]))) for end in (np.min, np.max))
-    payload = slowest if slowest == fastest else f"{_less_unit(slowest, fastest)} to {fastest}"
+    payload = slowest if slowest == fastest else f"{_less_unit(slowest, fastest)}–{fastest}"
     sheet.text(MARGIN, y, title, size=12, bold=True)
     sheet.text(MARGIN, y + 17, f"{times}{wire}, payload {payload}", ink=FAINT)
     sheet.text(

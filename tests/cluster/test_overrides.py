@@ -39,7 +39,7 @@ def test_named_cables_change_one_by_one_with_their_switch() -> None:
     assert links.latency[changed] == pytest.approx([3.5e-6] * 3)
     assert check(cluster) == []
     assert describe(cluster)["links"]["leaf_up"]["fastest_GBps"] == 10
-    assert "payload 4 GB/s to 10 GB/s" in draw(cluster)
+    assert "payload 4–10 GB/s" in draw(cluster)
 
 
 def test_the_last_override_of_a_link_counts() -> None:

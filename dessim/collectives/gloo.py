@@ -46,17 +46,17 @@ def gloo_all_reduce(layout: Layout, size: float) -> Iterator[Stage]:
 def gloo_all_gather(layout: Layout, size: float) -> Iterator[Stage]:
     """n-1 stages of two halves; between two ranks the later one's second half goes with the other's first."""
     if layout.n == 2:
-        later = [(1, 0, 2), (1, 0, 3), (0, 1, 0), (0, 1, 1)]  # from, to, half of S
-        for number, messages in enumerate((later[:1], later[1:3], later[3:])):
-            src, dst, half = np.array(messages, dtype=np.int64).T
-            yield Stage(
-                pattern=("gloo pair", number),
-                src=src,
-                dst=dst,
-                size=np.full(len(src), size / 4),
-                carries=_these(half),
-                pieces=4,
-            )
+        # From, to, quarter of S, after which of these.
+        src, dst, quarter, after = np.array([(1, 0, 2, -1), (1, 0, 3, 0), (0, 1, 0, 0), (0, 1, 1, 2)], dtype=np.int64).T
+        yield Stage(
+            pattern=("gloo pair",),
+            src=src,
+            dst=dst,
+            size=np.full(4, size / 4),
+            carries=_these(quarter),
+            pieces=4,
+            after=after,
+        )
         return
     yield from _ring(layout.n, size, 1, towards=1, first=0, reduce=False)
 

@@ -5,8 +5,22 @@ with lab.up(load_cluster("lab/switch_4"), scale=1.0) as bed:
 """
 
 from dessim.lab.bed import Bed, down, down_all, find, up
+from dessim.lab.build import burst_of
 from dessim.lab.counters import Counter, between
 from dessim.lab.launch import Finished
 from dessim.lab.layout import QUEUES, Layout, lay_out
 
-__all__ = ["QUEUES", "Bed", "Counter", "Finished", "Layout", "between", "down", "down_all", "find", "lay_out", "up"]
+__all__ = [
+    "QUEUES",
+    "Bed",
+    "Counter",
+    "Finished",
+    "Layout",
+    "between",
+    "burst_of",
+    "down",
+    "down_all",
+    "find",
+    "lay_out",
+    "up",
+]

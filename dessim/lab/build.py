@@ -125,8 +125,13 @@ def _turns(device: str, hosts: int) -> list[str]:
     return lines
 
 
+def burst_of(rate: float) -> float:
+    """Bytes of frames that a link of `rate` bytes/s lets pass at once after a pause."""
+    return max(_BURST_S * rate, _BURST_FRAMES * (MTU + 14))
+
+
 def _tbf(layout: Layout, port: Port) -> str:
-    burst = max(_BURST_S * port.rate, _BURST_FRAMES * (MTU + 14))
+    burst = burst_of(port.rate)
     shallow = layout.queue == "shallow" and port.space not in layout.hosts
     limit = port.rate * _SHALLOW_S + burst if shallow else _DEEP_BYTES
     return f"tbf rate {8 * port.rate:.0f}bit burst {burst:.0f} limit {limit:.0f}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
+from dessim import lab
 from dessim.cluster import Cluster
 from dessim.cluster.parts import Transport
 from dessim.cluster.scaled import scaled
@@ -30,6 +31,11 @@ def scale_for(cluster: Cluster, n_cores: int) -> float:
 
 
 def at_scale(cluster: Cluster, scale: float, transport: Transport) -> Cluster:
-    """The cluster as the lab builds it at that scale, with another transport than its file names."""
+    """The cluster as the lab builds it at that scale, with a transport that was calibrated on a bed of slow links.
+
+    The burst of fast links is larger, as the lab's shapers have it.
+    """
     slower = scaled(scaled(cluster, "nic_rate", scale), "uplink_rate", scale) if scale != 1.0 else cluster
-    return replace(slower, transport=transport)
+    slowest = min(node.nic.rate for node in slower.nodes)
+    burst = transport.burst * lab.burst_of(slowest) / lab.burst_of(0.0)
+    return replace(slower, transport=replace(transport, burst=burst))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -87,11 +88,16 @@ def test_a_small_machine_runs_beds_slower_and_they_are_predicted_so() -> None:
     assert predict(slower, case) == pytest.approx(predict(cluster, case) / scale, rel=0.01)
 
 
+def test_fast_links_let_larger_bursts_pass_as_the_lab_builds_them() -> None:
+    for bed, frames in (("lab/switch_8", 9084), ("lab/switch_4", 9084), ("lab/switch_2", 12_500)):
+        cluster = load_cluster(bed)
+        transport = at_scale(cluster, 1.0, replace(cluster.transport, burst=9084.0)).transport
+        assert transport.burst == pytest.approx(frames), bed
+
+
 def test_two_jobs_take_longer_together() -> None:
     (case,) = [case for case in CASES if case.name == "two_leaves_4to1, 2 jobs: all_reduce 4 MiB"]
     cluster = load_cluster(case.bed)
-    from dataclasses import replace
-
     assert predict(cluster, case) > 1.5 * predict(cluster, replace(case, jobs=case.jobs[:1]))
 
 

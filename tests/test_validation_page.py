@@ -32,7 +32,9 @@ def test_recorded_collectives_are_predicted_as_the_page_says() -> None:
     assert not broken(outcomes, bounds_of(read_cases()))
     for split, kinds in summaries(outcomes).items():
         for kind, found in kinds.items():
-            row = f"| {split.replace('_', '-')} | {kind} | {found.n} | {found.median_error:.1%} | {found.p95_error:.1%} |"
+            row = (
+                f"| {split.replace('_', '-')} | {kind} | {found.n} | {found.median_error:.1%} | {found.p95_error:.1%} |"
+            )
             assert row in PAGE, row
     held_out = summaries(outcomes)["held_out"]["collectives"]
     said = f"median error {held_out.median_error:.1%}, 95th percentile {held_out.p95_error:.1%}"

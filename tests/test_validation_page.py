@@ -1,4 +1,4 @@
-"""docs/validation.md: its links lead somewhere; the measurements beside it, predicted anew, give the errors it names."""
+"""docs/validation.md: links lead somewhere; measurements beside it, predicted anew, give the errors it names."""
 
 from __future__ import annotations
 

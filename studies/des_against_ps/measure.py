@@ -1,0 +1,42 @@
+"""Train every case of study.toml for real on the lab, after traces and a calibration to predict it from.
+
+    sudo .venv/bin/python studies/des_against_ps/measure.py     # writes measured.json, about 4 minutes; see docs/lab.md
+
+The calibration is that of `dessim validate --lab`: single messages between 8 hosts at 50 Mb/s.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from dessim.errors import DessimError
+from dessim.files import read_toml, write_json
+from dessim.validate.request import read_cases
+from dessim.validate.step_cases import step_cases
+from dessim.validate.steps import measure
+from dessim.verbs.calibrate import measure_on_lab
+
+HERE = Path(__file__).parent
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def main() -> int:
+    os.chdir(HERE)  # beds of our own are paths from here
+    study = read_toml(Path("study.toml"))
+    try:
+        calibration = measure_on_lab(read_cases()["calibration"]["bed"], say)
+        measured = measure(study, step_cases(study, ["held_out"], quick=False), say)
+    except DessimError as error:
+        say(f"des_against_ps: {error}")
+        return error.exit_code
+    write_json(Path("measured.json"), {"calibration": calibration, **measured})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

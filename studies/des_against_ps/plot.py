@@ -1,0 +1,198 @@
+"""DES against parameter servers on the lab: samples a second and bytes, measured beside predicted.
+
+    python studies/des_against_ps/plot.py            # from measured.json: writes tables, des_against_ps.csv and .svg
+    python studies/des_against_ps/plot.py --update   # and makes what was found the expectation
+
+measure.py makes measured.json. Exits 3 when the findings are not those of expected.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from dessim.calibrate.profile import fit_profile
+from dessim.cluster import load_cluster
+from dessim.files import read_toml, write_json, write_text
+from dessim.results.report import percent
+from dessim.results.rows import data_csv
+from dessim.results.style import INK, house_style, style_of
+from dessim.results.svg import svg_text
+from dessim.units import format_time
+from dessim.validate.step_cases import StepCase, step_cases
+from dessim.validate.steps import captured_of, payload_of, predict
+from dessim.verbs.training import Trained
+
+HERE = Path(__file__).parent
+DES, SERVERS = ("des_all_reduce", "des_reduce_scatter"), ("ps_sync", "ps_async")
+CASE = ("model", "hosts", "rate_Mbps", "strategy", "workers", "servers", "batch")
+FOUND = (
+    *("measured_step_s", "predicted_step_s", "measured_samples_per_s", "predicted_samples_per_s"),
+    *("frame_bytes_per_sample", "planned_bytes_per_sample", "predicted_bytes_per_sample"),
+)
+MARKS = re.compile(r"(<!-- made by plot.py -->\n).*(<!-- end -->)", re.DOTALL)
+
+
+@contextmanager
+def here() -> Iterator[None]:
+    """Beds of our own are paths from here."""
+    before = Path.cwd()
+    os.chdir(HERE)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def compute(study: dict[str, Any], measured: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row a case; numbers to five digits, which no machine's rounding changes."""
+    transport = fit_profile(measured["calibration"]).transport
+    return [_row(case, measured, transport) for case in step_cases(study, ["held_out"], quick=False)]
+
+
+def _row(case: StepCase, measured: dict[str, Any], transport: Any) -> dict[str, Any]:
+    ran, captures = Trained(measured["trained"][case.name]), captured_of(case, measured)
+    batch = case.batch * case.workers
+    step_s = predict(case, captures, transport, measured["cores"])
+    found = (
+        *(ran.step_s, step_s, batch / ran.step_s, batch / step_s),
+        *(ran.frames / batch, ran.payload / batch, payload_of(case, captures) / batch),
+    )
+    bed = load_cluster(case.bed)
+    rate = round(8e-6 * bed.node.nic.rate)
+    return dict(
+        zip(CASE, (case.model, bed.n_gpus, rate, case.strategy, case.workers, case.servers, batch), strict=True)
+    ) | {key: float(f"{value:.5g}") for key, value in zip(FOUND, found, strict=True)}
+
+
+def compared(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each way of DES against each way of serving: how many times as fast, and the share of bytes saved."""
+    found = []
+    for row in rows:
+        if row["strategy"] not in DES:
+            continue
+        for other in rows:
+            if other["strategy"] in SERVERS and all(row[key] == other[key] for key in ("model", "hosts", "rate_Mbps")):
+                found.append(
+                    {
+                        **{key: row[key] for key in ("model", "hosts", "rate_Mbps", "strategy")},
+                        "against": other["strategy"],
+                        **{
+                            f"{how}_speedup": _round(row[f"{how}_samples_per_s"] / other[f"{how}_samples_per_s"])
+                            for how in ("measured", "predicted")
+                        },
+                        "measured_saved": _round(1 - row["frame_bytes_per_sample"] / other["frame_bytes_per_sample"]),
+                        "predicted_saved": _round(
+                            1 - row["predicted_bytes_per_sample"] / other["predicted_bytes_per_sample"]
+                        ),
+                    }
+                )
+    return found
+
+
+def _round(value: float) -> float:
+    return float(f"{value:.4g}")
+
+
+def table(rows: list[dict[str, Any]], pairs: list[dict[str, Any]], machine: str) -> str:
+    """Two tables in Markdown: every case, and DES against each way of serving."""
+    lines = [
+        f"Measured on {machine}.",
+        "",
+        "| model | hosts | Mb/s | strategy | step, measured | predicted | error | samples/s, measured | predicted "
+        "| KB a sample, counted | predicted |",
+        "|---|---:|---:|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        step, said = row["measured_step_s"], row["predicted_step_s"]
+        lines.append(
+            f"| {row['model']} | {row['hosts']} | {row['rate_Mbps']} | {style_of(row['strategy']).label} "
+            f"| {format_time(step, 3)} | {format_time(said, 3)} | {percent(said / step - 1, signed=True)} "
+            f"| {row['measured_samples_per_s']:,.0f} | {row['predicted_samples_per_s']:,.0f} "
+            f"| {row['frame_bytes_per_sample'] / 1e3:.2f} | {row['predicted_bytes_per_sample'] / 1e3:.2f} |"
+        )
+    lines += [
+        "",
+        "| model | hosts | Mb/s | | against | times as fast, measured | predicted | bytes saved, counted | predicted |",
+        "|---|---:|---:|---|---|---:|---:|---:|---:|",
+    ]
+    for pair in pairs:
+        lines.append(
+            f"| {pair['model']} | {pair['hosts']} | {pair['rate_Mbps']} | {style_of(pair['strategy']).label} "
+            f"| {style_of(pair['against']).label} | **{pair['measured_speedup']:.2f}** "
+            f"| {pair['predicted_speedup']:.2f} | **{percent(pair['measured_saved'])}** "
+            f"| {percent(pair['predicted_saved'])} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _group(pair: dict[str, Any]) -> tuple[str, int, int, str]:
+    return pair["model"], pair["hosts"], pair["rate_Mbps"], pair["against"]
+
+
+def draw(pairs: list[dict[str, Any]]) -> str:
+    """The figure as SVG text: speed-ups and bytes saved, measured filled, predicted open."""
+    names = list(dict.fromkeys(_group(pair) for pair in pairs))
+    labels = [
+        f"{model}, {hosts} x {rate} Mb/s, {'async' if to == 'ps_async' else 'sync'}" for model, hosts, rate, to in names
+    ]
+    with house_style() as plt:
+        figure, (left, right) = plt.subplots(1, 2, figsize=(9.2, 4.4), sharey=True)
+        for axes, what, scale in ((left, "speedup", 1.0), (right, "saved", 100.0)):
+            for strategy, offset in zip(DES, (-0.14, 0.14), strict=True):
+                look = style_of(strategy)
+                mine = [pair for pair in pairs if pair["strategy"] == strategy]
+                places = [names.index(_group(pair)) + offset for pair in mine]
+                for how, fill in (("measured", look.color), ("predicted", "none")):
+                    axes.scatter(
+                        [scale * pair[f"{how}_{what}"] for pair in mine],
+                        places,
+                        s=34 if how == "measured" else 90,
+                        marker=look.marker,
+                        facecolor=fill,
+                        edgecolor=look.color,
+                        zorder=3,
+                        label=f"{look.label}, {how}",
+                    )
+            axes.grid(True, axis="both")
+        left.axvline(1.0, color=INK, lw=0.8)
+        left.set_yticks(range(len(names)), labels)
+        left.set(xlabel="times as fast as parameter servers", ylim=(len(names) - 0.5, -0.5), xlim=(0, None))
+        right.set(xlabel="bytes saved (%)")
+        right.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+        return svg_text(figure, "DES against parameter servers")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--update", action="store_true", help="make what was found the expectation")
+    parser.add_argument("--out", type=Path, default=HERE, help="folder for what is written (default: here)")
+    options = parser.parse_args(arguments)
+    study, measured = read_toml(HERE / "study.toml"), json.loads((HERE / "measured.json").read_text("utf-8"))
+    with here():
+        rows = compute(study, measured)
+    pairs = compared(rows)
+    found = {"rows": rows, "compared": pairs}
+    made = table(rows, pairs, measured["machine"])
+    readme = MARKS.sub(lambda marks: marks[1] + made + marks[2], (HERE / "README.md").read_text("utf-8"))
+    write_text(options.out / "README.md", readme)
+    write_text(options.out / "des_against_ps.csv", f"# {measured['machine']}\n" + data_csv(rows, (*CASE, *FOUND)))
+    write_text(options.out / "des_against_ps.svg", draw(pairs))
+    print(made, end="")
+    if options.update:
+        write_json(HERE / "expected.json", found)
+    elif json.loads((HERE / "expected.json").read_text("utf-8")) != found:
+        print("des_against_ps: findings differ from expected.json", file=sys.stderr)
+        return 3
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,26 @@
+"""The study of DES against parameter servers: its README is what was measured."""
+
+from __future__ import annotations
+
+import pytest
+
+STUDY = "des_against_ps"
+
+
+@pytest.mark.slow
+def test_it_finds_what_it_expects_and_changes_no_byte(folder, plot, tmp_path):
+    assert plot.main(["--out", str(tmp_path)]) == 0
+    for name in ("README.md", "des_against_ps.csv"):
+        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes(), name
+
+
+def test_the_answer_is_what_was_found(folder, expected):
+    pairs = [p for p in expected["compared"] if (p["strategy"], p["against"]) == ("des_all_reduce", "ps_sync")]
+    fm, deepfm = ([p for p in pairs if p["model"] == model] for model in ("fm", "deepfm"))
+    speedups = sorted(round(p["measured_speedup"], 1) for p in fm)
+    assert (speedups[0], speedups[-1]) == (3.6, 4.5)
+    assert [round(100 * p["measured_saved"]) for p in deepfm] == [53, 35, 35]
+    off = sorted(p["predicted_speedup"] / p["measured_speedup"] - 1 for p in expected["compared"])
+    text = (folder / "README.md").read_text()
+    assert "3.6 to 4.5 times as fast" in text
+    assert f"{100 * off[0]:.0f} to {100 * off[-1]:.0f} %" in text

@@ -1,0 +1,26 @@
+"""The study of predicted steps: its README says how far off they are, and where the bound is not met."""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+
+STUDY = "lab_steps"
+
+
+@pytest.mark.slow
+def test_predicted_anew_it_changes_no_byte(folder, plot, tmp_path):
+    assert plot.main(["--out", str(tmp_path)]) == 0
+    for name in ("README.md", "lab_steps.csv"):
+        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes(), name
+
+
+def test_the_answer_is_what_was_found(folder):
+    rows = list(csv.DictReader((folder / "lab_steps.csv").read_text().splitlines()))
+    errors = np.abs([float(row["predicted_s"]) / float(row["measured_s"]) - 1 for row in rows])
+    text = (folder / "README.md").read_text()
+    assert f"By {100 * np.median(errors):.1f} % (median of {len(errors)} held-out steps" in text
+    assert f"95th percentile is {100 * np.percentile(errors, 95):.0f} %" in text
+    assert (errors > 0.12).sum() == 5 and "Five steps are off by more than 12 %" in text

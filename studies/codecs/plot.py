@@ -1,0 +1,199 @@
+"""What codecs save on the wire, what they cost in AUC, and what a step with them would take on a cluster.
+
+    python studies/codecs/plot.py            # tables, codecs.svg and prices.csv from codecs.csv; checks expected.json
+    python studies/codecs/plot.py --update   # and makes what it found the expectation
+    python studies/codecs/plot.py --train    # first trains everything anew (36 trainings, most of an hour): codecs.csv
+
+Reads study.toml. Exits 3 when a byte is not the formula's, or the findings are not those of expected.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import re
+import sys
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from dessim.cluster import load_cluster
+from dessim.files import write_json, write_text
+from dessim.results.rows import data_csv
+from dessim.results.style import FAINT, house_style
+from dessim.results.svg import svg_text
+from dessim.units import format_size, format_time
+from dessim.verbs.project import project
+from dessim.verbs.projection import Projection
+from dessim.workload.codecs import parse_codes
+from dessim.workload.model import load_model
+from dessim.workload.scale import Job
+
+HERE = Path(__file__).parent
+MEASURED = ("auc", "logloss", "sent_bytes", "recorded_bytes", "formula_bytes", "sparsity")
+COLUMNS = ("name", "codec", "seed", *MEASURED)
+PRICES = ("cluster", "name", "codec", "gpus", "sent_bytes", "step_s", "compute_s", "exposed_comm_s")
+MARKS = re.compile(r"(<!-- made by plot.py -->\n).*(<!-- end -->)", re.DOTALL)
+Row = dict[str, Any]
+
+
+def train(study: Mapping[str, Any], runs: Path) -> list[Row]:
+    """A row of codecs.csv for each codec and seed."""
+    sys.path.insert(0, str(HERE))
+    from trainings import result
+
+    rows = []
+    for codec in study["codecs"]:
+        for seed in study["seeds"]:
+            found = result(study, codec, seed, runs)
+            pruned = found["sparsity_by_op"].values()
+            sizes = (round(found[key]) for key in ("sent_bytes", "recorded_bytes", "formula_bytes"))
+            values = (
+                round(found["auc"], 5),
+                round(found["logloss"], 5),
+                *sizes,
+                round(mean(pruned), 4) if pruned else "",
+            )
+            rows.append(dict(zip(COLUMNS, (codec["name"], codec["codec"], seed, *values), strict=True)))
+            print(f"{codec['name']}, seed {seed}: AUC {found['auc']:.4f}", file=sys.stderr)
+    return rows
+
+
+def read(file: Path) -> list[Row]:
+    """The rows of codecs.csv."""
+    with file.open(encoding="utf-8", newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    return [row | {key: float(row[key]) for key in MEASURED if row[key]} | {"seed": int(row["seed"])} for row in rows]
+
+
+def findings(study: Mapping[str, Any], rows: Sequence[Row]) -> list[Row]:
+    """Of each codec: bytes and how many fewer than fp32, AUC and log loss, and what AUC it loses on the same seeds."""
+    found = []
+    exact = {row["seed"]: row for row in rows if row["codec"] == "fp32"}
+    for codec in study["codecs"]:
+        mine = [row for row in rows if row["codec"] == codec["codec"]]
+        lost = [exact[row["seed"]]["auc"] - row["auc"] for row in mine]
+        sent = mean(row["sent_bytes"] for row in mine)
+        pruned = [row["sparsity"] for row in mine if row["sparsity"] != ""]
+        found.append(
+            {
+                "name": codec["name"],
+                "codec": codec["codec"],
+                "trainings": len(mine),
+                "sent_bytes": round(sent),
+                "saved": round(1 - sent / mean(row["sent_bytes"] for row in exact.values()), 4),
+                "bytes_match": all(row["recorded_bytes"] == row["formula_bytes"] for row in mine),
+                "auc": round(mean(row["auc"] for row in mine), 5),
+                "auc_sd": round(stdev(row["auc"] for row in mine), 5),
+                "logloss": round(mean(row["logloss"] for row in mine), 5),
+                "auc_lost": round(mean(lost), 5),
+                "auc_lost_sd": round(stdev(lost), 5),
+                "sparsity": round(mean(pruned), 4) if pruned else None,
+            }
+        )
+    return found
+
+
+def prices(study: Mapping[str, Any]) -> list[Row]:
+    """A simulated step of a larger model with each codec on each cluster."""
+    asked, rows = study["project"], []
+    job = Job.of_model(load_model(asked["model"]))
+    for where in asked["jobs"]:
+        cluster = load_cluster(where["cluster"])
+        for codec in study["codecs"]:
+            codes = parse_codes(codec["codec"])
+            (row,) = project(job, cluster, [asked["strategy"]], [where["gpus"]], codes=codes)
+            assert isinstance(row, Projection)
+            times = (row.breakdown.step_time_s, row.breakdown.compute_s, row.breakdown.exposed_comm_s)
+            about = (where["cluster"], codec["name"], codec["codec"], row.gpus, round(row.bytes_per_worker))
+            rows.append(dict(zip(PRICES, (*about, *(float(f"{t:.5g}") for t in times)), strict=True)))
+    return rows
+
+
+def table(study: Mapping[str, Any], found: Sequence[Row], priced: Sequence[Row]) -> str:
+    """Both tables in Markdown."""
+    lines = [
+        "| on the wire | sent a worker a step | saved | recorded = formula | AUC | log loss | AUC lost | made zero |",
+        "|---|---:|---:|:---:|---:|---:|---:|---:|",
+    ]
+    for f in found:
+        zero = "" if f["sparsity"] is None else f"{100 * f['sparsity']:.1f} %"
+        lost = "" if f["codec"] == "fp32" else f"{f['auc_lost']:+.4f} ± {f['auc_lost_sd']:.4f}".replace("-", "−")
+        cells = (f["name"], format_size(f["sent_bytes"]), f"{100 * f['saved']:.0f} %" if lost else "")
+        cells += ("yes" if f["bytes_match"] else "NO", f"{f['auc']:.4f} ± {f['auc_sd']:.4f}", f"{f['logloss']:.4f}")
+        lines.append("| " + " | ".join((*cells, lost, zero)) + " |")
+    model = study["project"]["model"]
+    for where in study["project"]["jobs"]:
+        lines += [
+            "",
+            f"A step of {model} on {where['gpus']} GPUs of {where['cluster']}, simulated:",
+            "",
+            "| on the wire | sent a worker | step | compute | exposed communication |",
+            "|---|---:|---:|---:|---:|",
+        ]
+        for p in priced:
+            if p["cluster"] == where["cluster"]:
+                times = (format_time(p[key]) for key in ("step_s", "compute_s", "exposed_comm_s"))
+                lines.append("| " + " | ".join((p["name"], format_size(p["sent_bytes"]), *times)) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def draw(study: Mapping[str, Any], found: Sequence[Row]) -> str:
+    """The figure as SVG text: AUC lost against bytes saved."""
+    with house_style() as plt:
+        figure, axes = plt.subplots(figsize=(8.2, 4.2))
+        unit = 1000 * study["unit"]
+        axes.axhspan(-unit, unit, color=FAINT, alpha=0.25, lw=0, label="the field's unit of significance")
+        axes.axhline(0, color=FAINT, lw=0.8)
+        lossy = [f for f in found if f["codec"] != "fp32"]
+        colors = plt.get_cmap("tab20")
+        for i, f in enumerate(lossy):
+            axes.errorbar(
+                100 * f["saved"],
+                1000 * f["auc_lost"],
+                1000 * f["auc_lost_sd"],
+                fmt="osD^vPX<>p*"[i % 11],
+                color=colors(i),
+                capsize=2,
+                label=f["name"],
+            )
+        axes.set(xlabel="bytes saved (%)", ylabel="AUC lost (thousandths)\nmean and deviation over seeds")
+        axes.grid(True, axis="y")
+        axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
+        return svg_text(figure, "What codecs save and what they cost")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--train", action="store_true", help="train everything anew")
+    parser.add_argument("--runs", type=Path, default=Path("out/codecs"), help="keeps trainings that are done")
+    parser.add_argument("--update", action="store_true", help="make what was found the expectation")
+    parser.add_argument("--out", type=Path, default=HERE, help="folder for what is written (default: here)")
+    options = parser.parse_args(arguments)
+
+    study = tomllib.loads((HERE / "study.toml").read_text("utf-8"))
+    if options.train:
+        write_text(HERE / "codecs.csv", data_csv(train(study, options.runs), COLUMNS))
+    found, priced = findings(study, read(HERE / "codecs.csv")), prices(study)
+    made = table(study, found, priced)
+    readme = MARKS.sub(lambda marks: marks[1] + made + marks[2], (HERE / "README.md").read_text("utf-8"))
+    write_text(options.out / "README.md", readme)
+    write_text(options.out / "prices.csv", data_csv(priced, PRICES))
+    write_text(options.out / "codecs.svg", draw(study, found))
+    print(made, end="")
+    if not all(f["bytes_match"] for f in found):
+        print("codecs: recorded bytes are not the formula's", file=sys.stderr)
+        return 3
+    if options.update:
+        write_json(HERE / "expected.json", {"codecs": found, "prices": priced})
+    elif json.loads((HERE / "expected.json").read_text("utf-8")) != {"codecs": found, "prices": priced}:
+        print("codecs: findings differ from expected.json", file=sys.stderr)
+        return 3
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -27,6 +27,8 @@ CASES = [
     ("row_wise", "gradients=bf16,dense=threshold:0.9"),
     ("row_all_to_all", "fp6"),
     ("row_all_to_all", "gradients=pruning:0.7,dense=bf16"),
+    ("row_all_gather", "fp6"),
+    ("row_all_gather", "gradients=pruning:0.7,dense=bf16"),
     ("ps_sync", "fp16"),
     ("ps_sync", "gradients=fp6,dense=pruning:0.8"),
     ("ps_sync", "dense=threshold:0.9"),

@@ -20,7 +20,6 @@ from dessim.workload import formula
 
 Row = dict[str, Any]
 FIGURES = ("auc", "logloss", "validation_auc", "best_epoch")
-COLUMNS = ("codec", "seed", *FIGURES, "sent_bytes", "recorded_bytes", "formula_bytes", "sparsity", "op", "op_sparsity")
 
 
 def result(study: Mapping[str, Any], codec: Mapping[str, str], seed: int, runs: Path) -> Row:

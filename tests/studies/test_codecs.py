@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+
 import pytest
 
 STUDY = "codecs"
@@ -39,16 +42,18 @@ def test_other_findings_exit_3(row, key, value, said, folder, plot, tmp_path, mo
 
 def test_the_bytes_of_a_recorded_training_are_read_from_its_trace(plot, folder, tmp_path, capsys, monkeypatch):
     train = pytest.importorskip("des_ref.train", reason="the trainer needs the [train] extra")
-    monkeypatch.syspath_prepend(str(folder))
-    from trainings import recorded
-
+    # By its path: another study has a trainings.py, too.
+    spec = importlib.util.spec_from_file_location("codecs_trainings", folder / "trainings.py")
+    trainings = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, trainings)
+    spec.loader.exec_module(trainings)
     from dessim.trace.io import load_trace
 
     path = tmp_path / "run.trace"
     flags = ["--data", "synthetic", "--model", "deepfm_ml100k", "--strategy", "des_reduce_scatter", "--codec", "fp6"]
     flags += ["--steps", "8", "--trace", str(path), "--trace-steps", "1", "--trace-warmup", "1", "--device", "cpu"]
     assert train.main(flags) == 0
-    found = recorded(load_trace(path))
+    found = trainings.recorded(load_trace(path))
     assert found["recorded_bytes"] == found["formula_bytes"] > 0
     assert found["sent_bytes"] == 0  # one worker sends nothing
     capsys.readouterr()

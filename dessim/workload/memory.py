@@ -10,7 +10,7 @@ Rows that do not fit may *spill*: their values and optimizer state live in the h
 hottest rows stay on the GPU, ids follow the Zipf law of the model file, and each different row of a step is read once
 and updated once, over a link that carries both directions at a time.
 
-For des_* they are within 25 % of the trainer's highest peak in ten steps (tests/des_ref/test_memory.py).
+For des_* they are within 25 % of the trainer's highest peak in six steps (tests/des_ref/test_memory.py).
 
 With parameter servers on hosts of their own (`served_memory`) a worker keeps no rows and no optimizer state; a server
 keeps 1/S of everything and room for what all workers may have sent it.

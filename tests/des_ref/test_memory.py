@@ -39,9 +39,9 @@ def test_a_step_allocates_what_its_plan_says(name: str, strategy: str, batch: in
         whole = examples.take(torch.arange(batch))
         trainer = STRATEGIES[strategy](Network(model, 1, torch.float32, comm.device), Optimizers(), comm)
         trainer.step(whole)  # the rows and Adam's moments are there now
-        # When a step's threads drop what they are done with varies, and so does its peak: the highest of several counts.
+        # When threads drop what a step is done with varies, and its peak with it: the highest of several counts.
         peaks = []
-        for _ in range(10):
+        for _ in range(6):
             gc.collect()  # what is left of before would count as freed in this step
             with torch.profiler.profile(profile_memory=True) as profile:
                 counts = trainer.step(whole).counts

@@ -11,10 +11,7 @@ are not those of expected.json.
 
 from __future__ import annotations
 
-import argparse
 import io
-import json
-import re
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -23,9 +20,9 @@ from typing import Any
 
 import pandas as pd
 
-from dessim.errors import DessimError
-from dessim.files import read_toml, write_json, write_text
+from dessim.files import read_toml
 from dessim.results.rows import data_csv
+from dessim.results.study import conclude, run_study, study_parser
 from dessim.results.style import FAINT, STRATEGY_STYLE, house_style
 from dessim.results.svg import svg_text
 
@@ -33,7 +30,6 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 from trainings import COLUMNS, CURVE, DES, EQUALITY, ONE, STALENESS, result, trainings  # noqa: E402
 
-MARKS = re.compile(r"(<!-- made by plot.py -->\n).*(<!-- end -->)", re.DOTALL)
 GREY = "#6b6b6b"
 
 
@@ -171,44 +167,24 @@ def train_all(study: Mapping[str, Any], runs: Path) -> tuple[str, str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = study_parser(__doc__, HERE)
     parser.add_argument("--train", action="store_true", help="train everything anew (an hour on two cores)")
     parser.add_argument("--keep", type=Path, help="folder for what --train has so far; it goes on from what is there")
-    parser.add_argument("--update", action="store_true", help="make what was found the expectation")
-    parser.add_argument("--out", type=Path, default=HERE, help="folder for what is written (default: here)")
     parser.add_argument("--study", type=Path, default=HERE / "study.toml", help="default: the one beside this file")
     options = parser.parse_args(arguments)
 
-    study, files = read_toml(options.study), ("accuracy.csv", "curves.csv")
+    study, names = read_toml(options.study), ("accuracy.csv", "curves.csv")
     if options.train:
         with tempfile.TemporaryDirectory() as scratch:
-            texts = list(train_all(study, options.keep or Path(scratch)))
+            texts = train_all(study, options.keep or Path(scratch))
     else:
-        texts = [(HERE / name).read_text("utf-8") for name in files]
-    for name, text in zip(files, texts, strict=True):
-        write_text(options.out / name, text)
-    frames = [pd.read_csv(io.StringIO(text)) for text in texts]
-    made = table(study, frames[0])
-    readme = MARKS.sub(lambda found: found[1] + made + found[2], (HERE / "README.md").read_text("utf-8"))
-    write_text(options.out / "README.md", readme)
-    write_text(options.out / "accuracy.svg", draw(study, *frames))
-    print(made, end="")
-    worst = max(found["apart"] for found in compare(study, frames[0]))
-    if worst > study["equality"]["auc"]:
-        print(f"accuracy: DES and one process are {worst:.1e} apart", file=sys.stderr)
-        return 3
-    found = findings(study, frames[0])
-    if options.update:
-        write_json(HERE / "expected.json", found)
-    elif not same(found, json.loads((HERE / "expected.json").read_text("utf-8"))):
-        print("accuracy: findings differ from expected.json", file=sys.stderr)
-        return 3
-    return 0
+        texts = tuple((HERE / name).read_text("utf-8") for name in names)
+    rows, curves = (pd.read_csv(io.StringIO(text)) for text in texts)
+    files = {**dict(zip(names, texts, strict=True)), "accuracy.svg": draw(study, rows, curves)}
+    worst = max(found["apart"] for found in compare(study, rows))
+    wrong = f"DES and one process are {worst:.1e} apart" if worst > study["equality"]["auc"] else ""
+    return conclude(HERE, options, table(study, rows), files, findings(study, rows), same, wrong)
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except DessimError as error:
-        print(f"accuracy: error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    sys.exit(run_study(main, HERE))

@@ -11,11 +11,9 @@ findings are not those of expected.json.
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -26,8 +24,9 @@ from typing import Any
 import pandas as pd
 
 from dessim.errors import DessimError
-from dessim.files import atomic_path, read_toml, write_json, write_text
+from dessim.files import atomic_path, read_toml
 from dessim.results.rows import data_csv
+from dessim.results.study import conclude, run_study, study_parser
 from dessim.results.style import INK, house_style, style_of
 from dessim.results.svg import svg_text
 from dessim.workload.model import load_model
@@ -38,7 +37,6 @@ HERE = Path(__file__).parent
 DES, PS, SERVED = ("des_all_reduce", "des_reduce_scatter"), "ps_sync", "ps_async"
 CASE = ("ids", "model", "workers", "strategy")
 COLUMNS = (*CASE, "batch_per_worker", "recorded_bytes", "formula_bytes", "dense_bytes", "mismatches")
-MARKS = re.compile(r"(<!-- made by plot.py -->\n).*(<!-- end -->)", re.DOTALL)
 
 
 def compute(study: Path, kept: Path) -> list[dict[str, Any]]:
@@ -183,11 +181,9 @@ def draw(study: Mapping[str, Any], rows: pd.DataFrame) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = study_parser(__doc__, HERE)
     parser.add_argument("--record", action="store_true", help="train every case anew (six minutes on two cores)")
     parser.add_argument("--keep", type=Path, help="folder for what --record has so far; it goes on from what is there")
-    parser.add_argument("--update", action="store_true", help="make what was found the expectation")
-    parser.add_argument("--out", type=Path, default=HERE, help="folder for what is written (default: here)")
     options = parser.parse_args(arguments)
 
     file = HERE / "study.toml"
@@ -197,26 +193,11 @@ def main(arguments: list[str] | None = None) -> int:
     else:
         text = (HERE / "bytes.csv").read_text("utf-8")
     study, rows = read_toml(file), pd.read_csv(io.StringIO(text))
-    made, found, red = f"{table(study, rows)}\n{formulas(study)}", findings(rows), wrong(rows)
-    readme = MARKS.sub(lambda old: old[1] + made + old[2], (HERE / "README.md").read_text("utf-8"))
-    write_text(options.out / "README.md", readme)
-    write_text(options.out / "bytes.csv", text)
-    write_text(options.out / "bytes.svg", draw(study, rows))
-    print(made, end="")
-    if len(red):
-        print(f"bytes: recorded is not planned in\n{red.to_string(index=False)}", file=sys.stderr)
-        return 3
-    if options.update:
-        write_json(HERE / "expected.json", found)
-    elif not same(found, json.loads((HERE / "expected.json").read_text("utf-8"))):
-        print("bytes: findings differ from expected.json", file=sys.stderr)
-        return 3
-    return 0
+    made, red = f"{table(study, rows)}\n{formulas(study)}", wrong(rows)
+    files = {"bytes.csv": text, "bytes.svg": draw(study, rows)}
+    unplanned = f"recorded is not planned in\n{red.to_string(index=False)}" if len(red) else ""
+    return conclude(HERE, options, made, files, findings(rows), same, unplanned)
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except DessimError as error:
-        print(f"bytes: error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    sys.exit(run_study(main, HERE))

@@ -9,20 +9,17 @@ Reads study.toml. Exits 3 when a byte is not the formula's, or the findings are 
 
 from __future__ import annotations
 
-import argparse
 import csv
-import json
-import re
 import sys
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 from dessim.cluster import load_cluster
-from dessim.files import write_json, write_text
+from dessim.files import read_toml, write_text
 from dessim.results.rows import data_csv
+from dessim.results.study import conclude, run_study, study_parser
 from dessim.results.style import FAINT, house_style
 from dessim.results.svg import svg_text
 from dessim.units import format_size, format_time
@@ -37,7 +34,6 @@ PRUNED = ("partials_grad", "tail_grad", "shared_grad")
 MEASURED = ("auc", "logloss", "sent_bytes", "recorded_bytes", "formula_bytes", *PRUNED)
 COLUMNS = ("name", "codec", "seed", *MEASURED)
 PRICES = ("cluster", "name", "codec", "gpus", "sent_bytes", "step_s", "compute_s", "exposed_comm_s")
-MARKS = re.compile(r"(<!-- made by plot.py -->\n).*(<!-- end -->)", re.DOTALL)
 Row = dict[str, Any]
 
 
@@ -162,33 +158,19 @@ def draw(study: Mapping[str, Any], found: Sequence[Row]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = study_parser(__doc__, HERE)
     parser.add_argument("--train", action="store_true", help="train everything anew")
     parser.add_argument("--runs", type=Path, default=Path("out/codecs"), help="keeps trainings that are done")
-    parser.add_argument("--update", action="store_true", help="make what was found the expectation")
-    parser.add_argument("--out", type=Path, default=HERE, help="folder for what is written (default: here)")
     options = parser.parse_args(arguments)
 
-    study = tomllib.loads((HERE / "study.toml").read_text("utf-8"))
+    study = read_toml(HERE / "study.toml")
     if options.train:
         write_text(HERE / "codecs.csv", data_csv(train(study, options.runs), COLUMNS))
     found, priced = findings(study, read(HERE / "codecs.csv")), prices(study)
-    made = table(study, found, priced)
-    readme = MARKS.sub(lambda marks: marks[1] + made + marks[2], (HERE / "README.md").read_text("utf-8"))
-    write_text(options.out / "README.md", readme)
-    write_text(options.out / "prices.csv", data_csv(priced, PRICES))
-    write_text(options.out / "codecs.svg", draw(study, found))
-    print(made, end="")
-    if not all(f["bytes_match"] for f in found):
-        print("codecs: recorded bytes are not the formula's", file=sys.stderr)
-        return 3
-    if options.update:
-        write_json(HERE / "expected.json", {"codecs": found, "prices": priced})
-    elif json.loads((HERE / "expected.json").read_text("utf-8")) != {"codecs": found, "prices": priced}:
-        print("codecs: findings differ from expected.json", file=sys.stderr)
-        return 3
-    return 0
+    files = {"prices.csv": data_csv(priced, PRICES), "codecs.svg": draw(study, found)}
+    wrong = "" if all(f["bytes_match"] for f in found) else "recorded bytes are not the formula's"
+    return conclude(HERE, options, table(study, found, priced), files, {"codecs": found, "prices": priced}, wrong=wrong)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_study(main, HERE))

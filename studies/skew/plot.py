@@ -1,8 +1,8 @@
 """Bytes that hot rows, deduplication, look-ahead and a cache save, by the skew of ids: recorded, and by formula.
 
-    python studies/skew/plot.py            # trains; writes the tables, skew.csv and skew.svg, checks expected.json
-    python studies/skew/plot.py --redraw   # from the skew.csv that is there, without training
-    python studies/skew/plot.py --update   # and makes what it found the expectation
+    python studies/skew/plot.py            # from skew.csv: writes the tables and skew.svg, checks expected.json
+    python studies/skew/plot.py --record   # trains every case anew for it, on groups of 4 and 8 processes
+    python studies/skew/plot.py --update   # makes what was found the expectation
 
 Reads study.toml; record.py is what the processes run. Exits 3 when a recorded op is not of its formula's bytes, or when
 the findings are not those of expected.json.
@@ -10,11 +10,9 @@ the findings are not those of expected.json.
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -25,8 +23,9 @@ from typing import Any
 import pandas as pd
 
 from dessim.errors import DessimError
-from dessim.files import read_toml, write_json, write_text
+from dessim.files import read_toml
 from dessim.results.rows import data_csv
+from dessim.results.study import conclude, run_study, study_parser
 from dessim.results.style import house_style
 from dessim.results.svg import svg_text
 from dessim.workload.ids import ZipfLaw
@@ -36,7 +35,6 @@ HERE = Path(__file__).parent
 CASE = ("skew", "workers", "strategy")
 COUNTS = ("sent_bytes", "expected_bytes", "copied_bytes", "expected_copied_bytes", "worker_ids", "owner_ids")
 COLUMNS = (*CASE, *COUNTS, "mismatches")
-MARKS = re.compile(r"(<!-- made by plot.py -->\n).*(<!-- end -->)", re.DOTALL)
 EVERY_ID, EVERYWHERE, HOST = "every id", "every id, everywhere", "host"  # what is no strategy of its own
 
 
@@ -172,36 +170,18 @@ def draw(study: Mapping[str, Any], rows: pd.DataFrame) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--redraw", action="store_true", help="from skew.csv, without training")
-    parser.add_argument("--update", action="store_true", help="make what was found the expectation")
-    parser.add_argument("--out", type=Path, default=HERE, help="folder for what is written (default: here)")
+    parser = study_parser(__doc__, HERE)
+    parser.add_argument("--record", action="store_true", help="train every case anew (two minutes on two cores)")
     options = parser.parse_args(arguments)
 
     file = HERE / "study.toml"
     study = read_toml(file)
-    text = (HERE / "skew.csv").read_text("utf-8") if options.redraw else data_csv(compute(file), COLUMNS)
+    text = data_csv(compute(file), COLUMNS) if options.record else (HERE / "skew.csv").read_text("utf-8")
     rows = sorted_rows(study, pd.read_csv(io.StringIO(text)))
-    made, found, red = table(study, rows), findings(study, rows), rows[rows.mismatches > 0]
-    readme = MARKS.sub(lambda old: old[1] + made + old[2], (HERE / "README.md").read_text("utf-8"))
-    write_text(options.out / "README.md", readme)
-    write_text(options.out / "skew.csv", text)
-    write_text(options.out / "skew.svg", draw(study, rows))
-    print(made, end="")
-    if len(red):
-        print(f"skew: recorded is not planned in\n{red.to_string(index=False)}", file=sys.stderr)
-        return 3
-    if options.update:
-        write_json(HERE / "expected.json", found)
-    elif not same(found, json.loads((HERE / "expected.json").read_text("utf-8"))):
-        print("skew: findings differ from expected.json", file=sys.stderr)
-        return 3
-    return 0
+    red, files = rows[rows.mismatches > 0], {"skew.csv": text, "skew.svg": draw(study, rows)}
+    unplanned = f"recorded is not planned in\n{red.to_string(index=False)}" if len(red) else ""
+    return conclude(HERE, options, table(study, rows), files, findings(study, rows), same, unplanned)
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except DessimError as error:
-        print(f"skew: error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    sys.exit(run_study(main, HERE))

@@ -49,7 +49,6 @@ from dessim.errors import ModelError
 from dessim.workload.ids import expected_unique
 from dessim.workload.operators import (
     KINDS,
-    OPERANDS,
     WHOLE_POOLS,
     Costs,
     Dense,
@@ -58,6 +57,7 @@ from dessim.workload.operators import (
     Positive,
     Shape,
     Spec,
+    pooling_costs,
 )
 from dessim.workload.row_optimizers import ROW_OPTIMIZERS, RowOptimizer
 
@@ -149,7 +149,7 @@ class Model(_Strict):
     @property
     def pools_apart(self) -> bool:
         """Whether pooled field vectors are no sums of rows. Where rows are spread by hash DES makes them in rounds."""
-        return self.embedding.pooling in ("max", "attention")
+        return self.embedding.pooling in WHOLE_POOLS
 
     @property
     def by_field(self) -> bool:
@@ -177,13 +177,8 @@ class Model(_Strict):
         """Costs of pooling where it is no sum, and of the parts of the reduced buffer: the pooled operand where one is
         needed, then each operator."""
         shape = Shape(self.input.fields, self.embedding.width, self.needs_operand, self.by_field)
-        costs, pooling = [o.costs(shape) for o in self.operators], self.embedding.pooling
-        is_local = self.pools_apart and self.by_field
-        if self.needs_operand:
-            costs.insert(0, OPERANDS["sum" if is_local else pooling])
-        if is_local:
-            costs.insert(0, WHOLE_POOLS[pooling])
-        return tuple(costs)
+        pooling = pooling_costs(self.embedding.pooling, self.needs_operand, self.by_field)
+        return (*pooling, *(o.costs(shape) for o in self.operators))
 
     @property
     def output(self) -> Output | None:

@@ -19,11 +19,10 @@ from dessim.workload.operators.base import Costs, Dense, Output, Positive, Round
 from dessim.workload.operators.crossed import Cin, Cross, CrossV2
 from dessim.workload.operators.fvae import Fvae
 from dessim.workload.operators.over_operand import Dot, Head
-from dessim.workload.operators.pooled import OPERANDS, WHOLE_POOLS, FmFields, Mlp
+from dessim.workload.operators.pooled import WHOLE_POOLS, FmFields, Mlp, pooling_costs
 
 __all__ = [
     "KINDS",
-    "OPERANDS",
     "WHOLE_POOLS",
     "AnySpec",
     "Cin",
@@ -45,6 +44,7 @@ __all__ = [
     "Shape",
     "Spec",
     "largest",
+    "pooling_costs",
     "total",
 ]
 

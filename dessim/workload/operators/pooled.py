@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 from dessim.workload.operators.base import (
@@ -16,37 +17,36 @@ from dessim.workload.operators.base import (
     tower,
 )
 
-# The pooled vectors of all fields, by how they are pooled.
-OPERANDS = {
+# Attention, wherever a bag's ids are: the logit of each id, its share of the bag, and the gradients of both.
+_ATTENTION = Costs("pooling", wire="0", id_flops="3*D + 3", id_floats="2*D + 2", id_grads="2*D + 2", shared_weights="D")
+
+# What pooling of whole bags takes beside the sums that operators count. Nothing crosses.
+WHOLE_POOLS = {
+    "max": Costs("pooling", wire="0", id_flops="D", id_floats="D", pair_floats="D", id_grads="D"),
+    "attention": replace(_ATTENTION, pair_flops="D", pair_floats="2*D + 1"),
+}
+
+# The pooled vectors of all fields, by how they are pooled, from bags whose ids are spread over workers.
+_OPERANDS = {
     "sum": Costs("operand", wire="F*D", id_flops="D"),
     "mean": Costs("operand", wire="F*D", id_flops="2*D"),
     "max": Costs("operand", wire="F*D", id_flops="D", id_grads="D", rounds=(Round("F*D", "2*D", "D", returns=False),)),
-    "attention": Costs(
-        "operand",
+    "attention": replace(
+        _ATTENTION,
+        kind="operand",
         wire="F*(D+1)",
-        id_flops="4*D + 3",
+        id_flops=f"D + {_ATTENTION.id_flops}",
         finish_flops="F*D",
-        id_floats="2*D + 2",
-        id_grads="2*D + 2",
-        shared_weights="D",
         rounds=(Round("F", "0", "1", returns=False),),
     ),
 }
 
-# What pooling of whole bags takes beside the sums that operators count, by how they are pooled. Nothing crosses.
-WHOLE_POOLS = {
-    "max": Costs("pooling", wire="0", id_flops="D", id_floats="D", pair_floats="D", id_grads="D"),
-    "attention": Costs(
-        "pooling",
-        wire="0",
-        id_flops="3*D + 3",
-        pair_flops="D",
-        id_floats="2*D + 2",
-        pair_floats="2*D + 1",
-        id_grads="2*D + 2",
-        shared_weights="D",
-    ),
-}
+
+def pooling_costs(pooling: str, operand: bool, by_field: bool) -> tuple[Costs, ...]:
+    """Costs of pooling where it is no sum, and of the operand where all pooled vectors cross the network."""
+    if by_field and pooling in WHOLE_POOLS:
+        return (WHOLE_POOLS[pooling], *([_OPERANDS["sum"]] if operand else []))
+    return (_OPERANDS[pooling],) if operand else ()
 
 
 class FmFields(OperatorSpec):

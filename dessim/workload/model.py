@@ -19,26 +19,13 @@
     widths = [400, 400, 400] # H1 ...
     strategy = "des"         # under DES, of mlp and cross_v2: "mesh" sends pooled vectors, F*D floats, and not partials
 
-Symbols that formulas use:
-
-    N  world size                          m  ids a sample, mean
-    B  samples in the global batch         u  different ids among one worker's B/N samples
-    F  fields                              U  different ids in the global batch
-    D  embedding width                     q  (sample, field) pairs a sample with an id on one worker
-    W  floats a row (D, +1 with lr)        k  bytes of an id (8)
-    E  floats a bag needs beside its rows' sum (1 with fm, D with nfm; 1 more for a mean)
-    H1 width of the first FC layer         c  bytes of an id's (sample, field) coordinate or length (4)
-    A  multiply-adds a sample of the tail  s  bytes of a value (4)
-    P  parameters of the dense tail        Z  activations a sample of the dense tail
-    V  rows of all tables: the vocabulary  O  floats of optimizer state a row
-
-    With fvae a row is wider by its output, weights and bias; how wide stands in formulas as a number.
+The symbols that formulas use are those of dessim.workload.symbols.
 """
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -46,13 +33,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from dessim.errors import ModelError
-from dessim.workload.ids import expected_unique
 from dessim.workload.operators import (
     KINDS,
     WHOLE_POOLS,
     Costs,
-    Dense,
-    Mlp,
     Output,
     Positive,
     Shape,
@@ -60,10 +44,7 @@ from dessim.workload.operators import (
     pooling_costs,
 )
 from dessim.workload.row_optimizers import ROW_OPTIMIZERS, RowOptimizer
-
-ID_BYTES = 8  # 64-bit feature ids
-COORDINATE_BYTES = 4  # an int32 beside each id
-VALUE_BYTES = 4  # float32 on the wire
+from dessim.workload.symbols import symbols_of
 
 
 class _Strict(BaseModel):
@@ -222,45 +203,15 @@ class Model(_Strict):
         raw["embedding"]["placement"] = placement
         return parse_model(raw, self.name)
 
-    def symbols(self, world_size: int, batch: float | None = None, unique: Any = None) -> dict[str, float]:
+    def symbols(
+        self, world_size: int, batch: float | None = None, unique: Callable[[float], float] | None = None
+    ) -> dict[str, float]:
         """Values of all symbols for a job of `world_size` workers and a global batch of `batch` samples.
 
         `batch` defaults to batch_per_worker * world_size. `unique(draws)` says how many different ids a number of
         draws holds; it defaults to the Zipf model of the file.
         """
-        n, f, m = float(world_size), float(self.input.fields), float(self.input.ids_per_sample)
-        b = float(batch) if batch is not None else float(self.input.batch_per_worker) * n
-        if unique is None:
-            vocabulary, skew = self.input.vocabulary, self.input.skew
-
-            def unique(draws: float) -> float:
-                return expected_unique(draws, vocabulary, skew)
-
-        bias = Dense(weights=int(self.output is None))  # of the logit
-        dense = sum((c.dense for c in self.costs), bias)
-        first = next((o.widths[0] for o in self.operators if isinstance(o, Mlp)), 0)
-        return {
-            "N": n,
-            "B": b,
-            "F": f,
-            "D": float(self.embedding.width),
-            "W": float(self.row_width),
-            "E": float(self.bag_floats),
-            "H1": float(first),
-            "A": float(dense.multiply_adds),
-            "P": float(dense.weights),
-            "Z": float(dense.units),
-            "V": float(self.input.vocabulary),
-            "O": float(self.row_slots),
-            "m": m,
-            "u": float(unique(b / n * m)),
-            "U": float(unique(b * m)),
-            # By hash, a field's m/F ids fall on this worker or not, each with probability 1/N.
-            "q": f / n if self.by_field else f * -((1 - 1 / n) ** (m / f) - 1),
-            "k": float(ID_BYTES),
-            "c": float(COORDINATE_BYTES),
-            "s": float(VALUE_BYTES),
-        }
+        return symbols_of(self, world_size, batch, unique)
 
 
 def parse_model(raw: Mapping[str, Any], path: str | Path) -> Model:

@@ -27,7 +27,7 @@ class Traffic(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PlannedOp:
-    """One op of a step. Formulas are over the symbols of dessim.workload.model, a worker.
+    """One op of a step. Formulas are over the symbols of dessim.workload.symbols, a worker.
 
     `size` is S as nccl-tests counts it (dessim.trace.schema). `mem` is bytes of memory traffic, `kernels` how many
     kernels a GPU launches for it (a count of the trainer's torch calls, for launch overhead). `keeps` is bytes of what

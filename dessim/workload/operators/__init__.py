@@ -4,7 +4,7 @@ An operator y = f(w; x) is replaced by g(f_1(w_1; x) + ... + f_N(w_N; x)): worke
 it owns, the partials are summed over the workers, g finishes on every worker. `wire` is the number of floats a sample
 the sum moves: K in the paper's terms (Rong et al., SIGIR 2020; formulas derived and tested in des_ref/substitution).
 
-Formulas are strings over the symbols of dessim.workload.model. Where an operator has numbers of its own (how many cross
+Formulas are strings over dessim.workload.symbols. Where an operator has numbers of its own (how many cross
 layers), they stand in the formula as numbers.
 """
 

@@ -20,7 +20,6 @@ everything is solved from scratch, as it is at the start.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Mapping
 
 import numpy as np
@@ -28,6 +27,7 @@ import numpy as np
 from dessim.errors import PhysicsError
 from dessim.sim.basis import Basis
 from dessim.sim.maxmin import Floats, Incidence, Ints, max_min_rates
+from dessim.sim.queues import Queues
 
 _REFRESH = 16  # blocks before the inverse is computed anew, against drift
 _PASSES = 40  # changes of binding at one instant before solving from scratch
@@ -51,7 +51,6 @@ class PivotFluid:
         self.bound: Ints = np.full(net.n_flows, -1, dtype=np.int64)
         self.solves = 0
         n = len(net.capacity)
-        self._key = size.astype(np.float64, copy=True)  # remaining bytes plus the service of the flow's link
         self._service = np.zeros(n)
         self._left = int(self.active.sum())
         self._full = np.zeros(n, dtype=bool)
@@ -60,7 +59,7 @@ class PivotFluid:
         self._many = max(_MANY, n // 2)
         # Room for a change of `_many` flows and the columns it empties and fills.
         self._basis = Basis(net.capacity, 3 * self._many)
-        self._solve(self._key.copy())
+        self._solve(size)
 
     @property
     def empty(self) -> bool:
@@ -87,62 +86,23 @@ class PivotFluid:
         """Let `seconds` pass (at most `next_finish`). Returns the flows that finished."""
         self._service += np.where(self._full, self._basis.x, 0.0) * seconds
         finished: list[int] = []
-        for link in np.flatnonzero(self._top <= self._service * (1 + 2 * _SAME)).tolist():
+        queues = self._queues
+        for link in np.flatnonzero(queues.top <= self._service * (1 + 2 * _SAME)).tolist():
             reached = self._service[link]
-            while (flow := self._first(link)) >= 0 and self._key[flow] - reached <= self._small[flow]:
+            while (flow := queues.first(link)) >= 0 and self._key[flow] - reached <= self._small[flow]:
                 finished.append(flow)
                 self.active[flow] = False
-            self._top[link] = self._key[flow] if flow >= 0 else np.inf
+            queues.top[link] = self._key[flow] if flow >= 0 else np.inf
         if finished:
             self._left -= len(finished)
             self._remove(finished)
         return np.array(sorted(finished), dtype=np.int64)
 
-    # -- who finishes next --------------------------------------------------------------------------------------------
-
-    def _line_up(self) -> None:
-        """Sort every link's flows by key. Those that change over later queue in a heap beside."""
-        flows = np.flatnonzero(self.active)
-        self._lined_up = flows[np.lexsort((self._key[flows], self.bound[flows]))]
-        ends = np.searchsorted(self.bound[self._lined_up], np.arange(len(self._full) + 1))
-        self._head, self._tail = ends[:-1].copy(), ends[1:]
-        self._late: list[list[tuple[float, int]]] = [[] for _ in self._full]
-        self._moved = np.zeros(len(self.active), dtype=bool)
-        self._top = np.full(len(self._full), np.inf)
-        some = self._head < self._tail
-        self._top[some] = self._key[self._lined_up[self._head[some]]]
-
-    def _first(self, link: int) -> int:
-        """The flow of `link` that will finish first; -1 when there is none."""
-        head, tail = int(self._head[link]), int(self._tail[link])
-        while head < tail and (self._moved[self._lined_up[head]] or not self.active[self._lined_up[head]]):
-            head += 1
-        self._head[link] = head
-        late = self._late[link]
-        while late and (
-            self.bound[late[0][1]] != link or self._key[late[0][1]] != late[0][0] or not self.active[late[0][1]]
-        ):
-            heapq.heappop(late)
-        if head == tail:
-            return late[0][1] if late else -1
-        flow = int(self._lined_up[head])
-        return late[0][1] if late and late[0][0] < self._key[flow] else flow
-
-    def _enqueue(self, flow: int, link: int, left: float) -> None:
-        """`flow`, with `left` bytes to go, is served by `link` from now on."""
-        source = int(self.bound[flow])
-        self.bound[flow], self._moved[flow] = link, True
-        self._key[flow] = key = left + self._service[link]
-        heapq.heappush(self._late[link], (float(key), flow))
-        self._top[link] = min(self._top[link], key)
-        first = self._first(source)
-        self._top[source] = self._key[first] if first >= 0 else np.inf
-
     # -- levels -------------------------------------------------------------------------------------------------------
 
     def _waits(self) -> Floats:
         with np.errstate(invalid="ignore"):
-            return np.where(self._full, (self._top - self._service) / self._basis.x, np.inf)
+            return np.where(self._full, (self._queues.top - self._service) / self._basis.x, np.inf)
 
     def _remove(self, flows: list[int]) -> None:
         if self._left == 0:
@@ -210,7 +170,7 @@ class PivotFluid:
         if not self._pivot(flows, np.fromiter(moves.values(), dtype=np.int64)):
             return False
         for (flow, target), remaining in zip(moves.items(), left.tolist(), strict=True):
-            self._enqueue(flow, target, remaining)
+            self._queues.move(flow, target, float(remaining + self._service[target]))
         return True
 
     def _rebind(self, level: Floats) -> None:
@@ -223,11 +183,10 @@ class PivotFluid:
         moved = np.flatnonzero(leaves)
         if len(moved) < _HEAPS:
             for flow, link in zip(net.flow[entry].tolist(), net.link[entry].tolist(), strict=True):
-                self._enqueue(flow, link, float(remaining[flow]))
+                self._queues.move(flow, link, float(remaining[flow] + self._service[link]))
         else:
             self.bound[net.flow[entry]] = net.link[entry]
-            self._key = remaining + self._service[self.bound]
-            self._line_up()
+            self._line_up(remaining)
         self._count()
         self._invert()
 
@@ -258,7 +217,7 @@ class PivotFluid:
         binds, full = self._crossing[touched, touched] > 0, self._full[touched]
         emptied, filled = touched[full & ~binds], touched[~full & binds]
         self._full[touched] = binds
-        self._top[emptied] = np.inf
+        self._queues.top[emptied] = np.inf
         units = np.concatenate([emptied, filled])
         inverse = self._basis.inverse(room_for=len(flows) + len(units))
         z = np.concatenate(
@@ -296,8 +255,12 @@ class PivotFluid:
         self._count()
         self._invert()
         self._service[:] = 0.0
-        self._key = remaining.astype(np.float64, copy=True)
-        self._line_up()
+        self._line_up(remaining)
+
+    def _line_up(self, remaining: Floats) -> None:
+        """Every flow's key, which is what is left of it plus the service of its link, and its place in the queue."""
+        self._key: Floats = remaining + self._service[self.bound]
+        self._queues: Queues = Queues(len(self._full), self.active, self.bound, self._key)
 
     def _count(self) -> None:
         """Who is bound by what: `_crossing[l, b]` flows bound by b cross l; a link that binds a flow is full."""

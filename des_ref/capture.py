@@ -22,66 +22,19 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from des_ref.comm import Comm, describe_group, work_future
-from dessim.errors import FormulaError
-from dessim.trace.schema import Collective, Kind, Op, Phase
+from des_ref.comm import Comm, work_future
+from des_ref.open_op import OpenOp, as_planned
+from des_ref.torch_calls import COLLECTIVES, bytes_of, described, touches_memory
+from dessim.trace.schema import Kind, Op, Phase
 from dessim.workload.plan import Plan
-
-# c10d operator -> the collective, and which argument holds S (dessim.trace.schema).
-_C10D: dict[str, tuple[Collective, int]] = {
-    "allreduce_": (Collective.ALL_REDUCE, 0),
-    "allreduce_coalesced_": (Collective.ALL_REDUCE, 0),
-    "_allgather_base_": (Collective.ALL_GATHER, 0),
-    "allgather_": (Collective.ALL_GATHER, 0),
-    "allgather_into_tensor_coalesced_": (Collective.ALL_GATHER, 0),
-    "_reduce_scatter_base_": (Collective.REDUCE_SCATTER, 1),
-    "reduce_scatter_": (Collective.REDUCE_SCATTER, 1),
-    "reduce_scatter_tensor_coalesced_": (Collective.REDUCE_SCATTER, 1),
-    "alltoall_base_": (Collective.ALL_TO_ALL, 1),
-    "alltoall_": (Collective.ALL_TO_ALL, 1),
-    "broadcast_": (Collective.BROADCAST, 0),
-    "reduce_": (Collective.REDUCE, 0),
-    "gather_": (Collective.GATHER, 1),
-    "scatter_": (Collective.SCATTER, 0),
-    "barrier": (Collective.BARRIER, 0),
-}
-_IN_SPLITS = 4  # argument of alltoall_base_
-# Operators that touch no memory beyond bookkeeping.
-_FREE = frozenset({"empty", "empty_like", "empty_strided", "new_empty", "detach", "alias", "lift_fresh"})
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _tensors(item)
-
-
-def _bytes(value: Any) -> int:
-    return sum(t.numel() * t.element_size() for t in _tensors(value))
-
-
-@dataclass(slots=True)
-class _Open:
-    """An op whose end is not known yet."""
-
-    op: Op
-    call: tuple[str, Sequence[Any]] | None = None  # c10d operator and its arguments
-    flops: int = 0
-    mem_bytes: int = 0
-    end_us: float | None = None
-    cpu_us: float = 0.0  # of its thread: from its start until now
-    done_us: list[float] = field(default_factory=list)  # filled by the backend's thread
 
 
 class Recorder(TorchDispatchMode):
@@ -107,18 +60,18 @@ class Recorder(TorchDispatchMode):
         return other
 
     def _begin(self) -> None:
-        self._ops: list[_Open] = []
+        self._ops: list[OpenOp] = []
         self._frontier: tuple[int, ...] = ()
-        self._segment: _Open | None = None
+        self._segment: OpenOp | None = None
         self._label: str | None = None
-        self._pending: dict[str, _Open] = {}
-        self._unlabelled: list[_Open] = []
+        self._pending: dict[str, OpenOp] = {}
+        self._unlabelled: list[OpenOp] = []
         self._notes: dict[str, Mapping[str, float]] = {}
         self._joined = 0  # how many of the unlabelled later ops already wait for
         self._last_us = 0.0  # when the last wait or segment ended
         self._last_cpu_us = 0.0  # what this thread had run by then
         self._started = False  # whether there has been a segment
-        self._last_segment: _Open | None = None  # the segment that ended last, if no wait came after it
+        self._last_segment: OpenOp | None = None  # the segment that ended last, if no wait came after it
 
     def now_us(self) -> float:
         """Microseconds on this rank's clock."""
@@ -144,31 +97,13 @@ class Recorder(TorchDispatchMode):
 
     def take(self, variables: Mapping[str, Mapping[str, float]]) -> list[Op]:
         """The last step's ops with their formulas. `variables` are the data-dependent symbols, an op."""
-        ops = []
+        ops, on_cpu = [], self._comm.device.type == "cpu"
         for entry in self._ops:
-            assert entry.end_us is not None, f"{entry.op.name} was never waited for"
-            op = replace(entry.op, dur_us=max(entry.end_us - entry.op.start_us, 0.0))
-            op = replace(op, flops=entry.flops, mem_bytes=entry.mem_bytes)
-            if op.kind is Kind.COMPUTE and self._comm.device.type == "cpu":
-                op = replace(op, cpu_us=min(entry.cpu_us, op.dur_us))
+            op = entry.finished(on_cpu)
             if entry.call is not None:
-                op, ranks = _described(op, *entry.call)
+                op, ranks = described(op, *entry.call)
                 self.groups[op.group or ""] = ranks
-            try:
-                planned = self._plan.op(op.name) if self._plan is not None else None
-            except FormulaError:
-                planned = None
-            if planned is not None:
-                is_compute = op.kind is Kind.COMPUTE
-                op = replace(
-                    op,
-                    phase=planned.phase,
-                    size=None if is_compute else planned.size,
-                    flops_size=planned.flops if is_compute else None,
-                    mem_size=planned.mem if is_compute else None,
-                    vars={**variables.get(planned.part_of or op.name, {}), **self._notes.get(planned.part_of, {})},
-                )
-            ops.append(op)
+            ops.append(as_planned(op, self._plan, variables, self._notes))
         self._ops = []  # lets go of the collectives' tensors
         return ops
 
@@ -231,23 +166,21 @@ class Recorder(TorchDispatchMode):
             return self._collective(func, args, kwargs)
         out = func(*args, **kwargs)
         segment = self._segment
-        if segment is not None and not func.is_view:
-            packet = func._overloadpacket
-            if packet in flop_registry:
+        if segment is not None and touches_memory(func):
+            segment.mem_bytes += bytes_of(args) + bytes_of(out)
+            if (packet := func._overloadpacket) in flop_registry:
                 segment.flops += int(flop_registry[packet](*args, **kwargs, out_val=out))
-            if packet.__name__ not in _FREE:
-                segment.mem_bytes += _bytes(args) + _bytes(out)
         return out
 
     def _collective(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         name = func._overloadpacket.__name__
-        if name not in _C10D:
+        if name not in COLLECTIVES:
             return func(*args, **kwargs)
         # A launch inside a segment (DDP's reducer in the midst of backward) cuts it: what follows runs beside it.
         inside = self._segment
         if inside is not None:
             self._close_segment()
-        label = self._label or f"ddp_{_C10D[name][0]}_{len(self._unlabelled)}"
+        label = self._label or f"ddp_{COLLECTIVES[name][0]}_{len(self._unlabelled)}"
         phase = inside.op.phase if inside is not None else Phase.BACKWARD
         # Only the call is kept here; reading group, bytes and splits out of it can wait until the step is over.
         entry = self._new(label, Kind.COLLECTIVE, phase, "comm", (name, args))
@@ -268,13 +201,13 @@ class Recorder(TorchDispatchMode):
 
     # -- bookkeeping ----------------------------------------------------------------------------------------------
 
-    def _listen(self, op: _Open, work: Any) -> None:
+    def _listen(self, op: OpenOp, work: Any) -> None:
         """Have the backend say when the work is done. On a GPU the callback runs early: there only `wait` counts."""
         future = work_future(work) if self._comm.device.type == "cpu" else None
         if future is not None:
             future.then(lambda _: op.done_us.append(self.now_us()))
 
-    def _done(self, op: _Open) -> float:
+    def _done(self, op: OpenOp) -> float:
         """When the op ended: when `wait` returned, or earlier if it was done before anyone waited for it."""
         self._synchronize()
         now = self.now_us()
@@ -295,12 +228,12 @@ class Recorder(TorchDispatchMode):
 
     def _new(
         self, name: str, kind: Kind, phase: Phase, stream: str, call: tuple[str, Sequence[Any]] | None = None
-    ) -> _Open:
+    ) -> OpenOp:
         self._synchronize()
         # Host work since the last collective belongs to the segment that it prepares.
         start = self._last_us if kind is Kind.COMPUTE else self.now_us()
         op = Op(next(self._ids), self._step, phase, kind, name, self._stream or stream, start, 0.0, self._frontier)
-        self._ops.append(_Open(op, call, cpu_us=self._last_cpu_us))
+        self._ops.append(OpenOp(op, call, cpu_us=self._last_cpu_us))
         return self._ops[-1]
 
     def _open_segment(self, name: str, phase: Phase) -> None:
@@ -321,29 +254,6 @@ class Recorder(TorchDispatchMode):
 def _cpu_us() -> float:
     """What this thread has run."""
     return time.thread_time_ns() / 1e3
-
-
-def with_sizes(ops: Sequence[Op], variables: Mapping[str, Mapping[str, float]]) -> list[Op]:
-    """Ops that were taken before their data-dependent symbols were known, with these."""
-    return [replace(op, vars=dict(variables.get(op.name, {}))) for op in ops]
-
-
-def _described(op: Op, name: str, args: Sequence[Any]) -> tuple[Op, tuple[int, ...]]:
-    """The op with what its c10d call says: collective, group, bytes, dtype, splits; and the group's ranks."""
-    collective, at = _C10D[name]
-    boxed = (arg for arg in args if isinstance(arg, torch.ScriptObject))
-    group, ranks = next(g for g in map(describe_group, boxed) if g is not None)
-    payload = args[at]
-    splits = None
-    if name == "alltoall_base_":
-        entry = _bytes(payload) // max(len(payload), 1)
-        shares = args[_IN_SPLITS] or [len(payload) // len(ranks)] * len(ranks)
-        splits = tuple(int(share) * entry for share in shares)
-    elif name == "alltoall_":
-        splits = tuple(_bytes(t) for t in payload)
-    size = 0 if collective is Collective.BARRIER else _bytes(payload)
-    dtype = next((str(t.dtype).removeprefix("torch.") for t in _tensors(payload)), None)
-    return replace(op, collective=collective, group=group, bytes=size, dtype=dtype, splits=splits), ranks
 
 
 def _continued(name: str) -> str:

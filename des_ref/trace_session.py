@@ -22,8 +22,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from des_ref.capture import Recorder, with_sizes
+from des_ref.capture import Recorder
 from des_ref.comm import WORLD_GROUP, Comm
+from des_ref.open_op import with_sizes
 from des_ref.pipeline import Pipeline
 from des_ref.strategies.base import NoMarks, StepResult, Strategy
 from dessim.errors import FileError

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from des_ref.audit import Audit
-from des_ref.capture import Recorder, with_sizes
+from des_ref.capture import Recorder
 from des_ref.codecs.use import use_codecs
 from des_ref.comm import Comm
 from des_ref.data.batch import Batch
@@ -28,6 +28,7 @@ from des_ref.embedding.optim import ROW_OPTIMIZERS
 from des_ref.models.build import Network
 from des_ref.models.dense_optim import DenseOptimizer
 from des_ref.models.shampoo import NAME as SHAMPOO
+from des_ref.open_op import with_sizes
 from des_ref.pipeline import Pipeline
 from des_ref.reference import Reference
 from des_ref.strategies import build

@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from des_ref.capture import _FREE, _bytes
 from des_ref.codecs import CODECS, Encoded, new_codec
 from des_ref.codecs.bits import pack_bits, pack_sixes, unpack_bits, unpack_sixes
 from des_ref.codecs.fp6 import SPREADS, layout, levels
 from des_ref.codecs.lognormal import expected_largest, fit, sparsity, threshold
 from des_ref.codecs.pruning import Pruning
 from des_ref.codecs.threshold import Threshold
+from des_ref.torch_calls import bytes_of, touches_memory
 from dessim.workload import formula
 from dessim.workload.codecs import parse_format
 
@@ -232,8 +232,8 @@ class Counted(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        if not func.is_view and func._overloadpacket.__name__ not in _FREE:
-            self.kernels, self.bytes = self.kernels + 1, self.bytes + _bytes(args) + _bytes(out)
+        if touches_memory(func):
+            self.kernels, self.bytes = self.kernels + 1, self.bytes + bytes_of(args) + bytes_of(out)
         return out
 
 

@@ -1,1 +1,1 @@
-"""A run of the trainer: its loop, what it is scored by, and the figures it ends with."""
+"""A run of the trainer: its command line, its loop, what it is scored by, and the figures it ends with."""

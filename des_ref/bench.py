@@ -8,8 +8,6 @@ What can be timed is in des_ref/bench_ops.py. A run starts at a barrier and last
 rank's end, on clocks made comparable by pings. The table shows the median over the iterations, the file all of them.
 Sizes are S of nccl-tests (dessim.trace.schema), a rank. algbw = S / t; busbw = algbw times 2(n-1)/n for all_reduce,
 (n-1)/n for the others; GB/s is 1e9 bytes/s.
-
-gloo runs reduce_scatter as a whole all_reduce: its busbw shows it.
 """
 
 from __future__ import annotations

@@ -32,8 +32,8 @@ from torch.utils.flop_counter import flop_registry
 
 from des_ref.comm import Comm, work_future
 from des_ref.open_op import OpenOp, as_planned
-from des_ref.torch_calls import COLLECTIVES, bytes_of, described, touches_memory
-from dessim.trace.schema import Kind, Op, Phase
+from des_ref.torch_calls import COLLECTIVES, MESSAGES, SENT, bytes_of, described, touches_memory
+from dessim.trace.schema import Collective, Kind, Op, Phase
 from dessim.workload.plan import Plan
 
 
@@ -64,6 +64,7 @@ class Recorder(TorchDispatchMode):
         self._frontier: tuple[int, ...] = ()
         self._segment: OpenOp | None = None
         self._label: str | None = None
+        self._made: Collective | None = None
         self._pending: dict[str, OpenOp] = {}
         self._unlabelled: list[OpenOp] = []
         self._notes: dict[str, Mapping[str, float]] = {}
@@ -101,7 +102,7 @@ class Recorder(TorchDispatchMode):
         for entry in self._ops:
             op = entry.finished(on_cpu)
             if entry.call is not None:
-                op, ranks = described(op, *entry.call)
+                op, ranks = described(op, *entry.call, entry.made, entry.sent)
                 self.groups[op.group or ""] = ranks
             ops.append(as_planned(op, self._plan, variables, self._notes))
         self._ops = []  # lets go of the collectives' tensors
@@ -136,17 +137,17 @@ class Recorder(TorchDispatchMode):
     def note(self, name: str, symbols: Mapping[str, float]) -> None:
         self._notes[name] = symbols
 
-    def launching(self, name: str) -> None:
+    def launching(self, name: str, made: Collective | None = None) -> None:
         # Host work since the last segment was that segment's; what follows until the launch is the recorder's own.
         self._extend_last_segment()
-        self._label = name
+        self._label, self._made = name, made
         if not self._full:
             self.__enter__()
 
     def launched(self, name: str) -> None:
         if not self._full:
             self.__exit__(None, None, None)
-        self._label = None
+        self._label = self._made = None
         if self._started:  # else reading the samples is on record nowhere, and belongs to the segment that comes
             self._mark()
 
@@ -174,16 +175,22 @@ class Recorder(TorchDispatchMode):
 
     def _collective(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         name = func._overloadpacket.__name__
-        if name not in COLLECTIVES:
+        made = self._made if name in MESSAGES else None
+        if made is None and name not in COLLECTIVES:
+            return func(*args, **kwargs)
+        sent = bytes_of(args[0]) if name == SENT else 0
+        if made is not None and self._label in self._pending:  # one more of its messages
+            self._pending[self._label].sent += sent
             return func(*args, **kwargs)
         # A launch inside a segment (DDP's reducer in the midst of backward) cuts it: what follows runs beside it.
         inside = self._segment
         if inside is not None:
             self._close_segment()
-        label = self._label or f"ddp_{COLLECTIVES[name][0]}_{len(self._unlabelled)}"
+        label = self._label or f"ddp_{made or COLLECTIVES[name][0]}_{len(self._unlabelled)}"
         phase = inside.op.phase if inside is not None else Phase.BACKWARD
         # Only the call is kept here; reading group, bytes and splits out of it can wait until the step is over.
         entry = self._new(label, Kind.COLLECTIVE, phase, "comm", (name, args))
+        entry.made, entry.sent = made, sent
         out = func(*args, **kwargs)
         self._listen(entry, out[-1] if isinstance(out, tuple) else out)
         if self._label is not None:

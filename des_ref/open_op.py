@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dessim.errors import FormulaError
-from dessim.trace.schema import Kind, Op
+from dessim.trace.schema import Collective, Kind, Op
 from dessim.workload.plan import Plan
 
 Symbols = Mapping[str, float]
@@ -19,6 +19,8 @@ class OpenOp:
 
     op: Op
     call: tuple[str, Sequence[Any]] | None = None  # c10d operator and its arguments
+    made: Collective | None = None  # of messages, of which `call` is the first
+    sent: int = 0  # bytes of those of them that this rank sends
     flops: int = 0
     mem_bytes: int = 0
     end_us: float | None = None

@@ -32,6 +32,8 @@ COLLECTIVES: dict[str, tuple[Collective, int]] = {
     "barrier": (Collective.BARRIER, 0),
 }
 _IN_SPLITS = 4  # argument of alltoall_base_
+# Messages to and from single ranks, of which collectives are made; argument 0 is the tensor.
+MESSAGES, SENT = frozenset({"send", "recv_"}), "send"
 # Operators that touch no memory beyond bookkeeping.
 _FREE = frozenset({"empty", "empty_like", "empty_strided", "new_empty", "detach", "alias", "lift_fresh"})
 
@@ -54,9 +56,13 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield from _tensors(item)
 
 
-def described(op: Op, name: str, args: Sequence[Any]) -> tuple[Op, tuple[int, ...]]:
-    """The op with what its c10d call says: collective, group, bytes, dtype, splits; and the group's ranks."""
-    collective, at = COLLECTIVES[name]
+def described(op: Op, name: str, args: Sequence[Any], made: Collective | None, sent: int) -> tuple[Op, tuple[int, ...]]:
+    """The op with what its c10d call says: collective, group, bytes, dtype, splits; and the group's ranks.
+
+    Of a collective `made` of messages, of which the call is one, S is what makes a rank send `sent` bytes:
+    a chunk to every other rank.
+    """
+    collective, at = (made, 0) if made is not None else COLLECTIVES[name]
     boxed = (arg for arg in args if isinstance(arg, torch.ScriptObject))
     group, ranks = next(g for g in map(describe_group, boxed) if g is not None)
     payload = args[at]
@@ -68,5 +74,7 @@ def described(op: Op, name: str, args: Sequence[Any]) -> tuple[Op, tuple[int, ..
     elif name == "alltoall_":
         splits = tuple(bytes_of(t) for t in payload)
     size = 0 if collective is Collective.BARRIER else bytes_of(payload)
+    if made is not None:
+        size = sent * len(ranks) // (len(ranks) - 1)
     dtype = next((str(t.dtype).removeprefix("torch.") for t in _tensors(payload)), None)
     return replace(op, collective=collective, group=group, bytes=size, dtype=dtype, splits=splits), ranks

@@ -14,9 +14,10 @@ import torch.nn.functional as nnf
 from torch import Tensor
 
 from des_ref.cli import RankError
+from des_ref.comm import direct
 from des_ref.comm.wire import Wire, first_line
 from dessim.errors import UsageError
-from dessim.trace.schema import Phase
+from dessim.trace.schema import Collective, Phase
 
 if TYPE_CHECKING:
     from des_ref.comm.coding import Coding
@@ -32,12 +33,13 @@ _reduce_scatter_flat: Callable[..., Any] = getattr(dist, "reduce_scatter_single"
 class Tap(Protocol):
     """What a recorder is told. It sees the collectives themselves through its dispatch mode.
 
-    `segment` is around compute that belongs to an op, `note` gives symbols of its size that nobody else knows.
+    `segment` is around compute that belongs to an op, `note` gives symbols of its size that nobody else knows. What is
+    launched is one collective, or `made` of messages to single ranks.
     """
 
     def segment(self, name: str, phase: Phase) -> AbstractContextManager[None]: ...
     def note(self, name: str, symbols: Mapping[str, float]) -> None: ...
-    def launching(self, name: str) -> None: ...
+    def launching(self, name: str, made: Collective | None = None) -> None: ...
     def launched(self, name: str) -> None: ...
     def waited(self, name: str) -> None: ...
 
@@ -126,11 +128,11 @@ class Comm:
         group = self._new_group("workers", list(range(workers)))
         return replace(self, world_size=workers, wire=wire, _group=group)
 
-    def _launch(self, name: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Handle:
+    def _launch(self, name: str, call: Callable[..., Any], *args: Any, made: Collective | None = None) -> Handle:
         if self.tap is not None:
-            self.tap.launching(name)
+            self.tap.launching(name, made)
         with self.patience(name):
-            work = call(*args, **kwargs, group=self._group, async_op=True)
+            work = call(*args, group=self._group, async_op=True)
         if self.tap is not None:
             self.tap.launched(name)
         return Handle(name, work, self)
@@ -159,6 +161,8 @@ class Comm:
         """`out` [n, ...] becomes this rank's chunk of the sum of the workers' `tensor` [N * n, ...]."""
         if self.coding is not None and name in self.coding:
             return self.coding.reduce_scatter(self, name, out, tensor)
+        if self.backend == "gloo" and self.world_size > 1:
+            return self._launch(name, direct.reduce_scatter, out, tensor, made=Collective.REDUCE_SCATTER)
         return self._launch(name, _reduce_scatter_flat, out, tensor)
 
     def all_to_all(
@@ -222,7 +226,7 @@ def describe_group(boxed: Any) -> tuple[str, tuple[int, ...]] | None:
 
 
 def work_future(boxed: Any) -> Any | None:
-    """The future of a c10d op's boxed Work, or None where the backend has none (gloo's reduce-scatter)."""
+    """The future of a c10d op's boxed Work, or None where the backend has none (gloo's messages)."""
     try:
         return dist.Work.unbox(boxed).get_future()
     except (RuntimeError, TypeError, AttributeError):

@@ -5,9 +5,9 @@ Every measurement is one equation,
     seconds = messages * message_overhead + stages * latency + sent_bytes / bandwidth
 
 with the messages and bytes a rank sends and the stages that wait for each other in the algorithm the library uses: a
-ring sends one message a stage, gloo's all_to_all sends all of its messages in one. Least squares on relative errors
-(small and large messages weigh alike), coefficients not negative. What it leaves out: congestion, incast, and that
-ranks sharing cores slow each other; the benchmark must be run as the job will be.
+ring sends one message a stage, gloo's all_to_all and the trainer's reduce_scatter over gloo send all of theirs in one.
+Least squares on relative errors (small and large messages weigh alike), coefficients not negative. What it leaves out:
+congestion, incast, and that ranks sharing cores slow each other; the benchmark must be run as the job will be.
 """
 
 from __future__ import annotations
@@ -56,16 +56,17 @@ def fit_transport(results: Sequence[Mapping[str, Any]], ranks: int, backend: str
     used = [r for r in results if r["op"] in _ROUNDS and r["seconds"] > 0 and r["bytes"] > 0]
     if len(used) < 4 or ranks < 2:
         raise ValueError(f"{len(used)} measurements on {ranks} ranks are too few to fit a transport")
+    at_once = {Collective.ALL_TO_ALL} | ({Collective.REDUCE_SCATTER} if backend == "gloo" else set())
     seconds = np.array([float(r["seconds"]) for r in used])
     terms = np.array(
         [
             [
                 _ROUNDS[op] * (ranks - 1),
-                1.0 if op is Collective.ALL_TO_ALL else _ROUNDS[op] * (ranks - 1),
+                1.0 if op in at_once else _ROUNDS[op] * (ranks - 1),
                 sent_factor(op, ranks) * float(r["bytes"]),
             ]
             for r in used
-            for op in (_as_run(Collective(r["op"]), backend),)
+            for op in (Collective(r["op"]),)
         ]
     )
     costs = nonnegative(terms / seconds[:, None], np.ones(len(used)))
@@ -118,7 +119,7 @@ source = "{source}"
 
 [transport.algorithms]
 all_reduce = ["ring"]
-reduce_scatter = ["ring"]
+reduce_scatter = ["{"gloo" if fit.backend == "gloo" else "ring"}"]
 all_gather = ["ring"]
 all_to_all = ["direct"]
 
@@ -146,11 +147,6 @@ _ROUNDS = {
     Collective.ALL_GATHER: 1,
     Collective.ALL_TO_ALL: 1,
 }
-
-
-def _as_run(op: Collective, backend: str) -> Collective:
-    """What the backend really does: gloo runs reduce_scatter as an all_reduce of the whole input."""
-    return Collective.ALL_REDUCE if backend == "gloo" and op is Collective.REDUCE_SCATTER else op
 
 
 def nonnegative(a: np.ndarray[Any, np.dtype[np.float64]], b: np.ndarray[Any, np.dtype[np.float64]]) -> Any:

@@ -10,7 +10,13 @@ from dessim.collectives.alltoall import direct_all_to_all, pairwise_all_to_all
 from dessim.collectives.bruck import bruck_all_gather, bruck_all_to_all
 from dessim.collectives.channels import channel_all_gather, channel_all_reduce, channel_reduce_scatter
 from dessim.collectives.composed import reduce_scatter_gather_reduce, scatter_all_gather_broadcast
-from dessim.collectives.gloo import gloo_all_gather, gloo_all_reduce, gloo_all_to_all, gloo_broadcast
+from dessim.collectives.gloo import (
+    gloo_all_gather,
+    gloo_all_reduce,
+    gloo_all_to_all,
+    gloo_broadcast,
+    gloo_reduce_scatter,
+)
 from dessim.collectives.halving_doubling import (
     halving_doubling_all_gather,
     halving_doubling_all_reduce,
@@ -138,7 +144,7 @@ ALGORITHMS: dict[Collective, dict[str, Algorithm]] = {
         "torus_2d": _torus(torus_2d_reduce_scatter),
         "torus_3d": _torus(torus_3d_reduce_scatter),
         "nvls": Algorithm(nvls_reduce_scatter, (), _one_summing_node),
-        "gloo": Algorithm(gloo_all_reduce, auto_up_to=_ASKED_ONLY),
+        "gloo": Algorithm(gloo_reduce_scatter, auto_up_to=_ASKED_ONLY),
     },
     Collective.ALL_GATHER: {
         "ring": Algorithm(ring_all_gather),

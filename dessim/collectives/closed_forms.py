@@ -41,7 +41,7 @@ def pairwise_time(n: int, size: float, alpha: float, beta: float) -> float:
 
 
 def direct_time(n: int, size: float, alpha: float, beta: float) -> float:
-    """Direct all_to_all, and flat gather and scatter: alpha once, (n-1)/n S through each port."""
+    """Direct all_to_all, gloo's reduce_scatter, flat gather and scatter: alpha once, (n-1)/n S through each port."""
     return alpha + (n - 1) / n * size * beta
 
 
@@ -146,7 +146,7 @@ def nvls_sharp_time(
 
 def gloo_ring_time(n: int, size: float, pairs: int, phases: int, alpha: float, beta: float) -> float:
     """gloo's rings, each chunk in `pairs` pairs of parts, of which two are under way: all stages of a phase but the
-    last take S/(n pairs) beta, or half of that and alpha. (n = 2: all_reduce and reduce_scatter only.)"""
+    last take S/(n pairs) beta, or half of that and alpha. (n = 2: all_reduce only.)"""
     drain = size / n / pairs * beta
     return phases * (((n - 1) * pairs - 1) * max(drain, drain / 2 + alpha) + drain + alpha)
 

@@ -1,8 +1,9 @@
 """What gloo runs: its own rings, its own broadcast, and an all_to_all whose connections are busy one way at a time.
+And what the trainer runs where PyTorch's gloo has only a poor thing, a reduce_scatter that all_reduces the whole.
 
     all_reduce      ring in two phases towards lower ranks, each chunk in segments of 1 MiB at most and two at least;
                     two are under way: a rank sends a segment when it has received, and added, the one before the last
-    reduce_scatter  PyTorch has gloo all_reduce the whole, and keeps a chunk
+    reduce_scatter  every pair at once, both ways; then each rank adds up its n chunks (des_ref/comm/direct.py)
     all_gather      ring towards higher ranks, each chunk in two halves that are under way together
     broadcast       a tree in which a rank sends to all of its children at once, the far ones included
     all_to_all      every pair at once, but some send to each other one after the other
@@ -22,9 +23,11 @@ of PyTorch 2.13.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
+from dessim.collectives.alltoall import direct_all_to_all
 from dessim.collectives.schedule import Carries, Coming, Floats, Ints, Layout, Stage, all_to_all_chunk
 
 SEGMENT = 1 << 20
@@ -41,6 +44,12 @@ def gloo_all_reduce(layout: Layout, size: float) -> Iterator[Stage]:
     pairs = -(-per_chunk // _UNDER_WAY)
     yield from _ring(n, size, pairs, towards=-1, first=1, reduce=True)
     yield from _ring(n, size, pairs, towards=-1, first=0, reduce=False)
+
+
+def gloo_reduce_scatter(layout: Layout, size: float) -> Iterator[Stage]:
+    """One stage of n(n-1) messages: all ranks say that they are ready before they send."""
+    for stage in direct_all_to_all(layout, size):
+        yield replace(stage, reduce=True, carries=_these(stage.dst), pieces=layout.n)
 
 
 def gloo_all_gather(layout: Layout, size: float) -> Iterator[Stage]:

@@ -175,7 +175,9 @@ def route_flows(
         waking = (min(len(np.unique(src)), len(np.unique(dst))) + 1) / 2 * transport.host_overhead
     fixed = latency + transport.message_overhead * messages + waking
     adds = np.full(len(sent), reduce)[sent] if isinstance(reduce, bool) else reduce[sent]
-    per_scale = np.where(adds, size / transport.reduction_rate, 0.0)
+    # A receiver adds up what comes at once, one message after the other.
+    added = adds * size if trees is not None or not len(dst) else np.bincount(dst, adds * size)[dst]
+    per_scale = np.where(adds, added / transport.reduction_rate, 0.0)
     kind = together(size, fixed, per_scale)
     going, held = without_held(net)
     folded = fold(going, kind, folding and after is None)

@@ -28,7 +28,7 @@ from dessim.validate.outcome import Outcome
 from dessim.validate.request import Request, Say
 from dessim.validate.step_cases import SERVED, StepCase, model_of, read_steps, step_cases
 from dessim.verbs.captured import Capture, Captured
-from dessim.verbs.training import GLOO_RUNS, Trained, train_on_lab
+from dessim.verbs.training import Trained, train_on_lab
 from dessim.workload.from_plan import workload_from_plan
 from dessim.workload.plan import PlannedOp
 from dessim.workload.served import Roles, a_message, moved, requests_of
@@ -76,13 +76,13 @@ def predict(case: StepCase, captured: Captured, transport: Transport, cores: int
 
 
 def payload_of(case: StepCase, captured: Captured) -> float:
-    """Bytes that the plan, as gloo runs it, has all hosts send in a step."""
+    """Bytes that the plan has all hosts send in a step."""
     plan, n = plan_of(case.strategy, captured.job.model), case.workers
     symbols = plan.symbols(captured.job.symbols(n, case.batch))
     if case.servers:
         return n * moved(plan, symbols, case.servers)
-    runs = ((GLOO_RUNS.get(op.collective, op.collective), op) for op in plan.collectives if op.collective is not None)
-    return sum(n * sent_factor(run, n) * op.even_size(symbols) for run, op in runs)
+    ops = ((op.collective, op) for op in plan.collectives if op.collective is not None)
+    return sum(n * sent_factor(collective, n) * op.even_size(symbols) for collective, op in ops)
 
 
 def _served(case: StepCase, captured: Captured, cluster: Cluster) -> float:

@@ -21,8 +21,6 @@ from dessim.errors import LabError
 from dessim.lab.priority import first
 from dessim.trace.schema import Collective, sent_factor
 
-GLOO_RUNS = {Collective.REDUCE_SCATTER: Collective.ALL_REDUCE}
-"""What gloo does for a collective where it is not that: it sums the whole input everywhere, and keeps a chunk."""
 _LAB = "training"
 
 
@@ -49,14 +47,13 @@ class Trained:
         return float(self.found["batch"]) / self.step_s
 
     @property
-    def planned(self) -> float:
-        """Bytes that the plan sends over the network; with servers of their own, both ways."""
-        return self._sent({})
-
-    @property
     def payload(self) -> float:
-        """The same as gloo sends them."""
-        return self._sent(GLOO_RUNS)
+        """Bytes that the plan sends over the network; with servers of their own, both ways."""
+        n, ops = self.workers, self.found["ops"]
+        if self.found["servers"]:
+            closing = self.found["closing"] / self.found["counted_steps"]
+            return float(n * (sum(op["bytes"] for op in ops) + closing))
+        return float(sum(n * sent_factor(Collective(op["collective"]), n) * op["bytes"] for op in ops))
 
     @property
     def frames(self) -> float:
@@ -64,16 +61,6 @@ class Trained:
         if self.found["frames"] is None:
             raise LabError(f"{self.found['name']}: no shaper counted what was sent")
         return float(sum(self.found["frames"])) / int(self.found["counted_steps"])
-
-    def _sent(self, runs: Mapping[Collective, Collective]) -> float:
-        n, ops = self.workers, self.found["ops"]
-        if self.found["servers"]:
-            closing = self.found["closing"] / self.found["counted_steps"]
-            return float(n * (sum(op["bytes"] for op in ops) + closing))
-        names = [Collective(op["collective"]) for op in ops]
-        return float(
-            sum(n * sent_factor(runs.get(name, name), n) * op["bytes"] for name, op in zip(names, ops, strict=True))
-        )
 
 
 def train_on_lab(

@@ -17,10 +17,7 @@ from dessim.results.rows import data_csv
 from dessim.verbs.training import Trained, train_on_lab
 
 HERE = Path(__file__).parent
-COLUMNS = (
-    *("model", "ranks", "strategy", "workers", "batch", "steps"),
-    *("planned_bytes", "payload_bytes", "frame_bytes"),
-)
+COLUMNS = ("model", "ranks", "strategy", "workers", "batch", "steps", "payload_bytes", "frame_bytes")
 _TIMEOUT_S = 280.0
 
 
@@ -54,7 +51,6 @@ def measure(study: dict[str, Any]) -> tuple[list[dict[str, Any]], str]:
                     "workers": ran.workers,
                     "batch": found["batch"],
                     "steps": found["counted_steps"],
-                    "planned_bytes": round(ran.planned),
                     "payload_bytes": round(ran.payload),
                     "frame_bytes": round(ran.frames),
                 }

@@ -41,18 +41,18 @@ def table(study: dict[str, Any], rows: list[dict[str, Any]], machine: str) -> st
     """In Markdown: megabytes a step, all hosts together."""
     lines = [f"Measured on {machine}.", ""]
     for model, batch in study["batch"].items():
-        heads = [f"{ranks} ranks: plan | as gloo sends it | frames | ratio" for ranks in study["ranks"]]
+        heads = [f"{ranks} ranks: plan | frames | ratio" for ranks in study["ranks"]]
         lines += [
             f"**{model}**, batch {batch:,}; MB a step, all hosts together",
             "",
             f"| strategy | {' | '.join(heads)} |",
-            "|---|" + "---:|" * 4 * len(heads),
+            "|---|" + "---:|" * 3 * len(heads),
         ]
         for strategy in study["strategies"]:
             cells = []
             for ranks in study["ranks"]:
                 row = _row(rows, model, ranks, strategy)
-                sizes = [row[f"{what}_bytes"] / MB for what in ("planned", "payload", "frame")]
+                sizes = [row[f"{what}_bytes"] / MB for what in ("payload", "frame")]
                 cells += [*(f"{size:.3f}" for size in sizes), f"{ratio(row):.3f}"]
             lines.append(f"| {style_of(strategy).label} | {' | '.join(cells)} |")
         lines.append("")

@@ -107,7 +107,7 @@ def test_gloo(flat: Cluster, n: int, size: float) -> None:
     pairs = max(1, math.ceil(math.ceil(size / 2**20) / n / 2))
     ring = forms.gloo_ring_time(n, size, pairs, 2, *WIRE)
     assert time_of(flat, ALL_REDUCE, n, size, "gloo") == exactly(ring)
-    assert time_of(flat, REDUCE_SCATTER, n, size, "gloo") == exactly(ring)
+    assert time_of(flat, REDUCE_SCATTER, n, size, "gloo") == exactly(forms.direct_time(n, size, *WIRE))
     gather = forms.gloo_ring_time(n, size, 1, 1, *WIRE) if n > 2 else 3 * forms.send_recv_time(size / 4, *WIRE)
     assert time_of(flat, ALL_GATHER, n, size, "gloo") == exactly(gather)
     for seed in (0, 1):
@@ -117,6 +117,17 @@ def test_gloo(flat: Cluster, n: int, size: float) -> None:
         assert time_of(flat, BROADCAST, n, size, "gloo", root=n - 1) == exactly(
             forms.gloo_broadcast_time(n, size, *WIRE)
         )
+
+
+@pytest.mark.parametrize("n", [2, 3, 8])
+def test_a_receiver_adds_one_message_after_the_other(n: int) -> None:
+    transport = {"message_overhead": "0 s", "op_overhead": "0 s", "reduction_rate": "20 GB/s", "source": "test"}
+    slow = build(hosts(kind="single_switch", switch=SUMS) | {"transport": transport})
+    size, adds = 3e6, 3e6 / 20e9
+    scattered = forms.direct_time(n, size, *WIRE) + (n - 1) / n * adds
+    assert time_of(slow, REDUCE_SCATTER, n, size, "gloo") == exactly(scattered)
+    rooted = WIRE[0] + (n - 1) * (size * WIRE[1] + adds)
+    assert time_of(slow, REDUCE, n, size, "flat") == exactly(rooted)
 
 
 @pytest.mark.parametrize("chunks", [1, 2, 5, 11, 64])

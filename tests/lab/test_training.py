@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from dessim.trace.schema import sent_factor
 from dessim.verbs.training import Trained, train_on_lab
 
 pytest.importorskip("torch", reason="the trainer needs the [train] extra")
@@ -24,10 +23,4 @@ def test_the_kernel_counts_the_plans_bytes(can_build: None) -> None:
     for ran in (summing, exchanging, served):
         assert 1.0 < ran.frames / ran.payload < 1.10, ran.found["name"]
         assert 0 < ran.step_s < 30 and ran.samples_per_s == pytest.approx(384 / ran.step_s)
-    # gloo runs the ReduceScatter of partials as an AllReduce: as much again as the plan sends for it.
-    (partials,) = (op for op in summing.found["ops"] if op["name"] == "partials")
-    assert summing.payload - summing.planned == pytest.approx(
-        4 * sent_factor(partials["collective"], 4) * partials["bytes"]
-    )
-    assert exchanging.payload == exchanging.planned
     assert (served.workers, served.found["servers"]) == (3, 1)

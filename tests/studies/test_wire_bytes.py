@@ -40,9 +40,6 @@ def test_every_strategy_is_counted(folder, plot, study):
     rows, machine = plot.load(folder / "wire_bytes.csv")
     assert len(rows) == len(study["strategies"]) * len(study["ranks"]) * len(study["batch"])
     assert "cores" in machine and "gloo" in machine
-    # Only where there is a ReduceScatter does gloo send more than was planned.
-    more = {row["strategy"] for row in rows if row["payload_bytes"] > 1.001 * row["planned_bytes"]}
-    assert more == {"des_reduce_scatter", "row_wise"}
 
 
 def test_the_readme_says_what_was_found(folder, plot):

@@ -22,7 +22,7 @@ import numpy.typing as npt
 import torch
 
 from des_ref.bench_ops import BYTES, COLLECTIVES, OPS, Case, Groups, Part, Runner, load_cases, whole
-from des_ref.cli import Parser, leave, positive, run
+from des_ref.cli import Parser, leave, output_file, positive, run
 from des_ref.comm import Comm, open_comm, record
 from des_ref.trace_session import clock_offsets_us
 from dessim.errors import UnitError, UsageError
@@ -114,14 +114,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--iterations", type=positive, default=10)
     p.add_argument("--warmup", type=positive, default=3)
     p.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
-    p.add_argument("--json", type=Path, metavar="OUT", help="write the results here too")
+    p.add_argument("--json", type=output_file, metavar="OUT", help="write the results here too")
     args = p.parse_args(argv)
     with open_comm(args.device) as comm:
-        results: list[dict[str, Any]] = []
+        cases, results = _asked(args, comm.world_size), []
         groups: Groups = {}
         if comm.rank == 0:
             print(_header(comm), flush=True)
-        for case in _asked(args, comm.world_size):
+        for case in cases:
             seconds = measure(comm, case, groups)
             results.append(_result(case, seconds))
             if comm.rank == 0:

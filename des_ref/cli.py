@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import NoReturn
 
 from dessim.errors import DessimError, UsageError
@@ -31,10 +33,31 @@ class Parser(argparse.ArgumentParser):
 
 def positive(text: str) -> int:
     """A flag's value that must be a whole number above 0."""
-    value = int(text) if text.isdigit() else 0
-    if value <= 0:
-        raise argparse.ArgumentTypeError(f"must be a whole number above 0, not {text!r}")
+    return _whole(text, 1, "above 0")
+
+
+def natural(text: str) -> int:
+    """A flag's value that must be a whole number of 0 or more."""
+    return _whole(text, 0, "of 0 or more")
+
+
+def _whole(text: str, least: int, what: str) -> int:
+    value = int(text) if text.isdecimal() else -1
+    if value < least:
+        raise argparse.ArgumentTypeError(f"must be a whole number {what}, not {text!r}")
     return value
+
+
+def output_file(text: str) -> Path:
+    """A flag's file that is written when all is done: what would be in the way then is said before anything starts."""
+    path = Path(text)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{path.parent}: {error.strerror}") from None
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{path}: is a folder; name a file")
+    return path
 
 
 def say(text: str) -> None:
@@ -71,3 +94,18 @@ def run(program: str, main: Callable[[], int]) -> int:
         # The reader left (`| head`); point stdout elsewhere so that the interpreter's last flush does not complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except (OSError, MemoryError, RuntimeError) as error:
+        # Of one process, which nobody else can speak for: a full disk, no memory left.
+        if (line := _of_the_machine(error)) is None:
+            raise
+        say(f"{program}: error: {line}")
+        return 1
+
+
+def _of_the_machine(error: Exception) -> str | None:
+    """A line for what the machine refuses; None for what is a mistake of the program."""
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
+    # torch says so in a RuntimeError, with many lines about where it was.
+    memory = re.search(r"(CUDA out of memory|can't allocate memory|Unable to allocate)[^\n]*", str(error))
+    return f"out of memory: {memory[0]}" if memory or isinstance(error, MemoryError) else None

@@ -28,14 +28,14 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from des_ref.cli import Parser, leave, run, say
+from des_ref.cli import Parser, leave, output_file, run, say
 from des_ref.comm import Comm, open_comm, record
 from des_ref.data.synthetic import Zipf
 from des_ref.frames import sent_frames
@@ -47,29 +47,31 @@ from des_ref.strategies.ps_server import Server
 from des_ref.trace_session import TraceSession, clock_offsets_us
 from dessim.errors import FileError, UsageError
 from dessim.files import write_json
+from dessim.trace.io import check_free
 from dessim.trace.schema import PREFETCH
 from dessim.workload import formula
 from dessim.workload.model import Model, load_model, parse_model
+from dessim.workload.operators import Positive
 
 SERVED = "ps_async"  # its servers are processes of their own
 STALENESS, PATIENCE_S, SEED = 4, 120.0, 0
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(BaseModel):
     """What is trained; `batch` is global."""
 
+    model_config = ConfigDict(extra="forbid", frozen=True)
     name: str
     model: Model
     strategy: str
-    batch: int = 1024
+    batch: Positive = 1024
     pipeline: bool = True
-    warmup: int = 3
-    steps: int = 8
-    servers: int = 1
-    samples: int | None = None
+    warmup: Annotated[int, Field(ge=0)] = 3
+    steps: Positive = 8
+    servers: Positive = 1
+    samples: Positive | None = None
     trace: str | None = None
-    traced: int = 3
+    traced: Positive = 3
 
     @property
     def made(self) -> int:
@@ -78,10 +80,13 @@ class Job:
 
 
 def load_jobs(path: Path) -> list[Job]:
-    """The jobs of a file. Raises FileError."""
+    """The jobs of a file. Raises FileError, and UsageError for what none can do."""
     try:
         raw = json.loads(path.read_text("utf-8"))["jobs"]
         return [_job(entry, path) for entry in raw]
+    except ValidationError as error:
+        said = "; ".join(f"{e['loc'][0]}: {e['msg']}" for e in error.errors())
+        raise FileError(path, "jobs", f"{said} (see des_ref/steps.py)") from None
     except OSError as error:
         raise FileError(path, "", f"cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError) as error:
@@ -93,7 +98,10 @@ def _job(raw: Mapping[str, Any], path: Path) -> Job:
     model = given.pop("model")
     model = load_model(model) if isinstance(model, str) else parse_model(model, path)
     check_strategy(given["strategy"])
-    return Job(**{"name": given["strategy"], **given, "model": model})
+    job = Job(**{"name": given["strategy"], **given, "model": model})
+    if job.trace is not None:
+        check_free(Path(job.trace))
+    return job
 
 
 class Watch:
@@ -209,7 +217,7 @@ def _found(
     # To see that its pushes are applied, a worker pulls the dense parameters twice more at the end.
     closing = 2 * next(op["bytes"] for op in ops if op["name"] == "pull_dense") if served else 0.0
     return {
-        **{k: v for k, v in asdict(job).items() if k != "model"},
+        **job.model_dump(exclude={"model"}),
         "model": job.model.model_dump(mode="json"),
         "workers": comm.world_size,
         "servers": job.servers if served else 0,
@@ -226,7 +234,7 @@ def _found(
 def main(argv: Sequence[str] | None = None) -> int:
     p = Parser(prog="des_ref.steps", description=__doc__.split("\n")[0])
     p.add_argument("jobs", type=Path, help="JSON of jobs")
-    p.add_argument("--json", type=Path, metavar="OUT", help="write what was found here (default: stdout)")
+    p.add_argument("--json", type=output_file, metavar="OUT", help="write what was found here (default: stdout)")
     args = p.parse_args(argv)
     jobs = load_jobs(args.jobs)
     with open_comm("cpu") as comm:

@@ -5,6 +5,7 @@ A killed process or a full disk leaves the earlier file as it was.
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import json
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from dessim.errors import FileError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
@@ -30,6 +33,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.replace(target)
+    except OSError as error:
+        # The temporary name is nothing to a user, and a full disk comes with none.
+        if error.filename == str(temporary) or error.errno in _FULL:
+            raise OSError(error.errno, error.strerror, str(target)) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

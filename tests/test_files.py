@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import time
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +26,26 @@ def test_an_error_leaves_the_earlier_file(tmp_path):
         raise RuntimeError("disk full")
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_leaves_the_earlier_file_and_is_said_of_the_file_that_was_wanted(tmp_path, code):
+    target = tmp_path / "a.csv"
+    target.write_text("old")
+    with pytest.raises(OSError) as said, files.atomic_path(target) as temporary:
+        temporary.write_text("half of the n")
+        raise OSError(code, "No space left on device")
+    assert (said.value.filename, said.value.errno) == (str(target), code)
+    assert target.read_text() == "old" and list(tmp_path.iterdir()) == [target]
+
+
+def test_a_folder_in_the_way_is_named_and_another_file_keeps_its_own_name(tmp_path):
+    with pytest.raises(IsADirectoryError) as said:
+        files.write_text(tmp_path, "text")
+    assert said.value.filename == str(tmp_path)
+    with pytest.raises(FileNotFoundError) as missing, files.atomic_path(tmp_path / "a"):
+        (tmp_path / "none").read_text()
+    assert Path(missing.value.filename) == tmp_path / "none"
 
 
 def test_the_temporary_name_keeps_the_suffix(tmp_path):

@@ -19,7 +19,6 @@ import argparse
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
@@ -28,7 +27,7 @@ from des_ref.certify.group import certify_all
 from des_ref.certify.matrix import every_case, pairwise
 from des_ref.certify.page import write_page
 from des_ref.certify.show import PARAMETER_BOUND, passed, print_matrix, print_table, summary
-from des_ref.cli import Parser, positive, say
+from des_ref.cli import Parser, natural, output_file, positive, say
 from des_ref.embedding.optim import ROW_OPTIMIZERS
 from des_ref.models.build import Network
 from des_ref.strategies import STRATEGIES, check_strategy
@@ -36,6 +35,8 @@ from dessim.errors import CheckFailed, UsageError
 from dessim.files import dump_json
 from dessim.workload.coding import coded
 from dessim.workload.strategies import plan
+
+MAX_RANKS = 64  # all on this machine, each a process that imports torch
 
 
 def parser() -> argparse.ArgumentParser:
@@ -54,12 +55,12 @@ def parser() -> argparse.ArgumentParser:
         choices=tuple(ROW_OPTIMIZERS),
         help="of rows (default: rowwise_adagrad); replicated weights have Adam",
     )
-    p.add_argument("--staleness", type=int, default=4, help="bound of ps_async, steps (default: 4)")
+    p.add_argument("--staleness", type=natural, default=4, help="bound of ps_async, steps (default: 4)")
     p.add_argument(
         "--codec", help="what values travel as, such as bf16 (des_ref.train --help); not with --all, --quick"
     )
     p.add_argument("--placement", choices=("hash", "field"), help="of DES's rows on ranks (default: the model file's)")
-    p.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    p.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: auto)")
     p.add_argument(
         "--pipeline",
         action=argparse.BooleanOptionalAction,
@@ -67,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
         help="send the next batch's ids while a step runs (default: yes)",
     )
     p.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
-    p.add_argument("--html", type=Path, metavar="FILE", help="write a page that stands alone")
+    p.add_argument("--html", type=output_file, metavar="FILE", help="write a page that stands alone")
     return p
 
 
@@ -81,6 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UsageError("--codec certifies one model and strategy: leave out --all and --quick")
     cases = _matrix(args) if many else _single(args)
     how = "quick" if args.quick else "all" if args.all else f"{cases[0].strategy} on {args.ranks or '2,4'} ranks"
+    if args.device == "cuda" and (most := max(case.ranks for case in cases)) > torch.cuda.device_count():
+        raise UsageError(f"--device cuda: {most} ranks, but {torch.cuda.device_count()} GPUs")
     say(f"certifying {how}: {len(cases)} cases, {args.steps} steps")
     started = time.monotonic()
     results = certify_all(cases)
@@ -140,6 +143,6 @@ def _matrix(args: argparse.Namespace) -> list[Case]:
 
 def _ranks(text: str) -> list[int]:
     counts = text.split(",")
-    if not all(c.strip().isdigit() and int(c) > 0 for c in counts):
-        raise UsageError(f"--ranks {text!r}: write numbers above 0, such as 2,4")
+    if not all(c.strip().isdecimal() and 0 < int(c) <= MAX_RANKS for c in counts):
+        raise UsageError(f"--ranks {text!r}: write numbers from 1 to {MAX_RANKS}, such as 2,4")
     return list(map(int, counts))

@@ -94,7 +94,7 @@ def _read(path: Path) -> dict[str, list[list[str]]]:
     except zipfile.BadZipFile:
         raise FileError(path, "", "is not a wheel; delete it and run again") from None
     except OSError as error:
-        raise FileError(path, "", f"cannot be read: {error.strerror}") from None
+        raise FileError(error.filename or path, "", f"cannot be read: {error.strerror}") from None
     return tables
 
 

@@ -10,13 +10,14 @@ import json
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
+from des_ref.line_log import LineLog
 from dessim.errors import FileError, UsageError
-from dessim.files import write_text
 from dessim.units import format_count, format_size
 
 Report = Mapping[str, Any]
@@ -39,24 +40,26 @@ class Reports:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._is_terminal and self._shown_at:
             self._screen.write("\n")
-        for file in (self._log, self._events):
-            if file is not None:
-                file.close()
+        if self._log is not None:
+            self._log.close()
+        if self._events is not None:
+            with suppress(OSError):  # what cannot be written has been said
+                self._events.close()
 
     def give(self, report: Report) -> None:
         """A report. Raises FileError where it cannot be written."""
         self._last = dict(report)
         self._show(line_of(report))
         if self._log is not None:
-            try:
-                self._log.write(json.dumps(report, allow_nan=False) + "\n")
-            except OSError as error:
-                raise FileError(self._log.name, "", f"cannot be written: {error.strerror}") from None
+            self._log.add(report)
         if self._events is not None:
-            for name, value in report.items():
-                if name not in ("step", "position") and value is not None:
-                    self._events.add_scalar(f"stream/{name}", value, report["step"])
-            self._events.flush()
+            try:
+                for name, value in report.items():
+                    if name not in ("step", "position") and value is not None:
+                        self._events.add_scalar(f"stream/{name}", value, report["step"])
+                self._events.flush()
+            except OSError as error:
+                raise FileError(self._events.log_dir, "", f"cannot be written: {error.strerror}") from None
 
     def tick(self, step: int, rows: int, rows_per_s: float) -> None:
         """Between two reports: the line says how far it is."""
@@ -88,15 +91,14 @@ def line_of(report: Report) -> str:
     return "  ".join(parts)
 
 
-def _open_log(path: Path, step: int) -> IO[str]:
+def _open_log(path: Path, step: int) -> LineLog:
     """Open behind the lines of steps up to this one."""
+
+    def keep(lines: list[str]) -> list[str]:
+        return [line for line in lines if json.loads(line)["step"] <= step]
+
     try:
-        lines = path.read_text("utf-8").splitlines() if step and path.exists() else []
-        kept = [line for line in lines if json.loads(line)["step"] <= step]
-        write_text(path, "".join(f"{line}\n" for line in kept))
-        return path.open("a", encoding="utf-8", buffering=1)
-    except OSError as error:
-        raise FileError(path, "", f"cannot be written: {error.strerror}") from None
+        return LineLog(path, keep if step else None)
     except (ValueError, KeyError, TypeError):
         raise FileError(path, "", "is there and not a log of reports: name another file") from None
 

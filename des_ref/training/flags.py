@@ -14,6 +14,7 @@ from des_ref.models.shampoo import NAME as SHAMPOO
 from des_ref.strategies import STRATEGIES, check_strategy
 from des_ref.stream.report import check_tensorboard
 from dessim.errors import UsageError
+from dessim.trace.io import check_free
 from dessim.workload.options import parse_strategy
 
 
@@ -118,7 +119,10 @@ def settings_from(args: argparse.Namespace) -> Settings:
 
 def check_trace(args: argparse.Namespace, settings: Settings) -> None:
     """Raises UsageError for what does not go together."""
-    if args.trace is not None and settings.strategy == "ps_async":
+    if args.trace is None:
+        return
+    check_free(args.trace)
+    if settings.strategy == "ps_async":
         raise UsageError("--trace records collectives, and ps_async has none: trace ps_sync instead")
 
 

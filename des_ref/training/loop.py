@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from contextlib import nullcontext
 from dataclasses import astuple
 from pathlib import Path
-from typing import IO, Any
 
 from des_ref.checkpoint.writer import Writer
 from des_ref.cli import say
 from des_ref.comm import Comm
 from des_ref.config import Settings
 from des_ref.data.source import Opened
+from des_ref.line_log import LineLog
 from des_ref.pipeline import Pipeline
 from des_ref.strategies.base import StepResult, Strategy
 from des_ref.trace_session import TraceSession
 from des_ref.training.divergence import check_finite
 from des_ref.training.evaluation import evaluate_epoch
 from des_ref.training.progress import Progress
-from dessim.errors import FileError
-from dessim.files import write_text
 
 
 def train(
@@ -41,7 +38,9 @@ def train(
     scored = source.train_samples // settings.training.batch * progress.epochs
     if progress.steps == scored and (_is_stale(progress, settings) or progress.steps >= limit):
         return  # saved at its end
-    with _log_file(log if comm.rank == 0 else None, progress.epochs) as lines:
+    done = progress.epochs  # lines of later epochs go: those are trained again
+    keep = (lambda there: there[:done]) if done else None
+    with LineLog(log, keep) if log is not None and comm.rank == 0 else nullcontext() as lines:
         for epoch in range(progress.epochs, settings.training.epochs):
             result: StepResult | None = None
             while pipeline.epoch == epoch and progress.steps < limit:
@@ -66,7 +65,7 @@ def train(
                 figures = "  ".join(f"{k} {v}" for k, v in line.items() if v is not None)
                 say(f"epoch {epoch + 1:3d}  loss {progress.loss:.4f}  {figures}")
                 if lines is not None:
-                    lines.write(json.dumps({"epoch": epoch + 1, "loss": progress.loss, **line}) + "\n")
+                    lines.add({"epoch": epoch + 1, "loss": progress.loss, **line})
             # A trace that was asked for is finished first.
             is_traced = session is None or session.done
             over = progress.steps >= limit or epoch + 1 == settings.training.epochs
@@ -87,16 +86,3 @@ def _whole_loss(result: StepResult, comm: Comm, strategy: Strategy) -> float:
     if strategy.loss_is_share:
         comm.all_reduce("loss", loss).wait()
     return float(loss)
-
-
-def _log_file(path: Path | None, epochs: int) -> Any:
-    """Open for the lines of all epochs but the first so many, whose lines stay: those after them are trained again."""
-    if path is None:
-        return nullcontext()
-    try:
-        kept = path.read_text("utf-8").splitlines(keepends=True)[:epochs] if epochs and path.exists() else []
-        write_text(path, "".join(kept))
-        file: IO[str] = path.open("a", encoding="utf-8", buffering=1)
-    except OSError as error:
-        raise FileError(path, "", f"cannot be written: {error.strerror}") from None
-    return file

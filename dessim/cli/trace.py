@@ -87,13 +87,12 @@ def trace_import(
     """Import PyTorch profiles of all ranks of a job (NCCL or gloo) as a trace; says what they lack for one."""
     from dessim.errors import UsageError
     from dessim.trace.importers.kineto import import_kineto
-    from dessim.trace.io import HEADER_FILE, write_trace
+    from dessim.trace.io import check_free, write_trace
 
     name = out.name.removesuffix(".trace")
     if not name or not out.name.endswith(".trace"):
         raise UsageError(f"--out {out}: name the folder NAME.trace")
-    if out.exists() and not (out / HEADER_FILE).is_file():
-        raise UsageError(f"--out {out}: is there and is no trace; name another folder")
+    check_free(out)
     found = import_kineto(profiles, name)
     write_trace(out, found.header, found.ranks)
     header = found.header

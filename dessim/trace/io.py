@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
-from dessim.errors import TraceError
+from dessim.errors import TraceError, UsageError
 from dessim.files import write_json
 from dessim.trace.schema import Header, Op
 
@@ -74,8 +74,17 @@ class RankWriter:
         self._raw.close()
 
 
+def check_free(path: Path) -> None:
+    """Raise UsageError where something stands that a trace must not replace: all but a trace and an empty folder."""
+    if not path.name:
+        raise UsageError(f"{path}: is no name of a trace; write NAME.trace")
+    if path.exists() and not (path / HEADER_FILE).is_file() and not (path.is_dir() and not any(path.iterdir())):
+        raise UsageError(f"{path}: is there and is no trace; name another folder")
+
+
 def begin(path: Path, header: Header) -> None:
     """Create the part folder with a header marked incomplete. An earlier part folder of the same name is replaced."""
+    check_free(path)
     part = part_folder(path)
     if part.exists():
         shutil.rmtree(part)

@@ -16,6 +16,7 @@ import importlib.util
 import json
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -215,7 +216,8 @@ def _last_line(log: Path) -> str:
     """The trainer's own message, rather than torchrun's account of which rank gave it."""
     lines = log.read_text("utf-8", errors="replace").splitlines()
     ours = [line for line in lines if line.startswith("des_ref.") and ": error: " in line]
-    return (ours or [line for line in lines if line.strip()] or ["no message"])[-1]
+    nothing = "the disk is full" if shutil.disk_usage(log.parent).free < 4096 else "no message"
+    return (ours or [line for line in lines if line.strip()] or [nothing])[-1]
 
 
 @contextmanager

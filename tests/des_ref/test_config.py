@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -83,16 +84,81 @@ def test_train_mistakes(
     assert problem in captured.err and captured.err.count("\n") == 1
 
 
-@pytest.mark.parametrize("arguments", [["--ranks", "0"], ["--ranks", "two"], ["--strategy", "x"], ["--placement", "x"]])
+def test_a_trace_never_replaces_what_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "papers").mkdir()
+    (tmp_path / "papers" / "thesis.txt").write_text("all of it")
+    for there in (tmp_path / "papers", tmp_path / "papers" / "thesis.txt"):
+        assert run("des_ref.train", lambda there=there: train.main(["--data", "synthetic", "--trace", str(there)])) == 2
+        assert "is there and is no trace; name another folder" in capsys.readouterr().err
+    assert sorted(file.name for file in tmp_path.rglob("*")) == ["papers", "thesis.txt"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--ranks", "0"],
+        ["--ranks", "two"],
+        ["--ranks", "2,999"],
+        ["--strategy", "x"],
+        ["--placement", "x"],
+        ["--device", "tpu"],
+        ["--strategy", "ps_async", "--staleness", "-1"],
+        ["--html", "/proc/none/page.html"],
+        ["--html", "/"],
+    ],
+)
 def test_certify_mistakes(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run("des_ref.certify", lambda: certify.main(arguments)) == 2
-    assert capsys.readouterr().err.count("\n") == 1
+    said = capsys.readouterr()
+    assert said.err.count("\n") == 1 and said.out == ""
 
 
-def test_bench_refuses_unknown_ops_and_bare_sizes(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("des_ref.bench", lambda: bench.main(["--ops", "gossip"])) == 2
-    assert run("des_ref.bench", lambda: bench.main(["--sizes", "4096"])) == 2
-    assert "has no unit" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("arguments", "code", "problem"),
+    [
+        (["--ops", "gossip"], 2, "unknown op 'gossip'"),
+        (["--sizes", "4096"], 2, "has no unit"),
+        (["--cases", "/no/such.json"], 1, "cannot be read"),
+        (["--json", "/proc/none/out.json"], 2, "No such file or directory"),
+        (["--json", "/"], 2, "is a folder"),
+    ],
+)
+def test_bench_mistakes(arguments: list[str], code: int, problem: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("des_ref.bench", lambda: bench.main(arguments)) == code
+    said = capsys.readouterr()
+    assert said.out == "" and problem in said.err and said.err.count("\n") == 1
+
+
+def test_memory_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("des_ref.bench", lambda: bench.main(["--ops", "all_reduce", "--sizes", "8192TiB"])) == 1
+    said = capsys.readouterr().err
+    assert "des_ref.bench: error: out of memory: can't allocate memory" in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "a.json"), "a.json: No space left on device"),
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+        (MemoryError("Unable to allocate 3 GiB for an array"), "out of memory: Unable to allocate 3 GiB for an array"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 3 GiB\nmore"), "out of memory: CUDA out of memory. Tried"),
+    ],
+)
+def test_what_the_machine_refuses_is_one_line(error: Exception, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def refused() -> int:
+        raise error
+
+    assert run("des_ref.train", refused) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"des_ref.train: error: {line}") and said.count("\n") == 1
+
+
+def test_a_mistake_of_the_program_is_not_hidden() -> None:
+    def broken() -> int:
+        raise RuntimeError("shapes do not match")
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        run("des_ref.train", broken)
 
 
 def test_interrupt_is_130() -> None:

@@ -7,12 +7,13 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dessim.errors import TraceError
+from dessim.errors import TraceError, UsageError
 from dessim.trace import io
 from dessim.trace.schema import Header, Op
 from tests.trace.build import all_ops, header, step_ops
@@ -56,6 +57,20 @@ def test_an_earlier_trace_is_replaced_whole(trace):
     io.write_trace(trace, header(recorded_steps=(2,)), all_ops((2,)))
     assert io.load_trace(trace).header.recorded_steps == (2,)
     assert sorted(p.name for p in trace.parent.iterdir()) == ["run.trace"]
+
+
+def test_what_is_no_trace_is_never_replaced(tmp_path):
+    (tmp_path / "papers").mkdir()
+    (tmp_path / "papers" / "thesis.txt").write_text("all of it")
+    for there in (tmp_path / "papers", tmp_path / "papers" / "thesis.txt", tmp_path / "papers" / ".."):
+        with pytest.raises(UsageError, match="is there and is no trace"):
+            io.write_trace(there, header(), all_ops())
+    with pytest.raises(UsageError, match="no name of a trace"):
+        io.begin(Path(), header())
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["papers", "thesis.txt"]
+    (tmp_path / "empty").mkdir()
+    io.write_trace(tmp_path / "empty", header(), all_ops())
+    assert io.load_trace(tmp_path / "empty").header.complete
 
 
 def test_no_such_folder(tmp_path):

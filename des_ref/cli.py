@@ -85,10 +85,12 @@ def run(program: str, main: Callable[[], int]) -> int:
     try:
         return main()
     except DessimError as error:
-        if isinstance(error, RankError) or os.environ.get("LOCAL_RANK", "0") == "0":
+        if isinstance(error, RankError) or _is_first():
             say(f"{program}: error: {' '.join(str(error).split())}")
         return error.exit_code
     except KeyboardInterrupt:
+        if _is_first():
+            say(f"{program}: interrupted")
         return INTERRUPTED
     except BrokenPipeError:
         # The reader left (`| head`); point stdout elsewhere so that the interpreter's last flush does not complain.
@@ -100,6 +102,11 @@ def run(program: str, main: Callable[[], int]) -> int:
             raise
         say(f"{program}: error: {line}")
         return 1
+
+
+def _is_first() -> bool:
+    """Whether this process is the first of its machine."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def _of_the_machine(error: Exception) -> str | None:

@@ -161,8 +161,14 @@ def test_a_mistake_of_the_program_is_not_hidden() -> None:
         run("des_ref.train", broken)
 
 
-def test_interrupt_is_130() -> None:
+@pytest.mark.parametrize(("rank", "said"), [("0", "des_ref.train: interrupted\n"), ("1", "")])
+def test_interrupt_is_130_and_said_once(
+    rank: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", rank)
+
     def interrupted() -> int:
         raise KeyboardInterrupt
 
     assert run("des_ref.train", interrupted) == 130
+    assert capsys.readouterr().err == said

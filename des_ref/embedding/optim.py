@@ -57,10 +57,10 @@ class _ColumnByColumn:
         columns = table.columns
         for name, grad in grads.items():
             parts = (*self._floats, *self._scalars)
-            state = {part: columns[f"{name}_{part}"][rows] for part in parts}
-            columns[name][rows] = self._step(columns[name][rows], grad, state)
+            state = {part: columns[f"{name}_{part}"].index_select(0, rows) for part in parts}
+            columns[name].index_copy_(0, rows, self._step(columns[name].index_select(0, rows), grad, state))
             for part in parts:
-                columns[f"{name}_{part}"][rows] = state[part]
+                columns[f"{name}_{part}"].index_copy_(0, rows, state[part])
 
     def _step(self, values: Tensor, grad: Tensor, state: dict[str, Tensor]) -> Tensor:
         raise NotImplementedError

@@ -114,8 +114,8 @@ class _Des(OwnedByHash):
             self._dense.zero_grad(set_to_none=True)
             torch.autograd.backward(roots, gradients)
             self._share_of_shared_grads()
-        tail = self._tail_grads()
         self._backward_of_sum(sums, above.grad)
+        tail = self._tail_grads()  # after what everything else waits for
         with self._rounds.legs(self.marks, "local_backward", Phase.BACKWARD):
             buffer.backward(below.grad)
         # A partial sum under hash placement; rows do not wait for it.

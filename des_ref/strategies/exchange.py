@@ -23,7 +23,7 @@ from des_ref.data.batch import Batch
 from des_ref.hashing import owner_of
 from des_ref.strategies.base import Lane
 from des_ref.strategies.hot import HotRows
-from des_ref.substitution.held import Held, sizes_of_bags
+from des_ref.substitution.held import Held, different, in_order, sizes_of_bags
 from dessim.errors import UsageError
 from dessim.trace.schema import Phase
 
@@ -63,7 +63,7 @@ def send_occurrences(
         columns = [batch.ids.view(torch.int32).view(-1, 2), coordinate[:, None]]
         if bag_sizes:
             columns.append(sizes_of_bags(coordinate)[:, None].to(torch.int32))
-        message = torch.cat(columns, dim=1)[order]
+        message = torch.cat(columns, dim=1).index_select(0, order)
         to_send = torch.bincount(owner, minlength=comm.world_size)
     received = _counts_first(comm, to_send)
     out = message.new_empty(sum(received), message.shape[1])
@@ -80,10 +80,11 @@ def unpack_occurrences(message: tuple[Tensor, list[int]], samples: int, fields: 
     coordinate = rows[:, 2].to(torch.int64)
     first = torch.arange(len(received), device=rows.device) * share
     source = torch.repeat_interleave(first, torch.tensor(received, device=rows.device), output_size=len(rows))
-    unique, inverse = torch.unique(ids, return_inverse=True)
     sample, field = source + coordinate // fields, coordinate % fields
-    bag_size = rows[:, 3] if rows.shape[1] > 3 else None
-    return unique, Held.of(sample, field, inverse, samples, fields, bag_size)
+    more = () if rows.shape[1] == 3 else (rows[:, 3],)  # sizes of bags
+    _, ids, sample, field, *more = in_order(source * fields + coordinate, ids, sample, field, *more)
+    unique, lines = different(ids)
+    return unique, Held(sample, field, lines, samples, fields, *more)
 
 
 # -- tables -----------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ and adds it up, and never writes down one vector an occurrence.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from dataclasses import field as attribute
 from functools import cached_property
 from typing import Any
 
@@ -35,15 +36,29 @@ class Groups:
 
 @dataclass(frozen=True)
 class Lines:
-    """Which line of a table [u, r] each of n occurrences adds to its group: `number` int64 [n]."""
+    """Which line of a table [u, r] each of n occurrences adds to its group.
+
+    number  int64 [n]
+    known   the same line by line, where somebody has sorted them: occurrences, and the line of each, int64 [n]
+    """
 
     number: Tensor
+    known: tuple[Tensor, Tensor] | None = None
+    _starts: dict[int, Tensor] = attribute(default_factory=dict)
 
     @cached_property
     def sorted(self) -> tuple[Tensor, Tensor]:
         """Occurrences line by line, int64 [n], and the line of each."""
+        if self.known is not None:
+            return self.known
         found, order = self.number.sort(stable=True)
         return order, found
+
+    def starts(self, lines: int) -> Tensor:
+        """int64 [lines]: where each line begins in `sorted`."""
+        if lines not in self._starts:
+            self._starts[lines] = Groups.of(self.sorted[1], lines).starts
+        return self._starts[lines]
 
     def sums(self, table: Tensor, groups: Groups) -> Tensor:
         """[g, r]: the lines of each group, added up."""
@@ -55,13 +70,13 @@ class Held:
     """n occurrences of u different ids.
 
     sample, field   int64 [n], sample within the global batch of `samples`, field of `fields`; in the order of bags
-    inverse         int64 [n], which of the u different ids
+    lines           which of the u different ids each is
     bag_size        [n], how many ids the bag of each has, wherever they are held; None where nobody asks
     """
 
     sample: Tensor
     field: Tensor
-    inverse: Tensor
+    lines: Lines
     samples: int
     fields: int
     bag_size: Tensor | None = None
@@ -70,10 +85,15 @@ class Held:
     def of(
         cls, sample: Tensor, field: Tensor, inverse: Tensor, samples: int, fields: int, bag_size: Tensor | None = None
     ) -> Held:
-        """From occurrences in any order."""
+        """From occurrences in any order, `inverse` int64 [n] says which of the different ids each is."""
         more = () if bag_size is None else (bag_size,)
         _, sample, field, inverse, *more = in_order(sample * fields + field, sample, field, inverse, *more)
-        return cls(sample, field, inverse, samples, fields, *more)
+        return cls(sample, field, Lines(inverse), samples, fields, *more)
+
+    @property
+    def inverse(self) -> Tensor:
+        """int64 [n]: which of the different ids each occurrence is."""
+        return self.lines.number
 
     # -- groups ---------------------------------------------------------------------------------------------------
 
@@ -114,17 +134,13 @@ class Held:
     def of_pairs(self) -> Held:
         """The same with one occurrence a pair, the pairs in place of ids."""
         each = torch.arange(len(self.pair_bag), device=self.bag.device)
-        return Held(self.pair_sample, self.pair_field, each, self.samples, self.fields)
+        return Held(self.pair_sample, self.pair_field, Lines(each), self.samples, self.fields)
 
     # -- sums -----------------------------------------------------------------------------------------------------
 
     def sums(self, terms: Tensor, groups: Groups) -> Tensor:
         """[g, r]: terms [u, r] of the different ids, added up over the occurrences of each group."""
-        return self._lines.sums(terms, groups)
-
-    @cached_property
-    def _lines(self) -> Lines:
-        return Lines(self.inverse)
+        return self.lines.sums(terms, groups)
 
 
 class _Sums(torch.autograd.Function):
@@ -137,9 +153,19 @@ class _Sums(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        order, found = ctx.lines.sorted
-        number, starts = ctx.groups.number.index_select(0, order), Groups.of(found, ctx.count).starts
+        order, _ = ctx.lines.sorted
+        number, starts = ctx.groups.number.index_select(0, order), ctx.lines.starts(ctx.count)
         return embedding_bag(number, grads[0].contiguous(), starts, mode="sum"), None, None
+
+
+def different(keys: Tensor) -> tuple[Tensor, Lines]:
+    """The different ones of `keys` [n], ascending, and which of them each is: what finds them sorts the lines, too."""
+    found, order = keys.sort(stable=True)
+    is_first = torch.ones_like(found, dtype=torch.bool)
+    is_first[1:] = found[1:] != found[:-1]
+    line, starts = is_first.cumsum(0) - 1, is_first.nonzero().squeeze(1)
+    number = torch.empty_like(order).index_copy_(0, order, line)
+    return found.index_select(0, starts), Lines(number, (order, line), {len(starts): starts})
 
 
 def in_order(number: Tensor, *others: Tensor) -> tuple[Tensor, ...]:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from des_ref.substitution.held import Groups, Held, Lines, in_order
+from des_ref.substitution.held import Groups, Held, Lines, different, in_order
 
 SAMPLES, FIELDS, IDS, WIDTH = 4, 3, 5, 2
 OCCURRENCES = st.lists(st.tuples(*(st.integers(0, n - 1) for n in (SAMPLES, FIELDS, IDS))), max_size=30)
@@ -36,6 +36,18 @@ def test_samples_bags_and_pairs_are_summed(occurrences: list[tuple[int, int, int
         grads = [torch.autograd.grad((sums * weight).sum(), terms)[0] for sums in (ours, theirs)]
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-14)
         torch.testing.assert_close(*grads, rtol=0, atol=1e-14)
+
+
+@given(st.lists(st.sampled_from([-(2**63), -1, 0, 7, 2**63 - 1]), max_size=12))
+def test_different_keys_are_those_of_torch_and_sorted_already(keys: list[int]) -> None:
+    given_keys = torch.tensor(keys, dtype=torch.int64)
+    unique, lines = different(given_keys)
+    found, inverse = torch.unique(given_keys, return_inverse=True)
+    assert torch.equal(unique, found) and torch.equal(lines.number, inverse)
+    anew = Lines(inverse)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(lines.sorted, anew.sorted, strict=True))
+    assert torch.equal(lines.starts(len(found)), anew.starts(len(found)))
+    assert torch.equal(lines.starts(len(found) + 2)[: len(found)], anew.starts(len(found)))
 
 
 def test_a_table_has_lines_that_nobody_reads() -> None:

@@ -210,10 +210,24 @@ class Network:
         parts = [self.operand.partial(whole, self.largest)] if self.operand is not None else []
         if self.owned:
             bags = self._own_bags(whole)
+        summed = self._sums_of_samples(local)
         for operator in self._below:
-            read = whole if operator.pairs else local
-            parts.append(operator.from_bags(bags) if self._is_owned(operator) else operator.partial(read))
+            if operator in summed:
+                parts.append(summed[operator])
+            else:
+                read = whole if operator.pairs else local
+                parts.append(operator.from_bags(bags) if self._is_owned(operator) else operator.partial(read))
         return torch.cat(parts, dim=1)
+
+    def _sums_of_samples(self, local: Local) -> dict[Operator, Tensor]:
+        """Partials [B, wire] of operators that only add up terms of ids: one sum for all of them."""
+        terms = {operator: operator.terms(local) for operator in self._below}
+        found = {operator: of for operator, of in terms.items() if of is not None}
+        if not found:
+            return {}
+        whole = torch.cat(list(found.values()), dim=1) if len(found) > 1 else next(iter(found.values()))
+        sums = local.by_sample(whole).split([operator.wire for operator in found], dim=1)
+        return dict(zip(found, sums, strict=True))
 
     def _own_bags(self, local: Local) -> Bags:
         """x of the bags of own fields, whole: field f of n workers is the f // n th of its owner."""

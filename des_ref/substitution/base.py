@@ -164,9 +164,15 @@ class Operator(nn.Module):
         draw = torch.rand(samples, width, generator=generator, device=generator.device)
         return (draw < keep).to(dtype) / keep
 
+    def terms(self, local: Local) -> Tensor | None:
+        """[u, wire] of different ids, where the partial is their sum over the ids of each sample; else None."""
+        return None
+
     def partial(self, local: Local) -> Tensor:
         """[B, wire]: this worker's summand."""
-        raise NotImplementedError
+        terms = self.terms(local)
+        assert terms is not None
+        return local.by_sample(terms)
 
     def from_bags(self, bags: Bags) -> Tensor:
         """[b, wire]: the whole sum."""

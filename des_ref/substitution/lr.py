@@ -22,8 +22,8 @@ from des_ref.substitution.base import Bags, Local, Operator, Plain
 class Lr(Operator):
     wire = 1
 
-    def partial(self, local: Local) -> Tensor:
-        return local.by_sample(local.values["w"])
+    def terms(self, local: Local) -> Tensor:
+        return local.values["w"]
 
     def from_bags(self, bags: Bags) -> Tensor:
         return bags.w.sum(dim=1)

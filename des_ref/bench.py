@@ -24,6 +24,7 @@ import torch
 from des_ref.bench_ops import BYTES, COLLECTIVES, OPS, Case, Groups, Part, Runner, load_cases, whole
 from des_ref.cli import Parser, leave, output_file, positive, run
 from des_ref.comm import Comm, open_comm, record
+from des_ref.machine import core_seconds
 from des_ref.trace_session import clock_offsets_us
 from dessim.errors import UnitError, UsageError
 from dessim.files import write_json
@@ -33,13 +34,17 @@ from dessim.units import parse_size
 Floats = npt.NDArray[np.float64]
 
 
-def measure(comm: Comm, case: Case, groups: Groups) -> Floats:
-    """Seconds of each iteration of a case, the same on every rank."""
+def measure(comm: Comm, case: Case, groups: Groups) -> tuple[Floats, tuple[float, float]]:
+    """Seconds of each iteration of a case, the same on every rank; of this machine's cores meanwhile the seconds that
+    they worked, and all that they had."""
     run = Runner(comm, case, groups)
     # perf_counter shares its origin within a machine only; offsets are measured anyway.
     offset = clock_offsets_us(comm, _now_us)[comm.rank]
     spans = []
+    before = core_seconds()
     for i in range(case.warmup + case.iterations):
+        if i == case.warmup:
+            before = core_seconds()
         comm.barrier()
         run.wait(i)
         start = _now_us()
@@ -49,8 +54,10 @@ def measure(comm: Comm, case: Case, groups: Groups) -> Floats:
         end = _now_us()
         if i >= case.warmup:
             spans += [start + offset, end + offset] if run.takes_part else [-np.inf, -np.inf]
+    after = core_seconds()
     table = np.array(comm.gather_rows("spans", spans)).reshape(comm.world_size, case.iterations, 2)
-    return (table[:, :, 1].max(axis=0) - table[:, :, 0].max(axis=0)) / 1e6
+    seconds = (table[:, :, 1].max(axis=0) - table[:, :, 0].max(axis=0)) / 1e6
+    return seconds, (after[0] - before[0], after[1] - before[1])
 
 
 def _now_us() -> float:
@@ -92,7 +99,7 @@ def _line(case: Case, seconds: float) -> str:
     return "\n".join(lines)
 
 
-def _result(case: Case, seconds: Floats) -> dict[str, Any]:
+def _result(case: Case, seconds: Floats, cores: tuple[float, float]) -> dict[str, Any]:
     parts = [part.to_json() for part in case.parts]
     return {
         **(parts[0] if len(parts) == 1 else {}),
@@ -103,6 +110,8 @@ def _result(case: Case, seconds: Floats) -> dict[str, Any]:
         "mean_seconds": float(seconds.mean()),
         "all_seconds": seconds.tolist(),
         "iterations": case.iterations,
+        "cores_busy_s": cores[0],
+        "cores_s": cores[1],
     }
 
 
@@ -122,8 +131,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if comm.rank == 0:
             print(_header(comm), flush=True)
         for case in cases:
-            seconds = measure(comm, case, groups)
-            results.append(_result(case, seconds))
+            seconds, cores = measure(comm, case, groups)
+            results.append(_result(case, seconds, cores))
             if comm.rank == 0:
                 print(_line(case, float(np.median(seconds))), flush=True)
         if comm.rank == 0 and args.json is not None:

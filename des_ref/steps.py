@@ -38,7 +38,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from des_ref.cli import Parser, leave, output_file, run, say
 from des_ref.comm import Comm, open_comm, record
 from des_ref.data.synthetic import Zipf
-from des_ref.frames import sent_frames
+from des_ref.machine import core_seconds, sent_frames
 from des_ref.models.build import Network
 from des_ref.pipeline import Pipeline, endless
 from des_ref.strategies import build, check_strategy
@@ -108,21 +108,14 @@ class Watch:
     """The counters of a span of steps, of this process."""
 
     def __init__(self) -> None:
-        self._frames, self._busy = sent_frames(), _busy()
+        self._frames, self._busy = sent_frames(), core_seconds()
 
     def stop(self) -> tuple[float, float]:
         """Frame bytes that its host sent (-1: not counted), and the share of the machine's cores that were busy."""
-        frames, busy = sent_frames(), _busy()
+        frames, busy = sent_frames(), core_seconds()
         counted = -1.0 if frames is None or self._frames is None else float(frames - self._frames)
-        whole = max(busy[1] - self._busy[1], 1)
-        return counted, (busy[0] - self._busy[0]) / whole
-
-
-def _busy() -> tuple[int, int]:
-    """Ticks since boot in which a core worked, and all of them."""
-    ticks = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
-    idle = ticks[3] + ticks[4]  # idle, iowait
-    return sum(ticks) - idle, sum(ticks)
+        whole = busy[1] - self._busy[1]
+        return counted, (busy[0] - self._busy[0]) / whole if whole > 0 else 0.0
 
 
 def now_s() -> float:

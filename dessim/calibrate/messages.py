@@ -8,6 +8,10 @@ with the capacity C of the link that carries most, its bytes, and those of messa
 messages take no time on the wire. Least squares on relative errors, coefficients not negative. What receivers lose when
 several senders meet there, and what a single flow does not reach of its link, are read off the long messages, a share
 each.
+
+Where all ranks run on one machine, its cores are busy with the bytes of all messages, and with something else:
+
+    core seconds busy = all core seconds * share + bytes / core_rate
 """
 
 from __future__ import annotations
@@ -61,7 +65,9 @@ class _Round:
         return self.size >= LONG
 
 
-def fit_messages(results: Sequence[Mapping[str, Any]], cluster: Cluster, name: str) -> tuple[Transport, list[Residual]]:
+def fit_messages(
+    results: Sequence[Mapping[str, Any]], cluster: Cluster, name: str, one_machine: bool = False
+) -> tuple[Transport, list[Residual]]:
     """The transport, and how well it explains what was measured. Raises UsageError when something is missing."""
     rounds = [found for r in results if len(r.get("ranks", [])) > 1 and (found := _round(r)) is not None]
     used = [r for r in rounds if r.is_short or (r.is_long and not r.name.startswith("fan_in"))]
@@ -90,6 +96,7 @@ def fit_messages(results: Sequence[Mapping[str, Any]], cluster: Cluster, name: s
         ack_share=back,
         burst=burst,
         host_overhead=host,
+        core_rate=_core_rate(results) if one_machine else np.inf,
     )
     return transport, [Residual(r.name, r.seconds, s) for r, s in seen]
 
@@ -107,6 +114,22 @@ def _round(result: Mapping[str, Any]) -> _Round | None:
             return _Round(name, seconds, n - 1, sends, 1, size, size * (n - 1), 0.0)
         case _:
             return None
+
+
+def _core_rate(results: Sequence[Mapping[str, Any]]) -> float:
+    """Bytes/s of messages that keep a core busy; inf where no core was, or nobody counted."""
+    table = []
+    for result in results:
+        found = _round(result) if len(result.get("ranks", [])) > 1 else None
+        if found is not None and found.is_long and result.get("cores_s", 0.0) > 0:
+            moved = float(found.messages * found.size * result["iterations"])
+            table.append((float(result["cores_s"]), moved, float(result["cores_busy_s"])))
+    if not table:
+        return np.inf
+    # Not relative: ticks are coarse, and the longest cases count most of them.
+    all_s, moved, busy_s = np.array(table).T
+    _, a_byte = nonnegative(np.column_stack([all_s, moved]), busy_s)
+    return float(1 / a_byte) if a_byte > 0 else np.inf
 
 
 def _terms(r: _Round, rate: float) -> list[float]:

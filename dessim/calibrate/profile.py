@@ -37,7 +37,7 @@ class Profile:
     def to_json(self) -> dict[str, Any]:
         """Units in the keys; a rate without limit is left out."""
         t = self.transport
-        rates = {"reduction_rate_GBps": t.reduction_rate / 1e9, "flow_rate_GBps": t.flow_rate / 1e9}
+        rates = {f"{key}_GBps": getattr(t, key) / 1e9 for key in ("reduction_rate", "flow_rate", "core_rate")}
         return {
             "transport": t.name,
             "message_overhead_s": t.message_overhead,
@@ -55,12 +55,15 @@ class Profile:
 
 def fit_profile(measured: Mapping[str, Any]) -> Profile:
     """Fit to `{"cluster": topology, "where": {...}, "bench": a file of des_ref.bench}`. Raises ClusterError."""
-    return fit_bench(measured["bench"], load_cluster(measured["cluster"]), measured["where"])
+    return fit_bench(measured["bench"], load_cluster(measured["cluster"]), measured["where"], one_machine=True)
 
 
-def fit_bench(bench: Mapping[str, Any], cluster: Cluster, where: Mapping[str, str]) -> Profile:
-    """Fit to what des_ref.bench measured on a cluster. Raises UsageError where too little was measured."""
-    transport, residuals = fit_messages(bench["results"], cluster, f"{bench['backend']}, calibrated")
+def fit_bench(
+    bench: Mapping[str, Any], cluster: Cluster, where: Mapping[str, str], one_machine: bool = False
+) -> Profile:
+    """Fit to what des_ref.bench measured on a cluster, all of it on `one_machine` or not. Raises UsageError where too
+    little was measured."""
+    transport, residuals = fit_messages(bench["results"], cluster, f"{bench['backend']}, calibrated", one_machine)
     said = f"fitted to {len(residuals)} measurements by des_ref.bench on {cluster.name}: {', '.join(where.values())}"
     return Profile(replace(transport, source=said), tuple(residuals), where)
 
@@ -102,6 +105,7 @@ def to_toml(profile: Profile) -> str:
         *([f"fan_in = {[[int(k), round(share, 4)] for k, share in t.fan_in]}"] if t.fan_in else []),
         f"ack_share = {t.ack_share:.4g}",
         f'burst = "{t.burst:.6g} B"',
+        *([f'core_rate = "{t.core_rate / 1e6:.4g} MB/s"'] if math.isfinite(t.core_rate) else []),
         f"source = {_text(t.source)}",
         "",
         "[transport.algorithms]",

@@ -86,7 +86,8 @@ class Transport:
     `ack_share` of the bytes of a message flows back against it as acknowledgements. A link that has been idle lets
     `burst` [bytes] pass at once (token buckets, as clouds shape NICs with, and the lab). `host_overhead` [s] is what
     waking a rank takes of a processor that all ranks share: those that a collective ends for at the same instant go on
-    one after the other. 0 unless all run on one machine.
+    one after the other. Of the same processor carrying bytes, from one rank's memory to another's, takes a core for
+    each `core_rate` [bytes/s] of all messages together. 0 and inf unless all run on one machine.
     """
 
     name: str
@@ -101,6 +102,7 @@ class Transport:
     ack_share: float = 0.0
     burst: float = 0.0
     host_overhead: float = 0.0
+    core_rate: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,6 +148,7 @@ class TransportTable(Part):
     ack_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
     burst: Annotated[float, _quantity(parse_size, positive=False)] = 0.0
     host_overhead: Seconds = 0.0
+    core_rate: Rate = math.inf
 
     def build(self) -> parts.Transport:
         return parts.Transport(**self.model_dump())

@@ -100,6 +100,20 @@ def gloo_all_to_all(
         )
 
 
+def gloo_pair(n: int, size: float, early: int, late: int) -> Stage:
+    """What two of n ranks send each other in an all_to_all, where one of them comes later."""
+    one_by_one = (early - late) % n <= n / 2  # the later one posts its send to the other before its receive
+    a, b = np.array([late, early], dtype=np.int64), np.array([early, late], dtype=np.int64)
+    return Stage(
+        pattern=(),
+        src=a,
+        dst=b,
+        size=np.full(2, size / n),
+        carries=_these(all_to_all_chunk(n, a, b)),
+        after=np.array([-1, 0]) if one_by_one else None,
+    )
+
+
 def gloo_broadcast(layout: Layout, size: float, root: int = 0) -> Iterator[Stage]:
     """Ranks whose place (rank - root) mod n has k ones in binary send to every place with a one more, above their
     highest, once they have the data themselves; of many ranks all that have k ones at the same time."""

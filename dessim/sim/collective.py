@@ -163,6 +163,18 @@ class Collectives:
             if step.repeat > 1:
                 yield replace(step, repeat=step.repeat - 1)
 
+    def move(
+        self, env: simpy.Environment, network: Network, group: str, stage: Stage
+    ) -> Generator[simpy.Event, object, None]:
+        """A process: messages of `group` that nobody else waits for, until the last has arrived."""
+        flows, scale = self._routed.stage(self._gpus[group], stage)
+        for step in self._bursts(env, iter([_Step(flows, scale, 1)])):
+            began = env.now
+            yield network.transfer(step.flows, step.scale, step.repeat)
+            if step.ahead is not None:
+                burst = step.flows.load(self.cluster, step.ahead)
+                network.counters.burst(step.flows.links, began, env.now, burst)
+
     def choose(self, op: Collective, group: str, size: float, sizes: Floats | None, watch: Watch) -> str:
         """The algorithm that is fastest on an idle network, as a tuner would choose."""
         key = (op, group, size) if sizes is None else (op, group, size, sizes.tobytes())

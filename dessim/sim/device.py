@@ -8,7 +8,7 @@ compute goes on at the rate 1 - `Gpu.comm_sm_share`, whatever bounds it; several
 out: the SMs that a kernel holds while it waits for a late rank, and the memory bandwidth it uses. Times recorded on a
 machine have its share in them already: replay them there with a share of 0.
 
-Ranks that are processes on one machine's cores compute at the share they get of them (cores.py).
+Ranks that are processes on one machine's cores take turns on them (cores.py).
 """
 
 from __future__ import annotations
@@ -34,15 +34,12 @@ class _Work:
 class Device:
     """The streams of one GPU, or of a class of GPUs that do the same. Streams are made when first used.
 
-    `comm_sm_share` in [0, 1) is the share of its processors that a collective holds while it moves data. `ranks` alike
-    compute on `cores`; None: each rank has its own device.
+    `comm_sm_share` in [0, 1) is the share of its processors that a collective holds while it moves data. It
+    computes on `cores`; None: on its own.
     """
 
-    def __init__(
-        self, env: simpy.Environment, comm_sm_share: float = 0.0, cores: Cores | None = None, ranks: int = 1
-    ) -> None:
-        self._env = env
-        self._cores, self._ranks = cores, ranks
+    def __init__(self, env: simpy.Environment, comm_sm_share: float = 0.0, cores: Cores | None = None) -> None:
+        self._env, self._cores = env, cores
         self._streams: dict[str, simpy.Resource] = {}
         self._share = comm_sm_share
         self._moving = 0  # collectives that move data now
@@ -50,8 +47,6 @@ class Device:
         self._rate = 1.0
         self._works: list[_Work] = []
         self._changed = env.event()  # fires when compute's rate changes
-        if cores is not None:
-            cores.join(self)
 
     def stream(self, name: str) -> simpy.Resource:
         """A queue of ops: requests are served in the order they were issued, as on a CUDA stream."""
@@ -84,24 +79,21 @@ class Device:
 
         `op` is the number of the op among the GPU's.
         """
+        if self._cores is not None:
+            yield from self._cores.run(seconds)
+            return
         work = _Work(op, seconds, self._env.now)
         self._works.append(work)
-        if self._cores is not None:
-            self._cores.begin(self._ranks)
         while True:
             done = self._env.timeout(work.left / self._rate) if self._rate > 0 else self._env.event()
             yield done | self._changed
             if done.processed:
                 break
         self._works.remove(work)
-        if self._cores is not None:
-            self._cores.begin(-self._ranks)
 
     def turn(self) -> None:
         """Compute goes on at the rate that is right now."""
         rate = 0.0 if self._held else 1 - self._share if self._moving else 1.0
-        if self._cores is not None:
-            rate *= self._cores.share
         if rate == self._rate:
             return
         self._works.sort(key=lambda work: work.op)

@@ -20,6 +20,7 @@ from dessim.errors import DeadlockError, OutOfTime
 from dessim.sim.collective import Collectives, Outcome, Routed
 from dessim.sim.cores import Cores
 from dessim.sim.device import Device
+from dessim.sim.exchange import Exchanges
 from dessim.sim.faults import Faults
 from dessim.sim.meetings import Meeting, Meetings
 from dessim.sim.network import GIVES_UP, Network
@@ -49,8 +50,11 @@ class Run:
         self.kinds = collectives.cluster.links.kinds
         self.over: list[list[simpy.Event]] = []
         self.devices = [
-            Device(env, collectives.gpu_of(c.ranks[0]).comm_sm_share, cores, len(c.ranks)) for c in workload.classes
+            Device(env, collectives.gpu_of(c.ranks[0]).comm_sm_share, cores)
+            for c in workload.classes
         ]
+        # On cores that they share, ranks come at different times.
+        self.exchanges = Exchanges(env, network, collectives) if cores is not None else None
         self.moving = 0  # collectives under way
         self.paused: Callable[[], object] | None = None  # called when the last of them is over
 
@@ -128,6 +132,12 @@ class Run:
     def _meet(self, number: int, task: Task) -> simpy.Event:
         """Join a collective; the event fires when it is over."""
         meeting = self.meetings.join(number, task)
+        if self.exchanges is not None and self.exchanges.fits(task):
+            over = self.exchanges.join(meeting)
+            if meeting.complete:
+                self.meetings.done += 1
+                meeting.over.succeed()
+            return over
         if meeting.complete:
             self.env.process(self._collective(meeting))
         return meeting.over
@@ -177,17 +187,19 @@ def simulate(
     `algorithms` fixes a collective's algorithm (default `auto`). `folding=False` runs the same engine without folding.
     `routed` carries routes from one simulation of the cluster to the next; it brings its own `folding`. `options`
     sets what algorithms leave open: chunks, the root, the sides of a torus. `watch` sees progress and may stop the run.
-    `faults` befall the cluster meanwhile. `cores`: all ranks compute on one machine with so many.
+    `faults` befall the cluster meanwhile. `cores`: all ranks compute on one machine with so many, each in its turn.
     Raises CapacityError when the cluster is too small, DeadlockError when ranks wait for each other, OutOfTime, and
     SimulationError when a fault cuts ranks off for too long.
     """
     routed, watch, env = routed or Routed(cluster, folding), watch or Watch(), simpy.Environment()
     seats = seated(routed.cluster, workload.n_ranks, gpus)
-    network = Network(env, routed.cluster, routed.folding, watch, faults.timeout if faults else GIVES_UP)
+    shared = Cores(env, cores) if cores is not None else None
+    workload = workload if shared is None else workload.one_by_one()
+    network = Network(env, routed.cluster, routed.folding, watch, faults.timeout if faults else GIVES_UP, shared)
     collectives = Collectives(routed, workload.groups, algorithms, options, seats)
     if faults:
         env.process(faults.strike(env, network, [collectives]))
-    run = Run(env, network, collectives, workload, watch, Cores(cores) if cores is not None else None)
+    run = Run(env, network, collectives, workload, watch, shared)
     try:
         env.run(until=run.start())
     except RuntimeError as stuck:

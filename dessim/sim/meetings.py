@@ -21,6 +21,7 @@ class Meeting:
     size: int
     came: int = 0
     classes: list[int] = field(default_factory=list)
+    members: list[int] = field(default_factory=list)  # places in the group, in the order they came
     splits: dict[int, tuple[float, ...]] = field(default_factory=dict)
 
     @property
@@ -52,6 +53,7 @@ class Meetings:
         members = [place[rank] for rank in self._workload.classes[number].ranks if rank in place]
         meeting.came += len(members)
         meeting.classes.append(number)
+        meeting.members += members
         if task.splits is not None:
             meeting.splits.update(dict.fromkeys(members, task.splits))
         if task.collective is not meeting.task.collective:

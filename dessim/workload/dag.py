@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dessim.trace.schema import Collective, Kind, Phase
 
@@ -49,3 +49,8 @@ class Workload:
     classes: tuple[RankClass, ...]
     groups: Mapping[str, Sequence[int]]
     steps: tuple[int, ...]
+
+    def one_by_one(self) -> Workload:
+        """The same with each rank in a class of its own, in the order of ranks."""
+        each = sorted(((rank, c.tasks) for c in self.classes for rank in c.ranks), key=lambda one: one[0])
+        return replace(self, classes=tuple(RankClass((rank,), tasks) for rank, tasks in each))

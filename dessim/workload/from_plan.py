@@ -11,24 +11,33 @@ from dessim.workload.plan import Plan
 WORLD = "world"
 
 
-def workload_from_plan(plan: Plan, symbols: Mapping[str, float], durations: Mapping[str, float]) -> Workload:
-    """One step of `plan` on symbols["N"] ranks. `durations` gives the seconds of every op but collectives."""
-    n = int(symbols["N"])
+def workload_from_plan(
+    plan: Plan, symbols: Mapping[str, float], durations: Mapping[str, float], steps: int = 1
+) -> Workload:
+    """`steps` steps of `plan` on symbols["N"] ranks, each of which begins one when it is done with the one before.
+
+    `durations` gives the seconds of every op but collectives.
+    """
+    n, count = int(symbols["N"]), len(plan.ops)
     position = {op.name: i for i, op in enumerate(plan.ops)}
+    needed = {d for op in plan.ops for d in op.deps}
+    last = [i for i, op in enumerate(plan.ops) if op.name not in needed]
     tasks = tuple(
         Task(
             name=op.name,
-            step=0,
+            step=step,
             phase=op.phase,
             kind=op.kind,
             stream=op.stream,
-            deps=tuple(position[d] for d in op.deps),
+            deps=tuple(position[d] + step * count for d in op.deps)
+            or tuple(i + (step - 1) * count for i in last if step),
             duration=0.0 if op.kind is Kind.COLLECTIVE else durations[op.name],
             collective=op.collective,
             group=WORLD if op.collective is not None else None,
             size=op.even_size(symbols),
         )
+        for step in range(steps)
         for op in plan.ops
     )
     ranks = range(n)
-    return Workload(plan.strategy, n, (RankClass(ranks, tasks),), {WORLD: ranks}, (0,))
+    return Workload(plan.strategy, n, (RankClass(ranks, tasks),), {WORLD: ranks}, tuple(range(steps)))

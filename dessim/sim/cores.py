@@ -43,12 +43,14 @@ class Cores:
 
     def run(self, seconds: float) -> Generator[simpy.Event, object, None]:
         """A process: a thread works for `seconds` of a core of its own."""
-        left = seconds
+        left, turns = seconds, 0
         while left > 0:
+            # Next is who had fewest turns; else nobody's order: one of ranks would be one of leaves, too.
             self._asked += 1
-            # Who of those that wait is next is nobody's order: one of ranks would be one of leaves, too.
-            with self._free.request(priority=int(mix(np.array([self._asked], dtype=np.uint64))[0])) as turn:
+            lot = int(mix(np.array([self._asked], dtype=np.uint64))[0] >> np.uint64(11))
+            with self._free.request(priority=(turns << 53) + lot) as turn:
                 yield turn
-                part = min(left, TURN * self.speed)
-                yield self._env.timeout(part / self.speed)
-                left -= part
+                speed = self.speed
+                part = min(left, TURN * speed)
+                yield self._env.timeout(part / speed)
+                left, turns = left - part, turns + 1

@@ -49,10 +49,7 @@ class Run:
         self.record = Record(workload.n_ranks, tuple(c.ranks for c in workload.classes))
         self.kinds = collectives.cluster.links.kinds
         self.over: list[list[simpy.Event]] = []
-        self.devices = [
-            Device(env, collectives.gpu_of(c.ranks[0]).comm_sm_share, cores)
-            for c in workload.classes
-        ]
+        self.devices = [Device(env, collectives.gpu_of(c.ranks[0]).comm_sm_share, cores) for c in workload.classes]
         # On cores that they share, ranks come at different times.
         self.exchanges = Exchanges(env, network, collectives) if cores is not None else None
         self.moving = 0  # collectives under way

@@ -13,9 +13,9 @@ from dessim.cluster import load_cluster
 from dessim.trace.schema import Collective
 from dessim.units import format_size, parse_size, parse_time
 
-_ENOUGH = ((128 << 10, 25), (1 << 20, 11), (4 << 20, 7))
+_ENOUGH = ((128 << 10, 25), (1 << 20, 11))
 """Iterations of sizes up to so many bytes; short ones vary more and cost less."""
-_FEWEST = 5
+_FEWEST = 3
 _APART_S = 2e-3
 """Between the starts of ranks that exchange. What gloo does depends on who comes first, which a barrier leaves to
 chance; so each iteration has an order of its own, and the prediction the same ones."""

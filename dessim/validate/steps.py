@@ -39,6 +39,8 @@ TRACED = {SERVED: "ps_sync"}
 """Whose trace has a strategy's compute, where it has none of its own."""
 _TIMEOUT_S = 280.0  # of a bed
 _STALENESS = 4  # of des_ref.steps
+_STEPS = 7
+"""That are simulated: ranks begin together, and it takes a few until they have drifted apart."""
 
 
 def run_steps(request: Request) -> tuple[list[Outcome], dict[str, Any]]:
@@ -71,8 +73,11 @@ def predict(case: StepCase, captured: Captured, transport: Transport, cores: int
     plan = plan_of(case.strategy, captured.job.model)
     plan = plan.pipelined() if case.pipeline else plan
     symbols = plan.symbols(captured.job.symbols(case.workers, case.batch))
-    workload = workload_from_plan(plan, symbols, captured.durations(plan, symbols))
-    return simulate(cluster, workload, cores=cores).end
+    workload = workload_from_plan(plan, symbols, captured.durations(plan, symbols), _STEPS)
+    ends = np.zeros(_STEPS)
+    for span in simulate(cluster, workload, cores=cores).spans:
+        ends[span.step] = max(ends[span.step], span.end)
+    return float(np.median(np.diff(ends)))
 
 
 def payload_of(case: StepCase, captured: Captured) -> float:

@@ -23,7 +23,7 @@ _QUICK = "quick"
 @dataclass(frozen=True, slots=True)
 class StepCase:
     """A step of `strategy` for the model of that name in the file, `batch` samples a worker; links are `scale` times as
-    fast as the bed's file says."""
+    fast as the bed's file says. `overlapped`: predicted from traces of steps with a pipeline."""
 
     name: str
     split: str
@@ -32,6 +32,7 @@ class StepCase:
     model: str
     strategy: str
     pipeline: bool
+    overlapped: bool
     batch: int
     workers: int
     servers: int
@@ -83,11 +84,13 @@ def step_cases(table: Mapping[str, Any], splits: Sequence[str], quick: bool) -> 
 def _case(entry: Mapping[str, Any], strategy: str, ranks: int, models: Mapping[str, Any]) -> StepCase:
     servers = max(1, ranks // _RANKS_A_SERVER) if strategy == SERVED else 0
     pipeline = bool(entry.get("pipeline", True))
+    overlapped = bool(entry.get("overlapped", False))
     scale = float(entry.get("scale", 1.0))
     apart = [
         Path(entry["bed"]).stem + (f" x {scale:g}" if scale != 1 else ""),
         entry["model"],
         *([] if pipeline else ["no pipeline"]),
+        *(["from overlapped traces"] if overlapped else []),
     ]
     return StepCase(
         name=f"{', '.join(apart)}: {strategy}",
@@ -97,6 +100,7 @@ def _case(entry: Mapping[str, Any], strategy: str, ranks: int, models: Mapping[s
         model=entry["model"],
         strategy=strategy,
         pipeline=pipeline,
+        overlapped=overlapped,
         batch=int(models[entry["model"]]["batch"]),
         workers=ranks - servers,
         servers=servers,

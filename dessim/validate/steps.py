@@ -150,7 +150,7 @@ def _capture(table: Mapping[str, Any], cases: Sequence[StepCase], say: Say) -> d
                     "model": model_of(table, case.model),
                     "strategy": TRACED.get(case.strategy, case.strategy),
                     "batch": case.batch * ranks,
-                    "pipeline": False,
+                    "pipeline": case.overlapped,
                     "warmup": settings["warmup"],
                     "traced": settings["steps"],
                     "steps": 1,
@@ -166,4 +166,4 @@ def _capture(table: Mapping[str, Any], cases: Sequence[StepCase], say: Say) -> d
 
 def _key(case: StepCase) -> str:
     """Of a case's captures."""
-    return f"{case.model} {TRACED.get(case.strategy, case.strategy)}"
+    return f"{case.model} {TRACED.get(case.strategy, case.strategy)}{' overlapped' if case.overlapped else ''}"

@@ -26,6 +26,7 @@ TRUE = Transport(
     ack_share=0.02,
     reduction_rate=5e9,
     algorithms=GLOO,
+    core_rate=50e6,
 )
 
 
@@ -51,17 +52,26 @@ def seconds(case: dict[str, Any], bed: Cluster, t: Transport, incast: float = 1.
     return once + max(wire, 0.0) / rate / (incast if op == "fan_in" and n > 2 else 1.0)
 
 
+IDLE = 0.03
+"""Of two cores: what is busy with something else."""
+
+
 def bench(bed: Cluster, t: Transport, noise: float = 0.0, incast: float = 1.0) -> dict[str, Any]:
     rng = np.random.default_rng(3)
     results = []
     for case in calibration_cases(8):
         took = seconds(case, bed, t, incast) * (1 + noise * rng.standard_normal())
-        results.append({**case["parts"][0], "seconds": took})
+        (part,), often = case["parts"], case["iterations"]
+        messages = {"send_recv": len(part["ranks"]), "local_sum": 0}.get(part["op"], len(part["ranks"]) - 1)
+        cores = 2 * took * often
+        busy = cores * IDLE + often * messages * part["bytes"] / t.core_rate
+        results.append({**part, "seconds": took, "iterations": often, "cores_s": cores, "cores_busy_s": busy})
     return {"world_size": 8, "backend": "gloo", "results": results}
 
 
 def test_exact_measurements_give_the_costs_back(bed: Cluster) -> None:
-    found, residuals = fit_messages(bench(bed, TRUE)["results"], bed, TRUE.name)
+    found, residuals = fit_messages(bench(bed, TRUE)["results"], bed, TRUE.name, one_machine=True)
+    assert found.core_rate == pytest.approx(TRUE.core_rate, rel=1e-6)
     for field in ("message_overhead", "op_overhead", "host_overhead", "burst", "ack_share", "reduction_rate"):
         assert getattr(found, field) == pytest.approx(getattr(TRUE, field), rel=1e-6), field
     assert found.fan_in == () and found.flow_rate == np.inf
@@ -81,12 +91,14 @@ def test_what_receivers_lose_becomes_a_curve(bed: Cluster) -> None:
 
 
 def test_a_profile_is_read_back(bed: Cluster, tmp_path: Path) -> None:
-    for incast in (1.0, 0.7):
-        profile = fit_bench(bench(bed, TRUE, incast=incast), bed, {"system": 'Linux "6"'})
+    for incast, one_machine in ((1.0, True), (0.7, False)):
+        profile = fit_bench(bench(bed, TRUE, incast=incast), bed, {"system": 'Linux "6"'}, one_machine)
         write_profile(tmp_path / "p.toml", profile)
         read, meant = load_transport(tmp_path / "p.toml"), profile.transport
         for field in ("message_overhead", "op_overhead", "host_overhead", "burst", "ack_share", "reduction_rate"):
             assert getattr(read, field) == pytest.approx(getattr(meant, field), rel=1e-3)
+        # What one machine's cores carry says nothing of ranks on many.
+        assert read.core_rate == pytest.approx(50e6 if one_machine else np.inf, rel=1e-3)
         assert read.source == meant.source and dict(read.algorithms) == GLOO
         assert [k for k, _ in read.fan_in] == [k for k, _ in meant.fan_in]
         assert with_profile(bed, tmp_path / "p.toml").transport == read

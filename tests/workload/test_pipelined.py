@@ -60,6 +60,8 @@ def test_a_step_is_the_period_of_the_pipeline(name: str, seconds: float, input_s
     symbols, of = model.symbols(16, 16 * 512), plan(name, model)
     durations = durations_of(of, seconds, input_seconds)
     period = simulate(cluster, workload_from_plan(of.pipelined(), symbols, durations)).end
+    several = simulate(cluster, workload_from_plan(of.pipelined(), symbols, durations, steps=3)).end
+    assert several == pytest.approx(3 * period, rel=1e-9)
     spans = simulate(cluster, unrolled(of, symbols, durations, 5)).spans
     starts = {step: min(s.start for s in spans if s.step == step and s.phase is not Phase.INPUT) for step in range(5)}
     for step in range(1, 4):

@@ -7,14 +7,10 @@ devices do not.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
-
-from dessim.lab.priority import CARRY_FIRST
 
 
 def sent_frames() -> int | None:
@@ -40,24 +36,3 @@ def core_seconds() -> tuple[float, float]:
         return 0.0, 0.0
     idle, tick = ticks[3] + ticks[4], 1 / os.sysconf("SC_CLK_TCK")  # idle, iowait
     return (sum(ticks) - idle) * tick, sum(ticks) * tick
-
-
-@contextlib.contextmanager
-def carrying_first() -> Iterator[None]:
-    """Threads that start within the block run as soon as they have something to do, where CARRY_FIRST asks for it.
-
-    They are those that carry bytes. On a host of its own a rank always has a core for them; where ranks share cores, a
-    kernel may let what computes finish its time slice first, 4 ms of it, while everybody waits for the bytes. Without
-    the privilege nothing changes.
-    """
-    if not os.environ.get(CARRY_FIRST):
-        yield
-        return
-    before = os.sched_getscheduler(0), os.sched_getparam(0)
-    with contextlib.suppress(OSError):
-        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(os.sched_get_priority_min(os.SCHED_RR)))
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            os.sched_setscheduler(0, *before)

@@ -16,7 +16,6 @@ from torch import Tensor
 from des_ref.cli import RankError
 from des_ref.comm import direct
 from des_ref.comm.wire import Wire, first_line
-from des_ref.machine import carrying_first
 from dessim.errors import UsageError
 from dessim.trace.schema import Collective, Phase
 
@@ -101,7 +100,7 @@ class Comm:
     def _new_group(self, name: str, ranks: list[int] | None = None, **settings: Any) -> Any:
         timeout = timedelta(seconds=self.timeout)
         settings = {"ranks": ranks, "timeout": timeout, "backend": self.backend, "group_desc": name} | settings
-        with self.patience(f"start of group {name}"), carrying_first():
+        with self.patience(f"start of group {name}"):
             return dist.new_group(**settings)
 
     @contextmanager

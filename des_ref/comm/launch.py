@@ -15,7 +15,6 @@ from des_ref.cli import RankError
 from des_ref.comm.group import TIMEOUT_S, Comm
 from des_ref.comm.meeting import meet
 from des_ref.comm.wire import first_line
-from des_ref.machine import carrying_first
 from dessim.errors import UsageError
 
 
@@ -75,8 +74,7 @@ def open_comm(
     try:
         limit = timedelta(seconds=timeout)
         store = store or {"store": _launchers_store(rank, world_size, timeout)}
-        with carrying_first():
-            dist.init_process_group(backend, rank=rank, world_size=world_size, timeout=limit, **store)
+        dist.init_process_group(backend, rank=rank, world_size=world_size, timeout=limit, **store)
     except (RuntimeError, TimeoutError, dist.DistError) as error:
         raise RankError(
             rank, f"not all {world_size} processes came within {timeout:g} s: {first_line(error)}"

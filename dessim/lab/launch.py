@@ -20,7 +20,6 @@ from types import FrameType
 
 from dessim.errors import UsageError
 from dessim.lab.layout import Layout
-from dessim.lab.priority import CARRY_FIRST
 
 MASTER_PORT = 29500
 """torchrun's default; a lab's network is its own, so nobody else has it."""
@@ -87,7 +86,6 @@ def environment(layout: Layout, rank: int, world: int) -> dict[str, str]:
         "MASTER_PORT": str(MASTER_PORT),
         "GLOO_SOCKET_IFNAME": "e0",
         "OMP_NUM_THREADS": "1",
-        CARRY_FIRST: "1",
     }
 
 

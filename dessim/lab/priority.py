@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-CARRY_FIRST = "DESSIM_CARRY_FIRST"
-"""In the environment of ranks that share a machine's cores: threads that carry bytes should go before those that
-compute, as on hosts of their own, where both have cores (des_ref/machine.py does so)."""
 _NICE = -10
 # Linux may schedule by session first (autogroups), and each rank of a run is a session of its own: there the niceness
 # of a process counts only inside its session, which has its own.

@@ -17,6 +17,7 @@ they do on several GPUs was not measured.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -59,7 +60,8 @@ class Pipeline:
     """Trains on `batches`. Where they do not end, the last step sends one that nobody trains on.
 
     `lane` is the other thread's, with a group of its own (`Lane(comm.beside(PREFETCH))`); without one a step reads,
-    sends and trains one after the other. `watch_first` is entered around the first batch's `send`.
+    sends and trains one after the other. `watch_first` is entered around the first batch's `send`. `ahead_s` are the CPU
+    seconds that the other thread has worked.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Pipeline:
         watch_first: Watch = nullcontext,
     ) -> None:
         self._strategy, self._device, self._batches, self.lane = strategy, comm.device, batches, lane
+        self.ahead_s = 0.0
         self._pool = ThreadPoolExecutor(1, PREFETCH) if lane is not None else None
         self._side = torch.cuda.Stream(comm.device) if lane is not None and comm.device.type == "cuda" else None
         self._next = self._read() if self._pool is None else self._pool.submit(self._send, watch_first, None).result()
@@ -123,11 +126,13 @@ class Pipeline:
 
     def _send(self, watch: Watch, main: torch.cuda.Stream | None) -> _Ready | None:
         """What the other thread does. On a GPU too, all of it is done when this returns."""
+        began = time.thread_time()
         with self._on_side_stream(main), watch():
             ready = self._read()
-            if ready is None:
-                return None
-            return _Ready(ready.epoch, ready.batch, self._strategy.send(ready.batch, self.lane))
+            if ready is not None:
+                ready = _Ready(ready.epoch, ready.batch, self._strategy.send(ready.batch, self.lane))
+        self.ahead_s += time.thread_time() - began
+        return ready
 
     @contextmanager
     def _on_side_stream(self, main: torch.cuda.Stream | None) -> Iterator[None]:

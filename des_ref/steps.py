@@ -17,6 +17,8 @@ down of each job:
               ps_async the bytes that a worker and its servers send each other
     frames    Ethernet bytes that each process' host sent meanwhile, counted by the kernel; null where nobody counts
     busy      share of the machine's cores that were busy
+    work_s    CPU seconds that a worker's own threads worked in a step, those of the communication library left out;
+              median over steps, mean over workers
 
 The window of `frames` is that of the steps. Servers of ps_async count from the first warm-up step to the last worker's
 good-bye, and so do its workers there: `counted_steps` says how many steps that is, and `closing` what else was sent.
@@ -28,8 +30,9 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
+from statistics import median
 from typing import Annotated, Any
 
 import torch
@@ -134,15 +137,15 @@ def measure(world: Comm, job: Job, offset_s: float) -> dict[str, Any] | None:
     watch = Watch()
     if comm.rank >= comm.world_size:
         Server(network, optimizers, comm, STALENESS).serve()
-        frames, busy, ends, sizes = *watch.stop(), [0.0] * (job.steps + 1), []
+        frames, busy, work_s, ends, sizes = *watch.stop(), 0.0, [0.0] * (job.steps + 1), []
     else:
         strategy = build(job.strategy, network, optimizers, comm)
-        ends, results, counted = _train(job, comm, strategy, offset_s)
+        ends, work_s, results, counted = _train(job, comm, strategy, offset_s)
         frames, busy = counted
         if strategy.close() is not None:
             frames, busy = watch.stop()
         sizes = _sizes(job, comm, strategy, results)
-    rows = world.gather_rows("spans", [frames, busy, *ends])
+    rows = world.gather_rows("spans", [frames, busy, work_s, *ends])
     # Servers have no ops: they repeat what rank 0 says, so that everyone gathers equally many numbers.
     names = world.gather_text("ops", json.dumps([[name, size] for name, size in sizes]))
     if world.rank != 0:
@@ -150,8 +153,10 @@ def measure(world: Comm, job: Job, offset_s: float) -> dict[str, Any] | None:
     return _found(job, comm, rows[: comm.world_size], [row[0] for row in rows], names[: comm.world_size])
 
 
-def _train(job: Job, comm: Comm, strategy: Strategy, offset_s: float) -> tuple[list[float], list[StepResult], Any]:
-    """Train: when each step ended, what they counted, and frames and load of the steps."""
+def _train(
+    job: Job, comm: Comm, strategy: Strategy, offset_s: float
+) -> tuple[list[float], float, list[StepResult], Any]:
+    """Train: when each step ended, seconds that one worked, what they counted, and frames and load of the steps."""
     shape = job.model.input
     zipf = Zipf(shape.fields, shape.ids_per_sample / shape.fields, shape.vocabulary, shape.skew, SEED)
     source = zipf.open(job.made)
@@ -172,16 +177,18 @@ def _train(job: Job, comm: Comm, strategy: Strategy, offset_s: float) -> tuple[l
         comm.barrier()
         watch = Watch()
         comm.barrier()
-        ends = [now_s() + offset_s]
+        ends, worked = [now_s() + offset_s], [time.thread_time() + pipeline.ahead_s]
         for _ in range(job.steps):
             results.append(pipeline.step())
             ends.append(now_s() + offset_s)
+            worked.append(time.thread_time() + pipeline.ahead_s)
         comm.barrier()
         counted = watch.stop()
         comm.barrier()
     finally:
         pipeline.close()
-    return ends, results if job.strategy == SERVED else results[job.warmup :], counted
+    work_s = median(after - before for before, after in pairwise(worked))
+    return ends, work_s, results if job.strategy == SERVED else results[job.warmup :], counted
 
 
 def _sizes(job: Job, comm: Comm, strategy: Strategy, results: Sequence[StepResult]) -> list[tuple[str, float]]:
@@ -215,12 +222,13 @@ def _found(
         "workers": comm.world_size,
         "servers": job.servers if served else 0,
         "pipeline": job.pipeline and not served,
-        "ends_s": [list(row[2:]) for row in rows],
+        "ends_s": [list(row[3:]) for row in rows],
         "ops": ops,
         "frames": None if min(frames) < 0 else [round(count) for count in frames],
         "counted_steps": job.steps + (job.warmup if served else 0),
         "closing": closing,
         "busy": rows[0][1],
+        "work_s": sum(row[2] for row in rows) / len(rows),
     }
 
 

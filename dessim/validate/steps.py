@@ -153,14 +153,15 @@ def _capture(table: Mapping[str, Any], cases: Sequence[StepCase], say: Say) -> d
                     "pipeline": case.overlapped,
                     "warmup": settings["warmup"],
                     "traced": settings["steps"],
-                    "steps": 1,
+                    "steps": settings["steps"] + 1,
                     "trace": str(Path(folder, f"{number}.trace")),
                 }
                 for number, (key, case) in enumerate(wanted.items())
             ]
-            train_on_lab(settings["bed"], jobs, _TIMEOUT_S, ranks=ranks, scale=settings["scale"])
-            for job in jobs:
-                found[str(job["name"])].append(Capture.of_trace(load_trace(str(job["trace"]))).to_json())
+            ran = train_on_lab(settings["bed"], jobs, _TIMEOUT_S, ranks=ranks, scale=settings["scale"])["jobs"]
+            for job, counted in zip(jobs, ran, strict=True):
+                trace = load_trace(str(job["trace"]))
+                found[str(job["name"])].append(Capture.of_trace(trace, float(counted["work_s"])).to_json())
     return found
 
 

@@ -5,7 +5,8 @@ the roofline of the device they ran on, launches aside. Two traces of different 
 relative errors, neither negative); where an op's work is the same in both, its time is, too.
 
 Of an op counts the time that its thread ran (`Op.cpu_us`, where the trace has it), median over ranks and steps: what
-it had to wait for a core that others use is the simulator's to add (dessim.sim.cores).
+it had to wait for a core that others use is the simulator's to add (dessim.sim.cores). What a step's threads work
+between ops, as by a count of the whole step that nobody traced, is added to its first op.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from dessim.calibrate.fit import nonnegative
 from dessim.cluster import Gpu
 from dessim.sim.device import roofline
 from dessim.trace.io import Trace
-from dessim.trace.schema import Header, Kind
+from dessim.trace.schema import PREFETCH, Header, Kind
 from dessim.workload import formula
 from dessim.workload.plan import Plan, PlannedOp
 from dessim.workload.scale import Job
@@ -31,26 +32,31 @@ Symbols = Mapping[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Capture:
-    """A trace, made small: its header, and of each compute op the median seconds over ranks and steps."""
+    """A trace, made small: its header, of each compute op the median seconds over ranks and steps, and the seconds that
+    a step works `between` ops."""
 
     header: Header
     seconds: Mapping[str, float]
+    between: float = 0.0
 
     @classmethod
-    def of_trace(cls, trace: Trace) -> Capture:
+    def of_trace(cls, trace: Trace, work_s: float = 0.0) -> Capture:
+        """`work_s`: seconds that a step works in all, 0 where nobody counted."""
         found: dict[str, list[float]] = {}
         for ops in trace.ranks:
             for op in ops:
                 if op.kind is Kind.COMPUTE:
                     found.setdefault(op.name, []).append((op.cpu_us or op.dur_us) * 1e-6)
-        return cls(trace.header, {name: median(each) for name, each in found.items()})
+        seconds = {name: median(each) for name, each in found.items()}
+        return cls(trace.header, seconds, max(work_s - sum(seconds.values()), 0.0))
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Capture:
-        return cls(Header.from_json(raw["header"]), {str(k): float(v) for k, v in raw["seconds"].items()})
+        seconds = {str(k): float(v) for k, v in raw["seconds"].items()}
+        return cls(Header.from_json(raw["header"]), seconds, float(raw.get("between", 0.0)))
 
     def to_json(self) -> dict[str, Any]:
-        return {"header": self.header.to_json(), "seconds": dict(self.seconds)}
+        return {"header": self.header.to_json(), "seconds": dict(self.seconds), "between": self.between}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +66,22 @@ class Captured:
     job: Job
     runs: tuple[tuple[Symbols, Mapping[str, float]], ...]
     gpu: Gpu
+    between: float = 0.0
 
     @classmethod
     def of(cls, captures: Sequence[Capture], gpu: Gpu) -> Captured:
         """`gpu` gives the roofline that work is measured by. Raises TraceError."""
         jobs = [Job.of_header(capture.header) for capture in captures]
         runs = tuple((job.measured_symbols, capture.seconds) for job, capture in zip(jobs, captures, strict=True))
-        return cls(jobs[-1], runs, replace(gpu, launch_overhead=0.0))
+        return cls(jobs[-1], runs, replace(gpu, launch_overhead=0.0), median(c.between for c in captures))
 
     def durations(self, plan: Plan, symbols: Symbols) -> dict[str, float]:
         """Seconds of each compute op of `plan`, a plan of the captured strategy."""
-        return {op.name: self.seconds(op, symbols) for op in plan.ops if op.kind is Kind.COMPUTE}
+        found = {op.name: self.seconds(op, symbols) for op in plan.ops if op.kind is Kind.COMPUTE}
+        first = next((op.name for op in plan.ops if op.name in found and op.stream != PREFETCH), None)
+        if first is not None:
+            found[first] += self.between
+        return found
 
     def seconds(self, op: PlannedOp, symbols: Symbols) -> float:
         """Seconds of one compute op."""

@@ -60,8 +60,8 @@ class Pipeline:
     """Trains on `batches`. Where they do not end, the last step sends one that nobody trains on.
 
     `lane` is the other thread's, with a group of its own (`Lane(comm.beside(PREFETCH))`); without one a step reads,
-    sends and trains one after the other. `watch_first` is entered around the first batch's `send`. `ahead_s` are the CPU
-    seconds that the other thread has worked.
+    sends and trains one after the other. `watch_first` is entered around the first batch's `send`. `ahead_s` are
+    CPU seconds that the other thread has worked.
     """
 
     def __init__(

@@ -61,7 +61,7 @@ def run_steps(request: Request) -> tuple[list[Outcome], dict[str, Any]]:
 
 def captured_of(case: StepCase, measured: Mapping[str, Any]) -> Captured:
     """A case's captures among what was measured. Raises TraceError."""
-    captures = [Capture.from_json(raw) for raw in measured["captures"][_key(case)]]
+    captures = [Capture.from_json(raw) for raw in measured["captures"][capture_key(case)]]
     return Captured.of(captures, case.cluster().gpu)
 
 
@@ -139,7 +139,7 @@ def measure(table: Mapping[str, Any], cases: Sequence[StepCase], say: Say) -> di
 
 def _capture(table: Mapping[str, Any], cases: Sequence[StepCase], say: Say) -> dict[str, list[Any]]:
     """Traces of what the cases train, on few ranks, as JSON."""
-    settings, wanted = table["capture"], {_key(case): case for case in cases}
+    settings, wanted = table["capture"], {capture_key(case): case for case in cases}
     found: dict[str, list[Any]] = {key: [] for key in wanted}
     for ranks in settings["ranks"]:
         say(f"capturing {len(wanted)} traces of {ranks} ranks on {settings['bed']}")
@@ -165,6 +165,6 @@ def _capture(table: Mapping[str, Any], cases: Sequence[StepCase], say: Say) -> d
     return found
 
 
-def _key(case: StepCase) -> str:
+def capture_key(case: StepCase) -> str:
     """Of a case's captures."""
     return f"{case.model} {TRACED.get(case.strategy, case.strategy)}{' overlapped' if case.overlapped else ''}"

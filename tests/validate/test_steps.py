@@ -14,7 +14,7 @@ from dessim.trace.schema import Kind
 from dessim.validate.outcome import SPLITS
 from dessim.validate.request import Request, bounds_of, read_cases
 from dessim.validate.step_cases import SERVED, model_of, read_steps, step_cases
-from dessim.validate.steps import TRACED, captured_of, payload_of, predict, run_steps
+from dessim.validate.steps import TRACED, capture_key, captured_of, payload_of, predict, run_steps
 from dessim.verbs.captured import Capture
 from dessim.workload import formula
 from dessim.workload.model import parse_model
@@ -56,7 +56,7 @@ def captures(model: str, strategy: str) -> list[dict[str, object]]:
 @pytest.fixture(scope="module")
 def measured() -> dict[str, object]:
     """As if every step had taken 0.4 s."""
-    keys = {f"{case.model} {TRACED.get(case.strategy, case.strategy)}": case for case in CASES}
+    keys = {capture_key(case): case for case in CASES}
     trained = {
         case.name: {
             "name": case.name,

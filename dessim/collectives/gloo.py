@@ -105,7 +105,7 @@ def gloo_pair(n: int, size: float, early: int, late: int) -> Stage:
     one_by_one = (early - late) % n <= n / 2  # the later one posts its send to the other before its receive
     a, b = np.array([late, early], dtype=np.int64), np.array([early, late], dtype=np.int64)
     return Stage(
-        pattern=(),
+        pattern=("gloo exchange", n, early, late),
         src=a,
         dst=b,
         size=np.full(2, size / n),

@@ -31,7 +31,7 @@ from dessim.sim.flows import (
 )
 from dessim.sim.fluid import Chain, Fluid, start_draining
 from dessim.sim.fold import fold
-from dessim.sim.maxmin import Floats, Ints
+from dessim.sim.maxmin import Floats, Incidence, Ints
 from dessim.sim.watch import Watch
 from dessim.units import format_time
 
@@ -61,6 +61,14 @@ class Batch:
     parts: dict[str, float] = field(default_factory=dict)
     since: Floats | float = math.inf  # when each message began to wait for a way; inf where there is one
     countdown: Floats | None = None  # seconds until each message that waited for another may begin
+    _ways: tuple[Incidence, Floats, Floats] | None = None  # looked up once, however often groups change
+
+    def ways(self, cluster: Cluster) -> tuple[Incidence, Floats, Floats]:
+        """The links that the messages cross, as `dessim.sim.flows.incidence` has them."""
+        if self._ways is None:
+            flows = self.flows
+            self._ways = incidence(cluster, flows.src, flows.dst, flows.trees, flows.size)
+        return self._ways
 
     def restart(self, now: float) -> None:
         """The next stage begins."""
@@ -85,7 +93,7 @@ class Batch:
         if not self.counted:
             counters.carried(self.began, now, np.maximum(stage - left, 0.0))
             self.counted = True
-        self.flows = self.flows.on(after, folding)
+        self.flows, self._ways = self.flows.on(after, folding), None
         more = self.flows.load(after, self.remaining) - left
         stages = self.flows.bytes_by_kind * self.scale - stage
         counters.begin(self.flows.links, more + stages * (self.repeat - 1))
@@ -165,7 +173,7 @@ class Shared:
         fixed = np.concatenate([b.flows.fixed[b.flows.folded.colour] for b in batches])
         reduction = np.concatenate([b.flows.per_scale[b.flows.folded.colour] * b.scale for b in batches])
         owner = np.repeat(np.arange(len(batches)), counts)
-        nets = [incidence(cluster, b.flows.src, b.flows.dst, b.flows.trees, b.flows.size) for b in batches]
+        nets = [batch.ways(cluster) for batch in batches]
         flow = np.concatenate([net.flow + o for (net, _, _), o in zip(nets, self._offset[:-1], strict=True)])
         link = np.concatenate([net.link for net, _, _ in nets])
         weight = np.concatenate([net.weight for net, _, _ in nets])

@@ -56,6 +56,7 @@ class Routed:
     def __init__(self, cluster: Cluster, folding: bool = True, tolerance: float = 0.0) -> None:
         self.cluster, self.folding, self.tolerance = cluster, folding, tolerance
         self._priced: dict[tuple[object, ...], Flows] = {}
+        self._chained: dict[tuple[object, ...], Flows] = {}
         self._links: dict[bytes, Ints] = {}
         self._groups: dict[bytes, int] = {}
         self._states: dict[bytes, Routed] = {}
@@ -73,14 +74,19 @@ class Routed:
         Raises OutOfTime when `watch` says so.
         """
         largest = float(stage.size.max(initial=0.0))
-        if not stage.pattern or largest == 0 or stage.after is not None:  # delays do not scale
+        if not stage.pattern or largest == 0:
             return self._route(gpus, stage, stage.size, watch), 1.0
+        group = self._groups.setdefault(gpus.tobytes(), len(self._groups))
+        if stage.after is not None:  # delays do not scale
+            whole = (stage.pattern, stage.size.tobytes(), group)
+            if whole not in self._chained:
+                self._chained[whole] = self._route(gpus, stage, stage.size, watch)
+            return self._chained[whole], 1.0
         relative = stage.size / largest
         shape = b"" if (relative == 1.0).all() else hashlib.blake2b(relative.tobytes()).digest()
         # Whether the receiver sums matters only where summing takes time.
         sums = stage.reduce if self.cluster.transport.reduction_rate < np.inf else False
         flags = sums if isinstance(sums, bool) else sums.tobytes()
-        group = self._groups.setdefault(gpus.tobytes(), len(self._groups))
         key = (stage.pattern, flags, shape, group, stage.in_flight)
         if key in self._priced:
             trees = stage.trees.on(gpus) if stage.trees is not None else None

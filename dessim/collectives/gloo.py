@@ -26,6 +26,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 
 from dessim.collectives.alltoall import direct_all_to_all
 from dessim.collectives.schedule import Carries, Coming, Floats, Ints, Layout, Stage, all_to_all_chunk
@@ -81,7 +82,7 @@ def gloo_all_to_all(
     at, came = coming.at(n), coming.rank(n)
     turn, src = np.divmod(np.arange(n, n * n, dtype=np.int64), n)
     dst = (src + turn) % n
-    waits = (came[dst] > came[src]) & (n - turn <= n / 2)  # for who comes later and sends to it first
+    waits = (came[dst] > came[src]) & _sends_first(n, src, dst)
     order = np.argsort(waits, kind="stable")
     src, dst, waits = src[order], dst[order], waits[order]
     number = np.full((n, n), -1)
@@ -102,7 +103,6 @@ def gloo_all_to_all(
 
 def gloo_pair(n: int, size: float, early: int, late: int) -> Stage:
     """What two of n ranks send each other in an all_to_all, where one of them comes later."""
-    one_by_one = (early - late) % n <= n / 2  # the later one posts its send to the other before its receive
     a, b = np.array([late, early], dtype=np.int64), np.array([early, late], dtype=np.int64)
     return Stage(
         pattern=("gloo exchange", n, early, late),
@@ -110,8 +110,13 @@ def gloo_pair(n: int, size: float, early: int, late: int) -> Stage:
         dst=b,
         size=np.full(2, size / n),
         carries=_these(all_to_all_chunk(n, a, b)),
-        after=np.array([-1, 0]) if one_by_one else None,
+        after=np.array([-1, 0]) if _sends_first(n, b, a)[0] else None,
     )
+
+
+def _sends_first(n: int, early: Ints, late: Ints) -> npt.NDArray[np.bool_]:
+    """Whether ranks of n that come later than others post their sends to those before their receives from them."""
+    return (early - late) % n <= n / 2
 
 
 def gloo_broadcast(layout: Layout, size: float, root: int = 0) -> Iterator[Stage]:

@@ -28,6 +28,11 @@ def study_parser(about: str, here: Path) -> argparse.ArgumentParser:
     return parser
 
 
+def page(here: Path, made: str) -> str:
+    """The README of the study in `here`, with `made` between its marks."""
+    return MARKS.sub(lambda marks: marks[1] + made + marks[2], (here / "README.md").read_text("utf-8"))
+
+
 def conclude(
     here: Path,
     options: argparse.Namespace,
@@ -42,8 +47,7 @@ def conclude(
     That is 3 when something is `wrong`, which is said on stderr and keeps expected.json as it is, or when `found` is
     not the `same` as expected.json.
     """
-    readme = MARKS.sub(lambda marks: marks[1] + made + marks[2], (here / "README.md").read_text("utf-8"))
-    for name, text in {"README.md": readme, **files}.items():
+    for name, text in {"README.md": page(here, made), **files}.items():
         write_text(options.out / name, text)
     print(made, end="")
     expected = here / "expected.json"

@@ -171,15 +171,24 @@ class Collectives:
 
     def move(
         self, env: simpy.Environment, network: Network, group: str, stage: Stage
-    ) -> Generator[simpy.Event, object, None]:
+    ) -> Generator[simpy.Event, Parts, None]:
         """A process: messages of `group` that nobody else waits for, until the last has arrived."""
         flows, scale = self._routed.stage(self._gpus[group], stage)
         for step in self._bursts(env, iter([_Step(flows, scale, 1)])):
-            began = env.now
-            yield network.transfer(step.flows, step.scale, step.repeat)
-            if step.ahead is not None:
-                burst = step.flows.load(self.cluster, step.ahead)
-                network.counters.burst(step.flows.links, began, env.now, burst)
+            yield from self._send(env, network, step)
+
+    def _send(
+        self, env: simpy.Environment, network: Network, step: _Step
+    ) -> Generator[simpy.Event, Parts, tuple[Parts, Floats]]:
+        """A process: a step, until its last message has arrived. What it took its time for, and the bytes that each
+        link class carried for it [link classes]."""
+        began, carried = env.now, step.flows.bytes_by_kind * (step.scale * step.repeat)
+        took = yield network.transfer(step.flows, step.scale, step.repeat)
+        if step.ahead is not None:
+            burst = step.flows.load(self.cluster, step.ahead)
+            network.counters.burst(step.flows.links, began, env.now, burst)
+            carried = carried + burst
+        return took, carried
 
     def choose(self, op: Collective, group: str, size: float, sizes: Floats | None, watch: Watch) -> str:
         """The algorithm that is fastest on an idle network, as a tuner would choose."""
@@ -242,14 +251,10 @@ class Collectives:
             self.error = max(self.error, step.flows.error)
             self.flow_colours = max(self.flow_colours, len(step.flows.folded.flow_of))
             self.link_colours = max(self.link_colours, len(step.flows.folded.link_of))
-            carried += step.flows.bytes_by_kind * (step.scale * step.repeat)
-            began, last = env.now, step.flows
-            took = yield network.transfer(step.flows, step.scale, step.repeat)
+            last = step.flows
+            took, of_step = yield from self._send(env, network, step)
             add_parts(parts, took)
-            if step.ahead is not None:
-                burst = step.flows.load(self.cluster, step.ahead)
-                network.counters.burst(step.flows.links, began, env.now, burst)
-                carried += burst
+            carried += of_step
         if self.cluster.transport.host_overhead > 0 and last is not None:
             # A stage waits for a rank on average; the end for the last one.
             woken = max(last.at_once() * self.cluster.transport.host_overhead - last.waking, 0.0)

@@ -15,6 +15,7 @@ import simpy
 
 from dessim.collectives.gloo import gloo_pair
 from dessim.sim.collective import Collectives, Outcome
+from dessim.sim.flows import Parts
 from dessim.sim.meetings import Meeting
 from dessim.sim.network import Network
 from dessim.trace.schema import Collective
@@ -48,7 +49,7 @@ class Exchanges:
             self._env.process(self._pair(meeting, other, mine))
         return over[mine]
 
-    def _pair(self, meeting: Meeting, early: int, late: int) -> Generator[simpy.Event, object, None]:
+    def _pair(self, meeting: Meeting, early: int, late: int) -> Generator[simpy.Event, Parts, None]:
         """A process: two ranks exchange, the later one of which has just come."""
         transport, began = self._collectives.cluster.transport, self._env.now
         yield self._env.timeout(transport.op_overhead)

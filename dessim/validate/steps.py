@@ -18,6 +18,7 @@ import numpy as np
 
 from dessim.cluster import Cluster
 from dessim.cluster.parts import Transport
+from dessim.results.metrics import step_windows
 from dessim.sim.engine import simulate
 from dessim.sim.parameter_server import serve
 from dessim.sim.served import Exchange, Terms
@@ -74,10 +75,8 @@ def predict(case: StepCase, captured: Captured, transport: Transport, cores: int
     plan = plan.pipelined() if case.pipeline else plan
     symbols = plan.symbols(captured.job.symbols(case.workers, case.batch))
     workload = workload_from_plan(plan, symbols, captured.durations(plan, symbols), _STEPS)
-    ends = np.zeros(_STEPS)
-    for span in simulate(cluster, workload, cores=cores).spans:
-        ends[span.step] = max(ends[span.step], span.end)
-    return float(np.median(np.diff(ends)))
+    windows = step_windows(simulate(cluster, workload, cores=cores))
+    return float(np.median(np.diff([end for _, end in windows.values()])))
 
 
 def payload_of(case: StepCase, captured: Captured) -> float:

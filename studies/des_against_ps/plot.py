@@ -8,10 +8,8 @@ measure.py makes measured.json. Exits 3 when the findings are not those of expec
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,9 +18,10 @@ from typing import Any
 
 from dessim.calibrate.profile import fit_profile
 from dessim.cluster import load_cluster
-from dessim.files import read_toml, write_json, write_text
+from dessim.files import read_toml
 from dessim.results.report import percent
 from dessim.results.rows import data_csv
+from dessim.results.study import conclude, study_parser
 from dessim.results.style import INK, house_style, style_of
 from dessim.results.svg import svg_text
 from dessim.units import format_time
@@ -37,7 +36,6 @@ FOUND = (
     *("measured_step_s", "predicted_step_s", "measured_samples_per_s", "predicted_samples_per_s"),
     *("frame_bytes_per_sample", "planned_bytes_per_sample", "predicted_bytes_per_sample"),
 )
-MARKS = re.compile(r"(<!-- made by plot.py -->\n).*(<!-- end -->)", re.DOTALL)
 
 
 @contextmanager
@@ -171,27 +169,17 @@ def draw(pairs: list[dict[str, Any]]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--update", action="store_true", help="make what was found the expectation")
-    parser.add_argument("--out", type=Path, default=HERE, help="folder for what is written (default: here)")
-    options = parser.parse_args(arguments)
+    options = study_parser(__doc__, HERE).parse_args(arguments)
     study, measured = read_toml(HERE / "study.toml"), json.loads((HERE / "measured.json").read_text("utf-8"))
     with here():
         rows = compute(study, measured)
     pairs = compared(rows)
+    files = {
+        "des_against_ps.csv": f"# {measured['machine']}\n" + data_csv(rows, (*CASE, *FOUND)),
+        "des_against_ps.svg": draw(pairs),
+    }
     found = {"rows": rows, "compared": pairs}
-    made = table(rows, pairs, measured["machine"])
-    readme = MARKS.sub(lambda marks: marks[1] + made + marks[2], (HERE / "README.md").read_text("utf-8"))
-    write_text(options.out / "README.md", readme)
-    write_text(options.out / "des_against_ps.csv", f"# {measured['machine']}\n" + data_csv(rows, (*CASE, *FOUND)))
-    write_text(options.out / "des_against_ps.svg", draw(pairs))
-    print(made, end="")
-    if options.update:
-        write_json(HERE / "expected.json", found)
-    elif json.loads((HERE / "expected.json").read_text("utf-8")) != found:
-        print("des_against_ps: findings differ from expected.json", file=sys.stderr)
-        return 3
-    return 0
+    return conclude(HERE, options, table(rows, pairs, measured["machine"]), files, found)
 
 
 if __name__ == "__main__":

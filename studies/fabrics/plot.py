@@ -8,9 +8,6 @@ Reads study.toml. Exits 3 when the findings are not those of expected.json.
 
 from __future__ import annotations
 
-import argparse
-import json
-import re
 import sys
 import tomllib
 from concurrent.futures import ProcessPoolExecutor
@@ -20,9 +17,9 @@ from typing import Any
 
 from dessim.cluster import load_cluster
 from dessim.cluster.check import describe
-from dessim.files import write_json, write_text
 from dessim.results.report import percent
 from dessim.results.rows import data_csv
+from dessim.results.study import conclude, study_parser
 from dessim.results.style import house_style, style_of
 from dessim.results.svg import svg_text
 from dessim.units import format_time
@@ -33,7 +30,6 @@ from dessim.workload.scale import Job
 HERE = Path(__file__).parent
 TIMES = ("step_time_s", "compute_s", "exposed_comm_s", "idle_s")
 COLUMNS = ("fabric", "gpus", "strategy", *TIMES, "samples_per_s", "bound_by", "longest_op", "longest_share")
-MARKS = re.compile(r"(<!-- made by plot.py -->\n).*(<!-- end -->)", re.DOTALL)
 
 
 def cluster_of(fabric: dict[str, str]) -> Any:
@@ -145,26 +141,14 @@ def _round(value: float) -> float:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--update", action="store_true", help="make what was found the expectation")
-    parser.add_argument("--out", type=Path, default=HERE, help="folder for what is written (default: here)")
+    parser = study_parser(__doc__, HERE)
     parser.add_argument("--jobs", type=int, default=None, help="processes (default: one a core)")
     options = parser.parse_args(arguments)
 
     study = tomllib.loads((HERE / "study.toml").read_text("utf-8"))
     rows = compute(study, options.jobs)
-    made = table(study, rows)
-    readme = MARKS.sub(lambda found: found[1] + made + found[2], (HERE / "README.md").read_text("utf-8"))
-    write_text(options.out / "README.md", readme)
-    write_text(options.out / "fabrics.csv", data_csv(rows, COLUMNS))
-    write_text(options.out / "fabrics.svg", draw(study, rows))
-    print(made, end="")
-    if options.update:
-        write_json(HERE / "expected.json", rows)
-    elif json.loads((HERE / "expected.json").read_text("utf-8")) != rows:
-        print("fabrics: findings differ from expected.json", file=sys.stderr)
-        return 3
-    return 0
+    files = {"fabrics.csv": data_csv(rows, COLUMNS), "fabrics.svg": draw(study, rows)}
+    return conclude(HERE, options, table(study, rows), files, rows)
 
 
 if __name__ == "__main__":

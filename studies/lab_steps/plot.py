@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import numpy as np
 from dessim.files import write_text
 from dessim.results.report import percent
 from dessim.results.scatter import predicted_against_measured
+from dessim.results.study import page
 from dessim.results.style import style_of
 from dessim.units import format_time
 from dessim.validate.outcome import Outcome, broken, summaries
@@ -27,7 +27,6 @@ from dessim.validate.request import bounds_of, read_cases
 from dessim.validate.run import validate
 
 HERE = Path(__file__).parent
-MARKS = re.compile(r"(<!-- made by plot.py -->\n).*(<!-- end -->)", re.DOTALL)
 SPLITS = ("development", "held_out")
 
 
@@ -81,8 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
     measured = json.loads((HERE / "measured.json").read_text("utf-8"))
     outcomes = [o for o in validate(kinds=["steps"], measured=measured) if o.kind == "steps"]
     made = table(outcomes, measured)
-    readme = MARKS.sub(lambda marks: marks[1] + made + marks[2], (HERE / "README.md").read_text("utf-8"))
-    write_text(options.out / "README.md", readme)
+    write_text(options.out / "README.md", page(HERE, made))
     held_out = [o.to_json() for o in outcomes if o.split == "held_out"]
     predicted_against_measured(held_out, options.out / "lab_steps.svg")
     print(made, end="")

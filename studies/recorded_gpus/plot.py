@@ -8,18 +8,15 @@ Reads study.toml. Exits 3 when the median error is beyond its bound, or the find
 
 from __future__ import annotations
 
-import argparse
-import json
-import re
 import sys
 import tomllib
 from pathlib import Path
 from typing import Any
 
 from dessim.cluster import load_cluster
-from dessim.files import write_json, write_text
 from dessim.results.report import percent
 from dessim.results.rows import data_csv
+from dessim.results.study import conclude, study_parser
 from dessim.results.style import FAINT, INK, house_style
 from dessim.results.svg import svg_text
 from dessim.trace.io import Trace, load_trace
@@ -36,7 +33,6 @@ VARIANTS = {
     "described": "nothing fitted: all as NCCL's source has it",
     "rates_fitted": "rates fitted too",
 }
-MARKS = re.compile(r"(<!-- made by plot.py -->\n).*(<!-- end -->)", re.DOTALL)
 
 
 def compute(study: dict[str, Any]) -> dict[str, Any]:
@@ -124,29 +120,17 @@ def _rounded(value: Any) -> Any:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--update", action="store_true", help="make what was found the expectation")
-    parser.add_argument("--out", type=Path, default=HERE, help="folder for what is written (default: here)")
-    options = parser.parse_args(arguments)
+    options = study_parser(__doc__, HERE).parse_args(arguments)
 
     study = tomllib.loads((HERE / "study.toml").read_text("utf-8"))
     bound = parse_share(study["bound"])
     found = compute(study)
-    made = table(found)
-    readme = MARKS.sub(lambda marks: marks[1] + made + marks[2], (HERE / "README.md").read_text("utf-8"))
-    write_text(options.out / "README.md", readme)
-    write_text(options.out / "recorded_gpus.csv", data_csv(found["collectives"], COLUMNS))
-    write_text(options.out / "recorded_gpus.svg", draw(found, load_trace(HERE / study["trace"]), bound))
-    print(made, end="")
-    if found["errors"]["left_out"]["median"] > bound:
-        print(f"recorded_gpus: the median error is more than {study['bound']}", file=sys.stderr)
-        return 3
-    if options.update:
-        write_json(HERE / "expected.json", found)
-    elif json.loads((HERE / "expected.json").read_text("utf-8")) != found:
-        print("recorded_gpus: findings differ from expected.json", file=sys.stderr)
-        return 3
-    return 0
+    files = {
+        "recorded_gpus.csv": data_csv(found["collectives"], COLUMNS),
+        "recorded_gpus.svg": draw(found, load_trace(HERE / study["trace"]), bound),
+    }
+    wrong = f"the median error is more than {study['bound']}" if found["errors"]["left_out"]["median"] > bound else ""
+    return conclude(HERE, options, table(found), files, found, wrong=wrong)
 
 
 if __name__ == "__main__":

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import argparse
 import csv
-import re
 import sys
 from pathlib import Path
 from typing import Any
 
 from dessim.files import read_toml, write_text
+from dessim.results.study import page
 from dessim.results.style import FAINT, house_style, style_of
 from dessim.results.svg import svg_text
 
 HERE = Path(__file__).parent
-MARKS = re.compile(r"(<!-- made by plot.py -->\n).*(<!-- end -->)", re.DOTALL)
 HEADERS = 1514 / 1448  # a full Ethernet frame over its payload: IP, TCP with time stamps
 MB = 1e6
 LOOKS = (("o", "#0173b2"), ("s", "#56b4e9"), ("D", "#d55e00"), ("^", "#de8f05"))  # of model and ranks
@@ -76,9 +75,7 @@ def draw(study: dict[str, Any], rows: list[dict[str, Any]]) -> str:
         axes.axvspan(study["at_least"], study["at_most"], color=FAINT, alpha=0.12, lw=0)
         axes.axvline(HEADERS, color=FAINT, lw=1, ls="--")
         cases = [(model, ranks) for model in study["batch"] for ranks in study["ranks"]]
-        for (model, ranks), marker, color in zip(
-            cases, "osD^", ("#0173b2", "#56b4e9", "#d55e00", "#de8f05"), strict=True
-        ):
+        for (model, ranks), (marker, color) in zip(cases, LOOKS, strict=True):
             here = [row for row in rows if (row["model"], row["ranks"]) == (model, ranks)]
             places = [order.index(row["strategy"]) for row in here]
             label = f"{model}, {ranks} ranks"
@@ -116,8 +113,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(*(f"wire_bytes: {line}" for line in said), sep="\n", file=sys.stderr)
         return 3
     made = table(study, rows, machine)
-    readme = MARKS.sub(lambda marks: marks[1] + made + marks[2], (HERE / "README.md").read_text("utf-8"))
-    write_text(options.out / "README.md", readme)
+    write_text(options.out / "README.md", page(HERE, made))
     write_text(options.out / "wire_bytes.svg", draw(study, rows))
     print(made, end="")
     return 0

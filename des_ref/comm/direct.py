@@ -1,8 +1,13 @@
-"""A ReduceScatter made of messages between single ranks, where gloo has none.
+"""Collectives made of messages between single ranks, where those of PyTorch's gloo are poor.
 
-PyTorch's gloo sums the whole input everywhere and keeps a chunk: twice the bytes. Here each rank sends every other one
-its chunk, and adds up what it gets. All receives are posted before any send: a rank that posts a send first queues its
-"ready to receive" behind that send's data, and the two of a pair then take turns (dessim/collectives/gloo.py).
+    reduce_scatter  gloo's sums the whole input everywhere and keeps a chunk: twice the bytes. Here each rank sends every
+                    other one its chunk, and adds up what it gets
+    all_gather      of two ranks: gloo's gathers beside its output and copies all of it there, and the halves of what
+                    the two send take turns. Here each receives into the output. Of more ranks gloo's ring is as good on
+                    one switch, and crosses an uplink that ranks share once a stage, not once for each pair of ranks
+
+All receives are posted before any send: a rank that posts a send first queues its "ready to receive" behind that send's
+data, and the two of a pair then take turns (dessim/collectives/gloo.py).
 """
 
 from __future__ import annotations
@@ -36,6 +41,29 @@ class Summing:
             self._out += chunk
 
 
+class Swapping:
+    """An AllGather of two ranks under way."""
+
+    def __init__(self, out: Tensor, tensor: Tensor, group: Any) -> None:
+        """`out` [2 * c, ...] becomes the ranks' `tensor` [c, ...] in rank order."""
+        rank = dist.get_rank(group)
+        other = 1 - rank
+        mine, chunks = tensor.contiguous().view(-1), out.view(2, tensor.numel())
+        self._works = [dist.irecv(chunks[other], group=group, group_src=other)]
+        self._works.append(dist.isend(mine, group=group, group_dst=other))
+        self._mine = mine  # what is sent must stay until it is
+        chunks[rank].copy_(mine)
+
+    def wait(self) -> None:
+        for work in self._works:
+            work.wait()
+
+
 def reduce_scatter(out: Tensor, tensor: Tensor, group: Any = None, async_op: bool = True) -> Summing:
     """Called as torch's collectives are; always asynchronous."""
     return Summing(out, tensor, group)
+
+
+def all_gather(out: Tensor, tensor: Tensor, group: Any = None, async_op: bool = True) -> Swapping:
+    """The same, of two ranks."""
+    return Swapping(out, tensor, group)

@@ -155,6 +155,8 @@ class Comm:
         """`out` [N * n, ...] becomes the workers' `tensor` [n, ...] in rank order."""
         if self.coding is not None and name in self.coding:
             return self.coding.all_gather(self, name, out, tensor)
+        if self.backend == "gloo" and self.world_size == 2:
+            return self._launch(name, direct.all_gather, out, tensor, made=Collective.ALL_GATHER)
         return self._launch(name, _all_gather_flat, out, tensor)
 
     def reduce_scatter(self, name: str, out: Tensor, tensor: Tensor) -> Handle:

@@ -1,10 +1,12 @@
 """What gloo runs: its own rings, its own broadcast, and an all_to_all whose connections are busy one way at a time.
-And what the trainer runs where PyTorch's gloo has only a poor thing, a reduce_scatter that all_reduces the whole.
+And what the trainer runs where those of PyTorch are poor: a reduce_scatter that all_reduces the whole, and an
+all_gather of two ranks whose halves take turns and are copied twice (des_ref/comm/direct.py).
 
     all_reduce      ring in two phases towards lower ranks, each chunk in segments of 1 MiB at most and two at least;
                     two are under way: a rank sends a segment when it has received, and added, the one before the last
-    reduce_scatter  every pair at once, both ways; then each rank adds up its n chunks (des_ref/comm/direct.py)
-    all_gather      ring towards higher ranks, each chunk in two halves that are under way together
+    reduce_scatter  every pair at once, both ways; then each rank adds up its n chunks
+    all_gather      ring towards higher ranks, each chunk in two halves that are under way together; two ranks send each
+                    other their chunks at once
     broadcast       a tree in which a rank sends to all of its children at once, the far ones included
     all_to_all      every pair at once, but some send to each other one after the other
 
@@ -13,8 +15,8 @@ A phase begins when the one before is over: the last segments of a phase hide no
 Why one after the other: who sends waits until the receiver has said that it is ready, on the same connection. A rank
 that comes later than another finds it ready; if it posts its send to it before its receive from it, it sends at once,
 and that it is ready itself is queued behind its data. all_to_all posts the send to rank i+d in turn d and the receive
-from there in turn n-d, the send first where they are the same turn; all_gather meets it between two ranks only. Who
-comes later differs from call to call; here an order of ranks that follows no pattern stands for all of them.
+from there in turn n-d, the send first where they are the same turn. Who comes later differs from call to call; here an
+order of ranks that follows no pattern stands for all of them.
 
 Sources: allreduce.cc, allgather.cc, alltoall.cc, broadcast.cc and transport/tcp/pair.cc of gloo, ProcessGroupGloo.cpp
 of PyTorch 2.13.
@@ -54,19 +56,10 @@ def gloo_reduce_scatter(layout: Layout, size: float) -> Iterator[Stage]:
 
 
 def gloo_all_gather(layout: Layout, size: float) -> Iterator[Stage]:
-    """n-1 stages of two halves; between two ranks the later one's second half goes with the other's first."""
+    """n-1 stages of two halves; of two ranks one stage of two messages, and both are ready before they send."""
     if layout.n == 2:
-        # From, to, quarter of S, after which of these.
-        src, dst, quarter, after = np.array([(1, 0, 2, -1), (1, 0, 3, 0), (0, 1, 0, 0), (0, 1, 1, 2)], dtype=np.int64).T
-        yield Stage(
-            pattern=("gloo pair",),
-            src=src,
-            dst=dst,
-            size=np.full(4, size / 4),
-            carries=_these(quarter),
-            pieces=4,
-            after=after,
-        )
+        (stage,) = direct_all_to_all(layout, size)
+        yield replace(stage, carries=_these(stage.src), pieces=2)
         return
     yield from _ring(layout.n, size, 1, towards=1, first=0, reduce=False)
 

@@ -108,7 +108,7 @@ def test_gloo(flat: Cluster, n: int, size: float) -> None:
     ring = forms.gloo_ring_time(n, size, pairs, 2, *WIRE)
     assert time_of(flat, ALL_REDUCE, n, size, "gloo") == exactly(ring)
     assert time_of(flat, REDUCE_SCATTER, n, size, "gloo") == exactly(forms.direct_time(n, size, *WIRE))
-    gather = forms.gloo_ring_time(n, size, 1, 1, *WIRE) if n > 2 else 3 * forms.send_recv_time(size / 4, *WIRE)
+    gather = forms.gloo_ring_time(n, size, 1, 1, *WIRE) if n > 2 else forms.direct_time(n, size, *WIRE)
     assert time_of(flat, ALL_GATHER, n, size, "gloo") == exactly(gather)
     for seed in (0, 1):
         exchange = forms.gloo_all_to_all_time(n, size, *WIRE)

@@ -1,4 +1,5 @@
-"""A ReduceScatter over gloo: each rank sends the chunks of the others and no more, and sums do not depend on timing."""
+"""A ReduceScatter over gloo: each rank sends the chunks of the others and no more, and sums do not depend on timing.
+An AllGather of two ranks: what each brought, in their order."""
 
 from __future__ import annotations
 
@@ -68,22 +69,49 @@ def test_the_order_of_adding_would_show() -> None:
     assert not torch.equal(forwards, backwards)
 
 
-def goes_on(comm: Comm) -> list[float]:
+def gathers(comm: Comm) -> dict[str, bool]:
+    """Several under way together; of what is not contiguous; of nothing; of texts."""
+    types = (*TYPES, torch.int64, torch.bool)
+    outs = [torch.zeros(2 * ROWS, WIDTH, dtype=dtype) for dtype in types]
+    handles = [comm.all_gather(f"gather{i}", out, brought(comm.rank, out.dtype, 1)) for i, out in enumerate(outs)]
+    for handle in reversed(handles):
+        handle.wait()
+    both = [torch.cat([brought(rank, dtype, 1) for rank in range(2)]) for dtype in types]
+    found = {str(out.dtype): torch.equal(out, expected) for out, expected in zip(outs, both, strict=True)}
+    out = torch.empty(2 * ROWS, WIDTH)
+    comm.all_gather("turned", out, brought(comm.rank, torch.float32, 1).T.contiguous().T).wait()
+    found["turned"] = torch.equal(out, both[0])
+    comm.all_gather("nothing", torch.empty(0, WIDTH), torch.empty(0, WIDTH)).wait()
+    found["texts"] = comm.gather_text("texts", ["", "of rank one"][comm.rank]) == ["", "of rank one"]
+    return found
+
+
+def test_two_ranks_gather_in_their_order(tmp_path: Path) -> None:
+    found = on_ranks(2, tmp_path, gathers)
+    assert len(found) == 2 and all(all(of.values()) for of in found), found
+
+
+def goes_on(comm: Comm) -> list[list[float]]:
     """Rank 1 comes late: how long rank 0 takes to launch, and to wait."""
-    late = 1.0
-    comm.barrier()
-    if comm.rank == 1:
-        time.sleep(late)
-    start = time.perf_counter()
-    handle = comm.reduce_scatter("late", torch.empty(1 << 18), torch.ones(1 << 19))
-    launched = time.perf_counter()
-    handle.wait()
-    return [launched - start, time.perf_counter() - launched]
+    half, whole, found = torch.ones(1 << 18), torch.ones(1 << 19), []
+    for launched in (
+        lambda: comm.reduce_scatter("late", half, whole),
+        lambda: comm.all_gather("late", whole, half),
+    ):
+        comm.barrier()
+        if comm.rank == 1:
+            time.sleep(0.5)
+        start = time.perf_counter()
+        handle = launched()
+        waiting = time.perf_counter()
+        handle.wait()
+        found.append([waiting - start, time.perf_counter() - waiting])
+    return found
 
 
 def test_a_launch_waits_for_nobody(tmp_path: Path) -> None:
-    (launch, wait), _ = on_ranks(2, tmp_path, goes_on)
-    assert launch < wait  # together they last as long as the other one sleeps
+    early, _ = on_ranks(2, tmp_path, goes_on)
+    assert all(launch < wait for launch, wait in early)  # together they last as long as the other one sleeps
 
 
 def recorded(comm: Comm) -> list[list[object]]:
@@ -106,6 +134,26 @@ def test_a_recorder_sees_one_collective_of_the_bytes_that_its_messages_make(tmp_
         ["second", Collective.REDUCE_SCATTER, RANKS * 2 * ROWS * 8, "float64", "world", Kind.COLLECTIVE],
     ]
     assert on_ranks(RANKS, tmp_path, recorded) == [[expected, expected]] * RANKS
+
+
+def recorded_pair(comm: Comm) -> list[list[object]]:
+    """The same of AllGathers of two ranks."""
+    recorder, found = Recorder(comm), []
+    for full in (True, False):
+        with recorder.step(full=full):
+            comm.all_gather("rows", torch.empty(2 * ROWS, WIDTH), torch.ones(ROWS, WIDTH)).wait()
+            comm.gather_rows("clocks", [1.0, 2.0, 3.0])
+        found.append([(op.name, op.collective, op.bytes, op.dtype, op.group, op.kind) for op in recorder.take({})])
+    assert recorder.groups == {"world": (0, 1)}
+    return found
+
+
+def test_a_recorder_sees_one_all_gather_of_all_that_is_gathered(tmp_path: Path) -> None:
+    expected = [
+        ["rows", Collective.ALL_GATHER, 2 * ROWS * WIDTH * 4, "float32", "world", Kind.COLLECTIVE],
+        ["clocks", Collective.ALL_GATHER, 2 * 3 * 8, "float64", "world", Kind.COLLECTIVE],
+    ]
+    assert on_ranks(2, tmp_path, recorded_pair) == [[expected, expected]] * 2
 
 
 def _dies(rank: int, folder: Path) -> None:

@@ -13,7 +13,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from des_ref.comm.group import WORLD_GROUP, Comm, Handle, Tap, describe_group, work_future
 from des_ref.comm.launch import launched_rank, open_comm
-from des_ref.comm.sums import SumFeedingReplicas, SumScattered
+from des_ref.comm.sums import SumFeedingReplicas, SumScattered, nothing
 from des_ref.comm.wire import Message, Wire
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "Wire",
     "describe_group",
     "launched_rank",
+    "nothing",
     "open_comm",
     "record",
     "work_future",

@@ -73,6 +73,7 @@ class Comm:
     coding: Coding | None = field(default=None)  # what travels encoded, if anything does
     timeout: float = TIMEOUT_S  # seconds that a collective may take
     _group: Any = field(default=None)  # None: the group that all processes are in anyway
+    _second: Any = field(default=None)  # of two ranks over gloo: the same once more (direct.py)
 
     def beside(self, name: str) -> Comm:
         """The same workers over a group of its own, whose collectives keep no order with this one's.
@@ -81,8 +82,7 @@ class Comm:
         """
         # Where some processes serve, they do not hear of it.
         ranks = list(range(self.world_size)) if self.wire is not None else None
-        group = self._new_group(name, ranks, use_local_synchronization=ranks is not None)
-        return replace(self, tap=None, _group=group)
+        return replace(self, tap=None, **self._new_groups(name, ranks, use_local_synchronization=ranks is not None))
 
     def on_cpu(self, name: str) -> Comm:
         """As `beside`, for tensors in host memory."""
@@ -92,10 +92,23 @@ class Comm:
         """Some of the workers, in this order; None on the others. Every worker calls it, at the same point."""
         if tuple(ranks) == tuple(range(self.world_size)):
             return self
-        group = self._new_group(f"part {'-'.join(map(str, ranks))}", list(ranks))
+        groups = self._new_groups(f"part {'-'.join(map(str, ranks))}", list(ranks))
         if self.rank not in ranks:
             return None
-        return replace(self, rank=ranks.index(self.rank), world_size=len(ranks), tap=None, wire=None, _group=group)
+        return replace(self, rank=ranks.index(self.rank), world_size=len(ranks), tap=None, wire=None, **groups)
+
+    def opened(self) -> Comm:
+        """With all that it needs beside the group that all processes are in."""
+        return replace(self, _second=self._new_second("world", self.world_size))
+
+    def _new_groups(self, name: str, ranks: list[int] | None, **settings: Any) -> dict[str, Any]:
+        group = self._new_group(name, ranks, **settings)
+        count = self.world_size if ranks is None else len(ranks)
+        return {"_group": group, "_second": self._new_second(name, count, ranks=ranks, **settings)}
+
+    def _new_second(self, name: str, count: int, **settings: Any) -> Any:
+        two = count == 2 and self.backend == "gloo"
+        return self._new_group(f"{name}, second", **settings) if two else None
 
     def _new_group(self, name: str, ranks: list[int] | None = None, **settings: Any) -> Any:
         timeout = timedelta(seconds=self.timeout)
@@ -125,8 +138,7 @@ class Comm:
             raise UsageError(f"{servers} of {self.world_size} processes are servers, so no worker is left: start more")
         messages = self._new_group("servers", backend="gloo", timeout=timedelta(seconds=patience))
         wire = Wire(tuple(range(workers, self.world_size)), patience, messages)
-        group = self._new_group("workers", list(range(workers)))
-        return replace(self, world_size=workers, wire=wire, _group=group)
+        return replace(self, world_size=workers, wire=wire, **self._new_groups("workers", list(range(workers))))
 
     def _launch(self, name: str, call: Callable[..., Any], *args: Any, made: Collective | None = None) -> Handle:
         if self.tap is not None:
@@ -156,7 +168,7 @@ class Comm:
         if self.coding is not None and name in self.coding:
             return self.coding.all_gather(self, name, out, tensor)
         if self.backend == "gloo" and self.world_size == 2:
-            return self._launch(name, direct.all_gather, out, tensor, made=Collective.ALL_GATHER)
+            return self._launch(name, direct.all_gather, out, tensor, self._second, made=Collective.ALL_GATHER)
         return self._launch(name, _all_gather_flat, out, tensor)
 
     def reduce_scatter(self, name: str, out: Tensor, tensor: Tensor) -> Handle:
@@ -164,7 +176,8 @@ class Comm:
         if self.coding is not None and name in self.coding:
             return self.coding.reduce_scatter(self, name, out, tensor)
         if self.backend == "gloo" and self.world_size > 1:
-            return self._launch(name, direct.reduce_scatter, out, tensor, made=Collective.REDUCE_SCATTER)
+            made = Collective.REDUCE_SCATTER
+            return self._launch(name, direct.reduce_scatter, out, tensor, self._second, made=made)
         return self._launch(name, _reduce_scatter_flat, out, tensor)
 
     def all_to_all(

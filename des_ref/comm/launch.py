@@ -80,6 +80,6 @@ def open_comm(
             rank, f"not all {world_size} processes came within {timeout:g} s: {first_line(error)}"
         ) from None
     try:
-        yield Comm(rank, world_size, where, backend, timeout=timeout)
+        yield Comm(rank, world_size, where, backend, timeout=timeout).opened()
     finally:
         dist.destroy_process_group()

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from des_ref.comm.group import Comm
+
+
+def nothing() -> None:
+    """Of those who have nothing to do while a sum is under way."""
 
 
 class SumFeedingReplicas(torch.autograd.Function):
@@ -20,15 +25,18 @@ class SumFeedingReplicas(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, partials: Tensor, comm: Comm, name: str) -> Tensor:
+    def forward(ctx: Any, partials: Tensor, comm: Comm, name: str, meanwhile: Callable[[], None] = nothing) -> Tensor:
+        """`meanwhile` is done while the sum is under way."""
         ctx.comm, ctx.name = comm, name
         total = partials.clone()
-        comm.all_reduce(name, total).wait()
+        handle = comm.all_reduce(name, total)
+        meanwhile()
+        handle.wait()
         return total
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        return ctx.comm.gradient(ctx.name, grads[0]), None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        return ctx.comm.gradient(ctx.name, grads[0]), None, None, None
 
 
 class SumScattered(torch.autograd.Function):
@@ -38,15 +46,19 @@ class SumScattered(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, partials: Tensor, comm: Comm, name: str, grad_name: str) -> Tensor:
+    def forward(
+        ctx: Any, partials: Tensor, comm: Comm, name: str, grad_name: str, meanwhile: Callable[[], None] = nothing
+    ) -> Tensor:
         ctx.comm, ctx.name, ctx.grad_name = comm, name, grad_name
         own = partials.new_empty(len(partials) // comm.world_size, partials.shape[1])
-        comm.reduce_scatter(name, own, partials.detach().contiguous()).wait()
+        handle = comm.reduce_scatter(name, own, partials.detach().contiguous())
+        meanwhile()
+        handle.wait()
         return own
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
         comm: Comm = ctx.comm
         whole = grads[0].new_empty(len(grads[0]) * comm.world_size, grads[0].shape[1])
         comm.all_gather(ctx.grad_name, whole, grads[0].contiguous()).wait()
-        return comm.gradient(ctx.name, whole), None, None, None
+        return comm.gradient(ctx.name, whole), None, None, None, None

@@ -225,14 +225,16 @@ class Network:
         found = {operator: of for operator, of in terms.items() if of is not None}
         if not found:
             return {}
-        whole = torch.cat(list(found.values()), dim=1) if len(found) > 1 else next(iter(found.values()))
-        sums = local.by_sample(whole).split([operator.wire for operator in found], dim=1)
+        sums = local.by_sample([term for of in found.values() for term in of]).split(
+            [operator.wire for operator in found], dim=1
+        )
         return dict(zip(found, sums, strict=True))
 
     def _own_bags(self, local: Local) -> Bags:
         """x of the bags of own fields, whole: field f of n workers is the f // n th of its owner."""
         held, fields, stride = local.held, len(self.own_fields), self.own_fields.step
-        bag = held.sample * fields + torch.div(held.field, stride, rounding_mode="floor")
+        place = torch.arange(self.fields, device=held.field.device) // stride
+        bag = held.sample * fields + place.index_select(0, held.field)
         pooled = local.pooled_by(Groups.of(bag, held.samples * fields)).view(held.samples, fields, self.width)
         nothing = pooled[:, :, :0]  # what lives with a field works on x alone
         return Bags(nothing, nothing, pooled, nothing, self.sum_fields, self._own(pooled.device), self.fields)

@@ -23,7 +23,7 @@ from des_ref.data.batch import Batch
 from des_ref.hashing import owner_of
 from des_ref.strategies.base import Lane
 from des_ref.strategies.hot import HotRows
-from des_ref.substitution.held import Held, different, in_order, sizes_of_bags
+from des_ref.substitution.held import Held, different, in_order, order_of, sizes_of_bags
 from dessim.errors import UsageError
 from dessim.trace.schema import Phase
 
@@ -58,7 +58,7 @@ def send_occurrences(
     comm = lane.comm
     with lane.marks.segment("split_ids", Phase.INPUT):
         owner = owner_of(batch.ids, batch.field)
-        order = torch.argsort(owner, stable=True)
+        order = order_of(owner)
         coordinate = (batch.sample * fields + batch.field).to(torch.int32)
         columns = [batch.ids.view(torch.int32).view(-1, 2), coordinate[:, None]]
         if bag_sizes:
@@ -80,7 +80,8 @@ def unpack_occurrences(message: tuple[Tensor, list[int]], samples: int, fields: 
     coordinate = rows[:, 2].to(torch.int64)
     first = torch.arange(len(received), device=rows.device) * share
     source = torch.repeat_interleave(first, torch.tensor(received, device=rows.device), output_size=len(rows))
-    sample, field = source + coordinate // fields, coordinate % fields
+    local = coordinate // fields
+    sample, field = source + local, coordinate - local * fields
     more = () if rows.shape[1] == 3 else (rows[:, 3],)  # sizes of bags
     _, ids, sample, field, *more = in_order(source * fields + coordinate, ids, sample, field, *more)
     unique, lines = different(ids)
@@ -114,7 +115,7 @@ def send_tables(batch: Batch, lane: Lane, fields: int) -> TableIds:
     with lane.marks.segment("split_ids", Phase.INPUT):
         place = table_order(fields, n, batch.ids.device).argsort()
         bag = place[batch.field] * b + batch.sample
-        ids = batch.ids[torch.argsort(bag, stable=True)]
+        ids = batch.ids[order_of(bag)]
         lengths = torch.bincount(bag, minlength=fields * b).to(torch.int32)
         to_send = [int(part.sum()) for part in lengths.split(sizes)]
     own = sizes[comm.rank]
@@ -157,7 +158,7 @@ class Keys:
         if hot is not None:
             places = hot.find(unique)
             owner = torch.where(places < 0, owner, owners)
-        order = torch.argsort(owner, stable=True)
+        order = order_of(owner)
         place = torch.empty_like(order)
         place[order] = torch.arange(len(order), device=order.device)
         sizes = torch.bincount(owner, minlength=owners + 1).tolist()[:owners]

@@ -10,14 +10,14 @@ of the logit. So every strategy trains the same model, whatever crosses its wire
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
-from des_ref.substitution.held import Groups, Held
+from des_ref.substitution.held import Groups, Held, order_of
 
 _MANY = 0.4  # of all pairs: where both ways take about as long on a CPU
 
@@ -34,9 +34,9 @@ class Local:
         """[n, D], of each occurrence."""
         return self.values["v"].index_select(0, self.held.inverse)
 
-    def by_sample(self, terms: Tensor) -> Tensor:
-        """[B, r]: terms [u, r] of different ids, added up over the occurrences of each sample."""
-        return self.held.sums(terms, self.held.by_sample)
+    def by_sample(self, terms: Sequence[Tensor]) -> Tensor:
+        """[B, r]: terms [u, ..] of different ids, r together, added up over the occurrences of each sample."""
+        return self.held.sums(torch.cat(terms, dim=1) if len(terms) > 1 else terms[0], self.held.by_sample)
 
     @cached_property
     def pooled(self) -> Tensor:
@@ -164,8 +164,8 @@ class Operator(nn.Module):
         draw = torch.rand(samples, width, generator=generator, device=generator.device)
         return (draw < keep).to(dtype) / keep
 
-    def terms(self, local: Local) -> Tensor | None:
-        """[u, wire] of different ids, where the partial is their sum over the ids of each sample; else None."""
+    def terms(self, local: Local) -> list[Tensor] | None:
+        """[u, ..] of different ids, `wire` together, where the partial is their sum over ids of a sample; else None."""
         return None
 
     def partial(self, local: Local) -> Tensor:
@@ -199,7 +199,7 @@ def pair_products(local: Local, weight: Tensor) -> Tensor:
     if len(held.pair_bag) >= _MANY * samples * fields:
         return local.bags.flatten(1) @ weight.T
     width = weight.shape[1] // fields
-    order = torch.argsort(held.pair_field, stable=True)
+    order = order_of(held.pair_field)
     sizes = torch.bincount(held.pair_field, minlength=fields).tolist()
     pooled, sample = local.pooled.index_select(0, order), held.pair_sample.index_select(0, order)
     # split and unbind have one backward each; slicing would make autograd add F zero-padded copies of the whole.

@@ -30,9 +30,9 @@ class Fm(Operator):
         super().__init__()
         self.wire = width + 1
 
-    def terms(self, local: Local) -> Tensor:
+    def terms(self, local: Local) -> list[Tensor]:
         v = local.values["v"]
-        return torch.cat([v, v.square().sum(dim=1, keepdim=True)], dim=1)
+        return [v, v.square().sum(dim=1, keepdim=True)]
 
     def from_bags(self, bags: Bags) -> Tensor:
         return torch.cat([bags.v.sum(dim=1), bags.squares.sum(dim=(1, 2))[:, None]], dim=1)

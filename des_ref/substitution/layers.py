@@ -33,13 +33,13 @@ class Tower(nn.Module):
     def outputs(self, h: Tensor, masks: list[Tensor] | None) -> Tensor:
         """[b, outputs]."""
         first, *rest = self.layers
-        x = torch.relu(h + first)
+        x = torch.relu_(h + first)
         for i, (weight, bias) in enumerate(zip(rest[::2], rest[1::2], strict=True)):
             if masks is not None:
                 x = x * masks[i]
             x = torch.addmm(bias, x, weight.T)
             if 2 * i + 2 < len(rest):
-                x = torch.relu(x)
+                x = torch.relu_(x)
         return x
 
 

@@ -22,8 +22,8 @@ from des_ref.substitution.base import Bags, Local, Operator, Plain
 class Lr(Operator):
     wire = 1
 
-    def terms(self, local: Local) -> Tensor:
-        return local.values["w"]
+    def terms(self, local: Local) -> list[Tensor]:
+        return [local.values["w"]]
 
     def from_bags(self, bags: Bags) -> Tensor:
         return bags.w.sum(dim=1)

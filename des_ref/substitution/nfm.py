@@ -30,9 +30,9 @@ class Nfm(Operator):
         self.first = nn.Parameter(linear_weights(widths[0], width, generator))
         self.tower = Tower(widths, generator)
 
-    def terms(self, local: Local) -> Tensor:
+    def terms(self, local: Local) -> list[Tensor]:
         v = local.values["v"]
-        return torch.cat([v, v.square()], dim=1)
+        return [v, v.square()]
 
     def from_bags(self, bags: Bags) -> Tensor:
         return torch.cat([bags.v.sum(dim=1), bags.squares.sum(dim=1)], dim=1)

@@ -22,7 +22,7 @@ def all_reduce_again() -> None:
     """The trap of SumFeedingReplicas: all-reduce the gradient once more, so sparse gradients are N times too large."""
     from des_ref import comm
 
-    def forward(ctx: Any, partials: Any, by: Any, name: str) -> Any:
+    def forward(ctx: Any, partials: Any, by: Any, name: str, meanwhile: Any) -> Any:
         ctx.by = by
         total = partials.clone()
         by.all_reduce(name, total).wait()
@@ -31,7 +31,7 @@ def all_reduce_again() -> None:
     def backward(ctx: Any, *grads: Any) -> Any:
         total = grads[0].clone()
         ctx.by.all_reduce("again", total).wait()
-        return total, None, None
+        return total, None, None, None
 
     comm.SumFeedingReplicas.forward = staticmethod(forward)  # type: ignore[method-assign]
     comm.SumFeedingReplicas.backward = staticmethod(backward)  # type: ignore[method-assign]

@@ -137,21 +137,23 @@ def test_a_recorder_sees_one_collective_of_the_bytes_that_its_messages_make(tmp_
 
 
 def recorded_pair(comm: Comm) -> list[list[object]]:
-    """The same of AllGathers of two ranks."""
+    """The same of two ranks, which have two groups."""
     recorder, found = Recorder(comm), []
     for full in (True, False):
         with recorder.step(full=full):
             comm.all_gather("rows", torch.empty(2 * ROWS, WIDTH), torch.ones(ROWS, WIDTH)).wait()
             comm.gather_rows("clocks", [1.0, 2.0, 3.0])
+            comm.reduce_scatter("sum", torch.empty(ROWS), torch.ones(2 * ROWS)).wait()
         found.append([(op.name, op.collective, op.bytes, op.dtype, op.group, op.kind) for op in recorder.take({})])
     assert recorder.groups == {"world": (0, 1)}
     return found
 
 
-def test_a_recorder_sees_one_all_gather_of_all_that_is_gathered(tmp_path: Path) -> None:
+def test_a_recorder_sees_one_group_of_two_ranks(tmp_path: Path) -> None:
     expected = [
         ["rows", Collective.ALL_GATHER, 2 * ROWS * WIDTH * 4, "float32", "world", Kind.COLLECTIVE],
         ["clocks", Collective.ALL_GATHER, 2 * 3 * 8, "float64", "world", Kind.COLLECTIVE],
+        ["sum", Collective.REDUCE_SCATTER, 2 * ROWS * 4, "float32", "world", Kind.COLLECTIVE],
     ]
     assert on_ranks(2, tmp_path, recorded_pair) == [[expected, expected]] * 2
 

@@ -87,12 +87,12 @@ class RowTable:
         self._rows.see(rows[rows >= 0] if self._candidates is not None else rows, self.now)
         return rows
 
-    def admitted(self, rows: Tensor, grads: Mapping[str, Tensor]) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """Rows [u] and their gradients [u, width], without those of ids that have no row: what is to be trained."""
+    def admitted(self, rows: Tensor, columns: Mapping[str, Tensor]) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Rows [u] and what is there for columns of theirs [u, width], without those of ids that have no row."""
         if self._candidates is None:
-            return rows, grads
+            return rows, columns
         there = (rows >= 0).nonzero().squeeze(1)
-        return rows.index_select(0, there), {name: grad.index_select(0, there) for name, grad in grads.items()}
+        return rows.index_select(0, there), {name: of.index_select(0, there) for name, of in columns.items()}
 
     def end_step(self) -> None:
         """The step is over: time goes on for expiry, and rows that are forgotten are freed bit by bit."""

@@ -229,10 +229,9 @@ class OwnedByHash:
     def note_fields(self, rows: Tensor, inverse: Tensor, field: Tensor) -> None:
         """Write into rows [u] the field of each of their occurrences [n], of which `inverse` says whose it is."""
         if self.goes_by_field:
-            of_row = field.new_zeros(len(rows)).scatter_(0, inverse, field)
-            there = (rows >= 0).nonzero().squeeze(1)
-            of_row = of_row.index_select(0, there)[:, None].to(self.network.dtype)
-            self.table.columns[FIELD].index_copy_(0, rows.index_select(0, there), of_row)
+            of_row = field.new_zeros(len(rows)).scatter_(0, inverse, field)[:, None].to(self.network.dtype)
+            rows, noted = self.table.admitted(rows, {FIELD: of_row})
+            self.table.columns[FIELD].index_copy_(0, rows, noted[FIELD])
 
     def train_dense(self, optimizer: torch.optim.Optimizer) -> None:
         """Replicated weights are to be trained by this one."""

@@ -23,13 +23,6 @@ def test_samples_bags_and_pairs_are_summed(occurrences: list[tuple[int, int, int
     held = Held.of(sample, field, line, SAMPLES, FIELDS)
     terms = table(IDS)
     bag = sample * FIELDS + field
-    early = held.sums(terms, held.by_sample)
-    held.lines.get_ready()
-    by_then = torch.autograd.grad(early.square().sum(), terms)[0]
-    expected = torch.autograd.grad(
-        terms.new_zeros(SAMPLES, WIDTH).index_add(0, sample, terms[line]).square().sum(), terms
-    )[0]
-    torch.testing.assert_close(by_then, expected, rtol=0, atol=1e-14)
     filled = torch.unique(bag)
     assert torch.equal(held.pair_bag, filled) and torch.equal(held.bag, bag.sort().values)
     for groups, number, count in (
@@ -38,6 +31,8 @@ def test_samples_bags_and_pairs_are_summed(occurrences: list[tuple[int, int, int
         (held.by_pair, torch.searchsorted(filled, bag), len(filled)),
     ):
         ours = held.sums(terms, groups)
+        if count == SAMPLES:  # others get ready when they are asked
+            held.lines.get_ready()
         theirs = terms.new_zeros(count, WIDTH).index_add(0, number, terms[line])
         weight = table(count).detach()
         grads = [torch.autograd.grad((sums * weight).sum(), terms)[0] for sums in (ours, theirs)]

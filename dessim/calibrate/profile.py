@@ -46,6 +46,7 @@ class Profile:
             "ack_share": t.ack_share,
             "burst_bytes": t.burst,
             **{key: rate for key, rate in rates.items() if math.isfinite(rate)},
+            **({"window_bytes": t.window} if math.isfinite(t.window) else {}),
             "fan_in": [list(point) for point in t.fan_in],
             "n": len(self.residuals),
             "median_error": self.median_error,
@@ -65,7 +66,8 @@ def fit_bench(
     little was measured."""
     transport, residuals = fit_messages(bench["results"], cluster, f"{bench['backend']}, calibrated", one_machine)
     said = f"fitted to {len(residuals)} measurements by des_ref.bench on {cluster.name}: {', '.join(where.values())}"
-    return Profile(replace(transport, source=said), tuple(residuals), where)
+    transport = replace(transport, source=said, window=float(bench.get("window", math.inf)))
+    return Profile(transport, tuple(residuals), where)
 
 
 def load_transport(path: Path) -> Transport:
@@ -106,6 +108,7 @@ def to_toml(profile: Profile) -> str:
         f"ack_share = {t.ack_share:.4g}",
         f'burst = "{t.burst:.6g} B"',
         *([f'core_rate = "{t.core_rate / 1e6:.4g} MB/s"'] if math.isfinite(t.core_rate) else []),
+        *([f'window = "{t.window:.6g} B"'] if math.isfinite(t.window) else []),
         f"source = {_text(t.source)}",
         "",
         "[transport.algorithms]",

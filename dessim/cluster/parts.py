@@ -88,6 +88,8 @@ class Transport:
     waking a rank takes of a processor that all ranks share: those that a collective ends for at the same instant go on
     one after the other. Of the same processor carrying bytes, from one rank's memory to another's, takes a core for
     each `core_rate` [bytes/s] of all messages together. 0 and inf unless all run on one machine.
+
+    `window` are the bytes that a connection has under way at most; where packets are followed (dessim.sim.packets).
     """
 
     name: str
@@ -103,6 +105,7 @@ class Transport:
     burst: float = 0.0
     host_overhead: float = 0.0
     core_rate: float = math.inf
+    window: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)

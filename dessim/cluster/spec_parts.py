@@ -149,6 +149,7 @@ class TransportTable(Part):
     burst: Annotated[float, _quantity(parse_size, positive=False)] = 0.0
     host_overhead: Seconds = 0.0
     core_rate: Rate = math.inf
+    window: Size = math.inf
 
     def build(self) -> parts.Transport:
         return parts.Transport(**self.model_dump())

@@ -35,7 +35,10 @@ from dessim.collectives.schedule import Carries, Coming, Floats, Ints, Layout, S
 
 SEGMENT = 1 << 20
 """Bytes of a segment at most (gloo/allreduce.h, kMaxSegmentSize)."""
-_UNDER_WAY = 2
+NAME = "gloo"
+"""Of these algorithms, in a transport."""
+UNDER_WAY = 2
+"""Segments of an all_reduce that a rank waits for at a time."""
 _FOLLOWED = 48
 """Ranks up to which the messages of an all_to_all are followed one by one; of more, all first ways are awaited."""
 
@@ -43,10 +46,14 @@ _FOLLOWED = 48
 def gloo_all_reduce(layout: Layout, size: float) -> Iterator[Stage]:
     """Segments travel in pairs: `pairs` for each chunk, one pair a stage."""
     n = layout.n
-    per_chunk = max(2, int(np.ceil(np.ceil(size / SEGMENT) / n)))
-    pairs = -(-per_chunk // _UNDER_WAY)
+    pairs = -(-segments(n, size) // UNDER_WAY)
     yield from _ring(n, size, pairs, towards=-1, first=1, reduce=True)
     yield from _ring(n, size, pairs, towards=-1, first=0, reduce=False)
+
+
+def segments(n: int, size: float) -> int:
+    """How many of an all_reduce of `size` bytes make up a rank's chunk."""
+    return max(UNDER_WAY, int(np.ceil(np.ceil(size / SEGMENT) / n)))
 
 
 def gloo_reduce_scatter(layout: Layout, size: float) -> Iterator[Stage]:
@@ -94,19 +101,6 @@ def gloo_all_to_all(
         )
 
 
-def gloo_pair(n: int, size: float, early: int, late: int) -> Stage:
-    """What two of n ranks send each other in an all_to_all, where one of them comes later."""
-    a, b = np.array([late, early], dtype=np.int64), np.array([early, late], dtype=np.int64)
-    return Stage(
-        pattern=("gloo exchange", n, early, late),
-        src=a,
-        dst=b,
-        size=np.full(2, size / n),
-        carries=_these(all_to_all_chunk(n, a, b)),
-        after=np.array([-1, 0]) if _sends_first(n, b, a)[0] else None,
-    )
-
-
 def _sends_first(n: int, early: Ints, late: Ints) -> npt.NDArray[np.bool_]:
     """Whether ranks of n that come later than others post their sends to those before their receives from them."""
     return (early - late) % n <= n / 2
@@ -116,7 +110,10 @@ def gloo_broadcast(layout: Layout, size: float, root: int = 0) -> Iterator[Stage
     """Ranks whose place (rank - root) mod n has k ones in binary send to every place with a one more, above their
     highest, once they have the data themselves; of many ranks all that have k ones at the same time."""
     n = layout.n
-    levels = [_children(n, ones) for ones in range((n - 1).bit_length())]
+    levels: list[list[tuple[int, int]]] = [[] for _ in range((n - 1).bit_length())]
+    for place in range(n):
+        for child in children(n, place):
+            levels[place.bit_count()].append((place, child))
     if n <= _FOLLOWED:
         levels = [[edge for level in levels for edge in level]] if n > 1 else []
     for number, edges in enumerate(levels):
@@ -135,16 +132,10 @@ def gloo_broadcast(layout: Layout, size: float, root: int = 0) -> Iterator[Stage
         )
 
 
-def _children(n: int, ones: int) -> list[tuple[int, int]]:
-    """Who sends to whom among places whose senders have so many ones in binary."""
-    rounds = (n - 1).bit_length()
-    return [
-        (v, v | 1 << bit)
-        for v in range(n)
-        if v.bit_count() == ones
-        for bit in range(v.bit_length(), rounds)
-        if v | 1 << bit < n
-    ]
+def children(n: int, place: int) -> list[int]:
+    """Places that one of n sends to in a broadcast."""
+    bits = range(place.bit_length(), (n - 1).bit_length())
+    return [place | 1 << bit for bit in bits if place | 1 << bit < n]
 
 
 def _ring(n: int, size: float, pairs: int, *, towards: int, first: int, reduce: bool) -> Iterator[Stage]:
@@ -153,7 +144,7 @@ def _ring(n: int, size: float, pairs: int, *, towards: int, first: int, reduce: 
         return
     ranks = np.arange(n, dtype=np.int64)
     total = (n - 1) * pairs
-    for start, repeat, under_way in ((0, total - 1, _UNDER_WAY), (total - 1, 1, 1)):
+    for start, repeat, under_way in ((0, total - 1, UNDER_WAY), (total - 1, 1, 1)):
         if repeat:
             yield Stage(
                 pattern=("shift", towards),

@@ -5,13 +5,14 @@ with lab.up(load_cluster("lab/switch_4"), scale=1.0) as bed:
 """
 
 from dessim.lab.bed import Bed, down, down_all, find, up
-from dessim.lab.build import burst_of
+from dessim.lab.build import WINDOW, burst_of
 from dessim.lab.counters import Counter, between
 from dessim.lab.launch import Finished
 from dessim.lab.layout import QUEUES, Layout, lay_out
 
 __all__ = [
     "QUEUES",
+    "WINDOW",
     "Bed",
     "Counter",
     "Finished",

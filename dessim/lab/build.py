@@ -30,6 +30,8 @@ _IP = 0xFFF00000
 """Where a classic BPF program finds the IP header (linux/filter.h, SKF_NET_OFF)."""
 _WINDOW_FRAMES = 90
 """Packets under way from the start, about half of `_WINDOW_BYTES`: the kernel keeps the other half for its books."""
+WINDOW = float(_WINDOW_FRAMES * (MTU - 52))
+"""Bytes that a connection has under way at most on a lossless bed: a packet's headers are 52 bytes long."""
 
 
 def build(layout: Layout) -> None:

@@ -111,11 +111,6 @@ class Solo:
     def next_event(self) -> float:
         return self._start + self._batch.repeat * self._period
 
-    def pace(self) -> float:
-        """Bytes/s of all messages, on average over a stage."""
-        batch = self._batch
-        return float(batch.flows.size.sum()) * batch.scale / self._period if self._period > 0 else 0.0
-
     def step(self, now: float) -> list[Batch]:
         """The only event is the arrival of the last stage."""
         batch = self._batch
@@ -211,10 +206,6 @@ class Shared:
         if not self._fluid.empty:
             times.append(self._at + self._fluid.next_finish())
         return min([*times, self._gives_up])
-
-    def pace(self) -> float:
-        """Bytes/s of all messages, now."""
-        return float((self._fluid.rate * self._fold.count)[self._fluid.active].sum())
 
     def step(self, now: float) -> list[Batch]:
         """Drain until `now`. Returns the batches whose stage has arrived. Raises SimulationError for a message that

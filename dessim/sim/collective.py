@@ -142,6 +142,11 @@ class Collectives:
         ((gpu, _),) = self.cluster.devices([rank if self._seats is None else self._seats[rank]])
         return gpu
 
+    def gpus(self, group: str) -> list[int]:
+        """Where the ranks of a group sit, in its order."""
+        gpus: list[int] = self._gpus[group].tolist()
+        return gpus
+
     def reroute(self, cluster: Cluster) -> None:
         """Stages that begin from now on take the ways of `cluster`, another state of what was built."""
         self._routed = self._built.on(cluster)
@@ -168,14 +173,6 @@ class Collectives:
             yield _Step(flows.carrying_only(cluster, size - ahead, folding), 1.0, 1, ahead)
             if step.repeat > 1:
                 yield replace(step, repeat=step.repeat - 1)
-
-    def move(
-        self, env: simpy.Environment, network: Network, group: str, stage: Stage
-    ) -> Generator[simpy.Event, Parts, None]:
-        """A process: messages of `group` that nobody else waits for, until the last has arrived."""
-        flows, scale = self._routed.stage(self._gpus[group], stage)
-        for step in self._bursts(env, iter([_Step(flows, scale, 1)])):
-            yield from self._send(env, network, step)
 
     def _send(
         self, env: simpy.Environment, network: Network, step: _Step

@@ -35,12 +35,14 @@ class Device:
     """The streams of one GPU, or of a class of GPUs that do the same. Streams are made when first used.
 
     `comm_sm_share` in [0, 1) is the share of its processors that a collective holds while it moves data. It
-    computes on `cores`; None: on its own.
+    computes on `cores`; None: on its own. So many `threads` run the collectives of each stream; 0: the stream does.
     """
 
-    def __init__(self, env: simpy.Environment, comm_sm_share: float = 0.0, cores: Cores | None = None) -> None:
-        self._env, self._cores = env, cores
-        self._streams: dict[str, simpy.Resource] = {}
+    def __init__(
+        self, env: simpy.Environment, comm_sm_share: float = 0.0, cores: Cores | None = None, threads: int = 0
+    ) -> None:
+        self._env, self._cores, self._threads = env, cores, threads
+        self._streams: dict[tuple[str, bool], simpy.Resource] = {}
         self._share = comm_sm_share
         self._moving = 0  # collectives that move data now
         self._held = False
@@ -48,11 +50,14 @@ class Device:
         self._works: list[_Work] = []
         self._changed = env.event()  # fires when compute's rate changes
 
-    def stream(self, name: str) -> simpy.Resource:
-        """A queue of ops: requests are served in the order they were issued, as on a CUDA stream."""
-        if name not in self._streams:
-            self._streams[name] = simpy.Resource(self._env, capacity=1)
-        return self._streams[name]
+    def stream(self, name: str, collective: bool = False) -> simpy.Resource:
+        """A queue of ops: requests are served in the order they were issued, as on a CUDA stream. Threads instead of a
+        stream run its collectives beside its other ops."""
+        threads = self._threads if collective else 0
+        key = name, threads > 0
+        if key not in self._streams:
+            self._streams[key] = simpy.Resource(self._env, capacity=max(threads, 1))
+        return self._streams[key]
 
     def begin_communication(self) -> None:
         """A collective of this GPU starts to move data."""

@@ -20,11 +20,11 @@ from dessim.errors import DeadlockError, OutOfTime
 from dessim.sim.collective import Collectives, Outcome, Routed
 from dessim.sim.cores import Cores
 from dessim.sim.device import Device
-from dessim.sim.exchange import Exchanges
 from dessim.sim.faults import Faults
 from dessim.sim.meetings import Meeting, Meetings
 from dessim.sim.network import GIVES_UP, Network
 from dessim.sim.recorder import Record, Span
+from dessim.sim.talks import THREADS, Talks, spoken
 from dessim.sim.watch import Watch
 from dessim.trace.schema import Collective
 from dessim.workload.dag import Task, Workload
@@ -49,9 +49,13 @@ class Run:
         self.record = Record(workload.n_ranks, tuple(c.ranks for c in workload.classes))
         self.kinds = collectives.cluster.links.kinds
         self.over: list[list[simpy.Event]] = []
-        self.devices = [Device(env, collectives.gpu_of(c.ranks[0]).comm_sm_share, cores) for c in workload.classes]
-        # On cores that they share, ranks come at different times.
-        self.exchanges = Exchanges(env, network, collectives) if cores is not None else None
+        # Processes on one machine come and go one by one.
+        self.talks = None
+        if cores is not None and spoken(collectives.cluster.transport):
+            self.talks = Talks(env, collectives, network.counters, cores)
+        threads = 0 if self.talks is None else THREADS
+        shares = [collectives.gpu_of(c.ranks[0]).comm_sm_share for c in workload.classes]
+        self.devices = [Device(env, share, cores, threads) for share in shares]
         self.moving = 0  # collectives under way
         self.paused: Callable[[], object] | None = None  # called when the last of them is over
 
@@ -61,7 +65,7 @@ class Run:
             device = self.devices[number]
             self.over.append([self.env.event() for _ in rank_class.tasks])
             for index, task in enumerate(rank_class.tasks):
-                turn = device.stream(task.stream).request()
+                turn = device.stream(task.stream, task.collective is not None).request()
                 self.env.process(self._op(number, index, task, turn, device))
         return simpy.AllOf(self.env, [event for events in self.over for event in events])
 
@@ -123,14 +127,14 @@ class Run:
                 deps=task.deps,
             )
         )
-        device.stream(task.stream).release(turn)
+        device.stream(task.stream, task.collective is not None).release(turn)
         over[index].succeed()
 
     def _meet(self, number: int, task: Task) -> simpy.Event:
         """Join a collective; the event fires when it is over."""
         meeting = self.meetings.join(number, task)
-        if self.exchanges is not None and self.exchanges.fits(task):
-            over = self.exchanges.join(meeting)
+        if self.talks is not None:
+            over = self.talks.join(meeting, task)
             if meeting.complete:
                 self.meetings.done += 1
                 meeting.over.succeed()
@@ -192,7 +196,7 @@ def simulate(
     seats = seated(routed.cluster, workload.n_ranks, gpus)
     shared = Cores(env, cores) if cores is not None else None
     workload = workload if shared is None else workload.one_by_one()
-    network = Network(env, routed.cluster, routed.folding, watch, faults.timeout if faults else GIVES_UP, shared)
+    network = Network(env, routed.cluster, routed.folding, watch, faults.timeout if faults else GIVES_UP)
     collectives = Collectives(routed, workload.groups, algorithms, options, seats)
     if faults:
         env.process(faults.strike(env, network, [collectives]))

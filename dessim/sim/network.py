@@ -16,7 +16,6 @@ import simpy
 
 from dessim.cluster import Cluster
 from dessim.sim.batches import Batch, Shared, Solo, due
-from dessim.sim.cores import Cores
 from dessim.sim.counters import Counters
 from dessim.sim.flows import Flows
 from dessim.sim.watch import Watch
@@ -30,8 +29,7 @@ class Network:
     """Moves batches over a cluster.
 
     `counters` say what links carried so far, and when; `solves` how often rates were solved. `watch` may end the run
-    between two events. A message that no way is left to waits for one; after `timeout` seconds the run fails. Packets
-    take their part of `cores` (`Transport.core_rate`).
+    between two events. A message that no way is left to waits for one; after `timeout` seconds the run fails.
     """
 
     def __init__(
@@ -41,10 +39,9 @@ class Network:
         folding: bool = True,
         watch: Watch | None = None,
         timeout: float = GIVES_UP,
-        cores: Cores | None = None,
     ) -> None:
         self._env, self.cluster, self._folding, self._watch = env, cluster, folding, watch or Watch()
-        self._timeout, self._cores = timeout, cores
+        self._timeout = timeout
         self._groups: dict[int, Solo | Shared] = {}
         self._user = np.full(len(cluster.links.capacity), -1, dtype=np.int64)  # group that uses a link
         self._arriving: list[Batch] = []
@@ -96,8 +93,6 @@ class Network:
                 yield env.timeout(0)  # let everything else of this instant come in
                 self._wake = env.event()
             self._change(env.now)
-            if self._cores is not None:
-                self._cores.carry(sum(g.pace() for g in self._groups.values()) / self.cluster.transport.core_rate)
 
     def _change(self, now: float) -> None:
         """All that happens at this instant: stages end, batches arrive, and what they touch is solved once."""

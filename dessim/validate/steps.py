@@ -40,7 +40,7 @@ TRACED = {SERVED: "ps_sync"}
 """Whose trace has a strategy's compute, where it has none of its own."""
 _TIMEOUT_S = 280.0  # of a bed
 _STALENESS = 4  # of des_ref.steps
-_STEPS = 7
+_STEPS = 9
 """That are simulated: ranks begin together, and it takes a few until they have drifted apart."""
 
 
@@ -75,7 +75,7 @@ def predict(case: StepCase, captured: Captured, transport: Transport, cores: int
     plan = plan.pipelined() if case.pipeline else plan
     symbols = plan.symbols(captured.job.symbols(case.workers, case.batch))
     workload = workload_from_plan(plan, symbols, captured.durations(plan, symbols), _STEPS)
-    windows = step_windows(simulate(cluster, workload, cores=cores))
+    windows = step_windows(simulate(cluster, workload.uneven(captured.spread), cores=cores))
     return float(np.median(np.diff([end for _, end in windows.values()])))
 
 

@@ -19,7 +19,8 @@ from dessim.lab.priority import first
 def bench_on_lab(bed: str, cases: Sequence[Mapping[str, Any]], timeout: float, scale: float = 1.0) -> dict[str, Any]:
     """Build `bed` with its rates times `scale`, time `cases` (des_ref/bench_ops.py) on it in one launch, take it down.
 
-    Returns the file that des_ref.bench writes; `timeout` is in seconds. Raises LabError.
+    Returns the file that des_ref.bench writes, and the `window` of the bed's connections in bytes; `timeout` is in
+    seconds. Raises LabError.
     """
     with TemporaryDirectory() as folder:
         asked, out = Path(folder, "cases.json"), Path(folder, "bench.json")
@@ -31,7 +32,7 @@ def bench_on_lab(bed: str, cases: Sequence[Mapping[str, Any]], timeout: float, s
         if done.code:
             raise LabError(f"{bed}: des_ref.bench {_why(done)}")
         result: dict[str, Any] = json.loads(out.read_text("utf-8"))
-        return result
+        return result | {"window": lab.WINDOW}
 
 
 def _why(done: lab.Finished) -> str:

@@ -33,11 +33,12 @@ Symbols = Mapping[str, float]
 @dataclass(frozen=True, slots=True)
 class Capture:
     """A trace, made small: its header, of each compute op the median seconds over ranks and steps, and the seconds that
-    a step works `between` ops."""
+    a step works `between` ops. `spread` is an op's standard deviation over its median, the median of all ops'."""
 
     header: Header
     seconds: Mapping[str, float]
     between: float = 0.0
+    spread: float = 0.0
 
     @classmethod
     def of_trace(cls, trace: Trace, work_s: float = 0.0) -> Capture:
@@ -48,15 +49,19 @@ class Capture:
                 if op.kind is Kind.COMPUTE:
                     found.setdefault(op.name, []).append((op.cpu_us or op.dur_us) * 1e-6)
         seconds = {name: median(each) for name, each in found.items()}
-        return cls(trace.header, seconds, max(work_s - sum(seconds.values()), 0.0))
+        spreads = [float(np.std(each)) / seconds[name] for name, each in found.items() if seconds[name] > 0]
+        spread = median(spreads) if spreads else 0.0
+        return cls(trace.header, seconds, max(work_s - sum(seconds.values()), 0.0), spread)
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Capture:
         seconds = {str(k): float(v) for k, v in raw["seconds"].items()}
-        return cls(Header.from_json(raw["header"]), seconds, float(raw.get("between", 0.0)))
+        more = {key: float(raw.get(key, 0.0)) for key in ("between", "spread")}
+        return cls(Header.from_json(raw["header"]), seconds, **more)
 
     def to_json(self) -> dict[str, Any]:
-        return {"header": self.header.to_json(), "seconds": dict(self.seconds), "between": self.between}
+        more = {"between": self.between, "spread": self.spread}
+        return {"header": self.header.to_json(), "seconds": dict(self.seconds), **more}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +72,15 @@ class Captured:
     runs: tuple[tuple[Symbols, Mapping[str, float]], ...]
     gpu: Gpu
     between: float = 0.0
+    spread: float = 0.0
 
     @classmethod
     def of(cls, captures: Sequence[Capture], gpu: Gpu) -> Captured:
         """`gpu` gives the roofline that work is measured by. Raises TraceError."""
         jobs = [Job.of_header(capture.header) for capture in captures]
         runs = tuple((job.measured_symbols, capture.seconds) for job, capture in zip(jobs, captures, strict=True))
-        return cls(jobs[-1], runs, replace(gpu, launch_overhead=0.0), median(c.between for c in captures))
+        between, spread = (median(getattr(c, key) for c in captures) for key in ("between", "spread"))
+        return cls(jobs[-1], runs, replace(gpu, launch_overhead=0.0), between, spread)
 
     def durations(self, plan: Plan, symbols: Symbols) -> dict[str, float]:
         """Seconds of each compute op of `plan`, a plan of the captured strategy."""

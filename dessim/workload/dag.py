@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from dessim.trace.schema import Collective, Kind, Phase
 
 
@@ -54,3 +56,15 @@ class Workload:
         """The same with each rank in a class of its own, in the order of ranks."""
         each = sorted(((rank, c.tasks) for c in self.classes for rank in c.ranks), key=lambda one: one[0])
         return replace(self, classes=tuple(RankClass((rank,), tasks) for rank, tasks in each))
+
+    def uneven(self, spread: float, seed: int = 0) -> Workload:
+        """The same one by one, with compute that takes more or less than it should, another in each op of each rank:
+        log-normal, with a standard deviation of `spread` times the mean, which stays."""
+        sigma, rng = float(np.sqrt(np.log1p(spread**2))), np.random.default_rng(seed)
+
+        def vary(tasks: Sequence[Task]) -> tuple[Task, ...]:
+            factors = np.exp(sigma * rng.standard_normal(len(tasks)) - sigma**2 / 2).tolist()
+            return tuple(replace(task, duration=task.duration * by) for task, by in zip(tasks, factors, strict=True))
+
+        alone = self.one_by_one()
+        return replace(alone, classes=tuple(replace(c, tasks=vary(c.tasks)) for c in alone.classes))

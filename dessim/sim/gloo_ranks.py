@@ -67,17 +67,25 @@ def _all_reduce(rank: Rank, size: float, splits: Sequence[float]) -> Process:
                 posted.append((rank.receive(rank.me + 1), rank.send(rank.me - 1, segment)))
 
 
-def _reduce_scatter(rank: Rank, size: float, splits: Sequence[float]) -> Process:
-    """All receives before any send (des_ref/comm/direct.py), then the sum."""
+def _swap(rank: Rank, size: float) -> Process:
+    """A message to each other rank and one from it; all receives before any send (des_ref/comm/direct.py)."""
     others = [rank.me + turn for turn in range(1, rank.n)]
     coming = [rank.receive(other) for other in reversed(others)]
     going = [rank.send(other, size / rank.n) for other in others]
     yield from rank.wait(*coming, *going)
+
+
+def _reduce_scatter(rank: Rank, size: float, splits: Sequence[float]) -> Process:
+    """What the others have for this rank, and then the sum."""
+    yield from _swap(rank, size)
     yield from rank.add(size * (rank.n - 1) / rank.n)
 
 
 def _all_gather(rank: Rank, size: float, splits: Sequence[float]) -> Process:
-    """A ring towards higher ranks, each chunk in two halves."""
+    """A ring towards higher ranks, each chunk in two halves; two ranks send each other all at once."""
+    if rank.n == 2:
+        yield from _swap(rank, size)
+        return
     posted: deque[tuple[simpy.Event, simpy.Event]] = deque()
     for number in range(2 * rank.n):
         if number >= 2:

@@ -61,12 +61,10 @@ def _exchange(gets: Sequence[Tensor], gives: Sequence[Tensor], group: Any, secon
     for what rank 1 sends."""
     n, rank = dist.get_world_size(group), dist.get_rank(group)
     other = 1 - rank
-    if second is not None and rank == 0:  # what is posted first is in `group`, on both
-        sent = dist.isend(gives[other], group=group, group_dst=other)
-        return [sent, dist.irecv(gets[other], group=second, group_src=other)]
     if second is not None:
-        received = dist.irecv(gets[other], group=group, group_src=other)
-        return [received, dist.isend(gives[other], group=second, group_dst=other)]
+        gets_over, gives_over = (second, group) if rank == 0 else (group, second)
+        received = dist.irecv(gets[other], group=gets_over, group_src=other)
+        return [received, dist.isend(gives[other], group=gives_over, group_dst=other)]
     others = [(rank + turn) % n for turn in range(1, n)]
     works = [dist.irecv(gets[other], group=group, group_src=other) for other in reversed(others)]
     return works + [dist.isend(gives[other], group=group, group_dst=other) for other in others]

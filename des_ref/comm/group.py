@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 WORLD_GROUP = "world"
 TIMEOUT_S = 600.0
+_SECOND = ", second"
 _NAMELESS = "undefined"  # torch's description of a group that was given none
 # torch 2.13 renames the flat forms; the old names warn there.
 _all_gather_flat: Callable[..., Any] = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -108,7 +109,7 @@ class Comm:
 
     def _new_second(self, name: str, count: int, **settings: Any) -> Any:
         two = count == 2 and self.backend == "gloo"
-        return self._new_group(f"{name}, second", **settings) if two else None
+        return self._new_group(f"{name}{_SECOND}", **settings) if two else None
 
     def _new_group(self, name: str, ranks: list[int] | None = None, **settings: Any) -> Any:
         timeout = timedelta(seconds=self.timeout)
@@ -229,7 +230,8 @@ class Comm:
 
 
 def describe_group(boxed: Any) -> tuple[str, tuple[int, ...]] | None:
-    """Name and global ranks of a process group as a c10d op's argument holds it; None for any other object."""
+    """Name and global ranks of a process group as a c10d op's argument holds it; None for any other object. A second
+    group of the same ranks has the name of the first."""
     try:
         group = dist.ProcessGroup.unbox(boxed)
     except (RuntimeError, TypeError):
@@ -237,7 +239,8 @@ def describe_group(boxed: Any) -> tuple[str, tuple[int, ...]] | None:
     ranks = tuple(dist.get_process_group_ranks(group))
     if group.group_name == dist.group.WORLD.group_name:
         return WORLD_GROUP, ranks
-    return group.group_desc if group.group_desc != _NAMELESS else f"group_{group.group_name}", ranks
+    name = group.group_desc if group.group_desc != _NAMELESS else f"group_{group.group_name}"
+    return name.removesuffix(_SECOND), ranks
 
 
 def work_future(boxed: Any) -> Any | None:

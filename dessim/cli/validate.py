@@ -18,7 +18,13 @@ def validate(
     lab: Annotated[bool, typer.Option("--lab", help="On beds of the lab, built on this machine. Needs root.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="A few cases of few beds, in about 3 minutes.")] = False,
     kinds: Annotated[str, typer.Option(help="Kinds of cases, by commas; default: all.")] = "",
-    splits: Annotated[str, typer.Option(help="calibration, development, held_out, by commas; default: all.")] = "",
+    splits: Annotated[
+        str,
+        typer.Option(
+            help="calibration, development, held_out, by commas; default: calibration and held_out; "
+            "all that are there, with --measured."
+        ),
+    ] = "",
     measured: Annotated[
         Path | None, typer.Option(help="Measurements that --save wrote: predict them anew, measure nothing.")
     ] = None,
@@ -30,7 +36,7 @@ def validate(
     """Calibrate, predict, measure, compare. Exit code 3 when held-out cases break the bounds."""
     from dessim.results.scatter import predicted_against_measured
     from dessim.results.tables import print_table
-    from dessim.validate.outcome import SPLITS, broken
+    from dessim.validate.outcome import MEASURED, SPLITS, broken
     from dessim.validate.report import case_table, summary_table, to_json, write_csv
     from dessim.validate.request import bounds_of, read_cases
     from dessim.validate.run import KINDS
@@ -40,7 +46,7 @@ def validate(
         raise UsageError("say what to validate against: --lab runs the cases for real on this machine")
     outcomes = run(
         kinds=parse_names(kinds, "--kinds") if kinds else tuple(KINDS),
-        splits=parse_names(splits, "--splits") if splits else SPLITS,
+        splits=parse_names(splits, "--splits") if splits else SPLITS if measured else MEASURED,
         quick=quick,
         measured=_read(measured) if measured else None,
         say=lambda line: typer.echo(line, err=True),

@@ -10,6 +10,8 @@ import numpy as np
 
 SPLITS = ("calibration", "development", "held_out")
 """What a profile was fitted to, what models were written with, and what neither has seen: only the last counts."""
+MEASURED = ("calibration", "held_out")
+"""What is measured where nobody says what; development cases are for who works on a model."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,8 +53,14 @@ class StepCase:
             "batch": self.batch * self.workers,
             "pipeline": self.pipeline,
             "servers": max(self.servers, 1),
+            "samples": samples_of(table, self.batch * self.workers),
             **table["measure"],
         }
+
+
+def samples_of(table: Mapping[str, Any], batch: int) -> int:
+    """Samples to make for epochs of `batches` training batches: four fifths of all are for training."""
+    return int(table["data"]["batches"]) * batch * 5 // 4
 
 
 def model_of(table: Mapping[str, Any], name: str) -> dict[str, Any]:

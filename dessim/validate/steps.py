@@ -27,7 +27,7 @@ from dessim.trace.io import load_trace
 from dessim.trace.schema import sent_factor
 from dessim.validate.outcome import Outcome
 from dessim.validate.request import Request, Say
-from dessim.validate.step_cases import SERVED, StepCase, model_of, read_steps, step_cases
+from dessim.validate.step_cases import SERVED, StepCase, model_of, read_steps, samples_of, step_cases
 from dessim.verbs.captured import Capture, Captured
 from dessim.verbs.training import Trained, train_on_lab
 from dessim.workload.from_plan import workload_from_plan
@@ -149,6 +149,7 @@ def _capture(table: Mapping[str, Any], cases: Sequence[StepCase], say: Say) -> d
                     "model": model_of(table, case.model),
                     "strategy": TRACED.get(case.strategy, case.strategy),
                     "batch": case.batch * ranks,
+                    "samples": samples_of(table, case.batch * ranks),
                     "pipeline": case.overlapped,
                     "warmup": settings["warmup"],
                     "traced": settings["steps"],

@@ -52,6 +52,8 @@ def table(outcomes: list[Outcome], measured: dict[str, Any]) -> str:
             f"| {percent(float(worst), signed=True)} |"
         )
     for split in SPLITS:
+        if all(outcome.split != split for outcome in outcomes):
+            continue
         lines += [
             "",
             f"**{split.replace('_', '-')}**",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from dessim.cluster import load_cluster
@@ -74,3 +75,20 @@ def test_a_capture_has_medians_and_survives_json(tmp_path) -> None:
         assert found.seconds[name] == pytest.approx(1e-6 * (each[2] + each[3]) / 2)
     again = Capture.from_json(found.to_json())
     assert again.seconds == found.seconds and isinstance(again.header, Header) and again.header == found.header
+
+
+def test_how_much_ops_vary_is_kept_and_is_the_median_of_all_captures(tmp_path) -> None:
+    times = {0: (100.0, 100.0, 100.0), 1: (80.0, 100.0, 120.0)}
+    ranks = tuple(
+        tuple(
+            replace(op, dur_us=times[rank][step], cpu_us=times[rank][step]) if op.kind is Kind.COMPUTE else op
+            for step in range(3)
+            for op in step_ops(rank, step)
+        )
+        for rank in range(2)
+    )
+    found = Capture.of_trace(Trace(tmp_path, header(), ranks, ()))
+    assert found.spread == pytest.approx(np.std([100] * 4 + [80, 120]) / 100)
+    assert Capture.from_json(found.to_json()).spread == found.spread
+    three = [replace(capture(n, 64), spread=spread) for n, spread in ((2, 0.1), (4, 0.5), (8, 0.2))]
+    assert Captured.of(three, GPU).spread == 0.2

@@ -112,15 +112,16 @@ def test_cases_fit_their_beds_and_quick_is_a_small_part() -> None:
 
 @pytest.mark.slow
 def test_what_was_measured_can_be_predicted_anew(measured) -> None:
-    outcomes, kept = run_steps(Request(TABLE, BED.transport, SPLITS, measured=measured))
-    assert kept is measured and [o.name for o in outcomes] == [case.name for case in CASES]
+    outcomes, kept = run_steps(Request(TABLE, BED.transport, SPLITS, quick=True, measured=measured))
+    few = [case.name for case in step_cases(TABLE, SPLITS, quick=True)]
+    assert kept is measured and [o.name for o in outcomes] == few and len(few) > 2
     assert [o.measured_s for o in outcomes] == pytest.approx([0.4] * len(outcomes))
     assert all(0.01 < o.predicted_s < 60 for o in outcomes)
     assert run_steps(Request(TABLE, BED.transport, ["calibration"]))[0] == []
 
 
 def test_a_step_lasts_no_less_than_its_bytes(measured) -> None:
-    for case in CASES[::5]:
+    for case in CASES[::9]:
         captured = captured_of(case, measured)
         step = predict(case, captured, BED.transport, cores=2)
         # All hosts of a bed with like NICs send at once, at best.
@@ -131,11 +132,11 @@ def test_a_step_lasts_no_less_than_its_bytes(measured) -> None:
 
 def test_fewer_cores_never_make_a_step_shorter(measured) -> None:
     for case in CASES:
-        if case.bed == "lab/switch_6" and case.strategy in ("des_all_reduce", "ps_sync"):
+        # How long an exchange takes depends on who comes first, as much as on cores.
+        if case.bed == "lab/switch_6" and case.strategy == "des_all_reduce":
             captured = captured_of(case, measured)
             times = [predict(case, captured, BED.transport, cores) for cores in (6, 2, 1)]
-            # In which order messages meet makes a few percent, either way.
-            assert times[0] < 1.05 * times[1] and times[1] < times[2], case.name
+            assert times[0] < 1.02 * times[1] and times[1] < times[2], case.name
 
 
 def test_the_pipeline_hides_what_ids_take(measured) -> None:

@@ -16,7 +16,7 @@ import simpy
 from dessim.cluster import Cluster
 from dessim.cluster.placement import seated
 from dessim.collectives import Options
-from dessim.errors import DeadlockError, OutOfTime
+from dessim.errors import DeadlockError, OutOfTime, SimulationError
 from dessim.sim.collective import Collectives, Outcome, Routed
 from dessim.sim.cores import Cores
 from dessim.sim.device import Device
@@ -188,13 +188,16 @@ def simulate(
     `algorithms` fixes a collective's algorithm (default `auto`). `folding=False` runs the same engine without folding.
     `routed` carries routes from one simulation of the cluster to the next; it brings its own `folding`. `options`
     sets what algorithms leave open: chunks, the root, the sides of a torus. `watch` sees progress and may stop the run.
-    `faults` befall the cluster meanwhile. `cores`: all ranks compute on one machine with so many, each in its turn.
+    `faults` befall the cluster meanwhile. `cores`: all ranks compute on one machine with so many, each in its turn, and
+    over gloo they talk packet by packet, one by one.
     Raises CapacityError when the cluster is too small, DeadlockError when ranks wait for each other, OutOfTime, and
     SimulationError when a fault cuts ranks off for too long.
     """
     routed, watch, env = routed or Routed(cluster, folding), watch or Watch(), simpy.Environment()
     seats = seated(routed.cluster, workload.n_ranks, gpus)
     shared = Cores(env, cores) if cores is not None else None
+    if shared is not None and faults and spoken(cluster.transport):
+        raise SimulationError("faults do not befall packets; leave out faults, or cores")
     workload = workload if shared is None else workload.one_by_one()
     network = Network(env, routed.cluster, routed.folding, watch, faults.timeout if faults else GIVES_UP)
     collectives = Collectives(routed, workload.groups, algorithms, options, seats)

@@ -9,6 +9,7 @@ import pytest
 from dessim.cluster import Cluster, load_cluster
 from dessim.errors import SimulationError
 from dessim.sim.engine import simulate
+from dessim.sim.faults import Fault, Faults
 from dessim.trace.schema import Collective
 from dessim.workload.dag import Task
 from tests.sim.test_engine import CLUSTER, compute, job, reduce
@@ -121,6 +122,9 @@ def test_what_gloo_has_not_is_refused() -> None:
     cluster = bed(load_cluster("lab/switch_4"))
     with pytest.raises(SimulationError, match="rank by rank"):
         simulate(cluster, job([(range(4), [reduce("odd", 1e3, collective=Collective.GATHER)])]), cores=2)
+    faults = Faults((Fault("node0 -> switch", 0.0, 1.0),))
+    with pytest.raises(SimulationError, match="faults do not befall packets"):
+        simulate(cluster, job([(range(4), [reduce("sum", 1e3)])]), cores=2, faults=faults)
     barrier = job([(range(4), [reduce("all", 0.0, collective=Collective.BARRIER)])])
     assert simulate(cluster, barrier, cores=2).end == 0
     # Other transports keep to schedules of all ranks.

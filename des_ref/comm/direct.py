@@ -60,14 +60,11 @@ def _exchange(gets: Sequence[Tensor], gives: Sequence[Tensor], group: Any, secon
     """Receive `gets[r]` from every other rank r and send it `gives[r]`, all at once. `second`: of two ranks, the group
     for what rank 1 sends."""
     n, rank = dist.get_world_size(group), dist.get_rank(group)
-    other = 1 - rank
-    if second is not None:
-        gets_over, gives_over = (second, group) if rank == 0 else (group, second)
-        received = dist.irecv(gets[other], group=gets_over, group_src=other)
-        return [received, dist.isend(gives[other], group=gives_over, group_dst=other)]
+    of_rank_0, of_others = group, group if second is None else second
+    gets_over, gives_over = (of_others, of_rank_0) if rank == 0 else (of_rank_0, of_others)
     others = [(rank + turn) % n for turn in range(1, n)]
-    works = [dist.irecv(gets[other], group=group, group_src=other) for other in reversed(others)]
-    return works + [dist.isend(gives[other], group=group, group_dst=other) for other in others]
+    works = [dist.irecv(gets[other], group=gets_over, group_src=other) for other in reversed(others)]
+    return works + [dist.isend(gives[other], group=gives_over, group_dst=other) for other in others]
 
 
 def reduce_scatter(out: Tensor, tensor: Tensor, second: Any, group: Any = None, async_op: bool = True) -> Summing:

@@ -28,7 +28,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
 from dessim.collectives.alltoall import direct_all_to_all
 from dessim.collectives.schedule import Carries, Coming, Floats, Ints, Layout, Stage, all_to_all_chunk
@@ -82,7 +81,7 @@ def gloo_all_to_all(
     at, came = coming.at(n), coming.rank(n)
     turn, src = np.divmod(np.arange(n, n * n, dtype=np.int64), n)
     dst = (src + turn) % n
-    waits = (came[dst] > came[src]) & _sends_first(n, src, dst)
+    waits = (came[dst] > came[src]) & (n - turn <= n / 2)  # for who comes later and sends to it first
     order = np.argsort(waits, kind="stable")
     src, dst, waits = src[order], dst[order], waits[order]
     number = np.full((n, n), -1)
@@ -99,11 +98,6 @@ def gloo_all_to_all(
             after=after if len(messages) == len(src) else None,
             begins=np.maximum(at[a], at[b]) if len(messages) == len(src) else None,
         )
-
-
-def _sends_first(n: int, early: Ints, late: Ints) -> npt.NDArray[np.bool_]:
-    """Whether ranks of n that come later than others post their sends to those before their receives from them."""
-    return (early - late) % n <= n / 2
 
 
 def gloo_broadcast(layout: Layout, size: float, root: int = 0) -> Iterator[Stage]:

@@ -174,19 +174,6 @@ class Collectives:
             if step.repeat > 1:
                 yield replace(step, repeat=step.repeat - 1)
 
-    def _send(
-        self, env: simpy.Environment, network: Network, step: _Step
-    ) -> Generator[simpy.Event, Parts, tuple[Parts, Floats]]:
-        """A process: a step, until its last message has arrived. What it took its time for, and the bytes that each
-        link class carried for it [link classes]."""
-        began, carried = env.now, step.flows.bytes_by_kind * (step.scale * step.repeat)
-        took = yield network.transfer(step.flows, step.scale, step.repeat)
-        if step.ahead is not None:
-            burst = step.flows.load(self.cluster, step.ahead)
-            network.counters.burst(step.flows.links, began, env.now, burst)
-            carried = carried + burst
-        return took, carried
-
     def choose(self, op: Collective, group: str, size: float, sizes: Floats | None, watch: Watch) -> str:
         """The algorithm that is fastest on an idle network, as a tuner would choose."""
         key = (op, group, size) if sizes is None else (op, group, size, sizes.tobytes())
@@ -248,10 +235,14 @@ class Collectives:
             self.error = max(self.error, step.flows.error)
             self.flow_colours = max(self.flow_colours, len(step.flows.folded.flow_of))
             self.link_colours = max(self.link_colours, len(step.flows.folded.link_of))
-            last = step.flows
-            took, of_step = yield from self._send(env, network, step)
+            carried += step.flows.bytes_by_kind * (step.scale * step.repeat)
+            began, last = env.now, step.flows
+            took = yield network.transfer(step.flows, step.scale, step.repeat)
             add_parts(parts, took)
-            carried += of_step
+            if step.ahead is not None:
+                burst = step.flows.load(self.cluster, step.ahead)
+                network.counters.burst(step.flows.links, began, env.now, burst)
+                carried += burst
         if self.cluster.transport.host_overhead > 0 and last is not None:
             # A stage waits for a rank on average; the end for the last one.
             woken = max(last.at_once() * self.cluster.transport.host_overhead - last.waking, 0.0)

@@ -27,7 +27,6 @@ from dessim.validate.request import bounds_of, read_cases
 from dessim.validate.run import validate
 
 HERE = Path(__file__).parent
-SPLITS = ("development", "held_out")
 
 
 def table(outcomes: list[Outcome], measured: dict[str, Any]) -> str:
@@ -51,9 +50,7 @@ def table(outcomes: list[Outcome], measured: dict[str, Any]) -> str:
             f"| {style_of(strategy).label} | {len(errors)} | {percent(float(np.median(np.abs(errors))))} "
             f"| {percent(float(worst), signed=True)} |"
         )
-    for split in SPLITS:
-        if all(outcome.split != split for outcome in outcomes):
-            continue
+    for split in summaries(outcomes):
         lines += [
             "",
             f"**{split.replace('_', '-')}**",

@@ -140,6 +140,9 @@ kind = "single_switch"
 '''
 
 
+_NEGLIGIBLE = 1e-12
+"""Share of the sum of squares below which a difference of two residuals may be rounding."""
+
 # Messages a rank sends, in units of n-1.
 _ROUNDS = {
     Collective.ALL_REDUCE: 2,
@@ -150,14 +153,20 @@ _ROUNDS = {
 
 
 def nonnegative(a: np.ndarray[Any, np.dtype[np.float64]], b: np.ndarray[Any, np.dtype[np.float64]]) -> Any:
-    """Least squares with coefficients >= 0: of all subsets of the few columns, the best feasible one."""
+    """Least squares with coefficients >= 0: of all subsets of the few columns, the best feasible one.
+
+    Returns the coefficients [columns], rounded to 9 significant digits, and 0 for columns left out. Neither the choice
+    nor the digits depend on the processor: a larger subset must fit better by more than rounding errors could explain.
+    """
     best, best_error = np.zeros(a.shape[1]), math.inf
+    negligible = _NEGLIGIBLE * math.fsum((b * b).tolist())
     for size in range(1, a.shape[1] + 1):
         for columns in combinations(range(a.shape[1]), size):
             part = a[:, columns]
             x, *_ = np.linalg.lstsq(part, b, rcond=None)
             error = float(((part @ x - b) ** 2).sum())
-            if (x >= 0).all() and error < best_error:
+            # Proportional columns fit equally well, alone or together: keep the first.
+            if (x >= 0).all() and error < best_error - negligible:
                 best = np.zeros(a.shape[1])
-                best[list(columns)], best_error = x, error
+                best[list(columns)], best_error = [float(f"{value:.9g}") for value in x], error
     return best

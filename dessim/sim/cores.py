@@ -16,8 +16,9 @@ import numpy as np
 import simpy
 
 from dessim.cluster.hashing import mix
+from dessim.sim.ticks import coarse_ticks, whole_ticks
 
-TURN = 4e-3
+TURN = whole_ticks(4e-3)
 """Seconds that a thread runs on while others wait: a tick of Linux at 250 Hz, where most distributions have it; kernels
 built for servers look at who else is ready no more often."""
 _LEAST = 0.1
@@ -33,7 +34,7 @@ class Cores:
         assert count > 0, "a machine has at least one core"
         self._env, self._count = env, count
         self._free = simpy.PriorityResource(env, capacity=count)
-        self._packets_s, self._asked = 0.0, 0
+        self._packets_s = 0.0
 
     def carried(self, seconds: float) -> None:
         """A core has worked for so many `seconds` on packets."""
@@ -44,15 +45,16 @@ class Cores:
         long. It goes before threads that compute, but cuts nobody's turn short."""
         with self._free.request(priority=-1) as turn:
             yield turn
-            yield self._env.timeout(seconds * self._count)
+            yield self._env.timeout(whole_ticks(seconds * self._count))
 
-    def run(self, seconds: float) -> Generator[simpy.Event, object, None]:
-        """A process: a thread works for `seconds` of a core of its own."""
-        left, turns = seconds, 0
+    def run(self, seconds: float, thread: int) -> Generator[simpy.Event, object, None]:
+        """A process: the thread with the number `thread` works for `seconds` of a core of its own."""
+        left, turns = coarse_ticks(seconds), 0
         while left > 0:
-            # Next is who had fewest turns; else nobody's order: one of ranks would be one of leaves, too.
-            self._asked += 1
-            lot = int(mix(np.array([self._asked], dtype=np.uint64))[0] >> np.uint64(11))
+            # The thread that had the fewest turns is next. Break ties pseudo-randomly: rank order would correlate with
+            # leaf order. A thread draws the same lot whatever the others do.
+            draw = np.array([(thread << 20) + turns], dtype=np.uint64)
+            lot = int(mix(draw)[0] >> np.uint64(11))
             with self._free.request(priority=(turns << 53) + lot) as turn:
                 yield turn
                 part = missing = min(left, TURN)
@@ -60,5 +62,5 @@ class Cores:
                     before = self._packets_s
                     yield self._env.timeout(missing)
                     # What packets took meanwhile, in equal parts of all cores, is made up for.
-                    missing = min((self._packets_s - before) / self._count, (1 - _LEAST) * missing)
+                    missing = whole_ticks(min((self._packets_s - before) / self._count, (1 - _LEAST) * missing))
                 left, turns = left - part, turns + 1

@@ -36,12 +36,18 @@ class Device:
 
     `comm_sm_share` in [0, 1) is the share of its processors that a collective holds while it moves data. It
     computes on `cores`; None: on its own. So many `threads` run the collectives of each stream; 0: the stream does.
+    `number` tells devices that share cores apart.
     """
 
     def __init__(
-        self, env: simpy.Environment, comm_sm_share: float = 0.0, cores: Cores | None = None, threads: int = 0
+        self,
+        env: simpy.Environment,
+        comm_sm_share: float = 0.0,
+        cores: Cores | None = None,
+        threads: int = 0,
+        number: int = 0,
     ) -> None:
-        self._env, self._cores, self._threads = env, cores, threads
+        self._env, self._cores, self._threads, self._number = env, cores, threads, number
         self._streams: dict[tuple[str, bool], simpy.Resource] = {}
         self._share = comm_sm_share
         self._moving = 0  # collectives that move data now
@@ -85,7 +91,7 @@ class Device:
         `op` is the number of the op among the GPU's.
         """
         if self._cores is not None:
-            yield from self._cores.run(seconds)
+            yield from self._cores.run(seconds, (self._number << 24) + op)
             return
         work = _Work(op, seconds, self._env.now)
         self._works.append(work)

@@ -55,7 +55,7 @@ class Run:
             self.talks = Talks(env, collectives, network.counters, cores)
         threads = 0 if self.talks is None else THREADS
         shares = [collectives.gpu_of(c.ranks[0]).comm_sm_share for c in workload.classes]
-        self.devices = [Device(env, share, cores, threads) for share in shares]
+        self.devices = [Device(env, share, cores, threads, number) for number, share in enumerate(shares)]
         self.moving = 0  # collectives under way
         self.paused: Callable[[], object] | None = None  # called when the last of them is over
 

@@ -15,6 +15,7 @@ from dessim.cluster.parts import Transport
 from dessim.collectives.gloo import UNDER_WAY, children, segments
 from dessim.sim.cores import Cores
 from dessim.sim.pairs import Pairs
+from dessim.sim.ticks import whole_ticks
 from dessim.trace.schema import Collective
 
 Process = Generator[simpy.Event, object, None]
@@ -47,7 +48,7 @@ class Rank:
     def add(self, size: float) -> Process:
         """Add up `size` bytes that have come."""
         if size:
-            yield self.env.timeout(size / self.transport.reduction_rate)
+            yield self.env.timeout(whole_ticks(size / self.transport.reduction_rate))
 
 
 def _all_reduce(rank: Rank, size: float, splits: Sequence[float]) -> Process:

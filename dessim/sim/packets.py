@@ -26,6 +26,7 @@ from dessim.errors import SimulationError
 from dessim.sim.cores import Cores
 from dessim.sim.counters import Counters
 from dessim.sim.maxmin import Floats
+from dessim.sim.ticks import whole_bytes, whole_ticks
 
 MSS = 1448.0
 """Bytes that a packet carries: Ethernet's 1,500 less the headers of IP, TCP and its time stamps."""
@@ -75,6 +76,7 @@ class Packets:
 
     def __init__(self, env: simpy.Environment, cluster: Cluster, counters: Counters, cores: Cores) -> None:
         self._env, self._cluster, self._counters, self._cores = env, cluster, counters, cores
+        self._window = whole_bytes(cluster.transport.window)
         self._links = [_Link(rate) for rate in cluster.links.capacity.tolist()]
         self._ways: dict[Pair, tuple[list[int], float]] = {}
         self._connections: dict[tuple[str, Pair], _Connection] = {}
@@ -84,7 +86,7 @@ class Packets:
 
         Calls `sent` when the connection may have its last byte under way, `arrived` when that is there.
         """
-        pair, began = (src, dst), self._env.now
+        pair, began, size = (src, dst), self._env.now, whole_bytes(size)
         loads = self._account(pair, size)
 
         def over() -> None:
@@ -110,12 +112,12 @@ class Packets:
             routes = self._cluster.routes(np.array(pair[:1]), np.array(pair[1:]), without_twins=False)
             if (routes.weight != 1).any():
                 raise SimulationError("packets of a connection take one way, but routing spreads them; choose ecmp")
-            self._ways[pair] = routes.link.tolist(), float(routes.latency[0]) / len(routes.link)
+            self._ways[pair] = routes.link.tolist(), whole_ticks(float(routes.latency[0]) / len(routes.link))
         return self._ways[pair]
 
     def _hand_over(self, connection: _Connection) -> None:
         """A connection sends what it may."""
-        while connection.queue and connection.under_way < self._cluster.transport.window:
+        while connection.queue and connection.under_way < self._window:
             left, sent, arrived = connection.queue.popleft()
             size = min(left, _TOGETHER * MSS)
             if left > size:
@@ -129,7 +131,7 @@ class Packets:
 
     def _received(self, connection: _Connection, size: float, arrived: Call | None) -> None:
         transport = self._cluster.transport
-        self._cores.carried(size / transport.core_rate)
+        self._cores.carried(whole_ticks(size / transport.core_rate))
         self._set_out(connection.pair[::-1], size * transport.ack_share, partial(self._acknowledged, connection, size))
         if arrived is not None:
             arrived()
@@ -163,7 +165,8 @@ class Packets:
             if link.queues[pair]:
                 link.turns.append(pair)
             now = self._env.now
-            link.free = max(link.free, now - self._cluster.transport.burst / link.rate) + parcel.size / link.rate
+            ahead, takes = self._cluster.transport.burst / link.rate, parcel.size / link.rate
+            link.free = max(link.free, now - whole_ticks(ahead)) + whole_ticks(takes)
             if link.free > now:
                 link.busy = True
                 self._after(link.free - now, partial(self._served, link, parcel))

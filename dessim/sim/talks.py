@@ -20,6 +20,7 @@ from dessim.sim.gloo_ranks import PROGRAMS, Rank
 from dessim.sim.meetings import Meeting
 from dessim.sim.packets import Packets
 from dessim.sim.pairs import Pairs
+from dessim.sim.ticks import whole_ticks
 from dessim.trace.schema import Collective
 from dessim.workload.dag import Task
 
@@ -57,6 +58,6 @@ class Talks:
         assert task.collective is not None
         began = self._env.now
         if task.collective is not Collective.BARRIER and rank.n > 1 and (task.size > 0 or task.splits):
-            yield self._env.timeout(rank.transport.op_overhead)
+            yield self._env.timeout(whole_ticks(rank.transport.op_overhead))
             yield from PROGRAMS[task.collective](rank, task.size, task.splits or ())
         over.succeed(Outcome(NAME, began, {}))

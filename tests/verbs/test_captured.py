@@ -51,7 +51,7 @@ def test_two_sizes_give_calls_and_work() -> None:
     for op in COMPUTE:
         if op.name in grows:
             assert found[op.name] == pytest.approx(law(op, symbols), rel=1e-6), op.name
-    assert found["split_ids"] == pytest.approx(captured.runs[0][1]["split_ids"], rel=1e-9)
+    assert found["split_ids"] == pytest.approx(captured.runs[0][1]["split_ids"], rel=1e-8)  # 9 digits
 
 
 def test_one_size_keeps_the_times_that_it_has() -> None:

@@ -1,0 +1,30 @@
+"""Generated pages compared at the precision that they print."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+_NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?")
+TOLERANCE = 2e-3
+"""Relative. Another processor may round differently, and a predicted step may move by this much."""
+
+
+def assert_same_page(made: Path, kept: Path) -> None:
+    """Require equal text, and numbers that agree to `TOLERANCE` and one unit of the last digit printed."""
+    made_text, kept_text = made.read_text("utf-8"), kept.read_text("utf-8")
+    assert _NUMBER.sub("#", made_text) == _NUMBER.sub("#", kept_text), f"{kept} has changed; make it anew"
+    for new, old in zip(_NUMBER.findall(made_text), _NUMBER.findall(kept_text), strict=True):
+        allowed = TOLERANCE * abs(_value(old)) + _last_digit(old)
+        assert abs(_value(new) - _value(old)) <= allowed, f"{kept} says {old}, and is now {new}; make it anew"
+
+
+def _value(text: str) -> float:
+    return float(text.replace(",", ""))
+
+
+def _last_digit(text: str) -> float:
+    """One unit of the last digit of a number as printed."""
+    digits, _, exponent = text.partition("e")
+    decimals = len(digits.partition(".")[2])
+    return 1.000001 * 10.0 ** (int(exponent or 0) - decimals)

@@ -24,7 +24,7 @@ from des_ref.embedding.optim import ROW_OPTIMIZERS, RowAdagrad, RowOptimizer
 from des_ref.models.dense_optim import DenseOptimizer
 from des_ref.strategies.base import Optimizers
 from dessim.errors import FileError, UsageError
-from dessim.workload.codecs import Codes, parse_codes
+from dessim.workload.codecs import CodecConfig, parse_codecs
 
 Positive = Annotated[int, Field(gt=0)]
 SHIPPED = "ml100k"
@@ -140,14 +140,14 @@ class WireSettings(_Strict):
         return self
 
     @property
-    def codes(self) -> Codes:
+    def codes(self) -> CodecConfig:
         """Raises UsageError."""
         own = {key: form for key, form in self.model_dump(exclude={"all"}).items() if form is not None}
         if self.all is None:
-            return Codes.of(own)
+            return CodecConfig.of(own)
         if own:
             raise UsageError(f"all = {self.all!r} is of all buffers: leave it out, or {', '.join(own)}")
-        return parse_codes(self.all)
+        return parse_codecs(self.all)
 
 
 class CheckpointSettings(_Strict):

@@ -24,17 +24,17 @@ from des_ref.checkpoint import resume
 from des_ref.checkpoint.state import identity
 from des_ref.checkpoint.writer import Writer
 from des_ref.cli import leave, run, say
-from des_ref.codecs.use import use_codecs
+from des_ref.codecs.install import use_codecs
 from des_ref.comm import Comm, open_comm, record
 from des_ref.config import Settings
 from des_ref.data.source import Opened, open_source
 from des_ref.models.build import Network
 from des_ref.pipeline import Pipeline, endless
+from des_ref.recording.session import TraceSession
 from des_ref.strategies import build
 from des_ref.strategies.base import Lane, Strategy
 from des_ref.strategies.ps_server import Server
 from des_ref.stream.run import stream
-from des_ref.trace_session import TraceSession
 from des_ref.training.flags import parser, settings_from
 from des_ref.training.loop import train
 from des_ref.training.progress import Progress

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dessim.cluster import load_cluster
+    from dessim.commands.collective import run_collective
+    from dessim.commands.project import project
+    from dessim.commands.replay import replay
     from dessim.sim.engine import simulate
     from dessim.trace.io import load_trace
-    from dessim.verbs.collective import run_collective
-    from dessim.verbs.project import project
-    from dessim.verbs.replay import replay
     from dessim.workload.model import load_model
     from dessim.workload.scale import Job
 
@@ -28,9 +28,9 @@ _HOME = {
     "load_cluster": "dessim.cluster",
     "load_model": "dessim.workload.model",
     "load_trace": "dessim.trace.io",
-    "project": "dessim.verbs.project",
-    "replay": "dessim.verbs.replay",
-    "run_collective": "dessim.verbs.collective",
+    "project": "dessim.commands.project",
+    "replay": "dessim.commands.replay",
+    "run_collective": "dessim.commands.collective",
     "simulate": "dessim.sim.engine",
 }
 

@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 from dessim.workload import formula
-from dessim.workload.codecs import REFRESH, Buffer, parse_format
-from dessim.workload.coding import _BUFFERS, CANCELLING
+from dessim.workload.codecs import REFRESH, Buffer, parse_codec
+from dessim.workload.coded_plan import _BUFFERS, CANCELLING
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE = (DOCS / "codecs.md").read_text()
@@ -41,7 +41,7 @@ def test_the_codecs_and_their_bytes_are_those_of_plans() -> None:
     assert len(rows) == 7
     for name, size, _, buffers, _ in rows:
         written = name.strip("`").replace(":k", ":0.25").replace(":e", ":0.8").replace(":L", ":7")
-        form = parse_format(written)
+        form = parse_codec(written)
         assert all(str(b) in buffers for b in form.buffers) or (buffers == "all" and len(form.buffers) == len(Buffer))
         values = {"n": 10.0, "w": 33.0, "s": 4.0, "z": 0.2, "k": 0.25}
         text = size

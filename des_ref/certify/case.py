@@ -18,9 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from des_ref.audit import Audit
-from des_ref.capture import Recorder
-from des_ref.codecs.use import use_codecs
+from des_ref.certify.audit import Audit
+from des_ref.codecs.install import use_codecs
 from des_ref.comm import Comm
 from des_ref.data.batch import Batch
 from des_ref.data.synthetic import Zipf
@@ -28,13 +27,14 @@ from des_ref.embedding.optim import ROW_OPTIMIZERS
 from des_ref.models.build import Network
 from des_ref.models.dense_optim import DenseOptimizer
 from des_ref.models.shampoo import NAME as SHAMPOO
-from des_ref.open_op import with_sizes
 from des_ref.pipeline import Pipeline
+from des_ref.recording.open_op import with_sizes
+from des_ref.recording.recorder import Recorder
 from des_ref.reference import Reference
 from des_ref.strategies import build
 from des_ref.strategies.base import Lane, Optimizers, StepResult, Strategy
 from dessim.trace.schema import PREFETCH
-from dessim.workload.codecs import Codes, parse_codes
+from dessim.workload.codecs import CodecConfig, parse_codecs
 from dessim.workload.model import Model, load_model, parse_model
 from dessim.workload.options import parse_strategy
 
@@ -77,9 +77,9 @@ class Case:
         return f"{self.strategy}, {self.model}{placed}, {self.optimizer}, {ranks}{codecs}"
 
     @property
-    def codes(self) -> Codes:
+    def codes(self) -> CodecConfig:
         """Raises UsageError."""
-        return parse_codes(self.codecs) if self.codecs else Codes()
+        return parse_codecs(self.codecs) if self.codecs else CodecConfig()
 
     def load(self) -> Model:
         """The model to train. Raises ModelError."""

@@ -33,7 +33,7 @@ from des_ref.models.build import Network
 from des_ref.strategies import STRATEGIES, check_strategy
 from dessim.errors import CheckFailed, UsageError
 from dessim.files import dump_json
-from dessim.workload.coding import coded
+from dessim.workload.coded_plan import coded
 from dessim.workload.strategies import plan
 
 MAX_RANKS = 64  # all on this machine, each a process that imports torch

@@ -11,7 +11,7 @@ from des_ref.codecs.message import Encoded
 from des_ref.codecs.pruning import Pruning
 from des_ref.codecs.threshold import Threshold
 from des_ref.codecs.top_k import TopK
-from dessim.workload.codecs import Format
+from dessim.workload.codecs import CodecSpec
 
 __all__ = ["CODECS", "Codec", "Encoded", "new_codec"]
 
@@ -26,6 +26,6 @@ CODECS: dict[str, type[Codec]] = {
 }
 
 
-def new_codec(form: Format, dtype: torch.dtype, seed: int = 0) -> Codec:
+def new_codec(form: CodecSpec, dtype: torch.dtype, seed: int = 0) -> Codec:
     """A codec of values of this type, for one op of one worker."""
     return CODECS[form.name](form, dtype, seed)

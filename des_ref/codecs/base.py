@@ -7,7 +7,7 @@ from torch import Tensor
 
 from des_ref.codecs.message import Encoded
 from dessim.workload import formula
-from dessim.workload.codecs import Format
+from dessim.workload.codecs import CodecSpec
 
 
 class Codec:
@@ -20,7 +20,7 @@ class Codec:
     keeps_state: bool = False  # whether what a step sends depends on what earlier ones left here
     masks: bool = False  # whether values that were not sent have no gradient
 
-    def __init__(self, form: Format, dtype: torch.dtype, seed: int = 0) -> None:
+    def __init__(self, form: CodecSpec, dtype: torch.dtype, seed: int = 0) -> None:
         self.form, self.dtype = form, dtype
         self.given, self.kept = 0, 0  # values that were not zero, and how many of them still were not when sent
 

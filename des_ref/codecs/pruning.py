@@ -18,7 +18,7 @@ from des_ref.codecs.base import Codec
 from des_ref.codecs.bits import pack_bits, unpack_bits
 from des_ref.codecs.lognormal import fit, threshold
 from des_ref.codecs.message import Encoded, as_bytes, as_values, no_bytes
-from dessim.workload.codecs import Format
+from dessim.workload.codecs import CodecSpec
 
 
 class Pruning(Codec):
@@ -26,7 +26,7 @@ class Pruning(Codec):
 
     keeps_state = True  # of a generator
 
-    def __init__(self, form: Format, dtype: torch.dtype, seed: int = 0) -> None:
+    def __init__(self, form: CodecSpec, dtype: torch.dtype, seed: int = 0) -> None:
         super().__init__(form, dtype, seed)
         (self._share,) = form.settings
         self._seed = seed

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from des_ref.codecs.base import Codec
 from des_ref.codecs.message import Encoded, as_bytes, as_values, no_bytes
-from dessim.workload.codecs import Format
+from dessim.workload.codecs import CodecSpec
 
 
 class Threshold(Codec):
@@ -23,7 +23,7 @@ class Threshold(Codec):
 
     keeps_state = True
 
-    def __init__(self, form: Format, dtype: torch.dtype, seed: int = 0) -> None:
+    def __init__(self, form: CodecSpec, dtype: torch.dtype, seed: int = 0) -> None:
         super().__init__(form, dtype, seed)
         self._share, refresh = form.settings
         self._refresh, self._step = int(refresh), 0

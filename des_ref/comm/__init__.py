@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from torch.distributed.elastic.multiprocessing.errors import record
 
+from des_ref.comm.autograd_ops import SumFeedingReplicas, SumScattered, nothing
 from des_ref.comm.group import WORLD_GROUP, Comm, Handle, Tap, describe_group, work_future
 from des_ref.comm.launch import launched_rank, open_comm
-from des_ref.comm.sums import SumFeedingReplicas, SumScattered, nothing
 from des_ref.comm.wire import Message, Wire
 
 __all__ = [

@@ -14,7 +14,7 @@ from torch import Tensor
 from des_ref.codecs import Codec, Encoded
 from des_ref.comm.group import Comm, Handle
 from dessim.trace.schema import Phase
-from dessim.workload.coding import CodedOp
+from dessim.workload.coded_plan import CodedOp
 
 Arriving = Callable[[], Encoded]  # waits for messages
 

@@ -1,4 +1,4 @@
-"""Collectives whose values travel encoded, op by op as dessim/workload/coding.py plans them.
+"""Collectives whose values travel encoded, op by op as dessim/workload/coded_plan.py plans them.
 
     x_encode -> (x_sizes) -> x, or x_scatter; x_wide beside it | wait: (x_sum -> x) -> x_decode
 
@@ -19,7 +19,7 @@ from des_ref.codecs.pruning import Pruning
 from des_ref.comm.channel import Channel, Launch
 from des_ref.comm.group import Comm, Handle
 from dessim.workload.codecs import Sum
-from dessim.workload.coding import CodedOp
+from dessim.workload.coded_plan import CodedOp
 
 
 class Coding:

@@ -33,12 +33,12 @@ from des_ref.substitution.fm import Fm
 from des_ref.substitution.fm_fields import FmFields
 from des_ref.substitution.fvae import Fvae
 from des_ref.substitution.head import Head
-from des_ref.substitution.held import Groups, Held
 from des_ref.substitution.lr import Lr
 from des_ref.substitution.max_pool import MaxPool
 from des_ref.substitution.mlp import Mlp, MlpOverOperand
 from des_ref.substitution.nfm import Nfm
 from des_ref.substitution.operand import Operand
+from des_ref.substitution.owned import Groups, OwnedOccurrences
 from des_ref.substitution.whole_pool import WholeAttention, WholeMax, WholePool
 from dessim.workload import operators as specs
 from dessim.workload.model import Model
@@ -203,7 +203,7 @@ class Network:
 
     # -- below the sums -------------------------------------------------------------------------------------------
 
-    def partials(self, values: Mapping[str, Tensor], held: Held) -> Tensor:
+    def partials(self, values: Mapping[str, Tensor], held: OwnedOccurrences) -> Tensor:
         """[B, K] from values [u, width] of the u different ids this worker holds."""
         local = Local(held, values)
         whole = local if self.pool is None else self.pool(local)

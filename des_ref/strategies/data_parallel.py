@@ -17,7 +17,7 @@ from torch import Tensor
 
 from des_ref.data.batch import Batch
 from des_ref.strategies.base import Counts, Lane
-from des_ref.strategies.rival import Rival, Updated
+from des_ref.strategies.sharded_base import ShardedBase, Updated
 from dessim.trace.schema import Phase
 
 
@@ -43,7 +43,7 @@ class _Fetched:
     pooled: Tensor
 
 
-class DataParallel(Rival):
+class DataParallel(ShardedBase):
     """Rows and dense parameters on every worker; only ids and gradients travel."""
 
     name = "data_parallel"

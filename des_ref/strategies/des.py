@@ -26,9 +26,9 @@ from des_ref.models.build import Network
 from des_ref.strategies.base import Counts, Lane, Optimizers, OwnedByHash, StepResult
 from des_ref.strategies.exchange import send_occurrences, unpack_occurrences
 from des_ref.strategies.grads import SummedGrads
-from des_ref.strategies.rounds import Rounds
+from des_ref.strategies.mid_reductions import MidReductions
 from des_ref.strategies.scoring import Scoring
-from des_ref.substitution.held import Held, sizes_of_bags
+from des_ref.substitution.owned import OwnedOccurrences, sizes_of_bags
 from dessim.trace.schema import Phase
 
 
@@ -50,7 +50,7 @@ class _Des(OwnedByHash):
     def __init__(self, network: Network, optimizers: Optimizers, comm: Comm) -> None:
         self.goes_by_field = network.model.by_field
         super().__init__(network, optimizers, comm)
-        self._rounds = Rounds(comm)
+        self._rounds = MidReductions(comm)
         if network.model.by_field:
             network.keep_fields(range(comm.rank, network.fields, comm.world_size))
             network.sum_fields = self._rounds.sum
@@ -143,14 +143,14 @@ class _Des(OwnedByHash):
             out = out[:, -1] + self._scoring.losses(out, values["o"], held, sent.labels)
         return self._gather_logits(out, samples)
 
-    def _unpack(self, sent: _Sent, samples: int) -> tuple[Tensor, Held]:
+    def _unpack(self, sent: _Sent, samples: int) -> tuple[Tensor, OwnedOccurrences]:
         network = self.network
         unique, held = unpack_occurrences((sent.message, sent.received), samples, network.fields)
         if network.model.pools_mean and network.model.by_field:
             held = replace(held, bag_size=sizes_of_bags(held.bag))
         return unique, held
 
-    def _partials(self, values: Mapping[str, Tensor], held: Held) -> Tensor:
+    def _partials(self, values: Mapping[str, Tensor], held: OwnedOccurrences) -> Tensor:
         self._rounds.restart()
         return self.network.partials(values, held)
 

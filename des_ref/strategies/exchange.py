@@ -22,8 +22,8 @@ from des_ref.comm import Comm
 from des_ref.data.batch import Batch
 from des_ref.hashing import owner_of
 from des_ref.strategies.base import Lane
-from des_ref.strategies.hot import HotRows
-from des_ref.substitution.held import Held, different, in_order, order_of, sizes_of_bags
+from des_ref.strategies.hot_rows import HotRows
+from des_ref.substitution.owned import OwnedOccurrences, different, in_order, order_of, sizes_of_bags
 from dessim.errors import UsageError
 from dessim.trace.schema import Phase
 
@@ -71,7 +71,7 @@ def send_occurrences(
     return out, received
 
 
-def unpack_occurrences(message: tuple[Tensor, list[int]], samples: int, fields: int) -> tuple[Tensor, Held]:
+def unpack_occurrences(message: tuple[Tensor, list[int]], samples: int, fields: int) -> tuple[Tensor, OwnedOccurrences]:
     """Different ids [u] of the global batch that this worker owns, and where they occur."""
     rows, received = message
     share = samples // len(received)
@@ -85,7 +85,7 @@ def unpack_occurrences(message: tuple[Tensor, list[int]], samples: int, fields: 
     more = () if rows.shape[1] == 3 else (rows[:, 3],)  # sizes of bags
     _, ids, sample, field, *more = in_order(source * fields + coordinate, ids, sample, field, *more)
     unique, lines = different(ids)
-    return unique, Held(sample, field, lines, samples, fields, *more)
+    return unique, OwnedOccurrences(sample, field, lines, samples, fields, *more)
 
 
 # -- tables -----------------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from des_ref.strategies.dense_shards import DenseShards
 from des_ref.strategies.dense_state import DenseState
 from des_ref.strategies.exchange import Keys
 from des_ref.strategies.ps_server import DENSE, KEYS, ROWS, START, Ask
-from des_ref.strategies.rival import Rival, Updated
+from des_ref.strategies.sharded_base import ShardedBase, Updated
 from des_ref.strategies.staleness import Tally
 from dessim.errors import UsageError
 from dessim.trace.schema import Phase
@@ -38,7 +38,7 @@ class _Pulled:
     pooled: Tensor
 
 
-class PsAsync(Rival):
+class PsAsync(ShardedBase):
     """Pulls rows and dense parameters, pushes their gradients, and does not wait for the others."""
 
     name = "ps_async"

@@ -25,7 +25,7 @@ from des_ref.models.build import Network
 from des_ref.strategies.base import Counts, Lane, Optimizers
 from des_ref.strategies.dense_state import DenseState
 from des_ref.strategies.exchange import send_keys
-from des_ref.strategies.rival import Rival, Updated
+from des_ref.strategies.sharded_base import ShardedBase, Updated
 from dessim.errors import UsageError
 from dessim.trace.schema import Phase
 from dessim.workload.options import Options
@@ -59,7 +59,7 @@ class _Fetched:
     pooled: Tensor
 
 
-class RowAllGather(Rival):
+class RowAllGather(ShardedBase):
     """Each row of the batch is brought to everyone, once; sums of its gradients go to its owner."""
 
     name = "row_all_gather"

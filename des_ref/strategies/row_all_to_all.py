@@ -24,8 +24,8 @@ from des_ref.models.build import Network
 from des_ref.strategies.assign import assign, share_of
 from des_ref.strategies.base import Counts, Lane, Optimizers
 from des_ref.strategies.exchange import Asked, Keys, send_keys
-from des_ref.strategies.hot import HotRows, hottest
-from des_ref.strategies.rival import Rival, Updated
+from des_ref.strategies.hot_rows import HotRows, hottest
+from des_ref.strategies.sharded_base import ShardedBase, Updated
 from dessim.trace.schema import Phase
 from dessim.workload.options import Options
 
@@ -57,7 +57,7 @@ class RowsHere:
     pooled: Tensor
 
 
-class RowAllToAll(Rival):
+class RowAllToAll(ShardedBase):
     """Each worker fetches the different rows of its samples and returns their gradients."""
 
     name = "row_all_to_all"

@@ -1,4 +1,4 @@
-"""Codes scored where the outputs of ids live: the plan of dessim/workload/strategies/scoring.py, op by op.
+"""CodecConfig scored where the outputs of ids live: the plan of dessim/workload/strategies/scoring.py, op by op.
 
     tail_forward -> (codes) -> scores -> scores_max -> exponentials -> scores_sum -> scores_backward -> codes_grad
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from des_ref.comm import Comm
 from des_ref.models.build import Network
 from des_ref.strategies.base import Marks, NoMarks
-from des_ref.substitution.held import Held
+from des_ref.substitution.owned import OwnedOccurrences
 from des_ref.substitution.softmax import Candidates, Scores, likelihoods
 from dessim.trace.schema import Phase
 
@@ -41,7 +41,7 @@ class Scoring:
         self._comm, self._scatter, self._fields = comm, scatter, network.fields
         self._alpha: Tensor = network.operators["fvae"].alpha
 
-    def train(self, out: Tensor, outputs: Tensor, held: Held, counts: Tensor, marks: Marks) -> Scored:
+    def train(self, out: Tensor, outputs: Tensor, held: OwnedOccurrences, counts: Tensor, marks: Marks) -> Scored:
         """From what the tail gave [b, L + 1], outputs [u, L + 1] of this worker's different ids, and how many ids each
         bag of the batch has, [B, F]."""
         scores, candidates, sums = self._score(out, outputs, held, marks)
@@ -53,11 +53,13 @@ class Scoring:
         grad[:, :-1] = self._summed(codes_grad)
         return Scored(losses, outputs_grad, grad)
 
-    def losses(self, out: Tensor, outputs: Tensor, held: Held, counts: Tensor) -> Tensor:
+    def losses(self, out: Tensor, outputs: Tensor, held: OwnedOccurrences, counts: Tensor) -> Tensor:
         """`Scored.losses`, and nothing else."""
         return self._losses(self._score(out, outputs, held, NoMarks())[2], counts)
 
-    def _score(self, out: Tensor, outputs: Tensor, held: Held, marks: Marks) -> tuple[Scores, Candidates, Tensor]:
+    def _score(
+        self, out: Tensor, outputs: Tensor, held: OwnedOccurrences, marks: Marks
+    ) -> tuple[Scores, Candidates, Tensor]:
         """Scores, the candidates they are of, and sums [B, 2F] over all workers."""
         codes = self._of_all(out[:, :-1])
         with marks.segment("scores", Phase.FORWARD):

@@ -27,7 +27,7 @@ from des_ref.strategies.exchange import (
     unpack_occurrences,
 )
 from des_ref.strategies.grads import SummedGrads
-from des_ref.strategies.rival import Rival, Updated
+from des_ref.strategies.sharded_base import ShardedBase, Updated
 from dessim.trace.schema import Phase
 
 
@@ -49,7 +49,7 @@ class _PooledHere:
     held: int
 
 
-class _OwnersPool(Rival):
+class _OwnersPool(ShardedBase):
     """Owners pool, bags travel."""
 
     def _send_ids(self, batch: Batch, lane: Lane) -> Any:

@@ -17,7 +17,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from des_ref.substitution.held import Groups, Held, order_of
+from des_ref.substitution.owned import Groups, OwnedOccurrences, order_of
 
 _MANY = 0.4  # of all pairs: where both ways take about as long on a CPU
 
@@ -26,7 +26,7 @@ _MANY = 0.4  # of all pairs: where both ways take about as long on a CPU
 class Local:
     """The occurrences in `held`, and `values` [u, width] of their u different ids: w [u, 1], v [u, D], ..."""
 
-    held: Held
+    held: OwnedOccurrences
     values: Mapping[str, Tensor]
 
     @cached_property

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from des_ref.substitution.held import Held
+from des_ref.substitution.owned import OwnedOccurrences
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +41,10 @@ class Candidates:
     row: Tensor
     sizes: tuple[int, ...]
     place: Tensor
-    held: Held
+    held: OwnedOccurrences
 
     @classmethod
-    def of(cls, held: Held, ids: int, fields: int) -> Candidates:
+    def of(cls, held: OwnedOccurrences, ids: int, fields: int) -> Candidates:
         """From what a worker holds of `ids` different ids."""
         pair, place = torch.unique(held.field * ids + held.inverse, return_inverse=True)
         sizes = torch.bincount(pair // max(ids, 1), minlength=fields)

@@ -15,8 +15,8 @@ from des_ref.config import Settings
 from des_ref.data.source import Opened
 from des_ref.line_log import LineLog
 from des_ref.pipeline import Pipeline
+from des_ref.recording.session import TraceSession
 from des_ref.strategies.base import StepResult, Strategy
-from des_ref.trace_session import TraceSession
 from des_ref.training.divergence import check_finite
 from des_ref.training.evaluation import evaluate_epoch
 from des_ref.training.progress import Progress

@@ -15,8 +15,8 @@ from pydantic import ValidationError
 from dessim.calibrate.messages import Residual, fit_messages
 from dessim.cluster import Cluster, load_cluster
 from dessim.cluster.parts import Transport
-from dessim.cluster.spec import problems
-from dessim.cluster.spec_parts import TransportTable
+from dessim.cluster.spec.parts import TransportTable
+from dessim.cluster.spec.topology_file import problems
 from dessim.errors import FileError
 from dessim.files import read_toml, write_text
 

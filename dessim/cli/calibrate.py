@@ -31,7 +31,7 @@ def calibrate(
     """Measure messages and sums on an idle cluster, and fit what its software costs."""
     from dessim.calibrate.profile import fit_bench, fit_profile, of_results, write_profile
     from dessim.cluster import load_cluster
-    from dessim.verbs.calibrate import measure_on_lab, of_files, write_plan
+    from dessim.commands.calibrate import measure_on_lab, of_files, write_plan
 
     if [lab is None, not bench, plan is None].count(False) != 1 or (not bench) != (cluster is None):
         raise UsageError("give --lab FILE, or --bench RESULTS and --cluster FILE, or --plan RANKS")

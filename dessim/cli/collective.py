@@ -19,7 +19,7 @@ from dessim.cli.options import (
     parse_sizes,
 )
 from dessim.cli.output import draw_used, guarded, print_json
-from dessim.cli.watch import TimeBudgetOption, stop_partial, watching
+from dessim.cli.progress import TimeBudgetOption, showing_progress, stop_partial
 from dessim.errors import OutOfTime, UsageError
 from dessim.trace.schema import Collective
 
@@ -51,9 +51,9 @@ def collective(
     from dessim.calibrate.profile import with_profile
     from dessim.cluster import load_cluster
     from dessim.collectives import Options
+    from dessim.commands.collective import run_collective
     from dessim.results.show import print_collectives
-    from dessim.sim.fault_file import load_faults
-    from dessim.verbs.collective import run_collective
+    from dessim.sim.faults.fault_file import load_faults
 
     machine = with_profile(load_cluster(cluster), transport)
     sizes = parse_sizes(size)
@@ -63,9 +63,9 @@ def collective(
         raise UsageError(f"--draw {draw}: it shows one run; name one size")
     rows: list[dict[str, Any]] = []
     try:
-        with watching(time_budget) as watch:
+        with showing_progress(time_budget) as progress:
             for one in sizes:
-                part = watch.within(len(rows), len(sizes), "sizes")
+                part = progress.within(len(rows), len(sizes), "sizes")
                 measured = run_collective(
                     machine, kind, gpus, one, algorithm, fold is Fold.ON, options, uneven, tolerance, part, scenario
                 )

@@ -20,7 +20,7 @@ def demo(
     json: JsonOption = False,
 ) -> None:
     """Train, certify, capture, replay, project and report, end to end."""
-    from dessim.verbs.demo import run_demo
+    from dessim.commands.demo import run_demo
 
     result = run_demo(out, ranks, data, strategy, quiet=json)
     if json:

@@ -27,9 +27,9 @@ def goodput(
     json: JsonOption = False,
 ) -> None:
     """Simulate failures, checkpoints and restarts: what share of the time becomes work, at which interval most."""
+    from dessim.commands.goodput import goodput as run
     from dessim.results.tables import print_table, table_of
-    from dessim.sim.goodput import Machine
-    from dessim.verbs.goodput import goodput as run
+    from dessim.sim.faults.goodput import Machine
 
     machine = Machine(nodes, _time(mtbf, "--mtbf"), _time(checkpoint, "--checkpoint"), _time(restart, "--restart"))
     found = run(machine, days, runs, seed, _time(every, "--every") if every is not None else None).to_json()

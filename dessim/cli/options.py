@@ -44,7 +44,7 @@ WhatIfOption = Annotated[
     str | None,
     typer.Option(
         "--what-if",
-        # Names as in dessim.verbs.what_if.NAMES, which is slow to import.
+        # Names as in dessim.commands.support.what_if.NAMES, which is slow to import.
         help="What changes would buy, each alone, such as 2x:nic_rate,2x:gpu_flops,0:latency; or all. Names: "
         "nic_rate, nvlink_rate, pcie_rate, uplink_rate, gpu_flops, gpu_memory, latency, overhead, flow_rate, "
         "reduction_rate, batch.",

@@ -16,7 +16,7 @@ from dessim.files import dump_json, write_text
 
 if TYPE_CHECKING:
     from dessim.cluster import Cluster
-    from dessim.sim.counters import Load
+    from dessim.sim.core.counters import Load
 
 SCHEMA_VERSION = 1  # of every --json object
 
@@ -67,6 +67,6 @@ def print_json(value: dict[str, Any]) -> None:
 
 def draw_used(file: Path, machine: Cluster, load: Load) -> None:
     """The cluster with its links coloured by what a run made of them."""
-    from dessim.cluster.draw import draw
+    from dessim.cluster.drawing.draw import draw
 
     write_text(file, draw(machine, {kind: load.mean(kind) for kind in load.rate}))

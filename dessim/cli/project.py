@@ -27,7 +27,7 @@ from dessim.cli.options import (
     parse_names,
 )
 from dessim.cli.output import draw_used, guarded, print_json
-from dessim.cli.watch import TimeBudgetOption, stop_partial, watching
+from dessim.cli.progress import TimeBudgetOption, showing_progress, stop_partial
 from dessim.errors import OutOfTime, UsageError
 
 
@@ -69,17 +69,17 @@ def project(
 ) -> None:
     """Project a step to other strategies and scales, from a trace or a model file."""
     from dessim.cluster import load_cluster
+    from dessim.commands.project import project as run
+    from dessim.commands.support.dedicated_servers import parse_servers
+    from dessim.commands.support.projection import Projection
+    from dessim.commands.support.what_if import parse_changes, what_if_projected
     from dessim.results.figures import throughput
     from dessim.results.rows import fitting
     from dessim.results.show import print_projection
     from dessim.results.tables import write_projection_csv
-    from dessim.sim.fault_file import load_faults
+    from dessim.sim.faults.fault_file import load_faults
     from dessim.trace.io import load_trace
-    from dessim.verbs.project import project as run
-    from dessim.verbs.projection import Projection
-    from dessim.verbs.served import parse_servers
-    from dessim.verbs.what_if import parse_changes, what_if_projected
-    from dessim.workload.codecs import parse_codes
+    from dessim.workload.codecs import parse_codecs
     from dessim.workload.model import load_model
     from dessim.workload.scale import Job
 
@@ -101,7 +101,7 @@ def project(
         "spill": spill,
         "pipeline": pipeline,
         "servers": parse_servers(servers, server_device, server_threads, staleness, jitter, seed),
-        "codes": parse_codes(codec) if codec is not None else None,
+        "codes": parse_codecs(codec) if codec is not None else None,
         "scenario": load_faults(faults, machine) if faults is not None else None,
     }
     if draw is not None and servers is not None:
@@ -111,10 +111,12 @@ def project(
     if draw is not None and len(asked["strategies"]) * len(asked["gpus"]) > 1:
         raise UsageError(f"--draw {draw}: it shows one run; name one strategy and one number of GPUs")
     try:
-        with watching(time_budget) as watch:
-            found = run(**asked, watch=watch.within(0, 1 + len(changes)), each=lambda row: rows.append(row.to_json()))
-            rest = watch.within(1, 1 + len(changes), parts=len(changes))
-            for row, bought in zip(rows, what_if_projected(changes, found, watch=rest, **asked), strict=True):
+        with showing_progress(time_budget) as progress:
+            found = run(
+                **asked, progress=progress.within(0, 1 + len(changes)), each=lambda row: rows.append(row.to_json())
+            )
+            rest = progress.within(1, 1 + len(changes), parts=len(changes))
+            for row, bought in zip(rows, what_if_projected(changes, found, progress=rest, **asked), strict=True):
                 row |= {"what_if": [change.to_json() for change in bought]} if changes else {}
     except OutOfTime as cut:
         if rows and not json:

@@ -19,7 +19,7 @@ from dessim.cli.options import (
     parse_algorithms,
 )
 from dessim.cli.output import guarded, print_json
-from dessim.cli.watch import TimeBudgetOption, stop_partial, watching
+from dessim.cli.progress import TimeBudgetOption, showing_progress, stop_partial
 from dessim.errors import OutOfTime
 
 
@@ -36,12 +36,12 @@ def replay(
 ) -> None:
     """Replay a recorded trace on a cluster and hold it against the measured steps."""
     from dessim.cluster import load_cluster
+    from dessim.commands.replay import counters_of, timeline_of
+    from dessim.commands.replay import replay as run
+    from dessim.commands.support.what_if import parse_changes, what_if_replayed
     from dessim.results.show import print_replay
     from dessim.results.timeline import write_timeline
     from dessim.trace.io import load_trace
-    from dessim.verbs.replay import counters_of, timeline_of
-    from dessim.verbs.replay import replay as run
-    from dessim.verbs.what_if import parse_changes, what_if_replayed
 
     loaded = load_trace(trace)
     for problem in loaded.problems:
@@ -49,9 +49,9 @@ def replay(
     machine, algorithms = load_cluster(cluster), parse_algorithms(algorithm)
     changes = parse_changes(what_if, machine, recorded=True)
     try:
-        with watching(time_budget) as watch:
-            result = run(loaded, machine, algorithms, fold is Fold.ON, watch.within(0, 1 + len(changes)))
-            rest = watch.within(1, 1 + len(changes), parts=len(changes))
+        with showing_progress(time_budget) as progress:
+            result = run(loaded, machine, algorithms, fold is Fold.ON, progress.within(0, 1 + len(changes)))
+            rest = progress.within(1, 1 + len(changes), parts=len(changes))
             asked = what_if_replayed(changes, result, loaded, machine, algorithms, fold is Fold.ON, rest)
     except OutOfTime as cut:
         header = loaded.header

@@ -9,7 +9,7 @@ import typer
 
 from dessim.cli.options import AlgorithmOption, Fold, FoldOption, JsonOption, parse_algorithms
 from dessim.cli.output import guarded, print_json
-from dessim.cli.watch import TimeBudgetOption, stop_partial, watching
+from dessim.cli.progress import TimeBudgetOption, showing_progress, stop_partial
 from dessim.errors import OutOfTime
 from dessim.units import format_time
 
@@ -24,16 +24,16 @@ def tenants(
 ) -> None:
     """Run several jobs on one cluster: who waits, what each loses to the others, how busy the fabric is."""
     from dessim.cluster import load_cluster
+    from dessim.commands.support.tenants_file import load_page
+    from dessim.commands.tenants import tenants as run
     from dessim.results.tables import print_table
     from dessim.results.tenants_tables import jobs_table, utilisation_table
-    from dessim.verbs.tenants import tenants as run
-    from dessim.verbs.tenants_page import load_page
 
     asked = load_page(page)
     machine = load_cluster(asked.cluster)
     try:
-        with watching(time_budget) as watch:
-            result = run(asked, machine, parse_algorithms(algorithm), fold is Fold.ON, watch).to_json()
+        with showing_progress(time_budget) as progress:
+            result = run(asked, machine, parse_algorithms(algorithm), fold is Fold.ON, progress).to_json()
     except OutOfTime as cut:
         stop_partial(cut, {"cluster": machine.name}, json, "give the jobs fewer steps")
     if json:

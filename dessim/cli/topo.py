@@ -69,7 +69,7 @@ def topo_draw(
 ) -> None:
     """Draw a cluster as SVG: layers, link rates, one node in full, the rest folded with counts."""
     from dessim.cluster import load_cluster
-    from dessim.cluster.draw import draw
+    from dessim.cluster.drawing.draw import draw
 
     svg = draw(load_cluster(cluster))
     if out is None:

@@ -52,11 +52,11 @@ def trace_collectives(
     The cluster gives rates; what a call costs and a factor for its latencies are fitted.
     """
     from dessim.cluster import load_cluster
+    from dessim.commands.trace_collectives import hold_against
     from dessim.errors import CheckFailed, UnitError, UsageError
     from dessim.results.show import print_held
     from dessim.trace.io import load_trace
     from dessim.units import parse_share, percent
-    from dessim.verbs.recorded import hold_against
 
     try:
         most = parse_share(bound)

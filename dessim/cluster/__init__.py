@@ -5,7 +5,7 @@ from dessim.cluster.graph import Cluster
 from dessim.cluster.links import Links
 from dessim.cluster.load import list_topologies, load_cluster
 from dessim.cluster.parts import Gpu, Link, Node, Switch, Transport
-from dessim.cluster.routing import Routes
+from dessim.cluster.routing.routes import Routes
 
 __all__ = [
     "Cluster",

@@ -15,7 +15,7 @@ from dessim.cluster.fabrics import direct
 from dessim.cluster.graph import Cluster
 from dessim.cluster.links import IntArray
 from dessim.cluster.node import NodeLinks
-from dessim.cluster.routing import Routes
+from dessim.cluster.routing.routes import Routes
 
 SAMPLED_PAIRS = 512
 

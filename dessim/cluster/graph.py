@@ -17,8 +17,8 @@ from numpy.typing import ArrayLike
 from dessim.cluster.faults import changed
 from dessim.cluster.links import IntArray, Links
 from dessim.cluster.parts import Gpu, Node, Transport
-from dessim.cluster.policy import Routing, Traffic
-from dessim.cluster.routing import Fabric, Routes, Segment, assemble
+from dessim.cluster.routing.policy import FlowRequests, Routing
+from dessim.cluster.routing.routes import Fabric, Routes, Segment, assemble
 from dessim.cluster.wiring import Wiring
 from dessim.errors import CapacityError, ClusterError, UsageError
 
@@ -61,7 +61,7 @@ class Cluster:
 
     @property
     def kind(self) -> str:
-        """One of `dessim.cluster.spec.FABRIC_KINDS`."""
+        """One of `dessim.cluster.spec.topology_file.FABRIC_KINDS`."""
         return self.fabric.kind
 
     def node_of(self, gpus: ArrayLike) -> IntArray:
@@ -121,7 +121,7 @@ class Cluster:
         pair = tails * self.n_gpus + heads
 
         def across(rows: IntArray, nic_src: IntArray, nic_dst: IntArray) -> list[Segment]:
-            return self.across(Traffic(nic_src, nic_dst, bytes_of[rows], pair[rows]))
+            return self.across(FlowRequests(nic_src, nic_dst, bytes_of[rows], pair[rows]))
 
         segments = self.wiring.segments(tails, heads, across, self.fabric.rail_aware)
         routes = assemble(len(tails), segments, self.links, without_twins)
@@ -129,7 +129,7 @@ class Cluster:
             self.refuse_down(routes, tails, heads)
         return routes
 
-    def across(self, traffic: Traffic, routing: Routing | None = None) -> list[Segment]:
+    def across(self, traffic: FlowRequests, routing: Routing | None = None) -> list[Segment]:
         """The way through the fabric, from NIC to NIC, as the cluster's routing has it or another."""
         faulty = self.links.faulty and bool((self.links.capacity[: self.wiring.first] == 0).any())
         return (routing or self.routing).segments(self.fabric, self.links, traffic, faulty)

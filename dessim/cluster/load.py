@@ -14,9 +14,9 @@ from dessim.cluster.links import LinkBuilder
 from dessim.cluster.node import add_node_layers
 from dessim.cluster.overrides import overridden
 from dessim.cluster.parts import Gpu
-from dessim.cluster.spec import TopologyFile, problems
-from dessim.cluster.spec_fabrics import Site
-from dessim.cluster.spec_parts import Catalogue, GpuTable
+from dessim.cluster.spec.parts import Catalogue, GpuTable
+from dessim.cluster.spec.tiered_fabrics import Site
+from dessim.cluster.spec.topology_file import TopologyFile, problems
 from dessim.cluster.wiring import add_wiring
 from dessim.errors import ClusterError, UsageError
 

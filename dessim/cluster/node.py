@@ -14,11 +14,11 @@ import numpy as np
 
 from dessim.cluster.links import IntArray, LinkBuilder
 from dessim.cluster.parts import Node
-from dessim.cluster.routing import Segment, path
+from dessim.cluster.routing.routes import Segment, path
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class NodeBlock:
     """`count` servers alike, in a row: `node`, `gpu` and `nic` are their first ones among those of the cluster."""
 
     what: Node
@@ -27,10 +27,10 @@ class Run:
     gpu: int = 0
     nic: int = 0
 
-    def after(self, what: Node, count: int) -> Run:
+    def after(self, what: Node, count: int) -> NodeBlock:
         """The servers that come next."""
         node, own = self.node + self.count, self.what
-        return Run(what, count, node, self.gpu + self.count * own.gpus, self.nic + self.count * own.nics)
+        return NodeBlock(what, count, node, self.gpu + self.count * own.gpus, self.nic + self.count * own.nics)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class NodeLinks:
     GPUs and NICs are given, and NICs found, as numbers among those of the whole cluster.
     """
 
-    run: Run
+    run: NodeBlock
     nvlink_up: int
     nvlink_down: int
     pcie_up: int
@@ -160,7 +160,7 @@ class Vertices:
     cpu: int
 
 
-def add_node_layers(builder: LinkBuilder, runs: Sequence[Run]) -> list[Vertices]:
+def add_node_layers(builder: LinkBuilder, runs: Sequence[NodeBlock]) -> list[Vertices]:
     """Vertices of all servers; those of the GPUs come first, so that a GPU's number is its vertex."""
     gpus = [_add_layer(builder, run, "gpu", run.what.gpus) for run in runs]
     found = []
@@ -176,12 +176,12 @@ def add_node_layers(builder: LinkBuilder, runs: Sequence[Run]) -> list[Vertices]
     return found
 
 
-def _add_layer(builder: LinkBuilder, run: Run, kind: str, each: int) -> int:
+def _add_layer(builder: LinkBuilder, run: NodeBlock, kind: str, each: int) -> int:
     first_gpu = run.gpu if kind == "gpu" else 0
     return builder.add_layer(kind, run.count * each, each, first_node=run.node, first_gpu=first_gpu)
 
 
-def add_links_inside(builder: LinkBuilder, run: Run, at: Vertices) -> NodeLinks:
+def add_links_inside(builder: LinkBuilder, run: NodeBlock, at: Vertices) -> NodeLinks:
     """Links inside the servers of a run: all but those of the NICs to their switches."""
     node = run.what
     gpu = np.arange(run.count * node.gpus)

@@ -10,7 +10,7 @@ from dessim.cluster.faults import find_links
 from dessim.cluster.links import IntArray, Links
 from dessim.cluster.node import NodeLinks
 from dessim.cluster.parts import Link
-from dessim.cluster.spec import OverrideTable
+from dessim.cluster.spec.topology_file import OverrideTable
 from dessim.cluster.wiring import Wiring
 from dessim.errors import ClusterError
 

@@ -89,7 +89,7 @@ class Transport:
     one after the other. Of the same processor carrying bytes, from one rank's memory to another's, takes a core for
     each `core_rate` [bytes/s] of all messages together. 0 and inf unless all run on one machine.
 
-    `window` are the bytes that a connection has under way at most; where packets are followed (dessim.sim.packets).
+    `window` are the bytes that a connection has under way at most; where packets are followed (dessim.sim.packet).
     """
 
     name: str

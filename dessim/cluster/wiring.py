@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from dessim.cluster.links import FloatArray, IntArray, LinkBuilder
-from dessim.cluster.node import NodeLinks, Run, Vertices, add_links_inside
+from dessim.cluster.node import NodeBlock, NodeLinks, Vertices, add_links_inside
 from dessim.cluster.parts import Node
-from dessim.cluster.routing import Segment, path
+from dessim.cluster.routing.routes import Segment, path
 
 Across = Callable[[IntArray, IntArray, IntArray], list[Segment]]
 """The way through the fabric of the flows `rows` [m], from NICs [m] to NICs [m]."""
@@ -156,7 +156,11 @@ class Wiring:
 
 
 def add_wiring(
-    builder: LinkBuilder, runs: Sequence[Run], at: Sequence[Vertices], leaf_vertex: IntArray, switch_latency: float
+    builder: LinkBuilder,
+    runs: Sequence[NodeBlock],
+    at: Sequence[Vertices],
+    leaf_vertex: IntArray,
+    switch_latency: float,
 ) -> Wiring:
     """Links of all servers; NIC i goes to vertex `leaf_vertex[i]`, whose switch adds `switch_latency` [s]."""
     kinds = [add_links_inside(builder, run, vertices) for run, vertices in zip(runs, at, strict=True)]

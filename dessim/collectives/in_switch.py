@@ -22,7 +22,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from dessim.cluster.trees import Trees
+from dessim.cluster.routing.trees import Trees
 from dessim.collectives.pipeline import Edges, chunks_for, pipelined
 from dessim.collectives.schedule import Ints, Layout, Stage
 

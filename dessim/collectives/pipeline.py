@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dessim.cluster.trees import Trees
+from dessim.cluster.routing.trees import Trees
 from dessim.collectives.schedule import Bools, Carries, Ints, Stage
 
 MESSAGE_SIZE = 512 * 1024

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dessim.cluster.hashing import mix
-from dessim.cluster.trees import Trees
+from dessim.cluster.routing.trees import Trees
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

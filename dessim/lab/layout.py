@@ -18,8 +18,8 @@ import numpy as np
 
 from dessim.cluster import Cluster
 from dessim.cluster.links import IntArray
-from dessim.cluster.policy import Routing, Traffic
-from dessim.cluster.routing import assemble
+from dessim.cluster.routing.policy import FlowRequests, Routing
+from dessim.cluster.routing.routes import assemble
 from dessim.errors import UsageError
 
 MOST_SPACES = 200
@@ -184,7 +184,7 @@ def _routes(cluster: Cluster, space: dict[int, str], addresses: list[str], devic
     src, dst = src[apart], dst[apart]
     routing = Routing("static" if cluster.routing.policy == "static" else "split")
     try:
-        segments = cluster.across(Traffic(src, dst, np.ones(len(src)), np.arange(len(src))), routing)
+        segments = cluster.across(FlowRequests(src, dst, np.ones(len(src)), np.arange(len(src))), routing)
     except ValueError as error:
         raise UsageError(f"{cluster.path}: {error}, and a lab has no NVLink") from None
     ways = assemble(len(src), segments, links)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dessim.sim.recorder import Record, Span
+from dessim.sim.core.recorder import Record, Span
 from dessim.trace.schema import Kind
 
 HOST = "host"

@@ -95,7 +95,7 @@ def render_report(
 ) -> str:
     """The report as HTML text.
 
-    `result` is result.json's content. `cluster_svg` is a drawing by dessim.cluster.draw, `timeline` the name of the
+    `result` is result.json's content. `cluster_svg` is a drawing by dessim.cluster.drawing, `timeline` the name of the
     timeline file beside the report, `steps` rows for figures.predicted_vs_measured. Raises ValueError when the drawing
     could run or load something.
     """

@@ -11,15 +11,15 @@ import numpy as np
 import simpy
 
 from dessim.cluster import Cluster, Gpu
-from dessim.cluster.trees import sums_in_fabric, sums_in_node
+from dessim.cluster.routing.trees import sums_in_fabric, sums_in_node
 from dessim.collectives import Layout, Options, Stage, algorithms_for, schedule
 from dessim.collectives.choose import Floor, fastest
 from dessim.errors import SimulationError
-from dessim.sim.buckets import Buckets
-from dessim.sim.flows import LATENCY, Flows, Parts, add_parts, route_flows
-from dessim.sim.maxmin import Floats, Ints
-from dessim.sim.network import Network
-from dessim.sim.watch import Watch
+from dessim.sim.fluid.buckets import Buckets
+from dessim.sim.fluid.flows import LATENCY, Flows, Parts, add_parts, route_flows
+from dessim.sim.fluid.maxmin import Floats, Ints
+from dessim.sim.fluid.network import Network
+from dessim.sim.progress import Progress
 from dessim.trace.schema import Collective
 
 
@@ -45,12 +45,12 @@ class _Step:
     ahead: Floats | None = None
 
 
-class Routed:
+class RouteCache:
     """Patterns of messages that were routed on one cluster, for reuse: across ops, steps and simulations.
 
     An all_to_all has thousands of patterns, so what is kept of each is small: not the messages, which whoever asks
     brings along, and one list of links for all patterns that use the same. `tolerance` is that of
-    `dessim.sim.fluid.drain`: how far a stage may be off, for many different flows in less time.
+    `dessim.sim.fluid.drain.drain`: how far a stage may be off, for many different flows in less time.
     """
 
     def __init__(self, cluster: Cluster, folding: bool = True, tolerance: float = 0.0) -> None:
@@ -59,28 +59,28 @@ class Routed:
         self._chained: dict[tuple[object, ...], Flows] = {}
         self._links: dict[bytes, Ints] = {}
         self._groups: dict[bytes, int] = {}
-        self._states: dict[bytes, Routed] = {}
+        self._states: dict[bytes, RouteCache] = {}
 
-    def on(self, cluster: Cluster) -> Routed:
+    def on(self, cluster: Cluster) -> RouteCache:
         """The same for another state of the cluster, with prices of its own. A state that comes back finds them."""
         key = cluster.links.capacity.tobytes()
         if key == self.cluster.links.capacity.tobytes():
             return self
-        return self._states.setdefault(key, Routed(cluster, self.folding, self.tolerance))
+        return self._states.setdefault(key, RouteCache(cluster, self.folding, self.tolerance))
 
-    def stage(self, gpus: Ints, stage: Stage, watch: Watch | None = None) -> tuple[Flows, float]:
+    def stage(self, gpus: Ints, stage: Stage, progress: Progress | None = None) -> tuple[Flows, float]:
         """Flows of a stage over the group on `gpus`, and their scale. Equal sizes are routed once, for every size.
 
-        Raises OutOfTime when `watch` says so.
+        Raises OutOfTime when `progress` says so.
         """
         largest = float(stage.size.max(initial=0.0))
         if not stage.pattern or largest == 0:
-            return self._route(gpus, stage, stage.size, watch), 1.0
+            return self._route(gpus, stage, stage.size, progress), 1.0
         group = self._groups.setdefault(gpus.tobytes(), len(self._groups))
         if stage.after is not None:  # delays do not scale
             whole = (stage.pattern, stage.size.tobytes(), group)
             if whole not in self._chained:
-                self._chained[whole] = self._route(gpus, stage, stage.size, watch)
+                self._chained[whole] = self._route(gpus, stage, stage.size, progress)
             return self._chained[whole], 1.0
         relative = stage.size / largest
         shape = b"" if (relative == 1.0).all() else hashlib.blake2b(relative.tobytes()).digest()
@@ -91,17 +91,17 @@ class Routed:
         if key in self._priced:
             trees = stage.trees.on(gpus) if stage.trees is not None else None
             return self._priced[key].carrying(gpus[stage.src], gpus[stage.dst], relative, trees), largest
-        flows = self._route(gpus, stage, relative, watch)
+        flows = self._route(gpus, stage, relative, progress)
         used = np.zeros(len(self.cluster.links), dtype=bool)
         used[flows.links] = True
         self._priced[key] = flows.without_messages(self._links.setdefault(np.packbits(used).tobytes(), flows.links))
         return flows, largest
 
-    def _route(self, gpus: Ints, stage: Stage, size: Floats, watch: Watch | None) -> Flows:
+    def _route(self, gpus: Ints, stage: Stage, size: Floats, progress: Progress | None) -> Flows:
         src, dst = gpus[stage.src], gpus[stage.dst]
         trees = stage.trees.on(gpus) if stage.trees is not None else None
         return route_flows(
-            *(self.cluster, src, dst, size, stage.reduce, self.folding, trees, self.tolerance, watch),
+            *(self.cluster, src, dst, size, stage.reduce, self.folding, trees, self.tolerance, progress),
             in_flight=stage.in_flight,
             after=stage.after,
             begins=stage.begins,
@@ -118,7 +118,7 @@ class Collectives:
 
     def __init__(
         self,
-        routed: Routed,
+        routed: RouteCache,
         groups: Mapping[str, Sequence[int]],
         algorithms: Mapping[Collective, str] | None = None,
         options: Options | None = None,
@@ -152,14 +152,14 @@ class Collectives:
         self._routed = self._built.on(cluster)
 
     def steps(
-        self, op: Collective, algorithm: str, group: str, size: float, sizes: Floats | None, watch: Watch
+        self, op: Collective, algorithm: str, group: str, size: float, sizes: Floats | None, progress: Progress
     ) -> Iterator[_Step]:
         """The stages of `op` over `group`, routed one by one."""
         gpus = self._gpus[group]
         stages = partial(schedule, op, algorithm, self._layouts[group], size, sizes, self._options)
         total = sum(1 for _ in stages())  # routing costs far more
         for done, stage in enumerate(stages()):
-            yield _Step(*self._routed.stage(gpus, stage, watch.within(done, total, "stages")), stage.repeat)
+            yield _Step(*self._routed.stage(gpus, stage, progress.within(done, total, "stages")), stage.repeat)
 
     def _bursts(self, env: simpy.Environment, steps: Iterator[_Step]) -> Iterator[_Step]:
         """The steps, less what links let pass at once: of a step's repetitions only the first has any."""
@@ -174,7 +174,7 @@ class Collectives:
             if step.repeat > 1:
                 yield replace(step, repeat=step.repeat - 1)
 
-    def choose(self, op: Collective, group: str, size: float, sizes: Floats | None, watch: Watch) -> str:
+    def choose(self, op: Collective, group: str, size: float, sizes: Floats | None, progress: Progress) -> str:
         """The algorithm that is fastest on an idle network, as a tuner would choose."""
         key = (op, group, size) if sizes is None else (op, group, size, sizes.tobytes())
         if key not in self._chosen:
@@ -183,13 +183,13 @@ class Collectives:
 
             def bound(stage: Stage) -> float:
                 nonlocal bounded
-                watch.check()
+                progress.check()
                 bounded += 1
                 return floor(stage)
 
             def price(stage: Stage) -> float:
                 nonlocal priced
-                flows, scale = self._built.stage(gpus, stage, watch.within(priced, bounded, "stages_priced"))
+                flows, scale = self._built.stage(gpus, stage, progress.within(priced, bounded, "stages_priced"))
                 priced += 1
                 return flows.alone(scale)
 
@@ -209,7 +209,7 @@ class Collectives:
         group: str,
         size: float,
         splits: Mapping[int, tuple[float, ...]] | None,
-        watch: Watch,
+        progress: Progress,
     ) -> Generator[simpy.Event, Parts, Outcome]:
         """A process: from the moment the last member has come until the last message has arrived."""
         moving = env.now
@@ -221,15 +221,15 @@ class Collectives:
             return Outcome("none", moving, {LATENCY: 0.0})
         algorithm = self._wanted.get(op, "auto")
         if algorithm == "auto":
-            algorithm = self.choose(op, group, size, sizes, watch.within(0, 2))
-            watch = watch.within(1, 2)
+            algorithm = self.choose(op, group, size, sizes, progress.within(0, 2))
+            progress = progress.within(1, 2)
         parts: dict[str, float] = {}
         last: Flows | None = None
         carried = np.zeros(len(self.cluster.links.kinds))
         if self.cluster.transport.op_overhead > 0:
             yield env.timeout(self.cluster.transport.op_overhead)
             parts[LATENCY] = self.cluster.transport.op_overhead
-        for step in self._bursts(env, self.steps(op, algorithm, group, size, sizes, watch)):
+        for step in self._bursts(env, self.steps(op, algorithm, group, size, sizes, progress)):
             self.solves += step.flows.solves
             self.used[step.flows.links] = True
             self.error = max(self.error, step.flows.error)

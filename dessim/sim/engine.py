@@ -17,22 +17,22 @@ from dessim.cluster import Cluster
 from dessim.cluster.placement import seated
 from dessim.collectives import Options
 from dessim.errors import DeadlockError, OutOfTime, SimulationError
-from dessim.sim.collective import Collectives, Outcome, Routed
-from dessim.sim.cores import Cores
-from dessim.sim.device import Device
-from dessim.sim.faults import Faults
-from dessim.sim.meetings import Meeting, Meetings
-from dessim.sim.network import GIVES_UP, Network
-from dessim.sim.recorder import Record, Span
-from dessim.sim.talks import THREADS, Talks, spoken
-from dessim.sim.watch import Watch
+from dessim.sim.collective import Collectives, Outcome, RouteCache
+from dessim.sim.core.cores import Cores
+from dessim.sim.core.device import Device
+from dessim.sim.core.recorder import Record, Span
+from dessim.sim.faults.faults import Faults
+from dessim.sim.fluid.network import GIVES_UP, Network
+from dessim.sim.packet.rank_collectives import THREADS, RankCollectives, supports_packet_model
+from dessim.sim.progress import Progress
+from dessim.sim.rendezvous import Rendezvous, RendezvousTable
 from dessim.trace.schema import Collective
 from dessim.workload.dag import Task, Workload
 
 Process = Generator[simpy.Event, object, None]
 
 
-class Run:
+class JobRun:
     """A workload on its way through a network that others may share; `collectives` know where its ranks sit."""
 
     def __init__(
@@ -41,19 +41,25 @@ class Run:
         network: Network,
         collectives: Collectives,
         workload: Workload,
-        watch: Watch,
+        progress: Progress,
         cores: Cores | None = None,
     ) -> None:
-        self.env, self.network, self.collectives, self.workload, self.watch = env, network, collectives, workload, watch
-        self.meetings = Meetings(env, workload)
+        self.env, self.network, self.collectives, self.workload, self.progress = (
+            env,
+            network,
+            collectives,
+            workload,
+            progress,
+        )
+        self.rendezvous = RendezvousTable(env, workload)
         self.record = Record(workload.n_ranks, tuple(c.ranks for c in workload.classes))
         self.kinds = collectives.cluster.links.kinds
         self.over: list[list[simpy.Event]] = []
         # Processes on one machine come and go one by one.
-        self.talks = None
-        if cores is not None and spoken(collectives.cluster.transport):
-            self.talks = Talks(env, collectives, network.counters, cores)
-        threads = 0 if self.talks is None else THREADS
+        self.rank_collectives = None
+        if cores is not None and supports_packet_model(collectives.cluster.transport):
+            self.rank_collectives = RankCollectives(env, collectives, network.counters, cores)
+        threads = 0 if self.rank_collectives is None else THREADS
         shares = [collectives.gpu_of(c.ranks[0]).comm_sm_share for c in workload.classes]
         self.devices = [Device(env, share, cores, threads, number) for number, share in enumerate(shares)]
         self.moving = 0  # collectives under way
@@ -97,7 +103,7 @@ class Run:
             yield simpy.AllOf(env, waiting)
         if task.delay > 0:
             yield env.timeout(task.delay)
-        self.watch.check()
+        self.progress.check()
         start = env.now
         if task.collective is None:
             yield from device.compute(task.duration, index)
@@ -132,33 +138,33 @@ class Run:
 
     def _meet(self, number: int, task: Task) -> simpy.Event:
         """Join a collective; the event fires when it is over."""
-        meeting = self.meetings.join(number, task)
-        if self.talks is not None:
-            over = self.talks.join(meeting, task)
-            if meeting.complete:
-                self.meetings.done += 1
-                meeting.over.succeed()
+        rendezvous = self.rendezvous.join(number, task)
+        if self.rank_collectives is not None:
+            over = self.rank_collectives.join(rendezvous, task)
+            if rendezvous.complete:
+                self.rendezvous.done += 1
+                rendezvous.over.succeed()
             return over
-        if meeting.complete:
-            self.env.process(self._collective(meeting))
-        return meeting.over
+        if rendezvous.complete:
+            self.env.process(self._collective(rendezvous))
+        return rendezvous.over
 
-    def _collective(self, meeting: Meeting) -> Process:
-        task = meeting.task
+    def _collective(self, rendezvous: Rendezvous) -> Process:
+        task = rendezvous.task
         assert task.collective is not None and task.group is not None
-        members = [self.devices[number] for number in meeting.classes]
+        members = [self.devices[number] for number in rendezvous.classes]
         self.moving += 1
         for device in members:
             device.begin_communication()
-        watch = self.watch.within(self.meetings.done, self.meetings.due, "collectives")
+        progress = self.progress.within(self.rendezvous.done, self.rendezvous.due, "collectives")
         outcome = yield from self.collectives.run(
-            self.env, self.network, task.collective, task.group, task.size, meeting.splits or None, watch
+            self.env, self.network, task.collective, task.group, task.size, rendezvous.splits or None, progress
         )
-        self.meetings.done += 1
-        self.watch.tick(self.meetings.done, self.meetings.due, "collectives")
+        self.rendezvous.done += 1
+        self.progress.tick(self.rendezvous.done, self.rendezvous.due, "collectives")
         for device in members:
             device.end_communication()
-        meeting.over.succeed(outcome)
+        rendezvous.over.succeed(outcome)
         self.moving -= 1
         if self.paused is not None and not self.moving:
             self.paused()
@@ -176,39 +182,39 @@ def simulate(
     workload: Workload,
     algorithms: Mapping[Collective, str] | None = None,
     folding: bool = True,
-    routed: Routed | None = None,
+    routed: RouteCache | None = None,
     options: Options | None = None,
-    watch: Watch | None = None,
+    progress: Progress | None = None,
     gpus: Sequence[int] | None = None,
     faults: Faults | None = None,
     cores: int | None = None,
 ) -> Record:
-    """Run a workload on a cluster of its own; rank r sits on GPU r, or on `gpus[r]`.
+    """JobRun a workload on a cluster of its own; rank r sits on GPU r, or on `gpus[r]`.
 
     `algorithms` fixes a collective's algorithm (default `auto`). `folding=False` runs the same engine without folding.
     `routed` carries routes from one simulation of the cluster to the next; it brings its own `folding`. `options`
-    sets what algorithms leave open: chunks, the root, the sides of a torus. `watch` sees progress and may stop the run.
+    sets what algorithms leave open: chunks, the root, the sides of a torus. `progress` may stop the run.
     `faults` befall the cluster meanwhile. `cores`: all ranks compute on one machine with so many, each in its turn, and
     over gloo they talk packet by packet, one by one.
     Raises CapacityError when the cluster is too small, DeadlockError when ranks wait for each other, OutOfTime, and
     SimulationError when a fault cuts ranks off for too long.
     """
-    routed, watch, env = routed or Routed(cluster, folding), watch or Watch(), simpy.Environment()
+    routed, progress, env = routed or RouteCache(cluster, folding), progress or Progress(), simpy.Environment()
     seats = seated(routed.cluster, workload.n_ranks, gpus)
     shared = Cores(env, cores) if cores is not None else None
-    if shared is not None and faults and spoken(cluster.transport):
+    if shared is not None and faults and supports_packet_model(cluster.transport):
         raise SimulationError("faults do not befall packets; leave out faults, or cores")
     workload = workload if shared is None else workload.one_by_one()
-    network = Network(env, routed.cluster, routed.folding, watch, faults.timeout if faults else GIVES_UP)
+    network = Network(env, routed.cluster, routed.folding, progress, faults.timeout if faults else GIVES_UP)
     collectives = Collectives(routed, workload.groups, algorithms, options, seats)
     if faults:
         env.process(faults.strike(env, network, [collectives]))
-    run = Run(env, network, collectives, workload, watch, shared)
+    run = JobRun(env, network, collectives, workload, progress, shared)
     try:
         env.run(until=run.start())
     except RuntimeError as stuck:
         # simpy's way to say that nothing is left to happen before `until` did.
-        raise DeadlockError(f"deadlock: {run.meetings.missing()}") from stuck
+        raise DeadlockError(f"deadlock: {run.rendezvous.missing()}") from stuck
     except OutOfTime as cut:
         raise OutOfTime(cut.line, cut.so_far | run.so_far()) from None
     record = run.finish()

@@ -18,14 +18,14 @@ import numpy as np
 from dessim.cluster import Cluster, load_cluster
 from dessim.collectives import Options
 from dessim.collectives.schedule import Coming
-from dessim.sim.collective import Routed
+from dessim.commands.support.lab_bench import bench_on_lab
+from dessim.sim.collective import RouteCache
 from dessim.sim.engine import simulate
 from dessim.trace.schema import Collective, Kind, Phase
 from dessim.validate.beds import at_scale, cores, scale_for
 from dessim.validate.cases import CollectiveCase, collective_cases
 from dessim.validate.outcome import Outcome
 from dessim.validate.request import Request, Say
-from dessim.verbs.bench import bench_on_lab
 from dessim.workload.dag import RankClass, Task, Workload
 
 HASH_SEEDS = 51
@@ -61,7 +61,7 @@ def predict(cluster: Cluster, case: CollectiveCase) -> float:
     runs = [(hashes[i % len(hashes)], turns[i % len(turns)]) for i in range(max(len(hashes), len(turns)))]
     times = []
     for seed, turn in runs:
-        routed = Routed(replace(cluster, routing=replace(cluster.routing, seed=seed)))
+        routed = RouteCache(replace(cluster, routing=replace(cluster.routing, seed=seed)))
         options = Options(coming=Coming(times=turn))
         record = simulate(routed.cluster, workload, {}, routed=routed, options=options)
         exchange = case.op is Collective.ALL_TO_ALL  # other ops begin when their last rank has come

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from dessim.calibrate.profile import Profile, fit_profile
+from dessim.commands.calibrate import measure_on_lab
 from dessim.errors import UsageError
 from dessim.files import write_json
 from dessim.validate.collectives import run_collectives
 from dessim.validate.outcome import SPLITS, Outcome
 from dessim.validate.request import Kind, Request, Say, read_cases, say_nothing
 from dessim.validate.steps import run_steps
-from dessim.verbs.calibrate import measure_on_lab
 
 KINDS: dict[str, Kind] = {"collectives": run_collectives, "steps": run_steps}
 """Outcomes and files have them in this order."""

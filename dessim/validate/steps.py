@@ -3,7 +3,7 @@
 Measured: the seconds from one step's end to the next one's, the last worker's end counting, median over steps; of
 ps_async, whose workers keep no pace, the median over workers and steps. Predicted: the simulator's step of the
 strategy's plan on the bed's topology file with the calibrated transport. Sizes and compute come from traces of 2 and of
-4 ranks (dessim.verbs.captured), scaled by the plan's formulas; all ranks compute on the machine's cores.
+4 ranks (dessim.commands.support.captured), scaled by the plan's formulas; all ranks compute on the machine's cores.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ import numpy as np
 
 from dessim.cluster import Cluster
 from dessim.cluster.parts import Transport
+from dessim.commands.support.captured import Capture, Captured
+from dessim.commands.support.lab_training import Trained, train_on_lab
 from dessim.results.metrics import step_windows
 from dessim.sim.engine import simulate
-from dessim.sim.parameter_server import serve
-from dessim.sim.served import Exchange, Terms
-from dessim.sim.watch import Watch
+from dessim.sim.progress import Progress
+from dessim.sim.servers.parameter_server import serve
+from dessim.sim.servers.traffic import Consistency, StepTraffic
 from dessim.trace.io import load_trace
 from dessim.trace.schema import sent_factor
 from dessim.validate.outcome import Outcome
 from dessim.validate.request import Request, Say
 from dessim.validate.step_cases import SERVED, StepCase, model_of, read_steps, samples_of, step_cases
-from dessim.verbs.captured import Capture, Captured
-from dessim.verbs.training import Trained, train_on_lab
 from dessim.workload.from_plan import workload_from_plan
 from dessim.workload.plan import PlannedOp
-from dessim.workload.served import Roles, a_message, moved, requests_of
+from dessim.workload.server_roles import Roles, a_message, moved, requests_of
 from dessim.workload.strategies import plan as plan_of
 
 KIND = "steps"
@@ -104,7 +104,7 @@ def _served(case: StepCase, captured: Captured, cluster: Cluster) -> float:
         cluster,
         np.arange(case.workers),
         np.arange(case.workers, case.workers + case.servers),
-        Exchange(
+        StepTraffic(
             wanted.request,
             wanted.reply,
             wanted.push,
@@ -112,9 +112,9 @@ def _served(case: StepCase, captured: Captured, cluster: Cluster) -> float:
             seconds(roles.update, message) + wanted.push / rate,
         ),
         [seconds(roles.prepare, symbols), seconds(roles.compute, symbols)],
-        Terms(sync=False, staleness=_STALENESS),
+        Consistency(sync=False, staleness=_STALENESS),
         folding=True,
-        watch=Watch(),
+        progress=Progress(),
     )
     return served.step_time
 

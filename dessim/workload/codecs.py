@@ -60,7 +60,7 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
-class Format:
+class CodecSpec:
     """One form. `row` is bytes of a row, a formula with {w} for its width; `entry` bytes of a value that is not zero,
     a formula; `density` the share of values that are expected not to be; `settings` the numbers behind its name."""
 
@@ -115,8 +115,8 @@ _ALL = tuple(Buffer)
 _GRADIENTS = (Buffer.GRADIENTS, Buffer.DENSE)
 
 
-def _cast(name: str) -> Format:
-    return Format(name, "2*{w}", Sum.REDUCE, _ALL, Work(1, 1, 1), Work(4, 4, 1))
+def _cast(name: str) -> CodecSpec:
+    return CodecSpec(name, "2*{w}", Sum.REDUCE, _ALL, Work(1, 1, 1), Work(4, 4, 1))
 
 
 def _share(name: str, text: str, number: str, what: str) -> float:
@@ -129,28 +129,28 @@ def _share(name: str, text: str, number: str, what: str) -> float:
     return share
 
 
-def parse_format(text: str) -> Format:
+def parse_codec(text: str) -> CodecSpec:
     """A form as it is written, `top_k:0.25`. Raises UsageError."""
     name, *numbers = text.strip().split(":")
     match name, len(numbers):
         case "fp32", 0:
-            return Format(name, "{w}*s", Sum.REDUCE, _ALL, Work(0, 0, 0), Work(0, 0, 0), exact=True)
+            return CodecSpec(name, "{w}*s", Sum.REDUCE, _ALL, Work(0, 0, 0), Work(0, 0, 0), exact=True)
         case "bf16" | "fp16", 0:
             return _cast(name)
         case "fp6", 0:
-            return Format(name, "ceil(6*{w}/8)", Sum.SCATTER, _ALL, Work(37, 21, 25), Work(30, 8, 10), header=8)
+            return CodecSpec(name, "ceil(6*{w}/8)", Sum.SCATTER, _ALL, Work(37, 21, 25), Work(30, 8, 10), header=8)
         case "top_k", 1:
             kept = _share("top_k:0.25", text, numbers[0], "the share that is kept")
             buffers = (Buffer.ACTIVATIONS, Buffer.GRADIENTS)
             row = f"ceil({{w}}/8) + s*ceil({kept!r}*{{w}})"
             works = Work(12, 11, 20), Work(10, 8, 4)
-            return Format(name, row, Sum.SCATTER, buffers, *works, settings=(kept,), of_samples=True)
+            return CodecSpec(name, row, Sum.SCATTER, buffers, *works, settings=(kept,), of_samples=True)
         case "threshold", 1 | 2:
             zero = _share("threshold:0.99", text, numbers[0], "the share that waits")
             refresh = numbers[1] if len(numbers) > 1 else str(REFRESH)
             if not refresh.isdigit() or int(refresh) < 1:
                 raise UsageError(f"codec {text!r}: write a number of steps, such as threshold:0.99:{REFRESH}")
-            return Format(
+            return CodecSpec(
                 name,
                 "0",
                 Sum.GATHER,
@@ -163,7 +163,7 @@ def parse_format(text: str) -> Format:
             )
         case "pruning", 1:
             zero = _share("pruning:0.8", text, numbers[0], "the share that becomes 0")
-            return Format(
+            return CodecSpec(
                 name,
                 "ceil({w}/8)",
                 Sum.GATHER,
@@ -178,11 +178,11 @@ def parse_format(text: str) -> Format:
 
 
 @dataclass(frozen=True, slots=True)
-class Codes:
+class CodecConfig:
     """The form of each buffer that is not sent as it is. `strict`: each was asked for by name, so that one of which a
     strategy sends nothing is a mistake."""
 
-    by_buffer: Mapping[Buffer, Format] = field(default_factory=dict)
+    by_buffer: Mapping[Buffer, CodecSpec] = field(default_factory=dict)
     strict: bool = True
 
     @classmethod
@@ -192,7 +192,7 @@ class Codes:
         for key, text in texts.items():
             if key not in _ALL:
                 raise UsageError(f"{key!r} is no buffer: codecs are of {', '.join(_ALL)}")
-            form = parse_format(text)
+            form = parse_codec(text)
             if Buffer(key) not in form.buffers:
                 raise UsageError(f"codec {text!r} is for {' and '.join(form.buffers)}, not for {key}")
             if not form.exact:
@@ -206,12 +206,12 @@ class Codes:
         return ",".join(f"{buffer}={form}" for buffer, form in self.by_buffer.items()) or "fp32"
 
 
-def parse_codes(text: str) -> Codes:
+def parse_codecs(text: str) -> CodecConfig:
     """`activations=bf16,dense=threshold:0.99`, or one form for every buffer that may have it. Raises UsageError."""
     if "=" not in text:
-        form = parse_format(text)
-        return Codes.of({buffer: text for buffer in form.buffers}, strict=False)
+        form = parse_codec(text)
+        return CodecConfig.of({buffer: text for buffer in form.buffers}, strict=False)
     pairs = [part.split("=", 1) for part in text.split(",")]
     if any(len(pair) < 2 for pair in pairs):
         raise UsageError(f"codecs {text!r}: write them as activations=bf16,dense=threshold:0.99")
-    return Codes.of({buffer.strip(): form for buffer, form in pairs})
+    return CodecConfig.of({buffer.strip(): form for buffer, form in pairs})

@@ -33,7 +33,7 @@ from dessim.workload import formula
 from dessim.workload.ids import expected_unique
 from dessim.workload.model import Model
 from dessim.workload.plan import Plan, PlannedOp
-from dessim.workload.served import Roles, a_step, size_of
+from dessim.workload.server_roles import Roles, a_step, size_of
 
 # Bytes a row: its values, its optimizer's state, and the id with two 8-byte row numbers that find it: an index at most
 # half full (des_ref/embedding/hash_table.py).

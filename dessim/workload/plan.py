@@ -32,7 +32,7 @@ class PlannedOp:
     `size` is S as nccl-tests counts it (dessim.trace.schema). `mem` is bytes of memory traffic, `kernels` how many
     kernels a GPU launches for it (a count of the trainer's torch calls, for launch overhead). `keeps` is bytes of what
     a compute op makes and later ops need (dessim.workload.memory), `rows` how many different rows of the tables it
-    touches. `part_of`: the op of the strategy that it stands for together with others (dessim.workload.coding), whose
+    touches. `part_of`: the op of the strategy that it stands for together with others (coded_plan.py), whose
     symbols are its own. `stays` is the share of an AllToAll's S that is meant for the rank itself.
     """
 

@@ -21,13 +21,13 @@ from typing import Any
 
 import torch
 
-from des_ref.audit import Audit
-from des_ref.capture import Recorder
+from des_ref.certify.audit import Audit
 from des_ref.cli import Parser, leave, run, say
 from des_ref.comm import Comm, open_comm, record
 from des_ref.data.batch import Batch, slice_of
 from des_ref.data.synthetic import Zipf
 from des_ref.models.build import Network
+from des_ref.recording.recorder import Recorder
 from des_ref.strategies import STRATEGIES
 from des_ref.strategies.base import Optimizers, Strategy
 from des_ref.strategies.ps_server import Server

@@ -17,15 +17,15 @@ from statistics import mean, stdev
 from typing import Any
 
 from dessim.cluster import load_cluster
+from dessim.commands.project import project
+from dessim.commands.support.projection import Projection
 from dessim.files import read_toml, write_text
 from dessim.results.rows import data_csv
 from dessim.results.study import conclude, run_study, study_parser
 from dessim.results.style import FAINT, house_style
 from dessim.results.svg import svg_text
 from dessim.units import format_size, format_time
-from dessim.verbs.project import project
-from dessim.verbs.projection import Projection
-from dessim.workload.codecs import parse_codes
+from dessim.workload.codecs import parse_codecs
 from dessim.workload.model import load_model
 from dessim.workload.scale import Job
 
@@ -95,7 +95,7 @@ def prices(study: Mapping[str, Any]) -> list[Row]:
     for where in asked["jobs"]:
         cluster = load_cluster(where["cluster"])
         for codec in study["codecs"]:
-            codes = parse_codes(codec["codec"])
+            codes = parse_codecs(codec["codec"])
             (row,) = project(job, cluster, [asked["strategy"]], [where["gpus"]], codes=codes)
             assert isinstance(row, Projection)
             times = (row.breakdown.step_time_s, row.breakdown.compute_s, row.breakdown.exposed_comm_s)

@@ -11,12 +11,12 @@ import os
 import sys
 from pathlib import Path
 
+from dessim.commands.calibrate import measure_on_lab
 from dessim.errors import DessimError
 from dessim.files import read_toml, write_json
 from dessim.validate.request import read_cases
 from dessim.validate.step_cases import step_cases
 from dessim.validate.steps import measure
-from dessim.verbs.calibrate import measure_on_lab
 
 HERE = Path(__file__).parent
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from dessim.calibrate.profile import fit_profile
 from dessim.cluster import load_cluster
+from dessim.commands.support.lab_training import Trained
 from dessim.files import read_toml
 from dessim.results.report import percent
 from dessim.results.rows import data_csv
@@ -27,7 +28,6 @@ from dessim.results.svg import svg_text
 from dessim.units import format_time
 from dessim.validate.step_cases import StepCase, step_cases
 from dessim.validate.steps import captured_of, payload_of, predict
-from dessim.verbs.training import Trained
 
 HERE = Path(__file__).parent
 DES, SERVERS = ("des_all_reduce", "des_reduce_scatter"), ("ps_sync", "ps_async")

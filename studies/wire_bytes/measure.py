@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from dessim.commands.support.lab_training import Trained, train_on_lab
 from dessim.errors import DessimError
 from dessim.files import read_toml, write_text
 from dessim.results.rows import data_csv
-from dessim.verbs.training import Trained, train_on_lab
 
 HERE = Path(__file__).parent
 COLUMNS = ("model", "ranks", "strategy", "workers", "batch", "steps", "payload_bytes", "frame_bytes")

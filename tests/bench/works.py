@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from dessim.cluster import load_cluster
-from dessim.sim.flows import route_flows
+from dessim.sim.fluid.flows import route_flows
 from tests.validation import peer
 
 SIZE = 1_000_000_000

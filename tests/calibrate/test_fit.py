@@ -10,9 +10,9 @@ import pytest
 
 from dessim.calibrate.fit import cluster_toml, fit_transport, load_bench
 from dessim.cluster import load_cluster
+from dessim.commands.collective import run_collective
 from dessim.errors import FileError
 from dessim.trace.schema import Collective
-from dessim.verbs.collective import run_collective
 
 MESSAGE, LATENCY, RATE, RANKS = 25e-6, 400e-6, 1.3e9, 4
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from small_clusters import build, hosts, link
-
 from dessim.cluster import Cluster
+from tests.cluster.small_clusters import build, hosts, link
 
 FAST, SLOW = link("1000 GB/s", "0 s"), link("10 GB/s", "0 s")
 RATE = 10e9

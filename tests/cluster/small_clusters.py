@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dessim.cluster import Cluster
 from dessim.cluster.load import build_cluster, load_catalogue
-from dessim.cluster.spec import TopologyFile
+from dessim.cluster.spec.topology_file import TopologyFile
 
 
 def link(rate: str = "50 GB/s", latency: str = "1 us", efficiency: float = 1.0) -> dict[str, Any]:

@@ -11,14 +11,25 @@ import math
 
 import numpy as np
 import pytest
-from fabric_examples import RATE, SLOW, bed, dragonfly, dragonfly_plus, graph, hyperx, racks, rail_only, torus
-from small_clusters import link
-from test_fabrics import SMALL, grid_graph
 
 from dessim import run_collective
 from dessim.cluster import Cluster
-from dessim.sim.flows import route_flows
+from dessim.sim.fluid.flows import route_flows
 from dessim.trace.schema import Collective
+from tests.cluster.fabric_examples import (
+    RATE,
+    SLOW,
+    bed,
+    dragonfly,
+    dragonfly_plus,
+    graph,
+    hyperx,
+    racks,
+    rail_only,
+    torus,
+)
+from tests.cluster.small_clusters import link
+from tests.cluster.test_fabrics import SMALL, grid_graph
 
 S = 1e6
 """Bytes from each GPU to each other."""

@@ -6,9 +6,9 @@ import networkx as nx
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from small_clusters import build, clusters, hosts, link
 
 from dessim.cluster import Cluster, describe
+from tests.cluster.small_clusters import build, clusters, hosts, link
 
 
 def maximum_flow(cluster: Cluster) -> float:

@@ -11,16 +11,27 @@ from typing import Any
 import networkx as nx
 import numpy as np
 import pytest
-from fabric_examples import RATE, SLOW, bed, dragonfly, dragonfly_plus, graph, hyperx, racks, rail_only, torus
 from pydantic import ValidationError
-from small_clusters import link
 
 from dessim.cluster import Cluster, check, describe
 from dessim.cluster.check import route_problems
 from dessim.cluster.fabrics import direct
 from dessim.cluster.links import IntArray
-from dessim.cluster.spec import problems
+from dessim.cluster.spec.topology_file import problems
 from dessim.errors import ClusterError
+from tests.cluster.fabric_examples import (
+    RATE,
+    SLOW,
+    bed,
+    dragonfly,
+    dragonfly_plus,
+    graph,
+    hyperx,
+    racks,
+    rail_only,
+    torus,
+)
+from tests.cluster.small_clusters import link
 
 
 def between_switches(cluster: Cluster) -> nx.DiGraph:
@@ -177,7 +188,7 @@ def test_rails_of_leaves_and_spines_stay_apart() -> None:
 
 
 def test_rail_only_needs_nvlink_and_does_not_sum() -> None:
-    from dessim.cluster.trees import sums_in_fabric
+    from dessim.cluster.routing.trees import sums_in_fabric
 
     with pytest.raises(ValueError, match="rails are joined by NVLink alone"):
         bed(4, {"gpus": 2, "nics": 2}, kind="rail_only")

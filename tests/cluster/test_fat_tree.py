@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_clusters import build, clusters, hosts, link
 
 from dessim.cluster import Cluster, check, describe, load_cluster
 from dessim.cluster.check import route_problems
+from tests.cluster.small_clusters import build, clusters, hosts, link
 
 
 def k_ary(k: int, routing: str = "split", **changes: Any) -> Cluster:

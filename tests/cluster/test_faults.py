@@ -12,11 +12,11 @@ from hypothesis import given, settings
 
 from dessim.cluster import Cluster, load_cluster
 from dessim.cluster.faults import find_links
-from dessim.cluster.policy import Routing
-from dessim.cluster.trees import Trees, tree_routes
+from dessim.cluster.routing.policy import Routing
+from dessim.cluster.routing.trees import Trees, tree_routes
 from dessim.errors import CapacityError, ClusterError
-from dessim.sim.flows import incidence, route_flows
-from dessim.sim.maxmin import max_min_rates
+from dessim.sim.fluid.flows import incidence, route_flows
+from dessim.sim.fluid.maxmin import max_min_rates
 from tests.cluster.small_clusters import build, clusters, hosts, link
 
 
@@ -187,6 +187,6 @@ def test_trees_go_round_a_spine_that_is_down() -> None:
 
 
 def test_what_would_fill_the_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dessim.cluster.policy._MOST", 10)
+    monkeypatch.setattr("dessim.cluster.routing.policy._MOST", 10)
     with pytest.raises(CapacityError, match="more than 10 links for 2 flows; choose ecmp or adaptive routing"):
         two_levels().with_links([("spine1", 0.0)]).routes([0, 1], [15, 14])

@@ -10,25 +10,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from small_clusters import build, hosts, link, mixed_clusters
-from test_bisection import maximum_flow
-from test_routes import assert_route_is_a_path
 
 from dessim.cluster import Cluster, check, describe
 from dessim.cluster.check import sample_pairs
-from dessim.cluster.draw import draw
+from dessim.cluster.drawing.draw import draw
 from dessim.cluster.faults import find_links
-from dessim.cluster.spec import problems
+from dessim.cluster.spec.topology_file import problems
 from dessim.collectives.choose import Floor
 from dessim.collectives.schedule import Stage
+from dessim.commands.collective import run_collective
+from dessim.commands.project import project
+from dessim.commands.support.projection import Projection
 from dessim.errors import ClusterError, UsageError
-from dessim.sim.flows import route_flows
+from dessim.sim.fluid.flows import route_flows
 from dessim.trace.schema import Collective
-from dessim.verbs.collective import run_collective
-from dessim.verbs.project import project
-from dessim.verbs.projection import Projection
 from dessim.workload.model import load_model
 from dessim.workload.scale import Job
+from tests.cluster.routing.test_routes import assert_route_is_a_path
+from tests.cluster.small_clusters import build, hosts, link, mixed_clusters
+from tests.cluster.test_bisection import maximum_flow
 
 BIG = {"count": 2, "gpus": 4, "nics": 4, "nic": link("40 GB/s"), "nvlink": link("300 GB/s", "0.3 us")}
 SMALL = {"count": 3, "gpus": 4, "nics": 2, "nic": link("10 GB/s"), "pcie": link("20 GB/s"), "gpu": "a100-sxm-40gb"}
@@ -155,7 +155,7 @@ def test_a_step_waits_for_the_slow_kind() -> None:
 
 
 def test_sums_need_every_kind_to_have_a_switch_that_sums() -> None:
-    from dessim.cluster.trees import sums_in_node
+    from dessim.cluster.routing.trees import sums_in_node
 
     sums = {**BIG, "nvswitch": {"ports": 64, "latency": "0.1 us", "source": "test", "reduces": True}}
     assert sums_in_node(room(sums, sums)) and not sums_in_node(room(sums, BIG))

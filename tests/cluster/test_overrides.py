@@ -8,18 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 from pydantic import ValidationError
-from small_clusters import build, hosts, link
-from test_bisection import maximum_flow
 
 from dessim.cluster import Cluster, check, describe
-from dessim.cluster.draw import draw
+from dessim.cluster.drawing.draw import draw
 from dessim.cluster.fabrics import direct
 from dessim.cluster.load import topology_root
-from dessim.cluster.spec import problems
+from dessim.cluster.spec.topology_file import problems
 from dessim.collectives.choose import Floor
 from dessim.collectives.schedule import Stage
 from dessim.errors import ClusterError
-from dessim.sim.flows import route_flows
+from dessim.sim.fluid.flows import route_flows
+from tests.cluster.small_clusters import build, hosts, link
+from tests.cluster.test_bisection import maximum_flow
 
 
 def bed(*override: dict[str, Any], **node: Any) -> Cluster:

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 from pydantic import ValidationError
-from small_clusters import build, hosts, link
 
 from dessim.cluster import Cluster, check
-from dessim.cluster.spec import problems
-from dessim.cluster.trees import Trees, tree_routes
-from dessim.sim.flows import route_flows
+from dessim.cluster.routing.trees import Trees, tree_routes
+from dessim.cluster.spec.topology_file import problems
+from dessim.sim.fluid.flows import route_flows
+from tests.cluster.small_clusters import build, hosts, link
 
 
 def server(**node: Any) -> Cluster:

@@ -7,8 +7,8 @@ import pytest
 
 from dessim.cluster import load_cluster
 from dessim.cluster.scaled import KNOBS, has, scaled
-from dessim.verbs.project import project
-from dessim.verbs.projection import Projection
+from dessim.commands.project import project
+from dessim.commands.support.projection import Projection
 from dessim.workload.model import load_model
 from dessim.workload.scale import Job
 

@@ -12,8 +12,8 @@ from dessim.collectives import ALGORITHMS, Options
 from dessim.collectives import closed_forms as forms
 from dessim.collectives.schedule import Coming, Layout
 from dessim.collectives.torus import factors
+from dessim.commands.collective import run_collective
 from dessim.trace.schema import Collective
-from dessim.verbs.collective import run_collective
 from tests.cluster.small_clusters import build, hosts, link
 
 ALL_REDUCE, REDUCE_SCATTER, ALL_GATHER = Collective.ALL_REDUCE, Collective.REDUCE_SCATTER, Collective.ALL_GATHER

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from des_ref.audit import UNPLANNED
+from des_ref.certify.audit import UNPLANNED
 from des_ref.certify.case import Case, distance
 from des_ref.certify.group import certify, certify_all
 from des_ref.certify.show import passed
@@ -152,9 +152,9 @@ def hash_placement_is_forced() -> None:
 
 def rounds_keep_their_gradient() -> None:
     """The backward of a round as that of the last sum, the identity: each worker then has a part of dt only."""
-    from des_ref.strategies import rounds
+    from des_ref.strategies import mid_reductions
 
-    rounds._SumFeedingShards.backward = staticmethod(lambda ctx, *grads: (grads[0], None, None))  # type: ignore
+    mid_reductions._SumFeedingShards.backward = staticmethod(lambda ctx, *grads: (grads[0], None, None))  # type: ignore
 
 
 def softmaxes_of_each_worker() -> None:

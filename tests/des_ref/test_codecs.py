@@ -17,9 +17,9 @@ from des_ref.codecs.fp6 import SPREADS, layout, levels
 from des_ref.codecs.lognormal import expected_largest, fit, sparsity, threshold
 from des_ref.codecs.pruning import Pruning
 from des_ref.codecs.threshold import Threshold
-from des_ref.torch_calls import bytes_of, touches_memory
+from des_ref.recording.torch_calls import bytes_of, touches_memory
 from dessim.workload import formula
-from dessim.workload.codecs import parse_format
+from dessim.workload.codecs import parse_codec
 
 FORMS = ("fp32", "bf16", "fp16", "fp6", "top_k:0.3", "pruning:0.7", "threshold:0.9:3")
 SHAPES = st.tuples(st.integers(1, 12), st.integers(1, 70))
@@ -48,7 +48,7 @@ def test_every_form_has_a_codec():
 @pytest.mark.parametrize("text", FORMS)
 @given(shape=SHAPES, dtype=DTYPES, seed=st.integers(0, 2**20), data=st.data())
 def test_bytes_on_the_wire_are_the_formulas_however_rows_are_cut_into_messages(text, shape, dtype, seed, data):
-    form = parse_format(text)
+    form = parse_codec(text)
     rows, width = (1, shape[0] * shape[1]) if form.name == "threshold" else shape
     codec, values = new_codec(form, dtype, seed), lognormal(seed, rows, width, dtype=dtype)
     values[torch.rand(rows, width, generator=torch.Generator().manual_seed(seed)) < 0.2] = 0
@@ -62,14 +62,14 @@ def test_bytes_on_the_wire_are_the_formulas_however_rows_are_cut_into_messages(t
 
 @pytest.mark.parametrize("text", FORMS[:-1])  # a threshold is of one vector
 def test_no_rows_are_no_values(text):
-    codec = new_codec(parse_format(text), torch.float32)
+    codec = new_codec(parse_codec(text), torch.float32)
     back, _ = sent(codec, torch.zeros(0, 5), [0, 0])
     assert back.shape == (0, 5)
 
 
 @pytest.mark.parametrize("text", FORMS)
 def test_a_nan_is_not_lost(text):
-    codec, values = new_codec(parse_format(text), torch.float32), lognormal(1, 1, 40, dtype=torch.float32)
+    codec, values = new_codec(parse_codec(text), torch.float32), lognormal(1, 1, 40, dtype=torch.float32)
     values[0, 7] = math.nan
     back, _ = sent(codec, values)
     assert bool(back[0, 7].isnan())
@@ -77,13 +77,13 @@ def test_a_nan_is_not_lost(text):
 
 @pytest.mark.parametrize("text", FORMS)
 def test_zeros_stay_zeros(text):
-    codec = new_codec(parse_format(text), torch.float32)
+    codec = new_codec(parse_codec(text), torch.float32)
     assert not sent(codec, torch.zeros(1, 9))[0].any()
 
 
 @given(shape=SHAPES, dtype=DTYPES, seed=st.integers(0, 2**20))
 def test_fp32_is_exact(shape, dtype, seed):
-    form, values = parse_format("fp32"), lognormal(seed, *shape, dtype=dtype)
+    form, values = parse_codec("fp32"), lognormal(seed, *shape, dtype=dtype)
     assert form.exact
     assert torch.equal(sent(new_codec(form, dtype), values)[0], values)
 
@@ -92,14 +92,14 @@ def test_fp32_is_exact(shape, dtype, seed):
 @given(shape=SHAPES, seed=st.integers(0, 2**20), mu=st.floats(-15, 3))
 def test_a_cast_is_the_nearest_float(text, relative, absolute, shape, seed, mu):
     values = lognormal(seed, *shape, mu=mu)
-    back, _ = sent(new_codec(parse_format(text), torch.float64), values)
+    back, _ = sent(new_codec(parse_codec(text), torch.float64), values)
     assert bool(((back - values).abs() <= values.abs() * relative + absolute).all())
 
 
 @given(shape=SHAPES, seed=st.integers(0, 2**20), sigma=st.floats(0, 6), mu=st.floats(-30, 30))
 def test_fp6_is_the_nearest_level_and_nothing_saturates(shape, seed, sigma, mu):
     values = lognormal(seed, *shape, sigma, mu=mu)
-    back, _ = sent(new_codec(parse_format("fp6"), torch.float64), values)
+    back, _ = sent(new_codec(parse_codec("fp6"), torch.float64), values)
     found_mu, found_sigma, _, count = fit(values.abs())
     mantissa = layout(found_sigma)
     table = levels(mantissa)
@@ -150,7 +150,7 @@ def test_packing_is_undone_by_unpacking(width, rows, seed):
 @given(shape=SHAPES, seed=st.integers(0, 2**20), share=st.sampled_from([0.1, 0.25, 0.5, 0.9]))
 def test_top_k_keeps_the_largest_of_each_row_as_they_are(shape, seed, share):
     values = lognormal(seed, *shape)
-    back, _ = sent(new_codec(parse_format(f"top_k:{share}"), torch.float64), values)
+    back, _ = sent(new_codec(parse_codec(f"top_k:{share}"), torch.float64), values)
     kept = back != 0
     assert torch.equal(back[kept], values[kept])
     assert kept.sum(dim=1).tolist() == [math.ceil(share * shape[1])] * shape[0]
@@ -160,7 +160,7 @@ def test_top_k_keeps_the_largest_of_each_row_as_they_are(shape, seed, share):
 
 @given(length=st.integers(1, 300), seed=st.integers(0, 2**20), steps=st.integers(1, 7))
 def test_what_a_threshold_holds_back_is_sent_later_or_still_there(length, seed, steps):
-    codec = new_codec(parse_format("threshold:0.9:3"), torch.float64)
+    codec = new_codec(parse_codec("threshold:0.9:3"), torch.float64)
     assert isinstance(codec, Threshold)
     given_, arrived = torch.zeros(1, length, dtype=torch.float64), torch.zeros(1, length, dtype=torch.float64)
     for i in range(steps):
@@ -178,7 +178,7 @@ def test_what_a_threshold_holds_back_is_sent_later_or_still_there(length, seed, 
 
 def test_pruning_is_unbiased():
     values = lognormal(5, 1, 200).expand(4000, 200).contiguous()
-    codec = new_codec(parse_format("pruning:0.8"), torch.float64, seed=9)
+    codec = new_codec(parse_codec("pruning:0.8"), torch.float64, seed=9)
     assert isinstance(codec, Pruning)
     a = threshold(0.8, *fit(values.abs())[:2])
     mean = codec.prune(values, values.abs(), a).mean(dim=0)
@@ -196,7 +196,7 @@ def test_pruning_is_unbiased():
 @pytest.mark.parametrize("share", [0.5, 0.8, 0.9])
 def test_sparsity_of_pruned_log_normal_values_is_the_closed_form_within_1_percent(sigma, share):
     values = lognormal(7, 1000, 1000, sigma)
-    codec = new_codec(parse_format(f"pruning:{share}"), torch.float64, seed=2)
+    codec = new_codec(parse_codec(f"pruning:{share}"), torch.float64, seed=2)
     a = threshold(share, *fit(values.abs())[:2])
     z = (math.log(a) - -5.0) / sigma
     assert sparsity(z, sigma) == pytest.approx(share, rel=0.01)
@@ -239,7 +239,7 @@ class Counted(TorchDispatchMode):
 
 @pytest.mark.parametrize("text", FORMS[1:])
 def test_what_a_plan_counts_of_encoding_and_decoding_is_about_what_torch_does(text):
-    form = parse_format(text)
+    form = parse_codec(text)
     codec, rows, width = new_codec(form, torch.float32), *((1, 40_000) if "threshold" in text else (100, 400))
     values = lognormal(3, rows, width, dtype=torch.float32)
     sent(codec, values)  # what is made once

@@ -10,7 +10,7 @@ import torch
 
 from des_ref.comm import Comm, SumFeedingReplicas, SumScattered
 from dessim.errors import UsageError
-from dessim.workload.codecs import parse_codes
+from dessim.workload.codecs import parse_codecs
 from tests.des_ref.ranks import on_ranks
 
 BATCH, STEPS = 24, 3
@@ -38,12 +38,12 @@ CASES = [
 
 def train(comm: Comm, strategy_name: str, codes: str) -> dict[str, Any]:
     """A few steps, recorded: what differs from the plan, the loss, and whether all workers have the same weights."""
-    from des_ref.audit import Audit
-    from des_ref.capture import Recorder
-    from des_ref.codecs.use import use_codecs
+    from des_ref.certify.audit import Audit
+    from des_ref.codecs.install import use_codecs
     from des_ref.data.batch import slice_of
     from des_ref.data.synthetic import Zipf
     from des_ref.models.build import Network
+    from des_ref.recording.recorder import Recorder
     from des_ref.strategies import STRATEGIES
     from des_ref.strategies.base import Optimizers
     from dessim.workload.model import load_model
@@ -51,7 +51,7 @@ def train(comm: Comm, strategy_name: str, codes: str) -> dict[str, Any]:
     model = load_model("deepfm_ml100k")
     network = Network(model, 1, torch.float64, "cpu")
     strategy = STRATEGIES[strategy_name](network, Optimizers(init_std=0.1), comm)
-    use_codecs(parse_codes(codes), strategy, comm, seed=5, measures=True)
+    use_codecs(parse_codecs(codes), strategy, comm, seed=5, measures=True)
     strategy.marks = recorder = Recorder(comm, strategy.plan)
     symbols = strategy.plan.symbols(model.symbols(comm.world_size, BATCH) | {"s": 8.0})
     audit, data = Audit(strategy.plan, symbols), Zipf(model.input.fields, 1.7, 300, 1.05, 3)
@@ -107,7 +107,7 @@ def test_replicas_stay_equal_to_the_last_bit(trained, case):
 @pytest.mark.parametrize("case", CASES, ids=" ".join)
 def test_what_is_lost_is_what_the_form_loses_and_training_goes_on(trained, case):
     bounds = {"bf16": 2**-8, "fp16": 2**-11, "fp6": 0.26, "top_k": 1.0, "threshold": 1.01}
-    forms = {str(b): f.name for b, f in parse_codes(case[1]).by_buffer.items()}
+    forms = {str(b): f.name for b, f in parse_codecs(case[1]).by_buffer.items()}
     plain = trained[case[0], "fp32"]
     assert trained[case]["losses"] != plain["losses"]
     for ours, theirs in zip(trained[case]["losses"], plain["losses"], strict=True):
@@ -122,12 +122,12 @@ def test_what_is_lost_is_what_the_form_loses_and_training_goes_on(trained, case)
 def top_k_gradients(comm: Comm) -> list[float]:
     """How far the gradients of this worker's summands are from finite differences of the coded sums."""
     from des_ref.comm.coding import Coding
-    from dessim.workload.coding import coded_ops
+    from dessim.workload.coded_plan import coded_ops
     from dessim.workload.model import load_model
     from dessim.workload.strategies import plan
 
     model, found = load_model("deepfm_ml100k"), []
-    codes, width = parse_codes("activations=top_k:0.3"), 1 + 17 + 64
+    codes, width = parse_codecs("activations=top_k:0.3"), 1 + 17 + 64
     columns = [(1, True), (17, True), (64, False)]
     for name in ("des_all_reduce", "des_reduce_scatter"):
         ops = coded_ops(plan(name, model), model, codes)
@@ -163,8 +163,8 @@ def test_the_gradient_of_a_sum_of_the_largest_is_that_of_what_was_computed(tmp_p
 def test_ps_async_sends_as_it_is(tiny):
     from types import SimpleNamespace
 
-    from des_ref.codecs.use import use_codecs
+    from des_ref.codecs.install import use_codecs
 
     comm: Any = SimpleNamespace(wire=object(), coding=None)
     with pytest.raises(UsageError, match="ps_async sends to servers as they are"):
-        use_codecs(parse_codes("bf16"), SimpleNamespace(), comm, 0)  # type: ignore[arg-type]
+        use_codecs(parse_codecs("bf16"), SimpleNamespace(), comm, 0)  # type: ignore[arg-type]

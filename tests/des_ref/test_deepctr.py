@@ -16,7 +16,7 @@ from des_ref.data.batch import Batch
 from des_ref.data.synthetic import Zipf
 from des_ref.models.build import Network
 from des_ref.strategies import STRATEGIES
-from des_ref.substitution.held import Held, sizes_of_bags
+from des_ref.substitution.owned import OwnedOccurrences, sizes_of_bags
 from dessim.trace.schema import PREFETCH
 from dessim.workload.model import Model, parse_model
 from tests.des_ref.deepctr import DeepCtr
@@ -105,7 +105,7 @@ def test_deepctrs_weights_give_its_outputs(name: str) -> None:
     vocabulary = torch.unique(torch.cat([b.ids for b in batches(name)]))
     inverse = torch.searchsorted(vocabulary, batch.ids)
     sizes = sizes_of_bags(batch.sample * FIELDS + batch.field) if network.model.pools_mean else None
-    held = Held.of(batch.sample, batch.field, inverse, SAMPLES, FIELDS, sizes)
+    held = OwnedOccurrences.of(batch.sample, batch.field, inverse, SAMPLES, FIELDS, sizes)
     with torch.no_grad():
         logits = network.tail(network.partials({column: theirs[column] for column in network.row_widths}, held))
         probabilities = peer.probabilities(batch)

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from des_ref.capture import Recorder
 from des_ref.cli import leave, run
 from des_ref.comm import Comm, open_comm
+from des_ref.recording.recorder import Recorder
 from dessim.trace.schema import Collective, Kind
 from tests.des_ref.ranks import on_ranks
 

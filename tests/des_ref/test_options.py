@@ -29,13 +29,13 @@ from des_ref.models.build import Network
 from des_ref.strategies import build
 from des_ref.strategies.assign import assign, share_of
 from des_ref.strategies.base import Optimizers
-from des_ref.strategies.hot import HotRows, hottest
+from des_ref.strategies.hot_rows import HotRows, hottest
 from des_ref.train import main as train
 from dessim.cluster import load_cluster
+from dessim.commands.project import project
 from dessim.errors import UsageError
 from dessim.trace.check import check_trace
 from dessim.trace.io import load_trace
-from dessim.verbs.project import project
 from dessim.workload.model import load_model
 from dessim.workload.scale import Job
 

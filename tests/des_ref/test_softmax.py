@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from des_ref.substitution.held import Held
+from des_ref.substitution.owned import OwnedOccurrences
 from des_ref.substitution.softmax import Candidates, Scores, likelihoods
 
 SAMPLES, FIELDS, VOCABULARY, LATENT = 4, 3, 9, 2
@@ -49,7 +49,7 @@ def sharded(
     for p in range(workers):
         own = index % workers == p
         unique, inverse = torch.unique(index[own], return_inverse=True)
-        held = Held.of(sample[own], field[own], inverse, SAMPLES, FIELDS)
+        held = OwnedOccurrences.of(sample[own], field[own], inverse, SAMPLES, FIELDS)
         candidates.append(Candidates.of(held, len(unique), FIELDS))
         mine.append(unique[candidates[p].row])
         scores.append(Scores(codes, outputs[mine[p]], candidates[p]))
@@ -87,7 +87,7 @@ def test_large_logits_do_not_overflow() -> None:
 
 
 def test_an_id_of_two_fields_is_a_candidate_of_both() -> None:
-    held = Held.of(*(torch.tensor(x) for x in ([0, 0, 1], [0, 2, 2], [0, 0, 1])), SAMPLES, FIELDS)
+    held = OwnedOccurrences.of(*(torch.tensor(x) for x in ([0, 0, 1], [0, 2, 2], [0, 0, 1])), SAMPLES, FIELDS)
     candidates = Candidates.of(held, 2, FIELDS)
     assert candidates.row.tolist() == [0, 0, 1] and candidates.sizes == (1, 0, 2)
     assert candidates.place.tolist() == [0, 1, 2]

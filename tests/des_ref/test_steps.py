@@ -9,9 +9,9 @@ import pytest
 
 from des_ref import steps
 from des_ref.cli import run
+from dessim.commands.support.lab_training import Trained
 from dessim.errors import LabError
 from dessim.trace.io import load_trace
-from dessim.verbs.training import Trained
 
 
 @pytest.mark.parametrize(

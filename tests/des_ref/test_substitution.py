@@ -17,7 +17,7 @@ from des_ref.models.build import Network
 from des_ref.substitution.attention_pool import AttentionPool
 from des_ref.substitution.base import Plain
 from des_ref.substitution.fm import Fm
-from des_ref.substitution.held import Held, sizes_of_bags
+from des_ref.substitution.owned import OwnedOccurrences, sizes_of_bags
 from des_ref.substitution.whole_pool import WholeAttention
 from dessim.errors import ModelError
 from dessim.workload import formula
@@ -138,7 +138,7 @@ def in_lockstep(networks: list[Network], rows: dict[str, Tensor], occurrences: O
         mine = owner == p
         unique, inverse = torch.unique(index[mine], return_inverse=True)
         sizes = sizes_of_bags(sample * FIELDS + field)[mine] if network.model.pools_mean else None
-        held = Held.of(sample[mine], field[mine], inverse, SAMPLES, FIELDS, sizes)
+        held = OwnedOccurrences.of(sample[mine], field[mine], inverse, SAMPLES, FIELDS, sizes)
         return network.partials({name: values[unique] for name, values in rows.items()}, held)
 
     for network in networks:
@@ -301,7 +301,7 @@ def test_fm_reference_is_the_sum_over_pairs(occurrences: Occurrences) -> None:
 def test_the_first_layer_works_on_occupied_pairs_only() -> None:
     """The plan prices 2 * D * H1 FLOPs a (sample, field) pair: not B * F pairs, and not one for each id."""
     sample, field, index = columns([(0, 0, 1), (0, 0, 2), (3, 0, 1), (2, 2, 5)])
-    held = Held.of(sample, field, torch.arange(4), SAMPLES, FIELDS)
+    held = OwnedOccurrences.of(sample, field, torch.arange(4), SAMPLES, FIELDS)
     assert held.pair_sample.tolist() == [0, 2, 3] and held.pair_field.tolist() == [0, 2, 0]
     network = network_of(model_of(OPERATORS["mlp"]))
     with FlopCounterMode(display=False) as counter:

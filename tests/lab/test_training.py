@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dessim.verbs.training import Trained, train_on_lab
+from dessim.commands.support.lab_training import Trained, train_on_lab
 
 pytest.importorskip("torch", reason="the trainer needs the [train] extra")
 

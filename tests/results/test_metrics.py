@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from dessim.results.metrics import breakdown, step_times
-from dessim.sim.recorder import Record, Span
+from dessim.sim.core.recorder import Record, Span
 from dessim.trace.schema import Collective, Kind, Phase
 
 

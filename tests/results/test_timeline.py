@@ -114,9 +114,9 @@ def test_a_counter_of_nan_is_refused_and_the_earlier_file_stays(tmp_path):
 def test_the_use_of_links_is_counters_that_end_at_nothing():
     import numpy as np
 
-    from dessim.sim.counters import Load
-    from dessim.sim.recorder import Record
-    from dessim.verbs.replay import counters_of
+    from dessim.commands.replay import counters_of
+    from dessim.sim.core.counters import Load
+    from dessim.sim.core.recorder import Record
 
     load = Load(np.array([0.0, 1e-3, 3e-3]), {"nic_up": np.array([5e9, 20e9])}, {"nic_up": 40e9})
     counters = list(counters_of(Record(1, ((0,),), load=load)))

@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from dessim.sim.maxmin import Incidence
+from dessim.sim.fluid.maxmin import Incidence
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import pytest
 
 from dessim.cluster import load_cluster
 from dessim.collectives import Stage, schedule
-from dessim.sim.collective import Routed, layout_of
+from dessim.sim.collective import RouteCache, layout_of
 from dessim.trace.schema import Collective
 
 
@@ -23,7 +23,7 @@ def test_a_stage_asked_for_again_is_the_one_that_was_routed(op: Collective, algo
     cluster = load_cluster("h100-8x_rail_128")
     gpus = np.arange(32)
     layout = layout_of(cluster, gpus)
-    routed = Routed(cluster)
+    routed = RouteCache(cluster)
     stages = list(schedule(op, algorithm, layout, 1e8))
     first = [routed.stage(gpus, stage) for stage in stages]
     for stage, (flows, scale) in zip(stages, first, strict=True):
@@ -38,7 +38,7 @@ def test_a_stage_asked_for_again_is_the_one_that_was_routed(op: Collective, algo
 
 def test_empty_messages_stay_out_and_groups_stay_apart() -> None:
     cluster = load_cluster("one-switch_16")
-    routed = Routed(cluster)
+    routed = RouteCache(cluster)
     stage = Stage(("some",), np.array([0, 1, 2]), np.array([1, 2, 0]), np.array([4.0, 0.0, 2.0]))
     for _ in range(2):
         low, _ = routed.stage(np.arange(3), stage)

@@ -10,7 +10,7 @@ import pytest
 from dessim.cluster import load_cluster
 from dessim.errors import CapacityError, DeadlockError, SimulationError
 from dessim.results.metrics import breakdown, step_times
-from dessim.sim.device import roofline
+from dessim.sim.core.device import roofline
 from dessim.sim.engine import simulate
 from dessim.trace.schema import Collective, Kind, Phase
 from dessim.workload.dag import RankClass, Task, Workload

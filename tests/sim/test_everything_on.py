@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from dessim.cluster import Cluster
 from dessim.cluster.placement import place
 from dessim.sim.engine import simulate
-from dessim.sim.faults import Fault, Faults
-from dessim.sim.stragglers import Stragglers
+from dessim.sim.faults.faults import Fault, Faults
+from dessim.sim.faults.stragglers import Stragglers
 from dessim.trace.schema import Collective, Kind, Phase
 from dessim.workload.dag import RankClass, Task, Workload
 from tests.cluster.small_clusters import build, hosts, link

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dessim.cluster import Cluster
-from dessim.cluster.policy import Routing
+from dessim.cluster.routing.policy import Routing
+from dessim.commands.collective import run_collective
 from dessim.errors import SimulationError
-from dessim.sim.flows import Flows, route_flows
-from dessim.sim.network import Network
+from dessim.sim.fluid.flows import Flows, route_flows
+from dessim.sim.fluid.network import Network
 from dessim.trace.schema import Collective
-from dessim.verbs.collective import run_collective
 from tests.cluster.small_clusters import build, clusters, hosts, link
 
 ROUTINGS = st.builds(Routing, st.sampled_from(["split", "static", "ecmp", "adaptive"]), st.integers(0, 9)) | st.builds(

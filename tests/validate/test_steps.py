@@ -11,14 +11,14 @@ import pytest
 
 from dessim.calibrate.profile import fit_profile
 from dessim.cluster import load_cluster
+from dessim.commands.support.captured import Capture
 from dessim.lab import lay_out
-from dessim.sim.device import roofline
+from dessim.sim.core.device import roofline
 from dessim.trace.schema import Kind
 from dessim.validate.outcome import SPLITS
 from dessim.validate.request import Request, bounds_of, read_cases
 from dessim.validate.step_cases import SERVED, model_of, read_steps, step_cases
 from dessim.validate.steps import TRACED, capture_key, captured_of, payload_of, predict, run_steps
-from dessim.verbs.captured import Capture
 from dessim.workload import formula
 from dessim.workload.model import parse_model
 from dessim.workload.strategies import STRATEGIES

@@ -20,14 +20,14 @@ from hypothesis import strategies as st
 
 from dessim.cluster import Cluster, load_cluster
 from dessim.cluster.links import IntArray, LinkBuilder
-from dessim.cluster.node import Run, add_node_layers
+from dessim.cluster.node import NodeBlock, add_node_layers
 from dessim.cluster.parts import Link, Node
-from dessim.cluster.routing import Pick, Segment
+from dessim.cluster.routing.routes import Pick, Segment
 from dessim.cluster.wiring import add_wiring
-from dessim.sim.flows import route_flows
-from dessim.sim.network import Network
+from dessim.commands.collective import run_collective
+from dessim.sim.fluid.flows import route_flows
+from dessim.sim.fluid.network import Network
 from dessim.trace.schema import Collective
-from dessim.verbs.collective import run_collective
 from tests.validation import peer
 
 pytestmark = pytest.mark.slow
@@ -93,7 +93,7 @@ def networks(draw: st.DrawFn) -> tuple[Cluster, list[tuple[int, list[tuple[int, 
 def random_cluster(nic: int, capacity: list[int], ways: dict[tuple[int, int], list[np.ndarray]]) -> Cluster:
     node = Node(gpus=1, nics=1, nic=Link("nic", nic * GB, 1.0, 0.0, "test"))
     builder = LinkBuilder()
-    run = Run(node, HOSTS)
+    run = NodeBlock(node, HOSTS)
     vertices = add_node_layers(builder, [run])
     middle = builder.add_layer("leaf", len(capacity) + 1)
     inner = [

@@ -20,7 +20,7 @@ import numpy as np
 from dessim.cluster.fabrics.direct import Cables, between_halves, fullest, numbers, port_sentences
 from dessim.cluster.links import FloatArray, IntArray, LinkBuilder
 from dessim.cluster.parts import Link, Switch
-from dessim.cluster.routing import NO_LINK, Pick, Segment, ways
+from dessim.cluster.routing.routes import NO_LINK, Pick, Segment, ways
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ import numpy as np
 from dessim.cluster.fabrics.direct import Cables, between_halves, numbers, port_sentences
 from dessim.cluster.links import FloatArray, IntArray, LinkBuilder
 from dessim.cluster.parts import Link, Switch
-from dessim.cluster.routing import Pick, Segment, ways
+from dessim.cluster.routing.routes import Pick, Segment, ways
 
 MAX_SWITCHES = 2_048
 """The tables of distances and numbers of ways have this many rows and columns."""

@@ -17,7 +17,7 @@ from dessim.cluster.fabrics.direct import Cables, Lattice, between_halves, fulle
 from dessim.cluster.fabrics.torus import AXES
 from dessim.cluster.links import FloatArray, IntArray, LinkBuilder
 from dessim.cluster.parts import Link, Switch
-from dessim.cluster.routing import Pick, Segment, ways
+from dessim.cluster.routing.routes import Pick, Segment, ways
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import numpy as np
 from dessim.cluster.fabrics.direct import fullest, halves, port_on
 from dessim.cluster.links import FloatArray, IntArray, LinkBuilder
 from dessim.cluster.parts import Link, Switch
-from dessim.cluster.routing import Pick, Segment, path, spread
+from dessim.cluster.routing.routes import Pick, Segment, path, spread
 
 
 @dataclass(frozen=True, slots=True, eq=False)

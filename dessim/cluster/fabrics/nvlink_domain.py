@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from dessim.cluster.fabrics.fat_tree import FatTree
 from dessim.cluster.fabrics.leaf_spine import LeafSpine
-from dessim.cluster.routing import Fabric
+from dessim.cluster.routing.routes import Fabric
 
 KIND = "nvlink_domain"
 

@@ -1,7 +1,7 @@
 """Rail-only: NIC r of every node is on rail r, and nothing but NVLink joins the rails.
 
 Wang, Ghobadi, Shakeri, Zhang and Hasani, "Rail-only: A Low-Cost High-Performance Network for Training LLMs with
-Trillion Parameters" (arXiv 2307.12169, 2023): a rail-optimised fabric without the spines between rails. Traffic to
+Trillion Parameters" (arXiv 2307.12169, 2023): a rail-optimised fabric without the spines between rails. FlowRequests to
 another rail changes over before it leaves its node. A rail is one switch, or leaves and spines of its own.
 """
 

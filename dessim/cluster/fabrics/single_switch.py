@@ -8,7 +8,7 @@ import numpy as np
 
 from dessim.cluster.links import FloatArray, IntArray, LinkBuilder
 from dessim.cluster.parts import Switch
-from dessim.cluster.routing import Pick, Segment
+from dessim.cluster.routing.routes import Pick, Segment
 
 
 @dataclass(frozen=True, slots=True)

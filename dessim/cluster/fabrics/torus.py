@@ -15,7 +15,7 @@ import numpy as np
 from dessim.cluster.fabrics.direct import Cables, Lattice, between_halves, fullest, port_sentences
 from dessim.cluster.links import FloatArray, IntArray, LinkBuilder
 from dessim.cluster.parts import Link, Switch
-from dessim.cluster.routing import NO_LINK, Pick, Segment, ways
+from dessim.cluster.routing.routes import NO_LINK, Pick, Segment, ways
 
 AXES = "xyzuvw"
 """What the dimensions are called; there are no more."""

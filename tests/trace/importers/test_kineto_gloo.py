@@ -55,9 +55,9 @@ def capture(rank: int, folder: Path) -> None:
 def test_a_fresh_profile_of_two_gloo_ranks(tmp_path):
     # What the spawned ranks need not import.
     from dessim.cluster import load_cluster
+    from dessim.commands.replay import replay
     from dessim.trace.check import check_trace
     from dessim.trace.matched import matched_collectives
-    from dessim.verbs.replay import replay
     from tests.trace.importers.test_kineto import imported
 
     context = multiprocessing.get_context("spawn")

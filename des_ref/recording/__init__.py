@@ -1,0 +1,1 @@
+"""Records what a training step really did, as a trace."""

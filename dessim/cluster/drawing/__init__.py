@@ -1,0 +1,1 @@
+"""Drawings of clusters as SVG."""

@@ -1,0 +1,1 @@
+"""Routes: which links each flow crosses, by which policy, and multicast trees."""

@@ -1,0 +1,1 @@
+"""Topology files: pydantic models of every key that a user can write."""

@@ -1,0 +1,187 @@
+"""What a topology file may say: a pydantic model of every key, as `topologies/README.md` describes them.
+
+All mistakes of a file are reported together, each with its key path.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated
+
+from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
+
+from dessim.cluster import parts
+from dessim.cluster.node import NodeBlock
+from dessim.cluster.spec.direct_fabrics import DragonflyPlusTable, DragonflyTable, GraphTable, HyperXTable, TorusTable
+from dessim.cluster.spec.parts import Count, GpuTable, LinkTable, SwitchTable, Table, TransportTable, part_of
+from dessim.cluster.spec.tiered_fabrics import (
+    FatTreeTable,
+    LeafSpineTable,
+    NvlinkDomainTable,
+    RailOnlyTable,
+    RailTable,
+    SingleSwitchTable,
+)
+
+Place = Annotated[int, Field(ge=0, strict=True)]
+
+
+class NodeTable(Table):
+    """`[node]`, or each `[[node]]`: how many servers, and what is in each."""
+
+    count: Count
+    gpus: Count
+    nics: Count
+    nic: Annotated[LinkTable, part_of("nic")]
+    nvlink: Annotated[LinkTable | None, part_of("link")] = None
+    nvswitch: Annotated[SwitchTable | None, part_of("switch")] = None
+    pcie: Annotated[LinkTable | None, part_of("link")] = None
+    pcie_switches: Count | None = None
+    pcie_uplink: Annotated[LinkTable | None, part_of("link")] = None
+    sockets: Count = 1
+    socket_link: Annotated[LinkTable | None, part_of("link")] = None
+    gpu: Annotated[GpuTable | None, part_of("gpu")] = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> NodeTable:
+        if self.gpus % self.nics:
+            raise ValueError(f"nics = {self.nics} must divide gpus = {self.gpus}")
+        if self.nics < self.gpus and self.pcie is None:
+            raise ValueError(f"gpus = {self.gpus} share nics = {self.nics}; describe the way to a NIC as [node.pcie]")
+        if self.nvswitch is not None and self.nvlink is None:
+            raise ValueError("nvswitch without nvlink; describe the links to it as [node.nvlink]")
+        if self.pcie_switches is None:
+            if self.pcie_uplink is not None or self.sockets > 1 or self.socket_link is not None:
+                raise ValueError("pcie_uplink, sockets and socket_link mean something with pcie_switches only")
+        elif self.pcie is None:
+            raise ValueError("pcie_switches without pcie; describe the links to them as [node.pcie]")
+        elif self.nics % self.pcie_switches or self.pcie_switches % self.sockets:
+            raise ValueError(
+                f"pcie_switches = {self.pcie_switches} must divide nics = {self.nics}, "
+                f"and sockets = {self.sockets} must divide pcie_switches"
+            )
+        elif (self.sockets > 1) != (self.socket_link is not None):
+            raise ValueError(
+                f"sockets = {self.sockets}: [node.socket_link] is for two sockets or more, and needed there"
+            )
+        return self
+
+    def build(self) -> parts.Node:
+        uplink = self.pcie_uplink or self.pcie
+        return parts.Node(
+            gpus=self.gpus,
+            nics=self.nics,
+            nic=self.nic.build(),
+            nvlink=self.nvlink.build() if self.nvlink else None,
+            pcie=self.pcie.build() if self.pcie else None,
+            nvswitch=self.nvswitch.build() if self.nvswitch else None,
+            pcie_switches=self.pcie_switches or 0,
+            pcie_uplink=uplink.build() if self.pcie_switches and uplink else None,
+            sockets=self.sockets,
+            socket_link=self.socket_link.build() if self.socket_link else None,
+            gpu=self.gpu.build() if self.gpu else None,
+        )
+
+
+class OverrideTable(Table):
+    """`[[override]]`: links between switches by name, or those of a range of nodes, that are other parts."""
+
+    links: tuple[str, ...] = ()
+    cable: Annotated[LinkTable | None, part_of("link")] = None
+    nodes: tuple[Place, Place] | None = None
+    nic: Annotated[LinkTable | None, part_of("nic")] = None
+    nvlink: Annotated[LinkTable | None, part_of("link")] = None
+    pcie: Annotated[LinkTable | None, part_of("link")] = None
+
+    @model_validator(mode="after")
+    def _one_or_the_other(self) -> OverrideTable:
+        by_name, by_node = [bool(self.links), self.cable is not None], [self.nodes is not None, bool(self.built())]
+        if not ((all(by_name) and not any(by_node)) or (all(by_node) and not any(by_name))):
+            raise ValueError("write links and cable, or nodes = [first, last] and some of nic, nvlink, pcie")
+        return self
+
+    def built(self) -> dict[str, parts.Link]:
+        """What the nodes' links are instead, by key."""
+        given = {"nic": self.nic, "nvlink": self.nvlink, "pcie": self.pcie}
+        return {key: table.build() for key, table in given.items() if table is not None}
+
+
+FABRIC_KINDS = (
+    "single_switch",
+    "leaf_spine",
+    "rail_optimised",
+    "rail_only",
+    "fat_tree",
+    "nvlink_domain",
+    "torus",
+    "dragonfly",
+    "dragonfly_plus",
+    "hyperx",
+    "graph",
+)
+SCALE_OUT_KINDS = ("leaf_spine", "rail_optimised", "fat_tree")
+_TIERS = SingleSwitchTable | LeafSpineTable | RailTable | RailOnlyTable | FatTreeTable | NvlinkDomainTable
+_DIRECT = TorusTable | DragonflyTable | DragonflyPlusTable | HyperXTable | GraphTable
+NODE_TAGS = ("table", "list")
+_Nodes = Annotated[
+    Annotated[NodeTable, Tag("table")] | Annotated[tuple[NodeTable, ...], Field(min_length=1), Tag("list")],
+    Discriminator(lambda value: "list" if isinstance(value, list | tuple) else "table"),
+]
+
+
+class TopologyFile(Table):
+    """A whole topology file."""
+
+    name: str = ""
+    description: str = ""
+    gpu: Annotated[GpuTable, part_of("gpu")]
+    transport: Annotated[TransportTable, part_of("transport")]
+    node: _Nodes
+    fabric: Annotated[_TIERS | _DIRECT, Field(discriminator="kind")]
+    override: tuple[OverrideTable, ...] = ()
+
+    @model_validator(mode="after")
+    def _fits(self) -> TopologyFile:
+        for node in self.nodes:
+            problem = self.fabric.problem(self.n_nodes, node.nics, node.nvlink is not None)
+            if problem:
+                raise ValueError(f"fabric: {problem}")
+        return self
+
+    @property
+    def nodes(self) -> tuple[NodeTable, ...]:
+        """Each kind of server."""
+        return self.node if isinstance(self.node, tuple) else (self.node,)
+
+    @property
+    def n_nodes(self) -> int:
+        """Servers of all kinds."""
+        return sum(node.count for node in self.nodes)
+
+    def runs(self) -> list[NodeBlock]:
+        """The servers of each kind, in as many trays as the fabric says."""
+        built = [(replace(node.build(), trays=self.fabric.trays), node.count) for node in self.nodes]
+        runs = [NodeBlock(*built[0])]
+        for what, count in built[1:]:
+            runs.append(runs[-1].after(what, count))
+        return runs
+
+
+def problems(error: ValidationError) -> str:
+    """All mistakes of a file in one line: `fabric.spines: missing; node.nic.rate: bandwidth needs a unit, ...`."""
+    lines = []
+    for mistake in error.errors(include_url=False, include_context=False, include_input=False):
+        # pydantic puts what it chose, such as the fabric's kind, into the path; the user never wrote it there
+        path = mistake["loc"]
+        tags = {i + 1 for i, key in enumerate(path) if key in ("fabric", "scale_out", "node")}
+        keys = [str(key) for i, key in enumerate(path) if i not in tags or key not in (*FABRIC_KINDS, *NODE_TAGS)]
+        message = mistake["msg"].removeprefix("Value error, ")
+        if mistake["type"] == "missing":
+            message = "missing"
+        elif mistake["type"] == "extra_forbidden":
+            message = "unknown key"
+        elif mistake["type"].startswith("union_tag"):
+            kinds = FABRIC_KINDS if path[-1] == "fabric" else SCALE_OUT_KINDS
+            keys, message = [*keys, "kind"], f"must be one of {', '.join(kinds)}"
+        lines.append(f"{'.'.join(keys)}: {message}" if keys else message)
+    return "; ".join(lines)

@@ -1,0 +1,85 @@
+"""Rows of a projection: what a strategy takes at a scale, or why it does not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dessim.commands.support.dedicated_servers import ServedStep
+from dessim.results.metrics import Breakdown
+from dessim.sim.core.recorder import Record
+from dessim.workload.memory import Memory, Spill
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """One row: a strategy at a scale. `provenance` says where compute, communication, sizes and memory come from.
+
+    `memory` is what a GPU needs, `spill` what of it is in the host's memory, if anything is; `served` are parameter
+    servers on hosts of their own.
+    """
+
+    gpus: int
+    strategy: str
+    batch: int
+    breakdown: Breakdown
+    bytes_per_worker: float
+    bytes_by_traffic: Mapping[str, float]
+    provenance: Mapping[str, str]
+    caveat: str
+    error_bar: float | None
+    memory: Memory
+    spill: Spill | None
+    record: Record
+    served: ServedStep | None = None
+
+    @property
+    def samples_per_s(self) -> float:
+        return self.batch / self.breakdown.step_time_s
+
+    def to_json(self) -> dict[str, Any]:
+        """A row of `projection`: units in the keys, breakdown beside the totals."""
+        parts = self.breakdown.to_json()
+        return {
+            "gpus": self.gpus,
+            "strategy": self.strategy,
+            "batch": self.batch,
+            "step_time_s": parts.pop("step_time_s"),
+            "samples_per_s": self.samples_per_s,
+            "bytes_per_worker": self.bytes_per_worker,
+            "bytes_by_traffic": dict(self.bytes_by_traffic),
+            **parts,
+            "error_bar": self.error_bar,
+            "memory_bytes": self.memory.total,
+            "memory": self.memory.to_json(),
+            "spill": self.spill.to_json() if self.spill else None,
+            "servers": self.served.to_json() if self.served else None,
+            "does_not_fit": None,
+            "provenance": dict(self.provenance),
+            "caveat": self.caveat,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Misfit:
+    """A row without times: what a GPU would need is more than it has. `reason` says what to change."""
+
+    gpus: int
+    strategy: str
+    batch: int
+    memory: Memory
+    reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        """A row of `projection` with nothing but memory."""
+        return {
+            "gpus": self.gpus,
+            "strategy": self.strategy,
+            "batch": self.batch,
+            "step_time_s": None,
+            "samples_per_s": None,
+            "memory_bytes": self.memory.total,
+            "memory": self.memory.to_json(),
+            "does_not_fit": self.reason,
+        }

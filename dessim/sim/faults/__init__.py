@@ -1,0 +1,1 @@
+"""What goes wrong in a run: link faults, stragglers, and failures over a month."""

@@ -1,0 +1,1 @@
+"""The fluid network: flows share links at max-min fair rates."""

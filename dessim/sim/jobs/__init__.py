@@ -1,0 +1,1 @@
+"""Several jobs on one cluster: they arrive, queue, share links and leave."""

@@ -1,0 +1,1 @@
+"""The packet network: ranks run gloo's code and links forward packets, for a few ranks."""

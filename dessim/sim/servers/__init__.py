@@ -1,0 +1,1 @@
+"""Parameter servers on dedicated hosts: requests queue and workers may run ahead."""

@@ -1,0 +1,94 @@
+"""What a call costs and what its work costs, from captures of two sizes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from dessim.cluster import load_cluster
+from dessim.commands.support.captured import Capture, Captured
+from dessim.sim.core.device import roofline
+from dessim.trace.io import Trace
+from dessim.trace.schema import Header, Kind
+from dessim.workload import formula
+from dessim.workload.model import load_model
+from dessim.workload.strategies import plan as plan_of
+from tests.trace.build import header, step_ops
+
+GPU = replace(load_cluster("lab/switch_4").gpu, launch_overhead=0.0)
+MODEL = load_model("deepfm")
+PLAN = plan_of("des_all_reduce", MODEL)
+COMPUTE = [op for op in PLAN.ops if op.kind is Kind.COMPUTE]
+CALL, RATE = 1e-3, 3.0  # seconds a call; times as slow as the device's roofline
+
+
+def law(op, symbols) -> float:
+    return CALL + RATE * roofline(GPU, formula.evaluate(op.flops, symbols), formula.evaluate(op.mem, symbols), 0.0)
+
+
+def capture(ranks: int, batch: int) -> Capture:
+    """A run on so many ranks, each op as long as the law says."""
+    symbols = {"m": 39.0, "u": 1000.0 * ranks**0.1, "U": 1000.0 * ranks**0.8, **MODEL.symbols(ranks, batch * ranks)}
+    made = header(
+        world_size=ranks,
+        model=MODEL.model_dump(mode="json"),
+        symbols=symbols,
+        groups={},
+        clock_offset_us=(0.0,) * ranks,
+    )
+    return Capture(made, {op.name: law(op, symbols) for op in COMPUTE})
+
+
+def test_two_sizes_give_calls_and_work() -> None:
+    captured = Captured.of([capture(2, 64), capture(4, 64)], GPU)
+    symbols = captured.job.symbols(8, 64)
+    found = captured.durations(PLAN, symbols)
+    assert list(found) == [op.name for op in COMPUTE]
+    # The law of an op whose work grows with the number of ranks is found; one whose work does not stays as it was.
+    grows = {"tail_forward", "tail_backward", "local_partials", "local_backward"}
+    for op in COMPUTE:
+        if op.name in grows:
+            assert found[op.name] == pytest.approx(law(op, symbols), rel=1e-6), op.name
+    assert found["split_ids"] == pytest.approx(captured.runs[0][1]["split_ids"], rel=1e-8)  # 9 digits
+
+
+def test_one_size_keeps_the_times_that_it_has() -> None:
+    captured = Captured.of([capture(4, 64)], GPU)
+    assert captured.durations(PLAN, captured.runs[0][0]) == pytest.approx(captured.runs[0][1])
+
+
+def test_what_no_rank_did_takes_no_time() -> None:
+    captured = Captured.of([capture(2, 64)], GPU)
+    other = plan_of("data_parallel", MODEL)
+    assert captured.durations(other, captured.job.symbols(2))["sum_grad"] == 0.0
+
+
+def test_a_capture_has_medians_and_survives_json(tmp_path) -> None:
+    ranks = tuple(tuple(op for step in (2, 3, 4) for op in step_ops(rank, step)) for rank in range(2))
+    found = Capture.of_trace(Trace(tmp_path, header(), ranks, ()))
+    names = {op.name for op in ranks[0] if op.kind is Kind.COMPUTE}
+    assert set(found.seconds) == names
+    for name in names:
+        each = sorted(op.cpu_us or op.dur_us for ops in ranks for op in ops if op.name == name)
+        assert found.seconds[name] == pytest.approx(1e-6 * (each[2] + each[3]) / 2)
+    again = Capture.from_json(found.to_json())
+    assert again.seconds == found.seconds and isinstance(again.header, Header) and again.header == found.header
+
+
+def test_how_much_ops_vary_is_kept_and_is_the_median_of_all_captures(tmp_path) -> None:
+    times = {0: (100.0, 100.0, 100.0), 1: (80.0, 100.0, 120.0)}
+    ranks = tuple(
+        tuple(
+            replace(op, dur_us=times[rank][step], cpu_us=times[rank][step]) if op.kind is Kind.COMPUTE else op
+            for step in range(3)
+            for op in step_ops(rank, step)
+        )
+        for rank in range(2)
+    )
+    found = Capture.of_trace(Trace(tmp_path, header(), ranks, ()))
+    assert found.spread == pytest.approx(np.std([100] * 4 + [80, 120]) / 100)
+    assert Capture.from_json(found.to_json()).spread == found.spread
+    three = [replace(capture(n, 64), spread=spread) for n, spread in ((2, 0.1), (4, 0.5), (8, 0.2))]
+    assert Captured.of(three, GPU).spread == 0.2

@@ -1,0 +1,121 @@
+"""Projection and memory: what does not fit is a row that says so, what spills costs what the link to the host takes."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+
+import pytest
+
+from dessim.cluster import Cluster, load_cluster
+from dessim.commands.project import project
+from dessim.commands.support.projection import Misfit, Projection
+from dessim.errors import CapacityError, UsageError
+from dessim.results import tables
+from dessim.results.show import print_projection
+from dessim.workload.memory import memory_of
+from dessim.workload.model import Model, load_model
+from dessim.workload.scale import Job
+from dessim.workload.strategies import plan
+
+CLUSTER = load_cluster("one-switch_16")  # one H100 a host, nothing but the wire
+FM = load_model("fm")
+
+
+def job(vocabulary: float, skew: float = 0.0, batch: int = 4096) -> Job:
+    changed = FM.input.model_copy(update={"vocabulary": vocabulary, "skew": skew, "batch_per_worker": batch})
+    return Job.of_model(FM.model_copy(update={"input": changed}))
+
+
+def with_host(rate: float) -> Cluster:
+    return dataclasses.replace(CLUSTER, gpu=dataclasses.replace(CLUSTER.gpu, host_bandwidth=rate))
+
+
+def needed(model: Model, n: int, strategy: str = "table_wise") -> float:
+    return memory_of(plan(strategy, model).pipelined(), model.symbols(n)).total
+
+
+def test_rows_that_do_not_fit_are_reported_and_the_others_priced() -> None:
+    big = job(vocabulary=4e9)  # 4e9 rows of 19 floats and 24 bytes: 400 GB
+    rows = project(big, CLUSTER, ["table_wise"], [4, 8])
+    assert isinstance(rows[0], Misfit) and isinstance(rows[1], Projection)
+    assert [row.memory.total for row in rows] == [needed(big.model, n) for n in (4, 8)]
+    assert "table_wise of fm on 4 GPUs does not fit: a GPU needs 93.2" in rows[0].reason
+    assert "use about 6 GPUs or more" in rows[0].reason
+
+
+def test_a_job_that_fits_nowhere_is_refused() -> None:
+    with pytest.raises(CapacityError, match="on 1 GPU does not fit"):
+        project(job(vocabulary=4e9), CLUSTER, ["table_wise", "ps_sync"], [1, 2])
+
+
+def test_tables_and_files_carry_the_rows_that_do_not_fit(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [row.to_json() for row in project(job(vocabulary=4e9), CLUSTER, ["table_wise"], [4, 8])]
+    print_projection(rows)
+    out = capsys.readouterr().out
+    lines = [line.split() for line in out.splitlines()]
+    assert ["4", "table-wise", "does", "not", "fit", "93.23", "GiB"] in lines
+    assert ["8", "table-wise", "*"] in [line[:3] for line in lines]
+    assert "table_wise of fm on 4 GPUs does not fit" in out and "memory: formula: " in out
+    first, second = csv.DictReader(io.StringIO(tables.projection_csv(rows)))
+    assert first["step_time_s"] == first["compute_s"] == first["bytes_ids"] == ""
+    assert float(first["memory_bytes"]) == rows[0]["memory_bytes"] and "does not fit" in first["does_not_fit"]
+    assert float(second["step_time_s"]) > 0 and second["does_not_fit"] == ""
+
+
+def test_every_activation_counts() -> None:
+    # What a rank of des_all_reduce makes grows with the global batch, so more GPUs do not help.
+    small, large = load_model("deepfm"), 16384
+    with pytest.raises(CapacityError, match=r"use fewer samples a GPU \(--batch-per-worker\)$"):
+        project(Job.of_model(small), load_cluster("h100-8x_rail_128"), ["des_all_reduce"], [1024], large)
+
+
+def test_spilt_rows_cost_what_the_link_to_the_host_takes() -> None:
+    # Uniform ids: the share of reads that miss is the share of rows that are out.
+    big, rate, n = job(vocabulary=4e9), 10e9, 4
+    (row,) = project(big, with_host(rate), ["table_wise"], [n], spill=True)
+    assert isinstance(row, Projection) and row.spill is not None
+    capacity, memory = CLUSTER.gpu.memory, row.memory
+    out = (memory.total - capacity) / (memory.rows + memory.row_state)
+    assert row.spill.host_bytes == pytest.approx(memory.total - capacity)
+    assert (row.spill.rows_share, row.spill.reads_share) == pytest.approx((out, out), rel=1e-6)
+    symbols = big.symbols(n)
+    rows, spans = symbols["U"] / n, {s.name: s.end - s.start for s in row.record.spans}
+    launch = CLUSTER.gpu.launch_overhead
+    assert spans["lookup"] == pytest.approx(24 * launch + out * rows * 17 * 4 / rate, rel=1e-6)
+    assert spans["update_rows"] == pytest.approx(24 * launch + out * rows * 19 * 4 / rate, rel=1e-6)
+    assert row.provenance["spill"].startswith("assumed: ") and "10 GB/s" in row.provenance["spill"]
+
+
+def test_a_link_to_the_host_that_is_fast_enough_hides_behind_the_gpus_own_memory() -> None:
+    big = job(vocabulary=4e9)
+    (spilt,) = project(big, with_host(1e15), ["table_wise"], [4], spill=True)
+    roomy = dataclasses.replace(CLUSTER, gpu=dataclasses.replace(CLUSTER.gpu, memory=1e12))
+    (whole,) = project(big, roomy, ["table_wise"], [4])
+    assert isinstance(spilt, Projection) and isinstance(whole, Projection)
+    assert spilt.breakdown.step_time_s == pytest.approx(whole.breakdown.step_time_s, rel=1e-12)
+
+
+def test_hot_rows_on_the_gpu_make_spilling_cheap() -> None:
+    rows = [project(job(4e9, skew), with_host(10e9), ["table_wise"], [4], spill=True)[0] for skew in (0.0, 1.05, 1.4)]
+    shares = [row.spill.reads_share for row in rows if isinstance(row, Projection) and row.spill is not None]
+    assert len(shares) == 3 and shares == sorted(shares, reverse=True)
+    assert shares[2] < 0.1 * shares[0]
+
+
+def test_pcie_is_the_way_to_the_host_unless_the_gpu_says_otherwise() -> None:
+    rail = load_cluster("h100-8x_rail_128")
+    (row,) = project(job(vocabulary=1e10), rail, ["table_wise"], [8], spill=True)
+    assert isinstance(row, Projection) and rail.node.pcie is not None
+    assert f"{rail.node.pcie.capacity / 1e9:.4g} GB/s each way" in row.provenance["spill"]
+    with pytest.raises(UsageError, match=r"one-switch_16.toml has no node.pcie"):
+        project(job(vocabulary=4e9), CLUSTER, ["table_wise"], [4], spill=True)
+
+
+def test_the_spill_columns_are_there_only_where_something_spills(capsys: pytest.CaptureFixture[str]) -> None:
+    for vocabulary, there in ((4e9, True), (1e6, False)):
+        rows = [r.to_json() for r in project(job(vocabulary), with_host(1e10), ["table_wise"], [4, 8], spill=True)]
+        print_projection(rows)
+        out = capsys.readouterr().out
+        assert ("host reads" in out) is ("spill: assumed: " in out) is there

@@ -1,0 +1,142 @@
+"""Recorded collectives against the simulator: a trace whose times the simulator made is predicted exactly."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from dessim.cli.app import app
+from dessim.cluster import load_cluster
+from dessim.commands.trace_collectives import hold_against, run_alone, with_overheads
+from dessim.errors import CapacityError, UsageError
+from dessim.trace.io import Trace
+from dessim.trace.matched import matched_collectives
+from dessim.trace.schema import Collective, Header, Kind, Op, Phase
+
+RANKS = 4
+CALLS = [  # collective, S of each rank, splits of each rank
+    (Collective.ALL_REDUCE, [4_000_000] * RANKS, None),
+    (Collective.ALL_REDUCE, [512] * RANKS, None),
+    (Collective.ALL_TO_ALL, [65_536] * RANKS, None),
+    (Collective.ALL_TO_ALL, [4000] * RANKS, [(1000, 2000, 900, 100)] * RANKS),
+    (Collective.ALL_GATHER, [300_000] * RANKS, None),
+    (Collective.BARRIER, [0] * RANKS, None),
+]
+
+
+def recorded(times_s: list[float], header_ranks: int = RANKS) -> Trace:
+    """Calls one after the other; rank r comes 10 us later than rank r-1, and all end together."""
+    ranks: list[list[Op]] = [[] for _ in range(RANKS)]
+    at = 0.0
+    for number, ((kind, sizes, splits), took) in enumerate(zip(CALLS, times_s, strict=True)):
+        end = at + 10.0 * (RANKS - 1) + 1e6 * took
+        for rank in range(RANKS):
+            start = at + 10.0 * rank
+            ranks[rank].append(
+                Op(
+                    number,
+                    0,
+                    Phase.FORWARD,
+                    Kind.COLLECTIVE,
+                    f"{kind}.{number}",
+                    "comm",
+                    start,
+                    end - start,
+                    collective=kind,
+                    group="world",
+                    bytes=sizes[rank],
+                    dtype="float32",
+                    splits=splits[rank] if splits else None,
+                )
+            )
+        at = end
+    header = Header(
+        name="made",
+        world_size=header_ranks,
+        backend="nccl",
+        device="gpu",
+        strategy="recorded",
+        model={},
+        symbols={},
+        groups={"world": tuple(range(RANKS))},
+        warmup_steps=(),
+        recorded_steps=(0,),
+        clock_offset_us=(0.0,) * header_ranks,
+        step_us={},
+        software={},
+    )
+    return Trace(Path("made.trace"), header, tuple(tuple(ops) for ops in ranks))
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    return load_cluster("one-switch_16")
+
+
+@pytest.fixture(scope="module")
+def made(cluster):
+    """A trace whose transfers are those of a cluster with calls of 9 us and latencies 2.5 times as long."""
+    truth = with_overheads(cluster, 9e-6, 2.5)
+    blank = recorded([1e-5] * len(CALLS))
+    times = [
+        1e-5 if one.collective is Collective.BARRIER
+        else run_alone(one, blank, truth, run_alone(one, blank, cluster)[1])[0]
+        for one in matched_collectives(blank)
+    ]  # fmt: skip
+    return recorded(times)
+
+
+def test_what_the_simulator_made_is_predicted_exactly(made, cluster):
+    held = hold_against(made, cluster)
+    assert len(held.rows) == len(CALLS) - 1  # a barrier moves nothing
+    assert held.worst_error < 1e-6
+    assert (held.fit.op_overhead, held.fit.latency_factor) == pytest.approx((9e-6, 2.5), rel=1e-5)
+    for row in held.rows:
+        # The simulator on the cluster with what was fitted says the same as the equation.
+        simulated, _ = run_alone(row.what, made, held.cluster, row.algorithm)
+        assert simulated == pytest.approx(held.fit.seconds(row.timed), rel=1e-9)
+        assert row.described_s < row.timed.measured_s
+    errors = held.to_json()["errors"]
+    assert errors["left_out"]["worst"] < 1e-6 < errors["described"]["median"]
+
+
+def test_waiting_for_late_ranks_is_not_held_against_the_network(made, cluster):
+    rows = hold_against(made, cluster).to_json()["collectives"]
+    assert [row["waiting_max_s"] for row in rows] == pytest.approx([30e-6] * len(rows))
+    assert [row["waiting_median_s"] for row in rows] == pytest.approx([15e-6] * len(rows))
+
+
+def test_too_few_collectives_and_too_small_clusters_are_refused(made, cluster):
+    few = replace(made, ranks=tuple(ops[:2] for ops in made.ranks))
+    with pytest.raises(UsageError, match=r"made.trace: 1 collectives are too few to fit 2"):
+        hold_against(few, cluster)
+    with pytest.raises(CapacityError):
+        hold_against(recorded([1e-5] * len(CALLS), header_ranks=64), cluster)
+
+
+def test_the_command_prints_errors_and_exits_3_beyond_its_bound(made, tmp_path):
+    from dessim.trace.io import write_trace
+
+    # One collective in two takes twice as long as it should: no fit can be right about all of them.
+    spoilt = [[replace(op, dur_us=op.dur_us + 40 * (op.id % 2)) for op in ops] for ops in made.ranks]
+    for name, ranks in (("made", made.ranks), ("spoilt", spoilt)):
+        write_trace(tmp_path / f"{name}.trace", made.header, ranks)
+
+    def run(name: str, *more: str) -> tuple[int, str, str]:
+        arguments = ("trace", "collectives", str(tmp_path / f"{name}.trace"), "--cluster", "one-switch_16", *more)
+        result = CliRunner().invoke(app, arguments)
+        return result.exit_code, result.stdout, result.stderr
+
+    code, text, _ = run("made")
+    assert code == 0 and "fitted to all" in text and "9 us a call, latencies x 2.5" in text
+    code, text, error = run("spoilt", "--bound", "1 %")
+    assert code == 3 and "is more than 1 %" in error and "all_reduce.0" in text
+    code, text, _ = run("spoilt", "--bound", "100 %", "--json")
+    found = json.loads(text)
+    assert code == 0 and found["bound"] == 1.0 and found["n"] == len(CALLS) - 1
+    code, _, error = run("made", "--bound", "15")
+    assert code == 2 and "--bound" in error

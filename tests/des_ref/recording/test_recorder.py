@@ -1,0 +1,187 @@
+"""The recorder: every collective is seen, sizes are the plan's, and a trace survives what can happen to a run."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from des_ref import bench, train
+from des_ref.cli import leave
+from des_ref.comm import Comm, open_comm
+from des_ref.recording.recorder import Recorder
+from dessim.errors import TraceError
+from dessim.trace.check import check_trace as check
+from dessim.trace.io import Trace, load_trace, part_folder, rank_file
+from dessim.trace.schema import Collective, Kind, Phase
+from dessim.workload import formula
+from dessim.workload.model import load_model
+from dessim.workload.strategies import plan
+
+
+def traced_arguments(tiny: Path, path: Path, steps: int = 3) -> list[str]:
+    return [
+        "--data", "synthetic", "--model", str(tiny), "--batch", "64", "--device", "cpu", "--trace", str(path),
+        "--trace-warmup", "2", "--trace-steps", str(steps), "--steps", str(2 + 3 * steps),
+    ]  # fmt: skip
+
+
+def check_trace(trace: Trace, tiny: Path, ranks: int, strategy: str, pipeline: bool = True) -> None:
+    header, planned = trace.header, plan(strategy, load_model(tiny))
+    planned = planned.pipelined() if pipeline else planned
+    assert header.world_size == ranks and header.complete and not trace.problems
+    assert header.recorded_steps == (5, 6, 7)
+    assert [len(header.step_us[kind]) for kind in ("recorded", "plain")] == [3, 3]
+    assert min(header.step_us["plain"]) > 0 and header.clock_offset_us[0] == 0.0
+    for rank in range(ranks):
+        for step in header.recorded_steps:
+            ops = trace.step(rank, step)
+            assert {op.name for op in ops} == {op.name for op in planned.ops}
+            done: dict[int, float] = {}
+            for op in ops:
+                expected = planned.op(op.name)
+                symbols = {**header.symbols, **op.vars}
+                assert op.kind is expected.kind and op.collective is expected.collective
+                assert op.phase is expected.phase
+                if op.kind is Kind.COLLECTIVE:
+                    assert op.bytes == expected.bytes(symbols), op
+                    assert op.stream == expected.stream
+                    assert op.group == ("prefetch" if op.stream == "prefetch" else "world")
+                else:
+                    assert op.stream == expected.stream
+                    assert op.dur_us > 0 and op.mem_bytes > 0
+                    assert 0 < op.cpu_us <= op.dur_us
+                if op.splits is not None:
+                    assert sum(op.splits) == op.bytes and len(op.splits) == ranks
+                for dep in op.deps:
+                    assert op.start_us >= done[dep] - 1.0  # us
+                done[op.id] = op.end_us
+            by_name = {op.name: op for op in ops}
+            # FLOPs of GEMMs are counted; the plan adds the elementwise ones, which are a small part even here.
+            counted, formula = by_name["tail_backward"].flops, planned.op("tail_backward").flops
+            assert counted and formula
+            # shared_grad overlaps the row update, and the dense update waits for both.
+            update, w1 = by_name["update_rows"], by_name["shared_grad"]
+            assert w1.id not in update.deps and {w1.id, update.id} <= set(by_name["update_dense"].deps)
+
+
+@pytest.mark.parametrize("pipeline", [True, False])
+def test_trace_of_one_rank(pipeline: bool, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "run.trace"
+    assert train.main([*traced_arguments(tiny, path), "--pipeline" if pipeline else "--no-pipeline"]) == 0
+    check_trace(load_trace(path), tiny, 1, "des_all_reduce", pipeline)
+
+
+@pytest.mark.slow
+def test_trace_of_two_ranks(tiny: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run.trace"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    arguments = [*traced_arguments(tiny, path), "--strategy", "des_reduce_scatter"]
+    done = subprocess.run([*launcher, "-m", "des_ref.train", *arguments], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-3000:]
+    trace = load_trace(path)
+    check_trace(trace, tiny, 2, "des_reduce_scatter")
+    # What one rank sends to the other, the other receives.
+    assert not check(trace, formula.evaluate)
+    # Ids are those of the next step.
+    ids = [next(op for op in trace.step(rank, 5) if op.name == "ids") for rank in range(2)]
+    lookups = [next(op for op in trace.step(rank, 6) if op.name == "lookup") for rank in range(2)]
+    for rank in range(2):
+        arrived = sum(op.splits[rank] for op in ids if op.splits is not None)
+        assert arrived == round(lookups[rank].vars["m"] * 64 / 2) * 12
+
+
+@pytest.mark.slow
+def test_a_killed_run_leaves_only_a_part_folder(tiny: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run.trace"
+    arguments = [*traced_arguments(tiny, path, steps=300), "--steps", "20000", "--epochs", "1000"]
+    process = subprocess.Popen([sys.executable, "-m", "des_ref.train", *arguments], stderr=subprocess.DEVNULL)
+    file = part_folder(path) / rank_file(0)
+    try:
+        deadline = time.monotonic() + 60
+        while not (file.is_file() and file.stat().st_size > 4000):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.02)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    assert not path.exists() and part_folder(path).is_dir()
+    with pytest.raises(TraceError, match="left by a run that did not end"):
+        load_trace(path)
+    # What had been written is kept, a step at a time.
+    rest = load_trace(part_folder(path))
+    assert rest.problems and rest.header.recorded_steps
+
+
+def _train_ddp(comm: Comm) -> dict[str, Any]:
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(64, 256), torch.nn.ReLU(), torch.nn.Linear(256, 1))
+    model = torch.nn.parallel.DistributedDataParallel(net, bucket_cap_mb=0.03)
+    recorder = Recorder(comm)
+    seen = []
+    for step in range(2):
+        with recorder.step(step):
+            with recorder.segment("forward", Phase.FORWARD):
+                loss = model(torch.ones(8, 64)).sum()
+            with recorder.segment("backward", Phase.BACKWARD):
+                loss.backward()
+            with recorder.segment("update", Phase.OPTIMIZER):
+                for p in net.parameters():
+                    p.data -= 0.01 * p.grad
+        seen.append([op.to_json() for op in recorder.take({})])
+    return {"size": sum(p.numel() * p.element_size() for p in net.parameters()), "steps": seen}
+
+
+def _ddp_rank(rank: int, meeting: Path, answer: Path) -> None:
+    torch.set_num_threads(1)
+    with open_comm("cpu", (meeting, rank, 2)) as comm:
+        # In a function of its own: a DDP model that outlives its process group aborts the process (torch 2.13).
+        seen = _train_ddp(comm)
+        if rank == 0:
+            answer.write_text(json.dumps(seen))
+    leave(0)
+
+
+@pytest.mark.slow
+def test_collectives_of_ddps_reducer_are_seen(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    answer = tmp_path / "answer.json"
+    ranks = [context.Process(target=_ddp_rank, args=(rank, tmp_path / "meeting", answer)) for rank in range(2)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(60)
+        assert process.exitcode == 0
+    seen = json.loads(answer.read_text())
+    for ops in seen["steps"]:
+        # DDP also broadcasts its new bucket sizes once, at the head of the second step.
+        gradients = [op for op in ops if op.get("collective") == Collective.ALL_REDUCE]
+        assert gradients and all(op["name"].startswith("ddp_all_reduce_") for op in gradients)
+        assert len({op["name"] for op in ops}) == len(ops)
+        assert sum(op["bytes"] for op in gradients) == seen["size"]
+        update = next(op for op in ops if op["name"] == "update")
+        assert {op["id"] for op in gradients} <= set(update["deps"])
+        # The launch cuts backward in two; the second half runs beside the collective, not after it.
+        parts = [op for op in ops if op["name"].startswith("backward")]
+        assert len(parts) == len(gradients) + 1
+        assert all(g["id"] not in part.get("deps", []) for g in gradients for part in parts)
+        assert sum(op.get("flops", 0) for op in parts) > 0
+
+
+def test_bench_writes_what_calibration_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "bench.json"
+    assert bench.main(["--sizes", "1KiB,10 B", "--iterations", "2", "--device", "cpu", "--json", str(out)]) == 0
+    result = json.loads(out.read_text())
+    assert (result["schema_version"], result["world_size"], result["backend"]) == (1, 1, "gloo")
+    assert [(r["op"], r["bytes"]) for r in result["results"][:2]] == [("all_reduce", 1024), ("all_reduce", 12)]
+    assert len(result["results"]) == 8 and all(r["seconds"] > 0 and r["iterations"] == 2 for r in result["results"])
+    assert "busbw" in capsys.readouterr().out

@@ -1,0 +1,308 @@
+"""Faults in mid-run: piecewise exact, every byte conserved over the ways there are, folded as ever."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import simpy
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dessim.cluster import Cluster
+from dessim.errors import ClusterError, SimulationError
+from dessim.sim.collective import Collectives, RouteCache
+from dessim.sim.core.recorder import Record
+from dessim.sim.engine import simulate
+from dessim.sim.faults.faults import Fault, Faults
+from dessim.sim.fluid.flows import route_flows
+from dessim.sim.fluid.network import GIVES_UP, Network
+from dessim.sim.progress import Progress
+from dessim.trace.schema import Collective, Kind, Phase
+from dessim.workload.dag import RankClass, Task, Workload
+from tests.cluster.small_clusters import build, hosts, link
+from tests.sim import naive
+
+ALL_TO_ALL = {Collective.ALL_TO_ALL: "direct"}
+
+
+def leaves_of(count: int, spines: int, latency: str = "0 s", **fabric: object) -> Cluster:
+    """Hosts, one a leaf, whose NICs just fill their uplinks: full bisection."""
+    uplink = link(f"{16 / spines!r} GB/s", latency)
+    data = hosts(**{"kind": "leaf_spine", "nodes_per_leaf": 1, "spines": spines, "uplink": uplink, **fabric})
+    data["node"].update(count=count, nic=link("16 GB/s", latency))
+    return build(data)
+
+
+def exchange(n: int, size: float = 1e9) -> Workload:
+    task = Task("x", 0, Phase.FORWARD, Kind.COLLECTIVE, "c", collective=Collective.ALL_TO_ALL, group="w", size=size)
+    return Workload("exchange", n, (RankClass(range(n), (task,)),), {"w": range(n)}, (0,))
+
+
+def exchanged(cluster: Cluster, *faults: Fault, n: int = 0, **rest: object) -> Record:
+    return simulate(cluster, exchange(n or cluster.n_gpus), ALL_TO_ALL, faults=Faults(faults), **rest)  # type: ignore
+
+
+# -- how long it takes ------------------------------------------------------------------------------------------------
+
+
+def test_one_spine_of_16_down_slows_a_full_exchange_by_16_15() -> None:
+    cluster = leaves_of(64, 16)
+    whole = exchanged(cluster).end
+    assert whole == pytest.approx(63 / 64 * 1e9 / 16e9, rel=1e-12)
+    assert exchanged(cluster, Fault("spine11", 0.0)).end / whole == pytest.approx(16 / 15, rel=1e-6)
+    # down half-way: the second half takes 16/15 of its time
+    half = whole / 2
+    assert exchanged(cluster, Fault("spine11", half)).end / whole == pytest.approx((1 + 16 / 15) / 2, rel=1e-9)
+    # and back after a quarter: that quarter carried 15/16 of its bytes
+    back = exchanged(cluster, Fault("spine11", half, half + whole / 4)).end
+    assert back / whole == pytest.approx(1 + 1 / 4 / 16, rel=1e-9)
+    # slower by half: split evenly, everybody waits for the slow share
+    slow = exchanged(cluster, Fault("spine11", half, share=0.5)).end
+    assert slow / whole == pytest.approx(1 / 2 + 2 / 2, rel=1e-9)
+
+
+def test_a_ring_is_slowed_from_the_stage_in_which_a_link_becomes_slower() -> None:
+    """Stages that are multiplied stop being so at the fault; latency is paid once a stage."""
+    n, size, latency = 4, 4e9, 1e-3
+    cluster = leaves_of(n, 1, "1 ms")
+    task = Task("r", 0, Phase.FORWARD, Kind.COLLECTIVE, "c", collective=Collective.ALL_REDUCE, group="w", size=size)
+    job = Workload("ring", n, (RankClass(range(n), (task,)),), {"w": range(n)}, (0,))
+    stage = size / n / 16e9 + 4 * latency
+    at = stage + 1 / 2 * size / n / 16e9  # half-way through what the second stage sends
+    record = simulate(
+        cluster, job, {Collective.ALL_REDUCE: "ring"}, faults=Faults((Fault("leaf0 -> spine0", at, share=0.5),))
+    )
+    slow = 2 * size / n / 16e9 + 4 * latency
+    assert record.end == pytest.approx(stage + (stage + slow) / 2 + 4 * slow, rel=1e-12)
+
+
+def test_a_fault_while_the_last_bytes_are_on_the_wire_changes_nothing() -> None:
+    cluster = leaves_of(8, 2, "1 ms")
+    whole = exchanged(cluster).end
+    late = exchanged(cluster, Fault("spine0", whole - 2e-3), Fault("gpu0", whole - 1e-3)).end
+    assert late == pytest.approx(whole, rel=1e-12)
+
+
+# -- no way left ------------------------------------------------------------------------------------------------------
+
+
+def test_flows_with_no_way_left_wait_while_the_others_go_on() -> None:
+    cluster = leaves_of(2, 1)
+    send = np.array([0]), np.array([1]), np.array([16e9])
+    ends = run(cluster, [(0.0, *send)], [Fault("leaf0 -> spine0", 0.25, 3.0)], True)
+    assert ends == pytest.approx([0.25 + 2.75 + 0.75], rel=1e-12)
+    # Two into one: half a second at half the rate each, then one alone while the other's NIC is down, till 1.25 s.
+    cluster, other = leaves_of(3, 1), (np.array([2]), *send[1:])
+    ends = run(cluster, [(0.0, *send), (0.0, *other)], [Fault("gpu0", 0.5, 1.5)], True)
+    assert ends == pytest.approx([1.5 + 0.75, 0.5 + 0.75], rel=1e-12)
+
+
+def test_a_stage_that_begins_while_a_nic_is_down_waits_for_it() -> None:
+    cluster = leaves_of(4, 2)
+    whole = exchanged(cluster).end
+    assert exchanged(cluster, Fault("gpu1", 0.0, 0.5)).end == pytest.approx(0.5 + whole, rel=1e-12)
+
+
+def test_what_never_comes_back_is_named_when_the_time_is_up() -> None:
+    cluster = leaves_of(4, 1)
+    message = r"gpu0 could not reach gpu1 for 34\.36 s from 10 ms on: leaf0 -> spine0 is down, and no way is left"
+    with pytest.raises(SimulationError, match=message):
+        exchanged(cluster, Fault("leaf0 -> spine0", 0.01))
+    with pytest.raises(SimulationError, match=r"for 34\.36 s from 0 s on"):  # down before it began, without a fault
+        simulate(cluster.with_links([("leaf0 -> spine0", 0.0)]), exchange(4), ALL_TO_ALL)
+    # to be down twice is not to be down for long
+    half = 0.6 * GIVES_UP
+    twice = [Fault("leaf0 -> spine0", 0.01, half), Fault("leaf0 -> spine0", half + 1e-3, 2 * half)]
+    assert exchanged(cluster, *twice).end > 2 * half
+    # its time runs on through other faults
+    faults = Faults((Fault("leaf0 -> spine0", 0.01, 0.51), Fault("leaf2 -> spine0", 0.3, 0.35, 0.5)), timeout=0.4)
+    with pytest.raises(SimulationError, match=r"for 400 ms from 10 ms on"):
+        simulate(cluster, exchange(4), ALL_TO_ALL, faults=faults)
+
+
+# -- states -----------------------------------------------------------------------------------------------------------
+
+
+def test_states_come_back_as_the_same_and_the_worst_of_several_faults_counts() -> None:
+    cluster = leaves_of(4, 2)
+    faults = Faults(
+        (
+            Fault("spine0", 1.0, 2.0),
+            Fault("spine0", 3.0, 4.0),
+            Fault("leaf0 -> spine0", 0.5, 3.5, share=0.25),
+            Fault("leaf1 -> spine1", 9.0, 9.5, share=1.0),
+        )
+    )
+    times, states = zip(*faults.states(cluster), strict=True)
+    assert times == (0.5, 1.0, 2.0, 3.0, 3.5, 4.0, 9.0, 9.5)
+    assert states[0] is states[2] and states[5] is states[7] is cluster
+    number = [cluster.links.name(i) for i in range(len(cluster.links))].index("leaf0 -> spine0")
+    shares = [float(state.links.capacity[number] / cluster.links.capacity[number]) for state in states]
+    assert shares == [0.25, 0, 0.25, 0, 0, 1, 1, 1]
+    with pytest.raises(ClusterError, match=r"^faults:spin0: nothing is called 'spin0'; did you mean 'spine0'"):
+        Faults((Fault("spin0", 0.0),)).states(cluster)
+
+
+def test_prices_are_kept_for_each_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = leaves_of(4, 2)
+    routed = RouteCache(cluster)
+    down = cluster.with_links([("spine0", 0.0)])
+    assert routed.on(down) is routed.on(cluster.with_links([("spine0", 0.0)])) is not routed
+    assert routed.on(cluster) is routed
+    jobs = Collectives(routed, {"w": range(4)})
+    priced = []
+    monkeypatch.setattr(
+        "dessim.sim.collective.route_flows", lambda c, *a, **k: priced.append(c) or route_flows(c, *a, **k)
+    )
+
+    def all_of_them(env: simpy.Environment, network: Network):  # type: ignore[no-untyped-def]
+        for state in (cluster, down, cluster, down):
+            jobs.reroute(state)
+            network.change(state)
+            yield from jobs.run(env, network, Collective.ALL_GATHER, "w", 4e9, None, Progress())
+
+    env = simpy.Environment()
+    env.run(until=env.process(all_of_them(env, Network(env, cluster))))
+    built = [c for c in priced if c is cluster]
+    assert len([c for c in priced if c is down]) == 1  # of what was chosen as on the cluster as built
+    assert len(priced) == len(built) + 1
+
+
+# -- laws -------------------------------------------------------------------------------------------------------------
+
+HOSTS = 6
+MESSAGES = st.lists(
+    st.tuples(
+        st.integers(0, 40),
+        st.lists(
+            st.tuples(st.integers(0, HOSTS - 1), st.integers(1, HOSTS - 1), st.integers(1, 60)), min_size=1, max_size=5
+        ),
+    ),
+    min_size=1,
+    max_size=4,
+)
+FAULTS = st.lists(
+    st.builds(
+        lambda which, start, length, share: Fault(which, start * 1e-9, (start + length) * 1e-9, share),
+        st.sampled_from(["spine0", "spine1", "leaf0 -> spine2", "leaf1 <-> spine0", "gpu2"]),
+        st.integers(0, 60),
+        st.integers(1, 40),
+        st.sampled_from([0.0, 0.25, 0.5]),
+    ),
+    max_size=4,
+)
+
+
+def bed(routing: str) -> Cluster:
+    data = hosts(kind="leaf_spine", nodes_per_leaf=2, spines=3, uplink=link("1 GB/s", "0 s"), routing=routing)
+    data["node"].update(count=HOSTS, nic=link("4 GB/s", "0 s"))
+    return build(data)
+
+
+BEDS = {routing: bed(routing) for routing in ("split", "static", "ecmp")}
+
+
+def run(cluster: Cluster, sends: list, faults: list[Fault], folding: bool) -> list[float]:
+    """When each batch (start, src, dst, size) has arrived."""
+    return run_network(cluster, sends, faults, folding)[0]
+
+
+def run_network(cluster: Cluster, sends: list, faults: list[Fault], folding: bool) -> tuple[list[float], Network]:
+    env = simpy.Environment()
+    network = Network(env, cluster, folding)
+    ends = [0.0] * len(sends)
+
+    def one(number: int, start: float, src: np.ndarray, dst: np.ndarray, size: np.ndarray):  # type: ignore[no-untyped-def]
+        yield env.timeout(start)
+        yield network.transfer(route_flows(network.cluster, src, dst, size, folding=folding))
+        ends[number] = env.now
+
+    env.process(Faults(tuple(faults)).strike(env, network, []))
+    env.run(until=simpy.AllOf(env, [env.process(one(i, *send)) for i, send in enumerate(sends)]))
+    return ends, network
+
+
+def as_sends(batches: list) -> list:
+    sends = []
+    for start, messages in batches:
+        src, shift, size = (np.array(column) for column in zip(*messages, strict=True))
+        sends.append((start * 1e-9, src, (src + shift) % HOSTS, size.astype(float)))
+    return sends
+
+
+def exact(cluster: Cluster, batches: list, faults: list[Fault]) -> tuple[list[float], list[float]]:
+    """The same in rational arithmetic: rates anew at every start, finish and change of state. Also the bytes that each
+    link carried, as the integral of the rates over it."""
+    nano = Fraction(1, 10**9)
+    states = [(Fraction(0), cluster)] + [
+        (round(time * 1e9) * nano, state) for time, state in Faults(tuple(faults)).states(cluster)
+    ]
+    sends = [
+        (start * nano, src, (src + shift) % HOSTS, number)
+        for number, (start, messages) in enumerate(batches)
+        for src, shift, _ in messages
+    ]
+    left = [Fraction(size) for _, messages in batches for _, _, size in messages]
+    ends = [Fraction(0)] * len(batches)
+    carried = [Fraction(0)] * len(cluster.links)
+    now = Fraction(0)
+    while any(left):
+        state = [state for time, state in states if time <= now][-1]
+        capacity = [Fraction(c) for c in state.links.capacity.tolist()]
+        paths = {}
+        for i, (start, src, dst, _) in enumerate(sends):
+            if left[i] and start <= now:
+                routes = state.routes([src], [dst], refuse=False)
+                path = zip(routes.link.tolist(), routes.weight.tolist(), strict=True)
+                paths[i] = {at: Fraction(weight).limit_denominator(100) for at, weight in path}
+        going = [i for i in paths if all(capacity[at] for at in paths[i])]
+        rates = dict(zip(going, naive.rates([paths[i] for i in going], capacity), strict=True))
+        instants = [now + left[i] / rates[i] for i in going]
+        instants += [send[0] for i, send in enumerate(sends) if left[i] and send[0] > now]
+        instants += [time for time, _ in states if time > now]
+        following = min(instants)
+        for i in going:
+            left[i] -= rates[i] * (following - now)
+            for at, weight in paths[i].items():
+                carried[at] += weight * rates[i] * (following - now)
+            if not left[i]:
+                ends[sends[i][3]] = following
+        now = following
+    return [float(end) for end in ends], [float(size) for size in carried]
+
+
+@settings(max_examples=100, deadline=None)
+@given(routing=st.sampled_from(sorted(BEDS)), batches=MESSAGES, faults=FAULTS)
+def test_ends_are_those_of_exact_arithmetic_folded_or_not(routing: str, batches: list, faults: list[Fault]) -> None:
+    cluster = BEDS[routing]
+    expected, _ = exact(cluster, batches, faults)
+    assert run(cluster, as_sends(batches), faults, folding=True) == pytest.approx(expected, rel=1e-9)
+    assert run(cluster, as_sends(batches), faults, folding=False) == pytest.approx(expected, rel=1e-9)
+
+
+def each_link_its_own_class(cluster: Cluster) -> Cluster:
+    """So that what is counted by class is counted by link."""
+    links = cluster.links
+    kinds = tuple(links.name(i) for i in range(len(links)))
+    return replace(cluster, links=replace(links, kind=np.arange(len(links), dtype=np.int8), kinds=kinds))
+
+
+@settings(max_examples=60, deadline=None)
+@given(routing=st.sampled_from(["static", "ecmp"]), batches=MESSAGES, faults=FAULTS, folding=st.booleans())
+def test_every_byte_is_carried_link_by_link(routing: str, batches: list, faults: list[Fault], folding: bool) -> None:
+    cluster = each_link_its_own_class(BEDS[routing])
+    _, expected = exact(cluster, batches, faults)
+    sends = as_sends(batches)
+    ends, network = run_network(cluster, sends, faults, folding)
+    counted = network.counters.bytes_by_kind
+    assert counted == pytest.approx(expected, rel=1e-9, abs=1e-6)
+    load = network.counters.load(max(ends))  # the integral over time of the rate of each link
+    integral = [float(load.rate[k] @ np.diff(load.time)) if k in load.rate else 0.0 for k in cluster.links.kinds]
+    assert integral == pytest.approx(expected, rel=1e-9, abs=1e-6)
+    # what hosts send is what goes out of them, and what goes into their receivers
+    for kind, end in ((cluster.links.src, 1), (cluster.links.dst, 2)):
+        sent = [sum(float(send[3][send[end] == host].sum()) for send in sends) for host in range(HOSTS)]
+        assert [counted[kind == host].sum() for host in range(HOSTS)] == pytest.approx(sent, rel=1e-9)

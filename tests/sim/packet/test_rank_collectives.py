@@ -1,0 +1,131 @@
+"""Collectives of ranks that come one by one: nobody waits for a rank that it has no business with."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from dessim.cluster import Cluster, load_cluster
+from dessim.errors import SimulationError
+from dessim.sim.engine import simulate
+from dessim.sim.faults.faults import Fault, Faults
+from dessim.trace.schema import Collective
+from dessim.workload.dag import Task
+from tests.sim.packet.test_packets import bed
+from tests.sim.test_engine import CLUSTER, compute, job, reduce
+
+SIZE = 1e6
+
+
+def exchange(*deps: int, name: str = "rows") -> Task:
+    return reduce(name, SIZE, *deps, collective=Collective.ALL_TO_ALL)
+
+
+def ends(cluster: Cluster, late_s: list[float], cores: int = 8) -> list[float]:
+    """When each rank leaves an exchange to which it comes so late."""
+    ranks = [((rank,), [compute("late", late), exchange(0)]) for rank, late in enumerate(late_s)]
+    spans = simulate(cluster, job(ranks), cores=cores).spans
+    return [span.end for span in sorted(spans, key=lambda span: span.rank_class) if span.name == "rows"]
+
+
+def test_two_ranks_exchange_one_after_the_other() -> None:
+    cluster = bed(load_cluster("lab/switch_2"))
+    message = SIZE / 2 / cluster.node.nic.capacity
+    # Who came first has what it wants when the other's message is there, and keeps nothing that has left.
+    assert ends(cluster, [0.1, 0.2]) == pytest.approx([0.2 + message, 0.2 + 2 * message], rel=1e-2)
+    window = 0.1 * SIZE / 2
+    some = bed(load_cluster("lab/switch_2"), window=window)
+    assert ends(some, [0.1, 0.2]) == pytest.approx([0.2 + 1.9 * message, 0.2 + 2 * message], rel=1e-2)
+
+
+def test_a_rank_that_comes_late_holds_nobody_up_who_has_no_business_with_it_yet() -> None:
+    cluster = bed(load_cluster("lab/switch_4"))
+    message = SIZE / 4 / cluster.node.nic.capacity
+    late = 1.0
+    assert 12 * message < late
+    *early, last = ends(cluster, [1e-3, 2e-3, 3e-3, late])
+    # All that is left when it comes: its own messages, each way over its own link; some wait for their opposite.
+    assert late + 3 * message <= last <= late + 6 * message + 1e-2
+    assert all(late + message <= end <= last for end in early)
+
+
+def test_who_comes_first_computes_while_others_communicate() -> None:
+    """Two ranks on one core, three steps: the exchange takes as long as it would without the other's compute."""
+    cluster = bed(load_cluster("lab/switch_2"))
+    message = SIZE / 2 / cluster.node.nic.capacity
+    tasks = [compute("work", 1e-2), exchange(0)]
+    steps = [
+        replace(t, step=s, deps=tuple(d + 2 * s for d in t.deps) or ((2 * s - 1,) if s else ()))
+        for s in range(3)
+        for t in tasks
+    ]
+    record = simulate(cluster, job([((0,), steps), ((1,), steps)]), cores=1)
+    assert 3 * (1e-2 + 2 * message) < record.end < 3 * (2e-2 + 2 * message)
+
+
+def test_packets_take_their_part_of_the_cores() -> None:
+    """A thread computes while its rank sends for half a second, with half of the one core busy carrying."""
+    size = 0.5 * 2 * load_cluster("lab/switch_2").node.nic.capacity  # both ways at once: the ranks come together
+    beside = compute("beside", 0.2)
+    tasks = [replace(exchange(), size=size), beside]
+
+    def took(**transport: float) -> float:
+        cluster = bed(load_cluster("lab/switch_2"), **transport)
+        spans = simulate(cluster, job([((0,), tasks), ((1,), tasks[:1])]), cores=1).spans
+        return next(span.end for span in spans if span.name == "beside")
+
+    rate = load_cluster("lab/switch_2").node.nic.capacity
+    assert took() == pytest.approx(0.2, rel=1e-6)
+    assert took(core_rate=4 * rate) == pytest.approx(0.4, rel=0.05)
+
+
+def test_the_same_bytes_cross_each_link() -> None:
+    """As many as by the schedule of the whole, which waits for the last rank."""
+    cluster = bed(load_cluster("lab/switch_4"))
+    tasks = [exchange()]
+    alone = simulate(cluster, job([(range(4), tasks)]))
+    apart = simulate(cluster, job([((rank,), tasks) for rank in range(4)]), cores=4)
+    assert apart.bytes_by_kind == pytest.approx(alone.bytes_by_kind, rel=1e-3)
+    # At the same instant all are ready before anybody sends; the schedule has somebody come first.
+    assert 3 * SIZE / 4 / cluster.node.nic.capacity < apart.end < alone.end
+
+
+def test_threads_of_a_group_run_two_collectives_at_a_time_and_hold_up_no_compute() -> None:
+    cluster = bed(load_cluster("lab/switch_2"))
+    rate = cluster.node.nic.capacity
+    tasks = [reduce(f"sum {i}", rate / 10, stream="prefetch") for i in range(3)]
+    tasks.append(compute("beside", 1e-3, stream="prefetch"))
+    spans = {span.name: span for span in simulate(cluster, job([(range(2), tasks)]), cores=8).spans}
+    assert spans["sum 0"].start == spans["sum 1"].start == spans["beside"].start == 0
+    assert spans["sum 2"].start == min(spans["sum 0"].end, spans["sum 1"].end) > 0.1
+    assert spans["beside"].end == pytest.approx(1e-3, abs=2.0**-24)
+
+
+def test_a_rank_that_waits_goes_on_when_a_core_is_free() -> None:
+    """Waking takes the machine's time, and computing ranks are not interrupted for it."""
+    size = 1e3
+
+    def took(cores: int, **transport: float) -> float:
+        cluster = bed(load_cluster("lab/switch_4"), **transport)
+        busy = [((rank,), [compute("work", 0.1)]) for rank in (2, 3)]
+        talking = [((rank,), [reduce("sum", size, group="pair")]) for rank in (0, 1)]
+        spans = simulate(cluster, job([*talking, *busy], pair=(0, 1)), cores=cores).spans
+        return max(span.end for span in spans if span.name == "sum")
+
+    free = took(8)
+    assert took(8, host_overhead=1e-4) > free + 1e-4
+    assert took(2, host_overhead=1e-6) > free + 2e-3
+
+
+def test_what_gloo_has_not_is_refused() -> None:
+    cluster = bed(load_cluster("lab/switch_4"))
+    with pytest.raises(SimulationError, match="rank by rank"):
+        simulate(cluster, job([(range(4), [reduce("odd", 1e3, collective=Collective.GATHER)])]), cores=2)
+    faults = Faults((Fault("node0 -> switch", 0.0, 1.0),))
+    with pytest.raises(SimulationError, match="faults do not befall packets"):
+        simulate(cluster, job([(range(4), [reduce("sum", 1e3)])]), cores=2, faults=faults)
+    barrier = job([(range(4), [reduce("all", 0.0, collective=Collective.BARRIER)])])
+    assert simulate(cluster, barrier, cores=2).end == 0
+    # Other transports keep to schedules of all ranks.
+    assert simulate(CLUSTER, job([(range(4), [reduce("sum", 1e6)])]), cores=2).spans[0].algorithm != "gloo"

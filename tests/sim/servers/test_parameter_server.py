@@ -1,0 +1,270 @@
+"""Parameter servers against closed forms of deterministic queues, and what holds whatever the numbers are."""
+
+from __future__ import annotations
+
+import dataclasses
+import heapq
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dessim.cluster import Cluster, load_cluster
+from dessim.sim.core.recorder import LATE
+from dessim.sim.fluid.flows import route_flows
+from dessim.sim.servers import parameter_server
+from dessim.sim.servers.folded_routes import open_channels
+from dessim.sim.servers.parameter_server import serve
+from dessim.sim.servers.traffic import QUEUE, SERVICE, Consistency, ServersResult, StepTraffic
+from dessim.trace.schema import Kind
+
+WIRE = load_cluster("one-switch_16")  # one GPU a host, one switch between
+RATE = float(WIRE.links.capacity[0])
+RAILS = load_cluster("h100-8x_rail_128")
+US = 1e-6
+
+
+@pytest.fixture(autouse=True)
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight steps of a worker are enough for what is tested here."""
+    monkeypatch.setattr(parameter_server, "IN_ALL", 1)
+
+
+def hop(cluster: Cluster = WIRE) -> float:
+    """Seconds of an empty message between two hosts."""
+    return float(cluster.routes([0], [cluster.n_gpus - 1]).latency[0]) + cluster.transport.message_overhead
+
+
+def run(
+    n: int, s: int, exchange: StepTraffic, compute: tuple[float, float], consistency: Consistency, **more: object
+) -> ServersResult:
+    """Workers on the first hosts of the switch, servers on those after them."""
+    return serve(WIRE, np.arange(n), np.arange(n, n + s), exchange, compute, consistency, **more)  # type: ignore[arg-type]
+
+
+def messages(request: float, reply: float, push: float, s: int = 1) -> float:
+    """Seconds that the four messages of a worker's step take when it is alone; the last one is empty."""
+    queueing = (s - 1) * WIRE.transport.message_overhead
+    return (request + s * reply + push) / RATE + 4 * hop() + 2 * queueing
+
+
+@pytest.mark.parametrize("sync", [True, False])
+@pytest.mark.parametrize("s", [1, 4])
+def test_a_lone_worker_waits_for_each_part_in_turn(sync: bool, s: int) -> None:
+    exchange = StepTraffic(1e4, 3e5, 2e5, gather=20 * US, merge=30 * US, apply=40 * US if sync else 0.0)
+    served = run(1, s, exchange, (50 * US, 500 * US), Consistency(sync))
+    # Its own NIC carries what goes to all servers, and what comes from them.
+    expected = (s * 1e4 + s * 3e5 + s * 2e5) / RATE + 4 * hop() + 2 * (s - 1) * WIRE.transport.message_overhead
+    expected += (50 + 500 + 20 + 30 + (40 if sync else 0)) * US
+    assert served.step_time == pytest.approx(expected, rel=1e-9)
+    assert served.staleness.max() == 0 and served.lead == 0
+
+
+@pytest.mark.parametrize("n", [2, 5, 12])
+@pytest.mark.parametrize("compute", [0.0, 100 * US, 700 * US])
+def test_asynchronous_workers_go_round_in_a_deterministic_queue(n: int, compute: float) -> None:
+    """M equal customers, one server: a round takes N services, or what one takes alone, whichever is longer."""
+    exchange = StepTraffic(1.0, 1.0, 1.0, gather=60 * US, merge=40 * US)
+    served = run(n, 1, exchange, (0.0, compute), Consistency(sync=False), measured=12)
+    alone = compute + 100 * US + messages(1, 1, 1)
+    assert served.step_time == pytest.approx(max(n * 100 * US, alone), rel=1e-6)
+    assert served.busy == pytest.approx(min(1.0, n * 100 * US / alone), rel=1e-2)
+
+
+def test_visits_that_do_not_pack_cost_more_than_either_bound() -> None:
+    """A pull and a push at a fixed distance, eight times: 99 % of the server's time cannot be laid out that way."""
+    served = run(8, 1, StepTraffic(1.0, 1.0, 1.0, 60 * US, 40 * US), (0.0, 700 * US), Consistency(sync=False))
+    alone = 800 * US + messages(1, 1, 1)
+    assert alone * 1.01 < served.step_time < alone * 1.1
+
+
+@pytest.mark.parametrize("n", [2, 6, 12])
+def test_equal_workers_in_turn_are_stale_by_all_the_others(n: int) -> None:
+    served = run(n, 1, StepTraffic(1.0, 1.0, 1.0, 60 * US, 40 * US), (0.0, 500 * n * US), Consistency(sync=False))
+    assert served.staleness[-3 * n :].tolist() == [n - 1] * 3 * n  # once they have found a rhythm
+
+
+def test_where_pulls_queue_what_they_find_is_fresher() -> None:
+    """Updates that are applied while a pull waits are in what it finds."""
+    served = run(12, 1, StepTraffic(1.0, 1.0, 1.0, 60 * US, 40 * US), (0.0, 200 * US), Consistency(sync=False))
+    assert served.busy == pytest.approx(1, rel=1e-6) and served.staleness.max() < 11
+
+
+def test_threads_serve_side_by_side_until_the_wire_is_full() -> None:
+    slow = StepTraffic(1.0, 1.0, 1.0, gather=300 * US, merge=300 * US)
+    times = [run(12, 1, slow, (0.0, 0.0), Consistency(sync=False, threads=k)).step_time for k in (1, 2, 4)]
+    assert [times[0] / t for t in times] == pytest.approx([1, 2, 4], rel=1e-6)
+    large = StepTraffic(1.0, 5e6, 1.0, gather=1 * US, merge=1 * US)
+    served = run(12, 1, large, (0.0, 0.0), Consistency(sync=False, threads=12))
+    assert served.step_time >= 12 * 5e6 / RATE * (1 - 1e-9)  # all replies leave by the server's one NIC
+    assert served.step_time == pytest.approx(12 * 5e6 / RATE, rel=0.02)
+    twice = run(12, 2, dataclasses.replace(large, reply=2.5e6), (0.0, 0.0), Consistency(sync=False, threads=12))
+    assert served.step_time / twice.step_time == pytest.approx(2, rel=0.03)
+
+
+@pytest.mark.parametrize(("n", "s"), [(4, 1), (8, 2), (12, 4)])
+def test_a_synchronous_step_is_two_queues_and_a_barrier(n: int, s: int) -> None:
+    """Requests arrive together. The last worker's reply leaves after N services; it computes, and pushes last: by then
+    the pushes of the others, which came one service apart, are in, since a push takes no longer than a pull."""
+    exchange = StepTraffic(100.0, 1.0, 1.0, gather=50 * US, merge=40 * US, apply=70 * US)
+    served = run(n, s, exchange, (30 * US, 1500 * US), Consistency())
+    overhead = (s - 1) * WIRE.transport.message_overhead
+    requests = max(n, s) * 100 / RATE + hop() + overhead
+    last = 30 * US + requests + n * 50 * US + s / RATE + hop() + 1500 * US + s / RATE + hop() + overhead + 40 * US
+    assert served.step_time == pytest.approx(last + 70 * US + hop(), rel=1e-9)
+    assert served.staleness.max() == 0
+
+
+def test_a_barrier_waits_for_the_slowest_and_nobody_is_stale() -> None:
+    exchange = StepTraffic(1e4, 1e5, 1e5, gather=5 * US, merge=5 * US, apply=5 * US)
+    even = run(8, 2, exchange, (50 * US, 500 * US), Consistency())
+    uneven = run(8, 2, exchange, (50 * US, 500 * US), Consistency(jitter=0.3, seed=1))
+    free = run(8, 2, exchange, (50 * US, 500 * US), Consistency(sync=False, jitter=0.3, seed=1))
+    assert uneven.step_time > 1.2 * even.step_time and free.step_time < 0.9 * uneven.step_time
+    assert uneven.staleness.max() == 0 and free.staleness.max() > 7 > free.staleness.min()
+
+
+def by_hand(
+    n: int, exchange: StepTraffic, compute: tuple[float, float], consistency: Consistency, steps: int
+) -> list[float]:
+    """When each push is applied, on one server with one thread: a heap of arrivals, no processes and no network.
+
+    Messages take a hop each; a worker's draws are those of the simulation.
+    """
+    seeds = np.random.SeedSequence(consistency.seed).spawn(n)
+    rngs = [np.random.default_rng(seed) for seed in seeds]
+    way = hop() + 1 / RATE
+    arrivals: list[tuple[float, int, bool]] = []  # when, whose, whether it is a push
+    factors = [1.0] * n
+
+    def begin(w: int, now: float) -> None:
+        factors[w] = float(np.exp(consistency.jitter * rngs[w].standard_normal()))
+        heapq.heappush(arrivals, (now + compute[0] * factors[w] + way, w, False))
+
+    for w in range(n):
+        begin(w, 0.0)
+    free, applied = 0.0, list[float]()
+    while len(applied) < steps:
+        came, w, push = heapq.heappop(arrivals)
+        free = max(free, came) + (exchange.merge if push else exchange.gather)
+        if push:
+            applied.append(free)
+            begin(w, free + hop())
+        else:
+            heapq.heappush(arrivals, (free + way + compute[1] * factors[w] + way, w, True))
+    return applied
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("n", [3, 12])
+def test_a_queue_worked_out_by_hand_applies_pushes_at_the_same_times(n: int, seed: int) -> None:
+    exchange, compute = StepTraffic(1.0, 1.0, 1.0, 40 * US, 60 * US), (50 * US, 600 * US)
+    consistency = Consistency(sync=False, jitter=0.4, seed=seed)
+    served = run(n, 1, exchange, compute, consistency, measured=6)
+    pushes = sorted(s.end - hop() for s in served.record.spans if s.name == "push")
+    expected = by_hand(n, exchange, compute, consistency, 8 * n)
+    assert pushes[: 8 * n] == pytest.approx(expected, rel=1e-6)  # messages of a byte hardly meet
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    n=st.integers(2, 6),
+    bound=st.integers(0, 3),
+    jitter=st.floats(0.1, 1.5),
+    seed=st.integers(0, 2**32 - 1),
+    threads=st.integers(1, 3),
+)
+def test_bounded_staleness_is_never_exceeded(n: int, bound: int, jitter: float, seed: int, threads: int) -> None:
+    exchange = StepTraffic(1e3, 1e5, 1e5, gather=10 * US, merge=20 * US)
+    served = run(n, 1, exchange, (20 * US, 300 * US), Consistency(False, bound, threads, jitter, seed), measured=5)
+    assert served.lead <= bound
+    # While one worker is in a step, any other ends at most those that its lead and its lag allow.
+    assert served.staleness.max() <= (n - 1) * (2 * bound + 1)
+
+
+def test_a_bound_costs_time_and_buys_freshness() -> None:
+    exchange = StepTraffic(1e3, 1e5, 1e5, gather=5 * US, merge=5 * US)
+    runs = [run(8, 1, exchange, (20 * US, 400 * US), Consistency(False, bound, 1, 0.8, 3)) for bound in (0, 1, 4, None)]
+    assert runs[0].step_time > runs[1].step_time > runs[3].step_time * 0.999
+    assert runs[0].lead == 0 and runs[3].lead > 1
+    waits = [sum(s.parts.get(LATE, 0.0) for s in r.record.spans) for r in runs]
+    assert waits[0] > waits[1] > waits[3] == 0
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    sync=st.booleans(),
+    jitter=st.sampled_from([0.0, 0.5]),
+    seed=st.integers(0, 99),
+    threads=st.integers(1, 3),
+    limits=st.sampled_from([{}, {"fan_in": ((1.0, 1.0), (5.0, 0.6))}, {"flow_rate": 10e9}]),
+)
+def test_folded_servers_do_as_each_of_them_does(
+    sync: bool, jitter: float, seed: int, threads: int, limits: dict[str, Any]
+) -> None:
+    """Servers on two rails of two pods, workers on several: some servers are alike, others are not."""
+    rails = dataclasses.replace(RAILS, transport=dataclasses.replace(RAILS.transport, **limits))
+    workers, servers = np.array([0, 1, 2, 9, 300]), np.array([32, 40, 56, 57, 304])
+    exchange = StepTraffic(1e5, 2e6, 2e6, gather=20 * US, merge=25 * US, apply=10 * US if sync else 0.0)
+    consistency = Consistency(sync, None, threads, jitter, seed)
+    folded, whole = (
+        serve(rails, workers, servers, exchange, (10 * US, 100 * US), consistency, measured=2, folding=folding)
+        for folding in (True, False)
+    )
+    assert len(open_channels(RAILS, workers, servers).sizes) < len(servers)
+    assert folded.step_time == pytest.approx(whole.step_time, rel=1e-9)
+    assert sorted(folded.staleness.tolist()) == sorted(whole.staleness.tolist())
+    assert folded.bytes_by_link == pytest.approx(dict(whole.bytes_by_link), rel=1e-9)
+    for a, b in zip(folded.record.spans, whole.record.spans, strict=True):
+        assert (a.rank_class, a.name) == (b.rank_class, b.name)
+        assert (a.start, a.end) == pytest.approx((b.start, b.end), rel=1e-9)
+
+
+def test_folded_messages_take_what_all_of_them_take() -> None:
+    """A worker's message to 16 like servers: the same time and bytes as 16 flows on the cluster itself."""
+    workers, servers = np.arange(64), 8 * np.arange(32, 48)
+    channels = open_channels(RAILS, workers, servers)
+    assert channels.sizes == (16,)
+    for w in (0, 5, 63):
+        src = np.full(16, w)
+        for flows, (a, b) in ((channels.up[w][0], (src, servers)), (channels.down[w][0], (servers, src))):
+            plain = route_flows(RAILS, a, b, np.ones(16))
+            assert flows.alone(1e6) == pytest.approx(plain.alone(1e6), rel=1e-9)
+            assert flows.bytes_by_kind == pytest.approx(plain.bytes_by_kind, rel=1e-9)
+
+
+def test_fan_in_slows_many_workers_at_a_servers_nic() -> None:
+    transport = dataclasses.replace(WIRE.transport, fan_in=((1.0, 1.0), (8.0, 0.5)))
+    exchange = StepTraffic(2e6, 1.0, 1.0, 0.1 * US, 0.1 * US)
+    crowded = dataclasses.replace(WIRE, transport=transport)
+    plain, slow = (
+        serve(cluster, np.arange(8), np.arange(8, 9), exchange, (0.0, 0.0), Consistency()).step_time
+        for cluster in (WIRE, crowded)
+    )
+    assert slow - plain == pytest.approx(8 * 2e6 / RATE, rel=1e-6)  # half the rate, twice the time
+
+
+def test_workers_are_always_somewhere() -> None:
+    """Every worker's spans follow each other without a gap, and their parts add up to them."""
+    exchange = StepTraffic(1e4, 1e6, 1e6, gather=40 * US, merge=60 * US)
+    served = run(6, 2, exchange, (20 * US, 200 * US), Consistency(False, 1, 1, 0.5, 2))
+    for worker in range(6):
+        spans = sorted((s for s in served.record.spans if s.rank_class == worker), key=lambda s: (s.start, s.end))
+        assert spans[0].start == 0 and spans[-1].end >= served.end
+        assert all(a.end == b.start for a, b in pairwise(spans))
+        for span in spans:
+            assert sum(span.parts.values()) == pytest.approx(span.end - span.start, rel=1e-9)
+    calls = [s for s in served.record.spans if s.kind is Kind.P2P and s.name in ("pull", "push")]
+    assert all(s.parts[SERVICE] > 0 for s in calls) and any(s.parts.get(QUEUE, 0) > 0 for s in calls)
+
+
+def test_the_same_seed_is_the_same_run() -> None:
+    exchange = StepTraffic(1e4, 1e6, 1e6, 40 * US, 60 * US)
+    a, b, other = (
+        run(4, 2, exchange, (20 * US, 200 * US), Consistency(False, None, 1, 0.5, seed), measured=3)
+        for seed in (7, 7, 8)
+    )
+    assert a.record.spans == b.record.spans and a.end == b.end != other.end

@@ -14,10 +14,10 @@ from dessim.collectives import Options, check_options
 from dessim.collectives.alltoall import uneven_sizes
 from dessim.collectives.closed_forms import algorithm_bandwidth, bus_bandwidth
 from dessim.errors import UsageError
-from dessim.sim.collective import RouteCache
 from dessim.sim.core.counters import Load
 from dessim.sim.engine import simulate
 from dessim.sim.faults.fault_file import Scenario
+from dessim.sim.fluid.route_cache import RouteCache
 from dessim.sim.progress import Progress
 from dessim.trace.schema import Collective, Kind, Phase
 from dessim.workload.dag import RankClass, Task, Workload

@@ -17,9 +17,9 @@ from dessim.commands.support.projection import Misfit, Projection
 from dessim.commands.support.step import durations_of, step_of, to_host
 from dessim.errors import CapacityError, UsageError
 from dessim.results.metrics import breakdown
-from dessim.sim.collective import RouteCache
 from dessim.sim.engine import simulate
 from dessim.sim.faults.fault_file import Scenario
+from dessim.sim.fluid.route_cache import RouteCache
 from dessim.sim.progress import Progress
 from dessim.trace.schema import Collective
 from dessim.units import format_bandwidth, format_size

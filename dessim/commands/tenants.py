@@ -15,7 +15,7 @@ from dessim.commands.support.step import step_of
 from dessim.commands.support.tenants_file import JobTable, TenantsPage
 from dessim.errors import UsageError
 from dessim.results.metrics import Breakdown, breakdown
-from dessim.sim.collective import RouteCache
+from dessim.sim.fluid.route_cache import RouteCache
 from dessim.sim.jobs.job import JobResult, Tenant
 from dessim.sim.jobs.tenants import simulate_tenants
 from dessim.sim.progress import Progress

@@ -16,8 +16,8 @@ from dessim.calibrate.recorded import Overheads, Timed, fit_overheads, leave_one
 from dessim.cluster import Cluster
 from dessim.cluster.scaled import scaled
 from dessim.errors import UsageError
-from dessim.sim.collective import RouteCache
 from dessim.sim.engine import simulate
+from dessim.sim.fluid.route_cache import RouteCache
 from dessim.trace.io import Trace
 from dessim.trace.matched import Matched, matched_collectives
 from dessim.trace.schema import Collective, Kind

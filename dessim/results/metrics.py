@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from dessim.results.critical_path import PathOp, critical_path
+from dessim.sim.core.bounds import LATE
 from dessim.sim.core.counters import Load
-from dessim.sim.core.recorder import LATE, Record, Span
+from dessim.sim.core.recorder import Record, Span
 from dessim.trace.schema import Collective, Kind
 
 _INTERVALS = 100  # of utilisation in JSON

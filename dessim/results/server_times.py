@@ -15,10 +15,9 @@ import numpy as np
 
 from dessim.results.critical_path import PathOp
 from dessim.results.metrics import Breakdown, OpCost
+from dessim.sim.core.bounds import LATE, QUEUE, SERVICE, add_parts
 from dessim.sim.core.counters import Load
-from dessim.sim.core.recorder import LATE
-from dessim.sim.fluid.flows import add_parts
-from dessim.sim.servers.traffic import QUEUE, SERVICE, ServersResult
+from dessim.sim.servers.traffic import ServersResult
 from dessim.trace.schema import Kind
 
 _PARTS = (QUEUE, SERVICE, LATE)

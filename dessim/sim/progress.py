@@ -1,9 +1,9 @@
-"""How far a run has come, and when it has to stop.
+"""Progress of a long run, and its budget of wall-clock time.
 
-A `Progress` is handed down from the caller that starts a run to each long-running part of it. Each part says how much
-of its work it has done; the progress reports the share done of the whole, and ends the run when its budget of
-wall-clock time is spent. It only observes: a run that ends by itself gives the same result with or without
-it. A budget may be overdrawn by the longest piece of work between two looks, such as routing or folding one stage.
+The caller that starts a run hands a `Progress` down to each long-running part of it. Each part reports how much of its
+own work it has done; the progress reports the share done of the whole run, and ends the run when its time budget is
+spent. It only observes: a run that ends by itself gives the same result with or without it. A run may exceed its budget
+by the longest piece of work between two checks, such as routing or folding one stage.
 
     progress = Progress(budget_s=30.0, report=print)
     for done, case in enumerate(cases):
@@ -22,71 +22,83 @@ from dessim.units import format_time
 
 Report = Callable[[float, str], None]
 Clock = Callable[[], float]
-_Part = tuple[str, float, float]  # what, how many are over, of how many
+_Level = tuple[str, float, float]  # what is counted, how many are done, of how many
 
-_PAUSE_S = 0.1  # between two reports at least
+_REPORT_INTERVAL_S = 0.1
 
 
 class _Run:
-    """What the watches of one run share: its clock, the most that was ever done (parts may run side by side), and the
-    part last heard of."""
+    """State that all parts of one run share.
+
+    `share` is the largest share done so far (parts may run side by side), `levels` the nested counts last reported.
+    """
 
     def __init__(self, budget_s: float, report: Report | None, clock: Clock) -> None:
-        self.budget_s, self.report, self.clock = budget_s, report, clock
-        self.began, self.reported, self.share = clock(), -math.inf, 0.0
-        self.path: tuple[_Part, ...] = ()
+        self.budget_s = budget_s
+        self.report = report
+        self.clock = clock
+        self.began = clock()
+        self.reported = -math.inf
+        self.share = 0.0
+        self.levels: tuple[_Level, ...] = ()
 
 
 class Progress:
-    """A look at a run, or at a part of one.
+    """Progress of a run, or of a part of one.
 
-    `budget_s` is wall-clock time in seconds from now on, endless unless given. `report(share, text)` is called at most
-    ten times a second with the share done, from 0 to 1, and what that is made of. `clock` tells seconds.
+    `budget_s` is wall-clock time in seconds from now on, unlimited by default. `report(share, text)` is called at most
+    ten times a second with the share done, from 0 to 1, and a text of counts. `clock` returns seconds.
     """
 
     def __init__(self, budget_s: float = math.inf, report: Report | None = None, clock: Clock = time.monotonic) -> None:
         self._run = _Run(budget_s, report, clock)
-        self._low, self._width = 0.0, 1.0  # of the whole run, the part looked at
-        self._path: tuple[_Part, ...] = ()
+        self._begin = 0.0  # the part's share of the whole run, from here ...
+        self._width = 1.0  # ... and as wide as this
+        self._levels: tuple[_Level, ...] = ()
 
     def within(self, done: float, total: float, what: str = "", parts: float = 1) -> Progress:
-        """A look at the next one (or several `parts`) of `total`, `done` of which are over. `what` names them."""
+        """The progress of the next part (or several `parts`) of `total`, of which `done` are done; `what` names them.
+
+        Raises OutOfTime.
+        """
         if total == 1 and not what:
-            return self  # the whole, which has more to tell by itself
+            return self  # a level that counts to one would only lengthen the text
         self.tick(done, total, what)
         part = object.__new__(Progress)
-        part._run, part._path = self._run, self._on(done, total, what)
-        part._low, part._width = self._low + self._width * done / total, self._width * parts / total
+        part._run = self._run
+        part._levels = self._with_level(done, total, what)
+        part._begin = self._begin + self._width * done / total
+        part._width = self._width * parts / total
         return part
 
     def tick(self, done: float, total: float, what: str = "") -> None:
-        """`done` of `total` are over. Raises OutOfTime when the budget is spent and something is left to do."""
-        run, now = self._run, self._run.clock()
-        run.share = max(run.share, self._low + self._width * done / total)
-        run.path = self._on(done, total, what)
+        """`done` of `total` are done. Raises OutOfTime when the budget is spent and something is left to do."""
+        run = self._run
+        now = run.clock()
+        run.share = max(run.share, self._begin + self._width * done / total)
+        run.levels = self._with_level(done, total, what)
         if done < total and now - run.began >= run.budget_s:
             self._stop()
-        if run.report is not None and now - run.reported >= _PAUSE_S:
+        if run.report is not None and now - run.reported >= _REPORT_INTERVAL_S:
             run.reported = now
-            run.report(run.share, _text(run.path))
+            run.report(run.share, _text(run.levels))
 
     def check(self) -> None:
-        """Nothing new is over, but work goes on. Raises OutOfTime when the budget is spent."""
+        """Work continues and nothing more is done. Raises OutOfTime when the budget is spent."""
         if self._run.clock() - self._run.began >= self._run.budget_s:
             self._stop()
 
-    def _on(self, done: float, total: float, what: str) -> tuple[_Part, ...]:
-        # One of one is not worth telling.
-        return (*self._path, (what, done, total)) if what and total > 1 else self._path
+    def _with_level(self, done: float, total: float, what: str) -> tuple[_Level, ...]:
+        return (*self._levels, (what, done, total)) if what and total > 1 else self._levels
 
     def _stop(self) -> NoReturn:
         run = self._run
         so_far: dict[str, float] = {"share_done": run.share}
-        for what, done, total in run.path:
+        for what, done, total in run.levels:
             so_far |= {f"{what}_done": done, what: total}
-        parts = f" ({_text(run.path)})" if run.path else ""
-        raise OutOfTime(f"time budget of {format_time(run.budget_s)} spent with {run.share:.1%} done{parts}", so_far)
+        counts = f" ({_text(run.levels)})" if run.levels else ""
+        raise OutOfTime(f"time budget of {format_time(run.budget_s)} spent with {run.share:.1%} done{counts}", so_far)
 
 
-def _text(path: tuple[_Part, ...]) -> str:
-    return ", ".join(f"{done:,} of {total:,} {what.replace('_', ' ')}" for what, done, total in path)
+def _text(levels: tuple[_Level, ...]) -> str:
+    return ", ".join(f"{done:,} of {total:,} {what.replace('_', ' ')}" for what, done, total in levels)

@@ -1,4 +1,4 @@
-"""RendezvousTable: where the members of a collective wait until all have come."""
+"""Rendezvous: where the ranks of a collective wait until all have arrived."""
 
 from __future__ import annotations
 
@@ -10,49 +10,62 @@ from dessim.errors import SimulationError
 from dessim.workload.dag import Task, Workload
 
 _Key = tuple[str | None, int, str]  # group, step, name
+_RANKS_NAMED = 8
+_COLLECTIVES_NAMED = 5
 
 
 @dataclass(slots=True)
 class Rendezvous:
-    """Members of a collective that have come so far, of `size` ranks; `over` fires when it is over."""
+    """One collective over a group of `size` ranks, and the ranks that have arrived so far.
+
+    `over` fires when no rank has anything left to do. `classes` are the rank classes, and `members` the ranks' places
+    in the group, in the order of arrival. `splits` are the bytes for each member that an uneven all_to_all sends, by
+    the sender's place in the group.
+    """
 
     over: simpy.Event
     task: Task
     size: int
-    came: int = 0
+    arrived: int = 0
     classes: list[int] = field(default_factory=list)
-    members: list[int] = field(default_factory=list)  # places in the group, in the order they came
+    members: list[int] = field(default_factory=list)
     splits: dict[int, tuple[float, ...]] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
-        return self.came == self.size
+        """Whether all ranks have arrived."""
+        return self.arrived == self.size
 
 
 class RendezvousTable:
-    """The collectives of a workload: `due` there will be, `done` are over."""
+    """All collectives of a workload: `total` there are, `finished` have finished."""
 
     def __init__(self, env: simpy.Environment, workload: Workload) -> None:
-        self._env, self._workload = env, workload
-        self._place = {name: {rank: i for i, rank in enumerate(ranks)} for name, ranks in workload.groups.items()}
-        self._open: dict[_Key, Rendezvous] = {}
-        self.done = 0
-        self.due = len({_key(task) for c in workload.classes for task in c.tasks if task.collective is not None})
+        self._env = env
+        self._workload = workload
+        self._place_in = {name: {rank: i for i, rank in enumerate(ranks)} for name, ranks in workload.groups.items()}
+        self._rendezvous: dict[_Key, Rendezvous] = {}
+        self.finished = 0
+        self.total = len({_key(task) for c in workload.classes for task in c.tasks if task.collective is not None})
 
-    def join(self, number: int, task: Task) -> Rendezvous:
-        """The ranks of class `number` have come to `task`. Raises SimulationError where they do not fit in."""
+    def join(self, rank_class: int, task: Task) -> Rendezvous:
+        """The ranks of class number `rank_class` arrive at `task`.
+
+        Raises SimulationError where the group is not declared, or the ranks disagree on the collective.
+        """
         assert task.group is not None
-        if task.group not in self._place:
+        if task.group not in self._place_in:
             raise SimulationError(
                 f"{task.name} of step {task.step} is over group {task.group!r}, which is not declared"
             )
-        place, key = self._place[task.group], _key(task)
-        if key not in self._open:
-            self._open[key] = Rendezvous(self._env.event(), task, len(place))
-        rendezvous = self._open[key]
-        members = [place[rank] for rank in self._workload.classes[number].ranks if rank in place]
-        rendezvous.came += len(members)
-        rendezvous.classes.append(number)
+        place = self._place_in[task.group]
+        key = _key(task)
+        if key not in self._rendezvous:
+            self._rendezvous[key] = Rendezvous(self._env.event(), task, len(place))
+        rendezvous = self._rendezvous[key]
+        members = [place[rank] for rank in self._workload.classes[rank_class].ranks if rank in place]
+        rendezvous.arrived += len(members)
+        rendezvous.classes.append(rank_class)
         rendezvous.members += members
         if task.splits is not None:
             rendezvous.splits.update(dict.fromkeys(members, task.splits))
@@ -64,24 +77,24 @@ class RendezvousTable:
         return rendezvous
 
     def missing(self) -> str:
-        """Who waits in which collective for whom, for people."""
+        """Which collectives wait for which ranks, as text for a deadlock's message."""
         waits = []
-        for (group, step, name), rendezvous in self._open.items():
+        for (group, step, name), rendezvous in self._rendezvous.items():
             if rendezvous.over.triggered:
                 continue
-            place = self._place[group or ""]
+            place = self._place_in[group or ""]
             absent = [
                 rank
                 for number, rank_class in enumerate(self._workload.classes)
                 for rank in rank_class.ranks
                 if rank in place and number not in rendezvous.classes
             ]
-            some = ", ".join(map(str, absent[:8])) + (", ..." if len(absent) > 8 else "")
+            named = ", ".join(map(str, absent[:_RANKS_NAMED])) + (", ..." if len(absent) > _RANKS_NAMED else "")
             waits.append(
-                f"{name} of step {step} over {group!r} has {rendezvous.came} of {rendezvous.size} ranks "
-                f"and waits for {some}"
+                f"{name} of step {step} over {group!r} has {rendezvous.arrived} of {rendezvous.size} ranks "
+                f"and waits for {named}"
             )
-        return "; ".join(waits[:5]) or "ops wait for each other"
+        return "; ".join(waits[:_COLLECTIVES_NAMED]) or "ops wait for each other"
 
 
 def _key(task: Task) -> _Key:

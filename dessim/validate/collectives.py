@@ -19,8 +19,8 @@ from dessim.cluster import Cluster, load_cluster
 from dessim.collectives import Options
 from dessim.collectives.schedule import Coming
 from dessim.commands.support.lab_bench import bench_on_lab
-from dessim.sim.collective import RouteCache
 from dessim.sim.engine import simulate
+from dessim.sim.fluid.route_cache import RouteCache
 from dessim.trace.schema import Collective, Kind, Phase
 from dessim.validate.beds import at_scale, cores, scale_for
 from dessim.validate.cases import CollectiveCase, collective_cases

@@ -21,7 +21,8 @@ from dessim.cluster.parts import Transport
 from dessim.commands.support.captured import Capture, Captured
 from dessim.commands.support.lab_training import Trained, train_on_lab
 from dessim.results.metrics import step_windows
-from dessim.sim.engine import simulate
+from dessim.sim.engine import NetworkName, simulate
+from dessim.sim.packet.model import supports_packet_model
 from dessim.sim.progress import Progress
 from dessim.sim.servers.parameter_server import serve
 from dessim.sim.servers.traffic import Consistency, StepTraffic
@@ -75,7 +76,9 @@ def predict(case: StepCase, captured: Captured, transport: Transport, cores: int
     plan = plan.pipelined() if case.pipeline else plan
     symbols = plan.symbols(captured.job.symbols(case.workers, case.batch))
     workload = workload_from_plan(plan, symbols, captured.durations(plan, symbols), _STEPS)
-    windows = step_windows(simulate(cluster, workload.uneven(captured.spread), cores=cores))
+    network: NetworkName = "packet" if supports_packet_model(transport) else "fluid"
+    record = simulate(cluster, workload.uneven(captured.spread), cores=cores, network=network)
+    windows = step_windows(record)
     return float(np.median(np.diff([end for _, end in windows.values()])))
 
 

@@ -11,9 +11,9 @@ from dessim.cluster import Cluster
 from dessim.collectives import ALGORITHMS, Layout, Options
 from dessim.commands.collective import run_collective
 from dessim.errors import UsageError
-from dessim.sim.collective import layout_of
 from dessim.sim.core.recorder import Record
 from dessim.sim.engine import simulate
+from dessim.sim.fluid.model import layout_of
 from dessim.trace.schema import Collective, Kind, Phase
 from dessim.workload.dag import RankClass, Task, Workload
 from tests.cluster.small_clusters import build, link

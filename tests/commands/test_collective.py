@@ -17,7 +17,8 @@ from dessim.collectives.choose import Floor
 from dessim.collectives.closed_forms import bus_bandwidth, pairwise_time, ring_time
 from dessim.commands.collective import run_collective
 from dessim.errors import CapacityError, UsageError
-from dessim.sim.collective import RouteCache, layout_of
+from dessim.sim.fluid.model import layout_of
+from dessim.sim.fluid.route_cache import RouteCache
 from dessim.trace.schema import Collective
 
 LINK = 50e9

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from dessim.cluster import load_cluster
 from dessim.results.critical_path import HOST, _Chains, critical_path
 from dessim.results.metrics import breakdown, step_windows
-from dessim.sim.core.recorder import LATE, Record
+from dessim.sim.core.bounds import LATE
+from dessim.sim.core.recorder import Record
 from dessim.sim.engine import simulate
 from dessim.trace.schema import Collective, Kind, Phase
 from dessim.workload.dag import RankClass, Task, Workload

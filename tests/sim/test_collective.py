@@ -7,7 +7,8 @@ import pytest
 
 from dessim.cluster import load_cluster
 from dessim.collectives import Stage, schedule
-from dessim.sim.collective import RouteCache, layout_of
+from dessim.sim.fluid.model import layout_of
+from dessim.sim.fluid.route_cache import RouteCache
 from dessim.trace.schema import Collective
 
 

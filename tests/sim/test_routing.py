@@ -14,8 +14,8 @@ from dessim.cluster import Cluster
 from dessim.cluster.routing.policy import Routing
 from dessim.commands.collective import run_collective
 from dessim.errors import SimulationError
+from dessim.sim.fluid.fabric import FlowFabric
 from dessim.sim.fluid.flows import Flows, route_flows
-from dessim.sim.fluid.network import Network
 from dessim.trace.schema import Collective
 from tests.cluster.small_clusters import build, clusters, hosts, link
 
@@ -36,7 +36,7 @@ def disturbed(draw: st.DrawFn) -> Cluster:
 def arrivals(cluster: Cluster, batches: list[tuple[np.ndarray, ...]], folding: bool) -> list[float]:
     """When each batch, started a little after the one before, has arrived."""
     env = simpy.Environment()
-    network = Network(env, cluster, folding)
+    network = FlowFabric(env, cluster, folding)
     ends = [0.0] * len(batches)
 
     def one(number: int, flows: Flows):  # type: ignore[no-untyped-def]

@@ -25,8 +25,8 @@ from dessim.cluster.parts import Link, Node
 from dessim.cluster.routing.routes import Pick, Segment
 from dessim.cluster.wiring import add_wiring
 from dessim.commands.collective import run_collective
+from dessim.sim.fluid.fabric import FlowFabric
 from dessim.sim.fluid.flows import route_flows
-from dessim.sim.fluid.network import Network
 from dessim.trace.schema import Collective
 from tests.validation import peer
 
@@ -110,7 +110,7 @@ def random_cluster(nic: int, capacity: list[int], ways: dict[tuple[int, int], li
 def batch_ends(cluster: Cluster, batches: list[Any]) -> list[float]:
     """When dessim's network process says that each batch has arrived."""
     env = simpy.Environment()
-    network = Network(env, cluster)
+    network = FlowFabric(env, cluster)
     ends = [0.0] * len(batches)
 
     def one(number: int, start: float, messages: list[tuple[float, int, int]]) -> Iterator[simpy.Event]:

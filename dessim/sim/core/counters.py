@@ -58,13 +58,14 @@ class Load:
 
 
 class Counters:
-    """`bytes_by_kind` [link classes] is what links carried so far."""
+    """`bytes_by_kind` [link classes] are the bytes that links carried so far; `solves` how often rates were solved."""
 
     def __init__(self, links: Links) -> None:
         self._links = links
         self._touched = np.zeros(len(links), dtype=bool)
         self._entries: list[tuple[float, float, Floats]] = []
         self.bytes_by_kind: Floats = np.zeros(len(links.kinds))
+        self.solves = 0
 
     def begin(self, links: Ints, size: Floats) -> None:
         """Messages set out over `links` that will load each class with `size` [link classes] bytes."""

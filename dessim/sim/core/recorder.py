@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from dessim.sim.core.bounds import LATE, Parts
 from dessim.sim.core.counters import Load
 from dessim.trace.schema import Collective, Kind, Phase
-
-LATE = "late rank"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +34,7 @@ class Span:
     size: float = 0.0
     group: str | None = None
     group_size: int = 0
-    parts: Mapping[str, float] = field(default_factory=dict)
+    parts: Parts = field(default_factory=dict)
     carried: Mapping[str, float] = field(default_factory=dict)
     index: int = 0
     deps: tuple[int, ...] = ()

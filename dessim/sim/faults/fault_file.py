@@ -19,7 +19,7 @@ from dessim.errors import FileError
 from dessim.files import read_toml
 from dessim.sim.faults.faults import Fault, Faults
 from dessim.sim.faults.stragglers import Stragglers
-from dessim.sim.fluid.network import GIVES_UP
+from dessim.sim.fluid.fabric import RETRY_TIMEOUT_S
 from dessim.workload.dag import Workload
 
 
@@ -73,7 +73,7 @@ class SlowTable(Table):
 class FaultFile(Table):
     """A whole fault file."""
 
-    timeout: Annotated[Seconds, Field(gt=0)] = GIVES_UP
+    timeout: Annotated[Seconds, Field(gt=0)] = RETRY_TIMEOUT_S
     fault: tuple[FaultTable, ...] = ()
     stragglers: StragglersTable = StragglersTable(sigma=0.0)
     slow_gpu: tuple[SlowTable, ...] = ()

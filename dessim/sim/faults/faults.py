@@ -22,10 +22,10 @@ import simpy
 
 from dessim.cluster import Cluster
 from dessim.cluster.faults import find_links
-from dessim.sim.fluid.network import GIVES_UP, Network
+from dessim.sim.fluid.fabric import RETRY_TIMEOUT_S, FlowFabric
 
 if TYPE_CHECKING:
-    from dessim.sim.collective import Collectives
+    from dessim.sim.fluid.model import FluidNetwork
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Faults:
     file that says so, for errors."""
 
     faults: tuple[Fault, ...]
-    timeout: float = GIVES_UP
+    timeout: float = RETRY_TIMEOUT_S
     path: Path = Path("faults")
 
     def states(self, cluster: Cluster) -> list[tuple[float, Cluster]]:
@@ -65,13 +65,13 @@ class Faults:
         return changes
 
     def strike(
-        self, env: simpy.Environment, network: Network, jobs: Iterable[Collectives]
+        self, env: simpy.Environment, fabric: FlowFabric, jobs: Iterable[FluidNetwork]
     ) -> Generator[simpy.Event, object, None]:
         """A process: change the network at each instant, and with it what the collectives of `jobs` route on."""
         jobs = tuple(jobs)
-        for time, cluster in self.states(network.cluster):
+        for time, cluster in self.states(fabric.cluster):
             if time > env.now:
                 yield env.timeout(time - env.now)
             for job in jobs:
                 job.reroute(cluster)
-            network.change(cluster)
+            fabric.change(cluster)

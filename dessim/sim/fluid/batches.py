@@ -15,15 +15,12 @@ import simpy
 
 from dessim.cluster import Cluster
 from dessim.errors import SimulationError
+from dessim.sim.core.bounds import LATENCY, REDUCTION, Parts, add_parts
 from dessim.sim.core.counters import Counters
 from dessim.sim.fluid.drain import Chain, Fluid, start_draining
 from dessim.sim.fluid.flows import (
-    LATENCY,
-    REDUCTION,
     Bools,
     Flows,
-    Parts,
-    add_parts,
     bound_kind,
     incidence,
     on_cluster,

@@ -6,7 +6,6 @@ fare on an idle network; the result scales to any size.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,6 +16,7 @@ from dessim.cluster.hashing import mix
 from dessim.cluster.links import Links
 from dessim.cluster.routing.trees import Trees, tree_routes
 from dessim.errors import PhysicsError
+from dessim.sim.core.bounds import FLOW_CAP, LATENCY, REDUCTION, Parts
 from dessim.sim.fluid.drain import Chain, drain
 from dessim.sim.fluid.fan_in import FanIn
 from dessim.sim.fluid.fold import Fold, fold
@@ -24,12 +24,6 @@ from dessim.sim.fluid.maxmin import Floats, Incidence, Ints
 from dessim.sim.progress import Progress
 
 Bools = npt.NDArray[np.bool_]
-
-LATENCY = "latency"
-FLOW_CAP = "flow cap"
-REDUCTION = "reduction"
-Parts = Mapping[str, float]
-"""Seconds that something took, by what bound it: a link class, the flow cap, latency, the receiver's reduction."""
 
 _NONE: Ints = np.zeros(0, dtype=np.int64)
 _WIRE = 1e-9  # how much a batch may beat its busiest link by rounding
@@ -274,13 +268,6 @@ def without_held(net: Incidence) -> tuple[Incidence, Bools]:
 def bound_kind(links: Links, folded: Fold, link: int) -> str:
     """What a link of the quotient is called as the bound of a flow; -1 is the flow's own cap."""
     return links.kinds[int(links.kind[folded.link_of[link]])] if link >= 0 else FLOW_CAP
-
-
-def add_parts(parts: dict[str, float], more: Parts, times: float = 1) -> None:
-    """Add `times` `more` to `parts`; what took no time is left out."""
-    for bound, seconds in more.items():
-        if seconds * times > 0:
-            parts[bound] = parts.get(bound, 0.0) + seconds * times
 
 
 def together(*columns: Floats) -> Ints:

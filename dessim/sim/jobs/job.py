@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from dessim.sim.collective import Collectives
 from dessim.sim.core.recorder import Record, Span
 from dessim.sim.engine import JobRun
 from dessim.sim.fluid.flows import Bools
 from dessim.sim.fluid.maxmin import Ints
+from dessim.sim.fluid.model import FluidNetwork
 from dessim.workload.dag import Workload
 
 
@@ -69,7 +69,7 @@ class RunningJob:
 
     tenant: Tenant
     gpus: Ints
-    collectives: Collectives
+    network: FluidNetwork
     alone_s: float
     used: Bools
     start: float

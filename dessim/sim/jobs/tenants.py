@@ -20,11 +20,12 @@ from simpy.events import EventPriority
 
 from dessim.cluster.placement import place, seated
 from dessim.errors import DeadlockError, OutOfTime, UsageError
-from dessim.sim.collective import Collectives, RouteCache
 from dessim.sim.core.recorder import Record
 from dessim.sim.engine import JobRun, Process
+from dessim.sim.fluid.fabric import FlowFabric
 from dessim.sim.fluid.maxmin import Ints
-from dessim.sim.fluid.network import Network
+from dessim.sim.fluid.model import FluidNetwork
+from dessim.sim.fluid.route_cache import RouteCache
 from dessim.sim.jobs.job import JobResult, RunningJob, Tenant
 from dessim.sim.jobs.steady_state import InterferenceGroup, interference_groups
 from dessim.sim.progress import Progress
@@ -54,7 +55,7 @@ class _Room:
         repetition: bool,
     ) -> None:
         self.env, self.routed, self.algorithms, self.progress = simpy.Environment(), routed, algorithms, progress
-        self.network = Network(self.env, routed.cluster, routed.folding, progress)
+        self.fabric = FlowFabric(self.env, routed.cluster, routed.folding, progress)
         self.tenants, self.repetition = tenants, repetition
         self.free = np.ones(routed.cluster.n_gpus, dtype=bool)
         self.queue: deque[tuple[Tenant, simpy.Event]] = deque()
@@ -80,7 +81,7 @@ class _Room:
 
     def _step(self, running: RunningJob) -> Process:
         progress = self.progress.within(self._done(), self.steps, "steps")
-        running.run = JobRun(self.env, self.network, running.collectives, running.tenant.workload, progress)
+        running.run = JobRun(self.env, running.network, running.tenant.workload, progress)
         if self.repetition:
             running.run.paused = lambda: self.env.process(self._pause(running))
         yield running.run.start()
@@ -143,14 +144,16 @@ class _Room:
     def _settle(self, tenant: Tenant, gpus: Ints) -> RunningJob:
         """A job on its GPUs; and how it would fare there alone."""
         routed, workload, env = self.routed, tenant.workload, simpy.Environment()
-        collectives = Collectives(routed, workload.groups, self.algorithms, seats=gpus)
         progress = self.progress.within(self._done(), self.steps, "steps")
-        run = JobRun(env, Network(env, routed.cluster, routed.folding, progress), collectives, workload, progress)
+        alone = FlowFabric(env, routed.cluster, routed.folding, progress)
+        network = FluidNetwork(alone, routed, workload.groups, self.algorithms, seats=gpus)
+        run = JobRun(env, network, workload, progress)
         try:
             env.run(until=run.start())
         except RuntimeError as stuck:
             raise DeadlockError(f"job {tenant.name}: deadlock: {run.rendezvous.missing()}") from stuck
-        return RunningJob(tenant, gpus, collectives, float(env.now), collectives.used, float(self.env.now))
+        network.fabric = self.fabric  # shared with the other jobs from now on
+        return RunningJob(tenant, gpus, network, float(env.now), network.used, float(self.env.now))
 
     def _done(self) -> int:
         running = sum(member.done for group in self.groups for member in group.members)

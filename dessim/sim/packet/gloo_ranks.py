@@ -1,20 +1,22 @@
-"""gloo's collectives as one rank runs them: what it sends, what it waits for, in the order of gloo's code.
+"""gloo's collectives as one rank runs them: which messages it posts and waits for, in the order of gloo's code.
 
-The same algorithms as dessim/collectives/gloo.py has for all ranks at once, where sources are named.
+The same algorithms as those of dessim/collectives/gloo.py, which states them for all ranks at once and names sources.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import simpy
 
 from dessim.cluster.parts import Transport
 from dessim.collectives.gloo import UNDER_WAY, children, segments
+from dessim.sim.core.bounds import CORES, LATENCY, REDUCTION
 from dessim.sim.core.cores import Cores
 from dessim.sim.core.ticks import whole_ticks
+from dessim.sim.packet.fabric import History
 from dessim.sim.packet.rendezvous import RendezvousChannels
 from dessim.trace.schema import Collective
 
@@ -23,67 +25,108 @@ Process = Generator[simpy.Event, object, None]
 
 @dataclass(slots=True)
 class Rank:
-    """Rank `me` of `n` in a collective, a process on `cores`."""
+    """Rank `me` of `n` in one collective. `parts` are the seconds it has spent so far, by what bound them."""
 
     env: simpy.Environment
     n: int
     me: int
-    pairs: RendezvousChannels
+    channels: RendezvousChannels
     transport: Transport
-    cores: Cores
+    cores: Cores | None
+    parts: dict[str, float] = field(default_factory=dict)
 
     def send(self, to: int, size: float) -> simpy.Event:
-        return self.pairs.send(self.me, to % self.n, size)
+        """Post `size` bytes for rank `to` modulo n."""
+        return self.channels.send(self.me, to % self.n, size)
 
     def receive(self, source: int) -> simpy.Event:
-        return self.pairs.receive(self.me, source % self.n)
+        """Post a receive from rank `source` modulo n."""
+        return self.channels.receive(self.me, source % self.n)
+
+    def launch(self) -> Process:
+        """A process: the software's overhead of a collective call."""
+        overhead = whole_ticks(self.transport.op_overhead)
+        yield self.env.timeout(overhead)
+        self._spend(LATENCY, overhead)
 
     def wait(self, *messages: simpy.Event) -> Process:
-        """Until all have come, or have left."""
+        """A process: until all messages have arrived, or have been sent."""
         for message in messages:
-            if not message.processed:
-                yield message
-                yield from self.cores.wake(self.transport.host_overhead)
+            if message.processed:
+                continue
+            began = self.env.now
+            history: History = yield message  # type: ignore[assignment]
+            self._attribute(history, began)
+            yield from self._wake()
 
     def add(self, size: float) -> Process:
-        """Add up `size` bytes that have come."""
+        """A process: add up `size` bytes that have arrived."""
         if size:
-            yield self.env.timeout(whole_ticks(size / self.transport.reduction_rate))
+            seconds = whole_ticks(size / self.transport.reduction_rate)
+            yield self.env.timeout(seconds)
+            self._spend(REDUCTION, seconds)
+
+    def _wake(self) -> Process:
+        """The thread that waited continues, which needs a core."""
+        began = self.env.now
+        if self.cores is None:
+            yield self.env.timeout(whole_ticks(self.transport.host_overhead))
+            self._spend(LATENCY, self.env.now - began)
+        else:
+            yield from self.cores.wake(self.transport.host_overhead)
+            self._spend(CORES, self.env.now - began)
+
+    def _attribute(self, history: History, began: float) -> None:
+        """Attribute the seconds since `began` to what delayed the message in them."""
+        since, now = began, self.env.now
+        for bound, until in history:
+            if until > since:
+                self._spend(bound, min(until, now) - since)
+                since = min(until, now)
+        self._spend(LATENCY, now - since)
+
+    def _spend(self, bound: str, seconds: float) -> None:
+        if seconds > 0:
+            self.parts[bound] = self.parts.get(bound, 0.0) + seconds
 
 
 def _all_reduce(rank: Rank, size: float, splits: Sequence[float]) -> Process:
-    """Two rings towards lower ranks, of which the first adds up. A segment leaves when the one before the last has
-    come, and those of the second ring when the first is over."""
-    each = segments(rank.n, size)
-    segment, total = size / (rank.n * each), (rank.n - 1) * each
+    """Two rings towards lower ranks; the first adds up.
+
+    A segment is posted when the one before the last has arrived, and those of the second ring when the first ring has
+    finished.
+    """
+    per_rank = segments(rank.n, size)
+    segment = size / (rank.n * per_rank)
+    total = (rank.n - 1) * per_rank
     for added in (segment, 0.0):
         posted: deque[tuple[simpy.Event, simpy.Event]] = deque()
         for number in range(total + UNDER_WAY):
             if number >= UNDER_WAY:
-                coming, going = posted.popleft()
-                yield from rank.wait(coming)
+                received, sent = posted.popleft()
+                yield from rank.wait(received)
                 yield from rank.add(added)
-                yield from rank.wait(going)
+                yield from rank.wait(sent)
             if number < total:
                 posted.append((rank.receive(rank.me + 1), rank.send(rank.me - 1, segment)))
 
 
 def _swap(rank: Rank, size: float) -> Process:
-    """A message to each other rank and one from it; all receives before any send (des_ref/comm/direct.py)."""
-    others = [rank.me + turn for turn in range(1, rank.n)]
-    coming = [rank.receive(other) for other in reversed(others)]
-    going = [rank.send(other, size / rank.n) for other in others]
-    yield from rank.wait(*coming, *going)
+    """Swap messages with all other ranks; receives are posted before any send (des_ref/comm/direct.py)."""
+    others = [rank.me + distance for distance in range(1, rank.n)]
+    received = [rank.receive(other) for other in reversed(others)]
+    sent = [rank.send(other, size / rank.n) for other in others]
+    yield from rank.wait(*received, *sent)
 
 
 def _reduce_scatter(rank: Rank, size: float, splits: Sequence[float]) -> Process:
-    """What the others have for this rank, and then the sum."""
+    """Fetch what the other ranks have for this one, then add it up."""
     yield from _swap(rank, size)
     yield from rank.add(size * (rank.n - 1) / rank.n)
 
 
 def _all_gather(rank: Rank, size: float, splits: Sequence[float]) -> Process:
-    """A ring towards higher ranks, each chunk in two halves; two ranks send each other all at once."""
+    """A ring towards higher ranks, each chunk in two halves. Two ranks swap their chunks directly instead."""
     if rank.n == 2:
         yield from _swap(rank, size)
         return
@@ -92,21 +135,22 @@ def _all_gather(rank: Rank, size: float, splits: Sequence[float]) -> Process:
         if number >= 2:
             yield from rank.wait(*posted.popleft())
         if number < 2 * (rank.n - 1):
-            going = rank.send(rank.me + 1, size / (2 * rank.n))
-            posted.append((rank.receive(rank.me - 1), going))
+            sent = rank.send(rank.me + 1, size / (2 * rank.n))
+            posted.append((rank.receive(rank.me - 1), sent))
 
 
 def _all_to_all(rank: Rank, size: float, splits: Sequence[float]) -> Process:
-    """Each turn a send and a receive; nobody waits before all are posted."""
-    going, coming = [], []
-    for turn in range(1, rank.n):
-        going.append(rank.send(rank.me + turn, splits[(rank.me + turn) % rank.n] if splits else size / rank.n))
-        coming.append(rank.receive(rank.me - turn))
-    yield from rank.wait(*going, *coming)
+    """Post a send and a receive for each distance, then wait for all of them."""
+    sent, received = [], []
+    for distance in range(1, rank.n):
+        to = (rank.me + distance) % rank.n
+        sent.append(rank.send(to, splits[to] if splits else size / rank.n))
+        received.append(rank.receive(rank.me - distance))
+    yield from rank.wait(*sent, *received)
 
 
 def _broadcast(rank: Rank, size: float, splits: Sequence[float]) -> Process:
-    """Root 0 begins; who has the data sends to all of its children at once."""
+    """Root 0 begins; a rank that has the data sends it to all of its children at once."""
     if rank.me:
         parent = rank.me & ~(1 << rank.me.bit_length() - 1)
         yield from rank.wait(rank.receive(parent))
@@ -120,4 +164,4 @@ PROGRAMS: Mapping[Collective, Callable[[Rank, float, Sequence[float]], Process]]
     Collective.ALL_TO_ALL: _all_to_all,
     Collective.BROADCAST: _broadcast,
 }
-"""Of each op, what a rank does for S = `size` bytes; `splits` are the bytes for each rank, where they are unlike."""
+"""What a rank does in each op, given S = `size` bytes and, where they differ, the bytes for each rank (`splits`)."""

@@ -1,8 +1,8 @@
-"""What ranks of one collective send each other over gloo: a message leaves when its receiver has said that it waits.
+"""Messages between the ranks of one collective over gloo: a message leaves when its receiver has said that it waits.
 
-Both share a connection: who sends data first queues its own "ready to receive" behind them, and the answer waits for
-it. So a pair exchanges both ways at once, or one after the other, as its ranks happen to come
-(transport/tcp/pair.cc of gloo).
+Both directions of a pair share a connection with data. A rank that sends data first queues its own "ready to receive"
+behind that data, so the other rank's answer waits for it. A pair therefore exchanges in both directions at once, or one
+after the other, depending on when its ranks arrive (gloo, transport/tcp/pair.cc).
 """
 
 from __future__ import annotations
@@ -14,59 +14,90 @@ from functools import partial
 
 import simpy
 
-from dessim.sim.packet.packets import Packets
+from dessim.sim.core.bounds import LATE, LATENCY
+from dessim.sim.packet.fabric import History, Message, PacketFabric
 
-_READY = 48.0
-"""Bytes that say so: a preamble, which goes before data, too."""
+_PREAMBLE = 48.0
+"""Bytes of "ready to receive", and of the preamble that precedes data."""
 
 
 @dataclass(slots=True)
-class _Lane:
-    """From one rank to another: messages that wait for the receiver and what they tell the sender, how many the
-    receiver waits for, and its events."""
+class _Posted:
+    """A message that its sender has posted and its receiver has not asked for yet."""
 
-    waiting: deque[tuple[float, simpy.Event]] = field(default_factory=deque)
-    ready: int = 0
-    coming: deque[simpy.Event] = field(default_factory=deque)
+    size: float
+    posted_at: float
+    sent: simpy.Event
+
+
+@dataclass(slots=True)
+class _Channel:
+    """From one rank to another: posted messages, `ready` receives without a message, and the receiver's events."""
+
+    posted: deque[_Posted] = field(default_factory=deque)
+    ready: deque[float] = field(default_factory=deque)  # when the sender learned of each
+    receives: deque[simpy.Event] = field(default_factory=deque)
 
 
 class RendezvousChannels:
-    """Messages of one collective of the group `channel`, whose rank r is on GPU `gpus[r]`."""
+    """The messages of one collective of the group `channel`, whose rank r is on GPU `gpus[r]`."""
 
-    def __init__(self, env: simpy.Environment, packets: Packets, channel: str, gpus: Sequence[int]) -> None:
-        self._env, self._packets, self._channel, self._gpus = env, packets, channel, gpus
-        self._lanes = {(a, b): _Lane() for a in range(len(gpus)) for b in range(len(gpus)) if a != b}
+    def __init__(self, fabric: PacketFabric, channel: str, gpus: Sequence[int]) -> None:
+        self._env = fabric.env
+        self._fabric = fabric
+        self._channel = channel
+        self._gpus = gpus
+        self._channels = {(a, b): _Channel() for a in range(len(gpus)) for b in range(len(gpus)) if a != b}
 
     def send(self, src: int, dst: int, size: float) -> simpy.Event:
-        """Rank `src` has `size` bytes for `dst`; the event fires when it need not keep them any longer."""
-        lane, sent = self._lanes[src, dst], self._env.event()
-        if lane.ready:
-            lane.ready -= 1
-            self._go(src, dst, size, sent)
+        """Rank `src` posts `size` bytes for rank `dst`.
+
+        The event fires when `src` may reuse its buffer; its value is the message's `History`.
+        """
+        channel = self._channels[src, dst]
+        posted = _Posted(size, self._env.now, self._env.event())
+        if channel.ready:
+            channel.ready.popleft()
+            self._start(src, dst, posted)
         else:
-            lane.waiting.append((size, sent))
-        return sent
+            channel.posted.append(posted)
+        return posted.sent
 
     def receive(self, dst: int, src: int) -> simpy.Event:
-        """Rank `dst` waits for the next message from `src`; the event fires when it is there."""
+        """Rank `dst` waits for the next message from rank `src`.
+
+        The event fires when the message has arrived; its value is the message's `History`.
+        """
         event = self._env.event()
-        self._lanes[src, dst].coming.append(event)
+        self._channels[src, dst].receives.append(event)
         ready = partial(self._ready, src, dst)
-        self._packets.send(self._channel, self._gpus[dst], self._gpus[src], _READY, _nothing, ready)
+        self._fabric.send(self._channel, Message((self._gpus[dst], self._gpus[src]), _PREAMBLE, _ignore, ready))
         return event
 
-    def _ready(self, src: int, dst: int) -> None:
-        lane = self._lanes[src, dst]
-        if lane.waiting:
-            self._go(src, dst, *lane.waiting.popleft())
+    def _ready(self, src: int, dst: int, history: History) -> None:
+        """Rank `src` learns that rank `dst` is ready to receive."""
+        channel = self._channels[src, dst]
+        if channel.posted:
+            self._start(src, dst, channel.posted.popleft())
         else:
-            lane.ready += 1
+            channel.ready.append(self._env.now)
 
-    def _go(self, src: int, dst: int, size: float, sent: simpy.Event) -> None:
-        arrived = self._lanes[src, dst].coming.popleft()
-        between = self._gpus[src], self._gpus[dst]
-        self._packets.send(self._channel, *between, _READY + size, sent.succeed, arrived.succeed)
+    def _start(self, src: int, dst: int, posted: _Posted) -> None:
+        """Both ranks are ready: the message goes out."""
+        arrived = self._channels[src, dst].receives.popleft()
+        began = self._env.now
+
+        def sent(history: History) -> None:
+            # To the sender the receiver was late until now.
+            posted.sent.succeed([(LATE, began), *history])
+
+        def received(history: History) -> None:
+            # To the receiver the sender was late until it posted; then "ready to receive" was on its way.
+            arrived.succeed([(LATE, posted.posted_at), (LATENCY, began), *history])
+
+        message = Message((self._gpus[src], self._gpus[dst]), _PREAMBLE + posted.size, sent, received)
+        self._fabric.send(self._channel, message)
 
 
-def _nothing() -> None:
-    """Who says that it is ready does not wait until it has said so."""
+def _ignore(history: History) -> None:
+    """A rank does not wait until its "ready to receive" has left."""

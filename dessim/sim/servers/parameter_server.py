@@ -30,12 +30,13 @@ import simpy
 
 from dessim.cluster import Cluster
 from dessim.cluster.links import IntArray
-from dessim.sim.core.recorder import LATE, Record, Span
-from dessim.sim.fluid.flows import LATENCY, Flows, Parts, add_parts
-from dessim.sim.fluid.network import Network
+from dessim.sim.core.bounds import LATE, LATENCY, QUEUE, SERVICE, Parts, add_parts
+from dessim.sim.core.recorder import Record, Span
+from dessim.sim.fluid.fabric import FlowFabric
+from dessim.sim.fluid.flows import Flows
 from dessim.sim.progress import Progress
 from dessim.sim.servers.folded_routes import open_channels
-from dessim.sim.servers.traffic import QUEUE, SERVICE, Consistency, ServersResult, StepTraffic
+from dessim.sim.servers.traffic import Consistency, ServersResult, StepTraffic
 from dessim.trace.schema import Kind, Phase
 
 WARM_UP, MEASURED = 2, 8  # steps of a worker: until an asynchronous run is in its stride, and then looked at
@@ -82,7 +83,7 @@ class _Job:
         self.env, self.n = simpy.Environment(), len(workers)
         self.exchange, self.compute, self.consistency, self.progress = exchange, compute, consistency, progress
         self.channels = open_channels(cluster, workers, servers, folding)
-        self.network = Network(self.env, self.channels.cluster, folding, progress)
+        self.network = FlowFabric(self.env, self.channels.cluster, folding, progress)
         self.servers = [_Server(self.env, consistency.threads) for _ in self.channels.sizes]
         self.first = 0 if consistency.sync else WARM_UP * self.n  # a synchronous step starts as the first does
         self.last = self.first + measured * self.n
@@ -203,7 +204,7 @@ class _Job:
         """How it went."""
         record, sizes, window = self.record, self.channels.sizes, self.end - self.start
         total = self.network.counters.bytes_by_kind.tolist()
-        record.end, record.solves = self.end, self.network.solves
+        record.end, record.solves = self.end, self.network.counters.solves
         record.bytes_by_kind = dict(zip(self.channels.cluster.links.kinds, total, strict=True))
         worked = sum(
             size * max(min(end, self.end) - max(start, self.start), 0.0)

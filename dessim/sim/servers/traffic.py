@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from dessim.sim.core.recorder import Record
 from dessim.sim.fluid.maxmin import Ints
 
-QUEUE, SERVICE = "server queue", "server"  # what a call spends its time on, beside what bounds messages
-
 
 @dataclass(frozen=True, slots=True)
 class StepTraffic:

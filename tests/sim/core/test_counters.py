@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from dessim.cluster import Cluster, load_cluster
 from dessim.errors import PhysicsError
 from dessim.sim.core.counters import Counters
+from dessim.sim.fluid.fabric import FlowFabric
 from dessim.sim.fluid.flows import route_flows
-from dessim.sim.fluid.network import Network
 
 CLUSTER = load_cluster("a100-8x_leafspine_16")
 KINDS = CLUSTER.links.kinds
@@ -27,10 +27,10 @@ batches = st.lists(
 )
 
 
-def moved(cluster: Cluster, jobs: Batches, folding: bool) -> tuple[Network, float, list[tuple[float, Parts]]]:
+def moved(cluster: Cluster, jobs: Batches, folding: bool) -> tuple[FlowFabric, float, list[tuple[float, Parts]]]:
     """The network after batches (start, size, repeat, messages); when it ended; how long each took, and its parts."""
     env = simpy.Environment()
-    network, took = Network(env, cluster, folding), []
+    network, took = FlowFabric(env, cluster, folding), []
 
     def one(start: float, size: float, repeat: int, messages: list[tuple[int, int]]):
         yield env.timeout(start)
@@ -97,7 +97,7 @@ def test_a_long_run_stays_small_and_loses_nothing() -> None:
 @pytest.mark.parametrize("folding", [True, False])
 def test_no_byte_is_lost_to_the_counters_when_a_spine_fails(folding: bool) -> None:
     env = simpy.Environment()
-    network = Network(env, CLUSTER, folding)
+    network = FlowFabric(env, CLUSTER, folding)
     src = np.arange(0, 64)
     flows = route_flows(CLUSTER, src, src + 64, np.full(64, 5e7))
     done = network.transfer(flows, repeat=3)

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 
 from dessim.cluster import Cluster
 from dessim.errors import ClusterError, SimulationError
-from dessim.sim.collective import Collectives, RouteCache
 from dessim.sim.core.recorder import Record
 from dessim.sim.engine import simulate
 from dessim.sim.faults.faults import Fault, Faults
+from dessim.sim.fluid.fabric import RETRY_TIMEOUT_S, FlowFabric
 from dessim.sim.fluid.flows import route_flows
-from dessim.sim.fluid.network import GIVES_UP, Network
+from dessim.sim.fluid.model import FluidNetwork
+from dessim.sim.fluid.route_cache import RouteCache
 from dessim.sim.progress import Progress
 from dessim.trace.schema import Collective, Kind, Phase
 from dessim.workload.dag import RankClass, Task, Workload
@@ -114,7 +115,7 @@ def test_what_never_comes_back_is_named_when_the_time_is_up() -> None:
     with pytest.raises(SimulationError, match=r"for 34\.36 s from 0 s on"):  # down before it began, without a fault
         simulate(cluster.with_links([("leaf0 -> spine0", 0.0)]), exchange(4), ALL_TO_ALL)
     # to be down twice is not to be down for long
-    half = 0.6 * GIVES_UP
+    half = 0.6 * RETRY_TIMEOUT_S
     twice = [Fault("leaf0 -> spine0", 0.01, half), Fault("leaf0 -> spine0", half + 1e-3, 2 * half)]
     assert exchanged(cluster, *twice).end > 2 * half
     # its time runs on through other faults
@@ -152,20 +153,21 @@ def test_prices_are_kept_for_each_state(monkeypatch: pytest.MonkeyPatch) -> None
     down = cluster.with_links([("spine0", 0.0)])
     assert routed.on(down) is routed.on(cluster.with_links([("spine0", 0.0)])) is not routed
     assert routed.on(cluster) is routed
-    jobs = Collectives(routed, {"w": range(4)})
+    env = simpy.Environment()
+    fabric = FlowFabric(env, cluster)
+    job = FluidNetwork(fabric, routed, {"w": range(4)})
     priced = []
     monkeypatch.setattr(
-        "dessim.sim.collective.route_flows", lambda c, *a, **k: priced.append(c) or route_flows(c, *a, **k)
+        "dessim.sim.fluid.route_cache.route_flows", lambda c, *a, **k: priced.append(c) or route_flows(c, *a, **k)
     )
 
-    def all_of_them(env: simpy.Environment, network: Network):  # type: ignore[no-untyped-def]
+    def all_of_them():  # type: ignore[no-untyped-def]
         for state in (cluster, down, cluster, down):
-            jobs.reroute(state)
-            network.change(state)
-            yield from jobs.run(env, network, Collective.ALL_GATHER, "w", 4e9, None, Progress())
+            job.reroute(state)
+            fabric.change(state)
+            yield from job.run(Collective.ALL_GATHER, "w", 4e9, splits=None, progress=Progress())
 
-    env = simpy.Environment()
-    env.run(until=env.process(all_of_them(env, Network(env, cluster))))
+    env.run(until=env.process(all_of_them()))
     built = [c for c in priced if c is cluster]
     assert len([c for c in priced if c is down]) == 1  # of what was chosen as on the cluster as built
     assert len(priced) == len(built) + 1
@@ -210,9 +212,9 @@ def run(cluster: Cluster, sends: list, faults: list[Fault], folding: bool) -> li
     return run_network(cluster, sends, faults, folding)[0]
 
 
-def run_network(cluster: Cluster, sends: list, faults: list[Fault], folding: bool) -> tuple[list[float], Network]:
+def run_network(cluster: Cluster, sends: list, faults: list[Fault], folding: bool) -> tuple[list[float], FlowFabric]:
     env = simpy.Environment()
-    network = Network(env, cluster, folding)
+    network = FlowFabric(env, cluster, folding)
     ends = [0.0] * len(sends)
 
     def one(number: int, start: float, src: np.ndarray, dst: np.ndarray, size: np.ndarray):  # type: ignore[no-untyped-def]

@@ -104,8 +104,8 @@ def test_a_flow_waits_for_another_to_finish() -> None:
 
 def test_two_exchanges_of_gloo_share_a_link_as_one_would(bed: Cluster) -> None:
     """Messages that wait for each other keep waiting when other traffic makes the network anew."""
-    from dessim.sim.collective import RouteCache
     from dessim.sim.engine import simulate
+    from dessim.sim.fluid.route_cache import RouteCache
     from dessim.trace.schema import Kind, Phase
     from dessim.workload.dag import RankClass, Task, Workload
 

@@ -15,13 +15,15 @@ from dessim.cluster import Cluster
 from dessim.collectives import ALGORITHMS, algorithms_for, schedule
 from dessim.collectives.choose import Floor
 from dessim.commands.collective import run_collective
-from dessim.sim.collective import RouteCache, layout_of
+from dessim.sim.core.bounds import FLOW_CAP
 from dessim.sim.fluid.drain import Fluid, drain, start_draining
+from dessim.sim.fluid.fabric import FlowFabric
 from dessim.sim.fluid.fan_in import FanIn
-from dessim.sim.fluid.flows import FLOW_CAP, route_flows
+from dessim.sim.fluid.flows import route_flows
 from dessim.sim.fluid.fold import fold
 from dessim.sim.fluid.maxmin import Incidence, max_min_rates
-from dessim.sim.fluid.network import Network
+from dessim.sim.fluid.model import layout_of
+from dessim.sim.fluid.route_cache import RouteCache
 from dessim.trace.schema import Collective
 from tests.cluster.small_clusters import build, hosts, link
 from tests.sim import naive
@@ -152,7 +154,7 @@ def test_with_a_curve_or_caps_networks_are_not_pivoted() -> None:
 def test_what_bound_a_batch_among_others() -> None:
     cluster = bed(CURVE, "1 GB/s")
     env = simpy.Environment()
-    network = Network(env, cluster)
+    network = FlowFabric(env, cluster)
     one, four = (
         route_flows(cluster, np.array(src), np.zeros(len(src), dtype=int), np.full(len(src), 1e6))
         for src in ([1], [2, 3, 4, 5])
@@ -292,7 +294,7 @@ LIMITED = bed(CURVE, "3 GB/s")
 
 def _ends(cluster: Cluster, batches: list, folding: bool) -> list[float]:
     env = simpy.Environment()
-    network = Network(env, cluster, folding)
+    network = FlowFabric(env, cluster, folding)
     ends = [0.0] * len(batches)
 
     def one(number: int, start: int, messages: list):  # type: ignore[no-untyped-def]

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from dessim.cluster import Cluster, load_cluster
 from dessim.errors import CapacityError, DeadlockError, OutOfTime, UsageError
 from dessim.results.metrics import breakdown
-from dessim.sim.collective import RouteCache
 from dessim.sim.engine import simulate
+from dessim.sim.fluid.route_cache import RouteCache
 from dessim.sim.jobs.job import JobResult, Tenant
 from dessim.sim.jobs.tenants import simulate_tenants
 from dessim.sim.progress import Progress

@@ -13,7 +13,7 @@ from dessim.sim.engine import simulate
 from dessim.sim.packet.gloo_ranks import PROGRAMS
 from dessim.trace.schema import Collective, sent_factor
 from dessim.workload.dag import Task, Workload
-from tests.sim.packet.test_packets import bed
+from tests.sim.packet.test_fabric import bed
 from tests.sim.test_engine import job, reduce
 
 BED = load_cluster("lab/switch_8")
@@ -25,7 +25,8 @@ def alone(op: Collective, n: int, size: float) -> Workload:
 
 
 def took(cluster: Cluster, work: Workload, cores: int | None) -> float:
-    return simulate(cluster, work, cores=cores).end
+    network = "fluid" if cores is None else "packet"
+    return simulate(cluster, work, cores=cores, network=network).end
 
 
 @pytest.mark.parametrize("op", sorted(set(PROGRAMS) - {Collective.ALL_TO_ALL}))
@@ -38,7 +39,7 @@ def test_as_long_as_the_schedule_of_all_ranks(op: Collective, n: int) -> None:
 @settings(max_examples=25, deadline=None)
 @given(st.sampled_from(OPS), st.integers(2, 8), st.integers(1, 3_000_000))
 def test_ranks_send_what_the_op_has_to_and_little_besides(op: Collective, n: int, size: int) -> None:
-    record = simulate(bed(BED), alone(op, n, float(size)), cores=8)
+    record = simulate(bed(BED), alone(op, n, float(size)), cores=8, network="packet")
     due = sent_factor(op, n) * size * n
     if op is Collective.BROADCAST:
         due = size * (n - 1)
@@ -63,5 +64,5 @@ def test_unlike_shares_of_an_exchange_arrive() -> None:
     shares = [(0.0, 3e5, 1e3), (2e5, 0.0, 1e3), (0.0, 1e6, 0.0)]
     task = reduce("op", 0.0, collective=Collective.ALL_TO_ALL)
     ranks: list[tuple[tuple[int, ...], list[Task]]] = [((r,), [replace(task, splits=s)]) for r, s in enumerate(shares)]
-    record = simulate(bed(BED), job(ranks), cores=8)
+    record = simulate(bed(BED), job(ranks), cores=8, network="packet")
     assert record.bytes_by_kind["nic_up"] == pytest.approx(sum(map(sum, shares)), rel=0.01)

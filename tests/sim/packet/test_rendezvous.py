@@ -9,18 +9,17 @@ import pytest
 import simpy
 
 from dessim.sim.core.cores import Cores
-from dessim.sim.core.counters import Counters
-from dessim.sim.packet.packets import Packets
+from dessim.sim.packet.fabric import PacketFabric
 from dessim.sim.packet.rendezvous import RendezvousChannels
-from tests.sim.packet.test_packets import BED, SIZE, bed, nic
+from tests.sim.packet.test_fabric import BED, SIZE, bed, nic
 
 Process = Generator[simpy.Event, object, None]
 
 
 def run(*ranks: Any, **transport: float) -> list[float]:
-    """When each of two ranks is done with what its process of (environment, pairs) does."""
+    """When each of two ranks is done with what its process of (environment, channels) does."""
     env, cluster = simpy.Environment(), bed(**transport)
-    pairs = RendezvousChannels(env, Packets(env, cluster, Counters(cluster.links), Cores(env, 2)), "g", [0, 1])
+    channels = RendezvousChannels(PacketFabric(env, cluster, Cores(env, 2)), "g", [0, 1])
     ends = [-1.0] * len(ranks)
 
     def timed(number: int, process: Process) -> Process:
@@ -28,15 +27,15 @@ def run(*ranks: Any, **transport: float) -> list[float]:
         ends[number] = env.now
 
     for number, rank in enumerate(ranks):
-        env.process(timed(number, rank(env, pairs)))
+        env.process(timed(number, rank(env, channels)))
     env.run()
     return ends
 
 
 def exchanging(me: int, comes: float, sends_first: bool) -> Any:
-    def process(env: simpy.Environment, pairs: RendezvousChannels) -> Process:
+    def process(env: simpy.Environment, channels: RendezvousChannels) -> Process:
         yield env.timeout(comes)
-        posts = [lambda: pairs.send(me, 1 - me, SIZE), lambda: pairs.receive(me, 1 - me)]
+        posts = [lambda: channels.send(me, 1 - me, SIZE), lambda: channels.receive(me, 1 - me)]
         events = [post() for post in (posts if sends_first else reversed(posts))]
         yield simpy.AllOf(env, events)
 
@@ -44,12 +43,12 @@ def exchanging(me: int, comes: float, sends_first: bool) -> Any:
 
 
 def test_a_message_waits_for_its_receiver() -> None:
-    def sender(env: simpy.Environment, pairs: RendezvousChannels) -> Process:
-        yield pairs.send(0, 1, SIZE)
+    def sender(env: simpy.Environment, channels: RendezvousChannels) -> Process:
+        yield channels.send(0, 1, SIZE)
 
-    def receiver(env: simpy.Environment, pairs: RendezvousChannels) -> Process:
+    def receiver(env: simpy.Environment, channels: RendezvousChannels) -> Process:
         yield env.timeout(1.0)
-        yield pairs.receive(1, 0)
+        yield channels.receive(1, 0)
 
     left, there = run(sender, receiver)
     assert 1.0 < left < there
@@ -69,13 +68,13 @@ def test_who_comes_later_and_sends_first_has_the_other_wait() -> None:
 def test_messages_of_a_pair_come_in_their_order() -> None:
     came: list[int] = []
 
-    def sender(env: simpy.Environment, pairs: RendezvousChannels) -> Process:
+    def sender(env: simpy.Environment, channels: RendezvousChannels) -> Process:
         for size in (SIZE, 1.0, SIZE):
-            pairs.send(0, 1, size)
+            channels.send(0, 1, size)
         yield env.timeout(0)
 
-    def receiver(env: simpy.Environment, pairs: RendezvousChannels) -> Process:
-        for number, event in enumerate([pairs.receive(1, 0) for _ in range(3)]):
+    def receiver(env: simpy.Environment, channels: RendezvousChannels) -> Process:
+        for number, event in enumerate([channels.receive(1, 0) for _ in range(3)]):
             yield event
             came.append(number)
 

@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dessim.cluster import Cluster, load_cluster
-from dessim.sim.core.recorder import LATE
+from dessim.sim.core.bounds import LATE, QUEUE, SERVICE
 from dessim.sim.fluid.flows import route_flows
 from dessim.sim.servers import parameter_server
 from dessim.sim.servers.folded_routes import open_channels
 from dessim.sim.servers.parameter_server import serve
-from dessim.sim.servers.traffic import QUEUE, SERVICE, Consistency, ServersResult, StepTraffic
+from dessim.sim.servers.traffic import Consistency, ServersResult, StepTraffic
 from dessim.trace.schema import Kind
 
 WIRE = load_cluster("one-switch_16")  # one GPU a host, one switch between

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dessim.cluster import Cluster, load_cluster
+from dessim.sim.fluid.fabric import FlowFabric
 from dessim.sim.fluid.flows import route_flows
-from dessim.sim.fluid.network import Network
 from tests.sim import naive
 
 SHARED = """
@@ -62,7 +62,7 @@ BATCHES = st.lists(
 def run(cluster: Cluster, batches: list, folding: bool) -> list[float]:
     """When each batch has arrived, in seconds."""
     env = simpy.Environment()
-    network = Network(env, cluster, folding)
+    network = FlowFabric(env, cluster, folding)
     ends = [0.0] * len(batches)
 
     def one(number: int, start: int, messages: list, repeat: int):  # type: ignore[no-untyped-def]
@@ -109,7 +109,7 @@ def test_staggered_batches_end_when_exact_arithmetic_says(cluster: Cluster, batc
 def test_repetition_equals_one_batch_after_the_other(cluster: Cluster, batches: list, repeat: int) -> None:
     """A batch that repeats, disturbed by others at any moment, ends as if its stages had been sent one by one."""
     env = simpy.Environment()
-    network = Network(env, cluster)
+    network = FlowFabric(env, cluster)
     first, *others = batches
     end: dict[str, float] = {}
 
@@ -151,7 +151,7 @@ def test_latency_and_overhead_add_to_the_fluid_time(tmp_path: Path) -> None:
 
 def test_nothing_to_send_is_over_at_once(cluster: Cluster) -> None:
     env = simpy.Environment()
-    network = Network(env, cluster)
+    network = FlowFabric(env, cluster)
     flows = route_flows(cluster, np.array([0]), np.array([1]), np.array([0.0]))
     env.run(until=network.transfer(flows))
     assert env.now == 0
@@ -159,7 +159,7 @@ def test_nothing_to_send_is_over_at_once(cluster: Cluster) -> None:
 
 def test_bytes_by_link_class_are_what_was_sent(cluster: Cluster) -> None:
     env = simpy.Environment()
-    network = Network(env, cluster)
+    network = FlowFabric(env, cluster)
     # One message stays under its leaf, one crosses both spines.
     flows = route_flows(cluster, np.array([0, 0]), np.array([1, 4]), np.array([10.0, 20.0]))
     env.run(until=network.transfer(flows, scale=2.0, repeat=3))

@@ -15,7 +15,7 @@ from dessim.cluster import Cluster, load_cluster
 from dessim.errors import SimulationError
 from dessim.sim.core.cores import Cores
 from dessim.sim.core.counters import Counters
-from dessim.sim.packet.packets import MSS, Packets
+from dessim.sim.packet.fabric import MSS, Message, PacketFabric
 
 RANKS = 8
 BED = load_cluster("lab/two_leaves_2to1")
@@ -30,18 +30,19 @@ def bed(cluster: Cluster = BED, **transport: Any) -> Cluster:
 
 def sent(cluster: Cluster, messages: list[tuple[str, int, int, float]]) -> tuple[list[float], list[float], Counters]:
     """When each of messages (channel, from, to, bytes) that set out at once had left, and when it was there."""
-    env, counters = simpy.Environment(), Counters(cluster.links)
-    packets = Packets(env, cluster, counters, Cores(env, 2))
+    env = simpy.Environment()
+    fabric = PacketFabric(env, cluster, Cores(env, 2))
     left, there = [-1.0] * len(messages), [-1.0] * len(messages)
 
     def note(times: list[float], number: int) -> None:
         assert times[number] == -1.0, "told twice"
         times[number] = env.now
 
-    for i, message in enumerate(messages):
-        packets.send(*message, lambda i=i: note(left, i), lambda i=i: note(there, i))
+    for i, (channel, src, dst, size) in enumerate(messages):
+        note_sent, note_arrived = (lambda _, t=times, i=i: note(t, i) for times in (left, there))
+        fabric.send(channel, Message((src, dst), size, note_sent, note_arrived))
     env.run()
-    return left, there, counters
+    return left, there, fabric.counters
 
 
 def nic(cluster: Cluster = BED) -> float:
@@ -99,7 +100,7 @@ def test_acknowledgements_load_the_way_back() -> None:
 def test_what_is_spread_over_ways_has_no_packets_here() -> None:
     spine = load_cluster("lab/four_spines")
     spread = bed(replace(spine, routing=replace(spine.routing, policy="split")))
-    with pytest.raises(SimulationError, match="one way"):
+    with pytest.raises(SimulationError, match="take one route"):
         sent(spread, [("g", 0, 7, SIZE)])
 
 

@@ -8,11 +8,14 @@ import pytest
 
 from dessim.cluster import Cluster, load_cluster
 from dessim.errors import SimulationError
+from dessim.sim.core.bounds import CORES, LATE, LATENCY
+from dessim.sim.core.recorder import Span
 from dessim.sim.engine import simulate
 from dessim.sim.faults.faults import Fault, Faults
+from dessim.sim.packet.gloo_ranks import PROGRAMS
 from dessim.trace.schema import Collective
-from dessim.workload.dag import Task
-from tests.sim.packet.test_packets import bed
+from dessim.workload.dag import Task, Workload
+from tests.sim.packet.test_fabric import bed
 from tests.sim.test_engine import CLUSTER, compute, job, reduce
 
 SIZE = 1e6
@@ -25,7 +28,7 @@ def exchange(*deps: int, name: str = "rows") -> Task:
 def ends(cluster: Cluster, late_s: list[float], cores: int = 8) -> list[float]:
     """When each rank leaves an exchange to which it comes so late."""
     ranks = [((rank,), [compute("late", late), exchange(0)]) for rank, late in enumerate(late_s)]
-    spans = simulate(cluster, job(ranks), cores=cores).spans
+    spans = simulate(cluster, job(ranks), cores=cores, network="packet").spans
     return [span.end for span in sorted(spans, key=lambda span: span.rank_class) if span.name == "rows"]
 
 
@@ -60,7 +63,7 @@ def test_who_comes_first_computes_while_others_communicate() -> None:
         for s in range(3)
         for t in tasks
     ]
-    record = simulate(cluster, job([((0,), steps), ((1,), steps)]), cores=1)
+    record = simulate(cluster, job([((0,), steps), ((1,), steps)]), cores=1, network="packet")
     assert 3 * (1e-2 + 2 * message) < record.end < 3 * (2e-2 + 2 * message)
 
 
@@ -72,7 +75,7 @@ def test_packets_take_their_part_of_the_cores() -> None:
 
     def took(**transport: float) -> float:
         cluster = bed(load_cluster("lab/switch_2"), **transport)
-        spans = simulate(cluster, job([((0,), tasks), ((1,), tasks[:1])]), cores=1).spans
+        spans = simulate(cluster, job([((0,), tasks), ((1,), tasks[:1])]), cores=1, network="packet").spans
         return next(span.end for span in spans if span.name == "beside")
 
     rate = load_cluster("lab/switch_2").node.nic.capacity
@@ -85,7 +88,7 @@ def test_the_same_bytes_cross_each_link() -> None:
     cluster = bed(load_cluster("lab/switch_4"))
     tasks = [exchange()]
     alone = simulate(cluster, job([(range(4), tasks)]))
-    apart = simulate(cluster, job([((rank,), tasks) for rank in range(4)]), cores=4)
+    apart = simulate(cluster, job([((rank,), tasks) for rank in range(4)]), cores=4, network="packet")
     assert apart.bytes_by_kind == pytest.approx(alone.bytes_by_kind, rel=1e-3)
     # At the same instant all are ready before anybody sends; the schedule has somebody come first.
     assert 3 * SIZE / 4 / cluster.node.nic.capacity < apart.end < alone.end
@@ -96,7 +99,7 @@ def test_threads_of_a_group_run_two_collectives_at_a_time_and_hold_up_no_compute
     rate = cluster.node.nic.capacity
     tasks = [reduce(f"sum {i}", rate / 10, stream="prefetch") for i in range(3)]
     tasks.append(compute("beside", 1e-3, stream="prefetch"))
-    spans = {span.name: span for span in simulate(cluster, job([(range(2), tasks)]), cores=8).spans}
+    spans = {span.name: span for span in simulate(cluster, job([(range(2), tasks)]), cores=8, network="packet").spans}
     assert spans["sum 0"].start == spans["sum 1"].start == spans["beside"].start == 0
     assert spans["sum 2"].start == min(spans["sum 0"].end, spans["sum 1"].end) > 0.1
     assert spans["beside"].end == pytest.approx(1e-3, abs=2.0**-24)
@@ -110,7 +113,7 @@ def test_a_rank_that_waits_goes_on_when_a_core_is_free() -> None:
         cluster = bed(load_cluster("lab/switch_4"), **transport)
         busy = [((rank,), [compute("work", 0.1)]) for rank in (2, 3)]
         talking = [((rank,), [reduce("sum", size, group="pair")]) for rank in (0, 1)]
-        spans = simulate(cluster, job([*talking, *busy], pair=(0, 1)), cores=cores).spans
+        spans = simulate(cluster, job([*talking, *busy], pair=(0, 1)), cores=cores, network="packet").spans
         return max(span.end for span in spans if span.name == "sum")
 
     free = took(8)
@@ -120,12 +123,54 @@ def test_a_rank_that_waits_goes_on_when_a_core_is_free() -> None:
 
 def test_what_gloo_has_not_is_refused() -> None:
     cluster = bed(load_cluster("lab/switch_4"))
-    with pytest.raises(SimulationError, match="rank by rank"):
-        simulate(cluster, job([(range(4), [reduce("odd", 1e3, collective=Collective.GATHER)])]), cores=2)
+    with pytest.raises(SimulationError, match="packet network has no gather"):
+        simulate(cluster, job([(range(4), [reduce("odd", 1e3, collective=Collective.GATHER)])]), network="packet")
     faults = Faults((Fault("node0 -> switch", 0.0, 1.0),))
-    with pytest.raises(SimulationError, match="faults do not befall packets"):
-        simulate(cluster, job([(range(4), [reduce("sum", 1e3)])]), cores=2, faults=faults)
+    with pytest.raises(SimulationError, match="packet network has no faults"):
+        simulate(cluster, job([(range(4), [reduce("sum", 1e3)])]), faults=faults, network="packet")
     barrier = job([(range(4), [reduce("all", 0.0, collective=Collective.BARRIER)])])
-    assert simulate(cluster, barrier, cores=2).end == 0
-    # Other transports keep to schedules of all ranks.
-    assert simulate(CLUSTER, job([(range(4), [reduce("sum", 1e6)])]), cores=2).spans[0].algorithm != "gloo"
+    assert simulate(cluster, barrier, cores=2, network="packet").end == 0
+    with pytest.raises(SimulationError, match="runs gloo's algorithms, and transport"):
+        simulate(CLUSTER, job([(range(4), [reduce("sum", 1e6)])]), network="packet")
+    with pytest.raises(SimulationError, match="leave out algorithms"):
+        simulate(cluster, job([(range(4), [reduce("sum", 1e6)])]), {Collective.ALL_REDUCE: "ring"}, network="packet")
+
+
+def spans_of(workload: Workload, cores: int | None = None, **transport: float) -> list[Span]:
+    """The collectives of a workload on four hosts at one switch, rank by rank."""
+    cluster = bed(load_cluster("lab/switch_4"), **transport)
+    spans = simulate(cluster, workload, cores=cores, network="packet").spans
+    return [span for span in sorted(spans, key=lambda span: span.rank_class) if span.collective is not None]
+
+
+@pytest.mark.parametrize("op", list(PROGRAMS))
+@pytest.mark.parametrize("cores", [None, 2])
+def test_parts_add_up_to_the_time_of_each_rank(op: Collective, cores: int | None) -> None:
+    tasks = [compute("before", 1e-3), reduce("sum", SIZE, 0, collective=op)]
+    spans = spans_of(job([((rank,), tasks) for rank in range(4)]), cores, op_overhead=1e-4, host_overhead=2e-5)
+    assert len(spans) == 4
+    for span in spans:
+        assert sum(span.parts.values()) == pytest.approx(span.end - span.start, rel=1e-9)
+        assert span.bound_by in span.parts
+
+
+def test_large_messages_are_bound_by_a_nic_and_small_ones_by_latency() -> None:
+    large = spans_of(job([(range(4), [exchange()])]))
+    assert {span.bound_by for span in large} <= {"nic_up", "nic_down"}
+    small = spans_of(job([(range(4), [reduce("sum", 4.0)])]), op_overhead=1e-2)
+    assert {span.bound_by for span in small} == {LATENCY}
+
+
+def test_ranks_that_wait_for_a_late_sender_are_bound_by_it() -> None:
+    late = 1.0
+    ranks = [((rank,), [compute("work", late * (rank == 3)), exchange(0)]) for rank in range(4)]
+    *early, last = spans_of(job(ranks))
+    assert all(span.bound_by == LATE and span.parts[LATE] == pytest.approx(late, rel=0.1) for span in early)
+    assert last.bound_by != LATE
+
+
+def test_a_rank_that_waits_for_a_core_is_bound_by_cores() -> None:
+    busy = [((rank,), [compute("work", 0.5)]) for rank in (2, 3)]
+    pair = [((rank,), [reduce("sum", 1e3, group="pair")]) for rank in (0, 1)]
+    spans = spans_of(job([*pair, *busy], pair=(0, 1)), cores=2, host_overhead=1e-6)
+    assert all(span.bound_by == CORES for span in spans)

@@ -1,0 +1,156 @@
+"""The fluid fabric: one process that admits flows, drains them at max-min rates, and reports when they have arrived.
+
+A message takes overhead + path latency + fluid time. Messages that start together form a batch; a batch may repeat,
+each stage waiting for the one before. Batches that share links form a group and are solved together; groups that share
+none are solved apart. All changes at one instant are solved once. A batch that is alone in its group was priced when it
+was routed: its stages are multiplied, not simulated, until flows of another batch touch its links.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator
+
+import numpy as np
+import simpy
+
+from dessim.cluster import Cluster
+from dessim.sim.core.counters import Counters
+from dessim.sim.fluid.batches import Batch, Shared, Solo, due
+from dessim.sim.fluid.flows import Flows
+from dessim.sim.progress import Progress
+
+RETRY_TIMEOUT_S = 8 * 4.096e-6 * 2**20
+"""How long a message without a route waits for one before the run fails: NCCL's InfiniBand default, a first try and 7
+more (NCCL_IB_RETRY_CNT), each after at least 4.096 us * 2**20 (NCCL_IB_TIMEOUT); src/transport/net_ib.cc."""
+
+
+class FlowFabric:
+    """Moves batches over a cluster, for all jobs on it.
+
+    `counters` hold what links carried, and how often rates were solved. `progress` may end the run between two events.
+    A message without a route waits for one; after `timeout` seconds the run fails.
+    """
+
+    def __init__(
+        self,
+        env: simpy.Environment,
+        cluster: Cluster,
+        folding: bool = True,
+        progress: Progress | None = None,
+        timeout: float = RETRY_TIMEOUT_S,
+    ) -> None:
+        self.env = env
+        self.cluster = cluster
+        self.counters = Counters(cluster.links)
+        self._folding = folding
+        self._progress = progress or Progress()
+        self._timeout = timeout
+        self._groups: dict[int, Solo | Shared] = {}
+        self._next_group = 0
+        self._group_on = np.full(len(cluster.links.capacity), -1, dtype=np.int64)  # of each link; -1: idle
+        self._arriving: list[Batch] = []
+        self._wake = env.event()
+        env.process(self._run())
+
+    def transfer(self, flows: Flows, scale: float = 1.0, repeat: int = 1) -> simpy.Event:
+        """Start a batch now: `repeat` stages of `flows`, their sizes multiplied by `scale`.
+
+        The event fires when the last message of the last stage has arrived; its value are the seconds that the stages
+        took, by what bound them (`Parts`).
+        """
+        done = self.env.event()
+        if not len(flows.size) or repeat == 0 or scale == 0:
+            done.succeed({})
+            return done
+        self.counters.begin(flows.links, flows.bytes_by_kind * (scale * repeat))
+        batch = Batch(flows, scale, repeat, done, flows.size * scale, self.env.now, self.env.now)
+        batch.countdown = flows.begins
+        self._arrive(batch)
+        return done
+
+    def change(self, cluster: Cluster) -> None:
+        """From now on links have the capacities of `cluster`; messages in flight continue on the routes that are up."""
+        now = self.env.now
+        batches = self._arriving
+        self._arriving = []
+        for number in list(self._groups):
+            batches = [*batches, *self._dissolve(number, now)]
+        for batch in batches:
+            batch.move(self.cluster, cluster, now, self._folding, self.counters)
+        self.cluster = cluster
+        self._arrive(*batches)
+
+    def _arrive(self, *batches: Batch) -> None:
+        self._arriving += batches
+        if not self._wake.triggered:
+            self._wake.succeed()
+
+    def _run(self) -> Generator[simpy.Event, object, None]:
+        env = self.env
+        while True:
+            upcoming = min((group.next_event() for group in self._groups.values()), default=math.inf)
+            if upcoming < math.inf:
+                self._progress.check()
+                yield env.timeout(max(upcoming - env.now, 0.0)) | self._wake
+            else:
+                yield self._wake
+            if self._wake.triggered:
+                yield env.timeout(0)  # let all other arrivals of this instant in before solving
+                self._wake = env.event()
+            self._change(env.now)
+
+    def _change(self, now: float) -> None:
+        """Everything that happens at this instant: stages end, batches arrive, and the groups they touch are solved."""
+        ungrouped = self._arriving
+        self._arriving = []
+        for number in [number for number, group in self._groups.items() if due(group.next_event(), now)]:
+            ended = self._groups[number].step(now)
+            if not ended:
+                continue
+            batches = self._dissolve(number, now)
+            for batch in ended:
+                batch.add(batch.latest)
+                batch.repeat -= 1
+                if batch.repeat:
+                    batch.restart(now)
+                else:
+                    batch.done.succeed(batch.parts)
+            ungrouped = [*(batch for batch in batches if batch.repeat), *ungrouped]
+        if ungrouped:
+            self._regroup(ungrouped, now)
+
+    def _dissolve(self, number: int, now: float) -> list[Batch]:
+        """Take a group apart and return its batches."""
+        group = self._groups.pop(number)
+        self.counters.solves += group.release(now)
+        for batch in group.batches:
+            self._group_on[batch.flows.links] = -1
+        return group.batches
+
+    def _sharing(self, batch: Batch) -> list[int]:
+        """The groups that use links of the batch; mostly none."""
+        numbers = self._group_on[batch.flows.links]
+        numbers = numbers[numbers >= 0]
+        return [int(number) for number in np.unique(numbers)] if len(numbers) else []
+
+    def _regroup(self, batches: list[Batch], now: float) -> None:
+        """Group batches by the links they share, together with existing groups that they share links with."""
+        for number in sorted({number for batch in batches for number in self._sharing(batch)}):
+            batches = [*self._dissolve(number, now), *batches]
+        parts: dict[int, list[Batch]] = {}
+        for batch in batches:
+            members = [batch]
+            for number in self._sharing(batch):
+                members = [*parts.pop(number), *members]
+            for member in members:
+                self._group_on[member.flows.links] = self._next_group
+            parts[self._next_group] = members
+            self._next_group += 1
+        for number, members in parts.items():
+            alone = len(members) == 1 and members[0].fresh and members[0].flows.alone(1.0) < math.inf
+            self._groups[number] = (
+                Solo(members[0], now, self.counters, self._progress)
+                if alone
+                else Shared(members, now, self.cluster, self._folding, self.counters, self._timeout)
+            )

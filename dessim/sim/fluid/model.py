@@ -1,0 +1,259 @@
+"""The fluid network model: a collective runs for all its ranks at once, stage by stage, at max-min fair rates.
+
+From the moment when the last rank has arrived: choose an algorithm, route its stages, and let the fabric drain one
+after the other. Ranks that arrive early wait for the last one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import simpy
+
+from dessim.cluster import Cluster, Gpu
+from dessim.cluster.routing.trees import sums_in_fabric, sums_in_node
+from dessim.collectives import Layout, Options, Stage, algorithms_for, schedule
+from dessim.collectives.choose import Floor, fastest
+from dessim.errors import SimulationError
+from dessim.sim.collective import CollectiveObserver, Outcome, Placement
+from dessim.sim.core.bounds import LATENCY, Parts, add_parts
+from dessim.sim.core.counters import Counters
+from dessim.sim.core.recorder import Record
+from dessim.sim.fluid.buckets import Buckets
+from dessim.sim.fluid.fabric import FlowFabric
+from dessim.sim.fluid.flows import Flows
+from dessim.sim.fluid.maxmin import Floats, Ints
+from dessim.sim.fluid.route_cache import RouteCache
+from dessim.sim.progress import Progress
+from dessim.sim.rendezvous import Rendezvous
+from dessim.trace.schema import Collective
+from dessim.workload.dag import Task
+
+NO_ALGORITHM = "none"
+"""The algorithm of a collective that moves nothing: a barrier, a group of one rank, or no bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class _RoutedStage:
+    """A stage on this cluster: flows of scale 1, the bytes that make the scale, and how often the stage repeats.
+
+    `burst` [n_flows] bytes of the first repetition have passed in a burst and are not in `flows` any more.
+    """
+
+    flows: Flows
+    scale: float
+    repeat: int
+    burst: Floats | None = None
+
+
+class FluidNetwork:
+    """The collectives of one job on `fabric`; rank r is on GPU `seats[r]`, or on GPU r.
+
+    `algorithms` fixes the algorithm of an op (default "auto": the fastest on an idle network); `options` sets what
+    algorithms leave open. Statistics of what has run: `solves`, how often rates were solved while routing;
+    `flow_colours` and `link_colours`, the most that a stage folded to; `error`, the largest relative error that a
+    tolerance let in; `used` [n_links], the links that carried something.
+    """
+
+    threads_per_stream = 0
+
+    def __init__(
+        self,
+        fabric: FlowFabric,
+        route_cache: RouteCache,
+        groups: Mapping[str, Sequence[int]],
+        algorithms: Mapping[Collective, str] | None = None,
+        options: Options | None = None,
+        seats: Ints | None = None,
+    ) -> None:
+        self.fabric = fabric
+        self.cluster: Cluster = route_cache.cluster
+        self._as_built = route_cache
+        self._now = route_cache  # with the faults of this moment
+        self._placement = Placement(self.cluster, groups, seats)
+        self._layouts = {name: layout_of(self.cluster, gpus) for name, gpus in self._placement.gpus.items()}
+        self._algorithms = dict(algorithms or {})
+        self._options = options
+        self._chosen: dict[tuple[object, ...], str] = {}
+        self._buckets = Buckets(self.cluster)
+        self.solves = 0
+        self.flow_colours = 0
+        self.link_colours = 0
+        self.error = 0.0
+        self.used = np.zeros(len(self.cluster.links), dtype=bool)
+
+    @property
+    def counters(self) -> Counters:
+        return self.fabric.counters
+
+    def gpu_of(self, rank: int) -> Gpu:
+        """What a rank computes on."""
+        return self._placement.gpu_of(rank)
+
+    def join(self, rendezvous: Rendezvous, task: Task, job: CollectiveObserver) -> simpy.Event:
+        """Start the collective if the last rank has arrived. The event fires for all ranks together."""
+        if rendezvous.complete:
+            self.fabric.env.process(self._collective(rendezvous, job))
+        return rendezvous.over
+
+    def note(self, record: Record) -> None:
+        """Write the statistics of this job into `record`."""
+        record.solves = self.solves
+        record.flow_colours = self.flow_colours
+        record.link_colours = self.link_colours
+        record.error = self.error
+
+    def reroute(self, cluster: Cluster) -> None:
+        """Stages that begin from now on use the routes of `cluster`, another state of the one that was built."""
+        self._now = self._as_built.on(cluster)
+
+    def run(
+        self,
+        op: Collective,
+        group: str,
+        size: float,
+        splits: Mapping[int, tuple[float, ...]] | None,
+        progress: Progress,
+    ) -> Generator[simpy.Event, Parts, Outcome]:
+        """A process: from the arrival of the last rank until the last message has arrived.
+
+        `size` is S in bytes; `splits` gives the bytes for each member by the sender's place in the group, for an uneven
+        all_to_all. Raises SimulationError, OutOfTime.
+        """
+        env, transport = self.fabric.env, self.cluster.transport
+        moving = env.now
+        n = len(self._placement.gpus[group])
+        if n < 2 or op is Collective.BARRIER:
+            # A barrier's few bytes are not modelled.
+            return Outcome(NO_ALGORITHM, moving, {LATENCY: 0.0})
+        sizes = _matrix(group, n, splits)
+        if sizes is None and size == 0:
+            return Outcome(NO_ALGORITHM, moving, {LATENCY: 0.0})
+        algorithm = self._algorithms.get(op, "auto")
+        if algorithm == "auto":
+            algorithm = self.choose(op, group, size, sizes, progress.within(0, 2))
+            progress = progress.within(1, 2)
+        parts: dict[str, float] = {}
+        if transport.op_overhead > 0:
+            yield env.timeout(transport.op_overhead)
+            parts[LATENCY] = transport.op_overhead
+        last: Flows | None = None
+        carried = np.zeros(len(self.cluster.links.kinds))
+        for stage in self._with_bursts(self._stages(op, algorithm, group, size, sizes, progress)):
+            self._count(stage)
+            carried += stage.flows.bytes_by_kind * (stage.scale * stage.repeat)
+            began, last = env.now, stage.flows
+            took = yield self.fabric.transfer(stage.flows, stage.scale, stage.repeat)
+            add_parts(parts, took)
+            if stage.burst is not None:
+                burst = stage.flows.load(self.cluster, stage.burst)
+                self.counters.burst(stage.flows.links, began, env.now, burst)
+                carried += burst
+        if transport.host_overhead > 0 and last is not None:
+            # Ranks that end at the same instant wake one after the other. A stage already waits for the average rank;
+            # the end of the collective is that of the last one.
+            waking = max(last.at_once() * transport.host_overhead - last.waking, 0.0)
+            yield env.timeout(waking)
+            add_parts(parts, {LATENCY: waking})
+        if env.now <= moving:
+            raise SimulationError(f"{op} of {size:g} B over {group!r} took no time; a link or overhead must cost some")
+        return Outcome(algorithm, moving, parts, carried)
+
+    def choose(self, op: Collective, group: str, size: float, sizes: Floats | None, progress: Progress) -> str:
+        """The algorithm that is fastest on an idle network, as a tuner would choose."""
+        key = (op, group, size) if sizes is None else (op, group, size, sizes.tobytes())
+        if key in self._chosen:
+            return self._chosen[key]
+        gpus = self._placement.gpus[group]
+        layout = self._layouts[group]
+        floor = Floor(self.cluster, gpus)
+        bounded = priced = 0
+
+        def bound(stage: Stage) -> float:
+            nonlocal bounded
+            progress.check()
+            bounded += 1
+            return floor(stage)
+
+        def price(stage: Stage) -> float:
+            nonlocal priced
+            flows, scale = self._as_built.stage(gpus, stage, progress.within(priced, bounded, "stages_priced"))
+            priced += 1
+            return flows.alone(scale)
+
+        self._chosen[key] = fastest(
+            algorithms_for(op, layout, sizes is not None, self.cluster.transport.algorithms.get(op, ())),
+            lambda name: schedule(op, name, layout, size, sizes, self._options),
+            bound,
+            price,
+        )
+        return self._chosen[key]
+
+    def _collective(self, rendezvous: Rendezvous, job: CollectiveObserver) -> Generator[simpy.Event, object, None]:
+        task = rendezvous.task
+        assert task.collective is not None and task.group is not None
+        progress = job.started(rendezvous)
+        outcome = yield from self.run(
+            task.collective, task.group, task.size, splits=rendezvous.splits or None, progress=progress
+        )
+        job.finished(rendezvous)
+        rendezvous.over.succeed(outcome)
+
+    def _stages(
+        self, op: Collective, algorithm: str, group: str, size: float, sizes: Floats | None, progress: Progress
+    ) -> Iterator[_RoutedStage]:
+        """The stages of `op` over `group`, routed one by one as they are needed."""
+        gpus = self._placement.gpus[group]
+        stages = partial(schedule, op, algorithm, self._layouts[group], size, sizes, self._options)
+        total = sum(1 for _ in stages())  # making a stage costs little, routing it costs much
+        for done, stage in enumerate(stages()):
+            flows, scale = self._now.stage(gpus, stage, progress.within(done, total, "stages"))
+            yield _RoutedStage(flows, scale, stage.repeat)
+
+    def _with_bursts(self, stages: Iterator[_RoutedStage]) -> Iterator[_RoutedStage]:
+        """The stages without the bytes that pass in a burst. Of equal repetitions only the first finds full buckets."""
+        if self.cluster.transport.burst == 0:
+            yield from stages
+            return
+        cluster, folding = self._now.cluster, self._now.folding
+        for stage in stages:
+            flows, size = stage.flows, stage.flows.size * stage.scale
+            burst = self._buckets.take(cluster, flows, size, stage.repeat, self.fabric.env.now)
+            yield _RoutedStage(flows.carrying_only(cluster, size - burst, folding), 1.0, 1, burst)
+            if stage.repeat > 1:
+                yield replace(stage, repeat=stage.repeat - 1)
+
+    def _count(self, stage: _RoutedStage) -> None:
+        self.solves += stage.flows.solves
+        self.used[stage.flows.links] = True
+        self.error = max(self.error, stage.flows.error)
+        self.flow_colours = max(self.flow_colours, len(stage.flows.folded.flow_of))
+        self.link_colours = max(self.link_colours, len(stage.flows.folded.link_of))
+
+
+def layout_of(cluster: Cluster, gpus: Ints) -> Layout:
+    """How a group sits on the cluster: whether it fills nodes evenly and in order, and which switches can sum."""
+    nodes = cluster.node_of(gpus)
+    _, counts = np.unique(nodes, return_counts=True)
+    even = bool((counts == counts[0]).all()) and np.count_nonzero(np.diff(nodes)) == len(counts) - 1
+    return Layout(
+        n=len(gpus),
+        per_node=int(counts[0]) if even else 1,
+        nvls=sums_in_node(cluster),
+        sharp=sums_in_fabric(cluster),
+    )
+
+
+def _matrix(group: str, n: int, splits: Mapping[int, tuple[float, ...]] | None) -> Floats | None:
+    """Bytes from each member to each other [n, n]; None where all are equal, or not every member gave its splits."""
+    if splits is None or len(splits) < n:
+        return None
+    rows = [splits[member] for member in range(n)]
+    if any(len(row) != n for row in rows):
+        raise SimulationError(f"all_to_all over {group!r}: a rank gives splits for other than {n} members")
+    sizes = np.array(rows, dtype=np.float64)
+    np.fill_diagonal(sizes, 0.0)
+    return None if (sizes[~np.eye(n, dtype=bool)] == sizes[0, 1]).all() else sizes

@@ -1,0 +1,90 @@
+"""Routed stages of collectives, for reuse across ops, steps and simulations of one cluster.
+
+Routing and folding a stage costs far more than draining it. Stages with the same pattern of messages, over the same
+group of GPUs and with the same relative sizes, differ by one factor only, the *scale*. An all_to_all has thousands of
+patterns, so an entry is kept small: it holds no messages (the caller has them), and patterns that use the same links
+share one list of links.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+from dessim.cluster import Cluster
+from dessim.collectives import Stage
+from dessim.sim.fluid.flows import Flows, route_flows
+from dessim.sim.fluid.maxmin import Floats, Ints
+from dessim.sim.progress import Progress
+
+
+class RouteCache:
+    """Stages routed on `cluster`.
+
+    `folding=False` simulates every flow for itself, for tests. `tolerance` is the share of a stage's makespan by which
+    a finish may be off where many different flows drain (`dessim.sim.fluid.drain.drain`).
+    """
+
+    def __init__(self, cluster: Cluster, folding: bool = True, tolerance: float = 0.0) -> None:
+        self.cluster = cluster
+        self.folding = folding
+        self.tolerance = tolerance
+        self._scaled: dict[tuple[object, ...], Flows] = {}
+        self._chained: dict[tuple[object, ...], Flows] = {}
+        self._links: dict[bytes, Ints] = {}
+        self._groups: dict[bytes, int] = {}
+        self._states: dict[bytes, RouteCache] = {}
+
+    def on(self, cluster: Cluster) -> RouteCache:
+        """The cache for another state of the cluster, such as one with a link down. A state that returns finds it."""
+        key = cluster.links.capacity.tobytes()
+        if key == self.cluster.links.capacity.tobytes():
+            return self
+        return self._states.setdefault(key, RouteCache(cluster, self.folding, self.tolerance))
+
+    def stage(self, gpus: Ints, stage: Stage, progress: Progress | None = None) -> tuple[Flows, float]:
+        """The flows of a stage over the group on `gpus`, and the scale [bytes] by which to multiply their sizes.
+
+        Raises OutOfTime when the time budget of `progress` is spent.
+        """
+        largest = float(stage.size.max(initial=0.0))
+        if not stage.pattern or largest == 0:
+            return self._route(gpus, stage, stage.size, progress), 1.0
+        group = self._groups.setdefault(gpus.tobytes(), len(self._groups))
+        if stage.after is not None:
+            # Messages that wait for others: their delays do not scale with size, so each size is routed once.
+            key: tuple[object, ...] = (stage.pattern, stage.size.tobytes(), group)
+            if key not in self._chained:
+                self._chained[key] = self._route(gpus, stage, stage.size, progress)
+            return self._chained[key], 1.0
+        relative = stage.size / largest
+        shape = b"" if (relative == 1.0).all() else hashlib.blake2b(relative.tobytes()).digest()
+        # Which receivers add up matters only where adding takes time.
+        reducing = stage.reduce if self.cluster.transport.reduction_rate < np.inf else False
+        reduces = reducing if isinstance(reducing, bool) else reducing.tobytes()
+        key = (stage.pattern, reduces, shape, group, stage.in_flight)
+        if key in self._scaled:
+            trees = stage.trees.on(gpus) if stage.trees is not None else None
+            return self._scaled[key].carrying(gpus[stage.src], gpus[stage.dst], relative, trees), largest
+        flows = self._route(gpus, stage, relative, progress)
+        used = np.zeros(len(self.cluster.links), dtype=bool)
+        used[flows.links] = True
+        self._scaled[key] = flows.without_messages(self._links.setdefault(np.packbits(used).tobytes(), flows.links))
+        return flows, largest
+
+    def _route(self, gpus: Ints, stage: Stage, size: Floats, progress: Progress | None) -> Flows:
+        return route_flows(
+            self.cluster,
+            gpus[stage.src],
+            gpus[stage.dst],
+            size,
+            stage.reduce,
+            self.folding,
+            stage.trees.on(gpus) if stage.trees is not None else None,
+            self.tolerance,
+            progress,
+            in_flight=stage.in_flight,
+            after=stage.after,
+            begins=stage.begins,
+        )

@@ -1,0 +1,173 @@
+"""The commands of commands.toml, run, and what they print as values that depend on neither place nor time."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from typer.testing import CliRunner
+
+from dessim.cli.app import app
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+RESULTS = HERE / "results"
+PAGE = tomllib.loads((HERE / "commands.toml").read_text("utf-8"))
+PROSE = frozenset(PAGE["prose"])
+_NOISE = 1e-12
+_IGNORED = "ignored"
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """An entry of commands.toml."""
+
+    name: str
+    run: str
+    each: str = ""
+    ignore: tuple[str, ...] = ()
+    noise: tuple[str, ...] = ()
+    slow: bool = False
+
+    @property
+    def trains(self) -> bool:
+        """Whether it needs torch."""
+        return "des_ref" in self.run
+
+
+COMMANDS = tuple(
+    Command(**{key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()})
+    for entry in PAGE["command"]
+)
+
+
+def outcome(command: Command) -> Any:
+    """What the command makes of it: exit code and what is printed; with `each`, of every entry of its list."""
+    if not command.each:
+        return _one(command, command.run)
+    return {entry: _one(command, command.run.replace("{}", entry)) for entry in PAGE["lists"][command.each]}
+
+
+def _one(command: Command, run: str) -> dict[str, Any]:
+    with TemporaryDirectory() as folder, contextlib.chdir(ROOT):
+        for name, make in INPUTS.items():
+            if f"{{work}}/{name}" in run:
+                Path(folder, name).write_text(json.dumps(make()), "utf-8")
+        argv = shlex.split(run.replace("{work}", folder))
+        code, text = _trained(argv) if command.trains else _simulated(argv)
+    printed = _parsed(text.replace(folder, "{work}").replace(str(ROOT), "{root}"))
+    return {"exit": code, "printed": _settled(command, printed)}
+
+
+def _simulated(argv: list[str]) -> tuple[int, str]:
+    """In this process, which has imported everything."""
+    found = CliRunner().invoke(app, argv)
+    if found.exception is not None and not isinstance(found.exception, SystemExit):
+        raise found.exception
+    return found.exit_code, found.stdout
+
+
+def _trained(argv: list[str]) -> tuple[int, str]:
+    """In a process of its own, as a user starts it; ranks on one thread each, and no launcher's environment."""
+    launcher = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    env = {key: value for key, value in os.environ.items() if key not in launcher} | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, *argv[1:]], cwd=ROOT, env=env, capture_output=True, text=True)
+    if not done.stdout:
+        raise RuntimeError(f"{shlex.join(argv)} printed nothing: {done.stderr}")
+    return done.returncode, done.stdout
+
+
+def _measured(path: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((ROOT / path).read_text("utf-8"))
+    return found
+
+
+def _collectives() -> dict[str, Any]:
+    """A third of what was measured."""
+    measured = _measured("docs/validation.json")
+    seconds = measured["collectives"]["seconds"]
+    measured["collectives"]["seconds"] = {name: seconds[name] for name in list(seconds)[::3]}
+    return measured
+
+
+def _steps(first: int, every: int) -> dict[str, Any]:
+    """One job in so many: a step takes a second or two to predict."""
+    measured = _measured("studies/lab_steps/measured.json")
+    trained = measured["steps"]["trained"]
+    measured["steps"]["trained"] = {name: trained[name] for name in list(trained)[first::every]}
+    return measured
+
+
+INPUTS: dict[str, Callable[[], Any]] = {
+    "bench.json": lambda: _measured("docs/validation.json")["calibration"]["bench"],
+    "collectives.json": _collectives,
+    "steps.json": partial(_steps, 0, 9),
+    "more_steps.json": partial(_steps, 8, 8),
+}
+"""Files in {work}: parts of the measurements that the repository has."""
+
+
+def _parsed(text: str) -> Any:
+    """JSON as it is; of a help page its commands and options; of a drawing what it is made of; None of nothing."""
+    if text.startswith("Usage:"):
+        return _help(text)
+    if text.startswith("<svg"):
+        return _drawing(text)
+    return json.loads(text) if text else None
+
+
+def _help(text: str) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        if re.fullmatch(r"\w+:", line):
+            found[line[:-1]] = []
+        elif found and (entry := re.match(r"  (\S.*?)(?:  |$)", line)):
+            found[list(found)[-1]].append(_without_type(entry[1]))
+    return found
+
+
+def _without_type(entry: str) -> str:
+    """`-o, --output`, `--spill / --no-spill` or `cluster`: how types are shown is the business of typer's version."""
+    flags = re.findall(r"(?<!\S)--?[\w-]+", entry)
+    return " ".join(flags) or entry.split()[0].lower()
+
+
+def _drawing(text: str) -> dict[str, Any]:
+    numbers = re.findall(r"-?\d+\.?\d*", text)
+    return {
+        "elements": dict(sorted(Counter(re.findall(r"<(\w+)", text)).items())),
+        "numbers": len(numbers),
+        "sum": math.fsum(map(float, numbers)),
+        "labels": re.findall(r"<text[^>]*>([^<]*)", text),
+    }
+
+
+def _settled(command: Command, value: Any, path: str = "") -> Any:
+    """Without what a repetition would change."""
+    if any(fnmatchcase(path, pattern) for pattern in (*PAGE["ignore"], *command.ignore)):
+        return _IGNORED
+    if any(fnmatchcase(path, pattern) for pattern in command.noise):
+        return f"at most {_NOISE:g}" if abs(value) <= _NOISE else f"above {_NOISE:g}"
+    if isinstance(value, dict | list):
+        kept = {key: _settled(command, item, f"{path}.{key}") for key, item in _items(value)}
+        return kept if isinstance(value, dict) else list(kept.values())
+    return value
+
+
+def _items(value: dict[str, Any] | list[Any]) -> Iterator[tuple[Any, Any]]:
+    yield from value.items() if isinstance(value, dict) else enumerate(value)

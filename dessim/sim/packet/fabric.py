@@ -89,10 +89,28 @@ class _Link:
 
     kind: str
     rate: float
+    burst_s: float
+    service_s: dict[float, float] = field(default_factory=dict)  # by size; packets come in a few sizes
     queues: dict[Pair, deque[_Parcel]] = field(default_factory=dict)
     turns: deque[Pair] = field(default_factory=deque)
     busy: bool = False
     free_at: float = -math.inf
+
+    def service(self, size: float) -> float:
+        """Seconds to send `size` bytes."""
+        if size not in self.service_s:
+            self.service_s[size] = whole_ticks(size / self.rate)
+        return self.service_s[size]
+
+
+class _Timer:
+    """The least that simpy needs of an event, for the million that a step of eight ranks takes."""
+
+    __slots__ = ("_ok", "callbacks")
+
+    def __init__(self, call: Callable[[object], object]) -> None:
+        self._ok = True
+        self.callbacks: list[Callable[[object], object]] | None = [call]
 
 
 @dataclass(slots=True, eq=False)
@@ -115,8 +133,12 @@ class PacketFabric:
         self.counters = Counters(cluster.links)
         self._window = whole_bytes(cluster.transport.window)
         kinds = [cluster.links.kinds[kind] for kind in cluster.links.kind.tolist()]
-        rates = cluster.links.capacity.tolist()
-        self._links = [_Link(kind, rate) for kind, rate in zip(kinds, rates, strict=True)]
+        burst = cluster.transport.burst
+        self._links = [
+            _Link(kind, rate, whole_ticks(burst / rate))
+            for kind, rate in zip(kinds, cluster.links.capacity.tolist(), strict=True)
+        ]
+        self._core_s: dict[float, float] = {}  # seconds of a core per size of parcel
         self._routes: dict[Pair, _Route] = {}
         self._connections: dict[tuple[str, Pair], _Connection] = {}
 
@@ -181,7 +203,9 @@ class PacketFabric:
         """A parcel is at its receiver, which acknowledges it; `ended` is the message whose last parcel it was."""
         transport = self.cluster.transport
         if self.cores is not None:
-            self.cores.carried(whole_ticks(size / transport.core_rate))
+            if size not in self._core_s:
+                self._core_s[size] = whole_ticks(size / transport.core_rate)
+            self.cores.carried(self._core_s[size])
         back = connection.pair[::-1]
         acknowledged = partial(self._acknowledged, connection, size)
         self._arrive(_Parcel(back, self._route(back), size * transport.ack_share, acknowledged))
@@ -192,7 +216,7 @@ class PacketFabric:
         connection.in_flight -= size
         self._fill_window(connection)
 
-    def _arrive(self, parcel: _Parcel) -> None:
+    def _arrive(self, parcel: _Parcel, timer: object = None) -> None:
         """A parcel is at the next link of its route, or at its end."""
         links = parcel.route.links
         if parcel.hop == len(links):
@@ -214,15 +238,14 @@ class PacketFabric:
             if link.queues[pair]:
                 link.turns.append(pair)
             now = self.env.now
-            burst_s = whole_ticks(self.cluster.transport.burst / link.rate)
-            link.free_at = max(link.free_at, now - burst_s) + whole_ticks(parcel.size / link.rate)
+            link.free_at = max(link.free_at, now - link.burst_s) + link.service(parcel.size)
             if link.free_at > now:
                 link.busy = True
                 self._after(link.free_at - now, partial(self._served, link, parcel))
                 return
             self._leave(link, parcel)
 
-    def _served(self, link: _Link, parcel: _Parcel) -> None:
+    def _served(self, link: _Link, parcel: _Parcel, timer: object) -> None:
         link.busy = False
         self._leave(link, parcel)
         self._serve(link)
@@ -235,8 +258,5 @@ class PacketFabric:
             parcel.history.append((LATENCY, self.env.now + hop_s))
         self._after(hop_s, partial(self._arrive, parcel))
 
-    def _after(self, seconds: float, call: Callable[[], object]) -> None:
-        def happen(event: simpy.Event) -> None:
-            call()
-
-        self.env.timeout(seconds).callbacks.append(happen)
+    def _after(self, seconds: float, call: Callable[[object], object]) -> None:
+        self.env.schedule(_Timer(call), delay=seconds)  # type: ignore[arg-type]

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dessim.arrays import Floats, Ints
 from dessim.cluster.links import Links
 from dessim.errors import PhysicsError
-from dessim.sim.fluid.maxmin import Floats, Ints
 
 _MOST = 2_000  # intervals kept; beyond, neighbours are averaged
 _LOOSE = 4 * _MOST  # entries collected before they are put in order

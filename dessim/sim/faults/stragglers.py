@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from dessim.sim.fluid.maxmin import Floats
+from dessim.arrays import Floats
 from dessim.workload.dag import RankClass, Task, Workload
 
 

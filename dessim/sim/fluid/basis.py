@@ -1,4 +1,5 @@
 """The basis of dessim.sim.fluid.pivot: M x = capacity, kept solved while columns of M change.
+from dessim.arrays import Floats, Ints
 
 The inverse is computed once; changes are kept beside it in product form, each a vector and the columns of M that gained
 and lost it, and folded into the inverse a block at a time (the revised simplex method's way; the Woodbury identity for
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dessim.sim.fluid.maxmin import Floats, Ints
+from dessim.arrays import Floats, Ints
 
 _SINGULAR = 1e5  # of a pivot's inverse; beyond it digits are lost
 

@@ -13,13 +13,13 @@ from typing import NoReturn
 import numpy as np
 import simpy
 
+from dessim.arrays import Bools, Floats, Ints
 from dessim.cluster import Cluster
 from dessim.errors import SimulationError
 from dessim.sim.core.bounds import LATENCY, REDUCTION, Parts, add_parts
 from dessim.sim.core.counters import Counters
 from dessim.sim.fluid.drain import Chain, Fluid, start_draining
 from dessim.sim.fluid.flows import (
-    Bools,
     Flows,
     bound_kind,
     incidence,
@@ -28,7 +28,7 @@ from dessim.sim.fluid.flows import (
     without_held,
 )
 from dessim.sim.fluid.fold import fold
-from dessim.sim.fluid.maxmin import Floats, Incidence, Ints
+from dessim.sim.fluid.maxmin import Incidence
 from dessim.sim.progress import Progress
 from dessim.units import format_time
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from dessim.arrays import Bools, Floats
 from dessim.cluster import Cluster
-from dessim.sim.fluid.flows import Bools, Flows, incidence
-from dessim.sim.fluid.maxmin import Floats
+from dessim.sim.fluid.flows import Flows, incidence
 
 _MOST = 0.999
 """Share of a message; the rest stays, so that there is one to arrive."""

@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from dessim.arrays import Floats, Ints
 from dessim.errors import PhysicsError
-from dessim.sim.fluid.maxmin import Floats, Incidence, Ints, max_min_rates
+from dessim.sim.fluid.maxmin import Incidence, max_min_rates
 from dessim.sim.fluid.pivot import PivotFluid
 from dessim.sim.fluid.slices import drain_in_slices
 from dessim.sim.progress import Progress

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
+from dessim.arrays import Bools, Floats, Ints
 from dessim.cluster import Cluster
 from dessim.cluster.hashing import mix
 from dessim.cluster.links import Links
@@ -20,10 +20,8 @@ from dessim.sim.core.bounds import FLOW_CAP, LATENCY, REDUCTION, Parts
 from dessim.sim.fluid.drain import Chain, drain
 from dessim.sim.fluid.fan_in import FanIn
 from dessim.sim.fluid.fold import Fold, fold
-from dessim.sim.fluid.maxmin import Floats, Incidence, Ints
+from dessim.sim.fluid.maxmin import Incidence
 from dessim.sim.progress import Progress
-
-Bools = npt.NDArray[np.bool_]
 
 _NONE: Ints = np.zeros(0, dtype=np.int64)
 _WIRE = 1e-9  # how much a batch may beat its busiest link by rounding

@@ -25,8 +25,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from dessim.arrays import Ints
 from dessim.cluster.hashing import Hashes, mix
-from dessim.sim.fluid.maxmin import Incidence, Ints
+from dessim.sim.fluid.maxmin import Incidence
 
 
 @dataclass(frozen=True, slots=True)

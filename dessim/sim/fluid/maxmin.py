@@ -15,12 +15,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from dessim.arrays import Floats, Ints
 from dessim.sim.fluid.fan_in import FanIn
-
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
 
 # Shares that differ by rounding only count as equal; far below the 1e-9 that results are promised to.
 _TIE = 1e-12

@@ -13,6 +13,7 @@ from functools import partial
 import numpy as np
 import simpy
 
+from dessim.arrays import Floats, Ints
 from dessim.cluster import Cluster, Gpu
 from dessim.cluster.routing.trees import sums_in_fabric, sums_in_node
 from dessim.collectives import Layout, Options, Stage, algorithms_for, schedule
@@ -25,7 +26,6 @@ from dessim.sim.core.recorder import Record
 from dessim.sim.fluid.buckets import Buckets
 from dessim.sim.fluid.fabric import FlowFabric
 from dessim.sim.fluid.flows import Flows
-from dessim.sim.fluid.maxmin import Floats, Ints
 from dessim.sim.fluid.route_cache import RouteCache
 from dessim.sim.progress import Progress
 from dessim.sim.rendezvous import Rendezvous

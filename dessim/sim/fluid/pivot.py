@@ -24,9 +24,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from dessim.arrays import Floats, Ints
 from dessim.errors import PhysicsError
 from dessim.sim.fluid.basis import Basis
-from dessim.sim.fluid.maxmin import Floats, Incidence, Ints, max_min_rates
+from dessim.sim.fluid.maxmin import Incidence, max_min_rates
 from dessim.sim.fluid.queues import Queues
 
 _REFRESH = 16  # blocks before the inverse is computed anew, against drift

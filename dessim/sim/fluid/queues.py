@@ -1,4 +1,5 @@
 """Who finishes next on each link: the flows that a link serves, in the order of their keys (dessim.sim.fluid.pivot).
+from dessim.arrays import Floats, Ints
 
 Most flows stay with the link that they start on: those are sorted once. Those that come from another link later queue
 in a heap beside. A flow that has finished or gone on is passed over where it would be the first.
@@ -11,7 +12,7 @@ import heapq
 import numpy as np
 from numpy.typing import NDArray
 
-from dessim.sim.fluid.maxmin import Floats, Ints
+from dessim.arrays import Floats, Ints
 
 
 class Queues:

@@ -12,10 +12,10 @@ import hashlib
 
 import numpy as np
 
+from dessim.arrays import Floats, Ints
 from dessim.cluster import Cluster
 from dessim.collectives import Stage
 from dessim.sim.fluid.flows import Flows, route_flows
-from dessim.sim.fluid.maxmin import Floats, Ints
 from dessim.sim.progress import Progress
 
 

@@ -22,13 +22,11 @@ does not settle, `max_min_rates` solves from scratch.
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from dessim.arrays import Bools, Floats, Ints
 from dessim.errors import PhysicsError
-from dessim.sim.fluid.maxmin import Floats, Incidence, Ints, max_min_rates
+from dessim.sim.fluid.maxmin import Incidence, max_min_rates
 from dessim.sim.progress import Progress
-
-Bools = npt.NDArray[np.bool_]
 
 _COARSER = 4.0  # how much wider the slices of the other drain are
 _WIDTH = 0.75  # of the tolerance: the first guess, usually narrow enough

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from dessim.arrays import Bools, Ints
 from dessim.sim.core.recorder import Record, Span
 from dessim.sim.engine import JobRun
-from dessim.sim.fluid.flows import Bools
-from dessim.sim.fluid.maxmin import Ints
 from dessim.sim.fluid.model import FluidNetwork
 from dessim.workload.dag import Workload
 

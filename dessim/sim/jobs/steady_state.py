@@ -17,8 +17,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
+from dessim.arrays import Bools
 from dessim.sim.engine import JobRun
-from dessim.sim.fluid.flows import Bools
 
 _SAME = 1e-12  # of a period
 _ULP = 2.0**-52

@@ -18,12 +18,12 @@ import numpy as np
 import simpy
 from simpy.events import EventPriority
 
+from dessim.arrays import Ints
 from dessim.cluster.placement import place, seated
 from dessim.errors import DeadlockError, OutOfTime, UsageError
 from dessim.sim.core.recorder import Record
 from dessim.sim.engine import JobRun, Process
 from dessim.sim.fluid.fabric import FlowFabric
-from dessim.sim.fluid.maxmin import Ints
 from dessim.sim.fluid.model import FluidNetwork
 from dessim.sim.fluid.route_cache import RouteCache
 from dessim.sim.jobs.job import JobResult, RunningJob, Tenant

@@ -21,12 +21,12 @@ from dataclasses import dataclass, field, fields, replace
 import numpy as np
 from numpy.typing import ArrayLike
 
+from dessim.arrays import Floats
 from dessim.cluster import Cluster
 from dessim.cluster.links import IntArray
 from dessim.cluster.routing.routes import Routes
 from dessim.sim.fluid.flows import Flows, incidence, route_flows, together
 from dessim.sim.fluid.fold import Fold, fold
-from dessim.sim.fluid.maxmin import Floats
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from dessim.arrays import Ints
 from dessim.sim.core.recorder import Record
-from dessim.sim.fluid.maxmin import Ints
 
 
 @dataclass(frozen=True, slots=True)

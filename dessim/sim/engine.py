@@ -154,23 +154,15 @@ class JobRun:
         self.record.spans.append(
             Span(
                 rank_class=number,
-                name=task.name,
-                step=task.step,
-                phase=task.phase,
-                kind=task.kind,
-                stream=task.stream,
+                task=task,
                 start=start,
                 moving=outcome.moving,
                 end=self.env.now,
-                collective=task.collective,
                 algorithm=outcome.algorithm or None,
-                size=task.size,
-                group=task.group,
                 group_size=len(self.workload.groups[task.group]) if task.group else 0,
                 parts=outcome.parts,
                 carried={kind: size for kind, size in carried if size > 0},
                 index=index,
-                deps=task.deps,
             )
         )
 

@@ -9,17 +9,20 @@ import pytest
 from dessim.results.metrics import breakdown, step_times
 from dessim.sim.core.recorder import Record, Span
 from dessim.trace.schema import Collective, Kind, Phase
+from dessim.workload.dag import Task
 
 
 def span(rank: int, name: str, start: float, end: float, moving: float | None = None, **changes: object) -> Span:
     """A compute op, or a collective that moved data from `moving`."""
-    base = Span(
-        rank, name, 0, Phase.FORWARD, Kind.COMPUTE, "compute", start, start, end, parts={"compute": end - start}
-    )
+    task = Task(name, 0, Phase.FORWARD, Kind.COMPUTE, "compute")
+    base = Span(rank, task, start, start, end, parts={"compute": end - start})
     if moving is not None:
-        kind = {"kind": Kind.COLLECTIVE, "stream": "comm", "collective": Collective.ALL_REDUCE}
-        base = replace(base, moving=moving, size=8.0, group="world", parts={"nic_up": end - moving}, **kind)
-    return replace(base, **changes)
+        reduce = {"stream": "comm", "collective": Collective.ALL_REDUCE, "size": 8.0, "group": "world"}
+        task = replace(task, kind=Kind.COLLECTIVE, **reduce)
+        base = replace(base, task=task, moving=moving, parts={"nic_up": end - moving})
+    of_task = {key: value for key, value in changes.items() if key in Task.__slots__}
+    of_span = {key: value for key, value in changes.items() if key not in of_task}
+    return replace(base, task=replace(task, **of_task), **of_span)
 
 
 def record(*spans: Span) -> Record:

@@ -1,11 +1,12 @@
-"""Cores of one machine that several ranks compute on, as processes of a host or of a lab do.
+"""Cores of one machine that several ranks share, as processes of one host, or of a lab, do.
 
-A rank's stream that computes is a thread: it fills at most one core. Where more threads compute than there are cores
-they take turns, as long as a kernel lets one run on: that ranks are not done together is what lets some of them
-communicate while others compute. Packets go before threads: what cores spend on carrying bytes
-(`Transport.core_rate`) slows the threads. A thread that was waiting for a message (`Transport.host_overhead`) gets the
-next core that is free, and waits for it where all compute. Left out: memory bandwidth and caches that threads share, a
-thread's wish to stay where it is, and that packets wait for cores, too.
+A stream that computes is a thread and fills at most one core. Where more threads compute than there are cores they take
+turns, as the kernel's scheduler lets them: because ranks then do not finish together, some communicate while others
+compute. Packets take precedence over threads: the time that cores spend on carrying bytes (`Transport.core_rate`) slows
+the threads down. A thread that waited for a message (`Transport.host_overhead`) gets the next core that becomes free.
+
+Left out: memory bandwidth and caches that threads share, the affinity of a thread to its core, and packets that wait
+for a core.
 """
 
 from __future__ import annotations
@@ -18,49 +19,60 @@ import simpy
 from dessim.cluster.hashing import mix
 from dessim.sim.core.ticks import coarse_ticks, whole_ticks
 
-TURN = whole_ticks(4e-3)
-"""Seconds that a thread runs on while others wait: a tick of Linux at 250 Hz, where most distributions have it; kernels
-built for servers look at who else is ready no more often."""
-_LEAST = 0.1
-"""Of a core's speed: what packets leave to threads at least (the kernel puts off what would lock them out)."""
-_DUST = 1e-9
-"""Seconds that are not worth an event."""
+TIME_SLICE_S = whole_ticks(4e-3)
+"""How long a thread runs while others wait: a tick of Linux at 250 Hz, the default of most distributions."""
+_MIN_THREAD_SHARE = 0.1
+"""Share of a core that packets leave to threads at least; the kernel defers packet work that would lock threads out."""
+_SHORTEST_EVENT_S = 1e-9
 
 
 class Cores:
-    """`count` cores, and the seconds that they worked on packets."""
+    """`count` identical cores, and the seconds that they have spent on packets."""
 
     def __init__(self, env: simpy.Environment, count: int) -> None:
         assert count > 0, "a machine has at least one core"
-        self._env, self._count = env, count
+        self._env = env
+        self._count = count
         self._free = simpy.PriorityResource(env, capacity=count)
         self._packets_s = 0.0
 
     def carried(self, seconds: float) -> None:
-        """A core has worked for so many `seconds` on packets."""
+        """A core has spent `seconds` on packets."""
         self._packets_s += seconds
 
     def wake(self, seconds: float) -> Generator[simpy.Event, object, None]:
-        """A process: a thread that waited goes on, which takes the whole machine `seconds`, a core as many times as
-        long. It goes before threads that compute, but cuts nobody's turn short."""
-        with self._free.request(priority=-1) as turn:
-            yield turn
+        """A process: a thread that waited for a message continues.
+
+        Waking takes `seconds` of the whole machine, so `count` times as long of one core. The thread goes ahead of
+        threads that compute, but interrupts none.
+        """
+        with self._free.request(priority=-1) as core:
+            yield core
             yield self._env.timeout(whole_ticks(seconds * self._count))
 
     def run(self, seconds: float, thread: int) -> Generator[simpy.Event, object, None]:
-        """A process: the thread with the number `thread` works for `seconds` of a core of its own."""
-        left, turns = coarse_ticks(seconds), 0
+        """A process: the thread with the number `thread` computes for `seconds` of one core."""
+        left = coarse_ticks(seconds)
+        slices = 0
         while left > 0:
-            # The thread that had the fewest turns is next. Break ties pseudo-randomly: rank order would correlate with
-            # leaf order. A thread draws the same lot whatever the others do.
-            draw = np.array([(thread << 20) + turns], dtype=np.uint64)
-            lot = int(mix(draw)[0] >> np.uint64(11))
-            with self._free.request(priority=(turns << 53) + lot) as turn:
-                yield turn
-                part = missing = min(left, TURN)
-                while missing > _DUST:
-                    before = self._packets_s
+            with self._free.request(priority=_priority(thread, slices)) as core:
+                yield core
+                work = missing = min(left, TIME_SLICE_S)
+                while missing > _SHORTEST_EVENT_S:
+                    packets_before = self._packets_s
                     yield self._env.timeout(missing)
-                    # What packets took meanwhile, in equal parts of all cores, is made up for.
-                    missing = whole_ticks(min((self._packets_s - before) / self._count, (1 - _LEAST) * missing))
-                left, turns = left - part, turns + 1
+                    # Catch up on what packets took from this core in the meantime; all cores carry equal parts of them.
+                    lost = (self._packets_s - packets_before) / self._count
+                    missing = whole_ticks(min(lost, (1 - _MIN_THREAD_SHARE) * missing))
+                left -= work
+                slices += 1
+
+
+def _priority(thread: int, slices: int) -> int:
+    """The thread that has had the fewest time slices is next.
+
+    Break ties pseudo-randomly: rank order would correlate with leaf order. The draw depends on the thread alone, so
+    that a change in one thread does not reshuffle all the others.
+    """
+    draw = mix(np.array([(thread << 20) + slices], dtype=np.uint64))
+    return (slices << 53) + int(draw[0] >> np.uint64(11))

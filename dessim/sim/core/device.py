@@ -1,14 +1,14 @@
-"""A GPU: streams that run one op at a time, how long compute takes on it, and what communication takes from that.
+"""A GPU: streams that run one op at a time, the time that compute takes, and what communication takes from compute.
 
 The roofline is a lower bound times an achievable share (`Gpu.efficiency_*`): good for ratios between strategies, not
-for absolute times of a kernel nobody measured (Williams, Waterman and Patterson, 2009).
+for absolute times of a kernel that was never measured (Williams, Waterman and Patterson, 2009).
 
-A collective's kernel occupies some of the processors that compute wants (NCCL: one SM a channel). While one moves data,
-compute goes on at the rate 1 - `Gpu.comm_sm_share`, whatever bounds it; several at once take no more than one. Left
-out: the SMs that a kernel holds while it waits for a late rank, and the memory bandwidth it uses. Times recorded on a
-machine have its share in them already: replay them there with a share of 0.
+A collective's kernel occupies some of the processors that compute needs (NCCL: one SM per channel). While a collective
+moves data, compute continues at the rate 1 - `Gpu.comm_sm_share`, whatever bounds it; several collectives at once take
+no more than one. Left out: the SMs that a kernel holds while it waits for a late rank, and the memory bandwidth it
+uses. Compute times that were recorded beside collectives already contain this share: replay them with a share of 0.
 
-Ranks that are processes on one machine's cores take turns on them (cores.py).
+Ranks that are processes on one machine take turns on its cores instead (cores.py).
 """
 
 from __future__ import annotations
@@ -21,22 +21,24 @@ import simpy
 from dessim.cluster import Gpu
 from dessim.sim.core.cores import Cores
 
+_OPS_PER_DEVICE_BITS = 24
+
 
 @dataclass(slots=True, eq=False)
-class _Work:
-    """A compute op under way: seconds of work left at full rate, as of the time `since`."""
+class _ComputeOp:
+    """A compute op in progress: at time `since` [s], `left` seconds of work at full rate were left."""
 
-    op: int
+    index: int
     left: float
     since: float
 
 
 class Device:
-    """The streams of one GPU, or of a class of GPUs that do the same. Streams are made when first used.
+    """The streams of one GPU, or of a class of identical GPUs. A stream is made when it is first used.
 
-    `comm_sm_share` in [0, 1) is the share of its processors that a collective holds while it moves data. It
-    computes on `cores`; None: on its own. So many `threads` run the collectives of each stream; 0: the stream does.
-    `number` tells devices that share cores apart.
+    `comm_sm_share` in [0, 1) is the share of the GPU's processors that a collective holds while it moves data. With
+    `cores` the device computes on those cores, and `number` distinguishes it from the other devices on them. With
+    `threads` > 0 that many threads run the collectives of each stream; otherwise the stream itself does.
     """
 
     def __init__(
@@ -47,18 +49,23 @@ class Device:
         threads: int = 0,
         number: int = 0,
     ) -> None:
-        self._env, self._cores, self._threads, self._number = env, cores, threads, number
+        self._env = env
+        self._comm_sm_share = comm_sm_share
+        self._cores = cores
+        self._threads = threads
+        self._number = number
         self._streams: dict[tuple[str, bool], simpy.Resource] = {}
-        self._share = comm_sm_share
         self._moving = 0  # collectives that move data now
         self._held = False
         self._rate = 1.0
-        self._works: list[_Work] = []
-        self._changed = env.event()  # fires when compute's rate changes
+        self._ops: list[_ComputeOp] = []
+        self._rate_changed = env.event()
 
     def stream(self, name: str, collective: bool = False) -> simpy.Resource:
-        """A queue of ops: requests are served in the order they were issued, as on a CUDA stream. Threads instead of a
-        stream run its collectives beside its other ops."""
+        """The queue of a stream: requests are served in issue order, as on a CUDA stream.
+
+        Where threads run collectives, those have a queue beside that of the stream's other ops.
+        """
         threads = self._threads if collective else 0
         key = name, threads > 0
         if key not in self._streams:
@@ -68,51 +75,56 @@ class Device:
     def begin_communication(self) -> None:
         """A collective of this GPU starts to move data."""
         self._moving += 1
-        self.turn()
+        self._update_rate()
 
     def end_communication(self) -> None:
-        """A collective of this GPU is over."""
+        """A collective of this GPU has moved all of its data."""
         self._moving -= 1
-        self.turn()
+        self._update_rate()
 
     def hold(self, held: bool) -> None:
-        """Stop computing, or go on: for time that is skipped because it is known what happens in it."""
+        """Stop or resume computing, while simulated time is skipped whose outcome is already known."""
         self._held = held
-        self.turn()
+        self._update_rate()
 
     def left(self) -> list[float]:
-        """Seconds of work at full rate left of each compute op under way, in the order of their numbers."""
-        works = sorted(self._works, key=lambda work: work.op)
-        return [max(work.left - (self._env.now - work.since) * self._rate, 0.0) for work in works]
+        """Seconds of work at full rate that each compute op in progress has left, by op number."""
+        ops = sorted(self._ops, key=lambda op: op.index)
+        return [max(op.left - (self._env.now - op.since) * self._rate, 0.0) for op in ops]
 
     def compute(self, seconds: float, op: int = 0) -> Generator[simpy.Event, object, None]:
-        """A process: `seconds` of work at the full rate, which takes longer where communication goes on beside it.
+        """A process: `seconds` of work at full rate; longer while communication runs beside it.
 
         `op` is the number of the op among the GPU's.
         """
         if self._cores is not None:
-            yield from self._cores.run(seconds, (self._number << 24) + op)
+            yield from self._cores.run(seconds, thread=(self._number << _OPS_PER_DEVICE_BITS) + op)
             return
-        work = _Work(op, seconds, self._env.now)
-        self._works.append(work)
+        running = _ComputeOp(op, seconds, self._env.now)
+        self._ops.append(running)
         while True:
-            done = self._env.timeout(work.left / self._rate) if self._rate > 0 else self._env.event()
-            yield done | self._changed
+            done = self._env.timeout(running.left / self._rate) if self._rate > 0 else self._env.event()
+            yield done | self._rate_changed
             if done.processed:
                 break
-        self._works.remove(work)
+        self._ops.remove(running)
 
-    def turn(self) -> None:
-        """Compute goes on at the rate that is right now."""
-        rate = 0.0 if self._held else 1 - self._share if self._moving else 1.0
+    def _update_rate(self) -> None:
+        if self._held:
+            rate = 0.0
+        elif self._moving:
+            rate = 1 - self._comm_sm_share
+        else:
+            rate = 1.0
         if rate == self._rate:
             return
-        self._works.sort(key=lambda work: work.op)
-        for work, left in zip(self._works, self.left(), strict=True):
-            work.left, work.since = left, self._env.now
+        self._ops.sort(key=lambda op: op.index)
+        for op, left in zip(self._ops, self.left(), strict=True):
+            op.left = left
+            op.since = self._env.now
         self._rate = rate
-        self._changed.succeed()
-        self._changed = self._env.event()
+        self._rate_changed.succeed()
+        self._rate_changed = self._env.event()
 
 
 def roofline(gpu: Gpu, flops: float, memory_bytes: float, kernels: float) -> float:

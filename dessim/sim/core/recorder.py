@@ -1,4 +1,4 @@
-"""What happened: spans and counters, no opinions. Metrics are made from it in dessim.results."""
+"""The record of a run: spans and counters, uninterpreted. dessim.results makes metrics from it."""
 
 from __future__ import annotations
 
@@ -8,50 +8,83 @@ from dataclasses import dataclass, field
 from dessim.sim.core.bounds import LATE, Parts
 from dessim.sim.core.counters import Load
 from dessim.trace.schema import Collective, Kind, Phase
+from dessim.workload.dag import Task
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
     """One op of one rank class, in seconds of simulated time.
 
-    It was launched at `start` and over at `end`; a collective moved data from `moving`, when its last member had come,
-    and `parts` are the seconds from then on by what bound them: compute, latency, a link class, the flow cap, or the
-    receivers' reduction. `carried` are the bytes that each link class carried for all members of a collective together.
-    It is number `index` of its class's tasks, and waited for those in `deps`.
+    `task` was launched at `start` and had finished at `end`. A collective moved data from `moving` on, when its last
+    rank had arrived. `parts` are the seconds from then on by what bound them (dessim.sim.core.bounds). `carried` are
+    the bytes that each link class carried for all ranks of a collective together. The op is number `index` of its rank
+    class's tasks; `group_size` is the number of ranks in its group, 0 without one.
     """
 
     rank_class: int
-    name: str
-    step: int
-    phase: Phase
-    kind: Kind
-    stream: str
+    task: Task
     start: float
     moving: float
     end: float
-    collective: Collective | None = None
     algorithm: str | None = None
-    size: float = 0.0
-    group: str | None = None
     group_size: int = 0
     parts: Parts = field(default_factory=dict)
     carried: Mapping[str, float] = field(default_factory=dict)
     index: int = 0
-    deps: tuple[int, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.task.name
+
+    @property
+    def step(self) -> int:
+        return self.task.step
+
+    @property
+    def phase(self) -> Phase:
+        return self.task.phase
+
+    @property
+    def kind(self) -> Kind:
+        return self.task.kind
+
+    @property
+    def stream(self) -> str:
+        return self.task.stream
+
+    @property
+    def collective(self) -> Collective | None:
+        return self.task.collective
+
+    @property
+    def group(self) -> str | None:
+        return self.task.group
+
+    @property
+    def size(self) -> float:
+        """S in bytes, as nccl-tests counts it."""
+        return self.task.size
+
+    @property
+    def deps(self) -> tuple[int, ...]:
+        """Indices of the tasks that it waited for."""
+        return self.task.deps
 
     @property
     def bound_by(self) -> str:
-        """What took the most of its time: one of `parts`, or a late rank."""
+        """What took most of its time: one of `parts`, or a late rank."""
         largest = max(self.parts, key=lambda bound: self.parts[bound])
         return LATE if self.moving - self.start > self.parts[largest] else largest
 
 
 @dataclass(slots=True)
 class Record:
-    """A whole run. `classes[i]` are the ranks of class i; `bytes_by_kind` what each link class carried, `load` when.
+    """A whole run of a workload.
 
-    `solves` counts how often rates were solved; `flow_colours` and `link_colours` are the most that messages of one
-    stage were folded to; `error` is the largest relative error of a stage that a tolerance let in.
+    `classes[i]` are the ranks of class i; `bytes_by_kind` are the bytes that each link class carried, and `load` their
+    distribution over time. `end` is in seconds. `solves` counts how often rates were solved; `flow_colours` and
+    `link_colours` are the largest numbers of classes to which the messages of one stage were folded; `error` is the
+    largest relative error of a stage that a tolerance allowed.
     """
 
     n_ranks: int

@@ -38,6 +38,7 @@ from dessim.sim.progress import Progress
 from dessim.sim.servers.folded_routes import open_channels
 from dessim.sim.servers.traffic import Consistency, ServersResult, StepTraffic
 from dessim.trace.schema import Kind, Phase
+from dessim.workload.dag import Task
 
 WARM_UP, MEASURED = 2, 8  # steps of a worker: until an asynchronous run is in its stride, and then looked at
 IN_ALL = 1024  # steps to look at, of all workers together: what is under way at either end must not count for much
@@ -227,9 +228,8 @@ class _Job:
     def note(self, w: int, name: str, phase: Phase, kind: Kind, start: float, parts: Parts, size: float = 0.0) -> None:
         if self.env.now > start:
             stream = "compute" if kind is Kind.COMPUTE else "comm"
-            self.record.spans.append(
-                Span(w, name, self.clock[w], phase, kind, stream, start, start, self.env.now, size=size, parts=parts)
-            )
+            task = Task(name, self.clock[w], phase, kind, stream, size=size)
+            self.record.spans.append(Span(w, task, start, moving=start, end=self.env.now, parts=parts))
 
 
 def serve(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dessim.sim.core.cores import TURN
+from dessim.sim.core.cores import TIME_SLICE_S
 from dessim.sim.engine import simulate
 from dessim.workload.dag import RankClass, Task, Workload
 from tests.sim.test_engine import CLUSTER, RING, compute, job, reduce, ring
@@ -42,15 +42,15 @@ def shared(seconds: list[float], cores: int) -> list[float]:
 
 @pytest.mark.parametrize(("ranks", "cores", "times"), [(2, 2, 1), (4, 2, 2), (8, 2, 4), (3, 2, 1.5), (1, 8, 1)])
 def test_as_many_times_as_long_as_there_are_ranks_a_core(ranks: int, cores: int, times: float) -> None:
-    assert ends(alone([2.0] * ranks), cores) == pytest.approx([2.0 * times] * ranks, abs=ranks * TURN)
-    assert max(ends(alone([2.0] * ranks), cores)) == pytest.approx(2.0 * times, abs=TURN)
+    assert ends(alone([2.0] * ranks), cores) == pytest.approx([2.0 * times] * ranks, abs=ranks * TIME_SLICE_S)
+    assert max(ends(alone([2.0] * ranks), cores)) == pytest.approx(2.0 * times, abs=TIME_SLICE_S)
     assert ends(alone([2.0] * ranks), None) == [2.0] * ranks
 
 
 @given(st.lists(st.integers(1, 40).map(lambda n: n / 4), min_size=1, max_size=7), st.integers(1, 4))
 def test_unlike_ranks_equal_the_walk(seconds: list[float], cores: int) -> None:
     # As if all had the same share, but for whose turn it is.
-    assert ends(alone(seconds), cores) == pytest.approx(shared(seconds, cores), abs=len(seconds) * TURN)
+    assert ends(alone(seconds), cores) == pytest.approx(shared(seconds, cores), abs=len(seconds) * TIME_SLICE_S)
 
 
 def test_a_class_weighs_as_much_as_its_ranks() -> None:

@@ -1,8 +1,8 @@
-"""What links carried, by class and over time: exact where rates are known, kept small however long the run.
+"""Bytes that links carried, by link class and over time: exact where rates are known, small however long the run.
 
 While messages share links, every interval between two changes of rates is entered with the bytes that drained in it. A
-batch that is alone on its links is entered at once, as the average over its stages, so that its start-up time and its
-pauses between stages are spread evenly. Either way no byte is lost: the area under a class's rate is what it carried.
+batch that is alone on its links is entered at once, as the average over its stages, which spreads its start-up time and
+the pauses between its stages evenly. No byte is lost either way: the area under a class's rate is what it carried.
 """
 
 from __future__ import annotations
@@ -16,18 +16,22 @@ from dessim.arrays import Floats, Ints
 from dessim.cluster.links import Links
 from dessim.errors import PhysicsError
 
-_MOST = 2_000  # intervals kept; beyond, neighbours are averaged
-_LOOSE = 4 * _MOST  # entries collected before they are put in order
-_NOTHING = 1e-12  # of the largest rate
-_LOST = 1e-8  # of what was sent, and of what the links could have carried
+_MAX_INTERVALS = 2_000
+"""Of a load; beyond, neighbouring intervals are averaged."""
+_MAX_ENTRIES = 4 * _MAX_INTERVALS
+"""Entries that are collected before they are merged into intervals."""
+_NEGLIGIBLE = 1e-12
+"""Relative to the largest rate, or to the end of the run: smaller differences are rounding errors."""
+_MAX_IMBALANCE = 1e-8
+"""Relative to the bytes sent and to what links could have carried: larger differences mean lost bytes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Load:
     """Bytes/s of each link class as a step function: `rate[kind][i]` from `time[i]` to `time[i + 1]` [n + 1] seconds.
 
-    `capacity` are the bytes/s that all links of a class carry together: those of the servers that took part, and of the
-    whole fabric. Classes that carried nothing are left out.
+    `capacity` are the bytes/s that all links of a class carry together. Of the links inside servers, only those of
+    servers that took part count. Classes that carried nothing are left out.
     """
 
     time: Floats
@@ -36,11 +40,11 @@ class Load:
 
     @classmethod
     def nothing(cls) -> Load:
-        """Nothing was carried."""
+        """The load of a run that sent nothing."""
         return cls(np.zeros(1), {}, {})
 
     def share(self, kind: str) -> Floats:
-        """The utilisation of a class, 0 to 1, an interval each."""
+        """The utilisation of a class [n], from 0 to 1, per interval."""
         return self.rate[kind] / self.capacity[kind]
 
     def mean(self, kind: str) -> float:
@@ -49,7 +53,7 @@ class Load:
         return float(self.share(kind) @ np.diff(self.time) / length) if length > 0 else 0.0
 
     def within(self, most: int) -> Load:
-        """The same in at most `most` intervals, equally long ones where they are averages."""
+        """The same load in at most `most` intervals, averaged over intervals of equal length where there are more."""
         if len(self.time) <= most + 1:
             return self
         rates = np.stack(list(self.rate.values()), axis=1)
@@ -68,7 +72,7 @@ class Counters:
         self.solves = 0
 
     def begin(self, links: Ints, size: Floats) -> None:
-        """Messages set out over `links` that will load each class with `size` [link classes] bytes."""
+        """Messages start over `links` that will load each class with `size` [link classes] bytes."""
         self._touched[links] = True
         self.bytes_by_kind += size
 
@@ -76,37 +80,37 @@ class Counters:
         """Each class carried `size` [link classes] bytes from `start` to `end`, at one rate."""
         if end > start:
             self._entries.append((start, end, size))
-        if len(self._entries) >= _LOOSE:
-            time, rate = _averaged(*_steps(self._entries), _MOST)
+        if len(self._entries) >= _MAX_ENTRIES:
+            time, rate = _averaged(*_steps(self._entries), _MAX_INTERVALS)
             size_of = rate * np.diff(time)[:, None]
             self._entries = [
                 (a, b, size) for a, b, size in zip(time[:-1].tolist(), time[1:].tolist(), size_of, strict=True)
             ]
 
     def burst(self, links: Ints, start: float, end: float, size: Floats) -> None:
-        """Each class carried `size` [link classes] bytes more from `start` to `end`, ahead of its rate."""
+        """Each class carried `size` [link classes] additional bytes from `start` to `end`, in a burst."""
         self.begin(links, size)
         self.carried(start, end, size)
 
     def load(self, until: float) -> Load:
-        """The step function of what was carried, from 0 to `until`.
+        """The load from 0 to `until` [s].
 
-        Raises PhysicsError where its area is not what messages had to send: bytes would be lost or made up.
+        Raises PhysicsError where its area differs from the bytes of all messages: bytes would be lost or made up.
         """
         if not self._entries:
             return Load.nothing()
         idle = np.zeros(len(self._links.kinds))
-        time, rate = _averaged(*_steps([(0.0, until, idle), *self._entries]), _MOST)
+        time, rate = _averaged(*_steps([(0.0, until, idle), *self._entries]), _MAX_INTERVALS)
         capacity = self._capacity()
-        off = np.abs(np.diff(time) @ rate - self.bytes_by_kind)
-        if (off > _LOST * (self.bytes_by_kind + capacity * until)).any():
+        imbalance = np.abs(np.diff(time) @ rate - self.bytes_by_kind)
+        if (imbalance > _MAX_IMBALANCE * (self.bytes_by_kind + capacity * until)).any():
             raise PhysicsError("links carried other bytes than messages sent; please report this")
         used = [i for i in range(len(self._links.kinds)) if self.bytes_by_kind[i] > 0]
         names = self._links.kinds
         return Load(time, {names[i]: rate[:, i] for i in used}, {names[i]: float(capacity[i]) for i in used})
 
     def _capacity(self) -> Floats:
-        """Of each class: of a server's links only where the server took part."""
+        """Bytes/s of each class; a server's links count only if the server took part."""
         links = self._links
         node_of = np.concatenate([layer.nodes() for layer in links.layers])
         node = np.maximum(node_of[links.src], node_of[links.dst])
@@ -119,11 +123,11 @@ class Counters:
 
 
 def _steps(entries: list[tuple[float, float, Floats]]) -> tuple[Floats, Floats]:
-    """Entries that may overlap as one step function: times [n + 1] and rates [n, link classes]."""
+    """Merge entries, which may overlap, into one step function: times [n + 1] and rates [n, link classes]."""
     starts, ends, sizes = zip(*entries, strict=True)
     begin, end = np.array(starts), np.array(ends)
-    # Instants that only rounding tells apart are one; what went between them is nothing beside the rest.
-    tick = _NOTHING * float(end.max())
+    # Merge instants that differ by rounding errors; the bytes between them are negligible.
+    tick = _NEGLIGIBLE * float(end.max())
     begin, end = np.round(begin / tick) * tick, np.round(end / tick) * tick
     lasts = end > begin
     begin, end = begin[lasts], end[lasts]
@@ -133,12 +137,12 @@ def _steps(entries: list[tuple[float, float, Floats]]) -> tuple[Floats, Floats]:
     np.add.at(change, at[: len(begin)], rate)
     np.subtract.at(change, at[len(begin) :], rate)
     level = np.cumsum(change, axis=0)[:-1]
-    # What rounding leaves of rates that came and went is not a rate.
-    return time, np.where(level > _NOTHING * rate.max(axis=0), level, 0.0)
+    # Rounding errors remain where rates were added and subtracted again.
+    return time, np.where(level > _NEGLIGIBLE * rate.max(axis=0), level, 0.0)
 
 
 def _averaged(time: Floats, rate: Floats, most: int) -> tuple[Floats, Floats]:
-    """A step function in at most `most` intervals that carry the same bytes."""
+    """The step function in at most `most` intervals of equal length, which carry the same bytes."""
     if len(time) <= most + 1:
         return time, rate
     carried = np.concatenate([np.zeros((1, rate.shape[1])), np.cumsum(rate * np.diff(time)[:, None], axis=0)])

@@ -14,7 +14,10 @@ from dessim.workload.dag import Workload
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """A job to come at `arrival` [s]: `steps` times `workload`. `placement` is a policy, or its GPUs in rank order."""
+    """A job that arrives at `arrival` [s] and runs `workload` `steps` times.
+
+    `placement` is a policy (dessim.cluster.placement), with its `seed`, or the job's GPUs in rank order.
+    """
 
     name: str
     workload: Workload
@@ -26,9 +29,9 @@ class Tenant:
 
 @dataclass(frozen=True, slots=True)
 class JobResult:
-    """How a job fared: when it came, started and was over [s], and what a step takes alone on the same GPUs.
+    """A job's `arrival`, `start` and `end` [s], and the seconds that a step takes alone on the same GPUs (`alone_s`).
 
-    `records` are its different steps, each with how many there were like it.
+    `records` are its different steps, each with the number of steps that were equal to it.
     """
 
     name: str
@@ -42,21 +45,23 @@ class JobResult:
 
     @property
     def wait_s(self) -> float:
+        """Seconds from the job's arrival to its start."""
         return self.start - self.arrival
 
     @property
     def step_time_s(self) -> float:
-        """Seconds a step, on average."""
+        """Mean seconds per step."""
         return (self.end - self.start) / self.steps
 
     @property
     def slowdown(self) -> float:
+        """Mean step time over that of the job alone on the same GPUs."""
         return self.step_time_s / self.alone_s
 
 
 @dataclass(slots=True, eq=False)
 class SimulatedStep:
-    """A step that was simulated, and how many there were like it."""
+    """A step that was simulated, and the number of steps that are equal to it, itself included."""
 
     record: Record
     count: int = 1
@@ -64,7 +69,11 @@ class SimulatedStep:
 
 @dataclass(slots=True, eq=False)
 class RunningJob:
-    """A job that has its GPUs."""
+    """A job that holds its GPUs, a `Member` of its interference group.
+
+    `used` [n_links] are the links that its messages cross; `done` steps have ended and `run` is the one in progress.
+    `holds` are the intervals, (from, length) [s], for which that step was held.
+    """
 
     tenant: Tenant
     gpus: Ints
@@ -74,45 +83,53 @@ class RunningJob:
     start: float
     done: int = 0
     run: JobRun | None = None
-    seen: list[SimulatedStep] = field(default_factory=list)
-    holds: list[tuple[float, float]] = field(default_factory=list)  # of it: from when, how long
+    simulated: list[SimulatedStep] = field(default_factory=list)
+    holds: list[tuple[float, float]] = field(default_factory=list)
 
     @property
     def steps(self) -> int:
         return self.tenant.steps
 
-    def credit(self, times: int, period: int, at: float, span: float) -> None:
+    def credit(self, periods: int, steps_per_period: int, at: float, held_s: float) -> None:
         """See `dessim.sim.jobs.steady_state.Member`."""
-        self.done += times * period
-        for kept in self.seen[-period:]:
-            kept.count += times
+        self.done += periods * steps_per_period
+        for step in self.simulated[-steps_per_period:]:
+            step.count += periods
         if self.run is not None:
-            self.holds.append((at, span))
+            self.holds.append((at, held_s))
 
-    def keep(self, record: Record) -> None:
-        """A step is over."""
+    def end_step(self, record: Record) -> None:
+        """A simulated step has ended."""
         self.done += 1
-        self.seen.append(SimulatedStep(_without(record, self.holds)))
+        self.simulated.append(SimulatedStep(_without_holds(record, self.holds)))
         self.holds = []
 
     def result(self, end: float) -> JobResult:
-        records = tuple((kept.record, kept.count) for kept in dict.fromkeys(self.seen))
-        job = self.tenant
-        return JobResult(job.name, self.gpus, job.steps, job.arrival, self.start, end, self.alone_s, records)
+        """The result of the job, which ends at `end` [s]."""
+        return JobResult(
+            name=self.tenant.name,
+            gpus=self.gpus,
+            steps=self.tenant.steps,
+            arrival=self.tenant.arrival,
+            start=self.start,
+            end=end,
+            alone_s=self.alone_s,
+            records=tuple((step.record, step.count) for step in dict.fromkeys(self.simulated)),
+        )
 
 
-def _without(record: Record, holds: list[tuple[float, float]]) -> Record:
-    """The record as if it had not been held."""
-    for at, span in reversed(holds):
-        record.end -= span
-        record.spans = [_earlier(one, at, span) for one in record.spans]
+def _without_holds(record: Record, holds: list[tuple[float, float]]) -> Record:
+    """The record of a step as if it had not been held."""
+    for at, held_s in reversed(holds):
+        record.end -= held_s
+        record.spans = [_moved_ahead(span, at, held_s) for span in record.spans]
     return record
 
 
-def _earlier(one: Span, at: float, span: float) -> Span:
-    """An op of which what came after `at` comes `span` seconds earlier."""
-    start, moving, end = (time - span if time > at else time for time in (one.start, one.moving, one.end))
-    # A collective under way is never held, only who waits for it.
-    held = one.collective is None and one.start <= at < one.end
-    parts = {bound: seconds - span for bound, seconds in one.parts.items()} if held else one.parts
-    return replace(one, start=start, moving=moving, end=end, parts=parts)
+def _moved_ahead(span: Span, at: float, held_s: float) -> Span:
+    """A span in which everything after `at` happens `held_s` seconds earlier."""
+    start, moving, end = (time - held_s if time > at else time for time in (span.start, span.moving, span.end))
+    # Only compute is held while it runs. A collective is never held in progress, only the ranks that wait for it.
+    was_held = span.collective is None and span.start <= at < span.end
+    parts = {bound: seconds - held_s for bound, seconds in span.parts.items()} if was_held else span.parts
+    return replace(span, start=start, moving=moving, end=end, parts=parts)

@@ -1,13 +1,14 @@
-"""Equal steps of jobs are counted, not simulated again: when a state comes back, so does all that followed it.
+"""Steady state: steps of jobs that repeat are counted instead of simulated again.
 
-A *group* is a set of jobs whose messages may share links, directly or through others of them; nobody else has a part
-in what happens to it. Its state is looked at when a step or a collective has ended and no other is under way: which ops
-of each job are over, and how much work is left of those that compute. That is all that decides how the group goes on,
-so a state that was there before comes back for ever, a period later each time, until a job starts or ends. The group
-is then *held* for a whole number of periods: its GPUs stop, the clock runs on, each job is credited with its steps.
+An *interference group* is a set of jobs whose messages may share links, directly or through other jobs of the group; no
+other job influences it. Its state is observed whenever a step or a collective has ended and no collective of the group
+is in progress: which ops of each job have finished, and how much work the running compute ops have left. Nothing else
+determines how the group continues. A state that has occurred before therefore recurs, one period later each time, until
+a job starts or ends. The group is then *held* for a whole number of periods: its GPUs stop, the clock advances, and
+each job is credited with its steps.
 
 States count as equal when no work left differs by more than 1e-12 of the period. Jobs that never pause together, or
-whose steps never fall into step, are simulated in full.
+whose steps never settle into a period, are simulated in full.
 """
 
 from __future__ import annotations
@@ -20,13 +21,19 @@ from typing import Generic, Protocol, TypeVar
 from dessim.arrays import Bools
 from dessim.sim.engine import JobRun
 
-_SAME = 1e-12  # of a period
+_WORK_TOLERANCE = 1e-12
+"""Relative to the period."""
 _ULP = 2.0**-52
-_MOST = 256  # states that are remembered; longer periods are not found
+_MAX_STATES = 256
+"""States that are remembered; longer periods are not found."""
 
 
 class Member(Protocol):
-    """A job as its group sees it. `used` [n_links]: the links its messages cross; `run`: the step under way."""
+    """A job as its group sees it.
+
+    `used` [n_links] are the links that its messages cross, `done` the steps that have ended, `run` the step in
+    progress.
+    """
 
     used: Bools
     done: int
@@ -35,10 +42,10 @@ class Member(Protocol):
     @property
     def steps(self) -> int: ...
 
-    def credit(self, times: int, period: int, at: float, span: float) -> None:
-        """`times` times `period` more steps are over, each as the one `period` steps before it.
+    def credit(self, periods: int, steps_per_period: int, at: float, held_s: float) -> None:
+        """Count `periods` * `steps_per_period` steps more, each equal to the one `steps_per_period` steps before it.
 
-        What is under way is held for `span` seconds from `at` on.
+        The step in progress is held for `held_s` seconds from `at` on.
         """
         ...
 
@@ -47,87 +54,94 @@ M = TypeVar("M", bound=Member)
 
 
 @dataclass(frozen=True, slots=True)
-class _Moment:
+class _State:
+    """A group at `time` [s]: of each job the steps `done`, the ops `finished` in its step in progress (None: between
+    two steps), and the seconds of work `left`."""
+
     time: float
-    done: tuple[int, ...]  # steps that are over, of each job
-    over: list[list[list[bool]] | None]
+    done: tuple[int, ...]
+    finished: list[list[list[bool]] | None]
     left: list[float]
 
-    def like(self, other: _Moment) -> bool:
-        tolerance = _SAME * (self.time - other.time) + 4 * _ULP * self.time
-        return self.over == other.over and all(
-            abs(a - b) <= tolerance for a, b in zip(self.left, other.left, strict=True)
+    def equals(self, earlier: _State) -> bool:
+        """Whether the group continues from here as it did from there."""
+        tolerance = _WORK_TOLERANCE * (self.time - earlier.time) + 4 * _ULP * self.time
+        return self.finished == earlier.finished and all(
+            abs(a - b) <= tolerance for a, b in zip(self.left, earlier.left, strict=True)
         )
 
 
 class InterferenceGroup(Generic[M]):
-    """Jobs whose messages may meet, until one starts or ends.
+    """Jobs whose messages may share links, until one of them starts or ends.
 
-    `until`: it is held, or was, until then. `safe`: none of its jobs ends before that, if no other job starts.
+    The group is, or was last, held until `held_until` [s]. None of its jobs ends before `no_end_before` [s] if no other
+    job starts.
     """
 
     def __init__(self, members: Sequence[M]) -> None:
         self.members = members
-        self.until = self.safe = -math.inf
-        self._seen: list[_Moment] = []
+        self.held_until = -math.inf
+        self.no_end_before = -math.inf
+        self._states: list[_State] = []
 
-    def look(self, now: float, horizon: float) -> None:
-        """Credit the steps that need no simulation, and be held `until` they are over.
+    def observe(self, now: float, horizon: float) -> None:
+        """Note the state. If it recurs, credit the steps that need no simulation and set `held_until`.
 
-        No job outside starts before `horizon`, if none of this group ends by then.
+        No job outside the group starts before `horizon` [s], provided that none of this group ends by then.
         """
-        moment = self._moment(now)
-        if moment is None:
+        state = self._state(now)
+        if state is None:
             return
-        matches = [seen for seen in reversed(self._seen) if now > seen.time and moment.like(seen)]
-        self._seen = [*self._seen[1 - _MOST :], moment]
-        # A step that was under way at the first match had begun before; what began after it repeats as a whole.
-        if len(matches) < 1 + any(over is not None for over in moment.over):
+        matches = [seen for seen in reversed(self._states) if now > seen.time and state.equals(seen)]
+        self._states = [*self._states[1 - _MAX_STATES :], state]
+        # A step in progress at the first match began before it and may differ; from the second match on whole steps
+        # repeat.
+        if len(matches) < 1 + any(finished is not None for finished in state.finished):
             return
-        before = matches[0]
-        steps = [a - b for a, b in zip(moment.done, before.done, strict=True)]
+        earlier = matches[0]
+        steps = [now_done - then_done for now_done, then_done in zip(state.done, earlier.done, strict=True)]
         if not all(steps):
             return
-        period = now - before.time
-        left = [m.steps - m.done - (m.run is not None) for m in self.members]
-        most = min(rest // each for rest, each in zip(left, steps, strict=True))
-        self.safe = now + most * period
-        times = most if self.safe <= horizon else int(max(horizon - now, 0.0) / period)
-        if times < 1:
+        period = now - earlier.time
+        left = [member.steps - member.done - (member.run is not None) for member in self.members]
+        most = min(steps_left // each for steps_left, each in zip(left, steps, strict=True))
+        self.no_end_before = now + most * period
+        periods = most if self.no_end_before <= horizon else int(max(horizon - now, 0.0) / period)
+        if periods < 1:
             return
-        self.until = now + times * period
+        self.held_until = now + periods * period
         for member, each in zip(self.members, steps, strict=True):
-            member.credit(times, each, now, times * period)
-        # It will be as it is now.
-        self._seen = [replace(moment, time=self.until, done=tuple(m.done for m in self.members))]
+            member.credit(periods, each, now, periods * period)
+        # When the hold ends the group is in the state that it is in now.
+        self._states = [replace(state, time=self.held_until, done=tuple(member.done for member in self.members))]
 
     def hold(self, held: bool) -> None:
-        """Stop the GPUs of the group, or let them go on."""
+        """Stop or resume the GPUs of all jobs."""
         for member in self.members:
             for device in member.run.devices if member.run else ():
                 device.hold(held)
 
-    def _moment(self, now: float) -> _Moment | None:
-        """The state; None while a collective is under way."""
-        over: list[list[list[bool]] | None] = []
+    def _state(self, now: float) -> _State | None:
+        """The state; None while a collective is in progress."""
+        finished: list[list[list[bool]] | None] = []
         left: list[float] = []
         for member in self.members:
             if member.run is None:
-                over.append(None)
+                finished.append(None)
                 continue
             state = member.run.state()
             if state is None:
                 return None
-            over.append(state[0])
+            finished.append(state[0])
             left += state[1]
-        return _Moment(now, tuple(m.done for m in self.members), over, left)
+        return _State(now, tuple(member.done for member in self.members), finished, left)
 
 
 def interference_groups(members: Iterable[M]) -> list[InterferenceGroup[M]]:
-    """Members that share links, directly or through others, together."""
+    """Partition jobs into groups that share links, directly or through other jobs."""
     parts: list[list[M]] = []
     for member in members:
-        met = [part for part in parts if any((member.used & other.used).any() for other in part)]
-        parts = [part for part in parts if part not in met]
-        parts.append([*(other for part in met for other in part), member])
+        sharing = [part for part in parts if any((member.used & other.used).any() for other in part)]
+        parts = [part for part in parts if part not in sharing]
+        parts.append([*(other for part in sharing for other in part), member])
     return [InterferenceGroup(part) for part in parts]

@@ -1,8 +1,8 @@
 """Several jobs on one fabric: they arrive, wait for GPUs, share links, and leave.
 
-Jobs share one clock and one network; nothing else, for a GPU belongs to one job at a time. A job that finds no room
-waits; jobs start in the order they came, so one that would fit does not overtake one that does not. Its GPUs are chosen
-when it starts (dessim.cluster.placement) and kept to its end. It runs a number of equal steps, each of which begins
+Jobs share one clock and one fabric, nothing else: a GPU belongs to one job at a time. A job that finds too few free
+GPUs waits. Jobs start in order of arrival, so a small job never overtakes a large one. A job's GPUs are chosen when it
+starts (dessim.cluster.placement) and stay its own to its end. It runs a number of equal steps, each of which begins
 when all ranks have ended the one before, as in a projection of one step.
 
 Left out: preemption, jobs that grow or shrink, and what a job does before its first step and after its last.
@@ -31,20 +31,21 @@ from dessim.sim.jobs.steady_state import InterferenceGroup, interference_groups
 from dessim.sim.progress import Progress
 from dessim.trace.schema import Collective
 
-_LAST = EventPriority(2)  # simpy's own are 0 and 1
+_AFTER_ALL_OTHERS = EventPriority(2)  # simpy's own priorities are 0 and 1
 
 
-class _Settled(simpy.Event):
-    """Fires at this instant, after all else that happens in it."""
+class _EndOfInstant(simpy.Event):
+    """Fires at this instant, after everything else that happens in it."""
 
     def __init__(self, env: simpy.Environment) -> None:
         super().__init__(env)
-        self._ok, self._value = True, None
-        env.schedule(self, priority=_LAST)
+        self._ok = True
+        self._value = None
+        env.schedule(self, priority=_AFTER_ALL_OTHERS)
 
 
-class _Room:
-    """The machine room: who has which GPUs, who waits, who may meet whom."""
+class _Scheduler:
+    """Which GPUs are free, which jobs wait, and which jobs may share links."""
 
     def __init__(
         self,
@@ -54,75 +55,80 @@ class _Room:
         progress: Progress,
         repetition: bool,
     ) -> None:
-        self.env, self.routed, self.algorithms, self.progress = simpy.Environment(), routed, algorithms, progress
+        self.env = simpy.Environment()
+        self.routed = routed
+        self.algorithms = algorithms
+        self.progress = progress
+        self.repetition = repetition
         self.fabric = FlowFabric(self.env, routed.cluster, routed.folding, progress)
-        self.tenants, self.repetition = tenants, repetition
         self.free = np.ones(routed.cluster.n_gpus, dtype=bool)
         self.queue: deque[tuple[Tenant, simpy.Event]] = deque()
-        self.coming = sorted(tenant.arrival for tenant in tenants)
+        self.arrivals = sorted(tenant.arrival for tenant in tenants)  # that are still to come
         self.groups: list[InterferenceGroup[RunningJob]] = []
         self.steps = sum(tenant.steps for tenant in tenants)
-        self.finished: dict[str, JobResult] = {}
+        self.results: dict[str, JobResult] = {}
 
     def job(self, tenant: Tenant) -> Process:
         """A process: a job from its arrival to its end."""
         yield self.env.timeout(tenant.arrival)
-        self.coming.pop(0)
-        turn = self.env.event()
-        self.queue.append((tenant, turn))
+        self.arrivals.pop(0)
+        admitted = self.env.event()
+        self.queue.append((tenant, admitted))
         self._admit()
-        running: RunningJob = yield turn  # type: ignore[assignment]
-        yield from self._pause(running)
+        running: RunningJob = yield admitted  # type: ignore[assignment]
+        yield from self._skip_repetitions(running)
         while running.done < tenant.steps:
             yield from self._step(running)
-            yield from self._pause(running)
-        self.finished[tenant.name] = running.result(float(self.env.now))
+            yield from self._skip_repetitions(running)
+        self.results[tenant.name] = running.result(float(self.env.now))
         self._leave(running)
 
     def _step(self, running: RunningJob) -> Process:
-        progress = self.progress.within(self._done(), self.steps, "steps")
+        progress = self.progress.within(self._steps_done(), self.steps, "steps")
         running.run = JobRun(self.env, running.network, running.tenant.workload, progress)
         if self.repetition:
-            running.run.paused = lambda: self.env.process(self._pause(running))
+            running.run.paused = lambda: self.env.process(self._skip_repetitions(running))
         yield running.run.start()
-        record, running.run = running.run.finish(), None
-        record.bytes_by_kind = _carried(record)
-        running.keep(record)
+        record = running.run.finish()
+        running.run = None
+        record.bytes_by_kind = _bytes_by_kind(record)
+        running.end_step(record)
 
-    def _pause(self, running: RunningJob) -> Process:
-        """Between two steps, or in one where nobody communicates: time passes only if what happens in it is known."""
+    def _skip_repetitions(self, running: RunningJob) -> Process:
+        """Between two steps, or in a step without a collective in progress: skip time whose outcome is known."""
         if not self.repetition:
             return
-        yield _Settled(self.env)
+        yield _EndOfInstant(self.env)
         group, now = self._group_of(running), self.env.now
-        if group.until > now:  # by another of the group, at this very instant
-            yield self.env.timeout(group.until - now)
+        if group.held_until > now:  # another job of the group has begun the hold at this very instant
+            yield self.env.timeout(group.held_until - now)
             return
-        group.look(now, self._horizon())
-        if group.until > now:
+        group.observe(now, self._horizon())
+        if group.held_until > now:
             group.hold(True)
-            yield self.env.timeout(group.until - now)
+            yield self.env.timeout(group.held_until - now)
             group.hold(False)
 
     def _horizon(self) -> float:
-        """No job starts before that: the first in the queue needs one to end, else somebody has to come."""
+        """No job starts before this time [s]: the first in the queue needs another to end, else one has to arrive."""
         if self.queue:
-            return min(group.safe for group in self.groups)
-        return self.coming[0] if self.coming else math.inf
+            return min(group.no_end_before for group in self.groups)
+        return self.arrivals[0] if self.arrivals else math.inf
 
     def _admit(self) -> None:
+        """Start jobs from the head of the queue while there are GPUs for them."""
         while self.queue:
-            tenant, turn = self.queue[0]
+            tenant, admitted = self.queue[0]
             gpus = self._place(tenant)
             if gpus is None:
                 return
             self.queue.popleft()
             self.free[gpus] = False
-            running = self._settle(tenant, gpus)
-            met = [c for c in self.groups if any((m.used & running.used).any() for m in c.members)]
-            self.groups = [c for c in self.groups if c not in met]
-            self.groups += interference_groups([*(m for c in met for m in c.members), running])
-            turn.succeed(running)
+            running = self._start(tenant, gpus)
+            sharing = [group for group in self.groups if any((m.used & running.used).any() for m in group.members)]
+            self.groups = [group for group in self.groups if group not in sharing]
+            self.groups += interference_groups([*(m for group in sharing for m in group.members), running])
+            admitted.succeed(running)
 
     def _leave(self, running: RunningJob) -> None:
         group = self._group_of(running)
@@ -135,33 +141,42 @@ class _Room:
         return next(group for group in self.groups if running in group.members)
 
     def _place(self, tenant: Tenant) -> Ints | None:
+        """The GPUs for a job; None where too few are free."""
         cluster, n = self.routed.cluster, tenant.workload.n_ranks
         if isinstance(tenant.placement, str):
             return place(cluster, np.flatnonzero(self.free), n, tenant.placement, tenant.seed)
         gpus = seated(cluster, n, tenant.placement)
         return gpus if self.free[gpus].all() else None
 
-    def _settle(self, tenant: Tenant, gpus: Ints) -> RunningJob:
-        """A job on its GPUs; and how it would fare there alone."""
-        routed, workload, env = self.routed, tenant.workload, simpy.Environment()
-        progress = self.progress.within(self._done(), self.steps, "steps")
-        alone = FlowFabric(env, routed.cluster, routed.folding, progress)
-        network = FluidNetwork(alone, routed, workload.groups, self.algorithms, seats=gpus)
+    def _start(self, tenant: Tenant, gpus: Ints) -> RunningJob:
+        """Put a job on its GPUs, after a step of it alone there, which gives its step time and the links it uses."""
+        workload = tenant.workload
+        env = simpy.Environment()
+        progress = self.progress.within(self._steps_done(), self.steps, "steps")
+        idle_fabric = FlowFabric(env, self.routed.cluster, self.routed.folding, progress)
+        network = FluidNetwork(idle_fabric, self.routed, workload.groups, self.algorithms, seats=gpus)
         run = JobRun(env, network, workload, progress)
         try:
             env.run(until=run.start())
         except RuntimeError as stuck:
             raise DeadlockError(f"job {tenant.name}: deadlock: {run.rendezvous.missing()}") from stuck
         network.fabric = self.fabric  # shared with the other jobs from now on
-        return RunningJob(tenant, gpus, network, float(env.now), network.used, float(self.env.now))
+        return RunningJob(
+            tenant=tenant,
+            gpus=gpus,
+            network=network,
+            alone_s=float(env.now),
+            used=network.used,
+            start=float(self.env.now),
+        )
 
-    def _done(self) -> int:
+    def _steps_done(self) -> int:
         running = sum(member.done for group in self.groups for member in group.members)
-        return running + sum(stay.steps for stay in self.finished.values())
+        return running + sum(result.steps for result in self.results.values())
 
 
-def _carried(record: Record) -> dict[str, float]:
-    """Bytes of each link class, by adding up the collectives."""
+def _bytes_by_kind(record: Record) -> dict[str, float]:
+    """Bytes of each link class: the sum over the collectives of a step."""
     total: dict[str, float] = {}
     for carried in {(span.group, span.name): span.carried for span in record.spans}.values():
         for kind, size in carried.items():
@@ -176,10 +191,10 @@ def simulate_tenants(
     progress: Progress | None = None,
     repetition: bool = True,
 ) -> list[JobResult]:
-    """How each job fares on a cluster, in the order given. `repetition=False` simulates every step.
+    """Run jobs on one cluster. Returns their results in the order given.
 
-    Raises UsageError for names that are not unique, CapacityError for a job the cluster could never hold,
-    DeadlockError when ranks of a job wait for each other, OutOfTime.
+    `repetition=False` simulates every step, for tests. Raises UsageError for names that are not unique, CapacityError
+    for a job that the cluster could never hold, DeadlockError when ranks of a job wait for each other, OutOfTime.
     """
     names = [tenant.name for tenant in tenants]
     for tenant in tenants:
@@ -187,11 +202,11 @@ def simulate_tenants(
             raise UsageError(f"two jobs are called {tenant.name!r}; give each a name of its own")
         gpus = None if isinstance(tenant.placement, str) else tenant.placement
         seated(routed.cluster, tenant.workload.n_ranks, gpus)
-    room = _Room(routed, tenants, algorithms, progress or Progress(), repetition)
-    jobs = [room.env.process(room.job(tenant)) for tenant in tenants]
+    scheduler = _Scheduler(routed, tenants, algorithms, progress or Progress(), repetition)
+    jobs = [scheduler.env.process(scheduler.job(tenant)) for tenant in tenants]
     try:
-        room.env.run(until=simpy.AllOf(room.env, jobs))
+        scheduler.env.run(until=simpy.AllOf(scheduler.env, jobs))
     except OutOfTime as cut:
-        over = {"jobs_done": len(room.finished), "jobs": len(tenants), "simulated_s": float(room.env.now)}
-        raise OutOfTime(cut.line, cut.so_far | over) from None
-    return [room.finished[name] for name in names]
+        jobs_so_far = {"jobs_done": len(scheduler.results), "jobs": len(tenants)}
+        raise OutOfTime(cut.line, cut.so_far | jobs_so_far | {"simulated_s": float(scheduler.env.now)}) from None
+    return [scheduler.results[name] for name in names]

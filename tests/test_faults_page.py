@@ -50,7 +50,7 @@ def test_a_projection_says_what_went_wrong_in_it() -> None:
     (slow,) = json.loads(run(*words, "--json"))["projection"]
     (plain,) = json.loads(run(*words[: words.index("--faults")], "--json"))["projection"]
     assert slow["provenance"]["faults"] == (
-        "assumed: 1 fault of links, 1 slow GPU, stragglers of sigma 0.1, seed 1, as docs/faults/slow.toml says"
+        "assumed: 1 link fault, 1 slow GPU, stragglers of sigma 0.1, seed 1 (docs/faults/slow.toml)"
     )
     assert slow["step_time_s"] > 1.1 * plain["step_time_s"] and "faults" not in plain["provenance"]
 
@@ -64,7 +64,7 @@ def test_goodput_prints_what_the_page_shows() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "nothing goes wrong; write [[fault]], [stragglers] or [[slow_gpu]]"),
+        ("", "the file has no faults; add [[fault]], [stragglers] or [[slow_gpu]]"),
         ("[[fault]]\nat = '1 ms'", 'fault.0: name one thing: link = "leaf3 -> spine1"'),
         ("[[fault]]\nswitch = 'spine1'", "fault.0.at: missing"),
         ("[[fault]]\nswitch = 'spine1'\nat = 5", "fault.0.at: time needs a unit"),
@@ -74,8 +74,14 @@ def test_goodput_prints_what_the_page_shows() -> None:
         ("[[fault]]\nswitch = 'spin1'\nat = '0 s'", "spin1: nothing is called 'spin1'; did you mean 'spine1'?"),
         ("[[fault]]\nlink = 'spine1'\nat = '0 s'", "fault.0: link = 'spine1': write \"leaf3 -> spine1\""),
         ("[[fault]]\nnic = 'node0/nic0'\nat = '0 s'\nevery = '1 s'", "fault.0: every and times belong together"),
-        ("[[fault]]\nnic = 'node0/nic0'\nat = '0 s'\nevery = '1 s'\ntimes = 2", "must be over by then; write until"),
-        ("[[slow_gpu]]\nrank = 2000\nfactor = 2", "slow_gpu: rank 2000 is none of the 1,024 GPUs of h100-8x_rail_128"),
+        (
+            "[[fault]]\nnic = 'node0/nic0'\nat = '0 s'\nevery = '1 s'\ntimes = 2",
+            "must end before it repeats; add until",
+        ),
+        (
+            "[[slow_gpu]]\nrank = 2000\nfactor = 2",
+            "slow_gpu: rank 2000 is not on h100-8x_rail_128, which has 1,024 GPUs",
+        ),
         ("[[slow_gpu]]\nrank = 1\nfactor = 0", "slow_gpu.0.factor: Input should be greater than 0"),
         ("[[slow_gpu]]\nrank = 1\nfactor = 2", "slow compute, and a collective alone has none"),
         ("[[falt]]\nat = '1 s'", "falt: unknown key"),

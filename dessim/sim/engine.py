@@ -212,7 +212,7 @@ def simulate(
         )
         model = fluid = FluidNetwork(fabric, routed, workload.groups, algorithms, options, seats)
         if faults:
-            env.process(faults.strike(env, fabric, [fluid]))
+            env.process(faults.apply(env, fabric, [fluid]))
     run = JobRun(env, model, workload, progress, shared_cores)
     _run_to_end(env, run)
     record = run.finish()

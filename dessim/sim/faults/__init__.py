@@ -1,1 +1,1 @@
-"""What goes wrong in a run: link faults, stragglers, and failures over a month."""
+"""Link faults, stragglers, and node failures over a month."""

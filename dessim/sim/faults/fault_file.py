@@ -1,6 +1,6 @@
-"""The fault file: what goes wrong in a run, as a person writes it. Keys and an example: docs/faults.md.
+"""The fault file: link faults and slow GPUs of a run, as a user writes them. Keys and an example: docs/faults.md.
 
-All mistakes of a file are reported together, each with its key path.
+All mistakes in a file are reported together, each with its key path.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dessim.workload.dag import Workload
 
 
 class FaultTable(Table):
-    """`[[fault]]`: what, from when, until when, how bad; `every` and `times`: it happens again."""
+    """`[[fault]]`: a link, switch or NIC, from when to when, and the rate left; `every` and `times` repeat it."""
 
     link: str | None = None
     switch: str | None = None
@@ -36,7 +36,7 @@ class FaultTable(Table):
     times: Count | None = None
 
     @model_validator(mode="after")
-    def _makes_sense(self) -> FaultTable:
+    def _is_consistent(self) -> FaultTable:
         if sum(what is not None for what in (self.link, self.switch, self.nic)) != 1:
             raise ValueError('name one thing: link = "leaf3 -> spine1", switch = "spine1" or nic = "node0/nic1"')
         if self.link is not None and "->" not in self.link:
@@ -46,25 +46,25 @@ class FaultTable(Table):
         if (self.every is None) != (self.times is None):
             raise ValueError("every and times belong together")
         if self.every is not None and (self.until is None or self.at + self.every < self.until):
-            raise ValueError("what happens every so often must be over by then; write until")
+            raise ValueError("a repeated fault must end before it repeats; add until, at most at + every")
         return self
 
     def build(self) -> list[Fault]:
-        which = self.link or self.switch or self.nic or ""
+        name = self.link or self.switch or self.nic or ""
         end = math.inf if self.until is None else self.until
         shifts = [number * (self.every or 0.0) for number in range(self.times or 1)]
-        return [Fault(which, self.at + shift, end + shift, self.rate) for shift in shifts]
+        return [Fault(name, self.at + shift, end + shift, self.rate) for shift in shifts]
 
 
 class StragglersTable(Table):
-    """`[stragglers]`."""
+    """`[stragglers]`: every rank's compute takes longer by a random factor."""
 
     sigma: Annotated[float, Field(ge=0, le=3)]
     seed: Annotated[int, Field(ge=0)] = 0
 
 
 class SlowTable(Table):
-    """`[[slow_gpu]]`."""
+    """`[[slow_gpu]]`: one rank's compute takes longer by a fixed factor."""
 
     rank: Annotated[int, Field(ge=0, strict=True)]
     factor: Annotated[float, Field(gt=0)]
@@ -79,38 +79,38 @@ class FaultFile(Table):
     slow_gpu: tuple[SlowTable, ...] = ()
 
     @model_validator(mode="after")
-    def _says_something(self) -> FaultFile:
+    def _is_not_empty(self) -> FaultFile:
         if not (self.fault or self.slow_gpu or self.stragglers.sigma):
-            raise ValueError("nothing goes wrong; write [[fault]], [stragglers] or [[slow_gpu]]")
+            raise ValueError("the file has no faults; add [[fault]], [stragglers] or [[slow_gpu]]")
         ranks = [slow.rank for slow in self.slow_gpu]
-        twice = sorted({rank for rank in ranks if ranks.count(rank) > 1})
-        if twice:
-            raise ValueError(f"slow_gpu: rank {twice[0]} is there twice")
+        repeated = sorted({rank for rank in ranks if ranks.count(rank) > 1})
+        if repeated:
+            raise ValueError(f"slow_gpu: rank {repeated[0]} is listed twice")
         return self
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """What goes wrong: with links, and with compute (None: nothing). `path` is the file that says so."""
+    """The faults of links and the stragglers that a fault file describes; None where it describes none."""
 
     path: Path
     faults: Faults | None
     stragglers: Stragglers | None
 
     def slowed(self, workload: Workload) -> Workload:
-        """The workload with its stragglers."""
+        """The workload with the compute times of its stragglers."""
         return self.stragglers.slowed(workload) if self.stragglers is not None else workload
 
     def __str__(self) -> str:
         parts = []
         if self.faults is not None:
             count = len(self.faults.faults)
-            parts.append(f"{count} fault{'s' if count > 1 else ''} of links")
+            parts.append(f"{count} link fault{'s' if count > 1 else ''}")
         if self.stragglers is not None and self.stragglers.slow:
             parts.append(f"{len(self.stragglers.slow)} slow GPU{'s' if len(self.stragglers.slow) > 1 else ''}")
         if self.stragglers is not None and self.stragglers.sigma:
             parts.append(f"stragglers of sigma {self.stragglers.sigma:g}, seed {self.stragglers.seed}")
-        return f"assumed: {', '.join(parts)}, as {self.path} says"
+        return f"assumed: {', '.join(parts)} ({self.path})"
 
 
 def load_faults(path: Path, cluster: Cluster) -> Scenario:
@@ -121,9 +121,13 @@ def load_faults(path: Path, cluster: Cluster) -> Scenario:
         raise FileError(path, "", problems(error)) from None
     beyond = [slow.rank for slow in file.slow_gpu if slow.rank >= cluster.n_gpus]
     if beyond:
-        raise FileError(path, "slow_gpu", f"rank {beyond[0]} is none of the {cluster.n_gpus:,} GPUs of {cluster.name}")
-    faults = Faults(tuple(one for table in file.fault for one in table.build()), file.timeout, path)
-    faults.states(cluster)  # so that a wrong name is told before anything runs
+        raise FileError(
+            path,
+            "slow_gpu",
+            f"rank {beyond[0]} does not exist: {cluster.name} has {cluster.n_gpus:,} GPUs, numbered from 0",
+        )
+    faults = Faults(tuple(fault for table in file.fault for fault in table.build()), file.timeout, path)
+    faults.states(cluster)  # reports an unknown name before anything runs
     slow = {table.rank: table.factor for table in file.slow_gpu}
     compute = Stragglers(slow, file.stragglers.sigma, file.stragglers.seed)
     return Scenario(path, faults if file.fault else None, compute if slow or file.stragglers.sigma else None)

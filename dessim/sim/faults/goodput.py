@@ -1,14 +1,15 @@
-"""Goodput: what share of a month's time becomes work that lasts, when nodes fail and jobs restart from checkpoints.
+"""Goodput: the share of a month that becomes lasting work when nodes fail and jobs restart from checkpoints.
 
-A job works for `interval` seconds, then writes a checkpoint, and so on. A failure of any of its nodes throws it back to
-the last checkpoint it finished; after a restart (detection, a spare node, reading the checkpoint) it works on. Failures
-may come at any time, in a checkpoint or a restart as well. Nodes fail independently of each other, at exponential times
-of mean `mtbf` each, so the job is hit at exponential times of mean mtbf / nodes: one source of failures stands for all.
-Left out: checkpoints written beside the work, failures that are silent, waiting for a spare node, ageing.
+A job alternates between `interval` seconds of work and writing a checkpoint. When any of its nodes fails, the job
+returns to the last checkpoint that it completed; after a restart (detection, a spare node, reading the checkpoint) it
+continues. A failure may occur at any time, also during a checkpoint or a restart. Nodes fail independently, each after
+exponential times of mean `mtbf`, so the job is hit after exponential times of mean mtbf / nodes, and one source of
+failures represents all nodes. Left out: checkpoints written beside the work, silent failures, waiting for a spare node,
+ageing.
 
-Beside the simulation stand what Young (1974), "A first order approximation to the optimum checkpoint interval", CACM
-17(9), and Daly (2006), "A higher order estimate of the optimum checkpoint interval for restart dumps", FGCS 22(3), say.
-Both count as the interval the work between two checkpoints, without the checkpoint.
+The simulation is compared with Young (1974), "A first order approximation to the optimum checkpoint interval", CACM
+17(9), and Daly (2006), "A higher order estimate of the optimum checkpoint interval for restart dumps", FGCS 22(3). Both
+define the interval as the work between two checkpoints, without the checkpoint itself.
 """
 
 from __future__ import annotations
@@ -23,15 +24,14 @@ import simpy
 
 from dessim.errors import UsageError
 
-_DAY = 86_400.0
+_DAY_S = 86_400.0
 _CONFIDENCE = 0.95
-_OCTAVE = np.linspace(-1, 1, 9)  # around the best of intervals that double, where the curve is fitted
+_OCTAVES = np.linspace(-1, 1, 9)  # where the curve is fitted, around the best of the intervals that double
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What a job runs on: `nodes` that each fail every `mtbf` seconds on average; seconds that a `checkpoint` and a
-    `restart` take."""
+    """`nodes` that each fail every `mtbf` seconds on average; a `checkpoint` and a `restart` take that many seconds."""
 
     nodes: int
     mtbf: float
@@ -47,14 +47,16 @@ class Machine:
 
     @property
     def between_failures(self) -> float:
-        """Seconds between two failures of the whole job, on average."""
+        """Mean seconds between two failures of the whole job."""
         return self.mtbf / self.nodes
 
 
 @dataclass(frozen=True, slots=True)
 class Month:
-    """Where the time of a run went, in seconds: they sum up to its length. `lost` is what failures undid: work, and
-    checkpoints they came into."""
+    """Where the time of a run went, in seconds; the parts add up to its length.
+
+    `lost` is what failures undid: work since the last checkpoint, and checkpoints that were interrupted.
+    """
 
     work: float
     checkpoint: float
@@ -64,7 +66,7 @@ class Month:
 
     @property
     def goodput(self) -> float:
-        """The share of the time that became work that lasts."""
+        """The share of the time that became lasting work."""
         return self.work / (self.work + self.checkpoint + self.lost + self.restart)
 
 
@@ -84,29 +86,33 @@ class Estimate:
 
 
 class _Job:
-    """A job and what befalls it. SimPy interrupts it where a node fails."""
+    """A job over `length` seconds. A node's failure interrupts its SimPy process."""
 
     def __init__(self, machine: Machine, interval: float, length: float, rng: np.random.Generator) -> None:
-        self._machine, self._interval, self._rng = machine, interval, rng
+        self._machine = machine
+        self._interval = interval
+        self._rng = rng
         self._env = simpy.Environment()
-        self._finished = self._failures = 0
-        self._lost = self._restarting = 0.0
-        self._since = 0.0  # when the work that is not yet safe, or the restart, began
-        self._restarts = False
+        self._intervals_done = 0
+        self._failures = 0
+        self._lost_s = 0.0
+        self._restart_s = 0.0
+        self._since = 0.0  # when the work since the last checkpoint, or the restart, began
+        self._restarting = False
         job = self._env.process(self._run())
         self._env.process(self._fail(job))
         self._env.run(until=length)
 
     def month(self) -> Month:
-        """What it came to. Work under way at the end is not lost: the job goes on."""
-        under_way = self._env.now - self._since
-        working = 0.0 if self._restarts else under_way
+        """The result. Work in progress at the end counts as work: the job continues."""
+        in_progress = self._env.now - self._since
+        working = 0.0 if self._restarting else in_progress
         work = min(working, self._interval)
         return Month(
-            work=self._finished * self._interval + work,
-            checkpoint=self._finished * self._machine.checkpoint + working - work,
-            lost=self._lost,
-            restart=self._restarting + under_way - working,
+            work=self._intervals_done * self._interval + work,
+            checkpoint=self._intervals_done * self._machine.checkpoint + working - work,
+            lost=self._lost_s,
+            restart=self._restart_s + in_progress - working,
             failures=self._failures,
         )
 
@@ -120,38 +126,37 @@ class _Job:
         while True:
             self._since = env.now
             try:
-                if self._restarts:
+                if self._restarting:
                     yield env.timeout(machine.restart)
-                    self._restarting += env.now - self._since
-                    self._restarts = False
+                    self._restart_s += env.now - self._since
+                    self._restarting = False
                 else:
                     yield env.timeout(self._interval + machine.checkpoint)
-                    self._finished += 1
+                    self._intervals_done += 1
             except simpy.Interrupt:
                 self._failures += 1
-                if self._restarts:
-                    self._restarting += env.now - self._since
+                if self._restarting:
+                    self._restart_s += env.now - self._since
                 else:
-                    self._lost += env.now - self._since
-                self._restarts = True
+                    self._lost_s += env.now - self._since
+                self._restarting = True
 
 
 def simulate_month(machine: Machine, interval: float, days: float, seed: int | Sequence[int]) -> Month:
-    """One run of `days`, `interval` seconds of work between checkpoints. Equal seeds are hit at equal times, whatever
-    the interval."""
-    return _Job(machine, interval, days * _DAY, np.random.default_rng(seed)).month()
+    """One run of `days` with `interval` seconds of work between checkpoints. The failures depend on `seed` alone."""
+    return _Job(machine, interval, days * _DAY_S, np.random.default_rng(seed)).month()
 
 
 def estimate(machine: Machine, interval: float, days: float, runs: int, seed: int) -> Estimate:
-    """Means over `runs` runs. Raises UsageError."""
-    if not 0 < interval < days * _DAY:
+    """Means over `runs` runs of `days`. Raises UsageError for an interval that does not fit."""
+    if not 0 < interval < days * _DAY_S:
         raise UsageError(f"an interval of {interval:g} s does not fit into {days:g} days")
     months = [simulate_month(machine, interval, days, (seed, run)) for run in range(runs)]
     goodput = np.array([month.goodput for month in months])
     wide = NormalDist().inv_cdf((1 + _CONFIDENCE) / 2)
 
     def share(part: str) -> float:
-        return float(np.mean([getattr(month, part) for month in months])) / (days * _DAY)
+        return float(np.mean([getattr(month, part) for month in months])) / (days * _DAY_S)
 
     return Estimate(
         interval=interval,
@@ -168,18 +173,21 @@ def estimate(machine: Machine, interval: float, days: float, runs: int, seed: in
 def best_interval(machine: Machine, days: float, runs: int, seed: int) -> float:
     """The interval with the highest simulated goodput, in seconds.
 
-    All intervals meet the same failures, so that they differ by little but what they do about them. From the mean time
-    between failures down intervals are halved until goodput falls; then the top of a parabola through nine points, over
-    the logarithm of the interval, is taken: near its top the curve is even in that (Young's delta / t + t / 2 M is).
+    All intervals are simulated with the same failures, which removes most of the noise from their comparison. Starting
+    at the mean time between failures, intervals are halved until goodput falls. The result is the top of a parabola
+    through nine points over the logarithm of the interval: near its top the curve is symmetric in that logarithm, as
+    Young's delta / t + t / 2 M is.
     """
-    interval = min(machine.between_failures, days * _DAY / 4)
+    interval = min(machine.between_failures, days * _DAY_S / 4)
     best = estimate(machine, interval, days, runs, seed)
     while (half := estimate(machine, best.interval / 2, days, runs, seed)).goodput >= best.goodput:
         best = half
-    around = [estimate(machine, min(best.interval * 2**x, days * _DAY / 2), days, runs, seed) for x in _OCTAVE.tolist()]
-    curve, slope, _ = np.polyfit(_OCTAVE, [one.goodput for one in around], 2)
-    if curve >= 0:  # hardly a failure: the longer the better
-        return max(around, key=lambda one: one.goodput).interval
+    around = [
+        estimate(machine, min(best.interval * 2**x, days * _DAY_S / 2), days, runs, seed) for x in _OCTAVES.tolist()
+    ]
+    curve, slope, _ = np.polyfit(_OCTAVES, [near.goodput for near in around], 2)
+    if curve >= 0:  # too few failures for a maximum: take the best interval simulated
+        return max(around, key=lambda near: near.goodput).interval
     return best.interval * math.exp2(float(np.clip(-slope / (2 * curve), -1, 1)))
 
 
@@ -197,7 +205,7 @@ def daly_interval(machine: Machine) -> float:
 
 
 def daly_goodput(machine: Machine, interval: float) -> float:
-    """Daly's complete model, equation 20, as work over time: exact for failures at exponential times, run on run."""
+    """Daly's complete model, equation 20, as work over time; exact if times between failures are exponential."""
     mean = machine.between_failures
     hit = (interval + machine.checkpoint) / mean
     # exp(-(R + t + delta) / M) (t / M) / (1 - exp(-(t + delta) / M)), which cannot overflow.

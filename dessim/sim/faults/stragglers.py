@@ -1,8 +1,9 @@
-"""Stragglers: GPUs that compute slower than others, all the time or by chance of the machine room.
+"""Stragglers: GPUs that compute more slowly than others throughout a run.
 
-Each rank has a factor that its compute takes longer by: given for single ranks, drawn for all from a lognormal
-distribution of median 1, or both, multiplied. Ranks with equal factors stay one class, so a few slow GPUs cost a few
-classes; drawn factors are all different, and so is every rank. Left out: factors that change from op to op.
+The compute of each rank takes longer by a factor: given for single ranks, drawn for all ranks from a lognormal
+distribution with median 1, or both, multiplied. Ranks with equal factors remain one rank class, so a few slow GPUs add
+a few classes; drawn factors all differ, which puts every rank in its own class. Left out: factors that change from op to
+op.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ from dessim.workload.dag import RankClass, Task, Workload
 
 @dataclass(frozen=True, slots=True)
 class Stragglers:
-    """`slow` gives the factor of single ranks; `sigma` is the standard deviation of the logarithm of what is drawn for
-    every rank with `seed` (0: nothing is)."""
+    """`slow` maps single ranks to their factors. `sigma` is the standard deviation of the logarithm of the factors that
+    are drawn for all ranks with `seed`; 0 draws none."""
 
     slow: Mapping[int, float] = field(default_factory=dict)
     sigma: float = 0.0
     seed: int = 0
 
     def factors(self, n: int) -> Floats:
-        """Of ranks 0..n-1 [n]; a rank's factor is the same in a job of any size."""
+        """The factors of ranks 0 to n - 1 [n]. A rank has the same factor in a job of any size."""
         factors = np.exp(self.sigma * np.random.default_rng(self.seed).standard_normal(n))
         for rank, factor in self.slow.items():
             if rank < n:
@@ -34,7 +35,7 @@ class Stragglers:
         return factors
 
     def slowed(self, workload: Workload) -> Workload:
-        """The workload with its compute slowed, its classes split by factor."""
+        """The workload with longer compute times, its rank classes split by factor."""
         factors = self.factors(workload.n_ranks)
         classes: list[RankClass] = []
         for rank_class in workload.classes:

@@ -222,7 +222,7 @@ def run_network(cluster: Cluster, sends: list, faults: list[Fault], folding: boo
         yield network.transfer(route_flows(network.cluster, src, dst, size, folding=folding))
         ends[number] = env.now
 
-    env.process(Faults(tuple(faults)).strike(env, network, []))
+    env.process(Faults(tuple(faults)).apply(env, network, []))
     env.run(until=simpy.AllOf(env, [env.process(one(i, *send)) for i, send in enumerate(sends)]))
     return ends, network
 

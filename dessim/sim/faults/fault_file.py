@@ -124,7 +124,7 @@ def load_faults(path: Path, cluster: Cluster) -> Scenario:
         raise FileError(
             path,
             "slow_gpu",
-            f"rank {beyond[0]} does not exist: {cluster.name} has {cluster.n_gpus:,} GPUs, numbered from 0",
+            f"rank {beyond[0]} is not on {cluster.name}, which has {cluster.n_gpus:,} GPUs",
         )
     faults = Faults(tuple(fault for table in file.fault for fault in table.build()), file.timeout, path)
     faults.states(cluster)  # reports an unknown name before anything runs

@@ -2,8 +2,7 @@
 
 The compute of each rank takes longer by a factor: given for single ranks, drawn for all ranks from a lognormal
 distribution with median 1, or both, multiplied. Ranks with equal factors remain one rank class, so a few slow GPUs add
-a few classes; drawn factors all differ, which puts every rank in its own class. Left out: factors that change from op to
-op.
+a few classes; drawn factors all differ, which puts every rank in its own class. Left out: factors that change per op.
 """
 
 from __future__ import annotations

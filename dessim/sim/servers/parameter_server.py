@@ -1,24 +1,24 @@
-"""Parameter servers: workers pull rows and push gradients; servers queue, gather and update.
+"""Parameter servers: workers pull rows and push gradients; servers queue requests, gather rows and apply updates.
 
-    outcome = serve(cluster, workers, servers, exchange, compute, consistency)
+    result = serve(cluster, workers, servers, traffic, compute, consistency)
 
-A worker is a process that goes round and round: it prepares its batch, pulls (ids to every server, rows back),
-computes, and pushes (gradients to every server, which update and say so). Keys are spread by hash, so every server gets
-an equal share of each message (Li et al., "Scaling distributed machine learning with the parameter server", OSDI 2014).
-A server is a queue with k threads that takes requests in the order they arrive; ps-lite, by the same authors, has one
-thread (src/customer.cc: whatever receives also serves). Messages are flows on the fabric, where many workers meet at a
-server's NIC and many servers at a worker's.
+A worker is a process that repeats its step: it prepares its batch, pulls (ids to every server, rows back), computes,
+and pushes (gradients to every server, which applies them and acknowledges). Keys are spread by hash, so every server
+gets an equal share of each message (Li et al., "Scaling distributed machine learning with the parameter server", OSDI
+2014). A server is a queue with k threads that takes requests in order of arrival; ps-lite, by the same authors, has one
+thread (src/customer.cc: the thread that receives also serves). Messages are flows on the fabric, where many workers
+share a server's NIC and many servers share a worker's.
 
 When may a worker begin its next step?
-    sync       when the pushes of all workers are in and have been applied, as one update (bulk synchronous)
-    async      when its own push was applied (Dean et al., "Large scale distributed deep networks", NIPS 2012: Downpour)
-    bounded    and it is no more than `staleness` steps ahead of the slowest (Ho et al., "More effective distributed ML
-               via a stale synchronous parallel parameter server", NIPS 2013: SSP)
+    sync       when the pushes of all workers have arrived and have been applied as one update (bulk synchronous)
+    async      when its own push has been applied (Dean et al., "Large scale distributed deep networks", NIPS 2012)
+    bounded    like async, and while it is at most `staleness` steps ahead of the slowest worker (Ho et al., "More
+               effective distributed ML via a stale synchronous parallel parameter server", NIPS 2013)
 
-Staleness is counted, in versions: how many updates of others a server applied between a worker's pull and its push.
+Staleness is counted in versions: how many updates of others a server applied between a worker's pull and its push.
 
-Left out: overlap within a worker (prefetch, computing while it sends), skew between servers, what a worker's caches
-save, replication, and the way that the clocks of others take to whoever waits for them.
+Left out: overlap within a worker (prefetch, computing while it sends), skew between servers, caches in workers,
+replication, and the time in which a worker learns of the progress of others.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import simpy
 
 from dessim.cluster import Cluster
 from dessim.cluster.links import IntArray
-from dessim.sim.core.bounds import LATE, LATENCY, QUEUE, SERVICE, Parts, add_parts
+from dessim.sim.core.bounds import COMPUTE, LATE, LATENCY, QUEUE, SERVICE, Parts, add_parts
 from dessim.sim.core.recorder import Record, Span
 from dessim.sim.fluid.fabric import FlowFabric
 from dessim.sim.fluid.flows import Flows
@@ -40,115 +40,162 @@ from dessim.sim.servers.traffic import Consistency, ServersResult, StepTraffic
 from dessim.trace.schema import Kind, Phase
 from dessim.workload.dag import Task
 
-WARM_UP, MEASURED = 2, 8  # steps of a worker: until an asynchronous run is in its stride, and then looked at
-IN_ALL = 1024  # steps to look at, of all workers together: what is under way at either end must not count for much
+WARM_UP_STEPS = 2
+"""Steps per worker before an asynchronous run is measured."""
+MEASURED_STEPS = 8
+"""Steps per worker that are measured at least, where steps differ."""
+MEASURED_IN_TOTAL = 1024
+"""Steps of all workers together that are measured at least: steps cut off at either end must not matter."""
 
-Steps = Generator[simpy.Event, object, None]
-_Outcome = tuple[float, dict[str, float], int]
+Process = Generator[simpy.Event, object, None]
+_CallOutcome = tuple[float, dict[str, float], int]  # end [s], parts, version of the server
 
 
 class _Server:
-    """A class of like servers: a queue, threads, and how many updates it has applied."""
+    """A class of identical servers: one queue, its threads, and the number of updates applied (`version`)."""
 
     def __init__(self, env: simpy.Environment, threads: int) -> None:
-        self._env, self._threads = env, simpy.Resource(env, threads)
-        self.version = self.merged = 0
-        self.worked: list[tuple[float, float]] = []
+        self._env = env
+        self._threads = simpy.Resource(env, threads)
+        self.version = 0
+        self.merged = 0  # pushes of the current synchronous step
+        self.busy: list[tuple[float, float]] = []
 
     def work(self, seconds: float) -> Generator[simpy.Event, object, tuple[float, int]]:
-        """A process: one request, from its arrival. Returns seconds in the queue, and the version it found."""
-        came = self._env.now
-        with self._threads.request() as turn:
-            yield turn
+        """A process: one request, from its arrival. Returns its seconds in the queue, and the version that it found."""
+        arrived = self._env.now
+        with self._threads.request() as thread:
+            yield thread
             began, version = self._env.now, self.version
             yield self._env.timeout(seconds)
-            self.worked.append((began, self._env.now))
-        return began - came, version
+            self.busy.append((began, self._env.now))
+        return began - arrived, version
 
 
 class _Job:
-    """All workers, their servers and the network between them."""
+    """All workers, their servers, and the fabric between them."""
 
     def __init__(
         self,
         cluster: Cluster,
         workers: IntArray,
         servers: IntArray,
-        exchange: StepTraffic,
+        traffic: StepTraffic,
         compute: Sequence[float],
         consistency: Consistency,
+        *,
         measured: int,
         folding: bool,
         progress: Progress,
     ) -> None:
-        self.env, self.n = simpy.Environment(), len(workers)
-        self.exchange, self.compute, self.consistency, self.progress = exchange, compute, consistency, progress
+        self.env = simpy.Environment()
+        self.n = len(workers)
+        self.traffic = traffic
+        self.compute = compute
+        self.consistency = consistency
+        self.progress = progress
         self.channels = open_channels(cluster, workers, servers, folding)
-        self.network = FlowFabric(self.env, self.channels.cluster, folding, progress)
+        self.fabric = FlowFabric(self.env, self.channels.cluster, folding, progress)
         self.servers = [_Server(self.env, consistency.threads) for _ in self.channels.sizes]
-        self.first = 0 if consistency.sync else WARM_UP * self.n  # a synchronous step starts as the first does
-        self.last = self.first + measured * self.n
-        self.clock = [0] * self.n
-        self.steps, self.lead, self.start, self.end = 0, 0, 0.0, float("inf")
-        self.moved, self.applied = self.env.event(), self.env.event()
+        # A synchronous run needs no warm-up: its first step is like all others.
+        self.first_measured = 0 if consistency.sync else WARM_UP_STEPS * self.n
+        self.last_measured = self.first_measured + measured * self.n
+        self.clock = [0] * self.n  # steps done, per worker
+        self.steps = 0
+        self.lead = 0
+        self.start = 0.0
+        self.end = float("inf")
+        self.worker_advanced = self.env.event()
+        self.step_applied = self.env.event()
         self.staleness: list[tuple[int, int]] = []  # server class, versions
         self.record = Record(self.n, tuple((worker,) for worker in range(self.n)))
 
     @property
-    def over(self) -> bool:
-        return self.steps >= self.last
+    def done(self) -> bool:
+        """Whether all measured steps have ended."""
+        return self.steps >= self.last_measured
 
-    def worker(self, w: int, rng: np.random.Generator) -> Steps:
-        """A worker's life: steps until enough were seen."""
-        consistency, exchange = self.consistency, self.exchange
+    def worker(self, w: int, rng: np.random.Generator) -> Process:
+        """A process: worker w makes steps until enough have been measured."""
+        consistency, traffic = self.consistency, self.traffic
         while True:
-            yield from self.gate(w)
-            if self.over or (consistency.sync and self.clock[w] == self.last // self.n):
+            yield from self._wait_for_slower_workers(w)
+            if self.done or (consistency.sync and self.clock[w] == self.last_measured // self.n):
                 return
             self.lead = max(self.lead, self.clock[w] - min(self.clock))
             factor = float(np.exp(consistency.jitter * rng.standard_normal())) if consistency.jitter else 1.0
-            yield from self.computing(w, "prepare", Phase.INPUT, self.compute[0] * factor)
-            pulled = yield from self.call(w, "pull", exchange.request, exchange.gather, exchange.reply)
-            yield from self.computing(w, "compute", Phase.FORWARD, self.compute[1] * factor)
-            pushed = yield from self.call(w, "push", exchange.push, exchange.merge, 0.0)
+            yield from self._compute(w, "prepare", Phase.INPUT, self.compute[0] * factor)
+            pulled = yield from self._call(w, "pull", traffic.request, traffic.gather, traffic.reply)
+            yield from self._compute(w, "compute", Phase.FORWARD, self.compute[1] * factor)
+            pushed = yield from self._call(w, "push", traffic.push, traffic.merge, 0.0)
             if consistency.sync:
-                yield from self.barrier(w)
-            self.tick(w, [after - before for before, after in zip(pulled, pushed, strict=True)])
+                yield from self._barrier(w)
+            self._end_step(w, [after - before for before, after in zip(pulled, pushed, strict=True)])
 
-    def gate(self, w: int) -> Steps:
-        """Wait while others are too far behind."""
+    def result(self) -> ServersResult:
+        """The measured part of the run."""
+        record, sizes = self.record, self.channels.sizes
+        window = self.end - self.start
+        total = self.fabric.counters.bytes_by_kind.tolist()
+        record.end = self.end
+        record.solves = self.fabric.counters.solves
+        record.bytes_by_kind = dict(zip(self.channels.cluster.links.kinds, total, strict=True))
+        busy_s = sum(
+            size * max(min(end, self.end) - max(start, self.start), 0.0)
+            for server, size in zip(self.servers, sizes, strict=True)
+            for start, end in server.busy
+        )
+        classes, versions = np.array(self.staleness, dtype=np.int64).reshape(-1, 2).T
+        return ServersResult(
+            record=record,
+            start=self.start,
+            end=self.end,
+            steps=self.last_measured - self.first_measured,
+            staleness=np.repeat(versions, np.array(sizes)[classes]),
+            lead=self.lead,
+            busy=busy_s / (window * self.consistency.threads * sum(sizes)),
+            # All steps move the same bytes, so steps outside the measured window may count too.
+            bytes_by_link={k: size * self.n / self.steps for k, size in record.bytes_by_kind.items() if size > 0},
+        )
+
+    def _wait_for_slower_workers(self, w: int) -> Process:
+        """Wait while worker w is too far ahead of the slowest."""
         bound, began = self.consistency.staleness, self.env.now
-        while bound is not None and not self.over and self.clock[w] - min(self.clock) > bound:
-            yield self.moved
-        self.note(w, "staleness bound", Phase.INPUT, Kind.P2P, began, {LATE: self.env.now - began})
+        while bound is not None and not self.done and self.clock[w] - min(self.clock) > bound:
+            yield self.worker_advanced
+        self._note(w, "staleness bound", Phase.INPUT, Kind.P2P, began, {LATE: self.env.now - began})
 
-    def computing(self, w: int, name: str, phase: Phase, seconds: float) -> Steps:
+    def _compute(self, w: int, name: str, phase: Phase, seconds: float) -> Process:
         began = self.env.now
         yield self.env.timeout(seconds)
-        self.note(w, name, phase, Kind.COMPUTE, began, {"compute": self.env.now - began})
+        self._note(w, name, phase, Kind.COMPUTE, began, {COMPUTE: self.env.now - began})
 
-    def call(
+    def _call(
         self, w: int, name: str, size: float, service: float, reply: float
     ) -> Generator[simpy.Event, object, list[int]]:
-        """A message to every server, its service, and the reply. Returns the version that each class had."""
-        env, began = self.env, self.env.now
-        calls = [env.process(self.one(w, d, size, service, reply)) for d in range(len(self.servers))]
-        yield simpy.AllOf(env, calls)
-        outcomes: list[_Outcome] = [call.value for call in calls]  # type: ignore[misc]
+        """A message to every server, its service, and the reply. Returns the version of each server class."""
+        began = self.env.now
+        calls = [self.env.process(self._call_class(w, d, size, service, reply)) for d in range(len(self.servers))]
+        yield simpy.AllOf(self.env, calls)
+        outcomes: list[_CallOutcome] = [call.value for call in calls]  # type: ignore[misc]
         last = max(outcomes, key=lambda outcome: outcome[0])
         phase = Phase.FORWARD if reply else Phase.BACKWARD
-        self.note(w, name, phase, Kind.P2P, began, last[1], (size + reply) * sum(self.channels.sizes))
+        self._note(w, name, phase, Kind.P2P, began, last[1], (size + reply) * sum(self.channels.sizes))
         return [version for _, _, version in outcomes]
 
-    def one(
+    def _call_class(
         self, w: int, d: int, size: float, service: float, reply: float
-    ) -> Generator[simpy.Event, object, _Outcome]:
-        """The part of a call that goes to server class d: when it was over, the seconds by what took them, and the
-        version that the server had when it looked rows up, or when it applied a push."""
-        server, parts = self.servers[d], dict[str, float]()
-        yield from self.message(self.channels.up[w][d], size, parts)
-        waited, version = yield from server.work(service)
-        add_parts(parts, {QUEUE: waited, SERVICE: service})
+    ) -> Generator[simpy.Event, object, _CallOutcome]:
+        """The part of a call that goes to server class d.
+
+        Returns its end [s], the seconds by what bound them, and the server's version: that which a pull found, or that
+        to which a push is applied.
+        """
+        server = self.servers[d]
+        parts = dict[str, float]()
+        yield from self._message(self.channels.up[w][d], size, parts)
+        queued, version = yield from server.work(service)
+        add_parts(parts, {QUEUE: queued, SERVICE: service})
         if not reply:
             version = server.version
             if not self.consistency.sync:
@@ -156,76 +203,57 @@ class _Job:
             else:
                 server.merged += 1
                 if server.merged == self.n:
-                    self.env.process(self.apply(server))
-        down = self.channels.down[w][d]
+                    self.env.process(self._apply(server))
         if reply or not self.consistency.sync:
-            yield from self.message(down, reply, parts)
+            # A synchronous push needs no acknowledgement: the barrier follows.
+            yield from self._message(self.channels.down[w][d], reply, parts)
         return float(self.env.now), parts, version
 
-    def message(self, flows: Flows, size: float, parts: dict[str, float]) -> Steps:
-        """A message on its way; an empty one, which says that something was done, takes its latency."""
+    def _message(self, flows: Flows, size: float, parts: dict[str, float]) -> Process:
+        """A message in flight; an empty one, an acknowledgement, takes its latency."""
         if size:
-            took: Parts = yield self.network.transfer(flows, size)  # type: ignore[assignment]
+            took: Parts = yield self.fabric.transfer(flows, size)  # type: ignore[assignment]
         else:
             took = {LATENCY: float(flows.fixed[0])}
             yield self.env.timeout(took[LATENCY])
         add_parts(parts, took)
 
-    def apply(self, server: _Server) -> Steps:
-        """The update that all pushes of a step were for."""
-        yield from server.work(self.exchange.apply)
-        server.version, server.merged = server.version + 1, 0
+    def _apply(self, server: _Server) -> Process:
+        """The update of a synchronous step, after all pushes."""
+        yield from server.work(self.traffic.apply)
+        server.version += 1
+        server.merged = 0
         if all(other.version == server.version for other in self.servers):
-            done, self.applied = self.applied, self.env.event()
-            done.succeed()
+            applied = self.step_applied
+            self.step_applied = self.env.event()
+            applied.succeed()
 
-    def barrier(self, w: int) -> Steps:
-        """Wait until every server has applied the step, and for the word of it."""
+    def _barrier(self, w: int) -> Process:
+        """Wait until every server has applied the step, and for the message that says so."""
         began = self.env.now
-        yield self.applied
-        word = max(float(flows.fixed[0]) for flows in self.channels.down[w])
-        yield self.env.timeout(word)
-        self.note(w, "barrier", Phase.OPTIMIZER, Kind.P2P, began, {LATE: self.env.now - began - word, LATENCY: word})
+        yield self.step_applied
+        notice = max(float(flows.fixed[0]) for flows in self.channels.down[w])
+        yield self.env.timeout(notice)
+        parts = {LATE: self.env.now - began - notice, LATENCY: notice}
+        self._note(w, "barrier", Phase.OPTIMIZER, Kind.P2P, began, parts)
 
-    def tick(self, w: int, staleness: list[int]) -> None:
-        """A step of worker w is over."""
+    def _end_step(self, w: int, staleness: list[int]) -> None:
+        """Worker w has made a step; `staleness` is in versions, per server class."""
         self.clock[w] += 1
-        if not self.over and self.steps >= self.first:
+        if not self.done and self.steps >= self.first_measured:
             self.staleness += enumerate(staleness)
         self.steps += 1
-        if self.steps == self.first:
+        if self.steps == self.first_measured:
             self.start = self.env.now
-        if self.steps == self.last:
+        if self.steps == self.last_measured:
             self.end = self.env.now
-        moved, self.moved = self.moved, self.env.event()
-        moved.succeed()
-        self.progress.tick(min(self.steps, self.last), self.last, "worker_steps")
+        advanced = self.worker_advanced
+        self.worker_advanced = self.env.event()
+        advanced.succeed()
+        self.progress.tick(min(self.steps, self.last_measured), self.last_measured, "worker_steps")
 
-    def result(self) -> ServersResult:
-        """How it went."""
-        record, sizes, window = self.record, self.channels.sizes, self.end - self.start
-        total = self.network.counters.bytes_by_kind.tolist()
-        record.end, record.solves = self.end, self.network.counters.solves
-        record.bytes_by_kind = dict(zip(self.channels.cluster.links.kinds, total, strict=True))
-        worked = sum(
-            size * max(min(end, self.end) - max(start, self.start), 0.0)
-            for server, size in zip(self.servers, sizes, strict=True)
-            for start, end in server.worked
-        )
-        classes, versions = np.array(self.staleness, dtype=np.int64).reshape(-1, 2).T
-        return ServersResult(
-            record=record,
-            start=self.start,
-            end=self.end,
-            steps=self.last - self.first,
-            staleness=np.repeat(versions, np.array(sizes)[classes]),
-            lead=self.lead,
-            busy=worked / (window * self.consistency.threads * sum(sizes)),
-            # Every step moves the same; those after the end count here, too.
-            bytes_by_link={k: size * self.n / self.steps for k, size in record.bytes_by_kind.items() if size > 0},
-        )
-
-    def note(self, w: int, name: str, phase: Phase, kind: Kind, start: float, parts: Parts, size: float = 0.0) -> None:
+    def _note(self, w: int, name: str, phase: Phase, kind: Kind, start: float, parts: Parts, size: float = 0.0) -> None:
+        """Record an op that has just ended, unless it took no time."""
         if self.env.now > start:
             stream = "compute" if kind is Kind.COMPUTE else "comm"
             task = Task(name, self.clock[w], phase, kind, stream, size=size)
@@ -236,23 +264,35 @@ def serve(
     cluster: Cluster,
     workers: IntArray,
     servers: IntArray,
-    exchange: StepTraffic,
+    traffic: StepTraffic,
     compute: Sequence[float],
     consistency: Consistency,
+    *,
     measured: int | None = None,
     folding: bool = True,
     progress: Progress | None = None,
 ) -> ServersResult:
-    """Train for `measured` steps of every worker, on the average, and a warm-up before where steps are not in step.
+    """Simulate a warm-up, where steps differ, and then `measured` steps per worker on average.
 
-    `workers` and `servers` are the GPU ids in whose place each is attached to the fabric; `compute` are the seconds of
-    a worker's step before its pull and after it. By default a synchronous run without jitter takes one step, since all
-    are alike, every other `MEASURED` or more. Raises OutOfTime when `progress` says so.
+    `workers` and `servers` are the ids of the GPUs in whose place each is attached to the fabric. `compute` are the
+    seconds that a worker computes before its pull and after it. By default one step is measured where all steps are
+    equal (synchronous, no jitter), otherwise at least `MEASURED_STEPS`. Raises OutOfTime.
     """
     if measured is None:
-        measured = 1 if consistency.sync and not consistency.jitter else max(MEASURED, -(-IN_ALL // len(workers)))
-    job = _Job(cluster, workers, servers, exchange, compute, consistency, measured, folding, progress or Progress())
+        steps_are_equal = consistency.sync and not consistency.jitter
+        measured = 1 if steps_are_equal else max(MEASURED_STEPS, -(-MEASURED_IN_TOTAL // len(workers)))
+    job = _Job(
+        cluster,
+        workers,
+        servers,
+        traffic,
+        compute,
+        consistency,
+        measured=measured,
+        folding=folding,
+        progress=progress or Progress(),
+    )
     seeds = np.random.SeedSequence(consistency.seed).spawn(job.n)
-    alive = [job.env.process(job.worker(w, np.random.default_rng(seed))) for w, seed in enumerate(seeds)]
-    job.env.run(until=simpy.AllOf(job.env, alive))
+    processes = [job.env.process(job.worker(w, np.random.default_rng(seed))) for w, seed in enumerate(seeds)]
+    job.env.run(until=simpy.AllOf(job.env, processes))
     return job.result()

@@ -1,4 +1,4 @@
-"""What workers and parameter servers do for each other, on what consistency, and how it went."""
+"""Input and output of a simulation of parameter servers: messages and service times, consistency, and the result."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from dessim.sim.core.recorder import Record
 
 @dataclass(frozen=True, slots=True)
 class StepTraffic:
-    """What a worker and each server do for each other in a step: bytes a message, and seconds of a server's thread.
+    """What one worker and each server exchange in a step: bytes per message, and seconds of a server's thread.
 
-    `gather` serves a pull and `merge` a push; `apply` [s] is the update that follows the last push of a step (sync).
+    A pull is a `request` and its `reply`, served in `gather` seconds. A `push` is served in `merge` seconds.
+    Synchronous servers spend `apply` seconds on the update after the last push of a step.
     """
 
     request: float
@@ -26,10 +27,11 @@ class StepTraffic:
 
 @dataclass(frozen=True, slots=True)
 class Consistency:
-    """`sync`, or not, with the `staleness` that is allowed, in steps (None: any). `threads` serve at a time.
+    """Which steps may overlap, and how workers vary.
 
-    `jitter` is the standard deviation of the logarithm of what every worker's compute takes longer by in each step:
-    lognormal of median 1, drawn by `seed` (0: all alike).
+    Workers step together if `sync`; otherwise each may be at most `staleness` steps ahead of the slowest (None: no
+    bound). A server has `threads` threads. The compute of each step takes longer by a lognormal factor with median 1;
+    `jitter` is the standard deviation of its logarithm, drawn with `seed` (0: all steps are equal).
     """
 
     sync: bool = True
@@ -41,11 +43,12 @@ class Consistency:
 
 @dataclass(frozen=True, slots=True)
 class ServersResult:
-    """How a run went. `record` has the spans of all workers; `start` to `end` [s] is the time looked at.
+    """The measured part of a run, from `start` to `end` [s].
 
-    In it `steps` steps of workers ended, each on every server with a `staleness` [steps x servers] in versions. `lead`
-    is the most steps that a worker was ahead of the slowest, `busy` the share of the time that servers' threads worked,
-    and `bytes_by_link` what each link class carried while every worker made one step.
+    `record` has the spans of all workers. `steps` steps of workers ended in that time. `staleness` [steps x servers]
+    counts, in versions, the updates of others that a server applied between a worker's pull and its push. `lead` is the
+    most steps that a worker was ahead of the slowest, `busy` the share of the time in which servers' threads worked,
+    and `bytes_by_link` the bytes that each link class carries while every worker makes one step.
     """
 
     record: Record
@@ -59,5 +62,5 @@ class ServersResult:
 
     @property
     def step_time(self) -> float:
-        """Seconds in which every worker makes one step, on the average."""
+        """Mean seconds in which every worker makes one step."""
         return (self.end - self.start) * self.record.n_ranks / self.steps

@@ -35,7 +35,7 @@ BOTH = ["ps_sync", "ps_async"]
 @pytest.fixture(autouse=True)
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Eight steps of a worker are enough for what is tested here."""
-    monkeypatch.setattr(parameter_server, "IN_ALL", 1)
+    monkeypatch.setattr(parameter_server, "MEASURED_IN_TOTAL", 1)
 
 
 def rows(n: int, strategies: list[str], servers: Servers | None, **more: Any) -> list[Projection]:

@@ -30,7 +30,7 @@ US = 1e-6
 @pytest.fixture(autouse=True)
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Eight steps of a worker are enough for what is tested here."""
-    monkeypatch.setattr(parameter_server, "IN_ALL", 1)
+    monkeypatch.setattr(parameter_server, "MEASURED_IN_TOTAL", 1)
 
 
 def hop(cluster: Cluster = WIRE) -> float:
@@ -39,10 +39,10 @@ def hop(cluster: Cluster = WIRE) -> float:
 
 
 def run(
-    n: int, s: int, exchange: StepTraffic, compute: tuple[float, float], consistency: Consistency, **more: object
+    n: int, s: int, traffic: StepTraffic, compute: tuple[float, float], consistency: Consistency, **more: object
 ) -> ServersResult:
     """Workers on the first hosts of the switch, servers on those after them."""
-    return serve(WIRE, np.arange(n), np.arange(n, n + s), exchange, compute, consistency, **more)  # type: ignore[arg-type]
+    return serve(WIRE, np.arange(n), np.arange(n, n + s), traffic, compute, consistency, **more)  # type: ignore[arg-type]
 
 
 def messages(request: float, reply: float, push: float, s: int = 1) -> float:
@@ -54,8 +54,8 @@ def messages(request: float, reply: float, push: float, s: int = 1) -> float:
 @pytest.mark.parametrize("sync", [True, False])
 @pytest.mark.parametrize("s", [1, 4])
 def test_a_lone_worker_waits_for_each_part_in_turn(sync: bool, s: int) -> None:
-    exchange = StepTraffic(1e4, 3e5, 2e5, gather=20 * US, merge=30 * US, apply=40 * US if sync else 0.0)
-    served = run(1, s, exchange, (50 * US, 500 * US), Consistency(sync))
+    traffic = StepTraffic(1e4, 3e5, 2e5, gather=20 * US, merge=30 * US, apply=40 * US if sync else 0.0)
+    served = run(1, s, traffic, (50 * US, 500 * US), Consistency(sync))
     # Its own NIC carries what goes to all servers, and what comes from them.
     expected = (s * 1e4 + s * 3e5 + s * 2e5) / RATE + 4 * hop() + 2 * (s - 1) * WIRE.transport.message_overhead
     expected += (50 + 500 + 20 + 30 + (40 if sync else 0)) * US
@@ -67,8 +67,8 @@ def test_a_lone_worker_waits_for_each_part_in_turn(sync: bool, s: int) -> None:
 @pytest.mark.parametrize("compute", [0.0, 100 * US, 700 * US])
 def test_asynchronous_workers_go_round_in_a_deterministic_queue(n: int, compute: float) -> None:
     """M equal customers, one server: a round takes N services, or what one takes alone, whichever is longer."""
-    exchange = StepTraffic(1.0, 1.0, 1.0, gather=60 * US, merge=40 * US)
-    served = run(n, 1, exchange, (0.0, compute), Consistency(sync=False), measured=12)
+    traffic = StepTraffic(1.0, 1.0, 1.0, gather=60 * US, merge=40 * US)
+    served = run(n, 1, traffic, (0.0, compute), Consistency(sync=False), measured=12)
     alone = compute + 100 * US + messages(1, 1, 1)
     assert served.step_time == pytest.approx(max(n * 100 * US, alone), rel=1e-6)
     assert served.busy == pytest.approx(min(1.0, n * 100 * US / alone), rel=1e-2)
@@ -109,8 +109,8 @@ def test_threads_serve_side_by_side_until_the_wire_is_full() -> None:
 def test_a_synchronous_step_is_two_queues_and_a_barrier(n: int, s: int) -> None:
     """Requests arrive together. The last worker's reply leaves after N services; it computes, and pushes last: by then
     the pushes of the others, which came one service apart, are in, since a push takes no longer than a pull."""
-    exchange = StepTraffic(100.0, 1.0, 1.0, gather=50 * US, merge=40 * US, apply=70 * US)
-    served = run(n, s, exchange, (30 * US, 1500 * US), Consistency())
+    traffic = StepTraffic(100.0, 1.0, 1.0, gather=50 * US, merge=40 * US, apply=70 * US)
+    served = run(n, s, traffic, (30 * US, 1500 * US), Consistency())
     overhead = (s - 1) * WIRE.transport.message_overhead
     requests = max(n, s) * 100 / RATE + hop() + overhead
     last = 30 * US + requests + n * 50 * US + s / RATE + hop() + 1500 * US + s / RATE + hop() + overhead + 40 * US
@@ -119,16 +119,16 @@ def test_a_synchronous_step_is_two_queues_and_a_barrier(n: int, s: int) -> None:
 
 
 def test_a_barrier_waits_for_the_slowest_and_nobody_is_stale() -> None:
-    exchange = StepTraffic(1e4, 1e5, 1e5, gather=5 * US, merge=5 * US, apply=5 * US)
-    even = run(8, 2, exchange, (50 * US, 500 * US), Consistency())
-    uneven = run(8, 2, exchange, (50 * US, 500 * US), Consistency(jitter=0.3, seed=1))
-    free = run(8, 2, exchange, (50 * US, 500 * US), Consistency(sync=False, jitter=0.3, seed=1))
+    traffic = StepTraffic(1e4, 1e5, 1e5, gather=5 * US, merge=5 * US, apply=5 * US)
+    even = run(8, 2, traffic, (50 * US, 500 * US), Consistency())
+    uneven = run(8, 2, traffic, (50 * US, 500 * US), Consistency(jitter=0.3, seed=1))
+    free = run(8, 2, traffic, (50 * US, 500 * US), Consistency(sync=False, jitter=0.3, seed=1))
     assert uneven.step_time > 1.2 * even.step_time and free.step_time < 0.9 * uneven.step_time
     assert uneven.staleness.max() == 0 and free.staleness.max() > 7 > free.staleness.min()
 
 
 def by_hand(
-    n: int, exchange: StepTraffic, compute: tuple[float, float], consistency: Consistency, steps: int
+    n: int, traffic: StepTraffic, compute: tuple[float, float], consistency: Consistency, steps: int
 ) -> list[float]:
     """When each push is applied, on one server with one thread: a heap of arrivals, no processes and no network.
 
@@ -149,7 +149,7 @@ def by_hand(
     free, applied = 0.0, list[float]()
     while len(applied) < steps:
         came, w, push = heapq.heappop(arrivals)
-        free = max(free, came) + (exchange.merge if push else exchange.gather)
+        free = max(free, came) + (traffic.merge if push else traffic.gather)
         if push:
             applied.append(free)
             begin(w, free + hop())
@@ -161,11 +161,11 @@ def by_hand(
 @pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize("n", [3, 12])
 def test_a_queue_worked_out_by_hand_applies_pushes_at_the_same_times(n: int, seed: int) -> None:
-    exchange, compute = StepTraffic(1.0, 1.0, 1.0, 40 * US, 60 * US), (50 * US, 600 * US)
+    traffic, compute = StepTraffic(1.0, 1.0, 1.0, 40 * US, 60 * US), (50 * US, 600 * US)
     consistency = Consistency(sync=False, jitter=0.4, seed=seed)
-    served = run(n, 1, exchange, compute, consistency, measured=6)
+    served = run(n, 1, traffic, compute, consistency, measured=6)
     pushes = sorted(s.end - hop() for s in served.record.spans if s.name == "push")
-    expected = by_hand(n, exchange, compute, consistency, 8 * n)
+    expected = by_hand(n, traffic, compute, consistency, 8 * n)
     assert pushes[: 8 * n] == pytest.approx(expected, rel=1e-6)  # messages of a byte hardly meet
 
 
@@ -178,16 +178,16 @@ def test_a_queue_worked_out_by_hand_applies_pushes_at_the_same_times(n: int, see
     threads=st.integers(1, 3),
 )
 def test_bounded_staleness_is_never_exceeded(n: int, bound: int, jitter: float, seed: int, threads: int) -> None:
-    exchange = StepTraffic(1e3, 1e5, 1e5, gather=10 * US, merge=20 * US)
-    served = run(n, 1, exchange, (20 * US, 300 * US), Consistency(False, bound, threads, jitter, seed), measured=5)
+    traffic = StepTraffic(1e3, 1e5, 1e5, gather=10 * US, merge=20 * US)
+    served = run(n, 1, traffic, (20 * US, 300 * US), Consistency(False, bound, threads, jitter, seed), measured=5)
     assert served.lead <= bound
     # While one worker is in a step, any other ends at most those that its lead and its lag allow.
     assert served.staleness.max() <= (n - 1) * (2 * bound + 1)
 
 
 def test_a_bound_costs_time_and_buys_freshness() -> None:
-    exchange = StepTraffic(1e3, 1e5, 1e5, gather=5 * US, merge=5 * US)
-    runs = [run(8, 1, exchange, (20 * US, 400 * US), Consistency(False, bound, 1, 0.8, 3)) for bound in (0, 1, 4, None)]
+    traffic = StepTraffic(1e3, 1e5, 1e5, gather=5 * US, merge=5 * US)
+    runs = [run(8, 1, traffic, (20 * US, 400 * US), Consistency(False, bound, 1, 0.8, 3)) for bound in (0, 1, 4, None)]
     assert runs[0].step_time > runs[1].step_time > runs[3].step_time * 0.999
     assert runs[0].lead == 0 and runs[3].lead > 1
     waits = [sum(s.parts.get(LATE, 0.0) for s in r.record.spans) for r in runs]
@@ -208,10 +208,10 @@ def test_folded_servers_do_as_each_of_them_does(
     """Servers on two rails of two pods, workers on several: some servers are alike, others are not."""
     rails = dataclasses.replace(RAILS, transport=dataclasses.replace(RAILS.transport, **limits))
     workers, servers = np.array([0, 1, 2, 9, 300]), np.array([32, 40, 56, 57, 304])
-    exchange = StepTraffic(1e5, 2e6, 2e6, gather=20 * US, merge=25 * US, apply=10 * US if sync else 0.0)
+    traffic = StepTraffic(1e5, 2e6, 2e6, gather=20 * US, merge=25 * US, apply=10 * US if sync else 0.0)
     consistency = Consistency(sync, None, threads, jitter, seed)
     folded, whole = (
-        serve(rails, workers, servers, exchange, (10 * US, 100 * US), consistency, measured=2, folding=folding)
+        serve(rails, workers, servers, traffic, (10 * US, 100 * US), consistency, measured=2, folding=folding)
         for folding in (True, False)
     )
     assert len(open_channels(RAILS, workers, servers).sizes) < len(servers)
@@ -238,10 +238,10 @@ def test_folded_messages_take_what_all_of_them_take() -> None:
 
 def test_fan_in_slows_many_workers_at_a_servers_nic() -> None:
     transport = dataclasses.replace(WIRE.transport, fan_in=((1.0, 1.0), (8.0, 0.5)))
-    exchange = StepTraffic(2e6, 1.0, 1.0, 0.1 * US, 0.1 * US)
+    traffic = StepTraffic(2e6, 1.0, 1.0, 0.1 * US, 0.1 * US)
     crowded = dataclasses.replace(WIRE, transport=transport)
     plain, slow = (
-        serve(cluster, np.arange(8), np.arange(8, 9), exchange, (0.0, 0.0), Consistency()).step_time
+        serve(cluster, np.arange(8), np.arange(8, 9), traffic, (0.0, 0.0), Consistency()).step_time
         for cluster in (WIRE, crowded)
     )
     assert slow - plain == pytest.approx(8 * 2e6 / RATE, rel=1e-6)  # half the rate, twice the time
@@ -249,8 +249,8 @@ def test_fan_in_slows_many_workers_at_a_servers_nic() -> None:
 
 def test_workers_are_always_somewhere() -> None:
     """Every worker's spans follow each other without a gap, and their parts add up to them."""
-    exchange = StepTraffic(1e4, 1e6, 1e6, gather=40 * US, merge=60 * US)
-    served = run(6, 2, exchange, (20 * US, 200 * US), Consistency(False, 1, 1, 0.5, 2))
+    traffic = StepTraffic(1e4, 1e6, 1e6, gather=40 * US, merge=60 * US)
+    served = run(6, 2, traffic, (20 * US, 200 * US), Consistency(False, 1, 1, 0.5, 2))
     for worker in range(6):
         spans = sorted((s for s in served.record.spans if s.rank_class == worker), key=lambda s: (s.start, s.end))
         assert spans[0].start == 0 and spans[-1].end >= served.end
@@ -262,9 +262,9 @@ def test_workers_are_always_somewhere() -> None:
 
 
 def test_the_same_seed_is_the_same_run() -> None:
-    exchange = StepTraffic(1e4, 1e6, 1e6, 40 * US, 60 * US)
+    traffic = StepTraffic(1e4, 1e6, 1e6, 40 * US, 60 * US)
     a, b, other = (
-        run(4, 2, exchange, (20 * US, 200 * US), Consistency(False, None, 1, 0.5, seed), measured=3)
+        run(4, 2, traffic, (20 * US, 200 * US), Consistency(False, None, 1, 0.5, seed), measured=3)
         for seed in (7, 7, 8)
     )
     assert a.record.spans == b.record.spans and a.end == b.end != other.end

@@ -22,7 +22,7 @@ def marked(command: Command) -> Any:
     return pytest.param(command, id=command.name, marks=[getattr(pytest.mark, mark) for mark in marks])
 
 
-@pytest.mark.parametrize("command", map(marked, COMMANDS))
+@pytest.mark.parametrize("command", [marked(command) for command in COMMANDS])
 def test_it_prints_what_it_printed(command: Command) -> None:
     if command.trains:
         pytest.importorskip("torch", reason="the trainer needs the [train] extra")

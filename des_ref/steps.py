@@ -52,7 +52,6 @@ from dessim.errors import FileError, UsageError
 from dessim.files import write_json
 from dessim.trace.io import check_free
 from dessim.trace.schema import PREFETCH
-from dessim.workload import formula
 from dessim.workload.model import Model, load_model, parse_model
 from dessim.workload.operators import Positive
 
@@ -198,7 +197,7 @@ def _sizes(job: Job, comm: Comm, strategy: Strategy, results: Sequence[StepResul
     for result in results:
         variables = strategy.op_vars(result.counts, job.batch)
         for op in strategy.plan.collectives:
-            sums[op.name] += formula.evaluate(op.size, symbols | variables.get(op.name, {})) / len(results)
+            sums[op.name] += op.size.evaluate(symbols | variables.get(op.name, {})) / len(results)
     return list(sums.items())
 
 

@@ -171,7 +171,7 @@ def compare(
     symbols = strategy.plan.symbols(model.symbols(comm.world_size, batch)) | {"s": float(strategy.value_bytes)}
 
     worst = {"max_loss_diff": 0.0, "max_grad_diff": 0.0, "max_param_diff": 0.0}
-    formulas = {op.name: op.size for op in (*strategy.plan.collectives, *strategy.plan.copies)}
+    formulas = {op.name: str(op.size) for op in (*strategy.plan.collectives, *strategy.plan.copies)}
     audit, truth = Audit(strategy.plan, symbols), iter(truth)
     for i in range(len(wholes)):
         # Lightly, a step is watched through comm.py alone, in half the time: of small cases there are thousands.

@@ -19,7 +19,6 @@ from dessim.validate.outcome import SPLITS
 from dessim.validate.request import Request, bounds_of, read_cases
 from dessim.validate.step_cases import SERVED, model_of, read_steps, step_cases
 from dessim.validate.steps import TRACED, capture_key, captured_of, payload_of, predict, run_steps
-from dessim.workload import formula
 from dessim.workload.model import parse_model
 from dessim.workload.strategies import STRATEGIES
 from dessim.workload.strategies import plan as plan_of
@@ -40,8 +39,7 @@ def captures(model: str, strategy: str) -> list[dict[str, object]]:
         batch = TABLE["models"][model]["batch"] * ranks
         symbols = parsed.symbols(ranks, batch) | {"s": 4.0}
         times = {
-            op.name: RATE * roofline(gpu, formula.evaluate(op.flops, symbols), formula.evaluate(op.mem, symbols), 0.0)
-            + 1e-4
+            op.name: RATE * roofline(gpu, op.flops.evaluate(symbols), op.mem.evaluate(symbols), 0.0) + 1e-4
             for op in plan.ops
             if op.kind is Kind.COMPUTE
         }

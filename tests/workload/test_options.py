@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 
 from dessim.errors import UsageError
 from dessim.trace.schema import Collective, Kind, Phase
-from dessim.workload import formula
+from dessim.workload.formula import number
 from dessim.workload.ids import ZipfLaw, expected_unique, largest_share
 from dessim.workload.model import load_model
 from dessim.workload.options import OF_STRATEGY, Expected, Options, parse_strategy
 from dessim.workload.plan import PlannedOp, Traffic, collective
 from dessim.workload.strategies import plan
+from dessim.workload.symbols import l, s, u
 
 MANY = [
     "row_all_to_all+hot_rows=5000",
@@ -66,8 +67,8 @@ def test_plans_with_options_are_whole(strategy: str) -> None:
     values = found.symbols(model.symbols(16))
     assert found.strategy == strategy and found.is_pipelined is False and found.pipelined().is_pipelined
     for op in found.ops:
-        for text in (op.size, op.flops, op.mem, op.keeps, op.rows, op.stays):
-            assert formula.evaluate(text, values) >= 0, (op.name, text)
+        for size in (op.size, op.flops, op.mem, op.keeps, op.table_rows, op.local_share):
+            assert size.evaluate(values) >= 0, (op.name, size)
         assert (op.kind is Kind.COPY) == (op.stream == "copy")
     assert found.sent_bytes(found.symbols(model.symbols(1))) == 0
 
@@ -100,11 +101,11 @@ def test_shampoo_gathers_a_direction_for_each_replicated_weight() -> None:
 
 
 def test_what_stays_is_not_sent() -> None:
-    op = collective("x", Phase.FORWARD, Collective.ALL_TO_ALL, Traffic.SPARSE, "u*s", stays="l")
+    op = collective("x", Phase.FORWARD, Collective.ALL_TO_ALL, Traffic.SPARSE, u * s, local_share=l)
     values = {"N": 4.0, "u": 100.0, "s": 4.0, "l": 0.4}
     assert op.sent_bytes(values) == pytest.approx(400 * 0.6)
     assert op.even_size(values) * 3 / 4 == pytest.approx(400 * 0.6)  # as an even AllToAll of so many bytes sends
-    assert PlannedOp("x", Phase.FORWARD, Kind.COLLECTIVE, (), "comm", size="8").even_size(values) == 8
+    assert PlannedOp("x", Phase.FORWARD, Kind.COLLECTIVE, (), "comm", size=number(8)).even_size(values) == 8
 
 
 # -- what symbols are on average ----------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ def plan(strategy: str, model: Model) -> Plan:
             f"{strategy} moves inputs to where their samples are, and {model.name} scores every sample against the "
             "rows of all ids in the global batch: use a des_* strategy"
         )
-    if options.shampoo and name.startswith("des_") and total(model.costs, "owned_weights") != "0":
+    if options.shampoo and name.startswith("des_") and total(model.costs, "owned_weights"):
         raise UsageError(f"{strategy}: weights of {model.name} live with their fields, and shampoo's are everywhere")
     of_rows = replace(options, shampoo=False)
     found = _OPTIONED[name](model, of_rows) if of_rows else STRATEGIES[name](model)

@@ -36,7 +36,7 @@ from des_ref.strategies.base import Lane, Optimizers, StepResult, Strategy
 from dessim.trace.schema import PREFETCH
 from dessim.workload.codecs import CodecConfig, parse_codecs
 from dessim.workload.model import Model, load_model, parse_model
-from dessim.workload.options import parse_strategy
+from dessim.workload.strategies import parse_strategy
 
 IDS_PER_FIELD = 1.7  # multi-hot: several ids a field, so that pairs split over ranks
 SEED = 11

@@ -31,8 +31,9 @@ from dessim.files import read_toml
 from dessim.trace.schema import Collective, Kind, Op, sent_factor
 from dessim.workload.ids import ZipfLaw
 from dessim.workload.model import Model, load_model, parse_model
-from dessim.workload.options import Expected, parse_strategy
+from dessim.workload.options import Expected
 from dessim.workload.plan import Plan, Traffic
+from dessim.workload.strategies import parse_strategy
 
 HERE = Path(__file__).parent
 SEED = 0

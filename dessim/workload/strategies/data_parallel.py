@@ -26,6 +26,7 @@ from dessim.workload.strategies.parts import (
     update_dense,
     update_rows,
 )
+from dessim.workload.strategies.spec import StrategySpec
 from dessim.workload.symbols import COUNTS, LOCAL_SAMPLES, N, U, V, W, k, s, u
 
 
@@ -76,3 +77,6 @@ def data_parallel(model: Model) -> Plan:
         ),
         rows_held=V,
     )
+
+
+DATA_PARALLEL = StrategySpec("data_parallel", build=lambda model, options: data_parallel(model), options=("shampoo",))

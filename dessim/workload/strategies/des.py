@@ -23,9 +23,11 @@ from dessim.trace.schema import Collective, Phase
 from dessim.workload.formula import Formula, add_up, as_factor, group, tight_sum
 from dessim.workload.model import Model
 from dessim.workload.operators import Round, largest, terms, total
+from dessim.workload.options import Options
 from dessim.workload.plan import Plan, PlannedOp, Traffic, collective, compute
 from dessim.workload.strategies.parts import ids_to_owners, update_dense, update_rows, weight_gradients
 from dessim.workload.strategies.scoring import scoring
+from dessim.workload.strategies.spec import StrategySpec
 from dessim.workload.symbols import LOCAL_SAMPLES, OWNED_IDS, OWNED_ROWS, B, F, N, P, U, W, Z, k, q, s
 
 
@@ -260,3 +262,25 @@ def _rounds_backward(rounds: list[Round]) -> list[PlannedOp]:
 def _round(name: str, phase: Phase, r: Round, before: str) -> PlannedOp:
     size = B * group(r.wire) * s
     return collective(name, phase, Collective.ALL_REDUCE, Traffic.SPARSE, size, before)
+
+
+def _refuses(model: Model, options: Options) -> str:
+    if options.shampoo and total(model.costs, "owned_weights"):
+        return f"cannot train {model.name}: some of its weights live with their fields, and shampoo needs all of them"
+    return ""
+
+
+DES_ALL_REDUCE = StrategySpec(
+    "des_all_reduce",
+    build=lambda model, options: des_all_reduce(model),
+    options=("shampoo",),
+    refuses=_refuses,
+    substitutes=True,
+)
+DES_REDUCE_SCATTER = StrategySpec(
+    "des_reduce_scatter",
+    build=lambda model, options: des_reduce_scatter(model),
+    options=("shampoo",),
+    refuses=_refuses,
+    substitutes=True,
+)

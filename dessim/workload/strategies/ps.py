@@ -34,10 +34,11 @@ from dessim.workload.strategies.row_all_to_all import (
     update_owned_and_hot,
     with_options,
 )
+from dessim.workload.strategies.spec import StrategySpec
 from dessim.workload.symbols import LOCAL_SAMPLES, N, k, s
 
 
-def ps_sync(model: Model, options: Options = Options()) -> Plan:  # noqa: B008 -- frozen
+def ps_sync(model: Model, options: Options) -> Plan:
     """Plan of a synchronous parameter server."""
     shard = ceil(dense_weights(model) / N)  # dense parameters of one server
     requested, rows = requested_rows(options)
@@ -87,3 +88,7 @@ def _dense_message(name: str, phase: Phase, shard: Formula, *deps: str) -> Plann
         rows=N,
         width=shard,
     )
+
+
+# No shampoo: servers hold shards of a flat vector, and Shampoo needs matrices.
+PS_SYNC = StrategySpec("ps_sync", build=ps_sync, options=("hot_rows", "look_ahead"), has_servers=True)

@@ -11,8 +11,10 @@ from dataclasses import replace
 
 from dessim.trace.schema import Collective, Phase
 from dessim.workload.model import Model
+from dessim.workload.options import Options
 from dessim.workload.plan import Plan, PlannedOp, Traffic, collective
 from dessim.workload.strategies.ps import ps_sync
+from dessim.workload.strategies.spec import StrategySpec
 from dessim.workload.symbols import COUNTS
 
 
@@ -20,7 +22,7 @@ def ps_async(model: Model) -> Plan:
     """Plan of a worker's step with an asynchronous parameter server."""
     counts = collective("push_counts", Phase.BACKWARD, Collective.ALL_TO_ALL, Traffic.CONTROL, COUNTS, "scatter_grad")
     ops: list[PlannedOp] = []
-    for op in ps_sync(model).ops:
+    for op in ps_sync(model, Options()).ops:
         match op.name:
             case "push_keys":
                 ops += [counts, replace(op, deps=("push_counts",))]
@@ -30,5 +32,15 @@ def ps_async(model: Model) -> Plan:
                 ops.append(replace(op, deps=("push_keys", "push_rows")))
             case _:
                 ops.append(op)
-    # Rows requested a step ahead would be staler by one step.
-    return Plan("ps_async", tuple(ops), pipelines=False)
+    return Plan("ps_async", tuple(ops))
+
+
+PS_ASYNC = StrategySpec(
+    "ps_async",
+    build=lambda model, options: ps_async(model),
+    has_servers=True,
+    dedicated_servers=True,
+    synchronous=False,
+    pipelines=False,  # rows requested a step ahead would be staler by one step
+    traced_as="ps_sync",
+)

@@ -36,10 +36,11 @@ from dessim.workload.strategies.parts import (
     update_dense,
     update_rows,
 )
+from dessim.workload.strategies.spec import StrategySpec
 from dessim.workload.symbols import COUNTS, LOCAL_SAMPLES, OWNED_ROWS, ROW_AND_STATE, C, M, N, U, W, k, s, u
 
 
-def row_all_gather(model: Model, options: Options = Options()) -> Plan:  # noqa: B008 -- frozen
+def row_all_gather(model: Model, options: Options) -> Plan:
     """Plan of gathering all rows of the global batch on every worker."""
     gather, cached = Collective.ALL_GATHER, bool(options.cache_rows)
     misses = M * ROW_AND_STATE * s
@@ -105,3 +106,6 @@ def row_all_gather(model: Model, options: Options = Options()) -> Plan:  # noqa:
         return plan
     law = ZipfLaw(model.input.vocabulary, model.input.skew)
     return replace(plan, strategy=plan.strategy + str(options), rows_held=C, own_symbols=Expected(options, law))
+
+
+ROW_ALL_GATHER = StrategySpec("row_all_gather", build=row_all_gather, options=("cache_rows", "shampoo"))

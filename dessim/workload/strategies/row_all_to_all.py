@@ -39,12 +39,13 @@ from dessim.workload.strategies.parts import (
     update_dense,
     update_rows,
 )
+from dessim.workload.strategies.spec import StrategySpec
 from dessim.workload.symbols import EVEN_SHARE, LOCAL_SAMPLES, H, N, U, V, W, X, k, l, s, u, x
 
 LOOKS_AHEAD = "every worker reads the whole global batch, to deal out its samples; that time is not counted"
 
 
-def row_all_to_all(model: Model, options: Options = Options()) -> Plan:  # noqa: B008 -- frozen
+def row_all_to_all(model: Model, options: Options) -> Plan:
     """Plan of fetching distinct rows by AllToAll."""
     requested, rows = requested_rows(options)
     plan = Plan(
@@ -145,3 +146,6 @@ def with_options(plan: Plan, model: Model, options: Options) -> Plan:
         rows_held=V / N + H if options.hot_rows else plan.rows_held,
         own_symbols=Expected(options, ZipfLaw(model.input.vocabulary, model.input.skew)),
     )
+
+
+ROW_ALL_TO_ALL = StrategySpec("row_all_to_all", build=row_all_to_all, options=("hot_rows", "look_ahead", "shampoo"))

@@ -31,6 +31,7 @@ from dessim.workload.strategies.parts import (
     update_dense,
     update_rows,
 )
+from dessim.workload.strategies.spec import StrategySpec
 from dessim.workload.symbols import BAG, LOCAL_SAMPLES, OWNED_IDS, OWNED_ROWS, B, F, N, U, W, c, k, s
 
 
@@ -156,3 +157,8 @@ def _scatter_and_update(model: Model, dep: str, pooled: Formula, replicated: boo
         update_rows(model, U / N, "scatter_grad"),
         update_dense(dense_weights(model), "update_rows", *(() if replicated else ("dense_grad",))),
     )
+
+
+TABLE_WISE = StrategySpec("table_wise", build=lambda model, options: table_wise(model), options=("shampoo",))
+ROW_WISE = StrategySpec("row_wise", build=lambda model, options: row_wise(model), options=("shampoo",))
+MESH = StrategySpec("mesh", build=lambda model, options: mesh(model), options=("shampoo",))

@@ -25,6 +25,7 @@ from des_ref.models.dense_optim import DenseOptimizer
 from des_ref.strategies.base import Optimizers
 from dessim.errors import FileError, UsageError
 from dessim.workload.codecs import CodecConfig, parse_codecs
+from dessim.workload.strategies import find_spec
 
 Positive = Annotated[int, Field(gt=0)]
 SHIPPED = "ml100k"
@@ -206,7 +207,8 @@ class Settings(_Strict):
     @field_validator("rows")
     @classmethod
     def _steps_are_of_all_workers(cls, rows: RowSettings, info: ValidationInfo) -> RowSettings:
-        if info.data.get("strategy") == "ps_async" and rows.lifetime != Lifetime():
+        spec = find_spec(str(info.data.get("strategy")))
+        if spec is not None and not spec.synchronous and rows.lifetime != Lifetime():
             raise ValueError("admit_after and expire_after count steps of all workers together: ps_sync has them")
         return rows
 

@@ -52,11 +52,10 @@ from dessim.errors import FileError, UsageError
 from dessim.files import write_json
 from dessim.trace.io import check_free
 from dessim.trace.schema import PREFETCH
-from dessim.workload import formula
 from dessim.workload.model import Model, load_model, parse_model
 from dessim.workload.operators import Positive
+from dessim.workload.strategies import spec_of
 
-SERVED = "ps_async"  # its servers are processes of their own
 STALENESS, PATIENCE_S, SEED = 4, 120.0, 0
 
 
@@ -127,7 +126,7 @@ def now_s() -> float:
 
 def measure(world: Comm, job: Job, offset_s: float) -> dict[str, Any] | None:
     """Run a job; what was found, on rank 0. Every process calls it. Raises UsageError."""
-    served = job.strategy == SERVED
+    served = spec_of(job.strategy).dedicated_servers
     comm = world.apart(job.servers, PATIENCE_S) if served else world
     if job.batch % comm.world_size:
         raise UsageError(f"job {job.name}: batch {job.batch} is not divisible by {comm.world_size} workers")
@@ -162,7 +161,7 @@ def _train(
     source = zipf.open(job.made)
     if source.train_samples < job.batch:
         raise UsageError(f"job {job.name}: samples {job.made} make less than a batch of {job.batch}")
-    lane = Lane(comm.beside(PREFETCH)) if job.pipeline and job.strategy != SERVED else None
+    lane = Lane(comm.beside(PREFETCH)) if job.pipeline and not spec_of(job.strategy).dedicated_servers else None
     strategy.count(lambda: islice(source.batches(0, job.batch, 0, 1), max(job.warmup, 1)))
     share = strategy.share if strategy.looks_ahead else None
     pipeline = Pipeline(strategy, comm, endless(source, job.batch, comm, share=share), lane)
@@ -188,7 +187,7 @@ def _train(
     finally:
         pipeline.close()
     work_s = median(after - before for before, after in pairwise(worked))
-    return ends, work_s, results if job.strategy == SERVED else results[job.warmup :], counted
+    return ends, work_s, results if spec_of(job.strategy).dedicated_servers else results[job.warmup :], counted
 
 
 def _sizes(job: Job, comm: Comm, strategy: Strategy, results: Sequence[StepResult]) -> list[tuple[str, float]]:
@@ -198,7 +197,7 @@ def _sizes(job: Job, comm: Comm, strategy: Strategy, results: Sequence[StepResul
     for result in results:
         variables = strategy.op_vars(result.counts, job.batch)
         for op in strategy.plan.collectives:
-            sums[op.name] += formula.evaluate(op.size, symbols | variables.get(op.name, {})) / len(results)
+            sums[op.name] += op.size.evaluate(symbols | variables.get(op.name, {})) / len(results)
     return list(sums.items())
 
 
@@ -213,7 +212,7 @@ def _found(
         | {"bytes": sum(own[op.name] for own in each) / len(each)}
         for op in plan(job.strategy, job.model).collectives
     ]
-    served = job.strategy == SERVED
+    served = spec_of(job.strategy).dedicated_servers
     # To see that its pushes are applied, a worker pulls the dense parameters twice more at the end.
     closing = 2 * next(op["bytes"] for op in ops if op["name"] == "pull_dense") if served else 0.0
     return {

@@ -43,6 +43,7 @@ from dessim.errors import UsageError
 from dessim.files import dump_json
 from dessim.trace.schema import PREFETCH
 from dessim.workload.model import Model, load_model
+from dessim.workload.strategies import spec_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     model = load_model(settings.model).trained_by(settings.optimizer.rows.name)
     with open_comm(args.device, timeout=settings.timeout_s) as comm:
         started = time.perf_counter()
-        if settings.strategy == "ps_async":
+        if spec_of(settings.strategy).dedicated_servers:
             comm = comm.apart(settings.servers.count, settings.servers.patience_s)
         if settings.training.batch % comm.world_size:
             raise UsageError(f"--batch {settings.training.batch} is not divisible by {comm.world_size} workers")

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
+from typing import get_args
 
 from dessim.workload import formula
 from dessim.workload.codecs import REFRESH, Buffer, parse_codec
-from dessim.workload.coded_plan import _BUFFERS, CANCELLING
+from dessim.workload.coded_plan import BUFFERS
+from dessim.workload.formula import ONE, symbol
+from dessim.workload.operators import Fm, FmFields, Nfm
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE = (DOCS / "codecs.md").read_text()
@@ -31,9 +34,9 @@ def test_links_lead_somewhere() -> None:
 
 def test_the_ops_are_those_that_are_encoded() -> None:
     found = {key.strip("`"): re.findall(r"`(\w+)`", ops) for key, ops, _ in rows_of("Which values")}
-    assert {op: key for key, ops in found.items() for op in ops} == {op: str(b) for op, b in _BUFFERS.items()}
-    for kind in CANCELLING:
-        assert f"`{kind}`" in PAGE
+    assert {op: key for key, ops in found.items() for op in ops} == {op: str(b) for op, b in BUFFERS.items()}
+    for spec in (Fm, FmFields, Nfm):
+        assert spec.cancels and f"`{get_args(spec.model_fields['kind'].annotation)[0]}`" in PAGE
 
 
 def test_the_codecs_and_their_bytes_are_those_of_plans() -> None:
@@ -49,6 +52,6 @@ def test_the_codecs_and_their_bytes_are_those_of_plans() -> None:
             text = text.replace(a, b)
         # Factors that stand side by side are products.
         text = re.sub(r"(?<=[\w)]) (?=[\w(]|ceil)", "*", text)
-        expected = formula.evaluate(form.size("1", "n", "w", "z"), values)
+        expected = form.size(ONE, *map(symbol, "nwz")).evaluate(values)
         assert math.isclose(formula.evaluate(text, values), expected), (name, text)
     assert f"steps ({REFRESH:,})" in PAGE

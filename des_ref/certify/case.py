@@ -36,7 +36,7 @@ from des_ref.strategies.base import Lane, Optimizers, StepResult, Strategy
 from dessim.trace.schema import PREFETCH
 from dessim.workload.codecs import CodecConfig, parse_codecs
 from dessim.workload.model import Model, load_model, parse_model
-from dessim.workload.options import parse_strategy
+from dessim.workload.strategies import parse_strategy
 
 IDS_PER_FIELD = 1.7  # multi-hot: several ids a field, so that pairs split over ranks
 SEED = 11
@@ -171,7 +171,7 @@ def compare(
     symbols = strategy.plan.symbols(model.symbols(comm.world_size, batch)) | {"s": float(strategy.value_bytes)}
 
     worst = {"max_loss_diff": 0.0, "max_grad_diff": 0.0, "max_param_diff": 0.0}
-    formulas = {op.name: op.size for op in (*strategy.plan.collectives, *strategy.plan.copies)}
+    formulas = {op.name: str(op.size) for op in (*strategy.plan.collectives, *strategy.plan.copies)}
     audit, truth = Audit(strategy.plan, symbols), iter(truth)
     for i in range(len(wholes)):
         # Lightly, a step is watched through comm.py alone, in half the time: of small cases there are thousands.

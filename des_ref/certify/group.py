@@ -24,6 +24,7 @@ from des_ref.cli import leave, say
 from des_ref.comm import Comm, open_comm
 from dessim.errors import SimulationError
 from dessim.trace.schema import PREFETCH
+from dessim.workload.strategies import spec_of
 
 _PROGRESS = 10.0  # seconds between two lines
 
@@ -36,10 +37,17 @@ def certify(case: Case) -> dict[str, Any]:
     return result
 
 
+def _processes(case: Case) -> tuple[int, bool]:
+    """Cases that may run in the same processes: ranks, and whether there are servers beside them."""
+    return case.ranks, not spec_of(case.strategy).synchronous
+
+
 def certify_all(cases: Sequence[Case]) -> list[dict[str, Any]]:
     """Results of the cases, in their order; `error` instead of figures where a rank died."""
     results: list[dict[str, Any]] = []
-    for (ranks, is_async), alike in groupby(cases, key=lambda case: (case.ranks, case.strategy == "ps_async")):
+    for (ranks, is_async), alike in groupby(
+        cases, key=lambda case: (case.ranks, not spec_of(case.strategy).synchronous)
+    ):
         waiting = list(alike)
         processes = ranks + (stale.SERVERS if is_async else 0)
         while waiting:
@@ -84,7 +92,7 @@ def _rank_main(cases: list[Case], rendezvous: tuple[Path, int, int], answers: Pa
     torch.set_num_threads(1)
     if cases[0].sabotage is not None:
         cases[0].sabotage()
-    runner = _asynchronous if cases[0].strategy == "ps_async" else _synchronous
+    runner = _asynchronous if not spec_of(cases[0].strategy).synchronous else _synchronous
     done, total = so_far
     with open_comm(cases[0].device, rendezvous) as comm:
         run, told = runner(comm, len(cases) > 1), time.monotonic()

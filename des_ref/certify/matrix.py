@@ -16,7 +16,7 @@ from des_ref.embedding.optim import ROW_OPTIMIZERS
 from des_ref.strategies import STRATEGIES, VARIANTS
 from dessim.errors import ModelError, UsageError
 from dessim.workload.model import load_model
-from dessim.workload.strategies import plan
+from dessim.workload.strategies import plan, spec_of
 
 _PLACEMENTS = ("hash", "field")
 EVERY_STRATEGY = (*STRATEGIES, *VARIANTS)
@@ -32,7 +32,7 @@ def placements(model: str, strategy: str) -> list[str]:
     """Where the model's rows may be under a strategy: none that gives wrong values, none that changes nothing."""
     own = load_model(model).embedding.placement
     allowed = []
-    for placement in _PLACEMENTS if strategy.startswith("des_") else (own,):
+    for placement in _PLACEMENTS if spec_of(strategy).substitutes else (own,):
         try:
             plan(strategy, load_model(model).placed(placement))
         except (ModelError, UsageError):
@@ -56,7 +56,7 @@ def every_case(
         for optimizer in ROW_OPTIMIZERS
         for placement in _PLACEMENTS
         for strategy in EVERY_STRATEGY
-        if (strategy == "ps_async") == is_async and placement in allowed[model, strategy]
+        if spec_of(strategy).synchronous != is_async and placement in allowed[model, strategy]
     ]
 
 

@@ -34,7 +34,7 @@ from des_ref.strategies import STRATEGIES, check_strategy
 from dessim.errors import CheckFailed, UsageError
 from dessim.files import dump_json
 from dessim.workload.coded_plan import coded
-from dessim.workload.strategies import plan
+from dessim.workload.strategies import plan, spec_of
 
 MAX_RANKS = 64  # all on this machine, each a process that imports torch
 
@@ -122,7 +122,7 @@ def _single(args: argparse.Namespace) -> list[Case]:
         codecs=args.codec or "",
     )
     model = first.load()
-    if first.codes and first.strategy == "ps_async":
+    if first.codes and spec_of(first.strategy).dedicated_servers:
         raise UsageError("--codec: ps_async sends to servers as they are; use ps_sync")
     coded(plan(first.strategy, model), model, first.codes)
     Network(model, SEED, torch.float64, "cpu")  # what is wrong with a head is said once, here

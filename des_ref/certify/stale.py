@@ -65,7 +65,7 @@ def measure(
     totals = torch.tensor(sums).sum(dim=0).view(len(names), 3).long().tolist()
     ops = [
         dict(zip(("name", "recorded_bytes", "formula_bytes", "mismatches"), (name, *row), strict=True))
-        | {"formula": strategy.plan.op(name).size}
+        | {"formula": str(strategy.plan.op(name).size)}
         for name, row in zip(names, totals, strict=True)
     ]
     return {

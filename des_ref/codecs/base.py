@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from des_ref.codecs.message import Encoded
-from dessim.workload import formula
 from dessim.workload.codecs import CodecSpec
+from dessim.workload.formula import number
 
 
 class Codec:
@@ -35,6 +35,6 @@ class Codec:
     def sizes(self, width: int) -> tuple[int, int, int]:
         """Bytes of a header, of a row of `width` values, of an entry."""
         known = {"s": float(self.dtype.itemsize)}
-        row = round(formula.evaluate(self.form.row.format(w=width), known))
-        entry = round(formula.evaluate(self.form.entry, known)) if self.form.entry else 0
+        row = round(self.form.row(number(width)).evaluate(known))
+        entry = round(self.form.entry.evaluate(known))
         return self.form.header, row, entry

@@ -6,9 +6,8 @@ from des_ref.comm import Comm
 from des_ref.comm.coding import Coding
 from des_ref.strategies.base import Strategy
 from dessim.errors import UsageError
-from dessim.workload import formula
 from dessim.workload.codecs import CodecConfig
-from dessim.workload.coded_plan import buffer_parts, coded, coded_ops
+from dessim.workload.coded_plan import coded, coded_ops
 
 
 def use_codecs(codes: CodecConfig, strategy: Strategy, comm: Comm, seed: int, measures: bool = False) -> None:
@@ -24,7 +23,7 @@ def use_codecs(codes: CodecConfig, strategy: Strategy, comm: Comm, seed: int, me
     network = strategy.network
     ops = coded_ops(strategy.plan, network.model, codes)
     symbols = network.model.symbols(comm.world_size)
-    columns = [(round(formula.evaluate(c.wire, symbols)), stays) for c, stays in buffer_parts(network.model)]
+    columns = [(round(part.wire.evaluate(symbols)), exact) for part, exact in network.model.partials]
     strategy.plan = coded(strategy.plan, network.model, codes)
     # Other workers draw other random numbers.
     seed = (seed * 1009 + comm.rank) * 1009

@@ -135,7 +135,7 @@ class Launch:
         rows, n = len(encoded.rows), self.comm.world_size
         message, _ = encoded.packed([rows])
         sizes, filled = self.channel.codec.sizes(width), [len(encoded.entries)] * n
-        if self.op.form.varies:
+        if self.op.codec.varies:
             own = torch.tensor([len(encoded.entries)], device=message.device)
             counts = own.new_empty(n)
             self.comm.all_gather(f"{self.name}_sizes", counts, own).wait()
@@ -157,7 +157,7 @@ class Launch:
         """So many rows to each worker, and from each; in the op `name`."""
         (messages, to_send), sizes = encoded.packed(sent), self.channel.codec.sizes(width)
         to_receive = [sizes[0] + rows * sizes[1] for rows in received]
-        if self.op.form.varies:
+        if self.op.codec.varies:
             own = torch.tensor(to_send, device=messages.device)
             others = torch.empty_like(own)
             self.comm.all_to_all(f"{self.name}_sizes", others, own, None, None).wait()

@@ -39,8 +39,8 @@ class Coding:
         stays = torch.tensor([wide for width, wide in columns for _ in range(width)], dtype=torch.bool, device=device)
         self.channels: dict[str, Channel] = {}
         for i, (name, op) in enumerate(ops.items()):
-            self.channels[name] = channel = Channel(op, new_codec(op.form, dtype, seed + i), measures=measures)
-            if op.wide != "0":
+            self.channels[name] = channel = Channel(op, new_codec(op.codec, dtype, seed + i), measures=measures)
+            if op.exact_width:
                 channel.narrow, channel.wide = ((stays == x).nonzero()[:, 0] for x in (False, True))
 
     def __contains__(self, name: str) -> bool:
@@ -81,7 +81,7 @@ class Coding:
     def all_reduce(self, comm: Comm, name: str, tensor: Tensor) -> Handle:
         launch, n = Launch(comm, self.channels[name]), comm.world_size
         values = tensor.view(1, -1) if launch.op.flat else tensor
-        match launch.op.form.sums:
+        match launch.op.codec.summing:
             case Sum.REDUCE:
                 return _by_collective(launch, values, values, None)
             case Sum.SCATTER:
@@ -94,7 +94,7 @@ class Coding:
 
     def reduce_scatter(self, comm: Comm, name: str, out: Tensor, tensor: Tensor) -> Handle:
         launch, rows = Launch(comm, self.channels[name]), [len(out)] * comm.world_size
-        if launch.op.form.sums is Sum.REDUCE:
+        if launch.op.codec.summing is Sum.REDUCE:
             return _by_collective(launch, tensor, out, len(out))
         encoded, width = launch.encode(tensor)
         arriving, beside = launch.exchange(encoded, width, rows, rows, name), launch.beside(tensor, len(out))

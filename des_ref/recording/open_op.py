@@ -50,9 +50,9 @@ def as_planned(op: Op, plan: Plan | None, variables: Mapping[str, Symbols], note
     return replace(
         op,
         phase=planned.phase,
-        size=None if is_compute else planned.size,
-        flops_size=planned.flops if is_compute else None,
-        mem_size=planned.mem if is_compute else None,
+        size=None if is_compute else str(planned.size),
+        flops_size=str(planned.flops) if is_compute else None,
+        mem_size=str(planned.mem) if is_compute else None,
         vars={**variables.get(planned.part_of or op.name, {}), **notes.get(planned.part_of, {})},
     )
 

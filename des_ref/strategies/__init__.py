@@ -18,7 +18,8 @@ from des_ref.strategies.row_all_gather import RowAllGather
 from des_ref.strategies.row_all_to_all import RowAllToAll
 from des_ref.strategies.sharded import Mesh, RowWise, TableWise
 from dessim.errors import UsageError
-from dessim.workload.options import Options, parse_strategy
+from dessim.workload.options import Options
+from dessim.workload.strategies import parse_strategy
 
 STRATEGIES: dict[str, Callable[[Network, Optimizers, Comm], Strategy]] = {
     "des_all_reduce": DesAllReduce,

@@ -15,7 +15,7 @@ from des_ref.strategies import STRATEGIES, check_strategy
 from des_ref.stream.report import check_tensorboard
 from dessim.errors import UsageError
 from dessim.trace.io import check_free
-from dessim.workload.options import parse_strategy
+from dessim.workload.strategies import parse_strategy, spec_of
 
 
 def parser(about: str) -> argparse.ArgumentParser:
@@ -122,7 +122,7 @@ def check_trace(args: argparse.Namespace, settings: Settings) -> None:
     if args.trace is None:
         return
     check_free(args.trace)
-    if settings.strategy == "ps_async":
+    if spec_of(settings.strategy).dedicated_servers:
         raise UsageError("--trace records collectives, and ps_async has none: trace ps_sync instead")
 
 
@@ -130,7 +130,7 @@ def check_checkpoints(args: argparse.Namespace, settings: Settings) -> None:
     """Raises UsageError for what does not go together."""
     if settings.checkpoint.folder is None and args.resume is None:
         return
-    if settings.strategy == "ps_async":
+    if spec_of(settings.strategy).dedicated_servers:
         raise UsageError("ps_async keeps no checkpoints, because rows are on its servers: use ps_sync, or none")
     if any(CODECS[form.name].keeps_state for form in settings.wire.codes.by_buffer.values()):
         what = f"codecs {settings.wire.codes} keep what checkpoints do not have"
@@ -147,7 +147,7 @@ def check_stream(args: argparse.Namespace, settings: Settings) -> None:
         _, options = parse_strategy(settings.strategy)
         if options.hot_rows or options.look_ahead:
             raise UsageError(f"{settings.strategy} reads batches before they are shared out, and nobody has a stream's")
-        if settings.strategy == "ps_async":
+        if not spec_of(settings.strategy).synchronous:
             raise UsageError("workers of ps_async share no steps, so no report is of all: use ps_sync for a stream")
         if settings.stream.tensorboard is not None:
             check_tensorboard()

@@ -11,7 +11,6 @@ from des_ref.config import Settings
 from des_ref.data.source import Opened
 from des_ref.strategies.base import Counts, Strategy
 from des_ref.training.progress import Progress
-from dessim.workload import formula
 from dessim.workload.model import Model
 from dessim.workload.plan import PlannedOp
 
@@ -87,6 +86,6 @@ def bytes_by_op(model: Model, batch: int, comm: Comm, strategy: Strategy, progre
     steps = max(progress.steps - progress.steps_before, 1)
     variables = strategy.op_vars(Counts(*(progress.counts / steps).tolist()), batch)
     own = [(op, {**symbols, **variables.get(op.part_of or op.name, {}), **found_by(comm, op)}) for op in ops]
-    sizes = [formula.evaluate(op.size, v) if comm.wire is not None else op.sent_bytes(v) for op, v in own]
+    sizes = [op.size.evaluate(v) if comm.wire is not None else op.sent_bytes(v) for op, v in own]
     means = np.array(comm.gather_rows("bytes", sizes)).mean(axis=0)
     return dict(zip((op.name for op in ops), means.tolist(), strict=True))

@@ -19,9 +19,9 @@ from dessim.sim.engine import simulate
 from dessim.sim.faults.fault_file import Scenario
 from dessim.sim.fluid.route_cache import RouteCache
 from dessim.sim.progress import Progress
-from dessim.trace.schema import Collective, Kind, Phase
-from dessim.workload.dag import RankClass, Task, Workload
-from dessim.workload.from_plan import WORLD
+from dessim.trace.schema import Collective
+from dessim.workload.dag import Workload
+from dessim.workload.one_collective import one_collective
 
 _SUMS = (Collective.ALL_REDUCE, Collective.REDUCE_SCATTER, Collective.REDUCE)
 
@@ -142,15 +142,7 @@ def run_collective(
 
 
 def _workload(op: Collective, gpus: int, size: float, uneven: int | None) -> Workload:
-    """The op alone: one class of ranks, or each rank its own where each has sizes of its own."""
-    ranks = range(gpus)
-    rows: list[tuple[float, ...] | None] = [None]
-    if uneven is not None:
-        sizes = uneven_sizes(gpus, size, np.random.default_rng(uneven))
-        rows = [tuple(row) for row in sizes.tolist()]
-    tasks = [
-        Task(str(op), 0, Phase.FORWARD, Kind.COLLECTIVE, "comm", collective=op, group=WORLD, size=size, splits=row)
-        for row in rows
-    ]
-    classes = [RankClass(ranks if uneven is None else ranks[i : i + 1], (task,)) for i, task in enumerate(tasks)]
-    return Workload(str(op), gpus, tuple(classes), {WORLD: ranks}, (0,))
+    """The collective alone; `uneven` seeds the random sizes of its messages."""
+    if uneven is None:
+        return one_collective(op, gpus, size)
+    return one_collective(op, gpus, size, splits=uneven_sizes(gpus, size, np.random.default_rng(uneven)).tolist())

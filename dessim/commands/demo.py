@@ -50,7 +50,7 @@ from dessim.workload.strategies import STRATEGIES as PLANS
 
 SCHEMA_VERSION = 1
 STRATEGIES = ("des_all_reduce", "des_reduce_scatter", "table_wise", "ps_sync")
-TRACED = tuple(name for name in PLANS if name != "ps_async")  # servers' messages are no collectives
+TRACED = tuple(spec.name for spec in PLANS.values() if not spec.dedicated_servers)  # others send no collectives
 GPUS = (8, 64, 256, 1024)
 TARGET = "h100-8x_rail_128"
 BATCH = 1024  # samples of a training step here, over all ranks

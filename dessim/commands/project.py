@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from dessim.cluster import Cluster
-from dessim.commands.support.dedicated_servers import STRATEGIES as SERVED
 from dessim.commands.support.dedicated_servers import Servers, step_with_servers
 from dessim.commands.support.dedicated_servers import check as check_servers
 from dessim.commands.support.projection import Misfit, Projection
@@ -30,6 +29,7 @@ from dessim.workload.plan import Plan, Traffic
 from dessim.workload.scale import Job
 from dessim.workload.server_roles import moved
 from dessim.workload.strategies import plan as plan_of
+from dessim.workload.strategies import spec_of
 
 
 def project(
@@ -65,12 +65,12 @@ def project(
         raise UsageError("--faults and --servers: hosts that serve have no faults yet; leave one of the two out")
     plans = [plan_of(name, job.model) for name in strategies]
     if codes:
-        if "ps_async" in strategies or servers is not None:
+        if servers is not None or any(spec_of(name).dedicated_servers for name in strategies):
             raise UsageError(f"--codec {codes}: ps_async, and servers on hosts of their own, move values as they are")
         plans = [coded(plan, job.model, codes) for plan in plans]
     if pipeline:
         # Servers on hosts of their own have a time line of their own, in which a worker asks when it needs a row.
-        plans = [plan if servers and plan.strategy in SERVED else plan.pipelined() for plan in plans]
+        plans = [plan if servers and spec_of(plan.strategy).has_servers else plan.pipelined() for plan in plans]
     for n in gpus:
         if n < 1:
             raise UsageError(f"--gpus {n}: a job needs at least 1 GPU")
@@ -110,7 +110,7 @@ def _row(
 ) -> Projection | Misfit:
     cluster = routed.cluster
     symbols = plan.symbols(job.symbols(n, batch_per_worker))
-    if servers is not None and plan.strategy in SERVED:
+    if servers is not None and spec_of(plan.strategy).has_servers:
         return _served_row(job, routed, plan, symbols, error_bar, progress, servers)
     memory, batch = memory_of(plan, symbols), round(symbols["B"])
     try:

@@ -23,6 +23,7 @@ from dessim.trace.schema import Collective
 from dessim.workload.memory import memory_of, require
 from dessim.workload.model import load_model
 from dessim.workload.scale import Job
+from dessim.workload.strategies import find_spec
 from dessim.workload.strategies import plan as plan_of
 
 
@@ -156,8 +157,8 @@ def _results(
 
 def _priced(table: JobTable, cluster: Cluster) -> tuple[Tenant, dict[str, str], str]:
     """A job as the simulator takes it, where its numbers come from, and what its plan leaves out."""
-    if table.strategy == "ps_async":
-        line = "ps_async needs servers of its own, which tenants do not have; try ps_sync"
+    if (spec := find_spec(table.strategy)) is not None and spec.dedicated_servers:
+        line = f"{spec.name} needs servers of its own, which tenants do not have; try ps_sync"
         raise UsageError(f"job {table.name!r}: {line}")
     job = Job.of_model(load_model(table.model))
     plan, gpu = plan_of(table.strategy, job.model).pipelined(), cluster.device(range(cluster.n_gpus), "dessim tenants")

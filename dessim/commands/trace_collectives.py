@@ -20,8 +20,8 @@ from dessim.sim.engine import simulate
 from dessim.sim.fluid.route_cache import RouteCache
 from dessim.trace.io import Trace
 from dessim.trace.matched import Matched, matched_collectives
-from dessim.trace.schema import Collective, Kind
-from dessim.workload.dag import RankClass, Task, Workload
+from dessim.trace.schema import Collective
+from dessim.workload.one_collective import collective_task, collectives_at_once
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,26 +133,21 @@ def with_overheads(cluster: Cluster, op_overhead: float, latency_factor: float) 
 def run_alone(one: Matched, trace: Trace, cluster: Cluster, algorithm: str = "auto") -> tuple[float, str]:
     """Seconds that a collective takes on an idle cluster, all ranks starting together, and by which algorithm."""
     group = {one.group: trace.header.groups[one.group]}
-    classes = tuple(
-        RankClass(
+    tasks = [
+        (
             (rank,),
-            (
-                Task(
-                    one.name,
-                    0,
-                    op.phase,
-                    Kind.COLLECTIVE,
-                    "comm",
-                    collective=one.collective,
-                    group=one.group,
-                    size=float(op.bytes),
-                    splits=op.splits,
-                ),
+            collective_task(
+                one.collective,
+                float(op.bytes),
+                name=one.name,
+                group=one.group,
+                phase=op.phase,
+                splits=op.splits,
             ),
         )
         for rank, op in sorted(one.ops.items())
-    )
-    workload = Workload(one.name, trace.header.world_size, classes, group, (0,))
+    ]
+    workload = collectives_at_once(tasks, group, trace.header.world_size, name=one.name)
     record = simulate(cluster, workload, {one.collective: algorithm}, routed=RouteCache(cluster))
     took = max(span.end for span in record.spans) - max(span.start for span in record.spans)
     return took, record.spans[0].algorithm or algorithm

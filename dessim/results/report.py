@@ -19,6 +19,7 @@ from dessim.results.rows import Row, fitting
 from dessim.results.style import style_of
 from dessim.results.svg import inline
 from dessim.units import format_count, format_size, format_time, percent
+from dessim.workload.strategies import find_spec
 
 SOURCES = ("measured", "fitted", "formula", "simulated", "assumed")  # kinds of provenance, the surest first
 ASSUMED_ERROR = 0.05  # a lead below this is a tie where no prediction was held against a measurement; assumed
@@ -84,10 +85,15 @@ def answer(result: Mapping[str, Any]) -> str:
         f" samples/s with steps of {format_time(last['step_time_s'], 3)}, of which"
         f" {percent(exposed)} wait for the network."
     )
-    des = max((r["samples_per_s"] for r in there if r["strategy"].startswith("des_")), default=None)
+    des = max((r["samples_per_s"] for r in there if _is_des(r["strategy"])), default=None)
     if des is not None and des < last["samples_per_s"]:
         sentences.append(f"The better DES variant there reaches {percent(des / last['samples_per_s'])} of that.")
     return " ".join(sentences)
+
+
+def _is_des(strategy: str) -> bool:
+    spec = find_spec(strategy)
+    return spec is not None and spec.substitutes
 
 
 def render_report(

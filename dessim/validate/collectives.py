@@ -21,12 +21,13 @@ from dessim.collectives.schedule import Coming
 from dessim.commands.support.lab_bench import bench_on_lab
 from dessim.sim.engine import simulate
 from dessim.sim.fluid.route_cache import RouteCache
-from dessim.trace.schema import Collective, Kind, Phase
+from dessim.trace.schema import Collective
 from dessim.validate.beds import at_scale, cores, scale_for
 from dessim.validate.cases import CollectiveCase, collective_cases
 from dessim.validate.outcome import Outcome
 from dessim.validate.request import Request, Say
-from dessim.workload.dag import RankClass, Task, Workload
+from dessim.workload.dag import Workload
+from dessim.workload.one_collective import collective_task, collectives_at_once
 
 HASH_SEEDS = 51
 _TIMEOUT_S = 400.0  # of a bed
@@ -71,28 +72,11 @@ def predict(cluster: Cluster, case: CollectiveCase) -> float:
 
 
 def _workload(case: CollectiveCase) -> Workload:
+    """The collectives of all jobs of a case at once."""
     groups = {f"job{number}": ranks for number, ranks in enumerate(case.jobs)}
-    classes = [
-        RankClass(
-            ranks,
-            (
-                Task(
-                    str(case.op),
-                    0,
-                    Phase.FORWARD,
-                    Kind.COLLECTIVE,
-                    "comm",
-                    collective=case.op,
-                    group=group,
-                    size=float(case.size),
-                ),
-            ),
-        )
-        for group, ranks in groups.items()
-    ]
-    # Ranks that look on do nothing, and have no class.
-    world = 1 + max(rank for ranks in case.jobs for rank in ranks)
-    return Workload(case.name, world, tuple(classes), groups, (0,))
+    tasks = [(ranks, collective_task(case.op, float(case.size), group=group)) for group, ranks in groups.items()]
+    n_ranks = 1 + max(rank for ranks in case.jobs for rank in ranks)
+    return collectives_at_once(tasks, groups, n_ranks, name=case.name)
 
 
 def _measure(cases: Sequence[CollectiveCase], say: Say) -> dict[str, Any]:

@@ -12,10 +12,10 @@ from dessim.cluster import Cluster, load_cluster
 from dessim.cluster.scaled import scaled
 from dessim.files import read_toml
 from dessim.workload.model import load_model
+from dessim.workload.strategies import spec_of
 
 STEPS = Path(__file__).with_name("steps.toml")
 """The shipped cases: package data."""
-SERVED = "ps_async"
 _RANKS_A_SERVER = 4
 _QUICK = "quick"
 
@@ -88,7 +88,7 @@ def step_cases(table: Mapping[str, Any], splits: Sequence[str], quick: bool) -> 
 
 
 def _case(entry: Mapping[str, Any], strategy: str, ranks: int, models: Mapping[str, Any]) -> StepCase:
-    servers = max(1, ranks // _RANKS_A_SERVER) if strategy == SERVED else 0
+    servers = max(1, ranks // _RANKS_A_SERVER) if spec_of(strategy).dedicated_servers else 0
     pipeline = bool(entry.get("pipeline", True))
     overlapped = bool(entry.get("overlapped", False))
     scale = float(entry.get("scale", 1.0))

@@ -30,19 +30,23 @@ from dessim.trace.io import load_trace
 from dessim.trace.schema import sent_factor
 from dessim.validate.outcome import Outcome
 from dessim.validate.request import Request, Say
-from dessim.validate.step_cases import SERVED, StepCase, model_of, read_steps, samples_of, step_cases
+from dessim.validate.step_cases import StepCase, model_of, read_steps, samples_of, step_cases
 from dessim.workload.from_plan import workload_from_plan
 from dessim.workload.plan import PlannedOp
 from dessim.workload.server_roles import Roles, a_message, moved, requests_of
 from dessim.workload.strategies import plan as plan_of
+from dessim.workload.strategies import spec_of
 
 KIND = "steps"
-TRACED = {SERVED: "ps_sync"}
-"""Whose trace has a strategy's compute, where it has none of its own."""
 _TIMEOUT_S = 280.0  # of a bed
 _STALENESS = 4  # of des_ref.steps
 _STEPS = 9
 """That are simulated: ranks begin together, and it takes a few until they have drifted apart."""
+
+
+def traced_strategy(strategy: str) -> str:
+    """The strategy whose traces give the compute of `strategy`: itself, if its ops can be traced."""
+    return spec_of(strategy).traced_as or strategy
 
 
 def run_steps(request: Request) -> tuple[list[Outcome], dict[str, Any]]:
@@ -150,7 +154,7 @@ def _capture(table: Mapping[str, Any], cases: Sequence[StepCase], say: Say) -> d
                 {
                     "name": key,
                     "model": model_of(table, case.model),
-                    "strategy": TRACED.get(case.strategy, case.strategy),
+                    "strategy": traced_strategy(case.strategy),
                     "batch": case.batch * ranks,
                     "samples": samples_of(table, case.batch * ranks),
                     "pipeline": case.overlapped,
@@ -170,4 +174,4 @@ def _capture(table: Mapping[str, Any], cases: Sequence[StepCase], say: Say) -> d
 
 def capture_key(case: StepCase) -> str:
     """Of a case's captures."""
-    return f"{case.model} {TRACED.get(case.strategy, case.strategy)}{' overlapped' if case.overlapped else ''}"
+    return f"{case.model} {traced_strategy(case.strategy)}{' overlapped' if case.overlapped else ''}"

@@ -1,17 +1,17 @@
-"""A plan whose values travel encoded: each collective that a codec is for becomes a few ops (codecs.py).
+"""Plans whose values are sent encoded: each collective that has a codec becomes a few ops (codecs.py).
 
-    x  ->  x_encode -> x -> x_decode                             AllGather, AllToAll; sums that collectives make
-           x_encode -> x_scatter -> x_sum -> x -> x_decode       AllReduce by owners of rows: AllToAll, AllGather
+    x  ->  x_encode -> x -> x_decode                             AllGather, AllToAll; sums made by the collective
+           x_encode -> x_scatter -> x_sum -> x -> x_decode       AllReduce by owners of rows: AllToAll, then AllGather
            x_encode -> x_sizes -> x -> x_decode                  messages whose sizes depend on their values
-           x_wide beside x                                       columns that stay as they are
+           x_wide beside x                                       columns that are sent as floats
 
-The last one is for sums whose difference is what counts: |S|^2 - q of fm and its like cancels, so S and q travel as
-they are whatever the rest does. So do sums that are divided by one another (attention pooling), and the one float of
-lr, which is a part of the logit. Where pooled vectors travel and such an operator will square them, or they bring the
-sizes of bags for a mean, they all stay. Gradients of all of these may be encoded.
+`x_wide` is for sums of which only the difference matters. |S|^2 - q of fm and its relatives cancels, so S and q are
+never encoded. Nor are sums that are divided by one another (attention pooling), nor lr's one float, which is a term of
+the logit. If pooled vectors are sent and such an operator will square them, or they carry the sizes of bags for a mean,
+none of them is encoded. The gradients of all of these may be. Operators state this (`cancels`, `exact_partials`), and
+plans give it as `PlannedOp.width` and `PlannedOp.exact_width`.
 
-Sums in the middle of local partials (rounds), the softmax over ids and parameters that servers give out are never
-encoded, and neither are ids.
+Never encoded: sums in the middle of local partials (rounds), the softmax over ids, parameters that servers send, ids.
 """
 
 from __future__ import annotations
@@ -20,15 +20,13 @@ from dataclasses import dataclass, replace
 
 from dessim.errors import UsageError
 from dessim.trace.schema import Collective
-from dessim.workload.codecs import Buffer, CodecConfig, CodecSpec, Sum, factor, product
+from dessim.workload.codecs import Buffer, CodecConfig, CodecSpec, Sum, Work
+from dessim.workload.formula import ONE, Formula, as_factor, ceil, group, product_of, symbol
 from dessim.workload.model import Model
-from dessim.workload.operators import Costs, total
 from dessim.workload.plan import Plan, PlannedOp, Traffic, collective, compute
+from dessim.workload.symbols import COUNTS, N, s
 
-CANCELLING = ("fm", "fm_fields", "nfm")  # operators that subtract sums which are nearly equal
-STAYING = ("lr", *CANCELLING)  # whose part of the buffer of partials is never encoded
-
-_BUFFERS = {
+BUFFERS = {
     "partials": Buffer.ACTIVATIONS,
     "pooled": Buffer.ACTIVATIONS,
     "rows": Buffer.ACTIVATIONS,
@@ -43,173 +41,166 @@ _BUFFERS = {
     "dense_grad": Buffer.DENSE,
     "push_dense": Buffer.DENSE,
 }
-_DENSITY = {Buffer.ACTIVATIONS: "za", Buffer.GRADIENTS: "zg", Buffer.DENSE: "zd"}  # symbols: the share that is not zero
+# Symbols of the share of values that is not zero.
+_DENSITY = {Buffer.ACTIVATIONS: "za", Buffer.GRADIENTS: "zg", Buffer.DENSE: "zd"}
 
 
 @dataclass(frozen=True, slots=True)
 class CodedOp:
-    """A collective of a plan whose values travel in a form. Formulas, a worker: `rows` of `width` values that it
-    brings, `wide` more of each that stay as they are. `flat`: a vector, cut in equal shares where it is shared out."""
+    """A collective of a plan that sends its values encoded.
+
+    A worker contributes `rows` rows of `width` values, and `exact_width` more of each that are not encoded.
+    `flat`: the values are one vector, which is cut into equal shares if owners sum it.
+    """
 
     name: str
-    form: CodecSpec
+    codec: CodecSpec
     buffer: Buffer
-    rows: str
-    width: str
-    wide: str = "0"
+    rows: Formula
+    width: Formula
+    exact_width: Formula
     flat: bool = False
 
     @property
     def density(self) -> str:
-        """The symbol for the share of its values that is not zero."""
+        """The symbol of the share of its values that is not zero."""
         return _DENSITY[self.buffer]
 
+    def size(self, rows: Formula, width: Formula, messages: Formula = ONE) -> Formula:
+        """Bytes of `messages` messages that hold `rows` rows of `width` values together."""
+        return self.codec.size(messages, rows, width, symbol(self.density))
 
-def coded_ops(plan: Plan, model: Model, codes: CodecConfig) -> dict[str, CodedOp]:
-    """What of a plan's ops travels encoded, by name. Raises UsageError where a form was asked for and nothing does."""
-    found = {}
+
+def coded_ops(plan: Plan, model: Model, codecs: CodecConfig) -> dict[str, CodedOp]:
+    """The ops of a plan that send their values encoded, by name.
+
+    Raises UsageError if a codec was requested and the plan sends nothing that it could encode.
+    """
+    coded: dict[str, CodedOp] = {}
     for op in plan.collectives:
-        buffer = _BUFFERS.get(op.name)
-        form = codes.by_buffer.get(buffer) if buffer is not None else None
-        if buffer is None or form is None or (form.of_samples and not op.name.startswith("partials")):
+        buffer = BUFFERS.get(op.name)
+        codec = codecs.by_buffer.get(buffer) if buffer is not None else None
+        if buffer is None or codec is None or not op.width:
             continue
-        rows, width, wide = _shape(op, model)
-        if width != "0":
-            found[op.name] = CodedOp(op.name, form, buffer, rows, width, wide, buffer is Buffer.DENSE)
-    idle = [str(b) for b in codes.by_buffer if not any(c.buffer is b for c in found.values())]
-    if idle and (codes.strict or not found):
-        what = " or ".join("gradients of dense weights" if b == Buffer.DENSE else b for b in idle)
-        raise UsageError(f"codecs {codes}: {plan.strategy} of {model.name} sends no {what} that can be encoded so")
-    return found
+        if codec.of_samples and not op.name.startswith("partials"):
+            continue
+        is_vector = buffer is Buffer.DENSE
+        coded[op.name] = CodedOp(op.name, codec, buffer, op.rows, op.width, op.exact_width, flat=is_vector)
+    idle = [b for b in codecs.by_buffer if not any(op.buffer is b for op in coded.values())]
+    if idle and (codecs.strict or not coded):
+        what = " or ".join("gradients of dense weights" if b is Buffer.DENSE else str(b) for b in idle)
+        raise UsageError(f"codecs {codecs}: {plan.strategy} of {model.name} sends no {what} that can be encoded so")
+    return coded
 
 
-def buffer_parts(model: Model) -> list[tuple[Costs, bool]]:
-    """The parts of the buffer of partials in their order, and whether each stays as it is."""
-    divided = model.needs_operand and model.embedding.pooling == "attention" and not model.by_field
-    return [(c, c.kind in STAYING or (divided and c.kind == "operand")) for c in model.costs if c.wire != "0"]
-
-
-def _shape(op: PlannedOp, model: Model) -> tuple[str, str, str]:
-    """Rows, columns that are encoded, columns that are not."""
-    samples, stays = "B", model.pools_mean or any(kind in CANCELLING for kind in model.kinds)
-    match op.name:
-        case "partials":
-            narrow, wide = (total((c for c, stays in buffer_parts(model) if stays is x), "wire") for x in (False, True))
-            return samples, narrow if narrow == "0" else factor(narrow), wide
-        case "partials_grad":
-            return "(B/N)", factor(total(model.costs, "wire")), "0"
-        case "pooled" | "pooled_grad":
-            if op.name == "pooled" and op.collective is not Collective.ALL_TO_ALL:
-                bags = "(B*F)"
-            else:
-                bags = "((B/N)*F)"
-            return bags, "0" if stays and op.name == "pooled" else "(W+E)", "0"
-        case "rows" | "pull_rows" | "rows_grad" | "push_rows" | "row_grads":
-            rows = op.size.removesuffix("*W*s")
-            if op.collective is Collective.ALL_GATHER:  # of all workers
-                rows = rows.removeprefix("N*") if rows.startswith("N*") else f"({rows}/N)"
-            return rows, "W", "0"
-        case "push_dense":
-            weights = op.size.removeprefix("N*").removesuffix("*s")
-            return "N", weights, "0"
-    return "1", op.size.removesuffix("*s"), "0"
-
-
-def coded(plan: Plan, model: Model, codes: CodecConfig) -> Plan:
-    """`plan` with `codes` on its wire. Raises UsageError as `coded_ops` does."""
-    if not codes:
+def coded(plan: Plan, model: Model, codecs: CodecConfig) -> Plan:
+    """`plan` with `codecs` applied to its collectives. Raises UsageError as `coded_ops` does."""
+    if not codecs:
         return plan
-    found = coded_ops(plan, model, codes)
+    coded_by_name = coded_ops(plan, model, codecs)
     ops: list[PlannedOp] = []
-    waiting: dict[str, list[PlannedOp]] = {}  # what follows the wait for an op, not yet in `ops`
+    pending: dict[str, list[PlannedOp]] = {}  # ops that follow a collective and are not yet in `ops`
     for op in plan.ops:
         for dep in op.deps:
-            ops += waiting.pop(dep, [])
-        deps = tuple(f"{dep}_decode" if dep in found else dep for dep in op.deps)
+            ops += pending.pop(dep, [])
+        deps = tuple(f"{dep}_decode" if dep in coded_by_name else dep for dep in op.deps)
         op = replace(op, deps=deps)
-        if op.name in found:
-            before, waiting[op.name] = _exchange(op, found[op.name])
-            ops += before
+        if op.name in coded_by_name:
+            launched, pending[op.name] = _exchange(op, coded_by_name[op.name])
+            ops += launched
         else:
             ops.append(op)
-    for rest in waiting.values():
+    for rest in pending.values():
         ops += rest
-    expects = {c.density: c.form.density for c in found.values() if c.form.varies}
-    told = f"codecs {codes}: not equivalent"
-    return replace(plan, ops=tuple(ops), expects=expects, caveat=f"{plan.caveat}; {told}" if plan.caveat else told)
+    expects = {c.density: c.codec.density for c in coded_by_name.values() if c.codec.varies}
+    caveat = "; ".join(filter(None, (plan.caveat, f"codecs {codecs}: not equivalent")))
+    return replace(plan, ops=tuple(ops), expects=expects, caveat=caveat)
 
 
 def _exchange(op: PlannedOp, c: CodedOp) -> tuple[list[PlannedOp], list[PlannedOp]]:
-    """What is launched in place of `op`, and what follows once it is waited for."""
-    form, name, rows, width = c.form, op.name, c.rows, c.width
+    """The ops that are launched in place of `op`, and those that follow once it has finished."""
+    name, codec = op.name, c.codec
+    rows, width = c.rows, c.width
     all_reduce = op.collective is Collective.ALL_REDUCE
-    scattered = all_reduce and form.sums is Sum.SCATTER
-    if c.flat and scattered:
-        rows, width = "N", f"ceil({factor(width)}/N)"
-    brought = _work(form, "encode", rows, width, c.density)
-    if c.wide != "0":  # columns are told apart first
-        whole = product(rows, f"{width} + {c.wide}", "s")
-        brought = (brought[0] + 2, brought[1], f"{brought[2]} + 2*{whole}")
-    encode = _compute(op, f"{name}_encode", op.deps, brought, form.size("1", rows, width, c.density))
-    before, last = [encode], f"{name}_encode"
-    if form.varies:
+    if c.flat and all_reduce and codec.summing is Sum.SCATTER:
+        # Each owner sums one share of the vector: N rows.
+        rows, width = N, ceil(as_factor(c.width) / N)
+    encoding = _cost(c, codec.encode, rows, width)
+    if c.exact_width:
+        # Copies that separate the columns which are not encoded.
+        whole = product_of(rows, width + c.exact_width, s)
+        encoding = encoding.plus(kernels=2, mem=2 * whole)
+    last = f"{name}_encode"
+    before = [_compute(op, last, op.deps, encoding, keeps=c.size(rows, width))]
+    if codec.varies:
         one_by_one = op.collective in (Collective.ALL_TO_ALL, Collective.REDUCE_SCATTER)
-        to_all = Collective.ALL_TO_ALL if one_by_one else Collective.ALL_GATHER
-        before.append(
-            replace(collective(f"{name}_sizes", op.phase, to_all, Traffic.CONTROL, "N*8", last), part_of=name)
-        )
-        last = f"{name}_sizes"
-    made = form.size("N", rows, width, c.density)  # a message for each worker
-    everyones = form.size("N", f"N*{rows}", width, c.density)  # one message of each worker, everywhere
+        announce = Collective.ALL_TO_ALL if one_by_one else Collective.ALL_GATHER
+        sizes = collective(f"{name}_sizes", op.phase, announce, Traffic.CONTROL, COUNTS, last)
+        before.append(replace(sizes, part_of=name))
+        last = sizes.name
+    one_for_each = c.size(rows, width, messages=N)  # a message for each worker
+    one_of_each = c.size(N * rows, width, messages=N)  # a message of each worker, on every worker
     after: list[PlannedOp] = []
-    match op.collective, form.sums:
+    match op.collective, codec.summing:
         case Collective.ALL_REDUCE, Sum.SCATTER:
-            before.append(_collective(op, f"{name}_scatter", Collective.ALL_TO_ALL, made, last))
-            summed = _work(form, "decode", rows, width, c.density)
-            again = _work(form, "encode", f"({rows}/N)", width, c.density)
-            both = (summed[0] + again[0] + 2, f"{summed[1]} + {again[1]}", f"{summed[2]} + {again[2]}")
-            keeps = form.size("1", f"({rows}/N)", width, c.density)
+            before.append(_collective(op, f"{name}_scatter", Collective.ALL_TO_ALL, one_for_each, last))
+            share = group(rows / N)
+            summing = _cost(c, codec.decode, rows, width)
+            again = _cost(c, codec.encode, share, width)
+            both = summing.plus(kernels=again.kernels + 2, flops=again.flops, mem=again.mem)
+            keeps = c.size(share, width)
             after.append(_compute(op, f"{name}_sum", (f"{name}_scatter",), both, keeps))
-            after.append(_collective(op, name, Collective.ALL_GATHER, made, f"{name}_sum"))
-            arrives = (rows, width)
+            after.append(_collective(op, name, Collective.ALL_GATHER, one_for_each, f"{name}_sum"))
+            arriving_rows = rows
         case Collective.ALL_REDUCE, Sum.GATHER:
-            before.append(_collective(op, name, Collective.ALL_GATHER, everyones, last))
-            arrives = (f"N*{rows}", width)
+            before.append(_collective(op, name, Collective.ALL_GATHER, one_of_each, last))
+            arriving_rows = N * rows
         case ((Collective.ALL_REDUCE | Collective.REDUCE_SCATTER), Sum.REDUCE):
-            before.append(_collective(op, name, op.collective, form.size("1", rows, width, c.density), last))
-            arrives = (rows if all_reduce else f"({rows}/N)", width)
-        case Collective.REDUCE_SCATTER, _:
-            before.append(_collective(op, name, Collective.ALL_TO_ALL, made, last))
-            arrives = (rows, width)
+            before.append(_collective(op, name, op.collective, c.size(rows, width), last))
+            arriving_rows = rows if all_reduce else group(rows / N)
         case Collective.ALL_GATHER, _:
-            before.append(_collective(op, name, Collective.ALL_GATHER, everyones, last))
-            arrives = (f"N*{rows}", width)
-        case Collective.ALL_TO_ALL, _:
-            before.append(_collective(op, name, Collective.ALL_TO_ALL, made, last))
-            arrives = (rows, width)
+            before.append(_collective(op, name, Collective.ALL_GATHER, one_of_each, last))
+            arriving_rows = N * rows
+        case ((Collective.ALL_TO_ALL | Collective.REDUCE_SCATTER), _):
+            before.append(_collective(op, name, Collective.ALL_TO_ALL, one_for_each, last))
+            arriving_rows = rows
         case _:
-            raise AssertionError(f"{op.collective} of {form}")
+            raise AssertionError(f"{op.collective} of {codec}")
     ready = [name]
-    if c.wide != "0":
+    if c.exact_width:
         assert op.collective is not None
-        before.append(replace(_collective(op, f"{name}_wide", op.collective, product(rows, c.wide, "s")), deps=op.deps))
+        size = product_of(rows, c.exact_width, s)
+        before.append(replace(_collective(op, f"{name}_wide", op.collective, size), deps=op.deps))
         ready.append(f"{name}_wide")
-    decode = _work(form, "decode", *arrives, c.density)
-    after.append(_compute(op, f"{name}_decode", tuple(ready), decode, product(*arrives, "s")))
+    decoding = _cost(c, codec.decode, arriving_rows, width)
+    decoded = product_of(arriving_rows, width, s)
+    after.append(_compute(op, f"{name}_decode", tuple(ready), decoding, keeps=decoded))
     return before, after
 
 
-def _work(form: CodecSpec, which: str, rows: str, width: str, density: str) -> tuple[int, str, str]:
-    """Kernels, FLOPs and bytes of memory traffic of encoding or decoding so many rows."""
-    work = form.encode if which == "encode" else form.decode
-    values = product(rows, width)
-    return work.kernels, f"{work.flops}*{values}", f"{work.touches}*{values}*s + {form.size('1', rows, width, density)}"
+@dataclass(frozen=True, slots=True)
+class _Cost:
+    """Costs of a compute op: kernels, FLOPs, bytes of memory traffic."""
+
+    kernels: int
+    flops: Formula
+    mem: Formula
+
+    def plus(self, kernels: int, mem: Formula, flops: Formula | None = None) -> _Cost:
+        total_flops = self.flops if flops is None else self.flops + flops
+        return _Cost(self.kernels + kernels, total_flops, self.mem + mem)
 
 
-def _compute(op: PlannedOp, name: str, deps: tuple[str, ...], work: tuple[int, str, str], keeps: str) -> PlannedOp:
-    kernels, flops, mem = work
-    return replace(compute(name, op.phase, *deps, flops=flops, mem=mem, kernels=kernels, keeps=keeps), part_of=op.name)
+def _cost(c: CodedOp, work: Work, rows: Formula, width: Formula) -> _Cost:
+    """Costs of encoding or decoding `rows` rows of `width` values: each value's, and the message's own bytes."""
+    values = product_of(rows, width)
+    return _Cost(work.kernels, work.flops * values, work.touches * values * s + c.size(rows, width))
 
 
-def _collective(op: PlannedOp, name: str, kind: Collective, size: str, *deps: str) -> PlannedOp:
+def _compute(op: PlannedOp, name: str, deps: tuple[str, ...], cost: _Cost, keeps: Formula) -> PlannedOp:
+    planned = compute(name, op.phase, *deps, flops=cost.flops, mem=cost.mem, kernels=cost.kernels, keeps=keeps)
+    return replace(planned, part_of=op.name)
+
+
+def _collective(op: PlannedOp, name: str, kind: Collective, size: Formula, *deps: str) -> PlannedOp:
     return replace(op, name=name, collective=kind, size=size, deps=deps, part_of=op.name)

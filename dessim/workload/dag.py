@@ -9,6 +9,8 @@ import numpy as np
 
 from dessim.trace.schema import Collective, Kind, Phase
 
+WORLD = "world"  # the group of all ranks
+
 
 @dataclass(frozen=True, slots=True)
 class Task:

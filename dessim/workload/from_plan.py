@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from dessim.trace.schema import Kind
-from dessim.workload.dag import RankClass, Task, Workload
+from dessim.workload.dag import WORLD, RankClass, Task, Workload
 from dessim.workload.plan import Plan
-
-WORLD = "world"
 
 
 def workload_from_plan(

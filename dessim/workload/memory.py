@@ -29,15 +29,18 @@ from typing import Any
 from dessim.errors import CapacityError
 from dessim.trace.schema import PREFETCH, Collective, Kind, Phase
 from dessim.units import format_size
-from dessim.workload import formula
+from dessim.workload.formula import group
 from dessim.workload.ids import expected_unique
 from dessim.workload.model import Model
 from dessim.workload.plan import Plan, PlannedOp
 from dessim.workload.server_roles import Roles, a_step, size_of
+from dessim.workload.symbols import ROW_AND_STATE, O, W, k, s
 
 # Bytes a row: its values, its optimizer's state, and the id with two 8-byte row numbers that find it: an index at most
 # half full (des_ref/embedding/hash_table.py).
-ROW, ROW_STATE, INDEX = "W*s", "O*s", "3*k"
+ROW = W * s
+ROW_STATE = O * s
+INDEX = 3 * k
 
 Symbols = Mapping[str, float]
 
@@ -108,8 +111,8 @@ def served_memory(plan: Plan, symbols: Symbols, servers: int) -> tuple[Memory, M
     """What a worker needs, and what each of `servers` needs, where they are not on the workers."""
     roles, shard = Roles.of(plan), a_step(symbols, servers)
     pulled = servers * size_of(roles.reply, symbols, servers)
-    worker = pulled + sum(formula.evaluate(op.keeps, symbols) for op in (*roles.prepare, *roles.compute))
-    dense, summed = (sum(formula.evaluate(op.keeps, shard) for op in ops) for ops in (roles.update, roles.merge))
+    worker = pulled + sum(op.keeps.evaluate(symbols) for op in (*roles.prepare, *roles.compute))
+    dense, summed = (sum(op.keeps.evaluate(shard) for op in ops) for ops in (roles.update, roles.merge))
     waiting = symbols["N"] * size_of(roles.push, symbols, servers)
     return Memory(0.0, 0.0, 0.0, 0.0, worker), Memory(*_held(plan, shard), dense, waiting + summed)
 
@@ -158,21 +161,22 @@ def spill_of(
         return None
     rows_share = 1 - (capacity - memory.resident) / memory.spillable
     cold = _cold(model, symbols, (1 - rows_share) * symbols["V"])
-    reads = [op for op in plan.ops if op.phase is Phase.FORWARD and op.rows != "0"]
-    touched, missed = (sum(formula.evaluate(op.rows, s) for op in reads) for s in (symbols, cold))
-    seconds = {
-        # Reads bring the values; updates bring and return the values with their state, both ways at a time.
-        op.name: formula.evaluate(f"({op.rows})*{'W' if op.phase is Phase.FORWARD else '(W+O)'}*s", cold) / bandwidth
-        for op in plan.ops
-        if op.rows != "0"
-    }
+    reads = [op for op in plan.ops if op.phase is Phase.FORWARD and op.table_rows]
+    touched, missed = (sum(op.table_rows.evaluate(values) for op in reads) for values in (symbols, cold))
+    seconds = {}
+    for op in plan.ops:
+        if op.table_rows:
+            # Reads fetch the values. Updates fetch and return values and state, in both directions at a time.
+            floats = W if op.phase is Phase.FORWARD else ROW_AND_STATE
+            moved = group(op.table_rows) * floats * s
+            seconds[op.name] = moved.evaluate(cold) / bandwidth
     return Spill(rows_share, missed / touched, rows_share * memory.spillable, seconds)
 
 
 def _held(plan: Plan, symbols: Symbols) -> tuple[float, float, float]:
     """Bytes of the rows that whoever holds rows holds, of their optimizer state and of their index."""
-    rows = formula.evaluate(plan.rows_held, symbols)
-    row, state, index = (rows * formula.evaluate(text, symbols) for text in (ROW, ROW_STATE, INDEX))
+    rows = plan.rows_held.evaluate(symbols)
+    row, state, index = (rows * size.evaluate(symbols) for size in (ROW, ROW_STATE, INDEX))
     return row, state, index
 
 
@@ -192,8 +196,8 @@ def _cold(model: Model, symbols: Symbols, hot: float) -> dict[str, float]:
 def _result(op: PlannedOp, symbols: Symbols) -> float:
     """Bytes of what an op makes beside what it was given; sums are made in place."""
     if op.kind is Kind.COMPUTE:
-        return formula.evaluate(op.keeps, symbols)
-    size = formula.evaluate(op.size, symbols)
+        return op.keeps.evaluate(symbols)
+    size = op.size.evaluate(symbols)
     match op.collective:
         case Collective.ALL_REDUCE:
             return 0.0

@@ -44,7 +44,7 @@ from dessim.workload.operators import (
     pooling_costs,
 )
 from dessim.workload.row_optimizers import ROW_OPTIMIZERS, RowOptimizer
-from dessim.workload.symbols import symbols_of
+from dessim.workload.symbol_values import symbols_of
 
 
 class _Strict(BaseModel):
@@ -160,6 +160,14 @@ class Model(_Strict):
         shape = Shape(self.input.fields, self.embedding.width, self.needs_operand, self.by_field)
         pooling = pooling_costs(self.embedding.pooling, self.needs_operand, self.by_field)
         return (*pooling, *(o.costs(shape) for o in self.operators))
+
+    @property
+    def partials(self) -> tuple[tuple[Costs, bool], ...]:
+        """The parts of the buffer of partials in order, and whether codecs must leave each as it is."""
+        exact_kinds: set[str] = {o.kind for o in self.operators if o.exact_partials}
+        if self.needs_operand and self.embedding.pooling == "attention" and not self.by_field:
+            exact_kinds.add("operand")  # sums that are divided by one another
+        return tuple((c, c.kind in exact_kinds) for c in self.costs if c.wire)
 
     @property
     def output(self) -> Output | None:

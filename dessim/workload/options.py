@@ -24,7 +24,7 @@ Symbols that formulas of such plans use:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 from dessim.errors import UsageError
@@ -32,19 +32,8 @@ from dessim.workload.ids import ZipfLaw, largest_share
 
 SHAMPOO_BLOCK, SHAMPOO_EVERY = 256, 20  # rows and columns of a block, and steps from roots to roots
 
-# Which strategies have which. Servers of a parameter server hold shards of a flat vector, and Shampoo needs matrices.
-OF_STRATEGY: dict[str, tuple[str, ...]] = {
-    "des_all_reduce": ("shampoo",),
-    "des_reduce_scatter": ("shampoo",),
-    "mesh": ("shampoo",),
-    "table_wise": ("shampoo",),
-    "row_wise": ("shampoo",),
-    "row_all_to_all": ("hot_rows", "look_ahead", "shampoo"),
-    "row_all_gather": ("cache_rows", "shampoo"),
-    "ps_sync": ("hot_rows", "look_ahead"),
-    "data_parallel": ("shampoo",),
-}
 _SWITCHES = ("look_ahead", "shampoo")
+_MAX_ROWS = 2**31
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,27 +54,31 @@ class Options:
         return "".join(f"+{name}" if value is True else f"+{name}={value}" for name, value in given if value)
 
 
-def parse_strategy(text: str) -> tuple[str, Options]:
-    """A strategy's name and its options. Raises UsageError."""
-    name, *parts = text.split("+")
-    known = OF_STRATEGY.get(name, ())
-    found: dict[str, int | bool] = {}
-    for part in parts:
-        key, _, value = part.partition("=")
+def parse_options(strategy: str, settings: Sequence[str], by_strategy: Mapping[str, Sequence[str]]) -> Options:
+    """The options that `settings` state behind the name of a strategy.
+
+    `strategy` is the whole text; `by_strategy` gives the names of the options that each strategy takes.
+    Raises UsageError.
+    """
+    name = strategy.partition("+")[0]
+    known = by_strategy.get(name, ())
+    values: dict[str, int | bool] = {}
+    for setting in settings:
+        key, _, value = setting.partition("=")
         if key not in known:
-            has = f"it has {', '.join(known)}" if known else f"those that have any are {', '.join(OF_STRATEGY)}"
-            raise UsageError(f"strategy {text!r}: {name} has no option {key!r}; {has}")
-        if key in found:
-            raise UsageError(f"strategy {text!r}: {key} is there twice")
+            has = f"it has {', '.join(known)}" if known else f"those that have any are {', '.join(by_strategy)}"
+            raise UsageError(f"strategy {strategy!r}: {name} has no option {key!r}; {has}")
+        if key in values:
+            raise UsageError(f"strategy {strategy!r}: {key} is given twice")
         if key in _SWITCHES:
             if value:
-                raise UsageError(f"strategy {text!r}: {key} takes no value")
-            found[key] = True
+                raise UsageError(f"strategy {strategy!r}: {key} takes no value")
+            values[key] = True
             continue
-        if not (value.isascii() and value.isdigit() and 0 < int(value) < 2**31):
-            raise UsageError(f"strategy {text!r}: write a number of rows above 0, such as {key}=10000")
-        found[key] = int(value)
-    return name, Options(**found)  # type: ignore[arg-type]  # switches alone are bools
+        if not (value.isascii() and value.isdigit() and 0 < int(value) < _MAX_ROWS):
+            raise UsageError(f"strategy {strategy!r}: write a number of rows above 0, such as {key}=10000")
+        values[key] = int(value)
+    return Options(**values)  # type: ignore[arg-type]  # only switches are bools
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
-"""The plan of one training step: every op, what it waits for, and how big it is.
+"""The plan of one training step: every op, what it waits for, and how large it is.
 
-Three uses of the same list: the trainer executes it, the certificate checks recorded bytes against it, the simulator
-prices it. A strategy (dessim/workload/strategies/) is a function from a model to a `Plan`.
+The same list has three uses. The trainer executes it, the certificate checks recorded bytes against it, and the
+simulator prices it. A strategy (dessim/workload/strategies/) turns a model into a `Plan`.
 """
 
 from __future__ import annotations
@@ -12,28 +12,44 @@ from enum import StrEnum
 
 from dessim.errors import FormulaError
 from dessim.trace.schema import PREFETCH, Collective, Kind, Phase, sent_factor
-from dessim.workload import formula
+from dessim.workload.formula import ZERO, Formula
+from dessim.workload.symbols import EVEN_SHARE, OWNED_VOCABULARY
 
 
 class Traffic(StrEnum):
-    """What an op's bytes are for; studies and reports sum by it."""
+    """The purpose of an op's bytes. Studies and reports sum by it."""
 
     IDS = "ids"  # feature ids and their coordinates
-    SPARSE = "sparse"  # what stands for the weights-rich operators
+    SPARSE = "sparse"  # rows, or the partials and pooled vectors that replace them, and their gradients
     DENSE = "dense"  # gradients and parameters of replicated weights
     CONTROL = "control"  # counts, lengths, labels
-    NONE = "none"  # compute
+    NONE = "none"  # compute and copies
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedOp:
-    """One op of a step. Formulas are over the symbols of dessim.workload.symbols, a worker.
+    """One op of a training step on one worker.
 
-    `size` is S as nccl-tests counts it (dessim.trace.schema). `mem` is bytes of memory traffic, `kernels` how many
-    kernels a GPU launches for it (a count of the trainer's torch calls, for launch overhead). `keeps` is bytes of what
-    a compute op makes and later ops need (dessim.workload.memory), `rows` how many different rows of the tables it
-    touches. `part_of`: the op of the strategy that it stands for together with others (coded_plan.py), whose
-    symbols are its own. `stays` is the share of an AllToAll's S that is meant for the rank itself.
+    Sizes are formulas over dessim.workload.symbols. Values that differ between workers stand as their means.
+
+    `deps`: names of the ops that must finish before it starts.
+    `stream`: where it runs: "compute", "comm", "copy", or PREFETCH for ops that serve the next step.
+    `kernels`: kernels that a GPU launches for it, counted as the trainer's torch calls, for launch overheads.
+
+    Compute ops:
+    `flops`, `mem`: FLOPs, and bytes of memory traffic.
+    `keeps`: bytes that it creates and later ops need (dessim.workload.memory).
+    `table_rows`: distinct rows of the embedding tables that it reads or updates.
+    `rows`, `width`: of `update_dense`, the weights as one row; 0 of others.
+
+    Collectives and copies:
+    `size`: S [bytes] as nccl-tests counts it (dessim.trace.schema).
+    `rows`, `width`: the floats that a worker contributes, `rows` rows of `width` floats that a codec may encode.
+    `exact_width`: further floats of each row that a codec must leave as they are. All three are 0 for collectives that
+        no codec applies to.
+    `local_share`: the share of an AllToAll's S that the rank addresses to itself.
+    `part_of`: the op of the uncoded plan that this op and others stand for (coded_plan.py). It supplies the values of
+        data-dependent symbols.
     """
 
     name: str
@@ -43,77 +59,83 @@ class PlannedOp:
     stream: str
     collective: Collective | None = None
     traffic: Traffic = Traffic.NONE
-    size: str = "0"
-    flops: str = "0"
-    mem: str = "0"
+    size: Formula = ZERO
+    rows: Formula = ZERO
+    width: Formula = ZERO
+    exact_width: Formula = ZERO
+    local_share: Formula = EVEN_SHARE
+    flops: Formula = ZERO
+    mem: Formula = ZERO
     kernels: int = 0
-    keeps: str = "0"
-    rows: str = "0"
+    keeps: Formula = ZERO
+    table_rows: Formula = ZERO
     part_of: str = ""
-    stays: str = "1/N"
 
     def bytes(self, symbols: Mapping[str, float]) -> int:
         """S in whole bytes. Every term counts whole things, so rounding only removes float noise from means."""
-        return round(formula.evaluate(self.size, symbols))
+        return round(self.size.evaluate(symbols))
 
     def sent_bytes(self, symbols: Mapping[str, float]) -> float:
-        """Bytes a worker sends, on average over workers."""
+        """Bytes that a worker sends to others, mean over workers."""
         if self.collective is None:
             return 0.0
         return sent_factor(self.collective, int(symbols["N"])) * self.even_size(symbols)
 
     def even_size(self, symbols: Mapping[str, float]) -> float:
-        """S of the op that moves as much and sends the same to each rank, itself included."""
-        size, n = formula.evaluate(self.size, symbols), symbols["N"]
-        if self.stays == "1/N" or n == 1:
+        """S [bytes] of a collective with the same traffic whose ranks address equal shares to all ranks, themselves
+        included."""
+        size, n = self.size.evaluate(symbols), symbols["N"]
+        if self.local_share == EVEN_SHARE or n == 1:
             return size
-        return size * (1 - formula.evaluate(self.stays, symbols)) * n / (n - 1)
+        return size * (1 - self.local_share.evaluate(symbols)) * n / (n - 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The ops of one step of one strategy, in issue order. `caveat` says what the plan leaves out, if it matters.
+    """The ops of one step of one strategy, in issue order.
 
-    `pipelines`: whether ops of Phase.INPUT, which need the samples alone, may run a step ahead.
-
-    `rows_held`: how many of the V rows of all tables a worker keeps, a formula.
-
-    `own_symbols` gives symbols of its own from those of a job, as means (dessim.workload.options).
-
-    `expects`: values of symbols that only a run can know, where it has not been asked.
+    `strategy`: the strategy's name with its options.
+    `caveat`: what the plan leaves out, where that matters; empty otherwise.
+    `pipelines`: whether ops of Phase.INPUT, which need only the samples, may run a step ahead.
+    `rows_held`: how many of the V rows of all tables a worker holds.
+    `own_symbols`: computes further symbols from those of a job, as means (dessim.workload.options).
+    `expects`: expected values of symbols that only a run can measure. A job's own values take precedence.
     """
 
     strategy: str
     ops: tuple[PlannedOp, ...]
     caveat: str = ""
     pipelines: bool = True
-    rows_held: str = "V/N"
+    rows_held: Formula = OWNED_VOCABULARY
     own_symbols: Callable[[Mapping[str, float]], Mapping[str, float]] | None = None
     expects: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        seen: dict[str, None] = {}
+        earlier: set[str] = set()
         for op in self.ops:
-            late = [d for d in op.deps if d not in seen]
-            assert not late and op.name not in seen, f"{self.strategy}: {op.name} waits for {late} or is there twice"
-            seen[op.name] = None
+            missing = [dep for dep in op.deps if dep not in earlier]
+            assert not missing and op.name not in earlier, (
+                f"{self.strategy}: {op.name} waits for {missing} or appears twice"
+            )
+            earlier.add(op.name)
 
     def op(self, name: str) -> PlannedOp:
-        """The op of this name. Raises FormulaError when the plan has none: trainer and plan have come apart."""
+        """The op of this name. Raises FormulaError if the plan has none: trainer and plan disagree."""
         for op in self.ops:
             if op.name == name:
                 return op
         raise FormulaError(f"strategy {self.strategy} plans no op {name!r}")
 
     def symbols(self, job: Mapping[str, float]) -> dict[str, float]:
-        """A job's symbols with what this plan adds to them."""
+        """A job's symbols, with those that this plan adds or replaces."""
         return {**self.expects, **job, **(self.own_symbols(job) if self.own_symbols is not None else {})}
 
     def pipelined(self) -> Plan:
-        """The plan of a step that sends the next one's ids: its ops of Phase.INPUT serve that, beside all others.
+        """The plan of a step that sends the next step's ids: its ops of Phase.INPUT run beside all others.
 
-        They are the same ops every step, so one step stands for all: it starts with its own ids at hand, sent in the
-        step before, and is over when the next one's are too (des_ref/pipeline.py). Its length is the pipeline's period.
+        Every step has the same ops, so one step stands for all. It starts with its own ids in place, since the step
+        before sent them, and ends when the next step's ids have arrived too (des_ref/pipeline.py). Its length is the
+        pipeline's period.
         """
         if not self.pipelines:
             return self
@@ -149,25 +171,56 @@ def compute(
     name: str,
     phase: Phase,
     *deps: str,
-    flops: str = "0",
-    mem: str = "0",
+    flops: Formula = ZERO,
+    mem: Formula = ZERO,
     kernels: int = 1,
-    keeps: str = "0",
-    rows: str = "0",
+    keeps: Formula = ZERO,
+    table_rows: Formula = ZERO,
 ) -> PlannedOp:
-    """A compute op on the compute stream."""
+    """A compute op on the compute stream; the arguments are fields of PlannedOp."""
     return PlannedOp(
-        name, phase, Kind.COMPUTE, deps, "compute", flops=flops, mem=mem, kernels=kernels, keeps=keeps, rows=rows
+        name,
+        phase,
+        Kind.COMPUTE,
+        deps,
+        stream="compute",
+        flops=flops,
+        mem=mem,
+        kernels=kernels,
+        keeps=keeps,
+        table_rows=table_rows,
     )
 
 
 def collective(
-    name: str, phase: Phase, op: Collective, traffic: Traffic, size: str, *deps: str, stays: str = "1/N"
+    name: str,
+    phase: Phase,
+    op: Collective,
+    traffic: Traffic,
+    size: Formula,
+    *deps: str,
+    rows: Formula = ZERO,
+    width: Formula = ZERO,
+    exact_width: Formula = ZERO,
+    local_share: Formula = EVEN_SHARE,
 ) -> PlannedOp:
-    """A collective over all workers on the communication stream."""
-    return PlannedOp(name, phase, Kind.COLLECTIVE, deps, "comm", collective=op, traffic=traffic, size=size, stays=stays)
+    """A collective over all workers on the communication stream; the arguments are fields of PlannedOp."""
+    return PlannedOp(
+        name,
+        phase,
+        Kind.COLLECTIVE,
+        deps,
+        stream="comm",
+        collective=op,
+        traffic=traffic,
+        size=size,
+        rows=rows,
+        width=width,
+        exact_width=exact_width,
+        local_share=local_share,
+    )
 
 
-def copy(name: str, phase: Phase, size: str, *deps: str) -> PlannedOp:
-    """A copy between a GPU and its host's memory, on a stream of its own."""
-    return PlannedOp(name, phase, Kind.COPY, deps, "copy", size=size)
+def copy(name: str, phase: Phase, size: Formula, *deps: str) -> PlannedOp:
+    """A copy between a GPU and its host's memory, on the copy stream."""
+    return PlannedOp(name, phase, Kind.COPY, deps, stream="copy", size=size)

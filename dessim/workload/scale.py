@@ -16,7 +16,7 @@ from dessim.trace.io import HEADER_FILE, Trace
 from dessim.trace.schema import Header, Kind
 from dessim.workload.ids import HeapsLaw
 from dessim.workload.model import Model, parse_model
-from dessim.workload.symbols import VALUE_BYTES
+from dessim.workload.symbol_values import VALUE_BYTES
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dessim.trace.schema import Kind, Phase
-from dessim.workload import formula
 from dessim.workload.plan import Plan, PlannedOp, Traffic
 
 Symbols = Mapping[str, float]
@@ -83,7 +82,7 @@ def size_of(ops: tuple[PlannedOp, ...], symbols: Symbols, servers: int, traffic:
     """Bytes of a message between a worker and one of `servers`; `symbols` are the job's."""
     shards = a_step(symbols, servers)
     of_kind = (op for op in ops if traffic is None or op.traffic is traffic)
-    return sum(formula.evaluate(op.size, shards) for op in of_kind) / servers
+    return sum(op.size.evaluate(shards) for op in of_kind) / servers
 
 
 def moved(plan: Plan, symbols: Symbols, servers: int, traffic: Traffic | None = None) -> float:
@@ -93,9 +92,7 @@ def moved(plan: Plan, symbols: Symbols, servers: int, traffic: Traffic | None = 
 
 def work_of(ops: tuple[PlannedOp, ...], symbols: Symbols) -> Work:
     """What ops cost a server, with the symbols of `a_message` or `a_step`."""
-    return Work(
-        sum(formula.evaluate(op.flops, symbols) for op in ops), sum(formula.evaluate(op.mem, symbols) for op in ops)
-    )
+    return Work(sum(op.flops.evaluate(symbols) for op in ops), sum(op.mem.evaluate(symbols) for op in ops))
 
 
 @dataclass(frozen=True, slots=True)

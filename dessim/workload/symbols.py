@@ -1,69 +1,73 @@
-"""What size formulas are written in: the symbols of a model in a job, and their values.
+"""The symbols of size formulas, and the quantities that many formulas share.
 
-N  world size                          m  ids a sample, mean
-B  samples in the global batch         u  different ids among one worker's B/N samples
-F  fields                              U  different ids in the global batch
-D  embedding width                     q  (sample, field) pairs a sample with an id on one worker
-W  floats a row (D, +1 with lr)        k  bytes of an id (8)
-E  floats a bag needs beside its rows' sum (1 with fm, D with nfm; 1 more for a mean)
-H1 width of the first FC layer         c  bytes of an id's (sample, field) coordinate or length (4)
-A  multiply-adds a sample of the tail  s  bytes of a value (4)
-P  parameters of the dense tail        Z  activations a sample of the dense tail
-V  rows of all tables: the vocabulary  O  floats of optimizer state a row
+`Model.symbols` gives their values in a job (dessim.workload.symbol_values). The paper's names (Rong et al., SIGIR 2020)
+are kept where it has one.
 
-With fvae a row is wider by its output, weights and bias; how wide stands in formulas as a number.
+    job      N  workers                                m  ids a sample, mean
+             B  samples of the global batch            u  distinct ids of one worker's B/N samples
+             F  fields                                 U  distinct ids of the global batch
+             V  rows of all tables (the vocabulary)    q  (sample, field) pairs a sample with an id on a given worker
+    row      D  embedding width [floats]
+             W  floats of a row: D for an embedding, 1 for lr's weight, latent + 1 for fvae's output, as operators read
+             O  floats of optimizer state a row
+             E  floats that a bag carries beside the sum of its rows: 1 with fm, D with nfm, plus 1 for a mean.
+                A bag is the ids of one field of one sample.
+    dense    H1 width of an mlp's first layer          P  parameters of the dense tail
+             A  multiply-adds of the tail a sample     Z  activations of the tail a sample [floats]
+    bytes    k  bytes of an id (8)                     c  bytes of an id's (sample, field) coordinate,
+             s  bytes of a value (4 as float32)           or of a bag's length (4)
+
+Options of strategies (dessim.workload.options) add these, as means:
+
+             H  hot rows, which every worker holds     x  distinct cold (not hot) ids of one worker's samples
+             C  rows that a GPU's cache holds          X  distinct cold ids of the global batch
+             M  cache misses a step, rows              l  share of a worker's x rows that it owns itself
+             Y  weights whose search directions a worker computes (Shampoo)
+
+Sparse codecs (dessim.workload.codecs) add the share of values that are not zero: za in activations, zg in gradients,
+zd in gradients of dense weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from dessim.workload.formula import group, symbol, tight_sum
 
-from dessim.workload.ids import expected_unique
-from dessim.workload.operators import Dense, Mlp
+N = symbol("N")
+B = symbol("B")
+F = symbol("F")
+V = symbol("V")
+m = symbol("m")
+u = symbol("u")
+U = symbol("U")
+q = symbol("q")
 
-if TYPE_CHECKING:
-    from dessim.workload.model import Model
+D = symbol("D")
+W = symbol("W")
+O = symbol("O")
+E = symbol("E")
 
-ID_BYTES = 8  # 64-bit feature ids
-COORDINATE_BYTES = 4  # an int32 beside each id
-VALUE_BYTES = 4  # float32 on the wire
+H1 = symbol("H1")
+A = symbol("A")
+P = symbol("P")
+Z = symbol("Z")
 
+k = symbol("k")
+c = symbol("c")
+s = symbol("s")
 
-def symbols_of(
-    model: Model, world_size: int, batch: float | None, unique: Callable[[float], float] | None
-) -> dict[str, float]:
-    """Values of all symbols; arguments as of `Model.symbols`."""
-    given = model.input
-    n, f, m = float(world_size), float(given.fields), float(given.ids_per_sample)
-    b = float(batch) if batch is not None else float(given.batch_per_worker) * n
+H = symbol("H")
+C = symbol("C")
+M = symbol("M")
+x = symbol("x")
+X = symbol("X")
+l = symbol("l")
+Y = symbol("Y")
 
-    def by_zipf(draws: float) -> float:
-        return expected_unique(draws, given.vocabulary, given.skew)
-
-    unique = unique or by_zipf
-    bias = Dense(weights=int(model.output is None))  # of the logit
-    dense = sum((c.dense for c in model.costs), bias)
-    first = next((o.widths[0] for o in model.operators if isinstance(o, Mlp)), 0)
-    return {
-        "N": n,
-        "B": b,
-        "F": f,
-        "D": float(model.embedding.width),
-        "W": float(model.row_width),
-        "E": float(model.bag_floats),
-        "H1": float(first),
-        "A": float(dense.multiply_adds),
-        "P": float(dense.weights),
-        "Z": float(dense.units),
-        "V": float(given.vocabulary),
-        "O": float(model.row_slots),
-        "m": m,
-        "u": float(unique(b / n * m)),
-        "U": float(unique(b * m)),
-        # By hash, a field's m/F ids fall on this worker or not, each with probability 1/N.
-        "q": f / n if model.by_field else f * -((1 - 1 / n) ** (m / f) - 1),
-        "k": float(ID_BYTES),
-        "c": float(COORDINATE_BYTES),
-        "s": float(VALUE_BYTES),
-    }
+LOCAL_SAMPLES = group(B / N)  # samples of one worker
+OWNED_IDS = group(B * m / N)  # ids of the global batch whose rows one worker owns, mean
+OWNED_ROWS = group(U / N)  # distinct rows of the global batch that one worker owns, mean
+BAG = tight_sum(W, E)  # floats of a pooled field vector, with what its bag carries beside
+ROW_AND_STATE = tight_sum(W, O)  # floats of a row with its optimizer state
+EVEN_SHARE = 1 / N  # share of rows that a worker owns when they are spread by hash
+OWNED_VOCABULARY = V / N  # rows of all tables that one worker holds when each row lives on one worker
+COUNTS = N * 8  # bytes of one 64-bit count for each worker

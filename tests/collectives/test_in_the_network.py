@@ -14,8 +14,9 @@ from dessim.errors import UsageError
 from dessim.sim.core.recorder import Record
 from dessim.sim.engine import simulate
 from dessim.sim.fluid.model import layout_of
-from dessim.trace.schema import Collective, Kind, Phase
+from dessim.trace.schema import Collective
 from dessim.workload.dag import RankClass, Task, Workload
+from dessim.workload.one_collective import collective_task
 from tests.cluster.small_clusters import build, link
 
 SUMS: dict[str, Any] = {"ports": 64, "latency": "0.1 us", "source": "test", "reduces": True}
@@ -66,7 +67,7 @@ def together(cluster: Cluster, jobs: list[tuple[Collective, str, list[int]]], fo
     tasks: dict[int, list[Task]] = {}
     for number, (op, _, ranks) in enumerate(jobs):
         name = f"op{number}"
-        task = Task(name, 0, Phase.FORWARD, Kind.COLLECTIVE, name, collective=op, group=name, size=8e6)
+        task = collective_task(op, 8e6, name=name, group=name, stream=name)
         for rank in ranks:
             tasks.setdefault(rank, []).append(task)
     groups = {f"op{number}": ranks for number, (_, _, ranks) in enumerate(jobs)}

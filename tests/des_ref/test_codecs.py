@@ -18,8 +18,8 @@ from des_ref.codecs.lognormal import expected_largest, fit, sparsity, threshold
 from des_ref.codecs.pruning import Pruning
 from des_ref.codecs.threshold import Threshold
 from des_ref.recording.torch_calls import bytes_of, touches_memory
-from dessim.workload import formula
 from dessim.workload.codecs import parse_codec
+from dessim.workload.formula import number, symbol
 
 FORMS = ("fp32", "bf16", "fp16", "fp6", "top_k:0.3", "pruning:0.7", "threshold:0.9:3")
 SHAPES = st.tuples(st.integers(1, 12), st.integers(1, 70))
@@ -57,7 +57,7 @@ def test_bytes_on_the_wire_are_the_formulas_however_rows_are_cut_into_messages(t
     back, size = sent(codec, values, splits)
     assert back.shape == values.shape and back.dtype == dtype
     symbols = {"s": float(dtype.itemsize), "z": float((back != 0).double().mean())}
-    assert size == round(formula.evaluate(form.size(str(len(splits)), str(rows), str(width), "z"), symbols))
+    assert size == round(form.size(number(len(splits)), number(rows), number(width), symbol("z")).evaluate(symbols))
 
 
 @pytest.mark.parametrize("text", FORMS[:-1])  # a threshold is of one vector

@@ -34,7 +34,7 @@ from des_ref.strategies.ps_server import Server
 from dessim.errors import DessimError, UsageError
 from dessim.trace.schema import PREFETCH
 from dessim.workload.model import Model, load_model, parse_model
-from dessim.workload.options import parse_strategy
+from dessim.workload.strategies import parse_strategy
 
 RANKS, STEPS = 3, 2
 EXACT = [name for name in STRATEGIES if name != "ps_async"]

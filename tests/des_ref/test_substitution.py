@@ -20,7 +20,6 @@ from des_ref.substitution.fm import Fm
 from des_ref.substitution.owned import OwnedOccurrences, sizes_of_bags
 from des_ref.substitution.whole_pool import WholeAttention
 from dessim.errors import ModelError
-from dessim.workload import formula
 from dessim.workload.model import Model, parse_model
 from dessim.workload.operators import total
 
@@ -211,7 +210,7 @@ def test_partials_finish_as_the_textbook_says(name: str, pooling: str, occurrenc
 def test_the_buffer_and_the_dense_weights_are_what_the_plan_counts(name: str, pooling: str) -> None:
     model = model_of(OPERATORS[name], pooling=pooling)
     network, symbols = network_of(model), model.symbols(2)
-    wire, shared = (formula.evaluate(total(model.costs, part), symbols) for part in ("wire", "shared_weights"))
+    wire, shared = (total(model.costs, part).evaluate(symbols) for part in ("wire", "shared_weights"))
     assert summed(network, rows_of(network), [(0, 0, 1)], 2).shape == (SAMPLES, wire)
     assert sum(p.numel() for p in network.shared_parameters) == shared
     assert sum(p.numel() for p in network.tail_parameters) == symbols["P"]
@@ -263,8 +262,7 @@ def test_weights_that_live_with_their_field_are_what_the_plan_counts(pooling: st
         network, symbols = network_of(model), model.symbols(1)
         network.keep_fields(range(FIELDS))
         counted = {
-            part: formula.evaluate(total(model.costs, part), symbols)
-            for part in ("owned_weights", "shared_weights", "wire")
+            part: total(model.costs, part).evaluate(symbols) for part in ("owned_weights", "shared_weights", "wire")
         }
         assert sum(o.mine.numel() for o in network.owned) == counted["owned_weights"]
         assert sum(p.numel() for p in network.shared_parameters) == counted["shared_weights"]

@@ -17,9 +17,8 @@ from dessim.sim.core.device import roofline
 from dessim.trace.schema import Kind
 from dessim.validate.outcome import SPLITS
 from dessim.validate.request import Request, bounds_of, read_cases
-from dessim.validate.step_cases import SERVED, model_of, read_steps, step_cases
-from dessim.validate.steps import TRACED, capture_key, captured_of, payload_of, predict, run_steps
-from dessim.workload import formula
+from dessim.validate.step_cases import model_of, read_steps, step_cases
+from dessim.validate.steps import capture_key, captured_of, payload_of, predict, run_steps, traced_strategy
 from dessim.workload.model import parse_model
 from dessim.workload.strategies import STRATEGIES
 from dessim.workload.strategies import plan as plan_of
@@ -40,8 +39,7 @@ def captures(model: str, strategy: str) -> list[dict[str, object]]:
         batch = TABLE["models"][model]["batch"] * ranks
         symbols = parsed.symbols(ranks, batch) | {"s": 4.0}
         times = {
-            op.name: RATE * roofline(gpu, formula.evaluate(op.flops, symbols), formula.evaluate(op.mem, symbols), 0.0)
-            + 1e-4
+            op.name: RATE * roofline(gpu, op.flops.evaluate(symbols), op.mem.evaluate(symbols), 0.0) + 1e-4
             for op in plan.ops
             if op.kind is Kind.COMPUTE
         }
@@ -72,7 +70,7 @@ def measured() -> dict[str, object]:
         }
         for case in CASES
     }
-    made = {key: captures(c.model, TRACED.get(c.strategy, c.strategy)) for key, c in keys.items()}
+    made = {key: captures(c.model, traced_strategy(c.strategy)) for key, c in keys.items()}
     return json.loads(json.dumps({"cores": 2, "captures": made, "trained": trained}))
 
 
@@ -109,7 +107,7 @@ def test_beds_are_not_too_fast_for_two_cores() -> None:
 def test_cases_fit_their_beds_and_quick_is_a_small_part() -> None:
     for case in CASES:
         assert case.workers + case.servers == load_cluster(case.bed).n_gpus
-        assert (case.servers > 0) == (case.strategy == SERVED)
+        assert (case.servers > 0) == (case.strategy == "ps_async")
     few = step_cases(TABLE, SPLITS, quick=True)
     assert 0 < len(few) < len(CASES) / 4 and {case.name for case in few} <= {case.name for case in CASES}
 

@@ -83,7 +83,7 @@ def test_pooling_that_does_not_fit_is_refused(embedding, operators, said):
     ("operators", "said"),
     [
         ([{"kind": "lr"}, {"widths": [4]}], 'operator "fvae" must be the only one: it learns the ids of a sample'),
-        ([{"widths": [4], "alpha": [1.0]}], 'operator "fvae": alpha has 1 weights, and there are 4 fields: write one'),
+        ([{"widths": [4], "alpha": [1.0]}], 'operator "fvae": alpha has 1 weights for 4 fields: write one'),
         ([{"widths": [4], "beta": -1}], "operators.0.beta"),
     ],
 )

@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 
 from dessim.errors import UsageError
 from dessim.trace.schema import Collective, Kind, Phase
-from dessim.workload import formula
+from dessim.workload.formula import number
 from dessim.workload.ids import ZipfLaw, expected_unique, largest_share
 from dessim.workload.model import load_model
-from dessim.workload.options import OF_STRATEGY, Expected, Options, parse_strategy
+from dessim.workload.options import Expected, Options
 from dessim.workload.plan import PlannedOp, Traffic, collective
-from dessim.workload.strategies import plan
+from dessim.workload.strategies import STRATEGIES, parse_strategy, plan
+from dessim.workload.symbols import l, s, u
 
 MANY = [
     "row_all_to_all+hot_rows=5000",
@@ -25,14 +26,16 @@ MANY = [
     "des_reduce_scatter+shampoo",
 ]
 
+OPTIONED = [name for name, spec in STRATEGIES.items() if spec.options]
+
 
 def options_of(strategy: str) -> st.SearchStrategy[Options]:
     numbers = st.integers(0, 10**6)
     each = {"hot_rows": numbers, "cache_rows": numbers, "look_ahead": st.booleans(), "shampoo": st.booleans()}
-    return st.builds(Options, **{name: each[name] for name in OF_STRATEGY[strategy]})
+    return st.builds(Options, **{name: each[name] for name in STRATEGIES[strategy].options})
 
 
-@given(st.sampled_from(sorted(OF_STRATEGY)).flatmap(lambda s: st.tuples(st.just(s), options_of(s))))
+@given(st.sampled_from(OPTIONED).flatmap(lambda s: st.tuples(st.just(s), options_of(s))))
 def test_what_is_written_is_read(case: tuple[str, Options]) -> None:
     assert parse_strategy(case[0] + str(case[1])) == case
     assert bool(case[1]) == bool(str(case[1]))
@@ -50,7 +53,7 @@ def test_what_is_written_is_read(case: tuple[str, Options]) -> None:
         ("ps_sync+hot_rows=1e4", "a number of rows above 0"),
         ("ps_sync+hot_rows=²", "a number of rows above 0"),
         ("ps_sync+look_ahead=yes", "look_ahead takes no value"),
-        ("ps_sync+look_ahead+look_ahead", "look_ahead is there twice"),
+        ("ps_sync+look_ahead+look_ahead", "look_ahead is given twice"),
         ("nothing+hot_rows=3", "nothing has no option"),
     ],
 )
@@ -66,8 +69,8 @@ def test_plans_with_options_are_whole(strategy: str) -> None:
     values = found.symbols(model.symbols(16))
     assert found.strategy == strategy and found.is_pipelined is False and found.pipelined().is_pipelined
     for op in found.ops:
-        for text in (op.size, op.flops, op.mem, op.keeps, op.rows, op.stays):
-            assert formula.evaluate(text, values) >= 0, (op.name, text)
+        for size in (op.size, op.flops, op.mem, op.keeps, op.table_rows, op.local_share):
+            assert size.evaluate(values) >= 0, (op.name, size)
         assert (op.kind is Kind.COPY) == (op.stream == "copy")
     assert found.sent_bytes(found.symbols(model.symbols(1))) == 0
 
@@ -100,11 +103,11 @@ def test_shampoo_gathers_a_direction_for_each_replicated_weight() -> None:
 
 
 def test_what_stays_is_not_sent() -> None:
-    op = collective("x", Phase.FORWARD, Collective.ALL_TO_ALL, Traffic.SPARSE, "u*s", stays="l")
+    op = collective("x", Phase.FORWARD, Collective.ALL_TO_ALL, Traffic.SPARSE, u * s, local_share=l)
     values = {"N": 4.0, "u": 100.0, "s": 4.0, "l": 0.4}
     assert op.sent_bytes(values) == pytest.approx(400 * 0.6)
     assert op.even_size(values) * 3 / 4 == pytest.approx(400 * 0.6)  # as an even AllToAll of so many bytes sends
-    assert PlannedOp("x", Phase.FORWARD, Kind.COLLECTIVE, (), "comm", size="8").even_size(values) == 8
+    assert PlannedOp("x", Phase.FORWARD, Kind.COLLECTIVE, (), "comm", size=number(8)).even_size(values) == 8
 
 
 # -- what symbols are on average ----------------------------------------------------------------------------------

@@ -9,8 +9,8 @@ import pytest
 from dessim.cluster import load_cluster
 from dessim.sim.engine import simulate
 from dessim.trace.schema import PREFETCH, Kind, Phase
-from dessim.workload.dag import RankClass, Workload
-from dessim.workload.from_plan import WORLD, workload_from_plan
+from dessim.workload.dag import WORLD, RankClass, Workload
+from dessim.workload.from_plan import workload_from_plan
 from dessim.workload.memory import memory_of
 from dessim.workload.model import load_model
 from dessim.workload.plan import Plan

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from dessim.errors import FormulaError, UsageError
 from dessim.trace.schema import Kind
-from dessim.workload import formula
 from dessim.workload.model import load_model, parse_model
 from dessim.workload.plan import Plan, Traffic, compute
 from dessim.workload.strategies import STRATEGIES, plan
@@ -135,8 +134,8 @@ class TestEveryPlan:
         model = load_model(name)
         values = model.symbols(16)
         for op in plan(strategy, model).ops:
-            for text in (op.size, op.flops, op.mem):
-                assert formula.evaluate(text, values) >= 0, (op.name, text)
+            for size in (op.size, op.flops, op.mem):
+                assert size.evaluate(values) >= 0, (op.name, size)
 
     def test_one_worker_sends_nothing(self, strategy, name):
         model = load_model(name)
@@ -249,7 +248,7 @@ def test_a_softmax_over_ids_sends_three_floats_a_field_and_the_gradient_of_codes
     assert ar.sent_bytes(values, Traffic.SPARSE) == pytest.approx(p.sent_bytes(values, Traffic.SPARSE), rel=1e-12)
     # Outputs make rows wider, and each worker scores the whole batch against its share of the candidates.
     assert values["W"] == 64 + (latent + 1) and values["P"] == 256 + 256 * 128 + 128 + 128 * 128 + 128
-    flops = formula.evaluate(p.op("scores").flops, values)
+    flops = p.op("scores").flops.evaluate(values)
     assert flops == pytest.approx(samples * values["U"] / 8 * (2 * latent + 1))
 
 

@@ -23,7 +23,6 @@ from dessim.cluster import Gpu
 from dessim.sim.core.device import roofline
 from dessim.trace.io import Trace
 from dessim.trace.schema import PREFETCH, Header, Kind
-from dessim.workload import formula
 from dessim.workload.plan import Plan, PlannedOp
 from dessim.workload.scale import Job
 
@@ -101,4 +100,4 @@ class Captured:
         return float(call + rate * self._work(op, symbols))
 
     def _work(self, op: PlannedOp, symbols: Symbols) -> float:
-        return roofline(self.gpu, formula.evaluate(op.flops, symbols), formula.evaluate(op.mem, symbols), 0.0)
+        return roofline(self.gpu, op.flops.evaluate(symbols), op.mem.evaluate(symbols), 0.0)

@@ -29,8 +29,7 @@ from dessim.sim.servers.traffic import Consistency, StepTraffic
 from dessim.workload.memory import Memory
 from dessim.workload.plan import Plan
 from dessim.workload.server_roles import Roles, Work, requests_of
-
-STRATEGIES = ("ps_sync", "ps_async")
+from dessim.workload.strategies import STRATEGIES, spec_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +45,7 @@ class Servers:
     seed: int = 0
 
     def consistency(self, strategy: str) -> Consistency:
-        sync = strategy == "ps_sync"
+        sync = spec_of(strategy).synchronous
         return Consistency(sync, None if sync else self.staleness, self.threads, self.jitter, self.seed)
 
     def seats(self, cluster: Cluster, n: int) -> IntArray:
@@ -106,15 +105,17 @@ def parse_servers(
 
 def check(strategies: Sequence[str], servers: Servers | None) -> None:
     """Raise UsageError where strategies and servers do not go together."""
-    if servers is not None and (optioned := next((s for s in strategies if s.startswith("ps_sync+")), None)):
+    served = [strategy for strategy in strategies if spec_of(strategy).has_servers]
+    if servers is not None and (optioned := next((strategy for strategy in served if "+" in strategy), None)):
         raise UsageError(f"--servers and {optioned}: hosts that serve have no options yet; leave one of the two out")
     if servers is None:
-        if "ps_async" in strategies:
-            raise UsageError("ps_async needs servers on hosts of their own: add --servers 16, for example")
+        if apart := [strategy for strategy in served if spec_of(strategy).dedicated_servers]:
+            raise UsageError(f"{apart[0]} needs servers on hosts of their own: add --servers 16, for example")
         return
-    if not any(name in STRATEGIES for name in strategies):
-        raise UsageError(f"--servers is for {' and '.join(STRATEGIES)}; add one of them to --strategy")
-    if servers.staleness is not None and "ps_async" not in strategies:
+    if not served:
+        names = " and ".join(spec.name for spec in STRATEGIES.values() if spec.has_servers)
+        raise UsageError(f"--servers is for {names}; add one of them to --strategy")
+    if servers.staleness is not None and all(spec_of(strategy).synchronous for strategy in served):
         raise UsageError("--staleness is for ps_async; ps_sync waits for every push")
 
 

@@ -10,7 +10,6 @@ from dessim.errors import UsageError
 from dessim.sim.core.device import roofline
 from dessim.trace.schema import Kind
 from dessim.units import format_bandwidth
-from dessim.workload import formula
 from dessim.workload.dag import RankClass, Workload
 from dessim.workload.from_plan import workload_from_plan
 from dessim.workload.memory import Spill
@@ -74,7 +73,7 @@ def _copies(cluster: Cluster, plan: Plan, symbols: Mapping[str, float]) -> dict[
     if not plan.copies:
         return {}
     bandwidth = to_host(cluster, int(symbols["N"]), plan.strategy)
-    return {op.name: formula.evaluate(op.size, symbols) / bandwidth for op in plan.copies}
+    return {op.name: op.size.evaluate(symbols) / bandwidth for op in plan.copies}
 
 
 def _on_gpu(job: Job, gpu: Gpu, plan: Plan, symbols: Mapping[str, float]) -> tuple[dict[str, float], str]:
@@ -91,4 +90,4 @@ def _on_gpu(job: Job, gpu: Gpu, plan: Plan, symbols: Mapping[str, float]) -> tup
 
 
 def _roofline(op: PlannedOp, gpu: Gpu, symbols: Mapping[str, float]) -> float:
-    return roofline(gpu, formula.evaluate(op.flops, symbols), formula.evaluate(op.mem, symbols), float(op.kernels))
+    return roofline(gpu, op.flops.evaluate(symbols), op.mem.evaluate(symbols), float(op.kernels))

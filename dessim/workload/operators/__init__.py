@@ -1,11 +1,12 @@
-"""The weights-rich operators of a model: what a model file may say of each, and what each costs when substituted.
+"""The weights-rich operators of a model: their entries in a model file, and what each costs when substituted.
 
-An operator y = f(w; x) is replaced by g(f_1(w_1; x) + ... + f_N(w_N; x)): worker p computes its partial from the rows
-it owns, the partials are summed over the workers, g finishes on every worker. `wire` is the number of floats a sample
-the sum moves: K in the paper's terms (Rong et al., SIGIR 2020; formulas derived and tested in des_ref/substitution).
+DES replaces an operator y = f(w; x) by g(f_1(w_1; x) + ... + f_N(w_N; x)). Worker p computes its partial f_p from the
+rows it owns, a collective sums the partials over the workers, and g finishes on every worker. `wire` is the number of
+floats a sample that the sum moves: K in the paper (Rong et al., SIGIR 2020; formulas derived and tested in
+des_ref/substitution).
 
-Formulas are strings over dessim.workload.symbols. Where an operator has numbers of its own (how many cross
-layers), they stand in the formula as numbers.
+Costs are formulas over dessim.workload.symbols. An operator's own settings, such as its number of cross layers, stand
+in them as numbers.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Annotated
 from pydantic import Field
 
 from dessim.workload.operators.additive import Fm, Lr, Nfm
-from dessim.workload.operators.base import Costs, Dense, Output, Positive, Round, Shape, largest, total
+from dessim.workload.operators.base import Costs, Dense, Output, Positive, Round, Shape, largest, terms, total
 from dessim.workload.operators.crossed import Cin, Cross, CrossV2
 from dessim.workload.operators.fvae import Fvae
 from dessim.workload.operators.over_operand import Dot, Head
@@ -45,6 +46,7 @@ __all__ = [
     "Spec",
     "largest",
     "pooling_costs",
+    "terms",
     "total",
 ]
 
@@ -63,4 +65,4 @@ KINDS = (
     "cin",
     "fvae",
     "head",
-)  # the order of the buffer
+)  # in the order of their parts in the buffer of partials

@@ -1,4 +1,4 @@
-"""What a model file may say of an operator, and the forms its costs come in."""
+"""Operators of a model: the base classes of their entries in a model file, and what an operator costs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from dessim.workload.formula import ZERO, Formula, add_up, group, max_of
+from dessim.workload.symbols import A
+
 Positive = Annotated[int, Field(gt=0)]
 Widths = Annotated[tuple[Positive, ...], Field(min_length=1)]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
@@ -16,7 +19,8 @@ Dropout = Annotated[float, Field(ge=0, lt=1)]
 
 @dataclass(frozen=True, slots=True)
 class Dense:
-    """Layers above the sums: multiply-adds a sample, weights, and activations a sample that backward needs."""
+    """Layers above the summed partials: multiply-adds a sample, weights, and activations (floats) a sample that the
+    backward pass needs."""
 
     multiply_adds: int = 0
     weights: int = 0
@@ -27,74 +31,79 @@ class Dense:
 
 
 def tower(widths: tuple[int, ...]) -> Dense:
-    """Hidden layers above a first one that is computed elsewhere: its bias, the further layers, one output unit."""
+    """An mlp without the products of its first layer: that layer's bias, the further layers and one output unit."""
     products = sum(a * b for a, b in pairwise((*widths, 1)))
     return Dense(products, products + sum(widths) + 1, sum(widths))
 
 
 def perceptron(inputs: int, widths: tuple[int, ...]) -> Dense:
-    """`tower` with its first layer."""
+    """A whole mlp: `tower` with the products of its first layer."""
     return tower(widths) + Dense(inputs * widths[0], inputs * widths[0])
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """An AllReduce in the middle of local partials, whose sum feeds other computation on each worker, so that its
-    gradient is AllReduced too: `wire` floats a sample; then `pair_flops` and `pair_floats`, as those of Costs.
-    `sample_floats`: floats of each sample that the leg keeps beside those. `returns`: whether it has a gradient (a
-    maximum has none)."""
+    """An AllReduce in the middle of local partials. Its sum feeds more local computation, the next *leg*.
 
-    wire: str
-    pair_flops: str
-    pair_floats: str
-    sample_floats: str = "0"
+    `wire`: floats a sample that it reduces.
+    `pair_flops`, `pair_floats`: of the leg, as in Costs.
+    `sample_floats`: floats of each sample that the leg keeps besides.
+    `returns`: whether the sum has a gradient, which is then AllReduced too. A maximum has none.
+    """
+
+    wire: Formula
+    pair_flops: Formula
+    pair_floats: Formula
+    sample_floats: Formula = ZERO
     returns: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """A softmax a field over ids, above the dense layers: `code` floats of each sample meet the row of each id."""
+    """A softmax over the ids of each field, above the dense layers: it scores a sample's code of `code` floats against
+    the output row of every id."""
 
     code: int
 
     @property
     def row(self) -> int:
-        """Floats of an id's output: its weights and its bias."""
+        """Floats of an id's output row: weights and bias."""
         return self.code + 1
 
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Costs of one operator of a model.
+    """Costs of one operator of a model, as formulas over the symbols of dessim.workload.symbols.
 
-    `wire`: floats a sample in the reduced buffer.
+    `wire`: floats a sample in the buffer of partials, which is summed over workers.
     `id_flops`: FLOPs of the local partial for each id, forward.
     `pair_flops`: the same for each (sample, field) pair that has an id on this worker.
-    `finish_flops`: FLOPs a sample of g, forward, without the layers that `dense` counts.
-    `pooled_flops`: FLOPs a sample of the whole operator over pooled field vectors, where it is not substituted, without
+    `finish_flops`: FLOPs a sample that turn the summed partials into the output, forward, without the layers of
         `dense`.
-    `id_floats`, `pair_floats`: floats of each id, each such pair, that the local partial keeps for its backward.
-    `id_grads`, `row_grads`: floats of each id, each different one, that its backward makes.
-    `shared_weights`: floats of replicated weights that feed on local partials, whose gradient is itself a partial sum.
-    `owned_weights`: floats of weights that live with the rows of their field, a share 1/N on each worker.
-    `rounds`: what must be summed before the partials can be finished.
-    `bag_floats`: floats that a bag (the ids of one field of one sample) needs beside the sum of its rows.
-    `dense`: the layers above the sums.
-    `output`: what is above those, where it is not a logit.
+    `pooled_flops`: FLOPs a sample of the whole operator over pooled field vectors, for strategies that do not
+        substitute it, without `dense`.
+    `id_floats`, `pair_floats`: floats of each id, and of each such pair, that the local partial keeps for its backward.
+    `id_grads`, `row_grads`: floats of each id, and of each distinct id, that the backward creates.
+    `shared_weights`: replicated weights that local partials read. Their gradient is a partial sum.
+    `owned_weights`: weights that live with the rows of their field, a share 1/N on each worker.
+    `rounds`: AllReduces that must finish before the partials can.
+    `bag_floats`: floats that a bag (the ids of one field of one sample) carries beside the sum of its rows.
+    `dense`: the layers above the summed partials.
+    `output`: the softmax over ids above those; None if the model ends in a logit.
     """
 
     kind: str
-    wire: str
-    id_flops: str = "0"
-    pair_flops: str = "0"
-    finish_flops: str = "0"
-    pooled_flops: str = "0"
-    id_floats: str = "0"
-    pair_floats: str = "0"
-    id_grads: str = "0"
-    row_grads: str = "0"
-    shared_weights: str = "0"
-    owned_weights: str = "0"
+    wire: Formula
+    id_flops: Formula = ZERO
+    pair_flops: Formula = ZERO
+    finish_flops: Formula = ZERO
+    pooled_flops: Formula = ZERO
+    id_floats: Formula = ZERO
+    pair_floats: Formula = ZERO
+    id_grads: Formula = ZERO
+    row_grads: Formula = ZERO
+    shared_weights: Formula = ZERO
+    owned_weights: Formula = ZERO
     rounds: tuple[Round, ...] = ()
     bag_floats: int = 0
     dense: Dense = Dense()
@@ -103,9 +112,13 @@ class Costs:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What costs depend on besides the operator: fields F, embedding width D, whether the pooled vectors of all fields
-    cross the network anyway, because some operator of the model cannot do with less, and whether a worker holds whole
-    fields (field placement) or rows of all of them (hash placement)."""
+    """The properties of a model that the costs of its operators depend on.
+
+    `fields`, `width`: F and the embedding width D.
+    `operand`: whether the pooled vectors of all fields (the operand) cross the network anyway, because some operator
+        does not separate.
+    `by_field`: whether a worker owns whole fields (field placement) or rows of all fields (hash placement).
+    """
 
     fields: int
     width: int
@@ -119,31 +132,38 @@ class Shape:
 
 
 class OperatorSpec(BaseModel):
-    """One operator as a model file states it; the model's logit is the sum of its operators'.
+    """One operator as a model file states it. The model's logit is the sum of its operators' outputs.
 
-    `reads`: columns of a row that it works on. `not_by_hash`: why rows spread by hash will not do.
+    `reads`: the value column of a row that it reads: the embedding v or the linear weight w.
+    `not_by_hash`: why it cannot work under hash placement; empty if it can.
+    `sums_only`: whether, under hash placement, it supports only fields that are pooled by sum or mean.
+    `alone`: why it must be the model's only operator; empty if it need not be.
+    `cancels`: whether it subtracts sums that are nearly equal, so that a lossy codec on them would ruin its output.
+    `exact_partials`: whether codecs must leave its part of the buffer of partials as it is.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     reads: ClassVar[str] = "v"
     not_by_hash: ClassVar[str] = ""
-    sums_only: ClassVar[bool] = False  # whether, where ids of a field are spread, it works on sums and means only
-    alone: ClassVar[str] = ""  # why no other operator may stand beside it
+    sums_only: ClassVar[bool] = False
+    alone: ClassVar[str] = ""
+    cancels: ClassVar[bool] = False
+    exact_partials: ClassVar[bool] = False
 
     def needs_operand(self, by_field: bool) -> bool:
-        """Whether it does not separate: then only lookup and pooling are substituted, F*D floats a sample."""
+        """Whether it does not separate. Then DES substitutes only lookup and pooling, and sends F*D floats a sample."""
         return False
 
     def misfit(self, fields: int) -> str:
-        """What is wrong with it in a model of so many fields; empty: nothing."""
+        """What is wrong with it in a model of `fields` fields; empty if nothing is."""
         return ""
 
 
 class EitherWay(OperatorSpec):
-    """An operator that separates, and may still be computed above the operand: `strategy = "mesh"`.
+    """An operator that separates, but may also be computed above the operand with `strategy = "mesh"`.
 
-    Which sends less depends on its widths: `des` sends what its partials take, and gradients of weights that are read
-    below the sums where there are such; `mesh` the operand, F*D floats a sample, once for all operators that read it.
+    Its widths decide which sends less. `des` sends its partials, and the gradients of weights that local partials read,
+    if any. `mesh` sends the operand, F*D floats a sample, once for all operators that read it.
     """
 
     strategy: Literal["des", "mesh"] = "des"
@@ -153,25 +173,29 @@ class EitherWay(OperatorSpec):
 
 
 class OverOperand(OperatorSpec):
-    """An operator that multiplies whole fields with one another."""
+    """An operator that multiplies whole fields with one another, and so does not separate."""
 
     def needs_operand(self, by_field: bool) -> bool:
         return True
 
 
-def total(costs: Iterable[Costs], part: str) -> str:
-    """The sum of one cost over the operators of a model, as a formula: `total(costs, "wire")` is `1 + (D+1)`.
-
-    FLOPs above the sums include the dense layers' A multiply-adds.
-    """
+def terms(costs: Iterable[Costs], part: str) -> list[Formula]:
+    """One cost of each operator that has it: `terms(costs, "wire")`. FLOPs above the sums include the dense layers'."""
     costs = tuple(costs)
-    terms = [text for c in costs if (text := getattr(c, part)) != "0"]
+    found: list[Formula] = [cost for c in costs if (cost := getattr(c, part))]
     if part in ("finish_flops", "pooled_flops") and any(c.dense.multiply_adds for c in costs):
-        terms.append("2*A")
-    return " + ".join(terms) if terms else "0"
+        found.append(2 * A)
+    return found
 
 
-def largest(costs: Iterable[Costs], part: str) -> str:
-    """The largest of one cost over the operators, as a formula: what they need one after another, not together."""
-    terms = [text for c in costs if (text := getattr(c, part)) != "0"]
-    return f"max({', '.join(terms)})" if len(terms) > 1 else f"({terms[0]})" if terms else "0"
+def total(costs: Iterable[Costs], part: str) -> Formula:
+    """The sum of one cost over the operators of a model: `total(costs, "wire")` may be `1 + (D+1)`."""
+    return add_up(terms(costs, part))
+
+
+def largest(costs: Iterable[Costs], part: str) -> Formula:
+    """The largest of one cost over the operators: memory that they need one after another, not at the same time."""
+    found = terms(costs, part)
+    if not found:
+        return ZERO
+    return max_of(*found) if len(found) > 1 else group(found[0])

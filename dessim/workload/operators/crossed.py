@@ -1,9 +1,10 @@
-"""Cross networks: layers that multiply what is below them with the field vectors."""
+"""Cross networks: each layer multiplies the output of the layer below with the field vectors."""
 
 from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from dessim.workload.formula import ONE, ZERO, add_up, group, number
 from dessim.workload.operators.base import (
     Costs,
     Dense,
@@ -14,6 +15,7 @@ from dessim.workload.operators.base import (
     Shape,
     Widths,
 )
+from dessim.workload.symbols import D, F
 
 
 class Cross(OperatorSpec):
@@ -27,21 +29,22 @@ class Cross(OperatorSpec):
         scalars = self.layers + 1
         return Costs(
             "cross",
-            wire=f"{scalars}",
-            id_flops="D",
-            pair_flops=f"2*D*{scalars}",
-            finish_flops=f"{3 * self.layers + 2}",
-            pooled_flops=f"2*F*D*{scalars}",
-            pair_floats="D",
-            shared_weights=f"{scalars}*F*D",
+            wire=number(scalars),
+            id_flops=D,
+            pair_flops=2 * D * scalars,
+            finish_flops=number(3 * self.layers + 2),
+            pooled_flops=2 * F * D * scalars,
+            pair_floats=D,
+            shared_weights=scalars * F * D,
             dense=Dense(weights=self.layers * shape.pooled, units=2 * self.layers),
         )
 
 
 class CrossV2(EitherWay):
-    """DCN-v2's cross network: full matrices, or U V^T of `rank`.
+    """DCN-v2's cross network, with full matrices or with U V^T of rank `rank`.
 
-    Above the operand; but of low rank under field placement, r floats a sample and layer there and back.
+    It is computed above the operand. With low rank under field placement it separates, and sends r floats a sample and
+    layer in each direction.
     """
 
     kind: Literal["cross_v2"]
@@ -54,27 +57,30 @@ class CrossV2(EitherWay):
     def costs(self, shape: Shape) -> Costs:
         n, r = shape.pooled, self.rank
         if r is not None and not self.needs_operand(shape.by_field):
-            leg = Round(wire=f"{r}", pair_flops=f"4*D*{r} + 4*D", pair_floats="2*D")
+            leg = Round(wire=number(r), pair_flops=4 * D * r + 4 * D, pair_floats=2 * D)
             return Costs(
                 "cross_v2",
-                wire="1",
-                id_flops="D",
-                pair_flops=f"2*D*{r}",
-                pooled_flops=f"{self.layers}*F*D*{4 * r + 4}",
-                pair_floats="D",
-                owned_weights=f"{self.layers * (2 * r + 1) + 1}*F*D",
+                wire=ONE,
+                id_flops=D,
+                pair_flops=2 * D * r,
+                pooled_flops=self.layers * F * D * (4 * r + 4),
+                pair_floats=D,
+                owned_weights=(self.layers * (2 * r + 1) + 1) * F * D,
                 rounds=(leg,) * self.layers,
             )
         matrix = n * n if r is None else 2 * n * r
-        units = (2 * self.layers - 1) * n + self.layers * (r or 0)  # x_l and its product, but x_0
-        return Costs("cross_v2", wire="0", dense=Dense(self.layers * matrix + n, self.layers * (matrix + n) + n, units))
+        units = (2 * self.layers - 1) * n + self.layers * (r or 0)  # x_l and its product in every layer, without x_0
+        return Costs(
+            "cross_v2", wire=ZERO, dense=Dense(self.layers * matrix + n, self.layers * (matrix + n) + n, units)
+        )
 
 
 class Cin(OperatorSpec):
-    """xDeepFM's compressed interaction network, `widths` feature maps a layer.
+    """xDeepFM's compressed interaction network, with `widths` feature maps in each layer.
 
-    Above the operand; but where `split` and under field placement, each worker has the terms of its own fields: then
-    its weights and products are shared out, for the operand and H_k D floats a sample and layer, there and back.
+    It is computed above the operand. With `split` under field placement each worker computes the terms of its own
+    fields instead, so that weights and products are divided among the workers. Each layer k then sends H_k D floats a
+    sample in each direction, and the first one the operand.
     """
 
     kind: Literal["cin"]
@@ -93,22 +99,22 @@ class Cin(OperatorSpec):
         layers = Dense(sum(self.widths), sum(self.widths), 2 * max(products) * shape.width)
         for wide, maps in zip(products, self.widths, strict=True):
             layers += Dense(wide * shape.width * (maps + 1), wide * maps, (wide + maps) * shape.width)
-        return Costs("cin", wire="0", dense=layers)
+        return Costs("cin", wire=ZERO, dense=layers)
 
     def _split_costs(self, below: tuple[int, ...]) -> Costs:
-        flops = [f"D*{maps}*{2 * maps_here + 1}" for maps, maps_here in zip(below, self.widths, strict=True)]
+        flops = [D * maps * (2 * maps_here + 1) for maps, maps_here in zip(below, self.widths, strict=True)]
         weights = sum(maps * maps_here for maps, maps_here in zip(below, self.widths, strict=True))
         return Costs(
             "cin",
-            wire="1",
-            id_flops="D",
-            pooled_flops=f"F*({' + '.join(flops)})",
-            pair_floats="D",
-            shared_weights=f"{sum(self.widths)}",
-            owned_weights=f"{weights}*F",
-            # Round k brings x^{k-1}, with which a leg makes its part of x^k.
+            wire=ONE,
+            id_flops=D,
+            pooled_flops=F * group(add_up(flops)),
+            pair_floats=D,
+            shared_weights=number(sum(self.widths)),
+            owned_weights=weights * F,
+            # Round k sums x^{k-1}, from which a leg computes its part of x^k.
             rounds=tuple(
-                Round(f"{maps}*D", pair_flops=work, pair_floats=f"{maps}*D", sample_floats=f"{maps + maps_here}*D")
+                Round(maps * D, pair_flops=work, pair_floats=maps * D, sample_floats=(maps + maps_here) * D)
                 for maps, maps_here, work in zip(below, self.widths, flops, strict=True)
             ),
         )

@@ -1,4 +1,4 @@
-"""The field-aware variational autoencoder: a model of its own, whose output is as weights-rich as its input."""
+"""The field-aware variational autoencoder: a whole model, whose output layer is as weights-rich as its input."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from dessim.workload.formula import ZERO, number
 from dessim.workload.operators.base import Costs, Dense, OperatorSpec, Output, Positive, Shape, Widths
+from dessim.workload.symbols import D, F
 
 Weight = Annotated[float, Field(ge=0, le=1e6)]
 
 
 class Fvae(OperatorSpec):
-    """Encoder: the first layer of an mlp, substituted as there, further layers, mean and log variance of a code.
-    Decoder: a softmax a field over the ids of that field that the global batch has, z . w_i + b_i their logits.
+    """FVAE. The encoder is an mlp whose first layer is substituted like that of `mlp`. It ends in the mean and log
+    variance of a code z. The decoder is a softmax for each field over the ids of that field in the global batch, with
+    logits z . w_i + b_i.
 
-    `latent`: floats of a code. `beta`: weight of the divergence of codes from N(0, 1). `alpha`: one weight a field of
-    its negative log likelihood; without it, 1 each.
+    `latent`: floats of a code. `beta`: weight of the divergence of codes from N(0, 1). `alpha`: the weight of each
+    field's negative log likelihood, 1 by default.
     """
 
     kind: Literal["fvae"]
@@ -30,7 +33,7 @@ class Fvae(OperatorSpec):
 
     def misfit(self, fields: int) -> str:
         if self.alpha is not None and len(self.alpha) != fields:
-            return f"alpha has {len(self.alpha)} weights, and there are {fields} fields: write one a field, or none"
+            return f"alpha has {len(self.alpha)} weights for {fields} fields: write one a field, or none"
         return ""
 
     def costs(self, shape: Shape) -> Costs:
@@ -38,14 +41,14 @@ class Fvae(OperatorSpec):
         products = sum(a * b for a, b in pairwise((*self.widths, codes)))
         return Costs(
             "fvae",
-            wire=f"{first}",
-            id_flops="D",
-            pair_flops=f"2*D*{first}",
-            finish_flops=f"{8 * self.latent}",
-            pair_floats="D",
-            shared_weights="0" if shape.by_field else f"{first}*F*D",
-            owned_weights=f"{first}*F*D" if shape.by_field else "0",
-            # Mean and log variance; deviation, noise and code; their squares and exponentials.
+            wire=number(first),
+            id_flops=D,
+            pair_flops=2 * D * first,
+            finish_flops=number(8 * self.latent),
+            pair_floats=D,
+            shared_weights=ZERO if shape.by_field else first * F * D,
+            owned_weights=first * F * D if shape.by_field else ZERO,
+            # Activations of the code: mean and log variance; deviation, noise and code; their squares and exponentials.
             dense=Dense(products, products + sum(self.widths) + codes, sum(self.widths) + 4 * codes),
             output=Output(self.latent),
         )

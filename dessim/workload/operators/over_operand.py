@@ -1,4 +1,4 @@
-"""Operators that work above the pooled vectors of all fields."""
+"""Operators that read the pooled vectors of all fields together, so that only lookup and pooling are substituted."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from dessim.workload.formula import ZERO
 from dessim.workload.operators.base import Costs, Dense, Dropout, OverOperand, Shape, Widths, perceptron
 
 
 class Dot(OverOperand):
-    """Inner products of every two fields, and an mlp of them (dot: DLRM) or of them and the vectors (inner: PNN)."""
+    """The inner products of all pairs of fields, and an mlp over them (dot: DLRM) or over them and the vectors (inner:
+    PNN)."""
 
     kind: Literal["dot", "inner"]
     widths: Widths
@@ -21,13 +23,13 @@ class Dot(OverOperand):
         inputs = products + (shape.pooled if self.kind == "inner" else 0)
         square = shape.fields**2
         gram = Dense(square * shape.width, units=square + products + (inputs if self.kind == "inner" else 0))
-        return Costs(self.kind, wire="0", dense=gram + perceptron(inputs, self.widths))
+        return Costs(self.kind, wire=ZERO, dense=gram + perceptron(inputs, self.widths))
 
 
 class Head(OverOperand):
-    """A torch module of the user's own above the operand; what it costs is said here, for the simulator never runs it.
+    """A user's own torch module above the operand. The model file states its costs, since the simulator never runs it.
 
-    `module` names a function, package.module:function; `activations` are floats a sample that its backward needs.
+    `module` names a function, package.module:function. `activations`: floats a sample that its backward needs.
     """
 
     kind: Literal["head"]
@@ -37,4 +39,4 @@ class Head(OverOperand):
     activations: Annotated[int, Field(ge=0)] = 0
 
     def costs(self, shape: Shape) -> Costs:
-        return Costs("head", wire="0", dense=Dense(self.multiply_adds, self.weights, self.activations))
+        return Costs("head", wire=ZERO, dense=Dense(self.multiply_adds, self.weights, self.activations))

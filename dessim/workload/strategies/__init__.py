@@ -1,60 +1,62 @@
-"""Training strategies: a function each from a model to the plan of a step."""
+"""Training strategies: one file and one `StrategySpec` each.
+
+A strategy is written as its name with options behind it: `ps_sync+hot_rows=1000`, `row_all_to_all+look_ahead`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
-
 from dessim.errors import UsageError
 from dessim.workload.model import Model
-from dessim.workload.operators import total
-from dessim.workload.options import Options, parse_strategy
+from dessim.workload.options import Options, parse_options
 from dessim.workload.plan import Plan
-from dessim.workload.strategies.data_parallel import data_parallel
-from dessim.workload.strategies.des import des_all_reduce, des_reduce_scatter
-from dessim.workload.strategies.ps import ps_sync
-from dessim.workload.strategies.ps_async import ps_async
-from dessim.workload.strategies.row_all_gather import row_all_gather
-from dessim.workload.strategies.row_all_to_all import row_all_to_all
-from dessim.workload.strategies.shampoo import with_shampoo
-from dessim.workload.strategies.sharded import mesh, row_wise, table_wise
+from dessim.workload.strategies.data_parallel import DATA_PARALLEL
+from dessim.workload.strategies.des import DES_ALL_REDUCE, DES_REDUCE_SCATTER
+from dessim.workload.strategies.ps import PS_SYNC
+from dessim.workload.strategies.ps_async import PS_ASYNC
+from dessim.workload.strategies.row_all_gather import ROW_ALL_GATHER
+from dessim.workload.strategies.row_all_to_all import ROW_ALL_TO_ALL
+from dessim.workload.strategies.sharded import MESH, ROW_WISE, TABLE_WISE
+from dessim.workload.strategies.spec import StrategySpec
 
-STRATEGIES: dict[str, Callable[[Model], Plan]] = {
-    "des_all_reduce": des_all_reduce,
-    "des_reduce_scatter": des_reduce_scatter,
-    "mesh": mesh,
-    "table_wise": table_wise,
-    "row_wise": row_wise,
-    "row_all_to_all": row_all_to_all,
-    "row_all_gather": row_all_gather,
-    "ps_sync": ps_sync,
-    "ps_async": ps_async,
-    "data_parallel": data_parallel,
+STRATEGIES: dict[str, StrategySpec] = {
+    "des_all_reduce": DES_ALL_REDUCE,
+    "des_reduce_scatter": DES_REDUCE_SCATTER,
+    "mesh": MESH,
+    "table_wise": TABLE_WISE,
+    "row_wise": ROW_WISE,
+    "row_all_to_all": ROW_ALL_TO_ALL,
+    "row_all_gather": ROW_ALL_GATHER,
+    "ps_sync": PS_SYNC,
+    "ps_async": PS_ASYNC,
+    "data_parallel": DATA_PARALLEL,
 }
 
-# Those of them that take options (dessim.workload.options).
-_OPTIONED: dict[str, Callable[[Model, Options], Plan]] = {
-    "row_all_to_all": row_all_to_all,
-    "row_all_gather": row_all_gather,
-    "ps_sync": ps_sync,
-}
+
+def find_spec(strategy: str) -> StrategySpec | None:
+    """The spec of a strategy, with or without options behind its name; None if there is no such strategy."""
+    return STRATEGIES.get(strategy.partition("+")[0])
+
+
+def spec_of(strategy: str) -> StrategySpec:
+    """The spec of a strategy, with or without options behind its name. Raises UsageError if there is none."""
+    spec = find_spec(strategy)
+    if spec is None:
+        name = strategy.partition("+")[0]
+        raise UsageError(f"unknown strategy {name!r}; choose from {', '.join(STRATEGIES)}")
+    return spec
+
+
+def parse_strategy(text: str) -> tuple[str, Options]:
+    """A strategy's name and its options. Raises UsageError for an option that it does not take."""
+    name, *settings = text.split("+")
+    by_strategy = {spec.name: spec.options for spec in STRATEGIES.values() if spec.options}
+    return name, parse_options(text, settings, by_strategy)
 
 
 def plan(strategy: str, model: Model) -> Plan:
-    """The plan of `strategy` for `model`, options behind its name. Raises UsageError for one there is not."""
+    """The plan of a strategy, options behind its name, for `model`.
+
+    Raises UsageError for an unknown strategy or option, or if the strategy cannot train the model.
+    """
     name, options = parse_strategy(strategy)
-    if name not in STRATEGIES:
-        raise UsageError(f"unknown strategy {name!r}; choose from {', '.join(STRATEGIES)}")
-    if model.pools_apart and not strategy.startswith("des_"):
-        pooling = model.embedding.pooling
-        raise UsageError(f'{strategy} moves sums of rows, {model.name} has pooling = "{pooling}": use a des_* strategy')
-    if model.output is not None and not strategy.startswith("des_"):
-        raise UsageError(
-            f"{strategy} moves inputs to where their samples are, and {model.name} scores every sample against the "
-            "rows of all ids in the global batch: use a des_* strategy"
-        )
-    if options.shampoo and name.startswith("des_") and total(model.costs, "owned_weights") != "0":
-        raise UsageError(f"{strategy}: weights of {model.name} live with their fields, and shampoo's are everywhere")
-    of_rows = replace(options, shampoo=False)
-    found = _OPTIONED[name](model, of_rows) if of_rows else STRATEGIES[name](model)
-    return with_shampoo(found) if options.shampoo else found
+    return spec_of(name).plan(model, options)

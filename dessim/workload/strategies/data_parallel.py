@@ -1,15 +1,14 @@
-"""Plain data parallel: dense parameters *and rows* replicated on every worker, only gradients travel.
+"""Plain data parallelism: dense parameters *and rows* are replicated on every worker, and only gradients are sent.
 
-No weight and no activation crosses the network. Dense gradients are AllReduced; the gradients of the u different rows
-of each worker's samples are AllGathered, as are their ids, which is what Horovod does with sparse tensors
-(tf.IndexedSlices; Sergeev and Del Balso, arXiv 1802.05799), and every worker updates all U rows of the global batch.
-Sent by a worker:
+No weight and no activation crosses the network. Dense gradients are AllReduced. The gradients of the u distinct rows of
+each worker's samples are AllGathered with their ids, as Horovod does with sparse tensors (tf.IndexedSlices; Sergeev and
+Del Balso, arXiv 1802.05799), and every worker updates all U rows of the global batch. A worker sends
 
     (N-1) u (W s + k)  +  2 (N-1)/N P_dense s
 
-which grows with N, as do the rows a worker keeps: V, not V/N. It is what is left of data parallelism when a model has
-tables, and the reason to shard them. AllGather pads each worker's rows to the most that any worker has; the formulas
-take the mean, so a plan of many workers is a little low.
+bytes, which grow with N. So do the rows that a worker holds: V, not V/N. Tables are sharded to avoid both. AllGather
+pads each worker's rows to the largest count of any worker. The formulas take the mean, so a plan for many workers is
+slightly low.
 """
 
 from __future__ import annotations
@@ -18,14 +17,17 @@ from dessim.trace.schema import Collective, Phase
 from dessim.workload.model import Model
 from dessim.workload.plan import Plan, Traffic, collective, compute
 from dessim.workload.strategies.parts import (
+    LOCAL_IDS,
     dense_grad,
     dense_part,
     dense_weights,
-    pool_own,
-    scatter_own,
+    pool_local,
+    scatter_local,
     update_dense,
     update_rows,
 )
+from dessim.workload.strategies.spec import StrategySpec
+from dessim.workload.symbols import COUNTS, LOCAL_SAMPLES, N, U, V, W, k, s, u
 
 
 def data_parallel(model: Model) -> Plan:
@@ -34,27 +36,47 @@ def data_parallel(model: Model) -> Plan:
     return Plan(
         "data_parallel",
         (
-            compute("split_ids", Phase.INPUT, mem="8*(B/N)*m*k", kernels=20, keeps="2*(B/N)*m*k + u*k"),
-            collective("row_counts", Phase.INPUT, gather, Traffic.CONTROL, "N*8", "split_ids"),
-            collective("row_ids", Phase.INPUT, gather, Traffic.IDS, "N*u*k", "row_counts"),
-            compute("lookup", Phase.FORWARD, "split_ids", mem="u*2*(k + W*s)", kernels=12, keeps="u*W*s", rows="u"),
-            pool_own("lookup"),
-            *dense_part(model, "(B/N)", "pool"),
+            compute("split_ids", Phase.INPUT, mem=8 * LOCAL_IDS * k, kernels=20, keeps=2 * LOCAL_IDS * k + u * k),
+            collective("row_counts", Phase.INPUT, gather, Traffic.CONTROL, COUNTS, "split_ids"),
+            collective("row_ids", Phase.INPUT, gather, Traffic.IDS, N * u * k, "row_counts"),
+            compute(
+                "lookup",
+                Phase.FORWARD,
+                "split_ids",
+                mem=u * 2 * (k + W * s),
+                kernels=12,
+                keeps=u * W * s,
+                table_rows=u,
+            ),
+            pool_local("lookup"),
+            *dense_part(model, LOCAL_SAMPLES, "pool"),
             dense_grad(model),
-            scatter_own(),
-            collective("row_grads", Phase.BACKWARD, gather, Traffic.SPARSE, "N*u*W*s", "scatter_grad"),
+            scatter_local(),
+            collective(
+                "row_grads",
+                Phase.BACKWARD,
+                gather,
+                Traffic.SPARSE,
+                N * u * W * s,
+                "scatter_grad",
+                rows=u,
+                width=W,
+            ),
             compute(
                 "sum_grad",
                 Phase.BACKWARD,
                 "row_ids",
                 "row_grads",
-                flops="N*u*W",
-                mem="N*u*(4*k + 3*W*s) + U*(2*k + W*s)",
+                flops=N * u * W,
+                mem=N * u * (4 * k + 3 * W * s) + U * (2 * k + W * s),
                 kernels=28,
-                keeps="N*u*(k + W*s) + U*(k + W*s)",
+                keeps=N * u * (k + W * s) + U * (k + W * s),
             ),
-            update_rows(model, "U", "sum_grad"),
+            update_rows(model, U, "sum_grad"),
             update_dense(dense_weights(model), "update_rows", "dense_grad"),
         ),
-        rows_held="V",
+        rows_held=V,
     )
+
+
+DATA_PARALLEL = StrategySpec("data_parallel", build=lambda model, options: data_parallel(model), options=("shampoo",))

@@ -1,146 +1,176 @@
-"""Ops that several strategies share, so that each is stated once."""
+"""Ops that several strategies share, each stated once."""
 
 from __future__ import annotations
 
-from dessim.trace.schema import Collective, Phase
-from dessim.workload.model import Model
-from dessim.workload.operators import total
-from dessim.workload.plan import PlannedOp, Traffic, collective, compute
+from dataclasses import replace
 
-POOLED = "F*(W+E)*s"  # bytes of one sample's pooled field vectors, with what fm needs of each beside its sum
+from dessim.trace.schema import Collective, Phase
+from dessim.workload.formula import ONE, Formula, add_up, group, tight_sum
+from dessim.workload.model import Model
+from dessim.workload.operators import terms, total
+from dessim.workload.plan import PlannedOp, Traffic, collective, compute
+from dessim.workload.symbols import BAG, COUNTS, EVEN_SHARE, LOCAL_SAMPLES, F, N, O, P, U, W, Z, c, k, m, s, u
+
+POOLED = F * BAG * s  # bytes of one sample's pooled field vectors, with what their bags carry beside
+LOCAL_IDS = LOCAL_SAMPLES * m  # ids of one worker's samples
 
 
 def ids_to_owners(bag_sizes: bool = False) -> tuple[PlannedOp, ...]:
     """Each worker sends every id of its B/N samples, with its coordinate, to the worker that owns its row.
 
-    `bag_sizes`: and how many ids its bag has, which an owner of only some of them cannot know.
-
-    What it sends it need not keep.
+    With `bag_sizes` the size of the id's bag travels too, since the owner of only some of a bag's ids cannot know it.
+    The sender need not keep what it sent.
     """
-    message = "(B/N)*m*(k+2*c)" if bag_sizes else "(B/N)*m*(k+c)"
+    id_bytes = tight_sum(k, 2 * c if bag_sizes else c)
     return (
-        compute("split_ids", Phase.INPUT, mem="4*(B/N)*m*k", kernels=10, keeps="(B/N)*m*k"),
+        compute("split_ids", Phase.INPUT, mem=4 * LOCAL_IDS * k, kernels=10, keeps=LOCAL_IDS * k),
         _id_counts(),
-        collective("ids", Phase.INPUT, Collective.ALL_TO_ALL, Traffic.IDS, message, "id_counts"),
+        collective("ids", Phase.INPUT, Collective.ALL_TO_ALL, Traffic.IDS, LOCAL_IDS * id_bytes, "id_counts"),
     )
 
 
-def keys_to_owners(name: str, asked: str = "u", stays: str = "1/N") -> tuple[PlannedOp, ...]:
-    """Each worker sends the u different ids of its B/N samples to the workers that own their rows, as op `name`.
+def keys_to_owners(name: str, requested: Formula = u, local_share: Formula = EVEN_SHARE) -> tuple[PlannedOp, ...]:
+    """Each worker sends the distinct ids of its B/N samples to the workers that own their rows, as op `name`.
 
-    `asked`: those it sends, where it need not send all; `stays`: the share of them that it owns itself.
+    `requested`: how many of them it sends, all u by default; `local_share`: the share of them that it owns itself.
     """
+    a2a = Collective.ALL_TO_ALL
     return (
-        compute("split_ids", Phase.INPUT, mem="8*(B/N)*m*k", kernels=24, keeps="2*(B/N)*m*k + u*k"),
+        compute("split_ids", Phase.INPUT, mem=8 * LOCAL_IDS * k, kernels=24, keeps=2 * LOCAL_IDS * k + u * k),
         _id_counts(),
-        collective(name, Phase.INPUT, Collective.ALL_TO_ALL, Traffic.IDS, f"{asked}*k", "id_counts", stays=stays),
+        collective(name, Phase.INPUT, a2a, Traffic.IDS, requested * k, "id_counts", local_share=local_share),
     )
 
 
 def _id_counts() -> PlannedOp:
-    """How many ids follow, to each worker."""
-    return collective("id_counts", Phase.INPUT, Collective.ALL_TO_ALL, Traffic.CONTROL, "N*8", "split_ids")
+    """How many ids each worker is about to receive."""
+    return collective("id_counts", Phase.INPUT, Collective.ALL_TO_ALL, Traffic.CONTROL, COUNTS, "split_ids")
 
 
-def lookup_asked(dep: str, asked: str = "u", rows: str = "U/N") -> PlannedOp:
-    """An owner finds the different `rows` among the keys it is `asked` for, on average, and answers every key."""
+def lookup_requested(dep: str, requested: Formula = u, rows: Formula = U / N) -> PlannedOp:
+    """An owner receives `requested` keys, finds the distinct `rows` among them, and answers every key. Means."""
     return compute(
         "lookup",
         Phase.FORWARD,
         dep,
-        mem=f"4*{asked}*k + ({rows})*2*(k + W*s) + {asked}*W*s",
+        mem=4 * requested * k + group(rows) * 2 * (k + W * s) + requested * W * s,
         kernels=28,
-        keeps=f"2*{asked}*k + ({rows})*(k + W*s)",
-        rows=rows,
+        keeps=2 * requested * k + group(rows) * (k + W * s),
+        table_rows=rows,
     )
 
 
-def sum_asked(*deps: str, asked: str = "u", rows: str = "U/N") -> PlannedOp:
-    """The gradients that came back for these keys, added up for each different row."""
-    summed = f"({rows})*W*s"
+def sum_requested(*deps: str, requested: Formula = u, rows: Formula = U / N) -> PlannedOp:
+    """An owner adds up the gradients that came back for these keys, for each distinct row."""
+    summed = group(rows) * W * s
     return compute(
-        "sum_grad", Phase.BACKWARD, *deps, flops=f"{asked}*W", mem=f"2*{asked}*W*s + {summed}", kernels=4, keeps=summed
+        "sum_grad",
+        Phase.BACKWARD,
+        *deps,
+        flops=requested * W,
+        mem=2 * requested * W * s + summed,
+        kernels=4,
+        keeps=summed,
     )
 
 
-def pool_own(*deps: str) -> PlannedOp:
-    """A worker pools the rows it has fetched for its B/N samples."""
-    moved = f"(B/N)*m*(W+E)*s + (B/N)*{POOLED}"
-    return compute("pool", Phase.FORWARD, *deps, flops="(B/N)*m*(W+E)", mem=moved, kernels=6, keeps=moved)
+def pool_local(*deps: str) -> PlannedOp:
+    """A worker pools the rows that it fetched for its B/N samples."""
+    moved = LOCAL_IDS * BAG * s + LOCAL_SAMPLES * POOLED
+    return compute("pool", Phase.FORWARD, *deps, flops=LOCAL_IDS * BAG, mem=moved, kernels=6, keeps=moved)
 
 
-def scatter_own() -> PlannedOp:
-    """Its backward: gradients of the u different rows of its B/N samples."""
+def scatter_local(more: Formula | None = None) -> PlannedOp:
+    """The backward of `pool_local`: gradients of the u distinct rows of a worker's B/N samples.
+
+    `more`: bytes of a larger buffer that the gradients are scattered into as well, if any.
+    """
+    per_id = LOCAL_IDS * BAG * s + u * W * s
+    mem = LOCAL_SAMPLES * POOLED + per_id
     return compute(
         "scatter_grad",
         Phase.BACKWARD,
         "dense_backward",
-        flops="(B/N)*m*(W+E)",
-        mem=f"(B/N)*{POOLED} + (B/N)*m*(W+E)*s + u*W*s",
+        flops=LOCAL_IDS * BAG,
+        mem=mem + more if more is not None else mem,
         kernels=8,
-        keeps="(B/N)*m*(W+E)*s + u*W*s",
+        keeps=per_id + more if more is not None else per_id,
     )
 
 
-def dense_part(model: Model, samples: str, *deps: str) -> tuple[PlannedOp, ...]:
-    """All operators over pooled vectors, first FC layer included, on `samples` samples."""
-    flops = total(model.costs, "pooled_flops")
+def dense_part(model: Model, samples: Formula, *deps: str) -> tuple[PlannedOp, ...]:
+    """All operators over the pooled vectors of `samples` samples, the first layer of an mlp included."""
+    flops = group(total(model.costs, "pooled_flops"))
+    weights = dense_weights(model) * s
     return (
         compute(
             "dense_forward",
             Phase.FORWARD,
             *deps,
-            flops=f"{samples}*({flops})",
-            mem=f"{samples}*({POOLED} + 2*Z*s) + {dense_weights(model)}*s",
+            flops=samples * flops,
+            mem=samples * (POOLED + 2 * Z * s) + weights,
             kernels=18,
-            keeps=f"{samples}*Z*s",
+            keeps=samples * Z * s,
         ),
         compute(
             "dense_backward",
             Phase.BACKWARD,
             "dense_forward",
-            flops=f"2*{samples}*({flops})",
-            mem=f"2*{samples}*({POOLED} + 2*Z*s) + 2*{dense_weights(model)}*s",
+            flops=2 * samples * flops,
+            mem=2 * samples * (POOLED + 2 * Z * s) + 2 * weights,
             kernels=32,
-            keeps=f"{samples}*{POOLED} + {dense_weights(model)}*s",
+            keeps=samples * POOLED + weights,
         ),
     )
 
 
-def dense_weights(model: Model) -> str:
-    """Replicated weights: the tail's, and those that would feed on partials where operators are substituted."""
-    below = [total(model.costs, part) for part in ("shared_weights", "owned_weights")]
-    return f"({' + '.join(['P', *(text for text in below if text != '0')])})"
+def dense_weights(model: Model) -> Formula:
+    """Replicated weights: the tail's, and those that local partials would read if operators were substituted."""
+    return group(add_up([P, *terms(model.costs, "shared_weights"), *terms(model.costs, "owned_weights")]))
 
 
 def dense_grad(model: Model) -> PlannedOp:
-    """Gradients of replicated weights, each worker's from its own samples."""
-    size = f"{dense_weights(model)}*s"
-    return collective("dense_grad", Phase.BACKWARD, Collective.ALL_REDUCE, Traffic.DENSE, size, "dense_backward")
+    """The AllReduce of the gradients of replicated weights, each worker's from its own samples."""
+    return weight_gradients("dense_grad", dense_weights(model), "dense_backward")
 
 
-def update_rows(model: Model, rows: str, *deps: str) -> PlannedOp:
-    """The sparse optimizer on `rows` rows: read and write each row and its state, read its gradient."""
+def weight_gradients(name: str, weights: Formula, *deps: str) -> PlannedOp:
+    """The AllReduce of the gradients of `weights` replicated weights: one row as far as codecs are concerned."""
+    return collective(
+        name,
+        Phase.BACKWARD,
+        Collective.ALL_REDUCE,
+        Traffic.DENSE,
+        weights * s,
+        *deps,
+        rows=ONE,
+        width=weights,
+    )
+
+
+def update_rows(model: Model, rows: Formula, *deps: str) -> PlannedOp:
+    """The sparse optimizer on `rows` rows: reads and writes each row and its state, and reads its gradient."""
     optimizer = model.row_optimizer
     return compute(
         "update_rows",
         Phase.OPTIMIZER,
         *deps,
-        flops=f"{optimizer.flops}*({rows})*W",
-        mem=f"({rows})*(3*W+2*O)*s",
+        flops=optimizer.flops * group(rows) * W,
+        mem=group(rows) * tight_sum(3 * W, 2 * O) * s,
         kernels=optimizer.calls(model.row_widths.values()),
-        rows=rows,
+        table_rows=rows,
     )
 
 
-def update_dense(weights: str, *deps: str) -> PlannedOp:
-    """Adam on the replicated weights: reads weight, gradient and two moments, writes weight and moments."""
-    return compute(
+def update_dense(weights: Formula, *deps: str) -> PlannedOp:
+    """Adam on `weights` replicated weights: reads weight, gradient and two moments, writes weight and moments."""
+    op = compute(
         "update_dense",
         Phase.OPTIMIZER,
         *deps,
-        flops=f"12*{weights}",
-        mem=f"7*{weights}*s",
+        flops=12 * weights,
+        mem=7 * weights * s,
         kernels=14,
-        keeps=f"3*{weights}*s",
+        keeps=3 * weights * s,
     )
+    return replace(op, rows=ONE, width=weights)

@@ -1,8 +1,8 @@
-"""Parameter server, asynchronous: what `ps_sync` moves and computes, without waiting for the others.
+"""The asynchronous parameter server: the messages and computations of `ps_sync`, without waiting for other workers.
 
-The ops of a worker's step are the same, and so are their bytes but for 8 that say how much a push brings, because a
-server takes messages as they come. It applies each push at once instead of the sum of all, and a worker's next pull
-waits for its own push alone, or for workers too far behind (bounded staleness).
+A worker's step has the same ops and, apart from 8 bytes, the same messages. The 8 bytes announce how many rows a push
+holds, because a server handles messages in order of arrival. A server applies each push at once instead of the sum of
+all pushes. A worker's next pull waits only for its own push, or for workers that lag too far (bounded staleness).
 """
 
 from __future__ import annotations
@@ -11,15 +11,18 @@ from dataclasses import replace
 
 from dessim.trace.schema import Collective, Phase
 from dessim.workload.model import Model
+from dessim.workload.options import Options
 from dessim.workload.plan import Plan, PlannedOp, Traffic, collective
 from dessim.workload.strategies.ps import ps_sync
+from dessim.workload.strategies.spec import StrategySpec
+from dessim.workload.symbols import COUNTS
 
 
 def ps_async(model: Model) -> Plan:
     """Plan of a worker's step with an asynchronous parameter server."""
-    counts = collective("push_counts", Phase.BACKWARD, Collective.ALL_TO_ALL, Traffic.CONTROL, "N*8", "scatter_grad")
+    counts = collective("push_counts", Phase.BACKWARD, Collective.ALL_TO_ALL, Traffic.CONTROL, COUNTS, "scatter_grad")
     ops: list[PlannedOp] = []
-    for op in ps_sync(model).ops:
+    for op in ps_sync(model, Options()).ops:
         match op.name:
             case "push_keys":
                 ops += [counts, replace(op, deps=("push_counts",))]
@@ -29,5 +32,15 @@ def ps_async(model: Model) -> Plan:
                 ops.append(replace(op, deps=("push_keys", "push_rows")))
             case _:
                 ops.append(op)
-    # Rows that were asked for a step ahead would be staler by a step.
-    return Plan("ps_async", tuple(ops), pipelines=False)
+    return Plan("ps_async", tuple(ops))
+
+
+PS_ASYNC = StrategySpec(
+    "ps_async",
+    build=lambda model, options: ps_async(model),
+    has_servers=True,
+    dedicated_servers=True,
+    synchronous=False,
+    pipelines=False,  # rows requested a step ahead would be staler by one step
+    traced_as="ps_sync",
+)

@@ -1,18 +1,19 @@
-"""Rows of the global batch on every worker: ids are deduplicated over all workers, rows gathered, gradients scattered.
+"""Row AllGather: every worker gets all rows of the global batch once. The strategy of ScaleFreeCTR (Guo et al., SIGIR
+2021).
 
-ScaleFreeCTR's way (Guo et al., SIGIR 2021). Each worker sends its u different ids to their owners, who now know which U
-ids the global batch has; an AllGather brings these and their rows to everyone, each once. Workers pool from them, and a
-ReduceScatter of the U rows' gradients gives each owner the sums of its own. Bytes sent by a worker:
+Each worker sends its u distinct ids to their owners, which then know the U distinct ids of the global batch. An
+AllGather brings these ids and their rows to every worker, each once. Workers pool from them. A ReduceScatter of the
+gradients of the U rows leaves each owner the sums of its own. A worker sends
 
     (N-1)/N u k + (N-1)/N U k + 2 (N-1)/N U W s
 
-Each row moves once, whoever needs it: cheaper than every worker's pooled operand while U W < B F (W + E), dearer than
-row_all_to_all always, since U >= u. AllGather wants equal shares: each owner's rows are padded to the most that any
-owner has; the formulas take the mean U/N.
+bytes. Each row is sent once, however many workers need it. That is cheaper than sending every worker's pooled operand
+while U W < B F (W + E). It is never cheaper than row_all_to_all, since U >= u. AllGather needs equal shares, so each
+owner's rows are padded to the largest share of any owner; the formulas take the mean, U/N.
 
-With `cache_rows` the rows live in the host's memory and a worker's GPU keeps those it used last. What a step needs and
-is not there is copied in, with its optimizer's state, and as many go back: M (W + O) s bytes each way. Without, all
-rows are in the GPU's memory and nothing is copied.
+With `cache_rows` the rows live in the host's memory and a worker's GPU keeps the most recently used ones. The rows that
+a step needs and the cache lacks are copied in with their optimizer state, and equally many are copied out: M (W + O) s
+bytes in each direction. Without it all rows are in the GPU's memory and nothing is copied.
 """
 
 from __future__ import annotations
@@ -25,56 +26,86 @@ from dessim.workload.model import Model
 from dessim.workload.options import Expected, Options
 from dessim.workload.plan import Plan, Traffic, collective, compute, copy
 from dessim.workload.strategies.parts import (
+    LOCAL_IDS,
     dense_grad,
     dense_part,
     dense_weights,
     keys_to_owners,
-    pool_own,
-    scatter_own,
+    pool_local,
+    scatter_local,
     update_dense,
     update_rows,
 )
+from dessim.workload.strategies.spec import StrategySpec
+from dessim.workload.symbols import COUNTS, LOCAL_SAMPLES, OWNED_ROWS, ROW_AND_STATE, C, M, N, U, W, k, s, u
 
 
-def row_all_gather(model: Model, options: Options = Options()) -> Plan:  # noqa: B008 -- frozen
-    """Plan of everyone's rows on everyone."""
-    gather, scatter, cached = Collective.ALL_GATHER, Collective.REDUCE_SCATTER, bool(options.cache_rows)
+def row_all_gather(model: Model, options: Options) -> Plan:
+    """Plan of gathering all rows of the global batch on every worker."""
+    gather, cached = Collective.ALL_GATHER, bool(options.cache_rows)
+    misses = M * ROW_AND_STATE * s
     copies = (
-        compute("find", Phase.FORWARD, "merge_ids", mem="(U/N)*8*k", kernels=20),
-        copy("rows_out", Phase.FORWARD, "M*(W+O)*s", "find"),
-        copy("rows_in", Phase.FORWARD, "M*(W+O)*s", "rows_out"),
+        compute("find", Phase.FORWARD, "merge_ids", mem=OWNED_ROWS * 8 * k, kernels=20),
+        copy("rows_out", Phase.FORWARD, misses, "find"),
+        copy("rows_in", Phase.FORWARD, misses, "rows_out"),
     )
     plan = Plan(
         "row_all_gather",
         (
             *keys_to_owners("ids"),
-            compute("merge_ids", Phase.INPUT, "ids", mem="6*u*k", kernels=12, keeps="2*u*k"),
-            collective("row_counts", Phase.INPUT, gather, Traffic.CONTROL, "N*8", "merge_ids"),
-            collective("row_ids", Phase.INPUT, gather, Traffic.IDS, "U*k", "row_counts"),
+            compute("merge_ids", Phase.INPUT, "ids", mem=6 * u * k, kernels=12, keeps=2 * u * k),
+            collective("row_counts", Phase.INPUT, gather, Traffic.CONTROL, COUNTS, "merge_ids"),
+            collective("row_ids", Phase.INPUT, gather, Traffic.IDS, U * k, "row_counts"),
             compute(
-                "place_ids", Phase.INPUT, "row_ids", mem="12*U*k + 4*u*k + 2*(B/N)*m*k", kernels=20, keeps="(B/N)*m*k"
+                "place_ids",
+                Phase.INPUT,
+                "row_ids",
+                mem=12 * U * k + 4 * u * k + 2 * LOCAL_IDS * k,
+                kernels=20,
+                keeps=LOCAL_IDS * k,
             ),
             *(copies if cached else ()),
             compute(
                 "lookup",
                 Phase.FORWARD,
                 "rows_in" if cached else "merge_ids",
-                mem="(U/N)*2*(k + W*s)",
+                mem=OWNED_ROWS * 2 * (k + W * s),
                 kernels=16,
-                keeps="(U/N)*W*s",
-                rows="U/N",
+                keeps=OWNED_ROWS * W * s,
+                table_rows=U / N,
             ),
-            collective("rows", Phase.FORWARD, gather, Traffic.SPARSE, "U*W*s", "lookup"),
-            pool_own("rows", "place_ids"),
-            *dense_part(model, "(B/N)", "pool"),
+            collective(
+                "rows",
+                Phase.FORWARD,
+                gather,
+                Traffic.SPARSE,
+                U * W * s,
+                "lookup",
+                rows=OWNED_ROWS,
+                width=W,
+            ),
+            pool_local("rows", "place_ids"),
+            *dense_part(model, LOCAL_SAMPLES, "pool"),
             dense_grad(model),
-            replace(scatter_own(), mem=f"{scatter_own().mem} + U*W*s", keeps=f"{scatter_own().keeps} + U*W*s"),
-            collective("rows_grad", Phase.BACKWARD, scatter, Traffic.SPARSE, "U*W*s", "scatter_grad"),
-            update_rows(model, "U/N", "rows_grad"),
+            scatter_local(more=U * W * s),
+            collective(
+                "rows_grad",
+                Phase.BACKWARD,
+                Collective.REDUCE_SCATTER,
+                Traffic.SPARSE,
+                U * W * s,
+                "scatter_grad",
+                rows=U,
+                width=W,
+            ),
+            update_rows(model, U / N, "rows_grad"),
             update_dense(dense_weights(model), "update_rows", "dense_grad"),
         ),
     )
     if not cached:
         return plan
     law = ZipfLaw(model.input.vocabulary, model.input.skew)
-    return replace(plan, strategy=plan.strategy + str(options), rows_held="C", own_symbols=Expected(options, law))
+    return replace(plan, strategy=plan.strategy + str(options), rows_held=C, own_symbols=Expected(options, law))
+
+
+ROW_ALL_GATHER = StrategySpec("row_all_gather", build=row_all_gather, options=("cache_rows", "shampoo"))

@@ -1,23 +1,28 @@
-"""Sharded tables whose owners pool, as TorchRec names them, and the operand's AllReduce: what DES competes with.
+"""Sharded tables whose owners pool, and the operand's AllReduce: the strategies that DES competes with.
 
-Every worker runs the dense part on its own B/N samples; what crosses the network is the operand of the operators:
+The operand, the pooled vectors of all fields, crosses the network. The names of the first two are TorchRec's.
 
-    table_wise      a table lives on one worker; pooled field vectors by AllToAll, gradients back the same way
-    row_wise        a table's rows are spread by hash; pooled partials by ReduceScatter, gradients by AllGather
-    mesh            rows are spread; the pooled operand is AllReduced and the dense part runs replicated
+    table_wise      A table lives on one worker. Pooled field vectors are sent by AllToAll, and so are their gradients.
+    row_wise        A table's rows are spread by hash. Partial pooled vectors are summed by ReduceScatter, and gradients
+                    return by AllGather.
+    mesh            Rows are spread by hash. The pooled operand is AllReduced, and the dense part runs replicated on the
+                    global batch.
 
-A row carries W floats (the embedding, and the linear weight beside it); a pooled field vector E more, what fm needs of
-each id. Where rows are spread, an id travels with its coordinate; to a table it travels without, behind the lengths of
-all bags, which also say how many ids follow. Bytes: DES.md of the method, checked in tests/workload/test_strategies.py
-against its worked examples.
+With table_wise and row_wise every worker runs the dense part on its own B/N samples. A row has W floats: the embedding
+and the linear weight. A pooled field vector has E more, which fm needs of each bag. Where rows are spread, an id
+travels with its coordinate. For table_wise it travels without: the lengths of all bags are sent first, which also give
+the number of ids. The bytes are those of DES.md, checked against its worked examples in
+tests/workload/test_strategies.py.
 """
 
 from __future__ import annotations
 
 from dessim.trace.schema import Collective, Phase
+from dessim.workload.formula import ZERO, Formula, group
 from dessim.workload.model import Model
 from dessim.workload.plan import Plan, PlannedOp, Traffic, collective, compute
 from dessim.workload.strategies.parts import (
+    LOCAL_IDS,
     POOLED,
     dense_grad,
     dense_part,
@@ -26,23 +31,26 @@ from dessim.workload.strategies.parts import (
     update_dense,
     update_rows,
 )
+from dessim.workload.strategies.spec import StrategySpec
+from dessim.workload.symbols import BAG, LOCAL_SAMPLES, OWNED_IDS, OWNED_ROWS, B, F, N, U, W, c, k, s
 
 
 def table_wise(model: Model) -> Plan:
-    """Plan of table-wise sharding. Tables are assumed balanced: each worker looks up its share of the ids."""
-    own, a2a = f"(B/N)*{POOLED}", Collective.ALL_TO_ALL
+    """Plan of table-wise sharding. Tables count as balanced: each worker looks up an equal share of the ids."""
+    pooled = LOCAL_SAMPLES * POOLED
+    a2a = Collective.ALL_TO_ALL
     return Plan(
         "table_wise",
         (
-            compute("split_ids", Phase.INPUT, mem="4*(B/N)*m*k", kernels=10, keeps="2*(B/N)*m*k"),
-            collective("lengths", Phase.INPUT, a2a, Traffic.CONTROL, "(B/N)*F*c", "split_ids"),
-            collective("ids", Phase.INPUT, a2a, Traffic.IDS, "(B/N)*m*k", "lengths"),
-            *_lookup_and_pool(own),
-            collective("pooled", Phase.FORWARD, a2a, Traffic.SPARSE, own, "pool"),
-            *dense_part(model, "(B/N)", "pooled"),
-            collective("pooled_grad", Phase.BACKWARD, a2a, Traffic.SPARSE, own, "dense_backward"),
+            compute("split_ids", Phase.INPUT, mem=4 * LOCAL_IDS * k, kernels=10, keeps=2 * LOCAL_IDS * k),
+            collective("lengths", Phase.INPUT, a2a, Traffic.CONTROL, LOCAL_SAMPLES * F * c, "split_ids"),
+            collective("ids", Phase.INPUT, a2a, Traffic.IDS, LOCAL_IDS * k, "lengths"),
+            *_lookup_and_pool(pooled),
+            _pooled(model, a2a, LOCAL_SAMPLES),
+            *dense_part(model, LOCAL_SAMPLES, "pooled"),
+            _pooled_grad(a2a, pooled),
             dense_grad(model),
-            *_scatter_and_update(model, "pooled_grad", own),
+            *_scatter_and_update(model, "pooled_grad", pooled),
         ),
         caveat="tables count as balanced over the workers, which needs at least as many equal tables as workers",
     )
@@ -50,65 +58,107 @@ def table_wise(model: Model) -> Plan:
 
 def row_wise(model: Model) -> Plan:
     """Plan of row-wise sharding."""
-    whole = f"B*{POOLED}"
+    pooled = B * POOLED
     return Plan(
         "row_wise",
         (
             *ids_to_owners(),
-            *_lookup_and_pool(whole),
-            collective("pooled", Phase.FORWARD, Collective.REDUCE_SCATTER, Traffic.SPARSE, whole, "pool"),
-            *dense_part(model, "(B/N)", "pooled"),
-            collective("pooled_grad", Phase.BACKWARD, Collective.ALL_GATHER, Traffic.SPARSE, whole, "dense_backward"),
+            *_lookup_and_pool(pooled),
+            _pooled(model, Collective.REDUCE_SCATTER, B),
+            *dense_part(model, LOCAL_SAMPLES, "pooled"),
+            _pooled_grad(Collective.ALL_GATHER, pooled),
             dense_grad(model),
-            *_scatter_and_update(model, "pooled_grad", whole),
+            *_scatter_and_update(model, "pooled_grad", pooled),
         ),
     )
 
 
 def mesh(model: Model) -> Plan:
-    """Plan of the operand's AllReduce; the dense part is replicated, so its gradients need no exchange."""
-    whole = f"B*{POOLED}"
+    """Plan of the operand's AllReduce. The dense part is replicated, so its gradients need no exchange."""
+    pooled = B * POOLED
     return Plan(
         "mesh",
         (
             # Every worker computes every sample's loss, so it needs every label.
-            collective("labels", Phase.INPUT, Collective.ALL_GATHER, Traffic.CONTROL, "B*4"),
+            collective("labels", Phase.INPUT, Collective.ALL_GATHER, Traffic.CONTROL, B * 4),
             *ids_to_owners(),
-            *_lookup_and_pool(whole),
-            collective("pooled", Phase.FORWARD, Collective.ALL_REDUCE, Traffic.SPARSE, whole, "pool"),
-            *dense_part(model, "B", "pooled", "labels"),
-            *_scatter_and_update(model, "dense_backward", whole, replicated=True),
+            *_lookup_and_pool(pooled),
+            _pooled(model, Collective.ALL_REDUCE, B),
+            *dense_part(model, B, "pooled", "labels"),
+            *_scatter_and_update(model, "dense_backward", pooled, replicated=True),
         ),
     )
 
 
-def _lookup_and_pool(out: str) -> tuple[PlannedOp, ...]:
-    moved = f"(B*m/N)*(W+E)*s + {out}"
+def _pooled(model: Model, op: Collective, samples: Formula) -> PlannedOp:
+    """The collective that moves the pooled field vectors of `samples` samples."""
+    # A codec must leave sums alone whose difference counts, and bags that carry their size for a mean.
+    exact = model.pools_mean or any(o.cancels for o in model.operators)
+    return collective(
+        "pooled",
+        Phase.FORWARD,
+        op,
+        Traffic.SPARSE,
+        samples * POOLED,
+        "pool",
+        rows=group(samples * F),
+        width=ZERO if exact else BAG,
+        exact_width=BAG if exact else ZERO,
+    )
+
+
+def _pooled_grad(op: Collective, size: Formula) -> PlannedOp:
+    """The collective that returns the gradients of a worker's pooled field vectors."""
+    return collective(
+        "pooled_grad",
+        Phase.BACKWARD,
+        op,
+        Traffic.SPARSE,
+        size,
+        "dense_backward",
+        rows=group(LOCAL_SAMPLES * F),
+        width=BAG,
+    )
+
+
+def _lookup_and_pool(pooled: Formula) -> tuple[PlannedOp, ...]:
+    """Owners look up the ids they received and pool them into `pooled` bytes."""
+    moved = OWNED_IDS * BAG * s + pooled
     return (
         compute(
             "lookup",
             Phase.FORWARD,
             "ids",
-            mem="4*(B*m/N)*k + (U/N)*2*(k + W*s)",
+            mem=4 * OWNED_IDS * k + OWNED_ROWS * 2 * (k + W * s),
             kernels=24,
-            keeps="(B*m/N)*k + (U/N)*W*s",
-            rows="U/N",
+            keeps=OWNED_IDS * k + OWNED_ROWS * W * s,
+            table_rows=U / N,
         ),
-        compute("pool", Phase.FORWARD, "lookup", flops="(B*m/N)*(W+E)", mem=moved, kernels=6, keeps=moved),
+        compute("pool", Phase.FORWARD, "lookup", flops=OWNED_IDS * BAG, mem=moved, kernels=6, keeps=moved),
     )
 
 
-def _scatter_and_update(model: Model, dep: str, pooled: str, replicated: bool = False) -> tuple[PlannedOp, ...]:
+def _scatter_and_update(model: Model, dep: str, pooled: Formula, replicated: bool = False) -> tuple[PlannedOp, ...]:
+    """Owners turn gradients of pooled vectors, `pooled` bytes, into those of rows, and both optimizers run.
+
+    `replicated`: whether the dense gradients are the same on all workers without an exchange.
+    """
+    gradients = OWNED_IDS * BAG * s + OWNED_ROWS * W * s
     return (
         compute(
             "scatter_grad",
             Phase.BACKWARD,
             dep,
-            flops="(B*m/N)*(W+E)",
-            mem=f"{pooled} + (B*m/N)*(W+E)*s + (U/N)*W*s",
+            flops=OWNED_IDS * BAG,
+            mem=pooled + gradients,
             kernels=8,
-            keeps="(B*m/N)*(W+E)*s + (U/N)*W*s",
+            keeps=gradients,
         ),
-        update_rows(model, "U/N", "scatter_grad"),
+        update_rows(model, U / N, "scatter_grad"),
         update_dense(dense_weights(model), "update_rows", *(() if replicated else ("dense_grad",))),
     )
+
+
+TABLE_WISE = StrategySpec("table_wise", build=lambda model, options: table_wise(model), options=("shampoo",))
+ROW_WISE = StrategySpec("row_wise", build=lambda model, options: row_wise(model), options=("shampoo",))
+MESH = StrategySpec("mesh", build=lambda model, options: mesh(model), options=("shampoo",))

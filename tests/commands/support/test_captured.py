@@ -12,7 +12,6 @@ from dessim.commands.support.captured import Capture, Captured
 from dessim.sim.core.device import roofline
 from dessim.trace.io import Trace
 from dessim.trace.schema import Header, Kind
-from dessim.workload import formula
 from dessim.workload.model import load_model
 from dessim.workload.strategies import plan as plan_of
 from tests.trace.build import header, step_ops
@@ -25,7 +24,7 @@ CALL, RATE = 1e-3, 3.0  # seconds a call; times as slow as the device's roofline
 
 
 def law(op, symbols) -> float:
-    return CALL + RATE * roofline(GPU, formula.evaluate(op.flops, symbols), formula.evaluate(op.mem, symbols), 0.0)
+    return CALL + RATE * roofline(GPU, op.flops.evaluate(symbols), op.mem.evaluate(symbols), 0.0)
 
 
 def capture(ranks: int, batch: int) -> Capture:

@@ -21,8 +21,9 @@ from dessim.sim.fluid.flows import route_flows
 from dessim.sim.fluid.model import FluidNetwork
 from dessim.sim.fluid.route_cache import RouteCache
 from dessim.sim.progress import Progress
-from dessim.trace.schema import Collective, Kind, Phase
-from dessim.workload.dag import RankClass, Task, Workload
+from dessim.trace.schema import Collective
+from dessim.workload.dag import Workload
+from dessim.workload.one_collective import one_collective
 from tests.cluster.small_clusters import build, hosts, link
 from tests.sim import naive
 
@@ -38,8 +39,7 @@ def leaves_of(count: int, spines: int, latency: str = "0 s", **fabric: object) -
 
 
 def exchange(n: int, size: float = 1e9) -> Workload:
-    task = Task("x", 0, Phase.FORWARD, Kind.COLLECTIVE, "c", collective=Collective.ALL_TO_ALL, group="w", size=size)
-    return Workload("exchange", n, (RankClass(range(n), (task,)),), {"w": range(n)}, (0,))
+    return one_collective(Collective.ALL_TO_ALL, n, size, name="exchange")
 
 
 def exchanged(cluster: Cluster, *faults: Fault, n: int = 0, **rest: object) -> Record:
@@ -69,8 +69,7 @@ def test_a_ring_is_slowed_from_the_stage_in_which_a_link_becomes_slower() -> Non
     """Stages that are multiplied stop being so at the fault; latency is paid once a stage."""
     n, size, latency = 4, 4e9, 1e-3
     cluster = leaves_of(n, 1, "1 ms")
-    task = Task("r", 0, Phase.FORWARD, Kind.COLLECTIVE, "c", collective=Collective.ALL_REDUCE, group="w", size=size)
-    job = Workload("ring", n, (RankClass(range(n), (task,)),), {"w": range(n)}, (0,))
+    job = one_collective(Collective.ALL_REDUCE, n, size, name="ring")
     stage = size / n / 16e9 + 4 * latency
     at = stage + 1 / 2 * size / n / 16e9  # half-way through what the second stage sends
     record = simulate(

@@ -22,7 +22,8 @@ class Codec:
 
     def __init__(self, form: CodecSpec, dtype: torch.dtype, seed: int = 0) -> None:
         self.form, self.dtype = form, dtype
-        self.given, self.kept = 0, 0  # values that were not zero, and how many of them still were not when sent
+        self.nonzero_in = 0  # non-zero values passed to `encode`, counted where a codec prunes
+        self.nonzero_out = 0  # how many of them were still non-zero when sent
 
     def encode(self, values: Tensor) -> Encoded:
         """One message of [n, w]."""

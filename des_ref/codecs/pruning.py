@@ -37,7 +37,8 @@ class Pruning(Codec):
         mu, sigma, _, count = fit(magnitudes)
         pruned = self.prune(values, magnitudes, threshold(self._share, mu, sigma)) if count else values
         bits = pruned != 0
-        self.given, self.kept = self.given + count, self.kept + int(bits.sum())
+        self.nonzero_in += count
+        self.nonzero_out += int(bits.sum())
         rows, entries = pack_bits(bits), as_bytes(pruned[bits][:, None])
         return Encoded(no_bytes(values, 1), rows, entries, (len(values),), (len(entries),), bits.sum(dim=1))
 

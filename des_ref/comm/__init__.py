@@ -12,13 +12,16 @@ from __future__ import annotations
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from des_ref.comm.autograd_ops import SumFeedingReplicas, SumScattered, nothing
+from des_ref.comm.coded import CodedComm, Encoding
 from des_ref.comm.group import WORLD_GROUP, Comm, Handle, Tap, describe_group, work_future
 from des_ref.comm.launch import launched_rank, open_comm
 from des_ref.comm.wire import Message, Wire
 
 __all__ = [
     "WORLD_GROUP",
+    "CodedComm",
     "Comm",
+    "Encoding",
     "Handle",
     "Message",
     "SumFeedingReplicas",

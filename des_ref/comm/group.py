@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -18,9 +18,6 @@ from des_ref.comm import direct
 from des_ref.comm.wire import Wire, first_line
 from dessim.errors import UsageError
 from dessim.trace.schema import Collective, Phase
-
-if TYPE_CHECKING:
-    from des_ref.comm.coding import Coding
 
 WORLD_GROUP = "world"
 TIMEOUT_S = 600.0
@@ -71,7 +68,6 @@ class Comm:
     backend: str
     tap: Tap | None = field(default=None)
     wire: Wire | None = field(default=None)  # to the servers, where there are any
-    coding: Coding | None = field(default=None)  # what travels encoded, if anything does
     timeout: float = TIMEOUT_S  # seconds that a collective may take
     _group: Any = field(default=None)  # None: the group that all processes are in anyway
     _second: Any = field(default=None)  # of two ranks over gloo: the same once more (direct.py)
@@ -152,13 +148,11 @@ class Comm:
 
     def all_reduce(self, name: str, tensor: Tensor) -> Handle:
         """Sum `tensor` over all workers, in place."""
-        if self.coding is not None and name in self.coding:
-            return self.coding.all_reduce(self, name, tensor)
         return self._launch(name, dist.all_reduce, tensor)
 
     def gradient(self, name: str, grad: Tensor) -> Tensor:
-        """Of what this worker brought to the sum `name`, from that of the sum; a codec may have left some out."""
-        return grad if self.coding is None else self.coding.gradient(name, grad)
+        """The gradient of this worker's summand from that of the sum `name`: the same, unless a codec drops values."""
+        return grad
 
     def all_reduce_max(self, name: str, tensor: Tensor) -> Handle:
         """The element-wise maximum of `tensor` over all workers, in place."""
@@ -166,16 +160,12 @@ class Comm:
 
     def all_gather(self, name: str, out: Tensor, tensor: Tensor) -> Handle:
         """`out` [N * n, ...] becomes the workers' `tensor` [n, ...] in rank order."""
-        if self.coding is not None and name in self.coding:
-            return self.coding.all_gather(self, name, out, tensor)
         if self.backend == "gloo" and self.world_size == 2:
             return self._launch(name, direct.all_gather, out, tensor, self._second, made=Collective.ALL_GATHER)
         return self._launch(name, _all_gather_flat, out, tensor)
 
     def reduce_scatter(self, name: str, out: Tensor, tensor: Tensor) -> Handle:
         """`out` [n, ...] becomes this rank's chunk of the sum of the workers' `tensor` [N * n, ...]."""
-        if self.coding is not None and name in self.coding:
-            return self.coding.reduce_scatter(self, name, out, tensor)
         if self.backend == "gloo" and self.world_size > 1:
             made = Collective.REDUCE_SCATTER
             return self._launch(name, direct.reduce_scatter, out, tensor, self._second, made=made)
@@ -185,8 +175,6 @@ class Comm:
         self, name: str, out: Tensor, tensor: Tensor, out_splits: list[int] | None, in_splits: list[int] | None
     ) -> Handle:
         """Send in_splits[r] first-dimension entries of `tensor` to rank r; None: equal shares."""
-        if self.coding is not None and name in self.coding:
-            return self.coding.all_to_all(self, name, out, tensor, out_splits, in_splits)
         return self._launch(name, dist.all_to_all_single, out, tensor, out_splits, in_splits)
 
     def barrier(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from des_ref.comm import Comm
+from des_ref.comm import Comm, Encoding
 from des_ref.models.build import Network
 from des_ref.models.dense_optim import DenseOptimizer
 from des_ref.models.shampoo import NAME as SHAMPOO
@@ -19,6 +19,7 @@ from des_ref.strategies.row_all_to_all import RowAllToAll
 from des_ref.strategies.sharded import Mesh, RowWise, TableWise
 from dessim.errors import UsageError
 from dessim.workload.options import Options, parse_strategy
+from dessim.workload.strategies import plan
 
 STRATEGIES: dict[str, Callable[[Network, Optimizers, Comm], Strategy]] = {
     "des_all_reduce": DesAllReduce,
@@ -55,14 +56,18 @@ def check_strategy(text: str) -> None:
         raise UsageError(f"unknown strategy {name!r}; the trainer runs {', '.join(STRATEGIES)}")
 
 
-def build(text: str, network: Network, optimizers: Optimizers, comm: Comm) -> Strategy:
-    """The strategy of this name, options behind it. Raises UsageError."""
+def build(
+    text: str, network: Network, optimizers: Optimizers, comm: Comm, encoding: Encoding | None = None
+) -> Strategy:
+    """The strategy named by `text` (`name+option+...`), its values encoded as `encoding` says. Raises UsageError."""
     check_strategy(text)
     name, options = parse_strategy(text)
     if options.shampoo:
         settings = {key: value for key, value in optimizers.dense.settings.items() if key == "lr"}
         optimizers = replace(optimizers, dense=DenseOptimizer(SHAMPOO, settings))
         options = replace(options, shampoo=False)
+    if encoding is not None and encoding.codecs:
+        comm = encoding.around(comm, plan(text, network.model), network.model, network.dtype)
     if options:
         return _OPTIONED[name](network, optimizers, comm, options)
     return STRATEGIES[name](network, optimizers, comm)

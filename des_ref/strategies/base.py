@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from des_ref.comm import Comm
+from des_ref.comm import CodedComm, Comm
 from des_ref.data.batch import Batch, slice_of
 from des_ref.embedding.hash_table import RowTable
 from des_ref.embedding.lifetime import Lifetime
@@ -24,6 +24,7 @@ from des_ref.strategies.dense_state import DenseState, export_network, load_netw
 from des_ref.strategies.grads import SummedGrads
 from des_ref.strategies.staleness import Tally
 from dessim.trace.schema import Phase
+from dessim.workload.coded_plan import coded
 from dessim.workload.options import Options
 from dessim.workload.plan import Plan
 from dessim.workload.strategies import plan
@@ -113,6 +114,7 @@ class Strategy(Protocol):
     """One way to run a training step on N workers."""
 
     network: Network
+    comm: Comm
     plan: Plan
     marks: Marks
     table: RowTable  # the rows this worker owns
@@ -196,6 +198,8 @@ class OwnedByHash:
         options = replace(options or Options(), shampoo=optimizers.dense.name == SHAMPOO)
         self.network, self.comm, self.options = network, comm, options
         self.plan = plan(self.name + str(self.options), network.model)
+        if isinstance(comm, CodedComm):
+            self.plan = coded(self.plan, network.model, comm.codecs)
         self.marks: Marks = NoMarks()
         self.value_bytes = network.dtype.itemsize
         more = {FIELD: 1} if self.goes_by_field else {}

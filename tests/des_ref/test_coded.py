@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from des_ref.comm import Comm, SumFeedingReplicas, SumScattered
+from des_ref.comm import CodedComm, Comm, Encoding, SumFeedingReplicas, SumScattered
 from dessim.errors import UsageError
 from dessim.workload.codecs import parse_codecs
 from tests.des_ref.ranks import on_ranks
@@ -39,19 +39,18 @@ CASES = [
 def train(comm: Comm, strategy_name: str, codes: str) -> dict[str, Any]:
     """A few steps, recorded: what differs from the plan, the loss, and whether all workers have the same weights."""
     from des_ref.certify.audit import Audit
-    from des_ref.codecs.install import use_codecs
     from des_ref.data.batch import slice_of
     from des_ref.data.synthetic import Zipf
     from des_ref.models.build import Network
     from des_ref.recording.recorder import Recorder
-    from des_ref.strategies import STRATEGIES
+    from des_ref.strategies import build
     from des_ref.strategies.base import Optimizers
     from dessim.workload.model import load_model
 
     model = load_model("deepfm_ml100k")
     network = Network(model, 1, torch.float64, "cpu")
-    strategy = STRATEGIES[strategy_name](network, Optimizers(init_std=0.1), comm)
-    use_codecs(parse_codecs(codes), strategy, comm, seed=5, measures=True)
+    encoding = Encoding(parse_codecs(codes), seed=5, measure_loss=True)
+    strategy = build(strategy_name, network, Optimizers(init_std=0.1), comm, encoding)
     strategy.marks = recorder = Recorder(comm, strategy.plan)
     symbols = strategy.plan.symbols(model.symbols(comm.world_size, BATCH) | {"s": 8.0})
     audit, data = Audit(strategy.plan, symbols), Zipf(model.input.fields, 1.7, 300, 1.05, 3)
@@ -69,7 +68,7 @@ def train(comm: Comm, strategy_name: str, codes: str) -> dict[str, Any]:
     weights = torch.cat([p.detach().reshape(-1) for p in network.dense_parameters])
     everyones = weights.new_empty(comm.world_size, len(weights))
     comm.all_gather("test", everyones.view(-1), weights).wait()
-    channels = comm.coding.channels if comm.coding is not None else {}
+    channels = strategy.comm.channels if isinstance(strategy.comm, CodedComm) else {}
     return {
         "unplanned": sorted(found),
         "mismatches": [op for op in audit.gather(comm) if op["mismatches"]],
@@ -121,27 +120,26 @@ def test_what_is_lost_is_what_the_form_loses_and_training_goes_on(trained, case)
 
 def top_k_gradients(comm: Comm) -> list[float]:
     """How far the gradients of this worker's summands are from finite differences of the coded sums."""
-    from des_ref.comm.coding import Coding
-    from dessim.workload.coded_plan import coded_ops
     from dessim.workload.model import load_model
     from dessim.workload.strategies import plan
 
     model, found = load_model("deepfm_ml100k"), []
-    codes, width = parse_codecs("activations=top_k:0.3"), 1 + 17 + 64
-    columns = [(1, True), (17, True), (64, False)]
+    encoding = Encoding(parse_codecs("activations=top_k:0.3"))
+    width = 1 + 17 + 64  # lr and fm, which travel uncompressed, and the mlp
     for name in ("des_all_reduce", "des_reduce_scatter"):
-        ops = coded_ops(plan(name, model), model, codes)
-        comm.coding = Coding(ops, columns, torch.float64, comm.device, 1)
+        coded = encoding.around(comm, plan(name, model), model, torch.float64)
         draw = torch.Generator().manual_seed(comm.rank)
         ours = torch.randn(6, width, generator=draw, dtype=torch.float64).requires_grad_()
         way = torch.randn(6, width, generator=draw, dtype=torch.float64)
         weight = torch.randn(6, width, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
 
-        def total(partials: torch.Tensor, name: str = name, weight: torch.Tensor = weight) -> torch.Tensor:
+        def total(
+            partials: torch.Tensor, coded: CodedComm = coded, name: str = name, weight: torch.Tensor = weight
+        ) -> torch.Tensor:
             """The sum over all samples of weight * T, this worker's share of it under ReduceScatter."""
             if name == "des_all_reduce":
-                return (SumFeedingReplicas.apply(partials, comm, "partials") * weight).sum()
-            own = SumScattered.apply(partials, comm, "partials", "partials_grad")
+                return (SumFeedingReplicas.apply(partials, coded, "partials") * weight).sum()
+            own = SumScattered.apply(partials, coded, "partials", "partials_grad")
             return (own * weight.view(comm.world_size, -1, width)[comm.rank]).sum()
 
         total(ours).backward()
@@ -163,8 +161,10 @@ def test_the_gradient_of_a_sum_of_the_largest_is_that_of_what_was_computed(tmp_p
 def test_ps_async_sends_as_it_is(tiny):
     from types import SimpleNamespace
 
-    from des_ref.codecs.install import use_codecs
+    from dessim.workload.model import load_model
+    from dessim.workload.strategies import plan
 
-    comm: Any = SimpleNamespace(wire=object(), coding=None)
+    comm: Any = SimpleNamespace(wire=object())
+    model = load_model(tiny)
     with pytest.raises(UsageError, match="ps_async sends to servers as they are"):
-        use_codecs(parse_codecs("bf16"), SimpleNamespace(), comm, 0)  # type: ignore[arg-type]
+        Encoding(parse_codecs("bf16")).around(comm, plan("ps_async", model), model, torch.float32)

@@ -1,10 +1,10 @@
 """Collectives: the only package that calls torch.distributed.
 
-Every collective carries the *name* of its op in the strategy's plan, so that a recorder can tie what it sees on the
-wire to what was planned. A recorder listens through `Comm.tap`; without one, nothing is measured.
+Every collective carries the *name* of its op in the strategy's plan, so that a recorder can match recorded traffic with
+planned traffic. A recorder listens through `Comm.tap`; without one, nothing is measured.
 
-Start-up reads torchrun's environment (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT) and works with no
-launcher at all as a world of one. gloo on CPU, nccl on GPU.
+Start-up reads torchrun's environment (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT); without a launcher the
+process is a world of one. The backend is gloo on CPU and nccl on GPU.
 """
 
 from __future__ import annotations

@@ -258,7 +258,7 @@ def test_no_worker_of_ps_async_runs_further_ahead_than_the_bound(bound: int, res
 def test_ps_async_says_so_when_a_worker_falls_silent(results: list[dict[str, Any]]) -> None:
     worker, silent, server = (rank["silent"] for rank in results)
     assert silent is None
-    assert "pull_rows with process 2 failed" in worker and "no worker was heard of for 1 s" in server
+    assert "pull_rows with process 2 failed" in worker and "no message from any worker for 1 s" in server
 
 
 def test_ps_async_needs_a_process_that_serves(tiny: Path) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from des_ref.comm import Comm
 from des_ref.data.batch import Batch
-from des_ref.embedding.cached_rows import CachedRows, Moves
+from des_ref.embedding.cached_rows import CachedRows, CacheMoves
 from des_ref.embedding.hash_table import RowTable
 from des_ref.embedding.lifetime import Lifetime
 from des_ref.models.build import Network
@@ -54,7 +54,7 @@ class _Fetched:
 
     ids: _Ids
     rows: Tensor
-    moves: Moves | None
+    moves: CacheMoves | None
     values: Tensor
     pooled: Tensor
 
@@ -114,16 +114,16 @@ class RowAllGather(ShardedBase):
             pooled = self._pooled(whole, ids.index, bag, len(batch) * self.network.fields)
         return _Fetched(ids, rows, moves, whole, pooled)
 
-    def _from_cache(self, cache: CachedRows, ids: Tensor) -> tuple[Tensor, Moves, Tensor]:
+    def _from_cache(self, cache: CachedRows, ids: Tensor) -> tuple[Tensor, CacheMoves, Tensor]:
         with self.marks.segment("find", Phase.FORWARD):
             rows = self.table.find_or_insert(ids.cpu())
-            moves = cache.moves(rows)
-        with self.marks.copy("rows_out", Phase.FORWARD, len(moves.went) * cache.row_bytes):
+            moves = cache.plan_moves(rows)
+        with self.marks.copy("rows_out", Phase.FORWARD, len(moves.evicted) * cache.row_bytes):
             cache.write_back(moves)
-        with self.marks.copy("rows_in", Phase.FORWARD, len(moves.came) * cache.row_bytes):
-            cache.bring(moves)
+        with self.marks.copy("rows_in", Phase.FORWARD, len(moves.missing) * cache.row_bytes):
+            cache.load(moves)
         with self.marks.segment("lookup", Phase.FORWARD):
-            places = cache.places(rows).to(ids.device)
+            places = cache.slots(rows).to(ids.device)
             own = torch.cat([cache.columns[name][places] for name in self.network.row_widths], dim=1)
         return places, moves, own
 
@@ -156,7 +156,7 @@ class RowAllGather(ShardedBase):
 
     def _counts(self, batch: Batch, fetched: _Fetched, updated: Updated) -> Counts:
         ids, moves = fetched.ids, fetched.moves
-        came, went = (len(moves.came), len(moves.went)) if moves is not None else (0, 0)
+        came, went = (len(moves.missing), len(moves.evicted)) if moves is not None else (0, 0)
         return Counts(len(batch.ids), rows=len(updated.rows), keys=ids.own, asked=ids.most, came=came, went=went)
 
     def op_vars(self, counts: Counts, samples: int) -> dict[str, dict[str, float]]:

@@ -21,7 +21,7 @@ from des_ref.certify.show import passed
 from des_ref.comm import open_comm
 from des_ref.data.batch import Batch
 from des_ref.data.synthetic import Zipf
-from des_ref.embedding.cached_rows import CachedRows, Moves
+from des_ref.embedding.cached_rows import CachedRows, CacheMoves
 from des_ref.embedding.hash_table import RowTable
 from des_ref.embedding.lifetime import Lifetime
 from des_ref.hashing import owner_of
@@ -109,30 +109,29 @@ def test_shares_are_the_batch(samples: list[list[int]]) -> None:
 
 
 @given(st.lists(st.lists(st.integers(0, 11), min_size=1, max_size=4, unique=True), max_size=30))
-def test_a_cache_keeps_the_rows_used_last_and_loses_no_update(steps: list[list[int]]) -> None:
+def test_the_cache_evicts_the_least_recently_used_rows_and_loses_no_update(steps: list[list[int]]) -> None:
     table = RowTable({"v": 2, "v_state": 1}, lambda ids: {"v": torch.zeros(len(ids), 2)})
     rows = table.find_or_insert(torch.arange(12))
     cache = CachedRows(table, 4, torch.device("cpu"))
-    used: dict[int, int] = {}  # row -> step, of the rows that must be there
+    used: dict[int, int] = {}  # row -> step of last use, for the rows that must be cached
     truth = [0] * 12
     for step, ids in enumerate(steps):
-        asked = rows[torch.tensor(ids)]
-        moves = cache.moves(asked)
-        came = [r for r in asked.tolist() if r not in used]
-        assert moves.came.tolist() == came
-        for r in moves.went.tolist():
-            # Gone are those that were used longest ago, and none of this step.
-            assert r not in asked.tolist() and all(used[r] <= used[o] for o in used if o not in asked.tolist())
+        used_now = rows[torch.tensor(ids)]
+        moves = cache.plan_moves(used_now)
+        assert moves.missing.tolist() == [r for r in used_now.tolist() if r not in used]
+        for r in moves.evicted.tolist():
+            # The least recently used rows are evicted, and none of this step.
+            assert r not in used_now.tolist() and all(used[r] <= used[o] for o in used if o not in used_now.tolist())
             del used[r]
-        used |= dict.fromkeys(asked.tolist(), step)
+        used |= dict.fromkeys(used_now.tolist(), step)
         assert len(used) <= 4
         cache.write_back(moves)
-        cache.bring(moves)
-        places = cache.places(asked)
-        assert cache.columns["v"][places][:, 0].tolist() == [truth[r] for r in asked.tolist()]
+        cache.load(moves)
+        slots = cache.slots(used_now)
+        assert cache.columns["v"][slots][:, 0].tolist() == [truth[r] for r in used_now.tolist()]
         for name in ("v", "v_state"):
-            cache.columns[name][places] += 1
-        for r in asked.tolist():
+            cache.columns[name][slots] += 1
+        for r in used_now.tolist():
             truth[r] += 1
     cache.flush()
     assert table.columns["v"][:, 1].tolist() == truth and table.columns["v_state"][:, 0].tolist() == truth
@@ -141,8 +140,8 @@ def test_a_cache_keeps_the_rows_used_last_and_loses_no_update(steps: list[list[i
 def test_a_step_must_fit_its_cache() -> None:
     table = RowTable({"v": 1}, lambda ids: {"v": torch.zeros(len(ids), 1)})
     rows = table.find_or_insert(torch.arange(9))
-    with pytest.raises(UsageError, match="a step needs 9 rows of one worker, and its cache keeps 8: raise cache_rows"):
-        CachedRows(table, 8, torch.device("cpu")).moves(rows)
+    with pytest.raises(UsageError, match="a step needs 9 rows of one worker, and its cache holds 8: raise cache_rows"):
+        CachedRows(table, 8, torch.device("cpu")).plan_moves(rows)
 
 
 def test_what_goes_together_is_checked(tiny: Path) -> None:
@@ -200,18 +199,18 @@ def masks_stay_where_samples_were() -> None:
 
 
 def rows_come_without_their_state() -> None:
-    """A row that comes into the cache has its values, and its optimizer starts anew."""
+    """A row loaded into the cache has its values, but its optimizer state is reset."""
     from des_ref.embedding.cached_rows import CachedRows
 
-    right = CachedRows.bring
+    original = CachedRows.load
 
-    def bring(self: CachedRows, moves: Moves) -> None:
-        right(self, moves)
+    def load(self: CachedRows, moves: CacheMoves) -> None:
+        original(self, moves)
         for name, values in self.columns.items():
             if name not in ("w", "v"):
-                values[moves.places] = 0
+                values[moves.slots] = 0
 
-    CachedRows.bring = bring  # type: ignore[method-assign]
+    CachedRows.load = load  # type: ignore[method-assign]
 
 
 @pytest.mark.slow

@@ -1,4 +1,7 @@
-"""How a step runs on N workers: each file executes the plan of the same name in dessim/workload/strategies."""
+"""Strategies: how a step runs on N workers.
+
+Each file executes the plan of the same name in dessim/workload/strategies.
+"""
 
 from __future__ import annotations
 
@@ -33,13 +36,13 @@ STRATEGIES: dict[str, Callable[[Network, Optimizers, Comm], Strategy]] = {
     "ps_async": PsAsync,
     "data_parallel": DataParallel,
 }
-_OPTIONED: dict[str, Callable[[Network, Optimizers, Comm, Options], Strategy]] = {
+_WITH_OPTIONS: dict[str, Callable[[Network, Optimizers, Comm, Options], Strategy]] = {
     "row_all_to_all": RowAllToAll,
     "row_all_gather": RowAllGather,
     "ps_sync": PsSync,
 }
 
-# With options, as the certificate and the tests run them.
+# Strategies with options that the certificate and the tests run.
 VARIANTS = (
     "row_all_to_all+hot_rows=20",
     "row_all_to_all+look_ahead",
@@ -50,7 +53,7 @@ VARIANTS = (
 
 
 def check_strategy(text: str) -> None:
-    """Raises UsageError for a strategy that the trainer does not run, or an option that it has not."""
+    """Raises UsageError for a strategy that the trainer does not run, or an option that the strategy does not have."""
     name, _ = parse_strategy(text)
     if name not in STRATEGIES:
         raise UsageError(f"unknown strategy {name!r}; the trainer runs {', '.join(STRATEGIES)}")
@@ -68,6 +71,6 @@ def build(
         options = replace(options, shampoo=False)
     if encoding is not None and encoding.codecs:
         comm = encoding.around(comm, plan(text, network.model), network.model, network.dtype)
-    if options:
-        return _OPTIONED[name](network, optimizers, comm, options)
+    if options:  # constructors of strategies without options do not take any
+        return _WITH_OPTIONS[name](network, optimizers, comm, options)
     return STRATEGIES[name](network, optimizers, comm)

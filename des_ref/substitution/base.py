@@ -168,7 +168,7 @@ class Operator(nn.Module):
         return (draw < keep).to(dtype) / keep
 
     def terms(self, local: Local) -> list[Tensor] | None:
-        """[u, ..] of the distinct ids, `wire` columns together, if the partial is their sum over a sample; else None."""
+        """[u, ..] of the distinct ids, `wire` columns together, if the partial is their sum over a sample."""
         return None
 
     def partial(self, local: Local) -> Tensor:

@@ -215,7 +215,7 @@ def sorted_by(number: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
 
 
 def stable_order(numbers: Tensor) -> Tensor:
-    """int64 [n]: the stable order that sorts `numbers` [n], which must be below 2^31: int32 sorts three times as fast."""
+    """int64 [n]: the stable order that sorts `numbers` [n], all below 2^31, as int32: three times as fast."""
     return torch.argsort(numbers.to(torch.int32), stable=True)
 
 

@@ -41,7 +41,8 @@ def mantissa_bits(sigma: float) -> int:
 def levels(mantissa: int, device: torch.device | str = "cpu") -> Tensor:
     """float64 [32], ascending: the values of codes 0 .. 31 at scale 1. Cached, so callers must not write into it."""
     code = torch.arange(1 << _SIGN_BIT, device=device)
-    exponent, fraction = code >> mantissa, (code & ((1 << mantissa) - 1)).double() / (1 << mantissa)
+    exponent = code >> mantissa
+    fraction = (code & ((1 << mantissa) - 1)).double() / (1 << mantissa)
     top = (1 << (5 - mantissa)) - 1
     normal = (1 + fraction) * torch.pow(2.0, (exponent - top).double())
     return torch.where(exponent > 0, normal, fraction * 2.0 ** (1 - top))

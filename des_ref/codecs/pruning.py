@@ -41,7 +41,8 @@ class Pruning(Codec):
         bits = pruned != 0
         self.nonzero_in += count
         self.nonzero_out += int(bits.sum())
-        rows, entries = pack_bits(bits), as_bytes(pruned[bits][:, None])
+        rows = pack_bits(bits)
+        entries = as_bytes(pruned[bits][:, None])
         return Encoded(no_bytes(values, 1), rows, entries, (len(values),), (len(entries),), bits.sum(dim=1))
 
     def decode(self, encoded: Encoded, width: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Collectives whose values travel encoded, op by op as dessim/workload/coded_plan.py plans them.
+"""Collectives whose values are encoded, op by op as dessim/workload/coded_plan.py plans them.
 
     at launch    x_encode -> (x_sizes) -> x or x_scatter, with x_wide in flight at the same time
     at the wait  (x_sum -> x) -> x_decode
@@ -41,7 +41,7 @@ class Encoding:
     def around(self, comm: Comm, plan: Plan, model: Model, dtype: torch.dtype) -> CodedComm:
         """`comm` with a codec for each op of `plan` (a strategy's, uncoded) that these codecs apply to.
 
-        Raises UsageError where a codec was asked for and nothing can travel in that form.
+        Raises UsageError if a codec was requested and no op of the plan can use it.
         """
         if comm.wire is not None:
             text = f"codecs {self.codecs}: ps_async sends to servers as they are"
@@ -185,7 +185,7 @@ def _decoded_sum(launch: Launch, messages: Encoded, width: int) -> Tensor:
 
 
 def _sum_by_collective(launch: Launch, values: Tensor, out: Tensor, own_rows: int | None) -> Handle:
-    """An AllReduce in the codec's own float type; with `own_rows`, a ReduceScatter that leaves so many rows here."""
+    """An AllReduce in the codec's own float type; with `own_rows`, a ReduceScatter that leaves that many rows here."""
     codec = launch.codec
     assert isinstance(codec, Cast)
     with launch.segment("encode"):

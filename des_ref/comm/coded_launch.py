@@ -107,14 +107,16 @@ class Launch:
     def encode(self, values: Tensor, shares: int = 0) -> tuple[Encoded, int]:
         """Encode the narrow columns of `values` [n, K]; also returns how many there are.
 
-        With `shares`, a flat vector is first padded and cut into so many equal rows.
+        With `shares`, a flat vector is first padded and cut into that many equal rows.
         """
-        channel, codec = self.channel, self.codec
+        channel = self.channel
+        codec = self.codec
         with self.segment("encode"):
             narrow = self.narrow(values)
             if shares and self.op.flat:
                 narrow = nnf.pad(narrow, (0, -narrow.shape[1] % shares)).view(shares, -1)
-            encoded, width = codec.encode(narrow), narrow.shape[1]
+            encoded = codec.encode(narrow)
+            width = narrow.shape[1]
             if codec.masks:
                 channel.mask = codec.decode(encoded, width) != 0
         if channel.measure_loss:
@@ -149,9 +151,11 @@ class Launch:
 
     def gather(self, encoded: Encoded, width: int) -> Receive:
         """Start sending this worker's message to all workers, each with the same number of rows."""
-        rows, n = len(encoded.rows), self.comm.world_size
+        rows = len(encoded.rows)
+        n = self.comm.world_size
         message, _ = encoded.packed([rows])
-        sizes, entries = self.codec.sizes(width), [len(encoded.entries)] * n
+        sizes = self.codec.sizes(width)
+        entries = [len(encoded.entries)] * n
         if self.op.form.varies:
             own = torch.tensor([len(encoded.entries)], device=message.device)
             counts = own.new_empty(n)

@@ -27,7 +27,8 @@ class ReduceScatterWork:
 
     def __init__(self, out: Tensor, tensor: Tensor, reverse: Any, group: Any) -> None:
         """`out` [c, ...] becomes this rank's chunk of the sum of the ranks' `tensor` [N * c, ...]."""
-        n, rank = dist.get_world_size(group), dist.get_rank(group)
+        n = dist.get_world_size(group)
+        rank = dist.get_rank(group)
         mine = tensor.contiguous().view(n, *out.shape)
         self._out = out
         self._mine = mine  # keeps the memory alive until it is sent
@@ -63,7 +64,8 @@ def _exchange(receives: Sequence[Tensor], sends: Sequence[Tensor], group: Any, r
 
     `reverse`: between two ranks, the group for what rank 1 sends.
     """
-    n, rank = dist.get_world_size(group), dist.get_rank(group)
+    n = dist.get_world_size(group)
+    rank = dist.get_rank(group)
     from_rank_1 = group if reverse is None else reverse
     receive_group, send_group = (from_rank_1, group) if rank == 0 else (group, from_rank_1)
     others = [(rank + offset) % n for offset in range(1, n)]

@@ -50,7 +50,8 @@ def open_comm(
     so does a start that some processes do not join. Raises UsageError for an impossible device.
     """
     placement = _place(rendezvous)
-    rank, world_size = placement.rank, placement.world_size
+    rank = placement.rank
+    world_size = placement.world_size
     torch_device = _pick_device(device, placement)
     if torch_device.type == "cuda":
         torch.cuda.set_device(torch_device)

@@ -30,7 +30,9 @@ class Growing:
     """`values` [capacity, *shape]; rows below the count last passed to `reserve` may be used."""
 
     def __init__(self, dtype: torch.dtype, device: torch.device | str, *shape: int) -> None:
-        self._dtype, self._device, self._shape = dtype, torch.device(device), shape
+        self._dtype = dtype
+        self._device = torch.device(device)
+        self._shape = shape
         row_bytes = dtype.itemsize * prod(shape)
         rows = min(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // max(row_bytes, 1), MAX_ROWS)
         mapped = mapped_zeros(rows * prod(shape), dtype) if self._device.type == "cpu" else None

@@ -96,7 +96,8 @@ class ExpiringRows:
         """Free the expired rows of the next slice."""
         if self._last_seen is None or self._expire_after is None:
             return
-        begin, end = self._swept, self.numbers.end
+        begin = self._swept
+        end = self.numbers.end
         stop = min(begin + -(-2 * end // self._expire_after), end)
         expired = self._last_seen.values[begin:stop] < now - self._expire_after
         self.remove(expired.nonzero().squeeze(1).add_(begin))

@@ -135,10 +135,12 @@ class Adam:
             -torch.expm1(steps * math.log(beta)) if beta else 1.0 for beta in (self.beta_1, self.beta_2)
         )
         for name, grad in grads.items():
-            mean, square = columns[f"{name}_mean"], columns[f"{name}_square"]
+            mean = columns[f"{name}_mean"]
+            square = columns[f"{name}_square"]
             new_mean = self.beta_1 * mean[rows] + (1 - self.beta_1) * grad
             new_square = self.beta_2 * square[rows] + (1 - self.beta_2) * grad.square()
-            mean[rows], square[rows] = new_mean, new_square
+            mean[rows] = new_mean
+            square[rows] = new_square
             columns[name][rows] -= (
                 self.rate * (new_mean / correction_1) / ((new_square / correction_2).sqrt() + self.eps)
             )
@@ -164,10 +166,12 @@ class Ftrl(_ColumnByColumn):
     _floats = ("z", "n")
 
     def _step(self, values: Tensor, grad: Tensor, state: dict[str, Tensor]) -> Tensor:
-        n, new_n = state["n"], state["n"] + grad.square()
+        n = state["n"]
+        new_n = n + grad.square()
         start = -values * (self.beta / self.rate + self.l2) - values.sign() * self.l1
         z = torch.where(n == 0, start, state["z"]) + grad - (new_n.sqrt() - n.sqrt()) / self.rate * values
-        state["z"], state["n"] = z, new_n
+        state["z"] = z
+        state["n"] = new_n
         shrunk = z.sign() * (z.abs() - self.l1).clamp_min(0)
         # A float without a gradient so far keeps its value bit for bit.
         return torch.where(new_n == 0, values, -shrunk / ((self.beta + new_n.sqrt()) / self.rate + self.l2))

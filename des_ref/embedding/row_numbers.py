@@ -89,7 +89,8 @@ class RowNumbers:
         """Continue a migration, if there is one, by a slice of rows or by `count` rows if that is more."""
         if self._old is None:
             return
-        begin, end = self._moved, min(self._moved + max(count, _MIN_KEYS_MOVED), self._to_move)
+        begin = self._moved
+        end = min(self._moved + max(count, _MIN_KEYS_MOVED), self._to_move)
         rows = (self._in_use.values[begin:end] == 3 - self._turn).nonzero().squeeze(1).add_(begin)
         self._slots.place(self.keys(rows), rows)
         self._in_use.values.index_fill_(0, rows, self._turn)
@@ -101,7 +102,8 @@ class RowNumbers:
         """Start a migration to an index with room for `added` more keys."""
         self.move(self._to_move)  # an unusually large batch may arrive before the last migration has ended
         keys = len(self) + added
-        prepared, self._next = self._next, None
+        prepared = self._next
+        self._next = None
         self._old = self._slots
         if prepared is not None and prepared.has_room(keys):
             self._slots = prepared

@@ -55,7 +55,8 @@ class Slots:
     def place(self, ids: Tensor, numbers: Tensor) -> None:
         """Enter the numbers [n] of distinct, absent ids. If several want a free slot, one wins; the rest probe on."""
         self.used += len(ids)
-        slots, entries = self.home(ids), (numbers + 1).to(torch.int32)
+        slots = self.home(ids)
+        entries = (numbers + 1).to(torch.int32)
         while len(slots):
             free = (self._entries.index_select(0, slots) <= _EMPTY).nonzero().squeeze(1)
             self._entries.index_copy_(0, slots.index_select(0, free), entries.index_select(0, free))

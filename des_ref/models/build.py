@@ -178,7 +178,9 @@ class Network:
 
     def _own_bags(self, local: Local) -> Bags:
         """`Bags.x` of this worker's own fields; field f of n workers is the (f // n)-th field of its owner."""
-        owned, fields, stride = local.owned, len(self.own_fields), self.own_fields.step
+        owned = local.owned
+        fields = len(self.own_fields)
+        stride = self.own_fields.step
         place = torch.arange(self.fields, device=owned.field.device) // stride  # [F]
         bag = owned.sample * fields + place.index_select(0, owned.field)
         pooled = local.pooled_by(Groups.of(bag, owned.samples * fields)).view(owned.samples, fields, self.width)

@@ -45,7 +45,8 @@ class Objective(Protocol):
 class Clicks:
     """Binary cross-entropy of clicks."""
 
-    loss_name, evaluation_batch = "logloss", 16_384
+    loss_name = "logloss"
+    evaluation_batch = 16_384
 
     def targets(self, batch: Batch) -> Tensor:
         return batch.labels
@@ -54,14 +55,16 @@ class Clicks:
         return nnf.binary_cross_entropy_with_logits(out, targets.to(out.dtype), reduction="sum")
 
     def score(self, predicted: Tensor, labels: Tensor) -> tuple[float | None, float]:
-        x, y = predicted.numpy(), labels.numpy()
+        x = predicted.numpy()
+        y = labels.numpy()
         return (metrics.auc(x, y) if 0 < y.sum() < len(y) else None), metrics.logloss(x, y)
 
 
 class Profiles:
     """Negative evidence lower bound of user profiles."""
 
-    loss_name, evaluation_batch = "loss", None
+    loss_name = "loss"
+    evaluation_batch = None
 
     def __init__(self, fields: int) -> None:
         self._fields = fields

@@ -26,7 +26,8 @@ from dessim.workload.model import Model
 
 def build_operator(spec: specs.AnySpec, model: Model, generator: torch.Generator) -> Operator:
     """The module of one operator of `model`."""
-    fields, width = model.input.fields, model.embedding.width
+    fields = model.input.fields
+    width = model.embedding.width
     match spec:
         case specs.Lr():
             return Lr()
@@ -57,7 +58,8 @@ def build_operator(spec: specs.AnySpec, model: Model, generator: torch.Generator
 
 def build_operand(model: Model, generator: torch.Generator) -> Operand | None:
     """The module that pools rows to the vectors of all fields; None if no operator needs them."""
-    fields, width = model.input.fields, model.embedding.width
+    fields = model.input.fields
+    width = model.embedding.width
     if not model.needs_operand:
         return None
     # Under field placement `build_pool` has already pooled by maximum or attention.

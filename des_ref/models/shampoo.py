@@ -116,7 +116,8 @@ class Shampoo(torch.optim.Optimizer):
         grad = block.parameter.grad
         if grad is None:
             return block.of(torch.zeros_like(block.parameter)).clone()
-        g, state = block.of(grad), block.state
+        g = block.of(grad)
+        state = block.state
         for side, outer in (("left", g @ g.T), ("right", g.T @ g)):
             state[side] = state[side] + outer if side in state else outer
             if self._steps % self._every == 0:

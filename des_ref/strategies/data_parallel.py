@@ -93,7 +93,8 @@ class DataParallel(ShardedBase):
         return RowGradients(rows, unique, summed)
 
     def _counts(self, batch: Batch, fetched: _PooledRows, row_grads: RowGradients) -> Counts:
-        own, most = len(fetched.ids.unique), fetched.ids.of_all.shape[1]
+        own = len(fetched.ids.unique)
+        most = fetched.ids.of_all.shape[1]
         rows = len(row_grads.rows)
         return Counts(ids_sent=len(batch.ids), rows=rows, keys=own, requested=most, common=rows)
 

@@ -117,7 +117,8 @@ class _Des(HashOwned):
         samples = len(batch) * self.comm.world_size
         sent = sent or self.send(batch)
         look_up = self._look_up(sent, samples)
-        owned, values = look_up.owned, look_up.values
+        owned = look_up.owned
+        values = look_up.values
         with self._mid_reductions.legs(self.marks, "local_partials", Phase.FORWARD):
             buffer = self._partials(values, owned)
         below = buffer.detach().requires_grad_()
@@ -160,13 +161,15 @@ class _Des(HashOwned):
             out = network.tail(above, self._masks(samples))
             loss = network.objective.loss(out, labels) / samples
         total_loss = loss.detach()
-        roots, root_grads = [loss], [None]
+        roots = [loss]
+        root_grads = [None]
         if self._scoring is not None:
             outputs = look_up.values["o"]
             scored = self._scoring.train(out.detach(), outputs.detach(), look_up.owned, labels, self.marks)
             total_loss = total_loss + scored.losses.sum() / samples
             outputs.grad = scored.outputs_grad
-            roots, root_grads = [loss, out], [None, scored.tail_grad]
+            roots = [loss, out]
+            root_grads = [None, scored.tail_grad]
         with self.marks.segment("tail_backward", Phase.BACKWARD):
             self._dense.zero_grad(set_to_none=True)
             torch.autograd.backward(roots, root_grads)

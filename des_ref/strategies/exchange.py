@@ -82,7 +82,8 @@ def send_occurrences(
 
 def unpack_occurrences(messages: OccurrenceMessages, samples: int, fields: int) -> tuple[Tensor, OwnedOccurrences]:
     """The distinct owned ids [u] of the global batch of `samples`, and their occurrences."""
-    rows, counts = messages.rows, messages.counts
+    rows = messages.rows
+    counts = messages.counts
     share = samples // len(counts)
     # Clone even one row or none: such a slice counts as contiguous whatever its strides, and `view` needs real ones.
     ids = rows[:, :2].clone(memory_format=torch.contiguous_format).view(torch.int64)[:, 0]
@@ -120,7 +121,9 @@ def tables_of(rank: int, world_size: int, fields: int) -> int:
 
 def send_tables(batch: Batch, lane: Lane, fields: int) -> TableIds:
     """Send ids to the owners of their tables. Bag sizes (int32) go first and determine how many ids follow."""
-    comm, n, b = lane.comm, lane.comm.world_size, len(batch)
+    comm = lane.comm
+    n = lane.comm.world_size
+    b = len(batch)
     bags_of_rank = [tables_of(rank, n, fields) * b for rank in range(n)]  # bags of this worker's samples, by owner
     with lane.marks.segment("split_ids", Phase.INPUT):
         place = table_order(fields, n, batch.ids.device).argsort()

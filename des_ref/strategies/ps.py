@@ -40,7 +40,9 @@ class PsSync(RowAllToAll):
     """Servers on the workers; rows and dense parameters are pulled, their gradients pushed."""
 
     name = "ps_sync"
-    keys_op, rows_op, grads_op = "pull_keys", "pull_rows", "push_rows"
+    keys_op = "pull_keys"
+    rows_op = "pull_rows"
+    grads_op = "push_rows"
 
     def _start_dense(self, optimizers: Optimizers) -> None:
         parameters = self.network.dense_parameters
@@ -57,7 +59,8 @@ class PsSync(RowAllToAll):
         self._shards.fill(self._pulled)
 
     def _return_grads(self, fetched: FetchedRows, grads: Tensor) -> Tensor:
-        keys, requested = fetched.routed.keys, fetched.routed.requested
+        keys = fetched.routed.keys
+        requested = fetched.routed.requested
         self._pushed_keys = torch.empty_like(requested.keys)
         ready = self.comm.all_to_all("push_keys", self._pushed_keys, keys.cold, requested.sizes, keys.sizes)
         received = super()._return_grads(fetched, grads)
@@ -97,7 +100,8 @@ class PsSync(RowAllToAll):
         return state
 
     def load_dense(self, state: DenseState, step: int) -> None:
-        shards, server = self._shards, self._server
+        shards = self._shards
+        server = self._server
         own = {key: server.own(shards.padded(whole)) if whole.dim() else whole for key, whole in state.items()}
         load_state(server.optimizer, {_WEIGHTS: server.weights}, own)
         self._step = step

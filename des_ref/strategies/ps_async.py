@@ -45,7 +45,7 @@ class PsAsync(ShardedBase):
 
     def __init__(self, network: Network, optimizers: Optimizers, comm: Comm) -> None:
         if comm.wire is None:
-            raise UsageError("ps_async needs server processes: start more processes than workers")
+            raise UsageError("ps_async needs server processes in addition to the workers: start more processes")
         self._wire = comm.wire
         super().__init__(network, optimizers, comm)
 
@@ -62,7 +62,8 @@ class PsAsync(ShardedBase):
 
     def _pull(self, kind: Request, keys: Tensor, sizes: list[int]) -> Tensor:
         """Rows [u, W] of `keys`, which are ordered by server; also writes the dense parameters into the network."""
-        wire, cpu = self._wire, torch.device("cpu")
+        wire = self._wire
+        cpu = torch.device("cpu")
         width = sum(self.network.row_widths.values())
         rows = torch.empty(len(keys), width, dtype=self.network.dtype, device=cpu)
         dense = torch.empty(self._shards.servers, self._shards.share, dtype=self.network.dtype, device=cpu)
@@ -99,7 +100,8 @@ class PsAsync(ShardedBase):
 
     def _learn(self, fetched: _PulledRows, grad: Tensor) -> tuple[RowGradients, dict[str, Tensor]]:
         """Push the gradients; the servers update rows and parameters."""
-        keys, wire = fetched.keys, self._wire
+        keys = fetched.keys
+        wire = self._wire
         with self.marks.segment("scatter_grad", Phase.BACKWARD):
             fetched.pooled.backward(grad.view(fetched.pooled.shape))
             rows = fetched.values.grad.cpu()
@@ -130,7 +132,8 @@ class PsAsync(ShardedBase):
 
     def settle(self) -> None:
         """Wait until the pushes of all workers are applied, then pull the dense parameters."""
-        no_keys, sizes = torch.empty(0, dtype=torch.int64), [0] * self._shards.servers
+        no_keys = torch.empty(0, dtype=torch.int64)
+        sizes = [0] * self._shards.servers
         # A server handles a worker's messages in order, so a reply shows that earlier pushes have been applied.
         self._pull(Request.LOOK, no_keys, sizes)
         self.comm.barrier()
@@ -138,13 +141,15 @@ class PsAsync(ShardedBase):
 
     def look(self, ids: Tensor) -> dict[str, Tensor]:
         """Values [n, width] of distinct ids as the servers currently hold them, by column."""
-        keys, widths = Keys.of(ids, self._shards.servers), self.network.row_widths
+        keys = Keys.of(ids, self._shards.servers)
+        widths = self.network.row_widths
         rows = self._pull(Request.LOOK, keys.unique, keys.sizes)[keys.inverse]
         return dict(zip(widths, rows.split(list(widths.values()), dim=1), strict=True))
 
     def close(self) -> StalenessStats:
         """Release the servers; returns the staleness of all pulls at all servers."""
-        wire, total = self._wire, StalenessStats()
+        wire = self._wire
+        total = StalenessStats()
         self.settle()
         for server in wire.servers:
             numbers = torch.zeros(5, dtype=torch.int64)

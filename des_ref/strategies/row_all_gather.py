@@ -79,7 +79,8 @@ class RowAllGather(ShardedBase):
         return self.network.new_table(optimizers.rows, optimizers.init_std, extra_columns, optimizers.lifetime, device)
 
     def _send_ids(self, batch: Batch, lane: Lane) -> _GatheredIds:
-        comm, n = lane.comm, lane.comm.world_size
+        comm = lane.comm
+        n = lane.comm.world_size
         keys, requested = request_keys(batch.ids, lane, "ids")
         with lane.marks.segment("merge_ids", Phase.INPUT):
             owned = torch.unique(requested.keys)
@@ -97,7 +98,8 @@ class RowAllGather(ShardedBase):
         return _GatheredIds(owned, most, index, len(keys.unique))
 
     def _fetch(self, batch: Batch, ids: _GatheredIds, train: bool) -> _GatheredRows:
-        mark, moves = self.marks.segment, None
+        mark = self.marks.segment
+        moves = None
         if not train:
             _, own = self._values(ids.owned if self._cache is None else ids.owned.cpu(), train=False)
             rows = ids.owned  # not used in prediction
@@ -158,7 +160,8 @@ class RowAllGather(ShardedBase):
         return super().dense_state()
 
     def _counts(self, batch: Batch, fetched: _GatheredRows, row_grads: RowGradients) -> Counts:
-        ids, moves = fetched.ids, fetched.moves
+        ids = fetched.ids
+        moves = fetched.moves
         return Counts(
             ids_sent=len(batch.ids),
             rows=len(row_grads.rows),

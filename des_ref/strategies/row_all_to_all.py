@@ -64,7 +64,9 @@ class RowAllToAll(ShardedBase):
     """Each worker fetches the distinct rows of its samples from their owners and returns their gradients."""
 
     name = "row_all_to_all"
-    keys_op, rows_op, grads_op = "ids", "rows", "rows_grad"
+    keys_op = "ids"
+    rows_op = "rows"
+    grads_op = "rows_grad"
 
     def __init__(self, network: Network, optimizers: Optimizers, comm: Comm, options: Options | None = None) -> None:
         super().__init__(network, optimizers, comm, options)
@@ -100,7 +102,8 @@ class RowAllToAll(ShardedBase):
         return _RoutedKeys(keys, requested, is_in_batch.nonzero().squeeze(1))
 
     def _fetch(self, batch: Batch, ids: _RoutedKeys, train: bool) -> FetchedRows:
-        keys, requested = ids.keys, ids.requested
+        keys = ids.keys
+        requested = ids.requested
         with self.marks.segment("lookup", Phase.FORWARD):
             unique, inverse = torch.unique(requested.keys, return_inverse=True)
             rows, unique_values = self._values(unique, train)
@@ -124,7 +127,8 @@ class RowAllToAll(ShardedBase):
     def _row_grads(self, fetched: FetchedRows, grad: Tensor) -> RowGradients:
         with self.marks.segment("scatter_grad", Phase.BACKWARD):
             fetched.pooled.backward(grad.view(fetched.pooled.shape))
-            keys, hot_in_batch = fetched.routed.keys, fetched.routed.hot_in_batch
+            keys = fetched.routed.keys
+            hot_in_batch = fetched.routed.hot_in_batch
             cold_grad, own_hot_grad = fetched.values.grad.tensor_split([len(keys.cold)])
             hot_grad = own_hot_grad.new_zeros(len(hot_in_batch), own_hot_grad.shape[1])
             if self._hot is not None:
@@ -146,7 +150,8 @@ class RowAllToAll(ShardedBase):
 
     def _return_grads(self, fetched: FetchedRows, grads: Tensor) -> Tensor:
         """Send gradients to the owners of their rows; returns those of the keys requested here, in request order."""
-        keys, requested = fetched.routed.keys, fetched.routed.requested
+        keys = fetched.routed.keys
+        requested = fetched.routed.requested
         received = grads.new_empty(len(requested.keys), grads.shape[1])
         self.comm.all_to_all(self.grads_op, received, grads, requested.sizes, keys.sizes).wait()
         return received
@@ -169,7 +174,8 @@ class RowAllToAll(ShardedBase):
         )
 
     def op_vars(self, counts: Counts, samples: int) -> dict[str, dict[str, float]]:
-        n, owned = self.comm.world_size, counts.rows - counts.common
+        n = self.comm.world_size
+        owned = counts.rows - counts.common
         batch = {"X": float(owned * n), "U": float(owned * n + counts.common)}
         own = {"m": counts.ids_sent * n / samples, "u": float(counts.keys + counts.hot), "x": float(counts.keys)}
         as_owner = {"u": float(counts.requested), "x": float(counts.requested)} | batch

@@ -142,7 +142,8 @@ class TableWise(_OwnersPool):
 
     def _splits(self, samples: int) -> tuple[list[int], list[int]]:
         """The numbers of bags that this worker pools for each rank, and that each rank pools for it."""
-        n, share = self.comm.world_size, samples // self.comm.world_size
+        n = self.comm.world_size
+        share = samples // self.comm.world_size
         return [self._own_tables * share] * n, [tables_of(r, n, self.network.fields) * share for r in range(n)]
 
     def _deliver(self, pooled: Tensor, samples: int) -> Tensor:

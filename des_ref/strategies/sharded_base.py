@@ -99,7 +99,8 @@ class ShardedBase(HashOwned):
         return Inputs(ids, labels)
 
     def step(self, batch: Batch, sent: Inputs | None = None) -> StepResult:
-        network, mark = self.network, self.marks.segment
+        network = self.network
+        mark = self.marks.segment
         samples = len(batch) * self.comm.world_size
         self._before()
         sent = sent or self.send(batch)

@@ -23,6 +23,8 @@ from des_ref.substitution.operand import MaxOverWorkers, Operand
 
 
 class AttentionPool(Operand):
+    """The operand under softmax-attention pooling, with a learned query `a` [D]."""
+
     shared = ("a",)
 
     def __init__(self, fields: int, width: int, generator: torch.Generator) -> None:

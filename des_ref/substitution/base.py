@@ -51,7 +51,8 @@ class Local:
 
     def pooled_by(self, bags: Groups) -> Tensor:
         """[bags, D]: the same for the given grouping into bags."""
-        sums, sizes = self.owned.sums(self.values["v"], bags), self.owned.bag_size
+        sums = self.owned.sums(self.values["v"], bags)
+        sizes = self.owned.bag_size
         if sizes is None:
             return sums
         return sums / sums.new_ones(len(sums)).index_copy(0, bags.group_of, sizes.to(sums.dtype))[:, None]
@@ -70,7 +71,7 @@ class Bags:
     x           [.., D], v pooled as the model says: sum or mean
     squares     sums of v * v, element-wise (D) or over all elements (1), as the model's operators need; width 0 if none
     sum_fields  sums a [b, r] over the workers that hold the other fields of the samples; identity if these are all
-    own_fields  int64, the numbers of the fields held here, of `fields` on all workers; None: these are all
+    own_fields  int64, the numbers of this worker's fields, of `fields` on all workers; None: these are all
     """
 
     w: Tensor
@@ -198,7 +199,8 @@ def pair_products(local: Local, weight: Tensor) -> Tensor:
     they are many, one GEMM over all pairs, with zeros for empty ones, is faster.
     """
     owned = local.owned
-    samples, fields = owned.samples, owned.fields
+    samples = owned.samples
+    fields = owned.fields
     if len(owned.pair_bag) >= _DENSE_FROM * samples * fields:
         return local.bags.flatten(1) @ weight.T
     width = weight.shape[1] // fields

@@ -47,7 +47,8 @@ class Cin(Operator):
         self.out = nn.Parameter(linear_weights(1, sum(widths), generator)[0])
 
     def finish(self, sums: Tensor, masks: list[Tensor] | None) -> Tensor:
-        x, maps = sums, []
+        x = sums
+        maps = []
         for w in self.w:
             x = _layer(w, x, sums)
             maps.append(x.sum(dim=2))

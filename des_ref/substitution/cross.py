@@ -31,6 +31,8 @@ from des_ref.substitution.layers import linear_weights
 
 
 class Cross(Operator):
+    """`layers` cross layers and the output weights."""
+
     pairs = True
     shared = ("w",)
 

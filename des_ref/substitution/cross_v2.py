@@ -30,6 +30,7 @@ from des_ref.substitution.layers import linear_weights
 
 
 def _stacked(layers: int, rows: int, columns: int, generator: torch.Generator) -> nn.Parameter:
+    """[layers, rows, columns]."""
     return nn.Parameter(torch.stack([linear_weights(rows, columns, generator) for _ in range(layers)]))
 
 
@@ -42,7 +43,8 @@ class CrossV2(Operator):
         if rank is None:
             self.w = _stacked(layers, n, n, generator)
         else:
-            self.v, self.u = _stacked(layers, rank, n, generator), _stacked(layers, rank, n, generator)  # V^T, U^T
+            self.v = _stacked(layers, rank, n, generator)  # V^T
+            self.u = _stacked(layers, rank, n, generator)  # U^T
         self.b = nn.Parameter(torch.zeros(layers, n, dtype=torch.float64))
         self.out = nn.Parameter(linear_weights(1, n, generator)[0])
         self._low_rank = rank is not None

@@ -32,7 +32,9 @@ class Dot(Operator):
         generator: torch.Generator,
     ) -> None:
         super().__init__()
-        self.hidden, self.dropout, self.with_vectors = widths, dropout, with_vectors
+        self.hidden = widths
+        self.dropout = dropout
+        self.with_vectors = with_vectors
         inputs = fields * (fields - 1) // 2 + (fields * width if with_vectors else 0)
         self.first = nn.Parameter(linear_weights(widths[0], inputs, generator))
         self.tower = Tower(widths, generator)

@@ -26,6 +26,8 @@ from des_ref.substitution.base import Bags, Local, Operator, Plain
 
 
 class Fm(Operator):
+    """Pairwise products over ids."""
+
     def __init__(self, width: int) -> None:
         super().__init__()
         self.wire = width + 1
@@ -38,7 +40,8 @@ class Fm(Operator):
         return torch.cat([bags.v.sum(dim=1), bags.squares.sum(dim=(1, 2))[:, None]], dim=1)
 
     def finish(self, sums: Tensor, masks: list[Tensor] | None) -> Tensor:
-        s, q = sums[:, :-1], sums[:, -1]
+        s = sums[:, :-1]
+        q = sums[:, -1]
         return (s.square().sum(dim=1) - q) / 2
 
     def reference(self, plain: Plain, weights: Mapping[str, Tensor], masks: list[Tensor] | None) -> Tensor:

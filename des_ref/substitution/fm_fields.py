@@ -26,6 +26,8 @@ from des_ref.substitution.base import Bags, Local, Operator, Plain
 
 
 class FmFields(Operator):
+    """Pairwise products over pooled field vectors."""
+
     pairs = True
 
     def __init__(self, width: int) -> None:
@@ -33,7 +35,8 @@ class FmFields(Operator):
         self.wire = width + 1
 
     def partial(self, local: Local) -> Tensor:
-        e, owned = local.pooled, local.owned
+        e = local.pooled
+        owned = local.owned
         terms = torch.cat([e, e.square().sum(dim=1, keepdim=True)], dim=1)
         return e.new_zeros(owned.samples, self.wire).index_add(0, owned.pair_sample, terms)
 
@@ -41,7 +44,8 @@ class FmFields(Operator):
         return torch.cat([bags.x.sum(dim=1), bags.x.square().sum(dim=(1, 2))[:, None]], dim=1)
 
     def finish(self, sums: Tensor, masks: list[Tensor] | None) -> Tensor:
-        s, q = sums[:, :-1], sums[:, -1]
+        s = sums[:, :-1]
+        q = sums[:, -1]
         return (s.square().sum(dim=1) - q) / 2
 
     def reference(self, plain: Plain, weights: Mapping[str, Tensor], masks: list[Tensor] | None) -> Tensor:

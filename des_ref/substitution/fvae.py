@@ -49,7 +49,8 @@ class Fvae(Mlp):
         w1, *layers = weights.values()
         encoded = plain_layers(plain.pooled().flatten(1) @ w1.T, layers, None)
         latent = encoded.shape[1] // 2
-        mean, deviation = encoded[:, :latent], torch.exp(encoded[:, latent:]).sqrt()
+        mean = encoded[:, :latent]
+        deviation = torch.exp(encoded[:, latent:]).sqrt()
         code = mean if masks is None else mean + deviation * masks[0]
         normal = torch.distributions.Normal(torch.zeros_like(mean), torch.ones_like(mean))
         divergence = torch.distributions.kl_divergence(torch.distributions.Normal(mean, deviation), normal)

@@ -27,6 +27,8 @@ from dessim.errors import UsageError
 
 
 class Head(Operator):
+    """The module that `name` makes. Raises UsageError if it is unsuitable or has another number of `weights`."""
+
     def __init__(self, name: str, fields: int, width: int, weights: int, generator: torch.Generator) -> None:
         super().__init__()
         with torch.random.fork_rng(devices=()):

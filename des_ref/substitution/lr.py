@@ -21,6 +21,8 @@ from des_ref.substitution.base import Bags, Local, Operator, Plain
 
 
 class Lr(Operator):
+    """The weighted sum of a sample's ids."""
+
     wire = 1
 
     def terms(self, local: Local) -> list[Tensor]:

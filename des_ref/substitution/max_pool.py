@@ -23,6 +23,8 @@ from des_ref.substitution.operand import MaxOverWorkers, Operand
 
 
 class MaxPool(Operand):
+    """The operand under max pooling."""
+
     def partial(self, local: Local, max_over_workers: MaxOverWorkers) -> Tensor:
         local_max = self._max_by_bag(local.v, local)  # [B * F, D]
         global_max = max_over_workers(local_max.detach().view(local.owned.samples, -1)).view_as(local_max)

@@ -42,7 +42,9 @@ class Mlp(Operator):
         outputs: int = 1,
     ) -> None:
         super().__init__()
-        self.wire, self.hidden, self.dropout = widths[0], widths, dropout
+        self.wire = widths[0]
+        self.hidden = widths
+        self.dropout = dropout
         self.w1 = nn.Parameter(linear_weights(widths[0], fields * width, generator))
         self.tower = Tower(widths, generator, outputs)
 

@@ -24,9 +24,13 @@ from des_ref.substitution.layers import Tower, linear_weights, plain_tower
 
 
 class Nfm(Operator):
+    """Bi-interaction pooling with an mlp of `widths` above it."""
+
     def __init__(self, width: int, widths: tuple[int, ...], dropout: float, generator: torch.Generator) -> None:
         super().__init__()
-        self.wire, self.hidden, self.dropout = 2 * width, widths, dropout
+        self.wire = 2 * width
+        self.hidden = widths
+        self.dropout = dropout
         self.first = nn.Parameter(linear_weights(widths[0], width, generator))
         self.tower = Tower(widths, generator)
 

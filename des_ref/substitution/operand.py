@@ -33,7 +33,9 @@ class Operand(nn.Module):
 
     def __init__(self, fields: int, width: int) -> None:
         super().__init__()
-        self.fields, self.width, self.wire = fields, width, fields * width
+        self.fields = fields
+        self.width = width
+        self.wire = fields * width
 
     def partial(self, local: Local, max_over_workers: MaxOverWorkers) -> Tensor:
         """[B, wire]: this worker's summand; some poolings first need a maximum over workers."""

@@ -33,11 +33,15 @@ class WholePool(nn.Module):
 
 
 class WholeMax(WholePool):
+    """Max pooling of whole bags."""
+
     def pooled(self, v: Tensor, pair: Tensor, pairs: int) -> Tensor:
         return _max_by_pair(v, pair, pairs)
 
 
 class WholeAttention(WholePool):
+    """Softmax-attention pooling of whole bags, with a learned query `a` [D]."""
+
     shared = ("a",)
 
     def __init__(self, width: int, generator: torch.Generator) -> None:

@@ -48,13 +48,13 @@ class Encoding:
             raise UsageError(f"{text}; use ps_sync, or leave codecs out")
         # Every worker and every op draws its own random numbers.
         first_seed = (self.seed * 1009 + comm.rank) * 1009
-        stays_wide = _wide_columns(model, comm)
+        is_wide = _wide_columns(model, comm)
         channels = {}
         for i, (name, op) in enumerate(coded_ops(plan, model, self.codecs).items()):
             channel = Channel(op, new_codec(op.form, dtype, first_seed + i), measure_loss=self.measure_loss)
             if op.wide != "0":
-                channel.narrow = (~stays_wide).nonzero()[:, 0]
-                channel.wide = stays_wide.nonzero()[:, 0]
+                channel.narrow = (~is_wide).nonzero()[:, 0]
+                channel.wide = is_wide.nonzero()[:, 0]
             channels[name] = channel
         return CodedComm(comm, self.codecs, channels)
 
@@ -62,8 +62,10 @@ class Encoding:
 def _wide_columns(model: Model, comm: Comm) -> Tensor:
     """bool [K]: which columns of the buffer of partials are never encoded."""
     symbols = model.symbols(comm.world_size)
-    stays = [stays for costs, stays in buffer_parts(model) for _ in range(round(formula.evaluate(costs.wire, symbols)))]
-    return torch.tensor(stays, dtype=torch.bool, device=comm.device)
+    is_wide: list[bool] = []
+    for costs, stays_wide in buffer_parts(model):
+        is_wide += [stays_wide] * round(formula.evaluate(costs.wire, symbols))
+    return torch.tensor(is_wide, dtype=torch.bool, device=comm.device)
 
 
 class CodedComm:

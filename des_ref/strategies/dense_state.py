@@ -48,7 +48,7 @@ def export_network(network: Network, optimizer: torch.optim.Optimizer, comm: Com
     state = export_state(optimizer, trained(network))
     for name, columns in _columns_by_name(network).items():
         for key in _keys_of(name, state):
-            state[key] = _gather_columns(state[key], columns, network, comm)
+            state[key] = gather_columns("checkpoint", state[key], columns, network, comm)
     return state
 
 
@@ -79,11 +79,12 @@ def _keys_of(name: str, state: DenseState) -> list[str]:
     return [key for key in state if (key == name or key.startswith(f"{name}/")) and state[key].dim()]
 
 
-def _gather_columns(mine: Tensor, columns: int, network: Network, comm: Comm) -> Tensor:
+def gather_columns(op: str, mine: Tensor, columns: int, network: Network, comm: Comm) -> Tensor:
+    """[.., F * columns] from each worker's `mine` [.., own fields * columns], in the AllReduce `op`."""
     own_fields = torch.tensor(network.own_fields, dtype=torch.int64, device=mine.device)
     whole = mine.new_zeros(*mine.shape[:-1], network.fields, columns)
     whole[..., own_fields, :] = mine.unflatten(-1, (len(own_fields), columns))
-    comm.all_reduce("checkpoint", whole).wait()  # each column has one owner, so adding zeros is exact
+    comm.all_reduce(op, whole).wait()  # each column has one owner, so adding zeros is exact
     return whole.flatten(-2)
 
 

@@ -24,6 +24,7 @@ from des_ref.data.batch import Batch
 from des_ref.hashing import owner_of
 from des_ref.models.build import Network
 from des_ref.strategies.base import Counts, Lane, Optimizers, StepResult
+from des_ref.strategies.dense_state import gather_columns
 from des_ref.strategies.exchange import OccurrenceMessages, send_occurrences, unpack_occurrences
 from des_ref.strategies.grads import SummedGrads
 from des_ref.strategies.hash_owned import HashOwned
@@ -87,17 +88,10 @@ class _Des(HashOwned):
     def settle(self) -> None:
         """Under field placement, gather each parameter whose columns are spread over workers, and its gradient."""
         for owned in self.network.owned_columns:
-            owned.whole.data, owned.whole.grad = (
-                self._gather_columns(mine, owned.columns) for mine in (owned.mine.detach(), owned.mine.grad)
-            )
-
-    def _gather_columns(self, mine: Tensor, columns: int) -> Tensor:
-        network = self.network
-        own_fields = torch.tensor(network.own_fields, dtype=torch.int64, device=network.device)
-        whole = mine.new_zeros(*mine.shape[:-1], network.fields, columns)
-        whole[..., own_fields, :] = mine.unflatten(-1, (len(own_fields), columns))
-        self.comm.all_reduce("settle", whole).wait()  # each column has one owner, so adding zeros is exact
-        return whole.flatten(-2)
+            whole = gather_columns("settle", owned.mine.detach(), owned.columns, self.network, self.comm)
+            grad = gather_columns("settle", owned.mine.grad, owned.columns, self.network, self.comm)
+            owned.whole.data = whole
+            owned.whole.grad = grad
 
     # -- a step ---------------------------------------------------------------------------------------------------
 

@@ -24,8 +24,7 @@ from des_ref.checkpoint import resume
 from des_ref.checkpoint.state import identity
 from des_ref.checkpoint.writer import Writer
 from des_ref.cli import leave, run, say
-from des_ref.codecs.install import use_codecs
-from des_ref.comm import Comm, open_comm, record
+from des_ref.comm import Comm, Encoding, open_comm, record
 from des_ref.config import Settings
 from des_ref.data.source import Opened, open_source
 from des_ref.models.build import Network
@@ -128,9 +127,8 @@ def train_on_samples(
 def build_strategy(settings: Settings, model: Model, comm: Comm) -> Strategy:
     """Model, optimizers and strategy as the settings say."""
     network = Network(model, settings.seed, settings.torch_dtype, comm.device)
-    strategy = build(settings.strategy, network, settings.optimizers, comm)
-    use_codecs(settings.wire.codes, strategy, comm, settings.seed)
-    return strategy
+    encoding = Encoding(settings.wire.codes, settings.seed)
+    return build(settings.strategy, network, settings.optimizers, comm, encoding)
 
 
 def _trace_session(

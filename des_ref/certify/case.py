@@ -19,8 +19,7 @@ import torch
 from torch import Tensor
 
 from des_ref.certify.audit import Audit
-from des_ref.codecs.install import use_codecs
-from des_ref.comm import Comm
+from des_ref.comm import CodedComm, Comm, Encoding
 from des_ref.data.batch import Batch
 from des_ref.data.synthetic import Zipf
 from des_ref.embedding.optim import ROW_OPTIMIZERS
@@ -153,9 +152,9 @@ def compare(
     fields[place] = torch.cat([b.field for b in wholes]).to(device)
 
     network = Network(model, SEED, torch.float64, device)
-    strategy = build(case.strategy, network, case.optimizers(), comm)
+    encoding = Encoding(case.codes, SEED, measure_loss=True)
+    strategy = build(case.strategy, network, case.optimizers(), comm, encoding)
     strategy.count(lambda: wholes[:1])
-    use_codecs(case.codes, strategy, comm, SEED, measures=True)
     rows = strategy.table.find_or_insert(vocabulary)
     mine = strategy.owner(vocabulary, fields) == comm.rank
     foreign = rows[~(mine | strategy.is_everywhere(vocabulary))]
@@ -193,8 +192,7 @@ def compare(
                 worst[key] = _worse(worst[key], difference)
     pipeline.close()
     ops = [op for op in audit.gather(comm) if op["name"] in formulas or op["mismatches"]]
-    lost = comm.coding.lost(comm) if comm.coding is not None else {}
-    comm.coding = None
+    lost = strategy.comm.encoding_loss() if isinstance(strategy.comm, CodedComm) else {}
     return {
         "ranks": comm.world_size,
         "equivalent": not lost,

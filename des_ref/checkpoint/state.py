@@ -72,9 +72,9 @@ def _lines(groups: Groups, strategy: Strategy, rank: int, others: bool = False) 
     own = {}
     for group, lines in groups.items():
         keys = lines["keys"]
-        if strategy.goes_by_field and FIELD not in lines:
+        if strategy.placed_by_field and FIELD not in lines:
             raise UsageError(f"{group} were saved without their fields: resume on as many workers as saved them")
-        field = lines[FIELD][:, 0].to(torch.int64) if strategy.goes_by_field else torch.zeros_like(keys)
+        field = lines[FIELD][:, 0].to(torch.int64) if strategy.placed_by_field else torch.zeros_like(keys)
         mine = strategy.owner(keys, field) == rank
         if others and strategy.shares_rows:
             mine |= strategy.is_everywhere(keys.to(strategy.network.device)).to(keys.device)

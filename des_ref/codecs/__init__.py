@@ -1,4 +1,7 @@
-"""Codecs: what values are on the wire. One contract (base.py), one form a file, sizes in dessim.workload.codecs."""
+"""Codecs: how values are represented on the wire.
+
+base.py defines the interface, every other file one codec; dessim.workload.codecs has the size formulas.
+"""
 
 from __future__ import annotations
 
@@ -27,5 +30,5 @@ CODECS: dict[str, type[Codec]] = {
 
 
 def new_codec(form: CodecSpec, dtype: torch.dtype, seed: int = 0) -> Codec:
-    """A codec of values of this type, for one op of one worker."""
+    """A new codec for values of type `dtype`, for one op on one worker. `seed` matters to codecs that draw."""
     return CODECS[form.name](form, dtype, seed)

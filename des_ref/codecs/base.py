@@ -1,4 +1,4 @@
-"""What every codec offers: values to bytes and back, how many bytes, and whether anything is lost."""
+"""The interface of all codecs: values to bytes and back, and the number of bytes."""
 
 from __future__ import annotations
 
@@ -11,30 +11,32 @@ from dessim.workload.formula import number
 
 
 class Codec:
-    """One form (dessim.workload.codecs) of the values of one op. It may keep something from step to step.
+    """Encodes and decodes the values of one op. Some codecs keep state from step to step.
 
-    `form` has the sizes: what `encode` makes is that many bytes. `form.exact` says that `decode` gives back the same
-    bits; else what comes back is near, or is it on average.
+    `form` (dessim.workload.codecs) has the size formulas, and messages have exactly these sizes. If `form.exact` is
+    set, `decode` returns the same bits; otherwise it returns values that are close, or right on average.
     """
 
-    keeps_state: bool = False  # whether what a step sends depends on what earlier ones left here
-    masks: bool = False  # whether values that were not sent have no gradient
+    keeps_state: bool = False  # whether the messages of a step depend on earlier steps
+    masks: bool = False  # whether values that are not sent get no gradient
 
     def __init__(self, form: CodecSpec, dtype: torch.dtype, seed: int = 0) -> None:
-        self.form, self.dtype = form, dtype
-        self.given, self.kept = 0, 0  # values that were not zero, and how many of them still were not when sent
+        self.form = form
+        self.dtype = dtype
+        self.nonzero_in = 0  # non-zero values passed to `encode`, counted where a codec prunes
+        self.nonzero_out = 0  # how many of them were still non-zero when sent
 
     def encode(self, values: Tensor) -> Encoded:
-        """One message of [n, w]."""
+        """Encode values [n, w] as one message."""
         raise NotImplementedError
 
     def decode(self, encoded: Encoded, width: int) -> Tensor:
-        """[n, w] of all its messages."""
+        """The values [n, w] of all messages in `encoded`, where w is `width`."""
         raise NotImplementedError
 
     def sizes(self, width: int) -> tuple[int, int, int]:
-        """Bytes of a header, of a row of `width` values, of an entry."""
-        known = {"s": float(self.dtype.itemsize)}
-        row = round(self.form.row(number(width)).evaluate(known))
-        entry = round(self.form.entry.evaluate(known))
+        """Bytes of a header, of a row of `width` values, and of an entry (0: the codec has no entries)."""
+        symbols = {"s": float(self.dtype.itemsize)}
+        row = round(self.form.row(number(width)).evaluate(symbols))
+        entry = round(self.form.entry.evaluate(symbols))
         return self.form.header, row, entry

@@ -1,5 +1,7 @@
-"""Floats of fewer bits: bfloat16 has the range of float32 and 8 bits of precision; float16 has 11 bits of precision and
-reaches from 6e-8 to 65,504. What is larger than a float16 becomes infinite, and training stops there.
+"""Floats of fewer bits.
+
+bfloat16 has the range of float32 and 8 bits of precision. float16 has 11 bits of precision and a range of 6e-8 to
+65,504; larger values become infinite, and training stops.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Cast(Codec):
-    """The nearest float of the form's type; values as they are where it is fp32."""
+    """Rounds each value to the nearest float of the codec's type; `fp32` sends values unchanged."""
 
     @property
     def type(self) -> torch.dtype:

@@ -1,6 +1,6 @@
-"""Encoded values, as bytes and in the parts that they are made of.
+"""Encoded values, as bytes of a message and as the message's parts.
 
-message     header | rows, as many bytes each | entries, of values that are not zero
+message = header | rows, all of the same size | entries, one for each non-zero value
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ class Encoded:
     """One or more messages, all uint8.
 
     header    [messages, h]
-    rows      [n, b], those of the first message first
-    entries   [z, e], those of the first row first
-    splits    how many of the rows each message has
-    filled    how many of the entries each message has; nothing where it has none
-    per_row   int64 [n], how many each row has, on the side that sends
+    rows      [n, b], message by message
+    entries   [z, e], row by row
+    splits    number of rows in each message
+    filled    number of entries in each message; empty for codecs without entries
+    per_row   int64 [n], number of entries of each row; only on the sending side
     """
 
     header: Tensor
@@ -32,11 +32,11 @@ class Encoded:
     per_row: Tensor | None = None
 
     def packed(self, splits: Sequence[int]) -> tuple[Tensor, list[int]]:
-        """One message turned into as many as there are `splits`, so many rows each: all bytes, and each one's size."""
-        rows, counts = self.rows.split(list(splits)), [0] * len(splits)
+        """Cut one message into several with `splits[i]` rows each: their bytes, concatenated, and the size of each."""
+        rows = self.rows.split(list(splits))
+        entries: Sequence[Tensor] = [self.entries] * len(splits)  # all empty for codecs without entries
         if self.per_row is not None:
-            counts = [int(part.sum()) for part in self.per_row.split(list(splits))]
-        entries = self.entries.split(counts) if self.per_row is not None else [self.entries] * len(splits)
+            entries = self.entries.split([int(counts.sum()) for counts in self.per_row.split(list(splits))])
         parts = [(self.header[0], r.reshape(-1), e.reshape(-1)) for r, e in zip(rows, entries, strict=True)]
         sizes = [sum(map(len, part)) for part in parts]
         if not self.header.numel() and self.per_row is None:
@@ -45,7 +45,7 @@ class Encoded:
 
     @classmethod
     def unpacked(cls, messages: Sequence[Tensor], splits: Sequence[int], sizes: tuple[int, int, int]) -> Encoded:
-        """From messages of so many rows each; `sizes`: bytes of a header, of a row, of an entry (0: there are none)."""
+        """From received messages with `splits[i]` rows each; `sizes` as `Codec.sizes` returns them."""
         h, b, e = sizes
         ends = [h + n * b for n in splits]
         header = torch.stack([m[:h] for m in messages])
@@ -57,19 +57,19 @@ class Encoded:
 
 
 def as_bytes(values: Tensor) -> Tensor:
-    """[n, w] -> uint8 [n, w * bytes of a value]."""
+    """[n, w] -> uint8 [n, w * itemsize]."""
     return (
         values.contiguous().view(torch.uint8).view(len(values), -1) if values.numel() else no_bytes(values, len(values))
     )
 
 
 def as_values(raw: Tensor, dtype: torch.dtype) -> Tensor:
-    """The other way, [n, w]. Copies, because bytes out of a message need not lie at a multiple of a value's size."""
+    """The inverse of `as_bytes`: [n, w]. Copies, because values inside a message may not be aligned."""
     if not raw.numel():
         return raw.new_empty(len(raw), raw.shape[1] // dtype.itemsize, dtype=dtype)
     return raw.clone(memory_format=torch.contiguous_format).view(-1).view(dtype).view(len(raw), -1)
 
 
 def no_bytes(like: Tensor, rows: int = 0) -> Tensor:
-    """[rows, 0]."""
+    """uint8 [rows, 0] on the device of `like`."""
     return like.new_empty(rows, 0, dtype=torch.uint8)

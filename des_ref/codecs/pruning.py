@@ -1,12 +1,14 @@
-"""Small values become 0 or a threshold at random, right on average (Chmiel et al., arXiv 2006.08173, second method).
+"""Stochastic pruning: small values become 0 or a threshold at random, unbiased (Chmiel et al., second method).
 
     |g| >= a    g
     |g| <  a    a sign(g) with probability |g| / a, else 0          so E[sent] = g
 
-The threshold a is the one that makes the wanted share of log-normal values 0; mu and sigma are those of the values that
-are not zero already (lognormal.py). A message has a bit a value that says which are not zero, then these.
+The threshold a is chosen so that the requested share of log-normal values becomes 0; mu and sigma are fitted to the
+non-zero values (lognormal.py). A message has one bit for each value, set where it is not zero, and then those values.
 
-What is random follows from the seed, the worker, the op and how many steps it has taken.
+Random draws depend on the seed, the worker, the op and the number of steps it has taken.
+
+Source: Chmiel et al., arXiv 2006.08173.
 """
 
 from __future__ import annotations
@@ -22,9 +24,9 @@ from dessim.workload.codecs import CodecSpec
 
 
 class Pruning(Codec):
-    """Of one worker and one op."""
+    """Prunes a fixed share of the values; keeps a random generator."""
 
-    keeps_state = True  # of a generator
+    keeps_state = True  # the state of the generator
 
     def __init__(self, form: CodecSpec, dtype: torch.dtype, seed: int = 0) -> None:
         super().__init__(form, dtype, seed)
@@ -37,8 +39,10 @@ class Pruning(Codec):
         mu, sigma, _, count = fit(magnitudes)
         pruned = self.prune(values, magnitudes, threshold(self._share, mu, sigma)) if count else values
         bits = pruned != 0
-        self.given, self.kept = self.given + count, self.kept + int(bits.sum())
-        rows, entries = pack_bits(bits), as_bytes(pruned[bits][:, None])
+        self.nonzero_in += count
+        self.nonzero_out += int(bits.sum())
+        rows = pack_bits(bits)
+        entries = as_bytes(pruned[bits][:, None])
         return Encoded(no_bytes(values, 1), rows, entries, (len(values),), (len(entries),), bits.sum(dim=1))
 
     def decode(self, encoded: Encoded, width: int) -> Tensor:
@@ -47,10 +51,11 @@ class Pruning(Codec):
         return torch.zeros_like(bits, dtype=self.dtype).masked_scatter_(bits, values)
 
     def prune(self, values: Tensor, magnitudes: Tensor, a: float) -> Tensor:
-        """At the threshold `a`."""
+        """Prune `values` at threshold `a`."""
         if self._generator is None:
             self._generator = torch.Generator(values.device).manual_seed(self._seed)
         draw = torch.rand(values.shape, generator=self._generator, dtype=values.dtype, device=values.device)
-        # A draw below 1: whatever reaches `a` stays. Multiplied, not masked: a NaN stays, too.
-        stays = draw.mul_(a) < magnitudes
-        return torch.where(magnitudes < a, values.new_tensor(a).copysign(values), values) * stays
+        # Draws are below 1, so a value that reaches `a` is always kept.
+        kept = draw.mul_(a) < magnitudes
+        # Multiplied rather than masked, so that a NaN is sent as a NaN.
+        return torch.where(magnitudes < a, values.new_tensor(a).copysign(values), values) * kept

@@ -1,11 +1,12 @@
-"""What reaches a threshold is sent; the rest waits, added to the next step's values (error feedback).
+"""Sends values that reach a threshold and adds the rest to the next step's values (error feedback).
 
     f = g + residual    sent: f where |f| >= tau    residual = f - sent
-    tau, every so many steps: what a share 1 - eta of |f| reaches
+    tau is chosen every `refresh` steps so that a share 1 - eta of |f| reaches it
 
-DCT-DP of Gupta et al., KDD 2021 (arXiv 2010.08899): finding tau sorts, comparing with it does not, so it is found once
-every few thousand steps. Between, how much is sent depends on the values. An entry is its place, an int32, and its
-value. A message is one vector, the gradient of replicated weights: what waits is added to the same weights.
+This is DCT-DP of Gupta et al., KDD 2021 (arXiv 2010.08899). Choosing tau needs a selection over all values, comparing
+with it does not, so it is chosen once every few thousand steps; in between, the number of values sent varies. An entry
+is a value's position, an int32, and the value. A message is one vector, the gradient of replicated weights, so that a
+residual is added to the gradient of the same weights.
 """
 
 from __future__ import annotations
@@ -19,14 +20,15 @@ from dessim.workload.codecs import CodecSpec
 
 
 class Threshold(Codec):
-    """Of one worker and one op: what it has not sent yet, and its threshold."""
+    """Keeps the threshold `tau` and the `residual` that has not been sent yet."""
 
     keeps_state = True
 
     def __init__(self, form: CodecSpec, dtype: torch.dtype, seed: int = 0) -> None:
         super().__init__(form, dtype, seed)
-        self._share, refresh = form.settings
-        self._refresh, self._step = int(refresh), 0
+        self._held_back, refresh = form.settings  # share of the values that is not sent
+        self._refresh = int(refresh)
+        self._step = 0
         self.residual: Tensor | None = None
         self.tau = 0.0
 
@@ -34,22 +36,23 @@ class Threshold(Codec):
         full = values if self.residual is None else values + self.residual
         magnitudes = full.abs()
         if self._step % self._refresh == 0:
-            waits = min(int(self._share * magnitudes.numel()), magnitudes.numel() - 1)
-            self.tau = float(magnitudes.flatten().kthvalue(waits + 1).values)
+            below = min(int(self._held_back * magnitudes.numel()), magnitudes.numel() - 1)
+            self.tau = float(magnitudes.flatten().kthvalue(below + 1).values)
         self._step += 1
-        # Not `>=`: a NaN is sent. Not zeros, where tau is 0.
+        # `~(a < tau)` rather than `a >= tau`, so that a NaN is sent. Zeros are not, even if tau is 0.
         sent = ~(magnitudes < self.tau) & (full != 0)
         self.residual = full.masked_fill(sent, 0)
-        place = sent.nonzero()[:, 1].to(torch.int32)
-        entries = torch.cat([as_bytes(place[:, None]), as_bytes(full[sent][:, None])], dim=1)
+        position = sent.nonzero()[:, 1].to(torch.int32)
+        entries = torch.cat([as_bytes(position[:, None]), as_bytes(full[sent][:, None])], dim=1)
         rows = no_bytes(values, len(values))
         return Encoded(no_bytes(values, 1), rows, entries, (len(values),), (len(entries),), sent.sum(dim=1))
 
     def decode(self, encoded: Encoded, width: int) -> Tensor:
-        """Of messages that have one row each, or were made here."""
+        """Decode received messages of one row each, or one that `encode` returned."""
         out = torch.zeros(len(encoded.rows), width, dtype=self.dtype, device=encoded.rows.device)
-        here = encoded.per_row
-        counts = torch.tensor(encoded.filled, device=out.device) if here is None else here
+        counts = encoded.per_row
+        if counts is None:
+            counts = torch.tensor(encoded.filled, device=out.device)
         row = torch.arange(len(out), device=out.device).repeat_interleave(counts)
-        place = as_values(encoded.entries[:, :4], torch.int32)[:, 0].long()
-        return out.index_put_((row, place), as_values(encoded.entries[:, 4:], self.dtype)[:, 0])
+        position = as_values(encoded.entries[:, :4], torch.int32)[:, 0].long()
+        return out.index_put_((row, position), as_values(encoded.entries[:, 4:], self.dtype)[:, 0])

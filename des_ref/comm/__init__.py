@@ -1,10 +1,10 @@
 """Collectives: the only package that calls torch.distributed.
 
-Every collective carries the *name* of its op in the strategy's plan, so that a recorder can tie what it sees on the
-wire to what was planned. A recorder listens through `Comm.tap`; without one, nothing is measured.
+Every collective carries the *name* of its op in the strategy's plan, so that a recorder can match recorded traffic with
+planned traffic. A recorder listens through `Comm.tap`; without one, nothing is measured.
 
-Start-up reads torchrun's environment (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT) and works with no
-launcher at all as a world of one. gloo on CPU, nccl on GPU.
+Start-up reads torchrun's environment (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT); without a launcher the
+process is a world of one. The backend is gloo on CPU and nccl on GPU.
 """
 
 from __future__ import annotations
@@ -12,13 +12,16 @@ from __future__ import annotations
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from des_ref.comm.autograd_ops import SumFeedingReplicas, SumScattered, nothing
+from des_ref.comm.coded import CodedComm, Encoding
 from des_ref.comm.group import WORLD_GROUP, Comm, Handle, Tap, describe_group, work_future
 from des_ref.comm.launch import launched_rank, open_comm
 from des_ref.comm.wire import Message, Wire
 
 __all__ = [
     "WORLD_GROUP",
+    "CodedComm",
     "Comm",
+    "Encoding",
     "Handle",
     "Message",
     "SumFeedingReplicas",

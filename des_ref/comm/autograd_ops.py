@@ -1,4 +1,7 @@
-"""Sums over workers inside an autograd graph, each with the backward that is right for what the sum feeds."""
+"""Sums over workers inside an autograd graph, each with the backward that fits the computation it feeds.
+
+`overlap` is called while the collective is in flight.
+"""
 
 from __future__ import annotations
 
@@ -12,25 +15,25 @@ from des_ref.comm.group import Comm
 
 
 def nothing() -> None:
-    """Of those who have nothing to do while a sum is under way."""
+    """The `overlap` of callers that have no work for the time of the collective."""
 
 
 class SumFeedingReplicas(torch.autograd.Function):
-    """AllReduce whose backward is the *identity*. [B, K] partials -> their sum, on every worker.
+    """AllReduce with the *identity* as backward: partials [B, K] -> their sum [B, K] on every worker.
 
     The trap: `torch.distributed.nn.functional.all_reduce` all-reduces the gradient again. That is right when the sum
-    feeds *different* computation on each worker. Here it feeds the same replicated tail everywhere, every worker has
-    already computed the whole dL/dT, and since T = sum_p T_p, dL/dT_p = dL/dT: summing N equal copies would make all
-    sparse gradients N times too large.
+    feeds *different* computation on each worker. Here it feeds the same replicated tail everywhere, so every worker has
+    already computed the whole dL/dT. Since T = sum_p T_p, dL/dT_p = dL/dT; summing N equal copies would make all sparse
+    gradients N times too large.
     """
 
     @staticmethod
-    def forward(ctx: Any, partials: Tensor, comm: Comm, name: str, meanwhile: Callable[[], None] = nothing) -> Tensor:
-        """`meanwhile` is done while the sum is under way."""
-        ctx.comm, ctx.name = comm, name
+    def forward(ctx: Any, partials: Tensor, comm: Comm, name: str, overlap: Callable[[], None] = nothing) -> Tensor:
+        ctx.comm = comm
+        ctx.name = name
         total = partials.clone()
         handle = comm.all_reduce(name, total)
-        meanwhile()
+        overlap()
         handle.wait()
         return total
 
@@ -40,19 +43,21 @@ class SumFeedingReplicas(torch.autograd.Function):
 
 
 class SumScattered(torch.autograd.Function):
-    """ReduceScatter: [B, K] partials -> this worker's [B/N, K] of their sum; backward AllGathers the gradient.
+    """ReduceScatter: partials [B, K] -> this worker's [B/N, K] of their sum; backward AllGathers the gradient.
 
     Each worker holds dL/dT for its own samples only, and dL/dT_p = dL/dT for all of them: gather, do not add.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, partials: Tensor, comm: Comm, name: str, grad_name: str, meanwhile: Callable[[], None] = nothing
+        ctx: Any, partials: Tensor, comm: Comm, name: str, grad_name: str, overlap: Callable[[], None] = nothing
     ) -> Tensor:
-        ctx.comm, ctx.name, ctx.grad_name = comm, name, grad_name
+        ctx.comm = comm
+        ctx.name = name
+        ctx.grad_name = grad_name
         own = partials.new_empty(len(partials) // comm.world_size, partials.shape[1])
         handle = comm.reduce_scatter(name, own, partials.detach().contiguous())
-        meanwhile()
+        overlap()
         handle.wait()
         return own
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -19,23 +19,21 @@ from des_ref.comm.wire import Wire, first_line
 from dessim.errors import UsageError
 from dessim.trace.schema import Collective, Phase
 
-if TYPE_CHECKING:
-    from des_ref.comm.coding import Coding
-
 WORLD_GROUP = "world"
 TIMEOUT_S = 600.0
-_SECOND = ", second"
-_NAMELESS = "undefined"  # torch's description of a group that was given none
-# torch 2.13 renames the flat forms; the old names warn there.
+_REVERSE_SUFFIX = ", second"
+_NO_DESCRIPTION = "undefined"  # what torch reports for a group without a description
+# torch 2.13 renames the flat collectives and warns about the old names.
 _all_gather_flat: Callable[..., Any] = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 _reduce_scatter_flat: Callable[..., Any] = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
 
 class Tap(Protocol):
-    """What a recorder is told. It sees the collectives themselves through its dispatch mode.
+    """Callbacks of a recorder. It sees the collectives themselves through its dispatch mode.
 
-    `segment` is around compute that belongs to an op, `note` gives symbols of its size that nobody else knows. What is
-    launched is one collective, or `made` of messages to single ranks.
+    `segment` surrounds compute that belongs to an op. `note` passes size symbols that only the sender knows.
+    `launching`, `launched` and `waited` surround a launch and follow a wait; `made` names the collective that a launch
+    builds from point-to-point messages.
     """
 
     def segment(self, name: str, phase: Phase) -> AbstractContextManager[None]: ...
@@ -47,14 +45,14 @@ class Tap(Protocol):
 
 @dataclass(slots=True)
 class Handle:
-    """A collective under way. `wait` returns when its result may be used; call it exactly once."""
+    """A collective in flight. `wait` returns when its result may be used; call it exactly once."""
 
     name: str
     _work: Any
     _comm: Comm
 
     def wait(self) -> None:
-        """Raises RankError when a worker is gone, or silent for too long."""
+        """Raises RankError when another worker has died or stays silent for longer than the group's timeout."""
         with self._comm.patience(self.name):
             self._work.wait()
         if self._comm.tap is not None:
@@ -63,34 +61,41 @@ class Handle:
 
 @dataclass(slots=True)
 class Comm:
-    """All workers, seen from one of them."""
+    """All workers, seen from one of them: `rank` of `world_size`.
+
+    wire      messages to parameter servers, where there are any
+    timeout   seconds that a collective may take before it fails
+    _group    the process group; None: torch's default group
+    _reverse  over gloo between two ranks, a second group of the same ranks, for what rank 1 sends (direct.py)
+    """
 
     rank: int
     world_size: int
     device: torch.device
     backend: str
     tap: Tap | None = field(default=None)
-    wire: Wire | None = field(default=None)  # to the servers, where there are any
-    coding: Coding | None = field(default=None)  # what travels encoded, if anything does
-    timeout: float = TIMEOUT_S  # seconds that a collective may take
-    _group: Any = field(default=None)  # None: the group that all processes are in anyway
-    _second: Any = field(default=None)  # of two ranks over gloo: the same once more (direct.py)
+    wire: Wire | None = field(default=None)
+    timeout: float = TIMEOUT_S
+    _group: Any = field(default=None)
+    _reverse: Any = field(default=None)
+
+    # -- further groups -------------------------------------------------------------------------------------------
 
     def beside(self, name: str) -> Comm:
-        """The same workers over a group of its own, whose collectives keep no order with this one's.
+        """The same workers over a process group of their own; its collectives are not ordered with this one's.
 
-        Every worker calls it, at the same point. `name` is the group's in a trace.
+        Every worker calls it, at the same point. `name` is the group's name in a trace.
         """
-        # Where some processes serve, they do not hear of it.
+        # Parameter servers do not take part in this call, so the workers must create the group among themselves.
         ranks = list(range(self.world_size)) if self.wire is not None else None
         return replace(self, tap=None, **self._new_groups(name, ranks, use_local_synchronization=ranks is not None))
 
     def on_cpu(self, name: str) -> Comm:
-        """As `beside`, for tensors in host memory."""
+        """Like `beside`, for tensors in host memory."""
         return replace(self, device=torch.device("cpu"), backend="gloo").beside(name)
 
     def part(self, ranks: Sequence[int]) -> Comm | None:
-        """Some of the workers, in this order; None on the others. Every worker calls it, at the same point."""
+        """A group of some of the workers, in this order; None on the others. Every worker calls it."""
         if tuple(ranks) == tuple(range(self.world_size)):
             return self
         groups = self._new_groups(f"part {'-'.join(map(str, ranks))}", list(ranks))
@@ -98,41 +103,11 @@ class Comm:
             return None
         return replace(self, rank=ranks.index(self.rank), world_size=len(ranks), tap=None, wire=None, **groups)
 
-    def opened(self) -> Comm:
-        """With all that it needs beside the group that all processes are in."""
-        return replace(self, _second=self._new_second("world", self.world_size))
-
-    def _new_groups(self, name: str, ranks: list[int] | None, **settings: Any) -> dict[str, Any]:
-        group = self._new_group(name, ranks, **settings)
-        count = self.world_size if ranks is None else len(ranks)
-        return {"_group": group, "_second": self._new_second(name, count, ranks=ranks, **settings)}
-
-    def _new_second(self, name: str, count: int, **settings: Any) -> Any:
-        two = count == 2 and self.backend == "gloo"
-        return self._new_group(f"{name}{_SECOND}", **settings) if two else None
-
-    def _new_group(self, name: str, ranks: list[int] | None = None, **settings: Any) -> Any:
-        timeout = timedelta(seconds=self.timeout)
-        settings = {"ranks": ranks, "timeout": timeout, "backend": self.backend, "group_desc": name} | settings
-        with self.patience(f"start of group {name}"):
-            return dist.new_group(**settings)
-
-    @contextmanager
-    def patience(self, name: str) -> Iterator[None]:
-        """What torch says of a worker that died, or that hangs, becomes one line."""
-        try:
-            yield
-        except RuntimeError as error:
-            if not isinstance(error, dist.DistError) and "gloo" not in str(error):
-                raise  # a mistake of this process
-            what = f"op {name} failed, because another process has died or was silent for {self.timeout:g} s"
-            raise RankError(self.rank, f"{what}: {first_line(error)}") from None
-
     def apart(self, servers: int, patience: float) -> Comm:
-        """The last `servers` processes become servers; the others go on as the workers, `wire` between both.
+        """Turn the last `servers` processes into parameter servers; the others stay workers, connected by `wire`.
 
-        Every process calls it. A server's own rank is then `world_size` or more: it takes part in no collective.
-        Messages that take longer than `patience` seconds fail. Raises UsageError where no worker is left.
+        Every process calls it. A server's own rank is then `world_size` or more, and it takes part in no collective.
+        A message that takes longer than `patience` seconds fails. Raises UsageError if no worker would be left.
         """
         workers = self.world_size - servers
         if workers < 1:
@@ -140,6 +115,38 @@ class Comm:
         messages = self._new_group("servers", backend="gloo", timeout=timedelta(seconds=patience))
         wire = Wire(tuple(range(workers, self.world_size)), patience, messages)
         return replace(self, world_size=workers, wire=wire, **self._new_groups("workers", list(range(workers))))
+
+    def with_reverse_group(self) -> Comm:
+        """This group, with the second group that direct.py needs between two ranks."""
+        return replace(self, _reverse=self._new_reverse("world", self.world_size))
+
+    def _new_groups(self, name: str, ranks: list[int] | None, **settings: Any) -> dict[str, Any]:
+        group = self._new_group(name, ranks, **settings)
+        count = self.world_size if ranks is None else len(ranks)
+        return {"_group": group, "_reverse": self._new_reverse(name, count, ranks=ranks, **settings)}
+
+    def _new_reverse(self, name: str, count: int, **settings: Any) -> Any:
+        is_gloo_pair = count == 2 and self.backend == "gloo"
+        return self._new_group(f"{name}{_REVERSE_SUFFIX}", **settings) if is_gloo_pair else None
+
+    def _new_group(self, name: str, ranks: list[int] | None = None, **settings: Any) -> Any:
+        timeout = timedelta(seconds=self.timeout)
+        settings = {"ranks": ranks, "timeout": timeout, "backend": self.backend, "group_desc": name} | settings
+        with self.patience(f"start of group {name}"):
+            return dist.new_group(**settings)
+
+    # -- collectives ----------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def patience(self, name: str) -> Iterator[None]:
+        """Turn torch's errors about a peer that died or hangs in op `name` into a one-line RankError."""
+        try:
+            yield
+        except RuntimeError as error:
+            if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+                raise  # an error of this process, not of a peer
+            problem = f"op {name} failed, because another process has died or was silent for {self.timeout:g} s"
+            raise RankError(self.rank, f"{problem}: {first_line(error)}") from None
 
     def _launch(self, name: str, call: Callable[..., Any], *args: Any, made: Collective | None = None) -> Handle:
         if self.tap is not None:
@@ -152,41 +159,33 @@ class Comm:
 
     def all_reduce(self, name: str, tensor: Tensor) -> Handle:
         """Sum `tensor` over all workers, in place."""
-        if self.coding is not None and name in self.coding:
-            return self.coding.all_reduce(self, name, tensor)
         return self._launch(name, dist.all_reduce, tensor)
 
     def gradient(self, name: str, grad: Tensor) -> Tensor:
-        """Of what this worker brought to the sum `name`, from that of the sum; a codec may have left some out."""
-        return grad if self.coding is None else self.coding.gradient(name, grad)
+        """The gradient of this worker's summand from that of the sum `name`: the same, unless a codec drops values."""
+        return grad
 
     def all_reduce_max(self, name: str, tensor: Tensor) -> Handle:
-        """The element-wise maximum of `tensor` over all workers, in place."""
+        """Take the element-wise maximum of `tensor` over all workers, in place."""
         return self._launch(name, dist.all_reduce, tensor, dist.ReduceOp.MAX)
 
     def all_gather(self, name: str, out: Tensor, tensor: Tensor) -> Handle:
-        """`out` [N * n, ...] becomes the workers' `tensor` [n, ...] in rank order."""
-        if self.coding is not None and name in self.coding:
-            return self.coding.all_gather(self, name, out, tensor)
+        """Write the workers' `tensor` [n, ...] into `out` [N * n, ...] in rank order."""
         if self.backend == "gloo" and self.world_size == 2:
-            return self._launch(name, direct.all_gather, out, tensor, self._second, made=Collective.ALL_GATHER)
+            return self._launch(name, direct.all_gather, out, tensor, self._reverse, made=Collective.ALL_GATHER)
         return self._launch(name, _all_gather_flat, out, tensor)
 
     def reduce_scatter(self, name: str, out: Tensor, tensor: Tensor) -> Handle:
-        """`out` [n, ...] becomes this rank's chunk of the sum of the workers' `tensor` [N * n, ...]."""
-        if self.coding is not None and name in self.coding:
-            return self.coding.reduce_scatter(self, name, out, tensor)
+        """Write this rank's chunk of the sum of the workers' `tensor` [N * n, ...] into `out` [n, ...]."""
         if self.backend == "gloo" and self.world_size > 1:
             made = Collective.REDUCE_SCATTER
-            return self._launch(name, direct.reduce_scatter, out, tensor, self._second, made=made)
+            return self._launch(name, direct.reduce_scatter, out, tensor, self._reverse, made=made)
         return self._launch(name, _reduce_scatter_flat, out, tensor)
 
     def all_to_all(
         self, name: str, out: Tensor, tensor: Tensor, out_splits: list[int] | None, in_splits: list[int] | None
     ) -> Handle:
         """Send in_splits[r] first-dimension entries of `tensor` to rank r; None: equal shares."""
-        if self.coding is not None and name in self.coding:
-            return self.coding.all_to_all(self, name, out, tensor, out_splits, in_splits)
         return self._launch(name, dist.all_to_all_single, out, tensor, out_splits, in_splits)
 
     def barrier(self) -> None:
@@ -194,11 +193,13 @@ class Comm:
             dist.barrier(self._group, device_ids=[self.device.index or 0] if self.device.type == "cuda" else None)
 
     def broadcast(self, name: str, tensor: Tensor) -> None:
-        """`tensor` of rank 0, on every rank, in place."""
+        """Copy rank 0's `tensor` to every rank, in place."""
         self._launch(name, dist.broadcast, tensor, 0).wait()
 
+    # -- for clocks and statistics, not for training --------------------------------------------------------------
+
     def gather_rows(self, name: str, values: list[float]) -> list[list[float]]:
-        """Every rank's `values` (equally many), on every rank: for clocks and statistics, not for training."""
+        """Every rank's `values` (the same number each), on every rank."""
         mine = torch.tensor(values, dtype=torch.float64, device=self.device)
         out = mine.new_empty(self.world_size * len(mine))
         self.all_gather(name, out, mine).wait()
@@ -214,8 +215,10 @@ class Comm:
             self.all_gather(name, out.view(-1), padded).wait()
         return [bytes(line[:size].tolist()).decode() for line, size in zip(out.cpu(), sizes, strict=True)]
 
+    # -- point-to-point -------------------------------------------------------------------------------------------
+
     def exchange(self, sends: Sequence[tuple[int, Tensor]], receives: Sequence[tuple[int, Tensor]]) -> None:
-        """All messages to and from single workers (rank, tensor) at once; returns when all have arrived."""
+        """Send and receive (rank, tensor) messages concurrently; returns when all have arrived."""
         with self.patience("exchange"):
             works = [dist.irecv(tensor, group=self._group, group_src=rank) for rank, tensor in receives]
             works += [dist.isend(tensor, group=self._group, group_dst=rank) for rank, tensor in sends]
@@ -230,8 +233,10 @@ class Comm:
 
 
 def describe_group(boxed: Any) -> tuple[str, tuple[int, ...]] | None:
-    """Name and global ranks of a process group as a c10d op's argument holds it; None for any other object. A second
-    group of the same ranks has the name of the first."""
+    """Name and global ranks of a process group, boxed as in the arguments of a c10d op; None for any other object.
+
+    A reverse group has the name of the group that it belongs to.
+    """
     try:
         group = dist.ProcessGroup.unbox(boxed)
     except (RuntimeError, TypeError):
@@ -239,8 +244,8 @@ def describe_group(boxed: Any) -> tuple[str, tuple[int, ...]] | None:
     ranks = tuple(dist.get_process_group_ranks(group))
     if group.group_name == dist.group.WORLD.group_name:
         return WORLD_GROUP, ranks
-    name = group.group_desc if group.group_desc != _NAMELESS else f"group_{group.group_name}"
-    return name.removesuffix(_SECOND), ranks
+    name = group.group_desc if group.group_desc != _NO_DESCRIPTION else f"group_{group.group_name}"
+    return name.removesuffix(_REVERSE_SUFFIX), ranks
 
 
 def work_future(boxed: Any) -> Any | None:

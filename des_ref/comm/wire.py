@@ -1,4 +1,4 @@
-"""Messages between single processes: what a worker and a server of ps_async send each other."""
+"""Point-to-point messages between the workers and the server processes of ps_async."""
 
 from __future__ import annotations
 
@@ -15,18 +15,20 @@ from dessim.errors import DessimError
 
 @dataclass(slots=True)
 class Wire:
-    """Messages between single processes, on the CPU. Those of one tag from one process to another arrive in order.
+    """Messages between single processes, in host memory; those of one tag between two processes arrive in order.
 
-    `moved`: bytes sent and received, by name of the op; `servers`: ranks of the processes that serve.
+    servers    global ranks of the server processes
+    patience   seconds after which a message fails
+    moved      bytes sent and received, by name of the op
     """
 
     servers: tuple[int, ...]
-    patience: float  # seconds
+    patience: float
     _group: Any
     moved: Counter[str] = field(default_factory=Counter)
 
     def send(self, name: str, tensor: Tensor, to: int, tag: int) -> Message | None:
-        """Start sending; nothing is sent, and nobody may wait for it, where the tensor is empty."""
+        """Start sending. An empty tensor is not sent at all, and its receiver must not wait for it."""
         return self._start(dist.isend, name, tensor, to, tag)
 
     def receive(self, name: str, tensor: Tensor, source: int, tag: int) -> Message | None:
@@ -34,25 +36,26 @@ class Wire:
         return self._start(dist.irecv, name, tensor, source, tag)
 
     def receive_any(self, tensor: Tensor, tag: int) -> int:
-        """Wait for the next message of this tag; the rank it comes from."""
+        """Wait for the next message with this tag from any process; returns the sender's rank."""
         try:
             return int(dist.recv(tensor, None, self._group, tag))
         except RuntimeError as error:
-            raise DessimError(f"no worker was heard of for {self.patience:g} s: {first_line(error)}") from None
+            problem = f"no message from any worker for {self.patience:g} s: {first_line(error)}"
+            raise DessimError(problem) from None
 
-    def _start(self, call: Callable[..., Any], name: str, tensor: Tensor, other: int, tag: int) -> Message | None:
+    def _start(self, call: Callable[..., Any], name: str, tensor: Tensor, peer: int, tag: int) -> Message | None:
         if not tensor.numel():
             return None
         self.moved[name] += tensor.numel() * tensor.element_size()
-        return Message(name, other, tensor, call(tensor, other, group=self._group, tag=tag))
+        return Message(name, peer, tensor, call(tensor, peer, group=self._group, tag=tag))
 
 
 @dataclass(slots=True)
 class Message:
-    """A message under way; it keeps its tensor alive."""
+    """A message in flight to or from process `peer`; it keeps its tensor alive."""
 
     name: str
-    other: int
+    peer: int
     tensor: Tensor
     _work: Any
 
@@ -60,9 +63,9 @@ class Message:
         try:
             self._work.wait()
         except RuntimeError as error:
-            raise DessimError(f"message {self.name} with process {self.other} failed: {first_line(error)}") from None
+            raise DessimError(f"message {self.name} with process {self.peer} failed: {first_line(error)}") from None
 
 
 def first_line(error: Exception) -> str:
-    """Without the place in gloo's source that it starts with."""
+    """The first line of an error, without the source location that gloo puts in front."""
     return str(error).strip().split("\n")[0].rpartition("] ")[2]

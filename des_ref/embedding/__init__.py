@@ -1,1 +1,1 @@
-"""Rows of 64-bit ids: where they live, how they start, how they learn."""
+"""Embedding rows of 64-bit ids: storage, initial values, lifetime and optimizers."""

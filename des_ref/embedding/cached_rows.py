@@ -1,8 +1,8 @@
-"""The rows used last, in a device's memory, in front of a table whose rows are in the host's.
+"""An LRU cache of rows in device memory, in front of a table in host memory.
 
-A row comes with its optimizer's state, and both go back when another one needs its place: the row that has not been
-used for the longest time. A row is written in every step that uses it, so whatever goes back is newer than what the
-host has. What crosses the link is the same on a machine without a device, where both are host memory.
+A row is cached together with its optimizer state. When another row needs its slot, the least recently used row is
+evicted and written back: every step that uses a row also updates it, so the cached copy is always newer than the
+host's. On a machine without a device both sides are host memory, and the same rows are copied.
 """
 
 from __future__ import annotations
@@ -19,72 +19,77 @@ from dessim.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
-class Moves:
-    """What must move before a step's rows are there: rows `came` [m] of the table into `places` [m], from some of which
-    the rows before them leave, `went` [g]."""
+class CacheMoves:
+    """The copies that a step needs before its rows are cached, all int64.
 
-    came: Tensor
-    places: Tensor
-    went: Tensor
+    missing   [m] table rows to copy into the cache
+    slots     [m] the cache slots that they take
+    evicted   [e] table rows that occupied some of these slots and must be written back
+    """
+
+    missing: Tensor
+    slots: Tensor
+    evicted: Tensor
 
 
 class CachedRows:
-    """`capacity` rows of `table`, which is on the CPU, on `device`. `columns` are as the table's, by place."""
+    """A cache on `device` of `capacity` rows of `table`, which is on the CPU. `columns` are indexed by slot."""
 
     def __init__(self, table: RowTable, capacity: int, device: torch.device) -> None:
         self._table = table
         self.columns = {
             name: values.new_zeros(capacity, values.shape[1]).to(device) for name, values in table.columns.items()
         }
-        self._place = Growing(torch.int32, "cpu")  # of a row, plus 1
-        self._row = torch.full((capacity,), -1, dtype=torch.int64)  # in each place
-        self._used = torch.zeros(capacity, dtype=torch.int64)  # the step it was last used in
+        self._slot_of_row = Growing(torch.int32, "cpu")  # plus 1; 0: not cached
+        self._row_in_slot = torch.full((capacity,), -1, dtype=torch.int64)  # -1: empty
+        self._last_used = torch.zeros(capacity, dtype=torch.int64)  # step, by slot
         self._step = 0
 
     @property
     def row_bytes(self) -> int:
-        """A row with its optimizer's state."""
+        """Bytes of a row with its optimizer state."""
         return sum(values.shape[1] * values.element_size() for values in self.columns.values())
 
-    def moves(self, rows: Tensor) -> Moves:
-        """For different rows [u] of the table, which are the step's. Raises UsageError when they are too many."""
-        if len(rows) > len(self._row):
-            keeps = f"its cache keeps {len(self._row):,}: raise cache_rows"
-            raise UsageError(f"a step needs {len(rows):,} rows of one worker, and {keeps}")
+    def plan_moves(self, rows: Tensor) -> CacheMoves:
+        """Begin a step that uses the distinct table rows [u]. Raises UsageError if they exceed the capacity."""
+        if len(rows) > len(self._row_in_slot):
+            capacity = f"its cache holds {len(self._row_in_slot):,}: raise cache_rows"
+            raise UsageError(f"a step needs {len(rows):,} rows of one worker, and {capacity}")
         self._step += 1
         if len(rows):
-            self._place.reserve(int(rows.max()) + 1)
-        places = self.places(rows)
-        here = places >= 0
-        self._used[places[here]] = self._step
-        came = rows[~here]
-        # Empty places are used in step 0: they go first.
-        oldest = torch.argsort(self._used, stable=True)[: len(came)]
-        rows_there = self._row[oldest]
-        return Moves(came, oldest, rows_there[rows_there >= 0])
+            self._slot_of_row.reserve(int(rows.max()) + 1)
+        slots = self.slots(rows)
+        is_cached = slots >= 0
+        self._last_used[slots[is_cached]] = self._step
+        missing = rows[~is_cached]
+        # Empty slots count as used in step 0, so they are taken first.
+        oldest = torch.argsort(self._last_used, stable=True)[: len(missing)]
+        occupants = self._row_in_slot[oldest]
+        return CacheMoves(missing, oldest, occupants[occupants >= 0])
 
-    def write_back(self, moves: Moves) -> None:
-        """Rows that leave, to the table."""
-        self._to_table(moves.went)
-        self._place.values[moves.went] = 0
+    def write_back(self, moves: CacheMoves) -> None:
+        """Copy the evicted rows to the table."""
+        self._to_table(moves.evicted)
+        self._slot_of_row.values[moves.evicted] = 0
 
-    def bring(self, moves: Moves) -> None:
-        """Rows that come, into their places."""
+    def load(self, moves: CacheMoves) -> None:
+        """Copy the missing rows from the table into their slots."""
         for name, values in self._table.columns.items():
-            self.columns[name][moves.places] = values[moves.came].to(self.columns[name].device)
-        self._row[moves.places], self._used[moves.places] = moves.came, self._step
-        self._place.values[moves.came] = (moves.places + 1).to(torch.int32)
+            self.columns[name][moves.slots] = values[moves.missing].to(self.columns[name].device)
+        self._row_in_slot[moves.slots] = moves.missing
+        self._last_used[moves.slots] = self._step
+        self._slot_of_row.values[moves.missing] = (moves.slots + 1).to(torch.int32)
 
-    def places(self, rows: Tensor) -> Tensor:
-        """Of rows [u], int64; -1 for those that are not here."""
-        return self._place.values[rows].to(torch.int64) - 1
+    def slots(self, rows: Tensor) -> Tensor:
+        """Cache slots of table rows [u], int64; -1 for rows that are not cached."""
+        return self._slot_of_row.values[rows].to(torch.int64) - 1
 
     def flush(self) -> None:
-        """The table has what is here, which stays."""
-        self._to_table(self._row[self._row >= 0])
+        """Copy all cached rows to the table; they also remain cached."""
+        self._to_table(self._row_in_slot[self._row_in_slot >= 0])
 
     def _to_table(self, rows: Tensor) -> None:
-        places = self.places(rows)
+        slots = self.slots(rows)
         table: Mapping[str, Tensor] = self._table.columns
         for name, values in self.columns.items():
-            table[name][rows] = values[places].to("cpu")
+            table[name][rows] = values[slots].to("cpu")

@@ -1,9 +1,9 @@
-"""Tensors that grow at their end, row after row, and do not move while they do.
+"""Tensors that grow at the end, row by row, without moving.
 
-On a CPU a tensor reserves addresses for as many rows as the machine has memory for, and gets memory page by page when
-rows are first written: growing copies nothing and takes no time of its own. Where addresses are not to be had (a
-limit on them, memory of a GPU) rows are copied into a tensor a quarter longer: on a GPU 10 million rows of 20 floats
-take a millisecond, and no more than 2.25 times their memory while it lasts.
+On a CPU a tensor reserves address space for as many rows as would fill the machine's memory, and the kernel provides
+memory page by page when rows are first written. Growing therefore copies nothing. Where address space cannot be
+reserved (a limit on it, GPU memory), rows are copied into a tensor that is a quarter longer: on a GPU, copying 10
+million rows of 20 floats takes a millisecond and needs at most 2.25 times their memory while it runs.
 
 Rows are zero until something is written.
 """
@@ -18,41 +18,43 @@ from math import prod
 import torch
 from torch import Tensor
 
-MOST_ROWS = 2**31 - 2  # row numbers are int32 in the index
-_SMALLEST = 1024
+MAX_ROWS = 2**31 - 2  # row numbers are int32 in the index
+_MIN_ROWS = 1024
 _GROWTH = 1.25
-# Linux's number on x86 and ARM; Python has had the name since 3.13.
+# Linux's value on x86 and ARM; Python has the name since 3.13.
 _NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
-_HUGE_AFTER = 4 << 20  # bytes: small tables do without huge pages, of which each is 2 MiB
+_HUGE_PAGES_FROM = 4 << 20  # bytes; a huge page takes 2 MiB, too much for small tables
 
 
 class Growing:
-    """`values` [capacity, *shape]; those below the rows last asked for with `reserve` may be used."""
+    """`values` [capacity, *shape]; rows below the count last passed to `reserve` may be used."""
 
     def __init__(self, dtype: torch.dtype, device: torch.device | str, *shape: int) -> None:
-        self._dtype, self._device, self._shape = dtype, torch.device(device), shape
+        self._dtype = dtype
+        self._device = torch.device(device)
+        self._shape = shape
         row_bytes = dtype.itemsize * prod(shape)
-        rows = min(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // max(row_bytes, 1), MOST_ROWS)
+        rows = min(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // max(row_bytes, 1), MAX_ROWS)
         mapped = mapped_zeros(rows * prod(shape), dtype) if self._device.type == "cpu" else None
         self.values = torch.zeros(0, *shape, dtype=dtype, device=device) if mapped is None else mapped.view(-1, *shape)
 
     def reserve(self, rows: int) -> None:
-        """Have room for so many rows."""
+        """Make room for `rows` rows in total."""
         old = self.values
         if rows > len(old):
-            longer = max(rows, int(_GROWTH * len(old)), _SMALLEST)
-            self.values = torch.zeros(longer, *self._shape, dtype=self._dtype, device=self._device)
+            capacity = max(rows, int(_GROWTH * len(old)), _MIN_ROWS)
+            self.values = torch.zeros(capacity, *self._shape, dtype=self._dtype, device=self._device)
             self.values[: len(old)] = old
 
 
 def zeros(count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """[count] zeros, on a CPU without touching their memory yet."""
+    """[count] zeros; on a CPU their memory is not touched yet."""
     mapped = mapped_zeros(count, dtype) if device.type == "cpu" else None
     return torch.zeros(count, dtype=dtype, device=device) if mapped is None else mapped
 
 
 def mapped_zeros(count: int, dtype: torch.dtype) -> Tensor | None:
-    """[count] zeros on the CPU that have addresses only; None where they are refused."""
+    """[count] zeros on the CPU with address space but no memory yet; None where the kernel refuses."""
     size = count * dtype.itemsize
     if size == 0:
         return None
@@ -60,8 +62,9 @@ def mapped_zeros(count: int, dtype: torch.dtype) -> Tensor | None:
         memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE)
     except OSError:
         return None
-    if size > _HUGE_AFTER:
-        # Rows are read at random: with pages of 4 KiB most reads would miss the TLB too. Some kernels have no others.
+    if size > _HUGE_PAGES_FROM:
+        # Rows are read at random, and with 4 KiB pages most reads would also miss the TLB. Not all kernels have huge
+        # pages.
         with suppress(OSError):
-            memory.madvise(mmap.MADV_HUGEPAGE, _HUGE_AFTER, size - _HUGE_AFTER)
+            memory.madvise(mmap.MADV_HUGEPAGE, _HUGE_PAGES_FROM, size - _HUGE_PAGES_FROM)
     return torch.frombuffer(memory, dtype=dtype)

@@ -1,16 +1,17 @@
 """A hash table from 64-bit ids to rows of floats, in torch tensors, with no Python loop over ids.
 
-Row r has its values in `columns[name][r]`; rows are dense, in order of arrival, and never move (growing.py). Which row
-an id has: row_numbers.py, an index that grows without stopping a step. When an id gets and loses a row: lifetime.py.
+`columns[name][r]` holds the values of row r. Rows are dense, in order of arrival, and never move (growing.py).
+row_numbers.py maps ids to rows with an index that grows without stopping a step; lifetime.py decides when an id gets
+and loses a row.
 
-Memory a row, in bytes, with W floats of s bytes in all columns:
+Memory of one row, in bytes, with W floats of s bytes in all columns:
 
     s W                 values and optimizer state
-    8 + 1               its id, and whether it is in use
-    4 S / rows          the index, of S slots: 8 when it has just filled up, 16 after it has grown; while it grows, both
-    4                   the step it was last seen in, with expire_after
+    8 + 1               its id, and whether the row is in use
+    4 S / rows          the index with S slots: 8 when full, 16 after it has grown, both during a migration
+    4                   the step in which the id last occurred, with expire_after
 
-and 21 to 29 for a candidate (with expire_after; 4 fewer without).
+A candidate for admission takes 21 to 29 bytes with expire_after, 4 fewer without.
 """
 
 from __future__ import annotations
@@ -21,17 +22,21 @@ import torch
 from torch import Tensor
 
 from des_ref.embedding.growing import Growing
-from des_ref.embedding.lifetime import Candidates, Lifetime, MortalRows
+from des_ref.embedding.lifetime import Candidates, ExpiringRows, Lifetime
 from dessim.errors import UsageError
 
 Initial = Callable[[Tensor], Mapping[str, Tensor]]
 Exported = Mapping[str, Mapping[str, Tensor]]
 
-_LOADED_AT_ONCE = 1 << 18  # lines
+_ROWS_LOADED_AT_ONCE = 1 << 18
 
 
 class RowTable:
-    """Rows by id. `widths` names the value columns; `initial(ids)` gives first values; columns it omits start at 0."""
+    """Rows by id.
+
+    `widths` are the columns and their widths. `initial(ids)` returns the initial values of new rows by column; columns
+    that it omits start at 0.
+    """
 
     def __init__(
         self,
@@ -43,59 +48,61 @@ class RowTable:
         lifetime: Lifetime | None = None,
     ) -> None:
         lifetime = lifetime or Lifetime()
-        self._initial, self._dtype = initial, dtype
-        self._rows = MortalRows(device, lifetime.expire_after, capacity)
+        self._initial = initial
+        self._dtype = dtype
+        self._rows = ExpiringRows(device, lifetime.expire_after, capacity)
         self._candidates = Candidates(device, lifetime) if lifetime.admit_after > 1 else None
         self._columns = {name: Growing(dtype, device, width) for name, width in widths.items()}
         self._widths = dict(widths)
-        self.now = 0  # the step
+        self.now = 0  # the current step
 
     def __len__(self) -> int:
-        """Rows in use; those of ids that are forgotten too, until they are freed."""
+        """Number of rows in use, including expired ones that have not been freed yet."""
         return len(self._rows.numbers)
 
     @property
     def candidates(self) -> int:
-        """How many ids wait for admission."""
+        """Number of ids that wait for admission."""
         return len(self._candidates) if self._candidates is not None else 0
 
     @property
     def keys(self) -> Tensor:
-        """Ids of the rows in use, in the order of their numbers, int64 [len(self)]."""
+        """Ids of the rows in use, in the order of row numbers, int64 [len(self)]."""
         return self._rows.numbers.keys(self._rows.numbers.rows)
 
     @property
     def columns(self) -> Mapping[str, Tensor]:
-        """Values by row number, [rows, width] a column: views, to be written in place."""
+        """Values by row number, [rows, width] for each column: views that may be written in place."""
         return {name: column.values[: self._rows.numbers.end] for name, column in self._columns.items()}
 
     def find(self, ids: Tensor) -> Tensor:
-        """Row numbers of ids [n], -1 where there is none. Ids may repeat."""
+        """Row numbers of `ids` [n], int64, -1 if absent. Ids may repeat."""
         return self._rows.find(ids, self.now)
 
     def find_or_insert(self, ids: Tensor) -> Tensor:
-        """Row numbers of the *different* ids [n] that this step has; new rows are given in the order of ids.
+        """Row numbers of the *distinct* ids [n] of this step, adding rows for new ids in the order given.
 
-        -1 for ids that are not admitted yet. To be called once a step, because it counts.
+        -1 for ids that are not admitted yet. Call it once a step, because it counts occurrences for admission.
         """
-        rows = self._rows.find_for_good(ids, self.now)
+        rows = self._rows.find_and_free_expired(ids, self.now)
         missing = (rows < 0).nonzero().squeeze(1)
         if len(missing) and self._candidates is not None:
             missing = missing[self._candidates.count(ids.index_select(0, missing), self.now)]
         if len(missing):
             rows.index_copy_(0, missing, self._append(ids.index_select(0, missing)))
-        self._rows.see(rows[rows >= 0] if self._candidates is not None else rows, self.now)
+        self._rows.mark_seen(rows[rows >= 0] if self._candidates is not None else rows, self.now)
         return rows
 
     def admitted(self, rows: Tensor, columns: Mapping[str, Tensor]) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """Rows [u] and what is there for columns of theirs [u, width], without those of ids that have no row."""
+        """`rows` [u] and their `columns` [u, width], without the entries of ids that have no row (-1)."""
         if self._candidates is None:
             return rows, columns
-        there = (rows >= 0).nonzero().squeeze(1)
-        return rows.index_select(0, there), {name: of.index_select(0, there) for name, of in columns.items()}
+        present = (rows >= 0).nonzero().squeeze(1)
+        kept = {name: values.index_select(0, present) for name, values in columns.items()}
+        return rows.index_select(0, present), kept
 
     def end_step(self) -> None:
-        """The step is over: time goes on for expiry, and rows that are forgotten are freed bit by bit."""
+        """Advance the step for expiry, and do this step's share of index migration and of freeing expired rows."""
         self.now += 1
         self._rows.numbers.move()
         self._rows.sweep(self.now)
@@ -103,28 +110,30 @@ class RowTable:
             self._candidates.sweep(self.now)
 
     def values(self, ids: Tensor, rows: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
-        """Values of ids [n] that have `rows`; an id without one (-1) shows the values it would start with."""
+        """Values of `ids` [n] with row numbers `rows`; an id without a row (-1) reads its initial values."""
         missing = (rows < 0).nonzero().squeeze(1)
         if not len(missing):
             return {name: self._columns[name].values.index_select(0, rows) for name in names}
-        there = (rows >= 0).nonzero().squeeze(1)
-        first, out = self._first(ids.index_select(0, missing)), {}
+        present = (rows >= 0).nonzero().squeeze(1)
+        initial = self._initial_values(ids.index_select(0, missing))
+        out = {}
         for name in names:
-            out[name] = first[name].new_empty(len(ids), self._widths[name])
-            out[name].index_copy_(0, there, self._columns[name].values.index_select(0, rows.index_select(0, there)))
-            out[name].index_copy_(0, missing, first[name])
+            out[name] = initial[name].new_empty(len(ids), self._widths[name])
+            stored = self._columns[name].values.index_select(0, rows.index_select(0, present))
+            out[name].index_copy_(0, present, stored)
+            out[name].index_copy_(0, missing, initial[name])
         return out
 
     def gather(self, ids: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
-        """Values of ids [n] without inserting: an unknown id shows the values it would start with."""
+        """Values of `ids` [n] without inserting rows: an unknown id reads its initial values."""
         return self.values(ids, self.find(ids), names)
 
     def export(self) -> Exported:
-        """Everything that must be kept to go on later: groups of tensors, the lines of each sorted by its `keys`.
+        """The state that a checkpoint saves: groups of tensors, the lines of each sorted by its `keys`.
 
-        Group `rows`: `keys` int64 [n], each column [n, width], and `age` [n], steps since the row was seen, where rows
-        expire. Group `candidates`, where rows are admitted: `keys`, `count`, `age`. A line belongs to its key alone, so
-        tables of n workers are joined line by line, and handed to m workers by whoever owns the key there.
+        Group `rows`: `keys` int64 [n], each column [n, width], and, if rows expire, `age` [n], the steps since the key
+        last occurred. Group `candidates`, if admission is delayed: `keys`, `count`, `age`. A line depends on its key
+        only, so the tables of n workers can be concatenated and redistributed to the owners among m workers.
         """
         rows = self._rows.alive(self.now)
         keys, order = self._rows.numbers.keys(rows).sort()
@@ -135,9 +144,9 @@ class RowTable:
         return groups if self._candidates is None else groups | {"candidates": self._candidates.export(self.now)}
 
     def load(self, groups: Exported) -> None:
-        """Into an empty table, lines that `export` gave, in any order. Raises UsageError when they do not fit.
+        """Load lines of `export`, in any order, into an empty table. Raises UsageError when they do not fit.
 
-        A table with other settings of lifetime takes them too: rows stay rows, seen just now where no age was saved.
+        The lifetime settings may differ: rows remain rows, and count as seen in this step if no age was saved.
         """
         if len(self) or self.candidates:
             raise UsageError(f"a table is loaded once, and this one has {len(self)} rows already")
@@ -149,17 +158,17 @@ class RowTable:
                     f"saved rows have no column {name} of width {width}: they are of another model or optimizer"
                 )
         order = torch.argsort(lines["keys"])
-        for part in order.split(_LOADED_AT_ONCE):
-            rows = self._new_rows(lines["keys"][part].to(device))
+        for chunk in order.split(_ROWS_LOADED_AT_ONCE):
+            rows = self._new_rows(lines["keys"][chunk].to(device))
             for name, column in self._columns.items():
-                column.values.index_copy_(0, rows, lines[name][part].to(column.values))
-            self._rows.see(rows, self.now - lines["age"][part].to(device) if "age" in lines else self.now)
+                column.values.index_copy_(0, rows, lines[name][chunk].to(column.values))
+            self._rows.mark_seen(rows, self.now - lines["age"][chunk].to(device) if "age" in lines else self.now)
         if self._candidates is not None and "candidates" in groups:
-            self._candidates.load({name: t.to(device) for name, t in groups["candidates"].items()}, self.now)
+            self._candidates.load({name: values.to(device) for name, values in groups["candidates"].items()}, self.now)
 
     def _append(self, ids: Tensor) -> Tensor:
         rows = self._new_rows(ids)
-        for name, values in self._first(ids).items():
+        for name, values in self._initial_values(ids).items():
             self._columns[name].values.index_copy_(0, rows, values)
         return rows
 
@@ -169,10 +178,10 @@ class RowTable:
             column.reserve(self._rows.numbers.end)
         return rows
 
-    def _first(self, ids: Tensor) -> dict[str, Tensor]:
-        """First values of ids, all columns."""
-        given = self._initial(ids)
-        zeros = {name: width for name, width in self._widths.items() if name not in given}
-        return dict(given) | {
-            name: torch.zeros(len(ids), width, dtype=self._dtype, device=ids.device) for name, width in zeros.items()
-        }
+    def _initial_values(self, ids: Tensor) -> dict[str, Tensor]:
+        """Initial values of `ids` [n], all columns."""
+        values = dict(self._initial(ids))
+        for name, width in self._widths.items():
+            if name not in values:
+                values[name] = torch.zeros(len(ids), width, dtype=self._dtype, device=ids.device)
+        return values

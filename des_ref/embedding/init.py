@@ -1,10 +1,10 @@
-"""Initial values of rows, from (seed, id) alone.
+"""Initial values of rows, a function of (seed, id) only.
 
-A row that appears at step 5,000 on worker 3 of 8 must start exactly as it would on one worker, or runs at different
-world sizes would not be comparable and a resharded run could not go on. So there is no generator with state: column
-j of row `id` is the j-th draw of a counter-based stream, splitmix64 of (seed, id, j) through Box-Muller.
+A row that first appears at step 5,000 on worker 3 of 8 must start exactly as it would on one worker; otherwise runs at
+different world sizes could not be compared, and a resharded run could not continue. So there is no stateful generator:
+column j of row `id` is the j-th draw of a counter-based stream, splitmix64 of (seed, id, j) through Box-Muller.
 
-Equal on every machine of one kind; log and cos may differ in the last bit between CPU and GPU.
+Values are identical on machines of the same kind; log and cos may differ in the last bit between CPU and GPU.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from des_ref.hashing import GOLDEN, mix64, mix64_int, uniform
 
 
 def normal_rows(ids: Tensor, width: int, seed: int, std: float, dtype: torch.dtype) -> Tensor:
-    """Normal(0, std) values [len(ids), width] for int64 ids [n]."""
+    """Normal(0, std) values [n, width] for int64 ids [n]."""
     pairs = (width + 1) // 2
-    start = mix64(ids ^ mix64_int(seed))[:, None]
+    start = mix64(ids ^ mix64_int(seed))[:, None]  # [n, 1]
     counters = torch.arange(1, 2 * pairs + 1, dtype=torch.int64, device=ids.device) * GOLDEN
     draws = uniform(mix64(start + counters))  # [n, 2 * pairs]
     radius = torch.sqrt(-2.0 * torch.log(draws[:, :pairs]))

@@ -1,15 +1,15 @@
-"""Optimizers of rows. Each keeps its state in columns of the RowTable beside the values it belongs to.
+"""Optimizers of rows. Each keeps its state in columns of the RowTable, next to the values it belongs to.
 
-    name             a step of a value w with gradient g, per float unless said otherwise           state, floats a row
+    name             update of a value w with gradient g, element by element unless noted           state, floats a row
     sgd              w -= rate g                                                                     0
     rowwise_adagrad  a += mean_j g_j^2 (a row);  w -= rate g / (sqrt(a) + eps)                       1 a column
     adagrad          a += g^2;  w -= rate g / (sqrt(a) + eps)                                        W
     adam             t += 1 (a row);  m, v moments;  w -= rate m^ / (sqrt(v^) + eps)                 2 W + 1
     ftrl             FTRL-Proximal: z, n, and w from them in closed form                             2 W
 
-A step updates each row it touched exactly once, with the sum of the gradients of all its occurrences (autograd's
-backward of index_select has summed them). Rows that a step does not touch do not change; there is no weight decay,
-because decay of untouched rows would need either a pass over the whole table or a lie.
+A step updates each touched row exactly once, with the sum of the gradients of all its occurrences (autograd's backward
+of index_select has summed them). Untouched rows do not change. There is no weight decay: decaying untouched rows would
+take a pass over the whole table, and decaying only touched rows would not be weight decay.
 
 Sources: row-wise Adagrad as FBGEMM's EXACT_ROWWISE_ADAGRAD; Adagrad, Duchi et al. 2011, with torch.optim's eps; Adam,
 Kingma and Ba 2015; FTRL-Proximal, McMahan et al. 2013, algorithm 1.
@@ -33,19 +33,19 @@ Small = Annotated[float, Field(gt=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Penalty = Annotated[float, Field(ge=0, le=1e6)]
 
-# Settings come from a file: each is checked where it is made.
+# Settings come from a file, so they are validated on construction.
 _settings = dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-_STEPS = "row_steps"  # Adam's count of a row's steps
+_STEPS = "row_steps"  # column with the number of Adam steps of each row
 
 
 class _ColumnByColumn:
-    """An optimizer that treats the columns of a row alike: `_step` gives their new values, and writes their state."""
+    """An optimizer that treats every column the same: `_step` returns new values and updates `state` in place."""
 
-    _floats: tuple[str, ...] = ()  # state as wide as the column
-    _scalars: tuple[str, ...] = ()  # state of one float a column
+    _floats: tuple[str, ...] = ()  # names of state as wide as the column
+    _scalars: tuple[str, ...] = ()  # names of state of one float for each column
 
     def state(self, widths: Mapping[str, int]) -> dict[str, int]:
-        """Names and widths of the state columns for value columns of these widths. They start at 0."""
+        """Names and widths of the state columns for value columns of these widths. State starts at 0."""
         return {
             f"{column}_{part}": width if part in self._floats else 1
             for column, width in widths.items()
@@ -53,7 +53,7 @@ class _ColumnByColumn:
         }
 
     def update(self, table: RowTable, rows: Tensor, grads: Mapping[str, Tensor]) -> None:
-        """Update rows [u] (all different) of the columns in `grads` with their gradients [u, width], in place."""
+        """Update distinct `rows` [u] of the columns in `grads` with their gradients [u, width], in place."""
         columns = table.columns
         for name, grad in grads.items():
             parts = (*self._floats, *self._scalars)
@@ -68,7 +68,7 @@ class _ColumnByColumn:
 
 @_settings
 class Sgd(_ColumnByColumn):
-    """Plain gradient descent, no momentum."""
+    """Gradient descent without momentum."""
 
     rate: Rate = 0.05
     name: Literal["sgd"] = "sgd"
@@ -107,11 +107,11 @@ class Adagrad(_ColumnByColumn):
 
 @_settings
 class Adam:
-    """Sparse ("lazy") Adam: a row's moments decay only in the steps that touch it, and so does its step count.
+    """Sparse ("lazy") Adam: only steps that touch a row decay its moments and advance its step count.
 
-    Each row is therefore trained exactly as dense Adam would train it on the steps that touch it and no others: bias
-    correction is exact for a row that first appears late, where torch.optim.SparseAdam, which counts all steps,
-    corrects it too little. It is not dense Adam, whose moments decay, and whose rows move, in every step.
+    Each row is trained exactly as dense Adam would train it if only the steps that touch it existed. Bias correction is
+    therefore exact for a row that first appears late; torch.optim.SparseAdam, which counts all steps, corrects it too
+    little. It differs from dense Adam, whose moments decay, and whose rows move, in every step.
     """
 
     rate: Rate = 1e-3
@@ -121,35 +121,41 @@ class Adam:
     name: Literal["adam"] = "adam"
 
     def state(self, widths: Mapping[str, int]) -> dict[str, int]:
-        """Two moments a float and one count a row (exact in float32 up to 2^24 steps). They start at 0."""
-        moments = {f"{name}_{part}": width for name, width in widths.items() for part in ("mean", "square")}
+        """Two moments for each float and one step count for each row (exact in float32 up to 2^24). All start at 0."""
+        moments = {f"{name}_{moment}": width for name, width in widths.items() for moment in ("mean", "square")}
         return moments | {_STEPS: 1}
 
     def update(self, table: RowTable, rows: Tensor, grads: Mapping[str, Tensor]) -> None:
-        """Update rows [u] (all different) with gradients [u, width] of all columns, in place."""
+        """Update distinct `rows` [u] with gradients [u, width] of all columns, in place."""
         columns = table.columns
         steps = columns[_STEPS][rows] + 1
         columns[_STEPS][rows] = steps
-        # 1 - beta^t without cancellation, which in float32 would cost four digits at t = 1.
-        seen_1, seen_2 = (-torch.expm1(steps * math.log(beta)) if beta else 1.0 for beta in (self.beta_1, self.beta_2))
+        # 1 - beta^t without cancellation, which would cost four digits in float32 at t = 1.
+        correction_1, correction_2 = (
+            -torch.expm1(steps * math.log(beta)) if beta else 1.0 for beta in (self.beta_1, self.beta_2)
+        )
         for name, grad in grads.items():
-            mean, square = columns[f"{name}_mean"], columns[f"{name}_square"]
+            mean = columns[f"{name}_mean"]
+            square = columns[f"{name}_square"]
             new_mean = self.beta_1 * mean[rows] + (1 - self.beta_1) * grad
             new_square = self.beta_2 * square[rows] + (1 - self.beta_2) * grad.square()
-            mean[rows], square[rows] = new_mean, new_square
-            columns[name][rows] -= self.rate * (new_mean / seen_1) / ((new_square / seen_2).sqrt() + self.eps)
+            mean[rows] = new_mean
+            square[rows] = new_square
+            columns[name][rows] -= (
+                self.rate * (new_mean / correction_1) / ((new_square / correction_2).sqrt() + self.eps)
+            )
 
 
 @_settings
 class Ftrl(_ColumnByColumn):
-    """FTRL-Proximal: l1 makes exact zeros, rates fall per float as alpha / (beta + sqrt(sum of g^2)).
+    """FTRL-Proximal: l1 produces exact zeros; the rate of each float is alpha / (beta + sqrt(sum of g^2)).
 
         z += g - (sqrt(n + g^2) - sqrt(n)) / rate * w;   n += g^2
         w = 0 where |z| <= l1, else -(z - sign(z) l1) / ((beta + sqrt(n)) / rate + l2)
 
-    `rate` is the paper's alpha. The paper starts all weights at 0; embeddings cannot (products of zeros have no
-    gradient), so a float that has had no gradient yet starts from the z whose w is the value it has. Without l1 and l2
-    the rule is then Adagrad with eps = beta, from any start.
+    `rate` is the paper's alpha. The paper starts all weights at 0, which embeddings cannot, because products of zeros
+    have no gradient. So a float without a gradient so far starts from the z that yields its current value. Without l1
+    and l2 the rule is then Adagrad with eps = beta from any starting value.
     """
 
     rate: Rate = 0.05
@@ -160,12 +166,14 @@ class Ftrl(_ColumnByColumn):
     _floats = ("z", "n")
 
     def _step(self, values: Tensor, grad: Tensor, state: dict[str, Tensor]) -> Tensor:
-        n, new_n = state["n"], state["n"] + grad.square()
+        n = state["n"]
+        new_n = n + grad.square()
         start = -values * (self.beta / self.rate + self.l2) - values.sign() * self.l1
         z = torch.where(n == 0, start, state["z"]) + grad - (new_n.sqrt() - n.sqrt()) / self.rate * values
-        state["z"], state["n"] = z, new_n
+        state["z"] = z
+        state["n"] = new_n
         shrunk = z.sign() * (z.abs() - self.l1).clamp_min(0)
-        # A float without a gradient so far keeps its value to the last bit.
+        # A float without a gradient so far keeps its value bit for bit.
         return torch.where(new_n == 0, values, -shrunk / ((self.beta + new_n.sqrt()) / self.rate + self.l2))
 
 

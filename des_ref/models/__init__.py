@@ -1,1 +1,1 @@
-"""A model file (dessim/workload/models) turned into torch modules."""
+"""torch modules built from a model file (dessim/workload/models), objectives and dense optimizers."""

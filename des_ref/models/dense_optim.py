@@ -1,7 +1,7 @@
-"""The optimizer of the replicated weights: any of torch.optim, or Shampoo, by name and keyword arguments.
+"""The optimizer of replicated weights: any of torch.optim, or Shampoo, by name and keyword arguments.
 
-Replicas stay equal because every worker steps with the same gradients. Rules that no replica could follow by itself are
-refused: L-BFGS, which wants the loss evaluated anew, and SparseAdam, which wants sparse gradients.
+Replicas stay equal because every worker steps with the same gradients. Optimizers that need more than a dense gradient
+are refused: L-BFGS re-evaluates the loss, SparseAdam needs sparse gradients.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from des_ref.models.shampoo import NAME as SHAMPOO
 from des_ref.models.shampoo import Shampoo
 from dessim.errors import UsageError
 
-_UNFIT = frozenset({"Optimizer", "LBFGS", "SparseAdam"})
+_UNSUPPORTED = frozenset({"Optimizer", "LBFGS", "SparseAdam"})
 
 
 def dense_optimizers() -> list[str]:
-    """Names of torch.optim's optimizers that can be used here."""
-    found = {name: getattr(torch.optim, name) for name in dir(torch.optim) if name not in _UNFIT}
-    return sorted(n for n, c in found.items() if isinstance(c, type) and issubclass(c, torch.optim.Optimizer))
+    """Names of the optimizers of torch.optim that are supported."""
+    members = {name: getattr(torch.optim, name) for name in dir(torch.optim) if name not in _UNSUPPORTED}
+    return sorted(n for n, c in members.items() if isinstance(c, type) and issubclass(c, torch.optim.Optimizer))
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +34,16 @@ class DenseOptimizer:
     settings: Mapping[str, Any] = field(default_factory=lambda: {"lr": 1e-3})
 
     def __call__(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """Raises UsageError for a name that torch.optim lacks, or settings that its optimizer refuses."""
-        known = dense_optimizers()
+        """Raises UsageError for an unsupported name, or settings that the optimizer refuses."""
+        supported = dense_optimizers()
         if self.name == SHAMPOO:
-            return self._made(Shampoo, parameters)
-        if self.name not in known:
-            raise UsageError(f"torch.optim has no {self.name!r} that fits; it has {', '.join(known)}")
-        return self._made(getattr(torch.optim, self.name), parameters)
+            return self._construct(Shampoo, parameters)
+        if self.name not in supported:
+            names = ", ".join(supported)
+            raise UsageError(f"torch.optim has no {self.name!r} that the trainer supports; use one of {names}")
+        return self._construct(getattr(torch.optim, self.name), parameters)
 
-    def _made(
+    def _construct(
         self, kind: Callable[..., torch.optim.Optimizer], parameters: Iterable[nn.Parameter]
     ) -> torch.optim.Optimizer:
         # TOML has lists where torch wants tuples (betas).
@@ -50,5 +51,5 @@ class DenseOptimizer:
         try:
             return kind(parameters, **settings)
         except (TypeError, ValueError) as error:
-            where = "" if kind is Shampoo else "torch.optim."
-            raise UsageError(f"{where}{self.name}: {error}") from None
+            module = "" if kind is Shampoo else "torch.optim."
+            raise UsageError(f"{module}{self.name}: {error}") from None

@@ -1,8 +1,8 @@
-"""What a model is trained to do: the loss of what its tail gives, what the loss is held against, and how it scores.
+"""Training objectives: the loss of a model's tail, its targets, and the evaluation score.
 
-Clicks    the tail gives logits [b]; labels [b]
-Profiles  the tail gives [b, L + 1], a code and what it costs; the ids themselves, of which a softmax needs how many
-          each bag has, [b, F]. What codes say of the ids is scored where rows live (strategies/scoring.py)
+Clicks    the tail returns logits [b]; the targets are labels [b]
+Profiles  the tail returns [b, L + 1], a code and its own loss term; the targets are the number of ids in each bag, [b,
+          F]. The codes are scored against the ids on the owners of their rows (strategies/scoring.py)
 """
 
 from __future__ import annotations
@@ -20,29 +20,33 @@ from dessim.workload.model import Model
 
 
 class Objective(Protocol):
-    """`loss_name`: what its held-out loss is called. `evaluation_batch`: samples a forward pass without gradients;
-    None: as many as in training, because the loss depends on it."""
+    """What to optimize and how to score it.
+
+    loss_name         name of the held-out loss in results
+    evaluation_batch  samples of a forward pass in evaluation; None: as in training, because the loss depends on it
+    """
 
     loss_name: str
     evaluation_batch: int | None
 
     def targets(self, batch: Batch) -> Tensor:
-        """What whoever computes the loss of these samples must know of them, 4 bytes a value: the op `labels`."""
+        """The values that the loss of these samples needs, 4 bytes each; the op `labels` sends them."""
         ...
 
     def loss(self, out: Tensor, targets: Tensor) -> Tensor:
-        """The sum over samples of the tail's part of their loss."""
+        """The sum over samples of the part of the loss that the tail computes."""
         ...
 
     def score(self, predicted: Tensor, labels: Tensor) -> tuple[float | None, float]:
-        """AUC, where there is one, and mean loss of what `Strategy.predict` gave for samples."""
+        """AUC, if defined, and mean loss of the predictions that `Strategy.predict` returned."""
         ...
 
 
 class Clicks:
-    """Binary cross-entropy."""
+    """Binary cross-entropy of clicks."""
 
-    loss_name, evaluation_batch = "logloss", 16_384
+    loss_name = "logloss"
+    evaluation_batch = 16_384
 
     def targets(self, batch: Batch) -> Tensor:
         return batch.labels
@@ -51,14 +55,16 @@ class Clicks:
         return nnf.binary_cross_entropy_with_logits(out, targets.to(out.dtype), reduction="sum")
 
     def score(self, predicted: Tensor, labels: Tensor) -> tuple[float | None, float]:
-        x, y = predicted.numpy(), labels.numpy()
+        x = predicted.numpy()
+        y = labels.numpy()
         return (metrics.auc(x, y) if 0 < y.sum() < len(y) else None), metrics.logloss(x, y)
 
 
 class Profiles:
-    """Negative evidence lower bound."""
+    """Negative evidence lower bound of user profiles."""
 
-    loss_name, evaluation_batch = "loss", None
+    loss_name = "loss"
+    evaluation_batch = None
 
     def __init__(self, fields: int) -> None:
         self._fields = fields
@@ -75,4 +81,5 @@ class Profiles:
 
 
 def objective_of(model: Model) -> Objective:
+    """The objective that the operators of `model` call for."""
     return Clicks() if model.output is None else Profiles(model.input.fields)

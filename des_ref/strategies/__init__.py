@@ -1,11 +1,14 @@
-"""How a step runs on N workers: each file executes the plan of the same name in dessim/workload/strategies."""
+"""Strategies: how a step runs on N workers.
+
+Each file executes the plan of the same name in dessim/workload/strategies.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
 
-from des_ref.comm import Comm
+from des_ref.comm import Comm, Encoding
 from des_ref.models.build import Network
 from des_ref.models.dense_optim import DenseOptimizer
 from des_ref.models.shampoo import NAME as SHAMPOO
@@ -19,7 +22,7 @@ from des_ref.strategies.row_all_to_all import RowAllToAll
 from des_ref.strategies.sharded import Mesh, RowWise, TableWise
 from dessim.errors import UsageError
 from dessim.workload.options import Options
-from dessim.workload.strategies import parse_strategy
+from dessim.workload.strategies import parse_strategy, plan
 
 STRATEGIES: dict[str, Callable[[Network, Optimizers, Comm], Strategy]] = {
     "des_all_reduce": DesAllReduce,
@@ -33,13 +36,13 @@ STRATEGIES: dict[str, Callable[[Network, Optimizers, Comm], Strategy]] = {
     "ps_async": PsAsync,
     "data_parallel": DataParallel,
 }
-_OPTIONED: dict[str, Callable[[Network, Optimizers, Comm, Options], Strategy]] = {
+_WITH_OPTIONS: dict[str, Callable[[Network, Optimizers, Comm, Options], Strategy]] = {
     "row_all_to_all": RowAllToAll,
     "row_all_gather": RowAllGather,
     "ps_sync": PsSync,
 }
 
-# With options, as the certificate and the tests run them.
+# Strategies with options that the certificate and the tests run.
 VARIANTS = (
     "row_all_to_all+hot_rows=20",
     "row_all_to_all+look_ahead",
@@ -50,20 +53,24 @@ VARIANTS = (
 
 
 def check_strategy(text: str) -> None:
-    """Raises UsageError for a strategy that the trainer does not run, or an option that it has not."""
+    """Raises UsageError for a strategy that the trainer does not run, or an option that the strategy does not have."""
     name, _ = parse_strategy(text)
     if name not in STRATEGIES:
         raise UsageError(f"unknown strategy {name!r}; the trainer runs {', '.join(STRATEGIES)}")
 
 
-def build(text: str, network: Network, optimizers: Optimizers, comm: Comm) -> Strategy:
-    """The strategy of this name, options behind it. Raises UsageError."""
+def build(
+    text: str, network: Network, optimizers: Optimizers, comm: Comm, encoding: Encoding | None = None
+) -> Strategy:
+    """The strategy named by `text` (`name+option+...`), its values encoded as `encoding` says. Raises UsageError."""
     check_strategy(text)
     name, options = parse_strategy(text)
     if options.shampoo:
         settings = {key: value for key, value in optimizers.dense.settings.items() if key == "lr"}
         optimizers = replace(optimizers, dense=DenseOptimizer(SHAMPOO, settings))
         options = replace(options, shampoo=False)
-    if options:
-        return _OPTIONED[name](network, optimizers, comm, options)
+    if encoding is not None and encoding.codecs:
+        comm = encoding.around(comm, plan(text, network.model), network.model, network.dtype)
+    if options:  # constructors of strategies without options do not take any
+        return _WITH_OPTIONS[name](network, optimizers, comm, options)
     return STRATEGIES[name](network, optimizers, comm)

@@ -3,8 +3,8 @@
     split_ids -> row_counts, row_ids (all_gather) | lookup -> pool -> dense part -> dense_grad (all_reduce)
     scatter_grad -> row_grads (all_gather) -> sum_grad -> update_rows, of all rows of the global batch, on every worker
 
-Every worker holds every row that anyone has seen and updates it alike. all_gather wants equal shares, so each worker's
-different ids are padded to the most that any worker has; counts travel first and cut the padding off again.
+Every worker holds every row that has occurred anywhere and applies the same updates. all_gather needs equal shares, so
+each worker pads its distinct ids to the largest number on any worker; counts are sent first, to remove the padding.
 """
 
 from __future__ import annotations
@@ -17,39 +17,42 @@ from torch import Tensor
 
 from des_ref.data.batch import Batch
 from des_ref.strategies.base import Counts, Lane
-from des_ref.strategies.sharded_base import ShardedBase, Updated
+from des_ref.strategies.sharded_base import RowGradients, ShardedBase
 from dessim.trace.schema import Phase
 
 
 @dataclass(frozen=True, slots=True)
-class _Ids:
-    """Different ids of this worker's samples [u], which of them each occurrence is [n], and everyone's.
+class _GatheredIds:
+    """Distinct ids of this worker's samples, and those of all workers, all int64.
 
-    everyones   int64 [N, most], padded; `counts` [N] says how many of each line are ids
+    unique    [u]
+    inverse   [n], which of them each occurrence is
+    of_all    [N, most], the distinct ids of all workers, padded
+    counts    [N], the number of ids in each line
     """
 
     unique: Tensor
     inverse: Tensor
-    everyones: Tensor
+    of_all: Tensor
     counts: Tensor
 
 
 @dataclass(frozen=True, slots=True)
-class _Fetched:
-    """`values` [u, W] of this worker's ids, the leaf of the graph that ends in `pooled` [b * F, W + E]."""
+class _PooledRows:
+    """`values` [u, W] of this worker's ids, the leaf of the graph that computes `pooled` [b * F, W + E]."""
 
-    ids: _Ids
+    ids: _GatheredIds
     values: Tensor
     pooled: Tensor
 
 
 class DataParallel(ShardedBase):
-    """Rows and dense parameters on every worker; only ids and gradients travel."""
+    """Rows and dense parameters on every worker; only ids and gradients are sent."""
 
     name = "data_parallel"
     rows_replicated = True
 
-    def _send_ids(self, batch: Batch, lane: Lane) -> _Ids:
+    def _send_ids(self, batch: Batch, lane: Lane) -> _GatheredIds:
         n = lane.comm.world_size
         with lane.marks.segment("split_ids", Phase.INPUT):
             unique, inverse = torch.unique(batch.ids, return_inverse=True)
@@ -57,45 +60,46 @@ class DataParallel(ShardedBase):
         counts = own.new_empty(n)
         lane.comm.all_gather("row_counts", counts, own).wait()
         most = int(counts.max())
-        everyones = unique.new_empty(n * most)
-        lane.comm.all_gather("row_ids", everyones, nnf.pad(unique, (0, most - len(unique)))).wait()
-        return _Ids(unique, inverse, everyones.view(n, most), counts)
+        of_all = unique.new_empty(n * most)
+        lane.comm.all_gather("row_ids", of_all, nnf.pad(unique, (0, most - len(unique)))).wait()
+        return _GatheredIds(unique, inverse, of_all.view(n, most), counts)
 
-    def _fetch(self, batch: Batch, ids: _Ids, train: bool) -> _Fetched:
-        fields = self.network.fields
+    def _fetch(self, batch: Batch, ids: _GatheredIds, train: bool) -> _PooledRows:
         with self.marks.segment("lookup", Phase.FORWARD):
-            # Rows are inserted with everyone's gradients, below: a step counts once for an id, whoever has it.
+            # Rows are inserted in `_row_grads`, when the ids of all workers are known: every worker must count a step
+            # once for each id, wherever the id occurs.
             _, values = self._values(ids.unique, train=False)
         with self.marks.segment("pool", Phase.FORWARD):
             values.requires_grad_(train)
-            pooled = self._pooled(values, ids.inverse, batch.sample * fields + batch.field, len(batch) * fields)
-        return _Fetched(ids, values, pooled)
+            pooled = self._pooled_at_samples(values, ids.inverse, batch)
+        return _PooledRows(ids, values, pooled)
 
-    def _bags(self, fetched: _Fetched) -> Tensor:
+    def _bags(self, fetched: _PooledRows) -> Tensor:
         return fetched.pooled.view(-1, self.network.fields, self.network.bag_width)
 
-    def _row_grads(self, fetched: _Fetched, grad: Tensor) -> Updated:
+    def _row_grads(self, fetched: _PooledRows, grad: Tensor) -> RowGradients:
         ids = fetched.ids
-        n, most = ids.everyones.shape
+        n, most = ids.of_all.shape
         with self.marks.segment("scatter_grad", Phase.BACKWARD):
             fetched.pooled.backward(grad.view(fetched.pooled.shape))
             padded = nnf.pad(fetched.values.grad, (0, 0, 0, most - len(ids.unique)))
-        everyones = padded.new_empty(n * most, padded.shape[1])
-        self.comm.all_gather("row_grads", everyones, padded).wait()
+        gathered = padded.new_empty(n * most, padded.shape[1])
+        self.comm.all_gather("row_grads", gathered, padded).wait()
         with self.marks.segment("sum_grad", Phase.BACKWARD):
-            real = (torch.arange(most, device=everyones.device) < ids.counts[:, None]).view(-1)
-            unique, index = torch.unique(ids.everyones.view(-1)[real], return_inverse=True)
-            summed = everyones.new_zeros(len(unique), everyones.shape[1]).index_add_(0, index, everyones[real])
+            is_id = (torch.arange(most, device=gathered.device) < ids.counts[:, None]).view(-1)
+            unique, index = torch.unique(ids.of_all.view(-1)[is_id], return_inverse=True)
+            summed = gathered.new_zeros(len(unique), gathered.shape[1]).index_add_(0, index, gathered[is_id])
             rows = self.table.find_or_insert(unique)
-        return Updated(rows, unique, summed)
+        return RowGradients(rows, unique, summed)
 
-    def _counts(self, batch: Batch, fetched: _Fetched, updated: Updated) -> Counts:
-        own, most = len(fetched.ids.unique), fetched.ids.everyones.shape[1]
-        rows = len(updated.rows)
-        return Counts(ids_sent=len(batch.ids), rows=rows, keys=own, asked=most, common=rows)
+    def _counts(self, batch: Batch, fetched: _PooledRows, row_grads: RowGradients) -> Counts:
+        own = len(fetched.ids.unique)
+        most = fetched.ids.of_all.shape[1]
+        rows = len(row_grads.rows)
+        return Counts(ids_sent=len(batch.ids), rows=rows, keys=own, requested=most, common=rows)
 
     def op_vars(self, counts: Counts, samples: int) -> dict[str, dict[str, float]]:
         own = {"m": counts.ids_sent * self.comm.world_size / samples, "u": float(counts.keys)}
-        everyone = {"u": float(counts.asked), "U": float(counts.rows)}
+        padded = {"u": float(counts.requested), "U": float(counts.rows)}
         names = ("row_ids", "row_grads", "sum_grad", "update_rows")
-        return dict.fromkeys(("split_ids", "lookup", "pool", "scatter_grad"), own) | dict.fromkeys(names, everyone)
+        return dict.fromkeys(("split_ids", "lookup", "pool", "scatter_grad"), own) | dict.fromkeys(names, padded)

@@ -1,7 +1,7 @@
-"""Replicated parameters kept on servers: equal shards of one flat vector, padded at its end.
+"""Replicated parameters kept on servers, as equal shards of one flat vector that is padded at the end.
 
-Server r holds and updates shard r; workers pull the whole vector and push the whole gradient. An optimizer that works
-element by element (Adam, SGD, Adagrad) does to a shard what it would do to the whole.
+Server r holds and updates shard r; workers pull the whole vector and push the whole gradient. An element-wise optimizer
+(Adam, SGD, Adagrad) updates a shard exactly as it would update the whole vector.
 """
 
 from __future__ import annotations
@@ -14,19 +14,21 @@ from torch import Tensor, nn
 from des_ref.strategies.base import Optimizers
 from dessim.errors import UsageError
 
-_BY_MATRIX = frozenset({"Adafactor", "Muon", "Shampoo"})  # their steps depend on rows and columns of a weight
+# Optimizers that need whole rows and columns of a weight matrix.
+_MATRIX_OPTIMIZERS = frozenset({"Adafactor", "Muon", "Shampoo"})
 
 
 class DenseShards:
-    """`parameters` [P weights in all] cut for `servers`: ceil(P / servers) weights each."""
+    """`parameters` with P weights in all, cut for `servers`: `share` = ceil(P / servers) weights each."""
 
     def __init__(self, parameters: Sequence[nn.Parameter], servers: int) -> None:
-        self._parameters, self.servers = parameters, servers
+        self._parameters = parameters
+        self.servers = servers
         self._sizes = [p.numel() for p in parameters]
         self.share = -(-sum(self._sizes) // servers)
 
     def flat(self, tensors: Sequence[Tensor]) -> Tensor:
-        """[servers * share] from tensors shaped as the parameters."""
+        """[servers * share] from tensors shaped like the parameters."""
         return self.padded(torch.cat([t.detach().reshape(-1) for t in tensors]))
 
     def padded(self, whole: Tensor) -> Tensor:
@@ -34,11 +36,11 @@ class DenseShards:
         return torch.nn.functional.pad(whole, (0, self.servers * self.share - len(whole)))
 
     def whole(self, flat: Tensor) -> Tensor:
-        """The other way: [P]."""
+        """[P] without the padding."""
         return flat[: sum(self._sizes)]
 
     def flat_grads(self) -> Tensor:
-        """The gradients of all parameters; one that has none counts as zeros."""
+        """[servers * share]: the gradients of all parameters; a missing gradient counts as zeros."""
         return self.flat([p.grad if p.grad is not None else torch.zeros_like(p) for p in self._parameters])
 
     def fill(self, flat: Tensor) -> None:
@@ -57,19 +59,20 @@ class DenseShards:
 
 
 class DenseServer:
-    """One server's shard and its optimizer. Raises UsageError for one that looks at whole matrices."""
+    """One server's shard and its optimizer. Raises UsageError for an optimizer that needs whole matrices."""
 
-    def __init__(self, shards: DenseShards, parameters: Sequence[nn.Parameter], server: int, by: Optimizers) -> None:
-        if by.dense.name in _BY_MATRIX:
-            raise UsageError(
-                f"servers hold shards of weights, and {by.dense.name} needs whole matrices: use Adam or such"
-            )
+    def __init__(
+        self, shards: DenseShards, parameters: Sequence[nn.Parameter], server: int, optimizers: Optimizers
+    ) -> None:
+        if optimizers.dense.name in _MATRIX_OPTIMIZERS:
+            name = optimizers.dense.name
+            raise UsageError(f"servers hold shards of weights, and {name} needs whole matrices: use Adam, for example")
         self._slice = slice(server * shards.share, (server + 1) * shards.share)
         self.weights = nn.Parameter(self.own(shards.flat(parameters)))
-        self.optimizer = by.dense([self.weights])
+        self.optimizer = optimizers.dense([self.weights])
 
     def own(self, flat: Tensor) -> Tensor:
-        """This server's shard of a flat vector, a copy."""
+        """This server's shard of a flat vector: a copy."""
         return flat[self._slice].clone()
 
     def update(self, grad: Tensor) -> None:

@@ -1,10 +1,10 @@
-"""Replicated parameters and their optimizer's state by name, whole, whatever each worker keeps of them.
+"""Replicated parameters and their optimizer state by name, complete, whichever part of them each worker keeps.
 
     mlp.weight                the values
-    mlp.weight/exp_avg        a slot of the optimizer
+    mlp.weight/exp_avg        one of the optimizer's state tensors (slots)
 
-State is put back by hand: `Optimizer.load_state_dict` casts floats to the parameter's type, and a run would not go on
-to the same bits.
+State is restored tensor by tensor: `Optimizer.load_state_dict` casts floats to the parameter's type, so that a resumed
+run would not be bit-identical.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from des_ref.models.build import Network
 from dessim.errors import UsageError
 
 DenseState = Mapping[str, Tensor]
-_COUNTS = frozenset({"step", "mu_product"})  # scalars that torch.optim's optimizers count in
+_SCALAR_SLOTS = frozenset({"step", "mu_product"})  # step counts of torch.optim's optimizers
 
 
 def export_state(optimizer: torch.optim.Optimizer, named: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
-    """Values and slots of `named`, as they are: views."""
+    """Values and slots of the parameters `named`: views, not copies."""
     state = {}
     for name, p in named.items():
         state[name] = p.detach()
@@ -33,61 +33,62 @@ def export_state(optimizer: torch.optim.Optimizer, named: Mapping[str, nn.Parame
 
 
 def load_state(optimizer: torch.optim.Optimizer, named: Mapping[str, nn.Parameter], state: DenseState) -> None:
-    """The other way. Raises UsageError for another model's state."""
+    """Restore a state from `export_state`. Raises UsageError for another model's state."""
     for name, p in named.items():
         if name not in state or state[name].shape != p.shape:
-            raise UsageError(f"the checkpoint has no {name} of shape {list(p.shape)}: it is of another model")
+            raise UsageError(f"the checkpoint has no {name} of shape {list(p.shape)}: it belongs to another model")
         p.detach().copy_(state[name])
         for key in [key for key in state if key.startswith(f"{name}/")]:
             slot = key.rpartition("/")[2]
-            optimizer.state[p][slot] = state[key].to(_place(slot, p, optimizer)).clone()
+            optimizer.state[p][slot] = state[key].to(_device_of(slot, p, optimizer)).clone()
 
 
 def export_network(network: Network, optimizer: torch.optim.Optimizer, comm: Comm) -> dict[str, Tensor]:
-    """Of all workers together; every worker calls it. Columns that live with fields are brought together."""
+    """The state of all workers; every worker calls it. Columns that are placed with fields are gathered."""
     state = export_state(optimizer, trained(network))
-    for name, columns in _spread(network).items():
+    for name, columns in _columns_by_name(network).items():
         for key in _keys_of(name, state):
-            state[key] = _gathered(state[key], columns, network, comm)
+            state[key] = gather_columns("checkpoint", state[key], columns, network, comm)
     return state
 
 
 def load_network(network: Network, optimizer: torch.optim.Optimizer, state: DenseState) -> None:
-    """On any number of workers."""
+    """Restore a state from `export_network` on any number of workers."""
     own = dict(state)
-    for name in _spread(network):
+    for name in _columns_by_name(network):
         own |= {key: network.columns_of(state[key]) for key in _keys_of(name, state)}
     load_state(optimizer, trained(network), own)
 
 
 def trained(network: Network) -> dict[str, nn.Parameter]:
-    """Parameters by name; where this worker keeps some columns of one, those."""
-    mine = {id(o.whole): o.mine for o in network.owned}
+    """Parameters by name; where columns are placed with fields, this worker's columns only."""
+    mine = {id(owned.whole): owned.mine for owned in network.owned_columns}
     named = zip(network.dense_names, network.dense_parameters, strict=True)
     return {name: mine.get(id(p), p) for name, p in named}
 
 
-def _spread(network: Network) -> dict[str, int]:
-    """Names of the parameters whose columns live with fields, and how many columns a field has."""
-    columns = {id(o.whole): o.columns for o in network.owned}
+def _columns_by_name(network: Network) -> dict[str, int]:
+    """Names of the parameters whose columns are placed with fields, and the number of columns of a field."""
+    columns = {id(owned.whole): owned.columns for owned in network.owned_columns}
     named = zip(network.dense_names, network.dense_parameters, strict=True)
     return {name: columns[id(p)] for name, p in named if id(p) in columns}
 
 
 def _keys_of(name: str, state: DenseState) -> list[str]:
-    """The value and the slots that are laid out as it is; counts are everyone's."""
+    """Keys of the value of `name` and of its slots of the same shape; scalar slots are equal on all workers."""
     return [key for key in state if (key == name or key.startswith(f"{name}/")) and state[key].dim()]
 
 
-def _gathered(mine: Tensor, columns: int, network: Network, comm: Comm) -> Tensor:
-    own = torch.tensor(network.own_fields, dtype=torch.int64, device=mine.device)
+def gather_columns(op: str, mine: Tensor, columns: int, network: Network, comm: Comm) -> Tensor:
+    """[.., F * columns] from each worker's `mine` [.., own fields * columns], in the AllReduce `op`."""
+    own_fields = torch.tensor(network.own_fields, dtype=torch.int64, device=mine.device)
     whole = mine.new_zeros(*mine.shape[:-1], network.fields, columns)
-    whole[..., own, :] = mine.unflatten(-1, (len(own), columns))
-    comm.all_reduce("checkpoint", whole).wait()  # each column has one owner: adding zeros is exact
+    whole[..., own_fields, :] = mine.unflatten(-1, (len(own_fields), columns))
+    comm.all_reduce(op, whole).wait()  # each column has one owner, so adding zeros is exact
     return whole.flatten(-2)
 
 
-def _place(slot: str, p: nn.Parameter, optimizer: torch.optim.Optimizer) -> torch.device:
-    """Counts of steps are on the CPU, unless a kernel on the GPU counts."""
+def _device_of(slot: str, p: nn.Parameter, optimizer: torch.optim.Optimizer) -> torch.device:
+    """torch.optim keeps step counts on the CPU, unless its kernel on the GPU updates them."""
     on_gpu = optimizer.defaults.get("capturable") or optimizer.defaults.get("fused")
-    return torch.device("cpu") if slot in _COUNTS and not on_gpu else p.device
+    return torch.device("cpu") if slot in _SCALAR_SLOTS and not on_gpu else p.device

@@ -8,7 +8,7 @@ The autograd graph is cut at the buffer, so that each piece of backward is its o
 
     rows --(graph 1)--> buffer | leaf --(graph 2: the collective)--> sums | leaf --(graph 3: the tail)--> loss
 
-Where whole fields live on a worker, local work may be cut into legs by rounds (rounds.py).
+Where whole fields are placed on workers, local work may be cut into legs by further collectives (mid_reductions.py).
 """
 
 from __future__ import annotations
@@ -23,38 +23,58 @@ from des_ref.comm import Comm, Handle, SumFeedingReplicas, SumScattered, nothing
 from des_ref.data.batch import Batch
 from des_ref.hashing import owner_of
 from des_ref.models.build import Network
-from des_ref.strategies.base import Counts, Lane, Optimizers, OwnedByHash, StepResult
-from des_ref.strategies.exchange import send_occurrences, unpack_occurrences
+from des_ref.strategies.base import Counts, Lane, Optimizers, StepResult
+from des_ref.strategies.dense_state import gather_columns
+from des_ref.strategies.exchange import OccurrenceMessages, send_occurrences, unpack_occurrences
 from des_ref.strategies.grads import SummedGrads
+from des_ref.strategies.hash_owned import HashOwned
 from des_ref.strategies.mid_reductions import MidReductions
 from des_ref.strategies.scoring import Scoring
-from des_ref.substitution.owned import OwnedOccurrences, sizes_of_bags
+from des_ref.substitution.owned import OwnedOccurrences, bag_sizes
 from dessim.trace.schema import Phase
 
 
 @dataclass(frozen=True, slots=True)
-class _Sent:
-    """What has come for a batch: messages [n, 3] int32 and how many from each rank; the labels that the tail needs."""
+class _Inputs:
+    """Result of `send`: the occurrences of ids that this worker owns, and the labels that its tail needs."""
 
-    message: Tensor
-    received: list[int]
+    occurrences: OccurrenceMessages
     labels: Tensor
 
 
-class _Des(OwnedByHash):
+@dataclass(frozen=True, slots=True)
+class _OwnedRows:
+    """The u distinct owned ids of a step, their row numbers, their values [u, width] by column, and occurrences."""
+
+    ids: Tensor
+    rows: Tensor
+    values: Mapping[str, Tensor]
+    owned: OwnedOccurrences
+
+
+@dataclass(frozen=True, slots=True)
+class _TailResult:
+    """This worker's loss, the tail's output, and the gradient of the sums that the tail read."""
+
+    loss: Tensor
+    out: Tensor
+    sums_grad: Tensor
+
+
+class _Des(HashOwned):
     """What both variants share: ids to owners, partials, sparse backward and update."""
 
     name: str
     loss_is_share: bool
 
     def __init__(self, network: Network, optimizers: Optimizers, comm: Comm) -> None:
-        self.goes_by_field = network.model.by_field
+        self.placed_by_field = network.model.by_field
         super().__init__(network, optimizers, comm)
-        self._rounds = MidReductions(comm)
+        self._mid_reductions = MidReductions(comm)
         if network.model.by_field:
             network.keep_fields(range(comm.rank, network.fields, comm.world_size))
-            network.sum_fields = self._rounds.sum
-        network.largest = self._rounds.largest
+            network.sum_fields = self._mid_reductions.sum
+        network.max_over_workers = self._mid_reductions.max
         self._scoring = Scoring(network, comm, self.loss_is_share) if network.model.output is not None else None
         self.train_dense(optimizers.dense(network.trained_parameters))
 
@@ -62,120 +82,138 @@ class _Des(OwnedByHash):
         n = self.comm.world_size
         if not self.network.model.by_field:
             return owner_of(ids, n)
-        # Of few fields looked up: a division for each id takes five times as long.
+        # Look owners up by field; computing `field % n` for every id is five times slower.
         return (torch.arange(self.network.fields, device=field.device) % n).index_select(0, field)
 
     def settle(self) -> None:
-        """Field placement: the whole of each parameter whose columns are spread over workers, and its gradient."""
-        network = self.network
-        own = torch.tensor(network.own_fields, dtype=torch.int64, device=network.device)
-        for o in network.owned:
-            whole = [self._gathered(mine, own, o.columns) for mine in (o.mine.detach(), o.mine.grad)]
-            o.whole.data, o.whole.grad = whole
+        """Under field placement, gather each parameter whose columns are spread over workers, and its gradient."""
+        for owned in self.network.owned_columns:
+            whole = gather_columns("settle", owned.mine.detach(), owned.columns, self.network, self.comm)
+            grad = gather_columns("settle", owned.mine.grad, owned.columns, self.network, self.comm)
+            owned.whole.data = whole
+            owned.whole.grad = grad
 
-    def _gathered(self, mine: Tensor, own: Tensor, columns: int) -> Tensor:
-        whole = mine.new_zeros(*mine.shape[:-1], self.network.fields, columns)
-        whole[..., own, :] = mine.unflatten(-1, (len(own), columns))
-        self.comm.all_reduce("settle", whole).wait()  # each column has one owner: adding zeros is exact
-        return whole.flatten(-2)
+    # -- a step ---------------------------------------------------------------------------------------------------
 
-    def send(self, batch: Batch, lane: Lane | None = None) -> _Sent:
+    def send(self, batch: Batch, lane: Lane | None = None) -> _Inputs:
         lane = lane or Lane(self.comm, self.marks)
         labels, ready = self._labels(batch, len(batch) * lane.comm.world_size, lane.comm)
         model = self.network.model
-        sizes = model.pools_mean and not model.by_field
-        message, received = send_occurrences(batch, self.owner, lane, model.input.fields, sizes)
+        # The owner of an id must know the size of its bag, whose other ids may be on other workers.
+        needs_bag_sizes = model.pools_mean and not model.by_field
+        occurrences = send_occurrences(batch, self.owner, lane, model.input.fields, needs_bag_sizes)
         if ready is not None:
             ready.wait()
-        return _Sent(message, received, labels)
+        return _Inputs(occurrences, labels)
 
-    def step(self, batch: Batch, sent: _Sent | None = None) -> StepResult:
-        comm, network, mark = self.comm, self.network, self.marks.segment
-        samples = len(batch) * comm.world_size
+    def step(self, batch: Batch, sent: _Inputs | None = None) -> StepResult:
+        network = self.network
+        samples = len(batch) * self.comm.world_size
         sent = sent or self.send(batch)
-        with mark("lookup", Phase.FORWARD):
-            unique, held = self._unpack(sent, samples)
-            rows = self.table.find_or_insert(unique)
-            self.note_fields(rows, held.inverse, held.field)
-            values = self.table.values(unique, rows, tuple(network.row_widths))
+        look_up = self._look_up(sent, samples)
+        owned = look_up.owned
+        values = look_up.values
+        with self._mid_reductions.legs(self.marks, "local_partials", Phase.FORWARD):
+            buffer = self._partials(values, owned)
+        below = buffer.detach().requires_grad_()
+        sums = self._sum(below, owned.row_index.prepare_backward)
+        tail = self._train_tail(sums, look_up, sent.labels, samples)
+        self._backward_of_sum(sums, tail.sums_grad)
+        tail_grads = self._tail_grads()  # launched after the collective that all further work waits for
+        with self._mid_reductions.legs(self.marks, "local_backward", Phase.BACKWARD):
+            buffer.backward(below.grad)
+        # A partial sum under hash placement; the update of rows does not wait for it.
+        shared_grads = SummedGrads.launch(self.comm, "shared_grad", network.shared_parameters)
+        grads = {name: value.grad for name, value in values.items()}
+        with self.marks.segment("update_rows", Phase.OPTIMIZER):
+            self.update_rows(look_up.rows, grads)
+        self.step_dense(shared_grads, tail_grads)
+        self._step += 1
+        counts = Counts(
+            ids_sent=len(batch.ids),
+            ids_owned=len(owned.sample),
+            rows=len(look_up.rows),
+            pairs=len(owned.pair_bag) if network.pools else 0,
+        )
+        return StepResult(tail.loss, counts, look_up.ids, grads, tail.out, sent.labels)
+
+    def _look_up(self, sent: _Inputs, samples: int) -> _OwnedRows:
+        with self.marks.segment("lookup", Phase.FORWARD):
+            ids, owned = self._unpack(sent, samples)
+            rows = self.table.find_or_insert(ids)
+            self.note_fields(rows, owned.inverse, owned.field)
+            values = self.table.values(ids, rows, tuple(self.network.row_widths))
             for value in values.values():
                 value.requires_grad_()
-        with self._rounds.legs(self.marks, "local_partials", Phase.FORWARD):
-            buffer = self._partials(values, held)
-        below = buffer.detach().requires_grad_()
-        sums = self._sum(below, held.lines.get_ready)
-        with mark("tail_forward", Phase.FORWARD):
+        return _OwnedRows(ids, rows, values, owned)
+
+    def _train_tail(self, sums: Tensor, look_up: _OwnedRows, labels: Tensor, samples: int) -> _TailResult:
+        """Forward and backward above the sums; also sets the gradients of the output rows `o` where they are scored."""
+        network = self.network
+        with self.marks.segment("tail_forward", Phase.FORWARD):
             above = sums.detach().requires_grad_()
             out = network.tail(above, self._masks(samples))
-            loss = network.objective.loss(out, sent.labels) / samples
-        told, roots, gradients = loss.detach(), [loss], [None]
+            loss = network.objective.loss(out, labels) / samples
+        total_loss = loss.detach()
+        roots = [loss]
+        root_grads = [None]
         if self._scoring is not None:
-            scored = self._scoring.train(out.detach(), values["o"].detach(), held, sent.labels, self.marks)
-            told, values["o"].grad = told + scored.losses.sum() / samples, scored.outputs_grad
-            roots, gradients = [loss, out], [None, scored.grad]
-        with mark("tail_backward", Phase.BACKWARD):
+            outputs = look_up.values["o"]
+            scored = self._scoring.train(out.detach(), outputs.detach(), look_up.owned, labels, self.marks)
+            total_loss = total_loss + scored.losses.sum() / samples
+            outputs.grad = scored.outputs_grad
+            roots = [loss, out]
+            root_grads = [None, scored.tail_grad]
+        with self.marks.segment("tail_backward", Phase.BACKWARD):
             self._dense.zero_grad(set_to_none=True)
-            torch.autograd.backward(roots, gradients)
+            torch.autograd.backward(roots, root_grads)
             self._share_of_shared_grads()
-        self._backward_of_sum(sums, above.grad)
-        tail = self._tail_grads()  # after what everything else waits for
-        with self._rounds.legs(self.marks, "local_backward", Phase.BACKWARD):
-            buffer.backward(below.grad)
-        # A partial sum under hash placement; rows do not wait for it.
-        shared = SummedGrads.launch(comm, "shared_grad", network.shared_parameters)
-        grads = {name: value.grad for name, value in values.items()}
-        with mark("update_rows", Phase.OPTIMIZER):
-            self.update_rows(rows, grads)
-        self.step_dense(shared, tail)
-        self._step += 1
-        pairs = len(held.pair_bag) if network.pools else 0
-        counts = Counts(len(batch.ids), len(held.sample), len(rows), pairs)
-        return StepResult(told, counts, unique, grads, out.detach(), sent.labels)
+        return _TailResult(total_loss, out.detach(), above.grad)
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> Tensor:
         samples = len(batch) * self.comm.world_size
         sent = self.send(batch)
-        unique, held = self._unpack(sent, samples)
-        values = self.table.gather(unique, tuple(self.network.row_widths))
-        out = self.network.tail(self._sum(self._partials(values, held)))
+        ids, owned = self._unpack(sent, samples)
+        values = self.table.gather(ids, tuple(self.network.row_widths))
+        out = self.network.tail(self._sum(self._partials(values, owned)))
         if self._scoring is not None:
-            out = out[:, -1] + self._scoring.losses(out, values["o"], held, sent.labels)
+            out = out[:, -1] + self._scoring.losses(out, values["o"], owned, sent.labels)
         return self._gather_logits(out, samples)
 
-    def _unpack(self, sent: _Sent, samples: int) -> tuple[Tensor, OwnedOccurrences]:
+    def _unpack(self, sent: _Inputs, samples: int) -> tuple[Tensor, OwnedOccurrences]:
         network = self.network
-        unique, held = unpack_occurrences((sent.message, sent.received), samples, network.fields)
+        ids, owned = unpack_occurrences(sent.occurrences, samples, network.fields)
         if network.model.pools_mean and network.model.by_field:
-            held = replace(held, bag_size=sizes_of_bags(held.bag))
-        return unique, held
+            owned = replace(owned, bag_size=bag_sizes(owned.bag))
+        return ids, owned
 
-    def _partials(self, values: Mapping[str, Tensor], held: OwnedOccurrences) -> Tensor:
-        self._rounds.restart()
-        return self.network.partials(values, held)
+    def _partials(self, values: Mapping[str, Tensor], owned: OwnedOccurrences) -> Tensor:
+        self._mid_reductions.restart()
+        return self.network.partials(values, owned)
 
     def op_vars(self, counts: Counts, samples: int) -> dict[str, dict[str, float]]:
         n = self.comm.world_size
         sent = {"m": counts.ids_sent * n / samples}
-        # What this worker holds, said as the means that the formulas expect: B m / N ids, U / N rows, B q pairs.
-        held = {"m": counts.ids_held * n / samples, "U": float(counts.rows * n), "q": counts.pairs / samples}
+        # This worker's sizes, scaled to the means that the formulas expect: B m / N ids, U / N rows, B q pairs.
+        owned = {"m": counts.ids_owned * n / samples, "U": float(counts.rows * n), "q": counts.pairs / samples}
         if self.network.model.by_field:
-            held["q"] = float(len(self.network.own_fields))
+            owned["q"] = float(len(self.network.own_fields))
         scoring = ("scores", "exponentials", "scores_backward")
         below = ("lookup", "local_partials", *scoring, "local_backward", "update_rows")
         legs = [op.name for op in self.plan.ops if op.name.startswith(("local_partials_", "local_backward_"))]
-        return {"split_ids": sent, "ids": sent} | dict.fromkeys((*below, *legs), held)
+        return {"split_ids": sent, "ids": sent} | dict.fromkeys((*below, *legs), owned)
 
-    # -- what the variants do differently -------------------------------------------------------------------------
+    # -- where the variants differ --------------------------------------------------------------------------------
 
     def _labels(self, batch: Batch, samples: int, comm: Comm) -> tuple[Tensor, Handle | None]:
-        """Those of the whole batch."""
+        """The labels of the whole batch, valid once the handle has been waited for."""
         own = self.network.objective.targets(batch)
         labels = own.new_empty(samples, *own.shape[1:])
         return labels, comm.all_gather("labels", labels, own)
 
-    def _sum(self, buffer: Tensor, meanwhile: Callable[[], None] = nothing) -> Tensor:
-        """Over workers; `meanwhile` is done while it is under way."""
+    def _sum(self, buffer: Tensor, overlap: Callable[[], None] = nothing) -> Tensor:
+        """The sum of the workers' `buffer` [B, K]; `overlap` runs while the collective is in flight."""
         raise NotImplementedError
 
     def _masks(self, samples: int) -> list[Tensor] | None:
@@ -185,7 +223,7 @@ class _Des(OwnedByHash):
         sums.backward(grad)
 
     def _share_of_shared_grads(self) -> None:
-        """Leave in the shared weights' gradients what this worker has to add for its tail."""
+        """Keep only what this worker must contribute to the gradients of shared weights for its tail."""
 
     def _tail_grads(self) -> SummedGrads:
         return SummedGrads(())
@@ -195,19 +233,19 @@ class _Des(OwnedByHash):
 
 
 class DesAllReduce(_Des):
-    """DES-AR, the paper's: AllReduce of [B, K], the dense tail replicated on the whole batch."""
+    """DES-AR, the paper's variant: AllReduce of [B, K], the dense tail replicated on the whole batch."""
 
     name = "des_all_reduce"
     loss_is_share = False
 
-    def _sum(self, buffer: Tensor, meanwhile: Callable[[], None] = nothing) -> Tensor:
-        return SumFeedingReplicas.apply(buffer, self.comm, "partials", meanwhile)
+    def _sum(self, buffer: Tensor, overlap: Callable[[], None] = nothing) -> Tensor:
+        return SumFeedingReplicas.apply(buffer, self.comm, "partials", overlap)
 
     def _masks(self, samples: int) -> list[Tensor] | None:
         return self.network.masks(samples, self._step)
 
     def _share_of_shared_grads(self) -> None:
-        # A tail that reads shared weights (DCN's c . w) has found the whole gradient on every replica: one brings it.
+        # If the tail reads shared weights (DCN's c . w), every replica has the whole gradient: only rank 0 contributes.
         if self.comm.rank:
             for p in self.network.shared_parameters:
                 p.grad = None
@@ -224,8 +262,8 @@ class DesReduceScatter(_Des):
             return super()._labels(batch, samples, comm)
         return self.network.objective.targets(batch), None
 
-    def _sum(self, buffer: Tensor, meanwhile: Callable[[], None] = nothing) -> Tensor:
-        return SumScattered.apply(buffer, self.comm, "partials", "partials_grad", meanwhile)
+    def _sum(self, buffer: Tensor, overlap: Callable[[], None] = nothing) -> Tensor:
+        return SumScattered.apply(buffer, self.comm, "partials", "partials_grad", overlap)
 
     def _masks(self, samples: int) -> list[Tensor] | None:
         masks = self.network.masks(samples, self._step)

@@ -1,13 +1,13 @@
-"""Ids on their way to the workers that hold their rows, in the three forms that strategies send them.
+"""The exchange of ids between workers, in the three forms that strategies use.
 
-    occurrences   every id of a worker's samples with its coordinate, to its owner      des_*, row_wise, mesh
-    tables        the lengths of all bags, then the ids in that order: table f mod N    table_wise
-    keys          each different id once, to its owner                                  row_all_to_all, ps_*
+    occurrences   every id of a worker's samples with its coordinate, to its owner            des_*, row_wise, mesh
+    tables        the sizes of all bags, then the ids in that order; table f to rank f mod N  table_wise
+    keys          each distinct id once, to its owner                                         row_all_to_all, ps_*
 
-The owner of an id is the worker that h(id) names (des_ref.hashing); that of a table its number modulo N.
+The owner of an id is the worker that h(id) names (des_ref.hashing); the owner of a table is its number modulo N.
 
-A *bag* is the ids of one field of one sample. What comes back (pooled bags, rows) and what goes out in backward has the
-order of what was sent, so that no index travels twice.
+A *bag* is the ids of one field of one sample. Replies (pooled bags, rows) and the messages of backward keep the order
+of the request, so no index is sent twice.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from des_ref.data.batch import Batch
 from des_ref.hashing import owner_of
 from des_ref.strategies.base import Lane
 from des_ref.strategies.hot_rows import HotRows
-from des_ref.substitution.owned import OwnedOccurrences, different, in_order, order_of, sizes_of_bags
+from des_ref.substitution.owned import OwnedOccurrences, bag_sizes, sorted_by, stable_order, unique_with_index
 from dessim.errors import UsageError
 from dessim.trace.schema import Phase
 
 _INT32_MAX = 2**31 - 1
 
-OwnerOf = Callable[[Tensor, Tensor], Tensor]
+OwnerFunction = Callable[[Tensor, Tensor], Tensor]  # (ids [n], field [n]) -> the owning worker [n]
 
 
-def _counts_first(comm: Comm, to_send: Tensor) -> list[int]:
-    """How many entries come from each rank: a message of its own, before one of uneven sizes."""
+def _exchange_counts(comm: Comm, to_send: Tensor) -> list[int]:
+    """The number of entries that each rank will send here: an AllToAll before one with uneven sizes."""
     to_receive = torch.empty_like(to_send)
     comm.all_to_all("id_counts", to_receive, to_send, None, None).wait()
     return to_receive.tolist()
@@ -42,50 +42,61 @@ def _counts_first(comm: Comm, to_send: Tensor) -> list[int]:
 # -- occurrences ------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class OccurrenceMessages:
+    """Received occurrences of owned ids, as sent: `counts[r]` of them from rank r.
+
+    rows   int32 [n, 3]: the id's 64 bits in two columns, and its coordinate, local sample * F + field; with bag sizes
+           a fourth column, the number of ids in the bag
+    """
+
+    rows: Tensor
+    counts: list[int]
+
+
 def send_occurrences(
-    batch: Batch, owner_of: OwnerOf, lane: Lane, fields: int, bag_sizes: bool = False
-) -> tuple[Tensor, list[int]]:
-    """Messages [n, 3] int32 of the ids this worker owns, and how many came from each rank.
+    batch: Batch, owner_of: OwnerFunction, lane: Lane, fields: int, with_bag_sizes: bool = False
+) -> OccurrenceMessages:
+    """Send every id of `batch` to its owner, in 12 bytes, or 16 with the size of its bag.
 
-    `owner_of(ids, field)` names the worker that owns each row. `bag_sizes`: a fourth column says how many ids the
-    bag of an id has, for owners that hold only some of them.
-
-    An id travels as 12 bytes, its 64 bits and an int32 coordinate (local sample * F + field); the sender's rank, known
-    from the split sizes, makes the sample global.
+    The sender's rank, known from the split sizes, makes the local sample number global. Raises UsageError if a
+    coordinate would not fit an int32.
     """
     if len(batch) * fields > _INT32_MAX:
         raise UsageError(f"{len(batch)} samples x {fields} fields a worker do not fit an int32 coordinate")
     comm = lane.comm
     with lane.marks.segment("split_ids", Phase.INPUT):
         owner = owner_of(batch.ids, batch.field)
-        order = order_of(owner)
+        order = stable_order(owner)
         coordinate = (batch.sample * fields + batch.field).to(torch.int32)
         columns = [batch.ids.view(torch.int32).view(-1, 2), coordinate[:, None]]
-        if bag_sizes:
-            columns.append(sizes_of_bags(coordinate)[:, None].to(torch.int32))
+        if with_bag_sizes:
+            columns.append(bag_sizes(coordinate)[:, None].to(torch.int32))
         message = torch.cat(columns, dim=1).index_select(0, order)
         to_send = torch.bincount(owner, minlength=comm.world_size)
-    received = _counts_first(comm, to_send)
-    out = message.new_empty(sum(received), message.shape[1])
-    comm.all_to_all("ids", out, message, received, to_send.tolist()).wait()
-    return out, received
+    counts = _exchange_counts(comm, to_send)
+    rows = message.new_empty(sum(counts), message.shape[1])
+    comm.all_to_all("ids", rows, message, counts, to_send.tolist()).wait()
+    return OccurrenceMessages(rows, counts)
 
 
-def unpack_occurrences(message: tuple[Tensor, list[int]], samples: int, fields: int) -> tuple[Tensor, OwnedOccurrences]:
-    """Different ids [u] of the global batch that this worker owns, and where they occur."""
-    rows, received = message
-    share = samples // len(received)
-    # A copy even of one row or none, which counts as contiguous whatever its strides.
+def unpack_occurrences(messages: OccurrenceMessages, samples: int, fields: int) -> tuple[Tensor, OwnedOccurrences]:
+    """The distinct owned ids [u] of the global batch of `samples`, and their occurrences."""
+    rows = messages.rows
+    counts = messages.counts
+    share = samples // len(counts)
+    # Clone even one row or none: such a slice counts as contiguous whatever its strides, and `view` needs real ones.
     ids = rows[:, :2].clone(memory_format=torch.contiguous_format).view(torch.int64)[:, 0]
     coordinate = rows[:, 2].to(torch.int64)
-    first = torch.arange(len(received), device=rows.device) * share
-    source = torch.repeat_interleave(first, torch.tensor(received, device=rows.device), output_size=len(rows))
-    local = coordinate // fields
-    sample, field = source + local, coordinate - local * fields
-    more = () if rows.shape[1] == 3 else (rows[:, 3],)  # sizes of bags
-    _, ids, sample, field, *more = in_order(source * fields + coordinate, ids, sample, field, *more)
-    unique, lines = different(ids)
-    return unique, OwnedOccurrences(sample, field, lines, samples, fields, *more)
+    first_sample = torch.arange(len(counts), device=rows.device) * share  # of each rank
+    source = torch.repeat_interleave(first_sample, torch.tensor(counts, device=rows.device), output_size=len(rows))
+    local_sample = coordinate // fields
+    sample = source + local_sample
+    field = coordinate - local_sample * fields
+    optional = () if rows.shape[1] == 3 else (rows[:, 3],)  # bag sizes
+    _, ids, sample, field, *optional = sorted_by(source * fields + coordinate, ids, sample, field, *optional)
+    unique, row_index = unique_with_index(ids)
+    return unique, OwnedOccurrences(sample, field, row_index, samples, fields, *optional)
 
 
 # -- tables -----------------------------------------------------------------------------------------------------------
@@ -93,10 +104,10 @@ def unpack_occurrences(message: tuple[Tensor, list[int]], samples: int, fields: 
 
 @dataclass(frozen=True, slots=True)
 class TableIds:
-    """Ids of the tables that this worker holds, over the global batch.
+    """Ids of the tables that this worker owns, over the global batch.
 
     ids   int64 [n], in the order of their bags
-    bag   int64 [n], which of the N * f * b bags: (rank they come from, own table, local sample)
+    bag   int64 [n], which of the N * f * b bags, ordered by (sending rank, own table, local sample)
     """
 
     ids: Tensor
@@ -104,31 +115,33 @@ class TableIds:
 
 
 def tables_of(rank: int, world_size: int, fields: int) -> int:
-    """How many of the F tables a rank holds; table f lives on rank f mod N."""
+    """The number of the F tables that a rank owns; table f is on rank f mod N."""
     return len(range(rank, fields, world_size))
 
 
 def send_tables(batch: Batch, lane: Lane, fields: int) -> TableIds:
-    """Ids to the workers that hold their tables. Lengths (int32 a bag) go first and say how many ids follow."""
-    comm, n, b = lane.comm, lane.comm.world_size, len(batch)
-    sizes = [tables_of(rank, n, fields) * b for rank in range(n)]  # bags a rank holds of this worker's samples
+    """Send ids to the owners of their tables. Bag sizes (int32) go first and determine how many ids follow."""
+    comm = lane.comm
+    n = lane.comm.world_size
+    b = len(batch)
+    bags_of_rank = [tables_of(rank, n, fields) * b for rank in range(n)]  # bags of this worker's samples, by owner
     with lane.marks.segment("split_ids", Phase.INPUT):
         place = table_order(fields, n, batch.ids.device).argsort()
         bag = place[batch.field] * b + batch.sample
-        ids = batch.ids[order_of(bag)]
+        ids = batch.ids[stable_order(bag)]
         lengths = torch.bincount(bag, minlength=fields * b).to(torch.int32)
-        to_send = [int(part.sum()) for part in lengths.split(sizes)]
-    own = sizes[comm.rank]
-    arrived = lengths.new_empty(n * own)
-    comm.all_to_all("lengths", arrived, lengths, [own] * n, sizes).wait()
-    received = arrived.view(n, own).sum(dim=1).tolist()
-    out = ids.new_empty(sum(received))
-    comm.all_to_all("ids", out, ids, received, to_send).wait()
-    return TableIds(out, torch.repeat_interleave(arrived.to(torch.int64), output_size=len(out)))
+        to_send = [int(part.sum()) for part in lengths.split(bags_of_rank)]
+    own_bags = bags_of_rank[comm.rank]
+    received_lengths = lengths.new_empty(n * own_bags)
+    comm.all_to_all("lengths", received_lengths, lengths, [own_bags] * n, bags_of_rank).wait()
+    to_receive = received_lengths.view(n, own_bags).sum(dim=1).tolist()
+    out = ids.new_empty(sum(to_receive))
+    comm.all_to_all("ids", out, ids, to_receive, to_send).wait()
+    return TableIds(out, torch.repeat_interleave(received_lengths.to(torch.int64), output_size=len(out)))
 
 
 def table_order(fields: int, world_size: int, device: torch.device) -> Tensor:
-    """Fields in the order of the ranks that hold them, int64 [F]: rank 0's tables, then rank 1's, ..."""
+    """int64 [F]: fields in the order of the ranks that own them, rank 0's tables, then rank 1's, ..."""
     order = [field for rank in range(world_size) for field in range(rank, fields, world_size)]
     return torch.tensor(order, dtype=torch.int64, device=device)
 
@@ -138,12 +151,12 @@ def table_order(fields: int, world_size: int, device: torch.device) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """The different ids of a worker's own samples, in the order of their owners; last come those it need not ask for.
+    """The distinct ids of a worker's own samples, ordered by owner; hot ids, which need no request, come last.
 
     unique    int64 [u]
     inverse   int64 [n], which of them each occurrence is
-    sizes     how many each owner holds
-    hot       places among the hot rows [h] of the last h, whose rows are here; None: there are none
+    sizes     number of keys of each owner
+    hot       int64 [h], places among the hot rows of the last h keys; None: the strategy has no hot rows
     """
 
     unique: Tensor
@@ -152,40 +165,40 @@ class Keys:
     hot: Tensor | None = None
 
     @classmethod
-    def of(cls, ids: Tensor, owners: int, hot: HotRows | None = None) -> Keys:
+    def of(cls, ids: Tensor, owners: int, hot_rows: HotRows | None = None) -> Keys:
         unique, inverse = torch.unique(ids, return_inverse=True)
         owner = owner_of(unique, owners)
-        if hot is not None:
-            places = hot.find(unique)
-            owner = torch.where(places < 0, owner, owners)
-        order = order_of(owner)
+        if hot_rows is not None:
+            hot_place = hot_rows.find(unique)
+            owner = torch.where(hot_place < 0, owner, owners)  # sorts hot ids behind all owners
+        order = stable_order(owner)
         place = torch.empty_like(order)
         place[order] = torch.arange(len(order), device=order.device)
         sizes = torch.bincount(owner, minlength=owners + 1).tolist()[:owners]
-        found = places[order][sum(sizes) :] if hot is not None else None
-        return cls(unique[order], place[inverse], sizes, found)
+        hot = hot_place[order][sum(sizes) :] if hot_rows is not None else None
+        return cls(unique[order], place[inverse], sizes, hot)
 
     @property
     def cold(self) -> Tensor:
-        """Those it asks for."""
+        """The keys that are requested from their owners."""
         return self.unique[: sum(self.sizes)]
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """Keys that an owner is asked for, int64: `sizes[r]` from rank r, one rank after the other."""
+class RequestedKeys:
+    """The keys that an owner is asked for, int64: `sizes[r]` from rank r, rank by rank."""
 
     keys: Tensor
     sizes: list[int]
 
 
-def send_keys(ids: Tensor, lane: Lane, name: str, hot: HotRows | None = None) -> tuple[Keys, Asked]:
-    """Ask the owners of the different ones of `ids` for their rows, in the message `name`; and what others ask."""
+def request_keys(ids: Tensor, lane: Lane, name: str, hot_rows: HotRows | None = None) -> tuple[Keys, RequestedKeys]:
+    """Send the distinct ones of `ids` to their owners in the AllToAll `name`; also returns the requests received."""
     comm = lane.comm
     with lane.marks.segment("split_ids", Phase.INPUT):
-        keys = Keys.of(ids, comm.world_size, hot)
+        keys = Keys.of(ids, comm.world_size, hot_rows)
         to_send = torch.tensor(keys.sizes, device=ids.device)
-    received = _counts_first(comm, to_send)
-    asked = ids.new_empty(sum(received))
-    comm.all_to_all(name, asked, keys.cold, received, keys.sizes).wait()
-    return keys, Asked(asked, received)
+    to_receive = _exchange_counts(comm, to_send)
+    requested = ids.new_empty(sum(to_receive))
+    comm.all_to_all(name, requested, keys.cold, to_receive, keys.sizes).wait()
+    return keys, RequestedKeys(requested, to_receive)

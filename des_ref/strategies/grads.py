@@ -13,7 +13,7 @@ from des_ref.comm import Comm, Handle
 
 @dataclass(frozen=True, slots=True)
 class SummedGrads:
-    """The sum is under way. `wait`, then `unpack` to put it where the optimizer looks; nothing for no parameters."""
+    """A sum of gradients in flight. Call `wait`, then `unpack`; both do nothing if there are no parameters."""
 
     _parameters: Sequence[nn.Parameter]
     _flat: Tensor | None = None
@@ -21,7 +21,7 @@ class SummedGrads:
 
     @classmethod
     def launch(cls, comm: Comm, name: str, parameters: Sequence[nn.Parameter]) -> SummedGrads:
-        """Start the AllReduce `name` of the gradients; a parameter without one counts as zeros."""
+        """Start the AllReduce `name` of the parameters' gradients; a missing gradient counts as zeros."""
         if not parameters:
             return cls(())
         grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
@@ -33,6 +33,7 @@ class SummedGrads:
             self._handle.wait()
 
     def unpack(self) -> None:
+        """Write the sums into the parameters' `grad`."""
         if self._flat is not None:
             sizes = [p.numel() for p in self._parameters]
             for p, grad in zip(self._parameters, self._flat.split(sizes), strict=True):

@@ -1,7 +1,8 @@
-"""The most frequent ids, whose rows are on every worker.
+"""Hot rows: the most frequent ids, whose rows every worker keeps.
 
-Which these are is settled before training, by counting ids in the first global batches: every worker reads them and
-counts alike. What is frequent later and was not then is an ordinary row; training is the same whichever rows are hot.
+They are chosen before training by counting ids in the first global batches; every worker counts the same batches and
+gets the same result. An id that becomes frequent later is an ordinary row. Training gives the same result whichever
+rows are hot.
 """
 
 from __future__ import annotations
@@ -16,16 +17,17 @@ from des_ref.data.batch import Batch
 
 
 def hottest(batches: Iterable[Batch], count: int) -> Tensor:
-    """The `count` most frequent ids of these batches, int64, sorted; fewer if they have no more. Of equally frequent
-    ones the smaller ids."""
+    """int64, sorted: the `count` most frequent ids of these batches, or all if there are fewer; ties to smaller ids."""
     ids = [batch.ids for batch in batches]
-    unique, times = torch.unique(torch.cat(ids), return_counts=True) if ids else (torch.empty(0).long(),) * 2
+    if not ids:
+        return torch.empty(0, dtype=torch.int64)
+    unique, times = torch.unique(torch.cat(ids), return_counts=True)
     return unique[torch.argsort(times, descending=True, stable=True)[:count]].sort().values
 
 
 @dataclass(frozen=True, slots=True)
 class HotRows:
-    """`ids` int64 [H], sorted."""
+    """The hot `ids`, int64 [H], sorted."""
 
     ids: Tensor
 
@@ -33,7 +35,7 @@ class HotRows:
         return len(self.ids)
 
     def find(self, ids: Tensor) -> Tensor:
-        """Places of ids [n] among the hot ones, -1 where there is none."""
+        """int64 [n]: places of `ids` [n] among the hot ones, -1 for those that are not hot."""
         if not len(self.ids):
             return torch.full_like(ids, -1)
         place = torch.searchsorted(self.ids, ids).clamp_max(len(self.ids) - 1)

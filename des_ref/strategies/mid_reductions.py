@@ -1,10 +1,11 @@
-"""Collectives in the middle of local work, and the legs of it that they make, each an op of the plan.
+"""Collectives in the middle of local work, which they cut into legs; each leg is an op of the plan.
 
     local_partials -> round_1 -> local_partials_1 -> ... -> partials
     local_backward -> round_L_grad -> local_backward_L -> ... -> round_1_grad -> local_backward_1
 
-The sum of a round feeds *other* computation on each worker, so what each finds for its gradient is a partial sum, and
-backward is one more AllReduce. (The rule: identity if and only if the sum feeds replicated computation only.)
+The sum of a round feeds *different* computation on each worker, so each worker computes only a partial sum of its
+gradient, and backward is one more AllReduce. (The rule: the backward of an AllReduce is the identity if and only if the
+sum feeds replicated computation only.)
 """
 
 from __future__ import annotations
@@ -22,19 +23,22 @@ from dessim.trace.schema import Phase
 
 
 class MidReductions:
-    """Of one worker. `sum` is what operators call; `legs` is around the work that may call it."""
+    """The rounds of one worker. Operators call `sum` and `max`; `legs` surrounds the work that may call them."""
 
     def __init__(self, comm: Comm) -> None:
         self._comm = comm
         self._count = 0
         self._marks: Marks | None = None
-        self._name, self._phase = "", Phase.FORWARD
+        self._name = ""
+        self._phase = Phase.FORWARD
         self._leg: AbstractContextManager[None] | None = None
 
     @contextmanager
     def legs(self, marks: Marks, name: str, phase: Phase) -> Iterator[None]:
-        """Segment `name`, and `name`_i after round i. Without it (prediction) rounds run unmarked."""
-        self._marks, self._name, self._phase = marks, name, phase
+        """Mark segment `name`, and segment `name`_i after round i. Outside of it (prediction) rounds are unmarked."""
+        self._marks = marks
+        self._name = name
+        self._phase = phase
         self._open(name)
         try:
             yield
@@ -43,25 +47,26 @@ class MidReductions:
             self._marks = None
 
     def restart(self) -> None:
-        """The next `sum` is round 1."""
+        """Number rounds from 1 again."""
         self._count = 0
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The sum over workers of [B, r], as the next round."""
+        """The next round: the sum over workers of `tensor` [B, r]."""
         self._count += 1
         return _SumFeedingShards.apply(tensor, self, self._count)
 
-    def largest(self, tensor: Tensor) -> Tensor:
-        """The element-wise maximum over workers of [B, r], as the next round: a constant, nothing is sent back."""
+    def max(self, tensor: Tensor) -> Tensor:
+        """The next round: the element-wise maximum over workers of `tensor` [B, r], a constant for autograd."""
         self._count += 1
         total = tensor.clone()
-        self.run(f"round_{self._count}", self._count, total, largest=True)
+        self.run(f"round_{self._count}", self._count, total, take_max=True)
         return total
 
-    def run(self, name: str, number: int, tensor: Tensor, largest: bool = False) -> None:
-        """AllReduce in place, between two legs."""
+    def run(self, name: str, number: int, tensor: Tensor, take_max: bool = False) -> None:
+        """AllReduce `tensor` in place, between two legs."""
         self._close()
-        (self._comm.all_reduce_max if largest else self._comm.all_reduce)(name, tensor).wait()
+        all_reduce = self._comm.all_reduce_max if take_max else self._comm.all_reduce
+        all_reduce(name, tensor).wait()
         if self._marks is not None:
             self._open(f"{self._name}_{number}")
 
@@ -77,11 +82,12 @@ class MidReductions:
 
 
 class _SumFeedingShards(torch.autograd.Function):
-    """AllReduce, forward and backward."""
+    """AllReduce in forward and in backward."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, rounds: MidReductions, number: int) -> Tensor:
-        ctx.rounds, ctx.number = rounds, number
+        ctx.rounds = rounds
+        ctx.number = number
         total = tensor.clone()
         rounds.run(f"round_{number}", number, total)
         return total

@@ -1,11 +1,11 @@
-"""Asynchronous parameter server, a worker's side: the plan `ps_async`, with servers that are processes of their own.
+"""Asynchronous parameter server, the worker's side: the plan `ps_async`, with dedicated server processes.
 
-    split_ids -> id_counts, pull_keys -> [the server: lookup] -> pull_rows, pull_dense -> pool -> dense part
-    -> scatter_grad -> push_counts, push_keys, push_rows, push_dense -> [the server: update_rows, update_dense]
+    split_ids -> id_counts, pull_keys -> [server: lookup] -> pull_rows, pull_dense -> pool -> dense part
+    -> scatter_grad -> push_counts, push_keys, push_rows, push_dense -> [server: update_rows, update_dense]
 
-Each worker goes its own way: it waits for others only where the servers' bound on staleness makes it. A gradient is the
-mean over the worker's own samples and is applied when it comes. So training is *not* that of one process, except with
-one worker, where it is.
+Workers do not synchronize; a worker waits for others only where the servers' bound on staleness requires it. A gradient
+is the mean over the worker's own samples and is applied when it arrives. So training is *not* equivalent to one
+process, except with a single worker.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from des_ref.strategies.base import Counts, Lane, Optimizers
 from des_ref.strategies.dense_shards import DenseShards
 from des_ref.strategies.dense_state import DenseState
 from des_ref.strategies.exchange import Keys
-from des_ref.strategies.ps_server import DENSE, KEYS, ROWS, START, Ask
-from des_ref.strategies.sharded_base import ShardedBase, Updated
-from des_ref.strategies.staleness import Tally
+from des_ref.strategies.ps_server import DENSE, KEYS, ROWS, START, Request
+from des_ref.strategies.sharded_base import RowGradients, ShardedBase
+from des_ref.strategies.staleness import StalenessStats
 from dessim.errors import UsageError
 from dessim.trace.schema import Phase
 
 
 @dataclass(frozen=True, slots=True)
-class _Pulled:
-    """`values` [u, W] of `keys`, the leaf of the graph that ends in `pooled` [b * F, W + E]."""
+class _PulledRows:
+    """`values` [u, W] of `keys`, the leaf of the graph that computes `pooled` [b * F, W + E]."""
 
     keys: Keys
     values: Tensor
@@ -39,43 +39,44 @@ class _Pulled:
 
 
 class PsAsync(ShardedBase):
-    """Pulls rows and dense parameters, pushes their gradients, and does not wait for the others."""
+    """Pulls rows and dense parameters and pushes their gradients, without waiting for other workers."""
 
     name = "ps_async"
 
     def __init__(self, network: Network, optimizers: Optimizers, comm: Comm) -> None:
         if comm.wire is None:
-            raise UsageError("ps_async needs server processes: start more processes than there are to be workers")
+            raise UsageError("ps_async needs server processes in addition to the workers: start more processes")
         self._wire = comm.wire
         super().__init__(network, optimizers, comm)
 
     # -- messages -------------------------------------------------------------------------------------------------
 
-    def _ask(self, kind: Ask, keys: Tensor, sizes: list[int], names: tuple[str, str]) -> list[Message | None]:
-        """Start a message to each server: the keys it owns. `names` are the ops of its start and of its keys."""
+    def _request(self, kind: Request, keys: Tensor, sizes: list[int], names: tuple[str, str]) -> list[Message | None]:
+        """Start a request to each server with the keys it owns; `names` are the ops of its header and of its keys."""
         sent = []
         for server, part in zip(self._wire.servers, keys.cpu().split(sizes), strict=True):
-            start = torch.tensor([len(part) * len(Ask) + kind])
-            sent.append(self._wire.send(names[0], start, server, START))
+            header = torch.tensor([len(part) * len(Request) + kind])
+            sent.append(self._wire.send(names[0], header, server, START))
             sent.append(self._wire.send(names[1], part, server, KEYS))
         return sent
 
-    def _pull(self, kind: Ask, keys: Tensor, sizes: list[int]) -> Tensor:
-        """Rows [u, W] of keys in the order of their servers; the dense parameters are written into the network."""
-        wire, cpu = self._wire, torch.device("cpu")
+    def _pull(self, kind: Request, keys: Tensor, sizes: list[int]) -> Tensor:
+        """Rows [u, W] of `keys`, which are ordered by server; also writes the dense parameters into the network."""
+        wire = self._wire
+        cpu = torch.device("cpu")
         width = sum(self.network.row_widths.values())
         rows = torch.empty(len(keys), width, dtype=self.network.dtype, device=cpu)
         dense = torch.empty(self._shards.servers, self._shards.share, dtype=self.network.dtype, device=cpu)
-        # Ready to receive before anything is asked: a server's answer never has to wait for this worker.
-        answers = []
+        # Post the receives before the requests, so that a server's reply never waits for this worker.
+        replies = []
         for server, part, shard in zip(wire.servers, rows.split(sizes), dense, strict=True):
-            answers.append(wire.receive("pull_rows", part, server, ROWS))
-            answers.append(wire.receive("pull_dense", shard, server, DENSE))
-        _wait(self._ask(kind, keys, sizes, ("id_counts", "pull_keys")) + answers)
+            replies.append(wire.receive("pull_rows", part, server, ROWS))
+            replies.append(wire.receive("pull_dense", shard, server, DENSE))
+        _wait(self._request(kind, keys, sizes, ("id_counts", "pull_keys")) + replies)
         self._shards.fill(dense.view(-1).to(self.network.device))
         return rows.to(self.network.device)
 
-    # -- the frame's holes ----------------------------------------------------------------------------------------
+    # -- a step ---------------------------------------------------------------------------------------------------
 
     def _start_dense(self, optimizers: Optimizers) -> None:
         self._shards = DenseShards(self.network.dense_parameters, len(self._wire.servers))
@@ -87,37 +88,37 @@ class PsAsync(ShardedBase):
         with lane.marks.segment("split_ids", Phase.INPUT):
             return Keys.of(batch.ids, len(self._wire.servers))
 
-    def _fetch(self, batch: Batch, ids: Keys, train: bool) -> _Pulled:
-        values = self._pull(Ask.PULL if train else Ask.LOOK, ids.unique, ids.sizes)
+    def _fetch(self, batch: Batch, ids: Keys, train: bool) -> _PulledRows:
+        values = self._pull(Request.PULL if train else Request.LOOK, ids.unique, ids.sizes)
         with self.marks.segment("pool", Phase.FORWARD):
             values.requires_grad_(train)
-            bag = batch.sample * self.network.fields + batch.field
-            pooled = self._pooled(values, ids.inverse, bag, len(batch) * self.network.fields)
-        return _Pulled(ids, values, pooled)
+            pooled = self._pooled_at_samples(values, ids.inverse, batch)
+        return _PulledRows(ids, values, pooled)
 
-    def _bags(self, fetched: _Pulled) -> Tensor:
+    def _bags(self, fetched: _PulledRows) -> Tensor:
         return fetched.pooled.view(-1, self.network.fields, self.network.bag_width)
 
-    def _learn(self, fetched: _Pulled, grad: Tensor) -> tuple[Updated, dict[str, Tensor]]:
-        """Push; no row is updated here."""
-        keys, wire = fetched.keys, self._wire
+    def _learn(self, fetched: _PulledRows, grad: Tensor) -> tuple[RowGradients, dict[str, Tensor]]:
+        """Push the gradients; the servers update rows and parameters."""
+        keys = fetched.keys
+        wire = self._wire
         with self.marks.segment("scatter_grad", Phase.BACKWARD):
             fetched.pooled.backward(grad.view(fetched.pooled.shape))
             rows = fetched.values.grad.cpu()
             dense = self._shards.flat_grads().cpu().view(self._shards.servers, -1)
-        sent = self._ask(Ask.PUSH, keys.unique, keys.sizes, ("push_counts", "push_keys"))
+        sent = self._request(Request.PUSH, keys.unique, keys.sizes, ("push_counts", "push_keys"))
         for server, part, shard in zip(wire.servers, rows.split(keys.sizes), dense, strict=True):
             sent.append(wire.send("push_rows", part, server, ROWS))
             sent.append(wire.send("push_dense", shard, server, DENSE))
         _wait(sent)
         none = keys.unique[:0]
-        return Updated(none, none, rows[:0]), {}
+        return RowGradients(none, none, rows[:0]), {}
 
-    def _counts(self, batch: Batch, fetched: _Pulled, updated: Updated) -> Counts:
+    def _counts(self, batch: Batch, fetched: _PulledRows, row_grads: RowGradients) -> Counts:
         return Counts(ids_sent=len(batch.ids), keys=len(fetched.keys.unique))
 
     def op_vars(self, counts: Counts, samples: int) -> dict[str, dict[str, float]]:
-        """Where a formula counts shards, N is the number of servers."""
+        """In formulas of messages to servers, N is the number of servers."""
         m = counts.ids_sent * self.comm.world_size / samples
         own = {"m": m, "u": float(counts.keys)}
         shards = {"u": float(counts.keys), "N": float(self._shards.servers)}
@@ -125,33 +126,36 @@ class PsAsync(ShardedBase):
         return dict.fromkeys(("split_ids", "pool", "scatter_grad"), own) | dict.fromkeys(names, shards)
 
     def dense_state(self) -> DenseState:
-        raise UsageError("ps_async keeps no checkpoints: rows are on its servers; ps_sync does")
+        raise UsageError("ps_async does not support checkpoints, because its servers hold the rows; use ps_sync")
 
     # -- outside of steps -----------------------------------------------------------------------------------------
 
     def settle(self) -> None:
-        """Wait until every worker's pushes are applied, then pull the dense parameters."""
-        nothing, sizes = torch.empty(0, dtype=torch.int64), [0] * self._shards.servers
-        # A server takes a worker's messages in order: an answer shows that the pushes before it are applied.
-        self._pull(Ask.LOOK, nothing, sizes)
+        """Wait until the pushes of all workers are applied, then pull the dense parameters."""
+        no_keys = torch.empty(0, dtype=torch.int64)
+        sizes = [0] * self._shards.servers
+        # A server handles a worker's messages in order, so a reply shows that earlier pushes have been applied.
+        self._pull(Request.LOOK, no_keys, sizes)
         self.comm.barrier()
-        self._pull(Ask.LOOK, nothing, sizes)
+        self._pull(Request.LOOK, no_keys, sizes)
 
     def look(self, ids: Tensor) -> dict[str, Tensor]:
-        """Values [n, width] of different ids as the servers hold them now."""
-        keys, widths = Keys.of(ids, self._shards.servers), self.network.row_widths
-        rows = self._pull(Ask.LOOK, keys.unique, keys.sizes)[keys.inverse]
+        """Values [n, width] of distinct ids as the servers currently hold them, by column."""
+        keys = Keys.of(ids, self._shards.servers)
+        widths = self.network.row_widths
+        rows = self._pull(Request.LOOK, keys.unique, keys.sizes)[keys.inverse]
         return dict(zip(widths, rows.split(list(widths.values()), dim=1), strict=True))
 
-    def close(self) -> Tally:
-        """Let the servers go: how stale pulls were, of all workers, at all servers."""
-        wire, total = self._wire, Tally()
+    def close(self) -> StalenessStats:
+        """Release the servers; returns the staleness of all pulls at all servers."""
+        wire = self._wire
+        total = StalenessStats()
         self.settle()
         for server in wire.servers:
             numbers = torch.zeros(5, dtype=torch.int64)
-            answer = wire.receive("tally", numbers, server, DENSE)
-            _wait([wire.send("done", torch.tensor([int(Ask.DONE)]), server, START), answer])
-            total.add(Tally(*numbers.tolist()))
+            reply = wire.receive("tally", numbers, server, DENSE)
+            _wait([wire.send("done", torch.tensor([int(Request.DONE)]), server, START), reply])
+            total.add(StalenessStats(*numbers.tolist()))
         return total
 
 

@@ -4,8 +4,8 @@
     find -> (rows_out, rows_in) -> lookup -> rows (all_gather) -> pool -> dense part
     scatter_grad -> rows_grad (reduce_scatter) -> update_rows
 
-all_gather and reduce_scatter want equal shares, so each owner's rows are padded to the most that any owner has; counts
-travel first and say what is padding.
+all_gather and reduce_scatter need equal shares, so each owner pads its rows to the largest number of any owner; counts
+are sent first, to identify the padding.
 """
 
 from __future__ import annotations
@@ -18,49 +18,52 @@ from torch import Tensor
 
 from des_ref.comm import Comm
 from des_ref.data.batch import Batch
-from des_ref.embedding.cached_rows import CachedRows, Moves
+from des_ref.embedding.cached_rows import CachedRows, CacheMoves
 from des_ref.embedding.hash_table import RowTable
 from des_ref.embedding.lifetime import Lifetime
 from des_ref.models.build import Network
 from des_ref.strategies.base import Counts, Lane, Optimizers
 from des_ref.strategies.dense_state import DenseState
-from des_ref.strategies.exchange import send_keys
-from des_ref.strategies.sharded_base import ShardedBase, Updated
+from des_ref.strategies.exchange import request_keys
+from des_ref.strategies.sharded_base import RowGradients, ShardedBase
 from dessim.errors import UsageError
 from dessim.trace.schema import Phase
 from dessim.workload.options import Options
 
 
 @dataclass(frozen=True, slots=True)
-class _Ids:
-    """`owned` int64 [r], different ids of the global batch that this worker owns; each owner has `most` lines.
+class _GatheredIds:
+    """The ids of the global batch, by owner; each owner has `most` lines, padding included.
 
-    index   int64 [n], the line of each occurrence among the N * most of all owners
-    own     how many different ids this worker's samples have
+    owned     int64 [r], the distinct ids that this worker owns
+    index     int64 [n], the line of each occurrence among the N * most of all owners
+    distinct  number of distinct ids of this worker's samples
     """
 
     owned: Tensor
     most: int
     index: Tensor
-    own: int
+    distinct: int
 
 
 @dataclass(frozen=True, slots=True)
-class _Fetched:
-    """`values` [N * most, W], the leaf of the graph that ends in `pooled` [b * F, W + E].
+class _GatheredRows:
+    """The rows of the global batch, on every worker.
 
-    `rows` [r] are those of `owned`, in the table or in the cache if there is one.
+    rows     int64 [r], row numbers of `ids.owned`: in the table, or cache slots if there is a cache
+    moves    the copies into and out of the cache, if there is one
+    values   [N * most, W], the leaf of the graph that computes `pooled` [b * F, W + E]
     """
 
-    ids: _Ids
+    ids: _GatheredIds
     rows: Tensor
-    moves: Moves | None
+    moves: CacheMoves | None
     values: Tensor
     pooled: Tensor
 
 
 class RowAllGather(ShardedBase):
-    """Each row of the batch is brought to everyone, once; sums of its gradients go to its owner."""
+    """Each row of the batch is sent to all workers once; the sum of its gradients returns to its owner."""
 
     name = "row_all_gather"
 
@@ -68,41 +71,43 @@ class RowAllGather(ShardedBase):
         super().__init__(network, optimizers, comm, options)
         capacity = self.options.cache_rows
         if capacity and optimizers.lifetime != Lifetime():
-            raise UsageError("cache_rows is for rows that stay: leave out admit_after and expire_after")
+            raise UsageError("cache_rows needs rows that never expire: leave out admit_after and expire_after")
         self._cache = CachedRows(self.table, capacity, comm.device) if capacity else None
 
-    def _new_table(self, optimizers: Optimizers, more: dict[str, int]) -> RowTable:
+    def _new_table(self, optimizers: Optimizers, extra_columns: dict[str, int]) -> RowTable:
         device = "cpu" if self.options.cache_rows else None
-        return self.network.new_table(optimizers.rows, optimizers.init_std, more, optimizers.lifetime, device)
+        return self.network.new_table(optimizers.rows, optimizers.init_std, extra_columns, optimizers.lifetime, device)
 
-    def _send_ids(self, batch: Batch, lane: Lane) -> _Ids:
-        comm, n = lane.comm, lane.comm.world_size
-        keys, asked = send_keys(batch.ids, lane, "ids")
+    def _send_ids(self, batch: Batch, lane: Lane) -> _GatheredIds:
+        comm = lane.comm
+        n = lane.comm.world_size
+        keys, requested = request_keys(batch.ids, lane, "ids")
         with lane.marks.segment("merge_ids", Phase.INPUT):
-            owned = torch.unique(asked.keys)
+            owned = torch.unique(requested.keys)
             own = torch.full((1,), len(owned), dtype=torch.int64, device=owned.device)
         counts = own.new_empty(n)
         comm.all_gather("row_counts", counts, own).wait()
         most = int(counts.max())
-        everyones = owned.new_empty(n * most)
-        comm.all_gather("row_ids", everyones, nnf.pad(owned, (0, most - len(owned)))).wait()
+        of_all = owned.new_empty(n * most)
+        comm.all_gather("row_ids", of_all, nnf.pad(owned, (0, most - len(owned)))).wait()
         with lane.marks.segment("place_ids", Phase.INPUT):
             line = torch.arange(n * most, device=owned.device)
-            line = line[line % max(most, 1) < torch.repeat_interleave(counts, most)]
-            ids, order = everyones[line].sort()
+            line = line[line % max(most, 1) < torch.repeat_interleave(counts, most)]  # without padding
+            ids, order = of_all[line].sort()
             index = line[order[torch.searchsorted(ids, keys.unique)]][keys.inverse]
-        return _Ids(owned, most, index, len(keys.unique))
+        return _GatheredIds(owned, most, index, len(keys.unique))
 
-    def _fetch(self, batch: Batch, ids: _Ids, train: bool) -> _Fetched:
-        mark, moves = self.marks.segment, None
+    def _fetch(self, batch: Batch, ids: _GatheredIds, train: bool) -> _GatheredRows:
+        mark = self.marks.segment
+        moves = None
         if not train:
-            own = self._values(ids.owned if self._cache is None else ids.owned.cpu(), train=False)[1]
-            rows = ids.owned
+            _, own = self._values(ids.owned if self._cache is None else ids.owned.cpu(), train=False)
+            rows = ids.owned  # not used in prediction
         elif self._cache is None:
             with mark("lookup", Phase.FORWARD):
-                found, own = self._values(ids.owned, train=True)
-                assert found is not None
-                rows = found
+                table_rows, own = self._values(ids.owned, train=True)
+                assert table_rows is not None
+                rows = table_rows
         else:
             rows, moves, own = self._from_cache(self._cache, ids.owned)
         whole = own.new_empty(ids.most * self.comm.world_size, own.shape[1], device=self.comm.device)
@@ -110,33 +115,33 @@ class RowAllGather(ShardedBase):
         self.comm.all_gather("rows", whole, padded).wait()
         with mark("pool", Phase.FORWARD):
             whole.requires_grad_(train)
-            bag = batch.sample * self.network.fields + batch.field
-            pooled = self._pooled(whole, ids.index, bag, len(batch) * self.network.fields)
-        return _Fetched(ids, rows, moves, whole, pooled)
+            pooled = self._pooled_at_samples(whole, ids.index, batch)
+        return _GatheredRows(ids, rows, moves, whole, pooled)
 
-    def _from_cache(self, cache: CachedRows, ids: Tensor) -> tuple[Tensor, Moves, Tensor]:
+    def _from_cache(self, cache: CachedRows, ids: Tensor) -> tuple[Tensor, CacheMoves, Tensor]:
+        """Bring the rows of `ids` into the cache: their slots [r], the copies made, and their values [r, W]."""
         with self.marks.segment("find", Phase.FORWARD):
             rows = self.table.find_or_insert(ids.cpu())
-            moves = cache.moves(rows)
-        with self.marks.copy("rows_out", Phase.FORWARD, len(moves.went) * cache.row_bytes):
+            moves = cache.plan_moves(rows)
+        with self.marks.copy("rows_out", Phase.FORWARD, len(moves.evicted) * cache.row_bytes):
             cache.write_back(moves)
-        with self.marks.copy("rows_in", Phase.FORWARD, len(moves.came) * cache.row_bytes):
-            cache.bring(moves)
+        with self.marks.copy("rows_in", Phase.FORWARD, len(moves.missing) * cache.row_bytes):
+            cache.load(moves)
         with self.marks.segment("lookup", Phase.FORWARD):
-            places = cache.places(rows).to(ids.device)
-            own = torch.cat([cache.columns[name][places] for name in self.network.row_widths], dim=1)
-        return places, moves, own
+            slots = cache.slots(rows).to(ids.device)
+            own = torch.cat([cache.columns[name][slots] for name in self.network.row_widths], dim=1)
+        return slots, moves, own
 
-    def _bags(self, fetched: _Fetched) -> Tensor:
+    def _bags(self, fetched: _GatheredRows) -> Tensor:
         return fetched.pooled.view(-1, self.network.fields, self.network.bag_width)
 
-    def _row_grads(self, fetched: _Fetched, grad: Tensor) -> Updated:
+    def _row_grads(self, fetched: _GatheredRows, grad: Tensor) -> RowGradients:
         ids = fetched.ids
         with self.marks.segment("scatter_grad", Phase.BACKWARD):
             fetched.pooled.backward(grad.view(fetched.pooled.shape))
         summed = fetched.values.grad.new_empty(ids.most, fetched.values.shape[1])
         self.comm.reduce_scatter("rows_grad", summed, fetched.values.grad).wait()
-        return Updated(fetched.rows, ids.owned, summed[: len(ids.owned)])
+        return RowGradients(fetched.rows, ids.owned, summed[: len(ids.owned)])
 
     def update_rows(self, rows: Tensor, grads: dict[str, Tensor]) -> None:
         if self._cache is None:
@@ -150,23 +155,31 @@ class RowAllGather(ShardedBase):
             self._cache.flush()
 
     def dense_state(self) -> DenseState:
-        """And the table has what the cache has, which a checkpoint takes next."""
+        """Also flushes the cache, because a checkpoint reads the table next."""
         self.settle()
         return super().dense_state()
 
-    def _counts(self, batch: Batch, fetched: _Fetched, updated: Updated) -> Counts:
-        ids, moves = fetched.ids, fetched.moves
-        came, went = (len(moves.came), len(moves.went)) if moves is not None else (0, 0)
-        return Counts(len(batch.ids), rows=len(updated.rows), keys=ids.own, asked=ids.most, came=came, went=went)
+    def _counts(self, batch: Batch, fetched: _GatheredRows, row_grads: RowGradients) -> Counts:
+        ids = fetched.ids
+        moves = fetched.moves
+        return Counts(
+            ids_sent=len(batch.ids),
+            rows=len(row_grads.rows),
+            keys=ids.distinct,
+            requested=ids.most,
+            cache_misses=len(moves.missing) if moves is not None else 0,
+            cache_evictions=len(moves.evicted) if moves is not None else 0,
+        )
 
     def op_vars(self, counts: Counts, samples: int) -> dict[str, dict[str, float]]:
         n = self.comm.world_size
-        own = {"m": counts.ids_sent * n / samples, "u": float(counts.keys), "U": float(counts.asked * n)}
-        here, everyone = {"U": float(counts.rows * n)}, {"U": float(counts.asked * n)}
-        mine = ("split_ids", "ids", "merge_ids", "place_ids", "pool", "scatter_grad")
+        own = {"m": counts.ids_sent * n / samples, "u": float(counts.keys), "U": float(counts.requested * n)}
+        owned = {"U": float(counts.rows * n)}
+        padded = {"U": float(counts.requested * n)}
+        of_samples = ("split_ids", "ids", "merge_ids", "place_ids", "pool", "scatter_grad")
         return (
-            dict.fromkeys(mine, own)
-            | dict.fromkeys(("find", "lookup", "update_rows"), here)
-            | dict.fromkeys(("row_ids", "rows", "rows_grad"), everyone)
-            | {"rows_in": {"M": float(counts.came)}, "rows_out": {"M": float(counts.went)}}
+            dict.fromkeys(of_samples, own)
+            | dict.fromkeys(("find", "lookup", "update_rows"), owned)
+            | dict.fromkeys(("row_ids", "rows", "rows_grad"), padded)
+            | {"rows_in": {"M": float(counts.cache_misses)}, "rows_out": {"M": float(counts.cache_evictions)}}
         )

@@ -1,8 +1,9 @@
-"""CodecConfig scored where the outputs of ids live: the plan of dessim/workload/strategies/scoring.py, op by op.
+"""Codes scored on the owners of the output rows: the plan of dessim/workload/strategies/scoring.py, op by op.
 
     tail_forward -> (codes) -> scores -> scores_max -> exponentials -> scores_sum -> scores_backward -> codes_grad
 
-Formulas: substitution/softmax.py. No autograd: what comes out is the gradient of the codes, and backward goes on there.
+Formulas: substitution/softmax.py. This part does not use autograd; it returns the gradient of the codes, from which the
+tail's backward continues.
 """
 
 from __future__ import annotations
@@ -21,49 +22,56 @@ from dessim.trace.schema import Phase
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
-    """What a step found of its mean loss over all B samples.
+class ScoringResult:
+    """Losses and gradients of the mean loss over all B samples.
 
-    losses        [b], of the samples of this worker's tail, without what codes cost by themselves
-    outputs_grad  [u, L + 1], of the outputs of this worker's different ids
-    grad          [b, L + 1], of what the tail gave
+    losses        [b], of the samples of this worker's tail, without the loss term that depends on the codes only
+    outputs_grad  [u, L + 1], of the outputs of this worker's distinct ids
+    tail_grad     [b, L + 1], of the tail's output
     """
 
     losses: Tensor
     outputs_grad: Tensor
-    grad: Tensor
+    tail_grad: Tensor
 
 
 class Scoring:
-    """Of one worker. `scatter`: its tail has only the worker's own samples."""
+    """The scoring of one worker. `scatter`: its tail has the worker's own samples only."""
 
     def __init__(self, network: Network, comm: Comm, scatter: bool) -> None:
-        self._comm, self._scatter, self._fields = comm, scatter, network.fields
+        self._comm = comm
+        self._scatter = scatter
+        self._fields = network.fields
         self._alpha: Tensor = network.operators["fvae"].alpha
 
-    def train(self, out: Tensor, outputs: Tensor, held: OwnedOccurrences, counts: Tensor, marks: Marks) -> Scored:
-        """From what the tail gave [b, L + 1], outputs [u, L + 1] of this worker's different ids, and how many ids each
-        bag of the batch has, [B, F]."""
-        scores, candidates, sums = self._score(out, outputs, held, marks)
+    def train(
+        self, out: Tensor, outputs: Tensor, owned: OwnedOccurrences, counts: Tensor, marks: Marks
+    ) -> ScoringResult:
+        """Score the tail's output `out` [b, L + 1] against `outputs` [u, L + 1] of this worker's distinct ids.
+
+        `counts` [B, F] is the number of ids in each bag of the batch.
+        """
+        scores, candidates, sums = self._score(out, outputs, owned, marks)
         with marks.segment("scores_backward", Phase.BACKWARD):
             losses = self._losses(sums, counts)
             candidates_grad, codes_grad = scores.gradients(sums, counts.to(sums.dtype), self._alpha / len(sums))
             outputs_grad = torch.zeros_like(outputs).index_add(0, candidates.row, candidates_grad)
-        grad = torch.zeros_like(out)
-        grad[:, :-1] = self._summed(codes_grad)
-        return Scored(losses, outputs_grad, grad)
+        tail_grad = torch.zeros_like(out)
+        tail_grad[:, :-1] = self._summed(codes_grad)
+        return ScoringResult(losses, outputs_grad, tail_grad)
 
-    def losses(self, out: Tensor, outputs: Tensor, held: OwnedOccurrences, counts: Tensor) -> Tensor:
-        """`Scored.losses`, and nothing else."""
-        return self._losses(self._score(out, outputs, held, NoMarks())[2], counts)
+    def losses(self, out: Tensor, outputs: Tensor, owned: OwnedOccurrences, counts: Tensor) -> Tensor:
+        """`ScoringResult.losses` only, without gradients and marks."""
+        _, _, sums = self._score(out, outputs, owned, NoMarks())
+        return self._losses(sums, counts)
 
     def _score(
-        self, out: Tensor, outputs: Tensor, held: OwnedOccurrences, marks: Marks
+        self, out: Tensor, outputs: Tensor, owned: OwnedOccurrences, marks: Marks
     ) -> tuple[Scores, Candidates, Tensor]:
-        """Scores, the candidates they are of, and sums [B, 2F] over all workers."""
-        codes = self._of_all(out[:, :-1])
+        """The scores, their candidates, and the sums [B, 2F] over all workers."""
+        codes = self._codes_of_all(out[:, :-1])
         with marks.segment("scores", Phase.FORWARD):
-            candidates = Candidates.of(held, len(outputs), self._fields)
+            candidates = Candidates.of(owned, len(outputs), self._fields)
             scores = Scores(codes, outputs[candidates.row], candidates)
             largest = scores.largest()
         self._comm.all_reduce_max("scores_max", largest).wait()
@@ -77,8 +85,8 @@ class Scoring:
         own = slice(self._comm.rank * share, (self._comm.rank + 1) * share) if self._scatter else slice(None)
         return likelihoods(sums[own], counts[own].to(sums.dtype), self._alpha)
 
-    def _of_all(self, codes: Tensor) -> Tensor:
-        """[B, L]."""
+    def _codes_of_all(self, codes: Tensor) -> Tensor:
+        """[B, L]: the codes of all samples."""
         if not self._scatter:
             return codes
         whole = codes.new_empty(len(codes) * self._comm.world_size, codes.shape[1])
@@ -86,7 +94,7 @@ class Scoring:
         return whole
 
     def _summed(self, grad: Tensor) -> Tensor:
-        """[b, L] of the parts [B, L] that all workers have: a code feeds other scores on each of them."""
+        """[b, L]: the sum of the workers' parts [B, L]; a code feeds different scores on each of them."""
         if not self._scatter:
             self._comm.all_reduce("codes_grad", grad).wait()
             return grad

@@ -1,10 +1,10 @@
-"""The frame of every strategy that brings operands to the samples instead of partials to a sum.
+"""The frame of the strategies that bring operands to the samples instead of partials to a sum.
 
     ... -> bags [b, F, W + E] -> dense_forward -> dense_backward -> ... -> update_rows -> update_dense
 
-How bags come to be (by whom rows are pooled, what crosses the network) and how their gradient goes back is each
-strategy's own. The dense part is the same for all: the sums of every operator from bags, and the tail above, on this
-worker's B/N samples, its gradients summed over the workers.
+A strategy decides who pools rows into bags, what is sent, and how the gradient of the bags returns to the rows. The
+dense part is the same for all of them: the operators' sums from bags, and the tail, on this worker's B/N samples, with
+gradients summed over the workers.
 
 The autograd graph is cut at the bags, as DES cuts it at its buffer, so that each piece of backward is an op of the
 plan.
@@ -22,32 +22,33 @@ from torch import Tensor
 from des_ref.comm import Comm, Handle
 from des_ref.data.batch import Batch
 from des_ref.models.build import Network
-from des_ref.strategies.base import Counts, Lane, Optimizers, OwnedByHash, StepResult
+from des_ref.strategies.base import Counts, Lane, Optimizers, StepResult
 from des_ref.strategies.grads import SummedGrads
-from des_ref.substitution.owned import Groups, RowIndex, in_order
+from des_ref.strategies.hash_owned import HashOwned
+from des_ref.substitution.owned import Groups, RowIndex, sorted_by
 from dessim.trace.schema import Phase
 from dessim.workload.options import Options
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
-    """What `send` brought for a batch: ids in the strategy's own form, and the labels that the dense part needs."""
+class Inputs:
+    """Result of `send`: ids in the strategy's own form, and the labels that the dense part needs."""
 
     ids: Any
     labels: Tensor
 
 
 @dataclass(frozen=True, slots=True)
-class Updated:
-    """Rows that this worker updates: their numbers and ids [u], and gradients [u, W], all columns side by side."""
+class RowGradients:
+    """The rows that this worker updates: row numbers and ids [u], and gradients [u, W] of all columns together."""
 
     rows: Tensor
     ids: Tensor
     grad: Tensor
 
 
-class ShardedBase(OwnedByHash):
-    """One step, with holes for what each strategy does differently."""
+class ShardedBase(HashOwned):
+    """One step; methods that raise NotImplementedError are each strategy's own."""
 
     name: str
     loss_is_share = True
@@ -59,26 +60,29 @@ class ShardedBase(OwnedByHash):
     # -- each strategy's own --------------------------------------------------------------------------------------
 
     def _send_ids(self, batch: Batch, lane: Lane) -> Any:
-        """The ids of this worker's samples, to whom the strategy wants them."""
+        """Send the ids of this worker's samples; returns what `_fetch` needs."""
         raise NotImplementedError
 
     def _fetch(self, batch: Batch, ids: Any, train: bool) -> Any:
-        """Bring what the samples need; whatever `_bags` reads. Without `train`, nothing is inserted or kept."""
+        """Bring rows or pooled bags to the samples; returns what `_bags` needs.
+
+        Without `train`, no row is inserted and nothing is kept for backward.
+        """
         raise NotImplementedError
 
     def _bags(self, fetched: Any) -> Tensor:
-        """The bags [b, F, W + E] that have arrived, as the dense part wants them."""
+        """The bags [b, F, W + E] of the dense part's samples."""
         raise NotImplementedError
 
     def _send_back(self, grad: Tensor) -> tuple[Tensor, Handle | None]:
-        """Send the gradient of the bags where bags have travelled: what arrives, once the handle is waited for."""
+        """Send the gradient of the bags back to where they were pooled; the result is valid after the handle's wait."""
         return grad, None
 
-    def _row_grads(self, fetched: Any, grad: Tensor) -> Updated:
-        """From the gradient of the bags, as it arrived, to that of the rows this worker holds."""
+    def _row_grads(self, fetched: Any, grad: Tensor) -> RowGradients:
+        """The gradients of this worker's rows, from the gradient of the bags that it pooled."""
         raise NotImplementedError
 
-    def _counts(self, batch: Batch, fetched: Any, updated: Updated) -> Counts:
+    def _counts(self, batch: Batch, fetched: Any, row_grads: RowGradients) -> Counts:
         raise NotImplementedError
 
     def op_vars(self, counts: Counts, samples: int) -> dict[str, dict[str, float]]:
@@ -86,16 +90,17 @@ class ShardedBase(OwnedByHash):
 
     # -- the same for all -----------------------------------------------------------------------------------------
 
-    def send(self, batch: Batch, lane: Lane | None = None) -> Sent:
+    def send(self, batch: Batch, lane: Lane | None = None) -> Inputs:
         lane = lane or Lane(self.comm, self.marks)
         labels, ready = self._labels(batch, lane.comm)
         ids = self._send_ids(batch, lane)
         if ready is not None:
             ready.wait()
-        return Sent(ids, labels)
+        return Inputs(ids, labels)
 
-    def step(self, batch: Batch, sent: Sent | None = None) -> StepResult:
-        network, mark = self.network, self.marks.segment
+    def step(self, batch: Batch, sent: Inputs | None = None) -> StepResult:
+        network = self.network
+        mark = self.marks.segment
         samples = len(batch) * self.comm.world_size
         self._before()
         sent = sent or self.send(batch)
@@ -109,29 +114,28 @@ class ShardedBase(OwnedByHash):
             for p in network.dense_parameters:
                 p.grad = None
             loss.backward()
-        updated, grads = self._learn(fetched, bags.grad)
+        row_grads, grads = self._learn(fetched, bags.grad)
         self._step += 1
-        counts = self._counts(batch, fetched, updated)
-        told = loss.detach() * (self._averaged(samples) / samples)
-        return StepResult(told, counts, updated.ids, grads, logits.detach(), sent.labels)
+        counts = self._counts(batch, fetched, row_grads)
+        share_of_mean_loss = loss.detach() * (self._averaged(samples) / samples)
+        return StepResult(share_of_mean_loss, counts, row_grads.ids, grads, logits.detach(), sent.labels)
 
-    def _learn(self, fetched: Any, grad: Tensor) -> tuple[Updated, dict[str, Tensor]]:
-        """From the gradient of the bags to updated rows and parameters; the rows' gradients, a column each."""
-        mark = self.marks.segment
-        back, back_ready = self._send_back(grad)
+    def _learn(self, fetched: Any, grad: Tensor) -> tuple[RowGradients, dict[str, Tensor]]:
+        """Update rows and parameters from the gradient of the bags; returns the rows' gradients, also by column."""
+        grad_at_owner, ready = self._send_back(grad)
         dense = self._send_dense_grads()
-        if back_ready is not None:
-            back_ready.wait()
-        updated = self._row_grads(fetched, back)
+        if ready is not None:
+            ready.wait()
+        row_grads = self._row_grads(fetched, grad_at_owner)
         widths = self.network.row_widths
-        grads = dict(zip(widths, updated.grad.split(list(widths.values()), dim=1), strict=True))
-        with mark("update_rows", Phase.OPTIMIZER):
-            self.update_rows(updated.rows, grads)
+        grads = dict(zip(widths, row_grads.grad.split(list(widths.values()), dim=1), strict=True))
+        with self.marks.segment("update_rows", Phase.OPTIMIZER):
+            self.update_rows(row_grads.rows, grads)
         self._step_dense(dense)
-        return updated, grads
+        return row_grads, grads
 
     def _averaged(self, samples: int) -> int:
-        """How many samples a gradient is the mean over: the global batch."""
+        """The number of samples over which a gradient is the mean: the global batch."""
         return samples
 
     @torch.no_grad()
@@ -142,7 +146,7 @@ class ShardedBase(OwnedByHash):
         return self._gather_logits(self.network.tail(self.network.from_bags(bags)), samples)
 
     def _values(self, unique: Tensor, train: bool) -> tuple[Tensor | None, Tensor]:
-        """Row numbers and values [u, W] of different ids, all columns side by side."""
+        """Row numbers (None without `train`) and values [u, W] of distinct ids, all columns together."""
         names = tuple(self.network.row_widths)
         if not train:
             return None, torch.cat(list(self.table.gather(unique, names).values()), dim=1)
@@ -150,25 +154,30 @@ class ShardedBase(OwnedByHash):
         return rows, torch.cat(list(self.table.values(unique, rows, names).values()), dim=1)
 
     def _pooled(self, values: Tensor, index: Tensor, bag: Tensor, bags: int) -> Tensor:
-        """[bags, W + E] from values [u, W]: each occurrence `index` [n] into them added to its `bag` [n]."""
+        """[bags, W + E]: the `values` [u, W] of each occurrence, `index` [n] into them, summed over its `bag` [n]."""
         widths = self.network.row_widths
         columns: Mapping[str, Tensor] = dict(zip(widths, values.split(list(widths.values()), dim=1), strict=True))
-        bag, index = in_order(bag, index)
+        bag, index = sorted_by(bag, index)
         return RowIndex(index).sums(self.network.bag_rows(columns), Groups.of(bag, bags))
 
-    # -- what a replicated dense part, or one on servers, does differently ----------------------------------------
+    def _pooled_at_samples(self, values: Tensor, index: Tensor, batch: Batch) -> Tensor:
+        """[b * F, W + E]: the same for the bags of this worker's own samples."""
+        fields = self.network.fields
+        return self._pooled(values, index, batch.sample * fields + batch.field, len(batch) * fields)
+
+    # -- overridden where the dense part is replicated or on servers ----------------------------------------------
 
     def _before(self) -> None:
-        """What a step starts with."""
+        """Called at the start of a step."""
 
     def _before_dense(self) -> None:
-        """What the dense part needs besides bags and labels."""
+        """Called before the dense part: wait for what it needs besides bags and labels."""
 
     def _labels(self, batch: Batch, comm: Comm) -> tuple[Tensor, Handle | None]:
         return batch.labels, None
 
     def _masks(self, batch: Batch) -> list[Tensor] | None:
-        """Of this worker's samples, each that of its place in the global batch."""
+        """The masks of this worker's samples, each that of its place in the global batch."""
         share = len(batch)
         masks = self.network.masks(share * self.comm.world_size, self._step)
         own = slice(self.comm.rank * share, (self.comm.rank + 1) * share) if batch.place is None else batch.place
@@ -177,7 +186,7 @@ class ShardedBase(OwnedByHash):
     def _start_dense(self, optimizers: Optimizers) -> None:
         self.train_dense(optimizers.dense(self.network.dense_parameters))
 
-    def _send_dense_grads(self) -> SummedGrads:
+    def _send_dense_grads(self) -> Any:
         return SummedGrads.launch(self.comm, "dense_grad", self.network.dense_parameters)
 
     def _step_dense(self, dense: Any) -> None:

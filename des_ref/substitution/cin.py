@@ -3,20 +3,22 @@
     x^k_h = sum over i, j of W^k_hij ( x^{k-1}_i o e_j )      k = 1 ..; h = 1 .. H_k; x^0 = e, one vector a field
     y = sum_k sum_h w_out,kh sum_d x^k_hd
 
-x^1 multiplies fields with fields: not separable, so the operand is the pooled vectors (operand.py), and who has all of
-them needs nobody for the layers after.
+x^1 contains products of fields, which do not separate. So the operand is the pooled vectors (operand.py), from which
+every layer can be computed without further communication.
 
-The layers' weights and products can be *split* over the owners of fields, though: a sum over j is one over workers.
+The layers' weights and products can instead be *split* over the owners of fields, because a sum over j is a sum over
+workers:
 
-    round 1   x^0 = e of all fields, as a sum of parts that are zero outside of own fields                [B, F * D]
+    round 1   x^0 = e of all fields, as a sum of parts that are zero except for own fields                [B, F * D]
     local     x^k_p = sum over own j of ( W^k[:, :, j] x^{k-1} ) o e_j                                    [B, H_k * D]
     round k   x^{k-1} = sum_p x^{k-1}_p, k = 2 .. L                                                   [B, H_{k-1} * D]
-    partial   y_p = sum_k sum_h w_out,kh sum_d x^k_hd,p: the last layer never travels                           [B, 1]
-    backward  each worker finds a part of dx^{k-1}: summed, one more round a layer. dW^k is local; dw_out is a partial
-              sum, and all-reduced (tiny)
+    partial   y_p = sum_k sum_h w_out,kh sum_d x^k_hd,p: the last layer is never sent                          [B, 1]
+    backward  each worker computes a part of dx^{k-1}; one more round a layer sums them. dW^k is local; dw_out is a
+              partial sum and is all-reduced (one float for each map)
 
-That divides a replicated tail's work (des_all_reduce) by N, and costs 4 D (F + H_1 + ..) floats a sample sent, against
-2 F D of the operand. Where each worker has its own samples' tail (des_reduce_scatter) the work is divided already.
+That divides the work of a replicated tail (des_all_reduce) by N and sends 4 D (F + H_1 + ..) floats for each sample,
+where the operand sends 2 F D. With des_reduce_scatter each worker runs the tail for its own samples, so the work is
+divided already.
 
 Source: the split is derived here; checked in float64 by the tests.
 """
@@ -33,7 +35,7 @@ from des_ref.substitution.layers import linear_weights
 
 
 class Cin(Operator):
-    """Above the operand."""
+    """All layers, computed from the operand."""
 
     def __init__(self, fields: int, widths: tuple[int, ...], generator: torch.Generator) -> None:
         super().__init__()
@@ -45,14 +47,15 @@ class Cin(Operator):
         self.out = nn.Parameter(linear_weights(1, sum(widths), generator)[0])
 
     def finish(self, sums: Tensor, masks: list[Tensor] | None) -> Tensor:
-        x, maps = sums, []
+        x = sums
+        maps = []
         for w in self.w:
             x = _layer(w, x, sums)
             maps.append(x.sum(dim=2))
         return torch.cat(maps, dim=1) @ self.out
 
     def reference(self, plain: Plain, weights: Mapping[str, Tensor], masks: list[Tensor] | None) -> Tensor:
-        """The sums as the paper writes them, a map at a time."""
+        """The sums as the paper writes them, one feature map at a time."""
         e = x = plain.pooled()
         maps = []
         for w in (w for name, w in weights.items() if name.startswith("w.")):
@@ -62,7 +65,7 @@ class Cin(Operator):
 
 
 class CinByField(Cin):
-    """Each worker the terms of its own fields."""
+    """Split over fields: each worker computes the terms of its own fields."""
 
     wire = 1
 

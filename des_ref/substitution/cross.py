@@ -1,19 +1,21 @@
-"""The cross network of DCN (Wang et al., ADKDD 2017, equation 3), L layers in *one* round of L + 1 scalars.
+"""The cross network of DCN (Wang et al., ADKDD 2017, equation 3): L layers in *one* round of L + 1 scalars.
 
     x_{l+1} = x_0 (x_l . w_l) + b_l + x_l,    y = x_L . w_out,    x_0 = concat_f( e_bf ) in R^(F D)
 
-By induction x_l = a_l x_0 + c_l with a scalar a_l a sample and c_l the same for all samples:
+By induction x_l = a_l x_0 + c_l, where the scalar a_l depends on the sample and the vector c_l does not:
 
     a_0 = 1,  a_{l+1} = a_l + a_l p_l + c_l . w_l      with p_l = x_0 . w_l
     c_0 = 0,  c_{l+1} = c_l + b_l
 
-So all that a sample needs of x_0 are the scalars p_0 .. p_{L-1} and p_out = x_0 . w_out, linear in the rows:
+So a sample needs x_0 only through the scalars p_0 .. p_{L-1} and p_out = x_0 . w_out, which are linear in the rows:
 
-    partial   p_p[b] = x0_p . (w_0, ..., w_{L-1}, w_out), x0_p made of owned ids only            [B, L + 1]
+    partial   p_p[b] = x0_p . (w_0, ..., w_{L-1}, w_out), x0_p from owned ids only            [B, L + 1]
     finish    the recursion of a; y = a_L p_out + c_L . w_out
-    backward  dx_0 = sum_l dp_l w_l, local; dw_l is a partial sum, as W1's of an mlp, and all-reduced (tiny)
+    backward  dx_0 = sum_l dp_l w_l, local; dw_l is a partial sum, like dW1 of an mlp, and is all-reduced ((L + 1) F D
+              floats)
 
-w_l is read below the sums and above them (c_l . w_l): its gradient has both parts.
+w_l is read both below the sums and above them (c_l . w_l), so its gradient has two parts.
+
 Source: derived here; checked in float64 by the tests.
 """
 
@@ -29,6 +31,8 @@ from des_ref.substitution.layers import linear_weights
 
 
 class Cross(Operator):
+    """`layers` cross layers and the output weights."""
+
     pairs = True
     shared = ("w",)
 

@@ -4,16 +4,16 @@
 
 with full W_l, or W_l = U_l V_l^T of rank r. W_l x_l mixes every field with every other.
 
-Full, or under hash placement: it does not separate, and works above the pooled operand (operand.py).
+With full W_l, or under hash placement, it does not separate and is computed from the pooled operand (operand.py).
 
-Of low rank under field placement, worker p has the parts x_p, U_l[p], V_l[p], b_l[p], w_out[p] of its fields, and only
-V_l^T x_l needs the others', r floats a sample and layer:
+With low rank under field placement, worker p holds the parts x_p, U_l[p], V_l[p], b_l[p], w_out[p] of its fields. Only
+V_l^T x_l involves the other workers, with r floats for each sample and layer:
 
     round l   t_l = sum_p V_l[p]^T x_{l,p}                                                                [B, r]
     local     x_{l+1,p} = x_{0,p} o (U_l[p] t_l + b_l[p]) + x_{l,p}
     partial   y_p = x_{L,p} . w_out[p]                                                                    [B, 1]
-    backward  t_l feeds *other* computation on each worker, so each finds only a part of dt_l: the parts are summed, one
-              more round a layer. dU, dV, db, dw_out are local.
+    backward  t_l feeds *different* computation on each worker, so each computes only a part of dt_l; one more round a
+              layer sums the parts. dU, dV, db, dw_out are local.
 
 Source: derived here; checked in float64 by the tests.
 """
@@ -30,11 +30,12 @@ from des_ref.substitution.layers import linear_weights
 
 
 def _stacked(layers: int, rows: int, columns: int, generator: torch.Generator) -> nn.Parameter:
+    """[layers, rows, columns]."""
     return nn.Parameter(torch.stack([linear_weights(rows, columns, generator) for _ in range(layers)]))
 
 
 class CrossV2(Operator):
-    """Above the operand."""
+    """Full or low rank, computed from the operand."""
 
     def __init__(self, fields: int, width: int, layers: int, rank: int | None, generator: torch.Generator) -> None:
         super().__init__()
@@ -42,7 +43,8 @@ class CrossV2(Operator):
         if rank is None:
             self.w = _stacked(layers, n, n, generator)
         else:
-            self.v, self.u = _stacked(layers, rank, n, generator), _stacked(layers, rank, n, generator)  # V^T, U^T
+            self.v = _stacked(layers, rank, n, generator)  # V^T
+            self.u = _stacked(layers, rank, n, generator)  # U^T
         self.b = nn.Parameter(torch.zeros(layers, n, dtype=torch.float64))
         self.out = nn.Parameter(linear_weights(1, n, generator)[0])
         self._low_rank = rank is not None
@@ -55,7 +57,7 @@ class CrossV2(Operator):
         return x @ self.out
 
     def reference(self, plain: Plain, weights: Mapping[str, Tensor], masks: list[Tensor] | None) -> Tensor:
-        """The recursion with W_l multiplied out, a sample a column."""
+        """The recursion with W_l multiplied out, one sample in each column."""
         matrices = weights["w"] if "w" in weights else weights["u"].transpose(1, 2) @ weights["v"]
         x_0 = x = plain.pooled().flatten(1).T
         for w, b in zip(matrices, weights["b"], strict=True):
@@ -64,7 +66,7 @@ class CrossV2(Operator):
 
 
 class CrossV2ByField(CrossV2):
-    """Of low rank, each worker the part of its own fields."""
+    """Low rank, each worker computing the part of its own fields."""
 
     wire = 1
     by_field = shared = ("u", "v", "b", "out")

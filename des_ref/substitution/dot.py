@@ -1,10 +1,10 @@
-"""Inner products of every two fields, and an mlp above them: DLRM's interaction and PNN's.
+"""Inner products of all pairs of fields with an mlp above them: the interaction of DLRM and of PNN.
 
     z_b = ( <e_bf, e_bg> for all fields f < g ),    y = mlp(z)             dot     DLRM (Naumov et al., 2019)
                                                     y = mlp(concat(e, z))  inner   IPNN (Qu et al., ICDM 2016)
 
-Every input here is categorical, so DLRM's bottom mlp, which embeds continuous inputs, has nothing to do.
-Products of two fields do not separate: the operand is the pooled vectors of all fields (operand.py).
+All inputs here are categorical, so DLRM's bottom mlp, which embeds continuous inputs, is left out. Products of two
+fields do not separate, so the operand is the pooled vectors of all fields (operand.py).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from des_ref.substitution.layers import Tower, linear_weights, plain_tower
 
 
 class Dot(Operator):
-    """`with_vectors`: whether the mlp reads the pooled vectors beside their products."""
+    """`with_vectors`: whether the mlp also reads the pooled vectors themselves."""
 
     def __init__(
         self,
@@ -32,7 +32,9 @@ class Dot(Operator):
         generator: torch.Generator,
     ) -> None:
         super().__init__()
-        self.hidden, self.dropout, self.with_vectors = widths, dropout, with_vectors
+        self.hidden = widths
+        self.dropout = dropout
+        self.with_vectors = with_vectors
         inputs = fields * (fields - 1) // 2 + (fields * width if with_vectors else 0)
         self.first = nn.Parameter(linear_weights(widths[0], inputs, generator))
         self.tower = Tower(widths, generator)

@@ -1,13 +1,14 @@
-"""Field-aware variational autoencoder of user profiles (Field-aware Variational Autoencoders for Billion-scale User
-Representation Learning, 2022): what a sample has, field by field, is encoded to a code and told from it again.
+"""Field-aware variational autoencoder of user profiles: encodes a sample's ids to a code and predicts them from it.
 
-    h = W1 . concat_f( e_bf ), e_bf = sum of v_i        as of an mlp (mlp.py): K = H1 floats a sample
+    h = W1 . concat_f( e_bf ), e_bf = sum of v_i        as in an mlp (mlp.py): K = H1 floats a sample
     (mu, log s^2) = layers(relu(h + b1)),  z = mu + s eps,  eps ~ N(0, 1)
-    loss_b = nll_b (softmax.py: a softmax a field over ids, from z)  +  beta KL( N(mu, s) || N(0, 1) )
+    loss_b = nll_b (softmax.py: one softmax a field over ids, from z)  +  beta KL( N(mu, s) || N(0, 1) )
 
-eps comes from (seed, step, sample) alone, so replicas draw the same; without training z = mu. In the paper the encoder
-ends in a softmax of more layers; here z meets the outputs w_i as it is, and candidates are all ids of the batch: its
-sampling of them is left out.
+eps depends only on (seed, step, sample), so replicas draw the same values; in evaluation z = mu. Simplifications: the
+paper puts further layers between z and the softmax, here z is multiplied with the output weights w_i directly; and the
+paper samples candidates, here they are all ids of the batch.
+
+Source: Field-aware Variational Autoencoders for Billion-scale User Representation Learning, 2022.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ from dessim.workload import operators as specs
 
 
 class Fvae(Mlp):
-    """The encoder. Its finish gives [b, L + 1]: z, and what z costs by itself, beta KL."""
+    """The encoder. Its `finish` returns [b, L + 1]: the code z and the loss term beta KL."""
 
     is_random = True
 
     def __init__(self, fields: int, width: int, spec: specs.Fvae, generator: torch.Generator) -> None:
         super().__init__(fields, width, spec.widths, 0.0, generator, outputs=2 * spec.latent)
-        self.hidden = (spec.latent,)  # the layer that is drawn anew
+        self.hidden = (spec.latent,)  # the layer for which each step draws noise
         self.beta = spec.beta
         self.register_buffer("alpha", torch.tensor(spec.alpha or (1.0,) * fields, dtype=torch.float64))
 
@@ -44,21 +45,22 @@ class Fvae(Mlp):
         return torch.cat([code, self.beta * divergence], dim=1)
 
     def reference(self, plain: Plain, weights: Mapping[str, Tensor], masks: list[Tensor] | None) -> Tensor:
-        """The loss of each sample [B]: one big softmax a field, over all its ids in the batch."""
+        """The loss of each sample [B]: one softmax a field over all its ids in the batch."""
         w1, *layers = weights.values()
         encoded = plain_layers(plain.pooled().flatten(1) @ w1.T, layers, None)
         latent = encoded.shape[1] // 2
-        mean, deviation = encoded[:, :latent], torch.exp(encoded[:, latent:]).sqrt()
+        mean = encoded[:, :latent]
+        deviation = torch.exp(encoded[:, latent:]).sqrt()
         code = mean if masks is None else mean + deviation * masks[0]
         normal = torch.distributions.Normal(torch.zeros_like(mean), torch.ones_like(mean))
         divergence = torch.distributions.kl_divergence(torch.distributions.Normal(mean, deviation), normal)
         loss = self.beta * divergence.sum(dim=1)
         for f, alpha in enumerate(self.alpha.tolist()):
-            mine = plain.field == f
-            ids, place = torch.unique(plain.index[mine], return_inverse=True)
-            logits = code @ plain.o[ids, :-1].T + plain.o[ids, -1]
-            has = torch.zeros_like(logits).index_put(
-                (plain.sample[mine], place), torch.ones_like(logits[0, :1]), accumulate=True
+            in_field = plain.field == f
+            ids, candidate = torch.unique(plain.index[in_field], return_inverse=True)
+            logits = code @ plain.o[ids, :-1].T + plain.o[ids, -1]  # [B, candidates]
+            counts = torch.zeros_like(logits).index_put(
+                (plain.sample[in_field], candidate), torch.ones_like(logits[0, :1]), accumulate=True
             )
-            loss = loss - alpha * (has * torch.log_softmax(logits, dim=1)).sum(dim=1)
+            loss = loss - alpha * (counts * torch.log_softmax(logits, dim=1)).sum(dim=1)
         return loss

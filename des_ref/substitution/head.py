@@ -1,14 +1,14 @@
-"""A head of your own: any torch module above the pooled vectors of all fields.
+"""A user-defined head: any torch module above the pooled vectors of all fields.
 
     [[operators]]
     kind = "head"
-    module = "my_package.heads:make"   # imported and *run*: name only code that you trust
-    weights = 12_345                   # what the simulator counts, since it never runs the module
+    module = "my_package.heads:make"   # imported and *executed*: name only code that you trust
+    weights = 12_345                   # for the simulator, which never runs the module
     multiply_adds = 12_000
 
-`make(fields, width)` returns an nn.Module from [b, F, D] to logits [b]. It runs on every worker and must do the same
-everywhere: dropout would drop other units on each, and batch normalisation would see each worker's samples only; both
-are refused. Starting values come from the run's seed.
+`make(fields, width)` returns an nn.Module that maps [b, F, D] to logits [b]. It runs on every worker and must compute
+the same function everywhere. Dropout would drop different units on each worker, and batch normalisation would see only
+the worker's own samples, so both are refused. Initial values are drawn from the run's seed.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from dessim.errors import UsageError
 
 
 class Head(Operator):
+    """The module that `name` makes. Raises UsageError if it is unsuitable or has another number of `weights`."""
+
     def __init__(self, name: str, fields: int, width: int, weights: int, generator: torch.Generator) -> None:
         super().__init__()
         with torch.random.fork_rng(devices=()):
@@ -38,7 +40,7 @@ class Head(Operator):
         return self.module(sums)
 
     def reference(self, plain: Plain, weights: Mapping[str, Tensor], masks: list[Tensor] | None) -> Tensor:
-        """The module on pooled vectors. It is its own definition; what is checked is all that lies below it."""
+        """The module on pooled vectors. It is its own definition; the comparison checks what lies below it."""
         names = {name.removeprefix("module."): w for name, w in weights.items()}
         return torch.func.functional_call(copy.deepcopy(self.module), names, (plain.pooled(),))
 

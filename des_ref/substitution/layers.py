@@ -1,4 +1,4 @@
-"""Fully connected layers above the sums: part of finishes, replicated, never substituted."""
+"""Fully connected layers above the sums: part of an operator's `finish`, replicated, never substituted."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def linear_weights(fan_out: int, fan_in: int, generator: torch.Generator) -> Ten
 
 
 class Tower(nn.Module):
-    """The layers above a first one that is computed elsewhere: h [b, H1] before its bias -> logits [b].
+    """All layers except the first product: h [b, H1], before its bias, -> logits [b].
 
-    `outputs`: units of the last layer, where it gives more than a logit.
+    `outputs`: number of units of the last layer, if it is more than a logit.
     """
 
     def __init__(self, widths: tuple[int, ...], generator: torch.Generator, outputs: int = 1) -> None:
@@ -44,7 +44,7 @@ class Tower(nn.Module):
 
 
 def plain_tower(h: Tensor, layers: list[Tensor], masks: list[Tensor] | None) -> Tensor:
-    """The same as a textbook writes it, for references; `layers` are b1, W2, b2, ..."""
+    """The same as a textbook writes it, for `reference` methods; `layers` are b1, W2, b2, ..."""
     return plain_layers(h, layers, masks)[:, 0]
 
 

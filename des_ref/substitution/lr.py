@@ -1,12 +1,13 @@
 """Logistic regression, the wide part: y_b = sum_i w_i x_bi + bias.
 
-Additive over ids, so any placement of rows will do and one float a sample crosses the network, K = 1.
+Additive over ids, so any placement of rows works. One float is sent for each sample, K = 1.
 
     partial   z_p[b] = sum over owned ids i of sample b of w_i           [B, 1]
-    finish    y = z                                                      (the bias is the network's)
-    backward  dw_i = sum_b delta_b over the samples that have i: local
+    finish    y = z                                                      (the network adds the bias)
+    backward  dw_i = sum of delta_b over the samples that contain i: local
 
-Every input is categorical, so x_bi counts how often i occurs in b. Source: Rong et al., SIGIR 2020, section on LR.
+All inputs are categorical, so x_bi is the number of times that i occurs in b. Source: Rong et al., SIGIR 2020, section
+on LR.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from des_ref.substitution.base import Bags, Local, Operator, Plain
 
 
 class Lr(Operator):
+    """The weighted sum of a sample's ids."""
+
     wire = 1
 
     def terms(self, local: Local) -> list[Tensor]:
@@ -32,6 +35,6 @@ class Lr(Operator):
         return sums[:, 0]
 
     def reference(self, plain: Plain, weights: Mapping[str, Tensor], masks: list[Tensor] | None) -> Tensor:
-        """The weights of each sample's ids, added up."""
+        """The sum of the weights of each sample's ids."""
         zeros = torch.zeros(plain.samples, dtype=plain.w.dtype, device=plain.w.device)
         return zeros.scatter_add(0, plain.sample, plain.w[plain.index, 0])

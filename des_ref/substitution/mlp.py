@@ -1,15 +1,16 @@
-"""Sum pooling, the first fully connected layer of an mlp, and the layers above it.
+"""Pooling, the first fully connected layer of an mlp, and the layers above it.
 
     h_b = W1 . concat_f( e_bf ),   e_bf = sum of v_i over the ids i of field f in sample b,   W1 [H1, F * D]
 
-Linear in the v_i, so each worker may do it with the ids it owns and K = H1 floats a sample cross the network:
+This is linear in the v_i, so each worker can compute it for the ids it owns. K = H1 floats are sent for each sample:
 
     partial   h_p[b] = sum_f W1[:, f] . (sum over *owned* ids of field f of v_i)                 [B, H1]
     finish    h = sum_p h_p; relu(h + b1) and the further layers
     backward  d(e_bf) = W1[:, f]^T delta_b, local;  dW1 = sum_b delta_b (x) e_b is a *partial sum* under hash placement,
-              because a worker saw only its part of e: W1 is replicated and dW1 must be all-reduced
+              because a worker knows only its part of e. W1 is replicated, and dW1 is all-reduced
 
-Under field placement the columns W1[:, f] live with field f, whole e_bf are at hand, and dW1 is local.
+Under field placement the columns W1[:, f] are on the worker that owns field f, which knows the whole e_bf, so dW1 is
+local.
 
 Source: derived from Rong et al., SIGIR 2020; checked in float64 by the tests.
 """
@@ -26,7 +27,7 @@ from des_ref.substitution.layers import Tower, linear_weights, plain_tower
 
 
 class Mlp(Operator):
-    """`outputs`: units of the last layer, for those who make more of it than a logit."""
+    """`outputs`: number of units of the last layer, for subclasses that need more than a logit."""
 
     pairs = True
     shared = by_field = ("w1",)
@@ -41,7 +42,9 @@ class Mlp(Operator):
         outputs: int = 1,
     ) -> None:
         super().__init__()
-        self.wire, self.hidden, self.dropout = widths[0], widths, dropout
+        self.wire = widths[0]
+        self.hidden = widths
+        self.dropout = dropout
         self.w1 = nn.Parameter(linear_weights(widths[0], fields * width, generator))
         self.tower = Tower(widths, generator, outputs)
 
@@ -61,7 +64,7 @@ class Mlp(Operator):
 
 
 class MlpOverOperand(Mlp):
-    """The same where the pooled vectors cross the network anyway: W1 is above the sums, like the layers after it."""
+    """The same for models that send the pooled vectors anyway: W1 is above the sums, like the layers after it."""
 
     pairs = False
     shared = by_field = ()

@@ -1,15 +1,15 @@
-"""Bi-interaction pooling of a neural factorization machine (He and Chua, SIGIR 2017, equation 4) and its layers.
+"""Bi-interaction pooling of neural factorization machines (He and Chua, SIGIR 2017, equation 4) and their layers.
 
     f_b = sum over pairs i < j of occurrences in sample b of v_i o v_j       (o: element by element)
         = ( S_b o S_b - Q_b ) / 2     with S_b = sum_i v_i   and   Q_b = sum_i v_i o v_i;      y = mlp(f)
 
-S and Q are sums over ids, so rows may live anywhere (hash placement) and K = 2D floats a sample cross the network:
+S and Q are sums over ids, so any placement of rows works, including by hash. K = 2D floats are sent for each sample:
 
     partial   S_p[b], Q_p[b]: the sums over owned ids                    [B, 2D]
     finish    y = mlp((S o S - Q) / 2); the mlp is above the sums, replicated like the tail
-    backward  dv_i = sum_b df_b o (S_b - v_i): S is known to every worker, so it is local
+    backward  dv_i = sum_b df_b o (S_b - v_i): local, because every worker knows S
 
-As for fm, S o S - Q cancels: both stay in float32 or wider.
+As with fm, S o S - Q suffers from cancellation: both are sent in float32 or wider.
 """
 
 from __future__ import annotations
@@ -24,9 +24,13 @@ from des_ref.substitution.layers import Tower, linear_weights, plain_tower
 
 
 class Nfm(Operator):
+    """Bi-interaction pooling with an mlp of `widths` above it."""
+
     def __init__(self, width: int, widths: tuple[int, ...], dropout: float, generator: torch.Generator) -> None:
         super().__init__()
-        self.wire, self.hidden, self.dropout = 2 * width, widths, dropout
+        self.wire = 2 * width
+        self.hidden = widths
+        self.dropout = dropout
         self.first = nn.Parameter(linear_weights(widths[0], width, generator))
         self.tower = Tower(widths, generator)
 
@@ -42,7 +46,7 @@ class Nfm(Operator):
         return self.tower((s.square() - q) / 2 @ self.first.T, masks)
 
     def reference(self, plain: Plain, weights: Mapping[str, Tensor], masks: list[Tensor] | None) -> Tensor:
-        """Every pair of every sample."""
+        """The sum over all pairs of each sample."""
         first, *layers = weights.values()
         pairs = []
         for x in plain.vectors():

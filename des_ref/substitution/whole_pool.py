@@ -1,11 +1,11 @@
-"""Max and softmax-attention pooling of whole bags: where fields live together (field placement), pooling is local.
+"""Max and softmax-attention pooling of whole bags: under field placement, pooling is local.
 
     max        e_bf = the element-wise maximum of v_i over the ids i of field f in sample b
     attention  e_bf = sum_i p_i v_i,  p = softmax_i(a . v_i)
 
-No round, and whatever works on sums of whole fields works on these too: what crosses the network is the operators' own
-K. A bag without ids is 0, as under the other poolings. The gradient of `a` is a partial sum, each worker's of its own
-fields. Where ids of a bag are spread by hash: max_pool.py, attention_pool.py.
+No extra round is needed, and every operator that works on sums of whole fields works on these vectors too, so only the
+operators' own K floats are sent. An empty bag pools to 0, as with the other poolings. The gradient of `a` is a partial
+sum over each worker's own fields. For bags whose ids are spread by hash see max_pool.py and attention_pool.py.
 """
 
 from __future__ import annotations
@@ -18,26 +18,30 @@ from des_ref.substitution.layers import linear_weights
 
 
 class WholePool(nn.Module):
-    """`shared` names parameters whose gradient is a partial sum."""
+    """Pools whole bags; `shared` names parameters whose gradient is a partial sum."""
 
     shared: tuple[str, ...] = ()
 
     def forward(self, local: Local) -> Local:
-        """The same as if each of the P (sample, field) pairs were one id, whose vector is the pooled one."""
-        held = local.held
-        return Local(held.of_pairs(), {"v": self.pooled(local.v, held.by_pair.number, len(held.pair_bag))})
+        """Input in which each of the P (sample, field) pairs is a single id, with the pooled vector as its own."""
+        owned = local.owned
+        return Local(owned.of_pairs(), {"v": self.pooled(local.v, owned.by_pair.group_of, len(owned.pair_bag))})
 
     def pooled(self, v: Tensor, pair: Tensor, pairs: int) -> Tensor:
-        """[P, D] from v [n, D] of occurrences, each in one of the P pairs; none is empty."""
+        """[P, D] from `v` [n, D] and the `pair` [n] of each occurrence; no pair is empty."""
         raise NotImplementedError
 
 
 class WholeMax(WholePool):
+    """Max pooling of whole bags."""
+
     def pooled(self, v: Tensor, pair: Tensor, pairs: int) -> Tensor:
-        return _largest(v, pair, pairs)
+        return _max_by_pair(v, pair, pairs)
 
 
 class WholeAttention(WholePool):
+    """Softmax-attention pooling of whole bags, with a learned query `a` [D]."""
+
     shared = ("a",)
 
     def __init__(self, width: int, generator: torch.Generator) -> None:
@@ -46,13 +50,13 @@ class WholeAttention(WholePool):
 
     def pooled(self, v: Tensor, pair: Tensor, pairs: int) -> Tensor:
         scores = (v @ self.a)[:, None]
-        # The shift cancels in the quotient: exp must not overflow.
-        weight = (scores - _largest(scores.detach(), pair, pairs).index_select(0, pair)).exp()
+        # The shift keeps exp from overflowing and cancels in the quotient.
+        weight = (scores - _max_by_pair(scores.detach(), pair, pairs).index_select(0, pair)).exp()
         sums = v.new_zeros(pairs, v.shape[1] + 1).index_add(0, pair, torch.cat([weight * v, weight], dim=1))
         return sums[:, :-1] / sums[:, -1:]
 
 
-def _largest(terms: Tensor, pair: Tensor, pairs: int) -> Tensor:
-    """[P, r]: the largest of terms [n, r] in each pair."""
-    none = terms.new_full((pairs, terms.shape[1]), float("-inf"))
-    return none.scatter_reduce(0, pair[:, None].expand_as(terms), terms, "amax")
+def _max_by_pair(terms: Tensor, pair: Tensor, pairs: int) -> Tensor:
+    """[P, r]: the maximum of `terms` [n, r] over each pair."""
+    initial = terms.new_full((pairs, terms.shape[1]), float("-inf"))
+    return initial.scatter_reduce(0, pair[:, None].expand_as(terms), terms, "amax")

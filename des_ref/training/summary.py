@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from des_ref.comm import Comm
+from des_ref.comm import CodedComm, Comm
 from des_ref.config import Settings
 from des_ref.data.source import Opened
 from des_ref.strategies.base import Counts, Strategy
@@ -50,7 +50,7 @@ def summarise(
         "samples_per_s": batch / float(times["median"]) if measured else 0.0,
         "bytes_per_worker_per_step": sum(by_op.values()),
         "bytes_by_op": by_op,
-        "sparsity_by_op": comm.coding.sparsity(comm) if comm.coding is not None else {},
+        "sparsity_by_op": strategy.comm.sparsity() if isinstance(strategy.comm, CodedComm) else {},
     }
 
 
@@ -73,7 +73,7 @@ def describe(settings: Settings, model: Model, comm: Comm) -> dict[str, Any]:
 
 def found_by(comm: Comm, op: PlannedOp) -> dict[str, float]:
     """What only the values of an op say of its size, where it travels encoded."""
-    return comm.coding.symbols(op.part_of) if comm.coding is not None else {}
+    return comm.density(op.part_of) if isinstance(comm, CodedComm) else {}
 
 
 def bytes_by_op(model: Model, batch: int, comm: Comm, strategy: Strategy, progress: Progress) -> dict[str, float]:
@@ -85,7 +85,7 @@ def bytes_by_op(model: Model, batch: int, comm: Comm, strategy: Strategy, progre
     ops, symbols = strategy.plan.collectives, symbols | {"s": float(strategy.value_bytes)}
     steps = max(progress.steps - progress.steps_before, 1)
     variables = strategy.op_vars(Counts(*(progress.counts / steps).tolist()), batch)
-    own = [(op, {**symbols, **variables.get(op.part_of or op.name, {}), **found_by(comm, op)}) for op in ops]
+    own = [(op, {**symbols, **variables.get(op.part_of or op.name, {}), **found_by(strategy.comm, op)}) for op in ops]
     sizes = [op.size.evaluate(v) if comm.wire is not None else op.sent_bytes(v) for op, v in own]
     means = np.array(comm.gather_rows("bytes", sizes)).mean(axis=0)
     return dict(zip((op.name for op in ops), means.tolist(), strict=True))

@@ -1,7 +1,7 @@
-"""DeepCTR-Torch's DeepFM and DCN, whose code shares nothing with ours, trained in the certificate's own terms.
+"""DeepCTR-Torch's DeepFM and DCN, an independent implementation, behind the interface that the certificate compares.
 
-Two things are done to them. Importing the package asks PyPI for news, in a thread: that function is replaced. The
-output layer has no bias where ours has one beside the logit's: it is given one.
+Two changes are made to them. Importing the package queries PyPI in a thread; that function is replaced. Their output
+layer lacks the bias that ours has in addition to the logit's; it is replaced by one with a bias.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ with mock.patch.dict(sys.modules, {"deepctr_torch.utils": SimpleNamespace(check_
     from deepctr_torch.models import DCN, DeepFM
     from deepctr_torch.models.basemodel import BaseModel
 
-Of = Callable[[nn.Parameter], Tensor]
+Read = Callable[[nn.Parameter], Tensor]  # the value or the gradient of a parameter
 
 
 class DeepCtr:
     """The DeepCTR model that computes what `model` does, for ids `vocabulary` [V], sorted, of fields `fields` [V].
 
-    Raises ValueError for operators that DeepCTR has no model for.
+    Raises ValueError for combinations of operators that DeepCTR has no model for.
     """
 
     def __init__(self, model: Model, vocabulary: Tensor, fields: Tensor, longest: int) -> None:
@@ -42,29 +42,29 @@ class DeepCtr:
         self._number[self._by_field] = torch.cat([torch.arange(1, n + 1) for n in self._sizes])
         self.net = _build(model, self._sizes, longest).double()
 
-    def views(self, of: Of) -> dict[str, list[Tensor]]:
-        """By our names, the parts of each parameter in the order of its first dimension; rows field after field."""
+    def views(self, read: Read) -> dict[str, list[Tensor]]:
+        """By our parameter names, the parts to concatenate along the first dimension; rows are sorted by field."""
         net = self.net
-        parts = {"v": [of(table.weight)[1:] for table in net.embedding_dict.values()]}
+        parts = {"v": [read(table.weight)[1:] for table in net.embedding_dict.values()]}
         if len(net.linear_model.embedding_dict):
-            parts["w"] = [of(table.weight)[1:] for table in net.linear_model.embedding_dict.values()]
-        parts["bias"] = [of(net.out.bias)]
+            parts["w"] = [read(table.weight)[1:] for table in net.linear_model.embedding_dict.values()]
+        parts["bias"] = [read(net.out.bias)]
         if not hasattr(net, "dnn"):
             return parts
         first, *rest = net.dnn.linears
-        out = of(net.dnn_linear.weight)
+        out = read(net.dnn_linear.weight)
         if isinstance(net, DCN):
             x_0 = net.crossnet.kernels.shape[1]
-            parts["cross.w"] = [of(net.crossnet.kernels)[:, :, 0], out[:, :x_0]]
-            parts["cross.b"] = [of(net.crossnet.bias)[:, :, 0]]
+            parts["cross.w"] = [read(net.crossnet.kernels)[:, :, 0], out[:, :x_0]]
+            parts["cross.b"] = [read(net.crossnet.bias)[:, :, 0]]
             out = out[:, x_0:]
-        layers = [of(first.bias), *(of(p) for layer in rest for p in (layer.weight, layer.bias))]
-        layers += [out, of(net.dnn_linear.bias)]
-        return parts | {"mlp.w1": [of(first.weight)]} | {f"mlp.tower.layers.{i}": [p] for i, p in enumerate(layers)}
+        layers = [read(first.bias), *(read(p) for layer in rest for p in (layer.weight, layer.bias))]
+        layers += [out, read(net.dnn_linear.bias)]
+        return parts | {"mlp.w1": [read(first.weight)]} | {f"mlp.tower.layers.{i}": [p] for i, p in enumerate(layers)}
 
-    def read(self, names: Sequence[str], of: Of) -> dict[str, Tensor]:
+    def read(self, names: Sequence[str], read: Read) -> dict[str, Tensor]:
         """`w` and `v` over the vocabulary, and `dense.i` for the i-th of `names`."""
-        views = {name: torch.cat(parts).clone() for name, parts in self.views(of).items()}
+        views = {name: torch.cat(parts).clone() for name, parts in self.views(read).items()}
         rows = {name: torch.empty_like(views[name]) for name in ("w", "v") if name in views}
         for name, values in rows.items():
             values[self._by_field] = views[name]
@@ -72,7 +72,7 @@ class DeepCtr:
         return rows | {f"dense.{i}": views[n].view(shapes.get(n, views[n].shape)) for i, n in enumerate(names)}
 
     def write(self, names: Sequence[str], values: Mapping[str, Tensor]) -> None:
-        """The other way."""
+        """Set the parameters from values as `read` returns them."""
         ours = {name: values[f"dense.{i}"] for i, name in enumerate(names)}
         ours |= {name: values[name][self._by_field] for name in ("w", "v") if name in values}
         with torch.no_grad():
@@ -83,7 +83,7 @@ class DeepCtr:
         assert not ours, f"DeepCTR has no {', '.join(ours)}"
 
     def probabilities(self, batch: Batch) -> Tensor:
-        """[B] of clicks."""
+        """[B]: predicted click probabilities."""
         fields = len(self._sizes)
         bag = batch.sample * fields + batch.field
         order = torch.argsort(bag, stable=True)

@@ -1,4 +1,4 @@
-"""Work on processes that form a group over gloo, for tests that need more than one."""
+"""Runs a function on several processes that form a gloo group."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from des_ref.comm import Comm, open_comm
 
 
 def on_ranks(ranks: int, folder: Path, work: Callable[[Comm], Any], limit_s: float = 90) -> list[Any]:
-    """What `work`, a function of a module, returns on each rank, by way of JSON files in an empty `folder`."""
+    """The results of `work`, a module-level function, on each rank; exchanged as JSON files in an empty `folder`."""
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=_rank, args=(rank, ranks, folder, work)) for rank in range(ranks)]
     for process in processes:
@@ -28,7 +28,7 @@ def on_ranks(ranks: int, folder: Path, work: Callable[[Comm], Any], limit_s: flo
 
 def _rank(rank: int, ranks: int, folder: Path, work: Callable[[Comm], Any]) -> None:
     torch.set_num_threads(1)
-    with open_comm("cpu", (folder / "meeting", rank, ranks)) as comm:
+    with open_comm("cpu", (folder / "rendezvous", rank, ranks)) as comm:
         (folder / f"{rank}.json").write_text(json.dumps(work(comm)))
         comm.barrier()
     leave(0)

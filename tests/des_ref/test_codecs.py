@@ -1,4 +1,4 @@
-"""Codecs by themselves: bytes are the formula's, what is lost is bounded, or nothing on average."""
+"""Codecs on their own: sizes follow the formulas, errors are bounded, random codecs are unbiased."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from des_ref.codecs import CODECS, Encoded, new_codec
-from des_ref.codecs.bits import pack_bits, pack_sixes, unpack_bits, unpack_sixes
-from des_ref.codecs.fp6 import SPREADS, layout, levels
+from des_ref.codecs.bits import pack_6bit, pack_bits, unpack_6bit, unpack_bits
+from des_ref.codecs.fp6 import MANTISSA_BITS_BY_SIGMA, levels, mantissa_bits
 from des_ref.codecs.lognormal import expected_largest, fit, sparsity, threshold
 from des_ref.codecs.pruning import Pruning
 from des_ref.codecs.threshold import Threshold
@@ -33,7 +33,7 @@ def lognormal(seed, rows, width, sigma=1.2, dtype=torch.float64, mu=-5.0):
 
 
 def sent(codec, values, splits=None):
-    """What arrives of one message, or of one for each of the splits, and all bytes together."""
+    """The decoded values of one message, or of one message for each split, and the total number of bytes."""
     splits = splits or [len(values)]
     encoded = codec.encode(values)
     messages, sizes = encoded.packed(splits)
@@ -47,7 +47,7 @@ def test_every_form_has_a_codec():
 
 @pytest.mark.parametrize("text", FORMS)
 @given(shape=SHAPES, dtype=DTYPES, seed=st.integers(0, 2**20), data=st.data())
-def test_bytes_on_the_wire_are_the_formulas_however_rows_are_cut_into_messages(text, shape, dtype, seed, data):
+def test_message_sizes_follow_the_formula_for_any_split_into_messages(text, shape, dtype, seed, data):
     form = parse_codec(text)
     rows, width = (1, shape[0] * shape[1]) if form.name == "threshold" else shape
     codec, values = new_codec(form, dtype, seed), lognormal(seed, rows, width, dtype=dtype)
@@ -60,15 +60,15 @@ def test_bytes_on_the_wire_are_the_formulas_however_rows_are_cut_into_messages(t
     assert size == round(form.size(number(len(splits)), number(rows), number(width), symbol("z")).evaluate(symbols))
 
 
-@pytest.mark.parametrize("text", FORMS[:-1])  # a threshold is of one vector
-def test_no_rows_are_no_values(text):
+@pytest.mark.parametrize("text", FORMS[:-1])  # threshold encodes exactly one vector
+def test_an_empty_message_decodes_to_no_rows(text):
     codec = new_codec(parse_codec(text), torch.float32)
     back, _ = sent(codec, torch.zeros(0, 5), [0, 0])
     assert back.shape == (0, 5)
 
 
 @pytest.mark.parametrize("text", FORMS)
-def test_a_nan_is_not_lost(text):
+def test_a_nan_is_transmitted(text):
     codec, values = new_codec(parse_codec(text), torch.float32), lognormal(1, 1, 40, dtype=torch.float32)
     values[0, 7] = math.nan
     back, _ = sent(codec, values)
@@ -76,7 +76,7 @@ def test_a_nan_is_not_lost(text):
 
 
 @pytest.mark.parametrize("text", FORMS)
-def test_zeros_stay_zeros(text):
+def test_zeros_decode_to_zeros(text):
     codec = new_codec(parse_codec(text), torch.float32)
     assert not sent(codec, torch.zeros(1, 9))[0].any()
 
@@ -90,28 +90,28 @@ def test_fp32_is_exact(shape, dtype, seed):
 
 @pytest.mark.parametrize(("text", "relative", "absolute"), [("bf16", 2**-8, 0.0), ("fp16", 2**-11, 2**-25)])
 @given(shape=SHAPES, seed=st.integers(0, 2**20), mu=st.floats(-15, 3))
-def test_a_cast_is_the_nearest_float(text, relative, absolute, shape, seed, mu):
+def test_a_cast_rounds_to_the_nearest_float(text, relative, absolute, shape, seed, mu):
     values = lognormal(seed, *shape, mu=mu)
     back, _ = sent(new_codec(parse_codec(text), torch.float64), values)
     assert bool(((back - values).abs() <= values.abs() * relative + absolute).all())
 
 
 @given(shape=SHAPES, seed=st.integers(0, 2**20), sigma=st.floats(0, 6), mu=st.floats(-30, 30))
-def test_fp6_is_the_nearest_level_and_nothing_saturates(shape, seed, sigma, mu):
+def test_fp6_rounds_to_the_nearest_level_and_never_saturates(shape, seed, sigma, mu):
     values = lognormal(seed, *shape, sigma, mu=mu)
     back, _ = sent(new_codec(parse_codec("fp6"), torch.float64), values)
     found_mu, found_sigma, _, count = fit(values.abs())
-    mantissa = layout(found_sigma)
+    mantissa = mantissa_bits(found_sigma)
     table = levels(mantissa)
     largest = max(float(values.abs().max()), expected_largest(found_mu, found_sigma, count))
     top = float(table[-1])
     scale = 2.0 ** math.ceil(math.log2(largest / top))
     assert largest <= top * scale < 2 * largest * (1 + 1e-9)
-    # Half a step: relative to the value where it is normal, to the smallest normal level where it is not.
+    # Error bound of half a step, relative to the value if it is normal and to the smallest normal level if not.
     smallest = scale * 2.0 ** (1 - ((1 << (5 - mantissa)) - 1))
     half = 2.0 ** -(mantissa + 1)
     bound = torch.maximum(values.abs() * half, torch.full_like(values, smallest * half))
-    if mantissa == 0:  # levels are powers of two, and the nearest may be a third away
+    if mantissa == 0:  # levels are powers of two: the nearest may be off by a third
         bound = torch.maximum(values.abs() / 3, torch.full_like(values, smallest / 2))
     assert bool(((back - values).abs() <= bound * (1 + 1e-6)).all())
 
@@ -125,30 +125,30 @@ def mean_relative_error(sigma, mantissa):
     return float(((table[at] * scale - values).abs() / values).mean())
 
 
-def test_fp6_has_the_mantissa_with_the_least_error_on_either_side_of_each_spread():
-    for (spread, narrow), (_, wide) in pairwise(SPREADS):
+def test_fp6_picks_the_mantissa_width_with_the_least_error_on_both_sides_of_each_limit():
+    for (spread, narrow), (_, wide) in pairwise(MANTISSA_BITS_BY_SIGMA):
         assert mean_relative_error(0.9 * spread, narrow) < mean_relative_error(0.9 * spread, wide)
         assert mean_relative_error(1.1 * spread, narrow) > mean_relative_error(1.1 * spread, wide)
 
 
-def test_fp6_levels_rise_from_zero_and_are_all_different():
+def test_fp6_levels_start_at_zero_and_increase_strictly():
     for mantissa in range(3):
         table = levels(mantissa)
         assert table[0] == 0 and bool((table.diff() > 0).all()) and len(table) == 32
 
 
 @given(width=st.integers(1, 40), rows=st.integers(0, 5), seed=st.integers(0, 99))
-def test_packing_is_undone_by_unpacking(width, rows, seed):
+def test_unpacking_inverts_packing(width, rows, seed):
     draw = torch.Generator().manual_seed(seed)
     codes = torch.randint(0, 64, (rows, width), generator=draw, dtype=torch.uint8)
     bits = codes > 31
-    assert torch.equal(unpack_sixes(pack_sixes(codes), width), codes)
-    assert pack_sixes(codes).shape[1] == math.ceil(6 * width / 8)
+    assert torch.equal(unpack_6bit(pack_6bit(codes), width), codes)
+    assert pack_6bit(codes).shape[1] == math.ceil(6 * width / 8)
     assert torch.equal(unpack_bits(pack_bits(bits), width), bits)
 
 
 @given(shape=SHAPES, seed=st.integers(0, 2**20), share=st.sampled_from([0.1, 0.25, 0.5, 0.9]))
-def test_top_k_keeps_the_largest_of_each_row_as_they_are(shape, seed, share):
+def test_top_k_keeps_the_largest_values_of_each_row_unchanged(shape, seed, share):
     values = lognormal(seed, *shape)
     back, _ = sent(new_codec(parse_codec(f"top_k:{share}"), torch.float64), values)
     kept = back != 0
@@ -159,7 +159,7 @@ def test_top_k_keeps_the_largest_of_each_row_as_they_are(shape, seed, share):
 
 
 @given(length=st.integers(1, 300), seed=st.integers(0, 2**20), steps=st.integers(1, 7))
-def test_what_a_threshold_holds_back_is_sent_later_or_still_there(length, seed, steps):
+def test_values_below_the_threshold_are_sent_later_or_remain_in_the_residual(length, seed, steps):
     codec = new_codec(parse_codec("threshold:0.9:3"), torch.float64)
     assert isinstance(codec, Threshold)
     given_, arrived = torch.zeros(1, length, dtype=torch.float64), torch.zeros(1, length, dtype=torch.float64)
@@ -168,7 +168,7 @@ def test_what_a_threshold_holds_back_is_sent_later_or_still_there(length, seed, 
         before, full = codec.tau, values + (codec.residual if codec.residual is not None else 0)
         back, _ = sent(codec, values)
         given_, arrived = given_ + values, arrived + back
-        if i % 3 == 0:  # a new threshold: of n values the share that waits does, if all differ
+        if i % 3 == 0:  # a new threshold holds back exactly the requested share if all values differ
             assert int((back != 0).sum()) == length - min(int(0.9 * length), length - 1)
         else:
             assert codec.tau == before
@@ -182,7 +182,7 @@ def test_pruning_is_unbiased():
     assert isinstance(codec, Pruning)
     a = threshold(0.8, *fit(values.abs())[:2])
     mean = codec.prune(values, values.abs(), a).mean(dim=0)
-    # |g| (a - |g|) is the variance of one draw, where it is drawn at all.
+    # The variance of one draw is |g| (a - |g|), where |g| < a.
     error = (values[0].abs() * (a - values[0].abs()).clamp_min(0) / 4000).sqrt()
     assert bool(((mean - values[0]).abs() <= 5 * error + 1e-15).all())
     large = values[0].abs() >= a
@@ -206,7 +206,7 @@ def test_sparsity_of_pruned_log_normal_values_is_the_closed_form_within_1_percen
 
 
 @given(sigma=st.floats(0.01, 8), z=st.floats(-6, 30))
-def test_the_closed_form_is_the_integral(sigma, z):
+def test_the_closed_form_of_sparsity_equals_the_integral(sigma, z):
     """E[1 - |x| / a; |x| < a], x = e^(sigma t), a = e^(sigma z), by the trapezoid rule over t."""
     t = torch.linspace(-12, min(z, 12), 200_001, dtype=torch.float64)
     density = torch.exp(-t.square() / 2) / math.sqrt(2 * math.pi)
@@ -215,7 +215,7 @@ def test_the_closed_form_is_the_integral(sigma, z):
 
 
 @given(sigma=st.floats(0, 8), share=st.floats(0.01, 0.99), mu=st.floats(-20, 20))
-def test_the_threshold_makes_the_wanted_share_zero(sigma, share, mu):
+def test_the_threshold_sets_the_requested_share_to_zero(sigma, share, mu):
     a = threshold(share, mu, sigma)
     if sigma >= 1e-3:
         assert sparsity((math.log(a) - mu) / sigma, sigma) == pytest.approx(share, abs=1e-6)
@@ -224,7 +224,7 @@ def test_the_threshold_makes_the_wanted_share_zero(sigma, share, mu):
 
 
 class Counted(TorchDispatchMode):
-    """Counts kernels and bytes as the recorder does."""
+    """Counts kernels and bytes the way the recorder does."""
 
     def __init__(self):
         super().__init__()
@@ -238,11 +238,11 @@ class Counted(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("text", FORMS[1:])
-def test_what_a_plan_counts_of_encoding_and_decoding_is_about_what_torch_does(text):
+def test_planned_work_of_encoding_and_decoding_is_close_to_what_torch_does(text):
     form = parse_codec(text)
     codec, rows, width = new_codec(form, torch.float32), *((1, 40_000) if "threshold" in text else (100, 400))
     values = lognormal(3, rows, width, dtype=torch.float32)
-    sent(codec, values)  # what is made once
+    sent(codec, values)  # one-time setup
     with Counted() as encoding:
         encoded = codec.encode(values)
         message, _ = encoded.packed([rows])

@@ -1,4 +1,4 @@
-"""Training with codecs on the wire, on real ranks: the plan's ops and bytes, replicas that stay equal, what is lost."""
+"""Training with codecs on real ranks: planned ops and bytes, equal replicas, and bounded encoding loss."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from des_ref.comm import Comm, SumFeedingReplicas, SumScattered
+from des_ref.comm import CodedComm, Comm, Encoding, SumFeedingReplicas, SumScattered
 from dessim.errors import UsageError
 from dessim.workload.codecs import parse_codecs
 from tests.des_ref.ranks import on_ranks
@@ -37,25 +37,24 @@ CASES = [
 
 
 def train(comm: Comm, strategy_name: str, codes: str) -> dict[str, Any]:
-    """A few steps, recorded: what differs from the plan, the loss, and whether all workers have the same weights."""
+    """Record a few steps: differences from the plan, losses, and whether all workers have the same weights."""
     from des_ref.certify.audit import Audit
-    from des_ref.codecs.install import use_codecs
     from des_ref.data.batch import slice_of
     from des_ref.data.synthetic import Zipf
     from des_ref.models.build import Network
     from des_ref.recording.recorder import Recorder
-    from des_ref.strategies import STRATEGIES
+    from des_ref.strategies import build
     from des_ref.strategies.base import Optimizers
     from dessim.workload.model import load_model
 
     model = load_model("deepfm_ml100k")
     network = Network(model, 1, torch.float64, "cpu")
-    strategy = STRATEGIES[strategy_name](network, Optimizers(init_std=0.1), comm)
-    use_codecs(parse_codecs(codes), strategy, comm, seed=5, measures=True)
+    encoding = Encoding(parse_codecs(codes), seed=5, measure_loss=True)
+    strategy = build(strategy_name, network, Optimizers(init_std=0.1), comm, encoding)
     strategy.marks = recorder = Recorder(comm, strategy.plan)
     symbols = strategy.plan.symbols(model.symbols(comm.world_size, BATCH) | {"s": 8.0})
     audit, data = Audit(strategy.plan, symbols), Zipf(model.input.fields, 1.7, 300, 1.05, 3)
-    found: set[str] = set()
+    unplanned: set[str] = set()
     losses = []
     for i in range(STEPS):
         whole = data.examples(BATCH, i).take(torch.arange(BATCH))
@@ -63,15 +62,15 @@ def train(comm: Comm, strategy_name: str, codes: str) -> dict[str, Any]:
             result = strategy.step(slice_of(whole, comm.rank, comm.world_size))
         ops = recorder.take(strategy.op_vars(result.counts, BATCH))
         audit.add_step(ops)
-        found |= {op.name for op in ops} ^ {op.name for op in strategy.plan.ops}
+        unplanned |= {op.name for op in ops} ^ {op.name for op in strategy.plan.ops}
         losses.append(float(result.loss))
     strategy.settle()
     weights = torch.cat([p.detach().reshape(-1) for p in network.dense_parameters])
     everyones = weights.new_empty(comm.world_size, len(weights))
     comm.all_gather("test", everyones.view(-1), weights).wait()
-    channels = comm.coding.channels if comm.coding is not None else {}
+    channels = strategy.comm.channels if isinstance(strategy.comm, CodedComm) else {}
     return {
-        "unplanned": sorted(found),
+        "unplanned": sorted(unplanned),
         "mismatches": [op for op in audit.gather(comm) if op["mismatches"]],
         "equal": bool((everyones == everyones[0]).all()),
         "losses": losses,
@@ -89,29 +88,29 @@ PLAIN = sorted({strategy for strategy, _ in CASES})
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """On three ranks, which weights do not divide by."""
+    """Runs on three ranks, which do not divide the number of weights."""
     first = on_ranks(3, tmp_path_factory.mktemp("coded"), train_all)[0]
     return dict(zip([*CASES, *((name, "fp32") for name in PLAIN)], first, strict=True))
 
 
 @pytest.mark.parametrize("case", CASES, ids=" ".join)
-def test_what_runs_is_what_is_planned_to_the_byte(trained, case):
+def test_recorded_ops_and_bytes_equal_the_plan(trained, case):
     assert trained[case]["mismatches"] == [] and trained[case]["unplanned"] == []
 
 
 @pytest.mark.parametrize("case", CASES, ids=" ".join)
-def test_replicas_stay_equal_to_the_last_bit(trained, case):
+def test_replicas_remain_bit_identical(trained, case):
     assert trained[case]["equal"]
 
 
 @pytest.mark.parametrize("case", CASES, ids=" ".join)
-def test_what_is_lost_is_what_the_form_loses_and_training_goes_on(trained, case):
+def test_encoding_loss_is_bounded_and_training_continues(trained, case):
     bounds = {"bf16": 2**-8, "fp16": 2**-11, "fp6": 0.26, "top_k": 1.0, "threshold": 1.01}
     forms = {str(b): f.name for b, f in parse_codecs(case[1]).by_buffer.items()}
     plain = trained[case[0], "fp32"]
     assert trained[case]["losses"] != plain["losses"]
     for ours, theirs in zip(trained[case]["losses"], plain["losses"], strict=True):
-        # Of 24 samples, what pruning adds to a gradient is much; it is right on average only.
+        # With 24 samples the noise that pruning adds to gradients is large; it is unbiased only on average.
         assert ours == pytest.approx(theirs, rel=0.5 if "pruning" in case[1] else 0.1)
     for name, lost in trained[case]["lost"].items():
         kind = "dense" if name.endswith(("shared_grad", "tail_grad", "dense_grad", "push_dense")) else None
@@ -120,51 +119,52 @@ def test_what_is_lost_is_what_the_form_loses_and_training_goes_on(trained, case)
 
 
 def top_k_gradients(comm: Comm) -> list[float]:
-    """How far the gradients of this worker's summands are from finite differences of the coded sums."""
-    from des_ref.comm.coding import Coding
-    from dessim.workload.coded_plan import coded_ops
+    """Differences between the gradients of this worker's summands and finite differences of the encoded sums."""
     from dessim.workload.model import load_model
     from dessim.workload.strategies import plan
 
     model, found = load_model("deepfm_ml100k"), []
-    codes, width = parse_codecs("activations=top_k:0.3"), 1 + 17 + 64
-    columns = [(1, True), (17, True), (64, False)]
+    encoding = Encoding(parse_codecs("activations=top_k:0.3"))
+    width = 1 + 17 + 64  # lr and fm, which travel uncompressed, and the mlp
     for name in ("des_all_reduce", "des_reduce_scatter"):
-        ops = coded_ops(plan(name, model), model, codes)
-        comm.coding = Coding(ops, columns, torch.float64, comm.device, 1)
+        coded = encoding.around(comm, plan(name, model), model, torch.float64)
         draw = torch.Generator().manual_seed(comm.rank)
         ours = torch.randn(6, width, generator=draw, dtype=torch.float64).requires_grad_()
-        way = torch.randn(6, width, generator=draw, dtype=torch.float64)
+        direction = torch.randn(6, width, generator=draw, dtype=torch.float64)
         weight = torch.randn(6, width, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
 
-        def total(partials: torch.Tensor, name: str = name, weight: torch.Tensor = weight) -> torch.Tensor:
-            """The sum over all samples of weight * T, this worker's share of it under ReduceScatter."""
+        def total(
+            partials: torch.Tensor, coded: CodedComm = coded, name: str = name, weight: torch.Tensor = weight
+        ) -> torch.Tensor:
+            """The sum over samples of weight * T; under ReduceScatter, this worker's share of it."""
             if name == "des_all_reduce":
-                return (SumFeedingReplicas.apply(partials, comm, "partials") * weight).sum()
-            own = SumScattered.apply(partials, comm, "partials", "partials_grad")
+                return (SumFeedingReplicas.apply(partials, coded, "partials") * weight).sum()
+            own = SumScattered.apply(partials, coded, "partials", "partials_grad")
             return (own * weight.view(comm.world_size, -1, width)[comm.rank]).sum()
 
         total(ours).backward()
-        expected = (ours.grad * way).sum()
-        values = torch.stack([total((ours + step * way).detach()) for step in (1e-6, -1e-6)])
+        expected = (ours.grad * direction).sum()
+        values = torch.stack([total((ours + step * direction).detach()) for step in (1e-6, -1e-6)])
         if name == "des_reduce_scatter":
             comm.all_reduce("test", values).wait()
-        # Every worker moves at once, so that the difference is the sum of all workers' parts.
+        # All workers move at once, so the difference is the sum of all workers' parts.
         comm.all_reduce("test", expected).wait()
         found.append(abs(float((values[0] - values[1]) / 2e-6 - expected)))
     return found
 
 
-def test_the_gradient_of_a_sum_of_the_largest_is_that_of_what_was_computed(tmp_path: Path):
+def test_the_gradient_of_a_top_k_sum_is_that_of_the_computed_function(tmp_path: Path):
     for found in on_ranks(2, tmp_path, top_k_gradients):
         assert max(found) < 1e-6
 
 
-def test_ps_async_sends_as_it_is(tiny):
+def test_ps_async_refuses_codecs(tiny):
     from types import SimpleNamespace
 
-    from des_ref.codecs.install import use_codecs
+    from dessim.workload.model import load_model
+    from dessim.workload.strategies import plan
 
-    comm: Any = SimpleNamespace(wire=object(), coding=None)
+    comm: Any = SimpleNamespace(wire=object())
+    model = load_model(tiny)
     with pytest.raises(UsageError, match="ps_async sends to servers as they are"):
-        use_codecs(parse_codecs("bf16"), SimpleNamespace(), comm, 0)  # type: ignore[arg-type]
+        Encoding(parse_codecs("bf16")).around(comm, plan("ps_async", model), model, torch.float32)

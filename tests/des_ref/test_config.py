@@ -36,9 +36,9 @@ def test_shipped_settings_load_and_flags_win() -> None:
         ('model = "fm"\n[optimizer.rows]\nrate = 1', "optimizer.rows.name: is missing; use sgd"),
         (
             'model = "fm"\n[optimizer.dense]\nname = "Adm"',
-            "optimizer.dense: torch.optim has no 'Adm' that fits; it has ASGD",
+            "optimizer.dense: torch.optim has no 'Adm' that the trainer supports; use one of ASGD",
         ),
-        ('model = "fm"\n[optimizer.dense]\nname = "LBFGS"', "torch.optim has no 'LBFGS' that fits"),
+        ('model = "fm"\n[optimizer.dense]\nname = "LBFGS"', "torch.optim has no 'LBFGS' that the trainer supports"),
         (
             'model = "fm"\n[optimizer.dense]\nlr = -1.0',
             "optimizer.dense: torch.optim.Adam: Invalid learning rate: -1.0",

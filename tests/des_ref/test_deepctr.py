@@ -16,7 +16,7 @@ from des_ref.data.batch import Batch
 from des_ref.data.synthetic import Zipf
 from des_ref.models.build import Network
 from des_ref.strategies import STRATEGIES
-from des_ref.substitution.owned import OwnedOccurrences, sizes_of_bags
+from des_ref.substitution.owned import OwnedOccurrences, bag_sizes
 from dessim.trace.schema import PREFETCH
 from dessim.workload.model import Model, parse_model
 from tests.des_ref.deepctr import DeepCtr
@@ -25,7 +25,7 @@ from tests.des_ref.ranks import on_ranks
 FIELDS, WIDTH, SAMPLES, STEPS = 5, 4, 24, 3
 LR, FM, FM_FIELDS = {"kind": "lr"}, {"kind": "fm"}, {"kind": "fm_fields"}
 MLP, CROSS = {"kind": "mlp", "widths": [6, 3]}, {"kind": "cross", "layers": 3}
-# Operators, placement, pooling, ids a field. DeepCTR's FM is over pooled fields: with one id a field it is ours too.
+# Operators, placement, pooling, ids a field. DeepCTR's FM is over pooled fields; with one id a field it equals ours.
 MODELS: dict[str, tuple[list[dict[str, Any]], str, str, float]] = {
     "fm": ([LR, FM], "hash", "sum", 1.0),
     "deepfm": ([LR, FM, MLP], "hash", "sum", 1.0),
@@ -62,7 +62,7 @@ def batches(name: str) -> list[Batch]:
 
 
 def peer_of(name: str) -> DeepCtr:
-    """DeepCTR's model over all ids of the batches, with its own starting values."""
+    """DeepCTR's model over all ids of the batches, with its own initial values."""
     ids, fields = (torch.cat([getattr(b, what) for b in batches(name)]) for what in ("ids", "field"))
     vocabulary, place = torch.unique(ids, return_inverse=True)
     field_of = torch.empty_like(vocabulary)
@@ -73,7 +73,7 @@ def peer_of(name: str) -> DeepCtr:
 
 
 def trained_peer(name: str) -> Iterator[State]:
-    """DeepCTR's training from our starting values."""
+    """DeepCTR's training, starting from our initial values."""
     case, network, peer = case_of(name), Network(model_of(name), SEED, torch.float64, "cpu"), peer_of(name)
     vocabulary = torch.unique(torch.cat([b.ids for b in batches(name)]))
     table = network.new_table(case.optimizers().rows, case.optimizers().init_std)
@@ -85,7 +85,7 @@ def trained_peer(name: str) -> Iterator[State]:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_the_reference_is_deepctr(name: str) -> None:
+def test_the_reference_trains_like_deepctr(name: str) -> None:
     ours = list(expected(case_of(name), model_of(name), batches(name)))
     for a, b in zip(ours, trained_peer(name), strict=True):
         assert a.grads.keys() == b.grads.keys() and a.loss == pytest.approx(b.loss, abs=1e-12)
@@ -93,9 +93,9 @@ def test_the_reference_is_deepctr(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_deepctrs_weights_give_its_outputs(name: str) -> None:
+def test_our_network_with_deepctrs_weights_gives_its_outputs(name: str) -> None:
     peer = peer_of(name)
-    # Its own starting values are too small to tell operators apart, and its biases are 0.
+    # Its own initial values are too small to distinguish operators, and its biases are 0.
     for p in peer.net.parameters():
         torch.nn.init.normal_(p.data, std=0.5)
     network, batch = Network(model_of(name), SEED, torch.float64, "cpu"), batches(name)[0]
@@ -104,10 +104,10 @@ def test_deepctrs_weights_give_its_outputs(name: str) -> None:
         p.data.copy_(theirs[f"dense.{i}"])
     vocabulary = torch.unique(torch.cat([b.ids for b in batches(name)]))
     inverse = torch.searchsorted(vocabulary, batch.ids)
-    sizes = sizes_of_bags(batch.sample * FIELDS + batch.field) if network.model.pools_mean else None
-    held = OwnedOccurrences.of(batch.sample, batch.field, inverse, SAMPLES, FIELDS, sizes)
+    sizes = bag_sizes(batch.sample * FIELDS + batch.field) if network.model.pools_mean else None
+    owned = OwnedOccurrences.of(batch.sample, batch.field, inverse, SAMPLES, FIELDS, sizes)
     with torch.no_grad():
-        logits = network.tail(network.partials({column: theirs[column] for column in network.row_widths}, held))
+        logits = network.tail(network.partials({column: theirs[column] for column in network.row_widths}, owned))
         probabilities = peer.probabilities(batch)
     assert probabilities.std() > 0.01
     torch.testing.assert_close(logits.sigmoid(), probabilities, atol=1e-12, rtol=1e-12)
@@ -125,13 +125,13 @@ def _certificates(comm: Comm) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Every strategy on two ranks, with DeepCTR in the place of the reference."""
+    """Certificates of every strategy on two ranks, with DeepCTR in place of the reference."""
     return on_ranks(2, tmp_path_factory.mktemp("deepctr"), _certificates)[0]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", EXACT)
-def test_two_ranks_train_deepctrs_model(strategy: str, certificates: dict[str, Any]) -> None:
+def test_two_ranks_train_like_deepctr(strategy: str, certificates: dict[str, Any]) -> None:
     for name in MODELS:
         found = certificates[f"{strategy}: {name}"]
         assert passed(found) and max(found["max_grad_diff"], found["max_loss_diff"]) < 1e-12, name

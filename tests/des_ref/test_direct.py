@@ -1,5 +1,4 @@
-"""A ReduceScatter over gloo: each rank sends the chunks of the others and no more, and sums do not depend on timing.
-An AllGather of two ranks: what each brought, in their order."""
+"""ReduceScatter and two-rank AllGather built from gloo messages: results, bytes on the wire, determinism, errors."""
 
 from __future__ import annotations
 
@@ -21,78 +20,78 @@ RANKS, ROWS, WIDTH = 3, 4, 5
 TYPES = (torch.float32, torch.float64, torch.bfloat16)
 
 
-def brought(rank: int, dtype: torch.dtype, ranks: int = RANKS) -> torch.Tensor:
-    """What a rank brings to a sum: of sizes so far apart that the order of adding shows."""
+def rank_input(rank: int, dtype: torch.dtype, ranks: int = RANKS) -> torch.Tensor:
+    """A rank's summand. Magnitudes differ so much between ranks that the order of addition changes the result."""
     noise = torch.randn(ranks * ROWS, WIDTH, generator=torch.Generator().manual_seed(rank))
     return (noise * 10.0 ** (3 * rank)).to(dtype)
 
 
-def in_rank_order(own: int, ranks: list[int], dtype: torch.dtype) -> torch.Tensor:
-    first, *rest = (brought(rank, dtype, len(ranks))[own * ROWS :][:ROWS] for rank in ranks)
+def sum_in_order(own: int, ranks: list[int], dtype: torch.dtype) -> torch.Tensor:
+    first, *rest = (rank_input(rank, dtype, len(ranks))[own * ROWS :][:ROWS] for rank in ranks)
     for chunk in rest:
         first = first + chunk
     return first
 
 
 def sums(comm: Comm) -> dict[str, bool]:
-    """Several under way together; in a group of two; of what is not contiguous; of nothing."""
+    """Several in flight together, a group of two, a non-contiguous input, an empty input: whether each sum is right."""
     outs = [torch.full((ROWS, WIDTH), torch.nan, dtype=dtype) for dtype in TYPES]
     handles = [
-        comm.reduce_scatter(f"sum{i}", out, brought(comm.rank, dtype))
+        comm.reduce_scatter(f"sum{i}", out, rank_input(comm.rank, dtype))
         for i, (out, dtype) in enumerate(zip(outs, TYPES, strict=True))
     ]
     for handle in reversed(handles):
         handle.wait()
     everyone = list(range(RANKS))
-    found = {str(out.dtype): torch.equal(out, in_rank_order(comm.rank, everyone, out.dtype)) for out in outs}
+    found = {str(out.dtype): torch.equal(out, sum_in_order(comm.rank, everyone, out.dtype)) for out in outs}
     part = comm.part([0, 2])
     if part is not None:
         out = torch.empty(ROWS, WIDTH)
-        part.reduce_scatter("part", out, brought(comm.rank, torch.float32, 2)).wait()
-        found["part"] = torch.equal(out, in_rank_order(part.rank, [0, 2], torch.float32))
+        part.reduce_scatter("part", out, rank_input(comm.rank, torch.float32, 2)).wait()
+        found["part"] = torch.equal(out, sum_in_order(part.rank, [0, 2], torch.float32))
     out = torch.empty(ROWS, WIDTH)
-    comm.reduce_scatter("turned", out, brought(comm.rank, torch.float32).T.contiguous().T).wait()
-    found["turned"] = torch.equal(out, in_rank_order(comm.rank, everyone, torch.float32))
-    comm.reduce_scatter("nothing", torch.empty(0, WIDTH), torch.empty(0, WIDTH)).wait()
+    comm.reduce_scatter("non-contiguous", out, rank_input(comm.rank, torch.float32).T.contiguous().T).wait()
+    found["non-contiguous"] = torch.equal(out, sum_in_order(comm.rank, everyone, torch.float32))
+    comm.reduce_scatter("empty", torch.empty(0, WIDTH), torch.empty(0, WIDTH)).wait()
     return found
 
 
-def test_sums_are_those_in_the_order_of_ranks(tmp_path: Path) -> None:
+def test_sums_are_added_in_rank_order(tmp_path: Path) -> None:
     found = on_ranks(RANKS, tmp_path, sums)
-    names = {str(dtype) for dtype in TYPES} | {"turned"}
-    assert [set(of) for of in found] == [names | {"part"}, names, names | {"part"}]
-    assert all(all(of.values()) for of in found), found
+    names = {str(dtype) for dtype in TYPES} | {"non-contiguous"}
+    assert [set(result) for result in found] == [names | {"part"}, names, names | {"part"}]
+    assert all(all(result.values()) for result in found), found
 
 
-def test_the_order_of_adding_would_show() -> None:
-    forwards, backwards = (in_rank_order(0, order, torch.float32) for order in ([0, 1, 2], [2, 1, 0]))
+def test_the_inputs_reveal_the_order_of_addition() -> None:
+    forwards, backwards = (sum_in_order(0, order, torch.float32) for order in ([0, 1, 2], [2, 1, 0]))
     assert not torch.equal(forwards, backwards)
 
 
 def gathers(comm: Comm) -> dict[str, bool]:
-    """Several under way together; of what is not contiguous; of nothing; of texts."""
+    """Several in flight together, a non-contiguous input, an empty input, texts: whether each result is right."""
     types = (*TYPES, torch.int64, torch.bool)
     outs = [torch.zeros(2 * ROWS, WIDTH, dtype=dtype) for dtype in types]
-    handles = [comm.all_gather(f"gather{i}", out, brought(comm.rank, out.dtype, 1)) for i, out in enumerate(outs)]
+    handles = [comm.all_gather(f"gather{i}", out, rank_input(comm.rank, out.dtype, 1)) for i, out in enumerate(outs)]
     for handle in reversed(handles):
         handle.wait()
-    both = [torch.cat([brought(rank, dtype, 1) for rank in range(2)]) for dtype in types]
+    both = [torch.cat([rank_input(rank, dtype, 1) for rank in range(2)]) for dtype in types]
     found = {str(out.dtype): torch.equal(out, expected) for out, expected in zip(outs, both, strict=True)}
     out = torch.empty(2 * ROWS, WIDTH)
-    comm.all_gather("turned", out, brought(comm.rank, torch.float32, 1).T.contiguous().T).wait()
-    found["turned"] = torch.equal(out, both[0])
-    comm.all_gather("nothing", torch.empty(0, WIDTH), torch.empty(0, WIDTH)).wait()
+    comm.all_gather("non-contiguous", out, rank_input(comm.rank, torch.float32, 1).T.contiguous().T).wait()
+    found["non-contiguous"] = torch.equal(out, both[0])
+    comm.all_gather("empty", torch.empty(0, WIDTH), torch.empty(0, WIDTH)).wait()
     found["texts"] = comm.gather_text("texts", ["", "of rank one"][comm.rank]) == ["", "of rank one"]
     return found
 
 
-def test_two_ranks_gather_in_their_order(tmp_path: Path) -> None:
+def test_two_ranks_gather_in_rank_order(tmp_path: Path) -> None:
     found = on_ranks(2, tmp_path, gathers)
-    assert len(found) == 2 and all(all(of.values()) for of in found), found
+    assert len(found) == 2 and all(all(result.values()) for result in found), found
 
 
-def goes_on(comm: Comm) -> list[list[float]]:
-    """Rank 1 comes late: how long rank 0 takes to launch, and to wait."""
+def launch_and_wait_times(comm: Comm) -> list[list[float]]:
+    """Seconds that rank 0 takes to launch and to wait when rank 1 is late."""
     half, whole, found = torch.ones(1 << 18), torch.ones(1 << 19), []
     for launched in (
         lambda: comm.reduce_scatter("late", half, whole),
@@ -109,17 +108,17 @@ def goes_on(comm: Comm) -> list[list[float]]:
     return found
 
 
-def test_a_launch_waits_for_nobody(tmp_path: Path) -> None:
-    early, _ = on_ranks(2, tmp_path, goes_on)
-    assert all(launch < wait for launch, wait in early)  # together they last as long as the other one sleeps
+def test_a_launch_does_not_wait_for_other_ranks(tmp_path: Path) -> None:
+    early, _ = on_ranks(2, tmp_path, launch_and_wait_times)
+    assert all(launch < wait for launch, wait in early)  # the sum of both is the time that rank 1 sleeps
 
 
 def recorded(comm: Comm) -> list[list[object]]:
-    """A step, watched fully and lightly: its collectives."""
+    """The collectives of a step, recorded in full and in light mode."""
     recorder, found = Recorder(comm), []
     for full in (True, False):
         with recorder.step(full=full):
-            first = comm.reduce_scatter("first", torch.empty(ROWS, WIDTH), brought(comm.rank, torch.float32))
+            first = comm.reduce_scatter("first", torch.empty(ROWS, WIDTH), rank_input(comm.rank, torch.float32))
             second = comm.reduce_scatter("second", torch.empty(2 * ROWS, dtype=torch.float64), torch.ones(24).double())
             second.wait()
             first.wait()
@@ -128,7 +127,7 @@ def recorded(comm: Comm) -> list[list[object]]:
     return found
 
 
-def test_a_recorder_sees_one_collective_of_the_bytes_that_its_messages_make(tmp_path: Path) -> None:
+def test_a_recorder_sees_one_collective_with_the_total_bytes(tmp_path: Path) -> None:
     expected = [
         ["first", Collective.REDUCE_SCATTER, RANKS * ROWS * WIDTH * 4, "float32", "world", Kind.COLLECTIVE],
         ["second", Collective.REDUCE_SCATTER, RANKS * 2 * ROWS * 8, "float64", "world", Kind.COLLECTIVE],
@@ -137,7 +136,7 @@ def test_a_recorder_sees_one_collective_of_the_bytes_that_its_messages_make(tmp_
 
 
 def recorded_pair(comm: Comm) -> list[list[object]]:
-    """The same of two ranks, which have two groups."""
+    """The same for two ranks, which have two process groups."""
     recorder, found = Recorder(comm), []
     for full in (True, False):
         with recorder.step(full=full):
@@ -149,7 +148,7 @@ def recorded_pair(comm: Comm) -> list[list[object]]:
     return found
 
 
-def test_a_recorder_sees_one_group_of_two_ranks(tmp_path: Path) -> None:
+def test_a_recorder_sees_one_group_between_two_ranks(tmp_path: Path) -> None:
     expected = [
         ["rows", Collective.ALL_GATHER, 2 * ROWS * WIDTH * 4, "float32", "world", Kind.COLLECTIVE],
         ["clocks", Collective.ALL_GATHER, 2 * 3 * 8, "float64", "world", Kind.COLLECTIVE],
@@ -158,9 +157,9 @@ def test_a_recorder_sees_one_group_of_two_ranks(tmp_path: Path) -> None:
     assert on_ranks(2, tmp_path, recorded_pair) == [[expected, expected]] * 2
 
 
-def _dies(rank: int, folder: Path) -> None:
+def _run_until_peer_dies(rank: int, folder: Path) -> None:
     def main() -> int:
-        with open_comm("cpu", (folder / "meeting", rank, 2), 60.0) as comm:
+        with open_comm("cpu", (folder / "rendezvous", rank, 2), 60.0) as comm:
             comm.barrier()
             if rank == 1:
                 os._exit(1)
@@ -171,16 +170,16 @@ def _dies(rank: int, folder: Path) -> None:
     leave(run("des_ref.train", main))
 
 
-def test_a_peer_that_is_gone_ends_the_run_with_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_losing_a_peer_ends_the_run_with_a_one_line_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     context = multiprocessing.get_context("spawn")
-    left, gone = (context.Process(target=_dies, args=(rank, tmp_path)) for rank in range(2))
-    for process in (left, gone):
+    survivor, gone = (context.Process(target=_run_until_peer_dies, args=(rank, tmp_path)) for rank in range(2))
+    for process in (survivor, gone):
         process.start()
-    left.join(30)
-    alive = left.is_alive()
-    for process in (left, gone):
+    survivor.join(30)
+    alive = survivor.is_alive()
+    for process in (survivor, gone):
         process.kill()
         process.join()
-    assert not alive and left.exitcode == 1
-    said = [line for line in capfd.readouterr().err.splitlines() if "des_ref.train" in line]
-    assert len(said) == 1 and "rank 0: op pooled failed, because another process has died" in said[0]
+    assert not alive and survivor.exitcode == 1
+    errors = [line for line in capfd.readouterr().err.splitlines() if "des_ref.train" in line]
+    assert len(errors) == 1 and "rank 0: op pooled failed, because another process has died" in errors[0]

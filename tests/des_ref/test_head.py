@@ -1,4 +1,4 @@
-"""Heads of the user's own: what they may be, and one clear line for what they may not."""
+"""User-defined heads: which are accepted, and a clear one-line error for those that are not."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def make(name: str, weights: int = 0, seed: int = 1) -> Head:
     return Head(f"{__name__}:{name}", 4, 2, weights, torch.Generator().manual_seed(seed))
 
 
-def test_starts_from_the_seed_and_leaves_torchs_own_generator_alone() -> None:
+def test_initial_values_come_from_the_seed_and_leave_the_global_generator_unchanged() -> None:
     state = torch.random.get_rng_state()
     a, b, c = (make("linear", 9, seed).module.parts[0].weight for seed in (1, 1, 2))
     assert torch.equal(a, b) and not torch.equal(a, c) and a.dtype is torch.float64
@@ -52,7 +52,7 @@ def test_starts_from_the_seed_and_leaves_torchs_own_generator_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "weights", "said"),
+    ("name", "weights", "error"),
     [
         ("absent", 0, "name an importable function"),
         ("no_module", 0, "must return a torch.nn.Module"),
@@ -62,12 +62,12 @@ def test_starts_from_the_seed_and_leaves_torchs_own_generator_alone() -> None:
         ("columns", 0, r"it must give logits \[2\]"),
     ],
 )
-def test_what_a_head_may_not_be(name: str, weights: int, said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+def test_unsuitable_heads_are_refused(name: str, weights: int, error: str) -> None:
+    with pytest.raises(UsageError, match=error):
         make(name, weights)
 
 
-def test_a_head_is_named_by_module_and_function() -> None:
+def test_a_head_must_be_named_as_module_and_function() -> None:
     operator = {"kind": "head", "module": "heads.py", "weights": 1, "multiply_adds": 1}
     raw = {
         "schema_version": 1,

@@ -1,4 +1,4 @@
-"""Admission and expiry in training: every strategy on two ranks has the rows that one process has, trained alike."""
+"""Admission and expiry in training: every strategy on two ranks has and trains the same rows as one process."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BY_FIELD = "des_all_reduce, whole fields on a worker"
 
 
 def batches(fields: int) -> list[Batch]:
-    """Few ids a step of a vocabulary that is shifted as time goes on, so that ids come, go and come again."""
+    """Few ids a step from a vocabulary that shifts over time, so that ids appear, vanish and return."""
     examples = Zipf(fields, 1.5, 60, 1.05, 3).open(STEPS * BATCH).train
     found = []
     for step in range(STEPS):
@@ -41,7 +41,7 @@ def batches(fields: int) -> list[Batch]:
 
 
 def trained(comm: Comm, strategy: str, model_file: Path, lifetime: Lifetime = LIFETIME) -> dict[str, Any]:
-    """What this rank's table exports at the end, by id, the loss of each step, and the scores of the first batch."""
+    """This rank's exported table by id at the end, the loss of each step, and the scores of the first batch."""
     model = load_model(model_file)
     network = Network(model, 1, torch.float64, comm.device)
     trainer = build(strategy, network, Optimizers(init_std=0.1, lifetime=lifetime), comm)
@@ -56,7 +56,7 @@ def trained(comm: Comm, strategy: str, model_file: Path, lifetime: Lifetime = LI
     scores = trainer.predict(slice_of(wholes[0], comm.rank, comm.world_size)).tolist()
     groups = {}
     for group, lines in trainer.table.export().items():
-        # A column that says whose field a row is belongs to placement, and not to training.
+        # The column with the field of a row concerns placement, not training.
         values = [
             v.double().view(len(v), *v.shape[1:] or (1,)) for name, v in lines.items() if name not in ("keys", "field")
         ]
@@ -83,7 +83,7 @@ def on_two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[st
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", [*EXACT, BY_FIELD])
-def test_two_ranks_admit_forget_and_train_as_one_process(
+def test_two_ranks_admit_expire_and_train_like_one_process(
     strategy: str, on_two: tuple[Path, list[dict[str, Any]]]
 ) -> None:
     model_file, ranks = on_two
@@ -96,17 +96,17 @@ def test_two_ranks_admit_forget_and_train_as_one_process(
         if strategy == "data_parallel":
             assert ours[0][group] == ours[1][group]
         else:
-            both_have = sorted(ours[0][group].keys() & ours[1][group].keys())
-            assert len(both_have) <= (9 if "hot_rows" in strategy else 0)
-            assert all(ours[0][group][key] == ours[1][group][key] for key in both_have)
+            on_both = sorted(ours[0][group].keys() & ours[1][group].keys())
+            assert len(on_both) <= (9 if "hot_rows" in strategy else 0)
+            assert all(ours[0][group][key] == ours[1][group][key] for key in on_both)
         both = ours[0][group] | ours[1][group]
         assert both.keys() == plain[group].keys() and len(both) > 3
         for key, row in plain[group].items():
             assert both[key] == pytest.approx(row, abs=1e-12)
 
 
-def test_an_id_that_is_not_admitted_leaves_no_trace(tiny: Path) -> None:
-    """Waiting for ever, ids read as they would start, and only dense parameters learn; with a row at once, all do."""
+def test_an_id_that_is_not_admitted_is_never_trained(tiny: Path) -> None:
+    """If no id is ever admitted, ids keep their initial values and only dense parameters learn."""
     with open_comm("cpu") as comm:
         waiting = trained(comm, "des_all_reduce", tiny, Lifetime(admit_after=STEPS + 1))
         at_once = trained(comm, "des_all_reduce", tiny, Lifetime())
@@ -114,7 +114,7 @@ def test_an_id_that_is_not_admitted_leaves_no_trace(tiny: Path) -> None:
     assert waiting["losses"][0] == at_once["losses"][0] and waiting["losses"][1:] != at_once["losses"][1:]
 
 
-def test_settings_say_how_long_rows_live(tmp_path: Path) -> None:
+def test_settings_set_the_lifetime_of_rows(tmp_path: Path) -> None:
     file = tmp_path / "run.toml"
     file.write_text('model = "fm"\n[rows]\nadmit_after = 3\nexpire_after = 500\n')
     assert load_settings(file, {}).optimizers.lifetime == Lifetime(3, 500)

@@ -1,4 +1,4 @@
-"""The memory that the plan says a step needs, against the tensors the trainer really allocates."""
+"""The memory that the plan predicts for a step against the tensors that the trainer allocates."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ from dessim.workload.model import load_model
         ("fvae", "des_reduce_scatter", 128),
     ],
 )
-def test_a_step_allocates_what_its_plan_says(name: str, strategy: str, batch: int) -> None:
+def test_a_step_allocates_the_memory_that_its_plan_predicts(name: str, strategy: str, batch: int) -> None:
     model = load_model(name)
     ids_per_field = model.input.ids_per_sample / model.input.fields
     with open_comm() as comm:
         examples = Zipf(model.input.fields, ids_per_field, 50_000, 1.05, 3).examples(batch, 0)
         whole = examples.take(torch.arange(batch))
         trainer = STRATEGIES[strategy](Network(model, 1, torch.float32, comm.device), Optimizers(), comm)
-        trainer.step(whole)  # the rows and Adam's moments are there now
-        # When threads drop what a step is done with varies, and its peak with it: the highest of several counts.
+        trainer.step(whole)  # inserts the rows and creates Adam's moments
+        # The time at which threads free memory varies, and so does the peak: take the highest of several runs.
         peaks = []
         for _ in range(6):
-            gc.collect()  # what is left of before would count as freed in this step
+            gc.collect()  # otherwise leftovers of earlier steps would count as freed in this one
             with torch.profiler.profile(profile_memory=True) as profile:
                 counts = trainer.step(whole).counts
             peaks.append(_peak(profile))
     rows = {"U": float(counts.rows), "u": float(counts.rows)}
-    measured = model.symbols(1, batch) | rows | {"m": counts.ids_held / batch, "q": counts.pairs / batch}
+    measured = model.symbols(1, batch) | rows | {"m": counts.ids_owned / batch, "q": counts.pairs / batch}
     assert memory_of(trainer.plan, measured).activations == pytest.approx(max(peaks), rel=0.25)
 
 

@@ -1,4 +1,4 @@
-"""Optimizers of rows against loops and against torch's own; any torch optimizer for replicated weights."""
+"""Row optimizers against loops and against torch.optim; torch optimizers for replicated weights."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ALL = [Sgd(0.3), RowAdagrad(0.3), Adagrad(0.3), Adam(0.3, 0.8, 0.95), Ftrl(0.3),
 
 
 def steps(seed: int = 0) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-    """Some rows and their gradients; among them zeros, as a unit that is off leaves."""
+    """Some rows and their gradients, with exact zeros among them, as inactive units produce."""
     generator = torch.Generator().manual_seed(seed)
     for _ in range(STEPS):
         touched = torch.nonzero(torch.rand(ROWS, generator=generator) < 0.4)[:, 0]
@@ -56,7 +56,7 @@ def trained(optimizer: RowOptimizer) -> dict[str, Tensor]:
 
 
 def by_torch(make: Any, every_row: bool = False) -> dict[str, Tensor]:
-    """What torch's optimizer makes of each row alone, stepped where the row is touched (or in every step)."""
+    """Each row trained separately by a torch optimizer, stepped when the row is touched (or in every step)."""
     first = new_table(Sgd())
     values = {name: [torch.nn.Parameter(row.clone()) for row in first.columns[name]] for name in WIDTHS}
     optimizers = {name: [make([p]) for p in rows] for name, rows in values.items()}
@@ -76,7 +76,7 @@ def assert_equal(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], atol:
 
 
 @pytest.mark.parametrize("optimizer", ALL, ids=str)
-def test_rows_follow_the_loop(optimizer: RowOptimizer) -> None:
+def test_row_updates_match_a_loop_over_rows(optimizer: RowOptimizer) -> None:
     values = {name: new_table(optimizer).columns[name].clone() for name in WIDTHS}
     memory: dict[tuple[str, int], dict[str, Any]] = {}
     for touched, grads in steps():
@@ -88,7 +88,7 @@ def test_rows_follow_the_loop(optimizer: RowOptimizer) -> None:
 
 
 @pytest.mark.parametrize("optimizer", ALL, ids=str)
-def test_rows_not_touched_keep_every_bit(optimizer: RowOptimizer) -> None:
+def test_untouched_rows_keep_every_bit(optimizer: RowOptimizer) -> None:
     table = new_table(optimizer)
     for touched, grads in steps():
         before = {name: values.clone() for name, values in table.columns.items()}
@@ -99,7 +99,7 @@ def test_rows_not_touched_keep_every_bit(optimizer: RowOptimizer) -> None:
             assert torch.equal(values[others], before[name][others]), name
 
 
-def test_sgd_and_adagrad_are_torchs() -> None:
+def test_sgd_and_adagrad_match_torch() -> None:
     assert_equal(trained(Sgd(0.3)), by_torch(lambda p: torch.optim.SGD(p, lr=0.3)))
     assert_equal(trained(Adagrad(0.3, 1e-10)), by_torch(lambda p: torch.optim.Adagrad(p, lr=0.3)))
 
@@ -111,8 +111,8 @@ def test_sgd_and_adagrad_are_torchs() -> None:
         (Adagrad(0.3, 1e-10), lambda p: torch.optim.Adagrad(p, lr=0.3)),
     ],
 )
-def test_torch_with_sparse_gradients(ours: RowOptimizer, make: Any) -> None:
-    """One table in torch, its gradient sparse and not coalesced: an id that occurs twice counts twice, steps once."""
+def test_torch_with_sparse_gradients_gives_the_same_rows(ours: RowOptimizer, make: Any) -> None:
+    """One torch table with an uncoalesced sparse gradient: a repeated id adds up its gradients and steps once."""
     table = new_table(ours)
     weight = torch.nn.Parameter(table.columns["v"].clone())
     optimizer = make([weight])
@@ -125,7 +125,7 @@ def test_torch_with_sparse_gradients(ours: RowOptimizer, make: Any) -> None:
     torch.testing.assert_close(table.columns["v"], weight.detach(), rtol=0, atol=1e-13)
 
 
-def test_adam_trains_each_row_as_dense_adam_does_on_the_steps_that_touch_it() -> None:
+def test_adam_trains_each_row_like_dense_adam_on_the_steps_that_touch_it() -> None:
     ours = trained(Adam(0.3, 0.8, 0.95))
     assert_equal(ours, by_torch(lambda p: torch.optim.Adam(p, lr=0.3, betas=(0.8, 0.95))))
     dense = by_torch(lambda p: torch.optim.Adam(p, lr=0.3, betas=(0.8, 0.95)), every_row=True)
@@ -161,8 +161,8 @@ def test_ftrl_without_penalties_is_adagrad_with_eps_beta() -> None:
     assert_equal(trained(Ftrl(0.3, 0.5)), trained(Adagrad(0.3, 0.5)), atol=1e-12)
 
 
-def test_ftrl_steps_to_the_minimum_of_what_it_sums_up() -> None:
-    """0 lies in the subdifferential of G x + beta/2a (x-w0)^2 ... + l1 |x|, the prior held so that it starts at w0."""
+def test_ftrl_steps_to_the_minimum_of_its_accumulated_objective() -> None:
+    """0 is in the subdifferential of G x + beta/2a (x-w0)^2 ... + l1 |x|, with a prior chosen to start at w0."""
     o = Ftrl(0.3, 0.5, 0.4, 0.2)
     table = new_table(o)
     rows = torch.arange(ROWS)
@@ -186,7 +186,7 @@ def test_ftrl_steps_to_the_minimum_of_what_it_sums_up() -> None:
 
 
 @pytest.mark.parametrize("name", ["Adam", "AdamW", "SGD", "RMSprop", "Adagrad"])
-def test_dense_optimizer_is_torchs_of_that_name(name: str) -> None:
+def test_a_dense_optimizer_is_the_torch_optimizer_of_that_name(name: str) -> None:
     ours, theirs = (torch.nn.Parameter(torch.ones(2, 2)) for _ in range(2))
     optimizer = DenseOptimizer(name, {"lr": 0.1})([ours])
     other = getattr(torch.optim, name)([theirs], lr=0.1)
@@ -197,7 +197,7 @@ def test_dense_optimizer_is_torchs_of_that_name(name: str) -> None:
     assert torch.equal(ours, theirs) and not torch.equal(ours, torch.ones(2, 2))
 
 
-def test_dense_optimizers_that_do_not_exist_or_fit() -> None:
+def test_unknown_and_unsupported_dense_optimizers_are_refused() -> None:
     assert {"Adam", "AdamW", "SGD", "Adagrad", "RMSprop"} <= set(dense_optimizers())
     parameters = [torch.nn.Parameter(torch.ones(2))]
     for bad in (DenseOptimizer("SparseAdam"), DenseOptimizer("optimizer"), DenseOptimizer("Adam", {"momentum": 1})):
@@ -207,7 +207,7 @@ def test_dense_optimizers_that_do_not_exist_or_fit() -> None:
     assert lists.param_groups[0]["betas"] == (0.5, 0.6)
 
 
-def test_settings_choose_both(tmp_path: Any) -> None:
+def test_settings_choose_row_and_dense_optimizers(tmp_path: Any) -> None:
     file = tmp_path / "run.toml"
     file.write_text(
         'model = "fm"\n[rows]\ninit_std = 0.2\n[optimizer.rows]\nname = "ftrl"\nl1 = 0.5\n'
@@ -220,7 +220,7 @@ def test_settings_choose_both(tmp_path: Any) -> None:
     assert load_settings(None, {}).optimizers.rows == RowAdagrad(0.05)
 
 
-def test_the_references_adam_is_torchs() -> None:
+def test_the_adam_of_the_reference_matches_torch() -> None:
     model = load_model("deepfm_ml100k")
     batches = [Zipf(model.input.fields, 1.0, 300, 1.05, 3).examples(32, part) for part in range(3)]
     vocabulary = torch.unique(torch.cat([b.ids for b in batches]))
@@ -242,7 +242,7 @@ def sparse_tensors_are_checked() -> Iterator[None]:
 
 
 class Calls(TorchDispatchMode):
-    """Counts operators that launch a kernel on a GPU."""
+    """Counts aten operators that would launch a kernel on a GPU."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -255,7 +255,7 @@ class Calls(TorchDispatchMode):
 
 @pytest.mark.parametrize("name", list(ROW_OPTIMIZERS))
 @pytest.mark.parametrize("widths", [{"v": 3}, {"w": 1, "v": 5}])
-def test_the_plan_knows_state_and_calls(name: str, widths: dict[str, int]) -> None:
+def test_planned_state_and_kernel_counts_match_the_optimizer(name: str, widths: dict[str, int]) -> None:
     optimizer, costs = ROW_OPTIMIZERS[name](), COSTS[name]
     assert sum(optimizer.state(widths).values()) == costs.slots(widths.values())
     table = RowTable(widths | optimizer.state(widths), lambda ids: {})
@@ -266,7 +266,7 @@ def test_the_plan_knows_state_and_calls(name: str, widths: dict[str, int]) -> No
     assert calls.count == costs.calls(widths.values())
 
 
-def test_the_optimizer_of_a_run_is_the_traces() -> None:
+def test_the_plan_costs_the_optimizer_of_the_run() -> None:
     model = load_model("deepfm_ml100k")
     width = model.embedding.width
     assert set(COSTS) == set(ROW_OPTIMIZERS)
@@ -279,6 +279,6 @@ def test_the_optimizer_of_a_run_is_the_traces() -> None:
         parse_model(model.model_dump() | {"embedding": {"width": 4, "optimizer": "lamb"}}, "m.toml")
 
 
-def test_every_optimizer_has_its_name() -> None:
+def test_every_optimizer_is_registered_under_its_name() -> None:
     assert {name: kind().name for name, kind in ROW_OPTIMIZERS.items()} == {name: name for name in ROW_OPTIMIZERS}
     assert set(ROW_STEPS) == set(ROW_OPTIMIZERS)

@@ -1,4 +1,4 @@
-"""Options of strategies: which rows are hot, who gets which sample, what a cache keeps; each against a plain count."""
+"""Options of strategies: hot rows, assignment of samples and the row cache, each against a straightforward count."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from des_ref.certify.show import passed
 from des_ref.comm import open_comm
 from des_ref.data.batch import Batch
 from des_ref.data.synthetic import Zipf
-from des_ref.embedding.cached_rows import CachedRows, Moves
+from des_ref.embedding.cached_rows import CachedRows, CacheMoves
 from des_ref.embedding.hash_table import RowTable
 from des_ref.embedding.lifetime import Lifetime
 from des_ref.hashing import owner_of
 from des_ref.models.build import Network
 from des_ref.strategies import build
-from des_ref.strategies.assign import assign, share_of
 from des_ref.strategies.base import Optimizers
 from des_ref.strategies.hot_rows import HotRows, hottest
+from des_ref.strategies.sample_assignment import assign_samples, samples_of
 from des_ref.train import main as train
 from dessim.cluster import load_cluster
 from dessim.commands.project import project
@@ -41,7 +41,7 @@ from dessim.workload.scale import Job
 
 
 def batch_of(samples: list[list[int]]) -> Batch:
-    """One field; ids as they are."""
+    """A batch with one field and these ids; labels are places."""
     ids = torch.tensor([i for sample in samples for i in sample], dtype=torch.int64)
     sample = torch.tensor([s for s, own in enumerate(samples) for _ in own], dtype=torch.int64)
     return Batch(ids, sample, torch.zeros_like(ids), torch.arange(len(samples), dtype=torch.float32))
@@ -55,9 +55,9 @@ def test_the_hottest_ids_are_the_most_frequent(one: list[list[int]], other: list
     times = Counter(i for sample in (*one, *other) for i in sample)
     found = hottest([batch_of(one), batch_of(other)], count).tolist()
     assert found == sorted(sorted(times, key=lambda i: (-times[i], i))[:count])
-    asked = torch.arange(-60, 60)
-    places = HotRows(torch.tensor(found)).find(asked).tolist()
-    assert places == [found.index(i) if i in found else -1 for i in asked.tolist()]
+    ids = torch.arange(-60, 60)
+    places = HotRows(torch.tensor(found)).find(ids).tolist()
+    assert places == [found.index(i) if i in found else -1 for i in ids.tolist()]
 
 
 def test_without_batches_nothing_is_hot() -> None:
@@ -65,87 +65,87 @@ def test_without_batches_nothing_is_hot() -> None:
     assert len(none) == 0 and none.find(torch.tensor([3, 4])).tolist() == [-1, -1]
 
 
-def needed_elsewhere(whole: Batch, owner: Tensor, worker: Tensor) -> int:
-    """Different rows of each worker's samples that it does not own, over all workers."""
-    at = worker[whole.sample]
-    pairs = zip(at.tolist(), whole.ids.tolist(), owner.tolist(), strict=True)
-    return len({(w, i) for w, i, o in pairs if o >= 0 and o != w})
+def rows_fetched(whole: Batch, owner: Tensor, worker: Tensor) -> int:
+    """Total over workers of the distinct rows that their samples need and they do not own."""
+    worker_of_id = worker[whole.sample]
+    triples = zip(worker_of_id.tolist(), whole.ids.tolist(), owner.tolist(), strict=True)
+    return len({(w, i) for w, i, o in triples if o >= 0 and o != w})
 
 
 @given(st.lists(st.lists(st.integers(0, 30), min_size=1, max_size=4), min_size=4, max_size=4), st.integers(0, 9))
 @settings(deadline=None)
-def test_samples_are_dealt_out_evenly_and_nearly_as_well_as_can_be(samples: list[list[int]], salt: int) -> None:
+def test_samples_are_assigned_evenly_and_almost_optimally(samples: list[list[int]], salt: int) -> None:
     whole = batch_of(samples)
     owner = (whole.ids * 7 + salt) % 3 % 2
-    worker = assign(whole, owner, 2)
+    worker = assign_samples(whole, owner, 2)
     assert torch.bincount(worker, minlength=2).tolist() == [2, 2]
-    ways = [torch.tensor(way) for way in product((0, 1), repeat=4) if sum(way) == 2]
-    found, costs = needed_elsewhere(whole, owner, worker), [needed_elsewhere(whole, owner, way) for way in ways]
-    assert found <= min(costs) + 2 and found <= sum(costs) / len(costs) + 1
+    assignments = [torch.tensor(a) for a in product((0, 1), repeat=4) if sum(a) == 2]
+    costs = [rows_fetched(whole, owner, assignment) for assignment in assignments]
+    cost = rows_fetched(whole, owner, worker)
+    assert cost <= min(costs) + 2 and cost <= sum(costs) / len(costs) + 1
 
 
 @pytest.mark.parametrize("hot", [0, 400])
-def test_fewer_rows_come_from_elsewhere_than_by_chance(hot: int) -> None:
+def test_assigned_samples_fetch_fewer_rows_than_consecutive_ones(hot: int) -> None:
     whole = Zipf(13, 1.0, 5e4, 1.05, 3).examples(512).take(torch.arange(512))
     owner = owner_of(whole.ids, 4)
     frequent = HotRows(hottest([whole], hot)).find(whole.ids) >= 0
     owner = owner.masked_fill(frequent, -1)
-    by_chance = torch.arange(512) // 128
-    ours = assign(whole, owner, 4)
+    consecutive = torch.arange(512) // 128
+    ours = assign_samples(whole, owner, 4)
     assert torch.bincount(ours).tolist() == [128] * 4
-    assert needed_elsewhere(whole, owner, ours) < 0.85 * needed_elsewhere(whole, owner, by_chance)
+    assert rows_fetched(whole, owner, ours) < 0.85 * rows_fetched(whole, owner, consecutive)
 
 
 @given(IDS.filter(lambda samples: len(samples) % 2 == 0))
-def test_shares_are_the_batch(samples: list[list[int]]) -> None:
+def test_the_assigned_shares_make_up_the_batch(samples: list[list[int]]) -> None:
     whole = batch_of(samples)
-    worker = assign(whole, owner_of(whole.ids, 2), 2)
+    worker = assign_samples(whole, owner_of(whole.ids, 2), 2)
     for rank in (0, 1):
-        share = share_of(whole, worker, rank)
+        share = samples_of(whole, worker, rank)
         assert share.place is not None and share.place.tolist() == (worker == rank).nonzero()[:, 0].tolist()
-        assert share.labels.tolist() == share.place.tolist()  # labels are places here
+        assert share.labels.tolist() == share.place.tolist()
         for own, place in enumerate(share.place.tolist()):
             assert share.ids[share.sample == own].tolist() == samples[place]
 
 
 @given(st.lists(st.lists(st.integers(0, 11), min_size=1, max_size=4, unique=True), max_size=30))
-def test_a_cache_keeps_the_rows_used_last_and_loses_no_update(steps: list[list[int]]) -> None:
+def test_the_cache_evicts_the_least_recently_used_rows_and_loses_no_update(steps: list[list[int]]) -> None:
     table = RowTable({"v": 2, "v_state": 1}, lambda ids: {"v": torch.zeros(len(ids), 2)})
     rows = table.find_or_insert(torch.arange(12))
     cache = CachedRows(table, 4, torch.device("cpu"))
-    used: dict[int, int] = {}  # row -> step, of the rows that must be there
+    used: dict[int, int] = {}  # row -> step of last use, for the rows that must be cached
     truth = [0] * 12
     for step, ids in enumerate(steps):
-        asked = rows[torch.tensor(ids)]
-        moves = cache.moves(asked)
-        came = [r for r in asked.tolist() if r not in used]
-        assert moves.came.tolist() == came
-        for r in moves.went.tolist():
-            # Gone are those that were used longest ago, and none of this step.
-            assert r not in asked.tolist() and all(used[r] <= used[o] for o in used if o not in asked.tolist())
+        used_now = rows[torch.tensor(ids)]
+        moves = cache.plan_moves(used_now)
+        assert moves.missing.tolist() == [r for r in used_now.tolist() if r not in used]
+        for r in moves.evicted.tolist():
+            # The least recently used rows are evicted, and none of this step.
+            assert r not in used_now.tolist() and all(used[r] <= used[o] for o in used if o not in used_now.tolist())
             del used[r]
-        used |= dict.fromkeys(asked.tolist(), step)
+        used |= dict.fromkeys(used_now.tolist(), step)
         assert len(used) <= 4
         cache.write_back(moves)
-        cache.bring(moves)
-        places = cache.places(asked)
-        assert cache.columns["v"][places][:, 0].tolist() == [truth[r] for r in asked.tolist()]
+        cache.load(moves)
+        slots = cache.slots(used_now)
+        assert cache.columns["v"][slots][:, 0].tolist() == [truth[r] for r in used_now.tolist()]
         for name in ("v", "v_state"):
-            cache.columns[name][places] += 1
-        for r in asked.tolist():
+            cache.columns[name][slots] += 1
+        for r in used_now.tolist():
             truth[r] += 1
     cache.flush()
     assert table.columns["v"][:, 1].tolist() == truth and table.columns["v_state"][:, 0].tolist() == truth
 
 
-def test_a_step_must_fit_its_cache() -> None:
+def test_a_step_that_needs_more_rows_than_the_cache_holds_is_refused() -> None:
     table = RowTable({"v": 1}, lambda ids: {"v": torch.zeros(len(ids), 1)})
     rows = table.find_or_insert(torch.arange(9))
-    with pytest.raises(UsageError, match="a step needs 9 rows of one worker, and its cache keeps 8: raise cache_rows"):
-        CachedRows(table, 8, torch.device("cpu")).moves(rows)
+    with pytest.raises(UsageError, match="a step needs 9 rows of one worker, and its cache holds 8: raise cache_rows"):
+        CachedRows(table, 8, torch.device("cpu")).plan_moves(rows)
 
 
-def test_what_goes_together_is_checked(tiny: Path) -> None:
+def test_unsupported_combinations_of_options_are_refused(tiny: Path) -> None:
     model = load_model(tiny)
     with open_comm("cpu") as comm:
         network = Network(model, 0, torch.float64, "cpu")
@@ -158,7 +158,7 @@ def test_what_goes_together_is_checked(tiny: Path) -> None:
 @pytest.mark.parametrize(
     "strategy", ["row_all_gather+cache_rows=200+shampoo", "row_all_to_all+hot_rows=9+look_ahead", "mesh+shampoo"]
 )
-def test_the_trainer_runs_it_and_the_trace_is_projected(
+def test_a_strategy_with_options_is_trained_recorded_and_projected(
     strategy: str, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trace = tmp_path / "run.trace"
@@ -176,8 +176,8 @@ def test_the_trainer_runs_it_and_the_trace_is_projected(
     ]
     steps = ["--epochs", "1", "--steps", "12", "--trace", str(trace), "--trace-steps", "2", "--trace-warmup", "2"]
     assert train([*arguments, *steps, "--json"]) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert said["strategy"] == strategy and said["steps"] == 12 and said["logloss"] > 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["strategy"] == strategy and summary["steps"] == 12 and summary["logloss"] > 0
     recorded = load_trace(trace)
     assert not check_trace(recorded) and recorded.header.strategy == strategy
     (row,) = project(Job.of_trace(recorded), load_cluster("h100-8x_rail_128"), [strategy], [16])
@@ -185,33 +185,33 @@ def test_the_trainer_runs_it_and_the_trace_is_projected(
 
 
 def hot_rows_keep_their_own_gradient() -> None:
-    """The sum of hot rows' gradients travels, and what comes back is thrown away: replicas come apart."""
+    """The AllReduce of hot rows' gradients runs, but its result is discarded, so replicas diverge."""
     from des_ref.strategies.row_all_to_all import RowAllToAll
 
     RowAllToAll._sum_hot = lambda self, grad: self.comm.all_reduce("hot_grad", grad.clone())  # type: ignore[method-assign]
 
 
-def masks_stay_where_samples_were() -> None:
-    """Samples are dealt out, and their dropout masks are not."""
+def masks_are_not_reassigned() -> None:
+    """Samples are assigned to workers, but their dropout masks are not."""
     from des_ref.strategies import row_all_to_all
 
-    right = row_all_to_all.share_of
-    row_all_to_all.share_of = lambda *which: dataclasses.replace(right(*which), place=None)  # type: ignore[assignment]
+    original = row_all_to_all.samples_of
+    row_all_to_all.samples_of = lambda *which: dataclasses.replace(original(*which), place=None)  # type: ignore[assignment]
 
 
-def rows_come_without_their_state() -> None:
-    """A row that comes into the cache has its values, and its optimizer starts anew."""
+def rows_are_loaded_without_their_state() -> None:
+    """A row loaded into the cache has its values, but its optimizer state is reset."""
     from des_ref.embedding.cached_rows import CachedRows
 
-    right = CachedRows.bring
+    original = CachedRows.load
 
-    def bring(self: CachedRows, moves: Moves) -> None:
-        right(self, moves)
+    def load(self: CachedRows, moves: CacheMoves) -> None:
+        original(self, moves)
         for name, values in self.columns.items():
             if name not in ("w", "v"):
-                values[moves.places] = 0
+                values[moves.slots] = 0
 
-    CachedRows.bring = bring  # type: ignore[method-assign]
+    CachedRows.load = load  # type: ignore[method-assign]
 
 
 @pytest.mark.slow
@@ -219,11 +219,13 @@ def rows_come_without_their_state() -> None:
     ("strategy", "sabotage"),
     [
         ("row_all_to_all+hot_rows=60", hot_rows_keep_their_own_gradient),
-        ("row_all_to_all+look_ahead", masks_stay_where_samples_were),
-        ("row_all_gather+cache_rows=240", rows_come_without_their_state),
+        ("row_all_to_all+look_ahead", masks_are_not_reassigned),
+        ("row_all_gather+cache_rows=240", rows_are_loaded_without_their_state),
     ],
 )
-def test_red_when_an_option_loses_something(strategy: str, sabotage: Callable[[], None], tiny: Path) -> None:
+def test_the_certificate_fails_when_an_option_is_broken(
+    strategy: str, sabotage: Callable[[], None], tiny: Path
+) -> None:
     more_ids = tiny.with_name("more.toml")
     more_ids.write_text(tiny.read_text().replace("vocabulary = 200", "vocabulary = 900"))
     result = certify(Case(2, 5, str(more_ids), strategy, "cpu", sabotage=sabotage))
@@ -231,7 +233,7 @@ def test_red_when_an_option_loses_something(strategy: str, sabotage: Callable[[]
 
 
 @pytest.mark.slow
-def test_green_where_rows_leave_the_cache_and_come_back(tiny: Path) -> None:
+def test_the_certificate_passes_where_rows_are_evicted_and_reloaded(tiny: Path) -> None:
     more_ids = tiny.with_name("more.toml")
     more_ids.write_text(tiny.read_text().replace("vocabulary = 200", "vocabulary = 900"))
     cases = [

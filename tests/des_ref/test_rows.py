@@ -1,4 +1,4 @@
-"""The hash table against a dict, and the values rows start and learn with."""
+"""The hash table against a dict, initial values of rows, and their updates."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from des_ref.hashing import feature_id, mix64, mix64_int, owner_of, text_key
 from dessim.errors import UsageError
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
-# Few different ids as well, so that repeats across batches are common.
+# A few small ids as well, so that repeats across batches are common.
 BATCHES = st.lists(st.lists(st.one_of(INT64, st.integers(-20, 20)), unique=True, max_size=60), max_size=8)
 
 
@@ -32,7 +32,7 @@ def tensor(ids: list[int]) -> Tensor:
 
 @given(BATCHES)
 @settings(deadline=None, max_examples=60)
-def test_table_behaves_as_a_dict(batches: list[list[int]]) -> None:
+def test_table_behaves_like_a_dict(batches: list[list[int]]) -> None:
     table, model = new_table(), {}
     for batch in batches:
         known = table.find(tensor(batch)).tolist()
@@ -45,7 +45,7 @@ def test_table_behaves_as_a_dict(batches: list[list[int]]) -> None:
     assert table.keys.tolist() == list(model)
 
 
-def test_first_values_survive_growth() -> None:
+def test_initial_values_survive_growth() -> None:
     table = new_table()
     ids = torch.from_numpy(np.random.default_rng(0).permutation(50_000)).to(torch.int64)
     first = table.find_or_insert(ids[:700])
@@ -60,8 +60,8 @@ def test_first_values_survive_growth() -> None:
     assert torch.equal(table.columns["v"][rows], expected)
 
 
-def test_what_two_tables_export_goes_on_in_three() -> None:
-    """Rows saved by 2 workers, loaded by 3: every key is where it belongs and has what it had."""
+def test_the_rows_of_two_tables_are_loaded_into_three() -> None:
+    """Rows saved by 2 workers and loaded by 3: every key is on its owner, with its values."""
     ids = torch.from_numpy(np.random.default_rng(1).permutation(5_000)).to(torch.int64)
     saved = []
     for worker in range(2):
@@ -93,7 +93,7 @@ def test_rows_of_another_model_are_refused() -> None:
         table.load(lines)
 
 
-def test_gather_shows_first_values_without_inserting() -> None:
+def test_gather_returns_initial_values_without_inserting() -> None:
     table = new_table()
     known = table.find_or_insert(tensor([7]))
     table.columns["v"][known] = 5.0
@@ -106,7 +106,7 @@ def test_gather_shows_first_values_without_inserting() -> None:
     assert values["v_sum"][:, 0].tolist() == [0.0, 2.0, 0.0]
 
 
-def test_first_values_depend_on_seed_and_id_alone() -> None:
+def test_initial_values_depend_only_on_seed_and_id() -> None:
     ids = torch.arange(1000)
     whole = normal_rows(ids, 5, 3, 0.1, torch.float32)
     order = torch.randperm(1000, generator=torch.Generator().manual_seed(0))
@@ -115,7 +115,7 @@ def test_first_values_depend_on_seed_and_id_alone() -> None:
     assert not torch.equal(normal_rows(ids, 5, 4, 0.1, torch.float32), whole)
 
 
-def test_first_values_are_normal() -> None:
+def test_initial_values_are_normal() -> None:
     values = normal_rows(torch.arange(100_000), 3, 0, 1.0, torch.float64)
     assert values.mean(dim=0).abs().max() < 0.02
     assert (values.std(dim=0) - 1).abs().max() < 0.02
@@ -158,5 +158,5 @@ def test_row_adagrad_updates_touched_rows_once() -> None:
 
 
 @pytest.mark.parametrize("width", [1, 2, 17])
-def test_first_values_have_the_width_asked_for(width: int) -> None:
+def test_initial_values_have_the_requested_width(width: int) -> None:
     assert normal_rows(tensor([1, 2]), width, 0, 1.0, torch.float32).shape == (2, width)

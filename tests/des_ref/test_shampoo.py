@@ -1,4 +1,4 @@
-"""Shampoo: blocks, roots and steps against the formulas, and workers together against one alone."""
+"""Shampoo: blocks, roots and steps against the formulas, and several workers against one."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ def give_grads(some: list[nn.Parameter], seed: int) -> None:
 
 
 def power(a: Tensor, exponent: float) -> Tensor:
-    """Of a positive definite matrix, by its singular values."""
+    """A power of a positive definite matrix, from its singular values."""
     u, values, _ = torch.linalg.svd(a)
     return u @ torch.diag(values**exponent) @ u.T
 
 
-def test_a_root_is_one() -> None:
+def test_the_inverse_fourth_root_to_the_fourth_power_is_the_inverse() -> None:
     a = torch.randn(6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     root = _inverse_fourth_root(a @ a.T, 1e-2)
     whole = a @ a.T + 1e-2 * torch.eye(6, dtype=torch.float64)
     torch.testing.assert_close(torch.linalg.matrix_power(root, 4) @ whole, torch.eye(6, dtype=torch.float64))
 
 
-def test_steps_are_those_of_the_formula() -> None:
+def test_steps_follow_the_formula() -> None:
     ours, lr, every = parameters(0), 0.1, 2
     optimizer = Shampoo(ours, lr=lr, eps=EPS, every=every, block=100)
     (w,) = (p.detach().clone() for p in ours[:1])
@@ -65,29 +65,29 @@ def test_steps_are_those_of_the_formula() -> None:
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 9])
 @pytest.mark.parametrize("block", [2, 4, 100])
-def test_workers_together_step_as_one_alone(workers: int, block: int) -> None:
+def test_several_workers_step_like_one(workers: int, block: int) -> None:
     alone = parameters(0)
     one = Shampoo(alone, lr=0.05, block=block, every=1)
     replicas = [parameters(0) for _ in range(workers)]
     each = [Shampoo(own, lr=0.05, block=block, every=1) for own in replicas]
-    blocks = [b for rank in range(workers) for b in each[0].share(rank, workers)]
+    blocks = [b for rank in range(workers) for b in each[0].blocks_of(rank, workers)]
     assert sum(b.size for b in blocks) == sum(p.numel() for p in alone) and all(max(b.shape) <= block for b in blocks)
     for step in range(3):
         for some in (alone, *replicas):
             give_grads(some, 20 + step)
         one.step()
-        found = torch.stack([optimizer.directions(rank, workers) for rank, optimizer in enumerate(each)])
-        assert found.shape == (workers, each[0].most(workers))
+        directions = torch.stack([optimizer.directions(rank, workers) for rank, optimizer in enumerate(each)])
+        assert directions.shape == (workers, each[0].max_directions(workers))
         for optimizer in each:
-            optimizer.apply(found)
+            optimizer.apply(directions)
     for own in replicas:
         for p, q in zip(own, alone, strict=True):
             assert torch.equal(p, q)
-    kept = [sum(bool(b.state) for b in optimizer._blocks) for optimizer in each]
-    assert sum(kept) == len(blocks)  # each block's state is on one worker
+    with_state = [sum(bool(b.state) for b in optimizer._blocks) for optimizer in each]
+    assert sum(with_state) == len(blocks)  # the state of each block is on exactly one worker
 
 
-def test_it_goes_down_a_narrow_valley_faster_than_plain_descent() -> None:
+def test_it_descends_a_narrow_valley_faster_than_gradient_descent() -> None:
     scale = torch.tensor([1.0, 30.0], dtype=torch.float64)
 
     def loss_after(make: type[torch.optim.Optimizer], **settings: float) -> float:
@@ -102,7 +102,7 @@ def test_it_goes_down_a_narrow_valley_faster_than_plain_descent() -> None:
     assert loss_after(Shampoo, lr=5e-4, every=1) < loss_after(torch.optim.SGD, lr=5e-4)
 
 
-def test_what_it_does_not_go_with_is_said(tiny: Path, tmp_path: Path) -> None:
+def test_unsupported_combinations_are_refused(tiny: Path, tmp_path: Path) -> None:
     dense = Optimizers(dense=DenseOptimizer("Shampoo", {"lr": 0.1}))
     with open_comm("cpu") as comm:
         network = Network(load_model(tiny), 0, torch.float64, "cpu")

@@ -1,4 +1,4 @@
-"""The sharded softmax against one big one a field: values and gradients, for any split of the ids over workers."""
+"""The sharded softmax against one softmax a field: values and gradients, for any split of the ids over workers."""
 
 from __future__ import annotations
 
@@ -41,25 +41,27 @@ def whole(codes: Tensor, outputs: Tensor, alpha: Tensor, occurrences: Occurrence
 def sharded(
     codes: Tensor, outputs: Tensor, alpha: Tensor, occurrences: Occurrences, workers: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Losses [B], and gradients of their mean: of outputs, and the sum of what workers found of the codes' one. Worker
-    p owns the ids i with i % workers == p; a maximum and two sums are all that they tell each other."""
+    """Losses [B] and the gradients of their mean with respect to outputs and codes.
+
+    Worker p owns the ids i with i % workers == p; workers exchange only a maximum and two sums.
+    """
     sample, field, index = columns(occurrences)
     counts = torch.bincount(sample * FIELDS + field, minlength=SAMPLES * FIELDS).view(SAMPLES, FIELDS).to(codes.dtype)
     scores, candidates, mine = [], [], []
     for p in range(workers):
         own = index % workers == p
         unique, inverse = torch.unique(index[own], return_inverse=True)
-        held = OwnedOccurrences.of(sample[own], field[own], inverse, SAMPLES, FIELDS)
-        candidates.append(Candidates.of(held, len(unique), FIELDS))
+        owned = OwnedOccurrences.of(sample[own], field[own], inverse, SAMPLES, FIELDS)
+        candidates.append(Candidates.of(owned, len(unique), FIELDS))
         mine.append(unique[candidates[p].row])
         scores.append(Scores(codes, outputs[mine[p]], candidates[p]))
     largest = torch.stack([s.largest() for s in scores]).amax(dim=0)
     sums = torch.stack([s.sums(largest) for s in scores]).sum(dim=0)
     outputs_grad, codes_grad = torch.zeros_like(outputs), torch.zeros_like(codes)
     for p in range(workers):
-        of_candidates, of_codes = scores[p].gradients(sums, counts, alpha / SAMPLES)
-        outputs_grad.index_add_(0, mine[p], of_candidates)
-        codes_grad += of_codes
+        candidates_grad, codes_part = scores[p].gradients(sums, counts, alpha / SAMPLES)
+        outputs_grad.index_add_(0, mine[p], candidates_grad)
+        codes_grad += codes_part
     return likelihoods(sums, counts, alpha), outputs_grad, codes_grad
 
 
@@ -73,13 +75,13 @@ def assert_same(codes: Tensor, outputs: Tensor, alpha: Tensor, occurrences: Occu
 
 @given(OCCURRENCES, st.integers(1, 4), st.integers(0, 5))
 @settings(deadline=None, max_examples=60)
-def test_shards_are_the_whole(occurrences: Occurrences, workers: int, seed: int) -> None:
+def test_the_sharded_softmax_equals_the_whole_one(occurrences: Occurrences, workers: int, seed: int) -> None:
     codes, outputs = random(SAMPLES, LATENT, seed=seed), random(VOCABULARY, LATENT + 1, seed=seed + 100)
     assert_same(codes, outputs, random(FIELDS, seed=seed + 200).abs(), occurrences, workers)
 
 
 def test_large_logits_do_not_overflow() -> None:
-    """e^800 is not a float64: without the round of maxima, or with each worker's own, sums would be infinite."""
+    """e^800 overflows a float64: without the maximum over all workers, sums would be infinite."""
     codes, outputs = random(SAMPLES, LATENT, seed=1, scale=30.0), random(VOCABULARY, LATENT + 1, seed=2, scale=30.0)
     occurrences = [(b, f, (3 * b + f) % VOCABULARY) for b in range(SAMPLES) for f in range(FIELDS)]
     assert float((codes @ outputs[:, :-1].T).max()) > 800
@@ -87,14 +89,14 @@ def test_large_logits_do_not_overflow() -> None:
 
 
 def test_an_id_of_two_fields_is_a_candidate_of_both() -> None:
-    held = OwnedOccurrences.of(*(torch.tensor(x) for x in ([0, 0, 1], [0, 2, 2], [0, 0, 1])), SAMPLES, FIELDS)
-    candidates = Candidates.of(held, 2, FIELDS)
+    owned = OwnedOccurrences.of(*(torch.tensor(x) for x in ([0, 0, 1], [0, 2, 2], [0, 0, 1])), SAMPLES, FIELDS)
+    candidates = Candidates.of(owned, 2, FIELDS)
     assert candidates.row.tolist() == [0, 0, 1] and candidates.sizes == (1, 0, 2)
-    assert candidates.place.tolist() == [0, 1, 2]
+    assert candidates.candidate.tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_nobody_has_an_id(workers: int) -> None:
+def test_an_empty_batch_has_zero_loss_and_gradients(workers: int) -> None:
     codes, outputs = random(SAMPLES, LATENT, seed=1), random(VOCABULARY, LATENT + 1, seed=2)
     losses, outputs_grad, codes_grad = sharded(codes, outputs, torch.ones(FIELDS, dtype=torch.float64), [], workers)
     assert not losses.any() and not outputs_grad.any() and not codes_grad.any()

@@ -1,4 +1,4 @@
-"""Bounded staleness as bookkeeping: whatever the order of events, nobody runs ahead and nothing is counted twice."""
+"""Bounded staleness: in any order of events no worker exceeds the bound and nothing is counted twice."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from des_ref.strategies.staleness import Clocks, Tally
+from des_ref.strategies.staleness import Clocks, StalenessStats
 
 
 @given(workers=st.integers(1, 5), bound=st.integers(0, 4), steps=st.integers(1, 8), seed=st.integers(0, 10**6))
@@ -19,7 +19,7 @@ def test_no_pull_is_staler_than_the_bound_and_all_workers_finish(
     left = list(range(workers))
     staleness: list[int] = []
     while left:
-        # Somebody can always go on: the slowest is never held.
+        # Some worker can always continue: the slowest is never blocked.
         able = [w for w in left if pulled[w] > pushed[w] or clocks.may_pull(w)]
         assert able
         worker = rng.choice(able)
@@ -35,26 +35,26 @@ def test_no_pull_is_staler_than_the_bound_and_all_workers_finish(
             clocks.pull(worker)
             pulled[worker] += 1
     assert max(staleness) <= bound
-    tally = clocks.tally
-    assert (tally.pulls, tally.stale, tally.most_stale) == (workers * steps, sum(staleness), max(staleness))
+    stats = clocks.stats
+    assert (stats.pulls, stats.stale, stats.most_stale) == (workers * steps, sum(staleness), max(staleness))
     if workers == 1:
-        assert tally.missed == tally.stale == 0
+        assert stats.missed == stats.stale == 0
     assert clocks.all_finished and len(log) == workers * steps
 
 
-def test_what_a_gradient_did_not_know_of() -> None:
+def test_missed_pushes_of_other_workers_are_counted() -> None:
     clocks = Clocks(2, bound=3)
     clocks.pull(0)
     clocks.pull(1)
     clocks.push(1)
     clocks.pull(1)  # one step ahead of worker 0
     clocks.push(1)
-    clocks.push(0)  # knows of neither push of worker 1
-    assert clocks.tally == Tally(pulls=3, stale=1, most_stale=1, missed=2, most_missed=2)
-    assert clocks.tally.to_json() == {"mean": 1 / 3, "max": 1, "missed_mean": 2 / 3, "missed_max": 2}
+    clocks.push(0)  # its pull preceded both pushes of worker 1
+    assert clocks.stats == StalenessStats(pulls=3, stale=1, most_stale=1, missed=2, most_missed=2)
+    assert clocks.stats.to_json() == {"mean": 1 / 3, "max": 1, "missed_mean": 2 / 3, "missed_max": 2}
 
 
-def test_the_slowest_is_waited_for_until_it_is_done() -> None:
+def test_the_slowest_worker_is_waited_for_until_it_finishes() -> None:
     clocks = Clocks(2, bound=1)
     for _ in range(2):
         assert clocks.may_pull(0)

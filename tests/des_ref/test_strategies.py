@@ -1,6 +1,6 @@
-"""Every strategy on three processes: trained as one process trains, bytes counted anew from the data, and ps_async.
+"""Every strategy on three processes: equivalence to one process, bytes counted from the data, and ps_async.
 
-The processes are started once and do all of it, one after the other; the tests look at what they wrote.
+The processes are started once and do all runs in sequence; the tests check the results that they write.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ WIDTH, EXTRA, FIELDS = 4, 1, 5
 WEIGHTS = 6 * 15 + 6 + 6 * 4 + 4 + 4 + 1 + 1  # W1, b1, W2, b2, output, its bias, the logit's
 
 
-class _Watched(Server):
-    """A server that writes down what it does, in order."""
+class _LoggingServer(Server):
+    """A server that logs its pulls and pushes in order."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -80,11 +80,11 @@ class _Watched(Server):
 
 
 def _slow_second_worker(model: Model, everyone: Comm, bound: int) -> Any:
-    """Two workers, of whom the second sleeps in every step; the server's log."""
+    """Two workers, the second of which sleeps in every step; returns the server's log."""
     comm = everyone.apart(1, 60.0)
     network = Network(model, 1, torch.float64, "cpu")
     if comm.rank >= comm.world_size:
-        server = _Watched(network, Optimizers(), comm, bound)
+        server = _LoggingServer(network, Optimizers(), comm, bound)
         server.serve()
         return server.log
     strategy = PsAsync(network, Optimizers(), comm)
@@ -96,7 +96,7 @@ def _slow_second_worker(model: Model, everyone: Comm, bound: int) -> Any:
 
 
 def _silent_second_worker(model: Model, everyone: Comm) -> str | None:
-    """The second worker stops in the middle; what the others say."""
+    """The second worker stops early; returns the error of the others."""
     comm = everyone.apart(1, 1.0)
     network = Network(model, 1, torch.float64, "cpu")
     try:
@@ -112,10 +112,10 @@ def _silent_second_worker(model: Model, everyone: Comm) -> str | None:
 
 
 def _predictions(model: Model, comm: Comm) -> dict[str, list[float]]:
-    """Logits of a batch that nobody trained on, after a step on another."""
+    """Logits of a held-out batch after a step on another one."""
     seen, unseen = certify_case.batches(Case(RANKS, 2, "", ""), model, comm)
     logits = {}
-    for name in (*EXACT, *(v for v in VARIANTS if not parse_strategy(v)[1].shampoo)):  # that is another optimizer
+    for name in (*EXACT, *(v for v in VARIANTS if not parse_strategy(v)[1].shampoo)):  # Shampoo is another optimizer
         strategy = build(name, Network(model, 5, torch.float64, "cpu"), Optimizers(), comm)
         strategy.count(lambda: [seen])
         strategy.step(strategy.share(seen))
@@ -128,7 +128,7 @@ def _predictions(model: Model, comm: Comm) -> dict[str, list[float]]:
 def _rank(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     model, result = load_model(folder / "five.toml"), {}
-    with open_comm("cpu", (folder / "meeting", rank, RANKS)) as comm:
+    with open_comm("cpu", (folder / "rendezvous", rank, RANKS)) as comm:
         prefetch = comm.beside(PREFETCH)
         for kind, ids in BAGS.items():
             certify_case.IDS_PER_FIELD = ids  # type: ignore[misc]
@@ -168,14 +168,14 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", BAGS)
 @pytest.mark.parametrize("name", (*EXACT, *VARIANTS))
-def test_it_trains_as_one_process_does(name: str, kind: str, results: list[dict[str, Any]]) -> None:
+def test_it_trains_like_one_process(name: str, kind: str, results: list[dict[str, Any]]) -> None:
     certificate = results[0][f"{name} {kind}"]
     assert passed(certificate), certificate
     assert certificate["max_grad_diff"] < 1e-12 and certificate["max_loss_diff"] < 1e-12
 
 
-def _counted(kind: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, int]]:
-    """S of each op, added up over ranks and steps, counted from the data."""
+def _bytes_from_data(kind: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, int]]:
+    """S of each op, summed over ranks and steps, counted from the data."""
     monkeypatch.setattr(certify_case, "IDS_PER_FIELD", BAGS[kind])
     model = parse_model(tomllib.loads(MODEL), "five.toml")
     everyone = SimpleNamespace(world_size=RANKS)
@@ -213,17 +213,17 @@ def _counted(kind: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", BAGS)
-def test_bytes_are_those_counted_from_the_data(
+def test_recorded_bytes_equal_those_counted_from_the_data(
     kind: str, results: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    counted = _counted(kind, monkeypatch)
+    counted = _bytes_from_data(kind, monkeypatch)
     assert counted.keys() == set(EXACT)
     for name, ops in counted.items():
         assert {op["name"]: op["recorded_bytes"] for op in results[0][f"{name} {kind}"]["ops"]} == ops, name
 
 
 @pytest.mark.slow
-def test_all_predict_alike_on_every_rank(results: list[dict[str, Any]]) -> None:
+def test_all_strategies_predict_the_same_on_every_rank(results: list[dict[str, Any]]) -> None:
     expected = torch.tensor(results[0]["predictions"]["des_all_reduce"])
     assert expected.std() > 0
     for found in (rank["predictions"] for rank in results):
@@ -232,7 +232,7 @@ def test_all_predict_alike_on_every_rank(results: list[dict[str, Any]]) -> None:
 
 
 @pytest.mark.slow
-def test_ps_async_with_one_worker_is_one_process(results: list[dict[str, Any]]) -> None:
+def test_ps_async_with_one_worker_is_equivalent_to_one_process(results: list[dict[str, Any]]) -> None:
     certificate = results[0]["one worker"]
     assert passed(certificate) and certificate["equivalent"] and certificate["max_param_diff"] < 1e-12
     assert certificate["staleness"]["max"] == certificate["staleness"]["missed_max"] == 0
@@ -242,7 +242,7 @@ def test_ps_async_with_one_worker_is_one_process(results: list[dict[str, Any]]) 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("bound", [0, 2])
-def test_no_worker_of_ps_async_runs_further_ahead_than_the_bound(bound: int, results: list[dict[str, Any]]) -> None:
+def test_no_worker_of_ps_async_runs_ahead_beyond_the_bound(bound: int, results: list[dict[str, Any]]) -> None:
     (log,) = (rank[f"slow {bound}"] for rank in results if rank[f"slow {bound}"] is not None)
     pushes, ahead = [0, 0], []
     for kind, worker in log:
@@ -251,24 +251,24 @@ def test_no_worker_of_ps_async_runs_further_ahead_than_the_bound(bound: int, res
         else:
             ahead.append(pushes[worker] - min(pushes))
     assert pushes == [6, 6] and len(ahead) == 12
-    assert max(ahead) == bound  # the second worker is slow, so the first runs as far as it may
+    assert max(ahead) == bound  # the second worker is slow, so the first one reaches the bound
 
 
 @pytest.mark.slow
-def test_ps_async_says_so_when_a_worker_falls_silent(results: list[dict[str, Any]]) -> None:
+def test_ps_async_reports_a_worker_that_falls_silent(results: list[dict[str, Any]]) -> None:
     worker, silent, server = (rank["silent"] for rank in results)
     assert silent is None
-    assert "pull_rows with process 2 failed" in worker and "no worker was heard of for 1 s" in server
+    assert "pull_rows with process 2 failed" in worker and "no message from any worker for 1 s" in server
 
 
-def test_ps_async_needs_a_process_that_serves(tiny: Path) -> None:
+def test_ps_async_needs_server_processes(tiny: Path) -> None:
     with open_comm("cpu") as comm, pytest.raises(UsageError, match="1 of 1 processes are servers"):
         comm.apart(1, 1.0)
     with open_comm("cpu") as comm, pytest.raises(UsageError, match="start more processes"):
         PsAsync(Network(load_model(tiny), 0, torch.float64, "cpu"), Optimizers(), comm)
 
 
-def test_tables_are_dealt_out_in_turn() -> None:
+def test_tables_are_assigned_round_robin() -> None:
     assert [tables_of(rank, 3, 5) for rank in range(3)] == [2, 2, 1]
     assert table_order(5, 3, torch.device("cpu")).tolist() == [0, 3, 1, 4, 2]
     assert [tables_of(rank, 4, 2) for rank in range(4)] == [1, 1, 0, 0]

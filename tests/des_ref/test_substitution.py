@@ -17,7 +17,7 @@ from des_ref.models.build import Network
 from des_ref.substitution.attention_pool import AttentionPool
 from des_ref.substitution.base import Plain
 from des_ref.substitution.fm import Fm
-from des_ref.substitution.owned import OwnedOccurrences, sizes_of_bags
+from des_ref.substitution.owned import OwnedOccurrences, bag_sizes
 from des_ref.substitution.whole_pool import WholeAttention
 from dessim.errors import ModelError
 from dessim.workload.model import Model, parse_model
@@ -63,7 +63,7 @@ def make_head(fields: int, width: int) -> torch.nn.Module:
     return TwoLayers(fields * width)
 
 
-# Right only where whole fields live together, or other there.
+# Operators that need field placement, or that work differently there.
 BY_FIELD: dict[str, list[dict[str, object]]] = {
     "fm_fields": [{"kind": "fm_fields"}],
     "mlp": [{"kind": "mlp", "widths": [HIDDEN, 3]}],
@@ -87,7 +87,7 @@ def model_of(operators: list[dict[str, object]], placement: str = "hash", poolin
 
 
 def network_of(model: Model) -> Network:
-    """Its dense parameters drawn anew, so that biases are not zero."""
+    """A network with random dense parameters, so that biases are not zero."""
     network = Network(model, 1, torch.float64, "cpu")
     for i, p in enumerate(network.dense_parameters):
         p.data = torch.randn(p.shape, generator=torch.Generator().manual_seed(100 + i), dtype=torch.float64)
@@ -114,35 +114,37 @@ def summed(network: Network, rows: dict[str, Tensor], occurrences: Occurrences, 
 
 
 def summed_by_field(networks: list[Network], rows: dict[str, Tensor], occurrences: Occurrences) -> Tensor:
-    """The same where worker p has the fields f with f % workers == p."""
+    """The same, but worker p owns the fields f with f % workers == p."""
     _, field, _ = columns(occurrences)
     return in_lockstep(networks, rows, occurrences, field % len(networks))
 
 
 def in_lockstep(networks: list[Network], rows: dict[str, Tensor], occurrences: Occurrences, owner: Tensor) -> Tensor:
-    """One thread a worker, which meet in rounds; autograd sees through all of them."""
+    """The sum of partials, with one thread for each worker and collectives that autograd differentiates through."""
     sample, field, index = columns(occurrences)
     workers, slots = len(networks), [torch.empty(0)] * len(networks)
-    barrier, me = threading.Barrier(workers), threading.local()
+    barrier = threading.Barrier(workers)
+    this_thread = threading.local()
 
-    def meet(part: Tensor) -> Tensor:
-        slots[me.rank] = part
+    def all_gather(part: Tensor) -> Tensor:
+        slots[this_thread.rank] = part
         barrier.wait(timeout=20)
-        parts = torch.stack(slots)
+        gathered = torch.stack(slots)
         barrier.wait(timeout=20)
-        return parts
+        return gathered
 
     def partials(p: int) -> Tensor:
-        me.rank, network = p, networks[p]
+        this_thread.rank = p
+        network = networks[p]
         mine = owner == p
         unique, inverse = torch.unique(index[mine], return_inverse=True)
-        sizes = sizes_of_bags(sample * FIELDS + field)[mine] if network.model.pools_mean else None
-        held = OwnedOccurrences.of(sample[mine], field[mine], inverse, SAMPLES, FIELDS, sizes)
-        return network.partials({name: values[unique] for name, values in rows.items()}, held)
+        sizes = bag_sizes(sample * FIELDS + field)[mine] if network.model.pools_mean else None
+        owned = OwnedOccurrences.of(sample[mine], field[mine], inverse, SAMPLES, FIELDS, sizes)
+        return network.partials({name: values[unique] for name, values in rows.items()}, owned)
 
     for network in networks:
-        network.sum_fields = lambda part: meet(part).sum(dim=0)
-        network.largest = lambda part: meet(part).amax(dim=0)
+        network.sum_fields = lambda part: all_gather(part).sum(dim=0)
+        network.max_over_workers = lambda part: all_gather(part).amax(dim=0)
     with ThreadPoolExecutor(workers) as pool:
         return torch.stack(list(pool.map(partials, range(workers)))).sum(dim=0)
 
@@ -155,7 +157,7 @@ def from_bags(network: Network, rows: dict[str, Tensor], occurrences: Occurrence
 
 
 def expected(network: Network, rows: dict[str, Tensor], occurrences: Occurrences) -> Tensor:
-    """Logits by the textbook, on one process."""
+    """Logits of the reference, on one process."""
     sample, field, index = columns(occurrences)
     attention = [m.a for m in (network.operand, network.pool) if isinstance(m, AttentionPool | WholeAttention)]
     pooling = network.model.embedding.pooling, *attention
@@ -184,30 +186,30 @@ def _grads(value: Tensor, parameters: list[Tensor]) -> tuple[Tensor, ...]:
     return torch.autograd.grad(value, parameters, materialize_grads=True, retain_graph=True)
 
 
-POOLED = ("fm with nfm", "cross", "mlp", "deepfm", "operand for several")  # what a mean may change, and may not
-
-
-APART = [(name, pooling) for name in ("mlp", "operand for several", "head") for pooling in ("max", "attention")]
+POOLED = ("fm with nfm", "cross", "mlp", "deepfm", "operand for several")  # also tested with mean pooling
+NOT_SUMS = [(name, pooling) for name in ("mlp", "operand for several", "head") for pooling in ("max", "attention")]
 
 
 @pytest.mark.parametrize(
-    ("name", "pooling"), [*((n, "sum") for n in OPERATORS), *((n, "mean") for n in POOLED), *APART]
+    ("name", "pooling"), [*((n, "sum") for n in OPERATORS), *((n, "mean") for n in POOLED), *NOT_SUMS]
 )
 @given(OCCURRENCES, st.integers(1, 4))
 @settings(deadline=None, max_examples=20)
-def test_partials_finish_as_the_textbook_says(name: str, pooling: str, occurrences: Occurrences, workers: int) -> None:
+def test_summed_partials_finish_to_the_reference_logits(
+    name: str, pooling: str, occurrences: Occurrences, workers: int
+) -> None:
     network = network_of(model_of(OPERATORS[name], pooling=pooling))
     rows = rows_of(network)
     sums = summed(network, rows, occurrences, workers)
     leaves = [*rows.values(), *network.dense_parameters]
     assert_same(network.tail(sums), expected(network, rows, occurrences), leaves)
-    if (name, pooling) in APART:
-        return  # no sums of rows, so no bags either
+    if (name, pooling) in NOT_SUMS:
+        return  # pooling is not a sum of rows, so there are no bags
     torch.testing.assert_close(from_bags(network, rows, occurrences), sums, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize(("name", "pooling"), [*((name, "sum") for name in OPERATORS), *APART])
-def test_the_buffer_and_the_dense_weights_are_what_the_plan_counts(name: str, pooling: str) -> None:
+@pytest.mark.parametrize(("name", "pooling"), [*((name, "sum") for name in OPERATORS), *NOT_SUMS])
+def test_buffer_width_and_dense_weights_match_the_plan(name: str, pooling: str) -> None:
     model = model_of(OPERATORS[name], pooling=pooling)
     network, symbols = network_of(model), model.symbols(2)
     wire, shared = (total(model.costs, part).evaluate(symbols) for part in ("wire", "shared_weights"))
@@ -221,7 +223,7 @@ def test_the_buffer_and_the_dense_weights_are_what_the_plan_counts(name: str, po
 @pytest.mark.parametrize("name", BY_FIELD)
 @given(OCCURRENCES, st.integers(1, 4))
 @settings(deadline=None, max_examples=10)
-def test_whole_fields_finish_as_the_textbook_says(
+def test_field_placement_finishes_to_the_reference_logits(
     name: str, pooling: str, occurrences: Occurrences, workers: int
 ) -> None:
     model = model_of(BY_FIELD[name], "field", pooling)
@@ -238,25 +240,25 @@ def test_whole_fields_finish_as_the_textbook_says(
     weights = dict(whole.operators.named_parameters())
     for network in networks:
         named = dict(network.operators.named_parameters())
-        own = {id(o.mine): o for o in network.owned}
+        own = {id(columns.mine) for columns in network.owned_columns}
         for key, p in named.items():
             if id(p) in own:
                 mine, all_columns = _grads(ours.sum(), [p]), _grads(theirs.sum(), [weights[key]])
                 torch.testing.assert_close(mine[0], network.columns_of(all_columns[0]), rtol=1e-12, atol=1e-12)
-    # Of what is shared, the workers' parts add up.
-    for i, p in enumerate(_kept(whole)):
+    # The workers' partial gradients of shared parameters add up to the whole.
+    for i, p in enumerate(_still_shared(whole)):
         parts = [_grads(ours.sum(), [network.shared_parameters[i]])[0] for network in networks]
         torch.testing.assert_close(sum(parts), _grads(theirs.sum(), [p])[0], rtol=1e-12, atol=1e-12)
 
 
-def _kept(whole: Network) -> list[Tensor]:
-    """The shared parameters that `keep_fields` leaves."""
-    gone = {id(operator.get_parameter(name)) for operator in whole.operators.values() for name in operator.by_field}
-    return [p for p in whole.shared_parameters if id(p) not in gone]
+def _still_shared(whole: Network) -> list[Tensor]:
+    """The shared parameters that remain shared after `keep_fields`."""
+    by_field = {id(operator.get_parameter(name)) for operator in whole.operators.values() for name in operator.by_field}
+    return [p for p in whole.shared_parameters if id(p) not in by_field]
 
 
 @pytest.mark.parametrize("pooling", ["sum", "attention"])
-def test_weights_that_live_with_their_field_are_what_the_plan_counts(pooling: str) -> None:
+def test_weights_placed_with_their_field_match_the_plan(pooling: str) -> None:
     for operators in BY_FIELD.values():
         model = model_of(operators, "field", pooling)
         network, symbols = network_of(model), model.symbols(1)
@@ -264,7 +266,7 @@ def test_weights_that_live_with_their_field_are_what_the_plan_counts(pooling: st
         counted = {
             part: total(model.costs, part).evaluate(symbols) for part in ("owned_weights", "shared_weights", "wire")
         }
-        assert sum(o.mine.numel() for o in network.owned) == counted["owned_weights"]
+        assert sum(columns.mine.numel() for columns in network.owned_columns) == counted["owned_weights"]
         assert sum(p.numel() for p in network.shared_parameters) == counted["shared_weights"]
         assert sum(p.numel() for p in network.tail_parameters) == symbols["P"]
         assert summed_by_field([network], rows_of(network), [(0, 0, 1)]).shape == (SAMPLES, counted["wire"])
@@ -296,19 +298,19 @@ def test_fm_reference_is_the_sum_over_pairs(occurrences: Occurrences) -> None:
     )
 
 
-def test_the_first_layer_works_on_occupied_pairs_only() -> None:
-    """The plan prices 2 * D * H1 FLOPs a (sample, field) pair: not B * F pairs, and not one for each id."""
+def test_the_first_layer_computes_occupied_pairs_only() -> None:
+    """The plan counts 2 * D * H1 FLOPs for each occupied (sample, field) pair, not for B * F pairs or each id."""
     sample, field, index = columns([(0, 0, 1), (0, 0, 2), (3, 0, 1), (2, 2, 5)])
-    held = OwnedOccurrences.of(sample, field, torch.arange(4), SAMPLES, FIELDS)
-    assert held.pair_sample.tolist() == [0, 2, 3] and held.pair_field.tolist() == [0, 2, 0]
+    owned = OwnedOccurrences.of(sample, field, torch.arange(4), SAMPLES, FIELDS)
+    assert owned.pair_sample.tolist() == [0, 2, 3] and owned.pair_field.tolist() == [0, 2, 0]
     network = network_of(model_of(OPERATORS["mlp"]))
     with FlopCounterMode(display=False) as counter:
-        network.partials({"v": random(VOCABULARY, WIDTH)[index]}, held)
+        network.partials({"v": random(VOCABULARY, WIDTH)[index]}, owned)
     assert counter.get_total_flops() == 3 * 2 * WIDTH * HIDDEN
 
 
-def test_fm_over_pooled_fields_is_not_this_operator() -> None:
-    """The trap that the docstring names: pooling first changes q."""
+def test_fm_over_pooled_fields_is_a_different_operator() -> None:
+    """The trap named in the docstring of fm.py: pooling first changes q."""
     v = random(VOCABULARY, WIDTH)
     pooled = torch.stack([v[1] + v[2], v[3]])  # ids 1 and 2 are of one field
     field_level = (pooled.sum(0).square().sum() - pooled.square().sum()) / 2

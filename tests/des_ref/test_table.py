@@ -1,4 +1,4 @@
-"""The table of rows against a dict: ids come, wait for admission, are trained, are forgotten, and come again."""
+"""The row table against a dict: ids arrive, wait for admission, are trained, expire and return."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from des_ref.embedding.slots import Slots
 from des_ref.hashing import mix64, owner_of
 from dessim.errors import UsageError
 
-# Ids that come again and again, all 64 bits of ids, and ids of one home slot or nearly so.
+# Small ids that recur often, ids of all 64 bits, and ids whose home slots coincide or nearly so.
 IDS = st.one_of(st.integers(-30, 30), st.integers(-(2**63), 2**63 - 1), st.integers(-16, 15).map(lambda i: i << 59))
 STEPS = st.lists(st.lists(IDS, unique=True, max_size=40), max_size=25)
 LIFETIMES = st.builds(Lifetime, st.integers(1, 4), st.one_of(st.none(), st.integers(1, 6)))
@@ -29,15 +29,15 @@ LIFETIMES = st.builds(Lifetime, st.integers(1, 4), st.one_of(st.none(), st.integ
 
 @pytest.fixture
 def small_indexes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Indexes that are full after 8 keys and moved 2 keys a step: most steps find one under way."""
-    monkeypatch.setattr(row_numbers, "_SMALLEST", 16)
-    monkeypatch.setattr(row_numbers, "_SLICE", 2)
+    """Indexes that are full after 8 keys and migrate 2 keys a step, so that most steps run during a migration."""
+    monkeypatch.setattr(row_numbers, "_MIN_SLOTS", 16)
+    monkeypatch.setattr(row_numbers, "_MIN_KEYS_MOVED", 2)
     yield
 
 
 @pytest.fixture
-def without_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a GPU, or under a limit on addresses: growing copies."""
+def without_reserved_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Growing copies, as on a GPU or under a limit on address space."""
     monkeypatch.setattr(growing, "mapped_zeros", lambda count, dtype: None)
 
 
@@ -62,7 +62,7 @@ class Known:
 
 @dataclass
 class Model:
-    """What RowTable promises, one id at a time."""
+    """A model of RowTable that handles one id at a time."""
 
     lifetime: Lifetime
     now: int = 0
@@ -97,7 +97,7 @@ class Model:
 
 
 def exported(table: RowTable) -> dict[str, dict[int, tuple[float, ...]]]:
-    """What a table exports, by id; that ids are sorted and different is checked on the way."""
+    """A table's export by id; also checks that keys are sorted and distinct."""
     groups = {}
     for name, lines in table.export().items():
         keys = lines["keys"].tolist()
@@ -130,33 +130,33 @@ def check_against_the_model(steps: list[list[int]], lifetime: Lifetime, reload_a
         has_row = model.step(batch)
         rows = train(table, batch).tolist()
         assert [row >= 0 for row in rows] == has_row
-        given_out = [row for row in rows if row >= 0]
-        assert len(set(given_out)) == len(given_out)
+        assigned = [row for row in rows if row >= 0]
+        assert len(set(assigned)) == len(assigned)
         model.train(batch)
         model.now += 1
         groups = model.exported()
         assert exported(table) == groups
-        there = table.find(tensor(all_ids)) >= 0
-        assert there.tolist() == [i in groups["rows"] for i in all_ids]
-        shown = table.gather(tensor(all_ids), ("v", "sum"))
+        present = table.find(tensor(all_ids)) >= 0
+        assert present.tolist() == [i in groups["rows"] for i in all_ids]
+        values = table.gather(tensor(all_ids), ("v", "sum"))
         untouched = [(*line, 0.0) for line in first(tensor(all_ids)).tolist()]
         expected = [groups["rows"].get(i, start)[:3] for i, start in zip(all_ids, untouched, strict=True)]
-        assert torch.cat(list(shown.values()), dim=1).tolist() == [list(line) for line in expected]
+        assert torch.cat(list(values.values()), dim=1).tolist() == [list(line) for line in expected]
 
 
 @pytest.mark.usefixtures("small_indexes")
-def test_table_does_what_a_dict_would() -> None:
+def test_table_behaves_like_a_dict() -> None:
     check_against_the_model()
 
 
-@pytest.mark.usefixtures("small_indexes", "without_addresses")
-def test_table_does_what_a_dict_would_where_growing_copies() -> None:
+@pytest.mark.usefixtures("small_indexes", "without_reserved_addresses")
+def test_table_behaves_like_a_dict_when_growing_copies() -> None:
     check_against_the_model()
 
 
 @pytest.mark.parametrize("lifetime", [None, Lifetime(2, 40)])
 def test_growth_loses_no_row_and_no_value(lifetime: Lifetime | None) -> None:
-    """With real sizes: half a million ids, through eight indexes."""
+    """At realistic size: half a million ids, through eight indexes."""
     table, ids = new_table(lifetime), mix64(torch.arange(500_000))
     for chunk in ids.split(25_000):
         for _ in range(2):
@@ -169,8 +169,8 @@ def test_growth_loses_no_row_and_no_value(lifetime: Lifetime | None) -> None:
     assert torch.equal(table.columns["v"][rows], first(ids))
 
 
-def test_memory_of_forgotten_ids_is_used_again() -> None:
-    """A window of ids moves on for ever: as many rows as it is long are in use, and few more were ever given out."""
+def test_memory_of_expired_ids_is_reused() -> None:
+    """With a moving window of ids, the rows in use match the window and few more are ever assigned."""
     table, width, lifetime = new_table(Lifetime(2, 20)), 1000, 20
     for step in range(400):
         ids = torch.arange(step * 100, step * 100 + width)
@@ -178,32 +178,32 @@ def test_memory_of_forgotten_ids_is_used_again() -> None:
         table.end_step()
     window = width + 100 * lifetime  # ids seen in the last 20 steps
     assert len(table.export()["rows"]["keys"]) == pytest.approx(window, abs=200)
-    # The sweep is half a lifetime late at most; 400 steps brought 41,000 ids.
+    # The sweep lags by at most half a lifetime; 400 steps contained 41,000 ids.
     assert len(table) < window + 100 * lifetime / 2 + 200
     assert len(table.columns["v"]) < 2 * window
     assert table.candidates < 500
 
 
-def test_as_many_keys_that_come_and_go_for_ever_need_no_more_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 60,000 keys 3,000 leave and 3,000 come each step, through many new indexes, which take steps to move into."""
-    monkeypatch.setattr(row_numbers, "_SLICE", 1000)
+def test_a_constant_number_of_changing_keys_needs_constant_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """3,000 of 60,000 keys are replaced each step, through many index migrations that take several steps."""
+    monkeypatch.setattr(row_numbers, "_MIN_KEYS_MOVED", 1000)
     numbers, step, present = RowNumbers("cpu"), 3000, 60_000
     rows = numbers.add(mix64(torch.arange(present)))
     moving = 0
     for begin in range(present, 40 * present, step):
         numbers.remove(rows[:step])
-        came = mix64(torch.arange(begin, begin + step))
-        rows = torch.cat([rows[step:], numbers.add(came)])
+        arrived = mix64(torch.arange(begin, begin + step))
+        rows = torch.cat([rows[step:], numbers.add(arrived)])
         moving += numbers._old is not None
-        here = torch.arange(begin + step - present, begin + step)
-        assert torch.equal(numbers.find(mix64(here)), rows)
-        assert int(numbers.find(mix64(here - present)).max()) == -1
+        present_ids = torch.arange(begin + step - present, begin + step)
+        assert torch.equal(numbers.find(mix64(present_ids)), rows)
+        assert int(numbers.find(mix64(present_ids - present)).max()) == -1
         assert len(numbers) == present and numbers.end == present
         numbers.move()
     assert moving > 100
 
 
-def test_a_long_move_of_the_index_is_cut_into_slices() -> None:
+def test_a_long_index_migration_is_cut_into_slices() -> None:
     numbers, ids = RowNumbers("cpu"), mix64(torch.arange(530_000))
     numbers.add(ids[:200_000])
     full = int(0.5 * numbers._slots.size)
@@ -213,13 +213,15 @@ def test_a_long_move_of_the_index_is_cut_into_slices() -> None:
         numbers.add(part)
         moved.append(numbers._moved if numbers._old is not None else full)
         assert torch.equal(numbers.find(ids[:1000]), torch.arange(1000))
-    under_way = [m for m in moved if m < full]
-    assert len(under_way) == full // row_numbers._SLICE - 2  # its first step moves two, its last ends it
-    assert max(np.diff(under_way)) == row_numbers._SLICE and moved[-1] == full
+    during_migration = [m for m in moved if m < full]
+    assert (
+        len(during_migration) == full // row_numbers._MIN_KEYS_MOVED - 2
+    )  # the first step moves two slices, the last one completes the migration
+    assert max(np.diff(during_migration)) == row_numbers._MIN_KEYS_MOVED and moved[-1] == full
     assert torch.equal(numbers.find(ids), torch.arange(len(ids)))
 
 
-def test_ids_of_one_owner_or_in_sequence_do_not_crowd_the_index() -> None:
+def test_ids_of_one_owner_or_in_sequence_spread_over_the_index() -> None:
     ids = torch.arange(400_000)
     of_one_owner = ids[owner_of(ids, 64) == 5]
     for crowd in (of_one_owner, torch.arange(6000), torch.arange(6000) << 32, torch.arange(6000) << 52):
@@ -228,7 +230,7 @@ def test_ids_of_one_owner_or_in_sequence_do_not_crowd_the_index() -> None:
         assert int(torch.bincount(home).max()) < 12
 
 
-def test_rows_that_grow_do_not_move() -> None:
+def test_growing_does_not_move_rows() -> None:
     column = Growing(torch.float32, "cpu", 4)
     column.reserve(10)
     column.values[:10] = 1.0
@@ -238,19 +240,19 @@ def test_rows_that_grow_do_not_move() -> None:
     assert float(column.values[:3_000_000].sum()) == 40.0
 
 
-def test_one_group_of_settings_may_load_what_another_saved() -> None:
-    """From for-ever to expiring and back: rows stay rows."""
-    plain, mortal = new_table(), new_table(Lifetime(3, 5))
+def test_a_table_loads_rows_saved_with_other_lifetime_settings() -> None:
+    """From rows that never expire to rows that do, and back: rows remain rows."""
+    plain, expiring = new_table(), new_table(Lifetime(3, 5))
     train(plain, [1, 2, 3])
-    mortal.load(plain.export())
-    assert (mortal.find(tensor([1, 2, 3])) >= 0).all()
+    expiring.load(plain.export())
+    assert (expiring.find(tensor([1, 2, 3])) >= 0).all()
     for _ in range(5):
-        mortal.end_step()
-    assert (mortal.find(tensor([1, 2, 3])) >= 0).all()
-    mortal.end_step()
-    assert (mortal.find(tensor([1, 2, 3])) < 0).all()
+        expiring.end_step()
+    assert (expiring.find(tensor([1, 2, 3])) >= 0).all()
+    expiring.end_step()
+    assert (expiring.find(tensor([1, 2, 3])) < 0).all()
     again = new_table()
-    again.load(mortal.export())
+    again.load(expiring.export())
     assert len(again) == 0
     with pytest.raises(UsageError, match="no column v of width 2"):
         again.load({"rows": {"keys": tensor([1]), "v": torch.zeros(1, 3)}})
@@ -260,13 +262,13 @@ def test_one_group_of_settings_may_load_what_another_saved() -> None:
     ("settings_", "message"),
     [({"admit_after": 0}, "greater than or equal to 1"), ({"expire_after": 0}, "greater than or equal to 1")],
 )
-def test_lifetimes_that_mean_nothing_are_refused(settings_: dict[str, int], message: str) -> None:
+def test_meaningless_lifetimes_are_refused(settings_: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Lifetime(**settings_)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_table_on_a_gpu_is_the_one_on_the_cpu() -> None:
+def test_a_table_on_a_gpu_equals_the_one_on_the_cpu() -> None:
     tables = [
         RowTable({"v": 2, "sum": 1}, lambda ids: {"v": first(ids)}, torch.float64, device, lifetime=Lifetime(2, 6))
         for device in ("cpu", "cuda")

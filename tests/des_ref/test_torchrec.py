@@ -1,7 +1,7 @@
 """Pooled lookups, row gradients and updates against TorchRec's table-wise sharding on two ranks.
 
-Weights and gradients are small multiples of a power of two, so that float32 sums are exact in any order: equal means
-equal to the last bit.
+Weights and gradients are small multiples of a power of two, so that float32 sums are exact in any order and results
+can be compared bit by bit.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from tests.des_ref.ranks import on_ranks
 RANKS, FIELDS, WIDTH, ROWS, SAMPLES, STEPS = 2, 5, 4, 12, 16, 3
 EXACT = [name for name in STRATEGIES if name != "ps_async"]
 Compared = list[dict[str, list[dict[str, float]]]]
-"""By rank, by strategy, pooling and optimizer: largest differences after each step."""
+"""By rank; then by strategy, pooling and optimizer: the largest differences after each step."""
 OPTIMIZERS: dict[str, RowOptimizer] = {"sgd": Sgd(0.5), "rowwise_adagrad": RowAdagrad(0.5)}
 
 
 class Probe(nn.Module):
-    """Logits 0 for any input, whose gradient is a different number for each float of it; remembers the input."""
+    """A head with logit 0 for any input and a distinct gradient for each of its floats; records the input."""
 
     def __init__(self, fields: int, width: int) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ def model_of(pooling: str) -> Model:
 
 
 def draw(rng: np.random.Generator) -> tuple[Batch, Tensor, Tensor]:
-    """A batch, numbers of its ids within their fields, and sizes of bags [B, F]: none, one, two or four ids."""
+    """A batch, the number of each id within its field, and the bag sizes [B, F]: zero, one, two or four ids."""
     sizes = torch.from_numpy(rng.choice([0, 1, 2, 4], (SAMPLES, FIELDS)))
     bag = torch.repeat_interleave(torch.arange(SAMPLES * FIELDS), sizes.flatten())
     number = torch.from_numpy(rng.integers(ROWS, size=len(bag)))
@@ -69,7 +69,7 @@ def draw(rng: np.random.Generator) -> tuple[Batch, Tensor, Tensor]:
 
 
 def _theirs(comm: Comm, pooling: str, optimizer: RowOptimizer, start: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """After each step, what TorchRec pooled for this rank [b, F, width] and all rows [F, ROWS, width]."""
+    """After each step, the bags that TorchRec pooled for this rank [b, F, width], and all rows [F, ROWS, width]."""
     tables = torchrec_peer.Tables(list(start), pooling, optimizer, comm)
     probe, rng, found = Probe(FIELDS, WIDTH), np.random.default_rng(3), []
     share = SAMPLES // comm.world_size
@@ -80,7 +80,7 @@ def _theirs(comm: Comm, pooling: str, optimizer: RowOptimizer, start: Tensor) ->
         number = number[torch.isin(batch.sample, torch.arange(SAMPLES)[mine])]
         order = torch.argsort(own.field * share + own.sample, stable=True)
         logits = probe(tables.pooled(tables.keyed(number[order], sizes[mine].T.flatten().to(torch.int32))))
-        # TorchRec divides by the number of workers what workers send each other in backward.
+        # TorchRec divides the gradients exchanged in backward by the number of workers.
         nn.functional.binary_cross_entropy_with_logits(logits, own.labels).backward()
         rows = torch.zeros_like(start)
         for field, values in tables.own_weights().items():
@@ -93,9 +93,9 @@ def _theirs(comm: Comm, pooling: str, optimizer: RowOptimizer, start: Tensor) ->
 def _ours(
     comm: Comm, name: str, pooling: str, optimizer: RowOptimizer, start: Tensor
 ) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """The same of a strategy, and the gradients of all rows."""
+    """The same for one of our strategies, with the gradients of all rows."""
     network = Network(model_of(pooling), 1, torch.float32, comm.device)
-    # The logit's bias stays 0, and so do the logits.
+    # Without a learning rate the bias remains 0, and so do the logits.
     strategy = STRATEGIES[name](network, Optimizers(optimizer, DenseOptimizer("SGD", {"lr": 0.0})), comm)
     field, number = torch.arange(FIELDS).repeat_interleave(ROWS), torch.arange(ROWS).repeat(FIELDS)
     ids = feature_id(field, number)
@@ -130,7 +130,7 @@ def _compared(comm: Comm) -> dict[str, list[dict[str, float]]]:
                 ours, before, steps = _ours(comm, name, pooling, optimizer, start), start, []
                 for (pooled, rows, grads), (their_pooled, their_rows) in zip(ours, theirs, strict=True):
                     pairs = {"pooled": (pooled, their_pooled), "rows": (rows, their_rows), "moved": (rows, before)}
-                    pairs["grads"] = (grads, (before - their_rows) / optimizer.rate)  # by sgd alone
+                    pairs["grads"] = (grads, (before - their_rows) / optimizer.rate)  # meaningful with SGD only
                     steps.append({what: float((a - b).abs().max()) for what, (a, b) in pairs.items()})
                     before = their_rows
                 found[f"{name} {pooling} {kind}"] = steps
@@ -147,7 +147,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Compared:
 @pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["sum", "mean"])
 @pytest.mark.parametrize("name", EXACT)
-def test_lookups_and_gradients_are_torchrecs_to_the_last_bit(name: str, pooling: str, compared: Compared) -> None:
+def test_lookups_and_gradients_are_bit_identical_to_torchrec(name: str, pooling: str, compared: Compared) -> None:
     for step in (step for rank in compared for step in rank[f"{name} {pooling} sgd"]):
         assert step["pooled"] == step["grads"] == step["rows"] == 0 and step["moved"] > 0.05, step
 
@@ -155,6 +155,6 @@ def test_lookups_and_gradients_are_torchrecs_to_the_last_bit(name: str, pooling:
 @pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["sum", "mean"])
 @pytest.mark.parametrize("name", EXACT)
-def test_row_wise_adagrad_is_fbgemms(name: str, pooling: str, compared: Compared) -> None:
+def test_row_wise_adagrad_matches_fbgemm(name: str, pooling: str, compared: Compared) -> None:
     for step in (step for rank in compared for step in rank[f"{name} {pooling} rowwise_adagrad"]):
         assert step["pooled"] < 1e-5 and step["rows"] < 1e-6 and step["moved"] > 0.05, step

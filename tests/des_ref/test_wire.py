@@ -1,4 +1,4 @@
-"""Codecs from the command line: settings, what a certificate says of them, recorded steps replayed and projected."""
+"""Codecs from the command line: settings, certificates, and recorded steps that are replayed and projected."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from dessim.workload import formula
 CLUSTER = "h100-8x_rail_128"
 
 
-def alone(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+def train_alone(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
     assert train.main(["--data", "synthetic", *arguments, "--device", "cpu", "--json"]) == 0
     found: dict[str, Any] = json.loads(capsys.readouterr().out)
     return found
 
 
-def what_arrives_is_nan() -> None:
-    """NaN in whatever arrives."""
+def decode_to_nan() -> None:
+    """Every decoded value is NaN."""
     from des_ref.codecs.cast import Cast
 
     right = Cast.decode
@@ -43,7 +43,7 @@ def what_arrives_is_nan() -> None:
 
 
 def long_messages() -> None:
-    """A byte more for each worker than the formula has."""
+    """Messages are one byte longer than the formula says."""
     from dataclasses import replace
 
     import torch
@@ -63,7 +63,7 @@ def long_messages() -> None:
     Fp6.sizes = lambda self, width: (9, *sizes(self, width)[1:])  # type: ignore[method-assign]
 
 
-def test_the_certificate_says_lossy_and_how_much(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_certificate_reports_the_encoding_loss(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = certify(Case(2, 3, str(tiny), "des_reduce_scatter", "cpu", codecs="activations=bf16,gradients=fp6"))
     assert passed(found) and found["bytes_match"] and not found["equivalent"]
     assert PARAMETER_BOUND < found["max_param_diff"] < 1
@@ -79,13 +79,13 @@ def test_without_a_codec_it_is_equivalent(tiny: Path) -> None:
     assert found["equivalent"] and "lost" not in found and found["max_param_diff"] <= PARAMETER_BOUND
 
 
-def test_a_nan_fails_even_what_may_be_inexact(tiny: Path) -> None:
-    case = Case(2, 2, str(tiny), "des_reduce_scatter", "cpu", codecs="gradients=bf16", sabotage=what_arrives_is_nan)
+def test_a_nan_fails_even_a_lossy_run(tiny: Path) -> None:
+    case = Case(2, 2, str(tiny), "des_reduce_scatter", "cpu", codecs="gradients=bf16", sabotage=decode_to_nan)
     found = certify(case)
     assert not passed(found) and found["max_param_diff"] > NAN_BOUND and why(found) == "parameters are NaN"
 
 
-def test_bytes_beyond_the_formula_fail(tiny: Path) -> None:
+def test_bytes_that_differ_from_the_formula_fail(tiny: Path) -> None:
     case = Case(2, 2, str(tiny), "des_reduce_scatter", "cpu", codecs="activations=fp6", sabotage=long_messages)
     found = certify(case)
     assert not passed(found) and "partials moved" in why(found)
@@ -100,12 +100,12 @@ def test_bytes_beyond_the_formula_fail(tiny: Path) -> None:
         (["--codec", "gradients=bf16"], "sends no gradients that can be encoded so"),
     ],
 )
-def test_what_cannot_be_certified_is_said_before_anything_starts(flags: list[str], problem: str) -> None:
+def test_impossible_certificates_are_refused_before_the_start(flags: list[str], problem: str) -> None:
     with pytest.raises(UsageError, match=problem):
         program.main(flags)
 
 
-def test_settings_take_codecs_by_buffer_or_for_all(tmp_path: Path) -> None:
+def test_settings_take_codecs_by_buffer_or_for_all_buffers(tmp_path: Path) -> None:
     file = tmp_path / "run.toml"
     file.write_text('model = "deepfm"\n[wire]\nactivations = "bf16"\ndense = "threshold:0.99"\n')
     assert str(load_settings(file, {}).wire.codes) == "activations=bf16,dense=threshold:0.99:1000"
@@ -122,30 +122,30 @@ def test_settings_take_codecs_by_buffer_or_for_all(tmp_path: Path) -> None:
             load_settings(file, {})
 
 
-def test_a_run_with_codecs_says_so_and_how_much_pruning_made_zero(
+def test_a_run_with_codecs_reports_them_and_the_sparsity_of_pruning(
     tiny: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = ("--model", str(tiny), "--steps", "12", "--strategy", "des_reduce_scatter")
-    found = alone(capsys, *flags, "--codec", "activations=top_k:0.5,gradients=pruning:0.7")
+    found = train_alone(capsys, *flags, "--codec", "activations=top_k:0.5,gradients=pruning:0.7")
     assert found["codecs"] == "activations=top_k:0.5,gradients=pruning:0.7"
     assert found["sparsity_by_op"].keys() == {"partials_grad"}
     assert 0.5 < found["sparsity_by_op"]["partials_grad"] < 0.9
-    plain = alone(capsys, *flags)
+    plain = train_alone(capsys, *flags)
     assert plain["codecs"] == "fp32" and plain["sparsity_by_op"] == {} and plain["logloss"] != found["logloss"]
 
 
-def test_what_keeps_state_keeps_no_checkpoints(tiny: Path, tmp_path: Path) -> None:
+def test_codecs_with_state_refuse_checkpoints(tiny: Path, tmp_path: Path) -> None:
     flags = ["--model", str(tiny), "--checkpoint", str(tmp_path), "--codec"]
     with pytest.raises(UsageError, match=r"dense=threshold:0\.9:1000 keep what checkpoints do not have"):
         train.main([*flags, "dense=threshold:0.9"])
 
 
-def test_a_checkpoint_goes_on_with_its_codecs_alone(
+def test_a_checkpoint_is_resumed_only_with_its_own_codecs(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = ("--model", str(tiny), "--checkpoint", str(tmp_path))
-    alone(capsys, *flags, "--steps", "3", "--codec", "bf16")
-    assert alone(capsys, *flags, "--steps", "5", "--codec", "bf16", "--resume")["resumed_from_step"] == 3
+    train_alone(capsys, *flags, "--steps", "3", "--codec", "bf16")
+    assert train_alone(capsys, *flags, "--steps", "5", "--codec", "bf16", "--resume")["resumed_from_step"] == 3
     with pytest.raises(FileError, match="codecs"):
         train.main(["--data", "synthetic", *flags, "--steps", "6", "--resume", "--device", "cpu"])
 
@@ -156,7 +156,7 @@ def test_a_recorded_run_with_codecs_is_replayed_and_projected(
     path = tmp_path / "run.trace"
     codec = "activations=fp6,gradients=pruning:0.8,dense=threshold:0.9"
     flags = ("--strategy", "des_reduce_scatter", "--codec", codec, "--trace", str(path))
-    alone(capsys, "--model", str(tiny), *flags, "--trace-steps", "2", "--trace-warmup", "2", "--steps", "12")
+    train_alone(capsys, "--model", str(tiny), *flags, "--trace-steps", "2", "--trace-warmup", "2", "--steps", "12")
     trace = load_trace(path)
     names = {op.name for op in trace.ranks[0]}
     assert names >= {"partials_encode", "partials_wide", "partials_decode", "partials_grad_sizes", "tail_grad"}
@@ -166,29 +166,39 @@ def test_a_recorded_run_with_codecs_is_replayed_and_projected(
             assert op.bytes == round(formula.evaluate(op.size, {**trace.header.symbols, **op.vars})), op.name
     kinds = {op.name: op.collective for op in trace.ranks[0]}
     assert kinds["partials"] is Collective.ALL_TO_ALL and kinds["partials_wide"] is Collective.REDUCE_SCATTER
-    told = CliRunner().invoke(app, ["replay", str(path), "--cluster", CLUSTER, "--json"])
-    assert told.exit_code == 0, told.output
-    told = CliRunner().invoke(app, ["trace", "check", str(path)])
-    assert told.exit_code == 0, told.output
-    asked = ["project", str(path), "--strategy", "des_reduce_scatter", "--cluster", CLUSTER, "--gpus", "8", "--json"]
+    result = CliRunner().invoke(app, ["replay", str(path), "--cluster", CLUSTER, "--json"])
+    assert result.exit_code == 0, result.output
+    result = CliRunner().invoke(app, ["trace", "check", str(path)])
+    assert result.exit_code == 0, result.output
+    arguments = [
+        "project",
+        str(path),
+        "--strategy",
+        "des_reduce_scatter",
+        "--cluster",
+        CLUSTER,
+        "--gpus",
+        "8",
+        "--json",
+    ]
     plain, coded = (
-        json.loads(CliRunner().invoke(app, [*asked, *more]).stdout)["projection"][0]
+        json.loads(CliRunner().invoke(app, [*arguments, *more]).stdout)["projection"][0]
         for more in ([], ["--codec", codec])
     )
     assert coded["bytes_per_worker"] < plain["bytes_per_worker"]
     assert f"codecs {codec}:1000: not equivalent" in coded["caveat"] and not plain["caveat"]
 
 
-def test_projections_with_codecs_cost_time_to_encode() -> None:
-    asked = ["project", "--model", "deepfm", "--strategy", "des_all_reduce", "--cluster", CLUSTER, "--gpus", "8"]
+def test_projections_with_codecs_include_the_time_to_encode() -> None:
+    arguments = ["project", "--model", "deepfm", "--strategy", "des_all_reduce", "--cluster", CLUSTER, "--gpus", "8"]
     rows = {
-        codec: json.loads(CliRunner().invoke(app, [*asked, "--json", "--codec", codec]).stdout)["projection"][0]
+        codec: json.loads(CliRunner().invoke(app, [*arguments, "--json", "--codec", codec]).stdout)["projection"][0]
         for codec in ("fp32", "bf16", "fp6")
     }
     sent = [rows[codec]["bytes_per_worker"] for codec in ("fp32", "bf16", "fp6")]
     compute = [rows[codec]["compute_s"] for codec in ("fp32", "bf16", "fp6")]
     assert sent == sorted(sent, reverse=True) and compute == sorted(compute)
-    told = CliRunner().invoke(app, [*asked, "--codec", "gradients=bf16"])
-    assert told.exit_code == 2 and "sends no gradients that can be encoded so" in told.output
-    told = CliRunner().invoke(app, [*asked, "--codec", "bf16", "--servers", "2"])
-    assert told.exit_code == 2
+    result = CliRunner().invoke(app, [*arguments, "--codec", "gradients=bf16"])
+    assert result.exit_code == 2 and "sends no gradients that can be encoded so" in result.output
+    result = CliRunner().invoke(app, [*arguments, "--codec", "bf16", "--servers", "2"])
+    assert result.exit_code == 2

@@ -1,6 +1,6 @@
-"""TorchRec's table-wise embedding tables on the same workers, over gloo on CPUs: table f on rank f mod N, as ours.
+"""TorchRec's table-wise sharded tables on the same workers, over gloo on CPUs: table f on rank f mod N, as in ours.
 
-Its row-wise sharding needs CUDA. Rows are trained by FBGEMM's fused optimizers, in float32.
+TorchRec's row-wise sharding needs CUDA and is left out. FBGEMM's fused optimizers train the rows in float32.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from des_ref.embedding.optim import RowAdagrad, RowOptimizer, Sgd
 
 
 def why_not() -> str:
-    """Why TorchRec cannot be had here, empty if it can."""
+    """Why TorchRec is not available here; empty if it is."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # FBGEMM's, of its own parts that are for SSDs and for CUDA
+            warnings.simplefilter("ignore")  # FBGEMM warns about its missing SSD and CUDA parts
             import torchrec  # noqa: F401
 
         torch.ops.fbgemm.asynchronous_complete_cumsum(torch.ones(1, dtype=torch.int64))
     except (ImportError, OSError, AttributeError, RuntimeError) as error:
-        return f"TorchRec cannot be had here ({str(error).splitlines()[0]}); `make test` installs it where it exists"
+        return f"TorchRec is not available here ({str(error).splitlines()[0]}); `make test` installs it where it exists"
     return ""
 
 
@@ -42,7 +42,7 @@ def _fused(optimizer: RowOptimizer) -> dict[str, Any]:
 
 
 class Tables:
-    """Tables `weights` [V_f, width] of all fields, known on every rank, dealt out to the workers."""
+    """Tables with initial `weights` [V_f, width] for all fields, known on every rank and sharded over the workers."""
 
     def __init__(self, weights: Sequence[Tensor], pooling: str, optimizer: RowOptimizer, comm: Comm) -> None:
         from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, PoolingType
@@ -72,18 +72,18 @@ class Tables:
             own.copy_(weights[field])
 
     def keyed(self, numbers: Tensor, bag_sizes: Tensor) -> Any:
-        """Its form of ids: numbers [n] within their tables, in the order of the sizes [F * b], field after field."""
+        """TorchRec's form of ids: numbers [n] within their tables, for bag sizes [F * b], sorted by field."""
         from torchrec import KeyedJaggedTensor
 
         return KeyedJaggedTensor.from_lengths_sync(self.names, numbers, bag_sizes)
 
     def pooled(self, ids: Any) -> Tensor:
-        """[b, F, width] of this worker's samples; its backward updates rows."""
+        """[b, F, width] for this worker's samples; its backward updates the rows."""
         by_name = self.module(ids).to_dict()
         return torch.stack([by_name[name] for name in self.names], dim=1)
 
     def own_weights(self) -> dict[int, Tensor]:
-        """Tables of this rank, by field: views."""
+        """This rank's tables by field: views."""
         state = self.module.state_dict()
         found = {f: state[f"embedding_bags.t_{n}.weight"].local_shards() for f, n in enumerate(self.names)}
         return {f: shards[0].tensor.detach() for f, shards in found.items() if shards}

@@ -11,7 +11,7 @@ import numpy as np
 import simpy
 
 from dessim.cluster import Cluster, Gpu
-from dessim.cluster.routing.trees import sums_in_fabric, sums_in_node
+from dessim.cluster.tree_routes import sums_in_fabric, sums_in_node
 from dessim.collectives import Layout, Options, Stage, algorithms_for, schedule
 from dessim.collectives.choose import Floor, fastest
 from dessim.errors import SimulationError

@@ -1,4 +1,4 @@
-"""Fabrics for the tests of several files: a line each, mostly of one-GPU hosts, without latency."""
+"""Fabrics that several test files use, in one line each: mostly one-GPU hosts, without latency."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ RATE = 10e9
 
 
 def bed(count: int, node: dict[str, Any] | None = None, **fabric: Any) -> Cluster:
-    """`count` hosts whose NICs are fast enough never to be what a test measures, unless `node` says otherwise."""
+    """`count` hosts whose NICs are too fast to be the bottleneck, unless `node` changes them."""
     data = hosts(**fabric)
     data["node"].update({"count": count, "nic": FAST, **(node or {})})
     return build(data)
@@ -27,13 +27,13 @@ def torus(*size: int, hosts_each: int = 1, **more: Any) -> Cluster:
 
 
 def dragonfly(a: int, p: int, h: int, g: int, **more: Any) -> Cluster:
-    """g groups of a routers with p hosts and h global links each."""
+    """g groups of a routers, each router with p hosts and h global links."""
     fabric = {"groups": g, "routers_per_group": a, "nodes_per_router": p, "globals_per_router": h}
     return bed(g * a * p, **{"kind": "dragonfly", **fabric, "local_link": SLOW, "global_link": SLOW, **more})
 
 
 def dragonfly_plus(leaves: int, p: int, spines: int, h: int, g: int, **more: Any) -> Cluster:
-    """g groups of leaves with p hosts and spines with h global links each."""
+    """g groups of leaves and spines, each leaf with p hosts and each spine with h global links."""
     fabric = {"leaves_per_group": leaves, "nodes_per_leaf": p, "spines_per_group": spines, "globals_per_spine": h}
     links = {"local_link": SLOW, "global_link": SLOW}
     return bed(g * leaves * p, **{"kind": "dragonfly_plus", "groups": g, **fabric, **links, **more})
@@ -48,13 +48,13 @@ def hyperx(size: list[int], cables: list[int], p: int, **more: Any) -> Cluster:
 
 
 def rail_only(nodes: int, gpus: int, nvlink: float = 3.0, **more: Any) -> Cluster:
-    """NVLink is `nvlink` times as fast as a NIC."""
+    """Nodes on rails, with NVLink `nvlink` times as fast as a NIC."""
     node = {"gpus": gpus, "nics": gpus, "nic": SLOW, "nvlink": link(f"{nvlink * 10} GB/s", "0 s")}
     return bed(nodes, node, **{"kind": "rail_only", **more})
 
 
 def racks(nodes: int, trays: int, gpus: int, **scale_out: Any) -> Cluster:
-    """NVLink domains of `trays` of `gpus`."""
+    """NVLink domains of `trays` trays with `gpus` GPUs each."""
     node = {"gpus": trays * gpus, "nics": trays * gpus, "nvlink": FAST}
     return bed(nodes, node, kind="nvlink_domain", trays_per_node=trays, scale_out={"uplink": SLOW, **scale_out})
 

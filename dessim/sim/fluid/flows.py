@@ -15,7 +15,8 @@ import numpy.typing as npt
 from dessim.cluster import Cluster
 from dessim.cluster.hashing import mix
 from dessim.cluster.links import Links
-from dessim.cluster.routing.trees import Trees, tree_routes
+from dessim.cluster.routing.trees import Trees
+from dessim.cluster.tree_routes import tree_routes
 from dessim.errors import PhysicsError
 from dessim.sim.fluid.drain import Chain, drain
 from dessim.sim.fluid.fan_in import FanIn

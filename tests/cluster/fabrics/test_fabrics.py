@@ -1,4 +1,4 @@
-"""Each fabric of routers against the textbook: sizes, degree, diameter, bisection, numbers of ways."""
+"""Each fabric against the textbook: sizes, degree, diameter, bisection, number of routes."""
 
 from __future__ import annotations
 
@@ -35,24 +35,24 @@ from tests.cluster.small_clusters import link
 
 
 def between_switches(cluster: Cluster) -> nx.DiGraph:
-    """The switches alone."""
+    """The graph of the switches, without servers."""
     whole = cluster.graph()
     return whole.subgraph([v for v, kind in whole.nodes(data="kind") if kind in ("router", "leaf", "spine", "switch")])
 
 
-def number_of_ways(cluster: Cluster, src: int, dst: int) -> int:
-    """What the fabric offers to a flow between two NICs."""
-    asked = []
+def number_of_routes(cluster: Cluster, src: int, dst: int) -> int:
+    """The number of alternatives that the fabric offers to a flow between two NICs."""
+    offered = []
 
     def pick(rows: IntArray, k: int, static: IntArray) -> IntArray | None:
         if len(rows):
             assert ((static >= 0) & (static < k)).all()
-            asked.append(k)
+            offered.append(k)
         return None
 
     cluster.fabric.segments(np.array([src]), np.array([dst]), pick)
-    assert len(asked) <= 1
-    return asked[0] if asked else 1
+    assert len(offered) <= 1
+    return offered[0] if offered else 1
 
 
 def degrees(cluster: Cluster) -> set[int]:
@@ -64,7 +64,7 @@ def diameter(cluster: Cluster) -> int:
 
 
 def bisections(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """By maximum flow, and by cuts as for large clusters."""
+    """The bisection by maximum flow, and by cuts as for large clusters."""
     exact = describe(cluster)["bisection_GBps"]
     monkeypatch.setattr(direct, "EXACT_CABLES", 0)
     return [exact, describe(cluster)["bisection_GBps"]]
@@ -78,15 +78,15 @@ def test_torus(size: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     assert describe(cluster)["switches"] == {"router": routers}
     assert degrees(cluster) == {sum(2 if n > 2 else 1 for n in size)}
     assert diameter(cluster) == sum(n // 2 for n in size)
-    # The farthest router is half way round in each dimension: two ways in each even ring (a ring of two is one cable).
+    # The farthest router is half a ring away in each dimension: even rings offer both directions, except rings of two.
     far = int(np.ravel_multi_index([n // 2 for n in size], size))
-    assert number_of_ways(cluster, 0, far) == 2 ** sum(n % 2 == 0 and n > 2 for n in size)
+    assert number_of_routes(cluster, 0, far) == 2 ** sum(n % 2 == 0 and n > 2 for n in size)
     if size[0] % 2 == 0:
-        # Dally and Towles 2004, section 5.2.2: 4 k**(n - 1) channels, half of them each way.
+        # Dally and Towles 2004, section 5.2.2: 4 k**(n - 1) channels, half of them in each direction.
         assert bisections(cluster, monkeypatch) == [2 * routers / size[0] * RATE / 1e9] * 2
 
 
-def test_torus_goes_the_shorter_way_dimension_by_dimension() -> None:
+def test_torus_takes_the_shorter_direction_dimension_by_dimension() -> None:
     cluster = torus(5, 5)
     routes = cluster.routes([0], [5 * 4 + 2])
     names = [cluster.links.name(int(i)) for i in routes.link]
@@ -104,26 +104,26 @@ def test_dragonfly_of_full_size(a: int, p: int, h: int, monkeypatch: pytest.Monk
     assert diameter(cluster) == 3
     assert len(cluster.links.of_kind("global")) == g * (g - 1)
     joined = {(int(s) // a, int(d) // a) for s, d in zip(*ends(cluster, "global"), strict=True)}
-    assert len(joined) == g * (g - 1)  # each group to each other
-    assert number_of_ways(cluster, 0, cluster.n_gpus - 1) == 1
-    assert number_of_ways(dragonfly(a, p, h, g, valiant=True), 0, cluster.n_gpus - 1) == g - 2
+    assert len(joined) == g * (g - 1)  # every group to every other
+    assert number_of_routes(cluster, 0, cluster.n_gpus - 1) == 1
+    assert number_of_routes(dragonfly(a, p, h, g, valiant=True), 0, cluster.n_gpus - 1) == g - 2
     exact, cut = bisections(cluster, monkeypatch)
     assert exact == cut
 
 
 def ends(cluster: Cluster, kind: str) -> tuple[IntArray, IntArray]:
-    """Places in their layers of the switches that links of a kind join."""
+    """The switches that the links of a kind join, numbered within their layer."""
     links = cluster.links
     layer = links.layer("router") or links.layer("spine")
     assert layer is not None
-    of = links.of_kind(kind)
-    return links.src[of] - layer.first, links.dst[of] - layer.first
+    ids = links.of_kind(kind)
+    return links.src[ids] - layer.first, links.dst[ids] - layer.first
 
 
 @pytest.mark.parametrize(("a", "h", "g"), [(4, 2, 4), (6, 2, 4), (4, 2, 6)])
 def test_dragonfly_of_an_even_number_of_groups(a: int, h: int, g: int, monkeypatch: pytest.MonkeyPatch) -> None:
     cluster, copies = dragonfly(a, 2, h, g), a * h // (g - 1)
-    assert number_of_ways(cluster, 0, cluster.n_gpus - 1) == copies
+    assert number_of_routes(cluster, 0, cluster.n_gpus - 1) == copies
     assert check(cluster) == []
     expected = min(copies * (g // 2) ** 2, a * 2 * g // 2 * 100) * RATE / 1e9
     assert bisections(cluster, monkeypatch) == pytest.approx([expected] * 2)
@@ -140,9 +140,9 @@ def test_dragonfly_plus(leaves: int, p: int, spines: int, h: int, monkeypatch: p
     leaf = [v for v in net if v.startswith("leaf")]
     hops = nx.single_source_shortest_path_length(net, leaf[0])
     assert max(hops[v] for v in leaf) == 3  # leaf, spine, spine, leaf
-    assert number_of_ways(cluster, 0, p) == spines  # in a group
-    assert number_of_ways(cluster, 0, cluster.n_gpus - 1) == 1
-    assert number_of_ways(dragonfly_plus(leaves, p, spines, h, g, valiant=True), 0, cluster.n_gpus - 1) == g - 2
+    assert number_of_routes(cluster, 0, p) == spines  # in a group
+    assert number_of_routes(cluster, 0, cluster.n_gpus - 1) == 1
+    assert number_of_routes(dragonfly_plus(leaves, p, spines, h, g, valiant=True), 0, cluster.n_gpus - 1) == g - 2
     even = dragonfly_plus(leaves, p, spines, h, 4, local_link=link("100 GB/s", "0 s"))
     expected = spines * h // 3 * 2**2 * RATE / 1e9
     assert bisections(even, monkeypatch) == pytest.approx([expected] * 2)
@@ -156,7 +156,7 @@ def test_hyperx(size: list[int], cables: list[int], monkeypatch: pytest.MonkeyPa
     assert degrees(cluster) == {sum(n - 1 for n in size)}
     assert cluster.fabric.shape.ports == sum((n - 1) * k for n, k in zip(size, cables, strict=True))
     assert diameter(cluster) == dims
-    assert number_of_ways(cluster, 0, 2 * routers - 1) == math.factorial(dims)
+    assert number_of_routes(cluster, 0, 2 * routers - 1) == math.factorial(dims)
     net = between_switches(cluster)
     shortest = list(nx.all_shortest_paths(net, "router0", f"router{routers - 1}"))
     assert len(shortest) == math.factorial(dims)
@@ -182,15 +182,15 @@ def test_rails_of_leaves_and_spines_stay_apart() -> None:
     assert check(cluster) == []
     assert describe(cluster)["switches"] == {"leaf": 8, "spine": 4}
     assert nx.number_weakly_connected_components(between_switches(cluster)) == 2
-    assert number_of_ways(cluster, 0, 15 - 1) == 2
-    with pytest.raises(ValueError, match="no way between leaves of different parts"):
-        number_of_ways(cluster, 0, 1)
+    assert number_of_routes(cluster, 0, 15 - 1) == 2
+    with pytest.raises(ValueError, match="no route between leaves of different planes"):
+        number_of_routes(cluster, 0, 1)
 
 
 def test_rail_only_needs_nvlink_and_does_not_sum() -> None:
-    from dessim.cluster.routing.trees import sums_in_fabric
+    from dessim.cluster.tree_routes import sums_in_fabric
 
-    with pytest.raises(ValueError, match="rails are joined by NVLink alone"):
+    with pytest.raises(ValueError, match="rails are joined by NVLink only"):
         bed(4, {"gpus": 2, "nics": 2}, kind="rail_only")
     sums = {"ports": 64, "latency": "0 s", "source": "test", "reduces": True}
     assert not sums_in_fabric(rail_only(4, 2, switch=sums))
@@ -198,7 +198,7 @@ def test_rail_only_needs_nvlink_and_does_not_sum() -> None:
 
 
 def test_racks_of_trays_are_joined_as_servers_are() -> None:
-    """The same switches and cables as servers of a tray's size have; NVLink spans the rack."""
+    """The switches and cables are those of servers the size of a tray; NVLink spans the rack."""
     rails = {"kind": "rail_optimised", "nodes_per_pod": 4, "spines": 2}
     whole = racks(4, 2, 3, **rails)
     node = {"gpus": 3, "nics": 3, "nvlink": SLOW}
@@ -209,10 +209,10 @@ def test_racks_of_trays_are_joined_as_servers_are() -> None:
         assert len(whole.links.of_kind(kind)) == len(trays.links.of_kind(kind))
     assert describe(whole)["bisection_GBps"] == describe(trays)["bisection_GBps"]
     assert describe(whole)["switches"] == {"leaf": 6, "spine": 2}
-    # GPU 4 is in tray 1 on rail 1. To rail 1 of another rack it needs no NVLink, to rail 2 it goes by GPU 5.
-    straight, change = whole.routes([4], [6 + 1]), whole.routes([4], [6 + 2])
-    assert [whole.links.name(int(i)) for i in straight.link] == ["gpu4 -> leaf1", "leaf1 -> gpu7"]
-    assert [whole.links.name(int(i)) for i in change.link] == [
+    # GPU 4 is on rail 1 of tray 1. It reaches rail 1 of another rack without NVLink, and rail 2 through GPU 5.
+    same_rail, other_rail = whole.routes([4], [6 + 1]), whole.routes([4], [6 + 2])
+    assert [whole.links.name(int(i)) for i in same_rail.link] == ["gpu4 -> leaf1", "leaf1 -> gpu7"]
+    assert [whole.links.name(int(i)) for i in other_rail.link] == [
         "gpu4 -> node0/nvswitch",
         "node0/nvswitch -> gpu5",
         "gpu5 -> leaf2",
@@ -221,14 +221,14 @@ def test_racks_of_trays_are_joined_as_servers_are() -> None:
 
 
 def grid_graph(rows: int, columns: int) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """A torus, written down switch by switch."""
+    """A torus as lists of switches and cables."""
     names = {(x, y): f"s{x}.{y}" for x, y in product(range(rows), range(columns))}
     right = [(names[x, y], names[x, (y + 1) % columns]) for x, y in names]
     below = [(names[x, y], names[(x + 1) % rows, y]) for x, y in names]
     return dict.fromkeys(names.values(), 1), right + below
 
 
-def test_graph_offers_all_shortest_ways_and_no_other() -> None:
+def test_graph_offers_exactly_the_shortest_routes() -> None:
     nodes, links = grid_graph(4, 5)
     cluster = graph(nodes, links)
     plain = nx.Graph(links)
@@ -236,15 +236,15 @@ def test_graph_offers_all_shortest_ways_and_no_other() -> None:
     assert check(cluster) == []
     assert describe(cluster)["bisection_GBps"] == 2 * 5 * 10
     for dst in range(1, 20):
-        expected = {tuple(way) for way in nx.all_shortest_paths(plain, names[0], names[dst])}
-        ways = set()
+        expected = {tuple(path) for path in nx.all_shortest_paths(plain, names[0], names[dst])}
+        offered = set()
         for number in range(len(expected)):
             only = np.array([number])
             [segment] = cluster.fabric.segments(np.array([0]), np.array([dst]), lambda rows, k, s, only=only: only)
             at = [int(v) - cluster.links.layers[1].first for v in cluster.links.dst[segment.links[0, 0]]]
-            ways.add((names[0], *(names[v] for v in at)))
-        assert ways == expected
-        assert number_of_ways(cluster, 0, dst) == len(expected)
+            offered.add((names[0], *(names[v] for v in at)))
+        assert offered == expected
+        assert number_of_routes(cluster, 0, dst) == len(expected)
 
 
 def test_graph_from_graphml(tmp_path: Any) -> None:
@@ -279,7 +279,7 @@ fabric = {kind = "graph", cable = "infiniband-hdr", graphml = "room.graphml"}
         (text.replace(">2<", ">-2<"), "nodes of 'a' must be a whole number >= 0, not -2"),
         (text.replace("20 GB/s", "20"), "has no unit"),
         ("<graph", "not GraphML"),
-        (text.replace(">2<", ">1<"), "its switches hold 2 nodes, node.count is 3"),
+        (text.replace(">2<", ">1<"), "its switches hold 2 nodes, but node.count is 3"),
     ]:
         (tmp_path / "room.graphml").write_text(wrong)
         with pytest.raises(ClusterError, match=r"^[^\n]*$") as caught:
@@ -310,11 +310,11 @@ fabric = {kind = "graph", cable = "infiniband-hdr", graphml = "room.graphml"}
         (lambda: bed(2, kind="graph", cable=SLOW), "write nodes and links, or graphml"),
         (lambda: graph({"a": 1, "b": 1}, [("a", "c"), ("c", "a")]), "'c' and 'a' are joined twice"),
         (lambda: graph({"a": 1}, [("a", "a")]), "a link joins 'a' to itself"),
-        (lambda: graph({"gpu0": 1, "b": 1}, [("gpu0", "b")]), "no switch can be called 'gpu0'"),
-        (lambda: graph({"a": 1, "b": 1}, []), "no way leads from switch 'a' to switch 'b'"),
+        (lambda: graph({"gpu0": 1, "b": 1}, [("gpu0", "b")]), "a switch cannot be called 'gpu0'"),
+        (lambda: graph({"a": 1, "b": 1}, []), "there is no route from switch 'a' to switch 'b'"),
     ],
 )
-def test_impossible_fabrics(make: Callable[[], Cluster], words: str) -> None:
+def test_impossible_fabrics_are_refused(make: Callable[[], Cluster], words: str) -> None:
     with pytest.raises((ValidationError, ClusterError)) as caught:
         make()
     error = caught.value
@@ -338,7 +338,7 @@ SMALL = {
 @pytest.mark.parametrize("name", list(SMALL))
 @pytest.mark.parametrize("routing", ["split", "static", "ecmp", "adaptive"])
 def test_every_policy_routes_every_fabric(name: str, routing: str) -> None:
-    """Whole flows on real ways, one way each unless split; and round a link that is down where there is another way."""
+    """Flows are conserved, take one route each unless split, and avoid a link that is down where they can."""
     cluster = SMALL[name](routing=routing)
     n = cluster.n_gpus
     src, dst = np.divmod(np.arange(n * n), n)
@@ -359,7 +359,7 @@ def test_every_policy_routes_every_fabric(name: str, routing: str) -> None:
 @pytest.mark.parametrize(
     ("make", "ratio", "needs"),
     [
-        # NICs are 100 times as fast as cables: of a router or leaf, or of a whole group, NICs over ways out.
+        # NICs are 100 times as fast as cables. The ratio is NICs over uplinks of a router, a leaf or a group.
         (lambda **more: torus(4, 4, **more), 100 / 4, ["a router needs 5 ports"]),
         (lambda **more: torus(4, 2, hosts_each=3, cables=2, **more), 300 / 6, ["a router needs 9 ports"]),
         (lambda **more: hyperx([4, 3], [1, 2], 2, **more), 200 / 7, ["a router needs 9 ports"]),
@@ -391,7 +391,7 @@ def test_every_policy_routes_every_fabric(name: str, routing: str) -> None:
 def test_oversubscription_and_ports(make: Callable[..., Cluster], ratio: float, needs: list[str]) -> None:
     cluster = make(switch={"name": "tiny", "ports": 2, "latency": "0 s", "source": "test"})
     assert describe(cluster)["oversubscription"] == pytest.approx(ratio)
-    assert cluster.fabric.port_problems() == [f"{need}, a tiny has 2" for need in needs]
+    assert cluster.fabric.port_problems() == [f"{need}, but tiny has 2" for need in needs]
 
 
 LARGE = {
@@ -403,7 +403,7 @@ LARGE = {
 
 
 @pytest.mark.parametrize("name", list(LARGE))
-def test_65536_hosts_are_routed_at_once(name: str) -> None:
+def test_routing_65536_hosts_is_fast(name: str) -> None:
     cluster = LARGE[name]()
     assert cluster.n_gpus == 65_536
     gpus = np.arange(65_536)

@@ -1,4 +1,4 @@
-"""The three-tier fabric: textbook sizes, ways through it, what splitting loads alike, and its narrowest tier."""
+"""The three-tier fabric: textbook sizes, routes, twins under split routing, and the narrowest tier."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def k_ary(k: int, routing: str = "split", **changes: Any) -> Cluster:
     return build(data)
 
 
-def way(cluster: Cluster, src: int, dst: int) -> list[str]:
+def kinds_on_route(cluster: Cluster, src: int, dst: int) -> list[str]:
     routes = cluster.routes([src], [dst])
     return [cluster.links.kinds[k] for k in cluster.links.kind[routes.link]]
 
@@ -48,22 +48,22 @@ def test_k_port_switches_make_the_textbook_tree(k: int) -> None:
     assert check(cluster) == []
 
 
-def test_a_message_turns_round_at_the_lowest_switch_both_ends_share() -> None:
+def test_a_message_goes_up_to_the_lowest_switch_above_both_ends() -> None:
     cluster = k_ary(4)  # 2 hosts a leaf, 4 a pod
-    assert way(cluster, 0, 1) == ["nic_up", "nic_down"]
-    assert way(cluster, 0, 2) == ["nic_up", *["leaf_up", "leaf_down"] * 2, "nic_down"]
+    assert kinds_on_route(cluster, 0, 1) == ["nic_up", "nic_down"]
+    assert kinds_on_route(cluster, 0, 2) == ["nic_up", *["leaf_up", "leaf_down"] * 2, "nic_down"]
     up, down = ["leaf_up"] * 2, ["leaf_down"] * 2
-    assert way(cluster, 0, 4) == ["nic_up", *up, *["spine_up", "spine_down"] * 4, *down, "nic_down"]
+    assert kinds_on_route(cluster, 0, 4) == ["nic_up", *up, *["spine_up", "spine_down"] * 4, *down, "nic_down"]
     routes = cluster.routes([0, 0, 0], [1, 2, 4])
     assert routes.latency == pytest.approx([2e-6, 4e-6, 6e-6])
     static = k_ary(4, "static")
-    assert way(static, 0, 4) == ["nic_up", "leaf_up", "spine_up", "spine_down", "leaf_down", "nic_down"]
+    assert kinds_on_route(static, 0, 4) == ["nic_up", "leaf_up", "spine_up", "spine_down", "leaf_down", "nic_down"]
 
 
 def test_a_message_stays_on_the_plane_it_went_up_on() -> None:
     cluster = k_ary(4, "static")
     names = [cluster.links.name(int(i)) for i in cluster.routes([0], [7]).link]
-    # Host 7 is port 1 of leaf 3: spine 1 of its pod, and of plane 1 the core that its leaf's place says.
+    # Host 7 is on port 1 of leaf 3, so spine 1 of its pod; the place of its leaf selects the core of plane 1.
     assert names == [
         "gpu0 -> leaf0",
         "leaf0 -> spine1",
@@ -87,7 +87,7 @@ def test_static_routing_gives_a_shift_no_shared_link(k: int) -> None:
 @settings(max_examples=100, deadline=None)
 @given(clusters(), st.integers(0, 2**32 - 1))
 def test_twins_always_carry_the_same_load(cluster: Cluster, seed: int) -> None:
-    """What `without_twins` leaves out: links whose load is that of the link it keeps, counted by `copies`."""
+    """`without_twins` leaves out only links with the same load as the one it keeps, and counts them in `copies`."""
     n = cluster.n_gpus
     if n < 2:
         return
@@ -104,13 +104,13 @@ def test_twins_always_carry_the_same_load(cluster: Cluster, seed: int) -> None:
     assert kept.latency == pytest.approx(whole.latency)
 
 
-def test_of_uneven_twins_the_slowest_is_kept() -> None:
+def test_the_slowest_of_unequal_twins_is_kept() -> None:
     cluster = k_ary(4)
     up = cluster.links.of_kind("spine_up")
     capacity = cluster.links.capacity.copy()
     capacity[up[2]] = 1e9
     links = replace(cluster.links, capacity=capacity)
-    assert cluster.links.even and not links.even
+    assert cluster.links.uniform_capacity and not links.uniform_capacity
     kept = replace(cluster, links=links).routes([0], [15], without_twins=True)
     assert up[2] in kept.link and np.isin(kept.link, up).sum() == 1
 
@@ -119,7 +119,7 @@ def test_of_uneven_twins_the_slowest_is_kept() -> None:
     ("changes", "ratio"),
     [
         ({}, 1),
-        ({"spines_per_pod": 2}, 2),  # half the spines: half the way up from every leaf, and from every pod
+        ({"spines_per_pod": 2}, 2),  # half the spines: half the uplinks of every leaf and of every pod
         ({"cores_per_spine": 1}, 4),
         ({"links_per_core": 2}, 1),  # more than the leaves can use
         ({"core_uplink": link("25 GB/s")}, 2),
@@ -135,13 +135,13 @@ def test_oversubscription_is_that_of_the_narrowest_tier(changes: dict[str, Any],
 def test_ports_are_counted_on_every_tier() -> None:
     cluster = k_ary(4, spines_per_pod=3, cores_per_spine=5, leaves_per_pod=1)
     assert check(cluster) == [
-        "a leaf needs 5 ports, a inline has 4",
-        "a spine needs 6 ports, a inline has 4",
-        "a core needs 8 ports, a inline has 4",
+        "a leaf needs 5 ports, but inline has 4",
+        "a spine needs 6 ports, but inline has 4",
+        "a core needs 8 ports, but inline has 4",
     ]
 
 
-def test_a_giant_is_refused_before_anything_is_allocated(tmp_path: Any) -> None:
+def test_a_cluster_that_is_too_large_is_refused_before_anything_is_allocated(tmp_path: Any) -> None:
     text = (load_cluster("bench/three_tier_65536").path).read_text()
     path = tmp_path / "giant.toml"
     path.write_text(text.replace("cores_per_spine = 32", "cores_per_spine = 32_000"))
@@ -149,7 +149,7 @@ def test_a_giant_is_refused_before_anything_is_allocated(tmp_path: Any) -> None:
         load_cluster(path)
 
 
-def test_a_ring_over_65536_hosts_is_routed_at_once() -> None:
+def test_routing_a_ring_over_65536_hosts_is_fast() -> None:
     cluster = load_cluster("bench/three_tier_65536")
     gpus = np.arange(65_536)
     began = time.perf_counter()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import networkx as nx
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from dessim.cluster import Cluster, check, load_cluster
 from dessim.cluster.check import route_problems
 from dessim.cluster.routing.routes import Routes
+from dessim.errors import ClusterError
 from tests.cluster.small_clusters import build, clusters, hosts, link
 
 
@@ -164,3 +167,20 @@ def test_impossible_flows_are_refused() -> None:
 
 def test_gpus_are_assigned_to_nodes_in_order() -> None:
     assert load_cluster("h100-8x_rail_128").node_of([0, 7, 8, 1023]).tolist() == [0, 0, 1, 127]
+
+
+class DirectRoutes:
+    """A route provider that sends every flow over link 0."""
+
+    def routes(
+        self, src: np.ndarray, dst: np.ndarray, *, without_twins: bool = False, size: np.ndarray | None = None
+    ) -> Routes:
+        n = len(src)
+        return Routes(np.arange(n), np.zeros(n, dtype=np.int64), np.ones(n), np.zeros(n), np.ones(n))
+
+
+def test_a_route_provider_replaces_the_routes_of_the_fabric() -> None:
+    cluster = replace(load_cluster("one-switch_16"), route_provider=DirectRoutes())
+    assert cluster.routes([0, 1], [2, 3]).link.tolist() == [0, 0]
+    with pytest.raises(ClusterError, match="is down, and no route avoids it"):
+        cluster.with_links([([0], 0.0)]).routes([0], [2])

@@ -55,7 +55,7 @@ def topo_show(cluster: Annotated[str, typer.Argument(show_default=False)], json:
 @topo.command("check")
 @guarded
 def topo_check(cluster: Annotated[str, typer.Argument(show_default=False)], json: JsonOption = False) -> None:
-    """Check a cluster: all GPUs connected, valid rates, routes that are real paths. Exits with 3 if it finds a problem."""
+    """Check a cluster: all GPUs connected, valid rates, routes that are real paths. Exits with 3 on a problem."""
     from dessim.cluster import check, load_cluster
 
     machine = load_cluster(cluster)

@@ -115,7 +115,8 @@ def print_description(facts: Values) -> None:
     """Print the facts of a cluster (`dessim.cluster.describe`), then those of each kind of server and of link."""
     skipped = ("name", "node_kinds", "switches", "links")
     pairs = [(_label(key), _text(key, value)) for key, value in facts.items() if key not in skipped]
-    pairs += [(f"{kind} switches", f"{count:,}") for kind, count in facts["switches"].items()]
+    plurals = {"switch": "switches", "router": "routers"}
+    pairs += [(plurals.get(kind, f"{kind} switches"), f"{count:,}") for kind, count in facts["switches"].items()]
     print_table(key_value_table(facts["name"], [(label, text) for label, text in pairs if text]))
     if len(kinds := facts["node_kinds"]) > 1:
         columns = tuple(_label(key) for key in kinds[0])

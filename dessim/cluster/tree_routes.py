@@ -89,7 +89,7 @@ class _TreeLoads:
     ) -> None:
         """Add the links that belong to single members: `links_of` lists those of each GPU, hop by hop.
 
-        Each carries a message of its own. The latency of a message grows by that of its slowest member.
+        Each of these links carries a separate message. The latency of a message grows by that of its slowest member.
         """
         slowest = np.zeros(len(self.latency))
         for kind, rows in self.cluster.wiring.by_kind(gpu):
@@ -136,8 +136,9 @@ def _add_inside_nodes(loads: _TreeLoads, members: _Members, inside: IntArray) ->
 
 def _add_across_nodes(loads: _TreeLoads, members: _Members, across: IntArray) -> None:
     """Add the links of the messages marked in `across` [m], which leave their node."""
-    cluster, trees = loads.cluster, members.trees
+    cluster = loads.cluster
     wiring = cluster.wiring
+    trees = members.trees
     is_sender = across[members.up_message]
     is_receiver = across[members.down_message]
     sender_message = members.up_message[is_sender]
@@ -174,7 +175,8 @@ def _one_nic_per_leaf(cluster: Cluster, message: IntArray, nic: IntArray) -> tup
 
 def _opposite_direction(cluster: Cluster, link: IntArray) -> IntArray:
     """The other direction of the same cable; every cable between switches has both."""
-    src, dst = cluster.links.src, cluster.links.dst
+    src = cluster.links.src
+    dst = cluster.links.dst
     span = int(max(src.max(), dst.max())) + 1
     order = np.argsort(src * span + dst, kind="stable")
     keys = (src * span + dst)[order]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
+import numpy as np
+
 from dessim.cluster import Cluster
+from dessim.cluster.links import IntArray
 from tests.cluster.small_clusters import build, hosts, link
 
 FAST, SLOW = link("1000 GB/s", "0 s"), link("10 GB/s", "0 s")
@@ -62,3 +66,40 @@ def racks(nodes: int, trays: int, gpus: int, **scale_out: Any) -> Cluster:
 def graph(nodes: dict[str, int], links: list[tuple[str, str]], **more: Any) -> Cluster:
     edges = [{"between": list(pair)} for pair in links]
     return bed(sum(nodes.values()), **{"kind": "graph", "cable": SLOW, "nodes": nodes, "links": edges, **more})
+
+
+def grid_graph(rows: int, columns: int) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """A torus as lists of switches and cables."""
+    names = {(x, y): f"s{x}.{y}" for x, y in product(range(rows), range(columns))}
+    right = [(names[x, y], names[x, (y + 1) % columns]) for x, y in names]
+    below = [(names[x, y], names[(x + 1) % rows, y]) for x, y in names]
+    return dict.fromkeys(names.values(), 1), right + below
+
+
+def number_of_routes(cluster: Cluster, src: int, dst: int) -> int:
+    """The number of alternatives that the fabric offers to a flow between two NICs."""
+    offered = []
+
+    def pick(rows: IntArray, k: int, static: IntArray) -> IntArray | None:
+        if len(rows):
+            assert ((static >= 0) & (static < k)).all()
+            offered.append(k)
+        return None
+
+    cluster.fabric.segments(np.array([src]), np.array([dst]), pick)
+    assert len(offered) <= 1
+    return offered[0] if offered else 1
+
+
+SMALL = {
+    "torus": lambda **more: torus(4, 4, **more),
+    "dragonfly": lambda **more: dragonfly(4, 2, 1, 3, **more),
+    "dragonfly by Valiant": lambda **more: dragonfly(2, 1, 2, 5, valiant=True, **more),
+    "dragonfly_plus": lambda **more: dragonfly_plus(2, 2, 2, 1, 3, **more),
+    "dragonfly_plus by Valiant": lambda **more: dragonfly_plus(2, 2, 2, 2, 5, valiant=True, **more),
+    "hyperx": lambda **more: hyperx([3, 3], [1, 1], 2, **more),
+    "rail_only": lambda **more: rail_only(6, 2, nodes_per_leaf=2, spines_per_rail=2, uplink=SLOW, **more),
+    "nvlink_domain": lambda **more: racks(4, 2, 2, kind="rail_optimised", nodes_per_pod=2, spines=2, **more),
+    "graph": lambda **more: graph(*grid_graph(3, 4), **more),
+}
+"""A small cluster of each kind of fabric that has several routes."""

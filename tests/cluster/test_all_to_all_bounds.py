@@ -19,16 +19,17 @@ from dessim.trace.schema import Collective
 from tests.cluster.fabric_examples import (
     RATE,
     SLOW,
+    SMALL,
     bed,
     dragonfly,
     dragonfly_plus,
     graph,
+    grid_graph,
     hyperx,
     racks,
     rail_only,
     torus,
 )
-from tests.cluster.fabrics.test_fabrics import SMALL, grid_graph
 from tests.cluster.small_clusters import link
 
 S = 1e6

@@ -39,23 +39,23 @@ def _cable_rows(fabric: Fabric, links: Links) -> list[LinkRow]:
         title = f"to each neighbour along {axes}"
         n = len(fabric.cables.tail) // 2
         along = kinds_along(fabric)
-        return [LinkRow(title, fabric.grid.cable, along[0], fabric.grid.cables, n_each_way=n, also=along)]
+        return [LinkRow(title, fabric.grid.cable, along[0], fabric.grid.cables, n_per_direction=n, also=along)]
 
-    def each_way(kind: str) -> int:
+    def one_direction(kind: str) -> int:
         return len(links.of_kind(kind)) // 2
 
     if isinstance(fabric, HyperX):
         rows = []
         for axis, kind, cables in zip(AXES, kinds_along(fabric), fabric.shape.cables, strict=False):
-            rows.append(LinkRow(f"in a line along {axis}", fabric.shape.cable, kind, cables, each_way(kind)))
+            rows.append(LinkRow(f"in a line along {axis}", fabric.shape.cable, kind, cables, one_direction(kind)))
         return rows
     if isinstance(fabric, Dragonfly | DragonflyPlus):
         shape = fabric.shape
         if isinstance(fabric, Dragonfly):
-            local = LinkRow("in a group", shape.local, "local", n_each_way=each_way("local"))
+            local = LinkRow("in a group", shape.local, "local", n_per_direction=one_direction("local"))
         else:
             local = LinkRow("leaf – spine", shape.local, "leaf_up")
-        rows = [local, LinkRow("between groups", shape.cable, "global", n_each_way=each_way("global"))]
+        rows = [local, LinkRow("between groups", shape.cable, "global", n_per_direction=one_direction("global"))]
         return [row for row in rows if len(links.of_kind(row.kind))]  # groups of one router have no local links
     return []
 

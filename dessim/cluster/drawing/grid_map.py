@@ -14,7 +14,8 @@ from dessim.cluster.fabrics.torus import AXES, Torus
 
 ROUTER = "#d5ecd4"
 FOLDED = "#ffffff"
-SHOWN_COLUMNS, SHOWN_ROWS = 10, 8
+SHOWN_COLUMNS = 10
+SHOWN_ROWS = 8
 _MAX_WIDTH = 720
 
 
@@ -113,7 +114,8 @@ def _draw_line(
     if isinstance(fabric, Torus):
         if n > 2:
             dx, dy = (30.0, 0.0) if horizontal else (0.0, 20.0)
-            (ax, ay), (bx, by) = boxes[0].centre, boxes[-1].centre
+            ax, ay = boxes[0].centre
+            bx, by = boxes[-1].centre
             sheet.line((ax - dx, ay - dy), (ax, ay), kind, width=1)
             sheet.line((bx, by), (bx + dx, by + dy), kind, width=1)
     elif first:

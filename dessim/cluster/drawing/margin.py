@@ -19,15 +19,15 @@ LEFT = 290.0
 class LinkRow:
     """A row of the margin, about the links of class `kind`, each of which is `cables` parallel cables of part `link`.
 
-    `n_each_way` is their number in each direction, if `kind` holds both. `also` lists classes that the row covers as
-    well: it shows the utilisation of the busiest.
+    `n_per_direction` is their number in one direction, if `kind` holds both. `also` lists further classes that the row
+    covers; it shows the utilisation of the busiest.
     """
 
     title: str
     link: Link
     kind: str
     cables: int = 1
-    n_each_way: int | None = None
+    n_per_direction: int | None = None
     also: tuple[str, ...] = ()
 
 
@@ -44,7 +44,7 @@ def draw_link_row(sheet: Sheet, y: float, links: Links, row: LinkRow) -> None:
     latency = format_time(float(links.latency[members[0]]))
     sheet.text(MARGIN, y, row.title, size=12, bold=True)
     sheet.text(MARGIN, y + 17, f"{times}{wire_rate}, payload {payload}", ink=FAINT)
-    sheet.text(MARGIN, y + 34, f"{latency}; {row.n_each_way or len(members):,} each way", ink=FAINT)
+    sheet.text(MARGIN, y + 34, f"{latency}; {row.n_per_direction or len(members):,} per direction", ink=FAINT)
     if sheet.heat.shares is not None:
         busiest = max((row.kind, *row.also), key=sheet.heat.share)
         sheet.box(Box(LEFT - 80, y + 25, 20, 9), "", sheet.heat.colour(busiest))

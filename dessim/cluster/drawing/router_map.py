@@ -24,8 +24,12 @@ from dessim.cluster.routing.routes import Fabric
 
 RIGHT = 1160.0
 HEIGHT = 330.0
-ROUTER, GROUP, SPINE = "#d5ecd4", "#dcd9f3", "#cfe0f5"
-SHOWN_AROUND, SHOWN_IN_ROW, SHOWN_SWITCHES = 24, 9, 60
+ROUTER = "#d5ecd4"
+GROUP = "#dcd9f3"
+SPINE = "#cfe0f5"
+SHOWN_AROUND = 24
+SHOWN_IN_ROW = 9
+SHOWN_SWITCHES = 60
 _RADIUS = 118.0
 _MAX_LABEL = 14
 """Characters of a switch's name that fit into its box."""

@@ -12,7 +12,11 @@ from dessim.cluster.parts import Node
 
 PANEL = 470.0
 """Width of the panel that shows a server."""
-NODE, NIC, PCIE, GPU, PLANE = "#f7f7f4", "#fde8c8", "#f3ecc4", "#f8d3d0", "#e3d7f0"
+NODE = "#f7f7f4"
+NIC = "#fde8c8"
+PCIE = "#f3ecc4"
+GPU = "#f8d3d0"
+PLANE = "#e3d7f0"
 SHOWN_GPUS = 8
 
 

@@ -20,8 +20,11 @@ SIDE = 130.0
 """Width of the column beside the drawn server, for the other servers of its group."""
 GAP = 40.0
 """Space between columns."""
-CORE, SPINE, LEAF = "#dcd9f3", "#cfe0f5", "#d5ecd4"
-SHOWN_SPINES, SHOWN_RAILS = 4, 8
+CORE = "#dcd9f3"
+SPINE = "#cfe0f5"
+LEAF = "#d5ecd4"
+SHOWN_SPINES = 4
+SHOWN_RAILS = 8
 
 
 @dataclass(frozen=True, slots=True)

@@ -161,7 +161,7 @@ class Dragonfly:
         return [local, self.first_global + group * links.ports + port], arrival
 
     def bisection(self, nic_capacity: FloatArray, first_half: IntArray) -> float:
-        """The maximum flow or a cut. Halves of an even number of groups have `copies * (groups / 2)**2` links."""
+        """The maximum flow or a cut. Two halves of the groups have `copies * (groups / 2)**2` links between them."""
         group = np.arange(self.shape.routers) // self.shape.links.switches
         return between_halves(self.home, first_half, nic_capacity, self.cables, group)
 

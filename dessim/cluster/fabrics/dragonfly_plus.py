@@ -119,7 +119,7 @@ class DragonflyPlus:
         return port // links.per_switch, link, arrival_port // links.per_switch
 
     def bisection(self, nic_capacity: FloatArray, first_half: IntArray) -> float:
-        """The maximum flow or a cut. Halves of an even number of groups have `copies * (groups / 2)**2` links."""
+        """The maximum flow or a cut. Two halves of the groups have `copies * (groups / 2)**2` links between them."""
         groups = np.arange(self.shape.links.groups)
         group = np.concatenate([np.repeat(groups, self.shape.leaves), np.repeat(groups, self.shape.links.switches)])
         return between_halves(self.home, first_half, nic_capacity, self.cables, group)
@@ -147,7 +147,7 @@ def build(builder: LinkBuilder, home: IntArray, shape: Shape) -> tuple[Dragonfly
     first = builder.add_layer("leaf", groups * leaves)
     builder.add_layer("spine", groups * spines)
     extra = shape.switch.latency if shape.switch else 0.0
-    # Leaves and spines are numbered through: spines come after all leaves.
+    # Vertices are numbered leaves first, then spines.
     leaf, place = np.divmod(np.arange(groups * leaves * spines), spines)
     spine = groups * leaves + leaf // leaves * spines + place
     tail, head = (groups * leaves + end for end in shape.links.ends())

@@ -78,10 +78,18 @@ class Torus:
         segments = []
         for d in range(len(size)):
             moves = ahead[:, d] > 0
-            one_way = np.flatnonzero(moves & ~split[:, d])
-            both_ways = np.flatnonzero(split[:, d])
-            segments.append(self._along(d, one_way, at[one_way], ahead[one_way, d], backward[one_way, d, None]))
-            segments.append(self._along(d, both_ways, at[both_ways], ahead[both_ways, d], np.array([[False, True]])))
+            one_direction = np.flatnonzero(moves & ~split[:, d])
+            both_directions = np.flatnonzero(split[:, d])
+            segments.append(
+                self._along(
+                    d, one_direction, at[one_direction], ahead[one_direction, d], backward[one_direction, d, None]
+                )
+            )
+            segments.append(
+                self._along(
+                    d, both_directions, at[both_directions], ahead[both_directions, d], np.array([[False, True]])
+                )
+            )
             at = at + (target[:, d] - at // strides[d] % size[d]) * strides[d]
         return segments
 

@@ -25,7 +25,7 @@ from dessim.cluster.links import FloatArray, IntArray
 from dessim.cluster.routing.routes import Routes
 from dessim.sim.fluid.flows import Flows, incidence, route_flows, together
 from dessim.sim.fluid.fold import Fold, fold
-from dessim.sim.fluid.maxmin import Floats
+from dessim.sim.fluid.maxmin import Floats, Incidence
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,17 +81,8 @@ def open_channels(cluster: Cluster, workers: IntArray, servers: IntArray, foldin
     src = np.concatenate([np.repeat(workers, s), np.tile(servers, n)])
     dst = np.concatenate([np.tile(servers, n), np.repeat(workers, s)])
     net, latency, copies = incidence(cluster, src, dst, size=np.ones(len(src)))
-    worker_and_direction = np.arange(2 * n, dtype=np.float64).repeat(s)
-    classes = np.zeros(s, dtype=np.int64) if folding else np.arange(s)
-    while True:
-        folded = fold(net, together(worker_and_direction, np.tile(classes, 2 * n).astype(np.float64), latency))
-        colours_of_server = folded.colour.reshape(2 * n, s)
-        _, first, finer = np.unique(colours_of_server, axis=1, return_index=True, return_inverse=True)
-        if len(first) == classes.max(initial=0) + 1:
-            break
-        # Number classes by their first member, so that classes are in the order of servers.
-        classes = np.argsort(np.argsort(first))[finer.reshape(-1)]
-    first = np.array([np.flatnonzero(classes == d)[0] for d in range(len(first))])
+    folded, classes = _fold_servers(net, latency, n, s, folding)
+    first = np.array([np.flatnonzero(classes == d)[0] for d in range(classes.max(initial=0) + 1)])
     n_colours = len(folded.flow_of)
     n_kinds = len(cluster.links.kinds)
     colour_and_kind = folded.colour[net.flow] * n_kinds + cluster.links.kind[net.link]
@@ -116,6 +107,23 @@ def open_channels(cluster: Cluster, workers: IntArray, servers: IntArray, foldin
         down=tuple(tuple(channel(end, worker, 0.0) for end in ends) for worker in workers.tolist()),
         sizes=tuple(np.bincount(classes).tolist()),
     )
+
+
+def _fold_servers(net: Incidence, latency: Floats, n: int, s: int, folding: bool) -> tuple[Fold, IntArray]:
+    """Fold the network of all messages; return also the class of each server, [s].
+
+    Flows are ordered by worker and direction [2 n], then by server [s].
+    """
+    worker_and_direction = np.arange(2 * n, dtype=np.float64).repeat(s)
+    classes = np.zeros(s, dtype=np.int64) if folding else np.arange(s)
+    while True:
+        folded = fold(net, together(worker_and_direction, np.tile(classes, 2 * n).astype(np.float64), latency))
+        colours_of_server = folded.colour.reshape(2 * n, s)
+        _, first, finer = np.unique(colours_of_server, axis=1, return_index=True, return_inverse=True)
+        if len(first) == classes.max(initial=0) + 1:
+            return folded, classes
+        # Number classes by their first member, so that classes are in the order of servers.
+        classes = np.argsort(np.argsort(first))[finer.reshape(-1)]
 
 
 def _routes_of_colours(folded: Fold, latency: Floats) -> list[Routes]:

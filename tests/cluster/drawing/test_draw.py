@@ -55,12 +55,15 @@ def test_any_cluster_can_be_drawn(cluster: Cluster) -> None:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("tpu-v4_torus_512", ["512 routers", "500 ns; 1,536 each way", "511 more routers"]),
-        ("h100-8x_hyperx_128", ["64 routers", "3 × 400 Gb/s, payload 144 GB/s", "300 ns; 224 each way"]),
-        ("mi250x-8x_dragonfly_2048", ["group 0: 32 routers", "16 groups", "450 ns; 7,936 each way", "3 more nodes"]),
+        ("tpu-v4_torus_512", ["512 routers", "500 ns; 1,536 per direction", "511 more routers"]),
+        ("h100-8x_hyperx_128", ["64 routers", "3 × 400 Gb/s, payload 144 GB/s", "300 ns; 224 per direction"]),
+        (
+            "mi250x-8x_dragonfly_2048",
+            ["group 0: 32 routers", "16 groups", "450 ns; 7,936 per direction", "3 more nodes"],
+        ),
         (
             "a100-4x_dragonflyplus_3456",
-            ["414 spines", "414 leaves", "18 spines", "23 groups", "230 ns; 4,554 each way"],
+            ["414 spines", "414 leaves", "18 spines", "23 groups", "230 ns; 4,554 per direction"],
         ),
         ("gb200-nvl72_8", ["9 spines", "in 18 trays", "28 more leaves", "… 71", "65"]),
         ("h100-8x_railonly_64", ["8 leaves", "8 rails, joined only by NVLink"]),

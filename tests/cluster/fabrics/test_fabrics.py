@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable
-from itertools import product
-from typing import Any
 
 import networkx as nx
 import numpy as np
 import pytest
-from pydantic import ValidationError
 
 from dessim.cluster import Cluster, check, describe
-from dessim.cluster.check import route_problems
 from dessim.cluster.fabrics import direct
 from dessim.cluster.links import IntArray
-from dessim.cluster.spec.topology_file import problems
-from dessim.errors import ClusterError
 from tests.cluster.fabric_examples import (
     RATE,
     SLOW,
     bed,
     dragonfly,
     dragonfly_plus,
-    graph,
     hyperx,
+    number_of_routes,
     racks,
     rail_only,
     torus,
@@ -38,21 +30,6 @@ def between_switches(cluster: Cluster) -> nx.DiGraph:
     """The graph of the switches, without servers."""
     whole = cluster.graph()
     return whole.subgraph([v for v, kind in whole.nodes(data="kind") if kind in ("router", "leaf", "spine", "switch")])
-
-
-def number_of_routes(cluster: Cluster, src: int, dst: int) -> int:
-    """The number of alternatives that the fabric offers to a flow between two NICs."""
-    offered = []
-
-    def pick(rows: IntArray, k: int, static: IntArray) -> IntArray | None:
-        if len(rows):
-            assert ((static >= 0) & (static < k)).all()
-            offered.append(k)
-        return None
-
-    cluster.fabric.segments(np.array([src]), np.array([dst]), pick)
-    assert len(offered) <= 1
-    return offered[0] if offered else 1
 
 
 def degrees(cluster: Cluster) -> set[int]:
@@ -218,197 +195,3 @@ def test_racks_of_trays_are_joined_as_servers_are() -> None:
         "gpu5 -> leaf2",
         "leaf2 -> gpu8",
     ]
-
-
-def grid_graph(rows: int, columns: int) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """A torus as lists of switches and cables."""
-    names = {(x, y): f"s{x}.{y}" for x, y in product(range(rows), range(columns))}
-    right = [(names[x, y], names[x, (y + 1) % columns]) for x, y in names]
-    below = [(names[x, y], names[(x + 1) % rows, y]) for x, y in names]
-    return dict.fromkeys(names.values(), 1), right + below
-
-
-def test_graph_offers_exactly_the_shortest_routes() -> None:
-    nodes, links = grid_graph(4, 5)
-    cluster = graph(nodes, links)
-    plain = nx.Graph(links)
-    names = list(nodes)
-    assert check(cluster) == []
-    assert describe(cluster)["bisection_GBps"] == 2 * 5 * 10
-    for dst in range(1, 20):
-        expected = {tuple(path) for path in nx.all_shortest_paths(plain, names[0], names[dst])}
-        offered = set()
-        for number in range(len(expected)):
-            only = np.array([number])
-            [segment] = cluster.fabric.segments(np.array([0]), np.array([dst]), lambda rows, k, s, only=only: only)
-            at = [int(v) - cluster.links.layers[1].first for v in cluster.links.dst[segment.links[0, 0]]]
-            offered.add((names[0], *(names[v] for v in at)))
-        assert offered == expected
-        assert number_of_routes(cluster, 0, dst) == len(expected)
-
-
-def test_graph_from_graphml(tmp_path: Any) -> None:
-    text = """<graphml xmlns="http://graphml.graphdrawing.org/xmlns">
-    <key id="n" for="node" attr.name="nodes" attr.type="int"/>
-    <key id="r" for="edge" attr.name="rate" attr.type="string"/>
-    <graph edgedefault="undirected">
-      <node id="a"><data key="n">2</data></node><node id="b"/><node id="c"><data key="n">1</data></node>
-      <edge source="a" target="b"><data key="r">20 GB/s</data></edge>
-      <edge source="b" target="c"/><edge source="c" target="b"/>
-    </graph></graphml>"""
-    (tmp_path / "room.graphml").write_text(text)
-    toml = """
-gpu = "h100-sxm"
-transport = "ideal"
-node = {count = 3, gpus = 1, nics = 1, nic = "connectx-7"}
-fabric = {kind = "graph", cable = "infiniband-hdr", graphml = "room.graphml"}
-"""
-    from dessim.cluster import load_cluster
-
-    path = tmp_path / "room.toml"
-    path.write_text(toml)
-    cluster = load_cluster(path)
-    assert check(cluster) == []
-    links = cluster.links
-    rates = {links.name(i): links.capacity[i] / 0.96 / 1e9 for i in links.of_kind("cable").tolist()}
-    assert rates == pytest.approx({"a -> b": 20, "b -> a": 20, "b -> c": 50, "c -> b": 50})
-    slower = cluster.with_links([("b <-> c", 0.5)]).links.capacity / links.capacity
-    assert sorted(links.name(int(i)) for i in np.flatnonzero(slower < 1)) == ["b -> c", "c -> b"]
-    for wrong, words in [
-        (text.replace("undirected", "directed"), "its edges are directed"),
-        (text.replace(">2<", ">-2<"), "nodes of 'a' must be a whole number >= 0, not -2"),
-        (text.replace("20 GB/s", "20"), "has no unit"),
-        ("<graph", "not GraphML"),
-        (text.replace(">2<", ">1<"), "its switches hold 2 nodes, but node.count is 3"),
-    ]:
-        (tmp_path / "room.graphml").write_text(wrong)
-        with pytest.raises(ClusterError, match=r"^[^\n]*$") as caught:
-            load_cluster(path)
-        assert words in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("make", "words"),
-    [
-        (lambda: bed(17, kind="torus", size=[4, 4], cable=SLOW), "node.count = 17 is more than its 16 places"),
-        (
-            lambda: bed(4, kind="torus", size=[4, 1], cable=SLOW),
-            "fabric.size.1: Input should be greater than or equal to 2",
-        ),
-        (lambda: hyperx([4, 4], [1], 1), "cables has 1 numbers, size has 2"),
-        (lambda: dragonfly(2, 1, 1, 4), "a group's 2 global links reach 2 others at most"),
-        (lambda: dragonfly(2, 1, 3, 3), "globals_per_router = 3 is more than the 2 other groups"),
-        (
-            lambda: racks(2, 4, 1, kind="torus", size=[2, 2]),
-            "fabric.scale_out.kind: must be one of leaf_spine, rail_optimised, fat_tree",
-        ),
-        (
-            lambda: bed(2, kind="nvlink_domain", trays_per_node=1, scale_out={}),
-            "fabric.scale_out.kind: must be one of leaf_spine",
-        ),
-        (lambda: rail_only(4, 2, uplink=SLOW), "need nodes_per_leaf, spines_per_rail and uplink together"),
-        (lambda: bed(2, kind="graph", cable=SLOW), "write nodes and links, or graphml"),
-        (lambda: graph({"a": 1, "b": 1}, [("a", "c"), ("c", "a")]), "'c' and 'a' are joined twice"),
-        (lambda: graph({"a": 1}, [("a", "a")]), "a link joins 'a' to itself"),
-        (lambda: graph({"gpu0": 1, "b": 1}, [("gpu0", "b")]), "a switch cannot be called 'gpu0'"),
-        (lambda: graph({"a": 1, "b": 1}, []), "there is no route from switch 'a' to switch 'b'"),
-    ],
-)
-def test_impossible_fabrics_are_refused(make: Callable[[], Cluster], words: str) -> None:
-    with pytest.raises((ValidationError, ClusterError)) as caught:
-        make()
-    error = caught.value
-    message = problems(error) if isinstance(error, ValidationError) else str(error)
-    assert words in message and "\n" not in message
-
-
-SMALL = {
-    "torus": lambda **more: torus(4, 4, **more),
-    "dragonfly": lambda **more: dragonfly(4, 2, 1, 3, **more),
-    "dragonfly by Valiant": lambda **more: dragonfly(2, 1, 2, 5, valiant=True, **more),
-    "dragonfly_plus": lambda **more: dragonfly_plus(2, 2, 2, 1, 3, **more),
-    "dragonfly_plus by Valiant": lambda **more: dragonfly_plus(2, 2, 2, 2, 5, valiant=True, **more),
-    "hyperx": lambda **more: hyperx([3, 3], [1, 1], 2, **more),
-    "rail_only": lambda **more: rail_only(6, 2, nodes_per_leaf=2, spines_per_rail=2, uplink=SLOW, **more),
-    "nvlink_domain": lambda **more: racks(4, 2, 2, kind="rail_optimised", nodes_per_pod=2, spines=2, **more),
-    "graph": lambda **more: graph(*grid_graph(3, 4), **more),
-}
-
-
-@pytest.mark.parametrize("name", list(SMALL))
-@pytest.mark.parametrize("routing", ["split", "static", "ecmp", "adaptive"])
-def test_every_policy_routes_every_fabric(name: str, routing: str) -> None:
-    """Flows are conserved, take one route each unless split, and avoid a link that is down where they can."""
-    cluster = SMALL[name](routing=routing)
-    n = cluster.n_gpus
-    src, dst = np.divmod(np.arange(n * n), n)
-    src, dst = src[src != dst], dst[src != dst]
-    routes = cluster.routes(src, dst)
-    assert route_problems(cluster, src, dst, routes) == []
-    assert routing == "split" or (routes.weight == 1.0).all()
-    split = SMALL[name](routing="split").routes(src, dst)
-    thin = split.weight < 1 - 1e-9
-    flow = split.flow[thin][0]
-    broken = np.intersect1d(split.link[thin & (split.flow == flow)], routes.link[routes.flow == flow])[:1]
-    assert len(broken)
-    around = cluster.with_links([(broken, 0.0)]).routes(src[[flow]], dst[[flow]])
-    assert not np.isin(broken, around.link).any()
-    assert route_problems(cluster, src[[flow]], dst[[flow]], around) == []
-
-
-@pytest.mark.parametrize(
-    ("make", "ratio", "needs"),
-    [
-        # NICs are 100 times as fast as cables. The ratio is NICs over uplinks of a router, a leaf or a group.
-        (lambda **more: torus(4, 4, **more), 100 / 4, ["a router needs 5 ports"]),
-        (lambda **more: torus(4, 2, hosts_each=3, cables=2, **more), 300 / 6, ["a router needs 9 ports"]),
-        (lambda **more: hyperx([4, 3], [1, 2], 2, **more), 200 / 7, ["a router needs 9 ports"]),
-        (lambda **more: dragonfly(4, 2, 2, 9, **more), 800 / 8, ["a router needs 7 ports"]),
-        (lambda **more: dragonfly(4, 4, 3, 4, **more), 1600 / 12, ["a router needs 10 ports"]),
-        (
-            lambda **more: dragonfly_plus(2, 3, 2, 2, 5, **more),
-            300 / 2,
-            ["a leaf needs 5 ports", "a spine needs 4 ports"],
-        ),
-        (lambda **more: rail_only(6, 2, **more), 1, ["a leaf needs 6 ports"]),
-        (
-            lambda **more: rail_only(6, 2, nodes_per_leaf=2, spines_per_rail=1, uplink=SLOW, **more),
-            2,
-            ["a leaf needs 3 ports", "a spine needs 3 ports"],
-        ),
-        (
-            lambda **more: racks(4, 2, 4, kind="leaf_spine", nodes_per_leaf=2, spines=2, **more),
-            800 / 2,
-            ["a leaf needs 10 ports", "a spine needs 4 ports"],
-        ),
-        (
-            lambda **more: graph({"a": 3, "b": 1}, [("a", "b"), ("c", "a")], **more),
-            300 / 2,
-            ["a switch a needs 5 ports"],
-        ),
-    ],
-)
-def test_oversubscription_and_ports(make: Callable[..., Cluster], ratio: float, needs: list[str]) -> None:
-    cluster = make(switch={"name": "tiny", "ports": 2, "latency": "0 s", "source": "test"})
-    assert describe(cluster)["oversubscription"] == pytest.approx(ratio)
-    assert cluster.fabric.port_problems() == [f"{need}, but tiny has 2" for need in needs]
-
-
-LARGE = {
-    "torus": lambda: torus(32, 32, 64),
-    "dragonfly": lambda: dragonfly(32, 16, 16, 128),
-    "dragonfly_plus": lambda: dragonfly_plus(16, 16, 16, 16, 256),
-    "hyperx": lambda: hyperx([16, 16, 16], [1, 1, 1], 16),
-}
-
-
-@pytest.mark.parametrize("name", list(LARGE))
-def test_routing_65536_hosts_is_fast(name: str) -> None:
-    cluster = LARGE[name]()
-    assert cluster.n_gpus == 65_536
-    gpus = np.arange(65_536)
-    dst = (gpus + 20_011) % 65_536
-    began = time.perf_counter()
-    routes = cluster.routes(gpus, dst)
-    assert time.perf_counter() - began < 10.0
-    assert route_problems(cluster, gpus, dst, routes) == []

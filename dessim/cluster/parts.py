@@ -88,7 +88,7 @@ class Transport:
 
     - `flow_rate` [bytes/s]: cap on each flow that crosses a NIC (one TCP connection, one NCCL channel).
     - `fan_in`: incast curve, points (k, share). While k flows arrive through one NIC, together they get that share of
-      the capacity of its link. Linear between points, constant after the last; empty: no loss.
+      the capacity of its link. Linear between points, constant after the last; empty: always all of it.
     - `window` [bytes]: most bytes that a connection may have in flight. Only the packet model (`dessim.sim.packet`)
       uses it.
 

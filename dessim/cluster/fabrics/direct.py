@@ -85,7 +85,7 @@ def between_halves(
     With up to `EXACT_CABLES` cables this is the maximum flow, by networkx. With more it is the smallest of several
     cuts, an upper bound that regular fabrics attain. The cuts are the NICs of either half, the cables between the
     switches of the two halves, and the cables between groups, each group (`group` [switches]) being assigned to the
-    half that has most of its NICs.
+    half with more of its NIC bandwidth.
     """
     switches = len(group) if group is not None else int(max(home.max(), cables.tail.max(initial=0))) + 1
     supply, demand = halves(home, first_half, nic_capacity, switches)

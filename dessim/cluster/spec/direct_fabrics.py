@@ -93,7 +93,7 @@ class GroupsTable(RoutedTable):
         return dragonfly.GlobalLinks(self.groups, switches, per_switch)
 
     def global_link_problem(self, switches: int, per_switch: int, key: str) -> str:
-        """Why the global links of a group cannot reach all others with at most one link per switch; empty if they can.
+        """Why a group cannot reach every other group, with at most one link from a switch to a group; empty if it can.
 
         `key` is the key that sets `per_switch`.
         """

@@ -18,7 +18,7 @@ _DECIMAL = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e1
 _BINARY = {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40}
 _PREFIX = {**_DECIMAL, **_BINARY}
 
-# What each unit is in base units.
+# Each unit in base units.
 _SIZE = {f"{prefix}B": factor for prefix, factor in _PREFIX.items()}
 _BANDWIDTH = {
     **{f"{prefix}B/s": factor for prefix, factor in _PREFIX.items()},

@@ -56,9 +56,10 @@ def test_gpus_and_nics_are_numbered_server_after_server() -> None:
 
 
 def test_a_list_of_one_kind_is_the_table() -> None:
-    one, other = room(BIG), build({**hosts(**RAILS), "node": BIG})
+    listed = room(BIG)
+    single = build({**hosts(**RAILS), "node": BIG})
     for column in ("capacity", "latency", "kind", "src", "dst"):
-        assert np.array_equal(getattr(one.links, column), getattr(other.links, column))
+        assert np.array_equal(getattr(listed.links, column), getattr(single.links, column))
 
 
 def test_rails_of_servers_with_fewer_nics() -> None:
@@ -103,8 +104,8 @@ def test_routes_are_real_and_shortest_paths(cluster: Cluster, data: st.DataObjec
 @settings(max_examples=60, deadline=None)
 @given(mixed_clusters())
 def test_bisection_is_the_maximum_flow(cluster: Cluster) -> None:
-    found = describe(cluster)["bisection_GBps"]
-    assert found == pytest.approx(maximum_flow(cluster) / 1e9, rel=1e-8, abs=1e-12)
+    bisection = describe(cluster)["bisection_GBps"]
+    assert bisection == pytest.approx(maximum_flow(cluster) / 1e9, rel=1e-8, abs=1e-12)
     assert describe(cluster)["oversubscription"] >= 0
     draw(cluster)
 
@@ -129,7 +130,7 @@ def test_the_slowest_nic_bounds_a_ring_and_folding_changes_no_result() -> None:
     cluster = room(kind="single_switch")
     folded, full = (run_collective(cluster, Collective.ALL_REDUCE, 20, 1e9, "ring", folding=on) for on in (True, False))
     assert folded.time_s == pytest.approx(full.time_s, rel=1e-9)
-    # Each of 38 steps moves a twentieth. Of two GPUs that share a NIC of 10 GB/s, only one sends to another server.
+    # Each of 38 steps moves a twentieth. Only one of two GPUs that share a NIC of 10 GB/s sends to another server.
     assert folded.time_s == pytest.approx(38 * (1e9 / 20 / 10e9), rel=2e-2)
 
 

@@ -33,15 +33,15 @@ def test_a_job_gets_free_gpus_each_once_server_by_server(cluster: Cluster, polic
     nodes = cluster.node_of(gpus)
     # Ranks on a server are consecutive, and only the last server may keep free GPUs.
     assert np.count_nonzero(np.diff(nodes)) == len(set(nodes.tolist())) - 1
-    whole = nodes[nodes != nodes[-1]]
-    assert len(whole) == np.isin(cluster.node_of(free), whole).sum()
+    all_but_last = nodes[nodes != nodes[-1]]
+    assert len(all_but_last) == np.isin(cluster.node_of(free), all_but_last).sum()
     assert place(cluster, free, n, policy, seed=3).tolist() == gpus.tolist()
 
 
 def test_packed_fills_servers_and_leaves_in_order() -> None:
     assert place(LEAVES, all_gpus(LEAVES), 20, "packed").tolist() == list(range(20))
-    some = np.setdiff1d(all_gpus(LEAVES), [0, 1, 9])
-    assert place(LEAVES, some, 8, "packed").tolist() == [2, 3, 4, 5, 6, 7, 8, 10]
+    free = np.setdiff1d(all_gpus(LEAVES), [0, 1, 9])
+    assert place(LEAVES, free, 8, "packed").tolist() == [2, 3, 4, 5, 6, 7, 8, 10]
 
 
 @settings(max_examples=40, deadline=None)

@@ -51,8 +51,8 @@ def test_across_nodes_every_gpu_uses_its_own_nic() -> None:
 @pytest.mark.parametrize("routing", ["split", "static"])
 def test_between_switches_a_leaf_sends_and_receives_it_once(routing: str) -> None:
     cluster = bed({"count": 8}, **TWO_LEVELS, routing=routing)
-    found = loads(cluster, list(range(8)), list(range(8)))
-    assert found == pytest.approx({"nic_up": 8, "nic_down": 8, "leaf_up": 4, "leaf_down": 4})
+    shares = loads(cluster, list(range(8)), list(range(8)))
+    assert shares == pytest.approx({"nic_up": 8, "nic_down": 8, "leaf_up": 4, "leaf_down": 4})
     routes = tree_routes(cluster, Trees.of(np.arange(8)[None, :], np.arange(8)[None, :]))
     assert routes.weight.max() == 1.0
     assert routes.latency == pytest.approx([4e-6])
@@ -62,11 +62,11 @@ def test_between_switches_a_leaf_sends_and_receives_it_once(routing: str) -> Non
 def test_each_pod_sends_one_sum_to_the_cores() -> None:
     fabric = dict(kind="fat_tree", nodes_per_leaf=1, leaves_per_pod=2, spines_per_pod=2, cores_per_spine=2)
     cluster = bed({"count": 4}, **fabric, uplink=link())
-    found = loads(cluster, [0, 1, 2, 3], [0, 1, 2, 3])
+    shares = loads(cluster, [0, 1, 2, 3], [0, 1, 2, 3])
     # The spines of the other pod send up one sum, however many leaves they have, and one result comes down.
-    assert found["nic_up"] == found["nic_down"] == 4
-    assert found["spine_up"] == found["spine_down"] == pytest.approx(2)
-    assert found["leaf_up"] == found["leaf_down"] == pytest.approx(4)
+    assert shares["nic_up"] == shares["nic_down"] == 4
+    assert shares["spine_up"] == shares["spine_down"] == pytest.approx(2)
+    assert shares["leaf_up"] == shares["leaf_down"] == pytest.approx(4)
 
 
 def test_gpus_that_share_a_nic_each_send_a_message_through_it() -> None:
@@ -80,8 +80,8 @@ def test_join_and_take_keep_members() -> None:
     both = Trees.join(a, b)
     assert len(both) == 3
     assert [both.members(i) for i in range(3)] == [([0, 1, 2], [3]), ([4], [6, 7]), ([5], [8, 9])]
-    some = both.take(np.array([2, 0])).on(np.arange(10) * 10)
-    assert [some.members(i) for i in range(2)] == [([50], [80, 90]), ([0, 10, 20], [30])]
+    taken = both.take(np.array([2, 0])).on(np.arange(10) * 10)
+    assert [taken.members(i) for i in range(2)] == [([50], [80, 90]), ([0, 10, 20], [30])]
 
 
 def test_switches_that_do_not_sum_are_refused() -> None:

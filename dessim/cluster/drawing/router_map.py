@@ -1,7 +1,7 @@
 """The part of a drawing that shows how routers are joined: a grid, groups, or an arbitrary graph.
 
-A grid is drawn as one plane; of groups, the first one is drawn with its routers, and a ring shows all. What does not
-fit is folded, with its count.
+A grid is drawn as one plane. For groups, the first one is drawn with its routers, and a ring shows all of them.
+Elements that do not fit are folded into one with their count.
 """
 
 from __future__ import annotations

@@ -191,5 +191,5 @@ def assemble(n: int, segments: Sequence[Segment], links: Links, without_twins: b
     flow = np.repeat(np.arange(n), counts)
     if has_gaps:
         exists = link != NO_LINK
-        flow, link, weight, copies = flow[exists], link[exists], weight[exists], copies[exists]
+        return Routes(flow[exists], link[exists], weight[exists], latency, copies[exists])
     return Routes(flow, link, weight, latency, copies)

@@ -74,9 +74,9 @@ def test_every_policy_routes_every_fabric(name: str, routing: str) -> None:
     assert route_problems(cluster, src, dst, routes) == []
     assert routing == "split" or (routes.weight == 1.0).all()
     split = SMALL[name](routing="split").routes(src, dst)
-    thin = split.weight < 1 - 1e-9
-    flow = split.flow[thin][0]
-    broken = np.intersect1d(split.link[thin & (split.flow == flow)], routes.link[routes.flow == flow])[:1]
+    is_split = split.weight < 1 - 1e-9
+    flow = split.flow[is_split][0]
+    broken = np.intersect1d(split.link[is_split & (split.flow == flow)], routes.link[routes.flow == flow])[:1]
     assert len(broken)
     around = cluster.with_links([(broken, 0.0)]).routes(src[[flow]], dst[[flow]])
     assert not np.isin(broken, around.link).any()

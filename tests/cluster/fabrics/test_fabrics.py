@@ -28,8 +28,8 @@ from tests.cluster.small_clusters import link
 
 def between_switches(cluster: Cluster) -> nx.DiGraph:
     """The graph of the switches, without servers."""
-    whole = cluster.graph()
-    return whole.subgraph([v for v, kind in whole.nodes(data="kind") if kind in ("router", "leaf", "spine", "switch")])
+    graph = cluster.graph()
+    return graph.subgraph([v for v, kind in graph.nodes(data="kind") if kind in ("router", "leaf", "spine", "switch")])
 
 
 def degrees(cluster: Cluster) -> set[int]:
@@ -177,19 +177,19 @@ def test_rail_only_needs_nvlink_and_does_not_sum() -> None:
 def test_racks_of_trays_are_joined_as_servers_are() -> None:
     """The switches and cables are those of servers the size of a tray; NVLink spans the rack."""
     rails = {"kind": "rail_optimised", "nodes_per_pod": 4, "spines": 2}
-    whole = racks(4, 2, 3, **rails)
+    domains = racks(4, 2, 3, **rails)
     node = {"gpus": 3, "nics": 3, "nvlink": SLOW}
     trays = bed(8, node, **rails, uplink=SLOW)
-    assert check(whole) == []
+    assert check(domains) == []
     kinds = ("nic_up", "leaf_up", "leaf_down", "nic_down")
     for kind in kinds:
-        assert len(whole.links.of_kind(kind)) == len(trays.links.of_kind(kind))
-    assert describe(whole)["bisection_GBps"] == describe(trays)["bisection_GBps"]
-    assert describe(whole)["switches"] == {"leaf": 6, "spine": 2}
+        assert len(domains.links.of_kind(kind)) == len(trays.links.of_kind(kind))
+    assert describe(domains)["bisection_GBps"] == describe(trays)["bisection_GBps"]
+    assert describe(domains)["switches"] == {"leaf": 6, "spine": 2}
     # GPU 4 is on rail 1 of tray 1. It reaches rail 1 of another rack without NVLink, and rail 2 through GPU 5.
-    same_rail, other_rail = whole.routes([4], [6 + 1]), whole.routes([4], [6 + 2])
-    assert [whole.links.name(int(i)) for i in same_rail.link] == ["gpu4 -> leaf1", "leaf1 -> gpu7"]
-    assert [whole.links.name(int(i)) for i in other_rail.link] == [
+    same_rail, other_rail = domains.routes([4], [6 + 1]), domains.routes([4], [6 + 2])
+    assert [domains.links.name(int(i)) for i in same_rail.link] == ["gpu4 -> leaf1", "leaf1 -> gpu7"]
+    assert [domains.links.name(int(i)) for i in other_rail.link] == [
         "gpu4 -> node0/nvswitch",
         "node0/nvswitch -> gpu5",
         "gpu5 -> leaf2",

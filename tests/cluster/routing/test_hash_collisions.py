@@ -72,8 +72,10 @@ def test_hash_collisions_on_permutations_equal_those_of_random_routes() -> None:
 
 
 def test_hashes_are_even_and_independent_between_seeds() -> None:
-    """Of all pairs of 256 hosts on different leaves, each spine gets a 16th, and also a 16th of those that another seed
-    puts on any one spine."""
+    """Each spine gets a 16th of all pairs of 256 hosts on different leaves.
+
+    It also gets a 16th of the pairs that another seed puts on any one spine.
+    """
     src, dst = np.divmod(np.arange(256 * 256), 256)
     src, dst = src[src // 16 != dst // 16], dst[src // 16 != dst // 16]
     spines = []

@@ -25,8 +25,8 @@ POLICIES = ("split", "static", "ecmp", "adaptive")
 
 
 def routings() -> st.SearchStrategy[Routing]:
-    one = st.builds(Routing, st.sampled_from(POLICIES), st.integers(0, 99))
-    return one | st.builds(Routing, st.sampled_from(["ecmp", "adaptive"]), st.integers(0, 99), st.integers(2, 5))
+    any_policy = st.builds(Routing, st.sampled_from(POLICIES), st.integers(0, 99))
+    return any_policy | st.builds(Routing, st.sampled_from(["ecmp", "adaptive"]), st.integers(0, 99), st.integers(2, 5))
 
 
 @st.composite
@@ -94,7 +94,8 @@ def test_every_policy_takes_shortest_paths_that_are_up(cluster: Cluster, seed: i
     rng = np.random.default_rng(seed)
     src = rng.integers(n, size=8)
     dst = (src + rng.integers(1, n, size=8)) % n
-    whole, left = fabric_graph(cluster, up_only=False), fabric_graph(cluster, up_only=True)
+    all_links = fabric_graph(cluster, up_only=False)
+    links_up = fabric_graph(cluster, up_only=True)
     expected = []
     # A copy without links that are down shows where a flow enters and leaves the fabric.
     whole_links = replace(links, capacity=np.where(links.capacity == 0, 1e9, links.capacity))
@@ -105,8 +106,8 @@ def test_every_policy_takes_shortest_paths_that_are_up(cluster: Cluster, seed: i
             expected.append([[]])
             continue
         ends = int(links.src[inside[0]]), int(links.dst[inside[-1]])
-        hops = len(shortest_paths(whole, *ends)[0])
-        expected.append([path for path in shortest_paths(left, *ends) if len(path) == hops])
+        hops = len(shortest_paths(all_links, *ends)[0])
+        expected.append([path for path in shortest_paths(links_up, *ends) if len(path) == hops])
     if not all(expected):
         with pytest.raises(ClusterError, match=r"gpu\d+ cannot reach gpu\d+: \S+ -> \S+ is down"):
             cluster.routes(src, dst)
@@ -114,8 +115,8 @@ def test_every_policy_takes_shortest_paths_that_are_up(cluster: Cluster, seed: i
     routes = cluster.routes(src, dst, size=rng.random(8))
     assert route_problems(cluster, src, dst, routes) == []
     for flow, paths in enumerate(expected):
-        mine = (routes.flow == flow) & (routes.link < cluster.wiring.first_server_link)
-        share = np.bincount(routes.link[mine], routes.weight[mine], minlength=len(links))
+        in_fabric = (routes.flow == flow) & (routes.link < cluster.wiring.first_server_link)
+        share = np.bincount(routes.link[in_fabric], routes.weight[in_fabric], minlength=len(links))
         taken = np.flatnonzero(share)
         if routing.policy == "split":
             even = np.bincount([i for path in paths for i in path] or [0], minlength=len(links)) / len(paths)
@@ -124,8 +125,8 @@ def test_every_policy_takes_shortest_paths_that_are_up(cluster: Cluster, seed: i
             assert taken.tolist() in [sorted(path) for path in paths]
         else:
             assert set(taken.tolist()) <= {i for path in paths for i in path}
-            parts = share * routing.flows_per_pair
-            assert parts == pytest.approx(np.round(parts), abs=1e-9)
+            n_flows = share * routing.flows_per_pair
+            assert n_flows == pytest.approx(np.round(n_flows), abs=1e-9)
 
 
 @settings(max_examples=60, deadline=None)

@@ -65,9 +65,9 @@ def test_routing_many_flows_at_once_equals_routing_them_one_by_one(cluster: Clus
     assert np.all(np.diff(together.flow) >= 0)
     for i in range(0, len(src), max(1, len(src) // 20)):
         alone = cluster.routes(src[i : i + 1], dst[i : i + 1])
-        mine = together.flow == i
-        assert together.link[mine].tolist() == alone.link.tolist()
-        assert together.weight[mine].tolist() == alone.weight.tolist()
+        of_flow = together.flow == i
+        assert together.link[of_flow].tolist() == alone.link.tolist()
+        assert together.weight[of_flow].tolist() == alone.weight.tolist()
         assert together.latency[i] == alone.latency[0]
 
 

@@ -91,8 +91,8 @@ def test_split_flows_wait_for_the_slower_cable_and_for_the_longer_one() -> None:
     flows = route_flows(cluster, np.array([0]), np.array([2]), np.array([1e9]))
     assert flows.finish.tolist() == pytest.approx([0.5 / 2])  # half of it over 2 cables of 1 GB/s
     assert flows.fixed.tolist() == pytest.approx([1.5e-6 + 9.5e-6 + 1.5e-6 + 1e-6])
-    thin = cluster.routes([0], [2], without_twins=True)
-    assert thin.latency == pytest.approx(cluster.routes([0], [2]).latency)
+    without_twins = cluster.routes([0], [2], without_twins=True)
+    assert without_twins.latency == pytest.approx(cluster.routes([0], [2]).latency)
 
 
 def test_the_lower_bound_of_the_tuner_never_exceeds_the_simulated_time() -> None:
@@ -129,8 +129,8 @@ def test_the_example_of_the_format_page_loads(tmp_path: Path) -> None:
 
     text = (topology_root() / "README.md").read_text()
     path = tmp_path / "mixed.toml"
-    whole, *parts = [block.split("```")[0] for block in text.split("```toml\n")[1:]]
-    path.write_text(whole + next(part for part in parts if "[[override]]" in part))
+    example, *others = [block.split("```")[0] for block in text.split("```toml\n")[1:]]
+    path.write_text(example + next(block for block in others if "[[override]]" in block))
     cluster = load_cluster(path)
     assert check(cluster) == []
     assert len(set(cluster.links.capacity[cluster.links.of_kind("nic_up")].tolist())) == 2

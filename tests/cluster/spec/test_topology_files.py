@@ -158,9 +158,9 @@ def transport(**limits: object) -> dict[str, object]:
 
 
 def test_a_transport_may_limit_incast_and_single_flows() -> None:
-    found = build(transport(fan_in=[[1, 1.0], [4, 0.8], [7, 0.62]], flow_rate="10 Gb/s")).transport
-    assert found.fan_in == ((1.0, 1.0), (4.0, 0.8), (7.0, 0.62))
-    assert found.flow_rate == 1.25e9
+    limited = build(transport(fan_in=[[1, 1.0], [4, 0.8], [7, 0.62]], flow_rate="10 Gb/s")).transport
+    assert limited.fan_in == ((1.0, 1.0), (4.0, 0.8), (7.0, 0.62))
+    assert limited.flow_rate == 1.25e9
     free = build(hosts()).transport
     assert (free.fan_in, free.flow_rate) == ((), math.inf)
 

@@ -25,7 +25,7 @@ from dessim.cluster.links import FloatArray, IntArray
 from dessim.cluster.routing.routes import Routes
 from dessim.sim.fluid.flows import Flows, incidence, route_flows, together
 from dessim.sim.fluid.fold import Fold, fold
-from dessim.sim.fluid.maxmin import Floats, Incidence
+from dessim.sim.fluid.maxmin import Incidence
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,7 +109,7 @@ def open_channels(cluster: Cluster, workers: IntArray, servers: IntArray, foldin
     )
 
 
-def _fold_servers(net: Incidence, latency: Floats, n: int, s: int, folding: bool) -> tuple[Fold, IntArray]:
+def _fold_servers(net: Incidence, latency: FloatArray, n: int, s: int, folding: bool) -> tuple[Fold, IntArray]:
     """Fold the network of all messages; return also the class of each server, [s].
 
     Flows are ordered by worker and direction [2 n], then by server [s].
@@ -126,7 +126,7 @@ def _fold_servers(net: Incidence, latency: Floats, n: int, s: int, folding: bool
         classes = np.argsort(np.argsort(first))[finer.reshape(-1)]
 
 
-def _routes_of_colours(folded: Fold, latency: Floats) -> list[Routes]:
+def _routes_of_colours(folded: Fold, latency: FloatArray) -> list[Routes]:
     """The route of one message of each colour of a folded network; `latency` [flows] is in seconds."""
     net = folded.net
     link = folded.link_of[net.link]

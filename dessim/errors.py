@@ -1,22 +1,22 @@
-"""Every exception dessim raises on purpose.
+"""All exceptions that dessim raises on purpose.
 
     DessimError                 base; `exit_code` 1
     ├── UsageError              the command line asks for something impossible; exit 2
     ├── UnitError               a quantity without a unit, or with the wrong one
-    ├── FileError               a file that cannot be read as what it should be
+    ├── FileError               a file that does not have the expected content
     │   ├── ClusterError        a topology or parts file
     │   ├── ModelError          a model file
     │   └── TraceError          a trace folder
     ├── FormulaError            a size formula that does not parse or evaluate
-    ├── SimulationError         the simulated system cannot go on
-    │   ├── DeadlockError       ranks wait for each other; names who waits for whom
-    │   └── PhysicsError        a guard broke: our own bug, never the user's
+    ├── SimulationError         the simulated system cannot continue
+    │   ├── DeadlockError       ranks wait for each other; the message names them
+    │   └── PhysicsError        a conservation or capacity check failed: a bug in dessim
     ├── LabError                the lab cannot be built or used on this machine
-    ├── OutOfTime               the budget of wall-clock time is spent; says what is known so far
-    ├── CapacityError           it does not fit (cluster too small, memory too small); exit 2
+    ├── OutOfTime               the budget of wall-clock time is spent; carries the partial result
+    ├── CapacityError           the job does not fit the cluster or its memory; exit 2
     └── CheckFailed             a check ran and failed; exit 3
 
-A message says what is wrong, where (file and key or line), and what to write instead, in one line.
+A message is one line that says what is wrong, where (file and key or line), and what to write instead.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pathlib import Path
 
 
 class DessimError(Exception):
-    """Base of all errors a user can cause or must hear of."""
+    """Base of all errors that a user can cause or needs to know about."""
 
     exit_code = 1
 
@@ -42,13 +42,16 @@ class UnitError(DessimError):
 
 
 class FileError(DessimError):
-    """A file cannot be read as what it should be.
+    """A file does not have the expected content.
 
-    `path` is the file, `where` the key path or line in it, `problem` what is wrong and what to write instead.
+    `path` is the file, `where` is the key path or line in it (maybe empty), and `problem` says what is wrong and what
+    to write instead.
     """
 
     def __init__(self, path: str | Path, where: str, problem: str) -> None:
-        self.path, self.where, self.problem = str(path), where, problem
+        self.path = str(path)
+        self.where = where
+        self.problem = problem
         super().__init__(f"{path}{':' if where else ''}{where}: {problem}")
 
 
@@ -69,15 +72,15 @@ class FormulaError(DessimError):
 
 
 class SimulationError(DessimError):
-    """The simulated system cannot go on."""
+    """The simulated system cannot continue."""
 
 
 class DeadlockError(SimulationError):
-    """Ranks wait for each other; the message names who waits in which op for whom."""
+    """Ranks wait for each other; the message names each waiting rank, its op, and the ranks it waits for."""
 
 
 class PhysicsError(SimulationError):
-    """A conservation or capacity guard broke: a bug in dessim, please report it."""
+    """A conservation or capacity check failed, which is a bug in dessim; please report it."""
 
 
 class LabError(DessimError):
@@ -85,26 +88,28 @@ class LabError(DessimError):
 
 
 class OutOfTime(DessimError):
-    """The budget of wall-clock time is spent before the work is done.
+    """The budget of wall-clock time was spent before the work was done.
 
-    `so_far` says how far it came: plain values, units in the keys, `share_done` from 0 to 1 among them.
+    `line` is the message. `so_far` describes the progress in plain values with units in the keys, among them
+    `share_done` from 0 to 1.
     """
 
     def __init__(self, line: str, so_far: Mapping[str, float]) -> None:
-        self.line, self.so_far = line, dict(so_far)
-        super().__init__(line, so_far)  # both, because simpy makes an exception anew from its arguments
+        self.line = line
+        self.so_far = dict(so_far)
+        super().__init__(line, so_far)  # all arguments, because simpy copies an exception from them
 
     def __str__(self) -> str:
         return self.line
 
 
 class CapacityError(DessimError):
-    """The job does not fit the cluster."""
+    """The job does not fit the cluster or its memory."""
 
     exit_code = 2
 
 
 class CheckFailed(DessimError):
-    """A check ran to its end and failed."""
+    """A check ran to completion and failed."""
 
     exit_code = 3

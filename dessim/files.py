@@ -1,6 +1,7 @@
-"""Files are written whole or not at all: to a temporary name beside the target, then renamed.
+"""Reads TOML, and writes files completely or not at all.
 
-A killed process or a full disk leaves the earlier file as it was.
+A file is written to a temporary name beside the target and then renamed, so that a killed process or a full disk leaves
+the earlier file unchanged.
 """
 
 from __future__ import annotations
@@ -18,14 +19,15 @@ from typing import IO, Any
 
 from dessim.errors import FileError
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it over `path` when the block ends without error.
+    """Yield a temporary path beside `path`, and rename it to `path` if the block ends without an error.
 
-    The temporary name keeps the suffix, because some writers choose their format by it.
+    The temporary name keeps the suffix, because some writers choose their format by it. An OSError about the temporary
+    file is raised with the name of the target.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -34,8 +36,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         yield temporary
         temporary.replace(target)
     except OSError as error:
-        # The temporary name is nothing to a user, and a full disk comes with none.
-        if error.filename == str(temporary) or error.errno in _FULL:
+        # A user does not know the temporary name, and a full disk raises an error without any name.
+        if error.filename == str(temporary) or error.errno in _DISK_FULL:
             raise OSError(error.errno, error.strerror, str(target)) from error
         raise
     finally:
@@ -43,7 +45,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The tables of a TOML file. Raises FileError that names it."""
+    """Return the tables of a TOML file. Raises FileError, which names the file."""
     try:
         return tomllib.loads(path.read_text("utf-8"))
     except tomllib.TOMLDecodeError as error:
@@ -61,18 +63,18 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write JSON atomically, keys in the given order; NaN and infinities are refused (ValueError)."""
+    """Write JSON atomically, with keys in the given order. Raises ValueError for NaN and infinities."""
     write_text(path, dump_json(value) + "\n")
 
 
 def dump_json(value: Any) -> str:
-    """JSON as every dessim command prints it: readable, never NaN."""
+    """Return JSON as all dessim commands print it: indented, and without NaN."""
     return json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False)
 
 
 @contextmanager
 def open_gzip_text(path: str | Path) -> Iterator[IO[str]]:
-    """A gzip text file for writing whose bytes depend on the content only: no time stamp, no file name inside."""
+    """Open a gzip text file for writing. Its bytes depend on the content only: it holds no time stamp or file name."""
     with Path(path).open("wb") as raw, gzip.GzipFile("", "wb", compresslevel=6, fileobj=raw, mtime=0) as packed:
         text = io.TextIOWrapper(packed, encoding="utf-8", newline="\n")
         yield text

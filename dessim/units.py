@@ -1,9 +1,9 @@
-"""Quantities with units: parsed from files and flags, printed for people.
+"""Quantities with units: parsed from files and flags, and formatted for people.
 
-Inside dessim everything is SI base: seconds, bytes, bytes/s, FLOP/s. Units exist only at the edges.
-Decimal prefixes are powers of ten (`GB` = 1e9 bytes), binary ones powers of two (`MiB` = 2**20 bytes);
-a small `b` is a bit and a capital `B` a byte, as in SimGrid: `400 Gb/s` is `50 GB/s`.
-A bare number is refused wherever a unit is due, because `bandwidth = 400` has no meaning.
+Inside dessim all quantities are in base units: seconds, bytes, bytes/s, FLOP/s. Other units exist only where text is
+read or printed. Decimal prefixes are powers of ten (`GB` = 1e9 bytes), binary prefixes are powers of two (`MiB` =
+2**20 bytes). A small `b` is a bit and a capital `B` is a byte, as in SimGrid: `400 Gb/s` equals `50 GB/s`. A bare
+number is refused wherever a unit is required, because `bandwidth = 400` is ambiguous.
 """
 
 from __future__ import annotations
@@ -18,10 +18,14 @@ _DECIMAL = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e1
 _BINARY = {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40}
 _PREFIX = {**_DECIMAL, **_BINARY}
 
-_SIZE = {f"{p}B": f for p, f in _PREFIX.items()}
-_BANDWIDTH = {f"{p}{u}/s": f * w for p, f in _PREFIX.items() for u, w in (("B", 1.0), ("b", 0.125))}
+# Each unit in base units.
+_SIZE = {f"{prefix}B": factor for prefix, factor in _PREFIX.items()}
+_BANDWIDTH = {
+    **{f"{prefix}B/s": factor for prefix, factor in _PREFIX.items()},
+    **{f"{prefix}b/s": factor * 0.125 for prefix, factor in _PREFIX.items()},
+}
 _TIME = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
-_FLOPS = {f"{p}FLOP/s": f for p, f in _DECIMAL.items()}
+_FLOPS = {f"{prefix}FLOP/s": factor for prefix, factor in _DECIMAL.items()}
 _SHARE = {"%": 0.01}
 _POWER = {"W": 1.0, "kW": 1e3, "MW": 1e6}
 
@@ -29,6 +33,7 @@ _QUANTITY = re.compile(r"([+-]?(?:\d+(?:_\d+)*(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?
 
 
 def _parse(text: object, units: Mapping[str, float], what: str, example: str) -> float:
+    """The value of `text` in base units. `what` names the quantity and `example` shows one, in error messages."""
     if not isinstance(text, str):
         raise UnitError(f'{what} needs a unit, not the bare value {text!r}; write for example "{example}"')
     match = _QUANTITY.fullmatch(text.strip())
@@ -46,27 +51,27 @@ def _parse(text: object, units: Mapping[str, float], what: str, example: str) ->
 
 
 def parse_size(text: object) -> float:
-    """Bytes from `64 MiB`, `1.5 GB`, `512 B`. Raises UnitError."""
+    """Return the bytes of a size such as `64 MiB`, `1.5 GB` or `512 B`. Raises UnitError."""
     return _parse(text, _SIZE, "size", "64 MiB")
 
 
 def parse_bandwidth(text: object) -> float:
-    """Bytes/s from `400 Gb/s`, `50 GB/s`, `3.35 TB/s`. Raises UnitError."""
+    """Return the bytes/s of a bandwidth such as `400 Gb/s`, `50 GB/s` or `3.35 TB/s`. Raises UnitError."""
     return _parse(text, _BANDWIDTH, "bandwidth", "400 Gb/s")
 
 
 def parse_time(text: object) -> float:
-    """Seconds from `1.5 us`, `2 ms`, `30 d`. Raises UnitError."""
+    """Return the seconds of a time such as `1.5 us`, `2 ms` or `30 d`. Raises UnitError."""
     return _parse(text, _TIME, "time", "1.5 us")
 
 
 def parse_flops(text: object) -> float:
-    """FLOP/s from `67 TFLOP/s`. Raises UnitError."""
+    """Return the FLOP/s of a compute rate such as `67 TFLOP/s`. Raises UnitError."""
     return _parse(text, _FLOPS, "compute rate", "67 TFLOP/s")
 
 
 def parse_share(text: object) -> float:
-    """A share from 0 to 1, from `25 %`. Raises UnitError."""
+    """Return a share from 0 to 1, written such as `25 %`. Raises UnitError."""
     share = _parse(text, _SHARE, "share", "25 %")
     if share > 1:
         raise UnitError(f"share {text!r} is more than 100 %")
@@ -74,42 +79,46 @@ def parse_share(text: object) -> float:
 
 
 def parse_power(text: object) -> float:
-    """Watts from `700 W`. Raises UnitError."""
+    """Return the watts of a power such as `700 W`. Raises UnitError."""
     return _parse(text, _POWER, "power", "700 W")
 
 
-def _engineering(value: float, steps: list[tuple[float, str]], digits: int) -> str:
+def _format(value: float, steps: list[tuple[float, str]], digits: int) -> str:
+    """`value` in the first unit of `steps` (factor, unit; descending) that does not exceed it, or in the last one."""
     factor, unit = next((step for step in steps if abs(value) >= step[0]), steps[-1])
     text = f"{value / factor:.{digits}g}"
-    # 1010 KiB in three digits would be 1.01e+03.
+    # Binary steps are 1024 apart: 1010 KiB in three digits would print as 1.01e+03.
     return f"{value / factor:.0f} {unit}" if "e+" in text else f"{text} {unit}"
 
 
 def format_time(seconds: float, digits: int = 4) -> str:
-    """`0.0015` -> `1.5 ms`."""
+    """Format seconds: `0.0015` -> `1.5 ms`."""
     if seconds == 0:
         return "0 s"
-    return _engineering(seconds, [(1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns")], digits)
+    return _format(seconds, [(1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns")], digits)
 
 
 def format_size(size: float, digits: int = 4) -> str:
-    """`1536` -> `1.5 KiB` (binary, as nccl-tests prints buffer sizes)."""
+    """Format bytes: `1536` -> `1.5 KiB` (binary prefixes, as nccl-tests prints buffer sizes)."""
     steps = [(2.0**40, "TiB"), (2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB"), (1.0, "B")]
-    return _engineering(size, steps, digits)
+    return _format(size, steps, digits)
 
 
 def format_bandwidth(rate: float, digits: int = 4) -> str:
-    """`5e10` -> `50 GB/s` (decimal, bytes)."""
-    return _engineering(rate, [(1e12, "TB/s"), (1e9, "GB/s"), (1e6, "MB/s"), (1e3, "kB/s"), (1.0, "B/s")], digits)
+    """Format bytes/s: `5e10` -> `50 GB/s` (decimal prefixes)."""
+    return _format(rate, [(1e12, "TB/s"), (1e9, "GB/s"), (1e6, "MB/s"), (1e3, "kB/s"), (1.0, "B/s")], digits)
 
 
 def format_count(value: float, digits: int = 4) -> str:
-    """`1250000` -> `1.25 M`."""
-    return _engineering(value, [(1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, "")], digits).rstrip()
+    """Format a number: `1250000` -> `1.25 M`."""
+    return _format(value, [(1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, "")], digits).rstrip()
 
 
 def percent(value: float, signed: bool = False) -> str:
-    """`0.0596` -> `6.0 %`; whole numbers from 10 % on."""
+    """Format a share: `0.0596` -> `6 %`; two significant digits below 10 %, whole numbers above.
+
+    `signed` adds a plus sign to positive shares.
+    """
     sign = "+" if signed and value > 0 else "−" if value < 0 else ""
     share = abs(100 * value)
     return f"{sign}{share:.0f} %" if share >= 9.95 else f"{sign}{share:.2g} %"

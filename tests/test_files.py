@@ -1,4 +1,4 @@
-"""Files are whole or as they were."""
+"""Files are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ def test_an_error_leaves_the_earlier_file(tmp_path):
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk_leaves_the_earlier_file_and_is_said_of_the_file_that_was_wanted(tmp_path, code):
+def test_a_full_disk_leaves_the_earlier_file_and_the_error_names_the_target(tmp_path, code):
     target = tmp_path / "a.csv"
     target.write_text("old")
-    with pytest.raises(OSError) as said, files.atomic_path(target) as temporary:
+    with pytest.raises(OSError) as raised, files.atomic_path(target) as temporary:
         temporary.write_text("half of the n")
         raise OSError(code, "No space left on device")
-    assert (said.value.filename, said.value.errno) == (str(target), code)
+    assert (raised.value.filename, raised.value.errno) == (str(target), code)
     assert target.read_text() == "old" and list(tmp_path.iterdir()) == [target]
 
 
-def test_a_folder_in_the_way_is_named_and_another_file_keeps_its_own_name(tmp_path):
-    with pytest.raises(IsADirectoryError) as said:
+def test_errors_name_the_target_or_the_other_file_they_are_about(tmp_path):
+    with pytest.raises(IsADirectoryError) as raised:
         files.write_text(tmp_path, "text")
-    assert said.value.filename == str(tmp_path)
+    assert raised.value.filename == str(tmp_path)
     with pytest.raises(FileNotFoundError) as missing, files.atomic_path(tmp_path / "a"):
         (tmp_path / "none").read_text()
     assert Path(missing.value.filename) == tmp_path / "none"
@@ -55,7 +55,7 @@ def test_the_temporary_name_keeps_the_suffix(tmp_path):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), {"a": [float("-inf")]}])
-def test_numbers_that_json_does_not_have_are_refused(tmp_path, value):
+def test_numbers_that_json_cannot_express_are_refused(tmp_path, value):
     with pytest.raises(ValueError):
         files.write_json(tmp_path / "a.json", value)
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Units: what is read, what is printed, and above all what is refused."""
+"""Units: parsing, formatting, and above all what is refused."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PARSERS = [units.parse_size, units.parse_bandwidth, units.parse_time, units.pars
         (units.parse_power, "700 W", 700.0),
     ],
 )
-def test_a_quantity_with_its_unit_is_read(parse, text, value):
+def test_a_quantity_with_its_unit_is_parsed(parse, text, value):
     assert parse(text) == pytest.approx(value, rel=1e-15)
 
 
@@ -66,7 +66,7 @@ def test_a_quantity_with_its_unit_is_read(parse, text, value):
         "1,000 B",
     ],
 )
-def test_everything_else_is_refused(parse, text):
+def test_anything_else_is_refused(parse, text):
     with pytest.raises(UnitError, match=r"write for example|must be finite"):
         parse(text)
 
@@ -93,7 +93,7 @@ def test_a_unit_of_another_kind_is_refused(parse, text):
         parse(text)
 
 
-def test_the_message_says_what_to_write():
+def test_the_message_gives_an_example():
     with pytest.raises(UnitError) as caught:
         units.parse_bandwidth(400)
     assert str(caught.value) == 'bandwidth needs a unit, not the bare value 400; write for example "400 Gb/s"'
@@ -115,7 +115,7 @@ def test_sizes_survive_printing(size):
 
 
 @given(st.floats(0, 1e18))
-def test_nothing_printed_needs_an_exponent_to_be_read_back(value):
+def test_formatted_sizes_can_be_parsed_again(value):
     assert math.isclose(units.parse_size(units.format_size(value)), value, rel_tol=1e-3, abs_tol=1e-300)
 
 

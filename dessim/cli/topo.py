@@ -1,4 +1,4 @@
-"""`dessim topo ...`: cluster descriptions listed, shown, checked and drawn."""
+"""`dessim topo ...`: list, show, check and draw cluster descriptions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ topo = typer.Typer(help="Cluster descriptions.", no_args_is_help=True, rich_mark
 @topo.command("list")
 @guarded
 def topo_list(json: JsonOption = False) -> None:
-    """Shipped cluster descriptions."""
+    """List the cluster descriptions that ship with dessim."""
     from dessim.cluster import Cluster, list_topologies, load_cluster
     from dessim.results.tables import print_table, table_of
 
@@ -28,33 +28,34 @@ def topo_list(json: JsonOption = False) -> None:
     clusters = {name: load_cluster(path) for name, path in list_topologies().items()}
     if json:
         rows = [
-            {"name": n, "gpus": c.n_gpus, "nodes": c.n_nodes, "kind": c.kind, "gpu": gpus(c), "file": str(c.path)}
-            for n, c in clusters.items()
+            {"name": name, "gpus": c.n_gpus, "nodes": c.n_nodes, "kind": c.kind, "gpu": gpus(c), "file": str(c.path)}
+            for name, c in clusters.items()
         ]
         print_json({"topologies": rows})
     else:
-        cells = [(n, f"{c.n_gpus:,}", c.kind, gpus(c), c.description) for n, c in clusters.items()]
-        print_table(table_of(("name", "GPUs", "kind", "GPU", "what"), cells, left=("kind", "GPU", "what")))
+        cells = [(name, f"{c.n_gpus:,}", c.kind, gpus(c), c.description) for name, c in clusters.items()]
+        columns = ("name", "GPUs", "fabric", "GPU", "description")
+        print_table(table_of(columns, cells, left=("fabric", "GPU", "description")))
 
 
 @topo.command("show")
 @guarded
 def topo_show(cluster: Annotated[str, typer.Argument(show_default=False)], json: JsonOption = False) -> None:
-    """What a cluster has: counts, rates, oversubscription, bisection."""
+    """Show the facts of a cluster: counts, rates, oversubscription, bisection."""
     from dessim.cluster import describe, load_cluster
     from dessim.results.show import print_description
 
-    found = describe(load_cluster(cluster))
+    facts = describe(load_cluster(cluster))
     if json:
-        print_json(found)
+        print_json(facts)
     else:
-        print_description(found)
+        print_description(facts)
 
 
 @topo.command("check")
 @guarded
 def topo_check(cluster: Annotated[str, typer.Argument(show_default=False)], json: JsonOption = False) -> None:
-    """Check a description: connected, sane rates, routes that are real paths. Exits 3 when it is wrong."""
+    """Check a cluster: all GPUs connected, valid rates, routes that are real paths. Exits with 3 on a problem."""
     from dessim.cluster import check, load_cluster
 
     machine = load_cluster(cluster)
@@ -65,9 +66,9 @@ def topo_check(cluster: Annotated[str, typer.Argument(show_default=False)], json
 @guarded
 def topo_draw(
     cluster: Annotated[str, typer.Argument(show_default=False)],
-    out: Annotated[Path | None, typer.Option(help="SVG file to write; without it the SVG goes to stdout.")] = None,
+    out: Annotated[Path | None, typer.Option(help="SVG file to write; the default is stdout.")] = None,
 ) -> None:
-    """Draw a cluster as SVG: layers, link rates, one node in full, the rest folded with counts."""
+    """Draw a cluster as SVG: layers and link rates, one node in full, the others folded with their count."""
     from dessim.cluster import load_cluster
     from dessim.cluster.drawing.draw import draw
 

@@ -1,4 +1,8 @@
-"""What the machine is: parts, topology files, links, routes."""
+"""Clusters: parts, topology files, links, fabrics and routes.
+
+Modules depend on each other in one direction, from parts and links (bottom) over routing, fabrics and servers to the
+`Cluster`, its topology file, checks and drawings (top). pyproject.toml states the order as an import contract.
+"""
 
 from dessim.cluster.check import check, describe
 from dessim.cluster.graph import Cluster

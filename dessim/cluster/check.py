@@ -1,7 +1,7 @@
-"""Facts about a cluster, and whether it holds together.
+"""Facts about a cluster, and checks of its consistency.
 
-`describe` derives the numbers a buyer asks for; `check` tests the invariants that every route and every link must keep,
-on a fixed sample of GPU pairs where all pairs would be too many.
+`describe` derives the numbers a buyer asks for. `check` tests invariants that every route and every link must satisfy;
+in a large cluster it tests the routes of a fixed sample of GPU pairs.
 """
 
 from __future__ import annotations
@@ -18,26 +18,23 @@ from dessim.cluster.node import NodeLinks
 from dessim.cluster.routing.routes import Routes
 
 SAMPLED_PAIRS = 512
+"""Pairs of GPUs whose routes are checked, where there are more."""
+_MAX_EXAMPLES = 3
+"""Problems of one kind that are reported."""
+_SHARE_TOLERANCE = 1e-9
+"""Error that rounding may leave in the sum of a flow's shares."""
+_SWITCH_LAYERS = ("switch", "router", "leaf", "spine", "core")
 
 
 def describe(cluster: Cluster) -> dict[str, Any]:
-    """Counts, rates and derived bandwidths; units in the key names, ready for JSON.
+    """Return counts, rates and derived bandwidths, ready for JSON; the key names contain the units.
 
-    What differs between kinds of servers is None, and stands in `node_kinds`.
+    A value that differs between kinds of servers is None; `node_kinds` holds those of each kind.
     """
-    links, kinds = cluster.links, [_kind(cluster, kind) for kind in cluster.wiring.kinds]
-    bisection, oversubscription = _bisection(cluster), _oversubscription(cluster)
-    by_kind = {}
-    for kind in links.kinds:
-        members = links.of_kind(kind)
-        slowest, fastest = float(links.capacity[members].min()), float(links.capacity[members].max())
-        by_kind[kind] = {
-            "count": len(members),
-            "capacity_GBps": _round(slowest / 1e9),
-            "latency_us": _round(links.latency[members].max() * 1e6),
-        }
-        if fastest > slowest:
-            by_kind[kind]["fastest_GBps"] = _round(fastest / 1e9)
+    links = cluster.links
+    kinds = [_describe_kind(cluster, kind) for kind in cluster.wiring.kinds]
+    bisection = _bisection(cluster)
+    common = {key: value if all(kind[key] == value for kind in kinds) else None for key, value in kinds[0].items()}
     return {
         "name": cluster.name,
         "description": cluster.description,
@@ -46,20 +43,21 @@ def describe(cluster: Cluster) -> dict[str, Any]:
         "routing": cluster.routing.policy,
         "gpus": cluster.n_gpus,
         "nodes": cluster.n_nodes,
-        **{key: value if all(kind[key] == value for kind in kinds) else None for key, value in kinds[0].items()},
-        "node_kinds": [{"nodes": k.run.count, **of} for k, of in zip(cluster.wiring.kinds, kinds, strict=True)],
+        **common,
+        "node_kinds": [{"nodes": k.block.count, **facts} for k, facts in zip(cluster.wiring.kinds, kinds, strict=True)],
         "transport": cluster.transport.name,
-        "switches": {x.kind: x.count for x in links.layers if x.kind in ("switch", "router", "leaf", "spine", "core")},
-        "links": by_kind,
-        "oversubscription": _round(oversubscription),
+        "switches": {layer.kind: layer.count for layer in links.layers if layer.kind in _SWITCH_LAYERS},
+        "links": {kind: _describe_links(cluster, kind) for kind in links.kinds},
+        "oversubscription": _round(_oversubscription(cluster)),
         "bisection_GBps": None if bisection is None else _round(bisection / 1e9),
         "bisection_per_gpu_GBps": None if bisection is None else _round(bisection / 1e9 / max(1, cluster.n_gpus // 2)),
     }
 
 
-def _kind(cluster: Cluster, kind: NodeLinks) -> dict[str, Any]:
-    """What is in a server of a kind."""
-    node, gpu = kind.node, kind.node.gpu or cluster.gpu
+def _describe_kind(cluster: Cluster, kind: NodeLinks) -> dict[str, Any]:
+    """The contents of each server of a kind."""
+    node = kind.node
+    gpu = node.gpu or cluster.gpu
     return {
         "gpus_per_node": node.gpus,
         "nics_per_node": node.nics,
@@ -69,12 +67,29 @@ def _kind(cluster: Cluster, kind: NodeLinks) -> dict[str, Any]:
     }
 
 
+def _describe_links(cluster: Cluster, kind: str) -> dict[str, Any]:
+    """Number, slowest and fastest rate, and largest latency of the links of a kind."""
+    links = cluster.links
+    members = links.of_kind(kind)
+    slowest = float(links.capacity[members].min())
+    fastest = float(links.capacity[members].max())
+    facts: dict[str, Any] = {
+        "count": len(members),
+        "capacity_GBps": _round(slowest / 1e9),
+        "latency_us": _round(links.latency[members].max() * 1e6),
+    }
+    if fastest > slowest:
+        facts["fastest_GBps"] = _round(fastest / 1e9)
+    return facts
+
+
 def check(cluster: Cluster) -> list[str]:
-    """What is wrong with the cluster, one sentence each; an empty list when all is well."""
-    links, problems = cluster.links, []
-    for link in np.flatnonzero(~(links.capacity > 0) | ~np.isfinite(links.capacity))[:3]:
+    """Return the problems of a cluster, one sentence each; an empty list if there are none."""
+    links = cluster.links
+    problems = []
+    for link in np.flatnonzero(~(links.capacity > 0) | ~np.isfinite(links.capacity))[:_MAX_EXAMPLES]:
         problems.append(f"link {links.name(int(link))} has capacity {links.capacity[link]} bytes/s")
-    for link in np.flatnonzero(~(links.latency >= 0) | ~np.isfinite(links.latency))[:3]:
+    for link in np.flatnonzero(~(links.latency >= 0) | ~np.isfinite(links.latency))[:_MAX_EXAMPLES]:
         problems.append(f"link {links.name(int(link))} has latency {links.latency[link]} s")
     graph = cluster.graph()
     if graph.number_of_edges() != len(links):
@@ -89,43 +104,53 @@ def check(cluster: Cluster) -> list[str]:
 
 
 def sample_pairs(cluster: Cluster) -> tuple[IntArray, IntArray]:
-    """Pairs of different GPUs: all of them in a small cluster, else a fixed random sample and each GPU 0 meets."""
+    """Return pairs of different GPUs: all pairs of a small cluster, otherwise a fixed random sample.
+
+    The sample also contains pairs of GPU 0 with its neighbour, the next node, the middle and the last GPU.
+    """
     n = cluster.n_gpus
     if n * (n - 1) <= SAMPLED_PAIRS:
         src, dst = np.divmod(np.arange(n * n), n)
     else:
         rng = np.random.default_rng(0)
-        edge = np.array([1, cluster.node.gpus, n // 2, n - 1]) % n
-        src = np.concatenate([np.zeros_like(edge), edge, rng.integers(n, size=SAMPLED_PAIRS)])
-        dst = np.concatenate([edge, np.zeros_like(edge), rng.integers(n, size=SAMPLED_PAIRS)])
+        landmarks = np.array([1, cluster.node.gpus, n // 2, n - 1]) % n
+        zeros = np.zeros_like(landmarks)
+        src = np.concatenate([zeros, landmarks, rng.integers(n, size=SAMPLED_PAIRS)])
+        dst = np.concatenate([landmarks, zeros, rng.integers(n, size=SAMPLED_PAIRS)])
     return src[src != dst], dst[src != dst]
 
 
 def route_problems(cluster: Cluster, src: IntArray, dst: IntArray, routes: Routes) -> list[str]:
-    """Flows whose shares do not add up: at each vertex what comes in goes out, but 1 at the source and the target."""
-    links, n = cluster.links, len(src)
+    """Return the flows from GPU `src` to GPU `dst` [n] that are not conserved, one sentence each.
+
+    At each vertex the shares of a flow that enter must equal those that leave, except for 1 at either end.
+    """
+    links = cluster.links
+    n = len(src)
     if len(routes.link) and not (routes.link.min() >= 0 and routes.link.max() < len(links)):
-        return ["a route uses a link that is not there"]
-    width = sum(layer.count for layer in links.layers)
-    # (flow, vertex) pairs as one number, so that a sample over a large cluster needs no dense matrix
-    keys = np.concatenate([routes.flow * width + links.src[routes.link], routes.flow * width + links.dst[routes.link]])
-    ends = np.concatenate([np.arange(n) * width + src, np.arange(n) * width + dst])
-    cells, where = np.unique(np.concatenate([keys, ends]), return_inverse=True)
+        return ["a route uses a link that does not exist"]
+    n_vertices = links.n_vertices
+    # A (flow, vertex) pair is one number, so that a sample over a large cluster needs no dense matrix.
+    leaves = routes.flow * n_vertices + links.src[routes.link]
+    enters = routes.flow * n_vertices + links.dst[routes.link]
+    starts = np.arange(n) * n_vertices + src
+    ends = np.arange(n) * n_vertices + dst
+    cells, cell_of = np.unique(np.concatenate([leaves, enters, starts, ends]), return_inverse=True)
     sign = np.concatenate([routes.weight, -routes.weight, -np.ones(n), np.ones(n)])
     surplus = np.zeros(len(cells))
-    np.add.at(surplus, where, sign)
+    np.add.at(surplus, cell_of, sign)
     problems = []
-    for cell in np.flatnonzero(np.abs(surplus) > 1e-9)[:3]:
-        flow, vertex = divmod(int(cells[cell]), width)
+    for cell in np.flatnonzero(np.abs(surplus) > _SHARE_TOLERANCE)[:_MAX_EXAMPLES]:
+        flow, vertex = divmod(int(cells[cell]), n_vertices)
         pair = f"gpu{src[flow]} to gpu{dst[flow]}"
         problems.append(f"the route from {pair} gains {surplus[cell]:g} of its flow at {links.vertex_name(vertex)}")
     return problems
 
 
 def _bisection(cluster: Cluster) -> float | None:
-    """Bytes/s from the first half of the nodes to the others, payload, one direction; 0 for a single node.
+    """Payload bytes/s from the first half of the nodes to the others, in one direction; 0 for a single node.
 
-    With overrides it is the maximum flow, and None where that would take minutes.
+    With overrides it is the maximum flow, or None where computing it would take minutes.
     """
     built = cluster.built
     if built is not None and len(built) > direct.EXACT_CABLES:
@@ -140,14 +165,15 @@ def _bisection(cluster: Cluster) -> float | None:
 
 
 def _oversubscription(cluster: Cluster) -> float:
-    """What the fabric says, or with overrides what the worst switch has: from its NICs over to other switches."""
-    built, ratio = cluster.built, cluster.fabric.oversubscription(cluster.wiring.nic_capacity())
+    """The figure of the fabric; with overrides that of the worst switch, rate of its NICs over rate of its uplinks."""
+    built = cluster.built
+    ratio = cluster.fabric.oversubscription(cluster.wiring.nic_capacity())
     if built is None:
         return ratio
-    nics, width = built.of_kind("nic_up"), sum(layer.count for layer in built.layers)
-    enters = np.bincount(built.dst[nics], built.capacity[nics], minlength=width)
-    between = slice(0, cluster.wiring.first)
-    leaves = np.bincount(built.src[between], built.capacity[between], minlength=width)
+    nic_links = built.of_kind("nic_up")
+    fabric_links = slice(0, cluster.wiring.first_server_link)
+    enters = np.bincount(built.dst[nic_links], built.capacity[nic_links], minlength=built.n_vertices)
+    leaves = np.bincount(built.src[fabric_links], built.capacity[fabric_links], minlength=built.n_vertices)
     both = (enters > 0) & (leaves > 0)
     return max(ratio, float((enters[both] / leaves[both]).max(initial=0.0)))
 

@@ -1,7 +1,7 @@
 """Links that are slower than built, or down: found by name, and changed.
 
-A link is `leaf3 -> spine1` (one direction) or `leaf3 <-> spine1` (both), as `dessim topo` names vertices; the name of
-a switch, NIC or GPU alone stands for all links that begin or end there.
+A link is `leaf3 -> spine1` (one direction) or `leaf3 <-> spine1` (both), with vertices named as in `dessim topo`. The
+name of a switch, NIC or GPU alone stands for all links that begin or end there.
 """
 
 from __future__ import annotations
@@ -18,31 +18,35 @@ from numpy.typing import ArrayLike
 from dessim.cluster.links import IntArray, Layer, Links
 from dessim.errors import ClusterError
 
+_LISTED_NEIGHBOURS = 8
+"""Neighbours that an error message lists by name."""
+
 
 def find_links(links: Links, name: str, path: Path) -> IntArray:
-    """Ids of the links that a name stands for. Raises ClusterError, on `path`, where there are none."""
+    """Return the ids of the links that a name stands for. Raises ClusterError, for file `path`, if there are none."""
     ends = [end.strip() for end in re.split(r"<->|->", name)]
     vertices = [_vertex(links, end, path) for end in ends]
     if len(ends) == 1:
         return np.flatnonzero((links.src == vertices[0]) | (links.dst == vertices[0]))
-    if len(ends) == 2:
-        a, b = vertices
-        found = (links.src == a) & (links.dst == b)
-        if "<->" in name:
-            found |= (links.src == b) & (links.dst == a)
-        if found.any():
-            return np.flatnonzero(found)
-        neighbours = links.dst[links.src == a]
-        listed = ", ".join(links.vertex_name(int(vertex)) for vertex in neighbours[:8])
-        more = f" and {len(neighbours) - 8} more" if len(neighbours) > 8 else ""
-        raise ClusterError(path, name, f"{ends[0]} has no link to {ends[1]}; it has links to {listed or 'none'}{more}")
-    raise ClusterError(
-        path, name, 'no link; write "leaf3 -> spine1", "leaf3 <-> spine1", or "spine1" for all of its links'
-    )
+    if len(ends) > 2:
+        raise ClusterError(
+            path, name, 'not a link; write "leaf3 -> spine1", "leaf3 <-> spine1", or "spine1" for all of its links'
+        )
+    a, b = vertices
+    matches = (links.src == a) & (links.dst == b)
+    if "<->" in name:
+        matches |= (links.src == b) & (links.dst == a)
+    if matches.any():
+        return np.flatnonzero(matches)
+    neighbours = links.dst[links.src == a]
+    listed = ", ".join(links.vertex_name(int(vertex)) for vertex in neighbours[:_LISTED_NEIGHBOURS])
+    n_more = len(neighbours) - _LISTED_NEIGHBOURS
+    more = f" and {n_more} more" if n_more > 0 else ""
+    raise ClusterError(path, name, f"{ends[0]} has no link to {ends[1]}; it has links to {listed or 'none'}{more}")
 
 
-def changed(links: Links, changes: Iterable[tuple[str | ArrayLike, float]], path: Path) -> Links:
-    """`Cluster.with_links`."""
+def with_changed_capacity(links: Links, changes: Iterable[tuple[str | ArrayLike, float]], path: Path) -> Links:
+    """Return `links` with the capacity of some reduced; `changes` are those of `Cluster.with_links`."""
     capacity = links.capacity.copy()
     for which, share in changes:
         if not 0 <= share <= 1:
@@ -56,36 +60,47 @@ def changed(links: Links, changes: Iterable[tuple[str | ArrayLike, float]], path
 
 
 def _vertex(links: Links, name: str, path: Path) -> int:
-    """The id of a vertex. Its number is taken out of its name: a large cluster has too many to name them all."""
+    """The id of a vertex, parsed from its name: a large cluster has too many vertices to list all names."""
     for layer in links.layers:
-        index = _index(layer, name)
+        index = _index_in(layer, name)
         if index is not None and index < layer.count:
             return layer.first + index
-    kinds = {layer.kind: layer for layer in links.layers}
-    word = re.search(r"([a-z]+)\d*$", name)
-    close = difflib.get_close_matches(word[1] if word else "", kinds, n=1)
-    likely = name[: word.start()] + close[0] + name[word.end(1) :] if word and close else ""
     hint = ""
-    if likely != name and any(_index(layer, likely) in range(layer.count) for layer in links.layers):
-        hint = f"did you mean {likely!r}? "
+    suggestion = _suggest(links, name)
+    if suggestion:
+        hint = f"did you mean {suggestion!r}? "
     ranges = ", ".join(f"{layer.name(0)} to {layer.name(layer.count - 1)}" for layer in links.layers)
     raise ClusterError(path, name, f"nothing is called {name!r}; {hint}there are {ranges}")
 
 
-def _index(layer: Layer, name: str) -> int | None:
-    """The inverse of `Layer.name`; maybe beyond the layer's end."""
+def _suggest(links: Links, name: str) -> str:
+    """The name of a vertex whose kind is spelled almost as in `name`; empty if there is none."""
+    kind_in_name = re.search(r"([a-z]+)\d*$", name)
+    if not kind_in_name:
+        return ""
+    close = difflib.get_close_matches(kind_in_name[1], {layer.kind: layer for layer in links.layers}, n=1)
+    if not close:
+        return ""
+    likely = name[: kind_in_name.start()] + close[0] + name[kind_in_name.end(1) :]
+    exists = any(_index_in(layer, likely) in range(layer.count) for layer in links.layers)
+    return likely if likely != name and exists else ""
+
+
+def _index_in(layer: Layer, name: str) -> int | None:
+    """The inverse of `Layer.name`. The index may lie beyond the end of the layer; None if it lies before its start."""
     if layer.names:
         return layer.names.index(name) if name in layer.names else None
     if layer.kind == "gpu" or not layer.per_node:
         match = re.fullmatch(rf"{layer.kind}(\d+)", name)
-        return _beyond(int(match[1]) - layer.first_gpu) if match else None
+        return _none_if_negative(int(match[1]) - layer.first_gpu) if match else None
     match = re.fullmatch(rf"node(\d+)/{layer.kind}(\d*)", name)
     if not match or (match[2] == "") != (layer.kind == "nvswitch"):
         return None
     local = int(match[2] or 0)
-    return _beyond((int(match[1]) - layer.first_node) * layer.per_node + local) if local < layer.per_node else None
+    if local >= layer.per_node:
+        return None
+    return _none_if_negative((int(match[1]) - layer.first_node) * layer.per_node + local)
 
 
-def _beyond(index: int) -> int | None:
-    """None for what is before the layer."""
+def _none_if_negative(index: int) -> int | None:
     return index if index >= 0 else None

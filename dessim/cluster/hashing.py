@@ -1,4 +1,7 @@
-"""Hashes of whole arrays, for colours and for ways taken at random: the same on every machine, no generator's state."""
+"""Hashes of whole arrays, for colours and for pseudo-random choices among routes.
+
+The result depends on the input only, so it is the same on every machine and needs no generator state.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ Hashes = npt.NDArray[np.uint64]
 
 
 def mix(x: Hashes) -> Hashes:
-    """The finaliser of splitmix64 (Steele, Lea and Flood, 2014): a bijection that scatters every bit."""
+    """Hash each element with the finaliser of splitmix64 (Steele, Lea and Flood, 2014), a bijection on 64 bits."""
     x = x + np.uint64(0x9E3779B97F4A7C15)
     x ^= x >> np.uint64(30)
     x *= np.uint64(0xBF58476D1CE4E5B9)

@@ -1,8 +1,8 @@
 """Directed links as arrays, and the vertices they join.
 
-A cluster of 65,536 GPUs has a few hundred thousand links, so they are columns of a table rather than objects. Links are
-added in blocks: a block is all links of one kind (all `nic_up`, say), and the link of member i is `block + i`, which
-is what lets routes be computed with array arithmetic alone.
+A cluster of 65,536 GPUs has a few hundred thousand links, so links are columns of a table rather than objects. They are
+added in blocks: a block holds all links of one kind, such as all `nic_up`, and member i of a block is link
+`first + i`. This numbering lets routes be computed with array arithmetic alone.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ FloatArray = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """Vertices `first .. first + count - 1`, all of one kind; `per_node` of them belong to each node (0: to none).
+    """Vertices `first .. first + count - 1`, all of one kind.
 
-    The first is of node `first_node`; GPUs are numbered from `first_gpu`. `names` [count] where a file gives them names
-    of their own.
+    Each node owns `per_node` of them, starting with node `first_node`; 0 means that they belong to no node. GPUs are
+    numbered from `first_gpu`. `names` [count] is set where the topology file names the vertices.
     """
 
     kind: str
@@ -37,26 +37,30 @@ class Layer:
     first_gpu: int = 0
 
     def nodes(self) -> IntArray:
-        """The node of each vertex, -1: none, [count]."""
+        """The node of each vertex, -1 where it belongs to none, [count]."""
         if not self.per_node:
             return np.full(self.count, -1)
         return self.first_node + np.arange(self.count) // self.per_node
 
     def name(self, index: int) -> str:
-        """`gpu5`, `node0/nvswitch`, `node3/nic1`, `leaf2`."""
+        """The name of the vertex at `index`, such as `gpu5`, `node0/nvswitch`, `node3/nic1` or `leaf2`."""
         if self.names:
             return self.names[index]
         if self.kind == "gpu" or not self.per_node:
             return f"{self.kind}{self.first_gpu + index}"
+        # A node has one NVSwitch plane at most, so its name carries no number.
         number = str(index % self.per_node) if self.kind != "nvswitch" else ""
         return f"node{self.first_node + index // self.per_node}/{self.kind}{number}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Links:
-    """All directed links: `capacity` [L] payload bytes/s, `latency` [L] s, `kind` [L] index into `kinds`,
-    `src` and `dst` [L] vertex ids, which `layers` name. `even`: links of one kind have one capacity; `level`: and one
-    latency; `faulty`: some are down, which is to have none."""
+    """All directed links of a cluster, one array element each.
+
+    `capacity` [L] is in payload bytes/s and `latency` [L] in seconds; `kind` [L] is an index into `kinds`; `src` and
+    `dst` [L] are vertex ids, which `layers` name. `uniform_capacity` and `uniform_latency` say that all links of a kind
+    have the same; `any_down` says that some link is down, which means that it has no capacity.
+    """
 
     capacity: FloatArray
     latency: FloatArray
@@ -65,33 +69,40 @@ class Links:
     src: IntArray
     dst: IntArray
     layers: tuple[Layer, ...]
-    even: bool = field(init=False)
-    level: bool = field(init=False)
-    faulty: bool = field(init=False)
+    uniform_capacity: bool = field(init=False)
+    uniform_latency: bool = field(init=False)
+    any_down: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        members = [self.kind == number for number in range(len(self.kinds))]
-        for name, column in (("even", self.capacity), ("level", self.latency)):
-            kinds = [column[of] for of in members]
-            object.__setattr__(self, name, all(bool((kind == kind[0]).all()) for kind in kinds if len(kind)))
-        object.__setattr__(self, "faulty", bool((self.capacity == 0).any()))
+        object.__setattr__(self, "uniform_capacity", self._uniform_within_kinds(self.capacity))
+        object.__setattr__(self, "uniform_latency", self._uniform_within_kinds(self.latency))
+        object.__setattr__(self, "any_down", bool((self.capacity == 0).any()))
+
+    def _uniform_within_kinds(self, column: FloatArray) -> bool:
+        by_kind = [column[self.kind == number] for number in range(len(self.kinds))]
+        return all(bool((values == values[0]).all()) for values in by_kind if len(values))
 
     def __len__(self) -> int:
         return len(self.capacity)
 
+    @property
+    def n_vertices(self) -> int:
+        """Vertices of all layers."""
+        return sum(layer.count for layer in self.layers)
+
     def vertex_name(self, vertex: int) -> str:
-        """The name of a vertex id."""
+        """The name of vertex id `vertex`."""
         for layer in self.layers:
             if vertex < layer.first + layer.count:
                 return layer.name(vertex - layer.first)
         raise IndexError(f"no vertex {vertex}")
 
     def name(self, link: int) -> str:
-        """`leaf3 -> spine1`, for messages and reports."""
+        """The name of a link in messages and reports, such as `leaf3 -> spine1`."""
         return f"{self.vertex_name(int(self.src[link]))} -> {self.vertex_name(int(self.dst[link]))}"
 
     def of_kind(self, kind: str) -> IntArray:
-        """Indices of the links of a kind; empty when the cluster has none."""
+        """Ids of the links of a kind; empty when the cluster has none."""
         if kind not in self.kinds:
             return np.empty(0, dtype=np.int64)
         return np.flatnonzero(self.kind == self.kinds.index(kind))
@@ -101,13 +112,25 @@ class Links:
         return next((layer for layer in self.layers if layer.kind == kind), None)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Block:
+    """Links of one kind and one part, from vertices `src` to `dst` [n]."""
+
+    kind: str
+    link: Link
+    src: IntArray
+    dst: IntArray
+    extra_latency: float
+    bundle: int
+
+
 @dataclass(slots=True)
 class LinkBuilder:
     """Collects layers and blocks of links, then freezes them into `Links`."""
 
     layers: list[Layer] = field(default_factory=list)
-    _blocks: list[tuple[str, Link, IntArray, IntArray, float, int]] = field(default_factory=list)
-    _links: int = 0
+    _blocks: list[_Block] = field(default_factory=list)
+    _n_links: int = 0
 
     def add_layer(
         self,
@@ -119,7 +142,7 @@ class LinkBuilder:
         first_node: int = 0,
         first_gpu: int = 0,
     ) -> int:
-        """Add `count` vertices, as `Layer` has them; return the id of the first."""
+        """Add the `count` vertices of a `Layer`; return the id of the first."""
         first = sum(layer.count for layer in self.layers)
         self.layers.append(Layer(kind, first, count, per_node, names, first_node, first_gpu))
         return first
@@ -127,35 +150,39 @@ class LinkBuilder:
     def add_links(
         self, kind: str, link: Link, src: ArrayLike, dst: ArrayLike, *, extra_latency: float = 0.0, bundle: int = 1
     ) -> int:
-        """Add one link for each pair of `src`, `dst` [n] vertex ids; return the id of the first.
+        """Add one link for each pair of vertex ids `src`, `dst` [n]; return the id of the first.
 
-        `extra_latency` [s] is the switch at the far end; `bundle` parallel cables count as one link of their sum.
+        `extra_latency` [s] is that of the switch at the far end. `bundle` parallel cables are one link of their summed
+        capacity.
         """
-        first = self._links
-        tails, heads = np.asarray(src, dtype=np.int64), np.asarray(dst, dtype=np.int64)
+        first = self._n_links
+        tails = np.asarray(src, dtype=np.int64)
+        heads = np.asarray(dst, dtype=np.int64)
         if len(tails):
-            self._blocks.append((kind, link, tails, heads, extra_latency, bundle))
-        self._links += len(tails)
+            self._blocks.append(_Block(kind, link, tails, heads, extra_latency, bundle))
+        self._n_links += len(tails)
         return first
 
-    def freeze(self, instead: Iterable[tuple[IntArray, Link]] = ()) -> Links:
-        """The finished table; its arrays are read-only.
+    def freeze(self, replacements: Iterable[tuple[IntArray, Link]] = ()) -> Links:
+        """Return the finished table; its arrays are read-only.
 
-        `instead` names links that are another part, cable for cable; of several for one link the last counts.
+        Each replacement names links by id and the part that each of their cables is instead. Where several name the
+        same link, the last one counts.
         """
-        kinds, parts, tails, heads, extras, bundles = zip(*self._blocks, strict=True)
-        names, sizes = tuple(dict.fromkeys(kinds)), [len(tail) for tail in tails]
-        columns: list[NDArray[Any]] = [
-            np.repeat([part.capacity * bundle for part, bundle in zip(parts, bundles, strict=True)], sizes),
-            np.repeat([part.latency + extra for part, extra in zip(parts, extras, strict=True)], sizes),
-            np.repeat(np.array([names.index(kind) for kind in kinds], dtype=np.int8), sizes),
-            np.concatenate(tails),
-            np.concatenate(heads),
-        ]
-        for ids, part in instead:
-            columns[0][ids] = part.capacity * np.repeat(bundles, sizes)[ids]
-            columns[1][ids] = part.latency + np.repeat(extras, sizes)[ids]
+        blocks = self._blocks
+        kinds = tuple(dict.fromkeys(block.kind for block in blocks))
+        sizes = [len(block.src) for block in blocks]
+        bundle = np.repeat([block.bundle for block in blocks], sizes)
+        extra_latency = np.repeat([block.extra_latency for block in blocks], sizes)
+        capacity = np.repeat([block.link.capacity * block.bundle for block in blocks], sizes)
+        latency = np.repeat([block.link.latency + block.extra_latency for block in blocks], sizes)
+        kind = np.repeat(np.array([kinds.index(block.kind) for block in blocks], dtype=np.int8), sizes)
+        src = np.concatenate([block.src for block in blocks])
+        dst = np.concatenate([block.dst for block in blocks])
+        for ids, part in replacements:
+            capacity[ids] = part.capacity * bundle[ids]
+            latency[ids] = part.latency + extra_latency[ids]
+        columns: list[NDArray[Any]] = [capacity, latency, kind, src, dst]
         for column in columns:
             column.flags.writeable = False
-        capacity, latency, kind, src, dst = columns
-        return Links(capacity, latency, kind, names, src, dst, tuple(self.layers))
+        return Links(capacity, latency, kind, kinds, src, dst, tuple(self.layers))

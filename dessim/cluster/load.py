@@ -1,4 +1,4 @@
-"""From a topology file, or the name of one that ships with dessim, to a Cluster."""
+"""Builds a `Cluster` from a topology file, given by path or by the name of one that ships with dessim."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from dessim.cluster.graph import Cluster
 from dessim.cluster.links import LinkBuilder
 from dessim.cluster.node import add_node_layers
-from dessim.cluster.overrides import overridden
 from dessim.cluster.parts import Gpu
+from dessim.cluster.spec.overrides import overridden_links
 from dessim.cluster.spec.parts import Catalogue, GpuTable
 from dessim.cluster.spec.tiered_fabrics import Site
 from dessim.cluster.spec.topology_file import TopologyFile, problems
@@ -21,38 +21,45 @@ from dessim.cluster.wiring import add_wiring
 from dessim.errors import ClusterError, UsageError
 
 MAX_FILE_BYTES = 1 << 20
-"""No topology page is a megabyte; a larger file is something else given by mistake."""
+"""No topology file is this large; a larger file was given by mistake."""
 MAX_LINKS = 20_000_000
-"""Larger clusters would not fit in memory; refused before anything is allocated."""
+"""Larger clusters would not fit in memory. They are refused before anything is allocated."""
 
 
 def topology_root(package: Path | None = None) -> Path:
-    """The folder of shipped topologies: inside an installed wheel, or at the top of a checkout."""
+    """Return the folder of shipped topologies: inside an installed wheel, or at the top of a checkout.
+
+    `package` is the folder of the dessim package, this one unless given. Raises ClusterError if there is neither.
+    """
     package = package or Path(__file__).resolve().parent.parent
-    inside, beside = package / "topologies", package.parent / "topologies"
-    for folder in (inside, beside):
+    in_wheel = package / "topologies"
+    in_checkout = package.parent / "topologies"
+    for folder in (in_wheel, in_checkout):
         if (folder / "parts").is_dir():
             return folder
-    raise ClusterError(inside, "", "the shipped topologies are missing; reinstall dessim")
+    raise ClusterError(in_wheel, "", "the shipped topologies are missing; reinstall dessim")
 
 
 def list_topologies(root: Path | None = None) -> dict[str, Path]:
-    """Shipped topologies, name -> file, sorted; a name is the path below the folder, without `.toml`."""
+    """Return the shipped topologies, name -> file, sorted by name.
+
+    A name is the path below the folder, without `.toml`.
+    """
     root = root or topology_root()
-    found = [path for path in sorted(root.rglob("*.toml")) if path.relative_to(root).parts[0] != "parts"]
-    return {path.relative_to(root).with_suffix("").as_posix(): path for path in found}
+    paths = [path for path in sorted(root.rglob("*.toml")) if path.relative_to(root).parts[0] != "parts"]
+    return {path.relative_to(root).with_suffix("").as_posix(): path for path in paths}
 
 
 def load_catalogue(root: Path | None = None) -> Catalogue:
-    """The shipped parts: category (the file's stem) -> name -> table."""
+    """Return the shipped parts: category (the stem of the file) -> name -> table."""
     root = root or topology_root()
     return {path.stem: _read_toml(path) for path in sorted((root / "parts").glob("*.toml"))}
 
 
 def load_cluster(name_or_path: str | Path) -> Cluster:
-    """The cluster of a topology file, or of a shipped topology such as `h100-8x_rail_128`.
+    """Load the cluster of a topology file, or of a shipped topology such as `h100-8x_rail_128`.
 
-    Raises ClusterError that names the file and, for each mistake, the key.
+    Raises ClusterError, which names the file and, for each mistake, the key.
     """
     path = _find(name_or_path)
     data = _read_toml(path)
@@ -64,29 +71,33 @@ def load_cluster(name_or_path: str | Path) -> Cluster:
 
 
 def load_device(name: str) -> Gpu:
-    """A device of the shipped catalogue (topologies/parts/gpu.toml), such as a host's CPU. Raises UsageError."""
-    known = load_catalogue()["gpu"]
-    if name not in known:
-        raise UsageError(f"device {name!r} is unknown; choose from {', '.join(known)}")
-    return GpuTable.model_validate({"name": name, **known[name]}).build()
+    """Load a device of the shipped catalogue (topologies/parts/gpu.toml), such as a host's CPU. Raises UsageError."""
+    devices = load_catalogue()["gpu"]
+    if name not in devices:
+        raise UsageError(f"device {name!r} is unknown; choose from {', '.join(devices)}")
+    return GpuTable.model_validate({"name": name, **devices[name]}).build()
 
 
 def build_cluster(file: TopologyFile, path: Path) -> Cluster:
-    """Vertices and links of a validated file; `path` names the cluster unless the file does."""
+    """Build the cluster of a validated file; the stem of `path` is its name unless the file gives one.
+
+    Raises ClusterError where the fabric cannot be built, an override names no link, or the cluster is too large.
+    """
     _refuse_giants(file, path)
-    builder, runs = LinkBuilder(), file.runs()
-    vertices = add_node_layers(builder, runs)
-    site = Site(tuple(run.count for run in runs), tuple(run.what.nics for run in runs), path.parent)
+    builder = LinkBuilder()
+    blocks = file.blocks()
+    vertices = add_node_layers(builder, blocks)
+    site = Site(tuple(block.count for block in blocks), tuple(block.node.nics for block in blocks), path.parent)
     try:
         fabric, leaf_vertex = file.fabric.build(builder, site)
     except ValueError as error:
         raise ClusterError(path, "fabric", str(error)) from None
-    switch = fabric.switch
-    wiring = add_wiring(builder, runs, vertices, leaf_vertex, switch.latency if switch else 0.0)
+    switch_latency = fabric.switch.latency if fabric.switch else 0.0
+    wiring = add_wiring(builder, blocks, vertices, leaf_vertex, switch_latency)
     links = builder.freeze()
-    changes = overridden(file.override, links, wiring, path)
-    if changes:
-        links = builder.freeze(changes)
+    replacements = overridden_links(file.override, links, wiring, path)
+    if replacements:
+        links = builder.freeze(replacements)
     return Cluster(
         name=file.name or path.stem,
         description=file.description,
@@ -94,39 +105,40 @@ def build_cluster(file: TopologyFile, path: Path) -> Cluster:
         gpu=file.gpu.build(),
         transport=file.transport.build(),
         fabric=fabric,
-        routing=file.fabric.route(),
+        routing=file.fabric.build_routing(),
         wiring=wiring,
         links=links,
-        built=links if changes else None,
+        built=links if replacements else None,
     )
 
 
 def _refuse_giants(file: TopologyFile, path: Path) -> None:
+    """Raise ClusterError for a cluster of too many links; the bound on those inside servers is generous."""
     inside = sum(2 * node.count * (2 * node.gpus + node.nics) for node in file.nodes)
-    links = inside + file.fabric.n_links(file.n_nodes, max(node.nics for node in file.nodes))
-    if links > MAX_LINKS:
-        raise ClusterError(path, "node.count", f"{links:,} links are more than the {MAX_LINKS:,} dessim can hold")
+    n_links = inside + file.fabric.n_links(file.n_nodes, max(node.nics for node in file.nodes))
+    if n_links > MAX_LINKS:
+        raise ClusterError(path, "node.count", f"{n_links:,} links are more than the {MAX_LINKS:,} dessim can hold")
 
 
 def _find(name_or_path: str | Path) -> Path:
     path = Path(name_or_path)
     if path.is_file():
         return path
-    known = list_topologies()
+    shipped = list_topologies()
     name = str(name_or_path)
-    if name in known:
-        return known[name]
+    if name in shipped:
+        return shipped[name]
     if path.suffix == ".toml" or path.is_dir():
         raise ClusterError(path, "", "is a folder, not a topology file" if path.is_dir() else "no such topology file")
-    close = difflib.get_close_matches(name, known, n=1)
+    close = difflib.get_close_matches(name, shipped, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
-    raise ClusterError(name, "", f"no such topology; {hint}shipped: {', '.join(known)}; or give a .toml file")
+    raise ClusterError(name, "", f"no such topology; {hint}shipped: {', '.join(shipped)}; or give a .toml file")
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
-            raise ClusterError(path, "", f"is larger than {MAX_FILE_BYTES} bytes, so not a topology file")
+            raise ClusterError(path, "", f"is larger than {MAX_FILE_BYTES} bytes, so it is not a topology file")
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise ClusterError(path, "", f"not TOML: {error}") from None

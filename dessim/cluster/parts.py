@@ -1,8 +1,8 @@
 """The parts a cluster is made of, as numbers in SI units.
 
-A part is what a datasheet describes: a GPU, a link, a switch, a transport. Every part keeps the text that says where
-its numbers come from (`source`) and which of them nobody measured (`assumed`). Rates are per direction. Left out:
-power, price, clocks that change under load, ECC.
+A part is what a datasheet describes: a GPU, a link, a switch, a transport. Every part carries a text that states the
+source of its numbers (`source`) and which of them are assumptions rather than measurements (`assumed`). Rates are per
+direction. Left out: power, price, clock changes under load, ECC.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """A device that computes: peak rates, the share of them real kernels reach, and its memory.
+    """A compute device: its peak rates, the share of them that real kernels reach, and its memory.
 
-    `flops` [FLOP/s] is the dense float32 rate the roofline uses, `memory_bandwidth` [bytes/s] and `memory` [bytes] are
-    the device memory's, `launch_overhead` [s] is paid once a kernel. `efficiency_*` are shares in (0, 1].
-    `comm_sm_share` in [0, 1) of its processors belongs to a collective while that moves data, 0: copy engines move it.
-    `host_bandwidth` [bytes/s, payload] reaches the server's memory; None: what the node's PCIe link carries.
+    `flops` [FLOP/s] is the dense float32 rate of the roofline; `memory_bandwidth` [bytes/s] and `memory` [bytes]
+    describe the device memory; `launch_overhead` [s] is paid once per kernel. `efficiency_flops` and
+    `efficiency_memory` in (0, 1] are the shares of the peak rates that kernels reach. A collective occupies
+    `comm_sm_share` in [0, 1) of the processors while it moves data; 0 means that copy engines move it.
+    `host_bandwidth` [payload bytes/s] is the rate to and from the server's memory; None stands for the rate of the
+    node's PCIe link.
     """
 
     name: str
@@ -39,8 +41,8 @@ class Gpu:
 class Link:
     """One direction of a cable, a bus or an NVLink bundle.
 
-    `rate` [bytes/s] is on the wire, `efficiency` the share of it that is payload, `latency` [s] the time of an empty
-    message from one end to the other.
+    `rate` [bytes/s] counts all bytes on the wire, `efficiency` is the share of them that is payload, and `latency` [s]
+    is the time that an empty message takes from one end to the other.
     """
 
     name: str
@@ -58,9 +60,9 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Switch:
-    """A switch: how many ports it has, and the time [s] it adds to every link that ends in it.
+    """A switch: its number of ports, and the `latency` [s] that it adds to every link that ends in it.
 
-    `reduces`: it can sum what several ports send it, and multicast (NVLS, SHARP).
+    `reduces` says that it can sum messages from several ports and multicast the result (NVLS, SHARP).
     """
 
     name: str
@@ -73,23 +75,35 @@ class Switch:
 
 @dataclass(frozen=True, slots=True)
 class Transport:
-    """The software that sends: what a message and a collective call cost besides the wire.
+    """The communication software: what a message and a collective call cost in addition to the wire.
 
-    `message_overhead` [s] is paid by the sender for each message, `op_overhead` [s] once for each collective call,
-    `reduction_rate` [bytes/s] bounds how fast a rank sums what it received (inf: never the bottleneck). `algorithms`
-    names, for an op, the algorithms the library has; an op that is not there may use any.
+    Costs:
 
-    `flow_rate` [bytes/s] limits each flow that crosses a NIC (one TCP connection, one NCCL channel). `fan_in` is a
-    curve of points (k, share): k flows that arrive by one NIC at once get that share of its link's capacity together;
-    linear between points, constant after the last (empty: always all of it).
+    - `message_overhead` [s]: paid by the sender for each message.
+    - `op_overhead` [s]: paid once for each collective call.
+    - `reduction_rate` [bytes/s]: how fast a rank sums the data it receives (inf: never the bottleneck).
+    - `algorithms`: for each op, the algorithms that the library offers; an op that is not listed may use any.
 
-    `ack_share` of the bytes of a message flows back against it as acknowledgements. A link that has been idle lets
-    `burst` [bytes] pass at once (token buckets, as clouds shape NICs with, and the lab). `host_overhead` [s] is what
-    waking a rank takes of a processor that all ranks share: those that a collective ends for at the same instant go on
-    one after the other. Of the same processor carrying bytes, from one rank's memory to another's, takes a core for
-    each `core_rate` [bytes/s] of all messages together. 0 and inf unless all run on one machine.
+    Limits on rates:
 
-    `window` are the bytes that a connection has under way at most; where packets are followed (dessim.sim.packet).
+    - `flow_rate` [bytes/s]: cap on each flow that crosses a NIC (one TCP connection, one NCCL channel).
+    - `fan_in`: incast curve, points (k, share). While k flows arrive through one NIC, together they get that share of
+      the capacity of its link. Linear between points, constant after the last; empty: always all of it.
+    - `window` [bytes]: most bytes that a connection may have in flight. Only the packet model (`dessim.sim.packet`)
+      uses it.
+
+    TCP and shaped links:
+
+    - `ack_share`: acknowledgements send this share of a message's bytes in the opposite direction.
+    - `burst` [bytes]: depth of the token bucket of a link (clouds shape NICs with them, and so does the lab). An idle
+      link sends this many bytes at once.
+
+    Ranks that share one machine's processors (otherwise 0 and inf):
+
+    - `host_overhead` [s]: processor time to wake a rank. Ranks whose collectives end at the same instant wake one
+      after the other.
+    - `core_rate` [bytes/s]: copying bytes between the memories of two ranks keeps one core busy for each multiple of
+      this rate, summed over all messages.
     """
 
     name: str
@@ -110,15 +124,15 @@ class Transport:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A server: `gpus` GPUs, of which GPU i uses NIC `i * nics // gpus`.
+    """One server: `gpus` GPUs and `nics` NICs; GPU i uses NIC `i * nics // gpus`.
 
-    `nvlink` joins each GPU to the node's NVSwitch plane, `pcie` joins each GPU to its NIC; either may be missing.
-    `nic` is the link from a NIC to its leaf switch. A rack that is one NVLink domain comes in `trays` alike, each with
-    a NIC on every rail; other servers are one tray.
+    `nvlink` joins each GPU to the NVSwitch plane of the node, and `pcie` joins each GPU to its NIC; either may be
+    absent. `nic` is the link from a NIC to its leaf switch. A rack that is one NVLink domain consists of `trays`
+    identical trays, each with a NIC on every rail; any other server counts as one tray.
 
-    With `pcie_switches` GPUs and NICs hang on these in equal runs: `pcie` joins each GPU and each NIC to its switch,
-    `pcie_uplink` each switch to its CPU, of which there are `sockets`, each joined to each other by `socket_link`.
-    `gpu` is what its GPUs are where that is not the cluster's usual one.
+    With `pcie_switches`, GPUs and NICs are divided among these in equal consecutive runs: `pcie` joins each GPU and
+    each NIC to its PCIe switch, and `pcie_uplink` joins each PCIe switch to its CPU. There are `sockets` CPUs, each
+    pair joined by `socket_link`. `gpu` is set where the GPUs of this server differ from the cluster's default.
     """
 
     gpus: int

@@ -1,14 +1,14 @@
 """Placement: which free GPUs a job gets.
 
-A policy is an order of the servers; a job takes the free GPUs of the first, then of the second, and so on, until it has
-enough, and its ranks sit on them in that order. GPUs of one server stay together under every policy, as schedulers hand
-out servers.
+A policy is an order of the servers. A job takes the free GPUs of the first server, then those of the second, and so on
+until it has enough, and its ranks occupy them in that order. GPUs of one server stay together under every policy,
+because schedulers assign servers.
 
-- `packed`: in the order of the cluster, which fills nodes, then leaves (groups, racks), then pods.
-- `spread`: dealt round-robin over the first-hop switches: the first server of each, then the second of each.
+- `packed`: cluster order, which fills nodes, then leaves (groups, racks), then pods.
+- `spread`: round-robin over the first-hop switches: the first server of each switch, then the second of each.
 - `random`: shuffled by a seed.
 
-Left out: a choice among gaps (best fit), and moving a job that runs.
+Left out: choosing among gaps (best fit), and moving a running job.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ POLICIES = ("packed", "spread", "random")
 
 
 def place(cluster: Cluster, free: IntArray, n: int, policy: str, seed: int = 0) -> IntArray | None:
-    """The GPUs of a job of `n` ranks, in rank order, out of the `free` ones (ids); None where those are too few."""
+    """Return the GPUs of a job of `n` ranks, in rank order, chosen from the ids `free`; None if those are too few."""
     if len(free) < n:
         return None
     position = np.argsort(_order(cluster, policy, seed))
@@ -35,7 +35,10 @@ def place(cluster: Cluster, free: IntArray, n: int, policy: str, seed: int = 0) 
 
 
 def seated(cluster: Cluster, n: int, gpus: Sequence[int] | None = None) -> IntArray:
-    """The GPU of each of `n` ranks: the first n, or `gpus`. Raises CapacityError where those are no n GPUs of it."""
+    """Return the GPU of each of `n` ranks: `gpus`, or the first n.
+
+    Raises CapacityError where the cluster is too small or `gpus` are not n different GPUs of it.
+    """
     cluster.require(n)
     if gpus is None:
         return np.arange(n, dtype=np.int64)
@@ -52,7 +55,7 @@ def seated(cluster: Cluster, n: int, gpus: Sequence[int] | None = None) -> IntAr
 
 
 def _order(cluster: Cluster, policy: str, seed: int) -> IntArray:
-    """The servers in the order of a policy."""
+    """The servers in the order of a policy, [n_nodes]."""
     nodes = np.arange(cluster.n_nodes)
     if policy == "packed":
         return nodes
@@ -60,15 +63,14 @@ def _order(cluster: Cluster, policy: str, seed: int) -> IntArray:
         return np.random.default_rng(seed).permutation(nodes)
     if policy != "spread":
         raise ValueError(f"no placement policy is called {policy!r}")
-    switch = first_hop(cluster)
-    _, dealt = np.unique(switch, return_inverse=True)
-    by_switch = np.argsort(dealt, kind="stable")
-    sizes = np.bincount(dealt)
-    turn = np.empty(len(nodes), dtype=np.int64)  # which of its switch's servers each is
-    turn[by_switch] = nodes - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    return np.lexsort((dealt, turn))
+    _, switch = np.unique(first_hop(cluster), return_inverse=True)
+    by_switch = np.argsort(switch, kind="stable")
+    sizes = np.bincount(switch)
+    place_at_switch = np.empty(len(nodes), dtype=np.int64)
+    place_at_switch[by_switch] = nodes - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return np.lexsort((switch, place_at_switch))
 
 
 def first_hop(cluster: Cluster) -> IntArray:
-    """The switch (vertex id) that the first NIC of each server hangs on, [n_nodes]."""
+    """Return the switch (vertex id) to which the first NIC of each server is attached, [n_nodes]."""
     return cluster.links.dst[cluster.wiring.nic_up + cluster.wiring.first_nic()]

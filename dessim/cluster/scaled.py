@@ -1,6 +1,6 @@
-"""The cluster with one thing faster or slower, all else equal: what-if runs simulate such a copy.
+"""Copies of a cluster with one quantity scaled and everything else equal, for what-if runs.
 
-Links, parts and transport are scaled; what describes the cluster as built (bisection, oversubscription) stays.
+Links, parts and transport are scaled. Facts about the cluster as built (bisection, oversubscription) do not change.
 """
 
 from __future__ import annotations
@@ -16,36 +16,41 @@ from dessim.cluster.links import Links
 from dessim.cluster.parts import Gpu, Link, Node
 
 KNOBS = {
-    "nic_rate": "rate of every NIC, both ways",
-    "nvlink_rate": "rate of NVLink, both ways",
+    "nic_rate": "rate of every NIC, in both directions",
+    "nvlink_rate": "rate of NVLink, in both directions",
     "pcie_rate": "rate of PCIe and of the links between sockets",
     "uplink_rate": "rate of every link between switches",
     "gpu_flops": "FLOP/s of a GPU",
     "gpu_memory": "bandwidth of a GPU's memory",
     "latency": "latency of every link",
-    "overhead": "what a launch, a message and a collective call cost",
-    "flow_rate": "the most that a single flow gets",
-    "reduction_rate": "how fast a rank sums what it received",
+    "overhead": "overhead of a kernel launch, a message and a collective call",
+    "flow_rate": "rate cap of a single flow",
+    "reduction_rate": "rate at which a rank sums the data it received",
 }
-"""What can be scaled, and what it is."""
+"""The quantities that can be scaled, with a description of each."""
 
-_IN_NODE = {"nic_rate": ("nic",), "nvlink_rate": ("nvlink",), "pcie_rate": ("pcie", "pcie_uplink", "socket_link")}
-_KINDS = {"nic_rate": ("nic_",), "nvlink_rate": ("nvlink_",), "pcie_rate": ("pcie_", "socket")}  # how they begin
+_NODE_PARTS = {"nic_rate": ("nic",), "nvlink_rate": ("nvlink",), "pcie_rate": ("pcie", "pcie_uplink", "socket_link")}
+"""Fields of `Node` that a rate scales."""
+_KIND_PREFIXES = {"nic_rate": ("nic_",), "nvlink_rate": ("nvlink_",), "pcie_rate": ("pcie_", "socket")}
+"""Prefixes of the kinds of links that a rate scales."""
 
 
 def has(cluster: Cluster, knob: str) -> bool:
-    """Whether the cluster has what `knob` scales."""
-    if knob in _KINDS:
-        return any(kind.startswith(_KINDS[knob]) for kind in cluster.links.kinds)
+    """Return whether the cluster has the quantity that `knob` scales."""
+    if knob in _KIND_PREFIXES:
+        return any(kind.startswith(_KIND_PREFIXES[knob]) for kind in cluster.links.kinds)
     if knob == "uplink_rate":
-        return cluster.wiring.first > 0
+        return cluster.wiring.first_server_link > 0
     if knob in ("flow_rate", "reduction_rate"):
         return bool(getattr(cluster.transport, knob) < np.inf)
     return knob in KNOBS
 
 
 def scaled(cluster: Cluster, knob: str, factor: float) -> Cluster:
-    """The cluster with `knob` (of KNOBS) times `factor`, which may be 0 for `latency` and `overhead` only."""
+    """Return the cluster with the quantity `knob` (of KNOBS) multiplied by `factor`.
+
+    The factor may be 0 for `latency` and `overhead` only.
+    """
     transport = cluster.transport
     if knob == "gpu_flops":
         return _with_gpus(cluster, lambda gpu: replace(gpu, flops=gpu.flops * factor))
@@ -64,15 +69,16 @@ def scaled(cluster: Cluster, knob: str, factor: float) -> Cluster:
         )
     if knob == "latency":
         return _with_links(cluster, lambda links: replace(links, latency=links.latency * factor))
-    return _with_links(_with_parts(cluster, knob, factor), lambda links: _faster(cluster, links, knob, factor))
+    return _with_links(_with_parts(cluster, knob, factor), lambda links: _with_rate(cluster, links, knob, factor))
 
 
-def _faster(cluster: Cluster, links: Links, knob: str, factor: float) -> Links:
+def _with_rate(cluster: Cluster, links: Links, knob: str, factor: float) -> Links:
+    """The links with the capacity of those that `knob` scales multiplied by `factor`."""
     if knob == "uplink_rate":
-        these = np.arange(len(links)) < cluster.wiring.first
+        scaled_links = np.arange(len(links)) < cluster.wiring.first_server_link
     else:
-        these = np.array([kind.startswith(_KINDS[knob]) for kind in links.kinds])[links.kind]
-    return replace(links, capacity=np.where(these, links.capacity * factor, links.capacity))
+        scaled_links = np.array([kind.startswith(_KIND_PREFIXES[knob]) for kind in links.kinds])[links.kind]
+    return replace(links, capacity=np.where(scaled_links, links.capacity * factor, links.capacity))
 
 
 def _with_links(cluster: Cluster, change: Callable[[Links], Links]) -> Cluster:
@@ -81,8 +87,10 @@ def _with_links(cluster: Cluster, change: Callable[[Links], Links]) -> Cluster:
 
 
 def _with_parts(cluster: Cluster, knob: str, factor: float) -> Cluster:
+    """The cluster with the rate of the parts of every server that `knob` scales multiplied by `factor`."""
+
     def change(node: Node) -> Node:
-        parts: dict[str, Link | None] = {key: getattr(node, key) for key in _IN_NODE.get(knob, ())}
+        parts: dict[str, Link | None] = {key: getattr(node, key) for key in _NODE_PARTS.get(knob, ())}
         faster: dict[str, Any] = {key: replace(part, rate=part.rate * factor) for key, part in parts.items() if part}
         return replace(node, **faster)
 

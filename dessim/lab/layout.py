@@ -102,7 +102,7 @@ def lay_out(cluster: Cluster, name: str = "lab", scale: float = 1e-3, queue: str
     wiring, links = cluster.wiring, cluster.links
     _refuse_several_nics(cluster)
     nics = len(wiring.node_of_nic())
-    first, up, down = wiring.first, wiring.nic_up + np.arange(nics), wiring.nic_down + np.arange(nics)
+    first, up, down = wiring.first_server_link, wiring.nic_up + np.arange(nics), wiring.nic_down + np.arange(nics)
     emulated = np.concatenate([np.arange(first), up, down])
     host_of = {int(vertex): nic for nic, vertex in enumerate(links.src[up])}
     ends = np.unique(np.concatenate([links.src[emulated], links.dst[emulated]]))

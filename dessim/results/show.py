@@ -111,20 +111,39 @@ def print_collectives(rows: Sequence[Values]) -> None:
         )
 
 
-def print_description(found: Values) -> None:
-    """A cluster's numbers, links last."""
-    flat = [(key.replace("_", " "), value) for key, value in found.items() if not isinstance(value, Mapping)]
-    flat += [(f"{kind} switches", count) for kind, count in found["switches"].items()]
-    skipped = ("name", "node kinds")
-    print_table(key_value_table(found["name"], [(k, v) for k, v in flat if k not in skipped and v not in ("", None)]))
-    if len(kinds := found["node_kinds"]) > 1:
-        heads = tuple(key.replace("_", " ") for key in kinds[0])
-        print_table(table_of(heads, [[str(value) for value in kind.values()] for kind in kinds]))
+def print_description(facts: Values) -> None:
+    """Print the facts of a cluster (`dessim.cluster.describe`), then those of each kind of server and of link."""
+    skipped = ("name", "node_kinds", "switches", "links")
+    pairs = [(_label(key), _text(key, value)) for key, value in facts.items() if key not in skipped]
+    plurals = {"switch": "switches", "router": "routers"}
+    pairs += [(plurals.get(kind, f"{kind} switches"), f"{count:,}") for kind, count in facts["switches"].items()]
+    print_table(key_value_table(facts["name"], [(label, text) for label, text in pairs if text]))
+    if len(kinds := facts["node_kinds"]) > 1:
+        columns = tuple(_label(key) for key in kinds[0])
+        print_table(table_of(columns, [[_text(key, value) for key, value in kind.items()] for kind in kinds]))
     rows = [
         (kind, f"{link['count']:,}", _rates(link), f"{link['latency_us']:g} us")
-        for kind, link in found["links"].items()
+        for kind, link in facts["links"].items()
     ]
-    print_table(table_of(("link", "count", "payload rate, each way", "latency"), rows))
+    print_table(table_of(("link", "count", "payload rate per direction", "latency"), rows))
+
+
+_UNITS = {"GBps": "GB/s", "GiB": "GiB"}
+"""Last words of JSON keys that are units, and how people write them."""
+
+
+def _label(key: str) -> str:
+    """The words of a JSON key, without its unit."""
+    return " ".join(word for word in key.split("_") if word not in _UNITS)
+
+
+def _text(key: str, value: object) -> str:
+    """A value with the unit of its JSON key; empty if there is none."""
+    if value is None:
+        return ""
+    text = f"{value:,.6g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+    unit = _UNITS.get(key.rpartition("_")[2])
+    return f"{text} {unit}" if unit else text
 
 
 def _rates(link: Values) -> str:

@@ -74,7 +74,7 @@ def table(study: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     for fabric in study["fabrics"]:
         cluster = cluster_of(fabric)
         about = describe(cluster)
-        links = cluster.links.capacity[: cluster.wiring.first]
+        links = cluster.links.capacity[: cluster.wiring.first_server_link]
         cables = round(float(links.sum()) / cluster.node.nic.capacity / 2)  # all are as fast as a NIC
         bisection = about["bisection_GBps"] / (about["gpus"] / 2)
         switches = sum(about["switches"].values())

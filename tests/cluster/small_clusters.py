@@ -24,7 +24,7 @@ HOSTS: dict[str, Any] = {
     "node": {"count": 8, "gpus": 1, "nics": 1, "nic": link()},
     "fabric": {"kind": "single_switch"},
 }
-"""One-GPU hosts on one switch; tests change what they need."""
+"""One-GPU hosts on one switch, which tests change as they need."""
 
 
 def hosts(**fabric: Any) -> dict[str, Any]:
@@ -46,7 +46,7 @@ ROUTERS = ("torus", "dragonfly", "dragonfly_plus", "hyperx", "graph")
 
 @st.composite
 def clusters(draw: st.DrawFn) -> Cluster:
-    """Any kind of fabric, any node: with and without NVLink and PCIe, shared NICs, last leaf partly full."""
+    """Any kind of fabric and node: with and without NVLink and PCIe, shared NICs, last leaf partly full."""
     data = draw(st.one_of(_tiers(), _routers()))
     if "routing" in (fabric := data["fabric"].get("scale_out", data["fabric"])):
         fabric["routing"] = draw(st.sampled_from(["split", "static", "ecmp"]))
@@ -55,13 +55,13 @@ def clusters(draw: st.DrawFn) -> Cluster:
 
 @st.composite
 def tiered_clusters(draw: st.DrawFn) -> Cluster:
-    """Fabrics of tiers only, where every shortest way is a way."""
+    """Fabrics of tiers only, on which every shortest path is a route."""
     return build(draw(_tiers()))
 
 
 @st.composite
 def mixed_clusters(draw: st.DrawFn) -> Cluster:
-    """Fabrics of tiers, servers of two or three kinds."""
+    """Fabrics of tiers with two or three kinds of servers."""
     data = draw(_tiers())
     first, fabric = data["node"], data["fabric"]
     nodes = [first, *(_node(draw) for _ in range(draw(st.integers(1, 2))))]
@@ -81,7 +81,7 @@ def _rate(draw: st.DrawFn, latency: str) -> dict[str, Any]:
 
 @st.composite
 def _routers(draw: st.DrawFn) -> dict[str, Any]:
-    """Fabrics of routers, full or not; hosts of one or two NICs."""
+    """Fabrics of routers, full or not, with hosts of one or two NICs."""
     nics, places = draw(st.sampled_from([1, 2])), draw(st.integers(1, 2))
     kind = draw(st.sampled_from(ROUTERS))
     fabric: dict[str, Any] = {"kind": kind, "routing": "split"}
@@ -94,7 +94,7 @@ def _routers(draw: st.DrawFn) -> dict[str, Any]:
     elif kind == "graph":
         routers, places = draw(st.integers(2, 8)), 1
         names = [f"s{i}" for i in range(routers)]
-        pairs = {(draw(st.integers(0, i - 1)), i) for i in range(1, routers)}  # a tree, and some more
+        pairs = {(draw(st.integers(0, i - 1)), i) for i in range(1, routers)}  # a spanning tree and some more edges
         pairs |= draw(st.sets(st.tuples(st.integers(0, routers - 1), st.integers(0, routers - 1)), max_size=6))
         pairs = {(min(a, b), max(a, b)) for a, b in pairs if a != b}
         edges = [{"between": [names[a], names[b]], "cables": draw(st.integers(1, 2))} for a, b in sorted(pairs)]
@@ -120,7 +120,7 @@ def _routers(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def _node(draw: st.DrawFn) -> dict[str, Any]:
-    """A server, with and without NVLink and PCIe, which NICs may share."""
+    """A server with or without NVLink and PCIe, whose GPUs may share NICs."""
     nics = draw(st.sampled_from([1, 2, 4]))
     share = draw(st.sampled_from([1, 2]))
     node: dict[str, Any] = {
@@ -177,7 +177,7 @@ def _tiers(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def _domains(draw: st.DrawFn, node: dict[str, Any]) -> dict[str, Any]:
-    """Nodes of one or two trays, which hang on leaves by rail or all together."""
+    """Nodes of one or two trays, whose NICs are on one leaf per rail or all on one leaf."""
     trays = draw(st.sampled_from([t for t in (1, 2) if node["nics"] % t == 0]))
     scale_out = {"kind": "leaf_spine", "nodes_per_leaf": draw(st.integers(1, 4))}
     if draw(st.booleans()):

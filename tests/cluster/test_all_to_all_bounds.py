@@ -1,8 +1,8 @@
-"""A uniform all_to_all takes exactly as long as its busiest links need: the channel load of the textbook, in seconds.
+"""A uniform all_to_all takes exactly as long as its busiest links need: the textbook's channel load, in seconds.
 
-With equal messages of s bytes between all pairs and split routing, all links of a class carry the same, and the class
-with the most load for its rate is full until the end (Dally and Towles, "Principles and Practices of Interconnection
-Networks", 2004, section 3.3: the throughput of a network is its channel bandwidth over its largest channel load).
+With equal messages of s bytes between all pairs and split routing, all links of a class carry the same load, and the
+class with the most load for its rate is full until the end (Dally and Towles, "Principles and Practices of
+Interconnection Networks", 2004, section 3.3: throughput is channel bandwidth over the largest channel load).
 """
 
 from __future__ import annotations
@@ -19,20 +19,21 @@ from dessim.trace.schema import Collective
 from tests.cluster.fabric_examples import (
     RATE,
     SLOW,
+    SMALL,
     bed,
     dragonfly,
     dragonfly_plus,
     graph,
+    grid_graph,
     hyperx,
     racks,
     rail_only,
     torus,
 )
 from tests.cluster.small_clusters import link
-from tests.cluster.test_fabrics import SMALL, grid_graph
 
 S = 1e6
-"""Bytes from each GPU to each other."""
+"""Bytes from each GPU to each of the others."""
 
 
 def measured(cluster: Cluster) -> float:
@@ -42,9 +43,9 @@ def measured(cluster: Cluster) -> float:
 
 @pytest.mark.parametrize(("size", "p"), [((8, 8), 1), ((4, 4, 4), 2), ((6, 3), 1), ((5, 7), 1), ((8, 2), 2)])
 def test_torus(size: tuple[int, ...], p: int) -> None:
-    """Dally and Towles 2004, section 3.3: a link of a ring of k carries k / 8 of what a router sends where k is even,
-    since the mean way is k / 4 long and a router has 2 links; (k**2 - 1) / (8 k) where k is odd. A ring of two has one
-    link a router, and its mean way is 1 / 2.
+    """Dally and Towles 2004, section 3.3: a link of a ring of k carries k / 8 of what a router sends if k is even,
+    because the mean route has k / 4 hops and a router has 2 links; (k**2 - 1) / (8 k) if k is odd. In a ring of two, a
+    router has one link and the mean route is 1 / 2 hop.
     """
     routers = math.prod(size)
     load = max(0.5 if k == 2 else k / 8 if k % 2 == 0 else (k * k - 1) / (8 * k) for k in size)
@@ -55,9 +56,9 @@ def test_torus(size: tuple[int, ...], p: int) -> None:
 @pytest.mark.parametrize(("a", "p", "h"), [(4, 2, 2), (3, 2, 1)])
 @pytest.mark.parametrize("valiant", [False, True])
 def test_dragonfly(a: int, p: int, h: int, valiant: bool) -> None:
-    """Kim et al. 2008: a global link carries all from one group to another, (a p)**2 messages, twice that by Valiant.
+    """Kim et al. 2008: a global link carries all (a p)**2 messages from one group to another, twice that with Valiant.
 
-    A local link carries those of its two routers, and from or to the h groups behind either.
+    A local link carries the messages between its two routers, and those to or from the h groups behind either.
     """
     g = a * h + 1
     world = (a * p) ** 2 * (2 if valiant else 1)
@@ -76,7 +77,7 @@ def test_dragonfly_of_fewer_groups_shares_more_links(a: int, h: int, g: int) -> 
 
 
 def test_valiant_spreads_traffic_between_two_groups_over_all_others() -> None:
-    """All of group i to group i + 1: one link carries it minimally, 2 / (g - 2) of it on each link by Valiant."""
+    """Group i sends to group i + 1: one link carries it all on minimal routes, each link 2 / (g - 2) with Valiant."""
     a, p, h, g = 4, 2, 2, 9
     src = np.arange(g * a * p)
     dst = (src + a * p) % len(src)
@@ -88,7 +89,7 @@ def test_valiant_spreads_traffic_between_two_groups_over_all_others() -> None:
 
 @pytest.mark.parametrize(("leaves", "p", "spines", "h"), [(2, 2, 2, 2), (3, 2, 2, 1)])
 def test_dragonfly_plus(leaves: int, p: int, spines: int, h: int) -> None:
-    """A global link carries all from one group to another; a leaf's link its share of all that leaves the leaf."""
+    """A global link carries all messages from one group to another; a link of a leaf its share of all that leave it."""
     g = spines * h + 1
     n = g * leaves * p
     world, local = (leaves * p) ** 2, p * (n - p) / spines
@@ -109,12 +110,12 @@ def test_hyperx(size: list[int], cables: list[int], p: int) -> None:
 @pytest.mark.parametrize(("nodes", "gpus"), [(4, 2), (6, 8)])
 @pytest.mark.parametrize("nvlink", [3.0, 0.5])
 def test_rail_only(nodes: int, gpus: int, nvlink: float) -> None:
-    """A NIC carries what all GPUs of its node send to its rail, a GPU's NVLink all it sends but to its own rail."""
+    """A NIC carries what all GPUs of its node send to its rail; NVLink what a GPU sends to the other rails."""
     expected = max(gpus * (nodes - 1), (gpus - 1) * nodes / nvlink) * S / RATE
     assert measured(rail_only(nodes, gpus, nvlink)) == pytest.approx(expected, rel=1e-6)
 
 
-def test_rail_only_of_thin_spines() -> None:
+def test_rail_only_with_few_spines() -> None:
     """Each rail's leaf of 2 nodes sends 2 * gpus * (nodes - 2) messages up over its 1 cable."""
     cluster = rail_only(8, 2, nodes_per_leaf=2, spines_per_rail=1, uplink=SLOW)
     assert measured(cluster) == pytest.approx(2 * 2 * 6 * S / RATE, rel=1e-6)
@@ -122,7 +123,7 @@ def test_rail_only_of_thin_spines() -> None:
 
 @pytest.mark.parametrize(("nodes", "trays", "gpus"), [(4, 2, 4), (3, 6, 2)])
 def test_nvlink_domain(nodes: int, trays: int, gpus: int) -> None:
-    """Racks on a leaf each: g GPUs send to all others over 2 uplinks. By rail, each rail's leaf carries its part."""
+    """With one leaf per rack, g GPUs send over 2 uplinks. With rails, each rail leaf carries its share."""
     g, n = trays * gpus, nodes * trays * gpus
     leaf = racks(nodes, trays, gpus, kind="leaf_spine", nodes_per_leaf=trays, spines=2)
     assert measured(leaf) == pytest.approx(g * (n - g) / 2 * S / RATE, rel=1e-6)
@@ -150,7 +151,7 @@ def test_graph_of_leaves_and_spines_is_the_leaf_spine_fabric(spines: int) -> Non
 
 
 def test_graph_of_a_torus_is_bound_by_its_bisection() -> None:
-    """On a square torus all shortest ways are as even as dimension order: half of n**2 / 2 pairs cross 2 k cables."""
+    """On a square torus all shortest paths load links as evenly as dimension order: n**2 / 4 pairs cross 2 k cables."""
     k = 4
     nodes, links = grid_graph(k, k)
     assert measured(graph(nodes, links)) == pytest.approx((k * k) ** 2 / 4 / (2 * k) * S / RATE, rel=1e-6)
@@ -158,7 +159,7 @@ def test_graph_of_a_torus_is_bound_by_its_bisection() -> None:
 
 @pytest.mark.parametrize("name", list(SMALL))
 @pytest.mark.parametrize("routing", ["split", "ecmp", "adaptive"])
-def test_folding_changes_nothing(name: str, routing: str) -> None:
+def test_folding_changes_no_result(name: str, routing: str) -> None:
     cluster = SMALL[name](routing=routing)
     n = cluster.n_gpus
     src, dst = np.divmod(np.arange(n * n), n)

@@ -12,7 +12,7 @@ from tests.cluster.small_clusters import build, clusters, hosts, link
 
 
 def maximum_flow(cluster: Cluster) -> float:
-    """GPUs of the first half of the nodes to all others, by networkx."""
+    """Maximum flow from the GPUs of the first half of the nodes to all others, by networkx."""
     graph, half = cluster.graph(), int((cluster.node_of(np.arange(cluster.n_gpus)) < cluster.n_nodes // 2).sum())
     for gpu in range(cluster.n_gpus):
         edge = ("source", f"gpu{gpu}") if gpu < half else (f"gpu{gpu}", "target")

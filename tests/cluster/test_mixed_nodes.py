@@ -1,4 +1,4 @@
-"""Servers of several kinds in one cluster: numbers, routes, bounds, times."""
+"""Clusters with several kinds of servers: numbering, routes, bounds, times."""
 
 from __future__ import annotations
 
@@ -56,28 +56,29 @@ def test_gpus_and_nics_are_numbered_server_after_server() -> None:
 
 
 def test_a_list_of_one_kind_is_the_table() -> None:
-    one, other = room(BIG), build({**hosts(**RAILS), "node": BIG})
+    listed = room(BIG)
+    single = build({**hosts(**RAILS), "node": BIG})
     for column in ("capacity", "latency", "kind", "src", "dst"):
-        assert np.array_equal(getattr(one.links, column), getattr(other.links, column))
+        assert np.array_equal(getattr(listed.links, column), getattr(single.links, column))
 
 
 def test_rails_of_servers_with_fewer_nics() -> None:
     cluster = room()
 
-    def way(src: int, dst: int) -> list[str]:
+    def route(src: int, dst: int) -> list[str]:
         return [cluster.links.name(int(i)) for i in cluster.routes([src], [dst]).link]
 
-    # GPU 2 is on rail 2, GPU 11 on rail 1 of a server with two rails: over NVLink to rail 1 first.
+    # GPU 2 is on rail 2; GPU 11 is on rail 1 of a server with two rails. The flow first moves to rail 1 over NVLink.
     into = ["leaf1 -> node2/nic1", "node2/nic1 -> gpu11"]
-    assert way(2, 11) == ["gpu2 -> node0/nvswitch", "node0/nvswitch -> gpu1", "gpu1 -> leaf1", *into]
-    # The other way round there is no rail 2 to leave by, nor NVLink: through a spine.
+    assert route(2, 11) == ["gpu2 -> node0/nvswitch", "node0/nvswitch -> gpu1", "gpu1 -> leaf1", *into]
+    # In the opposite direction the server has no rail 2 and no NVLink, so the flow crosses a spine.
     out = ["gpu11 -> node2/nic1", "node2/nic1 -> leaf1"]
-    assert way(11, 2) == [
+    assert route(11, 2) == [
         *out,
-        *(w for s in (0, 1) for w in (f"leaf1 -> spine{s}", f"spine{s} -> leaf2")),
+        *(hop for s in (0, 1) for hop in (f"leaf1 -> spine{s}", f"spine{s} -> leaf2")),
         "leaf2 -> gpu2",
     ]
-    # The second pod has servers of two NICs only, so two leaves.
+    # The second pod has only servers with two NICs, hence two leaves.
     layer = cluster.links.layer("leaf")
     assert layer is not None and layer.count == 4 + 2
 
@@ -91,7 +92,7 @@ def test_routes_are_real_and_shortest_paths(cluster: Cluster, data: st.DataObjec
         src, dst = int(srcs[number]), int(dsts[number])
         assert_route_is_a_path(cluster, graph, src, dst)
         same_node = len(set(cluster.node_of([src, dst]).tolist())) == 1
-        if same_node or not cluster.fabric.rail_aware:  # to change rail over NVLink is a detour
+        if same_node or not cluster.fabric.rail_aware:  # changing rail over NVLink is a detour
             walked = graph if same_node else graph.subgraph(v for v in graph if "nvswitch" not in v)
             routes = cluster.routes([src], [dst])
             levels = cluster.links.src[routes.link]
@@ -103,8 +104,8 @@ def test_routes_are_real_and_shortest_paths(cluster: Cluster, data: st.DataObjec
 @settings(max_examples=60, deadline=None)
 @given(mixed_clusters())
 def test_bisection_is_the_maximum_flow(cluster: Cluster) -> None:
-    found = describe(cluster)["bisection_GBps"]
-    assert found == pytest.approx(maximum_flow(cluster) / 1e9, rel=1e-8, abs=1e-12)
+    bisection = describe(cluster)["bisection_GBps"]
+    assert bisection == pytest.approx(maximum_flow(cluster) / 1e9, rel=1e-8, abs=1e-12)
     assert describe(cluster)["oversubscription"] >= 0
     draw(cluster)
 
@@ -125,11 +126,11 @@ def test_folded_is_unfolded_and_no_faster_than_the_floor(cluster: Cluster, seed:
     assert Floor(cluster, np.arange(n))(Stage((), src, dst, size)) <= folded.alone(1.0) * (1 + 1e-9)
 
 
-def test_the_slowest_nic_decides_a_ring_and_folding_changes_nothing() -> None:
+def test_the_slowest_nic_bounds_a_ring_and_folding_changes_no_result() -> None:
     cluster = room(kind="single_switch")
     folded, full = (run_collective(cluster, Collective.ALL_REDUCE, 20, 1e9, "ring", folding=on) for on in (True, False))
     assert folded.time_s == pytest.approx(full.time_s, rel=1e-9)
-    # Each of 38 steps moves a twentieth; two GPUs share each NIC of 10 GB/s, but only one of them leaves its server.
+    # Each of 38 steps moves a twentieth. Only one of two GPUs that share a NIC of 10 GB/s sends to another server.
     assert folded.time_s == pytest.approx(38 * (1e9 / 20 / 10e9), rel=2e-2)
 
 
@@ -150,12 +151,12 @@ def test_a_step_waits_for_the_slow_kind() -> None:
     assert steps[0] < steps[1] <= steps[2] * (1 + 1e-9)
     assert [list(ranks) for ranks in mixed.record.classes] == [[0, 1, 2, 3], [4, 5, 6, 7]]
     late = {span.rank_class for span in mixed.record.spans if span.bound_by == "late rank"}
-    assert late == {0}  # the fast ones wait
+    assert late == {0}  # the fast ranks wait
     assert "h100-sxm" in mixed.provenance["compute"] and "v100-sxm2-32gb" in mixed.provenance["compute"]
 
 
-def test_sums_need_every_kind_to_have_a_switch_that_sums() -> None:
-    from dessim.cluster.routing.trees import sums_in_node
+def test_switches_sum_only_if_those_of_every_kind_do() -> None:
+    from dessim.cluster.tree_routes import sums_in_node
 
     sums = {**BIG, "nvswitch": {"ports": 64, "latency": "0.1 us", "source": "test", "reduces": True}}
     assert sums_in_node(room(sums, sums)) and not sums_in_node(room(sums, BIG))
@@ -168,15 +169,15 @@ def test_sums_need_every_kind_to_have_a_switch_that_sums() -> None:
     assert folded == pytest.approx(full, rel=1e-9)
 
 
-def test_overrides_reach_over_kinds() -> None:
+def test_an_override_may_span_several_kinds() -> None:
     data = {**hosts(**RAILS), "node": [BIG, SMALL]}
     links = build({**data, "override": [{"nodes": [1, 2], "nic": link("5 GB/s")}]}).links
     assert (links.capacity[links.of_kind("nic_up")] / 1e9).tolist() == [40] * 4 + [5] * 6 + [10] * 4
-    with pytest.raises(ClusterError, match=r"node\.nvlink is not there"):
+    with pytest.raises(ClusterError, match=r"these nodes have no node\.nvlink"):
         build({**data, "override": [{"nodes": [1, 2], "nvlink": link("5 GB/s")}]})
 
 
-def test_what_takes_one_kind_of_gpu_says_so() -> None:
+def test_features_for_one_kind_of_gpu_refuse_several() -> None:
     with pytest.raises(UsageError, match=r"--spill takes GPUs of one kind, .* has h100-sxm, a100-sxm-40gb"):
         project(Job.of_model(load_model("deepfm")), room(), ["table_wise"], [20], spill=True)
 
@@ -190,13 +191,13 @@ def test_what_takes_one_kind_of_gpu_says_so() -> None:
         ([BIG, {**SMALL, "gpus": "4"}], "node.1.gpus: "),
     ],
 )
-def test_mistakes_are_found_where_they_are(node: object, words: str) -> None:
+def test_mistakes_are_reported_with_their_key(node: object, words: str) -> None:
     with pytest.raises(ValidationError) as caught:
         build({**hosts(**RAILS), "node": node})
     assert words in problems(caught.value)
 
 
-def test_rails_alone_need_equal_servers() -> None:
+def test_rail_only_needs_servers_with_the_same_number_of_nics() -> None:
     small = {**SMALL, "nvlink": link()}
     with pytest.raises(ClusterError, match="every kind of node needs the same number of nics"):
         room(BIG, small, kind="rail_only")

@@ -1,4 +1,4 @@
-"""A scaled cluster: the links, parts and software that a knob names are changed, and nothing else."""
+"""A scaled cluster: the links, parts and software that a knob names change, and no others."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RATES = {"nic_rate": "nic_", "nvlink_rate": "nvlink_", "pcie_rate": "pcie_", "up
 
 
 @pytest.mark.parametrize("knob", RATES)
-def test_a_rate_changes_its_links_and_no_other(knob: str) -> None:
+def test_a_rate_changes_its_links_and_no_others(knob: str) -> None:
     before, after = CLUSTER.links, scaled(CLUSTER, knob, 3.0).links
     kinds = np.array(before.kinds)[before.kind]
     changed = np.char.startswith(kinds, RATES[knob]) | ((knob == "uplink_rate") & np.char.startswith(kinds, "spine_"))
@@ -33,7 +33,7 @@ def test_a_factor_of_one_changes_nothing(knob: str) -> None:
     assert (same.gpu, same.transport, same.node) == (CLUSTER.gpu, CLUSTER.transport, CLUSTER.node)
 
 
-def test_parts_and_software() -> None:
+def test_parts_and_overheads_are_scaled() -> None:
     assert scaled(CLUSTER, "gpu_flops", 2.0).gpu.flops == 2 * CLUSTER.gpu.flops
     assert scaled(CLUSTER, "gpu_memory", 2.0).gpu.memory_bandwidth == 2 * CLUSTER.gpu.memory_bandwidth
     assert scaled(CLUSTER, "nic_rate", 2.0).node.nic.capacity == 2 * CLUSTER.node.nic.capacity
@@ -42,7 +42,7 @@ def test_parts_and_software() -> None:
     assert not scaled(CLUSTER, "latency", 0.0).links.latency.any()
 
 
-def test_what_a_cluster_lacks() -> None:
+def test_knobs_that_a_cluster_does_not_have_are_reported() -> None:
     bare = load_cluster("one-switch_16")
     assert [knob for knob in KNOBS if not has(bare, knob)] == [
         "nvlink_rate",
@@ -53,8 +53,8 @@ def test_what_a_cluster_lacks() -> None:
     ]
 
 
-def test_a_step_twice_as_fast_in_everything_takes_half_the_time() -> None:
-    """Every term of a step is bytes or FLOPs over a rate, or a latency: a law no single knob is let out of."""
+def test_a_step_with_everything_twice_as_fast_takes_half_the_time() -> None:
+    """Every term of a step is bytes or FLOPs over a rate, or a latency, so all knobs together must scale all of it."""
     fast = CLUSTER
     for knob in KNOBS:
         fast = scaled(fast, knob, 0.5 if knob in ("latency", "overhead") else 2.0)

@@ -28,7 +28,7 @@ ROUTINGS = st.builds(Routing, st.sampled_from(["split", "static", "ecmp", "adapt
 def disturbed(draw: st.DrawFn) -> Cluster:
     """Any fabric and policy; some of its links slower, one or two down."""
     cluster = replace(draw(clusters().filter(lambda c: c.n_gpus > 1)), routing=draw(ROUTINGS))
-    built = cluster.wiring.first
+    built = cluster.wiring.first_server_link
     ids = st.lists(st.integers(0, built - 1), max_size=2) if built else st.just([])
     return cluster.with_links([(draw(ids), 0.5), (draw(ids), 0.0)])
 
@@ -62,7 +62,7 @@ def test_folded_equals_unfolded(cluster: Cluster, seed: int, alike: bool) -> Non
     assert finish == pytest.approx(whole, rel=1e-9)
     assert one.bytes_by_kind == pytest.approx(two.bytes_by_kind, rel=1e-12)
     if np.isinf([route_flows(cluster, *batch).alone(1.0) for batch in (first, second)]).any():
-        assert cluster.links.faulty
+        assert cluster.links.any_down
         for folding in (True, False):
             with pytest.raises(SimulationError, match="is down, and no way is left around it"):
                 arrivals(cluster, [first, second], folding)

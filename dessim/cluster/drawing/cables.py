@@ -1,55 +1,67 @@
-"""What joins the routers of a map, in the margin beside it: how many routers, and a row for each kind of cable."""
+"""The margin beside a map of routers: how many there are, and one row for each kind of cable between them."""
 
 from __future__ import annotations
 
-from dessim.cluster.drawing.server import MARGIN, margin
+from dessim.cluster.drawing.margin import MARGIN, LinkRow, draw_link_row
 from dessim.cluster.drawing.svg import FAINT, Sheet
 from dessim.cluster.fabrics.dragonfly import Dragonfly
 from dessim.cluster.fabrics.dragonfly_plus import DragonflyPlus
 from dessim.cluster.fabrics.hyperx import HyperX
 from dessim.cluster.fabrics.torus import AXES, Torus
 from dessim.cluster.graph import Cluster
-from dessim.cluster.parts import Link
+from dessim.cluster.links import Links
 from dessim.cluster.routing.routes import Fabric
 
 
-def cable_rows(sheet: Sheet, cluster: Cluster, y: float) -> float:
-    """Counts and cables, in the margin; returns where it ends."""
-    fabric, links = cluster.fabric, cluster.links
-    counts = {layer.kind: layer.count for layer in links.layers}
-    for kind, many in (("router", "routers"), ("spine", "spines"), ("switch", "switches")):
+def draw_cable_rows(sheet: Sheet, cluster: Cluster, y: float) -> float:
+    """Draw the number of switches and the kinds of cables from height `y` down; return where the rows end."""
+    switch = cluster.fabric.switch
+    counts = {layer.kind: layer.count for layer in cluster.links.layers}
+    for kind, plural in (("router", "routers"), ("spine", "spines"), ("switch", "switches")):
         if kind in counts:
-            sheet.text(MARGIN, y + 16, f"{counts[kind]:,} {many}", size=14, bold=True)
-    if fabric.switch:
-        sheet.text(MARGIN, y + 34, f"{fabric.switch.name}, {fabric.switch.ports} ports", ink=FAINT)
+            sheet.text(MARGIN, y + 16, f"{counts[kind]:,} {plural}", size=14, bold=True)
+    if switch:
+        sheet.text(MARGIN, y + 34, f"{switch.name}, {switch.ports} ports", ink=FAINT)
     y += 70
-    for title, link, kind, cables in _cables(fabric):
-        members = len(links.of_kind(kind))
-        if members:
-            both = len(fabric.cables.tail) if isinstance(fabric, Torus) else members * (2 if kind == "leaf_up" else 1)
-            also = kinds_along(fabric) if isinstance(fabric, Torus) else ()
-            margin(sheet, y, title, link, links, kind, cables, both // 2, also)
-            y += 64
+    for row in _cable_rows(cluster.fabric, cluster.links):
+        draw_link_row(sheet, y, cluster.links, row)
+        y += 64
     return y
 
 
-def _cables(fabric: Fabric) -> list[tuple[str, Link, str, int]]:
-    """Title, part, kind of link and cables in parallel of each kind of cable."""
+def _cable_rows(fabric: Fabric, links: Links) -> list[LinkRow]:
+    """One row for each kind of cable that the fabric has.
+
+    A class of links between routers holds both directions, except `leaf_up`.
+    """
     if isinstance(fabric, Torus):
-        grid = fabric.grid
-        axes = ", ".join(AXES[: len(grid.size)])
-        return [(f"to each neighbour along {axes}", grid.cable, f"{AXES[0]}_plus", grid.cables)]
+        axes = ", ".join(AXES[: len(fabric.grid.size)])
+        title = f"to each neighbour along {axes}"
+        n = len(fabric.cables.tail) // 2
+        along = kinds_along(fabric)
+        return [LinkRow(title, fabric.grid.cable, along[0], fabric.grid.cables, n_per_direction=n, also=along)]
+
+    def one_direction(kind: str) -> int:
+        return len(links.of_kind(kind)) // 2
+
     if isinstance(fabric, HyperX):
+        rows = []
+        for axis, kind, cables in zip(AXES, kinds_along(fabric), fabric.shape.cables, strict=False):
+            rows.append(LinkRow(f"in a line along {axis}", fabric.shape.cable, kind, cables, one_direction(kind)))
+        return rows
+    if isinstance(fabric, Dragonfly | DragonflyPlus):
         shape = fabric.shape
-        return [(f"in a line along {AXES[d]}", shape.cable, f"{AXES[d]}_line", k) for d, k in enumerate(shape.cables)]
-    if isinstance(fabric, Dragonfly):
-        return [("in a group", fabric.shape.local, "local", 1), ("between groups", fabric.shape.cable, "global", 1)]
-    if isinstance(fabric, DragonflyPlus):
-        return [("leaf – spine", fabric.shape.local, "leaf_up", 1), ("between groups", fabric.shape.cable, "global", 1)]
+        if isinstance(fabric, Dragonfly):
+            local = LinkRow("in a group", shape.local, "local", n_per_direction=one_direction("local"))
+        else:
+            local = LinkRow("leaf – spine", shape.local, "leaf_up")
+        rows = [local, LinkRow("between groups", shape.cable, "global", n_per_direction=one_direction("global"))]
+        return [row for row in rows if len(links.of_kind(row.kind))]  # groups of one router have no local links
     return []
 
 
 def kinds_along(fabric: Torus | HyperX) -> tuple[str, ...]:
-    """The kind of link along each axis; of a torus the one forwards."""
-    word, size = ("plus", fabric.grid.size) if isinstance(fabric, Torus) else ("line", fabric.shape.size)
-    return tuple(f"{axis}_{word}" for axis in AXES[: len(size)])
+    """The class of links along each axis; for a torus that of the forward direction."""
+    if isinstance(fabric, Torus):
+        return tuple(f"{axis}_plus" for axis in AXES[: len(fabric.grid.size)])
+    return tuple(f"{axis}_line" for axis in AXES[: len(fabric.shape.size)])

@@ -1,4 +1,4 @@
-"""Which servers of a cluster are drawn and which are folded: those that share leaves with the first, and the rest."""
+"""Which servers of a cluster are drawn and which are folded: those that share leaves with node 0, and all others."""
 
 from __future__ import annotations
 
@@ -13,50 +13,84 @@ from dessim.cluster.graph import Cluster
 
 @dataclass(frozen=True, slots=True)
 class Groups:
-    """The nodes that share leaves: one group is drawn, the others are folded."""
+    """Groups of nodes that share leaves: the group of node 0 is drawn, the others are folded.
+
+    `nodes` and `leaves` are the sizes of the drawn group; `others` counts the other groups, with `other_nodes` nodes
+    and `other_leaves` leaves in total. `word` is what a group is called and `leaf_word` what its leaves are called.
+    `names` labels the drawn leaves. NIC i of node 0 is on drawn leaf `leaf_of_nic[i]`, all on the first if it is empty.
+    `separate` says that the leaves are joined only by NVLink.
+    """
 
     nodes: int
-    """Nodes in the drawn group."""
     leaves: int
-    """Leaves of the drawn group."""
     others: int
     other_nodes: int
     other_leaves: int
     word: str
     leaf_word: str
     names: tuple[str, ...] = ()
-    of_nic: tuple[int, ...] = ()
-    """On which of the drawn leaves each NIC of the drawn node is; all on the first unless it says so."""
-    apart: bool = False
-    """Whether nothing but NVLink joins the leaves."""
+    leaf_of_nic: tuple[int, ...] = ()
+    separate: bool = False
 
     @classmethod
     def of(cls, cluster: Cluster) -> Groups:
-        fabric, n, wiring = cluster.fabric, cluster.n_nodes, cluster.wiring
-        node, nics = wiring.node_of_nic(), cluster.node.nics
-        if not isinstance(fabric, LeafSpine):
-            # what the NICs of node 0 hang on, and what hangs there as well
-            home = cluster.links.dst[wiring.nic_up + np.arange(len(node))]
-            layer = next(
-                layer for layer in cluster.links.layers if home[0] in range(layer.first, layer.first + layer.count)
-            )
-            inside, others = len(np.unique(node[home == home[0]])), layer.count - 1
-            if isinstance(fabric, FatTree):
-                return cls(inside, 1, fabric.pods - 1, n - inside, others, "leaf", "leaf")
-            name = layer.name(int(home[0]) - layer.first)
-            return cls(inside, 1, others, n - inside, others, layer.kind, layer.kind, (name,))
-        mine, of_nic = np.unique(fabric.leaf[:nics], return_inverse=True)
-        a_group = len(mine)
-        inside = n - len(np.unique(node[~np.isin(fabric.leaf, mine)]))
-        others, rails = (fabric.leaves - a_group) // a_group, nics // cluster.node.trays
-        rail = a_group > 1
-        names = tuple(f"leaf{leaf}" + f"\nrail {i % rails}" * rail for i, leaf in enumerate(mine.tolist()))
-        word, more = "pod" if rail else "leaf", fabric.leaves - a_group
+        """The groups of a cluster."""
+        if isinstance(cluster.fabric, LeafSpine):
+            return cls._around_leaves(cluster, cluster.fabric)
+        return cls._around_first_switch(cluster)
+
+    @classmethod
+    def _around_leaves(cls, cluster: Cluster, fabric: LeafSpine) -> Groups:
+        """The nodes on the leaves of node 0, and all others."""
+        node_of_nic = cluster.wiring.node_of_nic()
+        nics = cluster.node.nics
+        leaves, leaf_of_nic = np.unique(fabric.leaf[:nics], return_inverse=True)
+        nodes = cluster.n_nodes - len(np.unique(node_of_nic[~np.isin(fabric.leaf, leaves)]))
+        other_leaves = fabric.leaves - len(leaves)
+        by_rail = len(leaves) > 1
+        rails = nics // cluster.node.trays
+        names = [
+            f"leaf{leaf}\nrail {i % rails}" if by_rail else f"leaf{leaf}" for i, leaf in enumerate(leaves.tolist())
+        ]
         return cls(
-            inside, a_group, others, n - inside, more, word, "leaf", names, tuple(of_nic.tolist()), fabric.parts > 1
+            nodes=nodes,
+            leaves=len(leaves),
+            others=other_leaves // len(leaves),
+            other_nodes=cluster.n_nodes - nodes,
+            other_leaves=other_leaves,
+            word="pod" if by_rail else "leaf",
+            leaf_word="leaf",
+            names=tuple(names),
+            leaf_of_nic=tuple(leaf_of_nic.tolist()),
+            separate=fabric.planes > 1,
+        )
+
+    @classmethod
+    def _around_first_switch(cls, cluster: Cluster) -> Groups:
+        """The nodes on the switch of node 0, and all others."""
+        node_of_nic = cluster.wiring.node_of_nic()
+        switch_of_nic = cluster.links.dst[cluster.wiring.nic_up + np.arange(len(node_of_nic))]
+        switch = int(switch_of_nic[0])
+        layer = next(x for x in cluster.links.layers if switch in range(x.first, x.first + x.count))
+        nodes = len(np.unique(node_of_nic[switch_of_nic == switch]))
+        is_fat_tree = isinstance(cluster.fabric, FatTree)
+        return cls(
+            nodes=nodes,
+            leaves=1,
+            others=cluster.fabric.pods - 1 if isinstance(cluster.fabric, FatTree) else layer.count - 1,
+            other_nodes=cluster.n_nodes - nodes,
+            other_leaves=layer.count - 1,
+            word="leaf" if is_fat_tree else layer.kind,
+            leaf_word="leaf" if is_fat_tree else layer.kind,
+            names=() if is_fat_tree else (layer.name(switch - layer.first),),
         )
 
 
-def many(word: str) -> str:
+def plural(word: str) -> str:
     """The plural of what a fabric calls its switches."""
     return {"switch": "switches", "leaf": "leaves"}.get(word, f"{word}s")
+
+
+def counted(n: int, word: str) -> str:
+    """A number with its noun, such as `1 leaf` or `2,048 nodes`."""
+    return f"{n:,} {plural(word) if n > 1 else word}"

@@ -1,4 +1,4 @@
-"""How busy links were, as the colour of their lines: one hue from light to dark, which every kind of eye can order."""
+"""Utilisation of links as line colours: one hue from light to dark, which readers with any colour vision can order."""
 
 from __future__ import annotations
 
@@ -7,37 +7,43 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 WIRE = "#9aa5b1"
-"""A line of which nothing is known, or that carried nothing."""
+"""Colour of links that carried nothing, or whose utilisation is unknown."""
 EDGES = (0.1, 0.25, 0.5, 0.75)
-# The upper five of ColorBrewer's seven-class OrRd: its lightest two would vanish on white paper.
+"""Utilisations at which the colour changes."""
+# The upper five of ColorBrewer's seven-class OrRd; its lightest two are hard to see on white paper.
 STEPS = ("#fdbb84", "#fc8d59", "#ef6548", "#d7301f", "#990000")
 STEP_LABELS = ("< 10 %", "10–25 %", "25–50 %", "50–75 %", "≥ 75 %")
-_BACK = {"_up": "_down", "_plus": "_minus"}
+_OPPOSITE_SUFFIX = {"_up": "_down", "_plus": "_minus"}
 
 
 @dataclass(frozen=True, slots=True)
 class Heat:
-    """`shares` is the mean use of each link class, 0 to 1; classes that are not in it carried nothing."""
+    """Mean utilisation of each link class over a run, 0 to 1; classes that are not listed carried nothing.
+
+    `shares` is None where a drawing shows no run; all lines then have the same colour.
+    """
 
     shares: Mapping[str, float] | None = None
-    """None where no run is drawn: every line is then alike."""
 
     def share(self, *kinds: str) -> float:
-        """The busiest of `kinds`; a kind that has a way back stands for both ways."""
+        """Utilisation of the busiest of `kinds`; a kind also stands for its opposite direction, if it has one."""
         shares = self.shares or {}
-        return max(shares.get(way, 0.0) for kind in kinds for way in (kind, _way_back(kind)))
+        return max(shares.get(name, 0.0) for kind in kinds for name in (kind, _opposite(kind)))
 
     def colour(self, kind: str) -> str:
+        """Line colour of a link class."""
         share = self.share(kind)
         return STEPS[bisect_right(EDGES, share)] if share > 0 else WIRE
 
     def percent(self, *kinds: str) -> str:
+        """Utilisation of the busiest of `kinds` as text."""
         share = self.share(*kinds)
         return f"{100 * share:.1f} %" if share > 0 else "0 %"
 
 
-def _way_back(kind: str) -> str:
-    for there, back in _BACK.items():
-        if kind.endswith(there):
-            return kind.removesuffix(there) + back
+def _opposite(kind: str) -> str:
+    """The link class of the opposite direction; a class without one, which holds both, is returned unchanged."""
+    for suffix, opposite in _OPPOSITE_SUFFIX.items():
+        if kind.endswith(suffix):
+            return kind.removesuffix(suffix) + opposite
     return kind

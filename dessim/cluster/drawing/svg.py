@@ -1,4 +1,4 @@
-"""A sheet of SVG for boxes, stacks, lines and text; written by hand, so the same drawing is the same bytes."""
+"""A sheet of SVG with boxes, stacks, lines and text, written without a library so that its bytes are reproducible."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from xml.sax.saxutils import escape
 
 from dessim.cluster.drawing.heat import Heat
 
-INK, FAINT = "#1f2933", "#52606d"
+INK = "#1f2933"
+FAINT = "#52606d"
 FONT = "DejaVu Sans, Verdana, Arial, sans-serif"
 WIDE_EM = 0.62
-"""Average width of a character of these fonts, in ems, rounded up: text that fits by this measure fits."""
+"""Average width of a character of these fonts in ems, rounded up, so that text that fits by this measure does fit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A rectangle, so that lines know where to end."""
+    """A rectangle; `x` and `y` are those of its upper left corner."""
 
     x: float
     y: float
@@ -24,16 +25,22 @@ class Box:
 
     @property
     def top(self) -> tuple[float, float]:
+        """Middle of the upper edge."""
         return self.x + self.width / 2, self.y
 
     @property
     def bottom(self) -> tuple[float, float]:
+        """Middle of the lower edge."""
         return self.x + self.width / 2, self.y + self.height
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        return self.x + self.width / 2, self.y + self.height / 2
 
 
 @dataclass(slots=True)
 class Sheet:
-    """Elements in drawing order; lines go below boxes whenever they are drawn, coloured by `heat`."""
+    """SVG elements in drawing order. Lines are coloured by `heat` and lie below all boxes, even those drawn earlier."""
 
     width: float
     heat: Heat = field(default_factory=Heat)
@@ -41,7 +48,7 @@ class Sheet:
     shapes: list[str] = field(default_factory=list)
 
     def box(self, box: Box, label: str, fill: str, *, size: float = 12, dashed: bool = False) -> Box:
-        """A filled rectangle with its label in the middle, one row a line of the label."""
+        """Draw a filled rectangle with its label in the middle, one row for each line of the label; return the box."""
         dash = ' stroke-dasharray="5 4"' if dashed else ""
         self.shapes.append(
             f'<rect x="{box.x:g}" y="{box.y:g}" width="{box.width:g}" height="{box.height:g}" rx="5" '
@@ -56,7 +63,7 @@ class Sheet:
         return box
 
     def stack(self, box: Box, label: str, fill: str, *, size: float = 12) -> Box:
-        """Many alike, folded: three rectangles behind each other."""
+        """Draw three rectangles behind each other, which stand for several identical things; return the front one."""
         for shift in (10, 5):
             self.shapes.append(
                 f'<rect x="{box.x + shift:g}" y="{box.y - shift:g}" width="{box.width:g}" height="{box.height:g}" '
@@ -65,7 +72,7 @@ class Sheet:
         return self.box(box, label, fill, size=size)
 
     def line(self, a: tuple[float, float], b: tuple[float, float], kind: str, *, width: float = 1.4) -> None:
-        """A straight link of a class of links, below all boxes."""
+        """Draw a straight link of class `kind` from `a` to `b`."""
         colour = self.heat.colour(kind)
         self.lines.append(
             f'<line x1="{a[0]:g}" y1="{a[1]:g}" x2="{b[0]:g}" y2="{b[1]:g}" stroke="{colour}" '
@@ -73,7 +80,7 @@ class Sheet:
         )
 
     def curve(self, a: tuple[float, float], b: tuple[float, float], bend: float, kind: str) -> None:
-        """A link that leaves the straight line by `bend` of its length, left of its direction; below all boxes."""
+        """Draw a link that deviates from the straight line by `bend` of its length, to the left of its direction."""
         x = (a[0] + b[0]) / 2 + 2 * bend * (b[1] - a[1])
         y = (a[1] + b[1]) / 2 - 2 * bend * (b[0] - a[0])
         self.lines.append(
@@ -82,7 +89,7 @@ class Sheet:
         )
 
     def frame(self, box: Box) -> None:
-        """An empty sheet of paper below all boxes and the lines that follow."""
+        """Draw an empty white rectangle below all boxes and below the lines that follow."""
         self.lines.append(
             f'<rect x="{box.x:g}" y="{box.y:g}" width="{box.width:g}" height="{box.height:g}" rx="5" '
             f'fill="#ffffff" stroke="{FAINT}" stroke-width="1"/>'
@@ -99,7 +106,7 @@ class Sheet:
         bold: bool = False,
         ink: str = INK,
     ) -> None:
-        """One row of text; (x, y) is its base line at `anchor`."""
+        """Draw one row of text; (x, y) is the point of its base line given by `anchor`."""
         weight = ' font-weight="bold"' if bold else ""
         self.shapes.append(
             f'<text x="{x:g}" y="{y:.4g}" font-size="{size:.4g}" text-anchor="{anchor}" fill="{ink}"{weight}>'
@@ -107,7 +114,7 @@ class Sheet:
         )
 
     def finish(self, height: float, title: str) -> str:
-        """The whole document."""
+        """Return the complete SVG document."""
         head = (
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {self.width:g} {height:g}" width="{self.width:g}" '
             f'height="{height:g}" font-family="{FONT}" role="img" aria-label="{escape(title, {chr(34): "&quot;"})}">'

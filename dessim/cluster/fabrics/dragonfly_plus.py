@@ -1,10 +1,11 @@
-"""Dragonfly+: groups of leaves and spines; hosts on the leaves, global links on the spines.
+"""Dragonfly+: groups of leaves and spines, with hosts on the leaves and global links on the spines.
 
 Shpiner, Haramaty, Eliad, Zdornov, Gafni and Zahavi, "Dragonfly+: Low Cost Topology for Scaling Datacenters" (HiPINEB
-2017), also known as Megafly. In a group every leaf is joined to every spine. A minimal way is leaf, spine, spine, leaf
-by one of the links between the two groups; in a group it is by any spine. A Valiant way goes by another group: straight
-through the spine it arrives at where that has the link on, else down to a leaf and up again. Groups are wired as those
-of `dragonfly.py`. Left out: choosing between minimal and Valiant by load, groups of different make.
+2017), also known as Megafly. In a group every leaf is joined to every spine. Within a group a route goes through any
+spine. Between groups a minimal route is leaf, spine, spine, leaf over one of the links between the two groups. A
+Valiant route goes through a third group: directly through the spine at which it arrives if that spine also has the next
+global link, otherwise down to a leaf and up again. Groups are wired as those in `dragonfly.py`. Left out: choosing
+between minimal and Valiant routes by load, and groups of different design.
 """
 
 from __future__ import annotations
@@ -13,18 +14,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dessim.cluster.fabrics.direct import Cables, between_halves, fullest, numbers, port_sentences
-from dessim.cluster.fabrics.dragonfly import Globals
+from dessim.cluster.fabrics.direct import Cables, alternatives, between_halves, fullest, port_sentences
+from dessim.cluster.fabrics.dragonfly import GlobalLinks
 from dessim.cluster.links import FloatArray, IntArray, LinkBuilder
 from dessim.cluster.parts import Link, Switch
-from dessim.cluster.routing.routes import NO_LINK, Pick, Segment, ways
+from dessim.cluster.routing.routes import NO_LINK, Pick, Segment, listed_routes
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What a file says; the switches of `links` are the spines."""
+    """The dragonfly+ as the topology file describes it; the switches of `links` are the spines."""
 
-    links: Globals
+    links: GlobalLinks
     leaves: int
     local: Link
     cable: Link
@@ -34,17 +35,17 @@ class Shape:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DragonflyPlus:
-    """NIC i is on leaf `home[i]`, leaf l in group `l // leaves`.
+    """NIC i is on leaf `home[i]`; leaf l is in group `l // leaves`.
 
-    From leaf l to spine s of its group goes link `up + l * spines + s`, back `down + l * spines + s`; from port P of
-    group i `world + i * ports + P`.
+    Link `up + l * spines + s` goes from leaf l to spine s of its group, and `down + l * spines + s` goes back. The link
+    from port P of group i is `first_global + i * ports + P`.
     """
 
     shape: Shape
     home: IntArray
     up: int
     down: int
-    world: int
+    first_global: int
     cables: Cables
     kind: str = "dragonfly_plus"
     rail_aware: bool = False
@@ -54,76 +55,105 @@ class DragonflyPlus:
         return self.shape.switch
 
     def segments(self, src: IntArray, dst: IntArray, pick: Pick) -> list[Segment]:
-        """Alternatives: in a group the spines; between groups the parallel links, or the groups to go by."""
-        shape, links, spines = self.shape, self.shape.links, self.shape.links.switches
-        a, b = self.home[src], self.home[dst]
+        """Alternatives: the spines within a group; the parallel links or the intermediate groups between groups."""
+        shape = self.shape
+        links = shape.links
+        spines = links.switches
+        a = self.home[src]
+        b = self.home[dst]
         distance = (b // shape.leaves - a // shape.leaves) % links.groups
-        near, far = np.flatnonzero((distance == 0) & (a != b)), np.flatnonzero(distance)
-        spine = numbers(pick(near, spines, dst[near] % spines), len(near), spines)
-        turn = [self.up + a[near, None] * spines + spine, self.down + b[near, None] * spines + spine]
-        segments = [ways(near, np.stack(turn, axis=2))]
+        near = np.flatnonzero((distance == 0) & (a != b))
+        far = np.flatnonzero(distance)
+        spine = alternatives(pick(near, spines, dst[near] % spines), len(near), spines)
+        up_and_down = [self._up(a[near, None], spine), self._down(b[near, None], spine)]
+        segments = [listed_routes(near, np.stack(up_and_down, axis=2))]
         if len(far):
-            around = shape.valiant and links.groups > 2
-            k = links.copies * (links.groups - 2 if around else 1)
-            number = numbers(pick(far, k, dst[far] % k), len(far), k)
-            group, on = a[far, None] // shape.leaves, distance[far, None]
-            if around:
-                first, copy = links.by_another(on, number)
-                leaves, out, arrives = self._abroad(group, first, copy)
-                middle = (group + first) % links.groups
-                departs, back, there = self._abroad(middle, on - first, copy)
-                # Where it must go down in between, the leaves of the group take turns.
-                leaf = (middle * shape.leaves + (a[far, None] + number) % shape.leaves) * spines
-                straight = arrives == departs
-                down = np.where(straight, NO_LINK, self.down + leaf + arrives)
-                up = np.where(straight, NO_LINK, self.up + leaf + departs)
-                hops = [out, down, up, back]
-            else:
-                leaves, out, there = self._abroad(group, on, number)
-                hops = [out]
-            first_hop, last_hop = self.up + a[far, None] * spines + leaves, self.down + b[far, None] * spines + there
-            segments.append(ways(far, np.stack([first_hop, *hops, last_hop], axis=2)))
+            valiant = shape.valiant and links.groups > 2
+            k = links.n_alternatives(valiant)
+            alternative = alternatives(pick(far, k, dst[far] % k), len(far), k)
+            route = self._valiant if valiant else self._minimal
+            hops = route(a[far, None], b[far, None], distance[far, None], alternative)
+            segments.append(listed_routes(far, np.stack(hops, axis=2)))
         return segments
 
-    def _abroad(self, group: IntArray, distance: IntArray, copy: IntArray) -> tuple[IntArray, IntArray, IntArray]:
-        """The link `distance` groups on: the place of the spine it leaves, itself, the place of the spine it enters."""
+    def _up(self, leaf: IntArray, spine: IntArray) -> IntArray:
+        """The link from each leaf to `spine` of its group."""
+        return self.up + leaf * self.shape.links.switches + spine
+
+    def _down(self, leaf: IntArray, spine: IntArray) -> IntArray:
+        """The link to each leaf from `spine` of its group."""
+        return self.down + leaf * self.shape.links.switches + spine
+
+    def _minimal(self, a: IntArray, b: IntArray, distance: IntArray, copy: IntArray) -> list[IntArray]:
+        """The links [m, k] of each hop from leaf `a` to leaf `b` [m, 1], over the parallel link `copy` [m, k]."""
+        exit_spine, across, entry_spine = self._to_group(a // self.shape.leaves, distance, copy)
+        return [self._up(a, exit_spine), across, self._down(b, entry_spine)]
+
+    def _valiant(self, a: IntArray, b: IntArray, distance: IntArray, alternative: IntArray) -> list[IntArray]:
+        """The links [m, k] of each hop from leaf `a` to leaf `b` [m, 1], through intermediate groups."""
+        shape = self.shape
+        group = a // shape.leaves
+        first_distance, copy = shape.links.intermediate(distance, alternative)
+        exit_spine, to_intermediate, arrival_spine = self._to_group(group, first_distance, copy)
+        intermediate = (group + first_distance) % shape.links.groups
+        departure_spine, to_target, entry_spine = self._to_group(intermediate, distance - first_distance, copy)
+        # Routes that need a leaf of the intermediate group are spread evenly over its leaves.
+        leaf = intermediate * shape.leaves + (a + alternative) % shape.leaves
+        direct = arrival_spine == departure_spine
+        return [
+            self._up(a, exit_spine),
+            to_intermediate,
+            np.where(direct, NO_LINK, self._down(leaf, arrival_spine)),
+            np.where(direct, NO_LINK, self._up(leaf, departure_spine)),
+            to_target,
+            self._down(b, entry_spine),
+        ]
+
+    def _to_group(self, group: IntArray, distance: IntArray, copy: IntArray) -> tuple[IntArray, IntArray, IntArray]:
+        """The global link to the group `distance` further on, between the places of the spines at its two ends."""
         links = self.shape.links
         distance = distance % links.groups
-        port, arrives = links.port(distance, copy), links.port(links.groups - distance, copy)
-        return port // links.per_switch, self.world + group * links.ports + port, arrives // links.per_switch
+        port = links.port(distance, copy)
+        arrival_port = links.port(links.groups - distance, copy)
+        link = self.first_global + group * links.ports + port
+        return port // links.per_switch, link, arrival_port // links.per_switch
 
     def bisection(self, nic_capacity: FloatArray, first_half: IntArray) -> float:
-        """For an even number of groups: `copies * (groups / 2)**2` global links, or what the NICs can send."""
+        """The maximum flow or a cut. Two halves of the groups have `copies * (groups / 2)**2` links between them."""
         groups = np.arange(self.shape.links.groups)
         group = np.concatenate([np.repeat(groups, self.shape.leaves), np.repeat(groups, self.shape.links.switches)])
         return between_halves(self.home, first_half, nic_capacity, self.cables, group)
 
     def oversubscription(self, nic_capacity: FloatArray) -> float:
-        """Of a leaf to its spines, or of a group to all others, whichever is worse."""
-        shape, links = self.shape, self.shape.links
-        a_leaf, a_group = (fullest(at, nic_capacity) for at in (self.home, self.home // shape.leaves))
-        ratio = a_leaf / (links.switches * shape.local.capacity)
-        return max(ratio, a_group / (links.ports * shape.cable.capacity))
+        """Rate of the NICs over rate of the links, of a leaf to its spines or of a group, whichever is worse."""
+        shape = self.shape
+        leaf_nics = fullest(self.home, nic_capacity)
+        group_nics = fullest(self.home // shape.leaves, nic_capacity)
+        leaf_ratio = leaf_nics / (shape.links.switches * shape.local.capacity)
+        return max(leaf_ratio, group_nics / (shape.links.ports * shape.cable.capacity))
 
     def port_problems(self) -> list[str]:
-        """Leaves need a port a NIC and a spine, spines a port a leaf and a global link."""
-        shape, links = self.shape, self.shape.links
-        leaf = int(np.bincount(self.home).max()) + links.switches
-        return port_sentences(self.switch, {"leaf": leaf, "spine": shape.leaves + links.per_switch})
+        """A leaf needs a port for each NIC and spine, a spine for each leaf and global link."""
+        shape = self.shape
+        leaf_ports = int(np.bincount(self.home).max()) + shape.links.switches
+        return port_sentences(self.switch, {"leaf": leaf_ports, "spine": shape.leaves + shape.links.per_switch})
 
 
 def build(builder: LinkBuilder, home: IntArray, shape: Shape) -> tuple[DragonflyPlus, IntArray]:
-    """The fabric, and the vertex each NIC is attached to."""
-    groups, spines, leaves = shape.links.groups, shape.links.switches, shape.leaves
+    """Add switches and links; return the fabric, and the vertex of each NIC, which is that of leaf `home` [n_nics]."""
+    groups = shape.links.groups
+    spines = shape.links.switches
+    leaves = shape.leaves
     first = builder.add_layer("leaf", groups * leaves)
     builder.add_layer("spine", groups * spines)
     extra = shape.switch.latency if shape.switch else 0.0
+    # Vertices are numbered leaves first, then spines.
     leaf, place = np.divmod(np.arange(groups * leaves * spines), spines)
     spine = groups * leaves + leaf // leaves * spines + place
     tail, head = (groups * leaves + end for end in shape.links.ends())
     up = builder.add_links("leaf_up", shape.local, first + leaf, first + spine, extra_latency=extra)
     down = builder.add_links("leaf_down", shape.local, first + spine, first + leaf, extra_latency=extra)
-    world = builder.add_links("global", shape.cable, first + tail, first + head, extra_latency=extra)
+    first_global = builder.add_links("global", shape.cable, first + tail, first + head, extra_latency=extra)
     local = shape.local.capacity
     cables = Cables.join((leaf, spine, local), (spine, leaf, local), (tail, head, shape.cable.capacity))
-    return DragonflyPlus(shape, home, up, down, world, cables), first + home
+    return DragonflyPlus(shape, home, up, down, first_global, cables), first + home

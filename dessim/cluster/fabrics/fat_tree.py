@@ -1,10 +1,10 @@
-"""Three tiers: leaves that hold the NICs, spines that join the leaves of a pod, cores that join the pods.
+"""Three tiers: leaves with the NICs, spines that join the leaves of a pod, and cores that join the pods.
 
-The k-ary fat tree of Al-Fares, Loukissas and Vahdat (SIGCOMM 2008) with every count free: spine s of each pod reaches
-the cores of plane s and no others, so a message that crosses pods stays on the plane it went up on. With k-port
-switches k/2 hosts a leaf, k/2 leaves and spines a pod, k/2 cores a plane and k pods make k**3 / 4 hosts without
-oversubscription. All NICs of a node are on one leaf. Parallel cables count as one link of their sum. Left out: pods of
-different make, cores that several planes share.
+This is the k-ary fat tree of Al-Fares, Loukissas and Vahdat (SIGCOMM 2008) with every count free. Spine s of each pod
+is joined to the cores of plane s only, so a message between pods stays on the plane on which it went up. With k-port
+switches, k/2 hosts per leaf, k/2 leaves and spines per pod, k/2 cores per plane and k pods make k**3 / 4 hosts without
+oversubscription. All NICs of a node are on one leaf. Parallel cables count as one link of their summed capacity. Left
+out: pods of different design, and cores that several planes share.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dessim.cluster.fabrics.direct import fullest, halves, port_on
+from dessim.cluster.fabrics.direct import fullest, halves, port_on, port_sentences
 from dessim.cluster.links import FloatArray, IntArray, LinkBuilder
 from dessim.cluster.parts import Link, Switch
-from dessim.cluster.routing.routes import Pick, Segment, path, spread
+from dessim.cluster.routing.routes import Pick, Segment, consecutive, single_route
 
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """What a file says about the three tiers; spines are counted a pod, cores a spine (that is, a plane)."""
+    """The three tiers as the topology file describes them: `spines` per pod, `cores` per spine (that is, per plane)."""
 
     leaves_per_pod: int
     spines: int
@@ -47,9 +47,10 @@ class Tree:
 class FatTree:
     """NIC i is on leaf `home[i]`, leaf l in pod `l // leaves_per_pod`.
 
-    From leaf l to spine s of its pod goes link `leaf_up + l * spines + s`; from spine s of pod p to core c of plane s
-    link `spine_up + (p * spines + s) * cores + c`. Those back are `leaf_down`, `spine_down` with the same offsets.
-    NIC i is number `port[i]` of its leaf's, `in_pod[i]` of its pod's [n_nics].
+    Link `leaf_up + l * spines + s` goes from leaf l to spine s of its pod, and link
+    `spine_up + (p * spines + s) * cores + c` from spine s of pod p to core c of plane s. The opposite links are at the
+    same offsets from `leaf_down` and `spine_down`. NIC i has place `port[i]` among those on its leaf and `in_pod[i]`
+    among those in its pod [n_nics].
     """
 
     tree: Tree
@@ -78,42 +79,59 @@ class FatTree:
     def segments(self, src: IntArray, dst: IntArray, pick: Pick) -> list[Segment]:
         """Up to a spine and down again inside a pod; up to a core and down again between pods.
 
-        Alternative j of the latter is spine `j // cores` with its core `j % cores`.
+        Between pods, alternative j is spine `j // cores` with its core `j % cores`.
         """
         tree = self.tree
-        a, b = self.home[src], self.home[dst]
-        pod_a, pod_b = a // tree.leaves_per_pod, b // tree.leaves_per_pod
-        near, far = np.flatnonzero((a != b) & (pod_a == pod_b)), np.flatnonzero(pod_a != pod_b)
-        up, down = self.leaf_up + a * tree.spines, self.leaf_down + b * tree.spines
-        over = tree.spines * tree.cores
-        core_up, core_down = self.spine_up + pod_a[far] * over, self.spine_down + pod_b[far] * over
-        # D-mod-k: a digit of the destination for each tier, so that a shift never meets itself.
-        static, in_pod = self.port[dst] % tree.spines, self.in_pod[dst]
-        spine = pick(near, tree.spines, static[near])
-        core = pick(far, over, (static * tree.cores + in_pod // tree.spines % tree.cores)[far])
-        # Twins: whatever leaves a leaf loads its uplinks alike, whatever leaves a pod all links of the pod to the
-        # cores; the same on the way down.
-        segments = []
-        if spine is None:
-            both = np.stack([up[near], down[near]], axis=1)
-            segments.append(Segment(near, both, spread(tree.spines, 2), twins=True))
-        else:
-            segments.append(path(near, up[near] + spine, down[near] + spine))
-        if core is None:
-            every_spine = spread(tree.spines, 1)
-            segments.append(Segment(far, up[far, None], every_spine, twins=True))
-            segments.append(Segment(far, np.stack([core_up, core_down], axis=1), spread(over, 2), twins=True))
-            segments.append(Segment(far, down[far, None], every_spine, twins=True))
-        else:
-            above = core // tree.cores
-            segments.append(path(far, up[far] + above, core_up + core, core_down + core, down[far] + above))
-        return segments
+        a = self.home[src]
+        b = self.home[dst]
+        pod_a = a // tree.leaves_per_pod
+        pod_b = b // tree.leaves_per_pod
+        near = np.flatnonzero((a != b) & (pod_a == pod_b))
+        far = np.flatnonzero(pod_a != pod_b)
+        up = self.leaf_up + a * tree.spines
+        down = self.leaf_down + b * tree.spines
+        # D-mod-k uses a digit of the destination for each tier, so that no two flows of a shift share a link.
+        static_spine = self.port[dst] % tree.spines
+        static_core = static_spine * tree.cores + self.in_pod[dst] // tree.spines % tree.cores
+        spine = pick(near, tree.spines, static_spine[near])
+        core = pick(far, tree.spines * tree.cores, static_core[far])
+        return [
+            *self._inside_pods(near, up[near], down[near], spine),
+            *self._between_pods(far, up[far], down[far], pod_a[far], pod_b[far], core),
+        ]
+
+    def _inside_pods(self, rows: IntArray, up: IntArray, down: IntArray, spine: IntArray | None) -> list[Segment]:
+        """Through `spine` [m], or split over all; `up` and `down` [m] are the links to and from spine 0."""
+        if spine is not None:
+            return [single_route(rows, up + spine, down + spine)]
+        # Split flows load all uplinks of a leaf equally, and all its downlinks.
+        return [Segment(rows, np.stack([up, down], axis=1), consecutive(self.tree.spines, hops=2), twins=True)]
+
+    def _between_pods(
+        self, rows: IntArray, up: IntArray, down: IntArray, pod_a: IntArray, pod_b: IntArray, core: IntArray | None
+    ) -> list[Segment]:
+        """Through `core` [m], or split over all; `up` and `down` [m] are the links to and from spine 0."""
+        tree = self.tree
+        n_cores = tree.spines * tree.cores
+        core_up = self.spine_up + pod_a * n_cores
+        core_down = self.spine_down + pod_b * n_cores
+        if core is not None:
+            spine = core // tree.cores
+            return [single_route(rows, up + spine, core_up + core, core_down + core, down + spine)]
+        # Split flows load all uplinks of a leaf equally and all links from a pod to the cores, and the same downwards.
+        every_spine = consecutive(tree.spines, hops=1)
+        every_core = consecutive(n_cores, hops=2)
+        return [
+            Segment(rows, up[:, None], every_spine, twins=True),
+            Segment(rows, np.stack([core_up, core_down], axis=1), every_core, twins=True),
+            Segment(rows, down[:, None], every_spine, twins=True),
+        ]
 
     def bisection(self, nic_capacity: FloatArray, first_half: IntArray) -> float:
         """Closed form of the maximum flow from one half to the other, tier by tier.
 
-        Traffic turns round at the lowest switch that both halves share: that uses no uplink. What is left of a leaf
-        goes up as far as its uplinks carry it, meets what comes from the other leaves of the pod, and so on.
+        Traffic first goes through the lowest switch that both halves share, which uses no uplink above it. The rest of
+        a leaf goes up as far as its uplinks carry it, and is balanced against the other leaves of the pod, and so on.
         """
         supply, demand = halves(self.home, first_half, nic_capacity, self.leaves)
         at_leaves = np.minimum(supply, demand)
@@ -126,48 +144,49 @@ class FatTree:
         return float(at_leaves.sum() + at_spines.sum() + min(upward, downward))
 
     def oversubscription(self, nic_capacity: FloatArray) -> float:
-        """Of the fullest leaf or of the fullest pod, whichever is worse."""
-        a_leaf = fullest(self.home, nic_capacity)
-        a_pod = fullest(self.home // self.tree.leaves_per_pod, nic_capacity)
-        ratio = a_leaf / self.tree.leaf_uplinks if self.leaves > 1 else 1.0
-        return max(ratio, a_pod / self.tree.pod_uplinks) if self.pods > 1 else ratio
+        """Rate of the NICs over rate of the uplinks, of the fullest leaf or the fullest pod, whichever is worse."""
+        leaf_nics = fullest(self.home, nic_capacity)
+        pod_nics = fullest(self.home // self.tree.leaves_per_pod, nic_capacity)
+        ratio = leaf_nics / self.tree.leaf_uplinks if self.leaves > 1 else 1.0
+        return max(ratio, pod_nics / self.tree.pod_uplinks) if self.pods > 1 else ratio
 
     def port_problems(self) -> list[str]:
-        """One port a NIC and a cable."""
-        tree, switch = self.tree, self.tree.switch
-        if switch is None:
-            return []
-        up, over = tree.links_per_spine, tree.links_per_core
+        """Each switch needs a port for each NIC and each cable."""
+        tree = self.tree
         needs = {
-            "leaf": int(self.port.max()) + 1 + tree.spines * up,
-            "spine": min(self.leaves, tree.leaves_per_pod) * up + tree.cores * over,
-            "core": self.pods * over,
+            "leaf": int(self.port.max()) + 1 + tree.spines * tree.links_per_spine,
+            "spine": min(self.leaves, tree.leaves_per_pod) * tree.links_per_spine + tree.cores * tree.links_per_core,
+            "core": self.pods * tree.links_per_core,
         }
-        has = f"a {switch.name} has {switch.ports}"
-        return [f"a {tier} needs {ports} ports, {has}" for tier, ports in needs.items() if ports > switch.ports]
+        return port_sentences(self.switch, needs)
 
 
 def build(builder: LinkBuilder, home: IntArray, tree: Tree) -> tuple[FatTree, IntArray]:
-    """The fabric, and the vertex each NIC is attached to: a vertex of leaf `home` [n_nics]."""
+    """Add switches and links; return the fabric, and the vertex of each NIC, which is that of leaf `home` [n_nics]."""
     leaves = int(home[-1]) + 1
     pods = -(-leaves // tree.leaves_per_pod)
-    leaf0 = builder.add_layer("leaf", leaves)
-    spine0 = builder.add_layer("spine", pods * tree.spines)
-    core0 = builder.add_layer("core", tree.spines * tree.cores)
+    first_leaf = builder.add_layer("leaf", leaves)
+    first_spine = builder.add_layer("spine", pods * tree.spines)
+    first_core = builder.add_layer("core", tree.spines * tree.cores)
     leaf, spine = np.divmod(np.arange(leaves * tree.spines), tree.spines)
-    below, above = leaf0 + leaf, spine0 + leaf // tree.leaves_per_pod * tree.spines + spine
+    leaf_vertex = first_leaf + leaf
+    spine_of_leaf = first_spine + leaf // tree.leaves_per_pod * tree.spines + spine
     pod, core = np.divmod(np.arange(pods * tree.spines * tree.cores), tree.spines * tree.cores)
-    middle, top = spine0 + pod * tree.spines + core // tree.cores, core0 + core
+    spine_of_core = first_spine + pod * tree.spines + core // tree.cores
+    core_vertex = first_core + core
     extra = tree.switch.latency if tree.switch else 0.0
-    near, far = tree.links_per_spine, tree.links_per_core
+
+    def add(kind: str, link: Link, src: IntArray, dst: IntArray, bundle: int) -> int:
+        return builder.add_links(kind, link, src, dst, extra_latency=extra, bundle=bundle)
+
     fabric = FatTree(
         tree,
         home,
-        port_on(home),
-        port_on(home // tree.leaves_per_pod),
-        leaf_up=builder.add_links("leaf_up", tree.uplink, below, above, extra_latency=extra, bundle=near),
-        leaf_down=builder.add_links("leaf_down", tree.uplink, above, below, extra_latency=extra, bundle=near),
-        spine_up=builder.add_links("spine_up", tree.core_uplink, middle, top, extra_latency=extra, bundle=far),
-        spine_down=builder.add_links("spine_down", tree.core_uplink, top, middle, extra_latency=extra, bundle=far),
+        port=port_on(home),
+        in_pod=port_on(home // tree.leaves_per_pod),
+        leaf_up=add("leaf_up", tree.uplink, leaf_vertex, spine_of_leaf, tree.links_per_spine),
+        leaf_down=add("leaf_down", tree.uplink, spine_of_leaf, leaf_vertex, tree.links_per_spine),
+        spine_up=add("spine_up", tree.core_uplink, spine_of_core, core_vertex, tree.links_per_core),
+        spine_down=add("spine_down", tree.core_uplink, core_vertex, spine_of_core, tree.links_per_core),
     )
-    return fabric, leaf0 + home
+    return fabric, first_leaf + home

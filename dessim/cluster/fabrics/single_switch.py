@@ -1,4 +1,4 @@
-"""All NICs on one non-blocking switch: a message crosses two NIC links and nothing else."""
+"""All NICs on one non-blocking switch: a message crosses the links of two NICs and no other."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dessim.cluster.routing.routes import Pick, Segment
 
 @dataclass(frozen=True, slots=True)
 class SingleSwitch:
-    """One switch with `n_nics` NICs."""
+    """One switch with `n_nics` NICs attached."""
 
     n_nics: int
     switch: Switch | None
@@ -21,25 +21,25 @@ class SingleSwitch:
     rail_aware: bool = False
 
     def segments(self, src: IntArray, dst: IntArray, pick: Pick) -> list[Segment]:
-        """Nothing lies between the two NIC links."""
+        """There is no link between those of the two NICs."""
         return []
 
     def bisection(self, nic_capacity: FloatArray, first_half: IntArray) -> float:
-        """The smaller side's NICs are the bound."""
+        """The NICs of the smaller half are the bound."""
         return float(min(nic_capacity[first_half == 1].sum(), nic_capacity[first_half == 0].sum()))
 
     def oversubscription(self, nic_capacity: FloatArray) -> float:
-        """A single switch has no uplinks."""
+        """1, because a single switch has no uplinks."""
         return 1.0
 
     def port_problems(self) -> list[str]:
-        """One port a NIC."""
+        """The switch needs one port for each NIC."""
         if self.switch is None or self.n_nics <= self.switch.ports:
             return []
         return [f"{self.n_nics} NICs on one {self.switch.name}, which has {self.switch.ports} ports"]
 
 
 def build(builder: LinkBuilder, n_nics: int, switch: Switch | None) -> tuple[SingleSwitch, IntArray]:
-    """The fabric, and the vertex each NIC is attached to."""
+    """Add the switch; return the fabric, and the vertex to which each NIC is attached."""
     first = builder.add_layer("switch", 1)
     return SingleSwitch(n_nics, switch), np.full(n_nics, first)

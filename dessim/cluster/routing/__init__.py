@@ -1,1 +1,1 @@
-"""Routes: which links each flow crosses, by which policy, and multicast trees."""
+"""Routing: the links that each flow crosses, the policy that chooses among equal routes, and multicast trees."""

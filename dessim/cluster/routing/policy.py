@@ -1,19 +1,22 @@
-"""Routing policies: which of the equal ways that a fabric offers each flow takes.
+"""Routing policies: which of the equal routes that a fabric offers each flow takes.
 
-- `split` takes all of them evenly: per-packet spraying, or ECMP over very many flows.
-- `static` takes one by destination, as an InfiniBand subnet manager does with D-mod-k: (port of the destination in its
+- `split` uses all of them evenly: per-packet spraying, or ECMP with very many flows.
+- `static` takes one by destination, as an InfiniBand subnet manager does with D-mod-k: (port of the destination on its
   leaf) mod k (Zahavi, "D-Mod-K Routing Providing Non-Blocking Traffic for Shift Permutations on Real Life Fat Trees",
   Technion CCIT 776, 2010).
-- `ecmp` takes one by a hash of what stands for the 5-tuple: seed, both ends, which of the pair's flows (RFC 2992).
-- `adaptive` takes the least loaded at the start. Flows of a batch choose one after the other, in their order: the way
-  whose busiest link is least busy with the flow on it, counted as bytes over capacity of what the batch has put on
-  each link so far; of equals the static one, or the next after it. They see no other batch, and keep to their choice.
+- `ecmp` takes one by a hash of a stand-in for the 5-tuple: the seed, both ends, and the number of the flow among those
+  of its pair (RFC 2992).
+- `adaptive` takes the least loaded one when the flow starts. The flows of a batch choose one after the other, in their
+  order. A flow takes the route whose busiest link has the least load with the flow on it, where load is bytes over
+  capacity of everything that the batch has placed on the link so far. Ties go to the static route, or to the next one
+  after it. Flows see no other batch, and keep their route.
 
-Links that are down are on no way that is taken. Split flows use the ways that are left, evenly; a static or hashed flow
-whose way is down takes another of those left, the others stay where they are, as with resilient hashing. Ways are
-listed one by one only where that is needed: all of them for `adaptive` (some 10 us a flow and 0.2 us a way), for
-`split` with links down (50 bytes for each link of each way), of the flows that must move for the others. Left out:
-flows that change their way while they run.
+Routes with a link that is down are avoided. Split flows use the remaining routes evenly. A static or hashed flow whose
+route is down takes another of the remaining ones, and all other flows keep theirs, as with resilient hashing.
+
+Routes are listed one by one only where necessary: for `adaptive` all of them (about 10 us per flow and 0.2 us per
+route), for `split` all of them if links are down (50 bytes for each link of each route), and for the other policies
+those of the flows that must move. Left out: flows that change their route while they run.
 """
 
 from __future__ import annotations
@@ -25,18 +28,21 @@ import numpy as np
 
 from dessim.cluster.hashing import Hashes, mix
 from dessim.cluster.links import FloatArray, IntArray, Links
-from dessim.cluster.routing.routes import NO_LINK, Fabric, Pick, Routes, Segment, assemble, ways
+from dessim.cluster.routing.routes import NO_LINK, Fabric, Pick, Routes, Segment, assemble, listed_routes
 from dessim.errors import CapacityError
 
-_BLOCK = 1 << 18  # ways that are listed at a time
-_MOST = 1 << 26  # links of ways that may stay; they take some 50 bytes each
+_ROUTES_PER_BLOCK = 1 << 18
+"""Routes that are listed at a time."""
+_MAX_LISTED_LINKS = 1 << 26
+"""Links of all listed routes of split flows; each takes some 50 bytes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FlowRequests:
-    """n flows from NIC `src` to NIC `dst` [n]: `size` [n] as bytes (only ratios matter), `key` [n] tells them apart.
+    """n flows to route, from NIC `src` to NIC `dst` [n].
 
-    Flows with one key take one way where ways are hashed.
+    `size` [n] is in bytes, but only ratios matter. `key` [n] identifies the flows to the hash: flows with the same key
+    take the same route.
     """
 
     src: IntArray
@@ -45,13 +51,13 @@ class FlowRequests:
     key: IntArray
 
     def take(self, flows: IntArray) -> FlowRequests:
-        """Some of the flows, some maybe several times."""
+        """The requests of `flows`, which may contain a flow several times."""
         return FlowRequests(self.src[flows], self.dst[flows], self.size[flows], self.key[flows])
 
 
 @dataclass(frozen=True, slots=True)
 class Routing:
-    """A policy, the seed of its hash, and as how many flows the traffic of a pair of GPUs goes."""
+    """A policy, the seed of its hash, and the number of flows into which the traffic of a pair of GPUs is divided."""
 
     policy: str = "split"
     seed: int = 0
@@ -61,162 +67,191 @@ class Routing:
         if self.policy not in ("split", "static", "ecmp", "adaptive"):
             raise ValueError(f"no routing policy is called {self.policy!r}")
         if self.flows_per_pair > 1 and self.policy in ("split", "static"):
-            raise ValueError(f"{self.policy} routing takes the same ways for every flow of a pair")
+            raise ValueError(f"{self.policy} routing takes the same routes for every flow of a pair")
 
-    def segments(self, fabric: Fabric, links: Links, traffic: FlowRequests, faulty: bool = False) -> list[Segment]:
-        """The way of each flow through `fabric`; `faulty`: some of the fabric's links are down.
+    def segments(self, fabric: Fabric, links: Links, requests: FlowRequests, faulty: bool = False) -> list[Segment]:
+        """Route each flow through `fabric`. `faulty` says that some of the fabric's links are down.
 
-        A flow that no way is left to takes one that is down. Raises CapacityError where listing ways would take more
-        memory than there is.
+        A flow without a remaining route gets one that is down. Raises CapacityError where listing the routes would
+        exceed memory.
         """
-        n, f = len(traffic.src), self.flows_per_pair
-        of = np.repeat(np.arange(n), f)
-        if f > 1:
-            key = traffic.key[of] * f + np.tile(np.arange(f), n)
-            traffic = FlowRequests(traffic.src[of], traffic.dst[of], traffic.size[of], key)
-        pick = self._pick(traffic)
+        n = len(requests.src)
+        flow_of_route = np.repeat(np.arange(n), self.flows_per_pair)
+        if self.flows_per_pair > 1:
+            number_in_pair = np.tile(np.arange(self.flows_per_pair), n)
+            key = requests.key[flow_of_route] * self.flows_per_pair + number_in_pair
+            requests = FlowRequests(
+                requests.src[flow_of_route], requests.dst[flow_of_route], requests.size[flow_of_route], key
+            )
+        pick = self._pick(requests)
         if self.policy == "adaptive":
-            pick = _exactly(_least_loaded(fabric, links, traffic))
+            pick = _take_alternatives(_least_loaded(fabric, links, requests))
         elif faulty and self.policy == "split":
-            of, number = _all_left(fabric, links, traffic)
-            traffic, pick = traffic.take(of), _exactly(number)
+            flow_of_route, alternative = _all_up(fabric, links, requests)
+            requests = requests.take(flow_of_route)
+            pick = _take_alternatives(alternative)
         elif faulty:
-            pick = _exactly(self._around(fabric, links, traffic))
-        segments = fabric.segments(traffic.src, traffic.dst, pick)
-        if len(of) == n:
+            pick = _take_alternatives(self._avoiding_down_links(fabric, links, requests))
+        segments = fabric.segments(requests.src, requests.dst, pick)
+        if len(flow_of_route) == n:
             return segments
-        return _side_by_side(assemble(len(of), segments, links), of, n)
+        return _merge_by_flow(assemble(len(flow_of_route), segments, links), flow_of_route, n)
 
-    def _pick(self, traffic: FlowRequests) -> Pick:
+    def _pick(self, requests: FlowRequests) -> Pick:
+        """The choice of this policy where no link is down; `adaptive` chooses elsewhere."""
         if self.policy == "split":
             return lambda rows, k, static: None
         if self.policy == "static":
             return lambda rows, k, static: static
-        hashed = self._hash(traffic.key)
+        hashed = self._hash(requests.key)
         return lambda rows, k, static: (hashed[rows] % np.uint64(k)).astype(np.int64)
 
     def _hash(self, key: IntArray) -> Hashes:
         return mix(mix(key.astype(np.uint64)) + np.uint64(self.seed))
 
-    def _around(self, fabric: Fabric, links: Links, traffic: FlowRequests) -> IntArray:
-        """The alternative of each flow, [n]: as ever, unless that is down; then one of those that are left."""
-        chosen, pick = np.zeros(len(traffic.src), dtype=np.int64), self._pick(traffic)
+    def _avoiding_down_links(self, fabric: Fabric, links: Links, requests: FlowRequests) -> IntArray:
+        """The alternative of each flow, [n]: the policy's choice, or if that is down one of the remaining ones."""
+        chosen = np.zeros(len(requests.src), dtype=np.int64)
+        pick = self._pick(requests)
 
-        def note(rows: IntArray, k: int, static: IntArray) -> IntArray | None:
+        def pick_and_record(rows: IntArray, k: int, static: IntArray) -> IntArray | None:
             picked = pick(rows, k, static)
             if picked is not None:
                 chosen[rows] = picked
             return picked
 
-        routes = assemble(len(chosen), fabric.segments(traffic.src, traffic.dst, note), links)
+        routes = assemble(len(chosen), fabric.segments(requests.src, requests.dst, pick_and_record), links)
         blocked = np.unique(routes.flow[links.capacity[routes.link] == 0])
-        for offer in _listed(fabric, links, traffic.take(blocked)):
-            flows = blocked[offer.flows]
-            up, left = offer.left(links)
-            again = mix(self._hash(traffic.key[flows]))
-            draw = chosen[flows].astype(np.uint64) if self.policy == "static" else again
-            nth = (draw % left.astype(np.uint64)).astype(np.int64)
-            chosen[flows] = offer.number[up[np.cumsum(left) - left + nth]]
+        for candidates in _list_candidates(fabric, links, requests.take(blocked)):
+            flows = blocked[candidates.flows]
+            up, n_up = candidates.up(links)
+            rehashed = mix(self._hash(requests.key[flows]))
+            draw = chosen[flows].astype(np.uint64) if self.policy == "static" else rehashed
+            nth = (draw % n_up.astype(np.uint64)).astype(np.int64)
+            chosen[flows] = candidates.alternative[up[np.cumsum(n_up) - n_up + nth]]
         return chosen
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Ways:
-    """All ways of the flows `flows` [m], one flow after the other.
+class _CandidateRoutes:
+    """All routes of flows `flows` [m], one flow after the other.
 
-    Way w is alternative `number[w]` of flow `flows[of[w]]`; `routes` are its links.
+    Candidate c is alternative `alternative[c]` of flow `flows[flow_row[c]]`; `routes` holds its links.
     """
 
     flows: IntArray
-    of: IntArray
-    number: IntArray
+    flow_row: IntArray
+    alternative: IntArray
     routes: Routes
 
-    def left(self, links: Links) -> tuple[IntArray, IntArray]:
-        """Ways without a link that is down, and how many each flow has: one at least, though it be down."""
-        down = np.zeros(len(self.of), dtype=bool)
+    def up(self, links: Links) -> tuple[IntArray, IntArray]:
+        """The candidates without a link that is down, and how many of them each flow has, [m].
+
+        A flow whose candidates are all down keeps the first of them, so that the caller can name the link that is down.
+        """
+        down = np.zeros(len(self.flow_row), dtype=bool)
         down[self.routes.flow[links.capacity[self.routes.link] == 0]] = True
-        none = np.flatnonzero(np.bincount(self.of[~down], minlength=len(self.flows)) == 0)
-        down[np.searchsorted(self.of, none)] = False
+        cut_off = np.flatnonzero(np.bincount(self.flow_row[~down], minlength=len(self.flows)) == 0)
+        down[np.searchsorted(self.flow_row, cut_off)] = False
         up = np.flatnonzero(~down)
-        return up, np.bincount(self.of[up], minlength=len(self.flows))
+        return up, np.bincount(self.flow_row[up], minlength=len(self.flows))
 
     def least_loaded(self, links: Links, size: FloatArray, load: FloatArray) -> IntArray:
-        """The way that each flow takes, [m], one after the other; `load` [L], in seconds, is brought up to date."""
-        link, ways = self.routes.link, np.arange(len(self.of) + 1)
-        entry = np.searchsorted(self.routes.flow, ways)  # where each way's links begin
+        """The candidate that each flow takes, [m], one flow after the other; updates `load` [L], in seconds."""
+        link = self.routes.link
+        # The links of candidate c are entries entry[c] to entry[c + 1].
+        entry = np.searchsorted(self.routes.flow, np.arange(len(self.flow_row) + 1))
         with np.errstate(divide="ignore"):
-            adds = self.routes.weight * size[self.of][self.routes.flow] / links.capacity[link]
-        first = np.searchsorted(self.of, np.arange(len(self.flows) + 1))
+            added = self.routes.weight * size[self.flow_row][self.routes.flow] / links.capacity[link]
+        first = np.searchsorted(self.flow_row, np.arange(len(self.flows) + 1))
         taken = first[:-1].copy()
         for flow, (a, b) in enumerate(zip(first[:-1].tolist(), first[1:].tolist(), strict=True)):
-            start, stop = entry[a], entry[b]
+            start = entry[a]
+            stop = entry[b]
             if start == stop:
-                continue  # both ends on one switch
-            loaded = load[link[start:stop]] + adds[start:stop]
+                continue  # both ends are on one switch
+            loaded = load[link[start:stop]] + added[start:stop]
             best = a + int(np.argmin(np.maximum.reduceat(loaded, entry[a:b] - start))) if b - a > 1 else a
             taken[flow] = best
             load[link[entry[best] : entry[best + 1]]] = loaded[entry[best] - start : entry[best + 1] - start]
         return taken
 
 
-def _listed(fabric: Fabric, links: Links, traffic: FlowRequests, static_first: bool = False) -> Iterator[_Ways]:
-    """The ways of all flows, in blocks that fit the memory; a flow's from 0 on, or from the static one on and round."""
-    n = len(traffic.src)
-    count, start = np.ones(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
+def _list_candidates(
+    fabric: Fabric, links: Links, requests: FlowRequests, static_first: bool = False
+) -> Iterator[_CandidateRoutes]:
+    """List the routes of all flows, in blocks that fit in memory.
 
-    def ask(rows: IntArray, k: int, static: IntArray) -> IntArray:
+    The alternatives of a flow are in ascending order from 0, or cyclically from the static one (`static_first`).
+    """
+    n = len(requests.src)
+    count = np.ones(n, dtype=np.int64)
+    start = np.zeros(n, dtype=np.int64)
+
+    def count_alternatives(rows: IntArray, k: int, static: IntArray) -> IntArray:
         count[rows] = k
         if static_first:
             start[rows] = static
         return static
 
-    fabric.segments(traffic.src, traffic.dst, ask)
-    block = np.cumsum(count) // _BLOCK
+    fabric.segments(requests.src, requests.dst, count_alternatives)
+    block = np.cumsum(count) // _ROUTES_PER_BLOCK
     for flows in np.split(np.arange(n), np.flatnonzero(np.diff(block)) + 1):
-        of = np.repeat(np.arange(len(flows)), count[flows])
-        nth = np.arange(len(of)) - np.repeat(np.cumsum(count[flows]) - count[flows], count[flows])
-        number = (start[flows][of] + nth) % count[flows][of]
-        segments = fabric.segments(traffic.src[flows][of], traffic.dst[flows][of], _exactly(number))
-        yield _Ways(flows, of, number, assemble(len(of), segments, links))
+        flow_row = np.repeat(np.arange(len(flows)), count[flows])
+        nth = np.arange(len(flow_row)) - np.repeat(np.cumsum(count[flows]) - count[flows], count[flows])
+        alternative = (start[flows][flow_row] + nth) % count[flows][flow_row]
+        segments = fabric.segments(
+            requests.src[flows][flow_row], requests.dst[flows][flow_row], _take_alternatives(alternative)
+        )
+        yield _CandidateRoutes(flows, flow_row, alternative, assemble(len(flow_row), segments, links))
 
 
-def _least_loaded(fabric: Fabric, links: Links, traffic: FlowRequests) -> IntArray:
-    """The alternative that each flow takes, [n], one after the other."""
-    chosen, load = np.zeros(len(traffic.src), dtype=np.int64), np.zeros(len(links))
-    for offer in _listed(fabric, links, traffic, static_first=True):
-        taken = offer.least_loaded(links, traffic.size[offer.flows], load)
-        chosen[offer.flows] = offer.number[taken]
+def _least_loaded(fabric: Fabric, links: Links, requests: FlowRequests) -> IntArray:
+    """The alternative that each flow takes under adaptive routing, [n]."""
+    chosen = np.zeros(len(requests.src), dtype=np.int64)
+    load = np.zeros(len(links))
+    for candidates in _list_candidates(fabric, links, requests, static_first=True):
+        taken = candidates.least_loaded(links, requests.size[candidates.flows], load)
+        chosen[candidates.flows] = candidates.alternative[taken]
     return chosen
 
 
-def _all_left(fabric: Fabric, links: Links, traffic: FlowRequests) -> tuple[IntArray, IntArray]:
-    """All ways that are up: of which flow, ascending, and which alternative of it."""
-    flows, numbers, entries = [], [], 0
-    for offer in _listed(fabric, links, traffic):
-        up, _ = offer.left(links)
-        flows.append(offer.flows[offer.of[up]])
-        numbers.append(offer.number[up])
-        entries += len(offer.routes.link)
-        if entries > _MOST:
+def _all_up(fabric: Fabric, links: Links, requests: FlowRequests) -> tuple[IntArray, IntArray]:
+    """All routes that are up: the flow of each, ascending, and which of its alternatives it is."""
+    flows = []
+    alternatives = []
+    n_listed_links = 0
+    for candidates in _list_candidates(fabric, links, requests):
+        up, _ = candidates.up(links)
+        flows.append(candidates.flows[candidates.flow_row[up]])
+        alternatives.append(candidates.alternative[up])
+        n_listed_links += len(candidates.routes.link)
+        if n_listed_links > _MAX_LISTED_LINKS:
             raise CapacityError(
-                f"split routing round links that are down lists every way: more than {_MOST:,} links "
-                f"for {len(traffic.src):,} flows; choose ecmp or adaptive routing, or fewer GPUs"
+                f"split routing around links that are down lists every route: more than {_MAX_LISTED_LINKS:,} links "
+                f"for {len(requests.src):,} flows; choose ecmp or adaptive routing, or fewer GPUs"
             )
-    return np.concatenate(flows), np.concatenate(numbers)
+    return np.concatenate(flows), np.concatenate(alternatives)
 
 
-def _exactly(number: IntArray) -> Pick:
-    """Flow i takes alternative `number[i]`."""
-    return lambda rows, k, static: number[rows]
+def _take_alternatives(alternative: IntArray) -> Pick:
+    """A pick that gives flow i alternative `alternative[i]`."""
+    return lambda rows, k, static: alternative[rows]
 
 
-def _side_by_side(routes: Routes, of: IntArray, n: int) -> list[Segment]:
-    """Ways as alternatives of the flows `of` (ascending, of n) that they belong to, each split evenly over its own."""
-    hops, lanes = np.bincount(routes.flow, minlength=len(of)), np.bincount(of, minlength=n)
-    table = np.full((len(of), int(hops.max(initial=1))), NO_LINK)
-    table[routes.flow, np.arange(len(routes.flow)) - np.repeat(np.cumsum(hops) - hops, hops)] = routes.link
-    every = [
-        (np.flatnonzero(lanes == k), table[lanes[of] == k].reshape(-1, k, table.shape[1])) for k in np.unique(lanes)
-    ]
-    return [ways(rows, links) for rows, links in every]
+def _merge_by_flow(routes: Routes, flow_of_route: IntArray, n: int) -> list[Segment]:
+    """Turn separate routes into alternatives of the n flows they belong to, each of which splits evenly over its own.
+
+    `flow_of_route` is ascending.
+    """
+    hops = np.bincount(routes.flow, minlength=len(flow_of_route))
+    routes_of_flow = np.bincount(flow_of_route, minlength=n)
+    table = np.full((len(flow_of_route), int(hops.max(initial=1))), NO_LINK)
+    hop = np.arange(len(routes.flow)) - np.repeat(np.cumsum(hops) - hops, hops)
+    table[routes.flow, hop] = routes.link
+    segments = []
+    for k in np.unique(routes_of_flow):  # a segment holds flows with the same number of routes
+        flows = np.flatnonzero(routes_of_flow == k)
+        links = table[routes_of_flow[flow_of_route] == k].reshape(-1, k, table.shape[1])
+        segments.append(listed_routes(flows, links))
+    return segments

@@ -1,1 +1,1 @@
-"""Topology files: pydantic models of every key that a user can write."""
+"""Topology files: pydantic models of every key that a user can write, and how they become links and fabrics."""

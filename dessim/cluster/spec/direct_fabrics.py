@@ -1,4 +1,4 @@
-"""What `[fabric]` may say where routers with NICs are joined to one another, or switches are listed one by one."""
+"""`[fabric]` tables of fabrics whose routers with NICs are joined directly, or whose switches are listed one by one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from dessim.cluster.fabrics import dragonfly, dragonfly_plus, graph, hyperx, torus
-from dessim.cluster.graphml import read_graphml
+from dessim.cluster.importers.graphml import read_graphml
 from dessim.cluster.links import LinkBuilder
 from dessim.cluster.spec.parts import Count, LinkTable, Table, part_of
 from dessim.cluster.spec.tiered_fabrics import Joined, RoutedTable, Site
@@ -19,7 +19,7 @@ Flag = Annotated[bool, Field(strict=True)]
 
 
 class RoutersTable(RoutedTable):
-    """Keys of all fabrics whose nodes hang on routers."""
+    """Keys of all fabrics whose nodes are attached to routers."""
 
     nodes_per_router: Count = 1
 
@@ -53,7 +53,7 @@ class TorusTable(RoutersTable):
 
 
 class HyperXTable(RoutersTable):
-    """`[fabric] kind = "hyperx"`; without `cables` one between each two routers of a line."""
+    """`[fabric] kind = "hyperx"`. Without `cables` there is one between any two routers of a line."""
 
     kind: Literal["hyperx"]
     size: Size
@@ -61,9 +61,11 @@ class HyperXTable(RoutersTable):
     cables: tuple[Count, ...] = ()
 
     @model_validator(mode="after")
-    def _along_each(self) -> HyperXTable:
+    def _one_per_dimension(self) -> HyperXTable:
         if self.cables and len(self.cables) != len(self.size):
-            raise ValueError(f"cables has {len(self.cables)} numbers, size has {len(self.size)}; write one a dimension")
+            raise ValueError(
+                f"cables has {len(self.cables)} numbers, size has {len(self.size)}; write one per dimension"
+            )
         return self
 
     @property
@@ -80,19 +82,23 @@ class HyperXTable(RoutersTable):
 
 
 class GroupsTable(RoutedTable):
-    """Keys of the fabrics of groups."""
+    """Keys of both dragonflies, which join groups of switches by global links."""
 
     groups: Annotated[int, Field(ge=2, strict=True)]
     local_link: Annotated[LinkTable, part_of("link")]
     global_link: Annotated[LinkTable, part_of("link")]
     valiant: Flag = False
 
-    def globals(self, switches: int, per_switch: int) -> dragonfly.Globals:
-        return dragonfly.Globals(self.groups, switches, per_switch)
+    def global_links(self, switches: int, per_switch: int) -> dragonfly.GlobalLinks:
+        return dragonfly.GlobalLinks(self.groups, switches, per_switch)
 
-    def miswired(self, switches: int, per_switch: int, key: str) -> str:
-        """Why a group's global links cannot reach all others, each from another switch; empty if they can."""
-        ports, others = switches * per_switch, self.groups - 1
+    def global_link_problem(self, switches: int, per_switch: int, key: str) -> str:
+        """Why a group cannot reach every other group, with at most one link from a switch to a group; empty if it can.
+
+        `key` is the key that sets `per_switch`.
+        """
+        ports = switches * per_switch
+        others = self.groups - 1
         if others > ports:
             return f"groups = {self.groups}: a group's {ports} global links reach {ports} others at most"
         if per_switch > others:
@@ -112,15 +118,15 @@ class DragonflyTable(GroupsTable, RoutersTable):
         return self.groups * self.routers_per_group
 
     def problem(self, nodes: int, nics: int, nvlink: bool) -> str:
-        wrong = self.miswired(self.routers_per_group, self.globals_per_router, "globals_per_router")
-        return wrong or super().problem(nodes, nics, nvlink)
+        problem = self.global_link_problem(self.routers_per_group, self.globals_per_router, "globals_per_router")
+        return problem or super().problem(nodes, nics, nvlink)
 
     def n_links(self, nodes: int, nics: int) -> int:
         return self.routers * (self.routers_per_group - 1 + self.globals_per_router)
 
     def build(self, builder: LinkBuilder, site: Site) -> Joined:
         shape = dragonfly.Shape(
-            links=self.globals(self.routers_per_group, self.globals_per_router),
+            links=self.global_links(self.routers_per_group, self.globals_per_router),
             local=self.local_link.build(),
             cable=self.global_link.build(),
             switch=self.built_switch(),
@@ -141,14 +147,14 @@ class DragonflyPlusTable(GroupsTable):
     def problem(self, nodes: int, nics: int, nvlink: bool) -> str:
         room = self.groups * self.leaves_per_group * self.nodes_per_leaf
         too_many = f"node.count = {nodes} is more than its {room} places for nodes" if nodes > room else ""
-        return self.miswired(self.spines_per_group, self.globals_per_spine, "globals_per_spine") or too_many
+        return self.global_link_problem(self.spines_per_group, self.globals_per_spine, "globals_per_spine") or too_many
 
     def n_links(self, nodes: int, nics: int) -> int:
         return self.groups * self.spines_per_group * (2 * self.leaves_per_group + self.globals_per_spine)
 
     def build(self, builder: LinkBuilder, site: Site) -> Joined:
         shape = dragonfly_plus.Shape(
-            links=self.globals(self.spines_per_group, self.globals_per_spine),
+            links=self.global_links(self.spines_per_group, self.globals_per_spine),
             leaves=self.leaves_per_group,
             local=self.local_link.build(),
             cable=self.global_link.build(),
@@ -159,7 +165,7 @@ class DragonflyPlusTable(GroupsTable):
 
 
 class EdgeTable(Table):
-    """`[[fabric.links]]`: cables between two switches; without `cable` the fabric's."""
+    """`[[fabric.links]]`: cables between two switches, those of the fabric unless `cable` names another part."""
 
     between: tuple[str, str]
     cables: Count = 1
@@ -167,7 +173,7 @@ class EdgeTable(Table):
 
 
 class GraphTable(RoutedTable):
-    """`[fabric] kind = "graph"`: switches and cables from `nodes` and `links`, or from the file `graphml`."""
+    """`[fabric] kind = "graph"`: switches and cables as listed in `nodes` and `links`, or in the file `graphml`."""
 
     kind: Literal["graph"]
     cable: Annotated[LinkTable, part_of("link")]
@@ -180,14 +186,14 @@ class GraphTable(RoutedTable):
         if bool(self.graphml) == bool(self.nodes):
             raise ValueError('write nodes and links, or graphml = "file.graphml"')
         if self.graphml and self.links:
-            raise ValueError("links are those of the graphml file; leave one of the two out")
+            raise ValueError("links and graphml both list the links; leave one of the two out")
         return self
 
     def n_links(self, nodes: int, nics: int) -> int:
         return 2 * len(self.links)
 
     def plan(self, folder: Path) -> graph.Plan:
-        """Switches are numbered in the order in which `nodes`, then `links`, or the GraphML file name them."""
+        """The switches and cables; switches are numbered in the order in which the file first names them."""
         if self.graphml:
             return read_graphml(folder / self.graphml, self.cable.build())
         named = [*self.nodes, *(end for link in self.links for end in link.between)]
@@ -201,7 +207,7 @@ class GraphTable(RoutedTable):
         plan = self.plan(site.folder)
         problem = plan.problem()
         if not problem and sum(plan.nodes) != site.nodes:
-            problem = f"its switches hold {sum(plan.nodes)} nodes, node.count is {site.nodes}"
+            problem = f"its switches hold {sum(plan.nodes)} nodes, but node.count is {site.nodes}"
         if problem:
             raise ValueError(problem)
         return graph.build(builder, site.node, plan, self.cable.build(), self.built_switch())

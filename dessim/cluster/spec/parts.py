@@ -1,7 +1,7 @@
-"""What a topology file may say of quantities and parts: pydantic models with every key a user can write.
+"""Quantities and parts in a topology file, as pydantic models of every key that a user can write.
 
-Unknown keys are refused, every quantity carries its unit, and a part (`gpu`, `nic`, `switch`, ...) is the name of a
-catalogue entry, a table of its own, or `{part = "name", key = value}`: a catalogue entry with some keys changed.
+Unknown keys are refused, and every quantity needs a unit. A part (`gpu`, `nic`, `switch`, ...) is the name of a
+catalogue entry, a complete table, or `{part = "name", key = value}`: a catalogue entry with some keys changed.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ Catalogue = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
 
 def _quantity(parse: Callable[[object], float], *, positive: bool) -> BeforeValidator:
-    """Text with a unit -> SI float; pydantic wants its complaints as ValueError."""
+    """A validator from text with a unit to a float in SI units, of which 0 is refused if it must be `positive`."""
 
     def convert(value: object) -> float:
         try:
             number = parse(value)
         except UnitError as error:
-            raise ValueError(str(error)) from None
+            raise ValueError(str(error)) from None  # pydantic collects only ValueError
         if positive and number == 0:
             raise ValueError(f"{value!r} must be more than 0")
         return number
@@ -36,14 +36,14 @@ def _quantity(parse: Callable[[object], float], *, positive: bool) -> BeforeVali
 
 
 def part_of(category: str) -> BeforeValidator:
-    """A part's name, or `part = "name"` with changes, -> the table of the part."""
+    """A validator from the name of a part, or `part = "name"` with changes, to the table of the part."""
 
     def look_up(name: object, info: ValidationInfo) -> dict[str, Any]:
-        known: Mapping[str, Mapping[str, Any]] = (info.context or {}).get(category, {})
-        if not isinstance(name, str) or name not in known:
-            listed = ", ".join(known) or "none"
+        parts_by_name: Mapping[str, Mapping[str, Any]] = (info.context or {}).get(category, {})
+        if not isinstance(name, str) or name not in parts_by_name:
+            listed = ", ".join(parts_by_name) or "none"
             raise ValueError(f"{category} part {name!r} is unknown; known: {listed}; or write a table")
-        return {"name": name, **known[name]}
+        return {"name": name, **parts_by_name[name]}
 
     def resolve(value: object, info: ValidationInfo) -> object:
         if isinstance(value, str):
@@ -55,21 +55,25 @@ def part_of(category: str) -> BeforeValidator:
     return BeforeValidator(resolve)
 
 
-def _curve(value: object) -> tuple[tuple[float, float], ...]:
-    """Pairs (number of flows, share), as `dessim.cluster.parts.Transport.fan_in` has them."""
+def _fan_in_curve(value: object) -> tuple[tuple[float, float], ...]:
+    """A validator for pairs (number of flows, share), as in `dessim.cluster.parts.Transport.fan_in`."""
     if not isinstance(value, list | tuple) or not all(isinstance(p, list | tuple) and len(p) == 2 for p in value):
-        raise ValueError(f"{value!r} is no list of [flows, share]; write for example [[1, 1.0], [4, 0.8]]")
+        raise ValueError(f"{value!r} is not a list of [flows, share]; write for example [[1, 1.0], [4, 0.8]]")
     if not value or value[0][0] != 1:
         raise ValueError("the first entry must be for 1 flow, for example [1, 1.0]")
-    before, more = 0, 1.0
+    previous_flows = 0
+    previous_share = 1.0
     for flows, share in value:
-        if type(flows) is not int or flows <= before:
-            raise ValueError(f"numbers of flows must be whole and rise, not {flows!r} after {before}")
+        if type(flows) is not int or flows <= previous_flows:
+            raise ValueError(f"numbers of flows must be whole and ascending, not {flows!r} after {previous_flows}")
         if type(share) not in (int, float) or not 0 < share <= 1:
             raise ValueError(f"the share of {flows} flows must be more than 0 and at most 1, not {share!r}")
-        if share > more:
-            raise ValueError(f"more flows cannot get more: {share} for {flows} after {more} for {before}")
-        before, more = flows, share
+        if share > previous_share:
+            raise ValueError(
+                f"more flows cannot get more: {share} for {flows} after {previous_share} for {previous_flows}"
+            )
+        previous_flows = flows
+        previous_share = share
     return tuple((float(flows), float(share)) for flows, share in value)
 
 
@@ -79,18 +83,18 @@ Size = Annotated[float, _quantity(parse_size, positive=True)]
 Flops = Annotated[float, _quantity(parse_flops, positive=True)]
 Percent = Annotated[float, _quantity(parse_share, positive=False)]
 Share = Annotated[float, Field(gt=0, le=1)]
-Curve = Annotated[tuple[tuple[float, float], ...], BeforeValidator(_curve)]
+FanInCurve = Annotated[tuple[tuple[float, float], ...], BeforeValidator(_fan_in_curve)]
 Count = Annotated[int, Field(ge=1, strict=True)]
 
 
 class Table(BaseModel):
-    """Base of all tables: unknown keys are mistakes."""
+    """Base of all tables; it refuses unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Part(Table):
-    """A table with numbers from somewhere: it must say from where."""
+    """Base of all parts; each must state the source of its numbers."""
 
     name: str = "inline"
     source: str = Field(min_length=1)
@@ -98,7 +102,7 @@ class Part(Table):
 
 
 class GpuTable(Part):
-    """`[gpu]`; without `comm_sm_share` collectives take nothing from compute; `host_bandwidth` overrides PCIe."""
+    """`[gpu]`. Without `comm_sm_share` collectives take no processors from compute; `host_bandwidth` overrides PCIe."""
 
     flops: Flops
     memory_bandwidth: Rate
@@ -136,15 +140,18 @@ class SwitchTable(Part):
 
 
 class TransportTable(Part):
-    """`[transport]`; a limit that is left out is none: summing is never the bottleneck, any algorithm may be used, one
-    flow may fill a NIC, and as many as like may meet there."""
+    """`[transport]`. A key that is left out sets no limit.
+
+    Summing is then never the bottleneck, any algorithm may be used, one flow may fill a NIC, and flows that arrive
+    through one NIC lose nothing.
+    """
 
     message_overhead: Seconds
     op_overhead: Seconds
     reduction_rate: Rate = math.inf
     algorithms: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     flow_rate: Rate = math.inf
-    fan_in: Curve = ()
+    fan_in: FanInCurve = ()
     ack_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
     burst: Annotated[float, _quantity(parse_size, positive=False)] = 0.0
     host_overhead: Seconds = 0.0

@@ -1,6 +1,6 @@
-"""What `[fabric]` may say where switches stand in tiers, and how such a table becomes a fabric.
+"""`[fabric]` tables of fabrics with tiers of switches, and how each becomes a fabric.
 
-The tables of fabrics whose NICs sit on routers are in `spec_direct.py`.
+The tables of fabrics whose NICs are attached to routers are in `direct_fabrics.py`.
 """
 
 from __future__ import annotations
@@ -20,12 +20,15 @@ from dessim.cluster.routing.routes import Fabric
 from dessim.cluster.spec.parts import Count, LinkTable, SwitchTable, Table, part_of
 
 Joined = tuple[Fabric, IntArray]
-"""A fabric, and the vertex each NIC is attached to."""
+"""A fabric, and the vertex to which each NIC is attached."""
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What a fabric has to join: of each kind `counts` nodes with `nics` NICs, described by a file in `folder`."""
+    """The NICs that a fabric has to join: `counts` nodes with `nics` NICs each, for each kind of server.
+
+    `folder` is that of the topology file; paths in the file are relative to it.
+    """
 
     counts: tuple[int, ...]
     nics: tuple[int, ...]
@@ -33,6 +36,7 @@ class Site:
 
     @property
     def nodes(self) -> int:
+        """Number of nodes of all kinds."""
         return sum(self.counts)
 
     @property
@@ -42,7 +46,7 @@ class Site:
 
     @property
     def rail(self) -> IntArray:
-        """Which of its node's NICs each NIC is, [n_nics]."""
+        """The place of each NIC among those of its node, [n_nics]."""
         return np.concatenate([np.tile(np.arange(n), count) for count, n in zip(self.counts, self.nics, strict=True)])
 
 
@@ -53,21 +57,21 @@ class FabricTable(Table):
 
     @property
     def trays(self) -> int:
-        """In how many parts with NICs of their own, rail by rail, a node comes."""
+        """Number of identical trays of a node, each with a NIC on every rail."""
         return 1
 
     def built_switch(self) -> Switch | None:
         return self.switch.build() if self.switch else None
 
     def problem(self, nodes: int, nics: int, nvlink: bool) -> str:
-        """Why it cannot join so many nodes of so many NICs, with or without NVLink; empty if it can."""
+        """Why the fabric cannot join `nodes` nodes of `nics` NICs each, with or without NVLink; empty if it can."""
         return ""
 
-    def route(self) -> Routing:
+    def build_routing(self) -> Routing:
         return Routing("static")
 
     def n_links(self, nodes: int, nics: int) -> int:
-        """Links between switches, both directions, to be known before they are made."""
+        """Number of links between switches, counting both directions, without building them."""
         return 0
 
     def build(self, builder: LinkBuilder, site: Site) -> Joined:
@@ -75,21 +79,21 @@ class FabricTable(Table):
 
 
 class RoutedTable(FabricTable):
-    """Keys of every fabric that offers more than one way."""
+    """Keys of every fabric that offers several routes between two switches."""
 
     routing: Literal["split", "static", "ecmp", "adaptive"] = "split"
     routing_seed: Annotated[int, Field(ge=0, lt=2**63, strict=True)] = 0
     flows_per_pair: Count = 1
 
     @model_validator(mode="after")
-    def _meant(self) -> RoutedTable:
+    def _keys_apply(self) -> RoutedTable:
         if self.routing_seed and self.routing != "ecmp":
-            raise ValueError(f'routing_seed means something to routing = "ecmp" only, not "{self.routing}"')
+            raise ValueError(f'routing_seed is for routing = "ecmp", not "{self.routing}"')
         if self.flows_per_pair > 1 and self.routing not in ("ecmp", "adaptive"):
             raise ValueError(f'flows_per_pair is for routing = "ecmp" or "adaptive", not "{self.routing}"')
         return self
 
-    def route(self) -> Routing:
+    def build_routing(self) -> Routing:
         return Routing(self.routing, self.routing_seed, self.flows_per_pair)
 
 
@@ -103,14 +107,14 @@ class SingleSwitchTable(FabricTable):
 
 
 class TieredTable(RoutedTable):
-    """Keys that all fabrics of several tiers share."""
+    """Keys of all fabrics with several tiers."""
 
     links_per_spine: Count = 1
     uplink: Annotated[LinkTable, part_of("link")]
 
 
 class TwoTierTable(TieredTable):
-    """Keys that all fabrics of leaves and spines share."""
+    """Keys of all fabrics of leaves and spines."""
 
     spines: Count
 
@@ -146,7 +150,7 @@ class RailTable(TwoTierTable):
 
 
 class RailOnlyTable(RoutedTable):
-    """`[fabric] kind = "rail_only"`; without `nodes_per_leaf` each rail is one switch, else leaves and spines."""
+    """`[fabric] kind = "rail_only"`. Without `nodes_per_leaf` each rail is one switch, otherwise leaves and spines."""
 
     kind: Literal["rail_only"]
     nodes_per_leaf: Count | None = None
@@ -155,14 +159,14 @@ class RailOnlyTable(RoutedTable):
     uplink: Annotated[LinkTable | None, part_of("link")] = None
 
     @model_validator(mode="after")
-    def _whole(self) -> RailOnlyTable:
+    def _all_or_none(self) -> RailOnlyTable:
         given = [self.nodes_per_leaf is not None, self.spines_per_rail is not None, self.uplink is not None]
         if any(given) and not all(given):
             raise ValueError("rails of several switches need nodes_per_leaf, spines_per_rail and uplink together")
         return self
 
     def problem(self, nodes: int, nics: int, nvlink: bool) -> str:
-        return "" if nvlink or nics == 1 else "rails are joined by NVLink alone; describe it as [node.nvlink]"
+        return "" if nvlink or nics == 1 else "rails are joined by NVLink only; describe it as [node.nvlink]"
 
     def n_links(self, nodes: int, nics: int) -> int:
         if self.nodes_per_leaf is None or self.spines_per_rail is None:
@@ -171,7 +175,7 @@ class RailOnlyTable(RoutedTable):
 
     def build(self, builder: LinkBuilder, site: Site) -> Joined:
         if len(set(site.nics)) > 1:
-            raise ValueError("rails are joined by NVLink alone, so every kind of node needs the same number of nics")
+            raise ValueError("rails are joined by NVLink only, so every kind of node needs the same number of nics")
         if self.nodes_per_leaf is None or self.spines_per_rail is None or self.uplink is None:
             no_spines = leaf_spine.Tiers(0, 1, None, self.built_switch())
             return rail_only.build(builder, site.node, site.rail, site.nodes, no_spines)
@@ -181,7 +185,7 @@ class RailOnlyTable(RoutedTable):
 
 
 class FatTreeTable(TieredTable):
-    """`[fabric] kind = "fat_tree"`; without `core_uplink` the cables to the cores are like those to the spines."""
+    """`[fabric] kind = "fat_tree"`. Without `core_uplink` the cables to the cores are the same part as `uplink`."""
 
     kind: Literal["fat_tree"]
     nodes_per_leaf: Count
@@ -211,7 +215,7 @@ class FatTreeTable(TieredTable):
 
 
 class NvlinkDomainTable(FabricTable):
-    """`[fabric] kind = "nvlink_domain"`: nodes are racks of `trays`; `scale_out` joins trays as others join nodes."""
+    """`[fabric] kind = "nvlink_domain"`: a node is a rack of trays, which the fabric `scale_out` joins like nodes."""
 
     kind: Literal["nvlink_domain"]
     trays_per_node: Count
@@ -221,8 +225,8 @@ class NvlinkDomainTable(FabricTable):
     def trays(self) -> int:
         return self.trays_per_node
 
-    def route(self) -> Routing:
-        return self.scale_out.route()
+    def build_routing(self) -> Routing:
+        return self.scale_out.build_routing()
 
     def problem(self, nodes: int, nics: int, nvlink: bool) -> str:
         if not nvlink:
@@ -237,7 +241,10 @@ class NvlinkDomainTable(FabricTable):
         return self.scale_out.n_links(nodes * self.trays_per_node, nics // self.trays_per_node)
 
     def build(self, builder: LinkBuilder, site: Site) -> Joined:
-        of = self.trays_per_node
-        trays = Site(tuple(n * of for n in site.counts), tuple(n // of for n in site.nics), site.folder)
-        fabric, attached = self.scale_out.build(builder, trays)
-        return nvlink_domain.of(fabric), attached
+        trays = Site(
+            tuple(count * self.trays_per_node for count in site.counts),
+            tuple(nics // self.trays_per_node for nics in site.nics),
+            site.folder,
+        )
+        fabric, leaf_vertex = self.scale_out.build(builder, trays)
+        return nvlink_domain.of_trays(fabric), leaf_vertex

@@ -1,4 +1,4 @@
-"""What a topology file may say: a pydantic model of every key, as `topologies/README.md` describes them.
+"""The complete topology file, as a pydantic model of the keys that `topologies/README.md` describes.
 
 All mistakes of a file are reported together, each with its key path.
 """
@@ -23,11 +23,11 @@ from dessim.cluster.spec.tiered_fabrics import (
     SingleSwitchTable,
 )
 
-Place = Annotated[int, Field(ge=0, strict=True)]
+NodeNumber = Annotated[int, Field(ge=0, strict=True)]
 
 
 class NodeTable(Table):
-    """`[node]`, or each `[[node]]`: how many servers, and what is in each."""
+    """`[node]`, or each `[[node]]`: the number of servers of a kind, and their parts."""
 
     count: Count
     gpus: Count
@@ -47,12 +47,12 @@ class NodeTable(Table):
         if self.gpus % self.nics:
             raise ValueError(f"nics = {self.nics} must divide gpus = {self.gpus}")
         if self.nics < self.gpus and self.pcie is None:
-            raise ValueError(f"gpus = {self.gpus} share nics = {self.nics}; describe the way to a NIC as [node.pcie]")
+            raise ValueError(f"gpus = {self.gpus} share nics = {self.nics}; describe the link to a NIC as [node.pcie]")
         if self.nvswitch is not None and self.nvlink is None:
             raise ValueError("nvswitch without nvlink; describe the links to it as [node.nvlink]")
         if self.pcie_switches is None:
             if self.pcie_uplink is not None or self.sockets > 1 or self.socket_link is not None:
-                raise ValueError("pcie_uplink, sockets and socket_link mean something with pcie_switches only")
+                raise ValueError("pcie_uplink, sockets and socket_link need pcie_switches")
         elif self.pcie is None:
             raise ValueError("pcie_switches without pcie; describe the links to them as [node.pcie]")
         elif self.nics % self.pcie_switches or self.pcie_switches % self.sockets:
@@ -62,7 +62,7 @@ class NodeTable(Table):
             )
         elif (self.sockets > 1) != (self.socket_link is not None):
             raise ValueError(
-                f"sockets = {self.sockets}: [node.socket_link] is for two sockets or more, and needed there"
+                f"sockets = {self.sockets}: [node.socket_link] is required with two or more sockets, and only then"
             )
         return self
 
@@ -84,24 +84,25 @@ class NodeTable(Table):
 
 
 class OverrideTable(Table):
-    """`[[override]]`: links between switches by name, or those of a range of nodes, that are other parts."""
+    """`[[override]]`: other parts for links between switches, given by name, or for the links of a range of nodes."""
 
     links: tuple[str, ...] = ()
     cable: Annotated[LinkTable | None, part_of("link")] = None
-    nodes: tuple[Place, Place] | None = None
+    nodes: tuple[NodeNumber, NodeNumber] | None = None
     nic: Annotated[LinkTable | None, part_of("nic")] = None
     nvlink: Annotated[LinkTable | None, part_of("link")] = None
     pcie: Annotated[LinkTable | None, part_of("link")] = None
 
     @model_validator(mode="after")
     def _one_or_the_other(self) -> OverrideTable:
-        by_name, by_node = [bool(self.links), self.cable is not None], [self.nodes is not None, bool(self.built())]
+        by_name = [bool(self.links), self.cable is not None]
+        by_node = [self.nodes is not None, bool(self.node_parts())]
         if not ((all(by_name) and not any(by_node)) or (all(by_node) and not any(by_name))):
             raise ValueError("write links and cable, or nodes = [first, last] and some of nic, nvlink, pcie")
         return self
 
-    def built(self) -> dict[str, parts.Link]:
-        """What the nodes' links are instead, by key."""
+    def node_parts(self) -> dict[str, parts.Link]:
+        """The new parts of links inside nodes, by key."""
         given = {"nic": self.nic, "nvlink": self.nvlink, "pcie": self.pcie}
         return {key: table.build() for key, table in given.items() if table is not None}
 
@@ -130,7 +131,7 @@ _Nodes = Annotated[
 
 
 class TopologyFile(Table):
-    """A whole topology file."""
+    """A complete topology file."""
 
     name: str = ""
     description: str = ""
@@ -141,7 +142,7 @@ class TopologyFile(Table):
     override: tuple[OverrideTable, ...] = ()
 
     @model_validator(mode="after")
-    def _fits(self) -> TopologyFile:
+    def _fabric_fits_nodes(self) -> TopologyFile:
         for node in self.nodes:
             problem = self.fabric.problem(self.n_nodes, node.nics, node.nvlink is not None)
             if problem:
@@ -155,26 +156,27 @@ class TopologyFile(Table):
 
     @property
     def n_nodes(self) -> int:
-        """Servers of all kinds."""
+        """Number of servers of all kinds."""
         return sum(node.count for node in self.nodes)
 
-    def runs(self) -> list[NodeBlock]:
-        """The servers of each kind, in as many trays as the fabric says."""
-        built = [(replace(node.build(), trays=self.fabric.trays), node.count) for node in self.nodes]
-        runs = [NodeBlock(*built[0])]
-        for what, count in built[1:]:
-            runs.append(runs[-1].after(what, count))
-        return runs
+    def blocks(self) -> list[NodeBlock]:
+        """The servers, one block for each kind, with the number of trays that the fabric sets."""
+        blocks: list[NodeBlock] = []
+        for table in self.nodes:
+            node = replace(table.build(), trays=self.fabric.trays)
+            blocks.append(blocks[-1].followed_by(node, table.count) if blocks else NodeBlock(node, table.count))
+        return blocks
 
 
 def problems(error: ValidationError) -> str:
-    """All mistakes of a file in one line: `fabric.spines: missing; node.nic.rate: bandwidth needs a unit, ...`."""
+    """Return all mistakes in one line, such as `fabric.spines: missing; node.nic.rate: bandwidth needs a unit, ...`."""
     lines = []
     for mistake in error.errors(include_url=False, include_context=False, include_input=False):
-        # pydantic puts what it chose, such as the fabric's kind, into the path; the user never wrote it there
+        # pydantic inserts the tag of a union that it chose, such as the kind of fabric, into the path of keys.
         path = mistake["loc"]
-        tags = {i + 1 for i, key in enumerate(path) if key in ("fabric", "scale_out", "node")}
-        keys = [str(key) for i, key in enumerate(path) if i not in tags or key not in (*FABRIC_KINDS, *NODE_TAGS)]
+        tag_positions = {i + 1 for i, key in enumerate(path) if key in ("fabric", "scale_out", "node")}
+        tags = (*FABRIC_KINDS, *NODE_TAGS)
+        keys = [str(key) for i, key in enumerate(path) if i not in tag_positions or key not in tags]
         message = mistake["msg"].removeprefix("Value error, ")
         if mistake["type"] == "missing":
             message = "missing"
@@ -182,6 +184,7 @@ def problems(error: ValidationError) -> str:
             message = "unknown key"
         elif mistake["type"].startswith("union_tag"):
             kinds = FABRIC_KINDS if path[-1] == "fabric" else SCALE_OUT_KINDS
-            keys, message = [*keys, "kind"], f"must be one of {', '.join(kinds)}"
+            keys.append("kind")
+            message = f"must be one of {', '.join(kinds)}"
         lines.append(f"{'.'.join(keys)}: {message}" if keys else message)
     return "; ".join(lines)

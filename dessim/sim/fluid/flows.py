@@ -14,7 +14,8 @@ from dessim.arrays import Bools, Floats, Ints
 from dessim.cluster import Cluster
 from dessim.cluster.hashing import mix
 from dessim.cluster.links import Links
-from dessim.cluster.routing.trees import Trees, tree_routes
+from dessim.cluster.routing.trees import Trees
+from dessim.cluster.tree_routes import tree_routes
 from dessim.errors import PhysicsError
 from dessim.sim.core.bounds import FLOW_CAP, LATENCY, REDUCTION, Parts
 from dessim.sim.fluid.drain import Chain, drain

@@ -15,7 +15,7 @@ import simpy
 
 from dessim.arrays import Floats, Ints
 from dessim.cluster import Cluster, Gpu
-from dessim.cluster.routing.trees import sums_in_fabric, sums_in_node
+from dessim.cluster.tree_routes import sums_in_fabric, sums_in_node
 from dessim.collectives import Layout, Options, Stage, algorithms_for, schedule
 from dessim.collectives.choose import Floor, fastest
 from dessim.errors import SimulationError

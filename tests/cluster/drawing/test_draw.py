@@ -1,4 +1,4 @@
-"""Drawings: the same bytes each time, well-formed, every count in it, nothing outside the sheet."""
+"""Drawings: deterministic, well-formed, with every count, and without elements outside the sheet."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_shipped_topologies_draw_the_same_bytes_twice(name: str) -> None:
     assert_inside_the_sheet(first)
 
 
-def test_the_rail_drawing_says_what_is_folded() -> None:
+def test_the_rail_drawing_states_what_is_folded() -> None:
     root = assert_inside_the_sheet(draw(load_cluster("h100-8x_rail_128")))
     words = [row.text for row in root.iter(f"{SVG}text")]
     for expected in ("16 spines", "32 leaves", "128 nodes", "12 more", "24 more leaves", "31 more nodes", "96 nodes"):
@@ -55,19 +55,22 @@ def test_any_cluster_can_be_drawn(cluster: Cluster) -> None:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("tpu-v4_torus_512", ["512 routers", "500 ns; 1,536 each way", "511 more routers"]),
-        ("h100-8x_hyperx_128", ["64 routers", "3 × 400 Gb/s, payload 144 GB/s", "300 ns; 224 each way"]),
-        ("mi250x-8x_dragonfly_2048", ["group 0: 32 routers", "16 groups", "450 ns; 7,936 each way", "3 more nodes"]),
+        ("tpu-v4_torus_512", ["512 routers", "500 ns; 1,536 per direction", "511 more routers"]),
+        ("h100-8x_hyperx_128", ["64 routers", "3 × 400 Gb/s, payload 144 GB/s", "300 ns; 224 per direction"]),
+        (
+            "mi250x-8x_dragonfly_2048",
+            ["group 0: 32 routers", "16 groups", "450 ns; 7,936 per direction", "3 more nodes"],
+        ),
         (
             "a100-4x_dragonflyplus_3456",
-            ["414 spines", "414 leaves", "18 spines", "23 groups", "230 ns; 4,554 each way"],
+            ["414 spines", "414 leaves", "18 spines", "23 groups", "230 ns; 4,554 per direction"],
         ),
         ("gb200-nvl72_8", ["9 spines", "in 18 trays", "28 more leaves", "… 71", "65"]),
-        ("h100-8x_railonly_64", ["8 leaves", "8 rails, joined by NVLink alone"]),
+        ("h100-8x_railonly_64", ["8 leaves", "8 rails, joined only by NVLink"]),
         ("a100-8x_tworooms_12", ["10 switches", "east-spine0", "east0"]),
     ],
 )
-def test_each_fabric_says_what_it_is_made_of(name: str, expected: list[str]) -> None:
+def test_each_drawing_states_the_parts_of_its_fabric(name: str, expected: list[str]) -> None:
     root = assert_inside_the_sheet(draw(load_cluster(name)))
     words = [row.text for row in root.iter(f"{SVG}text")]
     assert [word for word in expected if word not in words] == []

@@ -1,4 +1,4 @@
-"""Heat: a line has the colour of how busy its class of links was, and the margin says how busy in figures."""
+"""Heat: the colour of a line shows the utilisation of its class of links, and the margin states it in figures."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_busier_is_darker(a: float, b: float) -> None:
         assert brightness(heat.colour("nic_up")) >= brightness(heat.colour("leaf_up"))
 
 
-def test_every_step_can_be_told_from_the_next_and_from_paper() -> None:
+def test_every_step_can_be_distinguished_from_the_next_and_from_paper() -> None:
     assert len(STEPS) == len(STEP_LABELS) == len(EDGES) + 1
     light = [1.0, *(brightness(step) for step in STEPS)]
     for lighter, darker in pairwise(light):
@@ -51,12 +51,12 @@ def test_every_step_can_be_told_from_the_next_and_from_paper() -> None:
 
 
 @given(SHARE, SHARE)
-def test_a_line_stands_for_the_busier_way(up: float, down: float) -> None:
-    for there, back in (("nic_up", "nic_down"), ("x_plus", "x_minus")):
-        assert Heat({there: up, back: down}).share(there) == max(up, down)
+def test_a_line_shows_the_busier_direction(up: float, down: float) -> None:
+    for kind, opposite in (("nic_up", "nic_down"), ("x_plus", "x_minus")):
+        assert Heat({kind: up, opposite: down}).share(kind) == max(up, down)
 
 
-def test_lines_and_margin_say_how_busy_each_class_was() -> None:
+def test_lines_and_margin_show_the_utilisation_of_each_class() -> None:
     rail = load_cluster("h100-8x_rail_128")
     root = assert_inside_the_sheet(draw(rail, {"nic_up": 0.2, "nic_down": 0.8, "leaf_up": 0.3, "nvlink_down": 0.04}))
     plain = ElementTree.fromstring(draw(rail))
@@ -68,7 +68,7 @@ def test_lines_and_margin_say_how_busy_each_class_was() -> None:
     assert [word for word in words(root) if re.fullmatch(r"[\d.]+ %", word)] == ["30.0 %", "80.0 %", "0 %", "4.0 %"]
 
 
-def test_a_torus_says_how_busy_each_axis_was() -> None:
+def test_a_torus_states_the_utilisation_of_each_axis() -> None:
     root = assert_inside_the_sheet(draw(load_cluster("tpu-v4_torus_512"), {"y_minus": 0.3, "z_plus": 0.6}))
     assert any(word.endswith("mean use: x 0 %, y 30.0 %, z 60.0 %") for word in words(root))
     assert "60.0 %" in words(root)

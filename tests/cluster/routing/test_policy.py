@@ -1,8 +1,7 @@
-"""Routing policies: static, hashed, adaptive; what a hash costs against balls in bins."""
+"""Routing policies: split, static, hashed, adaptive; and hash collisions against balls in bins."""
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import replace
 from typing import Any
@@ -16,10 +15,9 @@ from hypothesis import strategies as st
 from dessim.cluster import Cluster, load_cluster
 from dessim.cluster.check import route_problems
 from dessim.cluster.routing.policy import Routing
-from dessim.cluster.routing.trees import Trees, tree_routes
+from dessim.cluster.routing.trees import Trees
+from dessim.cluster.tree_routes import tree_routes
 from dessim.errors import ClusterError
-from dessim.sim.fluid.flows import incidence
-from dessim.sim.fluid.maxmin import max_min_rates
 from tests.cluster.small_clusters import build, clusters, hosts, link, tiered_clusters
 
 HOSTS = np.arange(1024)
@@ -27,21 +25,21 @@ POLICIES = ("split", "static", "ecmp", "adaptive")
 
 
 def routings() -> st.SearchStrategy[Routing]:
-    one = st.builds(Routing, st.sampled_from(POLICIES), st.integers(0, 99))
-    return one | st.builds(Routing, st.sampled_from(["ecmp", "adaptive"]), st.integers(0, 99), st.integers(2, 5))
+    any_policy = st.builds(Routing, st.sampled_from(POLICIES), st.integers(0, 99))
+    return any_policy | st.builds(Routing, st.sampled_from(["ecmp", "adaptive"]), st.integers(0, 99), st.integers(2, 5))
 
 
 @st.composite
 def routed(draw: st.DrawFn, kinds: st.SearchStrategy[Cluster]) -> Cluster:
-    """A cluster under any policy, some links of its fabric down, some slower."""
+    """A cluster under any policy, with some links of its fabric down and some slower."""
     cluster = replace(draw(kinds), routing=draw(routings()))
-    built = cluster.wiring.first
+    built = cluster.wiring.first_server_link
     ids = st.lists(st.integers(0, built - 1), max_size=4) if built else st.just([])
     return cluster.with_links([(draw(ids), 0.5), (draw(ids), 0.0)])
 
 
 def bed(routing: Routing) -> Cluster:
-    """1,024 hosts, 16 a leaf, 16 spines."""
+    """1,024 hosts, 16 on each leaf, 16 spines."""
     return replace(load_cluster("bench/two_level_1024"), routing=routing)
 
 
@@ -52,14 +50,14 @@ def loads(cluster: Cluster, src: np.ndarray, dst: np.ndarray, kind: str) -> np.n
 
 def fabric_graph(cluster: Cluster, *, up_only: bool) -> nx.DiGraph:
     graph, links = nx.DiGraph(), cluster.links
-    for link_id in range(cluster.wiring.first):
+    for link_id in range(cluster.wiring.first_server_link):
         if links.capacity[link_id] > 0 or not up_only:
             graph.add_edge(int(links.src[link_id]), int(links.dst[link_id]), link=link_id)
     return graph
 
 
-def shortest_ways(graph: nx.DiGraph, a: int, b: int) -> list[list[int]]:
-    """All shortest ways from vertex to vertex, as links; none where there is no way."""
+def shortest_paths(graph: nx.DiGraph, a: int, b: int) -> list[list[int]]:
+    """All shortest paths from vertex `a` to vertex `b`, as links; empty if there is none."""
     if a == b:
         return [[]]
     if a not in graph or b not in graph or not nx.has_path(graph, a, b):
@@ -79,7 +77,7 @@ def test_every_policy_keeps_a_flow_whole_and_off_links_that_are_down(cluster: Cl
     try:
         routes = cluster.routes(src, dst)
     except ClusterError:
-        assert cluster.links.faulty
+        assert cluster.links.any_down
         return
     assert route_problems(cluster, src, dst, routes) == []
     assert (cluster.links.capacity[routes.link] > 0).all()
@@ -88,52 +86,53 @@ def test_every_policy_keeps_a_flow_whole_and_off_links_that_are_down(cluster: Cl
 
 @settings(max_examples=100, deadline=None)
 @given(routed(tiered_clusters()), st.integers(0, 2**32 - 1))
-def test_every_policy_takes_shortest_ways_that_are_up(cluster: Cluster, seed: int) -> None:
-    """Against networkx: on the graph without the links that are down, and of the length the way had with them."""
+def test_every_policy_takes_shortest_paths_that_are_up(cluster: Cluster, seed: int) -> None:
+    """Against networkx: paths without links that are down, as long as the shortest path with them."""
     n, links, routing = cluster.n_gpus, cluster.links, cluster.routing
     if n < 2:
         return
     rng = np.random.default_rng(seed)
     src = rng.integers(n, size=8)
     dst = (src + rng.integers(1, n, size=8)) % n
-    whole, left = fabric_graph(cluster, up_only=False), fabric_graph(cluster, up_only=True)
+    all_links = fabric_graph(cluster, up_only=False)
+    links_up = fabric_graph(cluster, up_only=True)
     expected = []
-    # the same with nothing down, to learn where a flow enters and leaves the fabric
+    # A copy without links that are down shows where a flow enters and leaves the fabric.
     whole_links = replace(links, capacity=np.where(links.capacity == 0, 1e9, links.capacity))
     undisturbed = replace(cluster, links=whole_links, routing=Routing("static"))
     for a, b in zip(src.tolist(), dst.tolist(), strict=True):
-        inside = [i for i in undisturbed.routes([a], [b]).link.tolist() if i < cluster.wiring.first]
+        inside = [i for i in undisturbed.routes([a], [b]).link.tolist() if i < cluster.wiring.first_server_link]
         if not inside:
             expected.append([[]])
             continue
         ends = int(links.src[inside[0]]), int(links.dst[inside[-1]])
-        hops = len(shortest_ways(whole, *ends)[0])
-        expected.append([way for way in shortest_ways(left, *ends) if len(way) == hops])
+        hops = len(shortest_paths(all_links, *ends)[0])
+        expected.append([path for path in shortest_paths(links_up, *ends) if len(path) == hops])
     if not all(expected):
         with pytest.raises(ClusterError, match=r"gpu\d+ cannot reach gpu\d+: \S+ -> \S+ is down"):
             cluster.routes(src, dst)
         return
     routes = cluster.routes(src, dst, size=rng.random(8))
     assert route_problems(cluster, src, dst, routes) == []
-    for flow, ways in enumerate(expected):
-        mine = (routes.flow == flow) & (routes.link < cluster.wiring.first)
-        share = np.bincount(routes.link[mine], routes.weight[mine], minlength=len(links))
+    for flow, paths in enumerate(expected):
+        in_fabric = (routes.flow == flow) & (routes.link < cluster.wiring.first_server_link)
+        share = np.bincount(routes.link[in_fabric], routes.weight[in_fabric], minlength=len(links))
         taken = np.flatnonzero(share)
         if routing.policy == "split":
-            even = np.bincount([i for way in ways for i in way] or [0], minlength=len(links)) / len(ways)
-            assert share == pytest.approx(even if ways != [[]] else 0 * even, abs=1e-12)
+            even = np.bincount([i for path in paths for i in path] or [0], minlength=len(links)) / len(paths)
+            assert share == pytest.approx(even if paths != [[]] else 0 * even, abs=1e-12)
         elif routing.flows_per_pair == 1:
-            assert taken.tolist() in [sorted(way) for way in ways]
+            assert taken.tolist() in [sorted(path) for path in paths]
         else:
-            assert set(taken.tolist()) <= {i for way in ways for i in way}
-            parts = share * routing.flows_per_pair
-            assert parts == pytest.approx(np.round(parts), abs=1e-9)
+            assert set(taken.tolist()) <= {i for path in paths for i in path}
+            n_flows = share * routing.flows_per_pair
+            assert n_flows == pytest.approx(np.round(n_flows), abs=1e-9)
 
 
 @settings(max_examples=60, deadline=None)
 @given(tiered_clusters(), st.integers(0, 2**32 - 1))
-def test_adaptive_flows_choose_in_order_the_way_whose_busiest_link_is_least_busy(cluster: Cluster, seed: int) -> None:
-    """Replayed flow by flow with networkx: no shortest way would have been better at that moment."""
+def test_adaptive_flows_choose_the_route_whose_busiest_link_is_least_loaded(cluster: Cluster, seed: int) -> None:
+    """Replayed flow by flow with networkx: no shortest path would have been better at that moment."""
     n, links = cluster.n_gpus, cluster.links
     if n < 2:
         return
@@ -142,30 +141,30 @@ def test_adaptive_flows_choose_in_order_the_way_whose_busiest_link_is_least_busy
     dst, size = (src + rng.integers(1, n, size=12)) % n, rng.integers(1, 4, size=12).astype(float)
     routes, graph, load = cluster.routes(src, dst, size=size), fabric_graph(cluster, up_only=True), np.zeros(len(links))
     for flow in range(12):
-        way = routes.link[(routes.flow == flow) & (routes.link < cluster.wiring.first)]
-        if not len(way):
+        route = routes.link[(routes.flow == flow) & (routes.link < cluster.wiring.first_server_link)]
+        if not len(route):
             continue
-        others = shortest_ways(graph, int(links.src[way[0]]), int(links.dst[way[-1]]))
+        others = shortest_paths(graph, int(links.src[route[0]]), int(links.dst[route[-1]]))
         busiest = [(load[other] + size[flow] / links.capacity[other]).max() for other in others]
-        load[way] += size[flow] / links.capacity[way]
-        assert load[way].max() == pytest.approx(min(busiest), rel=1e-12)
+        load[route] += size[flow] / links.capacity[route]
+        assert load[route].max() == pytest.approx(min(busiest), rel=1e-12)
 
 
 def test_adaptive_shifts_do_not_collide_and_hashed_ones_do() -> None:
     for shift in (16, 515):
-        there = (HOSTS + shift) % 1024
-        assert loads(bed(Routing("adaptive")), HOSTS, there, "leaf_down").max() == 1
-        assert loads(bed(Routing("static")), HOSTS, there, "leaf_down").max() == 1
-        assert loads(bed(Routing("ecmp")), HOSTS, there, "leaf_down").max() >= 3
+        dst = (HOSTS + shift) % 1024
+        assert loads(bed(Routing("adaptive")), HOSTS, dst, "leaf_down").max() == 1
+        assert loads(bed(Routing("static")), HOSTS, dst, "leaf_down").max() == 1
+        assert loads(bed(Routing("ecmp")), HOSTS, dst, "leaf_down").max() >= 3
 
 
-def test_adaptive_flows_that_may_choose_freely_take_the_static_way() -> None:
+def test_adaptive_flows_on_an_idle_network_take_the_static_route() -> None:
     for dst in (16, 21, 1023):
         free, static = (bed(Routing(policy)).routes([0], [dst]).link for policy in ("adaptive", "static"))
         assert free.tolist() == static.tolist()
 
 
-def test_adaptive_flows_of_a_pair_count_their_part_of_its_bytes() -> None:
+def test_adaptive_flows_of_a_pair_count_their_share_of_its_bytes() -> None:
     """Halves of 4, 2 and 2 bytes over four spines: the first two fill a spine each, the others share the other two."""
     data = hosts(kind="leaf_spine", nodes_per_leaf=4, spines=4, uplink=link(), routing="adaptive", flows_per_pair=2)
     cluster, size = build(data), np.array([4.0, 2.0, 2.0])
@@ -174,84 +173,14 @@ def test_adaptive_flows_of_a_pair_count_their_part_of_its_bytes() -> None:
     assert load[cluster.links.of_kind("leaf_up")][:4].tolist() == [2, 2, 2, 2]
 
 
-def most_in_a_bin(balls: int, bins: int) -> np.ndarray:
-    """P(fullest of `bins` <= c) for c = 0..balls when balls fall at random: balls!/bins**balls [x**balls] of the power
-    `bins` of the sum of x**i / i! up to i = c."""
-    result = np.zeros(balls + 1)
-    for c in range(1, balls + 1):
-        term = np.array([1 / math.factorial(i) for i in range(c + 1)])
-        power = np.ones(1)
-        for _ in range(bins):
-            power = np.convolve(power, term)[: balls + 1]
-        if len(power) > balls:
-            result[c] = power[balls] * math.exp(math.lgamma(balls + 1) - balls * math.log(bins))
-    return result
-
-
-def test_balls_in_bins_by_counting() -> None:
-    assert most_in_a_bin(2, 2) == pytest.approx([0, 0.5, 1])
-    assert most_in_a_bin(3, 3) == pytest.approx([0, 6 / 27, 24 / 27, 1])
-
-
-@pytest.mark.parametrize("per_pair", [1, 4])
-def test_a_hash_loses_what_balls_in_bins_says(per_pair: int) -> None:
-    """Each leaf sends its 16 flows to one other leaf, over 16 spines: a shift by 17 leaves.
-
-    Of a leaf's uplinks the busiest has E[max] of 16 balls in 16 bins flows; the exchange takes as long as the busiest
-    of all 64 leaves, E[max of 64 such], times what it takes without collisions. Exact formula against 100 seeds. With
-    4 flows a pair there are 64 balls of a quarter.
-    """
-    src, dst = HOSTS, (HOSTS + 17 * 16) % 1024
-    below = most_in_a_bin(16 * per_pair, 16)
-    one_leaf, all_leaves = (1 - below).sum() / per_pair, (1 - below**64).sum() / per_pair
-    found = []
-    for seed in range(100):
-        cluster = bed(Routing("ecmp", seed, per_pair))
-        found.append(loads(cluster, src, dst, "leaf_up").reshape(64, 16).max(axis=1))
-        if seed < 3:  # the busiest link bounds its flows from start to end
-            slowest = max_min_rates(incidence(cluster, src, dst)[0])[0].min()
-            assert 50e9 / slowest == pytest.approx(found[-1].max(), rel=1e-9)
-    assert np.mean(found) == pytest.approx(one_leaf, rel=0.01)
-    assert np.mean(np.max(found, axis=1)) == pytest.approx(all_leaves, rel=0.05)
-
-
-def test_a_hash_loses_on_permutations_what_random_ways_lose() -> None:
-    """Random permutations: the busiest of all uplinks and downlinks, against a Monte Carlo that knows no hash."""
-    rng, hashed, random = np.random.default_rng(3), [], []
-    for seed in range(200):
-        dst = rng.permutation(1024)
-        dst[dst == HOSTS] = (dst[dst == HOSTS] + 1) % 1024
-        cluster = bed(Routing("ecmp", seed))
-        hashed.append(max(loads(cluster, HOSTS, dst, kind).max() for kind in ("leaf_up", "leaf_down")))
-        dst, spine = rng.permutation(1024), rng.integers(16, size=1024)
-        cross = dst // 16 != HOSTS // 16
-        ends = [np.bincount(leaf[cross] * 16 + spine[cross]).max() for leaf in (HOSTS // 16, dst // 16)]
-        random.append(max(ends))
-    assert np.mean(hashed) == pytest.approx(np.mean(random), rel=0.05)
-
-
-def test_a_hash_is_even_and_seeds_are_unlike() -> None:
-    """All pairs of 256 hosts on different leaves: each spine gets a 16th of them, and of those that another seed put on
-    one spine again a 16th."""
-    src, dst = np.divmod(np.arange(256 * 256), 256)
-    src, dst = src[src // 16 != dst // 16], dst[src // 16 != dst // 16]
-    spines = []
-    for seed in (0, 1):
-        cluster = bed(Routing("ecmp", seed))
-        routes = cluster.routes(src, dst)
-        spines.append((routes.link[routes.link < cluster.wiring.first][::2] - cluster.fabric.up) % 16)  # type: ignore[attr-defined]
-    both = np.bincount(spines[0] * 16 + spines[1], minlength=256)
-    assert both.sum() == len(src) == 240 * 256
-    expected = len(src) / 256
-    assert ((both - expected) ** 2 / expected).sum() < 330  # chi-square, 255 degrees of freedom, p = 0.001
-
-
-def test_gpus_that_share_a_nic_are_hashed_apart() -> None:
+def test_gpus_that_share_a_nic_are_hashed_separately() -> None:
     data = hosts(kind="leaf_spine", nodes_per_leaf=1, spines=64, uplink=link(), routing="ecmp")
     data["node"].update(gpus=8, nics=1, pcie=link())
     cluster = build(data)
     src, dst = np.divmod(np.arange(64), 8)
-    assert np.count_nonzero(loads(cluster, src, dst + 8, "leaf_up")) > 32  # one way for all if only NICs counted
+    assert (
+        np.count_nonzero(loads(cluster, src, dst + 8, "leaf_up")) > 32
+    )  # with a hash of NICs only, all would take one route
 
 
 def test_flows_of_a_pair_share_its_bytes() -> None:
@@ -264,8 +193,8 @@ def test_flows_of_a_pair_share_its_bytes() -> None:
 
 
 @pytest.mark.parametrize("routing", ["ecmp", "adaptive"])
-def test_trees_are_laid_by_destination(routing: str) -> None:
-    """A summing tree has one top: no leaf hashes its own way up."""
+def test_trees_follow_destination_based_routes(routing: str) -> None:
+    """A summing tree has one root, so no leaf may choose its uplink by hash."""
     reduces = {"ports": 64, "latency": "0 us", "source": "test", "reduces": True}
     data = hosts(kind="leaf_spine", nodes_per_leaf=2, spines=3, uplink=link(), switch=reduces, routing=routing)
     cluster = build(data)
@@ -274,7 +203,7 @@ def test_trees_are_laid_by_destination(routing: str) -> None:
     assert tree_routes(cluster, everyone).link.tolist() == by_destination.link.tolist()
 
 
-def test_hashing_65536_hosts_is_one_array_computation() -> None:
+def test_hashing_65536_hosts_is_fast() -> None:
     cluster = replace(load_cluster("bench/three_tier_65536"), routing=Routing("ecmp", 1))
     gpus = np.arange(65_536)
     began = time.perf_counter()
@@ -283,10 +212,10 @@ def test_hashing_65536_hosts_is_one_array_computation() -> None:
     assert len(routes.link) == 6 * 65_536
 
 
-def test_policies_that_are_none_are_refused() -> None:
+def test_unknown_policies_are_refused() -> None:
     with pytest.raises(ValueError, match="no routing policy is called 'random'"):
         Routing("random")
-    with pytest.raises(ValueError, match="split routing takes the same ways"):
+    with pytest.raises(ValueError, match="split routing takes the same routes"):
         Routing("split", flows_per_pair=2)
 
 
@@ -296,12 +225,12 @@ def test_policies_that_are_none_are_refused() -> None:
         ({"routing": "random"}, "'split', 'static', 'ecmp' or 'adaptive'"),
         (
             {"routing": "static", "routing_seed": 3},
-            'routing_seed means something to routing = "ecmp" only, not "static"',
+            'routing_seed is for routing = "ecmp", not "static"',
         ),
         ({"flows_per_pair": 2}, 'flows_per_pair is for routing = "ecmp" or "adaptive", not "split"'),
         ({"routing": "ecmp", "flows_per_pair": 0}, "greater than or equal to 1"),
     ],
 )
-def test_keys_that_mean_nothing_are_refused(keys: dict[str, Any], message: str) -> None:
+def test_keys_that_do_not_apply_are_refused(keys: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build(hosts(kind="leaf_spine", nodes_per_leaf=2, spines=3, uplink=link(), **keys))

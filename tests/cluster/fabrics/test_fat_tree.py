@@ -1,4 +1,4 @@
-"""The three-tier fabric: textbook sizes, ways through it, what splitting loads alike, and its narrowest tier."""
+"""The three-tier fabric: textbook sizes, routes, twins under split routing, and the narrowest tier."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def k_ary(k: int, routing: str = "split", **changes: Any) -> Cluster:
     return build(data)
 
 
-def way(cluster: Cluster, src: int, dst: int) -> list[str]:
+def kinds_on_route(cluster: Cluster, src: int, dst: int) -> list[str]:
     routes = cluster.routes([src], [dst])
     return [cluster.links.kinds[k] for k in cluster.links.kind[routes.link]]
 
@@ -48,22 +48,22 @@ def test_k_port_switches_make_the_textbook_tree(k: int) -> None:
     assert check(cluster) == []
 
 
-def test_a_message_turns_round_at_the_lowest_switch_both_ends_share() -> None:
+def test_a_message_goes_up_to_the_lowest_switch_above_both_ends() -> None:
     cluster = k_ary(4)  # 2 hosts a leaf, 4 a pod
-    assert way(cluster, 0, 1) == ["nic_up", "nic_down"]
-    assert way(cluster, 0, 2) == ["nic_up", *["leaf_up", "leaf_down"] * 2, "nic_down"]
+    assert kinds_on_route(cluster, 0, 1) == ["nic_up", "nic_down"]
+    assert kinds_on_route(cluster, 0, 2) == ["nic_up", *["leaf_up", "leaf_down"] * 2, "nic_down"]
     up, down = ["leaf_up"] * 2, ["leaf_down"] * 2
-    assert way(cluster, 0, 4) == ["nic_up", *up, *["spine_up", "spine_down"] * 4, *down, "nic_down"]
+    assert kinds_on_route(cluster, 0, 4) == ["nic_up", *up, *["spine_up", "spine_down"] * 4, *down, "nic_down"]
     routes = cluster.routes([0, 0, 0], [1, 2, 4])
     assert routes.latency == pytest.approx([2e-6, 4e-6, 6e-6])
     static = k_ary(4, "static")
-    assert way(static, 0, 4) == ["nic_up", "leaf_up", "spine_up", "spine_down", "leaf_down", "nic_down"]
+    assert kinds_on_route(static, 0, 4) == ["nic_up", "leaf_up", "spine_up", "spine_down", "leaf_down", "nic_down"]
 
 
 def test_a_message_stays_on_the_plane_it_went_up_on() -> None:
     cluster = k_ary(4, "static")
     names = [cluster.links.name(int(i)) for i in cluster.routes([0], [7]).link]
-    # Host 7 is port 1 of leaf 3: spine 1 of its pod, and of plane 1 the core that its leaf's place says.
+    # Host 7 is on port 1 of leaf 3, so spine 1 of its pod; the place of its leaf selects the core of plane 1.
     assert names == [
         "gpu0 -> leaf0",
         "leaf0 -> spine1",
@@ -87,7 +87,7 @@ def test_static_routing_gives_a_shift_no_shared_link(k: int) -> None:
 @settings(max_examples=100, deadline=None)
 @given(clusters(), st.integers(0, 2**32 - 1))
 def test_twins_always_carry_the_same_load(cluster: Cluster, seed: int) -> None:
-    """What `without_twins` leaves out: links whose load is that of the link it keeps, counted by `copies`."""
+    """`without_twins` leaves out only links with the same load as the one it keeps, and counts them in `copies`."""
     n = cluster.n_gpus
     if n < 2:
         return
@@ -95,22 +95,23 @@ def test_twins_always_carry_the_same_load(cluster: Cluster, seed: int) -> None:
     src = rng.integers(n, size=12)
     dst = (src + rng.integers(1, n, size=12)) % n
     size = rng.random(12)
-    whole, kept = cluster.routes(src, dst), cluster.routes(src, dst, without_twins=True)
-    load = np.bincount(whole.link, whole.weight * size[whole.flow], minlength=len(cluster.links))
-    thin = np.bincount(kept.link, kept.weight * size[kept.flow], minlength=len(cluster.links))
-    assert thin[kept.link] == pytest.approx(load[kept.link], rel=1e-12)
-    assert set(np.round(load[load > 0], 9)) == set(np.round(thin[thin > 0], 9))
-    assert (kept.weight * kept.copies).sum() == pytest.approx(whole.weight.sum(), rel=1e-12)
-    assert kept.latency == pytest.approx(whole.latency)
+    full = cluster.routes(src, dst)
+    kept = cluster.routes(src, dst, without_twins=True)
+    load = np.bincount(full.link, full.weight * size[full.flow], minlength=len(cluster.links))
+    kept_load = np.bincount(kept.link, kept.weight * size[kept.flow], minlength=len(cluster.links))
+    assert kept_load[kept.link] == pytest.approx(load[kept.link], rel=1e-12)
+    assert set(np.round(load[load > 0], 9)) == set(np.round(kept_load[kept_load > 0], 9))
+    assert (kept.weight * kept.copies).sum() == pytest.approx(full.weight.sum(), rel=1e-12)
+    assert kept.latency == pytest.approx(full.latency)
 
 
-def test_of_uneven_twins_the_slowest_is_kept() -> None:
+def test_the_slowest_of_unequal_twins_is_kept() -> None:
     cluster = k_ary(4)
     up = cluster.links.of_kind("spine_up")
     capacity = cluster.links.capacity.copy()
     capacity[up[2]] = 1e9
     links = replace(cluster.links, capacity=capacity)
-    assert cluster.links.even and not links.even
+    assert cluster.links.uniform_capacity and not links.uniform_capacity
     kept = replace(cluster, links=links).routes([0], [15], without_twins=True)
     assert up[2] in kept.link and np.isin(kept.link, up).sum() == 1
 
@@ -119,7 +120,7 @@ def test_of_uneven_twins_the_slowest_is_kept() -> None:
     ("changes", "ratio"),
     [
         ({}, 1),
-        ({"spines_per_pod": 2}, 2),  # half the spines: half the way up from every leaf, and from every pod
+        ({"spines_per_pod": 2}, 2),  # half the spines: half the uplinks of every leaf and of every pod
         ({"cores_per_spine": 1}, 4),
         ({"links_per_core": 2}, 1),  # more than the leaves can use
         ({"core_uplink": link("25 GB/s")}, 2),
@@ -135,13 +136,13 @@ def test_oversubscription_is_that_of_the_narrowest_tier(changes: dict[str, Any],
 def test_ports_are_counted_on_every_tier() -> None:
     cluster = k_ary(4, spines_per_pod=3, cores_per_spine=5, leaves_per_pod=1)
     assert check(cluster) == [
-        "a leaf needs 5 ports, a inline has 4",
-        "a spine needs 6 ports, a inline has 4",
-        "a core needs 8 ports, a inline has 4",
+        "a leaf needs 5 ports, but inline has 4",
+        "a spine needs 6 ports, but inline has 4",
+        "a core needs 8 ports, but inline has 4",
     ]
 
 
-def test_a_giant_is_refused_before_anything_is_allocated(tmp_path: Any) -> None:
+def test_a_cluster_that_is_too_large_is_refused_before_anything_is_allocated(tmp_path: Any) -> None:
     text = (load_cluster("bench/three_tier_65536").path).read_text()
     path = tmp_path / "giant.toml"
     path.write_text(text.replace("cores_per_spine = 32", "cores_per_spine = 32_000"))
@@ -149,15 +150,15 @@ def test_a_giant_is_refused_before_anything_is_allocated(tmp_path: Any) -> None:
         load_cluster(path)
 
 
-def test_a_ring_over_65536_hosts_is_routed_at_once() -> None:
+def test_routing_a_ring_over_65536_hosts_is_fast() -> None:
     cluster = load_cluster("bench/three_tier_65536")
     gpus = np.arange(65_536)
     began = time.perf_counter()
-    thin = cluster.routes(gpus, (gpus + 1) % 65_536, without_twins=True)
+    kept = cluster.routes(gpus, (gpus + 1) % 65_536, without_twins=True)
     assert time.perf_counter() - began < 1.0
     # 2,048 hosts leave their leaf; 64 of them leave their pod.
-    assert len(thin.link) == 2 * 65_536 + 2 * 2048 + 2 * 64
-    some = np.array([0, 31, 1023, 65_535])
-    whole = cluster.routes(some, (some + 1) % 65_536)
-    assert route_problems(cluster, some, (some + 1) % 65_536, whole) == []
-    assert np.bincount(whole.flow, whole.weight) == pytest.approx([2, 4, 6, 6])
+    assert len(kept.link) == 2 * 65_536 + 2 * 2048 + 2 * 64
+    senders = np.array([0, 31, 1023, 65_535])
+    full = cluster.routes(senders, (senders + 1) % 65_536)
+    assert route_problems(cluster, senders, (senders + 1) % 65_536, full) == []
+    assert np.bincount(full.flow, full.weight) == pytest.approx([2, 4, 6, 6])

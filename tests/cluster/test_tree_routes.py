@@ -1,4 +1,4 @@
-"""Messages through summing switches: which links they load, and how long the way is."""
+"""Messages through summing switches: the links they load, and their latency."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from dessim.cluster import Cluster
-from dessim.cluster.routing.trees import Trees, sums_in_fabric, sums_in_node, tree_routes
+from dessim.cluster.routing.trees import Trees
+from dessim.cluster.tree_routes import sums_in_fabric, sums_in_node, tree_routes
 from tests.cluster.small_clusters import build, hosts, link
 
 SUMS = {"ports": 64, "latency": "0 us", "source": "test", "reduces": True}
@@ -26,7 +27,7 @@ TWO_LEVELS: dict[str, Any] = {"kind": "leaf_spine", "nodes_per_leaf": 2, "spines
 
 
 def loads(cluster: Cluster, up: list[int], down: list[int]) -> dict[str, float]:
-    """Share of the message on each kind of link, summed, and how many links that is."""
+    """Sum of the shares of the message on the links of each kind."""
     routes = tree_routes(cluster, Trees.of(np.array([up]), np.array([down])))
     total: Counter[str] = Counter()
     for index, weight in zip(routes.link.tolist(), routes.weight.tolist(), strict=True):
@@ -42,33 +43,33 @@ def test_inside_a_node_each_nvlink_carries_it_once() -> None:
     assert routes.latency == pytest.approx([0.6e-6])
 
 
-def test_across_nodes_everybody_uses_its_own_nic() -> None:
+def test_across_nodes_every_gpu_uses_its_own_nic() -> None:
     everyone = list(range(8))
     assert loads(bed(NVLINK), everyone, everyone) == {"nic_up": 8, "nic_down": 8}
 
 
 @pytest.mark.parametrize("routing", ["split", "static"])
-def test_between_switches_a_leaf_sends_and_gets_it_once(routing: str) -> None:
+def test_between_switches_a_leaf_sends_and_receives_it_once(routing: str) -> None:
     cluster = bed({"count": 8}, **TWO_LEVELS, routing=routing)
-    found = loads(cluster, list(range(8)), list(range(8)))
-    assert found == pytest.approx({"nic_up": 8, "nic_down": 8, "leaf_up": 4, "leaf_down": 4})
+    shares = loads(cluster, list(range(8)), list(range(8)))
+    assert shares == pytest.approx({"nic_up": 8, "nic_down": 8, "leaf_up": 4, "leaf_down": 4})
     routes = tree_routes(cluster, Trees.of(np.arange(8)[None, :], np.arange(8)[None, :]))
     assert routes.weight.max() == 1.0
     assert routes.latency == pytest.approx([4e-6])
     assert loads(cluster, [0, 1], [0, 1]) == {"nic_up": 2, "nic_down": 2}
 
 
-def test_three_tiers() -> None:
+def test_each_pod_sends_one_sum_to_the_cores() -> None:
     fabric = dict(kind="fat_tree", nodes_per_leaf=1, leaves_per_pod=2, spines_per_pod=2, cores_per_spine=2)
     cluster = bed({"count": 4}, **fabric, uplink=link())
-    found = loads(cluster, [0, 1, 2, 3], [0, 1, 2, 3])
-    # The other pod's spines hand up one sum, whatever its leaves are; then it comes back.
-    assert found["nic_up"] == found["nic_down"] == 4
-    assert found["spine_up"] == found["spine_down"] == pytest.approx(2)
-    assert found["leaf_up"] == found["leaf_down"] == pytest.approx(4)
+    shares = loads(cluster, [0, 1, 2, 3], [0, 1, 2, 3])
+    # The spines of the other pod send up one sum, however many leaves they have, and one result comes down.
+    assert shares["nic_up"] == shares["nic_down"] == 4
+    assert shares["spine_up"] == shares["spine_down"] == pytest.approx(2)
+    assert shares["leaf_up"] == shares["leaf_down"] == pytest.approx(4)
 
 
-def test_two_behind_one_nic_each_have_a_message_there() -> None:
+def test_gpus_that_share_a_nic_each_send_a_message_through_it() -> None:
     cluster = bed({"count": 2, "gpus": 2, "nics": 1, "pcie": link()})
     assert loads(cluster, [0, 1, 2, 3], [0]) == {"pcie_up": 4, "nic_up": 4, "nic_down": 1, "pcie_down": 1}
 
@@ -79,8 +80,8 @@ def test_join_and_take_keep_members() -> None:
     both = Trees.join(a, b)
     assert len(both) == 3
     assert [both.members(i) for i in range(3)] == [([0, 1, 2], [3]), ([4], [6, 7]), ([5], [8, 9])]
-    some = both.take(np.array([2, 0])).on(np.arange(10) * 10)
-    assert [some.members(i) for i in range(2)] == [([50], [80, 90]), ([0, 10, 20], [30])]
+    taken = both.take(np.array([2, 0])).on(np.arange(10) * 10)
+    assert [taken.members(i) for i in range(2)] == [([50], [80, 90]), ([0, 10, 20], [30])]
 
 
 def test_switches_that_do_not_sum_are_refused() -> None:

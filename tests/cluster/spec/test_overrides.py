@@ -1,4 +1,4 @@
-"""Mixed link rates: which links change, what is said of the cluster then, and that routes and times follow."""
+"""Mixed link rates: which links change, and how the description, routes and times follow."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.cluster.test_bisection import maximum_flow
 
 
 def bed(*override: dict[str, Any], **node: Any) -> Cluster:
-    """8 hosts of 10 GB/s on 4 leaves under 2 spines, 2 cables of 5 GB/s to each."""
+    """8 hosts of 10 GB/s on 4 leaves under 2 spines, with 2 cables of 5 GB/s from each leaf to each spine."""
     fabric = {"nodes_per_leaf": 2, "spines": 2, "links_per_spine": 2, "uplink": link("5 GB/s", "1 us")}
     data = hosts(kind="leaf_spine", switch={"ports": 64, "latency": "0.5 us", "source": "test"}, **fabric)
     data["node"].update({"nic": link("10 GB/s", "1 us"), **node})
@@ -49,7 +49,7 @@ def test_the_last_override_of_a_link_counts() -> None:
     assert [rates[f"leaf{i} -> spine0"] for i in range(4)] == [1, 1, 3, 1]
 
 
-def test_nodes_of_an_older_kind() -> None:
+def test_a_range_of_nodes_can_have_slower_links() -> None:
     cluster = bed({"nodes": [4, 7], "nic": link("5 GB/s", "2 us")})
     up = cluster.links.of_kind("nic_up")
     assert (cluster.links.capacity[up] / 1e9).tolist() == [10] * 4 + [5] * 4
@@ -68,7 +68,7 @@ def test_nodes_of_an_older_kind() -> None:
         {"links": ["leaf0 -> spine0"], "cable": link("50 GB/s")},
     ],
 )
-def test_bisection_is_the_maximum_flow_of_what_is_built(
+def test_bisection_is_the_maximum_flow_of_the_cluster_as_built(
     override: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cluster = bed(override)
@@ -76,7 +76,7 @@ def test_bisection_is_the_maximum_flow_of_what_is_built(
     assert describe(cluster.with_links([("spine0", 0.0)]))["bisection_GBps"] == describe(cluster)["bisection_GBps"]
     monkeypatch.setattr(direct, "EXACT_CABLES", 10)
     assert describe(cluster)["bisection_GBps"] is None
-    assert "bisection not worked out" in draw(cluster)
+    assert "bisection not computed" in draw(cluster)
 
 
 def test_oversubscription_is_that_of_the_worst_leaf() -> None:
@@ -91,11 +91,11 @@ def test_split_flows_wait_for_the_slower_cable_and_for_the_longer_one() -> None:
     flows = route_flows(cluster, np.array([0]), np.array([2]), np.array([1e9]))
     assert flows.finish.tolist() == pytest.approx([0.5 / 2])  # half of it over 2 cables of 1 GB/s
     assert flows.fixed.tolist() == pytest.approx([1.5e-6 + 9.5e-6 + 1.5e-6 + 1e-6])
-    thin = cluster.routes([0], [2], without_twins=True)
-    assert thin.latency == pytest.approx(cluster.routes([0], [2]).latency)
+    without_twins = cluster.routes([0], [2], without_twins=True)
+    assert without_twins.latency == pytest.approx(cluster.routes([0], [2]).latency)
 
 
-def test_the_tuner_never_expects_more_time_than_it_takes() -> None:
+def test_the_lower_bound_of_the_tuner_never_exceeds_the_simulated_time() -> None:
     cluster = bed({"nodes": [0, 3], "nic": link("5 GB/s", "0.1 us")})
     src, dst = np.arange(8), (np.arange(8) + 1) % 8
     stage = Stage((), src, dst, np.full(8, 1e3))
@@ -112,11 +112,11 @@ def test_the_tuner_never_expects_more_time_than_it_takes() -> None:
         ({"links": ["leaf0 <-> spine9"], "cable": link()}, "spine9"),
         ({"links": ["gpu0 <-> leaf0"], "cable": link()}, "gpu0 -> leaf0 belongs to a node; override by `nodes`"),
         ({"nodes": [6, 8], "nic": link("1 GB/s")}, "[6, 8] are not two of nodes 0 to 7, in order"),
-        ({"nodes": [0, 1], "nic": link("11 GB/s")}, "faster than node.nic; write the fastest there"),
-        ({"nodes": [0, 1], "nvlink": link()}, "node.nvlink is not there"),
+        ({"nodes": [0, 1], "nic": link("11 GB/s")}, "faster than node.nic; write the fastest part there"),
+        ({"nodes": [0, 1], "nvlink": link()}, "these nodes have no node.nvlink"),
     ],
 )
-def test_impossible_overrides(override: dict[str, Any], words: str) -> None:
+def test_impossible_overrides_are_refused(override: dict[str, Any], words: str) -> None:
     with pytest.raises((ValidationError, ClusterError)) as caught:
         bed(override)
     error = caught.value
@@ -129,8 +129,8 @@ def test_the_example_of_the_format_page_loads(tmp_path: Path) -> None:
 
     text = (topology_root() / "README.md").read_text()
     path = tmp_path / "mixed.toml"
-    whole, *parts = [block.split("```")[0] for block in text.split("```toml\n")[1:]]
-    path.write_text(whole + next(part for part in parts if "[[override]]" in part))
+    example, *others = [block.split("```")[0] for block in text.split("```toml\n")[1:]]
+    path.write_text(example + next(block for block in others if "[[override]]" in block))
     cluster = load_cluster(path)
     assert check(cluster) == []
     assert len(set(cluster.links.capacity[cluster.links.of_kind("nic_up")].tolist())) == 2

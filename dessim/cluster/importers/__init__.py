@@ -1,0 +1,1 @@
+"""Readers of cluster descriptions in other formats, one format a file."""

@@ -1,0 +1,62 @@
+"""Switches and cables from a GraphML file, as drawing programs and topology collections write them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import networkx as nx
+
+from dessim.cluster.fabrics.graph import Edge, Plan
+from dessim.cluster.parts import Link
+from dessim.errors import UnitError
+from dessim.units import parse_bandwidth
+
+
+def read_graphml(path: Path, cable: Link) -> Plan:
+    """Read the switches and cables of a GraphML file.
+
+    Vertices are switches; their attribute `nodes` is the number of nodes attached to them, 0 unless given. An edge is
+    one cable of part `cable`, which its attributes `cables` (a number) and `rate` ("400 Gb/s") change. Parallel edges
+    add up. Raises ValueError, which names the file and the mistake in it.
+    """
+    where = f"graphml = {str(path)!r}"
+    try:
+        graph: nx.Graph[Any] = nx.read_graphml(path, force_multigraph=True)
+    except OSError as error:
+        raise ValueError(f"{where}: {error.strerror or error}") from None
+    except Exception as error:  # the XML reader raises many types for a file that is not GraphML
+        raise ValueError(f"{where}: not GraphML: {error}") from None
+    if graph.is_directed():
+        raise ValueError(f'{where}: its edges are directed; write edgedefault="undirected"')
+    nodes = [
+        _whole_number(data.get("nodes", 0), 0, f"{where}: nodes of {name!r}") for name, data in graph.nodes(data=True)
+    ]
+    edges: dict[tuple[str, str], Edge] = {}
+    for a, b, data in graph.edges(data=True):
+        ends = f"between {a!r} and {b!r}"
+        count = _whole_number(data.get("cables", 1), 1, f"{where}: cables {ends}")
+        edge = Edge(a, b, count, _at_rate(cable, data.get("rate"), f"{where}: {ends}"))
+        pair = (min(a, b), max(a, b))
+        parallel = edges.get(pair)
+        if parallel is not None and parallel.link != edge.link:
+            raise ValueError(f"{where}: parallel edges {ends} differ in rate")
+        edges[pair] = replace(parallel, cables=parallel.cables + count) if parallel else edge
+    return Plan(tuple(graph), tuple(edges.values()), tuple(nodes))
+
+
+def _whole_number(value: object, minimum: int, what: str) -> int:
+    if type(value) is not int or value < minimum:
+        raise ValueError(f"{what} must be a whole number >= {minimum}, not {value!r}")
+    return value
+
+
+def _at_rate(cable: Link, rate: object, where: str) -> Link | None:
+    """The cable at another rate; None where no rate is given, which stands for the fabric's cable."""
+    if rate is None:
+        return None
+    try:
+        return replace(cable, rate=parse_bandwidth(rate))
+    except UnitError as error:
+        raise ValueError(f"{where}: {error}") from None

@@ -28,6 +28,7 @@ def goodput(
 ) -> None:
     """Simulate failures, checkpoints and restarts: what share of the time becomes work, at which interval most."""
     from dessim.commands.goodput import goodput as run
+    from dessim.results.show import print_text
     from dessim.results.tables import print_table, table_of
     from dessim.sim.faults.goodput import Machine
 
@@ -36,11 +37,11 @@ def goodput(
     if json:
         print_json(found)
         return
-    columns = ("checkpoint", "every", "goodput", "Daly's model", "checkpoints", "lost", "restarts")
-    print_table(table_of(columns, [_line(row) for row in found["rows"]], left=("checkpoint",)))
-    print(
+    columns = ("choice of interval", "interval", "goodput", "Daly's model", "checkpoints", "lost work", "restarts")
+    print_table(table_of(columns, [_line(row) for row in found["rows"]], drops=("Daly's model", "restarts")))
+    print_text(
         f"{nodes:,} nodes: a failure every {format_time(found['between_failures_s'])} on average, "
-        f"{found['rows'][0]['failures']:.1f} in {days} days; means of {runs} runs, ± at 95 % confidence"
+        f"{found['rows'][0]['failures']:.1f} in {days} days; means of {runs} runs, ± is the 95 % confidence interval"
     )
 
 

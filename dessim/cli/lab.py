@@ -105,7 +105,7 @@ def _show(layout: Any, json: bool, counted: Any = None) -> None:
             carried = counted[port.link]
             cells += [format_size(carried.bytes), f"{carried.packets:,}", f"{carried.dropped:,}"]
         rows.append(tuple(cells))
-    print_table(table_of(columns, rows, left=("from", "link")))
+    print_table(table_of(columns, rows, left=("from", "link"), folds={"from": 12, "link": 12}))
     hosts, switches = len(layout.hosts), len(layout.switches)
     print(f"{layout.name}: {len(layout.ranks)} ranks on {hosts} hosts, {switches} switches, {layout.queue} queues")
     for line in layout.left_out:

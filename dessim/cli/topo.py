@@ -34,7 +34,9 @@ def topo_list(json: JsonOption = False) -> None:
         print_json({"topologies": rows})
     else:
         cells = [(n, f"{c.n_gpus:,}", c.kind, gpus(c), c.description) for n, c in clusters.items()]
-        print_table(table_of(("name", "GPUs", "kind", "GPU", "what"), cells, left=("kind", "GPU", "what")))
+        columns = ("name", "GPUs", "fabric", "GPU", "description")
+        left = ("fabric", "GPU", "description")
+        print_table(table_of(columns, cells, left=left, folds={"description": 40}, drops=("fabric", "GPU")))
 
 
 @topo.command("show")

@@ -16,13 +16,16 @@ from dessim.units import format_time
 
 @guarded
 def tenants(
-    page: Annotated[Path, typer.Argument(help="TOML page of jobs; format: docs/tenants.md.", show_default=False)],
+    page: Annotated[Path, typer.Argument(help="TOML file of jobs. Format: docs/tenants.md.", show_default=False)],
     algorithm: AlgorithmOption = None,
     fold: FoldOption = Fold.ON,
     time_budget: TimeBudgetOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Run several jobs on one cluster: who waits, what each loses to the others, how busy the fabric is."""
+    """Run several jobs on one cluster, and compare with each alone.
+
+    Prints how long each job waits and how much the others slow it down, and how busy the fabric is.
+    """
     from dessim.cluster import load_cluster
     from dessim.commands.support.tenants_file import load_page
     from dessim.commands.tenants import tenants as run

@@ -1,4 +1,4 @@
-"""`dessim topo ...`: cluster descriptions listed, shown, checked and drawn."""
+"""`dessim topo ...`: lists, shows, checks and draws cluster descriptions."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Annotated
 
 import typer
 
-from dessim.cli.options import JsonOption
+from dessim.cli.options import ClusterArgument, JsonOption
 from dessim.cli.output import guarded, print_json, report_check
 from dessim.files import write_text
 
-topo = typer.Typer(help="Cluster descriptions.", no_args_is_help=True, rich_markup_mode=None)
+topo = typer.Typer(help="List, show, check and draw cluster descriptions.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @topo.command("list")
 @guarded
 def topo_list(json: JsonOption = False) -> None:
-    """Shipped cluster descriptions."""
+    """List the shipped clusters."""
     from dessim.cluster import Cluster, list_topologies, load_cluster
     from dessim.results.tables import print_table, table_of
 
@@ -41,8 +41,8 @@ def topo_list(json: JsonOption = False) -> None:
 
 @topo.command("show")
 @guarded
-def topo_show(cluster: Annotated[str, typer.Argument(show_default=False)], json: JsonOption = False) -> None:
-    """What a cluster has: counts, rates, oversubscription, bisection."""
+def topo_show(cluster: ClusterArgument, json: JsonOption = False) -> None:
+    """Show a cluster's counts, rates and bisection."""
     from dessim.cluster import describe, load_cluster
     from dessim.results.show import print_description
 
@@ -55,8 +55,11 @@ def topo_show(cluster: Annotated[str, typer.Argument(show_default=False)], json:
 
 @topo.command("check")
 @guarded
-def topo_check(cluster: Annotated[str, typer.Argument(show_default=False)], json: JsonOption = False) -> None:
-    """Check a description: connected, sane rates, routes that are real paths. Exits 3 when it is wrong."""
+def topo_check(cluster: ClusterArgument, json: JsonOption = False) -> None:
+    """Check the links, rates and routes of a cluster.
+
+    The exit code is 3 if the check fails.
+    """
     from dessim.cluster import check, load_cluster
 
     machine = load_cluster(cluster)
@@ -66,10 +69,13 @@ def topo_check(cluster: Annotated[str, typer.Argument(show_default=False)], json
 @topo.command("draw")
 @guarded
 def topo_draw(
-    cluster: Annotated[str, typer.Argument(show_default=False)],
-    out: Annotated[Path | None, typer.Option(help="SVG file to write; without it the SVG goes to stdout.")] = None,
+    cluster: ClusterArgument,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write; default: stdout.")] = None,
 ) -> None:
-    """Draw a cluster as SVG: layers, link rates, one node in full, the rest folded with counts."""
+    """Draw a cluster as SVG.
+
+    Shows the layers and link rates, one node in full, and the others folded with their counts.
+    """
     from dessim.cluster import load_cluster
     from dessim.cluster.drawing.draw import draw
 

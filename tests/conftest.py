@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import settings
 
 # A loaded machine is slow now and then; time limits are pytest-timeout's business.
 settings.register_profile("dessim", deadline=None)
 settings.load_profile("dessim")
+
+
+@pytest.fixture(autouse=True)
+def _tables_at_full_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Print tables at full width, whatever width the shell that runs the tests exports."""
+    monkeypatch.delenv("COLUMNS", raising=False)

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: one clear line, the right exit code, JSON that parses."""
+"""The command line as its users see it: one clear line per error, exit codes, valid JSON, help."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from dessim.cli.app import app
@@ -168,7 +169,7 @@ def test_replay_writes_a_timeline(tmp_path: Path) -> None:
     assert timeline.stat().st_size > 100
 
 
-def test_a_full_disk_is_one_line() -> None:
+def test_a_full_disk_is_reported_in_one_line() -> None:
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full here")
     with Path("/dev/full").open("w") as full:
@@ -179,10 +180,64 @@ def test_a_full_disk_is_one_line() -> None:
     assert "No space left on device" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_reader_that_leaves_is_no_traceback() -> None:
+def test_a_reader_that_closes_the_pipe_causes_no_traceback() -> None:
     command = f"{sys.executable} -m dessim topo draw {RAIL} | head -c 10"
     done = subprocess.run(command, shell=True, capture_output=True, text=True)
     assert "Traceback" not in done.stderr and "Exception" not in done.stderr
+
+
+def visible_commands() -> list[tuple[str, ...]]:
+    """Every verb and every command of a group."""
+    root = get_command(app)
+    names: list[tuple[str, ...]] = [()]
+    for name, command in root.commands.items():  # type: ignore[attr-defined]
+        names += [(name,), *((name, inner) for inner in getattr(command, "commands", ()))]
+    return names
+
+
+@pytest.mark.parametrize("names", visible_commands(), ids=" ".join)
+def test_help_fits_80_columns_and_cuts_no_sentence(names: tuple[str, ...]) -> None:
+    text = CliRunner().invoke(app, [*names, "--help"], env={"COLUMNS": "80"}).stdout
+    assert max(map(len, text.splitlines())) <= 80
+    assert not [line for line in text.splitlines() if line.endswith("...") and not line.startswith("Usage")]
+
+
+def test_an_option_has_the_same_help_everywhere() -> None:
+    # These mean something else for each verb: a value of another kind, or another thing to write.
+    differing = {"--out", "--gpus", "--strategy", "--algorithm", "--seed", "--lab", "--cluster", "--ranks"}
+    root = get_command(app)
+    helps: dict[str, set[str]] = {}
+    for names in visible_commands():
+        command = root
+        for name in names:
+            command = command.commands[name]  # type: ignore[attr-defined]
+        for option in (parameter for parameter in command.params if parameter.param_type_name == "option"):
+            helps.setdefault(option.opts[0], set()).add(option.help)  # type: ignore[attr-defined]
+    assert {name for name, sentences in helps.items() if len(sentences) > 1} <= differing
+    assert {"--csv", "--json", "--figure"} <= helps.keys()
+
+
+def test_shell_completion_is_there_without_noise_in_the_help() -> None:
+    code, out, _ = run("--help")
+    assert code == 0 and out.count("completion") == 2 and "--show-completion" not in out
+    completed = subprocess.run(
+        [sys.executable, "-m", "dessim"],
+        env={
+            **os.environ,
+            "_DESSIM_COMPLETE": "complete_bash",
+            "COMP_WORDS": "dessim collective all",
+            "COMP_CWORD": "2",
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert completed.stdout.split() == ["all_reduce", "all_gather", "all_to_all"]
+
+
+@pytest.mark.parametrize("flag", ["-o", "--out", "--output"])
+def test_calibrate_keeps_its_old_flag(flag: str, tmp_path: Path) -> None:
+    assert run("calibrate", "--plan", "4", flag, str(tmp_path / "plan.json"))[0] == 0
+    assert (tmp_path / "plan.json").exists()
 
 
 def test_help_needs_neither_numpy_nor_torch() -> None:

@@ -1,4 +1,4 @@
-"""Long runs on the command line: `--time-budget`, what a partial result says, and the bar."""
+"""Long runs on the command line: `--time-budget`, partial results, and the progress bar."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -31,13 +32,13 @@ UNEVEN = (Collective.ALL_TO_ALL, 16, 16e6, "direct")
 
 
 def clock(step: float = 1.0) -> Callable[[], float]:
-    """A clock that is `step` seconds further each time it is looked at."""
+    """A clock that advances by `step` seconds each time it is read."""
     ticks = itertools.count()
     return lambda: step * next(ticks)
 
 
 @pytest.mark.parametrize("text", ["30", "soon", "-1s", "5 GB"])
-def test_a_budget_that_is_none_is_refused(text: str) -> None:
+def test_a_budget_that_is_not_a_time_is_refused(text: str) -> None:
     where = ("--cluster", "one-switch_16", "--gpus", "4", "--size", "1MiB")
     refused(2, f"--time-budget {text!r}: write a time such as", "collective", "reduce", *where, "--time-budget", text)
 
@@ -68,7 +69,7 @@ def test_a_spent_budget_gives_a_partial_result_and_one_line(verb: str, tmp_path:
 
 
 @pytest.mark.parametrize("verb", ["replay", "project", "collective"])
-def test_a_budget_that_lasts_changes_nothing(verb: str, tmp_path: Path) -> None:
+def test_a_sufficient_budget_changes_nothing(verb: str, tmp_path: Path) -> None:
     command = (*commands(tmp_path)[verb], "--json")
     cost = {"wall_s", "peak_rss_MiB"}
     plain, watched = (json.loads(run(*command, *more)[1]) for more in ((), ("--time-budget", "1h")))
@@ -76,7 +77,7 @@ def test_a_budget_that_lasts_changes_nothing(verb: str, tmp_path: Path) -> None:
     assert {k: v for k, v in plain.items() if k not in cost} == {k: v for k, v in watched.items() if k not in cost}
 
 
-def test_files_stay_as_they_were(tmp_path: Path) -> None:
+def test_a_partial_run_leaves_files_unchanged(tmp_path: Path) -> None:
     csv, timeline = tmp_path / "rows.csv", tmp_path / "t.json.gz"
     csv.write_text("earlier")
     code, _, err = run(*PROJECT, "--gpus", "8", "--csv", str(csv), "--time-budget", "0s")
@@ -85,14 +86,14 @@ def test_files_stay_as_they_were(tmp_path: Path) -> None:
     assert code == 1 and f"not written: {timeline}" in err and not timeline.exists()
 
 
-def test_rows_before_the_cut_are_kept() -> None:
+def test_rows_finished_before_the_cut_are_kept() -> None:
     job, cluster = Job.of_model(load_model("deepfm")), load_cluster(RAIL)
     whole = project(job, cluster, ["des_all_reduce", "table_wise"], [8])
     looks = itertools.count()
     counted = Progress(clock=lambda: float(next(looks)))
     project(job, cluster, ["des_all_reduce"], [8], progress=counted)
     rows = []
-    # Enough for the first row and a little of the second.
+    # The budget lasts for the first row and a little of the second.
     progress = Progress(budget_s=next(looks) + 2.0, clock=clock())
     with pytest.raises(OutOfTime) as cut:
         project(job, cluster, ["des_all_reduce", "table_wise"], [8], progress=progress, each=rows.append)
@@ -101,7 +102,7 @@ def test_rows_before_the_cut_are_kept() -> None:
     assert 0.5 <= cut.value.so_far["share_done"] < 1
 
 
-def test_a_replay_that_is_cut_knows_its_steps(tmp_path: Path) -> None:
+def test_a_replay_that_is_cut_counts_its_steps(tmp_path: Path) -> None:
     trace, cluster = load_trace(small_trace(tmp_path)), load_cluster("one-switch_16")
     looks = itertools.count()
     replay(trace, cluster, progress=Progress(clock=lambda: float(next(looks))))
@@ -116,22 +117,22 @@ def test_a_replay_that_is_cut_knows_its_steps(tmp_path: Path) -> None:
     assert 0 < so_far["simulated_s"] < replay(trace, cluster).record.end
 
 
-def test_an_uneven_exchange_tells_and_stops_while_it_drains() -> None:
+def test_an_uneven_exchange_reports_and_stops_while_it_drains() -> None:
     cluster = load_cluster("one-switch_16")
-    seen: list[tuple[float, str]] = []
-    progress = Progress(report=lambda share, text: seen.append((share, text)), clock=clock())
+    reports: list[tuple[float, str]] = []
+    progress = Progress(report=lambda share, text: reports.append((share, text)), clock=clock())
     watched = run_collective(cluster, *UNEVEN, uneven=1, progress=progress)
     assert watched.time_s == run_collective(cluster, *UNEVEN, uneven=1).time_s
-    shares = [share for share, text in seen if text.endswith(" flows")]
+    shares = [share for share, text in reports if text.endswith(" flows")]
     assert len(shares) > 200 and shares == sorted(shares) and shares[0] < 0.05 and shares[-1] > 0.95
     with pytest.raises(OutOfTime) as cut:
-        run_collective(cluster, *UNEVEN, uneven=1, progress=Progress(budget_s=len(seen) / 2, clock=clock()))
+        run_collective(cluster, *UNEVEN, uneven=1, progress=Progress(budget_s=len(reports) / 2, clock=clock()))
     so_far = cut.value.so_far
     assert 0.3 < so_far["share_done"] < 0.7 and so_far["flows"] == 240 and 0 < so_far["flows_done"] < 240
 
 
 class Terminal(io.StringIO):
-    """A stderr that says it is a terminal."""
+    """A stderr that claims to be a terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -146,19 +147,35 @@ def drawn(monkeypatch: pytest.MonkeyPatch, stderr: io.StringIO, looks: int) -> s
     return stderr.getvalue()
 
 
-def test_the_bar_is_drawn_on_a_terminal_and_only_in_runs_that_last(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bar_is_drawn_only_on_a_terminal_and_only_in_long_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     text = drawn(monkeypatch, Terminal(), 20)
     assert "of 20 flows" in text and "left" in text and "%" in text
     assert drawn(monkeypatch, Terminal(), 1) == ""
     assert drawn(monkeypatch, io.StringIO(), 20) == ""
 
 
-def test_on_a_real_terminal_stdout_holds_the_result_alone() -> None:
-    impatient = "import dessim.cli.progress as w; w._PATIENCE_S = 0.0; from dessim.cli.app import main; main()"
+@pytest.mark.parametrize("width", [40, 60, 80, 200])
+def test_the_bar_and_the_time_left_are_never_cut(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    stderr = Terminal()
+    monkeypatch.setattr(sys, "stderr", stderr)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", str(width))
+    with showing_progress("1h", clock(0.2)) as progress:
+        for done in range(20):
+            progress.within(3, 8, "projections").within(1, 12, "stages_priced").tick(done, 20, "flows_in_flight")
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stderr.getvalue())
+    lines = [line for line in re.split(r"[\r\n]+", plain) if line.strip()]
+    assert lines and max(map(len, lines)) <= width
+    assert all(re.search(r"\d+% [-\d]+:[-\d]{2}:[-\d]{2} left", line) for line in lines)
+    assert ("…" in plain) is (width < 200)
+
+
+def test_on_a_real_terminal_stdout_holds_only_the_result() -> None:
+    without_delay = "import dessim.cli.progress as w; w._DELAY_S = 0.0; from dessim.cli.app import main; main()"
     where = ("--cluster", "one-switch_16", "--gpus", "16", "--size", "1MiB", "--uneven", "1")
     master, slave = pty.openpty()
     done = subprocess.run(
-        [sys.executable, "-c", impatient, "collective", "all_to_all", *where, "--json"],
+        [sys.executable, "-c", without_delay, "collective", "all_to_all", *where, "--json"],
         stdout=subprocess.PIPE,
         stderr=slave,
         env={**os.environ, "TERM": "xterm"},
@@ -170,6 +187,6 @@ def test_on_a_real_terminal_stdout_holds_the_result_alone() -> None:
     assert "%" in shown and "left" in shown and "Traceback" not in shown
 
 
-def test_a_budget_that_is_none_starts_nothing() -> None:
+def test_a_budget_that_is_not_a_time_starts_nothing() -> None:
     with pytest.raises(UsageError, match="--time-budget"), showing_progress("1"):
         raise AssertionError("never reached")

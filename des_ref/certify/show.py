@@ -25,7 +25,7 @@ def passed(case: Result) -> bool:
 
 
 def summary(cases: Sequence[Case], results: Sequence[Result], seconds: float) -> dict[str, Any]:
-    """The JSON object. Of many cases, the ops of red ones only: those of green ones moved what the plan says."""
+    """The JSON object. Of many cases, the ops of failed ones only: the others moved the planned bytes."""
     ran = [r for r in results if "error" not in r]
     # What is not equivalent says so itself; it counts where there is nothing else.
     exact = [r for r in ran if r["equivalent"]] or ran
@@ -71,7 +71,7 @@ def lossy(case: Result) -> str:
 
 
 def why(case: Result) -> str:
-    """What is wrong with a red case."""
+    """Why a case failed."""
     if "error" in case:
         return case["error"]
     parts = []
@@ -109,14 +109,14 @@ def print_table(results: Sequence[Result]) -> None:
 
 
 def print_matrix(results: Sequence[Result], seconds: float) -> None:
-    """Many cases, counted by each choice; the red ones by name."""
+    """Print many cases, counted by each choice, and the failed ones by name."""
     print("against one process, float64, unowned rows poisoned with NaN\n")
     for axis in _AXES:
-        print(f"{axis:22s}cases   red  max|d param|   bytes")
+        print(f"{axis:22s}cases  failed  max|d param|   bytes")
         for line in by_axis(results, axis):
             worst = f"{line['worst']:14.2e}" if line["worst"] is not None else f"{'not equivalent':>14s}"
             print(
-                f"  {line['choice']!s:20s}{line['cases']:5d}{line['red']:6d}{worst}   "
+                f"  {line['choice']!s:20s}{line['cases']:5d}{line['red']:8d}{worst}   "
                 f"{'equal' if line['bytes_match'] else 'DIFFER'}"
             )
         print()
@@ -125,11 +125,11 @@ def print_matrix(results: Sequence[Result], seconds: float) -> None:
     for case in results:
         if not passed(case):
             print(f"FAILED {case['case']}: {why(case)}")
-    print(f"{len(results)} cases, {sum(not passed(r) for r in results)} red, {seconds:.0f} s")
+    print(f"{len(results)} cases, failed cases: {sum(not passed(r) for r in results)}, {seconds:.0f} s")
 
 
 def by_axis(results: Sequence[Result], axis: str) -> list[dict[str, Any]]:
-    """For each choice on an axis: cases, how many are red, the largest difference of a parameter of exact ones."""
+    """For each choice on an axis: cases, failed ones, the largest difference of a parameter of exact ones."""
     lines = []
     for choice in dict.fromkeys(r[axis] for r in results):
         here = [r for r in results if r[axis] == choice]

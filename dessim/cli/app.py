@@ -6,9 +6,10 @@ Exit codes: 0 ok, 1 failure, 2 usage, 3 a check ran and failed, 130 interrupted.
 from __future__ import annotations
 
 import os
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from dessim.cli.calibrate import calibrate
 from dessim.cli.collective import collective
@@ -22,10 +23,22 @@ from dessim.cli.topo import topo
 from dessim.cli.trace import trace
 from dessim.cli.validate import validate
 
+
+class _Commands(TyperGroup):
+    """The verbs. The two options for shell completion work, but `--help` names them in one line only."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        for parameter in self.params:
+            if parameter.name in ("install_completion", "show_completion"):
+                parameter.hidden = True  # type: ignore[attr-defined]
+        super().format_options(ctx, formatter)
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Decide strategy, fabric and scale for training recommenders with huge sparse layers.",
+    epilog="Tab completion in your shell: dessim --install-completion",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -34,8 +47,8 @@ app.add_typer(trace, name="trace")
 app.add_typer(lab, name="lab")
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         from importlib.metadata import version
 
         print(version("dessim"))
@@ -44,7 +57,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     pass
 
@@ -55,7 +70,7 @@ for command in (demo, replay, project, collective, tenants, goodput, calibrate, 
 
 def main() -> None:
     """Entry point of the `dessim` program."""
-    # The solver's matrices are small: threads of the linear algebra library cost more than they bring. Read at import.
+    # The solver's matrices are too small for the threads of a linear algebra library, which reads this when imported.
     for library in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(library, "1")
     app(prog_name="dessim")

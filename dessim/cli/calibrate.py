@@ -1,4 +1,4 @@
-"""`dessim calibrate`: measurements in, a transport profile out."""
+"""`dessim calibrate`: fits a transport profile to measurements."""
 
 from __future__ import annotations
 
@@ -7,28 +7,31 @@ from typing import Annotated
 
 import typer
 
-from dessim.cli.options import JsonOption
+from dessim.cli.options import CLUSTER_HELP, JsonOption
 from dessim.cli.output import guarded, print_json
 from dessim.errors import UsageError
 
 
 @guarded
 def calibrate(
-    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.", show_default=False)],
+    output: Annotated[Path, typer.Option("--out", "-o", "--output", help="File to write.", show_default=False)],
     lab: Annotated[
-        str | None, typer.Option("--lab", help="Topology file, or a shipped name: built on this machine. Needs root.")
+        str | None, typer.Option("--lab", help=f"{CLUSTER_HELP} It is built on this machine. Needs root.")
     ] = None,
     bench: Annotated[
         list[Path] | None,
-        typer.Option("--bench", help="Results of des_ref.bench --cases PLAN on a real cluster; may be repeated."),
+        typer.Option("--bench", help="Results of `des_ref.bench --cases PLAN` on a real cluster; may be repeated."),
     ] = None,
     plan: Annotated[
-        int | None, typer.Option(help="Only write what to time on a cluster of so many ranks: cases for des_ref.bench.")
+        int | None, typer.Option(help="Only write the cases to time with des_ref.bench on this number of ranks.")
     ] = None,
-    cluster: Annotated[str | None, typer.Option(help="With --bench: the topology file of that cluster.")] = None,
+    cluster: Annotated[str | None, typer.Option(help=f"{CLUSTER_HELP} With --bench.")] = None,
     json: JsonOption = False,
 ) -> None:
-    """Measure messages and sums on an idle cluster, and fit what its software costs."""
+    """Measure a cluster's messages and fit a transport profile.
+
+    The profile holds what the software costs per message, byte and sum. The cluster must be idle.
+    """
     from dessim.calibrate.profile import fit_bench, fit_profile, of_results, write_profile
     from dessim.cluster import load_cluster
     from dessim.commands.calibrate import measure_on_lab, of_files, write_plan

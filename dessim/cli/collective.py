@@ -13,7 +13,7 @@ from dessim.cli.options import (
     Fold,
     FoldOption,
     JsonOption,
-    Op,
+    OpArgument,
     TransportOption,
     parse_sides,
     parse_sizes,
@@ -26,19 +26,25 @@ from dessim.trace.schema import Collective
 
 @guarded
 def collective(
-    op: Annotated[Op, typer.Argument(help="The operation.", show_default=False)],
+    op: OpArgument,
     cluster: ClusterOption,
-    gpus: Annotated[int, typer.Option(help="Ranks, one a GPU.")],
-    size: Annotated[str, typer.Option(help="S as nccl-tests counts it, such as 64MiB; several by commas.")],
-    algorithm: Annotated[str, typer.Option(help="A name such as ring or double_tree, or auto.")] = "auto",
+    gpus: Annotated[int, typer.Option(help="Number of GPUs, one rank each.")],
+    size: Annotated[
+        str, typer.Option(help="Size as nccl-tests counts it, such as 64MiB; several separated by commas.")
+    ],
+    algorithm: Annotated[
+        str, typer.Option(help="Name of an algorithm, such as ring or double_tree, or auto.")
+    ] = "auto",
     chunks: Annotated[
-        int | None, typer.Option(help="Chunks of a pipeline; default: so that messages are 512 KiB.", min=1)
+        int | None, typer.Option(help="Chunks of a pipelined algorithm; default: messages of 512 KiB.", min=1)
     ] = None,
     root: Annotated[int, typer.Option(help="Root of broadcast, reduce, gather and scatter.", min=0)] = 0,
     dims: Annotated[str, typer.Option(help="Sides of a torus, such as 16x8; default: balanced.")] = "",
-    uneven: Annotated[int | None, typer.Option(help="Seed: all_to_all with a random size a pair.", min=0)] = None,
+    uneven: Annotated[
+        int | None, typer.Option(help="all_to_all with random sizes per pair, drawn with this seed.", min=0)
+    ] = None,
     tolerance: Annotated[
-        float, typer.Option(help="Share of its time that a stage of many different flows may be off.", min=0, max=0.1)
+        float, typer.Option(help="Relative error allowed for a stage of many different flows.", min=0, max=0.1)
     ] = 0.0,
     faults: FaultsOption = None,
     transport: TransportOption = None,
@@ -47,7 +53,10 @@ def collective(
     draw: DrawOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Time one collective on an idle cluster, in nccl-tests' columns."""
+    """Time one collective on an idle cluster.
+
+    Prints the columns of nccl-tests.
+    """
     from dessim.calibrate.profile import with_profile
     from dessim.cluster import load_cluster
     from dessim.collectives import Options
@@ -57,7 +66,7 @@ def collective(
 
     machine = with_profile(load_cluster(cluster), transport)
     sizes = parse_sizes(size)
-    options, kind = Options(chunks, root, parse_sides(dims)), Collective(op.value)
+    options, kind = Options(chunks, root, parse_sides(dims)), Collective(op)
     scenario = load_faults(faults, machine) if faults is not None else None
     if draw is not None and len(sizes) > 1:
         raise UsageError(f"--draw {draw}: it shows one run; name one size")
@@ -73,7 +82,7 @@ def collective(
     except OutOfTime as cut:
         if rows and not json:
             print_collectives(rows)
-        known = {"cluster": machine.name, "op": op.value, "gpus": gpus, "rows": rows}
+        known = {"cluster": machine.name, "op": op, "gpus": gpus, "rows": rows}
         less = "allow a larger --tolerance or fewer GPUs" if uneven is not None else "use fewer GPUs"
         stop_partial(cut, known, json, less, draw)
     if draw is not None:

@@ -1,4 +1,4 @@
-"""`dessim demo`: the whole way once."""
+"""`dessim demo`: every part of dessim once, end to end."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from dessim.cli.output import guarded, print_json
 
 @guarded
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the report and everything behind it.")] = Path("demo-out"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the report and its data.")] = Path("demo-out"),
     ranks: Annotated[int, typer.Option(help="Processes to train with.", min=1, max=64)] = 4,
-    data: Annotated[str, typer.Option(help="ml-100k, synthetic, or a Criteo-format file.")] = "ml-100k",
-    strategy: Annotated[str, typer.Option(help="How to train, by name.")] = "des_all_reduce",
+    data: Annotated[str, typer.Option(help="ml-100k, synthetic, or a file in Criteo's format.")] = "ml-100k",
+    strategy: Annotated[str, typer.Option(help="Strategy to train with.")] = "des_all_reduce",
     json: JsonOption = False,
 ) -> None:
-    """Train, certify, capture, replay, project and report, end to end."""
+    """Train, certify, replay, project and report, end to end."""
     from dessim.commands.demo import run_demo
 
     result = run_demo(out, ranks, data, strategy, quiet=json)

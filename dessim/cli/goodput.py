@@ -1,4 +1,4 @@
-"""`dessim goodput`: nodes that fail, checkpoints, restarts."""
+"""`dessim goodput`: the useful share of the time of a job whose nodes fail."""
 
 from __future__ import annotations
 
@@ -14,20 +14,24 @@ from dessim.units import format_time, parse_time
 
 @guarded
 def goodput(
-    nodes: Annotated[int, typer.Option(help="Nodes of the job; a failure of any stops it.", min=1)],
+    nodes: Annotated[int, typer.Option(help="Nodes of the job; a failure of any of them stops it.", min=1)],
     mtbf: Annotated[str, typer.Option(help="Mean time between failures of one node, such as '264 d'.")],
     checkpoint: Annotated[str, typer.Option(help="Time a checkpoint takes, such as '60 s'.")],
-    restart: Annotated[str, typer.Option(help="Time from a failure to work again, such as '10 min'.")],
+    restart: Annotated[str, typer.Option(help="Time from a failure until the job works again, such as '10 min'.")],
     every: Annotated[
-        str | None, typer.Option(help="Work between two checkpoints, such as '30 min'; the best is found either way.")
+        str | None, typer.Option(help="Also evaluate this work between two checkpoints, such as '30 min'.")
     ] = None,
-    days: Annotated[int, typer.Option(help="Length of a run.", min=1, max=3650)] = 30,
+    days: Annotated[int, typer.Option(help="Length of a run, in days.", min=1, max=3650)] = 30,
     runs: Annotated[int, typer.Option(help="Runs to average over.", min=2, max=10_000)] = 20,
-    seed: Annotated[int, typer.Option(help="Of the failures.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the failures.", min=0)] = 0,
     json: JsonOption = False,
 ) -> None:
-    """Simulate failures, checkpoints and restarts: what share of the time becomes work, at which interval most."""
+    """Find the checkpoint interval that loses least to failures.
+
+    Simulates failures, checkpoints and restarts, and compares the useful share of the time with Daly's model.
+    """
     from dessim.commands.goodput import goodput as run
+    from dessim.results.show import print_text
     from dessim.results.tables import print_table, table_of
     from dessim.sim.faults.goodput import Machine
 
@@ -36,11 +40,11 @@ def goodput(
     if json:
         print_json(found)
         return
-    columns = ("checkpoint", "every", "goodput", "Daly's model", "checkpoints", "lost", "restarts")
-    print_table(table_of(columns, [_line(row) for row in found["rows"]], left=("checkpoint",)))
-    print(
+    columns = ("choice of interval", "interval", "goodput", "Daly's model", "checkpoints", "lost work", "restarts")
+    print_table(table_of(columns, [_line(row) for row in found["rows"]], drops=("Daly's model", "restarts")))
+    print_text(
         f"{nodes:,} nodes: a failure every {format_time(found['between_failures_s'])} on average, "
-        f"{found['rows'][0]['failures']:.1f} in {days} days; means of {runs} runs, ± at 95 % confidence"
+        f"{found['rows'][0]['failures']:.1f} in {days} days; means of {runs} runs, ± is the 95 % confidence interval"
     )
 
 

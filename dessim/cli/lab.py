@@ -1,4 +1,4 @@
-"""`dessim lab ...`: a topology file built on this machine out of network namespaces, and run for real."""
+"""`dessim lab ...`: builds a topology file on this machine out of network namespaces, to run programs on it."""
 
 from __future__ import annotations
 
@@ -7,30 +7,35 @@ from typing import Annotated, Any
 
 import typer
 
-from dessim.cli.options import JsonOption
+from dessim.cli.options import ClusterArgument, JsonOption
 from dessim.cli.output import guarded, print_json
 
 lab = typer.Typer(
-    help="The topology file that is simulated, run for real on this machine, slower by a scale. Needs root.",
+    help="Build a cluster on this machine and run programs on it. Slower than the real one by a scale. Needs root.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 
-NameOption = Annotated[str, typer.Option("--name", help="Of the lab: several may be up at once.")]
+NameOption = Annotated[str, typer.Option("--name", help="Name of the lab; several may be up at once.")]
 
 
 @lab.command("up")
 @guarded
 def lab_up(
-    cluster: Annotated[str, typer.Argument(help="Topology file, or a shipped name.", show_default=False)],
+    cluster: ClusterArgument,
     scale: Annotated[
-        float, typer.Option(help="Rates of the lab over rates of the file; lab/* files are for 1.")
+        float, typer.Option(help="Rates of the lab relative to the file; lab/* files are made for 1.")
     ] = 1e-3,
-    queue: Annotated[str, typer.Option(help="lossless: as InfiniBand, RoCE; shallow: as plain Ethernet.")] = "lossless",
+    queue: Annotated[
+        str, typer.Option(help="lossless, as in InfiniBand and RoCE, or shallow, as in plain Ethernet.")
+    ] = "lossless",
     name: NameOption = "lab",
     json: JsonOption = False,
 ) -> None:
-    """Build a cluster: a namespace for each NIC and switch, a shaped veth pair for each cable."""
+    """Build a cluster out of network namespaces.
+
+    Each NIC and each switch gets a namespace, each cable a veth pair with a limited rate.
+    """
     from dessim import lab
     from dessim.cluster import load_cluster
 
@@ -40,7 +45,7 @@ def lab_up(
 @lab.command("status")
 @guarded
 def lab_status(name: NameOption = "lab", json: JsonOption = False) -> None:
-    """What is up under a name, and what each link has carried."""
+    """Show a lab's ports and what each link has carried."""
     from dessim import lab
 
     bed = lab.find(name)
@@ -50,17 +55,22 @@ def lab_status(name: NameOption = "lab", json: JsonOption = False) -> None:
 @lab.command("run")
 @guarded
 def lab_run(
-    command: Annotated[list[str], typer.Argument(help="After --, the program and its arguments.", show_default=False)],
-    ranks: Annotated[int | None, typer.Option(help="The first so many ranks; default: all.", min=1)] = None,
-    logs: Annotated[
-        Path | None, typer.Option(help="Folder of rank<i>.log; default: the lab's own, until down.")
+    command: Annotated[list[str], typer.Argument(help="The program and its arguments, after --.", show_default=False)],
+    ranks: Annotated[
+        int | None, typer.Option(help="Number of ranks to run, the first ones; default: all.", min=1)
     ] = None,
-    timeout: Annotated[float | None, typer.Option(help="Seconds after which the run ends, with code 124.")] = None,
+    logs: Annotated[
+        Path | None, typer.Option(help="Folder for rank<i>.log; default: one that `lab down` removes.")
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option(help="Seconds after which the run is stopped, with exit code 124.")
+    ] = None,
     name: NameOption = "lab",
 ) -> None:
-    """Run a program once a rank, as torchrun would: RANK, WORLD_SIZE, MASTER_ADDR, ... are set.
+    """Run a program on every rank, as torchrun would.
 
-    Prints what rank 0 prints. The first rank that fails ends the others; its code is the exit code.
+    Sets RANK, WORLD_SIZE, MASTER_ADDR and so on, and prints the output of rank 0. When a rank fails the others are
+    stopped, and its code becomes the exit code.
     """
     from dessim import lab
 
@@ -74,23 +84,25 @@ def lab_run(
 @guarded
 def lab_down(
     name: NameOption = "lab",
-    all: Annotated[bool, typer.Option("--all", help="Every lab of this machine, also what killed ones left.")] = False,
+    all: Annotated[
+        bool, typer.Option("--all", help="Remove every lab of this machine and the leftovers of killed ones.")
+    ] = False,
 ) -> None:
-    """End what runs in a lab and remove it."""
+    """Stop the programs of a lab and remove it."""
     from dessim import lab
 
-    gone = lab.down_all() if all else [name] if lab.down(name) else []
-    print(f"down: {', '.join(gone)}" if gone else "nothing was up")
+    removed = lab.down_all() if all else [name] if lab.down(name) else []
+    print(f"down: {', '.join(removed)}" if removed else "nothing was up")
 
 
 def _blame(rank: int | None, code: int, logs: tuple[Path, ...]) -> str:
     if rank is None:
-        return f"out of time; what ranks printed is in {logs[0].parent}"
-    return f"rank {rank} failed with code {code}; what it printed is in {logs[rank]}"
+        return f"out of time; the output of all ranks is in {logs[0].parent}"
+    return f"rank {rank} failed with code {code}; its output is in {logs[rank]}"
 
 
 def _show(layout: Any, json: bool, counted: Any = None) -> None:
-    """A lab, with what was counted on its links if that is given."""
+    """Print a lab, with the counters of its links if they are given."""
     from dessim.results.tables import print_table, table_of
     from dessim.units import format_size
 
@@ -105,7 +117,7 @@ def _show(layout: Any, json: bool, counted: Any = None) -> None:
             carried = counted[port.link]
             cells += [format_size(carried.bytes), f"{carried.packets:,}", f"{carried.dropped:,}"]
         rows.append(tuple(cells))
-    print_table(table_of(columns, rows, left=("from", "link")))
+    print_table(table_of(columns, rows, left=("from", "link"), folds={"from": 12, "link": 12}))
     hosts, switches = len(layout.hosts), len(layout.switches)
     print(f"{layout.name}: {len(layout.ranks)} ranks on {hosts} hosts, {switches} switches, {layout.queue} queues")
     for line in layout.left_out:

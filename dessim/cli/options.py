@@ -1,4 +1,4 @@
-"""What verbs of the command line share: their options, and how a user's texts become values."""
+"""Options that several verbs share, each with one help sentence, and the parsing of their values."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from dessim.units import parse_size
 
 
 class Fold(StrEnum):
-    """Whether identical flows are simulated once; the answer is the same."""
+    """Whether identical flows are simulated once; the result is the same."""
 
     ON = "on"
     OFF = "off"
 
 
 class Op(StrEnum):
-    """Collectives that can be run on their own."""
+    """Collectives that can be simulated on their own."""
 
     ALL_REDUCE = "all_reduce"
     REDUCE_SCATTER = "reduce_scatter"
@@ -34,51 +34,78 @@ class Op(StrEnum):
     SEND_RECV = "send_recv"
 
 
-ClusterOption = Annotated[str, typer.Option("--cluster", help="Topology file, or a name from `dessim topo list`.")]
+def operation(text: str) -> str:
+    """The name of a collective. An argument of type Op would put all names into one overlong line of --help."""
+    if text not in list(Op):
+        raise typer.BadParameter(f"{text!r} is not one of {', '.join(Op)}.")
+    return text
+
+
+def _operations(incomplete: str) -> list[str]:
+    return [str(op) for op in Op if op.startswith(incomplete)]
+
+
+OpArgument = Annotated[
+    str,
+    typer.Argument(
+        help=f"One of {', '.join(Op)}.",
+        metavar="OP",
+        parser=operation,
+        autocompletion=_operations,
+        show_default=False,
+    ),
+]
+CLUSTER_HELP = "Topology file, or a name from `dessim topo list`."
+ClusterOption = Annotated[str, typer.Option("--cluster", help=CLUSTER_HELP)]
+ClusterArgument = Annotated[str, typer.Argument(help=CLUSTER_HELP, show_default=False)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-FoldOption = Annotated[Fold, typer.Option("--fold", help="Simulate identical flows once (same answer either way).")]
+CsvOption = Annotated[Path | None, typer.Option("--csv", help="Also write the rows as CSV.")]
+FigureOption = Annotated[
+    Path | None, typer.Option("--figure", help="Also draw the result as SVG, with its data as CSV beside it.")
+]
+FoldOption = Annotated[Fold, typer.Option("--fold", help="Simulate identical flows once; the result is the same.")]
 AlgorithmOption = Annotated[
-    list[str] | None, typer.Option("--algorithm", help="OP=NAME fixes a collective's algorithm; may be repeated.")
+    list[str] | None, typer.Option("--algorithm", help="OP=NAME sets the algorithm of a collective; may be repeated.")
 ]
 WhatIfOption = Annotated[
     str | None,
     typer.Option(
         "--what-if",
-        # Names as in dessim.commands.support.what_if.NAMES, which is slow to import.
-        help="What changes would buy, each alone, such as 2x:nic_rate,2x:gpu_flops,0:latency; or all. Names: "
+        # The names are those of dessim.commands.support.what_if.NAMES, which takes long to import.
+        help="Also show the gain of each change alone, such as 2x:nic_rate,2x:gpu_flops,0:latency; or all. Names: "
         "nic_rate, nvlink_rate, pcie_rate, uplink_rate, gpu_flops, gpu_memory, latency, overhead, flow_rate, "
         "reduction_rate, batch.",
     ),
 ]
 TransportOption = Annotated[
     Path | None,
-    typer.Option("--transport", help="Profile that `dessim calibrate` wrote, in place of the cluster's transport."),
+    typer.Option("--transport", help="Profile from `dessim calibrate`, in place of the cluster's transport."),
 ]
 FaultsOption = Annotated[
     Path | None,
-    typer.Option("--faults", help="TOML file of what goes wrong: links, switches, slow GPUs; format: docs/faults.md."),
+    typer.Option("--faults", help="TOML file of faults: links, switches, slow GPUs. Format: docs/faults.md."),
 ]
 DrawOption = Annotated[
     Path | None,
-    typer.Option("--draw", help="Also draw the cluster as SVG, links coloured by their mean use; of one run only."),
+    typer.Option("--draw", help="Also draw the cluster as SVG, links coloured by mean use; for a single run."),
 ]
 ServersOption = Annotated[
-    int | None, typer.Option(help="ps_*: CPU hosts that keep the tables, on the hosts after the workers'.", min=1)
+    int | None, typer.Option(help="ps_*: CPU hosts that hold the tables; they follow the workers' hosts.", min=1)
 ]
-ServerDeviceOption = Annotated[str, typer.Option(help="ps_*: what serves, a name in topologies/parts/gpu.toml.")]
-ServerThreadsOption = Annotated[int, typer.Option(help="ps_*: requests a server works on at a time.", min=1)]
+ServerDeviceOption = Annotated[str, typer.Option(help="ps_*: device of a server, a name in topologies/parts/gpu.toml.")]
+ServerThreadsOption = Annotated[int, typer.Option(help="ps_*: requests a server handles at the same time.", min=1)]
 StalenessOption = Annotated[
-    int | None, typer.Option(help="ps_async: steps a worker may be ahead of the slowest; default: any.", min=0)
+    int | None, typer.Option(help="ps_async: steps a worker may lead the slowest by; default: no limit.", min=0)
 ]
 JitterOption = Annotated[
-    float, typer.Option(help="ps_*: sigma of the lognormal by which compute varies, worker and step.", min=0, max=3)
+    float, typer.Option(help="ps_*: sigma of the lognormal factor on compute, per worker and step.", min=0, max=3)
 ]
 SeedOption = Annotated[int, typer.Option(help="Seed of --jitter.", min=0)]
 TraceArgument = Annotated[Path, typer.Argument(help="Trace folder, NAME.trace.", show_default=False)]
 
 
 def parse_names(text: str, flag: str) -> list[str]:
-    """The entries of `a,b,c`, as given for `flag`."""
+    """The entries of `a,b,c`, given as `flag`. Raises UsageError for an empty entry."""
     names = [part.strip() for part in text.split(",")]
     if not all(names):
         raise UsageError(f"{flag} {text!r}: an empty entry; separate entries by single commas")
@@ -86,7 +113,7 @@ def parse_names(text: str, flag: str) -> list[str]:
 
 
 def parse_counts(text: str) -> list[int]:
-    """Numbers of GPUs from `8,64,512`."""
+    """Numbers of GPUs from `8,64,512`. Raises UsageError."""
     counts = []
     for part in parse_names(text, "--gpus"):
         if not part.isdecimal() or int(part) < 1:
@@ -96,7 +123,7 @@ def parse_counts(text: str) -> list[int]:
 
 
 def parse_sides(text: str) -> tuple[int, ...]:
-    """Sides of a torus from `16x8`; none from an empty text."""
+    """Sides of a torus from `16x8`; none from an empty text. Raises UsageError."""
     sides = text.split("x") if text else []
     if not all(side.isdecimal() and int(side) > 0 for side in sides):
         raise UsageError(f"--dims {text!r}: write the sides of a torus, such as 16x8 or 4x4x4")
@@ -104,7 +131,7 @@ def parse_sides(text: str) -> tuple[int, ...]:
 
 
 def parse_sizes(text: str) -> list[float]:
-    """Bytes from `1MiB,64MiB`."""
+    """Bytes from `1MiB,64MiB`. Raises UsageError."""
     try:
         return [parse_size(part) for part in parse_names(text, "--size")]
     except UnitError as error:
@@ -112,7 +139,7 @@ def parse_sizes(text: str) -> list[float]:
 
 
 def parse_algorithms(texts: list[str] | None) -> dict[Collective, str]:
-    """The algorithm of each collective that `OP=NAME` texts name."""
+    """The algorithm of each collective named in `OP=NAME` texts. Raises UsageError."""
     chosen = {}
     for text in texts or ():
         op, equals, name = text.partition("=")

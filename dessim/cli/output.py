@@ -1,4 +1,4 @@
-"""How every verb of the command line ends: one JSON object or a verdict on stdout, errors as one line on stderr."""
+"""The end of every verb: a JSON object or a verdict on stdout, an error as one line on stderr."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Command = TypeVar("Command", bound=Callable[..., None])
 
 
 def guarded(command: Command) -> Command:
-    """One clear line and the right exit code instead of a traceback for everything a user can cause."""
+    """Turn every error a user can cause into one line on stderr and the right exit code, without a traceback."""
 
     @functools.wraps(command)
     def wrapper(*args: Any, **kwargs: Any) -> None:
@@ -37,7 +37,7 @@ def guarded(command: Command) -> Command:
             print("dessim: interrupted", file=sys.stderr)
             raise typer.Exit(130) from None
         except BrokenPipeError:
-            # The reader has seen enough; keep Python from complaining when it flushes at exit.
+            # The reader closed the pipe. Without this, Python would report the error again when it flushes at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(1) from None
         except OSError as error:
@@ -49,24 +49,28 @@ def guarded(command: Command) -> Command:
 
 
 def report_check(what: str, problems: list[str], json: bool) -> None:
-    """Print what a check of `what` found. Raises CheckFailed if it found any."""
+    """Print the problems that a check of `what` found. Raises CheckFailed if there are any."""
     if json:
         print_json({"ok": not problems, "problems": problems})
     else:
         for problem in problems:
             print(problem)
-        print(f"{what}: {len(problems)} problems" if problems else f"{what}: ok")
+        print(f"{what}: {_count(problems)}" if problems else f"{what}: ok")
     if problems:
-        raise CheckFailed(f"{what}: the check found {len(problems)} problems")
+        raise CheckFailed(f"{what}: the check found {_count(problems)}")
+
+
+def _count(problems: list[str]) -> str:
+    return "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
 
 
 def print_json(value: dict[str, Any]) -> None:
-    """Print the one object of `--json`."""
+    """Print the object of `--json`, with its schema version."""
     print(dump_json({"schema_version": SCHEMA_VERSION, **value}))
 
 
 def draw_used(file: Path, machine: Cluster, load: Load) -> None:
-    """The cluster with its links coloured by what a run made of them."""
+    """Draw the cluster to `file`, each link coloured by its mean use in a run."""
     from dessim.cluster.drawing.draw import draw
 
     write_text(file, draw(machine, {kind: load.mean(kind) for kind in load.rate}))

@@ -1,4 +1,4 @@
-"""Long runs on the command line: a bar with the time left, and a partial result when `--time-budget` is spent."""
+"""Long runs on the command line: a bar with the time left, and a partial result once `--time-budget` is spent."""
 
 from __future__ import annotations
 
@@ -18,21 +18,23 @@ from dessim.sim.progress import Progress
 from dessim.units import format_time, parse_time
 
 if TYPE_CHECKING:
-    from rich.progress import Progress as Bar
+    from rich.progress import Progress as RichProgress
 
 TimeBudgetOption = Annotated[
     str | None,
-    typer.Option("--time-budget", help="Stop after this long, such as 30s or 10min, with what is known by then."),
+    typer.Option("--time-budget", help="Stop after this time, such as 30s or 10min, with a partial result."),
 ]
 
-_PATIENCE_S = 1.0  # shorter runs get no bar
+_DELAY_S = 1.0  # shorter runs show no bar
+_MAX_BAR_WIDTH = 24
+_TIMES_WIDTH = 22  # " 100% 0:00:00 left; ", and a column to spare for runs of ten hours
 
 
 @contextmanager
 def showing_progress(time_budget: str | None, clock: Callable[[], float] = time.monotonic) -> Iterator[Progress]:
-    """A progress that ends after `--time-budget`, and draws a bar on stderr where that is a terminal.
+    """A progress that stops the run after `--time-budget`, and draws a bar if stderr is a terminal.
 
-    Raises UsageError for a budget that is none.
+    Raises UsageError if the budget is not a time.
     """
     try:
         budget = {} if time_budget is None else {"budget_s": parse_time(time_budget)}
@@ -47,39 +49,59 @@ def showing_progress(time_budget: str | None, clock: Callable[[], float] = time.
 
 
 class _Bar:
-    """Share done and time left of a run that has lasted a second; gone when it is over."""
+    """The share done and the time left of a run; it appears after a second and disappears at the end."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock, self._began = clock, clock()
-        self._bar: Bar | None = None
+        self._clock = clock
+        self._began = clock()
+        self._bar: RichProgress | None = None
 
     def show(self, share: float, text: str) -> None:
-        if self._clock() - self._began < _PATIENCE_S:
+        if self._clock() - self._began < _DELAY_S:
             return
         if self._bar is None:
             self._bar = _new_bar()
-            self._bar.add_task(text, total=1.0)
+            self._bar.add_task("", total=1.0)
             self._bar.start()
-        self._bar.update(self._bar.task_ids[0], completed=share, description=text)
+        self._bar.update(self._bar.task_ids[0], completed=share, description=_fitting(text, self._bar.console.width))
 
     def close(self) -> None:
         if self._bar is not None:
             self._bar.stop()
 
 
-def _new_bar() -> Bar:
+def _new_bar() -> RichProgress:
     from rich.console import Console
     from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
+    from rich.progress import Progress as RichProgress
+    from rich.table import Column
 
-    columns = (BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), TextColumn("left; {task.description}"))
-    return Bar(*columns, console=Console(stderr=True), transient=True)
+    console = Console(stderr=True)
+    columns = (
+        BarColumn(bar_width=_bar_width(console.width)),
+        TaskProgressColumn(table_column=Column(no_wrap=True)),
+        TimeRemainingColumn(table_column=Column(no_wrap=True)),
+        TextColumn("left{task.description}", table_column=Column(no_wrap=True)),
+    )
+    return RichProgress(*columns, console=console, transient=True)
+
+
+def _bar_width(width: int) -> int:
+    return max(min(_MAX_BAR_WIDTH, width // 3), 1)
+
+
+def _fitting(text: str, width: int) -> str:
+    """`text` as it follows "left", cut to the room that the bar and the times leave of `width` columns."""
+    room = width - _bar_width(width) - _TIMES_WIDTH
+    if len(text) > room:
+        text = text[: room - 1] + "…" if room > 1 else ""
+    return f"; {text}" if text else ""
 
 
 def stop_partial(cut: OutOfTime, known: Mapping[str, Any], json: bool, instead: str, *files: Path | None) -> NoReturn:
-    """Print what a run that was cut knows: `known`, and how far it came. Raises OutOfTime that says what to do.
+    """Print the partial result `known` and how far the run got. Raises OutOfTime, which says what to do.
 
-    `instead` is what to ask for besides a larger budget; `files` were asked for and are left as they were.
+    `instead` is the alternative to a larger budget. `files` are output files that are not written.
     """
     if json:
         print_json({**known, "partial": True, "so_far": cut.so_far})
@@ -93,7 +115,7 @@ def stop_partial(cut: OutOfTime, known: Mapping[str, Any], json: bool, instead: 
 
 
 def _readable(so_far: Mapping[str, float]) -> Iterator[tuple[str, str]]:
-    """`share_done` in per cent, `stages_done` of `stages`, and what else there is."""
+    """Names and values: `share_done` in per cent, `stages_done` of `stages`, and so on."""
     yield "partial result", f"{so_far['share_done']:.1%} done"
     for key, value in so_far.items():
         if f"{key}_done" in so_far and value > 1:

@@ -1,4 +1,4 @@
-"""`dessim project`: one step at other strategies and scales."""
+"""`dessim project`: predicts a step at other strategies and scales."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import typer
 from dessim.cli.options import (
     AlgorithmOption,
     ClusterOption,
+    CsvOption,
     DrawOption,
     FaultsOption,
+    FigureOption,
     Fold,
     FoldOption,
     JitterOption,
@@ -38,18 +40,20 @@ def project(
     ],
     cluster: ClusterOption,
     gpus: Annotated[str, typer.Option(help="Numbers of GPUs, separated by commas.")],
-    trace: Annotated[Path | None, typer.Argument(help="Trace folder; or give --model.", show_default=False)] = None,
+    trace: Annotated[
+        Path | None, typer.Argument(help="Trace folder, NAME.trace; or give --model.", show_default=False)
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Model file, or a shipped model such as deepfm.")] = None,
-    batch_per_worker: Annotated[int | None, typer.Option(help="Samples a GPU a step.", min=1)] = None,
+    batch_per_worker: Annotated[int | None, typer.Option(help="Samples per GPU and step.", min=1)] = None,
     spill: Annotated[
-        bool, typer.Option("--spill", help="Leave rows that do not fit a GPU in its host's memory.")
+        bool, typer.Option("--spill", help="Keep rows that do not fit a GPU in the memory of its host.")
     ] = False,
-    pipeline: Annotated[
-        bool, typer.Option(help="Send the next step's ids while a step runs, as the trainer does.")
-    ] = True,
+    pipeline: Annotated[bool, typer.Option(help="Prefetch the ids of the next step, as the trainer does.")] = True,
     codec: Annotated[
         str | None,
-        typer.Option(help="What values travel as, such as bf16 or activations=top_k:0.25,dense=fp6: docs/codecs.md."),
+        typer.Option(
+            help="Codec of values on the wire, such as bf16 or activations=top_k:0.25,dense=fp6: docs/codecs.md."
+        ),
     ] = None,
     servers: ServersOption = None,
     server_device: ServerDeviceOption = "epyc-9654",
@@ -62,12 +66,15 @@ def project(
     fold: FoldOption = Fold.ON,
     time_budget: TimeBudgetOption = None,
     what_if: WhatIfOption = None,
-    csv: Annotated[Path | None, typer.Option(help="Also write the rows as CSV.")] = None,
-    figure: Annotated[Path | None, typer.Option(help="Also draw throughput against GPUs, as SVG.")] = None,
+    csv: CsvOption = None,
+    figure: FigureOption = None,
     draw: DrawOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Project a step to other strategies and scales, from a trace or a model file."""
+    """Predict a step at other strategies and scales.
+
+    The job is taken from a recorded trace or from a model file.
+    """
     from dessim.cluster import load_cluster
     from dessim.commands.project import project as run
     from dessim.commands.support.dedicated_servers import parse_servers

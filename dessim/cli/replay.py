@@ -30,11 +30,14 @@ def replay(
     algorithm: AlgorithmOption = None,
     fold: FoldOption = Fold.ON,
     time_budget: TimeBudgetOption = None,
-    timeline: Annotated[Path | None, typer.Option(help="Also write a timeline that Perfetto opens.")] = None,
+    timeline: Annotated[Path | None, typer.Option(help="Also write a timeline for Perfetto, NAME.json.gz.")] = None,
     what_if: WhatIfOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Replay a recorded trace on a cluster and hold it against the measured steps."""
+    """Replay a recorded trace on a cluster.
+
+    Compares the predicted step times with the measured ones.
+    """
     from dessim.cluster import load_cluster
     from dessim.commands.replay import counters_of, timeline_of
     from dessim.commands.replay import replay as run

@@ -16,16 +16,20 @@ from dessim.units import format_time
 
 @guarded
 def tenants(
-    page: Annotated[Path, typer.Argument(help="TOML page of jobs; format: docs/tenants.md.", show_default=False)],
+    page: Annotated[Path, typer.Argument(help="TOML file of jobs. Format: docs/tenants.md.", show_default=False)],
     algorithm: AlgorithmOption = None,
     fold: FoldOption = Fold.ON,
     time_budget: TimeBudgetOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Run several jobs on one cluster: who waits, what each loses to the others, how busy the fabric is."""
+    """Run several jobs on one cluster, and compare with each alone.
+
+    Prints how long each job waits and how much the others slow it down, and how busy the fabric is.
+    """
     from dessim.cluster import load_cluster
     from dessim.commands.support.tenants_file import load_page
     from dessim.commands.tenants import tenants as run
+    from dessim.results.show import print_caveats, print_text
     from dessim.results.tables import print_table
     from dessim.results.tenants_tables import jobs_table, utilisation_table
 
@@ -41,6 +45,6 @@ def tenants(
         return
     print_table(jobs_table(result["jobs"]))
     print_table(utilisation_table(result["utilisation"]))
-    print(f"all over after {format_time(result['end_s'])} on {machine.name}; alone: the same job on the same GPUs")
-    for strategy, caveat in dict.fromkeys((j["strategy"], j["caveat"]) for j in result["jobs"] if j["caveat"]):
-        print(f"{strategy}: {caveat}")
+    end = format_time(result["end_s"])
+    print_text(f"the last job ends after {end} on {machine.name}; step alone: the same job on the same GPUs, no others")
+    print_caveats(result["jobs"])

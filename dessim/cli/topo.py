@@ -1,4 +1,4 @@
-"""`dessim topo ...`: list, show, check and draw cluster descriptions."""
+"""`dessim topo ...`: lists, shows, checks and draws cluster descriptions."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Annotated
 
 import typer
 
-from dessim.cli.options import JsonOption
+from dessim.cli.options import ClusterArgument, JsonOption
 from dessim.cli.output import guarded, print_json, report_check
 from dessim.files import write_text
 
-topo = typer.Typer(help="Cluster descriptions.", no_args_is_help=True, rich_markup_mode=None)
+topo = typer.Typer(help="List, show, check and draw cluster descriptions.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @topo.command("list")
 @guarded
 def topo_list(json: JsonOption = False) -> None:
-    """List the cluster descriptions that ship with dessim."""
+    """List the shipped clusters."""
     from dessim.cluster import Cluster, list_topologies, load_cluster
     from dessim.results.tables import print_table, table_of
 
@@ -28,34 +28,38 @@ def topo_list(json: JsonOption = False) -> None:
     clusters = {name: load_cluster(path) for name, path in list_topologies().items()}
     if json:
         rows = [
-            {"name": name, "gpus": c.n_gpus, "nodes": c.n_nodes, "kind": c.kind, "gpu": gpus(c), "file": str(c.path)}
-            for name, c in clusters.items()
+            {"name": n, "gpus": c.n_gpus, "nodes": c.n_nodes, "kind": c.kind, "gpu": gpus(c), "file": str(c.path)}
+            for n, c in clusters.items()
         ]
         print_json({"topologies": rows})
     else:
-        cells = [(name, f"{c.n_gpus:,}", c.kind, gpus(c), c.description) for name, c in clusters.items()]
+        cells = [(n, f"{c.n_gpus:,}", c.kind, gpus(c), c.description) for n, c in clusters.items()]
         columns = ("name", "GPUs", "fabric", "GPU", "description")
-        print_table(table_of(columns, cells, left=("fabric", "GPU", "description")))
+        left = ("fabric", "GPU", "description")
+        print_table(table_of(columns, cells, left=left, folds={"description": 40}, drops=("fabric", "GPU")))
 
 
 @topo.command("show")
 @guarded
-def topo_show(cluster: Annotated[str, typer.Argument(show_default=False)], json: JsonOption = False) -> None:
-    """Show the facts of a cluster: counts, rates, oversubscription, bisection."""
+def topo_show(cluster: ClusterArgument, json: JsonOption = False) -> None:
+    """Show a cluster's counts, rates and bisection."""
     from dessim.cluster import describe, load_cluster
     from dessim.results.show import print_description
 
-    facts = describe(load_cluster(cluster))
+    found = describe(load_cluster(cluster))
     if json:
-        print_json(facts)
+        print_json(found)
     else:
-        print_description(facts)
+        print_description(found)
 
 
 @topo.command("check")
 @guarded
-def topo_check(cluster: Annotated[str, typer.Argument(show_default=False)], json: JsonOption = False) -> None:
-    """Check a cluster: all GPUs connected, valid rates, routes that are real paths. Exits with 3 on a problem."""
+def topo_check(cluster: ClusterArgument, json: JsonOption = False) -> None:
+    """Check the links, rates and routes of a cluster.
+
+    The exit code is 3 if the check fails.
+    """
     from dessim.cluster import check, load_cluster
 
     machine = load_cluster(cluster)
@@ -65,10 +69,13 @@ def topo_check(cluster: Annotated[str, typer.Argument(show_default=False)], json
 @topo.command("draw")
 @guarded
 def topo_draw(
-    cluster: Annotated[str, typer.Argument(show_default=False)],
-    out: Annotated[Path | None, typer.Option(help="SVG file to write; the default is stdout.")] = None,
+    cluster: ClusterArgument,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write; default: stdout.")] = None,
 ) -> None:
-    """Draw a cluster as SVG: layers and link rates, one node in full, the others folded with their count."""
+    """Draw a cluster as SVG.
+
+    Shows the layers and link rates, one node in full, and the others folded with their counts.
+    """
     from dessim.cluster import load_cluster
     from dessim.cluster.drawing.draw import draw
 

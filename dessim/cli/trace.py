@@ -1,4 +1,4 @@
-"""`dessim trace ...`: recorded traces described and checked, and profiles of other tools imported."""
+"""`dessim trace ...`: describes and checks recorded traces, and imports profiles of other tools."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ import typer
 from dessim.cli.options import ClusterOption, JsonOption, TraceArgument
 from dessim.cli.output import guarded, print_json, report_check
 
-trace = typer.Typer(help="Recorded traces.", no_args_is_help=True, rich_markup_mode=None)
+trace = typer.Typer(help="Describe, check and import recorded traces.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @trace.command("info")
 @guarded
 def trace_info(trace: TraceArgument, json: JsonOption = False) -> None:
-    """What a trace holds: ranks, steps, and time and bytes by op; of collectives, waiting apart from the transfer."""
+    """Show a trace's ranks, steps, and time and bytes per op.
+
+    For collectives, time waiting for other ranks is separate from the transfer.
+    """
     from dessim.results.show import print_trace
     from dessim.trace.check import describe_trace
     from dessim.trace.io import load_trace
@@ -31,7 +34,10 @@ def trace_info(trace: TraceArgument, json: JsonOption = False) -> None:
 @trace.command("check")
 @guarded
 def trace_check(trace: TraceArgument, json: JsonOption = False) -> None:
-    """Check a trace: nothing missing, collectives match, bytes equal their formulas. Exits 3 when it is wrong."""
+    """Check that a trace is complete and consistent.
+
+    Collectives must match across ranks, and bytes must equal their formulas. The exit code is 3 if the check fails.
+    """
     from dessim.trace.check import check_trace
     from dessim.trace.io import load_trace
     from dessim.workload.formula import evaluate
@@ -44,12 +50,12 @@ def trace_check(trace: TraceArgument, json: JsonOption = False) -> None:
 def trace_collectives(
     trace: TraceArgument,
     cluster: ClusterOption,
-    bound: Annotated[str, typer.Option(help="Largest median error; beyond it the exit code is 3.")] = "15 %",
+    bound: Annotated[str, typer.Option(help="Largest median error allowed; above it the exit code is 3.")] = "15 %",
     json: JsonOption = False,
 ) -> None:
-    """Predict each recorded collective's transfer from a fit to all others on a cluster, and hold it against it.
+    """Predict each recorded collective from a fit to all others.
 
-    The cluster gives rates; what a call costs and a factor for its latencies are fitted.
+    Rates are those of the cluster; the cost of a call and a factor on latencies are fitted.
     """
     from dessim.cluster import load_cluster
     from dessim.commands.trace_collectives import hold_against
@@ -77,14 +83,17 @@ def trace_import(
     profiles: Annotated[
         list[Path],
         typer.Argument(
-            help="PyTorch profiles (prof.export_chrome_trace, .json or .json.gz), one a rank, or folders of them.",
+            help="PyTorch profiles (prof.export_chrome_trace, .json or .json.gz), one per rank, or folders of them.",
             show_default=False,
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Trace folder to write, NAME.trace.")],
     json: JsonOption = False,
 ) -> None:
-    """Import PyTorch profiles of all ranks of a job (NCCL or gloo) as a trace; says what they lack for one."""
+    """Import PyTorch profiles of all ranks as a trace.
+
+    The job may use NCCL or gloo. Prints what the profiles lack for a complete trace.
+    """
     from dessim.errors import UsageError
     from dessim.trace.importers.kineto import import_kineto
     from dessim.trace.io import check_free, write_trace

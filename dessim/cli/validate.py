@@ -1,4 +1,4 @@
-"""`dessim validate`: predictions held against what really runs."""
+"""`dessim validate`: compares predictions with measurements on the lab."""
 
 from __future__ import annotations
 
@@ -8,32 +8,39 @@ from typing import Annotated
 
 import typer
 
-from dessim.cli.options import JsonOption, parse_names
+from dessim.cli.options import CsvOption, FigureOption, JsonOption, parse_names
 from dessim.cli.output import guarded, print_json
 from dessim.errors import CheckFailed, FileError, UsageError
 
 
 @guarded
 def validate(
-    lab: Annotated[bool, typer.Option("--lab", help="On beds of the lab, built on this machine. Needs root.")] = False,
-    quick: Annotated[bool, typer.Option("--quick", help="A few cases of few beds, in about 3 minutes.")] = False,
-    kinds: Annotated[str, typer.Option(help="Kinds of cases, by commas; default: all.")] = "",
+    lab: Annotated[
+        bool, typer.Option("--lab", help="Measure on emulated clusters, built on this machine. Needs root.")
+    ] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Only a few cases on a few clusters, in about 3 minutes.")
+    ] = False,
+    kinds: Annotated[str, typer.Option(help="Kinds of cases, separated by commas; default: all.")] = "",
     splits: Annotated[
         str,
         typer.Option(
-            help="calibration, development, held_out, by commas; default: calibration and held_out; "
-            "all that are there, with --measured."
+            help="calibration, development, held_out, separated by commas; default: calibration and held_out, "
+            "or every split in the file of --measured."
         ),
     ] = "",
     measured: Annotated[
-        Path | None, typer.Option(help="Measurements that --save wrote: predict them anew, measure nothing.")
+        Path | None, typer.Option(help="Measure nothing; predict the measurements that --save wrote.")
     ] = None,
-    save: Annotated[Path | None, typer.Option(help="Write the measurements here.")] = None,
-    csv: Annotated[Path | None, typer.Option(help="Write every case as CSV.")] = None,
-    figure: Annotated[Path | None, typer.Option(help="Draw the held-out cases as SVG.")] = None,
+    save: Annotated[Path | None, typer.Option(help="Also write the measurements to this file.")] = None,
+    csv: CsvOption = None,
+    figure: FigureOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Calibrate, predict, measure, compare. Exit code 3 when held-out cases break the bounds."""
+    """Compare predictions with collectives and steps run for real.
+
+    The exit code is 3 if held-out cases exceed the error bounds.
+    """
     from dessim.results.scatter import predicted_against_measured
     from dessim.results.tables import print_table
     from dessim.validate.outcome import MEASURED, SPLITS, broken
@@ -59,7 +66,7 @@ def validate(
     if figure:
         held_out = [outcome.to_json() for outcome in outcomes if outcome.split == "held_out"]
         if not held_out:
-            raise UsageError(f"--figure {figure}: it shows held-out cases, and none was asked for")
+            raise UsageError(f"--figure {figure}: it shows held-out cases, and none were requested")
         predicted_against_measured(held_out, figure)
     if json:
         print_json(to_json(outcomes, bounds))

@@ -258,8 +258,9 @@ def _print_summary(out: Path, result: dict[str, Any]) -> None:
         ),
         (
             "this machine",
-            f"{format_time(calibration['message_overhead_s'])} and {format_time(calibration['latency_s'])} under way a "
-            f"message, {format_bandwidth(calibration['bandwidth_GBps'] * 1e9)} a rank (R2 {calibration['r2']:.3f})",
+            f"overhead {format_time(calibration['message_overhead_s'], 3)}, latency "
+            f"{format_time(calibration['latency_s'], 3)} a message, "
+            f"{format_bandwidth(calibration['bandwidth_GBps'] * 1e9)} a rank (R2 {calibration['r2']:.3f})",
         ),
         ("step, predicted", format_time(result["predicted_step_s"])),
         ("step, measured", f"{format_time(result['measured_step_s'])} (error {percent(error, signed=True)})"),

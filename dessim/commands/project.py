@@ -133,7 +133,7 @@ def _row(
         bytes_by_traffic={str(t): plan.sent_bytes(symbols, t) for t in Traffic if t is not Traffic.NONE},
         provenance={
             **_provenance(
-                job, cluster, n, compute_from, "; the next step's ids meanwhile" if plan.is_pipelined else ""
+                job, cluster, n, compute_from, "; ids of the next step prefetched" if plan.is_pipelined else ""
             ),
             **({"spill": _spill_from(job, host_bandwidth)} if spill and host_bandwidth else {}),
             **({"faults": str(scenario)} if scenario is not None else {}),

@@ -1,4 +1,4 @@
-"""Parts of figures: lines and bars a strategy, axes that a reader need not decode, legends."""
+"""Parts of figures: a line or a bar per strategy, axes labelled with plain numbers, legends outside the axes."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dessim.results.rows import Row
-from dessim.results.style import PART_STYLE, style_of
+from dessim.results.style import PART_STYLE, strategy_label, style_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def lines(axes: Axes, rows: Sequence[Row], key: str) -> None:
-    """One line a strategy, in the order the rows name them."""
+def strategy_lines(axes: Axes, rows: Sequence[Row], key: str) -> None:
+    """Draw one line per strategy, in the order of the rows."""
     import seaborn
 
     sns: Any = seaborn  # has no types
@@ -21,7 +21,7 @@ def lines(axes: Axes, rows: Sequence[Row], key: str) -> None:
     styles = [style_of(name) for name in order]
     data = {
         "gpus": [r["gpus"] for r in rows],
-        "strategy": [style_of(r["strategy"]).label for r in rows],
+        "strategy": [strategy_label(r["strategy"]) for r in rows],
         key: [r[key] for r in rows],
     }
     sns.lineplot(
@@ -42,9 +42,9 @@ def lines(axes: Axes, rows: Sequence[Row], key: str) -> None:
     )
 
 
-def stacked(axes: Axes, rows: Sequence[Row], parts: Sequence[str], totals: Sequence[str]) -> None:
-    """Horizontal stacked bars, one a strategy, first row on top; `totals` are written at the bars' ends."""
-    labels = [style_of(r["strategy"]).label for r in rows]
+def stacked_bars(axes: Axes, rows: Sequence[Row], parts: Sequence[str], totals: Sequence[str]) -> None:
+    """Draw a horizontal stacked bar per row, the first on top; `totals` [n_rows] are the texts at their ends."""
+    labels = [strategy_label(r["strategy"]) for r in rows]
     left = [0.0] * len(rows)
     for part in parts:
         name, color, hatch = PART_STYLE[part]
@@ -61,31 +61,32 @@ def stacked(axes: Axes, rows: Sequence[Row], parts: Sequence[str], totals: Seque
     axes.tick_params(axis="y", length=0)
 
 
-def gpu_axis(axes: Axes, scales: Sequence[int], most: int = 8, label: str = "GPUs") -> None:
-    """A log2 axis with at most `most` of the scales on it."""
+def gpu_axis(axes: Axes, scales: Sequence[int], max_ticks: int = 8, label: str = "GPUs") -> None:
+    """Make the x axis logarithmic (base 2), with ticks at no more than `max_ticks` of the scales."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_locator(FixedLocator(spread(scales, most)))
+    axes.xaxis.set_major_locator(FixedLocator(evenly_spaced(scales, max_ticks)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.set_xlabel(label)
 
 
 def log_axis(axes: Axes, text: Callable[[float], str]) -> None:
-    """A logarithmic y axis with labels a reader need not decode."""
+    """Make the y axis logarithmic, with labels written by `text` in place of powers of ten."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axes.set_yscale("log")
     low, high = axes.get_ylim()
     labels = FuncFormatter(lambda value, _: text(value))
     axes.yaxis.set_major_formatter(labels)
-    narrow = high < 30 * low  # hardly a power of ten inside: label 2 and 5 as well
-    axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5) if narrow else range(2, 10)))
-    axes.yaxis.set_minor_formatter(labels if narrow else NullFormatter())
+    has_few_decades = high < 30 * low  # then label multiples of 2 and 5 as well
+    axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5) if has_few_decades else range(2, 10)))
+    axes.yaxis.set_minor_formatter(labels if has_few_decades else NullFormatter())
 
 
 def legend_outside(axes: Axes) -> None:
+    """Put the legend to the right of the axes."""
     handles, labels = axes.get_legend_handles_labels()
     if legend := axes.get_legend():
         legend.remove()
@@ -94,17 +95,19 @@ def legend_outside(axes: Axes) -> None:
 
 
 def legend_below(axes: Axes) -> None:
+    """Put the legend below the axes, in two columns."""
     axes.legend(loc="upper center", bbox_to_anchor=(0.45, -0.19), ncols=2, frameon=False, handlelength=2)
 
 
-def spread(values: Sequence[int], most: int) -> list[int]:
-    """At most `most` of the values, evenly spread, the first and the last among them."""
-    if len(values) <= most:
+def evenly_spaced(values: Sequence[int], at_most: int) -> list[int]:
+    """Up to `at_most` of the values, evenly spaced by position, always with the first and the last."""
+    if len(values) <= at_most:
         return list(values)
-    return [values[round(i * (len(values) - 1) / (most - 1))] for i in range(most)]
+    return [values[round(i * (len(values) - 1) / (at_most - 1))] for i in range(at_most)]
 
 
 def time_unit(seconds: float) -> tuple[str, float]:
+    """The largest unit in which `seconds` is at least 1, and the factor from seconds to it."""
     for unit, factor in (("s", 1.0), ("ms", 1e3), ("us", 1e6)):
         if seconds * factor >= 1:
             return unit, factor

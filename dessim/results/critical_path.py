@@ -8,7 +8,7 @@ pieces follow each other without a gap, so that together they are as long as the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from dessim.sim.core.recorder import Record, Span
 from dessim.trace.schema import Kind
 
 HOST = "host"
+_SHORT = 0.01  # of a step: shorter ops share a row in tables
 Window = tuple[float, float]
 
 
@@ -142,3 +143,24 @@ def _shares(piece: Piece) -> Sequence[tuple[str, float]]:
     parts = piece.span.parts
     total = sum(parts.values())
     return [(bound, seconds / total) for bound, seconds in parts.items() if seconds > 0]
+
+
+def fold_short_ops(path: Sequence[Mapping[str, Any]], step_time_s: float) -> list[Mapping[str, Any]]:
+    """A critical path in JSON, without its ops below 1 % of the step: the last row is their sum, "other (n ops)".
+
+    A single short op stays a row.
+    """
+    short = [op for op in path if op["time_s"] < _SHORT * step_time_s]
+    if len(short) < 2:
+        return list(path)
+    by_bound: dict[str, float] = {}
+    for op in short:
+        for bound, seconds in op["time_by_bound_s"].items():
+            by_bound[bound] = by_bound.get(bound, 0.0) + seconds
+    other = {
+        "name": f"other ({len(short):,} ops)",
+        "what": "",
+        "time_s": sum(op["time_s"] for op in short),
+        "bound_by": max(by_bound, key=lambda bound: by_bound[bound]),
+    }
+    return [op for op in path if op["time_s"] >= _SHORT * step_time_s] + [other]

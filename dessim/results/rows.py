@@ -1,4 +1,4 @@
-"""Rows of results: plain dicts, as they stand in JSON, for tables, figures and CSV."""
+"""Rows of results for tables, figures and CSV: plain dicts, as in the JSON output."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ Row = Mapping[str, Any]
 
 
 def fitting(rows: Iterable[Row]) -> list[Row]:
-    """The rows that have times: those of jobs that fit their GPUs."""
+    """The rows of jobs that fit their GPUs; only these have times."""
     return [row for row in rows if not row.get("does_not_fit")]
 
 
 def data_csv(rows: Iterable[Row], columns: Sequence[str], nested: Sequence[str] = ()) -> str:
-    """Rows as CSV; a dict in a row (one of `nested`) becomes columns: `bytes_ids` for `bytes_by_traffic.ids`."""
+    """Rows as CSV. Dicts inside rows (`nested`) become columns: `bytes_by_traffic.ids` is column `bytes_ids`."""
     rows = list(rows)
-    inner = {key: sorted({k for r in rows for k in r[key]}) for key in nested}
+    nested_columns = [(key, inner) for key in nested for inner in sorted({k for row in rows for k in row[key]})]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    spread = [(key, k) for key, keys in inner.items() for k in keys]
-    writer.writerow([*columns, *(f"{key.split('_by_')[0]}_{k}" for key, k in spread)])
+    writer.writerow([*columns, *(f"{key.split('_by_')[0]}_{inner}" for key, inner in nested_columns)])
     for row in rows:
-        writer.writerow([*(row.get(c, "") for c in columns), *(row[key].get(k, 0) for key, k in spread)])
+        cells = [row.get(column, "") for column in columns]
+        writer.writerow([*cells, *(row[key].get(inner, 0) for key, inner in nested_columns)])
     return out.getvalue()
 
 
-def some(rows: Sequence[Row]) -> Sequence[Row]:
-    """The rows. Raises ValueError where there are none."""
+def require_rows(rows: Sequence[Row]) -> Sequence[Row]:
+    """The rows themselves. Raises ValueError if there are none."""
     if not rows:
         raise ValueError("a figure needs at least one row")
     return rows

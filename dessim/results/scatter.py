@@ -1,4 +1,4 @@
-"""Predicted against measured: a point a case, with bands of 5 % and 15 %, in the house style."""
+"""Predicted against measured times: one point per case, with bands of 5 % and 15 %."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dessim.results.rows import Row, some
+from dessim.results.rows import Row, require_rows
 from dessim.results.style import FAINT, house_style
 from dessim.results.svg import finish
 from dessim.units import format_time
@@ -17,14 +17,15 @@ _KIND_STYLE = (("#0173b2", "o"), ("#de8f05", "D"), ("#029e73", "^"))
 
 
 def predicted_against_measured(rows: Sequence[Row], path: Path | None = None) -> str:
-    """Rows of `dessim.validate.outcome.Outcome.to_json`. SVG text, also written to `path` with its data as CSV.
+    """The figure as SVG text; also written to `path`, with its data as CSV beside it.
 
-    Left the times themselves, right the errors in the order of measured times, where the bands can be read.
+    The left panel shows predicted against measured times, the right panel the relative errors, where the bands are
+    readable. Rows are those of `dessim.validate.outcome.Outcome.to_json`.
     """
     import seaborn
 
     sns: Any = seaborn  # has no types
-    kinds = list(dict.fromkeys(row["kind"] for row in some(rows)))
+    kinds = list(dict.fromkeys(row["kind"] for row in require_rows(rows)))
     styles = dict(zip(kinds, _KIND_STYLE, strict=False))
     data = {
         "kind": [row["kind"] for row in rows],
@@ -57,10 +58,12 @@ def predicted_against_measured(rows: Sequence[Row], path: Path | None = None) ->
             axes.set_xlabel("measured")
             axes.xaxis.set_major_formatter(_seconds)
             for band, opacity in _BANDS:
-                ends = ([low * (1 - band), high * (1 - band)], [low * (1 + band), high * (1 + band)])
-                if axes is right:
-                    ends = ([-100 * band] * 2, [100 * band] * 2)
-                axes.fill_between([low, high], *ends, color=FAINT, alpha=opacity, lw=0, label=f"±{100 * band:.0f} %")
+                if axes is left:
+                    lower, upper = [low * (1 - band), high * (1 - band)], [low * (1 + band), high * (1 + band)]
+                else:
+                    lower, upper = [-100 * band] * 2, [100 * band] * 2
+                label = f"±{100 * band:.0f} %"
+                axes.fill_between([low, high], lower, upper, color=FAINT, alpha=opacity, lw=0, label=label)
         left.plot([low, high], [low, high], color=FAINT, lw=1)
         left.set_yscale("log")
         left.set_ylim(low, high)
@@ -73,5 +76,5 @@ def predicted_against_measured(rows: Sequence[Row], path: Path | None = None) ->
 
 
 def _seconds(value: float, position: int) -> str:
-    """A tick of a logarithmic axis."""
+    """The label of a tick of a logarithmic axis; matplotlib passes `position`, which is not needed."""
     return format_time(value)

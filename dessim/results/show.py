@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dessim.results.critical_path import fold_short_ops
+from dessim.results.labels import bound_label, link_label
 from dessim.results.rows import fitting
+from dessim.results.style import strategy_label
 from dessim.results.tables import (
     collective_table,
+    console,
     key_value_table,
     print_table,
     projection_table,
@@ -17,11 +22,17 @@ from dessim.results.tables import (
 from dessim.units import format_size, format_time, percent
 
 Values = Mapping[str, Any]
-OPS_SHOWN = 40  # of a trace, beside its collectives
+OTHER_OPS_SHOWN = 40  # ops of a trace that are not collectives
+
+
+def print_text(text: str) -> None:
+    """Print a line; if it is too long for the terminal, continue it on indented lines."""
+    width = console().width
+    print(textwrap.fill(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
 
 
 def print_replay(result: Values) -> None:
-    """Predicted against measured, then where the predicted step goes."""
+    """Print predicted against measured step time, then where the predicted step goes."""
     measured, recorded = result["measured_step_s"], result["recorded_step_s"]
     pairs: list[tuple[str, object]] = [
         ("predicted step", format_time(result["predicted_step_s"])),
@@ -38,10 +49,19 @@ def print_replay(result: Values) -> None:
         ("compute", format_time(result["compute_s"])),
         ("exposed communication", format_time(result["exposed_comm_s"])),
         ("idle", format_time(result["idle_s"])),
-        ("bound by", result["bound_by"]),
+        ("bound by", bound_label(result["bound_by"])),
     ]
-    title = f"{result['strategy']}, {result['ranks']} ranks on {result['cluster']}, {result['steps']} steps"
+    steps = "1 step" if result["steps"] == 1 else f"{result['steps']} steps"
+    title = f"{strategy_label(result['strategy'])}, {result['ranks']} ranks on {result['cluster']}, {steps}"
     print_table(key_value_table(title, pairs))
+    _print_collectives_of_step(result["comm_by_op"])
+    _print_attribution(result, result["predicted_step_s"])
+    if "what_if" in result:
+        print_table(what_if_table([({}, result["what_if"])]))
+
+
+def _print_collectives_of_step(ops: Sequence[Values]) -> None:
+    columns = ("op", "collective", "algorithm", "size", "time", "exposed", "bound by")
     rows = [
         (
             op["name"],
@@ -50,38 +70,58 @@ def print_replay(result: Values) -> None:
             format_size(op["bytes"]),
             format_time(op["time_s"]),
             format_time(op["exposed_s"]),
-            op["bound_by"],
+            bound_label(op["bound_by"]),
         )
-        for op in result["comm_by_op"]
+        for op in ops
     ]
-    columns = ("op", "collective", "algorithm", "size", "time", "exposed", "bound by")
-    print_table(table_of(columns, rows, left=("collective", "algorithm", "bound by")))
-    _print_attribution(result, result["predicted_step_s"])
-    if "what_if" in result:
-        print_table(what_if_table([({}, result["what_if"])]))
+    print_table(
+        table_of(
+            columns,
+            rows,
+            left=("collective", "algorithm", "bound by"),
+            folds={"op": 20, "bound by": 20},
+            drops=("algorithm", "collective"),
+        )
+    )
 
 
 def _print_attribution(result: Values, step_time_s: float) -> None:
-    """What made the step as long as it was, and how busy each link class was."""
+    """Print the critical path of a step, and how busy each link class was."""
+    ops = fold_short_ops(result["critical_path"], step_time_s)
     rows = [
-        (op["name"], op["what"], format_time(op["time_s"]), percent(op["time_s"] / step_time_s), op["bound_by"])
-        for op in result["critical_path"]
+        (
+            op["name"],
+            op["what"],
+            format_time(op["time_s"]),
+            percent(op["time_s"] / step_time_s),
+            bound_label(op["bound_by"]),
+        )
+        for op in ops
     ]
+    columns = ("critical path", "kind", "time", "share of step", "bound by")
     print_table(
-        table_of(("on the critical path", "what", "time", "of the step", "bound by"), rows, left=("what", "bound by"))
+        table_of(columns, rows, left=("kind", "bound by"), folds={"critical path": 20, "bound by": 20}, drops=("kind",))
     )
-    used = result["utilisation"]
-    busy = [
-        (kind, format_size(result["bytes_by_link"][kind]), percent(mean), percent(used["peak_share"][kind]))
-        for kind, mean in used["mean_share"].items()
+    use = result["utilisation"]
+    links = [
+        (
+            link_label(link_class),
+            format_size(result["bytes_by_link"][link_class]),
+            percent(mean),
+            percent(use["peak_share"][link_class]),
+        )
+        for link_class, mean in use["mean_share"].items()
     ]
-    if busy:
-        print_table(table_of(("links", "bytes a step", "mean use", "peak use"), busy))
+    if links:
+        print_table(table_of(("links", "bytes per step", "mean use", "peak use"), links))
 
 
-def print_projection(rows: Sequence[Values]) -> None:
-    """The table, where its numbers come from, and what it leaves out; of a single step also what made it so long."""
-    print_table(projection_table(rows))
+def print_projection(rows: Sequence[Values], full_version: str = "--csv or --json") -> None:
+    """Print the table, the source of each number, and the caveats; for a single step also its critical path.
+
+    `full_version` names the options that print the columns a narrow terminal has no room for.
+    """
+    print_table(projection_table(rows, full_version))
     priced = fitting(rows)
     if len(priced) == 1:
         _print_attribution(priced[0], priced[0]["step_time_s"])
@@ -89,25 +129,35 @@ def print_projection(rows: Sequence[Values]) -> None:
     if asked:
         print_table(what_if_table(asked))
     if all(row["error_bar"] is None for row in priced):
-        print("error: not known, since nobody has measured this job there")
-    # The first row speaks for all, but only those that spill have a source for it.
-    for key, text in {k: v for row in reversed(priced) for k, v in row["provenance"].items()}.items():
-        print(f"{key}: {text}")
-    for strategy, caveat in dict.fromkeys((row["strategy"], row["caveat"]) for row in priced if row["caveat"]):
-        print(f"{strategy}: {caveat}")
+        print_text("error bar: unknown, because this job has not been measured on this cluster")
+    # Rows have the same sources, except that only some have one for spilled rows or servers.
+    sources = {quantity: source for row in reversed(priced) for quantity, source in row["provenance"].items()}
+    for quantity, source in sources.items():
+        print_text(f"{quantity}: {source}")
+    print_caveats(priced)
     for row in rows:
         if row["does_not_fit"]:
-            print(row["does_not_fit"])
+            print_text(row["does_not_fit"])
+
+
+def print_caveats(rows: Sequence[Values]) -> None:
+    """Print each caveat of the rows (`strategy`, `caveat`) once, after the strategies that share it."""
+    strategies: dict[str, dict[str, None]] = {}
+    for row in rows:
+        if row["caveat"]:
+            strategies.setdefault(row["caveat"], {})[strategy_label(row["strategy"])] = None
+    for caveat, labels in strategies.items():
+        print_text(f"{'; '.join(labels)}: {caveat}")
 
 
 def print_collectives(rows: Sequence[Values]) -> None:
-    """nccl-tests' columns, then what each row cost to simulate."""
+    """Print nccl-tests' columns, then the algorithm of each row and what it cost to simulate."""
     print_table(collective_table(rows))
     for row in rows:
-        print(
-            f"{row['size_bytes']} B: {row['algorithm']}, bound by {row['bound_by']}; {row['events']} events, "
-            f"{row['flow_colours']} flow and {row['link_colours']} link colours, {row['wall_s']:.2f} s wall, "
-            f"{row['peak_rss_MiB']:.0f} MiB"
+        print_text(
+            f"{row['size_bytes']} B: {row['algorithm']}, bound by {bound_label(row['bound_by'])}; simulated with "
+            f"{row['events']} events, {row['flow_colours']} flow and {row['link_colours']} link colours in "
+            f"{row['wall_s']:.2f} s, {row['peak_rss_MiB']:.0f} MiB"
         )
 
 
@@ -120,12 +170,13 @@ def print_description(facts: Values) -> None:
     print_table(key_value_table(facts["name"], [(label, text) for label, text in pairs if text]))
     if len(kinds := facts["node_kinds"]) > 1:
         columns = tuple(_label(key) for key in kinds[0])
-        print_table(table_of(columns, [[_text(key, value) for key, value in kind.items()] for kind in kinds]))
+        cells = [[_text(key, value) for key, value in kind.items()] for kind in kinds]
+        print_table(table_of(columns, cells, folds=dict.fromkeys(columns, 8)))
     rows = [
-        (kind, f"{link['count']:,}", _rates(link), f"{link['latency_us']:g} us")
-        for kind, link in facts["links"].items()
+        (link_label(link_class), f"{link['count']:,}", _rates(link), f"{link['latency_us']:g} us")
+        for link_class, link in facts["links"].items()
     ]
-    print_table(table_of(("link", "count", "payload rate per direction", "latency"), rows))
+    print_table(table_of(("links", "count", "payload rate per direction", "latency"), rows))
 
 
 _UNITS = {"GBps": "GB/s", "GiB": "GiB"}
@@ -147,78 +198,91 @@ def _text(key: str, value: object) -> str:
 
 
 def _rates(link: Values) -> str:
-    """One rate, or from the slowest to the fastest link."""
+    """One rate, or the range from the slowest to the fastest link."""
     fastest = f" to {link['fastest_GBps']:g}" if "fastest_GBps" in link else ""
     return f"{link['capacity_GBps']:g}{fastest} GB/s"
 
 
 def print_held(found: Values) -> None:
-    """Each recorded collective, measured and predicted from the others; then what was fitted, and the errors."""
+    """Print each recorded collective, measured and predicted from the others; then the fit and its errors."""
     rows = [
         (
             op["name"],
             op["step"],
             format_size(op["bytes"]),
             format_time(op["waiting_median_s"]),
-            *(format_time(op[key]) for key in ("measured_s", "predicted_s")),
+            format_time(op["measured_s"]),
+            format_time(op["predicted_s"]),
             percent(op["error"], signed=True),
             format_time(op["described_s"]),
         )
         for op in found["collectives"]
     ]
-    columns = ("collective", "step", "size", "waiting", "transfer", "predicted", "error", "not fitted")
-    print_table(table_of(columns, rows))
-    fitted = f"{format_time(found['op_overhead_s'])} a call, latencies x {found['latency_factor']:.4g}"
-    names = {
+    columns = ("collective", "step", "size", "waiting", "transfer", "predicted", "error", "without a fit")
+    print_table(table_of(columns, rows, folds={"collective": 20}, drops=("without a fit", "waiting", "step")))
+    labels = {
         "left_out": "error, each predicted from the others",
-        "described": "error without any fit",
-        "rates_fitted": "error where rates are fitted too",
+        "described": "error without a fit",
+        "rates_fitted": "error if rates are fitted too",
     }
     errors = [
-        (names[kind], f"median {percent(e['median'])}, worst {percent(e['worst'])}")
-        for kind, e in found["errors"].items()
+        (labels[kind], f"median {percent(error['median'])}, worst {percent(error['worst'])}")
+        for kind, error in found["errors"].items()
     ]
-    print_table(key_value_table(found["cluster"], [("fitted to all", fitted), *errors]))
+    fit = f"{format_time(found['op_overhead_s'])} per call, latencies x {found['latency_factor']:.4g}"
+    print_table(key_value_table(found["cluster"], [("fitted to all", fit), *errors]))
 
 
 def print_trace(found: Values) -> None:
-    """A trace's numbers, then its ops by time."""
+    """Print a trace's numbers, then its ops."""
     step = found["step_time_s"]
     pairs = [
-        ("strategy", found["strategy"]),
+        ("strategy", strategy_label(found["strategy"])),
         ("ranks", f"{found['ranks']} ({found['backend']} on {found['device']})"),
         ("steps", f"{found['steps']} recorded after {found['warmup_steps']} of warm-up"),
         ("ops", f"{found['ops']:,}"),
-        ("step time", f"{format_time(step['median'])} median, {format_time(step['min'])}..{format_time(step['max'])}"),
-        ("sent a rank a step", format_size(found["bytes_sent_per_rank_per_step"])),
-        ("computing", percent(found["compute_share"])),
-        ("only communicating", percent(found["exposed_comm_share"])),
-        ("neither", percent(found["idle_share"])),
+        (
+            "step time",
+            f"median {format_time(step['median'])}, {format_time(step['min'])} to {format_time(step['max'])}",
+        ),
+        ("bytes sent", f"{format_size(found['bytes_sent_per_rank_per_step'])} per rank and step"),
+        ("compute", percent(found["compute_share"])),
+        ("exposed communication", percent(found["exposed_comm_share"])),
+        ("idle", percent(found["idle_share"])),
     ]
     print_table(key_value_table(found["name"], pairs))
-    shown = _worth_a_row(found["by_op"])
-    rows = [
-        (
-            op["name"],
-            op["phase"],
-            op["collective"] or op["kind"],
-            op["calls"],
-            format_size(op["bytes_mean"]) if op["collective"] else "",
-            format_time(op["time_s"]["median"]),
-            *(format_time(op[key]["median"]) if op[key]["n"] else "" for key in ("waiting_s", "transfer_s")),
-        )
-        for op in shown
-    ]
+    shown = _longest_ops(found["by_op"])
     columns = ("op", "phase", "kind", "calls", "mean size", "median time", "waiting", "transfer")
-    print_table(table_of(columns, rows, left=("phase", "kind")))
-    if rest := len(found["by_op"]) - len(shown):
-        print(f"and {rest:,} ops that take less time; all with --json")
+    print_table(
+        table_of(
+            columns,
+            [_op_cells(op) for op in shown],
+            left=("phase", "kind"),
+            folds={"op": 28},
+            drops=("phase", "calls", "waiting"),
+        )
+    )
+    if hidden := len(found["by_op"]) - len(shown):
+        print_text(f"and {hidden:,} shorter ops; all with --json")
     for problem in found["problems"]:
-        print(f"warning: {problem}")
+        print_text(f"warning: {problem}")
 
 
-def _worth_a_row(ops: Sequence[Values]) -> list[Values]:
-    """All collectives, and of the other ops the longest, in the order they have; a profile may have thousands."""
-    other = [op["calls"] * op["time_s"]["mean"] for op in ops if not op["collective"]]
-    least = sorted(other)[-OPS_SHOWN] if len(other) > OPS_SHOWN else 0.0
-    return [op for op in ops if op["collective"] or op["calls"] * op["time_s"]["mean"] >= least]
+def _op_cells(op: Values) -> tuple[object, ...]:
+    """The cells of an op of a trace; only collectives have a size, a wait and a transfer."""
+    return (
+        op["name"],
+        op["phase"],
+        op["collective"] or op["kind"],
+        op["calls"],
+        format_size(op["bytes_mean"]) if op["collective"] else "",
+        format_time(op["time_s"]["median"]),
+        *(format_time(op[key]["median"]) if op[key]["n"] else "" for key in ("waiting_s", "transfer_s")),
+    )
+
+
+def _longest_ops(ops: Sequence[Values]) -> list[Values]:
+    """All collectives and the longest other ops, in their order: a profile may have thousands of ops."""
+    totals = [op["calls"] * op["time_s"]["mean"] for op in ops if not op["collective"]]
+    shortest_shown = sorted(totals)[-OTHER_OPS_SHOWN] if len(totals) > OTHER_OPS_SHOWN else 0.0
+    return [op for op in ops if op["collective"] or op["calls"] * op["time_s"]["mean"] >= shortest_shown]

@@ -1,4 +1,7 @@
-"""The house style of figures: one colour, marker and hatch a thing, everywhere; settings that depend on no machine."""
+"""The house style of figures: the same colour, marker and hatch for the same thing in every figure and table.
+
+The settings do not depend on the machine, so that the same data gives the same SVG.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ class Style:
     label: str
     color: str
     marker: str
-    dash: tuple[float, float] | None = None  # for strategies whose line tends to lie on another's
+    dash: tuple[float, float] | None = None  # sets lines apart that tend to coincide
 
 
 # The colours are seaborn's "colorblind" palette, written out so that importing this module stays cheap.
@@ -32,7 +35,7 @@ STRATEGY_STYLE: dict[str, Style] = {
     "ps_async": Style("parameter server, async", "#fbafe4", "*"),
 }
 
-# Parts of a bar; not strategy colours, and hatched so that they survive a grey printer.
+# Segments of a bar: label, colour, hatch. Their colours are no strategy's; hatches survive a black-and-white printer.
 PART_STYLE: dict[str, tuple[str, str, str]] = {
     "compute_s": ("compute", "#5f7d95", ""),
     "exposed_comm_s": ("exposed communication", "#e0685c", "///"),
@@ -43,25 +46,51 @@ PART_STYLE: dict[str, tuple[str, str, str]] = {
     "control": ("control", "#c9c9c9", ""),
 }
 
-LINK_COLORS = ("#8fb8d9", "#c44e1c")  # one way filled, the other a line over it
+LINK_COLORS = ("#8fb8d9", "#c44e1c")  # one direction is filled, the other is a line drawn over it
 
-INK, FAINT = "#1a1b1c", "#9a9b9c"  # stand-ins; an inline figure gets the page's colours in their place
+INK = "#1a1b1c"  # text and axes; becomes the page's own text colour in a figure pasted into a page
+FAINT = "#9a9b9c"  # grids and reference lines
+
+
+# Options behind a strategy's name, as in `ps_sync+hot_rows=1000` (dessim.workload.options).
+OPTION_LABELS = {
+    "hot_rows": "{} hot rows",
+    "look_ahead": "look-ahead",
+    "cache_rows": "{} cached rows",
+    "shampoo": "Shampoo",
+}
+_LONGEST_UNKNOWN_NAME = 40  # characters; the rest of a longer name is cut
 
 
 def style_of(strategy: str) -> Style:
-    """The style of a strategy; with options its line is dotted; grey and its own name for one this version does not
-    know."""
-    name, plus, options = strategy.partition("+")
-    if plus and name in STRATEGY_STYLE:
-        base = STRATEGY_STYLE[name]
-        return Style(f"{base.label} +{options}", base.color, base.marker, (1, 2))
-    short = strategy if len(strategy) <= 40 else strategy[:39] + "…"
-    return STRATEGY_STYLE.get(strategy, Style(short, "#949494", "h"))
+    """The style of a strategy. With options its line is dotted; an unknown strategy is grey, under its own name."""
+    name, *options = strategy.split("+")
+    base = STRATEGY_STYLE.get(name)
+    if base is None:
+        is_long = len(strategy) > _LONGEST_UNKNOWN_NAME
+        label = strategy[: _LONGEST_UNKNOWN_NAME - 1] + "…" if is_long else strategy
+        return Style(label, color="#949494", marker="h")
+    if not options:
+        return base
+    label = ", ".join([base.label, *map(_option_label, options)])
+    return Style(label, base.color, base.marker, dash=(1, 2))
+
+
+def strategy_label(strategy: str) -> str:
+    """The words for a strategy: `ps_sync+hot_rows=1000` is "parameter server, 1,000 hot rows"."""
+    return style_of(strategy).label
+
+
+def _option_label(option: str) -> str:
+    name, _, value = option.partition("=")
+    if name not in OPTION_LABELS:
+        return option
+    return OPTION_LABELS[name].format(f"{int(value):,}" if value.isdecimal() else value)
 
 
 @contextmanager
 def house_style() -> Iterator[Any]:
-    """matplotlib.pyplot in the house style, on the backend that needs no display; all settings undone afterwards."""
+    """matplotlib.pyplot in the house style, on the SVG backend; restores all settings afterwards."""
     import matplotlib as mpl
     import seaborn
     from matplotlib import pyplot as plt
@@ -77,9 +106,9 @@ def house_style() -> Iterator[Any]:
         **sns.axes_style("ticks"),
         **ink,
         "font.family": ["sans-serif"],
-        "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib, so that layouts do not depend on the machine
+        "font.sans-serif": ["DejaVu Sans"],  # shipped with matplotlib, so the layout does not depend on the machine
         "axes.titlesize": "medium",
-        "axes.facecolor": "none",  # the figure's background shows, or the page's
+        "axes.facecolor": "none",  # lets the background of the figure or the page show
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.grid": True,
@@ -87,8 +116,8 @@ def house_style() -> Iterator[Any]:
         "grid.color": FAINT,
         "grid.alpha": 0.3,
         "hatch.linewidth": 0.6,
-        "text.parse_math": False,  # names come from files; a dollar sign in one is a dollar sign
-        "svg.fonttype": "none",  # text stays text: it can be read aloud, searched, and follows the page's font
+        "text.parse_math": False,  # names are read from files; a dollar sign in one is not mathematics
+        "svg.fonttype": "none",  # keep text as text: searchable, readable aloud, in the page's font
         "svg.hashsalt": "dessim",
         "figure.constrained_layout.use": True,
     }

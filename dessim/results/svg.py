@@ -1,4 +1,4 @@
-"""A figure as SVG text: for a file, its data as CSV beside it, or for pasting into a page."""
+"""A figure as SVG text, written to a file with its data as CSV beside it, or made fit for pasting into a page."""
 
 from __future__ import annotations
 
@@ -25,6 +25,10 @@ def finish(
     path: Path | None,
     nested: Sequence[str] = (),
 ) -> str:
+    """Write the figure and its data to `path` if given; return the SVG to paste into a page.
+
+    The CSV has `columns` of the rows, after `gpus` and `strategy` if they have these; `nested` is as in `data_csv`.
+    """
     if path is not None:
         write_text(path, svg_text(figure, title))
         keys = ("gpus", "strategy", *columns) if rows and "gpus" in rows[0] else tuple(columns)
@@ -33,15 +37,15 @@ def finish(
 
 
 def svg_text(figure: Figure, title: str, background: str = "white") -> str:
-    """The figure as SVG; the same figure gives the same bytes."""
+    """The figure as SVG text; the same figure gives the same bytes."""
     out = io.StringIO()
-    nobody = {"Date": None, "Creator": None, "Title": title}
-    figure.savefig(out, format="svg", metadata=nobody, facecolor=background, bbox_inches="tight", pad_inches=0.06)
+    metadata = {"Date": None, "Creator": None, "Title": title}
+    figure.savefig(out, format="svg", metadata=metadata, facecolor=background, bbox_inches="tight", pad_inches=0.06)
     return out.getvalue()
 
 
 def inline(svg: str, name: str) -> str:
-    """An SVG file's text made fit for a page: no XML prologue, ids prefixed by `name`, ink in the page's colour."""
+    """An SVG file's text for pasting into a page: no XML prologue, ids prefixed by `name`, ink in the page's colour."""
     svg = svg[svg.index("<svg") :].strip()
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\bid="', f'id="{name}-', svg)

@@ -1,27 +1,30 @@
 """Tables for the terminal and CSV for spreadsheets.
 
-On a terminal rich fits and colours them (NO_COLOR is respected); into a pipe or file they go plain and at full width,
-so that nothing a script reads is cut.
+A table is fitted to the width of the terminal, and coloured unless NO_COLOR is set. Into a pipe or a file it is written
+plain and at full width, unless the environment exports COLUMNS (as `watch` does).
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from dessim.files import write_text
+from dessim.results.fitted_table import FittedTable, Layout
+from dessim.results.labels import bound_label
 from dessim.results.rows import Row, data_csv, fitting
-from dessim.results.style import style_of
+from dessim.results.style import strategy_label
 from dessim.units import format_count, format_size, format_time, percent
 
+_PROVENANCE = ("compute", "communication", "sizes", "memory", "spill", "servers")
 TRAFFIC = ("ids", "sparse", "dense", "control")
 SERVER_COLUMNS = (
     *("memory_bytes", "queue_s", "service_s", "transfer_s", "wait_s", "busy_share"),
@@ -48,23 +51,23 @@ PROJECTION_COLUMNS = (
     "provenance_memory",
     "provenance_spill",
     "servers",
-    *(f"server_{of}" for of in SERVER_COLUMNS),
+    *(f"server_{key}" for key in SERVER_COLUMNS),
     "provenance_servers",
     "does_not_fit",
 )
-_WIDE = 10_000  # columns; wider than any table of ours
+_UNLIMITED = 10_000  # columns; wider than any of our tables
 
 
 def console(file: IO[str] | None = None) -> Console:
-    """Where tables are printed: stdout unless `file` is given."""
+    """The console that tables are printed on: stdout unless `file` is given."""
     out = file if file is not None else sys.stdout
-    terminal = out.isatty() and os.environ.get("TERM") != "dumb"
-    plain = not terminal
-    return Console(file=out, width=_WIDE if plain else None, no_color=plain or None, highlight=False, emoji=False)
+    is_terminal = out.isatty() and os.environ.get("TERM") != "dumb"
+    width = None if is_terminal or os.environ.get("COLUMNS", "").isdigit() else _UNLIMITED
+    return Console(file=out, width=width, no_color=None if is_terminal else True, highlight=False, emoji=False)
 
 
 def print_table(table: Table, file: IO[str] | None = None) -> None:
-    """Print a table to stdout (or `file`); into a pipe without the padding that rich ends lines with."""
+    """Print a table to stdout or `file`; into a pipe without the blanks that rich pads lines with."""
     out = console(file)
     if out.is_terminal:
         out.print(table)
@@ -75,129 +78,151 @@ def print_table(table: Table, file: IO[str] | None = None) -> None:
     out.file.write("\n".join(lines).strip("\n") + "\n")
 
 
-def projection_table(rows: Sequence[Row]) -> Table:
-    """Projected steps: a block a GPU count, the fastest of each marked; error bars, spills and servers where rows have
-    them.
+_PROJECTION_LAYOUT = Layout(
+    left=("strategy", "bound by"),
+    folds={"strategy": 20, "bound by": 20},
+    drops=(
+        *("idle", "compute", "sent/worker", "p95 staleness", "max staleness", "exposed comm", "memory/GPU"),
+        *("servers busy", "host reads", "host memory", "staleness", "server queue", "error bar"),
+    ),
+)
 
-    A job that does not fit its GPUs has its memory and no times.
+
+def projection_table(rows: Sequence[Row], full_version: str = "--csv or --json") -> FittedTable:
+    """Projected steps, one block per number of GPUs, with the fastest of each block marked.
+
+    Columns for error bars, spilled rows and parameter servers appear only if some row has them. A job that does not fit
+    its GPUs shows its memory and no times. `full_version`: the options that print every column, for narrow terminals.
     """
-    bars = any(row.get("error_bar") is not None for row in rows)
-    spills = any(row.get("spill") for row in rows)
-    served = any(row.get("servers") for row in rows)
-    table = _table(
-        *("gpus", "strategy", "step", "samples/s", "sent/worker", "memory/gpu"),
-        *(["in host", "host reads"] if spills else []),
-        *("compute", "exposed comm", "idle", "bound by"),
-        *(["server queue", "servers busy", "staleness", "p95", "max"] if served else []),
-        *(["±"] if bars else []),
-    )
+    columns = _projection_columns(rows)
+    layout = replace(_PROJECTION_LAYOUT, full_version=full_version)
+    table = FittedTable(("GPUs", "strategy", *columns), layout, caption="* fastest at this scale")
     fastest: dict[int, float] = {}
     for row in fitting(rows):
         fastest[row["gpus"]] = max(row["samples_per_s"], fastest.get(row["gpus"], 0.0))
-    last = None
+    previous = None
     for row in rows:
-        if last not in (None, row["gpus"]):
+        is_new_block = row["gpus"] != previous
+        if is_new_block and previous is not None:
             table.add_section()
-        gpus = f"{row['gpus']:,}" if row["gpus"] != last else ""
-        last = row["gpus"]
-        label, memory = style_of(row["strategy"]).label, format_size(row["memory_bytes"])
+        previous = row["gpus"]
+        gpus = f"{row['gpus']:,}" if is_new_block else ""
+        label = strategy_label(row["strategy"])
         if row.get("does_not_fit"):
-            table.add_row(*(Text(c) for c in (gpus, label, "does not fit", "", "", memory)))
+            shown = {"step": "does not fit", "memory/GPU": format_size(row["memory_bytes"])}
+            table.add_texts([gpus, label, *(shown.get(name, "") for name in columns)])
             continue
-        best = row["samples_per_s"] == fastest[row["gpus"]]
-        error, spill = row.get("error_bar"), row.get("spill")
-        cells = [
-            gpus,
-            label + (" *" if best else ""),
-            format_time(row["step_time_s"]),
-            format_count(row["samples_per_s"]),
-            format_size(row["bytes_per_worker"]),
-            memory,
-            *([format_size(spill["host_bytes"]), percent(spill["reads_share"])] if spill else ["", ""] * spills),
-            format_time(row["compute_s"]),
-            format_time(row["exposed_comm_s"]),
-            format_time(row["idle_s"]),
-            str(row.get("bound_by") or ""),
-            *(_server_cells(row.get("servers")) if served else []),
-            *(["" if error is None else f"{100 * error:.0f} %"] if bars else []),
-        ]
-        table.add_row(*(Text(c) for c in cells), style="bold" if best else None)
-    table.caption = "* fastest at this scale"
+        is_fastest = row["samples_per_s"] == fastest[row["gpus"]]
+        cells = [gpus, f"{label} *" if is_fastest else label, *(text_of(row) for text_of in columns.values())]
+        table.add_texts(cells, style="bold" if is_fastest else None)
     return table
 
 
-def _server_cells(servers: Row | None) -> list[str]:
-    """What parameter servers add to a row: the wait in their queues, and staleness in versions."""
-    if servers is None:
-        return [""] * 5
-    stale = (f"{servers[f'staleness_{of}']:.3g}" for of in ("mean", "p95", "max"))
-    return [format_time(servers["queue_s"]), percent(servers["busy_share"]), *stale]
+def _projection_columns(rows: Sequence[Row]) -> dict[str, Callable[[Row], str]]:
+    """The columns after GPUs and strategy: header, and how a row's cell is written."""
+    columns: dict[str, Callable[[Row], str]] = {
+        "step": lambda row: format_time(row["step_time_s"]),
+        "samples/s": lambda row: format_count(row["samples_per_s"]),
+        "sent/worker": lambda row: format_size(row["bytes_per_worker"]),
+        "memory/GPU": lambda row: format_size(row["memory_bytes"]),
+    }
+    if any(row.get("spill") for row in rows):
+        columns |= {
+            "host memory": lambda row: format_size(row["spill"]["host_bytes"]) if row.get("spill") else "",
+            "host reads": lambda row: percent(row["spill"]["reads_share"]) if row.get("spill") else "",
+        }
+    columns |= {
+        "compute": lambda row: format_time(row["compute_s"]),
+        "exposed comm": lambda row: format_time(row["exposed_comm_s"]),
+        "idle": lambda row: format_time(row["idle_s"]),
+        "bound by": lambda row: bound_label(str(row.get("bound_by") or "")),
+    }
+    if any(row.get("servers") for row in rows):
+        columns |= {
+            "server queue": _of_servers("queue_s", format_time),
+            "servers busy": _of_servers("busy_share", percent),
+            "staleness": _of_servers("staleness_mean", "{:.3g}".format),
+            "p95 staleness": _of_servers("staleness_p95", "{:.3g}".format),
+            "max staleness": _of_servers("staleness_max", "{:.3g}".format),
+        }
+    if any(row.get("error_bar") is not None for row in rows):
+        columns["error bar"] = lambda row: "" if row.get("error_bar") is None else f"±{100 * row['error_bar']:.0f} %"
+    return columns
 
 
-def collective_table(rows: Iterable[Row]) -> Table:
-    """nccl-tests' columns. Rows: `size_bytes, count, dtype, redop, time_s, algbw_GBps, busbw_GBps`; GB/s is 1e9."""
-    table = _table("size", "count", "type", "redop", "time", "algbw", "busbw", left=("type", "redop"))
-    table.add_row(*(Text(t, style="dim") for t in ("(B)", "(elements)", "", "", "(us)", "(GB/s)", "(GB/s)")))
+def _of_servers(key: str, text: Callable[[float], str]) -> Callable[[Row], str]:
+    """Writes a value of a row's parameter servers; nothing for a row without servers."""
+    return lambda row: text(row["servers"][key]) if row.get("servers") else ""
+
+
+def collective_table(rows: Iterable[Row]) -> FittedTable:
+    """The columns of nccl-tests; a GB is 1e9 bytes.
+
+    Rows have `size_bytes`, `count`, `dtype`, `redop`, `time_s`, `algbw_GBps` and `busbw_GBps`.
+    """
+    columns = ("size", "count", "type", "redop", "time", "algbw", "busbw")
+    table = FittedTable(columns, Layout(left=("type", "redop"), drops=("count", "type", "redop")))
+    table.add_texts(("(B)", "(elements)", "", "", "(us)", "(GB/s)", "(GB/s)"), style="dim")
     for row in rows:
         cells = (
             f"{int(row['size_bytes'])}",
             f"{int(row['count'])}",
-            str(row["dtype"]),
-            str(row["redop"]),
+            row["dtype"],
+            row["redop"],
             f"{row['time_s'] * 1e6:.2f}",
             f"{row['algbw_GBps']:.2f}",
             f"{row['busbw_GBps']:.2f}",
         )
-        table.add_row(*(Text(c) for c in cells))
+        table.add_texts(cells)
     return table
 
 
-def what_if_table(asked: Iterable[tuple[Row, Sequence[Row]]]) -> Table:
-    """What changes would buy, each alone: of projected rows (`gpus`, `strategy`), or of one step (an empty row)."""
+def what_if_table(asked: Iterable[tuple[Row, Sequence[Row]]]) -> FittedTable:
+    """The gain of each change alone: for projected rows (`gpus`, `strategy`) or one replayed step (an empty row)."""
     asked = list(asked)
-    named = any(row for row, _ in asked)
-    table = _table(
-        *(["gpus", "strategy"] if named else []),
-        *("what if", "step", "samples/s", "speedup"),
-        left=("strategy", "what if"),
-    )
+    has_names = any(row for row, _ in asked)
+    columns = (*(("GPUs", "strategy") if has_names else ()), "what if", "step", "samples/s", "speedup")
+    table = FittedTable(columns, Layout(left=("strategy", "what if"), folds={"strategy": 20}))
     for row, changes in asked:
-        first = [f"{row['gpus']:,}", style_of(row["strategy"]).label] if named else []
+        names = [f"{row['gpus']:,}", strategy_label(row["strategy"])] if has_names else []
         for change in changes:
-            cells = [
-                *first,
-                change["change"],
-                *(["does not fit", "", ""] if change["does_not_fit"] else _bought(change)),
-            ]
-            table.add_row(*(Text(cell) for cell in cells))
-            first = [""] * len(first)
+            outcome = ["does not fit", "", ""] if change["does_not_fit"] else _gain(change)
+            table.add_texts([*names, change["change"], *outcome])
+            names = [""] * len(names)  # written once per block
         table.add_section()
     return table
 
 
-def _bought(change: Row) -> list[str]:
+def _gain(change: Row) -> list[str]:
     throughput = change["samples_per_s"]
     samples = "not known" if throughput is None else format_count(throughput)
     return [format_time(change["step_time_s"]), samples, f"{change['speedup']:.3g}x"]
 
 
+def table_of(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    left: Sequence[str] = (),
+    folds: Mapping[str, int] | None = None,
+    drops: Sequence[str] = (),
+    full_version: str = "--json",
+) -> FittedTable:
+    """A table of texts, right-aligned except for the first column and those in `left`; the rest as in `Layout`."""
+    table = FittedTable(columns, Layout((columns[0], *left), folds or {}, drops, full_version))
+    for row in rows:
+        table.add_texts(row)
+    return table
+
+
 def key_value_table(title: str, pairs: Mapping[str, object] | Iterable[tuple[str, object]]) -> Table:
-    """Names and values, one a line."""
+    """Names and values, one pair per line; long values fold."""
     table = Table(
         title=Text(title) if title else None, box=None, show_header=False, title_justify="left", pad_edge=False
     )
     table.add_column(style="dim", no_wrap=True)
-    table.add_column()
+    table.add_column(overflow="fold")
     for key, value in pairs.items() if isinstance(pairs, Mapping) else pairs:
         table.add_row(Text(str(key)), Text(str(value)))
-    return table
-
-
-def table_of(columns: Sequence[str], rows: Iterable[Sequence[object]], left: Sequence[str] = ()) -> Table:
-    """A plain table of texts; columns right-aligned but the first and those in `left`."""
-    table = _table(*columns, left=(columns[0], *left))
-    for row in rows:
-        table.add_row(*(Text(str(cell)) for cell in row))
     return table
 
 
@@ -212,19 +237,16 @@ def write_projection_csv(path: str | Path, rows: Iterable[Row]) -> None:
 
 
 def _flat(row: Row) -> dict[str, Any]:
-    traffic, provenance = row.get("bytes_by_traffic") or {}, row.get("provenance") or {}
-    flat = {k: "" if row.get(k) is None else row[k] for k in PROJECTION_COLUMNS if k in row}
-    flat |= {f"bytes_{t}": traffic.get(t, 0) for t in TRAFFIC} if traffic else {}
+    """A row with one value per column of `PROJECTION_COLUMNS`; columns it has no value for are left out."""
+    flat = {key: "" if row[key] is None else row[key] for key in PROJECTION_COLUMNS if key in row}
+    traffic = row.get("bytes_by_traffic") or {}
+    if traffic:
+        flat |= {f"bytes_{kind}": traffic.get(kind, 0) for kind in TRAFFIC}
     spill = row.get("spill") or {"host_bytes": 0, "reads_share": 0}
     flat |= {"host_bytes": spill["host_bytes"], "host_reads_share": spill["reads_share"]}
     servers = row.get("servers") or {}
-    flat |= {"servers": servers.get("count", "")} | {f"server_{of}": servers.get(of, "") for of in SERVER_COLUMNS}
-    of = ("compute", "communication", "sizes", "memory", "spill", "servers")
-    return flat | {f"provenance_{k}": provenance.get(k, "") for k in of}
-
-
-def _table(*columns: str, left: Sequence[str] = ("strategy", "bound by")) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", caption_justify="left")
-    for name in columns:
-        table.add_column(name, justify="left" if name in left else "right", no_wrap=name not in ("bound by",))
-    return table
+    flat["servers"] = servers.get("count", "")
+    flat |= {f"server_{key}": servers.get(key, "") for key in SERVER_COLUMNS}
+    provenance = row.get("provenance") or {}
+    flat |= {f"provenance_{quantity}": provenance.get(quantity, "") for quantity in _PROVENANCE}
+    return flat

@@ -1,4 +1,4 @@
-"""Tables of several jobs on one fabric: how each fared, and how busy the fabric was."""
+"""Tables of several jobs on one fabric: when each ran and how much slower than alone, and how busy the fabric was."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ from typing import Any
 
 from rich.table import Table
 
-from dessim.results.style import style_of
+from dessim.results.labels import bound_label, link_label
+from dessim.results.style import strategy_label
 from dessim.results.tables import table_of
 from dessim.units import format_time, percent
 
-_LEFT = ("strategy", "placement", "bound by")
+_BOUNDS_SHOWN = 2
 
 
 def jobs_table(jobs: Sequence[Mapping[str, Any]]) -> Table:
-    """A line a job, in the order of the page."""
-    columns = ("job", "strategy", "GPUs", "placement", "came", "waited", "over", "steps", "step", "alone", "slowdown")
+    """One line per job, in the order of the page."""
+    columns = ("job", "strategy", "GPUs", "placement", "arrival", "wait", "end", "steps", "step", "step alone")
     rows = [
         (
             job["name"],
-            style_of(job["strategy"]).label,
+            strategy_label(job["strategy"]),
             f"{job['gpus']:,}",
             job["placement"],
             format_time(job["arrival_s"]),
@@ -30,21 +31,31 @@ def jobs_table(jobs: Sequence[Mapping[str, Any]]) -> Table:
             format_time(job["step_time_s"]),
             format_time(job["alone_step_time_s"]),
             f"{job['slowdown']:.3f}",
-            _bounds(job["bounds_s"]),
+            _largest_bounds(job["bounds_s"]),
         )
         for job in jobs
     ]
-    return table_of((*columns, "bound by"), rows, left=_LEFT)
+    return table_of(
+        (*columns, "slowdown", "bound by"),
+        rows,
+        left=("strategy", "placement", "bound by"),
+        folds={"strategy": 20, "bound by": 24},
+        drops=("arrival", "end", "steps", "step alone", "placement", "wait"),
+    )
 
 
-def utilisation_table(found: Mapping[str, Any]) -> Table:
-    """The share of its capacity that each link class carried, from 0 to the end of the last job."""
-    rows = [("GPUs taken", percent(found["gpus"]))]
-    rows += [(kind, percent(share)) for kind, share in found["links"].items() if share > 0]
-    return table_of(("fabric", "used"), rows)
+def utilisation_table(utilisation: Mapping[str, Any]) -> Table:
+    """The share of its capacity that each link class carried, from time 0 to the end of the last job."""
+    rows = [("GPUs allocated", percent(utilisation["gpus"]))]
+    rows += [
+        (link_label(link_class), percent(share)) for link_class, share in utilisation["links"].items() if share > 0
+    ]
+    return table_of(("fabric", "mean use"), rows)
 
 
-def _bounds(seconds: Mapping[str, float]) -> str:
-    """`leaf_up 61 %, compute 30 %`: what took the most of a step, at most two."""
+def _largest_bounds(seconds: Mapping[str, float]) -> str:
+    """`compute 61 %, latency 30 %`: the largest parts of a step; `seconds` are in descending order."""
     total = sum(seconds.values())
-    return ", ".join(f"{bound} {percent(part / total)}" for bound, part in list(seconds.items())[:2] if part > 0)
+    largest = list(seconds.items())[:_BOUNDS_SHOWN]
+    # A label may contain a comma, as "NIC, sending" does.
+    return "; ".join(f"{bound_label(bound)} {percent(part / total)}" for bound, part in largest if part > 0)

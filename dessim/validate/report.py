@@ -25,7 +25,8 @@ def case_table(outcomes: Sequence[Outcome]) -> Table:
         (_said(o.split), o.name, format_time(o.predicted_s), format_time(o.measured_s), percent(o.error, signed=True))
         for o in outcomes
     ]
-    return table_of(("split", "case", "predicted", "measured", "error"), rows, left=("split", "case"))
+    columns = ("split", "case", "predicted", "measured", "error")
+    return table_of(columns, rows, left=("split", "case"), folds={"case": 20})
 
 
 def summary_table(outcomes: Sequence[Outcome]) -> Table:

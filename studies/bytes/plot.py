@@ -27,7 +27,7 @@ from dessim.errors import DessimError
 from dessim.files import atomic_path, read_toml
 from dessim.results.rows import data_csv
 from dessim.results.study import conclude, run_study, study_parser
-from dessim.results.style import INK, house_style, style_of
+from dessim.results.style import INK, house_style, strategy_label
 from dessim.results.svg import svg_text
 from dessim.workload.model import load_model
 from dessim.workload.plan import Plan, Traffic
@@ -106,7 +106,7 @@ def table(study: Mapping[str, Any], rows: pd.DataFrame) -> str:
     verdict = "equal to the formula's in all of them" if not red else f"**not** the formula's in {red} of them"
     lines = [f"{cases} cases of {study['steps']} steps; the recorded bytes are {verdict}.", ""]
     found = {(f["ids"], f["model"], f["workers"]): f for f in findings(rows)}
-    heads = ["N", *(style_of(s).label for s in study["strategies"]), "AllReduce saves", "ReduceScatter saves"]
+    heads = ["N", *(strategy_label(s) for s in study["strategies"]), "AllReduce saves", "ReduceScatter saves"]
     heads.append("dense left out")
     for ids, mean in study["ids_per_field"].items():
         lines += [f"**{ids}**, {mean} id{'s' * (mean > 1)} a field", ""]
@@ -131,8 +131,8 @@ def formulas(study: Mapping[str, Any]) -> str:
     kinds = ((Traffic.IDS, Traffic.CONTROL), (Traffic.SPARSE,), (Traffic.DENSE,))
     for strategy in study["strategies"]:
         cells = [_sent(plan(strategy, load_model(shown)), kind) for kind in kinds]
-        lines.append(f"| {style_of(strategy).label} | {' | '.join(cells)} |")
-    lines += ["", f"| model, {style_of(DES[0]).label} | in place of weights | dense |", "|---|---|---|"]
+        lines.append(f"| {strategy_label(strategy)} | {' | '.join(cells)} |")
+    lines += ["", f"| model, {strategy_label(DES[0])} | in place of weights | dense |", "|---|---|---|"]
     for model in study["models"]:
         cells = [_sent(plan(DES[0], load_model(model)), kind) for kind in kinds[1:]]
         lines.append(f"| {model} | {' | '.join(cells)} |")
@@ -154,7 +154,7 @@ def draw(study: Mapping[str, Any], rows: pd.DataFrame) -> str:
     import seaborn as sns
 
     found, kinds = findings(rows), list(study["ids_per_field"])
-    counted = [(style_of(des).label, "saved", des) for des in DES] + [("dense left out", "saved_but_dense", DES[1])]
+    counted = [(strategy_label(des), "saved", des) for des in DES] + [("dense left out", "saved_but_dense", DES[1])]
     colors = sns.diverging_palette(35, 250, s=85, l=52, as_cmap=True)
     with house_style() as plt:
         columns = len(counted) * len(kinds)

@@ -20,12 +20,11 @@ from dessim.calibrate.profile import fit_profile
 from dessim.cluster import load_cluster
 from dessim.commands.support.lab_training import Trained
 from dessim.files import read_toml
-from dessim.results.report import percent
 from dessim.results.rows import data_csv
 from dessim.results.study import conclude, study_parser
-from dessim.results.style import INK, house_style, style_of
+from dessim.results.style import INK, house_style, strategy_label, style_of
 from dessim.results.svg import svg_text
-from dessim.units import format_time
+from dessim.units import format_time, percent
 from dessim.validate.step_cases import StepCase, step_cases
 from dessim.validate.steps import captured_of, payload_of, predict
 
@@ -111,7 +110,7 @@ def table(rows: list[dict[str, Any]], pairs: list[dict[str, Any]], machine: str)
     for row in rows:
         step, said = row["measured_step_s"], row["predicted_step_s"]
         lines.append(
-            f"| {row['model']} | {row['hosts']} | {row['rate_Mbps']} | {style_of(row['strategy']).label} "
+            f"| {row['model']} | {row['hosts']} | {row['rate_Mbps']} | {strategy_label(row['strategy'])} "
             f"| {format_time(step, 3)} | {format_time(said, 3)} | {percent(said / step - 1, signed=True)} "
             f"| {row['measured_samples_per_s']:,.0f} | {row['predicted_samples_per_s']:,.0f} "
             f"| {row['frame_bytes_per_sample'] / 1e3:.2f} | {row['predicted_bytes_per_sample'] / 1e3:.2f} |"
@@ -123,8 +122,8 @@ def table(rows: list[dict[str, Any]], pairs: list[dict[str, Any]], machine: str)
     ]
     for pair in pairs:
         lines.append(
-            f"| {pair['model']} | {pair['hosts']} | {pair['rate_Mbps']} | {style_of(pair['strategy']).label} "
-            f"| {style_of(pair['against']).label} | **{pair['measured_speedup']:.2f}** "
+            f"| {pair['model']} | {pair['hosts']} | {pair['rate_Mbps']} | {strategy_label(pair['strategy'])} "
+            f"| {strategy_label(pair['against'])} | **{pair['measured_speedup']:.2f}** "
             f"| {pair['predicted_speedup']:.2f} | **{percent(pair['measured_saved'])}** "
             f"| {percent(pair['predicted_saved'])} |"
         )

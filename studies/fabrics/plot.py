@@ -18,12 +18,12 @@ from typing import Any
 from dessim.cluster import load_cluster
 from dessim.cluster.check import describe
 from dessim.commands.project import project
-from dessim.results.report import percent
+from dessim.results.labels import bound_label
 from dessim.results.rows import data_csv
 from dessim.results.study import conclude, study_parser
-from dessim.results.style import house_style, style_of
+from dessim.results.style import house_style, strategy_label, style_of
 from dessim.results.svg import svg_text
-from dessim.units import format_time
+from dessim.units import format_time, percent
 from dessim.workload.model import load_model
 from dessim.workload.scale import Job
 
@@ -92,11 +92,11 @@ def table(study: dict[str, Any], rows: list[dict[str, Any]]) -> str:
             bold = "**" if row["step_time_s"] == best else ""
             step, computing, exposed = (format_time(row[key], 3) for key in TIMES[:3])
             head = f"{row['gpus']:,} | {row['fabric']}" if first else " | "
-            label = style_of(row["strategy"]).label
+            label = strategy_label(row["strategy"])
             longest = f"`{row['longest_op']}`, {percent(row['longest_share'])}"
             lines.append(
                 f"| {head} | {bold}{label}{bold} | {bold}{step}{bold} | {computing} | {exposed} "
-                f"| {row['bound_by']} | {longest} |"
+                f"| {bound_label(row['bound_by'])} | {longest} |"
             )
     return "\n".join(lines) + "\n"
 

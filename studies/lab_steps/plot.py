@@ -17,11 +17,10 @@ from typing import Any
 import numpy as np
 
 from dessim.files import write_text
-from dessim.results.report import percent
 from dessim.results.scatter import predicted_against_measured
 from dessim.results.study import page
-from dessim.results.style import style_of
-from dessim.units import format_time
+from dessim.results.style import strategy_label
+from dessim.units import format_time, percent
 from dessim.validate.outcome import Outcome, broken, summaries
 from dessim.validate.request import bounds_of, read_cases
 from dessim.validate.run import validate
@@ -47,7 +46,7 @@ def table(outcomes: list[Outcome], measured: dict[str, Any]) -> str:
         errors = np.array([o.error for o in held_out if _strategy(o) == strategy])
         worst = errors[np.abs(errors).argmax()]
         lines.append(
-            f"| {style_of(strategy).label} | {len(errors)} | {percent(float(np.median(np.abs(errors))))} "
+            f"| {strategy_label(strategy)} | {len(errors)} | {percent(float(np.median(np.abs(errors))))} "
             f"| {percent(float(worst), signed=True)} |"
         )
     for split in summaries(outcomes):
@@ -62,7 +61,7 @@ def table(outcomes: list[Outcome], measured: dict[str, Any]) -> str:
             bed = o.name.rpartition(": ")[0]
             busy = measured["steps"]["trained"][o.name]["busy"]
             lines.append(
-                f"| {bed} | {style_of(_strategy(o)).label} | {format_time(o.predicted_s, 3)} "
+                f"| {bed} | {strategy_label(_strategy(o))} | {format_time(o.predicted_s, 3)} "
                 f"| {format_time(o.measured_s, 3)} | {percent(o.error, signed=True)} | {percent(busy)} |"
             )
     return "\n".join(lines) + "\n"

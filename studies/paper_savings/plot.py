@@ -119,7 +119,7 @@ def draw(study: dict[str, Any], rows: list[dict[str, Any]]) -> str:
                 if column == 0:
                     axes.set_ylabel(f"saved by DES (%)\n{AGAINST[duplicates]}")
                     axes.text(2, -94, "here DES sends more", color="#a34700", size="small")
-            gpu_axis(panels[2][column], workers, most=4, label="workers (GPUs)")
+            gpu_axis(panels[2][column], workers, max_ticks=4, label="workers (GPUs)")
         for axes in panels[0]:
             axes.set_xlabel("")
         panels[0][0].set_ylabel(f"sent by a worker in a step\nat {ids_shown} ids a sample (MiB)")

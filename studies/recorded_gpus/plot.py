@@ -16,14 +16,13 @@ from typing import Any
 from dessim.cluster import load_cluster
 from dessim.commands.replay import replay
 from dessim.commands.trace_collectives import hold_against
-from dessim.results.report import percent
 from dessim.results.rows import data_csv
 from dessim.results.study import conclude, study_parser
 from dessim.results.style import FAINT, INK, house_style
 from dessim.results.svg import svg_text
 from dessim.trace.io import Trace, load_trace
 from dessim.trace.matched import matched_collectives
-from dessim.units import format_size, format_time, parse_share
+from dessim.units import format_size, format_time, parse_share, percent
 
 HERE = Path(__file__).parent
 COLUMNS = ("name", "bytes", "waiting_median_s", "measured_s", "predicted_s", "error", "described_s", "rates_fitted_s")

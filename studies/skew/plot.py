@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from dessim.errors import DessimError
 from dessim.files import read_toml
 from dessim.results.rows import data_csv
 from dessim.results.study import conclude, run_study, study_parser
-from dessim.results.style import house_style
+from dessim.results.style import FAINT, INK, house_style, strategy_label
 from dessim.results.svg import svg_text
 from dessim.workload.ids import ZipfLaw
 from dessim.workload.model import load_model
@@ -110,6 +111,11 @@ def _percent(value: float) -> str:
     return f"{round(100 * value, 1) + 0.0:.1f} %".replace("-", "−")
 
 
+def _against(name: str) -> str:
+    """The words for what a strategy is compared with: another strategy, or one of three cases without an option."""
+    return "no cache" if name == HOST else strategy_label(name)
+
+
 def table(study: Mapping[str, Any], rows: pd.DataFrame) -> str:
     """A table in Markdown for each number of workers: KiB a worker a step, and what is saved, by skew."""
     red = int((rows.mismatches > 0).sum())
@@ -130,43 +136,74 @@ def table(study: Mapping[str, Any], rows: pd.DataFrame) -> str:
             for skew in study["skews"]:
                 f = found[skew, n, strategy["name"]]
                 cells.append(f"{f['bytes'] / 1024:,.0f} | {_percent(f['saved'])} | {_percent(f['saved_by_formula'])}")
-            lines.append(f"| `{strategy['name']}` | {strategy['against']} | {' | '.join(cells)} |")
+            lines.append(
+                f"| {strategy_label(strategy['name'])} | {_against(strategy['against'])} | {' | '.join(cells)} |"
+            )
         lines.append("")
     return "\n".join(lines)
 
 
-# Title, what is in the names of its strategies, and what is not.
-_PANELS = (
-    ("hot rows\nagainst none", ("hot_rows",), ("look_ahead",)),
-    ("look-ahead\nagainst row AllToAll", ("look_ahead",), ()),
-    ("each row once\nagainst every id's", ("row_all_to_all", "row_all_gather", "ps_sync"), ("+",)),
-    ("cache, host to GPU\nagainst none", ("cache_rows",), ()),
+@dataclass(frozen=True)
+class Panel:
+    """One comparison: strategies whose name contains one of `with_any` and none of `without`."""
+
+    title: str
+    with_any: tuple[str, ...]
+    without: tuple[str, ...] = ()
+
+    def shows(self, strategy: str) -> bool:
+        return any(word in strategy for word in self.with_any) and not any(word in strategy for word in self.without)
+
+
+PANELS = (
+    Panel("hot rows, against none", with_any=("hot_rows",), without=("look_ahead",)),
+    Panel("look-ahead, against none", with_any=("look_ahead",)),
+    Panel(
+        "each row sent once, against once per id",
+        with_any=("row_all_to_all", "row_all_gather", "ps_sync"),
+        without=("+",),
+    ),
+    Panel("cached rows between host and GPU, against none", with_any=("cache_rows",)),
 )
-_COLORS = ("#0173b2", "#de8f05", "#029e73")
+COLORS = ("#0173b2", "#de8f05", "#029e73")
+MARKERS = ("o", "s")  # by number of workers
+DASHES = ("-", "--")
+LEGEND_TITLE = "points: recorded; lines: by formula"
 
 
 def draw(study: Mapping[str, Any], rows: pd.DataFrame) -> str:
-    """The figure as SVG text: saved against skew, a panel an option; marks are recorded, lines the formula."""
+    """The figure as SVG text: bytes saved against skew, one panel per option."""
     found = findings(study, rows)
+    names = [strategy["name"] for strategy in study["strategies"]]
     with house_style() as plt:
-        figure, panels = plt.subplots(1, len(_PANELS), figsize=(11, 3.6))
-        for axes, (title, wanted, unwanted) in zip(panels, _PANELS, strict=True):
-            names = [s["name"] for s in study["strategies"]]
-            names = [n for n in names if any(w in n for w in wanted) and not any(u in n for u in unwanted)]
-            for name, color in zip(names, _COLORS, strict=False):
-                for n, marker, dash in zip(study["workers"], "os", ("-", "--"), strict=False):
-                    own = [f for f in found if f["strategy"] == name and f["workers"] == n]
-                    x = [f["skew"] for f in own]
-                    axes.plot(x, [100 * f["saved_by_formula"] for f in own], dash, color=color, lw=1.2)
-                    axes.plot(
-                        x, [100 * f["saved"] for f in own], marker, color=color, ms=5, label=f"{name}, {n} workers"
-                    )
-            axes.axhline(0, color="#9a9b9c", lw=0.8)
-            axes.set_title(title, loc="left")
-            axes.set(xlabel="Zipf exponent of the ids", xticks=study["skews"])
-            axes.legend(fontsize=5.5, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.2))
-        panels[0].set_ylabel("bytes saved (%)")
+        figure, grid = plt.subplots(2, 2, figsize=(9.2, 7.2))
+        for axes, panel in zip(grid.flat, PANELS, strict=True):
+            _draw_panel(axes, panel, [name for name in names if panel.shows(name)], study, found)
+        for axes in grid[:, 0]:
+            axes.set_ylabel("bytes saved (%)")
+        handles = [
+            plt.Line2D([], [], color=INK, marker=marker, ls=dash, ms=5, lw=1.2, label=f"{n} workers")
+            for n, marker, dash in zip(study["workers"], MARKERS, DASHES, strict=False)
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, title=LEGEND_TITLE)
         return svg_text(figure, "Bytes saved against the skew of ids")
+
+
+def _draw_panel(
+    axes: Any, panel: Panel, names: list[str], study: Mapping[str, Any], found: list[dict[str, Any]]
+) -> None:
+    """One panel: a colour per strategy, a marker and a dash per number of workers."""
+    for name, color in zip(names, COLORS, strict=False):
+        for n, marker, dash in zip(study["workers"], MARKERS, DASHES, strict=False):
+            cases = [f for f in found if f["strategy"] == name and f["workers"] == n]
+            skews = [f["skew"] for f in cases]
+            label = strategy_label(name) if n == study["workers"][0] else None
+            axes.plot(skews, [100 * f["saved_by_formula"] for f in cases], dash, color=color, lw=1.2)
+            axes.plot(skews, [100 * f["saved"] for f in cases], marker, color=color, ms=5, label=label)
+    axes.axhline(0, color=FAINT, lw=0.8)
+    axes.set_title(panel.title, loc="left")
+    axes.set(xlabel="Zipf exponent of the ids", xticks=study["skews"])
+    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.2))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 
 from dessim.files import read_toml, write_text
 from dessim.results.study import page
-from dessim.results.style import FAINT, house_style, style_of
+from dessim.results.style import FAINT, house_style, strategy_label
 from dessim.results.svg import svg_text
 
 HERE = Path(__file__).parent
@@ -53,7 +53,7 @@ def table(study: dict[str, Any], rows: list[dict[str, Any]], machine: str) -> st
                 row = _row(rows, model, ranks, strategy)
                 sizes = [row[f"{what}_bytes"] / MB for what in ("payload", "frame")]
                 cells += [*(f"{size:.3f}" for size in sizes), f"{ratio(row):.3f}"]
-            lines.append(f"| {style_of(strategy).label} | {' | '.join(cells)} |")
+            lines.append(f"| {strategy_label(strategy)} | {' | '.join(cells)} |")
         lines.append("")
     every = [ratio(row) for row in rows]
     lines.append(
@@ -80,7 +80,7 @@ def draw(study: dict[str, Any], rows: list[dict[str, Any]]) -> str:
             places = [order.index(row["strategy"]) for row in here]
             label = f"{model}, {ranks} ranks"
             axes.scatter([ratio(row) for row in here], places, s=32, marker=marker, color=color, label=label, zorder=3)
-        axes.set_yticks(range(len(order)), [style_of(strategy).label for strategy in order])
+        axes.set_yticks(range(len(order)), [strategy_label(strategy) for strategy in order])
         axes.set(xlabel="bytes of frames / bytes of payload", ylim=(len(order) - 0.5, -0.5))
         axes.text(HEADERS, -0.6, "full frames", ha="center", va="bottom", fontsize="small")
         axes.grid(True, axis="x")

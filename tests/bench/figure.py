@@ -44,7 +44,7 @@ def cost_figure(rows: Sequence[dict[str, Any]], csv: Path) -> str:
                     legend=False,
                     ax=axes,
                 )
-            gpu_axis(axes, sorted({row["gpus"] for row in rows}), most=6)
+            gpu_axis(axes, sorted({row["gpus"] for row in rows}), max_ticks=6)
             log_axis(axes, "{:,g}".format)
             axes.set_ylabel(label)
         handles, labels = panels[0].get_legend_handles_labels()

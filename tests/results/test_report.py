@@ -1,4 +1,4 @@
-"""The report: stands alone, escapes everything, says what the rows say."""
+"""The report needs no other file, escapes every value and agrees with its rows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from dessim.results.report import answer, render_report, winners, write_report
+from dessim.results.report import answer, fastest_by_scale, render_report, write_report
 from dessim.units import percent
 from tests.results.sample import projection, result
 
@@ -50,7 +50,7 @@ def html():
     return render_report(result(), cluster_svg=DRAWING, timeline="timeline.json.gz", steps=steps)
 
 
-def test_it_is_well_formed_and_loads_nothing(html):
+def test_the_page_is_well_formed_and_loads_nothing(html):
     page = Page(html)
     assert not {"script", "link", "img", "iframe", "object"} & set(page.tags)
     links = [value for name, value in page.attributes if name in ("href", "src", "xlink:href")]
@@ -89,7 +89,7 @@ def test_the_same_result_gives_the_same_bytes(html, tmp_path):
         "How far to trust this",
     ],
 )
-def test_every_part_is_there(html, text):
+def test_the_page_shows_every_part_of_the_result(html, text):
     assert text in Page(html).text
 
 
@@ -106,9 +106,9 @@ def poison(value):
     return value
 
 
-def test_hostile_names_are_text_everywhere():
+def test_hostile_names_are_escaped_everywhere():
     bad = poison(result())
-    for row in bad["projection"]:  # figures tell rows apart by strategy, so keep a few different ones
+    for row in bad["projection"]:  # figures need different strategies
         row["strategy"] += str(row["gpus"] % 3)
     html = render_report(bad, timeline=HOSTILE)
     assert "<script" not in html
@@ -132,7 +132,7 @@ def test_a_drawing_that_could_run_or_load_is_refused(drawing):
         render_report(result(), cluster_svg=drawing)
 
 
-def test_a_fallback_and_a_failed_certificate_are_loud():
+def test_the_page_warns_about_synthetic_data_and_a_failed_certificate():
     bad = copy.deepcopy(result())
     bad["data"]["fallback"] = True
     bad["certificate"] |= {"ok": False, "bytes_match": False}
@@ -143,7 +143,7 @@ def test_a_fallback_and_a_failed_certificate_are_loud():
     assert "differ from the formulas" in text
 
 
-def test_what_is_not_known_is_a_dash_not_a_crash():
+def test_an_unknown_value_is_a_dash():
     bare = result() | {"reference_auc": None, "self_replay_error": None, "prediction_error": None, "projection": []}
     bare["calibration"]["r2"] = None
     text = Page(render_report(bare)).text
@@ -160,24 +160,24 @@ def rows(*speeds, gpus=8, bar=None):
 
 
 def test_a_lead_within_the_error_is_a_tie():
-    (w,) = winners(rows(100.0, 103.0), uncertainty=0.05)
-    assert (w.strategy, w.rival, w.tie) == ("table_wise", "des_all_reduce", True)
-    assert w.lead == pytest.approx(0.03)
-    assert not winners(rows(100.0, 103.0), uncertainty=0.02)[0].tie
-    assert winners(rows(100.0, 103.0, bar=0.1), uncertainty=0.02)[0].tie
-    assert winners(rows(100.0), uncertainty=0.02)[0].rival is None
-    assert winners([], 0.05) == []
+    (fastest,) = fastest_by_scale(rows(100.0, 103.0), uncertainty=0.05)
+    assert (fastest.strategy, fastest.runner_up, fastest.is_tie) == ("table_wise", "des_all_reduce", True)
+    assert fastest.lead == pytest.approx(0.03)
+    assert not fastest_by_scale(rows(100.0, 103.0), uncertainty=0.02)[0].is_tie
+    assert fastest_by_scale(rows(100.0, 103.0, bar=0.1), uncertainty=0.02)[0].is_tie
+    assert fastest_by_scale(rows(100.0), uncertainty=0.02)[0].runner_up is None
+    assert fastest_by_scale([], 0.05) == []
 
 
-def test_the_answer_tells_who_wins_where():
-    told = answer(
+def test_the_answer_says_which_strategy_is_fastest_at_each_scale():
+    text = answer(
         {
             "projection": rows(300.0, 100.0, gpus=8) + rows(100.0, 101.0, gpus=64) + rows(100.0, 150.0, gpus=512),
             "projection_cluster": "lab",
             "prediction_error": -0.04,
         }
     )
-    assert told.startswith(
+    assert text.startswith(
         "On lab: at 8 GPUs, DES AllReduce is fastest, 3 times as fast as table-wise;"
         " at 64 GPUs, table-wise and DES AllReduce are too close to call (1 % apart);"
         " at 512 GPUs, table-wise is fastest, 50 % ahead of DES AllReduce."
@@ -197,14 +197,14 @@ def test_percentages():
     assert percent(0.012, signed=True) == "+1.2 %"
 
 
-def test_the_two_errors_are_named_for_what_they_are(tmp_path):
-    """Both hold simulated communication against a measurement: the plain steps, and the recorded ones."""
+def test_both_errors_name_their_measurement(tmp_path):
+    """Both compare the prediction with a measurement: of plain steps, and of recorded steps."""
     write_report(tmp_path / "report.html", result())
     text = (tmp_path / "report.html").read_text()
     assert "against the recorded steps, recorder on" in text and "recorded communication times" not in text
 
 
-def test_a_job_that_does_not_fit_is_a_caveat_and_no_row():
+def test_a_job_that_does_not_fit_is_a_caveat_without_a_row():
     whole = result()
     misfit = {"gpus": 8, "strategy": "table_wise", "step_time_s": None, "samples_per_s": None, "memory_bytes": 1e12}
     whole["projection"] = [{**misfit, "does_not_fit": "a GPU needs 931 GiB"}, *whole["projection"]]
@@ -213,10 +213,10 @@ def test_a_job_that_does_not_fit_is_a_caveat_and_no_row():
     assert "compares no strategies" in render_report(whole)
 
 
-def test_what_bounds_the_step_is_told_of_the_fastest_and_of_the_replay(html):
+def test_the_page_shows_the_critical_path_of_the_fastest_strategy_and_of_the_replay(html):
     page = Page(html)
     last = max((r for r in result()["projection"]), key=lambda r: (r["gpus"], r["samples_per_s"]))
     assert f"the largest part of its critical path is {last['bound_by']}" in page.text
-    assert page.text.count("on the critical path") == 2
+    assert page.text.count("share of step") == 2
     assert page.text.count("peak use") == 2
     assert "2x:nic_rate" in page.text and "1.25×" in page.text and "does not fit" in page.text

@@ -1,4 +1,4 @@
-"""Tables: full width and plain into a pipe, and CSV columns that do not move."""
+"""Tables: plain and at full width into a pipe, fitted to a terminal; CSV with fixed columns."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import csv
 import io
 
 import pytest
+from rich.console import Console
 
 from dessim.results import tables
+from dessim.results.fitted_table import FittedTable, Layout
 from tests.results.sample import projection
 
 ROWS = projection()
@@ -35,7 +37,8 @@ def printed(table, out=None):
     return out.getvalue()
 
 
-def test_a_pipe_gets_every_cell_whole_and_no_colour():
+def test_a_pipe_gets_every_cell_whole_and_no_colour(monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
     long = "link " + "spine-leaf-uplink-" * 20
     text = printed(tables.projection_table([{**r, "bound_by": long} for r in ROWS]))
     assert text.count(long) == len(ROWS)
@@ -84,19 +87,60 @@ def test_csv_columns_are_fixed_and_flat(tmp_path):
     assert {row["error_bar"] for row in rows} == {"", "0.08"}
 
 
-def test_csv_is_the_same_whatever_the_order_of_keys():
-    turned = [dict(reversed(r.items())) for r in ROWS]
-    assert tables.projection_csv(turned) == tables.projection_csv(ROWS)
+def test_csv_does_not_depend_on_the_order_of_keys():
+    reordered = [dict(reversed(r.items())) for r in ROWS]
+    assert tables.projection_csv(reordered) == tables.projection_csv(ROWS)
 
 
-def test_no_rows_still_give_a_head():
+def test_no_rows_give_the_header_alone():
     assert tables.projection_csv([]) == ",".join(tables.PROJECTION_COLUMNS) + "\n"
     printed(tables.projection_table([]))
 
 
-def test_the_error_column_is_there_only_where_an_error_is_known() -> None:
+def test_the_error_column_appears_only_if_a_row_has_an_error() -> None:
     rows = projection()
     names = [str(column.header) for column in tables.projection_table(rows).columns]
-    assert "±" in names
+    assert "error bar" in names
     unknown = [{**row, "error_bar": None} for row in rows]
-    assert "±" not in [str(column.header) for column in tables.projection_table(unknown).columns]
+    assert "error bar" not in [str(column.header) for column in tables.projection_table(unknown).columns]
+
+
+WIDE = ("name", "first", "second", "third")
+
+
+def fitted(width, layout, text="a text of seven words to be folded"):
+    table = FittedTable(WIDE, layout)
+    table.add_texts((text, "1" * 12, "2" * 12, "3" * 12))
+    out = io.StringIO()
+    Console(file=out, width=width).print(table)
+    return out.getvalue()
+
+
+def test_a_table_that_fits_is_left_alone():
+    text = fitted(200, Layout(folds={"name": 10}, drops=("third",)))
+    assert "a text of seven words to be folded" in text and "not shown" not in text
+
+
+def test_texts_fold_before_columns_are_left_out():
+    text = fitted(66, Layout(folds={"name": 10}, drops=("third",)))
+    assert "3" * 12 in text and "not shown" not in text and "a text of seven words to be folded" not in text
+
+
+def test_columns_are_left_out_in_order_and_named():
+    layout = Layout(folds={"name": 10}, drops=("third", "first"), full_version="--csv")
+    text = fitted(50, layout)
+    assert "1" * 12 in text and "3" * 12 not in text
+    assert "not shown for lack of width: third" in text and "--csv" in text
+    assert layout.drops == ("third", "first") and "first" in fitted(35, layout).split("width:")[1]
+
+
+def test_a_table_that_cannot_fit_folds_every_cell_and_cuts_none():
+    text = fitted(30, Layout())
+    assert max(map(len, text.splitlines())) <= 30 and "…" not in text
+    assert all(text.count(digit) == 12 for digit in "123")
+
+
+def test_tables_name_bounds_and_strategies_in_words():
+    rows = [{**ROWS[0], "strategy": "ps_sync+hot_rows=1000", "bound_by": "leaf_up"}]
+    text = printed(tables.projection_table(rows))
+    assert "parameter server, 1,000 hot rows *" in text and "leaf-to-spine uplinks" in text

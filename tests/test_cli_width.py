@@ -1,0 +1,99 @@
+"""Tables fit the terminal: at 80 columns no line is longer, no header is cut, and left-out columns are named."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from dessim.cli.app import app
+from dessim.results.tables import print_table
+from dessim.validate.outcome import Outcome
+from dessim.validate.report import case_table, summary_table
+from tests.test_cli import RAIL
+
+ROOT = Path(__file__).parents[1]
+RECORDED = ROOT / "studies" / "recorded_gpus"
+TRACE = str(RECORDED / "dlrm_8xV100.trace")
+V100 = str(RECORDED / "v100_ll.toml")
+STRATEGIES = "des_all_reduce,des_reduce_scatter,table_wise,ps_sync+hot_rows=1000,row_all_to_all+hot_rows=500+look_ahead"
+COMMANDS = {
+    "project": ("project", "--model", "deepfm", "--strategy", STRATEGIES, "--cluster", RAIL, "--gpus", "8,64"),
+    "project, one step": (
+        *("project", "--model", "deepfm", "--strategy", "table_wise", "--cluster", RAIL, "--gpus", "16"),
+        *("--what-if", "2x:nic_rate"),
+    ),
+    "project with servers": (
+        *("project", "--model", "deepfm", "--strategy", "ps_async", "--cluster", RAIL, "--gpus", "16"),
+        *("--servers", "4", "--staleness", "4"),
+    ),
+    "collective": ("collective", "all_reduce", "--cluster", RAIL, "--gpus", "16", "--size", "1MiB,1GiB"),
+    "replay": ("replay", TRACE, "--cluster", V100),
+    "tenants": ("tenants", str(ROOT / "docs" / "tenants" / "spread.toml")),
+    "topo list": ("topo", "list"),
+    "topo show": ("topo", "show", "a100-8x_tworooms_12"),
+    "trace info": ("trace", "info", TRACE),
+    "trace collectives": ("trace", "collectives", TRACE, "--cluster", V100),
+    "goodput": (
+        *("goodput", "--nodes", "2048", "--mtbf", "264 d", "--checkpoint", "60 s", "--restart", "10 min"),
+        *("--days", "3", "--runs", "2"),
+    ),
+}
+
+
+def output(command: tuple[str, ...], width: int) -> str:
+    result = CliRunner().invoke(app, list(command), env={"COLUMNS": str(width)})
+    assert result.exit_code == 0, result.stderr
+    return result.stdout
+
+
+def headers(text: str) -> list[list[str]]:
+    """The headers of each table: the line above a rule, at gaps of at least two blanks."""
+    lines = text.splitlines()
+    return [re.split(r"\s{2,}", above.strip()) for above, line in itertools.pairwise(lines) if line.startswith(" ─")]
+
+
+def left_out(text: str) -> list[str]:
+    """The columns that the lines below the tables name as left out."""
+    joined = re.sub(r"\s*\n", " ", text)
+    return [
+        name for names in re.findall(r"not shown for lack of width: (.*?) \(", joined) for name in names.split(", ")
+    ]
+
+
+@pytest.mark.parametrize("width", [80, 100])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_table_fits_the_terminal_and_names_the_columns_it_leaves_out(name: str, width: int) -> None:
+    whole = output(COMMANDS[name], 400)
+    narrow = output(COMMANDS[name], width)
+    assert max(map(len, narrow.splitlines())) <= width
+    assert "…" not in narrow and not left_out(whole)
+    shown = [header for table in headers(narrow) for header in table]
+    assert sorted(shown + left_out(narrow)) == sorted(header for table in headers(whole) for header in table)
+
+
+@pytest.mark.parametrize("name", ["project", "project, one step", "project with servers"])
+def test_a_projection_always_shows_scale_strategy_speed_and_bound(name: str) -> None:
+    narrow = output(COMMANDS[name], 80)
+    assert {"GPUs", "strategy", "step", "samples/s", "bound by"} <= set(headers(narrow)[0])
+    assert " *" in narrow and "* fastest at this scale" in narrow
+
+
+def test_the_tables_of_validate_fit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    name = "two_leaves_4to1: des_reduce_scatter of deepfm_multihot, pipelined, 8 ranks"
+    outcomes = [Outcome(name=name, kind="steps", split="held_out", predicted_s=0.5218, measured_s=0.5223)]
+    print_table(case_table(outcomes))
+    print_table(summary_table(outcomes))
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 80 and "…" not in text
+    assert headers(text)[0] == ["split", "case", "predicted", "measured", "error"]
+
+
+def test_files_get_every_column_without_an_exported_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    result = CliRunner().invoke(app, list(COMMANDS["project"]))
+    assert "idle" in headers(result.stdout)[0] and not left_out(result.stdout)

@@ -1,42 +1,44 @@
-"""Workers and servers on a fabric, like servers folded: one message stands for those that behave alike.
+"""Routes between workers and parameter servers, with identical servers folded: one message stands for many.
 
-Keys are spread by hash, so a worker's message falls into equal shares, one for each server. Servers that every worker
-reaches alike then receive, queue and answer in step, and one stands for its class. What "alike" means is exact: give
-each flow between a worker and a server the worker's number, the direction and the server's class as its first colour,
-refine to the equitable partition (dessim.sim.fluid), put servers apart whose flows differ in colour, and repeat
-until no class splits. All flows between one worker and one class then share a colour; so does the part of them that is
-in flight, because taking whole colours away keeps a partition equitable. Workers are never folded: a queue serves one
-after the other.
+Keys are spread over servers by hash, so a worker's message splits into equal shares, one per server. Servers that are
+placed identically with respect to every worker receive, queue and reply in step, so one of them can stand for its
+class. The classes are exact. Start with one class. Colour each flow between a worker and a server by the worker, the
+direction and the server's class; refine to the equitable partition (dessim.sim.fluid.fold); split classes whose servers
+have flows of different colours; and repeat until no class splits. All flows between a worker and a class then share a
+colour. So do those of them that are in flight, because removing whole colours keeps a partition equitable. Workers are
+never folded, because a queue serves them one after the other.
 
-A folded message crosses one link of each colour, with the load that all flows of its colour put there. That is a flow
-like any other to the network, which drains it with the rest. (A colour of links may span two classes that carry the
-same, so what each class carries is counted apart.)
+A folded message crosses one link of each colour and puts the load of all flows of its colour on it. To the network it
+is a flow like any other. A colour of links may serve two classes with equal traffic, so the bytes of each class are
+counted separately.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dessim.arrays import Floats
+from dessim.arrays import Floats, Ints
 from dessim.cluster import Cluster
 from dessim.cluster.links import IntArray
 from dessim.cluster.routing.routes import Routes
-from dessim.sim.fluid.flows import Flows, incidence, route_flows, together
-from dessim.sim.fluid.fold import Fold, fold
+from dessim.sim.fluid.flows import Flows, route_flows
+from dessim.sim.fluid.fold import Fold, fold, number_rows
+from dessim.sim.fluid.incidence import incidence
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ServedCluster(Cluster):
-    """A cluster on which the ways between workers and server classes are those of folded messages.
+    """A cluster whose routes between workers and server classes are those of folded messages.
 
-    `ways` are the routes of one message each, by the GPUs of the worker and of the server that stands for its class.
+    `known_routes` has the route of one message per pair of GPUs: the worker's, and that of the server which stands for
+    its class.
     """
 
-    ways: Mapping[tuple[int, int], Routes] = field(default_factory=dict)
+    known_routes: Mapping[tuple[int, int], Routes] = field(default_factory=dict)
 
     def routes(
         self,
@@ -46,26 +48,26 @@ class ServedCluster(Cluster):
         size: ArrayLike | None = None,
         refuse: bool = True,
     ) -> Routes:
-        """The ways of folded messages, known beforehand."""
-        tails, heads = np.asarray(src).tolist(), np.asarray(dst).tolist()
-        ways = [self.ways[pair] for pair in zip(tails, heads, strict=True)]
-        if len(ways) == 1:
-            return ways[0]
+        """The routes of folded messages, which are known in advance."""
+        pairs = zip(np.asarray(src).tolist(), np.asarray(dst).tolist(), strict=True)
+        routes = [self.known_routes[pair] for pair in pairs]
+        if len(routes) == 1:
+            return routes[0]
         return Routes(
-            np.repeat(np.arange(len(ways)), [len(way.link) for way in ways]),
-            np.concatenate([way.link for way in ways]),
-            np.concatenate([way.weight for way in ways]),
-            np.concatenate([way.latency for way in ways]),
-            np.concatenate([way.copies for way in ways]),
+            flow=np.repeat(np.arange(len(routes)), [len(route.link) for route in routes]),
+            link=np.concatenate([route.link for route in routes]),
+            weight=np.concatenate([route.weight for route in routes]),
+            latency=np.concatenate([route.latency for route in routes]),
+            copies=np.concatenate([route.copies for route in routes]),
         )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Channels:
-    """The ways between workers and server classes, for messages of 1 byte to or from each server.
+    """Routed messages between workers and server classes, of 1 byte to or from each server.
 
-    `up[w][d]` is worker w's message to the servers of class d, `down[w][d]` theirs to it; `sizes[d]` servers are in
-    class d. `cluster` is what a `Network` for them runs on.
+    `up[w][d]` is the message from worker w to the servers of class d, `down[w][d]` the one from them to it. Class d has
+    `sizes[d]` servers. Run the messages on a network of `cluster`.
     """
 
     cluster: ServedCluster
@@ -74,56 +76,82 @@ class Channels:
     sizes: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _FoldedServers:
+    """Servers in classes, and the folded flows between workers and servers.
+
+    `classes` [servers] is the class of each server, `first` [classes] the first server of each. Flow
+    (w * servers + s) goes from worker w to server s, flow ((workers + w) * servers + s) the other direction.
+    """
+
+    classes: Ints
+    first: Ints
+    folded: Fold
+
+
 def open_channels(cluster: Cluster, workers: IntArray, servers: IntArray, folding: bool = True) -> Channels:
-    """Route all messages between `workers` [N] and `servers` [S], GPU ids that name where each is attached.
+    """Route all messages between `workers` [N] and `servers` [S], given as the GPU ids where each is attached.
 
     No worker may share a GPU with a server. A worker hands its S messages over one after the other.
     """
-    n, s = len(workers), len(servers)
+    n = len(workers)
+    s = len(servers)
     src = np.concatenate([np.repeat(workers, s), np.tile(servers, n)])
     dst = np.concatenate([np.tile(servers, n), np.repeat(workers, s)])
     net, latency, copies = incidence(cluster, src, dst, size=np.ones(len(src)))
-    end = np.arange(2 * n, dtype=np.float64).repeat(s)  # the worker, and the direction
-    classes = np.zeros(s, dtype=np.int64) if folding else np.arange(s)
-    while True:
-        folded = fold(net, together(end, np.tile(classes, 2 * n).astype(np.float64), latency))
-        seen = folded.colour.reshape(2 * n, s)
-        _, first, finer = np.unique(seen, axis=1, return_index=True, return_inverse=True)
-        if len(first) == classes.max(initial=0) + 1:
-            break
-        # Numbered by the first member, so that the order of servers is that of classes.
-        classes = np.argsort(np.argsort(first))[finer.reshape(-1)]
-    first = np.array([np.flatnonzero(classes == d)[0] for d in range(len(first))])
-    colours, kinds = len(folded.flow_of), len(cluster.links.kinds)
-    group = folded.colour[net.flow] * kinds + cluster.links.kind[net.link]
-    carried = np.bincount(group, net.weight * copies, colours * kinds).reshape(colours, kinds)
-    alone = _ways(folded, latency)
-    at = {
-        (int(src[flow]), int(dst[flow])): int(folded.colour[flow])
-        for flow in (np.arange(2 * n)[:, None] * s + first).ravel().tolist()
-    }
-    ways = {pair: alone[colour] for pair, colour in at.items()}
-    served = ServedCluster(**{f.name: getattr(cluster, f.name) for f in fields(cluster)}, ways=ways)
-    queueing = (s - 1) * cluster.transport.message_overhead
+
+    def refold(classes: Ints) -> Fold:
+        worker_and_direction = np.arange(2 * n, dtype=np.float64).repeat(s)
+        return fold(net, number_rows(worker_and_direction, np.tile(classes, 2 * n).astype(np.float64), latency))
+
+    served = _fold_servers(refold, n, s, folding)
+    folded = served.folded
+    n_kinds = len(cluster.links.kinds)
+    cell = folded.colour[net.flow] * n_kinds + cluster.links.kind[net.link]
+    n_colours = len(folded.flow_of)
+    carried = np.bincount(cell, net.weight * copies, n_colours * n_kinds).reshape(n_colours, n_kinds)
+    route_of_colour = _routes(folded, latency)
+    representatives = (np.arange(2 * n)[:, None] * s + served.first).ravel().tolist()
+    colour_of = {(int(src[flow]), int(dst[flow])): int(folded.colour[flow]) for flow in representatives}
+    known_routes = {pair: route_of_colour[colour] for pair, colour in colour_of.items()}
+    attributes = {f.name: getattr(cluster, f.name) for f in fields(cluster)}
+    served_cluster = ServedCluster(**attributes, known_routes=known_routes)
+    handing_over = (s - 1) * cluster.transport.message_overhead
 
     def channel(src: int, dst: int, extra: float) -> Flows:
-        flows = route_flows(served, np.array([src]), np.array([dst]), np.ones(1), folding=False)
-        return replace(flows, fixed=flows.fixed + extra, bytes_by_kind=carried[at[src, dst]])
+        flows = route_flows(served_cluster, np.array([src]), np.array([dst]), np.ones(1), folding=False)
+        return replace(flows, fixed=flows.fixed + extra, bytes_by_kind=carried[colour_of[src, dst]])
 
-    ends = servers[first].tolist()
+    ends = servers[served.first].tolist()
     return Channels(
-        served,
-        tuple(tuple(channel(worker, end, queueing) for end in ends) for worker in workers.tolist()),
-        tuple(tuple(channel(end, worker, 0.0) for end in ends) for worker in workers.tolist()),
-        tuple(np.bincount(classes).tolist()),
+        cluster=served_cluster,
+        up=tuple(tuple(channel(worker, end, handing_over) for end in ends) for worker in workers.tolist()),
+        down=tuple(tuple(channel(end, worker, 0.0) for end in ends) for worker in workers.tolist()),
+        sizes=tuple(np.bincount(served.classes).tolist()),
     )
 
 
-def _ways(folded: Fold, latency: Floats) -> list[Routes]:
-    """The routes of one message of each colour of a folded network; `latency` [flows] in seconds."""
-    net, link = folded.net, folded.link_of[folded.net.link]
+def _fold_servers(refold: Callable[[Ints], Fold], n_workers: int, n_servers: int, folding: bool) -> _FoldedServers:
+    """Split servers into classes until all flows between a worker and a class share a colour."""
+    classes = np.zeros(n_servers, dtype=np.int64) if folding else np.arange(n_servers)
+    while True:
+        folded = refold(classes)
+        colours = folded.colour.reshape(2 * n_workers, n_servers)
+        _, first, finer = np.unique(colours, axis=1, return_index=True, return_inverse=True)
+        if len(first) == classes.max(initial=0) + 1:
+            first = np.array([np.flatnonzero(classes == d)[0] for d in range(len(first))])
+            return _FoldedServers(classes, first, folded)
+        # Number classes by their first members, so that they are in the order of servers.
+        classes = np.argsort(np.argsort(first))[finer.reshape(-1)]
+
+
+def _routes(folded: Fold, latency: Floats) -> list[Routes]:
+    """The route of one message per colour; `latency` [n_flows] in seconds is that of the whole network."""
+    net = folded.net
+    link = folded.link_of[net.link]
     ends = np.searchsorted(net.flow, np.arange(net.n_flows + 1))
-    return [
-        Routes(np.zeros(b - a, dtype=np.int64), link[a:b], net.weight[a:b], latency[flow : flow + 1], np.ones(b - a))
-        for a, b, flow in zip(ends[:-1].tolist(), ends[1:].tolist(), folded.flow_of.tolist(), strict=True)
-    ]
+    routes = []
+    for a, b, flow in zip(ends[:-1].tolist(), ends[1:].tolist(), folded.flow_of.tolist(), strict=True):
+        only_flow = np.zeros(b - a, dtype=np.int64)
+        routes.append(Routes(only_flow, link[a:b], net.weight[a:b], latency[flow : flow + 1], copies=np.ones(b - a)))
+    return routes

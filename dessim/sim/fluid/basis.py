@@ -1,9 +1,8 @@
 """The basis of dessim.sim.fluid.pivot: M x = capacity, kept solved while columns of M change.
-from dessim.arrays import Floats, Ints
 
-The inverse is computed once; changes are kept beside it in product form, each a vector and the columns of M that gained
-and lost it, and folded into the inverse a block at a time (the revised simplex method's way; the Woodbury identity for
-several changes at once).
+The inverse of M is computed once. Changes are kept beside it in product form: each is a vector, and the columns of M
+that gained and lost it. They are folded into the inverse a block at a time, as in the revised simplex method; several
+changes at once follow from the Woodbury identity.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import numpy as np
 
 from dessim.arrays import Floats, Ints
 
-_SINGULAR = 1e5  # of a pivot's inverse; beyond it digits are lost
+_LARGEST_PIVOT_INVERSE = 1e5  # a larger entry means that M is nearly singular and digits would be lost
 
 
 class Basis:
@@ -25,62 +24,72 @@ class Basis:
         n = len(capacity)
         self.x: Floats = np.zeros(n)
         self.blocks = 0
-        self._capacity, self._block, self._updates = capacity, block, 0
+        self._capacity = capacity
+        self._block = block
+        self._updates = 0
         self._inverse: Floats = np.zeros((n, n))  # transposed
-        self._z, self._corner = np.zeros((block, n)), np.zeros((block, block))
-        self._plus, self._minus = np.zeros(block, dtype=np.int64), np.zeros(block, dtype=np.int64)
-        self._gains, self._loses = np.zeros(block), np.zeros(block)
+        self._z = np.zeros((block, n))
+        self._corner = np.zeros((block, block))
+        self._plus = np.zeros(block, dtype=np.int64)
+        self._minus = np.zeros(block, dtype=np.int64)
+        self._gains = np.zeros(block)
+        self._loses = np.zeros(block)
 
     def invert(self, matrix: Floats) -> None:
         """Start from `matrix`, which is M transposed."""
         self._inverse = np.linalg.inv(matrix).astype(np.float64, copy=False)
-        self._updates = self.blocks = 0
+        self._updates = 0
+        self.blocks = 0
         self._corner[:] = 0.0
         self.x = self._capacity @ self._inverse
 
     def inverse(self, room_for: int) -> Floats:
-        """The transposed inverse that `update` takes vectors in terms of, with room for so many more changes."""
+        """The transposed inverse to which the vectors of the next `update` refer, with room for `room_for` changes."""
         if self._updates + room_for > self._block:
             self._absorb()
         return self._inverse
 
     def update(self, z: Floats, plus: Ints, gains: Floats, minus: Ints, loses: Floats) -> bool:
-        """Append changes by the Woodbury identity. False, and nothing changed, where M would be singular.
+        """Append changes by the Woodbury identity. Returns False, and changes nothing, if M would become singular.
 
-        Change i adds a vector to column `plus[i]` of M as often as `gains[i]` says and takes it from `minus[i]`
-        likewise; `z[i]` is that vector times the inverse that `inverse` gave.
+        Change i adds a vector to column `plus[i]` of M `gains[i]` times and subtracts it from column `minus[i]`
+        `loses[i]` times; `z[i]` is that vector times the matrix that `inverse` returned.
         """
-        old, new = slice(0, self._updates), slice(self._updates, self._updates + len(z))
+        old = slice(0, self._updates)
+        new = slice(self._updates, self._updates + len(z))
         if self._updates:
-            seen = self._gains[old, None] * z.T[self._plus[old]] - self._loses[old, None] * z.T[self._minus[old]]
-            z = z - (self._corner[old, old] @ seen).T @ self._z[old]
+            earlier = self._gains[old, None] * z.T[self._plus[old]] - self._loses[old, None] * z.T[self._minus[old]]
+            z = z - (self._corner[old, old] @ earlier).T @ self._z[old]
         pivot = gains[:, None] * z.T[plus] - loses[:, None] * z.T[minus]
         pivot[np.diag_indices_from(pivot)] += 1.0
         try:
             pivot = np.linalg.inv(pivot).astype(np.float64, copy=False)
         except np.linalg.LinAlgError:
             return False
-        if not np.abs(pivot).max() < _SINGULAR:
+        # Written so that a NaN is refused as well.
+        if not np.abs(pivot).max() < _LARGEST_PIVOT_INVERSE:
             return False
         change = pivot @ (gains * self.x[plus] - loses * self.x[minus])
         self.x = self.x - change @ z
         if self._updates:
-            seen = gains[:, None] * self._z[old].T[plus] - loses[:, None] * self._z[old].T[minus]
-            self._corner[new, old] = -(pivot @ seen) @ self._corner[old, old]
+            coupling = gains[:, None] * self._z[old].T[plus] - loses[:, None] * self._z[old].T[minus]
+            self._corner[new, old] = -(pivot @ coupling) @ self._corner[old, old]
         self._corner[new, new] = pivot
-        self._z[new], self._plus[new], self._minus[new] = z, plus, minus
-        self._gains[new], self._loses[new] = gains, loses
+        self._z[new] = z
+        self._plus[new] = plus
+        self._minus[new] = minus
+        self._gains[new] = gains
+        self._loses[new] = loses
         self._updates = new.stop
         return True
 
     def _absorb(self) -> None:
-        """Fold the product form into the inverse."""
+        """Fold the changes in product form into the inverse."""
         self.blocks += 1
         old = slice(0, self._updates)
-        seen = (
-            self._inverse[:, self._plus[old]] * self._gains[old] - self._inverse[:, self._minus[old]] * self._loses[old]
-        )
-        self._inverse -= seen @ (self._corner[old, old].T @ self._z[old])
+        gained = self._inverse[:, self._plus[old]] * self._gains[old]
+        lost = self._inverse[:, self._minus[old]] * self._loses[old]
+        self._inverse -= (gained - lost) @ (self._corner[old, old].T @ self._z[old])
         self._updates = 0
         self._corner[:] = 0.0
         self.x = self._capacity @ self._inverse

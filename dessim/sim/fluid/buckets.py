@@ -1,9 +1,11 @@
-"""Token buckets: a link that has been idle lets a burst pass at once, then keeps its rate.
+"""Token buckets: after an idle period a link passes a burst at once, then continues at its rate.
 
-The virtual clock of a link (the generic cell rate algorithm, ITU-T I.371) is when it would be done had it never let
-more pass than its rate. A link of rate C and burst B may run B/C ahead of it, no more; idle, it catches up.
+A link of rate C and burst B has a *virtual clock*: the time when it would have finished had it never sent faster than
+its rate (the generic cell rate algorithm, ITU-T I.371). The clock may be up to B/C ahead of real time; while the link
+is idle, real time catches up.
 
-A sender's burst is its first message's, or the first's after a pause; what passes at once never meets anybody.
+Only the first message of a sender, or the first one after an idle period, has a burst. Burst bytes do not contend for
+links with other messages.
 """
 
 from __future__ import annotations
@@ -12,10 +14,11 @@ import numpy as np
 
 from dessim.arrays import Bools, Floats
 from dessim.cluster import Cluster
-from dessim.sim.fluid.flows import Flows, incidence
+from dessim.sim.fluid.flows import Flows
+from dessim.sim.fluid.incidence import incidence
 
-_MOST = 0.999
-"""Share of a message; the rest stays, so that there is one to arrive."""
+_MAX_BURST_SHARE = 0.999
+"""The largest share of a message that may pass in a burst. The rest drains, so that the message still arrives."""
 
 
 class Buckets:
@@ -23,33 +26,41 @@ class Buckets:
 
     def __init__(self, cluster: Cluster) -> None:
         self._burst = cluster.transport.burst
-        self._done: Floats = np.zeros(len(cluster.links))  # the virtual clocks
+        self._clock: Floats = np.zeros(len(cluster.links))  # the virtual clock of each link, in seconds
 
     def take(self, cluster: Cluster, flows: Flows, size: Floats, repeat: int, now: float) -> Floats:
-        """Of messages of `size` [n] bytes that set out `now` and are repeated, the bytes [n] that pass at once."""
-        net, _, _ = incidence(cluster, flows.src, flows.dst, flows.trees, flows.size)
-        behind = np.maximum(self._done - now, 0.0)
-        left = np.maximum(self._burst - behind * net.capacity, 0.0)
-        of_path = np.full(len(size), np.inf)
-        np.minimum.at(of_path, net.flow, left[net.link])
+        """Take the burst bytes [n_messages] of messages that start `now`, and return them.
+
+        The messages have `size` [n_messages] bytes and are sent `repeat` times.
+        """
+        messages = flows.messages
+        net, _, _ = incidence(cluster, messages.src, messages.dst, messages.trees, messages.size)
+        behind = np.maximum(self._clock - now, 0.0)
+        tokens = np.maximum(self._burst - behind * net.capacity, 0.0)
+        on_path = np.full(len(size), np.inf)
+        np.minimum.at(on_path, net.flow, tokens[net.link])
         slowest = np.full(len(size), np.inf)
         np.minimum.at(slowest, net.flow, net.capacity[net.link])
-        first = self._after_a_pause(flows, size, slowest)
+        first = self._after_idle_period(flows, size, slowest)
         load = np.bincount(net.link, net.weight * size[net.flow], minlength=len(net.capacity))
         used = load > 0
-        self._done[used] = now + behind[used] + repeat * load[used] / net.capacity[used]
-        return np.where(first, np.minimum(of_path, _MOST * size), 0.0)
+        self._clock[used] = now + behind[used] + repeat * load[used] / net.capacity[used]
+        return np.where(first, np.minimum(on_path, _MAX_BURST_SHARE * size), 0.0)
 
-    def _after_a_pause(self, flows: Flows, size: Floats, rate: Floats) -> Bools:
-        """Which messages [n] find their sender idle for as long as its bucket needs to fill, when each has its path to
-        itself: `rate` [n] bytes/s."""
-        begins = np.zeros(len(size)) if flows.begins is None else flows.begins
-        if flows.after is not None:
-            begins = np.where(flows.after >= 0, (begins + size / rate)[flows.after], begins)
+    def _after_idle_period(self, flows: Flows, size: Floats, rate: Floats) -> Bools:
+        """Which messages [n_messages] begin after their sender has been idle for as long as its bucket takes to fill.
+
+        Assumes that each message has its path to itself and drains at `rate` [n_messages] bytes/s.
+        """
+        messages = flows.messages
+        begins = np.zeros(len(size)) if messages.begins is None else messages.begins
+        if messages.after is not None:
+            begins = np.where(messages.after >= 0, (begins + size / rate)[messages.after], begins)
         first = np.zeros(len(size), dtype=bool)
-        over: dict[int, float] = {}
+        finished: dict[int, float] = {}  # when each sender has sent its messages so far
         for message in np.argsort(begins, kind="stable").tolist():
-            sender, begin, takes = int(flows.src[message]), float(begins[message]), float(size[message] / rate[message])
-            first[message] = begin >= over.get(sender, -np.inf) + self._burst / rate[message]
-            over[sender] = max(over.get(sender, 0.0), begin) + takes
+            sender = int(messages.src[message])
+            begin = float(begins[message])
+            first[message] = begin >= finished.get(sender, -np.inf) + self._burst / rate[message]
+            finished[sender] = max(finished.get(sender, 0.0), begin) + float(size[message] / rate[message])
         return first

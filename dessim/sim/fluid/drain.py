@@ -1,12 +1,12 @@
-"""Flows that drain at max-min rates: the fluid part of the network, without a clock of its own.
+"""Flows that drain at max-min rates: the fluid part of the network. It keeps no clock.
 
-A `Fluid` holds the remaining bytes of a set of (folded) flows. The owner asks when the next flow finishes, advances by
-no more than that, and learns which have finished; rates are solved again only when something finished.
+A `Fluid` holds the remaining bytes of a set of (folded) flows. Its owner asks when the next flow finishes, advances by
+at most that time, and learns which flows have finished. Rates are solved again only when a flow has finished or begun.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,17 +17,18 @@ from dessim.sim.fluid.pivot import PivotFluid
 from dessim.sim.fluid.slices import drain_in_slices
 from dessim.sim.progress import Progress
 
-_DONE = 1e-12  # of a flow's size: what rounding may leave
-_OVER = 1e-9  # relative excess of a link's load that is still rounding
-_FEW = 100  # flows; fewer are solved anew at each finish in less time than pivoting takes
-_SPARSE = 16  # entries of pivoting's dense matrix, links by links, for each link that a flow crosses
+_RELATIVE_ROUNDING = 1e-12  # share of a flow's bytes, or of the longest delay, that rounding may leave
+_OVERLOAD_ROUNDING = 1e-9  # relative excess of a link's load that is still rounding
+_MIN_PIVOTED_FLOWS = 100  # for fewer flows, solving again at each finish is faster than pivoting
+_MAX_MATRIX_PER_ENTRY = 16  # entries of pivoting's dense links x links matrix per entry of the incidence
 
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """Flows that wait for others: flow i begins when `after[i]` [n_flows] has arrived (-1: at once), which is
-    `delay[after[i]]` [n_flows] seconds after it has drained. `left` [n_flows]: of delays that run already, what is
-    left.
+    """Flows that wait for others: flow i begins when flow `after[i]` [n_flows] has arrived (-1: at once).
+
+    Flow j arrives `delay[j]` [n_flows] seconds after it has drained. Of delays that are running when draining starts,
+    `left` [n_flows] seconds remain.
     """
 
     after: Ints
@@ -36,28 +37,29 @@ class Chain:
 
     @property
     def rounding(self) -> float:
-        """Seconds that are none."""
-        return _DONE * float(self.delay.max(initial=0.0))
+        """Seconds so short that they count as 0."""
+        return _RELATIVE_ROUNDING * float(self.delay.max(initial=0.0))
 
     def countdown(self, size: Floats) -> Floats:
-        """Seconds until each may begin when `size` [n_flows] bytes are left; inf: it waits for one that drains."""
+        """Seconds [n_flows] until each flow may begin if `size` [n_flows] bytes remain; inf: the other still drains."""
         waits = (self.after >= 0) & (size[self.after] > 0)
         left = np.zeros(len(size)) if self.left is None else self.left
         return np.where(waits, np.inf, np.where(np.isfinite(left), left, 0.0))
 
 
 class Fluid:
-    """Draining flows. `size` [n_flows] bytes; flows of zero bytes count as finished from the start.
+    """Draining flows of `size` [n_flows] bytes; flows of 0 bytes have finished from the start.
 
-    `chain` says which of them wait for others."""
+    `chain` says which of them wait for others. Rates are solved from scratch whenever they change.
+    """
 
     def __init__(self, net: Incidence, size: Floats, chain: Chain | None = None) -> None:
         self._net = net
-        self._small = size * _DONE
+        self._negligible = size * _RELATIVE_ROUNDING
         self._chain = chain
         self.remaining = size.astype(np.float64, copy=True)
         self.active = size > 0
-        self.countdown = np.zeros(net.n_flows) if chain is None else chain.countdown(size)  # seconds; inf: waits
+        self.countdown = np.zeros(net.n_flows) if chain is None else chain.countdown(size)  # s until a flow begins
         self.active &= self.countdown <= 0
         self.rate = np.zeros(net.n_flows)
         self.bound = np.full(net.n_flows, -1, dtype=np.int64)  # the link that bounds each flow
@@ -69,32 +71,32 @@ class Fluid:
         return not bool((self.active if self._chain is None else self.remaining > 0).any())
 
     def next_finish(self) -> float:
-        """Seconds until the next flow finishes, or begins; inf when none is left."""
+        """Seconds until the next flow finishes or begins; inf if none is left."""
         seconds = np.inf
         if self.active.any():
             seconds = float((self.remaining[self.active] / self.rate[self.active]).min())
         if self._chain is not None:
-            coming = (self.remaining > 0) & ~self.active
-            seconds = min(seconds, float(self.countdown[coming].min(initial=np.inf)))
+            waiting = (self.remaining > 0) & ~self.active
+            seconds = min(seconds, float(self.countdown[waiting].min(initial=np.inf)))
         return seconds
 
     def advance(self, seconds: float) -> Ints:
-        """Let `seconds` pass (at most `next_finish`). Returns the flows that finished, and solves again if any did."""
+        """Let `seconds` pass (at most `next_finish`). Returns the flows that finished."""
         self.remaining[self.active] -= self.rate[self.active] * seconds
-        finished = np.flatnonzero(self.active & (self.remaining <= self._small))
+        finished = np.flatnonzero(self.active & (self.remaining <= self._negligible))
         self.remaining[finished] = 0.0
         self.active[finished] = False
-        began = False if self._chain is None else self._begin(self._chain, seconds, finished)
-        if len(finished) or began:
+        some_began = False if self._chain is None else self._begin(self._chain, seconds, finished)
+        if len(finished) or some_began:
             self._solve()
         return finished
 
     def _begin(self, chain: Chain, seconds: float, finished: Ints) -> bool:
-        """Let those begin that waited long enough; whether any did."""
+        """Start the flows whose wait ends after `seconds`. Returns whether there were any."""
         waits = (self.remaining > 0) & ~self.active
         self.countdown[waits] -= seconds
-        heard = waits & np.isin(chain.after, finished)
-        self.countdown[heard] = chain.delay[chain.after[heard]]
+        triggered = waits & np.isin(chain.after, finished)
+        self.countdown[triggered] = chain.delay[chain.after[triggered]]
         begins = waits & (self.countdown <= chain.rounding)
         self.countdown[begins] = 0.0
         self.active |= begins
@@ -103,39 +105,39 @@ class Fluid:
     def _solve(self) -> None:
         if not self.active.any():
             return
-        keep = self.active[self._net.flow]
-        whole = self._net
-        net = replace(whole, flow=whole.flow[keep], link=whole.link[keep], weight=whole.weight[keep])
-        # Flows that are done get a cap of zero, so that the solver leaves them out.
+        net = self._net.of_flows(self.active)
+        # Flows without links need a finite cap. A cap of 0 makes the solver skip those that have finished.
         self.rate, self.bound = max_min_rates(net, np.where(self.active, np.inf, 0.0))
         self.solves += 1
         load = np.bincount(net.link, net.weight * self.rate[net.flow], minlength=len(net.capacity))
-        if (load > net.carries() * (1 + _OVER)).any():
+        if (load > net.effective_capacity() * (1 + _OVERLOAD_ROUNDING)).any():
             raise PhysicsError("a link carries more than its capacity; please report this")
         if not (self.rate[self.active] > 0).all() or not np.isfinite(self.rate[self.active]).all():
             raise PhysicsError("a flow with bytes left has no usable rate; please report this")
 
 
 def start_draining(net: Incidence, size: Floats, chain: Chain | None = None) -> Fluid | PivotFluid:
-    """The fluid that suits the network: many different flows over few links are followed by pivoting. Where links are
-    many (a tree over a torus), solving anew from the few flows is up to a hundred times faster.
+    """The kind of fluid that is faster for the network. Both give the same rates.
 
-    Pivoting knows links of constant capacity only, no caps, and no flows that wait; and it needs a link, which flows
-    that have all drained (and only have to arrive) do not use.
+    Pivoting suits many different flows over few links. Over many links (a tree over a torus) it would need a large
+    dense matrix, and solving again for the few flows that are left is up to a hundred times faster. Pivoting supports
+    neither caps, nor fan-in, nor flows that wait for others, and it needs at least one link. There is none when all
+    flows have drained and only have to arrive.
     """
-    links = len(net.capacity)
-    constant = net.cap is None and net.fan_in is None and chain is None
-    if constant and net.n_flows > _FEW and 0 < links**2 <= _SPARSE * len(net.flow):
+    n_links = len(net.capacity)
+    supported = net.cap is None and net.fan_in is None and chain is None
+    if supported and net.n_flows > _MIN_PIVOTED_FLOWS and 0 < n_links**2 <= _MAX_MATRIX_PER_ENTRY * len(net.flow):
         return PivotFluid(net, size)
     return Fluid(net, size, chain)
 
 
 @dataclass(frozen=True, slots=True)
 class Drained:
-    """How flows fared that all started at 0, alone.
+    """The finishes of flows that all started at time 0, with the network to themselves.
 
-    `finish` [n_flows] in seconds; `bound` the link that bound each at its end; `solves` how often rates were solved.
-    `error` bounds how far finishes may be off, as a share of the last one: 0 when every finish was looked at.
+    `finish` [n_flows] is in seconds; `bound` [n_flows] is the link that bound each flow when it finished (-1: its cap);
+    `solves` is how often rates were solved. `error` bounds the error of a finish, as a share of the last finish; it is
+    0 if every finish was simulated.
     """
 
     finish: Floats
@@ -147,23 +149,29 @@ class Drained:
 def drain(
     net: Incidence, size: Floats, tolerance: float = 0.0, progress: Progress | None = None, chain: Chain | None = None
 ) -> Drained:
-    """Drain a network. `tolerance`, a share of the makespan, is how far a finish may be off, where many different flows
-    would else be followed finish by finish. Raises OutOfTime when `progress` says so.
+    """Drain flows of `size` [n_flows] bytes to the end.
+
+    `tolerance` is the error allowed for a finish, as a share of the makespan. It has an effect only on many different
+    flows, each of whose finishes would have to be simulated otherwise. Raises OutOfTime when the time budget of
+    `progress` is spent.
     """
     fluid = start_draining(net, size, chain)
     if tolerance > 0 and isinstance(fluid, PivotFluid):
         return Drained(*drain_in_slices(net, size, tolerance, progress))
     finish = np.zeros(net.n_flows)
     bound = np.full(net.n_flows, -1, dtype=np.int64)
-    now, steps, over = 0.0, 0, 0
+    now = 0.0
+    steps = 0
+    n_finished = 0
     while not fluid.empty:
         if progress is not None:
-            progress.tick(over, net.n_flows, "flows")  # a finish costs the same, early or late
-        step, last = fluid.next_finish(), fluid.bound.copy()
-        done = fluid.advance(step)
+            progress.tick(n_finished, net.n_flows, "flows")  # every finish costs about the same
+        step = fluid.next_finish()
+        bound_before = fluid.bound.copy()
+        finished = fluid.advance(step)
         now += step
         steps += 1
-        over += len(done)
-        bound[done] = last[done]
-        finish[done] = now
+        n_finished += len(finished)
+        bound[finished] = bound_before[finished]
+        finish[finished] = now
     return Drained(finish, bound, steps)

@@ -16,8 +16,9 @@ import simpy
 
 from dessim.cluster import Cluster
 from dessim.sim.core.counters import Counters
-from dessim.sim.fluid.batches import Batch, Shared, Solo, due
+from dessim.sim.fluid.batches import Batch, due
 from dessim.sim.fluid.flows import Flows
+from dessim.sim.fluid.groups import Shared, Solo
 from dessim.sim.progress import Progress
 
 RETRY_TIMEOUT_S = 8 * 4.096e-6 * 2**20
@@ -60,12 +61,12 @@ class FlowFabric:
         took, by what bound them (`Parts`).
         """
         done = self.env.event()
-        if not len(flows.size) or repeat == 0 or scale == 0:
+        if not len(flows.messages) or repeat == 0 or scale == 0:
             done.succeed({})
             return done
         self.counters.begin(flows.links, flows.bytes_by_kind * (scale * repeat))
-        batch = Batch(flows, scale, repeat, done, flows.size * scale, self.env.now, self.env.now)
-        batch.countdown = flows.begins
+        batch = Batch(flows, scale, repeat, done, flows.messages.size * scale, self.env.now, self.env.now)
+        batch.countdown = flows.messages.begins
         self._arrive(batch)
         return done
 

@@ -1,7 +1,7 @@
-"""Messages that start together, routed and folded once and used many times.
+"""Messages that are routed and folded once and then transferred many times.
 
-A collective sends the same pattern over and over: `route_flows` works out paths, colours, and how the messages would
-fare on an idle network; the result scales to any size.
+A collective sends the same pattern of messages over and over. `route_messages` works out their paths, their colours
+(dessim.sim.fluid.fold), and how long they take on an idle network. The result scales to any size of the messages.
 """
 
 from __future__ import annotations
@@ -10,269 +10,204 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dessim.arrays import Bools, Floats, Ints
+from dessim.arrays import Floats, Ints
 from dessim.cluster import Cluster
-from dessim.cluster.hashing import mix
-from dessim.cluster.links import Links
-from dessim.cluster.routing.trees import Trees
-from dessim.cluster.tree_routes import tree_routes
 from dessim.errors import PhysicsError
-from dessim.sim.core.bounds import FLOW_CAP, LATENCY, REDUCTION, Parts
+from dessim.sim.core.bounds import LATENCY, REDUCTION, Parts
 from dessim.sim.fluid.drain import Chain, drain
-from dessim.sim.fluid.fan_in import FanIn
-from dessim.sim.fluid.fold import Fold, fold
+from dessim.sim.fluid.fold import Fold, fold, number_rows
+from dessim.sim.fluid.incidence import bound_name, incidence, without_blocked
 from dessim.sim.fluid.maxmin import Incidence
+from dessim.sim.fluid.messages import Messages, no_messages
 from dessim.sim.progress import Progress
 
-_NONE: Ints = np.zeros(0, dtype=np.int64)
-_WIRE = 1e-9  # how much a batch may beat its busiest link by rounding
+_ROUNDING = 1e-9  # relative: how much earlier than physically possible rounding may let messages finish
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Flows:
-    """A batch of messages. Sizes and times are for scale 1; everything else is exact at any scale.
+    """Routed messages. Sizes and times hold for scale 1; everything else holds for any scale.
 
-    Message i takes `size[i]` bytes from GPU `src[i]` to `dst[i]`, or through switches as `trees` says; `folded` is the
-    quotient of the network they make (the whole network is routed again in the rare case that it is needed: kept, it
-    would fill the memory). For each
-    colour: `finish`, the fluid time alone; `bound`, the link class that bounds it; `fixed`, latency and overhead;
-    `per_scale`, the receiver's reduction, which takes time but no link. `links` are the links used, `bytes_by_kind`
-    what each link class carries. `in_flight`, `after` and `begins` are those of `dessim.collectives.schedule.Stage`;
-    where flows wait for each other nothing is folded. `waking` is the part of `fixed` that a rank waits on average for
-    those that a shared host wakes before it.
+    `folded` is the folded network of the messages. The whole network is not kept: it would fill the memory, and is
+    rarely needed, so it is routed again.
+    Per colour: `finish`, the seconds until it has drained; `bound`, the link class that bounds it; `fixed`, the seconds
+    of latency and overhead; `reduction`, the seconds for which its receiver sums, which occupy no link.
+    Where messages wait for others nothing is folded, and each message is a colour.
+    `links` are the links used; `bytes_by_kind` [link classes] what each link class carries. `waking` is the part of
+    `fixed` for which an average rank waits while a shared host wakes others. `solves` counts how often rates were
+    solved; `error` bounds the error of `finish`, as a share of the last one.
     """
 
-    src: Ints
-    dst: Ints
-    trees: Trees | None
-    size: Floats
+    messages: Messages
     folded: Fold
     finish: Floats
     bound: tuple[str, ...]
     fixed: Floats
-    per_scale: Floats
+    reduction: Floats
     links: Ints
     bytes_by_kind: Floats
     solves: int
     error: float
-    in_flight: int = 1
-    after: Ints | None = None
-    begins: Floats | None = None
     waking: float = 0.0
 
     def arrivals(self, scale: float) -> Floats:
         """Seconds from start to arrival of each colour on an idle network."""
-        if self.in_flight == 1:
-            return (self.finish + self.per_scale) * scale + self.fixed
-        fluid, reduction = self.finish * scale, self.per_scale * scale
-        return np.array([f + sum(self.late(f, *x)) for f, *x in zip(fluid, self.fixed, reduction, strict=True)])
+        if self.messages.in_flight == 1:
+            return (self.finish + self.reduction) * scale + self.fixed
+        fluid = self.finish * scale
+        reduction = self.reduction * scale
+        return np.array(
+            [f + sum(self.after_draining(f, *x)) for f, *x in zip(fluid, self.fixed, reduction, strict=True)]
+        )
 
-    def late(self, fluid: float, fixed: float, reduction: float) -> tuple[float, float]:
-        """Seconds of latency and overhead, and of the reduction, that pass after a message has drained for `fluid`
-        seconds: less than all where other parts in flight hide some."""
-        if self.in_flight == 1:
+    def after_draining(self, fluid: float, fixed: float, reduction: float) -> tuple[float, float]:
+        """Seconds of latency and overhead, and of reduction, that follow after a message drained for `fluid` seconds.
+
+        With several parts in flight, draining hides some of `fixed` and `reduction`.
+        """
+        if self.messages.in_flight == 1:
             return fixed, reduction
-        part = (fluid + reduction) / self.in_flight
-        after = max(fixed + part, fluid, reduction) - fluid
-        return min(fixed, after), max(after - fixed, 0.0)
+        per_part = (fluid + reduction) / self.messages.in_flight
+        exposed = max(fixed + per_part, fluid, reduction) - fluid
+        return min(fixed, exposed), max(exposed - fixed, 0.0)
 
     def chain(self) -> Chain | None:
-        """Who waits for whom, where any do."""
-        return None if self.after is None else Chain(self.after, self.fixed, self.begins)
+        """Which messages wait for others; None if none does."""
+        messages = self.messages
+        return None if messages.after is None else Chain(messages.after, self.fixed, messages.begins)
 
-    def at_once(self) -> int:
-        """How many ranks at most have what they wait for at the same instant, when the last messages arrive on an idle
-        network. Messages through one port arrive one after the other."""
+    def simultaneous_ranks(self) -> int:
+        """How many ranks at most stop waiting at the instant when the last messages arrive on an idle network.
+
+        Messages through one port arrive one after the other.
+        """
         finish = self.finish[self.folded.colour]
-        last = finish >= finish.max(initial=0.0) * (1 - _WIRE)
-        return min(len(np.unique(self.src[last])), len(np.unique(self.dst[last])))
+        last = finish >= finish.max(initial=0.0) * (1 - _ROUNDING)
+        return min(len(np.unique(self.messages.src[last])), len(np.unique(self.messages.dst[last])))
 
     def alone(self, scale: float) -> float:
-        """Seconds until all have arrived on an idle network."""
+        """Seconds until all messages have arrived on an idle network."""
         return float(self.arrivals(scale).max(initial=0.0))
 
     def parts_alone(self, scale: float) -> Parts:
-        """`alone`, taken apart: what the last to arrive spent its time on."""
+        """The seconds of `alone`, by what bound the message that arrives last."""
         if not len(self.finish):
             return {}
         last = int(np.argmax(self.arrivals(scale)))
         fluid = float(self.finish[last]) * scale
-        fixed, reduction = self.late(fluid, float(self.fixed[last]), float(self.per_scale[last]) * scale)
+        reduction = float(self.reduction[last]) * scale
+        fixed, reduction = self.after_draining(fluid, float(self.fixed[last]), reduction)
         return {self.bound[last]: fluid, LATENCY: fixed, REDUCTION: reduction}
 
-    def on(self, cluster: Cluster, folding: bool) -> Flows:
-        """The same messages over the ways that `cluster` has."""
-        return self.carrying_only(cluster, self.size, folding)
+    def rerouted(self, cluster: Cluster, folding: bool) -> Flows:
+        """The same messages over the routes of `cluster`."""
+        return route_messages(cluster, self.messages, folding=folding)
 
-    def carrying_only(self, cluster: Cluster, size: Floats, folding: bool) -> Flows:
-        """The same messages, of `size` [n] bytes, over the ways that `cluster` has."""
-        reduce = self.per_scale[self.folded.colour] > 0
-        return route_flows(
-            *(cluster, self.src, self.dst, size, reduce, folding, self.trees),
-            in_flight=self.in_flight,
-            after=self.after,
-            begins=self.begins,
-        )
+    def resized(self, cluster: Cluster, size: Floats, folding: bool) -> Flows:
+        """The same messages, but of `size` [n_messages] bytes, over the routes of `cluster`."""
+        return route_messages(cluster, replace(self.messages, size=size), folding=folding)
 
     def load(self, cluster: Cluster, size: Floats) -> Floats:
-        """What each link class of `cluster` carries, in bytes, when message i has `size[i]` [n] bytes left."""
-        net, _, copies = incidence(cluster, self.src, self.dst, self.trees, self.size)
-        kinds, carried = cluster.links.kinds, net.weight * copies * size[net.flow]
-        return np.bincount(cluster.links.kind[net.link], carried, minlength=len(kinds)).astype(np.float64)
+        """Bytes that each link class of `cluster` carries if message i has `size[i]` [n_messages] bytes."""
+        messages = self.messages
+        crossings = incidence(cluster, messages.src, messages.dst, messages.trees, messages.size)
+        return _bytes_by_kind(cluster, crossings.net, crossings.copies, size)
 
     def without_messages(self, links: Ints) -> Flows:
-        """For keeping: no messages, colours in as few bytes as they need, and an equal list of links in place of its
-        own."""
+        """A small copy for a cache: no messages, and colours in as few bytes as possible.
+
+        `links` equals the list of links used and replaces it, so that several copies can share one list.
+        """
         colour = self.folded.colour.astype(np.min_scalar_type(len(self.finish)))
         folded = replace(self.folded, colour=colour, links=links)
-        return replace(self, src=_NONE, dst=_NONE, trees=None, size=_NONE.astype(float), folded=folded, links=links)
+        return replace(self, messages=no_messages(self.messages.in_flight), folded=folded, links=links)
 
-    def carrying(self, src: Ints, dst: Ints, size: Floats, trees: Trees | None) -> Flows:
-        """Flows that were kept without messages, with the messages they had (empty ones are left out again)."""
-        src, dst, size, trees, _ = _sent(src, dst, size, trees)
+    def with_messages(self, messages: Messages) -> Flows:
+        """The inverse of `without_messages`. Empty messages are left out again."""
         folded = replace(self.folded, colour=self.folded.colour.astype(np.int64))
-        return replace(self, src=src, dst=dst, trees=trees, size=size, folded=folded)
+        return replace(self, messages=messages.nonempty(), folded=folded)
 
 
-def route_flows(
+def route_flows(cluster: Cluster, src: Ints, dst: Ints, size: Floats, folding: bool = True) -> Flows:
+    """Route and fold plain messages of `size[i]` bytes from GPU `src[i]` to `dst[i]`, as `route_messages` does."""
+    return route_messages(cluster, Messages(src, dst, size), folding=folding)
+
+
+def route_messages(
     cluster: Cluster,
-    src: Ints,
-    dst: Ints,
-    size: Floats,
-    reduce: bool | Bools = False,
+    messages: Messages,
+    *,
     folding: bool = True,
-    trees: Trees | None = None,
     tolerance: float = 0.0,
     progress: Progress | None = None,
-    in_flight: int = 1,
-    after: Ints | None = None,
-    begins: Floats | None = None,
 ) -> Flows:
-    """Route and fold messages from GPU `src[i]` to `dst[i]` of `size[i]` bytes. Empty ones are not sent at all.
+    """Route and fold `messages`, and drain them on an idle network. Empty messages are not sent.
 
-    `reduce` (of all, or of each) makes the receiver sum; `trees` are messages through summing switches; `tolerance` is
-    that of `dessim.sim.fluid.drain`; `in_flight`, `after` and `begins` are the stage's. Messages with no way left never
-    finish. Raises OutOfTime when `progress` says so.
+    `tolerance` is that of `dessim.sim.fluid.drain.drain`. A message without a route never finishes (its `finish` is
+    inf). Raises OutOfTime when the time budget of `progress` is spent.
     """
-    src, dst, size, trees, sent = _sent(src, dst, size, trees)
-    if after is not None:
-        number = np.append(np.where(sent, np.cumsum(sent) - 1, -1), -1)  # who waits for an empty message does not
-        after = number[after][sent]
-        begins = None if begins is None else begins[sent]
-    net, latency, copies = incidence(cluster, src, dst, trees, size)
-    transport = cluster.transport
-    # A sender hands its messages over one after the other.
-    messages = np.bincount(src, minlength=1)[src] if len(src) else np.zeros(0)
-    waking = 0.0
-    if transport.host_overhead > 0 and after is None and len(src):
-        waking = (min(len(np.unique(src)), len(np.unique(dst))) + 1) / 2 * transport.host_overhead
-    fixed = latency + transport.message_overhead * messages + waking
-    adds = np.full(len(sent), reduce)[sent] if isinstance(reduce, bool) else reduce[sent]
-    # A receiver adds up what comes at once, one message after the other.
-    added = adds * size if trees is not None or not len(dst) else np.bincount(dst, adds * size)[dst]
-    per_scale = np.where(adds, added / transport.reduction_rate, 0.0)
-    kind = together(size, fixed, per_scale)
-    going, held = without_held(net)
-    folded = fold(going, kind, folding and after is None)
-    chain = None if after is None else Chain(after, fixed, begins)
-    drained = drain(folded.net, np.where(held, 0.0, size)[folded.flow_of], tolerance, progress, chain)
-    finish = np.where(held[folded.flow_of], np.inf, drained.finish)
-    bytes_of = size[net.flow]
-    carried = net.weight * copies * bytes_of
-    load = np.bincount(going.link, going.weight * size[going.flow], minlength=len(net.capacity))[folded.links]
-    # Independent of folding and solver: nothing finishes before its busiest link could have carried it.
-    busiest = float((load / net.capacity[folded.links]).max(initial=0.0))  # fan-in only lowers capacities
-    if finish.max(initial=0.0) < busiest * (1 - _WIRE):
-        raise PhysicsError(f"messages took {finish.max():g} s where the busiest link needs {busiest:g} s")
-    kinds, kind_of = cluster.links.kinds, cluster.links.kind
+    messages = messages.nonempty()
+    net, latency, copies = incidence(cluster, messages.src, messages.dst, messages.trees, messages.size)
+    waking = _average_wait_for_host(cluster, messages)
+    fixed = latency + cluster.transport.message_overhead * _messages_of_sender(messages) + waking
+    reduction = _reduction_seconds(cluster, messages)
+    open_net, blocked = without_blocked(net)
+    kind = number_rows(messages.size, fixed, reduction)
+    folded = fold(open_net, kind, folding and messages.after is None)
+    chain = None if messages.after is None else Chain(messages.after, fixed, messages.begins)
+    drained = drain(folded.net, np.where(blocked, 0.0, messages.size)[folded.flow_of], tolerance, progress, chain)
+    finish = np.where(blocked[folded.flow_of], np.inf, drained.finish)
+    _check_busiest_link(open_net, messages.size, folded.links, finish)
     return Flows(
-        src=src,
-        dst=dst,
-        trees=trees,
-        size=size,
+        messages=messages,
         folded=folded,
         finish=finish,
-        bound=tuple(bound_kind(cluster.links, folded, int(link)) for link in drained.bound),
+        bound=tuple(bound_name(cluster.links, folded, int(link)) for link in drained.bound),
         fixed=fixed[folded.flow_of],
-        per_scale=per_scale[folded.flow_of],
+        reduction=reduction[folded.flow_of],
         links=folded.links,
-        bytes_by_kind=np.bincount(kind_of[net.link], carried, minlength=len(kinds)).astype(np.float64),
+        bytes_by_kind=_bytes_by_kind(cluster, net, copies, messages.size),
         solves=drained.solves,
         error=drained.error,
-        in_flight=in_flight,
-        after=after,
-        begins=begins,
         waking=waking,
     )
 
 
-def _sent(src: Ints, dst: Ints, size: Floats, trees: Trees | None) -> tuple[Ints, Ints, Floats, Trees | None, Bools]:
-    """The messages that are not empty, and which those are."""
-    sent = size > 0
-    if sent.all():
-        return src, dst, size.astype(np.float64), trees, sent
-    trees = trees.take(np.flatnonzero(sent)) if trees is not None else None
-    return src[sent], dst[sent], size[sent].astype(np.float64), trees, sent
+def _messages_of_sender(messages: Messages) -> Floats | Ints:
+    """How many messages the sender of each message sends [n_messages]: it hands them over one after the other."""
+    return np.bincount(messages.src, minlength=1)[messages.src] if len(messages) else np.zeros(0)
 
 
-def incidence(
-    cluster: Cluster, src: Ints, dst: Ints, trees: Trees | None = None, size: Floats | None = None
-) -> tuple[Incidence, Floats, Floats]:
-    """The network that messages make, each one's path latency in seconds, and how many links each entry stands for.
+def _average_wait_for_host(cluster: Cluster, messages: Messages) -> float:
+    """Seconds that an average rank waits while a shared host wakes ranks one after the other."""
+    host_overhead = cluster.transport.host_overhead
+    if host_overhead == 0 or messages.after is not None or not len(messages):
+        return 0.0
+    return (min(len(np.unique(messages.src)), len(np.unique(messages.dst))) + 1) / 2 * host_overhead
 
-    `size` [n] is for adaptive routing, which goes by bytes; only ratios count. A message with no way left crosses a
-    link of no capacity.
+
+def _reduction_seconds(cluster: Cluster, messages: Messages) -> Floats:
+    """Seconds that the receiver of each message sums [n_messages]. It sums messages one after the other."""
+    reducing = messages.reducing()
+    summed: Floats = reducing * messages.size
+    if messages.trees is None and len(messages):
+        summed = np.bincount(messages.dst, summed)[messages.dst].astype(np.float64)
+    return np.where(reducing, summed / cluster.transport.reduction_rate, 0.0)
+
+
+def _bytes_by_kind(cluster: Cluster, net: Incidence, copies: Floats, size: Floats) -> Floats:
+    """Bytes that each link class of `cluster` carries if flow i of `net` has `size[i]` bytes."""
+    carried = net.weight * copies * size[net.flow]
+    kinds = cluster.links.kinds
+    return np.bincount(cluster.links.kind[net.link], carried, minlength=len(kinds)).astype(np.float64)
+
+
+def _check_busiest_link(net: Incidence, size: Floats, links: Ints, finish: Floats) -> None:
+    """Raise PhysicsError if the last flow finishes before the busiest of `links` could have carried its bytes.
+
+    This check does not depend on folding or on the solver. Fan-in, which it ignores, only lowers capacities.
     """
-    share = cluster.transport.ack_share
-    if trees is None:
-        # Acknowledgements tell twins apart.
-        routes = cluster.routes(src, dst, without_twins=share == 0, size=size, refuse=False)
-    else:
-        routes = tree_routes(cluster, trees, refuse=False)
-    flow, link, weight, copies = routes.flow, routes.link, routes.weight, routes.copies
-    if share > 0 and trees is None:
-        back = cluster.routes(dst, src, size=size, refuse=False)
-        order = np.argsort(np.concatenate([flow, back.flow]), kind="stable")
-        flow, link = np.concatenate([flow, back.flow])[order], np.concatenate([link, back.link])[order]
-        weight = np.concatenate([weight, back.weight * share])[order]
-        copies = np.concatenate([copies, back.copies])[order]
-    return on_cluster(cluster, len(src), flow, link, weight), routes.latency, copies
-
-
-def on_cluster(cluster: Cluster, n_flows: int, flow: Ints, link: Ints, weight: Floats) -> Incidence:
-    """The network of flows on a cluster's links, within what its transport can do."""
-    links, transport = cluster.links, cluster.transport
-    limited = transport.flow_rate < max(node.nic.capacity for node in cluster.nodes)  # else NICs say so already
-    if not limited and not transport.fan_in:
-        return Incidence(n_flows, flow, link, weight, links.capacity)
-    receives = links.kind == links.kinds.index("nic_down")
-    cap = None
-    if limited:
-        cap = np.full(n_flows, np.inf)
-        cap[flow[receives[link]]] = transport.flow_rate
-    fan_in = FanIn.of(receives, transport.fan_in) if transport.fan_in else None
-    return Incidence(n_flows, flow, link, weight, links.capacity, cap, fan_in)
-
-
-def without_held(net: Incidence) -> tuple[Incidence, Bools]:
-    """The network of the flows that have a way, and which [n_flows] are held: those on a link that is down."""
-    held = np.zeros(net.n_flows, dtype=bool)
-    held[net.flow[net.capacity[net.link] == 0]] = True
-    if not held.any():
-        return net, held
-    goes = ~held[net.flow]
-    return replace(net, flow=net.flow[goes], link=net.link[goes], weight=net.weight[goes]), held
-
-
-def bound_kind(links: Links, folded: Fold, link: int) -> str:
-    """What a link of the quotient is called as the bound of a flow; -1 is the flow's own cap."""
-    return links.kinds[int(links.kind[folded.link_of[link]])] if link >= 0 else FLOW_CAP
-
-
-def together(*columns: Floats) -> Ints:
-    """Number the rows of parallel columns; equal rows get equal numbers, others almost surely (64-bit hashes)."""
-    number = np.zeros(len(columns[0]), dtype=np.uint64)
-    for column in columns:
-        if (column != column[:1]).any():
-            number = mix(number + mix((column + 0.0).view(np.uint64)))  # + 0.0: -0.0 is 0.0
-    return number.view(np.int64)
+    load = np.bincount(net.link, net.weight * size[net.flow], minlength=len(net.capacity))[links]
+    busiest = float((load / net.capacity[links]).max(initial=0.0))
+    if finish.max(initial=0.0) < busiest * (1 - _ROUNDING):
+        raise PhysicsError(f"messages took {finish.max():g} s, but the busiest link needs {busiest:g} s")

@@ -1,34 +1,34 @@
 """Weighted max-min fair rates by progressive filling.
 
-Flow f crosses link l with weight w (1, or 1/k where it is split over k equal paths) and takes w * rate of l's capacity.
-Rates are max-min fair: none can rise without lowering one that is no larger. Progressive filling raises all rates
-together until a link is full, freezes the flows on it, and goes on with the rest (Bertsekas and Gallager, Data
-Networks, section 6.5.2).
+Flow f crosses link l with weight w (1, or 1/k where it is split over k equal paths) and uses w * rate of the link's
+capacity. Rates are max-min fair: no rate can rise without lowering one that is no larger. Progressive filling raises
+all rates together until a link is full, freezes the flows on that link, and continues with the rest (Bertsekas and
+Gallager, Data Networks, section 6.5.2).
 
-Textbook filling freezes one link a round. Here every *local* bottleneck is frozen at once: a link whose fair share is
-the smallest on the path of each of its flows. Freezing others can only raise shares, since a flow is frozen at a rate
-no link on its path would refuse, so such a link would be frozen at this very share in any order.
+The textbook algorithm freezes one link per round. This one freezes every *local* bottleneck in the same round: each
+link whose fair share is the smallest on the path of every one of its flows. The result is the same. Freezing other
+flows can only raise fair shares, because a flow is frozen at a rate that no link on its path would refuse. So a local
+bottleneck is frozen at this very share in any order.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dessim.arrays import Floats, Ints
+from dessim.arrays import Bools, Floats, Ints
 from dessim.sim.fluid.fan_in import FanIn
 
-# Shares that differ by rounding only count as equal; far below the 1e-9 that results are promised to.
-_TIE = 1e-12
+_RELATIVE_TIE = 1e-12  # shares this close are equal but for rounding; far below the 1e-9 promised for results
 
 
 @dataclass(frozen=True, slots=True)
 class Incidence:
     """Which flow crosses which link, as parallel arrays sorted by flow: `flow`, `link` [nnz] and `weight` [nnz].
 
-    `capacity` [n_links] is in bytes/s; links no flow crosses may be present. `cap` [n_flows] in bytes/s limits single
-    flows (inf: not), `fan_in` receivers' links on which several flows meet.
+    `capacity` [n_links] is in bytes/s; links that no flow crosses are allowed. `cap` [n_flows] in bytes/s limits single
+    flows (inf: no limit). `fan_in` lowers the capacity of receivers' links that several flows share.
     """
 
     n_flows: int
@@ -39,18 +39,23 @@ class Incidence:
     cap: Floats | None = None
     fan_in: FanIn | None = None
 
-    def carries(self) -> Floats:
-        """Bytes/s [n_links] that links can carry while all these flows are under way."""
+    def effective_capacity(self) -> Floats:
+        """Bytes/s [n_links] that links can carry while all flows are in flight."""
         if self.fan_in is None:
             return self.capacity
         load = np.bincount(self.link, self.weight, minlength=len(self.capacity)).astype(np.float64)
         return self.capacity * self.fan_in.share(load)
 
+    def of_flows(self, keep: Bools) -> Incidence:
+        """The network with the links of the flows to `keep` [n_flows] only. Flow numbers stay the same."""
+        entries = keep[self.flow]
+        return replace(self, flow=self.flow[entries], link=self.link[entries], weight=self.weight[entries])
+
 
 def max_min_rates(net: Incidence, cap: Floats | None = None) -> tuple[Floats, Ints]:
-    """Rates [n_flows] in bytes/s, and the link that bounds each flow (-1: its own cap).
+    """Rates [n_flows] in bytes/s, and the link that bounds each flow (-1: its cap).
 
-    `cap` [n_flows] limits single flows further (inf: not). Every flow must cross a link or have a finite cap.
+    `cap` [n_flows] limits single flows further (inf: no limit). Every flow must cross a link or have a finite cap.
     """
     rate = np.zeros(net.n_flows)
     bound = np.full(net.n_flows, -1, dtype=np.int64)
@@ -58,35 +63,38 @@ def max_min_rates(net: Incidence, cap: Floats | None = None) -> tuple[Floats, In
     if cap is not None:
         limit = np.minimum(limit, cap)
     n_links = len(net.capacity)
-    room = net.carries().astype(np.float64, copy=True)
-    flow, link, weight = net.flow, net.link, net.weight
+    room = net.effective_capacity().astype(np.float64, copy=True)
+    flow = net.flow
+    link = net.link
+    weight = net.weight
     waiting = np.ones(net.n_flows, dtype=bool)
     while len(flow):
         load = np.bincount(link, weight, minlength=n_links)
         with np.errstate(divide="ignore", invalid="ignore"):
             share = np.where(load > 0, room / load, np.inf)
-        # The smallest share on each flow's path, then the smallest of those on each link.
+        # The smallest share on the path of each flow, then the smallest of those among the flows of each link.
         on_path = np.full(net.n_flows, np.inf)
         np.minimum.at(on_path, flow, share[link])
         capped = waiting & (limit <= on_path)
         level = np.minimum(on_path, limit)
         on_link = np.full(n_links, np.inf)
         np.minimum.at(on_link, link, level[flow])
-        local = on_link >= share * (1 - _TIE)  # no flow on it is held back elsewhere
-        full = local[link] & (share[link] <= on_path[flow] * (1 + _TIE))
+        local = on_link >= share * (1 - _RELATIVE_TIE)  # no other link or cap holds a flow of this link back
+        full = local[link] & (share[link] <= on_path[flow] * (1 + _RELATIVE_TIE))
         freeze = capped.copy()
         freeze[flow[full]] = True
         rate[freeze] = level[freeze]
-        # Of several links that fill at once the first is named, whatever order the entries come in.
+        # Of several links that fill together, name the first, so that the order of entries does not matter.
         first = np.full(net.n_flows, n_links, dtype=np.int64)
         np.minimum.at(first, flow[full], link[full])
         bound[freeze & ~capped] = first[freeze & ~capped]
         waiting &= ~freeze
-        gone = freeze[flow]
-        room -= np.bincount(link[gone], weight[gone] * rate[flow[gone]], minlength=n_links)
+        frozen = freeze[flow]
+        room -= np.bincount(link[frozen], weight[frozen] * rate[flow[frozen]], minlength=n_links)
         np.maximum(room, 0.0, out=room)
-        keep = ~gone
-        flow, link, weight = flow[keep], link[keep], weight[keep]
-    # Flows that cross nothing are bound by their cap alone.
+        flow = flow[~frozen]
+        link = link[~frozen]
+        weight = weight[~frozen]
+    # The remaining flows cross no link, so only their caps bound them.
     rate[waiting] = limit[waiting]
     return rate, bound

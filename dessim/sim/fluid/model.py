@@ -155,7 +155,7 @@ class FluidNetwork:
         if transport.host_overhead > 0 and last is not None:
             # Ranks that end at the same instant wake one after the other. A stage already waits for the average rank;
             # the end of the collective is that of the last one.
-            waking = max(last.at_once() * transport.host_overhead - last.waking, 0.0)
+            waking = max(last.simultaneous_ranks() * transport.host_overhead - last.waking, 0.0)
             yield env.timeout(waking)
             add_parts(parts, {LATENCY: waking})
         if env.now <= moving:
@@ -220,9 +220,10 @@ class FluidNetwork:
             return
         cluster, folding = self._now.cluster, self._now.folding
         for stage in stages:
-            flows, size = stage.flows, stage.flows.size * stage.scale
+            flows = stage.flows
+            size = flows.messages.size * stage.scale
             burst = self._buckets.take(cluster, flows, size, stage.repeat, self.fabric.env.now)
-            yield _RoutedStage(flows.carrying_only(cluster, size - burst, folding), 1.0, 1, burst)
+            yield _RoutedStage(flows.resized(cluster, size - burst, folding), 1.0, 1, burst)
             if stage.repeat > 1:
                 yield replace(stage, repeat=stage.repeat - 1)
 

@@ -15,7 +15,8 @@ import numpy as np
 from dessim.arrays import Floats, Ints
 from dessim.cluster import Cluster
 from dessim.collectives import Stage
-from dessim.sim.fluid.flows import Flows, route_flows
+from dessim.sim.fluid.flows import Flows, route_messages
+from dessim.sim.fluid.messages import Messages
 from dessim.sim.progress import Progress
 
 
@@ -65,8 +66,7 @@ class RouteCache:
         reduces = reducing if isinstance(reducing, bool) else reducing.tobytes()
         key = (stage.pattern, reduces, shape, group, stage.in_flight)
         if key in self._scaled:
-            trees = stage.trees.on(gpus) if stage.trees is not None else None
-            return self._scaled[key].carrying(gpus[stage.src], gpus[stage.dst], relative, trees), largest
+            return self._scaled[key].with_messages(_messages(gpus, stage, relative)), largest
         flows = self._route(gpus, stage, relative, progress)
         used = np.zeros(len(self.cluster.links), dtype=bool)
         used[flows.links] = True
@@ -74,17 +74,19 @@ class RouteCache:
         return flows, largest
 
     def _route(self, gpus: Ints, stage: Stage, size: Floats, progress: Progress | None) -> Flows:
-        return route_flows(
-            self.cluster,
-            gpus[stage.src],
-            gpus[stage.dst],
-            size,
-            stage.reduce,
-            self.folding,
-            stage.trees.on(gpus) if stage.trees is not None else None,
-            self.tolerance,
-            progress,
-            in_flight=stage.in_flight,
-            after=stage.after,
-            begins=stage.begins,
-        )
+        messages = _messages(gpus, stage, size)
+        return route_messages(self.cluster, messages, folding=self.folding, tolerance=self.tolerance, progress=progress)
+
+
+def _messages(gpus: Ints, stage: Stage, size: Floats) -> Messages:
+    """The messages of a stage over the group on `gpus`, of `size` [n_messages] bytes."""
+    return Messages(
+        src=gpus[stage.src],
+        dst=gpus[stage.dst],
+        size=size,
+        reduce=stage.reduce,
+        trees=stage.trees.on(gpus) if stage.trees is not None else None,
+        in_flight=stage.in_flight,
+        after=stage.after,
+        begins=stage.begins,
+    )

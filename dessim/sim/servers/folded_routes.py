@@ -23,8 +23,9 @@ import numpy as np
 from dessim.cluster import Cluster
 from dessim.cluster.links import FloatArray, IntArray
 from dessim.cluster.routing.routes import Routes
-from dessim.sim.fluid.flows import Flows, incidence, route_flows, together
-from dessim.sim.fluid.fold import Fold, fold
+from dessim.sim.fluid.flows import Flows, route_flows
+from dessim.sim.fluid.fold import Fold, fold, number_rows
+from dessim.sim.fluid.incidence import incidence
 from dessim.sim.fluid.maxmin import Incidence
 
 
@@ -117,7 +118,7 @@ def _fold_servers(net: Incidence, latency: FloatArray, n: int, s: int, folding: 
     worker_and_direction = np.arange(2 * n, dtype=np.float64).repeat(s)
     classes = np.zeros(s, dtype=np.int64) if folding else np.arange(s)
     while True:
-        folded = fold(net, together(worker_and_direction, np.tile(classes, 2 * n).astype(np.float64), latency))
+        folded = fold(net, number_rows(worker_and_direction, np.tile(classes, 2 * n).astype(np.float64), latency))
         colours_of_server = folded.colour.reshape(2 * n, s)
         _, first, finer = np.unique(colours_of_server, axis=1, return_index=True, return_inverse=True)
         if len(first) == classes.max(initial=0) + 1:

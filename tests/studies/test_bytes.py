@@ -97,4 +97,4 @@ def test_a_byte_that_is_not_planned_exits_3(plot, folder, tmp_path, monkeypatch,
     said = capsys.readouterr()
     assert "**not** the formula's in 1 of them" in said.out
     assert f" {rows.strategy[7]} " in said.err
-    assert len(plot.wrong(pd.read_csv(io.StringIO((tmp_path / "bytes.csv").read_text())))) == 1
+    assert len(plot.deviating(pd.read_csv(io.StringIO((tmp_path / "bytes.csv").read_text())))) == 1

@@ -21,7 +21,7 @@ def test_it_runs_within_its_bounds_and_changes_nothing(folder, plot, tmp_path):
     ("change", "said"),
     [
         (lambda lines: lines[:-1], "measured 0 times"),
-        (lambda lines: [*lines[:2], lines[2] + "0", *lines[3:]], "bytes a byte of payload"),
+        (lambda lines: [*lines[:2], lines[2] + "0", *lines[3:]], "bytes of frames per byte of payload"),
     ],
 )
 def test_a_case_that_is_missing_or_outside_exits_3(folder, plot, tmp_path, monkeypatch, capsys, change, said):

@@ -67,7 +67,16 @@ def trainings(study: Mapping[str, Any]) -> Iterator[Training]:
             for method, processes in ((ONE, 1), (DES, workers)):
                 for seed in part["seeds"]:
                     flags = ("--strategy", "des_all_reduce")
-                    yield Training(EQUALITY, split, model["name"], method, part["dtype"], seed, processes, flags)
+                    yield Training(
+                        part=EQUALITY,
+                        split=split,
+                        model=model["name"],
+                        method=method,
+                        dtype=part["dtype"],
+                        seed=seed,
+                        processes=processes,
+                        flags=flags,
+                    )
     part = study["staleness"]
     for method in part["methods"]:
         flags = ("--strategy", method["strategy"], "--batch", str(method["batch"]))
@@ -75,9 +84,18 @@ def trainings(study: Mapping[str, Any]) -> Iterator[Training]:
         if "staleness" in method:
             flags += ("--servers", "1", "--staleness", str(method["staleness"]))
             processes += 1
-        key = STALENESS, part["split"], part["model"], method["name"], part["dtype"]
         for seed in part["seeds"]:
-            yield Training(*key, seed, processes, flags, epochs=part["epochs"])
+            yield Training(
+                part=STALENESS,
+                split=part["split"],
+                model=part["model"],
+                method=method["name"],
+                dtype=part["dtype"],
+                seed=seed,
+                processes=processes,
+                flags=flags,
+                epochs=part["epochs"],
+            )
 
 
 def result(training: Training, study: Mapping[str, Any], runs: Path) -> tuple[Row, list[Row]]:

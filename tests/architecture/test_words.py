@@ -1,7 +1,7 @@
 """Plain English, enforced: phrases that this project used to lean on must not return.
 
-Scanned: the README, the changelog, `docs/`, the studies' pages and settings, and every docstring, comment and message of
-`dessim`, `des_ref`, `studies` and `tests`. Not scanned: generated data and identifiers.
+Scanned: the README, the changelog, `docs/`, the studies' pages and settings, and every docstring, comment and message
+of `dessim`, `des_ref`, `studies` and `tests`. Not scanned: generated data and identifiers.
 Run this file as a script to count the phrases of a tree: `python tests/architecture/test_words.py [ROOT]`.
 """
 

@@ -58,13 +58,13 @@ def run_work(work: works.Work, limit_s: float, peer_runs: dict[str, list[Cost]])
     if work.answer_s is not None:
         _compare(row, "the known answer", time_s, work.answer_s, work.rel)
     if theirs:
-        _against_peer(row, work, median(theirs), theirs, time_s, limit_s)
+        _against_peer(row, work, runs=theirs, time_s=time_s, limit_s=limit_s)
     return row
 
 
-def _against_peer(
-    row: dict[str, Any], work: works.Work, theirs: Cost, runs: list[Cost], time_s: float, limit_s: float
-) -> None:
+def _against_peer(row: dict[str, Any], work: works.Work, *, runs: list[Cost], time_s: float, limit_s: float) -> None:
+    """Add SimGrid's cost, the ratio and the agreement of the answers to `row`."""
+    theirs = median(runs)
     row["simgrid"] = _cost(theirs, runs)
     mine = row["dessim"]
     row["ratio"] = theirs.cpu_s / mine["cpu_s"]

@@ -31,8 +31,9 @@ test: $(READY)     ## run every check: lint, types, import contracts, tests
 	@$(MAKE) --no-print-directory lint types
 	@$(BIN)/python -m pytest -n 2 --dist worksteal -q
 
-lint: $(READY)     ## ruff and the import contracts
+lint: $(READY)     ## ruff, spelling and the import contracts
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check --quiet .
+	@$(BIN)/codespell README.md CHANGELOG.md Makefile pyproject.toml dessim des_ref docs studies tests topologies
 	@$(BIN)/lint-imports --no-cache | tail -4
 
 types: $(READY)    ## mypy --strict on dessim

@@ -1,4 +1,4 @@
-"""Generated pages compared at the precision that they print."""
+"""Compare generated pages at the precision that they print."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ TOLERANCE = 2e-3
 """Relative. Another processor may round differently, and a predicted step may move by this much."""
 
 
-def assert_same_page(made: Path, kept: Path) -> None:
+def assert_same_page(generated: Path, kept: Path) -> None:
     """Require equal text, and numbers that agree to `TOLERANCE` and one unit of the last digit printed."""
-    made_text, kept_text = made.read_text("utf-8"), kept.read_text("utf-8")
-    assert _NUMBER.sub("#", made_text) == _NUMBER.sub("#", kept_text), f"{kept} has changed; make it anew"
-    for new, old in zip(_NUMBER.findall(made_text), _NUMBER.findall(kept_text), strict=True):
+    generated_text = generated.read_text("utf-8")
+    kept_text = kept.read_text("utf-8")
+    assert _NUMBER.sub("#", generated_text) == _NUMBER.sub("#", kept_text), f"{kept} is out of date; regenerate it"
+    for new, old in zip(_NUMBER.findall(generated_text), _NUMBER.findall(kept_text), strict=True):
         allowed = TOLERANCE * abs(_value(old)) + _last_digit(old)
-        assert abs(_value(new) - _value(old)) <= allowed, f"{kept} says {old}, and is now {new}; make it anew"
+        assert abs(_value(new) - _value(old)) <= allowed, (
+            f"{kept} says {old}, but the value is now {new}; regenerate it"
+        )
 
 
 def _value(text: str) -> float:

@@ -1,4 +1,4 @@
-"""docs/exactness.md: its links lead somewhere, and its example is what its commands print."""
+"""docs/exactness.md: its links exist, and its example agrees with the output of its commands."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE = (DOCS / "exactness.md").read_text()
 
 
-def test_links_lead_somewhere() -> None:
+def test_links_exist() -> None:
     links = re.findall(r"\]\(([^)#]+)\)", PAGE)
     assert len(links) > 10
     for target in links:
         assert (DOCS / target).exists(), target
 
 
-def test_the_example_is_what_its_commands_print() -> None:
+def test_the_example_agrees_with_the_output_of_its_commands() -> None:
     commands = re.findall(r"^    \$ dessim (.+)$", PAGE, re.MULTILINE)
     results = [json.loads(CliRunner().invoke(app, shlex.split(command)).stdout) for command in commands]
     assert len(results) == 2

@@ -1,4 +1,4 @@
-"""docs/faults.md: its links lead somewhere, its examples are what its commands print, bad files are told in a line."""
+"""docs/faults.md: its links exist, its examples agree with its commands, bad files get a one-line error."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COMMANDS = [shlex.split(line) for line in re.findall(r"^    \$ dessim (.+)$", PA
 
 
 @pytest.fixture(autouse=True)
-def _at_the_top(monkeypatch: pytest.MonkeyPatch) -> None:
+def _in_repository_root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
 
 
@@ -28,14 +28,14 @@ def run(*words: str) -> str:
     return result.stdout
 
 
-def test_links_lead_somewhere() -> None:
+def test_links_exist() -> None:
     links = re.findall(r"\]\(([^)#]+)\)", PAGE)
     assert len(links) > 8
     for target in links:
         assert (ROOT / "docs" / target).exists(), target
 
 
-def test_collectives_take_what_the_page_says() -> None:
+def test_collective_times_agree_with_the_page() -> None:
     built, faulty = (json.loads(run(*words)) for words in COMMANDS if words[0] == "collective")
     rows = re.findall(r"^\| `(\w+)` \| (\S+) \| (\S+) \|$", PAGE, re.MULTILINE)
     assert [row[0] for row in rows] == ["time_s", "bound_by"]
@@ -45,7 +45,7 @@ def test_collectives_take_what_the_page_says() -> None:
     assert faulty["time_s"] - built["time_s"] == pytest.approx(2e-3, rel=1e-6)
 
 
-def test_a_projection_says_what_went_wrong_in_it() -> None:
+def test_a_projection_names_its_faults() -> None:
     (words,) = (words for words in COMMANDS if words[0] == "project")
     (slow,) = json.loads(run(*words, "--json"))["projection"]
     (plain,) = json.loads(run(*words[: words.index("--faults")], "--json"))["projection"]
@@ -92,7 +92,7 @@ def test_goodput_prints_what_the_page_shows() -> None:
         ),
     ],
 )
-def test_what_is_wrong_with_a_file_is_told_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+def test_a_bad_file_gets_a_one_line_error(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "faults.toml"
     path.write_text(text)
     words = "collective all_to_all --cluster h100-8x_rail_128 --gpus 16 --size 1GB --algorithm direct --faults"

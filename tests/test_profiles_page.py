@@ -1,4 +1,4 @@
-"""docs/profiles.md and the study's README: links lead somewhere, and the verbs and flags they name exist."""
+"""docs/profiles.md and the study of recorded GPUs: links, commands and flags exist."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.mark.parametrize("page", ["docs/profiles.md", "studies/recorded_gpus/README.md"])
-def test_links_and_commands(page: str) -> None:
+def test_links_commands_and_flags_exist(page: str) -> None:
     text = (ROOT / page).read_text()
     for target in re.findall(r"\]\(([^)#]+)\)", text.replace("\n", " ")):
         if "://" not in target:

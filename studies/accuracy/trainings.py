@@ -1,4 +1,4 @@
-"""The trainings of the study: which there are, and the trainer's figures of each."""
+"""The trainings of the accuracy study: their list, and how one is run and its result kept."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HERE = Path(__file__).parent
 ONE, DES = "one process", "DES"
 EQUALITY, STALENESS = "equality", "staleness"  # the two parts of the study
 FIGURES = ("auc", "logloss", "validation_auc", "best_epoch", "epochs", "samples_trained")
-STALE = ("mean", "max", "missed_mean", "missed_max")  # of ps_async; empty for others
+STALE = ("mean", "max", "missed_mean", "missed_max")  # reported by ps_async only; empty for other strategies
 ABOUT = ("part", "split", "model", "method", "dtype", "seed", "workers")
 COLUMNS = (*ABOUT, *FIGURES, *(f"stale_{key}" for key in STALE))
 CURVE = ("method", "seed", "epoch", "validation_auc")
@@ -30,7 +30,11 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """What its row says of it, and the trainer's flags beside the model's. `epochs`: so many; None: early stop."""
+    """One training: the key of its row in accuracy.csv, and how to run it.
+
+    `processes` is the number of ranks, servers included; `flags` are the trainer's flags besides those that the model
+    and the data determine. `epochs` is a fixed number of epochs, or None for early stopping.
+    """
 
     part: str
     split: str
@@ -47,7 +51,7 @@ class Training:
         return f"{self.part}, {self.split}, {self.model}, {self.method}, seed {self.seed}"
 
     def settings(self, file: Path) -> str:
-        """The settings in `file` with this cut of the data and, where it says so, epochs without early stop."""
+        """Return the settings in `file` with this split of the data and, if `epochs` is set, without early stopping."""
         text = re.sub(r'(?m)^split = "\w+"', f'split = "{self.split}"', file.read_text("utf-8"))
         if self.epochs is None:
             return text
@@ -55,14 +59,24 @@ class Training:
 
 
 def trainings(study: Mapping[str, Any]) -> Iterator[Training]:
-    """All of them, in order."""
-    workers, part = study["workers"], study["equality"]
+    """Yield every training in the order of accuracy.csv."""
+    workers = study["workers"]
+    part = study["equality"]
     for split in part["splits"]:
         for model in study["models"]:
             for method, processes in ((ONE, 1), (DES, workers)):
                 for seed in part["seeds"]:
                     flags = ("--strategy", "des_all_reduce")
-                    yield Training(EQUALITY, split, model["name"], method, part["dtype"], seed, processes, flags)
+                    yield Training(
+                        part=EQUALITY,
+                        split=split,
+                        model=model["name"],
+                        method=method,
+                        dtype=part["dtype"],
+                        seed=seed,
+                        processes=processes,
+                        flags=flags,
+                    )
     part = study["staleness"]
     for method in part["methods"]:
         flags = ("--strategy", method["strategy"], "--batch", str(method["batch"]))
@@ -70,13 +84,25 @@ def trainings(study: Mapping[str, Any]) -> Iterator[Training]:
         if "staleness" in method:
             flags += ("--servers", "1", "--staleness", str(method["staleness"]))
             processes += 1
-        about = STALENESS, part["split"], part["model"], method["name"], part["dtype"]
         for seed in part["seeds"]:
-            yield Training(*about, seed, processes, flags, part["epochs"])
+            yield Training(
+                part=STALENESS,
+                split=part["split"],
+                model=part["model"],
+                method=method["name"],
+                dtype=part["dtype"],
+                seed=seed,
+                processes=processes,
+                flags=flags,
+                epochs=part["epochs"],
+            )
 
 
 def result(training: Training, study: Mapping[str, Any], runs: Path) -> tuple[Row, list[Row]]:
-    """The training's row of accuracy.csv and its rows of curves.csv; kept in `runs`. Raises DessimError."""
+    """Return the training's row of accuracy.csv and its rows of curves.csv, from `runs` if kept there.
+
+    Trains and keeps the result in `runs` otherwise. Raises DessimError.
+    """
     kept = runs / (re.sub(r"\W+", "-", training.name) + ".json")
     if not kept.exists():
         runs.mkdir(parents=True, exist_ok=True)
@@ -86,33 +112,35 @@ def result(training: Training, study: Mapping[str, Any], runs: Path) -> tuple[Ro
 
 
 def train(training: Training, study: Mapping[str, Any]) -> tuple[Row, list[Row]]:
-    """The same, by training. Raises DessimError."""
+    """Run one training; return its row of accuracy.csv and its rows of curves.csv. Raises DessimError."""
     model = next(m for m in study["models"] if m["name"] == training.model)
     file = HERE / model["model"] if model["model"].endswith(".toml") else model["model"]
     with tempfile.TemporaryDirectory() as scratch:
-        settings, log = Path(scratch) / "settings.toml", Path(scratch) / "epochs.jsonl"
+        settings = Path(scratch) / "settings.toml"
+        log = Path(scratch) / "epochs.jsonl"
         write_text(settings, training.settings(HERE / model["settings"]))
         flags = ["--config", settings, "--model", file, "--data", study["data"], "--dtype", training.dtype]
         flags += ["--seed", training.seed, "--device", "cpu", *training.flags, "--epoch-log", log, "--json"]
-        found = _launch(training.processes, list(map(str, flags)))
+        summary = _launch(training.processes, list(map(str, flags)))
         epochs = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
-    if found["data"] != study["data"]:
-        raise DessimError(f"{study['data']} cannot be had: {found['fallback_reason']}")
-    t, stale = training, found["staleness"] or dict.fromkeys(STALE, "")
-    about = (t.part, t.split, t.model, t.method, t.dtype, t.seed, found["world_size"])
-    row = dict(zip(COLUMNS, (*about, *(found[f] for f in FIGURES), *(stale[key] for key in STALE)), strict=True))
+    if summary["data"] != study["data"]:
+        raise DessimError(f"{study['data']} is not available: {summary['fallback_reason']}")
+    stale = summary["staleness"] or dict.fromkeys(STALE, "")
+    t = training
+    key = (t.part, t.split, t.model, t.method, t.dtype, t.seed, summary["world_size"])
+    row = dict(zip(COLUMNS, (*key, *(summary[f] for f in FIGURES), *(stale[s] for s in STALE)), strict=True))
     curve = [(t.method, t.seed, e["epoch"], e["validation_auc"]) for e in epochs if t.part == STALENESS]
     return row, [dict(zip(CURVE, values, strict=True)) for values in curve]
 
 
 def _launch(processes: int, flags: Sequence[str]) -> dict[str, Any]:
-    """What the trainer ends with on so many processes. Raises DessimError with its last line when it fails."""
+    """Run the trainer on `processes` ranks and return its JSON summary. Raises DessimError with its error message."""
     launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
     command = [sys.executable, "-m", *(launcher if processes > 1 else []), "des_ref.train", *flags]
-    # One thread a process: sums of floats then have the same order whatever the machine.
+    # One thread per process keeps the order of floating-point sums independent of the machine.
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no message"]
         raise DessimError(next((line for line in lines if line.startswith("des_ref.train: error: ")), lines[-1]))
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    summary: dict[str, Any] = json.loads(done.stdout)
+    return summary

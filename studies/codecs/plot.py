@@ -1,10 +1,10 @@
-"""What codecs save on the wire, what they cost in AUC, and what a step with them would take on a cluster.
+"""Compare codecs: bytes saved on the wire, AUC lost, and the time of a step with them on a cluster.
 
-    python studies/codecs/plot.py            # tables, codecs.svg and prices.csv from codecs.csv; checks expected.json
-    python studies/codecs/plot.py --update   # and makes what it found the expectation
-    python studies/codecs/plot.py --train    # first trains everything anew (a quarter of an hour): codecs.csv
+    python studies/codecs/plot.py            # tables, codecs.svg and prices.csv from codecs.csv; check expected.json
+    python studies/codecs/plot.py --update   # replace expected.json by the findings
+    python studies/codecs/plot.py --train    # repeat every training first (half an hour): writes codecs.csv
 
-Reads study.toml. Exits 3 when a byte is not the formula's, or the findings are not those of expected.json.
+Reads study.toml. Exits 3 when a byte deviates from the formula, or when the findings differ from expected.json.
 """
 
 from __future__ import annotations
@@ -38,91 +38,93 @@ Row = dict[str, Any]
 
 
 def train(study: Mapping[str, Any], runs: Path) -> list[Row]:
-    """A row of codecs.csv for each codec and seed."""
+    """Train each codec with each seed; return the rows of codecs.csv. Raises DessimError."""
     sys.path.insert(0, str(HERE))
     from trainings import result
 
     rows = []
     for codec in study["codecs"]:
         for seed in study["seeds"]:
-            found = result(study, codec, seed, runs)
-            sizes = (round(found[key]) for key in ("sent_bytes", "recorded_bytes", "formula_bytes"))
-            zero = (round(found["sparsity_by_op"][op], 4) if found["sparsity_by_op"] else "" for op in PRUNED)
-            values = (round(found["auc"], 5), round(found["logloss"], 5), *sizes, *zero)
+            summary = result(study, codec, seed, runs)
+            sizes = (round(summary[key]) for key in ("sent_bytes", "recorded_bytes", "formula_bytes"))
+            sparsity = summary["sparsity_by_op"]
+            pruned = (round(sparsity[op], 4) if sparsity else "" for op in PRUNED)
+            values = (round(summary["auc"], 5), round(summary["logloss"], 5), *sizes, *pruned)
             rows.append(dict(zip(COLUMNS, (codec["name"], codec["codec"], seed, *values), strict=True)))
-            print(f"{codec['name']}, seed {seed}: AUC {found['auc']:.4f}", file=sys.stderr)
+            print(f"{codec['name']}, seed {seed}: AUC {summary['auc']:.4f}", file=sys.stderr)
     return rows
 
 
 def read(file: Path) -> list[Row]:
-    """The rows of codecs.csv."""
+    """Read codecs.csv, numbers as numbers."""
     with file.open(encoding="utf-8", newline="") as lines:
         rows = list(csv.DictReader(lines))
     return [row | {key: float(row[key]) for key in MEASURED if row[key]} | {"seed": int(row["seed"])} for row in rows]
 
 
 def findings(study: Mapping[str, Any], rows: Sequence[Row]) -> list[Row]:
-    """Of each codec: bytes and how many fewer than fp32, AUC and log loss, and what AUC it loses on the same seeds."""
-    found = []
+    """Return for each codec its bytes, the share it saves over fp32, AUC, log loss, and AUC lost on the same seeds."""
+    per_codec = []
     exact = {row["seed"]: row for row in rows if row["codec"] == "fp32"}
     for codec in study["codecs"]:
-        mine = [row for row in rows if row["codec"] == codec["codec"]]
-        lost = [exact[row["seed"]]["auc"] - row["auc"] for row in mine]
-        sent = mean(row["sent_bytes"] for row in mine)
-        found.append(
+        trained = [row for row in rows if row["codec"] == codec["codec"]]
+        lost = [exact[row["seed"]]["auc"] - row["auc"] for row in trained]
+        sent = mean(row["sent_bytes"] for row in trained)
+        per_codec.append(
             {
                 "name": codec["name"],
                 "codec": codec["codec"],
-                "trainings": len(mine),
+                "trainings": len(trained),
                 "sent_bytes": round(sent),
                 "saved": round(1 - sent / mean(row["sent_bytes"] for row in exact.values()), 4),
-                "bytes_match": all(row["recorded_bytes"] == row["formula_bytes"] for row in mine),
-                "auc": round(mean(row["auc"] for row in mine), 5),
-                "auc_sd": round(stdev(row["auc"] for row in mine), 5),
-                "logloss": round(mean(row["logloss"] for row in mine), 5),
+                "bytes_match": all(row["recorded_bytes"] == row["formula_bytes"] for row in trained),
+                "auc": round(mean(row["auc"] for row in trained), 5),
+                "auc_sd": round(stdev(row["auc"] for row in trained), 5),
+                "logloss": round(mean(row["logloss"] for row in trained), 5),
                 "auc_lost": round(mean(lost), 5),
                 "auc_lost_sd": round(stdev(lost), 5),
-                "sparsity": {op: round(mean(row[op] for row in mine), 4) for op in PRUNED if mine[0][op] != ""},
+                "sparsity": {op: round(mean(row[op] for row in trained), 4) for op in PRUNED if trained[0][op] != ""},
             }
         )
-    return found
+    return per_codec
 
 
 def prices(study: Mapping[str, Any]) -> list[Row]:
-    """A simulated step of a larger model with each codec on each cluster."""
-    asked, rows = study["project"], []
-    job = Job.of_model(load_model(asked["model"]))
-    for where in asked["jobs"]:
+    """Simulate a step of a larger model with each codec on each cluster; return the rows of prices.csv."""
+    settings = study["project"]
+    rows = []
+    job = Job.of_model(load_model(settings["model"]))
+    for where in settings["jobs"]:
         cluster = load_cluster(where["cluster"])
         for codec in study["codecs"]:
-            codes = parse_codecs(codec["codec"])
-            (row,) = project(job, cluster, [asked["strategy"]], [where["gpus"]], codes=codes)
+            codecs = parse_codecs(codec["codec"])
+            (row,) = project(job, cluster, [settings["strategy"]], [where["gpus"]], codes=codecs)
             assert isinstance(row, Projection)
             times = (row.breakdown.step_time_s, row.breakdown.compute_s, row.breakdown.exposed_comm_s)
-            about = (where["cluster"], codec["name"], codec["codec"], row.gpus, round(row.bytes_per_worker))
-            rows.append(dict(zip(PRICES, (*about, *(float(f"{t:.5g}") for t in times)), strict=True)))
+            case = (where["cluster"], codec["name"], codec["codec"], row.gpus, round(row.bytes_per_worker))
+            rows.append(dict(zip(PRICES, (*case, *(float(f"{t:.5g}") for t in times)), strict=True)))
     return rows
 
 
 def table(study: Mapping[str, Any], found: Sequence[Row], priced: Sequence[Row]) -> str:
-    """Both tables in Markdown."""
+    """Return both tables in Markdown."""
     lines = [
-        "| on the wire | sent a worker a step | saved | bytes as by formula | AUC | log loss | AUC lost | made 0 (%) |",
+        "| codec | sent per worker, step | saved | equal to formula | AUC | log loss | AUC lost | pruned to 0 (%) |",
         "|---|---:|---:|:---:|---:|---:|---:|---:|",
     ]
     for f in found:
-        zero = ", ".join(f"{100 * share:.1f}" for share in f["sparsity"].values())
+        pruned = ", ".join(f"{100 * share:.1f}" for share in f["sparsity"].values())
         lost = "" if f["codec"] == "fp32" else f"{f['auc_lost']:+.4f} ± {f['auc_lost_sd']:.4f}".replace("-", "−")
         cells = (f["name"], format_size(f["sent_bytes"]), f"{100 * f['saved']:.0f} %" if lost else "")
         cells += ("yes" if f["bytes_match"] else "NO", f"{f['auc']:.4f} ± {f['auc_sd']:.4f}", f"{f['logloss']:.4f}")
-        lines.append("| " + " | ".join((*cells, lost, zero)) + " |")
+        lines.append("| " + " | ".join((*cells, lost, pruned)) + " |")
     model = study["project"]["model"]
     for where in study["project"]["jobs"]:
         lines += [
             "",
             f"A step of {model} on {where['gpus']} GPUs of {where['cluster']}, simulated:",
             "",
-            "| on the wire | sent a worker | step | compute | exposed communication |",
+            "| codec | sent per worker | step | compute | exposed communication |",
             "|---|---:|---:|---:|---:|",
         ]
         for p in priced:
@@ -133,7 +135,7 @@ def table(study: Mapping[str, Any], found: Sequence[Row], priced: Sequence[Row])
 
 
 def draw(study: Mapping[str, Any], found: Sequence[Row]) -> str:
-    """The figure as SVG text: AUC lost against bytes saved."""
+    """Draw AUC lost against bytes saved as SVG text."""
     with house_style() as plt:
         figure, axes = plt.subplots(figsize=(8.2, 4.2))
         unit = 1000 * study["unit"]
@@ -154,21 +156,27 @@ def draw(study: Mapping[str, Any], found: Sequence[Row]) -> str:
         axes.set(xlabel="bytes saved (%)", ylabel="AUC lost (thousandths)\nmean and deviation over seeds")
         axes.grid(True, axis="y")
         axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
-        return svg_text(figure, "What codecs save and what they cost")
+        return svg_text(figure, "Bytes saved and AUC lost by codec")
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = study_parser(__doc__, HERE)
-    parser.add_argument("--train", action="store_true", help="train everything anew")
-    parser.add_argument("--runs", type=Path, default=Path("out/codecs"), help="keeps trainings that are done")
+    parser.add_argument("--train", action="store_true", help="repeat every training first")
+    parser.add_argument(
+        "--runs",
+        type=Path,
+        default=Path("out/codecs"),
+        help="folder that keeps finished trainings, so that an interrupted --train resumes",
+    )
     options = parser.parse_args(arguments)
 
     study = read_toml(HERE / "study.toml")
     if options.train:
         write_text(HERE / "codecs.csv", data_csv(train(study, options.runs), COLUMNS))
-    found, priced = findings(study, read(HERE / "codecs.csv")), prices(study)
+    found = findings(study, read(HERE / "codecs.csv"))
+    priced = prices(study)
     files = {"prices.csv": data_csv(priced, PRICES), "codecs.svg": draw(study, found)}
-    wrong = "" if all(f["bytes_match"] for f in found) else "recorded bytes are not the formula's"
+    wrong = "" if all(f["bytes_match"] for f in found) else "recorded bytes deviate from the formula"
     return conclude(HERE, options, table(study, found, priced), files, {"codecs": found, "prices": priced}, wrong=wrong)
 
 

@@ -1,4 +1,4 @@
-"""The trainings of the study: each with its codec on real ranks, some of its steps recorded."""
+"""The trainings of the codec study: one codec on real ranks, with some steps recorded."""
 
 from __future__ import annotations
 
@@ -23,49 +23,53 @@ FIGURES = ("auc", "logloss", "validation_auc", "best_epoch")
 
 
 def result(study: Mapping[str, Any], codec: Mapping[str, str], seed: int, runs: Path) -> Row:
-    """What a training found; kept in `runs`, and not trained again where it is there. Raises DessimError."""
+    """Return the result of a training, from `runs` if kept there; otherwise train and keep it. Raises DessimError."""
     kept = runs / f"{re.sub(r'[^a-z0-9]+', '-', codec['codec'])}-{seed}.json"
     if not kept.exists():
         runs.mkdir(parents=True, exist_ok=True)
         write_json(kept, train(study, codec["codec"], seed))
-    found: Row = json.loads(kept.read_text("utf-8"))
-    return found
+    training: Row = json.loads(kept.read_text("utf-8"))
+    return training
 
 
 def train(study: Mapping[str, Any], codec: str, seed: int) -> Row:
-    """Train, and read the trace of the recorded steps. Raises DessimError."""
+    """Run one training; return its metrics and the bytes of its recorded steps. Raises DessimError."""
     with tempfile.TemporaryDirectory() as scratch:
-        trace, record = Path(scratch) / "run.trace", study["record"]
+        trace = Path(scratch) / "run.trace"
+        record = study["record"]
         flags = ["--model", study["model"], "--data", study["data"], "--strategy", study["strategy"], "--codec", codec]
         flags += ["--seed", seed, "--device", "cpu", "--json", "--trace", trace]
         flags += ["--trace-warmup", record["warmup"], "--trace-steps", record["steps"]]
-        found = _launch(study["workers"], list(map(str, flags)))
-        if found["data"] != study["data"]:
-            raise DessimError(f"{study['data']} cannot be had: {found['fallback_reason']}")
+        summary = _launch(study["workers"], list(map(str, flags)))
+        if summary["data"] != study["data"]:
+            raise DessimError(f"{study['data']} is not available: {summary['fallback_reason']}")
         sizes = recorded(load_trace(trace))
-    return {key: found[key] for key in FIGURES} | sizes | {"sparsity_by_op": found["sparsity_by_op"]}
+    return {key: summary[key] for key in FIGURES} | sizes | {"sparsity_by_op": summary["sparsity_by_op"]}
 
 
 def recorded(trace: Trace) -> Row:
-    """Of the recorded steps: bytes that a worker sends in one, and all ops' bytes as recorded and by formula."""
-    n, steps = trace.header.world_size, len(trace.header.recorded_steps)
-    sent, seen, due = 0.0, 0, 0
+    """Return the bytes a worker sends per recorded step, and all ops' bytes as recorded and by formula."""
+    n = trace.header.world_size
+    steps = len(trace.header.recorded_steps)
+    sent = 0.0
+    recorded_bytes = 0
+    formula_bytes = 0
     for op in (op for ops in trace.ranks for op in ops if op.kind is Kind.COLLECTIVE):
         assert op.collective is not None and op.size is not None
         sent += sent_factor(op.collective, n) * op.bytes
-        seen += op.bytes
-        due += round(formula.evaluate(op.size, {**trace.header.symbols, **op.vars}))
-    return {"sent_bytes": sent / n / steps, "recorded_bytes": seen, "formula_bytes": due}
+        recorded_bytes += op.bytes
+        formula_bytes += round(formula.evaluate(op.size, {**trace.header.symbols, **op.vars}))
+    return {"sent_bytes": sent / n / steps, "recorded_bytes": recorded_bytes, "formula_bytes": formula_bytes}
 
 
 def _launch(processes: int, flags: Sequence[str]) -> dict[str, Any]:
-    """What the trainer ends with on so many processes. Raises DessimError with its last line when it fails."""
+    """Run the trainer on `processes` ranks and return its JSON summary. Raises DessimError with its error message."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    # One thread a process: sums of floats then have the same order whatever the machine.
+    # One thread per process keeps the order of floating-point sums independent of the machine.
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*command, "-m", "des_ref.train", *flags], capture_output=True, text=True, env=env)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no message"]
         raise DessimError(next((line for line in lines if line.startswith("des_ref.train: error: ")), lines[-1]))
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    summary: dict[str, Any] = json.loads(done.stdout)
+    return summary

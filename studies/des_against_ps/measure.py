@@ -1,8 +1,8 @@
-"""Train every case of study.toml for real on the lab, after traces and a calibration to predict it from.
+"""Train every case of study.toml on the lab, after recording the traces and the calibration that predict it.
 
-    sudo .venv/bin/python studies/des_against_ps/measure.py     # writes measured.json, about 4 minutes; see docs/lab.md
+    sudo .venv/bin/python studies/des_against_ps/measure.py     # writes measured.json, about 6 minutes; see docs/lab.md
 
-The calibration is that of `dessim validate --lab`: single messages between 8 hosts at 50 Mb/s.
+The calibration is the one of `dessim validate --lab`: single messages between 8 hosts at 50 Mb/s.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def say(line: str) -> None:
 
 
 def main() -> int:
-    os.chdir(HERE)  # beds of our own are paths from here
+    os.chdir(HERE)  # study.toml names its beds by paths relative to this folder
     study = read_toml(Path("study.toml"))
     try:
         calibration = measure_on_lab(read_cases()["calibration"]["bed"], say)

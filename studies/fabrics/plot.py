@@ -1,9 +1,9 @@
-"""A step of each strategy on each fabric and scale, simulated: where its time goes, and what bound it.
+"""Simulate a step of each strategy on each fabric and scale: where its time goes, and what bounds it.
 
-    python studies/fabrics/plot.py            # writes the table, fabrics.csv and fabrics.svg, checks expected.json
-    python studies/fabrics/plot.py --update   # and makes what it found the expectation
+    python studies/fabrics/plot.py            # write the tables, fabrics.csv and fabrics.svg; check expected.json
+    python studies/fabrics/plot.py --update   # replace expected.json by the findings
 
-Reads study.toml. Exits 3 when the findings are not those of expected.json.
+Reads study.toml. Exits 3 when the findings differ from expected.json.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from typing import Any
 from dessim.cluster import load_cluster
 from dessim.cluster.check import describe
 from dessim.commands.project import project
-from dessim.results.labels import bound_label
+from dessim.results.report import percent
 from dessim.results.rows import data_csv
 from dessim.results.study import conclude, study_parser
 from dessim.results.style import house_style, strategy_label, style_of
 from dessim.results.svg import svg_text
-from dessim.units import format_time, percent
+from dessim.units import format_time
 from dessim.workload.model import load_model
 from dessim.workload.scale import Job
 
@@ -33,34 +33,34 @@ COLUMNS = ("fabric", "gpus", "strategy", *TIMES, "samples_per_s", "bound_by", "l
 
 
 def cluster_of(fabric: dict[str, str]) -> Any:
-    """The cluster of a fabric of study.toml."""
-    own = HERE / fabric["cluster"]
-    return load_cluster(own if own.is_file() else fabric["cluster"])
+    """Return the cluster of an entry of study.toml: a file in this folder, or a shipped topology."""
+    local = HERE / fabric["cluster"]
+    return load_cluster(local if local.is_file() else fabric["cluster"])
 
 
 def steps_on(study: dict[str, Any], fabric: dict[str, str]) -> list[dict[str, Any]]:
-    """Rows of one fabric; numbers to five digits, which no machine's rounding changes."""
+    """Simulate every scale and strategy on one fabric, rounded to five digits so that all machines agree."""
     job = Job.of_model(load_model(study["model"]))
     rows = []
-    for made in project(job, cluster_of(fabric), study["strategies"], study["gpus"]):
-        found = made.to_json()
-        longest = max(found["critical_path"], key=lambda op: op["time_s"])
+    for projection in project(job, cluster_of(fabric), study["strategies"], study["gpus"]):
+        fields = projection.to_json()
+        longest = max(fields["critical_path"], key=lambda op: op["time_s"])
         rows.append(
             {
                 "fabric": fabric["name"],
-                "gpus": found["gpus"],
-                "strategy": found["strategy"],
-                **{key: _round(found[key]) for key in (*TIMES, "samples_per_s")},
-                "bound_by": found["bound_by"],
+                "gpus": fields["gpus"],
+                "strategy": fields["strategy"],
+                **{key: _round(fields[key]) for key in (*TIMES, "samples_per_s")},
+                "bound_by": fields["bound_by"],
                 "longest_op": longest["name"],
-                "longest_share": _round(longest["time_s"] / found["step_time_s"]),
+                "longest_share": _round(longest["time_s"] / fields["step_time_s"]),
             }
         )
     return rows
 
 
 def compute(study: dict[str, Any], jobs: int | None = None) -> list[dict[str, Any]]:
-    """All rows, fabric by fabric; `jobs` processes (default: one a core)."""
+    """Simulate all fabrics, one after the other in `jobs` processes (default: one per core)."""
     fabrics = study["fabrics"]
     if jobs == 1:
         return [row for fabric in fabrics for row in steps_on(study, fabric)]
@@ -69,40 +69,40 @@ def compute(study: dict[str, Any], jobs: int | None = None) -> list[dict[str, An
 
 
 def table(study: dict[str, Any], rows: list[dict[str, Any]]) -> str:
-    """Two tables in Markdown: the fabrics, and the steps, the fastest strategy of each fabric and scale in bold."""
-    lines = ["| fabric | switches | cables between them | bisection a GPU |", "|---|---:|---:|---:|"]
+    """Return two Markdown tables: the fabrics, and the steps with the fastest strategy of each fabric in bold."""
+    lines = ["| fabric | switches | cables between them | bisection per GPU |", "|---|---:|---:|---:|"]
     for fabric in study["fabrics"]:
         cluster = cluster_of(fabric)
-        about = describe(cluster)
+        summary = describe(cluster)
         links = cluster.links.capacity[: cluster.wiring.first_server_link]
-        cables = round(float(links.sum()) / cluster.node.nic.capacity / 2)  # all are as fast as a NIC
-        bisection = about["bisection_GBps"] / (about["gpus"] / 2)
-        switches = sum(about["switches"].values())
+        cables = round(float(links.sum()) / cluster.node.nic.capacity / 2)  # every cable is as fast as a NIC
+        bisection = summary["bisection_GBps"] / (summary["gpus"] / 2)
+        switches = sum(summary["switches"].values())
         lines.append(f"| {fabric['name']} | {switches:,} | {cables:,} | {bisection:.3g} GB/s |")
     lines += [
         "",
         "| GPUs | fabric | strategy | step | compute | exposed comm. | bound by | longest on the critical path |",
         "|---:|---|---|---:|---:|---:|---|---|",
     ]
-    ordered = sorted(rows, key=lambda row: row["gpus"])  # stable: fabrics stay as they are
+    ordered = sorted(rows, key=lambda row: row["gpus"])  # a stable sort keeps the order of fabrics
     for _, block in groupby(ordered, key=lambda row: (row["gpus"], row["fabric"])):
-        of_fabric = list(block)
-        best = min(row["step_time_s"] for row in of_fabric)
-        for first, row in zip((True, *[False] * len(of_fabric)), of_fabric, strict=False):
+        fabric_rows = list(block)
+        best = min(row["step_time_s"] for row in fabric_rows)
+        for i, row in enumerate(fabric_rows):
             bold = "**" if row["step_time_s"] == best else ""
             step, computing, exposed = (format_time(row[key], 3) for key in TIMES[:3])
-            head = f"{row['gpus']:,} | {row['fabric']}" if first else " | "
+            head = f"{row['gpus']:,} | {row['fabric']}" if i == 0 else " | "
             label = strategy_label(row["strategy"])
             longest = f"`{row['longest_op']}`, {percent(row['longest_share'])}"
             lines.append(
                 f"| {head} | {bold}{label}{bold} | {bold}{step}{bold} | {computing} | {exposed} "
-                f"| {bound_label(row['bound_by'])} | {longest} |"
+                f"| {row['bound_by']} | {longest} |"
             )
     return "\n".join(lines) + "\n"
 
 
 def draw(study: dict[str, Any], rows: list[dict[str, Any]]) -> str:
-    """The figure as SVG text: the time of a step by fabric, a panel a scale."""
+    """Draw the time of a step by fabric as SVG text, one panel per scale."""
     import seaborn as sns
     from matplotlib.ticker import LogLocator, NullFormatter
 
@@ -111,12 +111,12 @@ def draw(study: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     with house_style() as plt:
         figure, panels = plt.subplots(1, len(study["gpus"]), figsize=(9.2, 2.9), sharey=True, squeeze=False)
         for axes, gpus in zip(panels.flat, study["gpus"], strict=True):
-            here = [row for row in rows if row["gpus"] == gpus]
+            shown = [row for row in rows if row["gpus"] == gpus]
             sns.scatterplot(
-                x=[1e3 * row["step_time_s"] for row in here],
-                y=[row["fabric"] for row in here],
-                hue=[styles[row["strategy"]].label for row in here],
-                style=[styles[row["strategy"]].label for row in here],
+                x=[1e3 * row["step_time_s"] for row in shown],
+                y=[row["fabric"] for row in shown],
+                hue=[styles[row["strategy"]].label for row in shown],
+                style=[styles[row["strategy"]].label for row in shown],
                 hue_order=order,
                 style_order=order,
                 palette={style.label: style.color for style in styles.values()},
@@ -142,7 +142,7 @@ def _round(value: float) -> float:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = study_parser(__doc__, HERE)
-    parser.add_argument("--jobs", type=int, default=None, help="processes (default: one a core)")
+    parser.add_argument("--jobs", type=int, default=None, help="number of processes (default: one per core)")
     options = parser.parse_args(arguments)
 
     study = tomllib.loads((HERE / "study.toml").read_text("utf-8"))

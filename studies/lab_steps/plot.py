@@ -1,9 +1,9 @@
-"""Training steps on the lab: predicted from a calibration and traces of few ranks, beside measured.
+"""Compare training steps on the lab: predicted from a calibration and traces of few ranks, and measured.
 
-    python studies/lab_steps/plot.py     # from measured.json: writes the tables, lab_steps.svg and its data
+    python studies/lab_steps/plot.py     # write the tables, lab_steps.svg and its data from measured.json
 
-`sudo dessim validate --lab --kinds steps --save studies/lab_steps/measured.json` measures anew, and
-exits 3 when held-out cases break the bounds of dessim/validate/cases.toml; here a broken bound is told on stderr.
+`sudo dessim validate --lab --kinds steps --save studies/lab_steps/measured.json` repeats the measurement, and exits 3
+when held-out cases break the bounds of dessim/validate/cases.toml; this script reports a broken bound on stderr.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ HERE = Path(__file__).parent
 
 
 def table(outcomes: list[Outcome], measured: dict[str, Any]) -> str:
-    """In Markdown: the errors of each split, of each strategy, and every case."""
+    """Return Markdown tables: the errors of each split and strategy, and every case."""
     lines = [
         f"Measured on {measured['steps']['machine']}.",
         "",
@@ -38,9 +38,10 @@ def table(outcomes: list[Outcome], measured: dict[str, Any]) -> str:
     ]
     for split, kinds in summaries(outcomes).items():
         if "steps" in kinds:
-            found, name = kinds["steps"], split.replace("_", "-")
-            lines.append(f"| {name} | {found.n} | {percent(found.median_error)} | {percent(found.p95_error)} |")
-    lines += ["", "| held-out steps of | cases | median error | worst |", "|---|---:|---:|---:|"]
+            summary = kinds["steps"]
+            name = split.replace("_", "-")
+            lines.append(f"| {name} | {summary.n} | {percent(summary.median_error)} | {percent(summary.p95_error)} |")
+    lines += ["", "| held-out steps, by strategy | cases | median error | worst |", "|---|---:|---:|---:|"]
     held_out = [outcome for outcome in outcomes if outcome.split == "held_out"]
     for strategy in dict.fromkeys(_strategy(outcome) for outcome in held_out):
         errors = np.array([o.error for o in held_out if _strategy(o) == strategy])
@@ -73,15 +74,15 @@ def _strategy(outcome: Outcome) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=HERE, help="folder for what is written (default: here)")
+    parser.add_argument("--out", type=Path, default=HERE, help="output folder (default: this study)")
     options = parser.parse_args(arguments)
     measured = json.loads((HERE / "measured.json").read_text("utf-8"))
     outcomes = [o for o in validate(kinds=["steps"], measured=measured) if o.kind == "steps"]
-    made = table(outcomes, measured)
-    write_text(options.out / "README.md", page(HERE, made))
+    tables = table(outcomes, measured)
+    write_text(options.out / "README.md", page(HERE, tables))
     held_out = [o.to_json() for o in outcomes if o.split == "held_out"]
     predicted_against_measured(held_out, options.out / "lab_steps.svg")
-    print(made, end="")
+    print(tables, end="")
     for problem in broken(outcomes, bounds_of(read_cases())):
         print(f"lab_steps: {problem}", file=sys.stderr)
     return 0

@@ -1,9 +1,9 @@
-"""Bytes a worker sends in a step under each strategy, from the size formulas alone.
+"""Compute the bytes a worker sends in a step under each strategy, from the size formulas alone.
 
-    python studies/paper_savings/plot.py            # writes savings.csv and savings.svg, checks against expected.json
-    python studies/paper_savings/plot.py --update   # and makes what it found the expectation
+    python studies/paper_savings/plot.py            # write savings.csv and savings.svg; check expected.json
+    python studies/paper_savings/plot.py --update   # replace expected.json by the findings
 
-Reads study.toml. Exits 3 when the findings are not those of expected.json.
+Reads study.toml. Exits 3 when the findings differ from expected.json.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ from dessim.workload.model import Model, parse_model
 from dessim.workload.strategies import plan
 
 HERE = Path(__file__).parent
-DES, PS = "des_all_reduce", "ps_sync"
+DES = "des_all_reduce"
+PS = "ps_sync"
 COLUMNS = ("model", "ids_per_sample", "duplicates", "workers", "strategy", "bytes_per_worker", "saved_vs_ps")
 AGAINST = {"merged": "PS merges equal ids", "all": "PS sends every id"}
 
 
 def compute(study: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every case of the grid: bytes a worker sends, and the share saved against the parameter server."""
+    """Evaluate every case of the grid: bytes a worker sends, and the share saved against the parameter server."""
     rows = []
     for model, name, ids, duplicates in _cases(study):
         unique = None if duplicates == "merged" else float  # None: the model's own Zipf law
@@ -41,9 +42,8 @@ def compute(study: dict[str, Any]) -> list[dict[str, Any]]:
             sent = {s: plan(s, model).sent_bytes(symbols) for s in study["grid"]["strategies"]}
             for strategy, size in sent.items():
                 saved = round(1 - size / sent[PS], 6)
-                rows.append(
-                    dict(zip(COLUMNS, (name, ids, duplicates, workers, strategy, round(size), saved), strict=True))
-                )
+                values = (name, ids, duplicates, workers, strategy, round(size), saved)
+                rows.append(dict(zip(COLUMNS, values, strict=True)))
     return rows
 
 
@@ -62,14 +62,14 @@ def _cases(study: dict[str, Any]) -> Iterator[tuple[Model, str, int, str]]:
 
 
 def findings(study: dict[str, Any], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Per model, ids a sample and treatment of duplicates: the best saving, and where DES stops winning.
+    """Return the best saving, and where DES stops winning, per model, ids per sample and treatment of duplicates.
 
-    `claim_holds_to`: the most workers at which DES saves what the paper claims; None where it never does.
-    `loses_from`: for each rival, the fewest workers of the grid from which DES sends more at every larger scale.
+    `claim_holds_to` is the largest number of workers at which DES saves what the paper claims, None if there is none.
+    `loses_from` is, for each rival, the smallest number of workers from which DES sends more at every larger scale.
     """
     sent = {tuple(r[c] for c in COLUMNS[:5]): r["bytes_per_worker"] for r in rows}
     workers = study["grid"]["workers"]
-    found = []
+    conclusions = []
     for _, name, ids, duplicates in _cases(study):
 
         def size(n: int, strategy: str, case: tuple[str, int, str] = (name, ids, duplicates)) -> int:
@@ -80,12 +80,12 @@ def findings(study: dict[str, Any], rows: list[dict[str, Any]]) -> list[dict[str
         loses = {}
         for rival in study["grid"]["strategies"]:
             if rival != DES:
-                # A whole table needs a worker, so table-wise is a rival only up to as many workers as fields.
-                able = [n for n in workers if rival != "table_wise" or n <= study["input"]["fields"]]
-                wins = [n for n in able if size(n, DES) <= size(n, rival)]
-                later = [n for n in able if n > max(wins, default=0)]
+                # Table-wise gives each worker at least one whole table, so it needs at most as many workers as fields.
+                feasible = [n for n in workers if rival != "table_wise" or n <= study["input"]["fields"]]
+                wins = [n for n in feasible if size(n, DES) <= size(n, rival)]
+                later = [n for n in feasible if n > max(wins, default=0)]
                 loses[rival] = later[0] if later else None
-        found.append(
+        conclusions.append(
             {
                 "model": name,
                 "ids_per_sample": ids,
@@ -96,25 +96,26 @@ def findings(study: dict[str, Any], rows: list[dict[str, Any]]) -> list[dict[str
                 "loses_from": loses,
             }
         )
-    return found
+    return conclusions
 
 
 def draw(study: dict[str, Any], rows: list[dict[str, Any]]) -> str:
-    """The figure as SVG text: bytes by strategy on top, savings against two kinds of parameter server below."""
+    """Draw as SVG text: bytes by strategy on top, savings against two kinds of parameter server below."""
     import seaborn as sns
 
     models = [m["name"] for m in study["models"]]
-    workers, ids_shown = study["grid"]["workers"], study["figure"]["ids_per_sample"]
+    workers = study["grid"]["workers"]
+    ids_shown = study["figure"]["ids_per_sample"]
     with house_style() as plt:
         figure, panels = plt.subplots(3, len(models), figsize=(10.2, 8.6), sharex=True, sharey="row")
         for column, model in enumerate(models):
-            mine = [r for r in rows if r["model"] == model]
+            model_rows = [r for r in rows if r["model"] == model]
             top = panels[0][column]
-            shown = [r for r in mine if r["ids_per_sample"] == ids_shown and r["duplicates"] == "merged"]
+            shown = [r for r in model_rows if r["ids_per_sample"] == ids_shown and r["duplicates"] == "merged"]
             _bytes_panel(top, shown, study)
             top.set_title(model, loc="left", fontweight="bold")
             for axes, duplicates in zip((panels[1][column], panels[2][column]), ("merged", "all"), strict=True):
-                saved = [r for r in mine if r["duplicates"] == duplicates and r["strategy"] == DES]
+                saved = [r for r in model_rows if r["duplicates"] == duplicates and r["strategy"] == DES]
                 _savings_panel(axes, saved, study)
                 if column == 0:
                     axes.set_ylabel(f"saved by DES (%)\n{AGAINST[duplicates]}")
@@ -122,7 +123,7 @@ def draw(study: dict[str, Any], rows: list[dict[str, Any]]) -> str:
             gpu_axis(panels[2][column], workers, max_ticks=4, label="workers (GPUs)")
         for axes in panels[0]:
             axes.set_xlabel("")
-        panels[0][0].set_ylabel(f"sent by a worker in a step\nat {ids_shown} ids a sample (MiB)")
+        panels[0][0].set_ylabel(f"sent by a worker in a step\nat {ids_shown} ids per sample (MiB)")
         for axes in panels.flat:
             if legend := axes.get_legend():
                 legend.remove()
@@ -131,14 +132,14 @@ def draw(study: dict[str, Any], rows: list[dict[str, Any]]) -> str:
         panels[0][-1].legend(*panels[0][0].get_legend_handles_labels(), **right)
         for row in (1, 2):
             handles, labels = panels[row][0].get_legend_handles_labels()
-            panels[row][-1].legend(handles, labels, title="ids a sample", alignment="left", **right)
+            panels[row][-1].legend(handles, labels, title="ids per sample", alignment="left", **right)
         return svg_text(figure, "Bytes saved by DES")
 
 
 def _bytes_panel(axes: Any, rows: list[dict[str, Any]], study: dict[str, Any]) -> None:
     import seaborn as sns
 
-    # A whole table needs a worker: table-wise has no more workers than tables, so its line ends there.
+    # Table-wise gives each worker at least one whole table, so its line ends where there are more workers than tables.
     tables = study["input"]["fields"]
     rows = [r for r in rows if r["strategy"] != "table_wise" or r["workers"] <= tables]
     styles = {s: style_of(s) for s in study["grid"]["strategies"]}
@@ -184,7 +185,7 @@ def _savings_panel(axes: Any, rows: list[dict[str, Any]], study: dict[str, Any])
 
 
 def same(a: Any, b: Any) -> bool:
-    """Equal, floats to 1e-4: a last digit may turn on another machine's logarithm."""
+    """Compare findings, floats to 1e-4: another machine's logarithm may round differently."""
     if isinstance(a, dict) and isinstance(b, dict):
         return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
     if isinstance(a, list) and isinstance(b, list):
@@ -196,25 +197,27 @@ def same(a: Any, b: Any) -> bool:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--update", action="store_true", help="make what was found the expectation")
-    parser.add_argument("--out", type=Path, default=HERE, help="folder for savings.csv and savings.svg (default: here)")
+    parser.add_argument("--update", action="store_true", help="replace expected.json by the findings")
+    parser.add_argument(
+        "--out", type=Path, default=HERE, help="output folder for savings.csv and savings.svg (default: this study)"
+    )
     options = parser.parse_args(arguments)
 
     study = tomllib.loads((HERE / "study.toml").read_text("utf-8"))
     rows = compute(study)
-    found = findings(study, rows)
+    conclusions = findings(study, rows)
     write_text(options.out / "savings.csv", data_csv(rows, COLUMNS))
     write_text(options.out / "savings.svg", draw(study, rows))
-    for f in found:
-        loses = ", ".join(f"{rival} {n}" for rival, n in f["loses_from"].items() if n is not None) or "nobody"
+    for f in conclusions:
+        loses = ", ".join(f"{rival} {n}" for rival, n in f["loses_from"].items() if n is not None) or "no rival"
         best = f"{100 * f['best_saving']:5.1f} % at N = {f['best_at']}"
         claim = f"68.7 % to N = {f['claim_holds_to'] or '-'}"
         print(
             f"{f['model']:8} {f['ids_per_sample']:5} ids {f['duplicates']:7} best {best}; {claim}; loses from {loses}"
         )
     if options.update:
-        write_json(HERE / "expected.json", found)
-    elif not same(json.loads((HERE / "expected.json").read_text("utf-8")), found):
+        write_json(HERE / "expected.json", conclusions)
+    elif not same(json.loads((HERE / "expected.json").read_text("utf-8")), conclusions):
         print("paper_savings: findings differ from expected.json", file=sys.stderr)
         return 3
     return 0

@@ -1,9 +1,9 @@
-"""The collectives of a recorded step on 8 V100s, each predicted from the others; and the whole step, replayed.
+"""Predict each collective of a recorded step on 8 V100s from the others, and replay the whole step.
 
-    python studies/recorded_gpus/plot.py            # writes the table, recorded_gpus.csv and .svg, checks expected.json
-    python studies/recorded_gpus/plot.py --update   # and makes what it found the expectation
+    python studies/recorded_gpus/plot.py            # write the tables, recorded_gpus.csv and .svg; check expected.json
+    python studies/recorded_gpus/plot.py --update   # replace expected.json by the findings
 
-Reads study.toml. Exits 3 when the median error is beyond its bound, or the findings are not those of expected.json.
+Reads study.toml. Exits 3 when the median error is beyond its bound, or when the findings differ from expected.json.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ from dessim.units import format_size, format_time, parse_share, percent
 
 HERE = Path(__file__).parent
 COLUMNS = ("name", "bytes", "waiting_median_s", "measured_s", "predicted_s", "error", "described_s", "rates_fitted_s")
-LOOK = {"all_reduce": ("#0173b2", "o"), "all_to_all": ("#de8f05", "s")}
+MARKERS = {"all_reduce": ("#0173b2", "o"), "all_to_all": ("#de8f05", "s")}
 VARIANTS = {
-    "left_out": "calls and latencies fitted, rates as NCCL's source has them",
-    "described": "nothing fitted: all as NCCL's source has it",
+    "left_out": "calls and latencies fitted, rates from NCCL's source",
+    "described": "nothing fitted: every constant from NCCL's source",
     "rates_fitted": "rates fitted too",
 }
 
 
 def compute(study: dict[str, Any]) -> dict[str, Any]:
-    """Findings: each collective, errors, and the replayed step; numbers to five digits."""
+    """Return the findings: each collective, the errors, and the replayed step, rounded to five digits."""
     trace = load_trace(HERE / study["trace"])
-    held = hold_against(trace, load_cluster(HERE / study["cluster"]))
-    replayed = replay(trace, held.cluster).to_json()
+    comparison = hold_against(trace, load_cluster(HERE / study["cluster"]))
+    replayed = replay(trace, comparison.cluster).to_json()
     keys = ("recorded_step_s", "predicted_step_s", "self_replay_error", "compute_s", "exposed_comm_s", "idle_s")
-    return _rounded({**held.to_json(), "replay": {key: replayed[key] for key in keys}})
+    return _rounded({**comparison.to_json(), "replay": {key: replayed[key] for key in keys}})
 
 
 def table(found: dict[str, Any]) -> str:
-    """The collectives, then the errors of each way to predict them, then the step, in Markdown."""
+    """Return Markdown tables of the collectives and of the errors of each method, and a line on the step."""
     lines = [
-        "| collective | bytes a rank | a rank waited (median) | transfer | predicted from the others | error |",
+        "| collective | bytes per rank | wait per rank (median) | transfer | predicted from the others | error |",
         "|---|---:|---:|---:|---:|---:|",
     ]
     for row in found["collectives"]:
@@ -60,16 +60,16 @@ def table(found: dict[str, Any]) -> str:
     step = found["replay"]
     lines += [
         "",
-        f"Fitted to all eight: {format_time(found['op_overhead_s'])} a call and "
-        f"{format_time(0.6e-6 * found['latency_factor'], 3)} a step.",
-        f"The step, replayed with that: {format_time(step['predicted_step_s'])}, recorded "
+        f"Fitted to all eight: {format_time(found['op_overhead_s'])} per call and "
+        f"{format_time(0.6e-6 * found['latency_factor'], 3)} per step.",
+        f"The step, replayed with these costs: {format_time(step['predicted_step_s'])}, recorded "
         f"{format_time(step['recorded_step_s'])} ({percent(step['self_replay_error'], signed=True)}).",
     ]
     return "\n".join(lines) + "\n"
 
 
 def draw(found: dict[str, Any], trace: Trace, bound: float) -> str:
-    """The figure as SVG text: predicted against measured, and how little of a kernel's time is transfer."""
+    """Draw as SVG text: predicted against measured, and how little of a kernel's time is transfer."""
     import numpy as np
     from matplotlib.ticker import FixedLocator, NullLocator
 
@@ -79,12 +79,14 @@ def draw(found: dict[str, Any], trace: Trace, bound: float) -> str:
         left.fill_between(span, span * (1 - bound), span * (1 + bound), color=FAINT, alpha=0.25, lw=0)
         left.plot(span, span, color=FAINT, lw=1)
         left.annotate(f"± {percent(bound)}", (62, 48), ha="left", va="top", color=INK)
-        for kind, (color, marker) in LOOK.items():
+        for kind, (color, marker) in MARKERS.items():
             rows = [row for row in found["collectives"] if row["collective"] == kind]
-            at = [1e6 * row["measured_s"] for row in rows]
-            left.scatter(at, [1e6 * r["predicted_s"] for r in rows], s=40, c=color, marker=marker, label=kind, zorder=3)
+            measured = [1e6 * row["measured_s"] for row in rows]
+            predicted = [1e6 * row["predicted_s"] for row in rows]
+            described = [1e6 * row["described_s"] for row in rows]
+            left.scatter(measured, predicted, s=40, c=color, marker=marker, label=kind, zorder=3)
             hollow = {"facecolors": "none", "edgecolors": color, "marker": marker, "zorder": 2}
-            left.scatter(at, [1e6 * r["described_s"] for r in rows], s=40, label=f"{kind}, nothing fitted", **hollow)
+            left.scatter(measured, described, s=40, label=f"{kind}, nothing fitted", **hollow)
         left.set(xscale="log", yscale="log", xlim=span, ylim=span)
         for axis in (left.xaxis, left.yaxis):
             axis.set_major_locator(FixedLocator([7, 10, 20, 40, 80]))
@@ -95,13 +97,13 @@ def draw(found: dict[str, Any], trace: Trace, bound: float) -> str:
         left.legend(loc="upper left", frameon=False, fontsize="small", borderpad=0, handletextpad=0.3)
 
         names = []
-        for place, one in enumerate(matched_collectives(trace)):
-            color, marker = LOOK[str(one.collective)]
-            kernels = [op.dur_us for op in one.ops.values()]
-            label = "kernel of a rank: it waits, too" if place == 0 else ""
+        for place, collective in enumerate(matched_collectives(trace)):
+            color, marker = MARKERS[str(collective.collective)]
+            kernels = [op.dur_us for op in collective.ops.values()]
+            label = "kernel of a rank, including its wait" if place == 0 else ""
             right.scatter(kernels, [place] * len(kernels), s=60, c=INK, marker="|", lw=1, alpha=0.6, label=label)
-            right.scatter([one.transfer_us], [place], s=40, c=color, marker=marker, zorder=3)
-            names.append(f"{one.collective}, {format_size(max(op.bytes for op in one.ops.values()), 3)}")
+            right.scatter([collective.transfer_us], [place], s=40, c=color, marker=marker, zorder=3)
+            names.append(f"{collective.collective}, {format_size(max(op.bytes for op in collective.ops.values()), 3)}")
         right.set_yticks(range(len(names)), names)
         right.set(xscale="log", xlabel="time of kernels, and of the transfer (µs)", ylim=(len(names) - 0.5, -0.5))
         right.xaxis.set_major_formatter("{x:g}")

@@ -1,11 +1,11 @@
-"""Bytes that hot rows, deduplication, look-ahead and a cache save, by the skew of ids: recorded, and by formula.
+"""Compare the bytes that hot rows, deduplication, look-ahead and a cache save, by skew: recorded, and by formula.
 
-    python studies/skew/plot.py            # from skew.csv: writes the tables and skew.svg, checks expected.json
-    python studies/skew/plot.py --record   # trains every case anew for it, on groups of 4 and 8 processes
-    python studies/skew/plot.py --update   # makes what was found the expectation
+    python studies/skew/plot.py            # write the tables and skew.svg from skew.csv; check expected.json
+    python studies/skew/plot.py --record   # record every case first, on groups of 4 and 8 processes
+    python studies/skew/plot.py --update   # replace expected.json by the findings
 
-Reads study.toml; record.py is what the processes run. Exits 3 when a recorded op is not of its formula's bytes, or when
-the findings are not those of expected.json.
+Reads study.toml; the processes run record.py. Exits 3 when a recorded op deviates from its formula, or when the
+findings differ from expected.json.
 """
 
 from __future__ import annotations
@@ -36,11 +36,14 @@ HERE = Path(__file__).parent
 CASE = ("skew", "workers", "strategy")
 COUNTS = ("sent_bytes", "expected_bytes", "copied_bytes", "expected_copied_bytes", "worker_ids", "owner_ids")
 COLUMNS = (*CASE, *COUNTS, "mismatches")
-EVERY_ID, EVERYWHERE, HOST = "every id", "every id, everywhere", "host"  # what is no strategy of its own
+# Baselines that are no strategy.
+EVERY_ID = "every id"
+EVERYWHERE = "every id, everywhere"
+HOST = "host"
 
 
 def compute(study: Path) -> list[dict[str, Any]]:
-    """A row a case, from a group of processes for each number of workers."""
+    """Record every case, one group of processes per number of workers. Raises DessimError when a group fails."""
     settings = read_toml(study)
     with tempfile.TemporaryDirectory() as scratch:
         lines = Path(scratch) / "rows.jsonl"
@@ -54,21 +57,24 @@ def compute(study: Path) -> list[dict[str, Any]]:
 
 
 def sorted_rows(study: Mapping[str, Any], rows: pd.DataFrame) -> pd.DataFrame:
-    """In the order of the study file."""
+    """Return the rows in the order of the study file."""
     order = [study["skews"], study["workers"], [s["name"] for s in study["strategies"]]]
-    keys = [[known.index(row[key]) for key, known in zip(CASE, order, strict=True)] for _, row in rows.iterrows()]
+    keys = [[values.index(row[key]) for key, values in zip(CASE, order, strict=True)] for _, row in rows.iterrows()]
     return rows.iloc[sorted(range(len(keys)), key=keys.__getitem__)].reset_index(drop=True)
 
 
-def without(study: Mapping[str, Any], rows: pd.DataFrame, case: Mapping[str, Any], against: str) -> tuple[float, float]:
-    """Bytes that a case is held against: as counted or recorded, and by formula."""
-    model, n = load_model(study["model"]), case["workers"]
+def baseline_bytes(
+    study: Mapping[str, Any], rows: pd.DataFrame, case: Mapping[str, Any], against: str
+) -> tuple[float, float]:
+    """Return the bytes of the baseline `against` of a case: recorded (or counted), and by formula."""
+    model = load_model(study["model"])
+    n = case["workers"]
     if against in (EVERY_ID, EVERYWHERE):
-        # Each occurrence asks for its row and returns its gradient, or goes to everyone: no data decide that.
+        # Each occurrence fetches its row and returns its gradient, for one worker or for all: this needs no recording.
         sent = (n - 1) / n * study["batch_per_worker"] * model.input.ids_per_sample * (2 * 4 * model.row_width + 8)
         return (sent, sent) if against == EVERY_ID else (n * sent, n * sent)
     if against == HOST:
-        # Each different row of the batch comes from its owner's host and goes back, in every step.
+        # In every step each distinct row of the batch comes from its owner's host and goes back.
         row = 2 * 4 * (model.row_width + model.row_slots)
         law = ZipfLaw(study["vocabulary"], case["skew"], model.input.fields, offset=0.5)
         draws = n * study["batch_per_worker"] * model.input.ids_per_sample
@@ -78,30 +84,31 @@ def without(study: Mapping[str, Any], rows: pd.DataFrame, case: Mapping[str, Any
 
 
 def findings(study: Mapping[str, Any], rows: pd.DataFrame) -> list[dict[str, Any]]:
-    """Per case, in the order of the rows: bytes, and the share that it saves, as recorded and by formula."""
-    against = {s["name"]: s["against"] for s in study["strategies"]}
-    found = []
+    """Return bytes and the share saved per case, recorded and by formula, in the order of the rows."""
+    baselines = {s["name"]: s["against"] for s in study["strategies"]}
+    savings = []
     for case in rows.to_dict("records"):
-        other = against[case["strategy"]]
-        kind = "copied" if other == HOST else "sent"
-        recorded, by_formula = (
-            case[f"{kind}_bytes"],
-            case["expected_bytes" if kind == "sent" else "expected_copied_bytes"],
-        )
-        without_recorded, without_formula = without(study, rows, case, other)
-        found.append(
+        baseline = baselines[case["strategy"]]
+        if baseline == HOST:
+            recorded = case["copied_bytes"]
+            by_formula = case["expected_copied_bytes"]
+        else:
+            recorded = case["sent_bytes"]
+            by_formula = case["expected_bytes"]
+        baseline_recorded, baseline_by_formula = baseline_bytes(study, rows, case, against=baseline)
+        savings.append(
             {key: case[key] for key in CASE}
-            | {"against": other, "bytes": int(recorded), "by_formula": round(by_formula)}
-            | {"saved": round(1 - recorded / without_recorded, 4)}
-            | {"saved_by_formula": round(1 - by_formula / without_formula, 4)}
+            | {"against": baseline, "bytes": int(recorded), "by_formula": round(by_formula)}
+            | {"saved": round(1 - recorded / baseline_recorded, 4)}
+            | {"saved_by_formula": round(1 - by_formula / baseline_by_formula, 4)}
         )
-    return found
+    return savings
 
 
 def same(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> bool:
-    """Equal, shares to 2e-3: on another machine a last digit of a power may turn one drawn id into the next."""
-    about = (*CASE, "against")
-    if [[f[key] for key in about] for f in found] != [[f[key] for key in about] for f in expected]:
+    """Compare findings, shares to 2e-3: on another machine a power may round so that a different id is drawn."""
+    case = (*CASE, "against")
+    if [[f[key] for key in case] for f in found] != [[f[key] for key in case] for f in expected]:
         return False
     pairs = zip(found, expected, strict=True)
     return all(abs(a[key] - b[key]) < 2e-3 for a, b in pairs for key in ("saved", "saved_by_formula"))
@@ -117,16 +124,18 @@ def _against(name: str) -> str:
 
 
 def table(study: Mapping[str, Any], rows: pd.DataFrame) -> str:
-    """A table in Markdown for each number of workers: KiB a worker a step, and what is saved, by skew."""
-    red = int((rows.mismatches > 0).sum())
+    """Return a Markdown table per number of workers: KiB per worker and step, and the share saved, by skew."""
+    n_deviating = int((rows.mismatches > 0).sum())
     verdict = (
-        "of their formulas' bytes in all of them" if not red else f"**not** of their formulas' bytes in {red} of them"
+        f"do **not** match their formulas in {n_deviating} of them"
+        if n_deviating
+        else "match their formulas in all of them"
     )
-    lines = [f"{len(rows)} cases of {study['steps']} steps; all collectives and copies are {verdict}.", ""]
-    found = {tuple(f[key] for key in CASE): f for f in findings(study, rows)}
+    lines = [f"{len(rows)} cases of {study['steps']} steps; the bytes of collectives and copies {verdict}.", ""]
+    savings = {tuple(f[key] for key in CASE): f for f in findings(study, rows)}
     for n in study["workers"]:
         lines += [
-            f"**{n} workers**: KiB that a worker sends, or copies, in a step; saved as recorded and by formula",
+            f"**{n} workers**: KiB that a worker sends or copies in a step; share saved, recorded and by formula",
             "",
         ]
         heads = [f"Zipf {skew:g}, KiB | saved | by formula" for skew in study["skews"]]
@@ -134,7 +143,7 @@ def table(study: Mapping[str, Any], rows: pd.DataFrame) -> str:
         for strategy in study["strategies"]:
             cells = []
             for skew in study["skews"]:
-                f = found[skew, n, strategy["name"]]
+                f = savings[skew, n, strategy["name"]]
                 cells.append(f"{f['bytes'] / 1024:,.0f} | {_percent(f['saved'])} | {_percent(f['saved_by_formula'])}")
             lines.append(
                 f"| {strategy_label(strategy['name'])} | {_against(strategy['against'])} | {' | '.join(cells)} |"
@@ -172,13 +181,13 @@ LEGEND_TITLE = "points: recorded; lines: by formula"
 
 
 def draw(study: Mapping[str, Any], rows: pd.DataFrame) -> str:
-    """The figure as SVG text: bytes saved against skew, one panel per option."""
-    found = findings(study, rows)
+    """Draw the share saved against skew as SVG text, one panel per option."""
+    savings = findings(study, rows)
     names = [strategy["name"] for strategy in study["strategies"]]
     with house_style() as plt:
         figure, grid = plt.subplots(2, 2, figsize=(9.2, 7.2))
         for axes, panel in zip(grid.flat, PANELS, strict=True):
-            _draw_panel(axes, panel, [name for name in names if panel.shows(name)], study, found)
+            _draw_panel(axes, panel, [name for name in names if panel.shows(name)], study, savings)
         for axes in grid[:, 0]:
             axes.set_ylabel("bytes saved (%)")
         handles = [
@@ -190,12 +199,12 @@ def draw(study: Mapping[str, Any], rows: pd.DataFrame) -> str:
 
 
 def _draw_panel(
-    axes: Any, panel: Panel, names: list[str], study: Mapping[str, Any], found: list[dict[str, Any]]
+    axes: Any, panel: Panel, names: list[str], study: Mapping[str, Any], savings: list[dict[str, Any]]
 ) -> None:
     """One panel: a colour per strategy, a marker and a dash per number of workers."""
     for name, color in zip(names, COLORS, strict=False):
         for n, marker, dash in zip(study["workers"], MARKERS, DASHES, strict=False):
-            cases = [f for f in found if f["strategy"] == name and f["workers"] == n]
+            cases = [f for f in savings if f["strategy"] == name and f["workers"] == n]
             skews = [f["skew"] for f in cases]
             label = strategy_label(name) if n == study["workers"][0] else None
             axes.plot(skews, [100 * f["saved_by_formula"] for f in cases], dash, color=color, lw=1.2)
@@ -208,16 +217,17 @@ def _draw_panel(
 
 def main(arguments: list[str] | None = None) -> int:
     parser = study_parser(__doc__, HERE)
-    parser.add_argument("--record", action="store_true", help="train every case anew (two minutes on two cores)")
+    parser.add_argument("--record", action="store_true", help="record every case first (two minutes on two cores)")
     options = parser.parse_args(arguments)
 
     file = HERE / "study.toml"
     study = read_toml(file)
     text = data_csv(compute(file), COLUMNS) if options.record else (HERE / "skew.csv").read_text("utf-8")
     rows = sorted_rows(study, pd.read_csv(io.StringIO(text)))
-    red, files = rows[rows.mismatches > 0], {"skew.csv": text, "skew.svg": draw(study, rows)}
-    unplanned = f"recorded is not planned in\n{red.to_string(index=False)}" if len(red) else ""
-    return conclude(HERE, options, table(study, rows), files, findings(study, rows), same, unplanned)
+    files = {"skew.csv": text, "skew.svg": draw(study, rows)}
+    unplanned = rows[rows.mismatches > 0]
+    wrong = f"recorded bytes deviate from the plan in\n{unplanned.to_string(index=False)}" if len(unplanned) else ""
+    return conclude(HERE, options, table(study, rows), files, findings(study, rows), same=same, wrong=wrong)
 
 
 if __name__ == "__main__":

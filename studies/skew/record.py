@@ -1,10 +1,11 @@
-"""What the processes of a group send in a training step: every case of study.toml at this many workers.
+"""Record the bytes that a group of processes sends in a training step, for every case of study.toml.
 
     torchrun --standalone --nproc-per-node=4 studies/skew/record.py rows.jsonl
 
-Each process trains for real, in float32 over gloo, and its recorder sees every collective and copy. A line of JSON a
-case: bytes that a worker sends to others in a step for ids and rows, mean over workers and recorded steps, as they were
-seen and as Zipf's law says; the same of copies between host and device; and how many ops were not of their formula.
+The number of workers is the size of the group. Each process trains for real, in float32 over gloo, and its recorder
+sees every collective and copy. Writes one JSON line per case: bytes that a worker sends to others in a step for ids and
+rows, mean over workers and recorded steps, recorded and by Zipf's law; the same for copies between host and device; and
+the number of ops that deviate from their formula.
 """
 
 from __future__ import annotations
@@ -29,57 +30,62 @@ from des_ref.strategies import build
 from des_ref.strategies.base import Optimizers
 from dessim.files import read_toml
 from dessim.trace.schema import Collective, Kind, Op, sent_factor
+from dessim.workload import formula
 from dessim.workload.ids import ZipfLaw
 from dessim.workload.model import Model, load_model, parse_model
-from dessim.workload.options import Expected
+from dessim.workload.options import Expected, parse_strategy
 from dessim.workload.plan import Plan, Traffic
-from dessim.workload.strategies import parse_strategy
 
 HERE = Path(__file__).parent
 SEED = 0
-OF_ROWS = (Traffic.IDS, Traffic.SPARSE)
+ROW_TRAFFIC = (Traffic.IDS, Traffic.SPARSE)
 
 
 def model_of(study: Mapping[str, Any], skew: float) -> Model:
+    """Return the study's model with its vocabulary, batch and this skew."""
     raw = load_model(study["model"]).model_dump()
     raw["input"] |= {"skew": skew, "vocabulary": study["vocabulary"], "batch_per_worker": study["batch_per_worker"]}
     return parse_model(raw, study["model"])
 
 
 def law_of(model: Model) -> ZipfLaw:
-    """That of data/synthetic.py: a field has ids of its own, the r-th as often as x**-skew says from r to r + 1."""
+    """Return the law of data/synthetic.py: the r-th id of a field has the probability of x**-skew over [r, r + 1]."""
     return ZipfLaw(model.input.vocabulary, model.input.skew, model.input.fields, offset=0.5)
 
 
 @cache
 def batches(model: Model, samples: int, steps: int) -> list[Batch]:
-    """Global batches, the same for every strategy."""
+    """Draw the global batches, the same for every strategy."""
     shape = model.input
     zipf = Zipf(shape.fields, shape.ids_per_sample / shape.fields, shape.vocabulary, shape.skew, SEED)
     return [zipf.examples(samples, part).take(torch.arange(samples)) for part in range(steps)]
 
 
-def by_law(plan: Plan, model: Model, workers: int, seen: Sequence[float]) -> tuple[float, float]:
-    """Bytes sent for ids and rows, and copied, by a worker in a step, mean over steps that have `seen` ids before."""
-    law, (_, options) = law_of(model), parse_strategy(plan.strategy)
+def expected_bytes(plan: Plan, model: Model, workers: int, drawn: Sequence[float]) -> tuple[float, float]:
+    """Return the expected bytes that a worker sends for ids and rows, and copies, in a step.
+
+    Both are means over the steps in `drawn`, which gives for each step the number of ids drawn before it.
+    """
+    law = law_of(model)
+    _, options = parse_strategy(plan.strategy)
     job = model.symbols(workers, unique=law.unique)
     sent = copied = 0.0
-    for ids in seen:
+    for ids in drawn:
         symbols = job | Expected(options, law, ids)(job)
-        sent += sum(plan.sent_bytes(symbols, traffic) for traffic in OF_ROWS)
+        sent += sum(plan.sent_bytes(symbols, traffic) for traffic in ROW_TRAFFIC)
         if plan.copies:
-            # Rows come in from the start, and leave once the cache is full.
+            # Every missing row is copied in; rows are copied out only once the cache is full.
             kept = law.unique(min(ids, law.draws_of(workers * options.cache_rows))) / workers
             moved = {"rows_in": symbols["M"], "rows_out": max(kept + symbols["M"] - options.cache_rows, 0.0)}
-            copied += sum(op.size.evaluate(symbols | {"M": moved[op.name]}) for op in plan.copies)
-    return sent / len(seen), copied / len(seen)
+            copied += sum(formula.evaluate(op.size, symbols | {"M": moved[op.name]}) for op in plan.copies)
+    return sent / len(drawn), copied / len(drawn)
 
 
-def seen_by(op: Op, plan: Plan, comm: Comm) -> tuple[float, float]:
-    """Bytes that this rank sent to others, if they are of ids or rows, and those that it copied."""
+def recorded_bytes(op: Op, plan: Plan, comm: Comm) -> tuple[float, float]:
+    """Return the bytes of ids or rows that this rank sent to others in `op`, and the bytes that it copied."""
     if op.kind is Kind.COPY:
         return 0.0, float(op.bytes)
-    if op.collective is None or plan.op(op.name).traffic not in OF_ROWS:
+    if op.collective is None or plan.op(op.name).traffic not in ROW_TRAFFIC:
         return 0.0, 0.0
     if op.collective is Collective.ALL_TO_ALL and op.splits is not None:
         return float(op.bytes - op.splits[comm.rank]), 0.0
@@ -87,14 +93,20 @@ def seen_by(op: Op, plan: Plan, comm: Comm) -> tuple[float, float]:
 
 
 def measure(name: str, skew: float, study: Mapping[str, Any], comm: Comm) -> dict[str, Any] | None:
-    """Train the case's steps; its figures, on rank 0."""
-    model, n, warmup, steps = model_of(study, skew), comm.world_size, study["warmup"], study["steps"]
+    """Train the case's steps; return its row on rank 0, None elsewhere."""
+    model = model_of(study, skew)
+    n = comm.world_size
+    warmup = study["warmup"]
+    steps = study["steps"]
     strategy = build(name, Network(model, SEED, torch.float32, "cpu"), Optimizers(), comm)
-    plan, samples = strategy.plan, model.input.batch_per_worker * n
+    plan = strategy.plan
+    samples = model.input.batch_per_worker * n
     wholes = batches(model, samples, warmup + steps)
     strategy.count(lambda: wholes[:warmup])
     symbols = plan.symbols(model.symbols(n, samples)) | {"s": float(strategy.value_bytes)}
-    recorder, audit, sums = Recorder(comm, plan), Audit(plan, symbols), torch.zeros(4, dtype=torch.float64)
+    recorder = Recorder(comm, plan)
+    audit = Audit(plan, symbols)
+    sums = torch.zeros(4, dtype=torch.float64)  # bytes sent, bytes copied, distinct ids of the worker, of the owner
     for i, whole in enumerate(wholes):
         share = strategy.share(whole)
         if i < warmup:
@@ -105,16 +117,16 @@ def measure(name: str, skew: float, study: Mapping[str, Any], comm: Comm) -> dic
             result = strategy.step(share)
         ops = recorder.take(strategy.op_vars(result.counts, samples))
         audit.add_step(ops)
-        sums[:2] += torch.tensor([seen_by(op, plan, comm) for op in ops], dtype=torch.float64).sum(dim=0)
+        sums[:2] += torch.tensor([recorded_bytes(op, plan, comm) for op in ops], dtype=torch.float64).sum(dim=0)
         counts = result.counts
         sums[2:] += torch.tensor([counts.keys + counts.hot, counts.rows - counts.common + counts.common / n])
     mismatches = sum(op["mismatches"] for op in audit.gather(comm))
-    sent, copied, u, rows = (torch.tensor(comm.gather_rows("sums", sums.tolist())).mean(dim=0) / steps).tolist()
+    means = torch.tensor(comm.gather_rows("sums", sums.tolist())).mean(dim=0) / steps
+    sent, copied, worker_ids, owner_ids = means.tolist()
     if comm.rank:
         return None
-    expected, expected_copies = by_law(
-        plan, model, n, [i * samples * symbols["m"] for i in range(warmup, warmup + steps)]
-    )
+    drawn = [i * samples * symbols["m"] for i in range(warmup, warmup + steps)]
+    expected, expected_copies = expected_bytes(plan, model, n, drawn=drawn)
     return {
         "skew": skew,
         "workers": n,
@@ -123,15 +135,15 @@ def measure(name: str, skew: float, study: Mapping[str, Any], comm: Comm) -> dic
         "expected_bytes": round(expected),
         "copied_bytes": round(copied),
         "expected_copied_bytes": round(expected_copies),
-        "worker_ids": round(u),  # different ones, of a worker's samples and of those that it owns in the batch
-        "owner_ids": round(rows),
+        "worker_ids": round(worker_ids),  # distinct ids in a worker's samples
+        "owner_ids": round(owner_ids),  # distinct ids in the global batch that a worker owns
         "mismatches": mismatches,
     }
 
 
 def main() -> int:
     parser = Parser(prog="record.py", description=__doc__.splitlines()[0])
-    parser.add_argument("out", type=Path, help="file that lines are added to")
+    parser.add_argument("out", type=Path, help="file to which rows are appended")
     parser.add_argument("--study", type=Path, default=HERE / "study.toml", help="default: the one beside this file")
     options: argparse.Namespace = parser.parse_args()
     study = read_toml(options.study)

@@ -1,8 +1,8 @@
-"""Count what training really sends: every case of study.toml on the lab, counted by the kernel.
+"""Count the bytes that training sends on the lab, by the kernel's counters, for every case of study.toml.
 
     sudo .venv/bin/python studies/wire_bytes/measure.py      # writes wire_bytes.csv; needs root, see docs/lab.md
 
-The hosts' shapers are read at a barrier before the timed steps and at one after them (des_ref/steps.py).
+The hosts' shapers are read at a barrier before the timed steps and at another after them (des_ref/steps.py).
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ _TIMEOUT_S = 280.0
 
 
 def measure(study: dict[str, Any]) -> tuple[list[dict[str, Any]], str]:
-    """Rows, bytes a step of all hosts together, and the machine they were measured on. Raises LabError."""
-    rows, machine = [], ""
+    """Train every case; return rows of bytes per step, all hosts together, and the machine's name. Raises LabError."""
+    rows = []
+    machine = ""
     for ranks in study["ranks"]:
         jobs = [
             {
@@ -40,19 +41,19 @@ def measure(study: dict[str, Any]) -> tuple[list[dict[str, Any]], str]:
         result = train_on_lab(study["bed"], jobs, _TIMEOUT_S, ranks=ranks)
         machine = result["machine"]
         if lost := sum(link["dropped"] for link in result["links"].values()):
-            raise DessimError(f"{lost} packets were dropped, and sent twice: their bytes are no witness")
-        for found in result["jobs"]:
-            ran = Trained(found)
+            raise DessimError(f"{lost} packets were dropped and sent again, so frames cannot be compared with the plan")
+        for job in result["jobs"]:
+            trained = Trained(job)
             rows.append(
                 {
-                    "model": found["model"]["name"],
+                    "model": job["model"]["name"],
                     "ranks": ranks,
-                    "strategy": found["strategy"],
-                    "workers": ran.workers,
-                    "batch": found["batch"],
-                    "steps": found["counted_steps"],
-                    "payload_bytes": round(ran.payload),
-                    "frame_bytes": round(ran.frames),
+                    "strategy": job["strategy"],
+                    "workers": trained.workers,
+                    "batch": job["batch"],
+                    "steps": job["counted_steps"],
+                    "payload_bytes": round(trained.payload),
+                    "frame_bytes": round(trained.frames),
                 }
             )
     return rows, machine

@@ -1,4 +1,4 @@
-"""The house plan, pinned: public names, targets, no torch in the simulator, formulas in one place."""
+"""Rules of the repository: public names, make targets, no torch in the simulator, formulas in one place."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted([*(ROOT / "dessim").rglob("*.py"), *(ROOT / "des_ref").rglob("*.py")])
 
 
-def test_public_names() -> None:
+def test_public_names_are_fixed() -> None:
     assert sorted(dessim.__all__) == [
         "Job",
         "load_cluster",
@@ -47,7 +47,7 @@ def test_the_simulator_runs_without_torch() -> None:
 
 
 def test_des_sizes_are_stated_once() -> None:
-    """The trainer takes its sizes from the plan: no file of des_ref spells a planned formula out."""
+    """The trainer takes its sizes from the plan: no file of des_ref repeats a planned formula."""
     planned = (ROOT / "dessim" / "workload" / "strategies" / "des.py").read_text()
     assert "B*{wire}*s" in planned
     for source in (ROOT / "des_ref").rglob("*.py"):
@@ -55,7 +55,7 @@ def test_des_sizes_are_stated_once() -> None:
         assert not re.search(r"[\"']\(?B/N\)?\*|[\"']B\*", code), source
 
 
-def test_dangerous_readers_are_not_used() -> None:
+def test_no_code_unpickles_or_evaluates_untrusted_data() -> None:
     for source in SOURCES:
         code = source.read_text()
         assert not re.search(r"\b(import pickle|pickle\.|yaml\.load\(|[^.\w]eval\(|[^.\w]exec\()", code), source
@@ -66,19 +66,19 @@ def test_dangerous_readers_are_not_used() -> None:
 def test_only_comm_calls_torch_distributed() -> None:
     for source in (ROOT / "des_ref").rglob("*.py"):
         if source.parent.name != "comm":
-            # Its checkpoints are files, written by one process.
+            # torch.distributed.checkpoint is exempt: it writes files from one process.
             pattern = (
                 r"^\s*(import torch\.distributed(?!\.checkpoint)|from torch\.distributed|from torch import distributed)"
             )
             assert not re.search(pattern, source.read_text(), re.MULTILINE), source
 
 
-def test_every_module_says_what_it_is() -> None:
+def test_every_module_has_a_docstring() -> None:
     for source in SOURCES:
         assert source.read_text().startswith('"""'), source
 
 
-def test_the_wheel_carries_topologies_models_and_templates() -> None:
+def test_the_wheel_contains_topologies_models_and_templates() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
     wheel = settings["tool"]["hatch"]["build"]["targets"]["wheel"]
     assert wheel["force-include"]["topologies"] == "dessim/topologies"

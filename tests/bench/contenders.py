@@ -1,8 +1,9 @@
-"""Who trains in `tests/bench/training.py`: the strategies, plain torch on one process, TorchRec on several.
+"""The contenders of `tests/bench/training.py`: the strategies, plain torch on one process, TorchRec on several.
 
-All train the same samples in float32, rows by row-wise Adagrad (plain torch, which has none: by Adagrad, and so does
-the strategy beside it), the dense tail by Adam. What plain torch and TorchRec need prepared is prepared before: ids
-come to them as numbers within their tables, while a strategy finds its rows by 64-bit ids in every step.
+All train on the same samples in float32, with row-wise Adagrad for rows and Adam for the dense tail. Plain torch has no
+row-wise Adagrad, so it and the strategy compared with it use Adagrad. The inputs of plain torch and TorchRec are
+prepared outside the timed steps: they receive ids as numbers within their tables, while a strategy finds its rows by
+64-bit ids in every step.
 """
 
 from __future__ import annotations
@@ -29,15 +30,15 @@ from dessim.workload.model import Model
 from dessim.workload.operators import Mlp
 
 Step = Callable[[int], None]
-"""Trains on a global batch, by its number."""
+"""Trains on the global batch with this number."""
 DENSE = DenseOptimizer("Adam", {"lr": 1e-3})
 STALENESS = 4
-_ALIGNED = 4  # floats: FBGEMM's rows have a multiple of these
+_ALIGNMENT = 4  # floats; FBGEMM aligns rows to a multiple of this
 
 
 def strategy(name: str, model: Model, rows: RowOptimizer, batches: Sequence[Batch], comm: Comm, ahead: bool) -> Step:
-    """`ahead`: the next batch's ids are sent by another thread while a step runs, as the trainer does."""
-    trained, step = of_strategy(name, model, rows, batches, comm)
+    """Return the step of a strategy. `ahead`: another thread sends the next batch's ids during a step."""
+    trained, step = build_strategy(name, model, rows, batches, comm)
     if not ahead:
         return step
 
@@ -49,26 +50,27 @@ def strategy(name: str, model: Model, rows: RowOptimizer, batches: Sequence[Batc
     return lambda number: void(pipeline.step())
 
 
-def of_strategy(
+def build_strategy(
     name: str, model: Model, rows: RowOptimizer, batches: Sequence[Batch], comm: Comm
 ) -> tuple[Strategy, Step]:
+    """Return a strategy and its step without prefetch."""
     network = Network(model, 1, torch.float32, comm.device)
     trained = STRATEGIES[name](network, Optimizers(rows, DENSE), comm)
-    own = [slice_of(batch, comm.rank, comm.world_size) for batch in batches]
-    return trained, lambda number: void(trained.step(own[number]))
+    shares = [slice_of(batch, comm.rank, comm.world_size) for batch in batches]
+    return trained, lambda number: void(trained.step(shares[number]))
 
 
 def serve(model: Model, rows: RowOptimizer, comm: Comm) -> None:
-    """Be a server of ps_async, until its workers are done."""
+    """Run a server of ps_async until its workers have finished."""
     Server(Network(model, 1, torch.float32, comm.device), Optimizers(rows, DENSE), comm, STALENESS).serve()
 
 
 def void(result: object) -> None:
-    """For a lambda whose result nobody wants."""
+    """Discard the result of a lambda."""
 
 
 class Tail(nn.Module):
-    """LR + FM (+ an MLP) over pooled vectors [b, F, D] and the sum of weights [b], as a textbook writes it."""
+    """LR + FM (+ an MLP) over pooled vectors [b, F, D] and the sum of weights [b], in textbook form."""
 
     def __init__(self, model: Model) -> None:
         super().__init__()
@@ -87,7 +89,10 @@ class Tail(nn.Module):
 
 
 class Numbered:
-    """Ids of all batches as numbers within the table of their field: `sizes` of the tables, `numbers` of each batch."""
+    """Ids of all batches as indices into the table of their field.
+
+    `sizes` [F] are the rows of each table, `numbers` the indices of each batch.
+    """
 
     def __init__(self, fields: int, batches: Sequence[Batch]) -> None:
         ids = torch.cat([b.ids for b in batches]).numpy()
@@ -95,13 +100,13 @@ class Numbered:
         numbers = np.empty_like(ids)
         self.sizes = []
         for f in range(fields):
-            known, numbers[field == f] = np.unique(ids[field == f], return_inverse=True)
-            self.sizes.append(len(known))
+            unique, numbers[field == f] = np.unique(ids[field == f], return_inverse=True)
+            self.sizes.append(len(unique))
         self.numbers = torch.from_numpy(numbers).split([len(b.ids) for b in batches])
 
 
 def plain(model: Model, rate: float, batches: Sequence[Batch]) -> Step:
-    """nn.EmbeddingBag with sparse gradients and torch.optim.Adagrad, one process: two tables for all fields."""
+    """Return the step of nn.EmbeddingBag with sparse gradients and torch.optim.Adagrad: two tables for all fields."""
     fields, width = model.input.fields, model.embedding.width
     numbered = Numbered(fields, batches)
     first = torch.tensor([0, *np.cumsum(numbered.sizes)[:-1]])
@@ -112,14 +117,14 @@ def plain(model: Model, rate: float, batches: Sequence[Batch]) -> Step:
     tail = Tail(model)
     rows = torch.optim.Adagrad([vectors.weight, weights.weight], lr=rate, eps=1e-8)
     dense = DENSE(tail.parameters())
-    fed = []
+    inputs = []
     for batch, numbers in zip(batches, numbered.numbers, strict=True):
         bags = torch.bincount(batch.sample * fields + batch.field, minlength=len(batch) * fields)
         offsets = bags.cumsum(0) - bags
-        fed.append((numbers + first[batch.field], offsets, offsets[::fields], batch.labels))
+        inputs.append((numbers + first[batch.field], offsets, offsets[::fields], batch.labels))
 
     def step(number: int) -> None:
-        index, bags, samples, labels = fed[number]
+        index, bags, samples, labels = inputs[number]
         pooled = vectors(index, bags).view(len(labels), fields, width)
         loss = binary_cross_entropy_with_logits(tail(pooled, weights(index, samples)[:, 0]), labels)
         rows.zero_grad()
@@ -132,20 +137,20 @@ def plain(model: Model, rate: float, batches: Sequence[Batch]) -> Step:
 
 
 def torchrec(model: Model, rows: RowAdagrad, batches: Sequence[Batch], comm: Comm) -> Step:
-    """TorchRec's table-wise sharding, FBGEMM's fused optimizer, the tail under DDP.
+    """Return the step of TorchRec: table-wise sharding, FBGEMM's fused optimizer, the tail under DDP.
 
-    A row holds the vector and the weight, so that one exchange moves both, padded to what FBGEMM can align.
+    A row holds the vector and the weight, so that one exchange moves both, padded to FBGEMM's alignment.
     """
     from tests.des_ref.torchrec_peer import Tables
 
     fields, width = model.input.fields, model.embedding.width
-    row = -(-(width + 1) // _ALIGNED) * _ALIGNED
+    row = -(-(width + 1) // _ALIGNMENT) * _ALIGNMENT
     numbered = Numbered(fields, batches)
     generator = torch.Generator().manual_seed(1)
     tables = Tables([0.01 * torch.randn(n, row, generator=generator) for n in numbered.sizes], "sum", rows, comm)
     tail = nn.parallel.DistributedDataParallel(Tail(model))
     dense = DENSE(tail.parameters())
-    fed = []
+    inputs = []
     for batch, numbers in zip(batches, numbered.numbers, strict=True):
         share = len(batch) // comm.world_size
         is_own = torch.div(batch.sample, share, rounding_mode="floor") == comm.rank
@@ -153,10 +158,10 @@ def torchrec(model: Model, rows: RowAdagrad, batches: Sequence[Batch], comm: Com
         order = torch.argsort(field * share + sample, stable=True)
         sizes = torch.bincount(field * share + sample, minlength=fields * share).to(torch.int32)
         labels = batch.labels[comm.rank * share : (comm.rank + 1) * share]
-        fed.append((tables.keyed(numbers[is_own][order], sizes), labels))
+        inputs.append((tables.keyed(numbers[is_own][order], sizes), labels))
 
     def step(number: int) -> None:
-        ids, labels = fed[number]
+        ids, labels = inputs[number]
         pooled = tables.pooled(ids)
         loss = binary_cross_entropy_with_logits(tail(pooled[..., :width], pooled[..., width].sum(dim=1)), labels)
         dense.zero_grad()

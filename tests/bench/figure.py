@@ -1,4 +1,4 @@
-"""What simulating costs as the cluster grows: seconds and memory of whole processes."""
+"""Draw the cost of a simulation as the cluster grows: seconds and memory of whole processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MARKERS = {"ring": "o", "hierarchical": "s", "pairwise": "D"}
 
 
 def cost_figure(rows: Sequence[dict[str, Any]], csv: Path) -> str:
-    """The figure as SVG; the data goes to `csv`. Dashed: SimGrid; hollow: all_to_all of the same family."""
+    """Return the figure as SVG and write its data to `csv`. Dashed: SimGrid; hollow: all_to_all of the same family."""
     import seaborn
 
     lines = list(dict.fromkeys(row["work"] for row in rows))
@@ -27,17 +27,18 @@ def cost_figure(rows: Sequence[dict[str, Any]], csv: Path) -> str:
             panels, ("cpu_s", "peak_rss_MiB"), ("CPU time of the process (s)", "peak memory (MiB)"), strict=True
         ):
             for line in lines:
-                family, peer = line.split()[0], "SimGrid" in line
-                mine = [row for row in rows if row["work"] == line]
+                family = line.split()[0]
+                is_simgrid = "SimGrid" in line
+                points = [row for row in rows if row["work"] == line]
                 hollow = line == "hierarchical all_to_all"
                 seaborn.lineplot(
-                    x=[row["gpus"] for row in mine],
-                    y=[row[key] for row in mine],
+                    x=[row["gpus"] for row in points],
+                    y=[row[key] for row in points],
                     color=COLOURS[family],
                     marker=MARKERS[family],
                     markerfacecolor="white" if hollow else COLOURS[family],
                     markeredgecolor=COLOURS[family],
-                    linestyle=(0, (3, 2)) if peer else (0, (1, 1)) if hollow else "-",
+                    linestyle=(0, (3, 2)) if is_simgrid else (0, (1, 1)) if hollow else "-",
                     markersize=5,
                     linewidth=1.5,
                     label=line,

@@ -1,8 +1,8 @@
-"""What a whole process costs: CPU seconds, wall seconds, peak memory.
+"""Measure the cost of a whole process: CPU seconds, wall seconds, peak memory.
 
-CPU seconds of a process on one core are its wall seconds on an idle machine, and hardly change on a busy one. A
-command is started by a small Python of its own (this file as a script): Linux counts the memory of the process that
-starts another as the other's, so a parent with numpy loaded would spoil a small program's reading.
+CPU seconds of a process on one core equal its wall seconds on an idle machine, and hardly change on a busy one. A
+small Python process (this file as a script) starts the command: Linux charges the memory of the parent at the fork to
+the child's peak, so a parent with numpy loaded would inflate a small program's reading.
 """
 
 from __future__ import annotations
@@ -22,28 +22,32 @@ from pathlib import Path
 
 ONE_CORE = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")}
 
-PATIENCE = 5
+WALL_LIMIT_FACTOR = 5  # wall time allowed per second of the CPU limit
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """One run. `over` says that it was stopped at its time limit; `status` is the exit status otherwise."""
+    """One run. `timed_out`: it was stopped at its time limit; otherwise `status` is its exit status."""
 
     cpu_s: float
     wall_s: float
     rss_MiB: float
-    over: bool
+    timed_out: bool
     status: int
     output: str
     errors: str
 
     @property
     def ok(self) -> bool:
-        return not self.over and self.status == 0
+        return not self.timed_out and self.status == 0
 
 
 def measure(command: Sequence[str], limit_s: float) -> Cost:
-    """Run `command` on one core, stopped after `limit_s` of CPU time, or PATIENCE times that of wall time."""
+    """Run `command` on one core and return its cost.
+
+    The process is stopped after `limit_s` seconds of CPU time, or WALL_LIMIT_FACTOR times as many of wall time. Raises
+    RuntimeError when it cannot be started.
+    """
     launcher = [sys.executable, "-I", "-S", __file__, str(limit_s), *command]
     done = subprocess.run(launcher, capture_output=True, text=True, env={**os.environ, **ONE_CORE, "NO_COLOR": "1"})
     if done.returncode:
@@ -52,7 +56,7 @@ def measure(command: Sequence[str], limit_s: float) -> Cost:
 
 
 def median(costs: Sequence[Cost]) -> Cost:
-    """The run with the median CPU time."""
+    """Return the run with the median CPU time."""
     return sorted(costs, key=lambda cost: cost.cpu_s)[len(costs) // 2]
 
 
@@ -62,28 +66,29 @@ def _launch(limit_s: float, command: list[str]) -> dict[str, object]:
         process = subprocess.Popen(command, stdout=out, stderr=err)
         os.sched_setaffinity(process.pid, {max(os.sched_getaffinity(0))})
         resource.prlimit(process.pid, resource.RLIMIT_CPU, (math.ceil(limit_s), math.ceil(limit_s)))
-        over = False
+        timed_out = False
         while True:
             pid, status, usage = os.wait4(process.pid, os.WNOHANG)
             if pid:
                 break
-            if not over and time.monotonic() - began > PATIENCE * limit_s:
-                over = True
+            if not timed_out and time.monotonic() - began > WALL_LIMIT_FACTOR * limit_s:
+                timed_out = True
                 os.kill(process.pid, signal.SIGKILL)
             time.sleep(0.002)
         wall = time.monotonic() - began
         process.returncode = os.waitstatus_to_exitcode(status)
-        # At its limit of CPU time the kernel kills it.
-        over = over or (process.returncode == -signal.SIGKILL and usage.ru_utime + usage.ru_stime >= 0.9 * limit_s)
+        # The kernel kills the process at its limit of CPU time.
+        cpu_s = usage.ru_utime + usage.ru_stime
+        timed_out = timed_out or (process.returncode == -signal.SIGKILL and cpu_s >= 0.9 * limit_s)
         texts = []
         for stream in (out, err):
             stream.seek(0)
             texts.append(stream.read().decode(errors="replace"))
     return {
-        "cpu_s": usage.ru_utime + usage.ru_stime,
+        "cpu_s": cpu_s,
         "wall_s": wall,
         "rss_MiB": usage.ru_maxrss / 1024,
-        "over": over,
+        "timed_out": timed_out,
         "status": process.returncode,
         "output": texts[0],
         "errors": texts[1],
@@ -91,7 +96,7 @@ def _launch(limit_s: float, command: list[str]) -> dict[str, object]:
 
 
 def cpu_name() -> str:
-    """What the machine calls its processor."""
+    """Return the processor's model name, or "unknown"."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
 

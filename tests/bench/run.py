@@ -1,12 +1,13 @@
-"""`make bench`: dessim against SimGrid in one run, and what dessim costs as clusters grow.
+"""`make bench`: time dessim and SimGrid in one run, and dessim as clusters grow.
 
-    python tests/bench/run.py                 # all of it, about ten minutes; writes docs/bench*
-    python tests/bench/run.py --only ring     # the works whose name has "ring" in it; writes nothing
-    python tests/bench/run.py --skip uneven   # all but these, for which SimGrid needs minutes
-    python tests/bench/run.py --part curve    # the cost against N alone
+    python tests/bench/run.py                 # everything, about ten minutes; writes docs/bench*
+    python tests/bench/run.py --only ring     # the works with "ring" in their names; writes nothing
+    python tests/bench/run.py --skip uneven   # everything except these, which take SimGrid minutes
+    python tests/bench/run.py --part curve    # only the cost against N
 
-CPU seconds of whole processes on one core, dessim and SimGrid in turn; median of three, or the only run when it takes
-longer than LONG. Absolute times on a shared machine mean little: read the ratio. Exits 3 when an answer is wrong.
+Times are CPU seconds of whole processes on one core, dessim and SimGrid in turn: the median of three runs, or one run
+if it takes longer than LONG_RUN_S. Absolute times on a shared machine mean little: read the ratio. Exits 3 when an
+answer is wrong.
 """
 
 from __future__ import annotations
@@ -31,16 +32,17 @@ from tests.bench.tables import markdown, with_tables  # noqa: E402
 from tests.validation import peer  # noqa: E402
 
 DOCS = ROOT / "docs"
-RUNS, LONG = 3, 20.0
+RUNS = 3
+LONG_RUN_S = 20.0
 
 
-def run_work(work: works.Work, limit_s: float, known: dict[str, list[Cost]]) -> dict[str, Any]:
-    """Time both in turn and compare their answers. `known` keeps the peer's runs of a work that comes again."""
+def run_work(work: works.Work, limit_s: float, peer_runs: dict[str, list[Cost]]) -> dict[str, Any]:
+    """Time both programs in turn and compare their answers. `peer_runs` caches SimGrid's runs by command."""
     mine: list[Cost] = []
-    again = work.peer is not None and str(work.peer) in known
-    theirs = known.setdefault(str(work.peer), [])
+    is_known = work.peer is not None and str(work.peer) in peer_runs
+    theirs = peer_runs.setdefault(str(work.peer), [])
     for _ in range(RUNS):
-        if work.peer is not None and not again and _more(theirs):
+        if work.peer is not None and not is_known and _more(theirs):
             theirs.append(measure(work.peer, limit_s))
         if _more(mine):
             mine.append(measure(work.dessim, limit_s))
@@ -56,18 +58,18 @@ def run_work(work: works.Work, limit_s: float, known: dict[str, list[Cost]]) -> 
     if work.answer_s is not None:
         _compare(row, "the known answer", time_s, work.answer_s, work.rel)
     if theirs:
-        _against_peer(row, work, median(theirs), theirs, time_s, limit_s)
+        _against_peer(row, work, runs=theirs, time_s=time_s, limit_s=limit_s)
     return row
 
 
-def _against_peer(
-    row: dict[str, Any], work: works.Work, theirs: Cost, runs: list[Cost], time_s: float, limit_s: float
-) -> None:
+def _against_peer(row: dict[str, Any], work: works.Work, *, runs: list[Cost], time_s: float, limit_s: float) -> None:
+    """Add SimGrid's cost, the ratio and the agreement of the answers to `row`."""
+    theirs = median(runs)
     row["simgrid"] = _cost(theirs, runs)
     mine = row["dessim"]
     row["ratio"] = theirs.cpu_s / mine["cpu_s"]
     if not theirs.ok:
-        if not theirs.over:
+        if not theirs.timed_out:
             row["problems"].append(f"SimGrid: {_reason(theirs, limit_s)}")
         return
     ends = [float(line) for line in theirs.output.split()]
@@ -84,14 +86,14 @@ def _against_peer(
 
 
 def _more(runs: list[Cost]) -> bool:
-    return not runs or (len(runs) < RUNS and runs[0].ok and runs[0].cpu_s < LONG)
+    return not runs or (len(runs) < RUNS and runs[0].ok and runs[0].cpu_s < LONG_RUN_S)
 
 
-def _compare(row: dict[str, Any], what: str, found: float, expected: float, rel: float) -> None:
-    error = found / expected - 1
-    row[f"error_against_{what.split()[-1].lower()}"] = error
+def _compare(row: dict[str, Any], reference: str, answer_s: float, expected_s: float, rel: float) -> None:
+    error = answer_s / expected_s - 1
+    row[f"error_against_{reference.split()[-1].lower()}"] = error
     if abs(error) > rel:
-        row["problems"].append(f"{found:.9g} s, {what} says {expected:.9g} s")
+        row["problems"].append(f"{answer_s:.9g} s, {reference} says {expected_s:.9g} s")
 
 
 def _cost(cost: Cost, runs: list[Cost]) -> dict[str, Any]:
@@ -99,18 +101,18 @@ def _cost(cost: Cost, runs: list[Cost]) -> dict[str, Any]:
         "cpu_s": cost.cpu_s,
         "wall_s": cost.wall_s,
         "peak_rss_MiB": cost.rss_MiB,
-        "stopped": cost.over,
+        "stopped": cost.timed_out,
         "runs": len(runs),
     }
 
 
 def _reason(cost: Cost, limit_s: float) -> str:
     last = (cost.errors.strip().splitlines() or [""])[-1]
-    return f"stopped after {limit_s:g} s" if cost.over else f"exit status {cost.status}: {last}"
+    return f"stopped after {limit_s:g} s" if cost.timed_out else f"exit status {cost.status}: {last}"
 
 
 def run_curves(folder: Path, limit_s: float) -> list[dict[str, Any]]:
-    """Each line until a point takes longer than the limit, or would if it went on growing as it does."""
+    """Measure each line until a point exceeds the limit, or would if the growth continued."""
     rows = []
     for line, points in works.curves(folder).items():
         before = last = 0.0
@@ -128,7 +130,7 @@ def run_curves(folder: Path, limit_s: float) -> list[dict[str, Any]]:
 
 
 def machine() -> dict[str, Any]:
-    """Where the numbers come from."""
+    """Describe the machine and the versions behind the numbers."""
     import numpy
 
     return {
@@ -145,17 +147,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", default="", help="works whose name contains this; writes nothing")
     parser.add_argument("--skip", default="", help="leave out the works whose name contains this")
-    parser.add_argument("--part", choices=("works", "curve"), help="one of the two parts; default: both")
+    parser.add_argument("--part", choices=("works", "curve"), help="one of the two parts (default: both)")
     parser.add_argument("--limit", type=float, default=120.0, help="seconds after which a process is stopped")
-    parser.add_argument("--curve-limit", type=float, default=30.0, help="the same for a point of the curve")
+    parser.add_argument("--curve-limit", type=float, default=30.0, help="the same limit for a point of the curve")
     options = parser.parse_args()
     os.chdir(ROOT)
     result: dict[str, Any] = {"schema_version": 1, "machine": machine(), "limit_s": options.limit, "skipped": []}
-    known: dict[str, list[Cost]] = {}
+    peer_runs: dict[str, list[Cost]] = {}
     broken = 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        measure([sys.executable, "-m", "dessim", "--version"], 60)  # compiles what was never imported before
+        measure([sys.executable, "-m", "dessim", "--version"], 60)  # byte-compiles modules that were never imported
         for part, listed in (("peer", works.against_the_peer(folder)), ("alone", works.alone(folder))):
             result[part] = []
             for work in listed:
@@ -164,7 +166,7 @@ def main() -> int:
                 if options.skip and options.skip in work.name:
                     result["skipped"].append(work.name)
                     continue
-                row = run_work(work, options.limit, known)
+                row = run_work(work, options.limit, peer_runs)
                 result[part].append(row)
                 _say(f"{row['work']}: {row['dessim']['cpu_s']:.2f} s {'; '.join(row['problems'])}")
                 broken += bool(row["problems"])

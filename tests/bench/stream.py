@@ -1,13 +1,14 @@
-"""30 million rows, learnt from as they come: throughput, table and memory from the first to the last.
+"""Train on a stream of 30 million rows: throughput, table and memory from the first row to the last.
 
     python tests/bench/stream.py                  # ten minutes; writes docs/streaming.{json,csv,svg} and its table
     python tests/bench/stream.py --rows 3e6       # shorter; writes nothing
 
-One worker of the trainer, in a process of its own with one thread for tensor arithmetic beside those that read and send
-ahead, learns a factorisation machine over 39 fields from made rows whose ids drift. A warm-up comes first, until as
-many ids leave the table as come. Then each tenth of the rows is timed, by the clock and by the CPU seconds of the
-process, which hardly change on a busy machine. Then rows of text come through a pipe that is always full. Exits 3 when
-the last tenth is more than 10 % slower or faster than the first by both measures, or memory goes beyond MEMORY.
+One worker of the trainer runs as a separate process, with one thread for tensor arithmetic besides those that read and
+prefetch. It learns a factorisation machine over 39 fields from synthetic rows whose ids drift. A warm-up runs until as
+many ids leave the table as enter it. Then each tenth of the rows is timed in wall seconds and in CPU seconds of the
+process, which hardly change on a busy machine. Finally rows of text arrive through a pipe that is always full. Exits 3
+when the last tenth is more than 10 % slower or faster than the first by both measures, or memory exceeds
+MEMORY_LIMIT.
 """
 
 from __future__ import annotations
@@ -37,10 +38,13 @@ from tests.bench.tables import with_tables  # noqa: E402
 
 PAGE = ROOT / "docs" / "streaming.md"
 BEGIN = "<!-- begin: written by tests/bench/stream.py -->"
-BATCH, EVERY, TENTHS = 15_000, 50, 10
-ROWS, WARM_UP = 30_000_000, 6_000_000
-MEMORY = 2 << 30  # bytes: the most that the process may have in use
-FLAT = 0.1
+BATCH = 15_000
+EVERY = 50  # steps between reports
+TENTHS = 10
+ROWS = 30_000_000
+WARM_UP = 6_000_000
+MEMORY_LIMIT = 2 << 30  # bytes
+ALLOWED_CHANGE = 0.1  # of the throughput, from the first tenth to the last
 TEXT_ROWS = 1_200_000
 LIMIT_S = 1800.0
 MODEL = """
@@ -77,8 +81,10 @@ rate = 0.05
 
 
 def train(folder: Path, *arguments: str, rows: int, feed: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """The reports of a run of the trainer, fed by another program's output where there is one."""
-    model, config, log = folder / "model.toml", folder / "run.toml", folder / "log.jsonl"
+    """Run the trainer, with the output of the program `feed` as its input if given; return its reports."""
+    model = folder / "model.toml"
+    config = folder / "run.toml"
+    log = folder / "log.jsonl"
     model.write_text(MODEL)
     config.write_text(SETTINGS.format(model=model, batch=BATCH, every=EVERY))
     command = [sys.executable, "-m", "des_ref.train", "--config", str(config), "--device", "cpu", "--steps"]
@@ -96,8 +102,9 @@ def train(folder: Path, *arguments: str, rows: int, feed: Sequence[str] = ()) ->
 
 
 def tenth(reports: Sequence[dict[str, Any]], before: dict[str, Any]) -> dict[str, Any]:
-    """The figures of some reports in a row, which come after `before`."""
-    rows, seconds = reports[-1]["rows"] - before["rows"], reports[-1]["seconds"] - before["seconds"]
+    """Summarise consecutive reports; `before` is the report that precedes them."""
+    rows = reports[-1]["rows"] - before["rows"]
+    seconds = reports[-1]["seconds"] - before["seconds"]
     return {
         "rows": reports[-1]["rows"],
         "rows_per_s": rows / seconds,
@@ -111,15 +118,16 @@ def tenth(reports: Sequence[dict[str, Any]], before: dict[str, Any]) -> dict[str
 
 
 def tenths(reports: Sequence[dict[str, Any]], rows: int) -> list[dict[str, Any]]:
-    """Of the last `rows` rows."""
+    """Summarise each tenth of the last `rows` rows."""
     count = rows // BATCH // EVERY // TENTHS
     kept = reports[-count * TENTHS - 1 :]
     return [tenth(kept[1 + n * count : 1 + (n + 1) * count], kept[n * count]) for n in range(TENTHS)]
 
 
 def from_text(folder: Path) -> dict[str, Any]:
-    """Rows of Criteo's format through a pipe whose writer never rests."""
-    rng, file = random.Random(0), folder / "rows.tsv"
+    """Train on rows in Criteo's format from a pipe that its writer keeps full; return the rates and the memory."""
+    rng = random.Random(0)
+    file = folder / "rows.tsv"
     with file.open("w") as out:
         for _ in range(100_000):
             integers = [str(int(rng.expovariate(0.01))) if rng.random() < 0.8 else "" for _ in range(13)]
@@ -133,23 +141,23 @@ def from_text(folder: Path) -> dict[str, Any]:
 
 
 def change(parts: Sequence[dict[str, Any]], key: str) -> float:
-    """From the first tenth to the last."""
+    """Return the relative change from the first tenth to the last."""
     return float(parts[-1][key] / parts[0][key] - 1)
 
 
 def problems(result: dict[str, Any]) -> list[str]:
-    """What is not as it should be."""
+    """Return a sentence for each limit that is exceeded."""
     parts = result["tenths"]
-    found = []
-    if all(abs(change(parts, key)) > FLAT for key in ("rows_per_s", "rows_per_cpu_s")):
-        found.append(f"throughput changed by {percent(change(parts, 'rows_per_s'), signed=True)}")
-    if result["memory_bytes"] > MEMORY:
-        found.append(f"{format_size(result['memory_bytes'])} of memory were in use")
-    return found
+    sentences = []
+    if all(abs(change(parts, key)) > ALLOWED_CHANGE for key in ("rows_per_s", "rows_per_cpu_s")):
+        sentences.append(f"throughput changed by {percent(change(parts, 'rows_per_s'), signed=True)}")
+    if result["memory_bytes"] > MEMORY_LIMIT:
+        sentences.append(f"{format_size(result['memory_bytes'])} of memory were in use")
+    return sentences
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """The table, and where it was made."""
+    """Return the table in Markdown, with the machine it was measured on."""
     columns = "| rows so far | rows/s | rows a CPU second | AUC | log loss | rows of the table | waiting ids | memory |"
     lines = [columns, "|" + "---:|" * 8]
     for part in result["tenths"]:
@@ -157,10 +165,14 @@ def markdown(result: dict[str, Any]) -> str:
         counts = (format_count(part[key], 3) for key in ("table_rows", "candidates"))
         cells = (format_count(part["rows"]), *rates, f"{part['auc']:.4f}", f"{part['logloss']:.4f}", *counts)
         lines.append(f"| {' | '.join(cells)} | {format_size(part['memory_bytes'], 3)} |")
-    parts, text, m = result["tenths"], result["text"], result["machine"]
+    parts = result["tenths"]
+    text = result["text"]
+    m = result["machine"]
     changes = [percent(change(parts, key), signed=True) for key in ("rows_per_s", "rows_per_cpu_s")]
     summary = f"From the first tenth to the last: {changes[0]} rows/s, {changes[1]} rows a CPU second. "
-    summary += f"At most {format_size(result['memory_bytes'], 3)} of memory, of {format_size(MEMORY)} that it may have."
+    summary += (
+        f"At most {format_size(result['memory_bytes'], 3)} of memory, of {format_size(MEMORY_LIMIT)} that it may have."
+    )
     if text is not None:
         summary += (
             f"\n\nRows of text, through a pipe that is always full: {text['rows_per_s']:,.0f} rows/s, "
@@ -172,13 +184,18 @@ def markdown(result: dict[str, Any]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rows", type=lambda text: int(float(text)), help=f"after the warm-up (default: {ROWS:,})")
-    parser.add_argument("--redraw", action="store_true", help="the page and the figure, from docs/streaming.json")
+    parser.add_argument(
+        "--rows", type=lambda text: int(float(text)), help=f"rows after the warm-up (default: {ROWS:,})"
+    )
+    parser.add_argument(
+        "--redraw", action="store_true", help="rewrite the page and the figure from docs/streaming.json"
+    )
     options = parser.parse_args()
     if options.redraw:
         result = json.loads(PAGE.with_suffix(".json").read_text())
     else:
-        rows, load = options.rows or ROWS, os.getloadavg()[0]
+        rows = options.rows or ROWS
+        load = os.getloadavg()[0]
         step = BATCH * EVERY * TENTHS
         rows = max(rows // step, 1) * step
         warm_up = WARM_UP // (BATCH * EVERY) * BATCH * EVERY

@@ -1,4 +1,4 @@
-"""A stream over its rows: throughput, the table, memory and AUC."""
+"""Draw a stream over its rows: throughput, the table, memory and AUC."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from dessim.results.rows import data_csv
 from dessim.results.style import house_style
 from dessim.results.svg import svg_text
 
-BLUE, ORANGE, GREY = "#0173b2", "#de8f05", "#949494"
+BLUE = "#0173b2"
+ORANGE = "#de8f05"
+GREY = "#949494"
 
 
 def stream_figure(result: dict[str, Any], csv: Path) -> str:
-    """The figure as SVG; the data goes to `csv`. Grey: the warm-up."""
+    """Return the figure as SVG and write its data to `csv`. Grey: the warm-up."""
     import seaborn
 
     batch_rows = result["reports"][0]["rows"]
     rows = [r | {"rows_per_cpu_s": batch_rows / r["cpu_s"]} for r in result["reports"]]
-    at = [r["rows"] / 1e6 for r in rows]
+    million_rows = [r["rows"] / 1e6 for r in rows]
     panels = (
         (
             "thousand rows/s",
@@ -38,7 +40,9 @@ def stream_figure(result: dict[str, Any], csv: Path) -> str:
             axes.axvspan(0, result["warm_up_rows"] / 1e6, color=GREY, alpha=0.15, linewidth=0)
             for key, unit, name, color in lines:
                 y = [r[key] / unit for r in rows]
-                seaborn.lineplot(x=at, y=y, color=color, linewidth=1.3, label=name or None, legend=False, ax=axes)
+                seaborn.lineplot(
+                    x=million_rows, y=y, color=color, linewidth=1.3, label=name or None, legend=False, ax=axes
+                )
             axes.set_ylabel(label)
             if label != "progressive AUC":
                 axes.set_ylim(bottom=0)

@@ -1,11 +1,11 @@
-"""The table of rows against a dict, pandas' Index, and a search in sorted keys: lookups, inserts, pauses, memory.
+"""Compare RowTable with a dict, pandas' Index and a search in sorted keys: lookups, inserts, pauses, memory.
 
     python tests/bench/table.py               # two minutes, 2 GB; writes docs/table.json and the table of docs/table.md
     python tests/bench/table.py --rows 1e5    # other sizes; writes nothing
 
-Each contender is a process of its own on one core with one thread. Ids are spread over all 64 bits. They come in
-batches of BATCH, all new, until there are so many rows; then all are asked for in random order. Exits 3 when a row that
-is found is not the right one.
+Each contender runs as a separate process on one core with one thread. Ids are spread over all 64 bits. They are
+inserted in batches of BATCH new ids up to the given number of rows, and then looked up in random order. Exits 3 when a
+lookup returns a wrong row.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ PAGE = ROOT / "docs" / "table.md"
 BEGIN = "<!-- begin: written by tests/bench/table.py -->"
 ROWS = (100_000, 1_000_000, 10_000_000)
 BATCH = 65_536
-ASKED = (65_536, 1_048_576)  # ids in a batch of lookups
-LOOKUPS = 4_000_000  # at most
+LOOKUP_BATCHES = (65_536, 1_048_576)  # ids per batch of lookups
+MAX_LOOKUPS = 4_000_000
 
 Find = Callable[[Tensor], Tensor]
 
@@ -61,7 +61,7 @@ class Ours:
 
 
 class Dict:
-    """From int to int; asked through `map`, the fastest way there is."""
+    """A dict from int to int, looked up through `map`, its fastest bulk access."""
 
     name = "dict"
 
@@ -78,7 +78,7 @@ class Dict:
 
 
 class Pandas:
-    """`Index.get_indexer`. An Index does not change: it is built of all ids at the end."""
+    """`Index.get_indexer`. An Index is immutable, so it is built from all ids at the end."""
 
     name = "pandas.Index"
 
@@ -91,12 +91,12 @@ class Pandas:
     def ready(self) -> Find:
         index = pd.Index(torch.cat(self._parts).numpy())
         self._parts = []
-        index.get_indexer(index[:1])  # builds its hash table
+        index.get_indexer(index[:1])  # the first lookup builds the hash table
         return lambda ids: torch.from_numpy(index.get_indexer(ids.numpy()))
 
 
 class Sorted:
-    """`torch.searchsorted` in keys that are sorted at the end; a batch is sorted first, which makes it faster."""
+    """`torch.searchsorted` in keys sorted at the end. Sorting each batch first makes the search faster."""
 
     name = "searchsorted"
 
@@ -111,10 +111,10 @@ class Sorted:
         self._parts = []
 
         def find(ids: Tensor) -> Tensor:
-            asked, order = ids.sort()
-            found = torch.empty_like(ids)
-            found[order] = rows[torch.searchsorted(keys, asked)]
-            return found
+            sorted_ids, order = ids.sort()
+            numbers = torch.empty_like(ids)
+            numbers[order] = rows[torch.searchsorted(keys, sorted_ids)]
+            return numbers
 
         return find
 
@@ -123,9 +123,10 @@ CONTENDERS: dict[str, type[Ours | Dict | Pandas | Sorted]] = {c.name: c for c in
 
 
 def race(name: str, rows: int) -> dict[str, Any]:
-    """Insert and look up; what it cost, and whether what was found is right."""
+    """Insert and look up; return rates, pauses, memory, and whether every lookup was right."""
     before = _resident_bytes()
-    contender, seconds = CONTENDERS[name](), []
+    contender = CONTENDERS[name]()
+    seconds = []
     for ids in _batches(rows):
         start = time.perf_counter()
         contender.insert(ids)
@@ -133,20 +134,21 @@ def race(name: str, rows: int) -> dict[str, Any]:
     start = time.perf_counter()
     find = contender.ready()
     seconds[-1] += time.perf_counter() - start
-    # Memory that was let go of may still be counted: of what is kept, this is an upper bound.
+    # Freed memory may still be resident, so this is an upper bound of the memory in use.
     size = _resident_bytes() - before
-    asked = torch.randperm(rows, generator=torch.Generator().manual_seed(0))[: min(rows, LOOKUPS)]
-    lookups, right = {}, True
-    for batch in ASKED:
-        find(mix64(asked[:batch]))  # warm
+    looked_up = torch.randperm(rows, generator=torch.Generator().manual_seed(0))[: min(rows, MAX_LOOKUPS)]
+    lookups = {}
+    is_right = True
+    for batch in LOOKUP_BATCHES:
+        find(mix64(looked_up[:batch]))  # warm-up
         took = 0.0
-        for expected in asked.split(batch):
+        for expected in looked_up.split(batch):
             ids = mix64(expected)
             start = time.perf_counter()
-            found = find(ids)
+            numbers = find(ids)
             took += time.perf_counter() - start
-            right &= torch.equal(found, expected)
-        lookups[str(batch)] = len(asked) / took
+            is_right &= torch.equal(numbers, expected)
+        lookups[str(batch)] = len(looked_up) / took
     return {
         "contender": name,
         "rows": rows,
@@ -155,7 +157,7 @@ def race(name: str, rows: int) -> dict[str, Any]:
         "longest_batch_s": max(seconds),
         "bytes_per_row": size / rows,
         "lookups_per_s": lookups,
-        "right": right,
+        "right": is_right,
     }
 
 
@@ -169,14 +171,14 @@ def _resident_bytes() -> int:
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """The table, and where it was made."""
+    """Return the table in Markdown, with the machine it was measured on."""
     lines = [
         "| rows | | lookups/s, 65,536 at once | lookups/s, 1,048,576 at once | inserts/s | longest batch | "
-        "bytes a row |",
+        "bytes per row |",
         "|---:|---|---:|---:|---:|---:|---:|",
     ]
     for r in result["races"]:
-        small, large = (f"{r['lookups_per_s'][str(batch)] / 1e6:.2f} M" for batch in ASKED)
+        small, large = (f"{r['lookups_per_s'][str(batch)] / 1e6:.2f} M" for batch in LOOKUP_BATCHES)
         grows = r["contender"] in (Ours.name, Dict.name)
         longest = f"{r['longest_batch_s'] * 1e3:,.0f} ms (median {r['median_batch_s'] * 1e3:.1f})" if grows else "-"
         cells = (f"{r['rows']:,}", r["contender"], small, large, f"{r['inserts_per_s'] / 1e6:.2f} M", longest)
@@ -188,8 +190,15 @@ def markdown(result: dict[str, Any]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rows", type=lambda text: int(float(text)), action="append", help="sizes, instead of all")
-    parser.add_argument("--one", choices=tuple(CONTENDERS), help="this contender, here; prints its JSON")
+    parser.add_argument(
+        "--rows",
+        type=lambda text: int(float(text)),
+        action="append",
+        help="number of rows; may be repeated (default: all sizes)",
+    )
+    parser.add_argument(
+        "--one", choices=tuple(CONTENDERS), help="run this contender in this process and print its JSON"
+    )
     options = parser.parse_args()
     if options.one:
         torch.set_num_threads(1)

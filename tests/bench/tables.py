@@ -1,43 +1,44 @@
-"""The tables of `make bench`, as Markdown: for the terminal and for docs/bench.md."""
+"""Format the tables of `make bench` as Markdown, for the terminal and for docs/bench.md."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-BEGIN, END = "<!-- begin: written by make bench -->", "<!-- end -->"
+BEGIN = "<!-- begin: written by make bench -->"
+END = "<!-- end -->"
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """Both tables, and the machine they were made on."""
+    """Return both tables and a line about the machine."""
     parts = []
     if result["peer"]:
         lines = [
-            "| work | SimGrid (C++) | dessim | aim | ratio | same answer to |",
+            "| work | SimGrid (C++) | dessim | target | ratio | answers agree to |",
             "|---|---|---|---|---|---|",
         ]
         for row in result["peer"]:
-            costs = (_cost(row["simgrid"]), _cost(row["dessim"]), _aim(row))
+            costs = (_cost(row["simgrid"]), _cost(row["dessim"]), _target(row))
             cells = (row["work"], *costs, _ratio(row), _agreement(row))
             lines.append(f"| {' | '.join(cells)} |")
         parts.append("\n".join(lines))
     if result["alone"]:
-        lines = ["| work | dessim | aim | simulated time |", "|---|---|---|---|"]
+        lines = ["| work | dessim | target | simulated time |", "|---|---|---|---|"]
         for row in result["alone"]:
-            lines.append(f"| {row['work']} | {_cost(row['dessim'])} | {_aim(row)} | {_answer(row)} |")
+            lines.append(f"| {row['work']} | {_cost(row['dessim'])} | {_target(row)} | {_answer(row)} |")
         parts.append("\n".join(lines))
     if result.get("skipped"):
         parts.append(f"Left out of this run: {'; '.join(result['skipped'])}.")
-    about = result["machine"]
+    machine = result["machine"]
     parts.append(
-        f"{about['cpu']}, one of {about['cores']} cores, load average {about['load_average']:.1f} at the start; "
-        f"Python {about['python']}, numpy {about['numpy']}, SimGrid {about['simgrid']}."
+        f"{machine['cpu']}, one of {machine['cores']} cores, load average {machine['load_average']:.1f} at the start; "
+        f"Python {machine['python']}, numpy {machine['numpy']}, SimGrid {machine['simgrid']}."
     )
     return "\n\n".join(parts)
 
 
 def with_tables(page: str, tables: str, begin: str = BEGIN) -> str:
-    """The page with what is between `begin` and END replaced."""
+    """Return the page with `tables` in place of the text between `begin` and END."""
     head, rest = page.split(begin)
     return f"{head}{begin}\n\n{tables}\n\n{END}{rest.split(END)[1]}"
 
@@ -52,8 +53,8 @@ def _cost(cost: dict[str, Any] | None) -> str:
 def _ratio(row: dict[str, Any]) -> str:
     if "ratio" not in row:
         return "-"
-    least = "> " if row["simgrid"]["stopped"] else ""
-    return f"{least}{row['ratio']:.3g}"
+    at_least = "> " if row["simgrid"]["stopped"] else ""
+    return f"{at_least}{row['ratio']:.3g}"
 
 
 def _agreement(row: dict[str, Any]) -> str:
@@ -66,14 +67,16 @@ def _agreement(row: dict[str, Any]) -> str:
     return "SimGrid did not finish"
 
 
-def _aim(row: dict[str, Any]) -> str:
+def _target(row: dict[str, Any]) -> str:
     parts = []
     if row["limit_s"] is not None:
         parts.append(f"{row['limit_s']:g} s")
     if row["limit_MiB"] is not None:
         parts.append(f"{row['limit_MiB']:g} MiB")
-    cost, most_s, most_MiB = row["dessim"], row["limit_s"] or math.inf, row["limit_MiB"] or math.inf
-    missed = cost["stopped"] or cost["cpu_s"] > most_s or cost["peak_rss_MiB"] > most_MiB
+    cost = row["dessim"]
+    limit_s = row["limit_s"] or math.inf
+    limit_MiB = row["limit_MiB"] or math.inf
+    missed = cost["stopped"] or cost["cpu_s"] > limit_s or cost["peak_rss_MiB"] > limit_MiB
     return ", ".join(parts) + ": **missed**" * missed if parts else "-"
 
 

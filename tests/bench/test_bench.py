@@ -1,4 +1,4 @@
-"""The benchmark's own parts: costs are measured from outside, limits hold, tables and figure say what was found."""
+"""The benchmark itself: costs are measured from outside, limits hold, tables and figure show the results."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ COST = {"cpu_s": 2.0, "wall_s": 2.5, "peak_rss_MiB": 50.0, "stopped": False, "ru
 MACHINE = {"cpu": "a CPU", "cores": 2, "load_average": 0.5, "python": "3.12", "numpy": "2.0", "simgrid": "4.0"}
 
 
-def test_time_and_memory_are_those_of_the_process_alone() -> None:
+def test_time_and_memory_exclude_the_parent_process() -> None:
     ballast = bytearray(200 << 20)
     ballast[::4096] = b"x" * len(ballast[::4096])
     cost = measure(["/bin/sh", "-c", "echo hello; exit 3"], 10)
-    assert (cost.output, cost.status, cost.over, cost.ok) == ("hello\n", 3, False, False)
+    assert (cost.output, cost.status, cost.timed_out, cost.ok) == ("hello\n", 3, False, False)
     assert 0 < cost.rss_MiB < 30 and cost.wall_s < 5
     large = measure([sys.executable, "-c", "x = b'x' * (100 << 20)"], 10)
     assert large.ok and large.rss_MiB > 100 and large.cpu_s > 0
@@ -29,33 +29,35 @@ def test_time_and_memory_are_those_of_the_process_alone() -> None:
 
 def test_a_process_is_stopped_at_its_limit() -> None:
     asleep = measure(["/bin/sleep", "60"], 0.1)
-    assert asleep.over and not asleep.ok and asleep.wall_s < 10
+    assert asleep.timed_out and not asleep.ok and asleep.wall_s < 10
     busy = measure([sys.executable, "-c", "while True: pass"], 1)
-    assert busy.over and not busy.ok and 0.9 <= busy.cpu_s < 3
+    assert busy.timed_out and not busy.ok and busy.cpu_s < 3
+    assert busy.cpu_s >= 0.9 or busy.wall_s >= 5  # on a busy machine the limit of wall time comes first
 
 
-def test_a_program_that_is_not_there_is_an_error() -> None:
+def test_a_missing_program_is_an_error() -> None:
     with pytest.raises(RuntimeError, match="could not run"):
         measure(["/no/such/program"], 1)
 
 
-def test_tables_say_what_was_found() -> None:
+def test_tables_show_the_results() -> None:
     both = {"work": "w", "dessim": COST, "simgrid": {**COST, "cpu_s": 8.0}, "ratio": 4.0}
-    aims = {"limit_s": 3.0, "limit_MiB": None, "problems": []}
+    targets = {"limit_s": 3.0, "limit_MiB": None, "problems": []}
     rows = [
-        {**both, **aims, "error_against_simgrid": -2e-9},
-        {**both, **aims, "simgrid": {**COST, "cpu_s": 120.0, "stopped": True, "runs": 1}, "ratio": 60.0},
-        {**both, **aims, "problems": ["1 s, SimGrid says 2 s"]},
+        {**both, **targets, "error_against_simgrid": -2e-9},
+        {**both, **targets, "simgrid": {**COST, "cpu_s": 120.0, "stopped": True, "runs": 1}, "ratio": 60.0},
+        {**both, **targets, "problems": ["1 s, SimGrid says 2 s"]},
     ]
-    alone = [{"work": "v", "dessim": COST, **aims, "limit_s": 1.5, "answer": {"time_s": 0.0481449}}]
+    alone = [{"work": "v", "dessim": COST, **targets, "limit_s": 1.5, "answer": {"time_s": 0.0481449}}]
     text = markdown({"peer": rows, "alone": alone, "machine": MACHINE})
     assert "| w | 8 s, 50 MiB | 2 s, 50 MiB | 3 s | 4 | 2e-09 |" in text
     assert "| > 120 s, 50 MiB, one run | 2 s, 50 MiB | 3 s | > 60 | SimGrid did not finish |" in text
     assert "**1 s, SimGrid says 2 s**" in text
     assert "| v | 2 s, 50 MiB | 1.5 s: **missed** | 48.1449 ms |" in text
     page = (ROOT / "docs" / "bench.md").read_text()
-    once = with_tables(page, text)
-    assert text in once and once.count(BEGIN) == once.count(END) == 1 and with_tables(once, text) == once
+    updated = with_tables(page, text)
+    assert text in updated and updated.count(BEGIN) == updated.count(END) == 1
+    assert with_tables(updated, text) == updated
 
 
 def test_the_figure_has_every_line_and_its_data(tmp_path: Path) -> None:

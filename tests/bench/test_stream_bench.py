@@ -1,4 +1,4 @@
-"""What `python tests/bench/stream.py` makes of the trainer's reports, and that the page has what it made last."""
+"""`tests/bench/stream.py`: its summary of the trainer's reports, and the page shows its last measurement."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from tests.bench.stream_figure import stream_figure
 
 
 def reports(slower: float = 1.0, count: int = 24) -> list[dict[str, Any]]:
-    """One each EVERY steps; each takes `slower` times as long as the one before, and half of that of a CPU."""
-    made, seconds = [], 0.0
+    """Return one report per EVERY steps, each `slower` times as long as the previous one, half of it CPU time."""
+    made = []
+    seconds = 0.0
     for n in range(1, count + 1):
         took = 10.0 * slower**n
         seconds += took
@@ -38,7 +39,7 @@ def result(slower: float = 1.0) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def test_tenths_are_of_the_rows_after_the_warm_up() -> None:
+def test_tenths_exclude_the_warm_up() -> None:
     parts = result()["tenths"]
     assert [part["rows"] for part in parts] == [750_000 * n for n in range(6, 25, 2)]
     assert all(part["rows_per_s"] == pytest.approx(75_000) for part in parts)
@@ -46,13 +47,13 @@ def test_tenths_are_of_the_rows_after_the_warm_up() -> None:
     assert parts[0]["auc"] == pytest.approx(0.5 + 5.5 / 100) and parts[-1]["table_rows"] == 1024
 
 
-def test_a_run_that_slows_down_or_takes_too_much_memory_is_told() -> None:
+def test_a_run_that_slows_down_or_takes_too_much_memory_is_reported() -> None:
     assert stream.problems(result()) == []
     assert stream.problems(result(1.02)) == ["throughput changed by −30 %"]
     assert "3 GiB of memory" in stream.problems(result() | {"memory_bytes": 3 << 30})[0]
 
 
-def test_the_page_has_the_table_of_the_last_measurement(tmp_path: Path) -> None:
+def test_the_page_shows_the_last_measurement(tmp_path: Path) -> None:
     drawn = stream_figure(result(), tmp_path / "f.csv")
     assert drawn.startswith("<?xml") and len((tmp_path / "f.csv").read_text().splitlines()) == 25
     kept = json.loads(stream.PAGE.with_suffix(".json").read_text())

@@ -1,4 +1,4 @@
-"""The table's benchmark: every contender finds the right rows, and the page shows what was measured."""
+"""The benchmark of the row table: every contender finds the right rows, and the page shows the measurement."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ RESULT = json.loads(table.PAGE.with_suffix(".json").read_text())
 @pytest.mark.parametrize("name", table.CONTENDERS)
 def test_contenders_find_the_right_rows(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(table, "BATCH", 700)
-    found = table.race(name, 5000)
-    assert found["right"] and found["inserts_per_s"] > 0 and found["lookups_per_s"].keys() == {"65536", "1048576"}
+    result = table.race(name, 5000)
+    assert result["right"] and result["inserts_per_s"] > 0
+    assert result["lookups_per_s"].keys() == {"65536", "1048576"}
 
 
 @pytest.mark.torch
-def test_the_page_shows_what_was_measured() -> None:
+def test_the_page_shows_the_measurement() -> None:
     assert table.markdown(RESULT) in PAGE
     assert all(race["right"] for race in RESULT["races"])
     assert [(race["rows"], race["contender"]) for race in RESULT["races"]] == [
@@ -33,13 +34,13 @@ def test_the_page_shows_what_was_measured() -> None:
 
 
 @pytest.mark.torch
-def test_what_the_page_says_of_memory_is_what_was_measured() -> None:
-    ours = next(r for r in RESULT["races"] if r["contender"] == "RowTable" and r["rows"] == 10_000_000)
-    said = sum(float(part) for part in re.search(r"row has (\S+) \+ (\S+) \+ (\S+) bytes", PAGE).groups())
-    assert said == pytest.approx(4 + 9 + 4 * 2**25 / 1e7, abs=0.05)
-    assert said <= ours["bytes_per_row"] < 1.5 * said
+def test_memory_on_the_page_is_the_measured_memory() -> None:
+    row_table = next(r for r in RESULT["races"] if r["contender"] == "RowTable" and r["rows"] == 10_000_000)
+    stated = sum(float(part) for part in re.search(r"row has (\S+) \+ (\S+) \+ (\S+) bytes", PAGE).groups())
+    assert stated == pytest.approx(4 + 9 + 4 * 2**25 / 1e7, abs=0.05)
+    assert stated <= row_table["bytes_per_row"] < 1.5 * stated
 
 
-def test_links_lead_somewhere() -> None:
+def test_links_exist() -> None:
     links = re.findall(r"\]\(([^)#]+)\)", PAGE)
     assert len(links) >= 2 and all((table.PAGE.parent / link).exists() for link in links)

@@ -1,4 +1,4 @@
-"""The race of trainers: contenders train the same model on the same ids, and tables say who was how fast."""
+"""The benchmark of trainers: contenders train the same model on the same ids, and tables rank them by speed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 
 from des_ref.data.batch import Batch
 from tests.bench.contenders import Numbered
-from tests.bench.training import TORCHREC, field_of, table
+from tests.bench.training import TORCHREC, contenders_of, table
 
 COLUMNS = torch.tensor([[7, 100], [9, 100], [7, 300]])
 
@@ -19,10 +19,10 @@ def test_ids_become_numbers_within_the_table_of_their_field() -> None:
     assert [numbers.tolist() for numbers in numbered.numbers] == [[0, 0, 1, 0], [1, 0, 0, 1]]
 
 
-def test_everyone_is_there() -> None:
-    assert len(field_of("fm", 1, "")) == 2
-    assert {"des_all_reduce", "des_reduce_scatter, whole fields", "ps_sync"} <= field_of("deepfm", 2, "").keys()
-    assert set(field_of("fm", 2, "mesh")) == {"mesh"}
+def test_every_contender_takes_part() -> None:
+    assert len(contenders_of("fm", 1, "")) == 2
+    assert {"des_all_reduce", "des_reduce_scatter, whole fields", "ps_sync"} <= contenders_of("deepfm", 2, "").keys()
+    assert set(contenders_of("fm", 2, "mesh")) == {"mesh"}
 
 
 def test_the_fastest_comes_first_beside_its_ratio() -> None:

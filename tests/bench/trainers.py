@@ -1,4 +1,7 @@
-"""Runs of the trainer as processes that may be killed, started in no time: forked from one that has torch at hand."""
+"""Start runs of the trainer as processes that may be killed.
+
+They are forked from a process that has torch loaded, so they start fast.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +21,11 @@ _CONTEXT.set_forkserver_preload(["des_ref.train", "torch.distributed.checkpoint"
 
 @dataclass
 class Run:
-    """A run of `des_ref.train` with these arguments on `ranks` processes, under way. What they say goes into `said`."""
+    """A running `des_ref.train` with these arguments on `ranks` processes. Their output is appended to `output`."""
 
     ranks: int
     arguments: Sequence[str]
-    said: Path
+    output: Path
     environment: dict[str, str] = field(default_factory=dict)
     processes: list[BaseProcess] = field(init=False)
 
@@ -30,17 +33,21 @@ class Run:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        where = {"WORLD_SIZE": self.ranks, "LOCAL_WORLD_SIZE": self.ranks, "MASTER_ADDR": "127.0.0.1"}
-        where |= {"MASTER_PORT": port, "OMP_NUM_THREADS": 1}
+        environment = {"WORLD_SIZE": self.ranks, "LOCAL_WORLD_SIZE": self.ranks, "MASTER_ADDR": "127.0.0.1"}
+        environment |= {"MASTER_PORT": port, "OMP_NUM_THREADS": 1}
         self.processes = []
         for rank in range(self.ranks):
-            own = {key: str(value) for key, value in (where | {"RANK": rank, "LOCAL_RANK": rank}).items()}
-            work = _CONTEXT.Process(target=_train, args=(own | self.environment, list(self.arguments), self.said))
+            rank_environment = {
+                key: str(value) for key, value in (environment | {"RANK": rank, "LOCAL_RANK": rank}).items()
+            }
+            work = _CONTEXT.Process(
+                target=_train, args=(rank_environment | self.environment, list(self.arguments), self.output)
+            )
             work.start()
             self.processes.append(work)
 
     @property
-    def is_over(self) -> bool:
+    def has_ended(self) -> bool:
         """Whether a process has ended."""
         return any(process.exitcode is not None for process in self.processes)
 
@@ -51,7 +58,7 @@ class Run:
                 os.kill(pid, how)
 
     def wait(self, limit_s: float) -> list[int]:
-        """Exit codes of all ranks, minus a signal that ended one. Raises TimeoutError, after killing them all."""
+        """Wait for all ranks; return their exit codes, -n for signal n. Raises TimeoutError after killing them all."""
         deadline = time.monotonic() + limit_s
         for process in self.processes:
             process.join(max(deadline - time.monotonic(), 0))
@@ -62,9 +69,9 @@ class Run:
         return [process.exitcode or 0 for process in self.processes]
 
 
-def _train(environment: dict[str, str], arguments: list[str], said: Path) -> None:
+def _train(environment: dict[str, str], arguments: list[str], output: Path) -> None:
     os.environ.update(environment)
-    file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(file, stream)
     from des_ref import train

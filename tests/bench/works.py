@@ -1,4 +1,4 @@
-"""What `make bench` measures: works that SimGrid does as well, works with a promise, and the cost against size."""
+"""The works that `make bench` measures: those that SimGrid can do too, those with a target, and the cost by size."""
 
 from __future__ import annotations
 
@@ -16,18 +16,21 @@ from tests.validation import peer
 
 SIZE = 1_000_000_000
 EVEN = 1024 * (SIZE // 1024)
-"""1 GB in 1,024 whole parts."""
+"""About 1 GB, divisible by 1,024 ranks."""
 SEED = 7
-NIC, PER_LEAF, LATENCY = 50e9, 16, 1e-6
+NIC = 50e9
+PER_LEAF = 16
+LATENCY = 1e-6
 FINER = 1024
-"""SimGrid sends whole bytes: bytes and rates times this, the rounding is a thousand times smaller, the times equal."""
+"""SimGrid rounds to whole bytes. Scaling bytes and rates by this keeps the times and makes the rounding 1,024 times
+smaller."""
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """`dessim` and `peer` are command lines; `limit_s` and `limit_MiB` what was promised; `answer_s` the known result.
+    """A work. `dessim`, `peer`: command lines; `limit_s`, `limit_MiB`: targets; `answer_s`: a known result.
 
-    `finishes` runs dessim once more for the finish time of every message, to hold against the peer's.
+    `finishes` runs dessim again for the finish time of every message, to compare with the peer's.
     """
 
     name: str
@@ -41,7 +44,7 @@ class Work:
 
 
 def dessim(op: str, cluster: str, gpus: int, algorithm: str, *more: str, size: int = SIZE) -> list[str]:
-    """`dessim collective` on 1 GB."""
+    """Return the command line of `dessim collective`, on 1 GB unless `size` differs."""
     return [
         *(sys.executable, "-m", "dessim", "collective", op, "--cluster", cluster, "--gpus", str(gpus)),
         *("--size", f"{size}B", "--algorithm", algorithm, *more, "--json"),
@@ -49,13 +52,13 @@ def dessim(op: str, cluster: str, gpus: int, algorithm: str, *more: str, size: i
 
 
 def two_level(n: int, *work: str | int, latency: float = LATENCY, finer: int = 1) -> list[str]:
-    """The peer on the bed of `two_level_1024`."""
+    """Return the peer's command line on the cluster of `two_level_1024`."""
     nic = NIC * finer
     return peer.command("two_level", n, PER_LEAF, nic, nic * PER_LEAF, latency, *work)
 
 
 def against_the_peer(folder: Path) -> Iterator[Work]:
-    """The works of both; beds and flows that no file ships are written to `folder`."""
+    """Yield the works of both programs; clusters and flows that are not shipped are written to `folder`."""
     bed = "bench/two_level_1024"
     yield Work(
         "ring all_reduce, 1,024 hosts, step by step",
@@ -70,23 +73,24 @@ def against_the_peer(folder: Path) -> Iterator[Work]:
         two_level(1024, "pairwise", SIZE // 1024),
         limit_s=2.0,
     )
-    still = str(zero_latency(folder))
+    no_latency = str(zero_latency(folder))
     for n, tolerance in ((128, None), (128, 1e-3), (256, 1e-3)):
         name = f"uneven all_to_all, {n} hosts, {n * (n - 1):,} flows at once"
         inexact = [] if tolerance is None else ["--tolerance", str(tolerance)]
         yield Work(
             name if tolerance is None else f"uneven, {n} hosts, within {tolerance:g} of the makespan",
-            dessim("all_to_all", still, n, "direct", "--uneven", str(SEED), *inexact),
+            dessim("all_to_all", no_latency, n, "direct", "--uneven", str(SEED), *inexact),
             two_level(n, str(uneven_flows(folder, n)), latency=0, finer=FINER),
             limit_s=None if tolerance is None else {128: 8.0, 256: 60.0}[n],
             rel=tolerance or 1e-6,
-            finishes=None if tolerance else [sys.executable, "-m", "tests.bench.works", still, str(n)],
+            finishes=None if tolerance else [sys.executable, "-m", "tests.bench.works", no_latency, str(n)],
         )
 
 
 def alone(folder: Path) -> Iterator[Work]:
-    """Works that SimGrid was not seen to do, or not at this size."""
-    tree, nodes = "bench/three_tier_65536", "bench/nodes8_8192"
+    """Yield works that SimGrid cannot do, or not at this size."""
+    tree = "bench/three_tier_65536"
+    nodes = "bench/nodes8_8192"
     yield Work(
         "ring all_reduce, 65,536 hosts", dessim("all_reduce", tree, 65_536, "ring"), limit_s=10.0, limit_MiB=2048
     )
@@ -109,14 +113,14 @@ def alone(folder: Path) -> Iterator[Work]:
     model = [sys.executable, "-m", "dessim", "project", "--model", "deepfm", "--strategy", "des_all_reduce"]
     yield Work(
         "a DES training step of DeepFM, 65,536 hosts",
-        # Every worker runs the tail on the whole batch: more samples a GPU than this do not fit its memory.
+        # Every worker runs the tail on the whole batch, so larger batches exceed a GPU's memory.
         [*model, "--cluster", tree, "--gpus", "65536", "--batch-per-worker", "128", "--json"],
         limit_s=15.0,
     )
 
 
 def curves(folder: Path) -> dict[str, Iterator[tuple[int, list[str]]]]:
-    """Name of a line -> (N, command) by rising N."""
+    """Return for each line of the figure its (N, command) pairs by rising N."""
     sizes = [2**k for k in range(3, 17)]
     tree = "bench/three_tier_65536"
     return {
@@ -134,12 +138,12 @@ def curves(folder: Path) -> dict[str, Iterator[tuple[int, list[str]]]]:
 
 
 def uneven_sizes(n: int) -> np.ndarray:
-    """What `--uneven SEED` draws: bytes from each rank to each other, [n, n]."""
+    """Return the sizes that `--uneven SEED` draws: bytes from each rank to each other [n, n]."""
     return np.random.default_rng(SEED).uniform(0, 2 * SIZE / n, size=(n, n))
 
 
 def uneven_flows(folder: Path, n: int) -> Path:
-    """The same for the peer."""
+    """Write the uneven sizes as flows for the peer; return the file."""
     sizes = uneven_sizes(n) * FINER
     path = folder / f"uneven_{n}.txt"
     path.write_text(peer.flows_text([(0.0, sizes[i, j], i, j) for i in range(n) for j in range(n) if i != j]))
@@ -147,14 +151,14 @@ def uneven_flows(folder: Path, n: int) -> Path:
 
 
 def zero_latency(folder: Path) -> Path:
-    """`two_level_1024` without latency: see tests/validation/peer.py."""
+    """Write `two_level_1024` without latency (tests/validation/peer.py says why); return the file."""
     path = folder / "two_level_no_latency.toml"
     path.write_text(load_cluster("bench/two_level_1024").path.read_text().replace('"1 us"', '"0 s"'))
     return path
 
 
 def nodes_of_8(folder: Path, gpus: int) -> Path:
-    """`nodes8_8192` with more nodes, where they are needed."""
+    """Return `nodes8_8192`, or a copy with more nodes if `gpus` needs them."""
     bed = load_cluster("bench/nodes8_8192").path
     if gpus <= 8192:
         return bed
@@ -164,7 +168,7 @@ def nodes_of_8(folder: Path, gpus: int) -> Path:
 
 
 def finishes(cluster: str, n: int) -> list[float]:
-    """When dessim says that each message of the uneven all_to_all has arrived, exactly."""
+    """Return dessim's exact finish time of each message of the uneven all_to_all, in seconds."""
     sizes = uneven_sizes(n)
     src, dst = np.divmod(np.arange(n * n), n)
     src, dst = src[src != dst], dst[src != dst]

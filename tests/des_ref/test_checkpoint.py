@@ -124,7 +124,7 @@ def test_every_dense_optimizer_goes_on_to_the_same_bytes(dense: str, tiny: Path,
 @pytest.mark.slow
 def test_a_run_that_is_killed_three_times_ends_as_if_nothing_had_been(tmp_path: Path) -> None:
     case = Case(tmp_path, "des_reduce_scatter", 60, 4)
-    case.whole("undisturbed", 2)
+    case.finish("undisturbed", 2)
     done = kill_often(case, "killed", 2, 3, random.Random(1))
     assert done.total() == 3 and compare(case, "killed", "undisturbed") == (0, [])
     assert difference(parameters(tmp_path / "killed"), parameters(tmp_path / "undisturbed")) == 0

@@ -1,4 +1,4 @@
-"""What tests of a study start from; a test module names its study: STUDY = "fabrics"."""
+"""Fixtures for tests of studies. A test module names its study in `STUDY`, such as STUDY = "fabrics"."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def folder(request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture(scope="module")
 def plot(folder: Path) -> Iterator[ModuleType]:
-    """Its plot.py, which is no part of a package."""
+    """The study's plot.py, loaded by path because it belongs to no package."""
     spec = importlib.util.spec_from_file_location(f"{folder.name}_plot", folder / "plot.py")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up there
+    sys.modules[spec.name] = module  # dataclasses look up their module here
     spec.loader.exec_module(module)
     yield module
     del sys.modules[spec.name]
@@ -34,11 +34,11 @@ def plot(folder: Path) -> Iterator[ModuleType]:
 
 @pytest.fixture(scope="module")
 def study(folder: Path) -> dict[str, Any]:
-    """Its study.toml."""
+    """The study's study.toml."""
     return read_toml(folder / "study.toml")
 
 
 @pytest.fixture(scope="module")
 def expected(folder: Path) -> Any:
-    """Its expected.json."""
+    """The study's expected.json."""
     return json.loads((folder / "expected.json").read_text("utf-8"))

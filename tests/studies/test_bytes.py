@@ -1,8 +1,9 @@
-"""Recorded bytes are the formula's: in the study's table, which its README shows, and in a recording made here."""
+"""Recorded bytes equal the formula: in the study's table, shown in its README, and in a small recording."""
 
 from __future__ import annotations
 
 import io
+import itertools
 import shutil
 
 import pandas as pd
@@ -10,7 +11,11 @@ import pytest
 
 STUDY = "bytes"
 
-FIELDS, WIDTH, FIRST_LAYER, FLOAT = 39, 16, 400, 4  # F, D, H1 and s of the shipped Criteo models
+# F, D, H1 and s of the shipped Criteo models.
+FIELDS = 39
+WIDTH = 16
+FIRST_LAYER = 400
+FLOAT = 4
 
 
 @pytest.fixture(scope="module")
@@ -18,34 +23,34 @@ def rows(folder):
     return pd.read_csv(folder / "bytes.csv")
 
 
-def test_every_case_is_there_and_its_bytes_are_the_plans(plot, study, rows):
-    parts = study["ids_per_field"], study["models"], study["workers"], study["strategies"]
-    assert rows[list(plot.CASE)].apply(tuple, axis=1).tolist() == [
-        (ids, model, n, strategy) for ids in parts[0] for model in parts[1] for n in parts[2] for strategy in parts[3]
-    ]
+def test_every_case_has_a_row_and_the_bytes_of_its_plan(plot, study, rows):
+    axes = study["ids_per_field"], study["models"], study["workers"], study["strategies"]
+    assert rows[list(plot.CASE)].apply(tuple, axis=1).tolist() == list(itertools.product(*axes))
     assert (rows.recorded_bytes == rows.formula_bytes).all() and (rows.mismatches == 0).all()
     assert (rows.recorded_bytes > rows.dense_bytes).all()
 
 
-def test_what_embeddings_and_a_first_layer_add_is_the_closed_form(study, rows):
+def test_embeddings_and_a_first_layer_add_the_bytes_of_the_closed_form(study, rows):
     sent = rows.set_index(["ids", "workers", "model", "strategy"]).recorded_bytes.sort_index()
     for ids in study["ids_per_field"]:
         for n in study["workers"]:
-            own = sent[ids, n]
-            f, batch = (n - 1) / n, n * study["batch_per_worker"]
-            more = own["fm"] - own["lr"]  # the same ids, and D floats more a row
+            by_case = sent[ids, n]
+            f = (n - 1) / n
+            batch = n * study["batch_per_worker"]
+            extra = by_case["fm"] - by_case["lr"]  # the same ids, and D more floats per row
             for des in ("des_all_reduce", "des_reduce_scatter"):
-                assert more[des] == pytest.approx(2 * f * batch * (WIDTH + 1) * FLOAT, abs=1)
-            for pooled in ("mesh", "row_wise"):  # D more a row, and a bag's sum of squares, which FM needs
-                assert more[pooled] == pytest.approx(2 * f * batch * FIELDS * (WIDTH + 1) * FLOAT, abs=1)
-            # Rows: 2 u D s with a server of its own, of which a worker that serves as well sends the share f.
-            assert more["ps_sync"] == pytest.approx(f * more["ps_async"], abs=1)
-            deep = own["wide_deep"] - own["lr"]
-            partials, shared = batch * FIRST_LAYER, FIRST_LAYER * FIELDS * WIDTH  # floats: h, and dW1
+                assert extra[des] == pytest.approx(2 * f * batch * (WIDTH + 1) * FLOAT, abs=1)
+            for pooled in ("mesh", "row_wise"):  # D more per row, and a bag's sum of squares, which FM needs
+                assert extra[pooled] == pytest.approx(2 * f * batch * FIELDS * (WIDTH + 1) * FLOAT, abs=1)
+            # Rows: 2 u D s with a dedicated server; a worker that is also a server sends the share f of that.
+            assert extra["ps_sync"] == pytest.approx(f * extra["ps_async"], abs=1)
+            deep = by_case["wide_deep"] - by_case["lr"]
+            partials = batch * FIRST_LAYER  # floats of h
+            shared = FIRST_LAYER * FIELDS * WIDTH  # floats of dW1
             assert deep["des_all_reduce"] == pytest.approx(2 * f * (partials + shared) * FLOAT, abs=1)
 
 
-def test_it_records_on_two_ranks_what_the_plan_says(plot, folder, tmp_path):
+def test_a_recording_on_two_ranks_matches_the_plan(plot, folder, tmp_path):
     tiny = tmp_path / "study.toml"
     tiny.write_text(
         'schema_version = 1\nmodels = ["lr", "deepfm"]\nstrategies = ["des_all_reduce", "ps_sync"]\nworkers = [2]\n'
@@ -57,13 +62,14 @@ def test_it_records_on_two_ranks_what_the_plan_says(plot, folder, tmp_path):
     ]
     assert [r["batch_per_worker"] for r in rows] == [16, 16, 8, 8]
     assert all(r["mismatches"] == 0 and r["recorded_bytes"] == r["formula_bytes"] > 0 for r in rows)
-    # To the other rank go half of 16 samples' 39 fields of 3 ids on average, 12 bytes each, and 2 f B K s of partials.
+    # A rank sends half of its ids (16 samples, 39 fields, 3 ids on average, 12 bytes each) and 2 f B K s of partials.
     assert 0.8 < rows[0]["recorded_bytes"] / (0.5 * 16 * 39 * 3 * 12 + 2 * 0.5 * 32 * 4) < 1.3
     assert rows[2]["dense_bytes"] == 2 * 0.5 * FIRST_LAYER * FIELDS * WIDTH * FLOAT
 
 
-def test_the_readmes_answer_is_what_was_found(plot, study, folder, expected):
-    claim, text = study["claim"]["saved"], (folder / "README.md").read_text("utf-8")
+def test_the_answer_in_the_readme_agrees_with_the_findings(plot, study, folder, expected):
+    claim = study["claim"]["saved"]
+    text = (folder / "README.md").read_text("utf-8")
     cases = {des: [f for f in expected if f["saved"][des] >= claim] for des in plot.DES}
     by_model = {m: [f["workers"] for f in cases["des_all_reduce"] if f["model"] == m] for m in study["models"]}
     assert len(expected) == 78 and len(cases["des_all_reduce"]) == 33 and "in 33 of 78 cases" in text
@@ -76,7 +82,7 @@ def test_the_readmes_answer_is_what_was_found(plot, study, folder, expected):
     assert 0.63 <= max(wide) < 0.635 and "(at best 63 %)" in text
 
 
-def test_table_figure_and_expectation_are_of_the_same_rows(plot, study, rows, folder, expected):
+def test_table_figure_and_expectation_agree_with_the_rows(plot, study, rows, folder, expected):
     text = (folder / "README.md").read_text("utf-8")
     assert plot.table(study, rows) in text and plot.formulas(study) in text
     assert plot.draw(study, rows) == (folder / "bytes.svg").read_text("utf-8")
@@ -86,7 +92,7 @@ def test_table_figure_and_expectation_are_of_the_same_rows(plot, study, rows, fo
 
 
 @pytest.mark.parametrize("column", ["recorded_bytes", "mismatches"])
-def test_a_byte_that_is_not_planned_exits_3(plot, folder, tmp_path, monkeypatch, capsys, rows, column):
+def test_a_byte_that_deviates_from_the_plan_exits_3(plot, folder, tmp_path, monkeypatch, capsys, rows, column):
     for name in ("study.toml", "expected.json", "README.md"):
         shutil.copy(folder / name, tmp_path)
     wrong = rows.copy()
@@ -94,7 +100,7 @@ def test_a_byte_that_is_not_planned_exits_3(plot, folder, tmp_path, monkeypatch,
     wrong.to_csv(tmp_path / "bytes.csv", index=False)
     monkeypatch.setattr(plot, "HERE", tmp_path)
     assert plot.main(["--out", str(tmp_path)]) == 3
-    said = capsys.readouterr()
-    assert "**not** the formula's in 1 of them" in said.out
-    assert f" {rows.strategy[7]} " in said.err
-    assert len(plot.wrong(pd.read_csv(io.StringIO((tmp_path / "bytes.csv").read_text())))) == 1
+    printed = capsys.readouterr()
+    assert "**not** the formula's in 1 of them" in printed.out
+    assert f" {rows.strategy[7]} " in printed.err
+    assert len(plot.deviating(pd.read_csv(io.StringIO((tmp_path / "bytes.csv").read_text())))) == 1

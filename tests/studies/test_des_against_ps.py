@@ -1,4 +1,4 @@
-"""The study of DES against parameter servers: its README is what was measured."""
+"""The study of DES against parameter servers: its README agrees with the measurements."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ STUDY = "des_against_ps"
 
 
 @pytest.mark.slow
-def test_it_finds_what_it_expects_and_changes_nothing(folder, plot, tmp_path):
+def test_it_reproduces_its_findings_and_changes_no_file(folder, plot, tmp_path):
     assert plot.main(["--out", str(tmp_path)]) == 0
     for name in ("README.md", "des_against_ps.csv"):
         assert_same_page(tmp_path / name, folder / name)
 
 
-def test_the_answer_is_what_was_found(folder, expected):
+def test_the_answer_in_the_readme_agrees_with_the_findings(folder, expected):
     pairs = [p for p in expected["compared"] if (p["strategy"], p["against"]) == ("des_all_reduce", "ps_sync")]
     fm, deepfm = ([p for p in pairs if p["model"] == model] for model in ("fm", "deepfm"))
     speedups = sorted(round(p["measured_speedup"], 1) for p in fm)
     assert (speedups[0], speedups[-1]) == (4.1, 6.4)
     assert [round(100 * p["measured_saved"]) for p in deepfm] == [53, 35, 35]
-    off = sorted(p["predicted_speedup"] / p["measured_speedup"] - 1 for p in expected["compared"])
+    errors = sorted(p["predicted_speedup"] / p["measured_speedup"] - 1 for p in expected["compared"])
     text = (folder / "README.md").read_text()
     assert "4.1 to 6.4 times as fast" in text
-    assert f"between −{-100 * off[0]:.0f} and +{100 * off[-1]:.0f} %" in text
+    assert f"between −{-100 * errors[0]:.0f} and +{100 * errors[-1]:.0f} %" in text

@@ -1,4 +1,4 @@
-"""The study of fabrics: what it finds at 64 GPUs is what it expects, and its README tells what was found."""
+"""The study of fabrics: it reproduces its findings at 64 GPUs, and its README agrees with them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dessim.cluster.check import check
 STUDY = "fabrics"
 
 
-def test_every_fabric_is_sound_and_they_differ_in_nothing_else(plot, study):
+def test_every_fabric_is_valid_and_only_the_fabrics_differ(plot, study):
     clusters = [plot.cluster_of(fabric) for fabric in study["fabrics"]]
     assert len(clusters) == 5 and [check(c) for c in clusters] == [[]] * 5
     assert {c.n_gpus for c in clusters} == {1024}
@@ -17,7 +17,7 @@ def test_every_fabric_is_sound_and_they_differ_in_nothing_else(plot, study):
         assert len({str(getattr(c, part)) for c in clusters}) == 1
 
 
-def test_at_64_gpus_it_finds_what_is_expected(plot, study, expected):
+def test_it_reproduces_its_findings_at_64_gpus(plot, study, expected):
     rows = plot.compute({**study, "gpus": [64]}, jobs=1)
     assert rows == [row for row in expected if row["gpus"] == 64]
     for row in rows:
@@ -25,13 +25,13 @@ def test_at_64_gpus_it_finds_what_is_expected(plot, study, expected):
         assert parts == pytest.approx(row["step_time_s"], rel=1e-3)
 
 
-def test_table_and_figure_are_of_the_same_rows(folder, plot, study, expected):
+def test_table_and_figure_agree_with_the_rows(folder, plot, study, expected):
     assert plot.table(study, expected) in (folder / "README.md").read_text()
     assert plot.draw(study, expected) == (folder / "fabrics.svg").read_text()
     assert len((folder / "fabrics.csv").read_text().splitlines()) == 1 + len(expected) == 31
 
 
-def test_the_readmes_answer_is_what_was_found(expected):
+def test_the_answer_in_the_readme_agrees_with_the_findings(expected):
     step = {(r["fabric"], r["gpus"], r["strategy"]): r["step_time_s"] for r in expected}
     bound = {(r["fabric"], r["gpus"], r["strategy"]): r["bound_by"] for r in expected}
     fabrics = list(dict.fromkeys(r["fabric"] for r in expected))
@@ -41,7 +41,7 @@ def test_the_readmes_answer_is_what_was_found(expected):
         assert max(slower[fabric, 64, strategy] for fabric in fabrics) == pytest.approx(1 / 7, abs=0.06)
         assert {bound[fabric, 64, strategy] for fabric in fabrics} == {"compute"}
         assert bound["rail-optimised", 1024, strategy] == "latency"
-    found = [slower[fabric, 1024, "table_wise"] for fabric in ("leaf-spine 2:1", "torus 8x4x4", "dragonfly")]
-    assert found == pytest.approx([0.17, 0.68, 0.96], abs=0.01)
+    table_wise = [slower[fabric, 1024, "table_wise"] for fabric in ("leaf-spine 2:1", "torus 8x4x4", "dragonfly")]
+    assert table_wise == pytest.approx([0.17, 0.68, 0.96], abs=0.01)
     direct = [1 + slower[f, n, "des_reduce_scatter"] for f in ("dragonfly", "torus 8x4x4") for n in (64, 1024)]
     assert (min(direct), max(direct)) == pytest.approx((1.5, 5.6), abs=0.05)

@@ -1,4 +1,4 @@
-"""The study of predicted steps: its README says how far off they are, and where the bound is not met."""
+"""The study of predicted steps: its README states the errors of the predictions."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def errors_of(rows):
 
 
 @pytest.mark.slow
-def test_predicted_anew_it_changes_nothing(folder, plot, tmp_path):
+def test_repeating_the_predictions_changes_no_file(folder, plot, tmp_path):
     assert plot.main(["--out", str(tmp_path)]) == 0
     for name in ("README.md", "lab_steps.csv"):
         assert_same_page(tmp_path / name, folder / name)
 
 
-def test_the_answer_is_what_was_found(folder):
+def test_the_answer_in_the_readme_agrees_with_the_findings(folder):
     rows = list(csv.DictReader((folder / "lab_steps.csv").read_text().splitlines()))
     errors = np.abs(errors_of(rows))
     text = (folder / "README.md").read_text()

@@ -1,4 +1,4 @@
-"""The study finds what its expected.json and README say, and rerunning it changes no byte."""
+"""The study reproduces its expected.json and README, and rerunning it changes no byte."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.pages import assert_same_page
 STUDY = "paper_savings"
 
 
-def test_it_runs_and_finds_what_is_expected(folder, plot, tmp_path):
+def test_it_reproduces_its_findings(folder, plot, tmp_path):
     assert plot.main(["--out", str(tmp_path)]) == 0
     first = [(tmp_path / name).read_bytes() for name in ("savings.csv", "savings.svg")]
     assert plot.main(["--out", str(tmp_path)]) == 0
@@ -28,14 +28,16 @@ def test_other_findings_exit_3(folder, plot, expected, tmp_path, monkeypatch, ca
     assert "differ from expected.json" in capsys.readouterr().err
 
 
-def test_the_readmes_answer_is_what_was_found(expected):
-    found = {(f["model"], f["ids_per_sample"], f["duplicates"]): f for f in expected}
-    to = {m: [found[m, 500, d]["claim_holds_to"] for d in ("merged", "all")] for m in ("LR", "FM + LR", "DeepFM")}
-    assert to == {"LR": [None, None], "FM + LR": [8, 64], "DeepFM": [None, 8]}
-    loses = {m: [found[m, 500, d]["loses_from"]["ps_sync"] for d in ("merged", "all")] for m in ("FM + LR", "DeepFM")}
+def test_the_answer_in_the_readme_agrees_with_the_findings(expected):
+    by_case = {(f["model"], f["ids_per_sample"], f["duplicates"]): f for f in expected}
+    claim_holds_to = {
+        m: [by_case[m, 500, d]["claim_holds_to"] for d in ("merged", "all")] for m in ("LR", "FM + LR", "DeepFM")
+    }
+    assert claim_holds_to == {"LR": [None, None], "FM + LR": [8, 64], "DeepFM": [None, 8]}
+    loses = {m: [by_case[m, 500, d]["loses_from"]["ps_sync"] for d in ("merged", "all")] for m in ("FM + LR", "DeepFM")}
     assert loses == {"FM + LR": [256, 512], "DeepFM": [32, 64]}
-    assert found["DeepFM", 500, "merged"]["loses_from"]["table_wise"] == 8
-    assert all(f["loses_from"]["table_wise"] == 2 for (_, ids, _), f in found.items() if ids == 2000)
-    lr = {d: [f["best_saving"] for (m, _, by), f in found.items() if (m, by) == ("LR", d)] for d in ("merged", "all")}
+    assert by_case["DeepFM", 500, "merged"]["loses_from"]["table_wise"] == 8
+    assert all(f["loses_from"]["table_wise"] == 2 for (_, ids, _), f in by_case.items() if ids == 2000)
+    lr = {d: [f["best_saving"] for (m, _, by), f in by_case.items() if (m, by) == ("LR", d)] for d in ("merged", "all")}
     assert max(lr["merged"]) < 0 < max(lr["all"]) <= 0.5
-    assert all(f["loses_from"]["row_wise"] is None for f in found.values())
+    assert all(f["loses_from"]["row_wise"] is None for f in by_case.values())

@@ -1,4 +1,4 @@
-"""The study of recorded GPUs: its README says what it finds, and its trace is what the profiles give."""
+"""The study of recorded GPUs: its README agrees with its findings, and its trace with the profiles."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.pages import assert_same_page
 STUDY = "recorded_gpus"
 
 
-def test_it_runs_within_its_bound_and_changes_nothing(folder, plot, tmp_path):
+def test_it_stays_within_its_bound_and_changes_no_file(folder, plot, tmp_path):
     assert plot.main(["--out", str(tmp_path)]) == 0
     for name in ("README.md", "recorded_gpus.csv"):
         assert_same_page(tmp_path / name, folder / name)
@@ -27,7 +27,7 @@ def test_it_runs_within_its_bound_and_changes_nothing(folder, plot, tmp_path):
     assert (tmp_path / "recorded_gpus.svg").read_bytes() == first
 
 
-def test_a_bound_that_breaks_exits_3(folder, plot, tmp_path, monkeypatch, capsys):
+def test_a_broken_bound_exits_3(folder, plot, tmp_path, monkeypatch, capsys):
     for file in folder.iterdir():
         if file.name != "study.toml":
             (tmp_path / file.name).symlink_to(file)
@@ -38,7 +38,7 @@ def test_a_bound_that_breaks_exits_3(folder, plot, tmp_path, monkeypatch, capsys
     assert "more than 8 %" in capsys.readouterr().err
 
 
-def test_the_readme_says_what_was_found(folder, expected):
+def test_the_readme_agrees_with_the_findings(folder, expected):
     text = (folder / "README.md").read_text()
     errors = expected["errors"]["left_out"]
     assert errors["median"] == pytest.approx(0.083, abs=5e-4) and errors["worst"] == pytest.approx(0.25, abs=5e-3)
@@ -48,11 +48,11 @@ def test_the_readme_says_what_was_found(folder, expected):
     assert expected["replay"]["recorded_step_s"] == pytest.approx(11.8e-3, rel=5e-3)
 
 
-def test_transfers_are_those_read_off_the_profiles_by_hand(folder):
+def test_transfers_equal_those_read_from_the_profiles_by_hand(folder):
     trace = load_trace(folder / "dlrm_8xV100.trace")
     assert check_trace(trace) == []
-    found = [(str(one.collective), one.ops[0].bytes, one.transfer_us) for one in matched_collectives(trace)]
-    assert found == [
+    transfers = [(str(c.collective), c.ops[0].bytes, c.transfer_us) for c in matched_collectives(trace)]
+    assert transfers == [
         ("all_to_all", 24_576, 11.0),
         ("all_to_all", 192, 8.0),
         ("all_to_all", 1536, 8.0),
@@ -64,18 +64,20 @@ def test_transfers_are_those_read_off_the_profiles_by_hand(folder):
     ]
 
 
-def test_the_shipped_trace_is_what_the_profiles_give(folder, tmp_path):
+def test_the_shipped_trace_equals_an_import_of_the_profiles(folder, tmp_path):
     """Needs the two archives of facebookresearch/param, et_replay/tests/inputs."""
     archives = Path(os.environ.get("DESSIM_DLRM_PROFILES", "missing"))
     if not (archives / "dlrm_kineto.tar.gz").is_file():
-        pytest.skip("set DESSIM_DLRM_PROFILES to a folder with dlrm_kineto.tar.gz and dlrm_pytorch_et.tar.gz of param")
+        pytest.skip(
+            "set DESSIM_DLRM_PROFILES to a folder with dlrm_kineto.tar.gz and dlrm_pytorch_et.tar.gz from param"
+        )
     for name in ("dlrm_kineto", "dlrm_pytorch_et"):
         with tarfile.open(archives / f"{name}.tar.gz") as packed:
             packed.extractall(tmp_path, filter="data")
-    found = import_kineto([tmp_path / "dlrm_kineto"], "dlrm_8xV100")
+    imported = import_kineto([tmp_path / "dlrm_kineto"], "dlrm_8xV100")
     shipped = load_trace(folder / "dlrm_8xV100.trace")
-    assert (found.header.groups, found.ranks) == (shipped.header.groups, shipped.ranks)
-    for rank, ops in enumerate(found.ranks):
+    assert (imported.header.groups, imported.ranks) == (shipped.header.groups, shipped.ranks)
+    for rank, ops in enumerate(imported.ranks):
         (derived,) = (op.splits for op in ops if op.name == "all_to_all.4")
         nodes = json.loads((tmp_path / "dlrm_pytorch_et" / f"dlrm_eg_{rank}.json").read_text())["nodes"]
         (node,) = (n for n in nodes if n["name"] == "c10d::alltoall_base_" and n["inputs"][1][3] == 3392)

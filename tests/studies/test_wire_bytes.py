@@ -1,4 +1,4 @@
-"""The study of what the kernel counts: its README is what its CSV says, and bounds that break are told."""
+"""The study of bytes on the wire: its README agrees with its CSV, and broken bounds are reported."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.pages import assert_same_page
 STUDY = "wire_bytes"
 
 
-def test_it_runs_within_its_bounds_and_changes_nothing(folder, plot, tmp_path):
+def test_it_stays_within_its_bounds_and_changes_no_file(folder, plot, tmp_path):
     assert plot.main(["--out", str(tmp_path)]) == 0
     assert_same_page(tmp_path / "README.md", folder / "README.md")
     first = (tmp_path / "wire_bytes.svg").read_bytes()
@@ -18,13 +18,13 @@ def test_it_runs_within_its_bounds_and_changes_nothing(folder, plot, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda lines: lines[:-1], "measured 0 times"),
-        (lambda lines: [*lines[:2], lines[2] + "0", *lines[3:]], "bytes a byte of payload"),
+        (lambda lines: [*lines[:2], lines[2] + "0", *lines[3:]], "bytes of frames per byte of payload"),
     ],
 )
-def test_a_case_that_is_missing_or_outside_exits_3(folder, plot, tmp_path, monkeypatch, capsys, change, said):
+def test_a_case_that_is_missing_or_out_of_bounds_exits_3(folder, plot, tmp_path, monkeypatch, capsys, change, message):
     for file in folder.iterdir():
         if file.name != "wire_bytes.csv":
             (tmp_path / file.name).symlink_to(file)
@@ -32,7 +32,7 @@ def test_a_case_that_is_missing_or_outside_exits_3(folder, plot, tmp_path, monke
     (tmp_path / "wire_bytes.csv").write_text("\n".join(change(lines)) + "\n")
     monkeypatch.setattr(plot, "HERE", tmp_path)
     assert plot.main(["--out", str(tmp_path)]) == 3
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_every_strategy_is_counted(folder, plot, study):
@@ -44,7 +44,7 @@ def test_every_strategy_is_counted(folder, plot, study):
     assert "cores" in machine and "gloo" in machine
 
 
-def test_the_readme_says_what_was_found(folder, plot):
+def test_the_readme_agrees_with_the_findings(folder, plot):
     rows, _ = plot.load(folder / "wire_bytes.csv")
     ratios = sorted(plot.ratio(row) for row in rows)
     assert f"{ratios[0]:.2f} to {ratios[-1]:.2f} bytes of Ethernet frames" in (folder / "README.md").read_text()

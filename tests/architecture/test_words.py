@@ -1,0 +1,269 @@
+"""Plain English, enforced: phrases that this project used to lean on must not return.
+
+Scanned: the README, the changelog, `docs/`, the studies' pages and settings, and every docstring, comment and message
+of `dessim`, `des_ref`, `studies` and `tests`. Not scanned: generated data and identifiers.
+Run this file as a script to count the phrases of a tree: `python tests/architecture/test_words.py [ROOT]`.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import sys
+import tokenize
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Folders and files that are still being rewritten. Empty at a release; add nothing here.
+REWRITE_PENDING: dict[str, bool] = {
+    "dessim": True,
+    "des_ref": True,
+    "topologies": True,
+    "docs/checkpoints.md": True,
+    "docs/codecs.md": True,
+    "docs/exactness.md": True,
+    "docs/faults.md": True,
+    "docs/lab.md": True,
+    "docs/parameter_servers.md": True,
+    "docs/profiles.md": True,
+    "docs/strategies.md": True,
+    "docs/streaming.md": True,
+    "docs/tenants.md": True,
+    "docs/training_speed.md": True,
+    "docs/validation.md": True,
+    "tests/calibrate": True,
+    "tests/cluster": True,
+    "tests/collectives": True,
+    "tests/commands": True,
+    "tests/des_ref": True,
+    "tests/lab": True,
+    "tests/results": True,
+    "tests/sim": True,
+    "tests/test_cli.py": True,
+    "tests/test_cli_progress.py": True,
+    "tests/test_faults_page.py": True,
+    "tests/test_files.py": True,
+    "tests/test_units.py": True,
+    "tests/trace": True,
+    "tests/validate": True,
+    "tests/validation": True,
+    "tests/workload": True,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Idiom:
+    """A phrase to avoid. `instead` says what to write; text that `allowed` matches around the phrase is fine."""
+
+    name: str
+    pattern: str
+    instead: str
+    allowed: str = r"(?!)"  # matches nothing
+
+
+IDIOMS = (
+    Idiom("so many", r"\bso many\b", "the number itself: `steps` steps, n ranks"),
+    Idiom("nobody", r"\bnobody\b", "no rank, no one, or the passive voice"),
+    Idiom("whoever", r"\bwhoever\b", "the rank that, the worker that"),
+    Idiom("somebody", r"\b(some|any|every)body\b", "a rank, any rank, every rank"),
+    Idiom("who comes", r"\bwho (comes|waits|sends)\b", "the rank that arrives, waits or sends"),
+    Idiom(
+        "way (a route)",
+        r"\bways?\b",
+        "route, path",
+        r"(all the|both|halfway|by the|in (this|that|the same|any|a|some|one|another|no|the usual)|this|that|either)"
+        r" ways?|the same way|ways? (to|of|in which|that)\b",
+    ),
+    Idiom("befall", r"\b(befall|befalls|befallen|befell)\b", "happens to, affects"),
+    Idiom("told, tells", r"\b(told|tells)\b", "given, configured, set; says, shows, reports"),
+    Idiom("comes about", r"\bcom(e|es|ing) about\b|\bcame about\b", "happens, results from"),
+    Idiom("of itself", r"\bof itself\b", "by itself, unaided"),
+    Idiom("of its own", r"\bof (its|their) own\b", "its own X, a dedicated X"),
+    Idiom("as long as it goes", r"\bas long as (it|they) go(es)?\b", "until it ends"),
+    Idiom("fares", r"\bfare[sd]\b", "performs, behaves"),
+    Idiom("stays (a noun)", r"\b(the|a|an|its|their|long|short|of) stays?\b", "the time in the queue, residence time"),
+    Idiom("goes round", r"\b(go|goes|going|went) round\b", "cycles, takes turns, visits in turn"),
+    Idiom("has its turn", r"\b(has|have|had|gets?|got) (its|their|a) turn\b", "is served in round-robin order"),
+    Idiom("has them all", r"\b(has|have|had) them all\b", "has received every X"),
+    Idiom("under way", r"\bunder ?way\b", "in flight, in progress"),
+    Idiom("as one likes", r"\bas (one|you|they) likes?\b", "in any order, arbitrarily"),
+    Idiom("in its stride", r"\bin (its|their) stride\b", "in steady state"),
+    Idiom("beforehand", r"\bbeforehand\b", "in advance"),
+    Idiom("alike", r"\balike\b", "identical, the same, equally"),
+    Idiom("like servers", r"\blike servers\b|\bof like (rate|size|kind)s?\b", "identical servers"),
+    Idiom("unlike rates", r"\bunlike (rates|ranks|sizes|links|hosts|servers|speeds)\b", "different rates"),
+    Idiom("meanwhile", r"(?<!; )\b(?-i:meanwhile)\b", "while X runs, during X"),
+    Idiom(
+        "meets (contends)",
+        r"\b(meets?|met)\b",
+        "contends with, shares a link with, matches, satisfies",
+        r"(is|are|was|were|be) met|(meets?|met) (the|a|its|every|no) (bounds?|targets?|aims?|criteri\w+|deadlines?)",
+    ),
+    Idiom("nor nothing", r"\bnor nothing\b", "neither A nor B"),
+    Idiom("lets in", r"\blets? in\b", "admits, accepts"),
+    Idiom("brings along", r"\bbr(ing|ings|ought) along\b", "contains, supplies, causes"),
+    Idiom("wants a core", r"\bwants? (a|the|its|no) core\b|\bwant cores\b", "is runnable, competes for a core"),
+    Idiom(
+        "gives up",
+        r"\b(give|gives|gave|given|giving) up\b",
+        "releases, yields, forgoes",
+        r"(give|gives|gave|given|giving) up\b[^.]{0,40}\b(after|timeout)\b|timeout[^.]{0,60}\bup\b",
+    ),
+    Idiom("not worth", r"\bnot worth\b", "costs more than it saves"),
+    Idiom("at most so", r"\bat most so\b", "at most `n`"),
+    Idiom(
+        "is over (has ended)",
+        r"\b(is|are|was|were|be|been) over\b(?=\s*(?:[.,;:)]|$|and\b|by\b|when\b|before\b|then\b|for\b|in\b))",
+        "has finished, has ended",
+    ),
+    Idiom(
+        "is there (exists)",
+        r"\b(is|are|was|were) there\b",
+        "exists, has arrived, is present",
+        r"(is|are|was|were) there (a|an|any|no|some|to)\b",
+    ),
+    Idiom("look at (measure)", r"\blook(s|ed|ing)? at\b", "measure, sample, inspect, consider"),
+)
+
+# The project spells British. Library names and arguments (color, center, optimizer) are not prose and not listed.
+_AMERICAN = re.compile(
+    r"\b(?!unrecognized)\w*(behavior|neighbor|honor|favor|analyz|modeled|labeled|canceled|utilization|normaliz|recogniz|summariz|"
+    r"synchroniz|minimiz|maximiz|serializ|organiz|randomiz)\w*",
+    re.IGNORECASE,
+)
+_OPENER = re.compile(r"(?:What|Who|Whose|Of) (?!course)[a-z`]")
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A piece of prose and where it starts."""
+
+    path: Path
+    line: int
+    text: str
+
+
+def prose_files(root: Path) -> Iterator[Path]:
+    """Every file whose prose is scanned."""
+    yield root / "README.md"
+    yield root / "CHANGELOG.md"
+    yield from sorted((root / "docs").rglob("*.md"))
+    for folder, suffixes in (("topologies", (".md",)), ("studies", (".md", ".toml"))):
+        for path in sorted((root / folder).rglob("*")):
+            if path.suffix in suffixes:
+                yield path
+    for folder in ("dessim", "des_ref", "studies", "tests"):
+        for path in sorted((root / folder).rglob("*.py")):
+            if path.name != Path(__file__).name:
+                yield path
+
+
+def passages(path: Path) -> Iterator[Passage]:
+    """The prose of a file: paragraphs of Markdown, comments, docstrings, and messages (strings with a space)."""
+    text = path.read_text("utf-8")
+    if path.suffix == ".md":
+        yield from _paragraphs(path, text)
+    elif path.suffix == ".toml":
+        for number, line in enumerate(text.splitlines(), 1):
+            if "#" in line:
+                yield Passage(path, number, line.partition("#")[2].strip())
+    else:
+        yield from _comments(path, text)
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value.strip():
+                yield Passage(path, node.lineno, node.value)
+
+
+def _paragraphs(path: Path, text: str) -> Iterator[Passage]:
+    start, lines = 1, list[str]()
+    for number, line in enumerate([*text.splitlines(), ""], 1):
+        begins = re.match(r"\s*([-*#|]|\d+\.) ?", line) is not None
+        if lines and (not line.strip() or begins):
+            yield Passage(path, start, "\n".join(lines))
+            lines = []
+        if line.strip():
+            start = start if lines else number
+            lines.append(line)
+
+
+def _comments(path: Path, text: str) -> Iterator[Passage]:
+    """Comments, with consecutive comment lines joined."""
+    start, previous, lines = 0, -1, list[str]()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            number = token.start[0]
+            if lines and number != previous + 1:
+                yield Passage(path, start, " ".join(lines))
+                lines = []
+            start = start if lines else number
+            previous = number
+            lines.append(token.string.lstrip("# "))
+    if lines:
+        yield Passage(path, start, " ".join(lines))
+
+
+def idioms_in(passage: Passage) -> Iterator[tuple[Idiom, str]]:
+    """Each banned phrase of a passage, with a few words around it."""
+    text = re.sub(r"\s+", " ", passage.text)
+    for idiom in IDIOMS:
+        spared = [match.span() for match in re.finditer(idiom.allowed, text, re.IGNORECASE)]
+        for match in re.finditer(idiom.pattern, text, re.IGNORECASE):
+            if not any(first <= match.start() and match.end() <= last for first, last in spared):
+                yield idiom, text[max(match.start() - 30, 0) : match.end() + 30]
+
+
+def opener_of(passage: Passage) -> str | None:
+    """The passage's first sentence where it is a noun phrase such as "What links carried."; a question is fine."""
+    text = re.sub(r"\s+", " ", passage.text).strip().lstrip("-*# ")
+    sentence = re.split(r"(?<=[.?!:;])\s", text, maxsplit=1)[0]
+    return sentence if _OPENER.match(sentence) and not sentence.endswith("?") else None
+
+
+def is_heading(passage: Passage) -> bool:
+    return passage.path.suffix == ".md" and passage.text.lstrip().startswith(("#", "|"))
+
+
+def _is_pending(path: Path) -> bool:
+    relative = path.relative_to(ROOT).as_posix()
+    return any(relative == entry or relative.startswith(f"{entry}/") for entry in REWRITE_PENDING)
+
+
+def _scanned() -> list[Path]:
+    return [path for path in prose_files(ROOT) if not _is_pending(path)]
+
+
+@pytest.mark.parametrize("path", _scanned(), ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_prose_is_plain_english(path: Path) -> None:
+    problems = []
+    for passage in passages(path):
+        where = f"{path.relative_to(ROOT)}:{passage.line}"
+        for idiom, around in idioms_in(passage):
+            problems.append(f'{where}: "...{around}...": avoid "{idiom.name}"; write: {idiom.instead}')
+        sentence = opener_of(passage)
+        if sentence and not is_heading(passage):
+            problems.append(f'{where}: "{sentence[:60]}": name the thing first, then say what it does')
+        problems += [f"{where}: {word[0]}: write British spelling" for word in _AMERICAN.finditer(passage.text)]
+    assert not problems, "\n".join(problems)
+
+
+def count(root: Path) -> Counter[str]:
+    """Occurrences of each idiom, and of sentences that open with What, Who, Whose or Of, in a tree."""
+    found = Counter[str]()
+    for path in prose_files(root):
+        for passage in passages(path):
+            found.update(idiom.name for idiom, _ in idioms_in(passage))
+            found["What/Who/Whose/Of ..."] += opener_of(passage) is not None and not is_heading(passage)
+    return found
+
+
+if __name__ == "__main__":
+    counted = count(Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else ROOT)
+    for name, times in counted.most_common():
+        sys.stdout.write(f"{times:5} {name}\n")

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
+from typing import get_args
 
 from dessim.workload import formula
 from dessim.workload.codecs import REFRESH, Buffer, parse_codec
-from dessim.workload.coded_plan import _BUFFERS, CANCELLING
+from dessim.workload.coded_plan import BUFFERS
+from dessim.workload.formula import ONE, symbol
+from dessim.workload.operators import Fm, FmFields, Nfm
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE = (DOCS / "codecs.md").read_text()
@@ -31,9 +34,10 @@ def test_links_exist() -> None:
 
 def test_the_page_lists_the_encoded_ops() -> None:
     ops_by_key = {key.strip("`"): re.findall(r"`(\w+)`", ops) for key, ops, _ in rows_of("Which values")}
-    assert {op: key for key, ops in ops_by_key.items() for op in ops} == {op: str(b) for op, b in _BUFFERS.items()}
-    for kind in CANCELLING:
-        assert f"`{kind}`" in PAGE
+    assert {op: key for key, ops in ops_by_key.items() for op in ops} == {op: str(b) for op, b in BUFFERS.items()}
+    for operator in (Fm, FmFields, Nfm):
+        (kind,) = get_args(operator.model_fields["kind"].annotation)
+        assert operator.cancels and f"`{kind}`" in PAGE
 
 
 def test_the_page_lists_the_codecs_with_the_bytes_of_plans() -> None:
@@ -49,6 +53,6 @@ def test_the_page_lists_the_codecs_with_the_bytes_of_plans() -> None:
             text = text.replace(a, b)
         # Adjacent factors are products.
         text = re.sub(r"(?<=[\w)]) (?=[\w(]|ceil)", "*", text)
-        expected = formula.evaluate(form.size("1", "n", "w", "z"), values)
+        expected = form.size(ONE, *map(symbol, "nwz")).evaluate(values)
         assert math.isclose(formula.evaluate(text, values), expected), (name, text)
     assert f"steps ({REFRESH:,})" in PAGE

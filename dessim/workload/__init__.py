@@ -1,1 +1,1 @@
-"""Workloads: what a training step has to do, in ops and formulas."""
+"""Workloads: the ops of a training step, their dependencies, and their sizes as formulas."""

@@ -1,4 +1,4 @@
-"""A job as the simulator sees it: for each class of identical ranks, ops with what they wait for."""
+"""A job as the simulator sees it: for each class of identical ranks, a graph of ops."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ WORLD = "world"  # the group of all ranks
 class Task:
     """One op to simulate.
 
-    `deps` are positions in the class's task list, all smaller than the task's own. `delay` is time in seconds between
-    the last dependency and the launch (host work nobody recorded). A compute task takes `duration` seconds; a
-    collective moves `size` bytes (S, dessim.trace.schema), or `splits` bytes to each member of its group where given.
-    Collectives of different ranks are the same one when `group`, `step` and `name` agree.
+    `deps`: positions in the class's task list, all smaller than the task's own.
+    `delay`: seconds between the end of the last dependency and the launch (host work that no op accounts for).
+    `duration`: seconds that a compute task takes.
+    `size`: S [bytes] of a collective (dessim.trace.schema).
+    `splits` [group size]: bytes that the rank sends to each member of the group, where these differ.
+
+    Tasks of different ranks belong to the same collective if `group`, `step` and `name` agree.
     """
 
     name: str
@@ -38,7 +41,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class RankClass:
-    """Ranks that do exactly the same at the same time."""
+    """Ranks that run the same tasks at the same times."""
 
     ranks: Sequence[int]
     tasks: tuple[Task, ...]
@@ -46,7 +49,7 @@ class RankClass:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """A whole job. `groups` maps a name to its global ranks, in group order."""
+    """A whole job. `groups` maps the name of a group to its global ranks, in group order."""
 
     name: str
     n_ranks: int
@@ -55,18 +58,24 @@ class Workload:
     steps: tuple[int, ...]
 
     def one_by_one(self) -> Workload:
-        """The same with each rank in a class of its own, in the order of ranks."""
-        each = sorted(((rank, c.tasks) for c in self.classes for rank in c.ranks), key=lambda one: one[0])
-        return replace(self, classes=tuple(RankClass((rank,), tasks) for rank, tasks in each))
+        """The same job with each rank in its own class, in the order of ranks."""
+        tasks_by_rank = {rank: c.tasks for c in self.classes for rank in c.ranks}
+        classes = tuple(RankClass((rank,), tasks) for rank, tasks in sorted(tasks_by_rank.items()))
+        return replace(self, classes=classes)
 
     def uneven(self, spread: float, seed: int = 0) -> Workload:
-        """The same one by one, with compute that takes more or less than it should, another in each op of each rank:
-        log-normal, with a standard deviation of `spread` times the mean, which stays."""
-        sigma, rng = float(np.sqrt(np.log1p(spread**2))), np.random.default_rng(seed)
+        """The same job with each rank in its own class and compute times that vary between ops and ranks.
+
+        Each duration is multiplied by an independent log-normal factor of mean 1 and standard deviation `spread`.
+        """
+        sigma = float(np.sqrt(np.log1p(spread**2)))
+        rng = np.random.default_rng(seed)
 
         def vary(tasks: Sequence[Task]) -> tuple[Task, ...]:
             factors = np.exp(sigma * rng.standard_normal(len(tasks)) - sigma**2 / 2).tolist()
-            return tuple(replace(task, duration=task.duration * by) for task, by in zip(tasks, factors, strict=True))
+            return tuple(
+                replace(task, duration=task.duration * factor) for task, factor in zip(tasks, factors, strict=True)
+            )
 
-        alone = self.one_by_one()
-        return replace(alone, classes=tuple(replace(c, tasks=vary(c.tasks)) for c in alone.classes))
+        one_by_one = self.one_by_one()
+        return replace(one_by_one, classes=tuple(replace(c, tasks=vary(c.tasks)) for c in one_by_one.classes))

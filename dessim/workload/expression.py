@@ -26,16 +26,22 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Number:
+    """A number, as it is written."""
+
     value: int | float
 
 
 @dataclass(frozen=True, slots=True)
 class Symbol:
+    """A named value."""
+
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Negative:
+    """The negative of an expression."""
+
     operand: Node
 
 
@@ -49,6 +55,8 @@ class Chain:
 
 @dataclass(frozen=True, slots=True)
 class Call:
+    """A call of one of the functions of formulas."""
+
     function: str
     arguments: tuple[Node, ...]
 

@@ -1,4 +1,4 @@
-"""A strategy's plan as a workload: all ranks do the same, so one rank class stands for all of them."""
+"""A strategy's plan as a workload. All ranks run the same ops, so one rank class stands for all of them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from dessim.workload.plan import Plan
 def workload_from_plan(
     plan: Plan, symbols: Mapping[str, float], durations: Mapping[str, float], steps: int = 1
 ) -> Workload:
-    """`steps` steps of `plan` on symbols["N"] ranks, each of which begins one when it is done with the one before.
+    """`steps` steps of `plan` on symbols["N"] ranks. Each rank starts a step when it has finished the one before.
 
-    `durations` gives the seconds of every op but collectives.
+    `durations`: seconds of every op except collectives, by name.
     """
-    n, count = int(symbols["N"]), len(plan.ops)
+    n = int(symbols["N"])
+    count = len(plan.ops)
     position = {op.name: i for i, op in enumerate(plan.ops)}
-    needed = {d for op in plan.ops for d in op.deps}
-    last = [i for i, op in enumerate(plan.ops) if op.name not in needed]
+    awaited = {dep for op in plan.ops for dep in op.deps}
+    last = [i for i, op in enumerate(plan.ops) if op.name not in awaited]
     tasks = tuple(
         Task(
             name=op.name,
@@ -27,7 +28,7 @@ def workload_from_plan(
             phase=op.phase,
             kind=op.kind,
             stream=op.stream,
-            deps=tuple(position[d] + step * count for d in op.deps)
+            deps=tuple(position[dep] + step * count for dep in op.deps)
             or tuple(i + (step - 1) * count for i in last if step),
             duration=0.0 if op.kind is Kind.COLLECTIVE else durations[op.name],
             collective=op.collective,

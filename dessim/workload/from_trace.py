@@ -1,13 +1,13 @@
-"""A recorded trace as a workload: every rank its own class, compute as long as it took, collectives by their size.
+"""A recorded trace as a workload: each rank in its own class, compute with recorded durations, collectives by size.
 
-What a collective took when it was recorded is not used: that is what the simulator predicts.
+The recorded durations of collectives are not used, since the simulator predicts them.
 
-Recorded steps need not follow each other, so they are replayed apart: all ranks enter a step together (a barrier that
-costs nothing) and start it as far from each other as they did. Within a step the host launches ops one after the
-other, and spends time between them that no op accounts for. So each op also waits for its *anchor*, the op whose end
-was the last thing the rank had seen when it launched this one, and then for as long as the rank took after that end.
-Ops of the stream `prefetch` are another thread's, which sees its own ops only: both threads start a step together, and
-the step is over when both are.
+Recorded steps need not be consecutive, so they are replayed separately. All ranks enter a step through a barrier that
+costs nothing, and then start it with their recorded offsets. Within a step the host launches ops one after another and
+spends time between them that no op accounts for. So each op also waits for its *anchor*, the op with the latest end
+before this one's start on the same thread, and then for the recorded time between the two. Ops of the stream `prefetch`
+belong to a second thread, so their anchors are ops of that stream. Both threads start a step together, and a step ends
+when both have finished.
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ from dessim.trace.io import Trace, rank_file
 from dessim.trace.schema import PREFETCH, Collective, Kind, Op
 from dessim.workload.dag import RankClass, Task, Workload
 
-_LOOK_BACK = 64  # ops
-EVERYONE = "every rank"  # the group of the barrier between steps
+_MAX_LOOK_BACK = 64  # ops before an op among which its anchor is searched
+ALL_RANKS = "every rank"  # the group of the barrier between steps
 
 
 def workload_from_trace(trace: Trace, stretch: Callable[[Op], float] | None = None) -> Workload:
-    """The recorded steps of a trace, in order; `stretch` is how many times as long as recorded a compute op takes.
+    """The recorded steps of a trace, in order.
 
-    Raises TraceError where the ops do not form a graph.
+    `stretch` gives the factor by which a compute op's recorded duration is multiplied; 1 by default.
+    Raises TraceError if a rank has no ops, or if an op waits for one that is not before it.
     """
     header = trace.header
-    first: dict[int, float] = {}  # when the first rank started a step, on rank 0's clock
+    first: dict[int, float] = {}  # start of each step on the earliest rank, in us on rank 0's clock
     for rank, ops in enumerate(trace.ranks):
         if not ops:
             raise TraceError(trace.path / rank_file(rank), "", "no ops were recorded on this rank")
@@ -39,28 +40,31 @@ def workload_from_trace(trace: Trace, stretch: Callable[[Op], float] | None = No
     classes = tuple(
         RankClass((rank,), _tasks(trace, rank, first, stretch or (lambda _: 1.0))) for rank in range(header.world_size)
     )
-    groups = {**header.groups, EVERYONE: range(header.world_size)}
+    groups = {**header.groups, ALL_RANKS: range(header.world_size)}
     return Workload(header.name, header.world_size, classes, groups, header.recorded_steps)
 
 
 def _tasks(trace: Trace, rank: int, first: Mapping[int, float], stretch: Callable[[Op], float]) -> tuple[Task, ...]:
-    ops, offset = trace.ranks[rank], trace.header.clock_offset_us[rank]
+    ops = trace.ranks[rank]
+    offset = trace.header.clock_offset_us[rank]
     tasks: list[Task] = []
     position: dict[int, int] = {}  # op id -> its task
     occurrence: dict[tuple[int, str], int] = {}
-    entry = -1  # the task that enters the step
+    entry = -1  # position of the task that enters the step
     for number, op in enumerate(ops):
         if number == 0 or op.step != ops[number - 1].step:
             tasks.append(_enter(op, tuple(range(max(entry, 0), len(tasks)))))
             entry = len(tasks) - 1
         deps = _deps(trace, rank, number, op, position)
-        # Ops overlap little, so the anchor is among the last few.
-        seen = [
-            o
-            for o in ops[max(number - _LOOK_BACK, 0) : number]
-            if o.step == op.step and o.end_us <= op.start_us and (o.stream == PREFETCH) == (op.stream == PREFETCH)
+        # Ops overlap little, so the anchor is among the most recent ones.
+        finished = [
+            earlier
+            for earlier in ops[max(number - _MAX_LOOK_BACK, 0) : number]
+            if earlier.step == op.step
+            and earlier.end_us <= op.start_us
+            and (earlier.stream == PREFETCH) == (op.stream == PREFETCH)
         ]
-        anchor = max(seen, key=lambda o: o.end_us, default=None)
+        anchor = max(finished, key=lambda earlier: earlier.end_us, default=None)
         delay = op.start_us - anchor.end_us if anchor else op.start_us + offset - first[op.step]
         count = occurrence[op.step, op.name] = occurrence.get((op.step, op.name), 0) + 1
         tasks.append(
@@ -84,15 +88,15 @@ def _tasks(trace: Trace, rank: int, first: Mapping[int, float], stretch: Callabl
 
 
 def _enter(op: Op, deps: tuple[int, ...]) -> Task:
-    """The barrier before a step, once everything of the step before is over."""
+    """The barrier before a step, which waits for all ops of the step before."""
     return Task(
-        "enter", op.step, op.phase, Kind.COLLECTIVE, "host", deps, collective=Collective.BARRIER, group=EVERYONE
+        "enter", op.step, op.phase, Kind.COLLECTIVE, "host", deps, collective=Collective.BARRIER, group=ALL_RANKS
     )
 
 
 def _deps(trace: Trace, rank: int, number: int, op: Op, position: Mapping[int, int]) -> tuple[int, ...]:
     missing = [d for d in op.deps if d not in position]
     if missing or op.id in position:
-        what = f"waits for op {missing[0]}, which is not before it" if missing else f"id {op.id} is there twice"
+        what = f"waits for op {missing[0]}, which is not before it" if missing else f"id {op.id} appears twice"
         raise TraceError(trace.path / rank_file(rank), str(number + 1), what)
     return tuple(sorted(position[d] for d in op.deps))

@@ -1,8 +1,8 @@
-"""How many different ids a batch holds.
+"""The expected number of distinct ids in a batch.
 
-Strategies that move rows pay for each *unique* id, so the count decides who wins. Ids follow Zipf's law here
-(probability of the r-th most frequent id proportional to r**-skew over a finite vocabulary): a model of click logs,
-not a measurement; a trace's own counts replace it where one is given (`HeapsLaw`).
+Strategies that move rows pay for each *distinct* id, so this count decides between strategies. Ids follow Zipf's law:
+over a finite vocabulary the r-th most frequent id has a probability proportional to r**-skew. That is a model of click
+logs, not a measurement. The counts of a trace replace it where one is given (`HeapsLaw`).
 """
 
 from __future__ import annotations
@@ -13,18 +13,21 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-_EXACT_RANKS = 4096  # the most frequent ids one by one, the rest in geometric bins
-_BINS = 4000
-_EXACT_BALLS = 200
-_ENDLESS = 1e18  # draws
+_EXACT_RANKS = 4096  # most frequent ids that are counted one by one
+_TAIL_BINS = 4000  # geometric bins for the less frequent ids
+_MAX_EXACT_BALLS = 200  # above it, cells count as independent Poisson variables
+_MAX_DRAWS = 1e18  # more count as infinitely many
+_NEGLIGIBLE_PROBABILITY = 1e-12  # ends a sum of decreasing probabilities
 
 
 def expected_unique(draws: float, vocabulary: float, skew: float, beyond: float = 0.0, offset: float = 0.0) -> float:
-    """Expected number of different ids among `draws` independent Zipf draws: sum over ids of 1 - (1 - p)**draws.
+    """Expected number of distinct ids among `draws` independent Zipf draws: the sum over ids of 1 - (1 - p)**draws.
 
-    Ids beyond the 4,096 most frequent are taken in geometric bins of equal probability each (relative error < 1e-3).
-    `beyond` leaves out that many of the most frequent ids: what is counted are the draws' ids that are not among them.
-    With `offset` the r-th id's probability goes with (r + offset)**-skew (Mandelbrot's form of the law).
+    Ids beyond the 4,096 most frequent are grouped into geometric bins. All ids of a bin have the same probability
+    (relative error < 1e-3).
+
+    `beyond`: the count leaves out the ids that are among this many most frequent ones.
+    `offset`: the r-th id's probability is proportional to (r + offset)**-skew (Mandelbrot's form of the law).
     """
     if draws <= 0:
         return 0.0
@@ -35,16 +38,16 @@ def expected_unique(draws: float, vocabulary: float, skew: float, beyond: float 
 
 
 def _edges(vocabulary: float) -> NDArray[np.float64]:
-    """Where bins of ranks end, the lower end first."""
+    """The edges of the bins of frequency ranks, ascending [bins + 1]."""
     edges: NDArray[np.float64] = np.arange(math.floor(min(vocabulary, _EXACT_RANKS)) + 1.0) + 0.5
     if vocabulary <= _EXACT_RANKS:
         return edges
-    tail = np.geomspace(_EXACT_RANKS + 0.5, vocabulary + 0.5, _BINS + 1)
+    tail = np.geomspace(_EXACT_RANKS + 0.5, vocabulary + 0.5, _TAIL_BINS + 1)
     return np.asarray(np.concatenate([edges, tail[1:]]), dtype=np.float64)
 
 
 def _probabilities(vocabulary: float, skew: float, offset: float) -> NDArray[np.float64]:
-    """Of one id of each bin: that of the bin's mean rank."""
+    """The probability of one id of each bin [bins]: that of the bin's geometric mean rank."""
     edges = _edges(vocabulary)
     exact = min(len(edges) - 1, _EXACT_RANKS)
     ranks = np.concatenate([np.arange(1.0, exact + 1), np.sqrt(edges[exact:-1] * edges[exact + 1 :])])
@@ -53,15 +56,15 @@ def _probabilities(vocabulary: float, skew: float, offset: float) -> NDArray[np.
 
 
 def _counts(vocabulary: float, beyond: float) -> NDArray[np.float64]:
-    """Ids in each bin that are not among the `beyond` most frequent."""
+    """The number of ids in each bin [bins] that are not among the `beyond` most frequent."""
     return np.diff(np.maximum(_edges(vocabulary), beyond + 0.5))
 
 
 @dataclass(frozen=True, slots=True)
 class ZipfLaw:
-    """Ids of `fields` fields that are alike, each with its share of the vocabulary; 1: all ids follow one law.
+    """Zipf's law for the ids of `fields` identical fields, each with an equal share of the vocabulary.
 
-    `offset`: see expected_unique.
+    With one field all ids follow the same law. `offset`: see expected_unique.
     """
 
     vocabulary: float
@@ -70,18 +73,23 @@ class ZipfLaw:
     offset: float = 0.0
 
     def unique(self, draws: float, beyond: float = 0.0) -> float:
-        """Expected number of different ids among so many, those left out that are among the `beyond` most frequent."""
-        each = (draws / self.fields, self.vocabulary / self.fields, self.skew, beyond / self.fields, self.offset)
-        return self.fields * expected_unique(*each)
+        """Expected number of distinct ids among `draws` drawn ids, without the `beyond` most frequent ones."""
+        return self.fields * expected_unique(
+            draws / self.fields,
+            self.vocabulary / self.fields,
+            self.skew,
+            beyond=beyond / self.fields,
+            offset=self.offset,
+        )
 
     def draws_of(self, unique: float) -> float:
-        """How many draws hold so many different ids, to 1e-6 of them; infinite for the whole vocabulary."""
+        """The number of draws that hold `unique` distinct ids, to a relative 1e-6; infinite for all ids there are."""
         if unique >= self.vocabulary:
             return math.inf
         low, high = 0.0, max(unique, 1.0)
         while self.unique(high) < unique:
             low, high = high, 2 * high
-            if high > _ENDLESS:
+            if high > _MAX_DRAWS:
                 return math.inf
         while high - low > 1e-6 * high:
             middle = (low + high) / 2
@@ -89,8 +97,11 @@ class ZipfLaw:
         return high
 
     def counted(self, draws: float, samples: float, beyond: float = 0.0) -> float:
-        """As how many ids a sample's `draws` count, where an id weighs 1 / (its occurrences in all samples): as many of
-        equal weight would, (sum w)^2 / sum w^2. Those `beyond` weigh nothing."""
+        """The effective number of ids among a sample's `draws`, if an id weighs 1 / (its occurrences in all samples).
+
+        That is the number of equally weighted ids with the same spread, (sum w)^2 / sum w^2. The `beyond` most frequent
+        ids weigh nothing.
+        """
         p = _probabilities(self.vocabulary / self.fields, self.skew, self.offset)
         weights = 1 / np.maximum(1.0, samples * draws / self.fields * p)
         drawn = p * _counts(self.vocabulary / self.fields, beyond / self.fields)
@@ -99,52 +110,60 @@ class ZipfLaw:
 
 
 def largest_share(balls: float, cells: int) -> float:
-    """Expected share of `balls` in the fullest of `cells` cells that each falls into by chance.
+    """Expected share of `balls` in the fullest of `cells` cells, if each ball falls into a random cell.
 
-    Between whole numbers of balls a straight line. Of more than 200 balls each cell's number is taken as a Poisson
-    variable of its own.
+    Interpolated linearly between whole numbers of balls. For more than 200 balls the counts of the cells are treated as
+    independent Poisson variables.
     """
     if balls <= 1 or cells == 1:
         return 1.0
     low = math.floor(balls)
-    at_low, at_high = (_fullest(n, cells) for n in (low, low + 1))
+    at_low = _fullest(low, cells)
+    at_high = _fullest(low + 1, cells)
     return (at_low + (balls - low) * (at_high - at_low)) / balls
 
 
 def _fullest(balls: int, cells: int) -> float:
-    """E[max] = sum over k of P(max > k). P(max <= k) is a coefficient: of x^balls in (sum_{j <= k} x^j q_j)^cells over
-    that in (sum_j x^j q_j)^cells, with any Poisson q."""
+    """Expected number of balls in the fullest cell: E[max] = sum over k of P(max > k).
+
+    P(max <= k) is the ratio of two coefficients of x^balls: that in (sum_{j <= k} x^j q_j)^cells and that in
+    (sum_j x^j q_j)^cells, for any Poisson probabilities q.
+    """
     mean = balls / cells
     j = np.arange(balls + 1.0)
     log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1.0, balls + 1)))])
     q = np.exp(j * math.log(mean) - mean - log_factorial)
-    if balls > _EXACT_BALLS:
+    if balls > _MAX_EXACT_BALLS:
         return float((1 - np.cumsum(q) ** cells).clip(0).sum())
     whole = math.exp(balls * math.log(balls) - balls - log_factorial[-1])
     largest = 0.0
     for k in range(balls):
-        power, result, rest = np.where(j <= k, q, 0.0), np.eye(1, balls + 1)[0], cells
-        while rest:
-            if rest & 1:
+        # The polynomial to the power `cells`, by repeated squaring.
+        power = np.where(j <= k, q, 0.0)
+        result = np.eye(1, balls + 1)[0]
+        exponent = cells
+        while exponent:
+            if exponent & 1:
                 result = np.convolve(result, power)[: balls + 1]
-            power, rest = np.convolve(power, power)[: balls + 1], rest >> 1
-        left = 1 - float(result[-1]) / whole
-        largest += left
-        if left < 1e-12:
+            power = np.convolve(power, power)[: balls + 1]
+            exponent >>= 1
+        exceeds = 1 - float(result[-1]) / whole
+        largest += exceeds
+        if exceeds < _NEGLIGIBLE_PROBABILITY:
             break
     return largest
 
 
 @dataclass(frozen=True, slots=True)
 class HeapsLaw:
-    """unique = coefficient * draws**exponent, through what a trace measured (Heaps' law)."""
+    """Heaps' law, unique = coefficient * draws**exponent, fitted to the counts of a trace."""
 
     coefficient: float
     exponent: float
 
     @classmethod
     def through(cls, draws_a: float, unique_a: float, draws_b: float, unique_b: float) -> HeapsLaw:
-        """The law through two measured points; with equal draws nothing is known of growth, so exponent 1."""
+        """The law through two measured points. Equal draws say nothing about growth; the exponent is then 1."""
         if min(draws_a, draws_b, unique_a, unique_b) <= 0:
             return cls(0.0, 1.0)
         exponent = 1.0
@@ -154,4 +173,5 @@ class HeapsLaw:
         return cls(unique_a / draws_a**exponent, exponent)
 
     def unique(self, draws: float) -> float:
+        """Expected number of distinct ids among `draws` drawn ids."""
         return float(min(self.coefficient * draws**self.exponent, draws))

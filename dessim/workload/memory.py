@@ -1,22 +1,22 @@
-"""What a rank keeps in its GPU's memory, and what it costs to leave part of the rows in the host's.
+"""The GPU memory that a rank needs, and the cost of keeping part of the rows in the host's memory.
 
-From step to step stay the rows that the strategy has a worker hold (a share 1/N, or all), their optimizer state, the
-index that finds them, and the dense weights with Adam's two moments. Activations are all that a step makes: what
-compute ops leave for later ones (`PlannedOp.keeps`) and what collectives deliver, all of it held until the step ends;
-only the gradients of hidden layers are not counted, because they take the place of the activations that backward is
-done with.
+Between steps a worker holds the rows that its strategy gives it (a share 1/N, or all), their optimizer state, the index
+that finds them, and the dense weights with Adam's two moments. Activations are everything that a step creates: the
+results that compute ops leave for later ones (`PlannedOp.keeps`) and the results of collectives. All of it counts as
+held until the step ends. Only the gradients of hidden layers do not count, because they replace activations that the
+backward pass no longer needs.
 
-Rows that do not fit may *spill*: their values and optimizer state live in the host's memory, the index stays. The
-hottest rows stay on the GPU, ids follow the Zipf law of the model file, and each different row of a step is read once
-and updated once, over a link that carries both directions at a time.
+Rows that do not fit may *spill*: their values and optimizer state live in the host's memory, while the index remains on
+the GPU. The hottest rows remain on the GPU. Ids follow the Zipf law of the model file, and each distinct row of a step
+is read once and updated once, over a full-duplex link.
 
-For des_* they are within 25 % of the trainer's highest peak in six steps (tests/des_ref/test_memory.py).
+For des_* the sum is within 25 % of the trainer's highest peak in six steps (tests/des_ref/test_memory.py).
 
-With parameter servers on hosts of their own (`served_memory`) a worker keeps no rows and no optimizer state; a server
-keeps 1/S of everything and room for what all workers may have sent it.
+With dedicated parameter servers (`served_memory`) a worker holds no rows and no optimizer state. Each of S servers
+holds 1/S of everything, and room for the messages that all workers may have sent it.
 
-Left out: the driver's context and the buffers of NCCL (under 1 GiB together), fragmentation, the doubling of a hash
-table that grows, the size of the host's memory and how many GPUs share its bandwidth.
+Not included: the driver's context and NCCL's buffers (under 1 GiB together), fragmentation, the doubling of a growing
+hash table, the capacity of the host's memory, and GPUs that share its bandwidth.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from dessim.workload.plan import Plan, PlannedOp
 from dessim.workload.server_roles import Roles, a_step, size_of
 from dessim.workload.symbols import ROW_AND_STATE, O, W, k, s
 
-# Bytes a row: its values, its optimizer's state, and the id with two 8-byte row numbers that find it: an index at most
-# half full (des_ref/embedding/hash_table.py).
+# Bytes a row. The index is at most half full, so a row takes its id and two slots with an 8-byte row number each
+# (des_ref/embedding/hash_table.py).
 ROW = W * s
 ROW_STATE = O * s
 INDEX = 3 * k
@@ -47,7 +47,7 @@ Symbols = Mapping[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes of a rank, by what takes them."""
+    """Bytes that a rank needs, by purpose."""
 
     rows: float
     row_state: float
@@ -57,7 +57,7 @@ class Memory:
 
     @property
     def spillable(self) -> float:
-        """Bytes that may live in the host's memory."""
+        """Bytes that may live in the host's memory instead."""
         return self.rows + self.row_state
 
     @property
@@ -82,9 +82,10 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Spill:
-    """Rows in the host's memory: their share of a rank's rows and of the rows a step reads, their bytes a rank.
+    """Rows in the host's memory.
 
-    `seconds` is what each op that touches rows spends on the way to the host.
+    `rows_share`: their share of a rank's rows. `reads_share`: their share of the rows that a step reads.
+    `host_bytes`: their bytes a rank. `seconds`: transfer time to and from the host, by op that touches rows.
     """
 
     rows_share: float
@@ -97,28 +98,32 @@ class Spill:
 
 
 def memory_of(plan: Plan, symbols: Symbols) -> Memory:
-    """What a rank needs for `plan`."""
+    """The memory of a rank that runs `plan`; `symbols` are those of its job."""
     kept = {phase: 0.0 for phase in Phase}
     for op in plan.ops:
-        # What is sent ahead is there for this step and for the next.
+        # Ids that are sent a step ahead exist for this step and for the next one.
         kept[op.phase] += _result(op, symbols) * (2 if op.stream == PREFETCH else 1)
-    # What an optimizer op makes is the next step's weights; what the others make is over with the step.
+    # Results of optimizer ops are the weights of the next step. All other results end with the step.
     dense = kept.pop(Phase.OPTIMIZER)
     return Memory(*_held(plan, symbols), dense, sum(kept.values()))
 
 
 def served_memory(plan: Plan, symbols: Symbols, servers: int) -> tuple[Memory, Memory]:
-    """What a worker needs, and what each of `servers` needs, where they are not on the workers."""
+    """The memory of a worker and that of each of `servers` dedicated servers."""
     roles, shard = Roles.of(plan), a_step(symbols, servers)
     pulled = servers * size_of(roles.reply, symbols, servers)
     worker = pulled + sum(op.keeps.evaluate(symbols) for op in (*roles.prepare, *roles.compute))
-    dense, summed = (sum(op.keeps.evaluate(shard) for op in ops) for ops in (roles.update, roles.merge))
+    dense = sum(op.keeps.evaluate(shard) for op in roles.update)
+    summed = sum(op.keeps.evaluate(shard) for op in roles.merge)
     waiting = symbols["N"] * size_of(roles.push, symbols, servers)
     return Memory(0.0, 0.0, 0.0, 0.0, worker), Memory(*_held(plan, shard), dense, waiting + summed)
 
 
 def require_servers(memory: Memory, capacity: float, device: str, what: str, servers: int) -> None:
-    """Raise CapacityError unless a server's memory fits its host's `capacity` [bytes]."""
+    """Raise CapacityError unless a server's memory fits its host's `capacity` [bytes].
+
+    `device` is the host's part and `what` the job, for the message.
+    """
     if memory.total > capacity:
         enough = math.ceil(servers * memory.total / capacity)
         raise CapacityError(
@@ -128,9 +133,9 @@ def require_servers(memory: Memory, capacity: float, device: str, what: str, ser
 
 
 def require(memory: Memory, capacity: float, gpu: str, what: str, symbols: Symbols, spill: bool = False) -> None:
-    """Raise CapacityError unless a rank's memory fits a GPU of `capacity` bytes, where asked with rows in the host's.
+    """Raise CapacityError unless a rank's memory fits a GPU of `capacity` bytes.
 
-    `what` names the job and `gpu` the part, for the message.
+    With `spill` only what cannot spill must fit. `what` names the job and `gpu` the part, for the message.
     """
     if (memory.resident if spill else memory.total) <= capacity:
         return
@@ -153,9 +158,9 @@ def require(memory: Memory, capacity: float, gpu: str, what: str, symbols: Symbo
 def spill_of(
     plan: Plan, model: Model, memory: Memory, symbols: Symbols, capacity: float, bandwidth: float
 ) -> Spill | None:
-    """What spills of a rank whose `memory.resident` fits in `capacity` bytes; None where everything fits.
+    """The rows that spill from a rank whose `memory.resident` fits in `capacity` bytes; None if everything fits.
 
-    `bandwidth` [bytes/s] is the payload rate to the host's memory, each way.
+    `bandwidth` [bytes/s] is the payload rate to the host's memory in each direction.
     """
     if memory.total <= capacity:
         return None
@@ -174,14 +179,14 @@ def spill_of(
 
 
 def _held(plan: Plan, symbols: Symbols) -> tuple[float, float, float]:
-    """Bytes of the rows that whoever holds rows holds, of their optimizer state and of their index."""
+    """Bytes of the rows that one rank or server holds, of their optimizer state and of their index."""
     rows = plan.rows_held.evaluate(symbols)
     row, state, index = (rows * size.evaluate(symbols) for size in (ROW, ROW_STATE, INDEX))
     return row, state, index
 
 
 def _cold(model: Model, symbols: Symbols, hot: float) -> dict[str, float]:
-    """The symbols with u and U counting only ids that are not among the `hot` most frequent."""
+    """The symbols, with u and U counting only ids that are not among the `hot` most frequent."""
     law = (model.input.vocabulary, model.input.skew)
     draws = {"u": symbols["B"] / symbols["N"] * symbols["m"], "U": symbols["B"] * symbols["m"]}
     return {
@@ -194,7 +199,7 @@ def _cold(model: Model, symbols: Symbols, hot: float) -> dict[str, float]:
 
 
 def _result(op: PlannedOp, symbols: Symbols) -> float:
-    """Bytes of what an op makes beside what it was given; sums are made in place."""
+    """Bytes that an op's result adds to its inputs. AllReduces sum in place."""
     if op.kind is Kind.COMPUTE:
         return op.keeps.evaluate(symbols)
     size = op.size.evaluate(symbols)

@@ -1,4 +1,4 @@
-"""A click-through-rate model as sizes: the one file that drives trainer and simulator alike.
+"""A click-through-rate model as sizes. One model file drives both trainer and simulator.
 
     schema_version = 1
     name = "deepfm"
@@ -6,20 +6,20 @@
     fields = 39              # F
     ids_per_sample = 39      # m, the mean over samples
     batch_per_worker = 4096
-    vocabulary = 33762577    # different ids in the data
-    skew = 1.05              # Zipf exponent of their frequency
+    vocabulary = 33762577    # V, distinct ids in the data
+    skew = 1.05              # Zipf exponent of their frequencies
     [embedding]
     width = 16               # D
-    optimizer = "adam"       # of rows: sgd, rowwise_adagrad (default), adagrad, adam, ftrl
-    optimizer_slots = 2      # O, floats of optimizer state a row, of an optimizer that is none of these
-    pooling = "sum"          # of the ids of a field: sum, mean, max or (softmax) attention
-    placement = "hash"       # where DES keeps rows: by hash of the id; or "field": field f on rank f mod N
+    optimizer = "adam"       # optimizer of rows: sgd, rowwise_adagrad (default), adagrad, adam, ftrl
+    optimizer_slots = 2      # O, floats of state a row, for an optimizer that is none of these
+    pooling = "sum"          # how the ids of a field are pooled: sum, mean, max or (softmax) attention
+    placement = "hash"       # where DES places rows: by hash of the id; or "field": field f on rank f mod N
     [[operators]]
     kind = "mlp"             # lr, fm, nfm, cross, mlp, cross_v2, dot, inner, cin, fvae, head: dessim.workload.operators
     widths = [400, 400, 400] # H1 ...
-    strategy = "des"         # under DES, of mlp and cross_v2: "mesh" sends pooled vectors, F*D floats, and not partials
+    strategy = "des"         # for mlp and cross_v2 under DES: "mesh" sends pooled vectors, F*D floats, not partials
 
-The symbols that formulas use are those of dessim.workload.symbols.
+The capital letters are the symbols of formulas (dessim.workload.symbols).
 """
 
 from __future__ import annotations
@@ -61,17 +61,19 @@ class Input(_Strict):
     skew: Annotated[float, Field(ge=0, le=4)] = 1.05
 
     @model_validator(mode="after")
-    def _few_enough(self) -> Input:
+    def _ids_are_bounded(self) -> Input:
         if self.ids_per_sample > 1e6:
             raise ValueError("ids_per_sample above 1e6 is not a sample")
         return self
 
 
 class Embedding(_Strict):
-    """One row a feature id. `optimizer_slots`: floats of optimizer state a row; None: those of `optimizer`.
+    """The embedding tables, one row for each feature id.
 
-    `placement`: where DES keeps rows; the other strategies have places of their own. `pooling`: how operators over
-    pooled field vectors (mlp, cross, ...) pool the ids of a field; lr, fm and nfm work on ids.
+    `placement`: where DES places rows; other strategies determine it themselves.
+    `pooling`: how operators over pooled field vectors (mlp, cross, ...) pool the ids of a field. lr, fm and nfm work on
+    ids.
+    `optimizer_slots`: floats of optimizer state a row; None for those of `optimizer`.
     """
 
     width: Positive
@@ -89,7 +91,7 @@ class Embedding(_Strict):
 
 
 class Model(_Strict):
-    """A model file. `symbols` turns it into the numbers formulas need."""
+    """A model file. `symbols` gives the values of the symbols in formulas."""
 
     schema_version: Literal[1]
     name: Annotated[str, Field(min_length=1, max_length=100)]
@@ -103,12 +105,12 @@ class Model(_Strict):
         kinds = [o.kind for o in operators]
         if len(set(kinds)) != len(kinds):
             raise ValueError("each operator kind at most once")
-        # The order of the reduced buffer, whatever the file's.
+        # The buffer of partials has a fixed order, whatever the order in the file.
         return tuple(sorted(operators, key=lambda o: KINDS.index(o.kind)))
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """Operator kinds in the order of the reduced buffer."""
+        """Operator kinds in the order of the buffer of partials."""
         return tuple(o.kind for o in self.operators)
 
     @model_validator(mode="after")
@@ -129,22 +131,22 @@ class Model(_Strict):
 
     @property
     def pools_apart(self) -> bool:
-        """Whether pooled field vectors are no sums of rows. Where rows are spread by hash DES makes them in rounds."""
+        """Whether pooled field vectors are not sums of rows. Under hash placement DES computes them in rounds."""
         return self.embedding.pooling in WHOLE_POOLS
 
     @property
     def by_field(self) -> bool:
-        """Whether DES keeps whole fields on a worker."""
+        """Whether DES places whole fields on a worker."""
         return self.embedding.placement == "field"
 
     @property
     def pools_mean(self) -> bool:
-        """Whether pooled field vectors are means, so that somebody must know how many ids a bag has."""
+        """Whether pooled field vectors are means, for which the size of each bag must be known."""
         return self.embedding.pooling == "mean"
 
     @property
     def bag_floats(self) -> int:
-        """E: floats that a bag needs beside the sum of its rows: what operators need, and its size for a mean."""
+        """E: floats that a bag carries beside the sum of its rows: those of operators, and its size for a mean."""
         return max(c.bag_floats for c in self.costs) + self.pools_mean
 
     @property
@@ -155,8 +157,7 @@ class Model(_Strict):
 
     @property
     def costs(self) -> tuple[Costs, ...]:
-        """Costs of pooling where it is no sum, and of the parts of the reduced buffer: the pooled operand where one is
-        needed, then each operator."""
+        """Costs of pooling by maximum or attention, of the pooled operand if one is needed, then of each operator."""
         shape = Shape(self.input.fields, self.embedding.width, self.needs_operand, self.by_field)
         pooling = pooling_costs(self.embedding.pooling, self.needs_operand, self.by_field)
         return (*pooling, *(o.costs(shape) for o in self.operators))
@@ -171,13 +172,13 @@ class Model(_Strict):
 
     @property
     def output(self) -> Output | None:
-        """The softmax over ids that the model ends in; None where it ends in the logit of a click."""
+        """The softmax over ids in which the model ends; None if it ends in the logit of a click."""
         return next((c.output for c in self.costs if c.output is not None), None)
 
     @property
     def row_widths(self) -> dict[str, int]:
-        """Value columns of a row and their floats: the linear weight w and the embedding v, as operators read them,
-        and the output o that scores codes."""
+        """The value columns of a row and their floats: the linear weight w and the embedding v, if operators read
+        them, and the output o that scores codes."""
         widths = {"w": 1, "v": self.embedding.width}
         read = {name: width for name, width in widths.items() if any(o.reads == name for o in self.operators)}
         return read | ({"o": self.output.row} if self.output is not None else {})
@@ -204,7 +205,7 @@ class Model(_Strict):
         return self.model_copy(update={"embedding": changed})
 
     def placed(self, placement: str | None) -> Model:
-        """The same model with its rows placed otherwise; None: as the file says. Raises ModelError if wrong."""
+        """The same model with another placement of rows; None keeps the file's. Raises ModelError if it cannot be."""
         if placement is None:
             return self
         raw = self.model_dump()
@@ -216,8 +217,8 @@ class Model(_Strict):
     ) -> dict[str, float]:
         """Values of all symbols for a job of `world_size` workers and a global batch of `batch` samples.
 
-        `batch` defaults to batch_per_worker * world_size. `unique(draws)` says how many different ids a number of
-        draws holds; it defaults to the Zipf model of the file.
+        `batch` defaults to batch_per_worker * world_size. `unique(draws)` gives the number of distinct ids among a
+        number of draws; it defaults to the Zipf law of the file.
         """
         return symbols_of(self, world_size, batch, unique)
 
@@ -232,7 +233,7 @@ def parse_model(raw: Mapping[str, Any], path: str | Path) -> Model:
 
 
 def _key(loc: tuple[int | str, ...], error: str) -> str:
-    """The file's own name of the key: pydantic puts an operator's kind between its number and its key."""
+    """The key as the file names it: pydantic inserts an operator's kind between its index and its key."""
     parts = [str(part) for part in loc]
     if parts[:1] == ["operators"]:
         parts[2:3] = ["kind"] if error.startswith("union_tag") else []

@@ -1,24 +1,19 @@
 """Options of strategies, written behind their names: `ps_sync+hot_rows=1000`, `row_all_to_all+look_ahead`.
 
-    hot_rows=H     the H most frequent rows are on every worker, and their gradients are AllReduced. OpenEmbedding
-                   (Chen et al., ICDE 2023) trains such tables apart from those of its servers.
-    look_ahead     before a step its samples are dealt out to the workers that have most of their rows, equally many to
-                   each. The global batch stays what it is, so training is the same. Herald (Zeng et al., NSDI 2024).
-    cache_rows=C   rows live in the host's memory; a worker's GPU keeps the C it used last, with their optimizer's
-                   state. ScaleFreeCTR (Guo et al., SIGIR 2021).
-
-    shampoo        replicated weights have a second-order optimizer, whose work the workers share
+    hot_rows=H     Every worker holds the H most frequent rows, and their gradients are AllReduced. OpenEmbedding
+                   (Chen et al., ICDE 2023) trains such tables separately from those of its servers.
+    look_ahead     Before a step each sample is assigned to the worker that owns most of its rows, with equal numbers of
+                   samples on all workers. The global batch does not change, and so neither does training. Herald
+                   (Zeng et al., NSDI 2024).
+    cache_rows=C   Rows live in the host's memory. A worker's GPU caches the C most recently used ones with their
+                   optimizer state. ScaleFreeCTR (Guo et al., SIGIR 2021).
+    shampoo        Replicated weights use a second-order optimizer, whose work the workers share
                    (des_ref/models/shampoo.py).
 
-A cache of rows between *workers* saves nothing where training is exact: a row is updated in every step that uses it, so
-a copy is out of date as soon as it is used, unless its holder gets the gradient too, and then it is a hot row.
+Caching the rows of other *workers* saves nothing while training is exact. A row is updated in every step that uses it,
+so a copy is stale as soon as it has been used, unless its holder gets the gradient too; then it is a hot row.
 
-Symbols that formulas of such plans use:
-
-    H  hot rows                        x  different cold ids (all but hot ones) among one worker's samples
-    C  rows that a GPU keeps           X  different cold ids in the global batch
-    M  rows a GPU lacks in a step      l  share of a worker's x rows that it owns itself
-    Y  weights whose search directions a worker finds
+`Expected` gives the values of the symbols that these plans use: H, x, X, l, C and M of dessim.workload.symbols.
 """
 
 from __future__ import annotations
@@ -30,15 +25,16 @@ from dataclasses import dataclass, fields
 from dessim.errors import UsageError
 from dessim.workload.ids import ZipfLaw, largest_share
 
-SHAMPOO_BLOCK, SHAMPOO_EVERY = 256, 20  # rows and columns of a block, and steps from roots to roots
+SHAMPOO_BLOCK = 256  # rows and columns of a block
+SHAMPOO_EVERY = 20  # steps between two computations of the roots
 
-_SWITCHES = ("look_ahead", "shampoo")
+_SWITCHES = ("look_ahead", "shampoo")  # options without a value
 _MAX_ROWS = 2**31
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The settings; all off."""
+    """The settings of a strategy's options. All are off by default."""
 
     hot_rows: int = 0
     look_ahead: bool = False
@@ -49,9 +45,9 @@ class Options:
         return self != Options()
 
     def __str__(self) -> str:
-        """As they are written behind a strategy's name."""
-        given = ((f.name, getattr(self, f.name)) for f in fields(self))
-        return "".join(f"+{name}" if value is True else f"+{name}={value}" for name, value in given if value)
+        """The options as they are written behind a strategy's name."""
+        settings = ((f.name, getattr(self, f.name)) for f in fields(self))
+        return "".join(f"+{name}" if value is True else f"+{name}={value}" for name, value in settings if value)
 
 
 def parse_options(strategy: str, settings: Sequence[str], by_strategy: Mapping[str, Sequence[str]]) -> Options:
@@ -83,34 +79,39 @@ def parse_options(strategy: str, settings: Sequence[str], by_strategy: Mapping[s
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What the options' symbols are on average where ids follow `law`, in a job that has drawn `seen` ids before."""
+    """Expected values of the options' symbols if ids follow `law`, in a job that has drawn `seen` ids before."""
 
     options: Options
     law: ZipfLaw
     seen: float = math.inf
 
     def __call__(self, symbols: Mapping[str, float]) -> dict[str, float]:
-        """The symbols that are added to a job's, or take the place of its own."""
-        found: dict[str, float] = {}
+        """The symbols that are added to a job's, or replace its own."""
+        expected: dict[str, float] = {}
         if self.options.hot_rows or self.options.look_ahead:
-            found |= self._cold(symbols)
+            expected |= self._cold(symbols)
         if self.options.cache_rows:
-            found |= {"C": float(self.options.cache_rows), "M": self._misses(symbols)}
-        return found
+            expected |= {"C": float(self.options.cache_rows), "M": self._misses(symbols)}
+        return expected
 
     def _cold(self, symbols: Mapping[str, float]) -> dict[str, float]:
-        law, n, draws = self.law, symbols["N"], symbols["B"] * symbols["m"]
+        """Symbols of hot and cold rows."""
+        law = self.law
+        n = symbols["N"]
+        draws = symbols["B"] * symbols["m"]
         hot = min(float(self.options.hot_rows), law.vocabulary)
-        # A job's own counts, where it has them, rule; the law says which part of them is cold. Where samples are dealt
-        # out, a worker's count depends on it, that of the batch does not.
+        # A job's own counts take precedence, and the law only gives the part of them that is cold. Look-ahead changes
+        # the count of a worker but not that of the batch, so it must scale by the latter.
         measured = symbols["u"] / law.unique(draws / n)
         if self.options.look_ahead:
             measured = symbols["U"] / law.unique(draws)
-        own, others = law.unique(draws / n, hot), law.unique(draws / n, hot)
+        # Distinct cold ids of one worker if it owned all rows, and if it owned none. It owns one row in n.
+        own = others = law.unique(draws / n, hot)
         if self.options.look_ahead and n > 1:
-            # Of the occurrences of a row so many are on its owner, and the others elsewhere.
+            # The share of a row's occurrences that look-ahead places on its owner.
             share = largest_share(law.counted(symbols["m"], symbols["B"], hot), int(n))
-            own, others = law.unique(draws * share, hot), law.unique(draws * (1 - share) / (n - 1), hot)
+            own = law.unique(draws * share, hot)
+            others = law.unique(draws * (1 - share) / (n - 1), hot)
         x = measured * (own + (n - 1) * others) / n
         return {
             "H": hot,
@@ -121,8 +122,12 @@ class Expected:
         }
 
     def _misses(self, symbols: Mapping[str, float]) -> float:
-        """The least recently used go first: a row is there if it was among those of the last draws that fill all caches
-        together, and misses are the ids that the next batch has beside these. (Che's approximation, in draws.)"""
-        n, draws = symbols["N"], symbols["B"] * symbols["m"]
-        before = min(self.law.draws_of(n * self.options.cache_rows), self.seen)
-        return (self.law.unique(before + draws) - self.law.unique(before)) / n if before < math.inf else 0.0
+        """Rows a step that a GPU's cache lacks, if it evicts the least recently used.
+
+        Che's approximation, in draws: the caches together hold the distinct ids of the last `window` draws that fill
+        them. The misses are the ids that the next batch adds to those.
+        """
+        n = symbols["N"]
+        draws = symbols["B"] * symbols["m"]
+        window = min(self.law.draws_of(n * self.options.cache_rows), self.seen)
+        return (self.law.unique(window + draws) - self.law.unique(window)) / n if window < math.inf else 0.0

@@ -1,6 +1,6 @@
-"""What an optimizer of rows keeps and costs, by the trainer's names (des_ref/embedding/optim.py has the formulas).
+"""State and costs of the optimizers of rows, by the trainer's names (des_ref/embedding/optim.py implements them).
 
-Counted, not measured: state and torch calls are held against the trainer's own in tests/des_ref/test_optim.py.
+The numbers are counted, not measured. tests/des_ref/test_optim.py checks state and torch calls against the trainer.
 """
 
 from __future__ import annotations
@@ -13,9 +13,12 @@ from dataclasses import dataclass
 class RowOptimizer:
     """Costs of one optimizer.
 
-    `floats`: floats of state for each float of a row; `column_floats`: for each value column of a row (the embedding,
-    the linear weight); `row_floats`: for each row. `flops`: FLOPs an update of one float. `column_kernels`: torch calls
-    an update of one column, `kernels`: those made once.
+    `floats`: floats of state for each float of a row.
+    `column_floats`: floats of state for each value column of a row (the embedding, the linear weight).
+    `row_floats`: floats of state for each row.
+    `flops`: FLOPs to update one float.
+    `column_kernels`: torch calls to update one value column.
+    `kernels`: torch calls of an update that do not depend on the number of columns.
     """
 
     floats: int
@@ -26,11 +29,11 @@ class RowOptimizer:
     kernels: int = 0
 
     def slots(self, widths: Collection[int]) -> int:
-        """Floats of state of a row with value columns of these widths."""
+        """Floats of state of a row whose value columns have these widths."""
         return self.floats * sum(widths) + self.column_floats * len(widths) + self.row_floats
 
     def calls(self, widths: Collection[int]) -> int:
-        """Torch calls of a step's update."""
+        """Torch calls of one step's update of all rows, whose value columns have these widths."""
         return self.kernels + self.column_kernels * len(widths)
 
 

@@ -1,8 +1,8 @@
-"""From n recorded ranks to N: what a job's symbols become, and where each number comes from.
+"""A job at other numbers of ranks: the values of its symbols, and where each number comes from.
 
-Sizes follow formulas, so only the symbols change: N and B by definition, the mean ids a sample m as measured, and the
-numbers of different ids u and U by Heaps' law through the two counts a trace has (one worker's ids, the whole batch's).
-Without a trace the model file's Zipf law gives them.
+Sizes are formulas, so only symbols change. N and B follow from the scale, and m, the mean ids a sample, is kept. The
+numbers of distinct ids u and U follow Heaps' law through the two counts in a trace: distinct ids of one worker and
+of the global batch. Without a trace the Zipf law of the model file gives them.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ from dessim.workload.symbol_values import VALUE_BYTES
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What is to be trained: a model, how ids repeat, and what was measured of it.
+    """A model to train, how its ids repeat, and measurements of it.
 
-    `measured_s` holds mean seconds of each compute op where a trace gives them, at `measured_symbols`, on a device of
-    type `device`. `value_bytes` is what a value takes on the wire. `sizes_from` says where the symbols come from, for a
-    reader.
+    `sizes_from`: the source of the symbols, in words.
+    `unique`: the number of distinct ids among a number of drawn ids; None for the Zipf law of the model file.
+    `value_bytes`: bytes of a value on the wire.
+    `strategy`, `device`: of the recorded run, if there is one.
+    `measured_s`: mean seconds of each compute op in that run, at `measured_symbols`.
     """
 
     model: Model
@@ -39,12 +41,12 @@ class Job:
 
     @classmethod
     def of_model(cls, model: Model) -> Job:
-        """A job nobody has run yet."""
+        """A job that has not been recorded."""
         return cls(model, f"assumed: model file {model.name!r}, Zipf skew {model.input.skew:g}")
 
     @classmethod
     def of_trace(cls, trace: Trace) -> Job:
-        """A recorded job. Raises TraceError when the header lacks the model or its symbols."""
+        """A recorded job. Raises TraceError if the header lacks the model or its symbols."""
         return replace(cls.of_header(trace.header, trace.path / HEADER_FILE), measured_s=_mean_compute(trace))
 
     @classmethod
@@ -67,18 +69,18 @@ class Job:
             value_bytes=header.symbols.get("s", VALUE_BYTES),
             strategy=header.strategy,
             device=header.device,
-            # Symbols that were not yet there when the trace was recorded follow from the model.
+            # Older traces lack some symbols; the model supplies them.
             measured_symbols={**model.symbols(int(n), b, law.unique), **header.symbols},
         )
 
     def symbols(self, n: int, batch_per_worker: int | None = None) -> dict[str, float]:
-        """Symbol values for `n` workers."""
-        each = batch_per_worker if batch_per_worker is not None else self.model.input.batch_per_worker
-        return self.model.symbols(n, each * n, self.unique) | {"s": float(self.value_bytes)}
+        """Values of the symbols for `n` workers with `batch_per_worker` samples each (default: the model's)."""
+        per_worker = batch_per_worker if batch_per_worker is not None else self.model.input.batch_per_worker
+        return self.model.symbols(n, per_worker * n, self.unique) | {"s": float(self.value_bytes)}
 
 
 def _mean_compute(trace: Trace) -> dict[str, float]:
-    """Mean seconds of each compute op a step, over ranks and steps."""
+    """Mean seconds a step of each compute op, over ranks and steps."""
     total: dict[str, float] = {}
     for ops in trace.ranks:
         for op in ops:

@@ -1,12 +1,12 @@
-"""A parameter server's plan, split between workers and servers that are machines of their own.
+"""A parameter server's plan, split between workers and dedicated servers.
 
-The plan (dessim/workload/strategies/ps.py) puts a server on each of the N workers. Of its ops those belong to servers
-that follow upon what workers send (requests in the input phase, pushes in the backward phase), the others to workers.
-With S servers every formula is that of one of S shards: N is S where it counts shards. Two cases follow, and no new
-formula is needed:
+The plan (dessim/workload/strategies/ps.py) places a server on each of the N workers. Ops that follow messages from
+workers (requests in the input phase, pushes in the backward phase) belong to servers, all others to workers. With S
+dedicated servers the same formulas hold for one of S shards, with S for N where N counts shards. Two sets of symbols
+suffice, and no new formula:
 
-    a message    what one worker asks of one server: u/S rows, all different
-    a step       what the workers ask of it together: U/S different rows
+    a message    the request of one worker to one server: u/S rows, all distinct
+    a step       the requests of all workers to one server: U/S distinct rows
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from dessim.trace.schema import Kind, Phase
 from dessim.workload.plan import Plan, PlannedOp, Traffic
 
-Symbols = Mapping[str, float]
+Symbols = Mapping[str, float]  # values by name
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +33,11 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Roles:
-    """Who does what in a step: `prepare` and `compute` before and after a worker's pull; a server's `gather` for it,
-    its `merge` of a push with the others, and its `update`; the messages `request`, `reply` and `push`."""
+    """The ops of a step by role.
+
+    A worker computes `prepare` before its pull and `compute` after it. A server computes `gather` for a pull, `merge`
+    to add a push to those of other workers, and `update`. `request`, `reply` and `push` are the messages.
+    """
 
     prepare: tuple[PlannedOp, ...]
     compute: tuple[PlannedOp, ...]
@@ -47,7 +50,7 @@ class Roles:
 
     @classmethod
     def of(cls, plan: Plan) -> Roles:
-        """The roles in a plan of a parameter server."""
+        """The roles in the plan of a parameter server."""
         sent = {op.name: op for op in plan.collectives if op.phase is not Phase.FORWARD}
         served: dict[str, PlannedOp] = {}
         for op in plan.ops:
@@ -69,35 +72,42 @@ class Roles:
 
 
 def a_message(symbols: Symbols, servers: int) -> dict[str, float]:
-    """The symbols of what one worker and one of `servers` do for each other."""
+    """The symbols of the exchange between one worker and one of `servers`."""
     return {**symbols, "N": float(servers), "u": symbols["u"] / servers, "U": symbols["u"]}
 
 
 def a_step(symbols: Symbols, servers: int) -> dict[str, float]:
-    """The symbols of what one of `servers` does once a step, for all workers."""
+    """The symbols of the work that one of `servers` does once a step, for all workers."""
     return {**symbols, "N": float(servers)}
 
 
 def size_of(ops: tuple[PlannedOp, ...], symbols: Symbols, servers: int, traffic: Traffic | None = None) -> float:
-    """Bytes of a message between a worker and one of `servers`; `symbols` are the job's."""
+    """Bytes of a message between a worker and one of `servers`, of one kind of traffic or of all.
+
+    `symbols` are the job's.
+    """
     shards = a_step(symbols, servers)
     of_kind = (op for op in ops if traffic is None or op.traffic is traffic)
     return sum(op.size.evaluate(shards) for op in of_kind) / servers
 
 
 def moved(plan: Plan, symbols: Symbols, servers: int, traffic: Traffic | None = None) -> float:
-    """Bytes that a worker and its servers send each other in a step, of one kind of traffic or of all."""
+    """Bytes that a worker and all servers send each other in a step, of one kind of traffic or of all."""
     return servers * size_of(plan.collectives, symbols, servers, traffic)
 
 
 def work_of(ops: tuple[PlannedOp, ...], symbols: Symbols) -> Work:
-    """What ops cost a server, with the symbols of `a_message` or `a_step`."""
+    """The work of ops on a server, with the symbols of `a_message` or `a_step`."""
     return Work(sum(op.flops.evaluate(symbols) for op in ops), sum(op.mem.evaluate(symbols) for op in ops))
 
 
 @dataclass(frozen=True, slots=True)
 class Requests:
-    """Of each server: bytes of its messages with one worker, its work for a pull and a push, and once a step."""
+    """The load of one server.
+
+    `request`, `reply`, `push`: bytes of its messages with one worker.
+    `gather`, `merge`: work for one pull and for one push. `apply`: work once a step.
+    """
 
     request: float
     reply: float
@@ -108,11 +118,12 @@ class Requests:
 
 
 def requests_of(plan: Plan, symbols: Symbols, servers: int, sync: bool) -> Requests:
-    """What workers and `servers` want of each other. Dense parameters are pulled and pushed whole, a shard each.
+    """The load of each of `servers`. Dense parameters are pulled and pushed whole, one shard a server.
 
-    Synchronous servers add pushes up and update once a step; others update at each push.
+    Synchronous servers sum pushes and update once a step; asynchronous ones update at each push.
     """
-    roles, one = Roles.of(plan), a_message(symbols, servers)
+    roles = Roles.of(plan)
+    message = a_message(symbols, servers)
     pulled = size_of(roles.reply, symbols, servers, Traffic.DENSE)
     pushed = size_of(roles.push, symbols, servers, Traffic.DENSE)
     summing = Work(pushed / symbols["s"], 3 * pushed)  # reads gradient and sum, writes the sum
@@ -120,7 +131,7 @@ def requests_of(plan: Plan, symbols: Symbols, servers: int, sync: bool) -> Reque
         request=size_of(roles.request, symbols, servers),
         reply=size_of(roles.reply, symbols, servers),
         push=size_of(roles.push, symbols, servers),
-        gather=work_of(roles.gather, one) + Work(0.0, 2 * pulled),  # reads them, writes the message
-        merge=work_of(roles.merge, one) + summing if sync else work_of(roles.update, one),
+        gather=work_of(roles.gather, message) + Work(0.0, 2 * pulled),  # reads parameters, writes the message
+        merge=work_of(roles.merge, message) + summing if sync else work_of(roles.update, message),
         apply=work_of(roles.update, a_step(symbols, servers)) if sync else Work(),
     )

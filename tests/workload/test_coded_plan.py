@@ -1,4 +1,4 @@
-"""Plans whose values travel encoded: what becomes of each collective, how many bytes it then moves, what stays."""
+"""Plans whose values are sent encoded: the ops that replace each collective, their bytes, and what is not encoded."""
 
 from __future__ import annotations
 
@@ -23,36 +23,36 @@ def symbols_of(planned: Plan):
     return planned.symbols(MODEL.symbols(N, B))
 
 
-def of(strategy, codes):
-    return coded(plan(strategy, MODEL), MODEL, parse_codecs(codes))
+def of(strategy, codecs):
+    return coded(plan(strategy, MODEL), MODEL, parse_codecs(codecs))
 
 
 def sent(planned, name):
     return planned.op(name).bytes(symbols_of(planned))
 
 
-def test_a_cast_halves_what_a_collective_adds_up_and_leaves_the_rest_beside_it():
+def test_a_cast_halves_the_bytes_of_a_sum_and_sends_exact_columns_beside_it():
     planned = of("des_all_reduce", "activations=bf16")
     assert sent(planned, "partials") == B * H1 * 2
     assert sent(planned, "partials_wide") == B * (K - H1) * 4
     assert planned.op("partials").collective is planned.op("partials_wide").collective is Collective.ALL_REDUCE
 
 
-def test_an_all_reduce_of_six_bits_is_an_all_to_all_and_an_all_gather():
+def test_an_all_reduce_of_six_bit_values_becomes_an_all_to_all_and_an_all_gather():
     planned = of("des_all_reduce", "activations=fp6")
     scatter, gather = planned.op("partials_scatter"), planned.op("partials")
     assert (scatter.collective, gather.collective) == (Collective.ALL_TO_ALL, Collective.ALL_GATHER)
     assert sent(planned, "partials_scatter") == sent(planned, "partials") == N * 8 + B * 300
-    # What the two send is what an AllReduce of as many bytes would.
+    # Together they send what an AllReduce of the encoded bytes would.
     values = symbols_of(planned)
     assert scatter.sent_bytes(values) + gather.sent_bytes(values) == pytest.approx(2 * (N - 1) / N * (N * 8 + B * 300))
 
 
-def test_top_k_is_a_bit_a_value_and_the_kept_values():
+def test_top_k_sends_a_bit_for_each_value_and_the_kept_values():
     assert sent(of("des_reduce_scatter", "activations=top_k:0.25"), "partials") == B * (H1 // 8 + 4 * H1 // 4)
 
 
-def test_sparse_forms_are_priced_at_the_share_that_is_expected():
+def test_sparse_codecs_are_priced_at_their_expected_density():
     planned = of("des_all_reduce", "dense=threshold:0.99")
     weights = H1 * 39 * 16
     assert planned.expects == pytest.approx({"zd": 0.01})
@@ -61,14 +61,14 @@ def test_sparse_forms_are_priced_at_the_share_that_is_expected():
     assert planned.op("shared_grad").collective is Collective.ALL_GATHER
     planned = of("des_reduce_scatter", "gradients=pruning:0.8")
     assert sent(planned, "partials_grad") == pytest.approx(B * (53 + 0.2 * 4 * K), abs=1)
-    # What a run found takes the place of what was expected.
+    # A measured density replaces the expected one.
     assert planned.op("partials_grad").bytes({**symbols_of(planned), "zg": 0.5}) == B * (53 + 0.5 * 4 * K)
 
 
 @pytest.mark.parametrize("strategy", [s for s in STRATEGIES if s not in ("mesh", "ps_async")])
-@pytest.mark.parametrize("codes", ["bf16", "fp6", "pruning:0.8"])
-def test_everything_else_is_as_it_was_and_waits_for_what_is_decoded(strategy, codes):
-    plain, planned = plan(strategy, MODEL), of(strategy, codes)
+@pytest.mark.parametrize("codecs", ["bf16", "fp6", "pruning:0.8"])
+def test_other_ops_are_unchanged_and_wait_for_decoded_values(strategy, codecs):
+    plain, planned = plan(strategy, MODEL), of(strategy, codecs)
     changed = dict.fromkeys(op.part_of for op in planned.ops if op.part_of)
     assert changed
     for op in plain.ops:
@@ -88,7 +88,7 @@ def test_everything_else_is_as_it_was_and_waits_for_what_is_decoded(strategy, co
 
 
 @pytest.mark.parametrize("kind", ["fm", "fm_fields", "nfm"])
-def test_sums_whose_difference_counts_are_never_encoded(kind):
+def test_sums_that_cancel_are_never_encoded(kind):
     operators = [{"kind": kind} | ({"widths": [8]} if kind == "nfm" else {})]
     raw = MODEL.model_dump() | {"operators": operators}
     if kind == "fm_fields":
@@ -101,7 +101,7 @@ def test_sums_whose_difference_counts_are_never_encoded(kind):
     assert rows.op("rows").size == u * group(2 * W)  # the receiver squares decoded rows, so nothing cancels
 
 
-def test_without_codecs_a_plan_is_itself():
+def test_without_codecs_a_plan_is_unchanged():
     planned = plan("des_all_reduce", MODEL)
     assert coded(planned, MODEL, CodecConfig()) is planned
     assert coded(planned, MODEL, parse_codecs("fp32")) is planned
@@ -126,23 +126,23 @@ def test_a_coded_plan_says_that_it_is_not_equivalent():
         ("activations=bf16,fp16", "write them as activations=bf16,dense=threshold:0.99"),
     ],
 )
-def test_what_is_written_wrong_is_said(text, problem):
+def test_a_mistake_in_a_codec_is_explained(text, problem):
     with pytest.raises(UsageError, match=problem):
         parse_codecs(text)
 
 
-def test_one_form_for_all_is_for_whatever_may_have_it():
+def test_one_codec_for_all_applies_wherever_it_may():
     assert str(parse_codecs("top_k:0.25")) == "activations=top_k:0.25,gradients=top_k:0.25"
     assert str(parse_codecs("dense=threshold:0.9, activations=fp32")) == "dense=threshold:0.9:1000"
 
 
-def test_a_codec_that_was_asked_for_and_has_nothing_to_do_is_a_mistake():
+def test_a_requested_codec_without_values_to_encode_is_a_mistake():
     with pytest.raises(UsageError, match="des_all_reduce of deepfm sends no gradients that can be encoded so"):
         of("des_all_reduce", "activations=bf16,gradients=bf16")
     assert of("des_all_reduce", "bf16").ops != plan("des_all_reduce", MODEL).ops
 
 
-def test_what_is_divided_and_what_brings_sizes_of_bags_stays_too():
+def test_sums_that_are_divided_and_vectors_that_carry_bag_sizes_are_not_encoded():
     raw = MODEL.model_dump() | {"operators": [{"kind": "mlp", "widths": [8]}]}
     raw["embedding"] = raw["embedding"] | {"pooling": "mean"}
     mean = parse_model(raw, "x")

@@ -1,4 +1,4 @@
-"""Expected numbers of different ids, against exact sums and against drawing them."""
+"""Expected numbers of distinct ids, against exact sums and against drawn ids."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def exact(draws: int, vocabulary: int, skew: float) -> float:
 @pytest.mark.parametrize("skew", [0.0, 0.8, 1.05, 2.0])
 @pytest.mark.parametrize("vocabulary", [2, 100, 4096, 4097, 50_000, 1_000_000])
 @pytest.mark.parametrize("draws", [1, 1000, 300_000])
-def test_the_binned_sum_is_the_exact_one(draws, vocabulary, skew):
+def test_the_binned_sum_equals_the_exact_one(draws, vocabulary, skew):
     assert expected_unique(draws, vocabulary, skew) == pytest.approx(exact(draws, vocabulary, skew), rel=1e-3)
 
 
@@ -37,7 +37,7 @@ def test_uniform_ids_have_a_closed_form():
 
 
 @given(st.floats(1, 1e9), st.floats(1, 1e10), st.floats(0, 4))
-def test_never_more_than_draws_or_ids(draws, vocabulary, skew):
+def test_distinct_ids_never_exceed_draws_or_vocabulary(draws, vocabulary, skew):
     unique = expected_unique(draws, vocabulary, skew)
     assert 0 < unique <= min(draws, vocabulary + 1) * (1 + 1e-3)
     assert expected_unique(2 * draws, vocabulary, skew) >= unique * (1 - 1e-12)
@@ -51,12 +51,12 @@ def test_ids_beyond_the_most_frequent_are_the_exact_tail(skew, beyond):
     assert expected_unique(10_000, 50_000, skew, beyond) == pytest.approx(tail, rel=2e-3)
 
 
-def test_no_draws_no_ids():
+def test_no_draws_give_no_ids():
     assert expected_unique(0, 100, 1.0) == 0
 
 
 @given(st.floats(1, 1e6), st.floats(0.3, 1.0), st.floats(1.5, 100))
-def test_heaps_law_goes_through_its_points(draws, exponent, factor):
+def test_heaps_law_passes_through_its_points(draws, exponent, factor):
     unique_a, unique_b = 0.5 * draws**exponent, 0.5 * (draws * factor) ** exponent
     law = HeapsLaw.through(draws, unique_a, draws * factor, unique_b)
     assert law.exponent == pytest.approx(exponent, abs=1e-6)
@@ -64,7 +64,7 @@ def test_heaps_law_goes_through_its_points(draws, exponent, factor):
     assert law.unique(draws * factor) == pytest.approx(unique_b, rel=1e-6)
 
 
-def test_heaps_law_knows_what_it_does_not_know():
+def test_heaps_law_bounds_what_its_points_do_not_determine():
     assert HeapsLaw.through(100, 50, 100, 50) == HeapsLaw(0.5, 1.0)
     assert HeapsLaw.through(0, 0, 10, 10).unique(100) == 0
     assert HeapsLaw.through(100, 50, 200, 150).exponent == 1.0  # faster than draws: not a law of ids

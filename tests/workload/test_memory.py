@@ -1,4 +1,4 @@
-"""What a rank needs, counted by hand; what spills, against closed forms and exact Zipf sums."""
+"""The memory of a rank against counts by hand; spilled rows against closed forms and exact Zipf sums."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def model_of(skew: float = 1.05, vocabulary: float = 2e9, **embedding: int) -> M
     return parse_model(raw, "big.toml")
 
 
-def test_rows_state_and_index_are_shared_out_unless_data_parallel() -> None:
+def test_rows_state_and_index_are_sharded_unless_data_parallel() -> None:
     # 16 floats a row, two accumulators (embedding and linear weight), 24 bytes of id and index.
     model = model_of()
     for name in STRATEGIES:
@@ -49,7 +49,7 @@ def test_other_optimizers_keep_other_state() -> None:
     assert memory_of(plan("table_wise", plain), plain.symbols(8)).row_state == 0
 
 
-def test_dense_weights_stand_with_two_moments_once_on_every_worker_but_sharded_on_servers() -> None:
+def test_dense_weights_have_two_moments_on_every_worker_and_are_sharded_on_servers() -> None:
     model = model_of()
     # W1 100 x 150, W2 100 x 50, output 50, biases 100 + 50 + 1 of the output + 1 of the logit.
     weights = 100 * 150 + 100 * 50 + 50 + 100 + 50 + 2
@@ -59,7 +59,7 @@ def test_dense_weights_stand_with_two_moments_once_on_every_worker_but_sharded_o
         assert memory_of(plan(name, model), symbols).dense == pytest.approx(3 * own * 4)
 
 
-def test_activations_of_des_counted_by_hand() -> None:
+def test_activations_of_des_equal_a_count_by_hand() -> None:
     model, n, batch = model_of(), 4, 4096
     symbols = model.symbols(n, batch)
     ids, rows, pairs = batch * 20 / n, symbols["U"] / n, batch * symbols["q"]
@@ -88,7 +88,7 @@ def test_replicated_tails_grow_with_the_batch_and_sharded_ones_do_not() -> None:
         assert large[name] < 1.05 * small[name]
 
 
-def test_a_job_that_does_not_fit_says_what_takes_how_much() -> None:
+def test_a_job_that_does_not_fit_lists_its_memory_by_purpose() -> None:
     memory = Memory(rows=100 * GB, row_state=20 * GB, index=10 * GB, dense=1 * GB, activations=4 * GB)
     require(memory, 135 * GB, "gpu", "job", {"N": 8.0})
     with pytest.raises(CapacityError) as caught:
@@ -117,7 +117,7 @@ def test_what_fits_does_not_spill() -> None:
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
-def test_uniform_ids_miss_as_often_as_rows_are_out(share: float) -> None:
+def test_uniform_ids_miss_in_proportion_to_spilled_rows(share: float) -> None:
     model = model_of(skew=0.0)
     symbols = model.symbols(8)
     for name in STRATEGIES:
@@ -127,7 +127,7 @@ def test_uniform_ids_miss_as_often_as_rows_are_out(share: float) -> None:
         assert spill is not None
         assert spill.rows_share == pytest.approx(share)
         assert spill.reads_share == pytest.approx(share, rel=1e-6)
-        # Reading moves 16 floats, updating 16 and 2 accumulators each way; an owner touches U/N different rows.
+        # Reading moves 16 floats, updating 16 and 2 accumulators in each direction. An owner touches U/N distinct rows.
         read, updated = (symbols["u"], symbols["U"]) if name == "data_parallel" else (symbols["U"] / 8,) * 2
         assert spill.seconds == {
             "lookup": pytest.approx(share * read * 16 * 4 / 50e9, rel=1e-6),
@@ -136,7 +136,7 @@ def test_uniform_ids_miss_as_often_as_rows_are_out(share: float) -> None:
 
 
 @pytest.mark.parametrize("skew", [0.6, 1.05, 1.6])
-def test_zipf_ids_miss_less_exactly_as_the_law_says(skew: float) -> None:
+def test_zipf_ids_miss_as_rarely_as_the_law_predicts(skew: float) -> None:
     vocabulary, share, n = 100_000, 0.7, 4
     model = model_of(skew=skew, vocabulary=vocabulary)
     symbols, p = model.symbols(n, 4096), plan("table_wise", model)
@@ -150,7 +150,7 @@ def test_zipf_ids_miss_less_exactly_as_the_law_says(skew: float) -> None:
 
 
 @given(st.floats(0.01, 0.98), st.floats(0.0, 2.0), st.sampled_from(sorted(STRATEGIES)))
-def test_more_in_the_host_is_never_faster(share: float, skew: float, name: str) -> None:
+def test_more_rows_in_the_host_are_never_faster(share: float, skew: float, name: str) -> None:
     model = model_of(skew=skew)
     symbols, p = model.symbols(8), plan(name, model)
     memory = memory_of(p, symbols)

@@ -1,4 +1,4 @@
-"""Model files: what they say, and one clear line for what they may not."""
+"""Model files: their contents, and one clear line for each mistake."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_shipped_models_load_by_name(name):
     assert all(np.isfinite(v) and v >= 0 for v in model.symbols(64).values())
 
 
-def test_operators_come_in_the_order_of_the_buffer():
+def test_operators_are_sorted_in_the_order_of_the_buffer():
     model = parse_model(RAW, "m.toml")
     assert model.kinds == ("lr", "fm", "mlp")
     assert (model.row_widths, model.row_width) == ({"w": 1, "v": 8}, 9)
@@ -58,7 +58,7 @@ def test_without_an_mlp_the_dense_tail_is_one_bias():
     assert (s["P"], s["A"], s["Z"], s["H1"]) == (1, 0, 0, 0)
 
 
-def test_rows_may_be_placed_otherwise_where_that_is_right():
+def test_placement_may_be_changed_where_operators_allow_it():
     fields = load_model("deepfm_fields")
     assert fields.placed(None) is fields and fields.symbols(4)["q"] == 39 / 4
     assert load_model("deepfm").placed("field").by_field
@@ -98,7 +98,7 @@ def test_low_rank_crossing_needs_the_operand_only_where_rows_are_spread_by_hash(
     assert not model.needs_operand and model.placed("hash").needs_operand
 
 
-def test_the_global_batch_can_be_given():
+def test_the_global_batch_can_be_set():
     assert parse_model(RAW, "m.toml").symbols(4, batch=256)["B"] == 256
 
 
@@ -154,7 +154,7 @@ def test_an_unknown_name_lists_what_is_shipped():
         load_model("wide_and_deep")
 
 
-def test_files_that_are_no_model(tmp_path):
+def test_files_that_are_no_models_are_refused(tmp_path):
     with pytest.raises(ModelError, match="cannot be read"):
         load_model(tmp_path / "absent.toml")
     broken = tmp_path / "broken.toml"

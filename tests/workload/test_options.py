@@ -1,4 +1,4 @@
-"""Options of strategies: how they are written, and what their symbols are on average, against counts of drawn ids."""
+"""Options of strategies: how they are written, and the expected values of their symbols against drawn ids."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def options_of(strategy: str) -> st.SearchStrategy[Options]:
 
 
 @given(st.sampled_from(OPTIONED).flatmap(lambda s: st.tuples(st.just(s), options_of(s))))
-def test_what_is_written_is_read(case: tuple[str, Options]) -> None:
+def test_written_options_read_back_equal(case: tuple[str, Options]) -> None:
     assert parse_strategy(case[0] + str(case[1])) == case
     assert bool(case[1]) == bool(str(case[1]))
 
@@ -57,13 +57,13 @@ def test_what_is_written_is_read(case: tuple[str, Options]) -> None:
         ("nothing+hot_rows=3", "nothing has no option"),
     ],
 )
-def test_what_is_wrong_is_said(text: str, said: str) -> None:
+def test_a_mistake_in_an_option_is_explained(text: str, said: str) -> None:
     with pytest.raises(UsageError, match=said.replace("+", r"\+")):
         plan(text, load_model("fm"))
 
 
 @pytest.mark.parametrize("strategy", MANY)
-def test_plans_with_options_are_whole(strategy: str) -> None:
+def test_plans_with_options_evaluate_and_copy_only_on_the_copy_stream(strategy: str) -> None:
     model = load_model("deepfm")
     found = plan(strategy, model)
     values = found.symbols(model.symbols(16))
@@ -75,7 +75,7 @@ def test_plans_with_options_are_whole(strategy: str) -> None:
     assert found.sent_bytes(found.symbols(model.symbols(1))) == 0
 
 
-def test_hot_rows_take_the_place_of_what_was_asked_for() -> None:
+def test_hot_rows_replace_requests() -> None:
     model, n, hot = load_model("fm"), 8, 1000
     plain, with_hot = plan("row_all_to_all", model), plan(f"row_all_to_all+hot_rows={hot}", model)
     v = with_hot.symbols(model.symbols(n))
@@ -83,7 +83,7 @@ def test_hot_rows_take_the_place_of_what_was_asked_for() -> None:
     asked = 2 * v["x"] * row + v["x"] * v["k"]
     sent = f * (asked + 2 * ((v["U"] - v["X"]) * row + hot))
     assert sum(with_hot.sent_bytes(v, t) for t in (Traffic.IDS, Traffic.SPARSE)) == pytest.approx(sent, rel=1e-12)
-    # Of the hottest rows every worker has all: only their ids are saved, less a byte that says that somebody has them.
+    # Every worker needs the hottest rows. Their ids are saved, at the cost of a byte each that says they occur.
     few = plan("row_all_to_all+hot_rows=5", model)
     saved = plain.sent_bytes(v) - few.sent_bytes(few.symbols(model.symbols(n)))
     assert saved == pytest.approx(f * 5 * (v["k"] - 2), rel=1e-3)
@@ -102,18 +102,18 @@ def test_shampoo_gathers_a_direction_for_each_replicated_weight() -> None:
     assert plan("table_wise+shampoo", load_model("deepfm_fields")).op("directions")
 
 
-def test_what_stays_is_not_sent() -> None:
+def test_the_local_share_of_an_all_to_all_is_not_sent() -> None:
     op = collective("x", Phase.FORWARD, Collective.ALL_TO_ALL, Traffic.SPARSE, u * s, local_share=l)
     values = {"N": 4.0, "u": 100.0, "s": 4.0, "l": 0.4}
     assert op.sent_bytes(values) == pytest.approx(400 * 0.6)
-    assert op.even_size(values) * 3 / 4 == pytest.approx(400 * 0.6)  # as an even AllToAll of so many bytes sends
+    assert op.even_size(values) * 3 / 4 == pytest.approx(400 * 0.6)  # as an even AllToAll of that size sends
     assert PlannedOp("x", Phase.FORWARD, Kind.COLLECTIVE, (), "comm", size=number(8)).even_size(values) == 8
 
 
-# -- what symbols are on average ----------------------------------------------------------------------------------
+# -- expected values of symbols ----------------------------------------------------------------------------------
 
 
-def test_a_law_of_several_fields_is_that_of_each() -> None:
+def test_a_law_of_several_fields_sums_that_of_each() -> None:
     law = ZipfLaw(6000, 1.1, 6)
     assert law.unique(900, 60) == pytest.approx(6 * expected_unique(150, 1000, 1.1, 10))
     assert law.unique(law.draws_of(700)) == pytest.approx(700, rel=1e-5) and law.draws_of(6000) == float("inf")
@@ -130,7 +130,7 @@ def test_an_offset_moves_the_law_by_half_a_rank() -> None:
 
 
 @pytest.mark.parametrize(("balls", "cells"), [(1, 4), (2, 8), (5, 4), (39, 4), (39, 16), (300, 8)])
-def test_the_fullest_cell_is_as_full_as_when_balls_are_thrown(balls: int, cells: int) -> None:
+def test_the_fullest_cell_agrees_with_thrown_balls(balls: int, cells: int) -> None:
     thrown = np.random.default_rng(1).multinomial(balls, [1 / cells] * cells, size=20_000).max(axis=1)
     assert largest_share(balls, cells) == pytest.approx(thrown.mean() / balls, rel=0.01)
     assert largest_share(balls, 1) == 1 and largest_share(0.3, cells) == 1
@@ -143,11 +143,11 @@ def draws(rng: np.random.Generator, law: ZipfLaw, shape: tuple[int, ...]) -> np.
 
 
 @pytest.mark.parametrize("skew", [0.8, 1.05, 1.3])
-def test_symbols_are_what_is_counted(skew: float) -> None:
+def test_expected_symbols_agree_with_counts(skew: float) -> None:
     rng, law, n, batch, hot, cache = np.random.default_rng(2), ZipfLaw(5000, skew), 4, 2000, 50, 300
     job = {"N": float(n), "B": batch / 2, "m": 2.0, "u": law.unique(batch / n), "U": law.unique(batch)}
     counted: dict[str, list[float]] = {"x": [], "X": [], "M": []}
-    kept = np.empty(0, dtype=int)  # of all caches, those used last at the end
+    kept = np.empty(0, dtype=int)  # ids in all caches, most recently used last
     for step in range(60):
         ids = draws(rng, law, (n, batch // n))
         counted["x"] += [len(np.unique(own[own >= hot])) for own in ids]
@@ -162,7 +162,7 @@ def test_symbols_are_what_is_counted(skew: float) -> None:
         assert found[name] == pytest.approx(float(np.mean(values)), rel=0.05), name
 
 
-def test_more_workers_or_more_frequent_ids_leave_less_to_look_ahead() -> None:
+def test_look_ahead_keeps_less_local_on_more_workers() -> None:
     model = load_model("deepfm")
     found = plan("row_all_to_all+look_ahead", model)
     shares = [found.symbols(model.symbols(n))["l"] * n for n in (2, 8, 64)]
@@ -172,8 +172,8 @@ def test_more_workers_or_more_frequent_ids_leave_less_to_look_ahead() -> None:
     assert found.symbols(model.symbols(1))["l"] == 1
 
 
-def test_a_jobs_own_counts_rule() -> None:
-    """Where u was measured, x is the law's share of it."""
+def test_measured_counts_take_precedence() -> None:
+    """If u was measured, x is the share of it that the law calls cold."""
     model = load_model("deepfm")
     job = model.symbols(8)
     found = plan("row_all_to_all+hot_rows=5000", model)

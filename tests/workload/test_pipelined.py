@@ -20,16 +20,16 @@ PIPELINING = [name for name in STRATEGIES if plan(name, load_model("deepfm")).pi
 
 
 def durations_of(of: Plan, seconds: float, input_seconds: float) -> dict[str, float]:
-    """Every compute op takes as long, those of the input phase as long as that."""
+    """Seconds of every compute op: one value for ops of the input phase, one for all others."""
     ops = [op for op in of.ops if op.kind is Kind.COMPUTE]
     return {op.name: input_seconds if op.phase is Phase.INPUT else seconds for op in ops}
 
 
 def unrolled(of: Plan, symbols: dict[str, float], durations: dict[str, float], steps: int) -> Workload:
-    """Steps with every dependency that is really there, and no step of its own for what is sent ahead.
+    """The pipeline written out: `steps` steps with all their dependencies, each with the input ops of the next batch.
 
-    The input ops of a batch wait for those of the batch before and for the end of the step before that: its ids are
-    not thrown away sooner. All other ops of a step wait for its input ops, as the plan says, and for the step before.
+    The input ops of a batch wait for those of the batch before, and for the end of the step before that, which frees
+    its ids. All other ops of a step wait for its input ops, as in the plan, and for the step before.
     """
     one = workload_from_plan(of, symbols, durations).classes[0].tasks
     inputs = [i for i, task in enumerate(one) if task.phase is Phase.INPUT]
@@ -72,7 +72,7 @@ def test_a_step_is_the_period_of_the_pipeline(name: str, seconds: float, input_s
 
 
 @pytest.mark.parametrize("name", PIPELINING)
-def test_the_same_ops_and_bytes_and_no_wait_for_what_was_sent_before(name: str) -> None:
+def test_pipelining_keeps_ops_and_bytes_and_drops_waits_for_the_input_phase(name: str) -> None:
     model = load_model("deepfm")
     before, after = plan(name, model), plan(name, model).pipelined()
     assert [op.name for op in after.ops] == [op.name for op in before.ops]
@@ -86,7 +86,7 @@ def test_the_same_ops_and_bytes_and_no_wait_for_what_was_sent_before(name: str) 
     assert after.is_pipelined is bool(ahead) and not before.is_pipelined
 
 
-def test_a_plan_that_does_not_pipeline_stays_as_it_is() -> None:
+def test_a_plan_that_does_not_pipeline_is_unchanged() -> None:
     of = replace(plan("des_all_reduce", load_model("deepfm")), pipelines=False)
     assert of.pipelined() is of
 
@@ -96,5 +96,5 @@ def test_ids_of_two_batches_are_in_memory() -> None:
     of, symbols = plan("des_reduce_scatter", model), model.symbols(8)
     more = memory_of(of.pipelined(), symbols).activations - memory_of(of, symbols).activations
     b, m = symbols["B"] / 8, symbols["m"]
-    # The batch's own ids, the message that came, and the counts before it.
+    # The batch's own ids, the message received, and the counts before it.
     assert more == pytest.approx(b * m * (8 + 12) + 8 * 8)

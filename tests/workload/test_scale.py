@@ -1,4 +1,4 @@
-"""A job from a trace: the symbols it was recorded with, at the scale it was recorded at."""
+"""Jobs from traces: at the recorded scale, the recorded symbols; at other scales, scaled ones."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def trace(**symbols: float) -> Trace:
 
 
 @pytest.mark.parametrize("value_bytes", [4.0, 8.0])
-def test_symbols_at_the_recorded_scale_are_the_recorded(value_bytes: float) -> None:
-    """float64 runs too: their values take 8 bytes on the wire."""
+def test_symbols_at_the_recorded_scale_equal_the_recorded_ones(value_bytes: float) -> None:
+    """Also for float64 runs, whose values take 8 bytes on the wire."""
     recorded = trace(s=value_bytes)
     found, due = Job.of_trace(recorded).symbols(2), dict(recorded.header.symbols)
-    # q, which only FLOPs depend on, is a formula of m: a trace's own holds at its own number of ranks alone.
+    # q follows from m and N, and only FLOPs depend on it. A trace's value is valid only at its own number of ranks.
     found.pop("q"), due.pop("q")
     assert found == pytest.approx(due, rel=1e-12)
 
 
-def test_more_ranks_change_only_what_follows_from_them() -> None:
+def test_more_ranks_change_only_dependent_symbols() -> None:
     job = Job.of_trace(trace())
     before, after = job.symbols(2), job.symbols(8)
     assert {key for key in after if after[key] != before[key]} == {"N", "B", "U", "q"}

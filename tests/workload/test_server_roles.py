@@ -1,4 +1,4 @@
-"""A parameter server's plan between workers and servers: bytes, work and memory counted by hand."""
+"""A parameter server's plan split between workers and servers, against counts by hand."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ def test_every_op_has_one_role() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(n=st.integers(1, 2000), servers=st.integers(1, 300))
-def test_messages_and_work_by_hand(n: int, servers: int) -> None:
+def test_messages_and_work_equal_a_count_by_hand(n: int, servers: int) -> None:
     v = MODEL.symbols(n)
     u, row = v["u"] / servers, v["W"] * 4
     shard = math.ceil(WEIGHTS / servers) * 4
     sync, free = (requests_of(PLAN, v, servers, of) for of in (True, False))
-    assert sync.request == free.request == pytest.approx(u * 8 + 8)  # ids, and how many
+    assert sync.request == free.request == pytest.approx(u * 8 + 8)  # ids and their count
     assert sync.reply == free.reply == pytest.approx(u * row + shard)
     assert sync.push == free.push == pytest.approx(u * (8 + row) + shard)
-    # Looks ids up, reads each row and copies it; reads and copies the dense shard.
+    # A pull looks ids up, reads and copies each row, and reads and copies the dense shard.
     assert sync.gather.mem == free.gather.mem == pytest.approx(4 * u * 8 + u * 2 * (8 + row) + u * row + 2 * shard)
     assert sync.merge.mem == pytest.approx(3 * u * row + 3 * shard)
     update = 3 * row + 2 * v["O"] * 4
@@ -52,17 +52,17 @@ def test_messages_and_work_by_hand(n: int, servers: int) -> None:
     assert free.merge.mem == pytest.approx(u * update + 7 * shard) and free.apply.mem == 0
 
 
-def test_what_crosses_the_network_is_what_messages_hold() -> None:
+def test_bytes_on_the_network_equal_those_of_messages() -> None:
     v, servers = V, 16
     r = requests_of(PLAN, v, servers, sync=True)
     assert moved(PLAN, v, servers) == pytest.approx(servers * (r.request + r.reply + r.push))
     assert moved(PLAN, v, servers) == pytest.approx(sum(moved(PLAN, v, servers, t) for t in Traffic))
-    # As many as there are workers: what the servers on the workers move, with each worker's own share.
+    # As many servers as workers move what servers on the workers do, including each worker's local share.
     apart, on_workers = moved(PLAN, v, 64, Traffic.SPARSE), PLAN.sent_bytes(v, Traffic.SPARSE)
     assert on_workers == pytest.approx(apart * 63 / 64)
 
 
-def test_rows_and_optimizer_live_on_the_servers_alone() -> None:
+def test_rows_and_optimizer_live_only_on_servers() -> None:
     v = MODEL.symbols(8)
     worker, server = served_memory(PLAN, v, 4)
     on_workers = memory_of(PLAN, v)
@@ -70,11 +70,12 @@ def test_rows_and_optimizer_live_on_the_servers_alone() -> None:
     assert 0 < worker.activations < on_workers.activations
     assert 4 * server.rows == pytest.approx(8 * on_workers.rows)
     assert 4 * server.index == pytest.approx(v["V"] * 24)
-    assert 4 * server.dense == pytest.approx(3 * WEIGHTS * 4, rel=1e-4)  # cut in shards of whole weights
-    assert served_memory(PLAN, MODEL.symbols(16), 4)[1].activations > server.activations  # more may have sent it
+    assert 4 * server.dense == pytest.approx(3 * WEIGHTS * 4, rel=1e-4)  # shards hold whole weights
+    # With more workers, more pushes may be waiting.
+    assert served_memory(PLAN, MODEL.symbols(16), 4)[1].activations > server.activations
 
 
-def test_servers_that_are_too_small_say_how_many_are_enough() -> None:
+def test_the_error_for_small_servers_states_how_many_suffice() -> None:
     v = MODEL.symbols(8)
     _, server = served_memory(PLAN, v, 2)
     require_servers(server, server.total, "epyc-9654", "ps_sync of deepfm on 8 GPUs", 2)

@@ -1,4 +1,4 @@
-"""Plans against the method's own table of bytes (Rong et al., SIGIR 2020, as derived for this project).
+"""Plans against the method's table of bytes (Rong et al., SIGIR 2020, as derived for this project).
 
 The table counts an id as k bytes and a row as D floats; setting c = 0 and W = D turns the plans' sizes into it. It
 counts the parameter server without a local share, the plans with it: a factor (N-1)/N.
@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from dessim.errors import FormulaError, UsageError
 from dessim.trace.schema import Kind
 from dessim.workload.model import load_model, parse_model
+from dessim.workload.options import Options
 from dessim.workload.plan import Plan, Traffic, compute
-from dessim.workload.strategies import STRATEGIES, plan
+from dessim.workload.strategies import STRATEGIES, find_spec, parse_strategy, plan, spec_of
 
 MIB = 2**20
 KINDS = {
@@ -42,7 +43,7 @@ def symbols(N, B, F, m, D, H1=0.0):
 
 
 def sparse_mib(strategy, operators, values):
-    """MiB a worker sends for ids and in place of rows."""
+    """MiB that a worker sends for ids and for rows, or for what replaces rows."""
     p = plan(strategy, model_of(operators))
     return (p.sent_bytes(values, Traffic.IDS) + p.sent_bytes(values, Traffic.SPARSE)) / MIB
 
@@ -71,7 +72,7 @@ MULTI_HOT = symbols(N=8, B=32768, F=50, m=500, D=8, H1=128)
         (MULTI_HOT, "des_all_reduce", "deepfm", 44, 0.5),
     ],
 )
-def test_the_worked_examples_come_out_as_printed(values, strategy, kinds, printed, half_a_digit):
+def test_plans_reproduce_the_worked_examples(values, strategy, kinds, printed, half_a_digit):
     assert sparse_mib(strategy, KINDS[kinds], values) == pytest.approx(printed, abs=half_a_digit)
 
 
@@ -93,7 +94,7 @@ sizes = st.builds(
 
 
 @given(sizes)
-def test_every_strategy_sends_what_its_formula_in_the_table_says(v):
+def test_every_strategy_sends_the_bytes_of_its_formula_in_the_table(v):
     f, local = (v["N"] - 1) / v["N"], v["B"] / v["N"]
     ids = f * local * v["m"] * v["k"]
     rows = v["D"] * v["s"]
@@ -147,7 +148,7 @@ class TestEveryPlan:
         assert sum(p.sent_bytes(values, t) for t in Traffic) == pytest.approx(p.sent_bytes(values), rel=1e-12)
         assert p.sent_bytes(values, Traffic.NONE) == 0
 
-    def test_collectives_and_computes_are_what_they_say(self, strategy, name):
+    def test_collectives_and_compute_ops_have_consistent_fields(self, strategy, name):
         p = plan(strategy, load_model(name))
         assert p.strategy == strategy
         for op in p.ops:
@@ -166,7 +167,7 @@ class TestEveryPlan:
         assert needed == {op.name for op in p.ops}
 
 
-def test_what_fm_needs_of_each_id_rides_in_the_bag():
+def test_the_extra_floats_of_fm_travel_with_the_bag():
     v = {**MULTI_HOT, "c": 0.0}
     fm, lr = ({**v, "E": e} for e in (1.0, 0.0))
     for strategy in ("table_wise", "row_wise", "mesh"):
@@ -206,7 +207,7 @@ BUFFER = {
 
 
 @pytest.mark.parametrize("name", BUFFER)
-def test_the_buffer_of_each_model_is_as_wide_as_the_method_says(name):
+def test_the_buffer_of_each_model_has_the_width_of_the_method(name):
     model = load_model(name)
     values, p = model.symbols(8), plan("des_all_reduce", model)
     assert p.op("partials").bytes(values) == 8 * 4096 * BUFFER[name] * 4
@@ -215,7 +216,7 @@ def test_the_buffer_of_each_model_is_as_wide_as_the_method_says(name):
     assert [op.bytes(values) for op in sums] == ([shared * 4] if shared else [])
 
 
-def test_low_rank_crossing_sends_its_rank_a_layer_there_and_back():
+def test_low_rank_crossing_sends_its_rank_for_each_layer_in_each_direction():
     model = load_model("dcn_v2_low_rank")
     values, p = model.symbols(8), plan("des_reduce_scatter", model)
     rounds = [op.name for op in p.collectives if op.name.startswith("round")]
@@ -226,7 +227,7 @@ def test_low_rank_crossing_sends_its_rank_a_layer_there_and_back():
 
 
 @pytest.mark.parametrize(("pooling", "first", "last"), [("max", 26 * 16, 26 * 16), ("attention", 26, 26 * 17)])
-def test_pooling_that_is_no_sum_takes_a_maximum_first(pooling, first, last):
+def test_pooling_that_is_no_sum_needs_a_maximum_first(pooling, first, last):
     model = model_of([{"kind": "mlp", "widths": [400]}])
     model = model.model_copy(update={"embedding": model.embedding.model_copy(update={"pooling": pooling})})
     values, p = model.symbols(4, 100), plan("des_reduce_scatter", model)
@@ -242,7 +243,7 @@ def test_a_softmax_over_ids_sends_three_floats_a_field_and_the_gradient_of_codes
     samples, fields, latent = 8 * 512, 4, 64
     floats = {"scores_max": fields, "scores_sum": 2 * fields, "codes": latent, "codes_grad": latent, "labels": fields}
     assert {name: p.op(name).bytes(values) for name in floats} == {n: samples * k * 4 for n, k in floats.items()}
-    # Where tails are replicated everyone has all codes, and an AllReduce is worth both of their messages.
+    # With replicated tails every worker has all codes, and one AllReduce sends what the two messages for codes do.
     ar = plan("des_all_reduce", model)
     assert "codes" not in {op.name for op in ar.ops}
     assert ar.sent_bytes(values, Traffic.SPARSE) == pytest.approx(p.sent_bytes(values, Traffic.SPARSE), rel=1e-12)
@@ -252,13 +253,13 @@ def test_a_softmax_over_ids_sends_three_floats_a_field_and_the_gradient_of_codes
     assert flops == pytest.approx(samples * values["U"] / 8 * (2 * latent + 1))
 
 
-def test_inputs_are_not_moved_to_samples_that_meet_all_ids():
+def test_a_softmax_over_ids_is_refused_by_strategies_that_move_inputs():
     with pytest.raises(UsageError, match="table_wise moves inputs to where their samples are, and fvae scores every"):
         plan("table_wise", load_model("fvae"))
 
 
 def test_an_operator_may_be_computed_above_the_operand():
-    """A first layer wider than the operand: as pooled vectors it sends less, and its gradient nothing."""
+    """If the first layer is wider than the operand, sending pooled vectors takes fewer bytes and no gradient."""
     raw = load_model("deepfm").model_dump()
     wide = {"kind": "mlp", "widths": [1024, 64]}
     models = [
@@ -295,13 +296,31 @@ def test_both_kinds_of_des_send_the_same_sparse_bytes():
     assert ar == pytest.approx(rs, rel=1e-12)
 
 
-def test_unknown_names_are_named():
+def test_unknown_names_appear_in_errors():
     with pytest.raises(UsageError, match="des_all_reduce"):
         plan("des", load_model("fm"))
     with pytest.raises(FormulaError, match="plans no op 'pooled'"):
         plan("des_all_reduce", load_model("fm")).op("pooled")
 
 
-def test_a_plan_in_the_wrong_order_is_our_own_bug():
+def test_a_plan_in_the_wrong_order_fails_an_assertion():
     with pytest.raises(AssertionError, match="waits for"):
         Plan("x", (compute("a", "forward", "b"), compute("b", "forward")))
+
+
+def test_specs_describe_their_plans():
+    model = load_model("deepfm")
+    for name, spec in STRATEGIES.items():
+        planned = plan(name, model)
+        assert spec.name == name == planned.strategy and planned.pipelines == spec.pipelines
+        assert spec.has_servers or not spec.dedicated_servers
+        assert not spec.traced_as or STRATEGIES[spec.traced_as].synchronous
+        assert spec.substitutes == any(op.name == "partials" for op in planned.ops)
+
+
+def test_a_spec_is_found_by_name_with_or_without_options():
+    assert spec_of("ps_sync+hot_rows=10") is STRATEGIES["ps_sync"] is find_spec("ps_sync")
+    assert parse_strategy("ps_sync+hot_rows=10") == ("ps_sync", Options(hot_rows=10))
+    assert find_spec("nothing") is None
+    with pytest.raises(UsageError, match="unknown strategy 'nothing'; choose from des_all_reduce"):
+        spec_of("nothing+look_ahead")

@@ -88,7 +88,7 @@ def test_goodput_prints_what_the_page_shows() -> None:
         ("[[fault]", "not TOML"),
         (
             "timeout = '1 ms'\n[[fault]]\nlink = 'gpu0 -> node0/nic0'\nat = '0 s'",
-            "gpu0 -> node0/nic0 is down, and no way",
+            "gpu0 -> node0/nic0 is down and no other route exists",
         ),
     ],
 )

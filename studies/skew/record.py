@@ -30,11 +30,11 @@ from des_ref.strategies import build
 from des_ref.strategies.base import Optimizers
 from dessim.files import read_toml
 from dessim.trace.schema import Collective, Kind, Op, sent_factor
-from dessim.workload import formula
 from dessim.workload.ids import ZipfLaw
 from dessim.workload.model import Model, load_model, parse_model
-from dessim.workload.options import Expected, parse_strategy
+from dessim.workload.options import Expected
 from dessim.workload.plan import Plan, Traffic
+from dessim.workload.strategies import parse_strategy
 
 HERE = Path(__file__).parent
 SEED = 0
@@ -77,7 +77,7 @@ def expected_bytes(plan: Plan, model: Model, workers: int, drawn: Sequence[float
             # Every missing row is copied in; rows are copied out only once the cache is full.
             kept = law.unique(min(ids, law.draws_of(workers * options.cache_rows))) / workers
             moved = {"rows_in": symbols["M"], "rows_out": max(kept + symbols["M"] - options.cache_rows, 0.0)}
-            copied += sum(formula.evaluate(op.size, symbols | {"M": moved[op.name]}) for op in plan.copies)
+            copied += sum(op.size.evaluate(symbols | {"M": moved[op.name]}) for op in plan.copies)
     return sent / len(drawn), copied / len(drawn)
 
 

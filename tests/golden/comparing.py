@@ -1,4 +1,4 @@
-"""Two results side by side: where they differ, after what renamed.toml says, and how large ones are kept."""
+"""Comparison of two results, with renamed words replaced, and the reduced form of large results."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-LARGE = 40_000  # characters: a larger result is kept reduced
-_LONG, _ENDS = 50, 3
-RELATIVE, ABSOLUTE = 1e-12, 1e-15
+MAX_SIZE = 40_000  # characters; a larger result is stored reduced
+_MAX_LIST = 50
+_KEPT_ENDS = 3
+RELATIVE = 1e-12
+ABSOLUTE = 1e-15
 
 
 def dumped(value: Any, margin: str = "\n") -> str:
-    """As it is stored: keys in the order in which they were printed, floats to the last bit, lists of plain values on
-    one line."""
+    """JSON text: keys in printed order, floats to the last bit, lists of plain values on one line."""
     inner = margin + " "
     if isinstance(value, dict) and value:
         entries = (f"{_text(key)}: {dumped(item, inner)}" for key, item in value.items())
@@ -32,19 +33,19 @@ def _text(value: Any) -> str:
 
 
 def reduced(value: Any) -> Any:
-    """Of lists of more than 50 entries: how many, the first and the last three, and sums of all their numbers."""
+    """The value with each list of more than 50 entries replaced by its length, its ends, and the sums of its numbers."""
     if isinstance(value, dict):
         return {key: reduced(item) for key, item in value.items()}
     if not isinstance(value, list):
         return value
-    if len(value) <= _LONG:
+    if len(value) <= _MAX_LIST:
         return [reduced(item) for item in value]
-    first, last = ([reduced(item) for item in part] for part in (value[:_ENDS], value[-_ENDS:]))
+    first, last = ([reduced(item) for item in part] for part in (value[:_KEPT_ENDS], value[-_KEPT_ENDS:]))
     return {"length": len(value), "first": first, "last": last, "sums": _sums(value)}
 
 
 def _sums(items: Sequence[Any]) -> Any:
-    """Shaped as an entry; None where an entry has no numbers."""
+    """The sums in the shape of one entry; None where entries have no numbers."""
     tables = [item for item in items if isinstance(item, dict)]
     if tables:
         keys = dict.fromkeys(key for table in tables for key in table)
@@ -57,12 +58,12 @@ def _sums(items: Sequence[Any]) -> Any:
 
 
 def read_renamed() -> dict[str, dict[str, str]]:
-    """Words of recorded results that go by another name by now."""
+    """Words of recorded results that have been renamed since."""
     return tomllib.loads((HERE / "renamed.toml").read_text("utf-8"))
 
 
 def renamed(value: Any, keys: Mapping[str, str], values: Mapping[str, str]) -> Any:
-    """With those keys, and those texts where they are a whole value, under their new names."""
+    """The value with renamed keys, and with renamed texts where the text is a whole value."""
     if isinstance(value, dict):
         return {keys.get(key, key): renamed(item, keys, values) for key, item in value.items()}
     if isinstance(value, list):
@@ -71,9 +72,9 @@ def renamed(value: Any, keys: Mapping[str, str], values: Mapping[str, str]) -> A
 
 
 def differences(
-    old: Any, new: Any, prose: Collection[str] = (), path: str = "", said: bool = False, relative: float = RELATIVE
+    old: Any, new: Any, prose: Collection[str] = (), path: str = "", in_prose: bool = False, relative: float = RELATIVE
 ) -> Iterator[str]:
-    """A line for each place where `new` is not `old`; `said`: texts there are prose."""
+    """One line per JSON path at which `new` differs from `old`. Of texts under a `prose` key only presence counts."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in dict.fromkeys((*old, *new)):
             where = f"{path}.{key}" if path else str(key)
@@ -82,25 +83,25 @@ def differences(
             elif key not in old:
                 yield f"{where}: new; it is {_short(new[key])}"
             else:
-                yield from differences(old[key], new[key], prose, where, said or key in prose, relative)
+                yield from differences(old[key], new[key], prose, where, in_prose or key in prose, relative)
     elif isinstance(old, list) and isinstance(new, list):
         if len(old) != len(new):
             yield f"{path}: {len(old)} entries before, {len(new)} now"
         for number, (before, now) in enumerate(zip(old, new, strict=False)):
-            yield from differences(before, now, prose, f"{path}[{number}]", said, relative)
-    elif not _same(old, new, said, relative):
-        yield f"{path}: {_short(old)} before, {_short(new)} now{_off(old, new)}"
+            yield from differences(before, now, prose, f"{path}[{number}]", in_prose, relative)
+    elif not _same(old, new, in_prose, relative):
+        yield f"{path}: {_short(old)} before, {_short(new)} now{_relative_difference(old, new)}"
 
 
-def _same(old: Any, new: Any, said: bool, relative: float) -> bool:
+def _same(old: Any, new: Any, in_prose: bool, relative: float) -> bool:
     if type(old) is not type(new):
         return False
     if isinstance(old, float):
         return math.isclose(old, new, rel_tol=relative, abs_tol=ABSOLUTE if relative else 0.0)
-    return bool(old) == bool(new) if said and isinstance(old, str) else old == new
+    return bool(old) == bool(new) if in_prose and isinstance(old, str) else old == new
 
 
-def _off(old: Any, new: Any) -> str:
+def _relative_difference(old: Any, new: Any) -> str:
     if not (isinstance(old, float) and isinstance(new, float)):
         return ""
     return f" ({abs(new - old) / max(abs(old), abs(new)):.1e} of it)"

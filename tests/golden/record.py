@@ -1,11 +1,11 @@
-"""Record what the commands of commands.toml print, or say how it differs from what is recorded.
+"""Record the output of the commands in commands.toml, or compare it with the recorded results.
 
     python tests/golden/record.py                       every command
     python tests/golden/record.py topo-list goodput     those
     python tests/golden/record.py --check               write nothing; exit code 3 when a result differs
 
-A difference that is meant is recorded anew and read in the diff of results/. A word that is only renamed goes into
-renamed.toml instead, so that the old results still guard the numbers.
+Record an intended difference anew and review the diff of results/. If a word was only renamed, list it in renamed.toml
+instead, so that the old results still guard the numbers.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from dessim.files import write_text
-from tests.golden.comparing import LARGE, differences, dumped, read_renamed, reduced, renamed
+from tests.golden.comparing import MAX_SIZE, differences, dumped, read_renamed, reduced, renamed
 from tests.golden.running import COMMANDS, PROSE, RESULTS, Command, outcome
 
 
 def record(command: Command) -> None:
     """Write its result."""
     found = outcome(command)
-    large = len(dumped(found)) > LARGE
+    large = len(dumped(found)) > MAX_SIZE
     write_text(_file(command), dumped({"reduced": large, "result": reduced(found) if large else found}) + "\n")
 
 
 def check(command: Command, relative: float | None = None) -> list[str]:
-    """Lines on how its result differs from the recorded one."""
+    """One line per difference between the command's result and the recorded one."""
     if not _file(command).exists():
         return ["nothing is recorded"]
     stored: dict[str, Any] = json.loads(_file(command).read_text("utf-8"))

@@ -1,4 +1,4 @@
-"""The commands of commands.toml, run, and what they print as values that depend on neither place nor time."""
+"""Runs the commands of commands.toml and returns their output without anything that depends on place or time."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ COMMANDS = tuple(
 
 
 def outcome(command: Command) -> Any:
-    """What the command makes of it: exit code and what is printed; with `each`, of every entry of its list."""
+    """Exit code and output of the command; with `each`, of every entry of its list."""
     if not command.each:
         return _one(command, command.run)
     return {entry: _one(command, command.run.replace("{}", entry)) for entry in PAGE["lists"][command.each]}
@@ -71,11 +71,11 @@ def _one(command: Command, run: str) -> dict[str, Any]:
         argv = shlex.split(run.replace("{work}", folder))
         code, text = _trained(argv) if command.trains else _simulated(argv)
     printed = _parsed(text.replace(folder, "{work}").replace(str(ROOT), "{root}"))
-    return {"exit": code, "printed": _settled(command, printed)}
+    return {"exit": code, "printed": _reproducible(command, printed)}
 
 
 def _simulated(argv: list[str]) -> tuple[int, str]:
-    """In this process, which has imported everything."""
+    """Run in this process, which has imported everything already."""
     found = CliRunner().invoke(app, argv)
     if found.exception is not None and not isinstance(found.exception, SystemExit):
         raise found.exception
@@ -83,7 +83,7 @@ def _simulated(argv: list[str]) -> tuple[int, str]:
 
 
 def _trained(argv: list[str]) -> tuple[int, str]:
-    """In a process of its own, as a user starts it; ranks on one thread each, and no launcher's environment."""
+    """Run in a separate process, as a user would: one thread per rank, and no launcher's environment."""
     launcher = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     env = {key: value for key, value in os.environ.items() if key not in launcher} | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, *argv[1:]], cwd=ROOT, env=env, capture_output=True, text=True)
@@ -98,7 +98,7 @@ def _measured(path: str) -> dict[str, Any]:
 
 
 def _collectives() -> dict[str, Any]:
-    """A third of what was measured."""
+    """Every third of the measured collectives."""
     measured = _measured("docs/validation.json")
     seconds = measured["collectives"]["seconds"]
     measured["collectives"]["seconds"] = {name: seconds[name] for name in list(seconds)[::3]}
@@ -106,7 +106,7 @@ def _collectives() -> dict[str, Any]:
 
 
 def _steps(first: int, every: int) -> dict[str, Any]:
-    """One job in so many: a step takes a second or two to predict."""
+    """Every n-th measured job (`every`): predicting a step takes a second or two."""
     measured = _measured("studies/lab_steps/measured.json")
     trained = measured["steps"]["trained"]
     measured["steps"]["trained"] = {name: trained[name] for name in list(trained)[first::every]}
@@ -119,11 +119,11 @@ INPUTS: dict[str, Callable[[], Any]] = {
     "steps.json": partial(_steps, 0, 9),
     "more_steps.json": partial(_steps, 8, 8),
 }
-"""Files in {work}: parts of the measurements that the repository has."""
+"""Input files in {work}: parts of the measurements in the repository."""
 
 
 def _parsed(text: str) -> Any:
-    """JSON as it is; of a help page its commands and options; of a drawing what it is made of; None of nothing."""
+    """JSON as it is; a help page as its commands and options; a drawing as its elements; None if nothing was printed."""
     if text.startswith("Usage:"):
         return _help(text)
     if text.startswith("<svg"):
@@ -142,7 +142,7 @@ def _help(text: str) -> dict[str, list[str]]:
 
 
 def _without_type(entry: str) -> str:
-    """`-o, --output`, `--spill / --no-spill` or `cluster`: how types are shown is the business of typer's version."""
+    """`-o, --output`, `--spill / --no-spill` or `cluster`, without the type, whose form depends on typer's version."""
     flags = re.findall(r"(?<!\S)--?[\w-]+", entry)
     return " ".join(flags) or entry.split()[0].lower()
 
@@ -157,14 +157,14 @@ def _drawing(text: str) -> dict[str, Any]:
     }
 
 
-def _settled(command: Command, value: Any, path: str = "") -> Any:
-    """Without what a repetition would change."""
+def _reproducible(command: Command, value: Any, path: str = "") -> Any:
+    """The value without anything that changes from run to run."""
     if any(fnmatchcase(path, pattern) for pattern in (*PAGE["ignore"], *command.ignore)):
         return _IGNORED
     if any(fnmatchcase(path, pattern) for pattern in command.noise):
         return f"at most {_NOISE:g}" if abs(value) <= _NOISE else f"above {_NOISE:g}"
     if isinstance(value, dict | list):
-        kept = {key: _settled(command, item, f"{path}.{key}") for key, item in _items(value)}
+        kept = {key: _reproducible(command, item, f"{path}.{key}") for key, item in _items(value)}
         return kept if isinstance(value, dict) else list(kept.values())
     return value
 

@@ -1,6 +1,6 @@
-"""What commands print is what they printed when it was recorded: to 1e-12, and exactly where it is no float.
+"""Commands print their recorded results: floats to 1e-12, everything else exactly.
 
-Where a difference is meant: python tests/golden/record.py NAME. Where a word has another name: renamed.toml.
+Record an intended difference anew with `python tests/golden/record.py NAME`. List a renamed word in renamed.toml.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from tests.golden.comparing import differences, dumped, reduced, renamed
 from tests.golden.record import check
 from tests.golden.running import COMMANDS, PAGE, RESULTS, ROOT, Command, outcome
 
-_SHOWN = 30
+_MAX_SHOWN = 30
 
 
 def marked(command: Command) -> Any:
@@ -23,21 +23,21 @@ def marked(command: Command) -> Any:
 
 
 @pytest.mark.parametrize("command", [marked(command) for command in COMMANDS])
-def test_it_prints_what_it_printed(command: Command) -> None:
+def test_a_command_prints_its_recorded_result(command: Command) -> None:
     if command.trains:
         pytest.importorskip("torch", reason="the trainer needs the [train] extra")
-    found = check(command)
-    more = [f"and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
+    different = check(command)
+    more = [f"and {len(different) - _MAX_SHOWN} more"] if len(different) > _MAX_SHOWN else []
     how = (
-        f"{len(found)} differences in tests/golden/results/{command.name}.json from: {command.run}",
-        *found[:_SHOWN],
+        f"{len(different)} differences in tests/golden/results/{command.name}.json from: {command.run}",
+        *different[:_MAX_SHOWN],
         *more,
-        f"if they are meant: python tests/golden/record.py {command.name}; if a word was renamed: renamed.toml",
+        f"if intended: python tests/golden/record.py {command.name}; if a word was renamed: renamed.toml",
     )
-    assert not found, "\n".join(how)
+    assert not different, "\n".join(how)
 
 
-def test_every_result_has_a_command_and_no_place_in_it() -> None:
+def test_every_result_has_a_command_and_contains_no_path() -> None:
     assert len({command.name for command in COMMANDS}) == len(COMMANDS)
     assert {path.stem for path in RESULTS.iterdir()} == {command.name for command in COMMANDS}
     for path in RESULTS.iterdir():
@@ -49,7 +49,7 @@ def test_results_are_small() -> None:
     assert sum(path.stat().st_size for path in RESULTS.iterdir()) < 1_500_000
 
 
-def test_lists_have_all_that_is_shipped() -> None:
+def test_lists_are_complete() -> None:
     from dessim.collectives.algorithms import ALGORITHMS
     from dessim.workload.strategies import STRATEGIES
 
@@ -62,7 +62,7 @@ def test_lists_have_all_that_is_shipped() -> None:
         assert len(algorithms) == 1 or lists[str(op)] == list(algorithms)
 
 
-def test_differences_are_named_by_their_place() -> None:
+def test_differences_name_the_json_path() -> None:
     old = {"rows": [{"time_s": 1.0, "bytes": 8, "by": "nic"}, {"time_s": None}], "gone": True, "note": "in words"}
     new = {"rows": [{"time_s": 1.0 + 1e-11, "bytes": 9, "by": "link"}, {"time_s": 0.0}], "fresh": 1, "note": "else"}
     assert list(differences(old, old)) == []
@@ -78,7 +78,7 @@ def test_differences_are_named_by_their_place() -> None:
     assert list(differences({"note": ["", "a"]}, {"note": ["b", "c"]}, prose=("note",))) == [
         'note[0]: "" before, "b" now'
     ]
-    # An integer is no float, and true is no integer.
+    # Types must agree: neither int and float nor bool and int are interchangeable.
     assert len(list(differences([8, 1], [8.0, True]))) == 2
 
 
@@ -101,6 +101,6 @@ def test_renamed_words_are_keys_or_whole_values() -> None:
     assert renamed(old, {}, {"nic_up": "sending"}) == {"nic_up": "sending", "what": ["sending", "a nic_up"]}
 
 
-def test_what_is_stored_is_the_value() -> None:
+def test_stored_text_parses_to_the_same_value() -> None:
     value = {"a": [], "b": {}, "c": [1.1e-300, "[x]"], "d": [[0.1 + 0.2], {"é": None}], "e": {"f": True}}
     assert json.loads(dumped(value)) == value and list(json.loads(dumped(value))) == list(value)

@@ -33,7 +33,7 @@ def _text(value: Any) -> str:
 
 
 def reduced(value: Any) -> Any:
-    """The value with each list of more than 50 entries replaced by its length, its ends, and the sums of its numbers."""
+    """The value with each list of more than 50 entries replaced by its length, ends, and sums of its numbers."""
     if isinstance(value, dict):
         return {key: reduced(item) for key, item in value.items()}
     if not isinstance(value, list):

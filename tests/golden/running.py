@@ -123,7 +123,7 @@ INPUTS: dict[str, Callable[[], Any]] = {
 
 
 def _parsed(text: str) -> Any:
-    """JSON as it is; a help page as its commands and options; a drawing as its elements; None if nothing was printed."""
+    """JSON as it is; a help page as its commands and options; a drawing as its elements; None for no output."""
     if text.startswith("Usage:"):
         return _help(text)
     if text.startswith("<svg"):

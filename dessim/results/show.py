@@ -31,6 +31,10 @@ def print_text(text: str) -> None:
     print(textwrap.fill(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
 
 
+def _count(n: int, noun: str) -> str:
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
 def print_replay(result: Values) -> None:
     """Print predicted against measured step time, then where the predicted step goes."""
     measured, recorded = result["measured_step_s"], result["recorded_step_s"]
@@ -159,10 +163,6 @@ def print_collectives(rows: Sequence[Values]) -> None:
             f"{_count(row['events'], 'event')}, {_count(row['flow_colours'], 'flow colour')} and "
             f"{_count(row['link_colours'], 'link colour')} in {row['wall_s']:.2f} s, {row['peak_rss_MiB']:.0f} MiB"
         )
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
 _UNITS = {"GiB": "(GiB)", "GBps": "(GB/s)"}

@@ -1,9 +1,9 @@
-"""The critical path: the chain of ops and waits that made a step as long as it was.
+"""The critical path: the chain of ops and waits that determines the time of a step.
 
-Found backward. The op that ended last could start when the latest of what it waited for was over: a dependency, or the
-op before it on its stream. A collective began to move data when its last member had come, so the path goes on with what
-that member did before. What is left between two ops of the chain is the host's: launches, and work nobody recorded. The
-pieces follow each other without a gap, so that together they are as long as the step.
+It is found backwards, from the op that ended last. An op could not start before the latest of its predecessors ended: a
+dependency, or the op before it on its stream. A collective could not move data before its last member arrived, so the
+path continues on that member's rank. A gap between two ops of the chain is the host's: launches, and work that was not
+recorded. The segments of the path follow each other without gaps, so their lengths add up to the step time.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from dessim.sim.core.recorder import Record, Span
 from dessim.trace.schema import Kind
 
 HOST = "host"
-_SHORT = 0.01  # of a step: shorter ops share a row in tables
+_SHORT = 0.01  # share of a step; shorter ops are folded into one row of a table
 Window = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """From `start` to `end` [s] a step could not have been faster because of an op, or of the wait before it."""
+class Segment:
+    """A part of the critical path, from `start` to `end` [s]: an op, or the wait before it (`is_wait`)."""
 
     span: Span
     start: float
     end: float
-    waits: bool = False
+    is_wait: bool = False
 
 
 @dataclass(slots=True)
 class PathOp:
-    """An op on the critical path, or the wait before it (`what` is then `host`): seconds a step, mean over steps.
+    """An op on the critical path, or the wait before it (`what` is then `host`).
 
-    `parts` are these seconds by what bound them; `rank` is one that was on the path, the one that was longest.
+    `parts` are its seconds per step by what bound them, mean over steps. `rank` is the rank of its longest segment.
     """
 
     name: str
@@ -48,6 +48,7 @@ class PathOp:
 
     @property
     def bound_by(self) -> str:
+        """What bound most of its time."""
         return max(self.parts, key=lambda bound: self.parts[bound])
 
     def to_json(self) -> dict[str, Any]:
@@ -63,92 +64,98 @@ class PathOp:
 
 
 def critical_path(record: Record, windows: dict[int, Window]) -> tuple[PathOp, ...]:
-    """The critical paths of all steps as one, each op where it first comes. `windows` are start and end of each step.
+    """The mean of the critical paths of all steps; an op is listed where it first occurs.
 
-    The sum over ops is the mean step time.
+    `windows` are the start and end [s] of each step. The times of all ops add up to the mean step time.
     """
-    found: dict[tuple[str, str], PathOp] = {}
+    ops: dict[tuple[str, str], PathOp] = {}
     longest: dict[tuple[str, str], float] = {}
-    chains = _Chains(record)
+    predecessors = _Predecessors(record)
     for step, window in windows.items():
-        for piece in chains.path(step, window):
-            span, seconds = piece.span, piece.end - piece.start
-            what = HOST if piece.waits else str(span.collective or span.kind)
-            op = found.setdefault((span.name, what), PathOp(span.name, what))
-            for bound, share in _shares(piece):
+        for segment in predecessors.path(step, window):
+            span = segment.span
+            seconds = segment.end - segment.start
+            what = HOST if segment.is_wait else str(span.collective or span.kind)
+            key = span.name, what
+            op = ops.setdefault(key, PathOp(span.name, what))
+            for bound, share in _shares(segment):
                 op.parts[bound] = op.parts.get(bound, 0.0) + share * seconds / len(windows)
-            if seconds > longest.get((span.name, what), -1.0):
-                longest[span.name, what] = seconds
+            if seconds > longest.get(key, -1.0):
+                longest[key] = seconds
                 op.rank = int(record.classes[span.rank_class][0])
-    return tuple(op for op in found.values() if op.parts)
+    return tuple(op for op in ops.values() if op.parts)
 
 
-class _Chains:
-    """What each span of a record waited for."""
+class _Predecessors:
+    """The spans that each span of a record waited for."""
 
     def __init__(self, record: Record) -> None:
         self._of_task = {(s.rank_class, s.index): s for s in record.spans}
-        self._before: dict[tuple[int, int], Span] = {}  # on the same stream
-        last: dict[tuple[int, str], Span] = {}
-        self._last_member: dict[tuple[str | None, int, str], Span] = {}
-        self._last_of: dict[int, Span] = {}
+        self._on_stream: dict[tuple[int, int], Span] = {}  # the span before, by rank class and index
+        self._last_member: dict[tuple[str | None, int, str], Span] = {}  # of a collective: group, step, name
+        self._last_of_step: dict[int, Span] = {}
+        latest: dict[tuple[int, str], Span] = {}
         for span in sorted(record.spans, key=lambda s: (s.start, s.end, s.index)):
             stream = span.rank_class, span.stream
-            if stream in last:
-                self._before[span.rank_class, span.index] = last[stream]
-            last[stream] = span
+            if stream in latest:
+                self._on_stream[span.rank_class, span.index] = latest[stream]
+            latest[stream] = span
             if span.collective is not None:
-                meeting = span.group, span.step, span.name
-                if meeting not in self._last_member or span.start > self._last_member[meeting].start:
-                    self._last_member[meeting] = span
-            if span.step not in self._last_of or span.end > self._last_of[span.step].end:
-                self._last_of[span.step] = span
+                collective = span.group, span.step, span.name
+                last = self._last_member.get(collective)
+                if last is None or span.start > last.start:
+                    self._last_member[collective] = span
+            if span.step not in self._last_of_step or span.end > self._last_of_step[span.step].end:
+                self._last_of_step[span.step] = span
 
-    def path(self, step: int, window: Window) -> list[Piece]:
-        """The pieces of a step, in order of time."""
-        pieces: list[Piece] = []
-        span: Span | None = self._last_of[step]
-        begin, at = window
-        while span is not None and at > begin:
+    def path(self, step: int, window: Window) -> list[Segment]:
+        """The critical path of a step within `window` [s], in order of time."""
+        segments: list[Segment] = []
+        span: Span | None = self._last_of_step[step]
+        begin, now = window  # `now` moves backwards
+        while span is not None and now > begin:
             if span.kind is Kind.COLLECTIVE:
-                _add(pieces, Piece(span, max(span.moving, begin), at))
-                at = span.moving
+                _append(segments, Segment(span, max(span.moving, begin), now))
+                now = span.moving
+                # Before data moved, every member waited for the last one.
                 span = self._last_member[span.group, span.step, span.name]
             else:
-                _add(pieces, Piece(span, max(span.start, begin), at))
-                at = span.start
-            before = max(self._waited_for(span), key=lambda s: s.end, default=None)
+                _append(segments, Segment(span, max(span.start, begin), now))
+                now = span.start
+            before = max(self._before(span), key=lambda s: s.end, default=None)
             until = begin if before is None else max(before.end, begin)
-            _add(pieces, Piece(span, until, at, waits=True))
-            at, span = min(at, until), before
-        return pieces[::-1]
+            _append(segments, Segment(span, until, now, is_wait=True))
+            now = min(now, until)
+            span = before
+        return segments[::-1]
 
-    def _waited_for(self, span: Span) -> Iterator[Span]:
+    def _before(self, span: Span) -> Iterator[Span]:
         for dep in span.deps:
             yield self._of_task[span.rank_class, dep]
-        before = self._before.get((span.rank_class, span.index))
+        before = self._on_stream.get((span.rank_class, span.index))
         if before is not None:
             yield before
 
 
-def _add(pieces: list[Piece], piece: Piece) -> None:
-    if piece.end > piece.start:
-        pieces.append(piece)
+def _append(segments: list[Segment], segment: Segment) -> None:
+    """Append a segment unless it is empty."""
+    if segment.end > segment.start:
+        segments.append(segment)
 
 
-def _shares(piece: Piece) -> Sequence[tuple[str, float]]:
-    """What bound a piece, and the share of its time that each did."""
-    if piece.waits:
+def _shares(segment: Segment) -> Sequence[tuple[str, float]]:
+    """What bound a segment, and the share of its time that each bound had."""
+    if segment.is_wait:
         return [(HOST, 1.0)]
-    parts = piece.span.parts
+    parts = segment.span.parts
     total = sum(parts.values())
     return [(bound, seconds / total) for bound, seconds in parts.items() if seconds > 0]
 
 
 def fold_short_ops(path: Sequence[Mapping[str, Any]], step_time_s: float) -> list[Mapping[str, Any]]:
-    """A critical path in JSON, without its ops below 1 % of the step: the last row is their sum, "other (n ops)".
+    """The rows of a critical path (JSON), with all ops below 1 % of the step folded into a last row, "other (n ops)".
 
-    A single short op stays a row.
+    A single short op keeps its row.
     """
     short = [op for op in path if op["time_s"] < _SHORT * step_time_s]
     if len(short) < 2:

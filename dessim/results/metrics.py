@@ -1,7 +1,7 @@
-"""Where the time of a step goes. Parts are measured on the record; totals are their sums.
+"""Where the time of a step goes: compute, exposed communication and idle time, measured on the record of a run.
 
-A moment of a rank is *compute* when a compute op runs, *exposed communication* when only a collective does (waiting for
-a late member included), and *idle* otherwise. Numbers are means over ranks and steps, in seconds a step.
+A rank computes while a compute op runs; its communication is exposed while only a collective runs, which includes
+waiting for a late member; otherwise it is idle. Values are means over ranks and steps, in seconds per step.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from dessim.sim.core.counters import Load
 from dessim.sim.core.recorder import Record, Span
 from dessim.trace.schema import Collective, Kind
 
-_INTERVALS = 100  # of utilisation in JSON
+_JSON_INTERVALS = 100  # of utilisation over time
 
 
 @dataclass(frozen=True, slots=True)
 class OpCost:
-    """One communication op: S in bytes, seconds it moved data, seconds it was waited for and nothing computed.
+    """The cost of one communication op, per step.
 
-    `bytes_by_link` is what each link class carried for it, for all ranks together; `bound_by` what took the most of its
-    time, that of early ranks that wait for a late one included. Of collectives that are waited for side by side each
-    counts the whole wait, so their sum may pass the step's.
+    `bytes` is S as nccl-tests counts it, `time_s` the time it moved data, `exposed_s` the time a rank waited for it
+    without computing. `bytes_by_link` are the bytes that each link class carried for it, all ranks together. `bound_by`
+    is what bound most of its time; a late rank is charged with the time that the others wait for it. Collectives that
+    run side by side each count their whole wait, so the sum of `exposed_s` over ops may exceed that of the step.
     """
 
     name: str
@@ -38,14 +39,15 @@ class OpCost:
     bound_by: str
 
     def to_json(self) -> dict[str, Any]:
-        return {f: getattr(self, f) for f in self.__slots__}
+        """Plain values, units in the keys."""
+        return {name: getattr(self, name) for name in self.__slots__}
 
 
 @dataclass(frozen=True, slots=True)
 class Breakdown:
-    """A step, taken apart. `step_time_s` is the sum of the three parts, and of the ops of the critical path.
+    """The parts of a step. Both the three times and the ops of the critical path add up to `step_time_s`.
 
-    `bound_by` is what took the most of the critical path. `load` is that of the whole run, not of one step.
+    `load` is the use of links over the whole run, not over one step.
     """
 
     compute_s: float
@@ -58,6 +60,7 @@ class Breakdown:
 
     @property
     def bound_by(self) -> str:
+        """What bound most of the critical path."""
         by_bound: dict[str, float] = {}
         for op in self.critical_path:
             for bound, seconds in op.parts.items():
@@ -84,26 +87,26 @@ class Breakdown:
 
 
 def breakdown(record: Record) -> Breakdown:
-    """Take a record apart."""
+    """The breakdown of a recorded run."""
     windows = step_windows(record)
     n_steps = max(len(windows), 1)
-    spans_of: dict[tuple[int, int], list[Span]] = {}
-    for span in _work(record):
-        spans_of.setdefault((span.rank_class, span.step), []).append(span)
-    compute = exposed = 0.0
+    spans_of = _by_class_and_step(record)
+    compute = 0.0
+    exposed = 0.0
     by_op: dict[str, list[tuple[Span, float, float]]] = {}
-    for number, ranks in enumerate(record.classes):
+    for rank_class, ranks in enumerate(record.classes):
         weight = len(ranks) / record.n_ranks
         for step, window in windows.items():
-            spans = spans_of.get((number, step), [])
+            spans = spans_of.get((rank_class, step), [])
             busy = _union(((s.start, s.end) for s in spans if s.kind is Kind.COMPUTE), window)
             either = _union(((s.start, s.end) for s in spans), window)
             compute += weight * _length(busy)
             exposed += weight * (_length(either) - _length(busy))
             for span in spans:
                 if span.collective is not None:
-                    # Of the step only: a rank that is early waits before it starts.
-                    start, end = max(span.start, window[0]), min(span.end, window[1])
+                    # An early rank may wait since before the step, which is not part of the step.
+                    start = max(span.start, window[0])
+                    end = min(span.end, window[1])
                     alone = max(end - start, 0.0) - _overlap(busy, start, end)
                     by_op.setdefault(span.name, []).append((span, weight, alone))
     total = sum(end - start for start, end in windows.values())
@@ -119,35 +122,43 @@ def breakdown(record: Record) -> Breakdown:
 
 
 def step_times(record: Record) -> list[float]:
-    """Seconds of each step."""
+    """The time of each step [s], in order."""
     return [end - start for start, end in step_windows(record).values()]
 
 
 def step_windows(record: Record) -> dict[int, tuple[float, float]]:
-    """Start and end of each step: from when the last rank has started it to when the last rank is done."""
+    """Start and end [s] of each step: from the moment the last rank starts it until the last rank finishes it."""
     starts: dict[int, dict[int, float]] = {}
     ends: dict[int, float] = {}
-    for span in _work(record):
+    for span in _ops(record):
         of_class = starts.setdefault(span.step, {})
         of_class[span.rank_class] = min(of_class.get(span.rank_class, span.start), span.start)
         ends[span.step] = max(ends.get(span.step, span.end), span.end)
     return {step: (max(starts[step].values()), ends[step]) for step in sorted(starts)}
 
 
-def _work(record: Record) -> list[Span]:
+def _ops(record: Record) -> list[Span]:
+    """All spans except barriers, which are not part of a step."""
     return [span for span in record.spans if span.collective is not Collective.BARRIER]
+
+
+def _by_class_and_step(record: Record) -> dict[tuple[int, int], list[Span]]:
+    spans: dict[tuple[int, int], list[Span]] = {}
+    for span in _ops(record):
+        spans.setdefault((span.rank_class, span.step), []).append(span)
+    return spans
 
 
 def _cost(name: str, entries: list[tuple[Span, float, float]], n_steps: int) -> OpCost:
     first = entries[0][0]
     bound: dict[str, float] = {}
     carried: dict[str, float] = {}
-    met: dict[tuple[str | None, int], Span] = {}
+    collectives: dict[tuple[str | None, int], Span] = {}  # one member of each
     for span, weight, _ in entries:
         for part, seconds in {**span.parts, LATE: span.moving - span.start}.items():
             bound[part] = bound.get(part, 0.0) + weight * seconds
-        met[span.group, span.step] = span  # every member tells the same of its collective
-    for span in met.values():
+        collectives[span.group, span.step] = span  # `carried` is the same for every member
+    for span in collectives.values():
         for kind, size in span.carried.items():
             carried[kind] = carried.get(kind, 0.0) + size / n_steps
     return OpCost(
@@ -163,18 +174,18 @@ def _cost(name: str, entries: list[tuple[Span, float, float]], n_steps: int) -> 
 
 
 def _utilisation(load: Load) -> dict[str, Any]:
-    """Shares of each link class's capacity: means, and over time in few intervals, which bound them or are averages."""
-    few = load.within(_INTERVALS)
+    """The share of each link class's capacity in use: its mean, its peak, and its course over a few intervals."""
+    coarse = load.within(_JSON_INTERVALS)
     return {
-        "time_s": few.time.tolist(),
-        "share": {kind: few.share(kind).tolist() for kind in few.rate},
+        "time_s": coarse.time.tolist(),
+        "share": {kind: coarse.share(kind).tolist() for kind in coarse.rate},
         "mean_share": {kind: load.mean(kind) for kind in load.rate},
         "peak_share": {kind: float(load.share(kind).max()) for kind in load.rate},
     }
 
 
 def _union(intervals: Iterable[tuple[float, float]], window: tuple[float, float]) -> list[tuple[float, float]]:
-    """The parts of `window` that some interval covers, in order and apart."""
+    """The parts of `window` that the intervals cover, in order and disjoint."""
     merged: list[tuple[float, float]] = []
     for start, end in sorted((max(a, window[0]), min(b, window[1])) for a, b in intervals):
         if start >= end:
@@ -187,8 +198,10 @@ def _union(intervals: Iterable[tuple[float, float]], window: tuple[float, float]
 
 
 def _length(merged: list[tuple[float, float]]) -> float:
+    """The total length of disjoint intervals."""
     return sum(end - start for start, end in merged)
 
 
 def _overlap(merged: list[tuple[float, float]], start: float, end: float) -> float:
+    """The length of the part of `start` to `end` that disjoint intervals cover."""
     return sum(max(min(b, end) - max(a, start), 0.0) for a, b in merged)

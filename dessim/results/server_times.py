@@ -1,9 +1,9 @@
-"""Where the time of a step with parameter servers goes, and how stale what workers used was.
+"""Where the time of a step with parameter servers goes, and how stale the weights of the workers are.
 
-Workers do not step together, so a step is what the time looked at holds of them on the average: every worker is always
-computing, in a call, or waiting for others, and each of these seconds is shared out over the steps that ended in that
-time. The parts add up to the time in which every worker makes one step. Of a call that goes to several servers the part
-is that of the last to answer.
+Workers do not step together, so a step is an average over the measured time: every worker is always computing, in a
+call, or waiting for others, and each of these seconds is shared among the steps that ended in that time. The parts add
+up to the time in which every worker makes one step. A call that goes to several servers has the parts of the server
+that answers last.
 """
 
 from __future__ import annotations
@@ -20,16 +20,18 @@ from dessim.sim.core.counters import Load
 from dessim.sim.servers.traffic import ServersResult
 from dessim.trace.schema import Kind
 
-_PARTS = (QUEUE, SERVICE, LATE)
-_ROUNDING = 1e-9
+_CALL_PARTS = (QUEUE, SERVICE, LATE)
+_RELATIVE_ROUNDING = 1e-9  # idle time below this share of a step is rounding
 
 
 @dataclass(frozen=True, slots=True)
 class ServerTimes:
-    """Seconds of a step that a worker waits in servers' queues, for their service, for messages, and for other workers.
+    """What a worker waits for in a step [s], and the staleness of what it reads.
 
-    `busy_share` of the time servers' threads worked. Staleness in versions: how many updates of others a server applied
-    between a worker's pull and its push. `lead_steps` is the most that a worker was ahead of the slowest.
+    `queue_s` is the wait in the servers' queues, `service_s` their work, `transfer_s` the messages, `wait_s` the wait
+    for other workers. `busy_share` is the share of time that the servers' threads work. Staleness is counted in
+    versions: the updates by others that a server applied between a worker's pull and its push. `lead_steps` is the
+    largest lead of a worker over the slowest one.
     """
 
     queue_s: float
@@ -47,8 +49,41 @@ class ServerTimes:
         return {name: getattr(self, name) for name in self.__slots__}
 
 
-def served_times(served: ServersResult) -> tuple[Breakdown, ServerTimes]:
-    """Take a run apart."""
+def server_breakdown(served: ServersResult) -> tuple[Breakdown, ServerTimes]:
+    """The parts of a step of a simulated run with parameter servers."""
+    ops, sizes = _ops_per_step(served)
+    compute = sum(op.time_s for op in ops.values() if op.what == Kind.COMPUTE)
+    calls = [op for op in ops.values() if op.what != Kind.COMPUTE]
+    exposed = sum(op.time_s for op in calls)
+    idle = served.step_time - compute - exposed
+    costs = [
+        OpCost(
+            name=op.name,
+            collective=op.what,
+            algorithm="",
+            bytes=sizes[op.name],
+            time_s=op.time_s,
+            exposed_s=op.time_s,
+            bytes_by_link={},
+            bound_by=op.bound_by,
+        )
+        for op in calls
+        if op.parts
+    ]
+    breakdown = Breakdown(
+        compute_s=compute,
+        exposed_comm_s=exposed,
+        idle_s=idle if idle > _RELATIVE_ROUNDING * served.step_time else 0.0,
+        comm_by_op=tuple(costs),
+        bytes_by_link=dict(served.bytes_by_link),
+        critical_path=tuple(op for op in ops.values() if op.parts),
+        load=Load.nothing(),
+    )
+    return breakdown, _server_times(served, calls, exposed)
+
+
+def _ops_per_step(served: ServersResult) -> tuple[dict[str, PathOp], dict[str, float]]:
+    """The ops by name with their times, and the bytes of each, per step."""
     ops: dict[str, PathOp] = {}
     sizes: dict[str, float] = {}
     for span in served.record.spans:
@@ -58,24 +93,12 @@ def served_times(served: ServersResult) -> tuple[Breakdown, ServerTimes]:
             op = ops.setdefault(span.name, PathOp(span.name, str(span.kind)))
             add_parts(op.parts, span.parts, share)
             sizes[span.name] = sizes.get(span.name, 0.0) + span.size * share
-    compute = sum(op.time_s for op in ops.values() if op.what == Kind.COMPUTE)
-    calls = [op for op in ops.values() if op.what != Kind.COMPUTE]
-    exposed = sum(op.time_s for op in calls)
-    idle = served.step_time - compute - exposed
-    spent = {part: sum(op.parts.get(part, 0.0) for op in calls) for part in _PARTS}
-    costs = (
-        OpCost(op.name, op.what, "", sizes[op.name], op.time_s, op.time_s, {}, op.bound_by) for op in calls if op.parts
-    )
-    breakdown = Breakdown(
-        compute_s=compute,
-        exposed_comm_s=exposed,
-        idle_s=idle if idle > _ROUNDING * served.step_time else 0.0,
-        comm_by_op=tuple(costs),
-        bytes_by_link=dict(served.bytes_by_link),
-        critical_path=tuple(op for op in ops.values() if op.parts),
-        load=Load.nothing(),
-    )
-    times = ServerTimes(
+    return ops, sizes
+
+
+def _server_times(served: ServersResult, calls: list[PathOp], exposed: float) -> ServerTimes:
+    spent = {part: sum(op.parts.get(part, 0.0) for op in calls) for part in _CALL_PARTS}
+    return ServerTimes(
         queue_s=spent[QUEUE],
         service_s=spent[SERVICE],
         transfer_s=exposed - sum(spent.values()),
@@ -86,4 +109,3 @@ def served_times(served: ServersResult) -> tuple[Breakdown, ServerTimes]:
         staleness_max=float(served.staleness.max()),
         lead_steps=served.lead,
     )
-    return breakdown, times

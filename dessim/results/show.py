@@ -27,8 +27,12 @@ OTHER_OPS_SHOWN = 40  # ops of a trace that are not collectives
 
 def print_text(text: str) -> None:
     """Print a line; if it is too long for the terminal, continue it on indented lines."""
-    width = console().width
+    width = max(console().width, 20)
     print(textwrap.fill(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
 def print_replay(result: Values) -> None:
@@ -51,8 +55,8 @@ def print_replay(result: Values) -> None:
         ("idle", format_time(result["idle_s"])),
         ("bound by", bound_label(result["bound_by"])),
     ]
-    steps = "1 step" if result["steps"] == 1 else f"{result['steps']} steps"
-    title = f"{strategy_label(result['strategy'])}, {result['ranks']} ranks on {result['cluster']}, {steps}"
+    ranks = _count(result["ranks"], "rank")
+    title = f"{strategy_label(result['strategy'])}, {ranks} on {result['cluster']}, {_count(result['steps'], 'step')}"
     print_table(key_value_table(title, pairs))
     _print_collectives_of_step(result["comm_by_op"])
     _print_attribution(result, result["predicted_step_s"])
@@ -156,8 +160,8 @@ def print_collectives(rows: Sequence[Values]) -> None:
     for row in rows:
         print_text(
             f"{row['size_bytes']} B: {row['algorithm']}, bound by {bound_label(row['bound_by'])}; simulated with "
-            f"{row['events']} events, {row['flow_colours']} flow and {row['link_colours']} link colours in "
-            f"{row['wall_s']:.2f} s, {row['peak_rss_MiB']:.0f} MiB"
+            f"{_count(row['events'], 'event')}, {_count(row['flow_colours'], 'flow colour')} and "
+            f"{_count(row['link_colours'], 'link colour')} in {row['wall_s']:.2f} s, {row['peak_rss_MiB']:.0f} MiB"
         )
 
 

@@ -1,6 +1,6 @@
-"""How a study ends: its page, data and figure are written, and its findings held against expected.json.
+"""The last steps of every study: write its page, data and figure, and compare its findings with expected.json.
 
-A study is a folder with a plot.py, a README.md with marks around what plot.py makes of it, and an expected.json.
+A study is a folder with a plot.py, an expected.json, and a README.md with marks around the part that plot.py generates.
 """
 
 from __future__ import annotations
@@ -21,35 +21,35 @@ MARKS = re.compile(r"(<!-- made by plot.py -->\n).*(<!-- end -->)", re.DOTALL)
 
 
 def study_parser(about: str, here: Path) -> argparse.ArgumentParser:
-    """The command line that all studies share; `about`: the docstring of plot.py, `here`: its folder."""
+    """The command line that all studies share. `about` is the docstring of plot.py, `here` its folder."""
     parser = argparse.ArgumentParser(description=about.splitlines()[0])
-    parser.add_argument("--update", action="store_true", help="make what was found the expectation")
-    parser.add_argument("--out", type=Path, default=here, help="folder for what is written (default: here)")
+    parser.add_argument("--update", action="store_true", help="write the findings to expected.json")
+    parser.add_argument("--out", type=Path, default=here, help="folder for the output (default: the study itself)")
     return parser
 
 
-def page(here: Path, made: str) -> str:
-    """The README of the study in `here`, with `made` between its marks."""
-    return MARKS.sub(lambda marks: marks[1] + made + marks[2], (here / "README.md").read_text("utf-8"))
+def page(here: Path, generated: str) -> str:
+    """The README of the study in `here`, with `generated` between its marks."""
+    return MARKS.sub(lambda marks: marks[1] + generated + marks[2], (here / "README.md").read_text("utf-8"))
 
 
 def conclude(
     here: Path,
     options: argparse.Namespace,
-    made: str,
+    generated: str,
     files: Mapping[str, str],
     found: Any,
     same: Callable[[Any, Any], bool] = eq,
     wrong: str = "",
 ) -> int:
-    """Write `files`, by name, and the README with `made` between its marks; print `made`; return the exit code.
+    """Write `files` (by name) and the README with its `generated` part, print that part, and return the exit code.
 
-    That is 3 when something is `wrong`, which is said on stderr and keeps expected.json as it is, or when `found` is
-    not the `same` as expected.json.
+    The code is 3 if `wrong` names an error, or if the findings `found` are not the `same` as expected.json; the reason
+    is printed on stderr. With --update the findings become the expectation, unless something is wrong.
     """
-    for name, text in {"README.md": page(here, made), **files}.items():
+    for name, text in {"README.md": page(here, generated), **files}.items():
         write_text(options.out / name, text)
-    print(made, end="")
+    print(generated, end="")
     expected = here / "expected.json"
     if not wrong and options.update:
         write_json(expected, found)
@@ -61,7 +61,7 @@ def conclude(
 
 
 def run_study(main: Callable[[], int], here: Path) -> int:
-    """`main`, with one line on stderr for what a user can cause."""
+    """Run `main` and return its exit code; an error that a user can cause becomes one line on stderr."""
     try:
         return main()
     except DessimError as error:

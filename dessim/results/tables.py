@@ -62,12 +62,14 @@ def console(file: IO[str] | None = None) -> Console:
     """The console that tables are printed on: stdout unless `file` is given."""
     out = file if file is not None else sys.stdout
     is_terminal = out.isatty() and os.environ.get("TERM") != "dumb"
-    width = None if is_terminal or os.environ.get("COLUMNS", "").isdigit() else _UNLIMITED
+    exported = os.environ.get("COLUMNS", "")
+    has_width = is_terminal or (exported.isdigit() and int(exported) > 0)
+    width = None if has_width else _UNLIMITED
     return Console(file=out, width=width, no_color=None if is_terminal else True, highlight=False, emoji=False)
 
 
 def print_table(table: Table, file: IO[str] | None = None) -> None:
-    """Print a table to stdout or `file`; into a pipe without the blanks that rich pads lines with."""
+    """Print a table to stdout or `file`, into a pipe without trailing blanks."""
     out = console(file)
     if out.is_terminal:
         out.print(table)

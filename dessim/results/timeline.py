@@ -1,8 +1,8 @@
 """Timelines: gzipped Chrome JSON that Perfetto (https://ui.perfetto.dev) and chrome://tracing open.
 
-One Chrome process a rank (or link class), one thread a stream. Slices of one thread nest or do not touch, because
-viewers draw a partial overlap wrongly; where slices do overlap partly, the later one moves to a further thread of the
-same name (`comm #2`). What runs concurrently by nature (flows) belongs in counters. Times are kept to the nanosecond.
+Every rank (or link class) is a Chrome process, every stream a thread. Slices of one thread nest or are disjoint,
+because viewers draw a partial overlap wrongly: a slice that would partly overlap an earlier one moves to another thread
+of the same name (`comm #2`). Concurrent things such as flows are counters. Times are exact to the nanosecond.
 
 Format: "Trace Event Format", Google, 2016: https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU
 """
@@ -20,7 +20,7 @@ from dessim.files import atomic_path, open_gzip_text
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """Something that lasts: an op on a stream of a rank."""
+    """An interval on a thread, such as an op on a stream of a rank."""
 
     process: str
     thread: str
@@ -33,7 +33,7 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class Counter:
-    """Values from `at_s` on, until the next counter of this process and name: link load, flows in flight."""
+    """Values that hold from `at_s` until the next counter of the same process and name, such as the load of a link."""
 
     process: str
     name: str
@@ -42,7 +42,7 @@ class Counter:
 
 
 def timeline_events(slices: Iterable[Slice], counters: Iterable[Counter] = ()) -> list[dict[str, Any]]:
-    """Chrome trace events: metadata first, then everything by time; an enclosing slice before what it encloses.
+    """Chrome trace events: metadata first, then all others by time; an enclosing slice precedes those inside it.
 
     Processes and threads are numbered in the order given, slices before counters. Raises ValueError for a negative
     duration or a time that is not finite.
@@ -89,22 +89,23 @@ def write_timeline(path: str | Path, slices: Iterable[Slice], counters: Iterable
 
 
 def _nanoseconds(seconds: float) -> int:
+    """The time in whole nanoseconds. Raises ValueError if it is not finite or exceeds 30 years."""
     if not abs(seconds) < 1e9:
         raise ValueError(f"{seconds} s is not a time on a timeline")
     return round(seconds * 1e9)
 
 
 def _lanes(slices: Iterable[Slice]) -> list[tuple[Slice, int, int, int]]:
-    """Each slice with the lane of its thread it fits on, and its start and end in ns, by start."""
+    """Each slice with its lane (0 is the thread itself) and its start and end in ns, in order of start."""
     timed: list[tuple[int, int, int, Slice, int]] = []
     for slice_ in slices:
         if slice_.dur_s < 0:
             raise ValueError(f"slice {slice_.name!r} lasts {slice_.dur_s} s")
-        # Rounding both ends, not the duration, keeps slices that touch from overlapping by a nanosecond.
+        # Round both ends, not the duration: otherwise adjacent slices could overlap by a nanosecond.
         start, end = _nanoseconds(slice_.start_s), _nanoseconds(slice_.start_s + slice_.dur_s)
         timed.append((start, start - end, len(timed), slice_, end))
     timed.sort(key=lambda t: t[:3])
-    open_ends: dict[tuple[str, str], list[list[int]]] = {}  # a lane is a stack of the ends of its open slices
+    open_ends: dict[tuple[str, str], list[list[int]]] = {}  # per thread, a stack of open slices' ends for each lane
     placed = []
     for start, _, _, slice_, end in timed:
         lanes = open_ends.setdefault((slice_.process, slice_.thread), [])
@@ -120,11 +121,12 @@ def _lanes(slices: Iterable[Slice]) -> list[tuple[Slice, int, int, int]]:
 
 
 def _names(pids: Mapping[str, int], tids: Mapping[tuple[str, str], int]) -> list[dict[str, Any]]:
-    named = []
+    """Metadata events that name and order processes and threads."""
+    events = []
     for process, pid in pids.items():
-        named.append({"ph": "M", "name": "process_name", "pid": pid, "ts": 0, "args": {"name": process}})
-        named.append({"ph": "M", "name": "process_sort_index", "pid": pid, "ts": 0, "args": {"sort_index": pid}})
+        events.append({"ph": "M", "name": "process_name", "pid": pid, "ts": 0, "args": {"name": process}})
+        events.append({"ph": "M", "name": "process_sort_index", "pid": pid, "ts": 0, "args": {"sort_index": pid}})
     for (process, thread), tid in tids.items():
         pid = pids[process]
-        named.append({"ph": "M", "name": "thread_name", "pid": pid, "tid": tid, "ts": 0, "args": {"name": thread}})
-    return named
+        events.append({"ph": "M", "name": "thread_name", "pid": pid, "tid": tid, "ts": 0, "args": {"name": thread}})
+    return events

@@ -1,4 +1,4 @@
-"""A made-up result.json: real plans, times from a two-line cost model, everything else invented."""
+"""A sample result.json: plans are real, times follow a two-line cost model, everything else is invented."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SCALES = (8, 16, 32, 64, 128, 256, 512, 1024)
 
 
 def projection(strategies: tuple[str, ...] = STRATEGIES, scales: tuple[int, ...] = SCALES) -> list[dict[str, Any]]:
-    """Rows as `dessim project` makes them."""
+    """Rows like those of `dessim project`."""
     model = load_model("fm")
     rows = []
     for gpus in scales:
@@ -63,7 +63,7 @@ def projection(strategies: tuple[str, ...] = STRATEGIES, scales: tuple[int, ...]
 
 
 def attribution(step: float, ops: list[dict[str, Any]]) -> dict[str, Any]:
-    """A critical path through all `ops`, and two link classes that are busy in the middle of the step."""
+    """A critical path through all `ops`, and link classes that are busy in the middle of the step."""
     comm = sum(op["exposed_s"] for op in ops)
     waits = [(op["name"], "all_reduce", op["exposed_s"], "nic_up") for op in ops]
     path = [("lookup", "compute", step - comm, "compute"), *waits]
@@ -88,7 +88,7 @@ def attribution(step: float, ops: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def result() -> dict[str, Any]:
-    """A whole result, as `dessim demo` writes it."""
+    """A complete result, like that of `dessim demo`."""
     ops = [
         {"name": "ids", "recorded_bytes": 1_843_200, "formula_bytes": 1_843_200, "formula": "(B/N)*m*(k+c)"},
         {

@@ -1,4 +1,4 @@
-"""Figures: valid SVG, the same bytes each time, fit to share a page, data beside them."""
+"""Figures are valid SVG and reproducible, can share a page, and have their data beside them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_the_colours_are_seaborns_colourblind_palette():
 
 
 @pytest.mark.parametrize("name", DRAW)
-def test_a_figure_is_svg_with_a_name_and_the_pages_ink(drawn, name):
+def test_a_figure_is_svg_with_a_label_and_the_ink_of_the_page(drawn, name):
     svg = drawn[name]
     root = ET.fromstring(svg)
     assert root.tag.endswith("svg") and root.get("role") == "img" and root.get("aria-label")
@@ -56,7 +56,7 @@ def test_a_figure_is_svg_with_a_name_and_the_pages_ink(drawn, name):
 
 
 @pytest.mark.parametrize("name", DRAW)
-def test_drawn_again_it_is_the_same(drawn, name):
+def test_a_figure_drawn_again_is_identical(drawn, name):
     assert DRAW[name]() == drawn[name]
 
 
@@ -96,7 +96,7 @@ def test_one_row_can_be_drawn(name):
     ET.fromstring(getattr(figures, name)(ROWS[:1]))
 
 
-def test_no_row_cannot():
+def test_a_figure_without_rows_is_refused():
     for draw in (figures.throughput, figures.bytes_per_worker, figures.step_breakdown, figures.training_curve):
         with pytest.raises(ValueError, match="at least one row"):
             draw([])
@@ -110,7 +110,7 @@ def test_a_hostile_strategy_name_is_text():
         assert "<script" not in svg and "$x_1$" in svg
 
 
-def test_settings_and_backend_are_as_before():
+def test_drawing_restores_settings_and_backend():
     import matplotlib as mpl
 
     before, backend = dict(mpl.rcParams), mpl.get_backend()
@@ -118,7 +118,7 @@ def test_settings_and_backend_are_as_before():
     assert dict(mpl.rcParams) == before and mpl.get_backend() == backend
 
 
-def test_importing_costs_no_plotting_library():
+def test_importing_loads_no_plotting_library():
     modules = ", ".join(f"dessim.results.{m}" for m in ("figures", "report", "tables", "timeline"))
     code = f"import sys, {modules}; print('matplotlib' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""The breakdown of a step, on records written by hand."""
+"""The breakdown of a step, on hand-written records."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def record(*spans: Span) -> Record:
 
 def test_parts_sum_to_the_step_and_overlap_counts_as_compute() -> None:
     both = [
-        made
+        op
         for rank in range(2)
-        for made in (
+        for op in (
             span(rank, "lookup", 0, 2),
             span(rank, "partials", 1, 5, moving=2),
             span(rank, "tail", 6, 9),
@@ -46,14 +46,14 @@ def test_parts_sum_to_the_step_and_overlap_counts_as_compute() -> None:
     assert (partials.time_s, partials.exposed_s) == (3, 3)
 
 
-def test_a_rank_that_is_early_waits_before_the_step() -> None:
-    # Rank 1 starts the step at 10: until then rank 0 waits, but nobody is in the step yet.
+def test_the_wait_of_an_early_rank_is_not_part_of_the_step() -> None:
+    # The step starts when its last rank does, at 10; the wait of rank 0 before that is not part of it.
     found = breakdown(record(span(0, "ids", 0, 12, moving=10), span(1, "ids", 10, 12, moving=10)))
     assert found.step_time_s == found.exposed_comm_s == 2
     assert found.comm_by_op[0].exposed_s == pytest.approx(2)
 
 
-def test_collectives_side_by_side_expose_one_stretch() -> None:
+def test_collectives_side_by_side_are_exposed_once() -> None:
     spans = [span(r, name, 0, 4, moving=0, stream=name) for r in range(2) for name in ("a", "b")]
     found = breakdown(record(*spans))
     assert found.exposed_comm_s == 4 and [op.exposed_s for op in found.comm_by_op] == [4, 4]

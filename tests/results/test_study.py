@@ -1,4 +1,4 @@
-"""How a study ends: what it writes, what it prints, and its exit code."""
+"""The end of a study: its files, its output and its exit code."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def ended(here, *flags, found=0.5, **more):
     return conclude(here, options, "new\n", {"data.csv": "a\n1\n"}, {"share": found}, **more)
 
 
-def test_page_and_files_are_written_and_what_was_made_is_printed(here, capsys):
+def test_page_and_files_are_written_and_the_generated_part_is_printed(here, capsys):
     assert ended(here) == 0
     assert (here / "README.md").read_text() == PAGE.format("new\n") and (here / "data.csv").read_text() == "a\n1\n"
     assert tuple(capsys.readouterr()) == ("new\n", "")
 
 
-def test_out_leaves_the_study_as_it_is(here, tmp_path):
+def test_out_leaves_the_study_unchanged(here, tmp_path):
     assert ended(here, "--out", str(tmp_path / "out")) == 0
     assert (tmp_path / "out" / "README.md").read_text() == PAGE.format("new\n")
     assert (here / "README.md").read_text() == PAGE.format("old\n") and not (here / "data.csv").exists()
@@ -52,7 +52,7 @@ def test_update_makes_findings_the_expectation_unless_something_is_wrong(here, c
     assert ended(here, "--update", found=0.6) == 0 == ended(here, found=0.6)
 
 
-def test_what_a_user_can_cause_is_one_line(here, capsys):
+def test_a_users_mistake_is_reported_in_one_line(here, capsys):
     def main():
         raise UsageError("no such model")
 

@@ -1,4 +1,4 @@
-"""Timelines open in Perfetto: valid JSON, ordered, and slices of a track nest."""
+"""Timelines open in Perfetto: they are valid JSON, ordered by time, and slices of a track nest."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_processes_and_threads_are_named_once():
     assert len({e["tid"] for e in complete(events)}) == 3
 
 
-def test_times_are_microseconds_and_what_encloses_comes_first():
+def test_times_are_microseconds_and_enclosing_slices_come_first():
     events = timeline_events(SLICES)
     assert [(e["name"], e["ts"], e["dur"]) for e in complete(events)] == [
         ("lookup", 0.0, 20.0),
@@ -64,7 +64,7 @@ def test_times_are_microseconds_and_what_encloses_comes_first():
         max_size=30,
     )
 )
-def test_time_never_runs_back_and_no_track_has_a_partial_overlap(drawn):
+def test_events_are_ordered_and_no_track_has_a_partial_overlap(drawn):
     slices = [Slice(p, t, f"{i}", "c", start, dur) for i, (p, t, start, dur) in enumerate(drawn)]
     events = timeline_events(slices)
     assert sorted(e["name"] for e in complete(events)) == sorted(s.name for s in slices)
@@ -79,13 +79,13 @@ def test_time_never_runs_back_and_no_track_has_a_partial_overlap(drawn):
                 assert b <= c or d <= a or (a <= c and d <= b) or (c <= a and b <= d)
 
 
-def test_slices_that_touch_stay_on_one_track():
+def test_adjacent_slices_stay_on_one_track():
     third = 1e-6 / 3
     slices = [Slice("r", "comm", str(i), "c", i * third, third) for i in range(100)]
     assert len({e["tid"] for e in complete(timeline_events(slices))}) == 1
 
 
-def test_a_partial_overlap_moves_to_a_further_track():
+def test_a_partial_overlap_moves_to_another_track():
     slices = [Slice("r", "comm", "a", "c", 0.0, 2e-6), Slice("r", "comm", "b", "c", 1e-6, 2e-6)]
     names = [e["args"]["name"] for e in timeline_events(slices) if e["name"] == "thread_name"]
     assert names == ["comm", "comm #2"]
@@ -101,7 +101,7 @@ def test_impossible_times_are_refused(tmp_path, start, dur):
     assert not path.exists()
 
 
-def test_a_counter_of_nan_is_refused_and_the_earlier_file_stays(tmp_path):
+def test_a_nan_counter_is_refused_and_leaves_the_earlier_file(tmp_path):
     path = tmp_path / "timeline.json.gz"
     write_timeline(path, SLICES)
     before = path.read_bytes()
@@ -111,7 +111,7 @@ def test_a_counter_of_nan_is_refused_and_the_earlier_file_stays(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_the_use_of_links_is_counters_that_end_at_nothing():
+def test_the_use_of_links_is_counters_that_end_at_zero():
     import numpy as np
 
     from dessim.commands.replay import counters_of

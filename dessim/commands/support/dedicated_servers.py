@@ -20,7 +20,7 @@ from dessim.cluster.links import IntArray
 from dessim.cluster.load import load_device
 from dessim.errors import CapacityError, UsageError
 from dessim.results.metrics import Breakdown
-from dessim.results.server_times import ServerTimes, served_times
+from dessim.results.server_times import ServerTimes, server_breakdown
 from dessim.sim.core.device import roofline
 from dessim.sim.core.recorder import Record
 from dessim.sim.progress import Progress
@@ -153,4 +153,4 @@ def step_with_servers(
         folding=folding,
         progress=progress,
     )
-    return ServedStep(servers, memory, consistency, *served_times(served), served.record)
+    return ServedStep(servers, memory, consistency, *server_breakdown(served), served.record)

@@ -1,4 +1,4 @@
-"""The slowest thing that is obviously right: exact rational max-min one bottleneck at a time, one flow at a time."""
+"""An obviously correct reference: max-min rates in exact rational arithmetic, one bottleneck and one flow at a time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dessim.sim.fluid.maxmin import Incidence
 
 @dataclass(frozen=True)
 class Flow:
-    """A flow over `path`: link -> weight."""
+    """A flow of `size` bytes from `start` [s] on; `path` maps each link to the flow's weight on it."""
 
     start: Fraction
     size: Fraction
@@ -21,7 +21,7 @@ class Flow:
 
 
 def rates(paths: Sequence[dict[int, Fraction]], capacity: Sequence[Fraction]) -> list[Fraction]:
-    """Textbook progressive filling in exact arithmetic: the single tightest link a round."""
+    """Textbook progressive filling: freeze the flows of the single tightest link in each round."""
     rate: dict[int, Fraction] = {}
     room = list(capacity)
     while len(rate) < len(paths):
@@ -41,14 +41,14 @@ def rates(paths: Sequence[dict[int, Fraction]], capacity: Sequence[Fraction]) ->
 
 @dataclass(frozen=True)
 class Limits:
-    """What a transport adds: `curve` holds on the links `receives`, `cap` is for the flows that cross one of them."""
+    """The limits of a transport: a fan-in `curve` on the links `receives`, and a `cap` for flows that cross one of them."""
 
     receives: frozenset[int] = frozenset()
     curve: Sequence[tuple[int, Fraction]] = field(default_factory=tuple)
     cap: Fraction | None = None
 
     def share(self, flows: int) -> Fraction:
-        """Straight lines between the points of the curve."""
+        """The share of its capacity that a link keeps for a number of flows, linear between the points of the curve."""
         below = [point for point in self.curve if point[0] <= flows]
         above = [point for point in self.curve if point[0] > flows]
         if not below or not above:
@@ -57,22 +57,22 @@ class Limits:
         return e0 + (e1 - e0) * Fraction(flows - k0, k1 - k0)
 
     def rates(self, paths: Sequence[dict[int, Fraction]], capacity: Sequence[Fraction]) -> list[Fraction]:
-        """A cap is a link of the flow's own; flows are counted one by one."""
+        """Rates with these limits. A cap is modelled as one more link that only its flow crosses."""
         room = [
             c * (self.share(sum(link in path for path in paths)) if link in self.receives else 1)
             for link, c in enumerate(capacity)
         ]
         if self.cap is None:
             return rates(paths, room)
-        own = [
+        capped = [
             {**path, len(room) + f: Fraction(1)} if self.receives & path.keys() else path
             for f, path in enumerate(paths)
         ]
-        return rates(own, [*room, *([self.cap] * len(paths))])
+        return rates(capped, [*room, *([self.cap] * len(paths))])
 
 
 def finish_times(flows: Sequence[Flow], capacity: Sequence[Fraction], limits: Limits | None = None) -> list[Fraction]:
-    """When each flow has drained, solving anew at every start and every finish."""
+    """When each flow has drained; rates are solved from scratch at every start and every finish."""
     solve = limits.rates if limits else rates
     left = [f.size for f in flows]
     done: list[Fraction | None] = [None] * len(flows)

@@ -24,11 +24,11 @@ def test_a_stage_asked_for_again_is_the_one_that_was_routed(op: Collective, algo
     cluster = load_cluster("h100-8x_rail_128")
     gpus = np.arange(32)
     layout = layout_of(cluster, gpus)
-    routed = RouteCache(cluster)
+    route_cache = RouteCache(cluster)
     stages = list(schedule(op, algorithm, layout, 1e8))
-    first = [routed.stage(gpus, stage) for stage in stages]
+    first = [route_cache.stage(gpus, stage) for stage in stages]
     for stage, (flows, scale) in zip(stages, first, strict=True):
-        again, scale_again = routed.stage(gpus, stage)
+        again, scale_again = route_cache.stage(gpus, stage)
         assert scale_again == scale
         for name in ("src", "dst", "size"):
             assert getattr(again.messages, name).tolist() == getattr(flows.messages, name).tolist(), name
@@ -41,11 +41,11 @@ def test_a_stage_asked_for_again_is_the_one_that_was_routed(op: Collective, algo
 
 def test_empty_messages_stay_out_and_groups_stay_apart() -> None:
     cluster = load_cluster("one-switch_16")
-    routed = RouteCache(cluster)
+    route_cache = RouteCache(cluster)
     stage = Stage(("some",), np.array([0, 1, 2]), np.array([1, 2, 0]), np.array([4.0, 0.0, 2.0]))
     for _ in range(2):
-        low, _ = routed.stage(np.arange(3), stage)
-        high, _ = routed.stage(np.arange(3) + 8, stage)
+        low, _ = route_cache.stage(np.arange(3), stage)
+        high, _ = route_cache.stage(np.arange(3) + 8, stage)
         assert (low.messages.src.tolist(), low.messages.dst.tolist()) == ([0, 2], [1, 0])
         assert low.messages.size.tolist() == [1.0, 0.5]
         assert (high.messages.src.tolist(), high.messages.dst.tolist()) == ([8, 10], [9, 8])

@@ -1,4 +1,4 @@
-"""The network process: flows that come and go at any time, against exact rational simulation."""
+"""The fluid fabric: flows that start and finish at any time, compared with exact rational simulation."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def run(cluster: Cluster, batches: list, folding: bool) -> list[float]:
     network = FlowFabric(env, cluster, folding)
     ends = [0.0] * len(batches)
 
-    def one(number: int, start: int, messages: list, repeat: int):  # type: ignore[no-untyped-def]
+    def send(number: int, start: int, messages: list, repeat: int):  # type: ignore[no-untyped-def]
         yield env.timeout(start * 1e-9)
         src = np.array([m[0] for m in messages])
         dst = (src + np.array([m[1] for m in messages])) % 8
@@ -73,14 +73,16 @@ def run(cluster: Cluster, batches: list, folding: bool) -> list[float]:
         yield network.transfer(flows, repeat=repeat)
         ends[number] = env.now
 
-    everything = [env.process(one(i, *batch)) for i, batch in enumerate(batches)]
-    env.run(until=simpy.AllOf(env, everything))
+    sent = [env.process(send(i, *batch)) for i, batch in enumerate(batches)]
+    env.run(until=simpy.AllOf(env, sent))
     return ends
 
 
 def exact(cluster: Cluster, batches: list) -> list[float]:
+    """The same in exact rational arithmetic."""
     capacity = [Fraction(c) for c in cluster.links.capacity.tolist()]
-    flows, owner = [], []
+    flows = []
+    batch_of = []
     for number, (start, messages, _) in enumerate(batches):
         for src, shift, size in messages:
             routes = cluster.routes([src], [(src + shift) % 8])
@@ -89,16 +91,16 @@ def exact(cluster: Cluster, batches: list) -> list[float]:
                 for link, weight in zip(routes.link.tolist(), routes.weight.tolist(), strict=True)
             }
             flows.append(naive.Flow(Fraction(start, 10**9), Fraction(size), path))
-            owner.append(number)
+            batch_of.append(number)
     ends = [0.0] * len(batches)
-    for number, end in zip(owner, naive.finish_times(flows, capacity), strict=True):
+    for number, end in zip(batch_of, naive.finish_times(flows, capacity), strict=True):
         ends[number] = max(ends[number], float(end))
     return ends
 
 
 @settings(max_examples=200, deadline=None)
 @given(batches=BATCHES)
-def test_staggered_batches_end_when_exact_arithmetic_says(cluster: Cluster, batches: list) -> None:
+def test_staggered_batches_arrive_as_in_exact_arithmetic(cluster: Cluster, batches: list) -> None:
     expected = exact(cluster, batches)
     assert run(cluster, batches, folding=True) == pytest.approx(expected, rel=1e-9)
     assert run(cluster, batches, folding=False) == pytest.approx(expected, rel=1e-9)
@@ -106,8 +108,8 @@ def test_staggered_batches_end_when_exact_arithmetic_says(cluster: Cluster, batc
 
 @settings(max_examples=100, deadline=None)
 @given(batches=BATCHES, repeat=st.integers(2, 9))
-def test_repetition_equals_one_batch_after_the_other(cluster: Cluster, batches: list, repeat: int) -> None:
-    """A batch that repeats, disturbed by others at any moment, ends as if its stages had been sent one by one."""
+def test_a_repeated_batch_equals_batches_sent_one_by_one(cluster: Cluster, batches: list, repeat: int) -> None:
+    """Other batches may start at any moment during the stages."""
     env = simpy.Environment()
     network = FlowFabric(env, cluster)
     first, *others = batches
@@ -129,8 +131,8 @@ def test_repetition_equals_one_batch_after_the_other(cluster: Cluster, batches: 
         yield network.transfer(route_flows(cluster, src, dst, np.array([m[2] for m in messages], dtype=float)))
 
     env.run(until=simpy.AllOf(env, [env.process(stages()), *(env.process(other(b[0], b[1])) for b in others)]))
-    at_once = run(cluster, [(first[0], first[1], repeat), *others], folding=True)
-    assert at_once[0] == pytest.approx(end["first"], rel=1e-9)
+    repeated = run(cluster, [(first[0], first[1], repeat), *others], folding=True)
+    assert repeated[0] == pytest.approx(end["first"], rel=1e-9)
 
 
 def test_latency_and_overhead_add_to_the_fluid_time(tmp_path: Path) -> None:
@@ -144,12 +146,12 @@ def test_latency_and_overhead_add_to_the_fluid_time(tmp_path: Path) -> None:
     cluster = load_cluster(path)
     flows = route_flows(cluster, np.array([0]), np.array([1]), np.array([4e9]))
     assert flows.alone(1.0) == pytest.approx(1.0 + 2 * 2e-6 + 5e-6, rel=1e-12)
-    # Two messages of one sender are handed over one after the other.
+    # A sender hands its two messages over one after the other.
     flows = route_flows(cluster, np.array([0, 0]), np.array([1, 2]), np.array([2e9, 2e9]))
     assert flows.alone(1.0) == pytest.approx(1.0 + 2 * 2e-6 + 2 * 5e-6, rel=1e-12)
 
 
-def test_nothing_to_send_is_over_at_once(cluster: Cluster) -> None:
+def test_a_transfer_of_no_bytes_finishes_immediately(cluster: Cluster) -> None:
     env = simpy.Environment()
     network = FlowFabric(env, cluster)
     flows = route_flows(cluster, np.array([0]), np.array([1]), np.array([0.0]))
@@ -157,7 +159,7 @@ def test_nothing_to_send_is_over_at_once(cluster: Cluster) -> None:
     assert env.now == 0
 
 
-def test_bytes_by_link_class_are_what_was_sent(cluster: Cluster) -> None:
+def test_each_link_class_carries_the_bytes_sent_over_it(cluster: Cluster) -> None:
     env = simpy.Environment()
     network = FlowFabric(env, cluster)
     # One message stays under its leaf, one crosses both spines.

@@ -1,4 +1,4 @@
-"""Folding is exact: the quotient has the rates and finish times of the whole."""
+"""Folding is exact: the quotient has the same rates and finish times as the whole network."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from dessim.cluster import load_cluster
 from dessim.sim.fluid.drain import drain
-from dessim.sim.fluid.flows import incidence
 from dessim.sim.fluid.fold import fold
+from dessim.sim.fluid.incidence import incidence
 from dessim.sim.fluid.maxmin import Incidence, max_min_rates
 from tests.sim import naive
 from tests.sim.fluid.test_maxmin import networks
@@ -20,7 +20,7 @@ from tests.sim.fluid.test_maxmin import networks
 
 @st.composite
 def symmetric_networks(draw: st.DrawFn) -> tuple[Incidence, np.ndarray]:
-    """Copies of a random network that share some links: much to fold, and much that must not be."""
+    """Copies of a random network that share some links: many flows can be folded, many others must not be."""
     paths, capacity = draw(networks())
     copies = draw(st.integers(1, 5))
     shared = draw(st.integers(0, len(capacity)))
@@ -69,7 +69,7 @@ def test_a_ring_over_1024_hosts_folds_to_a_handful_of_colours() -> None:
     assert max_min_rates(folded.net)[0][folded.colour] == pytest.approx(max_min_rates(net)[0], rel=1e-12)
 
 
-def test_kind_keeps_flows_apart() -> None:
+def test_flows_of_different_kinds_are_not_folded() -> None:
     net = Incidence(2, np.array([0, 1]), np.array([0, 1]), np.ones(2), np.ones(2))
     assert len(fold(net, np.array([0, 0])).count) == 1
     assert len(fold(net, np.array([0, 1])).count) == 2
@@ -77,7 +77,7 @@ def test_kind_keeps_flows_apart() -> None:
 
 
 def test_colours_are_numbered_by_their_first_members() -> None:
-    """So that of links that are full alike the same is named, folded or not."""
+    """If several links fill together, the first is named as the bound, with or without folding."""
     net = Incidence(4, np.arange(4), np.array([0, 1, 0, 2]), np.ones(4), np.array([2.0, 1.0, 4.0]))
     folded = fold(net, np.zeros(4, dtype=np.int64))
     assert folded.colour.tolist() == [0, 1, 0, 2]
@@ -88,7 +88,7 @@ def test_colours_are_numbered_by_their_first_members() -> None:
 
 @pytest.mark.parametrize("shift", [1, 37, 64, 99])
 def test_colours_spread_from_the_ends_of_a_shift(shift: int) -> None:
-    """Many rounds, on a graph that shrinks after the first: hosts that are alike at first sight are told apart."""
+    """Refinement takes many rounds, on a graph that shrinks after the first, to separate hosts that look identical."""
     cluster = load_cluster("bench/two_level_1024_4to1")
     ranks = np.arange(200)
     net, _, _ = incidence(cluster, ranks, (ranks + shift) % 200)

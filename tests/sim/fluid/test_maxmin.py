@@ -1,4 +1,4 @@
-"""The solver against exact rational filling, and the laws that define max-min fairness."""
+"""The solver, compared with exact rational filling and with the definition of max-min fairness."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_rates_equal_exact_rational_filling(network: tuple[list[dict[int, Fracti
 
 @settings(max_examples=200, deadline=None)
 @given(networks(), st.lists(st.floats(0.01, 20), min_size=12, max_size=12))
-def test_caps_hold_and_every_flow_is_bound_by_something(
+def test_caps_hold_and_a_full_link_or_a_cap_bounds_every_flow(
     network: tuple[list[dict[int, Fraction]], list[Fraction]], caps: list[float]
 ) -> None:
     paths, capacity = network
@@ -47,20 +47,20 @@ def test_caps_hold_and_every_flow_is_bound_by_something(
         if link < 0:
             assert rate[flow] == pytest.approx(cap[flow])
         else:
-            # The link that bounds a flow is full, and nobody on it is faster.
+            # The link that bounds a flow is full, and no other flow on it is faster.
             assert load[link] == pytest.approx(net.capacity[link], rel=1e-9)
             assert rate[net.flow[net.link == link]].max() <= rate[flow] * (1 + 1e-9)
 
 
 def test_textbook_example() -> None:
-    # Bertsekas and Gallager, figure 6.11's shape: one long flow over two links, one and two short ones beside it.
+    # The shape of figure 6.11 of Bertsekas and Gallager: a flow over two links, which have one and two more flows.
     net = Incidence(4, np.array([0, 0, 1, 2, 3]), np.array([0, 1, 0, 1, 1]), np.ones(5), np.array([1.0, 1.0]))
     rate, bound = max_min_rates(net)
     assert rate == pytest.approx([1 / 3, 2 / 3, 1 / 3, 1 / 3])
     assert bound.tolist() == [1, 0, 1, 1]
 
 
-def test_a_flow_that_crosses_nothing_runs_at_its_cap() -> None:
+def test_a_flow_that_crosses_no_link_runs_at_its_cap() -> None:
     empty = np.zeros(0, dtype=np.int64)
     rate, bound = max_min_rates(Incidence(1, empty, empty, np.zeros(0), np.ones(1)), np.array([7.0]))
     assert rate.tolist() == [7.0]

@@ -1,4 +1,4 @@
-"""Pivoting follows many different flows exactly: against solving anew at every finish."""
+"""Pivoting is exact: compared with solving from scratch at every finish."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from dessim.cluster import load_cluster
 from dessim.sim.fluid.drain import Fluid, start_draining
-from dessim.sim.fluid.flows import incidence
 from dessim.sim.fluid.fold import fold
+from dessim.sim.fluid.incidence import incidence
 from dessim.sim.fluid.maxmin import Incidence
 from dessim.sim.fluid.pivot import PivotFluid
 from tests.sim import naive
@@ -20,7 +20,9 @@ from tests.sim.fluid.test_maxmin import networks
 
 
 def finishes(fluid: Fluid | PivotFluid, n: int) -> np.ndarray:
-    finish, now = np.zeros(n), 0.0
+    """When each of n flows finishes, in seconds."""
+    finish = np.zeros(n)
+    now = 0.0
     while not fluid.empty:
         step = fluid.next_finish()
         done = fluid.advance(step)
@@ -30,7 +32,7 @@ def finishes(fluid: Fluid | PivotFluid, n: int) -> np.ndarray:
 
 
 def exchange(name: str, n: int, seed: int = 7) -> tuple[Incidence, np.ndarray]:
-    """An all_to_all at once with a random size for each pair, some of them empty."""
+    """A direct all_to_all with a random size for each pair; some messages are empty."""
     cluster = load_cluster(name)
     src, dst = np.divmod(np.arange(n * n), n)
     src, dst = src[src != dst], dst[src != dst]
@@ -42,7 +44,9 @@ def exchange(name: str, n: int, seed: int = 7) -> tuple[Incidence, np.ndarray]:
 
 @settings(max_examples=300, deadline=None)
 @given(networks(), st.lists(st.integers(0, 9), min_size=12, max_size=12))
-def test_random_networks(network: tuple[list[dict[int, Fraction]], list[Fraction]], sizes: list[int]) -> None:
+def test_finishes_in_random_networks_equal_those_of_the_plain_solver(
+    network: tuple[list[dict[int, Fraction]], list[Fraction]], sizes: list[int]
+) -> None:
     paths, capacity = network
     net = naive.incidence(paths, capacity)
     size = np.array(sizes[: len(paths)], dtype=float)
@@ -53,16 +57,17 @@ def test_random_networks(network: tuple[list[dict[int, Fraction]], list[Fraction
 @pytest.mark.parametrize(
     ("name", "n"), [("bench/two_level_1024", 40), ("bench/two_level_1024_4to1", 40), ("h100-8x_rail_128", 40)]
 )
-def test_uneven_exchange(name: str, n: int) -> None:
+def test_finishes_of_an_uneven_exchange_equal_those_of_the_plain_solver(name: str, n: int) -> None:
     net, size = exchange(name, n)
     fluid = PivotFluid(net, size)
     assert finishes(fluid, len(size)) == pytest.approx(finishes(Fluid(net, size), len(size)), rel=1e-9)
-    assert fluid.solves < len(size) / 20  # it did pivot
+    assert fluid.solves < len(size) / 20  # most finishes were pivoted
 
 
-def test_rates_and_remaining_bytes_agree_half_way() -> None:
+def test_rates_and_remaining_bytes_agree_between_finishes() -> None:
     net, size = exchange("bench/two_level_1024_4to1", 24)
-    pivot, plain = PivotFluid(net, size), Fluid(net, size)
+    pivot = PivotFluid(net, size)
+    plain = Fluid(net, size)
     for _ in range(200):
         step = plain.next_finish()
         assert pivot.next_finish() == pytest.approx(step, rel=1e-7)

@@ -25,7 +25,7 @@ from des_ref.bench_ops import BYTES, COLLECTIVES, OPS, Case, Groups, Part, Runne
 from des_ref.cli import Parser, leave, output_file, positive, run
 from des_ref.comm import Comm, open_comm, record
 from des_ref.machine import core_seconds
-from des_ref.recording.session import clock_offsets_us
+from des_ref.recording.clocks import clock_offsets_us
 from dessim.errors import UnitError, UsageError
 from dessim.files import write_json
 from dessim.trace.schema import Collective, sent_factor

@@ -44,10 +44,11 @@ from des_ref.data.synthetic import Zipf
 from des_ref.machine import core_seconds, sent_frames
 from des_ref.models.build import Network
 from des_ref.pipeline import Pipeline, endless
-from des_ref.recording.session import TraceSession, clock_offsets_us
+from des_ref.recording.clocks import clock_offsets_us
 from des_ref.strategies import build, check_strategy
 from des_ref.strategies.base import Lane, Optimizers, StepResult, Strategy
 from des_ref.strategies.ps_server import Server
+from des_ref.tracing.session import TraceSession
 from dessim.errors import FileError, UsageError
 from dessim.files import write_json
 from dessim.trace.io import check_free

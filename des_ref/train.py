@@ -27,17 +27,17 @@ from des_ref.cli import leave, run, say
 from des_ref.codecs.install import use_codecs
 from des_ref.comm import Comm, open_comm, record
 from des_ref.config import Settings
-from des_ref.data.source import Opened, open_source
 from des_ref.models.build import Network
 from des_ref.pipeline import Pipeline, endless
-from des_ref.recording.session import TraceSession
+from des_ref.progress import Progress
 from des_ref.strategies import build
 from des_ref.strategies.base import Lane, Strategy
 from des_ref.strategies.ps_server import Server
 from des_ref.stream.run import stream
-from des_ref.training.flags import parser, settings_from
+from des_ref.tracing.session import TraceSession
+from des_ref.train_flags import parser, settings_from
 from des_ref.training.loop import train
-from des_ref.training.progress import Progress
+from des_ref.training.source import Opened, open_source
 from des_ref.training.summary import summarise
 from dessim.errors import UsageError
 from dessim.files import dump_json

@@ -28,11 +28,10 @@ from des_ref.models.build import Network
 from des_ref.models.dense_optim import DenseOptimizer
 from des_ref.models.shampoo import NAME as SHAMPOO
 from des_ref.pipeline import Pipeline
-from des_ref.recording.open_op import with_sizes
-from des_ref.recording.recorder import Recorder
 from des_ref.reference import Reference
 from des_ref.strategies import build
 from des_ref.strategies.base import Lane, Optimizers, StepResult, Strategy
+from des_ref.tracing.planned import PlannedRecorder, with_sizes
 from dessim.trace.schema import PREFETCH
 from dessim.workload.codecs import CodecConfig, parse_codecs
 from dessim.workload.model import Model, load_model, parse_model
@@ -161,7 +160,7 @@ def compare(
     foreign = rows[~(mine | strategy.is_everywhere(vocabulary))]
     for values in strategy.table.columns.values():
         values[foreign] = float("nan")
-    recorder = Recorder(comm, strategy.plan)
+    recorder = PlannedRecorder(comm, strategy.plan)
     strategy.marks = recorder
     # The last step sends a batch that it does not train on.
     shares = ((0, strategy.share(whole)) for whole in (*wholes, wholes[0]))
@@ -176,12 +175,12 @@ def compare(
     for i in range(len(wholes)):
         # Lightly, a step is watched through comm.py alone, in half the time: of small cases there are thousands.
         full = i < _FULL_STEPS or not case.small
-        sent = ahead.take({}) if ahead is not None else []
+        sent = ahead.take_planned({}) if ahead is not None else []
         result = pipeline.step(
             partial(recorder.step, full=full), partial(ahead.step, full=full) if ahead is not None else nullcontext
         )
         sizes = strategy.op_vars(result.counts, batch)
-        audit.add_step([*with_sizes(sent, sizes), *recorder.take(sizes)])
+        audit.add_step([*with_sizes(sent, sizes), *recorder.take_planned(sizes)])
         ours = _state(network, strategy, result, vocabulary, mine, comm)
         if comm.rank == 0:
             theirs = next(truth)

@@ -13,8 +13,8 @@ from des_ref.checkpoint import folder as checkpoints
 from des_ref.checkpoint.state import check_identity, restore
 from des_ref.cli import say
 from des_ref.comm import Comm
+from des_ref.progress import Progress
 from des_ref.strategies.base import Strategy
-from des_ref.training.progress import Progress
 from dessim.errors import DessimError, FileError, UsageError
 
 AUTO = "auto"

@@ -25,8 +25,8 @@ from des_ref.checkpoint.folder import Written
 from des_ref.checkpoint.state import Snapshot, take
 from des_ref.cli import say
 from des_ref.comm import Comm
+from des_ref.progress import Progress
 from des_ref.strategies.base import Strategy
-from des_ref.training.progress import Progress
 from dessim.errors import DessimError
 
 _NAME = "checkpoint"

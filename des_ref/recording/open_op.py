@@ -1,16 +1,12 @@
-"""An op from its start until it stands in a trace: what the recorder notes meanwhile, and what the plan says of it."""
+"""An op that is being recorded: its fields are filled in between its start and the end of the step."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from dessim.errors import FormulaError
 from dessim.trace.schema import Collective, Kind, Op
-from dessim.workload.plan import Plan
-
-Symbols = Mapping[str, float]
 
 
 @dataclass(slots=True)
@@ -33,30 +29,3 @@ class OpenOp:
         dur_us = max(self.end_us - self.op.start_us, 0.0)
         cpu_us = min(self.cpu_us, dur_us) if on_cpu and self.op.kind is Kind.COMPUTE else 0.0
         return replace(self.op, dur_us=dur_us, cpu_us=cpu_us, flops=self.flops, mem_bytes=self.mem_bytes)
-
-
-def as_planned(op: Op, plan: Plan | None, variables: Mapping[str, Symbols], notes: Mapping[str, Symbols]) -> Op:
-    """The op with the plan's phase and formulas, where the plan names it.
-
-    `variables`: the data-dependent symbols, an op; `notes`: those that became known while values were encoded.
-    """
-    try:
-        planned = plan.op(op.name) if plan is not None else None
-    except FormulaError:
-        planned = None
-    if planned is None:
-        return op
-    is_compute = op.kind is Kind.COMPUTE
-    return replace(
-        op,
-        phase=planned.phase,
-        size=None if is_compute else planned.size,
-        flops_size=planned.flops if is_compute else None,
-        mem_size=planned.mem if is_compute else None,
-        vars={**variables.get(planned.part_of or op.name, {}), **notes.get(planned.part_of, {})},
-    )
-
-
-def with_sizes(ops: Sequence[Op], variables: Mapping[str, Symbols]) -> list[Op]:
-    """Ops that were taken before their data-dependent symbols were known, with these."""
-    return [replace(op, vars=dict(variables.get(op.name, {}))) for op in ops]

@@ -31,21 +31,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from des_ref.comm import Comm, work_future
-from des_ref.recording.open_op import OpenOp, as_planned
+from des_ref.recording.open_op import OpenOp
 from des_ref.recording.torch_calls import COLLECTIVES, MESSAGES, SENT, bytes_of, described, touches_memory
 from dessim.trace.schema import Collective, Kind, Op, Phase
-from dessim.workload.plan import Plan
 
 
 class Recorder(TorchDispatchMode):
-    """Records steps of one rank. Use `with recorder.step(i):` around a step whose marks and comm's tap it is.
+    """Records steps of one rank. Use `with recorder.step(i):` around a step whose marks and comm's tap it is."""
 
-    `plan` gives the ops their size formulas; ops that it does not name get none.
-    """
-
-    def __init__(self, comm: Comm, plan: Plan | None = None) -> None:
+    def __init__(self, comm: Comm) -> None:
         super().__init__()
-        self._comm, self._plan = comm, plan
+        self._comm = comm
         self._stream: str | None = None
         self._origin_ns, self._ids = time.perf_counter_ns(), count()
         self._step, self._full = 0, True
@@ -54,10 +50,13 @@ class Recorder(TorchDispatchMode):
 
     def beside(self, comm: Comm, stream: str) -> Recorder:
         """A recorder of what another thread does with `comm` meanwhile, all of it on `stream`: same clock, same ids."""
-        other = Recorder(comm, self._plan)
+        other = self._for_thread(comm)
         other._stream, other._origin_ns, other._ids = stream, self._origin_ns, self._ids
         other.groups = self.groups
         return other
+
+    def _for_thread(self, comm: Comm) -> Recorder:
+        return Recorder(comm)
 
     def _begin(self) -> None:
         self._ops: list[OpenOp] = []
@@ -67,7 +66,7 @@ class Recorder(TorchDispatchMode):
         self._made: Collective | None = None
         self._pending: dict[str, OpenOp] = {}
         self._unlabelled: list[OpenOp] = []
-        self._notes: dict[str, Mapping[str, float]] = {}
+        self.notes: dict[str, Mapping[str, float]] = {}
         self._joined = 0  # how many of the unlabelled later ops already wait for
         self._last_us = 0.0  # when the last wait or segment ended
         self._last_cpu_us = 0.0  # what this thread had run by then
@@ -96,15 +95,15 @@ class Recorder(TorchDispatchMode):
         for op in self._unlabelled:
             op.end_us = self._done(op)
 
-    def take(self, variables: Mapping[str, Mapping[str, float]]) -> list[Op]:
-        """The last step's ops with their formulas. `variables` are the data-dependent symbols, an op."""
+    def take(self) -> list[Op]:
+        """The last step's ops."""
         ops, on_cpu = [], self._comm.device.type == "cpu"
         for entry in self._ops:
             op = entry.finished(on_cpu)
             if entry.call is not None:
                 op, ranks = described(op, *entry.call, entry.made, entry.sent)
                 self.groups[op.group or ""] = ranks
-            ops.append(as_planned(op, self._plan, variables, self._notes))
+            ops.append(op)
         self._ops = []  # lets go of the collectives' tensors
         return ops
 
@@ -135,7 +134,7 @@ class Recorder(TorchDispatchMode):
     # -- what comm.py calls (Tap) ---------------------------------------------------------------------------------
 
     def note(self, name: str, symbols: Mapping[str, float]) -> None:
-        self._notes[name] = symbols
+        self.notes[name] = symbols
 
     def launching(self, name: str, made: Collective | None = None) -> None:
         # Host work since the last segment was that segment's; what follows until the launch is the recorder's own.

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from des_ref.comm import Comm
+from des_ref.progress import Progress
 from des_ref.stream.scores import Scores
-from des_ref.training.progress import Progress
 
 
 @dataclass(slots=True)

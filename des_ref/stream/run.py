@@ -24,7 +24,6 @@ from des_ref.config import Settings
 from des_ref.data import criteo_rows
 from des_ref.data.bad_rows import BadRows
 from des_ref.data.batch import Batch
-from des_ref.data.source import BAD_ROWS, check_fields
 from des_ref.pipeline import Pipeline
 from des_ref.strategies.base import Lane, StepResult, Strategy
 from des_ref.stream.clock import Clock, resident_bytes
@@ -36,6 +35,7 @@ from des_ref.stream.reader import Reader, of_drift, of_text
 from des_ref.stream.report import Reports
 from des_ref.stream.stop import asked_to_stop
 from des_ref.training.divergence import check_finite
+from des_ref.training.source import BAD_ROWS, check_fields
 from des_ref.training.summary import bytes_by_op, describe
 from dessim.errors import DessimError, UsageError
 from dessim.trace.schema import PREFETCH

@@ -11,7 +11,7 @@ from torch import Tensor
 from des_ref.cli import RankError
 from des_ref.comm import Comm
 from des_ref.data.batch import Batch
-from des_ref.training.progress import Progress
+from des_ref.progress import Progress
 from dessim.files import atomic_path
 
 NOT_FINITE = 3  # exit code: a check ran and failed

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from des_ref.comm import Comm
 from des_ref.data.batch import Examples
+from des_ref.progress import Progress
 from des_ref.strategies.base import Strategy
-from des_ref.training.progress import Progress
 from dessim.errors import DessimError
 
 

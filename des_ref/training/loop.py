@@ -12,14 +12,14 @@ from des_ref.checkpoint.writer import Writer
 from des_ref.cli import say
 from des_ref.comm import Comm
 from des_ref.config import Settings
-from des_ref.data.source import Opened
 from des_ref.line_log import LineLog
 from des_ref.pipeline import Pipeline
-from des_ref.recording.session import TraceSession
+from des_ref.progress import Progress
 from des_ref.strategies.base import StepResult, Strategy
+from des_ref.tracing.session import TraceSession
 from des_ref.training.divergence import check_finite
 from des_ref.training.evaluation import evaluate_epoch
-from des_ref.training.progress import Progress
+from des_ref.training.source import Opened
 
 
 def train(

@@ -8,9 +8,9 @@ import numpy as np
 
 from des_ref.comm import Comm
 from des_ref.config import Settings
-from des_ref.data.source import Opened
+from des_ref.progress import Progress
 from des_ref.strategies.base import Counts, Strategy
-from des_ref.training.progress import Progress
+from des_ref.training.source import Opened
 from dessim.workload import formula
 from dessim.workload.model import Model
 from dessim.workload.plan import PlannedOp

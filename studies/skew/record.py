@@ -24,9 +24,9 @@ from des_ref.comm import Comm, open_comm, record
 from des_ref.data.batch import Batch
 from des_ref.data.synthetic import Zipf
 from des_ref.models.build import Network
-from des_ref.recording.recorder import Recorder
 from des_ref.strategies import build
 from des_ref.strategies.base import Optimizers
+from des_ref.tracing.planned import PlannedRecorder
 from dessim.files import read_toml
 from dessim.trace.schema import Collective, Kind, Op, sent_factor
 from dessim.workload import formula
@@ -94,7 +94,7 @@ def measure(name: str, skew: float, study: Mapping[str, Any], comm: Comm) -> dic
     wholes = batches(model, samples, warmup + steps)
     strategy.count(lambda: wholes[:warmup])
     symbols = plan.symbols(model.symbols(n, samples)) | {"s": float(strategy.value_bytes)}
-    recorder, audit, sums = Recorder(comm, plan), Audit(plan, symbols), torch.zeros(4, dtype=torch.float64)
+    recorder, audit, sums = PlannedRecorder(comm, plan), Audit(plan, symbols), torch.zeros(4, dtype=torch.float64)
     for i, whole in enumerate(wholes):
         share = strategy.share(whole)
         if i < warmup:
@@ -103,7 +103,7 @@ def measure(name: str, skew: float, study: Mapping[str, Any], comm: Comm) -> dic
         strategy.marks = recorder
         with recorder.step(i, full=False):
             result = strategy.step(share)
-        ops = recorder.take(strategy.op_vars(result.counts, samples))
+        ops = recorder.take_planned(strategy.op_vars(result.counts, samples))
         audit.add_step(ops)
         sums[:2] += torch.tensor([seen_by(op, plan, comm) for op in ops], dtype=torch.float64).sum(dim=0)
         counts = result.counts

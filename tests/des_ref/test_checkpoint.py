@@ -29,9 +29,9 @@ from des_ref.embedding.optim import ROW_OPTIMIZERS
 from des_ref.models.build import Network
 from des_ref.models.dense_optim import DenseOptimizer
 from des_ref.pipeline import Pipeline, endless
+from des_ref.progress import Progress
 from des_ref.strategies import STRATEGIES, build
 from des_ref.strategies.base import Optimizers, Strategy
-from des_ref.training.progress import Progress
 from dessim.errors import DessimError, FileError
 from dessim.workload.model import load_model
 from tests.bench.kills import Case, compare, difference, kill_often, leftovers, parameters

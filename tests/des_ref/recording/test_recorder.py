@@ -137,7 +137,7 @@ def _train_ddp(comm: Comm) -> dict[str, Any]:
             with recorder.segment("update", Phase.OPTIMIZER):
                 for p in net.parameters():
                     p.data -= 0.01 * p.grad
-        seen.append([op.to_json() for op in recorder.take({})])
+        seen.append([op.to_json() for op in recorder.take()])
     return {"size": sum(p.numel() * p.element_size() for p in net.parameters()), "steps": seen}
 
 

@@ -14,7 +14,6 @@ rank's end, on clocks made comparable by exchanging pings.
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -24,39 +23,14 @@ import torch
 
 from des_ref.comm import WORLD_GROUP, Comm
 from des_ref.pipeline import Pipeline
-from des_ref.recording.open_op import with_sizes
-from des_ref.recording.recorder import Recorder
+from des_ref.recording.clocks import clock_offsets_us
 from des_ref.strategies.base import NoMarks, StepResult, Strategy
+from des_ref.tracing.planned import PlannedRecorder, with_sizes
 from dessim.errors import FileError
 from dessim.trace.io import RankWriter, begin, finish
 from dessim.trace.schema import PREFETCH, Header, Kind, Op
 from dessim.workload import formula
 from dessim.workload.model import Model
-
-_PINGS = 25
-
-
-def clock_offsets_us(comm: Comm, now_us: Callable[[], float]) -> tuple[float, ...]:
-    """What to add to each rank's clock to read rank 0's: half-way of the fastest of some pings. On every rank."""
-    offsets = torch.zeros(comm.world_size, dtype=torch.float64, device=comm.device)
-    message = torch.zeros(1, dtype=torch.float64, device=comm.device)
-    for other in range(1, comm.world_size):
-        if comm.rank == 0:
-            pings = []
-            for _ in range(_PINGS):
-                sent = now_us()
-                comm.send(message, other)
-                comm.receive(message, other)
-                theirs = float(message)
-                back = now_us()
-                pings.append((back - sent, (sent + back) / 2 - theirs))
-            offsets[other] = min(pings)[1]
-        elif comm.rank == other:
-            for _ in range(_PINGS):
-                comm.receive(message, 0)
-                comm.send(torch.full_like(message, now_us()), 0)
-    comm.broadcast("clocks", offsets)
-    return tuple(offsets.tolist())
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +58,7 @@ class TraceSession:
     ) -> None:
         self._path, self._comm, self._strategy, self._model, self._batch = path, comm, strategy, model, batch
         self._pipeline, self._warmup, self._steps, self._at = pipeline, warmup, steps, 0
-        self._recorder = Recorder(comm, strategy.plan)
+        self._recorder = PlannedRecorder(comm, strategy.plan)
         lane = pipeline.lane
         self._ahead = self._recorder.beside(lane.comm, PREFETCH) if lane is not None else None
         self._watched: _Watched | None = None
@@ -142,8 +116,8 @@ class TraceSession:
         else:
             result = self._pipeline.step(lambda: self._recorder.step(number, full))
         self._strategy.marks = NoMarks()
-        ops = self._recorder.take(self._strategy.op_vars(result.counts, self._batch))
-        self._watched = _Watched(full, ops, ahead.take({}) if ahead is not None else [])
+        ops = self._recorder.take_planned(self._strategy.op_vars(result.counts, self._batch))
+        self._watched = _Watched(full, ops, ahead.take_planned({}) if ahead is not None else [])
         if not full:
             end = max(op.end_us for op in (*self._watched.ops, *self._watched.ahead))
             self._spans["recorded"].append((start, end))

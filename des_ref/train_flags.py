@@ -1,4 +1,4 @@
-"""The command line of `des_ref.train`: its flags, the settings that they go over, and what does not go together."""
+"""The command line of `des_ref.train`: its options, the settings they override, and combinations that are refused."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from des_ref.checkpoint import resume
-from des_ref.cli import Parser, positive
+from des_ref.cli import Parser, output_file, positive
 from des_ref.codecs import CODECS
 from des_ref.config import Settings, load_settings
 from des_ref.embedding.optim import ROW_OPTIMIZERS
@@ -19,73 +19,124 @@ from dessim.workload.options import parse_strategy
 
 
 def parser(about: str) -> argparse.ArgumentParser:
-    """`about`: what the program is, in a line."""
+    """The parser of all options. `about` describes the program in one line."""
     p = Parser(prog="des_ref.train", description=about)
-    p.add_argument("--config", type=Path, help="run settings, TOML (default: the shipped ml100k.toml)")
+    p.add_argument("--config", type=Path, metavar="FILE", help="run settings, TOML (default: the shipped ml100k.toml)")
+    _add_job_options(p)
+    _add_training_options(p)
+    _add_trace_and_checkpoint_options(p)
+    _add_stream_options(p)
+    p.add_argument("--epoch-log", type=Path, metavar="FILE", help="write a JSON line for each epoch")
+    p.add_argument("--json", action="store_true", help="print one JSON object on stdout at the end")
+    p.add_argument("-o", "--out", type=output_file, metavar="FILE", help="write the JSON object to this file")
+    return p
+
+
+def _add_job_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--data", help="ml-100k, synthetic, stream, or a path (Criteo TSV, recbole wheel)")
-    p.add_argument("--model", help="model file, or the name of a shipped one")
+    p.add_argument("--model", help="model file, or name of a shipped model")
     p.add_argument(
-        "--strategy", help=f"one of {', '.join(STRATEGIES)}; options behind it: ps_sync+hot_rows=1000+look_ahead"
+        "--strategy", help=f"one of {', '.join(STRATEGIES)}, with options such as ps_sync+hot_rows=1000+look_ahead"
     )
     p.add_argument(
         "--optimizer",
         choices=tuple(ROW_OPTIMIZERS),
-        help="of rows, with its default settings; others go into the settings file",
+        help="optimizer of rows, with its default settings; set others in the settings file",
     )
-    p.add_argument("--servers", type=positive, help="of ps_async: the last so many processes serve (default: 1)")
-    p.add_argument("--staleness", type=int, help="of ps_async: steps a worker may be ahead (default: 4)")
+    p.add_argument(
+        "--servers", type=positive, metavar="N", help="for ps_async: the last N processes serve (default: 1)"
+    )
+    p.add_argument(
+        "--staleness",
+        type=int,
+        metavar="STEPS",
+        help="for ps_async: steps by which a worker may be ahead of the slowest one (default: 4)",
+    )
     p.add_argument(
         "--codec",
-        help="what values travel as: fp32, bf16, fp16, fp6, top_k:0.25, threshold:0.99 or pruning:0.8, or one for each "
-        "of activations=...,gradients=...,dense=... (default: fp32); all but fp32 lose something: docs/codecs.md",
+        help="how values are encoded on the wire: fp32, bf16, fp16, fp6, top_k:0.25, threshold:0.99 or pruning:0.8, or "
+        "one for each of activations=...,gradients=...,dense=... (default: fp32); all but fp32 are lossy, see "
+        "docs/codecs.md",
     )
-    p.add_argument("--batch", type=positive, help="samples in the global batch")
-    p.add_argument("--epochs", type=positive, help="at most so many passes over the training samples")
-    p.add_argument("--steps", type=positive, help="at most so many steps")
+
+
+def _add_training_options(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--batch", type=positive, metavar="SAMPLES", help="samples in the global batch")
+    p.add_argument("--epochs", type=positive, metavar="N", help="maximum number of passes over the training samples")
+    p.add_argument("--steps", type=positive, metavar="N", help="maximum number of steps")
     p.add_argument(
         "--pipeline",
         action=argparse.BooleanOptionalAction,
         help="send the next batch's ids while a step runs (default: yes)",
     )
-    p.add_argument("--seed", type=int, help="of parameters, dropout and sample order")
-    p.add_argument("--dtype", choices=("float32", "float64"), help="of parameters and of the wire")
+    p.add_argument("--seed", type=int, help="seed of parameters, dropout and sample order")
+    p.add_argument("--dtype", choices=("float32", "float64"), help="data type of parameters and of values on the wire")
     p.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    p.add_argument(
+        "--timeout",
+        type=float,
+        metavar="SECONDS",
+        help="end the run when a worker has been silent for this long (default: 600)",
+    )
+    p.add_argument(
+        "--max-bad-rows", type=int, metavar="N", help="leave out up to N malformed rows of a Criteo file (default: 0)"
+    )
+
+
+def _add_trace_and_checkpoint_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--trace", type=Path, metavar="DIR", help="record a trace into this folder")
-    p.add_argument("--trace-steps", type=positive, default=10, help="steps to record (default: 10)")
-    p.add_argument("--trace-warmup", type=positive, default=20, help="steps before the first recorded (default: 20)")
+    p.add_argument("--trace-steps", type=positive, metavar="N", default=10, help="steps to record (default: 10)")
+    p.add_argument(
+        "--trace-warmup",
+        type=positive,
+        metavar="N",
+        default=20,
+        help="steps to run before the first recorded one (default: 20)",
+    )
     p.add_argument("--checkpoint", metavar="DIR", help="write checkpoints into this folder")
-    p.add_argument("--checkpoint-every", type=positive, metavar="STEPS", help="and at the end (default: 1000)")
+    p.add_argument(
+        "--checkpoint-every",
+        type=positive,
+        metavar="STEPS",
+        help="steps between checkpoints; the end of a run always writes one (default: 1000)",
+    )
     p.add_argument(
         "--resume",
         nargs="?",
         const=resume.AUTO,
         metavar="DIR",
-        help="go on from this checkpoint, or from the newest good one in this folder of them (default: that of "
-        "--checkpoint, which may still be empty)",
+        help="resume from this checkpoint, or from the newest good one in this folder (default: the folder of "
+        "--checkpoint, which may be empty)",
     )
-    p.add_argument(
-        "--timeout", type=float, metavar="SECONDS", help="give up on a worker silent for so long (default: 600)"
-    )
-    p.add_argument("--max-bad-rows", type=int, metavar="N", help="of a Criteo file, leave out up to N (default: 0)")
+
+
+def _add_stream_options(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--input",
         action="append",
         metavar="FILE",
-        help="of --data stream: rows of Criteo's format from a file, a named pipe, or - (standard input); several are "
-        "read one after the other (default: rows are made)",
+        help="for --data stream: read rows in Criteo's format from a file, a named pipe, or - (standard input); repeat "
+        "it to read several in order (default: generate rows)",
     )
-    p.add_argument("--follow", action="store_true", default=None, help="of --data stream: wait for the last to grow")
-    p.add_argument("--report-every", type=positive, metavar="STEPS", help="of --data stream (default: 100)")
-    p.add_argument("--report-log", metavar="FILE", help="of --data stream: write a JSON line for each report")
-    p.add_argument("--tensorboard", metavar="DIR", help="of --data stream: write TensorBoard events into this folder")
-    p.add_argument("--epoch-log", type=Path, metavar="FILE", help="write a JSON line for each epoch")
-    p.add_argument("--json", action="store_true", help="end with one JSON object on stdout")
-    return p
+    p.add_argument(
+        "--follow", action="store_true", default=None, help="for --data stream: wait for the last input to grow"
+    )
+    p.add_argument(
+        "--report-every",
+        type=positive,
+        metavar="STEPS",
+        help="for --data stream: steps between reports (default: 100)",
+    )
+    p.add_argument("--report-log", metavar="FILE", help="for --data stream: write a JSON line for each report")
+    p.add_argument("--tensorboard", metavar="DIR", help="for --data stream: write TensorBoard events into this folder")
 
 
 def settings_from(args: argparse.Namespace) -> Settings:
-    """The settings file with the flags over it. Raises FileError, and UsageError for what does not go together."""
-    flags = {
+    """The settings file with the command line's values over it.
+
+    Raises FileError for a wrong file, UsageError for options that cannot be combined.
+    """
+    overrides = {
         "data.source": args.data,
         "model": args.model,
         "strategy": args.strategy,
@@ -109,16 +160,19 @@ def settings_from(args: argparse.Namespace) -> Settings:
         "seed": args.seed,
         "dtype": args.dtype,
     }
-    settings = load_settings(args.config, {key: value for key, value in flags.items() if value is not None})
+    settings = load_settings(args.config, {key: value for key, value in overrides.items() if value is not None})
     check_strategy(settings.strategy)
-    check_trace(args, settings)
-    check_checkpoints(args, settings)
-    check_stream(args, settings)
+    _check_trace(args, settings)
+    _check_checkpoints(args, settings)
+    if settings.is_stream:
+        _check_stream(args, settings)
+    else:
+        _check_no_stream_options(args)
     return settings
 
 
-def check_trace(args: argparse.Namespace, settings: Settings) -> None:
-    """Raises UsageError for what does not go together."""
+def _check_trace(args: argparse.Namespace, settings: Settings) -> None:
+    """Raises UsageError where the run cannot be traced."""
     if args.trace is None:
         return
     check_free(args.trace)
@@ -126,37 +180,50 @@ def check_trace(args: argparse.Namespace, settings: Settings) -> None:
         raise UsageError("--trace records collectives, and ps_async has none: trace ps_sync instead")
 
 
-def check_checkpoints(args: argparse.Namespace, settings: Settings) -> None:
-    """Raises UsageError for what does not go together."""
+def _check_checkpoints(args: argparse.Namespace, settings: Settings) -> None:
+    """Raises UsageError where a checkpoint could not hold the state of the run."""
     if settings.checkpoint.folder is None and args.resume is None:
         return
+    without = "leave out --checkpoint and --resume"
     if settings.strategy == "ps_async":
-        raise UsageError("ps_async keeps no checkpoints, because rows are on its servers: use ps_sync, or none")
+        raise UsageError(f"ps_async keeps no checkpoints, because rows are on its servers: use ps_sync, or {without}")
     if any(CODECS[form.name].keeps_state for form in settings.wire.codes.by_buffer.values()):
-        what = f"codecs {settings.wire.codes} keep what checkpoints do not have"
-        raise UsageError(f"{what}: leave out --checkpoint and --resume, or use bf16, fp16, fp6 or top_k")
+        problem = f"codecs {settings.wire.codes} keep state that checkpoints do not save"
+        raise UsageError(f"{problem}: {without}, or use bf16, fp16, fp6 or top_k")
     if parse_strategy(settings.strategy)[1].shampoo or settings.optimizer.dense.name == SHAMPOO:
-        raise UsageError("shampoo's state is on many workers, and checkpoints do not have it: use Adam, or keep none")
+        problem = "checkpoints do not save shampoo's state, which is spread over the workers"
+        raise UsageError(f"{problem}: use Adam, or {without}")
     if args.trace is not None:
-        raise UsageError("--trace times steps, and checkpoints are written beside them: trace a run without")
+        raise UsageError(
+            "--trace times steps, which writing checkpoints would disturb: trace a run without checkpoints"
+        )
 
 
-def check_stream(args: argparse.Namespace, settings: Settings) -> None:
-    """Raises UsageError for what does not go together."""
-    if settings.is_stream:
-        _, options = parse_strategy(settings.strategy)
-        if options.hot_rows or options.look_ahead:
-            raise UsageError(f"{settings.strategy} reads batches before they are shared out, and nobody has a stream's")
-        if settings.strategy == "ps_async":
-            raise UsageError("workers of ps_async share no steps, so no report is of all: use ps_sync for a stream")
-        if settings.stream.tensorboard is not None:
-            check_tensorboard()
-        for flag, value in (("--trace", args.trace), ("--epochs", args.epochs), ("--epoch-log", args.epoch_log)):
-            if value is not None:
-                raise UsageError(f"{flag} is of epochs, and a stream has none: see --help for what is of --data stream")
-    else:
-        given = {"--input": args.input, "--follow": args.follow, "--report-every": args.report_every}
-        given |= {"--report-log": args.report_log, "--tensorboard": args.tensorboard}
-        for flag, value in given.items():
-            if value is not None:
-                raise UsageError(f"{flag} is of a stream: say --data stream")
+def _check_stream(args: argparse.Namespace, settings: Settings) -> None:
+    """Raises UsageError for what a run on a stream cannot do."""
+    _, options = parse_strategy(settings.strategy)
+    if options.hot_rows or options.look_ahead:
+        raise UsageError(f"{settings.strategy} reads whole batches in advance, which is impossible for a stream")
+    if settings.strategy == "ps_async":
+        raise UsageError(
+            "ps_async workers do not step together, so there are no joint reports: use ps_sync for a stream"
+        )
+    if settings.stream.tensorboard is not None:
+        check_tensorboard()
+    for flag, value in (("--trace", args.trace), ("--epochs", args.epochs), ("--epoch-log", args.epoch_log)):
+        if value is not None:
+            raise UsageError(f"{flag} applies to runs with epochs, and a stream has none")
+
+
+def _check_no_stream_options(args: argparse.Namespace) -> None:
+    """Raises UsageError for an option that only a stream has."""
+    options = {
+        "--input": args.input,
+        "--follow": args.follow,
+        "--report-every": args.report_every,
+        "--report-log": args.report_log,
+        "--tensorboard": args.tensorboard,
+    }
+    for flag, value in options.items():
+        if value is not None:
+            raise UsageError(f"{flag} applies to streams only: add --data stream")

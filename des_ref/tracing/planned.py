@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Self
 
 from des_ref.comm import Comm
 from des_ref.recording.recorder import Recorder
@@ -25,8 +26,8 @@ class PlannedRecorder(Recorder):
         """The last step's ops with their formulas. `variables` holds the data-dependent symbols of each op, by name."""
         return [_planned(op, self._plan, variables, self.notes) for op in self.take()]
 
-    def _for_thread(self, comm: Comm) -> PlannedRecorder:
-        return PlannedRecorder(comm, self._plan)
+    def _for_thread(self, comm: Comm) -> Self:
+        return type(self)(comm, self._plan)
 
 
 def with_sizes(ops: Sequence[Op], variables: Mapping[str, Symbols]) -> list[Op]:

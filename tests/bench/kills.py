@@ -123,7 +123,7 @@ class Case:
 
     def newest(self, name: str) -> int:
         """The step of the newest checkpoint, 0 where there is none."""
-        found = checkpoints.found(self.checkpoints(name))
+        found = checkpoints.newest_first(self.checkpoints(name))
         return int(found[0].name.rpartition("-")[2]) if found else 0
 
 
@@ -160,7 +160,7 @@ def kill_often(case: Case, name: str, ranks: int, kills: int, rng: random.Random
         # The others end by themselves: with an error, or by having finished.
         if any(codes[rank] != -9 for rank in whom) or any(code not in (-9, 0, 1) for code in codes):
             raise RuntimeError(f"exit codes {codes} after killing ranks {whom}")
-        for checkpoint in checkpoints.found(case.checkpoints(name)):
+        for checkpoint in checkpoints.newest_first(case.checkpoints(name)):
             checkpoints.check(checkpoint)
         done[f"{'all ranks' if len(whom) == ranks else 'one rank'} {kind}"] += 1
     case.whole(name, ranks)
@@ -200,7 +200,7 @@ def children(parent: int) -> list[int]:
 
 def parameters(folder: Path) -> dict[str, Tensor]:
     """Everything in the newest checkpoint: rows by key, whoever has them, and the dense part."""
-    newest = checkpoints.found(folder)[0]
+    newest = checkpoints.newest_first(folder)[0]
     parts = [read_rows(newest / name) for name in checkpoints.check(newest)["files"] if name.startswith("rows-")]
     everything = dict(read_dense(newest))
     for group, lines in parts[0].items():
@@ -221,7 +221,7 @@ def difference(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
 
 def leftovers(folder: Path) -> list[str]:
     """What is in the folder besides checkpoints."""
-    return sorted({path.name for path in folder.iterdir()} - {path.name for path in checkpoints.found(folder)})
+    return sorted({path.name for path in folder.iterdir()} - {path.name for path in checkpoints.newest_first(folder)})
 
 
 def compare(case: Case, name: str, against: str) -> tuple[float, list[str]]:

@@ -135,10 +135,11 @@ def test_a_failure_exits_with_3_and_names_the_cases(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setattr(program, "certify_all", lambda cases: [PASSED, FAILED_CASE])
-    page = tmp_path / "page.html"
-    assert run("des_ref.certify", lambda: program.main(["--json", "--html", str(page)])) == 3
+    page, out = tmp_path / "page.html", tmp_path / "out.json"
+    assert run("des_ref.certify", lambda: program.main(["--json", "--html", str(page), "-o", str(out)])) == 3
     captured = capsys.readouterr()
     found = json.loads(captured.out)
+    assert json.loads(out.read_text()) == found
     assert not found["ok"] and (found["count"], found["red"]) == (2, 1) and found["max_param_diff"] == 2e-12
     assert "the certificate failed for the adam case; required: parameters within" in captured.err
     assert "parameters differ by 2.00e-12" in page.read_text()

@@ -1,4 +1,4 @@
-"""A process that dies, hangs or never comes: the others say so in one line, and soon."""
+"""If a process dies, hangs or never starts, the others soon exit with one line."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ import torch
 from des_ref.cli import RankError, leave, run
 from des_ref.comm import open_comm
 
-PATIENCE_S = 3.0
-UNHURRIED_S = 60.0
+TIMEOUT_S = 3.0
+LIMIT_S = 60.0
 
 
-def _meets(rank: int, folder: Path, timeout: float) -> None:
-    """Rank 1 tells when it has met rank 0, and waits for its end; rank 0 goes on alone."""
+def _rank(rank: int, folder: Path, timeout: float) -> None:
+    """Rank 1 signals once the group is up, then sleeps until it is killed; rank 0 continues alone."""
 
     def main() -> int:
         with open_comm("cpu", (folder / "meeting", rank, 2), timeout) as comm:
             comm.barrier()
             if rank == 1:
-                (folder / "met").touch()
-                time.sleep(UNHURRIED_S)
+                (folder / "started").touch()
+                time.sleep(LIMIT_S)
             comm.all_reduce("partials", torch.zeros(3)).wait()
         return 0
 
@@ -35,26 +35,26 @@ def _meets(rank: int, folder: Path, timeout: float) -> None:
 
 @pytest.mark.parametrize(
     ("how", "timeout", "most_s"),
-    [(signal.SIGKILL, UNHURRIED_S, 10.0), (signal.SIGSTOP, PATIENCE_S, PATIENCE_S + 10)],
+    [(signal.SIGKILL, LIMIT_S, 10.0), (signal.SIGSTOP, TIMEOUT_S, TIMEOUT_S + 10)],
 )
-def test_a_peer_that_is_gone_ends_the_run_with_one_line(
+def test_a_dead_or_hanging_peer_ends_the_run_with_one_line(
     how: signal.Signals, timeout: float, most_s: float, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     context = multiprocessing.get_context("spawn")
-    left, gone = (context.Process(target=_meets, args=(rank, tmp_path, timeout)) for rank in range(2))
-    for process in (left, gone):
+    survivor, victim = (context.Process(target=_rank, args=(rank, tmp_path, timeout)) for rank in range(2))
+    for process in (survivor, victim):
         process.start()
     try:
-        deadline = time.monotonic() + UNHURRIED_S
-        while not (tmp_path / "met").exists():
-            assert time.monotonic() < deadline and left.is_alive() and gone.is_alive()
+        deadline = time.monotonic() + LIMIT_S
+        while not (tmp_path / "started").exists():
+            assert time.monotonic() < deadline and survivor.is_alive() and victim.is_alive()
             time.sleep(0.02)
-        os.kill(gone.pid or 0, how)
+        os.kill(victim.pid or 0, how)
         start = time.monotonic()
-        left.join(most_s)
-        assert time.monotonic() - start < most_s and left.exitcode == 1
+        survivor.join(most_s)
+        assert time.monotonic() - start < most_s and survivor.exitcode == 1
     finally:
-        for process in (left, gone):
+        for process in (survivor, victim):
             process.kill()
             process.join()
     said = [line for line in capfd.readouterr().err.splitlines() if "des_ref.train" in line]
@@ -62,7 +62,7 @@ def test_a_peer_that_is_gone_ends_the_run_with_one_line(
     assert f"rank 0: op partials failed, because another process has died or was silent for {timeout:g} s: " in said[0]
 
 
-def test_a_peer_that_never_comes_is_not_waited_for(tmp_path: Path) -> None:
+def test_the_start_times_out_if_a_peer_never_starts(tmp_path: Path) -> None:
     with (
         pytest.raises(RankError, match=r"rank 0: not all 2 processes came within 1 s"),
         open_comm("cpu", (tmp_path / "meeting", 0, 2), timeout=1),
@@ -70,6 +70,6 @@ def test_a_peer_that_never_comes_is_not_waited_for(tmp_path: Path) -> None:
         pass
 
 
-def test_a_mistake_of_ones_own_is_not_blamed_on_others() -> None:
+def test_a_processs_own_mistake_is_not_blamed_on_others() -> None:
     with open_comm("cpu") as comm, pytest.raises(RuntimeError, match="shape"), comm.patience("partials"):
         torch.zeros(2) @ torch.zeros(3, 2).reshape(7)

@@ -136,7 +136,7 @@ def test_a_run_with_codecs_says_so_and_how_much_pruning_made_zero(
 
 def test_what_keeps_state_keeps_no_checkpoints(tiny: Path, tmp_path: Path) -> None:
     flags = ["--model", str(tiny), "--checkpoint", str(tmp_path), "--codec"]
-    with pytest.raises(UsageError, match=r"dense=threshold:0\.9:1000 keep what checkpoints do not have"):
+    with pytest.raises(UsageError, match=r"dense=threshold:0\.9:1000 keep state that checkpoints do not save"):
         train.main([*flags, "dense=threshold:0.9"])
 
 

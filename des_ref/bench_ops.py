@@ -1,13 +1,14 @@
-"""What des_ref.bench can time: collectives, messages between single ranks, and a local sum.
+"""The ops that des_ref.bench times: collectives, point-to-point messages, and a local sum.
 
-A case is one part or several that run at once, each an op on some of the ranks, as jobs that share a network do:
+A case has one or more parts that run at once, each an op on some of the ranks, like jobs that share a network:
 
     {"parts": [{"op": "all_reduce", "bytes": 1048576, "ranks": [0, 1]}, ...],
      "iterations": 5, "warmup": 1, "delays": [[0, 0, 0.05, 0]], "connections": 7}
 
-`ranks` (default: all) are in the order that the op sees them. `delays` are seconds that each rank of the job starts
-after a barrier let all go, a list for each iteration, used in turns (default: none). Iterations take turns over so many
-sets of `connections` (default: 1) as well, since networks choose ways by their ports.
+`ranks` (default: all) are in the order in which the op numbers them. `delays` has one or more lists, each with the
+seconds by which every rank of the job starts late after the barrier; iterations use the lists in turn (default: no
+delay). `connections` (default: 1) is a number of sets of connections, which iterations also use in turn, because
+networks choose routes by port numbers.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ from des_ref.comm import Comm
 from dessim.errors import FileError
 from dessim.trace.schema import Collective
 
-BYTES = 4  # of a float32, as trained
+BYTES = 4  # of a float32, the type that the trainer sends
 Op = Callable[[Comm, Tensor, Tensor], None]
 Groups = dict[tuple[tuple[int, ...], int], Comm | None]
-"""Made so far, by their ranks and set of connections; None where this rank is not in."""
+"""Process groups created so far, by ranks and number of the set of connections; None where this rank is no member."""
 
 
 def _all_reduce(comm: Comm, full: Tensor, chunk: Tensor) -> None:
@@ -58,13 +59,13 @@ def _barrier(comm: Comm, full: Tensor, chunk: Tensor) -> None:
 
 
 def _send_recv(comm: Comm, full: Tensor, chunk: Tensor) -> None:
-    """Everyone sends `full` to the next rank; two ranks exchange."""
+    """Every rank sends `full` to the next one; two ranks exchange it."""
     n = comm.world_size
     comm.exchange([((comm.rank + 1) % n, full)], [((comm.rank - 1) % n, torch.empty_like(full))])
 
 
 def _fan_in(comm: Comm, full: Tensor, chunk: Tensor) -> None:
-    """All others send `full` to rank 0 at once."""
+    """All other ranks send `full` to rank 0 at once (incast)."""
     others = range(1, comm.world_size)
     if comm.rank == 0:
         comm.exchange([], [(rank, torch.empty_like(full)) for rank in others])
@@ -73,7 +74,7 @@ def _fan_in(comm: Comm, full: Tensor, chunk: Tensor) -> None:
 
 
 def _fan_out(comm: Comm, full: Tensor, chunk: Tensor) -> None:
-    """Rank 0 sends `full` to each of the others at once; to one other: point to point."""
+    """Rank 0 sends `full` to every other rank at once. With two ranks this is point to point."""
     if comm.rank == 0:
         comm.exchange([(rank, full) for rank in range(1, comm.world_size)], [])
     else:
@@ -81,7 +82,7 @@ def _fan_out(comm: Comm, full: Tensor, chunk: Tensor) -> None:
 
 
 def _local_sum(comm: Comm, full: Tensor, chunk: Tensor) -> None:
-    """No communication: `full` is added to itself, as a collective adds what it received."""
+    """No communication: adds `full` to itself, as a collective adds a received chunk."""
     full += full
 
 
@@ -104,7 +105,7 @@ OPS: dict[str, Op] = {
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """An op of S = `bytes` on `ranks`."""
+    """An op with S = `bytes` on `ranks`."""
 
     op: str
     bytes: int
@@ -116,17 +117,17 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Parts that run at once, on disjoint ranks."""
+    """Parts that run at once, on disjoint ranks. `delays` [lists][world_size] are in seconds."""
 
     parts: tuple[Part, ...]
     iterations: int
     warmup: int
-    delays: tuple[tuple[float, ...], ...] = ()  # seconds of each rank, in each iteration
+    delays: tuple[tuple[float, ...], ...] = ()
     connections: int = 1
 
 
 class Runner:
-    """One rank's side of a case: its op on tensors made beforehand. A rank without a part looks on."""
+    """One rank's side of a case: its op, on tensors allocated in advance. A rank without a part runs nothing."""
 
     def __init__(self, comm: Comm, case: Case, groups: Groups) -> None:
         self._ops: list[Callable[[], None]] = []
@@ -144,7 +145,7 @@ class Runner:
         return bool(self._ops)
 
     def wait(self, iteration: int) -> None:
-        """Be as late as the case says."""
+        """Sleep for this rank's delay of the iteration."""
         if delay := self._delays[iteration % len(self._delays)]:
             time.sleep(delay)
 
@@ -154,16 +155,16 @@ class Runner:
 
 
 def _group(comm: Comm, ranks: tuple[int, ...], number: int, groups: Groups) -> Comm | None:
-    """The group of `ranks` with their set of connections of that number; made when it is first asked for."""
+    """The process group of `ranks` on a set of connections, created on first use."""
     key = (ranks, number)
     if key not in groups:
-        everyone = ranks == tuple(range(comm.world_size))
-        groups[key] = comm.beside(f"connections {number}") if everyone and number else comm.part(ranks)
+        has_all_ranks = ranks == tuple(range(comm.world_size))
+        groups[key] = comm.beside(f"connections {number}") if has_all_ranks and number else comm.part(ranks)
     return groups[key]
 
 
 def load_cases(path: Path, world_size: int) -> list[Case]:
-    """The cases of a JSON file, a list of them under `cases`. Raises FileError."""
+    """The cases of a JSON file, which lists them under `cases`. Raises FileError."""
     try:
         raw = json.loads(path.read_text("utf-8"))["cases"]
         return [_case(entry, world_size) for entry in raw]
@@ -180,22 +181,22 @@ def _case(entry: Mapping[str, Any], world_size: int) -> Case:
             raise ValueError(f"unknown op {raw['op']!r}; choose from {', '.join(OPS)}")
         ranks = tuple(int(rank) for rank in raw.get("ranks") or range(world_size))
         parts.append(Part(raw["op"], whole(int(raw["bytes"]), len(ranks)), ranks))
-    seats = [rank for part in parts for rank in part.ranks]
-    if len(set(seats)) < len(seats) or not set(seats) <= set(range(world_size)):
-        raise ValueError(f"ranks {seats} of a case are not different ones of {world_size}")
-    delays = tuple(tuple(float(delay) for delay in of) for of in entry.get("delays") or [])
-    if any(len(of) != world_size or min(of) < 0 for of in delays):
-        raise ValueError(f"delays of a case are not {world_size} times of 0 s or more")
+    used = [rank for part in parts for rank in part.ranks]
+    if len(set(used)) < len(used) or not set(used) <= set(range(world_size)):
+        raise ValueError(f"ranks {used} of a case must be distinct and below {world_size}")
+    delays = tuple(tuple(float(delay) for delay in per_rank) for per_rank in entry.get("delays") or [])
+    if any(len(per_rank) != world_size or min(per_rank) < 0 for per_rank in delays):
+        raise ValueError(f"delays of a case must be lists of {world_size} times of 0 s or more")
     return Case(
-        tuple(parts),
-        max(1, int(entry.get("iterations", 5))),
-        int(entry.get("warmup", 1)),
-        delays,
-        max(1, int(entry.get("connections", 1))),
+        parts=tuple(parts),
+        iterations=max(1, int(entry.get("iterations", 5))),
+        warmup=int(entry.get("warmup", 1)),
+        delays=delays,
+        connections=max(1, int(entry.get("connections", 1))),
     )
 
 
 def whole(size: int, ranks: int) -> int:
-    """`size` rounded up so that each of the ranks' chunks holds whole floats."""
-    step = BYTES * ranks
-    return max(1, -(-size // step)) * step
+    """`size` rounded up to a multiple of `ranks` floats, so that a chunk of each rank holds whole floats."""
+    multiple = BYTES * ranks
+    return max(1, -(-size // multiple)) * multiple

@@ -1,4 +1,7 @@
-"""How the trainer's programs end: one line for a user's mistake, and the exit code that dessim.errors gives it."""
+"""Shared by the trainer's programs: argument types, progress lines, and how a program reports an error and exits.
+
+A user's mistake becomes one line on stderr and the exit code that dessim.errors gives it.
+"""
 
 from __future__ import annotations
 
@@ -17,39 +20,40 @@ INTERRUPTED = 130
 
 
 class RankError(DessimError):
-    """What one process of a run knows and the others need not: whoever it is, it says so. `rank` is its own."""
+    """A problem that only one process knows of; that process reports it, whatever its rank. `rank` is its own."""
 
     def __init__(self, rank: int, problem: str, exit_code: int = 1) -> None:
-        self.rank, self.exit_code = rank, exit_code
+        self.rank = rank
+        self.exit_code = exit_code
         super().__init__(f"rank {rank}: {problem}")
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, but a mistake raises UsageError instead of printing the usage and leaving."""
+    """An ArgumentParser that raises UsageError for a mistake, instead of printing the usage and exiting."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; see --help")
 
 
 def positive(text: str) -> int:
-    """A flag's value that must be a whole number above 0."""
-    return _whole(text, 1, "above 0")
+    """The argument type of a whole number above 0."""
+    return _whole(text, minimum=1, range_in_words="above 0")
 
 
 def natural(text: str) -> int:
-    """A flag's value that must be a whole number of 0 or more."""
-    return _whole(text, 0, "of 0 or more")
+    """The argument type of a whole number of 0 or more."""
+    return _whole(text, minimum=0, range_in_words="of 0 or more")
 
 
-def _whole(text: str, least: int, what: str) -> int:
+def _whole(text: str, minimum: int, range_in_words: str) -> int:
     value = int(text) if text.isdecimal() else -1
-    if value < least:
-        raise argparse.ArgumentTypeError(f"must be a whole number {what}, not {text!r}")
+    if value < minimum:
+        raise argparse.ArgumentTypeError(f"must be a whole number {range_in_words}, not {text!r}")
     return value
 
 
 def output_file(text: str) -> Path:
-    """A flag's file that is written when all is done: what would be in the way then is said before anything starts."""
+    """The argument type of a file to write at the end. Creates its folder, so that problems show before the work."""
     path = Path(text)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,15 +65,15 @@ def output_file(text: str) -> Path:
 
 
 def say(text: str) -> None:
-    """Progress, for people: stderr."""
+    """Print a line of progress for people, on stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
 def leave(code: int) -> NoReturn:
-    """End this process now, without taking the interpreter down first.
+    """Exit this process now, without finalising the interpreter.
 
-    Threads of torch's process group may still ask for the interpreter then, and abort a process whose work is done
-    ("terminate called without an active exception"); its launcher would call the whole run failed.
+    Threads of torch's process group may still need the interpreter while it is finalised, and then abort a process
+    whose work is done ("terminate called without an active exception"); its launcher would report a failed run.
     """
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
@@ -78,9 +82,10 @@ def leave(code: int) -> NoReturn:
 
 
 def run(program: str, main: Callable[[], int]) -> int:
-    """The exit code of `main`. Mistakes of the user become one line; every rank makes the same, so one rank says it.
+    """Call `main` and return its exit code, or print one line for an error and return the error's code.
 
-    A RankError is said by each that has one.
+    Every rank makes the same mistake of the user, so only the first rank of a machine prints it. Each RankError is
+    printed by the rank that raised it.
     """
     try:
         return main()
@@ -93,12 +98,12 @@ def run(program: str, main: Callable[[], int]) -> int:
             say(f"{program}: interrupted")
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader left (`| head`); point stdout elsewhere so that the interpreter's last flush does not complain.
+        # The reader of stdout has exited (`| head`). Redirect stdout, so that the interpreter's final flush succeeds.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (OSError, MemoryError, RuntimeError) as error:
-        # Of one process, which nobody else can speak for: a full disk, no memory left.
-        if (line := _of_the_machine(error)) is None:
+        # A full disk or too little memory may affect one process only, so that process reports it.
+        if (line := _refusal(error)) is None:
             raise
         say(f"{program}: error: {line}")
         return 1
@@ -109,10 +114,10 @@ def _is_first() -> bool:
     return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
-def _of_the_machine(error: Exception) -> str | None:
-    """A line for what the machine refuses; None for what is a mistake of the program."""
+def _refusal(error: Exception) -> str | None:
+    """One line for what the operating system or the device refused; None for a bug in the program."""
     if isinstance(error, OSError):
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
-    # torch says so in a RuntimeError, with many lines about where it was.
+    # torch reports memory that runs out as a RuntimeError of many lines.
     memory = re.search(r"(CUDA out of memory|can't allocate memory|Unable to allocate)[^\n]*", str(error))
     return f"out of memory: {memory[0]}" if memory or isinstance(error, MemoryError) else None

@@ -1,4 +1,4 @@
-"""Run settings: a TOML file, a few flags over it, one checked object."""
+"""Run settings: a TOML file with command-line values over it, checked as one object."""
 
 from __future__ import annotations
 
@@ -36,11 +36,12 @@ class _Strict(BaseModel):
 
 
 class DataSettings(_Strict):
-    """`source`: ml-100k, synthetic, a path (Criteo TSV, .gz of it; RecBole's wheel or a folder with ml-100k.inter), or
-    stream, which has settings of its own.
+    """The source of the samples.
 
-    `samples` is how many the synthetic source makes; a tenth each is for validation and test, so at least 10.
-    Of a Criteo file, up to `max_bad_rows` that are not as they should be are left out.
+    source        ml-100k, synthetic, stream (which has its own settings), or a path: a Criteo TSV file, also .gz;
+                  RecBole's wheel; a folder with ml-100k.inter
+    samples       how many the synthetic source generates; at least 10, because validation and test get a tenth each
+    max_bad_rows  how many malformed rows of a Criteo file may be left out
     """
 
     source: str = "ml-100k"
@@ -50,12 +51,16 @@ class DataSettings(_Strict):
 
 
 class StreamSettings(_Strict):
-    """Of `data.source = "stream"`: rows without end. See docs/streaming.md.
+    """Settings of `data.source = "stream"`, an endless sequence of rows. See docs/streaming.md.
 
-    `inputs` have Criteo's format: files, named pipes, `-` for standard input; the last one is waited for to grow with
-    `follow`. None: rows are made, by data/synthetic.py's law, and each id lives for `id_life` of them. At most `ahead`
-    batches are read before they are trained on. Every `report_every` steps there is a report, which goes into `log`
-    (JSON lines) and `tensorboard` (a folder) too.
+    inputs        files, named pipes, or `-` for standard input, in Criteo's format; empty: rows are generated with the
+                  frequencies of data/synthetic.py
+    follow        wait for the last input to grow
+    id_life       rows for which each generated id lives; None: for ever
+    ahead         how many batches may be read before they are trained on
+    report_every  steps between reports
+    log           file that reports are also written to, as JSON lines
+    tensorboard   folder that reports are also written to, as TensorBoard events
     """
 
     inputs: tuple[str, ...] = ()
@@ -67,14 +72,14 @@ class StreamSettings(_Strict):
     tensorboard: str | None = None
 
     @model_validator(mode="after")
-    def _something_grows(self) -> StreamSettings:
+    def _follow_needs_an_input(self) -> StreamSettings:
         if self.follow and not self.inputs:
             raise ValueError("follow waits for an input to grow: name it in inputs (--input)")
         return self
 
 
 class TrainingSettings(_Strict):
-    """`batch` is global. `steps` ends the run early, whatever the epoch. `pipeline`: see des_ref/pipeline.py."""
+    """The loop. `batch` is global; `steps` limits the run in addition to `epochs`; `pipeline`: see pipeline.py."""
 
     batch: Positive = 1024
     epochs: Positive = 25
@@ -84,9 +89,11 @@ class TrainingSettings(_Strict):
 
 
 class RowSettings(_Strict):
-    """`init_std`: standard deviation of a new row's values. When an id gets and loses a row: embedding/lifetime.py.
+    """Rows of the embedding tables.
 
-    `count_batches`: which rows are hot (strategies with hot_rows) is counted in so many batches, before training.
+    init_std                   standard deviation of a new row's values
+    count_batches              batches in which ids are counted before training, to find hot rows (option hot_rows)
+    admit_after, expire_after  when an id gets and loses its row: embedding/lifetime.py
     """
 
     init_std: Annotated[float, Field(ge=0)] = 0.01
@@ -100,13 +107,13 @@ class RowSettings(_Strict):
 
 
 class DenseSettings(BaseModel):
-    """Any of torch.optim: `name`, and its keyword arguments beside it, `lr = 1e-3`."""
+    """An optimizer of torch.optim: `name`, and its keyword arguments beside it, such as `lr = 1e-3`."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
     name: str = "Adam"
 
     @model_validator(mode="after")
-    def _torch_takes_it(self) -> DenseSettings:
+    def _torch_accepts_it(self) -> DenseSettings:
         try:
             self.build()([torch.nn.Parameter(torch.zeros(1, 1))])
         except UsageError as error:
@@ -118,14 +125,17 @@ class DenseSettings(BaseModel):
 
 
 class OptimizerSettings(_Strict):
-    """`rows.name` is one of des_ref.embedding.optim, with its settings beside it."""
+    """`rows` is an optimizer of des_ref.embedding.optim, chosen by `rows.name`; `dense` is one of torch.optim."""
 
     rows: Annotated[RowOptimizer, Field(discriminator="name")] = RowAdagrad()
     dense: DenseSettings = DenseSettings(lr=1e-3)
 
 
 class WireSettings(_Strict):
-    """What values travel as (dessim/workload/codecs.py), by what they are; `all`: whatever may travel so."""
+    """How values are encoded on the wire (dessim/workload/codecs.py), by kind of value.
+
+    `all` applies to every kind that a codec allows, and excludes the other keys.
+    """
 
     all: str | None = None
     activations: str | None = None
@@ -133,7 +143,7 @@ class WireSettings(_Strict):
     dense: str | None = None
 
     @model_validator(mode="after")
-    def _there_are_such(self) -> WireSettings:
+    def _codecs_exist(self) -> WireSettings:
         try:
             _ = self.codes
         except UsageError as error:
@@ -142,17 +152,17 @@ class WireSettings(_Strict):
 
     @property
     def codes(self) -> CodecConfig:
-        """Raises UsageError."""
-        own = {key: form for key, form in self.model_dump(exclude={"all"}).items() if form is not None}
+        """The codec of each kind of value. Raises UsageError."""
+        by_kind = {key: form for key, form in self.model_dump(exclude={"all"}).items() if form is not None}
         if self.all is None:
-            return CodecConfig.of(own)
-        if own:
-            raise UsageError(f"all = {self.all!r} is of all buffers: leave it out, or {', '.join(own)}")
+            return CodecConfig.of(by_kind)
+        if by_kind:
+            raise UsageError(f"all = {self.all!r} applies to all buffers: leave it out, or {', '.join(by_kind)}")
         return parse_codecs(self.all)
 
 
 class CheckpointSettings(_Strict):
-    """Every so many steps and at the end into `folder` (none: not at all); the last `keep` stay."""
+    """A checkpoint every `every` steps and at the end, in `folder` (None: no checkpoints); the last `keep` are kept."""
 
     folder: str | None = None
     every: Positive = 1000
@@ -160,9 +170,11 @@ class CheckpointSettings(_Strict):
 
 
 class ServerSettings(_Strict):
-    """Of ps_async: the last `count` processes serve. A worker may be `staleness` steps ahead of the slowest.
+    """Parameter servers of ps_async.
 
-    A server that hears nothing for `patience_s`, and a worker whose message takes longer, give up.
+    count       processes that serve; they are the last ones
+    staleness   steps by which a worker may be ahead of the slowest worker
+    patience_s  a server that hears nothing for this long, or a worker whose message takes longer, ends the run
     """
 
     count: Positive = 1
@@ -171,7 +183,10 @@ class ServerSettings(_Strict):
 
 
 class Settings(_Strict):
-    """Everything a run depends on, besides where it runs."""
+    """Everything that the result of a run depends on, except the machines it runs on.
+
+    `timeout_s`: a worker that is silent for this long ends the run.
+    """
 
     schema_version: Literal[1] = 1
     model: str
@@ -186,14 +201,15 @@ class Settings(_Strict):
     servers: ServerSettings = ServerSettings()
     wire: WireSettings = WireSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
-    timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 600.0  # that a worker may be silent before the others give up
+    timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 600.0
 
     @property
     def torch_dtype(self) -> torch.dtype:
         return torch.float64 if self.dtype == "float64" else torch.float32
 
     def folder(self, log: Path | None) -> Path:
-        """Where a run leaves what it was not asked for: that of its checkpoints, else of its log, else here."""
+        """Where a run writes files that nothing asks for: beside its checkpoints, else its log, else in the current
+        folder."""
         return Path(self.checkpoint.folder or (log.parent if log is not None else "."))
 
     @property
@@ -206,58 +222,68 @@ class Settings(_Strict):
 
     @field_validator("rows")
     @classmethod
-    def _steps_are_of_all_workers(cls, rows: RowSettings, info: ValidationInfo) -> RowSettings:
+    def _lifetimes_need_common_steps(cls, rows: RowSettings, info: ValidationInfo) -> RowSettings:
         spec = find_spec(str(info.data.get("strategy")))
         if spec is not None and not spec.synchronous and rows.lifetime != Lifetime():
-            raise ValueError("admit_after and expire_after count steps of all workers together: ps_sync has them")
+            raise ValueError("admit_after and expire_after count steps that all workers take together: use ps_sync")
         return rows
 
 
 def load_settings(path: str | Path | None, overrides: Mapping[str, Any]) -> Settings:
-    """Settings from a file (default: the shipped ml100k.toml) with flags over it, `{"training.batch": 512}`.
+    """Settings from a file (None: the shipped ml100k.toml), with values over it such as `{"training.batch": 512}`.
 
-    Raises FileError naming the key.
+    Raises FileError, which names the key.
     """
-    if path is None:
-        name: str | Path = f"{SHIPPED}.toml"
-        text = files("des_ref").joinpath("configs", f"{SHIPPED}.toml").read_text("utf-8")
-    else:
-        name = path
-        try:
-            text = Path(path).read_text("utf-8")
-        except OSError as error:
-            raise FileError(path, "", f"cannot be read: {error.strerror}") from None
-        except UnicodeDecodeError:
-            raise FileError(path, "", "is not UTF-8 text") from None
+    name: str | Path = path if path is not None else f"{SHIPPED}.toml"
     try:
-        raw = tomllib.loads(text)
+        raw = tomllib.loads(_read(path))
     except tomllib.TOMLDecodeError as error:
         raise FileError(name, "", f"not TOML: {error}") from None
     for key, value in overrides.items():
-        *sections, last = key.split(".")
-        table = raw
-        for section in sections:
-            table = table.setdefault(section, {})
-            if not isinstance(table, dict):
-                raise FileError(name, section, "must be a table")
-        table[last] = value
+        _override(raw, key, value, name)
     try:
         return Settings.model_validate(raw)
     except ValidationError as error:
         raise FileError(name, "", "; ".join(_problem(e) for e in error.errors())) from None
 
 
+def _read(path: str | Path | None) -> str:
+    if path is None:
+        return files("des_ref").joinpath("configs", f"{SHIPPED}.toml").read_text("utf-8")
+    try:
+        return Path(path).read_text("utf-8")
+    except OSError as error:
+        raise FileError(path, "", f"cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise FileError(path, "", "is not UTF-8 text") from None
+
+
+def _override(raw: dict[str, Any], key: str, value: Any, name: str | Path) -> None:
+    """Set `key`, such as `training.batch`, in the tables of `raw`. Raises FileError where a section is no table."""
+    *sections, last = key.split(".")
+    table = raw
+    for section in sections:
+        table = table.setdefault(section, {})
+        if not isinstance(table, dict):
+            raise FileError(name, section, "must be a table")
+    table[last] = value
+
+
 def _problem(error: Any) -> str:
+    """One of pydantic's errors as `key: what is wrong`."""
     path = [str(part) for part in error["loc"]]
     if path[:2] == ["optimizer", "rows"]:
-        path[2:3] = []  # pydantic puts the optimizer's name there
+        path[2:3] = []  # pydantic inserts the optimizer's name here
     key = ".".join(path) or "file"
-    if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+    kind = error["type"]
+    if kind in ("extra_forbidden", "unexpected_keyword_argument"):
         return f"{key}: unknown key"
-    if error["type"].startswith("union_tag"):
-        found = error["ctx"].get("tag")
-        what = "is missing" if found is None else f"there is no {found!r}"
-        return f"{key}.name: {what}; use {', '.join(ROW_OPTIMIZERS)}"
-    if error["type"] == "value_error":
+    if kind == "missing":
+        return f"{key}: is missing"
+    if kind == "value_error":
         return f"{key}: {error['ctx']['error']}"
-    return f"{key}: {error['msg']}, not {error['input']!r}" if error["type"] != "missing" else f"{key}: is missing"
+    if kind.startswith("union_tag"):
+        tag = error["ctx"].get("tag")
+        problem = "is missing" if tag is None else f"there is no {tag!r}"
+        return f"{key}.name: {problem}; use {', '.join(ROW_OPTIMIZERS)}"
+    return f"{key}: {error['msg']}, not {error['input']!r}"

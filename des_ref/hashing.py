@@ -1,11 +1,12 @@
-"""64-bit feature ids, and the hashes that place and initialise them. Pure functions on int64 tensors.
+"""64-bit feature ids, and the hashes that assign them to workers and initialise their rows. Pure functions on int64.
 
 A feature id names one value of one field: `id = mix64(mix64(raw) + (field + 1) * GOLDEN)`. With 64 bits, a million ids
-collide with probability 3e-8 (birthday bound n**2 / 2**65), so ids need no vocabulary and new ones may appear any time.
+collide with probability 3e-8 (birthday bound n**2 / 2**65). Ids therefore need no vocabulary, and new ones may appear
+at any time.
 
 `mix64` is the finaliser of splitmix64 (Steele, Lea, Flood, OOPSLA 2014; constants from Vigna's public-domain
-splitmix64.c). It is a bijection on 64-bit words. torch has no unsigned shift, so `_shift_right` masks the sign away;
-multiplication of int64 wraps, which is what the algorithm wants.
+splitmix64.c). It is a bijection on 64-bit words. torch has no unsigned shift, so `_shift_right` masks the sign bits;
+multiplication of int64 wraps, as the algorithm requires.
 """
 
 from __future__ import annotations
@@ -49,18 +50,18 @@ def mix64_int(word: int) -> int:
 
 
 def owner_of(ids: Tensor, world_size: int) -> Tensor:
-    """The worker that owns each id: mix64(id) mod N, int64 [...]. The sign bit is dropped to keep it positive."""
+    """The worker that owns each id: mix64(id) mod N, int64 [...]. Dropping the sign bit keeps it positive."""
     return _shift_right(mix64(ids), 1) % world_size
 
 
 def feature_id(field: Tensor | int, raw: Tensor) -> Tensor:
-    """Ids of raw int64 values; `field` is a number or an int64 tensor that broadcasts with `raw`."""
+    """Feature ids of raw int64 values. `field` is a number or an int64 tensor that broadcasts with `raw`."""
     offset = signed((field + 1) * GOLDEN) if isinstance(field, int) else (field + 1) * GOLDEN
     return mix64(mix64(raw) + offset)
 
 
 def text_key(text: str) -> int:
-    """A raw value for a text: the first 8 bytes of its BLAKE2b digest, as int64. The same on every machine."""
+    """The raw value of a text: the first 8 bytes of its BLAKE2b digest as int64, the same on every machine."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
 
 

@@ -1,4 +1,4 @@
-"""A log of JSON lines that a run appends to, and goes on with when it is resumed."""
+"""A log of JSON lines. A resumed run continues the log of the run before it."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from dessim.files import write_text
 
 
 class LineLog:
-    """`keep`: picks the lines that stay of a log that is there; None: it starts anew.
+    """An open log.
 
-    Raises FileError where the log cannot be written, as soon as it cannot.
+    `keep` selects the lines of an existing log that are kept; None: start an empty log. Raises FileError as soon as the
+    log cannot be written.
     """
 
     def __init__(self, path: Path, keep: Callable[[list[str]], list[str]] | None) -> None:
         self._path = path
         try:
-            there = path.read_text("utf-8").splitlines(keepends=True) if keep is not None and path.exists() else []
-            # The last line may be torn, where the disk was full.
-            whole = [line for line in there if line.endswith("\n")]
-            write_text(path, "".join(keep(whole) if keep is not None else []))
+            lines = path.read_text("utf-8").splitlines(keepends=True) if keep is not None and path.exists() else []
+            # A full disk may have cut the last line short.
+            complete = [line for line in lines if line.endswith("\n")]
+            write_text(path, "".join(keep(complete) if keep is not None else []))
             self._file: IO[str] = path.open("a", encoding="utf-8", buffering=1)
         except OSError as error:
             raise self._problem(error) from None
@@ -37,13 +38,14 @@ class LineLog:
         self.close()
 
     def add(self, line: Mapping[str, Any]) -> None:
+        """Append a line. Raises FileError."""
         try:
             self._file.write(json.dumps(line) + "\n")
         except OSError as error:
             raise self._problem(error) from None
 
     def close(self) -> None:
-        with suppress(OSError):  # tries again to write a line that could not be, which has been said
+        with suppress(OSError):  # closing retries a failed write, which `add` has reported already
             self._file.close()
 
     def _problem(self, error: OSError) -> FileError:

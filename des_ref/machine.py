@@ -1,8 +1,8 @@
-"""What the kernel counted: an account of sent bytes and of busy cores that knows nothing of plans.
+"""Counters of the kernel: bytes sent, and seconds for which cores were busy. They are independent of any plan.
 
-In a lab (docs/lab.md) a host's interface ends in a shaper whose queue counts Ethernet frames, 14 bytes of header each.
-`tc` counts a segment that is still to be cut into packets with the headers each of them will have; the counters of
-devices do not.
+In a lab (docs/lab.md) a host's interface ends in a shaper whose queue counts Ethernet frames, with 14 bytes of header
+each. For a segment that is still to be cut into packets, `tc` counts the headers that each packet will have; counters
+of network devices do not.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 def sent_frames() -> int | None:
-    """Bytes of frames that left by the interface that gloo uses, since it is up; None where no shaper counts them."""
+    """Bytes of Ethernet frames sent through gloo's interface since it is up; None where no shaper counts them."""
     device = os.environ.get("GLOO_SOCKET_IFNAME")
     if device is None:
         return None
@@ -29,10 +29,11 @@ def sent_frames() -> int | None:
 
 
 def core_seconds() -> tuple[float, float]:
-    """Seconds since boot in which this machine's cores worked, and all that they had; zeros where nobody counts."""
+    """Seconds since boot for which this machine's cores were busy, and seconds they had in all; zeros if not known."""
     try:
         ticks = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
     except (OSError, ValueError):
         return 0.0, 0.0
-    idle, tick = ticks[3] + ticks[4], 1 / os.sysconf("SC_CLK_TCK")  # idle, iowait
-    return (sum(ticks) - idle) * tick, sum(ticks) * tick
+    idle_ticks = ticks[3] + ticks[4]  # idle, iowait
+    tick_s = 1 / os.sysconf("SC_CLK_TCK")
+    return (sum(ticks) - idle_ticks) * tick_s, sum(ticks) * tick_s

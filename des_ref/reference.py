@@ -1,9 +1,9 @@
-"""The other side of the certificate: the same training on one process, sharing nothing with the distributed path.
+"""The certificate's reference: the same training on one process, written independently of the distributed path.
 
-Rows are dense matrices over a known vocabulary instead of hash tables; operators are the `reference` methods of
-substitution/*; autograd runs through the whole model at once; the optimizers are written out as loops over rows and
-parameters (of dense ones Adam; torch.optim's others run as they are, on the reference's own weights and gradients).
-Only the starting values, the dropout masks and the dense tail's parameter shapes come from the trainer's own code.
+Rows are dense matrices over a known vocabulary instead of hash tables. Operators are the `reference` methods of
+substitution/*. Autograd runs through the whole model at once. Optimizers are written as loops over rows and parameters
+(of the dense ones only Adam; the others of torch.optim run as they are, on the reference's own weights and gradients).
+The starting values, the dropout masks and the parameter shapes of the dense tail are taken from the trainer's code.
 """
 
 from __future__ import annotations
@@ -20,33 +20,36 @@ from des_ref.reference_optim import ROW_STEPS, Memory
 from des_ref.strategies.base import Optimizers
 from des_ref.substitution.base import Plain
 
-_BETA_1, _BETA_2, _ADAM_EPS = 0.9, 0.999, 1e-8  # torch.optim.Adam's defaults
+_BETA_1, _BETA_2, _ADAM_EPS = 0.9, 0.999, 1e-8  # defaults of torch.optim.Adam
 
 
 @dataclass(frozen=True, slots=True)
 class ReferenceStep:
-    """One step's loss, and gradients by parameter name: `w` [V, 1], `v` [V, D], `dense.0` ..."""
+    """A step's loss, and gradients by parameter name: `w` [V, 1], `v` [V, D], `dense.0` ..."""
 
     loss: float
     grads: dict[str, Tensor]
 
 
 class Reference:
-    """One-process training over the sorted ids `vocabulary` [V]."""
+    """Training on one process over `vocabulary`, sorted ids [V]. `parameters` holds the current values, by name."""
 
     def __init__(self, network: Network, optimizers: Optimizers, vocabulary: Tensor) -> None:
-        self._network, self._optimizers, self._vocabulary = network, optimizers, vocabulary
+        self._network = network
+        self._optimizers = optimizers
+        self._vocabulary = vocabulary
         table = network.new_table(optimizers.rows, optimizers.init_std)
         rows = table.find_or_insert(vocabulary)
         self.parameters = {name: table.columns[name][rows].clone() for name in network.row_widths}
         dense = [p.detach().clone() for p in network.dense_parameters]
         self.parameters |= {f"dense.{i}": p for i, p in enumerate(dense)}
-        self._rows: dict[tuple[str, int], Memory] = {}
+        self._row_memory: dict[tuple[str, int], Memory] = {}
         self._moments = {name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in self.parameters.items()}
-        self._torch = None if _is_plain_adam(optimizers.dense) else optimizers.dense(dense)
+        self._torch_optimizer = None if _is_plain_adam(optimizers.dense) else optimizers.dense(dense)
         self._step = 0
 
     def step(self, batch: Batch) -> ReferenceStep:
+        """Train on a global batch."""
         leaves = {name: p.clone().requires_grad_() for name, p in self.parameters.items()}
         loss = self._loss(leaves, batch)
         loss.backward()
@@ -56,16 +59,17 @@ class Reference:
         for name, grad in grads.items():
             if name in self._network.row_widths:
                 self._update_rows(name, touched, grad)
-            elif self._torch is None:
+            elif self._torch_optimizer is None:
                 self._adam(name, grad)
             else:
                 self.parameters[name].grad = grad
-        if self._torch is not None:
-            self._torch.step()
+        if self._torch_optimizer is not None:
+            self._torch_optimizer.step()
         return ReferenceStep(float(loss.detach()), grads)
 
     def _loss(self, p: dict[str, Tensor], batch: Batch) -> Tensor:
-        network, samples = self._network, len(batch)
+        network = self._network
+        samples = len(batch)
         index = torch.searchsorted(self._vocabulary, batch.ids)
         dense = {name: p[f"dense.{i}"] for i, name in enumerate(network.dense_names)}
         pooling = network.model.embedding.pooling, dense.get("pooling.a")
@@ -79,16 +83,17 @@ class Reference:
             drop = [masks.pop(0) for _ in operator.hidden] if masks is not None else None
             logits = logits + operator.reference(plain, weights, drop)
         if network.model.output is not None:
-            return logits.mean()  # they are losses: one operator, which knows what it learns
+            return logits.mean()  # a model with its own objective has one operator, and that returns losses
         y = batch.labels.to(logits.dtype)
         # -log sigmoid of the margin, written out: y x - log(1 + e^x), stable on both sides.
         return (torch.logaddexp(torch.zeros_like(logits), logits) - y * logits).mean()
 
     def _update_rows(self, name: str, touched: list[int], grad: Tensor) -> None:
-        settings, values = self._optimizers.rows, self.parameters[name]
+        settings = self._optimizers.rows
+        values = self.parameters[name]
         step = ROW_STEPS[settings.name]
         for r in touched:
-            values[r] = step(settings, self._rows.setdefault((name, r), {}), values[r], grad[r])
+            values[r] = step(settings, self._row_memory.setdefault((name, r), {}), values[r], grad[r])
 
     def _adam(self, name: str, grad: Tensor) -> None:
         p = self.parameters[name]
@@ -97,7 +102,8 @@ class Reference:
         first, second = self._moments[name]
         first.mul_(_BETA_1).add_((1 - _BETA_1) * grad)
         second.mul_(_BETA_2).add_((1 - _BETA_2) * grad * grad)
-        mean, square = first / (1 - _BETA_1**self._step), second / (1 - _BETA_2**self._step)
+        mean = first / (1 - _BETA_1**self._step)
+        square = second / (1 - _BETA_2**self._step)
         p -= settings.get("lr", 1e-3) * mean / (square.sqrt() + _ADAM_EPS)
 
 

@@ -1,7 +1,7 @@
-"""Row optimizers written out once more, a row at a time, for the reference to train with.
+"""A second, independent implementation of the row optimizers, one row at a time, for the reference.
 
-Each is a function of its settings, the row's own memory (a dict, empty at first), its values and their gradient
-[width], and returns the new values. Nothing is shared with embedding/optim.py but the settings.
+Each is a function of its settings, the row's memory (a dict, empty at first), its values and their gradient [width];
+it returns the new values. It shares only the settings with embedding/optim.py.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def adagrad(o: Adagrad, row: Memory, w: Tensor, g: Tensor) -> Tensor:
 
 
 def adam(o: Adam, row: Memory, w: Tensor, g: Tensor) -> Tensor:
-    """Kingma and Ba's algorithm 1, its t counting the steps of this row."""
+    """Algorithm 1 of Kingma and Ba (2015); t counts the steps of this row."""
     t = row["t"] = row.get("t", 0) + 1
     m = row["m"] = o.beta_1 * row.get("m", 0.0) + (1 - o.beta_1) * g
     v = row["v"] = o.beta_2 * row.get("v", 0.0) + (1 - o.beta_2) * g * g
@@ -40,11 +40,14 @@ def adam(o: Adam, row: Memory, w: Tensor, g: Tensor) -> Tensor:
 
 
 def ftrl(o: Ftrl, row: Memory, w: Tensor, g: Tensor) -> Tensor:
-    """The minimum of linear losses, l1, l2 and a spring of sigma_s to each w_s: where forces on w balance."""
+    """The minimum of the linear losses, l1, l2 and a spring of stiffness sigma_s to each earlier w_s.
+
+    McMahan et al., KDD 2013. The minimum is where the forces on w balance.
+    """
     if not row:
-        stiff = o.beta / o.rate + o.l2
-        # What holds the minimum at w_0 against l1 and l2.
-        row.update(sum=torch.zeros_like(g), linear=torch.zeros_like(g), pull=stiff * w + o.l1 * torch.sign(w))
+        stiffness = o.beta / o.rate + o.l2
+        # The force that holds the first minimum at w_0 against l1 and l2.
+        row.update(sum=torch.zeros_like(g), linear=torch.zeros_like(g), pull=stiffness * w + o.l1 * torch.sign(w))
     before = torch.sqrt(row["sum"])
     row["sum"] = row["sum"] + g * g
     sigma = (torch.sqrt(row["sum"]) - before) / o.rate

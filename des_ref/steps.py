@@ -1,27 +1,22 @@
-"""Whole training steps, timed and counted, of many jobs in one launch:
+"""Time whole training steps of many jobs in one launch:
 
-    torchrun --standalone --nproc-per-node=4 -m des_ref.steps jobs.json --json steps.json
+    torchrun --standalone --nproc-per-node=4 -m des_ref.steps jobs.json -o steps.json
 
-`jobs.json` has a list `jobs`; of each `model` and `strategy` are needed, the rest are defaults:
+step_jobs.py describes the file of jobs. A job trains for real on synthetic clicks: `warmup` steps, a barrier, then
+`steps` steps in a row, as in a training. With `trace`, a trace is recorded first. For each job the result has
 
-    {"jobs": [{"name": "wide", "model": "deepfm", "strategy": "mesh", "batch": 1024, "pipeline": true,
-               "warmup": 3, "steps": 8, "servers": 1, "samples": 5120,
-               "trace": "folder to record a trace into", "traced": 3}]}
-
-`model` is a name or what a model file says. A job trains for real on synthetic clicks: `warmup` steps, a barrier, then
-`steps` in a row with nothing in between, as in a training; before them, with `trace`, a trace of so many steps. Written
-down of each job:
-
-    ends_s    [worker][steps + 1] when a worker began and ended each step, on rank 0's clock
-    ops       collectives of the plan with S in bytes by formula, mean over workers and steps (dessim.trace.schema); of
+    ends_s    [worker][steps + 1] start of the first step and end of each step [s], on rank 0's clock
+    ops       collectives of the plan with S in bytes by formula, mean over workers and steps (dessim.trace.schema); for
               ps_async the bytes that a worker and its servers send each other
-    frames    Ethernet bytes that each process' host sent meanwhile, counted by the kernel; null where nobody counts
+    frames    Ethernet bytes that each process's host sent during the steps, counted by the kernel; null where it does
+              not count them
     busy      share of the machine's cores that were busy
-    work_s    CPU seconds that a worker's own threads worked in a step, those of the communication library left out;
-              median over steps, mean over workers
+    work_s    CPU seconds of a worker's own threads in a step, without those of the communication library; median over
+              steps, mean over workers
 
-The window of `frames` is that of the steps. Servers of ps_async count from the first warm-up step to the last worker's
-good-bye, and so do its workers there: `counted_steps` says how many steps that is, and `closing` what else was sent.
+`frames` and `busy` cover the timed steps. For ps_async they cover everything from the first warm-up step until the
+last worker has disconnected, on servers and workers: `counted_steps` is the number of those steps, and `closing` the
+bytes that were sent in addition.
 """
 
 from __future__ import annotations
@@ -30,13 +25,13 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice, pairwise
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from des_ref.cli import Parser, leave, output_file, run, say
 from des_ref.comm import Comm, open_comm, record
@@ -44,80 +39,63 @@ from des_ref.data.synthetic import Zipf
 from des_ref.machine import core_seconds, sent_frames
 from des_ref.models.build import Network
 from des_ref.pipeline import Pipeline, endless
-from des_ref.recording.session import TraceSession, clock_offsets_us
-from des_ref.strategies import build, check_strategy
+from des_ref.recording.clocks import clock_offsets_us
+from des_ref.step_jobs import Job, load_jobs
+from des_ref.strategies import build
 from des_ref.strategies.base import Lane, Optimizers, StepResult, Strategy
 from des_ref.strategies.ps_server import Server
-from dessim.errors import FileError, UsageError
+from des_ref.tracing.session import TraceOptions, TraceSession
+from dessim.errors import UsageError
 from dessim.files import write_json
-from dessim.trace.io import check_free
 from dessim.trace.schema import PREFETCH
-from dessim.workload.model import Model, load_model, parse_model
-from dessim.workload.operators import Positive
-from dessim.workload.strategies import spec_of
+from dessim.workload.strategies import plan
 
-STALENESS, PATIENCE_S, SEED = 4, 120.0, 0
-
-
-class Job(BaseModel):
-    """What is trained; `batch` is global."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    name: str
-    model: Model
-    strategy: str
-    batch: Positive = 1024
-    pipeline: bool = True
-    warmup: Annotated[int, Field(ge=0)] = 3
-    steps: Positive = 8
-    servers: Positive = 1
-    samples: Positive | None = None
-    trace: str | None = None
-    traced: Positive = 3
-
-    @property
-    def made(self) -> int:
-        """Samples to make: at least a few batches of training samples; epochs repeat them."""
-        return self.samples or 10 * self.batch
+STALENESS = 4  # of ps_async, in steps
+TIMEOUT_S = 120.0  # after which a silent process of ps_async counts as dead
+SEED = 0
+_NOT_COUNTED = -1.0
 
 
-def load_jobs(path: Path) -> list[Job]:
-    """The jobs of a file. Raises FileError, and UsageError for what none can do."""
-    try:
-        raw = json.loads(path.read_text("utf-8"))["jobs"]
-        return [_job(entry, path) for entry in raw]
-    except ValidationError as error:
-        said = "; ".join(f"{e['loc'][0]}: {e['msg']}" for e in error.errors())
-        raise FileError(path, "jobs", f"{said} (see des_ref/steps.py)") from None
-    except OSError as error:
-        raise FileError(path, "", f"cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise FileError(path, "", f"not a file of jobs (see des_ref/steps.py): {error}") from None
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What the machine did over a span of steps.
 
+    frames  bytes of Ethernet frames that this process's host sent; _NOT_COUNTED where no shaper counts them
+    busy    share of the machine's cores that were busy
+    """
 
-def _job(raw: Mapping[str, Any], path: Path) -> Job:
-    given = dict(raw)
-    model = given.pop("model")
-    model = load_model(model) if isinstance(model, str) else parse_model(model, path)
-    check_strategy(given["strategy"])
-    job = Job(**{"name": given["strategy"], **given, "model": model})
-    if job.trace is not None:
-        check_free(Path(job.trace))
-    return job
+    frames: float
+    busy: float
 
 
 class Watch:
-    """The counters of a span of steps, of this process."""
+    """Measures the load from its creation until `stop`."""
 
     def __init__(self) -> None:
-        self._frames, self._busy = sent_frames(), core_seconds()
+        self._frames = sent_frames()
+        self._cores = core_seconds()
 
-    def stop(self) -> tuple[float, float]:
-        """Frame bytes that its host sent (-1: not counted), and the share of the machine's cores that were busy."""
-        frames, busy = sent_frames(), core_seconds()
-        counted = -1.0 if frames is None or self._frames is None else float(frames - self._frames)
-        whole = busy[1] - self._busy[1]
-        return counted, (busy[0] - self._busy[0]) / whole if whole > 0 else 0.0
+    def stop(self) -> Load:
+        frames = sent_frames()
+        cores = core_seconds()
+        counted = _NOT_COUNTED if frames is None or self._frames is None else float(frames - self._frames)
+        total_s = cores[1] - self._cores[1]
+        return Load(counted, (cores[0] - self._cores[0]) / total_s if total_s > 0 else 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """One process's measurement of a job.
+
+    ends_s  [steps + 1] start of the first step and end of each step, on rank 0's clock
+    work_s  CPU seconds of this worker's threads in a step, median
+    sizes   S of each collective, mean over steps; empty on servers
+    """
+
+    load: Load
+    work_s: float
+    ends_s: list[float]
+    sizes: dict[str, float]
 
 
 def now_s() -> float:
@@ -125,9 +103,11 @@ def now_s() -> float:
 
 
 def measure(world: Comm, job: Job, offset_s: float) -> dict[str, Any] | None:
-    """Run a job; what was found, on rank 0. Every process calls it. Raises UsageError."""
-    served = spec_of(job.strategy).dedicated_servers
-    comm = world.apart(job.servers, PATIENCE_S) if served else world
+    """Run a job. Returns its JSON object on rank 0, None on other processes. Every process calls it.
+
+    `offset_s` is what to add to this process's clock to read rank 0's. Raises UsageError.
+    """
+    comm = world.apart(job.servers, TIMEOUT_S) if job.has_servers else world
     if job.batch % comm.world_size:
         raise UsageError(f"job {job.name}: batch {job.batch} is not divisible by {comm.world_size} workers")
     optimizers = Optimizers()
@@ -136,61 +116,71 @@ def measure(world: Comm, job: Job, offset_s: float) -> dict[str, Any] | None:
     watch = Watch()
     if comm.rank >= comm.world_size:
         Server(network, optimizers, comm, STALENESS).serve()
-        frames, busy, work_s, ends, sizes = *watch.stop(), 0.0, [0.0] * (job.steps + 1), []
+        timed = Timed(watch.stop(), 0.0, [0.0] * (job.steps + 1), {})
     else:
-        strategy = build(job.strategy, network, optimizers, comm)
-        ends, work_s, results, counted = _train(job, comm, strategy, offset_s)
-        frames, busy = counted
-        if strategy.close() is not None:
-            frames, busy = watch.stop()
-        sizes = _sizes(job, comm, strategy, results)
-    rows = world.gather_rows("spans", [frames, busy, work_s, *ends])
-    # Servers have no ops: they repeat what rank 0 says, so that everyone gathers equally many numbers.
-    names = world.gather_text("ops", json.dumps([[name, size] for name, size in sizes]))
+        timed = _train(job, comm, build(job.strategy, network, optimizers, comm), offset_s, watch)
+    rows = world.gather_rows("spans", [timed.load.frames, timed.load.busy, timed.work_s, *timed.ends_s])
+    sizes = world.gather_text("ops", json.dumps(timed.sizes))
     if world.rank != 0:
         return None
-    return _found(job, comm, rows[: comm.world_size], [row[0] for row in rows], names[: comm.world_size])
+    processes = [
+        Timed(Load(row[0], row[1]), row[2], list(row[3:]), json.loads(text))
+        for row, text in zip(rows, sizes, strict=True)
+    ]
+    return _result(job, processes[: comm.world_size], processes)
 
 
-def _train(
-    job: Job, comm: Comm, strategy: Strategy, offset_s: float
-) -> tuple[list[float], float, list[StepResult], Any]:
-    """Train: when each step ended, seconds that one worked, what they counted, and frames and load of the steps."""
-    shape = job.model.input
-    zipf = Zipf(shape.fields, shape.ids_per_sample / shape.fields, shape.vocabulary, shape.skew, SEED)
-    source = zipf.open(job.made)
-    if source.train_samples < job.batch:
-        raise UsageError(f"job {job.name}: samples {job.made} make less than a batch of {job.batch}")
-    lane = Lane(comm.beside(PREFETCH)) if job.pipeline and not spec_of(job.strategy).dedicated_servers else None
-    strategy.count(lambda: islice(source.batches(0, job.batch, 0, 1), max(job.warmup, 1)))
-    share = strategy.share if strategy.looks_ahead else None
-    pipeline = Pipeline(strategy, comm, endless(source, job.batch, comm, share=share), lane)
+def _train(job: Job, comm: Comm, strategy: Strategy, offset_s: float, watch: Watch) -> Timed:
+    """A worker's side of a job. `watch` was started before any process of the job began to work."""
+    pipeline = _pipeline(job, comm, strategy)
+    ends_s: list[float] = []
+    worked_s: list[float] = []
+
+    def mark() -> None:
+        ends_s.append(now_s() + offset_s)
+        worked_s.append(time.thread_time() + pipeline.ahead_s)
+
     try:
         if job.trace is not None:
-            session = TraceSession(
-                Path(job.trace), comm, strategy, pipeline, job.model, job.batch, job.warmup, job.traced
-            )
+            options = TraceOptions(Path(job.trace), job.warmup, job.traced)
+            session = TraceSession(options, comm, strategy, pipeline, job.model, job.batch)
             while not session.done:
                 session.step()
-        results = [pipeline.step() for _ in range(job.warmup)]
+        warmup = [pipeline.step() for _ in range(job.warmup)]
+        timed: list[StepResult] = []
         comm.barrier()
-        watch = Watch()
+        steps_watch = Watch()
         comm.barrier()
-        ends, worked = [now_s() + offset_s], [time.thread_time() + pipeline.ahead_s]
+        mark()
         for _ in range(job.steps):
-            results.append(pipeline.step())
-            ends.append(now_s() + offset_s)
-            worked.append(time.thread_time() + pipeline.ahead_s)
+            timed.append(pipeline.step())
+            mark()
         comm.barrier()
-        counted = watch.stop()
+        load = steps_watch.stop()
         comm.barrier()
     finally:
         pipeline.close()
-    work_s = median(after - before for before, after in pairwise(worked))
-    return ends, work_s, results if spec_of(job.strategy).dedicated_servers else results[job.warmup :], counted
+    if strategy.close() is not None:  # servers count from the first warm-up step to the end, and so do their workers
+        load = watch.stop()
+    results = [*warmup, *timed] if job.has_servers else timed
+    work_s = median(after - before for before, after in pairwise(worked_s))
+    return Timed(load, work_s, ends_s, _sizes(job, comm, strategy, results))
 
 
-def _sizes(job: Job, comm: Comm, strategy: Strategy, results: Sequence[StepResult]) -> list[tuple[str, float]]:
+def _pipeline(job: Job, comm: Comm, strategy: Strategy) -> Pipeline:
+    """The pipeline that trains on the job's synthetic samples. Raises UsageError for less than a batch of samples."""
+    shape = job.model.input
+    zipf = Zipf(shape.fields, shape.ids_per_sample / shape.fields, shape.vocabulary, shape.skew, SEED)
+    source = zipf.open(job.generated_samples)
+    if source.train_samples < job.batch:
+        raise UsageError(f"job {job.name}: samples {job.generated_samples} make less than a batch of {job.batch}")
+    lane = Lane(comm.beside(PREFETCH)) if job.pipeline and not job.has_servers else None
+    strategy.count(lambda: islice(source.batches(0, job.batch, 0, 1), max(job.warmup, 1)))
+    share = strategy.share if strategy.looks_ahead else None
+    return Pipeline(strategy, comm, endless(source, job.batch, comm, share=share), lane)
+
+
+def _sizes(job: Job, comm: Comm, strategy: Strategy, results: Sequence[StepResult]) -> dict[str, float]:
     """S of every collective, mean over this worker's steps."""
     symbols = strategy.plan.symbols(job.model.symbols(comm.world_size, job.batch)) | {"s": float(strategy.value_bytes)}
     sums = {op.name: 0.0 for op in strategy.plan.collectives}
@@ -198,65 +188,74 @@ def _sizes(job: Job, comm: Comm, strategy: Strategy, results: Sequence[StepResul
         variables = strategy.op_vars(result.counts, job.batch)
         for op in strategy.plan.collectives:
             sums[op.name] += op.size.evaluate(symbols | variables.get(op.name, {})) / len(results)
-    return list(sums.items())
+    return sums
 
 
-def _found(
-    job: Job, comm: Comm, rows: Sequence[Sequence[float]], frames: Sequence[float], sizes: Sequence[str]
-) -> dict[str, Any]:
-    from dessim.workload.strategies import plan
-
-    each = [dict(json.loads(text)) for text in sizes]
+def _result(job: Job, workers: Sequence[Timed], processes: Sequence[Timed]) -> dict[str, Any]:
+    """The JSON object of a job, from the measurements of its workers and of all processes, servers included."""
     ops = [
-        {"name": op.name, "collective": str(op.collective), "traffic": str(op.traffic)}
-        | {"bytes": sum(own[op.name] for own in each) / len(each)}
+        {
+            "name": op.name,
+            "collective": str(op.collective),
+            "traffic": str(op.traffic),
+            "bytes": sum(worker.sizes[op.name] for worker in workers) / len(workers),
+        }
         for op in plan(job.strategy, job.model).collectives
     ]
-    served = spec_of(job.strategy).dedicated_servers
-    # To see that its pushes are applied, a worker pulls the dense parameters twice more at the end.
-    closing = 2 * next(op["bytes"] for op in ops if op["name"] == "pull_dense") if served else 0.0
+    # To make sure that its pushes have been applied, a worker pulls the dense parameters twice more at the end.
+    closing = 2 * next(op["bytes"] for op in ops if op["name"] == "pull_dense") if job.has_servers else 0.0
+    frames = [process.load.frames for process in processes]
     return {
         **job.model_dump(exclude={"model"}),
         "model": job.model.model_dump(mode="json"),
-        "workers": comm.world_size,
-        "servers": job.servers if served else 0,
-        "pipeline": job.pipeline and not served,
-        "ends_s": [list(row[3:]) for row in rows],
+        "workers": len(workers),
+        "servers": job.servers if job.has_servers else 0,
+        "pipeline": job.pipeline and not job.has_servers,
+        "ends_s": [worker.ends_s for worker in workers],
         "ops": ops,
         "frames": None if min(frames) < 0 else [round(count) for count in frames],
-        "counted_steps": job.steps + (job.warmup if served else 0),
+        "counted_steps": job.steps + (job.warmup if job.has_servers else 0),
         "closing": closing,
-        "busy": rows[0][1],
-        "work_s": sum(row[2] for row in rows) / len(rows),
+        "busy": workers[0].load.busy,
+        "work_s": sum(worker.work_s for worker in workers) / len(workers),
     }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    p = Parser(prog="des_ref.steps", description=__doc__.split("\n")[0])
-    p.add_argument("jobs", type=Path, help="JSON of jobs")
-    p.add_argument("--json", type=output_file, metavar="OUT", help="write what was found here (default: stdout)")
+    p = Parser(prog="des_ref.steps", description="Time whole training steps of many jobs in one launch.")
+    p.add_argument("jobs", type=Path, metavar="JOBS", help="JSON file of jobs (des_ref/step_jobs.py)")
+    p.add_argument(
+        "-o",
+        "--out",
+        "--json",
+        type=output_file,
+        metavar="FILE",
+        help="write the JSON object to this file (default: stdout)",
+    )
     args = p.parse_args(argv)
     jobs = load_jobs(args.jobs)
     with open_comm("cpu") as comm:
         offset_s = clock_offsets_us(comm, lambda: now_s() * 1e6)[comm.rank] / 1e6
-        found = []
+        results = []
         for job in jobs:
-            found.append(measure(comm, job, offset_s))
-            if comm.rank == 0:
-                say(f"{job.name}: {_period_ms(found[-1] or {}):.1f} ms a step")
+            result = measure(comm, job, offset_s)
+            if result is not None:
+                results.append(result)
+                say(f"{job.name}: {_step_ms(result):.1f} ms a step")
         if comm.rank == 0:
-            result = {"schema_version": 1, "ranks": comm.world_size, "cores": os.cpu_count(), "jobs": found}
-            if args.json is None:
-                print(json.dumps(result))
+            output = {"schema_version": 1, "ranks": comm.world_size, "cores": os.cpu_count(), "jobs": results}
+            if args.out is None:
+                print(json.dumps(output))
             else:
-                write_json(args.json, result)
+                write_json(args.out, output)
         comm.barrier()
     return 0
 
 
-def _period_ms(found: Mapping[str, Any]) -> float:
-    ends = found["ends_s"]
-    return float(1e3 * sum(row[-1] - row[0] for row in ends) / len(ends) / found["steps"])
+def _step_ms(result: Mapping[str, Any]) -> float:
+    """Milliseconds of a step, mean over workers."""
+    ends = result["ends_s"]
+    return float(1e3 * sum(row[-1] - row[0] for row in ends) / len(ends) / result["steps"])
 
 
 @record

@@ -1,1 +1,1 @@
-"""The equivalence certificate, `python -m des_ref.certify`; program.py says what it does."""
+"""The equivalence certificate, `python -m des_ref.certify`. See program.py."""

@@ -1,7 +1,7 @@
-"""Processes of the certificate: one group for each number of ranks, which runs its cases one after another.
+"""Runs the cases of a certificate: one group of processes for each number of ranks takes its cases one after another.
 
-Starting a process and importing torch takes seconds, a small case tenths of one. When a rank dies, the others of its
-group are ended, the case that was running is reported as dead, and a new group goes on with the next one.
+Starting a process and importing torch takes seconds, a small case tenths of a second. When a rank dies, the other ranks
+of its group are killed, the case that was running is reported as failed, and a new group continues with the next case.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import multiprocessing
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -19,18 +20,38 @@ from typing import Any
 import torch
 
 from des_ref.certify import stale
-from des_ref.certify.case import SEED, Case, State, batches, compare, expected
+from des_ref.certify.case import SEED, Case, batches
+from des_ref.certify.compare import State, compare, reference_states
 from des_ref.cli import leave, say
 from des_ref.comm import Comm, open_comm
 from dessim.errors import SimulationError
 from dessim.trace.schema import PREFETCH
 from dessim.workload.strategies import spec_of
 
-_PROGRESS = 10.0  # seconds between two lines
+_PROGRESS_INTERVAL_S = 10.0
+
+RunCase = Callable[[Case], dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Rendezvous:
+    """How the processes of a group find each other, and where rank 0 writes the results, a JSON line per case."""
+
+    store: Path
+    results: Path
+    processes: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Count:
+    """For progress lines: cases finished before this group started, and cases of the whole certificate."""
+
+    finished: int
+    total: int
 
 
 def certify(case: Case) -> dict[str, Any]:
-    """Run one case in processes of its own; its part of the JSON object. Raises SimulationError if a rank dies."""
+    """Run one case in a new group of processes; its part of the JSON object. Raises SimulationError if a rank dies."""
     (result,) = certify_all([case])
     if "error" in result:
         raise SimulationError(f"{case.label}: {result['error']}")
@@ -38,40 +59,38 @@ def certify(case: Case) -> dict[str, Any]:
 
 
 def _processes(case: Case) -> tuple[int, bool]:
-    """Cases that may run in the same processes: ranks, and whether there are servers beside them."""
+    """Cases with equal values may run in the same processes: ranks, and whether there are servers beside them."""
     return case.ranks, not spec_of(case.strategy).synchronous
 
 
 def certify_all(cases: Sequence[Case]) -> list[dict[str, Any]]:
-    """Results of the cases, in their order; `error` instead of figures where a rank died."""
+    """Results of the cases, in their order. A case in which a rank died has `error` instead of figures."""
     results: list[dict[str, Any]] = []
-    for (ranks, is_async), alike in groupby(
-        cases, key=lambda case: (case.ranks, not spec_of(case.strategy).synchronous)
-    ):
-        waiting = list(alike)
+    for (ranks, is_async), group in groupby(cases, key=_processes):
+        remaining = list(group)
         processes = ranks + (stale.SERVERS if is_async else 0)
-        while waiting:
-            found, codes = _spawn(waiting, processes, (len(results), len(cases)))
-            if len(found) < len(waiting):
-                found.append({"ranks": ranks, "error": f"a rank died (exit codes {codes}); see above"})
-            results += [named(case, result) for case, result in zip(waiting, found, strict=False)]
-            waiting = waiting[len(found) :]
+        while remaining:
+            finished, exit_codes = _spawn(remaining, processes, _Count(len(results), len(cases)))
+            if len(finished) < len(remaining):
+                finished.append({"ranks": ranks, "error": f"a rank died (exit codes {exit_codes}); see above"})
+            results += [_named(case, result) for case, result in zip(remaining, finished, strict=False)]
+            remaining = remaining[len(finished) :]
     return results
 
 
-def named(case: Case, result: dict[str, Any]) -> dict[str, Any]:
-    """The result with what was run in front."""
-    what = {key: getattr(case, key) for key in ("model", "placement", "strategy", "optimizer")}
-    return {"case": case.label} | what | result
+def _named(case: Case, result: dict[str, Any]) -> dict[str, Any]:
+    """`result` with the choices that make up the case in front."""
+    choices = {key: getattr(case, key) for key in ("model", "placement", "strategy", "optimizer")}
+    return {"case": case.label} | choices | result
 
 
-def _spawn(cases: list[Case], processes: int, so_far: tuple[int, int]) -> tuple[list[dict[str, Any]], list[int | None]]:
-    """Run cases in so many processes: results until the end or until a rank died, and exit codes."""
+def _spawn(cases: list[Case], processes: int, count: _Count) -> tuple[list[dict[str, Any]], list[int | None]]:
+    """Run cases in a new group until all are done or a rank dies. Returns their results, and the exit codes."""
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as scratch:
-        meeting, answers = Path(scratch) / "meeting", Path(scratch) / "answers.jsonl"
+        rendezvous = _Rendezvous(Path(scratch) / "store", Path(scratch) / "results.jsonl", processes)
         ranks = [
-            context.Process(target=_rank_main, args=(cases, (meeting, rank, processes), answers, so_far), daemon=True)
+            context.Process(target=_rank_main, args=(cases, rank, rendezvous, count), daemon=True)
             for rank in range(processes)
         ]
         for process in ranks:
@@ -84,59 +103,61 @@ def _spawn(cases: list[Case], processes: int, so_far: tuple[int, int]) -> tuple[
         finally:
             for process in ranks:
                 process.kill()
-        lines = answers.read_text("utf-8").splitlines() if answers.is_file() else []
+        lines = rendezvous.results.read_text("utf-8").splitlines() if rendezvous.results.is_file() else []
         return [json.loads(line) for line in lines], [process.exitcode for process in ranks]
 
 
-def _rank_main(cases: list[Case], rendezvous: tuple[Path, int, int], answers: Path, so_far: tuple[int, int]) -> None:
+def _rank_main(cases: list[Case], rank: int, rendezvous: _Rendezvous, count: _Count) -> None:
     torch.set_num_threads(1)
     if cases[0].sabotage is not None:
         cases[0].sabotage()
-    runner = _asynchronous if not spec_of(cases[0].strategy).synchronous else _synchronous
-    done, total = so_far
-    with open_comm(cases[0].device, rendezvous) as comm:
-        run, told = runner(comm, len(cases) > 1), time.monotonic()
+    make_runner = _synchronous if spec_of(cases[0].strategy).synchronous else _asynchronous
+    with open_comm(cases[0].device, (rendezvous.store, rank, rendezvous.processes)) as comm:
+        run = make_runner(comm, len(cases) > 1)
+        reported_at = time.monotonic()
         for i, case in enumerate(cases):
-            started = time.monotonic()
+            started_at = time.monotonic()
             result = run(case)
             if comm.rank:
                 continue
-            with answers.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(result | {"seconds": round(time.monotonic() - started, 3)}) + "\n")
-            if time.monotonic() - told > _PROGRESS:
-                say(f"{done + i + 1} of {total} cases, last {case.label}")
-                told = time.monotonic()
+            with rendezvous.results.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(result | {"seconds": round(time.monotonic() - started_at, 3)}) + "\n")
+            if time.monotonic() - reported_at > _PROGRESS_INTERVAL_S:
+                say(f"{count.finished + i + 1} of {count.total} cases finished, the last one {case.label}")
+                reported_at = time.monotonic()
     leave(0)
 
 
-def _synchronous(comm: Comm, many: bool) -> Callable[[Case], dict[str, Any]]:
-    """Runs cases of strategies that are exact. `many`: consecutive ones that only differ by strategy share what one
-    process has after each step."""
+def _synchronous(comm: Comm, has_several: bool) -> RunCase:
+    """A function that runs a case of an exact strategy.
+
+    `has_several`: keep the reference states, which consecutive cases share if they differ by strategy only.
+    """
     prefetch = comm.beside(PREFETCH)
-    known: dict[tuple[Any, ...], list[State]] = {}
+    cached: dict[tuple[Any, ...], list[State]] = {}
 
     def run(case: Case) -> dict[str, Any]:
         model = case.load()
-        wholes = batches(case, model, comm)
-        truth: Iterator[State] = expected(case, model, wholes)
-        if many and comm.rank == 0:
+        global_batches = batches(case, model, comm)
+        truth: Iterator[State] = reference_states(case, model, global_batches)
+        if has_several and comm.rank == 0:
             key = (model.model_dump_json(), repr(case.optimizers()), case.steps)
-            if key not in known:
-                known.clear()
-                known[key] = list(truth)
-            truth = iter(known[key])
-        return compare(case, model, comm, prefetch, wholes, truth)
+            if key not in cached:
+                cached.clear()
+                cached[key] = list(truth)
+            truth = iter(cached[key])
+        return compare(case, model, comm, prefetch, global_batches, truth)
 
     return run
 
 
-def _asynchronous(everyone: Comm, many: bool) -> Callable[[Case], dict[str, Any]]:
-    """Runs cases of ps_async; the last process serves, and its results are empty."""
-    comm = everyone.apart(stale.SERVERS, stale.PATIENCE)
+def _asynchronous(world: Comm, has_several: bool) -> RunCase:
+    """A function that runs a case of ps_async. The last process is the server; its results are empty."""
+    comm = world.apart(stale.SERVERS, stale.TIMEOUT_S)
 
     def run(case: Case) -> dict[str, Any]:
         model = case.load()
-        wholes = batches(case, model, comm)
-        return stale.measure(comm, model, case.optimizers(), SEED, wholes, case.staleness) or {}
+        global_batches = batches(case, model, comm)
+        return stale.measure(comm, model, case.optimizers(), SEED, global_batches, case.staleness) or {}
 
     return run

@@ -1,7 +1,7 @@
-"""Which cases there are: every shipped model x allowed placement x strategy x row optimizer x number of ranks.
+"""The cases of `--all` and `--quick`: every shipped model x allowed placement x strategy x row optimizer x rank count.
 
-Placement is DES's: the other strategies have places of their own, and run once, as the model file says. All models run
-small (case.shrunk): formulas and sums are those of any size, and a case takes tenths of a second.
+Only DES has a choice of placement; the other strategies fix where rows are, and run once, as the model file says. All
+models are shrunk (case.shrunk): formulas and sums do not depend on the size, and a case takes tenths of a second.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from dessim.workload.strategies import plan, spec_of
 _PLACEMENTS = ("hash", "field")
 EVERY_STRATEGY = (*STRATEGIES, *VARIANTS)
 
+Choice = tuple[int, object]  # (which axis, the value chosen on it)
+
 
 def shipped_models() -> list[str]:
     """Names of the models that dessim ships."""
@@ -29,7 +31,7 @@ def shipped_models() -> list[str]:
 
 
 def placements(model: str, strategy: str) -> list[str]:
-    """Where the model's rows may be under a strategy: none that gives wrong values, none that changes nothing."""
+    """The placements of the model's rows that are correct under a strategy and that make a difference to it."""
     own = load_model(model).embedding.placement
     allowed = []
     for placement in _PLACEMENTS if spec_of(strategy).substitutes else (own,):
@@ -44,12 +46,25 @@ def placements(model: str, strategy: str) -> list[str]:
 def every_case(
     ranks: Sequence[int], steps: int, device: str, pipeline: bool, staleness: int, models: Sequence[str] | None = None
 ) -> list[Case]:
-    """All cases, of shipped models unless others are named: those of one process group in a row, within it those that
-    share a reference. Raises ModelError."""
+    """All cases of the shipped models, or of `models`. Raises ModelError.
+
+    Cases of one process group follow each other; within a group, so do cases that share reference states.
+    """
     models = models or shipped_models()
     allowed = {(model, strategy): placements(model, strategy) for model in models for strategy in EVERY_STRATEGY}
     return [
-        Case(n, steps, model, strategy, device, pipeline, optimizer, staleness, placement, small=True)
+        Case(
+            ranks=n,
+            steps=steps,
+            model=model,
+            strategy=strategy,
+            device=device,
+            pipeline=pipeline,
+            optimizer=optimizer,
+            staleness=staleness,
+            placement=placement,
+            small=True,
+        )
         for n in ranks
         for is_async in (False, True)
         for model in models
@@ -61,29 +76,31 @@ def every_case(
 
 
 def pairwise(cases: Sequence[Case]) -> list[Case]:
-    """A subset in which every two choices that occur together in `cases` still do.
+    """A subset in which any two choices that occur together in `cases` still occur together.
 
-    Greedy: the case with the most new pairs; of equals the one whose choices were made least, so that not everything
-    that is left to choose becomes one rank and the first optimizer.
+    Greedy: take the case with the most new pairs. Ties go to the case whose choices have been taken least; without
+    that rule, every choice that remains free would fall on one rank and the first optimizer.
     """
-    bits: dict[tuple[tuple[int, object], ...], int] = {}
+    bits: dict[tuple[Choice, ...], int] = {}
     masks = [sum(1 << bits.setdefault(pair, len(bits)) for pair in _pairs(case)) for case in cases]
-    missing, chosen = (1 << len(bits)) - 1, set()
-    made: Counter[tuple[int, object]] = Counter()
+    missing = (1 << len(bits)) - 1
+    chosen: set[int] = set()
+    times_taken: Counter[Choice] = Counter()
+
+    def gain(i: int) -> tuple[int, int]:
+        return (masks[i] & missing).bit_count(), -sum(times_taken[choice] for choice in _choices(cases[i]))
+
     while missing:
-        best = max(
-            range(len(cases)),
-            key=lambda i: ((masks[i] & missing).bit_count(), -sum(made[choice] for choice in _choices(cases[i]))),
-        )
+        best = max(range(len(cases)), key=gain)
         chosen.add(best)
-        made.update(_choices(cases[best]))
+        times_taken.update(_choices(cases[best]))
         missing &= ~masks[best]
     return [cases[i] for i in sorted(chosen)]
 
 
-def _choices(case: Case) -> Iterator[tuple[int, object]]:
+def _choices(case: Case) -> Iterator[Choice]:
     return enumerate((case.ranks, case.model, case.placement, case.strategy, case.optimizer))
 
 
-def _pairs(case: Case) -> Iterator[tuple[tuple[int, object], ...]]:
+def _pairs(case: Case) -> Iterator[tuple[Choice, ...]]:
     return combinations(_choices(case), 2)

@@ -1,4 +1,4 @@
-"""The certificate as one HTML file that stands alone: nothing is loaded or run, every value is escaped."""
+"""The certificate as one self-contained HTML file: it loads nothing and runs nothing, and every value is escaped."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from des_ref.certify.show import by_axis, lossy, passed, stale_lines, why
 from dessim.files import write_text
 
 
-def render(found: Mapping[str, Any]) -> str:
+def render(summary: Mapping[str, Any]) -> str:
     """The page of a summary (show.summary)."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -22,26 +22,26 @@ def render(found: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    results = found["cases"]
+    results = summary["cases"]
     return environment.get_template("certificate.html.j2").render(
-        r=found,
+        r=summary,
         strategies=[s for s in EVERY_STRATEGY if any(r["strategy"] == s for r in results)],
         grids=[_grid(results, ranks) for ranks in dict.fromkeys(r["ranks"] for r in results)],
         optimizers=by_axis(results, "optimizer"),
-        stale=[*stale_lines(results), *(f"{r['case']}: {lossy(r)}" for r in results if "codecs" in r)],
-        red=[{"name": r["case"], "why": why(r)} for r in results if not passed(r)],
+        not_equivalent=[*stale_lines(results), *(f"{r['case']}: {lossy(r)}" for r in results if "codecs" in r)],
+        failed=[{"name": r["case"], "why": why(r)} for r in results if not passed(r)],
         ops=results[-1].get("ops", []),
         last=results[-1]["case"],
     )
 
 
-def write_page(path: str | Path, found: Mapping[str, Any]) -> None:
+def write_page(path: str | Path, summary: Mapping[str, Any]) -> None:
     """Write the page atomically."""
-    write_text(path, render(found))
+    write_text(path, render(summary))
 
 
 def _grid(results: Sequence[Mapping[str, Any]], ranks: int) -> dict[str, Any]:
-    """One number of ranks: a row a model and placement, a cell a strategy, over all optimizers."""
+    """The table for one number of ranks: a row per model and placement, a cell per strategy, over all optimizers."""
     cells: dict[tuple[str, str], dict[str, list[Mapping[str, Any]]]] = {}
     for r in results:
         if r["ranks"] == ranks:
@@ -49,14 +49,17 @@ def _grid(results: Sequence[Mapping[str, Any]], ranks: int) -> dict[str, Any]:
     return {
         "ranks": ranks,
         "rows": [
-            {"model": model, "placement": placement, "cells": {s: _cell(found) for s, found in row.items()}}
+            {"model": model, "placement": placement, "cells": {s: _cell(cases) for s, cases in row.items()}}
             for (model, placement), row in sorted(cells.items())
         ],
     }
 
 
 def _cell(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    exact = all(r.get("equivalent", True) for r in results)
-    state = "bad" if not all(map(passed, results)) else "good" if exact else "warn"
+    is_exact = all(r.get("equivalent", True) for r in results)
+    if not all(map(passed, results)):
+        state = "bad"
+    else:
+        state = "good" if is_exact else "warn"
     worst = max((r["max_param_diff"] for r in results if "error" not in r), default=None)
     return {"state": state, "worst": "died" if worst is None else f"{worst:.1e}"}

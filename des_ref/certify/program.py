@@ -1,24 +1,25 @@
-"""The equivalence certificate: training on n ranks is what training on one process is, to rounding and to the byte.
+"""The equivalence certificate: training on n ranks equals training on one process, to rounding and to the byte.
 
     python -m des_ref.certify                       2 and 4 ranks, 30 steps, float64
     python -m des_ref.certify --ranks 1,2,4,8 --strategy des_reduce_scatter --json
     python -m des_ref.certify --all                 every shipped model, placement, strategy, optimizer; 1, 2, 4 ranks
-    python -m des_ref.certify --quick               of those enough to hold every pair of choices, 10 steps
-    python -m des_ref.certify --all --model deepfm --strategy des_all_reduce        those of one model and strategy
-    python -m des_ref.certify --codec activations=bf16,dense=threshold:0.99         what codecs lose
+    python -m des_ref.certify --quick               a subset of them with every pair of choices, 10 steps
+    python -m des_ref.certify --all --model deepfm --strategy des_all_reduce        only one model and strategy
+    python -m des_ref.certify --codec activations=bf16,dense=threshold:0.99         measure what codecs lose
 
-What a case is: case.py. How they run: group.py. Which there are: matrix.py.
+case.py defines a case, compare.py and stale.py run one, group.py runs many, matrix.py lists those of --all.
 
-Exit code 3 when a bound breaks: parameters within 1e-12, bytes equal, no NaN. ps_async and codecs are not exact and are
-not blamed for it: how stale it was, and what they lose, is measured and shown.
+The exit code is 3 when a bound breaks: parameters within 1e-12, bytes equal, no NaN. ps_async and codecs are not exact,
+and that is not a failure: how stale pulls were, and what codecs lose, is measured and shown.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -32,35 +33,44 @@ from des_ref.embedding.optim import ROW_OPTIMIZERS
 from des_ref.models.build import Network
 from des_ref.strategies import STRATEGIES, check_strategy
 from dessim.errors import CheckFailed, UsageError
-from dessim.files import dump_json
+from dessim.files import dump_json, write_json
 from dessim.workload.coded_plan import coded
 from dessim.workload.strategies import plan, spec_of
 
 MAX_RANKS = 64  # all on this machine, each a process that imports torch
+_MAX_NAMED_FAILURES = 3
 
 
 def parser() -> argparse.ArgumentParser:
     p = Parser(prog="des_ref.certify", description=__doc__.split("\n")[0])
-    p.add_argument("--all", action="store_true", help="every case, models at small sizes; other flags narrow it down")
-    p.add_argument("--quick", action="store_true", help="of --all, few that hold every pair of choices")
-    p.add_argument("--ranks", help="numbers of ranks, comma-separated (default: 2,4; with --all 1,2,4)")
-    p.add_argument("--steps", type=positive, help="steps to compare (default: 30; with --quick 10)")
-    p.add_argument("--model", help="model file, or the name of a shipped one (default: deepfm_ml100k)")
+    p.add_argument("--all", action="store_true", help="run every case, with small models; other options narrow it down")
+    p.add_argument("--quick", action="store_true", help="run a few of the cases of --all with every pair of choices")
+    p.add_argument("--ranks", help="numbers of ranks, comma-separated (default: 2,4; with --all or --quick 1,2,4)")
+    p.add_argument("--steps", type=positive, metavar="N", help="steps to compare (default: 30; with --quick 10)")
+    p.add_argument("--model", help="model file, or name of a shipped model (default: deepfm_ml100k)")
     p.add_argument(
         "--strategy",
-        help=f"one of {', '.join(STRATEGIES)} (default: des_all_reduce); options behind it: ps_sync+hot_rows=1000",
+        help=f"one of {', '.join(STRATEGIES)} (default: des_all_reduce), with options such as ps_sync+hot_rows=1000",
     )
     p.add_argument(
         "--optimizer",
         choices=tuple(ROW_OPTIMIZERS),
-        help="of rows (default: rowwise_adagrad); replicated weights have Adam",
+        help="optimizer of rows (default: rowwise_adagrad); dense parameters use Adam",
     )
-    p.add_argument("--staleness", type=natural, default=4, help="bound of ps_async, steps (default: 4)")
     p.add_argument(
-        "--codec", help="what values travel as, such as bf16 (des_ref.train --help); not with --all, --quick"
+        "--staleness",
+        type=natural,
+        metavar="STEPS",
+        default=4,
+        help="for ps_async: bound of the staleness (default: 4)",
     )
-    p.add_argument("--placement", choices=("hash", "field"), help="of DES's rows on ranks (default: the model file's)")
-    p.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: auto)")
+    p.add_argument(
+        "--codec", help="encode values on the wire, such as bf16 (see des_ref.train --help); not with --all, --quick"
+    )
+    p.add_argument(
+        "--placement", choices=("hash", "field"), help="how DES places rows on ranks (default: as the model file says)"
+    )
+    p.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="device (default: auto)")
     p.add_argument(
         "--pipeline",
         action=argparse.BooleanOptionalAction,
@@ -68,76 +78,103 @@ def parser() -> argparse.ArgumentParser:
         help="send the next batch's ids while a step runs (default: yes)",
     )
     p.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
-    p.add_argument("--html", type=output_file, metavar="FILE", help="write a page that stands alone")
+    p.add_argument("-o", "--out", type=output_file, metavar="FILE", help="write the JSON object to this file")
+    p.add_argument("--html", type=output_file, metavar="FILE", help="write a self-contained HTML page to this file")
     return p
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    many = args.all or args.quick
+    has_many = args.all or args.quick
     args.steps = args.steps or (10 if args.quick else 30)
-    if args.strategy is not None:
-        check_strategy(args.strategy)
-    if many and args.codec is not None:
-        raise UsageError("--codec certifies one model and strategy: leave out --all and --quick")
-    cases = _matrix(args) if many else _single(args)
-    how = "quick" if args.quick else "all" if args.all else f"{cases[0].strategy} on {args.ranks or '2,4'} ranks"
-    if args.device == "cuda" and (most := max(case.ranks for case in cases)) > torch.cuda.device_count():
-        raise UsageError(f"--device cuda: {most} ranks, but {torch.cuda.device_count()} GPUs")
-    say(f"certifying {how}: {len(cases)} cases, {args.steps} steps")
-    started = time.monotonic()
+    cases = _cases(args)
+    if args.quick or args.all:
+        what = "a quick selection of all cases" if args.quick else "all cases"
+    else:
+        what = f"{cases[0].strategy} on {args.ranks or '2,4'} ranks"
+    say(f"certifying {what}: {len(cases)} cases, {args.steps} steps each")
+    started_at = time.monotonic()
     results = certify_all(cases)
-    seconds = time.monotonic() - started
-    found = summary(cases, results, seconds)
+    seconds = time.monotonic() - started_at
+    certificate = summary(cases, results, seconds)
     if args.html is not None:
-        write_page(args.html, found)
+        write_page(args.html, certificate)
+    if args.out is not None:
+        write_json(args.out, certificate)
     if args.json:
-        print(dump_json(found), flush=True)
-    elif many or any("error" in r for r in results):
+        print(dump_json(certificate), flush=True)
+    elif has_many or any("error" in r for r in results):
         print_matrix(results, seconds)
     else:
         print_table(results)
     say(f"{len(cases)} cases took {seconds:.0f} s")
-    if not found["ok"]:
-        red = [r["case"] for r in results if not passed(r)]
-        more = f" and {len(red) - 3} more" if len(red) > 3 else ""
-        raise CheckFailed(
-            f"the certificate fails for {'; '.join(red[:3])}{more}: parameters within {PARAMETER_BOUND}, bytes equal"
-        )
+    _raise_failures(results)
     return 0
 
 
+def _raise_failures(results: Sequence[Mapping[str, Any]]) -> None:
+    """Raises CheckFailed, which names the first failed cases."""
+    failed = [r["case"] for r in results if not passed(r)]
+    if not failed:
+        return
+    named = "; ".join(failed[:_MAX_NAMED_FAILURES])
+    hidden = len(failed) - _MAX_NAMED_FAILURES
+    more = f" and {hidden} more" if hidden > 0 else ""
+    required = f"parameters within {PARAMETER_BOUND} of one process, bytes equal to the formula"
+    raise CheckFailed(f"the certificate failed for {named}{more}; required: {required}")
+
+
+def _cases(args: argparse.Namespace) -> list[Case]:
+    """The cases that the options select. Raises UsageError before any process starts."""
+    has_many = args.all or args.quick
+    if args.strategy is not None:
+        check_strategy(args.strategy)
+    if has_many and args.codec is not None:
+        raise UsageError("--codec certifies one model and strategy: leave out --all and --quick")
+    cases = _matrix(args) if has_many else _single(args)
+    if args.device == "cuda" and (ranks := max(case.ranks for case in cases)) > torch.cuda.device_count():
+        raise UsageError(f"--device cuda: {ranks} ranks, but {torch.cuda.device_count()} GPUs")
+    return cases
+
+
 def _single(args: argparse.Namespace) -> list[Case]:
-    """One model and strategy, at each number of ranks. Raises what its mistakes are, before any process starts."""
+    """One model and strategy, at each number of ranks."""
     first = Case(
-        1,
-        args.steps,
-        args.model or "deepfm_ml100k",
-        args.strategy or "des_all_reduce",
-        args.device,
-        args.pipeline,
-        args.optimizer or "rowwise_adagrad",
-        args.staleness,
-        args.placement,
+        ranks=1,
+        steps=args.steps,
+        model=args.model or "deepfm_ml100k",
+        strategy=args.strategy or "des_all_reduce",
+        device=args.device,
+        pipeline=args.pipeline,
+        optimizer=args.optimizer or "rowwise_adagrad",
+        staleness=args.staleness,
+        placement=args.placement,
         codecs=args.codec or "",
     )
     model = first.load()
-    if first.codes and spec_of(first.strategy).dedicated_servers:
-        raise UsageError("--codec: ps_async sends to servers as they are; use ps_sync")
-    coded(plan(first.strategy, model), model, first.codes)
-    Network(model, SEED, torch.float64, "cpu")  # what is wrong with a head is said once, here
+    if first.codec_config and spec_of(first.strategy).dedicated_servers:
+        raise UsageError("--codec: ps_async does not encode what it sends to servers; use ps_sync")
+    coded(plan(first.strategy, model), model, first.codec_config)
+    Network(model, SEED, torch.float64, "cpu")  # reports a wrong head once, here, and not from every rank
     first = replace(first, placement=model.embedding.placement)
     return [replace(first, ranks=n) for n in _ranks(args.ranks or "2,4")]
 
 
 def _matrix(args: argparse.Namespace) -> list[Case]:
+    """The cases of --all or --quick that have the choices given on the command line."""
     pinned = {key: value for key in ("model", "strategy", "optimizer", "placement") if (value := getattr(args, key))}
-    models = [args.model] if args.model else None
-    cases = every_case(_ranks(args.ranks or "1,2,4"), args.steps, args.device, args.pipeline, args.staleness, models)
+    cases = every_case(
+        ranks=_ranks(args.ranks or "1,2,4"),
+        steps=args.steps,
+        device=args.device,
+        pipeline=args.pipeline,
+        staleness=args.staleness,
+        models=[args.model] if args.model else None,
+    )
     cases = [case for case in cases if all(getattr(case, key) == value for key, value in pinned.items())]
     if not cases:
         choices = ", ".join(f"--{key} {value}" for key, value in pinned.items())
-        raise UsageError(f"no case has {choices}: that placement is wrong for the model, or for no strategy but DES")
+        raise UsageError(f"no case has {choices}: the placement is wrong for the model, or only DES can choose it")
     return pairwise(cases) if args.quick else cases
 
 

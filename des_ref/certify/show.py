@@ -1,4 +1,4 @@
-"""What a certificate says: whether it is green, as one JSON object, as a table, as a page."""
+"""The verdict of a certificate, its JSON object, and its tables on the terminal."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ Result = Mapping[str, Any]
 
 
 def passed(case: Result) -> bool:
-    """Whether every bound holds that the strategy promises. Of ps_async, its bytes and its bound of staleness are
-    promised; that it trains otherwise than one process is said, and no failure. Of codecs, bytes and no NaN."""
+    """Whether every bound holds that the strategy promises.
+
+    ps_async promises its bytes and its bound of staleness; that it trains differently from one process is reported and
+    is not a failure. Codecs promise their bytes, and no NaN.
+    """
     if "error" in case:
         return False
     if "staleness" in case and not case["staleness"]["max"] <= case["staleness"]["bound"]:
@@ -25,11 +28,15 @@ def passed(case: Result) -> bool:
 
 
 def summary(cases: Sequence[Case], results: Sequence[Result], seconds: float) -> dict[str, Any]:
-    """The JSON object. Of many cases, the ops of failed ones only: the others moved the planned bytes."""
+    """The JSON object. `red` is the number of failed cases.
+
+    With many cases, only failed ones list their ops: those of the others moved what the plan says.
+    """
     ran = [r for r in results if "error" not in r]
-    # What is not equivalent says so itself; it counts where there is nothing else.
+    # The largest difference is that of exact cases; of inexact ones only where there are no others.
     exact = [r for r in ran if r["equivalent"]] or ran
-    first, many = cases[0], cases[0].small
+    first = cases[0]
+    omits_ops = first.small
 
     def common(axis: str) -> str | None:
         values = {getattr(case, axis) for case in cases}
@@ -48,25 +55,26 @@ def summary(cases: Sequence[Case], results: Sequence[Result], seconds: float) ->
         "max_param_diff": max((r["max_param_diff"] for r in exact), default=None),
         "bytes_match": len(ran) == len(results) and all(r["bytes_match"] for r in ran),
         "seconds": round(seconds, 1),
-        "cases": [{k: v for k, v in r.items() if not (many and k == "ops" and passed(r))} for r in results],
+        "cases": [{k: v for k, v in r.items() if not (omits_ops and k == "ops" and passed(r))} for r in results],
     }
 
 
 def staleness(case: Result) -> str:
-    stale = case["staleness"]
+    """How stale a case of ps_async was, in words."""
+    s = case["staleness"]
     return (
-        f"{'equivalent' if case['equivalent'] else 'not equivalent'}; a pull was {stale['mean']:.2f} steps stale on "
-        f"average, {stale['max']} at most (bound {stale['bound']}); {stale['missed_mean']:.2f} pushes of others came "
-        f"between it and its own push, {stale['missed_max']} at most"
+        f"{_equivalence(case['equivalent'])}; pulls were {s['mean']:.2f} steps stale on average, {s['max']} at most "
+        f"(bound {s['bound']}); {s['missed_mean']:.2f} pushes by other workers were applied between a pull and the "
+        f"worker's own push on average, {s['missed_max']} at most"
     )
 
 
 def lossy(case: Result) -> str:
-    """What codecs changed: of what was sent, the root of the mean square of the change over that of the values."""
+    """What codecs changed: for each op, the RMS of the change relative to the RMS of the values sent."""
     lost = ", ".join(f"{name} {share:.1e}" for name, share in case["lost"].items())
     return (
         f"not equivalent, because {case['codecs']} is lossy: parameters within {case['max_param_diff']:.1e} of one "
-        f"process; relative error of what was sent: {lost}"
+        f"process; relative error of the values sent: {lost}"
     )
 
 
@@ -74,93 +82,104 @@ def why(case: Result) -> str:
     """Why a case failed."""
     if "error" in case:
         return case["error"]
-    parts = []
+    reasons = []
     if not case["max_param_diff"] <= NAN_BOUND:
-        parts.append("parameters are NaN")
+        reasons.append("parameters are NaN")
     elif case["equivalent"] and not case["max_param_diff"] <= PARAMETER_BOUND:
-        parts.append(f"parameters differ by {case['max_param_diff']:.2e}")
-    parts += [
+        reasons.append(f"parameters differ by {case['max_param_diff']:.2e}")
+    reasons += [
         f"{op['name']} moved {op['recorded_bytes']:,} bytes, {op['formula_bytes']:,} planned"
         for op in case["ops"]
         if op["mismatches"]
     ]
     if "staleness" in case and case["staleness"]["max"] > case["staleness"]["bound"]:
-        parts.append(f"{case['staleness']['max']} steps stale, {case['staleness']['bound']} allowed")
-    return "; ".join(parts)
+        reasons.append(f"{case['staleness']['max']} steps stale, {case['staleness']['bound']} allowed")
+    return "; ".join(reasons)
 
 
 def print_table(results: Sequence[Result]) -> None:
-    """The cases of one strategy, a line each, and where the bytes of the last one went."""
-    print(f"{results[0]['strategy']} against one process, float64, unowned rows poisoned with NaN\n")
+    """Print the cases of one strategy, one line each, and the bytes of each op of the last one."""
+    last = results[-1]
+    print(f"{results[0]['strategy']} against one process, float64; rows that a rank does not own are NaN\n")
     print("ranks   max|d loss|   max|d grad|  max|d param|   bytes")
     for case in results:
         keys = ("max_loss_diff", "max_grad_diff", "max_param_diff")
-        diffs = "".join(f"{case[key]:14.2e}" if key in case else f"{'':14s}" for key in keys)
-        verdict = "equal" if case["bytes_match"] else "DIFFER"
-        print(f"{case['ranks']:5d}{diffs}   {verdict}{'' if passed(case) else '   FAILED'}")
+        differences = "".join(f"{case[key]:14.2e}" if key in case else f"{'':14s}" for key in keys)
+        verdict = "" if passed(case) else "   FAILED"
+        print(f"{case['ranks']:5d}{differences}   {_bytes_verdict(case['bytes_match'])}{verdict}")
     for case in results:
         if "codecs" in case:
             print(f"\n{case['ranks']} ranks: {lossy(case)}")
         if "staleness" in case:
             print(f"\n{case['ranks']} ranks and {case['servers']} server: {staleness(case)}")
-    print(f"\nbytes over all steps and ranks, {results[-1]['ranks']} ranks")
-    for op in results[-1]["ops"]:
+    print(f"\nbytes over all steps and ranks, {last['ranks']} ranks")
+    for op in last["ops"]:
         print(f"  {op['name']:20s}{op['recorded_bytes']:14d} recorded{op['formula_bytes']:14d} = {op['formula']}")
 
 
 def print_matrix(results: Sequence[Result], seconds: float) -> None:
-    """Print many cases, counted by each choice, and the failed ones by name."""
-    print("against one process, float64, unowned rows poisoned with NaN\n")
+    """Print counts of cases by each choice on each axis, and the failed cases by name."""
+    print("against one process, float64; rows that a rank does not own are NaN\n")
     for axis in _AXES:
         print(f"{axis:22s}cases  failed  max|d param|   bytes")
         for line in by_axis(results, axis):
             worst = f"{line['worst']:14.2e}" if line["worst"] is not None else f"{'not equivalent':>14s}"
-            print(
-                f"  {line['choice']!s:20s}{line['cases']:5d}{line['red']:8d}{worst}   "
-                f"{'equal' if line['bytes_match'] else 'DIFFER'}"
-            )
+            counts = f"{line['cases']:5d}{line['failed']:8d}"
+            print(f"  {line['choice']!s:20s}{counts}{worst}   {_bytes_verdict(line['bytes_match'])}")
         print()
-    for line in stale_lines(results):
-        print(line)
+    for text in stale_lines(results):
+        print(text)
     for case in results:
         if not passed(case):
             print(f"FAILED {case['case']}: {why(case)}")
-    print(f"{len(results)} cases, failed cases: {sum(not passed(r) for r in results)}, {seconds:.0f} s")
+    print(f"cases: {len(results)}, failed cases: {sum(not passed(r) for r in results)}, time: {seconds:.0f} s")
 
 
 def by_axis(results: Sequence[Result], axis: str) -> list[dict[str, Any]]:
-    """For each choice on an axis: cases, failed ones, the largest difference of a parameter of exact ones."""
+    """One dict per choice on an axis: the choice, its cases, how many failed, and the largest parameter difference.
+
+    The difference is that of equivalent cases; None where a choice has none.
+    """
     lines = []
     for choice in dict.fromkeys(r[axis] for r in results):
-        here = [r for r in results if r[axis] == choice]
-        # One worker alone is exact whatever the strategy: that says nothing of the strategy.
-        is_exact = axis != "strategy" or all(r.get("equivalent", True) for r in here)
-        diffs = [r["max_param_diff"] for r in here if r.get("equivalent") and is_exact]
+        cases = [r for r in results if r[axis] == choice]
+        # One worker alone is exact under any strategy, so an inexact strategy shows no difference for it.
+        is_exact = axis != "strategy" or all(r.get("equivalent", True) for r in cases)
+        differences = [r["max_param_diff"] for r in cases if r.get("equivalent") and is_exact]
         lines.append(
             {
                 "choice": choice,
-                "cases": len(here),
-                "red": sum(not passed(r) for r in here),
-                "worst": max(diffs, default=None),
-                "bytes_match": all(r.get("bytes_match") for r in here),
+                "cases": len(cases),
+                "failed": sum(not passed(r) for r in cases),
+                "worst": max(differences, default=None),
+                "bytes_match": all(r.get("bytes_match") for r in cases),
             }
         )
     return lines
 
 
 def stale_lines(results: Sequence[Result]) -> list[str]:
-    """How stale ps_async was, a line for each number of workers."""
+    """The staleness of ps_async in words, one line for each number of workers."""
     lines = []
     stale = [r for r in results if "staleness" in r]
     for ranks in dict.fromkeys(r["ranks"] for r in stale):
-        here = [r for r in stale if r["ranks"] == ranks]
-        tallies = [r["staleness"] for r in here]
+        cases = [r for r in stale if r["ranks"] == ranks]
+        tallies = [r["staleness"] for r in cases]
         mean = sum(t["mean"] for t in tallies) / len(tallies)
-        most, bound = (max(t[key] for t in tallies) for key in ("max", "bound"))
-        differ = max(r["max_param_diff"] for r in here)
-        exact = "equivalent" if all(r["equivalent"] for r in here) else "not equivalent"
+        maximum = max(t["max"] for t in tallies)
+        bound = max(t["bound"] for t in tallies)
+        difference = max(r["max_param_diff"] for r in cases)
         lines.append(
-            f"ps_async, {ranks} worker{'s' * (ranks > 1)}: {exact}, parameters within {differ:.1e} of one "
-            f"process; pulls {mean:.2f} steps stale on average, {most} at most (bound {bound})"
+            f"ps_async, {ranks} worker{'s' * (ranks > 1)}: {_equivalence(all(r['equivalent'] for r in cases))}; "
+            f"parameters within {difference:.1e} of one process; pulls were {mean:.2f} steps stale on average, "
+            f"{maximum} at most (bound {bound})"
         )
     return lines
+
+
+def _equivalence(is_equivalent: bool) -> str:
+    return "equivalent" if is_equivalent else "not equivalent"
+
+
+def _bytes_verdict(is_equal: bool) -> str:
+    return "equal" if is_equal else "DIFFER"

@@ -1,8 +1,8 @@
-"""Checkpoints: what a run needs to go on, written in the background, whole or not at all; see docs/checkpoints.md.
+"""Checkpoints: the state a run needs to resume, written in the background, whole or not at all (docs/checkpoints.md).
 
-state.py     what is kept of a run, and how m workers take over from n
+state.py     what a checkpoint stores, and how m workers take over from n
 files.py     tensors to files and back, without pickle
-folder.py    names, the manifest, what is wrong with a checkpoint, which one is the newest good one
+folder.py    file names, the manifest, checks for damage, the list of checkpoints in a folder
 writer.py    the thread that writes
-resume.py    from the command line to the checkpoint that a run goes on from
+resume.py    from the command line to the checkpoint that a run resumes from
 """

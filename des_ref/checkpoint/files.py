@@ -1,7 +1,7 @@
-"""Tensors to files and back: safetensors throughout, because pickle runs whatever a file says.
+"""Tensors to files and back. All files are safetensors, because reading a pickle runs whatever code is in it.
 
-The dense part goes through torch.distributed.checkpoint with its safetensors storage (its usual storage keeps metadata
-as a pickle), so other tools can read it; rows are a file a rank.
+Dense parameters are written by torch.distributed.checkpoint with its safetensors storage (its default storage keeps
+metadata in a pickle), so that other tools can read them. Rows are one file per rank.
 """
 
 from __future__ import annotations
@@ -20,28 +20,29 @@ from torch import Tensor
 
 from dessim.errors import FileError, UsageError
 
-DENSE = "dense"  # folder of the dense part
+DENSE = "dense"  # folder of the dense parameters and their optimizer state
 
-Groups = Mapping[str, Mapping[str, Tensor]]
+Groups = Mapping[str, Mapping[str, Tensor]]  # group -> column -> values, as a table exports them
 
 
 def rows_name(rank: int, ranks: int) -> str:
+    """The name of the file with a rank's rows."""
     return f"rows-{rank:05d}-of-{ranks:05d}.safetensors"
 
 
 def write_rows(path: Path, groups: Groups) -> None:
-    """A table's exported groups; a tensor is called group/column. Raises OSError."""
-    flat = {f"{group}/{name}": t.contiguous() for group, lines in groups.items() for name, t in lines.items()}
+    """Write the groups that a table exports, each tensor under the key group/column. Raises OSError."""
+    flat = {f"{group}/{name}": t.contiguous() for group, columns in groups.items() for name, t in columns.items()}
     try:
         save_file(flat, path)
     except SafetensorError as error:
-        number = re.search(r"os error (\d+)", str(error))  # of the system, as Rust prints it
+        number = re.search(r"os error (\d+)", str(error))  # errno, as Rust prints it
         raise (OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error))) from None
-    path.chmod(path.parent.stat().st_mode & 0o666)  # safetensors leaves it to its owner alone
+    path.chmod(path.parent.stat().st_mode & 0o666)  # safetensors creates it readable by its owner only
 
 
 def read_rows(path: Path) -> dict[str, dict[str, Tensor]]:
-    """What `write_rows` wrote."""
+    """The groups that `write_rows` wrote."""
     groups: dict[str, dict[str, Tensor]] = {}
     for key, tensor in load_file(path).items():
         group, _, name = key.partition("/")
@@ -50,8 +51,8 @@ def read_rows(path: Path) -> dict[str, dict[str, Tensor]]:
 
 
 def write_dense(folder: Path, state: Mapping[str, Tensor]) -> None:
-    """Into `folder`/dense. Raises OSError."""
-    dcp = parallel_checkpoint()
+    """Write `state` into `folder`/dense. Raises OSError."""
+    dcp = distributed_checkpoint()
     try:
         dcp.save(dict(state), storage_writer=dcp.HuggingFaceStorageWriter(str(folder / DENSE)), no_dist=True)
     except dcp.CheckpointException as error:
@@ -61,11 +62,11 @@ def write_dense(folder: Path, state: Mapping[str, Tensor]) -> None:
 
 
 def read_dense(folder: Path) -> dict[str, Tensor]:
-    """Every tensor in `folder`/dense by name."""
-    dcp = parallel_checkpoint()
+    """Every tensor in `folder`/dense by name. Raises FileError."""
+    dcp = distributed_checkpoint()
     reader = dcp.HuggingFaceStorageReader(str(folder / DENSE))
-    found = reader.read_metadata().state_dict_metadata
-    state = {name: torch.empty(about.size, dtype=about.properties.dtype) for name, about in found.items()}
+    metadata = reader.read_metadata().state_dict_metadata
+    state = {name: torch.empty(entry.size, dtype=entry.properties.dtype) for name, entry in metadata.items()}
     try:
         dcp.load(state, storage_reader=reader, no_dist=True)
     except dcp.CheckpointException as error:
@@ -73,12 +74,12 @@ def read_dense(folder: Path) -> dict[str, Tensor]:
     return state
 
 
-def parallel_checkpoint() -> Any:
-    """torch.distributed.checkpoint, imported when needed: it takes a second. Raises UsageError for an old torch."""
+def distributed_checkpoint() -> Any:
+    """torch.distributed.checkpoint, imported on first use because that takes a second. Raises UsageError."""
     import torch.distributed.checkpoint as dcp
 
     if not hasattr(dcp, "HuggingFaceStorageWriter"):
-        raise UsageError(f"checkpoints need torch 2.8 or newer, and this is {torch.__version__}")
-    # That nobody else takes part is meant.
+        raise UsageError(f"checkpoints need torch 2.8 or newer; this is {torch.__version__}")
+    # We use it in one process on purpose.
     warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
     return dcp

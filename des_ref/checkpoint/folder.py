@@ -1,15 +1,15 @@
-"""The folder of a run's checkpoints.
+"""The folder with the checkpoints of a run.
 
     runs/a/
       step-0000000500/
-        dense/model-00001-of-00001.safetensors ...   parameters and their optimizer, whole
-        rows-00000-of-00002.safetensors              rows and their optimizer, what rank 0 owned
+        dense/model-00001-of-00001.safetensors ...   dense parameters and their optimizer state, whole
+        rows-00000-of-00002.safetensors              the rows that rank 0 owned, and their optimizer state
         rows-00001-of-00002.safetensors
-        manifest.json                                step, settings, bytes and SHA-256 of each file; written last
-      .writing-step-0000001000/                      under way, or left by a killed run: the next start removes it
+        manifest.json                                step, settings, size and SHA-256 of each file; written last
+      .writing-step-0000001000/                      being written, or left by a killed run; the next start removes it
 
-A checkpoint gets its name by one rename after everything in it is on the disk, so a name that is there is whole unless
-the disk itself lost something. That is what sizes and digests are for.
+A checkpoint gets its name by one rename, after everything in it is on the disk. A named checkpoint is therefore whole
+unless the disk itself lost data, which sizes and digests detect.
 """
 
 from __future__ import annotations
@@ -29,14 +29,15 @@ from dessim.files import write_json
 
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
-_DIGEST = "sha256"  # key in the manifest: of all else in it
-_WRITING, _LEAVING = ".writing-", ".leaving-"
-_BLOCK = 1 << 20
+_DIGEST = "sha256"  # key of the manifest's own digest, taken over everything else in it
+_WRITING = ".writing-"
+_REMOVING = ".leaving-"
+_BLOCK = 1 << 20  # bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A file of a checkpoint: path inside it, size in bytes, SHA-256 in hexadecimal."""
+    """A file of a checkpoint: its path inside the checkpoint, size in bytes, and SHA-256 in hexadecimal."""
 
     name: str
     bytes: int
@@ -44,8 +45,9 @@ class Written:
 
     @classmethod
     def of(cls, folder: Path, name: str) -> Written:
-        """Read the file back, after pushing it to the disk. Raises OSError."""
-        digest, size = hashlib.sha256(), 0
+        """Flush the file to the disk, then read it back. Raises OSError."""
+        digest = hashlib.sha256()
+        size = 0
         with (folder / name).open("rb") as file:
             os.fsync(file.fileno())
             while block := file.read(_BLOCK):
@@ -55,12 +57,12 @@ class Written:
 
 
 def temporary(folder: Path, step: int) -> Path:
-    """Where the checkpoint of a step is written."""
+    """Where the checkpoint of a step is written, before it gets its name."""
     return folder / f"{_WRITING}{_name(step)}"
 
 
-def found(folder: Path) -> list[Path]:
-    """Checkpoints, whole or not, newest first."""
+def newest_first(folder: Path) -> list[Path]:
+    """The named checkpoints of a folder, newest first, damaged ones included."""
     names = [p for p in folder.iterdir() if re.fullmatch(r"step-\d{10}", p.name)] if folder.is_dir() else []
     return sorted(names, reverse=True)
 
@@ -68,16 +70,17 @@ def found(folder: Path) -> list[Path]:
 def clean(folder: Path) -> None:
     """Remove what a killed run was writing or removing."""
     if folder.is_dir():
-        for path in [p for p in folder.iterdir() if p.name.startswith((_WRITING, _LEAVING))]:
+        for path in [p for p in folder.iterdir() if p.name.startswith((_WRITING, _REMOVING))]:
             shutil.rmtree(path)
 
 
 def commit(folder: Path, step: int, about: Mapping[str, Any], files: list[Written], keep: int) -> Path:
-    """Give the written checkpoint its manifest, then its name; then remove all but the last `keep` up to this step.
+    """Write the manifest, give the checkpoint its name, and remove all but the last `keep` up to this step.
 
-    Raises OSError, also where a file is not there as its writer says: not all ranks may see the same folder.
+    Raises OSError, also where a file differs from what its writer reported: ranks may not see the same folder.
     """
-    draft, target = temporary(folder, step), folder / _name(step)
+    draft = temporary(folder, step)
+    target = folder / _name(step)
     for file in files:
         if (size := (draft / file.name).stat().st_size) != file.bytes:
             raise OSError(None, f"{file.name} has {size} bytes here and {file.bytes} where it was written")
@@ -85,19 +88,20 @@ def commit(folder: Path, step: int, about: Mapping[str, Any], files: list[Writte
     content = {"schema_version": SCHEMA_VERSION, "step": step, **about, "files": listed}
     write_json(draft / MANIFEST, content | {_DIGEST: _digest(content)})
     for path in (draft, *{(draft / f.name).parent for f in files}):
-        _to_disk(path)
-    if target.exists():  # refused when this run was resumed, or of a run that went on from further back
+        _flush_names(path)
+    if target.exists():  # a damaged one that this run refused, or one of a run that was resumed from an earlier step
         _remove(target)
     draft.rename(target)
-    _to_disk(folder)
-    # Those of later steps are of a run that this one was resumed from before: none of them may push out a good one.
-    for old in [p for p in found(folder) if p.name <= target.name][keep:]:
+    _flush_names(folder)
+    # Checkpoints of later steps belong to a run that this one branched off from. They must not count towards `keep`,
+    # or a good checkpoint of this run would be removed in their favour.
+    for old in [p for p in newest_first(folder) if p.name <= target.name][keep:]:
         _remove(old)
     return target
 
 
 def read_manifest(checkpoint: Path) -> dict[str, Any]:
-    """Raises FileError."""
+    """The manifest without its digest. Raises FileError where it is missing or damaged."""
     path = checkpoint / MANIFEST
     try:
         manifest = json.loads(path.read_text("utf-8"))
@@ -109,21 +113,21 @@ def read_manifest(checkpoint: Path) -> dict[str, Any]:
         raise FileError(path, "schema_version", f"must be {SCHEMA_VERSION}: written by another version")
     digest = manifest.pop(_DIGEST, None)
     if digest != _digest(manifest):
-        raise FileError(path, "", f"is damaged: its content is not what its {_DIGEST} was made of")
+        raise FileError(path, "", f"is damaged: its content does not match its {_DIGEST}")
     return manifest
 
 
 def check(checkpoint: Path) -> dict[str, Any]:
-    """The manifest of a whole checkpoint. Raises FileError naming the file that is not as it was written, and how."""
+    """The manifest of a whole checkpoint. Raises FileError, which names the first damaged file and its damage."""
     manifest = read_manifest(checkpoint)
-    for name, about in manifest["files"].items():
+    for name, entry in manifest["files"].items():
         path = checkpoint / name
         try:
             size = path.stat().st_size
-            if size != about["bytes"]:
-                raise FileError(path, "", f"has {size:,} bytes where {about['bytes']:,} were written")
-            if Written.of(checkpoint, name).sha256 != about["sha256"]:
-                raise FileError(path, "", "is damaged: its SHA-256 is not the one it was written with")
+            if size != entry["bytes"]:
+                raise FileError(path, "", f"has {size:,} bytes where {entry['bytes']:,} were written")
+            if Written.of(checkpoint, name).sha256 != entry["sha256"]:
+                raise FileError(path, "", "is damaged: its SHA-256 does not match the manifest")
         except OSError as error:
             raise FileError(path, "", f"cannot be read: {error.strerror}") from None
     return manifest
@@ -138,14 +142,14 @@ def _name(step: int) -> str:
 
 
 def _remove(path: Path) -> None:
-    """Under another name first, so that no half of it can be taken for a checkpoint."""
-    leaving = path.with_name(f"{_LEAVING}{path.name}")
-    path.rename(leaving)
-    shutil.rmtree(leaving)
+    """Rename the checkpoint before deleting it, so that a half-deleted one is never taken for a checkpoint."""
+    removing = path.with_name(f"{_REMOVING}{path.name}")
+    path.rename(removing)
+    shutil.rmtree(removing)
 
 
-def _to_disk(folder: Path) -> None:
-    """Make names in a folder last."""
+def _flush_names(folder: Path) -> None:
+    """Flush a folder's entries to the disk, so that new names survive a power failure."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

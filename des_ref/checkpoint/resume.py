@@ -1,4 +1,4 @@
-"""From the command line to a run that goes on where a checkpoint is. Rank 0 looks and decides; all hear of it."""
+"""From the command line to a run that resumes from a checkpoint. Rank 0 chooses it; all ranks get the same answer."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from des_ref.checkpoint import folder as checkpoints
 from des_ref.checkpoint.state import check_identity, restore
 from des_ref.cli import say
 from des_ref.comm import Comm
+from des_ref.progress import Progress
 from des_ref.strategies.base import Strategy
-from des_ref.training.progress import Progress
 from dessim.errors import DessimError, FileError, UsageError
 
 AUTO = "auto"
@@ -22,16 +22,16 @@ P = TypeVar("P", bound=Progress)
 
 
 def choose(folder: Path | None, resume: str | None, comm: Comm) -> Path | None:
-    """The checkpoint to go on from, on every rank; None for a run from the start.
+    """The checkpoint to resume from, the same on every rank; None for a run from the start. Every rank calls it.
 
-    `resume` is a checkpoint, a folder of them (the newest good one), `auto` (the newest good one of `folder`, if there
-    is any), or None. A run that torchrun has started again goes on from its own last checkpoint whatever `resume` says.
+    `resume` is a checkpoint, a folder of them (its newest good one), `auto` (the newest good one of `folder`, if it has
+    any), or None. A process that torchrun has restarted resumes from the run's own last checkpoint in any case.
     Raises DessimError with the reason, the same on every rank.
     """
 
-    def look() -> str:
+    def prepare_and_choose() -> str:
         if folder is not None:
-            # Each rank writes: better found out now than at the first checkpoint.
+            # Every rank writes checkpoints; check now and not at the first one.
             folder.mkdir(parents=True, exist_ok=True)
             if not os.access(folder, os.W_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
@@ -41,14 +41,17 @@ def choose(folder: Path | None, resume: str | None, comm: Comm) -> Path | None:
             checkpoints.clean(folder)
         return str(_choose(folder, resume, is_restart()) or "")
 
-    chosen = together(look, folder or "", comm)[0]
+    chosen = on_all_ranks(prepare_and_choose, folder or "", comm)[0]
     return Path(chosen) if chosen else None
 
 
-def go_on(strategy: Strategy, checkpoint: Path, run: Mapping[str, Any], comm: Comm, kind: type[P] = Progress) -> P:
-    """Restore a strategy that has not trained yet, for a run with this identity; how far it is then.
+def restore_run(
+    strategy: Strategy, checkpoint: Path, run: Mapping[str, Any], comm: Comm, kind: type[P] = Progress
+) -> P:
+    """Restore a strategy that has not trained yet from a checkpoint, and return its progress, a `kind`.
 
-    Raises DessimError with the reason, the same on every rank.
+    `run` is the identity of the run (state.identity), which must match the checkpoint's. Every rank calls it. Raises
+    DessimError with the reason, the same on every rank.
     """
     manifest: dict[str, Any] = {}
 
@@ -58,54 +61,59 @@ def go_on(strategy: Strategy, checkpoint: Path, run: Mapping[str, Any], comm: Co
         restore(strategy, checkpoint, manifest, comm.rank, comm.world_size)
         return ""
 
-    together(load, checkpoint, comm)
+    on_all_ranks(load, checkpoint, comm)
     return kind.from_json(manifest["progress"])
 
 
 def is_restart() -> bool:
-    """Whether torchrun has started this process in place of one that failed (`--max-restarts`)."""
+    """Whether torchrun has started this process to replace one that failed (`--max-restarts`)."""
     return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
 
 
-def together(work: Callable[[], str], where: str | Path, comm: Comm) -> list[str]:
-    """What `work` says on each rank; when it fails on any, the first rank's failure is raised on all (DessimError).
+def on_all_ranks(work: Callable[[], str], where: str | Path, comm: Comm) -> list[str]:
+    """Call `work` on every rank, and return what it returned on each, [world_size].
 
-    `where`: the file or folder to blame for an OSError that names none.
+    If it fails on some ranks, every rank raises DessimError: its own failure, or that of the first rank that failed.
+    `where` is the file or folder that an OSError without a file name is attributed to.
     """
-    said, problem = "", None
+    answer = ""
+    problem: DessimError | None = None
     try:
-        said = work()
+        answer = work()
     except DessimError as error:
         problem = error
     except OSError as error:
         problem = FileError(error.filename or where, "", f"cannot be used: {error.strerror or error}")
-    mine = {"said": said, "problem": None if problem is None else str(problem)}
-    everyone = [json.loads(text) for text in comm.gather_text("resume", json.dumps(mine))]
+    own = {"answer": answer, "problem": None if problem is None else str(problem)}
+    all_ranks = [json.loads(text) for text in comm.gather_text("resume", json.dumps(own))]
     if problem is not None:
         raise problem
-    others = next((part["problem"] for part in everyone if part["problem"] is not None), None)
-    if others is not None:
-        raise DessimError(others)
-    return [part["said"] for part in everyone]
+    first_problem = next((rank["problem"] for rank in all_ranks if rank["problem"] is not None), None)
+    if first_problem is not None:
+        raise DessimError(first_problem)
+    return [rank["answer"] for rank in all_ranks]
 
 
 def _choose(folder: Path | None, resume: str | None, restart: bool) -> Path | None:
     if resume == AUTO and folder is None:
-        raise UsageError("--resume auto goes on from the run's own checkpoints: give their folder with --checkpoint")
-    own = checkpoints.found(folder) if folder is not None else []
+        raise UsageError(
+            "--resume without a folder needs the run's own checkpoints: give their folder with --checkpoint"
+        )
+    own = checkpoints.newest_first(folder) if folder is not None else []
     if folder is not None and own and (restart or resume == AUTO):
         return _newest_good(folder, own)
     if resume is not None and resume != AUTO:
         return _named(Path(resume))
     if own and resume is None:
-        what = f"{folder} holds checkpoints, the last {own[0].name}"
-        raise UsageError(f"{what}: go on from it with --resume, or name another folder")
+        problem = f"{folder} already holds checkpoints, the last one {own[0].name}"
+        raise UsageError(f"{problem}: resume from it with --resume, or name another folder")
     if folder is not None and (restart or resume == AUTO):
-        say(f"no checkpoint in {folder} yet: from the start")
+        say(f"no checkpoint in {folder} yet: training from the start")
     return None
 
 
 def _newest_good(folder: Path, own: list[Path]) -> Path:
+    """The first checkpoint of `own`, newest first, that is whole. Reports the damaged ones before it."""
     for checkpoint in own:
         try:
             checkpoints.check(checkpoint)
@@ -114,16 +122,17 @@ def _newest_good(folder: Path, own: list[Path]) -> Path:
             continue
         say(f"resuming from {checkpoint}")
         return checkpoint
-    many = f"none of its {len(own)} checkpoints is whole"
-    raise FileError(folder, "", f"{many}: see above, or start anew in another folder")
+    problem = f"none of its {len(own)} checkpoints is whole"
+    raise FileError(folder, "", f"{problem}: see above, or start again in another folder")
 
 
 def _named(path: Path) -> Path:
-    own = checkpoints.found(path)
+    """The checkpoint `path`, or the newest good one in the folder `path`. Raises FileError."""
+    own = checkpoints.newest_first(path)
     if own:
         return _newest_good(path, own)
     if not path.is_dir():
-        raise FileError(path, "", "no such folder; --resume takes a checkpoint, a folder of them, or auto")
+        raise FileError(path, "", "no such folder; --resume takes a checkpoint or a folder of checkpoints")
     checkpoints.check(path)
     say(f"resuming from {path}")
     return path

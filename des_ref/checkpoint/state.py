@@ -1,8 +1,9 @@
-"""What a checkpoint keeps of a run, and how m workers take over from n.
+"""What a checkpoint stores of a run, and how m workers take over from n.
 
-Kept are the rows with their optimizer's state, each once, under its key; the dense part and its optimizer's state,
-whole; and how far the run is. All else follows: the order of samples from (seed, epoch), a dropout mask from (seed,
-step), a row's first values from (seed, id), the ids under way from the next batch, which is read and sent again.
+It stores the rows with their optimizer state, each row once, under its key; the dense parameters and their optimizer
+state, whole; and the progress of the run. Everything else can be derived: the order of samples from (seed, epoch), a
+dropout mask from (seed, step), a row's first values from (seed, id). Ids in flight belong to the next batch, which is
+read and sent again.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from dessim.workload.model import Model
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """This worker's part of a checkpoint, in host memory: nothing that trains writes into it.
+    """This worker's part of a checkpoint, copied to host memory, so that training cannot change it.
 
-    rows_file   its name, and `rows` what goes into it; None on workers whose rows another one has
-    dense       on one worker only
+    rows_file   name of the file for `rows`; None on workers whose rows another worker saves
+    dense       dense parameters and their optimizer state; None on all workers but one
     """
 
     rows_file: str | None
@@ -36,28 +37,28 @@ class Snapshot:
 
 
 def take(strategy: Strategy, rank: int, ranks: int) -> Snapshot:
-    """Between two steps; every worker calls it."""
-    dense = strategy.dense_state()
-    kept = {name: _to_host(t) for name, t in dense.items()} if rank == 0 else None
+    """Take a snapshot between two steps. Every worker calls it."""
+    dense_state = strategy.dense_state()
+    dense = {name: _to_host(t) for name, t in dense_state.items()} if rank == 0 else None
     if strategy.rows_replicated:
-        rank, ranks = (0, 1) if rank == 0 else (rank, ranks)
         if rank:
-            return Snapshot(None, {}, kept)
-    # What a table exports is a copy already. Rows that everyone keeps are in their owner's file.
-    groups = _lines(strategy.table.export(), strategy, rank) if strategy.shares_rows else strategy.table.export()
+            return Snapshot(None, {}, dense)
+        ranks = 1  # rank 0 saves every row
+    # A table exports copies. Rows that every worker keeps are saved by their owner only.
+    groups = _own_lines(strategy.table.export(), strategy, rank) if strategy.shares_rows else strategy.table.export()
     rows = {group: {name: t.cpu() for name, t in lines.items()} for group, lines in groups.items()}
-    return Snapshot(rows_name(rank, ranks), rows, kept)
+    return Snapshot(rows_name(rank, ranks), rows, dense)
 
 
 def restore(strategy: Strategy, checkpoint: Path, manifest: Mapping[str, Any], rank: int, ranks: int) -> None:
-    """Into a strategy that has not trained yet. Raises FileError, UsageError."""
+    """Load a checkpoint into a strategy that has not trained yet. Raises FileError, UsageError."""
     strategy.load_dense(read_dense(checkpoint), manifest["step"])
     names = sorted(name for name in manifest["files"] if name.startswith("rows-"))
     if len(names) == ranks and not (strategy.rows_replicated or strategy.shares_rows):
         strategy.table.load(read_rows(checkpoint / names[rank]))
         return
-    # A file at a time: all of them together may be more than this worker can hold.
-    parts = [_lines(read_rows(checkpoint / name), strategy, rank, others=True) for name in names]
+    # One file at a time: all of them together may not fit into this worker's memory.
+    parts = [_own_lines(read_rows(checkpoint / name), strategy, rank, with_shared=True) for name in names]
     joined = {
         group: {name: torch.cat([part[group][name] for part in parts]) for name in lines}
         for group, lines in parts[0].items()
@@ -65,8 +66,13 @@ def restore(strategy: Strategy, checkpoint: Path, manifest: Mapping[str, Any], r
     strategy.table.load(joined)
 
 
-def _lines(groups: Groups, strategy: Strategy, rank: int, others: bool = False) -> dict[str, dict[str, Tensor]]:
-    """The lines whose keys this worker owns, and with `others` those that it keeps beside."""
+def _own_lines(
+    groups: Groups, strategy: Strategy, rank: int, with_shared: bool = False
+) -> dict[str, dict[str, Tensor]]:
+    """The lines of `groups` whose keys this worker owns; `with_shared`: also those of rows that every worker keeps.
+
+    Raises UsageError where owners follow from fields and the fields were not saved.
+    """
     if strategy.rows_replicated:
         return {group: dict(lines) for group, lines in groups.items()}
     own = {}
@@ -75,16 +81,18 @@ def _lines(groups: Groups, strategy: Strategy, rank: int, others: bool = False) 
         if strategy.placed_by_field and FIELD not in lines:
             raise UsageError(f"{group} were saved without their fields: resume on as many workers as saved them")
         field = lines[FIELD][:, 0].to(torch.int64) if strategy.placed_by_field else torch.zeros_like(keys)
-        mine = strategy.owner(keys, field) == rank
-        if others and strategy.shares_rows:
-            mine |= strategy.is_everywhere(keys.to(strategy.network.device)).to(keys.device)
-        own[group] = {name: t[mine] for name, t in lines.items()}
+        is_kept = strategy.owner(keys, field) == rank
+        if with_shared and strategy.shares_rows:
+            is_kept |= strategy.is_everywhere(keys.to(strategy.network.device)).to(keys.device)
+        own[group] = {name: t[is_kept] for name, t in lines.items()}
     return own
 
 
 def identity(settings: Settings, model: Model, data: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run must have in common with the one that it goes on from; how many workers it has is not in it. `data`
-    says what it is trained on."""
+    """What a run must have in common with the checkpoint it resumes from. The number of workers is not part of it.
+
+    `data` describes the samples.
+    """
     return {
         "model": model.model_dump(mode="json", exclude={"embedding": {"optimizer", "optimizer_slots"}}),
         "strategy": settings.strategy,
@@ -99,9 +107,9 @@ def identity(settings: Settings, model: Model, data: Mapping[str, Any]) -> dict[
 
 
 def check_identity(checkpoint: Path, saved: Any, ours: Any, where: str = "") -> None:
-    """Raises FileError naming the first setting that is another one."""
+    """Raises FileError, which names the first setting that differs. `where` is the key of `saved` and `ours`."""
     if isinstance(saved, dict) and isinstance(ours, dict):
-        # The name first: where it is another optimizer, so are its settings.
+        # `name` first: another optimizer also has other settings, which would be less helpful to name.
         for key in sorted(saved.keys() | ours.keys(), key=lambda key: (key != "name", key)):
             check_identity(checkpoint, saved.get(key), ours.get(key), f"{where}.{key}" if where else key)
     elif saved != ours:
@@ -110,5 +118,5 @@ def check_identity(checkpoint: Path, saved: Any, ours: Any, where: str = "") -> 
 
 
 def _to_host(tensor: Tensor) -> Tensor:
-    """A copy in any case."""
+    """A copy in host memory, even of a tensor that is already in it."""
     return tensor.detach().to("cpu", copy=True)

@@ -1,1 +1,1 @@
-"""Where samples come from: readers and generators, all ending in the same `Batch` of 64-bit ids."""
+"""Samples: readers and generators that all produce a `Batch` of 64-bit ids."""

@@ -1,4 +1,4 @@
-"""Rows of a file that are not as they should be: counted, shown, and no more than so many borne."""
+"""Malformed rows of a file: counted, listed, and left out up to a limit."""
 
 from __future__ import annotations
 
@@ -8,33 +8,36 @@ from pathlib import Path
 from dessim.errors import FileError
 from dessim.files import write_text
 
-SHOWN = 1000
+MAX_SHOWN = 1000
 
 
 @dataclass(slots=True)
 class BadRows:
-    """Up to `most` are left out. The first SHOWN of them go into `sample`, a TSV file of line number, what is wrong and
-    the row as a Python literal; nowhere without one."""
+    """Counts malformed rows, of which up to `limit` are left out.
 
-    most: int = 0
+    The first MAX_SHOWN are listed in `sample`, a TSV file: line number, problem, and the row as a Python literal.
+    None: no list is written.
+    """
+
+    limit: int = 0
     sample: Path | None = None
     count: int = 0
     shown: list[tuple[str, str, str]] = field(default_factory=list)
 
     def add(self, error: FileError, row: str) -> None:
-        """Leave out a row. Raises `error`, and says how many there may be, where it is one too many."""
+        """Leave out a row. Raises `error`, with the limit added to its problem, where the row exceeds the limit."""
         self.count += 1
-        if self.count <= SHOWN:
+        if self.count <= MAX_SHOWN:
             self.shown.append((error.where, error.problem, ascii(row.rstrip("\r\n"))))
-        if self.count > self.most:
+        if self.count > self.limit:
             self.write()
-            told = f" ({self.sample} has those so far)" if self.most and self.sample is not None else ""
-            many = f"bad row {self.count} where data.max_bad_rows (--max-bad-rows) is {self.most}{told}"
-            raise FileError(error.path, error.where, f"{error.problem}; {many}")
+            listed = f" (listed in {self.sample})" if self.limit and self.sample is not None else ""
+            excess = f"bad row {self.count} exceeds data.max_bad_rows (--max-bad-rows) = {self.limit}{listed}"
+            raise FileError(error.path, error.where, f"{error.problem}; {excess}")
 
     def write(self) -> None:
-        """The sample, where there is something to show. Raises FileError."""
-        if self.sample is None or not self.shown or not self.most:
+        """Write the list, if there is anything to list. Raises FileError."""
+        if self.sample is None or not self.shown or not self.limit:
             return
         try:
             write_text(self.sample, "".join("\t".join(line) + "\n" for line in self.shown))

@@ -1,7 +1,4 @@
-"""Samples as 64-bit ids. Every input is categorical: a sample is a set of ids, each of one field.
-
-`Batch` is what a worker trains on; `Examples` a data set in memory that batches are drawn from, in CSR form.
-"""
+"""Samples as 64-bit ids. Every input is categorical: a sample is a set of ids, each of which belongs to a field."""
 
 from __future__ import annotations
 
@@ -16,13 +13,13 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """b samples with n ids.
+    """b samples with n ids, which a worker trains on.
 
     ids     int64 [n]      64-bit feature ids
     sample  int64 [n]      which of the b samples, ascending
     field   int64 [n]      which of the F fields
     labels  float32 [b]    0 or 1
-    place   int64 [b]      which samples of the global batch; None: a run of them, by rank
+    place   int64 [b]      index of each sample in the global batch; None: consecutive samples, by rank
     """
 
     ids: Tensor
@@ -36,19 +33,24 @@ class Batch:
 
     @classmethod
     def of_columns(cls, columns: Tensor, labels: Tensor) -> Batch:
-        """One id a field: ids [b, F]."""
+        """A batch with one id per field, from ids [b, F] and labels [b]."""
         samples, fields = columns.shape
-        sample, field = torch.arange(samples).repeat_interleave(fields), torch.arange(fields).repeat(samples)
+        sample = torch.arange(samples).repeat_interleave(fields)
+        field = torch.arange(fields).repeat(samples)
         return cls(columns.reshape(-1), sample, field, labels)
 
     def to(self, device: torch.device | str) -> Batch:
-        parts = (getattr(self, field.name) for field in fields(self))
-        return Batch(*(part.to(device) if part is not None else None for part in parts))
+        """The batch on a device."""
+        tensors = (getattr(self, field.name) for field in fields(self))
+        return Batch(*(t.to(device) if t is not None else None for t in tensors))
 
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """A data set in memory: sample i has ids[offsets[i] : offsets[i + 1]], of fields field[same]."""
+    """A data set in memory, from which batches are taken, in CSR form.
+
+    Sample i has ids[offsets[i] : offsets[i + 1]], of the fields field[offsets[i] : offsets[i + 1]].
+    """
 
     ids: Tensor
     field: Tensor
@@ -59,36 +61,44 @@ class Examples:
         return len(self.labels)
 
     def take(self, which: Tensor) -> Batch:
-        """The batch of samples `which`, int64 [b], in that order. -1 stands for an empty sample (padding)."""
+        """The batch of the samples `which`, int64 [b], in that order. -1 stands for an empty sample (padding)."""
         real = which.clamp_min(0)
         starts = self.offsets[real]
         counts = torch.where(which < 0, 0, self.offsets[real + 1] - starts)
         sample = torch.repeat_interleave(torch.arange(len(which)), counts)
-        # Position inside the sample: a running count, restarted where a sample starts.
+        # Position within the sample: a running count that restarts where a sample starts.
         within = torch.arange(len(sample)) - (counts.cumsum(0) - counts)[sample]
-        at = starts[sample] + within
-        return Batch(self.ids[at], sample, self.field[at], torch.where(which < 0, 0.0, self.labels[real]))
+        index = starts[sample] + within
+        return Batch(self.ids[index], sample, self.field[index], torch.where(which < 0, 0.0, self.labels[real]))
 
     def select(self, which: Tensor) -> Examples:
-        """A smaller data set."""
+        """The data set of the samples `which`, int64 [b], in that order."""
         batch = self.take(which)
         counts = torch.bincount(batch.sample, minlength=len(which))
-        offsets = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
-        return Examples(batch.ids, batch.field, offsets, batch.labels)
+        return Examples(batch.ids, batch.field, _offsets(counts), batch.labels)
 
     @classmethod
     def of_columns(cls, columns: Tensor, labels: Tensor) -> Examples:
-        """One id a field: ids [samples, F]."""
+        """A data set with one id per field, from ids [samples, F] and labels [samples]."""
         samples, fields = columns.shape
         field = torch.arange(fields).repeat(samples)
         return cls(columns.reshape(-1), field, torch.arange(samples + 1) * fields, labels)
 
     @classmethod
     def concatenate(cls, parts: Sequence[Examples]) -> Examples:
+        """The samples of all parts, in order."""
         counts = torch.cat([part.offsets.diff() for part in parts])
-        offsets = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
-        columns = (torch.cat([getattr(part, name) for part in parts]) for name in ("ids", "field"))
-        return cls(*columns, offsets, torch.cat([part.labels for part in parts]))
+        return cls(
+            ids=torch.cat([part.ids for part in parts]),
+            field=torch.cat([part.field for part in parts]),
+            offsets=_offsets(counts),
+            labels=torch.cat([part.labels for part in parts]),
+        )
+
+
+def _offsets(counts: Tensor) -> Tensor:
+    """CSR offsets [samples + 1] of samples with these numbers of ids [samples]."""
+    return torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
 
 
 class Source(Protocol):
@@ -98,19 +108,21 @@ class Source(Protocol):
     test: Examples
 
     def batches(self, epoch: int, batch: int, rank: int, world_size: int, first: int = 0) -> Iterator[Batch]:
-        """This rank's slices, batch / world_size samples each, of the epoch's global batches from number `first` on;
-        a short end drops."""
+        """This rank's slices, batch / world_size samples each, of the epoch's global batches from number `first` on.
+
+        An incomplete batch at the end is dropped.
+        """
         ...
 
     @property
     def train_samples(self) -> int:
-        """Training samples an epoch."""
+        """Training samples per epoch."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class InMemory:
-    """A source whose training samples fit in memory; shuffled anew each epoch from (seed, epoch)."""
+    """A source whose training samples are in memory, shuffled in each epoch by a generator seeded (seed, epoch)."""
 
     train: Examples
     validation: Examples
@@ -130,15 +142,19 @@ class InMemory:
 
 
 def split(examples: Examples, order: Tensor, seed: int, shares: tuple[float, float] = (0.8, 0.9)) -> InMemory:
-    """Train, validation and test by cutting `order` (a permutation) at `shares`."""
-    a, b = (int(share * len(examples)) for share in shares)
-    parts = (examples.select(part) for part in (order[:a], order[a:b], order[b:]))
-    return InMemory(*parts, seed)
+    """Train, validation and test samples, by cutting `order` (a permutation) at `shares`."""
+    train_end, validation_end = (int(share * len(examples)) for share in shares)
+    return InMemory(
+        train=examples.select(order[:train_end]),
+        validation=examples.select(order[train_end:validation_end]),
+        test=examples.select(order[validation_end:]),
+        seed=seed,
+    )
 
 
 def slice_of(batch: Batch, rank: int, world_size: int) -> Batch:
-    """Rank's share of a global batch: consecutive samples."""
+    """The share of a rank in a global batch: consecutive samples."""
     share = len(batch) // world_size
-    mine = (batch.sample >= rank * share) & (batch.sample < (rank + 1) * share)
-    own = Batch(batch.ids[mine], batch.sample[mine] - rank * share, batch.field[mine], batch.labels)
+    is_mine = (batch.sample >= rank * share) & (batch.sample < (rank + 1) * share)
+    own = Batch(batch.ids[is_mine], batch.sample[is_mine] - rank * share, batch.field[is_mine], batch.labels)
     return replace(own, labels=batch.labels[rank * share : (rank + 1) * share])

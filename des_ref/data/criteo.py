@@ -1,9 +1,10 @@
-"""Criteo-format click logs: label, 13 integers, 26 hexadecimal ids, tabs, no header; any feature may be empty.
+"""Files of Criteo-format click logs, read in chunks, plain or .gz, so that a file need not fit in memory.
 
-The columns are those of Kaggle's Display Advertising Challenge (2014); what they become: criteo_rows.py.
+The format is that of Kaggle's Display Advertising Challenge (2014): label, 13 integers, 26 hexadecimal ids, separated
+by tabs, no header; any feature may be empty. criteo_rows.py turns lines into ids.
 
-Read in chunks, plain or .gz, so that a file need not fit in memory. Of each ten rows the ninth is for validation and
-the tenth for test (up to a limit, kept in memory); the rest stream by as training batches, in file order.
+Of each ten rows the ninth is for validation and the tenth for test (up to a limit, kept in memory); the others are read
+as training batches, in file order.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from des_ref.data.batch import Batch, Examples, slice_of
 from des_ref.data.criteo_rows import parse
 from dessim.errors import FileError
 
+_TRAINING_TENTHS = 8  # of each ten rows, the first eight are for training
+
 
 def _open(path: Path) -> IO[bytes]:
     try:
@@ -35,22 +38,22 @@ def _open(path: Path) -> IO[bytes]:
 
 
 def read(path: Path, chunk: int = 8192, bad: BadRows | None = None) -> Iterator[Examples]:
-    """The file's rows, `chunk` lines at a time, without those that `bad` takes. Raises FileError with file and line."""
+    """The file's good rows, `chunk` lines at a time; `bad` collects the others. Raises FileError with file and line."""
     bad = bad or BadRows()
-    number = 0
+    lines_read = 0
     with _open(path) as lines:
         while True:
             try:
                 block = list(islice(lines, chunk))
             except (OSError, EOFError) as error:
-                raise FileError(path, f"after line {number}", f"cannot be read: {error}") from None
+                raise FileError(path, f"after line {lines_read}", f"cannot be read: {error}") from None
             if not block:
                 break
-            ids, labels = parse(block, path, number + 1, bad)
-            number += len(block)
+            ids, labels = parse(block, path, lines_read + 1, bad)
+            lines_read += len(block)
             if len(labels):
                 yield Examples.of_columns(ids, labels)
-    if not number:
+    if not lines_read:
         raise FileError(path, "", "is empty")
 
 
@@ -58,7 +61,7 @@ def read(path: Path, chunk: int = 8192, bad: BadRows | None = None) -> Iterator[
 class CriteoFile:
     """A `Source` over one file. Opening it reads the file once, to check it and to collect the held-out rows.
 
-    `rows` are the good ones; `bad` has the others, and is the word on how many there may be.
+    `rows` counts the good rows; `bad` collects the others and limits their number. Raises FileError.
     """
 
     path: Path
@@ -69,38 +72,39 @@ class CriteoFile:
     rows: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
-        kept: tuple[list[Examples], list[Examples]] = ([], [])
+        held_out: tuple[list[Examples], list[Examples]] = ([], [])  # validation, test
         sizes = [0, 0]
         for chunk in read(self.path, bad=self.bad):
-            tenth = (torch.arange(len(chunk)) + self.rows) % 10
+            position = (torch.arange(len(chunk)) + self.rows) % 10
             for i in range(2):
-                part = chunk.select(torch.nonzero(tenth == 8 + i)[:, 0])
+                part = chunk.select(torch.nonzero(position == _TRAINING_TENTHS + i)[:, 0])
                 if sizes[i] < self.held_out_limit and len(part):
-                    kept[i].append(part)
+                    held_out[i].append(part)
                     sizes[i] += len(part)
             self.rows += len(chunk)
         self.bad.write()
-        if not kept[1]:
-            raise FileError(
-                self.path, "", f"{self.rows} good rows; at least 10 are needed, a tenth is held out for the test"
-            )
-        self.validation, self.test = (Examples.concatenate(parts) for parts in kept)
+        if not held_out[1]:
+            problem = f"{self.rows} good rows; at least 10 are needed, because a tenth is held out for the test"
+            raise FileError(self.path, "", problem)
+        self.validation, self.test = (Examples.concatenate(parts) for parts in held_out)
 
     def batches(self, epoch: int, batch: int, rank: int, world_size: int, first: int = 0) -> Iterator[Batch]:
-        waiting: list[Examples] = []
-        held, seen, skip = 0, 0, first * batch
+        pending: list[Examples] = []  # training rows read but not yet in a batch
+        n_pending = 0
+        rows_read = 0
+        skip = first * batch
         for chunk in read(self.path, bad=BadRows(self.bad.count)):
-            train = torch.nonzero((torch.arange(len(chunk)) + seen) % 10 < 8)[:, 0]
-            seen += len(chunk)
+            train = torch.nonzero((torch.arange(len(chunk)) + rows_read) % 10 < _TRAINING_TENTHS)[:, 0]
+            rows_read += len(chunk)
             train, skip = train[skip:], max(skip - len(train), 0)
-            waiting.append(chunk.select(train))
-            held += len(train)
-            while held >= batch:
-                whole = Examples.concatenate(waiting)
-                yield slice_of(whole.take(torch.arange(batch)), rank, world_size)
-                waiting = [whole.select(torch.arange(batch, len(whole)))]
-                held -= batch
+            pending.append(chunk.select(train))
+            n_pending += len(train)
+            while n_pending >= batch:
+                joined = Examples.concatenate(pending)
+                yield slice_of(joined.take(torch.arange(batch)), rank, world_size)
+                pending = [joined.select(torch.arange(batch, len(joined)))]
+                n_pending -= batch
 
     @property
     def train_samples(self) -> int:
-        return self.rows // 10 * 8 + min(self.rows % 10, 8)
+        return self.rows // 10 * _TRAINING_TENTHS + min(self.rows % 10, _TRAINING_TENTHS)

@@ -1,8 +1,8 @@
 """MovieLens-100K as click-through data: did the user rate the movie 4 or more?
 
-100,000 ratings, eight fields: user, item, age (decade), gender, occupation, zip (first two characters), release year,
-genres (multi-hot). The data's licence forbids redistribution, so it is never part of this repository: it is read from
-the wheel of RecBole, which PyPI serves, and kept in the user's cache (`$XDG_CACHE_HOME/dessim`).
+There are 100,000 ratings with eight fields: user, item, age (decade), gender, occupation, zip (first two characters),
+release year, genres (multi-hot). The licence of the data forbids redistribution, so this repository does not contain
+it. It is read from RecBole's wheel, which PyPI serves, and kept in the user's cache (`$XDG_CACHE_HOME/dessim`).
 
 Source: Harper and Konstan, ACM TiiS 5(4), 2015; files `ml-100k.{inter,user,item}` of recbole 1.2.1, tab-separated.
 """
@@ -29,9 +29,9 @@ from dessim.files import atomic_path
 
 FIELDS = ("user", "item", "age", "gender", "occupation", "zip", "year", "genres")
 POSITIVE_RATING = 4
-SPLIT_SEED = 2020  # the split of the reference figures in docs
+SPLIT_SEED = 2020  # gives the split of the reference figures in docs
 WHEEL = "recbole-1.2.1-py3-none-any.whl"
-# sha256 of the three files inside recbole 1.2.1 as PyPI serves it; the wheel around them may be repacked by a mirror.
+# SHA-256 of the three files inside recbole 1.2.1 as PyPI serves it. A mirror may repack the wheel around them.
 SHA256 = {
     "inter": "4edb74e2a81178c2ba9ff381495f754f996c4aea351b1272ca36b43da0935eff",
     "user": "4f670007d9cfbeb9807e757209af1555b9bcc186bde25e767f67cb67c6dd5972",
@@ -42,7 +42,7 @@ _DOWNLOAD_TIMEOUT_S = 120
 
 
 class DataUnavailable(FileError):
-    """MovieLens-100K is neither cached nor downloadable; callers fall back to synthetic data and say so."""
+    """MovieLens-100K is neither cached nor downloadable. Callers fall back to synthetic data and report it."""
 
 
 def cache_folder() -> Path:
@@ -51,7 +51,7 @@ def cache_folder() -> Path:
 
 
 def find_or_download() -> Path:
-    """The wheel in the cache, downloaded with pip if need be. Raises DataUnavailable."""
+    """The wheel in the cache, downloaded with pip if it is not there. Raises DataUnavailable."""
     cached = cache_folder() / WHEEL
     if cached.is_file():
         return cached
@@ -65,10 +65,9 @@ def find_or_download() -> Path:
             reason = str(error)
         fetched = Path(scratch) / WHEEL
         if not fetched.is_file():
-            raise DataUnavailable(
-                WHEEL, "", f"not in {cache_folder()} and pip cannot download it: {reason or 'no wheel'}"
-            )
-        _read(fetched)  # never cache what does not check out
+            problem = f"not in {cache_folder()} and pip cannot download it: {reason or 'no wheel'}"
+            raise DataUnavailable(WHEEL, "", problem)
+        _read(fetched)  # checks the digests, so that a wrong wheel is never cached
         try:
             with atomic_path(cached) as temporary:
                 temporary.write_bytes(fetched.read_bytes())
@@ -78,7 +77,7 @@ def find_or_download() -> Path:
 
 
 def _read(path: Path) -> dict[str, list[list[str]]]:
-    """Rows of the three files in a wheel, or in a folder that holds them. Raises FileError."""
+    """Cells of the three files, by name, from a wheel or from a folder that holds them. Raises FileError."""
     tables = {}
     try:
         archive = zipfile.ZipFile(path) if path.is_file() else None
@@ -99,10 +98,14 @@ def _read(path: Path) -> dict[str, list[list[str]]]:
 
 
 def load(path: Path) -> tuple[Examples, Tensor]:
-    """All ratings in file order, and their time stamps [100000] (s), from the wheel or a folder. Raises FileError."""
+    """All ratings in file order, and their time stamps [100000] in s, from the wheel or a folder. Raises FileError."""
     tables = _read(path)
     if len(tables["inter"]) < 10:
-        raise FileError(path, "", f"{len(tables['inter'])} ratings; at least 10 are needed, a tenth is for the test")
+        raise FileError(
+            path,
+            "",
+            f"{len(tables['inter'])} ratings; at least 10 are needed, because a tenth is held out for the test",
+        )
     try:
         return _examples(tables)
     except (IndexError, KeyError, ValueError) as error:
@@ -110,6 +113,8 @@ def load(path: Path) -> tuple[Examples, Tensor]:
 
 
 def _examples(tables: dict[str, list[list[str]]]) -> tuple[Examples, Tensor]:
+    """Ratings and time stamps from the cells of the three files. Raises IndexError, KeyError, ValueError."""
+
     def ids(field: str, values: list[str]) -> list[int]:
         keys = torch.tensor([text_key(v) for v in values], dtype=torch.int64)
         return feature_id(FIELDS.index(field), keys).tolist()
@@ -125,16 +130,17 @@ def _examples(tables: dict[str, list[list[str]]]) -> tuple[Examples, Tensor]:
     genres = [ids("genres", r[3].split()) if len(r) > 3 else [] for r in items]
     item_ids = [ids("item", [r[0] for r in items]), ids("year", [r[2] for r in items])]
 
-    user_at = {r[0]: i for i, r in enumerate(users)}
-    item_at = {r[0]: i for i, r in enumerate(items)}
-    # Every user and every item becomes one fixed list of (field, id); a rating is the two lists in a row.
+    user_index = {r[0]: i for i, r in enumerate(users)}
+    item_index = {r[0]: i for i, r in enumerate(items)}
+    # Every user and every item is a fixed list of (field, id); a rating is the two lists joined.
     order = [FIELDS.index(f) for f in ("user", "age", "gender", "occupation", "zip")]
     user_list = [list(zip(order, row, strict=True)) for row in zip(*user_ids, strict=True)]
-    singles = zip(*item_ids, strict=True)
+    item_field, year_field, genre_field = (FIELDS.index(f) for f in ("item", "year", "genres"))
     item_list = [
-        [(1, item), (6, year), *((7, g) for g in more)] for (item, year), more in zip(singles, genres, strict=True)
+        [(item_field, item), (year_field, year), *((genre_field, genre) for genre in own_genres)]
+        for (item, year), own_genres in zip(zip(*item_ids, strict=True), genres, strict=True)
     ]
-    rows = [user_list[user_at[r[0]]] + item_list[item_at[r[1]]] for r in tables["inter"]]
+    rows = [user_list[user_index[r[0]]] + item_list[item_index[r[1]]] for r in tables["inter"]]
 
     flat = np.array([pair for row in rows for pair in row], dtype=np.int64)
     offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows])])
@@ -145,7 +151,10 @@ def _examples(tables: dict[str, list[list[str]]]) -> tuple[Examples, Tensor]:
 
 
 def open_movielens(path: Path | None, how: Literal["random", "time"], seed: int) -> InMemory:
-    """The data, cut 80/10/10 at random (always the same cut) or by time. Raises FileError, DataUnavailable."""
+    """The data, split 80/10/10 at random (always the same split) or by time. Raises FileError, DataUnavailable.
+
+    `path` is a wheel or a folder; None: the cached wheel. `seed` shuffles the training samples.
+    """
     examples, times = load(path if path is not None else find_or_download())
     if how == "time":
         order = torch.argsort(times, stable=True)

@@ -1,10 +1,10 @@
-"""Synthetic clicks with a planted teacher: Zipf ids whose hidden weights decide the label.
+"""Synthetic clicks with a planted teacher: ids follow Zipf's law, and their hidden weights decide the label.
 
-Sample i, field f draws its ids from a vocabulary of its own by Zipf's law: rank r with probability ~ r**-skew, by
-inverting the law's continuous approximation. The teacher gives each id a weight from (seed, id) and draws the label
-with probability sigmoid(scale * sum of weights + bias), so a model can learn, and the best AUC is well below 1.
+Each field has its own vocabulary, from which sample i draws its ids: rank r with probability ~ r**-skew, by inverting
+the continuous approximation of Zipf's law. The teacher gives each id a weight from (seed, id) and draws the label with
+probability sigmoid(scale * sum of weights + bias), so a model can learn, and the best AUC is well below 1.
 
-Deterministic by (seed, sample): the data do not depend on how they are read.
+The data depend on (seed, sample) only, not on how they are read.
 """
 
 from __future__ import annotations
@@ -18,12 +18,15 @@ from des_ref.data.batch import Examples, InMemory, split
 from des_ref.embedding.init import normal_rows
 from des_ref.hashing import feature_id
 
-_TEACHER = 7919  # keeps the teacher's weights apart from the initial rows, which hash the same ids
+_TEACHER = 7919  # added to the seed, so that the teacher's weights differ from initial rows, which hash the same ids
 
 
 @dataclass(frozen=True, slots=True)
 class Zipf:
-    """`ids_per_field` ids a field on average: at least one, the rest geometric, when it is above 1 (multi-hot)."""
+    """A generator of samples.
+
+    A field has one id; if `ids_per_field` is above 1 (multi-hot), a geometric number of ids with that mean.
+    """
 
     fields: int
     ids_per_field: float = 1.0
@@ -33,17 +36,17 @@ class Zipf:
     teacher_scale: float = 1.0
 
     def examples(self, samples: int, part: int = 0) -> Examples:
-        """`samples` samples; another `part` gives other samples of the same teacher."""
+        """`samples` samples. Another `part` gives other samples with the same teacher."""
         rng = np.random.default_rng((self.seed, part))
-        bags = np.ones((samples, self.fields), dtype=np.int64)
+        sizes = np.ones((samples, self.fields), dtype=np.int64)
         if self.ids_per_field > 1:
-            bags = rng.geometric(1 / self.ids_per_field, size=bags.shape)
-        counts = bags.reshape(-1)
+            sizes = rng.geometric(1 / self.ids_per_field, size=sizes.shape)
+        counts = sizes.reshape(-1)
         n = int(counts.sum())
         field = np.repeat(np.tile(np.arange(self.fields), samples), counts)
         raw = _zipf_ranks(rng.random(n), max(self.vocabulary / self.fields, 1.0), self.skew)
         ids = feature_id(torch.from_numpy(field), torch.from_numpy(raw))
-        offsets = torch.from_numpy(np.concatenate([[0], bags.sum(axis=1).cumsum()]))
+        offsets = torch.from_numpy(np.concatenate([[0], sizes.sum(axis=1).cumsum()]))
         labels = self._labels(ids, offsets, rng)
         return Examples(ids, torch.from_numpy(field), offsets, labels)
 
@@ -55,7 +58,7 @@ class Zipf:
         return torch.from_numpy((rng.random(len(logits)) < 1 / (1 + np.exp(-logits))).astype(np.float32))
 
     def open(self, samples: int) -> InMemory:
-        """A source of `samples` samples, 80/10/10."""
+        """A source of `samples` samples, split 80/10/10."""
         return split(self.examples(samples), torch.arange(samples), self.seed)
 
 

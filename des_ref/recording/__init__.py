@@ -1,1 +1,1 @@
-"""Records what a training step really did, as a trace."""
+"""Watches torch during a training step: collectives, compute segments, copies, clocks. It knows nothing of plans."""

@@ -1,20 +1,22 @@
-"""The recorder: what a training step really did, as ops of a trace.
+"""The recorder: the ops that a training step really ran.
 
-A `TorchDispatchMode` around the step sees every c10d collective - those that comm.py issues by name, and those that
-DDP's C++ reducer issues by itself - with group, dtype, splits and logical bytes (S of dessim.trace.schema). Between
-collectives it sums what the aten operators read and write, and their FLOPs where torch has a formula (GEMMs).
+A `TorchDispatchMode` around the step sees every c10d collective, both those that comm.py issues by name and those that
+DDP's C++ reducer issues, with group, dtype, splits and logical bytes (S of dessim.trace.schema). Between collectives it
+sums the bytes that aten operators read and write, and their FLOPs where torch has a formula (GEMMs).
 
-Compute segments are marked by the strategy and named as in its plan. A collective starts when it is launched; it ends
-when `wait` returns, or when its work is done if that was before anyone waited (where the backend says so).
-Dependencies are the program's own order: an op waits for the last compute before it and for the collectives waited for
-since, so a collective launched early holds up nothing until its wait.
+The strategy marks and names compute segments. A collective starts when it is launched. It ends when `wait` returns, or
+when its work is done if that was before anyone waited for it (where the backend reports it). Dependencies follow
+program order: an op depends on the last compute op before it and on the collectives waited for since; a collective
+that is launched early holds up nothing until it is waited for.
 
-A thread that works ahead has a recorder of its own (`Recorder.beside`): modes of torch, the order of ops and what was
-waited for are a thread's own; clock, ids and groups are common, and the stream of its ops is `prefetch`.
+A thread that works ahead of the step has its own recorder (`Recorder.beside`), because torch's modes, the order of ops
+and the collectives waited for belong to one thread. Both recorders share the clock, the ids of ops, and the groups; the
+thread's ops are on a stream of their own.
 
-Looking costs time: a Python call for each aten operator, 10 to 20 us. So a step is watched in one of two ways. *Full*:
-the mode is on throughout; FLOPs and bytes are counted, every collective is seen, times are too long. *Light*: the mode
-is on only while comm.py launches a collective; times are true, FLOPs and bytes are not counted.
+Recording costs time: a Python call of 10 to 20 us for each aten operator. A step is therefore recorded in one of two
+modes. *Full*: the mode is on throughout; FLOPs and bytes are counted and every collective is seen, but times are too
+long. *Light*: the mode is on only while comm.py launches a collective; times are true, but FLOPs and bytes are not
+counted.
 """
 
 from __future__ import annotations
@@ -24,67 +26,77 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from itertools import count
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from des_ref.comm import Comm, work_future
-from des_ref.recording.open_op import OpenOp, as_planned
-from des_ref.recording.torch_calls import COLLECTIVES, MESSAGES, SENT, bytes_of, described, touches_memory
+from des_ref.recording.open_op import OpenOp
+from des_ref.recording.torch_calls import COLLECTIVES, MESSAGES, SEND, bytes_of, described, touches_memory
 from dessim.trace.schema import Collective, Kind, Op, Phase
-from dessim.workload.plan import Plan
 
 
 class Recorder(TorchDispatchMode):
-    """Records steps of one rank. Use `with recorder.step(i):` around a step whose marks and comm's tap it is.
+    """Records steps of one rank.
 
-    `plan` gives the ops their size formulas; ops that it does not name get none.
+    Use `with recorder.step(i):` around a step whose strategy has the recorder as its marks. During the step the
+    recorder is also `comm`'s tap. `groups` maps each process group seen to its ranks; `notes` maps ops of the last step
+    to symbols that became known while they were encoded.
     """
 
-    def __init__(self, comm: Comm, plan: Plan | None = None) -> None:
+    def __init__(self, comm: Comm) -> None:
         super().__init__()
-        self._comm, self._plan = comm, plan
+        self._comm = comm
         self._stream: str | None = None
-        self._origin_ns, self._ids = time.perf_counter_ns(), count()
-        self._step, self._full = 0, True
+        self._origin_ns = time.perf_counter_ns()
+        self._ids = count()
+        self._step = 0
+        self._is_full = True
         self._begin()
         self.groups: dict[str, tuple[int, ...]] = {}
 
-    def beside(self, comm: Comm, stream: str) -> Recorder:
-        """A recorder of what another thread does with `comm` meanwhile, all of it on `stream`: same clock, same ids."""
-        other = Recorder(comm, self._plan)
-        other._stream, other._origin_ns, other._ids = stream, self._origin_ns, self._ids
+    def beside(self, comm: Comm, stream: str) -> Self:
+        """A recorder for another thread that uses `comm` at the same time. Its ops are on `stream`."""
+        other = self._for_thread(comm)
+        other._stream = stream
+        other._origin_ns = self._origin_ns
+        other._ids = self._ids
         other.groups = self.groups
         return other
 
+    def _for_thread(self, comm: Comm) -> Self:
+        return type(self)(comm)
+
     def _begin(self) -> None:
+        """Forget the last step."""
         self._ops: list[OpenOp] = []
-        self._frontier: tuple[int, ...] = ()
-        self._segment: OpenOp | None = None
-        self._label: str | None = None
-        self._made: Collective | None = None
-        self._pending: dict[str, OpenOp] = {}
-        self._unlabelled: list[OpenOp] = []
-        self._notes: dict[str, Mapping[str, float]] = {}
-        self._joined = 0  # how many of the unlabelled later ops already wait for
+        self._frontier: tuple[int, ...] = ()  # ids that the next op depends on
+        self._segment: OpenOp | None = None  # the open compute segment
+        self._label: str | None = None  # name of the collective that comm.py is launching
+        self._built_as: Collective | None = None  # the collective whose messages comm.py is launching
+        self._pending: dict[str, OpenOp] = {}  # collectives that comm.py has not waited for
+        self._unlabelled: list[OpenOp] = []  # collectives that comm.py did not launch
+        self._joined = 0  # how many of the unlabelled ones later ops already depend on
+        self.notes: dict[str, Mapping[str, float]] = {}
         self._last_us = 0.0  # when the last wait or segment ended
-        self._last_cpu_us = 0.0  # what this thread had run by then
-        self._started = False  # whether there has been a segment
-        self._last_segment: OpenOp | None = None  # the segment that ended last, if no wait came after it
+        self._last_cpu_us = 0.0  # CPU time of this thread at that moment
+        self._has_segment = False  # whether the step has had a segment yet
+        self._last_segment: OpenOp | None = None  # the segment that ended last; None after a wait
 
     def now_us(self) -> float:
         """Microseconds on this rank's clock."""
         return (time.perf_counter_ns() - self._origin_ns) / 1e3
 
-    # -- what the trainer calls -----------------------------------------------------------------------------------
+    # -- called by the trainer ------------------------------------------------------------------------------------
 
     @contextmanager
     def step(self, number: int = 0, full: bool = True) -> Iterator[None]:
-        """Record one step, fully or lightly; its ops are then in `take`."""
+        """Record one step in full or light mode. `take` then returns its ops."""
         self._begin()
-        self._step, self._full = number, full
+        self._step = number
+        self._is_full = full
         self._comm.tap = self
         self._mark()
         try:
@@ -96,34 +108,35 @@ class Recorder(TorchDispatchMode):
         for op in self._unlabelled:
             op.end_us = self._done(op)
 
-    def take(self, variables: Mapping[str, Mapping[str, float]]) -> list[Op]:
-        """The last step's ops with their formulas. `variables` are the data-dependent symbols, an op."""
-        ops, on_cpu = [], self._comm.device.type == "cpu"
+    def take(self) -> list[Op]:
+        """The last step's ops, in the order in which they started. A second call returns none."""
+        on_cpu = self._comm.device.type == "cpu"
+        ops = []
         for entry in self._ops:
             op = entry.finished(on_cpu)
             if entry.call is not None:
-                op, ranks = described(op, *entry.call, entry.made, entry.sent)
+                op, ranks = described(op, entry)
                 self.groups[op.group or ""] = ranks
-            ops.append(as_planned(op, self._plan, variables, self._notes))
-        self._ops = []  # lets go of the collectives' tensors
+            ops.append(op)
+        self._ops = []  # releases the collectives' tensors
         return ops
 
     @contextmanager
     def segment(self, name: str, phase: Phase) -> Iterator[None]:
-        """A compute op of the plan. Segments do not nest."""
+        """Record a compute op. Segments do not nest."""
         assert self._segment is None, f"segment {name} inside {self._segment.op.name}" if self._segment else ""
         self._open_segment(name, phase)
         try:
             yield
         finally:
             self._close_segment()
-            # Nobody shows when DDP waits for its collectives: it does so before the backward it runs in returns.
+            # DDP waits for its collectives unseen, before the backward pass that it runs in returns.
             self._frontier = (*self._frontier, *(op.op.id for op in self._unlabelled[self._joined :]))
             self._joined = len(self._unlabelled)
 
     @contextmanager
     def copy(self, name: str, phase: Phase, moved: int) -> Iterator[None]:
-        """A copy of `moved` bytes between a device and its host's memory."""
+        """Record a copy of `moved` bytes between a device and its host's memory."""
         self._extend_last_segment()
         entry = self._new(name, Kind.COPY, phase, "copy")
         entry.op = replace(entry.op, bytes=moved)
@@ -132,34 +145,37 @@ class Recorder(TorchDispatchMode):
         entry.end_us = self._mark()
         self._frontier = (entry.op.id,)
 
-    # -- what comm.py calls (Tap) ---------------------------------------------------------------------------------
+    # -- called by comm.py (Tap) ----------------------------------------------------------------------------------
 
     def note(self, name: str, symbols: Mapping[str, float]) -> None:
-        self._notes[name] = symbols
+        self.notes[name] = symbols
 
     def launching(self, name: str, made: Collective | None = None) -> None:
-        # Host work since the last segment was that segment's; what follows until the launch is the recorder's own.
+        # Host work up to here belongs to the last segment; from here to the launch it is the recorder's own.
         self._extend_last_segment()
-        self._label, self._made = name, made
-        if not self._full:
+        self._label = name
+        self._built_as = made
+        if not self._is_full:
             self.__enter__()
 
     def launched(self, name: str) -> None:
-        if not self._full:
+        if not self._is_full:
             self.__exit__(None, None, None)
-        self._label = self._made = None
-        if self._started:  # else reading the samples is on record nowhere, and belongs to the segment that comes
+        self._label = None
+        self._built_as = None
+        # Before the first segment, time runs on: reading the samples is part of the segment that follows.
+        if self._has_segment:
             self._mark()
 
     def waited(self, name: str) -> None:
         op = self._pending.pop(name)
         op.end_us = self._done(op)
         self._last_segment = None
-        # What the collective itself waited for is implied.
+        # Dependencies of the collective itself are implied by it.
         self._frontier = (*(i for i in self._frontier if i not in op.op.deps), op.op.id)
         self._mark()
 
-    # -- what torch calls -----------------------------------------------------------------------------------------
+    # -- called by torch ------------------------------------------------------------------------------------------
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -175,41 +191,43 @@ class Recorder(TorchDispatchMode):
 
     def _collective(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         name = func._overloadpacket.__name__
-        made = self._made if name in MESSAGES else None
-        if made is None and name not in COLLECTIVES:
+        built_as = self._built_as if name in MESSAGES else None
+        if built_as is None and name not in COLLECTIVES:
             return func(*args, **kwargs)
-        sent = bytes_of(args[0]) if name == SENT else 0
-        if made is not None and self._label in self._pending:  # one more of its messages
+        sent = bytes_of(args[0]) if name == SEND else 0
+        if built_as is not None and self._label in self._pending:  # a further message of the same collective
             self._pending[self._label].sent += sent
             return func(*args, **kwargs)
-        # A launch inside a segment (DDP's reducer in the midst of backward) cuts it: what follows runs beside it.
-        inside = self._segment
-        if inside is not None:
+        # A launch inside a segment (by DDP's reducer during backward) cuts it in two; the rest overlaps the collective.
+        cut_segment = self._segment
+        if cut_segment is not None:
             self._close_segment()
-        label = self._label or f"ddp_{made or COLLECTIVES[name][0]}_{len(self._unlabelled)}"
-        phase = inside.op.phase if inside is not None else Phase.BACKWARD
-        # Only the call is kept here; reading group, bytes and splits out of it can wait until the step is over.
+        label = self._label or f"ddp_{built_as or COLLECTIVES[name][0]}_{len(self._unlabelled)}"
+        phase = cut_segment.op.phase if cut_segment is not None else Phase.BACKWARD
+        # Keep only the call here; group, bytes and splits are read from it after the step.
         entry = self._new(label, Kind.COLLECTIVE, phase, "comm", (name, args))
-        entry.made, entry.sent = made, sent
+        entry.built_as = built_as
+        entry.sent = sent
         out = func(*args, **kwargs)
         self._listen(entry, out[-1] if isinstance(out, tuple) else out)
         if self._label is not None:
             self._pending[label] = entry
         else:
             self._unlabelled.append(entry)
-        if inside is not None:
-            self._open_segment(_continued(inside.op.name), phase)
+        if cut_segment is not None:
+            self._open_segment(_continued(cut_segment.op.name), phase)
         return out
 
     def _mark(self) -> float:
-        """What comes next starts now [us]."""
-        self._last_us, self._last_cpu_us = self.now_us(), _cpu_us()
+        """Start the time of the next segment now; returns now [us]."""
+        self._last_us = self.now_us()
+        self._last_cpu_us = _cpu_us()
         return self._last_us
 
     # -- bookkeeping ----------------------------------------------------------------------------------------------
 
     def _listen(self, op: OpenOp, work: Any) -> None:
-        """Have the backend say when the work is done. On a GPU the callback runs early: there only `wait` counts."""
+        """Have the backend report when the work is done. On a GPU its callback runs too early to be used."""
         future = work_future(work) if self._comm.device.type == "cpu" else None
         if future is not None:
             future.then(lambda _: op.done_us.append(self.now_us()))
@@ -223,10 +241,11 @@ class Recorder(TorchDispatchMode):
 
     def _synchronize(self) -> None:
         if self._comm.device.type == "cuda":
-            # Of this thread's stream alone: others go on beside it.
+            # This thread's stream only: other streams keep running.
             torch.cuda.current_stream(self._comm.device).synchronize()
 
     def _extend_last_segment(self) -> None:
+        """Add the time since the last segment ended to that segment, unless a collective was waited for since."""
         if self._last_segment is not None:
             self._synchronize()
             self._last_segment.end_us = self.now_us()
@@ -238,32 +257,43 @@ class Recorder(TorchDispatchMode):
     ) -> OpenOp:
         self._synchronize()
         # Host work since the last collective belongs to the segment that it prepares.
-        start = self._last_us if kind is Kind.COMPUTE else self.now_us()
-        op = Op(next(self._ids), self._step, phase, kind, name, self._stream or stream, start, 0.0, self._frontier)
+        start_us = self._last_us if kind is Kind.COMPUTE else self.now_us()
+        op = Op(
+            id=next(self._ids),
+            step=self._step,
+            phase=phase,
+            kind=kind,
+            name=name,
+            stream=self._stream or stream,
+            start_us=start_us,
+            dur_us=0.0,
+            deps=self._frontier,
+        )
         self._ops.append(OpenOp(op, call, cpu_us=self._last_cpu_us))
         return self._ops[-1]
 
     def _open_segment(self, name: str, phase: Phase) -> None:
-        self._started = True
+        self._has_segment = True
         self._segment = self._new(name, Kind.COMPUTE, phase, "compute")
 
     def _close_segment(self) -> None:
         segment = self._segment
         assert segment is not None
         self._synchronize()
-        before = segment.cpu_us
+        cpu_us_at_start = segment.cpu_us
         segment.end_us = self._mark()
-        segment.cpu_us = self._last_cpu_us - before
-        self._segment, self._last_segment = None, segment
+        segment.cpu_us = self._last_cpu_us - cpu_us_at_start
+        self._segment = None
+        self._last_segment = segment
         self._frontier = (segment.op.id,)
 
 
 def _cpu_us() -> float:
-    """What this thread has run."""
+    """CPU time of this thread [us]."""
     return time.thread_time_ns() / 1e3
 
 
 def _continued(name: str) -> str:
-    """`backward` -> `backward.2` -> `backward.3`: names stay unique within a step."""
+    """The name of the rest of a cut segment: `backward` -> `backward.2` -> `backward.3`, unique within a step."""
     stem, _, number = name.rpartition(".")
     return f"{stem}.{int(number) + 1}" if stem and number.isdigit() else f"{name}.2"

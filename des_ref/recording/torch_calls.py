@@ -1,5 +1,4 @@
-"""What a call that torch dispatches says of itself: a collective its kind, group, bytes and splits; any other operator
-the memory that it touches."""
+"""Reads what torch dispatches: kind, group, bytes and splits of a collective; memory traffic of other operators."""
 
 from __future__ import annotations
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from des_ref.comm import describe_group
+from des_ref.recording.open_op import OpenOp
 from dessim.trace.schema import Collective, Op
 
 # c10d operator -> the collective, and which argument holds S (dessim.trace.schema).
@@ -32,19 +32,20 @@ COLLECTIVES: dict[str, tuple[Collective, int]] = {
     "barrier": (Collective.BARRIER, 0),
 }
 _IN_SPLITS = 4  # argument of alltoall_base_
-# Messages to and from single ranks, of which collectives are made; argument 0 is the tensor.
-MESSAGES, SENT = frozenset({"send", "recv_"}), "send"
-# Operators that touch no memory beyond bookkeeping.
+# Point-to-point messages, from which comm builds some collectives. Argument 0 is the tensor.
+MESSAGES = frozenset({"send", "recv_"})
+SEND = "send"
+# Operators that touch no memory beyond a tensor's description.
 _FREE = frozenset({"empty", "empty_like", "empty_strided", "new_empty", "detach", "alias", "lift_fresh"})
 
 
 def touches_memory(func: Any) -> bool:
-    """Whether an operator reads or writes more than the description of a tensor."""
+    """Whether an operator reads or writes the elements of a tensor."""
     return not func.is_view and func._overloadpacket.__name__ not in _FREE
 
 
 def bytes_of(value: Any) -> int:
-    """Bytes of all tensors in `value`: a tensor, or lists and tuples of such, however deep."""
+    """Bytes of all tensors in `value`: a tensor, or lists and tuples of them, nested to any depth."""
     return sum(t.numel() * t.element_size() for t in _tensors(value))
 
 
@@ -56,25 +57,33 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield from _tensors(item)
 
 
-def described(op: Op, name: str, args: Sequence[Any], made: Collective | None, sent: int) -> tuple[Op, tuple[int, ...]]:
-    """The op with what its c10d call says: collective, group, bytes, dtype, splits; and the group's ranks.
+def described(op: Op, entry: OpenOp) -> tuple[Op, tuple[int, ...]]:
+    """`op` with the collective, group, bytes, dtype and splits of the call in `entry`; and the ranks of the group.
 
-    Of a collective `made` of messages, of which the call is one, S is what makes a rank send `sent` bytes:
-    a chunk to every other rank.
+    For a collective that is built from messages, S follows from the bytes that this rank sent: a chunk to every other
+    rank.
     """
-    collective, at = (made, 0) if made is not None else COLLECTIVES[name]
+    assert entry.call is not None
+    name, args = entry.call
+    collective, position = (entry.built_as, 0) if entry.built_as is not None else COLLECTIVES[name]
     boxed = (arg for arg in args if isinstance(arg, torch.ScriptObject))
     group, ranks = next(g for g in map(describe_group, boxed) if g is not None)
-    payload = args[at]
-    splits = None
-    if name == "alltoall_base_":
-        entry = bytes_of(payload) // max(len(payload), 1)
-        shares = args[_IN_SPLITS] or [len(payload) // len(ranks)] * len(ranks)
-        splits = tuple(int(share) * entry for share in shares)
-    elif name == "alltoall_":
-        splits = tuple(bytes_of(t) for t in payload)
-    size = 0 if collective is Collective.BARRIER else bytes_of(payload)
-    if made is not None:
-        size = sent * len(ranks) // (len(ranks) - 1)
+    payload = args[position]
+    if entry.built_as is not None:
+        size = entry.sent * len(ranks) // (len(ranks) - 1)
+    else:
+        size = 0 if collective is Collective.BARRIER else bytes_of(payload)
     dtype = next((str(t.dtype).removeprefix("torch.") for t in _tensors(payload)), None)
+    splits = _splits(name, args, payload, len(ranks))
     return replace(op, collective=collective, group=group, bytes=size, dtype=dtype, splits=splits), ranks
+
+
+def _splits(name: str, args: Sequence[Any], payload: Any, ranks: int) -> tuple[int, ...] | None:
+    """Bytes that an all-to-all sends to each rank; None for other calls."""
+    if name == "alltoall_base_":
+        entry_bytes = bytes_of(payload) // max(len(payload), 1)
+        entries = args[_IN_SPLITS] or [len(payload) // ranks] * ranks
+        return tuple(int(count) * entry_bytes for count in entries)
+    if name == "alltoall_":
+        return tuple(bytes_of(t) for t in payload)
+    return None

@@ -1,5 +1,5 @@
-"""Training on what never ends: rows are scored, then trained on, as they come.
+"""Training on an endless stream: each row is scored, then trained on, as it arrives.
 
 lines.py or drift.py --> reader.py --> feed.py --> the pipeline --> run.py --> report.py
-rows of text, or made    read ahead     all workers  steps            scores.py  terminal, JSONL, TensorBoard
+text, or generated rows   read ahead     all workers  steps            scores.py  terminal, JSONL, TensorBoard
 """

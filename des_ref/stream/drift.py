@@ -1,11 +1,11 @@
-"""Rows that are made as they are asked for, without end: Zipf ids that appear and vanish, and a teacher's labels.
+"""Generates rows without end: Zipf ids that appear and vanish, and labels from a hidden teacher.
 
-Each field has a vocabulary of fixed size, and an id's frequency follows from its rank r in it, ~ (r + 1)**-skew. What
-drifts is who has a rank: each id lives for `life` rows, then another one, never seen before, takes its place. Ranks
-change hands at different times, spread evenly, so that frequencies look the same at any time. The teacher is as in
-data/synthetic.py: what was learnt of an id is worth nothing for the one that takes its place.
+Each field has a vocabulary of fixed size; the frequency of an id follows from its rank r in it, ~ (r + 1)**-skew. The
+ids behind the ranks drift: each id lives for `life` rows, then a new id, never seen before, takes its rank. Ranks
+change hands at different times, spread evenly, so that frequencies are the same at any time. The teacher is that of
+data/synthetic.py; a model's knowledge of an id says nothing about the id that replaces it.
 
-Row i is a function of (seed, i), whoever makes it: workers make their own, and a run goes on at any row.
+Row i is a function of (seed, i): workers generate their own rows, and a run can resume at any row.
 """
 
 from __future__ import annotations
@@ -21,57 +21,64 @@ from des_ref.embedding.init import normal_rows
 from des_ref.hashing import GOLDEN, feature_id, mix64, mix64_int, uniform
 from dessim.workload.model import Model
 
-_TEACHER = 7919  # keeps the teacher's weights apart from the initial rows, which hash the same ids
-_MOST_IDS = 64  # in a bag
+_TEACHER = 7919  # added to the seed, so that the teacher's weights differ from initial rows, which hash the same ids
+_MAX_IDS_PER_FIELD = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """`ids_per_field` ids a field on average: at least one, the rest geometric (at most 64), where it is above 1.
-    `life` in rows; None: for ever."""
+    """A generator of rows.
+
+    ids_per_field  mean number of ids per field: one, or a geometric number (at most 64) if it is above 1
+    vocabulary     size of each field's vocabulary
+    life           rows for which an id lives; None: for ever
+    """
 
     fields: int
     ids_per_field: float
-    vocabulary: int  # of each field
+    vocabulary: int
     skew: float
     seed: int
     life: int | None
 
     @classmethod
     def of(cls, model: Model, seed: int, life: int | None) -> Drift:
+        """Rows in the shape of a model's input. The fields share the model's vocabulary equally."""
         shape = model.input
         vocabulary = max(int(shape.vocabulary / shape.fields), 1)
         return cls(shape.fields, shape.ids_per_sample / shape.fields, vocabulary, shape.skew, seed, life)
 
     def batch(self, first: int, rows: int) -> Batch:
-        """Rows first, first + 1, ..."""
-        start = mix64(torch.arange(first, first + rows) ^ mix64_int(self.seed))  # [rows], a stream of words each
-        bag = mix64(start[:, None] + torch.arange(1, self.fields + 1) * GOLDEN).view(-1)
-        sample, field = torch.arange(rows).repeat_interleave(self.fields), torch.arange(self.fields).repeat(rows)
+        """The rows first, first + 1, ..., first + rows - 1."""
+        start = mix64(torch.arange(first, first + rows) ^ mix64_int(self.seed))  # [rows], seeds of the rows
+        words = mix64(start[:, None] + torch.arange(1, self.fields + 1) * GOLDEN).view(-1)  # one per (row, field)
+        sample = torch.arange(rows).repeat_interleave(self.fields)
+        field = torch.arange(self.fields).repeat(rows)
         if self.ids_per_field > 1:
-            sizes = self._sizes(uniform(mix64(bag)))
-            bag, sample, field = (x.repeat_interleave(sizes) for x in (bag, sample, field))
-            within = torch.arange(len(bag)) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
-            bag = mix64(bag + (within + 1) * GOLDEN)
-        ids = feature_id(field, self._values(uniform(bag), field, first + sample))
-        chance = torch.sigmoid(torch.zeros(rows, dtype=torch.float64).index_add_(0, sample, self._weights(ids)))
-        labels = (uniform(mix64(start - GOLDEN)) < chance).to(torch.float32)
+            sizes = self._sizes(uniform(mix64(words)))
+            words, sample, field = (x.repeat_interleave(sizes) for x in (words, sample, field))
+            within = torch.arange(len(words)) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
+            words = mix64(words + (within + 1) * GOLDEN)
+        ids = feature_id(field, self._values(uniform(words), field, first + sample))
+        logits = torch.zeros(rows, dtype=torch.float64).index_add_(0, sample, self._weights(ids))
+        labels = (uniform(mix64(start - GOLDEN)) < torch.sigmoid(logits)).to(torch.float32)
         return Batch(ids, sample, field, labels)
 
     def _sizes(self, u: Tensor) -> Tensor:
-        """Geometric, by inversion: P(size > k) = (1 - 1 / mean)**k."""
-        return (1 + (u.log() / math.log1p(-1 / self.ids_per_field)).floor()).clamp_max(_MOST_IDS).to(torch.int64)
+        """Numbers of ids, geometric by inversion: P(size > k) = (1 - 1 / mean)**k."""
+        sizes = 1 + (u.log() / math.log1p(-1 / self.ids_per_field)).floor()
+        return sizes.clamp_max(_MAX_IDS_PER_FIELD).to(torch.int64)
 
     def _values(self, u: Tensor, field: Tensor, row: Tensor) -> Tensor:
-        """Raw values: who has the rank that `u` in (0, 1) draws, at the time of each row."""
+        """Raw values: the id that holds, at the time of each row, the rank that `u` in (0, 1) draws."""
         rank = zipf_ranks(u, self.vocabulary, self.skew)
         if self.life is None:
             return rank
-        hands_over = (mix64(rank * self.fields + field) & (2**62 - 1)) % self.life
-        return rank + torch.div(row + hands_over, self.life, rounding_mode="floor") * self.vocabulary
+        phase = (mix64(rank * self.fields + field) & (2**62 - 1)) % self.life  # when this rank changes hands
+        return rank + torch.div(row + phase, self.life, rounding_mode="floor") * self.vocabulary
 
     def _weights(self, ids: Tensor) -> Tensor:
-        """The teacher's: a row's sum has a deviation of 2."""
+        """The teacher's weights, scaled so that the sum over a row has a standard deviation of 2."""
         std = 2 / (self.fields * self.ids_per_field) ** 0.5
         return normal_rows(ids, 1, self.seed + _TEACHER, std, torch.float64)[:, 0]
 

@@ -1,8 +1,8 @@
-"""Lines of text from inputs one after the other: files, also .gz, named pipes, standard input.
+"""Lines of text from a sequence of inputs: files, also .gz, named pipes, standard input.
 
-Nothing here waits for long: where nothing has come yet, `take` says so. With `follow` the last input has no end: of a
-file more is awaited (as `tail -f` does), of a named pipe the next writer. A line counts when its end has come; the last
-one of an input without `follow` counts without, too.
+Nothing blocks for long: where no line has arrived, `take` returns none. With `follow` the last input has no end: a file
+is watched for more (like `tail -f`), a named pipe waits for the next writer. A line counts once its newline has
+arrived; the last line of an input without `follow` counts without one.
 """
 
 from __future__ import annotations
@@ -24,15 +24,21 @@ from dessim.errors import FileError
 STDIN = "-"
 WAIT_S = 0.2
 _BLOCK = 1 << 20  # bytes
-_LONGEST = 1 << 20  # bytes of a line: what is longer is no text
+_MAX_LINE = 1 << 20  # bytes; a longer line is not text
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where the next line stands: in which input, at which byte of its text, and how many lines of it are before."""
+    """The position of the next line.
+
+    input  index of the input
+    name   the input's name without its folder, because a file may move
+    byte   offset in the input's text (of a .gz file: unpacked)
+    line   number of lines before it in the input
+    """
 
     input: int = 0
-    name: str = ""  # the input's, without its folder: a file may have moved
+    name: str = ""
     byte: int = 0
     line: int = 0
 
@@ -45,29 +51,30 @@ class Position:
 
 
 def is_seekable(name: str) -> bool:
-    """Whether an input can be read again from where a run has come to."""
+    """Whether an input can be read again from a position."""
     try:
         return stat.S_ISREG((os.fstat(0) if name == STDIN else Path(name).stat()).st_mode)
     except OSError:
-        return True  # what is not there is said when it is opened
+        return True  # opening it will report that it does not exist
 
 
 class Input:
-    """One of them, open. Raises FileError."""
+    """An open input. Raises FileError."""
 
     def __init__(self, name: str, follow: bool) -> None:
-        self.name, self._follow = name, follow
-        self._packed: gzip.GzipFile | None = None
+        self.name = name
+        self._follow = follow
+        self._unpacked: gzip.GzipFile | None = None
         try:
             self._fd = os.dup(0) if name == STDIN else os.open(name, os.O_RDONLY | os.O_NONBLOCK)
-            kind = os.fstat(self._fd).st_mode
-            if stat.S_ISDIR(kind):
+            mode = os.fstat(self._fd).st_mode
+            if stat.S_ISDIR(mode):
                 raise FileError(name, "", "is a folder: name its files, in their order")
-            self.is_seekable = stat.S_ISREG(kind)
+            self.is_seekable = stat.S_ISREG(mode)
             if name.endswith(".gz"):
                 if follow:
-                    raise FileError(name, "", "is packed, and stream.follow (--follow) awaits lines of plain text")
-                self._packed = gzip.GzipFile(fileobj=io.FileIO(os.dup(self._fd)))
+                    raise FileError(name, "", "is packed, and stream.follow (--follow) needs plain text")
+                self._unpacked = gzip.GzipFile(fileobj=io.FileIO(os.dup(self._fd)))
         except OSError as error:
             raise FileError(self.label, "", f"cannot be read: {error.strerror}") from None
         self._poll = select.poll()
@@ -75,13 +82,14 @@ class Input:
 
     @property
     def label(self) -> str:
+        """The name for error messages."""
         return "standard input" if self.name == STDIN else self.name
 
     def seek(self, byte: int) -> None:
-        """Go on behind so many bytes of text."""
+        """Continue after `byte` bytes of text."""
         try:
-            if self._packed is not None:
-                self._packed.seek(byte)
+            if self._unpacked is not None:
+                self._unpacked.seek(byte)
             else:
                 self._check_size(byte)
                 os.lseek(self._fd, byte, os.SEEK_SET)
@@ -89,11 +97,11 @@ class Input:
             raise FileError(self.label, "", f"cannot be read from byte {byte:,} on: {error}") from None
 
     def read(self) -> bytes | None:
-        """What there is; empty at the end, None where nothing has come for WAIT_S."""
+        """The next block of text; empty at the end, None where nothing has arrived for WAIT_S."""
         try:
-            if self._packed is not None:
-                return self._packed.read1(_BLOCK)
-            if not self.is_seekable and not self._has_come():
+            if self._unpacked is not None:
+                return self._unpacked.read1(_BLOCK)
+            if not self.is_seekable and not self._is_readable():
                 return None
             data = os.read(self._fd, _BLOCK)
             if data or not self._follow:
@@ -106,45 +114,47 @@ class Input:
         return None
 
     def close(self) -> None:
-        if self._packed is not None:
-            self._packed.close()
+        if self._unpacked is not None:
+            self._unpacked.close()
         os.close(self._fd)
 
-    def _has_come(self) -> bool:
-        """Whether a pipe has something, or has been left by all who write into it."""
+    def _is_readable(self) -> bool:
+        """Whether a pipe has data, or all its writers have closed it."""
         return bool(self._poll.poll(WAIT_S * 1000))
 
     def _check_size(self, byte: int) -> None:
         size = os.fstat(self._fd).st_size
         if size < byte:
-            raise FileError(self.label, "", f"has {size:,} bytes, but {byte:,} were read: it is another file now")
+            problem = f"has {size:,} bytes, but {byte:,} were read: it has been replaced or cut"
+            raise FileError(self.label, "", problem)
 
 
 class Lines:
-    """Lines of all inputs, from a position on. `position` is that of the next line that `take` gives."""
+    """The lines of all inputs, from position `start` on. `position` is that of the next line that `take` returns."""
 
     def __init__(self, inputs: Sequence[str], follow: bool, start: Position | None = None) -> None:
-        self._inputs, self._follow = tuple(inputs), follow
+        self._inputs = tuple(inputs)
+        self._follow = follow
         self.position = start or Position()
         self._lines: deque[bytes] = deque()
-        self._rest = b""
+        self._rest = b""  # the start of a line whose newline has not arrived
         self._input: Input | None = None
-        self.is_over = False
+        self.has_ended = False
 
-    def take(self, most: int) -> list[bytes]:
-        """Up to `most` lines of one input, with `label` and number of the first; none where none have come yet, or
-        where it `is_over`. Raises FileError."""
-        if not self._lines and not self.is_over:
+    def take(self, limit: int) -> list[bytes]:
+        """Up to `limit` lines of one input; none where none have arrived, or after the end. Raises FileError."""
+        if not self._lines and not self.has_ended:
             self._fill()
-        lines = [self._lines.popleft() for _ in range(min(most, len(self._lines)))]
-        at = self.position
+        lines = [self._lines.popleft() for _ in range(min(limit, len(self._lines)))]
+        position = self.position
         if lines:
-            self.position = Position(at.input, at.name, at.byte + sum(map(len, lines)), at.line + len(lines))
+            byte = position.byte + sum(map(len, lines))
+            self.position = Position(position.input, position.name, byte, position.line + len(lines))
         return lines
 
     @property
     def label(self) -> str:
-        """Of the input that the next lines are of."""
+        """The name, for error messages, of the input that the next lines are from."""
         return self._input.label if self._input is not None else ""
 
     def close(self) -> None:
@@ -153,6 +163,7 @@ class Lines:
             self._input = None
 
     def _fill(self) -> None:
+        """Read a block of the current input into `_lines`."""
         if self._input is None:
             self._open()
         assert self._input is not None
@@ -164,31 +175,35 @@ class Lines:
                 self._lines.append(self._rest)
                 self._rest = b""
             else:
-                self._next()
+                self._next_input()
             return
-        *whole, self._rest = (self._rest + data).split(b"\n")
-        if len(self._rest) > _LONGEST:
-            raise FileError(self.label, str(self.position.line + len(whole) + 1), f"has more than {_LONGEST:,} bytes")
-        self._lines.extend(line + b"\n" for line in whole)
+        *complete, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > _MAX_LINE:
+            line = self.position.line + len(complete) + 1
+            raise FileError(self.label, str(line), f"has more than {_MAX_LINE:,} bytes")
+        self._lines.extend(line + b"\n" for line in complete)
 
     def _open(self) -> None:
-        at = self.position
-        if at.input >= len(self._inputs):
-            what = f"input {at.input + 1} was {at.name} before, and there are {len(self._inputs)} now"
-            raise FileError(self._inputs[-1], "", f"{what}: give the same inputs, or more")
-        name = self._inputs[at.input]
-        own = Path(name).name if name != STDIN else STDIN
-        if at.name and at.name != own:
-            raise FileError(name, "", f"input {at.input + 1} was {at.name} before: give the same inputs, or more")
-        self._input = Input(name, self._follow and at.input + 1 == len(self._inputs))
-        if at.byte and self._input.is_seekable:
-            self._input.seek(at.byte)
-        self.position = Position(at.input, own, *((at.byte, at.line) if self._input.is_seekable else (0, 0)))
+        """Open the input of `position`, at that position where the input is seekable."""
+        position = self.position
+        if position.input >= len(self._inputs):
+            now = f"input {position.input + 1} was {position.name} before, and there are {len(self._inputs)} now"
+            raise FileError(self._inputs[-1], "", f"{now}: give the same inputs, or more")
+        name = self._inputs[position.input]
+        own_name = Path(name).name if name != STDIN else STDIN
+        if position.name and position.name != own_name:
+            before = f"input {position.input + 1} was {position.name} before"
+            raise FileError(name, "", f"{before}: give the same inputs, or more")
+        is_last = position.input + 1 == len(self._inputs)
+        self._input = Input(name, follow=self._follow and is_last)
+        if position.byte and self._input.is_seekable:
+            self._input.seek(position.byte)
+        byte, line = (position.byte, position.line) if self._input.is_seekable else (0, 0)
+        self.position = Position(position.input, own_name, byte, line)
 
-    def _next(self) -> None:
-        """The input is at its end."""
+    def _next_input(self) -> None:
         self.close()
         if self.position.input + 1 == len(self._inputs):
-            self.is_over = True
+            self.has_ended = True
         else:
             self.position = Position(self.position.input + 1)

@@ -1,4 +1,4 @@
-"""How far a run on a stream has come."""
+"""The progress of a run on a stream."""
 
 from __future__ import annotations
 
@@ -6,14 +6,19 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from des_ref.comm import Comm
+from des_ref.progress import Progress
 from des_ref.stream.scores import Scores
-from des_ref.training.progress import Progress
 
 
 @dataclass(slots=True)
 class StreamProgress(Progress):
-    """`position` is where rows go on, on workers that read; None before the first. `total` and `window` are scores of
-    all workers, the latter since the last report, and `own` this worker's that are in neither yet."""
+    """Progress, with the position of the stream and the scores so far.
+
+    position  where the next row is; None before the first batch, and on workers that do not read
+    total     scores of all workers
+    window    scores of all workers since the last report
+    own       this worker's scores that are not in `total` and `window` yet
+    """
 
     position: dict[str, Any] | None = None
     total: Scores = field(default_factory=Scores)
@@ -21,8 +26,8 @@ class StreamProgress(Progress):
     own: Scores = field(default_factory=Scores)
 
     def merge(self, comm: Comm) -> None:
-        """Bring `total` and `window` up to date; every worker calls it."""
-        merged = self.own.of_all(comm)
+        """Add every worker's `own` scores to `total` and `window`. Every worker calls it."""
+        merged = self.own.summed(comm)
         self.total.merge(merged)
         self.window.merge(merged)
         self.own = Scores()
@@ -33,7 +38,13 @@ class StreamProgress(Progress):
 
     @classmethod
     def from_json(cls, saved: dict[str, Any]) -> Self:
-        progress, stream = Progress.from_json(saved), saved["stream"]
-        scores = {name: Scores.from_json(stream[name]) for name in ("total", "window")}
-        steps = {"steps": progress.steps, "steps_before": progress.steps, "loss": progress.loss}
-        return cls(**steps, position=stream["position"], **scores)
+        progress = Progress.from_json(saved)
+        stream = saved["stream"]
+        return cls(
+            steps=progress.steps,
+            steps_before=progress.steps,
+            loss=progress.loss,
+            position=stream["position"],
+            total=Scores.from_json(stream["total"]),
+            window=Scores.from_json(stream["window"]),
+        )

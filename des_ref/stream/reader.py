@@ -1,7 +1,7 @@
-"""Batches read ahead, in a thread of its own, and never more than so many.
+"""Reads batches ahead in a thread, up to a limit.
 
-When that many wait to be trained on, the thread stops reading; a pipe fills up then, and whoever writes into it has to
-wait. So memory does not depend on how fast rows come.
+When the limit is reached, the thread stops reading; a pipe then fills up, and its writer blocks. Memory therefore does
+not depend on how fast rows arrive.
 """
 
 from __future__ import annotations
@@ -21,38 +21,45 @@ from des_ref.data.criteo_rows import parse
 from des_ref.stream.drift import Drift
 from des_ref.stream.lines import Lines
 
-_LOOK_S = 0.1  # how often a thread that waits sees whether it is to end
+_CHECK_STOP_EVERY_S = 0.1  # how often a blocked thread checks whether it has been closed
 
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """A batch, and where the stream stands after it."""
+    """A batch, and the position of the stream after it."""
 
     batch: Batch
     position: dict[str, Any]
 
 
 def of_text(lines: Lines, samples: int, bad: BadRows) -> Iterator[Read | None]:
-    """Batches of so many good rows of Criteo's format; None where none have come yet. A short end is left."""
-    ids, labels, missing = [], [], samples
+    """Batches of `samples` good rows in Criteo's format; None where no lines have arrived.
+
+    An incomplete batch at the end is dropped.
+    """
+    ids: list[torch.Tensor] = []
+    labels: list[torch.Tensor] = []
+    missing = samples
     while True:
-        got = lines.take(missing)
-        if not got:
-            if lines.is_over:
+        block = lines.take(missing)
+        if not block:
+            if lines.has_ended:
                 return
             yield None
             continue
-        part = parse(got, lines.label, lines.position.line - len(got) + 1, bad)
-        ids.append(part[0])
-        labels.append(part[1])
-        missing -= len(part[1])
+        block_ids, block_labels = parse(block, lines.label, lines.position.line - len(block) + 1, bad)
+        ids.append(block_ids)
+        labels.append(block_labels)
+        missing -= len(block_labels)
         if not missing:
             yield Read(Batch.of_columns(torch.cat(ids), torch.cat(labels)), lines.position.to_json())
-            ids, labels, missing = [], [], samples
+            ids = []
+            labels = []
+            missing = samples
 
 
 def of_drift(drift: Drift, samples: int, rank: int, ranks: int, first: int = 0) -> Iterator[Read]:
-    """This worker's share of batches of so many rows, from row `first` on, without end."""
+    """This worker's share of generated batches of `samples` rows, from row `first` on, without end."""
     share = samples // ranks
     while True:
         batch = drift.batch(first + rank * share, share)
@@ -61,54 +68,57 @@ def of_drift(drift: Drift, samples: int, rank: int, ranks: int, first: int = 0) 
 
 
 class Reader:
-    """Takes what `batches` gives ahead of who asks, at most `ahead` of them. To be closed."""
+    """Takes up to `ahead` batches from `batches` in a thread. Close it after use."""
 
     def __init__(self, batches: Iterator[Read | None], ahead: int) -> None:
-        self._batches, self._ahead = batches, queue.Queue[Read | BaseException | None](ahead)
+        self._batches = batches
+        self._ahead = queue.Queue[Read | BaseException | None](ahead)
         self._stop = threading.Event()
-        self.held_back_s = 0.0  # that the thread has waited because enough was read
+        self.held_back_s = 0.0  # seconds that the thread has waited because enough batches were read
         self._thread = threading.Thread(target=self._run, name="reader", daemon=True)
         self._thread.start()
-        self.is_over = False
+        self.has_ended = False
 
     def __len__(self) -> int:
-        """Batches that wait."""
+        """Batches read and not yet taken."""
         return self._ahead.qsize()
 
-    def take(self, patience_s: float) -> Read | None:
-        """The next one; None where none has come within so many seconds, or where it `is_over`. Raises what reading
-        has raised."""
+    def take(self, timeout_s: float) -> Read | None:
+        """The next batch; None if there is none within `timeout_s`, or after the end.
+
+        Raises what reading has raised.
+        """
         try:
-            got = self._ahead.get(timeout=patience_s)
+            item = self._ahead.get(timeout=timeout_s)
         except queue.Empty:
             return None
-        if isinstance(got, BaseException):
-            raise got
-        self.is_over = got is None
-        return got
+        if isinstance(item, BaseException):
+            raise item
+        self.has_ended = item is None
+        return item
 
     def close(self) -> None:
-        """Stop reading. Returns at once; the thread ends with what it is at."""
+        """Stop reading. Returns at once; the thread ends after what it is doing."""
         self._stop.set()
 
     def _run(self) -> None:
         try:
-            for got in self._batches:
+            for read in self._batches:
                 if self._stop.is_set():
                     return
-                if got is not None:
-                    self._put(got)
+                if read is not None:
+                    self._put(read)
             self._put(None)
-        except BaseException as error:  # whatever it is, it belongs to who waits for the rows
+        except BaseException as error:  # any error is raised again in the thread that takes the batches
             self._put(error)
 
-    def _put(self, what: Read | BaseException | None) -> None:
+    def _put(self, item: Read | BaseException | None) -> None:
         while not self._stop.is_set():
-            start = time.perf_counter()
+            started_at = time.perf_counter()
             try:
-                self._ahead.put(what, timeout=_LOOK_S)
+                self._ahead.put(item, timeout=_CHECK_STOP_EVERY_S)
                 return
             except queue.Full:
                 continue
             finally:
-                self.held_back_s += time.perf_counter() - start
+                self.held_back_s += time.perf_counter() - started_at

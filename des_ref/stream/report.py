@@ -1,7 +1,7 @@
-"""What a run on a stream tells while it goes on: a line on the terminal, a JSON line in a log, events for TensorBoard.
+"""Reports of a run on a stream: a line on the terminal, a JSON line in a log, and events for TensorBoard.
 
-A report is one flat dictionary of numbers, the same in all three. On a terminal the line is renewed in place, at most
-twice a second; elsewhere each report is a line of its own.
+A report is one flat dictionary of numbers, the same in all three. On a terminal the line is rewritten in place, at most
+twice a second; elsewhere each report is a new line.
 """
 
 from __future__ import annotations
@@ -22,17 +22,22 @@ from dessim.units import format_count, format_size
 
 Report = Mapping[str, Any]
 
-_RENEW_S = 0.5
+_REWRITE_EVERY_S = 0.5
 
 
 class Reports:
-    """Where reports of one run go. `step`: the one it goes on from; what was written of later ones is taken back."""
+    """Writes the reports of one run.
+
+    `step` is the step that the run resumes from; reports of later steps are removed from the log. Raises FileError.
+    """
 
     def __init__(self, log: Path | None, tensorboard: Path | None, step: int, screen: IO[str] = sys.stderr) -> None:
         self._log = _open_log(log, step) if log is not None else None
         self._events = _open_events(tensorboard, step) if tensorboard is not None else None
-        self._screen, self._is_terminal = screen, screen.isatty()
-        self._shown_at, self._last = 0.0, {}
+        self._screen = screen
+        self._is_terminal = screen.isatty()
+        self._shown_at = 0.0
+        self._last: dict[str, Any] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -43,11 +48,11 @@ class Reports:
         if self._log is not None:
             self._log.close()
         if self._events is not None:
-            with suppress(OSError):  # what cannot be written has been said
+            with suppress(OSError):  # closing retries a failed write, which `give` has reported already
                 self._events.close()
 
     def give(self, report: Report) -> None:
-        """A report. Raises FileError where it cannot be written."""
+        """Show and write a report. Raises FileError where it cannot be written."""
         self._last = dict(report)
         self._show(line_of(report))
         if self._log is not None:
@@ -62,11 +67,11 @@ class Reports:
                 raise FileError(self._events.log_dir, "", f"cannot be written: {error.strerror}") from None
 
     def tick(self, step: int, rows: int, rows_per_s: float) -> None:
-        """Between two reports: the line says how far it is."""
-        if self._is_terminal and self._last and time.monotonic() - self._shown_at >= _RENEW_S:
-            ids = self._last["ids_per_s"] / self._last["rows_per_s"] * rows_per_s
-            own = {"step": step, "rows": rows, "rows_per_s": rows_per_s, "ids_per_s": ids}
-            self._show(line_of(self._last | own))
+        """Between two reports, update the progress on the terminal's line."""
+        if self._is_terminal and self._last and time.monotonic() - self._shown_at >= _REWRITE_EVERY_S:
+            ids_per_s = self._last["ids_per_s"] / self._last["rows_per_s"] * rows_per_s
+            update = {"step": step, "rows": rows, "rows_per_s": rows_per_s, "ids_per_s": ids_per_s}
+            self._show(line_of(self._last | update))
 
     def _show(self, line: str) -> None:
         self._screen.write(f"\r\x1b[K{line}" if self._is_terminal else f"{line}\n")
@@ -75,7 +80,7 @@ class Reports:
 
 
 def line_of(report: Report) -> str:
-    """For people."""
+    """A report in one line, for people."""
     auc = "undefined" if report["auc"] is None else f"{report['auc']:.4f}"
     parts = [
         f"step {report['step']:,}",
@@ -86,13 +91,13 @@ def line_of(report: Report) -> str:
         f"log loss {report['logloss']:.4f}",
         f"table {format_count(report['table_rows'], 3)} rows",
         format_size(report["memory_bytes"], 3),
-        f"{report['batches_ahead']} ahead",
+        f"{report['batches_ahead']} batches ahead",
     ]
     return "  ".join(parts)
 
 
 def _open_log(path: Path, step: int) -> LineLog:
-    """Open behind the lines of steps up to this one."""
+    """The log, with the lines of steps up to `step`. Raises FileError where the file is another one."""
 
     def keep(lines: list[str]) -> list[str]:
         return [line for line in lines if json.loads(line)["step"] <= step]
@@ -100,14 +105,14 @@ def _open_log(path: Path, step: int) -> LineLog:
     try:
         return LineLog(path, keep if step else None)
     except (ValueError, KeyError, TypeError):
-        raise FileError(path, "", "is there and not a log of reports: name another file") from None
+        raise FileError(path, "", "exists and is not a log of reports: name another file") from None
 
 
 def check_tensorboard() -> None:
-    """Raises UsageError where the package is missing."""
+    """Raises UsageError where the package tensorboard is missing."""
     if find_spec("tensorboard") is None:
-        what = "--tensorboard (stream.tensorboard) needs the package tensorboard"
-        raise UsageError(f"{what}: pip install 'dessim[tensorboard]'")
+        need = "--tensorboard (stream.tensorboard) needs the package tensorboard"
+        raise UsageError(f"{need}: pip install 'dessim[tensorboard]'")
 
 
 def _open_events(folder: Path, step: int) -> Any:
@@ -115,7 +120,7 @@ def _open_events(folder: Path, step: int) -> Any:
     from torch.utils.tensorboard import SummaryWriter
 
     try:
-        # What a run that was killed wrote of later steps is not shown.
+        # TensorBoard hides events of later steps, which a killed run has left.
         return SummaryWriter(str(folder), purge_step=step + 1 if step else None)
     except OSError as error:
         raise FileError(folder, "", f"cannot be written: {error.strerror}") from None

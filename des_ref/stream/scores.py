@@ -1,11 +1,11 @@
-"""Progressive scores: AUC and log loss of what was predicted of rows before they were trained on.
+"""Progressive scores: AUC and log loss of predictions made for rows before they are trained on.
 
-Logits are counted in bins, of positives and of negatives; the AUC is that of logits rounded to their bins, ties
-counting half. It is off from the exact one by at most half the share of (positive, negative) pairs that share a bin,
-which is given beside it. Losses are summed as whole numbers of 2**-24 nats. All sums are integers, so workers' add up
-to those of one, whatever the order, to the last bit.
+Logits of positives and of negatives are counted in bins. The AUC is that of logits rounded to their bins; ties count
+half. It differs from the exact AUC by at most half the share of (positive, negative) pairs in the same bin, which is
+reported as its error. Losses are summed as whole multiples of 2**-24 nats. All sums are integers, so the sum over
+workers is bit-identical to that of one worker, in any order.
 
-Memory: two counts a bin, 512 KiB, however many rows.
+Memory: two counts per bin, 512 KiB, for any number of rows.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from torch import Tensor
 
 from des_ref.comm import Comm
 
-BINS, LARGEST = 1 << 15, 16.0  # over logits from -16 to 16, and beyond at both ends: a bin is 1/1024 wide
-_UNIT = 2.0**24
-_FARTHEST = 2.0**10  # a logit beyond counts as that, so a row's loss is no more than so many nats
+BINS = 1 << 15
+MAX_LOGIT = 16.0  # bins cover logits from -16 to 16 and are 1/1024 wide; the outer bins also count logits beyond
+_UNITS_PER_NAT = 2.0**24
+_MAX_LOSS_LOGIT = 2.0**10  # logits are clipped to this for the loss, which bounds a row's loss in nats
 
 
 def _zeros() -> Tensor:
@@ -34,27 +35,28 @@ def _zeros() -> Tensor:
 
 @dataclass(slots=True)
 class Scores:
-    """`counts` int64 [2, BINS], of negatives and positives; `loss` the sum in 2**-24 nats."""
+    """`counts`: int64 [2, BINS], of negatives and positives. `loss`: the sum of losses in units of 2**-24 nats."""
 
     counts: Tensor = field(default_factory=_zeros)
     loss: int = 0
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
-        """Of rows [b] that have not been trained on. Logits must be numbers."""
-        x = logits.detach().to("cpu", torch.float64).clamp(-_FARTHEST, _FARTHEST)
+        """Add logits and labels [b] of rows that have not been trained on. Logits must not be NaN."""
+        x = logits.detach().to("cpu", torch.float64).clamp(-_MAX_LOSS_LOGIT, _MAX_LOSS_LOGIT)
         y = labels.to("cpu")
         losses = nnf.binary_cross_entropy_with_logits(x, y.to(torch.float64), reduction="none")
-        self.loss += int((losses * _UNIT).round_().to(torch.int64).sum())
-        at = ((x + LARGEST) * (BINS / (2 * LARGEST))).floor_().clamp_(0, BINS - 1).to(torch.int64)
-        at += (y > 0.5).to(torch.int64) * BINS
-        self.counts.view(-1).index_add_(0, at, torch.ones_like(at))
+        self.loss += int((losses * _UNITS_PER_NAT).round_().to(torch.int64).sum())
+        bin_of_row = ((x + MAX_LOGIT) * (BINS / (2 * MAX_LOGIT))).floor_().clamp_(0, BINS - 1).to(torch.int64)
+        bin_of_row += (y > 0.5).to(torch.int64) * BINS
+        self.counts.view(-1).index_add_(0, bin_of_row, torch.ones_like(bin_of_row))
 
     def merge(self, other: Scores) -> None:
+        """Add the rows of `other`."""
         self.counts += other.counts
         self.loss += other.loss
 
-    def of_all(self, comm: Comm) -> Scores:
-        """The sum over workers; each calls it. `comm` is on the CPU."""
+    def summed(self, comm: Comm) -> Scores:
+        """The sum over workers. Every worker calls it; `comm` is on the CPU."""
         if comm.world_size == 1:
             return self
         numbers = torch.cat([self.counts.view(-1), torch.tensor([self.loss])])
@@ -63,34 +65,39 @@ class Scores:
 
     @property
     def rows(self) -> int:
+        """Rows added so far."""
         return int(self.counts.sum())
 
     @property
     def logloss(self) -> float | None:
-        """Mean, in nats; None without rows."""
-        return self.loss / _UNIT / self.rows if self.rows else None
+        """Mean in nats; None without rows."""
+        return self.loss / _UNITS_PER_NAT / self.rows if self.rows else None
 
     @property
     def auc(self) -> float | None:
-        """None where there is none: without rows of both classes."""
-        return None if self._pairs == 0 else float((self._of_lower() + self._of_equal() / 2) / self._pairs)
+        """None where it is undefined: without rows of both classes."""
+        if self._pairs == 0:
+            return None
+        return float((self._ordered_pairs() + self._tied_pairs() / 2) / self._pairs)
 
     @property
     def auc_error(self) -> float | None:
-        """How far `auc` may be from that of the logits themselves, clipped to [-16, 16), at most."""
-        return None if self._pairs == 0 else float(self._of_equal() / 2 / self._pairs)
+        """The largest possible difference of `auc` from the AUC of the logits themselves, clipped to [-16, 16)."""
+        return None if self._pairs == 0 else float(self._tied_pairs() / 2 / self._pairs)
 
     @property
     def _pairs(self) -> int:
+        """(positive, negative) pairs."""
         negatives, positives = self.counts.sum(dim=1).tolist()
         return int(negatives * positives)
 
-    def _of_lower(self) -> float:
-        """Pairs whose negative has a lower bin."""
+    def _ordered_pairs(self) -> float:
+        """Pairs whose negative is in a lower bin than their positive."""
         negatives, positives = self.counts.numpy().astype(np.float64)
         return float((positives * (negatives.cumsum() - negatives)).sum())
 
-    def _of_equal(self) -> float:
+    def _tied_pairs(self) -> float:
+        """Pairs in the same bin."""
         negatives, positives = self.counts.numpy().astype(np.float64)
         return float((positives * negatives).sum())
 

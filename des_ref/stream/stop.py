@@ -1,4 +1,4 @@
-"""Ctrl-C, once, as a wish."""
+"""Turns the first Ctrl-C or SIGTERM into a request to stop."""
 
 from __future__ import annotations
 
@@ -11,22 +11,25 @@ from types import FrameType
 
 @contextmanager
 def asked_to_stop() -> Iterator[threading.Event]:
-    """Set by the first SIGINT (Ctrl-C) or SIGTERM; the next one does what it always does."""
+    """An event that the first SIGINT (Ctrl-C) or SIGTERM sets. The second signal has its usual effect.
+
+    Outside the main thread, which alone may handle signals, the event is never set.
+    """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def restore() -> None:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
     def handle(number: int, frame: FrameType | None) -> None:
         stop.set()
         restore()
 
-    for number in before:
+    for number in previous:
         signal.signal(number, handle)
     try:
         yield stop

@@ -1,1 +1,1 @@
-"""A run of the trainer: its command line, its loop, what it is scored by, and the figures it ends with."""
+"""A training run on a data set: its samples, its loop, its scores, and the figures it ends with."""

@@ -1,4 +1,4 @@
-"""A loss that is no number ends the run at once, and leaves the batch that it came from."""
+"""Ends a run at once when its loss is not finite, and saves the batch that caused it."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from torch import Tensor
 from des_ref.cli import RankError
 from des_ref.comm import Comm
 from des_ref.data.batch import Batch
-from des_ref.training.progress import Progress
+from des_ref.progress import Progress
 from dessim.files import atomic_path
 
 NOT_FINITE = 3  # exit code: a check ran and failed
 
 
 def check_finite(loss: Tensor, batch: Batch, progress: Progress, comm: Comm, folder: Path) -> None:
-    """Raises RankError with exit code 3 for a loss that is NaN or infinite, after writing this worker's samples into
-    `folder`: arrays ids, sample, field and labels, as in a Batch."""
+    """Raises RankError with exit code 3 if the loss is NaN or infinite.
+
+    Writes this worker's samples into `folder` first: the arrays `ids`, `sample`, `field` and `labels` of a Batch.
+    """
     value = float(loss)
     if math.isfinite(value):
         return

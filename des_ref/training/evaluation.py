@@ -1,4 +1,4 @@
-"""Scores of held-out samples, on every rank; the best epoch's are kept."""
+"""Scores of the held-out samples, computed on every rank. The scores of the best epoch are kept."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from torch import Tensor
 
 from des_ref.comm import Comm
 from des_ref.data.batch import Examples
+from des_ref.progress import Progress
 from des_ref.strategies.base import Strategy
-from des_ref.training.progress import Progress
 from dessim.errors import DessimError
 
 
 def evaluate_epoch(
     progress: Progress, validation: Examples, test: Examples, comm: Comm, strategy: Strategy, batch: int
 ) -> dict[str, float | None]:
-    """Validation figures; when they are the best so far, the test is scored too and kept.
+    """Validation scores, rounded to 5 digits. If they are the best so far, score the test samples and keep both.
 
-    `batch`: of training, for objectives whose loss depends on it.
+    `batch` is the training batch, for objectives whose loss depends on it. Every rank calls it. Raises DessimError
+    where the loss is not finite.
     """
     objective = strategy.network.objective
     auc, loss = objective.score(predict(validation, comm, strategy, batch), validation.labels)
@@ -28,7 +29,7 @@ def evaluate_epoch(
             "lower optimizer.rows.rate or optimizer.dense.lr in the settings"
         )
     score = torch.tensor([auc if auc is not None else -loss], dtype=torch.float64, device=comm.device)
-    # Ranks must not disagree on when to stop; on one kind of machine they cannot, but a hang would be a poor message.
+    # All ranks must agree on when to stop, or the run hangs; rounding may differ between different machines.
     comm.broadcast("score", score)
     if float(score) > progress.best_score:
         progress.best_score = float(score)
@@ -40,14 +41,17 @@ def evaluate_epoch(
             "validation_auc": auc,
             f"validation_{objective.loss_name}": loss,
         }
-    rounded = {"validation_auc": auc, f"validation_{objective.loss_name}": loss}
-    return {key: None if value is None else round(value, 5) for key, value in rounded.items()}
+    scores = {"validation_auc": auc, f"validation_{objective.loss_name}": loss}
+    return {key: None if value is None else round(value, 5) for key, value in scores.items()}
 
 
 def predict(examples: Examples, comm: Comm, strategy: Strategy, batch: int) -> Tensor:
-    """What the strategy predicts of a data set, on every rank: each rank brings its share of each batch, padded with
-    empty samples."""
-    logits, samples = [], strategy.network.objective.evaluation_batch or batch
+    """The strategy's predictions for a data set, on every rank.
+
+    Each rank looks up its share of each batch; the shares are padded with empty samples to the same size.
+    """
+    logits = []
+    samples = strategy.network.objective.evaluation_batch or batch
     for start in range(0, len(examples), samples):
         count = min(samples, len(examples) - start)
         share = -(-count // comm.world_size)

@@ -1,4 +1,4 @@
-"""The figures a run ends with."""
+"""The figures that a run reports at its end."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 
 from des_ref.comm import CodedComm, Comm
 from des_ref.config import Settings
-from des_ref.data.source import Opened
+from des_ref.progress import Progress
 from des_ref.strategies.base import Counts, Strategy
-from des_ref.training.progress import Progress
+from des_ref.training.source import Opened
 from dessim.workload.model import Model
 from dessim.workload.plan import PlannedOp
 
@@ -18,12 +18,12 @@ from dessim.workload.plan import PlannedOp
 def summarise(
     settings: Settings, model: Model, opened: Opened, comm: Comm, strategy: Strategy, progress: Progress
 ) -> dict[str, Any]:
-    """The JSON object that a run ends with. Every rank takes part."""
+    """The JSON object of a run. Every rank calls it."""
     batch = settings.training.batch
     by_op = bytes_by_op(model, batch, comm, strategy, progress)
     seconds = np.array(progress.step_seconds or [float("nan")])
     times = {"median": np.median(seconds), "mean": seconds.mean(), "p95": np.quantile(seconds, 0.95)}
-    measured = bool(progress.step_seconds)
+    is_timed = bool(progress.step_seconds)
     best = progress.best or {}
     return {
         "schema_version": 1,
@@ -46,8 +46,8 @@ def summarise(
         "epochs": progress.epochs,
         "steps": progress.steps,
         "resumed_from_step": progress.steps_before or None,
-        "step_time_s": {key: float(value) if measured else None for key, value in times.items()},
-        "samples_per_s": batch / float(times["median"]) if measured else 0.0,
+        "step_time_s": {key: float(value) if is_timed else None for key, value in times.items()},
+        "samples_per_s": batch / float(times["median"]) if is_timed else 0.0,
         "bytes_per_worker_per_step": sum(by_op.values()),
         "bytes_by_op": by_op,
         "sparsity_by_op": strategy.comm.sparsity() if isinstance(strategy.comm, CodedComm) else {},
@@ -55,7 +55,7 @@ def summarise(
 
 
 def describe(settings: Settings, model: Model, comm: Comm) -> dict[str, Any]:
-    """What was trained, how and where."""
+    """The part of the JSON object that says what was trained, how, and on what hardware."""
     return {
         "model": model.name,
         "strategy": settings.strategy,
@@ -71,21 +71,24 @@ def describe(settings: Settings, model: Model, comm: Comm) -> dict[str, Any]:
     }
 
 
-def found_by(comm: Comm, op: PlannedOp) -> dict[str, float]:
-    """What only the values of an op say of its size, where it travels encoded."""
-    return comm.density(op.part_of) if isinstance(comm, CodedComm) else {}
-
-
 def bytes_by_op(model: Model, batch: int, comm: Comm, strategy: Strategy, progress: Progress) -> dict[str, float]:
-    """Bytes a worker sends, by op, mean over workers and steps; with servers, what it and they send each other.
+    """Bytes that a worker sends in each op, mean over workers and steps. Every rank calls it.
 
-    Sizes are linear in the counts, so those of the mean counts are the mean sizes.
+    With parameter servers, an op counts what a worker and its servers send each other. Sizes are linear in the counts,
+    so the sizes at the mean counts are the mean sizes.
     """
-    symbols = strategy.plan.symbols(model.symbols(comm.world_size, batch))
-    ops, symbols = strategy.plan.collectives, symbols | {"s": float(strategy.value_bytes)}
+    symbols = strategy.plan.symbols(model.symbols(comm.world_size, batch)) | {"s": float(strategy.value_bytes)}
+    ops = strategy.plan.collectives
     steps = max(progress.steps - progress.steps_before, 1)
     variables = strategy.op_vars(Counts(*(progress.counts / steps).tolist()), batch)
-    own = [(op, {**symbols, **variables.get(op.part_of or op.name, {}), **found_by(strategy.comm, op)}) for op in ops]
-    sizes = [op.size.evaluate(v) if comm.wire is not None else op.sent_bytes(v) for op, v in own]
+    sizes = []
+    for op in ops:
+        values = {**symbols, **variables.get(op.part_of or op.name, {}), **_encoded_symbols(strategy.comm, op)}
+        sizes.append(op.size.evaluate(values) if comm.wire is not None else op.sent_bytes(values))
     means = np.array(comm.gather_rows("bytes", sizes)).mean(axis=0)
     return dict(zip((op.name for op in ops), means.tolist(), strict=True))
+
+
+def _encoded_symbols(comm: Comm | CodedComm, op: PlannedOp) -> dict[str, float]:
+    """Symbols of an encoded op that depend on its values, such as the density of a sparse code."""
+    return comm.density(op.part_of) if isinstance(comm, CodedComm) else {}

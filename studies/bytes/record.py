@@ -28,10 +28,10 @@ from des_ref.comm import Comm, open_comm, record
 from des_ref.data.batch import Batch, slice_of
 from des_ref.data.synthetic import Zipf
 from des_ref.models.build import Network
-from des_ref.recording.recorder import Recorder
 from des_ref.strategies import STRATEGIES
 from des_ref.strategies.base import Optimizers, Strategy
 from des_ref.strategies.ps_server import Server
+from des_ref.tracing.planned import PlannedRecorder
 from dessim.files import read_toml
 from dessim.trace.schema import sent_factor
 from dessim.workload.model import Input, Model, load_model, parse_model
@@ -117,13 +117,13 @@ def measure(case: Case, study: Mapping[str, Any], comm: Comm) -> dict[str, Any] 
 
 
 def _collectives(strategy: Strategy, shares: list[Batch], symbols: dict[str, float], comm: Comm) -> Sums:
-    recorder = Recorder(comm, strategy.plan)
+    recorder = PlannedRecorder(comm, strategy.plan)
     audit = Audit(strategy.plan, symbols)
     strategy.marks = recorder
     for i, share in enumerate(shares):
         with recorder.step(i):  # a full recording also sees collectives that bypass comm/
             result = strategy.step(share)
-        audit.add_step(recorder.take(strategy.op_vars(result.counts, len(share) * comm.world_size)))
+        audit.add_step(recorder.take_planned(strategy.op_vars(result.counts, len(share) * comm.world_size)))
     keys = ("recorded_bytes", "formula_bytes", "mismatches")
     return {op["name"]: tuple(op[key] for key in keys) for op in audit.gather(comm)}
 

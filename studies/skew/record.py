@@ -25,9 +25,9 @@ from des_ref.comm import Comm, open_comm, record
 from des_ref.data.batch import Batch
 from des_ref.data.synthetic import Zipf
 from des_ref.models.build import Network
-from des_ref.recording.recorder import Recorder
 from des_ref.strategies import build
 from des_ref.strategies.base import Optimizers
+from des_ref.tracing.planned import PlannedRecorder
 from dessim.files import read_toml
 from dessim.trace.schema import Collective, Kind, Op, sent_factor
 from dessim.workload.ids import ZipfLaw
@@ -104,7 +104,7 @@ def measure(name: str, skew: float, study: Mapping[str, Any], comm: Comm) -> dic
     wholes = batches(model, samples, warmup + steps)
     strategy.count(lambda: wholes[:warmup])
     symbols = plan.symbols(model.symbols(n, samples)) | {"s": float(strategy.value_bytes)}
-    recorder = Recorder(comm, plan)
+    recorder = PlannedRecorder(comm, plan)
     audit = Audit(plan, symbols)
     sums = torch.zeros(4, dtype=torch.float64)  # bytes sent, bytes copied, distinct ids of the worker, of the owner
     for i, whole in enumerate(wholes):
@@ -115,7 +115,7 @@ def measure(name: str, skew: float, study: Mapping[str, Any], comm: Comm) -> dic
         strategy.marks = recorder
         with recorder.step(i, full=False):
             result = strategy.step(share)
-        ops = recorder.take(strategy.op_vars(result.counts, samples))
+        ops = recorder.take_planned(strategy.op_vars(result.counts, samples))
         audit.add_step(ops)
         sums[:2] += torch.tensor([recorded_bytes(op, plan, comm) for op in ops], dtype=torch.float64).sum(dim=0)
         counts = result.counts

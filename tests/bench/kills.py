@@ -124,7 +124,7 @@ class Case:
 
     def newest(self, name: str) -> int:
         """Return the step of the newest checkpoint, 0 if there is none."""
-        kept = checkpoints.found(self.checkpoints(name))
+        kept = checkpoints.newest_first(self.checkpoints(name))
         return int(kept[0].name.rpartition("-")[2]) if kept else 0
 
 
@@ -164,7 +164,7 @@ def kill_often(case: Case, name: str, ranks: int, kills: int, rng: random.Random
         # The surviving ranks end by themselves: with an error, or because they have finished.
         if any(codes[rank] != -9 for rank in killed) or any(code not in (-9, 0, 1) for code in codes):
             raise RuntimeError(f"exit codes {codes} after killing ranks {killed}")
-        for checkpoint in checkpoints.found(case.checkpoints(name)):
+        for checkpoint in checkpoints.newest_first(case.checkpoints(name)):
             checkpoints.check(checkpoint)
         kinds[f"{'all ranks' if len(killed) == ranks else 'one rank'} {kind}"] += 1
     case.finish(name, ranks)
@@ -204,7 +204,7 @@ def children(parent: int) -> list[int]:
 
 def parameters(folder: Path) -> dict[str, Tensor]:
     """Return the newest checkpoint: rows sorted by key over all ranks, and the dense parameters."""
-    newest = checkpoints.found(folder)[0]
+    newest = checkpoints.newest_first(folder)[0]
     parts = [read_rows(newest / name) for name in checkpoints.check(newest)["files"] if name.startswith("rows-")]
     tensors = dict(read_dense(newest))
     for group, lines in parts[0].items():
@@ -225,7 +225,7 @@ def difference(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
 
 def leftovers(folder: Path) -> list[str]:
     """Return the names of files in the folder that are no checkpoints."""
-    return sorted({path.name for path in folder.iterdir()} - {path.name for path in checkpoints.found(folder)})
+    return sorted({path.name for path in folder.iterdir()} - {path.name for path in checkpoints.newest_first(folder)})
 
 
 def compare(case: Case, name: str, against: str) -> tuple[float, list[str]]:

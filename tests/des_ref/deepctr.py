@@ -14,7 +14,7 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
-from des_ref.certify.case import State
+from des_ref.certify.compare import State
 from des_ref.data.batch import Batch
 from des_ref.strategies.base import Optimizers
 from dessim.workload.model import Model

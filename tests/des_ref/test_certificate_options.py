@@ -1,4 +1,4 @@
-"""The certificate is green whatever trains the rows, and with the next batch's ids sent ahead or not."""
+"""The certificate passes with any row optimizer, with and without sending the next batch's ids ahead."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from des_ref.certify.show import passed
         ("table_wise", True, "adam"),
     ],
 )
-def test_green(strategy: str, pipeline: bool, optimizer: str, tiny: Path) -> None:
+def test_passes(strategy: str, pipeline: bool, optimizer: str, tiny: Path) -> None:
     result = certify(Case(2, 4, str(tiny), strategy, "cpu", pipeline=pipeline, optimizer=optimizer))
     assert passed(result), result
-    # Every input op of every step is in the books, whichever thread sent it.
+    # Every input op of every step is audited, whichever thread sent it.
     sent = {op["name"]: op["recorded_bytes"] for op in result["ops"]}
     assert sent["ids"] > 0 and not any(op["mismatches"] for op in result["ops"])

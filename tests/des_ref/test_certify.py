@@ -1,4 +1,4 @@
-"""The certificate's program: which cases there are, how they run in one group, and what it says of them."""
+"""The certificate's program: its cases, how they run in one group, and how results are reported."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from des_ref.embedding.optim import ROW_OPTIMIZERS
 from des_ref.strategies import STRATEGIES, VARIANTS
 from dessim.workload.model import load_model
 
-GREEN = {
+PASSED = {
     "case": "des_all_reduce, deepfm by hash, sgd, 2 ranks",
     "model": "deepfm",
     "placement": "hash",
@@ -33,8 +33,8 @@ GREEN = {
     "bytes_match": True,
     "ops": [{"name": "labels", "recorded_bytes": 80, "formula_bytes": 80, "mismatches": 0, "formula": "B*c"}],
 }
-RED = GREEN | {"max_param_diff": 2e-12, "case": "the one with adam"}
-STALE = GREEN | {
+FAILED_CASE = PASSED | {"max_param_diff": 2e-12, "case": "the adam case"}
+STALE = PASSED | {
     "strategy": "ps_async",
     "equivalent": False,
     "max_param_diff": 0.04,
@@ -47,8 +47,8 @@ def all_cases(ranks: tuple[int, ...] = (1, 2, 4)) -> list[Case]:
     return every_case(ranks, 30, "cpu", True, 4)
 
 
-def die_as_second_of_cases() -> None:
-    """The rank ends in the middle of every case but sgd's."""
+def die_in_the_second_case() -> None:
+    """Make rank 1 exit in the middle of adam's case."""
     right = group.compare
 
     def compare(case: Case, *rest: Any) -> Any:
@@ -59,7 +59,7 @@ def die_as_second_of_cases() -> None:
     group.compare = compare  # type: ignore[assignment]
 
 
-def test_all_is_every_model_placement_strategy_optimizer_and_number_of_ranks() -> None:
+def test_all_covers_every_model_placement_strategy_optimizer_and_rank_count() -> None:
     cases = all_cases()
     found = [(c.ranks, c.model, c.placement, c.strategy, c.optimizer) for c in cases]
     assert len(set(found)) == len(found)
@@ -74,18 +74,18 @@ def test_all_is_every_model_placement_strategy_optimizer_and_number_of_ranks() -
     assert set(found) == expected and all(c.small and c.steps == 30 for c in cases)
 
 
-def test_placements_are_those_that_are_right() -> None:
+def test_only_correct_placements_are_offered() -> None:
     assert placements("deepfm", "des_all_reduce") == ["hash", "field"]
     assert placements("deepfm_fields", "des_all_reduce") == ["field"]  # pooled-field FM is wrong by hash
     assert placements("deepfm", "table_wise") == ["hash"] and placements("deepfm_fields", "mesh") == ["field"]
 
 
-def test_quick_has_every_pair_of_choices_in_few_cases() -> None:
+def test_quick_covers_every_pair_of_choices_with_few_cases() -> None:
     cases = all_cases()
     few = pairwise(cases)
     pairs, covered = ({pair for c in some for pair in _pairs(c)} for some in (cases, few))
     assert covered == pairs and len(few) < len(cases) / 10
-    # Nor does one rank, which says little, stand for all.
+    # The cases are balanced: one rank, which tests little, does not dominate.
     assert all(sum(c.ranks == n for c in few) > len(few) / 5 for n in (1, 2, 4))
     assert all(sum(c.optimizer == o for c in few) > len(few) / 8 for o in ROW_OPTIMIZERS)
 
@@ -99,18 +99,18 @@ def test_a_small_model_has_the_same_operators(name: str) -> None:
     assert small.symbols(2)["P"] < 2000
 
 
-def test_ps_async_is_not_blamed_for_being_inexact_but_for_bytes_and_bound() -> None:
+def test_ps_async_may_be_inexact_but_must_keep_its_bytes_and_its_bound() -> None:
     assert passed(STALE)
     assert not passed(STALE | {"bytes_match": False})
     assert not passed(STALE | {"staleness": STALE["staleness"] | {"max": 5}})
-    found = summary([Case(2, 30, "deepfm", s) for s in ("des_all_reduce", "ps_async")], [GREEN, STALE], 1.0)
+    found = summary([Case(2, 30, "deepfm", s) for s in ("des_all_reduce", "ps_async")], [PASSED, STALE], 1.0)
     assert found["ok"] and not found["equivalent"] and found["max_param_diff"] == 3e-16
 
 
 @pytest.mark.slow
-def test_a_group_goes_on_after_a_case_that_died(tiny: Path) -> None:
+def test_a_new_group_continues_after_a_rank_has_died(tiny: Path) -> None:
     cases = [
-        Case(2, 1, str(tiny), "mesh", "cpu", optimizer=o, small=True, sabotage=die_as_second_of_cases)
+        Case(2, 1, str(tiny), "mesh", "cpu", optimizer=o, small=True, sabotage=die_in_the_second_case)
         for o in ("sgd", "adam", "ftrl")
     ]
     first, second, third = group.certify_all(cases)
@@ -119,7 +119,7 @@ def test_a_group_goes_on_after_a_case_that_died(tiny: Path) -> None:
 
 
 @pytest.mark.slow
-def test_cases_of_a_group_are_each_as_if_alone(tiny: Path) -> None:
+def test_a_case_gives_the_same_result_alone_and_in_a_group(tiny: Path) -> None:
     cases = [
         Case(2, 3, str(tiny), strategy, "cpu", optimizer=optimizer, small=True)
         for optimizer in ("adam", "sgd")
@@ -131,39 +131,45 @@ def test_cases_of_a_group_are_each_as_if_alone(tiny: Path) -> None:
     assert {**together[2], "seconds": 0} == {**alone, "seconds": 0}
 
 
-def test_red_exits_3_and_names_the_cases(
+def test_a_failure_exits_with_3_and_names_the_cases(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(program, "certify_all", lambda cases: [GREEN, RED])
-    page = tmp_path / "page.html"
-    assert run("des_ref.certify", lambda: program.main(["--json", "--html", str(page)])) == 3
+    monkeypatch.setattr(program, "certify_all", lambda cases: [PASSED, FAILED_CASE])
+    page, out = tmp_path / "page.html", tmp_path / "out.json"
+    assert run("des_ref.certify", lambda: program.main(["--json", "--html", str(page), "-o", str(out)])) == 3
     captured = capsys.readouterr()
     found = json.loads(captured.out)
+    assert json.loads(out.read_text()) == found
     assert not found["ok"] and (found["count"], found["red"]) == (2, 1) and found["max_param_diff"] == 2e-12
-    assert "the certificate fails for the one with adam: parameters within" in captured.err
+    assert "the certificate failed for the adam case; required: parameters within" in captured.err
     assert "parameters differ by 2.00e-12" in page.read_text()
 
 
 @pytest.mark.parametrize("arguments", [["--all"], ["--quick"], []])
-def test_tables_say_what_is_red(
+def test_tables_show_what_failed(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fat = GREEN["ops"][0] | {"recorded_bytes": 160, "mismatches": 2}
-    monkeypatch.setattr(program, "certify_all", lambda _: [STALE, GREEN | {"bytes_match": False, "ops": [fat]}])
+    too_large = PASSED["ops"][0] | {"recorded_bytes": 160, "mismatches": 2}
+    monkeypatch.setattr(program, "certify_all", lambda _: [STALE, PASSED | {"bytes_match": False, "ops": [too_large]}])
     assert run("des_ref.certify", lambda: program.main(arguments)) == 3
     out = capsys.readouterr().out
     assert "DIFFER" in out and "FAILED" in out and "1.50 steps stale" in out
     assert not arguments or "labels moved 160 bytes, 80 planned" in out
 
 
-def test_the_page_stands_alone_and_escapes_names() -> None:
-    results = [GREEN | {"model": "<script>alert(1)</script>"}, STALE, RED, GREEN | {"error": "a rank died", "ranks": 4}]
+def test_the_page_is_self_contained_and_escapes_names() -> None:
+    results = [
+        PASSED | {"model": "<script>alert(1)</script>"},
+        STALE,
+        FAILED_CASE,
+        PASSED | {"error": "a rank died", "ranks": 4},
+    ]
     page = render(summary([Case(2, 30, "deepfm", "mesh", small=True)] * 4, results, 60.0))
     assert "<script" not in page and "http" not in page.replace("http-equiv", "") and "a rank died" in page
     assert 'class="warn">4.0e-02' in page and 'class="bad">' in page and 'class="good">3.0e-16' in page
 
 
-def test_a_placement_that_is_wrong_is_refused_before_anything_starts(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_placement_is_refused_before_any_process_starts(capsys: pytest.CaptureFixture[str]) -> None:
     refused = ["--all", "--model", "deepfm_fields", "--placement", "hash"]
     assert run("des_ref.certify", lambda: program.main(refused)) == 2
     assert "no case has --model deepfm_fields, --placement hash" in capsys.readouterr().err

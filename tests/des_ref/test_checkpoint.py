@@ -1,4 +1,4 @@
-"""Checkpoints: a run that goes on from one is the run that was never interrupted, and a damaged one is never used."""
+"""Checkpoints: a resumed run equals an uninterrupted one, and a damaged checkpoint is never used."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import torch
 from des_ref import train
 from des_ref.checkpoint import folder as checkpoints
 from des_ref.checkpoint import writer as writing
-from des_ref.checkpoint.resume import go_on
+from des_ref.checkpoint.resume import restore_run
 from des_ref.checkpoint.writer import Writer
 from des_ref.cli import run
 from des_ref.comm import Comm, open_comm
@@ -29,26 +29,31 @@ from des_ref.embedding.optim import ROW_OPTIMIZERS
 from des_ref.models.build import Network
 from des_ref.models.dense_optim import DenseOptimizer
 from des_ref.pipeline import Pipeline, endless
+from des_ref.progress import Progress
 from des_ref.strategies import STRATEGIES, build
 from des_ref.strategies.base import Optimizers, Strategy
-from des_ref.training.progress import Progress
 from dessim.errors import DessimError, FileError
 from dessim.workload.model import load_model
 from tests.bench.kills import Case, compare, difference, kill_often, leftovers, parameters
 from tests.des_ref.ranks import on_ranks
 
-STEPS, SAVED_AT = 7, 4  # of an epoch of 5: the data goes on in the midst of it
-EVER, SHORT = Lifetime(), Lifetime(2, 2)
-CASES = [(strategy, "hash", "rowwise_adagrad", "Adam", EVER) for strategy in STRATEGIES if strategy != "ps_async"]
-CASES += [("des_all_reduce", "field", "adam", "AdamW", EVER), ("des_reduce_scatter", "field", "ftrl", "NAdam", EVER)]
+STEPS = 7
+SAVED_AT = 4  # an epoch has 5 steps, so the data resume in the middle of an epoch
+UNLIMITED = Lifetime()
+SHORT = Lifetime(2, 2)
+CASES = [(strategy, "hash", "rowwise_adagrad", "Adam", UNLIMITED) for strategy in STRATEGIES if strategy != "ps_async"]
+CASES += [
+    ("des_all_reduce", "field", "adam", "AdamW", UNLIMITED),
+    ("des_reduce_scatter", "field", "ftrl", "NAdam", UNLIMITED),
+]
 OPTIONED = ("row_all_to_all+hot_rows=20", "ps_sync+hot_rows=20+look_ahead", "row_all_gather+cache_rows=150")
-CASES += [(variant, "hash", "adam", "Adam", EVER) for variant in OPTIONED]
+CASES += [(variant, "hash", "adam", "Adam", UNLIMITED) for variant in OPTIONED]
 CASES += [("ps_sync+hot_rows=20", "hash", "adagrad", "Adam", SHORT)]
 CASES += [("des_all_reduce", "hash", "adagrad", "Adam", SHORT), ("data_parallel", "hash", "adagrad", "Adam", SHORT)]
 DENSE = ("SGD", "Adagrad", "RMSprop", "NAdam", "RAdam", "ASGD", "Rprop", "Adamax", "Adadelta", "Adafactor")
 
 
-# -- what is restored is the run ---------------------------------------------------------------------------------
+# -- a restored run is the same run -------------------------------------------------------------------------------
 
 
 def fresh(tiny: Path, comm: Comm, strategy: str, placement: str, rows: str, dense: str, life: Lifetime) -> Strategy:
@@ -65,7 +70,7 @@ def _source() -> Source:
     return Zipf(4, 1.5, 200, 1.05, 3).open(400)
 
 
-def goes_from(strategy: Strategy, comm: Comm, progress: Progress, folder: Path) -> None:
+def train_to_the_end(strategy: Strategy, comm: Comm, progress: Progress, folder: Path) -> None:
     """Train to the end, with a checkpoint at SAVED_AT and one at the end."""
     share = strategy.share if strategy.looks_ahead else None
     pipeline = Pipeline(strategy, comm, endless(_source(), 64, comm, progress.steps, share), None)
@@ -79,11 +84,11 @@ def goes_from(strategy: Strategy, comm: Comm, progress: Progress, folder: Path) 
     writer.close()
 
 
-def goes_on_from(checkpoint: Path, comm: Comm, folder: Path, new: Callable[[], Strategy]) -> None:
+def resume_and_train(checkpoint: Path, comm: Comm, folder: Path, new: Callable[[], Strategy]) -> None:
     strategy = new()
-    progress = go_on(strategy, checkpoint, {"a run": 1}, comm)
+    progress = restore_run(strategy, checkpoint, {"a run": 1}, comm)
     assert progress.steps == SAVED_AT
-    goes_from(strategy, comm, progress, folder)
+    train_to_the_end(strategy, comm, progress, folder)
 
 
 def _all_cases(tiny: Path, work: Path, comm: Comm) -> list[str]:
@@ -93,12 +98,14 @@ def _all_cases(tiny: Path, work: Path, comm: Comm) -> list[str]:
     for name, case in zip(names, CASES, strict=True):
         new = partial(fresh, tiny, comm, *case)
         folder = work / name
-        goes_from(new(), comm, Progress(), folder)
-        goes_on_from(checkpoints.found(folder)[1], comm, work / f"{folder.name}-again", new)
+        train_to_the_end(new(), comm, Progress(), folder)
+        resume_and_train(checkpoints.newest_first(folder)[1], comm, work / f"{folder.name}-again", new)
     return names
 
 
-def test_every_strategy_goes_on_to_the_same_bytes_on_as_many_ranks_and_on_one(tiny: Path, tmp_path: Path) -> None:
+def test_every_strategy_resumes_bit_identically_on_the_same_ranks_and_within_rounding_on_one(
+    tiny: Path, tmp_path: Path
+) -> None:
     work, meeting = tmp_path / "runs", tmp_path / "meeting"
     meeting.mkdir()
     names, _ = on_ranks(2, meeting, partial(_all_cases, tiny, work))
@@ -107,22 +114,22 @@ def test_every_strategy_goes_on_to_the_same_bytes_on_as_many_ranks_and_on_one(ti
             unbroken = parameters(work / name)
             assert len(unbroken["rows/keys"]) > 50 and ("candidates/keys" in unbroken) == (case[-1] == SHORT)
             assert difference(parameters(work / f"{name}-again"), unbroken) == 0, name
-            first = checkpoints.found(work / name)[1]
-            goes_on_from(first, comm, work / f"{name}-alone", partial(fresh, tiny, comm, *case))
+            first = checkpoints.newest_first(work / name)[1]
+            resume_and_train(first, comm, work / f"{name}-alone", partial(fresh, tiny, comm, *case))
             assert difference(parameters(work / f"{name}-alone"), unbroken) < 1e-12, name
 
 
 @pytest.mark.parametrize("dense", DENSE)
-def test_every_dense_optimizer_goes_on_to_the_same_bytes(dense: str, tiny: Path, tmp_path: Path) -> None:
+def test_every_dense_optimizer_resumes_bit_identically(dense: str, tiny: Path, tmp_path: Path) -> None:
     with open_comm("cpu") as comm:
-        new = partial(fresh, tiny, comm, "des_all_reduce", "hash", "sgd", dense, EVER)
-        goes_from(new(), comm, Progress(), tmp_path / "a")
-        goes_on_from(checkpoints.found(tmp_path / "a")[1], comm, tmp_path / "b", new)
+        new = partial(fresh, tiny, comm, "des_all_reduce", "hash", "sgd", dense, UNLIMITED)
+        train_to_the_end(new(), comm, Progress(), tmp_path / "a")
+        resume_and_train(checkpoints.newest_first(tmp_path / "a")[1], comm, tmp_path / "b", new)
     assert difference(parameters(tmp_path / "a"), parameters(tmp_path / "b")) == 0
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_three_times_ends_as_if_nothing_had_been(tmp_path: Path) -> None:
+def test_a_run_killed_three_times_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
     case = Case(tmp_path, "des_reduce_scatter", 60, 4)
     case.finish("undisturbed", 2)
     done = kill_often(case, "killed", 2, 3, random.Random(1))
@@ -135,7 +142,7 @@ def test_a_run_that_is_killed_three_times_ends_as_if_nothing_had_been(tmp_path: 
 
 @pytest.fixture
 def go(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., dict[str, Any]]]:
-    """Train alone with a checkpoint every 5 steps into tmp_path/kept: the JSON it ends with, what it said in `said`."""
+    """Train alone, with a checkpoint every 5 steps in tmp_path/kept. Returns the JSON object; `said` is stderr."""
     config = tmp_path / "run.toml"
     lines = 'dtype = "float64"\n[data]\nsource = "synthetic"\nsamples = 1000\n[checkpoint]\nevery = 5\nkeep = 3\n'
     config.write_text(f'model = "{tiny}"\n{lines}[training]\nbatch = 64\npatience = 9\n')
@@ -149,8 +156,8 @@ def go(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterat
     yield trained
 
 
-def test_a_run_in_pieces_is_the_run_in_one(go: Any, tmp_path: Path) -> None:
-    """12 steps an epoch: the pieces end in the midst of one, at its end, and in the midst of the next."""
+def test_a_run_in_pieces_equals_a_run_in_one(go: Any, tmp_path: Path) -> None:
+    """An epoch has 12 steps: the pieces end within an epoch, at its end, and within the next one."""
     log, whole_log = tmp_path / "pieces.jsonl", tmp_path / "whole.jsonl"
     whole = go("--steps", "31", "--epoch-log", str(whole_log), folder="whole")
     for steps, before in ((8, None), (24, 8), (29, 24), (31, 29)):
@@ -160,28 +167,31 @@ def test_a_run_in_pieces_is_the_run_in_one(go: Any, tmp_path: Path) -> None:
     assert log.read_text() == whole_log.read_text()
     for key in ("auc", "logloss", "best_epoch", "epochs", "samples_trained"):
         assert part[key] == whole[key]
-    names = [path.name for path in checkpoints.found(tmp_path / "whole")]
+    names = [path.name for path in checkpoints.newest_first(tmp_path / "whole")]
     assert names == ["step-0000000031", "step-0000000030", "step-0000000025"]
     assert whole["checkpoints"]["count"] == 7 and whole["checkpoints"]["stall_s"]["max"] < 5
     assert leftovers(tmp_path / "kept") == leftovers(tmp_path / "whole") == []
-    assert go("--steps", "31", "--resume")["auc"] == whole["auc"]  # nothing is left to do
+    assert go("--steps", "31", "--resume")["auc"] == whole["auc"]  # the run has finished already
 
 
-def test_a_process_that_torchrun_has_started_again_goes_on(go: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_torchrun_restarted_resumes(go: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     go("--steps", "5")
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     assert go("--steps", "7")["resumed_from_step"] == 5
 
 
-def spoil(path: Path) -> None:
+def damage_a_bit(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-9] ^= 1
     path.write_bytes(content)
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "a bit": (lambda p: spoil(p / "rows-00000-of-00001.safetensors"), "its SHA-256 is not the one"),
-    "a bit of the dense part": (lambda p: spoil(next((p / "dense").glob("*.safetensors"))), "its SHA-256 is not"),
+    "a bit": (lambda p: damage_a_bit(p / "rows-00000-of-00001.safetensors"), "its SHA-256 does not match"),
+    "a bit of the dense part": (
+        lambda p: damage_a_bit(next((p / "dense").glob("*.safetensors"))),
+        "its SHA-256 does not",
+    ),
     "its end": (lambda p: os.truncate(p / "rows-00000-of-00001.safetensors", 99), "has 99 bytes where"),
     "a file": (lambda p: (p / "rows-00000-of-00001.safetensors").unlink(), "cannot be read: No such file"),
     "the manifest": (lambda p: (p / "manifest.json").unlink(), "not a checkpoint, or not a whole one"),
@@ -201,25 +211,25 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_is_used(
     damage: str, go: Any, tmp_path: Path
 ) -> None:
     go("--steps", "10")
-    newest, before = checkpoints.found(tmp_path / "kept")
+    newest, before = checkpoints.newest_first(tmp_path / "kept")
     do, problem = DAMAGES[damage]
     do(newest)
     (tmp_path / "kept" / ".writing-step-0000000011").mkdir()
     named = go("--steps", "12", "--resume", str(newest), folder="other", code=1)["said"]
     assert problem in named and str(newest) in named and named.count("\n") == 1
-    went_on = go("--steps", "12", "--resume")
-    assert went_on["resumed_from_step"] == 5
-    assert f"{newest.name} is refused: {newest}" in went_on["said"] and problem in went_on["said"]
-    assert f"resuming from {before}" in went_on["said"]
+    resumed = go("--steps", "12", "--resume")
+    assert resumed["resumed_from_step"] == 5
+    assert f"{newest.name} is refused: {newest}" in resumed["said"] and problem in resumed["said"]
+    assert f"resuming from {before}" in resumed["said"]
     assert leftovers(tmp_path / "kept") == []
     go("--steps", "12", folder="whole")
     assert difference(parameters(tmp_path / "kept"), parameters(tmp_path / "whole")) == 0
 
 
-def test_where_no_checkpoint_is_whole_the_run_does_not_start(go: Any, tmp_path: Path) -> None:
+def test_a_run_does_not_start_if_no_checkpoint_is_whole(go: Any, tmp_path: Path) -> None:
     go("--steps", "10")
-    for checkpoint in checkpoints.found(tmp_path / "kept"):
-        spoil(checkpoint / "rows-00000-of-00001.safetensors")
+    for checkpoint in checkpoints.newest_first(tmp_path / "kept"):
+        damage_a_bit(checkpoint / "rows-00000-of-00001.safetensors")
     said = go("--resume", code=1)["said"]
     assert "none of its 2 checkpoints is whole" in said and said.count("is refused") == 2
 
@@ -227,7 +237,11 @@ def test_where_no_checkpoint_is_whole_the_run_does_not_start(go: Any, tmp_path: 
 def test_mistakes_are_one_line_each(go: Any, tmp_path: Path, tiny: Path) -> None:
     go("--steps", "5")
     for arguments, code, problem in (
-        (("--steps", "9"), 2, "holds checkpoints, the last step-0000000005: go on from it with --resume, or name"),
+        (
+            ("--steps", "9"),
+            2,
+            "the last one step-0000000005: resume from it with --resume, or name",
+        ),
         (("--resume", str(tmp_path / "no")), 1, "no such folder; --resume takes a checkpoint"),
         (("--resume", str(tmp_path)), 1, "manifest.json: cannot be read"),
         (("--resume", "--seed", "5"), 1, "was saved with seed = 0, but this run has 5: resume with the settings"),
@@ -249,7 +263,7 @@ def test_mistakes_are_one_line_each(go: Any, tmp_path: Path, tiny: Path) -> None
 # -- disks -------------------------------------------------------------------------------------------------------
 
 
-def test_a_full_disk_costs_the_checkpoint_under_way_only(
+def test_a_full_disk_costs_only_the_checkpoint_being_written(
     go: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write, full = writing.write_rows, {"step-0000000010", "step-0000000020"}
@@ -262,10 +276,10 @@ def test_a_full_disk_costs_the_checkpoint_under_way_only(
     monkeypatch.setattr(writing, "write_rows", write_rows)
     result = go("--steps", "18")
     line = "checkpoint of step 10 was not written (No space left on device); last good one: step-0000000005"
-    assert result["steps"] == 18 and f"{line}; training goes on" in result["said"]
-    steps = [path.name[-2:] for path in checkpoints.found(tmp_path / "kept")]
+    assert result["steps"] == 18 and f"{line}; training continues" in result["said"]
+    steps = [path.name[-2:] for path in checkpoints.newest_first(tmp_path / "kept")]
     assert steps == ["18", "15", "05"] and leftovers(tmp_path / "kept") == []
-    # The last one counts: a run that ends without it has not done what it was to do.
+    # A run that ends without its last checkpoint has failed.
     said = go("--steps", "20", "--resume", code=1)["said"]
     assert "the last checkpoint was not written: No space left on device" in said
     assert checkpoints.check(tmp_path / "kept" / "step-0000000018")["step"] == 18
@@ -286,7 +300,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_disk_that_is_really_full(go: Any, small_disk: Path) -> None:
+def test_with_a_disk_that_is_really_full(go: Any, small_disk: Path) -> None:
     go("--steps", "5", folder="disk/kept")
     (small_disk / "ballast").write_bytes(
         bytes(os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize - 8192)
@@ -294,14 +308,14 @@ def test_a_disk_that_is_really_full(go: Any, small_disk: Path) -> None:
     said = go("--steps", "12", "--resume", folder="disk/kept", code=1)["said"]
     assert "checkpoint of step 10 was not written (No space left on device); last good one: step-0000000005" in said
     assert "error: the last checkpoint was not written: No space left on device" in said
-    assert leftovers(small_disk / "kept") == [] and len(checkpoints.found(small_disk / "kept")) == 1
+    assert leftovers(small_disk / "kept") == [] and len(checkpoints.newest_first(small_disk / "kept")) == 1
     (small_disk / "ballast").unlink()
     assert go("--steps", "12", "--resume", folder="disk/kept")["resumed_from_step"] == 5
 
 
-def test_a_file_that_another_rank_wrote_elsewhere_is_missed(tmp_path: Path) -> None:
+def test_a_file_that_another_rank_wrote_elsewhere_is_reported_missing(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No such file"):
         checkpoints.commit(tmp_path, 1, {}, [checkpoints.Written("rows-00001-of-00002.safetensors", 3, "")], 3)
-    assert checkpoints.found(tmp_path) == []
+    assert checkpoints.newest_first(tmp_path) == []
     with pytest.raises(FileError, match="not a whole one"):
         checkpoints.check(checkpoints.temporary(tmp_path, 1))

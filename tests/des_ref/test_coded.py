@@ -42,16 +42,16 @@ def train(comm: Comm, strategy_name: str, codes: str) -> dict[str, Any]:
     from des_ref.data.batch import slice_of
     from des_ref.data.synthetic import Zipf
     from des_ref.models.build import Network
-    from des_ref.recording.recorder import Recorder
     from des_ref.strategies import build
     from des_ref.strategies.base import Optimizers
+    from des_ref.tracing.planned import PlannedRecorder
     from dessim.workload.model import load_model
 
     model = load_model("deepfm_ml100k")
     network = Network(model, 1, torch.float64, "cpu")
     encoding = Encoding(parse_codecs(codes), seed=5, measure_loss=True)
     strategy = build(strategy_name, network, Optimizers(init_std=0.1), comm, encoding)
-    strategy.marks = recorder = Recorder(comm, strategy.plan)
+    strategy.marks = recorder = PlannedRecorder(comm, strategy.plan)
     symbols = strategy.plan.symbols(model.symbols(comm.world_size, BATCH) | {"s": 8.0})
     audit, data = Audit(strategy.plan, symbols), Zipf(model.input.fields, 1.7, 300, 1.05, 3)
     unplanned: set[str] = set()
@@ -60,7 +60,7 @@ def train(comm: Comm, strategy_name: str, codes: str) -> dict[str, Any]:
         whole = data.examples(BATCH, i).take(torch.arange(BATCH))
         with recorder.step(i):
             result = strategy.step(slice_of(whole, comm.rank, comm.world_size))
-        ops = recorder.take(strategy.op_vars(result.counts, BATCH))
+        ops = recorder.take_planned(strategy.op_vars(result.counts, BATCH))
         audit.add_step(ops)
         unplanned |= {op.name for op in ops} ^ {op.name for op in strategy.plan.ops}
         losses.append(float(result.loss))

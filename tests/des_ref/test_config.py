@@ -14,7 +14,7 @@ from des_ref.config import load_settings
 from dessim.errors import FileError
 
 
-def test_shipped_settings_load_and_flags_win() -> None:
+def test_shipped_settings_load_and_options_override_them() -> None:
     settings = load_settings(None, {"training.batch": 64, "data.source": "synthetic"})
     assert (settings.training.batch, settings.data.source, settings.model) == (64, "synthetic", "deepfm_ml100k")
 
@@ -84,11 +84,16 @@ def test_train_mistakes(
     assert problem in captured.err and captured.err.count("\n") == 1
 
 
-def test_a_trace_never_replaces_what_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_trace_never_replaces_another_file_or_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "papers").mkdir()
     (tmp_path / "papers" / "thesis.txt").write_text("all of it")
-    for there in (tmp_path / "papers", tmp_path / "papers" / "thesis.txt"):
-        assert run("des_ref.train", lambda there=there: train.main(["--data", "synthetic", "--trace", str(there)])) == 2
+    for existing in (tmp_path / "papers", tmp_path / "papers" / "thesis.txt"):
+        assert (
+            run(
+                "des_ref.train", lambda existing=existing: train.main(["--data", "synthetic", "--trace", str(existing)])
+            )
+            == 2
+        )
         assert "is there and is no trace; name another folder" in capsys.readouterr().err
     assert sorted(file.name for file in tmp_path.rglob("*")) == ["papers", "thesis.txt"]
 
@@ -129,7 +134,7 @@ def test_bench_mistakes(arguments: list[str], code: int, problem: str, capsys: p
     assert said.out == "" and problem in said.err and said.err.count("\n") == 1
 
 
-def test_memory_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_too_little_memory_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("des_ref.bench", lambda: bench.main(["--ops", "all_reduce", "--sizes", "8192TiB"])) == 1
     said = capsys.readouterr().err
     assert "des_ref.bench: error: out of memory: can't allocate memory" in said and said.count("\n") == 1
@@ -144,7 +149,7 @@ def test_memory_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str]
         (RuntimeError("CUDA out of memory. Tried to allocate 3 GiB\nmore"), "out of memory: CUDA out of memory. Tried"),
     ],
 )
-def test_what_the_machine_refuses_is_one_line(error: Exception, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_the_system_refuses_is_one_line(error: Exception, line: str, capsys: pytest.CaptureFixture[str]) -> None:
     def refused() -> int:
         raise error
 
@@ -153,7 +158,7 @@ def test_what_the_machine_refuses_is_one_line(error: Exception, line: str, capsy
     assert said.startswith(f"des_ref.train: error: {line}") and said.count("\n") == 1
 
 
-def test_a_mistake_of_the_program_is_not_hidden() -> None:
+def test_a_bug_in_the_program_is_not_hidden() -> None:
     def broken() -> int:
         raise RuntimeError("shapes do not match")
 
@@ -162,7 +167,7 @@ def test_a_mistake_of_the_program_is_not_hidden() -> None:
 
 
 @pytest.mark.parametrize(("rank", "said"), [("0", "des_ref.train: interrupted\n"), ("1", "")])
-def test_interrupt_is_130_and_said_once(
+def test_an_interrupt_exits_with_130_and_is_reported_once(
     rank: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("LOCAL_RANK", rank)

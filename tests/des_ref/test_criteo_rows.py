@@ -1,4 +1,4 @@
-"""Lines read many at once mean what they mean one by one, the odd ones included."""
+"""Lines read many at once give the same ids as one by one, including unusual lines."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def check(lines: list[bytes]) -> None:
 
 @given(seed=st.integers(0, 10**6), oddness=st.sampled_from([0.0, 0.02, 0.5]), count=st.integers(0, 12))
 @settings(max_examples=150, deadline=None)
-def test_many_at_once_are_what_they_are_one_by_one(seed: int, oddness: float, count: int) -> None:
+def test_many_at_once_and_one_by_one_agree(seed: int, oddness: float, count: int) -> None:
     rng = random.Random(seed)
 
     def cell(odd: list[str], usual: str) -> str:
@@ -76,13 +76,13 @@ def test_many_at_once_are_what_they_are_one_by_one(seed: int, oddness: float, co
     check([line if line.endswith(b"\n") or line is lines[-1] else line + b"\n" for line in lines if line])
 
 
-def test_the_odd_lines() -> None:
+def test_unusual_lines() -> None:
     usual = "\t".join(["1", *["7"] * INTEGERS, *["ab"] * CATEGORIES]).encode()
     check([usual + b"\n", b"\n", usual + b"\n", usual])
     check([usual + b"\r\n", usual.replace(b"7", b"", 1) + b"\n", b"\xff\n", usual + b"\t\n"])
     check([b"\t" * 39 + b"\n", b"1" + b"\t" * 39 + b"\n"])
     assert parse([], "file", 1, BadRows())[0].shape == (0, FIELDS)
-    with pytest.raises(FileError, match=r"file:12: 1 columns where .* bad row 1 where"):
+    with pytest.raises(FileError, match=r"file:12: 1 columns instead of .* bad row 1 exceeds"):
         parse([usual + b"\n", b"x\n"], "file", 11, BadRows())
 
 
@@ -94,7 +94,7 @@ def test_usual_lines_are_all_read_at_once(monkeypatch: pytest.MonkeyPatch) -> No
     assert torch.equal(ids, expected.expand(3, -1)) and labels.tolist() == [0, 0, 0]
 
 
-def test_every_category_begins_where_the_formula_says() -> None:
+def test_category_boundaries_agree_with_the_formula() -> None:
     smallest = criteo_rows._smallest_of_categories()
     for edge in smallest.tolist():
         for value in (edge - 1, edge, edge + 1):

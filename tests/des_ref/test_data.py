@@ -1,4 +1,4 @@
-"""Readers and generators: what they give, and what they say when a file is wrong."""
+"""Readers and generators: the samples they give, and their errors for malformed files."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_criteo_row_becomes_39_ids(tmp_path: Path) -> None:
     assert int(ids[1, 1]) == int(feature_id(1, torch.tensor([-2])))
     assert int(ids[1, 2]) == int(feature_id(2, torch.tensor([21])))  # floor(ln(100)**2)
     assert int(ids[1, 13]) != int(ids[0, 13])
-    # The same value in another column is another id.
+    # The same value in another column has another id.
     assert len(set(ids[0].tolist())) == 39
 
 
@@ -52,7 +52,7 @@ def test_criteo_reads_gzip_in_chunks(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        (line() + "\t".join(["1", *INTS, *HEXES[:-2]]) + "\n", ":2: 38 columns where 40 are due"),
+        (line() + "\t".join(["1", *INTS, *HEXES[:-2]]) + "\n", ":2: 38 columns instead of 40"),
         (line("label"), ":1: label 'label' must be 0 or 1"),
         (line(ints=["1.5", *INTS[1:]]), ":1: columns 2 to 14 must be whole numbers"),
         (line(ints=["-" + "9" * 25, *INTS[1:]]), ":1: columns 2 to 14 must be whole numbers"),
@@ -63,7 +63,7 @@ def test_criteo_reads_gzip_in_chunks(tmp_path: Path) -> None:
         ("\xff", ":1: has bytes that are not ASCII"),
     ],
 )
-def test_criteo_says_where_a_file_is_wrong(tmp_path: Path, text: str, problem: str) -> None:
+def test_criteo_errors_name_the_line(tmp_path: Path, text: str, problem: str) -> None:
     file = tmp_path / "train.txt"
     file.write_text(text, "latin-1")
     with pytest.raises(FileError) as caught:
@@ -71,16 +71,16 @@ def test_criteo_says_where_a_file_is_wrong(tmp_path: Path, text: str, problem: s
     assert problem in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_criteo_missing_or_torn_files(tmp_path: Path) -> None:
+def test_criteo_missing_or_truncated_files(tmp_path: Path) -> None:
     with pytest.raises(FileError, match=r"cannot be read: No such file"):
         CriteoFile(tmp_path / "no.txt")
-    torn = tmp_path / "torn.gz"
-    torn.write_bytes(gzip.compress((line() * 50).encode())[:-12])
+    truncated = tmp_path / "truncated.gz"
+    truncated.write_bytes(gzip.compress((line() * 50).encode())[:-12])
     with pytest.raises(FileError, match="cannot be read"):
-        list(criteo.read(torn))
+        list(criteo.read(truncated))
 
 
-def test_criteo_file_streams_batches_and_holds_tenths_out(tmp_path: Path) -> None:
+def test_criteo_file_streams_batches_and_holds_out_two_tenths(tmp_path: Path) -> None:
     file = tmp_path / "train.txt"
     file.write_text("".join(line(str(i % 2), [str(i), *INTS[1:]]) for i in range(95)))
     source = CriteoFile(file)
@@ -94,7 +94,7 @@ def test_criteo_file_streams_batches_and_holds_tenths_out(tmp_path: Path) -> Non
         assert torch.equal(labels, batch.labels) and torch.equal(ids, batch.ids)
 
 
-def test_bad_rows_are_left_out_shown_and_bounded(tmp_path: Path) -> None:
+def test_bad_rows_are_left_out_listed_and_limited(tmp_path: Path) -> None:
     file, sample = tmp_path / "train.txt", tmp_path / "run" / "bad-rows.tsv"
     good = [line(str(i % 2), [str(i), *INTS[1:]]) for i in range(95)]
     clean = tmp_path / "clean.txt"
@@ -113,7 +113,7 @@ def test_bad_rows_are_left_out_shown_and_bounded(tmp_path: Path) -> None:
     shown = [text.split("\t") for text in sample.read_text().splitlines()]
     assert [text[0] for text in shown] == ["4", "5", "41", "99"]
     assert shown[0][1:] == [
-        f"1 columns where {criteo_rows.COLUMNS} are due (label, 13 integers, 26 ids, tab-separated, no header)",
+        f"1 columns instead of {criteo_rows.COLUMNS} (label, 13 integers, 26 ids, tab-separated, no header)",
         "'half a row'",
     ]
     assert shown[3][1] == "has bytes that are not ASCII"
@@ -121,13 +121,13 @@ def test_bad_rows_are_left_out_shown_and_bounded(tmp_path: Path) -> None:
     with pytest.raises(FileError) as caught:
         CriteoFile(file, BadRows(2, sample))
     assert f"{file}:41: columns 15 to 40 must be hexadecimal" in str(caught.value)
-    assert f"bad row 3 where data.max_bad_rows (--max-bad-rows) is 2 ({sample} has those so far)" in str(caught.value)
+    assert f"bad row 3 exceeds data.max_bad_rows (--max-bad-rows) = 2 (listed in {sample})" in str(caught.value)
     assert len(sample.read_text().splitlines()) == 3
-    with pytest.raises(FileError, match=r"train.txt:4: 1 columns .*; bad row 1 where .* is 0$"):
+    with pytest.raises(FileError, match=r"train.txt:4: 1 columns .*; bad row 1 exceeds .* = 0$"):
         CriteoFile(file)
 
 
-def test_sources_go_on_from_any_batch(tmp_path: Path) -> None:
+def test_sources_resume_at_any_batch(tmp_path: Path) -> None:
     file = tmp_path / "train.txt"
     file.write_text("".join(line(str(i % 2), [str(i), *INTS[1:]]) for i in range(95)))
     for source in (CriteoFile(file), Zipf(3, 2.0, 100, 1.0, seed=5).open(100)):
@@ -138,7 +138,7 @@ def test_sources_go_on_from_any_batch(tmp_path: Path) -> None:
             assert all(torch.equal(a.ids, b.ids) for a, b in zip(rest, whole[first:], strict=True))
 
 
-def test_take_picks_orders_and_pads() -> None:
+def test_take_selects_reorders_and_pads() -> None:
     examples = Examples(
         torch.tensor([10, 11, 20, 30, 31, 32]),
         torch.tensor([0, 1, 0, 0, 1, 1]),
@@ -203,7 +203,7 @@ def test_a_folder_with_other_files_is_named(ratings: int, problem: str, tmp_path
         open_movielens(tmp_path, "random", 0)
 
 
-def test_a_spoilt_wheel_is_named(tmp_path: Path, wheel: Path) -> None:
+def test_a_damaged_wheel_is_named(tmp_path: Path, wheel: Path) -> None:
     bad = tmp_path / "bad.whl"
     bad.write_bytes(wheel.read_bytes()[:1000])
     with pytest.raises(FileError, match="not a wheel"):
@@ -214,7 +214,7 @@ def test_a_spoilt_wheel_is_named(tmp_path: Path, wheel: Path) -> None:
         load(folder)
 
 
-def test_without_network_the_error_is_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_network_the_error_is_data_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(movielens.sys, "executable", shutil.which("false") or "/bin/false")
     with pytest.raises(DataUnavailable, match="pip cannot download it"):

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from des_ref.certify.case import SEED, Case, State, compare, distance, expected
+from des_ref.certify.case import SEED, Case
+from des_ref.certify.compare import State, compare, distance, reference_states
 from des_ref.certify.show import passed
 from des_ref.comm import Comm
 from des_ref.data.batch import Batch
@@ -86,7 +87,7 @@ def trained_peer(name: str) -> Iterator[State]:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_reference_trains_like_deepctr(name: str) -> None:
-    ours = list(expected(case_of(name), model_of(name), batches(name)))
+    ours = list(reference_states(case_of(name), model_of(name), batches(name)))
     for a, b in zip(ours, trained_peer(name), strict=True):
         assert a.grads.keys() == b.grads.keys() and a.loss == pytest.approx(b.loss, abs=1e-12)
         assert distance(a.grads, b.grads) < 1e-12 and distance(a.parameters, b.parameters) < 1e-12

@@ -122,7 +122,7 @@ def recorded(comm: Comm) -> list[list[object]]:
             second = comm.reduce_scatter("second", torch.empty(2 * ROWS, dtype=torch.float64), torch.ones(24).double())
             second.wait()
             first.wait()
-        found.append([(op.name, op.collective, op.bytes, op.dtype, op.group, op.kind) for op in recorder.take({})])
+        found.append([(op.name, op.collective, op.bytes, op.dtype, op.group, op.kind) for op in recorder.take()])
     assert recorder.groups == {"world": (0, 1, 2)}
     return found
 
@@ -143,7 +143,7 @@ def recorded_pair(comm: Comm) -> list[list[object]]:
             comm.all_gather("rows", torch.empty(2 * ROWS, WIDTH), torch.ones(ROWS, WIDTH)).wait()
             comm.gather_rows("clocks", [1.0, 2.0, 3.0])
             comm.reduce_scatter("sum", torch.empty(ROWS), torch.ones(2 * ROWS)).wait()
-        found.append([(op.name, op.collective, op.bytes, op.dtype, op.group, op.kind) for op in recorder.take({})])
+        found.append([(op.name, op.collective, op.bytes, op.dtype, op.group, op.kind) for op in recorder.take()])
     assert recorder.groups == {"world": (0, 1)}
     return found
 

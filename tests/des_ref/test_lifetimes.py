@@ -119,7 +119,7 @@ def test_settings_set_the_lifetime_of_rows(tmp_path: Path) -> None:
     file.write_text('model = "fm"\n[rows]\nadmit_after = 3\nexpire_after = 500\n')
     assert load_settings(file, {}).optimizers.lifetime == Lifetime(3, 500)
     assert load_settings(None, {}).optimizers.lifetime == Lifetime()
-    with pytest.raises(FileError, match=r"rows: admit_after and expire_after .* ps_sync has them"):
+    with pytest.raises(FileError, match=r"rows: admit_after and expire_after .* use ps_sync"):
         load_settings(file, {"strategy": "ps_async"})
     for wrong in ("admit_after = 0", "expire_after = 0", "expire_after = 1.5", "admit_after = 3_000_000_000"):
         file.write_text(f'model = "fm"\n[rows]\n{wrong}\n')

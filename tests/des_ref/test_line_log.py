@@ -1,4 +1,4 @@
-"""Logs of JSON lines: what stays of them, and what a full disk does."""
+"""Logs of JSON lines: which lines are kept, and what happens on a full disk."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from des_ref.line_log import LineLog
 from dessim.errors import FileError
 
 
-def test_it_starts_anew_or_goes_on_behind_what_is_kept(tmp_path: Path) -> None:
+def test_it_starts_empty_or_continues_after_the_kept_lines(tmp_path: Path) -> None:
     file = tmp_path / "log" / "lines.jsonl"
     for keep, steps in ((None, [1, 2]), (lambda lines: lines[:1], [3]), (lambda lines: lines, [4])):
         with LineLog(file, keep) as log:
@@ -22,7 +22,7 @@ def test_it_starts_anew_or_goes_on_behind_what_is_kept(tmp_path: Path) -> None:
         assert file.read_text() == ""
 
 
-def test_a_torn_last_line_goes(tmp_path: Path) -> None:
+def test_an_incomplete_last_line_is_removed(tmp_path: Path) -> None:
     file = tmp_path / "lines.jsonl"
     file.write_text('{"step": 1}\n{"st')
     with LineLog(file, lambda lines: [line for line in lines if json.loads(line)["step"] < 5]) as log:
@@ -30,7 +30,7 @@ def test_a_torn_last_line_goes(tmp_path: Path) -> None:
     assert file.read_text() == '{"step": 1}\n{"step": 2}\n'
 
 
-def test_a_full_disk_is_said_once_and_with_the_files_name(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_once_with_the_files_name(tmp_path: Path) -> None:
     with (
         pytest.raises(FileError, match=r"lines\.jsonl: cannot be written: No space left on device"),
         LineLog(tmp_path / "lines.jsonl", None) as log,

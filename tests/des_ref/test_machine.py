@@ -1,4 +1,4 @@
-"""What the kernel counts."""
+"""Counters of the kernel."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from des_ref.machine import core_seconds
 
 
-def test_a_core_that_works_is_counted() -> None:
+def test_busy_cores_are_counted() -> None:
     before, start = core_seconds(), time.perf_counter()
     while time.perf_counter() - start < 0.3:
         pass

@@ -24,7 +24,7 @@ def test_auc_counts_pairs_and_halves_ties(rows: list[tuple[int, bool]]) -> None:
     assert auc(scores, labels) == pytest.approx(wins / (len(positives) * len(negatives)), abs=1e-12)
 
 
-def test_logloss_is_torchs_and_survives_large_logits() -> None:
+def test_logloss_equals_torchs_and_handles_large_logits() -> None:
     rng = np.random.default_rng(0)
     x, y = rng.normal(0, 5, 1000), rng.integers(0, 2, 1000).astype(float)
     expected = torch.nn.functional.binary_cross_entropy_with_logits(torch.from_numpy(x), torch.from_numpy(y))

@@ -1,4 +1,4 @@
-"""The pipeline: the next batch really is sent while a step runs, and training does not notice."""
+"""The pipeline sends the next batch while a step runs, and training is bit-identical."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ STEPS = 12
 
 
 def trained(tiny: Path, comm: Comm, strategy: str, ahead: bool) -> dict[str, Tensor]:
-    """Every row and every dense parameter after some steps in float32; two epochs and a bit."""
+    """Every row and dense parameter after STEPS steps in float32, which is more than two epochs."""
     model = load_model(tiny)
     network = Network(model, 1, torch.float32, comm.device)
     trainer = STRATEGIES[strategy](network, Optimizers(init_std=0.1), comm)
@@ -52,7 +52,7 @@ def assert_same_bits(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
 
 
 @pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name != "ps_async"])  # that needs server processes
-def test_parameters_are_the_same_bits_with_and_without(strategy: str, tiny: Path) -> None:
+def test_parameters_are_bit_identical_with_and_without_pipeline(strategy: str, tiny: Path) -> None:
     with open_comm("cpu") as comm:
         assert_same_bits(*(trained(tiny, comm, strategy, ahead) for ahead in (True, False)))
 
@@ -70,7 +70,7 @@ def _rank(rank: int, tiny: Path, meeting: Path, answer: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_ranks_train_to_the_same_bits_with_and_without(tiny: Path, tmp_path: Path) -> None:
+def test_two_ranks_are_bit_identical_with_and_without_pipeline(tiny: Path, tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     answer = tmp_path / "answer"
     ranks = [context.Process(target=_rank, args=(rank, tiny, tmp_path / "meeting", answer)) for rank in range(2)]
@@ -86,7 +86,7 @@ def test_two_ranks_train_to_the_same_bits_with_and_without(tiny: Path, tmp_path:
 
 
 class Fake:
-    """A strategy that notes what it does; `during` is called in the midst of each step."""
+    """A strategy that logs its calls; `during` is called in the middle of each step."""
 
     def __init__(self, during: Any = lambda k: None) -> None:
         self.sent: dict[int, threading.Event] = {k: threading.Event() for k in range(10)}
@@ -113,22 +113,22 @@ def numbered(n: int) -> Iterator[tuple[int, Batch]]:
         yield k // 2, Batch(torch.tensor([k]), torch.tensor([0]), torch.tensor([0]), torch.zeros(1))
 
 
-def test_the_next_batch_is_sent_in_the_midst_of_a_step() -> None:
-    def wait_for_the_next(number: int) -> None:
-        # Only another thread can set this while the step is under way.
+def test_the_next_batch_is_sent_during_a_step() -> None:
+    def wait_until_the_next_is_sent(number: int) -> None:
+        # Only another thread can set this during the step.
         assert fake.sent[number + 1].wait(20)
 
-    fake = Fake(wait_for_the_next)
+    fake = Fake(wait_until_the_next_is_sent)
     with open_comm("cpu") as comm:
         pipeline = Pipeline(fake, comm, numbered(5), Lane(comm))
         results = [pipeline.step() for _ in range(4)]
         pipeline.close()
     assert results == [f"trained {k}" for k in range(4)]
-    assert fake.steps == [(k, f"sent {k}") for k in range(4)]  # each with its own ids, in order
+    assert fake.steps == [(k, f"sent {k}") for k in range(4)]  # each step with its own ids, in order
     assert fake.threads["step"] == {threading.get_ident()} and not fake.threads["step"] & fake.threads["send"]
 
 
-def test_without_a_lane_a_step_sends_for_itself() -> None:
+def test_without_a_lane_the_step_itself_sends() -> None:
     fake = Fake()
     with open_comm("cpu") as comm:
         pipeline = Pipeline(fake, comm, numbered(4), None)
@@ -140,7 +140,7 @@ def test_without_a_lane_a_step_sends_for_itself() -> None:
     assert fake.steps == [(0, None), (1, None), (2, None)] and not fake.threads["send"]
 
 
-def test_a_mistake_in_the_other_thread_ends_the_step() -> None:
+def test_an_error_in_the_other_thread_is_raised_by_step() -> None:
     def batches() -> Iterator[tuple[int, Batch]]:
         yield from numbered(2)
         raise FileError("train.txt", "line 3", "is not a sample")

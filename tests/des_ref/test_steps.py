@@ -1,4 +1,4 @@
-"""des_ref.steps: many jobs, each timed."""
+"""des_ref.steps times many jobs in one launch."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert line.count("\n") == 1 and said in line
 
 
-def test_steps_are_timed_traced_and_without_a_lab_not_counted(tiny: Path, tmp_path: Path) -> None:
+def test_steps_are_timed_and_traced_and_frames_are_not_counted_without_a_lab(tiny: Path, tmp_path: Path) -> None:
     jobs, out, trace = tmp_path / "jobs.json", tmp_path / "steps.json", tmp_path / "a.trace"
     asked = {"model": str(tiny), "strategy": "mesh", "batch": 32, "steps": 3, "trace": str(trace)}
     jobs.write_text(json.dumps({"jobs": [asked, asked | {"trace": None, "name": "again", "pipeline": False}]}))
-    assert steps.main([str(jobs), "--json", str(out)]) == 0
+    assert steps.main([str(jobs), "-o", str(out)]) == 0
     found, again = json.loads(out.read_text())["jobs"]
     (ends,) = found["ends_s"]
     assert len(ends) == 4 and ends == sorted(ends)
     assert (found["name"], again["name"], again["pipeline"]) == ("mesh", "again", False)
     assert len(load_trace(trace).header.recorded_steps) == 3
-    # Nobody to talk to, and nobody who counts.
+    # One rank sends nothing, and outside a lab no shaper counts frames.
     assert Trained(found).payload == 0.0 and Trained(found).step_s > 0
     with pytest.raises(LabError, match="no shaper counted"):
         _ = Trained(found).frames

@@ -20,6 +20,7 @@ import torch
 from des_ref.certify import case as certify_case
 from des_ref.certify import stale
 from des_ref.certify.case import Case
+from des_ref.certify.compare import compare, reference_states
 from des_ref.certify.show import passed
 from des_ref.cli import leave
 from des_ref.comm import Comm, open_comm
@@ -135,8 +136,8 @@ def _rank(rank: int, folder: Path) -> None:
             for name in (*EXACT, *VARIANTS):
                 case = Case(RANKS, STEPS, "", name, "cpu", pipeline=ids == 1.0)
                 wholes = certify_case.batches(case, model, comm)
-                truth = certify_case.expected(case, model, wholes)
-                result[f"{name} {kind}"] = certify_case.compare(case, model, comm, prefetch, wholes, truth)
+                truth = reference_states(case, model, wholes)
+                result[f"{name} {kind}"] = compare(case, model, comm, prefetch, wholes, truth)
         result["predictions"] = _predictions(model, comm)
         batches = certify_case.batches(Case(1, 3, "", ""), model, comm)
         one_worker = comm.apart(2, 60.0)

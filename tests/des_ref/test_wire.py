@@ -96,7 +96,7 @@ def test_bytes_that_differ_from_the_formula_fail(tiny: Path) -> None:
     [
         (["--all", "--codec", "bf16"], "--codec certifies one model and strategy"),
         (["--codec", "bf17"], "codec 'bf17': use fp32"),
-        (["--codec", "bf16", "--strategy", "ps_async"], "ps_async sends to servers as they are"),
+        (["--codec", "bf16", "--strategy", "ps_async"], "ps_async does not encode what it sends to servers"),
         (["--codec", "gradients=bf16"], "sends no gradients that can be encoded so"),
     ],
 )
@@ -136,7 +136,7 @@ def test_a_run_with_codecs_reports_them_and_the_sparsity_of_pruning(
 
 def test_codecs_with_state_refuse_checkpoints(tiny: Path, tmp_path: Path) -> None:
     flags = ["--model", str(tiny), "--checkpoint", str(tmp_path), "--codec"]
-    with pytest.raises(UsageError, match=r"dense=threshold:0\.9:1000 keep what checkpoints do not have"):
+    with pytest.raises(UsageError, match=r"dense=threshold:0\.9:1000 keep state that checkpoints do not save"):
         train.main([*flags, "dense=threshold:0.9"])
 
 

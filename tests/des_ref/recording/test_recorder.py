@@ -1,4 +1,4 @@
-"""The recorder: every collective is seen, sizes are the plan's, and a trace survives what can happen to a run."""
+"""The recorder sees every collective with the planned size, and a trace survives a killed run."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def check_trace(trace: Trace, tiny: Path, ranks: int, strategy: str, pipeline: b
                     assert op.start_us >= done[dep] - 1.0  # us
                 done[op.id] = op.end_us
             by_name = {op.name: op for op in ops}
-            # FLOPs of GEMMs are counted; the plan adds the elementwise ones, which are a small part even here.
+            # FLOPs of GEMMs are counted; the plan also has elementwise ones, which are a small part even here.
             counted, formula = by_name["tail_backward"].flops, planned.op("tail_backward").flops
             assert counted and formula
             # shared_grad overlaps the row update, and the dense update waits for both.
@@ -90,9 +90,9 @@ def test_trace_of_two_ranks(tiny: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     trace = load_trace(path)
     check_trace(trace, tiny, 2, "des_reduce_scatter")
-    # What one rank sends to the other, the other receives.
+    # Each rank receives what the other one sends to it.
     assert not check(trace, formula.evaluate)
-    # Ids are those of the next step.
+    # The ids sent in a step are those of the next one.
     ids = [next(op for op in trace.step(rank, 5) if op.name == "ids") for rank in range(2)]
     lookups = [next(op for op in trace.step(rank, 6) if op.name == "lookup") for rank in range(2)]
     for rank in range(2):
@@ -101,7 +101,7 @@ def test_trace_of_two_ranks(tiny: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_run_leaves_only_a_part_folder(tiny: Path, tmp_path: Path) -> None:
+def test_a_killed_run_leaves_only_a_partial_folder(tiny: Path, tmp_path: Path) -> None:
     path = tmp_path / "run.trace"
     arguments = [*traced_arguments(tiny, path, steps=300), "--steps", "20000", "--epochs", "1000"]
     process = subprocess.Popen([sys.executable, "-m", "des_ref.train", *arguments], stderr=subprocess.DEVNULL)
@@ -117,7 +117,7 @@ def test_a_killed_run_leaves_only_a_part_folder(tiny: Path, tmp_path: Path) -> N
     assert not path.exists() and part_folder(path).is_dir()
     with pytest.raises(TraceError, match="left by a run that did not end"):
         load_trace(path)
-    # What had been written is kept, a step at a time.
+    # Whole steps written before the kill can be loaded.
     rest = load_trace(part_folder(path))
     assert rest.problems and rest.header.recorded_steps
 
@@ -137,14 +137,14 @@ def _train_ddp(comm: Comm) -> dict[str, Any]:
             with recorder.segment("update", Phase.OPTIMIZER):
                 for p in net.parameters():
                     p.data -= 0.01 * p.grad
-        seen.append([op.to_json() for op in recorder.take({})])
+        seen.append([op.to_json() for op in recorder.take()])
     return {"size": sum(p.numel() * p.element_size() for p in net.parameters()), "steps": seen}
 
 
 def _ddp_rank(rank: int, meeting: Path, answer: Path) -> None:
     torch.set_num_threads(1)
     with open_comm("cpu", (meeting, rank, 2)) as comm:
-        # In a function of its own: a DDP model that outlives its process group aborts the process (torch 2.13).
+        # In a separate function: a DDP model that outlives its process group aborts the process (torch 2.13).
         seen = _train_ddp(comm)
         if rank == 0:
             answer.write_text(json.dumps(seen))
@@ -163,21 +163,21 @@ def test_collectives_of_ddps_reducer_are_seen(tmp_path: Path) -> None:
         assert process.exitcode == 0
     seen = json.loads(answer.read_text())
     for ops in seen["steps"]:
-        # DDP also broadcasts its new bucket sizes once, at the head of the second step.
+        # DDP also broadcasts its new bucket sizes once, at the start of the second step.
         gradients = [op for op in ops if op.get("collective") == Collective.ALL_REDUCE]
         assert gradients and all(op["name"].startswith("ddp_all_reduce_") for op in gradients)
         assert len({op["name"] for op in ops}) == len(ops)
         assert sum(op["bytes"] for op in gradients) == seen["size"]
         update = next(op for op in ops if op["name"] == "update")
         assert {op["id"] for op in gradients} <= set(update["deps"])
-        # The launch cuts backward in two; the second half runs beside the collective, not after it.
+        # The launch cuts backward in two; the second half overlaps the collective and does not depend on it.
         parts = [op for op in ops if op["name"].startswith("backward")]
         assert len(parts) == len(gradients) + 1
         assert all(g["id"] not in part.get("deps", []) for g in gradients for part in parts)
         assert sum(op.get("flops", 0) for op in parts) > 0
 
 
-def test_bench_writes_what_calibration_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bench_writes_the_file_that_calibration_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "bench.json"
     assert bench.main(["--sizes", "1KiB,10 B", "--iterations", "2", "--device", "cpu", "--json", str(out)]) == 0
     result = json.loads(out.read_text())

@@ -6,7 +6,7 @@ import random
 
 
 def text(count: int, seed: int = 0) -> list[str]:
-    """Lines whose label follows from their first id, mostly."""
+    """`count` lines whose label mostly follows from their first id."""
     rng = random.Random(seed)
     lines = []
     for _ in range(count):

@@ -1,4 +1,4 @@
-"""Made rows: Zipf frequencies at any time, ids that appear and vanish, and row i is row i whoever makes it."""
+"""Generated rows: Zipf frequencies at any time, ids that appear and vanish, and the same row i on any worker."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def same(a: Batch, b: Batch) -> bool:
 
 
 @pytest.mark.parametrize("per_field", [1.0, 2.5])
-def test_a_row_is_the_same_whoever_makes_it(per_field: float) -> None:
+def test_a_row_does_not_depend_on_the_batch_it_is_generated_in(per_field: float) -> None:
     drift = Drift(FIELDS, per_field, VOCABULARY, 1.05, 7, LIFE)
     whole = drift.batch(100, 60)
     parts = [drift.batch(100 + 20 * n, 20) for n in range(3)]
@@ -30,7 +30,7 @@ def test_a_row_is_the_same_whoever_makes_it(per_field: float) -> None:
     assert torch.equal(whole.sample.sort().values, whole.sample)
 
 
-def test_bags_have_the_mean_size_and_every_field() -> None:
+def test_every_field_has_an_id_and_the_mean_number_is_right() -> None:
     batch = Drift(FIELDS, 2.5, VOCABULARY, 1.05, 7, None).batch(0, 4000)
     sizes = torch.bincount(batch.sample * FIELDS + batch.field, minlength=4000 * FIELDS)
     assert int(sizes.min()) == 1 and abs(float(sizes.double().mean()) - 2.5) < 0.05
@@ -50,8 +50,8 @@ def test_ranks_have_zipfs_frequencies_at_any_time() -> None:
     assert np.abs(shares - law[: len(shares)]).max() < 0.01
 
 
-def test_ids_live_for_so_many_rows_and_never_come_again() -> None:
-    """No id is seen for longer than LIFE rows, their number at a time stays, and they hand over one at a time."""
+def test_ids_live_for_their_life_and_never_return() -> None:
+    """No id lives longer than LIFE rows, the number of living ids is constant, and ids are replaced one at a time."""
     rows = 10 * LIFE
     ids = DRIFT.batch(0, rows).ids.view(rows, FIELDS)
     for field in range(FIELDS):
@@ -63,19 +63,19 @@ def test_ids_live_for_so_many_rows_and_never_come_again() -> None:
         assert 10 * VOCABULARY * 0.9 < len(seen) <= 11 * VOCABULARY
         tenths = [len(torch.unique(part)) for part in ids[:, field].split(LIFE)]
         assert max(tenths) - min(tenths) < VOCABULARY // 4
-        # What is there at one time is gone a life later.
+        # Ids present at one time are gone one life later.
         assert not np.isin(ids[:100, field].numpy(), ids[LIFE + 100 :, field].numpy()).any()
 
 
-def test_labels_are_the_teachers() -> None:
-    """What the teacher thinks of a row tells its label, and half of them are clicks."""
+def test_labels_follow_the_teacher() -> None:
+    """The teacher's logit predicts the label, and about half of the rows are clicks."""
     batch = DRIFT.batch(0, 20_000)
     weights = DRIFT._weights(batch.ids).view(-1, FIELDS).sum(dim=1)
     assert metrics.auc(weights, batch.labels) > 0.85
     assert 0.3 < float(batch.labels.mean()) < 0.7
 
 
-def test_ranks_of_a_flat_law_and_of_skew_one() -> None:
+def test_zipf_ranks_with_skew_zero_and_one() -> None:
     u = (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000
     assert torch.equal(torch.bincount(zipf_ranks(u, 4, 0.0)), torch.full((4,), 25_000))
     ones = torch.bincount(zipf_ranks(u, 4, 1.0)) / 100_000

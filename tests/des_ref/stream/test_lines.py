@@ -1,4 +1,4 @@
-"""Lines come whole and once, from whatever kind of input, from wherever a run stopped."""
+"""Lines arrive complete and once, from every kind of input, and from any position where a run stopped."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ LIMIT_S = 20.0
 
 
 def all_of(lines: Lines, most: int = 3, count: int | None = None) -> list[bytes]:
-    """To the end, or until there are `count`."""
+    """The lines up to the end, or the first `count`."""
     got: list[bytes] = []
     deadline = time.monotonic() + LIMIT_S
-    while not lines.is_over and (count is None or len(got) < count):
+    while not lines.has_ended and (count is None or len(got) < count):
         assert time.monotonic() < deadline
         got += lines.take(most)
     return got
 
 
-def test_files_follow_each_other_and_a_last_line_needs_no_end(tmp_path: Path) -> None:
+def test_files_are_read_in_order_and_a_last_line_needs_no_newline(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("1\n2\n3\n4\n")
     (tmp_path / "b.gz").write_bytes(gzip.compress(b"5\n6"))
     (tmp_path / "c").write_text("")
@@ -38,7 +38,7 @@ def test_files_follow_each_other_and_a_last_line_needs_no_end(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("stop", range(1, 9))
-def test_a_position_is_where_the_next_line_stands(stop: int, tmp_path: Path) -> None:
+def test_reading_resumes_at_the_next_line(stop: int, tmp_path: Path) -> None:
     (tmp_path / "a").write_text("one\ntwo\nthree\n")
     (tmp_path / "b.gz").write_bytes(gzip.compress(b"four\nfive\nsix\n"))
     (tmp_path / "c").write_text("seven\neight")
@@ -52,17 +52,17 @@ def test_a_position_is_where_the_next_line_stands(stop: int, tmp_path: Path) -> 
     assert saved.line == [1, 2, 3, 1, 2, 3, 1, 2][stop - 1]
 
 
-def test_a_file_is_followed_as_it_grows(tmp_path: Path) -> None:
+def test_a_growing_file_is_followed(tmp_path: Path) -> None:
     file = tmp_path / "growing"
     file.write_text("1\n2")
     lines = Lines([str(file)], follow=True)
     assert all_of(lines, count=1) == [b"1\n"]
-    assert lines.take(9) == [] and not lines.is_over  # the second has no end yet
+    assert lines.take(9) == [] and not lines.has_ended  # the second line has no newline yet
     with file.open("a") as more:
         more.write("2\n3\n")
     assert all_of(lines, count=2) == [b"22\n", b"3\n"]
     file.write_text("x\n")
-    with pytest.raises(FileError, match=r"growing: has 2 bytes, but 7 were read: it is another file now"):
+    with pytest.raises(FileError, match=r"growing: has 2 bytes, but 7 were read: it has been replaced or cut"):
         all_of(lines)
 
 
@@ -70,7 +70,7 @@ def test_a_named_pipe_waits_for_its_writers(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     lines = Lines([str(pipe)], follow=False)
-    assert lines.take(1) == [] and not lines.is_over  # nobody has written yet
+    assert lines.take(1) == [] and not lines.has_ended  # no writer yet
 
     def write() -> None:
         with pipe.open("w") as out:
@@ -86,7 +86,7 @@ def test_a_named_pipe_waits_for_its_writers(tmp_path: Path) -> None:
 def test_standard_input_is_an_input(tmp_path: Path) -> None:
     program = (
         "from des_ref.stream.lines import Lines\nl = Lines(['-'], False)\n"
-        "while not l.is_over: print(*[x.decode().strip() for x in l.take(9)], end=' ')\n"
+        "while not l.has_ended: print(*[x.decode().strip() for x in l.take(9)], end=' ')\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], input="a\nb\nc\n", capture_output=True, text=True, timeout=60
@@ -106,7 +106,12 @@ def test_mistakes_name_the_input(tmp_path: Path) -> None:
         ([packed], False, None, "a.gz: cannot be read: "),
         ([packed], True, None, "is packed, and stream.follow"),
         ([plain], False, moved, "plain: input 1 was other before: give the same inputs, or more"),
-        ([plain], False, Position(0, "plain", 9, 4), "plain: has 2 bytes, but 9 were read: it is another file now"),
+        (
+            [plain],
+            False,
+            Position(0, "plain", 9, 4),
+            "plain: has 2 bytes, but 9 were read: it has been replaced",
+        ),
         ([plain], False, Position(3, "plain", 0, 0), "input 4 was plain before, and there are 1 now"),
     ):
         with pytest.raises(FileError) as caught:

@@ -1,4 +1,4 @@
-"""Batches come in order and not too far ahead; a stream ends for all workers at the same batch."""
+"""Batches are read in order and not too far ahead; a stream ends for all workers at the same batch."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def until(condition: Any) -> None:
         time.sleep(0.01)
 
 
-def test_the_reader_stops_when_enough_wait_and_goes_on_when_they_are_taken() -> None:
+def test_the_reader_stops_at_its_limit_and_continues_when_batches_are_taken() -> None:
     made: list[int] = []
 
     def batches() -> Iterator[Read]:
@@ -43,16 +43,16 @@ def test_the_reader_stops_when_enough_wait_and_goes_on_when_they_are_taken() -> 
             yield Read(DRIFT.batch(number, 2), {"row": number})
 
     reader = Reader(batches(), ahead=3)
-    until(lambda: len(made) == 4)  # three that wait, and one in hand
+    until(lambda: len(made) == 4)  # three that wait, and one that the thread holds
     time.sleep(0.3)
     assert len(made) == 4 and len(reader) == 3 and reader.held_back_s > 0.1
     taken = [reader.take(LIMIT_S) for _ in range(20)]
     assert [read.position["row"] for read in taken if read is not None] == list(range(20))
-    assert reader.take(LIMIT_S) is None and reader.is_over
+    assert reader.take(LIMIT_S) is None and reader.has_ended
     reader.close()
 
 
-def test_a_reader_that_is_closed_ends_its_thread_and_errors_arrive() -> None:
+def test_closing_ends_the_readers_thread_and_errors_are_raised_by_take() -> None:
     reader = Reader(of_drift(DRIFT, 4, 0, 1), ahead=1)
     until(lambda: len(reader) == 1)
     reader.close()
@@ -63,14 +63,14 @@ def test_a_reader_that_is_closed_ends_its_thread_and_errors_arrive() -> None:
         broken.take(LIMIT_S)
 
 
-def test_batches_of_text_are_the_good_rows_in_order_and_say_where_they_end(tmp_path: Path) -> None:
+def test_batches_of_text_are_the_good_rows_in_order_with_their_positions(tmp_path: Path) -> None:
     rows = text(25)
     (tmp_path / "a").write_text("".join([*rows[:5], "bad\n", *rows[5:10]]))
     (tmp_path / "b").write_text("".join(rows[10:]))
     names = [str(tmp_path / "a"), str(tmp_path / "b")]
     bad = BadRows(1)
     reads = [read for read in of_text(Lines(names, False), 4, bad) if read is not None]
-    assert len(reads) == 6 and bad.shown[0][0] == "6"  # the 25th row is a short end
+    assert len(reads) == 6 and bad.shown[0][0] == "6"  # the 25th row does not fill a batch
     ids = torch.cat([read.batch.ids.view(-1, FIELDS) for read in reads])
     expected, labels = parse([row.encode() for row in rows[:24]], "", 1, BadRows())
     assert torch.equal(ids, expected) and torch.equal(torch.cat([read.batch.labels for read in reads]), labels)
@@ -83,7 +83,7 @@ def test_batches_of_text_are_the_good_rows_in_order_and_say_where_they_end(tmp_p
         assert torch.equal(
             torch.cat([more.batch.ids for more in rest] or [ids[:0].view(-1)]), ids[4 * (number + 1) :].view(-1)
         )
-    with pytest.raises(FileError, match=r"a:6: 1 columns where .* bad row 1 where data.max_bad_rows"):
+    with pytest.raises(FileError, match=r"a:6: 1 columns instead of 40 .* bad row 1 exceeds data.max_bad_rows"):
         list(of_text(Lines(names, False), 4, BadRows()))
 
 
@@ -94,7 +94,7 @@ def _dealt(names: list[str], batch: int, comm: Comm) -> list[Any]:
     return [got, feed.ended_by]
 
 
-def test_rank_0_reads_and_all_are_dealt_their_share(tmp_path: Path) -> None:
+def test_rank_0_reads_and_sends_each_worker_its_share(tmp_path: Path) -> None:
     meeting, file = tmp_path / "meeting", tmp_path / "rows"
     meeting.mkdir()
     rows = text(50)
@@ -116,7 +116,7 @@ def _problem(names: list[str], comm: Comm) -> str:
     return ""
 
 
-def test_what_rank_0_cannot_read_ends_every_worker(tmp_path: Path) -> None:
+def test_an_error_of_rank_0s_reader_ends_every_worker(tmp_path: Path) -> None:
     said = on_ranks(2, tmp_path, partial(_problem, [str(tmp_path / "no")]))
     assert len(set(said)) == 1 and "cannot be read: No such file or directory" in said[0]
 
@@ -133,11 +133,11 @@ def _stopped(comm: Comm) -> list[Any]:
     return [batches, feed.ended_by]
 
 
-def test_a_worker_that_is_asked_to_stop_stops_all_at_the_same_batch(tmp_path: Path) -> None:
+def test_a_worker_asked_to_stop_stops_all_at_the_same_batch(tmp_path: Path) -> None:
     assert on_ranks(2, tmp_path, _stopped) == [[5, "stopped"]] * 2
 
 
-def test_a_stream_that_pauses_is_waited_for() -> None:
+def test_the_feed_waits_for_a_stream_that_pauses() -> None:
     go = threading.Event()
 
     def batches() -> Iterator[Read | None]:

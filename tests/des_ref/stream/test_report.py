@@ -28,16 +28,16 @@ class Terminal(io.StringIO):
 
 def test_the_line_has_units() -> None:
     line = "step 100  1.638 M rows  81.9 k rows/s  3.19 M ids/s  AUC 0.7123  log loss 0.5100  table 1.25 M rows"
-    assert line_of(REPORT) == f"{line}  1.5 GiB  4 ahead"
+    assert line_of(REPORT) == f"{line}  1.5 GiB  4 batches ahead"
     assert "AUC undefined" in line_of(REPORT | {"auc": None})
 
 
-def test_a_terminal_has_one_line_that_is_renewed_and_others_a_line_each(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_line_is_rewritten_and_other_outputs_get_a_line_per_report(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal, file = Terminal(), io.StringIO()
     for screen in (terminal, file):
         with Reports(None, None, 0, screen) as reports:
             reports.give(REPORT)
-            reports.tick(101, 1_700_000, 40_960.0)  # too soon after the last
+            reports.tick(101, 1_700_000, 40_960.0)  # too soon after the last one
             reports._shown_at = -10.0
             reports.tick(150, 2_000_000, 40_960.0)
     shown = terminal.getvalue().split("\r\x1b[K")
@@ -46,7 +46,7 @@ def test_a_terminal_has_one_line_that_is_renewed_and_others_a_line_each(monkeypa
     assert file.getvalue() == line_of(REPORT) + "\n"
 
 
-def test_the_log_has_an_object_a_report_and_goes_on_where_the_run_does(tmp_path: Path) -> None:
+def test_the_log_has_an_object_per_report_and_continues_where_the_run_resumes(tmp_path: Path) -> None:
     log = tmp_path / "run" / "reports.jsonl"
     with Reports(log, None, 0, io.StringIO()) as reports:
         for step in (100, 200, 300):
@@ -78,7 +78,7 @@ def test_tensorboard_reads_the_events(tmp_path: Path) -> None:
 def test_mistakes_are_one_line_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "notes.txt").write_text("my notes\n")
     (tmp_path / "file").touch()
-    with pytest.raises(FileError, match=r"notes.txt: is there and not a log of reports: name another file"):
+    with pytest.raises(FileError, match=r"notes.txt: exists and is not a log of reports: name another file"):
         Reports(tmp_path / "notes.txt", None, 5, io.StringIO())
     with pytest.raises(FileError, match=r"cannot be written: Not a directory|cannot be written: File exists"):
         Reports(tmp_path / "file" / "log", None, 0, io.StringIO())

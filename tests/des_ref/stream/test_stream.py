@@ -1,4 +1,4 @@
-"""A run on a stream from its command line: what it learns and says, how it ends, and that it goes on."""
+"""A run on a stream from its command line: what it learns and reports, how it ends, and how it resumes."""
 
 from __future__ import annotations
 
@@ -82,10 +82,10 @@ def reports(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-def test_scores_are_of_rows_before_they_are_trained_on(
+def test_rows_are_scored_before_they_are_trained_on(
     config: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Against prediction by hand: the same network, each batch predicted before its step."""
+    """Compared with a loop that predicts each batch with the same network before its step."""
     file, log = config(), tmp_path / "log.jsonl"
     result = go(capsys, "--config", str(file), "--steps", "8", "--report-log", str(log))
     settings = load_settings(file, {})
@@ -106,27 +106,27 @@ def test_scores_are_of_rows_before_they_are_trained_on(
     assert reports(log)[-1]["total_auc"] == result["auc"] and result["ended_by"] == "steps"
 
 
-def test_dropout_is_not_in_the_scores(config: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Of untrained rows all but equal logits come, whatever is dropped: the first batch's log loss is ln 2."""
+def test_scores_are_without_dropout(config: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without dropout, untrained rows give almost equal logits, so the first batch's log loss is ln 2."""
     file = config(extra='[[operators]]\nkind = "mlp"\nwidths = [32]\ndropout = 0.9\n')
     text = file.read_text().replace("[rows]", "[rows]\ninit_std = 0.0")
     file.write_text(text)
     assert go(capsys, "--config", str(file), "--steps", "1")["logloss"] == pytest.approx(0.693147, abs=1e-6)
 
 
-def test_ids_that_stay_away_leave_the_table_and_it_stops_growing(
+def test_ids_that_no_longer_occur_leave_the_table_so_that_it_stops_growing(
     config: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log = tmp_path / "log.jsonl"
     go(capsys, "--config", str(config()), "--steps", "240", "--report-log", str(log))
     rows = [line["table_rows"] for line in reports(log)]
-    # 2,400 ids have come; at most 400 live at a time, and for 1.5 * 30 steps after their end they may have a row.
+    # 2,400 ids have occurred. At most 400 live at a time, and an id may keep its row for 1.5 * 30 steps after its life.
     assert max(rows[-20:]) < 1.2 * min(rows[-20:]) and rows[-1] < 400 * (1 + 45 * 64 / 3000)
     assert len(reports(log)) == 60 and reports(log)[-1]["auc"] > 0.6
     assert all(line["memory_bytes"] > 1 << 20 and line["rows_per_s"] > 0 for line in reports(log))
 
 
-def test_a_stream_in_pieces_is_the_stream_in_one(
+def test_a_stream_in_pieces_equals_the_stream_in_one(
     config: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = config(39)
@@ -147,19 +147,21 @@ def test_a_stream_in_pieces_is_the_stream_in_one(
     assert leftovers(tmp_path / "kept") == []
     for key in ("auc", "auc_error", "logloss", "table_rows", "position"):
         assert part[key] == whole[key], key
-    # A piece ends with a report of its own; the others have the same figures.
+    # Each piece ends with an additional report; all other reports have the same figures.
     by_step = {line["step"]: line for line in reports(log)}
     assert by_step.keys() == {4, 6, 8, 12, 13, 16, 20, 22}
     for line in reports(whole_log):
-        if line["step"] not in (8, 16):  # windows that a piece's end has cut
+        if line["step"] not in (8, 16):  # the end of a piece has cut these windows in two
             assert {k: line[k] for k in SAME} == {k: by_step[line["step"]][k] for k in SAME}
     more = tmp_path / "day_2"
     more.write_text("".join(text(64 * 3, seed=1)))
-    went_on = go(capsys, *base, str(tmp_path / "kept"), "--resume", "--input", str(more))
-    assert went_on["steps"] == 25  # the short end of the last day, and the new one
+    resumed = go(capsys, *base, str(tmp_path / "kept"), "--resume", "--input", str(more))
+    assert resumed["steps"] == 25  # the incomplete batch of the last day is completed by the new day
 
 
-def test_a_growing_file_is_learnt_as_it_grows(config: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_growing_file_is_trained_on_as_it_grows(
+    config: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file, rows, log = tmp_path / "clicks", text(64 * 6), tmp_path / "log.jsonl"
     file.write_text("".join(rows[:200]))
 
@@ -189,10 +191,10 @@ def _on_ranks(ranks: int, *arguments: str, stdin: Any = None) -> subprocess.Pope
 
 
 @pytest.mark.slow
-def test_two_workers_score_as_one_and_ctrl_c_ends_them_with_a_checkpoint(
+def test_two_workers_score_like_one_and_ctrl_c_ends_them_with_a_checkpoint(
     config: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Rows from a pipe that stays open: nothing but the signal ends the run."""
+    """Rows arrive through a pipe that stays open, so only the signal ends the run."""
     file, log, kept = config(39), tmp_path / "log.jsonl", tmp_path / "kept"
     rows = text(64 * 12)
     arguments = ["--config", str(file), "--input", "-", "--report-log", str(log), "--checkpoint", str(kept)]
@@ -202,7 +204,7 @@ def test_two_workers_score_as_one_and_ctrl_c_ends_them_with_a_checkpoint(
         workers.stdin.write("".join(rows))
         workers.stdin.flush()
         deadline = time.monotonic() + LIMIT_S
-        # The step after the third report waits for rows that do not come.
+        # The step after the third report waits for rows that never arrive.
         while not log.exists() or len(reports(log)) < 2:
             assert time.monotonic() < deadline and workers.poll() is None
             time.sleep(0.05)
@@ -219,16 +221,16 @@ def test_two_workers_score_as_one_and_ctrl_c_ends_them_with_a_checkpoint(
     alone = go(capsys, "--config", str(file), "--input", str(whole))
     assert alone["steps"] == 12 and last["total_auc"] == alone["auc"]
     assert last["total_logloss"] == pytest.approx(alone["logloss"], abs=1e-7)
-    assert checkpoints.check(checkpoints.found(kept)[0])["step"] == 12
+    assert checkpoints.check(checkpoints.newest_first(kept)[0])["step"] == 12
     resumed = subprocess.run(
         [sys.executable, "-m", "des_ref.train", *arguments, "--resume", "--device", "cpu", "--json"],
         input="".join(rows[:64]), capture_output=True, text=True, timeout=LIMIT_S,
     )  # fmt: skip
-    assert "standard input cannot be read again: going on with the rows that come now" in resumed.stderr
+    assert "standard input cannot be read again: continuing with the rows that arrive now" in resumed.stderr
     assert json.loads(resumed.stdout)["steps"] == 13
 
 
-def test_the_first_signal_asks_and_the_second_is_what_it_always_is() -> None:
+def test_the_first_signal_requests_a_stop_and_the_second_has_its_usual_effect() -> None:
     with asked_to_stop() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.wait(5)
@@ -239,7 +241,9 @@ def test_the_first_signal_asks_and_the_second_is_what_it_always_is() -> None:
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
-def test_a_stopped_run_ends_as_a_run_ends(config: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_stopped_run_ends_with_a_report_and_a_checkpoint(
+    config: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     log, kept = tmp_path / "log.jsonl", tmp_path / "kept"
 
     def interrupt() -> None:
@@ -252,10 +256,14 @@ def test_a_stopped_run_ends_as_a_run_ends(config: Any, tmp_path: Path, capsys: p
     result = go(capsys, "--config", str(config()), "--report-log", str(log), "--checkpoint", str(kept))
     thread.join()
     assert result["ended_by"] == "stopped" and result["steps"] >= 4
-    assert reports(log)[-1]["step"] == result["steps"] == checkpoints.read_manifest(checkpoints.found(kept)[0])["step"]
-    went_on = go(capsys, "--config", str(config()), "--checkpoint", str(kept), "--resume", "--steps",
+    assert (
+        reports(log)[-1]["step"]
+        == result["steps"]
+        == checkpoints.read_manifest(checkpoints.newest_first(kept)[0])["step"]
+    )
+    resumed = go(capsys, "--config", str(config()), "--checkpoint", str(kept), "--resume", "--steps",
                  str(result["steps"] + 2))  # fmt: skip
-    assert went_on["position"] == {"row": 64 * (result["steps"] + 2)}
+    assert resumed["position"] == {"row": 64 * (result["steps"] + 2)}
 
 
 def test_mistakes_are_one_line_each(config: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -266,19 +274,23 @@ def test_mistakes_are_one_line_each(config: Any, tmp_path: Path, capsys: pytest.
     empty.touch()
     for arguments, code, problem in (
         (("--config", file, "--input", str(bad)), 2, "has input.fields = 4, but Criteo's format has 39 fields"),
-        (("--config", file, "--epochs", "3"), 2, "--epochs is of epochs, and a stream has none"),
-        (("--config", file, "--trace", "t"), 2, "--trace is of epochs"),
+        (("--config", file, "--epochs", "3"), 2, "--epochs applies to runs with epochs, and a stream has none"),
+        (("--config", file, "--trace", "t"), 2, "--trace applies to runs with epochs"),
         (("--data", "stream", "--strategy", "ps_async"), 2, "use ps_sync for a stream"),
         (("--config", file, "--follow"), 1, "stream: follow waits for an input to grow: name it in inputs (--input)"),
         (("--config", file, "--model", "fvae"), 2, "fvae has another objective: choose another --model"),
-        (("--data", "synthetic", "--report-every", "5"), 2, "--report-every is of a stream: say --data stream"),
+        (
+            ("--data", "synthetic", "--report-every", "5"),
+            2,
+            "--report-every applies to streams only: add --data stream",
+        ),
     ):
         said = go(capsys, *arguments, code=code)["said"]
         assert problem in said and said.count("\n") == 1, said
     many = str(config(39))
     for name, code, problem in (
         (tmp_path / "no", 1, f"{tmp_path / 'no'}: cannot be read: No such file or directory"),
-        (bad, 1, f"{bad}:71: 1 columns where 40 are due"),
+        (bad, 1, f"{bad}:71: 1 columns instead of 40"),
     ):
         said = go(capsys, "--config", many, "--input", str(name), "--checkpoint", str(tmp_path / "k"), code=code)[
             "said"

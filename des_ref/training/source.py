@@ -1,4 +1,4 @@
-"""From the settings' `data.source` to samples."""
+"""Opens the samples that the setting `data.source` names."""
 
 from __future__ import annotations
 
@@ -24,7 +24,12 @@ BAD_ROWS = "bad-rows.tsv"
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A source, what it is, why it is not what was asked for (empty if it is), and what was left out of its file."""
+    """An open source.
+
+    name             the data set, or the path of the file
+    fallback_reason  why it is synthetic data instead of what was asked for; empty if it is not
+    bad              rows of its file that were left out
+    """
 
     source: Source
     name: str
@@ -32,27 +37,28 @@ class Opened:
     bad: BadRows = field(default_factory=BadRows)
 
     def identity(self, settings: DataSettings) -> dict[str, Any]:
-        """What a checkpoint says of it. A file may have moved."""
+        """What a checkpoint stores to recognise the data. The folder is not part of it, because a file may move."""
         return {"name": Path(self.name).name, "split": settings.split, "train_samples": self.source.train_samples}
 
 
 def open_source(settings: DataSettings, model: Model, seed: int, comm: Comm, folder: Path) -> Opened:
-    """The same samples on every rank. ML-100K that cannot be had becomes synthetic data, with the reason.
+    """The same samples on every rank. Every rank calls it.
 
-    Bad rows of a Criteo file are shown in `folder`/bad-rows.tsv.
-    Raises FileError for a bad file, UsageError when the model's fields are not the data's.
+    If ML-100K is not available, the samples are synthetic, and the reason is given. Bad rows of a Criteo file are
+    listed in `folder`/bad-rows.tsv. Raises FileError for a bad file, UsageError when the model has another number of
+    fields than the data.
     """
     if settings.source == "synthetic":
-        return Opened(_zipf(settings, model, seed), "synthetic")
+        return Opened(_synthetic(settings, model, seed), "synthetic")
     if settings.source == "ml-100k":
         check_fields(model, "ml-100k", len(movielens.FIELDS), "deepfm_ml100k")
-        wheel, reason = _ml100k(comm)
+        wheel, reason = _find_ml100k(comm)
         if wheel is None:
-            return Opened(_zipf(settings, model, seed), "synthetic", reason)
+            return Opened(_synthetic(settings, model, seed), "synthetic", reason)
         return Opened(open_movielens(wheel, settings.split, seed), "ml-100k")
     path = Path(settings.source)
     if not path.exists():
-        raise FileError(path, "", "no such file; --data takes ml-100k, synthetic, or the path of a file that is there")
+        raise FileError(path, "", "no such file; --data takes ml-100k, synthetic, stream, or the path of a file")
     if path.suffix == ".whl" or path.is_dir():
         check_fields(model, path.name, len(movielens.FIELDS), "deepfm_ml100k")
         return Opened(open_movielens(path, settings.split, seed), "ml-100k")
@@ -61,23 +67,26 @@ def open_source(settings: DataSettings, model: Model, seed: int, comm: Comm, fol
     return Opened(CriteoFile(path, bad), str(path), bad=bad)
 
 
-def check_fields(model: Model, data: str, fields: int, try_model: str) -> None:
-    """Raises UsageError for a model of another number of fields."""
+def check_fields(model: Model, data: str, fields: int, suggested_model: str) -> None:
+    """Raises UsageError for a model with another number of fields than the data."""
     if model.input.fields != fields:
         raise UsageError(
             f"model {model.name} has input.fields = {model.input.fields}, but {data} has {fields} fields; "
-            f"try --model {try_model}"
+            f"try --model {suggested_model}"
         )
 
 
-def _zipf(settings: DataSettings, model: Model, seed: int) -> Source:
+def _synthetic(settings: DataSettings, model: Model, seed: int) -> Source:
     shape = model.input
     zipf = Zipf(shape.fields, shape.ids_per_sample / shape.fields, shape.vocabulary, shape.skew, seed)
     return zipf.open(settings.samples)
 
 
-def _ml100k(comm: Comm) -> tuple[Path | None, str]:
-    """The wheel; one rank a machine downloads, and all ranks agree whether it can be had."""
+def _find_ml100k(comm: Comm) -> tuple[Path | None, str]:
+    """The wheel on this machine, or None and the reason.
+
+    One rank per machine downloads it. All ranks agree: if one machine lacks it, all get None.
+    """
     reason = "not on every machine"
     if launched_rank() == 0:
         try:

@@ -95,8 +95,8 @@ def prices(study: Mapping[str, Any]) -> list[Row]:
     for where in asked["jobs"]:
         cluster = load_cluster(where["cluster"])
         for codec in study["codecs"]:
-            codes = parse_codecs(codec["codec"])
-            (row,) = project(job, cluster, [asked["strategy"]], [where["gpus"]], codes=codes)
+            codecs = parse_codecs(codec["codec"])
+            (row,) = project(job, cluster, [asked["strategy"]], [where["gpus"]], codecs=codecs)
             assert isinstance(row, Projection)
             times = (row.breakdown.step_time_s, row.breakdown.compute_s, row.breakdown.exposed_comm_s)
             about = (where["cluster"], codec["name"], codec["codec"], row.gpus, round(row.bytes_per_worker))

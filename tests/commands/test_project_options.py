@@ -40,8 +40,8 @@ def test_rows_have_the_bytes_of_their_plans_and_copies_their_time() -> None:
 
 def test_what_cannot_be_is_said(tmp_path: Path) -> None:
     job = Job.of_model(load_model("fm"))
-    with pytest.raises(UsageError, match=r"row_all_gather\+cache_rows=200000 needs the way to the host's memory"):
+    with pytest.raises(UsageError, match=r"row_all_gather\+cache_rows=200000 needs the bandwidth to the host's memory"):
         project(job, load_cluster("one-switch_16"), [CACHED], [4])
     servers = parse_servers(4, "epyc-9654", 1, None, 0.0, 0)
-    with pytest.raises(UsageError, match=r"--servers and ps_sync\+hot_rows=9: hosts that serve have no options yet"):
+    with pytest.raises(UsageError, match=r"--servers and ps_sync\+hot_rows=9: options of strategies are not modelled"):
         project(job, load_cluster("h100-8x_rail_128"), ["ps_sync", "ps_sync+hot_rows=9"], [8], servers=servers)

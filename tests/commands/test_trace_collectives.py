@@ -97,7 +97,7 @@ def test_what_the_simulator_made_is_predicted_exactly(made, cluster):
     assert (held.fit.op_overhead, held.fit.latency_factor) == pytest.approx((9e-6, 2.5), rel=1e-5)
     for row in held.rows:
         # The simulator on the cluster with what was fitted says the same as the equation.
-        simulated, _ = run_alone(row.what, made, held.cluster, row.algorithm)
+        simulated, _ = run_alone(row.recorded, made, held.cluster, row.algorithm)
         assert simulated == pytest.approx(held.fit.seconds(row.timed), rel=1e-9)
         assert row.described_s < row.timed.measured_s
     errors = held.to_json()["errors"]

@@ -91,22 +91,22 @@ def test_tables_that_do_not_fit_the_servers_are_a_misfit() -> None:
 
 
 def test_hosts_are_counted() -> None:
-    Servers(4, CPU).seats(CLUSTER, 12)
+    Servers(4, CPU).first_gpus(CLUSTER, 12)
     with pytest.raises(CapacityError, match=r"16 hosts; 12 GPUs take 12 of them, which leaves 4 for --servers 5"):
         rows(12, ["ps_sync"], Servers(5, CPU))
     rail = load_cluster("h100-8x_rail_128")
-    assert Servers(3, CPU).seats(rail, 9).tolist() == [16, 24, 32]  # no host is shared with a worker
+    assert Servers(3, CPU).first_gpus(rail, 9).tolist() == [16, 24, 32]  # no host is shared with a worker
 
 
 def test_options_that_do_not_go_together_are_refused() -> None:
-    with pytest.raises(UsageError, match=r"ps_async needs servers .* --servers 16"):
+    with pytest.raises(UsageError, match=r"ps_async needs dedicated servers: add --servers 16"):
         rows(4, ["ps_async"], None)
     with pytest.raises(UsageError, match=r"--servers is for ps_sync and ps_async"):
         rows(4, ["table_wise"], Servers(2, CPU))
     with pytest.raises(UsageError, match=r"--staleness is for ps_async"):
         rows(4, ["ps_sync"], Servers(2, CPU, staleness=1))
     for staleness, jitter in ((1, 0.0), (None, 0.5)):
-        with pytest.raises(UsageError, match=r"--(staleness|jitter) is for parameter servers .* add --servers"):
+        with pytest.raises(UsageError, match=r"--(staleness|jitter) is for dedicated parameter servers: add --servers"):
             parse_servers(None, "epyc-9654", 1, staleness, jitter, 0)
     with pytest.raises(UsageError, match=r"device 'epic' is unknown; choose from .*epyc-9654"):
         parse_servers(2, "epic", 1, None, 0.0, 0)

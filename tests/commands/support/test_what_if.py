@@ -8,8 +8,8 @@ import pytest
 
 from dessim.cluster import load_cluster
 from dessim.cluster.load import topology_root
-from dessim.commands.project import project
-from dessim.commands.replay import replay
+from dessim.commands.project import ProjectRequest, project, run_projection
+from dessim.commands.replay import ReplayRequest, run_replay
 from dessim.commands.support.what_if import NAMES, Change, parse_changes, what_if_projected, what_if_replayed
 from dessim.errors import UsageError
 from dessim.sim.core.device import roofline
@@ -21,7 +21,12 @@ from tests.trace.build import all_ops, header
 
 CLUSTER = load_cluster(RAIL)
 JOB = Job.of_model(load_model("deepfm"))
-ASKED = {"job": JOB, "cluster": CLUSTER, "strategies": ["des_reduce_scatter", "table_wise"], "gpus": [16, 64]}
+REQUEST = ProjectRequest(
+    job=JOB,
+    cluster=CLUSTER,
+    strategies=["des_reduce_scatter", "table_wise"],
+    gpus=[16, 64],
+)
 
 
 def test_it_is_a_simulation_of_the_file_that_says_so(tmp_path) -> None:
@@ -30,9 +35,9 @@ def test_it_is_a_simulation_of_the_file_that_says_so(tmp_path) -> None:
     assert 'nic = "connectx-7"' in text
     changed = tmp_path / "fast.toml"
     changed.write_text(text.replace('nic = "connectx-7"', 'nic = {part = "connectx-7", rate = "800 Gb/s"}'))
-    rows = project(**ASKED)
-    by_hand = project(JOB, load_cluster(changed), ASKED["strategies"], ASKED["gpus"])
-    bought = what_if_projected([Change(2.0, "nic_rate")], rows, **ASKED)
+    rows = run_projection(REQUEST)
+    by_hand = project(JOB, load_cluster(changed), REQUEST.strategies, REQUEST.gpus)
+    bought = what_if_projected([Change(2.0, "nic_rate")], rows, REQUEST)
     for row, other, (found,) in zip(rows, by_hand, bought, strict=True):
         assert found.step_time_s == pytest.approx(other.breakdown.step_time_s, rel=1e-12)
         assert found.speedup == pytest.approx(row.breakdown.step_time_s / found.step_time_s)
@@ -40,9 +45,9 @@ def test_it_is_a_simulation_of_the_file_that_says_so(tmp_path) -> None:
 
 
 def test_a_batch_is_judged_by_throughput_and_may_not_fit() -> None:
-    rows = project(**ASKED)
+    rows = run_projection(REQUEST)
     for row, (twice, huge) in zip(
-        rows, what_if_projected([Change(2.0, "batch"), Change(1e6, "batch")], rows, **ASKED), strict=True
+        rows, what_if_projected([Change(2.0, "batch"), Change(1e6, "batch")], rows, REQUEST), strict=True
     ):
         assert twice.samples_per_s == pytest.approx(2 * row.batch / twice.step_time_s)
         assert twice.speedup == pytest.approx(twice.samples_per_s / row.samples_per_s)
@@ -53,8 +58,9 @@ def test_recorded_compute_follows_the_roofline(tmp_path) -> None:
     ops = [[replace(op, flops=int(4e9)) if op.name == "lookup" else op for op in of] for of in all_ops()]
     write_trace(tmp_path / "a.trace", header(), ops)
     trace, cluster = load_trace(tmp_path / "a.trace"), load_cluster("one-switch_16")
-    base = replay(trace, cluster)
-    fast, same = what_if_replayed([Change(2.0, "gpu_flops"), Change(2.0, "gpu_memory")], base, trace, cluster)
+    request = ReplayRequest(trace=trace, cluster=cluster)
+    base = run_replay(request)
+    fast, same = what_if_replayed([Change(2.0, "gpu_flops"), Change(2.0, "gpu_memory")], base, request)
     gpu = cluster.gpu
     ratio = roofline(replace(gpu, flops=2 * gpu.flops), 4e9, 256, 1) / roofline(gpu, 4e9, 256, 1)
     saved = 20e-6 * (1 - ratio)  # of the lookup, which everything waits for; the other op states no sizes
@@ -97,7 +103,7 @@ def test_mistakes(text: str, says: str) -> None:
 
 
 def test_a_trace_has_its_batch() -> None:
-    with pytest.raises(UsageError, match="ask `dessim project`"):
+    with pytest.raises(UsageError, match="use `dessim project`"):
         parse_changes("2x:batch", CLUSTER, recorded=True)
 
 

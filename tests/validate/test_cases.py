@@ -16,7 +16,7 @@ from dessim.validate.cases import collective_cases
 from dessim.validate.collectives import predict
 from dessim.validate.outcome import SPLITS
 from dessim.validate.request import bounds_of, read_cases
-from dessim.validate.run import validate
+from dessim.validate.run import ValidationRequest, validate
 
 TABLE = read_cases()
 CASES = collective_cases(TABLE, SPLITS, quick=False)
@@ -104,6 +104,6 @@ def test_two_jobs_take_longer_together() -> None:
 def test_without_root_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     with pytest.raises(LabError, match="root"):
-        validate()
+        validate(ValidationRequest())
     with pytest.raises(UsageError, match="tables' is unknown; choose from collectives"):
-        validate(kinds=["tables"])
+        validate(ValidationRequest(kinds=["tables"]))

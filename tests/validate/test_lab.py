@@ -13,7 +13,7 @@ from dessim.calibrate.profile import fit_profile
 from dessim.cluster import load_cluster
 from dessim.errors import LabError
 from dessim.validate.outcome import summarize
-from dessim.validate.run import validate
+from dessim.validate.run import ValidationRequest, validate
 
 
 @pytest.mark.slow
@@ -30,13 +30,15 @@ def test_collectives_that_no_calibration_saw_are_predicted(tmp_path: Path) -> No
     except LabError as error:
         pytest.skip(str(error))
     kept = tmp_path / "measured.json"
-    outcomes = validate(kinds=["collectives"], quick=True, save=kept)
+    outcomes = validate(ValidationRequest(kinds=["collectives"], quick=True, save=kept))
     held_out = summarize([outcome for outcome in outcomes if outcome.split == "held_out"])
     assert held_out is not None and held_out.n >= 10
     assert held_out.median_error <= 0.15, max(outcomes, key=lambda outcome: abs(outcome.error))
 
     measured = json.loads(kept.read_text())
-    assert validate(kinds=["collectives"], quick=True, measured=measured) == outcomes, "predicted anew: the same"
+    assert validate(ValidationRequest(kinds=["collectives"], quick=True, measured=measured)) == outcomes, (
+        "predicted anew: the same"
+    )
 
     # The lab's shaper lets 9,084 bytes of frames pass at once; TCP acknowledges two segments of 1,448 bytes with one
     # frame of 66; a lossless port loses nothing where senders meet.

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dessim.results.scatter import predicted_against_measured
-from dessim.validate.outcome import Bounds, Outcome, broken, summaries
+from dessim.validate.outcome import Bounds, Outcome, broken_bounds, summaries
 from dessim.validate.report import to_json, write_csv
 
 BOUNDS = {"collectives": Bounds(0.05, 0.15)}
@@ -41,9 +41,9 @@ def test_summaries_are_of_absolute_errors_by_split_and_kind() -> None:
     ],
 )
 def test_bounds_hold_for_held_out_cases(errors: list[float], said: list[str]) -> None:
-    lines = broken(outcomes(errors), BOUNDS)
+    lines = broken_bounds(outcomes(errors), BOUNDS)
     assert len(lines) == len(said) and all(part in line for part, line in zip(said, lines, strict=True))
-    assert not broken(outcomes(errors, "development"), BOUNDS), "only held-out cases count"
+    assert not broken_bounds(outcomes(errors, "development"), BOUNDS), "only held-out cases count"
 
 
 def test_json_and_csv_name_every_case(tmp_path: Path) -> None:

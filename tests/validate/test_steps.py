@@ -16,9 +16,9 @@ from dessim.lab import lay_out
 from dessim.sim.core.device import roofline
 from dessim.trace.schema import Kind
 from dessim.validate.outcome import SPLITS
-from dessim.validate.request import Request, bounds_of, read_cases
+from dessim.validate.request import CaseRequest, bounds_of, read_cases
 from dessim.validate.step_cases import SERVED, model_of, read_steps, step_cases
-from dessim.validate.steps import TRACED, capture_key, captured_of, payload_of, predict, run_steps
+from dessim.validate.steps import TRACED_AS, capture_key, captured_of, payload_of, predict, run_steps
 from dessim.workload import formula
 from dessim.workload.model import parse_model
 from dessim.workload.strategies import STRATEGIES
@@ -72,7 +72,7 @@ def measured() -> dict[str, object]:
         }
         for case in CASES
     }
-    made = {key: captures(c.model, TRACED.get(c.strategy, c.strategy)) for key, c in keys.items()}
+    made = {key: captures(c.model, TRACED_AS.get(c.strategy, c.strategy)) for key, c in keys.items()}
     return json.loads(json.dumps({"cores": 2, "captures": made, "trained": trained}))
 
 
@@ -116,12 +116,13 @@ def test_cases_fit_their_beds_and_quick_is_a_small_part() -> None:
 
 @pytest.mark.slow
 def test_what_was_measured_can_be_predicted_anew(measured) -> None:
-    outcomes, kept = run_steps(Request(TABLE, BED.transport, SPLITS, quick=True, measured=measured))
+    request = CaseRequest(table=TABLE, transport=BED.transport, quick=True, measured=measured)
+    outcomes, kept = run_steps(request)
     few = [case.name for case in step_cases(TABLE, SPLITS, quick=True)]
     assert kept is measured and [o.name for o in outcomes] == few and len(few) > 2
     assert [o.measured_s for o in outcomes] == pytest.approx([0.4] * len(outcomes))
     assert all(0.01 < o.predicted_s < 60 for o in outcomes)
-    assert run_steps(Request(TABLE, BED.transport, ["calibration"]))[0] == []
+    assert run_steps(CaseRequest(table=TABLE, transport=BED.transport, splits=["calibration"]))[0] == []
 
 
 def test_a_step_lasts_no_less_than_its_bytes(measured) -> None:
@@ -164,7 +165,7 @@ SENSITIVE = (
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SENSITIVE)
 def test_inputs_perturbed_by_1e_12_move_no_predicted_step(name, monkeypatch) -> None:
-    monkeypatch.setattr("dessim.validate.steps._STEPS", 4)
+    monkeypatch.setattr("dessim.validate.steps._SIMULATED_STEPS", 4)
     measured = json.loads((STUDIES / "lab_steps" / "measured.json").read_text())
     (case,) = (case for case in CASES if case.name == name)
     captured, transport = captured_of(case, measured["steps"]), fit_profile(measured["calibration"]).transport

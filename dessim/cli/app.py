@@ -5,7 +5,6 @@ Exit codes: 0 ok, 1 failure, 2 usage, 3 a check ran and failed, 130 interrupted.
 
 from __future__ import annotations
 
-import os
 from typing import Annotated
 
 import typer
@@ -55,7 +54,4 @@ for command in (demo, replay, project, collective, tenants, goodput, calibrate, 
 
 def main() -> None:
     """Entry point of the `dessim` program."""
-    # The solver's matrices are small: threads of the linear algebra library cost more than they bring. Read at import.
-    for library in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(library, "1")
     app(prog_name="dessim")

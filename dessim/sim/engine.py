@@ -18,6 +18,7 @@ from dessim.cluster.placement import seated
 from dessim.collectives import Options
 from dessim.errors import DeadlockError, OutOfTime, SimulationError
 from dessim.sim.collective import Collectives, Outcome, RouteCache
+from dessim.sim.core.blas import one_blas_thread
 from dessim.sim.core.cores import Cores
 from dessim.sim.core.device import Device
 from dessim.sim.core.recorder import Record, Span
@@ -177,6 +178,7 @@ class JobRun:
         return {"steps_done": done, "steps": len(left), "simulated_s": float(self.env.now)}
 
 
+@one_blas_thread
 def simulate(
     cluster: Cluster,
     workload: Workload,

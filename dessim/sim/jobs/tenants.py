@@ -21,6 +21,7 @@ from simpy.events import EventPriority
 from dessim.cluster.placement import place, seated
 from dessim.errors import DeadlockError, OutOfTime, UsageError
 from dessim.sim.collective import Collectives, RouteCache
+from dessim.sim.core.blas import one_blas_thread
 from dessim.sim.core.recorder import Record
 from dessim.sim.engine import JobRun, Process
 from dessim.sim.fluid.maxmin import Ints
@@ -166,6 +167,7 @@ def _carried(record: Record) -> dict[str, float]:
     return total
 
 
+@one_blas_thread
 def simulate_tenants(
     routed: RouteCache,
     tenants: Sequence[Tenant],

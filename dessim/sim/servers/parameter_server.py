@@ -30,6 +30,7 @@ import simpy
 
 from dessim.cluster import Cluster
 from dessim.cluster.links import IntArray
+from dessim.sim.core.blas import one_blas_thread
 from dessim.sim.core.recorder import LATE, Record, Span
 from dessim.sim.fluid.flows import LATENCY, Flows, Parts, add_parts
 from dessim.sim.fluid.network import Network
@@ -231,6 +232,7 @@ class _Job:
             )
 
 
+@one_blas_thread
 def serve(
     cluster: Cluster,
     workers: IntArray,

@@ -78,8 +78,7 @@ def run_demo(request: DemoRequest, quiet: bool = False) -> dict[str, Any]:
         fit = _calibrate(request, logs, machine_file)
         begin("replay")
         trace = load_trace(out / "run.trace")
-        replayed = replay(trace, load_cluster(machine_file))
-        write_timeline(out / "timeline.json.gz", timeline_of(replayed.record), counters_of(replayed.record))
+        replayed = _replay(trace, machine_file, timeline=out / "timeline.json.gz")
         begin("project")
         target = load_cluster(PROJECTED_CLUSTER)
         rows = _project(trace, target)
@@ -95,14 +94,7 @@ def run_demo(request: DemoRequest, quiet: bool = False) -> dict[str, Any]:
             "projection_batch_per_gpu": PROJECTED_BATCH_PER_GPU,
             "projection": rows,
         }
-        write_json(out / "result.json", result)
-        write_report(
-            out / "report.html",
-            result,
-            cluster_svg=draw(target),
-            timeline="timeline.json.gz",
-            steps=replayed.step_rows(),
-        )
+        _write_result(out, result, target, replayed)
     if not quiet:
         print_summary(out, result)
     if not certificate["ok"]:
@@ -148,6 +140,13 @@ def _calibrate(request: DemoRequest, logs: Path, machine_file: Path) -> Transpor
     fit = fit_transport(*load_bench(bench))
     write_text(machine_file, cluster_toml(fit, "this-machine", platform.node() or "localhost"))
     return fit
+
+
+def _replay(trace: Trace, machine_file: Path, timeline: Path) -> Replay:
+    """Replay the trace on this machine's description, and write its timeline."""
+    replayed = replay(trace, load_cluster(machine_file))
+    write_timeline(timeline, timeline_of(replayed.record), counters_of(replayed.record))
+    return replayed
 
 
 def _project(trace: Trace, target: Cluster) -> list[dict[str, Any]]:
@@ -207,3 +206,15 @@ def _replay_json(replayed: Replay, fit: TransportFit) -> dict[str, Any]:
         "replay": replayed.to_json(),
         "calibration": fit.to_json(),
     }
+
+
+def _write_result(out: Path, result: dict[str, Any], target: Cluster, replayed: Replay) -> None:
+    """Write result.json and report.html."""
+    write_json(out / "result.json", result)
+    write_report(
+        out / "report.html",
+        result,
+        cluster_svg=draw(target),
+        timeline="timeline.json.gz",
+        steps=replayed.step_rows(),
+    )

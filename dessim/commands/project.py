@@ -190,17 +190,15 @@ def _row(
     # `to_host` has required that all GPUs are identical where rows may spill.
     spill = spill_of(plan, job.model, memory, symbols, gpus[-1].memory, host_bandwidth) if host_bandwidth else None
     workload, compute_source = step_of(job, cluster, plan, symbols, spill)
-    provenance = _provenance(job, cluster, n_gpus, compute_source)
-    if plan.is_pipelined:
-        provenance["communication"] += "; the next step's ids are sent during this step"
-    if spill is not None and host_bandwidth is not None:
-        provenance["spill"] = _spill_source(job, host_bandwidth)
-    faults = None
-    if request.scenario is not None:
-        workload = request.scenario.slowed(workload)
-        faults = request.scenario.faults
-        provenance["faults"] = str(request.scenario)
-    record = simulate(cluster, workload, request.algorithms, routed=routed, progress=progress, faults=faults)
+    scenario = request.scenario
+    record = simulate(
+        cluster,
+        scenario.slowed(workload) if scenario is not None else workload,
+        request.algorithms,
+        routed=routed,
+        progress=progress,
+        faults=scenario.faults if scenario is not None else None,
+    )
     return Projection(
         gpus=n_gpus,
         strategy=plan.strategy,
@@ -208,7 +206,7 @@ def _row(
         breakdown=breakdown(record),
         bytes_per_worker=plan.sent_bytes(symbols),
         bytes_by_traffic={str(t): plan.sent_bytes(symbols, t) for t in Traffic if t is not Traffic.NONE},
-        provenance=provenance,
+        provenance=_provenance(request, plan, n_gpus, compute_source, host_bandwidth if spill else None),
         caveat=plan.caveat,
         error_bar=request.error_bar,
         memory=memory,
@@ -240,11 +238,6 @@ def _server_row(
         return Misfit(n_gpus, plan.strategy, batch, worker_memory, str(error))
     durations, compute_source = durations_of(job, gpu, plan, symbols, None)
     step = step_with_servers(routed, plan, symbols, durations, servers, server_memory, progress)
-    share = f", of which each of {servers.threads} threads has its share" if servers.threads > 1 else ""
-    provenance = _provenance(job, cluster, n_gpus, compute_source)
-    provenance["servers"] = (
-        f"assumed: {servers.count} hosts beside the workers', roofline of {servers.device.name}{share}"
-    )
     return Projection(
         gpus=n_gpus,
         strategy=plan.strategy,
@@ -252,7 +245,7 @@ def _server_row(
         breakdown=step.breakdown,
         bytes_per_worker=moved(plan, symbols, servers.count),
         bytes_by_traffic={str(t): moved(plan, symbols, servers.count, t) for t in Traffic if t is not Traffic.NONE},
-        provenance=provenance,
+        provenance=_provenance(request, plan, n_gpus, compute_source) | {"servers": servers.source()},
         caveat="",
         error_bar=request.error_bar,
         memory=worker_memory,
@@ -266,19 +259,25 @@ def _job_name(job: Job, plan: Plan, n_gpus: int) -> str:
     return f"{plan.strategy} of {job.model.name} on {n_gpus:,} GPU{'s' if n_gpus > 1 else ''}"
 
 
-def _provenance(job: Job, cluster: Cluster, n_gpus: int, compute_source: str) -> dict[str, str]:
-    """Where the numbers of a row come from."""
+def _provenance(
+    request: ProjectRequest, plan: Plan, n_gpus: int, compute_source: str, spill_bandwidth: float | None = None
+) -> dict[str, str]:
+    """Where the numbers of a row come from. `spill_bandwidth` [bytes/s] is None where no rows spill."""
+    job = request.job
+    cluster = request.cluster
     capacities = ", ".join(f"{gpu.name} has {format_size(gpu.memory)}" for gpu, _ in cluster.devices(range(n_gpus)))
-    return {
+    sent_ahead = "; the next step's ids are sent during this step" if plan.is_pipelined else ""
+    provenance = {
         "compute": compute_source,
-        "communication": f"simulated on {cluster.name}; transport {cluster.transport.name}",
+        "communication": f"simulated on {cluster.name}; transport {cluster.transport.name}{sent_ahead}",
         "sizes": job.sizes_from,
         "memory": f"formula: rows, optimizer state, index, dense weights, activations; {capacities}",
     }
-
-
-def _spill_source(job: Job, host_bandwidth: float) -> str:
-    return (
-        f"assumed: the hottest rows stay on the GPU, ids follow Zipf's law with skew {job.model.input.skew:g}; "
-        f"{format_bandwidth(host_bandwidth)} each way to the host's memory"
-    )
+    if spill_bandwidth is not None:
+        provenance["spill"] = (
+            f"assumed: the hottest rows stay on the GPU, ids follow Zipf's law with skew {job.model.input.skew:g}; "
+            f"{format_bandwidth(spill_bandwidth)} in each direction to the host's memory"
+        )
+    if request.scenario is not None:
+        provenance["faults"] = str(request.scenario)
+    return provenance

@@ -1,4 +1,4 @@
-"""Errors, summaries and verdicts, by numbers one can check by hand."""
+"""Errors, summaries and verdicts, with numbers that can be checked by hand."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def outcomes(errors: list[float], split: str = "held_out", kind: str = "collecti
     return [Outcome(f"{split} {i}", kind, split, 2e-3 * (1 + e), 2e-3) for i, e in enumerate(errors)]
 
 
-def test_errors_are_relative_to_what_was_measured() -> None:
+def test_errors_are_relative_to_the_measured_time() -> None:
     too_long, too_short = outcomes([0.5, -0.5])
     assert too_long.error == pytest.approx(0.5) and too_short.error == pytest.approx(-0.5)
 
@@ -56,7 +56,7 @@ def test_json_and_csv_name_every_case(tmp_path: Path) -> None:
     assert [float(row["predicted_s"]) for row in rows] == pytest.approx([2.02e-3, 1.96e-3])
 
 
-def test_the_figure_shows_every_case_and_both_bands(tmp_path: Path) -> None:
+def test_the_figure_shows_every_case_and_both_bounds(tmp_path: Path) -> None:
     cases = [*outcomes([0.01, -0.3]), *outcomes([0.02], kind="steps")]
     svg = predicted_against_measured([case.to_json() for case in cases], tmp_path / "figure.svg")
     assert "±5 %" in svg and "±15 %" in svg and "steps" in svg

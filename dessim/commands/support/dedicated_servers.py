@@ -76,6 +76,11 @@ class Servers:
             )
         return np.searchsorted(host_of_gpu, first_host + np.arange(self.count))
 
+    def source(self) -> str:
+        """Describe the servers in the provenance of a row."""
+        share = f", of which each of {self.threads} threads has its share" if self.threads > 1 else ""
+        return f"assumed: {self.count} hosts beside the workers', roofline of {self.device.name}{share}"
+
 
 @dataclass(frozen=True, slots=True)
 class ServedStep:
@@ -159,11 +164,7 @@ def step_with_servers(
     """
     n_workers = int(symbols["N"])
     consistency = servers.consistency(plan.strategy)
-    requests = requests_of(plan, symbols, servers.count, consistency.sync)
     roles = Roles.of(plan)
-
-    def service_s(work: Work) -> float:
-        return roofline(servers.device, work.flops * servers.threads, work.mem * servers.threads, kernels=1)
 
     def compute_s(ops: Sequence[PlannedOp]) -> float:
         return sum(durations[op.name] for op in ops)
@@ -172,14 +173,7 @@ def step_with_servers(
         routed.cluster,
         np.arange(n_workers),
         servers.first_gpus(routed.cluster, n_workers),
-        StepTraffic(
-            request=requests.request,
-            reply=requests.reply,
-            push=requests.push,
-            gather=service_s(requests.gather),
-            merge=service_s(requests.merge),
-            apply=service_s(requests.apply) if consistency.sync else 0.0,
-        ),
+        _traffic(plan, symbols, servers, consistency),
         [compute_s(roles.prepare), compute_s(roles.compute)],
         consistency,
         folding=routed.folding,
@@ -193,4 +187,22 @@ def step_with_servers(
         breakdown=step_breakdown,
         times=times,
         record=served.record,
+    )
+
+
+def _traffic(plan: Plan, symbols: Mapping[str, float], servers: Servers, consistency: Consistency) -> StepTraffic:
+    """Bytes of each message of a step, and the seconds that a server's thread takes to serve it."""
+    requests = requests_of(plan, symbols, servers.count, consistency.sync)
+
+    def service_s(work: Work) -> float:
+        # A thread has 1/k of the device's rates, so the same work takes k times as long.
+        return roofline(servers.device, work.flops * servers.threads, work.mem * servers.threads, kernels=1)
+
+    return StepTraffic(
+        request=requests.request,
+        reply=requests.reply,
+        push=requests.push,
+        gather=service_s(requests.gather),
+        merge=service_s(requests.merge),
+        apply=service_s(requests.apply) if consistency.sync else 0.0,
     )

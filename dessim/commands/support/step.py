@@ -44,7 +44,7 @@ def step_of(
     source = "; ".join(sources)
     if copies:
         link = format_bandwidth(to_host(cluster, n_gpus, plan.strategy))
-        source += f"; copies: {link} each way to the host's memory"
+        source += f"; copies: {link} in each direction to the host's memory"
     workload = workloads[0]
     if len(workloads) > 1:
         classes = [

@@ -1,4 +1,4 @@
-"""What-if runs: what they buy is what the changed cluster does, and mistakes are explained."""
+"""What-if analysis: speedups equal those of the changed cluster, and mistakes are explained."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ REQUEST = ProjectRequest(
 )
 
 
-def test_it_is_a_simulation_of_the_file_that_says_so(tmp_path) -> None:
+def test_a_change_equals_the_same_change_in_the_topology_file(tmp_path) -> None:
     """Twice the NIC's rate, written into the topology file by hand, is `2x:nic_rate`."""
     text = (topology_root() / f"{RAIL}.toml").read_text()
     assert 'nic = "connectx-7"' in text
@@ -63,14 +63,14 @@ def test_recorded_compute_follows_the_roofline(tmp_path) -> None:
     fast, same = what_if_replayed([Change(2.0, "gpu_flops"), Change(2.0, "gpu_memory")], base, request)
     gpu = cluster.gpu
     ratio = roofline(replace(gpu, flops=2 * gpu.flops), 4e9, 256, 1) / roofline(gpu, 4e9, 256, 1)
-    saved = 20e-6 * (1 - ratio)  # of the lookup, which everything waits for; the other op states no sizes
+    saved = 20e-6 * (1 - ratio)  # of the lookup, which is on the critical path; the other op states no sizes
     assert ratio < 0.9
     assert fast.step_time_s == pytest.approx(base.predicted_step_s - saved, rel=1e-9)
     assert same.speedup == pytest.approx(1.0, rel=1e-12)
     assert fast.samples_per_s == pytest.approx(64 / fast.step_time_s)
 
 
-def test_all_is_what_means_something_there() -> None:
+def test_all_stands_for_the_changes_that_apply_to_the_cluster() -> None:
     bare = load_cluster("one-switch_16")
     assert [str(c) for c in parse_changes("all", bare)] == [
         "2x:nic_rate",
@@ -96,18 +96,18 @@ def test_all_is_what_means_something_there() -> None:
         ("2x:flow_rate", "has none"),
     ],
 )
-def test_mistakes(text: str, says: str) -> None:
+def test_a_wrong_change_is_explained(text: str, says: str) -> None:
     with pytest.raises(UsageError, match="--what-if") as error:
         parse_changes(text, CLUSTER)
     assert says in str(error.value)
 
 
-def test_a_trace_has_its_batch() -> None:
+def test_the_batch_of_a_trace_cannot_change() -> None:
     with pytest.raises(UsageError, match="use `dessim project`"):
         parse_changes("2x:batch", CLUSTER, recorded=True)
 
 
-def test_on_the_command_line(tmp_path) -> None:
+def test_the_command_line_prints_every_change(tmp_path) -> None:
     import json
 
     write_trace(tmp_path / "a.trace", header(), all_ops())

@@ -1,9 +1,9 @@
-# Every target sets itself up in .venv; nothing outside this folder is touched.
+# Every target first installs what it needs into .venv; nothing outside this folder changes.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 OUT    ?= demo-out
-# Stamps keep a second `make` from installing again.
+# A stamp file, so that a second `make` does not install again.
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
@@ -18,10 +18,10 @@ $(READY): pyproject.toml
 	@echo "setting up $(VENV) (a few minutes the first time)" >&2
 	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 	@$(BIN)/python -m pip install --quiet --editable '.[train]' --group test --group lint
-# --no-deps: TorchRec asks for fbgemm-gpu, a CUDA build of what fbgemm-gpu-cpu is, which would overwrite it. Neither
-# exists for every machine.
+# --no-deps: TorchRec depends on fbgemm-gpu, the CUDA build, which would overwrite fbgemm-gpu-cpu. Neither package exists
+# for every machine.
 	@$(BIN)/python -m pip install --quiet --group torchrec && $(BIN)/python -m pip install --quiet --no-deps torchrec==1.8.0 \
-		|| echo "TorchRec could not be installed; what is held against it will be skipped" >&2
+		|| echo "TorchRec could not be installed; comparisons with it will be skipped" >&2
 	@touch $@
 
 demo: $(READY)     ## train, certify, capture, replay, project, report (under 3 minutes)
@@ -39,8 +39,8 @@ lint: $(READY)     ## ruff, spelling and the import contracts
 types: $(READY)    ## mypy --strict on dessim
 	@$(BIN)/mypy
 
-bench: $(READY)    ## race SimGrid (Debian: libsimgrid-dev g++) and time dessim from 8 to 65,536 GPUs
+bench: $(READY)    ## compare run times with SimGrid (Debian: libsimgrid-dev g++), and time dessim from 8 to 65,536 GPUs
 	@$(BIN)/python tests/bench/run.py
 
-studies: $(READY)  ## every study anew, from the recordings it keeps: figures and expected results
+studies: $(READY)  ## redraw every study from its recordings: figures and expected results
 	@for s in studies/*/plot.py; do $(BIN)/python $$s || exit 1; done

@@ -1,6 +1,6 @@
-"""dessim: which strategy, fabric and scale for training recommenders with huge sparse layers.
+"""dessim compares strategies, fabrics and scales for training recommenders with huge sparse layers.
 
-The public names, for use from Python:
+These are the public names:
 
     cluster = load_cluster("h100-8x_rail_128")
     rows = project(Job.of_model(load_model("deepfm")), cluster, ["des_all_reduce", "table_wise"], [8, 64])
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Job", "load_cluster", "load_model", "load_trace", "project", "replay", "run_collective", "simulate"]
 
-# Loaded when first asked for, so that `dessim --help` does not wait for numpy and networkx.
-_HOME = {
+# Names are imported on first use, so that `dessim --help` does not wait for numpy and networkx.
+_MODULE_OF = {
     "Job": "dessim.workload.scale",
     "load_cluster": "dessim.cluster",
     "load_model": "dessim.workload.model",
@@ -36,6 +36,6 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'dessim' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+    return getattr(import_module(_MODULE_OF[name]), name)

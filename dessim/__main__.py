@@ -1,4 +1,4 @@
-"""`python -m dessim` is `dessim`."""
+"""Makes `python -m dessim` the same as the `dessim` command."""
 
 from dessim.cli.app import main
 

@@ -96,7 +96,7 @@ def test_rows_finished_before_the_cut_are_kept() -> None:
     # The budget lasts for the first row and a little of the second.
     progress = Progress(budget_s=next(looks) + 2.0, clock=clock())
     with pytest.raises(OutOfTime) as cut:
-        project(job, cluster, ["des_all_reduce", "table_wise"], [8], progress=progress, each=rows.append)
+        project(job, cluster, ["des_all_reduce", "table_wise"], [8], progress=progress, on_row=rows.append)
     assert [row.to_json() for row in rows] == [whole[0].to_json()]
     assert (cut.value.so_far["projections_done"], cut.value.so_far["projections"]) == (1, 2)
     assert 0.5 <= cut.value.so_far["share_done"] < 1

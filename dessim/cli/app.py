@@ -5,7 +5,6 @@ Exit codes: 0 ok, 1 failure, 2 usage, 3 a check ran and failed, 130 interrupted.
 
 from __future__ import annotations
 
-import os
 from typing import Annotated, Any
 
 import typer
@@ -70,7 +69,4 @@ for command in (demo, replay, project, collective, tenants, goodput, calibrate, 
 
 def main() -> None:
     """Entry point of the `dessim` program."""
-    # The solver's matrices are too small for the threads of a linear algebra library, which reads this when imported.
-    for library in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(library, "1")
     app(prog_name="dessim")

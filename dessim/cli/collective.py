@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -60,24 +61,32 @@ def collective(
     from dessim.calibrate.profile import with_profile
     from dessim.cluster import load_cluster
     from dessim.collectives import Options
-    from dessim.commands.collective import run_collective
+    from dessim.commands.collective import CollectiveRequest, time_collective
     from dessim.results.show import print_collectives
     from dessim.sim.faults.fault_file import load_faults
 
     machine = with_profile(load_cluster(cluster), transport)
     sizes = parse_sizes(size)
-    options, kind = Options(chunks, root, parse_sides(dims)), Collective(op)
-    scenario = load_faults(faults, machine) if faults is not None else None
+    request = CollectiveRequest(
+        cluster=machine,
+        op=Collective(op),
+        gpus=gpus,
+        size=sizes[0],
+        algorithm=algorithm,
+        folding=fold is Fold.ON,
+        options=Options(chunks, root, parse_sides(dims)),
+        uneven=uneven,
+        tolerance=tolerance,
+        scenario=load_faults(faults, machine) if faults is not None else None,
+    )
     if draw is not None and len(sizes) > 1:
         raise UsageError(f"--draw {draw}: it shows one run; name one size")
     rows: list[dict[str, Any]] = []
     try:
         with showing_progress(time_budget) as progress:
-            for one in sizes:
-                part = progress.within(len(rows), len(sizes), "sizes")
-                measured = run_collective(
-                    machine, kind, gpus, one, algorithm, fold is Fold.ON, options, uneven, tolerance, part, scenario
-                )
+            for one_size in sizes:
+                size_progress = progress.within(len(rows), len(sizes), "sizes")
+                measured = time_collective(replace(request, size=one_size), size_progress)
                 rows.append(measured.to_json())
     except OutOfTime as cut:
         if rows and not json:

@@ -20,8 +20,8 @@ def demo(
     json: JsonOption = False,
 ) -> None:
     """Train, certify, replay, project and report, end to end."""
-    from dessim.commands.demo import run_demo
+    from dessim.commands.demo import DemoRequest, run_demo
 
-    result = run_demo(out, ranks, data, strategy, quiet=json)
+    result = run_demo(DemoRequest(out=out, ranks=ranks, data=data, strategy=strategy), quiet=json)
     if json:
         print_json(result)

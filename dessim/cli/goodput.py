@@ -36,7 +36,8 @@ def goodput(
     from dessim.sim.faults.goodput import Machine
 
     machine = Machine(nodes, _time(mtbf, "--mtbf"), _time(checkpoint, "--checkpoint"), _time(restart, "--restart"))
-    found = run(machine, days, runs, seed, _time(every, "--every") if every is not None else None).to_json()
+    every_s = _time(every, "--every") if every is not None else None
+    found = run(machine, days=days, runs=runs, seed=seed, every=every_s).to_json()
     if json:
         print_json(found)
         return

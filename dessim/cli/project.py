@@ -76,7 +76,7 @@ def project(
     The job is taken from a recorded trace or from a model file.
     """
     from dessim.cluster import load_cluster
-    from dessim.commands.project import project as run
+    from dessim.commands.project import ProjectRequest, run_projection
     from dessim.commands.support.dedicated_servers import parse_servers
     from dessim.commands.support.projection import Projection
     from dessim.commands.support.what_if import parse_changes, what_if_projected
@@ -97,34 +97,33 @@ def project(
     rows: list[dict[str, Any]] = []
     known = {"cluster": machine.name, "model": job.model.name, "projection": rows}
     changes = parse_changes(what_if, machine)
-    asked: dict[str, Any] = {
-        "job": job,
-        "cluster": machine,
-        "strategies": parse_names(strategy, "--strategy"),
-        "gpus": parse_counts(gpus),
-        "batch_per_worker": batch_per_worker,
-        "algorithms": parse_algorithms(algorithm),
-        "folding": fold is Fold.ON,
-        "spill": spill,
-        "pipeline": pipeline,
-        "servers": parse_servers(servers, server_device, server_threads, staleness, jitter, seed),
-        "codes": parse_codecs(codec) if codec is not None else None,
-        "scenario": load_faults(faults, machine) if faults is not None else None,
-    }
+    request = ProjectRequest(
+        job=job,
+        cluster=machine,
+        strategies=parse_names(strategy, "--strategy"),
+        gpus=parse_counts(gpus),
+        batch_per_worker=batch_per_worker,
+        algorithms=parse_algorithms(algorithm),
+        folding=fold is Fold.ON,
+        spill=spill,
+        pipeline=pipeline,
+        servers=parse_servers(servers, server_device, server_threads, staleness, jitter, seed),
+        codecs=parse_codecs(codec) if codec is not None else None,
+        scenario=load_faults(faults, machine) if faults is not None else None,
+    )
     if draw is not None and servers is not None:
         raise UsageError(
             "--draw and --servers: the use of links is not recorded with servers; leave one of the two out"
         )
-    if draw is not None and len(asked["strategies"]) * len(asked["gpus"]) > 1:
+    if draw is not None and len(request.strategies) * len(request.gpus) > 1:
         raise UsageError(f"--draw {draw}: it shows one run; name one strategy and one number of GPUs")
     try:
         with showing_progress(time_budget) as progress:
-            found = run(
-                **asked, progress=progress.within(0, 1 + len(changes)), each=lambda row: rows.append(row.to_json())
-            )
+            base_progress = progress.within(0, 1 + len(changes))
+            found = run_projection(request, base_progress, on_row=lambda row: rows.append(row.to_json()))
             rest = progress.within(1, 1 + len(changes), parts=len(changes))
-            for row, bought in zip(rows, what_if_projected(changes, found, progress=rest, **asked), strict=True):
-                row |= {"what_if": [change.to_json() for change in bought]} if changes else {}
+            for row, what_ifs in zip(rows, what_if_projected(changes, found, request, rest), strict=True):
+                row |= {"what_if": [what_if.to_json() for what_if in what_ifs]} if changes else {}
     except OutOfTime as cut:
         if rows and not json:
             print_projection(rows)

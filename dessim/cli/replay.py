@@ -39,8 +39,7 @@ def replay(
     Compares the predicted step times with the measured ones.
     """
     from dessim.cluster import load_cluster
-    from dessim.commands.replay import counters_of, timeline_of
-    from dessim.commands.replay import replay as run
+    from dessim.commands.replay import ReplayRequest, counters_of, run_replay, timeline_of
     from dessim.commands.support.what_if import parse_changes, what_if_replayed
     from dessim.results.show import print_replay
     from dessim.results.timeline import write_timeline
@@ -49,20 +48,26 @@ def replay(
     loaded = load_trace(trace)
     for problem in loaded.problems:
         print(f"dessim: warning: {trace}: {problem}", file=sys.stderr)
-    machine, algorithms = load_cluster(cluster), parse_algorithms(algorithm)
+    machine = load_cluster(cluster)
+    request = ReplayRequest(
+        trace=loaded,
+        cluster=machine,
+        algorithms=parse_algorithms(algorithm),
+        folding=fold is Fold.ON,
+    )
     changes = parse_changes(what_if, machine, recorded=True)
     try:
         with showing_progress(time_budget) as progress:
-            result = run(loaded, machine, algorithms, fold is Fold.ON, progress.within(0, 1 + len(changes)))
+            result = run_replay(request, progress.within(0, 1 + len(changes)))
             rest = progress.within(1, 1 + len(changes), parts=len(changes))
-            asked = what_if_replayed(changes, result, loaded, machine, algorithms, fold is Fold.ON, rest)
+            what_ifs = what_if_replayed(changes, result, request, rest)
     except OutOfTime as cut:
         header = loaded.header
         known = {"cluster": machine.name, "strategy": header.strategy, "ranks": header.world_size}
         stop_partial(cut, known, json, "replay fewer ranks or steps", timeline)
     if timeline is not None:
         write_timeline(timeline, timeline_of(result.record), counters_of(result.record))
-    found = result.to_json() | ({"what_if": [change.to_json() for change in asked]} if changes else {})
+    found = result.to_json() | ({"what_if": [change.to_json() for change in what_ifs]} if changes else {})
     if json:
         print_json({**found, "partial": False})
     else:

@@ -27,17 +27,23 @@ def tenants(
     Prints how long each job waits and how much the others slow it down, and how busy the fabric is.
     """
     from dessim.cluster import load_cluster
-    from dessim.commands.support.tenants_file import load_page
-    from dessim.commands.tenants import tenants as run
+    from dessim.commands.support.tenants_file import load_tenants_file
+    from dessim.commands.tenants import TenantsRequest, run_tenants
     from dessim.results.show import print_caveats, print_text
     from dessim.results.tables import print_table
     from dessim.results.tenants_tables import jobs_table, utilisation_table
 
-    asked = load_page(page)
-    machine = load_cluster(asked.cluster)
+    jobs = load_tenants_file(page)
+    machine = load_cluster(jobs.cluster)
+    request = TenantsRequest(
+        tenants=jobs,
+        cluster=machine,
+        algorithms=parse_algorithms(algorithm),
+        folding=fold is Fold.ON,
+    )
     try:
         with showing_progress(time_budget) as progress:
-            result = run(asked, machine, parse_algorithms(algorithm), fold is Fold.ON, progress).to_json()
+            result = run_tenants(request, progress).to_json()
     except OutOfTime as cut:
         stop_partial(cut, {"cluster": machine.name}, json, "give the jobs fewer steps")
     if json:

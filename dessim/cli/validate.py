@@ -43,24 +43,24 @@ def validate(
     """
     from dessim.results.scatter import predicted_against_measured
     from dessim.results.tables import print_table
-    from dessim.validate.outcome import MEASURED, SPLITS, broken
+    from dessim.validate.outcome import DEFAULT_SPLITS, SPLITS, broken_bounds
     from dessim.validate.report import case_table, summary_table, to_json, write_csv
     from dessim.validate.request import bounds_of, read_cases
-    from dessim.validate.run import KINDS
+    from dessim.validate.run import KINDS, ValidationRequest
     from dessim.validate.run import validate as run
 
     if not lab:
         raise UsageError("say what to validate against: --lab runs the cases for real on this machine")
-    outcomes = run(
+    request = ValidationRequest(
         kinds=parse_names(kinds, "--kinds") if kinds else tuple(KINDS),
-        splits=parse_names(splits, "--splits") if splits else SPLITS if measured else MEASURED,
+        splits=parse_names(splits, "--splits") if splits else SPLITS if measured else DEFAULT_SPLITS,
         quick=quick,
         measured=_read(measured) if measured else None,
-        say=lambda line: typer.echo(line, err=True),
         save=save,
     )
+    outcomes = run(request, on_status=lambda line: typer.echo(line, err=True))
     bounds = bounds_of(read_cases())
-    problems = broken(outcomes, bounds)
+    problems = broken_bounds(outcomes, bounds)
     if csv:
         write_csv(csv, outcomes)
     if figure:

@@ -1,1 +1,1 @@
-"""What each verb of the command line does, one file a verb; also callable from Python."""
+"""One module for each command of the command line, callable from Python with a request object."""

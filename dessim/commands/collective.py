@@ -1,11 +1,11 @@
-"""One collective on an otherwise idle cluster: nccl-tests, simulated."""
+"""One collective on an otherwise idle cluster: a simulated nccl-tests."""
 
 from __future__ import annotations
 
 import resource
 import time
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
@@ -23,16 +23,49 @@ from dessim.trace.schema import Collective
 from dessim.workload.dag import Workload
 from dessim.workload.one_collective import one_collective
 
-_SUMS = (Collective.ALL_REDUCE, Collective.REDUCE_SCATTER, Collective.REDUCE)
+_REDUCTIONS = (Collective.ALL_REDUCE, Collective.REDUCE_SCATTER, Collective.REDUCE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectiveRequest:
+    """A collective to simulate: `op` on S = `size` bytes, as nccl-tests counts them, over the first `gpus` GPUs.
+
+    `folding=False` simulates identical flows one by one; the result is the same.
+    `options` are those of the algorithm: chunks, the root, the sides of a torus.
+    `uneven` is a seed: each pair of ranks of an all_to_all then exchanges a random size, on average S per rank in all
+    (dessim.collectives.alltoall.uneven_sizes).
+    `tolerance` is the largest error of a stage, as a share of its time.
+    `scenario` holds faults, at times from the start of the collective.
+    """
+
+    cluster: Cluster
+    op: Collective
+    gpus: int
+    size: float
+    algorithm: str = "auto"
+    folding: bool = True
+    options: Options = field(default_factory=Options)
+    uneven: int | None = None
+    tolerance: float = 0.0
+    scenario: Scenario | None = None
+
+
+class CollectiveOptions(TypedDict, total=False):
+    """The optional keyword arguments of `run_collective`: fields of `CollectiveRequest`."""
+
+    options: Options
+    uneven: int | None
+    tolerance: float
+    scenario: Scenario | None
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """A simulated collective. Sizes in bytes as nccl-tests counts them (S), rates in bytes/s.
+    """A simulated collective. `size` is in bytes as nccl-tests counts them (S).
 
-    `events` is how often rates were solved; `flow_colours` and `link_colours` are what the messages of a stage were
-    folded to at most, `error` how far a tolerance may have put the time off, `wall_s` the simulator's own time.
-    `load` is what links carried.
+    `events` counts the solutions of the rates. `flow_colours` and `link_colours` are the largest numbers of classes to
+    which the messages of a stage and their links were folded. `error` bounds the relative error that a tolerance
+    caused. `wall_s` is the simulator's own run time. `load` is the load of the links over time.
     """
 
     op: Collective
@@ -50,21 +83,23 @@ class Measurement:
 
     @property
     def algbw(self) -> float:
+        """Algorithm bandwidth of nccl-tests, S / time, in bytes/s."""
         return algorithm_bandwidth(self.size, self.time_s)
 
     @property
     def busbw(self) -> float:
+        """Bus bandwidth of nccl-tests in bytes/s, comparable with the rate of a link."""
         return bus_bandwidth(self.op, self.gpus, self.size, self.time_s)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, units in the keys. `wall_s` and `peak_rss_MiB` are the simulator's own cost."""
+        """Plain values, units in the keys. `wall_s` and `peak_rss_MiB` are the cost of the simulation itself."""
         return {
             "op": str(self.op),
             "gpus": self.gpus,
             "size_bytes": round(self.size),
             "count": round(self.size) // 4,
             "dtype": "float",
-            "redop": "sum" if self.op in _SUMS else "none",
+            "redop": "sum" if self.op in _REDUCTIONS else "none",
             "algorithm": self.algorithm,
             "time_s": self.time_s,
             "algbw_GBps": self.algbw / 1e9,
@@ -86,49 +121,46 @@ def run_collective(
     size: float,
     algorithm: str = "auto",
     folding: bool = True,
-    options: Options | None = None,
-    uneven: int | None = None,
-    tolerance: float = 0.0,
+    *,
     progress: Progress | None = None,
-    scenario: Scenario | None = None,
+    **options: Unpack[CollectiveOptions],
 ) -> Measurement:
-    """Run `op` on S = `size` bytes over the first `gpus` GPUs.
-
-    `uneven` is a seed: each pair of an all_to_all then exchanges a size of its own, S a rank on average
-    (dessim.collectives.alltoall.uneven_sizes). `tolerance` is how far a stage may be off, as a share of its time.
-    `scenario` says what goes wrong meanwhile. Raises UsageError, CapacityError, SimulationError where a fault cuts GPUs
-    off for too long, and OutOfTime when `progress` says so.
-    """
-    cluster.require(gpus)
-    if gpus < 2:
-        raise UsageError(f"--gpus {gpus}: a collective needs at least 2 GPUs")
-    if size <= 0:
-        raise UsageError("--size must be more than 0 bytes")
-    if scenario is not None and scenario.stragglers is not None:
-        raise UsageError("--faults: [stragglers] and [[slow_gpu]] slow compute, and a collective alone has none")
-    faults = scenario.faults if scenario is not None else None
-    options = options or Options()
-    if options.chunks is not None and options.chunks < 1:
-        raise UsageError(f"--chunks {options.chunks}: at least one chunk is needed")
-    check_options(
-        op,
-        algorithm,
-        chunks=options.chunks is not None,
-        root=options.root != 0,
-        dims=bool(options.dims),
-        sizes=uneven is not None,
-    )
-    workload = _workload(op, gpus, size, uneven)
-    began = time.perf_counter()
-    routed = RouteCache(cluster, folding, tolerance)
-    record = simulate(
-        cluster, workload, {op: algorithm}, routed=routed, options=options, progress=progress, faults=faults
-    )
-    span = record.spans[0]
-    return Measurement(
+    """Simulate a collective: `time_collective` of the `CollectiveRequest` that these arguments make."""
+    request = CollectiveRequest(
+        cluster=cluster,
         op=op,
         gpus=gpus,
         size=size,
+        algorithm=algorithm,
+        folding=folding,
+        **options,
+    )
+    return time_collective(request, progress)
+
+
+def time_collective(request: CollectiveRequest, progress: Progress | None = None) -> Measurement:
+    """Simulate a collective.
+
+    Raises UsageError, CapacityError, SimulationError where a fault disconnects GPUs for longer than its timeout, and
+    OutOfTime when `progress` ends the run.
+    """
+    _check_request(request)
+    workload = _workload(request)
+    began = time.perf_counter()
+    record = simulate(
+        request.cluster,
+        workload,
+        {request.op: request.algorithm},
+        routed=RouteCache(request.cluster, request.folding, request.tolerance),
+        options=request.options,
+        progress=progress,
+        faults=request.scenario.faults if request.scenario is not None else None,
+    )
+    span = record.spans[0]
+    return Measurement(
+        op=request.op,
+        gpus=request.gpus,
+        size=request.size,
         algorithm=span.algorithm or "",
         time_s=span.end - span.start,
         bound_by=span.bound_by,
@@ -141,8 +173,32 @@ def run_collective(
     )
 
 
-def _workload(op: Collective, gpus: int, size: float, uneven: int | None) -> Workload:
-    """The collective alone; `uneven` seeds the random sizes of its messages."""
-    if uneven is None:
-        return one_collective(op, gpus, size)
-    return one_collective(op, gpus, size, splits=uneven_sizes(gpus, size, np.random.default_rng(uneven)).tolist())
+def _check_request(request: CollectiveRequest) -> None:
+    """Raise UsageError or CapacityError for a collective that cannot be run."""
+    request.cluster.require(request.gpus)
+    if request.gpus < 2:
+        raise UsageError(f"--gpus {request.gpus}: a collective needs at least 2 GPUs")
+    if request.size <= 0:
+        raise UsageError("--size must be more than 0 bytes")
+    if request.scenario is not None and request.scenario.stragglers is not None:
+        raise UsageError("--faults: [stragglers] and [[slow_gpu]] slow compute, and a collective alone has none")
+    options = request.options
+    if options.chunks is not None and options.chunks < 1:
+        raise UsageError(f"--chunks {options.chunks}: at least one chunk is needed")
+    check_options(
+        request.op,
+        request.algorithm,
+        chunks=options.chunks is not None,
+        root=options.root != 0,
+        dims=bool(options.dims),
+        sizes=request.uneven is not None,
+    )
+
+
+def _workload(request: CollectiveRequest) -> Workload:
+    """The collective alone. Ranks form one class, unless their sizes are uneven."""
+    splits = None
+    if request.uneven is not None:
+        rng = np.random.default_rng(request.uneven)
+        splits = uneven_sizes(request.gpus, request.size, rng).tolist()  # [sender][receiver]
+    return one_collective(request.op, request.gpus, request.size, splits=splits)

@@ -19,31 +19,31 @@ from dessim.sim.faults.goodput import (
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A checkpoint interval: what it is, what the simulation says of it, and what Daly's complete model does."""
+    """A checkpoint interval: its name, its simulated goodput, and the goodput of Daly's complete model."""
 
-    what: str
+    name: str
     simulated: Estimate
-    formula: float
+    daly_goodput: float
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, units in the keys."""
-        found = self.simulated
+        simulated = self.simulated
         return {
-            "interval": self.what,
-            "interval_s": found.interval,
-            "goodput": found.goodput,
-            "goodput_margin_95": found.margin,
-            "goodput_daly": self.formula,
-            "checkpoint_share": found.checkpoint_share,
-            "lost_share": found.lost_share,
-            "restart_share": found.restart_share,
-            "failures": found.failures,
+            "interval": self.name,
+            "interval_s": simulated.interval,
+            "goodput": simulated.goodput,
+            "goodput_margin_95": simulated.margin,
+            "goodput_daly": self.daly_goodput,
+            "checkpoint_share": simulated.checkpoint_share,
+            "lost_share": simulated.lost_share,
+            "restart_share": simulated.restart_share,
+            "failures": simulated.failures,
         }
 
 
 @dataclass(frozen=True, slots=True)
 class Goodput:
-    """All of it: `rows` in the order they are shown, over `runs` runs of `days` each."""
+    """The goodput of a machine: `rows` in display order, each the mean over `runs` runs of `days` days."""
 
     machine: Machine
     days: float
@@ -62,14 +62,15 @@ class Goodput:
 
 
 def goodput(machine: Machine, days: float, runs: int, seed: int, every: float | None = None) -> Goodput:
-    """What intervals are worth: `every` seconds where given, the best one, half and twice that, Young's and Daly's.
+    """Simulate the goodput of several checkpoint intervals.
 
-    Means over `runs` runs of `days`, at least 2. Raises UsageError.
+    The intervals are `every` seconds where given, the best one found by simulation, half and twice that, and the optima
+    of Young (1974) and Daly (2006). `seed` draws the failures. Raises UsageError for fewer than 2 runs.
     """
     if runs < 2:
-        raise UsageError(f"--runs {runs}: a mean with a margin needs at least 2")
+        raise UsageError(f"--runs {runs}: a mean with a confidence interval needs at least 2")
     best = best_interval(machine, days, runs, seed)
-    wanted = {
+    intervals = {
         "as asked": every,
         "best, simulated": best,
         "half of that": best / 2,
@@ -78,8 +79,8 @@ def goodput(machine: Machine, days: float, runs: int, seed: int, every: float | 
         "Daly (2006)": daly_interval(machine),
     }
     rows = [
-        Row(what, estimate(machine, interval, days, runs, seed), daly_goodput(machine, interval))
-        for what, interval in wanted.items()
+        Row(name, estimate(machine, interval, days, runs, seed), daly_goodput(machine, interval))
+        for name, interval in intervals.items()
         if interval is not None
     ]
     return Goodput(machine, days, runs, tuple(rows))

@@ -1,17 +1,19 @@
 """Projection: what a step would take with another strategy, on another cluster, at another scale.
 
-Sizes come from formulas, communication from simulation, compute from a roofline of the cluster's GPU - or, where the
-trace was recorded on that very device, from its measured times scaled by the ratio of rooflines. Every row says which,
-and what memory a GPU needs; a job that does not fit is a `Misfit`, unless its rows may spill to the host's memory.
+Sizes come from formulas, communication from simulation, and compute from a roofline of the cluster's GPU. Where the
+trace was recorded on the same device with the same strategy, compute is the measured time scaled by the ratio of
+rooflines instead. The `provenance` of each row says which. A job that does not fit the GPUs' memory becomes a `Misfit`,
+unless its rows may spill to the host's memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypedDict, Unpack
 
 from dessim.cluster import Cluster
-from dessim.commands.support.dedicated_servers import Servers, step_with_servers
-from dessim.commands.support.dedicated_servers import check as check_servers
+from dessim.commands.support.dedicated_servers import Servers, check_servers, step_with_servers
 from dessim.commands.support.projection import Misfit, Projection
 from dessim.commands.support.step import durations_of, step_of, to_host
 from dessim.errors import CapacityError, UsageError
@@ -31,6 +33,51 @@ from dessim.workload.server_roles import moved
 from dessim.workload.strategies import plan as plan_of
 from dessim.workload.strategies import spec_of
 
+Row = Projection | Misfit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProjectRequest:
+    """A job to project: one row for each of `strategies` at each number of `gpus`.
+
+    `batch_per_worker` defaults to the job's own. It is the same at every scale (weak scaling).
+    `algorithms` fixes the algorithm of a collective; the others use `auto`.
+    `error_bar` is the relative error measured where the job was recorded, if it was.
+    `folding=False` simulates identical flows one by one; the result is the same.
+    `spill` lets rows that do not fit a GPU live in its host's memory.
+    `servers` are hosts that hold the tables of `ps_*` strategies; without them `ps_sync` has a server on each worker.
+    `pipeline` sends the next step's ids while a step runs, as the trainer does.
+    `scenario` holds faults and stragglers, at times from the start of the step.
+    `codecs` are the formats in which values travel.
+    """
+
+    job: Job
+    cluster: Cluster
+    strategies: Sequence[str]
+    gpus: Sequence[int]
+    batch_per_worker: int | None = None
+    algorithms: Mapping[Collective, str] | None = None
+    error_bar: float | None = None
+    folding: bool = True
+    spill: bool = False
+    servers: Servers | None = None
+    pipeline: bool = True
+    scenario: Scenario | None = None
+    codecs: CodecConfig | None = None
+
+
+class ProjectOptions(TypedDict, total=False):
+    """The optional keyword arguments of `project`: fields of `ProjectRequest`."""
+
+    algorithms: Mapping[Collective, str] | None
+    error_bar: float | None
+    folding: bool
+    spill: bool
+    servers: Servers | None
+    pipeline: bool
+    scenario: Scenario | None
+    codecs: CodecConfig | None
+
 
 def project(
     job: Job,
@@ -38,171 +85,201 @@ def project(
     strategies: Sequence[str],
     gpus: Sequence[int],
     batch_per_worker: int | None = None,
-    algorithms: Mapping[Collective, str] | None = None,
-    error_bar: float | None = None,
-    folding: bool = True,
+    *,
     progress: Progress | None = None,
-    each: Callable[[Projection | Misfit], None] | None = None,
-    spill: bool = False,
-    servers: Servers | None = None,
-    pipeline: bool = True,
-    scenario: Scenario | None = None,
-    codes: CodecConfig | None = None,
-) -> list[Projection | Misfit]:
-    """Rows for every strategy at every scale, in the order given. The batch a worker stays fixed (weak scaling).
+    on_row: Callable[[Row], None] | None = None,
+    **options: Unpack[ProjectOptions],
+) -> list[Row]:
+    """Project a job: `run_projection` of the `ProjectRequest` that these arguments make."""
+    request = ProjectRequest(
+        job=job,
+        cluster=cluster,
+        strategies=strategies,
+        gpus=gpus,
+        batch_per_worker=batch_per_worker,
+        **options,
+    )
+    return run_projection(request, progress, on_row)
 
-    `error_bar` is the relative error measured where the job was recorded, if it was. `each` is given every row as soon
-    as it is ready: those before `progress` ended the run. With `spill` rows that do not fit a GPU live in its host's
-    memory. With `pipeline` the next step's ids are sent while a step runs, as the trainer does. `servers` are hosts for
-    the tables of `ps_*` strategies; without them `ps_sync` has a server on each worker. `scenario` says what
-    goes wrong, at times from the start of the step. `codes` says what values travel as.
-    Raises UsageError, OutOfTime, and CapacityError where the cluster has too few GPUs or nothing fits theirs.
+
+def run_projection(
+    request: ProjectRequest,
+    progress: Progress | None = None,
+    on_row: Callable[[Row], None] | None = None,
+) -> list[Row]:
+    """Return a row for every strategy at every scale: by number of GPUs, then in the order of the strategies.
+
+    `on_row` receives each row as soon as it is ready, so rows survive when `progress` ends the run.
+    Raises UsageError, OutOfTime, and CapacityError where the cluster has too few GPUs or no row fits their memory.
     """
-    if not strategies or not gpus:
-        raise UsageError("name at least one strategy and one number of GPUs")
-    check_servers(strategies, servers)
-    if servers is not None and scenario is not None:
-        raise UsageError("--faults and --servers: hosts that serve have no faults yet; leave one of the two out")
-    plans = [plan_of(name, job.model) for name in strategies]
-    if codes:
-        if servers is not None or any(spec_of(name).dedicated_servers for name in strategies):
-            raise UsageError(f"--codec {codes}: ps_async, and servers on hosts of their own, move values as they are")
-        plans = [coded(plan, job.model, codes) for plan in plans]
-    if pipeline:
-        # Servers on hosts of their own have a time line of their own, in which a worker asks when it needs a row.
-        plans = [plan if servers and spec_of(plan.strategy).has_servers else plan.pipelined() for plan in plans]
-    for n in gpus:
-        if n < 1:
-            raise UsageError(f"--gpus {n}: a job needs at least 1 GPU")
-        cluster.require(n)
-        if servers is not None:
-            servers.seats(cluster, n)
-    routed = RouteCache(cluster, folding)
-    host_bandwidth = to_host(cluster, max(gpus), "--spill") if spill else None
-    rows: list[Projection | Misfit] = []
+    _check_request(request)
+    plans = _plans(request)
+    _check_gpus(request)
+    routed = RouteCache(request.cluster, request.folding)
+    host_bandwidth = to_host(request.cluster, max(request.gpus), "--spill") if request.spill else None
     progress = progress or Progress()
-    cases = [(n, plan) for n in gpus for plan in plans]
-    for done, (n, plan) in enumerate(cases):
-        part = progress.within(done, len(cases), "projections")
-        rows.append(
-            _row(job, routed, plan, n, batch_per_worker, algorithms, error_bar, part, host_bandwidth, servers, scenario)
-        )
-        if each is not None:
-            each(rows[-1])
+    rows: list[Row] = []
+    cases = [(n_gpus, plan) for n_gpus in request.gpus for plan in plans]
+    for done, (n_gpus, plan) in enumerate(cases):
+        case_progress = progress.within(done, len(cases), "projections")
+        if request.servers is not None and spec_of(plan.strategy).has_servers:
+            row = _server_row(request, request.servers, routed, plan, n_gpus, case_progress)
+        else:
+            row = _row(request, routed, plan, n_gpus, host_bandwidth, case_progress)
+        rows.append(row)
+        if on_row is not None:
+            on_row(row)
     misfits = [row for row in rows if isinstance(row, Misfit)]
     if len(misfits) == len(rows):
         raise CapacityError(misfits[0].reason)
     return rows
 
 
+def _check_request(request: ProjectRequest) -> None:
+    """Raise UsageError for options that contradict each other."""
+    if not request.strategies or not request.gpus:
+        raise UsageError("name at least one strategy and one number of GPUs")
+    check_servers(request.strategies, request.servers)
+    if request.servers is not None and request.scenario is not None:
+        raise UsageError("--faults and --servers: faults are not modelled for dedicated servers; leave one of them out")
+    dedicated = request.servers is not None or any(spec_of(name).dedicated_servers for name in request.strategies)
+    if request.codecs and dedicated:
+        raise UsageError(f"--codec {request.codecs}: ps_async and dedicated servers send values unencoded")
+
+
+def _plans(request: ProjectRequest) -> list[Plan]:
+    """The plan of each strategy, with codecs and the pipeline applied."""
+    plans = [plan_of(name, request.job.model) for name in request.strategies]
+    if request.codecs:
+        plans = [coded(plan, request.job.model, request.codecs) for plan in plans]
+    if not request.pipeline:
+        return plans
+    # A worker of dedicated servers asks for a row when it needs it, so its plan is not pipelined.
+    return [plan if request.servers and spec_of(plan.strategy).has_servers else plan.pipelined() for plan in plans]
+
+
+def _check_gpus(request: ProjectRequest) -> None:
+    """Raise UsageError or CapacityError for a number of GPUs that the cluster does not have."""
+    for n_gpus in request.gpus:
+        if n_gpus < 1:
+            raise UsageError(f"--gpus {n_gpus}: a job needs at least 1 GPU")
+        request.cluster.require(n_gpus)
+        if request.servers is not None:
+            request.servers.first_gpus(request.cluster, n_gpus)
+
+
 def _row(
-    job: Job,
+    request: ProjectRequest,
     routed: RouteCache,
     plan: Plan,
-    n: int,
-    batch_per_worker: int | None,
-    algorithms: Mapping[Collective, str] | None,
-    error_bar: float | None,
-    progress: Progress,
+    n_gpus: int,
     host_bandwidth: float | None,
-    servers: Servers | None,
-    scenario: Scenario | None,
-) -> Projection | Misfit:
+    progress: Progress,
+) -> Row:
+    """Simulate a step on `n_gpus` GPUs. `host_bandwidth` [bytes/s] is None where rows must not spill."""
+    job = request.job
     cluster = routed.cluster
-    symbols = plan.symbols(job.symbols(n, batch_per_worker))
-    if servers is not None and spec_of(plan.strategy).has_servers:
-        return _served_row(job, routed, plan, symbols, error_bar, progress, servers)
-    memory, batch = memory_of(plan, symbols), round(symbols["B"])
+    symbols = plan.symbols(job.symbols(n_gpus, request.batch_per_worker))
+    memory = memory_of(plan, symbols)
+    batch = round(symbols["B"])
+    gpus = [gpu for gpu, _ in cluster.devices(range(n_gpus))]
+    job_name = _job_name(job, plan, n_gpus)
     try:
-        for gpu, _ in cluster.devices(range(n)):
-            require(memory, gpu.memory, gpu.name, _what(job, plan, n), symbols, spill=host_bandwidth is not None)
+        for gpu in gpus:
+            require(memory, gpu.memory, gpu.name, job_name, symbols, spill=host_bandwidth is not None)
     except CapacityError as error:
-        return Misfit(n, plan.strategy, batch, memory, str(error))
-    spill = spill_of(plan, job.model, memory, symbols, gpu.memory, host_bandwidth) if host_bandwidth else None
-    workload, compute_from = step_of(job, cluster, plan, symbols, spill)
-    faults = None
-    if scenario is not None:
-        workload, faults = scenario.slowed(workload), scenario.faults
-    record = simulate(cluster, workload, algorithms, routed=routed, progress=progress, faults=faults)
+        return Misfit(n_gpus, plan.strategy, batch, memory, str(error))
+    # `to_host` has required that all GPUs are identical where rows may spill.
+    spill = spill_of(plan, job.model, memory, symbols, gpus[-1].memory, host_bandwidth) if host_bandwidth else None
+    workload, compute_source = step_of(job, cluster, plan, symbols, spill)
+    scenario = request.scenario
+    record = simulate(
+        cluster,
+        scenario.slowed(workload) if scenario is not None else workload,
+        request.algorithms,
+        routed=routed,
+        progress=progress,
+        faults=scenario.faults if scenario is not None else None,
+    )
     return Projection(
-        gpus=n,
+        gpus=n_gpus,
         strategy=plan.strategy,
         batch=batch,
         breakdown=breakdown(record),
         bytes_per_worker=plan.sent_bytes(symbols),
         bytes_by_traffic={str(t): plan.sent_bytes(symbols, t) for t in Traffic if t is not Traffic.NONE},
-        provenance={
-            **_provenance(
-                job, cluster, n, compute_from, "; ids of the next step prefetched" if plan.is_pipelined else ""
-            ),
-            **({"spill": _spill_from(job, host_bandwidth)} if spill and host_bandwidth else {}),
-            **({"faults": str(scenario)} if scenario is not None else {}),
-        },
+        provenance=_provenance(request, plan, n_gpus, compute_source, host_bandwidth if spill else None),
         caveat=plan.caveat,
-        error_bar=error_bar,
+        error_bar=request.error_bar,
         memory=memory,
         spill=spill,
         record=record,
     )
 
 
-def _served_row(
-    job: Job,
+def _server_row(
+    request: ProjectRequest,
+    servers: Servers,
     routed: RouteCache,
     plan: Plan,
-    symbols: Mapping[str, float],
-    error_bar: float | None,
+    n_gpus: int,
     progress: Progress,
-    servers: Servers,
-) -> Projection | Misfit:
-    """A row of workers and of servers on hosts of their own; nothing spills, since no rows are on GPUs."""
-    cluster, n, batch = routed.cluster, int(symbols["N"]), round(symbols["B"])
-    gpu, device, what = cluster.device(range(n), "--servers"), servers.device, _what(job, plan, n)
-    memory, of_server = served_memory(plan, symbols, servers.count)
+) -> Row:
+    """Simulate workers and dedicated servers. Nothing spills, because GPUs hold no rows."""
+    job = request.job
+    cluster = routed.cluster
+    symbols = plan.symbols(job.symbols(n_gpus, request.batch_per_worker))
+    batch = round(symbols["B"])
+    gpu = cluster.device(range(n_gpus), "--servers")
+    worker_memory, server_memory = served_memory(plan, symbols, servers.count)
+    job_name = _job_name(job, plan, n_gpus)
     try:
-        require(memory, gpu.memory, gpu.name, what, symbols)
-        require_servers(of_server, device.memory, device.name, what, servers.count)
+        require(worker_memory, gpu.memory, gpu.name, job_name, symbols)
+        require_servers(server_memory, servers.device.memory, servers.device.name, job_name, servers.count)
     except CapacityError as error:
-        return Misfit(n, plan.strategy, batch, memory, str(error))
-    durations, compute_from = durations_of(job, gpu, plan, symbols, None)
-    step = step_with_servers(cluster, plan, symbols, durations, servers, of_server, routed.folding, progress)
-    share = f", of which each of {servers.threads} threads has its share" if servers.threads > 1 else ""
+        return Misfit(n_gpus, plan.strategy, batch, worker_memory, str(error))
+    durations, compute_source = durations_of(job, gpu, plan, symbols, None)
+    step = step_with_servers(routed, plan, symbols, durations, servers, server_memory, progress)
     return Projection(
-        gpus=n,
+        gpus=n_gpus,
         strategy=plan.strategy,
         batch=batch,
         breakdown=step.breakdown,
         bytes_per_worker=moved(plan, symbols, servers.count),
         bytes_by_traffic={str(t): moved(plan, symbols, servers.count, t) for t in Traffic if t is not Traffic.NONE},
-        provenance={
-            **_provenance(job, cluster, n, compute_from),
-            "servers": f"assumed: {servers.count} hosts beside the workers', roofline of {device.name}{share}",
-        },
+        provenance=_provenance(request, plan, n_gpus, compute_source) | {"servers": servers.source()},
         caveat="",
-        error_bar=error_bar,
-        memory=memory,
+        error_bar=request.error_bar,
+        memory=worker_memory,
         spill=None,
         record=step.record,
         served=step,
     )
 
 
-def _what(job: Job, plan: Plan, n: int) -> str:
-    return f"{plan.strategy} of {job.model.name} on {n:,} GPU{'s' if n > 1 else ''}"
+def _job_name(job: Job, plan: Plan, n_gpus: int) -> str:
+    return f"{plan.strategy} of {job.model.name} on {n_gpus:,} GPU{'s' if n_gpus > 1 else ''}"
 
 
-def _provenance(job: Job, cluster: Cluster, n: int, compute_from: str, meanwhile: str = "") -> dict[str, str]:
-    has = ", ".join(f"{gpu.name} has {format_size(gpu.memory)}" for gpu, _ in cluster.devices(range(n)))
-    return {
-        "compute": compute_from,
-        "communication": f"simulated on {cluster.name}; transport {cluster.transport.name}{meanwhile}",
+def _provenance(
+    request: ProjectRequest, plan: Plan, n_gpus: int, compute_source: str, spill_bandwidth: float | None = None
+) -> dict[str, str]:
+    """Where the numbers of a row come from. `spill_bandwidth` [bytes/s] is None where no rows spill."""
+    job = request.job
+    cluster = request.cluster
+    capacities = ", ".join(f"{gpu.name} has {format_size(gpu.memory)}" for gpu, _ in cluster.devices(range(n_gpus)))
+    sent_ahead = "; ids of the next step prefetched" if plan.is_pipelined else ""
+    provenance = {
+        "compute": compute_source,
+        "communication": f"simulated on {cluster.name}; transport {cluster.transport.name}{sent_ahead}",
         "sizes": job.sizes_from,
-        "memory": f"formula: rows, optimizer, index, what a step makes; {has}",
+        "memory": f"formula: rows, optimizer state, index, dense weights, activations; {capacities}",
     }
-
-
-def _spill_from(job: Job, host_bandwidth: float) -> str:
-    return (
-        f"assumed: the hottest rows stay on the GPU, ids by Zipf's law with skew {job.model.input.skew:g}; "
-        f"{format_bandwidth(host_bandwidth)} each way to the host's memory"
-    )
+    if spill_bandwidth is not None:
+        provenance["spill"] = (
+            f"assumed: the hottest rows stay on the GPU, ids follow Zipf's law with skew {job.model.input.skew:g}; "
+            f"{format_bandwidth(spill_bandwidth)} in each direction to the host's memory"
+        )
+    if request.scenario is not None:
+        provenance["faults"] = str(request.scenario)
+    return provenance

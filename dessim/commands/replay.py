@@ -1,8 +1,8 @@
-"""Replay: a recorded trace on a described cluster, and how far the prediction is from what was measured.
+"""Replay: a recorded trace on a described cluster, and the error of the predicted step time.
 
-Compute takes as long as it took, collectives as long as the simulator says. Two measurements are held against it: the
-recorded steps themselves (*self-replay*: is the model of what happened right?) and other, plain steps of the same run
-that ran without the recorder (the prediction's error).
+Compute takes its recorded time; collectives take the simulator's. The prediction is compared with two measurements:
+the recorded steps themselves (*self-replay*, which checks the model of what happened) and other steps of the same run
+that ran without the recorder (the error of the prediction).
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ from dessim.workload.from_trace import workload_from_trace
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """A replayed trace. Step times in seconds, one a step; means of them, because a run is the sum of its steps."""
+    """A replayed trace: `predicted`, `recorded` and `plain` (unrecorded) step times in seconds, one per step.
+
+    Averages are means, because a run is the sum of its steps.
+    """
 
     cluster: str
     ranks: int
@@ -42,7 +45,7 @@ class Replay:
 
     @property
     def measured_step_s(self) -> float | None:
-        """Mean of the steps that ran without the recorder; None when the trace has none."""
+        """Mean of the steps that ran without the recorder; None where the trace has none."""
         return fmean(self.plain) if self.plain else None
 
     @property
@@ -52,7 +55,7 @@ class Replay:
 
     @property
     def self_replay_error(self) -> float | None:
-        """The same against the recorded steps."""
+        """Predicted over recorded, minus 1; None where the trace has no step times."""
         return self.predicted_step_s / fmean(self.recorded) - 1 if self.recorded else None
 
     def to_json(self) -> dict[str, Any]:
@@ -78,45 +81,71 @@ class Replay:
         ]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplayRequest:
+    """A trace to replay on a cluster, rank r on GPU r.
+
+    `algorithms` fixes the algorithm of a collective; the others use `auto`. `folding=False` simulates identical flows
+    one by one; the result is the same. `stretch` returns the factor by which a compute op takes longer than recorded.
+    """
+
+    trace: Trace
+    cluster: Cluster
+    algorithms: Mapping[Collective, str] | None = None
+    folding: bool = True
+    stretch: Callable[[Op], float] | None = None
+
+
 def replay(
     trace: Trace,
     cluster: Cluster,
     algorithms: Mapping[Collective, str] | None = None,
     folding: bool = True,
     progress: Progress | None = None,
-    stretch: Callable[[Op], float] | None = None,
 ) -> Replay:
-    """Replay a trace; rank r on GPU r. `stretch` is how many times as long as recorded a compute op takes.
+    """Replay a trace: `run_replay` of the `ReplayRequest` that these arguments make."""
+    request = ReplayRequest(trace=trace, cluster=cluster, algorithms=algorithms, folding=folding)
+    return run_replay(request, progress)
 
-    Raises CapacityError when the cluster is too small, OutOfTime.
-    """
-    record = simulate(cluster, workload_from_trace(trace, stretch), algorithms, folding, progress=progress)
-    measured = trace.header.step_us
+
+def run_replay(request: ReplayRequest, progress: Progress | None = None) -> Replay:
+    """Replay a trace. Raises CapacityError where the cluster is too small, and OutOfTime when `progress` ends it."""
+    header = request.trace.header
+    record = simulate(
+        request.cluster,
+        workload_from_trace(request.trace, request.stretch),
+        request.algorithms,
+        request.folding,
+        progress=progress,
+    )
     return Replay(
-        cluster=cluster.name,
-        ranks=trace.header.world_size,
-        strategy=trace.header.strategy,
+        cluster=request.cluster.name,
+        ranks=header.world_size,
+        strategy=header.strategy,
         record=record,
         breakdown=breakdown(record),
         predicted=tuple(step_times(record)),
-        recorded=tuple(us * 1e-6 for us in measured.get("recorded", ())),
-        plain=tuple(us * 1e-6 for us in measured.get("plain", ())),
+        recorded=tuple(us * 1e-6 for us in header.step_us.get("recorded", ())),
+        plain=tuple(us * 1e-6 for us in header.step_us.get("plain", ())),
     )
 
 
 def counters_of(record: Record) -> Iterator[Counter]:
-    """The utilisation of each link class over time, in per cent of its capacity, as counters of the network."""
+    """The utilization of each link class over time, in per cent of its capacity, as counters of the timeline."""
     load = record.load
     for kind in load.rate:
-        # The last value holds for ever: nothing.
-        share = [*(100 * load.share(kind)).tolist(), 0.0]
-        for at, percent in zip(load.time.tolist(), share, strict=True):
+        # Counters keep their last value, so they end at 0.
+        shares = [*(100 * load.share(kind)).tolist(), 0.0]
+        for at, percent in zip(load.time.tolist(), shares, strict=True):
             yield Counter("network", f"{kind} (% of capacity)", at, {"busy": round(percent, 6)})
 
 
 def timeline_of(record: Record) -> Iterator[Slice]:
-    """The record's spans as slices: one process a rank class, one thread a stream."""
-    names = [f"rank {r[0]}" if len(r) == 1 else f"ranks {r[0]}-{r[-1]} (alike)" for r in record.classes]
+    """The record's spans as slices: a process for each class of ranks, a thread for each stream. Barriers are left out.
+
+    Times are in seconds.
+    """
+    names = [f"rank {r[0]}" if len(r) == 1 else f"ranks {r[0]}-{r[-1]} (identical)" for r in record.classes]
     for span in sorted(record.spans, key=lambda s: (s.rank_class, s.start)):
         if span.collective is Collective.BARRIER:
             continue
@@ -127,5 +156,12 @@ def timeline_of(record: Record) -> Iterator[Slice]:
                 "algorithm": span.algorithm or "none",
                 "waited for others (us)": round((span.moving - span.start) * 1e6, 3),
             }
-        category = str(span.collective or span.kind)
-        yield Slice(names[span.rank_class], span.stream, span.name, category, span.start, span.end - span.start, args)
+        yield Slice(
+            process=names[span.rank_class],
+            thread=span.stream,
+            name=span.name,
+            category=str(span.collective or span.kind),
+            start_s=span.start,
+            dur_s=span.end - span.start,
+            args=args,
+        )

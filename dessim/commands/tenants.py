@@ -1,18 +1,18 @@
-"""Tenants: how the jobs of a page fare on one cluster, each against itself alone on the same GPUs.
+"""Tenants: several jobs on one cluster, each compared with itself alone on the same GPUs.
 
-A step of a job is that of a projection: sizes by formula, compute by roofline, communication simulated - here together
-with what the others send.
+A step of a job is that of a projection: sizes by formula, compute by roofline, communication simulated. The simulation
+includes the traffic of the other jobs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from dessim.cluster import Cluster
 from dessim.commands.support.step import step_of
-from dessim.commands.support.tenants_file import JobTable, TenantsPage
+from dessim.commands.support.tenants_file import JobTable, TenantsFile
 from dessim.errors import UsageError
 from dessim.results.metrics import Breakdown, breakdown
 from dessim.sim.fluid.route_cache import RouteCache
@@ -27,41 +27,56 @@ from dessim.workload.strategies import find_spec
 from dessim.workload.strategies import plan as plan_of
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantsRequest:
+    """The jobs of a tenants file, and the cluster that they share.
+
+    `algorithms` fixes the algorithm of a collective for all jobs; the others use `auto`. `folding=False` simulates
+    identical flows one by one; the result is the same.
+    """
+
+    tenants: TenantsFile
+    cluster: Cluster
+    algorithms: Mapping[Collective, str] | None = None
+    folding: bool = True
+
+
 @dataclass(frozen=True, slots=True)
 class TenantResult:
-    """A job of the page, how it fared, and its steps taken apart, each with how many there were like it."""
+    """The result of one job. `breakdowns` pairs each distinct step with the number of steps identical to it."""
 
     table: JobTable
-    stay: JobResult
-    parts: tuple[tuple[Breakdown, int], ...]
+    outcome: JobResult
+    breakdowns: tuple[tuple[Breakdown, int], ...]
     provenance: Mapping[str, str]
     caveat: str
 
     @property
     def bytes_by_link(self) -> dict[str, float]:
-        """Bytes that each link class carried for the whole job."""
+        """Bytes that each class of links carried for this job, over all its steps."""
         total: dict[str, float] = {}
-        for part, count in self.parts:
-            for kind, size in part.bytes_by_link.items():
+        for step, count in self.breakdowns:
+            for kind, size in step.bytes_by_link.items():
                 total[kind] = total.get(kind, 0.0) + count * size
         return total
 
     @property
     def bounds_s(self) -> dict[str, float]:
-        """Seconds a step, by what bound them on the critical path; the most first."""
+        """Mean seconds of a step by the bottleneck on its critical path, largest first."""
         total: dict[str, float] = {}
-        for part, count in self.parts:
-            for op in part.critical_path:
-                for bound, seconds in op.parts.items():
-                    total[bound] = total.get(bound, 0.0) + count * seconds / self.stay.steps
+        for step, count in self.breakdowns:
+            for op in step.critical_path:
+                for bottleneck, seconds in op.parts.items():
+                    total[bottleneck] = total.get(bottleneck, 0.0) + count * seconds / self.outcome.steps
         return dict(sorted(total.items(), key=lambda pair: -pair[1]))
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, units in the keys. `steps_simulated` of the steps were simulated, the others like those."""
-        table, stay = self.table, self.stay
+        """Plain values, units in the keys. Only `steps_simulated` steps were simulated; the others are identical."""
+        table = self.table
+        outcome = self.outcome
 
         def mean(name: str) -> float:
-            return sum(count * float(getattr(part, name)) for part, count in self.parts) / stay.steps
+            return sum(count * float(getattr(step, name)) for step, count in self.breakdowns) / outcome.steps
 
         bounds = self.bounds_s
         return {
@@ -70,16 +85,16 @@ class TenantResult:
             "strategy": table.strategy,
             "gpus": table.n_gpus,
             "placement": table.placement if isinstance(table.placement, str) else "listed",
-            "gpu_ids": stay.gpus.tolist(),
-            "steps": stay.steps,
-            "steps_simulated": len(self.parts),
-            "arrival_s": stay.arrival,
-            "wait_s": stay.wait_s,
-            "start_s": stay.start,
-            "end_s": stay.end,
-            "step_time_s": stay.step_time_s,
-            "alone_step_time_s": stay.alone_s,
-            "slowdown": stay.slowdown,
+            "gpu_ids": outcome.gpus.tolist(),
+            "steps": outcome.steps,
+            "steps_simulated": len(self.breakdowns),
+            "arrival_s": outcome.arrival,
+            "wait_s": outcome.wait_s,
+            "start_s": outcome.start,
+            "end_s": outcome.end,
+            "step_time_s": outcome.step_time_s,
+            "alone_step_time_s": outcome.alone_s,
+            "slowdown": outcome.slowdown,
             "compute_s": mean("compute_s"),
             "exposed_comm_s": mean("exposed_comm_s"),
             "idle_s": mean("idle_s"),
@@ -93,30 +108,31 @@ class TenantResult:
 
 @dataclass(frozen=True, slots=True)
 class TenantsResult:
-    """All jobs of a page, in its order."""
+    """The results of all jobs, in the order of the tenants file."""
 
     cluster: Cluster
     jobs: tuple[TenantResult, ...]
 
     @property
     def end_s(self) -> float:
-        """When the last job is over; time starts at 0."""
-        return max(job.stay.end for job in self.jobs)
+        """Seconds from 0 to the end of the last job."""
+        return max(job.outcome.end for job in self.jobs)
 
     @property
     def gpu_share(self) -> float:
-        """Of all GPU seconds from 0 to the end, those that belonged to a job."""
-        taken = sum(len(job.stay.gpus) * (job.stay.end - job.stay.start) for job in self.jobs)
+        """Share of all GPU seconds, from 0 to the end, in which the GPU belonged to a job."""
+        taken = sum(len(job.outcome.gpus) * (job.outcome.end - job.outcome.start) for job in self.jobs)
         return taken / (self.cluster.n_gpus * self.end_s)
 
     @property
     def link_shares(self) -> dict[str, float]:
-        """Of what all links of a class could have carried from 0 to the end, what they did."""
-        links, carried = self.cluster.links, {}
+        """Bytes carried by each class of links, as a share of its capacity from 0 to the end."""
+        links = self.cluster.links
+        shares = {}
         for kind in links.kinds:
-            size = sum(job.bytes_by_link.get(kind, 0.0) for job in self.jobs)
-            carried[kind] = size / (float(links.capacity[links.of_kind(kind)].sum()) * self.end_s)
-        return carried
+            carried = sum(job.bytes_by_link.get(kind, 0.0) for job in self.jobs)
+            shares[kind] = carried / (float(links.capacity[links.of_kind(kind)].sum()) * self.end_s)
+        return shares
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, units in the keys."""
@@ -129,47 +145,68 @@ class TenantsResult:
         }
 
 
-def tenants(
-    page: TenantsPage,
-    cluster: Cluster,
-    algorithms: Mapping[Collective, str] | None = None,
-    folding: bool = True,
-    progress: Progress | None = None,
-) -> TenantsResult:
-    """How the jobs of `page` fare on `cluster`.
+def run_tenants(request: TenantsRequest, progress: Progress | None = None) -> TenantsResult:
+    """Simulate all jobs on their cluster.
 
-    Raises CapacityError where a job does not fit the cluster or its GPUs' memory, UsageError, OutOfTime.
+    Raises CapacityError where a job does not fit the cluster or its GPUs' memory, UsageError, and OutOfTime when
+    `progress` ends the run.
     """
-    priced = [_priced(table, cluster) for table in page.job]
-    stays = simulate_tenants(RouteCache(cluster, folding), [tenant for tenant, _, _ in priced], algorithms, progress)
-    return TenantsResult(cluster, tuple(_results(page.job, stays, priced)))
+    priced = [_price(table, request.cluster) for table in request.tenants.job]
+    outcomes = simulate_tenants(
+        RouteCache(request.cluster, request.folding),
+        [job.tenant for job in priced],
+        request.algorithms,
+        progress,
+    )
+    results = tuple(_result(job, outcome) for job, outcome in zip(priced, outcomes, strict=True))
+    return TenantsResult(request.cluster, results)
 
 
-def _results(
-    tables: Sequence[JobTable], stays: Sequence[JobResult], priced: Sequence[tuple[Tenant, dict[str, str], str]]
-) -> list[TenantResult]:
-    found = []
-    for table, stay, (_, provenance, caveat) in zip(tables, stays, priced, strict=True):
-        parts = tuple((breakdown(record), count) for record, count in stay.records)
-        found.append(TenantResult(table, stay, parts, provenance, caveat))
-    return found
+@dataclass(frozen=True, slots=True)
+class _PricedJob:
+    """A job as the simulator takes it, the source of its numbers, and what its plan leaves out."""
+
+    table: JobTable
+    tenant: Tenant
+    provenance: Mapping[str, str]
+    caveat: str
 
 
-def _priced(table: JobTable, cluster: Cluster) -> tuple[Tenant, dict[str, str], str]:
-    """A job as the simulator takes it, where its numbers come from, and what its plan leaves out."""
-    if (spec := find_spec(table.strategy)) is not None and spec.dedicated_servers:
-        line = f"{spec.name} needs servers of its own, which tenants do not have; try ps_sync"
-        raise UsageError(f"job {table.name!r}: {line}")
+def _price(table: JobTable, cluster: Cluster) -> _PricedJob:
+    """Turn a job of the file into a step with sizes and compute times. Raises UsageError or CapacityError."""
+    spec = find_spec(table.strategy)
+    if spec is not None and spec.dedicated_servers:
+        raise UsageError(
+            f"job {table.name!r}: {spec.name} needs dedicated servers, which tenants do not have; try ps_sync"
+        )
     job = Job.of_model(load_model(table.model))
-    plan, gpu = plan_of(table.strategy, job.model).pipelined(), cluster.device(range(cluster.n_gpus), "dessim tenants")
+    plan = plan_of(table.strategy, job.model).pipelined()
+    gpu = cluster.device(range(cluster.n_gpus), "dessim tenants")
     symbols = plan.symbols(job.symbols(table.n_gpus, table.batch_per_worker))
-    what = f"job {table.name!r}, {plan.strategy} of {job.model.name} on {table.n_gpus:,} GPUs"
-    require(memory_of(plan, symbols), gpu.memory, gpu.name, what, symbols)
-    workload, compute_from = step_of(job, cluster, plan, symbols)
-    tenant = Tenant(table.name, workload, table.arrival, table.steps, table.placement, table.seed or 0)
+    job_name = f"job {table.name!r}, {plan.strategy} of {job.model.name} on {table.n_gpus:,} GPUs"
+    require(memory_of(plan, symbols), gpu.memory, gpu.name, job_name, symbols)
+    workload, compute_source = step_of(job, cluster, plan, symbols)
+    tenant = Tenant(
+        name=table.name,
+        workload=workload,
+        arrival=table.arrival,
+        steps=table.steps,
+        placement=table.placement,
+        seed=table.seed or 0,
+    )
     provenance = {
-        "compute": compute_from,
+        "compute": compute_source,
         "communication": f"simulated on {cluster.name} with the other jobs; transport {cluster.transport.name}",
         "sizes": job.sizes_from,
     }
-    return tenant, provenance, plan.caveat
+    return _PricedJob(table, tenant, provenance, plan.caveat)
+
+
+def _result(job: _PricedJob, outcome: JobResult) -> TenantResult:
+    return TenantResult(
+        table=job.table,
+        outcome=outcome,
+        breakdowns=tuple((breakdown(record), count) for record, count in outcome.records),
+        provenance=job.provenance,
+        caveat=job.caveat,
+    )

@@ -1,8 +1,8 @@
-"""The collectives of a recorded job against the simulator: each predicted from all others (leave one out).
+"""The collectives of a recorded job: each predicted from a fit to all the others (leave one out).
 
-What is predicted is the transfer, from the last rank's start to the last rank's end; waiting for a late rank is nothing
-that a network can be blamed for. The cluster's description gives rates; calls and latencies are fitted
-(dessim.calibrate.recorded).
+The predicted time is that of the transfer, from the last rank's start to the last rank's end; waiting for a late rank
+does not count, because the network does not cause it. The cluster's description gives the rates; the overhead of a call
+and a factor for the latencies are fitted (dessim.calibrate.recorded).
 """
 
 from __future__ import annotations
@@ -26,45 +26,47 @@ from dessim.workload.one_collective import collective_task, collectives_at_once
 
 @dataclass(frozen=True, slots=True)
 class Predicted:
-    """One recorded collective. Times in seconds; `left_out_s` is predicted without it, `described_s` without any fit,
-    `rates_too_s` without it where rates are fitted as well.
+    """One recorded collective with three predictions, in seconds.
+
+    `left_out_s` comes from a fit to all other collectives, `rates_fitted_s` from such a fit that also fits the rates,
+    and `described_s` from the cluster's description without a fit.
     """
 
-    what: Matched
+    recorded: Matched
     algorithm: str
     timed: Timed
     described_s: float
     left_out_s: float
-    rates_too_s: float
+    rates_fitted_s: float
 
     @property
     def error(self) -> float:
-        """Predicted without it over measured, minus 1."""
+        """`left_out_s` over the measured time, minus 1."""
         return self.left_out_s / self.timed.measured_s - 1
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, units in the keys."""
-        waiting = list(self.what.waiting_us.values())
+        waiting_us = list(self.recorded.waiting_us.values())
         return {
-            "step": self.what.step,
-            "name": self.what.name,
-            "collective": str(self.what.collective),
+            "step": self.recorded.step,
+            "name": self.recorded.name,
+            "collective": str(self.recorded.collective),
             "algorithm": self.algorithm,
-            "ranks": len(self.what.ops),
-            "bytes": max(op.bytes for op in self.what.ops.values()),
+            "ranks": len(self.recorded.ops),
+            "bytes": max(op.bytes for op in self.recorded.ops.values()),
             "measured_s": self.timed.measured_s,
-            "waiting_median_s": 1e-6 * median(waiting),
-            "waiting_max_s": 1e-6 * max(waiting),
+            "waiting_median_s": 1e-6 * median(waiting_us),
+            "waiting_max_s": 1e-6 * max(waiting_us),
             "described_s": self.described_s,
             "predicted_s": self.left_out_s,
             "error": self.error,
-            "rates_fitted_s": self.rates_too_s,
+            "rates_fitted_s": self.rates_fitted_s,
         }
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """All collectives of a trace, and the fit to all of them on `cluster`, the described one with what was fitted."""
+    """The collectives of a trace, and the fit to all of them. `cluster` is the described one with the fitted costs."""
 
     rows: tuple[Predicted, ...]
     fit: Overheads
@@ -72,20 +74,20 @@ class Held:
 
     @property
     def median_error(self) -> float:
-        """Median of the absolute errors, each collective predicted from the others."""
+        """Median of the absolute errors of `left_out_s`."""
         return median(abs(row.error) for row in self.rows)
 
     @property
     def worst_error(self) -> float:
-        """The largest of them."""
+        """The largest absolute error of `left_out_s`."""
         return max(abs(row.error) for row in self.rows)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, units in the keys."""
 
         def errors(predicted: Sequence[float]) -> dict[str, float]:
-            found = [abs(p / row.timed.measured_s - 1) for p, row in zip(predicted, self.rows, strict=True)]
-            return {"median": median(found), "worst": max(found)}
+            absolute = [abs(p / row.timed.measured_s - 1) for p, row in zip(predicted, self.rows, strict=True)]
+            return {"median": median(absolute), "worst": max(absolute)}
 
         return {
             "cluster": self.cluster.name,
@@ -95,63 +97,92 @@ class Held:
             "errors": {
                 "left_out": errors([row.left_out_s for row in self.rows]),
                 "described": errors([row.described_s for row in self.rows]),
-                "rates_fitted": errors([row.rates_too_s for row in self.rows]),
+                "rates_fitted": errors([row.rates_fitted_s for row in self.rows]),
             },
             "collectives": [row.to_json() for row in self.rows],
         }
 
 
 def hold_against(trace: Trace, cluster: Cluster) -> Held:
-    """Predict every collective of a trace that moves bytes. Raises UsageError when there are too few, CapacityError."""
+    """Predict every collective of `trace` that moves bytes.
+
+    Raises UsageError where there are too few for a fit, and CapacityError where the cluster is too small.
+    """
     cluster.require(trace.header.world_size)
-    found = [one for one in matched_collectives(trace) if _moves(one)]
-    # The algorithm is the described cluster's choice: another one for each part would be no parts of one time.
-    alone = [(one, *run_alone(one, trace, cluster)) for one in found]
-    bare, at_once = with_overheads(cluster, 0.0, 1.0), with_overheads(cluster, 0.0, 0.0)
-    timed = []
-    for one, _, algorithm in alone:
-        (with_latency, _), (wire, _) = (run_alone(one, trace, on, algorithm) for on in (bare, at_once))
-        timed.append(Timed(1e-6 * one.transfer_us, with_latency - wire, wire))
+    recorded = [collective for collective in matched_collectives(trace) if _moves_bytes(collective)]
+    # The described cluster chooses the algorithm, and all runs of a collective keep it: times of different algorithms
+    # could not be split into overheads, latencies and transfer.
+    described = [run_alone(collective, trace, cluster) for collective in recorded]
+    algorithms = [algorithm for _, algorithm in described]
+    timed = _split_times(recorded, algorithms, trace, cluster)
     try:
-        fits, rates_too, fit = leave_one_out(timed), leave_one_out(timed, rates=True), fit_overheads(timed)
+        fits = leave_one_out(timed)
+        fits_with_rates = leave_one_out(timed, rates=True)
+        fit = fit_overheads(timed)
     except ValueError as error:
         raise UsageError(f"{trace.path}: {error}") from None
     rows = []
-    for (one, described_s, algorithm), sample, others, rates in zip(alone, timed, fits, rates_too, strict=True):
-        on = with_overheads(cluster, others.op_overhead, others.latency_factor)
-        predicted_s, _ = run_alone(one, trace, on, algorithm)
-        rows.append(Predicted(one, algorithm, sample, described_s, predicted_s, rates.seconds(sample)))
+    for number, collective in enumerate(recorded):
+        fitted = with_overheads(cluster, fits[number].op_overhead, fits[number].latency_factor)
+        left_out_s, _ = run_alone(collective, trace, fitted, algorithms[number])
+        rows.append(
+            Predicted(
+                recorded=collective,
+                algorithm=algorithms[number],
+                timed=timed[number],
+                described_s=described[number][0],
+                left_out_s=left_out_s,
+                rates_fitted_s=fits_with_rates[number].seconds(timed[number]),
+            )
+        )
     return Held(tuple(rows), fit, with_overheads(cluster, fit.op_overhead, fit.latency_factor))
 
 
+def _split_times(recorded: Sequence[Matched], algorithms: Sequence[str], trace: Trace, cluster: Cluster) -> list[Timed]:
+    """The measured time of each collective, with its simulated latency and transfer time on `cluster`."""
+    no_overhead = with_overheads(cluster, op_overhead=0.0, latency_factor=1.0)
+    no_latency = with_overheads(cluster, op_overhead=0.0, latency_factor=0.0)
+    timed = []
+    for collective, algorithm in zip(recorded, algorithms, strict=True):
+        with_latency_s, _ = run_alone(collective, trace, no_overhead, algorithm)
+        wire_s, _ = run_alone(collective, trace, no_latency, algorithm)
+        timed.append(
+            Timed(
+                measured_s=1e-6 * collective.transfer_us,
+                latency_s=with_latency_s - wire_s,
+                wire_s=wire_s,
+            )
+        )
+    return timed
+
+
 def with_overheads(cluster: Cluster, op_overhead: float, latency_factor: float) -> Cluster:
-    """The cluster with other costs of a call, its latencies multiplied, and nothing that a message costs."""
+    """Return the cluster with another overhead of a call [s], its latencies multiplied, and no overhead of messages."""
     transport = replace(cluster.transport, op_overhead=op_overhead, message_overhead=0.0)
     return replace(scaled(cluster, "latency", latency_factor), transport=transport)
 
 
-def run_alone(one: Matched, trace: Trace, cluster: Cluster, algorithm: str = "auto") -> tuple[float, str]:
-    """Seconds that a collective takes on an idle cluster, all ranks starting together, and by which algorithm."""
-    group = {one.group: trace.header.groups[one.group]}
-    tasks = [
-        (
-            (rank,),
-            collective_task(
-                one.collective,
-                float(op.bytes),
-                name=one.name,
-                group=one.group,
-                phase=op.phase,
-                splits=op.splits,
-            ),
+def run_alone(collective: Matched, trace: Trace, cluster: Cluster, algorithm: str = "auto") -> tuple[float, str]:
+    """Return the seconds of a collective on an idle cluster, all ranks starting together, and its algorithm."""
+    tasks = []
+    for rank, op in sorted(collective.ops.items()):
+        task = collective_task(
+            collective.collective,
+            float(op.bytes),
+            name=collective.name,
+            group=collective.group,
+            phase=op.phase,
+            splits=op.splits,
         )
-        for rank, op in sorted(one.ops.items())
-    ]
-    workload = collectives_at_once(tasks, group, trace.header.world_size, name=one.name)
-    record = simulate(cluster, workload, {one.collective: algorithm}, routed=RouteCache(cluster))
-    took = max(span.end for span in record.spans) - max(span.start for span in record.spans)
-    return took, record.spans[0].algorithm or algorithm
+        tasks.append(((rank,), task))
+    groups = {collective.group: trace.header.groups[collective.group]}
+    workload = collectives_at_once(tasks, groups, trace.header.world_size, name=collective.name)
+    record = simulate(cluster, workload, {collective.collective: algorithm}, routed=RouteCache(cluster))
+    seconds = max(span.end for span in record.spans) - max(span.start for span in record.spans)
+    return seconds, record.spans[0].algorithm or algorithm
 
 
-def _moves(one: Matched) -> bool:
-    return one.collective is not Collective.BARRIER and one.transfer_us > 0 and any(op.bytes for op in one.ops.values())
+def _moves_bytes(collective: Matched) -> bool:
+    if collective.collective is Collective.BARRIER or collective.transfer_us <= 0:
+        return False
+    return any(op.bytes for op in collective.ops.values())

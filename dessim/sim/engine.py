@@ -19,6 +19,7 @@ from dessim.cluster.placement import seated
 from dessim.collectives import Options
 from dessim.errors import DeadlockError, OutOfTime, SimulationError
 from dessim.sim.collective import NetworkModel, Outcome
+from dessim.sim.core.blas import one_blas_thread
 from dessim.sim.core.bounds import COMPUTE
 from dessim.sim.core.cores import Cores
 from dessim.sim.core.device import Device
@@ -167,6 +168,7 @@ class JobRun:
         )
 
 
+@one_blas_thread
 def simulate(
     cluster: Cluster,
     workload: Workload,

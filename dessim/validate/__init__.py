@@ -1,5 +1,5 @@
-"""Validation on the lab: what the simulator predicts from a calibration, held against what really runs.
+"""Validation on the lab: predictions from a calibration, compared with measurements of the same cases.
 
-`dessim.validate.run.validate` runs every kind of case and returns outcomes; `outcome` and `report` judge and show
-them and know nothing of what was measured.
+`dessim.validate.run.validate` runs every kind of case and returns outcomes. `outcome` and `report` summarize and print
+outcomes of any kind.
 """

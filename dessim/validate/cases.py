@@ -1,4 +1,4 @@
-"""The grids of cases.toml, spelled out: each collective to run, where, and how often."""
+"""The collectives of cases.toml: each grid expanded to its cases."""
 
 from __future__ import annotations
 
@@ -13,20 +13,23 @@ from dessim.cluster import load_cluster
 from dessim.trace.schema import Collective
 from dessim.units import format_size, parse_size, parse_time
 
-_ENOUGH = ((128 << 10, 25), (1 << 20, 11))
-"""Iterations of sizes up to so many bytes; short ones vary more and cost less."""
-_FEWEST = 3
-_APART_S = 2e-3
-"""Between the starts of ranks that exchange. What gloo does depends on who comes first, which a barrier leaves to
-chance; so each iteration has an order of its own, and the prediction the same ones."""
+_ITERATIONS_UP_TO = ((128 << 10, 25), (1 << 20, 11))
+"""Iterations of cases up to a size in bytes. Short collectives vary more, and cost less."""
+_MIN_ITERATIONS = 3
+_START_INTERVAL_S = 2e-3
+"""Seconds between the starts of successive ranks of an exchange.
+
+gloo's behaviour depends on the order in which ranks start, and a barrier releases them in random order. So each
+iteration has a seeded order, which the prediction uses too.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class CollectiveCase:
-    """`op` on S = `size` bytes on `bed`, by each of `jobs`, groups of ranks that run at once.
+    """`op` on S = `size` bytes on `bed`, run at the same time by each of `jobs`, which are groups of ranks.
 
-    `late`: a rank and the seconds that it starts after the others. `connections`: how many sets of connections the
-    iterations take turns over.
+    `late` is a rank and the seconds by which it starts after the others. The iterations are distributed round-robin
+    over `connections` sets of connections.
     """
 
     name: str
@@ -40,26 +43,30 @@ class CollectiveCase:
 
     @property
     def iterations(self) -> int:
-        """How often it runs; every set of connections as often."""
-        enough = next((times for up_to, times in _ENOUGH if self.size <= up_to), _FEWEST)
-        return -(-enough // self.connections) * self.connections
+        """Number of iterations; a multiple of the number of connections."""
+        iterations = next((n for max_size, n in _ITERATIONS_UP_TO if self.size <= max_size), _MIN_ITERATIONS)
+        return -(-iterations // self.connections) * self.connections
 
     def delays(self) -> list[tuple[float, ...]]:
-        """Seconds by which each member of a job starts late, in turns of an iteration; empty: a barrier lets all go."""
-        n = len(self.jobs[0])
+        """Return the start delays of a job's members in seconds, one tuple per iteration, to be repeated in turn.
+
+        Empty where all ranks start together, after a barrier.
+        """
+        n_ranks = len(self.jobs[0])
         if self.late is not None:
-            return [tuple(self.late[1] if rank == self.late[0] else 0.0 for rank in self.jobs[0])]
-        if self.op is Collective.ALL_TO_ALL or (self.op is Collective.ALL_GATHER and n == 2):
-            orders = (np.random.default_rng(turn).permutation(n) for turn in range(self.iterations))
-            return [tuple((_APART_S * order).tolist()) for order in orders]
+            late_rank, late_s = self.late
+            return [tuple(late_s if rank == late_rank else 0.0 for rank in self.jobs[0])]
+        if self.op is Collective.ALL_TO_ALL or (self.op is Collective.ALL_GATHER and n_ranks == 2):
+            orders = (np.random.default_rng(iteration).permutation(n_ranks) for iteration in range(self.iterations))
+            return [tuple((_START_INTERVAL_S * order).tolist()) for order in orders]
         return []
 
-    def to_bench(self, world: int) -> dict[str, Any]:
-        """As des_ref.bench takes it, of a job of `world` ranks."""
+    def to_bench(self, world_size: int) -> dict[str, Any]:
+        """Return the case for des_ref.bench, of a launch with `world_size` ranks."""
         delays = []
-        for turn in self.delays():
-            of = dict(pair for ranks in self.jobs for pair in zip(ranks, turn, strict=True))
-            delays.append([of.get(rank, 0.0) for rank in range(world)])
+        for job_delays in self.delays():
+            delay_of_rank = {rank: delay for job in self.jobs for rank, delay in zip(job, job_delays, strict=True)}
+            delays.append([delay_of_rank.get(rank, 0.0) for rank in range(world_size)])
         return {
             "parts": [{"op": str(self.op), "bytes": self.size, "ranks": list(ranks)} for ranks in self.jobs],
             "iterations": self.iterations,
@@ -70,32 +77,33 @@ class CollectiveCase:
 
 
 def collective_cases(table: Mapping[str, Any], splits: Sequence[str], quick: bool) -> list[CollectiveCase]:
-    """All cases of `[[collectives]]` in the splits wanted, in the file's order."""
-    found = []
+    """Return the cases of `[[collectives]]` in `splits`, in the order of the file."""
+    cases = []
     for grid in table["collectives"]:
         if grid["split"] in splits:
             sizes = grid.get("quick", []) if quick else grid["sizes"]
-            found += [_case(grid, Collective(op), parse_size(size)) for op, size in product(grid["ops"], sizes)]
-    return found
+            cases += [_case(grid, Collective(op), parse_size(size)) for op, size in product(grid["ops"], sizes)]
+    return cases
 
 
 def _case(grid: Mapping[str, Any], op: Collective, size: float) -> CollectiveCase:
     bed = grid["bed"]
-    everyone = range(grid.get("ranks") or load_cluster(bed).n_gpus)
+    all_ranks = range(grid.get("ranks") or load_cluster(bed).n_gpus)
     late = (int(grid["late"]["rank"]), parse_time(grid["late"]["by"])) if "late" in grid else None
-    apart = [
-        bed.removeprefix("lab/"),
-        *([f"{grid['ranks']} ranks"] if "ranks" in grid else []),
-        *([f"{len(grid['jobs'])} jobs"] if "jobs" in grid else []),
-        *(["one late"] if late else []),
-    ]
+    name = [bed.removeprefix("lab/")]
+    if "ranks" in grid:
+        name.append(f"{grid['ranks']} ranks")
+    if "jobs" in grid:
+        name.append(f"{len(grid['jobs'])} jobs")
+    if late is not None:
+        name.append("one late")
     return CollectiveCase(
-        name=f"{', '.join(apart)}: {op} {format_size(size)}",
+        name=f"{', '.join(name)}: {op} {format_size(size)}",
         split=grid["split"],
         bed=bed,
         op=op,
         size=int(size),
-        jobs=tuple(tuple(job) for job in grid.get("jobs", [everyone])),
+        jobs=tuple(tuple(job) for job in grid.get("jobs", [all_ranks])),
         late=late,
         connections=int(grid.get("connections", 1)),
     )

@@ -1,4 +1,4 @@
-"""One case predicted and measured, and the verdict over many. Knows nothing of what the cases are."""
+"""The outcome of a case, predicted and measured, and the verdict over many cases of any kind."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 SPLITS = ("calibration", "development", "held_out")
-"""What a profile was fitted to, what models were written with, and what neither has seen: only the last counts."""
-MEASURED = ("calibration", "held_out")
-"""What is measured where nobody says what; development cases are for who works on a model."""
+"""Calibration cases fit the profile; development cases guided the models; held-out cases did neither, and only they
+count for the bounds."""
+DEFAULT_SPLITS = ("calibration", "held_out")
+"""The splits that are measured by default. Development cases are for work on a model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +27,11 @@ class Outcome:
 
     @property
     def error(self) -> float:
-        """Relative to what was measured; above 0: predicted too long."""
+        """Relative to the measured time; positive where the prediction is too long."""
         return self.predicted_s / self.measured_s - 1
 
     def to_json(self) -> dict[str, Any]:
+        """Plain values, units in the keys."""
         return {
             "name": self.name,
             "kind": self.kind,
@@ -42,7 +44,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What the absolute errors of held-out cases may be: their median, and what 95 % of them stay below."""
+    """Upper bounds of the absolute errors of held-out cases: of their median and of their 95th percentile."""
 
     median_error: float
     p95_error: float
@@ -50,7 +52,7 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Absolute errors of `n` cases."""
+    """Median and 95th percentile of the absolute errors of `n` cases."""
 
     n: int
     median_error: float
@@ -61,7 +63,7 @@ class Summary:
 
 
 def summarize(outcomes: Sequence[Outcome]) -> Summary | None:
-    """Of none: None."""
+    """Return the summary of the outcomes, None where there are none."""
     if not outcomes:
         return None
     errors = np.abs([outcome.error for outcome in outcomes])
@@ -69,28 +71,28 @@ def summarize(outcomes: Sequence[Outcome]) -> Summary | None:
 
 
 def summaries(outcomes: Sequence[Outcome]) -> dict[str, dict[str, Summary]]:
-    """By split and kind, in the order of SPLITS and of first mention; what has no case is left out."""
+    """Return a summary for each split and kind that has cases: splits in the order of SPLITS, kinds as they appear."""
     kinds = list(dict.fromkeys(outcome.kind for outcome in outcomes))
-    found: dict[str, dict[str, Summary]] = {}
+    by_split: dict[str, dict[str, Summary]] = {}
     for split in SPLITS:
         for kind in kinds:
             summary = summarize([o for o in outcomes if (o.split, o.kind) == (split, kind)])
             if summary is not None:
-                found.setdefault(split, {})[kind] = summary
-    return found
+                by_split.setdefault(split, {})[kind] = summary
+    return by_split
 
 
-def broken(outcomes: Sequence[Outcome], bounds: Mapping[str, Bounds]) -> list[str]:
-    """A sentence for each bound, by kind, that the held-out cases break."""
-    said = []
+def broken_bounds(outcomes: Sequence[Outcome], bounds: Mapping[str, Bounds]) -> list[str]:
+    """Return a sentence for each bound, by kind, that the held-out cases exceed."""
+    sentences = []
     for kind, summary in summaries(outcomes).get("held_out", {}).items():
         if kind not in bounds:
             continue
         allowed = bounds[kind]
-        for what, is_now, may_be in (
+        for name, error, bound in (
             ("median", summary.median_error, allowed.median_error),
             ("95th percentile of the", summary.p95_error, allowed.p95_error),
         ):
-            if not is_now <= may_be:
-                said.append(f"{kind}: {what} error {is_now:.1%} of {summary.n} held-out cases, allowed {may_be:.0%}")
-    return said
+            if not error <= bound:  # also where the error is not a number
+                sentences.append(f"{kind}: {name} error {error:.1%} of {summary.n} held-out cases, allowed {bound:.0%}")
+    return sentences

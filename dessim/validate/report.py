@@ -1,4 +1,4 @@
-"""Outcomes as tables, CSV and JSON. Knows nothing of what the cases are."""
+"""Outcomes of cases of any kind as tables, CSV and JSON."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dessim.files import write_text
 from dessim.results.rows import data_csv
 from dessim.units import format_time, percent
-from dessim.validate.outcome import Bounds, Outcome, broken, summaries
+from dessim.validate.outcome import Bounds, Outcome, broken_bounds, summaries
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -18,11 +18,11 @@ COLUMNS = ("name", "kind", "split", "predicted_s", "measured_s", "error")
 
 
 def case_table(outcomes: Sequence[Outcome]) -> Table:
-    """A line a case."""
+    """One line per case."""
     from dessim.results.tables import table_of
 
     rows = [
-        (_said(o.split), o.name, format_time(o.predicted_s), format_time(o.measured_s), percent(o.error, signed=True))
+        (_label(o.split), o.name, format_time(o.predicted_s), format_time(o.measured_s), percent(o.error, signed=True))
         for o in outcomes
     ]
     columns = ("split", "case", "predicted", "measured", "error")
@@ -30,11 +30,11 @@ def case_table(outcomes: Sequence[Outcome]) -> Table:
 
 
 def summary_table(outcomes: Sequence[Outcome]) -> Table:
-    """A line a split and kind: absolute errors."""
+    """One line per split and kind, with the absolute errors."""
     from dessim.results.tables import table_of
 
     rows = [
-        (_said(split), kind, f"{s.n}", percent(s.median_error), percent(s.p95_error))
+        (_label(split), kind, f"{s.n}", percent(s.median_error), percent(s.p95_error))
         for split, kinds in summaries(outcomes).items()
         for kind, s in kinds.items()
     ]
@@ -42,7 +42,7 @@ def summary_table(outcomes: Sequence[Outcome]) -> Table:
 
 
 def write_csv(path: Path, outcomes: Sequence[Outcome]) -> None:
-    """One line a case."""
+    """Write one line per case."""
     write_text(path, data_csv([outcome.to_json() for outcome in outcomes], COLUMNS))
 
 
@@ -51,9 +51,10 @@ def to_json(outcomes: Sequence[Outcome], bounds: Mapping[str, Bounds]) -> dict[s
     return {
         **{split: {k: s.to_json() for k, s in kinds.items()} for split, kinds in summaries(outcomes).items()},
         "cases": [outcome.to_json() for outcome in outcomes],
-        "broken": broken(outcomes, bounds),
+        "broken": broken_bounds(outcomes, bounds),
     }
 
 
-def _said(split: str) -> str:
+def _label(split: str) -> str:
+    """`held-out` for `held_out`."""
     return split.replace("_", "-")

@@ -1,4 +1,4 @@
-"""What a kind of case is asked for, and what it gives back. Knows nothing of what the cases are."""
+"""The request to run the cases of one kind, and the shipped table of cases."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from dessim.validate.outcome import SPLITS, Bounds, Outcome
 
 CASES = Path(__file__).with_name("cases.toml")
 """The shipped cases: package data."""
-Say = Callable[[str], None]
-"""Takes a line about how far it is."""
+OnStatus = Callable[[str], None]
+"""Called with a line about the progress of a run."""
 
 
-def say_nothing(line: str) -> None:
-    """For who does not want to hear."""
+def ignore_status(line: str) -> None:
+    """Print nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """Which cases to run. `table` is cases.toml as read; `splits` are those of it that are wanted.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaseRequest:
+    """Cases of one kind to run. `table` is cases.toml as read; `splits` selects cases of it.
 
-    `transport` is the calibrated one that predictions use. `measured`, what an earlier run of the kind returned, is
-    used in place of measuring.
+    Predictions use the calibrated `transport`. `measured` holds the measurements of an earlier run of this kind; with
+    it, nothing is measured.
     """
 
     table: Mapping[str, Any]
@@ -34,20 +34,20 @@ class Request:
     splits: Sequence[str] = SPLITS
     quick: bool = False
     measured: Any = None
-    say: Say = say_nothing
+    on_status: OnStatus = ignore_status
 
 
-class Kind(Protocol):
-    """Runs the cases of a kind. Returns outcomes, and all that was measured as plain JSON values."""
+class CaseRunner(Protocol):
+    """Runs the cases of a kind. Returns their outcomes, and all measurements as plain JSON values."""
 
-    def __call__(self, request: Request) -> tuple[list[Outcome], Any]: ...
+    def __call__(self, request: CaseRequest) -> tuple[list[Outcome], Any]: ...
 
 
 def read_cases(path: Path = CASES) -> dict[str, Any]:
-    """The tables of cases.toml. Raises FileError."""
+    """Read the tables of cases.toml. Raises FileError."""
     return read_toml(path)
 
 
 def bounds_of(table: Mapping[str, Any]) -> dict[str, Bounds]:
-    """`[bounds.KIND]` of cases.toml."""
+    """Return the bounds of each kind of case, `[bounds.KIND]` of cases.toml."""
     return {kind: Bounds(**bounds) for kind, bounds in table["bounds"].items()}

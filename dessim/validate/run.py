@@ -1,11 +1,13 @@
-"""Every kind of case, on one calibration.
+"""Runs every kind of case on one calibration.
 
-What was measured is one JSON value, `{"calibration": ..., KIND: ...}`, so that a later run can predict it anew.
+All measurements form one JSON value, `{"calibration": ..., KIND: ...}`, so that a later run can predict them again
+without measuring.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,46 +17,75 @@ from dessim.errors import UsageError
 from dessim.files import write_json
 from dessim.validate.collectives import run_collectives
 from dessim.validate.outcome import SPLITS, Outcome
-from dessim.validate.request import Kind, Request, Say, read_cases, say_nothing
+from dessim.validate.request import CaseRequest, CaseRunner, OnStatus, ignore_status, read_cases
 from dessim.validate.steps import run_steps
 
-KINDS: dict[str, Kind] = {"collectives": run_collectives, "steps": run_steps}
-"""Outcomes and files have them in this order."""
+KINDS: dict[str, CaseRunner] = {"collectives": run_collectives, "steps": run_steps}
+"""The kinds of cases, in the order of outcomes and of files."""
 
 
-def validate(
-    *,
-    kinds: Sequence[str] = tuple(KINDS),
-    splits: Sequence[str] = SPLITS,
-    quick: bool = False,
-    measured: Mapping[str, Any] | None = None,
-    say: Say = say_nothing,
-    save: Path | None = None,
-) -> list[Outcome]:
-    """Calibrate, then measure and predict.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValidationRequest:
+    """The cases to run, by kind and split; `quick` keeps a few of each.
 
-    What is measured is written to `save` as it comes; with `measured`, what such a file holds, nothing is measured and
-    no privileges are needed. Raises LabError.
+    With `measured`, the content of a file that `save` named in an earlier run, nothing is measured and no privileges
+    are needed.
     """
-    for given, known in ((kinds, tuple(KINDS)), (splits, SPLITS)):
-        if unknown := [name for name in given if name not in known]:
-            raise UsageError(f"{unknown[0]!r} is unknown; choose from {', '.join(known)}")
+
+    kinds: Sequence[str] = tuple(KINDS)
+    splits: Sequence[str] = SPLITS
+    quick: bool = False
+    measured: Mapping[str, Any] | None = None
+    save: Path | None = None
+
+
+def validate(request: ValidationRequest, on_status: OnStatus = ignore_status) -> list[Outcome]:
+    """Calibrate, then measure and predict the cases of each kind.
+
+    Measurements are written to `request.save` after each kind. Raises UsageError and LabError.
+    """
+    _check_names(request.kinds, known=tuple(KINDS))
+    _check_names(request.splits, known=SPLITS)
     table = read_cases()
-    calibration = measured["calibration"] if measured else measure_on_lab(table["calibration"]["bed"], say)
+    measured = request.measured
+    calibration = measured["calibration"] if measured else measure_on_lab(table["calibration"]["bed"], on_status)
     profile = fit_profile(calibration)
-    kept, outcomes = {"calibration": calibration}, _fitted(profile) if "calibration" in splits else []
-    for kind in kinds:
-        earlier = measured.get(kind) if measured else None
-        if measured and earlier is None:
-            raise UsageError(f"the measurements have no {kind}; measure anew, or leave them out with --kinds")
-        request = Request(table, profile.transport, splits, quick, earlier, say)
-        found, kept[kind] = KINDS[kind](request)
-        outcomes += found
-        if save is not None:
-            write_json(save, kept)
+    measurements = {"calibration": calibration}
+    outcomes = _fitted(profile) if "calibration" in request.splits else []
+    for kind in request.kinds:
+        measured_before = measured.get(kind) if measured else None
+        if measured and measured_before is None:
+            raise UsageError(f"the measurements have no {kind}; measure again, or leave them out with --kinds")
+        cases = CaseRequest(
+            table=table,
+            transport=profile.transport,
+            splits=request.splits,
+            quick=request.quick,
+            measured=measured_before,
+            on_status=on_status,
+        )
+        outcomes_of_kind, measurements[kind] = KINDS[kind](cases)
+        outcomes += outcomes_of_kind
+        if request.save is not None:
+            write_json(request.save, measurements)
     return outcomes
 
 
+def _check_names(names: Sequence[str], known: Sequence[str]) -> None:
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise UsageError(f"{unknown[0]!r} is unknown; choose from {', '.join(known)}")
+
+
 def _fitted(profile: Profile) -> list[Outcome]:
-    """What the profile was fitted to, and what the fit makes of it."""
-    return [Outcome(r.name, "messages", "calibration", r.predicted_s, r.measured_s) for r in profile.residuals]
+    """The outcomes of the messages that the profile was fitted to."""
+    return [
+        Outcome(
+            name=message.name,
+            kind="messages",
+            split="calibration",
+            predicted_s=message.predicted_s,
+            measured_s=message.measured_s,
+        )
+        for message in profile.residuals
+    ]

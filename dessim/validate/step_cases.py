@@ -1,4 +1,4 @@
-"""The tables of steps.toml, spelled out: each job to train, and on which bed."""
+"""The training steps of steps.toml: each table expanded to its cases."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ from dessim.workload.strategies import spec_of
 
 STEPS = Path(__file__).with_name("steps.toml")
 """The shipped cases: package data."""
-_RANKS_A_SERVER = 4
-_QUICK = "quick"
+"""The strategy that trains with dedicated servers."""
+_RANKS_PER_SERVER = 4
 
 
 @dataclass(frozen=True, slots=True)
 class StepCase:
-    """A step of `strategy` for the model of that name in the file, `batch` samples a worker; links are `scale` times as
-    fast as the bed's file says. `overlapped`: predicted from traces of steps with a pipeline."""
+    """A step of `strategy` with the `model` of that name in the file, `batch` samples per worker.
+
+    Links run at `scale` times the rates of the bed's file. `overlapped` cases are predicted from traces of pipelined
+    steps.
+    """
 
     name: str
     split: str
@@ -38,14 +41,14 @@ class StepCase:
     servers: int
 
     def cluster(self) -> Cluster:
-        """The bed as the case uses it."""
+        """Return the bed at the case's scale."""
         bed = load_cluster(self.bed)
         for knob in ("nic_rate", "uplink_rate"):
             bed = scaled(bed, knob, self.scale)
         return bed
 
     def to_job(self, table: Mapping[str, Any]) -> dict[str, Any]:
-        """As des_ref.steps takes it."""
+        """Return the case as a job for des_ref.steps."""
         return {
             "name": self.name,
             "model": model_of(table, self.model),
@@ -59,12 +62,15 @@ class StepCase:
 
 
 def samples_of(table: Mapping[str, Any], batch: int) -> int:
-    """Samples to make for epochs of `batches` training batches: four fifths of all are for training."""
+    """Return the samples to generate for an epoch of `[data] batches` batches; four fifths of them are for training."""
     return int(table["data"]["batches"]) * batch * 5 // 4
 
 
 def model_of(table: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The model of `[models.NAME]`: that of `file`, with its `ids_per_sample` if it says so. Raises ModelError."""
+    """Return the model of `[models.NAME]`: that of `file`, with the entry's `ids_per_sample` if it has one.
+
+    Raises ModelError.
+    """
     entry = table["models"][name]
     model: dict[str, Any] = load_model(entry["file"]).model_dump(mode="json")
     model["input"]["ids_per_sample"] = float(entry.get("ids_per_sample", model["input"]["ids_per_sample"]))
@@ -73,33 +79,33 @@ def model_of(table: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 @cache
 def read_steps(path: Path = STEPS) -> dict[str, Any]:
-    """The tables of steps.toml. Raises FileError."""
+    """Read the tables of steps.toml. Raises FileError."""
     return read_toml(path)
 
 
 def step_cases(table: Mapping[str, Any], splits: Sequence[str], quick: bool) -> list[StepCase]:
-    """All cases of `[[steps]]` in the splits wanted, in the file's order; those of entries with `quick` alone."""
-    found = []
+    """Return the cases of `[[steps]]` in `splits`, in the order of the file; with `quick` those of quick entries."""
+    cases = []
     for entry in table["steps"]:
-        if entry["split"] in splits and (not quick or entry.get(_QUICK, False)):
+        if entry["split"] in splits and (not quick or entry.get("quick", False)):
             ranks = load_cluster(entry["bed"]).n_gpus
-            found += [_case(entry, strategy, ranks, table["models"]) for strategy in entry["strategies"]]
-    return found
+            cases += [_case(entry, strategy, ranks, table["models"]) for strategy in entry["strategies"]]
+    return cases
 
 
 def _case(entry: Mapping[str, Any], strategy: str, ranks: int, models: Mapping[str, Any]) -> StepCase:
-    servers = max(1, ranks // _RANKS_A_SERVER) if spec_of(strategy).dedicated_servers else 0
+    servers = max(1, ranks // _RANKS_PER_SERVER) if spec_of(strategy).dedicated_servers else 0
     pipeline = bool(entry.get("pipeline", True))
     overlapped = bool(entry.get("overlapped", False))
     scale = float(entry.get("scale", 1.0))
-    apart = [
-        Path(entry["bed"]).stem + (f" x {scale:g}" if scale != 1 else ""),
-        entry["model"],
-        *([] if pipeline else ["no pipeline"]),
-        *(["from overlapped traces"] if overlapped else []),
-    ]
+    bed_name = Path(entry["bed"]).stem
+    name = [bed_name if scale == 1 else f"{bed_name} x {scale:g}", entry["model"]]
+    if not pipeline:
+        name.append("no pipeline")
+    if overlapped:
+        name.append("from overlapped traces")
     return StepCase(
-        name=f"{', '.join(apart)}: {strategy}",
+        name=f"{', '.join(name)}: {strategy}",
         split=entry["split"],
         bed=entry["bed"],
         scale=scale,

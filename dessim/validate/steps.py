@@ -1,9 +1,9 @@
-"""Whole training steps on beds of the lab: real training, every strategy.
+"""Whole training steps of every strategy on emulated clusters, with real training.
 
-Measured: the seconds from one step's end to the next one's, the last worker's end counting, median over steps; of
-ps_async, whose workers keep no pace, the median over workers and steps. Predicted: the simulator's step of the
-strategy's plan on the bed's topology file with the calibrated transport. Sizes and compute come from traces of 2 and of
-4 ranks (dessim.commands.support.captured), scaled by the plan's formulas; all ranks compute on the machine's cores.
+Measured: the seconds from the end of a step to the end of the next, median over steps. A step ends with its last
+worker; with ps_async, whose workers are asynchronous, each worker's own steps count. Predicted: the simulated step of
+the strategy's plan, from the bed's topology file and the calibrated transport. Sizes and compute come from traces of 2
+and 4 ranks (dessim.commands.support.captured), scaled by the plan's formulas; all ranks share the machine's cores.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from dessim.sim.servers.traffic import Consistency, StepTraffic
 from dessim.trace.io import load_trace
 from dessim.trace.schema import sent_factor
 from dessim.validate.outcome import Outcome
-from dessim.validate.request import Request, Say
+from dessim.validate.request import CaseRequest, OnStatus
 from dessim.validate.step_cases import StepCase, model_of, read_steps, samples_of, step_cases
 from dessim.workload.from_plan import workload_from_plan
 from dessim.workload.plan import PlannedOp
@@ -38,10 +38,10 @@ from dessim.workload.strategies import plan as plan_of
 from dessim.workload.strategies import spec_of
 
 KIND = "steps"
-_TIMEOUT_S = 280.0  # of a bed
-_STALENESS = 4  # of des_ref.steps
-_STEPS = 9
-"""That are simulated: ranks begin together, and it takes a few until they have drifted apart."""
+_TIMEOUT_S = 280.0  # of a launch, one per bed
+_STALENESS = 4  # the bound that des_ref.steps trains with
+_SIMULATED_STEPS = 9
+"""Ranks start together in the simulation; after a few steps they have drifted apart as in training."""
 
 
 def traced_strategy(strategy: str) -> str:
@@ -49,37 +49,43 @@ def traced_strategy(strategy: str) -> str:
     return spec_of(strategy).traced_as or strategy
 
 
-def run_steps(request: Request) -> tuple[list[Outcome], dict[str, Any]]:
-    """Outcomes of steps.toml, and what was measured: captures, and every case's times of its workers."""
+def run_steps(request: CaseRequest) -> tuple[list[Outcome], dict[str, Any]]:
+    """Return the outcomes of steps.toml, and the measurements: captures, and the step times of each case's workers."""
     table = read_steps()
     cases = step_cases(table, request.splits, request.quick)
     if not cases:
         return [], request.measured or {}
-    measured = request.measured or measure(table, cases, request.say)
-    outcomes = []
-    for case in cases:
-        if case.name in measured["trained"]:
-            predicted = predict(case, captured_of(case, measured), request.transport, int(measured["cores"]))
-            found = Trained(measured["trained"][case.name])
-            outcomes.append(Outcome(case.name, KIND, case.split, predicted, found.step_s))
+    measured = request.measured or measure(table, cases, request.on_status)
+    trained = measured["trained"]
+    outcomes = [
+        Outcome(
+            name=case.name,
+            kind=KIND,
+            split=case.split,
+            predicted_s=predict(case, captured_of(case, measured), request.transport, int(measured["cores"])),
+            measured_s=Trained(trained[case.name]).step_s,
+        )
+        for case in cases
+        if case.name in trained
+    ]
     return outcomes, measured
 
 
 def captured_of(case: StepCase, measured: Mapping[str, Any]) -> Captured:
-    """A case's captures among what was measured. Raises TraceError."""
+    """Return the case's captures among the measurements. Raises TraceError."""
     captures = [Capture.from_json(raw) for raw in measured["captures"][capture_key(case)]]
     return Captured.of(captures, case.cluster().gpu)
 
 
 def predict(case: StepCase, captured: Captured, transport: Transport, cores: int) -> float:
-    """Seconds of a step, by the simulator."""
+    """Simulate a case on a machine with `cores` cores. Returns the seconds of a step."""
     cluster = replace(case.cluster(), transport=transport)
     if case.servers:
-        return _served(case, captured, cluster)
+        return _predict_with_servers(case, captured, cluster)
     plan = plan_of(case.strategy, captured.job.model)
     plan = plan.pipelined() if case.pipeline else plan
     symbols = plan.symbols(captured.job.symbols(case.workers, case.batch))
-    workload = workload_from_plan(plan, symbols, captured.durations(plan, symbols), _STEPS)
+    workload = workload_from_plan(plan, symbols, captured.durations(plan, symbols), _SIMULATED_STEPS)
     network: NetworkName = "packet" if supports_packet_model(transport) else "fluid"
     record = simulate(cluster, workload.uneven(captured.spread), cores=cores, network=network)
     windows = step_windows(record)
@@ -87,22 +93,31 @@ def predict(case: StepCase, captured: Captured, transport: Transport, cores: int
 
 
 def payload_of(case: StepCase, captured: Captured) -> float:
-    """Bytes that the plan has all hosts send in a step."""
-    plan, n = plan_of(case.strategy, captured.job.model), case.workers
-    symbols = plan.symbols(captured.job.symbols(n, case.batch))
-    if case.servers:
-        return n * moved(plan, symbols, case.servers)
-    ops = ((op.collective, op) for op in plan.collectives if op.collective is not None)
-    return sum(n * sent_factor(collective, n) * op.even_size(symbols) for collective, op in ops)
-
-
-def _served(case: StepCase, captured: Captured, cluster: Cluster) -> float:
-    """Seconds that a worker takes for a step with asynchronous servers. A server of des_ref has one thread, which also
-    sends and receives, one message at a time."""
+    """Return the bytes that the plan sends in a step, summed over all hosts."""
     plan = plan_of(case.strategy, captured.job.model)
-    symbols, roles = captured.job.symbols(case.workers, case.batch), Roles.of(plan)
-    wanted, message = requests_of(plan, symbols, case.servers, sync=False), a_message(symbols, case.servers)
-    rate = cluster.node.nic.capacity
+    n_workers = case.workers
+    symbols = plan.symbols(captured.job.symbols(n_workers, case.batch))
+    if case.servers:
+        return n_workers * moved(plan, symbols, case.servers)
+    return sum(
+        n_workers * sent_factor(op.collective, n_workers) * op.even_size(symbols)
+        for op in plan.collectives
+        if op.collective is not None
+    )
+
+
+def _predict_with_servers(case: StepCase, captured: Captured, cluster: Cluster) -> float:
+    """Simulate asynchronous servers. Returns the seconds of a worker's step.
+
+    A server of des_ref has one thread, which also sends and receives, one message at a time. So its service times
+    include the transfer of the message at the NIC's rate.
+    """
+    plan = plan_of(case.strategy, captured.job.model)
+    symbols = captured.job.symbols(case.workers, case.batch)
+    roles = Roles.of(plan)
+    requests = requests_of(plan, symbols, case.servers, sync=False)
+    message_symbols = a_message(symbols, case.servers)
+    nic_rate = cluster.node.nic.capacity
 
     def seconds(ops: Sequence[PlannedOp], symbols: Mapping[str, float]) -> float:
         return sum(captured.seconds(op, symbols) for op in ops)
@@ -112,11 +127,11 @@ def _served(case: StepCase, captured: Captured, cluster: Cluster) -> float:
         np.arange(case.workers),
         np.arange(case.workers, case.workers + case.servers),
         StepTraffic(
-            wanted.request,
-            wanted.reply,
-            wanted.push,
-            seconds(roles.gather, message) + wanted.reply / rate,
-            seconds(roles.update, message) + wanted.push / rate,
+            request=requests.request,
+            reply=requests.reply,
+            push=requests.push,
+            gather=seconds(roles.gather, message_symbols) + requests.reply / nic_rate,
+            merge=seconds(roles.update, message_symbols) + requests.push / nic_rate,
         ),
         [seconds(roles.prepare, symbols), seconds(roles.compute, symbols)],
         Consistency(sync=False, staleness=_STALENESS),
@@ -126,52 +141,62 @@ def _served(case: StepCase, captured: Captured, cluster: Cluster) -> float:
     return served.step_time
 
 
-def measure(table: Mapping[str, Any], cases: Sequence[StepCase], say: Say) -> dict[str, Any]:
-    """Traces for predictions, then every case for real; one launch a bed. Raises LabError."""
-    captures = _capture(table, cases, say)
+def measure(table: Mapping[str, Any], cases: Sequence[StepCase], on_status: OnStatus) -> dict[str, Any]:
+    """Capture traces for the predictions, then train every case, in one launch per bed. Raises LabError."""
+    captures = _capture(table, cases, on_status)
     trained: dict[str, Any] = {}
     by_bed: dict[tuple[str, float], list[StepCase]] = {}
     for case in cases:
         by_bed.setdefault((case.bed, case.scale), []).append(case)
-    cores, machine = 0, ""
-    for number, ((bed, scale), here) in enumerate(by_bed.items(), 1):
-        say(f"measuring steps of {len(here)} jobs on {bed} ({number} of {len(by_bed)} beds)")
-        result = train_on_lab(bed, [case.to_job(table) for case in here], _TIMEOUT_S, scale=scale)
-        cores, machine = result["cores"], result["machine"]
-        for case, found in zip(here, result["jobs"], strict=True):
-            trained[case.name] = {key: value for key, value in found.items() if key not in ("model", "trace")}
+    cores = 0
+    machine = ""
+    for number, ((bed, scale), bed_cases) in enumerate(by_bed.items(), 1):
+        on_status(f"measuring steps of {len(bed_cases)} jobs on {bed} ({number} of {len(by_bed)} beds)")
+        result = train_on_lab(bed, [case.to_job(table) for case in bed_cases], _TIMEOUT_S, scale=scale)
+        cores = result["cores"]
+        machine = result["machine"]
+        for case, job in zip(bed_cases, result["jobs"], strict=True):
+            trained[case.name] = {key: value for key, value in job.items() if key not in ("model", "trace")}
     return {"machine": machine, "cores": cores, "captures": captures, "trained": trained}
 
 
-def _capture(table: Mapping[str, Any], cases: Sequence[StepCase], say: Say) -> dict[str, list[Any]]:
-    """Traces of what the cases train, on few ranks, as JSON."""
-    settings, wanted = table["capture"], {capture_key(case): case for case in cases}
-    found: dict[str, list[Any]] = {key: [] for key in wanted}
+def _capture(table: Mapping[str, Any], cases: Sequence[StepCase], on_status: OnStatus) -> dict[str, list[Any]]:
+    """Train every model and strategy of the cases on few ranks. Returns the captures as JSON, by `capture_key`."""
+    settings = table["capture"]
+    case_of_key = {capture_key(case): case for case in cases}
+    captures: dict[str, list[Any]] = {key: [] for key in case_of_key}
     for ranks in settings["ranks"]:
-        say(f"capturing {len(wanted)} traces of {ranks} ranks on {settings['bed']}")
+        on_status(f"capturing {len(case_of_key)} traces of {ranks} ranks on {settings['bed']}")
         with TemporaryDirectory() as folder:
             jobs = [
-                {
-                    "name": key,
-                    "model": model_of(table, case.model),
-                    "strategy": traced_strategy(case.strategy),
-                    "batch": case.batch * ranks,
-                    "samples": samples_of(table, case.batch * ranks),
-                    "pipeline": case.overlapped,
-                    "warmup": settings["warmup"],
-                    "traced": settings["steps"],
-                    "steps": settings["steps"] + 1,
-                    "trace": str(Path(folder, f"{number}.trace")),
-                }
-                for number, (key, case) in enumerate(wanted.items())
+                _capture_job(key, case, table, ranks, Path(folder, f"{number}.trace"))
+                for number, (key, case) in enumerate(case_of_key.items())
             ]
-            ran = train_on_lab(settings["bed"], jobs, _TIMEOUT_S, ranks=ranks, scale=settings["scale"])["jobs"]
-            for job, counted in zip(jobs, ran, strict=True):
-                trace = load_trace(str(job["trace"]))
-                found[str(job["name"])].append(Capture.of_trace(trace, float(counted["work_s"])).to_json())
-    return found
+            result = train_on_lab(settings["bed"], jobs, _TIMEOUT_S, ranks=ranks, scale=settings["scale"])
+            for job, trained in zip(jobs, result["jobs"], strict=True):
+                trace = load_trace(job["trace"])
+                captures[job["name"]].append(Capture.of_trace(trace, float(trained["work_s"])).to_json())
+    return captures
+
+
+def _capture_job(key: str, case: StepCase, table: Mapping[str, Any], ranks: int, trace: Path) -> dict[str, Any]:
+    """The job for des_ref.steps that records `trace`."""
+    settings = table["capture"]
+    return {
+        "name": key,
+        "model": model_of(table, case.model),
+        "strategy": traced_strategy(case.strategy),
+        "batch": case.batch * ranks,
+        "samples": samples_of(table, case.batch * ranks),
+        "pipeline": case.overlapped,
+        "warmup": settings["warmup"],
+        "traced": settings["steps"],
+        "steps": settings["steps"] + 1,
+        "trace": str(trace),
+    }
 
 
 def capture_key(case: StepCase) -> str:
-    """Of a case's captures."""
-    return f"{case.model} {traced_strategy(case.strategy)}{' overlapped' if case.overlapped else ''}"
+    """Return the key of a case's captures among the measurements."""
+    key = f"{case.model} {traced_strategy(case.strategy)}"
+    return f"{key} overlapped" if case.overlapped else key

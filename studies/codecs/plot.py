@@ -98,7 +98,7 @@ def prices(study: Mapping[str, Any]) -> list[Row]:
         cluster = load_cluster(where["cluster"])
         for codec in study["codecs"]:
             codecs = parse_codecs(codec["codec"])
-            (row,) = project(job, cluster, [settings["strategy"]], [where["gpus"]], codes=codecs)
+            (row,) = project(job, cluster, [settings["strategy"]], [where["gpus"]], codecs=codecs)
             assert isinstance(row, Projection)
             times = (row.breakdown.step_time_s, row.breakdown.compute_s, row.breakdown.exposed_comm_s)
             case = (where["cluster"], codec["name"], codec["codec"], row.gpus, round(row.bytes_per_worker))

@@ -21,9 +21,9 @@ from dessim.results.scatter import predicted_against_measured
 from dessim.results.study import page
 from dessim.results.style import strategy_label
 from dessim.units import format_time, percent
-from dessim.validate.outcome import Outcome, broken, summaries
+from dessim.validate.outcome import Outcome, broken_bounds, summaries
 from dessim.validate.request import bounds_of, read_cases
-from dessim.validate.run import validate
+from dessim.validate.run import ValidationRequest, validate
 
 HERE = Path(__file__).parent
 
@@ -77,13 +77,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=HERE, help="output folder (default: this study)")
     options = parser.parse_args(arguments)
     measured = json.loads((HERE / "measured.json").read_text("utf-8"))
-    outcomes = [o for o in validate(kinds=["steps"], measured=measured) if o.kind == "steps"]
+    outcomes = [o for o in validate(ValidationRequest(kinds=["steps"], measured=measured)) if o.kind == "steps"]
     tables = table(outcomes, measured)
     write_text(options.out / "README.md", page(HERE, tables))
     held_out = [o.to_json() for o in outcomes if o.split == "held_out"]
     predicted_against_measured(held_out, options.out / "lab_steps.svg")
     print(tables, end="")
-    for problem in broken(outcomes, bounds_of(read_cases())):
+    for problem in broken_bounds(outcomes, bounds_of(read_cases())):
         print(f"lab_steps: {problem}", file=sys.stderr)
     return 0
 

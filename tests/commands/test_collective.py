@@ -1,4 +1,4 @@
-"""Simulated collectives against closed forms, on beds where these are known."""
+"""Simulated collectives against closed forms, on clusters where these are known."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ GB = 1e9
 
 @pytest.fixture(scope="module")
 def switch(tmp_path_factory: pytest.TempPathFactory) -> Cluster:
-    """64 hosts at 50 GB/s on one switch, 1 us a link: a message crosses two."""
+    """64 hosts at 50 GB/s on one switch; each of the two links of a route takes 1 us."""
     path: Path = tmp_path_factory.mktemp("bed") / "switch.toml"
     text = load_cluster("one-switch_16").path.read_text().replace("count = 16", "count = 64")
     path.write_text(text)
@@ -42,7 +42,7 @@ def test_ring_on_one_switch_is_the_closed_form(switch: Cluster, op: Collective, 
     expected = ring_time(op, n, size, alpha=2e-6, beta=1 / LINK)
     assert measured.time_s == pytest.approx(expected, rel=1e-9)
     if op is Collective.ALL_REDUCE:
-        # The same, as it is usually written.
+        # The same formula in its usual form.
         assert measured.time_s == pytest.approx(2 * (n - 1) / n * size / LINK + 2 * (n - 1) * 2e-6, rel=1e-9)
 
 
@@ -55,8 +55,9 @@ def test_all_to_all_on_one_switch_is_the_closed_form(switch: Cluster, n: int) ->
 
 
 @pytest.mark.parametrize("fold", [True, False])
-def test_known_figures_of_the_two_level_bed(fold: bool) -> None:
-    full, quarter = load_cluster("bench/two_level_1024"), load_cluster("bench/two_level_1024_4to1")
+def test_known_times_on_the_two_level_cluster(fold: bool) -> None:
+    full = load_cluster("bench/two_level_1024")
+    quarter = load_cluster("bench/two_level_1024_4to1")
     ring16 = run_collective(full, Collective.ALL_REDUCE, 16, GB, "ring", fold)
     assert ring16.time_s == pytest.approx(37.56e-3, rel=1e-9)
     ring1024 = run_collective(full, Collective.ALL_REDUCE, 1024, GB, "ring", fold)
@@ -102,10 +103,12 @@ def test_auto_is_the_fastest_algorithm(op: Collective, gpus: int) -> None:
 
 
 @pytest.mark.parametrize("op", EVERY_OP)
-def test_the_bound_that_auto_prunes_by_is_one(op: Collective) -> None:
+def test_the_bound_that_auto_prunes_by_is_a_lower_bound(op: Collective) -> None:
     for name, cluster in (("rail", load_cluster("h100-8x_rail_128")), ("leaf", load_cluster("a100-8x_leafspine_16"))):
         gpus = np.arange(24) * (2 if name == "leaf" else 1)
-        floor, routed, layout = Floor(cluster, gpus), RouteCache(cluster), layout_of(cluster, gpus)
+        floor = Floor(cluster, gpus)
+        routed = RouteCache(cluster)
+        layout = layout_of(cluster, gpus)
         for algorithm in algorithms_for(op, layout):
             for stage in schedule(op, algorithm, layout, 1e7):
                 flows, scale = routed.stage(gpus, stage)
@@ -120,7 +123,7 @@ def test_busbw_never_exceeds_the_slowest_link(switch: Cluster) -> None:
             assert measured.busbw == pytest.approx(bus_bandwidth(op, n, GB, measured.time_s))
 
 
-def test_uneven_all_to_all_draws_each_pair(switch: Cluster) -> None:
+def test_an_uneven_all_to_all_draws_a_size_for_each_pair(switch: Cluster) -> None:
     n, size = 8, 8e6
     sizes = uneven_sizes(n, size, np.random.default_rng(5))
     off = sizes[~np.eye(n, dtype=bool)]
@@ -141,7 +144,7 @@ def test_uneven_all_to_all_draws_each_pair(switch: Cluster) -> None:
     assert direct.flow_colours == n * (n - 1) and direct.events > n
 
 
-def test_cost_is_told(switch: Cluster) -> None:
+def test_the_cost_of_the_simulation_is_reported(switch: Cluster) -> None:
     ring = run_collective(switch, Collective.ALL_REDUCE, 64, GB, "ring").to_json()
     assert (ring["flow_colours"], ring["link_colours"]) == (1, 1)
     assert ring["events"] >= 1 and ring["wall_s"] > 0 and ring["peak_rss_MiB"] > 1
@@ -160,7 +163,7 @@ def test_cost_is_told(switch: Cluster) -> None:
         ("send_recv",),
     ],
 )
-def test_the_verb_takes_every_op_and_tells_the_cost(arguments: tuple[str, ...]) -> None:
+def test_the_command_runs_every_op_and_reports_the_cost(arguments: tuple[str, ...]) -> None:
     where = ("--cluster", "one-switch_16", "--gpus", "16", "--size", "64MiB")
     result = CliRunner().invoke(app, ["collective", *arguments, *where, "--json"])
     assert result.exit_code == 0, result.stderr
@@ -178,10 +181,10 @@ def test_the_verb_takes_every_op_and_tells_the_cost(arguments: tuple[str, ...]) 
     ]
     assert set(keys) <= set(row) and row["op"] == arguments[0] and row["time_s"] > 0
     text = CliRunner().invoke(app, ["collective", *arguments, *where]).stdout
-    assert "events" in text and "link colours" in text
+    assert "simulated with" in text and "link colour" in text
 
 
-def test_the_verb_refuses_sides_that_are_none() -> None:
+def test_the_command_refuses_dims_that_do_not_fit() -> None:
     where = ("--cluster", "one-switch_16", "--gpus", "16", "--size", "1MiB")
     for dims, text in (("4by4", "--dims '4by4'"), ("4x5", "dims 4x5 are not 2 factors of 16")):
         result = CliRunner().invoke(
@@ -190,7 +193,7 @@ def test_the_verb_refuses_sides_that_are_none() -> None:
         assert result.exit_code == 2 and text in result.stderr
 
 
-def test_refusals(switch: Cluster) -> None:
+def test_impossible_collectives_are_refused(switch: Cluster) -> None:
     with pytest.raises(UsageError, match="--uneven means nothing"):
         run_collective(switch, Collective.ALL_REDUCE, 4, GB, uneven=1)
     with pytest.raises(UsageError, match="--chunks 0"):

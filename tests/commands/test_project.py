@@ -1,4 +1,4 @@
-"""Projection and memory: what does not fit is a row that says so, what spills costs what the link to the host takes."""
+"""Projection and memory: a job that does not fit becomes a row with the reason; spilled rows cost host bandwidth."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dessim.workload.model import Model, load_model
 from dessim.workload.scale import Job
 from dessim.workload.strategies import plan
 
-CLUSTER = load_cluster("one-switch_16")  # one H100 a host, nothing but the wire
+CLUSTER = load_cluster("one-switch_16")  # one H100 per host, no software overhead
 FM = load_model("fm")
 
 
@@ -64,37 +64,41 @@ def test_tables_and_files_carry_the_rows_that_do_not_fit(capsys: pytest.CaptureF
     assert float(second["step_time_s"]) > 0 and second["does_not_fit"] == ""
 
 
-def test_every_activation_counts() -> None:
-    # What a rank of des_all_reduce makes grows with the global batch, so more GPUs do not help.
-    small, large = load_model("deepfm"), 16384
+def test_activations_of_the_global_batch_may_not_fit() -> None:
+    # The activations of a rank of des_all_reduce grow with the global batch, so more GPUs do not help.
+    job = Job.of_model(load_model("deepfm"))
     with pytest.raises(CapacityError, match=r"use fewer samples a GPU \(--batch-per-worker\)$"):
-        project(Job.of_model(small), load_cluster("h100-8x_rail_128"), ["des_all_reduce"], [1024], large)
+        project(job, load_cluster("h100-8x_rail_128"), ["des_all_reduce"], [1024], batch_per_worker=16384)
 
 
-def test_spilt_rows_cost_what_the_link_to_the_host_takes() -> None:
-    # Uniform ids: the share of reads that miss is the share of rows that are out.
-    big, rate, n = job(vocabulary=4e9), 10e9, 4
+def test_spilled_rows_take_the_time_of_the_link_to_the_host() -> None:
+    # Ids are uniform, so the share of reads from the host is the share of rows there.
+    big = job(vocabulary=4e9)
+    rate = 10e9
+    n = 4
     (row,) = project(big, with_host(rate), ["table_wise"], [n], spill=True)
     assert isinstance(row, Projection) and row.spill is not None
-    capacity, memory = CLUSTER.gpu.memory, row.memory
-    out = (memory.total - capacity) / (memory.rows + memory.row_state)
+    capacity = CLUSTER.gpu.memory
+    memory = row.memory
+    spilled_share = (memory.total - capacity) / (memory.rows + memory.row_state)
     assert row.spill.host_bytes == pytest.approx(memory.total - capacity)
-    assert (row.spill.rows_share, row.spill.reads_share) == pytest.approx((out, out), rel=1e-6)
+    assert (row.spill.rows_share, row.spill.reads_share) == pytest.approx((spilled_share, spilled_share), rel=1e-6)
     symbols = big.symbols(n)
-    rows, spans = symbols["U"] / n, {s.name: s.end - s.start for s in row.record.spans}
+    rows = symbols["U"] / n
+    spans = {s.name: s.end - s.start for s in row.record.spans}
     launch = CLUSTER.gpu.launch_overhead
-    assert spans["lookup"] == pytest.approx(24 * launch + out * rows * 17 * 4 / rate, rel=1e-6)
-    assert spans["update_rows"] == pytest.approx(24 * launch + out * rows * 19 * 4 / rate, rel=1e-6)
+    assert spans["lookup"] == pytest.approx(24 * launch + spilled_share * rows * 17 * 4 / rate, rel=1e-6)
+    assert spans["update_rows"] == pytest.approx(24 * launch + spilled_share * rows * 19 * 4 / rate, rel=1e-6)
     assert row.provenance["spill"].startswith("assumed: ") and "10 GB/s" in row.provenance["spill"]
 
 
-def test_a_link_to_the_host_that_is_fast_enough_hides_behind_the_gpus_own_memory() -> None:
+def test_a_fast_link_to_the_host_is_hidden_behind_the_gpus_own_memory() -> None:
     big = job(vocabulary=4e9)
-    (spilt,) = project(big, with_host(1e15), ["table_wise"], [4], spill=True)
+    (spilled,) = project(big, with_host(1e15), ["table_wise"], [4], spill=True)
     roomy = dataclasses.replace(CLUSTER, gpu=dataclasses.replace(CLUSTER.gpu, memory=1e12))
     (whole,) = project(big, roomy, ["table_wise"], [4])
-    assert isinstance(spilt, Projection) and isinstance(whole, Projection)
-    assert spilt.breakdown.step_time_s == pytest.approx(whole.breakdown.step_time_s, rel=1e-12)
+    assert isinstance(spilled, Projection) and isinstance(whole, Projection)
+    assert spilled.breakdown.step_time_s == pytest.approx(whole.breakdown.step_time_s, rel=1e-12)
 
 
 def test_hot_rows_on_the_gpu_make_spilling_cheap() -> None:
@@ -104,18 +108,18 @@ def test_hot_rows_on_the_gpu_make_spilling_cheap() -> None:
     assert shares[2] < 0.1 * shares[0]
 
 
-def test_pcie_is_the_way_to_the_host_unless_the_gpu_says_otherwise() -> None:
+def test_pcie_is_the_link_to_the_host_unless_the_gpu_states_another() -> None:
     rail = load_cluster("h100-8x_rail_128")
     (row,) = project(job(vocabulary=1e10), rail, ["table_wise"], [8], spill=True)
     assert isinstance(row, Projection) and rail.node.pcie is not None
-    assert f"{rail.node.pcie.capacity / 1e9:.4g} GB/s each way" in row.provenance["spill"]
+    assert f"{rail.node.pcie.capacity / 1e9:.4g} GB/s in each direction" in row.provenance["spill"]
     with pytest.raises(UsageError, match=r"one-switch_16.toml has no node.pcie"):
         project(job(vocabulary=4e9), CLUSTER, ["table_wise"], [4], spill=True)
 
 
-def test_the_spill_columns_are_there_only_where_something_spills(capsys: pytest.CaptureFixture[str]) -> None:
-    for vocabulary, there in ((4e9, True), (1e6, False)):
+def test_the_spill_columns_are_printed_only_where_rows_spill(capsys: pytest.CaptureFixture[str]) -> None:
+    for vocabulary, spills in ((4e9, True), (1e6, False)):
         rows = [r.to_json() for r in project(job(vocabulary), with_host(1e10), ["table_wise"], [4, 8], spill=True)]
         print_projection(rows)
         out = capsys.readouterr().out
-        assert ("host reads" in out) is ("spill: assumed: " in out) is there
+        assert ("host reads" in out) is ("spill: assumed: " in out) is spills

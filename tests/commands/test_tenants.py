@@ -1,4 +1,4 @@
-"""The tenants page and its verb: numbers against a projection, the page's example, mistakes told in one line."""
+"""`dessim tenants`: results against a projection, the examples of the page, and one-line errors for mistakes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from dessim.cli.app import app
 from dessim.cluster import load_cluster
 from dessim.commands.project import project
-from dessim.commands.support.tenants_file import JobTable, TenantsPage, load_page
-from dessim.commands.tenants import tenants
+from dessim.commands.support.tenants_file import JobTable, TenantsFile, load_tenants_file
+from dessim.commands.tenants import TenantsRequest, run_tenants
 from dessim.errors import CapacityError, DessimError
 from dessim.workload.model import load_model
 from dessim.workload.scale import Job
@@ -33,6 +33,10 @@ steps = 3
 """
 
 
+def request_of(table: JobTable) -> TenantsRequest:
+    return TenantsRequest(tenants=TenantsFile(cluster="", job=(table,)), cluster=CLUSTER)
+
+
 def run(*words: str, code: int = 0) -> str:
     result = CliRunner().invoke(app, ["tenants", *words])
     assert result.exit_code == code, result.output
@@ -45,9 +49,9 @@ def written(folder: Path, text: str) -> str:
 
 
 @pytest.mark.parametrize("strategy", ["des_reduce_scatter", "table_wise"])
-def test_one_tenant_alone_is_the_projection_of_it(strategy: str) -> None:
+def test_a_job_alone_takes_as_long_as_its_projection(strategy: str) -> None:
     table = JobTable(name="a", model="deepfm", strategy=strategy, gpus=16, steps=4, batch_per_worker=2048)
-    [job] = tenants(TenantsPage(cluster="", job=(table,)), CLUSTER).to_json()["jobs"]
+    [job] = run_tenants(request_of(table)).to_json()["jobs"]
     [row] = project(Job.of_model(load_model("deepfm")), CLUSTER, [strategy], [16], 2048)
     expected = row.to_json()
     assert job["bound_by"] == expected["bound_by"]
@@ -58,7 +62,7 @@ def test_one_tenant_alone_is_the_projection_of_it(strategy: str) -> None:
     assert sum(job["bounds_s"].values()) == pytest.approx(job["step_time_s"], rel=1e-9)
 
 
-def test_the_example_pages_print_what_the_document_shows() -> None:
+def test_the_examples_print_what_the_page_shows() -> None:
     shown = re.findall(r"^    \$ dessim (tenants .+)\n((?:    .*\n)+)", (DOCS / "tenants.md").read_text(), re.MULTILINE)
     assert len(shown) == 2
     for command, output in shown:
@@ -67,7 +71,7 @@ def test_the_example_pages_print_what_the_document_shows() -> None:
         assert printed == [line[4:].rstrip() for line in output.splitlines()]
 
 
-def test_the_document_has_the_example_page_and_links_that_lead_somewhere() -> None:
+def test_the_page_shows_the_example_file_and_its_links_resolve() -> None:
     text = (DOCS / "tenants.md").read_text()
     page = (DOCS / "tenants" / "spread.toml").read_text().rstrip().splitlines()
     assert "\n".join(f"    {line}".rstrip() for line in page) in text
@@ -75,7 +79,7 @@ def test_the_document_has_the_example_page_and_links_that_lead_somewhere() -> No
         assert "://" in target or (DOCS / target).exists(), target
 
 
-def test_packed_jobs_lose_nothing_and_the_oversubscribed_layer_is_idle() -> None:
+def test_packed_jobs_are_not_slowed_and_the_oversubscribed_layer_is_idle() -> None:
     found = {page: json.loads(run(str(DOCS / "tenants" / f"{page}.toml"), "--json")) for page in ("packed", "spread")}
     packed, spread = found["packed"], found["spread"]
     assert [job["slowdown"] for job in packed["jobs"]] == pytest.approx([1.0] * 3, rel=1e-9)
@@ -85,7 +89,7 @@ def test_packed_jobs_lose_nothing_and_the_oversubscribed_layer_is_idle() -> None
     assert ranker["steps_simulated"] < 10 and challenger["steps_simulated"] < 10
     assert late["start_s"] == min(ranker["end_s"], challenger["end_s"]) and late["wait_s"] == late["start_s"] - 1.0
     assert spread["partial"] is False and spread["schema_version"] == 1
-    # Every byte of every step is in the utilisation.
+    # The utilization counts every byte of every step.
     capacity = CLUSTER.links.capacity[CLUSTER.links.of_kind("leaf_up")].sum()
     carried = sum(job["bytes_by_link"].get("leaf_up", 0.0) for job in spread["jobs"])
     assert spread["utilisation"]["links"]["leaf_up"] == pytest.approx(carried / (capacity * spread["end_s"]), rel=1e-12)
@@ -106,7 +110,7 @@ def test_folding_changes_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "line"),
     [
-        ("gpus = 4", "", "job.0: gpus is missing; say how many, or list them in placement"),
+        ("gpus = 4", "", "job.0: gpus is missing; give their number, or list them in placement"),
         ("gpus = 4", 'gpus = 4\nplacement = "dense"', "job.0.placement"),
         ("gpus = 4", "gpus = 4\nplacement = [1]", "gpus = 4, but placement lists 1; leave gpus out"),
         ("gpus = 4", "gpus = 4\nseed = 3", 'seed is for placement = "random" only'),
@@ -119,12 +123,12 @@ def test_folding_changes_nothing(tmp_path: Path) -> None:
         ("gpus = 4", "placement = [3, 99]", "GPU 99 is not one of cluster one-switch_16"),
         ('"fm"', '"nobody"', "no such model file; shipped models"),
         ('"table_wise"', '"tablewise"', "tablewise"),
-        ('"table_wise"', '"ps_async"', "job 'a': ps_async needs servers of its own, which tenants do not have"),
+        ('"table_wise"', '"ps_async"', "job 'a': ps_async needs dedicated servers, which tenants do not have"),
         ('"one-switch_16"', '"one-switch"', "did you mean 'one-switch_16'?"),
         ("[[job]]", "[[job]", "not TOML"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(tmp_path: Path, old: str, new: str, line: str) -> None:
+def test_a_mistake_gives_one_line(tmp_path: Path, old: str, new: str, line: str) -> None:
     assert old in PAGE
     text = CliRunner().invoke(app, ["tenants", written(tmp_path, PAGE.replace(old, new, 1))])
     assert text.exit_code in (1, 2) and text.stdout == ""
@@ -134,15 +138,15 @@ def test_a_mistake_is_told_in_one_line(tmp_path: Path, old: str, new: str, line:
 def test_a_job_that_does_not_fit_its_gpus_memory_is_refused() -> None:
     table = JobTable(name="big", model="deepfm", strategy="des_all_reduce", gpus=16, steps=1, batch_per_worker=10**7)
     with pytest.raises(CapacityError, match="job 'big', des_all_reduce of deepfm on 16 GPUs"):
-        tenants(TenantsPage(cluster="", job=(table,)), CLUSTER)
+        run_tenants(request_of(table))
 
 
-def test_files_are_looked_for_beside_the_page(tmp_path: Path) -> None:
+def test_files_beside_the_tenants_file_are_found(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text((DOCS / "tenants" / "two_leaves.toml").read_text())
-    page = load_page(Path(written(tmp_path, PAGE.replace("one-switch_16", "mine.toml"))))
+    page = load_tenants_file(Path(written(tmp_path, PAGE.replace("one-switch_16", "mine.toml"))))
     assert page.cluster == str(tmp_path / "mine.toml") and page.job[0].model == "fm"
     with pytest.raises(DessimError, match="cannot be read"):
-        load_page(tmp_path / "none.toml")
+        load_tenants_file(tmp_path / "none.toml")
 
 
 def test_a_spent_budget_leaves_a_partial_result(tmp_path: Path) -> None:

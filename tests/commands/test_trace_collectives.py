@@ -1,4 +1,4 @@
-"""Recorded collectives against the simulator: a trace whose times the simulator made is predicted exactly."""
+"""Recorded collectives against the simulator: a trace with simulated times is predicted exactly."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CALLS = [  # collective, S of each rank, splits of each rank
 
 
 def recorded(times_s: list[float], header_ranks: int = RANKS) -> Trace:
-    """Calls one after the other; rank r comes 10 us later than rank r-1, and all end together."""
+    """Calls one after the other; each rank starts 10 us later than the rank before it, and all end together."""
     ranks: list[list[Op]] = [[] for _ in range(RANKS)]
     at = 0.0
     for number, ((kind, sizes, splits), took) in enumerate(zip(CALLS, times_s, strict=True)):
@@ -79,7 +79,7 @@ def cluster():
 
 @pytest.fixture(scope="module")
 def made(cluster):
-    """A trace whose transfers are those of a cluster with calls of 9 us and latencies 2.5 times as long."""
+    """A trace of a cluster where a call takes 9 us and latencies are 2.5 times as long."""
     truth = with_overheads(cluster, 9e-6, 2.5)
     blank = recorded([1e-5] * len(CALLS))
     times = [
@@ -90,21 +90,21 @@ def made(cluster):
     return recorded(times)
 
 
-def test_what_the_simulator_made_is_predicted_exactly(made, cluster):
+def test_a_simulated_trace_is_predicted_exactly(made, cluster):
     held = hold_against(made, cluster)
     assert len(held.rows) == len(CALLS) - 1  # a barrier moves nothing
     assert held.worst_error < 1e-6
     assert (held.fit.op_overhead, held.fit.latency_factor) == pytest.approx((9e-6, 2.5), rel=1e-5)
     for row in held.rows:
-        # The simulator on the cluster with what was fitted says the same as the equation.
-        simulated, _ = run_alone(row.what, made, held.cluster, row.algorithm)
+        # Simulation with the fitted overheads agrees with the fitted equation.
+        simulated, _ = run_alone(row.recorded, made, held.cluster, row.algorithm)
         assert simulated == pytest.approx(held.fit.seconds(row.timed), rel=1e-9)
         assert row.described_s < row.timed.measured_s
     errors = held.to_json()["errors"]
     assert errors["left_out"]["worst"] < 1e-6 < errors["described"]["median"]
 
 
-def test_waiting_for_late_ranks_is_not_held_against_the_network(made, cluster):
+def test_waiting_for_late_ranks_is_not_part_of_the_transfer(made, cluster):
     rows = hold_against(made, cluster).to_json()["collectives"]
     assert [row["waiting_max_s"] for row in rows] == pytest.approx([30e-6] * len(rows))
     assert [row["waiting_median_s"] for row in rows] == pytest.approx([15e-6] * len(rows))
@@ -121,7 +121,7 @@ def test_too_few_collectives_and_too_small_clusters_are_refused(made, cluster):
 def test_the_command_prints_errors_and_exits_3_beyond_its_bound(made, tmp_path):
     from dessim.trace.io import write_trace
 
-    # One collective in two takes twice as long as it should: no fit can be right about all of them.
+    # Every other collective is 40 us longer, so no fit matches all of them.
     spoilt = [[replace(op, dur_us=op.dur_us + 40 * (op.id % 2)) for op in ops] for ops in made.ranks]
     for name, ranks in (("made", made.ranks), ("spoilt", spoilt)):
         write_trace(tmp_path / f"{name}.trace", made.header, ranks)
@@ -132,7 +132,7 @@ def test_the_command_prints_errors_and_exits_3_beyond_its_bound(made, tmp_path):
         return result.exit_code, result.stdout, result.stderr
 
     code, text, _ = run("made")
-    assert code == 0 and "fitted to all" in text and "9 us a call, latencies x 2.5" in text
+    assert code == 0 and "fitted to all" in text and "9 us per call, latencies x 2.5" in text
     code, text, error = run("spoilt", "--bound", "1 %")
     assert code == 3 and "is more than 1 %" in error and "all_reduce.0" in text
     code, text, _ = run("spoilt", "--bound", "100 %", "--json")

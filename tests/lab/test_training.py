@@ -21,6 +21,6 @@ def test_the_kernel_counts_the_plans_bytes(can_build: None) -> None:
     assert up == pytest.approx(down, rel=1e-3)  # what hosts send is what hosts get
     summing, exchanging, served = (Trained(found) for found in result["jobs"])
     for ran in (summing, exchanging, served):
-        assert 1.0 < ran.frames / ran.payload < 1.10, ran.found["name"]
+        assert 1.0 < ran.frames / ran.payload < 1.10, ran.job["name"]
         assert 0 < ran.step_s < 30 and ran.samples_per_s == pytest.approx(384 / ran.step_s)
-    assert (served.workers, served.found["servers"]) == (3, 1)
+    assert (served.workers, served.job["servers"]) == (3, 1)

@@ -1,4 +1,4 @@
-"""The split is fixed, and nothing that is held out is seen before."""
+"""The split of the cases is fixed, and no held-out bed is in another split."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dessim.validate.cases import collective_cases
 from dessim.validate.collectives import predict
 from dessim.validate.outcome import SPLITS
 from dessim.validate.request import bounds_of, read_cases
-from dessim.validate.run import validate
+from dessim.validate.run import ValidationRequest, validate
 
 TABLE = read_cases()
 CASES = collective_cases(TABLE, SPLITS, quick=False)
@@ -26,13 +26,13 @@ def beds(split: str) -> set[str]:
     return {case.bed for case in CASES if case.split == split}
 
 
-def test_held_out_beds_are_seen_by_neither_calibration_nor_development() -> None:
-    seen = beds("development") | {TABLE["calibration"]["bed"]}
-    assert not beds("held_out") & seen
+def test_held_out_beds_are_used_by_neither_calibration_nor_development() -> None:
+    used = beds("development") | {TABLE["calibration"]["bed"]}
+    assert not beds("held_out") & used
     assert {case.split for case in CASES} == {"development", "held_out"}
 
 
-def test_held_out_cases_are_many_and_of_every_kind_promised() -> None:
+def test_held_out_cases_cover_every_promised_variety() -> None:
     held_out = [case for case in CASES if case.split == "held_out"]
     assert len(held_out) >= 40 and len({case.name for case in CASES}) == len(CASES)
     ops = {case.op for case in held_out}
@@ -44,7 +44,7 @@ def test_held_out_cases_are_many_and_of_every_kind_promised() -> None:
     assert min(case.size for case in held_out) == 64 << 10 and max(case.size for case in held_out) == 8 << 20
 
 
-def test_bounds_are_those_promised() -> None:
+def test_bounds_are_the_documented_ones() -> None:
     bounds = bounds_of(TABLE)["collectives"]
     assert (bounds.median_error, bounds.p95_error) == (0.05, 0.15)
 
@@ -61,7 +61,7 @@ def test_quick_is_a_small_part() -> None:
     assert any(case.split == "held_out" for case in few)
 
 
-def test_iterations_go_round_all_connections() -> None:
+def test_iterations_cover_all_connections() -> None:
     for case in CASES:
         bench: dict[str, Any] = case.to_bench(8)
         assert bench["iterations"] >= 3 and bench["iterations"] >= case.connections
@@ -77,7 +77,7 @@ def test_a_prediction_is_the_same_twice_and_no_faster_than_the_wire(name: str) -
     assert once > case.size * (n - 1) / n / cluster.node.nic.capacity
 
 
-def test_a_small_machine_runs_beds_slower_and_they_are_predicted_so() -> None:
+def test_a_small_machine_runs_beds_slower_and_predictions_follow() -> None:
     cluster = load_cluster("lab/degraded_8")
     assert scale_for(cluster, 2) == 1.0 and scale_for(load_cluster("lab/two_leaves_4to1"), 4) == 1.0
     scale = scale_for(cluster, 1)
@@ -88,7 +88,7 @@ def test_a_small_machine_runs_beds_slower_and_they_are_predicted_so() -> None:
     assert predict(slower, case) == pytest.approx(predict(cluster, case) / scale, rel=0.01)
 
 
-def test_fast_links_let_larger_bursts_pass_as_the_lab_builds_them() -> None:
+def test_fast_links_have_larger_bursts_as_in_the_lab() -> None:
     for bed, frames in (("lab/switch_8", 9084), ("lab/switch_4", 9084), ("lab/switch_2", 12_500)):
         cluster = load_cluster(bed)
         transport = at_scale(cluster, 1.0, replace(cluster.transport, burst=9084.0)).transport
@@ -101,9 +101,9 @@ def test_two_jobs_take_longer_together() -> None:
     assert predict(cluster, case) > 1.5 * predict(cluster, replace(case, jobs=case.jobs[:1]))
 
 
-def test_without_root_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_validation_without_root_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     with pytest.raises(LabError, match="root"):
-        validate()
+        validate(ValidationRequest())
     with pytest.raises(UsageError, match="tables' is unknown; choose from collectives"):
-        validate(kinds=["tables"])
+        validate(ValidationRequest(kinds=["tables"]))

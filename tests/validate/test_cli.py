@@ -1,4 +1,4 @@
-"""`dessim validate` and `dessim calibrate` on the command line: what they print, and how they end."""
+"""`dessim validate` and `dessim calibrate` on the command line: their output and exit codes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def run(*words: str) -> Any:
 
 @pytest.fixture
 def measured() -> dict[str, Any]:
-    """A machine that takes exactly what is predicted of the quick cases."""
+    """A machine on which the quick cases take exactly the predicted times."""
     bed = load_cluster("lab/switch_8")
     kept: dict[str, Any] = {"calibration": {"cluster": "lab/switch_8", "where": {}, "bench": bench(bed, TRUE)}}
     transport = fit_profile(kept["calibration"]).transport
@@ -36,7 +36,7 @@ def measured() -> dict[str, Any]:
     return kept
 
 
-def test_measurements_are_predicted_anew_judged_and_kept(measured: dict[str, Any], tmp_path: Path) -> None:
+def test_saved_measurements_are_predicted_again_and_judged(measured: dict[str, Any], tmp_path: Path) -> None:
     file, figure, csv = tmp_path / "m.json", tmp_path / "f.svg", tmp_path / "c.csv"
     file.write_text(json.dumps(measured))
     words = ["validate", "--lab", "--quick", "--kinds", "collectives", "--measured", str(file)]
@@ -72,7 +72,7 @@ def test_mistakes_are_one_line(words: list[str], code: int, complaint: str) -> N
     assert complaint in found.stderr and len(found.stderr.strip().splitlines()) == 1
 
 
-def test_without_root_there_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_error_without_root_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     for words in (["validate", "--lab"], ["calibrate", "--lab", "lab/switch_4", "-o", str(tmp_path / "p.toml")]):
         found = run(*words)

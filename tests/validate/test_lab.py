@@ -1,4 +1,4 @@
-"""A calibration and a few collectives for real: what is predicted from the one is close to the other."""
+"""A real calibration, and a few real collectives that are predicted from it."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from dessim.calibrate.profile import fit_profile
 from dessim.cluster import load_cluster
 from dessim.errors import LabError
 from dessim.validate.outcome import summarize
-from dessim.validate.run import validate
+from dessim.validate.run import ValidationRequest, validate
 
 
 @pytest.mark.slow
 @pytest.mark.torch
 @pytest.mark.timeout(900)
-def test_collectives_that_no_calibration_saw_are_predicted(tmp_path: Path) -> None:
-    """Median error within 15 %, where a full run on an idle machine promises 5 %: other tests run at the same time.
+def test_collectives_are_predicted_from_a_calibration_of_single_messages(tmp_path: Path) -> None:
+    """The median error is within 15 %. A full run on an idle machine stays within 5 %, but other tests may run now.
 
-    As root with the tools in place nothing is skipped.
+    The test runs where the process is root and the network tools are installed.
     """
     pytest.importorskip("torch")
     try:
@@ -30,16 +30,18 @@ def test_collectives_that_no_calibration_saw_are_predicted(tmp_path: Path) -> No
     except LabError as error:
         pytest.skip(str(error))
     kept = tmp_path / "measured.json"
-    outcomes = validate(kinds=["collectives"], quick=True, save=kept)
+    outcomes = validate(ValidationRequest(kinds=["collectives"], quick=True, save=kept))
     held_out = summarize([outcome for outcome in outcomes if outcome.split == "held_out"])
     assert held_out is not None and held_out.n >= 10
     assert held_out.median_error <= 0.15, max(outcomes, key=lambda outcome: abs(outcome.error))
 
     measured = json.loads(kept.read_text())
-    assert validate(kinds=["collectives"], quick=True, measured=measured) == outcomes, "predicted anew: the same"
+    assert validate(ValidationRequest(kinds=["collectives"], quick=True, measured=measured)) == outcomes, (
+        "predicted anew: the same"
+    )
 
-    # The lab's shaper lets 9,084 bytes of frames pass at once; TCP acknowledges two segments of 1,448 bytes with one
-    # frame of 66; a lossless port loses nothing where senders meet.
+    # The burst of the lab's shaper is 9,084 bytes of frames. TCP acknowledges two segments of 1,448 bytes with one
+    # frame of 66. A lossless port loses nothing to incast.
     profile = fit_profile(measured["calibration"])
     assert 4_000 < profile.transport.burst < 14_000
     assert 0.0 <= profile.transport.ack_share < 0.06

@@ -1,4 +1,4 @@
-"""Errors, summaries and verdicts, by numbers one can check by hand."""
+"""Errors, summaries and verdicts, with numbers that can be checked by hand."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dessim.results.scatter import predicted_against_measured
-from dessim.validate.outcome import Bounds, Outcome, broken, summaries
+from dessim.validate.outcome import Bounds, Outcome, broken_bounds, summaries
 from dessim.validate.report import to_json, write_csv
 
 BOUNDS = {"collectives": Bounds(0.05, 0.15)}
@@ -18,7 +18,7 @@ def outcomes(errors: list[float], split: str = "held_out", kind: str = "collecti
     return [Outcome(f"{split} {i}", kind, split, 2e-3 * (1 + e), 2e-3) for i, e in enumerate(errors)]
 
 
-def test_errors_are_relative_to_what_was_measured() -> None:
+def test_errors_are_relative_to_the_measured_time() -> None:
     too_long, too_short = outcomes([0.5, -0.5])
     assert too_long.error == pytest.approx(0.5) and too_short.error == pytest.approx(-0.5)
 
@@ -41,9 +41,9 @@ def test_summaries_are_of_absolute_errors_by_split_and_kind() -> None:
     ],
 )
 def test_bounds_hold_for_held_out_cases(errors: list[float], said: list[str]) -> None:
-    lines = broken(outcomes(errors), BOUNDS)
+    lines = broken_bounds(outcomes(errors), BOUNDS)
     assert len(lines) == len(said) and all(part in line for part, line in zip(said, lines, strict=True))
-    assert not broken(outcomes(errors, "development"), BOUNDS), "only held-out cases count"
+    assert not broken_bounds(outcomes(errors, "development"), BOUNDS), "only held-out cases count"
 
 
 def test_json_and_csv_name_every_case(tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_json_and_csv_name_every_case(tmp_path: Path) -> None:
     assert [float(row["predicted_s"]) for row in rows] == pytest.approx([2.02e-3, 1.96e-3])
 
 
-def test_the_figure_shows_every_case_and_both_bands(tmp_path: Path) -> None:
+def test_the_figure_shows_every_case_and_both_bounds(tmp_path: Path) -> None:
     cases = [*outcomes([0.01, -0.3]), *outcomes([0.02], kind="steps")]
     svg = predicted_against_measured([case.to_json() for case in cases], tmp_path / "figure.svg")
     assert "±5 %" in svg and "±15 %" in svg and "steps" in svg

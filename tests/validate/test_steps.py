@@ -1,4 +1,4 @@
-"""Training steps of the lab: the split is fixed, and a step is what its parts make it."""
+"""Training steps on the lab: the split is fixed, and predictions respond to bytes, cores and the pipeline."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dessim.lab import lay_out
 from dessim.sim.core.device import roofline
 from dessim.trace.schema import Kind
 from dessim.validate.outcome import SPLITS
-from dessim.validate.request import Request, bounds_of, read_cases
+from dessim.validate.request import CaseRequest, bounds_of, read_cases
 from dessim.validate.step_cases import model_of, read_steps, step_cases
 from dessim.validate.steps import capture_key, captured_of, payload_of, predict, run_steps, traced_strategy
 from dessim.workload.model import parse_model
@@ -28,11 +28,11 @@ STUDIES = Path(__file__).parents[2] / "studies"
 TABLE = read_steps()
 CASES = step_cases(TABLE, SPLITS, quick=False)
 BED = load_cluster("lab/switch_4")
-RATE = 2.0  # times as slow as the device's roofline
+RATE = 2.0  # measured compute time over the device's roofline
 
 
 def captures(model: str, strategy: str) -> list[dict[str, object]]:
-    """Of runs on 2 and 4 ranks, each op as long as a roofline without launches says, times RATE."""
+    """Captures of runs on 2 and 4 ranks; each op takes RATE times its roofline without launches."""
     parsed, gpu = parse_model(model_of(TABLE, model), model), replace(BED.gpu, launch_overhead=0.0)
     plan, found = plan_of(strategy, parsed), []
     for ranks in TABLE["capture"]["ranks"]:
@@ -57,7 +57,7 @@ def captures(model: str, strategy: str) -> list[dict[str, object]]:
 
 @pytest.fixture(scope="module")
 def measured() -> dict[str, object]:
-    """As if every step had taken 0.4 s."""
+    """Measurements in which every step takes 0.4 s."""
     keys = {capture_key(case): case for case in CASES}
     trained = {
         case.name: {
@@ -88,7 +88,7 @@ def test_every_strategy_that_trains_is_held_out() -> None:
     assert {case.pipeline for case in held_out} == {True, False}
 
 
-def test_bounds_are_those_promised() -> None:
+def test_bounds_are_the_documented_ones() -> None:
     bounds = bounds_of(read_cases())["steps"]
     assert (bounds.median_error, bounds.p95_error) == (0.05, 0.12)
 
@@ -97,7 +97,7 @@ def test_beds_are_not_too_fast_for_two_cores() -> None:
     for case in CASES:
         cluster = case.cluster()
         assert 8 * cluster.node.nic.rate * cluster.n_gpus <= 480e6 * (1 + 1e-9), case.name
-        # What is simulated is what the lab builds.
+        # The simulated rates are those that the lab builds.
         ports = lay_out(load_cluster(case.bed), scale=case.scale).ports
         rates = {port.link: port.rate for port in ports}
         for link, rate in rates.items():
@@ -113,20 +113,21 @@ def test_cases_fit_their_beds_and_quick_is_a_small_part() -> None:
 
 
 @pytest.mark.slow
-def test_what_was_measured_can_be_predicted_anew(measured) -> None:
-    outcomes, kept = run_steps(Request(TABLE, BED.transport, SPLITS, quick=True, measured=measured))
+def test_saved_measurements_are_predicted_again(measured) -> None:
+    request = CaseRequest(table=TABLE, transport=BED.transport, quick=True, measured=measured)
+    outcomes, kept = run_steps(request)
     few = [case.name for case in step_cases(TABLE, SPLITS, quick=True)]
     assert kept is measured and [o.name for o in outcomes] == few and len(few) > 2
     assert [o.measured_s for o in outcomes] == pytest.approx([0.4] * len(outcomes))
     assert all(0.01 < o.predicted_s < 60 for o in outcomes)
-    assert run_steps(Request(TABLE, BED.transport, ["calibration"]))[0] == []
+    assert run_steps(CaseRequest(table=TABLE, transport=BED.transport, splits=["calibration"]))[0] == []
 
 
-def test_a_step_lasts_no_less_than_its_bytes(measured) -> None:
+def test_a_step_takes_at_least_the_time_of_its_bytes(measured) -> None:
     for case in CASES[::9]:
         captured = captured_of(case, measured)
         step = predict(case, captured, BED.transport, cores=2)
-        # All hosts of a bed with like NICs send at once, at best.
+        # At best all hosts send at once; their NICs have the same rate.
         nic = case.cluster().node.nic.capacity
         hosts = case.workers + case.servers
         assert step > payload_of(case, captured) / hosts / nic / (1 + 1e-9), case.name
@@ -134,14 +135,14 @@ def test_a_step_lasts_no_less_than_its_bytes(measured) -> None:
 
 def test_fewer_cores_never_make_a_step_shorter(measured) -> None:
     for case in CASES:
-        # How long an exchange takes depends on who comes first, as much as on cores.
+        # The time of an exchange depends on which rank starts first as much as on cores, so take one without.
         if case.bed == "lab/switch_6" and case.strategy == "des_all_reduce":
             captured = captured_of(case, measured)
             times = [predict(case, captured, BED.transport, cores) for cores in (6, 2, 1)]
             assert times[0] < 1.02 * times[1] and times[1] < times[2], case.name
 
 
-def test_the_pipeline_hides_what_ids_take(measured) -> None:
+def test_the_pipeline_hides_the_exchange_of_ids(measured) -> None:
     by_name = {case.name: case for case in CASES}
     for strategy in ("des_all_reduce", "ps_sync"):
         with_, without = (by_name[f"switch_4, deepfm{how}: {strategy}"] for how in ("", ", no pipeline"))
@@ -156,13 +157,13 @@ SENSITIVE = (
     "switch_6, dlrm: mesh",
     "switch_2 x 0.5, nfm: des_reduce_scatter",
 )
-"""Held-out cases whose predictions moved by 0.3 to 10 % when rounding errors decided which packet goes first."""
+"""Held-out cases whose predictions changed by 0.3 to 10 % while rounding errors decided which packet goes first."""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SENSITIVE)
 def test_inputs_perturbed_by_1e_12_move_no_predicted_step(name, monkeypatch) -> None:
-    monkeypatch.setattr("dessim.validate.steps._STEPS", 4)
+    monkeypatch.setattr("dessim.validate.steps._SIMULATED_STEPS", 4)
     measured = json.loads((STUDIES / "lab_steps" / "measured.json").read_text())
     (case,) = (case for case in CASES if case.name == name)
     captured, transport = captured_of(case, measured["steps"]), fit_profile(measured["calibration"]).transport

@@ -1,12 +1,13 @@
-"""Compute times of a strategy's ops, from traces of runs on few ranks to any number of them.
+"""Compute times of a strategy's ops at any number of ranks, extrapolated from traces of runs on few ranks.
 
-Each op's time is what a call costs and what its work costs, seconds = a + b * work, with the op's work by its formulas:
-the roofline of the device they ran on, launches aside. Two traces of different size give a and b (least squares on
-relative errors, neither negative); where an op's work is the same in both, its time is, too.
+The time of an op is modelled as seconds = a + b * work: a is the cost of a call, and `work` is the roofline of the
+device that ran the op, without launches, evaluated by the op's formulas. Two traces of different sizes determine a and
+b (non-negative least squares of the relative errors). Where the work of an op is the same in both traces, its time is
+constant.
 
-Of an op counts the time that its thread ran (`Op.cpu_us`, where the trace has it), median over ranks and steps: what
-it had to wait for a core that others use is the simulator's to add (dessim.sim.core.cores). What a step's threads work
-between ops, as by a count of the whole step that nobody traced, is added to its first op.
+The time of an op is its thread's CPU time (`Op.cpu_us`, where the trace has it), the median over ranks and steps.
+Waiting for a core that other ranks use is left to the simulator (dessim.sim.core.cores). CPU time of a step that falls
+between the traced ops is added to the step's first op.
 """
 
 from __future__ import annotations
@@ -31,8 +32,11 @@ Symbols = Mapping[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Capture:
-    """A trace, made small: its header, of each compute op the median seconds over ranks and steps, and the seconds that
-    a step works `between` ops. `spread` is an op's standard deviation over its median, the median of all ops'."""
+    """A condensed trace: its header, and the median seconds of each compute op over ranks and steps.
+
+    `between` are the seconds of CPU time that a step spends between its ops. `spread` is the relative standard
+    deviation (over the median) of an op's time, the median of all ops.
+    """
 
     header: Header
     seconds: Mapping[str, float]
@@ -41,31 +45,47 @@ class Capture:
 
     @classmethod
     def of_trace(cls, trace: Trace, work_s: float = 0.0) -> Capture:
-        """`work_s`: seconds that a step works in all, 0 where nobody counted."""
-        found: dict[str, list[float]] = {}
+        """Condense a trace. `work_s` is the CPU time of a whole step in seconds, 0 where it was not counted."""
+        samples: dict[str, list[float]] = {}
         for ops in trace.ranks:
             for op in ops:
                 if op.kind is Kind.COMPUTE:
-                    found.setdefault(op.name, []).append((op.cpu_us or op.dur_us) * 1e-6)
-        seconds = {name: median(each) for name, each in found.items()}
-        spreads = [float(np.std(each)) / seconds[name] for name, each in found.items() if seconds[name] > 0]
-        spread = median(spreads) if spreads else 0.0
-        return cls(trace.header, seconds, max(work_s - sum(seconds.values()), 0.0), spread)
+                    samples.setdefault(op.name, []).append((op.cpu_us or op.dur_us) * 1e-6)
+        seconds = {name: median(times) for name, times in samples.items()}
+        spreads = [float(np.std(times)) / seconds[name] for name, times in samples.items() if seconds[name] > 0]
+        return cls(
+            header=trace.header,
+            seconds=seconds,
+            between=max(work_s - sum(seconds.values()), 0.0),
+            spread=median(spreads) if spreads else 0.0,
+        )
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Capture:
-        seconds = {str(k): float(v) for k, v in raw["seconds"].items()}
-        more = {key: float(raw.get(key, 0.0)) for key in ("between", "spread")}
-        return cls(Header.from_json(raw["header"]), seconds, **more)
+        """The inverse of `to_json`."""
+        return cls(
+            header=Header.from_json(raw["header"]),
+            seconds={str(name): float(time) for name, time in raw["seconds"].items()},
+            between=float(raw.get("between", 0.0)),
+            spread=float(raw.get("spread", 0.0)),
+        )
 
     def to_json(self) -> dict[str, Any]:
-        more = {"between": self.between, "spread": self.spread}
-        return {"header": self.header.to_json(), "seconds": dict(self.seconds), **more}
+        """Plain values; times in seconds."""
+        return {
+            "header": self.header.to_json(),
+            "seconds": dict(self.seconds),
+            "between": self.between,
+            "spread": self.spread,
+        }
 
 
 @dataclass(frozen=True, slots=True)
 class Captured:
-    """Captures of one strategy on a device, at least one; `job` has the sizes of the last, the largest."""
+    """One or more captures of the same strategy on a device.
+
+    `job` has the sizes of the last capture, the largest. `runs` holds the symbols and op times of each capture.
+    """
 
     job: Job
     runs: tuple[tuple[Symbols, Mapping[str, float]], ...]
@@ -75,29 +95,38 @@ class Captured:
 
     @classmethod
     def of(cls, captures: Sequence[Capture], gpu: Gpu) -> Captured:
-        """`gpu` gives the roofline that work is measured by. Raises TraceError."""
+        """Combine captures; the roofline of `gpu` measures the work of an op. Raises TraceError."""
         jobs = [Job.of_header(capture.header) for capture in captures]
         runs = tuple((job.measured_symbols, capture.seconds) for job, capture in zip(jobs, captures, strict=True))
-        between, spread = (median(getattr(c, key) for c in captures) for key in ("between", "spread"))
-        return cls(jobs[-1], runs, replace(gpu, launch_overhead=0.0), between, spread)
+        return cls(
+            job=jobs[-1],
+            runs=runs,
+            gpu=replace(gpu, launch_overhead=0.0),
+            between=median(capture.between for capture in captures),
+            spread=median(capture.spread for capture in captures),
+        )
 
     def durations(self, plan: Plan, symbols: Symbols) -> dict[str, float]:
-        """Seconds of each compute op of `plan`, a plan of the captured strategy."""
-        found = {op.name: self.seconds(op, symbols) for op in plan.ops if op.kind is Kind.COMPUTE}
-        first = next((op.name for op in plan.ops if op.name in found and op.stream != PREFETCH), None)
-        if first is not None:
-            found[first] += self.between
-        return found
+        """Return the seconds of each compute op of `plan`, a plan of the captured strategy, by name."""
+        durations = {op.name: self.seconds(op, symbols) for op in plan.ops if op.kind is Kind.COMPUTE}
+        in_step = [op.name for op in plan.ops if op.name in durations and op.stream != PREFETCH]
+        if in_step:
+            durations[in_step[0]] += self.between
+        return durations
 
     def seconds(self, op: PlannedOp, symbols: Symbols) -> float:
-        """Seconds of one compute op."""
-        seen = [(self._work(op, own), seconds[op.name]) for own, seconds in self.runs if op.name in seconds]
-        if not seen:
-            return 0.0  # work that no rank had to do
-        work, seconds = np.array(seen).T
+        """Return the seconds of one compute op; 0 for an op that no capture has."""
+        samples = [(self._work(op, measured), times[op.name]) for measured, times in self.runs if op.name in times]
+        if not samples:
+            return 0.0  # no rank had this op to do
+        work, seconds = np.array(samples).T
+        # Dividing both sides by the measured seconds makes the residuals relative errors.
         terms = np.column_stack([np.ones(len(work)), work]) / seconds[:, None]
         call, rate = nonnegative(terms, np.ones(len(work)))
         return float(call + rate * self._work(op, symbols))
 
     def _work(self, op: PlannedOp, symbols: Symbols) -> float:
-        return roofline(self.gpu, op.flops.evaluate(symbols), op.mem.evaluate(symbols), 0.0)
+        """Seconds of an op by the roofline, without launches."""
+        flops = op.flops.evaluate(symbols)
+        memory_bytes = op.mem.evaluate(symbols)
+        return roofline(self.gpu, flops, memory_bytes, kernels=0.0)

@@ -1,10 +1,10 @@
-"""Projection of parameter servers that have hosts of their own.
+"""Projection of parameter servers on dedicated hosts.
 
-Workers take the cluster's first GPUs. Each server is a host of its own, from the first one without a worker on, and is
-attached by its first NIC; of the host only CPU and memory count, and these are those of a device of the parts
-catalogue. A server's thread is the device's share of one in k: a request costs it the launch overhead, then the
-roofline at 1/k of the device's rates. That is exact when all threads are busy, which is when it matters, and slow for a
-lone request.
+Workers use the cluster's first GPUs. Each server has a host to itself, starting with the first host without a worker,
+and is attached through that host's first NIC. Only the CPU and memory of a server host count; they are those of a
+device of the parts catalogue. A request costs the device's launch overhead, then its roofline at 1/k of the device's
+rates, where k is the number of threads. That is exact while all threads are busy, which is when it matters, and too
+slow for a lone request.
 """
 
 from __future__ import annotations
@@ -23,19 +23,24 @@ from dessim.results.metrics import Breakdown
 from dessim.results.server_times import ServerTimes, server_breakdown
 from dessim.sim.core.device import roofline
 from dessim.sim.core.recorder import Record
+from dessim.sim.fluid.route_cache import RouteCache
 from dessim.sim.progress import Progress
 from dessim.sim.servers.parameter_server import serve
 from dessim.sim.servers.traffic import Consistency, StepTraffic
 from dessim.workload.memory import Memory
-from dessim.workload.plan import Plan
+from dessim.workload.plan import Plan, PlannedOp
 from dessim.workload.server_roles import Roles, Work, requests_of
 from dessim.workload.strategies import STRATEGIES, spec_of
+
+"""Strategies whose tables can live on dedicated servers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Servers:
-    """`count` parameter servers with `threads` threads each on a `device`; `staleness`, `jitter` and `seed` are those
-    of `dessim.sim.servers.traffic.Consistency`."""
+    """`count` parameter servers, each with `threads` threads on a `device`.
+
+    `staleness`, `jitter` and `seed` are those of `dessim.sim.servers.traffic.Consistency`.
+    """
 
     count: int
     device: Gpu
@@ -45,26 +50,41 @@ class Servers:
     seed: int = 0
 
     def consistency(self, strategy: str) -> Consistency:
+        """When workers wait for each other under `strategy`; a synchronous one has no staleness bound."""
         sync = spec_of(strategy).synchronous
-        return Consistency(sync, None if sync else self.staleness, self.threads, self.jitter, self.seed)
+        return Consistency(
+            sync=sync,
+            staleness=None if sync else self.staleness,
+            threads=self.threads,
+            jitter=self.jitter,
+            seed=self.seed,
+        )
 
-    def seats(self, cluster: Cluster, n: int) -> IntArray:
-        """The GPU in whose place each is attached, beside `n` workers. Raises CapacityError where hosts are too few."""
-        host = cluster.node_of(np.arange(cluster.n_gpus))
-        first = int(host[n - 1]) + 1
-        left = cluster.n_nodes - first
-        if self.count > left:
+    def first_gpus(self, cluster: Cluster, n_workers: int) -> IntArray:
+        """Return the first GPU of each server's host [count]; the server uses that GPU's attachment to the fabric.
+
+        Raises CapacityError where too few hosts are left beside the workers'.
+        """
+        host_of_gpu = cluster.node_of(np.arange(cluster.n_gpus))
+        first_host = int(host_of_gpu[n_workers - 1]) + 1
+        hosts_left = cluster.n_nodes - first_host
+        if self.count > hosts_left:
             raise CapacityError(
-                f"cluster {cluster.name} has {cluster.n_nodes} hosts; {n:,} GPUs take {first} of them, which leaves "
-                f"{left} for --servers {self.count}; ask for fewer GPUs or servers, or raise node.count in "
-                f"{cluster.path}"
+                f"cluster {cluster.name} has {cluster.n_nodes} hosts; {n_workers:,} GPUs take {first_host} of them, "
+                f"which leaves {hosts_left} for --servers {self.count}; ask for fewer GPUs or servers, or raise "
+                f"node.count in {cluster.path}"
             )
-        return np.searchsorted(host, first + np.arange(self.count))
+        return np.searchsorted(host_of_gpu, first_host + np.arange(self.count))
+
+    def source(self) -> str:
+        """Describe the servers in the provenance of a row."""
+        share = f", of which each of {self.threads} threads has its share" if self.threads > 1 else ""
+        return f"assumed: {self.count} hosts beside the workers', roofline of {self.device.name}{share}"
 
 
 @dataclass(frozen=True, slots=True)
 class ServedStep:
-    """A projected step with servers: the servers, what each needs, and where time goes."""
+    """A projected step with dedicated servers. `memory` is that of one server, `times` the causes of waiting."""
 
     servers: Servers
     memory: Memory
@@ -74,7 +94,7 @@ class ServedStep:
     record: Record
 
     def to_json(self) -> dict[str, Any]:
-        """What a row of `projection` says of its servers."""
+        """The `servers` object of a row of `projection`."""
         return {
             "count": self.servers.count,
             "device": self.servers.device.name,
@@ -92,26 +112,39 @@ class ServedStep:
 def parse_servers(
     count: int | None, device: str, threads: int, staleness: int | None, jitter: float, seed: int
 ) -> Servers | None:
-    """The servers that options of the command line ask for. Raises UsageError where they need `--servers`."""
-    if count is None:
-        for flag, given in (("--staleness", staleness is not None), ("--jitter", jitter > 0)):
-            if given:
-                raise UsageError(
-                    f"{flag} is for parameter servers on hosts of their own: add --servers 16, for example"
-                )
-        return None
-    return Servers(count, load_device(device), threads, staleness, jitter, seed)
+    """Return the servers that command-line options describe; None without `--servers`.
+
+    Raises UsageError where another option needs `--servers`, or the device is unknown.
+    """
+    if count is not None:
+        return Servers(
+            count=count,
+            device=load_device(device),
+            threads=threads,
+            staleness=staleness,
+            jitter=jitter,
+            seed=seed,
+        )
+    for flag, is_given in (("--staleness", staleness is not None), ("--jitter", jitter > 0)):
+        if is_given:
+            raise UsageError(f"{flag} is for dedicated parameter servers: add --servers 16, for example")
+    return None
 
 
-def check(strategies: Sequence[str], servers: Servers | None) -> None:
+def check_servers(strategies: Sequence[str], servers: Servers | None) -> None:
     """Raise UsageError where strategies and servers do not go together."""
     served = [strategy for strategy in strategies if spec_of(strategy).has_servers]
-    if servers is not None and (optioned := next((strategy for strategy in served if "+" in strategy), None)):
-        raise UsageError(f"--servers and {optioned}: hosts that serve have no options yet; leave one of the two out")
     if servers is None:
-        if apart := [strategy for strategy in served if spec_of(strategy).dedicated_servers]:
-            raise UsageError(f"{apart[0]} needs servers on hosts of their own: add --servers 16, for example")
+        without = [strategy for strategy in served if spec_of(strategy).dedicated_servers]
+        if without:
+            raise UsageError(f"{without[0]} needs dedicated servers: add --servers 16, for example")
         return
+    with_options = [strategy for strategy in served if "+" in strategy]
+    if with_options:
+        raise UsageError(
+            f"--servers and {with_options[0]}: options of strategies are not modelled for dedicated servers; leave one "
+            "of them out"
+        )
     if not served:
         names = " and ".join(spec.name for spec in STRATEGIES.values() if spec.has_servers)
         raise UsageError(f"--servers is for {names}; add one of them to --strategy")
@@ -120,37 +153,59 @@ def check(strategies: Sequence[str], servers: Servers | None) -> None:
 
 
 def step_with_servers(
-    cluster: Cluster,
+    routed: RouteCache,
     plan: Plan,
     symbols: Mapping[str, float],
     durations: Mapping[str, float],
     servers: Servers,
     memory: Memory,
-    folding: bool,
     progress: Progress,
 ) -> ServedStep:
-    """Simulate. `durations` are the seconds of a worker's compute ops by name, `memory` is what a server needs."""
-    n, consistency, device = int(symbols["N"]), servers.consistency(plan.strategy), servers.device
-    wanted, roles = requests_of(plan, symbols, servers.count, consistency.sync), Roles.of(plan)
+    """Simulate a step of `plan` with dedicated servers.
 
-    def seconds(work: Work) -> float:
-        return roofline(device, work.flops * servers.threads, work.mem * servers.threads, kernels=1)
+    `durations` are the seconds of a worker's compute ops by name; `memory` is what one server needs.
+    """
+    n_workers = int(symbols["N"])
+    consistency = servers.consistency(plan.strategy)
+    roles = Roles.of(plan)
+
+    def compute_s(ops: Sequence[PlannedOp]) -> float:
+        return sum(durations[op.name] for op in ops)
 
     served = serve(
-        cluster,
-        np.arange(n),
-        servers.seats(cluster, n),
-        StepTraffic(
-            wanted.request,
-            wanted.reply,
-            wanted.push,
-            seconds(wanted.gather),
-            seconds(wanted.merge),
-            seconds(wanted.apply) if consistency.sync else 0.0,
-        ),
-        [sum(durations[op.name] for op in ops) for ops in (roles.prepare, roles.compute)],
+        routed.cluster,
+        np.arange(n_workers),
+        servers.first_gpus(routed.cluster, n_workers),
+        _traffic(plan, symbols, servers, consistency),
+        [compute_s(roles.prepare), compute_s(roles.compute)],
         consistency,
-        folding=folding,
+        folding=routed.folding,
         progress=progress,
     )
-    return ServedStep(servers, memory, consistency, *server_breakdown(served), served.record)
+    step_breakdown, times = server_breakdown(served)
+    return ServedStep(
+        servers=servers,
+        memory=memory,
+        consistency=consistency,
+        breakdown=step_breakdown,
+        times=times,
+        record=served.record,
+    )
+
+
+def _traffic(plan: Plan, symbols: Mapping[str, float], servers: Servers, consistency: Consistency) -> StepTraffic:
+    """Bytes of each message of a step, and the seconds that a server's thread takes to serve it."""
+    requests = requests_of(plan, symbols, servers.count, consistency.sync)
+
+    def service_s(work: Work) -> float:
+        # A thread has 1/k of the device's rates, so the same work takes k times as long.
+        return roofline(servers.device, work.flops * servers.threads, work.mem * servers.threads, kernels=1)
+
+    return StepTraffic(
+        request=requests.request,
+        reply=requests.reply,
+        push=requests.push,
+        gather=service_s(requests.gather),
+        merge=service_s(requests.merge),
+        apply=service_s(requests.apply) if consistency.sync else 0.0,
+    )

@@ -1,4 +1,4 @@
-"""des_ref.steps on a bed of the lab: jobs in, whole training steps out, with what the kernel counted meanwhile."""
+"""Runs des_ref.steps on an emulated cluster of the lab: training jobs in, their steps and the kernel's counters out."""
 
 from __future__ import annotations
 
@@ -17,78 +17,92 @@ import numpy as np
 
 from dessim import lab
 from dessim.cluster import load_cluster
+from dessim.commands.support.lab_bench import failure_of
 from dessim.errors import LabError
 from dessim.lab.priority import first
 from dessim.trace.schema import Collective, sent_factor
 
-_LAB = "training"
+_LAB_NAME = "training"
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A job as it ran: what des_ref.steps wrote of it. Bytes are of all workers together, a step."""
+    """A job as it ran. `job` is the object that des_ref.steps wrote about it.
 
-    found: Mapping[str, Any]
+    Bytes are those of a step, summed over all workers.
+    """
+
+    job: Mapping[str, Any]
 
     @property
     def workers(self) -> int:
-        return int(self.found["workers"])
+        return int(self.job["workers"])
 
     @property
     def step_s(self) -> float:
-        """Seconds from one step's end to the next one's, the median: by the last worker's end where workers keep pace
-        with each other; where they do not (ps_async), each worker's own. (Not the mean: the servers' last steps are
-        short, when some workers are done.)"""
-        ends = np.array(self.found["ends_s"])
-        return float(np.median(np.diff(ends if self.found["servers"] else ends.max(axis=0))))
+        """Median seconds from the end of a step to the end of the next.
+
+        Where workers are synchronous, a step ends with its last worker. With asynchronous servers (ps_async) each
+        worker's own steps count. The mean would be wrong there: the last steps are short, since some workers have
+        already finished.
+        """
+        ends = np.array(self.job["ends_s"])  # [workers, steps]
+        return float(np.median(np.diff(ends if self.job["servers"] else ends.max(axis=0))))
 
     @property
     def samples_per_s(self) -> float:
-        return float(self.found["batch"]) / self.step_s
+        return float(self.job["batch"]) / self.step_s
 
     @property
     def payload(self) -> float:
-        """Bytes that the plan sends over the network; with servers of their own, both ways."""
-        n, ops = self.workers, self.found["ops"]
-        if self.found["servers"]:
-            closing = self.found["closing"] / self.found["counted_steps"]
-            return float(n * (sum(op["bytes"] for op in ops) + closing))
-        return float(sum(n * sent_factor(Collective(op["collective"]), n) * op["bytes"] for op in ops))
+        """Bytes that the plan sends over the network; with dedicated servers, in both directions."""
+        n_workers = self.workers
+        ops = self.job["ops"]
+        if self.job["servers"]:
+            closing = self.job["closing"] / self.job["counted_steps"]
+            return float(n_workers * (sum(op["bytes"] for op in ops) + closing))
+        factors = [sent_factor(Collective(op["collective"]), n_workers) for op in ops]
+        return float(sum(n_workers * factor * op["bytes"] for factor, op in zip(factors, ops, strict=True)))
 
     @property
     def frames(self) -> float:
-        """Bytes of Ethernet frames that the hosts sent, by the kernel's count. Raises LabError where nobody counted."""
-        if self.found["frames"] is None:
-            raise LabError(f"{self.found['name']}: no shaper counted what was sent")
-        return float(sum(self.found["frames"])) / int(self.found["counted_steps"])
+        """Bytes of Ethernet frames that the hosts sent, as the kernel counted them.
+
+        Raises LabError where they were not counted.
+        """
+        if self.job["frames"] is None:
+            raise LabError(f"{self.job['name']}: no shaper counted the bytes that the hosts sent")
+        return float(sum(self.job["frames"])) / int(self.job["counted_steps"])
 
 
 def train_on_lab(
     bed: str, jobs: Sequence[Mapping[str, Any]], timeout: float, *, ranks: int | None = None, scale: float = 1.0
 ) -> dict[str, Any]:
-    """Build `bed`, run `jobs` (des_ref/steps.py) on the first `ranks` of it in one launch, take it down.
+    """Build `bed`, run `jobs` (des_ref/steps.py) on its first `ranks` ranks in one launch, take it down.
 
-    Returns the file that des_ref.steps writes, and `links`: of each link of the bed, by name, bytes and dropped packets
-    of the whole launch, and the `machine`. `timeout` is in seconds. Raises LabError.
+    Returns the file that des_ref.steps writes, with these keys added: `bed` and `scale`, the `machine`, and `links`,
+    which holds the bytes and dropped packets of each link, by name, over the whole launch. `timeout` is in seconds.
+    Raises LabError.
     """
     with TemporaryDirectory() as folder:
-        asked, out = Path(folder, "jobs.json"), Path(folder, "steps.json")
-        asked.write_text(json.dumps({"jobs": list(jobs)}), encoding="utf-8")
-        command = first([sys.executable, "-m", "des_ref.steps", str(asked), "--json", str(out)])
-        with lab.up(load_cluster(bed), scale=scale, name=_LAB) as up:
-            before = up.counters()
-            done = up.run(command, ranks, logs=Path(folder, "logs"), timeout=timeout)
-            carried = lab.between(before, up.counters())
-        if done.code:
-            raise LabError(f"{bed}: des_ref.steps {_why(done)}")
-        result: dict[str, Any] = json.loads(out.read_text("utf-8"))
+        jobs_file = Path(folder, "jobs.json")
+        results_file = Path(folder, "steps.json")
+        jobs_file.write_text(json.dumps({"jobs": list(jobs)}), encoding="utf-8")
+        command = first([sys.executable, "-m", "des_ref.steps", str(jobs_file), "--json", str(results_file)])
+        with lab.up(load_cluster(bed), scale=scale, name=_LAB_NAME) as built:
+            before = built.counters()
+            finished = built.run(command, ranks, logs=Path(folder, "logs"), timeout=timeout)
+            carried = lab.between(before, built.counters())
+        if finished.code:
+            raise LabError(f"{bed}: des_ref.steps {failure_of(finished)}")
+        result: dict[str, Any] = json.loads(results_file.read_text("utf-8"))
         result |= {"bed": bed, "scale": scale, "machine": machine()}
         result["links"] = {c.name: {"bytes": c.bytes, "dropped": c.dropped} for c in carried.values()}
         return result
 
 
 def machine() -> str:
-    """This machine in a line, for who reads a measurement later."""
+    """Describe this machine in one line, for readers of a measurement."""
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
         processor = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
@@ -96,11 +110,3 @@ def machine() -> str:
         processor = platform.processor() or platform.machine()
     system = f"{platform.system()} {platform.release()}"
     return f"{os.cpu_count()} cores of {processor}, {system}, torch {version('torch')} over gloo"
-
-
-def _why(done: lab.Finished) -> str:
-    """The last line that the rank which failed printed."""
-    if done.rank is None:
-        return "was not done in time; is the machine busy?"
-    lines = done.logs[done.rank].read_text("utf-8", errors="replace").strip().splitlines()
-    return f"failed on rank {done.rank} with code {done.code}: {lines[-1] if lines else 'no output'}"

@@ -1,4 +1,4 @@
-"""Rows of a projection: what a strategy takes at a scale, or why it does not fit."""
+"""Rows of a projection: the simulated step of a strategy at a scale, or the reason why it does not fit."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from dessim.workload.memory import Memory, Spill
 
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """One row: a strategy at a scale. `provenance` says where compute, communication, sizes and memory come from.
+    """A simulated step of one strategy on `gpus` GPUs, with a global batch of `batch` samples.
 
-    `memory` is what a GPU needs, `spill` what of it is in the host's memory, if anything is; `served` are parameter
-    servers on hosts of their own.
+    `bytes_per_worker` is what a worker sends in the step. `provenance` says where compute times, communication, sizes
+    and memory come from, `caveat` what the plan leaves out.
+    `memory` is what one GPU needs; `spill` is the part of it in the host's memory, None if everything fits.
+    `served` describes the dedicated parameter servers, None if there are none.
     """
 
     gpus: int
@@ -39,17 +41,17 @@ class Projection:
         return self.batch / self.breakdown.step_time_s
 
     def to_json(self) -> dict[str, Any]:
-        """A row of `projection`: units in the keys, breakdown beside the totals."""
-        parts = self.breakdown.to_json()
+        """A row of `projection` in the JSON result: plain values, units in the keys."""
+        breakdown = self.breakdown.to_json()
         return {
             "gpus": self.gpus,
             "strategy": self.strategy,
             "batch": self.batch,
-            "step_time_s": parts.pop("step_time_s"),
+            "step_time_s": breakdown.pop("step_time_s"),
             "samples_per_s": self.samples_per_s,
             "bytes_per_worker": self.bytes_per_worker,
             "bytes_by_traffic": dict(self.bytes_by_traffic),
-            **parts,
+            **breakdown,
             "error_bar": self.error_bar,
             "memory_bytes": self.memory.total,
             "memory": self.memory.to_json(),
@@ -63,7 +65,7 @@ class Projection:
 
 @dataclass(frozen=True, slots=True)
 class Misfit:
-    """A row without times: what a GPU would need is more than it has. `reason` says what to change."""
+    """A row without times: a GPU, or a server's host, has too little memory. `reason` says what to change."""
 
     gpus: int
     strategy: str
@@ -72,7 +74,7 @@ class Misfit:
     reason: str
 
     def to_json(self) -> dict[str, Any]:
-        """A row of `projection` with nothing but memory."""
+        """A row of `projection` in the JSON result with the memory alone."""
         return {
             "gpus": self.gpus,
             "strategy": self.strategy,

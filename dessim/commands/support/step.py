@@ -1,4 +1,8 @@
-"""One step of a plan on a cluster's GPUs, and how long its compute takes: measured and scaled, or a roofline."""
+"""One step of a plan on a cluster's GPUs, with the time of each compute op.
+
+A compute time is either the roofline of the GPU, or the time that a trace measured on such a GPU, scaled by the ratio
+of rooflines.
+"""
 
 from __future__ import annotations
 
@@ -20,21 +24,31 @@ from dessim.workload.scale import Job
 def step_of(
     job: Job, cluster: Cluster, plan: Plan, symbols: Mapping[str, float], spill: Spill | None = None
 ) -> tuple[Workload, str]:
-    """A step of `plan` on the first GPUs of `cluster`, and where its compute times come from.
+    """Return a step of `plan` on the first N GPUs of `cluster`, and the source of its compute times.
 
-    Ranks on different GPUs are different classes.
+    Ranks on GPUs of different types are different classes. Raises UsageError where the plan copies rows to the host and
+    the cluster does not state that bandwidth.
     """
-    devices = cluster.devices(range(int(symbols["N"])))
-    found = [(ranks, *durations_of(job, gpu, plan, symbols, spill)) for gpu, ranks in devices]
+    n_gpus = int(symbols["N"])
     copies = _copies(cluster, plan, symbols)
-    each = [(ranks, workload_from_plan(plan, symbols, durations | copies)) for ranks, durations, _ in found]
-    source = "; ".join(dict.fromkeys(source for _, _, source in found))
+    ranks_of_gpu = []
+    workloads = []
+    sources: list[str] = []
+    for gpu, ranks in cluster.devices(range(n_gpus)):
+        durations, source = durations_of(job, gpu, plan, symbols, spill)
+        ranks_of_gpu.append(tuple(ranks.tolist()))
+        workloads.append(workload_from_plan(plan, symbols, durations | copies))
+        if source not in sources:
+            sources.append(source)
+    source = "; ".join(sources)
     if copies:
-        link = format_bandwidth(to_host(cluster, int(symbols["N"]), plan.strategy))
-        source += f"; copies: {link} each way to the host's memory"
-    workload = each[0][1]
-    if len(each) > 1:
-        classes = (RankClass(tuple(ranks.tolist()), of.classes[0].tasks) for ranks, of in each)
+        link = format_bandwidth(to_host(cluster, n_gpus, plan.strategy))
+        source += f"; copies: {link} in each direction to the host's memory"
+    workload = workloads[0]
+    if len(workloads) > 1:
+        classes = [
+            RankClass(ranks, of_gpu.classes[0].tasks) for ranks, of_gpu in zip(ranks_of_gpu, workloads, strict=True)
+        ]
         workload = replace(workload, classes=tuple(classes))
     return workload, source
 
@@ -42,34 +56,38 @@ def step_of(
 def durations_of(
     job: Job, gpu: Gpu, plan: Plan, symbols: Mapping[str, float], spill: Spill | None
 ) -> tuple[dict[str, float], str]:
-    """Seconds of each compute op, and where they come from."""
+    """Return the seconds of each compute op by name, and their source."""
     seconds, source = _on_gpu(job, gpu, plan, symbols)
     if spill is None:
         return seconds, source
-    # One more roof: the link to the host works while the GPU's own memory does.
-    launches = {op.name: op.kernels * gpu.launch_overhead for op in plan.ops}
-    slow = {name: launches[name] + there for name, there in spill.seconds.items()}
-    return {name: max(here, slow.get(name, 0.0)) for name, here in seconds.items()}, source
+    # Reads from the host overlap with the GPU's own memory, so an op takes as long as the slower of the two.
+    from_host = {
+        op.name: op.kernels * gpu.launch_overhead + spill.seconds[op.name]
+        for op in plan.ops
+        if op.name in spill.seconds
+    }
+    return {name: max(on_gpu, from_host.get(name, 0.0)) for name, on_gpu in seconds.items()}, source
 
 
-def to_host(cluster: Cluster, n: int, asks: str) -> float:
-    """Payload bytes/s between a GPU and its host's memory, each way; of unlike servers the slowest.
+def to_host(cluster: Cluster, n_gpus: int, purpose: str) -> float:
+    """Return the payload bytes/s between a GPU and its host's memory in each direction; of all nodes the slowest.
 
-    Raises UsageError where the cluster does not say, with what asks for it.
+    `purpose` names what needs this bandwidth, for the error message. Raises UsageError where the cluster does not state
+    it.
     """
-    own = cluster.device(range(n), asks).host_bandwidth
-    slots = [node.pcie.capacity if node.pcie else 0.0 for node in cluster.nodes]
-    found = own or min(slots)
-    if not found:
+    stated = cluster.device(range(n_gpus), purpose).host_bandwidth
+    pcie = [node.pcie.capacity if node.pcie else 0.0 for node in cluster.nodes]
+    bandwidth = stated or min(pcie)
+    if not bandwidth:
         raise UsageError(
-            f"{asks} needs the way to the host's memory: {cluster.path} has no node.pcie; "
+            f"{purpose} needs the bandwidth to the host's memory: {cluster.path} has no node.pcie; "
             'give its gpu a host_bandwidth, such as gpu = {part = "h100-sxm", host_bandwidth = "55 GB/s"}'
         )
-    return found
+    return bandwidth
 
 
 def _copies(cluster: Cluster, plan: Plan, symbols: Mapping[str, float]) -> dict[str, float]:
-    """Seconds of each copy between a GPU and its host."""
+    """Seconds of each copy between a GPU and its host, by name."""
     if not plan.copies:
         return {}
     bandwidth = to_host(cluster, int(symbols["N"]), plan.strategy)
@@ -77,17 +95,20 @@ def _copies(cluster: Cluster, plan: Plan, symbols: Mapping[str, float]) -> dict[
 
 
 def _on_gpu(job: Job, gpu: Gpu, plan: Plan, symbols: Mapping[str, float]) -> tuple[dict[str, float], str]:
-    """The same with all rows in the GPU's memory."""
+    """`durations_of` with all rows in the GPU's memory."""
     ops = [op for op in plan.ops if op.kind is Kind.COMPUTE]
-    bound = {op.name: _roofline(op, gpu, symbols) for op in ops}
-    same_device = job.device == gpu.name and job.strategy == plan.strategy
-    if not same_device or any(op.name not in job.measured_s for op in ops):
-        return bound, f"assumed: roofline of {gpu.name}"
+    rooflines = {op.name: _roofline(op, gpu, symbols) for op in ops}
+    same_device_and_strategy = job.device == gpu.name and job.strategy == plan.strategy
+    if not same_device_and_strategy or any(op.name not in job.measured_s for op in ops):
+        return rooflines, f"assumed: roofline of {gpu.name}"
     scaled = {
-        op.name: job.measured_s[op.name] * bound[op.name] / _roofline(op, gpu, job.measured_symbols) for op in ops
+        op.name: job.measured_s[op.name] * rooflines[op.name] / _roofline(op, gpu, job.measured_symbols) for op in ops
     }
     return scaled, f"measured on {job.device}, scaled by the ratio of its roofline"
 
 
 def _roofline(op: PlannedOp, gpu: Gpu, symbols: Mapping[str, float]) -> float:
-    return roofline(gpu, op.flops.evaluate(symbols), op.mem.evaluate(symbols), float(op.kernels))
+    """Seconds of a compute op by the roofline of `gpu`, launches included."""
+    flops = op.flops.evaluate(symbols)
+    mem_bytes = op.mem.evaluate(symbols)
+    return roofline(gpu, flops, mem_bytes, float(op.kernels))

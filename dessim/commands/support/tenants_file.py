@@ -1,6 +1,6 @@
-"""The tenants page: which jobs come to a cluster, and when, as a person writes it. Keys: docs/tenants.md.
+"""The tenants file: the jobs that arrive at a cluster, and when. Its keys are described in docs/tenants.md.
 
-All mistakes of a page are reported together, each with its key path.
+All mistakes in a file are reported together, each with its key path.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Gpu = Annotated[int, Field(ge=0, strict=True)]
 
 
 class JobTable(Table):
-    """`[[job]]`: what it trains and how, on which GPUs, from when on, for how many steps."""
+    """`[[job]]`: the model and strategy of a job, its GPUs, its arrival time in seconds and its number of steps."""
 
     name: Annotated[str, Field(min_length=1)]
     model: str
@@ -39,7 +39,7 @@ class JobTable(Table):
             if not self.placement:
                 raise ValueError("placement lists no GPU")
         elif self.gpus is None:
-            raise ValueError("gpus is missing; say how many, or list them in placement")
+            raise ValueError("gpus is missing; give their number, or list them in placement")
         if self.seed is not None and self.placement != "random":
             raise ValueError('seed is for placement = "random" only')
         return self
@@ -49,32 +49,35 @@ class JobTable(Table):
         return self.gpus or len(self.placement)
 
 
-class TenantsPage(Table):
-    """A whole page. `cluster` and models are shipped names, or files beside the page."""
+class TenantsFile(Table):
+    """A whole file. `cluster` and models are shipped names, or paths of files."""
 
     cluster: str
     job: Annotated[tuple[JobTable, ...], Field(min_length=1)]
 
     @model_validator(mode="after")
-    def _names_differ(self) -> TenantsPage:
+    def _names_differ(self) -> TenantsFile:
         names = [job.name for job in self.job]
-        twice = [name for name in names if names.count(name) > 1]
-        if twice:
-            raise ValueError(f"two jobs are called {twice[0]!r}; give each a name of its own")
+        repeated = [name for name in names if names.count(name) > 1]
+        if repeated:
+            raise ValueError(f"two jobs are called {repeated[0]!r}; give them different names")
         return self
 
 
-def load_page(path: Path) -> TenantsPage:
-    """The page of a file, its file names made absolute. Raises FileError that names the file and every wrong key."""
+def load_tenants_file(path: Path) -> TenantsFile:
+    """Read a file; models and clusters that are files beside it get their full path.
+
+    Raises FileError, which names the file and every wrong key.
+    """
     try:
-        page = TenantsPage.model_validate(read_toml(path))
+        tenants = TenantsFile.model_validate(read_toml(path))
     except ValidationError as error:
         raise FileError(path, "", problems(error)) from None
-    jobs = tuple(job.model_copy(update={"model": _beside(path, job.model)}) for job in page.job)
-    return page.model_copy(update={"cluster": _beside(path, page.cluster), "job": jobs})
+    jobs = tuple(job.model_copy(update={"model": _beside(path, job.model)}) for job in tenants.job)
+    return tenants.model_copy(update={"cluster": _beside(path, tenants.cluster), "job": jobs})
 
 
-def _beside(page: Path, name: str) -> str:
-    """A file beside the page, where there is one; else the name as it is."""
-    beside = page.parent / name
+def _beside(tenants_path: Path, name: str) -> str:
+    """The path of a file called `name` beside the tenants file, if it exists; else `name` unchanged."""
+    beside = tenants_path.parent / name
     return str(beside) if beside.is_file() else name

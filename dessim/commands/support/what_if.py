@@ -1,63 +1,70 @@
-"""What if: each change to the cluster alone, simulated anew, and what it would buy.
+"""What-if analysis: each change of the cluster alone, simulated anew, and the speedup it gives.
 
-    2x:nic_rate,0:latency        twice the NICs' rate; no latency
-    all                          what is worth asking of most clusters
+    2x:nic_rate,0:latency        NICs at twice the rate; no latency
+    all                          the usual questions, as far as they apply to the cluster
 
-Nothing is extrapolated: a change that meets the next bottleneck buys as little here as it would there. Compute follows
-the roofline; times that were recorded are scaled by the ratio of the changed device's roofline to the recorded one's.
+Nothing is extrapolated: where a change exposes the next bottleneck, the simulated speedup stops there too. Compute
+follows the roofline; recorded times are scaled by the ratio of the changed GPU's roofline to the recorded GPU's.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dessim.cluster import Cluster
 from dessim.cluster.parts import Gpu
 from dessim.cluster.scaled import KNOBS, has, scaled
-from dessim.commands.project import project
-from dessim.commands.replay import Replay, replay
-from dessim.commands.support.projection import Misfit, Projection
+from dessim.commands.project import ProjectRequest, Row, run_projection
+from dessim.commands.replay import Replay, ReplayRequest, run_replay
+from dessim.commands.support.projection import Misfit
 from dessim.errors import CapacityError, UsageError
 from dessim.sim.core.device import roofline
 from dessim.sim.progress import Progress
-from dessim.trace.io import Trace
-from dessim.trace.schema import Collective, Op
-from dessim.workload.scale import Job
+from dessim.trace.schema import Op
 
 BATCH = "batch"
 NAMES = (*KNOBS, BATCH)
-EVERYTHING = "all"
-_ALL = (
-    *((2.0, name) for name in ("nic_rate", "uplink_rate", "nvlink_rate", "pcie_rate", "gpu_flops", "gpu_memory")),
-    *((0.0, name) for name in ("latency", "overhead")),
+ALL = "all"
+_CHANGES_OF_ALL = (
+    (2.0, "nic_rate"),
+    (2.0, "uplink_rate"),
+    (2.0, "nvlink_rate"),
+    (2.0, "pcie_rate"),
+    (2.0, "gpu_flops"),
+    (2.0, "gpu_memory"),
+    (0.0, "latency"),
+    (0.0, "overhead"),
     (2.0, BATCH),
 )
-_MAY_VANISH = ("latency", "overhead")
+_MAY_BE_ZERO = ("latency", "overhead")
 _PATTERN = re.compile(r"(\d+(?:\.\d+)?)x?:(\w+)")
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """`what` (one of NAMES) times `factor`."""
+    """Multiply the quantity `name`, one of NAMES, by `factor`."""
 
     factor: float
-    what: str
+    name: str
 
     def __str__(self) -> str:
-        return f"{self.factor:g}x:{self.what}" if self.factor else f"0:{self.what}"
+        return f"{self.factor:g}x:{self.name}" if self.factor else f"0:{self.name}"
 
     def on(self, cluster: Cluster) -> Cluster:
-        """The cluster with the change."""
-        return cluster if self.what == BATCH else scaled(cluster, self.what, self.factor)
+        """Return the changed cluster; a change of the batch leaves it as it is."""
+        return cluster if self.name == BATCH else scaled(cluster, self.name, self.factor)
 
 
 @dataclass(frozen=True, slots=True)
 class WhatIf:
-    """What a change makes of a step; `speedup` is of the throughput. `reason` says why there are no times."""
+    """The step after a change. `speedup` is the ratio of throughputs, after over before.
+
+    Where the changed job does not fit, there are no times, and `reason` says why.
+    """
 
     change: Change
     step_time_s: float | None
@@ -77,104 +84,118 @@ class WhatIf:
 
 
 def parse_changes(text: str | None, cluster: Cluster, recorded: bool = False) -> tuple[Change, ...]:
-    """The changes of `--what-if`; of `all` those that mean something on the cluster. A `recorded` step has its batch.
+    """Return the changes that `--what-if` names; `all` stands for the usual ones that apply to the cluster.
 
-    Raises UsageError for one that is asked for by name and means nothing.
+    `recorded` means that a trace is replayed, whose batch cannot change. Raises UsageError for a named change that does
+    not apply.
     """
     if text is None:
         return ()
-    if text.strip() == EVERYTHING:
-        asked = [Change(factor, what) for factor, what in _ALL]
-        return tuple(c for c in asked if not _problem(c, cluster, recorded))
+    if text.strip() == ALL:
+        usual = [Change(factor, name) for factor, name in _CHANGES_OF_ALL]
+        return tuple(change for change in usual if _problem(change, cluster, recorded) is None)
     changes = []
-    for part in text.split(","):
-        found = _PATTERN.fullmatch(part.strip())
-        if found is None:
-            raise UsageError(f"--what-if {part.strip()!r}: write a factor and a name, such as 2x:nic_rate or 0:latency")
-        change = Change(float(found[1]), found[2])
+    for entry in text.split(","):
+        match = _PATTERN.fullmatch(entry.strip())
+        if match is None:
+            raise UsageError(
+                f"--what-if {entry.strip()!r}: write a factor and a name, such as 2x:nic_rate or 0:latency"
+            )
+        change = Change(float(match[1]), match[2])
         problem = _problem(change, cluster, recorded)
-        if problem:
+        if problem is not None:
             raise UsageError(f"--what-if {change}: {problem}")
         changes.append(change)
     return tuple(changes)
 
 
 def _problem(change: Change, cluster: Cluster, recorded: bool) -> str | None:
-    if change.what not in NAMES:
-        close = difflib.get_close_matches(change.what, NAMES, n=1)
+    """Why a change does not apply; None where it does."""
+    if change.name not in NAMES:
+        close = difflib.get_close_matches(change.name, NAMES, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
-        return f"no such thing to change; {hint}names: {', '.join(NAMES)}"
-    if change.factor == 0 and change.what not in _MAY_VANISH:
-        return f"only {' and '.join(_MAY_VANISH)} may be 0; write a factor above 0, such as 0.5x:{change.what}"
-    if change.what == BATCH:
-        return "a trace has the batch it was recorded with; ask `dessim project`" if recorded else None
-    return None if has(cluster, change.what) else f"{cluster.name} has none ({KNOBS[change.what]})"
+        return f"this cannot be changed; {hint}names: {', '.join(NAMES)}"
+    if change.factor == 0 and change.name not in _MAY_BE_ZERO:
+        return f"only {' and '.join(_MAY_BE_ZERO)} may be 0; write a factor above 0, such as 0.5x:{change.name}"
+    if change.name == BATCH:
+        return "a trace keeps its recorded batch; use `dessim project` to change it" if recorded else None
+    return None if has(cluster, change.name) else f"{cluster.name} has none ({KNOBS[change.name]})"
 
 
 def what_if_projected(
     changes: Sequence[Change],
-    rows: Sequence[Projection | Misfit],
-    job: Job,
-    cluster: Cluster,
-    strategies: Sequence[str],
-    gpus: Sequence[int],
-    batch_per_worker: int | None = None,
+    rows: Sequence[Row],
+    request: ProjectRequest,
     progress: Progress | None = None,
-    **settings: Any,
 ) -> list[list[WhatIf]]:
-    """For each row of `project`, what each change would make of it; nothing of one that does not fit as it is.
-
-    The other arguments are those that `rows` were projected with.
-    """
-    found: list[list[WhatIf]] = [[] for _ in rows]
+    """For each of `rows`, which `request` gave, simulate each change. A row that does not fit has an empty list."""
+    results: list[list[WhatIf]] = [[] for _ in rows]
     progress = progress or Progress()
     for done, change in enumerate(changes):
-        part = progress.within(done, len(changes), "what_ifs")
-        batch = batch_per_worker
-        if change.what == BATCH:
+        change_progress = progress.within(done, len(changes), "what_ifs")
+        batch = request.batch_per_worker
+        if change.name == BATCH:
             batch = max(round(rows[0].batch / rows[0].gpus * change.factor), 1)
+        changed = replace(request, cluster=change.on(request.cluster), batch_per_worker=batch)
         try:
-            changed = project(job, change.on(cluster), strategies, gpus, batch, progress=part, **settings)
-        except CapacityError as error:  # of all of them
-            changed = [Misfit(row.gpus, row.strategy, row.batch, row.memory, str(error)) for row in rows]
-        for row, new, of_row in zip(rows, changed, found, strict=True):
-            if isinstance(row, Misfit):
-                continue
-            if isinstance(new, Misfit):
-                of_row.append(WhatIf(change, None, None, None, new.reason))
-                continue
-            speedup = new.samples_per_s / row.samples_per_s
-            of_row.append(WhatIf(change, new.breakdown.step_time_s, new.samples_per_s, speedup))
-    return found
+            changed_rows = run_projection(changed, change_progress)
+        except CapacityError as error:  # no row fits any more
+            changed_rows = [Misfit(row.gpus, row.strategy, row.batch, row.memory, str(error)) for row in rows]
+        for row, changed_row, results_of_row in zip(rows, changed_rows, results, strict=True):
+            if not isinstance(row, Misfit):
+                results_of_row.append(_compared(change, row.samples_per_s, changed_row))
+    return results
+
+
+def _compared(change: Change, samples_per_s: float, changed: Row) -> WhatIf:
+    """A changed row against the throughput before the change."""
+    if isinstance(changed, Misfit):
+        return WhatIf(change, step_time_s=None, samples_per_s=None, speedup=None, reason=changed.reason)
+    return WhatIf(
+        change=change,
+        step_time_s=changed.breakdown.step_time_s,
+        samples_per_s=changed.samples_per_s,
+        speedup=changed.samples_per_s / samples_per_s,
+    )
 
 
 def what_if_replayed(
     changes: Sequence[Change],
     base: Replay,
-    trace: Trace,
-    cluster: Cluster,
-    algorithms: Mapping[Collective, str] | None = None,
-    folding: bool = True,
+    request: ReplayRequest,
     progress: Progress | None = None,
 ) -> list[WhatIf]:
-    """What each change would make of a replayed step."""
-    found, progress = [], progress or Progress()
-    batch = trace.header.symbols.get("B")
-    ranks = range(trace.header.world_size)
+    """Simulate each change of a replayed step. `base` is the result of `request`."""
+    results = []
+    progress = progress or Progress()
+    header = request.trace.header
+    batch = header.symbols.get("B")
+    ranks = range(header.world_size)
     for done, change in enumerate(changes):
-        changed = change.on(cluster)
-        part = progress.within(done, len(changes), "what_ifs")
-        stretch = _Stretch(*(of.device(ranks, "--what-if of a replay") for of in (cluster, changed)))
-        new = replay(trace, changed, algorithms, folding, part, stretch=stretch)
-        seconds = new.predicted_step_s
-        throughput = batch / seconds if batch else None
-        found.append(WhatIf(change, seconds, throughput, base.predicted_step_s / seconds))
-    return found
+        cluster = change.on(request.cluster)
+        stretch = _RooflineStretch(
+            before=request.cluster.device(ranks, "--what-if of a replay"),
+            after=cluster.device(ranks, "--what-if of a replay"),
+        )
+        changed = replace(request, cluster=cluster, stretch=stretch)
+        seconds = run_replay(changed, progress.within(done, len(changes), "what_ifs")).predicted_step_s
+        results.append(
+            WhatIf(
+                change=change,
+                step_time_s=seconds,
+                samples_per_s=batch / seconds if batch else None,
+                speedup=base.predicted_step_s / seconds,
+            )
+        )
+    return results
 
 
 @dataclass(frozen=True, slots=True)
-class _Stretch:
-    """How much longer a recorded op takes on another device, by their rooflines; as long where it states no sizes."""
+class _RooflineStretch:
+    """The factor by which a recorded op takes longer on GPU `after` than on `before`, by their rooflines.
+
+    It is 1 for ops whose trace states neither FLOPs nor bytes.
+    """
 
     before: Gpu
     after: Gpu
@@ -182,5 +203,6 @@ class _Stretch:
     def __call__(self, op: Op) -> float:
         if not op.flops and not op.mem_bytes:
             return 1.0
-        after, before = (roofline(gpu, op.flops, op.mem_bytes, 1.0) for gpu in (self.after, self.before))
+        after = roofline(self.after, op.flops, op.mem_bytes, kernels=1.0)
+        before = roofline(self.before, op.flops, op.mem_bytes, kernels=1.0)
         return after / before

@@ -21,6 +21,7 @@ from simpy.events import EventPriority
 from dessim.arrays import Ints
 from dessim.cluster.placement import place, seated
 from dessim.errors import DeadlockError, OutOfTime, UsageError
+from dessim.sim.core.blas import one_blas_thread
 from dessim.sim.core.recorder import Record
 from dessim.sim.engine import JobRun, Process
 from dessim.sim.fluid.fabric import FlowFabric
@@ -184,6 +185,7 @@ def _bytes_by_kind(record: Record) -> dict[str, float]:
     return total
 
 
+@one_blas_thread
 def simulate_tenants(
     routed: RouteCache,
     tenants: Sequence[Tenant],

@@ -30,6 +30,7 @@ import simpy
 
 from dessim.cluster import Cluster
 from dessim.cluster.links import IntArray
+from dessim.sim.core.blas import one_blas_thread
 from dessim.sim.core.bounds import COMPUTE, LATE, LATENCY, QUEUE, SERVICE, Parts, add_parts
 from dessim.sim.core.recorder import Record, Span
 from dessim.sim.fluid.fabric import FlowFabric
@@ -260,6 +261,7 @@ class _Job:
             self.record.spans.append(Span(w, task, start, moving=start, end=self.env.now, parts=parts))
 
 
+@one_blas_thread
 def serve(
     cluster: Cluster,
     workers: IntArray,

@@ -1,4 +1,4 @@
-"""What a call costs and what its work costs, from captures of two sizes."""
+"""The cost of a call and of its work, fitted to captures of two sizes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ GPU = replace(load_cluster("lab/switch_4").gpu, launch_overhead=0.0)
 MODEL = load_model("deepfm")
 PLAN = plan_of("des_all_reduce", MODEL)
 COMPUTE = [op for op in PLAN.ops if op.kind is Kind.COMPUTE]
-CALL, RATE = 1e-3, 3.0  # seconds a call; times as slow as the device's roofline
+CALL = 1e-3  # seconds per call
+RATE = 3.0  # time of the work over the device's roofline
 
 
 def law(op, symbols) -> float:
@@ -28,7 +29,7 @@ def law(op, symbols) -> float:
 
 
 def capture(ranks: int, batch: int) -> Capture:
-    """A run on so many ranks, each op as long as the law says."""
+    """A run on `ranks` ranks; each op takes the time of the law."""
     symbols = {"m": 39.0, "u": 1000.0 * ranks**0.1, "U": 1000.0 * ranks**0.8, **MODEL.symbols(ranks, batch * ranks)}
     made = header(
         world_size=ranks,
@@ -45,7 +46,7 @@ def test_two_sizes_give_calls_and_work() -> None:
     symbols = captured.job.symbols(8, 64)
     found = captured.durations(PLAN, symbols)
     assert list(found) == [op.name for op in COMPUTE]
-    # The law of an op whose work grows with the number of ranks is found; one whose work does not stays as it was.
+    # The fit recovers the law of ops whose work grows with the number of ranks; the time of the others is constant.
     grows = {"tail_forward", "tail_backward", "local_partials", "local_backward"}
     for op in COMPUTE:
         if op.name in grows:
@@ -53,12 +54,12 @@ def test_two_sizes_give_calls_and_work() -> None:
     assert found["split_ids"] == pytest.approx(captured.runs[0][1]["split_ids"], rel=1e-8)  # 9 digits
 
 
-def test_one_size_keeps_the_times_that_it_has() -> None:
+def test_a_single_capture_keeps_its_times() -> None:
     captured = Captured.of([capture(4, 64)], GPU)
     assert captured.durations(PLAN, captured.runs[0][0]) == pytest.approx(captured.runs[0][1])
 
 
-def test_what_no_rank_did_takes_no_time() -> None:
+def test_an_op_that_no_rank_ran_takes_no_time() -> None:
     captured = Captured.of([capture(2, 64)], GPU)
     other = plan_of("data_parallel", MODEL)
     assert captured.durations(other, captured.job.symbols(2))["sum_grad"] == 0.0
@@ -76,7 +77,7 @@ def test_a_capture_has_medians_and_survives_json(tmp_path) -> None:
     assert again.seconds == found.seconds and isinstance(again.header, Header) and again.header == found.header
 
 
-def test_how_much_ops_vary_is_kept_and_is_the_median_of_all_captures(tmp_path) -> None:
+def test_the_spread_of_ops_is_kept_and_combined_by_the_median(tmp_path) -> None:
     times = {0: (100.0, 100.0, 100.0), 1: (80.0, 100.0, 120.0)}
     ranks = tuple(
         tuple(

@@ -1,4 +1,4 @@
-"""Projections with parameter servers on hosts of their own."""
+"""Projections with parameter servers on dedicated hosts."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ BOTH = ["ps_sync", "ps_async"]
 
 @pytest.fixture(autouse=True)
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Eight steps of a worker are enough for what is tested here."""
+    """Eight steps of a worker are enough for these tests."""
     monkeypatch.setattr(parameter_server, "MEASURED_IN_TOTAL", 1)
 
 
@@ -44,7 +44,7 @@ def rows(n: int, strategies: list[str], servers: Servers | None, **more: Any) ->
     return found  # type: ignore[return-value]
 
 
-def test_a_step_is_the_sum_of_where_workers_are() -> None:
+def test_the_parts_of_a_step_add_up() -> None:
     for row in rows(6, BOTH, Servers(4, CPU, jitter=0.3, staleness=2, seed=1)):
         values = row.to_json()
         servers = values["servers"]
@@ -59,8 +59,8 @@ def test_a_step_is_the_sum_of_where_workers_are() -> None:
         assert values["idle_s"] < 1e-3 * values["step_time_s"]
 
 
-def test_throughput_ends_where_the_servers_are_busy() -> None:
-    """Twelve workers keep one slow server busy all the time: its service times alone say how fast training is."""
+def test_busy_servers_limit_the_throughput() -> None:
+    """Twelve workers keep one slow server busy all the time, so its service times alone determine the throughput."""
     slow = dataclasses.replace(CPU, launch_overhead=100e-6)
     (row,) = rows(12, ["ps_async"], Servers(1, slow), batch_per_worker=64)
     wanted = requests_of(plan("ps_async", JOB.model), JOB.symbols(12, 64), 1, sync=False)
@@ -83,33 +83,33 @@ def test_bounds_and_folding_reach_the_simulation() -> None:
     assert unfolded.breakdown.step_time_s == pytest.approx(bounded.breakdown.step_time_s, rel=1e-9)
 
 
-def test_tables_that_do_not_fit_the_servers_are_a_misfit() -> None:
+def test_tables_that_do_not_fit_the_servers_give_a_misfit() -> None:
     small = dataclasses.replace(CPU, memory=1e9)
     found = project(JOB, CLUSTER, ["table_wise", "ps_sync"], [8], servers=Servers(1, small))
     assert isinstance(found[0], Projection) and isinstance(found[1], Misfit)
     assert "a parameter server needs" in found[1].reason and "use about --servers" in found[1].reason
 
 
-def test_hosts_are_counted() -> None:
-    Servers(4, CPU).seats(CLUSTER, 12)
+def test_servers_have_hosts_to_themselves() -> None:
+    Servers(4, CPU).first_gpus(CLUSTER, 12)
     with pytest.raises(CapacityError, match=r"16 hosts; 12 GPUs take 12 of them, which leaves 4 for --servers 5"):
         rows(12, ["ps_sync"], Servers(5, CPU))
     rail = load_cluster("h100-8x_rail_128")
-    assert Servers(3, CPU).seats(rail, 9).tolist() == [16, 24, 32]  # no host is shared with a worker
+    assert Servers(3, CPU).first_gpus(rail, 9).tolist() == [16, 24, 32]  # the first GPUs of hosts without workers
 
 
 def test_options_that_do_not_go_together_are_refused() -> None:
-    with pytest.raises(UsageError, match=r"ps_async needs servers .* --servers 16"):
+    with pytest.raises(UsageError, match=r"ps_async needs dedicated servers: add --servers 16"):
         rows(4, ["ps_async"], None)
     with pytest.raises(UsageError, match=r"--servers is for ps_sync and ps_async"):
         rows(4, ["table_wise"], Servers(2, CPU))
     with pytest.raises(UsageError, match=r"--staleness is for ps_async"):
         rows(4, ["ps_sync"], Servers(2, CPU, staleness=1))
     for staleness, jitter in ((1, 0.0), (None, 0.5)):
-        with pytest.raises(UsageError, match=r"--(staleness|jitter) is for parameter servers .* add --servers"):
-            parse_servers(None, "epyc-9654", 1, staleness, jitter, 0)
+        with pytest.raises(UsageError, match=r"--(staleness|jitter) is for dedicated parameter servers: add --servers"):
+            parse_servers(None, "epyc-9654", threads=1, staleness=staleness, jitter=jitter, seed=0)
     with pytest.raises(UsageError, match=r"device 'epic' is unknown; choose from .*epyc-9654"):
-        parse_servers(2, "epic", 1, None, 0.0, 0)
+        parse_servers(2, "epic", threads=1, staleness=None, jitter=0.0, seed=0)
 
 
 def test_the_command_line_prints_staleness_and_the_same_bytes_twice() -> None:

@@ -1,4 +1,4 @@
-"""What-if runs: what they buy is what the changed cluster does, and mistakes are explained."""
+"""What-if analysis: speedups equal those of the changed cluster, and mistakes are explained."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 
 from dessim.cluster import load_cluster
 from dessim.cluster.load import topology_root
-from dessim.commands.project import project
-from dessim.commands.replay import replay
+from dessim.commands.project import ProjectRequest, project, run_projection
+from dessim.commands.replay import ReplayRequest, run_replay
 from dessim.commands.support.what_if import NAMES, Change, parse_changes, what_if_projected, what_if_replayed
 from dessim.errors import UsageError
 from dessim.sim.core.device import roofline
@@ -21,18 +21,23 @@ from tests.trace.build import all_ops, header
 
 CLUSTER = load_cluster(RAIL)
 JOB = Job.of_model(load_model("deepfm"))
-ASKED = {"job": JOB, "cluster": CLUSTER, "strategies": ["des_reduce_scatter", "table_wise"], "gpus": [16, 64]}
+REQUEST = ProjectRequest(
+    job=JOB,
+    cluster=CLUSTER,
+    strategies=["des_reduce_scatter", "table_wise"],
+    gpus=[16, 64],
+)
 
 
-def test_it_is_a_simulation_of_the_file_that_says_so(tmp_path) -> None:
+def test_a_change_equals_the_same_change_in_the_topology_file(tmp_path) -> None:
     """Twice the NIC's rate, written into the topology file by hand, is `2x:nic_rate`."""
     text = (topology_root() / f"{RAIL}.toml").read_text()
     assert 'nic = "connectx-7"' in text
     changed = tmp_path / "fast.toml"
     changed.write_text(text.replace('nic = "connectx-7"', 'nic = {part = "connectx-7", rate = "800 Gb/s"}'))
-    rows = project(**ASKED)
-    by_hand = project(JOB, load_cluster(changed), ASKED["strategies"], ASKED["gpus"])
-    bought = what_if_projected([Change(2.0, "nic_rate")], rows, **ASKED)
+    rows = run_projection(REQUEST)
+    by_hand = project(JOB, load_cluster(changed), REQUEST.strategies, REQUEST.gpus)
+    bought = what_if_projected([Change(2.0, "nic_rate")], rows, REQUEST)
     for row, other, (found,) in zip(rows, by_hand, bought, strict=True):
         assert found.step_time_s == pytest.approx(other.breakdown.step_time_s, rel=1e-12)
         assert found.speedup == pytest.approx(row.breakdown.step_time_s / found.step_time_s)
@@ -40,9 +45,9 @@ def test_it_is_a_simulation_of_the_file_that_says_so(tmp_path) -> None:
 
 
 def test_a_batch_is_judged_by_throughput_and_may_not_fit() -> None:
-    rows = project(**ASKED)
+    rows = run_projection(REQUEST)
     for row, (twice, huge) in zip(
-        rows, what_if_projected([Change(2.0, "batch"), Change(1e6, "batch")], rows, **ASKED), strict=True
+        rows, what_if_projected([Change(2.0, "batch"), Change(1e6, "batch")], rows, REQUEST), strict=True
     ):
         assert twice.samples_per_s == pytest.approx(2 * row.batch / twice.step_time_s)
         assert twice.speedup == pytest.approx(twice.samples_per_s / row.samples_per_s)
@@ -53,18 +58,19 @@ def test_recorded_compute_follows_the_roofline(tmp_path) -> None:
     ops = [[replace(op, flops=int(4e9)) if op.name == "lookup" else op for op in of] for of in all_ops()]
     write_trace(tmp_path / "a.trace", header(), ops)
     trace, cluster = load_trace(tmp_path / "a.trace"), load_cluster("one-switch_16")
-    base = replay(trace, cluster)
-    fast, same = what_if_replayed([Change(2.0, "gpu_flops"), Change(2.0, "gpu_memory")], base, trace, cluster)
+    request = ReplayRequest(trace=trace, cluster=cluster)
+    base = run_replay(request)
+    fast, same = what_if_replayed([Change(2.0, "gpu_flops"), Change(2.0, "gpu_memory")], base, request)
     gpu = cluster.gpu
     ratio = roofline(replace(gpu, flops=2 * gpu.flops), 4e9, 256, 1) / roofline(gpu, 4e9, 256, 1)
-    saved = 20e-6 * (1 - ratio)  # of the lookup, which everything waits for; the other op states no sizes
+    saved = 20e-6 * (1 - ratio)  # of the lookup, which is on the critical path; the other op states no sizes
     assert ratio < 0.9
     assert fast.step_time_s == pytest.approx(base.predicted_step_s - saved, rel=1e-9)
     assert same.speedup == pytest.approx(1.0, rel=1e-12)
     assert fast.samples_per_s == pytest.approx(64 / fast.step_time_s)
 
 
-def test_all_is_what_means_something_there() -> None:
+def test_all_stands_for_the_changes_that_apply_to_the_cluster() -> None:
     bare = load_cluster("one-switch_16")
     assert [str(c) for c in parse_changes("all", bare)] == [
         "2x:nic_rate",
@@ -90,18 +96,18 @@ def test_all_is_what_means_something_there() -> None:
         ("2x:flow_rate", "has none"),
     ],
 )
-def test_mistakes(text: str, says: str) -> None:
+def test_a_wrong_change_is_explained(text: str, says: str) -> None:
     with pytest.raises(UsageError, match="--what-if") as error:
         parse_changes(text, CLUSTER)
     assert says in str(error.value)
 
 
-def test_a_trace_has_its_batch() -> None:
-    with pytest.raises(UsageError, match="ask `dessim project`"):
+def test_the_batch_of_a_trace_cannot_change() -> None:
+    with pytest.raises(UsageError, match="use `dessim project`"):
         parse_changes("2x:batch", CLUSTER, recorded=True)
 
 
-def test_on_the_command_line(tmp_path) -> None:
+def test_the_command_line_prints_every_change(tmp_path) -> None:
     import json
 
     write_trace(tmp_path / "a.trace", header(), all_ops())
@@ -110,7 +116,7 @@ def test_on_the_command_line(tmp_path) -> None:
     assert code == 0 and [c["change"] for c in row["what_if"]] == ["2x:nvlink_rate", "0:latency"]
     assert all(c["speedup"] >= 1 for c in row["what_if"])
     code, out, _ = run("replay", str(tmp_path / "a.trace"), "--cluster", "one-switch_16", "--what-if", "all")
-    assert code == 0 and "0:overhead" in out and "on the critical path" in out
+    assert code == 0 and "0:overhead" in out and "speedup" in out
     refused(2, "did you mean latency", *PROJECT, "--gpus", "8", "--what-if", "0:latenc")
 
 

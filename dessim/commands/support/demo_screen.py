@@ -1,0 +1,79 @@
+"""What the demo prints: its progress and warnings on stderr, a summary of the result on stdout."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from dessim.results.show import print_projection
+from dessim.results.tables import key_value_table, print_table
+from dessim.units import format_bandwidth, format_time, percent
+
+
+@contextmanager
+def showing_stages(stages: Sequence[str]) -> Iterator[Callable[[str], None]]:
+    """Yield a function to call at the start of each stage.
+
+    It draws a bar on stderr where that is a terminal, and prints one line per stage elsewhere.
+    """
+    console = Console(stderr=True)
+    started = time.perf_counter()
+    if not console.is_terminal:
+
+        def print_stage(stage: str) -> None:
+            elapsed_s = time.perf_counter() - started
+            print(f"[{stages.index(stage) + 1}/{len(stages)}] {stage} ({elapsed_s:.0f} s)", file=sys.stderr, flush=True)
+
+        yield print_stage
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=len(stages))
+        yield lambda stage: bar.update(task, description=stage, completed=stages.index(stage))
+
+
+def print_warning(text: str) -> None:
+    """Print a warning in a box of exclamation marks on stderr."""
+    edge = "!" * min(len(text) + 4, 100)
+    print(f"{edge}\n! {text}\n{edge}", file=sys.stderr, flush=True)
+
+
+def print_summary(out: Path, result: Mapping[str, Any]) -> None:
+    """Print what result.json holds as tables, and where the report is."""
+    reference = result["reference_auc"]
+    error = percent(result["prediction_error"], signed=True)
+    pairs = [
+        ("data", f"{result['data']['name']} ({result['data']['source']})"),
+        ("held-out AUC", f"{result['auc']:.4f}" + (f" (plain one-process DeepFM: {reference})" if reference else "")),
+        ("certificate", _certificate(result["certificate"])),
+        ("this machine", _machine(result["calibration"])),
+        ("step, predicted", format_time(result["predicted_step_s"])),
+        ("step, measured", f"{format_time(result['measured_step_s'])} (error {error})"),
+    ]
+    print_table(key_value_table("", pairs))
+    batch = f"{result['projection_batch_per_gpu']:,} samples a GPU"
+    print(f"\nThe recorded job on {result['projection_cluster']}, {batch}:")
+    print_projection(result["projection"])
+    print(f"\n{out / 'report.html'}")
+
+
+def _certificate(certificate: Mapping[str, Any]) -> str:
+    colour = "green" if certificate["ok"] else "RED"
+    equality = "equal to" if certificate["bytes_match"] else "NOT equal to"
+    return (
+        f"{colour}: parameters within {certificate['max_param_diff']:.1e} of one process, bytes {equality} the formula"
+    )
+
+
+def _machine(calibration: Mapping[str, Any]) -> str:
+    overhead = format_time(calibration["message_overhead_s"], 3)
+    latency = format_time(calibration["latency_s"], 3)
+    bandwidth = format_bandwidth(calibration["bandwidth_GBps"] * 1e9)
+    return f"overhead {overhead}, latency {latency} a message, {bandwidth} a rank (R2 {calibration['r2']:.3f})"

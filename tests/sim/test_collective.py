@@ -1,4 +1,4 @@
-"""Stages that are routed once and used again are the same stages."""
+"""The route cache: a stage that is requested again equals the stage that was routed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dessim.trace.schema import Collective
         (Collective.ALL_REDUCE, "nvls_sharp"),
     ],
 )
-def test_a_stage_asked_for_again_is_the_one_that_was_routed(op: Collective, algorithm: str) -> None:
+def test_a_stage_requested_again_equals_the_one_that_was_routed(op: Collective, algorithm: str) -> None:
     cluster = load_cluster("h100-8x_rail_128")
     gpus = np.arange(32)
     layout = layout_of(cluster, gpus)
@@ -39,7 +39,7 @@ def test_a_stage_asked_for_again_is_the_one_that_was_routed(op: Collective, algo
         assert (again.messages.trees is None) == (flows.messages.trees is None)
 
 
-def test_empty_messages_stay_out_and_groups_stay_apart() -> None:
+def test_empty_messages_are_dropped_and_groups_have_their_own_routes() -> None:
     cluster = load_cluster("one-switch_16")
     route_cache = RouteCache(cluster)
     stage = Stage(("some",), np.array([0, 1, 2]), np.array([1, 2, 0]), np.array([4.0, 0.0, 2.0]))

@@ -1,4 +1,4 @@
-"""Folded and unfolded agree with every feature switched on at once."""
+"""Folding changes no result with every feature of the simulator in use at once."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ N = 8
 FIXED = {Collective.ALL_TO_ALL: "direct", Collective.ALL_REDUCE: "ring", Collective.ALL_GATHER: "ring"}
 
 
-def machine_room(routing: str) -> Cluster:
-    """Two kinds of servers, shared NICs, NVLink in one kind, uneven cables, incast, a cap on flows, a summing rate."""
-    ways = {"routing_seed": 3, "flows_per_pair": 2} if routing == "ecmp" else {}
-    data = hosts(kind="leaf_spine", nodes_per_leaf=2, spines=3, uplink=link("3 GB/s"), routing=routing, **ways)
+def cluster_with_everything(routing: str) -> Cluster:
+    """Two kinds of node, shared NICs, NVLink in one kind, uneven cables, fan-in, a flow cap and a reduction rate."""
+    ecmp = {"routing_seed": 3, "flows_per_pair": 2} if routing == "ecmp" else {}
+    data = hosts(kind="leaf_spine", nodes_per_leaf=2, spines=3, uplink=link("3 GB/s"), routing=routing, **ecmp)
     big = {"count": 3, "gpus": 2, "nics": 1, "nic": link("4 GB/s"), "pcie": link("6 GB/s"), "nvlink": link("9 GB/s")}
     small = {"count": 4, "gpus": 1, "nics": 1, "nic": link("3.5 GB/s"), "pcie": link("6 GB/s")}
     data["node"] = [big, small]
@@ -43,22 +43,22 @@ def machine_room(routing: str) -> Cluster:
 
 
 def step() -> Workload:
-    """Compute and communication on two streams, so that they overlap."""
+    """Compute and communication on two streams, which overlap."""
 
-    def wire(name: str, op: Collective, size: float, *deps: int) -> Task:
+    def communicate(name: str, op: Collective, size: float, *deps: int) -> Task:
         return Task(name, 0, Phase.FORWARD, Kind.COLLECTIVE, "comm", deps, collective=op, group="w", size=size)
 
-    def work(name: str, seconds: float, *deps: int) -> Task:
+    def compute(name: str, seconds: float, *deps: int) -> Task:
         return Task(name, 0, Phase.FORWARD, Kind.COMPUTE, "compute", deps, duration=seconds)
 
     tasks = (
-        work("split", 1e-3),
-        wire("ids", Collective.ALL_TO_ALL, 8e6, 0),
-        work("other", 4e-3, 0),
-        wire("partials", Collective.ALL_REDUCE, 2e7, 1),
-        work("tail", 6e-3, 1),
-        wire("grads", Collective.ALL_GATHER, 1e7, 4),
-        work("update", 1e-3, 3, 5),
+        compute("split", 1e-3),
+        communicate("ids", Collective.ALL_TO_ALL, 8e6, 0),
+        compute("other", 4e-3, 0),
+        communicate("partials", Collective.ALL_REDUCE, 2e7, 1),
+        compute("tail", 6e-3, 1),
+        communicate("grads", Collective.ALL_GATHER, 1e7, 4),
+        compute("update", 1e-3, 3, 5),
     )
     return Workload("step", N, (RankClass(range(N), tasks),), {"w": range(N)}, (0,))
 
@@ -82,17 +82,18 @@ FAULTS = st.lists(
     faults=FAULTS,
     slow=st.dictionaries(st.integers(0, N - 1), st.sampled_from([1.5, 2.0]), max_size=3),
 )
-def test_folded_is_unfolded_with_everything_on(
+def test_folded_equals_unfolded_with_every_feature_in_use(
     routing: str, policy: str, faults: list[Fault], slow: dict[int, float]
 ) -> None:
-    cluster = machine_room(routing)
+    cluster = cluster_with_everything(routing)
     seats = place(cluster, np.arange(cluster.n_gpus), N, policy, seed=5)
     assert seats is not None
     gpus = seats.tolist()
     workload = Stragglers(slow).slowed(step())
-    alone = Stragglers({rank: 1 + 1e-13 * rank for rank in range(N)}).slowed(workload)  # each rank a class of its own
+    # Different factors put each rank into its own class.
+    one_by_one = Stragglers({rank: 1 + 1e-13 * rank for rank in range(N)}).slowed(workload)
     folded = simulate(cluster, workload, FIXED, gpus=gpus, faults=Faults(tuple(faults)))
-    whole = simulate(cluster, alone, FIXED, folding=False, gpus=gpus, faults=Faults(tuple(faults)))
+    whole = simulate(cluster, one_by_one, FIXED, folding=False, gpus=gpus, faults=Faults(tuple(faults)))
     assert len(whole.classes) == N
     assert folded.end == pytest.approx(whole.end, rel=1e-9)
     assert folded.bytes_by_kind == pytest.approx(whole.bytes_by_kind, rel=1e-9)

@@ -154,8 +154,8 @@ def _merged(graph: _Graph, flow_hash: Hashes) -> tuple[_Graph, Ints, Hashes]:
     """After a first round, merge flows of one colour that share the same links.
 
     Returns the merged graph, the merged flow of each flow, and the hashes of merged flows. A link with a single flow
-    cannot refine that flow after the first round, so such links are dropped. What merges are thus all flows of a colour
-    from one leaf switch to another. Merging pays where colours spread from the ends of a shift, one leaf per round.
+    cannot refine that flow after the first round, so such links are dropped. Thus all flows of a colour from one leaf
+    switch to another merge. Merging pays where colours spread from the ends of a shift, one leaf per round.
     """
     shared = np.flatnonzero((np.bincount(graph.link) > 1)[graph.link])
     flow = graph.flow[shared]

@@ -1,4 +1,4 @@
-"""Which links messages cross, as input for max-min fair sharing, and what besides links limits a message's rate.
+"""Which links messages cross, as input for max-min fair sharing, and what else limits the rate of a message.
 
 Routes are those of the cluster (dessim.cluster.routing). A transport may add acknowledgements, which load the reverse
 route; a maximum rate per flow; and a fan-in curve, which lowers the capacity of a receiver's link that many flows share

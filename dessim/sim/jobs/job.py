@@ -1,4 +1,4 @@
-"""A job that comes to a cluster, finished for its steps, and leaves: what is asked, how far it is, how it fared."""
+"""A job on a shared cluster: the request (`Tenant`), its progress over many steps, and its result."""
 
 from __future__ import annotations
 

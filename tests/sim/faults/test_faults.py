@@ -1,4 +1,4 @@
-"""Faults in mid-run: piecewise exact, every byte conserved over the ways there are, folded as ever."""
+"""Faults during a run: exact times, every byte conserved over the remaining routes, with and without folding."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ALL_TO_ALL = {Collective.ALL_TO_ALL: "direct"}
 
 
 def leaves_of(count: int, spines: int, latency: str = "0 s", **fabric: object) -> Cluster:
-    """Hosts, one a leaf, whose NICs just fill their uplinks: full bisection."""
+    """One host per leaf switch, whose NIC just fills its uplinks: full bisection bandwidth."""
     uplink = link(f"{16 / spines!r} GB/s", latency)
     data = hosts(**{"kind": "leaf_spine", "nodes_per_leaf": 1, "spines": spines, "uplink": uplink, **fabric})
     data["node"].update(count=count, nic=link("16 GB/s", latency))
@@ -54,24 +54,24 @@ def test_one_spine_of_16_down_slows_a_full_exchange_by_16_15() -> None:
     whole = exchanged(cluster).end
     assert whole == pytest.approx(63 / 64 * 1e9 / 16e9, rel=1e-12)
     assert exchanged(cluster, Fault("spine11", 0.0)).end / whole == pytest.approx(16 / 15, rel=1e-6)
-    # down half-way: the second half takes 16/15 of its time
+    # Down half-way: the second half takes 16/15 of its time.
     half = whole / 2
     assert exchanged(cluster, Fault("spine11", half)).end / whole == pytest.approx((1 + 16 / 15) / 2, rel=1e-9)
-    # and back after a quarter: that quarter carried 15/16 of its bytes
+    # Up again after a quarter: that quarter carried 15/16 of its bytes.
     back = exchanged(cluster, Fault("spine11", half, half + whole / 4)).end
     assert back / whole == pytest.approx(1 + 1 / 4 / 16, rel=1e-9)
-    # slower by half: split evenly, everybody waits for the slow share
+    # At half its rate: messages are split evenly, so all of them wait for the slow share.
     slow = exchanged(cluster, Fault("spine11", half, share=0.5)).end
     assert slow / whole == pytest.approx(1 / 2 + 2 / 2, rel=1e-9)
 
 
-def test_a_ring_is_slowed_from_the_stage_in_which_a_link_becomes_slower() -> None:
-    """Stages that are multiplied stop being so at the fault; latency is paid once a stage."""
+def test_a_ring_slows_down_from_the_stage_of_the_fault() -> None:
+    """The fault ends the multiplication of stages; each stage pays latency once."""
     n, size, latency = 4, 4e9, 1e-3
     cluster = leaves_of(n, 1, "1 ms")
     job = one_collective(Collective.ALL_REDUCE, n, size, name="ring")
     stage = size / n / 16e9 + 4 * latency
-    at = stage + 1 / 2 * size / n / 16e9  # half-way through what the second stage sends
+    at = stage + 1 / 2 * size / n / 16e9  # when the second stage has sent half of its bytes
     record = simulate(
         cluster, job, {Collective.ALL_REDUCE: "ring"}, faults=Faults((Fault("leaf0 -> spine0", at, share=0.5),))
     )
@@ -79,22 +79,23 @@ def test_a_ring_is_slowed_from_the_stage_in_which_a_link_becomes_slower() -> Non
     assert record.end == pytest.approx(stage + (stage + slow) / 2 + 4 * slow, rel=1e-12)
 
 
-def test_a_fault_while_the_last_bytes_are_on_the_wire_changes_nothing() -> None:
+def test_a_fault_after_the_last_byte_has_left_changes_nothing() -> None:
     cluster = leaves_of(8, 2, "1 ms")
     whole = exchanged(cluster).end
     late = exchanged(cluster, Fault("spine0", whole - 2e-3), Fault("gpu0", whole - 1e-3)).end
     assert late == pytest.approx(whole, rel=1e-12)
 
 
-# -- no way left ------------------------------------------------------------------------------------------------------
+# -- no route ---------------------------------------------------------------------------------------------------------
 
 
-def test_flows_with_no_way_left_wait_while_the_others_go_on() -> None:
+def test_flows_without_a_route_wait_while_others_continue() -> None:
     cluster = leaves_of(2, 1)
     send = np.array([0]), np.array([1]), np.array([16e9])
     ends = run(cluster, [(0.0, *send)], [Fault("leaf0 -> spine0", 0.25, 3.0)], True)
     assert ends == pytest.approx([0.25 + 2.75 + 0.75], rel=1e-12)
-    # Two into one: half a second at half the rate each, then one alone while the other's NIC is down, till 1.25 s.
+    # Two senders, one receiver: each has half the rate for 0.5 s; then one has the full rate, until 1.25 s, while the
+    # NIC of the other is down.
     cluster, other = leaves_of(3, 1), (np.array([2]), *send[1:])
     ends = run(cluster, [(0.0, *send), (0.0, *other)], [Fault("gpu0", 0.5, 1.5)], True)
     assert ends == pytest.approx([1.5 + 0.75, 0.5 + 0.75], rel=1e-12)
@@ -106,7 +107,7 @@ def test_a_stage_that_begins_while_a_nic_is_down_waits_for_it() -> None:
     assert exchanged(cluster, Fault("gpu1", 0.0, 0.5)).end == pytest.approx(0.5 + whole, rel=1e-12)
 
 
-def test_what_never_comes_back_is_named_when_the_time_is_up() -> None:
+def test_a_link_that_stays_down_is_named_after_the_timeout() -> None:
     cluster = leaves_of(4, 1)
     message = r"gpu0 could not reach gpu1 for 34\.36 s, starting at 10 ms: leaf0 -> spine0 is down and no other route"
     with pytest.raises(SimulationError, match=message):
@@ -115,11 +116,11 @@ def test_what_never_comes_back_is_named_when_the_time_is_up() -> None:
         SimulationError, match=r"for 34\.36 s, starting at 0 s"
     ):  # down before it began, without a fault
         simulate(cluster.with_links([("leaf0 -> spine0", 0.0)]), exchange(4), ALL_TO_ALL)
-    # to be down twice is not to be down for long
+    # Two short outages do not add up.
     half = 0.6 * RETRY_TIMEOUT_S
     twice = [Fault("leaf0 -> spine0", 0.01, half), Fault("leaf0 -> spine0", half + 1e-3, 2 * half)]
     assert exchanged(cluster, *twice).end > 2 * half
-    # its time runs on through other faults
+    # Other faults do not restart the timeout.
     faults = Faults((Fault("leaf0 -> spine0", 0.01, 0.51), Fault("leaf2 -> spine0", 0.3, 0.35, 0.5)), timeout=0.4)
     with pytest.raises(SimulationError, match=r"for 400 ms, starting at 10 ms"):
         simulate(cluster, exchange(4), ALL_TO_ALL, faults=faults)
@@ -128,7 +129,7 @@ def test_what_never_comes_back_is_named_when_the_time_is_up() -> None:
 # -- states -----------------------------------------------------------------------------------------------------------
 
 
-def test_states_come_back_as_the_same_and_the_worst_of_several_faults_counts() -> None:
+def test_equal_states_are_one_cluster_and_the_worst_of_several_faults_counts() -> None:
     cluster = leaves_of(4, 2)
     faults = Faults(
         (
@@ -148,7 +149,7 @@ def test_states_come_back_as_the_same_and_the_worst_of_several_faults_counts() -
         Faults((Fault("spin0", 0.0),)).states(cluster)
 
 
-def test_prices_are_kept_for_each_state(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_routed_stages_are_kept_for_each_state_of_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = leaves_of(4, 2)
     routed = RouteCache(cluster)
     down = cluster.with_links([("spine0", 0.0)])
@@ -157,24 +158,25 @@ def test_prices_are_kept_for_each_state(monkeypatch: pytest.MonkeyPatch) -> None
     env = simpy.Environment()
     fabric = FlowFabric(env, cluster)
     job = FluidNetwork(fabric, routed, {"w": range(4)})
-    priced = []
+    routed_on = []
     monkeypatch.setattr(
-        "dessim.sim.fluid.route_cache.route_messages", lambda c, *a, **k: priced.append(c) or route_messages(c, *a, **k)
+        "dessim.sim.fluid.route_cache.route_messages",
+        lambda c, *a, **k: routed_on.append(c) or route_messages(c, *a, **k),
     )
 
-    def all_of_them():  # type: ignore[no-untyped-def]
+    def run_in_each_state():  # type: ignore[no-untyped-def]
         for state in (cluster, down, cluster, down):
             job.reroute(state)
             fabric.change(state)
             yield from job.run(Collective.ALL_GATHER, "w", 4e9, splits=None, progress=Progress())
 
-    env.run(until=env.process(all_of_them()))
-    built = [c for c in priced if c is cluster]
-    assert len([c for c in priced if c is down]) == 1  # of what was chosen as on the cluster as built
-    assert len(priced) == len(built) + 1
+    env.run(until=env.process(run_in_each_state()))
+    as_built = [c for c in routed_on if c is cluster]
+    assert len([c for c in routed_on if c is down]) == 1  # the algorithm is chosen on the cluster as built
+    assert len(routed_on) == len(as_built) + 1
 
 
-# -- laws -------------------------------------------------------------------------------------------------------------
+# -- properties -------------------------------------------------------------------------------------------------------
 
 HOSTS = 6
 MESSAGES = st.lists(
@@ -218,13 +220,13 @@ def run_network(cluster: Cluster, sends: list, faults: list[Fault], folding: boo
     network = FlowFabric(env, cluster, folding)
     ends = [0.0] * len(sends)
 
-    def one(number: int, start: float, src: np.ndarray, dst: np.ndarray, size: np.ndarray):  # type: ignore[no-untyped-def]
+    def transfer(number: int, start: float, src: np.ndarray, dst: np.ndarray, size: np.ndarray):  # type: ignore[no-untyped-def]
         yield env.timeout(start)
         yield network.transfer(route_flows(network.cluster, src, dst, size, folding=folding))
         ends[number] = env.now
 
     env.process(Faults(tuple(faults)).apply(env, network, []))
-    env.run(until=simpy.AllOf(env, [env.process(one(i, *send)) for i, send in enumerate(sends)]))
+    env.run(until=simpy.AllOf(env, [env.process(transfer(i, *send)) for i, send in enumerate(sends)]))
     return ends, network
 
 
@@ -237,8 +239,10 @@ def as_sends(batches: list) -> list:
 
 
 def exact(cluster: Cluster, batches: list, faults: list[Fault]) -> tuple[list[float], list[float]]:
-    """The same in rational arithmetic: rates anew at every start, finish and change of state. Also the bytes that each
-    link carried, as the integral of the rates over it."""
+    """The same in rational arithmetic, with rates from scratch at every start, finish and change of state.
+
+    Also returns the bytes that each link carried, as the integral of the rates of its flows.
+    """
     nano = Fraction(1, 10**9)
     states = [(Fraction(0), cluster)] + [
         (round(time * 1e9) * nano, state) for time, state in Faults(tuple(faults)).states(cluster)
@@ -261,13 +265,13 @@ def exact(cluster: Cluster, batches: list, faults: list[Fault]) -> tuple[list[fl
                 routes = state.routes([src], [dst], refuse=False)
                 path = zip(routes.link.tolist(), routes.weight.tolist(), strict=True)
                 paths[i] = {at: Fraction(weight).limit_denominator(100) for at, weight in path}
-        going = [i for i in paths if all(capacity[at] for at in paths[i])]
-        rates = dict(zip(going, naive.rates([paths[i] for i in going], capacity), strict=True))
-        instants = [now + left[i] / rates[i] for i in going]
+        open_flows = [i for i in paths if all(capacity[at] for at in paths[i])]
+        rates = dict(zip(open_flows, naive.rates([paths[i] for i in open_flows], capacity), strict=True))
+        instants = [now + left[i] / rates[i] for i in open_flows]
         instants += [send[0] for i, send in enumerate(sends) if left[i] and send[0] > now]
         instants += [time for time, _ in states if time > now]
         following = min(instants)
-        for i in going:
+        for i in open_flows:
             left[i] -= rates[i] * (following - now)
             for at, weight in paths[i].items():
                 carried[at] += weight * rates[i] * (following - now)
@@ -279,7 +283,7 @@ def exact(cluster: Cluster, batches: list, faults: list[Fault]) -> tuple[list[fl
 
 @settings(max_examples=100, deadline=None)
 @given(routing=st.sampled_from(sorted(BEDS)), batches=MESSAGES, faults=FAULTS)
-def test_ends_are_those_of_exact_arithmetic_folded_or_not(routing: str, batches: list, faults: list[Fault]) -> None:
+def test_arrivals_equal_exact_arithmetic_folded_or_not(routing: str, batches: list, faults: list[Fault]) -> None:
     cluster = BEDS[routing]
     expected, _ = exact(cluster, batches, faults)
     assert run(cluster, as_sends(batches), faults, folding=True) == pytest.approx(expected, rel=1e-9)
@@ -287,7 +291,7 @@ def test_ends_are_those_of_exact_arithmetic_folded_or_not(routing: str, batches:
 
 
 def each_link_its_own_class(cluster: Cluster) -> Cluster:
-    """So that what is counted by class is counted by link."""
+    """A cluster whose counters by link class are counters by link."""
     links = cluster.links
     kinds = tuple(links.name(i) for i in range(len(links)))
     return replace(cluster, links=replace(links, kind=np.arange(len(links), dtype=np.int8), kinds=kinds))
@@ -295,17 +299,19 @@ def each_link_its_own_class(cluster: Cluster) -> Cluster:
 
 @settings(max_examples=60, deadline=None)
 @given(routing=st.sampled_from(["static", "ecmp"]), batches=MESSAGES, faults=FAULTS, folding=st.booleans())
-def test_every_byte_is_carried_link_by_link(routing: str, batches: list, faults: list[Fault], folding: bool) -> None:
+def test_every_link_carries_the_bytes_of_exact_arithmetic(
+    routing: str, batches: list, faults: list[Fault], folding: bool
+) -> None:
     cluster = each_link_its_own_class(BEDS[routing])
     _, expected = exact(cluster, batches, faults)
     sends = as_sends(batches)
     ends, network = run_network(cluster, sends, faults, folding)
     counted = network.counters.bytes_by_kind
     assert counted == pytest.approx(expected, rel=1e-9, abs=1e-6)
-    load = network.counters.load(max(ends))  # the integral over time of the rate of each link
+    load = network.counters.load(max(ends))  # per link, bytes are the integral of its rate
     integral = [float(load.rate[k] @ np.diff(load.time)) if k in load.rate else 0.0 for k in cluster.links.kinds]
     assert integral == pytest.approx(expected, rel=1e-9, abs=1e-6)
-    # what hosts send is what goes out of them, and what goes into their receivers
+    # Hosts send the bytes of their messages, and receivers receive them.
     for kind, end in ((cluster.links.src, 1), (cluster.links.dst, 2)):
         sent = [sum(float(send[3][send[end] == host].sum()) for send in sends) for host in range(HOSTS)]
         assert [counted[kind == host].sum() for host in range(HOSTS)] == pytest.approx(sent, rel=1e-9)

@@ -1,4 +1,4 @@
-"""Stragglers: what a slow rank costs, and classes of ranks by factor against ranks one by one, with faults as well."""
+"""Stragglers: the cost of a slow rank, and rank classes compared with one class per rank, also with faults."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ BEDS = {routing: bed(routing) for routing in ("split", "static", "ecmp")}
 
 
 def step() -> Workload:
-    """Compute, exchange beside compute, sum: everything 10 ms or so."""
+    """A step of about 10 ms: compute, an all_to_all concurrent with compute, an all_reduce."""
 
     def compute(name: str, seconds: float, *deps: int) -> Task:
         return Task(name, 0, Phase.FORWARD, Kind.COMPUTE, "compute", deps, 0.0, seconds)
 
-    def moves(name: str, op: Collective, *deps: int) -> Task:
+    def communicate(name: str, op: Collective, *deps: int) -> Task:
         return Task(name, 0, Phase.FORWARD, Kind.COLLECTIVE, "comm", deps, collective=op, group="w", size=20e6)
 
     tasks = (
         compute("a", 5e-3),
-        moves("x", Collective.ALL_TO_ALL, 0),
+        communicate("x", Collective.ALL_TO_ALL, 0),
         compute("b", 4e-3, 0),
-        moves("y", Collective.ALL_REDUCE, 2),
+        communicate("y", Collective.ALL_REDUCE, 2),
         compute("c", 1e-3, 1, 3),
     )
     return Workload("step", N, (RankClass(range(N), tasks),), {"w": range(N)}, (0,))
@@ -55,19 +55,21 @@ def one_by_one(workload: Workload) -> Workload:
     return replace(workload, classes=tuple(classes))
 
 
-def test_everybody_waits_for_the_slow_gpu() -> None:
-    cluster, slow = BEDS["split"], Stragglers({3: 1.5}).slowed(step())
+def test_all_ranks_wait_for_the_slow_gpu() -> None:
+    cluster = BEDS["split"]
+    slow = Stragglers({3: 1.5}).slowed(step())
     assert [(list(c.ranks), [t.duration for t in c.tasks]) for c in slow.classes] == [
         ([0, 1, 2, 4, 5, 6, 7], [5e-3, 0, 4e-3, 0, 1e-3]),
         ([3], [7.5e-3, 0, 6e-3, 0, 1.5e-3]),
     ]
-    record, plain = simulate(cluster, slow, FIXED), simulate(cluster, step(), FIXED)
+    record = simulate(cluster, slow, FIXED)
+    plain = simulate(cluster, step(), FIXED)
     moving = {span.name: span.moving for span in record.spans}
     assert moving["x"] == pytest.approx(7.5e-3, rel=1e-12)
     assert record.end > plain.end + 2.5e-3
 
 
-def test_factors_are_lognormal_by_seed_and_a_rank_keeps_its_own() -> None:
+def test_factors_are_lognormal_and_depend_on_seed_and_rank_only() -> None:
     drawn = Stragglers(sigma=0.2, seed=5)
     factors = drawn.factors(20_000)
     assert np.median(factors) == pytest.approx(1, abs=0.01)
@@ -100,10 +102,11 @@ STRAGGLERS = st.builds(
 @settings(max_examples=50, deadline=None)
 @given(routing=st.sampled_from(sorted(BEDS)), faults=FAULTS, stragglers=STRAGGLERS)
 def test_folded_equals_unfolded(routing: str, faults: list[Fault], stragglers: Stragglers) -> None:
-    """Flows folded and ranks in classes, against every flow and every rank its own."""
-    slowed, happens = stragglers.slowed(step()), Faults(tuple(faults))
-    folded = simulate(BEDS[routing], slowed, FIXED, faults=happens)
-    whole = simulate(BEDS[routing], one_by_one(slowed), FIXED, folding=False, faults=happens)
+    """Folded flows and rank classes, compared with every flow and every rank simulated separately."""
+    slowed = stragglers.slowed(step())
+    during_run = Faults(tuple(faults))
+    folded = simulate(BEDS[routing], slowed, FIXED, faults=during_run)
+    whole = simulate(BEDS[routing], one_by_one(slowed), FIXED, folding=False, faults=during_run)
     assert folded.end == pytest.approx(whole.end, rel=1e-9)
     ends = {(rank, s.name): s.end for s in whole.spans for rank in whole.classes[s.rank_class]}
     assert len(ends) == N * 5

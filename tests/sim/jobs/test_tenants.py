@@ -1,4 +1,4 @@
-"""Several jobs on one fabric: who waits, who shares what, and that steps which repeat are the steps they repeat."""
+"""Several jobs on one fabric: queueing for GPUs, sharing links, and repeated steps that are not simulated again."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ from dessim.workload.dag import Workload
 from tests.cluster.small_clusters import build, clusters, hosts, link
 from tests.sim.test_engine import RING, compute, job, reduce
 
-RATE, HOP = 50e9, 1e-6
+RATE = 50e9  # bytes/s
+HOP = 1e-6  # s
 CLUSTER = build(hosts(kind="leaf_spine", nodes_per_leaf=4, spines=2, uplink=link(), routing="split"))
-"""8 hosts on two leaves; a leaf's four hosts can send 200 GB/s, its uplinks carry 100."""
+"""8 hosts on two leaf switches. The four hosts of a leaf can send 200 GB/s, its uplinks carry 100 GB/s."""
 
 
 def step(size: float, n: int = 4, before: float = 1e-3, after: float = 0.5e-3) -> Workload:
@@ -36,13 +37,13 @@ def run(*tenants: Tenant, cluster: Cluster = CLUSTER, folding: bool = True, repe
     return simulate_tenants(RouteCache(cluster, folding), tenants, RING, repetition=repetition)
 
 
-def simulated(stay: JobResult) -> int:
-    """Steps that were not counted as like another."""
-    return len(stay.records)
+def simulated(result: JobResult) -> int:
+    """The number of steps that were simulated, not counted as repetitions."""
+    return len(result.records)
 
 
-def same(some: list[JobResult], others: list[JobResult], rel: float = 1e-9, bounds: bool = True) -> None:
-    for one, other in zip(some, others, strict=True):
+def assert_same(results: list[JobResult], expected: list[JobResult], rel: float = 1e-9, bounds: bool = True) -> None:
+    for one, other in zip(results, expected, strict=True):
         assert one.gpus.tolist() == other.gpus.tolist()
         assert sum(count for _, count in one.records) == one.steps == other.steps
         for name in ("start", "end", "wait_s", "step_time_s", "alone_s", "slowdown"):
@@ -53,51 +54,55 @@ def same(some: list[JobResult], others: list[JobResult], rel: float = 1e-9, boun
             assert parts_of(one, bounds)[part] == pytest.approx(seconds, rel=rel, abs=1e-12), part
 
 
-def parts_of(stay: JobResult, bounds: bool) -> dict[str, float]:
-    """Seconds of the whole stay by what the GPUs did, and (`bounds`) by what bound them on the critical path."""
+def parts_of(result: JobResult, bounds: bool) -> dict[str, float]:
+    """Seconds of the whole job by activity of the GPUs and, with `bounds`, by bound on the critical path."""
     total: dict[str, float] = {}
-    for record, count in stay.records:
-        found = breakdown(record)
-        parts = [("compute_s", found.compute_s), ("exposed_s", found.exposed_comm_s), ("idle_s", found.idle_s)]
-        parts += [pair for op in found.critical_path if bounds for pair in op.parts.items()]
+    for record, count in result.records:
+        step_parts = breakdown(record)
+        parts = [
+            ("compute_s", step_parts.compute_s),
+            ("exposed_s", step_parts.exposed_comm_s),
+            ("idle_s", step_parts.idle_s),
+        ]
+        parts += [pair for op in step_parts.critical_path if bounds for pair in op.parts.items()]
         for part, seconds in parts:
             total[part] = total.get(part, 0.0) + count * seconds
     return total
 
 
-def bytes_of(stay: JobResult) -> dict[str, float]:
-    kinds = stay.records[0][0].bytes_by_kind
-    return {kind: sum(count * record.bytes_by_kind[kind] for record, count in stay.records) for kind in kinds}
+def bytes_of(result: JobResult) -> dict[str, float]:
+    kinds = result.records[0][0].bytes_by_kind
+    return {kind: sum(count * record.bytes_by_kind[kind] for record, count in result.records) for kind in kinds}
 
 
-def test_two_jobs_over_an_oversubscribed_layer_slow_down_as_max_min_says() -> None:
-    # Spread, all four messages of a stage of each job cross the leaves, two from each leaf: 100 GB/s of 100 when alone,
-    # 200 when both are there, so each message gets half of its NIC.
+def test_two_jobs_on_oversubscribed_uplinks_get_max_min_fair_shares() -> None:
+    # With spread placement all four messages of a stage cross between the leaves, two from each leaf. A lone job uses
+    # the 100 GB/s of the uplinks; two jobs need 200 GB/s, so each message gets half the rate of its NIC.
     size, stages = 100e6, 6
     alone = 1.5e-3 + stages * (size / 4 / RATE + 4 * HOP)
     both = 1.5e-3 + stages * (size / 4 / (RATE / 2) + 4 * HOP)
-    for stay in run(Tenant("a", step(size), 0, 5, "spread"), Tenant("b", step(size), 0, 5, "spread")):
-        assert stay.alone_s == pytest.approx(alone, rel=1e-12)
-        assert stay.step_time_s == pytest.approx(both, rel=1e-12)
-        assert stay.slowdown == pytest.approx(both / alone, rel=1e-12)
-        assert {breakdown(record).bound_by for record, _ in stay.records} == {"leaf_up"}
+    for result in run(Tenant("a", step(size), 0, 5, "spread"), Tenant("b", step(size), 0, 5, "spread")):
+        assert result.alone_s == pytest.approx(alone, rel=1e-12)
+        assert result.step_time_s == pytest.approx(both, rel=1e-12)
+        assert result.slowdown == pytest.approx(both / alone, rel=1e-12)
+        assert {breakdown(record).bound_by for record, _ in result.records} == {"leaf_up"}
 
 
-def test_packed_jobs_do_not_meet() -> None:
-    for stay in run(Tenant("a", step(100e6), 0, 5), Tenant("b", step(100e6), 0, 5)):
-        assert stay.slowdown == pytest.approx(1.0, rel=1e-12)
-        assert "leaf_up" not in bytes_of(stay) and bytes_of(stay)["nic_up"] > 0
+def test_packed_jobs_share_no_link() -> None:
+    for result in run(Tenant("a", step(100e6), 0, 5), Tenant("b", step(100e6), 0, 5)):
+        assert result.slowdown == pytest.approx(1.0, rel=1e-12)
+        assert "leaf_up" not in bytes_of(result) and bytes_of(result)["nic_up"] > 0
 
 
-def test_a_tenant_alone_is_the_job_simulated_alone() -> None:
+def test_a_lone_tenant_equals_the_job_simulated_by_itself() -> None:
     record = simulate(CLUSTER, step(100e6, 8), RING)
-    [stay] = run(Tenant("a", step(100e6, 8), 0, 3))
-    assert stay.step_time_s == pytest.approx(record.end, rel=1e-12) and stay.slowdown == pytest.approx(1, rel=1e-12)
+    [result] = run(Tenant("a", step(100e6, 8), 0, 3))
+    assert result.step_time_s == pytest.approx(record.end, rel=1e-12) and result.slowdown == pytest.approx(1, rel=1e-12)
     carried = {kind: 3 * size for kind, size in record.bytes_by_kind.items() if size > 0}
-    assert bytes_of(stay) == pytest.approx(carried, rel=1e-12)
+    assert bytes_of(result) == pytest.approx(carried, rel=1e-12)
 
 
-def test_equal_steps_of_one_job_cost_one() -> None:
+def test_equal_steps_of_a_lone_job_are_simulated_once() -> None:
     [few] = run(Tenant("a", step(100e6), 0, 7, "spread"), repetition=False)
     [many] = run(Tenant("a", step(100e6), 0, 7_000_000, "spread"))
     assert simulated(few) == 7 and simulated(many) == 1
@@ -105,61 +110,62 @@ def test_equal_steps_of_one_job_cost_one() -> None:
     assert many.end == pytest.approx(1e6 * few.end, rel=1e-12)
 
 
-def test_jobs_that_do_not_meet_repeat_each_by_itself() -> None:
+def test_jobs_that_share_no_link_repeat_independently() -> None:
     jobs = [Tenant("a", step(100e6), 0, 60), Tenant("b", step(70e6), 1.1e-3, 60)]
     short = run(*jobs)
-    assert [simulated(stay) for stay in short] == [1, 1]  # it does not matter to a that b comes
-    same(short, run(*jobs, repetition=False))
+    assert [simulated(result) for result in short] == [1, 1]  # the arrival of b does not affect a
+    assert_same(short, run(*jobs, repetition=False))
 
 
-def test_jobs_out_of_phase_repeat_where_they_pause_together() -> None:
-    # b ends its steps while a computes, and so does a while b does: the state comes back every step.
+def test_jobs_out_of_phase_repeat_when_no_job_communicates() -> None:
+    # Each job ends its steps while the other computes, so the state recurs every step.
     jobs = [
         Tenant("a", step(40e6, before=8e-3), 0, 90, "spread"),
         Tenant("b", step(40e6, before=8e-3), 0.5e-3, 80, "spread"),
     ]
-    short, full = run(*jobs), run(*jobs, repetition=False)
-    same(short, full)
-    assert all(stay.slowdown > 1.01 for stay in short)
-    assert all(simulated(stay) < 10 for stay in short) and [simulated(stay) for stay in full] == [90, 80]
+    short = run(*jobs)
+    full = run(*jobs, repetition=False)
+    assert_same(short, full)
+    assert all(result.slowdown > 1.01 for result in short)
+    assert all(simulated(result) < 10 for result in short) and [simulated(result) for result in full] == [90, 80]
 
 
-def test_a_share_of_the_gpu_taken_by_communication_repeats_as_well() -> None:
-    taking = dataclasses.replace(CLUSTER, gpu=dataclasses.replace(CLUSTER.gpu, comm_sm_share=0.3))
+def test_jobs_repeat_if_communication_slows_compute() -> None:
+    slowed = dataclasses.replace(CLUSTER, gpu=dataclasses.replace(CLUSTER.gpu, comm_sm_share=0.3))
     tasks = [compute("a", 3e-3), reduce("x", 40e6), compute("c", 9e-3, stream="side"), compute("b", 4e-3, 1)]
     jobs = [Tenant(n, job([(range(4), tasks)]), t, 50, "spread") for n, t in (("a", 0.0), ("b", 2.1e-3))]
-    short = run(*jobs, cluster=taking)
-    same(short, run(*jobs, cluster=taking, repetition=False))
-    assert all(simulated(stay) < 20 for stay in short)
+    short = run(*jobs, cluster=slowed)
+    assert_same(short, run(*jobs, cluster=slowed, repetition=False))
+    assert all(simulated(result) < 20 for result in short)
 
 
-def test_three_steps_of_one_job_while_another_does_two() -> None:
-    # A step's message takes c, then it computes for 2 s - c, or 3 s - c: every 6 s and a bit both send at once.
+def test_three_steps_of_one_job_during_two_of_another_repeat() -> None:
+    # A step communicates for c seconds, then computes for 2 s - c, or 3 s - c. About every 6 s both jobs communicate.
     c = 6 * (1e8 / 4 / RATE + 4 * HOP)
     jobs = [
         Tenant(name, job([(range(4), [reduce("x", 1e8), compute("b", seconds - c, 0)])]), 0, steps, "spread")
         for name, seconds, steps in (("a", 2.0, 90), ("b", 3.0, 70))
     ]
     short = run(*jobs)
-    same(short, run(*jobs, repetition=False))
-    assert [simulated(stay) for stay in short] == [3, 4]  # at the end b is alone
+    assert_same(short, run(*jobs, repetition=False))
+    assert [simulated(result) for result in short] == [3, 4]  # b is alone at the end
 
 
-def test_a_job_that_finds_no_room_waits_and_nobody_overtakes_it() -> None:
+def test_jobs_wait_for_gpus_in_order_of_arrival() -> None:
     jobs = [
         Tenant("a", step(100e6, 6), 0.0, 10),
         Tenant("big", step(100e6, 4), 1e-3, 10),
-        Tenant("small", step(100e6, 2), 2e-3, 10),  # two GPUs are free, but big came first
+        Tenant("small", step(100e6, 2), 2e-3, 10),  # two GPUs are free, but "big" arrived first
     ]
     short = run(*jobs)
     a, big, small = short
     assert a.wait_s == 0 and big.start == small.start == a.end
     assert big.gpus.tolist() == [0, 1, 2, 3] and small.gpus.tolist() == [4, 5]
     assert sum(map(simulated, short)) < 10
-    same(short, run(*jobs, repetition=False))
+    assert_same(short, run(*jobs, repetition=False))
 
 
-def test_a_job_may_name_its_gpus() -> None:
+def test_a_job_may_list_its_gpus() -> None:
     first, second = run(
         Tenant("a", step(1e6, 2), 0, 2, (7, 0)), Tenant("b", step(1e6, 2), 0, 1, (0, 1)), cluster=CLUSTER
     )
@@ -167,14 +173,14 @@ def test_a_job_may_name_its_gpus() -> None:
     assert second.start == first.end  # GPU 0 was taken
 
 
-def test_random_placement_goes_by_its_seed() -> None:
+def test_random_placement_depends_on_its_seed() -> None:
     def gpus(seed: int) -> list[int]:
         return run(Tenant("a", step(1e6), 0, 1, "random", seed))[0].gpus.tolist()
 
     assert gpus(1) == gpus(1) and len({tuple(gpus(seed)) for seed in range(6)}) > 3
 
 
-def test_what_cannot_be_is_refused() -> None:
+def test_impossible_jobs_are_refused() -> None:
     with pytest.raises(UsageError, match="two jobs are called 'a'"):
         run(Tenant("a", step(1e6)), Tenant("a", step(1e6)))
     with pytest.raises(CapacityError, match="has 8 GPUs, too few for 9 ranks"):
@@ -190,7 +196,7 @@ def test_what_cannot_be_is_refused() -> None:
         run(Tenant("a", stuck))
 
 
-def test_a_budget_ends_it_and_tells_how_far_it_came() -> None:
+def test_a_time_budget_ends_the_run_with_the_progress_so_far() -> None:
     ticks = itertools.count()
     progress = Progress(budget_s=200, clock=lambda: float(next(ticks)))
     jobs = [Tenant("a", step(100e6), 0, 100, "spread"), Tenant("b", step(90e6), 1e-3, 100, "spread")]
@@ -202,7 +208,7 @@ def test_a_budget_ends_it_and_tells_how_far_it_came() -> None:
 
 @st.composite
 def pairs(draw: st.DrawFn) -> tuple[Cluster, list[Tenant]]:
-    """A small cluster of any kind and two jobs that may share a part of it."""
+    """A small cluster of any kind, and two jobs that may share links."""
     cluster = draw(clusters().filter(lambda cluster: cluster.n_gpus >= 2))
     jobs = []
     for name in ("a", "b"):
@@ -224,13 +230,13 @@ def pairs(draw: st.DrawFn) -> tuple[Cluster, list[Tenant]]:
 def test_folded_and_repeated_equal_every_flow_of_every_step(case: tuple[Cluster, list[Tenant]]) -> None:
     cluster, jobs = case
     full = simulate_tenants(RouteCache(cluster, folding=False), jobs, repetition=False)
-    # Which of several links that are full at once bounds a flow, folding may tell otherwise.
-    same(simulate_tenants(RouteCache(cluster), jobs), full, bounds=False)
-    same(simulate_tenants(RouteCache(cluster, folding=False), jobs), full)
+    # If several links of a path fill together, folding may name another one as the bound.
+    assert_same(simulate_tenants(RouteCache(cluster), jobs), full, bounds=False)
+    assert_same(simulate_tenants(RouteCache(cluster, folding=False), jobs), full)
 
 
-def test_a_group_may_sit_in_any_order_of_servers() -> None:
-    # The second server first: the same step, and the same algorithm chosen for it.
+def test_the_order_of_nodes_in_a_group_changes_nothing() -> None:
+    # With the second node first, the step and the chosen algorithm are the same.
     cluster = load_cluster("h100-8x_rail_128")
     workload = job([(range(16), [reduce("x", 1e8)])])
     first, second = (simulate(cluster, workload, gpus=gpus) for gpus in (range(16), [*range(8, 16), *range(8)]))

@@ -1,4 +1,4 @@
-"""gloo rank by rank: as long as by its schedule for all ranks at once, where nothing tells ranks apart."""
+"""gloo rank by rank takes as long as its schedule for all ranks at once, if all ranks behave identically."""
 
 from __future__ import annotations
 
@@ -31,36 +31,37 @@ def took(cluster: Cluster, work: Workload, cores: int | None) -> float:
 
 @pytest.mark.parametrize("op", sorted(set(PROGRAMS) - {Collective.ALL_TO_ALL}))
 @pytest.mark.parametrize("n", [2, 3, 4, 8])
-def test_as_long_as_the_schedule_of_all_ranks(op: Collective, n: int) -> None:
+def test_an_op_takes_as_long_as_the_schedule_for_all_ranks(op: Collective, n: int) -> None:
     cluster, work = bed(BED), alone(op, n, 4e6)
     assert took(cluster, work, cores=8) == pytest.approx(took(cluster, work, cores=None), rel=0.03)
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.sampled_from(OPS), st.integers(2, 8), st.integers(1, 3_000_000))
-def test_ranks_send_what_the_op_has_to_and_little_besides(op: Collective, n: int, size: int) -> None:
+def test_ranks_send_the_bytes_of_the_op_and_a_few_notifications(op: Collective, n: int, size: int) -> None:
     record = simulate(bed(BED), alone(op, n, float(size)), cores=8, network="packet")
-    due = sent_factor(op, n) * size * n
+    payload = sent_factor(op, n) * size * n
     if op is Collective.BROADCAST:
-        due = size * (n - 1)
-    said = 2 * 48.0 * n * (n - 1) * 8  # that a message may come, and before it, so often at most
-    assert due * (1 - 1e-9) <= record.bytes_by_kind["nic_up"] <= due + said
+        payload = size * (n - 1)
+    # Two notifications per message, of at most 8 messages per pair of ranks.
+    notifications = 2 * 48.0 * n * (n - 1) * 8
+    assert payload * (1 - 1e-9) <= record.bytes_by_kind["nic_up"] <= payload + notifications
     assert {span.collective for span in record.spans} == {op} and len(record.spans) == n
 
 
-def test_long_tensors_go_in_more_segments() -> None:
+def test_the_time_of_long_tensors_is_proportional_to_their_size() -> None:
     short, long = (took(bed(BED), alone(Collective.ALL_REDUCE, 2, size), 8) for size in (1e6, 64e6))
     assert long == pytest.approx(64 * short, rel=0.02)
 
 
-def test_sums_take_their_time() -> None:
+def test_reductions_take_time() -> None:
     rate = BED.node.nic.capacity / 2
     for op in (Collective.ALL_REDUCE, Collective.REDUCE_SCATTER):
         plain, slow = (took(bed(BED, reduction_rate=r), alone(op, 4, 4e6), 8) for r in (1e15, rate))
         assert slow > plain + 0.5 * 3e6 / rate
 
 
-def test_unlike_shares_of_an_exchange_arrive() -> None:
+def test_an_uneven_exchange_moves_all_its_bytes() -> None:
     shares = [(0.0, 3e5, 1e3), (2e5, 0.0, 1e3), (0.0, 1e6, 0.0)]
     task = reduce("op", 0.0, collective=Collective.ALL_TO_ALL)
     ranks: list[tuple[tuple[int, ...], list[Task]]] = [((r,), [replace(task, splits=s)]) for r, s in enumerate(shares)]

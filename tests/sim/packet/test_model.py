@@ -1,4 +1,4 @@
-"""Collectives of ranks that come one by one: nobody waits for a rank that it has no business with."""
+"""Collectives whose ranks arrive at different times: a rank waits only for the ranks whose data it needs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def exchange(*deps: int, name: str = "rows") -> Task:
 
 
 def ends(cluster: Cluster, late_s: list[float], cores: int = 8) -> list[float]:
-    """When each rank leaves an exchange to which it comes so late."""
+    """When each rank leaves an exchange that it joins at `late_s[rank]`."""
     ranks = [((rank,), [compute("late", late), exchange(0)]) for rank, late in enumerate(late_s)]
     spans = simulate(cluster, job(ranks), cores=cores, network="packet").spans
     return [span.end for span in sorted(spans, key=lambda span: span.rank_class) if span.name == "rows"]
@@ -35,26 +35,26 @@ def ends(cluster: Cluster, late_s: list[float], cores: int = 8) -> list[float]:
 def test_two_ranks_exchange_one_after_the_other() -> None:
     cluster = bed(load_cluster("lab/switch_2"))
     message = SIZE / 2 / cluster.node.nic.capacity
-    # Who came first has what it wants when the other's message is there, and keeps nothing that has left.
+    # The first rank is done when the other's message has arrived, since its own message has left by then.
     assert ends(cluster, [0.1, 0.2]) == pytest.approx([0.2 + message, 0.2 + 2 * message], rel=1e-2)
     window = 0.1 * SIZE / 2
-    some = bed(load_cluster("lab/switch_2"), window=window)
-    assert ends(some, [0.1, 0.2]) == pytest.approx([0.2 + 1.9 * message, 0.2 + 2 * message], rel=1e-2)
+    windowed = bed(load_cluster("lab/switch_2"), window=window)
+    assert ends(windowed, [0.1, 0.2]) == pytest.approx([0.2 + 1.9 * message, 0.2 + 2 * message], rel=1e-2)
 
 
-def test_a_rank_that_comes_late_holds_nobody_up_who_has_no_business_with_it_yet() -> None:
+def test_a_late_rank_delays_other_ranks_only_by_its_own_messages() -> None:
     cluster = bed(load_cluster("lab/switch_4"))
     message = SIZE / 4 / cluster.node.nic.capacity
     late = 1.0
     assert 12 * message < late
     *early, last = ends(cluster, [1e-3, 2e-3, 3e-3, late])
-    # All that is left when it comes: its own messages, each way over its own link; some wait for their opposite.
+    # Only the messages of the late rank are left, in both directions over its link; some wait for their counterpart.
     assert late + 3 * message <= last <= late + 6 * message + 1e-2
     assert all(late + message <= end <= last for end in early)
 
 
-def test_who_comes_first_computes_while_others_communicate() -> None:
-    """Two ranks on one core, three steps: the exchange takes as long as it would without the other's compute."""
+def test_a_rank_computes_while_the_other_communicates() -> None:
+    """Two ranks share a core for three steps. The exchange takes as long as it would without compute."""
     cluster = bed(load_cluster("lab/switch_2"))
     message = SIZE / 2 / cluster.node.nic.capacity
     tasks = [compute("work", 1e-2), exchange(0)]
@@ -67,9 +67,11 @@ def test_who_comes_first_computes_while_others_communicate() -> None:
     assert 3 * (1e-2 + 2 * message) < record.end < 3 * (2e-2 + 2 * message)
 
 
-def test_packets_take_their_part_of_the_cores() -> None:
-    """A thread computes while its rank sends for half a second, with half of the one core busy carrying."""
-    size = 0.5 * 2 * load_cluster("lab/switch_2").node.nic.capacity  # both ways at once: the ranks come together
+def test_packets_use_their_share_of_the_cores() -> None:
+    """A thread computes while its rank sends for half a second, which keeps half of the only core busy."""
+    size = (
+        0.5 * 2 * load_cluster("lab/switch_2").node.nic.capacity
+    )  # both directions at once, since both ranks start together
     beside = compute("beside", 0.2)
     tasks = [replace(exchange(), size=size), beside]
 
@@ -83,18 +85,18 @@ def test_packets_take_their_part_of_the_cores() -> None:
     assert took(core_rate=4 * rate) == pytest.approx(0.4, rel=0.05)
 
 
-def test_the_same_bytes_cross_each_link() -> None:
-    """As many as by the schedule of the whole, which waits for the last rank."""
+def test_each_link_class_carries_the_same_bytes_as_in_the_fluid_model() -> None:
+    """The fluid model runs the schedule of all ranks, once the last one has arrived."""
     cluster = bed(load_cluster("lab/switch_4"))
     tasks = [exchange()]
-    alone = simulate(cluster, job([(range(4), tasks)]))
-    apart = simulate(cluster, job([((rank,), tasks) for rank in range(4)]), cores=4, network="packet")
-    assert apart.bytes_by_kind == pytest.approx(alone.bytes_by_kind, rel=1e-3)
-    # At the same instant all are ready before anybody sends; the schedule has somebody come first.
-    assert 3 * SIZE / 4 / cluster.node.nic.capacity < apart.end < alone.end
+    fluid = simulate(cluster, job([(range(4), tasks)]))
+    packet = simulate(cluster, job([((rank,), tasks) for rank in range(4)]), cores=4, network="packet")
+    assert packet.bytes_by_kind == pytest.approx(fluid.bytes_by_kind, rel=1e-3)
+    # Here all ranks are ready before any of them sends; in the schedule of the fluid model one rank is first.
+    assert 3 * SIZE / 4 / cluster.node.nic.capacity < packet.end < fluid.end
 
 
-def test_threads_of_a_group_run_two_collectives_at_a_time_and_hold_up_no_compute() -> None:
+def test_a_group_runs_two_collectives_at_a_time_and_delays_no_compute() -> None:
     cluster = bed(load_cluster("lab/switch_2"))
     rate = cluster.node.nic.capacity
     tasks = [reduce(f"sum {i}", rate / 10, stream="prefetch") for i in range(3)]
@@ -105,15 +107,15 @@ def test_threads_of_a_group_run_two_collectives_at_a_time_and_hold_up_no_compute
     assert spans["beside"].end == pytest.approx(1e-3, abs=2.0**-24)
 
 
-def test_a_rank_that_waits_goes_on_when_a_core_is_free() -> None:
-    """Waking takes the machine's time, and computing ranks are not interrupted for it."""
+def test_a_waiting_rank_continues_when_a_core_is_free() -> None:
+    """Waking a rank takes time of the machine, and does not interrupt ranks that compute."""
     size = 1e3
 
     def took(cores: int, **transport: float) -> float:
         cluster = bed(load_cluster("lab/switch_4"), **transport)
         busy = [((rank,), [compute("work", 0.1)]) for rank in (2, 3)]
-        talking = [((rank,), [reduce("sum", size, group="pair")]) for rank in (0, 1)]
-        spans = simulate(cluster, job([*talking, *busy], pair=(0, 1)), cores=cores, network="packet").spans
+        communicating = [((rank,), [reduce("sum", size, group="pair")]) for rank in (0, 1)]
+        spans = simulate(cluster, job([*communicating, *busy], pair=(0, 1)), cores=cores, network="packet").spans
         return max(span.end for span in spans if span.name == "sum")
 
     free = took(8)
@@ -121,7 +123,7 @@ def test_a_rank_that_waits_goes_on_when_a_core_is_free() -> None:
     assert took(2, host_overhead=1e-6) > free + 2e-3
 
 
-def test_what_gloo_has_not_is_refused() -> None:
+def test_ops_and_options_that_gloo_lacks_are_refused() -> None:
     cluster = bed(load_cluster("lab/switch_4"))
     with pytest.raises(SimulationError, match="packet network has no gather"):
         simulate(cluster, job([(range(4), [reduce("odd", 1e3, collective=Collective.GATHER)])]), network="packet")

@@ -1,4 +1,4 @@
-"""RendezvousChannels: who waits for whom, and what that makes of an exchange."""
+"""RendezvousChannels: which side of a message waits, and the effect on an exchange."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ Process = Generator[simpy.Event, object, None]
 
 
 def run(*ranks: Any, **transport: float) -> list[float]:
-    """When each of two ranks is done with what its process of (environment, channels) does."""
-    env, cluster = simpy.Environment(), bed(**transport)
-    channels = RendezvousChannels(PacketFabric(env, cluster, Cores(env, 2)), "g", [0, 1])
+    """When the process of each rank, a function of (environment, channels), finishes."""
+    env = simpy.Environment()
+    fabric = PacketFabric(env, bed(**transport), Cores(env, 2))
+    channels = RendezvousChannels(fabric, "g", [0, 1])
     ends = [-1.0] * len(ranks)
 
     def timed(number: int, process: Process) -> Process:
@@ -32,10 +33,12 @@ def run(*ranks: Any, **transport: float) -> list[float]:
     return ends
 
 
-def exchanging(me: int, comes: float, sends_first: bool) -> Any:
+def exchanging(rank: int, start: float, sends_first: bool) -> Any:
+    """A process that exchanges a message with the other rank."""
+
     def process(env: simpy.Environment, channels: RendezvousChannels) -> Process:
-        yield env.timeout(comes)
-        posts = [lambda: channels.send(me, 1 - me, SIZE), lambda: channels.receive(me, 1 - me)]
+        yield env.timeout(start)
+        posts = [lambda: channels.send(rank, 1 - rank, SIZE), lambda: channels.receive(rank, 1 - rank)]
         events = [post() for post in (posts if sends_first else reversed(posts))]
         yield simpy.AllOf(env, events)
 
@@ -50,23 +53,23 @@ def test_a_message_waits_for_its_receiver() -> None:
         yield env.timeout(1.0)
         yield channels.receive(1, 0)
 
-    left, there = run(sender, receiver)
-    assert 1.0 < left < there
-    assert there == pytest.approx(1.0 + SIZE / nic(), abs=1e-3)
+    sent, arrived = run(sender, receiver)
+    assert 1.0 < sent < arrived
+    assert arrived == pytest.approx(1.0 + SIZE / nic(), abs=1e-3)
 
 
-def test_who_comes_later_and_sends_first_has_the_other_wait() -> None:
+def test_a_late_rank_that_sends_first_makes_the_messages_sequential() -> None:
     one_way = SIZE / nic()
-    together = run(exchanging(0, 0.0, True), exchanging(1, 0.0, True))
-    assert max(together) == pytest.approx(one_way, abs=1e-3)
-    apart = run(exchanging(0, 0.0, True), exchanging(1, 0.1, True))
-    assert apart[1] == pytest.approx(0.1 + 2 * one_way, abs=1e-3)
+    simultaneous = run(exchanging(0, 0.0, True), exchanging(1, 0.0, True))
+    assert max(simultaneous) == pytest.approx(one_way, abs=1e-3)
+    one_late = run(exchanging(0, 0.0, True), exchanging(1, 0.1, True))
+    assert one_late[1] == pytest.approx(0.1 + 2 * one_way, abs=1e-3)
     ready_first = run(exchanging(0, 0.0, False), exchanging(1, 0.1, False))
     assert max(ready_first) == pytest.approx(0.1 + one_way, abs=1e-3)
 
 
-def test_messages_of_a_pair_come_in_their_order() -> None:
-    came: list[int] = []
+def test_messages_of_a_pair_arrive_in_order() -> None:
+    arrived: list[int] = []
 
     def sender(env: simpy.Environment, channels: RendezvousChannels) -> Process:
         for size in (SIZE, 1.0, SIZE):
@@ -76,8 +79,8 @@ def test_messages_of_a_pair_come_in_their_order() -> None:
     def receiver(env: simpy.Environment, channels: RendezvousChannels) -> Process:
         for number, event in enumerate([channels.receive(1, 0) for _ in range(3)]):
             yield event
-            came.append(number)
+            arrived.append(number)
 
     run(sender, receiver)
-    assert came == [0, 1, 2]
+    assert arrived == [0, 1, 2]
     assert BED.n_gpus >= 2

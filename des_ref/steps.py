@@ -58,7 +58,7 @@ _NOT_COUNTED = -1.0
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What the machine did over a span of steps.
+    """The machine's work over a span of steps.
 
     frames  bytes of Ethernet frames that this process's host sent; _NOT_COUNTED where no shaper counts them
     busy    share of the machine's cores that were busy

@@ -41,7 +41,7 @@ _SMALL_LATENT = 3
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What one certificate runs.
+    """The settings of one certificate.
 
     placement   how DES places rows on ranks; None: as the model file says
     small       shrink the model to sizes that train in milliseconds (`shrunk`)

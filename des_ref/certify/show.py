@@ -70,7 +70,7 @@ def staleness(case: Result) -> str:
 
 
 def lossy(case: Result) -> str:
-    """What codecs changed: for each op, the RMS of the change relative to the RMS of the values sent."""
+    """The changes by codecs: for each op, the RMS of the change relative to the RMS of the values sent."""
     lost = ", ".join(f"{name} {share:.1e}" for name, share in case["lost"].items())
     return (
         f"not equivalent, because {case['codecs']} is lossy: parameters within {case['max_param_diff']:.1e} of one "

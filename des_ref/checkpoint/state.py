@@ -1,4 +1,4 @@
-"""What a checkpoint stores of a run, and how m workers take over from n.
+"""The state that a checkpoint stores, and how m workers take over from n.
 
 It stores the rows with their optimizer state, each row once, under its key; the dense parameters and their optimizer
 state, whole; and the progress of the run. Everything else can be derived: the order of samples from (seed, epoch), a
@@ -89,7 +89,7 @@ def _own_lines(
 
 
 def identity(settings: Settings, model: Model, data: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run must have in common with the checkpoint it resumes from. The number of workers is not part of it.
+    """The settings that a run must share with the checkpoint it resumes from. The number of workers is not part of it.
 
     `data` describes the samples.
     """

@@ -82,7 +82,7 @@ class Comm:
     # -- further groups -------------------------------------------------------------------------------------------
 
     def beside(self, name: str) -> Comm:
-        """The same workers over a process group of their own; its collectives are not ordered with this one's.
+        """The same workers over a separate process group; its collectives are not ordered with this one's.
 
         Every worker calls it, at the same point. `name` is the group's name in a trace.
         """

@@ -1,9 +1,9 @@
 """A key prefix that all processes of one start agree on and that no earlier start has used.
 
 torchrun keeps one key-value store across all of its restarts (torch 2.8 to 2.13), and process groups leave their
-addresses in it. A restarted process could read an address of the previous start and be refused there. Under a prefix of
-its own, a start never sees old keys. The number of restarts cannot serve as that prefix, because each node counts its
-own.
+addresses in it. A restarted process could read an address of the previous start and be refused there. With its own
+prefix, a start never sees old keys. The number of restarts cannot serve as that prefix, because each node counts its
+own restarts.
 
     every other rank    writes hello/R = a fresh random name and waits for welcome/NAME, which holds the prefix
     rank 0              answers every name it finds, stale or not, until all others have confirmed under here/PREFIX

@@ -20,7 +20,7 @@ from dessim.workload.model import Model
 
 
 class Objective(Protocol):
-    """What to optimize and how to score it.
+    """The loss to optimize, and the score.
 
     loss_name         name of the held-out loss in results
     evaluation_batch  samples of a forward pass in evaluation; None: as in training, because the loss depends on it

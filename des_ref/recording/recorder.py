@@ -11,7 +11,7 @@ that is launched early holds up nothing until it is waited for.
 
 A thread that works ahead of the step has its own recorder (`Recorder.beside`), because torch's modes, the order of ops
 and the collectives waited for belong to one thread. Both recorders share the clock, the ids of ops, and the groups; the
-thread's ops are on a stream of their own.
+thread's ops are on a separate stream.
 
 Recording costs time: a Python call of 10 to 20 us for each aten operator. A step is therefore recorded in one of two
 modes. *Full*: the mode is on throughout; FLOPs and bytes are counted and every collective is seen, but times are too

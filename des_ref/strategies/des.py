@@ -62,7 +62,7 @@ class _TailResult:
 
 
 class _Des(HashOwned):
-    """What both variants share: ids to owners, partials, sparse backward and update."""
+    """Both variants share: ids to owners, partials, sparse backward and update."""
 
     name: str
     loss_is_share: bool

@@ -3,7 +3,7 @@
     split_ids -> id_counts, pull_keys -> [server: lookup] -> pull_rows, pull_dense -> pool -> dense part
     -> scatter_grad -> push_counts, push_keys, push_rows, push_dense -> [server: update_rows, update_dense]
 
-Workers do not synchronize; a worker waits for others only where the servers' bound on staleness requires it. A gradient
+Workers do not synchronise; a worker waits for others only where the servers' bound on staleness requires it. A gradient
 is the mean over the worker's own samples and is applied when it arrives. So training is *not* equivalent to one
 process, except with a single worker.
 """

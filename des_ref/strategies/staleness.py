@@ -2,8 +2,8 @@
 
 A worker's clock is the number of its pushes that have been applied. It may pull while it is at most `bound` steps ahead
 of the slowest worker that still trains (stale synchronous parallel; Ho et al., NeurIPS 2013), so a pull lacks at most
-the last `bound` pushes of any worker, and none of its own. With bound 0 no worker starts a step before all pushes of
-the previous step are applied. With one worker, any bound is equivalent to one process.
+the last `bound` pushes of any worker, and none of its own pushes. With bound 0 no worker starts a step before all
+pushes of the previous step are applied. With one worker, any bound is equivalent to one process.
 
     staleness of a pull    steps by which the slowest worker was behind; at most the bound
     missed of a push       pushes of other workers applied between its pull and itself, which its gradient ignores

@@ -95,7 +95,7 @@ class _Stream:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a resumed run must have in common with this one. Inputs are not part of it: more may be added."""
+        """The settings that a resumed run must share with this one. Inputs are not part of it: more may be added."""
         shape = self._model.input
         generated = {"vocabulary": shape.vocabulary, "skew": shape.skew, "id_life": self._settings.stream.id_life}
         rows = "criteo" if self._inputs else generated

@@ -24,7 +24,7 @@ from des_ref.training.source import Opened
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What a run trains with. `progress` advances as it trains; `session` records a trace of its first steps."""
+    """The inputs of a training run. `progress` advances as it trains; `session` records a trace of its first steps."""
 
     settings: Settings
     opened: Opened

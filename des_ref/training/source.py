@@ -37,7 +37,7 @@ class Opened:
     bad: BadRows = field(default_factory=BadRows)
 
     def identity(self, settings: DataSettings) -> dict[str, Any]:
-        """What a checkpoint stores to recognise the data. The folder is not part of it, because a file may move."""
+        """The values that identify the data in a checkpoint. The folder is not part of it, because a file may move."""
         return {"name": Path(self.name).name, "split": settings.split, "train_samples": self.source.train_samples}
 
 

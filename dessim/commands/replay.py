@@ -131,7 +131,7 @@ def run_replay(request: ReplayRequest, progress: Progress | None = None) -> Repl
 
 
 def counters_of(record: Record) -> Iterator[Counter]:
-    """The utilization of each link class over time, in per cent of its capacity, as counters of the timeline."""
+    """The utilisation of each link class over time, in per cent of its capacity, as counters of the timeline."""
     load = record.load
     for kind in load.rate:
         # Counters keep their last value, so they end at 0.

@@ -48,7 +48,7 @@ class PathOp:
 
     @property
     def bound_by(self) -> str:
-        """What bound most of its time."""
+        """The bound of most of its time."""
         return max(self.parts, key=lambda bound: self.parts[bound])
 
     def to_json(self) -> dict[str, Any]:
@@ -144,7 +144,7 @@ def _append(segments: list[Segment], segment: Segment) -> None:
 
 
 def _shares(segment: Segment) -> Sequence[tuple[str, float]]:
-    """What bound a segment, and the share of its time that each bound had."""
+    """The bounds of a segment, and the share of its time that each bound had."""
     if segment.is_wait:
         return [(HOST, 1.0)]
     parts = segment.span.parts

@@ -60,7 +60,7 @@ class Breakdown:
 
     @property
     def bound_by(self) -> str:
-        """What bound most of the critical path."""
+        """The bound of most of the critical path."""
         by_bound: dict[str, float] = {}
         for op in self.critical_path:
             for bound, seconds in op.parts.items():

@@ -205,7 +205,7 @@ def _or_dash(text: Callable[[Any], str]) -> Callable[[Any], str]:
 
 
 def _attribution(row: Row, which: str) -> dict[str, Any]:
-    """What the report says about why a step takes its time: critical path, use of links, gains of changes.
+    """The report's sentences on why a step takes its time: critical path, use of links, gains of changes.
 
     `which` ("projected") keeps the ids of this figure apart from those of the other one.
     """

@@ -26,7 +26,7 @@ _RELATIVE_ROUNDING = 1e-9  # idle time below this share of a step is rounding
 
 @dataclass(frozen=True, slots=True)
 class ServerTimes:
-    """What a worker waits for in a step [s], and the staleness of what it reads.
+    """Seconds that a worker waits in a step, by cause, and the staleness of what it reads.
 
     `queue_s` is the wait in the servers' queues, `service_s` their work, `transfer_s` the messages, `wait_s` the wait
     for other workers. `busy_share` is the share of time that the servers' threads work. Staleness is counted in

@@ -56,7 +56,7 @@ class NetworkModel(Protocol):
 
     @property
     def cluster(self) -> Cluster:
-        """What the job runs on."""
+        """The cluster of the job."""
         ...
 
     @property
@@ -70,7 +70,7 @@ class NetworkModel(Protocol):
         ...
 
     def gpu_of(self, rank: int) -> Gpu:
-        """What a rank computes on."""
+        """The device that a rank computes on."""
         ...
 
     def join(self, rendezvous: Rendezvous, task: Task, job: CollectiveObserver) -> simpy.Event:
@@ -97,6 +97,6 @@ class Placement:
         }
 
     def gpu_of(self, rank: int) -> Gpu:
-        """What a rank computes on."""
+        """The device that a rank computes on."""
         ((gpu, _),) = self._cluster.devices([rank if self._seats is None else self._seats[rank]])
         return gpu

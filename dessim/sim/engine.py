@@ -182,7 +182,7 @@ def simulate(
     cores: int | None = None,
     network: NetworkName = "fluid",
 ) -> Record:
-    """Run a workload on a cluster of its own; rank r is on GPU r, or on `gpus[r]`.
+    """Run a workload alone on a cluster; rank r is on GPU r, or on `gpus[r]`.
 
     `algorithms` fixes the algorithm of an op (default "auto"), `options` sets what algorithms leave open: chunks, the
     root, the sides of a torus. `routed` carries routed stages from one simulation of the cluster to the next and

@@ -79,7 +79,7 @@ def check_free(path: Path) -> None:
     if not path.name:
         raise UsageError(f"{path}: is no name of a trace; write NAME.trace")
     if path.exists() and not (path / HEADER_FILE).is_file() and not (path.is_dir() and not any(path.iterdir())):
-        raise UsageError(f"{path}: is there and is no trace; name another folder")
+        raise UsageError(f"{path}: exists and is not a trace; name another folder")
 
 
 def begin(path: Path, header: Header) -> None:

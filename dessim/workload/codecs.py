@@ -35,7 +35,7 @@ REFRESH = 1000  # steps between two thresholds; DCT recomputes them "every few t
 
 
 class Buffer(StrEnum):
-    """The three kinds of values that an op may send. Each may have a codec of its own."""
+    """The three kinds of values that an op may send. Each may have its own codec."""
 
     ACTIVATIONS = "activations"  # partial sums, pooled vectors and rows, in the forward pass
     GRADIENTS = "gradients"  # gradients of those

@@ -179,7 +179,7 @@ def add_up(terms: Iterable[Formula]) -> Formula:
 
 def product_of(*factors: Formula) -> Formula:
     """The product of factors from left to right, without those that are 1; ONE of none. Sums and products among the
-    factors keep brackets of their own."""
+    factors keep their own brackets."""
     kept = [as_factor(factor) for factor in factors if factor != ONE]
     return reduce(operator.mul, kept) if kept else ONE
 

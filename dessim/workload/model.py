@@ -52,7 +52,7 @@ class _Strict(BaseModel):
 
 
 class Input(_Strict):
-    """What a batch looks like."""
+    """The shape of a batch."""
 
     fields: Positive
     ids_per_sample: Annotated[float, Field(gt=0)]

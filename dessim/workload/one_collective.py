@@ -18,7 +18,7 @@ def one_collective(
 ) -> Workload:
     """One collective over all of `n_ranks` ranks, of S = `size` bytes (dessim.trace.schema).
 
-    `splits` [n_ranks, n_ranks] gives the bytes that each rank sends to each; every rank is then a class of its own.
+    `splits` [n_ranks, n_ranks] gives the bytes that each rank sends to each; every rank then has its own class.
     `name` defaults to that of the collective.
     """
     ranks = range(n_ranks)

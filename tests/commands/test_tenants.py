@@ -89,7 +89,7 @@ def test_packed_jobs_are_not_slowed_and_the_oversubscribed_layer_is_idle() -> No
     assert ranker["steps_simulated"] < 10 and challenger["steps_simulated"] < 10
     assert late["start_s"] == min(ranker["end_s"], challenger["end_s"]) and late["wait_s"] == late["start_s"] - 1.0
     assert spread["partial"] is False and spread["schema_version"] == 1
-    # The utilization counts every byte of every step.
+    # The utilisation counts every byte of every step.
     capacity = CLUSTER.links.capacity[CLUSTER.links.of_kind("leaf_up")].sum()
     carried = sum(job["bytes_by_link"].get("leaf_up", 0.0) for job in spread["jobs"])
     assert spread["utilisation"]["links"]["leaf_up"] == pytest.approx(carried / (capacity * spread["end_s"]), rel=1e-12)

@@ -94,7 +94,7 @@ def test_a_trace_never_replaces_another_file_or_folder(tmp_path: Path, capsys: p
             )
             == 2
         )
-        assert "is there and is no trace; name another folder" in capsys.readouterr().err
+        assert "exists and is not a trace; name another folder" in capsys.readouterr().err
     assert sorted(file.name for file in tmp_path.rglob("*")) == ["papers", "thesis.txt"]
 
 

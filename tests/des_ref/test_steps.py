@@ -23,7 +23,7 @@ from dessim.trace.io import load_trace
         ('{"jobs": [{"model": "fm", "strategy": "mesh", "batch": 0}]}', "batch: Input should be greater than 0"),
         ('{"jobs": [{"model": "fm", "strategy": "mesh", "steps": -3}]}', "steps: Input should be greater than 0"),
         ('{"jobs": [{"model": "fm", "strategy": "mesh", "steps": "ten"}]}', "steps: Input should be a valid integer"),
-        ('{"jobs": [{"model": "fm", "strategy": "mesh", "trace": "/proc"}]}', "/proc: is there and is no trace"),
+        ('{"jobs": [{"model": "fm", "strategy": "mesh", "trace": "/proc"}]}', "/proc: exists and is not a trace"),
         ('{"jobs": [{"model": "fm", "strategy": "mesh", "batch": 10, "samples": 10}]}', "less than a batch of 10"),
     ],
 )

@@ -22,7 +22,7 @@ def here(tmp_path):
 
 
 def ended(here, *flags, found=0.5, **more):
-    options = study_parser("What it asks.\n\nMore.", here).parse_args(flags)
+    options = study_parser("Ask a question.\n\nMore.", here).parse_args(flags)
     return conclude(here, options, "new\n", {"data.csv": "a\n1\n"}, {"share": found}, **more)
 
 

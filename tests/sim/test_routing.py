@@ -86,7 +86,7 @@ def test_folding_changes_no_collective_if_a_spine_is_down(routing: str, algorith
 
 
 def test_adaptive_routing_balances_bytes_at_any_scale() -> None:
-    """Of three flows from one leaf over two spines, the large one gets a spine to itself."""
+    """Among three flows from one leaf over two spines, the large one gets a spine to itself."""
     data = hosts(kind="leaf_spine", nodes_per_leaf=4, spines=2, uplink=link(), routing="adaptive")
     cluster = build(data)
     src, dst = np.array([0, 1, 2]), np.array([4, 5, 6])

@@ -63,7 +63,7 @@ def test_what_is_no_trace_is_never_replaced(tmp_path):
     (tmp_path / "papers").mkdir()
     (tmp_path / "papers" / "thesis.txt").write_text("all of it")
     for there in (tmp_path / "papers", tmp_path / "papers" / "thesis.txt", tmp_path / "papers" / ".."):
-        with pytest.raises(UsageError, match="is there and is no trace"):
+        with pytest.raises(UsageError, match="exists and is not a trace"):
             io.write_trace(there, header(), all_ops())
     with pytest.raises(UsageError, match="no name of a trace"):
         io.begin(Path(), header())

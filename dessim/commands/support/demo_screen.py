@@ -1,4 +1,4 @@
-"""What the demo prints: its progress and warnings on stderr, a summary of the result on stdout."""
+"""The demo's output: its progress and warnings on stderr, a summary of the result on stdout."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What every network model shares: devices, host cores, counters and the record of a run."""
+"""Devices, host cores, counters and the record of a run: the parts that every network model shares."""

@@ -17,7 +17,7 @@ from dessim.cluster.links import Links
 from dessim.errors import PhysicsError
 
 _MAX_INTERVALS = 2_000
-"""Of a load; beyond, neighbouring intervals are averaged."""
+"""Intervals of a load at most; beyond, neighbouring intervals are averaged."""
 _MAX_ENTRIES = 4 * _MAX_INTERVALS
 """Entries that are collected before they are merged into intervals."""
 _NEGLIGIBLE = 1e-12

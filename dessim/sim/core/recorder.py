@@ -72,7 +72,7 @@ class Span:
 
     @property
     def bound_by(self) -> str:
-        """What took most of its time: one of `parts`, or a late rank."""
+        """The bound of most of its time: one of `parts`, or a late rank."""
         largest = max(self.parts, key=lambda bound: self.parts[bound])
         return LATE if self.moving - self.start > self.parts[largest] else largest
 

@@ -84,7 +84,7 @@ def max_min_rates(net: Incidence, cap: Floats | None = None) -> tuple[Floats, In
         freeze = capped.copy()
         freeze[flow[full]] = True
         rate[freeze] = level[freeze]
-        # Of several links that fill together, name the first, so that the order of entries does not matter.
+        # If several links fill together, name the first, so that the order of entries does not matter.
         first = np.full(net.n_flows, n_links, dtype=np.int64)
         np.minimum.at(first, flow[full], link[full])
         bound[freeze & ~capped] = first[freeze & ~capped]

@@ -55,7 +55,7 @@ class FluidNetwork:
     `algorithms` fixes the algorithm of an op (default "auto": the fastest on an idle network); `options` sets what
     algorithms leave open. Statistics of what has run: `solves`, how often rates were solved while routing;
     `flow_colours` and `link_colours`, the most that a stage folded to; `error`, the largest relative error that a
-    tolerance let in; `used` [n_links], the links that carried something.
+    tolerance admitted; `used` [n_links], the links that carried something.
     """
 
     threads_per_stream = 0
@@ -90,7 +90,7 @@ class FluidNetwork:
         return self.fabric.counters
 
     def gpu_of(self, rank: int) -> Gpu:
-        """What a rank computes on."""
+        """The device that a rank computes on."""
         return self._placement.gpu_of(rank)
 
     def join(self, rendezvous: Rendezvous, task: Task, job: CollectiveObserver) -> simpy.Event:

@@ -201,7 +201,7 @@ def simulate_tenants(
     names = [tenant.name for tenant in tenants]
     for tenant in tenants:
         if names.count(tenant.name) > 1:
-            raise UsageError(f"two jobs are called {tenant.name!r}; give each a name of its own")
+            raise UsageError(f"two jobs are called {tenant.name!r}; give each job its own name")
         gpus = None if isinstance(tenant.placement, str) else tenant.placement
         seated(routed.cluster, tenant.workload.n_ranks, gpus)
     scheduler = _Scheduler(routed, tenants, algorithms, progress or Progress(), repetition)

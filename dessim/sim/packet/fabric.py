@@ -36,7 +36,7 @@ _PACKETS_PER_ACK = 2
 
 Pair = tuple[int, int]
 History = Sequence[tuple[str, float]]
-"""What delayed a message, in order: a bound (dessim.sim.core.bounds) and the time [s] until which it did."""
+"""The delays of a message, in order: a bound (dessim.sim.core.bounds) and the time [s] until which it did."""
 
 
 @dataclass(slots=True, eq=False)
@@ -143,7 +143,7 @@ class PacketFabric:
         self._connections: dict[tuple[str, Pair], _Connection] = {}
 
     def send(self, channel: str, message: Message) -> None:
-        """Queue a message behind earlier ones of its connection. Each `channel` has connections of its own."""
+        """Queue a message behind earlier ones of its connection. Each `channel` has its own connections."""
         began = self.env.now
         message.size = message.unsent = whole_bytes(message.size)
         loads = self._account(message)

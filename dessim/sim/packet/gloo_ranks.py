@@ -164,4 +164,4 @@ PROGRAMS: Mapping[Collective, Callable[[Rank, float, Sequence[float]], Process]]
     Collective.ALL_TO_ALL: _all_to_all,
     Collective.BROADCAST: _broadcast,
 }
-"""What a rank does in each op, given S = `size` bytes and, where they differ, the bytes for each rank (`splits`)."""
+"""The program of a rank per op, given S = `size` bytes and, where they differ, the bytes per rank (`splits`)."""

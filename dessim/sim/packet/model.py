@@ -38,7 +38,7 @@ def supports_packet_model(transport: Transport) -> bool:
 class PacketNetwork:
     """The collectives of one job on `fabric`; rank r is on GPU `seats[r]`, or on GPU r.
 
-    Every rank must be in a class of its own. Raises SimulationError where the cluster's transport is not gloo's.
+    Every rank must have its own class. Raises SimulationError where the cluster's transport is not gloo's.
     """
 
     threads_per_stream = THREADS
@@ -65,7 +65,7 @@ class PacketNetwork:
         return self._fabric.counters
 
     def gpu_of(self, rank: int) -> Gpu:
-        """What a rank computes on."""
+        """The device that a rank computes on."""
         return self._placement.gpu_of(rank)
 
     def note(self, record: Record) -> None:

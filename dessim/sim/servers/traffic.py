@@ -11,7 +11,7 @@ from dessim.sim.core.recorder import Record
 
 @dataclass(frozen=True, slots=True)
 class StepTraffic:
-    """What one worker and each server exchange in a step: bytes per message, and seconds of a server's thread.
+    """The exchange of one worker with each server in a step: bytes per message, and seconds of a server's thread.
 
     A pull is a `request` and its `reply`, served in `gather` seconds. A `push` is served in `merge` seconds.
     Synchronous servers spend `apply` seconds on the update after the last push of a step.

@@ -155,7 +155,7 @@ class OperatorSpec(BaseModel):
         return False
 
     def misfit(self, fields: int) -> str:
-        """What is wrong with it in a model of `fields` fields; empty if nothing is."""
+        """The reason why it cannot stand in a model of `fields` fields; empty if nothing is."""
         return ""
 
 

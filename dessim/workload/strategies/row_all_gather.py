@@ -3,7 +3,7 @@
 
 Each worker sends its u distinct ids to their owners, which then know the U distinct ids of the global batch. An
 AllGather brings these ids and their rows to every worker, each once. Workers pool from them. A ReduceScatter of the
-gradients of the U rows leaves each owner the sums of its own. A worker sends
+gradients of the U rows leaves each owner the sums of its own rows. A worker sends
 
     (N-1)/N u k + (N-1)/N U k + 2 (N-1)/N U W s
 

@@ -1,4 +1,4 @@
-"""What the rest of the code needs to know about a strategy beside its plan."""
+"""The facts that the rest of the code needs about a strategy, beside its plan."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class StrategySpec:
     `refuses`: why it cannot train a model with these options, as a predicate of its name; empty if it can.
     `substitutes`: whether it substitutes operators (DES), so that a model's placement of rows applies to it.
     `has_servers`: whether it has parameter servers, which may run on dedicated hosts.
-    `dedicated_servers`: whether its servers always are processes of their own. Then its messages are no collectives:
+    `dedicated_servers`: whether its servers are always separate processes. Then its messages are no collectives:
         they cannot be traced, encoded, or replayed beside other jobs.
     `synchronous`: whether all workers take a step together.
     `pipelines`: whether ops of Phase.INPUT may run a step ahead.

@@ -41,7 +41,7 @@ def rates(paths: Sequence[dict[int, Fraction]], capacity: Sequence[Fraction]) ->
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits of a transport: a fan-in `curve` on the links `receives`, and a `cap` for flows that cross one."""
+    """Limits of a transport: a fan-in `curve` on the links `receives`, and a `cap` for flows that cross them."""
 
     receives: frozenset[int] = frozenset()
     curve: Sequence[tuple[int, Fraction]] = field(default_factory=tuple)

@@ -54,11 +54,10 @@ class Flows:
         """Seconds from start to arrival of each colour on an idle network."""
         if self.messages.in_flight == 1:
             return (self.finish + self.reduction) * scale + self.fixed
-        fluid = self.finish * scale
-        reduction = self.reduction * scale
-        return np.array(
-            [f + sum(self.after_draining(f, *x)) for f, *x in zip(fluid, self.fixed, reduction, strict=True)]
-        )
+        seconds = []
+        for fluid, fixed, reduction in zip(self.finish * scale, self.fixed, self.reduction * scale, strict=True):
+            seconds.append(fluid + sum(self.after_draining(fluid, fixed, reduction)))
+        return np.array(seconds)
 
     def after_draining(self, fluid: float, fixed: float, reduction: float) -> tuple[float, float]:
         """Seconds of latency and overhead, and of reduction, that follow after a message drained for `fluid` seconds.

@@ -68,7 +68,7 @@ def test_acknowledgements_load_the_reverse_route(bed: Cluster) -> None:
 
 
 def test_a_shared_host_wakes_one_rank_after_the_other(bed: Cluster) -> None:
-    """All ranks of a ring finish together; a broadcast ends at one rank; a gloo all_to_all at four of eight."""
+    """All ranks of a ring finish together, a broadcast at one rank, gloo's all_to_all at four of eight."""
     wake = 1e-9  # short enough for earlier stages to hide it
     for op, name, ranks in (
         (Collective.ALL_GATHER, "gloo", 8),

@@ -13,6 +13,13 @@ from dessim.trace.schema import Collective
 from dessim.units import parse_size
 
 
+class Network(StrEnum):
+    """The model of the network (dessim.sim.engine.simulate)."""
+
+    FLUID = "fluid"
+    PACKET = "packet"
+
+
 class Fold(StrEnum):
     """Whether identical flows are simulated once; the result is the same."""
 
@@ -64,6 +71,9 @@ FigureOption = Annotated[
     Path | None, typer.Option("--figure", help="Also draw the result as SVG, with its data as CSV beside it.")
 ]
 FoldOption = Annotated[Fold, typer.Option("--fold", help="Simulate identical flows once; the result is the same.")]
+NetworkOption = Annotated[
+    Network, typer.Option("--network", help="fluid: max-min rates, any size; packet: gloo on a few ranks.")
+]
 AlgorithmOption = Annotated[
     list[str] | None, typer.Option("--algorithm", help="OP=NAME sets the algorithm of a collective; may be repeated.")
 ]

@@ -14,6 +14,8 @@ from dessim.cli.options import (
     Fold,
     FoldOption,
     JsonOption,
+    Network,
+    NetworkOption,
     TraceArgument,
     WhatIfOption,
     parse_algorithms,
@@ -28,6 +30,7 @@ def replay(
     trace: TraceArgument,
     cluster: ClusterOption,
     algorithm: AlgorithmOption = None,
+    network: NetworkOption = Network.FLUID,
     fold: FoldOption = Fold.ON,
     time_budget: TimeBudgetOption = None,
     timeline: Annotated[Path | None, typer.Option(help="Also write a timeline for Perfetto, NAME.json.gz.")] = None,
@@ -54,6 +57,7 @@ def replay(
         cluster=machine,
         algorithms=parse_algorithms(algorithm),
         folding=fold is Fold.ON,
+        network=network.value,
     )
     changes = parse_changes(what_if, machine, recorded=True)
     try:

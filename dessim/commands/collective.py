@@ -15,7 +15,7 @@ from dessim.collectives.alltoall import uneven_sizes
 from dessim.collectives.closed_forms import algorithm_bandwidth, bus_bandwidth
 from dessim.errors import UsageError
 from dessim.sim.core.counters import Load
-from dessim.sim.engine import simulate
+from dessim.sim.engine import NetworkName, simulate
 from dessim.sim.faults.fault_file import Scenario
 from dessim.sim.fluid.route_cache import RouteCache
 from dessim.sim.progress import Progress
@@ -31,6 +31,7 @@ class CollectiveRequest:
     """A collective to simulate: `op` on S = `size` bytes, as nccl-tests counts them, over the first `gpus` GPUs.
 
     `folding=False` simulates identical flows one by one; the result is the same.
+    `network` is the model of the network (dessim.sim.engine.simulate).
     `options` are those of the algorithm: chunks, the root, the sides of a torus.
     `uneven` is a seed: each pair of ranks of an all_to_all then exchanges a random size, on average S per rank in all
     (dessim.collectives.alltoall.uneven_sizes).
@@ -44,6 +45,7 @@ class CollectiveRequest:
     size: float
     algorithm: str = "auto"
     folding: bool = True
+    network: NetworkName = "fluid"
     options: Options = field(default_factory=Options)
     uneven: int | None = None
     tolerance: float = 0.0
@@ -155,6 +157,7 @@ def time_collective(request: CollectiveRequest, progress: Progress | None = None
         options=request.options,
         progress=progress,
         faults=request.scenario.faults if request.scenario is not None else None,
+        network=request.network,
     )
     span = record.spans[0]
     return Measurement(

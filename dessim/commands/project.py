@@ -18,7 +18,7 @@ from dessim.commands.support.projection import Misfit, Projection
 from dessim.commands.support.step import durations_of, step_of, to_host
 from dessim.errors import CapacityError, UsageError
 from dessim.results.metrics import breakdown
-from dessim.sim.engine import simulate
+from dessim.sim.engine import NetworkName, simulate
 from dessim.sim.faults.fault_file import Scenario
 from dessim.sim.fluid.route_cache import RouteCache
 from dessim.sim.progress import Progress
@@ -44,6 +44,7 @@ class ProjectRequest:
     `algorithms` fixes the algorithm of a collective; the others use `auto`.
     `error_bar` is the relative error measured where the job was recorded, if it was.
     `folding=False` simulates identical flows one by one; the result is the same.
+    `network` is the model of the network (dessim.sim.engine.simulate).
     `spill` lets rows that do not fit a GPU live in its host's memory.
     `servers` are hosts that hold the tables of `ps_*` strategies; without them `ps_sync` has a server on each worker.
     `pipeline` sends the next step's ids while a step runs, as the trainer does.
@@ -59,6 +60,7 @@ class ProjectRequest:
     algorithms: Mapping[Collective, str] | None = None
     error_bar: float | None = None
     folding: bool = True
+    network: NetworkName = "fluid"
     spill: bool = False
     servers: Servers | None = None
     pipeline: bool = True
@@ -72,6 +74,7 @@ class ProjectOptions(TypedDict, total=False):
     algorithms: Mapping[Collective, str] | None
     error_bar: float | None
     folding: bool
+    network: NetworkName
     spill: bool
     servers: Servers | None
     pipeline: bool
@@ -200,6 +203,7 @@ def _row(
         routed=routed,
         progress=progress,
         faults=scenario.faults if scenario is not None else None,
+        network=request.network,
     )
     return Projection(
         gpus=n_gpus,
@@ -269,9 +273,10 @@ def _provenance(
     cluster = request.cluster
     capacities = ", ".join(f"{gpu.name} has {format_size(gpu.memory)}" for gpu, _ in cluster.devices(range(n_gpus)))
     sent_ahead = "; ids of the next step prefetched" if plan.is_pipelined else ""
+    network = "" if request.network == "fluid" else f"; {request.network} network"
     provenance = {
         "compute": compute_source,
-        "communication": f"simulated on {cluster.name}; transport {cluster.transport.name}{sent_ahead}",
+        "communication": f"simulated on {cluster.name}; transport {cluster.transport.name}{sent_ahead}{network}",
         "sizes": job.sizes_from,
         "memory": f"formula: rows, optimizer state, index, dense weights, activations; {capacities}",
     }

@@ -16,7 +16,7 @@ from dessim.cluster import Cluster
 from dessim.results.metrics import Breakdown, breakdown, step_times
 from dessim.results.timeline import Counter, Slice
 from dessim.sim.core.recorder import Record
-from dessim.sim.engine import simulate
+from dessim.sim.engine import NetworkName, simulate
 from dessim.sim.progress import Progress
 from dessim.trace.io import Trace
 from dessim.trace.schema import Collective, Op
@@ -85,14 +85,17 @@ class Replay:
 class ReplayRequest:
     """A trace to replay on a cluster, rank r on GPU r.
 
-    `algorithms` fixes the algorithm of a collective; the others use `auto`. `folding=False` simulates identical flows
-    one by one; the result is the same. `stretch` returns the factor by which a compute op takes longer than recorded.
+    `algorithms` fixes the algorithm of a collective; the others use `auto`.
+    `folding=False` simulates identical flows one by one; the result is the same.
+    `network` is the model of the network (dessim.sim.engine.simulate).
+    `stretch` returns the factor by which a compute op takes longer than recorded.
     """
 
     trace: Trace
     cluster: Cluster
     algorithms: Mapping[Collective, str] | None = None
     folding: bool = True
+    network: NetworkName = "fluid"
     stretch: Callable[[Op], float] | None = None
 
 
@@ -117,6 +120,7 @@ def run_replay(request: ReplayRequest, progress: Progress | None = None) -> Repl
         request.algorithms,
         request.folding,
         progress=progress,
+        network=request.network,
     )
     return Replay(
         cluster=request.cluster.name,

@@ -17,6 +17,7 @@ import simpy
 from dessim.cluster import Cluster
 from dessim.cluster.placement import seated
 from dessim.collectives import Options
+from dessim.collectives.gloo import NAME as GLOO
 from dessim.errors import DeadlockError, OutOfTime, SimulationError
 from dessim.sim.collective import NetworkModel, Outcome
 from dessim.sim.core.blas import one_blas_thread
@@ -205,7 +206,8 @@ def simulate(
     if network == "packet":
         if faults:
             raise SimulationError("the packet network has no faults; leave out the faults, or use the fluid network")
-        if algorithms or options:
+        chosen = [name for name in (algorithms or {}).values() if name not in ("auto", GLOO)]
+        if chosen or options not in (None, Options()):
             raise SimulationError("the packet network runs gloo's own algorithms; leave out algorithms and options")
         model = PacketNetwork(PacketFabric(env, routed.cluster, shared_cores), workload.groups, seats)
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,8 @@ from dessim.collectives import ALGORITHMS, Options, algorithms_for, schedule
 from dessim.collectives.alltoall import uneven_sizes
 from dessim.collectives.choose import Floor
 from dessim.collectives.closed_forms import bus_bandwidth, pairwise_time, ring_time
-from dessim.commands.collective import run_collective
-from dessim.errors import CapacityError, UsageError
+from dessim.commands.collective import CollectiveRequest, run_collective, time_collective
+from dessim.errors import CapacityError, SimulationError, UsageError
 from dessim.sim.fluid.model import layout_of
 from dessim.sim.fluid.route_cache import RouteCache
 from dessim.trace.schema import Collective
@@ -206,3 +207,15 @@ def test_impossible_collectives_are_refused(switch: Cluster) -> None:
         run_collective(switch, Collective.ALL_REDUCE, 1, GB)
     with pytest.raises(UsageError, match="more than 0"):
         run_collective(switch, Collective.ALL_REDUCE, 2, 0)
+
+
+def test_the_packet_network_is_chosen_by_name_and_refuses_other_transports() -> None:
+    bed = load_cluster("lab/switch_4")
+    request = CollectiveRequest(cluster=bed, op=Collective.ALL_REDUCE, gpus=4, size=2.0**20)
+    fluid, packet = (time_collective(replace(request, network=network)) for network in ("fluid", "packet"))
+    assert packet.algorithm == "gloo" and packet.time_s == pytest.approx(fluid.time_s, rel=0.03)
+    assert packet.bound_by in ("nic_up", "nic_down")
+    with pytest.raises(SimulationError, match="leave out algorithms"):
+        time_collective(replace(request, network="packet", algorithm="ring"))
+    with pytest.raises(SimulationError, match="transport ideal has others"):
+        time_collective(replace(request, cluster=load_cluster("one-switch_16"), network="packet"))

@@ -82,7 +82,7 @@ def project(
     from dessim.commands.project import ProjectRequest, run_projection
     from dessim.commands.support.dedicated_servers import parse_servers
     from dessim.commands.support.projection import Projection
-    from dessim.commands.support.what_if import parse_changes, what_if_projected
+    from dessim.commands.what_if import parse_changes, what_if_projected
     from dessim.results.figures import throughput
     from dessim.results.rows import fitting
     from dessim.results.show import print_projection

@@ -43,7 +43,7 @@ def replay(
     """
     from dessim.cluster import load_cluster
     from dessim.commands.replay import ReplayRequest, counters_of, run_replay, timeline_of
-    from dessim.commands.support.what_if import parse_changes, what_if_replayed
+    from dessim.commands.what_if import parse_changes, what_if_replayed
     from dessim.results.show import print_replay
     from dessim.results.timeline import write_timeline
     from dessim.trace.io import load_trace

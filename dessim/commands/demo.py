@@ -26,7 +26,7 @@ from dessim.commands.replay import Replay, counters_of, replay, timeline_of
 from dessim.commands.support.demo_programs import TrainerPrograms
 from dessim.commands.support.demo_screen import print_summary, print_warning, showing_stages
 from dessim.commands.support.projection import Projection
-from dessim.commands.support.what_if import ALL, parse_changes, what_if_projected
+from dessim.commands.what_if import ALL, parse_changes, what_if_projected
 from dessim.errors import CheckFailed, UsageError
 from dessim.files import write_json, write_text
 from dessim.results.report import write_report

@@ -118,7 +118,7 @@ def run_replay(request: ReplayRequest, progress: Progress | None = None) -> Repl
         request.cluster,
         workload_from_trace(request.trace, request.stretch),
         request.algorithms,
-        request.folding,
+        folding=request.folding,
         progress=progress,
         network=request.network,
     )

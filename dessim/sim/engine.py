@@ -174,6 +174,7 @@ def simulate(
     cluster: Cluster,
     workload: Workload,
     algorithms: Mapping[Collective, str] | None = None,
+    *,
     folding: bool = True,
     routed: RouteCache | None = None,
     options: Options | None = None,

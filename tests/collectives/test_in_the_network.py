@@ -73,7 +73,7 @@ def together(cluster: Cluster, jobs: list[tuple[Collective, str, list[int]]], fo
     groups = {f"op{number}": ranks for number, (_, _, ranks) in enumerate(jobs)}
     classes = tuple(RankClass((rank,), tuple(mine)) for rank, mine in sorted(tasks.items()))
     workload = Workload("test", max(tasks) + 1, classes, groups, (0,))
-    return simulate(cluster, workload, {op: name for op, name, _ in jobs}, folding)
+    return simulate(cluster, workload, {op: name for op, name, _ in jobs}, folding=folding)
 
 
 @pytest.mark.parametrize("folding", [True, False])

@@ -10,7 +10,7 @@ from dessim.cluster import load_cluster
 from dessim.cluster.load import topology_root
 from dessim.commands.project import ProjectRequest, project, run_projection
 from dessim.commands.replay import ReplayRequest, run_replay
-from dessim.commands.support.what_if import NAMES, Change, parse_changes, what_if_projected, what_if_replayed
+from dessim.commands.what_if import NAMES, Change, parse_changes, what_if_projected, what_if_replayed
 from dessim.errors import UsageError
 from dessim.sim.core.device import roofline
 from dessim.trace.io import load_trace, write_trace

@@ -110,7 +110,7 @@ def test_switches_that_do_not_sum_refuse_algorithms_that_need_sums() -> None:
     assert layout_of(plain, np.arange(8)) == Layout(8, 4)
     assert layout_of(pod(), np.arange(8)) == Layout(8, 4, nvls=True, sharp=True)
     for gpus, name in ((4, "nvls"), (8, "sharp"), (8, "nvls_sharp")):
-        with pytest.raises(UsageError, match=r"reduces|reduce;"):
+        with pytest.raises(UsageError, match="reduce"):
             run_collective(plain, Collective.ALL_REDUCE, gpus, 1e6, name)
         assert run_collective(pod(), Collective.ALL_REDUCE, gpus, 1e6, name).time_s > 0
 

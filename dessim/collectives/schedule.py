@@ -19,7 +19,7 @@ from dessim.cluster.routing.trees import Trees
 
 Rank = TypeVar("Rank", int, Ints)
 Carries = Callable[[int], Sequence[Iterable[int]]]
-"""Of a repetition of a stage: the pieces that each message carries."""
+"""A function that returns, for repetition r of a stage, the pieces that each message carries."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,7 +135,7 @@ def test_the_commands_report_success_failure_and_timeout(name: str, tmp_path: Pa
     code = "import os, sys, time; sys.exit(7) if os.environ['RANK'] == '1' else time.sleep(60)"
     failed = dessim("lab", "run", "--name", name, "--logs", str(tmp_path), "--", sys.executable, "-c", code)
     assert failed.exit_code == 7
-    assert failed.stderr.strip() == f"dessim: rank 1 failed with code 7; what it printed is in {tmp_path / 'rank1.log'}"
+    assert failed.stderr.strip() == f"dessim: rank 1 failed with code 7; its output is in {tmp_path / 'rank1.log'}"
     late = dessim("lab", "run", "--name", name, "--timeout", "0.5", "--", "sleep", "60")
     assert late.exit_code == 124
     assert dessim("lab", "status", "--name", name).stdout.count("switch0") >= 8

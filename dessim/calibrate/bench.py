@@ -87,11 +87,12 @@ def load_bench(path: Path) -> Bench:
 
 
 def load_benches(paths: Sequence[Path]) -> Bench:
-    """Read several files of des_ref.bench from one job, and join their results.
+    """Read several files of des_ref.bench from one job on a real cluster, and join their results.
 
-    Raises FileError, also if the files differ in their number of ranks or their backend.
+    Their window is unknown: only the lab fixes it. Raises FileError, also if the files differ in their number of ranks
+    or their backend.
     """
-    joined = load_bench(paths[0])
+    joined = replace(load_bench(paths[0]), window=math.inf)
     for path in paths[1:]:
         bench = load_bench(path)
         if (bench.world_size, bench.backend) != (joined.world_size, joined.backend):

@@ -1,1 +1,1 @@
-"""Calibration: measurements in, transport profiles out."""
+"""Calibration: fit the overheads and rates of a transport to measurements."""

@@ -1,34 +1,49 @@
-"""Fit a transport to a collective micro-benchmark: what a message costs, how long it is under way, and bytes.
+"""Fit a transport to a benchmark of collectives: overhead per message, latency, and bandwidth.
 
 Every measurement is one equation,
 
     seconds = messages * message_overhead + stages * latency + sent_bytes / bandwidth
 
-with the messages and bytes a rank sends and the stages that wait for each other in the algorithm the library uses: a
-ring sends one message a stage, gloo's all_to_all and the trainer's reduce_scatter over gloo send all of theirs in one.
-Least squares on relative errors (small and large messages weigh alike), coefficients not negative. What it leaves out:
-congestion, incast, and that ranks sharing cores slow each other; the benchmark must be run as the job will be.
+with the messages and bytes that a rank sends, and the number of consecutive stages, in the algorithm that the library
+uses. A ring sends one message per stage; gloo's all_to_all and the trainer's reduce_scatter over gloo send all of their
+messages in one stage. The fit is least squares on relative errors, so small and large messages have equal weight, with
+no coefficient below zero.
+
+Left out: congestion, incast, and slower ranks where several share a core. Run the benchmark with as many ranks per
+machine as the job.
 """
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dessim.errors import FileError
+from dessim.arrays import Floats
+from dessim.calibrate.bench import Bench
 from dessim.trace.schema import Collective, sent_factor
+
+_NEGLIGIBLE = 1e-12
+"""A difference between two sums of squared residuals below this share of the total may be due to rounding."""
+
+_ROUNDS = {
+    Collective.ALL_REDUCE: 2,
+    Collective.REDUCE_SCATTER: 1,
+    Collective.ALL_GATHER: 1,
+    Collective.ALL_TO_ALL: 1,
+}
+"""Messages that a rank sends, in units of n-1."""
 
 
 @dataclass(frozen=True, slots=True)
 class TransportFit:
-    """Seconds a message costs and is under way, bytes/s, and how well they explain `n` measurements (R2 of log s)."""
+    """A fitted transport: `message_overhead` and `latency` of a message in seconds, `bandwidth` in bytes/s.
+
+    `r2` (of the logarithm of seconds) and `median_error` (relative) say how well it explains the `n` measurements.
+    """
 
     message_overhead: float
     latency: float
@@ -40,6 +55,7 @@ class TransportFit:
     backend: str
 
     def to_json(self) -> dict[str, Any]:
+        """The fit with units in its keys."""
         return {
             "transport": f"{self.backend}, fitted",
             "message_overhead_s": self.message_overhead,
@@ -51,24 +67,24 @@ class TransportFit:
         }
 
 
-def fit_transport(results: Sequence[Mapping[str, Any]], ranks: int, backend: str) -> TransportFit:
-    """Fit measurements `{op, bytes, seconds}` of `ranks` ranks. Raises ValueError when there are too few."""
-    used = [r for r in results if r["op"] in _ROUNDS and r["seconds"] > 0 and r["bytes"] > 0]
+def fit_transport(bench: Bench) -> TransportFit:
+    """Fit a transport to the collectives of a benchmark on all ranks.
+
+    Mean seconds are used, not medians: a step adds up its collectives, including those that the scheduler delayed.
+    Raises ValueError if there are fewer than four measurements or two ranks.
+    """
+    ranks = bench.world_size
+    used = [r for r in bench.results if r.op in _ROUNDS and r.mean_seconds > 0 and r.size > 0]
     if len(used) < 4 or ranks < 2:
         raise ValueError(f"{len(used)} measurements on {ranks} ranks are too few to fit a transport")
-    at_once = {Collective.ALL_TO_ALL} | ({Collective.REDUCE_SCATTER} if backend == "gloo" else set())
-    seconds = np.array([float(r["seconds"]) for r in used])
-    terms = np.array(
-        [
-            [
-                _ROUNDS[op] * (ranks - 1),
-                1.0 if op in at_once else _ROUNDS[op] * (ranks - 1),
-                sent_factor(op, ranks) * float(r["bytes"]),
-            ]
-            for r in used
-            for op in (Collective(r["op"]),)
-        ]
-    )
+    one_stage = {Collective.ALL_TO_ALL} | ({Collective.REDUCE_SCATTER} if bench.backend == "gloo" else set())
+
+    def terms_of(op: Collective, size: int) -> list[float]:
+        messages = _ROUNDS[op] * (ranks - 1)
+        return [messages, 1.0 if op in one_stage else messages, sent_factor(op, ranks) * float(size)]
+
+    seconds = np.array([r.mean_seconds for r in used])
+    terms = np.array([terms_of(Collective(r.op), r.size) for r in used])
     costs = nonnegative(terms / seconds[:, None], np.ones(len(used)))
     predicted = terms @ costs
     residual = np.log(predicted / seconds)
@@ -81,29 +97,15 @@ def fit_transport(results: Sequence[Mapping[str, Any]], ranks: int, backend: str
         median_error=float(np.median(np.abs(predicted / seconds - 1))),
         n=len(used),
         ranks=ranks,
-        backend=backend,
+        backend=bench.backend,
     )
 
 
-def load_bench(path: Path) -> tuple[list[dict[str, Any]], int, str]:
-    """Results, ranks and backend of a des_ref.bench file. Raises FileError."""
-    try:
-        raw = json.loads(path.read_text("utf-8"))
-        # The mean: a step adds its collectives up, those that the scheduler delayed as well.
-        results = [
-            {"op": str(r["op"]), "bytes": int(r["bytes"]), "seconds": float(r["mean_seconds"])} for r in raw["results"]
-        ]
-        return results, int(raw["world_size"]), str(raw["backend"])
-    except OSError as error:
-        raise FileError(path, "", f"cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise FileError(path, "", f"not a benchmark file of des_ref.bench: {error!r}") from None
-
-
 def cluster_toml(fit: TransportFit, name: str, host: str) -> str:
-    """A topology file for `fit.ranks` processes of one machine: one switch, a link each at the fitted rate.
+    """A topology file for `fit.ranks` processes on one machine: one switch, and a link of the fitted rate per process.
 
-    The link is no cable: it stands for what the machine's memory and scheduler let a rank send while all do.
+    The link does not stand for a cable, but for the rate at which memory and scheduler let a rank send while all ranks
+    send.
     """
     source = f"fitted to {fit.n} collectives of {fit.ranks} ranks on this machine, R2 {fit.r2:.3f}"
     return f'''# Written by a calibration on {host}.
@@ -128,7 +130,7 @@ count = {fit.ranks}
 gpus = 1
 nics = 1
 
-# A message crosses two links, so each has half the latency.
+# A message crosses two links, each with half of the latency.
 [node.nic]
 rate = "{fit.bandwidth / 1e9:.9g} GB/s"
 efficiency = 1.0
@@ -140,33 +142,25 @@ kind = "single_switch"
 '''
 
 
-_NEGLIGIBLE = 1e-12
-"""Share of the sum of squares below which a difference of two residuals may be rounding."""
+def nonnegative(a: Floats, b: Floats) -> Floats:
+    """The x >= 0 [n_columns] that minimises |a x - b|, for `a` [n_rows, n_columns] with few columns.
 
-# Messages a rank sends, in units of n-1.
-_ROUNDS = {
-    Collective.ALL_REDUCE: 2,
-    Collective.REDUCE_SCATTER: 1,
-    Collective.ALL_GATHER: 1,
-    Collective.ALL_TO_ALL: 1,
-}
-
-
-def nonnegative(a: np.ndarray[Any, np.dtype[np.float64]], b: np.ndarray[Any, np.dtype[np.float64]]) -> Any:
-    """Least squares with coefficients >= 0: of all subsets of the few columns, the best feasible one.
-
-    Returns the coefficients [columns], rounded to 9 significant digits, and 0 for columns left out. Neither the choice
-    nor the digits depend on the processor: a larger subset must fit better by more than rounding errors could explain.
+    All subsets of the columns are tried; columns left out have the coefficient 0. Coefficients are rounded to 9
+    significant digits. Neither the choice nor the digits depend on the processor: a larger subset must fit better by
+    more than rounding errors could explain.
     """
-    best, best_error = np.zeros(a.shape[1]), math.inf
+    n_columns = a.shape[1]
+    best = np.zeros(n_columns)
+    best_error = math.inf
     negligible = _NEGLIGIBLE * math.fsum((b * b).tolist())
-    for size in range(1, a.shape[1] + 1):
-        for columns in combinations(range(a.shape[1]), size):
-            part = a[:, columns]
-            x, *_ = np.linalg.lstsq(part, b, rcond=None)
-            error = float(((part @ x - b) ** 2).sum())
-            # Proportional columns fit equally well, alone or together: keep the first.
+    for size in range(1, n_columns + 1):
+        for columns in combinations(range(n_columns), size):
+            subset = a[:, columns]
+            x, *_ = np.linalg.lstsq(subset, b, rcond=None)
+            error = float(((subset @ x - b) ** 2).sum())
+            # Proportional columns fit equally well, alone or together; the first is kept.
             if (x >= 0).all() and error < best_error - negligible:
-                best = np.zeros(a.shape[1])
-                best[list(columns)], best_error = [float(f"{value:.9g}") for value in x], error
+                best = np.zeros(n_columns)
+                best[list(columns)] = [float(f"{value:.9g}") for value in x]
+                best_error = error
     return best

@@ -1,51 +1,67 @@
-"""Fit a transport to single messages of des_ref.bench (`dessim.calibrate.plan`) on a cluster whose links are known.
+"""Fit a transport to single messages that des_ref.bench timed on a cluster whose links are known.
 
-When some ranks send at most k messages each, and w ranks have theirs at the same instant, that takes
+`dessim.calibrate.plan` lists the messages. In each measurement some ranks send k messages at most, w ranks have their
+messages at the same instant, and one link of capacity C carries the most bytes. It takes
 
-    op_overhead + k message_overhead + path latency + w host_overhead + (bytes - burst) / C + ack_share bytes_back / C
+    op_overhead + k message_overhead + route latency + w host_overhead + (bytes - burst) / C + ack_share bytes_back / C
 
-with the capacity C of the link that carries most, its bytes, and those of messages that cross it the other way. Short
-messages take no time on the wire. Least squares on relative errors, coefficients not negative. What receivers lose when
-several senders meet there, and what a single flow does not reach of its link, are read off the long messages, a share
-each.
+seconds, where `bytes_back` cross that link in the opposite direction. Short messages take no time on the wire.
 
-Where all ranks run on one machine, its cores are busy with the bytes of all messages, and with something else:
+The costs are fitted by least squares on relative errors, with no coefficient below zero. Two more effects are read off
+the long messages: the rate that a receiver loses when several senders send to it at once (incast), and the share of its
+link that a single flow does not reach.
 
-    core seconds busy = all core seconds * share + bytes / core_rate
+If all ranks run on one machine, its cores are busy with the bytes of all messages, and with other work:
+
+    busy core seconds = all core seconds * share of other work + bytes / core_rate
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
+from dessim.calibrate.bench import BenchResult
 from dessim.calibrate.fit import nonnegative
 from dessim.calibrate.plan import LONG, SHORT
 from dessim.cluster import Cluster
 from dessim.cluster.parts import Transport
 from dessim.errors import UsageError
 
-_LOST = 0.03
-"""What receivers or flows lose at least before it is believed; less is noise."""
+_MIN_LOSS = 0.03
+"""A smaller relative loss of receivers or flows counts as noise."""
 GLOO = {op: ("gloo",) for op in ("all_reduce", "reduce_scatter", "all_gather", "all_to_all", "broadcast")}
 
 
 @dataclass(frozen=True, slots=True)
 class Residual:
-    """One measurement and what the fit says of it, seconds."""
+    """One measurement beside its prediction by the fit, in seconds."""
 
     name: str
     measured_s: float
     predicted_s: float
 
 
+class _Costs(NamedTuple):
+    """The fitted coefficients, as in `Transport`: seconds, but `burst` in bytes and `ack_share` a share."""
+
+    op_overhead: float
+    message_overhead: float
+    host_overhead: float
+    burst: float
+    ack_share: float
+
+
 @dataclass(frozen=True, slots=True)
 class _Round:
-    """What a measured op is to the network: `messages` of `size` bytes, at most `sends` by one rank, `woken` ranks that
-    have theirs at the same instant, through a link that carries `load` bytes and `back` the other way."""
+    """A measured op as the network sees it: `messages` messages of `size` bytes, at most `sends` by one rank.
+
+    `woken` ranks have their messages at the same instant. The busiest link carries `load` bytes, and `back` bytes in
+    the opposite direction.
+    """
 
     name: str
     seconds: float
@@ -64,101 +80,136 @@ class _Round:
     def is_long(self) -> bool:
         return self.size >= LONG
 
+    @property
+    def is_fan_in(self) -> bool:
+        return self.name.startswith("fan_in")
+
+
+@dataclass(frozen=True, slots=True)
+class _Wire:
+    """The links of the cluster: bytes/s of a NIC, and the latency in seconds of the route between two ranks."""
+
+    rate: float
+    latency: float
+
+
+_Predicted = tuple[_Round, float]
+"""A round, and the seconds that the fit predicts for it."""
+
 
 def fit_messages(
-    results: Sequence[Mapping[str, Any]], cluster: Cluster, name: str, one_machine: bool = False
+    results: Sequence[BenchResult], cluster: Cluster, name: str, one_machine: bool = False
 ) -> tuple[Transport, list[Residual]]:
-    """The transport, and how well it explains what was measured. Raises UsageError when something is missing."""
-    rounds = [found for r in results if len(r.get("ranks", [])) > 1 and (found := _round(r)) is not None]
-    used = [r for r in rounds if r.is_short or (r.is_long and not r.name.startswith("fan_in"))]
+    """The transport `name` that explains the results best, and its residuals.
+
+    With `one_machine` all ranks share the cores of one machine, and `core_rate` is fitted too. Raises UsageError if the
+    results lack short or long messages.
+    """
+    rounds = [measured for result in results if (measured := _round(result)) is not None]
+    # Fan-in is left out here: receivers may lose part of their rate, which becomes a curve below.
+    used = [r for r in rounds if r.is_short or (r.is_long and not r.is_fan_in)]
     if not any(r.is_short for r in used) or not any(r.is_long for r in used):
-        raise UsageError("too few measurements; time what `dessim calibrate --plan RANKS -o cases.json` writes")
-    rate = cluster.node.nic.capacity
-    latency = float(cluster.routes([0], [1]).latency[0])
-    costs = _fit(used, rate, latency)
-    seen = [(r, _seconds(r, costs, rate, latency)) for r in rounds]
-    alone = _share([(r, s) for r, s in seen if r.is_long and r.messages == 1])
-    curve = [(1.0, 1.0)]
-    for k in sorted({r.messages for r, _ in seen if r.name.startswith("fan_in")}):
-        share = _share([(r, s) for r, s in seen if r.name.startswith("fan_in") and r.messages == k])
-        curve.append((float(k), min(share / alone, curve[-1][1])))
-    sums = [r for r in results if r["op"] == "local_sum"]
-    op, message, host, burst, back = costs
+        raise UsageError(
+            "too few measurements; time the cases that `dessim calibrate --plan RANKS -o cases.json` writes"
+        )
+    wire = _Wire(cluster.node.nic.capacity, float(cluster.routes([0], [1]).latency[0]))
+    costs = _fit(used, wire)
+    predicted = [(r, _seconds(r, costs, wire)) for r in rounds]
+    one_flow = _rate_share([(r, s) for r, s in predicted if r.is_long and r.messages == 1])
+    curve = _fan_in_curve([(r, s) for r, s in predicted if r.is_fan_in], one_flow)
+    sums = [result for result in results if result.op == "local_sum"]
     transport = Transport(
         name=name,
-        message_overhead=message,
-        op_overhead=op,
-        reduction_rate=max(float(r["bytes"]) / float(r["seconds"]) for r in sums) if sums else np.inf,
+        message_overhead=costs.message_overhead,
+        op_overhead=costs.op_overhead,
+        reduction_rate=max(float(r.size) / r.seconds for r in sums) if sums else np.inf,
         source="fitted to messages of des_ref.bench",
         algorithms=GLOO,
-        flow_rate=alone * rate if alone < 1 - _LOST else np.inf,
-        fan_in=tuple(curve) if curve[-1][1] < 1 - _LOST else (),
-        ack_share=back,
-        burst=burst,
-        host_overhead=host,
+        flow_rate=one_flow * wire.rate if one_flow < 1 - _MIN_LOSS else np.inf,
+        fan_in=curve if curve[-1][1] < 1 - _MIN_LOSS else (),
+        ack_share=costs.ack_share,
+        burst=costs.burst,
+        host_overhead=costs.host_overhead,
         core_rate=_core_rate(results) if one_machine else np.inf,
     )
-    return transport, [Residual(r.name, r.seconds, s) for r, s in seen]
+    return transport, [Residual(r.name, r.seconds, s) for r, s in predicted]
 
 
-def _round(result: Mapping[str, Any]) -> _Round | None:
-    """None for what is no calibration's."""
-    op, size, n = str(result["op"]), int(result["bytes"]), len(result["ranks"])
-    name = f"{op} {size} B, {n} ranks"
-    seconds = float(result["seconds"])
-    match op:
+def _round(result: BenchResult) -> _Round | None:
+    """The messages of a result; None for sums and for ops that a calibration does not time."""
+    size = result.size
+    n = len(result.ranks)
+    if n < 2:
+        return None
+    name = f"{result.op} {size} B, {n} ranks"
+    match result.op:
         case "send_recv":
-            return _Round(name, seconds, n, 1, n, size, size, size)
+            return _Round(
+                name, result.seconds, messages=n, sends=1, woken=n, size=size, load=float(size), back=float(size)
+            )
         case "fan_out" | "fan_in":
-            sends = n - 1 if op == "fan_out" else 1
-            return _Round(name, seconds, n - 1, sends, 1, size, size * (n - 1), 0.0)
+            sends = n - 1 if result.op == "fan_out" else 1
+            load = float(size * (n - 1))
+            return _Round(name, result.seconds, messages=n - 1, sends=sends, woken=1, size=size, load=load, back=0.0)
         case _:
             return None
 
 
-def _core_rate(results: Sequence[Mapping[str, Any]]) -> float:
-    """Bytes/s of messages that keep a core busy; inf where no core was, or nobody counted."""
-    table = []
+def _core_rate(results: Sequence[BenchResult]) -> float:
+    """Bytes/s of messages that keep one core busy; inf if core seconds were not counted or do not grow with bytes."""
+    rows = []
     for result in results:
-        found = _round(result) if len(result.get("ranks", [])) > 1 else None
-        if found is not None and found.is_long and result.get("cores_s", 0.0) > 0:
-            moved = float(found.messages * found.size * result["iterations"])
-            table.append((float(result["cores_s"]), moved, float(result["cores_busy_s"])))
-    if not table:
+        measured = _round(result)
+        if measured is not None and measured.is_long and result.cores_s > 0:
+            moved = float(measured.messages * measured.size * result.iterations)
+            rows.append((result.cores_s, moved, result.cores_busy_s))
+    if not rows:
         return np.inf
-    # Not relative: ticks are coarse, and the longest cases count most of them.
-    all_s, moved, busy_s = np.array(table).T
-    _, a_byte = nonnegative(np.column_stack([all_s, moved]), busy_s)
-    return float(1 / a_byte) if a_byte > 0 else np.inf
+    # Absolute errors: the kernel counts core time in coarse ticks, and the longest cases count the most of them.
+    all_s, moved_bytes, busy_s = np.array(rows).T
+    _, seconds_per_byte = nonnegative(np.column_stack([all_s, moved_bytes]), busy_s)
+    return float(1 / seconds_per_byte) if seconds_per_byte > 0 else np.inf
 
 
-def _terms(r: _Round, rate: float) -> list[float]:
-    """How often op_overhead, message_overhead, host_overhead, burst and ack_share count, seconds each."""
+def _terms(r: _Round, wire: _Wire) -> list[float]:
+    """The factors of the `_Costs` in the time of a round."""
     long = float(not r.is_short)
-    return [1.0, r.sends, r.woken, -long / rate, long * r.back / rate]
+    return [1.0, r.sends, r.woken, -long / wire.rate, long * r.back / wire.rate]
 
 
-def _known(r: _Round, rate: float, latency: float) -> float:
-    """Seconds that the cluster's description explains."""
-    return latency + (0.0 if r.is_short else r.load / rate)
+def _known_seconds(r: _Round, wire: _Wire) -> float:
+    """The seconds of a round that the cluster's description explains."""
+    return wire.latency + (0.0 if r.is_short else r.load / wire.rate)
 
 
-def _fit(rounds: Sequence[_Round], rate: float, latency: float) -> tuple[float, ...]:
-    """op_overhead, message_overhead, host_overhead, burst, ack_share."""
-    table = np.array([_terms(r, rate) for r in rounds])
-    left = np.array([r.seconds - _known(r, rate, latency) for r in rounds])
+def _fit(rounds: Sequence[_Round], wire: _Wire) -> _Costs:
+    terms = np.array([_terms(r, wire) for r in rounds])
+    unexplained = np.array([r.seconds - _known_seconds(r, wire) for r in rounds])
     seconds = np.array([r.seconds for r in rounds])
-    return tuple(float(x) for x in nonnegative(table / seconds[:, None], left / seconds))
+    return _Costs(*(float(cost) for cost in nonnegative(terms / seconds[:, None], unexplained / seconds)))
 
 
-def _seconds(r: _Round, costs: Sequence[float], rate: float, latency: float) -> float:
-    """What a fit says of a round."""
-    terms, known = _terms(r, rate), _known(r, rate, latency)
-    after = sum(term * cost for term, cost in zip(terms, costs, strict=True))
-    least = costs[0] + costs[1] * r.sends + costs[2] * r.woken + latency  # a burst does not hide these
-    return max(known + after, least)
+def _seconds(r: _Round, costs: _Costs, wire: _Wire) -> float:
+    """The predicted seconds of a round."""
+    known = _known_seconds(r, wire)
+    fitted = sum(term * cost for term, cost in zip(_terms(r, wire), costs, strict=True))
+    # A burst hides time on the wire, but not overheads and latency.
+    least = costs.op_overhead + costs.message_overhead * r.sends + costs.host_overhead * r.woken + wire.latency
+    return max(known + fitted, least)
 
 
-def _share(seen: Sequence[tuple[_Round, float]]) -> float:
-    """The share of its link that these got, 1 where as fast as predicted or faster."""
-    return min(1.0, float(np.median([predicted / r.seconds for r, predicted in seen])))
+def _fan_in_curve(fan_ins: Sequence[_Predicted], one_flow: float) -> tuple[tuple[float, float], ...]:
+    """For each number of senders the share of its rate that a receiver keeps, relative to one sender.
+
+    The curve never rises.
+    """
+    curve = [(1.0, 1.0)]
+    for senders in sorted({r.messages for r, _ in fan_ins}):
+        share = _rate_share([(r, s) for r, s in fan_ins if r.messages == senders])
+        curve.append((float(senders), min(share / one_flow, curve[-1][1])))
+    return tuple(curve)
+
+
+def _rate_share(predicted: Sequence[_Predicted]) -> float:
+    """The median share of the predicted rate that these rounds reached; at most 1."""
+    return min(1.0, float(np.median([seconds / r.seconds for r, seconds in predicted])))

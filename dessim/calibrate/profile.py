@@ -1,10 +1,10 @@
-"""A transport profile: a calibrated transport as a TOML file, with where it comes from and how well it fits."""
+"""A transport profile: a calibrated transport as a TOML file, with its origin and the quality of the fit."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,18 +12,19 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
+from dessim.calibrate.bench import Bench
 from dessim.calibrate.messages import Residual, fit_messages
 from dessim.cluster import Cluster, load_cluster
 from dessim.cluster.parts import Transport
 from dessim.cluster.spec.parts import TransportTable
 from dessim.cluster.spec.topology_file import problems
-from dessim.errors import FileError
+from dessim.errors import FileError, UsageError
 from dessim.files import read_toml, write_text
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """`where` says on what it was measured, a value a key."""
+    """A calibrated transport and its residuals; `where` describes the machine on which it was measured."""
 
     transport: Transport
     residuals: tuple[Residual, ...]
@@ -31,11 +32,11 @@ class Profile:
 
     @property
     def median_error(self) -> float:
-        """Of the fit, relative."""
+        """The median relative error of the fit."""
         return float(np.median([abs(r.predicted_s / r.measured_s - 1) for r in self.residuals]))
 
     def to_json(self) -> dict[str, Any]:
-        """Units in the keys; a rate without limit is left out."""
+        """The profile with units in its keys; unlimited rates are left out."""
         t = self.transport
         rates = {f"{key}_GBps": getattr(t, key) / 1e9 for key in ("reduction_rate", "flow_rate", "core_rate")}
         return {
@@ -55,23 +56,33 @@ class Profile:
 
 
 def fit_profile(measured: Mapping[str, Any]) -> Profile:
-    """Fit to `{"cluster": topology, "where": {...}, "bench": a file of des_ref.bench}`. Raises ClusterError."""
-    return fit_bench(measured["bench"], load_cluster(measured["cluster"]), measured["where"], one_machine=True)
+    """Fit a transport to a calibration that ran on the lab, as JSON.
+
+    `measured` has the keys `cluster` (the name of a topology), `where` (texts that describe the machine) and `bench`
+    (the content of a des_ref.bench file). Raises ClusterError, and UsageError if a key is missing or malformed.
+    """
+    try:
+        bench = Bench.from_json(measured["bench"])
+        cluster = str(measured["cluster"])
+        where = {str(key): str(value) for key, value in measured["where"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"not a calibration of dessim: {error}") from None
+    return fit_bench(bench, load_cluster(cluster), where, one_machine=True)
 
 
-def fit_bench(
-    bench: Mapping[str, Any], cluster: Cluster, where: Mapping[str, str], one_machine: bool = False
-) -> Profile:
-    """Fit to what des_ref.bench measured on a cluster, all of it on `one_machine` or not. Raises UsageError where too
-    little was measured."""
-    transport, residuals = fit_messages(bench["results"], cluster, f"{bench['backend']}, calibrated", one_machine)
-    said = f"fitted to {len(residuals)} measurements by des_ref.bench on {cluster.name}: {', '.join(where.values())}"
-    transport = replace(transport, source=said, window=float(bench.get("window", math.inf)))
+def fit_bench(bench: Bench, cluster: Cluster, where: Mapping[str, str], one_machine: bool = False) -> Profile:
+    """Fit a transport to a benchmark on `cluster`; with `one_machine` all ranks shared the cores of one machine.
+
+    Raises UsageError if there are too few measurements.
+    """
+    transport, residuals = fit_messages(bench.results, cluster, f"{bench.backend}, calibrated", one_machine)
+    source = f"fitted to {len(residuals)} measurements by des_ref.bench on {cluster.name}: {', '.join(where.values())}"
+    transport = replace(transport, source=source, window=bench.window)
     return Profile(transport, tuple(residuals), where)
 
 
 def load_transport(path: Path) -> Transport:
-    """The transport of a profile. Raises FileError."""
+    """The transport of a profile file. Raises FileError."""
     tables = read_toml(path)
     if "transport" not in tables:
         raise FileError(path, "", "has no [transport]; write one with: dessim calibrate --lab FILE -o PROFILE")
@@ -82,17 +93,17 @@ def load_transport(path: Path) -> Transport:
 
 
 def with_profile(cluster: Cluster, path: Path | None) -> Cluster:
-    """The cluster with the transport of a profile (None: with its own). Raises FileError."""
+    """The cluster with the transport of a profile file (None: with its own transport). Raises FileError."""
     return cluster if path is None else replace(cluster, transport=load_transport(path))
 
 
 def write_profile(path: Path, profile: Profile) -> None:
-    """As TOML; `load_transport` reads it, and so does a topology file that takes its tables over."""
+    """Write a profile as TOML, for `load_transport`. Its tables can also be copied into a topology file."""
     write_text(path, to_toml(profile))
 
 
 def to_toml(profile: Profile) -> str:
-    """The text of a profile."""
+    """The TOML text of a profile."""
     t = profile.transport
     lines = [
         "# Written by dessim calibrate. Use it with --transport, or copy [transport] into a topology file.",
@@ -117,7 +128,7 @@ def to_toml(profile: Profile) -> str:
         "[measured]",
         *(f"{key} = {_text(value)}" for key, value in profile.where.items()),
         f"median_error = {profile.median_error:.4g}",
-        "# what was measured, seconds it took, seconds the fit gives it",
+        "# measured case, measured seconds, predicted seconds",
         "residuals = [",
         *(_residual(r) for r in profile.residuals),
         "]",
@@ -135,22 +146,3 @@ def _micro(seconds: float) -> str:
 
 def _text(value: str) -> str:
     return json.dumps(value, ensure_ascii=False)
-
-
-def of_results(files: Sequence[Path]) -> dict[str, Any]:
-    """Several files of des_ref.bench from one job as one. Raises FileError."""
-    found: dict[str, Any] = {}
-    for path in files:
-        try:
-            bench = json.loads(path.read_text("utf-8"))
-            results, world, backend = bench["results"], int(bench["world_size"]), str(bench["backend"])
-        except OSError as error:
-            raise FileError(path, "", f"cannot be read: {error.strerror}") from None
-        except (ValueError, KeyError, TypeError) as error:
-            raise FileError(path, "", f"not a file of des_ref.bench: {error!r}") from None
-        if found and (found["world_size"], found["backend"]) != (world, backend):
-            raise FileError(
-                path, "", f"{world} ranks on {backend}, the file before {found['world_size']} on {found['backend']}"
-            )
-        found = {"world_size": world, "backend": backend, "results": [*found.get("results", []), *results]}
-    return found

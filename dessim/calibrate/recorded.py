@@ -1,13 +1,13 @@
-"""Fit what software costs to the collectives of a recorded job: few of them, each of its own size, none repeated.
+"""Fit software overheads to the collectives of a recorded job, which are few, of different sizes, and not repeated.
 
 Every collective is one equation,
 
     seconds = op_overhead + latency_factor * latency_s + wire_s
 
-with what the simulator says it takes on the described cluster: `latency_s` in the latencies of the links as they are,
-`wire_s` in bytes. Rates stay those of the cluster's description: a recorded step has too few large collectives to tell
-a rate from the time of a call. Least squares on relative errors, coefficients not negative. `leave_one_out` predicts
-each collective from a fit to all others.
+in which the simulator supplies the two parts of its time on the described cluster: `latency_s` in link latencies, and
+`wire_s` on the wire. Rates are taken from the cluster's description, because a recorded step has too few large
+collectives to separate rates from overheads. The fit is least squares on relative errors, with no coefficient below
+zero. `leave_one_out` predicts each collective from a fit to all others.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dessim.calibrate.fit import nonnegative
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """A measured collective and its parts as simulated, seconds all of them."""
+    """The measured seconds of a collective, and the simulated seconds in latencies and on the wire."""
 
     measured_s: float
     latency_s: float
@@ -31,9 +31,9 @@ class Timed:
 
 @dataclass(frozen=True, slots=True)
 class Overheads:
-    """Seconds a collective call costs, and what the latencies of the described links are to be multiplied by.
+    """The overhead of a collective call in seconds, and factors for simulated latencies and times on the wire.
 
-    `wire_factor` is 1 unless rates were fitted too: what the times of bytes are to be multiplied by.
+    `wire_factor` is 1 unless rates were fitted too.
     """
 
     op_overhead: float
@@ -41,26 +41,28 @@ class Overheads:
     wire_factor: float = 1.0
 
     def seconds(self, timed: Timed) -> float:
-        """What a collective takes."""
+        """The predicted seconds of a collective."""
         return self.op_overhead + self.latency_factor * timed.latency_s + self.wire_factor * timed.wire_s
 
 
 def fit_overheads(samples: Sequence[Timed], rates: bool = False) -> Overheads:
-    """Fit to samples, with `rates` also one factor for the rates of all links.
+    """Fit overheads to `samples`; with `rates` also fit `wire_factor`.
 
-    Raises ValueError when there are fewer samples than coefficients.
+    Raises ValueError if there are fewer samples than coefficients.
     """
-    wanted = 3 if rates else 2
-    if len(samples) < wanted:
-        raise ValueError(f"{len(samples)} collectives are too few to fit {wanted} coefficients; record more of them")
+    n_coefficients = 3 if rates else 2
+    if len(samples) < n_coefficients:
+        raise ValueError(
+            f"{len(samples)} collectives are too few to fit {n_coefficients} coefficients; record more of them"
+        )
     measured = np.array([s.measured_s for s in samples])
     wire = np.array([s.wire_s for s in samples])
     columns = [np.ones(len(samples)), np.array([s.latency_s for s in samples]), *([wire] if rates else ())]
-    right = np.ones(len(samples)) if rates else 1 - wire / measured
-    found = nonnegative(np.column_stack(columns) / measured[:, None], right)
-    return Overheads(*(float(value) for value in found))
+    unexplained = np.ones(len(samples)) if rates else 1 - wire / measured
+    coefficients = nonnegative(np.column_stack(columns) / measured[:, None], unexplained)
+    return Overheads(*(float(value) for value in coefficients))
 
 
 def leave_one_out(samples: Sequence[Timed], rates: bool = False) -> list[Overheads]:
-    """For each sample the fit to all others. Raises ValueError when there are too few."""
+    """For each sample the fit to all other samples. Raises ValueError if there are too few."""
     return [fit_overheads([*samples[:i], *samples[i + 1 :]], rates) for i in range(len(samples))]

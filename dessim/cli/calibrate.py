@@ -32,7 +32,8 @@ def calibrate(
 
     The profile holds what the software costs per message, byte and sum. The cluster must be idle.
     """
-    from dessim.calibrate.profile import fit_bench, fit_profile, of_results, write_profile
+    from dessim.calibrate.bench import load_benches
+    from dessim.calibrate.profile import fit_bench, fit_profile, write_profile
     from dessim.cluster import load_cluster
     from dessim.commands.calibrate import measure_on_lab, of_files, write_plan
 
@@ -48,7 +49,7 @@ def calibrate(
     if lab is not None:
         profile = fit_profile(measure_on_lab(lab, lambda line: typer.echo(line, err=True)))
     else:
-        profile = fit_bench(of_results(bench or []), load_cluster(cluster or ""), of_files(bench or []))
+        profile = fit_bench(load_benches(bench or []), load_cluster(cluster or ""), of_files(bench or []))
     write_profile(output, profile)
     if json:
         print_json(profile.to_json())

@@ -21,7 +21,7 @@ def trace_info(trace: TraceArgument, json: JsonOption = False) -> None:
     For collectives, time waiting for other ranks is separate from the transfer.
     """
     from dessim.results.show import print_trace
-    from dessim.trace.check import describe_trace
+    from dessim.trace.describe import describe_trace
     from dessim.trace.io import load_trace
 
     found = describe_trace(load_trace(trace))

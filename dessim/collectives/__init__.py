@@ -1,4 +1,4 @@
-"""Collectives: how one op becomes stages of point-to-point messages, and the closed forms beside them."""
+"""Collectives: algorithms that turn an op into stages of point-to-point messages, and closed forms of their times."""
 
 from dessim.collectives.algorithms import ALGORITHMS, algorithms_for, check_options, schedule
 from dessim.collectives.schedule import Layout, Options, Stage

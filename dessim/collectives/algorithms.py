@@ -1,4 +1,4 @@
-"""The table of algorithms: op and name to a generator of stages, and when each can be used."""
+"""The table of algorithms: for each op and name a generator of stages, and the layouts that it fits."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from dessim.arrays import Floats
 from dessim.collectives.alltoall import direct_all_to_all, pairwise_all_to_all
 from dessim.collectives.bruck import bruck_all_gather, bruck_all_to_all
 from dessim.collectives.channels import channel_all_gather, channel_all_reduce, channel_reduce_scatter
@@ -50,7 +51,7 @@ from dessim.collectives.rooted import (
     flat_reduce,
     flat_scatter,
 )
-from dessim.collectives.schedule import Floats, Layout, Options, Stage
+from dessim.collectives.schedule import Layout, Options, Stage
 from dessim.collectives.torus import (
     torus_2d_all_gather,
     torus_2d_all_reduce,
@@ -63,23 +64,21 @@ from dessim.collectives.tree import double_tree_all_reduce, double_tree_broadcas
 from dessim.errors import UsageError
 from dessim.trace.schema import Collective
 
-# Beyond this many ranks `auto` does not try all pairs at once (n**2 messages) ...
-DIRECT_LIMIT = 128
-# ... nor a shift by every distance (n different stages of n messages) ...
-PAIRWISE_LIMIT = 4096
-# ... nor a chain (2n different stages).
-CHAIN_LIMIT = 1024
-# ... nor two trees: no rank has the same place in both as another, so they hardly fold.
-TREE_LIMIT = 2048
-_ASKED_ONLY = 0
+# Up to these numbers of ranks `auto` considers an algorithm; beyond them its simulation takes too long.
+DIRECT_LIMIT = 128  # n**2 messages at once
+PAIRWISE_LIMIT = 4096  # n different stages of n messages
+CHAIN_LIMIT = 1024  # 2n different stages
+TREE_LIMIT = 2048  # few ranks have equal positions in both trees, so symmetric ranks hardly fold
+_ONLY_BY_NAME = 0  # `auto` never considers it
 
 
 @dataclass(frozen=True, slots=True)
 class Algorithm:
-    """One way to do an op.
+    """An algorithm for an op.
 
-    `stages(layout, size)` generates the schedule; `takes` names the options it listens to (`chunks`, `root`, `dims`,
-    `sizes`). `unfit` says why a layout cannot have it (empty: it can). `auto` considers it up to `auto_up_to` ranks.
+    `stages(layout, size)` generates the schedule; `takes` names the options that it uses (`chunks`, `root`, `dims`,
+    `sizes`, `arrivals`). `unfit` returns the reason why it cannot run on a layout (empty: it can). `auto` considers it
+    for up to `auto_up_to` ranks.
     """
 
     stages: Callable[..., Iterator[Stage]]
@@ -91,19 +90,19 @@ class Algorithm:
 def _whole_nodes(layout: Layout) -> str:
     if layout.is_hierarchical:
         return ""
-    return f"needs several whole nodes; {layout.n} ranks at {layout.per_node} a node are not"
+    return f"needs several whole nodes, which {layout.n} ranks with {layout.per_node} per node do not fill"
 
 
 def _one_summing_node(layout: Layout) -> str:
     if layout.is_one_node or layout.n == 1:
-        return "" if layout.nvls else "needs an NVSwitch that reduces; this cluster's nodes have none"
-    return f"stays inside a node; {layout.n} ranks at {layout.per_node} a node do not"
+        return "" if layout.nvls else "needs an NVSwitch that reduces, which the nodes of this cluster do not have"
+    return f"works inside one node only; {layout.n} ranks with {layout.per_node} per node span several"
 
 
 def _summing_fabric(layout: Layout) -> str:
     if layout.n > 1 and layout.is_one_node:
-        return f"works across nodes; {layout.n} ranks are in one"
-    return "" if layout.sharp else "needs switches that reduce; this cluster's fabric has none"
+        return f"works across nodes; all {layout.n} ranks are in one"
+    return "" if layout.sharp else "needs switches that reduce, which the fabric of this cluster does not have"
 
 
 def _both_sum(layout: Layout) -> str:
@@ -116,10 +115,11 @@ def _hierarchical(stages: Callable[..., Iterator[Stage]]) -> Algorithm:
 
 
 def _torus(stages: Callable[..., Iterator[Stage]]) -> Algorithm:
-    return Algorithm(stages, ("dims",), auto_up_to=_ASKED_ONLY)
+    return Algorithm(stages, ("dims",), auto_up_to=_ONLY_BY_NAME)
 
 
-ROOT, PIPELINE = ("root",), ("chunks", "root")
+ROOT = ("root",)
+PIPELINE = ("chunks", "root")
 
 ALGORITHMS: dict[Collective, dict[str, Algorithm]] = {
     Collective.ALL_REDUCE: {
@@ -134,7 +134,7 @@ ALGORITHMS: dict[Collective, dict[str, Algorithm]] = {
         "nvls": Algorithm(nvls_all_reduce, ("chunks",), _one_summing_node),
         "sharp": Algorithm(sharp_all_reduce, (), _summing_fabric),
         "nvls_sharp": Algorithm(nvls_sharp_all_reduce, ("chunks",), _both_sum),
-        "gloo": Algorithm(gloo_all_reduce, auto_up_to=_ASKED_ONLY),
+        "gloo": Algorithm(gloo_all_reduce, auto_up_to=_ONLY_BY_NAME),
     },
     Collective.REDUCE_SCATTER: {
         "ring": Algorithm(ring_reduce_scatter),
@@ -144,27 +144,27 @@ ALGORITHMS: dict[Collective, dict[str, Algorithm]] = {
         "torus_2d": _torus(torus_2d_reduce_scatter),
         "torus_3d": _torus(torus_3d_reduce_scatter),
         "nvls": Algorithm(nvls_reduce_scatter, (), _one_summing_node),
-        "gloo": Algorithm(gloo_reduce_scatter, auto_up_to=_ASKED_ONLY),
+        "gloo": Algorithm(gloo_reduce_scatter, auto_up_to=_ONLY_BY_NAME),
     },
     Collective.ALL_GATHER: {
         "ring": Algorithm(ring_all_gather),
         "ring_channels": _hierarchical(channel_all_gather),
         "hierarchical": _hierarchical(hierarchical_all_gather),
         "halving_doubling": Algorithm(halving_doubling_all_gather),
-        # The doubling half of halving-doubling is what others call recursive doubling.
-        "recursive_doubling": Algorithm(halving_doubling_all_gather, auto_up_to=_ASKED_ONLY),
+        # Recursive doubling is another name of halving-doubling's second half.
+        "recursive_doubling": Algorithm(halving_doubling_all_gather, auto_up_to=_ONLY_BY_NAME),
         "bruck": Algorithm(bruck_all_gather),
         "torus_2d": _torus(torus_2d_all_gather),
         "torus_3d": _torus(torus_3d_all_gather),
         "nvls": Algorithm(nvls_all_gather, (), _one_summing_node),
-        "gloo": Algorithm(gloo_all_gather, auto_up_to=_ASKED_ONLY),
+        "gloo": Algorithm(gloo_all_gather, auto_up_to=_ONLY_BY_NAME),
     },
     Collective.ALL_TO_ALL: {
         "pairwise": Algorithm(pairwise_all_to_all, ("sizes",), auto_up_to=PAIRWISE_LIMIT),
         "direct": Algorithm(direct_all_to_all, ("sizes",), auto_up_to=DIRECT_LIMIT),
         "hierarchical": _hierarchical(hierarchical_all_to_all),
         "bruck": Algorithm(bruck_all_to_all),
-        "gloo": Algorithm(gloo_all_to_all, ("sizes", "coming"), auto_up_to=_ASKED_ONLY),
+        "gloo": Algorithm(gloo_all_to_all, ("sizes", "arrivals"), auto_up_to=_ONLY_BY_NAME),
     },
     Collective.BROADCAST: {
         "flat": Algorithm(flat_broadcast, ROOT),
@@ -172,7 +172,7 @@ ALGORITHMS: dict[Collective, dict[str, Algorithm]] = {
         "chain": Algorithm(chain_broadcast, PIPELINE, auto_up_to=CHAIN_LIMIT),
         "double_tree": Algorithm(double_tree_broadcast, PIPELINE, auto_up_to=TREE_LIMIT),
         "scatter_all_gather": Algorithm(scatter_all_gather_broadcast, ROOT),
-        "gloo": Algorithm(gloo_broadcast, ROOT, auto_up_to=_ASKED_ONLY),
+        "gloo": Algorithm(gloo_broadcast, ROOT, auto_up_to=_ONLY_BY_NAME),
     },
     Collective.REDUCE: {
         "flat": Algorithm(flat_reduce, ROOT),
@@ -190,9 +190,10 @@ ALGORITHMS: dict[Collective, dict[str, Algorithm]] = {
 def algorithms_for(
     op: Collective, layout: Layout, uneven: bool = False, offered: Sequence[str] = ()
 ) -> tuple[str, ...]:
-    """Names of the algorithms that `auto` considers for this group, in table order.
+    """Names of the algorithms that `auto` considers for a group with this layout, in table order.
 
-    `offered` are the ones the transport has (empty: all); where none of them fits, any that does is taken.
+    `offered` are the algorithms that the transport implements (empty: all). If none of them fits the layout, all that
+    fit are considered. Raises UsageError for an unknown name in `offered`.
     """
     unknown = [name for name in offered if name not in _table(op)]
     if unknown:
@@ -203,7 +204,7 @@ def algorithms_for(
         if not algorithm.unfit(layout) and (not uneven or "sizes" in algorithm.takes)
     ]
     fit = [name for name in fit if not offered or name in offered] or fit
-    # Beyond all limits there must still be one.
+    # A group beyond all limits still needs an algorithm.
     return tuple(name for name in fit if layout.n <= _table(op)[name].auto_up_to) or tuple(fit[:1])
 
 
@@ -215,11 +216,13 @@ def schedule(
     sizes: Floats | None = None,
     options: Options | None = None,
 ) -> Iterator[Stage]:
-    """The stages of `op` on S = `size` bytes, or on `sizes` [n, n] bytes from each rank to each other.
+    """The stages of `op` on S = `size` bytes, or on `sizes[i, j]` bytes from rank i to rank j.
 
-    Raises UsageError when the algorithm does not do this op or layout.
+    `size` counts as in nccl-tests (dessim.trace.schema). Raises UsageError when the algorithm cannot do this op on this
+    layout.
     """
-    table, options = _table(op), options or Options()
+    table = _table(op)
+    options = options or Options()
     if algorithm not in table:
         raise UsageError(f"no algorithm {algorithm!r} for {op}; choose from auto, {', '.join(table)}")
     entry = table[algorithm]
@@ -228,19 +231,22 @@ def schedule(
         raise UsageError(f"{algorithm} {op} {unfit}")
     if not 0 <= options.root < layout.n:
         raise UsageError(f"--root {options.root} is not one of the {layout.n} ranks of the group")
-    values = {"chunks": options.chunks, "root": options.root, "coming": options.coming}
+    values = {"chunks": options.chunks, "root": options.root, "arrivals": options.arrivals}
     given = {key: values[key] for key in entry.takes if key in values}
     if options.dims and "dims" in entry.takes:
         layout = replace(layout, dims=options.dims)
     if sizes is None:
         return entry.stages(layout, size, **given)
     if "sizes" not in entry.takes:
-        raise UsageError(f"{algorithm} cannot do an uneven {op}; choose pairwise or direct for all_to_all")
+        raise UsageError(f"{algorithm} cannot run an uneven {op}; choose pairwise or direct for all_to_all")
     return entry.stages(layout, size, sizes, **given)
 
 
 def check_options(op: Collective, algorithm: str, **given: bool) -> None:
-    """Raise UsageError for an option that the algorithm would not listen to. `auto` takes all of its op's."""
+    """Raise UsageError if an option is given that the algorithm ignores.
+
+    `auto` takes the options of all algorithms for its op.
+    """
     table = _table(op)
     chosen = table.values() if algorithm == "auto" else [table[algorithm]] if algorithm in table else []
     taken = {option for entry in chosen for option in entry.takes}
@@ -248,8 +254,8 @@ def check_options(op: Collective, algorithm: str, **given: bool) -> None:
         if is_given and chosen and option not in taken:
             flag = "uneven" if option == "sizes" else option
             able = [name for name, entry in table.items() if option in entry.takes]
-            other = f"; it is for {', '.join(able)}" if able else ""
-            raise UsageError(f"--{flag} means nothing to {algorithm} {op}{other}")
+            users = f"; it is used by {', '.join(able)}" if able else ""
+            raise UsageError(f"--{flag} has no effect on {algorithm} {op}{users}")
 
 
 def _table(op: Collective) -> dict[str, Algorithm]:

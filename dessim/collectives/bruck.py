@@ -1,9 +1,11 @@
 """Bruck's algorithms: all_gather and all_to_all in ceil(log2 n) stages, for any n.
 
-In stage k every rank sends to the rank 2**k away. all_gather: all it has so far (at most what is missing), so it is
-bandwidth-optimal as well. all_to_all: every block whose distance to its target has bit k set, about S/2 a stage: few
-messages for more bytes, right for small sizes (Bruck, Ho, Kipnis, Upfal and Weathersby, "Efficient Algorithms for
-All-to-All Communications in Multiport Message-Passing Systems", IEEE TPDS 8, 1997).
+In stage k every rank sends to the rank at distance 2**k. In all_gather it sends all shares that it holds and the
+receiver lacks, which is bandwidth-optimal. In all_to_all it sends every block whose distance to its target has bit k
+set, about S/2 per stage: fewer messages but more bytes than a direct exchange, which suits small sizes.
+
+Source: Bruck, Ho, Kipnis, Upfal and Weathersby, "Efficient Algorithms for All-to-All Communications in Multiport
+Message-Passing Systems", IEEE TPDS 8, 1997.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from dessim.collectives.schedule import Layout, Stage, all_to_all_chunk
 
 
 def bruck_all_gather(layout: Layout, size: float) -> Iterator[Stage]:
-    """S/n, 2S/n, 4S/n, ...; rank i has the shares i, i+1, ... and sends them to rank i - 2**k."""
+    """Stages of S/n, 2S/n, 4S/n, ... bytes: rank i holds the shares i, i+1, ... and sends them to rank i - 2**k."""
     n = layout.n
     ranks = np.arange(n, dtype=np.int64)
     hop = 1
@@ -33,7 +35,10 @@ def bruck_all_gather(layout: Layout, size: float) -> Iterator[Stage]:
 
 
 def bruck_all_to_all(layout: Layout, size: float) -> Iterator[Stage]:
-    """A block at distance d moves in stage k if bit k of d is set; lower bits have been dealt with by then."""
+    """A block at distance d from its target moves in stage k if bit k of d is set.
+
+    Earlier stages have already moved it by the lower bits of d.
+    """
     n = layout.n
     ranks = np.arange(n, dtype=np.int64)
     hop = 1

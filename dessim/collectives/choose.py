@@ -1,9 +1,9 @@
-"""`auto`: the algorithm that is fastest on an idle network, as a tuner would find, without pricing them all.
+"""`auto`: choose the algorithm that is fastest on an idle network, by branch and bound.
 
-Working out a stage's routes costs far more than bounding its time from below by what no routing can beat: the bytes
-that a rank's ports have to carry, and one latency. Candidates are priced in the order of their bounds, stage by stage,
-and given up as soon as what is priced plus the bound of the rest exceeds the best so far: the same choice as pricing
-everything, at a fraction of the cost.
+A lower bound of a stage's time is cheap: the bytes that the busiest port must carry, plus one latency, whatever the
+routing. The exact price needs the routes of the stage and costs far more. Candidates are priced stage by stage in the
+order of their bounds, and dropped as soon as the price so far plus the bound of the remaining stages exceeds the best
+total. The choice is the same as if every candidate were priced in full.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from dessim.arrays import Floats, Ints
 from dessim.cluster import Cluster
-from dessim.collectives.schedule import Floats, Ints, Stage
+from dessim.collectives.schedule import Stage
 
 _ROUNDING = 1e-9
 
@@ -25,53 +26,58 @@ def fastest(
     floor: Callable[[Stage], float],
     price: Callable[[Stage], float],
 ) -> str:
-    """The name whose stages cost least by `price`; of equals the one with the lower bound, then the first.
+    """The name whose stages have the lowest total price; on a tie the one with the lower bound, then the first.
 
-    `floor(stage)` must not exceed `price(stage)`; both are for one repetition.
+    `price(stage)` and `floor(stage)` are the seconds of one repetition and a lower bound of them.
     """
     if len(names) == 1:
         return names[0]
     floors = {name: [stage.repeat * floor(stage) for stage in stages(name)] for name in names}
-    best, winner = math.inf, names[0]
+    best = math.inf
+    winner = names[0]
     for name in sorted(names, key=lambda name: sum(floors[name])):
-        spent, left = 0.0, sum(floors[name])
-        for stage, least in zip(stages(name), floors[name], strict=True):
-            if spent + left > best * (1 + _ROUNDING):
+        priced = 0.0
+        bound_left = sum(floors[name])
+        for stage, stage_floor in zip(stages(name), floors[name], strict=True):
+            if priced + bound_left > best * (1 + _ROUNDING):
                 break
-            spent += stage.repeat * price(stage)
-            left = max(left - least, 0.0)
+            priced += stage.repeat * price(stage)
+            bound_left = max(bound_left - stage_floor, 0.0)
         else:
-            if spent < best:
-                best, winner = spent, name
+            if priced < best:
+                best = priced
+                winner = name
     return winner
 
 
 class Floor:
-    """Seconds a stage takes at least on a group's GPUs, whatever the routing between NICs."""
+    """A lower bound of the seconds that a stage takes on a group's GPUs, whatever the routing between NICs."""
 
     def __init__(self, cluster: Cluster, gpus: Ints) -> None:
-        wiring, links = cluster.wiring, cluster.links
+        links = cluster.links
 
-        def least(kind: str) -> float:
+        def least_latency(kind: str) -> float:
             return float(links.latency[links.of_kind(kind)].min())
 
-        self._nodes, self._nics, self._gpus = cluster.node_of(gpus), wiring.nic_of(gpus), gpus
+        self._nodes = cluster.node_of(gpus)
+        self._nics = cluster.wiring.nic_of(gpus)
         self._overhead = cluster.transport.message_overhead
         self._nic_rate = max(node.nic.capacity for node in cluster.nodes)
-        self._nic_latency = least("nic_up") + least("nic_down")
+        self._nic_latency = least_latency("nic_up") + least_latency("nic_down")
         nvlinks = [node.nvlink.capacity for node in cluster.nodes if node.nvlink is not None]
-        # Where a kind of node has none, its GPUs have other ways, which nobody bounds here.
+        # Without NVLink the GPUs of a node use other routes, for which there is no bound here.
         self._nvlink = max(nvlinks) if len(nvlinks) == len(cluster.nodes) else None
         self._node_latency = 0.0
         if self._nvlink is not None:
-            self._node_latency = least("nvlink_up") + least("nvlink_down")
+            self._node_latency = least_latency("nvlink_up") + least_latency("nvlink_down")
         self._fastest = float(cluster.links.capacity.max())
 
     def __call__(self, stage: Stage) -> float:
         if not len(stage.size):
             return 0.0
         if stage.in_flight > 1:
-            return float(stage.size.max()) / self._fastest  # the rest may hide behind it
+            # Latency and overhead of one part may be hidden behind the transfer of another.
+            return float(stage.size.max()) / self._fastest
         if stage.trees is not None:
             return float(stage.size.max()) / self._fastest + self._overhead
         across = self._nodes[stage.src] != self._nodes[stage.dst]
@@ -89,4 +95,5 @@ class Floor:
 
 
 def _busiest(port: Ints, size: Floats) -> float:
+    """The most bytes that any port carries; message i passes `port[i]` with `size[i]` bytes."""
     return float(np.bincount(port, size).max())

@@ -1,13 +1,16 @@
-"""Recursive halving and doubling: partners at distances that are powers of two.
+"""Recursive halving and doubling: ranks exchange data with partners at distances that are powers of two.
 
-    reduce_scatter   halving: exchange half of what is left with a partner, log2(p) times
-    all_gather       doubling: exchange all one has, log2(p) times (also called recursive doubling)
-    all_reduce       one after the other: bandwidth-optimal, 2 log2(p) stages; or `recursive_doubling`: exchange
-                     everything log2(p) times, half the stages, log2(p) times the bytes
+    reduce_scatter      halving: exchange half of the remaining data with a partner, log2(p) times
+    all_gather          doubling: exchange all data held so far, log2(p) times (also called recursive doubling)
+    all_reduce          halving, then doubling: bandwidth-optimal, in 2 log2(p) stages
+    recursive_doubling  all_reduce that exchanges the whole tensor log2(p) times: half the stages, but S log2(p) bytes
 
-Where n is no power of two, p is the nearest one below and the n - p ranks too many are folded in: each of the first
-2(n - p) even ranks hands its data to the odd rank after it and gets the result back at the end (Rabenseifner, 2004;
-Thakur, Rabenseifner and Gropp, "Optimization of Collective Communication Operations in MPICH", IJHPCA 19, 2005).
+If n is not a power of two, p is the largest one below n, and n - p ranks are folded in: of the first 2(n - p) ranks,
+each even one sends its data to the odd rank after it and receives the result at the end. The p ranks that remain are
+numbered v = 0 ... p-1.
+
+Source: Rabenseifner, 2004; Thakur, Rabenseifner and Gropp, "Optimization of Collective Communication Operations in
+MPICH", IJHPCA 19, 2005.
 """
 
 from __future__ import annotations
@@ -17,11 +20,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dessim.collectives.schedule import Floats, Ints, Layout, Stage
+from dessim.arrays import Floats, Ints
+from dessim.collectives.schedule import Layout, Stage
 
 
 def halving_doubling_all_reduce(layout: Layout, size: float) -> Iterator[Stage]:
-    """S/2, S/4, ... S/p, and back."""
+    """Stages of S/2, S/4, ... S/p bytes, then the same in reverse order."""
     folded = _Folded.of(layout.n, shares=False)
     whole = list(range(folded.p))
     yield from folded.fold(size, lambda _: whole, folded.p)
@@ -31,16 +35,16 @@ def halving_doubling_all_reduce(layout: Layout, size: float) -> Iterator[Stage]:
 
 
 def recursive_doubling_all_reduce(layout: Layout, size: float) -> Iterator[Stage]:
-    """S in every stage, log2(p) of them."""
+    """log2(p) stages of S bytes."""
     folded = _Folded.of(layout.n, shares=False)
     yield from folded.fold(size, lambda _: [0], 1)
     for distance in folded.distances():
-        yield folded.exchange(distance, np.full(folded.p, size), lambda v, d: [0], True, 1)
+        yield folded.exchange(distance, np.full(folded.p, size), lambda v, d: [0], reduce=True, pieces=1)
     yield from folded.unfold(size, lambda _: [0], 1)
 
 
 def halving_doubling_reduce_scatter(layout: Layout, size: float) -> Iterator[Stage]:
-    """S/2, S/4, ... S/p; a folded rank gets its own share at the end."""
+    """Stages of S/2, S/4, ... S/p bytes; a folded rank receives its own share at the end."""
     folded = _Folded.of(layout.n, shares=True)
     yield from folded.fold(size, lambda _: list(range(layout.n)), layout.n)
     yield from folded.halve(size)
@@ -48,7 +52,7 @@ def halving_doubling_reduce_scatter(layout: Layout, size: float) -> Iterator[Sta
 
 
 def halving_doubling_all_gather(layout: Layout, size: float) -> Iterator[Stage]:
-    """S/p, 2S/p, ... S/2; a folded rank hands in its share first and gets all others at the end."""
+    """Stages of S/p, 2S/p, ... S/2 bytes; a folded rank sends its share first and receives all others at the end."""
     n = layout.n
     folded = _Folded.of(n, shares=True)
     yield from folded.fold(size / n, lambda rank: [rank], n, reduce=False)
@@ -58,10 +62,7 @@ def halving_doubling_all_gather(layout: Layout, size: float) -> Iterator[Stage]:
 
 @dataclass(frozen=True, slots=True)
 class _Folded:
-    """p = 2**k of n ranks, and where each of the p blocks of data begins, in pieces: `offset` [p + 1].
-
-    `shares`: there is a piece for each of the n ranks, and a rank that stands for two has a block of two.
-    """
+    """n ranks folded to p = 2**k; block v of the data is the pieces from `offset[v]` to `offset[v + 1]` [p + 1]."""
 
     n: int
     p: int
@@ -69,6 +70,10 @@ class _Folded:
 
     @classmethod
     def of(cls, n: int, shares: bool) -> _Folded:
+        """Fold n ranks. With `shares` there is one piece per rank, and a rank that stands for two has a block of two.
+
+        Otherwise each of the p blocks is one piece.
+        """
         p = 1 << (n.bit_length() - 1)
         block = np.arange(p + 1, dtype=np.int64)
         return cls(n, p, block + np.minimum(block, n - p) if shares else block)
@@ -82,24 +87,24 @@ class _Folded:
         return [1 << i for i in range(self.p.bit_length() - 1)]
 
     def rank(self, v: Ints) -> Ints:
-        """The rank that plays number v of the p."""
+        """The rank with number v of the p."""
         return np.where(v < self.n - self.p, 2 * v + 1, v + self.n - self.p)
 
     def halve(self, size: float) -> Iterator[Stage]:
-        """Number v keeps the half it is in and sends the half its partner is in."""
+        """v keeps the half that contains v and sends the half that contains its partner."""
         for distance in reversed(self.distances()):
             starts = self._aligned(np.arange(self.p) ^ distance, distance)
             yield self._blocks(distance, starts, size, reduce=True)
 
     def double(self, size: float) -> Iterator[Stage]:
-        """Number v sends all it has: the blocks of its aligned run of `distance`."""
+        """v sends all blocks that it holds, its aligned run of `distance` blocks."""
         for distance in self.distances():
             yield self._blocks(distance, self._aligned(np.arange(self.p), distance), size, reduce=False)
 
     def exchange(
         self, distance: int, size: Floats, carries: Callable[[int, int], list[int]], reduce: bool, pieces: int
     ) -> Stage:
-        """Every v of the p sends to v XOR distance."""
+        """Every v sends `size[v]` bytes, the pieces `carries(v, distance)`, to v XOR distance."""
         v = np.arange(self.p, dtype=np.int64)
         return Stage(
             pattern=("exchange", distance),
@@ -114,12 +119,12 @@ class _Folded:
     def fold(
         self, size: float, pieces_of: Callable[[int], list[int]], pieces: int, reduce: bool = True
     ) -> Iterator[Stage]:
-        """Even ranks hand in what `pieces_of` says."""
-        yield from self._pairs(size, pieces_of, pieces, 0, reduce)
+        """Each even rank of a folded pair sends `pieces_of(rank)` to the odd one."""
+        yield from self._pairs(size, pieces_of, pieces, sender=0, reduce=reduce)
 
     def unfold(self, size: float, pieces_of: Callable[[int], list[int]], pieces: int) -> Iterator[Stage]:
-        """Even ranks get what `pieces_of` says."""
-        yield from self._pairs(size, pieces_of, pieces, 1, False)
+        """Each even rank of a folded pair receives `pieces_of(rank)` from the odd one."""
+        yield from self._pairs(size, pieces_of, pieces, sender=1, reduce=False)
 
     def _pairs(
         self, size: float, pieces_of: Callable[[int], list[int]], pieces: int, sender: int, reduce: bool
@@ -140,11 +145,13 @@ class _Folded:
         return v - v % distance
 
     def _blocks(self, distance: int, starts: Ints, size: float, reduce: bool) -> Stage:
-        low, high = self.offset[starts], self.offset[starts + distance]
+        """v sends the `distance` blocks from block `starts[v]` on."""
+        low = self.offset[starts]
+        high = self.offset[starts + distance]
         return self.exchange(
             distance,
-            np.asarray((high - low) * (size / self.pieces), dtype=np.float64),
-            lambda v, _: list(range(low[v], high[v])),
-            reduce,
-            self.pieces,
+            size=np.asarray((high - low) * (size / self.pieces), dtype=np.float64),
+            carries=lambda v, _: list(range(low[v], high[v])),
+            reduce=reduce,
+            pieces=self.pieces,
         )

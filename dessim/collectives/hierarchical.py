@@ -1,13 +1,13 @@
-"""Two-level algorithms: inside the node over NVLink first, then across nodes along rails, and back.
+"""Two-level algorithms: inside each node over NVLink, and across nodes along rails.
 
-With g ranks a node and m nodes, rank = node * g + local. The ranks of one `local` index form a rail. Across nodes each
-GPU moves only its 1/g share on its own NIC, so all NICs of a node work at once (what NCCL reaches with one ring a
-channel, or PXN for all_to_all).
+With g ranks per node and m nodes, rank = node * g + local. Ranks with the same `local` index form a rail. Across nodes
+each GPU moves only its 1/g share through its own NIC, so all NICs of a node work at once. NCCL achieves the same with
+one ring per channel, or with PXN for all_to_all.
 
-    reduce_scatter   ring in the node on S, then a ring along the rail on S/g
-    all_gather       the same backwards
-    all_reduce       one after the other: in-node S, rail S/g, in-node S
-    all_to_all       in the node hand each peer what its rail will carry, then pairwise along the rail
+    reduce_scatter   a ring in the node on S, then a ring along the rail on S/g
+    all_gather       the reverse
+    all_reduce       reduce_scatter, then all_gather: in-node S, rail S/g, in-node S
+    all_to_all       each rank gives each peer in its node the data for the peer's rail, then pairwise along the rails
 """
 
 from __future__ import annotations
@@ -20,16 +20,18 @@ from dessim.collectives.schedule import Layout, Stage, all_to_all_chunk
 
 
 def hierarchical_reduce_scatter(layout: Layout, size: float) -> Iterator[Stage]:
-    """Rank r ends with chunk r. In the node, chunks travel in bundles of one a node: all that a rail will need."""
-    n, g = layout.n, layout.per_node
+    """Rank r ends with chunk r. In the node, chunks move in bundles: those of one rail, one for each node."""
+    n = layout.n
+    g = layout.per_node
     m = n // g
     yield _node_ring(n, g, size / g, reduce=True, shift=1)
     yield _rail_ring(n, g, size / g / m, reduce=True, shift=1)
 
 
 def hierarchical_all_gather(layout: Layout, size: float) -> Iterator[Stage]:
-    """The reduce_scatter backwards: along the rail first, then bundles in the node."""
-    n, g = layout.n, layout.per_node
+    """The reverse of reduce_scatter: along the rail first, then bundles in the node."""
+    n = layout.n
+    g = layout.per_node
     m = n // g
     yield _rail_ring(n, g, size / g / m, reduce=False, shift=0)
     yield _node_ring(n, g, size / g, reduce=False, shift=0)
@@ -43,11 +45,12 @@ def hierarchical_all_reduce(layout: Layout, size: float) -> Iterator[Stage]:
 
 def hierarchical_all_to_all(layout: Layout, size: float) -> Iterator[Stage]:
     """g-1 stages of S/g in the node, then m-1 stages of S/m along the rails."""
-    n, g = layout.n, layout.per_node
+    n = layout.n
+    g = layout.per_node
     m = n // g
     node, local = np.divmod(np.arange(n, dtype=np.int64), g)
     for hop in range(1, g):
-        # To the peer whose rail reaches every rank of that local index.
+        # The peer's rail reaches the ranks with its local index in all nodes.
         yield Stage(
             pattern=("node shift", g, hop),
             src=node * g + local,
@@ -74,7 +77,7 @@ def hierarchical_all_to_all(layout: Layout, size: float) -> Iterator[Stage]:
 
 
 def _node_ring(n: int, g: int, size: float, reduce: bool, shift: int) -> Stage:
-    """A ring in every node; bundle l is chunk l of every node."""
+    """A ring in every node; bundle l holds the chunks of local rank l of each node."""
     m = n // g
     node, local = np.divmod(np.arange(n, dtype=np.int64), g)
     return Stage(
@@ -89,7 +92,7 @@ def _node_ring(n: int, g: int, size: float, reduce: bool, shift: int) -> Stage:
 
 
 def _rail_ring(n: int, g: int, size: float, reduce: bool, shift: int) -> Stage:
-    """A ring along every rail, one chunk a message."""
+    """A ring along every rail, one chunk per message."""
     m = n // g
     node, local = np.divmod(np.arange(n, dtype=np.int64), g)
     return Stage(

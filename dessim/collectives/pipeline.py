@@ -1,10 +1,10 @@
 """Pipelines: data cut into chunks that follow each other along fixed edges, as in a chain or a tree.
 
-An edge sends its first chunk in stage `start` and the next one in each stage after it, until it has sent all. While the
-same edges are busy, stages are equal and are solved once: a pipeline of c chunks over depth d has c + d - 1 stages, but
-only about 2 d different ones: it fills, runs steadily, and drains.
+An edge sends its first chunk in stage `start` and one more in each following stage, until it has sent all. Stages in
+which the same edges are busy are equal and are solved once: a pipeline of c chunks over depth d fills, runs steadily
+and drains in c + d - 1 stages, of which only about 2 d are different.
 
-A stage is as long as its slowest edge. Left out: that on unequal links a real pipeline lets fast edges run ahead.
+A stage is as long as its slowest edge. Left out: on unequal links fast edges of a real pipeline run ahead.
 """
 
 from __future__ import annotations
@@ -15,24 +15,28 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dessim.arrays import Bools, Ints
 from dessim.cluster.routing.trees import Trees
-from dessim.collectives.schedule import Bools, Carries, Ints, Stage
+from dessim.collectives.schedule import Carries, Stage
 
 MESSAGE_SIZE = 512 * 1024
 """Bytes: NCCL's Simple protocol moves slices of NCCL_BUFFSIZE / NCCL_STEPS = 4 MiB / 8 (NCCL src/include/comm.h)."""
 
 
 def chunks_for(size: float, lanes: int, chunks: int | None = None) -> int:
-    """How many chunks each of `lanes` equal parts of S is cut into: as asked for, else as few as keep messages within
-    512 KiB; at least one."""
+    """The number of chunks that each of `lanes` equal parts of `size` bytes is cut into; at least one.
+
+    It is `chunks` if given, else the smallest number that keeps messages within 512 KiB.
+    """
     return max(1, chunks if chunks is not None else int(np.ceil(size / lanes / MESSAGE_SIZE)))
 
 
 @dataclass(frozen=True, slots=True)
 class Edges:
-    """Who sends to whom: `src`, `dst` [m], or `trees`, as in `Stage`; from stage `start` [m] on.
+    """m edges of a pipeline: senders `src` and receivers `dst` [m], or `trees`, as in `Stage`.
 
-    Chunk k of edge i is piece `lane[i] * chunks + k` of the data; `reduce` [m] says whether the receiver adds.
+    Edge i sends its first chunk in stage `start[i]`. Its chunk k is piece `lane[i] * chunks + k` of the data. `reduce`
+    [m] says whether the receiver adds the chunk to its own.
     """
 
     src: Ints
@@ -43,21 +47,24 @@ class Edges:
     trees: Trees | None = None
 
     @classmethod
-    def join(cls, *parts: Edges) -> Edges:
-        """All edges together; either all parts have trees or none."""
-        trees = [part.trees for part in parts if part.trees is not None]
+    def join(cls, *sets: Edges) -> Edges:
+        """The union of several sets of edges, which either all have trees or all have none."""
+        trees = [edges.trees for edges in sets if edges.trees is not None]
         return cls(
-            np.concatenate([part.src for part in parts]),
-            np.concatenate([part.dst for part in parts]),
-            np.concatenate([part.start for part in parts]),
-            np.concatenate([part.lane for part in parts]),
-            np.concatenate([part.reduce for part in parts]),
-            Trees.join(*trees) if trees else None,
+            src=np.concatenate([edges.src for edges in sets]),
+            dst=np.concatenate([edges.dst for edges in sets]),
+            start=np.concatenate([edges.start for edges in sets]),
+            lane=np.concatenate([edges.lane for edges in sets]),
+            reduce=np.concatenate([edges.reduce for edges in sets]),
+            trees=Trees.join(*trees) if trees else None,
         )
 
 
 def pipelined(name: tuple[object, ...], edges: Edges, size: float, lanes: int, chunks: int) -> Iterator[Stage]:
-    """The stages of S = `size` bytes in `lanes` x `chunks` pieces, one a message. `name` tells the edges apart."""
+    """The stages that send `size` bytes along `edges`, in `lanes` * `chunks` pieces, one per message.
+
+    `name` must identify the edges: stages are recognised as equal by it.
+    """
     if not len(edges.start):
         return
     starts = np.unique(edges.start)

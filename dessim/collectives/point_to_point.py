@@ -1,4 +1,4 @@
-"""send_recv: everyone sends S bytes to the next rank and receives from the one before, as nccl-tests' sendrecv does."""
+"""send_recv: each rank sends S bytes to the next and receives from the previous one, as in nccl-tests' sendrecv."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dessim.collectives.schedule import Layout, Stage
 
 
 def shift_send_recv(layout: Layout, size: float) -> Iterator[Stage]:
-    """One stage; with two ranks they exchange."""
+    """One stage of n messages; two ranks exchange their data."""
     n = layout.n
     if n < 2:
         return

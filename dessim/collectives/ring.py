@@ -1,7 +1,7 @@
-"""Ring algorithms: reduce_scatter, all_gather, and all_reduce as one after the other.
+"""Ring algorithms: reduce_scatter, all_gather, and all_reduce as the two in sequence.
 
-Rank i only ever sends to rank i+1, S/n bytes a stage. reduce_scatter and all_gather take n-1 stages, all_reduce 2(n-1):
-bandwidth-optimal, latency grows with n (Patarasuk and Yuan, 2009; what NCCL calls Ring).
+Rank i sends S/n bytes to rank i+1 in every stage. reduce_scatter and all_gather take n-1 stages, all_reduce 2(n-1).
+The ring is bandwidth-optimal, but its latency grows with n (Patarasuk and Yuan, 2009; NCCL's Ring).
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from dessim.collectives.schedule import Layout, Stage
 
 
 def ring_reduce_scatter(layout: Layout, size: float) -> Iterator[Stage]:
-    """Rank r ends with chunk r reduced. In repetition t rank i passes chunk i - 1 - t on."""
+    """n-1 stages; rank r ends with chunk r reduced. In repetition t rank i sends chunk i - 1 - t."""
     n = layout.n
     if n > 1:
         yield _stage(n, size, lambda t: [[(i - 1 - t) % n] for i in range(n)], reduce=True)
 
 
 def ring_all_gather(layout: Layout, size: float) -> Iterator[Stage]:
-    """In repetition t rank i passes on chunk i - t, which it got the repetition before (its own at first)."""
+    """n-1 stages; in repetition t rank i sends chunk i - t: its own first, then the one that it received last."""
     n = layout.n
     if n > 1:
         yield _stage(n, size, lambda t: [[(i - t) % n] for i in range(n)], reduce=False)

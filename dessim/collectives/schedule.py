@@ -1,8 +1,8 @@
-"""Schedules of messages: what a collective becomes.
+"""The schedule of a collective: a sequence of stages, each a set of messages that are in flight together.
 
-A collective over n ranks is a sequence of stages; all messages of a stage travel at once and a stage ends when its last
-message has arrived. Data is thought of as pieces: what `carries` says is checked (dessim.collectives.symbolic), never
-timed.
+A stage ends when its last message has arrived. For checking, the data is cut into pieces: `Stage.carries` says which
+pieces a message moves, and dessim.collectives.symbolic proves from it that the schedule computes its collective. The
+simulation uses only senders, receivers and sizes.
 """
 
 from __future__ import annotations
@@ -12,24 +12,23 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
+from dessim.arrays import Bools, Floats, Ints
 from dessim.cluster.hashing import mix
 from dessim.cluster.routing.trees import Trees
 
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
 Rank = TypeVar("Rank", int, Ints)
 Carries = Callable[[int], Sequence[Iterable[int]]]
+"""A function that returns, for repetition r of a stage, the pieces that each message carries."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How a group sits on the machine: n ranks in order, `per_node` consecutive ones a node (1: no matter).
+    """How a group of n ranks is laid out on the cluster: `per_node` consecutive ranks share a node.
 
-    `dims` factors n for torus algorithms (empty: as balanced as can be). `nvls` says that the switch inside a node can
-    sum and multicast, `sharp` that the switches of the fabric can.
+    `per_node` is 1 when no whole nodes are used. `dims` are the sides of the torus for torus algorithms (empty: as
+    balanced as possible). `nvls` says that the switch inside a node can sum and multicast, `sharp` that the switches of
+    the fabric can.
     """
 
     n: int
@@ -40,62 +39,71 @@ class Layout:
 
     @property
     def is_hierarchical(self) -> bool:
-        """Several whole nodes of several ranks each: two levels make sense."""
+        """Whether the group has several whole nodes of several ranks each, as two-level algorithms need."""
         return self.per_node > 1 and self.n % self.per_node == 0 and self.n > self.per_node
 
     @property
     def is_one_node(self) -> bool:
-        """All ranks share a node."""
+        """Whether all ranks share one node."""
         return self.n == self.per_node
 
 
 @dataclass(frozen=True, slots=True)
-class Coming:
-    """How ranks come to an op where that matters: at `times` [s], one for each, or at once in an order that follows no
-    pattern, of which `seed` makes one."""
+class ArrivalTimes:
+    """When ranks arrive at an op, for algorithms whose order of messages depends on it.
+
+    Rank i arrives at `times[i]` [s]. Without `times` all ranks arrive at once, in a pseudo-random order that `seed`
+    selects.
+    """
 
     seed: int = 0
     times: tuple[float, ...] = ()
 
-    def rank(self, n: int) -> Ints:
-        """Of each of n ranks, how many came before it [n]."""
+    def order(self, n: int) -> Ints:
+        """The number of ranks that arrive before each of the n ranks [n]."""
         key = np.array(self.times) if self.times else mix(mix(np.arange(n, dtype=np.uint64)) + np.uint64(self.seed))
         return np.argsort(np.argsort(key, kind="stable"))
 
-    def at(self, n: int) -> Floats:
-        """Seconds at which each of n ranks comes [n]."""
+    def seconds(self, n: int) -> Floats:
+        """The time at which each of the n ranks arrives [n], in seconds."""
         return np.array(self.times) if self.times else np.zeros(n)
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a caller may fix: `chunks` that a pipeline cuts its data into (None: by size, `pipeline.chunks_for`), the
-    `root` of rooted ops, the sides `dims` of a torus (empty: as balanced as can be), how ranks are `coming`."""
+    """Choices that an algorithm leaves to its caller.
+
+    `chunks` is the number of chunks in a pipeline (None: by size, see `pipeline.chunks_for`), `root` the root of rooted
+    ops, `dims` the sides of a torus (empty: as balanced as possible), and `arrivals` says when ranks arrive.
+    """
 
     chunks: int | None = None
     root: int = 0
     dims: tuple[int, ...] = ()
-    coming: Coming = Coming()
+    arrivals: ArrivalTimes = ArrivalTimes()
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Messages that travel together: message i takes `size[i]` bytes from `src[i]` to `dst[i]` (indices in the group).
+    """m messages that are in flight together; message i moves `size[i]` bytes from rank `src[i]` to rank `dst[i]`.
 
-    With `trees` message i is one through summing switches: from all its senders up, and down to all its receivers;
-    `src[i]` and `dst[i]` are then one sender and one receiver, whoever is to be charged for it.
+    Ranks are indices in the group. With `trees`, message i passes through switches that sum and multicast: up from all
+    of its senders, down to all of its receivers. Its overheads are then charged to the sender `src[i]` and the receiver
+    `dst[i]`.
 
-    `repeat` equal stages follow each other, each waiting for the one before. `pattern` names who sends to whom, so that
-    routes are worked out once; an empty one is unlike any other. In repetition r message i carries the pieces
-    `carries(r)[i]`; the receiver adds them to what it has when `reduce` (one flag, or one a message), else it stores
-    them. `pieces` is how many equal pieces S is cut into; 0 means one a rank.
+    The stage is executed `repeat` times, each time after the previous repetition has ended. `pattern` identifies the
+    pairs of sender and receiver: stages with equal patterns share their routes. An empty pattern equals no other.
 
-    With `in_flight` above 1 a message goes as so many equal parts, and a part of the next repetition leaves as soon as
-    the same part of this one has come: a repetition lasts as long as its data drains, or as a part takes with its
-    latency, overhead and sum, whichever is longer.
+    In repetition r message i carries the pieces `carries(r)[i]`, of the `pieces` equal pieces that the data is cut into
+    (0: one per rank). The receiver adds them to its own where `reduce` is set (one flag, or one per message) and stores
+    them otherwise.
 
-    `after` [m] names for each message the one that it waits for, within a repetition (-1: none); others set out
-    `begins` [m] seconds after the stage has begun.
+    With `in_flight` above 1 each message is sent in that number of equal parts, and a part of the next repetition
+    leaves as soon as the same part of this one has arrived. A repetition then lasts as long as its data drains, or as
+    long as one part takes with its latency, overhead and sum, whichever is longer.
+
+    `after[i]` is the message of the same repetition that message i waits for (-1: none). A message that waits for no
+    other leaves `begins[i]` seconds after the stage has begun.
     """
 
     pattern: tuple[object, ...]

@@ -1,12 +1,13 @@
-"""The symbolic checker: proves that a schedule computes its collective, by executing it on sets.
+"""The symbolic checker: proves that a schedule computes its collective, by executing it on sets of contributions.
 
-A rank's copy of a piece is the set of ranks whose contribution is in it, as a bit mask. Adding a contribution twice,
-sending what one does not have, or moving other bytes than the pieces make up is an error; at the end each rank must
-hold each piece of its result with each contribution exactly once.
+A rank's copy of a piece is represented by the set of ranks whose contribution it contains, as a bit mask. It is an
+error to add a contribution twice, to send a piece that the sender does not have, or to send a number of bytes that
+differs from the size of the pieces. At the end each rank must hold each piece of its result, with each contribution
+exactly once.
 
-S is cut into `pieces` equal pieces. Where ranks have a share of their own (reduce_scatter, all_gather, gather,
-scatter), `pieces` is a multiple of n and rank r's share is the r-th run of them. An all_to_all has n pieces a rank, one
-for each target; in a send_recv rank r has piece r, of S bytes.
+S bytes are cut into `pieces` equal pieces. In ops where each rank has a share (reduce_scatter, all_gather, gather,
+scatter), `pieces` is a multiple of n and rank r's share is the r-th run of consecutive pieces. In all_to_all each rank
+has n pieces, one per target. In send_recv rank r has piece r, of S bytes.
 """
 
 from __future__ import annotations
@@ -17,29 +18,32 @@ from dessim.collectives.schedule import Stage, all_to_all_chunk
 from dessim.trace.schema import Collective
 
 _ROUNDING = 1e-9
+_SHARED_OPS = (Collective.REDUCE_SCATTER, Collective.ALL_GATHER, Collective.GATHER, Collective.SCATTER)
 
 Held = list[dict[int, int]]
+"""For each rank: its pieces, each with the bit mask of the contributions in it."""
 
 
 def check_schedule(
     op: Collective, n: int, stages: Iterable[Stage], root: int = 0, size: float | None = None
 ) -> list[str]:
-    """What is wrong with a schedule of `op` over n ranks; empty when it computes `op` exactly.
+    """The errors in a schedule of `op` over n ranks; empty if it computes `op` exactly.
 
-    With `size` (S) the bytes of every message are held against the pieces it carries.
+    With `size` (S) the size of every message is compared with the pieces that it carries. Raises ValueError for an op
+    that moves no data.
     """
-    todo = list(stages)
-    cuts = {stage.pieces or n for stage in todo} or {n}
-    if len(cuts) > 1:
-        return [f"stages do not agree on the number of pieces: {sorted(cuts)}"]
-    pieces = cuts.pop()
-    if op in _SHARES and pieces % n:
+    schedule = list(stages)
+    piece_counts = {stage.pieces or n for stage in schedule} or {n}
+    if len(piece_counts) > 1:
+        return [f"stages do not agree on the number of pieces: {sorted(piece_counts)}"]
+    pieces = piece_counts.pop()
+    if op in _SHARED_OPS and pieces % n:
         return [f"{pieces} pieces cannot be shared evenly by {n} ranks"]
     piece_size = None if size is None else size if op is Collective.SEND_RECV else size / pieces
     held = [dict(_initial(op, n, rank, pieces, root)) for rank in range(n)]
-    for number, stage in enumerate(todo):
+    for number, stage in enumerate(schedule):
         if stage.carries is None:
-            return [f"stage {number} does not say what it carries"]
+            return [f"stage {number} does not say which pieces it carries"]
         for repetition in range(stage.repeat):
             problem = _run(stage, repetition, held, piece_size)
             if problem:
@@ -47,16 +51,13 @@ def check_schedule(
     return [
         f"rank {rank} ends with piece {piece} = {held[rank].get(piece, 0):b}, not {mask:b}"
         for rank in range(n)
-        for piece, mask in _wanted(op, n, rank, pieces, root)
+        for piece, mask in _result(op, n, rank, pieces, root)
         if held[rank].get(piece, 0) != mask
     ]
 
 
-_SHARES = (Collective.REDUCE_SCATTER, Collective.ALL_GATHER, Collective.GATHER, Collective.SCATTER)
-
-
 def _initial(op: Collective, n: int, rank: int, pieces: int, root: int) -> Iterator[tuple[int, int]]:
-    """What a rank has at first: (piece, contributions in it)."""
+    """The (piece, contributions) that a rank holds before the op."""
     mine = 1 << rank
     match op:
         case Collective.ALL_REDUCE | Collective.REDUCE_SCATTER | Collective.REDUCE:
@@ -73,8 +74,8 @@ def _initial(op: Collective, n: int, rank: int, pieces: int, root: int) -> Itera
             raise ValueError(f"no symbolic meaning for {op}")
 
 
-def _wanted(op: Collective, n: int, rank: int, pieces: int, root: int) -> Iterator[tuple[int, int]]:
-    """What a rank must have at the end."""
+def _result(op: Collective, n: int, rank: int, pieces: int, root: int) -> Iterator[tuple[int, int]]:
+    """The (piece, contributions) that a rank must hold after the op."""
     everyone = (1 << n) - 1
     match op:
         case Collective.ALL_REDUCE:
@@ -97,33 +98,37 @@ def _wanted(op: Collective, n: int, rank: int, pieces: int, root: int) -> Iterat
 
 
 def _share(n: int, rank: int, pieces: int) -> range:
-    each = pieces // n
-    return range(rank * each, (rank + 1) * each)
+    share = pieces // n
+    return range(rank * share, (rank + 1) * share)
 
 
 def _run(stage: Stage, repetition: int, held: Held, piece_size: float | None) -> str | None:
-    """All messages of a stage leave before any arrives, but those that wait for others: those leave once these have."""
-    left = list(range(len(stage.src)))
-    after = [-1] * len(left) if stage.after is None else stage.after.tolist()
-    over: set[int] = {-1}
-    while left:
-        now = [message for message in left if after[message] in over]
-        if not now:
-            return f"messages wait for each other: {left}"
-        problem = _together(stage, repetition, set(now), held, piece_size)
+    """Execute one repetition of a stage; returns the first error.
+
+    Messages that wait for no other all leave before any arrives. The others leave once the message that they wait for
+    has arrived.
+    """
+    waiting = list(range(len(stage.src)))
+    after = [-1] * len(waiting) if stage.after is None else stage.after.tolist()
+    arrived: set[int] = {-1}
+    while waiting:
+        ready = [message for message in waiting if after[message] in arrived]
+        if not ready:
+            return f"messages wait for each other: {waiting}"
+        problem = _send(stage, repetition, set(ready), held, piece_size)
         if problem:
             return problem
-        over.update(now)
-        left = [message for message in left if message not in over]
+        arrived.update(ready)
+        waiting = [message for message in waiting if message not in arrived]
     return None
 
 
-def _together(stage: Stage, repetition: int, sent: set[int], held: Held, piece_size: float | None) -> str | None:
-    """Some messages of a stage."""
+def _send(stage: Stage, repetition: int, sent: set[int], held: Held, piece_size: float | None) -> str | None:
+    """Send the messages `sent` of a stage together; returns the first error."""
     assert stage.carries is not None
     contents = stage.carries(repetition)
     flags = [stage.reduce] * len(stage.src) if isinstance(stage.reduce, bool) else stage.reduce.tolist()
-    flights: list[tuple[int, int, int, bool]] = []
+    deliveries: list[tuple[int, int, int, bool]] = []
     rows = zip(stage.src.tolist(), stage.dst.tolist(), stage.size.tolist(), contents, flags, strict=True)
     for number, (src, dst, size, carried, reduce) in enumerate(rows):
         if number not in sent:
@@ -142,8 +147,8 @@ def _together(stage: Stage, repetition: int, sent: set[int], held: Held, piece_s
                 if mask & held[sender][piece]:
                     return f"a switch adds a contribution to piece {piece} from rank {sender} twice"
                 mask |= held[sender][piece]
-            flights.extend((receiver, piece, mask, reduce) for receiver in receivers)
-    for receiver, piece, mask, reduce in flights:
+            deliveries.extend((receiver, piece, mask, reduce) for receiver in receivers)
+    for receiver, piece, mask, reduce in deliveries:
         have = held[receiver].get(piece, 0)
         if reduce and have & mask:
             return f"rank {receiver} adds a contribution to piece {piece} twice"

@@ -1,10 +1,12 @@
-"""Bucket algorithm on a 2-D or 3-D torus: a ring along each dimension in turn, on ever smaller data.
+"""Bucket algorithm on a 2-D or 3-D torus: a ring along each dimension in turn, on successively smaller data.
 
-reduce_scatter along dimension 0 on S, along dimension 1 on S/d0, and so on; all_gather backwards; all_reduce both.
-Bandwidth-optimal like a ring, with sum(d_i - 1) stages instead of n - 1 (Barnett, Littlefield, Payne and van de Geijn,
-"Global Combine on Mesh Architectures with Wormhole Routing", IPPS 1993; Chan et al., "Collective communication:
-theory, practice, and experience", CCPE 19, 2007). It makes sense on any network; only on a torus is each message one
-hop. Left out: running all dimensions at once on parts of the data (multi-port).
+reduce_scatter runs along dimension 0 on S, along dimension 1 on S/d0, and so on; all_gather is its reverse; all_reduce
+runs both. The algorithm is bandwidth-optimal like a ring, with sum(d_i - 1) stages instead of n - 1. It works on any
+network, but only on a torus is each message one hop. Left out: running all dimensions at once on parts of the data
+(multi-port).
+
+Source: Barnett, Littlefield, Payne and van de Geijn, "Global Combine on Mesh Architectures with Wormhole Routing", IPPS
+1993; Chan et al., "Collective communication: theory, practice, and experience", CCPE 19, 2007.
 
 Rank = (... x2 * d1 + x1) * d0 + x0, so dimension 0 joins neighbouring ranks.
 """
@@ -16,7 +18,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from dessim.collectives.schedule import Ints, Layout, Stage
+from dessim.arrays import Ints
+from dessim.collectives.schedule import Layout, Stage
 from dessim.errors import UsageError
 
 
@@ -26,12 +29,12 @@ def torus_2d_reduce_scatter(layout: Layout, size: float) -> Iterator[Stage]:
 
 
 def torus_2d_all_gather(layout: Layout, size: float) -> Iterator[Stage]:
-    """The reduce_scatter backwards."""
+    """The reverse of reduce_scatter, in as many stages."""
     yield from _all_gather(factors(layout, 2), size)
 
 
 def torus_2d_all_reduce(layout: Layout, size: float) -> Iterator[Stage]:
-    """One after the other."""
+    """reduce_scatter, then all_gather."""
     yield from torus_2d_reduce_scatter(layout, size)
     yield from torus_2d_all_gather(layout, size)
 
@@ -42,20 +45,20 @@ def torus_3d_reduce_scatter(layout: Layout, size: float) -> Iterator[Stage]:
 
 
 def torus_3d_all_gather(layout: Layout, size: float) -> Iterator[Stage]:
-    """The reduce_scatter backwards."""
+    """The reverse of reduce_scatter, in as many stages."""
     yield from _all_gather(factors(layout, 3), size)
 
 
 def torus_3d_all_reduce(layout: Layout, size: float) -> Iterator[Stage]:
-    """One after the other."""
+    """reduce_scatter, then all_gather."""
     yield from torus_3d_reduce_scatter(layout, size)
     yield from torus_3d_all_gather(layout, size)
 
 
 def factors(layout: Layout, count: int) -> tuple[int, ...]:
-    """`layout.dims` if given, else n as `count` factors with the smallest sum, the largest first.
+    """The sides of the torus: `layout.dims` if given, else the `count` factors of n with the smallest sum.
 
-    Raises UsageError when the dims given do not make n.
+    Factors are in descending order. Raises UsageError if `layout.dims` are not `count` factors of n.
     """
     if layout.dims:
         if len(layout.dims) != count or math.prod(layout.dims) != layout.n:
@@ -66,7 +69,7 @@ def factors(layout: Layout, count: int) -> tuple[int, ...]:
 
 
 def _splits(n: int, count: int) -> Iterator[tuple[int, ...]]:
-    """All ways to write n as `count` factors, largest first."""
+    """All products of `count` factors, in descending order, that equal n."""
     if count == 1:
         yield (n,)
         return
@@ -86,18 +89,22 @@ def _all_gather(dims: tuple[int, ...], size: float) -> Iterator[Stage]:
 
 
 def _ring(dims: tuple[int, ...], axis: int, size: float, reduce: bool, shift: int) -> Iterator[Stage]:
-    """A ring along `axis`; bundle b of a rank are the shares whose x[axis] is b and whose lower coordinates are its."""
+    """A ring along `axis`: d - 1 repetitions in which each rank sends one bundle of shares to its next neighbour.
+
+    A rank's bundle b holds the shares with coordinate b along `axis` and the rank's own coordinates along lower axes.
+    """
     if dims[axis] < 2:
         return
-    n, d = math.prod(dims), dims[axis]
+    n = math.prod(dims)
+    d = dims[axis]
     stride = math.prod(dims[:axis])
     ranks: Ints = np.arange(n, dtype=np.int64)
     x = ranks // stride % d
 
     def carries(t: int) -> list[list[int]]:
-        # Lower coordinates are settled, higher ones still open: `n // stride // d` shares a bundle.
-        below = ranks % stride + (x - shift - t) % d * stride
-        return [list(range(int(first), n, stride * d)) for first in below]
+        # A bundle has n // stride // d shares: those of all coordinates along higher axes.
+        first_share = ranks % stride + (x - shift - t) % d * stride
+        return [list(range(int(first), n, stride * d)) for first in first_share]
 
     yield Stage(
         pattern=("torus ring", stride, d),

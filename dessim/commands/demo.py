@@ -18,7 +18,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from dessim.calibrate.fit import TransportFit, cluster_toml, fit_transport, load_bench
+from dessim.calibrate.bench import load_bench
+from dessim.calibrate.fit import TransportFit, cluster_toml, fit_transport
 from dessim.cluster import Cluster, load_cluster
 from dessim.cluster.drawing.draw import draw
 from dessim.commands.project import ProjectRequest, run_projection
@@ -137,7 +138,7 @@ def _calibrate(request: DemoRequest, logs: Path, machine_file: Path) -> Transpor
     # A single rank sends no messages, so at least two are timed.
     programs = TrainerPrograms(logs, max(request.ranks, 2))
     programs.torchrun("bench", "--iterations", "30", "--json", str(bench))
-    fit = fit_transport(*load_bench(bench))
+    fit = fit_transport(load_bench(bench))
     write_text(machine_file, cluster_toml(fit, "this-machine", platform.node() or "localhost"))
     return fit
 

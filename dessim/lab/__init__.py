@@ -1,4 +1,4 @@
-"""The lab: the topology file that is simulated, built on one Linux machine and run for real, slower by a scale.
+"""The lab: builds the cluster of a topology file on one Linux machine, slower by a scale, and runs programs on it.
 
 with lab.up(load_cluster("lab/switch_4"), scale=1.0) as bed:
     bed.run(["python", "train.py"])

@@ -1,4 +1,4 @@
-"""A lab that is up: brought up from a cluster, used, taken down."""
+"""Bring up a lab from a cluster, use it, and take it down."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dessim.lab.layout import Layout, lay_out, prefix
 
 @dataclass(frozen=True, slots=True)
 class Bed:
-    """A lab on this machine. As a context manager it is taken down at the end, whatever happens inside."""
+    """A lab on this machine. As a context manager it is taken down at the end, also after an exception."""
 
     layout: Layout
 
@@ -28,16 +28,19 @@ class Bed:
         timeout: float | None = None,
         echo: bool = False,
     ) -> launch.Finished:
-        """`dessim.lab.launch.launch`; logs go into the lab's own folder, which `down` removes, unless given."""
+        """Run a program on the lab; see `dessim.lab.launch.launch`.
+
+        Without `logs` the output is kept in the lab's own folder, which `down` removes.
+        """
         logs = logs or state.root() / self.layout.name / "logs"
         return launch.launch(self.layout, command, logs, ranks, env, timeout, echo)
 
     def counters(self) -> dict[int, counters.Counter]:
-        """What every link has carried since the lab is up, by the cluster's link id."""
+        """The traffic on every link since the lab came up, by the cluster's link id. Raises LabError."""
         return counters.read(self.layout)
 
     def down(self) -> None:
-        """End what runs in it and remove it."""
+        """End all processes in the lab and remove it."""
         down(self.layout.name)
 
     def __enter__(self) -> Bed:
@@ -50,15 +53,16 @@ class Bed:
 
 
 def up(cluster: Cluster, *, scale: float = 1e-3, queue: str = "lossless", name: str = "lab") -> Bed:
-    """Build a cluster on this machine, every link at its payload rate times `scale`.
+    """Build a cluster on this machine, with every link at its payload rate times `scale`.
 
-    Interrupted or failed, it leaves nothing. Raises LabError (machine or privileges), UsageError (cluster or name).
+    `queue` is one of `QUEUES`. An interrupted or failed call leaves nothing behind. Raises LabError (machine or
+    privileges) and UsageError (cluster or name).
     """
     iproute.require()
     layout = lay_out(cluster, name, scale, queue)
     state.claim(name)
     try:
-        iproute.delete(iproute.spaces(prefix(name)))  # of a lab whose folder is gone
+        iproute.delete(iproute.spaces(prefix(name)))  # left by a lab whose folder was removed
         build.build(layout)
         state.save(layout)
     except BaseException:
@@ -68,21 +72,22 @@ def up(cluster: Cluster, *, scale: float = 1e-3, queue: str = "lossless", name: 
 
 
 def find(name: str = "lab") -> Bed:
-    """The lab of that name, brought up by another process. Raises UsageError if there is none."""
+    """The lab called `name`, which another process may have brought up. Raises UsageError if none is up."""
     return Bed(state.load(name))
 
 
 def down(name: str) -> bool:
-    """Remove a lab, or what is left of one; False: there was nothing."""
+    """Remove a lab, or the remains of one. Returns False if there were none."""
     iproute.require()
-    spaces, known = iproute.spaces(prefix(name)), name in state.names()
+    spaces = iproute.spaces(prefix(name))
+    has_folder = name in state.names()
     iproute.delete(spaces)
     state.forget(name)
-    return bool(spaces) or known
+    return bool(spaces) or has_folder
 
 
 def down_all() -> list[str]:
-    """Remove every lab of this machine, whole or not; returns their names."""
+    """Remove every lab of this machine, complete or not. Returns their names."""
     iproute.require()
     names = {space.split("-")[1] for space in iproute.spaces("dl-")} | set(state.names())
     return [name for name in sorted(names) if down(name)]

@@ -1,14 +1,14 @@
-"""What the kernel counted on every link, read from the shapers' queues.
+"""Bytes and packets that the kernel counted on every link, read from the queues of the shapers.
 
-`tc` counts a segment that is still to be cut into packets with the headers each of them will have; the counters of the
-devices count one header, and so too few bytes. Bytes are those of Ethernet frames, 14 bytes of header each.
+`tc` counts a segment that will be split into packets with the headers of all of them. The devices' own counters count
+one header only, and therefore too few bytes. Bytes are those of Ethernet frames, with 14 bytes of header each.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dessim.lab import iproute
 from dessim.lab.layout import Layout
@@ -16,7 +16,7 @@ from dessim.lab.layout import Layout
 
 @dataclass(frozen=True, slots=True)
 class Counter:
-    """What left by one directed link since the lab is up; `dropped` packets found its queue full."""
+    """Traffic on one directed link since the lab came up; `dropped` packets found its queue full."""
 
     link: int
     name: str
@@ -36,19 +36,28 @@ def read(layout: Layout) -> dict[int, Counter]:
     for space in layout.spaces:
         for queue in json.loads(iproute.call("tc", "-n", space, "-s", "-j", "qdisc", "show")):
             queues[space, queue["dev"]] = queue
-    found = {}
+    counters = {}
     for port in layout.ports:
         queue = queues[port.space, port.device]
-        counted = int(queue["bytes"]), int(queue["packets"]), int(queue["drops"])
-        found[port.link] = Counter(port.link, port.name, port.kind, *counted)
-    return found
+        counters[port.link] = Counter(
+            link=port.link,
+            name=port.name,
+            kind=port.kind,
+            bytes=int(queue["bytes"]),
+            packets=int(queue["packets"]),
+            dropped=int(queue["drops"]),
+        )
+    return counters
 
 
 def between(before: Counters, after: Counters) -> dict[int, Counter]:
-    """What was counted from one reading to the next."""
-    found = {}
-    for link, now in after.items():
-        then = before[link]
-        counted = now.bytes - then.bytes, now.packets - then.packets, now.dropped - then.dropped
-        found[link] = Counter(link, now.name, now.kind, *counted)
-    return found
+    """The traffic between two readings."""
+    return {
+        link: replace(
+            now,
+            bytes=now.bytes - before[link].bytes,
+            packets=now.packets - before[link].packets,
+            dropped=now.dropped - before[link].dropped,
+        )
+        for link, now in after.items()
+    }

@@ -1,4 +1,4 @@
-"""The programs `ip` and `tc` of iproute2, run in batches, their complaints as one line; namespaces, who is in them."""
+"""Run `ip` and `tc` of iproute2 in batches, with errors in one line; list and remove network namespaces."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from pathlib import Path
 from dessim.errors import LabError
 
 NETNS = Path("/run/netns")
-"""Where `ip netns` keeps names (iproute2, include/namespace.h)."""
+"""The folder in which `ip netns` keeps names (iproute2, include/namespace.h)."""
 SYSCTLS = Path("/proc/sys/net")
-_GONE_WITHIN_S = 5.0
+_KILL_TIMEOUT_S = 5.0
 
 
 def require() -> None:
-    """Raise LabError unless this machine and user can build a lab."""
+    """Raise LabError if iproute2 is missing or this user is not root."""
     missing = [program for program in ("ip", "tc") if shutil.which(program) is None]
     if missing:
         raise LabError(f"{' and '.join(missing)} not found; install iproute2 (Debian: apt-get install iproute2)")
@@ -29,11 +29,11 @@ def require() -> None:
 
 
 def call(*command: str, stdin: str | None = None) -> str:
-    """Run a program to its end and return what it printed. Raises LabError with its first complaint."""
+    """Run a program to its end and return its output. Raises LabError with the first line of its errors."""
     done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
     if done.returncode:
-        complaint = next((line for line in done.stderr.splitlines() if line.strip()), f"exit code {done.returncode}")
-        raise LabError(f"{' '.join(command[:5])}: {complaint.strip()}")
+        reason = next((line for line in done.stderr.splitlines() if line.strip()), f"exit code {done.returncode}")
+        raise LabError(f"{' '.join(command[:5])}: {reason.strip()}")
     return done.stdout
 
 
@@ -44,7 +44,7 @@ def batch(program: str, lines: Iterable[str], space: str | None = None) -> None:
 
 
 def write_sysctls(space: str, values: dict[str, str]) -> None:
-    """Set kernel parameters below /proc/sys/net, such as `ipv4/ip_forward`; one that the kernel lacks is an error."""
+    """Set kernel parameters below /proc/sys/net, such as `ipv4/ip_forward`. Raises LabError if the kernel lacks one."""
     script = "".join(f"echo '{value}' > {SYSCTLS / key} || exit 1\n" for key, value in values.items())
     call("ip", "netns", "exec", space, "sh", "-c", script)
 
@@ -57,35 +57,38 @@ def spaces(prefix: str) -> list[str]:
 
 
 def delete(names: Sequence[str]) -> None:
-    """End what runs in the namespaces and remove them, and with them every link that begins or ends there."""
+    """Kill all processes in the namespaces and remove these with all their links. Raises LabError."""
     if not names:
         return
-    deadline = time.monotonic() + _GONE_WITHIN_S
+    deadline = time.monotonic() + _KILL_TIMEOUT_S
     while pids := inhabitants(names):
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         if time.monotonic() > deadline:
-            raise LabError(f"processes {', '.join(map(str, pids))} in {names[0]} and beside it do not end")
+            raise LabError(
+                f"processes {', '.join(map(str, pids))} in {names[0]} or the lab's other namespaces do not end"
+            )
         time.sleep(0.01)
     batch("ip", [f"netns del {name}" for name in names])
 
 
 def inhabitants(names: Iterable[str]) -> list[int]:
-    """Processes in any of the namespaces."""
-    wanted = set()
+    """The ids of all processes in any of the namespaces, sorted."""
+    namespaces = set()
     for name in names:
         with contextlib.suppress(FileNotFoundError):
-            wanted.add(_identity(NETNS / name))
-    found = []
+            namespaces.add(_identity(NETNS / name))
+    pids = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
-            with contextlib.suppress(OSError):  # it ended, or is another's
-                if _identity(entry / "ns" / "net") in wanted:
-                    found.append(int(entry.name))
-    return sorted(found)
+            with contextlib.suppress(OSError):  # the process has ended, or belongs to another user
+                if _identity(entry / "ns" / "net") in namespaces:
+                    pids.append(int(entry.name))
+    return sorted(pids)
 
 
 def _identity(path: Path) -> tuple[int, int]:
-    about = path.stat()
-    return about.st_dev, about.st_ino
+    """The device and inode of a namespace."""
+    status = path.stat()
+    return status.st_dev, status.st_ino

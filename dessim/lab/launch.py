@@ -1,7 +1,7 @@
-"""One process a rank, in its NIC's namespace, with the environment that torchrun would give it.
+"""Run one process per rank in the namespace of its NIC, with the environment that torchrun would set.
 
-The first rank that fails ends the others, which would wait for it forever. Whatever ends the run (Ctrl-C and SIGTERM
-too), no process of it is left.
+The first rank that fails ends the others, which would wait for it forever. However the run ends, also by Ctrl-C or
+SIGTERM, no process of it remains.
 """
 
 from __future__ import annotations
@@ -22,17 +22,20 @@ from dessim.errors import UsageError
 from dessim.lab.layout import Layout
 
 MASTER_PORT = 29500
-"""torchrun's default; a lab's network is its own, so nobody else has it."""
+"""torchrun's default; always free, because a lab's network is separate from the machine's."""
 TIMED_OUT = 124
-"""The exit code that coreutils' timeout(1) gives."""
+"""The exit code of coreutils' timeout(1)."""
 _POLL_S = 0.02
 _GRACE_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """How a run ended: `code` is 0, or that of the first rank that failed, `rank` (128 + signal for one that was
-    killed, 124 for a run out of time, which no rank is to blame for); `logs` are the ranks' output, a file each."""
+    """The end of a run.
+
+    `code` is 0, or the exit code of the first rank that failed, `rank`: 128 + the signal if it was killed. A run that
+    timed out has code 124 and no rank. `logs` are the files with the output of each rank.
+    """
 
     code: int
     rank: int | None
@@ -48,39 +51,43 @@ def launch(
     timeout: float | None = None,
     echo: bool = False,
 ) -> Finished:
-    """Run `command` on the first `ranks` ranks (default: all), output into `logs`/rank<i>.log.
+    """Run `command` on the first `ranks` ranks (default: all), with the output of rank i in `logs`/rank<i>.log.
 
-    `env` goes on top of this process' own environment, `timeout` [s] ends the run, `echo` repeats the output of rank 0
-    on stdout as it comes. Raises UsageError.
+    `env` is added to this process's environment. The run ends after `timeout` seconds. `echo` also prints the output of
+    rank 0 on stdout. Raises UsageError.
     """
     world = len(layout.ranks) if ranks is None else ranks
     if not command:
         raise UsageError("nothing to run; write the command after --, such as: dessim lab run -- python train.py")
     if not 1 <= world <= len(layout.ranks):
-        raise UsageError(f"--ranks {world}: lab {layout.name} has places for 1 to {len(layout.ranks)}")
+        raise UsageError(f"--ranks {world}: lab {layout.name} can run 1 to {len(layout.ranks)} ranks")
     logs.mkdir(parents=True, exist_ok=True)
     files = tuple(logs / f"rank{rank}.log" for rank in range(world))
     processes: list[subprocess.Popen[bytes]] = []
-    with _terminated_as_interrupt(), files[0].open("wb+") as first:
+    interrupts = _Interrupts()
+    with interrupts, files[0].open("wb+") as first_log:
         try:
             for rank, file in enumerate(files):
-                processes.append(_start(layout, command, rank, world, file, env or {}))
+                # An interrupt between the start of a process and its entry in the list would leave it running.
+                with interrupts.deferred():
+                    processes.append(_start(layout, command, rank, world, file, env or {}))
             deadline = time.monotonic() + timeout if timeout is not None else None
-            code, failed = _wait(processes, deadline, first.fileno() if echo else None)
+            code, failed = _wait(processes, deadline, first_log.fileno() if echo else None)
         finally:
-            _end(processes)
+            with interrupts.deferred():
+                _end(processes)
     return Finished(code, failed, files)
 
 
 def environment(layout: Layout, rank: int, world: int) -> dict[str, str]:
-    """What tells a rank who it is and where rank 0 listens."""
+    """The environment of a rank in a run of `world` ranks, as torchrun would set it."""
     place = layout.ranks[rank]
-    here = sum(other.node == place.node for other in layout.ranks[:world])
+    local_world_size = sum(other.node == place.node for other in layout.ranks[:world])
     return {
         "RANK": str(rank),
         "WORLD_SIZE": str(world),
         "LOCAL_RANK": str(place.local),
-        "LOCAL_WORLD_SIZE": str(here),
+        "LOCAL_WORLD_SIZE": str(local_world_size),
         "GROUP_RANK": str(place.node),
         "MASTER_ADDR": layout.ranks[0].address,
         "MASTER_PORT": str(MASTER_PORT),
@@ -92,23 +99,29 @@ def environment(layout: Layout, rank: int, world: int) -> dict[str, str]:
 def _start(
     layout: Layout, command: Sequence[str], rank: int, world: int, log: Path, env: Mapping[str, str]
 ) -> subprocess.Popen[bytes]:
-    inside = ["ip", "netns", "exec", layout.ranks[rank].space, *command]
-    whole = {**os.environ, **environment(layout, rank, world), **env}
     with log.open("wb") as out:
         return subprocess.Popen(
-            inside, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, env=whole, start_new_session=True
+            ["ip", "netns", "exec", layout.ranks[rank].space, *command],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **environment(layout, rank, world), **env},
+            start_new_session=True,
         )
 
 
 def _wait(
-    processes: Sequence[subprocess.Popen[bytes]], deadline: float | None, echoed: int | None
+    processes: Sequence[subprocess.Popen[bytes]], deadline: float | None, echoed_file: int | None
 ) -> tuple[int, int | None]:
-    """Until all have ended well, one has not, or the time is over."""
-    at = 0
+    """Wait until all processes have succeeded, one has failed, or the deadline has passed.
+
+    Returns the exit code of the run, and the rank that failed.
+    """
+    offset = 0
     while True:
         codes = [process.poll() for process in processes]
-        if echoed is not None:
-            at = _echo(echoed, at)
+        if echoed_file is not None:
+            offset = _echo(echoed_file, offset)
         for rank, code in enumerate(codes):
             if code:
                 return (code if code > 0 else 128 - code), rank
@@ -119,17 +132,17 @@ def _wait(
         time.sleep(_POLL_S)
 
 
-def _echo(file: int, at: int) -> int:
-    """Repeat what a log has beyond `at`; returns where it ends now."""
-    while more := os.pread(file, 1 << 16, at):
+def _echo(file: int, offset: int) -> int:
+    """Print a log from `offset` on; returns the offset of its end."""
+    while more := os.pread(file, 1 << 16, offset):
         sys.stdout.write(more.decode(errors="replace"))
-        at += len(more)
+        offset += len(more)
     sys.stdout.flush()
-    return at
+    return offset
 
 
 def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Ask those that still run to end, and after a grace end them and whatever they started."""
+    """Send SIGTERM to the processes that still run and, after a grace period, SIGKILL to all and their children."""
     running = [process for process in processes if process.poll() is None]
     for process in running:
         _signal(process, signal.SIGTERM)
@@ -147,18 +160,43 @@ def _signal(process: subprocess.Popen[bytes], number: int) -> None:
         os.killpg(process.pid, number)
 
 
-@contextlib.contextmanager
-def _terminated_as_interrupt() -> Iterator[None]:
-    """Within the block SIGTERM is KeyboardInterrupt, so that `finally` runs; only Python's main thread hears it."""
+class _Interrupts:
+    """While entered, SIGINT and SIGTERM raise KeyboardInterrupt, so that `finally` blocks run; `deferred` delays it.
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+    Only Python's main thread receives signals; in other threads nothing changes. An ignored SIGINT, as in a background
+    job of a shell, stays ignored.
+    """
 
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    def __init__(self) -> None:
+        self._deferring = False
+        self._pending = False
+        self._handlers: dict[int, signal._HANDLER] = {}
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                handler = signal.getsignal(number)
+                if number == signal.SIGTERM or handler is not signal.SIG_IGN:
+                    self._handlers[number] = handler
+                    signal.signal(number, self._interrupt)
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Raise KeyboardInterrupt only at the end of the block, if a signal has arrived in it."""
+        self._deferring = True
+        try:
+            yield
+        finally:
+            self._deferring = False
+        if self._pending:
+            self._pending = False
+            raise KeyboardInterrupt
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        if not self._deferring:
+            raise KeyboardInterrupt
+        self._pending = True

@@ -1,10 +1,12 @@
-"""From a cluster to what the lab builds of it: namespaces, ends of cables, routes, ranks. Pure; needs no privileges.
+"""Plan the lab of a cluster: namespaces, ends of cables, routes and ranks. Needs no privileges.
 
-A NIC and the ranks behind it are one network namespace, a switch is another that forwards IP packets, a cable is a veth
-pair. What leaves by an end of a pair is one directed link of the cluster, so links and ends correspond one to one. Ways
-are those the simulator takes, as routes by destination: all that it would split a flow over become next hops among
-which the kernel chooses by a hash of the 5-tuple. Left out: NVLink and PCIe (ranks behind one NIC meet on loopback),
-latency, and ways that depend on where a message comes from (Valiant routing), which routes by destination cannot say.
+A NIC and the ranks behind it are one network namespace, a switch is a namespace that forwards IP packets, and a cable
+is a veth pair. Each end of a pair sends the traffic of one directed link of the cluster, so links and ends correspond
+one to one. Routes are those of the simulator, by destination: where it splits a flow over several links, the kernel
+chooses among them as next hops by a hash of the 5-tuple.
+
+Left out: NVLink and PCIe (ranks behind one NIC communicate over loopback), latency, and routes that depend on the
+source of a message (Valiant routing), which routing by destination cannot express.
 """
 
 from __future__ import annotations
@@ -16,24 +18,28 @@ from math import isfinite
 
 import numpy as np
 
+from dessim.arrays import Ints
 from dessim.cluster import Cluster
-from dessim.cluster.links import IntArray
 from dessim.cluster.routing.policy import FlowRequests, Routing
 from dessim.cluster.routing.routes import assemble
 from dessim.errors import UsageError
 
-MOST_SPACES = 200
-"""Hosts and switches of a lab; more than one machine can keep busy at rates worth measuring."""
+MAX_SPACES = 200
+"""Maximum number of hosts and switches; one machine cannot serve more at rates that are worth a measurement."""
 MTU = 1500
 PAYLOAD_SHARE = (MTU - 52) / (MTU + 14)
-"""Payload over what the shaper counts: IPv4 and TCP with time stamps take 52 bytes of a packet, Ethernet adds 14."""
+"""The payload's share of the bytes that shapers count: IPv4 and TCP with time stamps have 52 bytes of headers per
+packet, Ethernet 14."""
 QUEUES = ("lossless", "shallow")
 
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """One end of a cable, `device` in namespace `space`. What leaves by it is the cluster's link `link`, called `name`,
-    of the given kind, and gets `rate` bytes/s on the wire; `peer` is the port at the other end."""
+    """One end of a cable: `device` in namespace `space`.
+
+    It sends the traffic of the cluster's directed link `link`, which has a `name` and a `kind`, at `rate` bytes/s on
+    the wire. `peer` is the index of the port at the other end.
+    """
 
     space: str
     device: str
@@ -46,7 +52,7 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class Rank:
-    """Where a rank runs: the namespace of its NIC, the address there, and which server's which rank it is."""
+    """The place of a rank: the namespace and IP address of its NIC, its server `node`, and its `local` rank there."""
 
     space: str
     address: str
@@ -56,7 +62,7 @@ class Rank:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """In namespace `space`, packets to `address` leave by one of `devices`."""
+    """In namespace `space`, packets to `address` leave through one of `devices`."""
 
     space: str
     address: str
@@ -65,7 +71,11 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A whole lab. `spaces` are the namespaces as the kernel knows them, `hosts` those of NICs with their address."""
+    """The plan of a lab.
+
+    `spaces` are the names of all namespaces, and `hosts` maps those of NICs to their IP addresses. `ranks` and `ports`
+    are in order of their indices. `left_out` has a sentence for each property of the cluster that the lab lacks.
+    """
 
     name: str
     cluster: str
@@ -82,42 +92,34 @@ class Layout:
 
     @property
     def switches(self) -> list[str]:
-        """Namespaces that forward."""
+        """The namespaces of switches."""
         return [space for space in self.spaces if space not in self.hosts]
 
 
 def prefix(name: str) -> str:
-    """What the namespaces of a lab begin with. Raises UsageError for a name that could be mistaken."""
+    """The common prefix of a lab's namespaces. Raises UsageError if the name is malformed."""
     if not re.fullmatch(r"[a-zA-Z0-9_]{1,32}", name):
         raise UsageError(f"--name {name!r}: write up to 32 letters, digits and underscores")
     return f"dl-{name}-"
 
 
 def lay_out(cluster: Cluster, name: str = "lab", scale: float = 1e-3, queue: str = "lossless") -> Layout:
-    """What to build so that each link carries its payload rate times `scale`. Raises UsageError."""
+    """Plan a lab in which each link carries its payload rate times `scale`. Raises UsageError."""
     if not (isfinite(scale) and scale > 0):
         raise UsageError(f"--scale {scale:g}: write a number above 0, such as 1e-3 for 400 Mb/s instead of 400 Gb/s")
     if queue not in QUEUES:
         raise UsageError(f"--queue {queue!r}: choose from {', '.join(QUEUES)}")
-    wiring, links = cluster.wiring, cluster.links
     _refuse_several_nics(cluster)
-    nics = len(wiring.node_of_nic())
-    first, up, down = wiring.first_server_link, wiring.nic_up + np.arange(nics), wiring.nic_down + np.arange(nics)
-    emulated = np.concatenate([np.arange(first), up, down])
-    host_of = {int(vertex): nic for nic, vertex in enumerate(links.src[up])}
-    ends = np.unique(np.concatenate([links.src[emulated], links.dst[emulated]]))
-    if len(ends) > MOST_SPACES:
-        raise UsageError(f"{cluster.name} has {len(ends):,} NICs and switches; a lab has at most {MOST_SPACES}")
+    wiring = cluster.wiring
+    n_nics = len(wiring.node_of_nic())
+    up = wiring.nic_up + np.arange(n_nics)
+    down = wiring.nic_down + np.arange(n_nics)
+    emulated = np.concatenate([np.arange(wiring.first_server_link), up, down])
+    nic_of = {int(vertex): nic for nic, vertex in enumerate(cluster.links.src[up])}
     lab = prefix(name)
-    space = {int(v): f"{lab}h{host_of[int(v)]}" if int(v) in host_of else lab + _switch(cluster, int(v)) for v in ends}
-    ports = _ports(cluster, emulated, space, host_of, scale)
-    addresses = [f"10.98.{nic // 250}.{nic % 250 + 1}" for nic in range(nics)]
-    gpus = np.arange(wiring.n_gpus)
-    nodes, firsts = wiring.node_of(gpus), wiring.first_gpu()
-    ranks = [
-        Rank(f"{lab}h{nic}", addresses[nic], int(node), int(gpu - firsts[node]))
-        for gpu, nic, node in zip(gpus, wiring.nic_of(gpus), nodes, strict=True)
-    ]
+    space = _spaces(cluster, lab, emulated, nic_of)
+    ports = _ports(cluster, emulated, space, nic_of, scale)
+    addresses = [f"10.98.{nic // 250}.{nic % 250 + 1}" for nic in range(n_nics)]
     return Layout(
         name=name,
         cluster=str(cluster.path.resolve()),
@@ -127,8 +129,8 @@ def lay_out(cluster: Cluster, name: str = "lab", scale: float = 1e-3, queue: str
         spaces=tuple(space.values()),
         hosts={f"{lab}h{nic}": address for nic, address in enumerate(addresses)},
         ports=tuple(ports),
-        ranks=tuple(ranks),
-        gpus_per_node=tuple(np.bincount(nodes).tolist()),
+        ranks=tuple(_ranks(cluster, lab, addresses)),
+        gpus_per_node=tuple(np.bincount(wiring.node_of(np.arange(wiring.n_gpus))).tolist()),
         left_out=tuple(_left_out(cluster)),
         routes=tuple(_routes(cluster, space, addresses, {port.link: port.device for port in ports})),
     )
@@ -143,87 +145,107 @@ def _refuse_several_nics(cluster: Cluster) -> None:
             )
 
 
+def _spaces(cluster: Cluster, lab: str, emulated: Ints, nic_of: dict[int, int]) -> dict[int, str]:
+    """The namespace of each vertex: NICs and switches."""
+    links = cluster.links
+    vertices = np.unique(np.concatenate([links.src[emulated], links.dst[emulated]])).tolist()
+    if len(vertices) > MAX_SPACES:
+        raise UsageError(f"{cluster.name} has {len(vertices):,} NICs and switches; a lab has at most {MAX_SPACES}")
+    return {v: f"{lab}h{nic_of[v]}" if v in nic_of else lab + _switch(cluster, v) for v in vertices}
+
+
 def _switch(cluster: Cluster, vertex: int) -> str:
     layer = next(x for x in cluster.links.layers if x.first <= vertex < x.first + x.count)
     return f"{layer.kind}{vertex - layer.first}"
 
 
-def _ports(
-    cluster: Cluster, emulated: IntArray, space: dict[int, str], host_of: dict[int, int], scale: float
-) -> list[Port]:
-    """Both ends of every cable; the position of a port is that of its link among those `emulated`."""
+def _ranks(cluster: Cluster, lab: str, addresses: list[str]) -> list[Rank]:
+    wiring = cluster.wiring
+    gpus = np.arange(wiring.n_gpus)
+    first_gpu = wiring.first_gpu()
+    return [
+        Rank(space=f"{lab}h{nic}", address=addresses[nic], node=int(node), local=int(gpu - first_gpu[node]))
+        for gpu, nic, node in zip(gpus, wiring.nic_of(gpus), wiring.node_of(gpus), strict=True)
+    ]
+
+
+def _ports(cluster: Cluster, emulated: Ints, space: dict[int, str], nic_of: dict[int, int], scale: float) -> list[Port]:
+    """Both ends of every cable; the index of a port is that of its link among those `emulated`."""
     links = cluster.links
-    ends = {(int(links.src[link]), int(links.dst[link])): i for i, link in enumerate(emulated)}
-    used: dict[int, int] = {}
+    port_of = {(int(links.src[link]), int(links.dst[link])): i for i, link in enumerate(emulated)}
+    last_device: dict[int, int] = {}
     ports = []
     for link in emulated.tolist():
-        src, dst = int(links.src[link]), int(links.dst[link])
-        number = used[src] = used.get(src, -1) + 1
+        src = int(links.src[link])
+        dst = int(links.dst[link])
+        number = last_device[src] = last_device.get(src, -1) + 1
         capacity = float(links.capacity[link])
         if capacity == 0:
             raise UsageError(f"{links.name(link)} is down; a lab is built from cables that work")
         ports.append(
             Port(
                 space=space[src],
-                device=f"{'e' if src in host_of else 'p'}{number}",
+                device=f"{'e' if src in nic_of else 'p'}{number}",
                 link=link,
                 name=links.name(link),
                 kind=links.kinds[links.kind[link]],
                 rate=capacity * scale / PAYLOAD_SHARE,
-                peer=ends[dst, src],
+                peer=port_of[dst, src],
             )
         )
     return ports
 
 
 def _routes(cluster: Cluster, space: dict[int, str], addresses: list[str], device: dict[int, str]) -> list[Route]:
-    """At every switch, by which devices each host is reached."""
-    links, nics = cluster.links, len(addresses)
+    """The routes of every switch to each host, over `device[link]` of the links that the simulator uses."""
+    links = cluster.links
+    nics = len(addresses)
     src, dst = np.divmod(np.arange(nics * nics), nics)
-    apart = src != dst
-    src, dst = src[apart], dst[apart]
+    distinct = src != dst
+    src = src[distinct]
+    dst = dst[distinct]
     routing = Routing("static" if cluster.routing.policy == "static" else "split")
     try:
         segments = cluster.across(FlowRequests(src, dst, np.ones(len(src)), np.arange(len(src))), routing)
     except ValueError as error:
         raise UsageError(f"{cluster.path}: {error}, and a lab has no NVLink") from None
-    ways = assemble(len(src), segments, links)
-    hops = np.unique(np.stack([dst[ways.flow], ways.link], axis=1), axis=0)
+    routes = assemble(len(src), segments, links)
+    hops = np.unique(np.stack([dst[routes.flow], routes.link], axis=1), axis=0)
     next_hops: dict[tuple[int, int], list[int]] = {}
     for nic, link in hops.tolist():
         next_hops.setdefault((nic, int(links.src[link])), []).append(link)
     for nic in range(nics):
         last = cluster.wiring.nic_down + nic
         next_hops[nic, int(links.src[last])] = [last]
-    _refuse_circles(cluster, next_hops)
+    _refuse_loops(cluster, next_hops)
     return [
         Route(space[vertex], addresses[nic], tuple(device[link] for link in out))
         for (nic, vertex), out in next_hops.items()
     ]
 
 
-def _refuse_circles(cluster: Cluster, next_hops: dict[tuple[int, int], list[int]]) -> None:
-    """Ways that differ by source may send packets in circles once they are merged by destination."""
-    after: dict[int, dict[int, set[int]]] = {}
+def _refuse_loops(cluster: Cluster, next_hops: dict[tuple[int, int], list[int]]) -> None:
+    """Raise UsageError if packets could loop: routes that depend on the source may, once merged by destination."""
+    graphs: dict[int, dict[int, set[int]]] = {}
     for (nic, vertex), out in next_hops.items():
-        after.setdefault(nic, {})[vertex] = {int(cluster.links.dst[link]) for link in out}
-    for graph in after.values():
+        graphs.setdefault(nic, {})[vertex] = {int(cluster.links.dst[link]) for link in out}
+    for graph in graphs.values():
         try:
             TopologicalSorter(graph).prepare()
         except CycleError:
             raise UsageError(
-                f"{cluster.path}: on a {cluster.kind} ways depend on where a message comes from; "
+                f"{cluster.path}: routes on a {cluster.kind} depend on the source of a message; "
                 "a lab routes by destination alone"
             ) from None
 
 
 def _left_out(cluster: Cluster) -> list[str]:
-    """What the file says and the lab does not do, a sentence each."""
-    said = ["latency: what this machine has, not the file's (no netem)"]
+    """A sentence for each property of the cluster that the lab lacks."""
+    left_out = ["latency: this machine's, not the file's (no netem)"]
     if any(node.nvlink or node.pcie for node in cluster.nodes):
-        said.append("NVLink and PCIe: ranks behind one NIC meet on loopback, at the machine's own speed")
+        left_out.append("NVLink and PCIe: ranks behind one NIC communicate over loopback, at the machine's own speed")
     if cluster.routing.policy in ("split", "adaptive"):
-        said.append(f"routing {cluster.routing.policy}: a flow keeps one way, chosen by the kernel's hash (ECMP)")
+        left_out.append(f"routing {cluster.routing.policy}: a flow keeps one route, chosen by the kernel's hash (ECMP)")
     if cluster.routing.policy == "ecmp":
-        said.append("routing ecmp: the kernel's hash of the 5-tuple, not the simulator's, so other flows collide")
-    return said
+        left_out.append("routing ecmp: the kernel's hash of the 5-tuple, not the simulator's, so other flows collide")
+    return left_out

@@ -1,15 +1,15 @@
-"""Ahead of whatever else this machine does, so that a measurement is one of the job."""
+"""Run a command ahead of other work on this machine, so that other work does not disturb a measurement."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 _NICE = -10
-# Linux may schedule by session first (autogroups), and each rank of a run is a session of its own: there the niceness
-# of a process counts only inside its session, which has its own.
-_FIRST = f'{{ echo {_NICE} > /proc/self/autogroup; }} 2>/dev/null; exec nice -n {_NICE} "$@"'
+# Linux may divide the CPU between sessions first (autogroups), and each rank of a run has its own session. The niceness
+# of a process then counts only within its session; the session's own niceness counts between sessions.
+_WITH_PRIORITY = f'{{ echo {_NICE} > /proc/self/autogroup; }} 2>/dev/null; exec nice -n {_NICE} "$@"'
 
 
 def first(command: Sequence[str]) -> list[str]:
-    """A command that runs `command` at a higher priority, where the user may have one."""
-    return ["sh", "-c", _FIRST, "sh", *command]
+    """A command that runs `command` at a higher priority, if the user is allowed to raise it."""
+    return ["sh", "-c", _WITH_PRIORITY, "sh", *command]

@@ -1,7 +1,7 @@
-"""What is up: a folder a lab, `dessim-lab/<name>/` under $XDG_RUNTIME_DIR or /run, with `lab.json` and the ranks' logs.
+"""The folders of labs that are up: `dessim-lab/<name>/` under $XDG_RUNTIME_DIR or /run, with `lab.json` and logs.
 
-Making the folder is what claims a name, so two labs never share one. A lab that was killed while it came up has a
-folder without `lab.json`, or namespaces without a folder; `down` removes either.
+Creating the folder claims the name, so two labs never share one. If a lab was killed while it came up, its folder may
+lack `lab.json`, or its namespaces may exist without a folder; `down` removes both.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def root() -> Path:
 
 
 def claim(name: str) -> Path:
-    """Make the folder of a new lab. Raises UsageError if the name is taken."""
+    """Create the folder of a new lab. Raises UsageError if the name is taken."""
     prefix(name)
     folder = root() / name
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -38,13 +38,13 @@ def claim(name: str) -> Path:
 
 
 def save(layout: Layout) -> None:
-    """Write `lab.json`, whole or not at all; routes are the kernel's now and stay out."""
-    value = {key: part for key, part in asdict(layout).items() if key != "routes"}
+    """Write `lab.json` atomically, without the routes, which the kernel has now."""
+    value = {key: item for key, item in asdict(layout).items() if key != "routes"}
     write_json(root() / layout.name / "lab.json", {"schema_version": 1, **value})
 
 
 def load(name: str) -> Layout:
-    """The lab of that name. Raises UsageError if none is up, LabError if its file makes no sense."""
+    """The layout of a lab that is up. Raises UsageError if it is not up, LabError if its file is malformed."""
     prefix(name)
     file = root() / name / "lab.json"
     try:
@@ -56,16 +56,16 @@ def load(name: str) -> Layout:
         return Layout(**value, ports=ports, ranks=ranks)
     except FileNotFoundError:
         up = ", ".join(names()) or "none"
-        raise UsageError(f"no lab called {name} is up (up: {up}); bring one up: dessim lab up FILE") from None
+        raise UsageError(f"no lab called {name} is up (up: {up}); start one with: dessim lab up FILE") from None
     except (ValueError, TypeError, KeyError, AttributeError):
         raise LabError(f"{file}: not the state of a lab; remove it: dessim lab down --name {name}") from None
 
 
 def names() -> list[str]:
-    """Labs that have a folder, sorted; some may be half built."""
+    """The names of labs that have a folder, sorted; some may be incomplete."""
     return sorted(entry.name for entry in root().iterdir() if entry.is_dir()) if root().is_dir() else []
 
 
 def forget(name: str) -> None:
-    """Remove the folder, logs and all."""
+    """Remove the folder of a lab, including its logs."""
     shutil.rmtree(root() / name, ignore_errors=True)

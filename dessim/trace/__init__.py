@@ -1,1 +1,1 @@
-"""Traces: what was recorded, on the disk and in memory."""
+"""Recorded traces: their schema, files, checks and importers."""

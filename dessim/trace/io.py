@@ -1,8 +1,8 @@
 """Read and write trace folders.
 
-While a run records, its trace lives in `NAME.trace.part/` and each rank appends whole steps; when all is written the
-folder is renamed to `NAME.trace/`. A crash therefore leaves a `.part` folder that can still be read: a torn last line
-is reported and the whole steps before it are kept. Nothing read is ever executed, and sizes are bounded.
+While a run records, its trace is in `NAME.trace.part/`, to which each rank appends whole steps. At the end the folder
+is renamed to `NAME.trace/`. A crash therefore leaves a `.part` folder that can still be read: a torn last line is
+reported, and the whole steps before it are kept. Traces are untrusted: sizes are bounded, and no content is executed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MAX_OPS_PER_RANK = 20_000_000
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """A trace in memory. `ranks[r]` are rank r's ops in file order; `problems` says what was lost in reading."""
+    """A trace in memory. `ranks[r]` are rank r's ops in file order; `problems` lists data that could not be read."""
 
     path: Path
     header: Header
@@ -44,18 +44,19 @@ class Trace:
 
 
 def rank_file(rank: int) -> str:
+    """The name of a rank's file."""
     return f"rank-{rank:05d}.jsonl.gz"
 
 
 def part_folder(path: Path) -> Path:
-    """Where a trace that will be called `path` lives while it is being written."""
+    """The folder of trace `path` while it is being written."""
     return path.with_name(path.name + PART_SUFFIX)
 
 
 class RankWriter:
-    """Appends the ops of one rank, a whole step at a time. Every rank of a run uses its own.
+    """Appends the ops of one rank to its file, a whole step at a time.
 
-    `path` is the final folder; the part folder must exist (`begin`).
+    `path` is the final folder of the trace; `begin` must have created its part folder.
     """
 
     def __init__(self, path: Path, rank: int) -> None:
@@ -63,9 +64,10 @@ class RankWriter:
         self._gzip = gzip.GzipFile("", "wb", compresslevel=6, fileobj=self._raw, mtime=0)
 
     def write_step(self, ops: Iterable[Op]) -> None:
+        """Append all ops of a step."""
         for op in ops:
             self._gzip.write(json.dumps(op.to_json(), allow_nan=False, separators=(",", ":")).encode() + b"\n")
-        # A full flush: what a crash leaves behind ends at a step.
+        # After a full flush a crash loses only later steps.
         self._gzip.flush(zlib.Z_FULL_FLUSH)
         self._raw.flush()
 
@@ -75,15 +77,18 @@ class RankWriter:
 
 
 def check_free(path: Path) -> None:
-    """Raise UsageError where something stands that a trace must not replace: all but a trace and an empty folder."""
+    """Raise UsageError if `path` exists and is neither a trace nor an empty folder: a trace must not replace it."""
     if not path.name:
-        raise UsageError(f"{path}: is no name of a trace; write NAME.trace")
+        raise UsageError(f"{path}: not a name for a trace; write NAME.trace")
     if path.exists() and not (path / HEADER_FILE).is_file() and not (path.is_dir() and not any(path.iterdir())):
         raise UsageError(f"{path}: exists and is not a trace; name another folder")
 
 
 def begin(path: Path, header: Header) -> None:
-    """Create the part folder with a header marked incomplete. An earlier part folder of the same name is replaced."""
+    """Create the part folder, with a header marked incomplete. It replaces an earlier part folder of the same name.
+
+    Raises UsageError if a trace must not replace `path` (`check_free`).
+    """
     check_free(path)
     part = part_folder(path)
     if part.exists():
@@ -93,7 +98,7 @@ def begin(path: Path, header: Header) -> None:
 
 
 def finish(path: Path, header: Header) -> None:
-    """Write the final header and give the folder its name; an earlier trace of that name is replaced only now."""
+    """Write the final header and rename the part folder to `path`. Only now an earlier trace at `path` is replaced."""
     part = part_folder(path)
     write_json(part / HEADER_FILE, replace(header, complete=True).to_json())
     old = path.with_name(f".{path.name}.{os.getpid()}.old")
@@ -105,7 +110,7 @@ def finish(path: Path, header: Header) -> None:
 
 
 def write_trace(path: Path, header: Header, ranks: Sequence[Sequence[Op]]) -> None:
-    """Write a whole trace at once (importers, tests)."""
+    """Write a whole trace at once, as importers and tests do. Raises UsageError as `begin` does."""
     begin(path, header)
     for rank, ops in enumerate(ranks):
         writer = RankWriter(path, rank)
@@ -115,18 +120,18 @@ def write_trace(path: Path, header: Header, ranks: Sequence[Sequence[Op]]) -> No
 
 
 def load_trace(path: str | Path) -> Trace:
-    """Read a trace folder. Raises TraceError with file and line; a torn end is reported in `problems` instead."""
+    """Read a trace folder. Raises TraceError with file and line; a torn file is reported in `problems` instead."""
     folder = Path(path)
     if not folder.is_dir():
         part = part_folder(folder)
-        hint = f"; {part.name} is there, left by a run that did not end" if part.is_dir() else ""
+        hint = f"; a run that did not finish has left {part.name}" if part.is_dir() else ""
         raise TraceError(folder, "", f"no such trace folder{hint}")
     header = _load_header(folder)
     problems: list[str] = []
     if not header.complete:
-        problems.append("the run that wrote this trace did not end; steps that every rank finished are kept")
+        problems.append("the run that wrote this trace did not finish; steps that every rank finished are kept")
     ranks: list[list[Op]] = []
-    whole: list[bool] = []
+    is_whole: list[bool] = []
     for rank in range(header.world_size):
         file = folder / rank_file(rank)
         if not file.is_file():
@@ -135,10 +140,10 @@ def load_trace(path: str | Path) -> Trace:
         if torn:
             problems.append(f"{file.name}:{torn}")
         ranks.append(ops)
-        whole.append(not torn)
-    _no_strangers(folder, header.world_size)
+        is_whole.append(not torn)
+    _refuse_extra_ranks(folder, header.world_size)
     if problems:
-        header, ranks = _keep_whole_steps(folder, header, ranks, whole)
+        header, ranks = _keep_whole_steps(folder, header, ranks, is_whole)
     return Trace(folder, header, tuple(tuple(ops) for ops in ranks), tuple(problems))
 
 
@@ -155,11 +160,11 @@ def _load_header(folder: Path) -> Header:
 
 
 def _load_rank(file: Path) -> tuple[list[Op], str]:
-    """The ops of one file, and where and how its end is torn (empty when it is whole)."""
+    """The ops of one file, and the line and kind of a torn end (empty if the file is whole)."""
     ops: list[Op] = []
     line_number = 0
     try:
-        if file.stat().st_size == 0:  # gzip takes nothing for a whole file
+        if file.stat().st_size == 0:  # gzip accepts an empty file as whole
             return ops, "1: the file is empty"
         with gzip.open(file, "rb") as lines:
             while line := lines.readline(MAX_LINE_BYTES + 1):
@@ -183,7 +188,7 @@ def _load_rank(file: Path) -> tuple[list[Op], str]:
     return ops, ""
 
 
-def _no_strangers(folder: Path, world_size: int) -> None:
+def _refuse_extra_ranks(folder: Path, world_size: int) -> None:
     for file in sorted(folder.glob("rank-*.jsonl.gz")):
         match = re.fullmatch(r"rank-(\d+)\.jsonl\.gz", file.name)
         if match and int(match[1]) >= world_size:
@@ -191,16 +196,16 @@ def _no_strangers(folder: Path, world_size: int) -> None:
 
 
 def _keep_whole_steps(
-    folder: Path, header: Header, ranks: list[list[Op]], whole: list[bool]
+    folder: Path, header: Header, ranks: list[list[Op]], is_whole: list[bool]
 ) -> tuple[Header, list[list[Op]]]:
-    """Drop the steps that some rank did not finish."""
-    last = []
-    for ops, is_whole in zip(ranks, whole, strict=True):
+    """Drop the steps that are not whole on every rank. `is_whole` says which rank files are not torn."""
+    whole_steps = []
+    for ops, whole in zip(ranks, is_whole, strict=True):
         steps = sorted({op.step for op in ops})
-        # The last step of a torn file may lack ops; the one before it is whole, because steps are written whole.
-        last.append(steps if is_whole and header.complete else steps[:-1])
-    kept = sorted(set.intersection(*(set(steps) for steps in last)))
+        # The last step of a torn file may lack ops. The one before it is whole, because ranks append whole steps.
+        whole_steps.append(set(steps if whole and header.complete else steps[:-1]))
+    kept = set.intersection(*whole_steps)
     if not kept:
         raise TraceError(folder, "", "no step is whole on every rank")
-    keep = frozenset(kept)
-    return replace(header, recorded_steps=tuple(kept)), [[op for op in ops if op.step in keep] for ops in ranks]
+    header = replace(header, recorded_steps=tuple(sorted(kept)))
+    return header, [[op for op in ops if op.step in kept] for ops in ranks]

@@ -1,16 +1,16 @@
-"""What a trace says: the contract between the trainer that records and the simulator that replays.
+"""The trace schema: the contract between the trainer, which records, and the simulator, which replays.
 
-A trace is a folder `NAME.trace/`: `trace.json` (the `Header`) and one `rank-00000.jsonl.gz` a rank, one `Op` a line.
-Times are microseconds on the rank's own clock; `Header.clock_offset_us[r]` is added to compare ranks.
-Sizes are logical: what the collective was asked to do, not what the wire carried.
+A trace is a folder `NAME.trace/` with `trace.json` (the `Header`) and one file `rank-00000.jsonl.gz` per rank, with one
+`Op` per line. Times are microseconds on the rank's own clock; add `Header.clock_offset_us[r]` to compare ranks. Sizes
+are those that the program requested, not the bytes on the wire.
 
-`Op.bytes` follows nccl-tests' S, so that algbw = S / t and a rank sends `sent_factor(collective, n) * S` bytes:
+`Op.bytes` is S as in nccl-tests, so that algbw = S / t and a rank sends `sent_factor(collective, n) * S` bytes:
 
     all_reduce, broadcast, reduce   the tensor
     reduce_scatter, scatter         the whole input (n chunks)
     all_gather, gather              the whole output (n chunks)
     all_to_all                      the whole input of the rank, its own share included
-    send_recv                       what each rank sends to the next
+    send_recv                       the data that each rank sends to the next
 """
 
 from __future__ import annotations
@@ -20,12 +20,15 @@ from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
+from dessim.trace.json_fields import floats, integer, integers, member, number, numbers, text
+
 SCHEMA_VERSION = 1
-PREFETCH = "prefetch"  # the stream of ops that run beside a step and serve the next one
+PREFETCH = "prefetch"  # the stream of ops that run concurrently with a step and prepare the next one
+MAX_RANKS = 1_000_000
 
 
 class Phase(StrEnum):
-    """Where in a training step an op belongs."""
+    """The phase of a training step to which an op belongs."""
 
     INPUT = "input"
     FORWARD = "forward"
@@ -34,7 +37,7 @@ class Phase(StrEnum):
 
 
 class Kind(StrEnum):
-    """What kind of resource an op needs."""
+    """The kind of resource that an op uses."""
 
     COMPUTE = "compute"
     COLLECTIVE = "collective"
@@ -58,7 +61,7 @@ class Collective(StrEnum):
 
 
 def sent_factor(collective: Collective, n: int) -> float:
-    """Bytes a rank sends per byte of S in a bandwidth-optimal algorithm; busbw / algbw as nccl-tests defines it."""
+    """Bytes that a rank sends per byte of S in a bandwidth-optimal algorithm; nccl-tests' busbw / algbw."""
     if n <= 1:
         return 0.0
     match collective:
@@ -75,11 +78,12 @@ def sent_factor(collective: Collective, n: int) -> float:
 class Op:
     """One operation of one rank in one step.
 
-    `name` is the op's name in the strategy's plan, unique within a step. `deps` are ids of earlier ops of the same rank
-    that must have ended. `size`, `flops_size`, `mem_size` are formulas for `bytes`, `flops`, `mem_bytes`; `vars` gives
-    the symbols whose value belongs to this op alone (the ids this rank drew in this step), over `Header.symbols`.
-    `splits` are the bytes sent to each member of the group, for an uneven all_to_all. `cpu_us` is the time that a
-    compute op's thread really ran: less than `dur_us` where it had to share its core, or waited; 0: not known.
+    `name` is the op's name in the strategy's plan, unique within a step. `deps` are the ids of earlier ops of the same
+    rank that must have ended. `size`, `flops_size` and `mem_size` are formulas for `bytes`, `flops` and `mem_bytes`;
+    `vars` holds values of symbols for this op only, such as the number of ids that this rank drew in this step, and
+    takes precedence over `Header.symbols`. `splits` are the bytes sent to each member of the group in an uneven
+    all_to_all. `cpu_us` is the CPU time of a compute op's thread; it is less than `dur_us` where the thread shared its
+    core or waited, and 0 where it is not known.
     """
 
     id: int
@@ -110,46 +114,46 @@ class Op:
         return self.start_us + self.dur_us
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; fields at their default are left out."""
-        out: dict[str, Any] = {}
+        """The fields as JSON values; those at their default are left out."""
+        json: dict[str, Any] = {}
         for f in fields(self):
             value = getattr(self, f.name)
             if value is None or value == () or value == {} or (f.name in _ZERO_DEFAULT and value == 0):
                 continue
-            out[f.name] = _plain(value)
-        return out
+            json[f.name] = _plain(value)
+        return json
 
     @classmethod
     def from_json(cls, raw: object) -> Op:
-        """Checked construction from untrusted JSON. Raises ValueError naming the key."""
+        """Read an op from untrusted JSON. Raises ValueError naming the key."""
         if not isinstance(raw, dict):
             raise ValueError("an op must be a JSON object")
         unknown = sorted(set(raw) - _OP_FIELDS)
         if unknown:
             raise ValueError(f"unknown key {unknown[0]!r}")
         op = cls(
-            id=_int(raw, "id"),
-            step=_int(raw, "step"),
-            phase=_enum(raw, "phase", Phase),
-            kind=_enum(raw, "kind", Kind),
-            name=_str(raw, "name"),
-            stream=_str(raw, "stream"),
-            start_us=_number(raw, "start_us"),
-            dur_us=_number(raw, "dur_us"),
-            deps=_ints(raw, "deps") or (),
-            collective=_enum(raw, "collective", Collective) if "collective" in raw else None,
-            group=_str(raw, "group") if "group" in raw else None,
-            bytes=_int(raw, "bytes", 0),
-            dtype=_str(raw, "dtype") if "dtype" in raw else None,
-            splits=_ints(raw, "splits"),
-            peer=_int(raw, "peer") if "peer" in raw else None,
-            size=_str(raw, "size") if "size" in raw else None,
+            id=integer(raw, "id"),
+            step=integer(raw, "step"),
+            phase=member(raw, "phase", Phase),
+            kind=member(raw, "kind", Kind),
+            name=text(raw, "name"),
+            stream=text(raw, "stream"),
+            start_us=number(raw, "start_us"),
+            dur_us=number(raw, "dur_us"),
+            deps=integers(raw, "deps") or (),
+            collective=member(raw, "collective", Collective) if "collective" in raw else None,
+            group=text(raw, "group") if "group" in raw else None,
+            bytes=integer(raw, "bytes", 0),
+            dtype=text(raw, "dtype") if "dtype" in raw else None,
+            splits=integers(raw, "splits"),
+            peer=integer(raw, "peer") if "peer" in raw else None,
+            size=text(raw, "size") if "size" in raw else None,
             vars=numbers(raw.get("vars", {}), "vars"),
-            flops=_int(raw, "flops", 0),
-            mem_bytes=_int(raw, "mem_bytes", 0),
-            flops_size=_str(raw, "flops_size") if "flops_size" in raw else None,
-            mem_size=_str(raw, "mem_size") if "mem_size" in raw else None,
-            cpu_us=_number(raw, "cpu_us") if "cpu_us" in raw else 0.0,
+            flops=integer(raw, "flops", 0),
+            mem_bytes=integer(raw, "mem_bytes", 0),
+            flops_size=text(raw, "flops_size") if "flops_size" in raw else None,
+            mem_size=text(raw, "mem_size") if "mem_size" in raw else None,
+            cpu_us=number(raw, "cpu_us") if "cpu_us" in raw else 0.0,
         )
         if min(op.dur_us, op.cpu_us, op.bytes, op.flops, op.mem_bytes, op.id, op.step) < 0:
             raise ValueError("id, step, dur_us, cpu_us, bytes, flops and mem_bytes must not be negative")
@@ -160,13 +164,13 @@ class Op:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What was run, where, and how the recording went.
+    """The recorded job: its model, groups, hardware and software, and the steps that were recorded.
 
-    `symbols` are the job's sizes by their names in formulas (see dessim.workload.symbols); `model` is the model file's
-    content; `groups` maps a group's name to its global ranks. `recorded_steps` are the steps in the rank files;
-    `step_us` holds wall times in microseconds a step, from the last rank's start to the last rank's end: `recorded`
-    of the steps in the rank files, `plain` of other steps of the same run without the recorder, the measurement a
-    replay is held against.
+    `symbols` are the job's sizes by their names in formulas (dessim.workload.symbols), `model` is the content of the
+    model file, and `groups` maps the name of a group to its global ranks. `recorded_steps` are the steps in the rank
+    files. `step_us` holds the wall time of steps in microseconds, from the last rank's start to the last rank's end:
+    `recorded` for the steps in the rank files, and `plain` for other steps of the same run without the recorder, with
+    which the replay is compared. `complete` is False while the run records and after it has crashed.
     """
 
     name: str
@@ -186,15 +190,13 @@ class Header:
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> dict[str, Any]:
-        out: dict[str, Any] = {"schema_version": self.schema_version}
-        for f in fields(self):
-            if f.name != "schema_version":
-                out[f.name] = _plain(getattr(self, f.name))
-        return out
+        """The fields as JSON values, the version first."""
+        names = ["schema_version", *(f.name for f in fields(self) if f.name != "schema_version")]
+        return {name: _plain(getattr(self, name)) for name in names}
 
     @classmethod
     def from_json(cls, raw: object) -> Header:
-        """Checked construction from untrusted JSON. Raises ValueError naming the key."""
+        """Read a header from untrusted JSON. Raises ValueError naming the key."""
         if not isinstance(raw, dict):
             raise ValueError("trace.json must hold a JSON object")
         version = raw.get("schema_version")
@@ -203,99 +205,52 @@ class Header:
         unknown = sorted(set(raw) - {f.name for f in fields(cls)})
         if unknown:
             raise ValueError(f"unknown key {unknown[0]!r}")
-        world_size = _int(raw, "world_size")
+        world_size = integer(raw, "world_size")
         if not 1 <= world_size <= MAX_RANKS:
             raise ValueError(f"world_size {world_size} must be between 1 and {MAX_RANKS}")
-        groups = raw.get("groups")
-        if not isinstance(groups, dict):
-            raise ValueError("'groups' must map a group's name to its ranks")
-        members = {str(k): _ints(groups, k) or () for k in groups}
-        for name, ranks in members.items():
-            if any(not 0 <= r < world_size for r in ranks) or len(set(ranks)) != len(ranks):
-                raise ValueError(f"group {name!r} must hold distinct ranks between 0 and {world_size - 1}")
-        offsets = _floats(raw, "clock_offset_us")
+        groups = _groups(raw.get("groups"), world_size)
+        offsets = floats(raw, "clock_offset_us")
         if len(offsets) != world_size:
             raise ValueError(f"'clock_offset_us' has {len(offsets)} entries for {world_size} ranks")
         step_us = raw.get("step_us", {})
         if not all(isinstance(v, dict) for v in (step_us, raw.get("model"), raw.get("software"))):
             raise ValueError("'step_us', 'model' and 'software' must be objects")
         return cls(
-            name=_str(raw, "name"),
+            name=text(raw, "name"),
             world_size=world_size,
-            backend=_str(raw, "backend"),
-            device=_str(raw, "device"),
-            strategy=_str(raw, "strategy"),
+            backend=text(raw, "backend"),
+            device=text(raw, "device"),
+            strategy=text(raw, "strategy"),
             model=raw["model"],
             symbols=numbers(raw.get("symbols"), "symbols"),
-            groups=members,
-            warmup_steps=_ints(raw, "warmup_steps") or (),
-            recorded_steps=_ints(raw, "recorded_steps") or (),
+            groups=groups,
+            warmup_steps=integers(raw, "warmup_steps") or (),
+            recorded_steps=integers(raw, "recorded_steps") or (),
             clock_offset_us=offsets,
-            step_us={str(k): _floats(step_us, k) for k in step_us},
+            step_us={str(k): floats(step_us, k) for k in step_us},
             software={str(k): str(v) for k, v in raw["software"].items()},
             complete=bool(raw.get("complete", False)),
         )
 
 
-MAX_RANKS = 1_000_000
+def _groups(raw: object, world_size: int) -> dict[str, tuple[int, ...]]:
+    if not isinstance(raw, dict):
+        raise ValueError("'groups' must map a group's name to its ranks")
+    groups = {str(name): integers(raw, name) or () for name in raw}
+    for name, ranks in groups.items():
+        if any(not 0 <= r < world_size for r in ranks) or len(set(ranks)) != len(ranks):
+            raise ValueError(f"group {name!r} must hold distinct ranks between 0 and {world_size - 1}")
+    return groups
+
+
 _OP_FIELDS = frozenset(f.name for f in fields(Op))
 _ZERO_DEFAULT = frozenset({"bytes", "flops", "mem_bytes", "cpu_us"})
 
 
 def _plain(value: Any) -> Any:
+    """A field as JSON values."""
     if isinstance(value, Mapping):
         return {k: _plain(v) for k, v in value.items()}
     if isinstance(value, tuple | list):
         return [_plain(v) for v in value]
     return value
-
-
-def _number(raw: Mapping[str, Any], key: str) -> float:
-    value = raw.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e18:
-        raise ValueError(f"{key!r} must be a finite number, not {value!r}")
-    return float(value)
-
-
-def _int(raw: Mapping[str, Any], key: str, default: int | None = None) -> int:
-    value = raw.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int) or abs(value) >= 2**63:
-        raise ValueError(f"{key!r} must be a whole number, not {value!r}")
-    return value
-
-
-def _str(raw: Mapping[str, Any], key: str) -> str:
-    value = raw.get(key)
-    if not isinstance(value, str) or not value or len(value) > 1000:
-        raise ValueError(f"{key!r} must be a short text, not {value!r}")
-    return value
-
-
-def _ints(raw: Mapping[str, Any], key: str) -> tuple[int, ...] | None:
-    value = raw.get(key)
-    if value is None:
-        return None
-    if not isinstance(value, list) or any(isinstance(v, bool) or not isinstance(v, int) for v in value):
-        raise ValueError(f"{key!r} must be a list of whole numbers")
-    return tuple(value)
-
-
-def _floats(raw: Mapping[str, Any], key: str) -> tuple[float, ...]:
-    value = raw.get(key)
-    if not isinstance(value, list):
-        raise ValueError(f"{key!r} must be a list of numbers")
-    return tuple(_number({key: v}, key) for v in value)
-
-
-def numbers(raw: object, key: str) -> dict[str, float]:
-    """A mapping of names to finite numbers. Raises ValueError naming `key`."""
-    if not isinstance(raw, dict):
-        raise ValueError(f"{key!r} must map names to numbers")
-    return {str(k): _number(raw, k) for k in raw}
-
-
-def _enum(raw: Mapping[str, Any], key: str, kind: type[Any]) -> Any:
-    try:
-        return kind(raw.get(key))
-    except ValueError:
-        raise ValueError(f"{key!r} must be one of {', '.join(str(k) for k in kind)}, not {raw.get(key)!r}") from None

@@ -18,7 +18,7 @@ import numpy as np
 
 from dessim.cluster import Cluster, load_cluster
 from dessim.collectives import Options
-from dessim.collectives.schedule import Coming
+from dessim.collectives.schedule import ArrivalTimes
 from dessim.commands.support.lab_bench import bench_on_lab
 from dessim.sim.engine import simulate
 from dessim.sim.fluid.route_cache import RouteCache
@@ -71,7 +71,7 @@ def predict(cluster: Cluster, case: CollectiveCase) -> float:
         seed = seeds[run % len(seeds)]
         run_delays = delays[run % len(delays)]
         routed = RouteCache(replace(cluster, routing=replace(cluster.routing, seed=seed)))
-        options = Options(coming=Coming(times=run_delays))
+        options = Options(arrivals=ArrivalTimes(times=run_delays))
         record = simulate(routed.cluster, workload, {}, routed=routed, options=options)
         began = min(span.start for span in record.spans)
         if case.op is Collective.ALL_TO_ALL:  # spans of other ops begin when their last rank has arrived

@@ -1,4 +1,4 @@
-"""Every op and algorithm on layouts it fits: what the tests of schedules run over."""
+"""Every op and algorithm on all small layouts that it fits: the cases for the tests of schedules."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SIZES = (*range(1, 18), 32, 64)
 
 
 class Case(NamedTuple):
-    """One schedule."""
+    """One schedule: an algorithm for an op, on a layout."""
 
     op: Collective
     name: str
@@ -29,7 +29,7 @@ class Case(NamedTuple):
 
 
 def layouts(n: int) -> Iterator[Layout]:
-    """Flat, one node, several nodes; switches that sum wherever there is a choice."""
+    """Layouts of n ranks: flat, one node, several nodes, all with switches that sum."""
     yield Layout(n, 1, sharp=True)
     if n > 1:
         yield Layout(n, n, nvls=True, sharp=True)
@@ -39,7 +39,7 @@ def layouts(n: int) -> Iterator[Layout]:
 
 
 def cases(sizes: tuple[int, ...] = SIZES) -> Iterator[Case]:
-    """All of them; algorithms that do not look at nodes once a size."""
+    """All cases with these numbers of ranks. Algorithms that run on a flat layout run on that one only."""
     for op, table in ALGORITHMS.items():
         for name, algorithm in table.items():
             for n in sizes:

@@ -1,4 +1,4 @@
-"""Every algorithm that has a closed form, simulated on a bed where it must hold: to 1e-9."""
+"""Each algorithm's simulated time equals its closed form to 1e-9, on a cluster for which the closed form holds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from dessim.cluster import Cluster
 from dessim.collectives import ALGORITHMS, Options
 from dessim.collectives import closed_forms as forms
-from dessim.collectives.schedule import Coming, Layout
+from dessim.collectives.schedule import ArrivalTimes, Layout
 from dessim.collectives.torus import factors
 from dessim.commands.collective import run_collective
 from dessim.trace.schema import Collective
@@ -20,9 +20,9 @@ ALL_REDUCE, REDUCE_SCATTER, ALL_GATHER = Collective.ALL_REDUCE, Collective.REDUC
 ALL_TO_ALL, BROADCAST, REDUCE = Collective.ALL_TO_ALL, Collective.BROADCAST, Collective.REDUCE
 GATHER, SCATTER = Collective.GATHER, Collective.SCATTER
 
-# One switch, 50 GB/s and 1 us a link: a message crosses two.
+# (alpha, beta) through one switch: two links of 1 us, at 50 GB/s.
 WIRE = (2e-6, 1 / 50e9)
-# Inside a node 450 GB/s and 0.3 us a link.
+# (alpha, beta) inside a node: two links of 0.3 us, at 450 GB/s.
 NVLINK = (0.6e-6, 1 / 450e9)
 SUMS: dict[str, Any] = {"ports": 64, "latency": "0 us", "source": "test", "reduces": True}
 SIZES = (8.0, 3e6, 1e9)
@@ -40,7 +40,7 @@ def flat() -> Cluster:
 
 @pytest.fixture(scope="module")
 def nodes() -> Cluster:
-    """8 nodes of 8 GPUs on NVSwitches that sum, a NIC each, on one switch that sums."""
+    """8 nodes of 8 GPUs on an NVSwitch that sums, with one NIC per GPU, on one switch that sums."""
     data = hosts(kind="single_switch", switch=SUMS)
     data["node"].update(count=8, gpus=8, nics=8, nvlink=link("450 GB/s", "0.3 us"), nvswitch=SUMS)
     return build(data)
@@ -57,7 +57,9 @@ def exactly(value: float) -> Any:
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("n", COUNTS)
 @pytest.mark.parametrize("op", [ALL_REDUCE, REDUCE_SCATTER, ALL_GATHER])
-def test_ring_halving_doubling_torus(flat: Cluster, op: Collective, n: int, size: float) -> None:
+def test_ring_halving_doubling_and_torus_match_their_closed_forms(
+    flat: Cluster, op: Collective, n: int, size: float
+) -> None:
     assert time_of(flat, op, n, size, "ring") == exactly(forms.ring_time(op, n, size, *WIRE))
     assert time_of(flat, op, n, size, "halving_doubling") == exactly(forms.halving_doubling_time(op, n, size, *WIRE))
     for count in (2, 3):
@@ -69,7 +71,9 @@ def test_ring_halving_doubling_torus(flat: Cluster, op: Collective, n: int, size
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("n", COUNTS)
-def test_recursive_doubling_bruck_pairwise_direct(flat: Cluster, n: int, size: float) -> None:
+def test_recursive_doubling_bruck_pairwise_and_direct_match_their_closed_forms(
+    flat: Cluster, n: int, size: float
+) -> None:
     doubling = forms.recursive_doubling_time(n, size, *WIRE)
     assert time_of(flat, ALL_REDUCE, n, size, "recursive_doubling") == exactly(doubling)
     gather = forms.halving_doubling_time(ALL_GATHER, n, size, *WIRE)
@@ -86,7 +90,7 @@ def test_recursive_doubling_bruck_pairwise_direct(flat: Cluster, n: int, size: f
 @pytest.mark.parametrize("root", [0, 1, -1])
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("n", COUNTS)
-def test_rooted(flat: Cluster, n: int, size: float, root: int) -> None:
+def test_rooted_ops_match_their_closed_forms(flat: Cluster, n: int, size: float, root: int) -> None:
     root %= n
     for op in (BROADCAST, REDUCE):
         assert time_of(flat, op, n, size, "flat", root=root) == exactly(forms.flat_time(n, size, *WIRE))
@@ -103,7 +107,7 @@ def test_rooted(flat: Cluster, n: int, size: float, root: int) -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("n", COUNTS)
-def test_gloo(flat: Cluster, n: int, size: float) -> None:
+def test_gloo_matches_its_closed_forms(flat: Cluster, n: int, size: float) -> None:
     pairs = max(1, math.ceil(math.ceil(size / 2**20) / n / 2))
     ring = forms.gloo_ring_time(n, size, pairs, 2, *WIRE)
     assert time_of(flat, ALL_REDUCE, n, size, "gloo") == exactly(ring)
@@ -112,7 +116,7 @@ def test_gloo(flat: Cluster, n: int, size: float) -> None:
     assert time_of(flat, ALL_GATHER, n, size, "gloo") == exactly(gather)
     for seed in (0, 1):
         exchange = forms.gloo_all_to_all_time(n, size, *WIRE)
-        assert time_of(flat, ALL_TO_ALL, n, size, "gloo", coming=Coming(seed)) == exactly(exchange)
+        assert time_of(flat, ALL_TO_ALL, n, size, "gloo", arrivals=ArrivalTimes(seed)) == exactly(exchange)
     if n in POWERS:
         assert time_of(flat, BROADCAST, n, size, "gloo", root=n - 1) == exactly(
             forms.gloo_broadcast_time(n, size, *WIRE)
@@ -120,7 +124,7 @@ def test_gloo(flat: Cluster, n: int, size: float) -> None:
 
 
 @pytest.mark.parametrize("n", [2, 3, 8])
-def test_a_receiver_adds_one_message_after_the_other(n: int) -> None:
+def test_a_receiver_adds_messages_one_after_the_other(n: int) -> None:
     transport = {"message_overhead": "0 s", "op_overhead": "0 s", "reduction_rate": "20 GB/s", "source": "test"}
     slow = build(hosts(kind="single_switch", switch=SUMS) | {"transport": transport})
     size, adds = 3e6, 3e6 / 20e9
@@ -132,7 +136,7 @@ def test_a_receiver_adds_one_message_after_the_other(n: int) -> None:
 
 @pytest.mark.parametrize("chunks", [1, 2, 5, 11, 64])
 @pytest.mark.parametrize("n", POWERS)
-def test_double_tree(flat: Cluster, n: int, chunks: int) -> None:
+def test_double_tree_matches_its_closed_form(flat: Cluster, n: int, chunks: int) -> None:
     for size in SIZES:
         for op in (BROADCAST, REDUCE):
             tree = forms.double_tree_time(op, n, size, chunks, *WIRE)
@@ -146,7 +150,7 @@ def test_double_tree(flat: Cluster, n: int, chunks: int) -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("n", [2, 3, 5, 8])
-def test_nvls(nodes: Cluster, n: int, size: float) -> None:
+def test_nvls_matches_its_closed_form(nodes: Cluster, n: int, size: float) -> None:
     for op in (REDUCE_SCATTER, ALL_GATHER):
         assert time_of(nodes, op, n, size, "nvls") == exactly(forms.nvls_time(op, n, size, 1, *NVLINK))
     for chunks in (1, 2, 7):
@@ -156,7 +160,7 @@ def test_nvls(nodes: Cluster, n: int, size: float) -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("n", [16, 24, 64])
-def test_two_levels(nodes: Cluster, n: int, size: float) -> None:
+def test_two_level_algorithms_match_their_closed_forms(nodes: Cluster, n: int, size: float) -> None:
     m = n // 8
     for op in (ALL_REDUCE, REDUCE_SCATTER, ALL_GATHER):
         channels = forms.channels_time(op, n, 8, size, NVLINK, WIRE)
@@ -170,16 +174,16 @@ def test_two_levels(nodes: Cluster, n: int, size: float) -> None:
         assert time_of(nodes, ALL_REDUCE, n, size, "nvls_sharp", chunks=chunks) == exactly(both)
 
 
-def test_what_they_are_for(nodes: Cluster, flat: Cluster) -> None:
-    """Each idea pays where its paper says it does."""
-    big, small = 1e9, 1e3
-    # All NICs of a node at work: nearly 8 times one ring.
-    one, all_nics = (time_of(nodes, ALL_REDUCE, 64, big, name) for name in ("ring", "ring_channels"))
-    assert 4 < one / all_nics < 8
+def test_each_algorithm_is_faster_where_its_paper_says_so(nodes: Cluster, flat: Cluster) -> None:
+    big = 1e9
+    small = 1e3
+    # With channels all 8 NICs of a node work: nearly 8 times as fast as one ring.
+    one_nic, all_nics = (time_of(nodes, ALL_REDUCE, 64, big, name) for name in ("ring", "ring_channels"))
+    assert 4 < one_nic / all_nics < 8
     # A tree's latency is logarithmic, its bandwidth nearly a ring's.
     assert time_of(flat, ALL_REDUCE, 64, small, "double_tree") < time_of(flat, ALL_REDUCE, 64, small, "ring") / 5
     assert time_of(flat, ALL_REDUCE, 64, big, "double_tree") < time_of(flat, ALL_REDUCE, 64, big, "ring") * 1.1
-    # Sums in the switch: half the bytes of a ring.
+    # With sums in the switch a port carries half the bytes of a ring.
     assert time_of(flat, ALL_REDUCE, 64, big, "sharp") == pytest.approx(big / 50e9, rel=1e-3)
     nvls, ring = time_of(nodes, ALL_REDUCE, 8, big, "nvls", chunks=64), time_of(nodes, ALL_REDUCE, 8, big, "ring")
     assert ring / nvls == pytest.approx(2 * 7 / 8 / (1 + 1 / 8), rel=0.05)
@@ -187,9 +191,9 @@ def test_what_they_are_for(nodes: Cluster, flat: Cluster) -> None:
     assert names == {"sharp", "nvls_sharp"}
 
 
-def test_nothing_in_the_table_lacks_a_closed_form() -> None:
-    """A new algorithm is added to the tests above, and then here."""
-    held = {
+def test_every_algorithm_is_compared_with_a_closed_form() -> None:
+    """This list changes when a new algorithm has been added to the tests above."""
+    compared = {
         ALL_REDUCE: "ring ring_channels hierarchical double_tree halving_doubling recursive_doubling torus_2d torus_3d "
         "nvls sharp nvls_sharp gloo",
         REDUCE_SCATTER: "ring ring_channels hierarchical halving_doubling torus_2d torus_3d nvls gloo",
@@ -202,4 +206,4 @@ def test_nothing_in_the_table_lacks_a_closed_form() -> None:
         SCATTER: "flat binomial",
         Collective.SEND_RECV: "shift",
     }
-    assert {op: " ".join(table) for op, table in ALGORITHMS.items()} == held
+    assert {op: " ".join(table) for op, table in ALGORITHMS.items()} == compared

@@ -1,4 +1,4 @@
-"""Collectives on whole networks: folded or not, several at once, through switches that sum."""
+"""Collectives on a whole cluster: with and without folding, several at once, through switches that sum."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TRANSPORT = {
 
 
 def pod(reduces: bool = True, **fabric: Any) -> Cluster:
-    """6 nodes of 4 GPUs, two a leaf, with every kind of cost: PCIe, overheads, sums that take time."""
+    """6 nodes of 4 GPUs, two nodes per leaf, with every kind of cost: PCIe, overheads, sums that take time."""
     switch = {**SUMS, "reduces": reduces}
     node = {
         "count": 6,
@@ -49,7 +49,7 @@ EVERY = [(op, name) for op, table in ALGORITHMS.items() for name in table]
 
 @pytest.mark.parametrize(("op", "name"), EVERY)
 @pytest.mark.parametrize("routing", ["split", "static"])
-def test_folding_changes_nothing(op: Collective, name: str, routing: str) -> None:
+def test_folding_does_not_change_the_time(op: Collective, name: str, routing: str) -> None:
     cluster = pod(routing=routing)
     options = Options(chunks=3) if "chunks" in ALGORITHMS[op][name].takes else None
     for gpus in (4, 8, 24):
@@ -77,7 +77,7 @@ def together(cluster: Cluster, jobs: list[tuple[Collective, str, list[int]]], fo
 
 
 @pytest.mark.parametrize("folding", [True, False])
-def test_trees_share_links_with_paths(folding: bool) -> None:
+def test_trees_share_links_with_point_to_point_messages(folding: bool) -> None:
     cluster, world = pod(), list(range(24))
     reduce = (Collective.ALL_REDUCE, "sharp", world)
     exchange = (Collective.ALL_TO_ALL, "direct", world)
@@ -95,7 +95,7 @@ def test_shared_trees_fold_to_the_same_times() -> None:
     assert [s.end for s in folded.spans] == pytest.approx([s.end for s in whole.spans], rel=1e-9)
 
 
-def test_bytes_of_trees_are_counted_once_a_link() -> None:
+def test_bytes_of_trees_are_counted_once_per_link() -> None:
     world, size = list(range(24)), 8e6
     sharp = together(pod(), [(Collective.ALL_REDUCE, "sharp", world)]).bytes_by_kind
     assert sharp["nic_up"] == sharp["nic_down"] == sharp["pcie_up"] == pytest.approx(24 * size)
@@ -105,18 +105,18 @@ def test_bytes_of_trees_are_counted_once_a_link() -> None:
     assert nvls["nic_up"] == 0
 
 
-def test_switches_that_do_not_sum() -> None:
+def test_switches_that_do_not_sum_refuse_algorithms_that_need_sums() -> None:
     plain = pod(reduces=False)
     assert layout_of(plain, np.arange(8)) == Layout(8, 4)
     assert layout_of(pod(), np.arange(8)) == Layout(8, 4, nvls=True, sharp=True)
     for gpus, name in ((4, "nvls"), (8, "sharp"), (8, "nvls_sharp")):
-        with pytest.raises(UsageError, match=r"reduces|reduce;"):
+        with pytest.raises(UsageError, match="reduce"):
             run_collective(plain, Collective.ALL_REDUCE, gpus, 1e6, name)
         assert run_collective(pod(), Collective.ALL_REDUCE, gpus, 1e6, name).time_s > 0
 
 
-def test_groups_anywhere_in_the_cluster() -> None:
-    """A group that fills no node evenly is laid out flat, and may still be summed by the fabric."""
+def test_a_group_that_does_not_fill_nodes_is_laid_out_flat() -> None:
+    """The switches of the fabric may still sum its data."""
     ragged = [0, 1, 2, 5, 9, 23]
     assert layout_of(pod(), np.array(ragged)).per_node == 1
     for name in ("ring", "double_tree", "halving_doubling", "sharp"):

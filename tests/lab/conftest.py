@@ -1,4 +1,4 @@
-"""Labs need root, iproute2 and a kernel with namespaces and shapers: where one of them is missing tests are skipped."""
+"""Labs need root, iproute2, and a kernel with namespaces and shapers; tests are skipped where one is missing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dessim.errors import LabError
 
 
 def _missing() -> str:
-    """Why no lab can be built here; empty if one can. As root with the tools in place nothing is skipped."""
+    """The reason why no lab can be built on this machine; empty if one can."""
     name = f"probe{os.getpid()}"
     try:
         lab.up(load_cluster("lab/switch_4"), scale=1.0, name=name).down()
@@ -25,15 +25,15 @@ def _missing() -> str:
 
 @pytest.fixture(scope="session")
 def can_build() -> None:
-    if why := _missing():
-        pytest.skip(why)
+    if reason := _missing():
+        pytest.skip(reason)
 
 
 @pytest.fixture
 def name(can_build: None) -> Iterator[str]:
-    """Of a lab that is this process' own, and gone when the test is over."""
+    """A name for this process's lab; the lab, and one with a `b` appended, are removed after the test."""
     own = f"test{os.getpid()}"
     yield own
-    for each in (own, f"{own}b"):
-        lab.down(each)
+    for lab_name in (own, f"{own}b"):
+        lab.down(lab_name)
     assert not [entry for entry in Path("/run/netns").iterdir() if entry.name.startswith(f"dl-{own}")]

@@ -1,4 +1,4 @@
-"""A lab on this machine: programs reach each other at the rates of the file, and nothing is left afterwards."""
+"""A lab on this machine: programs reach each other at the rates of the file, and nothing remains afterwards."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,28 +20,38 @@ from dessim import lab
 from dessim.cli.app import app
 from dessim.cluster import load_cluster
 from dessim.errors import LabError, UsageError
+from dessim.lab import launch
 
 SEND = """
 import os, socket, sys, time
-rank, size = int(os.environ["RANK"]), int(sys.argv[1])
+rank = int(os.environ["RANK"])
+size = int(sys.argv[1])
+repeats = int(sys.argv[2]) if len(sys.argv) > 2 else 1
 address = (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
 if rank == 0:
     with socket.create_server(address) as server:
         peer, _ = server.accept()
-        began, got = time.perf_counter(), 0
-        while got < size:
-            got += len(peer.recv(1 << 20))
-        print(time.perf_counter() - began)
+        for _ in range(repeats):
+            began = time.perf_counter()
+            peer.sendall(b"!")  # the sender waits for this, so no data arrives before the clock starts
+            left = size
+            while left:
+                left -= len(peer.recv(min(left, 1 << 20)))
+            print(time.perf_counter() - began)
 else:
-    for _ in range(200):
+    while True:
         try:
             peer = socket.create_connection(address)
             break
         except OSError:
             time.sleep(0.02)
-    peer.sendall(bytes(size))
+    for _ in range(repeats):
+        peer.recv(1)
+        peer.sendall(bytes(size))
 """
 MIB = 1 << 20
+PATIENCE_S = 120.0
+"""Timeout for everything that is fast on an idle machine."""
 
 
 def dessim(*args: str) -> Result:
@@ -48,73 +59,83 @@ def dessim(*args: str) -> Result:
 
 
 def spaces(name: str) -> list[str]:
+    """The namespaces of a lab."""
     return sorted(entry.name for entry in Path("/run/netns").iterdir() if entry.name.startswith(f"dl-{name}-"))
 
 
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, "timed out"
+        time.sleep(0.05)
+
+
 @pytest.mark.parametrize("queue", lab.QUEUES)
-def test_a_link_carries_what_the_file_says(name: str, queue: str) -> None:
+def test_a_link_has_the_rate_of_the_file(name: str, queue: str) -> None:
+    repeats = 10
     with lab.up(load_cluster("lab/switch_4"), scale=1.0, queue=queue, name=name) as bed:
         before = bed.counters()
-        done = bed.run([sys.executable, "-c", SEND, str(MIB)], 2, timeout=30)
+        done = bed.run([sys.executable, "-c", SEND, str(MIB), str(repeats)], 2, timeout=PATIENCE_S)
         assert done.code == 0
         carried = {c.name: c.bytes for c in lab.between(before, bed.counters()).values()}
-        seconds = float(done.logs[0].read_text())
-    # No faster than the wire; a busy machine may be slower, but not by much.
-    assert 0.95 * MIB / (100e6 / 8) < seconds < 0.5
+        seconds = [float(line) for line in done.logs[0].read_text().split()]
+    # No transfer is faster than the wire. A busy machine delays most of them, but not all.
+    assert len(seconds) == repeats
+    assert 0.95 * MIB / (100e6 / 8) < min(seconds) < 0.5
     for link in ("gpu1 -> switch0", "switch0 -> gpu0"):
-        assert 1.0 < carried[link] / MIB < 1.10
+        assert 1.0 < carried[link] / (repeats * MIB) < 1.10
     assert carried["gpu2 -> switch0"] == carried["switch0 -> gpu3"] == 0
 
 
 def test_scale_slows_every_link(name: str) -> None:
     with lab.up(load_cluster("lab/switch_4"), scale=0.1, name=name) as bed:
         assert all(8 * port.rate == pytest.approx(10e6, rel=1e-4) for port in bed.layout.ports)
-        done = bed.run([sys.executable, "-c", SEND, str(MIB // 8)], 2, timeout=30)
+        done = bed.run([sys.executable, "-c", SEND, str(MIB // 8)], 2, timeout=PATIENCE_S)
         assert float(done.logs[0].read_text()) > 0.75 * MIB / 8 / (10e6 / 8)
 
 
-def test_ranks_across_leaves_reach_each_other(name: str) -> None:
+def test_ranks_in_different_pods_reach_each_other(name: str) -> None:
     with lab.up(load_cluster("lab/fat_tree_8"), scale=1.0, name=name) as bed:
-        far = SEND.replace("else:", "elif rank == 7:")  # in the other pod
-        done = bed.run([sys.executable, "-c", far, str(MIB // 4)], timeout=30)
+        from_other_pod = SEND.replace("else:", "elif rank == 7:")
+        done = bed.run([sys.executable, "-c", from_other_pod, str(MIB // 4)], timeout=PATIENCE_S)
         assert done.code == 0
         upper = [c for c in bed.counters().values() if "core" in c.name]
         assert sum(c.bytes for c in upper) > 2 * MIB // 4  # into a core switch and out of it
 
 
-def test_two_labs_do_not_meet(name: str) -> None:
+def test_two_labs_are_isolated(name: str) -> None:
     cluster = load_cluster("lab/switch_4")
     with lab.up(cluster, scale=1.0, name=name) as one, lab.up(cluster, scale=1.0, name=f"{name}b") as two:
         with pytest.raises(UsageError, match="choose another --name"):
             lab.up(cluster, scale=1.0, name=name)
         assert len(spaces(name)) == len(spaces(f"{name}b")) == 5
         idle = two.counters()
-        assert one.run([sys.executable, "-c", SEND, "1000"], 2, timeout=30).code == 0
+        assert one.run([sys.executable, "-c", SEND, "1000"], 2, timeout=PATIENCE_S).code == 0
         assert all(c.bytes == 0 for c in lab.between(idle, two.counters()).values())
     assert not spaces(name) and not spaces(f"{name}b")
 
 
-def test_the_machines_own_network_stays_as_it_was(name: str) -> None:
-    def own() -> str:
+def test_the_machines_own_network_does_not_change(name: str) -> None:
+    def addresses() -> str:
         return subprocess.run(["ip", "-br", "address"], capture_output=True, text=True, check=True).stdout
 
-    before = own()
+    before = addresses()
     with lab.up(load_cluster("lab/two_spines"), scale=1.0, name=name):
-        assert own() == before
-    assert own() == before
+        assert addresses() == before
+    assert addresses() == before
 
 
-def test_commands(name: str, tmp_path: Path) -> None:
+def test_the_commands_report_success_failure_and_timeout(name: str, tmp_path: Path) -> None:
     up = dessim("lab", "up", "lab/switch_4", "--scale", "1", "--name", name, "--json")
     assert up.exit_code == 0, up.stderr
     assert len(json.loads(up.stdout)["ranks"]) == 4
     ran = dessim("lab", "run", "--name", name, "--", sys.executable, "-c", "import os; print(os.environ['WORLD_SIZE'])")
     assert (ran.exit_code, ran.stdout.strip()) == (0, "4")
-    # The second rank fails; the others would wait for a minute.
+    # Rank 1 fails; without an end to the run the others would sleep for a minute.
     code = "import os, sys, time; sys.exit(7) if os.environ['RANK'] == '1' else time.sleep(60)"
     failed = dessim("lab", "run", "--name", name, "--logs", str(tmp_path), "--", sys.executable, "-c", code)
     assert failed.exit_code == 7
-    assert failed.stderr.strip() == f"dessim: rank 1 failed with code 7; what it printed is in {tmp_path / 'rank1.log'}"
+    assert failed.stderr.strip() == f"dessim: rank 1 failed with code 7; its output is in {tmp_path / 'rank1.log'}"
     late = dessim("lab", "run", "--name", name, "--timeout", "0.5", "--", "sleep", "60")
     assert late.exit_code == 124
     assert dessim("lab", "status", "--name", name).stdout.count("switch0") >= 8
@@ -128,38 +149,62 @@ def test_commands(name: str, tmp_path: Path) -> None:
 def test_interrupted_runs_leave_no_process(name: str, sent: signal.Signals) -> None:
     with lab.up(load_cluster("lab/switch_4"), scale=1.0, name=name) as bed:
         program = [sys.executable, "-m", "dessim", "lab", "run", "--name", name, "--", "sleep", "600"]
-        with subprocess.Popen(program, stderr=subprocess.PIPE, text=True) as running:
-            for _ in range(200):
-                if len(inhabitants := _inside(bed)) == 4:
-                    break
-                time.sleep(0.05)
-            assert len(inhabitants) == 4
-            running.send_signal(sent)
-            assert running.wait(timeout=10) == 130
+        with subprocess.Popen(program, stderr=subprocess.DEVNULL) as running:
+            try:
+                wait_until(lambda: len(_inside(bed)) == 4)
+                running.send_signal(sent)
+                assert running.wait(timeout=PATIENCE_S) == 130
+            finally:
+                running.kill()  # no effect if it has ended
         assert not _inside(bed)
 
 
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_a_rank_starts_leaves_no_process(
+    name: str, sent: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The signal arrives when the process of rank 2 exists, but before `launch` knows it."""
+    start = launch._start
+
+    def start_and_signal(layout: object, command: object, rank: int, *others: object) -> object:
+        process = start(layout, command, rank, *others)
+        if rank == 2:
+            os.kill(os.getpid(), sent)
+        return process
+
+    # pytest runs with SIGINT ignored if it is a background job of a shell.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    monkeypatch.setattr(launch, "_start", start_and_signal)
+    try:
+        with lab.up(load_cluster("lab/switch_4"), scale=1.0, name=name) as bed:
+            with pytest.raises(KeyboardInterrupt):
+                bed.run(["sleep", "600"])
+            assert not _inside(bed)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _inside(bed: lab.Bed) -> list[int]:
+    """The processes in the hosts of a lab."""
     from dessim.lab.iproute import inhabitants
 
     return inhabitants(bed.layout.hosts)
 
 
-def test_what_a_killed_lab_left_is_removed(name: str) -> None:
+def test_the_remains_of_a_killed_lab_are_removed(name: str) -> None:
     code = (
         "import sys; from dessim import lab; from dessim.cluster import load_cluster\n"
         f"bed = lab.up(load_cluster('lab/switch_4'), scale=1.0, name={name!r})\n"
         "bed.run(['sleep', '600'])"
     )
     with subprocess.Popen([sys.executable, "-c", code]) as running:
-        for _ in range(200):
-            if name in _names() and len(_inside(lab.find(name))) == 4:
-                break
-            time.sleep(0.05)
-        running.kill()
+        try:
+            wait_until(lambda: name in _names() and len(_inside(lab.find(name))) == 4)
+        finally:
+            running.kill()
     assert len(spaces(name)) == 5
-    shutil.rmtree(lab.bed.state.root() / name)  # even if what it knew is lost
-    # `down --all` would end the labs of whoever else tests on this machine.
+    shutil.rmtree(lab.bed.state.root() / name)  # its namespaces are found without its folder
+    # `down --all` would also remove the labs of other tests on this machine.
     assert lab.down(name)
     assert not spaces(name)
 
@@ -167,10 +212,10 @@ def test_what_a_killed_lab_left_is_removed(name: str) -> None:
 def _names() -> list[str]:
     from dessim.lab import state
 
-    return [each for each in state.names() if (state.root() / each / "lab.json").exists()]
+    return [known for known in state.names() if (state.root() / known / "lab.json").exists()]
 
 
-def test_all_labs_are_found_whole_or_not(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_down_all_finds_complete_and_incomplete_labs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from dessim.lab import bed, iproute
 
     cluster = load_cluster("lab/switch_4")
@@ -178,13 +223,17 @@ def test_all_labs_are_found_whole_or_not(name: str, monkeypatch: pytest.MonkeyPa
     lab.up(cluster, scale=1.0, name=f"{name}b")
     shutil.rmtree(lab.bed.state.root() / f"{name}b")
     mine = [name, f"{name}b"]
-    found = iproute.spaces
-    monkeypatch.setattr(bed.iproute, "spaces", lambda prefix: [s for s in found(prefix) if s.split("-")[1] in mine])
+    all_spaces = iproute.spaces
+
+    def my_spaces(prefix: str) -> list[str]:
+        return [space for space in all_spaces(prefix) if space.split("-")[1] in mine]
+
+    monkeypatch.setattr(bed.iproute, "spaces", my_spaces)
     monkeypatch.setattr(bed.state, "names", lambda: [name])
     assert lab.down_all() == mine
 
 
-def test_what_cannot_be_finished_is_undone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_up_leaves_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(layout: object) -> None:
         raise KeyboardInterrupt
 
@@ -195,7 +244,7 @@ def test_what_cannot_be_finished_is_undone(name: str, monkeypatch: pytest.Monkey
     assert name not in lab.bed.state.names()
 
 
-def test_without_privileges_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_privileges_are_reported_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lab.bed.iproute.shutil, "which", lambda program: f"/sbin/{program}")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(LabError, match="a lab needs root to make network namespaces") as error:
@@ -203,7 +252,7 @@ def test_without_privileges_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     assert error.value.exit_code == 1
 
 
-def test_without_iproute2_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_iproute2_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lab.bed.iproute.shutil, "which", lambda program: None)
     with pytest.raises(LabError, match="ip and tc not found; install iproute2"):
         lab.down_all()

@@ -1,4 +1,4 @@
-"""What a lab builds of a cluster, without building it."""
+"""The plan of a lab: ports, routes and ranks, without building it."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ def test_links_and_ports_correspond(file: Path) -> None:
     assert sorted(port.link for port in layout.ports) == emulated
     for number, port in enumerate(layout.ports):
         assert layout.ports[port.peer].peer == number
-        payload = 1448 / 1514  # of a frame: TCP with time stamps
-        assert port.rate * payload == pytest.approx(cluster.links.capacity[port.link])
+        payload_share = 1448 / 1514  # of an Ethernet frame, with TCP time stamps
+        assert port.rate * payload_share == pytest.approx(cluster.links.capacity[port.link])
     assert len({(port.space, port.device) for port in layout.ports}) == len(layout.ports)
 
 
 def follow(layout, start: str, address: str, choose) -> list[str]:  # type: ignore[no-untyped-def]
-    """The namespaces on the way from a host to an address, `choose` among next hops."""
+    """The namespaces on the route from a host to an address; `choose` selects among next hops."""
     ports = {(port.space, port.device): port for port in layout.ports}
-    at = layout.ports[ports[start, "e0"].peer].space
-    seen = [start, at]
-    while layout.hosts.get(at) != address:
-        (devices,) = [route.devices for route in layout.routes if (route.space, route.address) == (at, address)]
-        at = layout.ports[ports[at, choose(devices)].peer].space
-        seen.append(at)
-        assert len(seen) < 10, f"a circle: {seen}"
-    return seen
+    space = layout.ports[ports[start, "e0"].peer].space
+    visited = [start, space]
+    while layout.hosts.get(space) != address:
+        (devices,) = [route.devices for route in layout.routes if (route.space, route.address) == (space, address)]
+        space = layout.ports[ports[space, choose(devices)].peer].space
+        visited.append(space)
+        assert len(visited) < 10, f"a loop: {visited}"
+    return visited
 
 
 @pytest.mark.parametrize("file", LAB, ids=lambda file: file.stem)
-def test_every_way_ends_where_it_should(file: Path) -> None:
+def test_every_route_ends_at_its_destination(file: Path) -> None:
     layout = lay_out(load_cluster(file), scale=1.0)
     for src in layout.hosts:
         for dst, address in layout.hosts.items():
@@ -53,13 +53,13 @@ def test_every_way_ends_where_it_should(file: Path) -> None:
                     assert follow(layout, src, address, choose)[-1] == dst
 
 
-def test_ecmp_offers_what_the_simulator_chooses_from() -> None:
+def test_ecmp_has_the_next_hops_that_the_simulator_uses() -> None:
     layout = lay_out(load_cluster("lab/two_spines"), scale=1.0)
-    ways = {len(route.devices) for route in layout.routes if "leaf" in route.space}
-    assert ways == {1, 2}  # down to the leaf's own hosts one, up to the others by both spines
+    n_next_hops = {len(route.devices) for route in layout.routes if "leaf" in route.space}
+    assert n_next_hops == {1, 2}  # one down to each of the leaf's hosts; two spines up to all others
 
 
-def test_ranks_know_where_they_are() -> None:
+def test_ranks_have_the_environment_of_torchrun() -> None:
     layout = lay_out(load_cluster("lab/shared_nic_4"), scale=1.0)
     assert [(rank.node, rank.local) for rank in layout.ranks] == [(0, 0), (0, 1), (1, 0), (1, 1)]
     third = environment(layout, 2, 3)
@@ -68,7 +68,7 @@ def test_ranks_know_where_they_are() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cluster", "settings", "said"),
+    ("cluster", "settings", "problem"),
     [
         ("lab/switch_4", {"scale": 0.0}, "--scale 0"),
         ("lab/switch_4", {"queue": "red"}, "choose from lossless, shallow"),
@@ -77,6 +77,6 @@ def test_ranks_know_where_they_are() -> None:
         ("bench/two_level_1024", {}, "a lab has at most 200"),
     ],
 )
-def test_what_cannot_be_built_is_refused(cluster: str, settings: dict[str, object], said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+def test_impossible_labs_are_refused(cluster: str, settings: dict[str, object], problem: str) -> None:
+    with pytest.raises(UsageError, match=problem):
         lay_out(load_cluster(cluster), **settings)  # type: ignore[arg-type]

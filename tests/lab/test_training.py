@@ -1,4 +1,4 @@
-"""Real training on a lab: the kernel counts what the plan says, and headers."""
+"""Training on a lab: the kernel counts the bytes of the plan, plus headers."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def test_the_kernel_counts_the_plans_bytes(can_build: None) -> None:
     result = train_on_lab("lab/switch_4", jobs, 90.0)
     links = result["links"]
     assert sum(link["dropped"] for link in links.values()) == 0
-    up, down = (sum(links[name]["bytes"] for name in links if name.startswith(who)) for who in ("gpu", "switch"))
-    assert up == pytest.approx(down, rel=1e-3)  # what hosts send is what hosts get
+    sent, received = (sum(links[name]["bytes"] for name in links if name.startswith(end)) for end in ("gpu", "switch"))
+    assert sent == pytest.approx(received, rel=1e-3)
     summing, exchanging, served = (Trained(found) for found in result["jobs"])
     for ran in (summing, exchanging, served):
         assert 1.0 < ran.frames / ran.payload < 1.10, ran.job["name"]

@@ -1,4 +1,4 @@
-"""A small sane trace: two ranks, a lookup, an uneven all_to_all, an all_reduce that overlaps a compute op."""
+"""A small correct trace: two ranks, a lookup, an uneven all_to_all, an all_reduce that overlaps a compute op."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ def header(**changes: Any) -> Header:
 
 def step_ops(rank: int, step: int) -> list[Op]:
     """Four ops of one step; ids differ from rank to rank, so the all_to_all is uneven."""
-    at, first = 1000.0 * step, 10 * step
+    at = 1000.0 * step
+    first = 10 * step
     ids = 30 + rank + step
     send = (8 * ids, 16)
     common: dict[str, Any] = {"step": step, "group": "world", "kind": Kind.COLLECTIVE, "stream": "comm"}

@@ -1,4 +1,4 @@
-"""Trace folders: read back what was written, keep what a crash left, refuse what does not belong."""
+"""Trace folders are read back as written, recovered after a crash, and refused if they are malformed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def trace(tmp_path):
 
 
 def rewrite(path, change):
-    """Change a rank file's lines."""
+    """Replace the lines of a rank file by `change(lines)`."""
     lines = change(gzip.decompress(path.read_bytes()).splitlines(keepends=True))
     path.write_bytes(gzip.compress(b"".join(lines)))
 
@@ -38,7 +38,7 @@ def change_header(path, **changes):
     file.write_text(json.dumps({k: v for k, v in raw.items() if v is not ...}))
 
 
-def test_a_trace_comes_back_as_it_was_written(trace):
+def test_a_trace_is_read_back_as_it_was_written(trace):
     read = io.load_trace(trace)
     assert read.header == header()
     assert [list(ops) for ops in read.ranks] == all_ops()
@@ -47,25 +47,25 @@ def test_a_trace_comes_back_as_it_was_written(trace):
     assert sorted(p.name for p in trace.parent.iterdir()) == ["run.trace"]
 
 
-def test_the_same_trace_gives_the_same_bytes(trace, tmp_path):
+def test_equal_traces_are_equal_files(trace, tmp_path):
     io.write_trace(tmp_path / "b.trace", header(), all_ops())
     for file in trace.iterdir():
         assert (tmp_path / "b.trace" / file.name).read_bytes() == file.read_bytes()
 
 
-def test_an_earlier_trace_is_replaced_whole(trace):
+def test_an_earlier_trace_is_replaced_entirely(trace):
     io.write_trace(trace, header(recorded_steps=(2,)), all_ops((2,)))
     assert io.load_trace(trace).header.recorded_steps == (2,)
     assert sorted(p.name for p in trace.parent.iterdir()) == ["run.trace"]
 
 
-def test_what_is_no_trace_is_never_replaced(tmp_path):
+def test_only_traces_and_empty_folders_are_replaced(tmp_path):
     (tmp_path / "papers").mkdir()
     (tmp_path / "papers" / "thesis.txt").write_text("all of it")
-    for there in (tmp_path / "papers", tmp_path / "papers" / "thesis.txt", tmp_path / "papers" / ".."):
+    for path in (tmp_path / "papers", tmp_path / "papers" / "thesis.txt", tmp_path / "papers" / ".."):
         with pytest.raises(UsageError, match="exists and is not a trace"):
-            io.write_trace(there, header(), all_ops())
-    with pytest.raises(UsageError, match="no name of a trace"):
+            io.write_trace(path, header(), all_ops())
+    with pytest.raises(UsageError, match="not a name for a trace"):
         io.begin(Path(), header())
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["papers", "thesis.txt"]
     (tmp_path / "empty").mkdir()
@@ -73,7 +73,7 @@ def test_what_is_no_trace_is_never_replaced(tmp_path):
     assert io.load_trace(tmp_path / "empty").header.complete
 
 
-def test_no_such_folder(tmp_path):
+def test_a_missing_folder_is_an_error(tmp_path):
     with pytest.raises(TraceError, match="no such trace folder"):
         io.load_trace(tmp_path / "absent.trace")
 
@@ -84,7 +84,7 @@ def test_a_missing_rank_is_named(trace):
         io.load_trace(trace)
 
 
-def test_a_stranger_rank_is_named(trace):
+def test_a_rank_beyond_the_world_size_is_named(trace):
     (trace / "rank-00002.jsonl.gz").write_bytes((trace / "rank-00001.jsonl.gz").read_bytes())
     with pytest.raises(TraceError, match=r"rank-00002\.jsonl\.gz does not belong: trace\.json says world_size 2"):
         io.load_trace(trace)
@@ -109,7 +109,7 @@ def test_a_torn_last_line_is_reported_with_its_number(trace):
     assert read.header.recorded_steps == (2, 3)
 
 
-def test_wherever_a_file_is_cut_reading_says_so_and_never_breaks(trace):
+def test_a_file_cut_anywhere_is_an_error_or_reported(trace):
     file = trace / "rank-00000.jsonl.gz"
     whole = file.read_bytes()
     for length in range(len(whole)):
@@ -130,7 +130,7 @@ def test_a_flipped_byte_is_an_error_or_reported(tmp_path_factory, data):
     io.write_trace(path, header(), all_ops())
     file = path / "rank-00000.jsonl.gz"
     raw = bytearray(file.read_bytes())
-    where = data.draw(st.integers(10, len(raw) - 1))  # past gzip's header, whose flags may change without harm
+    where = data.draw(st.integers(10, len(raw) - 1))  # after gzip's header, in which some flags have no effect
     raw[where] ^= data.draw(st.integers(1, 255))
     file.write_bytes(raw)
     try:
@@ -163,11 +163,11 @@ def test_a_killed_writer_leaves_a_part_folder_that_can_be_read(tmp_path):
     done = subprocess.run([sys.executable, "-c", WRITER, str(path)], capture_output=True, check=False)
     assert done.returncode == -9, done.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == ["run.trace.part"]
-    with pytest.raises(TraceError, match=r"run\.trace\.part is there, left by a run that did not end"):
+    with pytest.raises(TraceError, match=r"a run that did not finish has left run\.trace\.part"):
         io.load_trace(path)
     read = io.load_trace(tmp_path / "run.trace.part")
     assert not read.header.complete
-    assert "did not end" in read.problems[0]
+    assert "did not finish" in read.problems[0]
     assert read.header.recorded_steps == (2, 3)
     for rank, ops in enumerate(read.ranks):
         assert list(ops) == [op for s in (2, 3) for op in step_ops(rank, s)]
@@ -179,7 +179,7 @@ def test_a_killed_writer_leaves_the_earlier_trace(trace):
     assert io.load_trace(trace).header == header()
 
 
-def test_a_trace_with_no_whole_step_is_an_error(trace):
+def test_a_trace_without_a_whole_step_is_an_error(trace):
     rewrite(trace / "rank-00000.jsonl.gz", lambda lines: [lines[0][:9]])
     with pytest.raises(TraceError, match="no step is whole on every rank"):
         io.load_trace(trace)
@@ -226,7 +226,7 @@ def test_an_endless_line_is_refused(trace, monkeypatch):
         io.load_trace(trace)
 
 
-def test_a_file_that_is_no_gzip_is_refused(trace):
+def test_a_file_that_is_not_gzip_is_refused(trace):
     (trace / "rank-00000.jsonl.gz").write_text("hello\n")
     with pytest.raises(TraceError, match="not a gzip file"):
         io.load_trace(trace)
@@ -253,7 +253,7 @@ def test_a_file_that_is_no_gzip_is_refused(trace):
         ({"name": 7}, "'name' must be a short text"),
     ],
 )
-def test_a_header_that_is_wrong_is_refused_by_key(trace, changes, says):
+def test_a_malformed_header_is_refused_by_key(trace, changes, says):
     change_header(trace, **changes)
     with pytest.raises(TraceError) as caught:
         io.load_trace(trace)
@@ -262,7 +262,7 @@ def test_a_header_that_is_wrong_is_refused_by_key(trace, changes, says):
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "[" * 100_000, "\0", '"x"'])
-def test_a_header_that_is_no_header_is_refused(trace, text):
+def test_a_header_that_is_not_a_json_object_is_refused(trace, text):
     (trace / io.HEADER_FILE).write_text(text)
     with pytest.raises(TraceError, match=r"trace\.json"):
         io.load_trace(trace)
@@ -274,13 +274,13 @@ def test_a_folder_without_header_is_refused(trace):
         io.load_trace(trace)
 
 
-def test_schema_survives_json():
+def test_ops_and_headers_survive_json():
     for op in (op for ops in all_ops() for op in ops):
         assert Op.from_json(json.loads(json.dumps(op.to_json()))) == op
-    odd = replace(header(), complete=False, groups={}, step_us={}, recorded_steps=())
-    assert Header.from_json(json.loads(json.dumps(odd.to_json()))) == odd
+    empty = replace(header(), complete=False, groups={}, step_us={}, recorded_steps=())
+    assert Header.from_json(json.loads(json.dumps(empty.to_json()))) == empty
 
 
-def test_an_empty_list_of_splits_and_zero_values_survive():
+def test_zero_splits_and_zero_bytes_survive_json():
     op = replace(step_ops(0, 2)[1], bytes=0, splits=(0, 0), start_us=-3.5)
     assert Op.from_json(op.to_json()) == op

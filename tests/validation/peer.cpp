@@ -1,4 +1,4 @@
-// The peer: SimGrid's fluid network model on a platform and flows that dessim gives it. Test-only.
+// The peer: SimGrid's fluid network model on a platform and flows from dessim. Used by tests only.
 //
 //   peer routes FILE              any network: links, routes and flows from FILE; prints when each flow finished
 //   peer two_level BED FLOWS      flows from the file FLOWS over two levels of switches; prints the same
@@ -6,8 +6,8 @@
 //   peer two_level BED pairwise BYTES   all_to_all, n-1 stages; the same
 //
 // BED = HOSTS HOSTS_A_LEAF NIC_BYTES_PER_S LEAF_BYTES_PER_S LATENCY_S. A leaf's uplinks are one link of their sum, which is
-// exact when traffic is split evenly over them: SimGrid has no split routes of its own. One actor starts all flows, the
-// leanest way SimGrid has. Numbers are text, separated by blanks:
+// exact when traffic is split evenly over them: SimGrid has no split routes. One actor starts all flows, which is the
+// cheapest method in SimGrid. Numbers are text, separated by blanks:
 //   routes file   L, then L capacities; H; R, then R times: src dst n link_1 ... link_n; F, then F flows
 //   flow          start_s bytes src dst
 #include <algorithm>

@@ -1,16 +1,17 @@
-"""SimGrid as a peer: its fluid network model, run as a program on the links and flows of a dessim cluster.
+"""SimGrid as a peer: a program that runs SimGrid's fluid network model on the links and flows of a dessim cluster.
 
-SimGrid 4 comes from Debian (`libsimgrid-dev`, `g++`); `peer.cpp` is compiled once into `build/`. What must be set for
-both to mean the same (SimGrid documentation, "Configuring SimGrid", and src/kernel/resource/models/network_cm02.cpp):
+SimGrid 4 is packaged by Debian (`libsimgrid-dev`, `g++`); `peer.cpp` is compiled once into `build/`. These settings
+make the two models equal (SimGrid documentation, "Configuring SimGrid", and network_cm02.cpp in its
+src/kernel/resource/models):
 
     network/model:CM02             plain fluid flows; the default LV08 multiplies bandwidth by 0.97 and latency by 13
     network/TCP-gamma:0            no TCP window that caps a flow at gamma / (2 latency)
-    network/crosstraffic:0         acknowledgements cost nothing on the way back
-    network/weight-S:0             no penalty by link speed; shares still weigh by latency, so platforms have none
+    network/crosstraffic:0         acknowledgements use no bandwidth in the opposite direction
+    network/weight-S:0             no penalty by link speed; shares stay weighted by latency, so platforms have none
     precision/*                    ten times finer than the default, so that near ties do not merge
 
-Sizes are whole bytes. A flow that is split has weight 1/k on each of k links; SimGrid has no such weights, but counts a
-link twice that a route names twice, so all weights and capacities are multiplied by their common denominator.
+Sizes are whole bytes. A split flow has weight 1/k on each of k links. SimGrid has no such weights, but counts a link
+twice if a route names it twice; so all weights and capacities are multiplied by the common denominator.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ SETTINGS = {
 }
 
 Message = tuple[float, float, int, int]
-"""Start in seconds, bytes, GPU it leaves, GPU it goes to."""
+"""Start in seconds, size in bytes, source GPU, destination GPU."""
 
 
 class PeerMissing(Exception):
@@ -52,53 +53,58 @@ class PeerMissing(Exception):
 
 
 def program() -> Path:
-    """The compiled peer. Raises PeerMissing with what to install."""
+    """The compiled peer. Raises PeerMissing with the packages to install."""
     if shutil.which("g++") is None or not Path("/usr/include/simgrid/s4u.hpp").is_file():
         raise PeerMissing("SimGrid is not installed; on Debian: apt-get install libsimgrid-dev g++")
     name = hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:16]
-    ready = BUILD / f"simgrid-peer-{name}"
-    if not ready.is_file():
+    binary = BUILD / f"simgrid-peer-{name}"
+    if not binary.is_file():
         BUILD.mkdir(exist_ok=True)
         # Several test workers may compile at once: each writes its own file, and a rename is atomic.
         with tempfile.TemporaryDirectory(dir=BUILD) as folder:
-            made = Path(folder) / "peer"
-            command = ["g++", "-O2", "-std=c++17", str(SOURCE), "-o", str(made), "-lsimgrid"]
+            output = Path(folder) / "peer"
+            command = ["g++", "-O2", "-std=c++17", str(SOURCE), "-o", str(output), "-lsimgrid"]
             subprocess.run(command, check=True, capture_output=True)
-            made.replace(ready)
-    return ready
+            output.replace(binary)
+    return binary
 
 
 def command(*arguments: str | float) -> list[str]:
-    """The peer's command line, for whoever wants to time it."""
+    """The peer's command line."""
     settings = [f"--cfg={key}:{value}" for key, value in SETTINGS.items()]
     return [str(program()), *map(str, arguments), "--log=root.thresh:warning", *settings]
 
 
 def version() -> str:
-    """SimGrid's own version, from its headers."""
+    """The version of SimGrid, from its headers."""
     text = Path("/usr/include/simgrid/version.h").read_text()
-    found = re.search(r'SIMGRID_VERSION_STRING "SimGrid version ([^"]+)"', text)
-    return found[1] if found else "unknown"
+    match = re.search(r'SIMGRID_VERSION_STRING "SimGrid version ([^"]+)"', text)
+    return match[1] if match else "unknown"
 
 
 def times(*arguments: str | float) -> list[float]:
-    """Run the peer; the seconds it prints."""
-    answer = subprocess.run(command(*arguments), check=True, capture_output=True, text=True, env=_quiet())
-    return [float(line) for line in answer.stdout.split()]
+    """Run the peer and return the seconds that it prints."""
+    done = subprocess.run(
+        command(*arguments), check=True, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"}
+    )
+    return [float(line) for line in done.stdout.split()]
 
 
 def finish_times(cluster: Cluster, messages: Sequence[Message]) -> list[float]:
-    """When SimGrid says each message has drained, over the links and routes of `cluster`, latencies left out."""
+    """The seconds at which each message has drained in SimGrid, over the links and routes of `cluster`.
+
+    Latencies are ignored.
+    """
     pairs = sorted({(src, dst) for _, _, src, dst in messages})
     routes = cluster.routes([p[0] for p in pairs], [p[1] for p in pairs])
     weights = [Fraction(w).limit_denominator(1 << 16) for w in np.unique(routes.weight).tolist()]
     common = math.lcm(*(w.denominator for w in weights))
-    times_named = np.rint(routes.weight * common).astype(int)
+    repetitions = np.rint(routes.weight * common).astype(int)
     lines = [str(len(cluster.links)), *(repr(c * common) for c in cluster.links.capacity.tolist())]
     lines += [str(cluster.n_gpus), str(len(pairs))]
     for number, (src, dst) in enumerate(pairs):
-        mine = routes.flow == number
-        route = np.repeat(routes.link[mine], times_named[mine]).tolist()
+        of_pair = routes.flow == number
+        route = np.repeat(routes.link[of_pair], repetitions[of_pair]).tolist()
         lines.append(f"{src} {dst} {len(route)} {' '.join(map(str, route))}")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.txt"
@@ -107,10 +113,6 @@ def finish_times(cluster: Cluster, messages: Sequence[Message]) -> list[float]:
 
 
 def flows_text(messages: Sequence[Message]) -> str:
-    """Messages as the peer reads them."""
+    """Messages in the format that the peer reads."""
     rows = (f"{start!r} {size:.0f} {src} {dst}" for start, size, src, dst in messages)
     return "\n".join([str(len(messages)), *rows, ""])
-
-
-def _quiet() -> dict[str, str]:
-    return {**os.environ, "LC_ALL": "C"}

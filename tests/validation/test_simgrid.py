@@ -1,7 +1,7 @@
-"""Rung 3: SimGrid and dessim agree on when every message finishes, on random networks and on every fabric.
+"""SimGrid and dessim agree on the finish time of every message, on random networks and on every fabric.
 
-Platforms have no latency here: SimGrid's fluid model weighs shares by latency (see peer.py). Where no two messages
-compete the latencies stay.
+Links have no latency here, because SimGrid's fluid model weights shares by latency (see peer.py), except in the test in
+which no two messages compete.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ import simpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dessim.arrays import Ints
 from dessim.cluster import Cluster, load_cluster
-from dessim.cluster.links import IntArray, LinkBuilder
+from dessim.cluster.links import LinkBuilder
 from dessim.cluster.node import NodeBlock, add_node_layers
 from dessim.cluster.parts import Link, Node
 from dessim.cluster.routing.routes import Pick, Segment
@@ -45,22 +46,22 @@ def simgrid() -> None:
 
 @dataclass(frozen=True, eq=False)
 class RandomFabric:
-    """Any way from any host to any other: for each pair some segments of alternatives, drawn and not built."""
+    """Random routes between hosts: for each pair some segments, each an array of alternatives [alternatives, hops]."""
 
-    ways: dict[tuple[int, int], list[np.ndarray]]
+    routes: dict[tuple[int, int], list[np.ndarray]]
     first: int
     kind: str = "random"
     rail_aware: bool = False
 
-    def segments(self, src: IntArray, dst: IntArray, pick: Pick) -> list[Segment]:
-        parts = []
+    def segments(self, src: Ints, dst: Ints, pick: Pick) -> list[Segment]:
+        segments = []
         for row, pair in enumerate(zip(src.tolist(), dst.tolist(), strict=True)):
-            for links in self.ways[pair]:
+            for links in self.routes[pair]:
                 step = links - links[0]
-                parts.append(Segment(np.array([row]), self.first + links[:1], step))
-        return parts
+                segments.append(Segment(np.array([row]), self.first + links[:1], step))
+        return segments
 
-    def bisection(self, nic_capacity: np.ndarray, first_half: IntArray) -> float:
+    def bisection(self, nic_capacity: np.ndarray, first_half: Ints) -> float:
         return np.inf
 
     def oversubscription(self, nic_capacity: np.ndarray) -> float:
@@ -79,18 +80,20 @@ def networks(draw: st.DrawFn) -> tuple[Cluster, list[tuple[int, list[tuple[int, 
     message = st.tuples(st.integers(1, 60), pairs).map(lambda m: (m[0], *m[1]))
     batch = st.tuples(st.integers(0, 30), st.lists(message, min_size=1, max_size=3))
     batches = draw(st.lists(batch, min_size=1, max_size=9))
-    ways = {}
+    routes = {}
     for pair in sorted({(src, dst) for _, messages in batches for _, src, dst in messages}):
-        free = list(draw(st.permutations(range(inner))))
-        ways[pair] = []
+        unused = list(draw(st.permutations(range(inner))))
+        routes[pair] = []
         for alternatives, hops in draw(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 2)), max_size=2)):
-            taken, free = free[: alternatives * hops], free[alternatives * hops :]
+            taken = unused[: alternatives * hops]
+            unused = unused[alternatives * hops :]
             if len(taken) == alternatives * hops:
-                ways[pair].append(np.array(taken).reshape(alternatives, hops))
-    return random_cluster(draw(st.integers(1, 12)), capacity, ways), batches
+                routes[pair].append(np.array(taken).reshape(alternatives, hops))
+    return random_cluster(draw(st.integers(1, 12)), capacity, routes), batches
 
 
-def random_cluster(nic: int, capacity: list[int], ways: dict[tuple[int, int], list[np.ndarray]]) -> Cluster:
+def random_cluster(nic: int, capacity: list[int], routes: dict[tuple[int, int], list[np.ndarray]]) -> Cluster:
+    """A cluster of hosts with NICs of `nic` GB/s and inner links of `capacity` GB/s each."""
     node = Node(gpus=1, nics=1, nic=Link("nic", nic * GB, 1.0, 0.0, "test"))
     builder = LinkBuilder()
     run = NodeBlock(node, HOSTS)
@@ -102,29 +105,30 @@ def random_cluster(nic: int, capacity: list[int], ways: dict[tuple[int, int], li
     ]
     wiring = add_wiring(builder, [run], vertices, np.full(HOSTS, middle), 0.0)
     bed = load_cluster("one-switch_16")
-    fabric = RandomFabric(ways, inner[0])
+    fabric = RandomFabric(routes, inner[0])
     ideal = replace(bed.transport, message_overhead=0.0, op_overhead=0.0)
     return replace(bed, fabric=fabric, wiring=wiring, links=builder.freeze(), transport=ideal, name="random")
 
 
 def batch_ends(cluster: Cluster, batches: list[Any]) -> list[float]:
-    """When dessim's network process says that each batch has arrived."""
+    """The time at which each batch has arrived in dessim's network."""
     env = simpy.Environment()
     network = FlowFabric(env, cluster)
     ends = [0.0] * len(batches)
 
-    def one(number: int, start: float, messages: list[tuple[float, int, int]]) -> Iterator[simpy.Event]:
+    def transfer(number: int, start: float, messages: list[tuple[float, int, int]]) -> Iterator[simpy.Event]:
         yield env.timeout(start)
         size, src, dst = (np.array(column) for column in zip(*messages, strict=True))
         yield network.transfer(route_flows(cluster, src, dst, size * 1.0))
         ends[number] = env.now
 
-    everything = [env.process(one(i, start, messages)) for i, (start, messages) in enumerate(batches)]
-    env.run(until=simpy.AllOf(env, everything))
+    transfers = [env.process(transfer(i, start, messages)) for i, (start, messages) in enumerate(batches)]
+    env.run(until=simpy.AllOf(env, transfers))
     return ends
 
 
 def peer_ends(cluster: Cluster, batches: list[Any]) -> list[float]:
+    """The time at which each batch has arrived in SimGrid."""
     owner = [number for number, (_, messages) in enumerate(batches) for _ in messages]
     flat = [(float(start), size, src, dst) for start, messages in batches for size, src, dst in messages]
     ends = [0.0] * len(batches)
@@ -137,7 +141,7 @@ def peer_ends(cluster: Cluster, batches: list[Any]) -> list[float]:
 @given(networks())
 def test_staggered_flows_on_a_random_network_finish_when_simgrid_says(case: Any) -> None:
     cluster, batches = case
-    # Sizes in tenths of a GB, starts in tenths of a second: near ties are ties.
+    # Sizes are tenths of a GB and starts tenths of a second, so near ties are exact ties.
     scaled = [(start / 10, [(size * GB / 10, src, dst) for size, src, dst in m]) for start, m in batches]
     assert batch_ends(cluster, scaled) == pytest.approx(peer_ends(cluster, scaled), rel=1e-6)
 
@@ -156,7 +160,7 @@ BEDS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", BEDS)
 def test_an_uneven_all_to_all_finishes_when_simgrid_says(name: str, tmp_path: Path) -> None:
-    """All pairs at once, every size different: message by message, on every fabric."""
+    """All pairs send at once, each a different size; the finish time of every message is compared."""
     cluster = write_cluster(tmp_path, name)
     n = cluster.n_gpus
     sizes = np.rint(np.random.default_rng(7).uniform(0, 2 * GB, size=(n, n)))
@@ -193,10 +197,10 @@ def _inline(value: Any) -> str:
     [(Collective.ALL_REDUCE, "ring", "ring"), (Collective.ALL_TO_ALL, "pairwise", "pairwise")],
 )
 @pytest.mark.parametrize("n", [16, 40, 64])
-def test_collectives_in_steps_take_as_long_as_in_simgrid(op: Collective, algorithm: str, pattern: str, n: int) -> None:
-    """With the bed's latencies: in these steps nobody competes, so they only add."""
+def test_ring_and_pairwise_take_as_long_as_in_simgrid(op: Collective, algorithm: str, pattern: str, n: int) -> None:
+    """With latencies: no two messages of a stage compete, so latencies are only added."""
     cluster = load_cluster("bench/two_level_1024")
     message = 976_562
     expected = peer.times("two_level", n, 16, 50e9, 16 * 50e9, 1e-6, pattern, message)[0]
-    found = run_collective(cluster, op, n, message * n, algorithm)
-    assert found.time_s == pytest.approx(expected, rel=1e-6)
+    simulated = run_collective(cluster, op, n, message * n, algorithm)
+    assert simulated.time_s == pytest.approx(expected, rel=1e-6)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import simpy
 
 from dessim.cluster.parts import Transport
-from dessim.collectives.gloo import UNDER_WAY, children, segments
+from dessim.collectives.gloo import SEGMENTS_IN_FLIGHT, children, segments
 from dessim.sim.core.bounds import CORES, LATENCY, REDUCTION
 from dessim.sim.core.cores import Cores
 from dessim.sim.core.ticks import whole_ticks
@@ -101,8 +101,8 @@ def _all_reduce(rank: Rank, size: float, splits: Sequence[float]) -> Process:
     total = (rank.n - 1) * per_rank
     for added in (segment, 0.0):
         posted: deque[tuple[simpy.Event, simpy.Event]] = deque()
-        for number in range(total + UNDER_WAY):
-            if number >= UNDER_WAY:
+        for number in range(total + SEGMENTS_IN_FLIGHT):
+            if number >= SEGMENTS_IN_FLIGHT:
                 received, sent = posted.popleft()
                 yield from rank.wait(received)
                 yield from rank.add(added)

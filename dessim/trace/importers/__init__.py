@@ -1,1 +1,1 @@
-"""Traces that other tools wrote: one file a format."""
+"""Importers of profiles that other tools wrote."""

@@ -1,4 +1,4 @@
-"""Clocks of the ranks of a job, and how long its steps took by them."""
+"""Align the clocks of a job's ranks, and measure its steps on them."""
 
 from __future__ import annotations
 
@@ -8,43 +8,45 @@ from statistics import median
 
 from dessim.trace.schema import Collective, Op
 
-# No member of these can be done before the last has begun; of others (broadcast, send) it can.
-_TOGETHER = frozenset(
+# In these no rank ends before the last one has begun; in others (broadcast, send) a rank may.
+_SYNCHRONIZING = frozenset(
     {Collective.ALL_REDUCE, Collective.REDUCE_SCATTER, Collective.ALL_GATHER, Collective.ALL_TO_ALL, Collective.BARRIER}
 )
-CLOCK_SLACK_US = 5.0  # by which clocks of the GPUs of one host were seen to differ
+CLOCK_SLACK_US = 5.0  # observed difference between the clocks of the GPUs of one host
 
 
 def clock_offsets(ops: Sequence[Sequence[Op]], lacking: list[str]) -> tuple[float, ...]:
-    """What to add to each rank's clock: nothing while no rank ends a collective before the last has begun it.
+    """The microseconds to add to each rank's clock; `ops[r]` are rank r's.
 
-    Else clocks differ, and the ends of a collective, which come close after each other, are made to agree.
+    Clocks differ if some rank ends a collective before the last rank begins it. The ends of collectives, which are
+    close to each other, are then made to agree, and a sentence is appended to `lacking`. Otherwise offsets are zero.
     """
-    met: dict[tuple[int, str, str], dict[int, Op]] = defaultdict(dict)
-    for rank, mine in enumerate(ops):
-        for op in mine:
-            if op.collective in _TOGETHER and op.group is not None:
-                met[op.step, op.group, op.name][rank] = op
-    late, differences = 0.0, defaultdict(list)
-    for by_rank in met.values():
-        last = max(op.start_us for op in by_rank.values())
-        middle = median(op.end_us for op in by_rank.values())
+    collectives: dict[tuple[int, str, str], dict[int, Op]] = defaultdict(dict)
+    for rank, rank_ops in enumerate(ops):
+        for op in rank_ops:
+            if op.collective in _SYNCHRONIZING and op.group is not None:
+                collectives[op.step, op.group, op.name][rank] = op
+    largest_us = 0.0
+    differences = defaultdict(list)
+    for by_rank in collectives.values():
+        last_start = max(op.start_us for op in by_rank.values())
+        median_end = median(op.end_us for op in by_rank.values())
         for rank, op in by_rank.items():
-            late = max(late, last - op.end_us)
-            differences[rank].append(middle - op.end_us)
-    if late <= CLOCK_SLACK_US:
+            largest_us = max(largest_us, last_start - op.end_us)
+            differences[rank].append(median_end - op.end_us)
+    if largest_us <= CLOCK_SLACK_US:
         return (0.0,) * len(ops)
-    lacking.append(f"clocks differ by up to {late:.0f} us: aligned by when collectives ended")
+    lacking.append(f"clocks differ by up to {largest_us:.0f} us: aligned by the ends of collectives")
     return tuple(median(differences[rank]) if rank in differences else 0.0 for rank in range(len(ops)))
 
 
 def step_us(ops: Sequence[Sequence[Op]], offsets: Sequence[float], step: int) -> float:
-    """From when the last rank has begun a step to when the last is done, as replays count it."""
-    spans = [
-        [(op.start_us + o, op.end_us + o) for op in mine if op.step == step]
-        for mine, o in zip(ops, offsets, strict=True)
-    ]
-    begun = [span for span in spans if span]
-    if not begun:
-        return 0.0
-    return max(end for span in begun for _, end in span) - max(min(s for s, _ in span) for span in begun)
+    """Microseconds from the last rank's start of a step to the last rank's end, as in replays."""
+    starts = []
+    ends = []
+    for rank_ops, offset in zip(ops, offsets, strict=True):
+        of_step = [op for op in rank_ops if op.step == step]
+        if of_step:
+            starts.append(min(op.start_us + offset for op in of_step))
+            ends.append(max(op.end_us + offset for op in of_step))
+    return max(ends) - max(starts) if ends else 0.0

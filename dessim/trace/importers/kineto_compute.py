@@ -1,4 +1,4 @@
-"""What a rank computed: kernels and copies of its GPU, or without one the ops of its host threads."""
+"""A rank's compute in a Kineto profile: kernels and copies of its GPU or, without a GPU, the ops of host threads."""
 
 from __future__ import annotations
 
@@ -11,67 +11,87 @@ from dessim.trace.importers.kineto_calls import is_nccl, launches
 from dessim.trace.importers.kineto_file import Event, Profile
 from dessim.trace.schema import Kind, Phase
 
-# Old profiles count whole microseconds: neighbours on a stream may overlap by what was rounded.
+# Old profiles round to microseconds, so consecutive kernels of a stream may overlap slightly.
 _ROUNDING_US = 2.0
 _COMMUNICATION = ("c10d::", "_c10d_functional", "record_param_comms", "gloo:", "nccl:")
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Something computed or copied; `asked_us` and `asked_tid` are when and on which thread the host asked for it."""
+    """A computation or copy, which the host issued at `issued_us` on thread `issued_tid`."""
 
     kind: Kind
     name: str
     stream: str
-    asked_us: float
-    asked_tid: str
+    issued_us: float
+    issued_tid: str
     start_us: float
     dur_us: float
 
 
 def work_of(profile: Profile) -> list[Work]:
-    """A profile's compute by its start."""
+    """The compute of a profile, ordered by start."""
     on_gpu = [e for e in profile.events if e.category in ("kernel", "gpu_memcpy", "gpu_memset")]
-    found = _on_gpu(profile, on_gpu) if on_gpu else _on_host(profile)
-    return sorted(found, key=lambda work: work.start_us)
+    work = _on_gpu(profile, on_gpu) if on_gpu else _on_host(profile)
+    return sorted(work, key=lambda w: w.start_us)
 
 
 def _on_gpu(profile: Profile, events: list[Event]) -> list[Work]:
     launched = launches(profile)
-    reach: dict[str, float] = {}
-    found = []
+    busy_until: dict[str, float] = {}
+    work = []
     for event in events:
         stream = f"stream {event.tid}"
-        start, end = event.start_us, event.end_us
-        if start < reach.get(stream, start) <= start + _ROUNDING_US:
-            start = reach[stream]
-        reach[stream] = max(end, reach.get(stream, end))
+        start = event.start_us
+        end = event.end_us
+        if start < busy_until.get(stream, start) <= start + _ROUNDING_US:
+            start = busy_until[stream]
+        busy_until[stream] = max(end, busy_until.get(stream, end))
         if is_nccl(event):
             continue
         launch = launched.get(event.args.get("correlation"), event)
-        kind = Kind.COPY if event.category == "gpu_memcpy" else Kind.COMPUTE
-        name = short_name(event.name)
-        found.append(Work(kind, name, stream, launch.start_us, launch.tid, start, max(end - start, 0.0)))
-    return found
+        work.append(
+            Work(
+                kind=Kind.COPY if event.category == "gpu_memcpy" else Kind.COMPUTE,
+                name=short_name(event.name),
+                stream=stream,
+                issued_us=launch.start_us,
+                issued_tid=launch.tid,
+                start_us=start,
+                dur_us=max(end - start, 0.0),
+            )
+        )
+    return work
 
 
 def _on_host(profile: Profile) -> list[Work]:
-    """Ops that are in no other op of their thread; calls that hand something to communicate over are none."""
-    workers = {event.tid for event in profile.events if event.name.startswith("gloo:")}
-    reach: dict[str, float] = {}
-    found = []
+    """The outermost ops of each thread, except calls that issue communication."""
+    gloo_threads = {event.tid for event in profile.events if event.name.startswith("gloo:")}
+    busy_until: dict[str, float] = {}
+    work = []
     for event in profile.events:
-        if event.category != "cpu_op" or event.tid in workers or event.start_us < reach.get(event.tid, float("-inf")):
+        if event.category != "cpu_op" or event.tid in gloo_threads:
             continue
-        reach[event.tid] = event.end_us
+        if event.start_us < busy_until.get(event.tid, float("-inf")):
+            continue
+        busy_until[event.tid] = event.end_us
         if not event.name.startswith(_COMMUNICATION):
-            stream, name = f"thread {event.tid}", short_name(event.name)
-            found.append(Work(Kind.COMPUTE, name, stream, event.start_us, event.tid, event.start_us, event.dur_us))
-    return found
+            work.append(
+                Work(
+                    kind=Kind.COMPUTE,
+                    name=short_name(event.name),
+                    stream=f"thread {event.tid}",
+                    issued_us=event.start_us,
+                    issued_tid=event.tid,
+                    start_us=event.start_us,
+                    dur_us=event.dur_us,
+                )
+            )
+    return work
 
 
 def short_name(name: str) -> str:
-    """A kernel's name without return type, template arguments, parameters and namespaces that say nothing."""
+    """A kernel's name in at most 80 characters: no return type, template arguments, parameters, common namespaces."""
     name = name.removeprefix("autograd::engine::evaluate_function: ").removeprefix("void ")
     name = name.replace("(anonymous namespace)::", "").replace("at::native::", "")
     depth = 0
@@ -89,7 +109,7 @@ def short_name(name: str) -> str:
 
 
 class Phases:
-    """In which phase of a step the host was, by what it ran: autograd's functions, an optimizer, a data loader."""
+    """The phase of a step that the host was in, recognised by functions of autograd, an optimizer or a data loader."""
 
     _MARKS = (
         ("autograd::engine::evaluate_function", Phase.BACKWARD),
@@ -106,7 +126,7 @@ class Phases:
         self._starts = {tid: [start for start, _, _ in marks] for tid, marks in self._marked.items()}
 
     def at(self, tid: str, when_us: float) -> Phase:
-        """The phase of thread `tid` at a time; forward where nothing says otherwise."""
+        """The phase of thread `tid` at a time; forward by default."""
         place = bisect_right(self._starts.get(tid, ()), when_us) - 1
         if place >= 0 and when_us <= self._marked[tid][place][1]:
             return self._marked[tid][place][2]

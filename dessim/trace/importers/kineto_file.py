@@ -1,7 +1,7 @@
 """One file of the PyTorch profiler (Kineto): Chrome-trace JSON, plain or gzip, of one rank.
 
-Only complete events (`"ph": "X"`) that say when, where and what are kept. Files are untrusted: sizes are bounded, and
-what is not as it should be is one error that names the file and the event.
+Only complete events (`"ph": "X"`) with a category are kept. Files are untrusted: sizes are bounded, and malformed
+content raises an error that names the file and the event.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from typing import Any
 from dessim.errors import TraceError
 from dessim.trace.schema import MAX_RANKS
 
-MAX_PROFILE_BYTES = 2**31  # unpacked; an hour of steps is a hundredth of it
+MAX_PROFILE_BYTES = 2**31  # unpacked; far more than the few steps that a profile should hold
 _SUFFIXES = (".json", ".json.gz")
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that took `dur_us` from `start_us` on, on thread or stream `tid`."""
+    """An event on thread or stream `tid` that began at `start_us` and took `dur_us`."""
 
     name: str
     category: str
@@ -40,10 +40,10 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What one rank's profiler saw, events by their start. Their times are us after `base_ns` of the rank's clock.
+    """One rank's profile; `events` are ordered by start, in microseconds after `base_ns` on the rank's clock.
 
-    `groups` are the process groups that the file lists, by name; None where it lists none. `alone`: the file says of no
-    job that it was part of.
+    `groups` are the ranks of the process groups that the file lists, by name; None if it lists none. `alone` says that
+    the file names no distributed job.
     """
 
     path: Path
@@ -58,7 +58,10 @@ class Profile:
 
 
 def find_profiles(paths: Iterable[Path]) -> list[Path]:
-    """Files as given, and of folders all that end in .json or .json.gz. Raises TraceError when there are none."""
+    """The given files, and the files in given folders that end in .json or .json.gz.
+
+    Raises TraceError if a folder has none.
+    """
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
@@ -76,31 +79,31 @@ def read_profile(path: Path) -> Profile:
     raw = _load(path)
     if not isinstance(raw, dict) or not isinstance(raw.get("traceEvents"), list):
         raise TraceError(
-            path, "", "no profile: it has no list 'traceEvents'; write one with prof.export_chrome_trace(FILE)"
+            path, "", "not a profile: it has no list 'traceEvents'; write one with prof.export_chrome_trace(FILE)"
         )
     alone = raw.get("distributedInfo") is None
-    about = {"rank": 0, "world_size": 1} if alone else raw["distributedInfo"]
+    info = {"rank": 0, "world_size": 1} if alone else raw["distributedInfo"]
     try:
-        rank, world_size = _whole(about["rank"]), _whole(about["world_size"])
+        rank = _integer(info["rank"])
+        world_size = _integer(info["world_size"])
         if not 0 <= rank < world_size <= MAX_RANKS:
             raise ValueError(f"rank {rank} of {world_size}")
-        backend, groups = str(about.get("backend") or "none"), _groups(about.get("pg_config"), world_size)
-        base_ns = _whole(raw.get("baseTimeNanoseconds", 0))
+        backend = str(info.get("backend") or "none")
+        groups = _groups(info.get("pg_config"), world_size)
+        base_ns = _integer(raw.get("baseTimeNanoseconds", 0))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise TraceError(path, "distributedInfo", f"rank, world_size or groups cannot be read: {error!r}") from None
-    events = []
-    for number, event in enumerate(raw["traceEvents"]):
-        if isinstance(event, dict) and event.get("ph") == "X" and event.get("cat") not in (None, "Trace"):
-            try:
-                events.append(_event(event))
-            except (KeyError, TypeError, ValueError) as error:
-                raise TraceError(path, f"traceEvents[{number}]", f"not an event: {error}") from None
-    events.sort(key=lambda e: (e.start_us, -e.dur_us))
-    devices = raw.get("deviceProperties")
-    device = "cpu"
-    if isinstance(devices, list) and devices and isinstance(devices[0], dict):
-        device = str(devices[0].get("name") or "gpu")
-    return Profile(path, rank, world_size, backend, device, base_ns, groups, tuple(events), alone)
+    return Profile(
+        path=path,
+        rank=rank,
+        world_size=world_size,
+        backend=backend,
+        device=_device(raw.get("deviceProperties")),
+        base_ns=base_ns,
+        groups=groups,
+        events=_events(path, raw["traceEvents"]),
+        alone=alone,
+    )
 
 
 def _load(path: Path) -> Any:
@@ -120,8 +123,28 @@ def _load(path: Path) -> Any:
         raise TraceError(path, "", f"not JSON, or cut off: {error}") from None
 
 
+def _events(path: Path, raw: list[Any]) -> tuple[Event, ...]:
+    """The complete events, ordered by start; of those with the same start the longest, which encloses others, first."""
+    events = []
+    for number, event in enumerate(raw):
+        if isinstance(event, dict) and event.get("ph") == "X" and event.get("cat") not in (None, "Trace"):
+            try:
+                events.append(_event(event))
+            except (KeyError, TypeError, ValueError) as error:
+                raise TraceError(path, f"traceEvents[{number}]", f"not an event: {error}") from None
+    events.sort(key=lambda e: (e.start_us, -e.dur_us))
+    return tuple(events)
+
+
+def _device(properties: Any) -> str:
+    if isinstance(properties, list) and properties and isinstance(properties[0], dict):
+        return str(properties[0].get("name") or "gpu")
+    return "cpu"
+
+
 def _event(raw: Mapping[str, Any]) -> Event:
-    start, dur = float(raw["ts"]), float(raw.get("dur", 0.0))
+    start = float(raw["ts"])
+    dur = float(raw.get("dur", 0.0))
     if not (math.isfinite(start) and math.isfinite(dur) and dur >= 0):
         raise ValueError(f"ts {raw['ts']!r} and dur {raw.get('dur')!r} must be finite numbers")
     args = raw.get("args", {})
@@ -134,15 +157,15 @@ def _groups(listed: Any, world_size: int) -> dict[str, tuple[int, ...]] | None:
     if not listed:
         return None
     groups = {}
-    for one in listed:
-        ranks = tuple(_whole(rank) for rank in one.get("ranks") or range(world_size))
+    for group in listed:
+        ranks = tuple(_integer(rank) for rank in group.get("ranks") or range(world_size))
         if not all(0 <= rank < world_size for rank in ranks):
-            raise ValueError(f"group {one.get('pg_name')!r} has ranks that a world of {world_size} does not have")
-        groups[str(one["pg_name"])] = ranks
+            raise ValueError(f"group {group.get('pg_name')!r} has ranks outside a world of {world_size}")
+        groups[str(group["pg_name"])] = ranks
     return groups
 
 
-def _whole(value: Any) -> int:
+def _integer(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{value!r} is no whole number")
+        raise ValueError(f"{value!r} is not a whole number")
     return value

@@ -115,7 +115,7 @@ def test_a_killed_run_leaves_only_a_partial_folder(tiny: Path, tmp_path: Path) -
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
     assert not path.exists() and part_folder(path).is_dir()
-    with pytest.raises(TraceError, match="left by a run that did not end"):
+    with pytest.raises(TraceError, match="a run that did not finish has left"):
         load_trace(path)
     # Whole steps written before the kill can be loaded.
     rest = load_trace(part_folder(path))

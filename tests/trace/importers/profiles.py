@@ -1,4 +1,4 @@
-"""Profiles as PyTorch's profiler writes them, cut down to what the importer reads: two ranks, a step, three calls."""
+"""Profiles as PyTorch's profiler writes them, reduced to what the importer reads: two ranks, one step, three ops."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 RANKS = 2
-# Laid out as in a profile of torch 2.1 (NCCL, 8 x V100) and as torch/csrc/profiler/util.h of 2.13 names arguments.
+# The layout is that of a profile of torch 2.1 (NCCL, 8 x V100); argument names are those of 2.13's
+# torch/csrc/profiler/util.h.
 SPLITS = ((96, 32), (64, 128))  # elements from each rank to each
 
 
@@ -17,7 +18,7 @@ def event(name: str, category: str, tid: int, ts: float, dur: float, **args: Any
 
 
 def launched(name: str, number: int, ts: float, stream: int, start: float, dur: float, **args: Any) -> list[Any]:
-    """A kernel and what launched it."""
+    """The launch of a kernel, and the kernel."""
     return [
         event("cudaLaunchKernelExC", "cuda_runtime", 7, ts, 4, correlation=number, **{"External id": number}),
         event(name, "kernel", 0, start, dur, stream=stream, correlation=number, **args) | {"tid": stream},
@@ -29,7 +30,8 @@ def nccl(rank: int, new: bool) -> dict[str, Any]:
 
     The last start and end of the all_to_all are 1,060 and 1,072 us, those of the all_reduce 1,150 and 1,230.
     """
-    sent, got = sum(SPLITS[rank]), sum(row[rank] for row in SPLITS)
+    sent = sum(SPLITS[rank])
+    received = sum(row[rank] for row in SPLITS)
     a2a: dict[str, Any] = {"start": (1040, 1060)[rank], "end": (1072, 1071)[rank]}
     reduce: dict[str, Any] = {"start": (1150, 1110)[rank], "end": (1229, 1230)[rank]}
     arguments: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
@@ -38,7 +40,7 @@ def nccl(rank: int, new: bool) -> dict[str, Any]:
         arguments = (
             {
                 **common,
-                **{"Collective name": "all_to_allv", "dtype": "Int", "In msg nelems": sent, "Out msg nelems": got},
+                **{"Collective name": "all_to_allv", "dtype": "Int", "In msg nelems": sent, "Out msg nelems": received},
                 **{"In split size": str(list(SPLITS[rank])), "Out split size": str([row[rank] for row in SPLITS])},
             },
             {
@@ -50,7 +52,7 @@ def nccl(rank: int, new: bool) -> dict[str, Any]:
     on_autograd = {"tid": 8}
     host = [
         event("ProfilerStep#4", "user_annotation", 7, 1000, 400),
-        event("c10d::alltoall_base_", "cpu_op", 7, 1020, 30, **_dims([got], [sent], kind="int")),
+        event("c10d::alltoall_base_", "cpu_op", 7, 1020, 30, **_dims([received], [sent], kind="int")),
         event("nccl:all_to_all", "user_annotation", 7, 1022, 26, **_dims([sent], kind="int")),
         event("autograd::engine::evaluate_function: AddmmBackward0", "cpu_op", 8, 1090, 60),
         event("c10d::allreduce_", "cpu_op", 8, 1100, 30, **{"Input Dims": [[], []], "Input type": ["TensorList", ""]}),
@@ -82,7 +84,7 @@ def _dims(*shapes: list[int], kind: str) -> dict[str, Any]:
 
 
 def write(folder: Path, profiles: list[dict[str, Any]], packed: bool = False) -> list[Path]:
-    """One file a profile, rank 1's first by name: the order of files must not matter."""
+    """Write one file per profile. Rank 1's comes first by name, as the order of files must not matter."""
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for number, profile in enumerate(profiles):

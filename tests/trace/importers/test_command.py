@@ -1,4 +1,4 @@
-"""`dessim trace import` on the command line, and the other verbs on what it writes."""
+"""`dessim trace import` on the command line, and other commands on the traces that it writes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def run(*arguments: object) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
-def test_profiles_are_imported_and_the_other_verbs_take_what_comes_out(tmp_path):
+def test_other_commands_accept_imported_traces(tmp_path):
     files, out = write(tmp_path, [nccl(0, False), nccl(1, False)], packed=True), tmp_path / "job.trace"
     code, text, _ = run("trace", "import", *files, "-o", out)
     assert code == 0 and "2 ranks (nccl on Tesla V100-SXM2-32GB), 1 steps, 6 ops" in text
@@ -23,7 +23,7 @@ def test_profiles_are_imported_and_the_other_verbs_take_what_comes_out(tmp_path)
     assert run("trace", "check", out)[0] == 0
     code, text, _ = run("trace", "info", out)
     (line,) = (line for line in text.splitlines() if "all_to_all.1" in line)
-    assert line.split()[-4:] == ["10", "us", "12", "us"]  # waiting: 20 and 0 us; transfer
+    assert line.split()[-4:] == ["10", "us", "12", "us"]  # median of 20 and 0 us of waiting; the transfer
     code, text, _ = run("replay", out, "--cluster", "one-switch_16", "--json")
     assert code == 0 and {op["name"] for op in json.loads(text)["comm_by_op"]} == {"all_to_all.1", "all_reduce.1"}
     job = ("--strategy", "table_wise", "--cluster", "one-switch_16", "--gpus", "8")
@@ -31,14 +31,14 @@ def test_profiles_are_imported_and_the_other_verbs_take_what_comes_out(tmp_path)
     assert code == 1 and error.count("\n") == 1 and "can be replayed, not projected" in error
 
 
-def test_its_json_is_one_object(tmp_path):
+def test_json_output_is_one_object(tmp_path):
     write(tmp_path, [nccl(0, True), nccl(1, True)])
     code, text, _ = run("trace", "import", tmp_path, "--out", tmp_path / "job.trace", "--json")
-    found = json.loads(text)
-    assert code == 0 and (found["ranks"], found["ops"], found["lacking"]) == (2, 6, [])
+    summary = json.loads(text)
+    assert code == 0 and (summary["ranks"], summary["ops"], summary["lacking"]) == (2, 6, [])
 
 
-def test_bad_input_is_one_line_and_leaves_nothing(tmp_path):
+def test_bad_input_is_reported_in_one_line_and_leaves_no_files(tmp_path):
     write(tmp_path, [nccl(0, True)])
     code, text, error = run("trace", "import", tmp_path, "-o", tmp_path / "job.trace")
     assert (code, text) == (1, "") and error.count("\n") == 1 and "ranks 1 as well" in error
@@ -50,17 +50,17 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path):
     code, _, error = run(
         "trace", "import", *write(tmp_path, [nccl(0, True), nccl(1, True)]), "-o", tmp_path / "mine.trace"
     )
-    assert code == 2 and "is no trace" in error and (tmp_path / "mine.trace" / "thesis.txt").exists()
+    assert code == 2 and "is not a trace" in error and (tmp_path / "mine.trace" / "thesis.txt").exists()
 
 
-def test_info_leaves_short_ops_out_where_there_are_hundreds(tmp_path):
+def test_info_omits_short_ops_if_there_are_hundreds(tmp_path):
     profiles = [nccl(0, True), nccl(1, True)]
     for profile in profiles:
         profile["traceEvents"] += [event(f"kernel_{n:03}", "kernel", 9, 1200 + n, 0.5 + n / 1000) for n in range(100)]
     write(tmp_path, profiles)
     assert run("trace", "import", tmp_path, "-o", tmp_path / "job.trace")[0] == 0
     _, text, _ = run("trace", "info", tmp_path / "job.trace")
-    assert "and 61 ops that take less time" in text  # of 101, with the GEMM
+    assert "and 61 shorter ops" in text  # of 101, including the GEMM
     assert "kernel_099" in text and "kernel_000" not in text and "all_reduce.1" in text and "all_to_all.1" in text
-    found = json.loads(run("trace", "info", tmp_path / "job.trace", "--json")[1])
-    assert len(found["by_op"]) == 103
+    description = json.loads(run("trace", "info", tmp_path / "job.trace", "--json")[1])
+    assert len(description["by_op"]) == 103

@@ -1,4 +1,4 @@
-"""Profiles of PyTorch as traces: sizes, groups, splits, matching, waiting apart from transfer, and bad files."""
+"""Importing PyTorch profiles: sizes, groups, splits, matching, waiting separate from transfer, and malformed files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from dessim.errors import TraceError
-from dessim.trace.check import check_trace, describe_trace
+from dessim.trace.check import check_trace
+from dessim.trace.describe import describe_trace
 from dessim.trace.importers.kineto import import_kineto
 from dessim.trace.importers.kineto_compute import short_name
 from dessim.trace.importers.matching import likely_splits
@@ -19,15 +20,15 @@ from tests.trace.importers.profiles import SPLITS, event, nccl, write
 
 
 def imported(folder: Path) -> tuple[Trace, tuple[str, ...]]:
-    """The trace of the profiles in a folder, through the disk."""
-    found = import_kineto([folder], "job")
-    write_trace(folder / "job.trace", found.header, found.ranks)
-    return load_trace(folder / "job.trace"), found.lacking
+    """The trace of the profiles in a folder, written and read back, and what the profiles lack."""
+    job = import_kineto([folder], "job")
+    write_trace(folder / "job.trace", job.header, job.ranks)
+    return load_trace(folder / "job.trace"), job.lacking
 
 
 @pytest.mark.parametrize("new", [True, False])
 @pytest.mark.parametrize("packed", [True, False])
-def test_nccl_profiles_old_and_new_become_the_same_sane_trace(tmp_path, new, packed):
+def test_old_and_new_nccl_profiles_become_the_same_correct_trace(tmp_path, new, packed):
     write(tmp_path, [nccl(0, new), nccl(1, new)], packed)
     trace, lacking = imported(tmp_path)
     assert check_trace(trace) == [] and trace.problems == ()
@@ -45,7 +46,7 @@ def test_nccl_profiles_old_and_new_become_the_same_sane_trace(tmp_path, new, pac
     )
     if new:
         assert to_all.splits == tuple(4 * n for n in SPLITS[1]) and lacking == ()
-    else:  # 128 and 192 sent, 160 and 160 received: half to each
+    else:  # the ranks send 128 and 192 elements and receive 160 each, so each sends half to each
         assert to_all.splits == (384, 384)
         assert [sentence.split(":")[0] for sentence in lacking] == [
             "groups are not recorded",
@@ -53,7 +54,7 @@ def test_nccl_profiles_old_and_new_become_the_same_sane_trace(tmp_path, new, pac
         ]
 
 
-def test_waiting_is_told_apart_from_the_transfer(tmp_path):
+def test_waiting_is_separated_from_the_transfer(tmp_path):
     write(tmp_path, [nccl(0, True), nccl(1, True)])
     trace, _ = imported(tmp_path)
     to_all, sums = matched_collectives(trace)
@@ -65,36 +66,36 @@ def test_waiting_is_told_apart_from_the_transfer(tmp_path):
     assert by_name["volta_sgemm_128x32_nt"]["transfer_s"] == {"n": 0}
 
 
-def test_clocks_that_differ_are_aligned_by_when_collectives_end(tmp_path):
+def test_clocks_that_differ_are_aligned_by_the_ends_of_collectives(tmp_path):
     late = nccl(1, True)
-    for one in late["traceEvents"]:
-        one["ts"] += 5000.25
+    for raw in late["traceEvents"]:
+        raw["ts"] += 5000.25
     write(tmp_path, [nccl(0, True), late])
     trace, lacking = imported(tmp_path)
     assert any("clocks differ by up to 4988 us" in sentence for sentence in lacking)
     offsets = trace.header.clock_offset_us
     assert offsets[0] - offsets[1] == pytest.approx(5000.25, abs=2)
-    assert [one.transfer_us for one in matched_collectives(trace)] == pytest.approx([12, 80], abs=2)
+    assert [matched.transfer_us for matched in matched_collectives(trace)] == pytest.approx([12, 80], abs=2)
 
 
 def test_clock_bases_of_ranks_are_added(tmp_path):
-    """baseTimeNanoseconds: the same instants, counted from another one."""
+    """With another baseTimeNanoseconds the same instants have other times."""
     late = nccl(1, True) | {"baseTimeNanoseconds": 1_790_857_026_000_000_000}
     early = nccl(0, True) | {"baseTimeNanoseconds": 1_790_857_026_000_000_000 - 250_000}
-    for one in early["traceEvents"]:
-        one["ts"] += 250.0
+    for raw in early["traceEvents"]:
+        raw["ts"] += 250.0
     write(tmp_path, [early, late])
     trace, _ = imported(tmp_path)
     assert trace.header.clock_offset_us == (0.0, 0.0)
-    assert [one.transfer_us for one in matched_collectives(trace)] == [12.0, 80.0]
+    assert [matched.transfer_us for matched in matched_collectives(trace)] == [12.0, 80.0]
 
 
-def test_other_groups_keep_their_members(tmp_path):
+def test_groups_with_equal_names_and_different_members_are_kept_apart(tmp_path):
     profiles = [nccl(0, True), nccl(1, True)]
     for rank, profile in enumerate(profiles):
-        for one in profile["traceEvents"]:
-            if one["args"].get("Collective name") == "allreduce" if "args" in one else False:
-                one["args"] |= {"Process Group Name": "5", "Process Group Ranks": f"[{rank}]", "Group size": 1}
+        for raw in profile["traceEvents"]:
+            if raw.get("args", {}).get("Collective name") == "allreduce":
+                raw["args"] |= {"Process Group Name": "5", "Process Group Ranks": f"[{rank}]", "Group size": 1}
     write(tmp_path, profiles)
     trace, _ = imported(tmp_path)
     assert trace.header.groups == {"world": (0, 1), "5": (0,), "5#2": (1,)}
@@ -102,16 +103,16 @@ def test_other_groups_keep_their_members(tmp_path):
 
 
 @pytest.mark.parametrize("listed", [True, False])
-def test_ranks_of_a_group_whose_list_was_cut(tmp_path, listed):
-    """torch cuts long lists, "[0, 1, ...]"; the header's list of groups is next best, then first rank and stride."""
+def test_the_ranks_of_a_group_are_found_if_their_list_is_truncated(tmp_path, listed):
+    """torch truncates long lists, as in "[0, 1, ...]"; the file's groups, or first rank and stride, replace them."""
     profiles = [nccl(0, True), nccl(1, True)]
     for profile in profiles:
         if listed:
             profile["distributedInfo"]["pg_config"] = [{"pg_name": "7", "ranks": [0, 1]}]
-        for one in profile["traceEvents"]:
-            if "Group size" in one.get("args", {}):
+        for raw in profile["traceEvents"]:
+            if "Group size" in raw.get("args", {}):
                 stride = {} if listed else {"Global rank start": 0, "Global rank stride": 1}
-                one["args"] |= {"Process Group Name": "7", "Process Group Ranks": "[0, ...]", **stride}
+                raw["args"] |= {"Process Group Name": "7", "Process Group Ranks": "[0, ...]", **stride}
     write(tmp_path, profiles)
     trace, _ = imported(tmp_path)
     assert trace.header.groups == {"world": (0, 1), "7": (0, 1)} and check_trace(trace) == []
@@ -120,25 +121,25 @@ def test_ranks_of_a_group_whose_list_was_cut(tmp_path, listed):
 
 def test_a_group_of_unknown_ranks_is_refused(tmp_path):
     profiles = [nccl(0, True), nccl(1, True)]
-    for one in profiles[1]["traceEvents"]:
-        if "Group size" in one.get("args", {}):
-            one["args"] |= {"Process Group Name": "7", "Process Group Ranks": ""}
+    for raw in profiles[1]["traceEvents"]:
+        if "Group size" in raw.get("args", {}):
+            raw["args"] |= {"Process Group Name": "7", "Process Group Ranks": ""}
     write(tmp_path, profiles)
     with pytest.raises(TraceError, match="its ranks are not recorded"):
         import_kineto([tmp_path], "job")
 
 
-def test_ops_belong_to_the_step_that_asked_for_them(tmp_path):
+def test_ops_belong_to_the_step_in_which_the_host_issued_them(tmp_path):
     profiles = [nccl(0, True), nccl(1, True)]
     for profile in profiles:
-        # The step ends for the host while its kernels still run; one before it and one after belong to none.
+        # The host ends the step while its kernels still run. The kernels before and after it belong to no step.
         profile["traceEvents"] += [
             event("aten_kernel_before", "kernel", 7, 950, 5, stream=7),
             event("aten_kernel_after", "kernel", 7, 1500, 5, stream=7),
         ]
-        for one in profile["traceEvents"]:
-            if one["name"] == "ProfilerStep#4":
-                one["dur"] = 110
+        for raw in profile["traceEvents"]:
+            if raw["name"] == "ProfilerStep#4":
+                raw["dur"] = 110
     write(tmp_path, profiles)
     trace, _ = imported(tmp_path)
     assert [op.name for op in trace.ranks[0]] == ["volta_sgemm_128x32_nt", "all_to_all.1", "all_reduce.1"]
@@ -152,19 +153,19 @@ def _drop(name):
 
 
 def _no_shapes(profile):
-    for one in profile["traceEvents"]:
-        one.get("args", {}).pop("Input Dims", None)
+    for raw in profile["traceEvents"]:
+        raw.get("args", {}).pop("Input Dims", None)
 
 
 @pytest.mark.parametrize(
-    ("change", "where", "what"),
+    ("change", "file", "problem"),
     [
         (_drop("AllReduce"), "worker1", "step 4: 1 collectives over 'world', but 2 on rank 0"),
         (_drop("nccl:"), "worker1", "not recorded; profile with record_shapes=True"),
         (_no_shapes, "worker1", "not recorded; profile with record_shapes=True"),
         (lambda p: p["distributedInfo"].update(rank=0), "worker2", "is 0, as in"),
         (lambda p: p["distributedInfo"].update(world_size=3), "worker2", "is 2, but 3 in"),
-        (lambda p: p.pop("distributedInfo"), "worker1", "does not say of which rank it is"),
+        (lambda p: p.pop("distributedInfo"), "worker1", "does not name its rank"),
         (lambda p: p["distributedInfo"].update(rank="x"), "worker1", "cannot be read"),
         (lambda p: p.pop("traceEvents"), "worker1", "prof.export_chrome_trace"),
         (lambda p: p["traceEvents"][0].update(ts="soon"), "worker1", "traceEvents[0]: not an event"),
@@ -173,16 +174,16 @@ def _no_shapes(profile):
         (_drop("ProfilerStep"), "worker2", "no step of prof.step() is in the profiles of all ranks"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_with_a_profile_is_said_in_one_line(tmp_path, change, where, what):
+def test_a_malformed_profile_is_reported_in_one_line(tmp_path, change, file, problem):
     profiles = [nccl(0, False), nccl(1, False)]
     change(profiles[1])
     write(tmp_path, profiles)
     with pytest.raises(TraceError) as caught:
         import_kineto([tmp_path], "job")
-    assert where in str(caught.value) and what in str(caught.value) and "\n" not in str(caught.value)
+    assert file in str(caught.value) and problem in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_ranks_that_are_not_given_are_named(tmp_path):
+def test_missing_ranks_are_named(tmp_path):
     first, _ = write(tmp_path, [nccl(0, True), nccl(1, True)])
     with pytest.raises(TraceError, match="one of 2 ranks; give the profiles of ranks 1 as well"):
         import_kineto([first], "job")
@@ -202,12 +203,12 @@ def test_damaged_files_and_empty_folders_are_refused(tmp_path):
         import_kineto([file], "job")
 
 
-def test_splits_that_are_not_recorded_have_the_sums_that_are():
+def test_derived_splits_have_the_recorded_sums():
     rows = likely_splits([10, 7, 0, 5], [3, 4, 15, 0])
     assert [sum(row) for row in rows] == [10, 7, 0, 5]
     assert [sum(column) for column in zip(*rows, strict=True)] == [3, 4, 15, 0]
     assert min(min(row) for row in rows) == 0
-    # Equal senders: each gives every receiver the same part of what it gets, exactly.
+    # Two senders of equal size each send half of every receiver's elements.
     assert likely_splits([12, 12], [6, 18]) == [[3, 9], [3, 9]]
 
 

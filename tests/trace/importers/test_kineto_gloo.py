@@ -1,4 +1,4 @@
-"""A profile that torch.profiler writes here and now, of two gloo ranks: what was asked for is what is imported."""
+"""Import a profile that the installed torch writes: the collectives of two gloo ranks are those that they called."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SENT = ((4, 8), (8, 12))  # rows of 4 floats from each rank to each
 
 
 def capture(rank: int, folder: Path) -> None:
-    """Train a layer with DDP and call what else gloo has, under the profiler."""
+    """Train a layer with DDP and call gloo's other collectives, under the profiler."""
     import torch.distributed as dist
     from torch.profiler import ProfilerActivity, profile, schedule
 
@@ -27,14 +27,14 @@ def capture(rank: int, folder: Path) -> None:
     optimizer = torch.optim.SGD(layer.parameters(), 0.1)
 
     def step() -> None:
-        got = torch.empty(sum(row[rank] for row in SENT), 4)
-        dist.all_to_all_single(got, torch.ones(sum(SENT[rank]), 4), [row[rank] for row in SENT], list(SENT[rank]))
+        received = torch.empty(sum(row[rank] for row in SENT), 4)
+        dist.all_to_all_single(received, torch.ones(sum(SENT[rank]), 4), [row[rank] for row in SENT], list(SENT[rank]))
         layer(torch.ones(128, 64)).sum().backward()
         optimizer.step()
         dist.all_gather([torch.empty(10), torch.empty(10)], torch.ones(10))
         dist.reduce_scatter_tensor(torch.empty(10), torch.ones(20))
-        at_once = [dist.all_reduce(torch.ones(n, dtype=torch.float64), async_op=True) for n in (100, 300)]
-        for work in at_once:
+        concurrent = [dist.all_reduce(torch.ones(n, dtype=torch.float64), async_op=True) for n in (100, 300)]
+        for work in concurrent:
             work.wait()
         dist.broadcast(torch.ones(7, dtype=torch.int64), 0)
         dist.barrier()
@@ -42,7 +42,7 @@ def capture(rank: int, folder: Path) -> None:
     with profile(
         activities=[ProfilerActivity.CPU],
         record_shapes=True,
-        schedule=schedule(wait=1, warmup=1, active=STEPS, repeat=1),  # DDP orders its buckets anew in step 1
+        schedule=schedule(wait=1, warmup=1, active=STEPS, repeat=1),  # DDP rebuilds its buckets in step 1
         on_trace_ready=lambda done: done.export_chrome_trace(str(folder / f"rank{rank}.json.gz")),
     ) as profiler:
         for _ in range(STEPS + 2):
@@ -52,8 +52,8 @@ def capture(rank: int, folder: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_a_fresh_profile_of_two_gloo_ranks(tmp_path):
-    # What the spawned ranks need not import.
+def test_a_profile_of_two_gloo_ranks_is_imported_completely(tmp_path):
+    # Imported here, because the spawned ranks do not need these modules.
     from dessim.cluster import load_cluster
     from dessim.commands.replay import replay
     from dessim.trace.check import check_trace
@@ -85,12 +85,12 @@ def test_a_fresh_profile_of_two_gloo_ranks(tmp_path):
     }
     for rank, ops in enumerate(trace.ranks):
         for number in trace.header.recorded_steps:
-            found = {
+            recorded = {
                 op.name: (op.collective, op.bytes, op.dtype)
                 for op in ops
                 if op.step == number and op.kind is Kind.COLLECTIVE
             }
-            assert found == {
+            assert recorded == {
                 name: (kind, size if isinstance(size, int) else size[rank], dtype)
                 for name, (kind, size, dtype) in expected.items()
             }
@@ -98,7 +98,7 @@ def test_a_fresh_profile_of_two_gloo_ranks(tmp_path):
         assert {op.phase for op in ops if op.name == "all_reduce.1"} == {Phase.BACKWARD}
         assert any(op.kind is Kind.COMPUTE and op.phase is Phase.OPTIMIZER for op in ops)
         assert sum(op.kind is Kind.COMPUTE and op.name == "AddmmBackward0" for op in ops) == STEPS
-    together = [one for one in matched_collectives(trace) if one.collective is not Collective.BROADCAST]
-    assert len(together) == STEPS * (len(expected) - 1) and all(one.transfer_us > 0 for one in together)
+    synchronizing = [m for m in matched_collectives(trace) if m.collective is not Collective.BROADCAST]
+    assert len(synchronizing) == STEPS * (len(expected) - 1) and all(m.transfer_us > 0 for m in synchronizing)
     replayed = replay(trace, load_cluster("one-switch_16"))
     assert len(replayed.predicted) == STEPS and min(replayed.predicted) > 0

@@ -51,7 +51,7 @@ EVERY = [(op, name) for op, table in ALGORITHMS.items() for name in table]
 @pytest.mark.parametrize("routing", ["split", "static"])
 def test_folding_does_not_change_the_time(op: Collective, name: str, routing: str) -> None:
     cluster = pod(routing=routing)
-    options = Options(chunks=3) if "chunks" in ALGORITHMS[op][name].takes else None
+    options = Options(chunks=3 if "chunks" in ALGORITHMS[op][name].takes else None)
     for gpus in (4, 8, 24):
         if ALGORITHMS[op][name].unfit(layout_of(cluster, np.arange(gpus))):
             continue

@@ -169,7 +169,7 @@ def test_a_run_in_pieces_equals_a_run_in_one(go: Any, tmp_path: Path) -> None:
         assert part[key] == whole[key]
     names = [path.name for path in checkpoints.newest_first(tmp_path / "whole")]
     assert names == ["step-0000000031", "step-0000000030", "step-0000000025"]
-    assert whole["checkpoints"]["count"] == 7 and whole["checkpoints"]["stall_s"]["max"] < 5
+    assert whole["checkpoints"]["count"] == 7 and whole["checkpoints"]["stall_s"]["max"] < 60
     assert leftovers(tmp_path / "kept") == leftovers(tmp_path / "whole") == []
     assert go("--steps", "31", "--resume")["auc"] == whole["auc"]  # the run has finished already
 

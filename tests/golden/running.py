@@ -117,7 +117,6 @@ INPUTS: dict[str, Callable[[], Any]] = {
     "bench.json": lambda: _measured("docs/validation.json")["calibration"]["bench"],
     "collectives.json": _collectives,
     "steps.json": partial(_steps, 0, 9),
-    "more_steps.json": partial(_steps, 8, 8),
 }
 """Input files in {work}: parts of the measurements in the repository."""
 

@@ -17,20 +17,8 @@ _ITERATIONS = ((SHORT, 60), (16 * KIB, 20), (LONG + KIB, 25), (257 * KIB, 11), (
 """(largest size, iterations); one iteration for larger messages."""
 
 
-_QUICK_RANKS = 4
-_QUICK_LARGEST = MIB
-
-
-def calibration_cases(ranks: int, quick: bool = False) -> list[dict[str, Any]]:
-    """The cases for a cluster of `ranks` ranks, at least two, as in a file for des_ref.bench --cases.
-
-    `quick` leaves out messages above 1 MiB and contention of more than four ranks, which take most of the time.
-    """
-    cases = _cases(min(ranks, _QUICK_RANKS) if quick else ranks)
-    return [case for case in cases if not quick or case["parts"][0]["bytes"] <= _QUICK_LARGEST]
-
-
-def _cases(ranks: int) -> list[dict[str, Any]]:
+def calibration_cases(ranks: int) -> list[dict[str, Any]]:
+    """The cases for a cluster of `ranks` ranks, at least two, as in a file for des_ref.bench --cases."""
     pair = [0, 1]
     everyone = list(range(ranks))
     groups = [list(range(k)) for k in dict.fromkeys((2, *range(4, ranks, 2), ranks))]

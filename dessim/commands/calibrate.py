@@ -18,16 +18,16 @@ _BENCH_TIMEOUT_S = 300.0
 _MIN_RANKS = 3
 
 
-def measure_on_lab(bed: str, on_status: Callable[[str], None], quick: bool = False) -> dict[str, Any]:
+def measure_on_lab(bed: str, on_status: Callable[[str], None]) -> dict[str, Any]:
     """Build the topology file `bed` on this machine and time messages on it.
 
-    Returns the argument of `dessim.calibrate.profile.fit_profile`. `on_status` is called with lines about the progress;
-    `quick` times fewer messages. Raises LabError, and UsageError for a bed that is too small.
+    Returns the argument of `dessim.calibrate.profile.fit_profile`. `on_status` is called with lines about the progress.
+    Raises LabError, and UsageError for a bed that is too small.
     """
     ranks = load_cluster(bed).n_gpus
     _require_ranks(ranks)
     on_status(f"calibrating on {bed}")
-    bench = bench_on_lab(bed, calibration_cases(ranks, quick), _BENCH_TIMEOUT_S)
+    bench = bench_on_lab(bed, calibration_cases(ranks), _BENCH_TIMEOUT_S)
     return {"cluster": bed, "where": this_machine(), "bench": bench}
 
 

@@ -48,9 +48,7 @@ def validate(request: ValidationRequest, on_status: OnStatus = ignore_status) ->
     _check_names(request.splits, known=SPLITS)
     table = read_cases()
     measured = request.measured
-    calibration = (
-        measured["calibration"] if measured else measure_on_lab(table["calibration"]["bed"], on_status, request.quick)
-    )
+    calibration = measured["calibration"] if measured else measure_on_lab(table["calibration"]["bed"], on_status)
     profile = fit_profile(calibration)
     measurements = {"calibration": calibration}
     outcomes = _fitted(profile) if "calibration" in request.splits else []

@@ -65,10 +65,10 @@ def print_summary(out: Path, result: Mapping[str, Any]) -> None:
 
 
 def _certificate(certificate: Mapping[str, Any]) -> str:
-    colour = "green" if certificate["ok"] else "RED"
+    verdict = "passed" if certificate["ok"] else "FAILED"
     equality = "equal to" if certificate["bytes_match"] else "NOT equal to"
     return (
-        f"{colour}: parameters within {certificate['max_param_diff']:.1e} of one process, bytes {equality} the formula"
+        f"{verdict}: parameters within {certificate['max_param_diff']:.1e} of one process, bytes {equality} the formula"
     )
 
 

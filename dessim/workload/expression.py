@@ -78,44 +78,24 @@ def names_in(node: Node) -> set[str]:
     return set()
 
 
-_OPERATIONS: dict[str, Callable[[float, float], float]] = {
-    "+": operator.add,
-    "-": operator.sub,
-    "*": operator.mul,
-    "/": operator.truediv,
-    "**": operator.pow,
-}
-_FUNCTIONS: dict[str, Callable[..., float]] = {
-    "min": min,
-    "max": max,
-    "ceil": math.ceil,
-    "floor": math.floor,
-    "log2": math.log2,
-}
+@dataclass(frozen=True, slots=True)
+class _Arithmetic:
+    """How expressions are evaluated: what makes a value of a number, and the operations and functions on values."""
+
+    number: Callable[[Any], Any]
+    operations: Mapping[str, Callable[[Any, Any], Any]]
+    functions: Mapping[str, Callable[..., Any]]
 
 
-def _value(name: str, values: Mapping[str, Any], text: str) -> Any:
-    if name not in values:
-        raise FormulaError(f"formula {text!r} needs {name!r}, which this trace or model does not give")
-    return values[name]
+_SCALARS = _Arithmetic(
+    float,
+    {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv, "**": operator.pow},
+    {"min": min, "max": max, "ceil": math.ceil, "floor": math.floor, "log2": math.log2},
+)
 
 
-def value_of(node: Node, values: Mapping[str, float], text: str) -> float:
-    """The value of an expression; `text` is its formula, for error messages. Raises what Python's arithmetic raises."""
-    match node:
-        case Number(value):
-            return float(value)
-        case Symbol(name):
-            return float(_value(name, values, text))
-        case Negative(operand):
-            return -value_of(operand, values, text)
-        case Chain(first, rest):
-            result = value_of(first, values, text)
-            for sign, operand in rest:
-                result = _OPERATIONS[sign](result, value_of(operand, values, text))
-            return result
-        case Call(function, arguments):
-            return float(_FUNCTIONS[function](*(value_of(argument, values, text) for argument in arguments)))
+def _array(value: Any) -> Array:
+    return np.asarray(value, dtype=np.float64)
 
 
 def _least(first: Array, second: Array, *others: Array) -> Array:
@@ -127,38 +107,54 @@ def _greatest(first: Array, second: Array, *others: Array) -> Array:
 
 
 # numpy's powers and logarithms may differ from math's in the last bit, so these call Python's for each element.
-_ARRAY_OPERATIONS: dict[str, Callable[[Array, Array], Array]] = {
-    "+": np.add,
-    "-": np.subtract,
-    "*": np.multiply,
-    "/": np.divide,
-    "**": np.vectorize(operator.pow, otypes=[np.float64]),
-}
-_ARRAY_FUNCTIONS: dict[str, Callable[..., Array]] = {
-    "min": _least,
-    "max": _greatest,
-    "ceil": lambda x: np.ceil(x),  # numpy's own would take a second argument as the place for its result
-    "floor": lambda x: np.floor(x),
-    "log2": np.vectorize(math.log2, otypes=[np.float64]),
-}
+_ARRAYS = _Arithmetic(
+    _array,
+    {
+        "+": np.add,
+        "-": np.subtract,
+        "*": np.multiply,
+        "/": np.divide,
+        "**": np.vectorize(operator.pow, otypes=[np.float64]),
+    },
+    {
+        "min": _least,
+        "max": _greatest,
+        "ceil": lambda x: np.ceil(x),  # numpy's own would take a second argument as the place for its result
+        "floor": lambda x: np.floor(x),
+        "log2": np.vectorize(math.log2, otypes=[np.float64]),
+    },
+)
+
+
+def value_of(node: Node, values: Mapping[str, float], text: str) -> float:
+    """The value of an expression; `text` is its formula, for error messages. Raises what Python's arithmetic raises."""
+    value: float = _evaluate(node, values, text, _SCALARS)
+    return value
 
 
 def array_value_of(node: Node, values: Mapping[str, float | Array], text: str) -> Array:
     """`value_of` elementwise, for arrays whose shapes broadcast."""
+    return _array(_evaluate(node, values, text, _ARRAYS))
+
+
+def _evaluate(node: Node, values: Mapping[str, Any], text: str, arithmetic: _Arithmetic) -> Any:
     match node:
         case Number(value):
-            return np.asarray(float(value))
+            return arithmetic.number(value)
         case Symbol(name):
-            return np.asarray(_value(name, values, text), dtype=np.float64)
+            if name not in values:
+                raise FormulaError(f"formula {text!r} needs {name!r}, which this trace or model does not give")
+            return arithmetic.number(values[name])
         case Negative(operand):
-            return -array_value_of(operand, values, text)
+            return -_evaluate(operand, values, text, arithmetic)
         case Chain(first, rest):
-            result = array_value_of(first, values, text)
+            result = _evaluate(first, values, text, arithmetic)
             for sign, operand in rest:
-                result = _ARRAY_OPERATIONS[sign](result, array_value_of(operand, values, text))
+                result = arithmetic.operations[sign](result, _evaluate(operand, values, text, arithmetic))
             return result
         case Call(function, arguments):
-            return _ARRAY_FUNCTIONS[function](*(array_value_of(argument, values, text) for argument in arguments))
+            evaluated = (_evaluate(argument, values, text, arithmetic) for argument in arguments)
+            return arithmetic.number(arithmetic.functions[function](*evaluated))
 
 
 _SIGNS: dict[type[ast.operator], str] = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.Pow: "**"}
@@ -178,7 +174,7 @@ def tree_of(tree: ast.expr, text: str, depth: int = 0) -> Node:
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _SIGNS:
             first = tree_of(left, text, depth + 1)
             return Chain(first, ((_SIGNS[type(op)], tree_of(right, text, depth + 1)),))
-        case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in _FUNCTIONS and args:
+        case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in _SCALARS.functions and args:
             return Call(name, tuple(tree_of(argument, text, depth + 1) for argument in args))
-    allowed = ", ".join(_FUNCTIONS)
+    allowed = ", ".join(_SCALARS.functions)
     raise FormulaError(f"formula {text!r}: {ast.unparse(tree)!r} is not arithmetic; use + - * / ** and {allowed}")

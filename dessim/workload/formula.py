@@ -128,7 +128,7 @@ class Formula:
         """
         try:
             with np.errstate(all="ignore"):
-                result = np.asarray(array_value_of(self._node, values, self.text), dtype=np.float64)
+                result = array_value_of(self._node, values, self.text)
         except (ZeroDivisionError, OverflowError, ValueError, TypeError) as error:
             raise FormulaError(f"formula {self.text!r} does not evaluate: {error}") from None
         unusable = ~(np.abs(result) <= MAX_VALUE)

@@ -47,6 +47,19 @@ def _id_counts() -> PlannedOp:
     return collective("id_counts", Phase.INPUT, Collective.ALL_TO_ALL, Traffic.CONTROL, COUNTS, "split_ids")
 
 
+def lookup_own(name: str, rows: Formula) -> PlannedOp:
+    """A worker reads `rows` distinct rows of its own samples from its own table."""
+    return compute(
+        name,
+        Phase.FORWARD,
+        "split_ids",
+        mem=rows * 2 * (k + W * s),
+        kernels=12,
+        keeps=rows * W * s,
+        table_rows=rows,
+    )
+
+
 def lookup_requested(dep: str, requested: Formula = u, rows: Formula = U / N) -> PlannedOp:
     """An owner receives `requested` keys, finds the distinct `rows` among them, and answers every key. Means."""
     return compute(

@@ -26,12 +26,13 @@ from dessim.workload.formula import Formula, group
 from dessim.workload.ids import ZipfLaw
 from dessim.workload.model import Model
 from dessim.workload.options import Expected, Options
-from dessim.workload.plan import Plan, PlannedOp, Traffic, collective, compute
+from dessim.workload.plan import Plan, PlannedOp, Traffic, collective
 from dessim.workload.strategies.parts import (
     dense_grad,
     dense_part,
     dense_weights,
     keys_to_owners,
+    lookup_own,
     lookup_requested,
     pool_local,
     scatter_local,
@@ -40,7 +41,7 @@ from dessim.workload.strategies.parts import (
     update_rows,
 )
 from dessim.workload.strategies.spec import StrategySpec
-from dessim.workload.symbols import EVEN_SHARE, LOCAL_SAMPLES, H, N, U, V, W, X, k, l, s, u, x
+from dessim.workload.symbols import EVEN_SHARE, LOCAL_SAMPLES, H, N, U, V, W, X, l, s, u, x
 
 LOOKS_AHEAD = "every worker reads the whole global batch, to deal out its samples; that time is not counted"
 
@@ -107,18 +108,7 @@ def hot_lookup(options: Options) -> Sequence[PlannedOp]:
     """The hot rows of a worker's own samples, which it finds in its own table."""
     if not options.hot_rows:
         return ()
-    hot = u - x
-    return (
-        compute(
-            "hot_lookup",
-            Phase.FORWARD,
-            "split_ids",
-            mem=hot * 2 * (k + W * s),
-            kernels=12,
-            keeps=hot * W * s,
-            table_rows=hot,
-        ),
-    )
+    return (lookup_own("hot_lookup", u - x),)
 
 
 def hot_grad(options: Options) -> Sequence[PlannedOp]:

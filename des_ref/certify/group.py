@@ -1,13 +1,13 @@
 """Runs the cases of a certificate: one group of processes for each number of ranks takes its cases one after another.
 
-Starting a process and importing torch takes seconds, a small case tenths of a second. When a rank dies, the other ranks
-of its group are killed, the case that was running is reported as failed, and a new group continues with the next case.
+A small case takes tenths of a second, so ranks are forked from a process that has imported everything. When a rank
+dies, the other ranks of its group are killed, the case that was running is reported as failed, and a new group
+continues with the next case.
 """
 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +24,7 @@ from des_ref.certify.case import SEED, Case, batches
 from des_ref.certify.compare import State, compare, reference_states
 from des_ref.cli import leave, say
 from des_ref.comm import Comm, open_comm
+from des_ref.forked import forking_context
 from dessim.errors import SimulationError
 from dessim.trace.schema import PREFETCH
 from dessim.workload.strategies import spec_of
@@ -86,7 +87,7 @@ def _named(case: Case, result: dict[str, Any]) -> dict[str, Any]:
 
 def _spawn(cases: list[Case], processes: int, count: _Count) -> tuple[list[dict[str, Any]], list[int | None]]:
     """Run cases in a new group until all are done or a rank dies. Returns their results, and the exit codes."""
-    context = multiprocessing.get_context("spawn")
+    context = forking_context(__name__)
     with tempfile.TemporaryDirectory() as scratch:
         rendezvous = _Rendezvous(Path(scratch) / "store", Path(scratch) / "results.jsonl", processes)
         ranks = [

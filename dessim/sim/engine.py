@@ -22,6 +22,7 @@ from dessim.errors import DeadlockError, OutOfTime, SimulationError
 from dessim.sim.collective import NetworkModel, Outcome
 from dessim.sim.core.blas import one_blas_thread
 from dessim.sim.core.bounds import COMPUTE
+from dessim.sim.core.clock import Clock
 from dessim.sim.core.cores import Cores
 from dessim.sim.core.device import Device
 from dessim.sim.core.recorder import Record, Span
@@ -196,7 +197,7 @@ def simulate(
     Raises CapacityError when the cluster is too small, DeadlockError when ranks wait for each other, OutOfTime, and
     SimulationError when a fault cuts ranks off for too long, or the packet network cannot run the workload.
     """
-    env = simpy.Environment()
+    env = Clock()
     progress = progress or Progress()
     routed = routed or RouteCache(cluster, folding)
     seats = seated(routed.cluster, workload.n_ranks, gpus)

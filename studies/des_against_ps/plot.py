@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -50,10 +50,15 @@ def in_study_folder() -> Iterator[None]:
         os.chdir(before)
 
 
-def compute(study: dict[str, Any], measured: dict[str, Any]) -> list[dict[str, Any]]:
-    """Predict every case; return one row per case, rounded to five digits so that all machines agree."""
+def cases_of(study: dict[str, Any]) -> list[StepCase]:
+    """The study's cases, all of them held out."""
+    return step_cases(study, ["held_out"], quick=False)
+
+
+def compute(cases: Sequence[StepCase], measured: dict[str, Any]) -> list[dict[str, Any]]:
+    """Predict the cases; return one row per case, rounded to five digits so that all machines agree."""
     transport = fit_profile(measured["calibration"]).transport
-    return [_row(case, measured, transport) for case in step_cases(study, ["held_out"], quick=False)]
+    return [_row(case, measured, transport) for case in cases]
 
 
 def _row(case: StepCase, measured: dict[str, Any], transport: Any) -> dict[str, Any]:
@@ -179,7 +184,7 @@ def main(arguments: list[str] | None = None) -> int:
     study = read_toml(HERE / "study.toml")
     measured = json.loads((HERE / "measured.json").read_text("utf-8"))
     with in_study_folder():
-        rows = compute(study, measured)
+        rows = compute(cases_of(study), measured)
     pairs = compared(rows)
     files = {
         "des_against_ps.csv": f"# {measured['machine']}\n" + data_csv(rows, (*CASE, *RESULTS)),

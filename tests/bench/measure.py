@@ -65,7 +65,8 @@ def _launch(limit_s: float, command: list[str]) -> dict[str, object]:
         began = time.monotonic()
         process = subprocess.Popen(command, stdout=out, stderr=err)
         os.sched_setaffinity(process.pid, {max(os.sched_getaffinity(0))})
-        resource.prlimit(process.pid, resource.RLIMIT_CPU, (math.ceil(limit_s), math.ceil(limit_s)))
+        limit = math.ceil(limit_s)
+        resource.prlimit(process.pid, resource.RLIMIT_CPU, (limit, limit + 1))
         timed_out = False
         while True:
             pid, status, usage = os.wait4(process.pid, os.WNOHANG)
@@ -77,9 +78,8 @@ def _launch(limit_s: float, command: list[str]) -> dict[str, object]:
             time.sleep(0.002)
         wall = time.monotonic() - began
         process.returncode = os.waitstatus_to_exitcode(status)
-        # The kernel kills the process at its limit of CPU time.
         cpu_s = usage.ru_utime + usage.ru_stime
-        timed_out = timed_out or (process.returncode == -signal.SIGKILL and cpu_s >= 0.9 * limit_s)
+        timed_out = timed_out or process.returncode == -signal.SIGXCPU
         texts = []
         for stream in (out, err):
             stream.seek(0)

@@ -32,7 +32,8 @@ def test_a_process_is_stopped_at_its_limit() -> None:
     assert asleep.timed_out and not asleep.ok and asleep.wall_s < 10
     busy = measure([sys.executable, "-c", "while True: pass"], 1)
     assert busy.timed_out and not busy.ok and busy.cpu_s < 3
-    assert busy.cpu_s >= 0.9 or busy.wall_s >= 5  # on a busy machine the limit of wall time comes first
+    # On a busy machine the limit of wall time comes first. The kernel's two counts of CPU time differ there.
+    assert busy.cpu_s >= 0.5 or busy.wall_s >= 5
 
 
 def test_a_missing_program_is_an_error() -> None:

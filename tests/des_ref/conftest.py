@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,15 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def forked_from_everything() -> None:
+    """Let the ranks of all tests start from one process that has imported what any of them need."""
+    from des_ref.forked import forking_context
+
+    forking_context("des_ref.certify.group", "pytest", "hypothesis")
+    forkserver.ensure_running()
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,12 @@ import torch
 
 from des_ref.cli import leave
 from des_ref.comm import Comm, open_comm
+from des_ref.forked import forking_context
 
 
 def on_ranks(ranks: int, folder: Path, work: Callable[[Comm], Any], limit_s: float = 90) -> list[Any]:
     """The results of `work`, a module-level function, on each rank; exchanged as JSON files in an empty `folder`."""
-    context = multiprocessing.get_context("spawn")
+    context = forking_context()
     processes = [context.Process(target=_rank, args=(rank, ranks, folder, work)) for rank in range(ranks)]
     for process in processes:
         process.start()

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from tests.pages import assert_same_page
+from tests.pages import TOLERANCE, assert_same_page
 
 STUDY = "des_against_ps"
 
 
 @pytest.mark.slow
-def test_it_reproduces_its_findings_and_changes_no_file(folder, plot, tmp_path):
+@pytest.mark.parametrize("part", range(3))
+def test_repeating_the_predictions_gives_the_expected_rows(plot, study, folder, expected, part):
+    measured = json.loads((folder / "measured.json").read_text())
+    with plot.in_study_folder():
+        cases = plot.cases_of(study)
+        rows = plot.compute(cases[part::3], measured)
+    assert len(cases) == len(expected["rows"])
+    for row, kept in zip(rows, expected["rows"][part::3], strict=True):
+        assert [row[key] for key in plot.CASE] == [kept[key] for key in plot.CASE]
+        assert [row[key] for key in plot.RESULTS] == pytest.approx([kept[key] for key in plot.RESULTS], rel=TOLERANCE)
+
+
+def test_the_page_shows_the_expected_rows(folder, plot, expected, tmp_path, monkeypatch):
+    monkeypatch.setattr(plot, "compute", lambda cases, measured: expected["rows"])
     assert plot.main(["--out", str(tmp_path)]) == 0
     for name in ("README.md", "des_against_ps.csv"):
         assert_same_page(tmp_path / name, folder / name)

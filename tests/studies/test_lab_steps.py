@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import json
 
 import numpy as np
 import pytest
 
-from tests.pages import assert_same_page
+from dessim.validate.outcome import Outcome
+from dessim.validate.run import ValidationRequest, validate
+from tests.pages import TOLERANCE, assert_same_page
 
 STUDY = "lab_steps"
 
@@ -16,15 +19,36 @@ def errors_of(rows):
     return np.array([float(row["predicted_s"]) / float(row["measured_s"]) - 1 for row in rows])
 
 
+@pytest.fixture(scope="module")
+def rows(folder):
+    return list(csv.DictReader((folder / "lab_steps.csv").read_text().splitlines()))
+
+
 @pytest.mark.slow
-def test_repeating_the_predictions_changes_no_file(folder, plot, tmp_path):
+@pytest.mark.parametrize("part", range(4))
+def test_repeating_the_predictions_gives_the_same_steps(folder, rows, part):
+    measured = json.loads((folder / "measured.json").read_text())
+    trained = measured["steps"]["trained"]
+    assert len(trained) == len(rows)
+    measured["steps"]["trained"] = {name: trained[name] for name in list(trained)[part::4]}
+    outcomes = validate(ValidationRequest(kinds=["steps"], measured=measured))
+    predicted = {outcome.name: outcome.predicted_s for outcome in outcomes if outcome.kind == "steps"}
+    kept = {row["name"]: float(row["predicted_s"]) for row in rows if row["name"] in measured["steps"]["trained"]}
+    assert predicted == pytest.approx(kept, rel=TOLERANCE)
+
+
+def test_the_page_shows_the_predictions(folder, plot, rows, tmp_path, monkeypatch):
+    kept = [
+        Outcome(row["name"], row["kind"], row["split"], float(row["predicted_s"]), float(row["measured_s"]))
+        for row in rows
+    ]
+    monkeypatch.setattr(plot, "validate", lambda request: kept)
     assert plot.main(["--out", str(tmp_path)]) == 0
     for name in ("README.md", "lab_steps.csv"):
         assert_same_page(tmp_path / name, folder / name)
 
 
-def test_the_answer_in_the_readme_agrees_with_the_findings(folder):
-    rows = list(csv.DictReader((folder / "lab_steps.csv").read_text().splitlines()))
+def test_the_answer_in_the_readme_agrees_with_the_findings(folder, rows):
     errors = np.abs(errors_of(rows))
     text = (folder / "README.md").read_text()
     assert f"By {100 * np.median(errors):.1f} % (median of {len(errors)} held-out steps" in text

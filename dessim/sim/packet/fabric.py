@@ -16,15 +16,14 @@ import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
-import simpy
 
 from dessim.cluster import Cluster
-from dessim.cluster.links import FloatArray
+from dessim.cluster.links import FloatArray, IntArray
 from dessim.errors import SimulationError
 from dessim.sim.core.bounds import LATENCY
+from dessim.sim.core.clock import Clock
 from dessim.sim.core.cores import Cores
 from dessim.sim.core.counters import Counters
 from dessim.sim.core.ticks import whole_bytes, whole_ticks
@@ -56,33 +55,10 @@ class Message:
 
 
 @dataclass(slots=True, eq=False)
-class _Connection:
-    """From GPU `pair[0]` to GPU `pair[1]`: messages that are not completely sent, and the bytes in flight."""
-
-    pair: Pair
-    queue: deque[Message] = field(default_factory=deque)
-    in_flight: float = 0.0
-
-
-@dataclass(slots=True, eq=False)
-class _Parcel:
-    """Two packets, one, or an acknowledgement, on the way along `route`; `hop` links are behind it.
-
-    `delivered` is called at the end. `history` notes the delays, for the last parcel of a message only.
-    """
-
-    pair: Pair
-    route: _Route
-    size: float
-    delivered: Callable[[], object]
-    history: list[tuple[str, float]] | None = None
-    hop: int = 0
-
-
-@dataclass(slots=True, eq=False)
 class _Link:
     """The parcels that wait for a link, by pair, and the pairs in the order of their turns.
 
+    `sending` is the parcel that is being sent; nothing waits for an idle link.
     `free_at` [s] is when the link would have finished had it never sent faster than its rate (token bucket, as in
     dessim/sim/fluid/buckets.py).
     """
@@ -93,41 +69,58 @@ class _Link:
     service_s: dict[float, float] = field(default_factory=dict)  # by size; packets come in a few sizes
     queues: dict[Pair, deque[_Parcel]] = field(default_factory=dict)
     turns: deque[Pair] = field(default_factory=deque)
-    busy: bool = False
+    sending: _Parcel | None = None
     free_at: float = -math.inf
-
-    def service(self, size: float) -> float:
-        """Seconds to send `size` bytes."""
-        if size not in self.service_s:
-            self.service_s[size] = whole_ticks(size / self.rate)
-        return self.service_s[size]
-
-
-class _Timer:
-    """The least that simpy needs of an event, for the million that a step of eight ranks takes."""
-
-    __slots__ = ("_ok", "callbacks")
-
-    def __init__(self, call: Callable[[object], object]) -> None:
-        self._ok = True
-        self.callbacks: list[Callable[[object], object]] | None = [call]
 
 
 @dataclass(slots=True, eq=False)
 class _Route:
     """Links from one GPU to another, seconds of propagation per hop, and the class of the slowest link."""
 
+    pair: Pair
     links: list[_Link]
     ids: list[int]
     hop_s: float
     slowest: str
 
 
+@dataclass(slots=True, eq=False)
+class _Connection:
+    """Messages over `route` that are not completely sent, and the bytes in flight; `back` is the opposite route.
+
+    `links` are those of both routes; `load` [link classes] is how often a byte and its acknowledgement cross a class.
+    """
+
+    route: _Route
+    back: _Route
+    links: IntArray
+    load: FloatArray
+    queue: deque[Message] = field(default_factory=deque)
+    in_flight: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class _Parcel:
+    """Two packets, one, or the acknowledgement of `carried` bytes, on the way along `route`; `hop` links are behind it.
+
+    `size` is what it takes of a link [bytes]. `last_of` is the message that ends with it, if one does.
+    """
+
+    connection: _Connection
+    route: _Route
+    size: float
+    carried: float
+    acknowledges: bool
+    last_of: Message | None = None
+    hop: int = 0
+
+
 class PacketFabric:
     """Moves messages over a cluster. `cores` are those that work on packets (None: not modelled)."""
 
-    def __init__(self, env: simpy.Environment, cluster: Cluster, cores: Cores | None = None) -> None:
+    def __init__(self, env: Clock, cluster: Cluster, cores: Cores | None = None) -> None:
         self.env = env
+        self._call_after = env.call_after
         self.cluster = cluster
         self.cores = cores
         self.counters = Counters(cluster.links)
@@ -138,6 +131,7 @@ class PacketFabric:
             _Link(kind, rate, whole_ticks(burst / rate))
             for kind, rate in zip(kinds, cluster.links.capacity.tolist(), strict=True)
         ]
+        self._ack_share = cluster.transport.ack_share
         self._core_s: dict[float, float] = {}  # seconds of a core per size of parcel
         self._routes: dict[Pair, _Route] = {}
         self._connections: dict[tuple[str, Pair], _Connection] = {}
@@ -146,7 +140,9 @@ class PacketFabric:
         """Queue a message behind earlier ones of its connection. Each `channel` has its own connections."""
         began = self.env.now
         message.size = message.unsent = whole_bytes(message.size)
-        loads = self._account(message)
+        connection = self._connection(channel, message.pair)
+        loads = message.size * connection.load
+        self.counters.begin(connection.links, loads)
         arrived = message.arrived
 
         def count_and_report(history: History) -> None:
@@ -154,20 +150,19 @@ class PacketFabric:
             arrived(history)
 
         message.arrived = count_and_report
-        connection = self._connections.setdefault((channel, message.pair), _Connection(message.pair))
         connection.queue.append(message)
         self._fill_window(connection)
 
-    def _account(self, message: Message) -> FloatArray:
-        """The bytes [link classes] with which a message and its acknowledgements load each link class."""
-        kinds = self.cluster.links.kind
-        n_classes = len(self.cluster.links.kinds)
-        there, back = self._route(message.pair), self._route(message.pair[::-1])
-        crossed = np.bincount(kinds[there.ids], minlength=n_classes)
-        returned = np.bincount(kinds[back.ids], minlength=n_classes)
-        loads: FloatArray = message.size * (crossed + self.cluster.transport.ack_share * returned)
-        self.counters.begin(np.array([*there.ids, *back.ids]), loads)
-        return loads
+    def _connection(self, channel: str, pair: Pair) -> _Connection:
+        if (channel, pair) not in self._connections:
+            kinds = self.cluster.links.kind
+            n_classes = len(self.cluster.links.kinds)
+            there, back = self._route(pair), self._route(pair[::-1])
+            crossed = np.bincount(kinds[there.ids], minlength=n_classes)
+            returned = np.bincount(kinds[back.ids], minlength=n_classes)
+            links = np.array([*there.ids, *back.ids])
+            self._connections[channel, pair] = _Connection(there, back, links, crossed + self._ack_share * returned)
+        return self._connections[channel, pair]
 
     def _route(self, pair: Pair) -> _Route:
         if pair not in self._routes:
@@ -179,7 +174,7 @@ class PacketFabric:
             ids = routes.link.tolist()
             links = [self._links[link] for link in ids]
             hop_s = whole_ticks(float(routes.latency[0]) / len(ids))
-            self._routes[pair] = _Route(links, ids, hop_s, min(links, key=lambda link: link.rate).kind)
+            self._routes[pair] = _Route(pair, links, ids, hop_s, min(links, key=lambda link: link.rate).kind)
         return self._routes[pair]
 
     def _fill_window(self, connection: _Connection) -> None:
@@ -189,74 +184,86 @@ class PacketFabric:
             size = min(message.unsent, _PACKETS_PER_ACK * MSS)
             message.unsent -= size
             last = message.unsent <= 0
-            route = self._route(connection.pair)
             if last:
                 connection.queue.popleft()
                 # Until now earlier bytes of the connection had to pass the slowest link of the route.
-                message.history.append((route.slowest, self.env.now))
+                message.history.append((connection.route.slowest, self.env.now))
                 message.sent(message.history)
             connection.in_flight += size
-            received = partial(self._received, connection, size, message if last else None)
-            self._arrive(_Parcel(connection.pair, route, size, received, message.history if last else None))
+            self._arrive(_Parcel(connection, connection.route, size, size, False, message if last else None))
 
-    def _received(self, connection: _Connection, size: float, ended: Message | None) -> None:
-        """A parcel is at its receiver, which acknowledges it; `ended` is the message whose last parcel it was."""
-        transport = self.cluster.transport
+    def _arrive(self, parcel: _Parcel) -> None:
+        """A parcel is at the next link of its route, or at its end."""
+        route = parcel.route
+        if parcel.hop == len(route.links):
+            self._deliver(parcel)
+            return
+        link = route.links[parcel.hop]
+        if link.sending is None:
+            self._serve(link, parcel)
+            return
+        queue = link.queues.get(route.pair)
+        if queue is None:
+            queue = link.queues[route.pair] = deque()
+        if not queue:
+            link.turns.append(route.pair)
+        queue.append(parcel)
+
+    def _deliver(self, parcel: _Parcel) -> None:
+        """A parcel is at its receiver, which acknowledges it, or an acknowledgement is back at the sender."""
+        connection = parcel.connection
+        size = parcel.carried
+        if parcel.acknowledges:
+            connection.in_flight -= size
+            self._fill_window(connection)
+            return
         if self.cores is not None:
             if size not in self._core_s:
-                self._core_s[size] = whole_ticks(size / transport.core_rate)
+                self._core_s[size] = whole_ticks(size / self.cluster.transport.core_rate)
             self.cores.carried(self._core_s[size])
-        back = connection.pair[::-1]
-        acknowledged = partial(self._acknowledged, connection, size)
-        self._arrive(_Parcel(back, self._route(back), size * transport.ack_share, acknowledged))
-        if ended is not None:
-            ended.arrived(ended.history)
+        self._arrive(_Parcel(connection, connection.back, size * self._ack_share, size, True))
+        message = parcel.last_of
+        if message is not None:
+            message.arrived(message.history)
 
-    def _acknowledged(self, connection: _Connection, size: float) -> None:
-        connection.in_flight -= size
-        self._fill_window(connection)
-
-    def _arrive(self, parcel: _Parcel, timer: object = None) -> None:
-        """A parcel is at the next link of its route, or at its end."""
-        links = parcel.route.links
-        if parcel.hop == len(links):
-            parcel.delivered()
-            return
-        link = links[parcel.hop]
-        queue = link.queues.setdefault(parcel.pair, deque())
-        if not queue:
-            link.turns.append(parcel.pair)
-        queue.append(parcel)
-        if not link.busy:
-            self._serve(link)
-
-    def _serve(self, link: _Link) -> None:
-        """The link is idle: send the parcel of the next pair. A link that was idle first sends its burst at once."""
-        while link.turns:
-            pair = link.turns.popleft()
-            parcel = link.queues[pair].popleft()
-            if link.queues[pair]:
-                link.turns.append(pair)
-            now = self.env.now
-            link.free_at = max(link.free_at, now - link.burst_s) + link.service(parcel.size)
-            if link.free_at > now:
-                link.busy = True
-                self._after(link.free_at - now, partial(self._served, link, parcel))
-                return
+    def _serve(self, link: _Link, parcel: _Parcel) -> None:
+        """The link is idle: send the parcel. A link that was idle for a while first sends its burst at once."""
+        now = self.env.now
+        free_at = link.free_at
+        burst_from = now - link.burst_s
+        if free_at < burst_from:
+            free_at = burst_from
+        size = parcel.size
+        seconds = link.service_s.get(size)
+        if seconds is None:
+            seconds = link.service_s[size] = whole_ticks(size / link.rate)
+        link.free_at = free_at = free_at + seconds
+        if free_at > now:
+            link.sending = parcel
+            self._call_after(free_at - now, self._served, link)
+        else:
             self._leave(link, parcel)
 
-    def _served(self, link: _Link, parcel: _Parcel, timer: object) -> None:
-        link.busy = False
+    def _served(self, link: _Link) -> None:
+        """The link has sent a parcel: send those of the next pairs, until one takes time."""
+        parcel = link.sending
+        link.sending = None
+        assert parcel is not None
         self._leave(link, parcel)
-        self._serve(link)
+        turns = link.turns
+        while turns and link.sending is None:
+            pair = turns.popleft()
+            queue = link.queues[pair]
+            following = queue.popleft()
+            if queue:
+                turns.append(pair)
+            self._serve(link, following)
 
     def _leave(self, link: _Link, parcel: _Parcel) -> None:
         parcel.hop += 1
         hop_s = parcel.route.hop_s
-        if parcel.history is not None:
-            parcel.history.append((link.kind, self.env.now))
-            parcel.history.append((LATENCY, self.env.now + hop_s))
-        self._after(hop_s, partial(self._arrive, parcel))
-
-    def _after(self, seconds: float, call: Callable[[object], object]) -> None:
-        self.env.schedule(_Timer(call), delay=seconds)  # type: ignore[arg-type]
+        message = parcel.last_of
+        if message is not None:
+            message.history.append((link.kind, self.env.now))
+            message.history.append((LATENCY, self.env.now + hop_s))
+        self._call_after(hop_s, self._arrive, parcel)

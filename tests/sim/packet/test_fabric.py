@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import simpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dessim.cluster import Cluster, load_cluster
 from dessim.errors import SimulationError
+from dessim.sim.core.clock import Clock
 from dessim.sim.core.cores import Cores
 from dessim.sim.core.counters import Counters
 from dessim.sim.packet.fabric import MSS, Message, PacketFabric
@@ -30,7 +30,7 @@ def bed(cluster: Cluster = BED, **transport: Any) -> Cluster:
 
 def sent(cluster: Cluster, messages: list[tuple[str, int, int, float]]) -> tuple[list[float], list[float], Counters]:
     """When each message (channel, source, destination, bytes) was sent and when it arrived, if all start at time 0."""
-    env = simpy.Environment()
+    env = Clock()
     fabric = PacketFabric(env, cluster, Cores(env, 2))
     left = [-1.0] * len(messages)
     arrived = [-1.0] * len(messages)

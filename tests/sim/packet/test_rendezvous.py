@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import simpy
 
+from dessim.sim.core.clock import Clock
 from dessim.sim.core.cores import Cores
 from dessim.sim.packet.fabric import PacketFabric
 from dessim.sim.packet.rendezvous import RendezvousChannels
@@ -18,7 +19,7 @@ Process = Generator[simpy.Event, object, None]
 
 def run(*ranks: Any, **transport: float) -> list[float]:
     """When the process of each rank, a function of (environment, channels), finishes."""
-    env = simpy.Environment()
+    env = Clock()
     fabric = PacketFabric(env, bed(**transport), Cores(env, 2))
     channels = RendezvousChannels(fabric, "g", [0, 1])
     ends = [-1.0] * len(ranks)

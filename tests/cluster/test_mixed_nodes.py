@@ -83,6 +83,14 @@ def test_rails_of_servers_with_fewer_nics() -> None:
     assert layer is not None and layer.count == 4 + 2
 
 
+def over_own_nics(cluster: Cluster, graph: nx.DiGraph, gpus: list[int]) -> nx.DiGraph:
+    """The graph without NVLink and without NICs of other GPUs; a PCIe switch may connect those, too."""
+    nodes, nics = cluster.node_of(gpus), cluster.wiring.nic_of(np.array(gpus))
+    numbers = nics - cluster.wiring.first_nic()[nodes]
+    own = {f"node{node}/nic{number}" for node, number in zip(nodes.tolist(), numbers.tolist(), strict=True)}
+    return graph.subgraph(v for v in graph if "nvswitch" not in v and ("/nic" not in v or v in own))
+
+
 @settings(max_examples=100, deadline=None)
 @given(mixed_clusters(), st.data())
 def test_routes_are_real_and_shortest_paths(cluster: Cluster, data: st.DataObject) -> None:
@@ -93,7 +101,7 @@ def test_routes_are_real_and_shortest_paths(cluster: Cluster, data: st.DataObjec
         assert_route_is_a_path(cluster, graph, src, dst)
         same_node = len(set(cluster.node_of([src, dst]).tolist())) == 1
         if same_node or not cluster.fabric.rail_aware:  # changing rail over NVLink is a detour
-            walked = graph if same_node else graph.subgraph(v for v in graph if "nvswitch" not in v)
+            walked = graph if same_node else over_own_nics(cluster, graph, [src, dst])
             routes = cluster.routes([src], [dst])
             levels = cluster.links.src[routes.link]
             hops = len(nx.shortest_path(walked, f"gpu{src}", f"gpu{dst}")) - 1

@@ -26,7 +26,7 @@ KINDS: dict[str, CaseRunner] = {"collectives": run_collectives, "steps": run_ste
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValidationRequest:
-    """The cases to run, by kind and split; `quick` keeps a few of each.
+    """The cases to run, by kind and split; `quick` keeps a few of each, and calibrates on a smaller bed.
 
     With `measured`, the content of a file that `save` named in an earlier run, nothing is measured and no privileges
     are needed.
@@ -48,7 +48,8 @@ def validate(request: ValidationRequest, on_status: OnStatus = ignore_status) ->
     _check_names(request.splits, known=SPLITS)
     table = read_cases()
     measured = request.measured
-    calibration = measured["calibration"] if measured else measure_on_lab(table["calibration"]["bed"], on_status)
+    bed = table["calibration"]["quick_bed" if request.quick else "bed"]
+    calibration = measured["calibration"] if measured else measure_on_lab(bed, on_status)
     profile = fit_profile(calibration)
     measurements = {"calibration": calibration}
     outcomes = _fitted(profile) if "calibration" in request.splits else []

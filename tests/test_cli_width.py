@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 from pathlib import Path
@@ -27,8 +28,8 @@ COMMANDS = {
         *("--what-if", "2x:nic_rate"),
     ),
     "project with servers": (
-        *("project", "--model", "deepfm", "--strategy", "ps_async", "--cluster", RAIL, "--gpus", "16"),
-        *("--servers", "4", "--staleness", "4"),
+        *("project", "--model", "deepfm", "--strategy", "ps_async", "--cluster", RAIL, "--gpus", "8"),
+        *("--servers", "2", "--staleness", "4"),
     ),
     "collective": ("collective", "all_reduce", "--cluster", RAIL, "--gpus", "16", "--size", "1MiB,1GiB"),
     "replay": ("replay", TRACE, "--cluster", V100),
@@ -44,6 +45,7 @@ COMMANDS = {
 }
 
 
+@functools.cache
 def output(command: tuple[str, ...], width: int) -> str:
     result = CliRunner().invoke(app, list(command), env={"COLUMNS": str(width)})
     assert result.exit_code == 0, result.stderr

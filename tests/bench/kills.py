@@ -87,12 +87,16 @@ keep = 3
 
 @dataclass(frozen=True)
 class Case:
-    """A training of `steps` steps of a strategy, with a checkpoint each `every` steps, in `folder`."""
+    """A training of `steps` steps of a strategy, with a checkpoint each `every` steps, in `folder`.
+
+    `silence` are the seconds that a rank waits for a silent peer.
+    """
 
     folder: Path
     strategy: str
     steps: int
     every: int
+    silence: float = SILENCE_S
 
     def start(self, name: str, ranks: int, steps: int = 0) -> Run:
         """Start the run of this name, or resume it from its newest checkpoint."""
@@ -103,7 +107,7 @@ class Case:
         model = self.folder / "model.toml"
         config = self.folder / "run.toml"
         model.write_text(MODEL)
-        config.write_text(SETTINGS.format(model=model, strategy=self.strategy, silence=SILENCE_S, every=self.every))
+        config.write_text(SETTINGS.format(model=model, strategy=self.strategy, silence=self.silence, every=self.every))
         folder = str(self.checkpoints(name))
         arguments = ["--config", str(config), "--device", "cpu", "--checkpoint", folder, "--resume"]
         return [*arguments, "--epoch-log", str(self.log(name)), "--steps", str(steps or self.steps)]

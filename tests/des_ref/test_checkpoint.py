@@ -130,7 +130,7 @@ def test_every_dense_optimizer_resumes_bit_identically(dense: str, tiny: Path, t
 
 @pytest.mark.slow
 def test_a_run_killed_three_times_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
-    case = Case(tmp_path, "des_reduce_scatter", 60, 4)
+    case = Case(tmp_path, "des_reduce_scatter", 60, 4, silence=6.0)
     case.finish("undisturbed", 2)
     done = kill_often(case, "killed", 2, 3, random.Random(1))
     assert done.total() == 3 and compare(case, "killed", "undisturbed") == (0, [])

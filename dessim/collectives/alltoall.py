@@ -1,6 +1,10 @@
 """all_to_all on one level: pairwise (one shift per stage) and direct (all messages at once, as in gloo and NCCL).
 
 For uneven exchanges `sizes[i, j]` is the number of bytes from rank i to rank j; without it each pair moves S/n.
+
+Where some ranks send (or receive) more than others, but each in equal parts, an exchange is an even one of the least
+total, then the `excess` of those ranks. In NCCL and gloo all messages start together. The busiest port is busy from
+beginning to end either way, so the time is the same unless switches above the NICs are the bottleneck.
 """
 
 from __future__ import annotations
@@ -33,6 +37,28 @@ def pairwise_all_to_all(layout: Layout, size: float, sizes: Floats | None = None
             size=np.full(n, size / n) if sizes is None else sizes[ranks, dst],
             carries=lambda _, hop=hop: [[all_to_all_chunk(n, i, (i + hop) % n)] for i in range(n)],  # type: ignore[misc]
         )
+
+
+def excess(totals: Floats, received: bool) -> Iterator[Stage]:
+    """The stage that follows an even exchange: what ranks send (with `received`: receive) beyond the least total.
+
+    `totals[i]` are the bytes that rank i exchanges with all n ranks, itself included, in equal parts.
+    """
+    n = len(totals)
+    least = float(totals.min())
+    busy = np.flatnonzero(totals > least)
+    if not len(busy):
+        return
+    one, other = (ends.ravel() for ends in np.meshgrid(busy, np.arange(n), indexing="ij"))
+    distinct = one != other
+    one, other = one[distinct], other[distinct]
+    yield Stage(
+        pattern=("excess", received, busy.tobytes()),
+        src=other if received else one,
+        dst=one if received else other,
+        size=(totals[one] - least) / n,
+        continues=least > 0,
+    )
 
 
 def direct_all_to_all(layout: Layout, size: float, sizes: Floats | None = None) -> Iterator[Stage]:

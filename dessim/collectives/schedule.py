@@ -102,6 +102,8 @@ class Stage:
     leaves as soon as the same part of this one has arrived. A repetition then lasts as long as its data drains, or as
     long as one part takes with its latency, overhead and sum, whichever is longer.
 
+    With `continues` its messages are the rest of those of the stage before, and cost no further overhead.
+
     `after[i]` is the message of the same repetition that message i waits for (-1: none). A message that waits for no
     other leaves `begins[i]` seconds after the stage has begun.
     """
@@ -116,6 +118,7 @@ class Stage:
     pieces: int = 0
     trees: Trees | None = None
     in_flight: int = 1
+    continues: bool = False
     after: Ints | None = None
     begins: Floats | None = None
 

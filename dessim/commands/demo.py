@@ -43,7 +43,7 @@ TRACEABLE = tuple(spec.name for spec in PLANS.values() if not spec.dedicated_ser
 TRACE_STEPS = 30
 BATCH = 1024  # samples of a training step on this machine, over all ranks
 REFERENCE_AUC = {"ml-100k": 0.785}  # plain one-process DeepFM with Adam, random 80/10/10 split
-PROJECTED_STRATEGIES = ("des_all_reduce", "des_reduce_scatter", "table_wise", "ps_sync")
+PROJECTED_STRATEGIES = ("des_all_reduce", "des_reduce_scatter", "table_wise", "row_all_to_all", "ps_sync")
 PROJECTED_GPUS = (8, 64, 256, 1024)
 PROJECTED_CLUSTER = "h100-8x_rail_128"
 PROJECTED_BATCH_PER_GPU = 4096
@@ -161,7 +161,7 @@ def _project(trace: Trace, target: Cluster) -> list[dict[str, Any]]:
     )
     rows = run_projection(request)
     json_rows = [row.to_json() for row in rows]
-    fitting = [row for row in rows if isinstance(row, Projection)]
+    fitting = [row for row in rows if isinstance(row, Projection) and not row.is_lower_bound]
     best = max(fitting, key=lambda row: (row.gpus, row.samples_per_s))
     if best.gpus == PROJECTED_GPUS[-1]:
         changes = parse_changes(ALL, target)

@@ -14,6 +14,7 @@ from typing import TypedDict, Unpack
 
 from dessim.cluster import Cluster
 from dessim.commands.support.dedicated_servers import Servers, check_servers, step_with_servers
+from dessim.commands.support.guard import busiest_bytes, least_step
 from dessim.commands.support.projection import Misfit, Projection
 from dessim.commands.support.step import durations_of, step_of, to_host
 from dessim.errors import CapacityError, UsageError
@@ -27,6 +28,7 @@ from dessim.units import format_bandwidth, format_size
 from dessim.workload.codecs import CodecConfig
 from dessim.workload.coded_plan import coded
 from dessim.workload.memory import memory_of, require, require_servers, served_memory, spill_of
+from dessim.workload.owners import owners_of
 from dessim.workload.plan import Plan, Traffic
 from dessim.workload.scale import Job
 from dessim.workload.server_roles import moved
@@ -183,7 +185,8 @@ def _row(
     job = request.job
     cluster = routed.cluster
     symbols = plan.symbols(job.symbols(n_gpus, request.batch_per_worker))
-    memory = memory_of(plan, symbols)
+    owners = owners_of(plan, job.model, symbols)
+    memory = memory_of(plan, symbols, owners)
     batch = round(symbols["B"])
     gpus = [gpu for gpu, _ in cluster.devices(range(n_gpus))]
     job_name = _job_name(job, plan, n_gpus)
@@ -194,7 +197,7 @@ def _row(
         return Misfit(n_gpus, plan.strategy, batch, memory, str(error))
     # `to_host` has required that all GPUs are identical where rows may spill.
     spill = spill_of(plan, job.model, memory, symbols, gpus[-1].memory, host_bandwidth) if host_bandwidth else None
-    workload, compute_source = step_of(job, cluster, plan, symbols, spill)
+    workload, compute_source = step_of(job, cluster, plan, symbols, owners, spill)
     scenario = request.scenario
     record = simulate(
         cluster,
@@ -205,11 +208,14 @@ def _row(
         faults=scenario.faults if scenario is not None else None,
         network=request.network,
     )
+    split = breakdown(record)
+    least = least_step(job, cluster, plan, symbols, owners)
+    least.require(split.step_time_s, job_name)
     return Projection(
         gpus=n_gpus,
         strategy=plan.strategy,
         batch=batch,
-        breakdown=breakdown(record),
+        breakdown=split,
         bytes_per_worker=plan.sent_bytes(symbols),
         bytes_by_traffic={str(t): plan.sent_bytes(symbols, t) for t in Traffic if t is not Traffic.NONE},
         provenance=_provenance(request, plan, n_gpus, compute_source, host_bandwidth if spill else None),
@@ -218,6 +224,9 @@ def _row(
         memory=memory,
         spill=spill,
         record=record,
+        is_lower_bound=plan.is_lower_bound,
+        least=least,
+        busiest_bytes=busiest_bytes(plan, symbols, owners),
     )
 
 

@@ -22,6 +22,7 @@ from dessim.sim.progress import Progress
 from dessim.trace.schema import Collective
 from dessim.workload.memory import memory_of, require
 from dessim.workload.model import load_model
+from dessim.workload.owners import owners_of
 from dessim.workload.scale import Job
 from dessim.workload.strategies import find_spec
 from dessim.workload.strategies import plan as plan_of
@@ -184,8 +185,9 @@ def _price(table: JobTable, cluster: Cluster) -> _PricedJob:
     gpu = cluster.device(range(cluster.n_gpus), "dessim tenants")
     symbols = plan.symbols(job.symbols(table.n_gpus, table.batch_per_worker))
     job_name = f"job {table.name!r}, {plan.strategy} of {job.model.name} on {table.n_gpus:,} GPUs"
-    require(memory_of(plan, symbols), gpu.memory, gpu.name, job_name, symbols)
-    workload, compute_source = step_of(job, cluster, plan, symbols)
+    owners = owners_of(plan, job.model, symbols)
+    require(memory_of(plan, symbols, owners), gpu.memory, gpu.name, job_name, symbols)
+    workload, compute_source = step_of(job, cluster, plan, symbols, owners)
     tenant = Tenant(
         name=table.name,
         workload=workload,

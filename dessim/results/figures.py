@@ -24,7 +24,7 @@ from dessim.results.axes import (
     time_unit,
 )
 from dessim.results.labels import link_pair
-from dessim.results.rows import Row, require_rows
+from dessim.results.rows import Row, contenders, require_rows
 from dessim.results.style import FAINT, INK, LINK_COLORS, house_style
 from dessim.results.svg import finish
 from dessim.units import format_count, format_size, format_time
@@ -42,7 +42,8 @@ def throughput(rows: Sequence[Row], path: Path | None = None) -> str:
     with house_style() as plt:
         figure, axes = plt.subplots(figsize=(6.4, 3.7))
         first = min(r["gpus"] for r in require_rows(rows))
-        start = max(r["samples_per_s"] for r in rows if r["gpus"] == first)
+        at_first = [r for r in rows if r["gpus"] == first]
+        start = max(r["samples_per_s"] for r in contenders(at_first) or at_first)
         scales = sorted({r["gpus"] for r in rows})
         axes.plot(scales, [start * g / first for g in scales], ls=(0, (2, 2)), lw=1, color=FAINT, label="linear")
         strategy_lines(axes, rows, "samples_per_s")

@@ -17,7 +17,7 @@ from dessim.files import write_text
 from dessim.results import figures
 from dessim.results.critical_path import fold_short_ops
 from dessim.results.labels import bound_label, link_label
-from dessim.results.rows import Row, fitting
+from dessim.results.rows import Row, contenders, fitting
 from dessim.results.style import strategy_label, style_of
 from dessim.results.svg import inline
 from dessim.units import format_count, format_size, format_time, percent
@@ -59,8 +59,8 @@ def fastest_by_scale(rows: Sequence[Row], uncertainty: float) -> list[FastestStr
     `uncertainty` is the relative error to assume for rows without an `error_bar`.
     """
     fastest = []
-    for gpus in sorted({row["gpus"] for row in rows}):
-        ranked = sorted((r for r in rows if r["gpus"] == gpus), key=lambda r: -r["samples_per_s"])
+    for gpus in sorted({row["gpus"] for row in contenders(rows)}):
+        ranked = sorted((r for r in contenders(rows) if r["gpus"] == gpus), key=lambda r: -r["samples_per_s"])
         if len(ranked) == 1:
             fastest.append(FastestStrategy(gpus, ranked[0]["strategy"]))
             continue
@@ -77,9 +77,11 @@ def answer(result: Mapping[str, Any]) -> str:
     if not rows:
         return "Nothing was projected, so this report compares no strategies."
     fastest = fastest_by_scale(rows, _uncertainty(result))
+    if not fastest:
+        return "Only lower bounds were projected, so this report compares no strategies."
     blocks = [list(block) for _, block in groupby(fastest, key=lambda f: (f.strategy, f.is_tie))]
     sentences = [f"On {result['projection_cluster']}: " + "; ".join(map(_clause, blocks)) + "."]
-    at_largest = [r for r in rows if r["gpus"] == fastest[-1].gpus]
+    at_largest = [r for r in contenders(rows) if r["gpus"] == fastest[-1].gpus]
     best = max(at_largest, key=lambda r: r["samples_per_s"])
     exposed = best["exposed_comm_s"] / best["step_time_s"]
     sentences.append(

@@ -15,6 +15,11 @@ def fitting(rows: Iterable[Row]) -> list[Row]:
     return [row for row in rows if not row.get("does_not_fit")]
 
 
+def contenders(rows: Iterable[Row]) -> list[Row]:
+    """The rows that may be called the fastest: those with times, except lower bounds."""
+    return [row for row in fitting(rows) if not row.get("lower_bound")]
+
+
 def data_csv(rows: Iterable[Row], columns: Sequence[str], nested: Sequence[str] = ()) -> str:
     """Rows as CSV. Dicts inside rows (`nested`) become columns: `bytes_by_traffic.ids` is column `bytes_ids`."""
     rows = list(rows)

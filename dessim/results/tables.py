@@ -20,7 +20,7 @@ from rich.text import Text
 from dessim.files import write_text
 from dessim.results.fitted_table import FittedTable, Layout
 from dessim.results.labels import bound_label
-from dessim.results.rows import Row, data_csv, fitting
+from dessim.results.rows import Row, contenders, data_csv
 from dessim.results.style import strategy_label
 from dessim.units import format_count, format_size, format_time, percent
 
@@ -55,6 +55,8 @@ PROJECTION_COLUMNS = (
     "provenance_servers",
     "does_not_fit",
 )
+_NOTABLE = 1.05
+"""The busiest worker is shown if it sends this many times the mean."""
 _UNLIMITED = 10_000  # columns; wider than any of our tables
 
 
@@ -91,7 +93,7 @@ _PROJECTION_LAYOUT = Layout(
 
 
 def projection_table(rows: Sequence[Row], full_version: str = "--csv or --json") -> FittedTable:
-    """Projected steps, one block per number of GPUs, with the fastest of each block marked.
+    """Projected steps, one block per number of GPUs, with the fastest of each block marked; lower bounds do not count.
 
     Columns for error bars, spilled rows and parameter servers appear only if some row has them. A job that does not fit
     its GPUs shows its memory and no times. `full_version`: the options that print every column, for narrow terminals.
@@ -100,7 +102,7 @@ def projection_table(rows: Sequence[Row], full_version: str = "--csv or --json")
     layout = replace(_PROJECTION_LAYOUT, full_version=full_version)
     table = FittedTable(("GPUs", "strategy", *columns), layout, caption="* fastest at this scale")
     fastest: dict[int, float] = {}
-    for row in fitting(rows):
+    for row in contenders(rows):
         fastest[row["gpus"]] = max(row["samples_per_s"], fastest.get(row["gpus"], 0.0))
     previous = None
     for row in rows:
@@ -114,10 +116,17 @@ def projection_table(rows: Sequence[Row], full_version: str = "--csv or --json")
             shown = {"step": "does not fit", "memory/GPU": format_size(row["memory_bytes"])}
             table.add_texts([gpus, label, *(shown.get(name, "") for name in columns)])
             continue
-        is_fastest = row["samples_per_s"] == fastest[row["gpus"]]
+        is_fastest = not row.get("lower_bound") and row["samples_per_s"] == fastest[row["gpus"]]
         cells = [gpus, f"{label} *" if is_fastest else label, *(text_of(row) for text_of in columns.values())]
         table.add_texts(cells, style="bold" if is_fastest else None)
     return table
+
+
+def _sent(row: Row) -> str:
+    """The bytes that a worker sends, and the most that any worker sends where these differ."""
+    mean, most = row["bytes_per_worker"], row.get("busiest_worker_bytes") or 0.0
+    at_most = f", max {format_size(most, 3)}" if most > _NOTABLE * mean else ""
+    return format_size(mean) + at_most
 
 
 def _projection_columns(rows: Sequence[Row]) -> dict[str, Callable[[Row], str]]:
@@ -125,7 +134,7 @@ def _projection_columns(rows: Sequence[Row]) -> dict[str, Callable[[Row], str]]:
     columns: dict[str, Callable[[Row], str]] = {
         "step": lambda row: format_time(row["step_time_s"]),
         "samples/s": lambda row: format_count(row["samples_per_s"]),
-        "sent/worker": lambda row: format_size(row["bytes_per_worker"]),
+        "sent/worker": _sent,
         "memory/GPU": lambda row: format_size(row["memory_bytes"]),
     }
     if any(row.get("spill") for row in rows):

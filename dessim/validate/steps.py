@@ -85,7 +85,7 @@ def predict(case: StepCase, captured: Captured, transport: Transport, cores: int
     plan = plan_of(case.strategy, captured.job.model)
     plan = plan.pipelined() if case.pipeline else plan
     symbols = plan.symbols(captured.job.symbols(case.workers, case.batch))
-    workload = workload_from_plan(plan, symbols, captured.durations(plan, symbols), _SIMULATED_STEPS)
+    workload = workload_from_plan(plan, symbols, [captured.durations(plan, symbols)], _SIMULATED_STEPS)
     network: NetworkName = "packet" if supports_packet_model(transport) else "fluid"
     record = simulate(cluster, workload.uneven(captured.spread), cores=cores, network=network)
     windows = step_windows(record)

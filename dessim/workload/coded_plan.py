@@ -23,7 +23,7 @@ from dessim.trace.schema import Collective
 from dessim.workload.codecs import Buffer, CodecConfig, CodecSpec, Sum, Work
 from dessim.workload.formula import ONE, Formula, as_factor, ceil, group, product_of, symbol
 from dessim.workload.model import Model
-from dessim.workload.plan import Plan, PlannedOp, Traffic, collective, compute
+from dessim.workload.plan import OwnerRole, Plan, PlannedOp, Traffic, collective, compute
 from dessim.workload.symbols import COUNTS, N, s
 
 BUFFERS = {
@@ -131,7 +131,8 @@ def _exchange(op: PlannedOp, c: CodedOp) -> tuple[list[PlannedOp], list[PlannedO
         whole = product_of(rows, width + c.exact_width, s)
         encoding = encoding.plus(kernels=2, mem=2 * whole)
     last = f"{name}_encode"
-    before = [_compute(op, last, op.deps, encoding, keeps=c.size(rows, width))]
+    by_owner, for_owner = op.role is OwnerRole.SENDS, op.role is OwnerRole.RECEIVES
+    before = [_compute(op, last, op.deps, encoding, c.size(rows, width), by_owner)]
     if codec.varies:
         one_by_one = op.collective in (Collective.ALL_TO_ALL, Collective.REDUCE_SCATTER)
         announce = Collective.ALL_TO_ALL if one_by_one else Collective.ALL_GATHER
@@ -174,7 +175,7 @@ def _exchange(op: PlannedOp, c: CodedOp) -> tuple[list[PlannedOp], list[PlannedO
         ready.append(f"{name}_wide")
     decoding = _cost(c, codec.decode, arriving_rows, width)
     decoded = product_of(arriving_rows, width, s)
-    after.append(_compute(op, f"{name}_decode", tuple(ready), decoding, keeps=decoded))
+    after.append(_compute(op, f"{name}_decode", tuple(ready), decoding, decoded, for_owner))
     return before, after
 
 
@@ -197,9 +198,12 @@ def _cost(c: CodedOp, work: Work, rows: Formula, width: Formula) -> _Cost:
     return _Cost(work.kernels, work.flops * values, work.touches * values * s + c.size(rows, width))
 
 
-def _compute(op: PlannedOp, name: str, deps: tuple[str, ...], cost: _Cost, keeps: Formula) -> PlannedOp:
+def _compute(
+    op: PlannedOp, name: str, deps: tuple[str, ...], cost: _Cost, keeps: Formula, owned: bool = False
+) -> PlannedOp:
+    """`owned`: whether the work is that of an owner."""
     planned = compute(name, op.phase, *deps, flops=cost.flops, mem=cost.mem, kernels=cost.kernels, keeps=keeps)
-    return replace(planned, part_of=op.name)
+    return replace(planned, part_of=op.name, role=OwnerRole.WORKS if owned else OwnerRole.NONE)
 
 
 def _collective(op: PlannedOp, name: str, kind: Collective, size: Formula, *deps: str) -> PlannedOp:

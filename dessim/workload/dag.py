@@ -13,6 +13,23 @@ WORLD = "world"  # the group of all ranks
 
 
 @dataclass(frozen=True, slots=True)
+class Loads:
+    """An all_to_all whose ranks send, or receive, different totals, each in equal parts.
+
+    `totals` [group size]: the bytes that each member sends to all members, itself included; with `received`, the bytes
+    that it receives from all members.
+    """
+
+    totals: tuple[float, ...]
+    received: bool
+
+    def sent_by(self, member: int) -> tuple[float, ...]:
+        """The bytes that `member` sends to each member [group size]."""
+        n = len(self.totals)
+        return tuple(total / n for total in self.totals) if self.received else (self.totals[member] / n,) * n
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """One op to simulate.
 
@@ -21,6 +38,7 @@ class Task:
     `duration`: seconds that a compute task takes.
     `size`: S [bytes] of a collective (dessim.trace.schema).
     `splits` [group size]: bytes that the rank sends to each member of the group, where these differ.
+    `loads`: what every member sends or receives, where totals differ between members. It replaces `size` and `splits`.
 
     Tasks of different ranks belong to the same collective if `group`, `step` and `name` agree.
     """
@@ -37,6 +55,7 @@ class Task:
     group: str | None = None
     size: float = 0.0
     splits: tuple[float, ...] | None = None
+    loads: Loads | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,27 +1,53 @@
-"""A strategy's plan as a workload. All ranks run the same ops, so one rank class stands for all of them."""
+"""A strategy's plan as a workload, with a rank class for each kind of owner."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from dessim.trace.schema import Kind
-from dessim.workload.dag import WORLD, RankClass, Task, Workload
-from dessim.workload.plan import Plan
+from dessim.workload.dag import WORLD, Loads, RankClass, Task, Workload
+from dessim.workload.owners import Owner
+from dessim.workload.plan import OwnerRole, Plan, PlannedOp
+
+Symbols = Mapping[str, float]
 
 
 def workload_from_plan(
-    plan: Plan, symbols: Mapping[str, float], durations: Mapping[str, float], steps: int = 1
+    plan: Plan,
+    symbols: Symbols,
+    durations: Sequence[Mapping[str, float]],
+    steps: int = 1,
+    owners: Sequence[Owner] | None = None,
 ) -> Workload:
     """`steps` steps of `plan` on symbols["N"] ranks. Each rank starts a step when it has finished the one before.
 
-    `durations`: seconds of every op except collectives, by name.
+    `owners` partition the ranks (default: all ranks own equal shares). `durations` are the seconds of every op except
+    collectives, by name, for each owner.
     """
     n = int(symbols["N"])
+    owners = owners or (Owner(range(n)),)
+    totals = {op.name: _sizes(op, symbols, owners) for op in plan.collectives}
+    loads = {op.name: _loads(op, totals[op.name], owners, n) for op in plan.collectives}
+    classes = tuple(
+        RankClass(owner.ranks, _tasks(plan, {name: of[i] for name, of in totals.items()}, loads, seconds, steps))
+        for i, (owner, seconds) in enumerate(zip(owners, durations, strict=True))
+    )
+    return Workload(plan.strategy, n, classes, {WORLD: range(n)}, tuple(range(steps)))
+
+
+def _tasks(
+    plan: Plan,
+    sizes: Mapping[str, float],
+    loads: Mapping[str, Loads | None],
+    durations: Mapping[str, float],
+    steps: int,
+) -> tuple[Task, ...]:
+    """The tasks of a rank class; `sizes` and `loads` are those of collectives, by name."""
     count = len(plan.ops)
     position = {op.name: i for i, op in enumerate(plan.ops)}
     awaited = {dep for op in plan.ops for dep in op.deps}
     last = [i for i, op in enumerate(plan.ops) if op.name not in awaited]
-    tasks = tuple(
+    return tuple(
         Task(
             name=op.name,
             step=step,
@@ -33,10 +59,26 @@ def workload_from_plan(
             duration=0.0 if op.kind is Kind.COLLECTIVE else durations[op.name],
             collective=op.collective,
             group=WORLD if op.collective is not None else None,
-            size=op.even_size(symbols),
+            size=sizes.get(op.name, 0.0),
+            loads=loads.get(op.name),
         )
         for step in range(steps)
         for op in plan.ops
     )
-    ranks = range(n)
-    return Workload(plan.strategy, n, (RankClass(ranks, tasks),), {WORLD: ranks}, tuple(range(steps)))
+
+
+def _sizes(op: PlannedOp, symbols: Symbols, owners: Sequence[Owner]) -> list[float]:
+    """S [bytes] of a collective for each owner; that of the largest share for all of them where shares are padded."""
+    sizes = [op.even_size(owner.symbols(symbols, op.role)) for owner in owners]
+    return [max(sizes)] * len(sizes) if op.role is OwnerRole.PADS else sizes
+
+
+def _loads(op: PlannedOp, sizes: Sequence[float], owners: Sequence[Owner], n: int) -> Loads | None:
+    """The bytes that each rank sends or receives in an AllToAll with owners; None where they are equal."""
+    if op.role not in (OwnerRole.SENDS, OwnerRole.RECEIVES) or len(set(sizes)) == 1:
+        return None
+    totals = [0.0] * n
+    for owner, size in zip(owners, sizes, strict=True):
+        for rank in owner.ranks:
+            totals[rank] = size
+    return Loads(tuple(totals), received=op.role is OwnerRole.RECEIVES)

@@ -37,6 +37,33 @@ def expected_unique(draws: float, vocabulary: float, skew: float, beyond: float 
     return float((counts * -np.expm1(draws * np.log1p(-np.minimum(p, 1 - 1e-16)))).sum())
 
 
+@dataclass(frozen=True, slots=True)
+class IdBins:
+    """The ids of one Zipf law, most frequent first, in bins of equal probability.
+
+    `p` [bins] is the probability of one id of a bin, `ids` [bins] their number. The first `single` bins hold one id.
+    """
+
+    p: NDArray[np.float64]
+    ids: NDArray[np.float64]
+    single: int
+
+    @classmethod
+    def of(cls, vocabulary: float, skew: float, offset: float = 0.0) -> IdBins:
+        """The bins of `vocabulary` ids whose r-th has a probability proportional to (r + offset)**-skew."""
+        counts = _counts(vocabulary, 0.0)
+        return cls(_probabilities(vocabulary, skew, offset), counts, min(len(counts), _EXACT_RANKS))
+
+    def beyond(self, most_frequent: float) -> NDArray[np.float64]:
+        """The number of ids of each bin [bins] that are not among the `most_frequent` ids."""
+        return np.minimum(self.ids, np.maximum(np.cumsum(self.ids) - most_frequent, 0.0))
+
+    def expected_present(self, draws: float) -> NDArray[np.float64]:
+        """The probability that an id of each bin [bins] occurs among `draws` draws."""
+        # log1p keeps the tail, where p is far below the float's resolution at 1.
+        return np.asarray(-np.expm1(draws * np.log1p(-np.minimum(self.p, 1 - 1e-16))))
+
+
 def _edges(vocabulary: float) -> NDArray[np.float64]:
     """The edges of the bins of frequency ranks, ascending [bins + 1]."""
     edges: NDArray[np.float64] = np.arange(math.floor(min(vocabulary, _EXACT_RANKS)) + 1.0) + 0.5

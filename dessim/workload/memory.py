@@ -22,7 +22,7 @@ hash table, the capacity of the host's memory, and GPUs that share its bandwidth
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,9 +30,9 @@ from dessim.errors import CapacityError
 from dessim.trace.schema import PREFETCH, Collective, Kind, Phase
 from dessim.units import format_size
 from dessim.workload.formula import group
-from dessim.workload.ids import expected_unique
 from dessim.workload.model import Model
-from dessim.workload.plan import Plan, PlannedOp
+from dessim.workload.owners import MEAN, Owner
+from dessim.workload.plan import OwnerRole, Plan, PlannedOp
 from dessim.workload.server_roles import Roles, a_step, size_of
 from dessim.workload.symbols import ROW_AND_STATE, O, W, k, s
 
@@ -97,15 +97,21 @@ class Spill:
         return {"rows_share": self.rows_share, "reads_share": self.reads_share, "host_bytes": self.host_bytes}
 
 
-def memory_of(plan: Plan, symbols: Symbols) -> Memory:
-    """The memory of a rank that runs `plan`; `symbols` are those of its job."""
+def memory_of(plan: Plan, symbols: Symbols, owners: Sequence[Owner] = (MEAN,)) -> Memory:
+    """The memory of a rank that runs `plan`, the most that any of `owners` needs; `symbols` are those of its job."""
+    return max((_memory_of(plan, symbols, owner) for owner in owners), key=lambda memory: memory.total)
+
+
+def _memory_of(plan: Plan, symbols: Symbols, owner: Owner) -> Memory:
+    owned = owner.symbols(symbols)
     kept = {phase: 0.0 for phase in Phase}
     for op in plan.ops:
         # Ids that are sent a step ahead exist for this step and for the next one.
-        kept[op.phase] += _result(op, symbols) * (2 if op.stream == PREFETCH else 1)
+        result = _result(op, symbols if op.role is OwnerRole.NONE else owned)
+        kept[op.phase] += result * (2 if op.stream == PREFETCH else 1)
     # Results of optimizer ops are the weights of the next step. All other results end with the step.
     dense = kept.pop(Phase.OPTIMIZER)
-    return Memory(*_held(plan, symbols), dense, sum(kept.values()))
+    return Memory(*_held(plan, owned), dense, sum(kept.values()))
 
 
 def served_memory(plan: Plan, symbols: Symbols, servers: int) -> tuple[Memory, Memory]:
@@ -187,14 +193,11 @@ def _held(plan: Plan, symbols: Symbols) -> tuple[float, float, float]:
 
 def _cold(model: Model, symbols: Symbols, hot: float) -> dict[str, float]:
     """The symbols, with u and U counting only ids that are not among the `hot` most frequent."""
-    law = (model.input.vocabulary, model.input.skew)
+    law = model.law
     draws = {"u": symbols["B"] / symbols["N"] * symbols["m"], "U": symbols["B"] * symbols["m"]}
     return {
         **symbols,
-        **{
-            name: symbols[name] * expected_unique(count, *law, beyond=hot) / expected_unique(count, *law)
-            for name, count in draws.items()
-        },
+        **{name: symbols[name] * law.unique(count, hot) / law.unique(count) for name, count in draws.items()},
     }
 
 

@@ -6,8 +6,8 @@
     fields = 39              # F
     ids_per_sample = 39      # m, the mean over samples
     batch_per_worker = 4096
-    vocabulary = 33762577    # V, distinct ids in the data
-    skew = 1.05              # Zipf exponent of their frequencies
+    vocabulary = 33762577    # V, distinct ids in the data; each field has an equal share of them
+    skew = 1.05              # Zipf exponent of their frequencies in a field
     [embedding]
     width = 16               # D
     optimizer = "adam"       # optimizer of rows: sgd, rowwise_adagrad (default), adagrad, adam, ftrl
@@ -33,6 +33,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from dessim.errors import ModelError
+from dessim.workload.ids import ZipfLaw
 from dessim.workload.operators import (
     KINDS,
     WHOLE_POOLS,
@@ -128,6 +129,12 @@ class Model(_Strict):
             if wrong := o.misfit(self.input.fields):
                 raise ValueError(f'operator "{o.kind}": {wrong}')
         return self
+
+    @property
+    def law(self) -> ZipfLaw:
+        """The law of the ids: each field has its own table, with an equal share of the rows."""
+        rows = max(self.input.vocabulary, float(self.input.fields))
+        return ZipfLaw(rows, self.input.skew, self.input.fields)
 
     @property
     def pools_apart(self) -> bool:

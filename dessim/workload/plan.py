@@ -26,6 +26,24 @@ class Traffic(StrEnum):
     NONE = "none"  # compute and copies
 
 
+class Placement(StrEnum):
+    """Where a strategy keeps the rows of the tables."""
+
+    HASH = "hash"  # each row on the worker that a hash of its id names
+    TABLES = "tables"  # all rows of a field on one worker
+    REPLICATED = "replicated"  # every row on every worker
+
+
+class OwnerRole(StrEnum):
+    """How an op depends on what a worker owns (dessim.workload.owners)."""
+
+    NONE = "none"  # not at all: it follows the worker's own samples, or the global batch
+    WORKS = "works"  # its work is that of an owner
+    RECEIVES = "receives"  # an AllToAll to owners: its size is what one owner receives from all workers
+    SENDS = "sends"  # an AllToAll from owners: its size is what one owner sends to all workers
+    PADS = "pads"  # an AllGather or ReduceScatter of owners' rows, padded to the largest share
+
+
 @dataclass(frozen=True, slots=True)
 class PlannedOp:
     """One op of a training step on one worker.
@@ -34,6 +52,7 @@ class PlannedOp:
 
     `deps`: names of the ops that must finish before it starts.
     `stream`: where it runs: "compute", "comm", "copy", or PREFETCH for ops that serve the next step.
+    `role`: how its formulas depend on what a worker owns.
     `kernels`: kernels that a GPU launches for it, counted as the trainer's torch calls, for launch overheads.
 
     Compute ops:
@@ -57,6 +76,7 @@ class PlannedOp:
     kind: Kind
     deps: tuple[str, ...]
     stream: str
+    role: OwnerRole = OwnerRole.NONE
     collective: Collective | None = None
     traffic: Traffic = Traffic.NONE
     size: Formula = ZERO
@@ -96,8 +116,11 @@ class Plan:
 
     `strategy`: the strategy's name with its options.
     `caveat`: what the plan leaves out, where that matters; empty otherwise.
+    `is_lower_bound`: whether a real step always takes longer than the plan's, so that it must not win a comparison.
     `pipelines`: whether ops of Phase.INPUT, which need only the samples, may run a step ahead.
     `rows_held`: how many of the V rows of all tables a worker holds.
+    `placement`: where the rows are. `owned` are the symbols whose values follow what a worker owns, and `busiest_by`
+        the one whose largest value makes a worker the busiest.
     `own_symbols`: computes further symbols from those of a job, as means (dessim.workload.options).
     `expects`: expected values of symbols that only a run can measure. A job's own values take precedence.
     """
@@ -105,8 +128,12 @@ class Plan:
     strategy: str
     ops: tuple[PlannedOp, ...]
     caveat: str = ""
+    is_lower_bound: bool = False
     pipelines: bool = True
     rows_held: Formula = OWNED_VOCABULARY
+    placement: Placement = Placement.HASH
+    owned: tuple[str, ...] = ("m", "q", "u", "U", "x", "X")
+    busiest_by: str = "m"
     own_symbols: Callable[[Mapping[str, float]], Mapping[str, float]] | None = None
     expects: Mapping[str, float] = field(default_factory=dict)
 
@@ -176,6 +203,7 @@ def compute(
     kernels: int = 1,
     keeps: Formula = ZERO,
     table_rows: Formula = ZERO,
+    role: OwnerRole = OwnerRole.NONE,
 ) -> PlannedOp:
     """A compute op on the compute stream; the arguments are fields of PlannedOp."""
     return PlannedOp(
@@ -184,6 +212,7 @@ def compute(
         Kind.COMPUTE,
         deps,
         stream="compute",
+        role=role,
         flops=flops,
         mem=mem,
         kernels=kernels,
@@ -203,6 +232,7 @@ def collective(
     width: Formula = ZERO,
     exact_width: Formula = ZERO,
     local_share: Formula = EVEN_SHARE,
+    role: OwnerRole = OwnerRole.NONE,
 ) -> PlannedOp:
     """A collective over all workers on the communication stream; the arguments are fields of PlannedOp."""
     return PlannedOp(
@@ -211,6 +241,7 @@ def collective(
         Kind.COLLECTIVE,
         deps,
         stream="comm",
+        role=role,
         collective=op,
         traffic=traffic,
         size=size,

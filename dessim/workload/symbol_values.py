@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from dessim.workload.ids import expected_unique
 from dessim.workload.operators import Dense, Mlp
 
 if TYPE_CHECKING:
@@ -26,10 +25,7 @@ def symbols_of(
     ids_per_sample = float(given.ids_per_sample)
     samples = float(batch) if batch is not None else float(given.batch_per_worker) * workers
 
-    def by_zipf(draws: float) -> float:
-        return expected_unique(draws, given.vocabulary, given.skew)
-
-    unique = unique or by_zipf
+    unique = unique or model.law.unique
     logit_bias = Dense(weights=int(model.output is None))
     dense = sum((c.dense for c in model.costs), logit_bias)
     first_layer = next((o.widths[0] for o in model.operators if isinstance(o, Mlp)), 0)

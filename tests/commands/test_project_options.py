@@ -33,7 +33,7 @@ def test_rows_have_the_bytes_of_their_plans_and_copies_take_time() -> None:
     values = plan(CACHED, model).symbols(model.symbols(16))
     seconds = formula.evaluate("M*(W+O)*s", values) / cluster.nodes[0].pcie.capacity
     copies = [span for span in cached.record.spans if span.kind is Kind.COPY]
-    assert [span.name for span in copies] == ["rows_out", "rows_in"]
+    assert sorted({span.name for span in copies}) == ["rows_in", "rows_out"]
     assert all(span.end - span.start == pytest.approx(seconds) for span in copies)
     assert cached.breakdown.step_time_s > rows["row_all_gather"].breakdown.step_time_s
     assert cached.memory.rows < rows["row_all_gather"].memory.rows

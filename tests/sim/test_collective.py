@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from dessim.cluster import load_cluster
 from dessim.collectives import Stage, schedule
+from dessim.sim.engine import simulate
 from dessim.sim.fluid.model import layout_of
 from dessim.sim.fluid.route_cache import RouteCache
 from dessim.trace.schema import Collective
+from dessim.workload.dag import Loads, RankClass
+from dessim.workload.one_collective import one_collective
 
 
 @pytest.mark.parametrize(
@@ -50,3 +55,22 @@ def test_empty_messages_are_dropped_and_groups_have_their_own_routes() -> None:
         assert low.messages.size.tolist() == [1.0, 0.5]
         assert (high.messages.src.tolist(), high.messages.dst.tolist()) == ([8, 10], [9, 8])
         assert not set(low.links.tolist()) & set(high.links.tolist())
+
+
+LEAST, MOST = 1e8, 7e8
+
+
+@pytest.mark.parametrize("received", [False, True])
+@pytest.mark.parametrize("totals", [[LEAST] * 7 + [MOST], [0.0, MOST] + [0.0] * 6, [LEAST, MOST, LEAST, 3e8] * 2])
+def test_an_all_to_all_of_unequal_totals_takes_as_long_as_its_busiest_port(totals: list[float], received: bool) -> None:
+    cluster = load_cluster("one-switch_16")
+    loads = Loads(tuple(totals), received)
+    even = one_collective(Collective.ALL_TO_ALL, 8, 0.0)
+    ((ranks, (task,)),) = [(c.ranks, c.tasks) for c in even.classes]
+    took = simulate(cluster, replace(even, classes=(RankClass(ranks, (replace(task, loads=loads),)),))).end
+    rows = [loads.sent_by(rank) for rank in range(8)]
+    matrix = one_collective(Collective.ALL_TO_ALL, 8, 0.0, splits=rows)
+    exact = simulate(cluster, matrix, {Collective.ALL_TO_ALL: "direct"}).end
+    wire = max(totals) * 7 / 8 / cluster.node.nic.capacity
+    assert wire <= exact <= wire * 1.001
+    assert wire <= took <= wire * 1.001

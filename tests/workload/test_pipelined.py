@@ -31,7 +31,7 @@ def unrolled(of: Plan, symbols: dict[str, float], durations: dict[str, float], s
     The input ops of a batch wait for those of the batch before, and for the end of the step before that, which frees
     its ids. All other ops of a step wait for its input ops, as in the plan, and for the step before.
     """
-    one = workload_from_plan(of, symbols, durations).classes[0].tasks
+    one = workload_from_plan(of, symbols, [durations]).classes[0].tasks
     inputs = [i for i, task in enumerate(one) if task.phase is Phase.INPUT]
     others = [i for i, task in enumerate(one) if task.phase is not Phase.INPUT]
     tasks = []
@@ -59,14 +59,14 @@ def test_a_step_is_the_period_of_the_pipeline(name: str, seconds: float, input_s
     cluster, model = load_cluster("h100-8x_rail_128"), load_model("deepfm_ml100k")
     symbols, of = model.symbols(16, 16 * 512), plan(name, model)
     durations = durations_of(of, seconds, input_seconds)
-    period = simulate(cluster, workload_from_plan(of.pipelined(), symbols, durations)).end
-    several = simulate(cluster, workload_from_plan(of.pipelined(), symbols, durations, steps=3)).end
+    period = simulate(cluster, workload_from_plan(of.pipelined(), symbols, [durations])).end
+    several = simulate(cluster, workload_from_plan(of.pipelined(), symbols, [durations], steps=3)).end
     assert several == pytest.approx(3 * period, rel=1e-9)
     spans = simulate(cluster, unrolled(of, symbols, durations, 5)).spans
     starts = {step: min(s.start for s in spans if s.step == step and s.phase is not Phase.INPUT) for step in range(5)}
     for step in range(1, 4):
         assert starts[step + 1] - starts[step] == pytest.approx(period, rel=1e-9)
-    alone = simulate(cluster, workload_from_plan(of, symbols, durations)).end
+    alone = simulate(cluster, workload_from_plan(of, symbols, [durations])).end
     has_input = any(op.phase is Phase.INPUT for op in of.ops)
     assert period < alone if has_input else period == alone
 

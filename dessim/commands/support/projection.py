@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dessim.commands.support.dedicated_servers import ServedStep
+from dessim.commands.support.guard import LeastStep
 from dessim.results.metrics import Breakdown
 from dessim.sim.core.recorder import Record
 from dessim.workload.memory import Memory, Spill
@@ -19,6 +20,8 @@ class Projection:
     `bytes_per_worker` is what a worker sends in the step. `provenance` says where compute times, communication, sizes
     and memory come from, `caveat` what the plan leaves out.
     `memory` is what one GPU needs; `spill` is the part of it in the host's memory, None if everything fits.
+    `least` are lower bounds of the step, `busiest_bytes` what the busiest worker sends; None with dedicated servers.
+    `is_lower_bound`: the step of ideal parts, such as servers that answer at once.
     `served` describes the dedicated parameter servers, None if there are none.
     """
 
@@ -35,6 +38,9 @@ class Projection:
     spill: Spill | None
     record: Record
     served: ServedStep | None = None
+    is_lower_bound: bool = False
+    least: LeastStep | None = None
+    busiest_bytes: float | None = None
 
     @property
     def samples_per_s(self) -> float:
@@ -50,9 +56,12 @@ class Projection:
             "step_time_s": breakdown.pop("step_time_s"),
             "samples_per_s": self.samples_per_s,
             "bytes_per_worker": self.bytes_per_worker,
+            "busiest_worker_bytes": self.busiest_bytes,
+            "least_step_s": {"nic": self.least.nic_s, "gpu": self.least.gpu_s} if self.least else None,
             "bytes_by_traffic": dict(self.bytes_by_traffic),
             **breakdown,
             "error_bar": self.error_bar,
+            "lower_bound": self.is_lower_bound,
             "memory_bytes": self.memory.total,
             "memory": self.memory.to_json(),
             "spill": self.spill.to_json() if self.spill else None,

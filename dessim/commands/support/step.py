@@ -6,58 +6,70 @@ of rooflines.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+
+import numpy as np
 
 from dessim.cluster import Cluster, Gpu
 from dessim.errors import UsageError
 from dessim.sim.core.device import roofline
 from dessim.trace.schema import Kind
 from dessim.units import format_bandwidth
-from dessim.workload.dag import RankClass, Workload
+from dessim.workload.dag import Workload
 from dessim.workload.from_plan import workload_from_plan
 from dessim.workload.memory import Spill
+from dessim.workload.owners import MEAN, Owner
 from dessim.workload.plan import Plan, PlannedOp
 from dessim.workload.scale import Job
 
 
 def step_of(
-    job: Job, cluster: Cluster, plan: Plan, symbols: Mapping[str, float], spill: Spill | None = None
+    job: Job,
+    cluster: Cluster,
+    plan: Plan,
+    symbols: Mapping[str, float],
+    owners: Sequence[Owner],
+    spill: Spill | None = None,
 ) -> tuple[Workload, str]:
     """Return a step of `plan` on the first N GPUs of `cluster`, and the source of its compute times.
 
-    Ranks on GPUs of different types are different classes. Raises UsageError where the plan copies rows to the host and
-    the cluster does not state that bandwidth.
+    Ranks are of different classes if they are on GPUs of different types, or own different shares (`owners`). Raises
+    UsageError where the plan copies rows to the host and the cluster does not state that bandwidth.
     """
     n_gpus = int(symbols["N"])
     copies = _copies(cluster, plan, symbols)
-    ranks_of_gpu = []
-    workloads = []
+    classes: list[Owner] = []
+    durations: list[dict[str, float]] = []
     sources: list[str] = []
-    for gpu, ranks in cluster.devices(range(n_gpus)):
-        durations, source = durations_of(job, gpu, plan, symbols, spill)
-        ranks_of_gpu.append(tuple(ranks.tolist()))
-        workloads.append(workload_from_plan(plan, symbols, durations | copies))
-        if source not in sources:
-            sources.append(source)
+    for gpu, on_gpu in cluster.devices(range(n_gpus)):
+        for owner in owners:
+            ranks = np.intersect1d(on_gpu, np.asarray(owner.ranks, dtype=np.int64))
+            if not len(ranks):
+                continue
+            seconds, source = durations_of(job, gpu, plan, symbols, spill, owner)
+            classes.append(replace(owner, ranks=tuple(ranks.tolist())))
+            durations.append(seconds | copies)
+            if source not in sources:
+                sources.append(source)
     source = "; ".join(sources)
     if copies:
         link = format_bandwidth(to_host(cluster, n_gpus, plan.strategy))
         source += f"; copies: {link} in each direction to the host's memory"
-    workload = workloads[0]
-    if len(workloads) > 1:
-        classes = [
-            RankClass(ranks, of_gpu.classes[0].tasks) for ranks, of_gpu in zip(ranks_of_gpu, workloads, strict=True)
-        ]
-        workload = replace(workload, classes=tuple(classes))
-    return workload, source
+    return workload_from_plan(plan, symbols, durations, owners=classes), source
+
+
+def is_measured(job: Job, gpu: Gpu, plan: Plan) -> bool:
+    """Whether a trace of the job measured the compute ops of `plan` on such a GPU."""
+    same = job.device == gpu.name and job.strategy == plan.strategy
+    return same and all(op.name in job.measured_s for op in plan.ops if op.kind is Kind.COMPUTE)
 
 
 def durations_of(
-    job: Job, gpu: Gpu, plan: Plan, symbols: Mapping[str, float], spill: Spill | None
+    job: Job, gpu: Gpu, plan: Plan, symbols: Mapping[str, float], spill: Spill | None, owner: Owner = MEAN
 ) -> tuple[dict[str, float], str]:
-    """Return the seconds of each compute op by name, and their source."""
-    seconds, source = _on_gpu(job, gpu, plan, symbols)
+    """Return the seconds of each compute op by name on a worker that owns the shares of `owner`, and their source."""
+    seconds, source = _on_gpu(job, gpu, plan, symbols, owner)
     if spill is None:
         return seconds, source
     # Reads from the host overlap with the GPU's own memory, so an op takes as long as the slower of the two.
@@ -94,12 +106,11 @@ def _copies(cluster: Cluster, plan: Plan, symbols: Mapping[str, float]) -> dict[
     return {op.name: op.size.evaluate(symbols) / bandwidth for op in plan.copies}
 
 
-def _on_gpu(job: Job, gpu: Gpu, plan: Plan, symbols: Mapping[str, float]) -> tuple[dict[str, float], str]:
+def _on_gpu(job: Job, gpu: Gpu, plan: Plan, symbols: Mapping[str, float], owner: Owner) -> tuple[dict[str, float], str]:
     """`durations_of` with all rows in the GPU's memory."""
     ops = [op for op in plan.ops if op.kind is Kind.COMPUTE]
-    rooflines = {op.name: _roofline(op, gpu, symbols) for op in ops}
-    same_device_and_strategy = job.device == gpu.name and job.strategy == plan.strategy
-    if not same_device_and_strategy or any(op.name not in job.measured_s for op in ops):
+    rooflines = {op.name: _roofline(op, gpu, owner.symbols(symbols, op.role)) for op in ops}
+    if not is_measured(job, gpu, plan):
         return rooflines, f"assumed: roofline of {gpu.name}"
     scaled = {
         op.name: job.measured_s[op.name] * rooflines[op.name] / _roofline(op, gpu, job.measured_symbols) for op in ops

@@ -174,7 +174,9 @@ def route_messages(
 
 def _messages_of_sender(messages: Messages) -> Floats | Ints:
     """How many messages the sender of each message sends [n_messages]: it hands them over one after the other."""
-    return np.bincount(messages.src, minlength=1)[messages.src] if len(messages) else np.zeros(0)
+    if messages.continues or not len(messages):
+        return np.zeros(len(messages))
+    return np.bincount(messages.src, minlength=1)[messages.src]
 
 
 def _average_wait_for_host(cluster: Cluster, messages: Messages) -> float:

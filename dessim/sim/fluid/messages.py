@@ -16,8 +16,9 @@ class Messages:
 
     With `trees`, message i travels through summing switches instead; `src[i]` and `dst[i]` are then one of its senders
     and one of its receivers. Receivers sum messages where `reduce` says so (one flag for all, or one per message).
-    `in_flight`, `after` and `begins` are those of `dessim.collectives.schedule.Stage`: how many parts of a message are
-    in flight at once, the message that each message waits for (-1: none), and after how many seconds each begins.
+    `in_flight`, `continues`, `after` and `begins` are those of `dessim.collectives.schedule.Stage`: how many parts of a
+    message are in flight at once, whether they cost no overhead, the message that each message waits for (-1: none),
+    and after how many seconds each begins.
     """
 
     src: Ints
@@ -26,6 +27,7 @@ class Messages:
     reduce: bool | Bools = False
     trees: Trees | None = None
     in_flight: int = 1
+    continues: bool = False
     after: Ints | None = None
     begins: Floats | None = None
 

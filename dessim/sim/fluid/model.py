@@ -6,9 +6,10 @@ after the other. Ranks that arrive early wait for the last one.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 
 import numpy as np
 import simpy
@@ -17,7 +18,9 @@ from dessim.arrays import Floats, Ints
 from dessim.cluster import Cluster, Gpu
 from dessim.cluster.tree_routes import sums_in_fabric, sums_in_node
 from dessim.collectives import Layout, Options, Stage, algorithms_for, schedule
+from dessim.collectives.alltoall import excess
 from dessim.collectives.choose import Floor, fastest
+from dessim.collectives.gloo import NAME as GLOO
 from dessim.errors import SimulationError
 from dessim.sim.collective import CollectiveObserver, Outcome, Placement
 from dessim.sim.core.bounds import LATENCY, Parts, add_parts
@@ -30,8 +33,10 @@ from dessim.sim.fluid.route_cache import RouteCache
 from dessim.sim.progress import Progress
 from dessim.sim.rendezvous import Rendezvous
 from dessim.trace.schema import Collective
-from dessim.workload.dag import Task
+from dessim.workload.dag import Loads, Task
 
+DIRECT = "direct"
+"""The algorithm of an all_to_all in which some members send nothing."""
 NO_ALGORITHM = "none"
 """The algorithm of a collective that moves nothing: a barrier, a group of one rank, or no bytes."""
 
@@ -117,11 +122,12 @@ class FluidNetwork:
         size: float,
         splits: Mapping[int, tuple[float, ...]] | None,
         progress: Progress,
+        loads: Loads | None = None,
     ) -> Generator[simpy.Event, Parts, Outcome]:
         """A process: from the arrival of the last rank until the last message has arrived.
 
         `size` is S in bytes; `splits` gives the bytes for each member by the sender's place in the group, for an uneven
-        all_to_all. Raises SimulationError, OutOfTime.
+        all_to_all, and `loads` the totals of members that differ. Raises SimulationError, OutOfTime.
         """
         env, transport = self.fabric.env, self.cluster.transport
         moving = env.now
@@ -129,10 +135,15 @@ class FluidNetwork:
         if n < 2 or op is Collective.BARRIER:
             # A barrier's few bytes are not modelled.
             return Outcome(NO_ALGORITHM, moving, {LATENCY: 0.0})
+        if loads is not None and GLOO in transport.algorithms.get(op, ()):
+            splits, loads = {member: loads.sent_by(member) for member in range(n)}, None
         sizes = _matrix(group, n, splits)
-        if sizes is None and size == 0:
+        if loads is not None:
+            size = min(loads.totals)
+        has_even_part = sizes is not None or size > 0
+        if not has_even_part and (loads is None or not any(loads.totals)):
             return Outcome(NO_ALGORITHM, moving, {LATENCY: 0.0})
-        algorithm = self._algorithms.get(op, "auto")
+        algorithm = self._algorithms.get(op, "auto") if has_even_part else DIRECT
         if algorithm == "auto":
             algorithm = self.choose(op, group, size, sizes, progress.within(0, 2))
             progress = progress.within(1, 2)
@@ -142,7 +153,9 @@ class FluidNetwork:
             parts[LATENCY] = transport.op_overhead
         last: Flows | None = None
         carried = np.zeros(len(self.cluster.links.kinds))
-        for stage in self._with_bursts(self._stages(op, algorithm, group, size, sizes, progress)):
+        even = self._stages(op, algorithm, group, size, sizes, progress) if has_even_part else ()
+        more = self._excess(group, loads, progress) if loads is not None else ()
+        for stage in self._with_bursts(chain(even, more)):
             self._count(stage)
             carried += stage.flows.bytes_by_kind * (stage.scale * stage.repeat)
             began, last = env.now, stage.flows
@@ -197,7 +210,12 @@ class FluidNetwork:
         assert task.collective is not None and task.group is not None
         progress = job.started(rendezvous)
         outcome = yield from self.run(
-            task.collective, task.group, task.size, splits=rendezvous.splits or None, progress=progress
+            task.collective,
+            task.group,
+            task.size,
+            splits=rendezvous.splits or None,
+            progress=progress,
+            loads=task.loads,
         )
         job.finished(rendezvous)
         rendezvous.over.succeed(outcome)
@@ -213,7 +231,13 @@ class FluidNetwork:
             flows, scale = self._now.stage(gpus, stage, progress.within(done, total, "stages"))
             yield _RoutedStage(flows, scale, stage.repeat)
 
-    def _with_bursts(self, stages: Iterator[_RoutedStage]) -> Iterator[_RoutedStage]:
+    def _excess(self, group: str, loads: Loads, progress: Progress) -> Iterator[_RoutedStage]:
+        """The stages that carry the bytes beyond the least total."""
+        for stage in excess(np.array(loads.totals), loads.received):
+            flows, scale = self._now.stage(self._placement.gpus[group], stage, progress)
+            yield _RoutedStage(flows, scale, stage.repeat)
+
+    def _with_bursts(self, stages: Iterable[_RoutedStage]) -> Iterator[_RoutedStage]:
         """The stages without the bytes that pass in a burst. Of equal repetitions only the first finds full buckets."""
         if self.cluster.transport.burst == 0:
             yield from stages

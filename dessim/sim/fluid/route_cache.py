@@ -64,7 +64,7 @@ class RouteCache:
         # Which receivers add up matters only where adding takes time.
         reducing = stage.reduce if self.cluster.transport.reduction_rate < np.inf else False
         reduces = reducing if isinstance(reducing, bool) else reducing.tobytes()
-        key = (stage.pattern, reduces, shape, group, stage.in_flight)
+        key = (stage.pattern, reduces, shape, group, stage.in_flight, stage.continues)
         if key in self._scaled:
             return self._scaled[key].with_messages(_messages(gpus, stage, relative)), largest
         flows = self._route(gpus, stage, relative, progress)
@@ -87,6 +87,7 @@ def _messages(gpus: Ints, stage: Stage, size: Floats) -> Messages:
         reduce=stage.reduce,
         trees=stage.trees.on(gpus) if stage.trees is not None else None,
         in_flight=stage.in_flight,
+        continues=stage.continues,
         after=stage.after,
         begins=stage.begins,
     )

@@ -97,8 +97,9 @@ class PacketNetwork:
     def _run(self, rank: Rank, task: Task, done: simpy.Event) -> Generator[simpy.Event, object, None]:
         assert task.collective is not None
         began = self._env.now
-        moves_data = rank.n > 1 and (task.size > 0 or bool(task.splits))
+        splits = task.loads.sent_by(rank.me) if task.loads is not None else task.splits or ()
+        moves_data = rank.n > 1 and (task.size > 0 or bool(splits))
         if task.collective is not Collective.BARRIER and moves_data:
             yield from rank.launch()
-            yield from PROGRAMS[task.collective](rank, task.size, task.splits or ())
+            yield from PROGRAMS[task.collective](rank, task.size, splits)
         done.succeed(Outcome(NAME, began, rank.parts or {LATENCY: 0.0}))

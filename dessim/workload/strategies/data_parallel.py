@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dessim.trace.schema import Collective, Phase
 from dessim.workload.model import Model
-from dessim.workload.plan import Plan, Traffic, collective, compute
+from dessim.workload.plan import OwnerRole, Placement, Plan, Traffic, collective, compute
 from dessim.workload.strategies.parts import (
     LOCAL_IDS,
     dense_grad,
@@ -65,10 +65,11 @@ def data_parallel(model: Model) -> Plan:
                 kernels=28,
                 keeps=N * u * (k + W * s) + U * (k + W * s),
             ),
-            update_rows(model, U, "sum_grad"),
+            update_rows(model, U, "sum_grad", role=OwnerRole.NONE),
             update_dense(dense_weights(model), "update_rows", "dense_grad"),
         ),
         rows_held=V,
+        placement=Placement.REPLICATED,
     )
 
 

@@ -24,7 +24,7 @@ from dessim.workload.formula import Formula, add_up, as_factor, group, tight_sum
 from dessim.workload.model import Model
 from dessim.workload.operators import Round, largest, terms, total
 from dessim.workload.options import Options
-from dessim.workload.plan import Plan, PlannedOp, Traffic, collective, compute
+from dessim.workload.plan import OwnerRole, Placement, Plan, PlannedOp, Traffic, collective, compute
 from dessim.workload.strategies.parts import ids_to_owners, update_dense, update_rows, weight_gradients
 from dessim.workload.strategies.scoring import scoring
 from dessim.workload.strategies.spec import StrategySpec
@@ -107,7 +107,9 @@ def _plan(name: str, model: Model, scatter: bool) -> Plan:
     ops.append(update_rows(model, U / N, local_backward))
     gradients = (*(("tail_grad",) if scatter else ()), *(("shared_grad",) if shared else ()))
     ops.append(update_dense(group(P + sizes.weights), "update_rows", *gradients))
-    return Plan(name, tuple(ops))
+    if not model.by_field:
+        return Plan(name, tuple(ops))
+    return Plan(name, tuple(ops), placement=Placement.TABLES, owned=("V", "m", "q", "u", "U"))
 
 
 def _local_forward(model: Model, sizes: _Sizes) -> tuple[PlannedOp, ...]:
@@ -120,6 +122,7 @@ def _local_forward(model: Model, sizes: _Sizes) -> tuple[PlannedOp, ...]:
         kernels=24,
         keeps=4 * OWNED_IDS * k + OWNED_ROWS * (k + W * s),
         table_rows=U / N,
+        role=OwnerRole.WORKS,
     )
     id_floats = group(total(model.costs, "id_floats"))
     pair_floats = group(total(model.costs, "pair_floats"))
@@ -131,6 +134,7 @@ def _local_forward(model: Model, sizes: _Sizes) -> tuple[PlannedOp, ...]:
         mem=2 * OWNED_IDS * sizes.read * s + sizes.buffer + group(sizes.weights) * s,
         kernels=12,
         keeps=OWNED_IDS * id_floats * s + B * q * pair_floats * s + sizes.buffer,
+        role=OwnerRole.WORKS,
     )
     return lookup, partials
 
@@ -208,6 +212,7 @@ def _local_backward(model: Model, sizes: _Sizes, scatter: bool) -> PlannedOp:
         kernels=20,
         # The occurrences of each id, found by sorting, and gradients.
         keeps=OWNED_IDS * (3 * k + id_grads * s) + OWNED_ROWS * (sizes.read + row_grads) * s + weights * s,
+        role=OwnerRole.WORKS,
     )
 
 
@@ -232,6 +237,7 @@ def _rounds_forward(rounds: list[Round]) -> list[PlannedOp]:
                 mem=2 * B * kept * s,
                 kernels=6,
                 keeps=B * kept * s,
+                role=OwnerRole.WORKS,
             )
         )
     return ops
@@ -254,6 +260,7 @@ def _rounds_backward(rounds: list[Round]) -> list[PlannedOp]:
                 flops=2 * B * q * group(r.pair_flops),
                 mem=4 * B * kept * s,
                 kernels=12,
+                role=OwnerRole.WORKS,
             )
         )
     return ops

@@ -8,7 +8,7 @@ from dessim.trace.schema import Collective, Phase
 from dessim.workload.formula import ONE, Formula, add_up, group, tight_sum
 from dessim.workload.model import Model
 from dessim.workload.operators import terms, total
-from dessim.workload.plan import PlannedOp, Traffic, collective, compute
+from dessim.workload.plan import OwnerRole, PlannedOp, Traffic, collective, compute
 from dessim.workload.symbols import BAG, COUNTS, EVEN_SHARE, LOCAL_SAMPLES, F, N, O, P, U, W, Z, c, k, m, s, u
 
 POOLED = F * BAG * s  # bytes of one sample's pooled field vectors, with what their bags carry beside
@@ -25,7 +25,15 @@ def ids_to_owners(bag_sizes: bool = False) -> tuple[PlannedOp, ...]:
     return (
         compute("split_ids", Phase.INPUT, mem=4 * LOCAL_IDS * k, kernels=10, keeps=LOCAL_IDS * k),
         _id_counts(),
-        collective("ids", Phase.INPUT, Collective.ALL_TO_ALL, Traffic.IDS, LOCAL_IDS * id_bytes, "id_counts"),
+        collective(
+            "ids",
+            Phase.INPUT,
+            Collective.ALL_TO_ALL,
+            Traffic.IDS,
+            LOCAL_IDS * id_bytes,
+            "id_counts",
+            role=OwnerRole.RECEIVES,
+        ),
     )
 
 
@@ -38,7 +46,16 @@ def keys_to_owners(name: str, requested: Formula = u, local_share: Formula = EVE
     return (
         compute("split_ids", Phase.INPUT, mem=8 * LOCAL_IDS * k, kernels=24, keeps=2 * LOCAL_IDS * k + u * k),
         _id_counts(),
-        collective(name, Phase.INPUT, a2a, Traffic.IDS, requested * k, "id_counts", local_share=local_share),
+        collective(
+            name,
+            Phase.INPUT,
+            a2a,
+            Traffic.IDS,
+            requested * k,
+            "id_counts",
+            local_share=local_share,
+            role=OwnerRole.RECEIVES,
+        ),
     )
 
 
@@ -70,6 +87,7 @@ def lookup_requested(dep: str, requested: Formula = u, rows: Formula = U / N) ->
         kernels=28,
         keeps=2 * requested * k + group(rows) * (k + W * s),
         table_rows=rows,
+        role=OwnerRole.WORKS,
     )
 
 
@@ -84,6 +102,7 @@ def sum_requested(*deps: str, requested: Formula = u, rows: Formula = U / N) -> 
         mem=2 * requested * W * s + summed,
         kernels=4,
         keeps=summed,
+        role=OwnerRole.WORKS,
     )
 
 
@@ -161,7 +180,7 @@ def weight_gradients(name: str, weights: Formula, *deps: str) -> PlannedOp:
     )
 
 
-def update_rows(model: Model, rows: Formula, *deps: str) -> PlannedOp:
+def update_rows(model: Model, rows: Formula, *deps: str, role: OwnerRole = OwnerRole.WORKS) -> PlannedOp:
     """The sparse optimizer on `rows` rows: reads and writes each row and its state, and reads its gradient."""
     optimizer = model.row_optimizer
     return compute(
@@ -172,6 +191,7 @@ def update_rows(model: Model, rows: Formula, *deps: str) -> PlannedOp:
         mem=group(rows) * tight_sum(3 * W, 2 * O) * s,
         kernels=optimizer.calls(model.row_widths.values()),
         table_rows=rows,
+        role=role,
     )
 
 

@@ -13,7 +13,7 @@ from dessim.trace.schema import Collective, Phase
 from dessim.workload.formula import Formula, ceil
 from dessim.workload.model import Model
 from dessim.workload.options import Options
-from dessim.workload.plan import Plan, PlannedOp, Traffic, collective
+from dessim.workload.plan import OwnerRole, Plan, PlannedOp, Traffic, collective
 from dessim.workload.strategies.parts import (
     dense_part,
     dense_weights,
@@ -25,6 +25,7 @@ from dessim.workload.strategies.parts import (
     update_dense,
 )
 from dessim.workload.strategies.row_all_to_all import (
+    busiest_by,
     hot_grad,
     hot_lookup,
     hot_seen,
@@ -65,12 +66,15 @@ def ps_sync(model: Model, options: Options) -> Plan:
                 requested * k,
                 "scatter_grad",
                 local_share=local_share,
+                role=OwnerRole.RECEIVES,
             ),
             rows_message("push_rows", Phase.BACKWARD, options, "scatter_grad"),
             sum_requested("push_keys", "push_rows", requested=requested, rows=rows),
             update_owned_and_hot(model, options),
             update_dense(shard, "update_rows", "push_dense"),
         ),
+        busiest_by=busiest_by(options),
+        is_lower_bound=True,
         caveat="servers answer from GPU memory at once: a lower bound for servers on CPUs, which queue",
     )
     return with_options(plan, model, options)

@@ -32,7 +32,7 @@ def ps_async(model: Model) -> Plan:
                 ops.append(replace(op, deps=("push_keys", "push_rows")))
             case _:
                 ops.append(op)
-    return Plan("ps_async", tuple(ops))
+    return Plan("ps_async", tuple(ops), busiest_by="u")
 
 
 PS_ASYNC = StrategySpec(

@@ -21,10 +21,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from dessim.trace.schema import Collective, Phase
-from dessim.workload.ids import ZipfLaw
 from dessim.workload.model import Model
 from dessim.workload.options import Expected, Options
-from dessim.workload.plan import Plan, Traffic, collective, compute, copy
+from dessim.workload.plan import OwnerRole, Plan, Traffic, collective, compute, copy
 from dessim.workload.strategies.parts import (
     LOCAL_IDS,
     dense_grad,
@@ -45,7 +44,7 @@ def row_all_gather(model: Model, options: Options) -> Plan:
     gather, cached = Collective.ALL_GATHER, bool(options.cache_rows)
     misses = M * ROW_AND_STATE * s
     copies = (
-        compute("find", Phase.FORWARD, "merge_ids", mem=OWNED_ROWS * 8 * k, kernels=20),
+        compute("find", Phase.FORWARD, "merge_ids", mem=OWNED_ROWS * 8 * k, kernels=20, role=OwnerRole.WORKS),
         copy("rows_out", Phase.FORWARD, misses, "find"),
         copy("rows_in", Phase.FORWARD, misses, "rows_out"),
     )
@@ -53,9 +52,9 @@ def row_all_gather(model: Model, options: Options) -> Plan:
         "row_all_gather",
         (
             *keys_to_owners("ids"),
-            compute("merge_ids", Phase.INPUT, "ids", mem=6 * u * k, kernels=12, keeps=2 * u * k),
+            compute("merge_ids", Phase.INPUT, "ids", mem=6 * u * k, kernels=12, keeps=2 * u * k, role=OwnerRole.WORKS),
             collective("row_counts", Phase.INPUT, gather, Traffic.CONTROL, COUNTS, "merge_ids"),
-            collective("row_ids", Phase.INPUT, gather, Traffic.IDS, U * k, "row_counts"),
+            collective("row_ids", Phase.INPUT, gather, Traffic.IDS, U * k, "row_counts", role=OwnerRole.PADS),
             compute(
                 "place_ids",
                 Phase.INPUT,
@@ -73,6 +72,7 @@ def row_all_gather(model: Model, options: Options) -> Plan:
                 kernels=16,
                 keeps=OWNED_ROWS * W * s,
                 table_rows=U / N,
+                role=OwnerRole.WORKS,
             ),
             collective(
                 "rows",
@@ -83,6 +83,7 @@ def row_all_gather(model: Model, options: Options) -> Plan:
                 "lookup",
                 rows=OWNED_ROWS,
                 width=W,
+                role=OwnerRole.PADS,
             ),
             pool_local("rows", "place_ids"),
             *dense_part(model, LOCAL_SAMPLES, "pool"),
@@ -97,15 +98,16 @@ def row_all_gather(model: Model, options: Options) -> Plan:
                 "scatter_grad",
                 rows=U,
                 width=W,
+                role=OwnerRole.PADS,
             ),
             update_rows(model, U / N, "rows_grad"),
             update_dense(dense_weights(model), "update_rows", "dense_grad"),
         ),
+        busiest_by="U",
     )
     if not cached:
         return plan
-    law = ZipfLaw(model.input.vocabulary, model.input.skew)
-    return replace(plan, strategy=plan.strategy + str(options), rows_held=C, own_symbols=Expected(options, law))
+    return replace(plan, strategy=plan.strategy + str(options), rows_held=C, own_symbols=Expected(options, model.law))
 
 
 ROW_ALL_GATHER = StrategySpec("row_all_gather", build=row_all_gather, options=("cache_rows", "shampoo"))

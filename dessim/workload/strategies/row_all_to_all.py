@@ -23,10 +23,9 @@ from dataclasses import replace
 
 from dessim.trace.schema import Collective, Phase
 from dessim.workload.formula import Formula, group
-from dessim.workload.ids import ZipfLaw
 from dessim.workload.model import Model
 from dessim.workload.options import Expected, Options
-from dessim.workload.plan import Plan, PlannedOp, Traffic, collective
+from dessim.workload.plan import OwnerRole, Plan, PlannedOp, Traffic, collective
 from dessim.workload.strategies.parts import (
     dense_grad,
     dense_part,
@@ -67,6 +66,7 @@ def row_all_to_all(model: Model, options: Options) -> Plan:
             update_owned_and_hot(model, options),
             update_dense(dense_weights(model), "update_rows", "dense_grad"),
         ),
+        busiest_by=busiest_by(options),
     )
     return with_options(plan, model, options)
 
@@ -74,6 +74,11 @@ def row_all_to_all(model: Model, options: Options) -> Plan:
 def requested_rows(options: Options) -> tuple[Formula, Formula]:
     """Keys that a worker requests, and distinct rows that an owner is asked for."""
     return (x, X / N) if options else (u, U / N)
+
+
+def busiest_by(options: Options) -> str:
+    """The symbol of the rows that owners are asked for, whose largest value makes a worker the busiest."""
+    return "x" if options else "u"
 
 
 def local_share_of(options: Options) -> Formula:
@@ -94,6 +99,7 @@ def rows_message(name: str, phase: Phase, options: Options, dep: str) -> Planned
         rows=requested,
         width=W,
         local_share=local_share_of(options),
+        role=OwnerRole.SENDS if phase is Phase.FORWARD else OwnerRole.RECEIVES,
     )
 
 
@@ -134,7 +140,7 @@ def with_options(plan: Plan, model: Model, options: Options) -> Plan:
         strategy=plan.strategy + str(options),
         caveat="; ".join(filter(None, (plan.caveat, LOOKS_AHEAD if options.look_ahead else ""))),
         rows_held=V / N + H if options.hot_rows else plan.rows_held,
-        own_symbols=Expected(options, ZipfLaw(model.input.vocabulary, model.input.skew)),
+        own_symbols=Expected(options, model.law),
     )
 
 

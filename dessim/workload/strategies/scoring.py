@@ -17,7 +17,7 @@ from __future__ import annotations
 from dessim.trace.schema import Collective, Phase
 from dessim.workload.model import Model
 from dessim.workload.operators import Output
-from dessim.workload.plan import PlannedOp, Traffic, collective, compute
+from dessim.workload.plan import OwnerRole, PlannedOp, Traffic, collective, compute
 from dessim.workload.symbols import OWNED_IDS, OWNED_ROWS, B, F, k, s
 
 
@@ -40,6 +40,7 @@ def scoring(model: Model, output: Output, scatter: bool) -> list[PlannedOp]:
             mem=(2 * scores + outputs + codes) * s + 6 * OWNED_IDS * k,
             kernels=16 + fields,
             keeps=(scores + outputs + B * F) * s + 3 * OWNED_IDS * k,
+            role=OwnerRole.WORKS,
         ),
         collective("scores_max", Phase.FORWARD, all_reduce, Traffic.SPARSE, B * F * s, "scores"),
         compute(
@@ -50,6 +51,7 @@ def scoring(model: Model, output: Output, scatter: bool) -> list[PlannedOp]:
             mem=5 * scores * s,
             kernels=6 + 3 * fields,
             keeps=2 * B * F * s,
+            role=OwnerRole.WORKS,
         ),
         collective("scores_sum", Phase.FORWARD, all_reduce, Traffic.SPARSE, 2 * B * F * s, "exponentials"),
         compute(
@@ -61,6 +63,7 @@ def scoring(model: Model, output: Output, scatter: bool) -> list[PlannedOp]:
             mem=(5 * scores + 2 * outputs + 2 * codes) * s + 4 * OWNED_IDS * k,
             kernels=20 + fields,
             keeps=(2 * outputs + codes) * s,
+            role=OwnerRole.WORKS,
         ),
         collective(
             "codes_grad",

@@ -20,7 +20,7 @@ from __future__ import annotations
 from dessim.trace.schema import Collective, Phase
 from dessim.workload.formula import ZERO, Formula, group
 from dessim.workload.model import Model
-from dessim.workload.plan import Plan, PlannedOp, Traffic, collective, compute
+from dessim.workload.plan import OwnerRole, Placement, Plan, PlannedOp, Traffic, collective, compute
 from dessim.workload.strategies.parts import (
     LOCAL_IDS,
     POOLED,
@@ -36,15 +36,16 @@ from dessim.workload.symbols import BAG, LOCAL_SAMPLES, OWNED_IDS, OWNED_ROWS, B
 
 
 def table_wise(model: Model) -> Plan:
-    """Plan of table-wise sharding. Tables count as balanced: each worker looks up an equal share of the ids."""
+    """Plan of table-wise sharding. Field f lives on worker f mod N; with more workers than fields some own none."""
     pooled = LOCAL_SAMPLES * POOLED
     a2a = Collective.ALL_TO_ALL
+    receives = OwnerRole.RECEIVES
     return Plan(
         "table_wise",
         (
             compute("split_ids", Phase.INPUT, mem=4 * LOCAL_IDS * k, kernels=10, keeps=2 * LOCAL_IDS * k),
-            collective("lengths", Phase.INPUT, a2a, Traffic.CONTROL, LOCAL_SAMPLES * F * c, "split_ids"),
-            collective("ids", Phase.INPUT, a2a, Traffic.IDS, LOCAL_IDS * k, "lengths"),
+            collective("lengths", Phase.INPUT, a2a, Traffic.CONTROL, LOCAL_SAMPLES * F * c, "split_ids", role=receives),
+            collective("ids", Phase.INPUT, a2a, Traffic.IDS, LOCAL_IDS * k, "lengths", role=receives),
             *_lookup_and_pool(pooled),
             _pooled(model, a2a, LOCAL_SAMPLES),
             *dense_part(model, LOCAL_SAMPLES, "pooled"),
@@ -52,7 +53,8 @@ def table_wise(model: Model) -> Plan:
             dense_grad(model),
             *_scatter_and_update(model, "pooled_grad", pooled),
         ),
-        caveat="tables count as balanced over the workers, which needs at least as many equal tables as workers",
+        placement=Placement.TABLES,
+        owned=("F", "V", "m", "u", "U"),
     )
 
 
@@ -104,6 +106,7 @@ def _pooled(model: Model, op: Collective, samples: Formula) -> PlannedOp:
         rows=group(samples * F),
         width=ZERO if exact else BAG,
         exact_width=BAG if exact else ZERO,
+        role=OwnerRole.SENDS if op is Collective.ALL_TO_ALL else OwnerRole.NONE,
     )
 
 
@@ -118,6 +121,7 @@ def _pooled_grad(op: Collective, size: Formula) -> PlannedOp:
         "dense_backward",
         rows=group(LOCAL_SAMPLES * F),
         width=BAG,
+        role=OwnerRole.RECEIVES if op is Collective.ALL_TO_ALL else OwnerRole.NONE,
     )
 
 
@@ -133,8 +137,18 @@ def _lookup_and_pool(pooled: Formula) -> tuple[PlannedOp, ...]:
             kernels=24,
             keeps=OWNED_IDS * k + OWNED_ROWS * W * s,
             table_rows=U / N,
+            role=OwnerRole.WORKS,
         ),
-        compute("pool", Phase.FORWARD, "lookup", flops=OWNED_IDS * BAG, mem=moved, kernels=6, keeps=moved),
+        compute(
+            "pool",
+            Phase.FORWARD,
+            "lookup",
+            flops=OWNED_IDS * BAG,
+            mem=moved,
+            kernels=6,
+            keeps=moved,
+            role=OwnerRole.WORKS,
+        ),
     )
 
 
@@ -153,6 +167,7 @@ def _scatter_and_update(model: Model, dep: str, pooled: Formula, replicated: boo
             mem=pooled + gradients,
             kernels=8,
             keeps=gradients,
+            role=OwnerRole.WORKS,
         ),
         update_rows(model, U / N, "scatter_grad"),
         update_dense(dense_weights(model), "update_rows", *(() if replicated else ("dense_grad",))),

@@ -1,0 +1,124 @@
+"""Owners: the share of the tables that each worker owns, and the symbols of ops whose work follows it.
+
+A plan's formulas take means over workers. Workers do not own equal shares:
+
+    tables placed whole    Field f lives on worker f mod N. With more workers than fields some own nothing, and those
+                           that own a table do N/F times the mean work.
+    rows spread by hash    The most frequent ids are few, so the worker that happens to own several of them receives
+                           more ids than others. Ids are those of the trainer's synthetic data, whose owners are known.
+
+Workers with equal shares form an `Owner`. Under hash placement there are two, the busiest worker and all others at
+their mean: a step waits for the busiest, and hardly notices by how much the others differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dessim.arrays import Floats
+from dessim.workload.hash_placement import frequent_ids_owners
+from dessim.workload.ids import IdBins
+from dessim.workload.model import Model
+from dessim.workload.plan import OwnerRole, Placement, Plan
+
+_DIFFERENCE = 1e-12
+"""Relative: shares that differ less are equal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Workers `ranks`, which own equal shares. `scale` is what they own of a symbol's value, relative to the mean."""
+
+    ranks: Sequence[int]
+    scale: Mapping[str, float] = field(default_factory=dict)
+
+    def symbols(self, job: Mapping[str, float], role: OwnerRole = OwnerRole.WORKS) -> dict[str, float]:
+        """A job's symbols as they would be if every worker owned as much as these; for ops without a role, the job's.
+
+        Rows that every worker holds (hot rows: u - x and U - X) do not scale.
+        """
+        values = dict(job)
+        if role is OwnerRole.NONE:
+            return values
+        for name, factor in self.scale.items():
+            if name in values:
+                values[name] *= factor
+        for name, cold in (("u", "x"), ("U", "X")):
+            if cold in values:
+                values[name] = job[name] - job[cold] + values[cold]
+        return values
+
+
+MEAN = Owner(())
+"""Every worker, if all owned equal shares."""
+
+
+def owners_of(plan: Plan, model: Model, symbols: Mapping[str, float]) -> tuple[Owner, ...]:
+    """The owners of a job of `plan`, which partition its workers, in the order of their first rank."""
+    n = int(symbols["N"])
+    if n == 1 or plan.placement is Placement.REPLICATED:
+        return (Owner(range(n)),)
+    if plan.placement is Placement.TABLES:
+        tables = np.bincount(np.arange(model.input.fields) % n, minlength=n)
+        scale = tables * n / model.input.fields
+        return _grouped({name: scale for name in plan.owned}, n)
+    return _busiest_and_others(_hashed(plan, model, symbols), plan.busiest_by, n)
+
+
+def fullest(owners: Sequence[Owner], name: str) -> Owner:
+    """The owner with the largest share of a symbol."""
+    return max(owners, key=lambda owner: owner.scale.get(name, 1.0))
+
+
+def _grouped(scale: Mapping[str, Floats], n: int) -> tuple[Owner, ...]:
+    """Workers with equal `scale` [workers] of every symbol as one owner."""
+    groups: dict[tuple[float, ...], list[int]] = {}
+    for rank in range(n):
+        groups.setdefault(tuple(float(values[rank]) for values in scale.values()), []).append(rank)
+    return tuple(Owner(tuple(ranks), dict(zip(scale, key, strict=True))) for key, ranks in groups.items())
+
+
+def _busiest_and_others(scale: Mapping[str, Floats], by: str, n: int) -> tuple[Owner, ...]:
+    """The worker with the largest `scale` [workers] of symbol `by`, and the mean of all others."""
+    busiest = int(np.argmax(scale[by]))
+    largest = {name: float(values[busiest]) for name, values in scale.items()}
+    if all(abs(value - 1) < _DIFFERENCE for value in largest.values()):
+        return (Owner(range(n)),)
+    others = {name: (n - value) / (n - 1) for name, value in largest.items()}
+    rest = Owner(tuple(rank for rank in range(n) if rank != busiest), others)
+    both = (Owner((busiest,), largest), rest)
+    return both if busiest == 0 else both[::-1]
+
+
+def _hashed(plan: Plan, model: Model, symbols: Mapping[str, float]) -> dict[str, Floats]:
+    """The share of each symbol's value that each worker owns, relative to the mean [workers], by hash placement.
+
+    The most frequent ids of each field are assigned one by one; all others are spread evenly.
+    """
+    n = int(symbols["N"])
+    fields = model.input.fields
+    bins = IdBins.of(model.law.vocabulary / fields, model.law.skew)
+    cold = bins.beyond(symbols.get("H", 0.0) / fields)
+    owner = frequent_ids_owners(fields, bins.single, n)
+    draws = symbols["B"] * symbols["m"] / fields
+
+    def relative(weight: Floats) -> Floats:
+        frequent = np.broadcast_to(weight[: bins.single], owner.shape)
+        loads = np.bincount(owner.ravel(), frequent.ravel(), minlength=n) + fields * weight[bins.single :].sum() / n
+        return np.asarray(loads * n / (fields * weight.sum()))
+
+    one_worker = bins.expected_present(draws / n)
+    all_workers = bins.expected_present(draws)
+    occurrences = relative(bins.p * bins.ids)
+    found = {
+        "m": occurrences,
+        "q": np.minimum(occurrences, fields / symbols["q"]),
+        "u": relative(one_worker * bins.ids),
+        "U": relative(all_workers * bins.ids),
+    }
+    if cold.any():
+        found |= {"x": relative(one_worker * cold), "X": relative(all_workers * cold)}
+    return {name: values for name, values in found.items() if name in plan.owned}

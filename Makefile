@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 OUT    ?= demo-out
+# Demo and tests start many Python processes; without bytecode each would compile every module anew.
+export PYTHONDONTWRITEBYTECODE :=
 # A stamp file, so that a second `make` does not install again.
 READY  := $(VENV)/.ready
 
@@ -27,8 +29,6 @@ $(READY): pyproject.toml
 demo: $(READY)     ## train, certify, capture, replay, project, report (under 3 minutes)
 	@$(BIN)/dessim demo --out $(OUT)
 
-# The tests start a few hundred Python processes, which would compile every module anew without bytecode.
-test: export PYTHONDONTWRITEBYTECODE :=
 test: $(READY)     ## run every check: lint, types, import contracts, tests
 	@$(MAKE) --no-print-directory lint types
 	@$(BIN)/python -m pytest -n 2 --dist worksteal -q

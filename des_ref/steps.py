@@ -169,9 +169,7 @@ def _train(job: Job, comm: Comm, strategy: Strategy, offset_s: float, watch: Wat
 
 def _pipeline(job: Job, comm: Comm, strategy: Strategy) -> Pipeline:
     """The pipeline that trains on the job's synthetic samples. Raises UsageError for less than a batch of samples."""
-    shape = job.model.input
-    zipf = Zipf(shape.fields, shape.ids_per_sample / shape.fields, shape.vocabulary, shape.skew, SEED)
-    source = zipf.open(job.generated_samples)
+    source = Zipf.of(job.model, SEED).open(job.generated_samples)
     if source.train_samples < job.batch:
         raise UsageError(f"job {job.name}: samples {job.generated_samples} make less than a batch of {job.batch}")
     lane = Lane(comm.beside(PREFETCH)) if job.pipeline and not job.has_servers else None

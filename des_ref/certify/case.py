@@ -19,7 +19,7 @@ from des_ref.models.dense_optim import DenseOptimizer
 from des_ref.models.shampoo import NAME as SHAMPOO
 from des_ref.strategies.base import Optimizers
 from dessim.workload.codecs import CodecConfig, parse_codecs
-from dessim.workload.model import Model, load_model, parse_model
+from dessim.workload.model import Model, Table, load_model, parse_model
 from dessim.workload.strategies import parse_strategy
 
 IDS_PER_FIELD = 1.7  # multi-hot: several ids per field, so that pairs of ids are split over ranks
@@ -33,6 +33,7 @@ _DENSE = DenseOptimizer("Adam", {"lr": 1e-3, "weight_decay": 1e-5})
 # so that a mix-up of layers changes shapes.
 _SMALL_FIELDS = 5
 _SMALL_VOCABULARY = 200.0
+_SMALL_IDS = 2.5  # most ids a sample of a table
 _SMALL_EMBEDDING_WIDTH = 4
 _SMALL_LAYER_WIDTHS = (6, 5, 4)
 _SMALL_RANK = 2
@@ -96,15 +97,27 @@ def shrunk(model: Model) -> Model:
         return model
     raw = model.model_dump()
     fields = min(model.input.fields, _SMALL_FIELDS)
-    raw["input"] |= {
-        "fields": fields,
-        "ids_per_sample": model.input.ids_per_sample * fields / model.input.fields,
-        "vocabulary": min(model.input.vocabulary, _SMALL_VOCABULARY),
-    }
+    if model.tables:
+        raw["tables"] = [_small(table) for table in model.tables[:fields]]
+        raw["input"] = {"batch_per_worker": model.input.batch_per_worker}
+    else:
+        raw["input"] |= {
+            "fields": fields,
+            "ids_per_sample": model.input.ids_per_sample * fields / model.input.fields,
+            "vocabulary": min(model.input.vocabulary, _SMALL_VOCABULARY),
+        }
     raw["embedding"]["width"] = min(model.embedding.width, _SMALL_EMBEDDING_WIDTH)
     for operator in raw["operators"]:
         _shrink_operator(operator, fields)
     return parse_model(raw, model.name)
+
+
+def _small(table: Table) -> dict[str, Any]:
+    return table.model_dump() | {
+        "rows": min(table.rows, _SMALL_VOCABULARY),
+        "ids": min(table.ids, _SMALL_IDS),
+        "width": None,
+    }
 
 
 def _shrink_operator(operator: dict[str, Any], fields: int) -> None:
@@ -122,5 +135,6 @@ def batches(case: Case, model: Model, comm: Comm) -> list[Batch]:
     """The global batch of each step. Its size is a multiple of the number of workers."""
     samples = -(-(_SMALL_SAMPLES if case.small else _SAMPLES) // comm.world_size) * comm.world_size
     vocabulary = min(model.input.vocabulary, _MAX_VOCABULARY)
-    data = Zipf(model.input.fields, IDS_PER_FIELD, vocabulary, skew=1.05, seed=SEED)
+    tables = tuple(table.model_copy(update={"rows": min(table.rows, _MAX_VOCABULARY)}) for table in model.tables)
+    data = Zipf(model.input.fields, IDS_PER_FIELD, vocabulary, skew=1.05, seed=SEED, tables=tables)
     return [data.examples(samples, part=step).take(torch.arange(samples)) for step in range(case.steps)]

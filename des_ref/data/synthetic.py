@@ -1,7 +1,8 @@
 """Synthetic clicks with a planted teacher: ids follow Zipf's law, and their hidden weights decide the label.
 
 Each field has its own vocabulary, from which sample i draws its ids: rank r with probability ~ r**-skew, by inverting
-the continuous approximation of Zipf's law. The teacher gives each id a weight from (seed, id) and draws the label with
+the continuous approximation of Zipf's law. Unequal tables (version 2 of model files) have their own sizes, skews and
+offsets, and follow the law itself. The teacher gives each id a weight from (seed, id) and draws the label with
 probability sigmoid(scale * sum of weights + bias), so a model can learn, and the best AUC is well below 1.
 
 The data depend on (seed, sample) only, not on how they are read.
@@ -17,7 +18,9 @@ import torch
 from des_ref.data.batch import Examples, InMemory, split
 from des_ref.embedding.init import normal_rows
 from des_ref.hashing import feature_id
+from dessim.workload.model import Model, Table
 
+_EXACT_RANKS = 64  # of a table; beyond, the continuous approximation differs by less than 1e-4
 _TEACHER = 7919  # added to the seed, so that the teacher's weights differ from initial rows, which hash the same ids
 
 
@@ -25,7 +28,8 @@ _TEACHER = 7919  # added to the seed, so that the teacher's weights differ from 
 class Zipf:
     """A generator of samples.
 
-    A field has one id; if `ids_per_field` is above 1 (multi-hot), a geometric number of ids with that mean.
+    A field has one id; if `ids_per_field` is above 1 (multi-hot), a geometric number of ids with that mean. With
+    `tables`, one for each field, these give the ids a sample, the vocabulary and the skew of their fields.
     """
 
     fields: int
@@ -34,21 +38,46 @@ class Zipf:
     skew: float = 1.05
     seed: int = 0
     teacher_scale: float = 1.0
+    tables: tuple[Table, ...] = ()
+
+    @classmethod
+    def of(cls, model: Model, seed: int) -> Zipf:
+        """The generator of the samples that a model file describes."""
+        shape = model.input
+        per_field = shape.ids_per_sample / shape.fields
+        return cls(shape.fields, per_field, shape.vocabulary, shape.skew, seed, tables=model.tables)
 
     def examples(self, samples: int, part: int = 0) -> Examples:
         """`samples` samples. Another `part` gives other samples with the same teacher."""
         rng = np.random.default_rng((self.seed, part))
-        sizes = np.ones((samples, self.fields), dtype=np.int64)
-        if self.ids_per_field > 1:
-            sizes = rng.geometric(1 / self.ids_per_field, size=sizes.shape)
+        sizes = self._sizes(samples, rng)
         counts = sizes.reshape(-1)
         n = int(counts.sum())
         field = np.repeat(np.tile(np.arange(self.fields), samples), counts)
-        raw = _zipf_ranks(rng.random(n), max(self.vocabulary / self.fields, 1.0), self.skew)
+        uniform = rng.random(n)
+        if self.tables:
+            raw = np.zeros(n, dtype=np.int64)
+            for number, table in enumerate(self.tables):
+                of_table = field == number
+                raw[of_table] = _table_ranks(uniform[of_table], table)
+        else:
+            raw = _zipf_ranks(uniform, max(self.vocabulary / self.fields, 1.0), self.skew)
         ids = feature_id(torch.from_numpy(field), torch.from_numpy(raw))
         offsets = torch.from_numpy(np.concatenate([[0], sizes.sum(axis=1).cumsum()]))
         labels = self._labels(ids, offsets, rng)
         return Examples(ids, torch.from_numpy(field), offsets, labels)
+
+    def _sizes(self, samples: int, rng: np.random.Generator) -> np.ndarray:
+        """The number of ids of each sample and field [samples, fields]."""
+        if self.tables:
+            means = [table.ids for table in self.tables]
+            columns = [
+                rng.geometric(1 / mean, size=samples) if mean > 1 else (rng.random(samples) < mean).astype(np.int64)
+                for mean in means
+            ]
+            return np.stack(columns, axis=1)
+        sizes = np.ones((samples, self.fields), dtype=np.int64)
+        return rng.geometric(1 / self.ids_per_field, size=sizes.shape) if self.ids_per_field > 1 else sizes
 
     def _labels(self, ids: torch.Tensor, offsets: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         std = self.teacher_scale / (self.fields * self.ids_per_field) ** 0.5
@@ -70,3 +99,21 @@ def _zipf_ranks(uniform: np.ndarray, vocabulary: float, skew: float) -> np.ndarr
         power = 1 - skew
         ranks = (1 + uniform * ((vocabulary + 1) ** power - 1)) ** (1 / power)
     return np.minimum(ranks.astype(np.int64) - 1, int(vocabulary) - 1)
+
+
+def _table_ranks(uniform: np.ndarray, table: Table) -> np.ndarray:
+    """Ranks 0 .. rows - 1 of a table's ids: the most frequent by their probabilities, the others as `_zipf_ranks`."""
+    rows = int(table.rows)
+    head = min(rows, _EXACT_RANKS)
+    frequent = np.cumsum((np.arange(1.0, head + 1) + table.offset) ** -table.skew)
+    power = 1 - table.skew
+    low, high = head + 0.5 + table.offset, rows + 0.5 + table.offset
+    if abs(power) < 1e-9:
+        rest = np.log(high / low)
+    else:
+        rest = (high**power - low**power) / power
+    at = uniform * (frequent[-1] + rest)
+    beyond = np.maximum(at - frequent[-1], 0.0)
+    x = low * np.exp(beyond) if abs(power) < 1e-9 else (low**power + power * beyond) ** (1 / power)
+    ranks = np.where(at < frequent[-1], np.searchsorted(frequent, at, side="right"), np.round(x - table.offset) - 1)
+    return np.clip(ranks, 0, rows - 1).astype(np.int64)

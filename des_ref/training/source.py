@@ -77,9 +77,7 @@ def check_fields(model: Model, data: str, fields: int, suggested_model: str) -> 
 
 
 def _synthetic(settings: DataSettings, model: Model, seed: int) -> Source:
-    shape = model.input
-    zipf = Zipf(shape.fields, shape.ids_per_sample / shape.fields, shape.vocabulary, shape.skew, seed)
-    return zipf.open(settings.samples)
+    return Zipf.of(model, seed).open(settings.samples)
 
 
 def _find_ml100k(comm: Comm) -> tuple[Path | None, str]:

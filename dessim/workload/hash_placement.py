@@ -10,11 +10,10 @@ from dessim.cluster.hashing import Hashes, mix
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
-def frequent_ids_owners(fields: int, ids: int, workers: int) -> Ints:
-    """The owner of the `ids` most frequent ids of each field [fields, ids], most frequent first."""
+def frequent_ids_owners(field: int, ids: int, workers: int) -> Ints:
+    """The owner of the `ids` most frequent ids of a field [ids], most frequent first."""
     raw = _mix64(np.arange(ids, dtype=np.uint64))
-    offset = np.arange(1, fields + 1, dtype=np.uint64) * _GOLDEN
-    feature = _mix64(raw[None, :] + offset[:, None])
+    feature = _mix64(raw + np.arange(1, field + 2, dtype=np.uint64)[-1:] * _GOLDEN)
     return np.asarray((_mix64(feature) >> np.uint64(1)) % np.uint64(workers)).astype(np.int64)
 
 

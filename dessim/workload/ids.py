@@ -111,17 +111,7 @@ class ZipfLaw:
 
     def draws_of(self, unique: float) -> float:
         """The number of draws that hold `unique` distinct ids, to a relative 1e-6; infinite for all ids there are."""
-        if unique >= self.vocabulary:
-            return math.inf
-        low, high = 0.0, max(unique, 1.0)
-        while self.unique(high) < unique:
-            low, high = high, 2 * high
-            if high > _MAX_DRAWS:
-                return math.inf
-        while high - low > 1e-6 * high:
-            middle = (low + high) / 2
-            low, high = (middle, high) if self.unique(middle) < unique else (low, middle)
-        return high
+        return _draws_of(self, unique)
 
     def counted(self, draws: float, samples: float, beyond: float = 0.0) -> float:
         """The effective number of ids among a sample's `draws`, if an id weighs 1 / (its occurrences in all samples).
@@ -129,11 +119,86 @@ class ZipfLaw:
         That is the number of equally weighted ids with the same spread, (sum w)^2 / sum w^2. The `beyond` most frequent
         ids weigh nothing.
         """
-        p = _probabilities(self.vocabulary / self.fields, self.skew, self.offset)
-        weights = 1 / np.maximum(1.0, samples * draws / self.fields * p)
-        drawn = p * _counts(self.vocabulary / self.fields, beyond / self.fields)
-        first, second = float((drawn * weights).sum()), float((drawn * weights**2).sum())
+        first, second = self.weighed(samples * draws, beyond)
         return draws * first**2 / second if second else 0.0
+
+    def weighed(self, draws: float, beyond: float) -> tuple[float, float]:
+        """The mean weight, and the mean squared weight, of a drawn id among `draws`; see `counted`."""
+        bins = self.bins
+        weights = 1 / np.maximum(1.0, draws / self.fields * bins.p)
+        drawn = bins.p * bins.beyond(beyond / self.fields)
+        return float((drawn * weights).sum()), float((drawn * weights**2).sum())
+
+    @property
+    def bins(self) -> IdBins:
+        """The ids of one field."""
+        return IdBins.of(self.vocabulary / self.fields, self.skew, self.offset)
+
+
+@dataclass(frozen=True, slots=True)
+class TablesLaw:
+    """The ids of unequal tables: part i draws the share `shares[i]` of all ids by the law `parts[i]`."""
+
+    parts: tuple[ZipfLaw, ...]
+    shares: tuple[float, ...]
+
+    @property
+    def vocabulary(self) -> float:
+        """The ids of all tables."""
+        return sum(part.vocabulary for part in self.parts)
+
+    def unique(self, draws: float, beyond: float = 0.0) -> float:
+        """As `ZipfLaw.unique`."""
+        hottest = self.hottest(beyond)
+        return sum(
+            part.unique(draws * share, hot) for part, share, hot in zip(self.parts, self.shares, hottest, strict=True)
+        )
+
+    def draws_of(self, unique: float) -> float:
+        """As `ZipfLaw.draws_of`."""
+        return _draws_of(self, unique)
+
+    def counted(self, draws: float, samples: float, beyond: float = 0.0) -> float:
+        """As `ZipfLaw.counted`."""
+        found = [
+            (share, *part.weighed(samples * draws * share, hot))
+            for part, share, hot in zip(self.parts, self.shares, self.hottest(beyond), strict=True)
+        ]
+        first = sum(share * mean for share, mean, _ in found)
+        second = sum(share * squared for share, _, squared in found)
+        return draws * first**2 / second if second else 0.0
+
+    def hottest(self, rows: float) -> tuple[float, ...]:
+        """How many of the `rows` most frequent ids of all tables each part has."""
+        if rows <= 0:
+            return (0.0,) * len(self.parts)
+        if rows >= self.vocabulary:
+            return tuple(part.vocabulary for part in self.parts)
+        p = np.concatenate(
+            [part.bins.p * share / part.fields for part, share in zip(self.parts, self.shares, strict=True)]
+        )
+        ids = np.concatenate([part.bins.ids * part.fields for part in self.parts])
+        of_part = np.repeat(np.arange(len(self.parts)), [len(part.bins.p) for part in self.parts])
+        order = np.argsort(-p, kind="stable")
+        taken = np.diff(np.minimum(np.cumsum(ids[order]), rows), prepend=0.0)
+        return tuple(np.bincount(of_part[order], taken, minlength=len(self.parts)).tolist())
+
+
+IdLaw = ZipfLaw | TablesLaw
+
+
+def _draws_of(law: IdLaw, unique: float) -> float:
+    if unique >= law.vocabulary:
+        return math.inf
+    low, high = 0.0, max(unique, 1.0)
+    while law.unique(high) < unique:
+        low, high = high, 2 * high
+        if high > _MAX_DRAWS:
+            return math.inf
+    while high - low > 1e-6 * high:
+        middle = (low + high) / 2
+        low, high = (middle, high) if law.unique(middle) < unique else (low, middle)
+    return high
 
 
 def largest_share(balls: float, cells: int) -> float:

@@ -20,6 +20,13 @@
     strategy = "des"         # for mlp and cross_v2 under DES: "mesh" sends pooled vectors, F*D floats, not partials
 
 The capital letters are the symbols of formulas (dessim.workload.symbols).
+
+A file with schema_version = 2 lists unequal tables; `input` then has batch_per_worker alone:
+
+    [[tables]]
+    rows = 40_000_000
+    ids = 3.0                # mean ids a sample
+    skew = 1.05              # optional, as is `offset`
 """
 
 from __future__ import annotations
@@ -33,7 +40,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from dessim.errors import ModelError
-from dessim.workload.ids import ZipfLaw
+from dessim.workload.ids import IdLaw, TablesLaw, ZipfLaw
 from dessim.workload.operators import (
     KINDS,
     WHOLE_POOLS,
@@ -68,6 +75,27 @@ class Input(_Strict):
         return self
 
 
+class Table(_Strict):
+    """One embedding table of a version 2 file: the rows of one field.
+
+    `ids`: mean ids a sample. `skew`, `offset`: the r-th most frequent id has a probability proportional to
+    (r + offset)**-skew. `width` must be that of all tables, and `pooling` that of the model.
+    """
+
+    name: Annotated[str, Field(max_length=100)] = ""
+    rows: Annotated[float, Field(ge=1)]
+    ids: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+    skew: Annotated[float, Field(ge=0, le=4)] = 1.05
+    offset: Annotated[float, Field(ge=0)] = 0.0
+    width: Positive | None = None
+    pooling: Literal["sum", "mean", "max", "attention"] | None = None
+
+    @property
+    def law(self) -> ZipfLaw:
+        """The law of its ids."""
+        return ZipfLaw(self.rows, self.skew, offset=self.offset)
+
+
 class Embedding(_Strict):
     """The embedding tables, one row for each feature id.
 
@@ -94,11 +122,56 @@ class Embedding(_Strict):
 class Model(_Strict):
     """A model file. `symbols` gives the values of the symbols in formulas."""
 
-    schema_version: Literal[1]
+    schema_version: Literal[1, 2]
     name: Annotated[str, Field(min_length=1, max_length=100)]
     input: Input
+    tables: tuple[Table, ...] = ()
     embedding: Embedding
     operators: Annotated[tuple[Spec, ...], Field(min_length=1)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _input_follows_from_tables(cls, raw: Any) -> Any:
+        """Fill in `input` from the tables of a version 2 file."""
+        if not isinstance(raw, Mapping):
+            return raw
+        tables = raw.get("tables") or ()
+        if raw.get("schema_version") == 1 and tables:
+            raise ValueError("[[tables]] needs schema_version = 2")
+        if raw.get("schema_version") != 2:
+            return raw
+        if not tables:
+            raise ValueError("schema_version = 2 needs [[tables]], one entry a table; equal tables may use version 1")
+        try:
+            read = [Table.model_validate(table) for table in tables]
+        except ValidationError:
+            return raw  # reported with its key, when `tables` is validated
+        stated = dict(raw.get("input") or {})
+        follows = {
+            "fields": len(read),
+            "ids_per_sample": sum(table.ids for table in read),
+            "vocabulary": sum(table.rows for table in read),
+            "skew": max(table.skew for table in read),
+        }
+        # A trace states the ids a sample that were measured, and repeats the others.
+        for key in follows.keys() & stated.keys() - {"ids_per_sample"}:
+            if stated[key] != follows[key]:
+                raise ValueError(f"input.{key} follows from [[tables]]; remove it")
+        return {**raw, "input": follows | stated}
+
+    @model_validator(mode="after")
+    def _tables_are_of_one_kind(self) -> Model:
+        for number, table in enumerate(self.tables):
+            if table.width not in (None, self.embedding.width):
+                raise ValueError(
+                    f"tables.{number}.width = {table.width}: all tables have the {self.embedding.width} columns of "
+                    "[embedding] width"
+                )
+            if table.pooling not in (None, self.embedding.pooling):
+                raise ValueError(
+                    f'tables.{number}.pooling = "{table.pooling}": all tables are pooled as [embedding] says'
+                )
+        return self
 
     @field_validator("operators")
     @classmethod
@@ -131,8 +204,11 @@ class Model(_Strict):
         return self
 
     @property
-    def law(self) -> ZipfLaw:
-        """The law of the ids: each field has its own table, with an equal share of the rows."""
+    def law(self) -> IdLaw:
+        """The law of the ids. In a version 1 file each field has its own table, with an equal share of the rows."""
+        if self.tables:
+            ids = sum(table.ids for table in self.tables)
+            return TablesLaw(tuple(table.law for table in self.tables), tuple(table.ids / ids for table in self.tables))
         rows = max(self.input.vocabulary, float(self.input.fields))
         return ZipfLaw(rows, self.input.skew, self.input.fields)
 

@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 from dessim.errors import UsageError
-from dessim.workload.ids import ZipfLaw, largest_share
+from dessim.workload.ids import IdLaw, largest_share
 
 SHAMPOO_BLOCK = 256  # rows and columns of a block
 SHAMPOO_EVERY = 20  # steps between two computations of the roots
@@ -82,7 +82,7 @@ class Expected:
     """Expected values of the options' symbols if ids follow `law`, in a job that has drawn `seen` ids before."""
 
     options: Options
-    law: ZipfLaw
+    law: IdLaw
     seen: float = math.inf
 
     def __call__(self, symbols: Mapping[str, float]) -> dict[str, float]:

@@ -14,13 +14,13 @@ their mean: a step waits for the busiest, and hardly notices by how much the oth
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from dessim.arrays import Floats
 from dessim.workload.hash_placement import frequent_ids_owners
-from dessim.workload.ids import IdBins
+from dessim.workload.ids import IdBins, TablesLaw
 from dessim.workload.model import Model
 from dessim.workload.plan import OwnerRole, Placement, Plan
 
@@ -62,15 +62,31 @@ def owners_of(plan: Plan, model: Model, symbols: Mapping[str, float]) -> tuple[O
     if n == 1 or plan.placement is Placement.REPLICATED:
         return (Owner(range(n)),)
     if plan.placement is Placement.TABLES:
-        tables = np.bincount(np.arange(model.input.fields) % n, minlength=n)
-        scale = tables * n / model.input.fields
-        return _grouped({name: scale for name in plan.owned}, n)
+        return _grouped(_placed_whole(plan, model, symbols), n)
     return _busiest_and_others(_hashed(plan, model, symbols), plan.busiest_by, n)
 
 
 def fullest(owners: Sequence[Owner], name: str) -> Owner:
     """The owner with the largest share of a symbol."""
     return max(owners, key=lambda owner: owner.scale.get(name, 1.0))
+
+
+def _placed_whole(plan: Plan, model: Model, symbols: Mapping[str, float]) -> dict[str, Floats]:
+    """The share of each symbol's value that each worker owns, relative to the mean [workers], by whole tables."""
+    n = int(symbols["N"])
+    owner = np.arange(model.input.fields) % n
+    draws = symbols["B"] * symbols["m"]
+    equal = np.ones(model.input.fields)
+    of_field = dict.fromkeys(("F", "q", "V", "m", "u", "U"), equal)
+    if isinstance(law := model.law, TablesLaw):
+        tables = list(zip(law.parts, law.shares, strict=True))
+        of_field |= {
+            "V": np.array([part.vocabulary for part in law.parts]),
+            "m": np.array(law.shares),
+            "u": np.array([part.unique(draws / n * share) for part, share in tables]),
+            "U": np.array([part.unique(draws * share) for part, share in tables]),
+        }
+    return {name: np.bincount(owner, of_field[name], minlength=n) * n / of_field[name].sum() for name in plan.owned}
 
 
 def _grouped(scale: Mapping[str, Floats], n: int) -> tuple[Owner, ...]:
@@ -99,26 +115,33 @@ def _hashed(plan: Plan, model: Model, symbols: Mapping[str, float]) -> dict[str,
     The most frequent ids of each field are assigned one by one; all others are spread evenly.
     """
     n = int(symbols["N"])
+    law = model.law
     fields = model.input.fields
-    bins = IdBins.of(model.law.vocabulary / fields, model.law.skew)
-    cold = bins.beyond(symbols.get("H", 0.0) / fields)
-    owner = frequent_ids_owners(fields, bins.single, n)
-    draws = symbols["B"] * symbols["m"] / fields
-
-    def relative(weight: Floats) -> Floats:
-        frequent = np.broadcast_to(weight[: bins.single], owner.shape)
-        loads = np.bincount(owner.ravel(), frequent.ravel(), minlength=n) + fields * weight[bins.single :].sum() / n
-        return np.asarray(loads * n / (fields * weight.sum()))
-
-    one_worker = bins.expected_present(draws / n)
-    all_workers = bins.expected_present(draws)
-    occurrences = relative(bins.p * bins.ids)
-    found = {
-        "m": occurrences,
-        "q": np.minimum(occurrences, fields / symbols["q"]),
-        "u": relative(one_worker * bins.ids),
-        "U": relative(all_workers * bins.ids),
-    }
-    if cold.any():
-        found |= {"x": relative(one_worker * cold), "X": relative(all_workers * cold)}
+    draws = symbols["B"] * symbols["m"]
+    hot = symbols.get("H", 0.0)
+    if isinstance(law, TablesLaw):
+        tables = list(zip(law.parts, law.shares, law.hottest(hot), strict=True))
+    else:
+        tables = [(replace(law, vocabulary=law.vocabulary / fields, fields=1), 1 / fields, hot / fields)] * fields
+    names = ("m", "u", "U", "x", "X")
+    loads = {name: np.zeros(n) for name in names}
+    bins: IdBins | None = None
+    for number, (part, share, hot_ids) in enumerate(tables):
+        if bins is None or part != tables[number - 1][0]:
+            bins = part.bins
+        one_worker = bins.expected_present(draws * share / n)
+        all_workers = bins.expected_present(draws * share)
+        cold = bins.beyond(hot_ids)
+        weights = (
+            share * bins.p * bins.ids,
+            one_worker * bins.ids,
+            all_workers * bins.ids,
+            one_worker * cold,
+            all_workers * cold,
+        )
+        owner = frequent_ids_owners(number, bins.single, n)
+        for name, weight in zip(names, weights, strict=True):
+            loads[name] += np.bincount(owner, weight[: bins.single], minlength=n) + weight[bins.single :].sum() / n
+    found = {name: load * n / load.sum() for name, load in loads.items() if load.any()}
+    found["q"] = np.minimum(found["m"], fields / symbols["q"])
     return {name: values for name, values in found.items() if name in plan.owned}

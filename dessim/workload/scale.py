@@ -42,7 +42,9 @@ class Job:
     @classmethod
     def of_model(cls, model: Model) -> Job:
         """A job that has not been recorded."""
-        return cls(model, f"assumed: model file {model.name!r}, Zipf skew {model.input.skew:g}")
+        skews = sorted({table.skew for table in model.tables} or {model.input.skew})
+        skew = f"{skews[0]:g}" if len(skews) == 1 else f"{skews[0]:g} to {skews[-1]:g}"
+        return cls(model, f"assumed: model file {model.name!r}, Zipf skew {skew}")
 
     @classmethod
     def of_trace(cls, trace: Trace) -> Job:

@@ -84,7 +84,7 @@ def test_the_load_of_hashed_owners_agrees_with_a_count_over_drawn_ids(n: int) ->
     model = model_of(fields, skew, float(fields * rows), ids=float(fields))
     busiest = max(owned("row_wise", model, n)[2], key=lambda owner: owner.scale.get("m", 1.0))
     p = np.arange(1.0, rows + 1) ** -skew
-    owner = frequent_ids_owners(fields, rows, n)
+    owner = np.stack([frequent_ids_owners(field, rows, n) for field in range(fields)])
     rng = np.random.default_rng(7)
     counts = np.zeros(n)
     for field in range(fields):
@@ -103,7 +103,7 @@ def test_distinct_ids_of_hashed_owners_agree_with_a_count_over_drawn_ids(n: int)
     symbols = plan.symbols(model.symbols(n, batch * n))
     busiest = max(owners_of(plan, model, symbols), key=lambda owner: owner.scale["u"])
     p = np.arange(1.0, rows + 1) ** -1.2
-    owner = frequent_ids_owners(fields, rows, n)
+    owner = np.stack([frequent_ids_owners(field, rows, n) for field in range(fields)])
     rng = np.random.default_rng(3)
     requested = np.zeros(n)
     for _ in range(n):  # the requests of each worker

@@ -1,0 +1,123 @@
+"""Version 2 model files: unequal tables, their laws, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dessim.errors import ModelError
+from dessim.workload.ids import TablesLaw, ZipfLaw
+from dessim.workload.memory import memory_of
+from dessim.workload.model import load_model, parse_model
+from dessim.workload.owners import owners_of
+from dessim.workload.strategies import STRATEGIES
+from dessim.workload.strategies import plan as plan_of
+
+
+def raw(*tables: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    return {
+        "schema_version": 2,
+        "name": "tables",
+        "input": {"batch_per_worker": 64},
+        "tables": list(tables),
+        "embedding": {"width": 8},
+        "operators": [{"kind": "fm"}, {"kind": "mlp", "widths": [16]}],
+        **changes,
+    }
+
+
+UNEQUAL = ({"rows": 50_000, "ids": 3}, {"rows": 40, "ids": 1, "skew": 0.4}, {"rows": 700, "ids": 2.5, "offset": 2.0})
+
+
+def test_the_input_follows_from_the_tables() -> None:
+    model = parse_model(raw(*UNEQUAL), "m.toml")
+    assert (model.input.fields, model.input.ids_per_sample, model.input.vocabulary) == (3, 6.5, 50_740)
+    assert model.input.batch_per_worker == 64
+    assert parse_model(model.model_dump(mode="json"), "trace") == model  # as a trace header holds it
+
+
+@pytest.mark.parametrize("strategy", [*sorted(STRATEGIES), "row_all_to_all+hot_rows=500"])
+def test_equal_tables_are_those_of_a_version_1_file(strategy: str) -> None:
+    old = {**raw(), "schema_version": 1, "input": {"fields": 5, "ids_per_sample": 10, "vocabulary": 1e5, "skew": 1.1}}
+    del old["tables"]
+    one = parse_model(old, "old.toml")
+    two = parse_model(raw(*[{"rows": 2e4, "ids": 2, "skew": 1.1}] * 5, input={"batch_per_worker": 4096}), "new.toml")
+    plan = plan_of(strategy, one)
+    found = []
+    for model in (one, two):
+        symbols = plan.symbols(model.symbols(8))
+        owners = owners_of(plan, model, symbols)
+        found.append((symbols, [list(o.ranks) for o in owners], [dict(o.scale) for o in owners]))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-9)
+    assert found[0][1] == found[1][1]
+    for old_scale, new_scale in zip(found[0][2], found[1][2], strict=True):
+        assert old_scale == pytest.approx(new_scale, rel=1e-9)
+
+
+def test_distinct_ids_agree_with_drawn_ones() -> None:
+    model = parse_model(raw(*UNEQUAL), "m.toml")
+    rng, samples, distinct = np.random.default_rng(1), 4000, 0
+    for table in model.tables:
+        weights = (np.arange(1.0, table.rows + 1) + table.offset) ** -table.skew
+        distinct += len(
+            np.unique(rng.choice(int(table.rows), size=round(samples * table.ids), p=weights / weights.sum()))
+        )
+    assert model.law.unique(samples * 6.5) == pytest.approx(distinct, rel=0.02)
+    assert model.symbols(4, samples)["U"] == model.law.unique(samples * 6.5)
+
+
+def test_the_hottest_rows_are_the_most_frequent_of_all_tables() -> None:
+    law = TablesLaw((ZipfLaw(1000, 1.2), ZipfLaw(50, 0.5)), (0.8, 0.2))
+    frequencies = [np.arange(1.0, 1001) ** -1.2, np.arange(1.0, 51) ** -0.5]
+    p = np.concatenate([share * f / f.sum() for share, f in zip((0.8, 0.2), frequencies, strict=True)])
+    table = np.repeat([0, 1], [1000, 50])
+    for rows in (1, 10, 60, 500):
+        hottest = np.bincount(table[np.argsort(-p, kind="stable")[:rows]], minlength=2)
+        assert law.hottest(rows) == pytest.approx(hottest.tolist(), abs=1e-6)
+    assert law.unique(1e4, 0) > law.unique(1e4, 10) > law.unique(1e4, 1050) == 0
+
+
+def test_each_rank_holds_the_tables_that_it_owns() -> None:
+    model = parse_model(raw(*UNEQUAL), "m.toml")
+    plan = plan_of("table_wise", model)
+    symbols = plan.symbols(model.symbols(2))
+    owners = {rank: owner for owner in owners_of(plan, model, symbols) for rank in owner.ranks}
+    # Rank 0 owns tables 0 and 2, rank 1 owns table 1.
+    held = [owners[rank].symbols(symbols)["V"] / 2 for rank in (0, 1)]
+    assert held == pytest.approx([50_700, 40])
+    ids = [owners[rank].symbols(symbols)["m"] / 2 for rank in (0, 1)]
+    assert ids == pytest.approx([5.5, 1.0])
+    assert memory_of(plan, symbols, tuple(owners.values())).rows == pytest.approx(50_700 * symbols["W"] * 4)
+
+
+@pytest.mark.parametrize(
+    ("file", "problem"),
+    [
+        (raw(), "schema_version = 2 needs [[tables]]"),
+        ({**raw({"rows": 5}), "schema_version": 1}, "[[tables]] needs schema_version = 2"),
+        (raw({"ids": 2}), "tables.0.rows: Field required"),
+        (raw({"rows": 0}), "tables.0.rows: Input should be greater than or equal to 1"),
+        (
+            raw({"rows": 9}, {"rows": 5, "width": 16}),
+            "tables.1.width = 16: all tables have the 8 columns of [embedding]",
+        ),
+        (raw({"rows": 5, "pooling": "max"}), 'tables.0.pooling = "max"'),
+        (raw({"rows": 5}, input={"fields": 2}), "input.fields follows from [[tables]]; remove it"),
+        (raw({"rows": 5, "rowz": 6}), "tables.0.rowz: Extra inputs are not permitted"),
+    ],
+)
+def test_bad_tables_are_refused_in_one_line(file: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ModelError) as refused:
+        parse_model(file, "bad.toml")
+    assert problem in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["criteo_kaggle", "criteo_1tb", "dlrm_dcnv2"])
+def test_shipped_tables(name: str) -> None:
+    model = load_model(name)
+    assert len(model.tables) == 26
+    ids = {"criteo_kaggle": 26, "criteo_1tb": 26, "dlrm_dcnv2": 214}
+    rows = {"criteo_kaggle": 33_762_577, "criteo_1tb": 204_184_588, "dlrm_dcnv2": 204_184_588}
+    assert (model.input.ids_per_sample, model.input.vocabulary) == (ids[name], rows[name])

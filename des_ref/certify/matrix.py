@@ -8,26 +8,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from importlib.resources import files
 from itertools import combinations
 
 from des_ref.certify.case import Case
 from des_ref.embedding.optim import ROW_OPTIMIZERS
 from des_ref.strategies import STRATEGIES, VARIANTS
 from dessim.errors import ModelError, UsageError
-from dessim.workload.model import load_model
+from dessim.workload.model import load_model, shipped_models
 from dessim.workload.strategies import plan, spec_of
 
 _PLACEMENTS = ("hash", "field")
 EVERY_STRATEGY = (*STRATEGIES, *VARIANTS)
 
 Choice = tuple[int, object]  # (which axis, the value chosen on it)
-
-
-def shipped_models() -> list[str]:
-    """Names of the models that dessim ships."""
-    folder = files("dessim.workload").joinpath("models")
-    return sorted(p.name.removesuffix(".toml") for p in folder.iterdir() if p.name.endswith(".toml"))
 
 
 def placements(model: str, strategy: str) -> list[str]:

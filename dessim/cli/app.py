@@ -15,6 +15,7 @@ from dessim.cli.collective import collective
 from dessim.cli.demo import demo
 from dessim.cli.goodput import goodput
 from dessim.cli.lab import lab
+from dessim.cli.model import model
 from dessim.cli.project import project
 from dessim.cli.replay import replay
 from dessim.cli.tenants import tenants
@@ -42,6 +43,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(topo, name="topo")
+app.add_typer(model, name="model")
 app.add_typer(trace, name="trace")
 app.add_typer(lab, name="lab")
 

@@ -323,15 +323,22 @@ def _key(loc: tuple[int | str, ...], error: str) -> str:
     return ".".join(parts) or "file"
 
 
+_SHIPPED = files("dessim.workload").joinpath("models")
+
+
+def shipped_models() -> list[str]:
+    """Names of the models that dessim ships."""
+    return sorted(p.name.removesuffix(".toml") for p in _SHIPPED.iterdir() if p.name.endswith(".toml"))
+
+
 def load_model(name: str | Path) -> Model:
     """A model by file path, or by the name of a shipped one (`deepfm`). Raises ModelError."""
     path = Path(name)
     if not path.suffix and not path.exists():
-        shipped = files("dessim.workload").joinpath("models")
-        names = sorted(p.name.removesuffix(".toml") for p in shipped.iterdir() if p.name.endswith(".toml"))
+        names = shipped_models()
         if str(name) not in names:
             raise ModelError(name, "", f"no such model file; shipped models: {', '.join(names)}")
-        text = shipped.joinpath(f"{name}.toml").read_text("utf-8")
+        text = _SHIPPED.joinpath(f"{name}.toml").read_text("utf-8")
     else:
         try:
             text = path.read_text("utf-8")

@@ -24,8 +24,8 @@ from dessim.workload.ids import IdBins, TablesLaw
 from dessim.workload.model import Model
 from dessim.workload.plan import OwnerRole, Placement, Plan
 
-_DIFFERENCE = 1e-12
-"""Relative: shares that differ less are equal."""
+_DIGITS = 11
+"""Decimals of a share. The last bits of sums differ between processors, and no step may depend on them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +91,7 @@ def _placed_whole(plan: Plan, model: Model, symbols: Mapping[str, float]) -> dic
 
 def _grouped(scale: Mapping[str, Floats], n: int) -> tuple[Owner, ...]:
     """Workers with equal `scale` [workers] of every symbol as one owner."""
+    scale = {name: np.round(values, _DIGITS) for name, values in scale.items()}
     groups: dict[tuple[float, ...], list[int]] = {}
     for rank in range(n):
         groups.setdefault(tuple(float(values[rank]) for values in scale.values()), []).append(rank)
@@ -100,8 +101,8 @@ def _grouped(scale: Mapping[str, Floats], n: int) -> tuple[Owner, ...]:
 def _busiest_and_others(scale: Mapping[str, Floats], by: str, n: int) -> tuple[Owner, ...]:
     """The worker with the largest `scale` [workers] of symbol `by`, and the mean of all others."""
     busiest = int(np.argmax(scale[by]))
-    largest = {name: float(values[busiest]) for name, values in scale.items()}
-    if all(abs(value - 1) < _DIFFERENCE for value in largest.values()):
+    largest = {name: round(float(values[busiest]), _DIGITS) for name, values in scale.items()}
+    if all(value == 1 for value in largest.values()):
         return (Owner(range(n)),)
     others = {name: (n - value) / (n - 1) for name, value in largest.items()}
     rest = Owner(tuple(rank for rank in range(n) if rank != busiest), others)

@@ -14,7 +14,9 @@ MAX_SIZE = 40_000  # characters; a larger result is stored reduced
 _MAX_LIST = 50
 _KEPT_ENDS = 3
 RELATIVE = 1e-12
-ABSOLUTE = 1e-15
+ABSOLUTE = 1e-13  # a tenth of a picosecond
+UTILISATION = 1e-8
+"""Relative: utilisation is a quotient of short intervals, which are differences of times."""
 
 
 def dumped(value: Any, margin: str = "\n") -> str:
@@ -83,7 +85,8 @@ def differences(
             elif key not in old:
                 yield f"{where}: new; it is {_short(new[key])}"
             else:
-                yield from differences(old[key], new[key], prose, where, in_prose or key in prose, relative)
+                allowed = max(relative, UTILISATION) if key == "utilisation" and relative else relative
+                yield from differences(old[key], new[key], prose, where, in_prose or key in prose, allowed)
     elif isinstance(old, list) and isinstance(new, list):
         if len(old) != len(new):
             yield f"{path}: {len(old)} entries before, {len(new)} now"

@@ -150,7 +150,7 @@ def test_all_mistakes_are_named_at_once():
 
 
 def test_an_unknown_name_lists_what_is_shipped():
-    with pytest.raises(ModelError, match="shipped models: dcn, "):
+    with pytest.raises(ModelError, match="shipped models: criteo_1tb, "):
         load_model("wide_and_deep")
 
 

@@ -1,0 +1,59 @@
+"""A model file in numbers: its tables, operators, weights and bytes, and the strategies that can train it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dessim.errors import UsageError
+from dessim.workload.model import Model
+from dessim.workload.strategies import STRATEGIES, plan
+from dessim.workload.strategies.parts import dense_weights
+from dessim.workload.symbol_values import VALUE_BYTES
+
+
+def describe(model: Model) -> dict[str, Any]:
+    """Plain values, units in the keys. Bytes are those of float32 rows with their optimizer state."""
+    symbols = model.symbols(1)
+    row_bytes = (model.row_width + model.row_slots) * VALUE_BYTES
+    fields = model.input.fields
+    rows = [table.rows for table in model.tables] or [model.law.vocabulary / fields] * fields
+    return {
+        "name": model.name,
+        "schema_version": model.schema_version,
+        "tables": fields,
+        "rows": sum(rows),
+        "ids_per_sample": model.input.ids_per_sample,
+        "embedding_width": model.embedding.width,
+        "row_optimizer": model.embedding.optimizer,
+        "row_bytes": row_bytes,
+        "embedding_bytes": sum(rows) * row_bytes,
+        "largest_table_bytes": max(rows) * row_bytes,
+        "operators": list(model.kinds),
+        "dense_weights": dense_weights(model).evaluate(symbols),
+        "batch_per_worker": model.input.batch_per_worker,
+        "distinct_ids_per_worker": symbols["u"],
+        "placement": model.embedding.placement,
+        "strategies": strategies_for(model),
+        "each_table": [
+            {
+                "name": table.name,
+                "rows": table.rows,
+                "ids": table.ids,
+                "skew": table.skew,
+                "bytes": table.rows * row_bytes,
+            }
+            for table in model.tables
+        ],
+    }
+
+
+def strategies_for(model: Model) -> list[str]:
+    """The strategies that can train the model."""
+    able = []
+    for name in STRATEGIES:
+        try:
+            plan(name, model)
+        except UsageError:
+            continue
+        able.append(name)
+    return able

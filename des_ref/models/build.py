@@ -26,6 +26,7 @@ from des_ref.models.objective import objective_of
 from des_ref.models.operators import build_operand, build_operator, build_pool
 from des_ref.substitution.base import Bags, Local, Operator, identity
 from des_ref.substitution.owned import Groups, OwnedOccurrences
+from dessim.errors import UsageError
 from dessim.workload.model import Model
 
 
@@ -49,6 +50,8 @@ class Network:
     """
 
     def __init__(self, model: Model, seed: int, dtype: torch.dtype, device: torch.device | str) -> None:
+        if model.dense is not None:
+            raise UsageError(f"{model.name} has dense inputs, which des_ref cannot train; leave out [dense]")
         self.model = model
         self.seed = seed
         self.dtype = dtype

@@ -19,6 +19,12 @@
     widths = [400, 400, 400] # H1 ...
     strategy = "des"         # for mlp and cross_v2 under DES: "mesh" sends pooled vectors, F*D floats, not partials
 
+Dense features enter through a bottom mlp, whose output is one more embedding:
+
+    [dense]
+    features = 13
+    widths = [512, 256, 16]  # ends with the embedding's width
+
 The capital letters are the symbols of formulas (dessim.workload.symbols).
 
 A file with schema_version = 2 lists unequal tables; `input` then has batch_per_worker alone:
@@ -49,6 +55,7 @@ from dessim.workload.operators import (
     Positive,
     Shape,
     Spec,
+    Widths,
     pooling_costs,
 )
 from dessim.workload.row_optimizers import ROW_OPTIMIZERS, RowOptimizer
@@ -96,6 +103,13 @@ class Table(_Strict):
         return ZipfLaw(self.rows, self.skew, offset=self.offset)
 
 
+class DenseInput(_Strict):
+    """Dense features of a sample, and the `widths` of the bottom mlp that turns them into one more embedding."""
+
+    features: Positive
+    widths: Widths
+
+
 class Embedding(_Strict):
     """The embedding tables, one row for each feature id.
 
@@ -127,6 +141,7 @@ class Model(_Strict):
     input: Input
     tables: tuple[Table, ...] = ()
     embedding: Embedding
+    dense: DenseInput | None = None
     operators: Annotated[tuple[Spec, ...], Field(min_length=1)]
 
     @model_validator(mode="before")
@@ -212,6 +227,24 @@ class Model(_Strict):
         rows = max(self.input.vocabulary, float(self.input.fields))
         return ZipfLaw(rows, self.input.skew, self.input.fields)
 
+    @model_validator(mode="after")
+    def _dense_inputs_are_read(self) -> Model:
+        if self.dense is None:
+            return self
+        if self.dense.widths[-1] != self.embedding.width:
+            raise ValueError(
+                f"dense.widths ends with {self.dense.widths[-1]}: the bottom mlp's output stands beside embeddings of "
+                f"{self.embedding.width} floats"
+            )
+        for o in self.operators:
+            reads_operand = o.needs_operand(self.by_field) or (o.kind == "mlp" and self.needs_operand)
+            if not reads_operand and not o.reads_tables_alone:
+                raise ValueError(
+                    f'operator "{o.kind}" cannot be substituted where [dense] adds the output of a bottom mlp: write '
+                    'strategy = "mesh", or use dot, inner or head'
+                )
+        return self
+
     @property
     def pools_apart(self) -> bool:
         """Whether pooled field vectors are not sums of rows. Under hash placement DES computes them in rounds."""
@@ -241,7 +274,9 @@ class Model(_Strict):
     @property
     def costs(self) -> tuple[Costs, ...]:
         """Costs of pooling by maximum or attention, of the pooled operand if one is needed, then of each operator."""
-        shape = Shape(self.input.fields, self.embedding.width, self.needs_operand, self.by_field)
+        shape = Shape(
+            self.input.fields, self.embedding.width, self.needs_operand, self.by_field, self.dense is not None
+        )
         pooling = pooling_costs(self.embedding.pooling, self.needs_operand, self.by_field)
         return (*pooling, *(o.costs(shape) for o in self.operators))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from dessim.workload.operators import Dense, Mlp
+from dessim.workload.operators import Dense, Mlp, bottom
 
 if TYPE_CHECKING:
     from dessim.workload.model import Model
@@ -28,6 +28,8 @@ def symbols_of(
     unique = unique or model.law.unique
     logit_bias = Dense(weights=int(model.output is None))
     dense = sum((c.dense for c in model.costs), logit_bias)
+    if model.dense is not None:
+        dense += bottom(model.dense.features, model.dense.widths)
     first_layer = next((o.widths[0] for o in model.operators if isinstance(o, Mlp)), 0)
     if model.by_field:
         owned_pairs = fields / workers

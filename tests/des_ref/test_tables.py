@@ -11,7 +11,9 @@ import torch
 from des_ref.certify.case import Case
 from des_ref.certify.group import certify_all
 from des_ref.data.synthetic import Zipf
+from des_ref.models.build import Network
 from des_ref.strategies import STRATEGIES, VARIANTS
+from dessim.errors import UsageError
 from dessim.workload.model import load_model
 from dessim.workload.strategies import spec_of
 
@@ -86,6 +88,11 @@ def test_drawn_ids_follow_the_laws_of_their_tables(three: Path) -> None:
 
 
 def test_a_shipped_model_of_unequal_tables_is_shrunk_for_the_certificate() -> None:
-    case = Case(1, 1, "dlrm_dcnv2", "table_wise", "cpu", small=True)
+    case = Case(1, 1, "criteo_kaggle", "table_wise", "cpu", small=True)
     small = case.load()
     assert len(small.tables) == small.input.fields < 26 and max(table.rows for table in small.tables) <= 200
+
+
+def test_a_model_with_dense_inputs_is_refused() -> None:
+    with pytest.raises(UsageError, match="dlrm_dcnv2 has dense inputs, which des_ref cannot train"):
+        Network(load_model("dlrm_dcnv2"), 0, torch.float32, "cpu")

@@ -14,6 +14,7 @@ from dessim.workload.model import load_model, parse_model
 from dessim.workload.owners import owners_of
 from dessim.workload.strategies import STRATEGIES
 from dessim.workload.strategies import plan as plan_of
+from dessim.workload.strategies.parts import dense_weights
 
 
 def raw(*tables: dict[str, Any], **changes: Any) -> dict[str, Any]:
@@ -121,3 +122,41 @@ def test_shipped_tables(name: str) -> None:
     ids = {"criteo_kaggle": 26, "criteo_1tb": 26, "dlrm_dcnv2": 214}
     rows = {"criteo_kaggle": 33_762_577, "criteo_1tb": 204_184_588, "dlrm_dcnv2": 204_184_588}
     assert (model.input.ids_per_sample, model.input.vocabulary) == (ids[name], rows[name])
+
+
+def with_dense(kind: str = "dot", **operator: Any) -> dict[str, Any]:
+    dense = {"features": 13, "widths": [32, 8]}
+    return raw(*UNEQUAL, dense=dense, operators=[{"kind": kind, "widths": [16, 4], **operator}])
+
+
+def test_a_bottom_mlp_adds_its_weights_and_one_vector() -> None:
+    model = parse_model(with_dense(), "m.toml")
+    bottom = 13 * 32 + 32 + 32 * 8 + 8
+    products = 4 * 3 // 2  # of the three tables and the bottom mlp's output
+    top = (products + 8) * 16 + 16 + 16 * 4 + 4 + 4 + 1
+    assert dense_weights(model).evaluate(model.symbols(2)) == bottom + top + 1
+    mesh = parse_model(with_dense("mlp", strategy="mesh"), "m.toml")
+    assert dense_weights(mesh).evaluate(mesh.symbols(2)) == bottom + 4 * 8 * 16 + 16 + 16 * 4 + 4 + 4 + 1 + 1
+
+
+def test_dense_inputs_travel_where_the_dense_part_is_replicated() -> None:
+    model = parse_model(with_dense(), "m.toml")
+    for name, sent in (("des_all_reduce", True), ("mesh", True), ("des_reduce_scatter", False), ("table_wise", False)):
+        ops = {op.name: op for op in plan_of(name, model).ops}
+        assert ("dense_inputs" in ops) == sent
+        if sent:
+            assert ops["dense_inputs"].size.evaluate(model.symbols(2, 100)) == 100 * 13 * 4
+
+
+@pytest.mark.parametrize(
+    ("file", "problem"),
+    [
+        (with_dense("mlp"), 'operator "mlp" cannot be substituted'),
+        ({**with_dense(), "dense": {"features": 13, "widths": [32, 16]}}, "dense.widths ends with 16"),
+        ({**with_dense(), "dense": {"features": 0, "widths": [8]}}, "dense.features"),
+    ],
+)
+def test_bad_dense_inputs_are_refused(file: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ModelError) as refused:
+        parse_model(file, "bad.toml")
+    assert problem in str(refused.value)

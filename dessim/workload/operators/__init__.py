@@ -16,7 +16,19 @@ from typing import Annotated
 from pydantic import Field
 
 from dessim.workload.operators.additive import Fm, Lr, Nfm
-from dessim.workload.operators.base import Costs, Dense, Output, Positive, Round, Shape, largest, terms, total
+from dessim.workload.operators.base import (
+    Costs,
+    Dense,
+    Output,
+    Positive,
+    Round,
+    Shape,
+    Widths,
+    bottom,
+    largest,
+    terms,
+    total,
+)
 from dessim.workload.operators.crossed import Cin, Cross, CrossV2
 from dessim.workload.operators.fvae import Fvae
 from dessim.workload.operators.over_operand import Dot, Head
@@ -44,6 +56,8 @@ __all__ = [
     "Round",
     "Shape",
     "Spec",
+    "Widths",
+    "bottom",
     "largest",
     "pooling_costs",
     "terms",

@@ -13,6 +13,7 @@ class Lr(OperatorSpec):
     """z = sum_i w_i x_i."""
 
     kind: Literal["lr"]
+    reads_tables_alone: ClassVar[bool] = True
     reads: ClassVar[str] = "w"
     exact_partials: ClassVar[bool] = True  # its one float is a term of the logit
 
@@ -24,6 +25,7 @@ class Fm(OperatorSpec):
     """S = sum_i v_i, q = sum_i |v_i|^2; y = (|S|^2 - q) / 2."""
 
     kind: Literal["fm"]
+    reads_tables_alone: ClassVar[bool] = True
     cancels: ClassVar[bool] = True
     exact_partials: ClassVar[bool] = True
 
@@ -43,6 +45,7 @@ class Nfm(OperatorSpec):
     """Bi-interaction: S = sum_i v_i, Q = sum_i v_i o v_i; y = mlp((S o S - Q) / 2)."""
 
     kind: Literal["nfm"]
+    reads_tables_alone: ClassVar[bool] = True
     cancels: ClassVar[bool] = True
     exact_partials: ClassVar[bool] = True
     widths: Widths

@@ -36,6 +36,12 @@ def tower(widths: tuple[int, ...]) -> Dense:
     return Dense(products, products + sum(widths) + 1, sum(widths))
 
 
+def bottom(features: int, widths: tuple[int, ...]) -> Dense:
+    """The bottom mlp of `features` dense inputs: its last layer is its output."""
+    products = sum(a * b for a, b in pairwise((features, *widths)))
+    return Dense(products, products + sum(widths), sum(widths))
+
+
 def perceptron(inputs: int, widths: tuple[int, ...]) -> Dense:
     """A whole mlp: `tower` with the products of its first layer."""
     return tower(widths) + Dense(inputs * widths[0], inputs * widths[0])
@@ -118,22 +124,30 @@ class Shape:
     `operand`: whether the pooled vectors of all fields (the operand) cross the network anyway, because some operator
         does not separate.
     `by_field`: whether a worker owns whole fields (field placement) or rows of all fields (hash placement).
+    `has_dense`: whether dense inputs add the output of their bottom mlp, one more vector.
     """
 
     fields: int
     width: int
     operand: bool = False
     by_field: bool = False
+    has_dense: bool = False
+
+    @property
+    def vectors(self) -> int:
+        """Vectors of a sample that operators over the operand read: pooled fields, and the output of the bottom mlp."""
+        return self.fields + self.has_dense
 
     @property
     def pooled(self) -> int:
-        """Floats of one sample's pooled vectors."""
-        return self.fields * self.width
+        """Floats of one sample's vectors."""
+        return self.vectors * self.width
 
 
 class OperatorSpec(BaseModel):
     """One operator as a model file states it. The model's logit is the sum of its operators' outputs.
 
+    `reads_tables_alone`: whether it works on the ids of fields, so that dense inputs do not concern it.
     `reads`: the value column of a row that it reads: the embedding v or the linear weight w.
     `not_by_hash`: why it cannot work under hash placement; empty if it can.
     `sums_only`: whether, under hash placement, it supports only fields that are pooled by sum or mean.
@@ -143,6 +157,7 @@ class OperatorSpec(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    reads_tables_alone: ClassVar[bool] = False
     reads: ClassVar[str] = "v"
     not_by_hash: ClassVar[str] = ""
     sums_only: ClassVar[bool] = False

@@ -91,10 +91,10 @@ class Cin(OperatorSpec):
         return not (self.split and by_field)
 
     def costs(self, shape: Shape) -> Costs:
-        below = (shape.fields, *self.widths[:-1])
+        below = (shape.vectors, *self.widths[:-1])
         if not self.needs_operand(shape.by_field):
             return self._split_costs(below)
-        products = [maps * shape.fields for maps in below]
+        products = [maps * shape.vectors for maps in below]
         # The widest products have two more tensors of their size in backward: their gradient, and a factor's share.
         layers = Dense(sum(self.widths), sum(self.widths), 2 * max(products) * shape.width)
         for wide, maps in zip(products, self.widths, strict=True):

@@ -19,9 +19,11 @@ class Dot(OverOperand):
     dropout: Dropout = 0.0
 
     def costs(self, shape: Shape) -> Costs:
-        products = shape.fields * (shape.fields - 1) // 2
-        inputs = products + (shape.pooled if self.kind == "inner" else 0)
-        square = shape.fields**2
+        products = shape.vectors * (shape.vectors - 1) // 2
+        # DLRM's mlp also reads the output of the bottom mlp.
+        vectors = shape.pooled if self.kind == "inner" else shape.has_dense * shape.width
+        inputs = products + vectors
+        square = shape.vectors**2
         gram = Dense(square * shape.width, units=square + products + (inputs if self.kind == "inner" else 0))
         return Costs(self.kind, wire=ZERO, dense=gram + perceptron(inputs, self.widths))
 

@@ -68,6 +68,7 @@ class FmFields(OperatorSpec):
     """FM over pooled field vectors e_f: S = sum_f e_f, q = sum_f |e_f|^2; y = (|S|^2 - q) / 2."""
 
     kind: Literal["fm_fields"]
+    reads_tables_alone: ClassVar[bool] = True
     sums_only: ClassVar[bool] = True
     cancels: ClassVar[bool] = True
     exact_partials: ClassVar[bool] = True

@@ -25,7 +25,7 @@ from dessim.workload.model import Model
 from dessim.workload.operators import Round, largest, terms, total
 from dessim.workload.options import Options
 from dessim.workload.plan import OwnerRole, Placement, Plan, PlannedOp, Traffic, collective, compute
-from dessim.workload.strategies.parts import ids_to_owners, update_dense, update_rows, weight_gradients
+from dessim.workload.strategies.parts import dense_inputs, ids_to_owners, update_dense, update_rows, weight_gradients
 from dessim.workload.strategies.scoring import scoring
 from dessim.workload.strategies.spec import StrategySpec
 from dessim.workload.symbols import LOCAL_SAMPLES, OWNED_IDS, OWNED_ROWS, B, F, N, P, U, W, Z, k, q, s
@@ -94,6 +94,8 @@ def _plan(name: str, model: Model, scatter: bool) -> Plan:
         # Every worker computes every sample's loss, so it needs every label. A softmax over ids needs bag sizes.
         labels = B * 4 if output is None else B * F * 4
         ops.append(collective("labels", Phase.INPUT, Collective.ALL_GATHER, Traffic.CONTROL, labels))
+    if not scatter:
+        ops += dense_inputs(model)
     ops += ids_to_owners(bag_sizes=model.pools_mean and not model.by_field)
     ops += _local_forward(model, sizes)
     ops += _rounds_forward(rounds)
@@ -165,6 +167,7 @@ def _tail(model: Model, sizes: _Sizes, scatter: bool) -> list[PlannedOp]:
             Phase.FORWARD,
             "partials",
             *(() if scatter or output is not None else ("labels",)),
+            *(() if scatter else (op.name for op in dense_inputs(model))),
             flops=samples * sizes.finish,
             mem=(samples * values + P) * s,
             kernels=16,

@@ -9,7 +9,7 @@ from dessim.workload.formula import ONE, Formula, add_up, group, tight_sum
 from dessim.workload.model import Model
 from dessim.workload.operators import terms, total
 from dessim.workload.plan import OwnerRole, PlannedOp, Traffic, collective, compute
-from dessim.workload.symbols import BAG, COUNTS, EVEN_SHARE, LOCAL_SAMPLES, F, N, O, P, U, W, Z, c, k, m, s, u
+from dessim.workload.symbols import BAG, COUNTS, EVEN_SHARE, LOCAL_SAMPLES, B, F, N, O, P, U, W, Z, c, k, m, s, u
 
 POOLED = F * BAG * s  # bytes of one sample's pooled field vectors, with what their bags carry beside
 LOCAL_IDS = LOCAL_SAMPLES * m  # ids of one worker's samples
@@ -154,6 +154,14 @@ def dense_part(model: Model, samples: Formula, *deps: str) -> tuple[PlannedOp, .
             keeps=samples * POOLED + weights,
         ),
     )
+
+
+def dense_inputs(model: Model) -> tuple[PlannedOp, ...]:
+    """The dense features of the global batch, which every worker needs where the dense part is replicated."""
+    if model.dense is None:
+        return ()
+    size = B * model.dense.features * s
+    return (collective("dense_inputs", Phase.INPUT, Collective.ALL_GATHER, Traffic.CONTROL, size),)
 
 
 def dense_weights(model: Model) -> Formula:

@@ -25,6 +25,7 @@ from dessim.workload.strategies.parts import (
     LOCAL_IDS,
     POOLED,
     dense_grad,
+    dense_inputs,
     dense_part,
     dense_weights,
     ids_to_owners,
@@ -83,10 +84,11 @@ def mesh(model: Model) -> Plan:
         (
             # Every worker computes every sample's loss, so it needs every label.
             collective("labels", Phase.INPUT, Collective.ALL_GATHER, Traffic.CONTROL, B * 4),
+            *dense_inputs(model),
             *ids_to_owners(),
             *_lookup_and_pool(pooled),
             _pooled(model, Collective.ALL_REDUCE, B),
-            *dense_part(model, B, "pooled", "labels"),
+            *dense_part(model, B, "pooled", "labels", *(op.name for op in dense_inputs(model))),
             *_scatter_and_update(model, "dense_backward", pooled, replicated=True),
         ),
     )

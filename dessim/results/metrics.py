@@ -16,6 +16,7 @@ from dessim.sim.core.counters import Load
 from dessim.sim.core.recorder import Record, Span
 from dessim.trace.schema import Collective, Kind
 
+_NOISE = 1e-12  # relative to a step; sums of its parts differ by less
 _JSON_INTERVALS = 100  # of utilisation over time
 
 
@@ -113,7 +114,7 @@ def breakdown(record: Record) -> Breakdown:
     return Breakdown(
         compute_s=compute / n_steps,
         exposed_comm_s=exposed / n_steps,
-        idle_s=max(total - compute - exposed, 0.0) / n_steps,
+        idle_s=_without_noise(total - compute - exposed, total) / n_steps,
         comm_by_op=tuple(_cost(name, entries, n_steps) for name, entries in by_op.items()),
         bytes_by_link={kind: value / n_steps for kind, value in record.bytes_by_kind.items() if value > 0},
         critical_path=critical_path(record, windows),
@@ -205,3 +206,8 @@ def _length(merged: list[tuple[float, float]]) -> float:
 def _overlap(merged: list[tuple[float, float]], start: float, end: float) -> float:
     """The length of the part of `start` to `end` that disjoint intervals cover."""
     return sum(max(min(b, end) - max(a, start), 0.0) for a, b in merged)
+
+
+def _without_noise(seconds: float, total: float) -> float:
+    """`seconds`, or 0 where it is negative or a rounding error of `total`."""
+    return seconds if seconds > _NOISE * total else 0.0

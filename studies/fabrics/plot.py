@@ -44,7 +44,8 @@ def steps_on(study: dict[str, Any], fabric: dict[str, str]) -> list[dict[str, An
     rows = []
     for projection in project(job, cluster_of(fabric), study["strategies"], study["gpus"]):
         fields = projection.to_json()
-        longest = max(fields["critical_path"], key=lambda op: op["time_s"])
+        # Of ops that take equally long, up to rounding, the first.
+        longest = max(fields["critical_path"], key=lambda op: round(op["time_s"], 12))
         rows.append(
             {
                 "fabric": fabric["name"],

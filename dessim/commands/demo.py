@@ -34,6 +34,7 @@ from dessim.results.report import write_report
 from dessim.results.tables import write_projection_csv
 from dessim.results.timeline import write_timeline
 from dessim.trace.io import Trace, load_trace
+from dessim.workload.model import load_model
 from dessim.workload.scale import Job
 from dessim.workload.strategies import STRATEGIES as PLANS
 
@@ -47,6 +48,11 @@ PROJECTED_STRATEGIES = ("des_all_reduce", "des_reduce_scatter", "table_wise", "r
 PROJECTED_GPUS = (8, 64, 256, 1024)
 PROJECTED_CLUSTER = "h100-8x_rail_128"
 PROJECTED_BATCH_PER_GPU = 4096
+LARGE_MODEL = "dlrm_dcnv2"
+"""A model of today's size, projected beside the recorded job, with as many samples a GPU as fit most strategies."""
+LARGE_STRATEGIES = ("table_wise", "row_wise", "row_all_to_all", "des_reduce_scatter", "row_all_gather")
+LARGE_GPUS = (8, 64, 1024)
+LARGE_BATCH_PER_GPU = 1024
 _SOURCES = {"ml-100k": "GroupLens, from the recbole wheel", "synthetic": "Zipf ids with a planted teacher"}
 
 
@@ -83,6 +89,7 @@ def run_demo(request: DemoRequest, quiet: bool = False) -> dict[str, Any]:
         begin("project")
         target = load_cluster(PROJECTED_CLUSTER)
         rows = _project(trace, target)
+        large = _project_large(target)
         write_projection_csv(out / "projection.csv", rows)
         begin("report")
         result = {
@@ -94,6 +101,7 @@ def run_demo(request: DemoRequest, quiet: bool = False) -> dict[str, Any]:
             "projection_cluster": target.name,
             "projection_batch_per_gpu": PROJECTED_BATCH_PER_GPU,
             "projection": rows,
+            "large_model": {"name": LARGE_MODEL, "batch_per_gpu": LARGE_BATCH_PER_GPU, "projection": large},
         }
         _write_result(out, result, target, replayed)
     if not quiet:
@@ -171,6 +179,18 @@ def _project(trace: Trace, target: Cluster) -> list[dict[str, Any]]:
             if row is best:
                 json_row["what_if"] = [what_if.to_json() for what_if in what_ifs]
     return json_rows
+
+
+def _project_large(target: Cluster) -> list[dict[str, Any]]:
+    """The rows of a large model, which was not recorded."""
+    request = ProjectRequest(
+        job=Job.of_model(load_model(LARGE_MODEL)),
+        cluster=target,
+        strategies=LARGE_STRATEGIES,
+        gpus=LARGE_GPUS,
+        batch_per_worker=LARGE_BATCH_PER_GPU,
+    )
+    return [row.to_json() for row in run_projection(request)]
 
 
 def _training_json(request: DemoRequest, trained: Mapping[str, Any]) -> dict[str, Any]:

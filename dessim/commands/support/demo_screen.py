@@ -61,6 +61,9 @@ def print_summary(out: Path, result: Mapping[str, Any]) -> None:
     batch = f"{result['projection_batch_per_gpu']:,} samples a GPU"
     print(f"\nThe recorded job on {result['projection_cluster']}, {batch}:")
     print_projection(result["projection"])
+    large = result["large_model"]
+    print(f"\n{large['name']} on {result['projection_cluster']}, {large['batch_per_gpu']:,} samples a GPU:")
+    print_projection(large["projection"])
     print(f"\n{out / 'report.html'}")
 
 

@@ -44,7 +44,7 @@ def steps_on(study: dict[str, Any], fabric: dict[str, str]) -> list[dict[str, An
     rows = []
     for projection in project(job, cluster_of(fabric), study["strategies"], study["gpus"]):
         fields = projection.to_json()
-        # Of ops that take equally long, up to rounding, the first.
+        # Ties, up to rounding, go to the first op.
         longest = max(fields["critical_path"], key=lambda op: round(op["time_s"], 12))
         rows.append(
             {

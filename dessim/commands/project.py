@@ -14,7 +14,7 @@ from typing import TypedDict, Unpack
 
 from dessim.cluster import Cluster
 from dessim.commands.support.dedicated_servers import Servers, check_servers, step_with_servers
-from dessim.commands.support.guard import busiest_bytes, least_step
+from dessim.commands.support.guard import least_step, worker_bytes
 from dessim.commands.support.projection import Misfit, Projection
 from dessim.commands.support.step import durations_of, step_of, to_host
 from dessim.errors import CapacityError, UsageError
@@ -226,7 +226,7 @@ def _row(
         record=record,
         is_lower_bound=plan.is_lower_bound,
         least=least,
-        busiest_bytes=busiest_bytes(plan, symbols, owners),
+        busiest_bytes=float(worker_bytes(plan, symbols, owners)[0].max()),
     )
 
 

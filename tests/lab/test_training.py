@@ -1,12 +1,31 @@
-"""Training on a lab: the kernel counts the bytes of the plan, plus headers."""
+"""Training on a lab: the kernel counts the bytes of the plan, plus headers, and those of the busiest owner."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
+from dessim.commands.support.guard import worker_bytes
 from dessim.commands.support.lab_training import Trained, train_on_lab
+from dessim.workload.model import parse_model
+from dessim.workload.owners import owners_of
+from dessim.workload.strategies import plan as plan_of
 
 pytest.importorskip("torch", reason="the trainer needs the [train] extra")
+
+
+SKEWED = {
+    "schema_version": 2,
+    "name": "skewed",
+    "input": {"batch_per_worker": 1024},
+    "embedding": {"width": 16},
+    "tables": [
+        {"rows": 200_000, "ids": 4.0, "skew": 1.2},
+        {"rows": 3_000, "ids": 2.0},
+        {"rows": 50, "ids": 1.0, "skew": 0.8},
+    ],
+    "operators": [{"kind": "lr"}, {"kind": "fm"}, {"kind": "mlp", "widths": [32, 16]}],
+}
 
 
 @pytest.mark.slow
@@ -14,13 +33,28 @@ pytest.importorskip("torch", reason="the trainer needs the [train] extra")
 def test_the_kernel_counts_the_plans_bytes(can_build: None) -> None:
     names = ("des_reduce_scatter", "row_all_to_all", "ps_async")
     jobs = [{"model": "deepfm", "strategy": name, "batch": 384, "warmup": 1, "steps": 2} for name in names]
+    owned = [
+        {"model": SKEWED, "strategy": name, "batch": 4096, "samples": 16384, "warmup": 1, "steps": 3}
+        for name in ("table_wise", "row_wise")
+    ]
+    jobs += owned
     result = train_on_lab("lab/switch_4", jobs, 90.0)
     links = result["links"]
     assert sum(link["dropped"] for link in links.values()) == 0
     sent, received = (sum(links[name]["bytes"] for name in links if name.startswith(end)) for end in ("gpu", "switch"))
     assert sent == pytest.approx(received, rel=1e-3)
-    summing, exchanging, served = (Trained(found) for found in result["jobs"])
+    summing, exchanging, served = (Trained(found) for found in result["jobs"][:3])
     for ran in (summing, exchanging, served):
         assert 1.0 < ran.frames / ran.payload < 1.10, ran.job["name"]
         assert 0 < ran.step_s < 30 and ran.samples_per_s == pytest.approx(384 / ran.step_s)
     assert (served.workers, served.job["servers"]) == (3, 1)
+    model = parse_model(SKEWED, "skewed")
+    for job, found in zip(owned, result["jobs"][3:], strict=True):
+        plan = plan_of(job["strategy"], model)
+        symbols = plan.symbols(model.symbols(4, 4096))
+        sent, received = worker_bytes(plan, symbols, owners_of(plan, model, symbols))
+        # Packets of 1,448 bytes in frames of 1,514; every second packet is acknowledged by a frame of 66.
+        frames = sent * 1514 / 1448 + received * 66 / 2896
+        measured = np.array(found["frames"]) / found["counted_steps"]
+        assert measured.max() == pytest.approx(frames.max(), rel=0.03), job["strategy"]
+        assert measured / measured.mean() == pytest.approx(frames / frames.mean(), abs=0.03), job["strategy"]

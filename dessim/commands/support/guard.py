@@ -49,15 +49,20 @@ def least_step(
     return LeastStep(_nic_seconds(cluster, plan, symbols, owners), _gpu_seconds(job, cluster, plan, symbols, owners))
 
 
-def busiest_bytes(plan: Plan, symbols: Mapping[str, float], owners: Sequence[Owner]) -> float:
-    """The bytes that the busiest worker sends in a step, by algorithms that send the least."""
+def worker_bytes(plan: Plan, symbols: Mapping[str, float], owners: Sequence[Owner]) -> tuple[Floats, Floats]:
+    """The bytes that each worker sends and receives in a step [workers], by algorithms that send the least."""
     n = int(symbols["N"])
-    sent = np.zeros(n)
+    sent, received = np.zeros(n), np.zeros(n)
     for op in plan.collectives:
         assert op.collective is not None
         size = _sizes(op, symbols, owners, n)
-        sent += (size.sum() - size) / n if op.role is OwnerRole.RECEIVES else sent_factor(op.collective, n) * size
-    return float(sent.max())
+        out = back = sent_factor(op.collective, n) * size
+        if op.collective is Collective.ALL_TO_ALL:
+            others = (size.sum() - size) / n
+            out, back = (others, out) if op.role is OwnerRole.RECEIVES else (out, others)
+        sent += out
+        received += back
+    return sent, received
 
 
 def _nic_seconds(cluster: Cluster, plan: Plan, symbols: Mapping[str, float], owners: Sequence[Owner]) -> float:

@@ -1,4 +1,4 @@
-"""`dessim model`: every shipped model is listed, shown and trainable; mistakes get one line."""
+"""`dessim model` and `dessim topo init`: models are listed, shown and trainable; mistakes get one line."""
 
 from __future__ import annotations
 
@@ -49,3 +49,13 @@ def test_numbers_agree_with_the_model() -> None:
     model = load_model("criteo_kaggle")
     found = json.loads(run("model", "show", "criteo_kaggle", "--json")[1])
     assert found["distinct_ids_per_worker"] == pytest.approx(model.symbols(1)["u"], rel=1e-12)
+
+
+def test_a_topology_file_of_ones_own_starts_from_a_shipped_one(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.toml"
+    assert run("topo", "init", "one-switch_16", "-o", str(mine))[0] == 0
+    assert run("topo", "check", str(mine))[0] == 0
+    before = mine.read_text()
+    code, out, err = run("topo", "init", "-o", str(mine))
+    assert (code, out) == (1, "") and "exists already" in err and mine.read_text() == before
+    assert run("topo", "init", "nowhere", "-o", str(tmp_path / "b.toml"))[0] == 1 and not (tmp_path / "b.toml").exists()

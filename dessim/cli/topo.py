@@ -12,7 +12,9 @@ from dessim.cli.options import ClusterArgument, JsonOption
 from dessim.cli.output import guarded, print_json, report_check
 from dessim.files import write_text
 
-topo = typer.Typer(help="List, show, check and draw cluster descriptions.", no_args_is_help=True, rich_markup_mode=None)
+topo = typer.Typer(
+    help="List, show, check, start and draw cluster descriptions.", no_args_is_help=True, rich_markup_mode=None
+)
 
 
 @topo.command("list")
@@ -64,6 +66,29 @@ def topo_check(cluster: ClusterArgument, json: JsonOption = False) -> None:
 
     machine = load_cluster(cluster)
     report_check(machine.name, check(machine), json)
+
+
+@topo.command("init")
+@guarded
+def topo_init(
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write; must not exist.", show_default=False)],
+    start: Annotated[
+        str, typer.Argument(help="Shipped cluster to start from: dessim topo list.", metavar="[CLUSTER]")
+    ] = "h100-8x_rail_128",
+) -> None:
+    """Write a topology file of your own, as a copy of a shipped one.
+
+    Change counts, parts and rates in it, then run dessim topo check and dessim topo draw on it.
+    """
+    from dessim.cluster import load_cluster
+    from dessim.errors import FileError
+
+    if out.exists():
+        raise FileError(out, "", "exists already; name a new file")
+    shipped = load_cluster(start)
+    text = shipped.path.read_text("utf-8")
+    write_text(out, f"# A copy of {shipped.name}. Parts (gpu, nic, ...) are names, or tables of your own.\n{text}")
+    print(f"{out}: a copy of {shipped.name}; next: dessim topo check {out}")
 
 
 @topo.command("draw")

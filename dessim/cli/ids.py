@@ -15,7 +15,7 @@ LogsArgument = Annotated[
     typer.Argument(
         help="Criteo's tab-separated lines, also .gz, or .parquet; several files are one log.",
         show_default=False,
-        metavar="LOG...",
+        metavar="LOG",
     ),
 ]
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="TOML file of tables to write.")]
@@ -23,9 +23,10 @@ OutOption = Annotated[Path, typer.Option("--out", "-o", help="TOML file of table
 
 @guarded
 def ids(logs: LogsArgument, out: OutOption, json: JsonOption = False) -> None:
-    """Measure the ids of a click log: rows, ids a sample and law of each table.
+    """Measure the tables of a model in your click log.
 
-    Reads the log once. Fits one half of it, and checks the fit on the other half.
+    Finds rows, ids a sample and law of each table. Reads the log once.
+    Fits one half of it, and checks the fit on the other half.
     """
     from dessim.commands.ids import IdsRequest, run_ids
     from dessim.results.show_ids import print_ids

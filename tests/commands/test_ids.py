@@ -88,6 +88,19 @@ def test_bad_input_gets_one_line_and_writes_nothing(
     assert not (tmp_path / "ids.toml").exists()
 
 
+def test_the_log_is_never_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "log.tsv").write_bytes(GOOD)
+    refused(2, "names a file of the log", "ids", str(tmp_path / "log.tsv"), "-o", str(tmp_path / "log.tsv"))
+    assert (tmp_path / "log.tsv").read_bytes() == GOOD
+
+
+def test_files_of_two_formats_are_refused(tmp_path: Path) -> None:
+    logs = [tmp_path / "a.tsv", tmp_path / "b.parquet"]
+    for log in logs:
+        log.write_bytes(GOOD)
+    refused(2, "must have one format", "ids", *map(str, logs), "-o", str(tmp_path / "ids.toml"))
+
+
 def test_without_pyarrow_parquet_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     (tmp_path / "log.parquet").write_bytes(b"PAR1")

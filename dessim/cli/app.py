@@ -14,6 +14,7 @@ from dessim.cli.calibrate import calibrate
 from dessim.cli.collective import collective
 from dessim.cli.demo import demo
 from dessim.cli.goodput import goodput
+from dessim.cli.ids import ids
 from dessim.cli.lab import lab
 from dessim.cli.model import model
 from dessim.cli.project import project
@@ -65,7 +66,7 @@ def _root(
     pass
 
 
-for command in (demo, replay, project, collective, tenants, goodput, calibrate, validate):
+for command in (demo, replay, project, collective, tenants, goodput, ids, calibrate, validate):
     app.command()(command)
 
 

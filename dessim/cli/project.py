@@ -46,6 +46,9 @@ def project(
         Path | None, typer.Argument(help="Trace folder, NAME.trace; or give --model.", show_default=False)
     ] = None,
     model: Annotated[str | None, typer.Option(help="Model file, or a shipped model such as deepfm.")] = None,
+    ids: Annotated[
+        Path | None, typer.Option(help="File of `dessim ids`: rows and laws of the model's tables, by name.")
+    ] = None,
     batch_per_worker: Annotated[int | None, typer.Option(help="Samples per GPU and step.", min=1)] = None,
     spill: Annotated[
         bool, typer.Option("--spill", help="Keep rows that do not fit a GPU in the memory of its host.")
@@ -90,12 +93,19 @@ def project(
     from dessim.sim.faults.fault_file import load_faults
     from dessim.trace.io import load_trace
     from dessim.workload.codecs import parse_codecs
+    from dessim.workload.id_logs.in_model import with_measured_ids
     from dessim.workload.model import load_model
     from dessim.workload.scale import Job
 
     if (trace is None) == (model is None):
         raise UsageError("give either a trace folder or --model, not both")
-    job = Job.of_trace(load_trace(trace)) if trace is not None else Job.of_model(load_model(model or ""))
+    if ids is not None and model is None:
+        raise UsageError("--ids needs --model: a trace has counted its ids")
+    if trace is not None:
+        job = Job.of_trace(load_trace(trace))
+    else:
+        loaded = load_model(model or "")
+        job = Job.of_model(loaded if ids is None else with_measured_ids(loaded, ids))
     machine = load_cluster(cluster)
     rows: list[dict[str, Any]] = []
     known = {"cluster": machine.name, "model": job.model.name, "projection": rows}

@@ -73,7 +73,7 @@ class Input(_Strict):
     ids_per_sample: Annotated[float, Field(gt=0)]
     batch_per_worker: Positive = 4096
     vocabulary: Annotated[float, Field(ge=1)] = 1e8
-    skew: Annotated[float, Field(ge=0, le=4)] = 1.05
+    skew: Annotated[float, Field(ge=0, le=20)] = 1.05
 
     @model_validator(mode="after")
     def _ids_are_bounded(self) -> Input:
@@ -92,7 +92,7 @@ class Table(_Strict):
     name: Annotated[str, Field(max_length=100)] = ""
     rows: Annotated[float, Field(ge=1)]
     ids: Annotated[float, Field(gt=0, le=1e6)] = 1.0
-    skew: Annotated[float, Field(ge=0, le=4)] = 1.05
+    skew: Annotated[float, Field(ge=0, le=20)] = 1.05
     offset: Annotated[float, Field(ge=0)] = 0.0
     width: Positive | None = None
     pooling: Literal["sum", "mean", "max", "attention"] | None = None

@@ -1,0 +1,46 @@
+"""A model with rows and laws from `dessim ids`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from dessim.errors import ModelError
+from dessim.files import read_toml
+from dessim.workload.model import Model, parse_model
+
+MEASURED = ("rows", "ids", "skew", "offset")
+
+_FOLLOWS = {"fields", "ids_per_sample", "vocabulary", "skew"}  # keys of `input` that follow from the tables
+
+
+def with_measured_ids(model: Model, path: Path) -> Model:
+    """The model, with rows, ids, skew and offset of the tables that the file names; other tables stay as they are.
+
+    Raises ModelError for a model of equal tables, for a file without tables, and for a table that the model lacks.
+    """
+    measured = _measured(path)
+    names = [table.name for table in model.tables]
+    if not names:
+        raise ModelError(path, "", f"{model.name} has equal tables; measured ids need a model of schema_version = 2")
+    if lacking := [name for name in measured if name not in names]:
+        listed = ", ".join(name or "(no name)" for name in names)
+        raise ModelError(path, "tables", f"{model.name} has no table {lacking[0]!r}; its tables: {listed}")
+    raw = model.model_dump(exclude={"input": _FOLLOWS})
+    raw["tables"] = [table | measured.get(table["name"], {}) for table in raw["tables"]]
+    return parse_model(raw, path)
+
+
+def _measured(path: Path) -> dict[str, dict[str, Any]]:
+    """The measured keys of each table of a file, by its name."""
+    tables = read_toml(path).get("tables")
+    if not isinstance(tables, list) or not tables:
+        raise ModelError(path, "", "no [[tables]]; write the file with `dessim ids`")
+    found: dict[str, dict[str, Any]] = {}
+    for number, table in enumerate(tables):
+        if not isinstance(table, dict) or not isinstance(table.get("name"), str):
+            raise ModelError(path, f"tables.{number}", "each table needs a name")
+        if table["name"] in found:
+            raise ModelError(path, f"tables.{number}", f"a second table {table['name']!r}")
+        found[table["name"]] = {key: table[key] for key in MEASURED if key in table}
+    return found

@@ -1,0 +1,1 @@
+"""Tests of the reading, counting and fitting of click logs."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -20,8 +20,10 @@ from des_ref.strategies import STRATEGIES
 from des_ref.substitution.owned import OwnedOccurrences, bag_sizes
 from dessim.trace.schema import PREFETCH
 from dessim.workload.model import Model, parse_model
-from tests.des_ref.deepctr import DeepCtr
 from tests.des_ref.ranks import on_ranks
+
+if TYPE_CHECKING:
+    from tests.des_ref.deepctr import DeepCtr
 
 FIELDS, WIDTH, SAMPLES, STEPS = 5, 4, 24, 3
 LR, FM, FM_FIELDS = {"kind": "lr"}, {"kind": "fm"}, {"kind": "fm_fields"}
@@ -70,6 +72,9 @@ def peer_of(name: str) -> DeepCtr:
     field_of[place] = fields
     bags = torch.cat([torch.bincount(b.sample * FIELDS + b.field) for b in batches(name)])
     torch.manual_seed(SEED)
+    # DeepCTR imports scikit-learn, which would delay every worker's start by a second.
+    from tests.des_ref.deepctr import DeepCtr
+
     return DeepCtr(model_of(name), vocabulary, field_of, int(bags.max()))
 
 

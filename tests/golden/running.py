@@ -116,7 +116,7 @@ def _steps(first: int, every: int) -> dict[str, Any]:
 INPUTS: dict[str, Callable[[], Any]] = {
     "bench.json": lambda: _measured("docs/validation.json")["calibration"]["bench"],
     "collectives.json": _collectives,
-    "steps.json": partial(_steps, 0, 9),
+    "steps.json": partial(_steps, 0, 20),
 }
 """Input files in {work}: parts of the measurements in the repository."""
 

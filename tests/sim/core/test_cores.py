@@ -49,7 +49,7 @@ def test_compute_is_prolonged_by_the_number_of_ranks_per_core(ranks: int, cores:
     assert ends(compute_only([2.0] * ranks), None) == [2.0] * ranks
 
 
-@given(st.lists(st.integers(1, 40).map(lambda n: n / 4), min_size=1, max_size=7), st.integers(1, 4))
+@given(st.lists(st.integers(1, 40).map(lambda n: n / 32), min_size=1, max_size=7), st.integers(1, 4))
 def test_ranks_with_different_work_share_cores_fairly(seconds: list[float], cores: int) -> None:
     # Equal shares, up to the time slices of the ranks.
     assert ends(compute_only(seconds), cores) == pytest.approx(shared(seconds, cores), abs=len(seconds) * TIME_SLICE_S)

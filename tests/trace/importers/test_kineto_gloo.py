@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import time
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,11 @@ def capture(rank: int, folder: Path) -> None:
         optimizer.step()
         dist.all_gather([torch.empty(10), torch.empty(10)], torch.ones(10))
         dist.reduce_scatter_tensor(torch.empty(10), torch.ones(20))
-        concurrent = [dist.all_reduce(torch.ones(n, dtype=torch.float64), async_op=True) for n in (100, 300)]
+        concurrent = []
+        for n in (100, 300):
+            concurrent.append(dist.all_reduce(torch.ones(n, dtype=torch.float64), async_op=True))
+            # gloo has two threads, which could start the two in either order; a profile shows no other order.
+            time.sleep(5e-3)
         for work in concurrent:
             work.wait()
         dist.broadcast(torch.ones(7, dtype=torch.int64), 0)

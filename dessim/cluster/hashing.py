@@ -11,10 +11,18 @@ import numpy.typing as npt
 Hashes = npt.NDArray[np.uint64]
 
 
+GOLDEN = 0x9E3779B97F4A7C15
+"""2**64 / golden ratio, splitmix64's increment."""
+
+
 def mix(x: Hashes) -> Hashes:
-    """Hash each element with the finaliser of splitmix64 (Steele, Lea and Flood, 2014), a bijection on 64 bits."""
-    x = x + np.uint64(0x9E3779B97F4A7C15)
-    x ^= x >> np.uint64(30)
+    """Hash each element as splitmix64 does (Steele, Lea and Flood, 2014): its increment, then `mix64`."""
+    return mix64(x + np.uint64(GOLDEN))
+
+
+def mix64(x: Hashes) -> Hashes:
+    """The finaliser of splitmix64 alone, a bijection on 64 bits; as in des_ref/hashing.py."""
+    x = x ^ (x >> np.uint64(30))
     x *= np.uint64(0xBF58476D1CE4E5B9)
     x ^= x >> np.uint64(27)
     x *= np.uint64(0x94D049BB133111EB)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from dessim.trace.schema import Kind
 from dessim.workload.dag import WORLD, Loads, RankClass, Task, Workload
-from dessim.workload.owners import Owner
+from dessim.workload.owners import Owner, by_rank, sizes_of
 from dessim.workload.plan import OwnerRole, Plan, PlannedOp
 
 Symbols = Mapping[str, float]
@@ -26,8 +26,8 @@ def workload_from_plan(
     """
     n = int(symbols["N"])
     owners = owners or (Owner(range(n)),)
-    totals = {op.name: _sizes(op, symbols, owners) for op in plan.collectives}
-    loads = {op.name: _loads(op, totals[op.name], owners, n) for op in plan.collectives}
+    totals = {op.name: sizes_of(op, symbols, owners) for op in plan.collectives}
+    loads = {op.name: _loads(op, totals[op.name], owners) for op in plan.collectives}
     classes = tuple(
         RankClass(owner.ranks, _tasks(plan, {name: of[i] for name, of in totals.items()}, loads, seconds, steps))
         for i, (owner, seconds) in enumerate(zip(owners, durations, strict=True))
@@ -67,18 +67,8 @@ def _tasks(
     )
 
 
-def _sizes(op: PlannedOp, symbols: Symbols, owners: Sequence[Owner]) -> list[float]:
-    """S [bytes] of a collective for each owner; that of the largest share for all of them where shares are padded."""
-    sizes = [op.even_size(owner.symbols(symbols, op.role)) for owner in owners]
-    return [max(sizes)] * len(sizes) if op.role is OwnerRole.PADS else sizes
-
-
-def _loads(op: PlannedOp, sizes: Sequence[float], owners: Sequence[Owner], n: int) -> Loads | None:
+def _loads(op: PlannedOp, sizes: Sequence[float], owners: Sequence[Owner]) -> Loads | None:
     """The bytes that each rank sends or receives in an AllToAll with owners; None where they are equal."""
     if op.role not in (OwnerRole.SENDS, OwnerRole.RECEIVES) or len(set(sizes)) == 1:
         return None
-    totals = [0.0] * n
-    for owner, size in zip(owners, sizes, strict=True):
-        for rank in owner.ranks:
-            totals[rank] = size
-    return Loads(tuple(totals), received=op.role is OwnerRole.RECEIVES)
+    return Loads(tuple(by_rank(owners, sizes).tolist()), received=op.role is OwnerRole.RECEIVES)

@@ -31,35 +31,43 @@ def expected_unique(draws: float, vocabulary: float, skew: float, beyond: float 
     """
     if draws <= 0:
         return 0.0
-    p = _probabilities(vocabulary, skew, offset)
-    counts = _counts(vocabulary, beyond)
-    # log1p keeps the tail, where p is far below the float's resolution at 1.
-    return float((counts * -np.expm1(draws * np.log1p(-np.minimum(p, 1 - 1e-16)))).sum())
+    bins = IdBins.of(vocabulary, skew, offset)
+    return float((bins.beyond(beyond) * bins.expected_present(draws)).sum())
 
 
 @dataclass(frozen=True, slots=True)
 class IdBins:
     """The ids of one Zipf law, most frequent first, in bins of equal probability.
 
-    `p` [bins] is the probability of one id of a bin, `ids` [bins] their number. The first `single` bins hold one id.
+    `edges` [bins + 1] bound the bins' frequency ranks, `p` [bins] is the probability of one id of a bin, and the first
+    `single` bins hold one id each.
     """
 
+    edges: NDArray[np.float64]
     p: NDArray[np.float64]
-    ids: NDArray[np.float64]
     single: int
 
     @classmethod
     def of(cls, vocabulary: float, skew: float, offset: float = 0.0) -> IdBins:
         """The bins of `vocabulary` ids whose r-th has a probability proportional to (r + offset)**-skew."""
-        counts = _counts(vocabulary, 0.0)
-        return cls(_probabilities(vocabulary, skew, offset), counts, min(len(counts), _EXACT_RANKS))
+        edges = _edges(vocabulary)
+        single = min(len(edges) - 1, _EXACT_RANKS)
+        # One id stands for its bin: that of the bin's geometric mean rank.
+        ranks = np.concatenate([np.arange(1.0, single + 1), np.sqrt(edges[single:-1] * edges[single + 1 :])])
+        weights = (ranks + offset) ** -skew
+        return cls(edges, np.asarray(weights / float((weights * np.diff(edges)).sum())), single)
+
+    @property
+    def ids(self) -> NDArray[np.float64]:
+        """The number of ids of each bin [bins]."""
+        return np.diff(self.edges)
 
     def beyond(self, most_frequent: float) -> NDArray[np.float64]:
         """The number of ids of each bin [bins] that are not among the `most_frequent` ids."""
-        return np.minimum(self.ids, np.maximum(np.cumsum(self.ids) - most_frequent, 0.0))
+        return np.diff(np.maximum(self.edges, most_frequent + 0.5))
 
-    def expected_present(self, draws: float) -> NDArray[np.float64]:
-        """The probability that an id of each bin [bins] occurs among `draws` draws."""
+    def expected_present(self, draws: float | NDArray[np.float64]) -> NDArray[np.float64]:
+        """The probability that an id of each bin [bins] occurs among `draws` draws, which may be an array [..., 1]."""
         # log1p keeps the tail, where p is far below the float's resolution at 1.
         return np.asarray(-np.expm1(draws * np.log1p(-np.minimum(self.p, 1 - 1e-16))))
 
@@ -71,20 +79,6 @@ def _edges(vocabulary: float) -> NDArray[np.float64]:
         return edges
     tail = np.geomspace(_EXACT_RANKS + 0.5, vocabulary + 0.5, _TAIL_BINS + 1)
     return np.asarray(np.concatenate([edges, tail[1:]]), dtype=np.float64)
-
-
-def _probabilities(vocabulary: float, skew: float, offset: float) -> NDArray[np.float64]:
-    """The probability of one id of each bin [bins]: that of the bin's geometric mean rank."""
-    edges = _edges(vocabulary)
-    exact = min(len(edges) - 1, _EXACT_RANKS)
-    ranks = np.concatenate([np.arange(1.0, exact + 1), np.sqrt(edges[exact:-1] * edges[exact + 1 :])])
-    weights = (ranks + offset) ** -skew
-    return np.asarray(weights / float((weights * np.diff(edges)).sum()))
-
-
-def _counts(vocabulary: float, beyond: float) -> NDArray[np.float64]:
-    """The number of ids in each bin [bins] that are not among the `beyond` most frequent."""
-    return np.diff(np.maximum(_edges(vocabulary), beyond + 0.5))
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +123,11 @@ class ZipfLaw:
         drawn = bins.p * bins.beyond(beyond / self.fields)
         return float((drawn * weights).sum()), float((drawn * weights**2).sum())
 
+    def tables(self, hot: float = 0.0) -> tuple[tuple[ZipfLaw, float, float], ...]:
+        """Each field's table: the law of its ids, its share of the draws, and its part of the `hot` hottest rows."""
+        own = ZipfLaw(self.vocabulary / self.fields, self.skew, offset=self.offset)
+        return ((own, 1 / self.fields, hot / self.fields),) * self.fields
+
     @property
     def bins(self) -> IdBins:
         """The ids of one field."""
@@ -149,10 +148,7 @@ class TablesLaw:
 
     def unique(self, draws: float, beyond: float = 0.0) -> float:
         """As `ZipfLaw.unique`."""
-        hottest = self.hottest(beyond)
-        return sum(
-            part.unique(draws * share, hot) for part, share, hot in zip(self.parts, self.shares, hottest, strict=True)
-        )
+        return sum(part.unique(draws * share, hot) for part, share, hot in self.tables(beyond))
 
     def draws_of(self, unique: float) -> float:
         """As `ZipfLaw.draws_of`."""
@@ -160,13 +156,14 @@ class TablesLaw:
 
     def counted(self, draws: float, samples: float, beyond: float = 0.0) -> float:
         """As `ZipfLaw.counted`."""
-        found = [
-            (share, *part.weighed(samples * draws * share, hot))
-            for part, share, hot in zip(self.parts, self.shares, self.hottest(beyond), strict=True)
-        ]
+        found = [(share, *part.weighed(samples * draws * share, hot)) for part, share, hot in self.tables(beyond)]
         first = sum(share * mean for share, mean, _ in found)
         second = sum(share * squared for share, _, squared in found)
         return draws * first**2 / second if second else 0.0
+
+    def tables(self, hot: float = 0.0) -> tuple[tuple[ZipfLaw, float, float], ...]:
+        """As `ZipfLaw.tables`."""
+        return tuple(zip(self.parts, self.shares, self.hottest(hot), strict=True))
 
     def hottest(self, rows: float) -> tuple[float, ...]:
         """How many of the `rows` most frequent ids of all tables each part has."""

@@ -14,15 +14,15 @@ their mean: a step waits for the busiest, and hardly notices by how much the oth
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from dessim.arrays import Floats
 from dessim.workload.hash_placement import frequent_ids_owners
-from dessim.workload.ids import IdBins, TablesLaw
+from dessim.workload.ids import IdBins
 from dessim.workload.model import Model
-from dessim.workload.plan import OwnerRole, Placement, Plan
+from dessim.workload.plan import OwnerRole, Placement, Plan, PlannedOp
 
 _DIGITS = 11
 """Decimals of a share. The last bits of sums differ between processors, and no step may depend on them."""
@@ -66,9 +66,18 @@ def owners_of(plan: Plan, model: Model, symbols: Mapping[str, float]) -> tuple[O
     return _busiest_and_others(_hashed(plan, model, symbols), plan.busiest_by, n)
 
 
-def fullest(owners: Sequence[Owner], name: str) -> Owner:
-    """The owner with the largest share of a symbol."""
-    return max(owners, key=lambda owner: owner.scale.get(name, 1.0))
+def sizes_of(op: PlannedOp, symbols: Mapping[str, float], owners: Sequence[Owner]) -> list[float]:
+    """S [bytes] of a collective for each owner; that of the largest share for all of them where shares are padded."""
+    sizes = [op.even_size(owner.symbols(symbols, op.role)) for owner in owners]
+    return [max(sizes)] * len(sizes) if op.role is OwnerRole.PADS else sizes
+
+
+def by_rank(owners: Sequence[Owner], values: Sequence[float]) -> Floats:
+    """The values of owners, one for each of their workers [workers]."""
+    spread = np.zeros(sum(len(owner.ranks) for owner in owners))
+    for owner, value in zip(owners, values, strict=True):
+        spread[np.asarray(owner.ranks, dtype=np.int64)] = value
+    return spread
 
 
 def _placed_whole(plan: Plan, model: Model, symbols: Mapping[str, float]) -> dict[str, Floats]:
@@ -76,16 +85,16 @@ def _placed_whole(plan: Plan, model: Model, symbols: Mapping[str, float]) -> dic
     n = int(symbols["N"])
     owner = np.arange(model.input.fields) % n
     draws = symbols["B"] * symbols["m"]
-    equal = np.ones(model.input.fields)
-    of_field = dict.fromkeys(("F", "q", "V", "m", "u", "U"), equal)
-    if isinstance(law := model.law, TablesLaw):
-        tables = list(zip(law.parts, law.shares, strict=True))
-        of_field |= {
-            "V": np.array([part.vocabulary for part in law.parts]),
-            "m": np.array(law.shares),
-            "u": np.array([part.unique(draws / n * share) for part, share in tables]),
-            "U": np.array([part.unique(draws * share) for part, share in tables]),
-        }
+    tables = model.law.tables()
+    one_each = np.ones(len(tables))
+    of_field = {
+        "F": one_each,
+        "q": one_each,
+        "V": np.array([law.vocabulary for law, _, _ in tables]),
+        "m": np.array([share for _, share, _ in tables]),
+        "u": np.array([law.unique(draws / n * share) for law, share, _ in tables]),
+        "U": np.array([law.unique(draws * share) for law, share, _ in tables]),
+    }
     return {name: np.bincount(owner, of_field[name], minlength=n) * n / of_field[name].sum() for name in plan.owned}
 
 
@@ -116,14 +125,8 @@ def _hashed(plan: Plan, model: Model, symbols: Mapping[str, float]) -> dict[str,
     The most frequent ids of each field are assigned one by one; all others are spread evenly.
     """
     n = int(symbols["N"])
-    law = model.law
-    fields = model.input.fields
     draws = symbols["B"] * symbols["m"]
-    hot = symbols.get("H", 0.0)
-    if isinstance(law, TablesLaw):
-        tables = list(zip(law.parts, law.shares, law.hottest(hot), strict=True))
-    else:
-        tables = [(replace(law, vocabulary=law.vocabulary / fields, fields=1), 1 / fields, hot / fields)] * fields
+    tables = model.law.tables(symbols.get("H", 0.0))
     names = ("m", "u", "U", "x", "X")
     loads = {name: np.zeros(n) for name in names}
     bins: IdBins | None = None
@@ -144,5 +147,5 @@ def _hashed(plan: Plan, model: Model, symbols: Mapping[str, float]) -> dict[str,
         for name, weight in zip(names, weights, strict=True):
             loads[name] += np.bincount(owner, weight[: bins.single], minlength=n) + weight[bins.single :].sum() / n
     found = {name: load * n / load.sum() for name, load in loads.items() if load.any()}
-    found["q"] = np.minimum(found["m"], fields / symbols["q"])
+    found["q"] = np.minimum(found["m"], len(tables) / symbols["q"])
     return {name: values for name, values in found.items() if name in plan.owned}

@@ -9,23 +9,12 @@ from pathlib import Path
 import pytest
 
 from dessim import lab
-from dessim.cluster import load_cluster
-from dessim.errors import LabError
-
-
-def _missing() -> str:
-    """The reason why no lab can be built on this machine; empty if one can."""
-    name = f"probe{os.getpid()}"
-    try:
-        lab.up(load_cluster("lab/switch_4"), scale=1.0, name=name).down()
-    except LabError as error:
-        return str(error)
-    return ""
+from tests.lab.probe import why_no_lab
 
 
 @pytest.fixture(scope="session")
 def can_build() -> None:
-    if reason := _missing():
+    if reason := why_no_lab():
         pytest.skip(reason)
 
 

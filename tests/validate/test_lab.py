@@ -13,14 +13,12 @@ from typing import Any
 
 import pytest
 
-from dessim import lab
 from dessim.calibrate.profile import fit_profile
-from dessim.cluster import load_cluster
-from dessim.errors import LabError
 from dessim.validate.collectives import run_collectives
 from dessim.validate.outcome import summarize
 from dessim.validate.request import CaseRequest, read_cases
 from dessim.validate.run import ValidationRequest, validate
+from tests.lab.probe import why_no_lab
 
 pytestmark = [pytest.mark.slow, pytest.mark.torch, pytest.mark.timeout(900)]
 
@@ -31,10 +29,8 @@ TABLE = read_cases()
 def can_measure() -> None:
     """Skip where the process is not root, or the network tools or torch are missing."""
     pytest.importorskip("torch")
-    try:
-        lab.up(load_cluster("lab/switch_4"), scale=1.0, name=f"probe{os.getpid()}").down()
-    except LabError as error:
-        pytest.skip(str(error))
+    if reason := why_no_lab():
+        pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")

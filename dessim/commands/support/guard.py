@@ -19,7 +19,7 @@ from dessim.commands.support.step import is_measured
 from dessim.errors import PhysicsError
 from dessim.trace.schema import Collective, Kind, sent_factor
 from dessim.units import format_time
-from dessim.workload.owners import Owner
+from dessim.workload.owners import Owner, by_rank, sizes_of
 from dessim.workload.plan import OwnerRole, Plan, PlannedOp
 from dessim.workload.scale import Job
 
@@ -55,7 +55,7 @@ def worker_bytes(plan: Plan, symbols: Mapping[str, float], owners: Sequence[Owne
     sent, received = np.zeros(n), np.zeros(n)
     for op in plan.collectives:
         assert op.collective is not None
-        size = _sizes(op, symbols, owners, n)
+        size = by_rank(owners, sizes_of(op, symbols, owners))
         out = back = sent_factor(op.collective, n) * size
         if op.collective is Collective.ALL_TO_ALL:
             others = (size.sum() - size) / n
@@ -74,19 +74,11 @@ def _nic_seconds(cluster: Cluster, plan: Plan, symbols: Mapping[str, float], own
     sent, received = np.zeros(len(ranks)), np.zeros(len(ranks))
     summing = sums_in_fabric(cluster)
     for op in plan.collectives:
-        out, back = _across(op, _sizes(op, symbols, owners, n), node, ranks, summing)
+        out, back = _across(op, by_rank(owners, sizes_of(op, symbols, owners)), node, ranks, summing)
         sent += out
         received += back
     nics = np.bincount(cluster.wiring.node_of_nic(), cluster.wiring.nic_capacity())[: len(ranks)]
     return float((np.maximum(sent, received) / nics).max())
-
-
-def _sizes(op: PlannedOp, symbols: Mapping[str, float], owners: Sequence[Owner], n: int) -> Floats:
-    """S [ranks] of a collective in bytes."""
-    sizes = np.zeros(n)
-    for owner in owners:
-        sizes[np.asarray(owner.ranks, dtype=np.int64)] = op.even_size(owner.symbols(symbols, op.role))
-    return np.full(n, sizes.max()) if op.role is OwnerRole.PADS else sizes
 
 
 def _across(op: PlannedOp, size: Floats, node: Ints, ranks: Ints, summing: bool) -> tuple[Floats, Floats]:

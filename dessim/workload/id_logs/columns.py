@@ -9,13 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dessim.arrays import Ints
+from dessim.cluster.hashing import GOLDEN, Hashes, mix64
 
-Hashes = NDArray[np.uint64]
 Bytes = NDArray[np.uint8]
 
 _WORD = 8  # bytes hashed at once
 _MASKS = np.array([(1 << 8 * size) - 1 for size in range(_WORD + 1)], np.uint64)  # the first `size` bytes of a word
-_SEED = 0x9E3779B97F4A7C15
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +59,7 @@ def joined(columns: Sequence[Column]) -> Column:
 
 def hash_integers(values: NDArray[np.integer]) -> Hashes:
     """A 64-bit hash of each integer; different integers of 64 bits have different hashes."""
-    return _mixed(np.ascontiguousarray(values).astype(np.uint64, copy=True))
+    return mix64(np.ascontiguousarray(values).astype(np.uint64))
 
 
 def hash_cells(text: Bytes, starts: Ints, sizes: Ints) -> Hashes:
@@ -69,20 +68,10 @@ def hash_cells(text: Bytes, starts: Ints, sizes: Ints) -> Hashes:
     A cell is the `sizes` bytes of `text` from `starts` on. `text` must have eight more bytes after the last cell.
     """
     words = np.ndarray((max(len(text) - _WORD + 1, 0),), "V8", text, strides=(1,))
-    hashes = _mixed(sizes.astype(np.uint64) + np.uint64(_SEED))
+    hashes = mix64(sizes.astype(np.uint64) + np.uint64(GOLDEN))
     for done in range(0, int(sizes.max(initial=0)), _WORD):
         has_more = sizes > done
         first = np.where(has_more, starts + done, 0)
         word = words[first].view(np.uint64) & _MASKS[np.clip(sizes - done, 0, _WORD)]
-        hashes = np.where(has_more, _mixed(hashes ^ word), hashes)
+        hashes = np.where(has_more, mix64(hashes ^ word), hashes)
     return hashes
-
-
-def _mixed(values: Hashes) -> Hashes:
-    """The finaliser of splitmix64, a bijection of 64-bit integers whose bits look random. Changes `values`."""
-    values ^= values >> np.uint64(30)
-    values *= np.uint64(0xBF58476D1CE4E5B9)
-    values ^= values >> np.uint64(27)
-    values *= np.uint64(0x94D049BB133111EB)
-    values ^= values >> np.uint64(31)
-    return values

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from dessim.arrays import Ints
+from dessim.cluster.hashing import Hashes
 from dessim.workload.id_logs.blocks import LARGEST_BLOCK, SMALLEST_BATCH, Block, half_of
-from dessim.workload.id_logs.columns import Column, Hashes
+from dessim.workload.id_logs.columns import Column
 
 MAX_KEPT = 200_000  # hashes a table
 

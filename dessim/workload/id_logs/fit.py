@@ -38,8 +38,7 @@ class _Curve:
         """The fit minimises the sum of their squares: one entry a batch size, and one a penalty [n + 3]."""
         law = _law(point, self.different)
         bins = IdBins.of(law.vocabulary, law.skew, law.offset)
-        unlikely = np.log1p(-np.minimum(bins.p, 1 - 1e-16))
-        predicted = -np.expm1(np.outer(self.draws, unlikely)) @ bins.ids
+        predicted = bins.expected_present(self.draws[:, None]) @ bins.ids
         errors = np.log(predicted / self.measured) / math.sqrt(len(self.draws))
         return np.concatenate([errors, _PENALTIES * (point - _CENTRE)])
 

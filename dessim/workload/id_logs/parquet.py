@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from dessim.cluster.hashing import Hashes
 from dessim.errors import FileError, UsageError
-from dessim.workload.id_logs.columns import Column, Hashes, hash_cells, hash_integers
+from dessim.workload.id_logs.columns import Column, hash_cells, hash_integers
 
 LABELS = ("label", "click")
 

@@ -59,8 +59,9 @@ def fastest_by_scale(rows: Sequence[Row], uncertainty: float) -> list[FastestStr
     `uncertainty` is the relative error to assume for rows without an `error_bar`.
     """
     fastest = []
-    for gpus in sorted({row["gpus"] for row in contenders(rows)}):
-        ranked = sorted((r for r in contenders(rows) if r["gpus"] == gpus), key=lambda r: -r["samples_per_s"])
+    rows = contenders(rows)
+    for gpus in sorted({row["gpus"] for row in rows}):
+        ranked = sorted((r for r in rows if r["gpus"] == gpus), key=lambda r: -r["samples_per_s"])
         if len(ranked) == 1:
             fastest.append(FastestStrategy(gpus, ranked[0]["strategy"]))
             continue

@@ -100,7 +100,11 @@ DrawOption = Annotated[
     typer.Option("--draw", help="Also draw the cluster as SVG, links coloured by mean use; for a single run."),
 ]
 ServersOption = Annotated[
-    int | None, typer.Option(help="ps_*: CPU hosts that hold the tables; they follow the workers' hosts.", min=1)
+    str,
+    typer.Option(
+        help="ps_*: number of CPU hosts that hold the tables; auto: as many as the workers' hosts, as far as some are "
+        "free; ideal: servers that answer at once, a lower bound."
+    ),
 ]
 ServerDeviceOption = Annotated[str, typer.Option(help="ps_*: device of a server, a name in topologies/parts/gpu.toml.")]
 ServerThreadsOption = Annotated[int, typer.Option(help="ps_*: requests a server handles at the same time.", min=1)]

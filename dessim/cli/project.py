@@ -60,7 +60,7 @@ def project(
             help="Codec of values on the wire, such as bf16 or activations=top_k:0.25,dense=fp6: docs/codecs.md."
         ),
     ] = None,
-    servers: ServersOption = None,
+    servers: ServersOption = "auto",
     server_device: ServerDeviceOption = "epyc-9654",
     server_threads: ServerThreadsOption = 1,
     staleness: StalenessOption = None,
@@ -125,10 +125,6 @@ def project(
         codecs=parse_codecs(codec) if codec is not None else None,
         scenario=load_faults(faults, machine) if faults is not None else None,
     )
-    if draw is not None and servers is not None:
-        raise UsageError(
-            "--draw and --servers: the use of links is not recorded with servers; leave one of the two out"
-        )
     if draw is not None and len(request.strategies) * len(request.gpus) > 1:
         raise UsageError(f"--draw {draw}: it shows one run; name one strategy and one number of GPUs")
     try:
@@ -149,6 +145,8 @@ def project(
     if draw is not None:
         (drawn,) = found
         assert isinstance(drawn, Projection)  # a misfit alone is an error
+        if drawn.served is not None:
+            raise UsageError("--draw: the use of links is not recorded with dedicated servers; add --servers ideal")
         draw_used(draw, machine, drawn.record.load)
     if json:
         print_json({**known, "partial": False})

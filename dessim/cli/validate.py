@@ -29,6 +29,7 @@ def validate(
             "or every split in the file of --measured."
         ),
     ] = "",
+    only: Annotated[str, typer.Option(help="Only cases whose names contain this text.")] = "",
     measured: Annotated[
         Path | None, typer.Option(help="Measure nothing; predict the measurements that --save wrote.")
     ] = None,
@@ -55,6 +56,7 @@ def validate(
         kinds=parse_names(kinds, "--kinds") if kinds else tuple(KINDS),
         splits=parse_names(splits, "--splits") if splits else SPLITS if measured else DEFAULT_SPLITS,
         quick=quick,
+        only=only,
         measured=_read(measured) if measured else None,
         save=save,
     )

@@ -28,10 +28,10 @@ from dessim.units import format_bandwidth, format_size
 from dessim.workload.codecs import CodecConfig
 from dessim.workload.coded_plan import coded
 from dessim.workload.memory import memory_of, require, require_servers, served_memory, spill_of
-from dessim.workload.owners import owners_of
+from dessim.workload.owners import busiest_server, owners_of
 from dessim.workload.plan import Plan, Traffic
 from dessim.workload.scale import Job
-from dessim.workload.server_roles import moved
+from dessim.workload.server_roles import moved, on_server
 from dessim.workload.strategies import plan as plan_of
 from dessim.workload.strategies import spec_of
 
@@ -48,7 +48,8 @@ class ProjectRequest:
     `folding=False` simulates identical flows one by one; the result is the same.
     `network` is the model of the network (dessim.sim.engine.simulate).
     `spill` lets rows that do not fit a GPU live in its host's memory.
-    `servers` are hosts that hold the tables of `ps_*` strategies; without them `ps_sync` has a server on each worker.
+    `servers` are hosts that hold the tables of `ps_*` strategies; without them `ps_sync` has a server on each worker,
+    which answers at once.
     `pipeline` sends the next step's ids while a step runs, as the trainer does.
     `scenario` holds faults and stragglers, at times from the start of the step.
     `codecs` are the formats in which values travel.
@@ -127,10 +128,12 @@ def run_projection(
     cases = [(n_gpus, plan) for n_gpus in request.gpus for plan in plans]
     for done, (n_gpus, plan) in enumerate(cases):
         case_progress = progress.within(done, len(cases), "projections")
-        if request.servers is not None and spec_of(plan.strategy).has_servers:
-            row = _server_row(request, request.servers, routed, plan, n_gpus, case_progress)
+        servers = _servers_of(request, plan, n_gpus)
+        if servers is not None:
+            row = _server_row(request, servers, routed, plan, n_gpus, case_progress)
         else:
-            row = _row(request, routed, plan, n_gpus, host_bandwidth, case_progress)
+            ahead = plan.pipelined() if request.pipeline else plan
+            row = _row(request, routed, ahead, n_gpus, host_bandwidth, case_progress)
         rows.append(row)
         if on_row is not None:
             on_row(row)
@@ -145,22 +148,40 @@ def _check_request(request: ProjectRequest) -> None:
     if not request.strategies or not request.gpus:
         raise UsageError("name at least one strategy and one number of GPUs")
     check_servers(request.strategies, request.servers)
-    if request.servers is not None and request.scenario is not None:
+    asked_for = request.servers is not None and request.servers.count > 0
+    if asked_for and request.scenario is not None:
         raise UsageError("--faults and --servers: faults are not modelled for dedicated servers; leave one of them out")
-    dedicated = request.servers is not None or any(spec_of(name).dedicated_servers for name in request.strategies)
+    dedicated = asked_for or any(spec_of(name).dedicated_servers for name in request.strategies)
     if request.codecs and dedicated:
         raise UsageError(f"--codec {request.codecs}: ps_async and dedicated servers send values unencoded")
 
 
 def _plans(request: ProjectRequest) -> list[Plan]:
-    """The plan of each strategy, with codecs and the pipeline applied."""
+    """The plan of each strategy, with codecs applied."""
     plans = [plan_of(name, request.job.model) for name in request.strategies]
     if request.codecs:
         plans = [coded(plan, request.job.model, request.codecs) for plan in plans]
-    if not request.pipeline:
-        return plans
-    # A worker of dedicated servers asks for a row when it needs it, so its plan is not pipelined.
-    return [plan if request.servers and spec_of(plan.strategy).has_servers else plan.pipelined() for plan in plans]
+    return plans
+
+
+def _servers_of(request: ProjectRequest, plan: Plan, n_gpus: int) -> Servers | None:
+    """The dedicated servers of a row; None where the plan has none or `AUTO` finds no room for any.
+
+    What is not modelled for dedicated servers keeps the servers that answer at once, a lower bound.
+    """
+    spec = spec_of(plan.strategy)
+    if request.servers is None or not spec.has_servers:
+        return None
+    not_modelled = "+" in plan.strategy or request.scenario is not None or request.codecs is not None
+    if not request.servers.count and not_modelled:
+        return None
+    servers = request.servers.for_workers(request.cluster, n_gpus)
+    if servers is None and spec.dedicated_servers:
+        raise CapacityError(
+            f"{plan.strategy} on {n_gpus:,} GPUs: cluster {request.cluster.name} has no host left for servers; ask for "
+            f"fewer GPUs, or raise node.count in {request.cluster.path}"
+        )
+    return servers
 
 
 def _check_gpus(request: ProjectRequest) -> None:
@@ -169,7 +190,7 @@ def _check_gpus(request: ProjectRequest) -> None:
         if n_gpus < 1:
             raise UsageError(f"--gpus {n_gpus}: a job needs at least 1 GPU")
         request.cluster.require(n_gpus)
-        if request.servers is not None:
+        if request.servers is not None and request.servers.count:
             request.servers.first_gpus(request.cluster, n_gpus)
 
 
@@ -244,7 +265,9 @@ def _server_row(
     symbols = plan.symbols(job.symbols(n_gpus, request.batch_per_worker))
     batch = round(symbols["B"])
     gpu = cluster.device(range(n_gpus), "--servers")
-    worker_memory, server_memory = served_memory(plan, symbols, servers.count)
+    busiest, _ = busiest_server(plan, job.model, symbols, servers.count)
+    worker_memory, _ = served_memory(plan, symbols, servers.count)
+    _, server_memory = served_memory(plan, on_server(symbols, busiest), servers.count)
     job_name = _job_name(job, plan, n_gpus)
     try:
         require(worker_memory, gpu.memory, gpu.name, job_name, symbols)
@@ -252,7 +275,7 @@ def _server_row(
     except CapacityError as error:
         return Misfit(n_gpus, plan.strategy, batch, worker_memory, str(error))
     durations, compute_source = durations_of(job, gpu, plan, symbols, None)
-    step = step_with_servers(routed, plan, symbols, durations, servers, server_memory, progress)
+    step = step_with_servers(routed, plan, job.model, symbols, durations, servers, server_memory, progress)
     return Projection(
         gpus=n_gpus,
         strategy=plan.strategy,

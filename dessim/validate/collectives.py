@@ -39,7 +39,9 @@ def run_collectives(request: CaseRequest) -> tuple[list[Outcome], dict[str, Any]
 
     Those are the `scale` of each bed, and the `seconds` of each case's iterations by name.
     """
-    cases = collective_cases(request.table, request.splits, request.quick)
+    cases = [
+        case for case in collective_cases(request.table, request.splits, request.quick) if request.only in case.name
+    ]
     measured = request.measured or _measure(cases, request.on_status)
     seconds = measured["seconds"]
     clusters = {bed: at_scale(load_cluster(bed), scale, request.transport) for bed, scale in measured["scale"].items()}

@@ -25,14 +25,15 @@ def ignore_status(line: str) -> None:
 class CaseRequest:
     """Cases of one kind to run. `table` is cases.toml as read; `splits` selects cases of it.
 
-    Predictions use the calibrated `transport`. `measured` holds the measurements of an earlier run of this kind; with
-    it, nothing is measured.
+    `only` keeps the cases whose names contain it. Predictions use the calibrated `transport`. `measured` holds the
+    measurements of an earlier run of this kind; with it, nothing is measured.
     """
 
     table: Mapping[str, Any]
     transport: Transport
     splits: Sequence[str] = SPLITS
     quick: bool = False
+    only: str = ""
     measured: Any = None
     on_status: OnStatus = ignore_status
 

@@ -28,6 +28,8 @@ KINDS: dict[str, CaseRunner] = {"collectives": run_collectives, "steps": run_ste
 class ValidationRequest:
     """The cases to run, by kind and split; `quick` keeps a few of each, and calibrates on a smaller bed.
 
+    `only` keeps the cases whose names contain it.
+
     With `measured`, the content of a file that `save` named in an earlier run, nothing is measured and no privileges
     are needed.
     """
@@ -35,6 +37,7 @@ class ValidationRequest:
     kinds: Sequence[str] = tuple(KINDS)
     splits: Sequence[str] = SPLITS
     quick: bool = False
+    only: str = ""
     measured: Mapping[str, Any] | None = None
     save: Path | None = None
 
@@ -62,6 +65,7 @@ def validate(request: ValidationRequest, on_status: OnStatus = ignore_status) ->
             transport=profile.transport,
             splits=request.splits,
             quick=request.quick,
+            only=request.only,
             measured=measured_before,
             on_status=on_status,
         )

@@ -16,7 +16,6 @@ from dessim.workload.strategies import spec_of
 
 STEPS = Path(__file__).with_name("steps.toml")
 """The shipped cases: package data."""
-"""The strategy that trains with dedicated servers."""
 _RANKS_PER_SERVER = 4
 
 
@@ -67,14 +66,13 @@ def samples_of(table: Mapping[str, Any], batch: int) -> int:
 
 
 def model_of(table: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return the model of `[models.NAME]`: that of `file`, with the entry's `ids_per_sample` if it has one.
+    """Return the model of `[models.NAME]`: that of `file`, a shipped model or a file beside steps.toml.
 
     Raises ModelError.
     """
-    entry = table["models"][name]
-    model: dict[str, Any] = load_model(entry["file"]).model_dump(mode="json")
-    model["input"]["ids_per_sample"] = float(entry.get("ids_per_sample", model["input"]["ids_per_sample"]))
-    return model
+    file = str(table["models"][name]["file"])
+    beside = STEPS.with_name(f"{file}.toml")
+    return load_model(str(beside) if beside.exists() else file).model_dump(mode="json")
 
 
 @cache

@@ -63,7 +63,18 @@ def owners_of(plan: Plan, model: Model, symbols: Mapping[str, float]) -> tuple[O
         return (Owner(range(n)),)
     if plan.placement is Placement.TABLES:
         return _grouped(_placed_whole(plan, model, symbols), n)
-    return _busiest_and_others(_hashed(plan, model, symbols), plan.busiest_by, n)
+    return _busiest_and_others(_hashed(plan, model, symbols, n), plan.busiest_by, n)
+
+
+def busiest_server(plan: Plan, model: Model, symbols: Mapping[str, float], servers: int) -> tuple[Owner, Owner]:
+    """The busiest of `servers` dedicated servers, server 0 by convention, and all others at their mean.
+
+    Their scale is what one server owns of a message's `u` rows, and of a step's `U` rows, relative to the mean.
+    """
+    found = _busiest_and_others(_hashed(plan, model, symbols, servers), plan.busiest_by, servers)
+    busiest = next((owner for owner in found if len(owner.ranks) == 1), found[0])
+    others = next((owner for owner in found if owner is not busiest), busiest)
+    return busiest, others
 
 
 def sizes_of(op: PlannedOp, symbols: Mapping[str, float], owners: Sequence[Owner]) -> list[float]:
@@ -119,12 +130,12 @@ def _busiest_and_others(scale: Mapping[str, Floats], by: str, n: int) -> tuple[O
     return both if busiest == 0 else both[::-1]
 
 
-def _hashed(plan: Plan, model: Model, symbols: Mapping[str, float]) -> dict[str, Floats]:
-    """The share of each symbol's value that each worker owns, relative to the mean [workers], by hash placement.
+def _hashed(plan: Plan, model: Model, symbols: Mapping[str, float], n: int) -> dict[str, Floats]:
+    """The share of each symbol's value that each of `n` owners has, relative to the mean [n], by hash placement.
 
     The most frequent ids of each field are assigned one by one; all others are spread evenly.
     """
-    n = int(symbols["N"])
+    workers = int(symbols["N"])
     draws = symbols["B"] * symbols["m"]
     tables = model.law.tables(symbols.get("H", 0.0))
     names = ("m", "u", "U", "x", "X")
@@ -133,7 +144,7 @@ def _hashed(plan: Plan, model: Model, symbols: Mapping[str, float]) -> dict[str,
     for number, (part, share, hot_ids) in enumerate(tables):
         if bins is None or part != tables[number - 1][0]:
             bins = part.bins
-        one_worker = bins.expected_present(draws * share / n)
+        one_worker = bins.expected_present(draws * share / workers)
         all_workers = bins.expected_present(draws * share)
         cold = bins.beyond(hot_ids)
         weights = (

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dessim.trace.schema import Kind, Phase
+from dessim.workload.owners import Owner
 from dessim.workload.plan import Plan, PlannedOp, Traffic
 
 Symbols = Mapping[str, float]  # values by name
@@ -79,6 +80,11 @@ def a_message(symbols: Symbols, servers: int) -> dict[str, float]:
 def a_step(symbols: Symbols, servers: int) -> dict[str, float]:
     """The symbols of the work that one of `servers` does once a step, for all workers."""
     return {**symbols, "N": float(servers)}
+
+
+def on_server(symbols: Symbols, owner: Owner) -> dict[str, float]:
+    """A job's symbols as if every server were asked for as many rows as `owner` (owners.busiest_server)."""
+    return {**symbols, **{name: symbols[name] * owner.scale.get(name, 1.0) for name in ("u", "U")}}
 
 
 def size_of(ops: tuple[PlannedOp, ...], symbols: Symbols, servers: int, traffic: Traffic | None = None) -> float:

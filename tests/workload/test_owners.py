@@ -14,7 +14,7 @@ from dessim.workload.from_plan import workload_from_plan
 from dessim.workload.hash_placement import frequent_ids_owners
 from dessim.workload.memory import memory_of
 from dessim.workload.model import Model, load_model, parse_model
-from dessim.workload.owners import Owner, owners_of
+from dessim.workload.owners import Owner, busiest_server, owners_of
 from dessim.workload.plan import OwnerRole, Plan
 from dessim.workload.strategies import STRATEGIES
 from dessim.workload.strategies import plan as plan_of
@@ -132,6 +132,19 @@ def test_totals_of_unequal_ranks_average_to_the_size_of_the_plan(strategy: str, 
             assert tasks[op.name].size >= op.even_size(symbols)
         else:
             assert tasks[op.name].size == pytest.approx(op.even_size(symbols), rel=1e-12)
+
+
+def test_servers_have_the_shares_of_as_many_owners() -> None:
+    """The busiest of S servers owns what the busiest of S workers would, and a lone server everything."""
+    model = model_of(skew=1.3)
+    plan = plan_of("ps_sync", model)
+    symbols = plan.symbols(model.symbols(8))
+    busiest, others = busiest_server(plan, model, symbols, 8)
+    of_workers = {len(owner.ranks): owner for owner in owners_of(plan, model, symbols)}
+    assert (busiest.scale, others.scale) == (of_workers[1].scale, of_workers[7].scale)
+    assert busiest.scale["u"] > 1.01
+    alone, same = busiest_server(plan, model, symbols, 1)
+    assert alone == same and alone.symbols(symbols)["u"] == symbols["u"]
 
 
 def test_the_fullest_rank_counts() -> None:

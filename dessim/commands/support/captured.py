@@ -14,7 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import median
+from itertools import chain
+from pathlib import Path
+from statistics import mean, median
 from typing import Any
 
 import numpy as np
@@ -24,8 +26,11 @@ from dessim.cluster import Gpu
 from dessim.sim.core.device import roofline
 from dessim.trace.io import Trace
 from dessim.trace.schema import PREFETCH, Header, Kind
-from dessim.workload.plan import Plan, PlannedOp
+from dessim.workload.model import parse_model
+from dessim.workload.owners import MEAN, Owner
+from dessim.workload.plan import OwnerRole, Plan, PlannedOp
 from dessim.workload.scale import Job
+from dessim.workload.strategies import plan as plan_of
 
 Symbols = Mapping[str, float]
 
@@ -46,13 +51,17 @@ class Capture:
     @classmethod
     def of_trace(cls, trace: Trace, work_s: float = 0.0) -> Capture:
         """Condense a trace. `work_s` is the CPU time of a whole step in seconds, 0 where it was not counted."""
-        samples: dict[str, list[float]] = {}
+        samples: dict[str, list[list[float]]] = {}  # by op, one list of steps for each rank
         for ops in trace.ranks:
+            of_rank: dict[str, list[float]] = {}
             for op in ops:
                 if op.kind is Kind.COMPUTE:
-                    samples.setdefault(op.name, []).append((op.cpu_us or op.dur_us) * 1e-6)
-        seconds = {name: median(times) for name, times in samples.items()}
-        spreads = [float(np.std(times)) / seconds[name] for name, times in samples.items() if seconds[name] > 0]
+                    of_rank.setdefault(op.name, []).append((op.cpu_us or op.dur_us) * 1e-6)
+            for name, times in of_rank.items():
+                samples.setdefault(name, []).append(times)
+        owned = _owned_ops(trace.header)
+        seconds = {name: _typical(by_rank, owned=name in owned) for name, by_rank in samples.items()}
+        spreads = [_spread(by_rank, owned=name in owned) for name, by_rank in samples.items()]
         return cls(
             header=trace.header,
             seconds=seconds,
@@ -106,9 +115,14 @@ class Captured:
             spread=median(capture.spread for capture in captures),
         )
 
-    def durations(self, plan: Plan, symbols: Symbols) -> dict[str, float]:
-        """Return the seconds of each compute op of `plan`, a plan of the captured strategy, by name."""
-        durations = {op.name: self.seconds(op, symbols) for op in plan.ops if op.kind is Kind.COMPUTE}
+    def durations(self, plan: Plan, symbols: Symbols, owner: Owner = MEAN) -> dict[str, float]:
+        """Return the seconds of each compute op of `plan`, a plan of the captured strategy, by name.
+
+        They are those of a worker that owns the shares of `owner`.
+        """
+        durations = {
+            op.name: self.seconds(op, owner.symbols(symbols, op.role)) for op in plan.ops if op.kind is Kind.COMPUTE
+        }
         in_step = [op.name for op in plan.ops if op.name in durations and op.stream != PREFETCH]
         if in_step:
             durations[in_step[0]] += self.between
@@ -130,3 +144,29 @@ class Captured:
         flops = op.flops.evaluate(symbols)
         memory_bytes = op.mem.evaluate(symbols)
         return roofline(self.gpu, flops, memory_bytes, kernels=0.0)
+
+
+def _owned_ops(header: Header) -> frozenset[str]:
+    """The compute ops whose work follows what a rank owns, by name; none in a trace without a model."""
+    if not header.model:
+        return frozenset()
+    plan = plan_of(header.strategy, parse_model(header.model, Path("header.json")))
+    return frozenset(op.name for op in plan.ops if op.kind is Kind.COMPUTE and op.role is not OwnerRole.NONE)
+
+
+def _typical(by_rank: Sequence[Sequence[float]], *, owned: bool) -> float:
+    """The seconds of an op [ranks][steps]: the median, or the mean of ranks that own different shares.
+
+    Formulas state means over workers, and the median of a few unequal workers is another number.
+    """
+    return mean(median(times) for times in by_rank) if owned else median(chain.from_iterable(by_rank))
+
+
+def _spread(by_rank: Sequence[Sequence[float]], *, owned: bool) -> float:
+    """The standard deviation of an op's seconds over their typical value; within ranks, if these own unequal shares."""
+    typical = _typical(by_rank, owned=owned)
+    if not typical:
+        return 0.0
+    if owned:
+        by_rank = [[time - mean(times) for time in times] for times in by_rank]
+    return float(np.std(list(chain.from_iterable(by_rank)))) / typical

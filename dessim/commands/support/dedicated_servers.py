@@ -10,7 +10,7 @@ slow for a lone request.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,16 +28,23 @@ from dessim.sim.progress import Progress
 from dessim.sim.servers.parameter_server import serve
 from dessim.sim.servers.traffic import Consistency, StepTraffic
 from dessim.workload.memory import Memory
+from dessim.workload.model import Model
+from dessim.workload.owners import busiest_server
 from dessim.workload.plan import Plan, PlannedOp
-from dessim.workload.server_roles import Roles, Work, requests_of
+from dessim.workload.server_roles import Roles, Work, on_server, requests_of
 from dessim.workload.strategies import STRATEGIES, spec_of
 
-"""Strategies whose tables can live on dedicated servers."""
+AUTO = "auto"
+"""As many servers as the workers have hosts, as far as hosts are free."""
+IDEAL = "ideal"
+"""Servers on the workers' GPUs that answer at once: a lower bound."""
+_MOST_AUTO_WORKERS = 2048
+"""Workers are not folded, so a simulation with servers takes minutes for more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Servers:
-    """`count` parameter servers, each with `threads` threads on a `device`.
+    """`count` parameter servers, each with `threads` threads on a `device`; 0: as many as `AUTO` says.
 
     `staleness`, `jitter` and `seed` are those of `dessim.sim.servers.traffic.Consistency`.
     """
@@ -48,6 +55,14 @@ class Servers:
     staleness: int | None = None
     jitter: float = 0.0
     seed: int = 0
+
+    def for_workers(self, cluster: Cluster, n_workers: int) -> Servers | None:
+        """Return these servers with their number for `n_workers`; None if `AUTO` finds no host free for any."""
+        if self.count:
+            return self
+        hosts = int(cluster.node_of(np.array([n_workers - 1]))[0]) + 1
+        count = min(hosts, cluster.n_nodes - hosts)
+        return replace(self, count=count) if count and n_workers <= _MOST_AUTO_WORKERS else None
 
     def consistency(self, strategy: str) -> Consistency:
         """When workers wait for each other under `strategy`; a synchronous one has no staleness bound."""
@@ -110,15 +125,17 @@ class ServedStep:
 
 
 def parse_servers(
-    count: int | None, device: str, threads: int, staleness: int | None, jitter: float, seed: int
+    count: str, device: str, threads: int, staleness: int | None, jitter: float, seed: int
 ) -> Servers | None:
-    """Return the servers that command-line options describe; None without `--servers`.
+    """Return the servers that command-line options describe; None for `IDEAL` ones.
 
-    Raises UsageError where another option needs `--servers`, or the device is unknown.
+    Raises UsageError where another option needs dedicated servers, or the device is unknown.
     """
-    if count is not None:
+    if count != IDEAL:
+        if count != AUTO and not (count.isdecimal() and int(count)):
+            raise UsageError(f"--servers {count}: write a number of hosts from 1, {AUTO} or {IDEAL}")
         return Servers(
-            count=count,
+            count=0 if count == AUTO else int(count),
             device=load_device(device),
             threads=threads,
             staleness=staleness,
@@ -134,9 +151,12 @@ def parse_servers(
 def check_servers(strategies: Sequence[str], servers: Servers | None) -> None:
     """Raise UsageError where strategies and servers do not go together."""
     served = [strategy for strategy in strategies if spec_of(strategy).has_servers]
-    if servers is None:
+    if servers is None or not servers.count:
+        asked = servers is not None and (servers.staleness is not None or servers.jitter > 0)
+        if asked and not served:
+            raise UsageError("--staleness and --jitter are for ps_sync and ps_async; add one of them to --strategy")
         without = [strategy for strategy in served if spec_of(strategy).dedicated_servers]
-        if without:
+        if without and servers is None:
             raise UsageError(f"{without[0]} needs dedicated servers: add --servers 16, for example")
         return
     with_options = [strategy for strategy in served if "+" in strategy]
@@ -155,19 +175,24 @@ def check_servers(strategies: Sequence[str], servers: Servers | None) -> None:
 def step_with_servers(
     routed: RouteCache,
     plan: Plan,
+    model: Model,
     symbols: Mapping[str, float],
     durations: Mapping[str, float],
     servers: Servers,
     memory: Memory,
     progress: Progress,
 ) -> ServedStep:
-    """Simulate a step of `plan` with dedicated servers.
+    """Simulate a step of `plan` for `model` with dedicated servers, one of which is asked for the most rows.
 
     `durations` are the seconds of a worker's compute ops by name; `memory` is what one server needs.
     """
     n_workers = int(symbols["N"])
     consistency = servers.consistency(plan.strategy)
     roles = Roles.of(plan)
+    busiest, others = (
+        _traffic(plan, on_server(symbols, owner), servers, consistency)
+        for owner in busiest_server(plan, model, symbols, servers.count)
+    )
 
     def compute_s(ops: Sequence[PlannedOp]) -> float:
         return sum(durations[op.name] for op in ops)
@@ -176,9 +201,10 @@ def step_with_servers(
         routed.cluster,
         np.arange(n_workers),
         servers.first_gpus(routed.cluster, n_workers),
-        _traffic(plan, symbols, servers, consistency),
+        others,
         [compute_s(roles.prepare), compute_s(roles.compute)],
         consistency,
+        busiest=busiest if busiest != others else None,
         folding=routed.folding,
         progress=progress,
     )

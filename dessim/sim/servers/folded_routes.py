@@ -72,17 +72,20 @@ class Channels:
     sizes: tuple[int, ...]
 
 
-def open_channels(cluster: Cluster, workers: IntArray, servers: IntArray, folding: bool = True) -> Channels:
+def open_channels(
+    cluster: Cluster, workers: IntArray, servers: IntArray, folding: bool = True, *, first_apart: bool = False
+) -> Channels:
     """Route all messages between `workers` [N] and `servers` [S], given as ids of the GPUs where they are attached.
 
-    No worker may share a GPU with a server. A worker hands over its S messages one after the other.
+    No worker may share a GPU with a server. A worker hands over its S messages one after the other. With
+    `first_apart` server 0 is in a class of its own, for messages of another size.
     """
     n = len(workers)
     s = len(servers)
     src = np.concatenate([np.repeat(workers, s), np.tile(servers, n)])
     dst = np.concatenate([np.tile(servers, n), np.repeat(workers, s)])
     net, latency, copies = incidence(cluster, src, dst, size=np.ones(len(src)))
-    folded, classes = _fold_servers(net, latency, n, s, folding)
+    folded, classes = _fold_servers(net, latency, n, s, _first_classes(s, folding, first_apart))
     first = np.array([np.flatnonzero(classes == d)[0] for d in range(classes.max(initial=0) + 1)])
     n_colours = len(folded.flow_of)
     n_kinds = len(cluster.links.kinds)
@@ -110,13 +113,19 @@ def open_channels(cluster: Cluster, workers: IntArray, servers: IntArray, foldin
     )
 
 
-def _fold_servers(net: Incidence, latency: FloatArray, n: int, s: int, folding: bool) -> tuple[Fold, IntArray]:
-    """Fold the network of all messages; return also the class of each server, [s].
+def _first_classes(s: int, folding: bool, first_apart: bool) -> IntArray:
+    """The classes of servers [s] that folding starts from."""
+    if not folding:
+        return np.arange(s)
+    return np.minimum(np.arange(s), 1) if first_apart else np.zeros(s, dtype=np.int64)
+
+
+def _fold_servers(net: Incidence, latency: FloatArray, n: int, s: int, classes: IntArray) -> tuple[Fold, IntArray]:
+    """Fold the network of all messages, starting from `classes` [s]; return also the final class of each server, [s].
 
     Flows are ordered by worker and direction [2 n], then by server [s].
     """
     worker_and_direction = np.arange(2 * n, dtype=np.float64).repeat(s)
-    classes = np.zeros(s, dtype=np.int64) if folding else np.arange(s)
     while True:
         folded = fold(net, number_rows(worker_and_direction, np.tile(classes, 2 * n).astype(np.float64), latency))
         colours_of_server = folded.colour.reshape(2 * n, s)

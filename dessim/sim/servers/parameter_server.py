@@ -1,13 +1,14 @@
 """Parameter servers: workers pull rows and push gradients; servers queue requests, gather rows and apply updates.
 
-    result = serve(cluster, workers, servers, traffic, compute, consistency)
+    result = serve(cluster, workers, servers, traffic, compute, consistency, busiest=busiest)
 
 A worker is a process that repeats its step: it prepares its batch, pulls (ids to every server, rows back), computes,
-and pushes (gradients to every server, which applies them and acknowledges). Keys are spread by hash, so every server
-gets an equal share of each message (Li et al., "Scaling distributed machine learning with the parameter server", OSDI
-2014). A server is a queue with k threads that takes requests in order of arrival; ps-lite, by the same authors, has one
-thread (src/customer.cc: the thread that receives also serves). Messages are flows on the fabric, where many workers
-share a server's NIC and many servers share a worker's.
+and pushes (gradients to every server, which applies them and acknowledges). Keys are spread by hash (Li et al.,
+"Scaling distributed machine learning with the parameter server", OSDI 2014). Every server gets an equal share of each
+message, except one: `busiest` is what the server with the most frequent keys gets, server 0 by convention. A server is
+a queue with k threads that takes requests in order of arrival; ps-lite, by the same authors, has one thread
+(src/customer.cc: the thread that receives also serves). Messages are flows on the fabric, where many workers share a
+server's NIC and many servers share a worker's.
 
 When may a worker begin its next step?
     sync       when the pushes of all workers have arrived and have been applied as one update (bulk synchronous)
@@ -17,8 +18,8 @@ When may a worker begin its next step?
 
 Staleness is counted in versions: how many updates of others a server applied between a worker's pull and its push.
 
-Left out: overlap within a worker (prefetch, computing while it sends), skew between servers, caches in workers,
-replication, and the time in which a worker learns of the progress of others.
+Left out: overlap within a worker (prefetch, computing while it sends), caches in workers, replication, and the time in
+which a worker learns of the progress of others.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from dessim.sim.fluid.fabric import FlowFabric
 from dessim.sim.fluid.flows import Flows
 from dessim.sim.progress import Progress
 from dessim.sim.servers.folded_routes import open_channels
-from dessim.sim.servers.traffic import Consistency, ServersResult, StepTraffic
+from dessim.sim.servers.traffic import Call, Consistency, ServersResult, StepTraffic
 from dessim.trace.schema import Kind, Phase
 from dessim.workload.dag import Task
 
@@ -85,17 +86,18 @@ class _Job:
         compute: Sequence[float],
         consistency: Consistency,
         *,
+        busiest: StepTraffic | None,
         measured: int,
         folding: bool,
         progress: Progress,
     ) -> None:
         self.env = simpy.Environment()
         self.n = len(workers)
-        self.traffic = traffic
         self.compute = compute
         self.consistency = consistency
         self.progress = progress
-        self.channels = open_channels(cluster, workers, servers, folding)
+        self.channels = open_channels(cluster, workers, servers, folding, first_apart=busiest is not None)
+        self.traffic = [busiest or traffic] + [traffic] * (len(self.channels.sizes) - 1)  # by server class
         self.fabric = FlowFabric(self.env, self.channels.cluster, folding, progress)
         self.servers = [_Server(self.env, consistency.threads) for _ in self.channels.sizes]
         # A synchronous run needs no warm-up: its first step is like all others.
@@ -118,7 +120,7 @@ class _Job:
 
     def worker(self, w: int, rng: np.random.Generator) -> Process:
         """A process: worker w makes steps until enough have been measured."""
-        consistency, traffic = self.consistency, self.traffic
+        consistency = self.consistency
         while True:
             yield from self._wait_for_slower_workers(w)
             if self.done or (consistency.sync and self.clock[w] == self.last_measured // self.n):
@@ -126,9 +128,9 @@ class _Job:
             self.lead = max(self.lead, self.clock[w] - min(self.clock))
             factor = float(np.exp(consistency.jitter * rng.standard_normal())) if consistency.jitter else 1.0
             yield from self._compute(w, "prepare", Phase.INPUT, self.compute[0] * factor)
-            pulled = yield from self._call(w, "pull", traffic.request, traffic.gather, traffic.reply)
+            pulled = yield from self._call(w, "pull", [t.pull for t in self.traffic])
             yield from self._compute(w, "compute", Phase.FORWARD, self.compute[1] * factor)
-            pushed = yield from self._call(w, "push", traffic.push, traffic.merge, 0.0)
+            pushed = yield from self._call(w, "push", [t.pushing for t in self.traffic])
             if consistency.sync:
                 yield from self._barrier(w)
             self._end_step(w, [after - before for before, after in zip(pulled, pushed, strict=True)])
@@ -171,22 +173,19 @@ class _Job:
         yield self.env.timeout(seconds)
         self._note(w, name, phase, Kind.COMPUTE, began, {COMPUTE: self.env.now - began})
 
-    def _call(
-        self, w: int, name: str, size: float, service: float, reply: float
-    ) -> Generator[simpy.Event, object, list[int]]:
-        """A message to every server, its service, and the reply. Returns the version of each server class."""
+    def _call(self, w: int, name: str, calls_of: Sequence[Call]) -> Generator[simpy.Event, object, list[int]]:
+        """A message to every server, its service, and the reply, by server class. Returns the version of each class."""
         began = self.env.now
-        calls = [self.env.process(self._call_class(w, d, size, service, reply)) for d in range(len(self.servers))]
+        calls = [self.env.process(self._call_class(w, d, call)) for d, call in enumerate(calls_of)]
         yield simpy.AllOf(self.env, calls)
         outcomes: list[_CallOutcome] = [call.value for call in calls]  # type: ignore[misc]
         last = max(outcomes, key=lambda outcome: outcome[0])
-        phase = Phase.FORWARD if reply else Phase.BACKWARD
-        self._note(w, name, phase, Kind.P2P, began, last[1], (size + reply) * sum(self.channels.sizes))
+        phase = Phase.FORWARD if calls_of[0].reply else Phase.BACKWARD
+        moved = sum(size * call.moved for size, call in zip(self.channels.sizes, calls_of, strict=True))
+        self._note(w, name, phase, Kind.P2P, began, last[1], moved)
         return [version for _, _, version in outcomes]
 
-    def _call_class(
-        self, w: int, d: int, size: float, service: float, reply: float
-    ) -> Generator[simpy.Event, object, _CallOutcome]:
+    def _call_class(self, w: int, d: int, call: Call) -> Generator[simpy.Event, object, _CallOutcome]:
         """The part of a call that goes to server class d.
 
         Returns its end [s], the seconds by what bound them, and the server's version: that which a pull found, or that
@@ -194,20 +193,20 @@ class _Job:
         """
         server = self.servers[d]
         parts = dict[str, float]()
-        yield from self._message(self.channels.up[w][d], size, parts)
-        queued, version = yield from server.work(service)
-        add_parts(parts, {QUEUE: queued, SERVICE: service})
-        if not reply:
+        yield from self._message(self.channels.up[w][d], call.size, parts)
+        queued, version = yield from server.work(call.service)
+        add_parts(parts, {QUEUE: queued, SERVICE: call.service})
+        if not call.reply:
             version = server.version
             if not self.consistency.sync:
                 server.version += 1
             else:
                 server.merged += 1
                 if server.merged == self.n:
-                    self.env.process(self._apply(server))
-        if reply or not self.consistency.sync:
+                    self.env.process(self._apply(server, self.traffic[d].apply))
+        if call.reply or not self.consistency.sync:
             # A synchronous push needs no acknowledgement: the barrier follows.
-            yield from self._message(self.channels.down[w][d], reply, parts)
+            yield from self._message(self.channels.down[w][d], call.reply, parts)
         return float(self.env.now), parts, version
 
     def _message(self, flows: Flows, size: float, parts: dict[str, float]) -> Process:
@@ -219,9 +218,9 @@ class _Job:
             yield self.env.timeout(took[LATENCY])
         add_parts(parts, took)
 
-    def _apply(self, server: _Server) -> Process:
+    def _apply(self, server: _Server, seconds: float) -> Process:
         """The update of a synchronous step, after all pushes."""
-        yield from server.work(self.traffic.apply)
+        yield from server.work(seconds)
         server.version += 1
         server.merged = 0
         if all(other.version == server.version for other in self.servers):
@@ -270,15 +269,17 @@ def serve(
     compute: Sequence[float],
     consistency: Consistency,
     *,
+    busiest: StepTraffic | None = None,
     measured: int | None = None,
     folding: bool = True,
     progress: Progress | None = None,
 ) -> ServersResult:
     """Simulate a warm-up, where steps differ, and then `measured` steps per worker on average.
 
-    `workers` and `servers` are the ids of the GPUs in whose place each is attached to the fabric. `compute` are the
-    seconds that a worker computes before its pull and after it. By default one step is measured where all steps are
-    equal (synchronous, no jitter), otherwise at least `MEASURED_STEPS`. Raises OutOfTime.
+    `workers` and `servers` are the ids of the GPUs in whose place each is attached to the fabric. `traffic` is that of
+    every server; with `busiest`, server 0 has another. `compute` are the seconds that a worker computes before its pull
+    and after it. By default one step is measured where all steps are equal (synchronous, no jitter), otherwise at least
+    `MEASURED_STEPS`. Raises OutOfTime.
     """
     if measured is None:
         steps_are_equal = consistency.sync and not consistency.jitter
@@ -290,6 +291,7 @@ def serve(
         traffic,
         compute,
         consistency,
+        busiest=busiest,
         measured=measured,
         folding=folding,
         progress=progress or Progress(),

@@ -10,6 +10,20 @@ from dessim.sim.core.recorder import Record
 
 
 @dataclass(frozen=True, slots=True)
+class Call:
+    """A message of `size` bytes to one server, served in `service` seconds, and a `reply` of that many bytes."""
+
+    size: float
+    service: float
+    reply: float = 0.0
+
+    @property
+    def moved(self) -> float:
+        """Bytes in both directions."""
+        return self.size + self.reply
+
+
+@dataclass(frozen=True, slots=True)
 class StepTraffic:
     """The exchange of one worker with each server in a step: bytes per message, and seconds of a server's thread.
 
@@ -23,6 +37,14 @@ class StepTraffic:
     gather: float
     merge: float
     apply: float = 0.0
+
+    @property
+    def pull(self) -> Call:
+        return Call(self.request, self.gather, self.reply)
+
+    @property
+    def pushing(self) -> Call:
+        return Call(self.push, self.merge)
 
 
 @dataclass(frozen=True, slots=True)

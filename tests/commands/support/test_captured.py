@@ -11,7 +11,7 @@ from dessim.cluster import load_cluster
 from dessim.commands.support.captured import Capture, Captured
 from dessim.sim.core.device import roofline
 from dessim.trace.io import Trace
-from dessim.trace.schema import Header, Kind
+from dessim.trace.schema import Header, Kind, Op, Phase
 from dessim.workload.model import load_model
 from dessim.workload.strategies import plan as plan_of
 from tests.trace.build import header, step_ops
@@ -67,7 +67,7 @@ def test_an_op_that_no_rank_ran_takes_no_time() -> None:
 
 def test_a_capture_has_medians_and_survives_json(tmp_path) -> None:
     ranks = tuple(tuple(op for step in (2, 3, 4) for op in step_ops(rank, step)) for rank in range(2))
-    found = Capture.of_trace(Trace(tmp_path, header(), ranks, ()))
+    found = Capture.of_trace(Trace(tmp_path, header(model={}), ranks, ()))
     names = {op.name for op in ranks[0] if op.kind is Kind.COMPUTE}
     assert set(found.seconds) == names
     for name in names:
@@ -87,8 +87,25 @@ def test_the_spread_of_ops_is_kept_and_combined_by_the_median(tmp_path) -> None:
         )
         for rank in range(2)
     )
-    found = Capture.of_trace(Trace(tmp_path, header(), ranks, ()))
+    found = Capture.of_trace(Trace(tmp_path, header(model={}), ranks, ()))
     assert found.spread == pytest.approx(np.std([100] * 4 + [80, 120]) / 100)
     assert Capture.from_json(found.to_json()).spread == found.spread
     three = [replace(capture(n, 64), spread=spread) for n, spread in ((2, 0.1), (4, 0.5), (8, 0.2))]
     assert Captured.of(three, GPU).spread == 0.2
+
+
+def test_ops_of_unequal_owners_have_means_over_ranks(tmp_path) -> None:
+    """Ranks that own different shares take different times, and formulas state the mean of those."""
+    work = {0: (4e3, 5e3, 6e3), 1: (1e3, 1e3, 1e3), 2: (0.0, 0.0, 0.0)}  # us by rank and step
+    ranks = tuple(
+        tuple(
+            Op(2 * step + which, step, Phase.FORWARD, Kind.COMPUTE, name, "compute", 1e4 * step, dur, cpu_us=dur)
+            for step, dur in enumerate(durs)
+            for which, name in enumerate(("lookup", "dense_forward"))
+        )
+        for durs in work.values()
+    )
+    made = header(world_size=3, strategy="table_wise", model=MODEL.model_dump(mode="json"))
+    found = Capture.of_trace(Trace(tmp_path, made, ranks, ()))
+    assert found.seconds["lookup"] == pytest.approx(2e-3)  # of an owner: (5 + 1 + 0) / 3
+    assert found.seconds["dense_forward"] == pytest.approx(1e-3)  # of a worker: the median

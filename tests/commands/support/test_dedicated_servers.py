@@ -21,7 +21,9 @@ from dessim.errors import CapacityError, UsageError
 from dessim.results import tables
 from dessim.sim.core.device import roofline
 from dessim.sim.servers import parameter_server
+from dessim.workload.memory import served_memory
 from dessim.workload.model import load_model
+from dessim.workload.owners import busiest_server
 from dessim.workload.scale import Job
 from dessim.workload.server_roles import requests_of
 from dessim.workload.strategies import plan
@@ -98,6 +100,35 @@ def test_servers_have_hosts_to_themselves() -> None:
     assert Servers(3, CPU).first_gpus(rail, 9).tolist() == [16, 24, 32]  # the first GPUs of hosts without workers
 
 
+def test_by_default_there_are_as_many_servers_as_workers_hosts_while_hosts_are_free() -> None:
+    auto = parse_servers("auto", "epyc-9654", threads=1, staleness=None, jitter=0.0, seed=0)
+    assert auto is not None
+    found = project(JOB, CLUSTER, ["ps_sync"], [4, 12, 16], servers=auto, batch_per_worker=64)
+    some, fewer, none = (row for row in found if isinstance(row, Projection))
+    assert some.served is not None and some.served.servers.count == 4 and not some.is_lower_bound
+    assert fewer.served is not None and fewer.served.servers.count == 4  # four hosts are left
+    assert none.served is None and none.is_lower_bound
+    (with_options,) = rows(4, ["ps_sync+hot_rows=10"], auto)
+    assert with_options.served is None and with_options.is_lower_bound
+    with pytest.raises(CapacityError, match=r"ps_async on 16 GPUs: cluster one-switch_16 has no host left for servers"):
+        rows(16, ["ps_async"], auto)
+
+
+def test_the_server_with_the_most_frequent_ids_is_asked_for_more() -> None:
+    skewed = Job.of_model(
+        load_model("fm").model_copy(update={"input": JOB.model.input.model_copy(update={"skew": 2.0})})
+    )
+    even = Job.of_model(load_model("fm").model_copy(update={"input": JOB.model.input.model_copy(update={"skew": 0.0})}))
+    for job, least in ((skewed, 1.02), (even, 1.0)):
+        symbols = job.symbols(8)
+        busiest, others = busiest_server(plan("ps_sync", job.model), job.model, symbols, 4)
+        assert busiest.symbols(symbols)["u"] >= least * others.symbols(symbols)["u"] * (1 - 1e-9)
+    (row,) = project(skewed, CLUSTER, ["ps_sync"], [8], servers=Servers(4, CPU))
+    assert isinstance(row, Projection) and row.served is not None
+    _, mean = served_memory(plan("ps_sync", skewed.model), skewed.symbols(8), 4)
+    assert row.served.memory.total > mean.total
+
+
 def test_options_that_do_not_go_together_are_refused() -> None:
     with pytest.raises(UsageError, match=r"ps_async needs dedicated servers: add --servers 16"):
         rows(4, ["ps_async"], None)
@@ -107,9 +138,12 @@ def test_options_that_do_not_go_together_are_refused() -> None:
         rows(4, ["ps_sync"], Servers(2, CPU, staleness=1))
     for staleness, jitter in ((1, 0.0), (None, 0.5)):
         with pytest.raises(UsageError, match=r"--(staleness|jitter) is for dedicated parameter servers: add --servers"):
-            parse_servers(None, "epyc-9654", threads=1, staleness=staleness, jitter=jitter, seed=0)
+            parse_servers("ideal", "epyc-9654", threads=1, staleness=staleness, jitter=jitter, seed=0)
+    for wrong in ("0", "-1", "many", "2.5"):
+        with pytest.raises(UsageError, match=r"--servers .*: write a number of hosts from 1, auto or ideal"):
+            parse_servers(wrong, "epyc-9654", threads=1, staleness=None, jitter=0.0, seed=0)
     with pytest.raises(UsageError, match=r"device 'epic' is unknown; choose from .*epyc-9654"):
-        parse_servers(2, "epic", threads=1, staleness=None, jitter=0.0, seed=0)
+        parse_servers("2", "epic", threads=1, staleness=None, jitter=0.0, seed=0)
 
 
 def test_the_command_line_prints_staleness_and_the_same_bytes_twice() -> None:

@@ -63,6 +63,44 @@ def test_a_step_of_a_lone_worker_is_the_sum_of_its_parts(sync: bool, s: int) -> 
     assert served.staleness.max() == 0 and served.lead == 0
 
 
+def test_a_lone_worker_waits_for_the_busiest_server() -> None:
+    """Three servers have nothing to do but one message each; the other one takes all the time."""
+    light = StepTraffic(1.0, 1.0, 1.0, gather=1 * US, merge=1 * US, apply=1 * US)
+    heavy = StepTraffic(1e4, 3e5, 2e5, gather=20 * US, merge=30 * US, apply=40 * US)
+    served = run(1, 4, light, (50 * US, 500 * US), Consistency(), busiest=heavy)
+    expected = (1e4 + 3e5 + 2e5) / RATE + 4 * hop() + 6 * WIRE.transport.message_overhead + 640 * US
+    assert served.step_time == pytest.approx(expected, rel=1e-4)
+    up, down = (served.bytes_by_link[kind] for kind in ("nic_up", "nic_down"))
+    assert up == pytest.approx(1e4 + 3e5 + 2e5 + 3 * 3) and down == pytest.approx(up)
+
+
+def test_a_busiest_server_like_all_others_changes_nothing() -> None:
+    traffic = StepTraffic(1e4, 3e5, 2e5, gather=20 * US, merge=30 * US, apply=40 * US)
+    even, stated = (run(6, 4, traffic, (50 * US, 500 * US), Consistency(), busiest=b) for b in (None, traffic))
+    assert stated.step_time == pytest.approx(even.step_time, rel=1e-9)
+
+
+@pytest.mark.parametrize("sync", [True, False])
+def test_folding_keeps_the_busiest_server_apart(sync: bool) -> None:
+    traffic = StepTraffic(1e4, 3e5, 2e5, gather=20 * US, merge=30 * US, apply=40 * US if sync else 0.0)
+    busiest = dataclasses.replace(traffic, reply=9e5, gather=50 * US)
+    folded, each = (
+        serve(
+            RAILS,
+            np.arange(12),
+            np.arange(16, 64, 8),
+            traffic,
+            (0.0, 100 * US),
+            Consistency(sync),
+            busiest=busiest,
+            folding=folding,
+        )
+        for folding in (True, False)
+    )
+    assert folded.step_time == pytest.approx(each.step_time, rel=1e-9)
+    assert folded.bytes_by_link == pytest.approx(each.bytes_by_link, rel=1e-9)
+
+
 @pytest.mark.parametrize("n", [2, 5, 12])
 @pytest.mark.parametrize("compute", [0.0, 100 * US, 700 * US])
 def test_asynchronous_workers_form_a_closed_deterministic_queue(n: int, compute: float) -> None:

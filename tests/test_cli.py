@@ -68,7 +68,7 @@ PROJECT = ("project", "--model", "deepfm", "--strategy", "des_all_reduce", "--cl
         (2, "has no node.pcie", ("project", "--model", "fm", *PROJECT[3:5], "--cluster", "one-switch_16", *SPILL)),
         (2, "write OP=NAME", (*PROJECT, "--gpus", "8", "--algorithm", "ring")),
         (2, "one strategy and one number of GPUs", (*PROJECT, "--gpus", "8,16", "--draw", "x.svg")),
-        (2, "leave one of the two out", (*PROJECT, "--gpus", "8", "--servers", "2", "--draw", "x.svg")),
+        (2, "add --servers ideal", (*PROJECT, "--strategy", "ps_sync", "--gpus", "8", "--draw", "x.svg")),
         (2, "name one size", ("collective", "all_reduce", *ON_RAIL, "--size", "1MiB,2MiB", "--draw", "x.svg")),
     ],
 )
@@ -124,7 +124,8 @@ def test_project_rows_have_what_they_promise() -> None:
         assert row["bytes_per_worker"] == pytest.approx(sum(row["bytes_by_traffic"].values()))
         assert row["memory_bytes"] == pytest.approx(sum(row["memory"].values()))
         assert row["does_not_fit"] is None and row["spill"] is None
-        assert set(row["provenance"]) == {"compute", "communication", "sizes", "memory"}
+        parts = {"compute", "communication", "sizes", "memory"}
+        assert set(row["provenance"]) == (parts | {"servers"} if row["strategy"] == "ps_sync" else parts)
 
 
 def test_the_same_command_prints_the_same_bytes_folded_or_not() -> None:

@@ -96,6 +96,7 @@ def project(
     from dessim.workload.id_logs.in_model import with_measured_ids
     from dessim.workload.model import load_model
     from dessim.workload.scale import Job
+    from dessim.workload.strategies import spec_of
 
     if (trace is None) == (model is None):
         raise UsageError("give either a trace folder or --model, not both")
@@ -125,6 +126,8 @@ def project(
         codecs=parse_codecs(codec) if codec is not None else None,
         scenario=load_faults(faults, machine) if faults is not None else None,
     )
+    if draw is not None and request.servers is not None and any(spec_of(n).has_servers for n in request.strategies):
+        raise UsageError(f"--draw {draw}: the use of links is not recorded with dedicated servers; add --servers ideal")
     if draw is not None and len(request.strategies) * len(request.gpus) > 1:
         raise UsageError(f"--draw {draw}: it shows one run; name one strategy and one number of GPUs")
     try:
@@ -145,8 +148,6 @@ def project(
     if draw is not None:
         (drawn,) = found
         assert isinstance(drawn, Projection)  # a misfit alone is an error
-        if drawn.served is not None:
-            raise UsageError("--draw: the use of links is not recorded with dedicated servers; add --servers ideal")
         draw_used(draw, machine, drawn.record.load)
     if json:
         print_json({**known, "partial": False})

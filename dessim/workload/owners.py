@@ -28,6 +28,10 @@ _DIGITS = 11
 """Decimals of a share. The last bits of sums differ between processors, and no step may depend on them."""
 
 
+_EVEN = 1.005
+"""Up to this share of the mean, the busiest dedicated server counts as one like all others."""
+
+
 @dataclass(frozen=True, slots=True)
 class Owner:
     """Workers `ranks`, which own equal shares. `scale` is what they own of a symbol's value, relative to the mean."""
@@ -69,12 +73,16 @@ def owners_of(plan: Plan, model: Model, symbols: Mapping[str, float]) -> tuple[O
 def busiest_server(plan: Plan, model: Model, symbols: Mapping[str, float], servers: int) -> tuple[Owner, Owner]:
     """The busiest of `servers` dedicated servers, server 0 by convention, and all others at their mean.
 
-    Their scale is what one server owns of a message's `u` rows, and of a step's `U` rows, relative to the mean.
+    Their scale is what one server owns of a message's `u` rows, and of a step's `U` rows, relative to the mean. Servers
+    that differ by less than half a per cent count as equal, because equal ones are simulated as one.
     """
-    found = _busiest_and_others(_hashed(plan, model, symbols, servers), plan.busiest_by, servers)
-    busiest = next((owner for owner in found if len(owner.ranks) == 1), found[0])
-    others = next((owner for owner in found if owner is not busiest), busiest)
-    return busiest, others
+    by = plan.busiest_by
+    found = sorted(
+        _busiest_and_others(_hashed(plan, model, symbols, servers), by, servers),
+        key=lambda owner: owner.scale.get(by, 1.0),
+    )
+    others, busiest = found[0], found[-1]
+    return (busiest, others) if busiest.scale.get("u", 1.0) > _EVEN else (MEAN, MEAN)
 
 
 def sizes_of(op: PlannedOp, symbols: Mapping[str, float], owners: Sequence[Owner]) -> list[float]:

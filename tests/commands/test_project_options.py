@@ -44,6 +44,6 @@ def test_impossible_combinations_are_refused() -> None:
     job = Job.of_model(load_model("fm"))
     with pytest.raises(UsageError, match=r"row_all_gather\+cache_rows=200000 needs the bandwidth to the host's memory"):
         project(job, load_cluster("one-switch_16"), [CACHED], [4])
-    servers = parse_servers(4, "epyc-9654", threads=1, staleness=None, jitter=0.0, seed=0)
+    servers = parse_servers("4", "epyc-9654", threads=1, staleness=None, jitter=0.0, seed=0)
     with pytest.raises(UsageError, match=r"--servers and ps_sync\+hot_rows=9: options of strategies are not modelled"):
         project(job, load_cluster("h100-8x_rail_128"), ["ps_sync", "ps_sync+hot_rows=9"], [8], servers=servers)

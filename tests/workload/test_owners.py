@@ -14,7 +14,7 @@ from dessim.workload.from_plan import workload_from_plan
 from dessim.workload.hash_placement import frequent_ids_owners
 from dessim.workload.memory import memory_of
 from dessim.workload.model import Model, load_model, parse_model
-from dessim.workload.owners import Owner, busiest_server, owners_of
+from dessim.workload.owners import MEAN, Owner, busiest_server, owners_of
 from dessim.workload.plan import OwnerRole, Plan
 from dessim.workload.strategies import STRATEGIES
 from dessim.workload.strategies import plan as plan_of
@@ -143,8 +143,11 @@ def test_servers_have_the_shares_of_as_many_owners() -> None:
     of_workers = {len(owner.ranks): owner for owner in owners_of(plan, model, symbols)}
     assert (busiest.scale, others.scale) == (of_workers[1].scale, of_workers[7].scale)
     assert busiest.scale["u"] > 1.01
+    busier, other = busiest_server(plan, model, symbols, 2)
+    assert busier.scale["u"] > 1 > other.scale["u"]
     alone, same = busiest_server(plan, model, symbols, 1)
     assert alone == same and alone.symbols(symbols)["u"] == symbols["u"]
+    assert busiest_server(plan, model_of(skew=0.0), symbols, 8) == (MEAN, MEAN)
 
 
 def test_the_fullest_rank_counts() -> None:

@@ -78,14 +78,15 @@ class Switch:
 class Nccl:
     """What a transport says about NCCL (dessim.collectives.nccl): collectives then run as NCCL runs them.
 
-    `network` is the kind of network (`ib`, `roce`, `tcp`, ...), `version` the release whose tables choose, `amd` whether
-    the hosts are AMD's. `factors` are those of its constants, maybe by architecture; constants that are times are also
-    multiplied by `overhead`.
+    `network` is the kind of network (`ib`, `roce`, `tcp`, ...), `version` the release whose tables choose, `amd` says
+    that the hosts are AMD's, `collnet` that NCCL has its SHARP plugin. `factors` are those of its constants, maybe by
+    architecture; constants that are times are also multiplied by `overhead`.
     """
 
     network: str
     version: str = "2.29"
     amd: bool = False
+    collnet: bool = False
     factors: Mapping[str, float | Mapping[str, float]] = field(default_factory=dict)
     overhead: float = 1.0
 

@@ -8,7 +8,7 @@ that of a shipped transport) by the spread that its constant states, so that wha
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -133,7 +133,8 @@ class _Problem:
         prior = np.diag(1 / self._spread**2)
         normal = jacobian.T @ (weight[:, None] * jacobian) + prior
         normal += damping * np.diag(np.diag(normal))
-        return -np.linalg.solve(normal, jacobian.T @ (weight * residuals) + prior @ x)
+        gradient = jacobian.T @ (weight * residuals) + prior @ x
+        return np.asarray(-np.linalg.solve(normal, gradient), dtype=np.float64)
 
     def cost(self, residuals: Floats, x: Floats) -> float:
         """What is minimised: soft absolute errors, and the squares of the parameters over their spreads."""
@@ -159,6 +160,3 @@ class _Problem:
 def predict(reading: Reading, values: Mapping[str, float]) -> float:
     """us that the model expects of a reading, with these values of its constants."""
     return run(reading.op, reading.size, reading.setup, values, back_to_back=True).microseconds
-
-
-Predictor = Callable[[Reading], float]

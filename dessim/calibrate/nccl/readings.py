@@ -1,4 +1,4 @@
-"""Readings of nccl-tests: how long a collective of a size took on a set-up, one of many calls that follow each other."""
+"""Readings of nccl-tests: how long a collective of a size took on a set-up, as one of many calls in a row."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _OPS = {
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """`op` on S = `size` bytes took `microseconds` a call. `where` names the cluster, and the file and line if known."""
+    """`op` on S = `size` bytes took `microseconds` a call; `where` names the cluster and its settings."""
 
     op: Collective
     size: float

@@ -149,6 +149,7 @@ class NcclTable(Table):
     network: Literal["ib", "roce", "tcp", "efa", "tcpxo", "slingshot"]
     version: Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+(\.[0-9]+)*$")] = "2.29"
     amd: Annotated[bool, Field(strict=True)] = False
+    collnet: Annotated[bool, Field(strict=True)] = False
     factors: dict[str, Factor | dict[str, Factor]] = Field(default_factory=dict)
 
     def build(self) -> parts.Nccl:

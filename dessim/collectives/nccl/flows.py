@@ -18,6 +18,7 @@ from dessim.collectives.schedule import Stage
 from dessim.collectives.tree import parents
 from dessim.trace.schema import Collective
 
+
 @dataclass(frozen=True, slots=True)
 class Servers:
     """The members of a group by server, in the order of the group: `members[k]` are those on server k."""
@@ -47,7 +48,7 @@ class Traffic:
 def traffic(
     op: Collective, algorithm: str, size: float, wire: float, setup: Setup, servers: Servers, nic: float
 ) -> Traffic:
-    """The edges of `algorithm` for S = `size` bytes of which each costs `wire` on the wire; a NIC moves `nic` bytes/s."""
+    """The edges of `algorithm` for S = `size` bytes, each `wire` bytes on the wire; a NIC moves `nic` bytes/s."""
     inside, across = _bytes(op, algorithm, size * wire, setup)
     edges = [*_within(servers, inside, algorithm == "tree")]
     if len(servers.members) > 1:
@@ -58,7 +59,7 @@ def traffic(
 
 
 def busy_seconds(inside: float, across: float, setup: Setup, nic: float) -> float:
-    """Seconds for which a GPU sends `inside` bytes in its server, or a server `across` bytes through NICs of `nic` bytes/s."""
+    """Seconds in which a GPU sends `inside` bytes, or a server `across` bytes through NICs of `nic` bytes/s."""
     network = across / (setup.nics * nic) if setup.nodes > 1 else 0.0
     return max(inside / (setup.nvlink * 1e9) if setup.per_node > 1 else 0.0, network)
 

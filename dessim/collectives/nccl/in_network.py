@@ -38,7 +38,7 @@ def nvls_tree(size: float, setup: Setup, c: Values) -> float:
 
 
 def collnet(size: float, setup: Setup, lanes: Lanes, c: Values) -> float:
-    """us of an all_reduce of `size` bytes that the fabric's switches sum (SHARP), each server's part spread on its NICs."""
+    """us of an all_reduce of `size` bytes that the fabric's switches sum (SHARP), spread on the NICs of a server."""
     inside = 2 * size * (1 - 1 / setup.per_node) * US_PER_BYTE_AT_GB / (setup.nvlink * c["nvlink_efficiency"])
     wire = size * US_PER_BYTE_AT_GB / (setup.node_network * c["network_efficiency"])
     hops = 2 * protocols.hop_latency(setup, SIMPLE, c) + c["network_collnet"] + 0.8 * (setup.per_node - 1)
@@ -47,7 +47,7 @@ def collnet(size: float, setup: Setup, lanes: Lanes, c: Values) -> float:
 
 
 def pat(size: float, setup: Setup, lanes: Lanes, c: Values) -> float:
-    """us of an all_gather or reduce_scatter of `size` bytes by PAT, for one GPU a server: log2(n) distances, n messages.
+    """us of an all_gather or reduce_scatter by PAT, for one GPU a server: log2(n) distances, n messages.
 
     Source: NCCL src/graph/tuning.cc: log latency interLat / 3.5, 2.8 us a rank, three quarters of the rate.
     """
@@ -66,7 +66,9 @@ def _multicast(setup: Setup, c: Values) -> float:
     return (1 + 1 / setup.per_node) * US_PER_BYTE_AT_GB / (setup.nvlink * c["nvls_efficiency"])
 
 
-def _shrunk(size: float, setup: Setup, limits: tuple[tuple[int, int], ...], chunk: int, heads: int | None = None) -> int:
+def _shrunk(
+    size: float, setup: Setup, limits: tuple[tuple[int, int], ...], chunk: int, heads: int | None = None
+) -> int:
     """The chunk in bytes: at most `KiB` while fewer than `count` of the larger ones follow each other."""
     concurrent = _nvls_channels(setup) * (heads or setup.n)
     for count, kib in limits:

@@ -40,7 +40,7 @@ def setup_of(cluster: Cluster, gpus: Ints) -> Setup:
         nic=min(kind.nic.rate for kind in kinds) / _GB,
         network=nccl.network if nccl is not None else "ib",
         nvls=sums_in_node(cluster),
-        sharp=sums_in_fabric(cluster),
+        sharp=nccl is not None and nccl.collnet and sums_in_fabric(cluster),
         amd=nccl is not None and nccl.amd,
         version=nccl.version if nccl is not None else "2.29",
     )

@@ -1,8 +1,8 @@
 """Grouped sends and receives: all_to_all, sendrecv, gather and scatter over point-to-point channels.
 
 A message is spread over some of the channels of its peer: few for many peers, more once its parts are large. Across
-servers it moves in steps of 128 KiB, each a message of the NIC. A GPU whose NIC is on another rail sends through the GPU
-beside it that has it (PXN), which costs no more than the hop. Sources: NCCL src/enqueue.cc, addP2pToPlan;
+servers it moves in steps of 128 KiB, each a message of the NIC. A GPU whose NIC is on another rail sends through the
+GPU beside it that has the rail (PXN), which costs no more than the hop. Sources: NCCL src/enqueue.cc, addP2pToPlan;
 src/graph/paths.cc; src/init.cc, NCCL_P2P_NET_CHUNKSIZE and NCCL_P2P_NVL_CHUNKSIZE.
 """
 
@@ -90,7 +90,9 @@ def _fill(peers: Peers, setup: Setup, c: Values, count: int) -> float:
 
 def _across(peers: Peers, setup: Setup, c: Values, channels: int) -> float:
     size = peers.size * peers.remote
-    nic = max(setup.node_network / peers.sharing, setup.nic) if peers.sharing == 1 else setup.node_network / peers.sharing
+    nic = (
+        max(setup.node_network / peers.sharing, setup.nic) if peers.sharing == 1 else setup.node_network / peers.sharing
+    )
     nic = min(nic, setup.nic) if peers.sharing == 1 and setup.per_node > 1 else nic
     messages = peers.remote * max(1.0, peers.size / step(setup))
     wire = size * US_PER_BYTE_AT_GB / (nic * c["network_efficiency"]) + messages * c["p2p_message"]

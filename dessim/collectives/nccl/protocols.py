@@ -27,7 +27,7 @@ _SHARPNESS = 4.0
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """A protocol: `wire` bytes on the wire a byte of data, `chunk` bytes of data a step of a ring, `tree_chunk` of a tree.
+    """A protocol: `wire` bytes on the wire a byte of data; steps of rings move `chunk` bytes, of trees `tree_chunk`.
 
     A block has `threads`; a channel is used while each thread has `threshold` bytes (src/include/comm.h). `burst` bytes
     are moved before the first of them is passed on; all of a slice with Simple.
@@ -46,7 +46,7 @@ LL = Protocol("ll", 2.0, 32 << 10, 32 << 10, 512, 8, 4096.0)
 LL128 = Protocol("ll128", 16 / 15, 576_000, 576_000, 640, 8, 38_400.0)
 SIMPLE = Protocol("simple", 1.0, 2 << 20, 512 << 10, 512, 64, float("inf"))
 PROTOCOLS = (LL, LL128, SIMPLE)
-"""Chunks are NCCL_STEPS-ths of the buffers of 512 KiB, 4.7 MiB and 4 MiB, of which Simple's rings take four: src/init.cc."""
+"""Chunks are an eighth of the buffers of 512 KiB, 4.7 MiB and 4 MiB; Simple's rings take four of them: src/init.cc."""
 
 
 def either(*times: float, sharpness: float = _SHARPNESS) -> float:
@@ -67,7 +67,9 @@ class Lanes:
     threads: float
 
     @classmethod
-    def of(cls, setup: Setup, protocol: Protocol, size: float, *, tree: bool = False, limit: int | None = None) -> Lanes:
+    def of(
+        cls, setup: Setup, protocol: Protocol, size: float, *, tree: bool = False, limit: int | None = None
+    ) -> Lanes:
         """NCCL takes a channel away while a thread has less than its threshold of bytes (src/enqueue.cc).
 
         The count is not rounded, so that a few bytes more never take longer or shorter by a whole channel.
@@ -91,7 +93,7 @@ def hop_latency(setup: Setup, protocol: Protocol, c: Values) -> float:
 
 
 def moving(setup: Setup, lanes: Lanes, chunk: float, c: Values, share: float = 1.0) -> float:
-    """us for which a channel moves a chunk: its threads, and its part of NVLink. `share` is that of a tree's channel."""
+    """us for which a channel moves a chunk: its threads, and its part of NVLink; trees have `share` of the threads."""
     protocol = lanes.protocol
     own = chunk * US_PER_BYTE_AT_GB / (c[f"channel_{protocol.name}"] * share)
     link = chunk * protocol.wire * lanes.count * US_PER_BYTE_AT_GB / (setup.nvlink * c["nvlink_efficiency"])

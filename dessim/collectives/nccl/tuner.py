@@ -111,10 +111,14 @@ def _rings(op: Collective, size: float, setup: Setup) -> Iterator[Candidate]:
             channel = _OLD_LL128_CHANNEL if setup.old else _RING_LL128[architecture][servers]
             rate = min(rate * 0.92, setup.searched_channels * channel)
         latency = tables.base["ring"][number] + _ring_latency(op, count, number, setup, tables)
-        if protocol is SIMPLE and setup.nodes > 1 and op is Collective.ALL_REDUCE:
-            if size / (setup.channels * setup.n) >= 64:
-                latency *= 1.9 if setup.old or setup.architecture == "volta" else 1.4
+        if protocol is SIMPLE and _on_plateau(op, size, setup):
+            latency *= 1.9 if setup.old or setup.architecture == "volta" else 1.4
         yield Candidate(latency + size / (rate * setup.n / count * 1e3), "ring", protocol)
+
+
+def _on_plateau(op: Collective, size: float, setup: Setup) -> bool:
+    """Whether a ring over several servers has reached the size from which NCCL counts its latency more."""
+    return op is Collective.ALL_REDUCE and setup.nodes > 1 and size / (setup.channels * setup.n) >= 64
 
 
 def _ring_latency(op: Collective, count: int, number: int, setup: Setup, tables: _Latencies) -> float:

@@ -94,5 +94,3 @@ def _busy_with_messages(op: Collective, size: float, setup: Setup, nic: float) -
     per_peer = size / setup.n
     across = per_peer * (setup.n - setup.per_node) * setup.per_node
     return flows.busy_seconds(per_peer * (setup.per_node - 1), across, setup, nic)
-
-

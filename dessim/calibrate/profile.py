@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from dessim.calibrate.bench import Bench
 from dessim.calibrate.messages import Residual, fit_messages
 from dessim.cluster import Cluster, load_cluster
+from dessim.cluster.load import load_catalogue
 from dessim.cluster.parts import Transport
 from dessim.cluster.spec.parts import TransportTable
 from dessim.cluster.spec.topology_file import problems
@@ -82,10 +83,15 @@ def fit_bench(bench: Bench, cluster: Cluster, where: Mapping[str, str], one_mach
 
 
 def load_transport(path: Path) -> Transport:
-    """The transport of a profile file. Raises FileError."""
+    """The transport of a profile file, or the shipped one of that name. Raises FileError."""
+    shipped = load_catalogue()["transport"]
+    if not path.exists() and str(path) in shipped:
+        return TransportTable.model_validate({"name": str(path), **shipped[str(path)]}).build()
+    if not path.exists() and not path.suffix:
+        raise FileError(path, "", f"no such profile or shipped transport; shipped: {', '.join(shipped)}")
     tables = read_toml(path)
     if "transport" not in tables:
-        raise FileError(path, "", "has no [transport]; write one with: dessim calibrate --lab FILE -o PROFILE")
+        raise FileError(path, "", "has no [transport]; write one with: dessim calibrate --nccl-tests LOG... -o PROFILE")
     try:
         return TransportTable.model_validate(tables["transport"]).build()
     except ValidationError as error:

@@ -25,7 +25,13 @@ def calibrate(
     plan: Annotated[
         int | None, typer.Option(help="Only write the cases to time with des_ref.bench on this number of ranks.")
     ] = None,
-    cluster: Annotated[str | None, typer.Option(help=f"{CLUSTER_HELP} With --bench.")] = None,
+    cluster: Annotated[str | None, typer.Option(help=f"{CLUSTER_HELP} With --bench and --nccl-tests.")] = None,
+    nccl_tests: Annotated[
+        bool, typer.Option("--nccl-tests", help="Read LOGS, what nccl-tests or rccl-tests printed; may be JSON.")
+    ] = False,
+    logs: Annotated[
+        list[Path] | None, typer.Argument(help="Logs of nccl-tests, for --nccl-tests.", show_default=False)
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Measure a cluster's messages and fit a transport profile.
@@ -37,8 +43,16 @@ def calibrate(
     from dessim.cluster import load_cluster
     from dessim.commands.calibrate import measure_on_lab, of_files, write_plan
 
+    if nccl_tests or logs:
+        if not (nccl_tests and logs and cluster) or [lab, bench, plan] != [None, None, None]:
+            raise UsageError("give --nccl-tests LOG... --cluster FILE, and neither --lab, --bench nor --plan")
+        _from_nccl_tests(logs, cluster, output, json)
+        return
     if [lab is None, not bench, plan is None].count(False) != 1 or (not bench) != (cluster is None):
-        raise UsageError("give --lab FILE, or --bench RESULTS and --cluster FILE, or --plan RANKS")
+        raise UsageError(
+            "give --nccl-tests LOG... and --cluster FILE, or --lab FILE, or --bench RESULTS and --cluster FILE, "
+            "or --plan RANKS"
+        )
     if plan is not None:
         write_plan(output, plan)
         if json:
@@ -55,3 +69,22 @@ def calibrate(
         print_json(profile.to_json())
         return
     print(f"{output}: {len(profile.residuals)} measurements, fitted with a median error of {profile.median_error:.1%}")
+
+
+def _from_nccl_tests(logs: list[Path], cluster: str, output: Path, json: bool) -> None:
+    from dessim.calibrate.nccl.profile import fit_nccl_logs, write_nccl_profile
+    from dessim.cluster import load_cluster
+    from dessim.results.nccl_residuals import residual_tables
+    from dessim.results.tables import print_table
+
+    profile = fit_nccl_logs(logs, load_cluster(cluster))
+    write_nccl_profile(output, profile)
+    if json:
+        print_json(profile.to_json())
+        return
+    for table in residual_tables(profile.by_op_and_size(), profile.by_op_and_band()):
+        print_table(table)
+    for remark in profile.skipped:
+        print(f"left out: {remark}")
+    count = f"{len(profile.residuals)} readings of nccl-tests"
+    print(f"{output}: {count}, fitted with a median error of {profile.median_error:.1%}; use it with --transport")

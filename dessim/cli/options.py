@@ -89,7 +89,10 @@ WhatIfOption = Annotated[
 ]
 TransportOption = Annotated[
     Path | None,
-    typer.Option("--transport", help="Profile from `dessim calibrate`, in place of the cluster's transport."),
+    typer.Option(
+        "--transport",
+        help="Profile from `dessim calibrate`, or a shipped transport such as nccl-roce, in place of the cluster's.",
+    ),
 ]
 FaultsOption = Annotated[
     Path | None,

@@ -25,6 +25,7 @@ from dessim.cli.options import (
     ServersOption,
     ServerThreadsOption,
     StalenessOption,
+    TransportOption,
     WhatIfOption,
     parse_algorithms,
     parse_counts,
@@ -68,6 +69,7 @@ def project(
     seed: SeedOption = 0,
     faults: FaultsOption = None,
     algorithm: AlgorithmOption = None,
+    transport: TransportOption = None,
     network: NetworkOption = Network.FLUID,
     fold: FoldOption = Fold.ON,
     time_budget: TimeBudgetOption = None,
@@ -81,6 +83,7 @@ def project(
 
     The job is taken from a recorded trace or from a model file.
     """
+    from dessim.calibrate.profile import with_profile
     from dessim.cluster import load_cluster
     from dessim.commands.project import ProjectRequest, run_projection
     from dessim.commands.support.dedicated_servers import parse_servers
@@ -107,7 +110,7 @@ def project(
     else:
         loaded = load_model(model or "")
         job = Job.of_model(loaded if ids is None else with_measured_ids(loaded, ids))
-    machine = load_cluster(cluster)
+    machine = with_profile(load_cluster(cluster), transport)
     rows: list[dict[str, Any]] = []
     known = {"cluster": machine.name, "model": job.model.name, "projection": rows}
     changes = parse_changes(what_if, machine)

@@ -17,6 +17,7 @@ from dessim.cli.options import (
     Network,
     NetworkOption,
     TraceArgument,
+    TransportOption,
     WhatIfOption,
     parse_algorithms,
 )
@@ -30,6 +31,7 @@ def replay(
     trace: TraceArgument,
     cluster: ClusterOption,
     algorithm: AlgorithmOption = None,
+    transport: TransportOption = None,
     network: NetworkOption = Network.FLUID,
     fold: FoldOption = Fold.ON,
     time_budget: TimeBudgetOption = None,
@@ -41,6 +43,7 @@ def replay(
 
     Compares the predicted step times with the measured ones.
     """
+    from dessim.calibrate.profile import with_profile
     from dessim.cluster import load_cluster
     from dessim.commands.replay import ReplayRequest, counters_of, run_replay, timeline_of
     from dessim.commands.what_if import parse_changes, what_if_replayed
@@ -51,7 +54,7 @@ def replay(
     loaded = load_trace(trace)
     for problem in loaded.problems:
         print(f"dessim: warning: {trace}: {problem}", file=sys.stderr)
-    machine = load_cluster(cluster)
+    machine = with_profile(load_cluster(cluster), transport)
     request = ReplayRequest(
         trace=loaded,
         cluster=machine,

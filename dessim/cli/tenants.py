@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dessim.cli.options import AlgorithmOption, Fold, FoldOption, JsonOption, parse_algorithms
+from dessim.cli.options import AlgorithmOption, Fold, FoldOption, JsonOption, TransportOption, parse_algorithms
 from dessim.cli.output import guarded, print_json
 from dessim.cli.progress import TimeBudgetOption, showing_progress, stop_partial
 from dessim.errors import OutOfTime
@@ -18,6 +18,7 @@ from dessim.units import format_time
 def tenants(
     page: Annotated[Path, typer.Argument(help="TOML file of jobs. Format: docs/tenants.md.", show_default=False)],
     algorithm: AlgorithmOption = None,
+    transport: TransportOption = None,
     fold: FoldOption = Fold.ON,
     time_budget: TimeBudgetOption = None,
     json: JsonOption = False,
@@ -26,6 +27,7 @@ def tenants(
 
     Prints how long each job waits and how much the others slow it down, and how busy the fabric is.
     """
+    from dessim.calibrate.profile import with_profile
     from dessim.cluster import load_cluster
     from dessim.commands.support.tenants_file import load_tenants_file
     from dessim.commands.tenants import TenantsRequest, run_tenants
@@ -34,7 +36,7 @@ def tenants(
     from dessim.results.tenants_tables import jobs_table, utilisation_table
 
     jobs = load_tenants_file(page)
-    machine = load_cluster(jobs.cluster)
+    machine = with_profile(load_cluster(jobs.cluster), transport)
     request = TenantsRequest(
         tenants=jobs,
         cluster=machine,

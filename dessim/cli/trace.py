@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dessim.cli.options import ClusterOption, JsonOption, TraceArgument
+from dessim.cli.options import ClusterOption, JsonOption, TraceArgument, TransportOption
 from dessim.cli.output import guarded, print_json, report_check
 
 trace = typer.Typer(help="Describe, check and import recorded traces.", no_args_is_help=True, rich_markup_mode=None)
@@ -51,12 +51,14 @@ def trace_collectives(
     trace: TraceArgument,
     cluster: ClusterOption,
     bound: Annotated[str, typer.Option(help="Largest median error allowed; above it the exit code is 3.")] = "15 %",
+    transport: TransportOption = None,
     json: JsonOption = False,
 ) -> None:
     """Predict each recorded collective from a fit to all others.
 
     Rates are those of the cluster; the cost of a call and a factor on latencies are fitted.
     """
+    from dessim.calibrate.profile import with_profile
     from dessim.cluster import load_cluster
     from dessim.commands.trace_collectives import hold_against
     from dessim.errors import CheckFailed, UnitError, UsageError
@@ -68,7 +70,7 @@ def trace_collectives(
         most = parse_share(bound)
     except UnitError as error:
         raise UsageError(f"--bound: {error}") from None
-    held = hold_against(load_trace(trace), load_cluster(cluster))
+    held = hold_against(load_trace(trace), with_profile(load_cluster(cluster), transport))
     if json:
         print_json({**held.to_json(), "bound": most})
     else:

@@ -18,6 +18,9 @@ def validate(
     lab: Annotated[
         bool, typer.Option("--lab", help="Measure on emulated clusters, built on this machine. Needs root.")
     ] = False,
+    published: Annotated[
+        bool, typer.Option("--published", help="Predict the published nccl-tests readings of studies/published.")
+    ] = False,
     quick: Annotated[
         bool, typer.Option("--quick", help="Only a few cases on a few clusters, in about 3 minutes.")
     ] = False,
@@ -40,8 +43,13 @@ def validate(
 ) -> None:
     """Compare predictions with collectives and steps run for real.
 
-    The exit code is 3 if held-out cases exceed the error bounds.
+    The exit code is 3 if errors exceed the bounds.
     """
+    if published:
+        if lab or quick or kinds or splits or measured or save:
+            raise UsageError("--published takes --csv, --figure and --json only")
+        _published(csv, figure, json)
+        return
     from dessim.results.scatter import predicted_against_measured
     from dessim.results.tables import print_table
     from dessim.validate.outcome import DEFAULT_SPLITS, SPLITS, broken_bounds
@@ -51,7 +59,10 @@ def validate(
     from dessim.validate.run import validate as run
 
     if not lab:
-        raise UsageError("say what to validate against: --lab runs the cases for real on this machine")
+        raise UsageError(
+            "say what to validate against: --lab runs the cases for real on this machine, "
+            "--published predicts published readings of GPU clusters"
+        )
     request = ValidationRequest(
         kinds=parse_names(kinds, "--kinds") if kinds else tuple(KINDS),
         splits=parse_names(splits, "--splits") if splits else SPLITS if measured else DEFAULT_SPLITS,
@@ -75,6 +86,33 @@ def validate(
     else:
         print_table(case_table(outcomes))
         print_table(summary_table(outcomes))
+    if problems:
+        raise CheckFailed("; ".join(problems))
+
+
+def _published(csv: Path | None, figure: Path | None, json: bool) -> None:
+    from dessim.files import write_text
+    from dessim.results.nccl_residuals import error_table
+    from dessim.results.rows import data_csv
+    from dessim.results.scatter import predicted_against_measured
+    from dessim.results.tables import print_table
+    from dessim.validate.published import broken, by, default_folder, hold_published, summaries_by_band
+
+    folder = default_folder()
+    held = hold_published(folder)
+    rows = [one.to_json() for one in held]
+    problems = broken(held, folder)
+    if csv:
+        write_text(csv, data_csv(rows, tuple(rows[0])))
+    if figure:
+        predicted_against_measured(rows, figure)
+    if json:
+        bands = {name: summary.to_json() for name, summary in summaries_by_band(held).items()}
+        print_json({"bands": bands, "cases": rows, "broken": problems})
+    else:
+        print_table(error_table(by(held, lambda one: one.cluster), "cluster"))
+        print_table(error_table(by(held, lambda one: one.op)))
+        print_table(error_table(by(held, lambda one: "all")))
     if problems:
         raise CheckFailed("; ".join(problems))
 

@@ -21,7 +21,7 @@ class Gpu:
     `efficiency_memory` in (0, 1] are the shares of the peak rates that kernels reach. A collective occupies
     `comm_sm_share` in [0, 1) of the processors while it moves data; 0 means that copy engines move it.
     `host_bandwidth` [payload bytes/s] is the rate to and from the server's memory; None stands for the rate of the
-    node's PCIe link.
+    node's PCIe link. `architecture` is the NVIDIA generation, by which NCCL chooses ("": none of them).
     """
 
     name: str
@@ -35,6 +35,7 @@ class Gpu:
     assumed: str = ""
     comm_sm_share: float = 0.0
     host_bandwidth: float | None = None
+    architecture: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,23 @@ class Switch:
 
 
 @dataclass(frozen=True, slots=True)
+class Nccl:
+    """What a transport says about NCCL (dessim.collectives.nccl): collectives then run as NCCL runs them.
+
+    `network` is the kind of network (`ib`, `roce`, `tcp`, ...), `version` the release whose tables choose, `amd` says
+    that the hosts are AMD's, `collnet` that NCCL has its SHARP plugin. `factors` are those of its constants, maybe by
+    architecture; constants that are times are also multiplied by `overhead`.
+    """
+
+    network: str
+    version: str = "2.29"
+    amd: bool = False
+    collnet: bool = False
+    factors: Mapping[str, float | Mapping[str, float]] = field(default_factory=dict)
+    overhead: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class Transport:
     """The communication software: what a message and a collective call cost in addition to the wire.
 
@@ -83,6 +101,7 @@ class Transport:
     - `op_overhead` [s]: paid once for each collective call.
     - `reduction_rate` [bytes/s]: how fast a rank sums the data it receives (inf: never the bottleneck).
     - `algorithms`: for each op, the algorithms that the library offers; an op that is not listed may use any.
+    - `nccl`: the costs of NCCL's own algorithms, which then run in place of the three above.
 
     Limits on rates:
 
@@ -120,6 +139,7 @@ class Transport:
     host_overhead: float = 0.0
     core_rate: float = math.inf
     window: float = math.inf
+    nccl: Nccl | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +153,9 @@ class Node:
     With `pcie_switches`, GPUs and NICs are divided among these in equal consecutive runs: `pcie` joins each GPU and
     each NIC to its PCIe switch, and `pcie_uplink` joins each PCIe switch to its CPU. There are `sockets` CPUs, each
     pair joined by `socket_link`. `gpu` is set where the GPUs of this server differ from the cluster's default.
+
+    `nvlink_wiring` is how NVLink joins the GPUs: `switched`, `pairwise`, or `cube_mesh` (8 V100). NCCL's model depends
+    on it; links are those of a switched plane in any case, which carries at least as much.
     """
 
     gpus: int
@@ -147,3 +170,4 @@ class Node:
     sockets: int = 1
     socket_link: Link | None = None
     gpu: Gpu | None = None
+    nvlink_wiring: str = "switched"

@@ -52,6 +52,7 @@ def scaled(cluster: Cluster, knob: str, factor: float) -> Cluster:
     The factor may be 0 for `latency` and `overhead` only.
     """
     transport = cluster.transport
+    nccl = transport.nccl
     if knob == "gpu_flops":
         return _with_gpus(cluster, lambda gpu: replace(gpu, flops=gpu.flops * factor))
     if knob == "gpu_memory":
@@ -65,6 +66,7 @@ def scaled(cluster: Cluster, knob: str, factor: float) -> Cluster:
                 transport,
                 message_overhead=transport.message_overhead * factor,
                 op_overhead=transport.op_overhead * factor,
+                nccl=replace(nccl, overhead=nccl.overhead * factor) if nccl is not None else None,
             ),
         )
     if knob == "latency":

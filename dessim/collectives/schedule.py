@@ -74,13 +74,16 @@ class Options:
     """Choices that an algorithm leaves to its caller.
 
     `chunks` is the number of chunks in a pipeline (None: by size, see `pipeline.chunks_for`), `root` the root of rooted
-    ops, `dims` the sides of a torus (empty: as balanced as possible), and `arrivals` says when ranks arrive.
+    ops, `dims` the sides of a torus (empty: as balanced as possible), and `arrivals` says when ranks arrive. `protocol`
+    ("": NCCL chooses) and `channels` (None: NCCL chooses) override NCCL.
     """
 
     chunks: int | None = None
     root: int = 0
     dims: tuple[int, ...] = ()
     arrivals: ArrivalTimes = ArrivalTimes()
+    protocol: str = ""
+    channels: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

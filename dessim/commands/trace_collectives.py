@@ -158,7 +158,7 @@ def _split_times(recorded: Sequence[Matched], algorithms: Sequence[str], trace: 
 
 def with_overheads(cluster: Cluster, op_overhead: float, latency_factor: float) -> Cluster:
     """Return the cluster with another overhead of a call [s], its latencies multiplied, and no overhead of messages."""
-    transport = replace(cluster.transport, op_overhead=op_overhead, message_overhead=0.0)
+    transport = replace(cluster.transport, op_overhead=op_overhead, message_overhead=0.0, nccl=None)
     return replace(scaled(cluster, "latency", latency_factor), transport=transport)
 
 

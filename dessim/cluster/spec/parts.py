@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 
@@ -112,6 +112,7 @@ class GpuTable(Part):
     efficiency_memory: Share
     comm_sm_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
     host_bandwidth: Rate | None = None
+    architecture: Literal["", "volta", "ampere", "hopper", "blackwell"] = ""
 
     def build(self) -> parts.Gpu:
         return parts.Gpu(**self.model_dump())
@@ -139,6 +140,22 @@ class SwitchTable(Part):
         return parts.Switch(**self.model_dump())
 
 
+Factor = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
+
+
+class NcclTable(Table):
+    """`[transport.nccl]`: the kind of network, and factors on the constants of dessim.collectives.nccl."""
+
+    network: Literal["ib", "roce", "tcp", "efa", "tcpxo", "slingshot"]
+    version: Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+(\.[0-9]+)*$")] = "2.29"
+    amd: Annotated[bool, Field(strict=True)] = False
+    collnet: Annotated[bool, Field(strict=True)] = False
+    factors: dict[str, Factor | dict[str, Factor]] = Field(default_factory=dict)
+
+    def build(self) -> parts.Nccl:
+        return parts.Nccl(**self.model_dump())
+
+
 class TransportTable(Part):
     """`[transport]`. A key that is left out sets no limit.
 
@@ -157,6 +174,8 @@ class TransportTable(Part):
     host_overhead: Seconds = 0.0
     core_rate: Rate = math.inf
     window: Size = math.inf
+    nccl: NcclTable | None = None
 
     def build(self) -> parts.Transport:
-        return parts.Transport(**self.model_dump())
+        nccl = self.nccl.build() if self.nccl is not None else None
+        return parts.Transport(**self.model_dump(exclude={"nccl"}), nccl=nccl)

@@ -6,7 +6,7 @@ All mistakes of a file are reported together, each with its key path.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
@@ -41,6 +41,7 @@ class NodeTable(Table):
     sockets: Count = 1
     socket_link: Annotated[LinkTable | None, part_of("link")] = None
     gpu: Annotated[GpuTable | None, part_of("gpu")] = None
+    nvlink_wiring: Literal["switched", "pairwise", "cube_mesh"] = "switched"
 
     @model_validator(mode="after")
     def _consistent(self) -> NodeTable:
@@ -50,6 +51,8 @@ class NodeTable(Table):
             raise ValueError(f"gpus = {self.gpus} share nics = {self.nics}; describe the link to a NIC as [node.pcie]")
         if self.nvswitch is not None and self.nvlink is None:
             raise ValueError("nvswitch without nvlink; describe the links to it as [node.nvlink]")
+        if self.nvlink_wiring != "switched" and (self.nvlink is None or self.nvswitch is not None):
+            raise ValueError(f"nvlink_wiring = {self.nvlink_wiring!r} needs nvlink, and no nvswitch")
         if self.pcie_switches is None:
             if self.pcie_uplink is not None or self.sockets > 1 or self.socket_link is not None:
                 raise ValueError("pcie_uplink, sockets and socket_link need pcie_switches")
@@ -80,6 +83,7 @@ class NodeTable(Table):
             sockets=self.sockets,
             socket_link=self.socket_link.build() if self.socket_link else None,
             gpu=self.gpu.build() if self.gpu else None,
+            nvlink_wiring=self.nvlink_wiring,
         )
 
 

@@ -21,6 +21,7 @@ from dessim.collectives import Layout, Options, Stage, algorithms_for, schedule
 from dessim.collectives.alltoall import excess
 from dessim.collectives.choose import Floor, fastest
 from dessim.collectives.gloo import NAME as GLOO
+from dessim.collectives.nccl.model import Override
 from dessim.errors import SimulationError
 from dessim.sim.collective import CollectiveObserver, Outcome, Placement
 from dessim.sim.core.bounds import LATENCY, Parts, add_parts
@@ -29,6 +30,7 @@ from dessim.sim.core.recorder import Record
 from dessim.sim.fluid.buckets import Buckets
 from dessim.sim.fluid.fabric import FlowFabric
 from dessim.sim.fluid.flows import Flows
+from dessim.sim.fluid.nccl_calls import Call, NcclCalls
 from dessim.sim.fluid.route_cache import RouteCache
 from dessim.sim.progress import Progress
 from dessim.sim.rendezvous import Rendezvous
@@ -82,6 +84,7 @@ class FluidNetwork:
         self._layouts = {name: layout_of(self.cluster, gpus) for name, gpus in self._placement.gpus.items()}
         self._algorithms = dict(algorithms or {})
         self._options = options
+        self._nccl = NcclCalls(self.cluster, self._placement.gpus, _override(options))
         self._chosen: dict[tuple[object, ...], str] = {}
         self._buckets = Buckets(self.cluster)
         self.solves = 0
@@ -144,18 +147,28 @@ class FluidNetwork:
         if not has_even_part and (loads is None or not any(loads.totals)):
             return Outcome(NO_ALGORITHM, moving, {LATENCY: 0.0})
         algorithm = self._algorithms.get(op, "auto") if has_even_part else DIRECT
-        if algorithm == "auto":
+        call: Call | None = None
+        if self._nccl.runs(algorithm):
+            largest = max(loads.totals) if loads is not None else size
+            call = self._nccl.call(op, algorithm, group, largest, sizes)
+            algorithm = "auto"
+        if algorithm == "auto" and (call is None or call.stage is None):
             algorithm = self.choose(op, group, size, sizes, progress.within(0, 2))
             progress = progress.within(1, 2)
         parts: dict[str, float] = {}
-        if transport.op_overhead > 0:
+        if transport.op_overhead > 0 and call is None:
             yield env.timeout(transport.op_overhead)
             parts[LATENCY] = transport.op_overhead
         last: Flows | None = None
         carried = np.zeros(len(self.cluster.links.kinds))
-        even = self._stages(op, algorithm, group, size, sizes, progress) if has_even_part else ()
+        even: Iterable[_RoutedStage] = ()
+        if call is not None and call.stage is not None:
+            even = [self._routed(group, call.stage, progress)]
+        elif has_even_part:
+            even = self._stages(op, algorithm, group, size, sizes, progress)
         more = self._excess(group, loads, progress) if loads is not None else ()
-        for stage in self._with_bursts(chain(even, more)):
+        stages: Iterable[_RoutedStage] = chain(even, more)
+        for stage in self._with_bursts(stages if call is None else map(_without_latency, stages)):
             self._count(stage)
             carried += stage.flows.bytes_by_kind * (stage.scale * stage.repeat)
             began, last = env.now, stage.flows
@@ -165,6 +178,11 @@ class FluidNetwork:
                 burst = stage.flows.load(self.cluster, stage.burst)
                 self.counters.burst(stage.flows.links, began, env.now, burst)
                 carried += burst
+        if call is not None:
+            algorithm = call.name
+            waiting = max(call.end(env.now - moving) - (env.now - moving), 0.0)
+            yield env.timeout(waiting)
+            add_parts(parts, {LATENCY: waiting})
         if transport.host_overhead > 0 and last is not None:
             # Ranks that end at the same instant wake one after the other. A stage already waits for the average rank;
             # the end of the collective is that of the last one.
@@ -231,6 +249,10 @@ class FluidNetwork:
             flows, scale = self._now.stage(gpus, stage, progress.within(done, total, "stages"))
             yield _RoutedStage(flows, scale, stage.repeat)
 
+    def _routed(self, group: str, stage: Stage, progress: Progress) -> _RoutedStage:
+        flows, scale = self._now.stage(self._placement.gpus[group], stage, progress)
+        return _RoutedStage(flows, scale, stage.repeat)
+
     def _excess(self, group: str, loads: Loads, progress: Progress) -> Iterator[_RoutedStage]:
         """The stages that carry the bytes beyond the least total."""
         for stage in excess(np.array(loads.totals), loads.received):
@@ -257,6 +279,15 @@ class FluidNetwork:
         self.error = max(self.error, stage.flows.error)
         self.flow_colours = max(self.flow_colours, len(stage.flows.folded.flow_of))
         self.link_colours = max(self.link_colours, len(stage.flows.folded.link_of))
+
+
+def _without_latency(stage: _RoutedStage) -> _RoutedStage:
+    """The bytes of a stage alone: NCCL's model has its latency."""
+    return replace(stage, flows=replace(stage.flows, fixed=np.zeros_like(stage.flows.fixed)))
+
+
+def _override(options: Options | None) -> Override:
+    return Override() if options is None else Override(protocol=options.protocol, channels=options.channels)
 
 
 def layout_of(cluster: Cluster, gpus: Ints) -> Layout:

@@ -1,0 +1,124 @@
+"""The bytes that links carry for a collective of NCCL: the edges of its rings and trees, as one stage.
+
+Chunks follow each other along the edges, so all edges carry their bytes at the same time. Channels start at different
+GPUs of a server; their edges are added up. Between servers channel c uses the NIC of GPU c on both sides, so traffic
+stays on its rail. Sums inside an NVSwitch count as the bytes that each GPU sends and receives for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from dessim.arrays import Floats, Ints
+from dessim.collectives.nccl.setup import Setup
+from dessim.collectives.schedule import Stage
+from dessim.collectives.tree import parents
+from dessim.trace.schema import Collective
+
+
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """The members of a group by server, in the order of the group: `members[k]` are those on server k."""
+
+    members: tuple[Ints, ...]
+
+    @classmethod
+    def of(cls, nodes: Ints) -> Servers:
+        """From the server of each member [n]."""
+        _, first = np.unique(nodes, return_index=True)
+        return cls(tuple(np.flatnonzero(nodes == nodes[i]) for i in np.sort(first)))
+
+    @property
+    def heads(self) -> int:
+        """The members of a server that talk to other servers: as many as every server has."""
+        return min(len(members) for members in self.members)
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """The edges of a collective on S bytes, as `stage`; and the `seconds` that its busiest port needs at full rate."""
+
+    stage: Stage
+    seconds: float
+
+
+def traffic(
+    op: Collective, algorithm: str, size: float, wire: float, setup: Setup, servers: Servers, nic: float
+) -> Traffic:
+    """The edges of `algorithm` for S = `size` bytes, each `wire` bytes on the wire; a NIC moves `nic` bytes/s."""
+    inside, across = _bytes(op, algorithm, size * wire, setup)
+    edges = [*_within(servers, inside, algorithm == "tree")]
+    if len(servers.members) > 1:
+        edges += _between(servers, across, algorithm)
+    src, dst, sizes = (np.concatenate(column) for column in zip(*edges, strict=True))
+    stage = Stage(("nccl", str(op), algorithm), src.astype(np.int64), dst.astype(np.int64), sizes.astype(np.float64))
+    return Traffic(stage, busy_seconds(inside, across * passes(algorithm, setup.nodes), setup, nic))
+
+
+def busy_seconds(inside: float, across: float, setup: Setup, nic: float) -> float:
+    """Seconds in which a GPU sends `inside` bytes, or a server `across` bytes through NICs of `nic` bytes/s."""
+    network = across / (setup.nics * nic) if setup.nodes > 1 else 0.0
+    return max(inside / (setup.nvlink * 1e9) if setup.per_node > 1 else 0.0, network)
+
+
+def passes(algorithm: str, nodes: int) -> int:
+    """How often a server sends the bytes of an edge between servers: up and down in trees, on average."""
+    return (1 if nodes == 2 else 2) if algorithm in ("tree", "nvls_tree") else 1
+
+
+def _bytes(op: Collective, algorithm: str, size: float, setup: Setup) -> tuple[float, float]:
+    """Bytes that a GPU sends inside its server, and that leave a server along one edge."""
+    if algorithm in ("nvls", "nvls_tree"):
+        return size * (1 + 1 / setup.per_node), size
+    if algorithm == "collnet":
+        return 2 * size * (1 - 1 / setup.per_node), size
+    if algorithm == "tree":
+        return size, size
+    rounds = 2.0 if op is Collective.ALL_REDUCE else 1.0
+    if op in (Collective.BROADCAST, Collective.REDUCE):
+        return size, size
+    carried = rounds * size * (1 - 1 / setup.n)
+    return carried, carried
+
+
+def _within(servers: Servers, size: float, both_ways: bool) -> Iterator[tuple[Ints, Ints, Floats]]:
+    """Each GPU to the next of its server; across servers one edge in g leaves the server instead."""
+    alone = len(servers.members) == 1
+    for members in servers.members:
+        count = len(members)
+        if count > 1:
+            sent = size if alone and not both_ways else size * (count - 1) / count
+            following = np.roll(members, -1)
+            yield members, following, np.full(count, sent)
+            if both_ways:
+                yield following, members, np.full(count, sent)
+
+
+def _between(servers: Servers, size: float, algorithm: str) -> list[tuple[Ints, Ints, Floats]]:
+    heads = servers.heads
+    pairs = _tree_pairs(len(servers.members)) if algorithm in ("tree", "nvls_tree") else _ring_pairs(servers)
+    edges = []
+    for source, target, share in pairs:
+        sent = np.full(heads, size * share / heads)
+        edges.append((servers.members[source][:heads], servers.members[target][:heads], sent))
+    return edges
+
+
+def _ring_pairs(servers: Servers) -> list[tuple[int, int, float]]:
+    count = len(servers.members)
+    return [(k, (k + 1) % count, 1.0) for k in range(count)]
+
+
+def _tree_pairs(count: int) -> list[tuple[int, int, float]]:
+    """Both trees over the servers, half of the bytes each, up and down: NCCL src/graph/trees.cc, ncclGetDtree."""
+    first = parents(count)
+    mirror = (np.arange(count) - 1) % count if count % 2 else count - 1 - np.arange(count)
+    place = np.argsort(mirror)
+    pairs = []
+    for child in range(1, count):
+        for a, b in ((child, int(first[child])), (int(place[child]), int(place[first[child]]))):
+            pairs += [(a, b, 0.5), (b, a, 0.5)]
+    return pairs

@@ -1,0 +1,113 @@
+"""One collective as NCCL runs it: what it chooses, and how long that takes on an idle network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dessim.collectives.nccl import in_network, p2p, ring, tree
+from dessim.collectives.nccl.protocols import PROTOCOLS, SIMPLE, Lanes, Protocol, Values
+from dessim.collectives.nccl.setup import Setup
+from dessim.collectives.nccl.tuner import Candidate, candidates
+from dessim.errors import UsageError
+from dessim.trace.schema import Collective
+
+ALGORITHMS = ("ring", "tree", "nvls", "nvls_tree", "collnet", "pat")
+_P2P_OPS = (Collective.ALL_TO_ALL, Collective.SEND_RECV, Collective.GATHER, Collective.SCATTER)
+_ROOTED = (Collective.BROADCAST, Collective.REDUCE)
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """What the user fixes, as NCCL_ALGO, NCCL_PROTO and NCCL_MAX_NCHANNELS do; empty or None: NCCL chooses."""
+
+    algorithm: str = ""
+    protocol: str = ""
+    channels: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A collective as it runs: `algorithm` ("p2p" for messages between two ranks), protocol, channels, and its us."""
+
+    algorithm: str
+    protocol: Protocol
+    channels: int
+    microseconds: float
+
+    @property
+    def name(self) -> str:
+        """Such as `ring ll128`."""
+        return self.algorithm if self.algorithm == "p2p" else f"{self.algorithm} {self.protocol.name}"
+
+
+def run(
+    op: Collective,
+    size: float,
+    setup: Setup,
+    c: Values,
+    override: Override | None = None,
+    back_to_back: bool = False,
+) -> Run:
+    """The collective `op` on S = `size` bytes, with the constants `c`.
+
+    With `back_to_back` it is one of many that follow each other, as nccl-tests times them. Raises UsageError where the
+    override names what NCCL does not offer for the op on this setup.
+    """
+    override = override or Override()
+    if op in _P2P_OPS:
+        return _messages(op, size, setup, c, back_to_back)
+    chosen = _choose(op, size, setup, override)
+    lanes = Lanes.of(setup, chosen.protocol, size, tree=chosen.algorithm == "tree", limit=override.channels)
+    time = _time(op, chosen.algorithm, size, setup, lanes, c, back_to_back)
+    if back_to_back and setup.gpus_per_process > 1:
+        time = max(time, setup.gpus_per_process * (c["process_launch"] + c["process_channel"] * (lanes.count - 1)))
+    return Run(chosen.algorithm, chosen.protocol, round(lanes.count), time)
+
+
+def _choose(op: Collective, size: float, setup: Setup, override: Override) -> Candidate:
+    offered = candidates(op, size, setup)
+    fit = [
+        candidate
+        for candidate in offered
+        if override.algorithm in ("", candidate.algorithm) and override.protocol in ("", candidate.protocol.name)
+    ]
+    if not fit:
+        names = ", ".join(sorted({f"{candidate.algorithm} {candidate.protocol.name}" for candidate in offered}))
+        asked = " ".join(part for part in (override.algorithm, override.protocol) if part)
+        raise UsageError(f"NCCL does not offer {asked!r} for {op} on these GPUs; choose from {names}")
+    return min(fit, key=lambda candidate: candidate.expected)
+
+
+def _time(
+    op: Collective, algorithm: str, size: float, setup: Setup, lanes: Lanes, c: Values, back_to_back: bool
+) -> float:
+    if algorithm == "tree":
+        return tree.tree(size, setup, lanes, c)
+    if algorithm == "nvls":
+        return in_network.nvls(size, setup, c)
+    if algorithm == "nvls_tree":
+        return in_network.nvls_tree(size, setup, c)
+    if algorithm == "collnet":
+        return in_network.collnet(size, setup, lanes, c)
+    if algorithm == "pat":
+        return in_network.pat(size, setup, lanes, c)
+    if op in _ROOTED:
+        return ring.chain(size, setup, lanes, c, back_to_back)
+    return ring.ring(op, size, setup, lanes, c)
+
+
+def _messages(op: Collective, size: float, setup: Setup, c: Values, back_to_back: bool) -> Run:
+    peers = p2p.send_recv(size, setup) if op is Collective.SEND_RECV else p2p.all_to_all(size, setup)
+    time = p2p.grouped(peers, setup, c)
+    if back_to_back and setup.gpus_per_process > 1:
+        per_gpu = c["process_launch"] * (2.2 if op is Collective.ALL_TO_ALL else 1.0)
+        time += setup.gpus_per_process * per_gpu
+    return Run("p2p", SIMPLE, p2p.channels_of_peer(setup, peers.size), time)
+
+
+def protocol_named(name: str) -> Protocol:
+    """The protocol of a name such as `ll128`. Raises UsageError."""
+    for protocol in PROTOCOLS:
+        if protocol.name == name:
+            return protocol
+    raise UsageError(f"no protocol {name!r}; choose from {', '.join(protocol.name for protocol in PROTOCOLS)}")

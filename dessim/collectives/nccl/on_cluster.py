@@ -1,0 +1,58 @@
+"""The set-up that NCCL finds for a group of GPUs of a cluster."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dessim.arrays import Ints
+from dessim.cluster import Cluster
+from dessim.cluster.parts import Node
+from dessim.cluster.tree_routes import sums_in_fabric, sums_in_node
+from dessim.collectives.nccl.constants import values
+from dessim.collectives.nccl.setup import ARCHITECTURES, Setup
+
+_UNKNOWN = "ampere"
+"""The architecture whose constants stand for a GPU that names none, such as AMD's; RCCL's tables are like these."""
+_GB = 1e9
+
+
+def setup_of(cluster: Cluster, gpus: Ints) -> Setup:
+    """The set-up of a group: its servers, the slowest wiring among them, and the NICs that all of them use.
+
+    A server with fewer of the GPUs uses fewer NICs, and rings need the same number everywhere.
+    """
+    nodes = cluster.node_of(gpus)
+    _, per_node = np.unique(nodes, return_counts=True)
+    pairs = np.unique(np.column_stack([nodes, cluster.wiring.nic_of(gpus)]), axis=0)
+    _, nics = np.unique(pairs[:, 0], return_counts=True)
+    nccl = cluster.transport.nccl
+    found = {gpu.architecture or _UNKNOWN for gpu, _ in cluster.devices(gpus)}
+    kinds = [kind.node for kind, _ in cluster.wiring.by_kind(gpus)]
+    slowest = min(kinds, key=_inside)
+    return Setup(
+        architecture=min(found, key=ARCHITECTURES.index),
+        n=len(gpus),
+        nodes=len(per_node),
+        per_node=int(per_node.max()),
+        nvlink=_inside(slowest) / _GB,
+        wiring="pcie" if slowest.nvlink is None else slowest.nvlink_wiring,
+        nics=int(nics.min()),
+        nic=min(kind.nic.rate for kind in kinds) / _GB,
+        network=nccl.network if nccl is not None else "ib",
+        nvls=sums_in_node(cluster),
+        sharp=nccl is not None and nccl.collnet and sums_in_fabric(cluster),
+        amd=nccl is not None and nccl.amd,
+        version=nccl.version if nccl is not None else "2.29",
+    )
+
+
+def values_on(cluster: Cluster, setup: Setup) -> dict[str, float]:
+    """The constants of the cluster's transport on a set-up, in us and GB/s. Raises UsageError for an unknown factor."""
+    nccl = cluster.transport.nccl
+    return values(setup, {} if nccl is None else nccl.factors, 1.0 if nccl is None else nccl.overhead)
+
+
+def _inside(node: Node) -> float:
+    """bytes/s of a GPU to the others of its server."""
+    link = node.nvlink or node.pcie or node.nic
+    return link.capacity

@@ -1,0 +1,96 @@
+"""Collectives as NCCL runs them (dessim.collectives.nccl), on the links of a cluster.
+
+The model of NCCL says how long a collective takes on an idle network that carries its bytes at the rates of the parts,
+and which bytes each link carries. The fabric then carries these bytes, beside those of other collectives. The
+collective ends when both agree: not before the model allows, and later by what the fabric needed beyond those rates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dessim.arrays import Floats, Ints
+from dessim.cluster import Cluster
+from dessim.collectives.nccl import flows
+from dessim.collectives.nccl.flows import Servers
+from dessim.collectives.nccl.model import ALGORITHMS, Override, run
+from dessim.collectives.nccl.on_cluster import setup_of, values_on
+from dessim.collectives.nccl.setup import Setup
+from dessim.collectives.schedule import Stage
+from dessim.trace.schema import Collective
+
+_MESSAGES = "p2p"
+_ONLY_NCCL = frozenset(ALGORITHMS) - {"ring", "nvls"}
+"""Names that no textbook algorithm has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A collective of NCCL: its name, the `seconds` that it takes at least, and how long its busiest port works.
+
+    `stage` are its messages; None for messages between all ranks, whose stages a textbook algorithm makes.
+    """
+
+    name: str
+    seconds: float
+    busy: float
+    stage: Stage | None
+
+    def end(self, transferring: float) -> float:
+        """Seconds from start to end if the fabric took `transferring` seconds, without latency, for the bytes."""
+        return max(self.seconds, self.seconds - self.busy + transferring)
+
+
+class NcclCalls:
+    """The collectives of NCCL over the groups of a job; `gpus` are those of each group."""
+
+    def __init__(self, cluster: Cluster, gpus: Mapping[str, Ints], override: Override) -> None:
+        self._cluster = cluster
+        self._gpus = gpus
+        self._override = override
+        self._groups: dict[str, tuple[Setup, dict[str, float], Servers, float]] = {}
+        self._calls: dict[tuple[object, ...], Call] = {}
+
+    def runs(self, algorithm: str) -> bool:
+        """Whether NCCL's model runs the collective: its own choice, or a name or an override that only it knows."""
+        if self._cluster.transport.nccl is None:
+            return False
+        overridden = bool(self._override.protocol) or self._override.channels is not None
+        return algorithm == "auto" or algorithm in _ONLY_NCCL or (overridden and algorithm in ALGORITHMS)
+
+    def call(self, op: Collective, algorithm: str, group: str, size: float, sizes: Floats | None = None) -> Call:
+        """`op` on S = `size` bytes, or on `sizes` [n, n] bytes from each rank to each other. Raises UsageError."""
+        if sizes is not None:
+            size = float(max(sizes.sum(axis=0).max(), sizes.sum(axis=1).max())) * len(sizes) / (len(sizes) - 1)
+        key = (op, algorithm, group, size)
+        if key not in self._calls:
+            self._calls[key] = self._call(op, algorithm, group, size)
+        return self._calls[key]
+
+    def _call(self, op: Collective, algorithm: str, group: str, size: float) -> Call:
+        setup, values, servers, nic = self._group(group)
+        override = Override("" if algorithm == "auto" else algorithm, self._override.protocol, self._override.channels)
+        found = run(op, size, setup, values, override)
+        if found.algorithm == _MESSAGES:
+            return Call(found.name, found.microseconds * 1e-6, _busy_with_messages(op, size, setup, nic), None)
+        moved = flows.traffic(op, found.algorithm, size, found.protocol.wire, setup, servers, nic)
+        return Call(found.name, found.microseconds * 1e-6, moved.seconds, moved.stage)
+
+    def _group(self, group: str) -> tuple[Setup, dict[str, float], Servers, float]:
+        if group not in self._groups:
+            gpus = self._gpus[group]
+            setup = setup_of(self._cluster, gpus)
+            nic = min(kind.node.nic.capacity for kind, _ in self._cluster.wiring.by_kind(gpus))
+            values = values_on(self._cluster, setup)
+            self._groups[group] = (setup, values, Servers.of(self._cluster.node_of(gpus)), nic)
+        return self._groups[group]
+
+
+def _busy_with_messages(op: Collective, size: float, setup: Setup, nic: float) -> float:
+    """Seconds of the busiest port for messages between pairs of ranks."""
+    if op is Collective.SEND_RECV:
+        return flows.busy_seconds(size if setup.nodes == 1 else 0.0, size * setup.nics, setup, nic)
+    per_peer = size / setup.n
+    across = per_peer * (setup.n - setup.per_node) * setup.per_node
+    return flows.busy_seconds(per_peer * (setup.per_node - 1), across, setup, nic)

@@ -11,6 +11,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from dessim.cluster.spread import Spread
+
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
@@ -22,6 +24,7 @@ class Gpu:
     `comm_sm_share` in [0, 1) of the processors while it moves data; 0 means that copy engines move it.
     `host_bandwidth` [payload bytes/s] is the rate to and from the server's memory; None stands for the rate of the
     node's PCIe link. `architecture` is the NVIDIA generation, by which NCCL chooses ("": none of them).
+    `spread` is the standard deviation of log(measured / predicted) compute times; None: not known.
     """
 
     name: str
@@ -36,6 +39,7 @@ class Gpu:
     comm_sm_share: float = 0.0
     host_bandwidth: float | None = None
     architecture: str = ""
+    spread: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +106,7 @@ class Transport:
     - `reduction_rate` [bytes/s]: how fast a rank sums the data it receives (inf: never the bottleneck).
     - `algorithms`: for each op, the algorithms that the library offers; an op that is not listed may use any.
     - `nccl`: the costs of NCCL's own algorithms, which then run in place of the three above.
+    - `spread`: how far measured collectives spread around predicted ones; None: not known.
 
     Limits on rates:
 
@@ -140,6 +145,7 @@ class Transport:
     core_rate: float = math.inf
     window: float = math.inf
     nccl: Nccl | None = None
+    spread: Spread | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from dessim.collectives import Options, check_options
 from dessim.collectives.alltoall import uneven_sizes
 from dessim.collectives.closed_forms import algorithm_bandwidth, bus_bandwidth
 from dessim.errors import UsageError
+from dessim.results.error_bar import ErrorBar
 from dessim.sim.core.counters import Load
 from dessim.sim.engine import NetworkName, simulate
 from dessim.sim.faults.fault_file import Scenario
@@ -82,6 +83,7 @@ class Measurement:
     error: float
     wall_s: float
     load: Load
+    bar: ErrorBar | None = None
 
     @property
     def algbw(self) -> float:
@@ -106,6 +108,7 @@ class Measurement:
             "time_s": self.time_s,
             "algbw_GBps": self.algbw / 1e9,
             "busbw_GBps": self.busbw / 1e9,
+            "interval": self.bar.to_json(self.time_s) if self.bar else None,
             "bound_by": self.bound_by,
             "events": self.events,
             "flow_colours": self.flow_colours,
@@ -173,7 +176,16 @@ def time_collective(request: CollectiveRequest, progress: Progress | None = None
         error=record.error,
         wall_s=time.perf_counter() - began,
         load=record.load,
+        bar=_error_bar(request),
     )
+
+
+def _error_bar(request: CollectiveRequest) -> ErrorBar | None:
+    """The error bar of the collective, from the spread of its transport; None where that is not known."""
+    across = len(np.unique(request.cluster.node_of(np.arange(request.gpus)))) > 1
+    known = request.cluster.transport.spread
+    found = known.of(str(request.op), request.size, across=across) if known is not None else None
+    return ErrorBar(dict([found])) if found is not None else None
 
 
 def _check_request(request: CollectiveRequest) -> None:

@@ -16,9 +16,11 @@ from dessim.cluster import Cluster
 from dessim.commands.support.dedicated_servers import Servers, check_servers, step_with_servers
 from dessim.commands.support.guard import least_step, worker_bytes
 from dessim.commands.support.projection import Misfit, Projection
-from dessim.commands.support.step import durations_of, step_of, to_host
+from dessim.commands.support.spreads import spreads_on
+from dessim.commands.support.step import durations_of, is_measured, step_of, to_host
 from dessim.errors import CapacityError, UsageError
-from dessim.results.metrics import breakdown
+from dessim.results.error_bar import error_bar
+from dessim.results.metrics import breakdown, step_windows
 from dessim.sim.engine import NetworkName, simulate
 from dessim.sim.faults.fault_file import Scenario
 from dessim.sim.fluid.route_cache import RouteCache
@@ -230,6 +232,7 @@ def _row(
         network=request.network,
     )
     split = breakdown(record)
+    measured = all(is_measured(job, gpu, plan) for gpu in gpus)
     least = least_step(job, cluster, plan, symbols, owners)
     least.require(split.step_time_s, job_name)
     return Projection(
@@ -246,6 +249,7 @@ def _row(
         spill=spill,
         record=record,
         is_lower_bound=plan.is_lower_bound,
+        bar=error_bar(record, step_windows(record), spreads_on(cluster, workload.groups, measured=measured)),
         least=least,
         busiest_bytes=float(worker_bytes(plan, symbols, owners)[0].max()),
     )
@@ -290,6 +294,7 @@ def _server_row(
         spill=None,
         record=step.record,
         served=step,
+        bar=step.error_bar(cluster, is_measured(job, gpu, plan)),
     )
 
 

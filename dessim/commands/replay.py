@@ -13,7 +13,9 @@ from statistics import fmean
 from typing import Any
 
 from dessim.cluster import Cluster
-from dessim.results.metrics import Breakdown, breakdown, step_times
+from dessim.commands.support.spreads import spreads_on
+from dessim.results.error_bar import ErrorBar, error_bar
+from dessim.results.metrics import Breakdown, breakdown, step_times, step_windows
 from dessim.results.timeline import Counter, Slice
 from dessim.sim.core.recorder import Record
 from dessim.sim.engine import NetworkName, simulate
@@ -38,6 +40,7 @@ class Replay:
     predicted: tuple[float, ...]
     recorded: tuple[float, ...]
     plain: tuple[float, ...]
+    bar: ErrorBar | None = None
 
     @property
     def predicted_step_s(self) -> float:
@@ -70,6 +73,7 @@ class Replay:
             "prediction_error": self.prediction_error,
             "recorded_step_s": fmean(self.recorded) if self.recorded else None,
             "self_replay_error": self.self_replay_error,
+            "interval": self.bar.to_json(self.predicted_step_s) if self.bar else None,
             **self.breakdown.to_json(),
         }
 
@@ -114,9 +118,10 @@ def replay(
 def run_replay(request: ReplayRequest, progress: Progress | None = None) -> Replay:
     """Replay a trace. Raises CapacityError where the cluster is too small, and OutOfTime when `progress` ends it."""
     header = request.trace.header
+    workload = workload_from_trace(request.trace, request.stretch)
     record = simulate(
         request.cluster,
-        workload_from_trace(request.trace, request.stretch),
+        workload,
         request.algorithms,
         folding=request.folding,
         progress=progress,
@@ -128,6 +133,7 @@ def run_replay(request: ReplayRequest, progress: Progress | None = None) -> Repl
         strategy=header.strategy,
         record=record,
         breakdown=breakdown(record),
+        bar=error_bar(record, step_windows(record), spreads_on(request.cluster, workload.groups, measured=True)),
         predicted=tuple(step_times(record)),
         recorded=tuple(us * 1e-6 for us in header.step_us.get("recorded", ())),
         plain=tuple(us * 1e-6 for us in header.step_us.get("plain", ())),

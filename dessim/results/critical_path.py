@@ -29,6 +29,10 @@ class Segment:
     end: float
     is_wait: bool = False
 
+    @property
+    def seconds(self) -> float:
+        return self.end - self.start
+
 
 @dataclass(slots=True)
 class PathOp:
@@ -70,20 +74,24 @@ def critical_path(record: Record, windows: dict[int, Window]) -> tuple[PathOp, .
     """
     ops: dict[tuple[str, str], PathOp] = {}
     longest: dict[tuple[str, str], float] = {}
+    for segment in path_segments(record, windows):
+        span = segment.span
+        what = HOST if segment.is_wait else str(span.collective or span.kind)
+        key = span.name, what
+        op = ops.setdefault(key, PathOp(span.name, what))
+        for bound, share in _shares(segment):
+            op.parts[bound] = op.parts.get(bound, 0.0) + share * segment.seconds / len(windows)
+        if segment.seconds > longest.get(key, -1.0):
+            longest[key] = segment.seconds
+            op.rank = int(record.classes[span.rank_class][0])
+    return tuple(op for op in ops.values() if op.parts)
+
+
+def path_segments(record: Record, windows: Mapping[int, Window]) -> Iterator[Segment]:
+    """The segments of the critical paths of all steps, step after step. `windows` as for `critical_path`."""
     predecessors = _Predecessors(record)
     for step, window in windows.items():
-        for segment in predecessors.path(step, window):
-            span = segment.span
-            seconds = segment.end - segment.start
-            what = HOST if segment.is_wait else str(span.collective or span.kind)
-            key = span.name, what
-            op = ops.setdefault(key, PathOp(span.name, what))
-            for bound, share in _shares(segment):
-                op.parts[bound] = op.parts.get(bound, 0.0) + share * seconds / len(windows)
-            if seconds > longest.get(key, -1.0):
-                longest[key] = seconds
-                op.rank = int(record.classes[span.rank_class][0])
-    return tuple(op for op in ops.values() if op.parts)
+        yield from predecessors.path(step, window)
 
 
 class _Predecessors:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from dessim.files import write_text
 from dessim.results import figures
 from dessim.results.critical_path import fold_short_ops
+from dessim.results.error_bar import is_tie
 from dessim.results.labels import bound_label, link_label
 from dessim.results.rows import Row, contenders, fitting
 from dessim.results.style import strategy_label, style_of
@@ -68,7 +69,9 @@ def fastest_by_scale(rows: Sequence[Row], uncertainty: float) -> list[FastestStr
         best, second = ranked[:2]
         lead = best["samples_per_s"] / second["samples_per_s"] - 1
         errors = [uncertainty if r.get("error_bar") is None else abs(r["error_bar"]) for r in (best, second)]
-        fastest.append(FastestStrategy(gpus, best["strategy"], second["strategy"], lead, is_tie=lead < max(errors)))
+        has_intervals = best.get("interval") and second.get("interval")
+        tie = is_tie(best, second) if has_intervals else lead < max(errors)
+        fastest.append(FastestStrategy(gpus, best["strategy"], second["strategy"], lead, is_tie=tie))
     return fastest
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dessim.results.critical_path import fold_short_ops
+from dessim.results.error_bar import describe_intervals
 from dessim.results.labels import bound_label, link_label
 from dessim.results.rows import fitting
 from dessim.results.style import strategy_label
@@ -49,6 +50,9 @@ def print_replay(result: Values) -> None:
             ("recorded step", format_time(recorded)),
             ("self-replay error", percent(result["self_replay_error"], signed=True)),
         ]
+    if interval := result.get("interval"):
+        ends = f"{format_time(interval['low_s'])} to {format_time(interval['high_s'])}"
+        pairs.append(("80 % interval", f"{ends}; mostly: {interval['mostly']}"))
     pairs += [
         ("compute", format_time(result["compute_s"])),
         ("exposed communication", format_time(result["exposed_comm_s"])),
@@ -134,6 +138,8 @@ def print_projection(rows: Sequence[Values], full_version: str = "--csv or --jso
         print_table(what_if_table(asked))
     if all(row["error_bar"] is None for row in priced):
         print_text("error bar: unknown, because this job has not been measured on this cluster")
+    elif said := describe_intervals(priced):
+        print_text(said)
     # Rows have the same sources, except that only some have one for spilled rows or servers.
     sources = {quantity: source for row in reversed(priced) for quantity, source in row["provenance"].items()}
     for quantity, source in sources.items():

@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dessim.files import write_text
+from dessim.results.error_bar import is_tie
 from dessim.results.fitted_table import FittedTable, Layout
 from dessim.results.labels import bound_label
 from dessim.results.rows import Row, contenders, data_csv
@@ -82,6 +83,8 @@ def print_table(table: Table, file: IO[str] | None = None) -> None:
     out.file.write("\n".join(lines).strip("\n") + "\n")
 
 
+_FASTEST = " *"
+_TIE = ", tie"
 _PROJECTION_LAYOUT = Layout(
     left=("strategy", "bound by"),
     folds={"strategy": 20, "bound by": 20},
@@ -100,10 +103,11 @@ def projection_table(rows: Sequence[Row], full_version: str = "--csv or --json")
     """
     columns = _projection_columns(rows)
     layout = replace(_PROJECTION_LAYOUT, full_version=full_version)
-    table = FittedTable(("GPUs", "strategy", *columns), layout, caption="* fastest at this scale")
-    fastest: dict[int, float] = {}
+    table = FittedTable(("GPUs", "strategy", *columns), layout, caption="* fastest at this scale; tie: may be as fast")
+    fastest: dict[int, Row] = {}
     for row in contenders(rows):
-        fastest[row["gpus"]] = max(row["samples_per_s"], fastest.get(row["gpus"], 0.0))
+        best = fastest.setdefault(row["gpus"], row)
+        fastest[row["gpus"]] = row if row["samples_per_s"] > best["samples_per_s"] else best
     previous = None
     for row in rows:
         is_new_block = row["gpus"] != previous
@@ -116,10 +120,19 @@ def projection_table(rows: Sequence[Row], full_version: str = "--csv or --json")
             shown = {"step": "does not fit", "memory/GPU": format_size(row["memory_bytes"])}
             table.add_texts([gpus, label, *(shown.get(name, "") for name in columns)])
             continue
-        is_fastest = not row.get("lower_bound") and row["samples_per_s"] == fastest[row["gpus"]]
-        cells = [gpus, f"{label} *" if is_fastest else label, *(text_of(row) for text_of in columns.values())]
-        table.add_texts(cells, style="bold" if is_fastest else None)
+        mark = _mark(row, fastest.get(row["gpus"]))
+        cells = [gpus, f"{label}{mark}", *(text_of(row) for text_of in columns.values())]
+        table.add_texts(cells, style="bold" if mark == _FASTEST else None)
     return table
+
+
+def _mark(row: Row, fastest: Row | None) -> str:
+    """What follows the name of a row's strategy: whether it is the fastest of its scale, or may be as fast."""
+    if fastest is None or row.get("lower_bound"):
+        return ""
+    if row["samples_per_s"] == fastest["samples_per_s"]:
+        return _FASTEST
+    return _TIE if is_tie(fastest, row) else ""
 
 
 def _sent(row: Row) -> str:
@@ -171,10 +184,18 @@ def collective_table(rows: Iterable[Row]) -> FittedTable:
 
     Rows have `size_bytes`, `count`, `dtype`, `redop`, `time_s`, `algbw_GBps` and `busbw_GBps`.
     """
-    columns = ("size", "count", "type", "redop", "time", "algbw", "busbw")
+    rows = list(rows)
+    columns = ["size", "count", "type", "redop", "time", "algbw", "busbw"]
+    units = ["(B)", "(elements)", "", "", "(us)", "(GB/s)", "(GB/s)"]
+    has_intervals = any(row.get("interval") for row in rows)
+    if has_intervals:
+        columns.append("80 % interval")
+        units.append("(us)")
     table = FittedTable(columns, Layout(left=("type", "redop"), drops=("count", "type", "redop")))
-    table.add_texts(("(B)", "(elements)", "", "", "(us)", "(GB/s)", "(GB/s)"), style="dim")
+    table.add_texts(units, style="dim")
     for row in rows:
+        interval = row.get("interval")
+        ends = [f"{interval['low_s'] * 1e6:.1f} to {interval['high_s'] * 1e6:.1f}" if interval else ""]
         cells = (
             f"{int(row['size_bytes'])}",
             f"{int(row['count'])}",
@@ -183,6 +204,7 @@ def collective_table(rows: Iterable[Row]) -> FittedTable:
             f"{row['time_s'] * 1e6:.2f}",
             f"{row['algbw_GBps']:.2f}",
             f"{row['busbw_GBps']:.2f}",
+            *(ends if has_intervals else ()),
         )
         table.add_texts(cells)
     return table

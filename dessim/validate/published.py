@@ -1,7 +1,7 @@
 """Predictions of published nccl-tests readings with the transports that ship: `dessim validate --published`.
 
-The shipped transports were fitted to the same readings, without what is peculiar to one cluster. How well they predict a
-cluster that was left out is on the page docs/nccl.md. Bounds are those of the folder's bounds.toml.
+The shipped transports were fitted to the same readings, without what is peculiar to one cluster. How well they predict
+a cluster that was left out is on the page docs/nccl.md. Bounds are those of the folder's bounds.toml.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dessim.calibrate.nccl.published import Published, read_published
-from dessim.calibrate.nccl.readings import BAND_NAMES, band
+from dessim.cluster.spread import BAND_NAMES, band
 from dessim.collectives.nccl.model import run
 from dessim.collectives.nccl.on_cluster import values_on
 from dessim.errors import FileError

@@ -17,9 +17,10 @@ import numpy as np
 
 from dessim.calibrate.nccl.fit import cluster_parameters, fit, predict, with_solution
 from dessim.calibrate.nccl.logs import Log, Row, read_logs
-from dessim.calibrate.nccl.readings import BAND_NAMES, Reading, band
+from dessim.calibrate.nccl.readings import Reading
 from dessim.cluster import Cluster
 from dessim.cluster.parts import Nccl, Transport
+from dessim.cluster.spread import BAND_NAMES, band
 from dessim.collectives.nccl.constants import CONSTANTS, factor_of, values
 from dessim.collectives.nccl.on_cluster import setup_of
 from dessim.collectives.nccl.setup import Setup

@@ -9,9 +9,6 @@ from statistics import median
 from dessim.collectives.nccl.setup import Setup
 from dessim.trace.schema import Collective
 
-BANDS = (64 << 10, 8 << 20)
-"""Sizes up to 64 KiB, up to 8 MiB, and above, in bytes: errors are stated for these three bands."""
-BAND_NAMES = ("up to 64 KiB", "to 8 MiB", "above 8 MiB")
 _OPS = {
     "all_reduce": Collective.ALL_REDUCE,
     "allreduce": Collective.ALL_REDUCE,
@@ -44,11 +41,6 @@ class Reading:
 def op_named(name: str) -> Collective | None:
     """The op of a name that nccl-tests uses, such as `AllReduce` or `all_reduce_perf`; None if it is none of them."""
     return _OPS.get(name.strip().lower().removesuffix("_perf"))
-
-
-def band(size: float) -> int:
-    """The band of a size: 0, 1 or 2."""
-    return sum(size > limit for limit in BANDS)
 
 
 def repeated(readings: Sequence[Reading]) -> list[Reading]:

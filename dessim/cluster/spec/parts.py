@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 
 from dessim.cluster import parts
+from dessim.cluster.spread import Spread
 from dessim.errors import UnitError
 from dessim.units import parse_bandwidth, parse_flops, parse_share, parse_size, parse_time
 
@@ -85,6 +86,8 @@ Percent = Annotated[float, _quantity(parse_share, positive=False)]
 Share = Annotated[float, Field(gt=0, le=1)]
 FanInCurve = Annotated[tuple[tuple[float, float], ...], BeforeValidator(_fan_in_curve)]
 Count = Annotated[int, Field(ge=1, strict=True)]
+Deviation = Annotated[float, Field(ge=0, le=5, allow_inf_nan=False)]
+"""A standard deviation of a logarithm."""
 
 
 class Table(BaseModel):
@@ -113,6 +116,7 @@ class GpuTable(Part):
     comm_sm_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
     host_bandwidth: Rate | None = None
     architecture: Literal["", "volta", "ampere", "hopper", "blackwell"] = ""
+    spread: Deviation | None = None
 
     def build(self) -> parts.Gpu:
         return parts.Gpu(**self.model_dump())
@@ -138,6 +142,16 @@ class SwitchTable(Part):
 
     def build(self) -> parts.Switch:
         return parts.Switch(**self.model_dump())
+
+
+class SpreadTable(Table):
+    """`[transport.spread]`: by op, or `other`, the spread up to 64 KiB, to 8 MiB and above (dessim.cluster.spread)."""
+
+    inside: dict[str, tuple[Deviation, Deviation, Deviation]] = Field(default_factory=dict)
+    between: dict[str, tuple[Deviation, Deviation, Deviation]] = Field(default_factory=dict)
+
+    def build(self) -> Spread:
+        return Spread(self.inside, self.between)
 
 
 Factor = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
@@ -175,7 +189,9 @@ class TransportTable(Part):
     core_rate: Rate = math.inf
     window: Size = math.inf
     nccl: NcclTable | None = None
+    spread: SpreadTable | None = None
 
     def build(self) -> parts.Transport:
         nccl = self.nccl.build() if self.nccl is not None else None
-        return parts.Transport(**self.model_dump(exclude={"nccl"}), nccl=nccl)
+        spread = self.spread.build() if self.spread is not None else None
+        return parts.Transport(**self.model_dump(exclude={"nccl", "spread"}), nccl=nccl, spread=spread)

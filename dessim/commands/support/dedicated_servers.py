@@ -18,8 +18,10 @@ import numpy as np
 from dessim.cluster import Cluster, Gpu
 from dessim.cluster.links import IntArray
 from dessim.cluster.load import load_device
+from dessim.commands.support.spreads import spreads_on
 from dessim.errors import CapacityError, UsageError
-from dessim.results.metrics import Breakdown
+from dessim.results.error_bar import ErrorBar, error_bar
+from dessim.results.metrics import Breakdown, step_windows
 from dessim.results.server_times import ServerTimes, server_breakdown
 from dessim.sim.core.device import roofline
 from dessim.sim.core.recorder import Record
@@ -27,6 +29,7 @@ from dessim.sim.fluid.route_cache import RouteCache
 from dessim.sim.progress import Progress
 from dessim.sim.servers.parameter_server import serve
 from dessim.sim.servers.traffic import Consistency, StepTraffic
+from dessim.workload.dag import WORLD
 from dessim.workload.memory import Memory
 from dessim.workload.model import Model
 from dessim.workload.owners import busiest_server
@@ -107,6 +110,12 @@ class ServedStep:
     breakdown: Breakdown
     times: ServerTimes
     record: Record
+
+    def error_bar(self, cluster: Cluster, measured: bool) -> ErrorBar | None:
+        """The error bar of the step; `measured`: whether the compute times of its workers were measured."""
+        groups = {WORLD: range(self.record.n_ranks)}
+        spreads = spreads_on(cluster, groups, measured=measured, servers=self.servers.device.spread)
+        return error_bar(self.record, step_windows(self.record), spreads)
 
     def to_json(self) -> dict[str, Any]:
         """The `servers` object of a row of `projection`."""

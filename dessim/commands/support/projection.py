@@ -8,6 +8,7 @@ from typing import Any
 
 from dessim.commands.support.dedicated_servers import ServedStep
 from dessim.commands.support.guard import LeastStep
+from dessim.results.error_bar import ErrorBar
 from dessim.results.metrics import Breakdown
 from dessim.sim.core.recorder import Record
 from dessim.workload.memory import Memory, Spill
@@ -21,6 +22,7 @@ class Projection:
     and memory come from, `caveat` what the plan leaves out.
     `memory` is what one GPU needs; `spill` is the part of it in the host's memory, None if everything fits.
     `least` are lower bounds of the step, `busiest_bytes` what the busiest worker sends; None with dedicated servers.
+    `bar` is the 80 % interval of the step; None where the spread of a part is not known.
     `is_lower_bound`: the step of ideal parts, such as servers that answer at once.
     `served` describes the dedicated parameter servers, None if there are none.
     """
@@ -41,6 +43,7 @@ class Projection:
     is_lower_bound: bool = False
     least: LeastStep | None = None
     busiest_bytes: float | None = None
+    bar: ErrorBar | None = None
 
     @property
     def samples_per_s(self) -> float:
@@ -60,7 +63,8 @@ class Projection:
             "least_step_s": {"nic": self.least.nic_s, "gpu": self.least.gpu_s} if self.least else None,
             "bytes_by_traffic": dict(self.bytes_by_traffic),
             **breakdown,
-            "error_bar": self.error_bar,
+            "error_bar": self.bar.relative if self.error_bar is None and self.bar else self.error_bar,
+            "interval": self.bar.to_json(self.breakdown.step_time_s) if self.bar else None,
             "lower_bound": self.is_lower_bound,
             "memory_bytes": self.memory.total,
             "memory": self.memory.to_json(),

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 BANDS = (64 << 10, 8 << 20)
 """Sizes up to 64 KiB, up to 8 MiB, and above, in bytes: errors are stated for these three bands."""
 BAND_NAMES = ("up to 64 KiB", "to 8 MiB", "above 8 MiB")
+Z80 = 1.2815515655446004
+"""80 % of a normal distribution is within this many standard deviations of its mean."""
 OTHER = "other"
 """Ops without a spread of their own."""
 

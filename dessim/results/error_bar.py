@@ -15,12 +15,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from dessim.cluster.spread import Z80
 from dessim.results.critical_path import Segment, Window, path_segments
 from dessim.results.rows import Row
 from dessim.sim.core.recorder import Record
 
-Z80 = 1.2815515655446004
-"""80 % of a normal distribution is within this many standard deviations of its mean."""
 SpreadOf = Callable[[Segment], tuple[str, float] | None]
 """What is uncertain about a segment, and its spread; None: not known."""
 

@@ -7,6 +7,7 @@ that contradict the topology are refused: more ranks or servers than it has, or 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,9 +19,10 @@ import numpy as np
 from dessim.calibrate.nccl.fit import cluster_parameters, fit, predict, with_solution
 from dessim.calibrate.nccl.logs import Log, Row, read_logs
 from dessim.calibrate.nccl.readings import Reading
+from dessim.calibrate.nccl.spreads import LeftOut, spread_of
 from dessim.cluster import Cluster
 from dessim.cluster.parts import Nccl, Transport
-from dessim.cluster.spread import BAND_NAMES, band
+from dessim.cluster.spread import BAND_NAMES, Spread, band
 from dessim.collectives.nccl.constants import CONSTANTS, factor_of, values
 from dessim.collectives.nccl.on_cluster import setup_of
 from dessim.collectives.nccl.setup import Setup
@@ -118,15 +120,40 @@ def fit_nccl_logs(paths: Sequence[Path], cluster: Cluster) -> NcclProfile:
     factors = with_solution(_of_cluster(start, readings[0].setup), fit(readings, parameters(start.network)))
     names = tuple(path.name for path in paths)
     nccl = replace(start, version=version, factors=factors)
+    spread = spread_of(_left_out(readings, start), cluster.transport.spread)
     transport = replace(
         cluster.transport,
         name=f"{cluster.transport.name}, calibrated",
         source=f"fitted to {len(readings)} readings of nccl-tests on {cluster.name}: {', '.join(names)}",
         assumed="",
         nccl=nccl,
+        spread=spread,
     )
     residuals = tuple(Residual(r, predict(r, values(r.setup, factors))) for r in readings)
     return NcclProfile(transport, residuals, names, tuple(f"{run.path.name}: {s}" for run in runs for s in run.skipped))
+
+
+def _left_out(readings: Sequence[Reading], start: Nccl) -> list[LeftOut]:
+    """Every reading, predicted by a fit to every second of the other sizes; none where there are too few readings."""
+    sizes = sorted({reading.size for reading in readings})
+    found: list[LeftOut] = []
+    for first in (0, 1):
+        kept_sizes = sizes[first::2]
+        kept = [r for r in readings if r.size in kept_sizes]
+        if len(kept) < _MIN_READINGS:
+            return []
+        factors = with_solution(_of_cluster(start, kept[0].setup), fit(kept, parameters(start.network)))
+        found += [
+            LeftOut(
+                op=str(r.op),
+                size=r.size,
+                across=r.setup.nodes > 1,
+                error=math.log(predict(r, values(r.setup, factors)) / r.microseconds),
+            )
+            for r in readings
+            if r.size not in kept_sizes
+        ]
+    return found
 
 
 def parameters(network: str) -> list[Any]:
@@ -169,6 +196,7 @@ def to_toml(profile: NcclProfile) -> str:
         "[transport.nccl.factors]",
         *(f"{name} = {_number(factor)}" for name, factor in nccl.factors.items()),
         "",
+        *_spread(transport.spread),
         "[measured]",
         f"logs = {json.dumps(list(profile.logs), ensure_ascii=False)}",
         f"median_error = {profile.median_error:.4g}",
@@ -178,6 +206,15 @@ def to_toml(profile: NcclProfile) -> str:
         "]",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _spread(spread: Spread | None) -> list[str]:
+    """The tables of a spread: of logs that have each reading predicted by a fit to every second of the other sizes."""
+    lines = []
+    for place, table in (("inside", spread.inside), ("between", spread.between)) if spread is not None else ():
+        if table:
+            lines += [f"[transport.spread.{place}]", *(f"{op} = {list(bands)}" for op, bands in table.items()), ""]
+    return lines
 
 
 def _version(runs: Sequence[Log], default: str) -> str:

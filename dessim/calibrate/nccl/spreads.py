@@ -1,0 +1,90 @@
+"""The spread of a transport's collectives, from residuals of readings that its fit had not seen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dessim.cluster.spread import BANDS, OTHER, Z80, Bands, Spread, band
+
+_MIN_READINGS = 8
+"""An op has a spread of its own in a band with this many readings; otherwise that of all ops."""
+_LEAST = 0.02
+"""No spread is smaller: runs of one benchmark on one cluster differ by a few per cent."""
+_DIGITS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A reading that a fit had not seen: `op` on `size` bytes, within a server or not (`across`), of cluster `where`.
+
+    `error` is log(predicted / measured).
+    """
+
+    op: str
+    size: float
+    across: bool
+    error: float
+    where: str = ""
+
+
+def spread_of(readings: Sequence[LeftOut], start: Spread | None = None) -> Spread:
+    """The spread that puts 80 % of the readings of each op and band into their interval.
+
+    Every cluster has the same weight. Where there are no readings, `start` stays.
+    """
+    start = start or Spread()
+    return Spread(
+        inside={**start.inside, **_by_op([r for r in readings if not r.across])},
+        between={**start.between, **_by_op([r for r in readings if r.across])},
+    )
+
+
+def covered(readings: Iterable[LeftOut], spread: Spread) -> list[float]:
+    """The share of readings within their 80 % interval, for each band; nan for a band without readings."""
+    inside: list[list[bool]] = [[] for _ in range(len(BANDS) + 1)]
+    for reading in readings:
+        found = spread.of(reading.op, reading.size, across=reading.across)
+        if found is not None:
+            inside[band(reading.size)].append(abs(reading.error) <= Z80 * found[1])
+    return [float(np.mean(values)) if values else math.nan for values in inside]
+
+
+def _by_op(readings: Sequence[LeftOut]) -> dict[str, Bands]:
+    """The spreads of a place by op, and of all ops together."""
+    if not readings:
+        return {}
+    together = [_deviation([r for r in readings if band(r.size) == b]) for b in range(3)]
+    anywhere = _deviation(readings)
+    other = [_first(deviation, anywhere) for deviation in together]
+    found: dict[str, Bands] = {}
+    for op in sorted({r.op for r in readings}):
+        own = [[r for r in readings if r.op == op and band(r.size) == b] for b in range(3)]
+        bands = [_deviation(group) if len(group) >= _MIN_READINGS else None for group in own]
+        if bands != [None] * len(bands):
+            found[op] = _bands([_first(deviation, other[b]) for b, deviation in enumerate(bands)])
+    return {**found, OTHER: _bands(other)}
+
+
+def _first(*deviations: float | None) -> float:
+    """The first deviation that is known."""
+    return next((deviation for deviation in deviations if deviation is not None), _LEAST)
+
+
+def _bands(deviations: Sequence[float]) -> Bands:
+    first, second, third = (round(max(deviation, _LEAST), _DIGITS) for deviation in deviations)
+    return first, second, third
+
+
+def _deviation(readings: Sequence[LeftOut]) -> float | None:
+    """The 80th percentile of absolute errors over 1.28, every cluster with the same weight; None without readings."""
+    if not readings:
+        return None
+    count = {where: sum(r.where == where for r in readings) for where in dict.fromkeys(r.where for r in readings)}
+    ranked = sorted((abs(r.error), 1 / count[r.where]) for r in readings)
+    weights = np.cumsum([weight for _, weight in ranked])
+    at = int(np.searchsorted(weights, 0.8 * weights[-1] * (1 - 1e-9)))
+    return ranked[at][0] / Z80

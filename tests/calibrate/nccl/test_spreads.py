@@ -1,0 +1,57 @@
+"""Spreads: 80 % of the readings are within their interval, and every cluster has the same weight."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from dessim.calibrate.nccl.spreads import LeftOut, covered, spread_of
+from dessim.cluster.spread import BANDS, Spread, band
+
+
+def readings(sigma: float, n: int, op: str = "all_reduce", size: float = 1e6, where: str = "a") -> list[LeftOut]:
+    rng = np.random.default_rng(n)
+    return [LeftOut(op, size, True, error, where) for error in (sigma * rng.standard_normal(n)).tolist()]
+
+
+def test_the_spread_of_normal_errors_is_their_standard_deviation() -> None:
+    found = spread_of(readings(0.3, 5000))
+    name, sigma = found.of("all_reduce", 1e6, across=True) or ("", 0.0)
+    assert name == "all_reduce to 8 MiB between servers"
+    assert sigma == pytest.approx(0.3, rel=0.05)
+    assert covered(readings(0.3, 5000), found)[1] == pytest.approx(0.8, abs=0.01)
+
+
+def test_every_cluster_has_the_same_weight() -> None:
+    """A cluster with many good readings does not hide one with few bad ones."""
+    mixed = readings(0.01, 900, where="good") + readings(0.5, 20, where="bad")
+    assert spread_of(mixed).between["all_reduce"][1] > 0.15
+
+
+def test_an_op_with_few_readings_has_the_spread_of_all_ops() -> None:
+    found = spread_of(readings(0.2, 50) + readings(0.9, 3, op="broadcast"))
+    assert found.between["other"] == found.between.get("broadcast", found.between["other"])
+    assert found.of("gather", 1e6, across=True) == ("gather to 8 MiB between servers", found.between["other"][1])
+
+
+def test_what_readings_do_not_show_stays_as_it_was() -> None:
+    start = Spread(inside={"other": (0.1, 0.2, 0.3)}, between={"other": (0.4, 0.5, 0.6)})
+    found = spread_of(readings(0.2, 50), start)
+    assert found.inside == start.inside and found.between["other"] != start.between["other"]
+    assert spread_of([], start) == start
+    assert Spread().of("all_reduce", 1e6, across=False) is None
+
+
+def test_no_spread_is_below_two_per_cent() -> None:
+    assert spread_of(readings(0.0, 50)).between["all_reduce"] == (0.02, 0.02, 0.02)
+
+
+def test_bands_end_at_64_kib_and_8_mib() -> None:
+    assert [band(size) for size in (1, BANDS[0], BANDS[0] + 1, BANDS[1], BANDS[1] + 1)] == [0, 0, 1, 1, 2]
+
+
+def test_a_band_without_readings_has_no_coverage() -> None:
+    shares = covered(readings(0.2, 50), spread_of(readings(0.2, 50)))
+    assert math.isnan(shares[0]) and math.isnan(shares[2])

@@ -103,6 +103,9 @@ def _zipf_ranks(uniform: np.ndarray, vocabulary: float, skew: float) -> np.ndarr
 
 def _table_ranks(uniform: np.ndarray, table: Table) -> np.ndarray:
     """Ranks 0 .. rows - 1 of a table's ids: the most frequent by their probabilities, the others as `_zipf_ranks`."""
+    if table.shares:
+        upto = np.cumsum(table.shares)
+        return np.minimum(np.searchsorted(upto, uniform * upto[-1], side="right"), len(upto) - 1).astype(np.int64)
     rows = int(table.rows)
     head = min(rows, _EXACT_RANKS)
     frequent = np.cumsum((np.arange(1.0, head + 1) + table.offset) ** -table.skew)

@@ -8,6 +8,7 @@ logs, not a measurement. The counts of a trace replace it where one is given (`H
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,6 +58,12 @@ class IdBins:
         weights = (ranks + offset) ** -skew
         return cls(edges, np.asarray(weights / float((weights * np.diff(edges)).sum())), single)
 
+    @classmethod
+    def of_shares(cls, shares: Sequence[float]) -> IdBins:
+        """The bins of ids whose probabilities are known, most frequent first; they are scaled to a sum of 1."""
+        p = np.array(shares)
+        return cls(np.arange(len(p) + 1.0) + 0.5, np.asarray(p / p.sum()), len(p))
+
     @property
     def ids(self) -> NDArray[np.float64]:
         """The number of ids of each bin [bins]."""
@@ -85,23 +92,23 @@ def _edges(vocabulary: float) -> NDArray[np.float64]:
 class ZipfLaw:
     """Zipf's law for the ids of `fields` identical fields, each with an equal share of the vocabulary.
 
-    With one field all ids follow the same law. `offset`: see expected_unique.
+    With one field all ids follow the same law. `offset`: see expected_unique. `shares`, if any, are the probabilities
+    of the ids of a single field, most frequent first; they replace the law.
     """
 
     vocabulary: float
     skew: float
     fields: int = 1
     offset: float = 0.0
+    shares: tuple[float, ...] = ()
 
     def unique(self, draws: float, beyond: float = 0.0) -> float:
         """Expected number of distinct ids among `draws` drawn ids, without the `beyond` most frequent ones."""
-        return self.fields * expected_unique(
-            draws / self.fields,
-            self.vocabulary / self.fields,
-            self.skew,
-            beyond=beyond / self.fields,
-            offset=self.offset,
-        )
+        if draws <= 0:
+            return 0.0
+        bins = self.bins
+        present = bins.expected_present(draws / self.fields)
+        return self.fields * float((bins.beyond(beyond / self.fields) * present).sum())
 
     def draws_of(self, unique: float) -> float:
         """The number of draws that hold `unique` distinct ids, to a relative 1e-6; infinite for all ids there are."""
@@ -125,12 +132,14 @@ class ZipfLaw:
 
     def tables(self, hot: float = 0.0) -> tuple[tuple[ZipfLaw, float, float], ...]:
         """Each field's table: the law of its ids, its share of the draws, and its part of the `hot` hottest rows."""
-        own = ZipfLaw(self.vocabulary / self.fields, self.skew, offset=self.offset)
+        own = ZipfLaw(self.vocabulary / self.fields, self.skew, offset=self.offset, shares=self.shares)
         return ((own, 1 / self.fields, hot / self.fields),) * self.fields
 
     @property
     def bins(self) -> IdBins:
         """The ids of one field."""
+        if self.shares:
+            return IdBins.of_shares(self.shares)
         return IdBins.of(self.vocabulary / self.fields, self.skew, self.offset)
 
 

@@ -61,6 +61,10 @@ from dessim.workload.operators import (
 from dessim.workload.row_optimizers import ROW_OPTIMIZERS, RowOptimizer
 from dessim.workload.symbol_values import symbols_of
 
+MAX_SHARES = 64
+"""A table of at most this many rows may state the share of each."""
+_SHARES_SUM_ERROR = 1e-3
+
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -86,7 +90,8 @@ class Table(_Strict):
     """One embedding table of a version 2 file: the rows of one field.
 
     `ids`: mean ids a sample. `skew`, `offset`: the r-th most frequent id has a probability proportional to
-    (r + offset)**-skew. `width` must be that of all tables, and `pooling` that of the model.
+    (r + offset)**-skew. `shares` states the probabilities of all ids of a small table instead, most frequent first.
+    `width` must be that of all tables, and `pooling` that of the model.
     """
 
     name: Annotated[str, Field(max_length=100)] = ""
@@ -94,13 +99,23 @@ class Table(_Strict):
     ids: Annotated[float, Field(gt=0, le=1e6)] = 1.0
     skew: Annotated[float, Field(ge=0, le=20)] = 1.05
     offset: Annotated[float, Field(ge=0)] = 0.0
+    shares: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(max_length=MAX_SHARES)] = ()
     width: Positive | None = None
     pooling: Literal["sum", "mean", "max", "attention"] | None = None
 
     @property
     def law(self) -> ZipfLaw:
         """The law of its ids."""
-        return ZipfLaw(self.rows, self.skew, offset=self.offset)
+        return ZipfLaw(self.rows, self.skew, offset=self.offset, shares=self.shares)
+
+    @model_validator(mode="after")
+    def _shares_are_those_of_the_rows(self) -> Table:
+        if self.shares:
+            if len(self.shares) != self.rows:
+                raise ValueError(f"{len(self.shares)} shares for {self.rows:g} rows; each row needs one")
+            if abs(sum(self.shares) - 1) > _SHARES_SUM_ERROR or list(self.shares) != sorted(self.shares, reverse=True):
+                raise ValueError("shares must add up to 1, the largest first")
+        return self
 
 
 class DenseInput(_Strict):

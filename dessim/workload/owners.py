@@ -29,7 +29,7 @@ _DIGITS = 11
 
 
 _EVEN = 1.005
-"""Up to this share of the mean, the busiest dedicated server counts as one like all others."""
+"""Up to this share of the mean, the load of the busiest dedicated server counts as equal to that of all others."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,6 +73,17 @@ def test_des_with_field_placement_leaves_ranks_without_a_table(three: Path) -> N
         assert result["bytes_match"] and result["max_param_diff"] < 1e-12, result
 
 
+def test_drawn_ids_have_the_stated_shares(tmp_path: Path) -> None:
+    path = tmp_path / "shares.toml"
+    path.write_text(THREE_TABLES.replace("rows = 40\nskew = 0.5", "rows = 3\nshares = [0.7, 0.2, 0.1]"))
+    model = load_model(path)
+    samples = 40_000
+    batch = Zipf.of(model, 5).examples(samples).take(torch.arange(samples))
+    _, counts = torch.unique(batch.ids[batch.field == 1], return_counts=True)
+    found = sorted((counts / samples).tolist(), reverse=True)
+    assert found == pytest.approx([0.7, 0.2, 0.1], abs=0.01)
+
+
 def test_drawn_ids_follow_the_laws_of_their_tables(three: Path) -> None:
     model = load_model(three)
     samples = 40_000

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dessim.workload.ids import HeapsLaw, expected_unique
+from dessim.workload.ids import HeapsLaw, ZipfLaw, expected_unique
 
 
 def exact(draws: int, vocabulary: int, skew: float) -> float:
@@ -70,3 +70,13 @@ def test_heaps_law_bounds_what_its_points_do_not_determine():
     assert HeapsLaw.through(100, 50, 200, 150).exponent == 1.0  # faster than draws: not a law of ids
     assert HeapsLaw.through(100, 50, 200, 40).exponent == 0.0
     assert HeapsLaw(1.0, 1.0).unique(10) == 10
+
+
+def test_stated_shares_replace_the_law():
+    law = ZipfLaw(3, 9.0, shares=(0.7, 0.2, 0.1))
+    exact = sum(1 - (1 - p) ** 5 for p in law.shares)
+    assert law.unique(5) == pytest.approx(exact, rel=1e-12)
+    assert law.unique(5, beyond=1) == pytest.approx(exact - (1 - 0.3**5), rel=1e-12)
+    assert law.bins.single == 3 and law.unique(1e9) == pytest.approx(3)
+    ((own, share, hot),) = law.tables(2.0)
+    assert own.shares == law.shares and (share, hot) == (1, 2.0)

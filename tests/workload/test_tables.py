@@ -106,6 +106,10 @@ def test_each_rank_holds_the_tables_that_it_owns() -> None:
         ),
         (raw({"rows": 5, "pooling": "max"}), 'tables.0.pooling = "max"'),
         (raw({"rows": 5}, input={"fields": 2}), "input.fields follows from [[tables]]; remove it"),
+        (raw({"rows": 3, "shares": [0.7, 0.3]}), "2 shares for 3 rows; each row needs one"),
+        (raw({"rows": 2, "shares": [0.3, 0.7]}), "shares must add up to 1, the largest first"),
+        (raw({"rows": 2, "shares": [0.7, 0.2]}), "shares must add up to 1, the largest first"),
+        (raw({"rows": 65, "shares": [1 / 65] * 65}), "at most 64 items"),
         (raw({"rows": 5, "rowz": 6}), "tables.0.rowz: Extra inputs are not permitted"),
     ],
 )

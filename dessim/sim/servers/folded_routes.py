@@ -78,7 +78,7 @@ def open_channels(
     """Route all messages between `workers` [N] and `servers` [S], given as ids of the GPUs where they are attached.
 
     No worker may share a GPU with a server. A worker hands over its S messages one after the other. With
-    `first_apart` server 0 is in a class of its own, for messages of another size.
+    `first_apart` server 0 has its own class, for messages of another size.
     """
     n = len(workers)
     s = len(servers)

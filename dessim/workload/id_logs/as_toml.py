@@ -36,6 +36,11 @@ def _lines(table: MeasuredTable) -> list[str]:
         f"name = {name}",
         f"rows = {table.law.vocabulary:.0f}",
         f"ids = {table.ids!r}",
-        f"skew = {table.law.skew!r}",
-        f"offset = {table.law.offset!r}",
+        *_law(table),
     ]
+
+
+def _law(table: MeasuredTable) -> list[str]:
+    if table.law.shares:
+        return [f"shares = {list(table.law.shares)}"]
+    return [f"skew = {table.law.skew!r}", f"offset = {table.law.offset!r}"]

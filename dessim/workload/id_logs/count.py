@@ -15,6 +15,7 @@ from dessim.arrays import Ints
 from dessim.cluster.hashing import Hashes
 from dessim.workload.id_logs.blocks import LARGEST_BLOCK, SMALLEST_BATCH, Block, half_of
 from dessim.workload.id_logs.columns import Column
+from dessim.workload.model import MAX_SHARES
 
 MAX_KEPT = 200_000  # hashes a table
 
@@ -85,7 +86,8 @@ class Tally:
     """The counts of one table so far.
 
     `ids` [2] and `different` [2, sizes] are sums over the complete blocks of each half: the fitted half is 0, the one
-    that checks is 1. `all_ids` and `sample` include an incomplete last block.
+    that checks is 1. `all_ids` and `sample` include an incomplete last block. `frequencies` are the occurrences of each
+    id in the fitted half, by its hash, for a table of few ids.
     """
 
     sizes: Ints
@@ -93,6 +95,7 @@ class Tally:
     different: Ints
     all_ids: int = 0
     sample: IdSample = field(default_factory=IdSample)
+    frequencies: dict[int, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, sizes: Ints) -> Tally:
@@ -109,3 +112,25 @@ class Tally:
             half = half_of(block.number)
             self.ids[half] += len(keys)
             self.different[half] += different_by_batch(keys, self.sizes)
+            if half == 0:
+                self._count(keys)
+
+    def _count(self, keys: Hashes) -> None:
+        if self.sample.different > MAX_SHARES:
+            self.frequencies.clear()
+            return
+        found, counts = np.unique(keys >> np.uint64(_SAMPLE_BITS), return_counts=True)
+        for hashed, count in zip(found.tolist(), counts.tolist(), strict=True):
+            self.frequencies[hashed] = self.frequencies.get(hashed, 0) + count
+
+    def shares(self) -> tuple[float, ...]:
+        """The shares of all ids of a table of few ids, most frequent first; () for other tables.
+
+        An id that only the other half has counts as half an occurrence.
+        """
+        different = self.sample.different
+        if different > MAX_SHARES or not self.frequencies:
+            return ()
+        counts = sorted(self.frequencies.values(), reverse=True)
+        padded = [*counts, *[0.5] * (different - len(counts))]
+        return tuple(float(f"{count / sum(padded):.6g}") for count in padded)

@@ -9,7 +9,7 @@ from dessim.errors import ModelError
 from dessim.files import read_toml
 from dessim.workload.model import Model, parse_model
 
-MEASURED = ("rows", "ids", "skew", "offset")
+MEASURED = ("rows", "ids", "skew", "offset", "shares")
 
 _FOLLOWS = {"fields", "ids_per_sample", "vocabulary", "skew"}  # keys of `input` that follow from the tables
 
@@ -27,8 +27,13 @@ def with_measured_ids(model: Model, path: Path) -> Model:
         listed = ", ".join(name or "(no name)" for name in names)
         raise ModelError(path, "tables", f"{model.name} has no table {lacking[0]!r}; its tables: {listed}")
     raw = model.model_dump(exclude={"input": _FOLLOWS})
-    raw["tables"] = [table | measured.get(table["name"], {}) for table in raw["tables"]]
+    raw["tables"] = [_with(table, measured.get(table["name"], {})) for table in raw["tables"]]
     return parse_model(raw, path)
+
+
+def _with(table: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any]:
+    """The table with what was measured of it; shares of other rows do not stay."""
+    return table | {"shares": ()} | measured if measured else table
 
 
 def _measured(path: Path) -> dict[str, dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dessim.errors import FileError
@@ -65,6 +65,7 @@ class MeasuredTable:
             "ids": self.ids,
             "skew": self.law.skew,
             "offset": self.law.offset,
+            "shares": list(self.law.shares),
             "largest_error": self.largest_error,
             "batches": [check.to_json() for check in self.checks],
         }
@@ -123,7 +124,10 @@ def _fitted(name: str, tally: Tally, samples: int, found: Sequence[int], size: i
     batches = [blocks_found * size / tally.sizes for blocks_found in found]
     fitted, measured = (tally.different[half] / batches[half] for half in range(2))
     draws = tally.ids[0] / (found[0] * size) * tally.sizes
-    law = fit_law(draws, fitted, tally.sample.different)
+    shares = tally.shares()
+    law = replace(fit_law(draws, fitted, tally.sample.different), shares=shares)
+    if shares:
+        law = replace(law, vocabulary=float(len(shares)))
     checks = tuple(
         BatchCheck(batch, in_fitted, in_checked, float(f"{law.unique(drawn):.6g}"))
         for batch, in_fitted, in_checked, drawn in zip(

@@ -1,7 +1,7 @@
 """Predictions of published nccl-tests readings with the transports that ship: `dessim validate --published`.
 
-The shipped transports were fitted to the same readings, without what is peculiar to one cluster. How well they predict a
-cluster that was left out is on the page docs/nccl.md. Bounds are those of the folder's bounds.toml.
+The shipped transports were fitted to the same readings, without what is peculiar to one cluster. How well they predict
+a cluster that was left out is on the page docs/nccl.md. Bounds are those of the folder's bounds.toml.
 """
 
 from __future__ import annotations

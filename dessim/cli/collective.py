@@ -38,6 +38,15 @@ def collective(
     algorithm: Annotated[
         str, typer.Option(help="Name of an algorithm, such as ring or double_tree, or auto.")
     ] = "auto",
+    protocol: Annotated[
+        str, typer.Option(help="Protocol of NCCL's algorithms: ll, ll128 or simple; default: NCCL chooses.")
+    ] = "",
+    channels: Annotated[
+        int | None, typer.Option(help="Most channels of NCCL's rings and trees; default: NCCL chooses.", min=1, max=64)
+    ] = None,
+    gpus_per_process: Annotated[
+        int, typer.Option(help="GPUs that one process drives, nccl-tests' -g; for NCCL transports.", min=1)
+    ] = 1,
     chunks: Annotated[
         int | None, typer.Option(help="Chunks of a pipelined algorithm; default: messages of 512 KiB.", min=1)
     ] = None,
@@ -59,16 +68,25 @@ def collective(
 ) -> None:
     """Time one collective on an idle cluster.
 
-    Prints the columns of nccl-tests.
+    Prints the columns of nccl-tests. With an NCCL transport, the names ring, tree, nvls, nvls_tree, collnet and pat are
+    NCCL's own where --protocol or --channels is given, or no textbook algorithm has the name.
     """
     from dessim.calibrate.profile import with_profile
     from dessim.cluster import load_cluster
     from dessim.collectives import Options
+    from dessim.collectives.nccl.model import protocol_named
     from dessim.commands.collective import CollectiveRequest, time_collective
     from dessim.results.show import print_collectives
     from dessim.sim.faults.fault_file import load_faults
 
     machine = with_profile(load_cluster(cluster), transport)
+    if protocol:
+        protocol_named(protocol)
+    if (protocol or channels is not None or gpus_per_process > 1) and machine.transport.nccl is None:
+        raise UsageError(
+            f"--protocol, --channels and --gpus-per-process need an NCCL transport; {machine.name} has "
+            f"{machine.transport.name}"
+        )
     sizes = parse_sizes(size)
     request = CollectiveRequest(
         cluster=machine,
@@ -78,7 +96,15 @@ def collective(
         algorithm=algorithm,
         folding=fold is Fold.ON,
         network=network.value,
-        options=Options(chunks, root, parse_sides(dims)),
+        options=Options(
+            chunks,
+            root,
+            parse_sides(dims),
+            protocol=protocol,
+            channels=channels,
+            repeated=True,
+            gpus_per_process=gpus_per_process,
+        ),
         uneven=uneven,
         tolerance=tolerance,
         scenario=load_faults(faults, machine) if faults is not None else None,

@@ -75,7 +75,9 @@ class Options:
 
     `chunks` is the number of chunks in a pipeline (None: by size, see `pipeline.chunks_for`), `root` the root of rooted
     ops, `dims` the sides of a torus (empty: as balanced as possible), and `arrivals` says when ranks arrive. `protocol`
-    ("": NCCL chooses) and `channels` (None: NCCL chooses) override NCCL.
+    ("": NCCL chooses) and `channels` (None: NCCL chooses) override NCCL. With `repeated` the op is one of many calls
+    that follow each other, as nccl-tests times them, and one process drives `gpus_per_process` GPUs; both matter to
+    NCCL's own algorithms only.
     """
 
     chunks: int | None = None
@@ -84,6 +86,8 @@ class Options:
     arrivals: ArrivalTimes = ArrivalTimes()
     protocol: str = ""
     channels: int | None = None
+    repeated: bool = False
+    gpus_per_process: int = 1
 
 
 @dataclass(frozen=True, slots=True)

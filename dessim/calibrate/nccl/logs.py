@@ -25,7 +25,7 @@ MAX_BYTES = 64 << 20
 """No log is larger; a larger file was given by mistake."""
 _RANK = re.compile(r"^#\s+Rank\s+(\d+)\b.*?(?:\bon\s+(\S+))?\s+device\b", re.IGNORECASE)
 _OP = re.compile(
-    r"\b(all_?reduce|all_?gather|reduce_?scatter|all_?to_?all|broadcast|reduce|send_?recv|gather|scatter)(?:_perf)?\b",
+    r"(?<![a-z])(all_?reduce|all_?gather|reduce_?scatter|all_?to_?all|broadcast|reduce|send_?recv|gather|scatter)(?![a-z])",
     re.IGNORECASE,
 )
 _TITLE = re.compile(r"^#?\s*(?:Collective(?: test starting)?:|Test:|Running|\+|\$|mpirun|srun|./)", re.IGNORECASE)

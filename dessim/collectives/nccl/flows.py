@@ -55,7 +55,8 @@ def traffic(
         edges += _between(servers, across, algorithm)
     src, dst, sizes = (np.concatenate(column) for column in zip(*edges, strict=True))
     stage = Stage(("nccl", str(op), algorithm), src.astype(np.int64), dst.astype(np.int64), sizes.astype(np.float64))
-    return Traffic(stage, busy_seconds(inside, across * passes(algorithm, setup.nodes), setup, nic))
+    both = 2 * (1 - 1 / setup.per_node) if algorithm == "tree" else 1.0
+    return Traffic(stage, busy_seconds(inside * both, across * passes(algorithm, setup.nodes), setup, nic))
 
 
 def busy_seconds(inside: float, across: float, setup: Setup, nic: float) -> float:

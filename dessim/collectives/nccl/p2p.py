@@ -70,7 +70,7 @@ def grouped(peers: Peers, setup: Setup, c: Values) -> float:
         inside = _inside(peers, setup, c, min(total, count * peers.local)) + _fill(peers, setup, c, count)
     if peers.remote:
         across = c["p2p_network"] + _across(peers, setup, c, min(total, count * peers.remote))
-    return time + protocols.either(inside, across)
+    return time + protocols.either(inside, across, sharpness=protocols.SHARP)
 
 
 def _inside(peers: Peers, setup: Setup, c: Values, channels: int) -> float:
@@ -97,4 +97,4 @@ def _across(peers: Peers, setup: Setup, c: Values, channels: int) -> float:
     messages = peers.remote * max(1.0, peers.size / step(setup))
     wire = size * US_PER_BYTE_AT_GB / (nic * c["network_efficiency"]) + messages * c["p2p_message"]
     spread = size * US_PER_BYTE_AT_GB / (c["p2p_network_channel"] * channels)
-    return protocols.either(wire, spread, messages * c["message"])
+    return protocols.either(wire, spread, messages * c["message"], sharpness=protocols.SHARP)

@@ -22,7 +22,9 @@ _LL_LINE = 8
 """Bytes of data that a thread moves at a time with LL: src/device/prims_ll.h."""
 _LL_THREADS = (96.0, 512.0)
 """Fewest (three warps) and most threads of a channel with LL: src/enqueue.cc, NCCL_LL_MAX_NTHREADS."""
-_SHARPNESS = 4.0
+SHARPNESS = 4.0
+SHARP = 8.0
+"""For times of which the longer hides nearly all of the shorter: slices of Simple, messages between two ranks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ PROTOCOLS = (LL, LL128, SIMPLE)
 """Chunks are an eighth of the buffers of 512 KiB, 4.7 MiB and 4 MiB; Simple's rings take four of them: src/init.cc."""
 
 
-def either(*times: float, sharpness: float = _SHARPNESS) -> float:
+def either(*times: float, sharpness: float = SHARPNESS) -> float:
     """A time near the largest of several that overlap, a little above it where two are alike."""
     longest = max(times)
     if longest <= 0:

@@ -39,14 +39,15 @@ def _step(setup: Setup, lanes: Lanes, chunk: float, c: Values) -> float:
     posts = parts * protocols.posts(setup, lanes, c)
     if protocol is SIMPLE:
         inside, across = hop + moving / parts, (moving + wire) / parts
-        own = protocols.either(hop + moving, wire + posts)
+        own = protocols.either(hop + moving, wire + posts, sharpness=protocols.SHARP)
     else:
         first = moving * protocols.first_part(protocol, chunk)
         inside, across = hop + first, wire + first
         own = protocols.either(moving, wire + posts)
     across += c[f"network_ring_{protocol.name}"]
     edges = setup.n - setup.nodes
-    return protocols.either(own, (edges * inside + setup.nodes * across) / setup.n)
+    mean = (edges * inside + setup.nodes * across) / setup.n
+    return protocols.either(own, mean, sharpness=protocols.SHARP if protocol is SIMPLE else protocols.SHARPNESS)
 
 
 def chain(size: float, setup: Setup, lanes: Lanes, c: Values, back_to_back: bool) -> float:

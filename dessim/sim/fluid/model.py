@@ -21,7 +21,6 @@ from dessim.collectives import Layout, Options, Stage, algorithms_for, schedule
 from dessim.collectives.alltoall import excess
 from dessim.collectives.choose import Floor, fastest
 from dessim.collectives.gloo import NAME as GLOO
-from dessim.collectives.nccl.model import Override
 from dessim.errors import SimulationError
 from dessim.sim.collective import CollectiveObserver, Outcome, Placement
 from dessim.sim.core.bounds import LATENCY, Parts, add_parts
@@ -84,7 +83,7 @@ class FluidNetwork:
         self._layouts = {name: layout_of(self.cluster, gpus) for name, gpus in self._placement.gpus.items()}
         self._algorithms = dict(algorithms or {})
         self._options = options
-        self._nccl = NcclCalls(self.cluster, self._placement.gpus, _override(options))
+        self._nccl = NcclCalls(self.cluster, self._placement.gpus, options or Options())
         self._chosen: dict[tuple[object, ...], str] = {}
         self._buckets = Buckets(self.cluster)
         self.solves = 0
@@ -284,10 +283,6 @@ class FluidNetwork:
 def _without_latency(stage: _RoutedStage) -> _RoutedStage:
     """The bytes of a stage alone: NCCL's model has its latency."""
     return replace(stage, flows=replace(stage.flows, fixed=np.zeros_like(stage.flows.fixed)))
-
-
-def _override(options: Options | None) -> Override:
-    return Override() if options is None else Override(protocol=options.protocol, channels=options.channels)
 
 
 def layout_of(cluster: Cluster, gpus: Ints) -> Layout:

@@ -8,16 +8,18 @@ collective ends when both agree: not before the model allows, and later by what 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dessim.arrays import Floats, Ints
 from dessim.cluster import Cluster
+from dessim.cluster.tree_routes import sums_in_fabric
 from dessim.collectives.nccl import flows
 from dessim.collectives.nccl.flows import Servers
-from dessim.collectives.nccl.model import ALGORITHMS, Override, run
+from dessim.collectives.nccl.model import ALGORITHMS, Override
 from dessim.collectives.nccl.on_cluster import setup_of, values_on
 from dessim.collectives.nccl.setup import Setup
-from dessim.collectives.schedule import Stage
+from dessim.collectives.nccl.steady import SteadyRuns
+from dessim.collectives.schedule import Options, Stage
 from dessim.trace.schema import Collective
 
 _MESSAGES = "p2p"
@@ -45,18 +47,19 @@ class Call:
 class NcclCalls:
     """The collectives of NCCL over the groups of a job; `gpus` are those of each group."""
 
-    def __init__(self, cluster: Cluster, gpus: Mapping[str, Ints], override: Override) -> None:
+    def __init__(self, cluster: Cluster, gpus: Mapping[str, Ints], options: Options) -> None:
         self._cluster = cluster
         self._gpus = gpus
-        self._override = override
+        self._options = options
         self._groups: dict[str, tuple[Setup, dict[str, float], Servers, float]] = {}
         self._calls: dict[tuple[object, ...], Call] = {}
+        self._steady: dict[tuple[Collective, str, str], SteadyRuns] = {}
 
     def runs(self, algorithm: str) -> bool:
         """Whether NCCL's model runs the collective: its own choice, or a name or an override that only it knows."""
         if self._cluster.transport.nccl is None:
             return False
-        overridden = bool(self._override.protocol) or self._override.channels is not None
+        overridden = bool(self._options.protocol) or self._options.channels is not None
         return algorithm == "auto" or algorithm in _ONLY_NCCL or (overridden and algorithm in ALGORITHMS)
 
     def call(self, op: Collective, algorithm: str, group: str, size: float, sizes: Floats | None = None) -> Call:
@@ -70,17 +73,30 @@ class NcclCalls:
 
     def _call(self, op: Collective, algorithm: str, group: str, size: float) -> Call:
         setup, values, servers, nic = self._group(group)
-        override = Override("" if algorithm == "auto" else algorithm, self._override.protocol, self._override.channels)
-        found = run(op, size, setup, values, override)
+        found = self._runs(op, algorithm, group, setup, values).run(size)
         if found.algorithm == _MESSAGES:
             return Call(found.name, found.microseconds * 1e-6, _busy_with_messages(op, size, setup, nic), None)
         moved = flows.traffic(op, found.algorithm, size, found.protocol.wire, setup, servers, nic)
         return Call(found.name, found.microseconds * 1e-6, moved.seconds, moved.stage)
 
+    def _runs(
+        self, op: Collective, algorithm: str, group: str, setup: Setup, values: Mapping[str, float]
+    ) -> SteadyRuns:
+        key = (op, algorithm, group)
+        if key not in self._steady:
+            name = "" if algorithm == "auto" else algorithm
+            override = Override(name, self._options.protocol, self._options.channels)
+            # SHARP is off unless it is asked for by name.
+            asked = replace(setup, sharp=sums_in_fabric(self._cluster)) if name == "collnet" else setup
+            self._steady[key] = SteadyRuns(op, asked, values, override, self._options.repeated)
+        return self._steady[key]
+
     def _group(self, group: str) -> tuple[Setup, dict[str, float], Servers, float]:
         if group not in self._groups:
             gpus = self._gpus[group]
             setup = setup_of(self._cluster, gpus)
+            per_process = min(self._options.gpus_per_process, setup.per_node)
+            setup = replace(setup, gpus_per_process=per_process)
             nic = min(kind.node.nic.capacity for kind, _ in self._cluster.wiring.by_kind(gpus))
             values = values_on(self._cluster, setup)
             self._groups[group] = (setup, values, Servers.of(self._cluster.node_of(gpus)), nic)

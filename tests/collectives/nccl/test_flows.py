@@ -1,0 +1,97 @@
+"""NCCL's collectives on the links of a cluster: bytes, idle and crowded times."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from dessim.cluster import Cluster, load_cluster
+from dessim.cluster.scaled import scaled
+from dessim.collectives import Options
+from dessim.collectives.nccl.flows import Servers, traffic
+from dessim.collectives.nccl.model import Override
+from dessim.collectives.nccl.on_cluster import setup_of, values_on
+from dessim.collectives.nccl.steady import SteadyRuns
+from dessim.commands.collective import CollectiveRequest, time_collective
+from dessim.trace.schema import Collective
+
+OPS = [op for op in Collective if op is not Collective.BARRIER]
+
+
+@pytest.fixture(scope="module")
+def h100() -> Cluster:
+    return load_cluster("h100-8x_rail_128")
+
+
+def seconds(cluster: Cluster, op: Collective, gpus: int, size: float, options: Options | None = None) -> float:
+    request = CollectiveRequest(cluster=cluster, op=op, gpus=gpus, size=size, options=options or Options())
+    return time_collective(request).time_s
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("gpus", [8, 16, 64])
+@pytest.mark.parametrize("size", [8.0, 1 << 20, 1 << 30])
+def test_on_an_idle_network_the_model_is_the_time(h100: Cluster, op: Collective, gpus: int, size: float) -> None:
+    setup = setup_of(h100, np.arange(gpus))
+    expected = SteadyRuns(op, setup, values_on(h100, setup), Override()).run(size).microseconds * 1e-6
+    assert seconds(h100, op, gpus, size) == pytest.approx(expected, rel=0.1)
+
+
+@pytest.mark.parametrize("algorithm", ["ring", "tree", "nvls_tree"])
+def test_every_gpu_sends_the_bytes_of_its_algorithm(h100: Cluster, algorithm: str) -> None:
+    gpus = np.arange(32)
+    setup = setup_of(h100, gpus)
+    servers = Servers.of(h100.node_of(gpus))
+    moved = traffic(Collective.ALL_REDUCE, algorithm, 1e6, 1.0, setup, servers, 48e9)
+    stage = moved.stage
+    across = h100.node_of(stage.src) != h100.node_of(stage.dst)
+    from_server = np.bincount(h100.node_of(stage.src[across]), stage.size[across])
+    into_server = np.bincount(h100.node_of(stage.dst[across]), stage.size[across])
+    passes = 2 * 31 / 32 if algorithm == "ring" else 2 * 3 / 4
+    assert from_server.mean() == pytest.approx(passes * 1e6)
+    assert into_server.sum() == pytest.approx(from_server.sum())
+
+
+def test_traffic_stays_on_its_rail(h100: Cluster) -> None:
+    gpus = np.arange(24)
+    moved = traffic(Collective.ALL_REDUCE, "ring", 1e6, 1.0, setup_of(h100, gpus), Servers.of(h100.node_of(gpus)), 48e9)
+    stage = moved.stage
+    across = h100.node_of(stage.src) != h100.node_of(stage.dst)
+    assert (stage.src[across] % 8 == stage.dst[across] % 8).all()
+
+
+@pytest.mark.parametrize("op", [Collective.ALL_REDUCE, Collective.ALL_TO_ALL])
+def test_a_crowded_fabric_takes_longer(op: Collective) -> None:
+    wide = load_cluster("a100-8x_leafspine_16")
+    thin = scaled(wide, "uplink_rate", 0.02)
+    assert seconds(thin, op, 128, 1 << 30) > 2 * seconds(wide, op, 128, 1 << 30)
+    assert seconds(thin, op, 128, 8) == pytest.approx(seconds(wide, op, 128, 8), rel=0.01)
+
+
+def test_an_uneven_last_server_keeps_the_channels_that_both_carry(h100: Cluster) -> None:
+    setup = setup_of(h100, np.arange(12))
+    assert (setup.nodes, setup.per_node, setup.nics) == (2, 8, 4)
+    assert seconds(h100, Collective.ALL_REDUCE, 12, 1 << 28) > seconds(h100, Collective.ALL_REDUCE, 16, 1 << 28)
+
+
+def test_overheads_scale_with_the_what_if_of_overhead(h100: Cluster) -> None:
+    free = scaled(h100, "overhead", 0.0)
+    assert seconds(free, Collective.ALL_REDUCE, 8, 8) < 0.1 * seconds(h100, Collective.ALL_REDUCE, 8, 8)
+
+
+def test_repeated_calls_of_one_process_have_its_floor(h100: Cluster) -> None:
+    many = Options(repeated=True, gpus_per_process=8)
+    assert seconds(h100, Collective.ALL_REDUCE, 8, 8, many) > 30e-6
+
+
+def test_another_transport_is_unchanged() -> None:
+    """gloo and textbook algorithms do not use NCCL's model."""
+    cluster = load_cluster("h100-8x_rail_128")
+    ideal = replace(cluster, transport=replace(cluster.transport, nccl=None))
+    assert time_collective(CollectiveRequest(cluster=ideal, op=Collective.ALL_REDUCE, gpus=8, size=8.0)).algorithm in (
+        "ring",
+        "double_tree",
+        "nvls",
+    )

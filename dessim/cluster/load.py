@@ -13,8 +13,9 @@ from dessim.cluster.graph import Cluster
 from dessim.cluster.links import LinkBuilder
 from dessim.cluster.node import add_node_layers
 from dessim.cluster.parts import Gpu
+from dessim.cluster.spec.gpu import GpuTable
 from dessim.cluster.spec.overrides import overridden_links
-from dessim.cluster.spec.parts import Catalogue, GpuTable
+from dessim.cluster.spec.parts import Catalogue
 from dessim.cluster.spec.tiered_fabrics import Site
 from dessim.cluster.spec.topology_file import TopologyFile, problems
 from dessim.cluster.wiring import add_wiring

@@ -25,6 +25,13 @@ Dense features enter through a bottom mlp, whose output is one more embedding:
     features = 13
     widths = [512, 256, 16]  # ends with the embedding's width
 
+Values are float32 unless the file states another precision:
+
+    [precision]
+    dense = "bf16"           # products of matrices, activations and weights: fp32, tf32, bf16, fp16, fp8
+    rows = "fp16"            # rows of tables: fp32, bf16, fp16, fp8; their optimizer state stays float32
+    wire = "fp16"            # values that workers send
+
 The capital letters are the symbols of formulas (dessim.workload.symbols).
 
 A file with schema_version = 2 lists unequal tables; `input` then has batch_per_worker alone:
@@ -45,6 +52,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from dessim.compute import Precision
 from dessim.errors import ModelError
 from dessim.workload.ids import IdLaw, TablesLaw, ZipfLaw
 from dessim.workload.operators import (
@@ -110,6 +118,25 @@ class DenseInput(_Strict):
     widths: Widths
 
 
+Stored = Literal[Precision.FP32, Precision.BF16, Precision.FP16, Precision.FP8]
+
+
+class Precisions(_Strict):
+    """The precision of the dense layers, of the rows of tables, and of values on the wire."""
+
+    dense: Precision = Precision.FP32
+    rows: Stored = Precision.FP32
+    wire: Stored = Precision.FP32
+
+    @property
+    def is_default(self) -> bool:
+        """Whether all values are float32."""
+        return self == Precisions()
+
+    def __str__(self) -> str:
+        return f"dense {self.dense}, rows {self.rows}, wire {self.wire}"
+
+
 class Embedding(_Strict):
     """The embedding tables, one row for each feature id.
 
@@ -142,6 +169,7 @@ class Model(_Strict):
     tables: tuple[Table, ...] = ()
     embedding: Embedding
     dense: DenseInput | None = None
+    precision: Precisions = Precisions()
     operators: Annotated[tuple[Spec, ...], Field(min_length=1)]
 
     @model_validator(mode="before")
@@ -321,6 +349,10 @@ class Model(_Strict):
         assert optimizer in ROW_OPTIMIZERS, optimizer
         changed = self.embedding.model_copy(update={"optimizer": optimizer, "optimizer_slots": None})
         return self.model_copy(update={"embedding": changed})
+
+    def at(self, precisions: Precisions) -> Model:
+        """The same model in other precisions."""
+        return self.model_copy(update={"precision": precisions})
 
     def placed(self, placement: str | None) -> Model:
         """The same model with another placement of rows; None keeps the file's. Raises ModelError if it cannot be."""

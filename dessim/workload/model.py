@@ -52,7 +52,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from dessim.compute import Precision
 from dessim.errors import ModelError
 from dessim.workload.ids import IdLaw, TablesLaw, ZipfLaw
 from dessim.workload.operators import (
@@ -66,6 +65,7 @@ from dessim.workload.operators import (
     Widths,
     pooling_costs,
 )
+from dessim.workload.precisions import Precisions
 from dessim.workload.row_optimizers import ROW_OPTIMIZERS, RowOptimizer
 from dessim.workload.symbol_values import symbols_of
 
@@ -116,25 +116,6 @@ class DenseInput(_Strict):
 
     features: Positive
     widths: Widths
-
-
-Stored = Literal[Precision.FP32, Precision.BF16, Precision.FP16, Precision.FP8]
-
-
-class Precisions(_Strict):
-    """The precision of the dense layers, of the rows of tables, and of values on the wire."""
-
-    dense: Precision = Precision.FP32
-    rows: Stored = Precision.FP32
-    wire: Stored = Precision.FP32
-
-    @property
-    def is_default(self) -> bool:
-        """Whether all values are float32."""
-        return self == Precisions()
-
-    def __str__(self) -> str:
-        return f"dense {self.dense}, rows {self.rows}, wire {self.wire}"
 
 
 class Embedding(_Strict):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
+from dessim.cluster import load_cluster
+from dessim.cluster.load import load_device
 from dessim.cluster.spec.gpu import GpuTable
 from dessim.cluster.spec.topology_file import problems
 from dessim.compute import Access, Precision
-from dessim.errors import UsageError
+from dessim.errors import ClusterError, UsageError
 
 PLAIN: dict[str, Any] = {
     "flops": "10 TFLOP/s",
@@ -75,3 +78,31 @@ def test_kernels_are_read_with_their_curves() -> None:
 )
 def test_bad_values_are_refused_by_key(changes: dict[str, object], words: str) -> None:
     assert words in error(**changes)
+
+
+def test_a_device_is_a_part_or_a_file_and_replaces_that_of_every_server(tmp_path: Path) -> None:
+    file = tmp_path / "device.toml"
+    file.write_text('[gpu]\npart = "a100-sxm-80gb"\nname = "ours"\n\n[measured]\nwhere = "here"\n')
+    mixed = load_cluster("lab/mixed_6")
+    for device in (load_device("a100-sxm-80gb"), load_device(str(file))):
+        assert [(gpu, len(on)) for gpu, on in mixed.with_gpu(device).devices(range(6))] == [(device, 6)]
+    assert load_device(str(file)).name == "ours"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "no such device file; write one with: python -m des_ref.bench_ops"),
+        ("[transport]\n", r"has no \[gpu\]; write one with"),
+        ('[gpu]\npart = "h200-sxm"\nmemory = 3\n', "gpu.memory: size needs a unit"),
+        ("[gpu\n", "not TOML"),
+    ],
+)
+def test_device_files_that_cannot_be_used_are_refused(tmp_path: Path, text: str | None, words: str) -> None:
+    file = tmp_path / "device.toml"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(ClusterError, match=words):
+        load_device(str(file))
+    with pytest.raises(UsageError, match=r"device 'h300' is unknown; choose from .*; or give a .toml file"):
+        load_device("h300")

@@ -14,7 +14,7 @@ import numpy as np
 from dessim.cluster import Cluster, Gpu
 from dessim.compute import Precision
 from dessim.errors import UsageError
-from dessim.sim.core.kernel_times import Product, Work, op_seconds
+from dessim.sim.core.kernel_times import Product, Work, launched, op_seconds
 from dessim.trace.schema import Kind
 from dessim.units import format_bandwidth
 from dessim.workload.dag import Workload
@@ -75,7 +75,7 @@ def durations_of(
         return seconds, source
     # Reads from the host overlap with the GPU's own memory, so an op takes as long as the slower of the two.
     from_host = {
-        op.name: op.kernels * gpu.launch_overhead + spill.seconds[op.name]
+        op.name: launched(gpu, op.kernels, spill.seconds[op.name], plan.graphs)
         for op in plan.ops
         if op.name in spill.seconds
     }

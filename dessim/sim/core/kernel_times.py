@@ -60,16 +60,24 @@ def op_seconds(gpu: Gpu, work: Work, graphs: bool = False) -> float:
     Raises UsageError where the device does not state the rate of the precision, or `graphs` and no times of graphs.
     """
     kernels = gpu.kernels
-    if graphs and (kernels is None or kernels.graph_launch is None):
-        raise UsageError(f"{gpu.name} states no graph_launch under [gpu.kernels]; leave out --launch graph")
     if kernels is None:
-        return roofline(gpu, work.flops, work.bytes, work.kernels, work.precision)
-    busy = work.kernels * kernels.floor + _products(gpu, kernels, work) + _rest(gpu, kernels, work)
+        busy = roofline(gpu, work.flops, work.bytes, 0.0, work.precision)
+    else:
+        busy = _products(gpu, kernels, work) + _rest(gpu, kernels, work)
+    return launched(gpu, work.kernels, busy, graphs)
+
+
+def launched(gpu: Gpu, kernels: float, busy: float, graphs: bool = False) -> float:
+    """Seconds of `kernels` kernels whose work takes `busy` seconds together. Raises UsageError as `op_seconds` does."""
+    described = gpu.kernels
     if graphs:
-        assert kernels.graph_launch is not None
-        return busy + work.kernels * kernels.graph_launch
+        if described is None or described.graph_launch is None:
+            raise UsageError(f"{gpu.name} states no graph_launch under [gpu.kernels]; leave out --launch graph")
+        return kernels * (described.floor + described.graph_launch) + busy
+    if described is None:
+        return kernels * gpu.launch_overhead + busy
     # The host launches kernels while others run, so that only the slower of the two counts.
-    return max(busy, work.kernels * gpu.launch_overhead)
+    return max(kernels * gpu.launch_overhead, kernels * described.floor + busy)
 
 
 def _products(gpu: Gpu, kernels: Kernels, work: Work) -> float:

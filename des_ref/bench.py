@@ -4,9 +4,9 @@
     torchrun ... -m des_ref.bench --ops all_reduce,all_to_all --sizes 64KiB,1MiB,4MiB --iterations 10 -o bench.json
     torchrun ... -m des_ref.bench --cases cases.json -o bench.json
 
-bench_ops.py lists what can be timed. An iteration starts at a barrier and lasts from the last rank's start to the last
-rank's end, on clocks that pings have made comparable. The table shows the median over the iterations, the file all of
-them. Sizes are S of nccl-tests (dessim.trace.schema), per rank. algbw = S / t; busbw = algbw times 2(n-1)/n for
+bench_cases.py lists what can be timed. An iteration starts at a barrier and lasts from the last rank's start to the
+last rank's end, on clocks that pings have made comparable. The table shows the median over the iterations, the file
+all of them. Sizes are S of nccl-tests (dessim.trace.schema), per rank. algbw = S / t; busbw = algbw times 2(n-1)/n for
 all_reduce, (n-1)/n for the others; GB/s is 1e9 bytes/s.
 """
 
@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from des_ref.bench_ops import BYTES, COLLECTIVES, OPS, Case, Groups, Part, Runner, load_cases, whole
+from des_ref.bench_cases import BYTES, COLLECTIVES, OPS, Case, Groups, Part, Runner, load_cases, whole
 from des_ref.cli import Parser, leave, output_file, positive, run
 from des_ref.comm import Comm, open_comm, record
 from des_ref.machine import core_seconds
@@ -139,7 +139,7 @@ def parser() -> argparse.ArgumentParser:
     p = Parser(prog="des_ref.bench", description="Time collectives and messages, in nccl-tests' columns.")
     p.add_argument("--ops", default=",".join(COLLECTIVES), help="ops, comma-separated (default: the four collectives)")
     p.add_argument("--sizes", default="4KiB,64KiB,1MiB,4MiB", help="S per rank with units, comma-separated")
-    p.add_argument("--cases", type=Path, metavar="FILE", help="time the cases of a JSON file (des_ref/bench_ops.py)")
+    p.add_argument("--cases", type=Path, metavar="FILE", help="time the cases of a JSON file (des_ref/bench_cases.py)")
     p.add_argument(
         "--iterations", type=positive, metavar="N", default=10, help="timed iterations of each case (default: 10)"
     )

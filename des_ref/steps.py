@@ -49,6 +49,7 @@ from dessim.errors import UsageError
 from dessim.files import write_json
 from dessim.trace.schema import PREFETCH
 from dessim.workload.strategies import plan
+from dessim.workload.symbol_values import value_bytes
 
 STALENESS = 4  # of ps_async, in steps
 TIMEOUT_S = 120.0  # after which a silent process of ps_async counts as dead
@@ -180,7 +181,7 @@ def _pipeline(job: Job, comm: Comm, strategy: Strategy) -> Pipeline:
 
 def _sizes(job: Job, comm: Comm, strategy: Strategy, results: Sequence[StepResult]) -> dict[str, float]:
     """S of every collective, mean over this worker's steps."""
-    symbols = strategy.plan.symbols(job.model.symbols(comm.world_size, job.batch)) | {"s": float(strategy.value_bytes)}
+    symbols = strategy.plan.symbols(job.model.symbols(comm.world_size, job.batch)) | value_bytes(strategy.value_bytes)
     sums = {op.name: 0.0 for op in strategy.plan.collectives}
     for result in results:
         variables = strategy.op_vars(result.counts, job.batch)

@@ -31,6 +31,7 @@ from des_ref.strategies.base import Lane, StepResult, Strategy
 from des_ref.tracing.planned import PlannedRecorder, with_sizes
 from dessim.trace.schema import PREFETCH, Op
 from dessim.workload.model import Model
+from dessim.workload.symbol_values import value_bytes
 
 _FULL_STEPS = 2  # steps of a small case in which collectives that bypass comm.py would be seen, too
 _LARGEST = sys.float_info.max
@@ -68,7 +69,7 @@ def compare(
     run = _Run.prepare(case, model, comm, batches)
     plan = run.strategy.plan
     symbols = plan.symbols(model.symbols(comm.world_size, len(batches[0])))
-    audit = Audit(plan, symbols | {"s": float(run.strategy.value_bytes)})
+    audit = Audit(plan, symbols | value_bytes(run.strategy.value_bytes))
     watched = _WatchedPipeline(run, prefetch if case.pipeline else None, batches)
     states = iter(truth)
     worst = {"max_loss_diff": 0.0, "max_grad_diff": 0.0, "max_param_diff": 0.0}

@@ -23,6 +23,7 @@ from des_ref.strategies.base import Optimizers, StepResult
 from des_ref.strategies.ps_async import PsAsync
 from des_ref.strategies.ps_server import Server
 from dessim.workload.model import Model
+from dessim.workload.symbol_values import value_bytes
 
 SERVERS = 1
 TIMEOUT_S = 120.0  # after which a silent process counts as dead
@@ -74,7 +75,7 @@ class _Traffic:
         self._comm = comm
         self._wire = comm.wire
         self._samples = samples
-        self._symbols = model.symbols(comm.world_size, samples) | {"s": float(strategy.value_bytes)}
+        self._symbols = model.symbols(comm.world_size, samples) | value_bytes(strategy.value_bytes)
         self._recorded: Counter[str] = Counter()
         self._planned: Counter[str] = Counter()
         self._mismatches: Counter[str] = Counter()

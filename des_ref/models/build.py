@@ -52,6 +52,11 @@ class Network:
     def __init__(self, model: Model, seed: int, dtype: torch.dtype, device: torch.device | str) -> None:
         if model.dense is not None:
             raise UsageError(f"{model.name} has dense inputs, which des_ref cannot train; leave out [dense]")
+        if not model.precision.is_default:
+            raise UsageError(
+                f"{model.name} states [precision] {model.precision}, and des_ref trains in float32 only; leave out "
+                "[precision], and use --codec for what is sent"
+            )
         self.model = model
         self.seed = seed
         self.dtype = dtype

@@ -31,6 +31,7 @@ from dessim.trace.io import RankWriter, begin, finish
 from dessim.trace.schema import PREFETCH, Header, Kind, Op
 from dessim.workload import formula
 from dessim.workload.model import Model
+from dessim.workload.symbol_values import value_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,7 @@ class TraceSession:
         self._ahead = self._recorder.beside(lane.comm, PREFETCH) if lane is not None else None
         self._last: _Recorded | None = None  # the step before, whose ops ahead still lack their sizes
         symbols = strategy.plan.symbols(model.symbols(comm.world_size, batch))
-        self._symbols = symbols | {"s": float(strategy.value_bytes)}
+        self._symbols = symbols | value_bytes(strategy.value_bytes)
         self._counted: list[dict[str, Op]] = []  # ops of the fully recorded steps, by name
         self._written = 0
         self._recorded_spans_us: list[tuple[float, float]] = []  # start and end on this rank's clock

@@ -13,6 +13,7 @@ from des_ref.strategies.base import Counts, Strategy
 from des_ref.training.source import Opened
 from dessim.workload.model import Model
 from dessim.workload.plan import PlannedOp
+from dessim.workload.symbol_values import value_bytes
 
 
 def summarise(
@@ -77,7 +78,7 @@ def bytes_by_op(model: Model, batch: int, comm: Comm, strategy: Strategy, progre
     With parameter servers, an op counts what a worker and its servers send each other. Sizes are linear in the counts,
     so the sizes at the mean counts are the mean sizes.
     """
-    symbols = strategy.plan.symbols(model.symbols(comm.world_size, batch)) | {"s": float(strategy.value_bytes)}
+    symbols = strategy.plan.symbols(model.symbols(comm.world_size, batch)) | value_bytes(strategy.value_bytes)
     ops = strategy.plan.collectives
     steps = max(progress.steps - progress.steps_before, 1)
     variables = strategy.op_vars(Counts(*(progress.counts / steps).tolist()), batch)

@@ -74,6 +74,24 @@ FoldOption = Annotated[Fold, typer.Option("--fold", help="Simulate identical flo
 NetworkOption = Annotated[
     Network, typer.Option("--network", help="fluid: max-min rates, any size; packet: gloo on a few ranks.")
 ]
+
+
+class Launch(StrEnum):
+    """How a GPU's kernels are launched."""
+
+    EAGER = "eager"
+    GRAPH = "graph"
+
+
+DeviceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--device", help="Device of every server in place of the cluster's: a part, or a file of des_ref.bench_ops."
+    ),
+]
+LaunchOption = Annotated[
+    Launch, typer.Option("--launch", help="Kernels launched one by one by the host, or in CUDA graphs.")
+]
 AlgorithmOption = Annotated[
     list[str] | None, typer.Option("--algorithm", help="OP=NAME sets the algorithm of a collective; may be repeated.")
 ]

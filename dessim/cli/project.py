@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ from dessim.cli.options import (
     AlgorithmOption,
     ClusterOption,
     CsvOption,
+    DeviceOption,
     DrawOption,
     FaultsOption,
     FigureOption,
@@ -18,6 +20,8 @@ from dessim.cli.options import (
     FoldOption,
     JitterOption,
     JsonOption,
+    Launch,
+    LaunchOption,
     Network,
     NetworkOption,
     SeedOption,
@@ -61,6 +65,12 @@ def project(
             help="Codec of values on the wire, such as bf16 or activations=top_k:0.25,dense=fp6: docs/codecs.md."
         ),
     ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(help="Precision of dense layers, rows and wire, such as dense=bf16,rows=fp16,wire=fp16."),
+    ] = None,
+    device: DeviceOption = None,
+    launch: LaunchOption = Launch.EAGER,
     servers: ServersOption = "auto",
     server_device: ServerDeviceOption = "epyc-9654",
     server_threads: ServerThreadsOption = 1,
@@ -85,6 +95,7 @@ def project(
     """
     from dessim.calibrate.profile import with_profile
     from dessim.cluster import load_cluster
+    from dessim.cluster.load import load_device
     from dessim.commands.project import ProjectRequest, run_projection
     from dessim.commands.support.dedicated_servers import parse_servers
     from dessim.commands.support.projection import Projection
@@ -110,7 +121,11 @@ def project(
     else:
         loaded = load_model(model or "")
         job = Job.of_model(loaded if ids is None else with_measured_ids(loaded, ids))
+    if precision is not None:
+        job = replace(job, model=job.model.at(job.model.precision.changed(precision)))
     machine = with_profile(load_cluster(cluster), transport)
+    if device is not None:
+        machine = machine.with_gpu(load_device(device))
     rows: list[dict[str, Any]] = []
     known = {"cluster": machine.name, "model": job.model.name, "projection": rows}
     changes = parse_changes(what_if, machine)
@@ -125,6 +140,7 @@ def project(
         network=network.value,
         spill=spill,
         pipeline=pipeline,
+        graphs=launch is Launch.GRAPH,
         servers=parse_servers(servers, server_device, server_threads, staleness, jitter, seed),
         codecs=parse_codecs(codec) if codec is not None else None,
         scenario=load_faults(faults, machine) if faults is not None else None,

@@ -93,6 +93,10 @@ class Cluster:
             )
         return devices[0][0]
 
+    def with_gpu(self, gpu: Gpu) -> Cluster:
+        """The same cluster with this GPU in every server."""
+        return replace(self, gpu=gpu, wiring=self.wiring.with_nodes(lambda node: replace(node, gpu=None)))
+
     def require(self, n_gpus: int) -> None:
         """Raise CapacityError unless the cluster has `n_gpus` GPUs; a job uses the first ones, in rank order."""
         if n_gpus < 1:

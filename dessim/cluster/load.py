@@ -5,16 +5,17 @@ from __future__ import annotations
 import difflib
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from dessim.cluster.graph import Cluster
 from dessim.cluster.links import LinkBuilder
 from dessim.cluster.node import add_node_layers
 from dessim.cluster.parts import Gpu
+from dessim.cluster.spec.gpu import GpuTable
 from dessim.cluster.spec.overrides import overridden_links
-from dessim.cluster.spec.parts import Catalogue, GpuTable
+from dessim.cluster.spec.parts import Catalogue, part_of
 from dessim.cluster.spec.tiered_fabrics import Site
 from dessim.cluster.spec.topology_file import TopologyFile, problems
 from dessim.cluster.wiring import add_wiring
@@ -71,11 +72,33 @@ def load_cluster(name_or_path: str | Path) -> Cluster:
 
 
 def load_device(name: str) -> Gpu:
-    """Load a device of the shipped catalogue (topologies/parts/gpu.toml), such as a host's CPU. Raises UsageError."""
+    """Load a device of the shipped catalogue (topologies/parts/gpu.toml), such as a host's CPU, or the `[gpu]` of a
+    TOML file, such as those of des_ref.bench_ops. Raises UsageError, and ClusterError for a file.
+    """
+    if name.endswith(".toml"):
+        return _load_device_file(Path(name))
     devices = load_catalogue()["gpu"]
     if name not in devices:
-        raise UsageError(f"device {name!r} is unknown; choose from {', '.join(devices)}")
+        raise UsageError(f"device {name!r} is unknown; choose from {', '.join(devices)}; or give a .toml file")
     return GpuTable.model_validate({"name": name, **devices[name]}).build()
+
+
+def _load_device_file(path: Path) -> Gpu:
+    if not path.is_file():
+        raise ClusterError(path, "", "no such device file; write one with: python -m des_ref.bench_ops -o device.toml")
+    tables = _read_toml(path)
+    if "gpu" not in tables:
+        raise ClusterError(path, "", "has no [gpu]; write one with: python -m des_ref.bench_ops -o device.toml")
+    try:
+        return _DeviceFile.model_validate(tables, context=load_catalogue()).gpu.build()
+    except ValidationError as error:
+        raise ClusterError(path, "", problems(error)) from None
+
+
+class _DeviceFile(BaseModel):
+    """A file with a device; what else it has, such as the measurements behind the numbers, is for people."""
+
+    gpu: Annotated[GpuTable, part_of("gpu")]
 
 
 def build_cluster(file: TopologyFile, path: Path) -> Cluster:

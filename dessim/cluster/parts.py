@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from dessim.cluster.kernels import Kernels
 from dessim.cluster.spread import Spread
+from dessim.compute import Precision
+from dessim.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +22,17 @@ class Gpu:
     """A compute device: its peak rates, the share of them that real kernels reach, and its memory.
 
     `flops` [FLOP/s] is the dense float32 rate of the roofline; `memory_bandwidth` [bytes/s] and `memory` [bytes]
-    describe the device memory; `launch_overhead` [s] is paid once per kernel. `efficiency_flops` and
-    `efficiency_memory` in (0, 1] are the shares of the peak rates that kernels reach. A collective occupies
+    describe the device memory; `launch_overhead` [s] is the time in which the host launches a kernel.
+    `efficiency_flops` and `efficiency_memory` in (0, 1] are the shares of the peak rates that kernels reach: large
+    products of float32 matrices, and kernels that read and write memory in order. A collective occupies
     `comm_sm_share` in [0, 1) of the processors while it moves data; 0 means that copy engines move it.
     `host_bandwidth` [payload bytes/s] is the rate to and from the server's memory; None stands for the rate of the
     node's PCIe link. `architecture` is the NVIDIA generation, by which NCCL chooses ("": none of them).
     `spread` is the standard deviation of log(measured / predicted) compute times; None: not known.
+
+    `peaks` are the dense rate [FLOP/s] and the share of it that large products reach, by precision. Without them
+    `flops` and `efficiency_flops` hold for all precisions. `kernels` describes the kernels; without it a plain roofline
+    does.
     """
 
     name: str
@@ -40,6 +48,39 @@ class Gpu:
     host_bandwidth: float | None = None
     architecture: str = ""
     spread: float | None = None
+    peaks: tuple[tuple[Precision, float, float], ...] = ()
+    kernels: Kernels | None = None
+
+    def peak(self, precision: Precision) -> float:
+        """The dense rate [FLOP/s]. Raises UsageError for a precision that the part does not state."""
+        return self._rate(precision)[0]
+
+    def rate(self, precision: Precision) -> float:
+        """The rate [FLOP/s] that large products reach. Raises UsageError as `peak` does."""
+        peak, share = self._rate(precision)
+        return peak * share
+
+    def faster(self, factor: float) -> Gpu:
+        """The device with all peak rates of compute multiplied by `factor`."""
+        peaks = tuple((name, peak * factor, share) for name, peak, share in self.peaks)
+        return replace(self, flops=self.flops * factor, peaks=peaks)
+
+    def launched(self, factor: float) -> Gpu:
+        """The device with all times of a kernel that do not depend on its work multiplied by `factor`."""
+        kernels = self.kernels.launched(factor) if self.kernels else None
+        return replace(self, launch_overhead=self.launch_overhead * factor, kernels=kernels)
+
+    def _rate(self, precision: Precision) -> tuple[float, float]:
+        if not self.peaks or precision is Precision.FP32:
+            return self.flops, self.efficiency_flops
+        for name, peak, share in self.peaks:
+            if name is precision:
+                return peak, share
+        stated = ", ".join(name for name, _, _ in self.peaks)
+        raise UsageError(
+            f"{self.name} states no rate for {precision}; choose from {stated}, or give its gpu "
+            f'flops = {{{precision} = "100 TFLOP/s", ...}}'
+        )
 
 
 @dataclass(frozen=True, slots=True)

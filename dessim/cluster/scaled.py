@@ -54,14 +54,14 @@ def scaled(cluster: Cluster, knob: str, factor: float) -> Cluster:
     transport = cluster.transport
     nccl = transport.nccl
     if knob == "gpu_flops":
-        return _with_gpus(cluster, lambda gpu: replace(gpu, flops=gpu.flops * factor))
+        return _with_gpus(cluster, lambda gpu: gpu.faster(factor))
     if knob == "gpu_memory":
         return _with_gpus(cluster, lambda gpu: replace(gpu, memory_bandwidth=gpu.memory_bandwidth * factor))
     if knob in ("flow_rate", "reduction_rate"):
         return replace(cluster, transport=replace(transport, **{knob: getattr(transport, knob) * factor}))
     if knob == "overhead":
         return replace(
-            _with_gpus(cluster, lambda gpu: replace(gpu, launch_overhead=gpu.launch_overhead * factor)),
+            _with_gpus(cluster, lambda gpu: gpu.launched(factor)),
             transport=replace(
                 transport,
                 message_overhead=transport.message_overhead * factor,

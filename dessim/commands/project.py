@@ -9,7 +9,7 @@ unless its rows may spill to the host's memory.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypedDict, Unpack
 
 from dessim.cluster import Cluster
@@ -18,6 +18,7 @@ from dessim.commands.support.guard import least_step, worker_bytes
 from dessim.commands.support.projection import Misfit, Projection
 from dessim.commands.support.spreads import spreads_on
 from dessim.commands.support.step import durations_of, is_measured, step_of, to_host
+from dessim.compute import Precision
 from dessim.errors import CapacityError, UsageError
 from dessim.results.error_bar import error_bar
 from dessim.results.metrics import breakdown, step_windows
@@ -53,6 +54,7 @@ class ProjectRequest:
     `servers` are hosts that hold the tables of `ps_*` strategies; without them `ps_sync` has a server on each worker,
     which answers at once.
     `pipeline` sends the next step's ids while a step runs, as the trainer does.
+    `graphs`: CUDA graphs launch the kernels of a step; otherwise the host launches each.
     `scenario` holds faults and stragglers, at times from the start of the step.
     `codecs` are the formats in which values travel.
     """
@@ -69,6 +71,7 @@ class ProjectRequest:
     spill: bool = False
     servers: Servers | None = None
     pipeline: bool = True
+    graphs: bool = False
     scenario: Scenario | None = None
     codecs: CodecConfig | None = None
 
@@ -83,6 +86,7 @@ class ProjectOptions(TypedDict, total=False):
     spill: bool
     servers: Servers | None
     pipeline: bool
+    graphs: bool
     scenario: Scenario | None
     codecs: CodecConfig | None
 
@@ -156,11 +160,14 @@ def _check_request(request: ProjectRequest) -> None:
     dedicated = asked_for or any(spec_of(name).dedicated_servers for name in request.strategies)
     if request.codecs and dedicated:
         raise UsageError(f"--codec {request.codecs}: ps_async and dedicated servers send values unencoded")
+    wire = request.job.model.precision.wire
+    if request.codecs and wire is not Precision.FP32:
+        raise UsageError(f"--codec {request.codecs} encodes float32, and the model sends {wire}; leave one of them out")
 
 
 def _plans(request: ProjectRequest) -> list[Plan]:
     """The plan of each strategy, with codecs applied."""
-    plans = [plan_of(name, request.job.model) for name in request.strategies]
+    plans = [replace(plan_of(name, request.job.model), graphs=request.graphs) for name in request.strategies]
     if request.codecs:
         plans = [coded(plan, request.job.model, request.codecs) for plan in plans]
     return plans
@@ -314,7 +321,7 @@ def _provenance(
     provenance = {
         "compute": compute_source,
         "communication": f"simulated on {cluster.name}; transport {cluster.transport.name}{sent_ahead}{network}",
-        "sizes": job.sizes_from,
+        "sizes": job.sizes_from + ("" if job.model.precision.is_default else f"; {job.model.precision}"),
         "memory": f"formula: rows, optimizer state, index, dense weights, activations; {capacities}",
     }
     if spill_bandwidth is not None:

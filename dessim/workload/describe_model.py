@@ -8,13 +8,13 @@ from dessim.errors import UsageError
 from dessim.workload.model import Model
 from dessim.workload.strategies import STRATEGIES, plan
 from dessim.workload.strategies.parts import dense_weights
-from dessim.workload.symbol_values import VALUE_BYTES
+from dessim.workload.symbols import ROW_AND_STATE
 
 
 def describe(model: Model) -> dict[str, Any]:
-    """Plain values, units in the keys. Bytes are those of float32 rows with their optimizer state."""
+    """Plain values, units in the keys. Bytes are those of rows with their optimizer state."""
     symbols = model.symbols(1)
-    row_bytes = (model.row_width + model.row_slots) * VALUE_BYTES
+    row_bytes = round(ROW_AND_STATE.evaluate(symbols))
     fields = model.input.fields
     rows = [table.rows for table in model.tables] or [model.law.vocabulary / fields] * fields
     return {

@@ -34,12 +34,12 @@ from dessim.workload.model import Model
 from dessim.workload.owners import MEAN, Owner
 from dessim.workload.plan import OwnerRole, Plan, PlannedOp
 from dessim.workload.server_roles import Roles, a_step, size_of
-from dessim.workload.symbols import ROW_AND_STATE, O, W, k, s
+from dessim.workload.symbols import ROW_AND_STATE, O, W, k, so, sr
 
 # Bytes a row. The index is at most half full, so a row takes its id and two slots with an 8-byte row number each
 # (des_ref/embedding/hash_table.py).
-ROW = W * s
-ROW_STATE = O * s
+ROW = W * sr
+ROW_STATE = O * so
 INDEX = 3 * k
 
 Symbols = Mapping[str, float]
@@ -178,8 +178,8 @@ def spill_of(
     for op in plan.ops:
         if op.table_rows:
             # Reads fetch the values. Updates fetch and return values and state, in both directions at a time.
-            floats = W if op.phase is Phase.FORWARD else ROW_AND_STATE
-            moved = group(op.table_rows) * floats * s
+            row = ROW if op.phase is Phase.FORWARD else ROW_AND_STATE
+            moved = group(op.table_rows) * row
             seconds[op.name] = moved.evaluate(cold) / bandwidth
     return Spill(rows_share, missed / touched, rows_share * memory.spillable, seconds)
 

@@ -25,6 +25,13 @@ Dense features enter through a bottom mlp, whose output is one more embedding:
     features = 13
     widths = [512, 256, 16]  # ends with the embedding's width
 
+Values are float32 unless the file states another precision:
+
+    [precision]
+    dense = "bf16"           # products of matrices, activations and weights: fp32, tf32, bf16, fp16, fp8
+    rows = "fp16"            # rows of tables: fp32, bf16, fp16, fp8; their optimizer state stays float32
+    wire = "fp16"            # values that workers send
+
 The capital letters are the symbols of formulas (dessim.workload.symbols).
 
 A file with schema_version = 2 lists unequal tables; `input` then has batch_per_worker alone:
@@ -58,6 +65,7 @@ from dessim.workload.operators import (
     Widths,
     pooling_costs,
 )
+from dessim.workload.precisions import Precisions
 from dessim.workload.row_optimizers import ROW_OPTIMIZERS, RowOptimizer
 from dessim.workload.symbol_values import symbols_of
 
@@ -157,6 +165,7 @@ class Model(_Strict):
     tables: tuple[Table, ...] = ()
     embedding: Embedding
     dense: DenseInput | None = None
+    precision: Precisions = Precisions()
     operators: Annotated[tuple[Spec, ...], Field(min_length=1)]
 
     @model_validator(mode="before")
@@ -336,6 +345,10 @@ class Model(_Strict):
         assert optimizer in ROW_OPTIMIZERS, optimizer
         changed = self.embedding.model_copy(update={"optimizer": optimizer, "optimizer_slots": None})
         return self.model_copy(update={"embedding": changed})
+
+    def at(self, precisions: Precisions) -> Model:
+        """The same model in other precisions."""
+        return self.model_copy(update={"precision": precisions})
 
     def placed(self, placement: str | None) -> Model:
         """The same model with another placement of rows; None keeps the file's. Raises ModelError if it cannot be."""

@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from dessim.compute import Access, Precision
 from dessim.errors import FormulaError
 from dessim.trace.schema import PREFETCH, Collective, Kind, Phase, sent_factor
-from dessim.workload.formula import ZERO, Formula
+from dessim.workload.formula import ONE, ZERO, Formula
 from dessim.workload.symbols import EVEN_SHARE, OWNED_VOCABULARY
 
 
@@ -45,6 +46,16 @@ class OwnerRole(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class PlannedProduct:
+    """`count` products of a matrix of m x k values by one of k x n, a part of a compute op."""
+
+    m: Formula
+    n: Formula
+    k: Formula
+    count: Formula = ONE
+
+
+@dataclass(frozen=True, slots=True)
 class PlannedOp:
     """One op of a training step on one worker.
 
@@ -59,6 +70,8 @@ class PlannedOp:
     `flops`, `mem`: FLOPs, and bytes of memory traffic.
     `keeps`: bytes that it creates and later ops need (dessim.workload.memory).
     `table_rows`: distinct rows of the embedding tables that it reads or updates.
+    `products`: products of matrices, which are part of `flops` and `mem`.
+    `access`, `row_bytes`: how it uses the memory of `mem`, and for rows in random places the bytes of each.
     `rows`, `width`: of `update_dense`, the weights as one row; 0 of others.
 
     Collectives and copies:
@@ -89,6 +102,9 @@ class PlannedOp:
     kernels: int = 0
     keeps: Formula = ZERO
     table_rows: Formula = ZERO
+    products: tuple[PlannedProduct, ...] = ()
+    access: Access = Access.STREAM
+    row_bytes: Formula = ZERO
     part_of: str = ""
 
     def bytes(self, symbols: Mapping[str, float]) -> int:
@@ -123,6 +139,8 @@ class Plan:
         the one whose largest value makes a worker the busiest.
     `own_symbols`: computes further symbols from those of a job, as means (dessim.workload.options).
     `expects`: expected values of symbols that only a run can measure. A job's own values take precedence.
+    `precision`: in which products of matrices are computed.
+    `graphs`: whether CUDA graphs launch the kernels of a step; otherwise the host launches each.
     """
 
     strategy: str
@@ -136,6 +154,8 @@ class Plan:
     busiest_by: str = "m"
     own_symbols: Callable[[Mapping[str, float]], Mapping[str, float]] | None = None
     expects: Mapping[str, float] = field(default_factory=dict)
+    precision: Precision = Precision.FP32
+    graphs: bool = False
 
     def __post_init__(self) -> None:
         earlier: set[str] = set()
@@ -203,6 +223,9 @@ def compute(
     kernels: int = 1,
     keeps: Formula = ZERO,
     table_rows: Formula = ZERO,
+    products: tuple[PlannedProduct, ...] = (),
+    access: Access = Access.STREAM,
+    row_bytes: Formula = ZERO,
     role: OwnerRole = OwnerRole.NONE,
 ) -> PlannedOp:
     """A compute op on the compute stream; the arguments are fields of PlannedOp."""
@@ -218,6 +241,9 @@ def compute(
         kernels=kernels,
         keeps=keeps,
         table_rows=table_rows,
+        products=products,
+        access=access,
+        row_bytes=row_bytes,
     )
 
 

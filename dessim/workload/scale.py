@@ -16,7 +16,7 @@ from dessim.trace.io import HEADER_FILE, Trace
 from dessim.trace.schema import Header, Kind
 from dessim.workload.ids import HeapsLaw
 from dessim.workload.model import Model, parse_model
-from dessim.workload.symbol_values import VALUE_BYTES
+from dessim.workload.symbol_values import VALUE_BYTES, value_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Job:
 
     `sizes_from`: the source of the symbols, in words.
     `unique`: the number of distinct ids among a number of drawn ids; None for the Zipf law of the model file.
-    `value_bytes`: bytes of a value on the wire.
+    `value_bytes`: bytes of a value in the recorded run, unless the model states a precision.
     `strategy`, `device`: of the recorded run, if there is one.
     `measured_s`: mean seconds of each compute op in that run, at `measured_symbols`.
     """
@@ -72,13 +72,18 @@ class Job:
             strategy=header.strategy,
             device=header.device,
             # Older traces lack some symbols; the model supplies them.
-            measured_symbols={**model.symbols(int(n), b, law.unique), **header.symbols},
+            measured_symbols={
+                **model.symbols(int(n), b, law.unique),
+                **value_bytes(header.symbols.get("s", VALUE_BYTES)),
+                **header.symbols,
+            },
         )
 
     def symbols(self, n: int, batch_per_worker: int | None = None) -> dict[str, float]:
         """Values of the symbols for `n` workers with `batch_per_worker` samples each (default: the model's)."""
         per_worker = batch_per_worker if batch_per_worker is not None else self.model.input.batch_per_worker
-        return self.model.symbols(n, per_worker * n, self.unique) | {"s": float(self.value_bytes)}
+        symbols = self.model.symbols(n, per_worker * n, self.unique)
+        return symbols | (value_bytes(self.value_bytes) if self.model.precision.is_default else {})
 
 
 def _mean_compute(trace: Trace) -> dict[str, float]:

@@ -12,7 +12,12 @@ if TYPE_CHECKING:
 
 ID_BYTES = 8  # 64-bit feature ids
 COORDINATE_BYTES = 4  # an int32 beside each id
-VALUE_BYTES = 4  # float32 on the wire
+VALUE_BYTES = 4  # float32
+
+
+def value_bytes(of_all: float) -> dict[str, float]:
+    """The symbols of the bytes of a value, where all values have the same."""
+    return dict.fromkeys(("s", "sr", "sd", "so"), float(of_all))
 
 
 def symbols_of(
@@ -55,5 +60,8 @@ def symbols_of(
         "q": owned_pairs,
         "k": float(ID_BYTES),
         "c": float(COORDINATE_BYTES),
-        "s": float(VALUE_BYTES),
+        "s": float(model.precision.wire.bytes),
+        "sr": float(model.precision.rows.bytes),
+        "sd": float(model.precision.dense.bytes),
+        "so": float(VALUE_BYTES),
     }

@@ -15,7 +15,10 @@ are kept where it has one.
     dense    H1 width of an mlp's first layer          P  parameters of the dense tail
              A  multiply-adds of the tail a sample     Z  activations of the tail a sample [floats]
     bytes    k  bytes of an id (8)                     c  bytes of an id's (sample, field) coordinate,
-             s  bytes of a value (4 as float32)           or of a bag's length (4)
+             s  bytes of a value on the wire              or of a bag's length (4)
+             sr of a value of a table's row            sd of an activation or weight of dense layers
+             so of optimizer state, and of the weights that optimizers keep (4)
+             s, sr and sd are 4 unless the model states another precision.
 
 Options of strategies (dessim.workload.options) add these, as means:
 
@@ -54,6 +57,9 @@ Z = symbol("Z")
 k = symbol("k")
 c = symbol("c")
 s = symbol("s")
+sr = symbol("sr")
+sd = symbol("sd")
+so = symbol("so")
 
 H = symbol("H")
 C = symbol("C")
@@ -67,7 +73,7 @@ LOCAL_SAMPLES = group(B / N)  # samples of one worker
 OWNED_IDS = group(B * m / N)  # ids of the global batch whose rows one worker owns, mean
 OWNED_ROWS = group(U / N)  # distinct rows of the global batch that one worker owns, mean
 BAG = tight_sum(W, E)  # floats of a pooled field vector, with what its bag carries beside
-ROW_AND_STATE = tight_sum(W, O)  # floats of a row with its optimizer state
+ROW_AND_STATE = group(W * sr + O * so)  # bytes of a row with its optimizer state
 EVEN_SHARE = 1 / N  # share of rows that a worker owns when they are spread by hash
 OWNED_VOCABULARY = V / N  # rows of all tables that one worker holds when each row lives on one worker
 COUNTS = N * 8  # bytes of one 64-bit count for each worker

@@ -104,24 +104,6 @@ class Part(Table):
     assumed: str = ""
 
 
-class GpuTable(Part):
-    """`[gpu]`. Without `comm_sm_share` collectives take no processors from compute; `host_bandwidth` overrides PCIe."""
-
-    flops: Flops
-    memory_bandwidth: Rate
-    memory: Size
-    launch_overhead: Seconds
-    efficiency_flops: Share
-    efficiency_memory: Share
-    comm_sm_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    host_bandwidth: Rate | None = None
-    architecture: Literal["", "volta", "ampere", "hopper", "blackwell"] = ""
-    spread: Deviation | None = None
-
-    def build(self) -> parts.Gpu:
-        return parts.Gpu(**self.model_dump())
-
-
 class LinkTable(Part):
     """`[node.nic]`, `[node.nvlink]`, `[node.pcie]`, `[fabric.uplink]`."""
 

@@ -13,7 +13,8 @@ from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 from dessim.cluster import parts
 from dessim.cluster.node import NodeBlock
 from dessim.cluster.spec.direct_fabrics import DragonflyPlusTable, DragonflyTable, GraphTable, HyperXTable, TorusTable
-from dessim.cluster.spec.parts import Count, GpuTable, LinkTable, SwitchTable, Table, TransportTable, part_of
+from dessim.cluster.spec.gpu import GpuTable
+from dessim.cluster.spec.parts import Count, LinkTable, SwitchTable, Table, TransportTable, part_of
 from dessim.cluster.spec.tiered_fabrics import (
     FatTreeTable,
     LeafSpineTable,

@@ -115,5 +115,5 @@ def _gpu_seconds(
                 values = {op.name: owner.symbols(symbols, op.role) for op in ops}
                 flops = sum(op.flops.evaluate(values[op.name]) for op in ops)
                 traffic = 0.0 if measured else sum(op.mem.evaluate(values[op.name]) for op in ops)
-                longest = max(longest, flops / gpu.flops, traffic / gpu.memory_bandwidth)
+                longest = max(longest, flops / gpu.peak(plan.precision), traffic / gpu.memory_bandwidth)
     return longest

@@ -17,7 +17,7 @@ from dessim.lab.priority import first
 
 
 def bench_on_lab(bed: str, cases: Sequence[Mapping[str, Any]], timeout: float, scale: float = 1.0) -> dict[str, Any]:
-    """Build `bed` with its rates times `scale`, time `cases` (des_ref/bench_ops.py) on it in one launch, take it down.
+    """Build `bed` with its rates times `scale`, time `cases` (of des_ref/bench_cases.py) on it, take it down.
 
     Returns the file that des_ref.bench writes, and the `window` of the bed's connections in bytes. `timeout` is in
     seconds. Raises LabError.

@@ -1,7 +1,7 @@
 """One step of a plan on a cluster's GPUs, with the time of each compute op.
 
-A compute time is either the roofline of the GPU, or the time that a trace measured on such a GPU, scaled by the ratio
-of rooflines.
+A compute time is either that of the GPU's kernels (dessim.sim.core.kernel_times; a roofline where the part does not
+describe them), or the time that a trace measured on such a GPU, scaled by the ratio of two such times.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from dataclasses import replace
 import numpy as np
 
 from dessim.cluster import Cluster, Gpu
+from dessim.compute import Precision
 from dessim.errors import UsageError
-from dessim.sim.core.device import roofline
+from dessim.sim.core.kernel_times import Product, Work, launched, op_seconds
 from dessim.trace.schema import Kind
 from dessim.units import format_bandwidth
 from dessim.workload.dag import Workload
@@ -74,7 +75,7 @@ def durations_of(
         return seconds, source
     # Reads from the host overlap with the GPU's own memory, so an op takes as long as the slower of the two.
     from_host = {
-        op.name: op.kernels * gpu.launch_overhead + spill.seconds[op.name]
+        op.name: launched(gpu, op.kernels, spill.seconds[op.name], plan.graphs)
         for op in plan.ops
         if op.name in spill.seconds
     }
@@ -109,17 +110,42 @@ def _copies(cluster: Cluster, plan: Plan, symbols: Mapping[str, float]) -> dict[
 def _on_gpu(job: Job, gpu: Gpu, plan: Plan, symbols: Mapping[str, float], owner: Owner) -> tuple[dict[str, float], str]:
     """`durations_of` with all rows in the GPU's memory."""
     ops = [op for op in plan.ops if op.kind is Kind.COMPUTE]
-    rooflines = {op.name: _roofline(op, gpu, owner.symbols(symbols, op.role)) for op in ops}
+    priced = {
+        op.name: op_seconds(gpu, work_of(op, owner.symbols(symbols, op.role), plan.precision), plan.graphs)
+        for op in ops
+    }
     if not is_measured(job, gpu, plan):
-        return rooflines, f"assumed: roofline of {gpu.name}"
+        return priced, _source(gpu, plan)
+    # Traces are recorded in float32, without graphs.
     scaled = {
-        op.name: job.measured_s[op.name] * rooflines[op.name] / _roofline(op, gpu, job.measured_symbols) for op in ops
+        op.name: job.measured_s[op.name] * priced[op.name] / op_seconds(gpu, work_of(op, job.measured_symbols))
+        for op in ops
     }
     return scaled, f"measured on {job.device}, scaled by the ratio of its roofline"
 
 
-def _roofline(op: PlannedOp, gpu: Gpu, symbols: Mapping[str, float]) -> float:
-    """Seconds of a compute op by the roofline of `gpu`, launches included."""
-    flops = op.flops.evaluate(symbols)
-    mem_bytes = op.mem.evaluate(symbols)
-    return roofline(gpu, flops, mem_bytes, float(op.kernels))
+def _source(gpu: Gpu, plan: Plan) -> str:
+    """The source of compute times that were not measured for the job itself."""
+    if gpu.kernels is None:
+        return f"assumed: roofline of {gpu.name}"
+    kind = "assumed" if gpu.assumed else "measured"
+    launch = "CUDA graphs" if plan.graphs else "eager launches"
+    return f"{kind}: kernels of {gpu.name} in {plan.precision}, {launch}"
+
+
+def work_of(op: PlannedOp, symbols: Mapping[str, float], precision: Precision = Precision.FP32) -> Work:
+    """A compute op as a device sees it. `precision`: of its products of matrices."""
+    products = (
+        Product(*(size.evaluate(symbols) for size in (planned.m, planned.n, planned.k, planned.count)))
+        for planned in op.products
+    )
+    return Work(
+        flops=op.flops.evaluate(symbols),
+        bytes=op.mem.evaluate(symbols),
+        kernels=float(op.kernels),
+        products=tuple(products),
+        access=op.access,
+        row_bytes=op.row_bytes.evaluate(symbols),
+        precision=precision,
+        value_bytes=symbols["sd"],
+    )

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import simpy
 
 from dessim.cluster import Gpu
+from dessim.compute import Precision
 from dessim.sim.core.cores import Cores
 
 _OPS_PER_DEVICE_BITS = 24
@@ -127,8 +128,10 @@ class Device:
         self._rate_changed = self._env.event()
 
 
-def roofline(gpu: Gpu, flops: float, memory_bytes: float, kernels: float) -> float:
+def roofline(
+    gpu: Gpu, flops: float, memory_bytes: float, kernels: float, precision: Precision = Precision.FP32
+) -> float:
     """Seconds for `flops` FLOPs and `memory_bytes` of traffic: `kernels` launches, then the slower of the two."""
-    arithmetic = flops / (gpu.flops * gpu.efficiency_flops)
+    arithmetic = flops / gpu.rate(precision)
     traffic = memory_bytes / (gpu.memory_bandwidth * gpu.efficiency_memory)
     return kernels * gpu.launch_overhead + max(arithmetic, traffic)

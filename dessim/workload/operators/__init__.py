@@ -19,6 +19,7 @@ from dessim.workload.operators.additive import Fm, Lr, Nfm
 from dessim.workload.operators.base import (
     Costs,
     Dense,
+    Layer,
     Output,
     Positive,
     Round,
@@ -48,6 +49,7 @@ __all__ = [
     "FmFields",
     "Fvae",
     "Head",
+    "Layer",
     "Lr",
     "Mlp",
     "Nfm",

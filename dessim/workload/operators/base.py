@@ -18,33 +18,57 @@ Dropout = Annotated[float, Field(ge=0, lt=1)]
 
 
 @dataclass(frozen=True, slots=True)
+class Layer:
+    """A product of matrices: `rows` vectors of `inputs` values a sample become vectors of `outputs` values.
+
+    `apart`: whether each sample multiplies by its own matrix, not all of them by the same weights.
+    """
+
+    inputs: int
+    outputs: int
+    rows: int = 1
+    apart: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Dense:
     """Layers above the summed partials: multiply-adds a sample, weights, and activations (floats) a sample that the
-    backward pass needs."""
+    backward pass needs. `layers` are the products of matrices among the multiply-adds."""
 
     multiply_adds: int = 0
     weights: int = 0
     units: int = 0
+    layers: tuple[Layer, ...] = ()
 
     def __add__(self, other: Dense) -> Dense:
-        return Dense(self.multiply_adds + other.multiply_adds, self.weights + other.weights, self.units + other.units)
+        return Dense(
+            self.multiply_adds + other.multiply_adds,
+            self.weights + other.weights,
+            self.units + other.units,
+            self.layers + other.layers,
+        )
+
+
+def stack(*widths: int) -> tuple[Layer, ...]:
+    """Layers that follow one another: from widths[0] inputs to widths[-1] outputs."""
+    return tuple(Layer(a, b) for a, b in pairwise(widths))
 
 
 def tower(widths: tuple[int, ...]) -> Dense:
     """An mlp without the products of its first layer: that layer's bias, the further layers and one output unit."""
     products = sum(a * b for a, b in pairwise((*widths, 1)))
-    return Dense(products, products + sum(widths) + 1, sum(widths))
+    return Dense(products, products + sum(widths) + 1, sum(widths), stack(*widths, 1))
 
 
 def bottom(features: int, widths: tuple[int, ...]) -> Dense:
     """The bottom mlp of `features` dense inputs: its last layer is its output."""
     products = sum(a * b for a, b in pairwise((features, *widths)))
-    return Dense(products, products + sum(widths), sum(widths))
+    return Dense(products, products + sum(widths), sum(widths), stack(features, *widths))
 
 
 def perceptron(inputs: int, widths: tuple[int, ...]) -> Dense:
     """A whole mlp: `tower` with the products of its first layer."""
-    return tower(widths) + Dense(inputs * widths[0], inputs * widths[0])
+    return tower(widths) + Dense(inputs * widths[0], inputs * widths[0], layers=stack(inputs, widths[0]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +112,7 @@ class Costs:
         `dense`.
     `pooled_flops`: FLOPs a sample of the whole operator over pooled field vectors, for strategies that do not
         substitute it, without `dense`.
+    `pooled_layers`: the products of matrices among them.
     `id_floats`, `pair_floats`: floats of each id, and of each such pair, that the local partial keeps for its backward.
     `id_grads`, `row_grads`: floats of each id, and of each distinct id, that the backward creates.
     `shared_weights`: replicated weights that local partials read. Their gradient is a partial sum.
@@ -104,6 +129,7 @@ class Costs:
     pair_flops: Formula = ZERO
     finish_flops: Formula = ZERO
     pooled_flops: Formula = ZERO
+    pooled_layers: tuple[Layer, ...] = ()
     id_floats: Formula = ZERO
     pair_floats: Formula = ZERO
     id_grads: Formula = ZERO

@@ -9,11 +9,13 @@ from dessim.workload.operators.base import (
     Costs,
     Dense,
     EitherWay,
+    Layer,
     OperatorSpec,
     Positive,
     Round,
     Shape,
     Widths,
+    stack,
 )
 from dessim.workload.symbols import D, F
 
@@ -64,14 +66,16 @@ class CrossV2(EitherWay):
                 id_flops=D,
                 pair_flops=2 * D * r,
                 pooled_flops=self.layers * F * D * (4 * r + 4),
+                pooled_layers=stack(n, r, n) * self.layers,
                 pair_floats=D,
                 owned_weights=(self.layers * (2 * r + 1) + 1) * F * D,
                 rounds=(leg,) * self.layers,
             )
         matrix = n * n if r is None else 2 * n * r
         units = (2 * self.layers - 1) * n + self.layers * (r or 0)  # x_l and its product in every layer, without x_0
+        layers = (stack(n, n) if r is None else stack(n, r, n)) * self.layers
         return Costs(
-            "cross_v2", wire=ZERO, dense=Dense(self.layers * matrix + n, self.layers * (matrix + n) + n, units)
+            "cross_v2", wire=ZERO, dense=Dense(self.layers * matrix + n, self.layers * (matrix + n) + n, units, layers)
         )
 
 
@@ -98,7 +102,8 @@ class Cin(OperatorSpec):
         # The widest products have two more tensors of their size in backward: their gradient, and a factor's share.
         layers = Dense(sum(self.widths), sum(self.widths), 2 * max(products) * shape.width)
         for wide, maps in zip(products, self.widths, strict=True):
-            layers += Dense(wide * shape.width * (maps + 1), wide * maps, (wide + maps) * shape.width)
+            product = Layer(wide, maps, rows=shape.width)
+            layers += Dense(wide * shape.width * (maps + 1), wide * maps, (wide + maps) * shape.width, (product,))
         return Costs("cin", wire=ZERO, dense=layers)
 
     def _split_costs(self, below: tuple[int, ...]) -> Costs:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from dessim.workload.formula import ZERO
-from dessim.workload.operators.base import Costs, Dense, Dropout, OverOperand, Shape, Widths, perceptron
+from dessim.workload.operators.base import Costs, Dense, Dropout, Layer, OverOperand, Shape, Widths, perceptron
 
 
 class Dot(OverOperand):
@@ -24,7 +24,9 @@ class Dot(OverOperand):
         vectors = shape.pooled if self.kind == "inner" else shape.has_dense * shape.width
         inputs = products + vectors
         square = shape.vectors**2
-        gram = Dense(square * shape.width, units=square + products + (inputs if self.kind == "inner" else 0))
+        units = square + products + (inputs if self.kind == "inner" else 0)
+        pairs = Layer(shape.width, shape.vectors, rows=shape.vectors, apart=True)
+        gram = Dense(square * shape.width, units=units, layers=(pairs,))
         return Costs(self.kind, wire=ZERO, dense=gram + perceptron(inputs, self.widths))
 
 

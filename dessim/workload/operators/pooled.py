@@ -15,6 +15,7 @@ from dessim.workload.operators.base import (
     Shape,
     Widths,
     perceptron,
+    stack,
     tower,
 )
 from dessim.workload.symbols import H1, D, F
@@ -105,6 +106,7 @@ class Mlp(EitherWay):
             id_flops=D,
             pair_flops=2 * D * H1,
             pooled_flops=2 * F * D * H1,
+            pooled_layers=stack(shape.fields * shape.width, self.widths[0]),
             pair_floats=D,
             shared_weights=ZERO if shape.by_field else H1 * F * D,
             owned_weights=H1 * F * D if shape.by_field else ZERO,

@@ -19,16 +19,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dessim.compute import Access
 from dessim.trace.schema import Collective, Phase
 from dessim.workload.formula import Formula, add_up, as_factor, group, tight_sum
 from dessim.workload.model import Model
 from dessim.workload.operators import Round, largest, terms, total
 from dessim.workload.options import Options
 from dessim.workload.plan import OwnerRole, Placement, Plan, PlannedOp, Traffic, collective, compute
-from dessim.workload.strategies.parts import dense_inputs, ids_to_owners, update_dense, update_rows, weight_gradients
+from dessim.workload.strategies.parts import (
+    dense_inputs,
+    dense_layers,
+    ids_to_owners,
+    products,
+    update_dense,
+    update_rows,
+    weight_gradients,
+)
 from dessim.workload.strategies.scoring import scoring
 from dessim.workload.strategies.spec import StrategySpec
-from dessim.workload.symbols import LOCAL_SAMPLES, OWNED_IDS, OWNED_ROWS, B, F, N, P, U, W, Z, k, q, s
+from dessim.workload.symbols import LOCAL_SAMPLES, OWNED_IDS, OWNED_ROWS, B, F, N, P, U, W, Z, k, q, s, sd, so, sr
 
 
 def des_all_reduce(model: Model) -> Plan:
@@ -120,10 +129,12 @@ def _local_forward(model: Model, sizes: _Sizes) -> tuple[PlannedOp, ...]:
         "lookup",
         Phase.FORWARD,
         "ids",
-        mem=4 * OWNED_IDS * k + OWNED_ROWS * 2 * (k + W * s),
+        mem=4 * OWNED_IDS * k + OWNED_ROWS * 2 * (k + W * sr),
         kernels=24,
-        keeps=4 * OWNED_IDS * k + OWNED_ROWS * (k + W * s),
+        keeps=4 * OWNED_IDS * k + OWNED_ROWS * (k + W * sr),
         table_rows=U / N,
+        access=Access.GATHER,
+        row_bytes=W * sr,
         role=OwnerRole.WORKS,
     )
     id_floats = group(total(model.costs, "id_floats"))
@@ -133,9 +144,11 @@ def _local_forward(model: Model, sizes: _Sizes) -> tuple[PlannedOp, ...]:
         Phase.FORWARD,
         "lookup",
         flops=OWNED_IDS * sizes.per_id + B * q * sizes.per_pair,
-        mem=2 * OWNED_IDS * sizes.read * s + sizes.buffer + group(sizes.weights) * s,
+        mem=2 * OWNED_IDS * sizes.read * sr + sizes.buffer + group(sizes.weights) * sd,
         kernels=12,
-        keeps=OWNED_IDS * id_floats * s + B * q * pair_floats * s + sizes.buffer,
+        keeps=OWNED_IDS * id_floats * sd + B * q * pair_floats * sd + sizes.buffer,
+        access=Access.POOL,
+        row_bytes=sizes.read * sr,
         role=OwnerRole.WORKS,
     )
     return lookup, partials
@@ -169,9 +182,10 @@ def _tail(model: Model, sizes: _Sizes, scatter: bool) -> list[PlannedOp]:
             *(() if scatter or output is not None else ("labels",)),
             *(() if scatter else (op.name for op in dense_inputs(model))),
             flops=samples * sizes.finish,
-            mem=(samples * values + P) * s,
+            mem=(samples * values + P) * sd,
             kernels=16,
-            keeps=samples * Z * s,
+            keeps=samples * Z * sd,
+            products=products(dense_layers(model), samples),
         ),
         *(scoring(model, output, scatter) if output is not None else ()),
         compute(
@@ -179,9 +193,10 @@ def _tail(model: Model, sizes: _Sizes, scatter: bool) -> list[PlannedOp]:
             Phase.BACKWARD,
             "codes_grad" if output is not None else "tail_forward",
             flops=2 * samples * sizes.finish,
-            mem=(2 * samples * values + 2 * P) * s,
+            mem=(2 * samples * values + 2 * P) * sd,
             kernels=28,
-            keeps=(samples * sizes.wire + P) * s,
+            keeps=(samples * sizes.wire + P) * sd,
+            products=products(dense_layers(model), samples, backward=True),
         ),
     ]
     if scatter:
@@ -211,10 +226,12 @@ def _local_backward(model: Model, sizes: _Sizes, scatter: bool) -> PlannedOp:
         Phase.BACKWARD,
         "partials_grad" if scatter else "tail_backward",
         flops=2 * OWNED_IDS * sizes.per_id + 2 * B * q * sizes.per_pair,
-        mem=3 * OWNED_IDS * sizes.read * s + sizes.buffer + OWNED_ROWS * sizes.read * s + 2 * weights * s,
+        mem=3 * OWNED_IDS * sizes.read * sr + sizes.buffer + OWNED_ROWS * sizes.read * so + 2 * weights * sd,
         kernels=20,
         # The occurrences of each id, found by sorting, and gradients.
-        keeps=OWNED_IDS * (3 * k + id_grads * s) + OWNED_ROWS * (sizes.read + row_grads) * s + weights * s,
+        keeps=OWNED_IDS * (3 * k + id_grads * sd) + OWNED_ROWS * (sizes.read + row_grads) * so + weights * sd,
+        access=Access.SCATTER,
+        row_bytes=sizes.read * sr,
         role=OwnerRole.WORKS,
     )
 
@@ -237,9 +254,9 @@ def _rounds_forward(rounds: list[Round]) -> list[PlannedOp]:
                 Phase.FORWARD,
                 f"round_{i}",
                 flops=B * q * group(r.pair_flops),
-                mem=2 * B * kept * s,
+                mem=2 * B * kept * sd,
                 kernels=6,
-                keeps=B * kept * s,
+                keeps=B * kept * sd,
                 role=OwnerRole.WORKS,
             )
         )
@@ -261,7 +278,7 @@ def _rounds_backward(rounds: list[Round]) -> list[PlannedOp]:
                 Phase.BACKWARD,
                 f"round_{i}_grad",
                 flops=2 * B * q * group(r.pair_flops),
-                mem=4 * B * kept * s,
+                mem=4 * B * kept * sd,
                 kernels=12,
                 role=OwnerRole.WORKS,
             )

@@ -4,14 +4,37 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from dessim.compute import Access
 from dessim.trace.schema import Collective, Phase
-from dessim.workload.formula import ONE, Formula, add_up, group, tight_sum
+from dessim.workload.formula import ONE, Formula, add_up, group, number, tight_sum
 from dessim.workload.model import Model
-from dessim.workload.operators import terms, total
-from dessim.workload.plan import OwnerRole, PlannedOp, Traffic, collective, compute
-from dessim.workload.symbols import BAG, COUNTS, EVEN_SHARE, LOCAL_SAMPLES, B, F, N, O, P, U, W, Z, c, k, m, s, u
+from dessim.workload.operators import Layer, bottom, terms, total
+from dessim.workload.plan import OwnerRole, PlannedOp, PlannedProduct, Traffic, collective, compute
+from dessim.workload.symbols import (
+    BAG,
+    COUNTS,
+    EVEN_SHARE,
+    LOCAL_SAMPLES,
+    B,
+    F,
+    N,
+    O,
+    P,
+    U,
+    W,
+    Z,
+    c,
+    k,
+    m,
+    s,
+    sd,
+    so,
+    sr,
+    u,
+)
 
-POOLED = F * BAG * s  # bytes of one sample's pooled field vectors, with what their bags carry beside
+POOLED = F * BAG * s  # bytes of one sample's pooled field vectors on the wire, with what their bags carry beside
+DENSE_POOLED = F * BAG * sd  # the same as the dense layers read them
 LOCAL_IDS = LOCAL_SAMPLES * m  # ids of one worker's samples
 
 
@@ -70,10 +93,12 @@ def lookup_own(name: str, rows: Formula) -> PlannedOp:
         name,
         Phase.FORWARD,
         "split_ids",
-        mem=rows * 2 * (k + W * s),
+        mem=rows * 2 * (k + W * sr),
         kernels=12,
-        keeps=rows * W * s,
+        keeps=rows * W * sr,
         table_rows=rows,
+        access=Access.GATHER,
+        row_bytes=W * sr,
     )
 
 
@@ -83,17 +108,19 @@ def lookup_requested(dep: str, requested: Formula = u, rows: Formula = U / N) ->
         "lookup",
         Phase.FORWARD,
         dep,
-        mem=4 * requested * k + group(rows) * 2 * (k + W * s) + requested * W * s,
+        mem=4 * requested * k + group(rows) * 2 * (k + W * sr) + requested * W * s,
         kernels=28,
-        keeps=2 * requested * k + group(rows) * (k + W * s),
+        keeps=2 * requested * k + group(rows) * (k + W * sr),
         table_rows=rows,
+        access=Access.GATHER,
+        row_bytes=W * sr,
         role=OwnerRole.WORKS,
     )
 
 
 def sum_requested(*deps: str, requested: Formula = u, rows: Formula = U / N) -> PlannedOp:
     """An owner adds up the gradients that came back for these keys, for each distinct row."""
-    summed = group(rows) * W * s
+    summed = group(rows) * W * so
     return compute(
         "sum_grad",
         Phase.BACKWARD,
@@ -102,14 +129,26 @@ def sum_requested(*deps: str, requested: Formula = u, rows: Formula = U / N) -> 
         mem=2 * requested * W * s + summed,
         kernels=4,
         keeps=summed,
+        access=Access.SCATTER,
+        row_bytes=W * s,
         role=OwnerRole.WORKS,
     )
 
 
 def pool_local(*deps: str) -> PlannedOp:
     """A worker pools the rows that it fetched for its B/N samples."""
-    moved = LOCAL_IDS * BAG * s + LOCAL_SAMPLES * POOLED
-    return compute("pool", Phase.FORWARD, *deps, flops=LOCAL_IDS * BAG, mem=moved, kernels=6, keeps=moved)
+    moved = LOCAL_IDS * BAG * sr + LOCAL_SAMPLES * DENSE_POOLED
+    return compute(
+        "pool",
+        Phase.FORWARD,
+        *deps,
+        flops=LOCAL_IDS * BAG,
+        mem=moved,
+        kernels=6,
+        keeps=moved,
+        access=Access.POOL,
+        row_bytes=W * sr,
+    )
 
 
 def scatter_local(more: Formula | None = None) -> PlannedOp:
@@ -117,8 +156,8 @@ def scatter_local(more: Formula | None = None) -> PlannedOp:
 
     `more`: bytes of a larger buffer that the gradients are scattered into as well, if any.
     """
-    per_id = LOCAL_IDS * BAG * s + u * W * s
-    mem = LOCAL_SAMPLES * POOLED + per_id
+    per_id = LOCAL_IDS * BAG * sd + u * W * s
+    mem = LOCAL_SAMPLES * DENSE_POOLED + per_id
     return compute(
         "scatter_grad",
         Phase.BACKWARD,
@@ -127,31 +166,55 @@ def scatter_local(more: Formula | None = None) -> PlannedOp:
         mem=mem + more if more is not None else mem,
         kernels=8,
         keeps=per_id + more if more is not None else per_id,
+        access=Access.SCATTER,
+        row_bytes=W * s,
     )
+
+
+def products(layers: tuple[Layer, ...], samples: Formula, backward: bool = False) -> tuple[PlannedProduct, ...]:
+    """The products of matrices of `layers` for `samples` samples; `backward`: those of both gradients."""
+    found: list[PlannedProduct] = []
+    for layer in layers:
+        inputs, outputs, rows = (number(size) for size in (layer.inputs, layer.outputs, layer.rows))
+        count, m = (samples, rows) if layer.apart else (ONE, group(samples * layer.rows) if layer.rows > 1 else samples)
+        if backward:
+            found += [PlannedProduct(m, inputs, outputs, count), PlannedProduct(inputs, outputs, m, count)]
+        else:
+            found.append(PlannedProduct(m, outputs, inputs, count))
+    return tuple(found)
+
+
+def dense_layers(model: Model) -> tuple[Layer, ...]:
+    """The products of matrices in the layers above the summed partials or pooled vectors."""
+    layers = () if model.dense is None else bottom(model.dense.features, model.dense.widths).layers
+    return sum((c.dense.layers for c in model.costs), layers)
 
 
 def dense_part(model: Model, samples: Formula, *deps: str) -> tuple[PlannedOp, ...]:
     """All operators over the pooled vectors of `samples` samples, the first layer of an mlp included."""
     flops = group(total(model.costs, "pooled_flops"))
-    weights = dense_weights(model) * s
+    weights = dense_weights(model) * sd
+    layers = sum((c.pooled_layers for c in model.costs), dense_layers(model))
     return (
         compute(
             "dense_forward",
             Phase.FORWARD,
             *deps,
             flops=samples * flops,
-            mem=samples * (POOLED + 2 * Z * s) + weights,
+            mem=samples * (DENSE_POOLED + 2 * Z * sd) + weights,
             kernels=18,
-            keeps=samples * Z * s,
+            keeps=samples * Z * sd,
+            products=products(layers, samples),
         ),
         compute(
             "dense_backward",
             Phase.BACKWARD,
             "dense_forward",
             flops=2 * samples * flops,
-            mem=2 * samples * (POOLED + 2 * Z * s) + 2 * weights,
+            mem=2 * samples * (DENSE_POOLED + 2 * Z * sd) + 2 * weights,
             kernels=32,
-            keeps=samples * POOLED + weights,
+            keeps=samples * DENSE_POOLED + weights,
+            products=products(layers, samples, backward=True),
         ),
     )
 
@@ -196,9 +259,11 @@ def update_rows(model: Model, rows: Formula, *deps: str, role: OwnerRole = Owner
         Phase.OPTIMIZER,
         *deps,
         flops=optimizer.flops * group(rows) * W,
-        mem=group(rows) * tight_sum(3 * W, 2 * O) * s,
+        mem=group(rows) * group(2 * W * sr + tight_sum(W, 2 * O) * so),
         kernels=optimizer.calls(model.row_widths.values()),
         table_rows=rows,
+        access=Access.SCATTER,
+        row_bytes=W * sr,
         role=role,
     )
 
@@ -210,8 +275,8 @@ def update_dense(weights: Formula, *deps: str) -> PlannedOp:
         Phase.OPTIMIZER,
         *deps,
         flops=12 * weights,
-        mem=7 * weights * s,
+        mem=7 * weights * so,
         kernels=14,
-        keeps=3 * weights * s,
+        keeps=3 * weights * so,
     )
     return replace(op, rows=ONE, width=weights)

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from dessim.compute import Access
 from dessim.trace.schema import Collective, Phase
 from dessim.workload.model import Model
 from dessim.workload.options import Expected, Options
@@ -36,13 +37,13 @@ from dessim.workload.strategies.parts import (
     update_rows,
 )
 from dessim.workload.strategies.spec import StrategySpec
-from dessim.workload.symbols import COUNTS, LOCAL_SAMPLES, OWNED_ROWS, ROW_AND_STATE, C, M, N, U, W, k, s, u
+from dessim.workload.symbols import COUNTS, LOCAL_SAMPLES, OWNED_ROWS, ROW_AND_STATE, C, M, N, U, W, k, s, sr, u
 
 
 def row_all_gather(model: Model, options: Options) -> Plan:
     """Plan of gathering all rows of the global batch on every worker."""
     gather, cached = Collective.ALL_GATHER, bool(options.cache_rows)
-    misses = M * ROW_AND_STATE * s
+    misses = M * ROW_AND_STATE
     copies = (
         compute("find", Phase.FORWARD, "merge_ids", mem=OWNED_ROWS * 8 * k, kernels=20, role=OwnerRole.WORKS),
         copy("rows_out", Phase.FORWARD, misses, "find"),
@@ -68,10 +69,12 @@ def row_all_gather(model: Model, options: Options) -> Plan:
                 "lookup",
                 Phase.FORWARD,
                 "rows_in" if cached else "merge_ids",
-                mem=OWNED_ROWS * 2 * (k + W * s),
+                mem=OWNED_ROWS * 2 * (k + W * sr),
                 kernels=16,
-                keeps=OWNED_ROWS * W * s,
+                keeps=OWNED_ROWS * W * sr,
                 table_rows=U / N,
+                access=Access.GATHER,
+                row_bytes=W * sr,
                 role=OwnerRole.WORKS,
             ),
             collective(

@@ -18,7 +18,7 @@ from dessim.trace.schema import Collective, Phase
 from dessim.workload.model import Model
 from dessim.workload.operators import Output
 from dessim.workload.plan import OwnerRole, PlannedOp, Traffic, collective, compute
-from dessim.workload.symbols import OWNED_IDS, OWNED_ROWS, B, F, k, s
+from dessim.workload.symbols import OWNED_IDS, OWNED_ROWS, B, F, k, s, sd
 
 
 def scoring(model: Model, output: Output, scatter: bool) -> list[PlannedOp]:
@@ -37,9 +37,9 @@ def scoring(model: Model, output: Output, scatter: bool) -> list[PlannedOp]:
             Phase.FORWARD,
             "codes" if scatter else "tail_forward",
             flops=scores * (2 * output.code + 1),
-            mem=(2 * scores + outputs + codes) * s + 6 * OWNED_IDS * k,
+            mem=(2 * scores + outputs + codes) * sd + 6 * OWNED_IDS * k,
             kernels=16 + fields,
-            keeps=(scores + outputs + B * F) * s + 3 * OWNED_IDS * k,
+            keeps=(scores + outputs + B * F) * sd + 3 * OWNED_IDS * k,
             role=OwnerRole.WORKS,
         ),
         collective("scores_max", Phase.FORWARD, all_reduce, Traffic.SPARSE, B * F * s, "scores"),
@@ -48,9 +48,9 @@ def scoring(model: Model, output: Output, scatter: bool) -> list[PlannedOp]:
             Phase.FORWARD,
             "scores_max",
             flops=3 * scores,
-            mem=5 * scores * s,
+            mem=5 * scores * sd,
             kernels=6 + 3 * fields,
-            keeps=2 * B * F * s,
+            keeps=2 * B * F * sd,
             role=OwnerRole.WORKS,
         ),
         collective("scores_sum", Phase.FORWARD, all_reduce, Traffic.SPARSE, 2 * B * F * s, "exponentials"),
@@ -60,9 +60,9 @@ def scoring(model: Model, output: Output, scatter: bool) -> list[PlannedOp]:
             "scores_sum",
             "labels",
             flops=scores * (4 * output.code + 1),
-            mem=(5 * scores + 2 * outputs + 2 * codes) * s + 4 * OWNED_IDS * k,
+            mem=(5 * scores + 2 * outputs + 2 * codes) * sd + 4 * OWNED_IDS * k,
             kernels=20 + fields,
-            keeps=(2 * outputs + codes) * s,
+            keeps=(2 * outputs + codes) * sd,
             role=OwnerRole.WORKS,
         ),
         collective(

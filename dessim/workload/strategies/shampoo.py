@@ -20,7 +20,7 @@ from dessim.trace.schema import Collective, Phase
 from dessim.workload.formula import ZERO, Formula, number
 from dessim.workload.options import SHAMPOO_BLOCK, SHAMPOO_EVERY
 from dessim.workload.plan import Plan, PlannedOp, Traffic, collective, compute
-from dessim.workload.symbols import N, Y, s
+from dessim.workload.symbols import N, Y, s, so
 
 _CAVEAT = "eigendecompositions count as dense FLOPs at the GPU's full rate, which real ones do not reach"
 # FLOPs a weight, to the digits that formulas print.
@@ -56,9 +56,9 @@ def with_shampoo(plan: Plan) -> Plan:
                 Phase.OPTIMIZER,
                 *op.deps,
                 flops=_FLOPS_A_WEIGHT * Y,
-                mem=12 * Y * s,
+                mem=12 * Y * so,
                 kernels=40,
-                keeps=4 * Y * s,
+                keeps=4 * Y * so,
             ),
             collective("directions", Phase.OPTIMIZER, Collective.ALL_GATHER, Traffic.DENSE, N * Y * s, "precondition"),
             compute(
@@ -66,9 +66,9 @@ def with_shampoo(plan: Plan) -> Plan:
                 Phase.OPTIMIZER,
                 "directions",
                 flops=2 * weights,
-                mem=3 * weights * s,
+                mem=3 * weights * so,
                 kernels=4,
-                keeps=weights * s,
+                keeps=weights * so,
             ),
         ]
     return replace(

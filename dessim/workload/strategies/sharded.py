@@ -17,6 +17,7 @@ tests/workload/test_strategies.py.
 
 from __future__ import annotations
 
+from dessim.compute import Access
 from dessim.trace.schema import Collective, Phase
 from dessim.workload.formula import ZERO, Formula, group
 from dessim.workload.model import Model
@@ -33,7 +34,7 @@ from dessim.workload.strategies.parts import (
     update_rows,
 )
 from dessim.workload.strategies.spec import StrategySpec
-from dessim.workload.symbols import BAG, LOCAL_SAMPLES, OWNED_IDS, OWNED_ROWS, B, F, N, U, W, c, k, s
+from dessim.workload.symbols import BAG, LOCAL_SAMPLES, OWNED_IDS, OWNED_ROWS, B, F, N, U, W, c, k, s, so, sr
 
 
 def table_wise(model: Model) -> Plan:
@@ -129,16 +130,18 @@ def _pooled_grad(op: Collective, size: Formula) -> PlannedOp:
 
 def _lookup_and_pool(pooled: Formula) -> tuple[PlannedOp, ...]:
     """Owners look up the ids they received and pool them into `pooled` bytes."""
-    moved = OWNED_IDS * BAG * s + pooled
+    moved = OWNED_IDS * BAG * sr + pooled
     return (
         compute(
             "lookup",
             Phase.FORWARD,
             "ids",
-            mem=4 * OWNED_IDS * k + OWNED_ROWS * 2 * (k + W * s),
+            mem=4 * OWNED_IDS * k + OWNED_ROWS * 2 * (k + W * sr),
             kernels=24,
-            keeps=OWNED_IDS * k + OWNED_ROWS * W * s,
+            keeps=OWNED_IDS * k + OWNED_ROWS * W * sr,
             table_rows=U / N,
+            access=Access.GATHER,
+            row_bytes=W * sr,
             role=OwnerRole.WORKS,
         ),
         compute(
@@ -149,6 +152,8 @@ def _lookup_and_pool(pooled: Formula) -> tuple[PlannedOp, ...]:
             mem=moved,
             kernels=6,
             keeps=moved,
+            access=Access.POOL,
+            row_bytes=W * sr,
             role=OwnerRole.WORKS,
         ),
     )
@@ -159,7 +164,7 @@ def _scatter_and_update(model: Model, dep: str, pooled: Formula, replicated: boo
 
     `replicated`: whether the dense gradients are the same on all workers without an exchange.
     """
-    gradients = OWNED_IDS * BAG * s + OWNED_ROWS * W * s
+    gradients = OWNED_IDS * BAG * s + OWNED_ROWS * W * so
     return (
         compute(
             "scatter_grad",
@@ -169,6 +174,8 @@ def _scatter_and_update(model: Model, dep: str, pooled: Formula, replicated: boo
             mem=pooled + gradients,
             kernels=8,
             keeps=gradients,
+            access=Access.SCATTER,
+            row_bytes=W * s,
             role=OwnerRole.WORKS,
         ),
         update_rows(model, U / N, "scatter_grad"),

@@ -56,5 +56,9 @@ class StrategySpec:
         """The plan of a step. Raises UsageError if the strategy cannot train the model."""
         if reason := self.refuses(model, options):
             raise UsageError(f"{self.name}{options} {reason}")
-        built = replace(self.build(model, replace(options, shampoo=False)), pipelines=self.pipelines)
+        built = replace(
+            self.build(model, replace(options, shampoo=False)),
+            pipelines=self.pipelines,
+            precision=model.precision.dense,
+        )
         return with_shampoo(built) if options.shampoo else built

@@ -42,7 +42,7 @@ class Head(Operator):
     def reference(self, plain: Plain, weights: Mapping[str, Tensor], masks: list[Tensor] | None) -> Tensor:
         """The module on pooled vectors. It is its own definition; the comparison checks what lies below it."""
         names = {name.removeprefix("module."): w for name, w in weights.items()}
-        return torch.func.functional_call(copy.deepcopy(self.module), names, (plain.pooled(),))
+        return torch.func.functional_call(copy.deepcopy(self.module), names, (plain.operand(),))
 
 
 def _make(name: str, fields: int, width: int) -> nn.Module:

@@ -11,9 +11,7 @@ import torch
 from des_ref.certify.case import Case
 from des_ref.certify.group import certify_all
 from des_ref.data.synthetic import Zipf
-from des_ref.models.build import Network
 from des_ref.strategies import STRATEGIES, VARIANTS
-from dessim.errors import UsageError
 from dessim.workload.model import load_model
 from dessim.workload.strategies import spec_of
 
@@ -91,8 +89,3 @@ def test_a_shipped_model_of_unequal_tables_is_shrunk_for_the_certificate() -> No
     case = Case(1, 1, "criteo_kaggle", "table_wise", "cpu", small=True)
     small = case.load()
     assert len(small.tables) == small.input.fields < 26 and max(table.rows for table in small.tables) <= 200
-
-
-def test_a_model_with_dense_inputs_is_refused() -> None:
-    with pytest.raises(UsageError, match="dlrm_dcnv2 has dense inputs, which des_ref cannot train"):
-        Network(load_model("dlrm_dcnv2"), 0, torch.float32, "cpu")

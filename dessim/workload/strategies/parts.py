@@ -157,10 +157,13 @@ def dense_part(model: Model, samples: Formula, *deps: str) -> tuple[PlannedOp, .
 
 
 def dense_inputs(model: Model) -> tuple[PlannedOp, ...]:
-    """The dense features of the global batch, which every worker needs where the dense part is replicated."""
+    """The dense features of the global batch, which every worker needs where the dense part is replicated.
+
+    Like labels they are data, and have 4 bytes each whatever the type of the weights.
+    """
     if model.dense is None:
         return ()
-    size = B * model.dense.features * s
+    size = B * model.dense.features * 4
     return (collective("dense_inputs", Phase.INPUT, Collective.ALL_GATHER, Traffic.CONTROL, size),)
 
 

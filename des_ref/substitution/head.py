@@ -6,9 +6,10 @@
     weights = 12_345                   # for the simulator, which never runs the module
     multiply_adds = 12_000
 
-`make(fields, width)` returns an nn.Module that maps [b, F, D] to logits [b]. It runs on every worker and must compute
-the same function everywhere. Dropout would drop different units on each worker, and batch normalisation would see only
-the worker's own samples, so both are refused. Initial values are drawn from the run's seed.
+`make(fields, width)` returns an nn.Module that maps [b, F, D] to logits [b]. With dense features the output of the
+bottom mlp counts as one more field, the first. The module runs on every worker and must compute the same function
+everywhere. Dropout would drop different units on each worker, and batch normalisation would see only the worker's own
+samples, so both are refused. Initial values are drawn from the run's seed.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ The data are synthetic: multi-hot ids that follow Zipf's law.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,7 @@ _SMALL_EMBEDDING_WIDTH = 4
 _SMALL_LAYER_WIDTHS = (6, 5, 4)
 _SMALL_RANK = 2
 _SMALL_LATENT = 3
+_SMALL_DENSE_FEATURES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,10 @@ def shrunk(model: Model) -> Model:
             "ids_per_sample": model.input.ids_per_sample * fields / model.input.fields,
             "vocabulary": min(model.input.vocabulary, _SMALL_VOCABULARY),
         }
-    raw["embedding"]["width"] = min(model.embedding.width, _SMALL_EMBEDDING_WIDTH)
+    width = raw["embedding"]["width"] = min(model.embedding.width, _SMALL_EMBEDDING_WIDTH)
+    if model.dense is not None:
+        widths = (*_small_widths(model.dense.widths[:-1]), width)
+        raw["dense"] = {"features": min(model.dense.features, _SMALL_DENSE_FEATURES), "widths": widths}
     for operator in raw["operators"]:
         _shrink_operator(operator, fields)
     return parse_model(raw, model.name)
@@ -120,10 +124,14 @@ def _small(table: Table) -> dict[str, Any]:
     }
 
 
+def _small_widths(widths: Sequence[int]) -> list[int]:
+    last = len(_SMALL_LAYER_WIDTHS) - 1
+    return [min(width, _SMALL_LAYER_WIDTHS[min(i, last)]) for i, width in enumerate(widths)]
+
+
 def _shrink_operator(operator: dict[str, Any], fields: int) -> None:
     if "widths" in operator:
-        last = len(_SMALL_LAYER_WIDTHS) - 1
-        operator["widths"] = [min(w, _SMALL_LAYER_WIDTHS[min(i, last)]) for i, w in enumerate(operator["widths"])]
+        operator["widths"] = _small_widths(operator["widths"])
     for name, limit in (("rank", _SMALL_RANK), ("latent", _SMALL_LATENT)):
         if operator.get(name):
             operator[name] = min(operator[name], limit)
@@ -136,5 +144,6 @@ def batches(case: Case, model: Model, comm: Comm) -> list[Batch]:
     samples = -(-(_SMALL_SAMPLES if case.small else _SAMPLES) // comm.world_size) * comm.world_size
     vocabulary = min(model.input.vocabulary, _MAX_VOCABULARY)
     tables = tuple(table.model_copy(update={"rows": min(table.rows, _MAX_VOCABULARY)}) for table in model.tables)
-    data = Zipf(model.input.fields, IDS_PER_FIELD, vocabulary, skew=1.05, seed=SEED, tables=tables)
+    shape = (model.input.fields, IDS_PER_FIELD, vocabulary)
+    data = Zipf(*shape, skew=1.05, seed=SEED, tables=tables, dense=model.dense_features)
     return [data.examples(samples, part=step).take(torch.arange(samples)) for step in range(case.steps)]

@@ -23,11 +23,6 @@ EVERY_STRATEGY = (*STRATEGIES, *VARIANTS)
 Choice = tuple[int, object]  # (which axis, the value chosen on it)
 
 
-def trainable_models() -> list[str]:
-    """The shipped models that the trainer can train: those without dense inputs."""
-    return [name for name in shipped_models() if load_model(name).dense is None]
-
-
 def placements(model: str, strategy: str) -> list[str]:
     """The placements of the model's rows that are correct under a strategy and that make a difference to it."""
     own = load_model(model).embedding.placement
@@ -48,7 +43,7 @@ def every_case(
 
     Cases of one process group follow each other; within a group, so do cases that share reference states.
     """
-    models = models or trainable_models()
+    models = models or shipped_models()
     allowed = {(model, strategy): placements(model, strategy) for model in models for strategy in EVERY_STRATEGY}
     return [
         Case(

@@ -1,9 +1,9 @@
-"""Samples as 64-bit ids. Every input is categorical: a sample is a set of ids, each of which belongs to a field."""
+"""Samples as 64-bit ids: a sample is a set of ids, each of which belongs to a field. It may have dense features too."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Protocol
 
 import numpy as np
@@ -20,6 +20,7 @@ class Batch:
     field   int64 [n]      which of the F fields
     labels  float32 [b]    0 or 1
     place   int64 [b]      index of each sample in the global batch; None: consecutive samples, by rank
+    dense   float32 [b, d] dense features; None: the model reads none
     """
 
     ids: Tensor
@@ -27,17 +28,18 @@ class Batch:
     field: Tensor
     labels: Tensor
     place: Tensor | None = None
+    dense: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @classmethod
-    def of_columns(cls, columns: Tensor, labels: Tensor) -> Batch:
-        """A batch with one id per field, from ids [b, F] and labels [b]."""
+    def of_columns(cls, columns: Tensor, labels: Tensor, dense: Tensor | None = None) -> Batch:
+        """A batch with one id per field, from ids [b, F], labels [b] and dense features [b, d], if any."""
         samples, fields = columns.shape
         sample = torch.arange(samples).repeat_interleave(fields)
         field = torch.arange(fields).repeat(samples)
-        return cls(columns.reshape(-1), sample, field, labels)
+        return cls(columns.reshape(-1), sample, field, labels, dense=dense)
 
     def to(self, device: torch.device | str) -> Batch:
         """The batch on a device."""
@@ -49,13 +51,14 @@ class Batch:
 class Examples:
     """A data set in memory, from which batches are taken, in CSR form.
 
-    Sample i has ids[offsets[i] : offsets[i + 1]], of the fields field[offsets[i] : offsets[i + 1]].
+    Sample i has ids[offsets[i] : offsets[i + 1]], of the fields field[offsets[i] : offsets[i + 1]], and dense[i].
     """
 
     ids: Tensor
     field: Tensor
     offsets: Tensor
     labels: Tensor
+    dense: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -69,30 +72,34 @@ class Examples:
         # Position within the sample: a running count that restarts where a sample starts.
         within = torch.arange(len(sample)) - (counts.cumsum(0) - counts)[sample]
         index = starts[sample] + within
-        return Batch(self.ids[index], sample, self.field[index], torch.where(which < 0, 0.0, self.labels[real]))
+        labels = torch.where(which < 0, 0.0, self.labels[real])
+        dense = None if self.dense is None else torch.where(which[:, None] < 0, 0.0, self.dense[real])
+        return Batch(self.ids[index], sample, self.field[index], labels, dense=dense)
 
     def select(self, which: Tensor) -> Examples:
         """The data set of the samples `which`, int64 [b], in that order."""
         batch = self.take(which)
         counts = torch.bincount(batch.sample, minlength=len(which))
-        return Examples(batch.ids, batch.field, _offsets(counts), batch.labels)
+        return Examples(batch.ids, batch.field, _offsets(counts), batch.labels, batch.dense)
 
     @classmethod
-    def of_columns(cls, columns: Tensor, labels: Tensor) -> Examples:
-        """A data set with one id per field, from ids [samples, F] and labels [samples]."""
+    def of_columns(cls, columns: Tensor, labels: Tensor, dense: Tensor | None = None) -> Examples:
+        """A data set with one id per field, from ids [samples, F], labels [samples] and dense features, if any."""
         samples, fields = columns.shape
         field = torch.arange(fields).repeat(samples)
-        return cls(columns.reshape(-1), field, torch.arange(samples + 1) * fields, labels)
+        return cls(columns.reshape(-1), field, torch.arange(samples + 1) * fields, labels, dense)
 
     @classmethod
     def concatenate(cls, parts: Sequence[Examples]) -> Examples:
         """The samples of all parts, in order."""
         counts = torch.cat([part.offsets.diff() for part in parts])
+        dense = [part.dense for part in parts if part.dense is not None]
         return cls(
             ids=torch.cat([part.ids for part in parts]),
             field=torch.cat([part.field for part in parts]),
             offsets=_offsets(counts),
             labels=torch.cat([part.labels for part in parts]),
+            dense=torch.cat(dense) if dense else None,
         )
 
 
@@ -156,5 +163,7 @@ def slice_of(batch: Batch, rank: int, world_size: int) -> Batch:
     """The share of a rank in a global batch: consecutive samples."""
     share = len(batch) // world_size
     is_mine = (batch.sample >= rank * share) & (batch.sample < (rank + 1) * share)
-    own = Batch(batch.ids[is_mine], batch.sample[is_mine] - rank * share, batch.field[is_mine], batch.labels)
-    return replace(own, labels=batch.labels[rank * share : (rank + 1) * share])
+    own = slice(rank * share, (rank + 1) * share)
+    dense = None if batch.dense is None else batch.dense[own]
+    ids, sample, field = (tensor[is_mine] for tensor in (batch.ids, batch.sample, batch.field))
+    return Batch(ids, sample - rank * share, field, batch.labels[own], dense=dense)

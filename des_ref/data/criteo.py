@@ -1,7 +1,7 @@
 """Files of Criteo-format click logs, read in chunks, plain or .gz, so that a file need not fit in memory.
 
 The format is that of Kaggle's Display Advertising Challenge (2014): label, 13 integers, 26 hexadecimal ids, separated
-by tabs, no header; any feature may be empty. criteo_rows.py turns lines into ids.
+by tabs, no header; any feature may be empty. criteo_rows.py turns lines into samples.
 
 Of each ten rows the ninth is for validation and the tenth for test (up to a limit, kept in memory); the others are read
 as training batches, in file order.
@@ -20,7 +20,7 @@ import torch
 
 from des_ref.data.bad_rows import BadRows
 from des_ref.data.batch import Batch, Examples, slice_of
-from des_ref.data.criteo_rows import parse
+from des_ref.data.criteo_rows import Integers, parse
 from dessim.errors import FileError
 
 _TRAINING_TENTHS = 8  # of each ten rows, the first eight are for training
@@ -37,7 +37,9 @@ def _open(path: Path) -> IO[bytes]:
         raise FileError(path, "", f"cannot be read: {error.strerror}") from None
 
 
-def read(path: Path, chunk: int = 8192, bad: BadRows | None = None) -> Iterator[Examples]:
+def read(
+    path: Path, chunk: int = 8192, bad: BadRows | None = None, integers: Integers = Integers.IDS
+) -> Iterator[Examples]:
     """The file's good rows, `chunk` lines at a time; `bad` collects the others. Raises FileError with file and line."""
     bad = bad or BadRows()
     lines_read = 0
@@ -49,10 +51,10 @@ def read(path: Path, chunk: int = 8192, bad: BadRows | None = None) -> Iterator[
                 raise FileError(path, f"after line {lines_read}", f"cannot be read: {error}") from None
             if not block:
                 break
-            ids, labels = parse(block, path, lines_read + 1, bad)
+            ids, labels, dense = parse(block, path, lines_read + 1, bad, integers)
             lines_read += len(block)
             if len(labels):
-                yield Examples.of_columns(ids, labels)
+                yield Examples.of_columns(ids, labels, dense)
     if not lines_read:
         raise FileError(path, "", "is empty")
 
@@ -66,6 +68,7 @@ class CriteoFile:
 
     path: Path
     bad: BadRows = field(default_factory=BadRows)
+    integers: Integers = Integers.IDS
     held_out_limit: int = 200_000
     validation: Examples = field(init=False)
     test: Examples = field(init=False)
@@ -74,7 +77,7 @@ class CriteoFile:
     def __post_init__(self) -> None:
         held_out: tuple[list[Examples], list[Examples]] = ([], [])  # validation, test
         sizes = [0, 0]
-        for chunk in read(self.path, bad=self.bad):
+        for chunk in read(self.path, bad=self.bad, integers=self.integers):
             position = (torch.arange(len(chunk)) + self.rows) % 10
             for i in range(2):
                 part = chunk.select(torch.nonzero(position == _TRAINING_TENTHS + i)[:, 0])
@@ -93,7 +96,7 @@ class CriteoFile:
         n_pending = 0
         rows_read = 0
         skip = first * batch
-        for chunk in read(self.path, bad=BadRows(self.bad.count)):
+        for chunk in read(self.path, bad=BadRows(self.bad.count), integers=self.integers):
             train = torch.nonzero((torch.arange(len(chunk)) + rows_read) % 10 < _TRAINING_TENTHS)[:, 0]
             rows_read += len(chunk)
             train, skip = train[skip:], max(skip - len(train), 0)

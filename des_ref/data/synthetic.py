@@ -2,8 +2,9 @@
 
 Each field has its own vocabulary, from which sample i draws its ids: rank r with probability ~ r**-skew, by inverting
 the continuous approximation of Zipf's law. Unequal tables (version 2 of model files) have their own sizes, skews and
-offsets, and follow the law itself. The teacher gives each id a weight from (seed, id) and draws the label with
-probability sigmoid(scale * sum of weights + bias), so a model can learn, and the best AUC is well below 1.
+offsets, and follow the law itself. Dense features are exponential with mean 1, like the logarithm of a count. The
+teacher gives each id and each dense feature a weight from (seed, id) and draws the label with probability
+sigmoid(scale * sum of weights + bias), so a model can learn, and the best AUC is well below 1.
 
 The data depend on (seed, sample) only, not on how they are read.
 """
@@ -21,7 +22,7 @@ from des_ref.hashing import feature_id
 from dessim.workload.model import Model, Table
 
 _EXACT_RANKS = 64  # of a table; beyond, the continuous approximation differs by less than 1e-4
-_TEACHER = 7919  # added to the seed, so that the teacher's weights differ from initial rows, which hash the same ids
+TEACHER = 7919  # added to the seed, so that the teacher's weights differ from initial rows, which hash the same ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +40,15 @@ class Zipf:
     seed: int = 0
     teacher_scale: float = 1.0
     tables: tuple[Table, ...] = ()
+    dense: int = 0  # dense features of a sample
 
     @classmethod
     def of(cls, model: Model, seed: int) -> Zipf:
         """The generator of the samples that a model file describes."""
         shape = model.input
         per_field = shape.ids_per_sample / shape.fields
-        return cls(shape.fields, per_field, shape.vocabulary, shape.skew, seed, tables=model.tables)
+        law = (shape.fields, per_field, shape.vocabulary, shape.skew)
+        return cls(*law, seed, tables=model.tables, dense=model.dense_features)
 
     def examples(self, samples: int, part: int = 0) -> Examples:
         """`samples` samples. Another `part` gives other samples with the same teacher."""
@@ -64,8 +67,9 @@ class Zipf:
             raw = _zipf_ranks(uniform, max(self.vocabulary / self.fields, 1.0), self.skew)
         ids = feature_id(torch.from_numpy(field), torch.from_numpy(raw))
         offsets = torch.from_numpy(np.concatenate([[0], sizes.sum(axis=1).cumsum()]))
-        labels = self._labels(ids, offsets, rng)
-        return Examples(ids, torch.from_numpy(field), offsets, labels)
+        dense = torch.from_numpy(rng.standard_exponential((samples, self.dense), np.float32)) if self.dense else None
+        labels = self._labels(ids, offsets, dense, rng)
+        return Examples(ids, torch.from_numpy(field), offsets, labels, dense)
 
     def _sizes(self, samples: int, rng: np.random.Generator) -> np.ndarray:
         """The number of ids of each sample and field [samples, fields]."""
@@ -79,16 +83,32 @@ class Zipf:
         sizes = np.ones((samples, self.fields), dtype=np.int64)
         return rng.geometric(1 / self.ids_per_field, size=sizes.shape) if self.ids_per_field > 1 else sizes
 
-    def _labels(self, ids: torch.Tensor, offsets: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    def _labels(
+        self, ids: torch.Tensor, offsets: torch.Tensor, dense: torch.Tensor | None, rng: np.random.Generator
+    ) -> torch.Tensor:
         std = self.teacher_scale / (self.fields * self.ids_per_field) ** 0.5
-        weights = normal_rows(ids, 1, self.seed + _TEACHER, std * 2, torch.float64)[:, 0]
+        weights = normal_rows(ids, 1, self.seed + TEACHER, std * 2, torch.float64)[:, 0]
         sums = torch.cat([torch.zeros(1, dtype=torch.float64), weights.cumsum(0)])
-        logits = (sums[offsets[1:]] - sums[offsets[:-1]]).numpy()
+        of_samples = sums[offsets[1:]] - sums[offsets[:-1]]
+        if dense is not None:
+            of_samples += dense_logits(dense, self.fields, self.seed, self.teacher_scale)
+        logits = of_samples.numpy()
         return torch.from_numpy((rng.random(len(logits)) < 1 / (1 + np.exp(-logits))).astype(np.float32))
 
     def open(self, samples: int) -> InMemory:
         """A source of `samples` samples, split 80/10/10."""
         return split(self.examples(samples), torch.arange(samples), self.seed)
+
+
+def dense_logits(dense: torch.Tensor, fields: int, seed: int, scale: float = 1.0) -> torch.Tensor:
+    """float64 [samples]: the teacher's sum over dense features [samples, d] of mean and variance 1.
+
+    Its weights are those of the one id of d further fields.
+    """
+    count = dense.shape[1]
+    ids = feature_id(torch.arange(fields, fields + count), torch.zeros(count, dtype=torch.int64))
+    weights = normal_rows(ids, 1, seed + TEACHER, scale / count**0.5, torch.float64)[:, 0]
+    return ((dense.to(torch.float64) - 1) * weights).sum(dim=1)
 
 
 def _zipf_ranks(uniform: np.ndarray, vocabulary: float, skew: float) -> np.ndarray:

@@ -2,6 +2,7 @@
 
     rows --partials--> buffer [B, K] --(summed over workers)--> tail --> logits [B]
     bags --from_bags--> the same sums [b, K], for strategies that move pooled field vectors instead
+    dense features [b, d] --bottom mlp--> one more vector, which the tail's operators over the operand read first
 
 The K columns are the pooled operand, if an operator needs it, and the operators' partials in the order of
 dessim.workload.operators.KINDS. Replicated weights that work below the sum, such as W1 of an mlp, are the
@@ -23,7 +24,7 @@ from des_ref.embedding.init import normal_rows
 from des_ref.embedding.lifetime import Lifetime
 from des_ref.embedding.optim import RowOptimizer
 from des_ref.models.objective import objective_of
-from des_ref.models.operators import build_operand, build_operator, build_pool
+from des_ref.models.operators import build_bottom, build_operand, build_operator, build_pool
 from des_ref.substitution.base import Bags, Local, Operator, identity
 from des_ref.substitution.owned import Groups, OwnedOccurrences
 from dessim.errors import UsageError
@@ -50,8 +51,6 @@ class Network:
     """
 
     def __init__(self, model: Model, seed: int, dtype: torch.dtype, device: torch.device | str) -> None:
-        if model.dense is not None:
-            raise UsageError(f"{model.name} has dense inputs, which des_ref cannot train; leave out [dense]")
         if not model.precision.is_default:
             raise UsageError(
                 f"{model.name} states [precision] {model.precision}, and des_ref trains in float32 only; leave out "
@@ -72,6 +71,7 @@ class Network:
         self.operators.to(self.device, dtype)
         self.operand = build_operand(model, generator)
         self.pool = build_pool(model, generator)
+        self.bottom = build_bottom(model, generator)
         self._name_parameters()
         self.owned_columns: list[OwnedColumns] = []
         self.own_fields = range(self.fields)
@@ -85,8 +85,9 @@ class Network:
         """List the replicated parameters: first those that partials read, then those that only the tail reads."""
         shared: dict[str, nn.Parameter] = {}
         tail = {} if self.bias is None else {"bias": self.bias}
-        poolings = [module.to(self.device, self.dtype) for module in (self.pool, self.operand) if module is not None]
-        for kind, module in [*(("pooling", module) for module in poolings), *self.operators.items()]:
+        others = (("pooling", self.pool), ("pooling", self.operand), ("bottom", self.bottom))
+        beside = [(kind, module.to(self.device, self.dtype)) for kind, module in others if module is not None]
+        for kind, module in [*beside, *self.operators.items()]:
             for name, parameter in module.named_parameters():
                 (shared if name in module.shared else tail)[f"{kind}.{name}"] = parameter
         self.dense_names = (*shared, *tail)
@@ -221,11 +222,17 @@ class Network:
 
     # -- above the sums -------------------------------------------------------------------------------------------
 
-    def tail(self, sums: Tensor, masks: list[Tensor] | None = None) -> Tensor:
-        """Logits [b], or the objective's other output, from `sums` [b, K]; `masks` are those of these b samples."""
+    def tail(self, sums: Tensor, masks: list[Tensor] | None = None, dense: Tensor | None = None) -> Tensor:
+        """Logits [b], or the objective's other output, from `sums` [b, K].
+
+        `masks` and the `dense` features [b, d], which only models with a bottom mlp have, are those of these b samples.
+        """
         operand_width = self.operand.wire if self.operand is not None else 0
         pooled, *parts = sums.split([operand_width, *(operator.wire for operator in self._below)], dim=1)
         pooled = self.operand.finish(pooled) if self.operand is not None else pooled
+        if self.bottom is not None:
+            assert dense is not None, "the model has dense features"
+            pooled = torch.cat([self.bottom(dense.to(self.dtype))[:, None], pooled], dim=1)
         next_sums = iter(parts)
         next_masks = iter(masks or ())
         out = self.bias.expand(len(sums)) if self.bias is not None else sums.new_zeros(())

@@ -6,6 +6,7 @@ import torch
 
 from des_ref.substitution.attention_pool import AttentionPool
 from des_ref.substitution.base import Operator
+from des_ref.substitution.bottom import Bottom
 from des_ref.substitution.cin import Cin, CinByField
 from des_ref.substitution.cross import Cross
 from des_ref.substitution.cross_v2 import CrossV2, CrossV2ByField
@@ -27,6 +28,7 @@ from dessim.workload.model import Model
 def build_operator(spec: specs.AnySpec, model: Model, generator: torch.Generator) -> Operator:
     """The module of one operator of `model`."""
     fields = model.input.fields
+    vectors = fields + (model.dense is not None)  # of a sample, with the output of the bottom mlp
     width = model.embedding.width
     match spec:
         case specs.Lr():
@@ -35,7 +37,7 @@ def build_operator(spec: specs.AnySpec, model: Model, generator: torch.Generator
             return Fm(width)
         case specs.Mlp():
             mlp = MlpOverOperand if model.needs_operand else Mlp
-            return mlp(fields, width, spec.widths, spec.dropout, generator)
+            return mlp(vectors, width, spec.widths, spec.dropout, generator)
         case specs.FmFields():
             return FmFields(width)
         case specs.Nfm():
@@ -44,16 +46,17 @@ def build_operator(spec: specs.AnySpec, model: Model, generator: torch.Generator
             return Cross(fields, width, spec.layers, generator)
         case specs.CrossV2():
             cross = CrossV2 if spec.needs_operand(model.by_field) else CrossV2ByField
-            return cross(fields, width, spec.layers, spec.rank, generator)
+            return cross(vectors, width, spec.layers, spec.rank, generator)
         case specs.Dot():
-            return Dot(fields, width, spec.widths, spec.dropout, spec.kind == "inner", generator)
+            reads = "all" if spec.kind == "inner" else "bottom" if model.dense is not None else "none"
+            return Dot(vectors, width, spec.widths, spec.dropout, reads, generator)
         case specs.Cin():
             cin = Cin if spec.needs_operand(model.by_field) else CinByField
-            return cin(fields, spec.widths, generator)
+            return cin(vectors, spec.widths, generator)
         case specs.Fvae():
             return Fvae(fields, width, spec, generator)
         case specs.Head():
-            return Head(spec.module, fields, width, spec.weights, generator)
+            return Head(spec.module, vectors, width, spec.weights, generator)
 
 
 def build_operand(model: Model, generator: torch.Generator) -> Operand | None:
@@ -69,6 +72,11 @@ def build_operand(model: Model, generator: torch.Generator) -> Operand | None:
         case "attention":
             return AttentionPool(fields, width, generator)
     return Operand(fields, width)
+
+
+def build_bottom(model: Model, generator: torch.Generator) -> Bottom | None:
+    """The module that turns dense features into one more vector; None if the model reads none."""
+    return Bottom(model.dense.features, model.dense.widths, generator) if model.dense is not None else None
 
 
 def build_pool(model: Model, generator: torch.Generator) -> WholePool | None:

@@ -25,7 +25,7 @@ from des_ref.hashing import owner_of
 from des_ref.models.build import Network
 from des_ref.strategies.base import Counts, Lane, Optimizers, StepResult
 from des_ref.strategies.dense_state import gather_columns
-from des_ref.strategies.exchange import OccurrenceMessages, send_occurrences, unpack_occurrences
+from des_ref.strategies.exchange import OccurrenceMessages, gather_dense, send_occurrences, unpack_occurrences
 from des_ref.strategies.grads import SummedGrads
 from des_ref.strategies.hash_owned import HashOwned
 from des_ref.strategies.mid_reductions import MidReductions
@@ -36,10 +36,11 @@ from dessim.trace.schema import Phase
 
 @dataclass(frozen=True, slots=True)
 class _Inputs:
-    """Result of `send`: the occurrences of ids that this worker owns, and the labels that its tail needs."""
+    """Result of `send`: the occurrences of ids that this worker owns, and the labels and dense features of its tail."""
 
     occurrences: OccurrenceMessages
     labels: Tensor
+    dense: Tensor | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +98,16 @@ class _Des(HashOwned):
 
     def send(self, batch: Batch, lane: Lane | None = None) -> _Inputs:
         lane = lane or Lane(self.comm, self.marks)
-        labels, ready = self._labels(batch, len(batch) * lane.comm.world_size, lane.comm)
+        labels, labels_ready = self._labels(batch, len(batch) * lane.comm.world_size, lane.comm)
+        dense, dense_ready = self._dense_features(batch, lane.comm)
         model = self.network.model
         # The owner of an id must know the size of its bag, whose other ids may be on other workers.
         needs_bag_sizes = model.pools_mean and not model.by_field
         occurrences = send_occurrences(batch, self.owner, lane, model.input.fields, needs_bag_sizes)
-        if ready is not None:
-            ready.wait()
-        return _Inputs(occurrences, labels)
+        for ready in (labels_ready, dense_ready):
+            if ready is not None:
+                ready.wait()
+        return _Inputs(occurrences, labels, dense)
 
     def step(self, batch: Batch, sent: _Inputs | None = None) -> StepResult:
         network = self.network
@@ -117,7 +120,7 @@ class _Des(HashOwned):
             buffer = self._partials(values, owned)
         below = buffer.detach().requires_grad_()
         sums = self._sum(below, owned.row_index.prepare_backward)
-        tail = self._train_tail(sums, look_up, sent.labels, samples)
+        tail = self._train_tail(sums, look_up, sent, samples)
         self._backward_of_sum(sums, tail.sums_grad)
         tail_grads = self._tail_grads()  # launched after the collective that all further work waits for
         with self._mid_reductions.legs(self.marks, "local_backward", Phase.BACKWARD):
@@ -147,19 +150,19 @@ class _Des(HashOwned):
                 value.requires_grad_()
         return _OwnedRows(ids, rows, values, owned)
 
-    def _train_tail(self, sums: Tensor, look_up: _OwnedRows, labels: Tensor, samples: int) -> _TailResult:
+    def _train_tail(self, sums: Tensor, look_up: _OwnedRows, sent: _Inputs, samples: int) -> _TailResult:
         """Forward and backward above the sums; also sets the gradients of the output rows `o` where they are scored."""
         network = self.network
         with self.marks.segment("tail_forward", Phase.FORWARD):
             above = sums.detach().requires_grad_()
-            out = network.tail(above, self._masks(samples))
-            loss = network.objective.loss(out, labels) / samples
+            out = network.tail(above, self._masks(samples), sent.dense)
+            loss = network.objective.loss(out, sent.labels) / samples
         total_loss = loss.detach()
         roots = [loss]
         root_grads = [None]
         if self._scoring is not None:
             outputs = look_up.values["o"]
-            scored = self._scoring.train(out.detach(), outputs.detach(), look_up.owned, labels, self.marks)
+            scored = self._scoring.train(out.detach(), outputs.detach(), look_up.owned, sent.labels, self.marks)
             total_loss = total_loss + scored.losses.sum() / samples
             outputs.grad = scored.outputs_grad
             roots = [loss, out]
@@ -176,7 +179,7 @@ class _Des(HashOwned):
         sent = self.send(batch)
         ids, owned = self._unpack(sent, samples)
         values = self.table.gather(ids, tuple(self.network.row_widths))
-        out = self.network.tail(self._sum(self._partials(values, owned)))
+        out = self.network.tail(self._sum(self._partials(values, owned)), dense=sent.dense)
         if self._scoring is not None:
             out = out[:, -1] + self._scoring.losses(out, values["o"], owned, sent.labels)
         return self._gather_logits(out, samples)
@@ -211,6 +214,10 @@ class _Des(HashOwned):
         own = self.network.objective.targets(batch)
         labels = own.new_empty(samples, *own.shape[1:])
         return labels, comm.all_gather("labels", labels, own)
+
+    def _dense_features(self, batch: Batch, comm: Comm) -> tuple[Tensor | None, Handle | None]:
+        """The dense features of the samples of this worker's tail, valid once the handle has been waited for."""
+        return gather_dense(batch, comm)
 
     def _sum(self, buffer: Tensor, overlap: Callable[[], None] = nothing) -> Tensor:
         """The sum of the workers' `buffer` [B, K]; `overlap` runs while the collective is in flight."""
@@ -261,6 +268,9 @@ class DesReduceScatter(_Des):
         if self._scoring is not None:  # every worker scores the whole batch
             return super()._labels(batch, samples, comm)
         return self.network.objective.targets(batch), None
+
+    def _dense_features(self, batch: Batch, comm: Comm) -> tuple[Tensor | None, Handle | None]:
+        return batch.dense, None
 
     def _sum(self, buffer: Tensor, overlap: Callable[[], None] = nothing) -> Tensor:
         return SumScattered.apply(buffer, self.comm, "partials", "partials_grad", overlap)

@@ -1,4 +1,4 @@
-"""The exchange of ids between workers, in the three forms that strategies use.
+"""The exchange of a batch's inputs between workers: ids, in the three forms that strategies use, and dense features.
 
     occurrences   every id of a worker's samples with its coordinate, to its owner            des_*, row_wise, mesh
     tables        the sizes of all bags, then the ids in that order; table f to rank f mod N  table_wise
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from des_ref.comm import Comm
+from des_ref.comm import Comm, Handle
 from des_ref.data.batch import Batch
 from des_ref.hashing import owner_of
 from des_ref.strategies.base import Lane
@@ -37,6 +37,17 @@ def _exchange_counts(comm: Comm, to_send: Tensor) -> list[int]:
     to_receive = torch.empty_like(to_send)
     comm.all_to_all("id_counts", to_receive, to_send, None, None).wait()
     return to_receive.tolist()
+
+
+def gather_dense(batch: Batch, comm: Comm) -> tuple[Tensor | None, Handle | None]:
+    """The dense features [B, d] of the global batch, valid after the handle's wait; float32 whatever the weights are.
+
+    None where the model reads none; nothing is sent then.
+    """
+    if batch.dense is None:
+        return None, None
+    whole = batch.dense.new_empty(len(batch) * comm.world_size, batch.dense.shape[1])
+    return whole, comm.all_gather("dense_inputs", whole, batch.dense.contiguous())
 
 
 # -- occurrences ------------------------------------------------------------------------------------------------------

@@ -36,7 +36,8 @@ def samples_of(whole: Batch, worker: Tensor, rank: int) -> Batch:
     new_number = torch.full((len(whole),), -1, dtype=torch.int64)
     new_number[place] = torch.arange(len(place))
     mine = new_number[whole.sample] >= 0
-    return Batch(whole.ids[mine], new_number[whole.sample[mine]], whole.field[mine], whole.labels[place], place)
+    dense = None if whole.dense is None else whole.dense[place]
+    return Batch(whole.ids[mine], new_number[whole.sample[mine]], whole.field[mine], whole.labels[place], place, dense)
 
 
 def _balanced_assignment(score: Tensor, share: int) -> Tensor:

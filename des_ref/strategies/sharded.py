@@ -20,6 +20,7 @@ from des_ref.comm import Comm, Handle
 from des_ref.data.batch import Batch
 from des_ref.strategies.base import Counts, Lane
 from des_ref.strategies.exchange import (
+    gather_dense,
     send_occurrences,
     send_tables,
     table_order,
@@ -194,6 +195,9 @@ class Mesh(_OwnersPool):
     def _labels(self, batch: Batch, comm: Comm) -> tuple[Tensor, Handle | None]:
         labels = batch.labels.new_empty(len(batch) * comm.world_size)
         return labels, comm.all_gather("labels", labels, batch.labels)
+
+    def _dense_features(self, batch: Batch, comm: Comm) -> tuple[Tensor | None, Handle | None]:
+        return gather_dense(batch, comm)
 
     def _masks(self, batch: Batch) -> list[Tensor] | None:
         return self.network.masks(len(batch) * self.comm.world_size, self._step)

@@ -32,10 +32,11 @@ from dessim.workload.options import Options
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """Result of `send`: ids in the strategy's own form, and the labels that the dense part needs."""
+    """Result of `send`: ids in the strategy's own form, and the labels and dense features that the dense part needs."""
 
     ids: Any
     labels: Tensor
+    dense: Tensor | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +93,13 @@ class ShardedBase(HashOwned):
 
     def send(self, batch: Batch, lane: Lane | None = None) -> Inputs:
         lane = lane or Lane(self.comm, self.marks)
-        labels, ready = self._labels(batch, lane.comm)
+        labels, labels_ready = self._labels(batch, lane.comm)
+        dense, dense_ready = self._dense_features(batch, lane.comm)
         ids = self._send_ids(batch, lane)
-        if ready is not None:
-            ready.wait()
-        return Inputs(ids, labels)
+        for ready in (labels_ready, dense_ready):
+            if ready is not None:
+                ready.wait()
+        return Inputs(ids, labels, dense)
 
     def step(self, batch: Batch, sent: Inputs | None = None) -> StepResult:
         network = self.network
@@ -108,7 +111,7 @@ class ShardedBase(HashOwned):
         self._before_dense()
         with mark("dense_forward", Phase.FORWARD):
             bags = self._bags(fetched).detach().requires_grad_()
-            logits = network.tail(network.from_bags(bags), self._masks(batch))
+            logits = network.tail(network.from_bags(bags), self._masks(batch), sent.dense)
             loss = network.objective.loss(logits, sent.labels) / self._averaged(samples)
         with mark("dense_backward", Phase.BACKWARD):
             for p in network.dense_parameters:
@@ -142,8 +145,9 @@ class ShardedBase(HashOwned):
     def predict(self, batch: Batch) -> Tensor:
         samples = len(batch) * self.comm.world_size
         self.settle()
-        bags = self._bags(self._fetch(batch, self.send(batch).ids, train=False))
-        return self._gather_logits(self.network.tail(self.network.from_bags(bags)), samples)
+        sent = self.send(batch)
+        bags = self._bags(self._fetch(batch, sent.ids, train=False))
+        return self._gather_logits(self.network.tail(self.network.from_bags(bags), dense=sent.dense), samples)
 
     def _values(self, unique: Tensor, train: bool) -> tuple[Tensor | None, Tensor]:
         """Row numbers (None without `train`) and values [u, W] of distinct ids, all columns together."""
@@ -175,6 +179,9 @@ class ShardedBase(HashOwned):
 
     def _labels(self, batch: Batch, comm: Comm) -> tuple[Tensor, Handle | None]:
         return batch.labels, None
+
+    def _dense_features(self, batch: Batch, comm: Comm) -> tuple[Tensor | None, Handle | None]:
+        return batch.dense, None
 
     def _masks(self, batch: Batch) -> list[Tensor] | None:
         """The masks of this worker's samples, each that of its place in the global batch."""

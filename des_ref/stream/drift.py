@@ -3,7 +3,8 @@
 Each field has a vocabulary of fixed size; the frequency of an id follows from its rank r in it, ~ (r + 1)**-skew. The
 ids behind the ranks drift: each id lives for `life` rows, then a new id, never seen before, takes its rank. Ranks
 change hands at different times, spread evenly, so that frequencies are the same at any time. The teacher is that of
-data/synthetic.py; a model's knowledge of an id says nothing about the id that replaces it.
+data/synthetic.py, and so is the law of dense features; a model's knowledge of an id says nothing about the id that
+replaces it.
 
 Row i is a function of (seed, i): workers generate their own rows, and a run can resume at any row.
 """
@@ -17,11 +18,11 @@ import torch
 from torch import Tensor
 
 from des_ref.data.batch import Batch
+from des_ref.data.synthetic import TEACHER, dense_logits
 from des_ref.embedding.init import normal_rows
 from des_ref.hashing import GOLDEN, feature_id, mix64, mix64_int, uniform
 from dessim.workload.model import Model
 
-_TEACHER = 7919  # added to the seed, so that the teacher's weights differ from initial rows, which hash the same ids
 _MAX_IDS_PER_FIELD = 64
 
 
@@ -32,6 +33,7 @@ class Drift:
     ids_per_field  mean number of ids per field: one, or a geometric number (at most 64) if it is above 1
     vocabulary     size of each field's vocabulary
     life           rows for which an id lives; None: for ever
+    dense          number of dense features
     """
 
     fields: int
@@ -40,13 +42,15 @@ class Drift:
     skew: float
     seed: int
     life: int | None
+    dense: int = 0
 
     @classmethod
     def of(cls, model: Model, seed: int, life: int | None) -> Drift:
         """Rows in the shape of a model's input. The fields share the model's vocabulary equally."""
         shape = model.input
         vocabulary = max(int(shape.vocabulary / shape.fields), 1)
-        return cls(shape.fields, shape.ids_per_sample / shape.fields, vocabulary, shape.skew, seed, life)
+        law = (shape.fields, shape.ids_per_sample / shape.fields, vocabulary, shape.skew)
+        return cls(*law, seed, life, model.dense_features)
 
     def batch(self, first: int, rows: int) -> Batch:
         """The rows first, first + 1, ..., first + rows - 1."""
@@ -61,8 +65,16 @@ class Drift:
             words = mix64(words + (within + 1) * GOLDEN)
         ids = feature_id(field, self._values(uniform(words), field, first + sample))
         logits = torch.zeros(rows, dtype=torch.float64).index_add_(0, sample, self._weights(ids))
+        dense = self._dense(start) if self.dense else None
+        if dense is not None:
+            logits += dense_logits(dense, self.fields, self.seed)
         labels = (uniform(mix64(start - GOLDEN)) < torch.sigmoid(logits)).to(torch.float32)
-        return Batch(ids, sample, field, labels)
+        return Batch(ids, sample, field, labels, dense=dense)
+
+    def _dense(self, start: Tensor) -> Tensor:
+        """Dense features [rows, d] from the seeds [rows] of the rows, exponential by inversion."""
+        words = mix64(start[:, None] + torch.arange(self.fields + 1, self.fields + 1 + self.dense) * GOLDEN)
+        return -uniform(mix64(words)).log().to(torch.float32)
 
     def _sizes(self, u: Tensor) -> Tensor:
         """Numbers of ids, geometric by inversion: P(size > k) = (1 - 1 / mean)**k."""
@@ -80,7 +92,7 @@ class Drift:
     def _weights(self, ids: Tensor) -> Tensor:
         """The teacher's weights, scaled so that the sum over a row has a standard deviation of 2."""
         std = 2 / (self.fields * self.ids_per_field) ** 0.5
-        return normal_rows(ids, 1, self.seed + _TEACHER, std, torch.float64)[:, 0]
+        return normal_rows(ids, 1, self.seed + TEACHER, std, torch.float64)[:, 0]
 
 
 def zipf_ranks(u: Tensor, vocabulary: int, skew: float) -> Tensor:

@@ -15,6 +15,7 @@ from enum import IntEnum
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from des_ref.comm import Comm
 from des_ref.data.batch import Batch
@@ -43,12 +44,16 @@ class Feed(Iterator[tuple[int, Batch]]):
     dealt   number of fields, with one id each, of the rows that rank 0 sends; 0 where every worker has a reader
     share   rows of this worker in a batch
     stop    set when this process is asked to stop
+    dense   number of dense features of the rows that rank 0 sends
     """
 
-    def __init__(self, comm: Comm, reader: Reader | None, dealt: int, share: int, stop: threading.Event) -> None:
+    def __init__(
+        self, comm: Comm, reader: Reader | None, dealt: int, share: int, stop: threading.Event, dense: int = 0
+    ) -> None:
         self._comm = comm
         self._reader = reader
         self._dealt = dealt
+        self._dense = dense
         self._share = share
         self._stop = stop
         self._positions: deque[dict[str, Any]] = deque()
@@ -113,16 +118,22 @@ class Feed(Iterator[tuple[int, Batch]]):
         return read.batch
 
     def _deal(self, read: Read | None) -> Batch:
-        """Send each worker its rows, from rank 0. A row is one message line: its ids, then its label."""
+        """Send each worker its rows, from rank 0. A row is one message line: its ids, its label, its dense features."""
         n = self._comm.world_size
         fields = self._dealt
-        if read is None:
-            message = torch.empty(0, fields + 1, dtype=torch.int64)
-        else:
-            labels = read.batch.labels.to(torch.int64)[:, None]
-            message = torch.cat([read.batch.ids.view(-1, fields), labels], dim=1)
-        own = torch.empty(self._share, fields + 1, dtype=torch.int64)
+        own = torch.empty(self._share, fields + 1 + self._dense, dtype=torch.int64)
+        message = _lines(read.batch, fields) if read is not None else own[:0]
         received = [self._share, *[0] * (n - 1)]
         sent = [self._share * (read is not None)] * n
         self._comm.all_to_all("deal", own, message, received, sent).wait()
-        return Batch.of_columns(own[:, :-1].contiguous(), own[:, -1].to(torch.float32))
+        ids, labels, bits = own.split([fields, 1, self._dense], dim=1)
+        dense = bits.to(torch.int32).view(torch.float32) if self._dense else None
+        return Batch.of_columns(ids.contiguous(), labels[:, 0].to(torch.float32), dense)
+
+
+def _lines(batch: Batch, fields: int) -> Tensor:
+    """int64 [b, F + 1 + d]: ids, labels and the bits of dense features, if any."""
+    columns = [batch.ids.view(-1, fields), batch.labels.to(torch.int64)[:, None]]
+    if batch.dense is not None:
+        columns.append(batch.dense.view(torch.int32).to(torch.int64))
+    return torch.cat(columns, dim=1)

@@ -9,19 +9,22 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from des_ref.data.bad_rows import BadRows
 from des_ref.data.batch import Batch
-from des_ref.data.criteo_rows import parse
+from des_ref.data.criteo_rows import Integers, parse
 from des_ref.stream.drift import Drift
 from des_ref.stream.lines import Lines
 
 _CHECK_STOP_EVERY_S = 0.1  # how often a blocked thread checks whether it has been closed
+
+_Columns = tuple[Tensor, Tensor, Tensor | None]  # ids [b, F], labels [b] and dense features [b, d], if any
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +35,12 @@ class Read:
     position: dict[str, Any]
 
 
-def of_text(lines: Lines, samples: int, bad: BadRows) -> Iterator[Read | None]:
+def of_text(lines: Lines, samples: int, bad: BadRows, integers: Integers = Integers.IDS) -> Iterator[Read | None]:
     """Batches of `samples` good rows in Criteo's format; None where no lines have arrived.
 
     An incomplete batch at the end is dropped.
     """
-    ids: list[torch.Tensor] = []
-    labels: list[torch.Tensor] = []
+    parts: list[_Columns] = []
     missing = samples
     while True:
         block = lines.take(missing)
@@ -47,15 +49,18 @@ def of_text(lines: Lines, samples: int, bad: BadRows) -> Iterator[Read | None]:
                 return
             yield None
             continue
-        block_ids, block_labels = parse(block, lines.label, lines.position.line - len(block) + 1, bad)
-        ids.append(block_ids)
-        labels.append(block_labels)
-        missing -= len(block_labels)
+        parts.append(parse(block, lines.label, lines.position.line - len(block) + 1, bad, integers))
+        missing -= len(parts[-1][1])
         if not missing:
-            yield Read(Batch.of_columns(torch.cat(ids), torch.cat(labels)), lines.position.to_json())
-            ids = []
-            labels = []
+            yield Read(_joined(parts), lines.position.to_json())
+            parts = []
             missing = samples
+
+
+def _joined(parts: Sequence[_Columns]) -> Batch:
+    ids, labels, dense = zip(*parts, strict=True)
+    features = [part for part in dense if part is not None]
+    return Batch.of_columns(torch.cat(ids), torch.cat(labels), torch.cat(features) if features else None)
 
 
 def of_drift(drift: Drift, samples: int, rank: int, ranks: int, first: int = 0) -> Iterator[Read]:

@@ -21,9 +21,9 @@ from des_ref.checkpoint.writer import Writer
 from des_ref.cli import say
 from des_ref.comm import Comm
 from des_ref.config import Settings
-from des_ref.data import criteo_rows
 from des_ref.data.bad_rows import BadRows
 from des_ref.data.batch import Batch
+from des_ref.data.criteo_rows import Integers
 from des_ref.pipeline import Pipeline
 from des_ref.strategies.base import Lane, StepResult, Strategy
 from des_ref.stream.clock import Clock, Reading, resident_bytes
@@ -36,7 +36,7 @@ from des_ref.stream.report import Reports
 from des_ref.stream.scores import Scores
 from des_ref.stream.stop import asked_to_stop
 from des_ref.training.divergence import check_finite
-from des_ref.training.source import BAD_ROWS, check_fields
+from des_ref.training.source import BAD_ROWS
 from des_ref.training.summary import bytes_by_op, describe
 from dessim.errors import DessimError, UsageError
 from dessim.trace.schema import PREFETCH
@@ -76,8 +76,7 @@ class _Stream:
         self._batch = settings.training.batch
         if model.output is not None:
             raise UsageError(f"a stream has clicks, and {model.name} has another objective: choose another --model")
-        if self._inputs:
-            check_fields(model, "Criteo's format", criteo_rows.FIELDS, "deepfm")
+        self._integers = Integers.of(model, "Criteo's format") if self._inputs else None
         self._bad = BadRows(settings.data.max_bad_rows, settings.folder(self._log) / BAD_ROWS)
         self.progress = StreamProgress()
         self._reader: Reader | None = None
@@ -202,14 +201,15 @@ class _Stream:
         comm = self._comm
         n = comm.world_size
         ahead = self._settings.stream.ahead
-        if not self._inputs:
+        integers = self._integers
+        if integers is None:
             first = self.progress.steps * self._batch
             drift = Drift.of(self._model, self._settings.seed, self._settings.stream.id_life)
             self._reader = Reader(of_drift(drift, self._batch, comm.rank, n, first), ahead)
         elif comm.rank == 0:
-            self._reader = Reader(of_text(self._open_lines(), self._batch, self._bad), ahead)
-        dealt = criteo_rows.FIELDS if self._inputs else 0
-        return Feed(comm.on_cpu("stream") if n > 1 else comm, self._reader, dealt, self._batch // n, stop)
+            self._reader = Reader(of_text(self._open_lines(), self._batch, self._bad, integers), ahead)
+        dealt, dense = (integers.fields, integers.dense_features) if integers is not None else (0, 0)
+        return Feed(comm.on_cpu("stream") if n > 1 else comm, self._reader, dealt, self._batch // n, stop, dense)
 
     def _open_lines(self) -> Lines:
         """The inputs, from the position where the run resumes. Reports an input that cannot be read again."""

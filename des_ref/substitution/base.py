@@ -92,7 +92,10 @@ class Bags:
 
 @dataclass(frozen=True, slots=True)
 class Plain:
-    """All rows w [V, 1], v [V, D], o [V, L + 1], and occurrences: index [n] into V, sample [n], field [n]."""
+    """All rows w [V, 1], v [V, D], o [V, L + 1], and occurrences: index [n] into V, sample [n], field [n].
+
+    bottom  [B, D], the output of the bottom mlp, where there is one
+    """
 
     w: Tensor | None
     v: Tensor | None
@@ -104,12 +107,17 @@ class Plain:
     pooling: str = "sum"
     attention: Tensor | None = None
     o: Tensor | None = None
+    bottom: Tensor | None = None
 
     def vectors(self) -> list[Tensor]:
         """The vectors of each sample's ids, a list of B tensors [ids, D]."""
         order = torch.argsort(self.sample, stable=True)
         counts = torch.bincount(self.sample, minlength=self.samples).tolist()
         return list(self.v[self.index[order]].split(counts))
+
+    def operand(self) -> Tensor:
+        """[B, vectors, D]: the output of the bottom mlp, where there is one, and `pooled`."""
+        return self.pooled() if self.bottom is None else torch.cat([self.bottom[:, None], self.pooled()], dim=1)
 
     def pooled(self) -> Tensor:
         """[B, F, D]: the vectors of each bag, pooled; zeros for an empty bag."""

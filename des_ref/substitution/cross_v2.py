@@ -59,7 +59,7 @@ class CrossV2(Operator):
     def reference(self, plain: Plain, weights: Mapping[str, Tensor], masks: list[Tensor] | None) -> Tensor:
         """The recursion with W_l multiplied out, one sample in each column."""
         matrices = weights["w"] if "w" in weights else weights["u"].transpose(1, 2) @ weights["v"]
-        x_0 = x = plain.pooled().flatten(1).T
+        x_0 = x = plain.operand().flatten(1).T
         for w, b in zip(matrices, weights["b"], strict=True):
             x = x_0 * (w @ x + b[:, None]) + x
         return weights["out"] @ x

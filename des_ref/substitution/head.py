@@ -6,9 +6,10 @@
     weights = 12_345                   # for the simulator, which never runs the module
     multiply_adds = 12_000
 
-`make(fields, width)` returns an nn.Module that maps [b, F, D] to logits [b]. It runs on every worker and must compute
-the same function everywhere. Dropout would drop different units on each worker, and batch normalisation would see only
-the worker's own samples, so both are refused. Initial values are drawn from the run's seed.
+`make(fields, width)` returns an nn.Module that maps [b, F, D] to logits [b]. With dense features the output of the
+bottom mlp counts as one more field, the first. The module runs on every worker and must compute the same function
+everywhere. Dropout would drop different units on each worker, and batch normalisation would see only the worker's own
+samples, so both are refused. Initial values are drawn from the run's seed.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Head(Operator):
     def reference(self, plain: Plain, weights: Mapping[str, Tensor], masks: list[Tensor] | None) -> Tensor:
         """The module on pooled vectors. It is its own definition; the comparison checks what lies below it."""
         names = {name.removeprefix("module."): w for name, w in weights.items()}
-        return torch.func.functional_call(copy.deepcopy(self.module), names, (plain.pooled(),))
+        return torch.func.functional_call(copy.deepcopy(self.module), names, (plain.operand(),))
 
 
 def _make(name: str, fields: int, width: int) -> nn.Module:

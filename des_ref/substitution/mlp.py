@@ -60,7 +60,7 @@ class Mlp(Operator):
     def reference(self, plain: Plain, weights: Mapping[str, Tensor], masks: list[Tensor] | None) -> Tensor:
         """Pool to [B, F, D], concatenate the fields, one big GEMM, then layer by layer."""
         w1, *layers = weights.values()
-        return plain_tower(plain.pooled().flatten(1) @ w1.T, layers, masks)
+        return plain_tower(plain.operand().flatten(1) @ w1.T, layers, masks)
 
 
 class MlpOverOperand(Mlp):

@@ -20,7 +20,8 @@ NOT_FINITE = 3  # exit code: a check ran and failed
 def check_finite(loss: Tensor, batch: Batch, progress: Progress, comm: Comm, folder: Path) -> None:
     """Raises RankError with exit code 3 if the loss is NaN or infinite.
 
-    Writes this worker's samples into `folder` first: the arrays `ids`, `sample`, `field` and `labels` of a Batch.
+    Writes this worker's samples into `folder` first: the arrays `ids`, `sample`, `field`, `labels` and `dense`, if any,
+    of a Batch.
     """
     value = float(loss)
     if math.isfinite(value):
@@ -28,7 +29,8 @@ def check_finite(loss: Tensor, batch: Batch, progress: Progress, comm: Comm, fol
     file = folder / f"diverged-step-{progress.steps}-rank-{comm.rank}.npz"
     try:
         with atomic_path(file) as temporary:
-            np.savez(temporary, **{name: getattr(batch, name).cpu() for name in ("ids", "sample", "field", "labels")})
+            arrays = {name: getattr(batch, name) for name in ("ids", "sample", "field", "labels", "dense")}
+            np.savez(temporary, **{name: array.cpu() for name, array in arrays.items() if array is not None})
         where = f"its samples are in {file}"
     except OSError as error:
         where = f"its samples cannot be written to {file}: {error.strerror}"

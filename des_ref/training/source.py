@@ -10,10 +10,11 @@ import torch
 
 from des_ref.comm import Comm, launched_rank
 from des_ref.config import DataSettings
-from des_ref.data import criteo_rows, movielens
+from des_ref.data import movielens
 from des_ref.data.bad_rows import BadRows
 from des_ref.data.batch import Source
 from des_ref.data.criteo import CriteoFile
+from des_ref.data.criteo_rows import Integers
 from des_ref.data.movielens import DataUnavailable, open_movielens
 from des_ref.data.synthetic import Zipf
 from dessim.errors import FileError, UsageError
@@ -62,13 +63,18 @@ def open_source(settings: DataSettings, model: Model, seed: int, comm: Comm, fol
     if path.suffix == ".whl" or path.is_dir():
         check_fields(model, path.name, len(movielens.FIELDS), "deepfm_ml100k")
         return Opened(open_movielens(path, settings.split, seed), "ml-100k")
-    check_fields(model, path.name, criteo_rows.FIELDS, "deepfm")
+    integers = Integers.of(model, path.name)
     bad = BadRows(settings.max_bad_rows, folder / BAD_ROWS if comm.rank == 0 else None)
-    return Opened(CriteoFile(path, bad), str(path), bad=bad)
+    return Opened(CriteoFile(path, bad, integers), str(path), bad=bad)
 
 
 def check_fields(model: Model, data: str, fields: int, suggested_model: str) -> None:
-    """Raises UsageError for a model with another number of fields than the data."""
+    """Raises UsageError for a model with dense features, or with another number of fields than the data."""
+    if model.dense is not None:
+        raise UsageError(
+            f"model {model.name} has dense.features = {model.dense_features}, but {data} has no dense features; "
+            f"try --model {suggested_model}"
+        )
     if model.input.fields != fields:
         raise UsageError(
             f"model {model.name} has input.fields = {model.input.fields}, but {data} has {fields} fields; "

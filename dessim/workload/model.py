@@ -267,7 +267,16 @@ class Model(_Strict):
                     f'operator "{o.kind}" cannot be substituted where [dense] adds the output of a bottom mlp: write '
                     'strategy = "mesh", or use dot, inner or head'
                 )
+        if not self.needs_operand:
+            raise ValueError(
+                "no operator reads the output of the bottom mlp: add dot, inner or head, or remove [dense]"
+            )
         return self
+
+    @property
+    def dense_features(self) -> int:
+        """Dense features of a sample."""
+        return self.dense.features if self.dense is not None else 0
 
     @property
     def pools_apart(self) -> bool:

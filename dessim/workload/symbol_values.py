@@ -34,7 +34,7 @@ def symbols_of(
     logit_bias = Dense(weights=int(model.output is None))
     dense = sum((c.dense for c in model.costs), logit_bias)
     if model.dense is not None:
-        dense += bottom(model.dense.features, model.dense.widths)
+        dense += bottom(model.dense.features, model.dense.widths, given.fields)
     first_layer = next((o.widths[0] for o in model.operators if isinstance(o, Mlp)), 0)
     if model.by_field:
         owned_pairs = fields / workers

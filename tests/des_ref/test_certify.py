@@ -11,13 +11,13 @@ import pytest
 
 from des_ref.certify import group, program
 from des_ref.certify.case import Case, shrunk
-from des_ref.certify.matrix import _pairs, every_case, pairwise, placements, trainable_models
+from des_ref.certify.matrix import _pairs, every_case, pairwise, placements
 from des_ref.certify.page import render
 from des_ref.certify.show import passed, summary
 from des_ref.cli import run
 from des_ref.embedding.optim import ROW_OPTIMIZERS
 from des_ref.strategies import STRATEGIES, VARIANTS
-from dessim.workload.model import load_model
+from dessim.workload.model import load_model, shipped_models
 
 PASSED = {
     "case": "des_all_reduce, deepfm by hash, sgd, 2 ranks",
@@ -66,7 +66,7 @@ def test_all_covers_every_model_placement_strategy_optimizer_and_rank_count() ->
     expected = {
         (n, model, placement, strategy, optimizer)
         for n in (1, 2, 4)
-        for model in trainable_models()
+        for model in shipped_models()
         for strategy in (*STRATEGIES, *VARIANTS)
         for placement in placements(model, strategy)
         for optimizer in ROW_OPTIMIZERS
@@ -90,7 +90,7 @@ def test_quick_covers_every_pair_of_choices_with_few_cases() -> None:
     assert all(sum(c.optimizer == o for c in few) > len(few) / 8 for o in ROW_OPTIMIZERS)
 
 
-@pytest.mark.parametrize("name", trainable_models())
+@pytest.mark.parametrize("name", shipped_models())
 def test_a_small_model_has_the_same_operators(name: str) -> None:
     model = load_model(name)
     small = shrunk(model)

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import gzip
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from des_ref import metrics
 from des_ref.data import criteo, criteo_rows, movielens
 from des_ref.data.bad_rows import BadRows
-from des_ref.data.batch import Examples, InMemory
+from des_ref.data.batch import Examples, InMemory, slice_of
 from des_ref.data.criteo import CriteoFile
 from des_ref.data.movielens import DataUnavailable, load, open_movielens
-from des_ref.data.synthetic import Zipf
+from des_ref.data.synthetic import Zipf, dense_logits
 from des_ref.hashing import feature_id, text_key
+from des_ref.strategies.sample_assignment import samples_of
 from dessim.errors import FileError
+from dessim.workload.model import load_model
 
 INTS = [str(i) for i in range(13)]
 HEXES = [f"{i:08x}" for i in range(26)]
@@ -152,6 +156,21 @@ def test_take_selects_reorders_and_pads() -> None:
     assert batch.labels.tolist() == [1.0, 0.0, 1.0]
 
 
+def test_dense_features_stay_beside_their_samples() -> None:
+    count, dense = 12, torch.arange(24.0).view(12, 2)
+    examples = Examples.of_columns(torch.arange(count)[:, None], dense[:, 0], dense)
+    batch = examples.take(torch.tensor([7, -1, 3]))
+    assert batch.dense is not None and batch.dense.tolist() == [[14, 15], [0, 0], [6, 7]]
+    parts = [examples.select(torch.arange(5)), examples.select(torch.arange(5, count))]
+    whole = Examples.concatenate(parts).take(torch.arange(count))
+    shares = [slice_of(whole, rank, 3) for rank in range(3)]
+    shares += [samples_of(whole, torch.arange(count) % 2, rank) for rank in range(2)]
+    for share in shares:
+        own = share.to("cpu").dense
+        assert own is not None and torch.equal(own[:, 0], share.labels)
+        assert torch.equal(own[:, 0].long(), 2 * share.ids)
+
+
 def test_ranks_share_each_global_batch() -> None:
     source = Zipf(3, 2.0, 100, 1.0, seed=5).open(200)
     assert isinstance(source, InMemory)
@@ -174,6 +193,18 @@ def test_synthetic_is_deterministic_skewed_and_learnable() -> None:
     assert int(counts.max()) > 50 * float(counts.double().median())
     assert 0.2 < float(a.labels.mean()) < 0.8
     assert len(a.ids) / 5000 == pytest.approx(6.0, rel=0.05)
+
+
+def test_synthetic_dense_features_are_deterministic_and_decide_labels() -> None:
+    model = load_model("criteo_1tb")
+    zipf = Zipf.of(model, 5)
+    a, b = zipf.examples(5000), zipf.examples(5000)
+    assert a.dense is not None and b.dense is not None and a.dense.shape == (5000, 13)
+    assert torch.equal(a.dense, b.dense) and torch.equal(a.labels, b.labels) and a.dense.dtype == torch.float32
+    assert float(a.dense.mean()) == pytest.approx(1, abs=0.02) and float(a.dense.var()) == pytest.approx(1, abs=0.1)
+    # The teacher's sum over dense features alone predicts clicks better than chance.
+    assert metrics.auc(dense_logits(a.dense, 26, 5).numpy(), a.labels.numpy()) > 0.55
+    assert torch.equal(replace(zipf, dense=0).examples(5000).ids, a.ids)
 
 
 def test_movielens_has_the_published_sizes(wheel: Path) -> None:

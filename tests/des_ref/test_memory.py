@@ -27,6 +27,8 @@ from dessim.workload.model import load_model
         ("dcn", "des_all_reduce", 512),
         ("dcn_v2", "des_all_reduce", 512),
         ("dlrm", "des_all_reduce", 512),
+        ("criteo_1tb", "des_all_reduce", 512),
+        ("criteo_1tb", "des_reduce_scatter", 512),
         ("fvae", "des_all_reduce", 128),
         ("fvae", "des_reduce_scatter", 128),
     ],
@@ -35,7 +37,8 @@ def test_a_step_allocates_the_memory_that_its_plan_predicts(name: str, strategy:
     model = load_model(name)
     ids_per_field = model.input.ids_per_sample / model.input.fields
     with open_comm() as comm:
-        examples = Zipf(model.input.fields, ids_per_field, 50_000, 1.05, 3).examples(batch, 0)
+        shape = (model.input.fields, ids_per_field, 50_000)
+        examples = Zipf(*shape, 1.05, 3, dense=model.dense_features).examples(batch, 0)
         whole = examples.take(torch.arange(batch))
         trainer = STRATEGIES[strategy](Network(model, 1, torch.float32, comm.device), Optimizers(), comm)
         trainer.step(whole)  # inserts the rows and creates Adam's moments

@@ -104,11 +104,6 @@ def test_a_shipped_model_of_unequal_tables_is_shrunk_for_the_certificate() -> No
     assert len(small.tables) == small.input.fields < 26 and max(table.rows for table in small.tables) <= 200
 
 
-def test_a_model_with_dense_inputs_is_refused() -> None:
-    with pytest.raises(UsageError, match="dlrm_dcnv2 has dense inputs, which des_ref cannot train"):
-        Network(load_model("dlrm_dcnv2"), 0, torch.float32, "cpu")
-
-
 def test_a_model_in_another_precision_is_refused() -> None:
     model = load_model("fm")
     half = model.at(model.precision.changed("wire=fp16"))

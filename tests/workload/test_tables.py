@@ -139,6 +139,9 @@ def test_a_bottom_mlp_adds_its_weights_and_one_vector() -> None:
     products = 4 * 3 // 2  # of the three tables and the bottom mlp's output
     top = (products + 8) * 16 + 16 + 16 * 4 + 4 + 4 + 1
     assert dense_weights(model).evaluate(model.symbols(2)) == bottom + top + 1
+    # Its layers, the joined vectors, their products and the top's inputs, and the top's layers.
+    joined = 4 * 8
+    assert model.symbols(2)["Z"] == 32 + 8 + joined + 4 * 4 + products + (products + 8) + 16 + 4
     mesh = parse_model(with_dense("mlp", strategy="mesh"), "m.toml")
     assert dense_weights(mesh).evaluate(mesh.symbols(2)) == bottom + 4 * 8 * 16 + 16 + 16 * 4 + 4 + 4 + 1 + 1
 
@@ -149,13 +152,15 @@ def test_dense_inputs_travel_where_the_dense_part_is_replicated() -> None:
         ops = {op.name: op for op in plan_of(name, model).ops}
         assert ("dense_inputs" in ops) == sent
         if sent:
-            assert ops["dense_inputs"].size.evaluate(model.symbols(2, 100)) == 100 * 13 * 4
+            # They are float32 whatever the weights are.
+            assert ops["dense_inputs"].size.evaluate(model.symbols(2, 100) | {"s": 8.0}) == 100 * 13 * 4
 
 
 @pytest.mark.parametrize(
     ("file", "problem"),
     [
         (with_dense("mlp"), 'operator "mlp" cannot be substituted'),
+        ({**with_dense(), "operators": [{"kind": "lr"}]}, "no operator reads the output of the bottom mlp"),
         ({**with_dense(), "dense": {"features": 13, "widths": [32, 16]}}, "dense.widths ends with 16"),
         ({**with_dense(), "dense": {"features": 0, "widths": [8]}}, "dense.features"),
     ],

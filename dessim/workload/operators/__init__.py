@@ -27,6 +27,7 @@ from dessim.workload.operators.base import (
     Widths,
     bottom,
     largest,
+    stack,
     terms,
     total,
 )
@@ -62,6 +63,7 @@ __all__ = [
     "bottom",
     "largest",
     "pooling_costs",
+    "stack",
     "terms",
     "total",
 ]

@@ -60,10 +60,11 @@ def tower(widths: tuple[int, ...]) -> Dense:
     return Dense(products, products + sum(widths) + 1, sum(widths), stack(*widths, 1))
 
 
-def bottom(features: int, widths: tuple[int, ...]) -> Dense:
-    """The bottom mlp of `features` dense inputs: its last layer is its output."""
+def bottom(features: int, widths: tuple[int, ...], fields: int) -> Dense:
+    """The bottom mlp of `features` dense inputs: its last layer is its output, which is joined to F pooled vectors."""
     products = sum(a * b for a, b in pairwise((features, *widths)))
-    return Dense(products, products + sum(widths), sum(widths), stack(features, *widths))
+    joined = (fields + 1) * widths[-1]
+    return Dense(products, products + sum(widths), sum(widths) + joined, stack(features, *widths))
 
 
 def perceptron(inputs: int, widths: tuple[int, ...]) -> Dense:

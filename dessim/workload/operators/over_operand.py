@@ -24,7 +24,7 @@ class Dot(OverOperand):
         vectors = shape.pooled if self.kind == "inner" else shape.has_dense * shape.width
         inputs = products + vectors
         square = shape.vectors**2
-        units = square + products + (inputs if self.kind == "inner" else 0)
+        units = square + products + (inputs if vectors else 0)
         pairs = Layer(shape.width, shape.vectors, rows=shape.vectors, apart=True)
         gram = Dense(square * shape.width, units=units, layers=(pairs,))
         return Costs(self.kind, wire=ZERO, dense=gram + perceptron(inputs, self.widths))

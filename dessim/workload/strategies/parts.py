@@ -8,7 +8,7 @@ from dessim.compute import Access
 from dessim.trace.schema import Collective, Phase
 from dessim.workload.formula import ONE, Formula, add_up, group, number, tight_sum
 from dessim.workload.model import Model
-from dessim.workload.operators import Layer, bottom, terms, total
+from dessim.workload.operators import Layer, stack, terms, total
 from dessim.workload.plan import OwnerRole, PlannedOp, PlannedProduct, Traffic, collective, compute
 from dessim.workload.symbols import (
     BAG,
@@ -186,7 +186,7 @@ def products(layers: tuple[Layer, ...], samples: Formula, backward: bool = False
 
 def dense_layers(model: Model) -> tuple[Layer, ...]:
     """The products of matrices in the layers above the summed partials or pooled vectors."""
-    layers = () if model.dense is None else bottom(model.dense.features, model.dense.widths).layers
+    layers = () if model.dense is None else stack(model.dense.features, *model.dense.widths)
     return sum((c.dense.layers for c in model.costs), layers)
 
 
@@ -220,10 +220,13 @@ def dense_part(model: Model, samples: Formula, *deps: str) -> tuple[PlannedOp, .
 
 
 def dense_inputs(model: Model) -> tuple[PlannedOp, ...]:
-    """The dense features of the global batch, which every worker needs where the dense part is replicated."""
+    """The dense features of the global batch, which every worker needs where the dense part is replicated.
+
+    Like labels they are data, and have 4 bytes each whatever the type of the weights.
+    """
     if model.dense is None:
         return ()
-    size = B * model.dense.features * s
+    size = B * model.dense.features * 4
     return (collective("dense_inputs", Phase.INPUT, Collective.ALL_GATHER, Traffic.CONTROL, size),)
 
 

@@ -8,6 +8,7 @@ import torch
 
 from des_ref import metrics
 from des_ref.data.batch import Batch
+from des_ref.data.synthetic import dense_logits
 from des_ref.stream.drift import Drift, zipf_ranks
 
 FIELDS, VOCABULARY, LIFE = 3, 50, 2000
@@ -80,3 +81,13 @@ def test_zipf_ranks_with_skew_zero_and_one() -> None:
     assert torch.equal(torch.bincount(zipf_ranks(u, 4, 0.0)), torch.full((4,), 25_000))
     ones = torch.bincount(zipf_ranks(u, 4, 1.0)) / 100_000
     assert torch.allclose(ones, torch.log(torch.tensor([2.0, 3 / 2, 4 / 3, 5 / 4])) / np.log(5.0), atol=1e-4)
+
+
+def test_generated_rows_have_the_same_dense_features_in_any_batch() -> None:
+    drift = Drift(FIELDS, 1.0, VOCABULARY, 1.05, 7, LIFE, dense=4)
+    whole, part = drift.batch(100, 4000), drift.batch(120, 20)
+    assert whole.dense is not None and part.dense is not None and torch.equal(part.dense, whole.dense[20:40])
+    assert float(whole.dense.mean()) == pytest.approx(1, abs=0.05)
+    assert metrics.auc(dense_logits(whole.dense, FIELDS, 7).numpy(), whole.labels.numpy()) > 0.55
+    plain = DRIFT.batch(100, 4000)
+    assert torch.equal(plain.ids, whole.ids) and plain.dense is None

@@ -14,7 +14,7 @@ import torch
 
 from des_ref.comm import Comm, open_comm
 from des_ref.data.bad_rows import BadRows
-from des_ref.data.criteo_rows import FIELDS, parse
+from des_ref.data.criteo_rows import FIELDS, Integers, parse
 from des_ref.stream.drift import Drift
 from des_ref.stream.feed import Feed
 from des_ref.stream.lines import Lines, Position
@@ -72,7 +72,7 @@ def test_batches_of_text_are_the_good_rows_in_order_with_their_positions(tmp_pat
     reads = [read for read in of_text(Lines(names, False), 4, bad) if read is not None]
     assert len(reads) == 6 and bad.shown[0][0] == "6"  # the 25th row does not fill a batch
     ids = torch.cat([read.batch.ids.view(-1, FIELDS) for read in reads])
-    expected, labels = parse([row.encode() for row in rows[:24]], "", 1, BadRows())
+    expected, labels, _ = parse([row.encode() for row in rows[:24]], "", 1, BadRows())
     assert torch.equal(ids, expected) and torch.equal(torch.cat([read.batch.labels for read in reads]), labels)
     assert [(read.position["name"], read.position["line"]) for read in reads] == [
         ("a", 4), ("a", 9), ("b", 2), ("b", 6), ("b", 10), ("b", 14),
@@ -87,25 +87,32 @@ def test_batches_of_text_are_the_good_rows_in_order_with_their_positions(tmp_pat
         list(of_text(Lines(names, False), 4, BadRows()))
 
 
-def _dealt(names: list[str], batch: int, comm: Comm) -> list[Any]:
-    reader = Reader(of_text(Lines(names, False), batch, BadRows()), 2) if comm.rank == 0 else None
-    feed = Feed(comm, reader, FIELDS, batch // comm.world_size, threading.Event())
-    got = [[own.ids.tolist(), own.labels.tolist(), feed.position() is not None] for _, own in feed]
+def _dealt(names: list[str], batch: int, comm: Comm, integers: Integers = Integers.IDS) -> list[Any]:
+    reader = Reader(of_text(Lines(names, False), batch, BadRows(), integers), 2) if comm.rank == 0 else None
+    share = batch // comm.world_size
+    feed = Feed(comm, reader, integers.fields, share, threading.Event(), integers.dense_features)
+    got = []
+    for _, own in feed:
+        dense = [] if own.dense is None else own.dense.tolist()
+        got.append([own.ids.tolist(), own.labels.tolist(), dense, feed.position() is not None])
     return [got, feed.ended_by]
 
 
-def test_rank_0_reads_and_sends_each_worker_its_share(tmp_path: Path) -> None:
+@pytest.mark.parametrize("integers", Integers)
+def test_rank_0_reads_and_sends_each_worker_its_share(integers: Integers, tmp_path: Path) -> None:
     meeting, file = tmp_path / "meeting", tmp_path / "rows"
     meeting.mkdir()
     rows = text(50)
     file.write_text("".join(rows))
-    ids, labels = parse([row.encode() for row in rows[:48]], "", 1, BadRows())
-    for rank, (got, ended_by) in enumerate(on_ranks(2, meeting, partial(_dealt, [str(file)], 12))):
+    ids, labels, dense = parse([row.encode() for row in rows[:48]], "", 1, BadRows(), integers)
+    assert (dense is None) == (integers is not Integers.DENSE)
+    work = partial(_dealt, [str(file)], 12, integers=integers)
+    for rank, (got, ended_by) in enumerate(on_ranks(2, meeting, work)):
         assert ended_by == "end of input" and len(got) == 4
-        for number, (own, own_labels, knows) in enumerate(got):
+        for number, (own, own_labels, own_dense, knows) in enumerate(got):
             mine = slice(12 * number + 6 * rank, 12 * number + 6 * rank + 6)
             assert own == ids[mine].reshape(-1).tolist() and own_labels == labels[mine].tolist()
-            assert knows == (rank == 0)
+            assert own_dense == ([] if dense is None else dense[mine].tolist()) and knows == (rank == 0)
 
 
 def _problem(names: list[str], comm: Comm) -> str:

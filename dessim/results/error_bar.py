@@ -13,15 +13,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from dessim.cluster.spread import Z80
 from dessim.results.critical_path import Segment, Window, path_segments
 from dessim.results.rows import Row
 from dessim.sim.core.recorder import Record
 
-SpreadOf = Callable[[Segment], tuple[str, float] | None]
-"""What is uncertain about a segment, and its spread; None: not known."""
+Known = tuple[str, float] | None
+"""What is uncertain about a part of a step, and its spread; None: not known."""
+SpreadOf = Callable[[Segment], Known]
+_Part = TypeVar("_Part")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +63,21 @@ def error_bar(record: Record, windows: Mapping[int, Window], spread_of: SpreadOf
 
     `windows` are the start and end [s] of each step.
     """
+    return error_bar_of(((segment, segment.seconds) for segment in path_segments(record, windows)), spread_of)
+
+
+def error_bar_of(parts: Iterable[tuple[_Part, float]], spread_of: Callable[[_Part], Known]) -> ErrorBar | None:
+    """The error bar of a sum of parts and their seconds; None if the spread of a part is not known."""
     causes: dict[str, float] = {}
-    total = sum(end - begin for begin, end in windows.values())
-    for segment in path_segments(record, windows):
-        found = spread_of(segment)
+    total = 0.0
+    for part, seconds in parts:
+        found = spread_of(part)
         if found is None:
             return None
         cause, spread = found
-        causes[cause] = causes.get(cause, 0.0) + spread * segment.seconds / total
-    return ErrorBar(causes)
+        causes[cause] = causes.get(cause, 0.0) + spread * seconds
+        total += seconds
+    return ErrorBar({cause: seconds / total for cause, seconds in causes.items()})
 
 
 def is_tie(best: Row, other: Row) -> bool:

@@ -18,10 +18,10 @@ import numpy as np
 from dessim.cluster import Cluster, Gpu
 from dessim.cluster.links import IntArray
 from dessim.cluster.load import load_device
-from dessim.commands.support.spreads import spreads_on
+from dessim.commands.support.spreads import served_spreads
 from dessim.errors import CapacityError, UsageError
-from dessim.results.error_bar import ErrorBar, error_bar
-from dessim.results.metrics import Breakdown, step_windows
+from dessim.results.error_bar import ErrorBar, error_bar_of
+from dessim.results.metrics import Breakdown
 from dessim.results.server_times import ServerTimes, server_breakdown
 from dessim.sim.core.device import roofline
 from dessim.sim.core.recorder import Record
@@ -29,7 +29,6 @@ from dessim.sim.fluid.route_cache import RouteCache
 from dessim.sim.progress import Progress
 from dessim.sim.servers.parameter_server import serve
 from dessim.sim.servers.traffic import Consistency, StepTraffic
-from dessim.workload.dag import WORLD
 from dessim.workload.memory import Memory
 from dessim.workload.model import Model
 from dessim.workload.owners import busiest_server
@@ -113,9 +112,12 @@ class ServedStep:
 
     def error_bar(self, cluster: Cluster, measured: bool) -> ErrorBar | None:
         """The error bar of the step; `measured`: whether the compute times of its workers were measured."""
-        groups = {WORLD: range(self.record.n_ranks)}
-        spreads = spreads_on(cluster, groups, measured=measured, servers=self.servers.device.spread)
-        return error_bar(self.record, step_windows(self.record), spreads)
+        moved = max((span.task.size for span in self.record.spans), default=0.0)
+        spreads = served_spreads(
+            cluster, self.record.n_ranks, moved / self.servers.count, self.servers.device.spread, measured=measured
+        )
+        parts = [part for op in self.breakdown.critical_path for part in op.parts.items()]
+        return error_bar_of(((part, part[1]) for part in parts), spreads)
 
     def to_json(self) -> dict[str, Any]:
         """The `servers` object of a row of `projection`."""

@@ -33,7 +33,7 @@ _DENSE = DenseOptimizer("Adam", {"lr": 1e-3, "weight_decay": 1e-5})
 # so that a mix-up of layers changes shapes.
 _SMALL_FIELDS = 5
 _SMALL_VOCABULARY = 200.0
-_SMALL_IDS = 2.5  # most ids a sample of a table
+_SMALL_IDS = IDS_PER_FIELD  # most ids a sample of a table; few enough for the cached rows of strategies.VARIANTS
 _SMALL_EMBEDDING_WIDTH = 4
 _SMALL_LAYER_WIDTHS = (6, 5, 4)
 _SMALL_RANK = 2

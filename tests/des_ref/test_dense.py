@@ -14,7 +14,7 @@ import torch
 from des_ref import train
 from des_ref.certify.case import Case, batches
 from des_ref.certify.compare import reference_states
-from des_ref.certify.group import certify_all
+from des_ref.certify.group import certify, certify_all
 from des_ref.certify.show import passed
 from des_ref.comm import Comm, open_comm
 from des_ref.data.batch import slice_of
@@ -72,6 +72,21 @@ SYNCHRONOUS = [
 ]
 
 
+def own_features_for_all_samples() -> None:
+    """Gather the dense features and discard them: each worker's own stand for those of the other samples."""
+    from des_ref.strategies import des
+
+    right = des.gather_dense
+
+    def gather(batch: Any, comm: Any) -> Any:
+        _, ready = right(batch, comm)
+        assert ready is not None
+        ready.wait()
+        return batch.dense.repeat(comm.world_size, 1), None
+
+    des.gather_dense = gather
+
+
 def model_file(folder: Path, operators: str) -> str:
     path = folder / f"dense-{len(operators)}.toml"
     path.write_text(HEAD + operators)
@@ -90,7 +105,11 @@ def dlrm(tmp_path: Path) -> Path:
     ("ranks", "operators", "strategies"),
     [
         (2, DLRM, SYNCHRONOUS),
-        (4, DCN, SYNCHRONOUS),
+        (
+            4,
+            DCN,
+            ["des_all_reduce", "des_reduce_scatter", "mesh", "table_wise", "row_all_to_all+look_ahead", "ps_sync"],
+        ),
         (8, DLRM, ["des_all_reduce", "table_wise"]),
         (2, OTHERS, ["des_all_reduce", "mesh", "row_wise"]),
     ],
@@ -107,6 +126,12 @@ def test_dense_inputs_pass_the_certificate_with_the_bytes_of_their_formulas(
         assert bool(gathered) == (result["strategy"] in ("des_all_reduce", "mesh"))
         # In 2 steps every rank gathers 8 samples of 3 features: a small case has no more.
         assert all(op["recorded_bytes"] == 2 * ranks * 8 * 3 * 4 for op in gathered)
+
+
+def test_the_certificate_fails_with_the_dense_features_of_other_samples(dlrm: Path) -> None:
+    sabotage = own_features_for_all_samples
+    result = certify(Case(2, 2, str(dlrm), "des_all_reduce", "cpu", small=True, sabotage=sabotage))
+    assert not passed(result) and result["bytes_match"] and result["max_loss_diff"] > 1e-9
 
 
 def test_des_with_field_placement_and_the_asynchronous_server(dlrm: Path) -> None:

@@ -57,7 +57,7 @@ def _stated(device: torch.device) -> tuple[str, int, int]:
         return properties.name, properties.total_memory, properties.multi_processor_count
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     threads = torch.get_num_threads()
-    return f"{platform.machine()} CPU, {threads} threads", memory, threads
+    return f"{platform.machine()} CPU, {threads} thread{'s' if threads > 1 else ''}", memory, threads
 
 
 def _device(text: str) -> torch.device:

@@ -78,7 +78,7 @@ def fit(
 
 
 def cluster_parameters(spreads: Mapping[str, float] | None = None) -> list[Parameter]:
-    """A parameter for each constant, for all readings, which are those of one cluster. `spreads` replaces some spreads."""
+    """A parameter for each constant, for readings of one cluster. `spreads` replaces some spreads."""
     wider = spreads or {}
     return [Parameter(name, "", wider.get(name, constant.spread)) for name, constant in CONSTANTS.items()]
 

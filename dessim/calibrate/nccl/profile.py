@@ -129,7 +129,7 @@ def fit_nccl_logs(paths: Sequence[Path], cluster: Cluster) -> NcclProfile:
 
 
 def parameters(network: str) -> list[Any]:
-    """The parameters of a fit, with wider spreads where the network is none of the kind that NCCL's source was measured on."""
+    """The parameters of a fit, with wider spreads for networks that NCCL's source was not measured on."""
     if network in ("ib", "roce"):
         return cluster_parameters(SPREADS)
     kinds = ("network_ring", "network_tree", "p2p_network", "p2p_latency", "message")

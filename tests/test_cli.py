@@ -61,8 +61,8 @@ PROJECT = ("project", "--model", "deepfm", "--strategy", "des_all_reduce", "--cl
         (2, "at least 2 GPUs", ("collective", "all_reduce", "--cluster", RAIL, "--gpus", "1", "--size", "64MiB")),
         (
             2,
-            "no algorithm 'tree'",
-            ("collective", "all_reduce", "--cluster", RAIL, "--gpus", "8", "--size", "1MiB", "--algorithm", "tree"),
+            "no algorithm 'oak'",
+            ("collective", "all_reduce", "--cluster", RAIL, "--gpus", "8", "--size", "1MiB", "--algorithm", "oak"),
         ),
         (2, "does not fit: a GPU needs", (*PROJECT, "--gpus", "1024", "--batch-per-worker", "16384")),
         (2, "has no node.pcie", ("project", "--model", "fm", *PROJECT[3:5], "--cluster", "one-switch_16", *SPILL)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,6 +25,9 @@ from dessim.cli.output import draw_used, guarded, print_json
 from dessim.cli.progress import TimeBudgetOption, showing_progress, stop_partial
 from dessim.errors import OutOfTime, UsageError
 from dessim.trace.schema import Collective
+
+if TYPE_CHECKING:
+    from dessim.cluster.parts import Transport
 
 
 @guarded
@@ -74,19 +77,13 @@ def collective(
     from dessim.calibrate.profile import with_profile
     from dessim.cluster import load_cluster
     from dessim.collectives import Options
-    from dessim.collectives.nccl.model import protocol_named
     from dessim.commands.collective import CollectiveRequest, time_collective
     from dessim.results.show import print_collectives
     from dessim.sim.faults.fault_file import load_faults
 
     machine = with_profile(load_cluster(cluster), transport)
-    if protocol:
-        protocol_named(protocol)
-    if (protocol or channels is not None or gpus_per_process > 1) and machine.transport.nccl is None:
-        raise UsageError(
-            f"--protocol, --channels and --gpus-per-process need an NCCL transport; {machine.name} has "
-            f"{machine.transport.name}"
-        )
+    if protocol or channels is not None or gpus_per_process > 1:
+        _check_nccl(protocol, machine.transport, network)
     sizes = parse_sizes(size)
     request = CollectiveRequest(
         cluster=machine,
@@ -130,3 +127,16 @@ def collective(
         print_json({"cluster": machine.name, **(rows[0] if len(rows) == 1 else {"rows": rows}), "partial": False})
     else:
         print_collectives(rows)
+
+
+def _check_nccl(protocol: str, transport: Transport, network: Network) -> None:
+    """Refuse options of NCCL where its model does not run."""
+    from dessim.collectives.nccl.model import protocol_named
+
+    if protocol:
+        protocol_named(protocol)
+    options = "--protocol, --channels and --gpus-per-process"
+    if transport.nccl is None:
+        raise UsageError(f"{options} need an NCCL transport, such as nccl-ib, and not {transport.name}")
+    if network is not Network.FLUID:
+        raise UsageError(f"{options} need --network fluid; the packet model runs textbook algorithms")

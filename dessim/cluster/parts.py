@@ -121,7 +121,7 @@ class Switch:
 
 @dataclass(frozen=True, slots=True)
 class Nccl:
-    """What a transport says about NCCL (dessim.collectives.nccl): collectives then run as NCCL runs them.
+    """The NCCL of a transport (dessim.collectives.nccl): collectives then run as NCCL runs them.
 
     `network` is the kind of network (`ib`, `roce`, `tcp`, ...), `version` the release whose tables choose, `amd` says
     that the hosts are AMD's, `collnet` that NCCL has its SHARP plugin. `factors` are those of its constants, maybe by

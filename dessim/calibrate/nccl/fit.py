@@ -78,7 +78,7 @@ def fit(
 
 
 def cluster_parameters(spreads: Mapping[str, float] | None = None) -> list[Parameter]:
-    """A parameter for each constant, for all readings alike: those of one cluster. `spreads` replaces some spreads."""
+    """A parameter for each constant, for readings of one cluster. `spreads` replaces some spreads."""
     wider = spreads or {}
     return [Parameter(name, "", wider.get(name, constant.spread)) for name, constant in CONSTANTS.items()]
 
@@ -137,7 +137,7 @@ class _Problem:
         return np.asarray(-np.linalg.solve(normal, gradient), dtype=np.float64)
 
     def cost(self, residuals: Floats, x: Floats) -> float:
-        """What is minimised: soft absolute errors, and the squares of the parameters over their spreads."""
+        """The sum that is minimised: soft absolute errors, and the squares of the parameters over their spreads."""
         errors = 2 * (np.sqrt(1 + (residuals / _SCALE) ** 2) - 1)
         return float(errors.sum() + ((x / self._spread) ** 2).sum())
 

@@ -101,7 +101,7 @@ def op_in(text: str) -> Collective | None:
 
 @dataclass(frozen=True, slots=True)
 class _Columns:
-    """What the header of a table says: whether it has a root (None: no header), and a number of wrong results."""
+    """The header of a table: whether it has a root (None: no header), and a number of wrong results."""
 
     root: bool | None = None
     counts_wrong: bool = False
@@ -190,7 +190,7 @@ def _row_of(words: list[str], number: int, op: Collective | None, columns: _Colu
 def _times(words: list[str], columns: _Columns) -> tuple[float, float, int] | None:
     """Time, bus bandwidth and number of wrong results: out of place, or in place where that is all there is.
 
-    Type, redop and root stand before the time. Without a header, a root is there if the rest has 5 or 9 words.
+    Type, redop and root stand before the time. Without a header, a root is present if the rest has 5 or 9 words.
     """
     texts = [i for i, word in enumerate(words[:5]) if word[0].isalpha() and word.upper() != "N/A"]
     tail = words[texts[-1] + 1 :] if texts else words[2:]

@@ -157,7 +157,7 @@ def _left_out(readings: Sequence[Reading], start: Nccl) -> list[LeftOut]:
 
 
 def parameters(network: str) -> list[Any]:
-    """What is fitted, with wider spreads where the network is none of the kind that NCCL's source was measured on."""
+    """The parameters of a fit, with wider spreads for networks that NCCL's source was not measured on."""
     if network in ("ib", "roce"):
         return cluster_parameters(SPREADS)
     kinds = ("network_ring", "network_tree", "p2p_network", "p2p_latency", "message")

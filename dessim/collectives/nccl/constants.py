@@ -41,7 +41,7 @@ def _by_architecture(volta: float, ampere: float, hopper: float, blackwell: floa
 _EVERY = "architecture"
 _NET = "network"
 CONSTANTS: dict[str, Constant] = {
-    # What a call costs.
+    # A call.
     "launch": Constant(
         _by_architecture(4.0, 6.6, 6.6, 6.6),
         "us",

@@ -18,7 +18,7 @@ _ROOTED = (Collective.BROADCAST, Collective.REDUCE)
 
 @dataclass(frozen=True, slots=True)
 class Override:
-    """What the user fixes, as NCCL_ALGO, NCCL_PROTO and NCCL_MAX_NCHANNELS do; empty or None: NCCL chooses."""
+    """Choices of the user, as NCCL_ALGO, NCCL_PROTO and NCCL_MAX_NCHANNELS do; empty or None: NCCL chooses."""
 
     algorithm: str = ""
     protocol: str = ""

@@ -52,7 +52,7 @@ PROTOCOLS = (LL, LL128, SIMPLE)
 
 
 def either(*times: float, sharpness: float = SHARPNESS) -> float:
-    """A time near the largest of several that overlap, a little above it where two are alike."""
+    """A time near the largest of several that overlap, a little above it where two are equal."""
     longest = max(times)
     if longest <= 0:
         return 0.0

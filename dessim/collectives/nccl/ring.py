@@ -2,7 +2,7 @@
 
 Every GPU works on a chunk in every step. A step lasts as long as the slowest GPU needs for its chunk, or as the average
 edge of the ring takes to pass one on, whichever is longer: a chunk of data visits all edges, and while it waits on a
-slow one others are under way (the cycle mean of a ring of stages). Source: NCCL src/device/all_reduce.h, runRing.
+slow one others are in flight (the cycle mean of a ring of stages). Source: NCCL src/device/all_reduce.h, runRing.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Double binary trees: a chain in each server, two trees over the servers, summed upwards and broadcast downwards.
 
 Half of the channels use one tree, half the other, in which inner servers are leaves. Chunks follow each other; both
-directions are under way at once. Source: NCCL src/device/all_reduce.h, runTreeUpDown; src/graph/trees.cc.
+directions are in flight at once. Source: NCCL src/device/all_reduce.h, runTreeUpDown; src/graph/trees.cc.
 """
 
 from __future__ import annotations

@@ -145,12 +145,13 @@ class FluidNetwork:
         has_even_part = sizes is not None or size > 0
         if not has_even_part and (loads is None or not any(loads.totals)):
             return Outcome(NO_ALGORITHM, moving, {LATENCY: 0.0})
-        algorithm = self._algorithms.get(op, "auto") if has_even_part else DIRECT
+        asked = self._algorithms.get(op, "auto")
+        algorithm = asked if has_even_part else DIRECT
         call: Call | None = None
-        if self._nccl.runs(algorithm):
+        if self._nccl.runs(asked):
             largest = max(loads.totals) if loads is not None else size
-            call = self._nccl.call(op, algorithm, group, largest, sizes)
-            algorithm = "auto"
+            call = self._nccl.call(op, asked, group, largest, sizes)
+            algorithm = "auto" if has_even_part else DIRECT
         if algorithm == "auto" and (call is None or call.stage is None):
             algorithm = self.choose(op, group, size, sizes, progress.within(0, 2))
             progress = progress.within(1, 2)

@@ -47,7 +47,7 @@ def known(cluster_name="h100-8x_rail_128", spread=SPREAD, compute=COMPUTE):
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["table_wise", "des_all_reduce"])
 def test_intervals_agree_with_those_of_200_drawn_simulations(strategy, monkeypatch):
-    """Each kind of op takes longer by a factor of its own; 10 % of the steps are beyond either end of the interval."""
+    """Each kind of op takes longer by its own factor; 10 % of the steps are beyond either end of the interval."""
     cluster, model = known(), load_model("deepfm")
     job, plan = Job.of_model(model), plan_of(strategy, model).pipelined()
     symbols = plan.symbols(job.symbols(GPUS, 1024))

@@ -9,9 +9,10 @@ import pytest
 
 from dessim.calibrate.nccl.fit import cluster_parameters, fit, predict, with_solution
 from dessim.calibrate.nccl.profile import fit_nccl_logs, to_toml, write_nccl_profile
-from dessim.calibrate.nccl.readings import Reading, band, repeated
+from dessim.calibrate.nccl.readings import Reading, repeated
 from dessim.calibrate.profile import load_transport, with_profile
 from dessim.cluster import Cluster, load_cluster
+from dessim.cluster.spread import band
 from dessim.collectives.nccl.constants import values
 from dessim.collectives.nccl.setup import Setup
 from dessim.commands.collective import CollectiveRequest, time_collective

@@ -43,7 +43,7 @@ def test_the_nics_of_the_owners_determine_a_step_of_few_tables_on_many_gpus() ->
     # An owner of one table sends a vector for every sample of the global batch, except those of its own node.
     wire = 4096 * 1016 * (17 + 1) * 4 / CLUSTER.node.nic.capacity
     assert row.least.nic_s > wire
-    assert 2 * wire < row.breakdown.step_time_s < 2.6 * wire
+    assert 2 * wire < row.breakdown.step_time_s < 2.7 * wire
     assert row.busiest_bytes > 4096 * 1023 * 18 * 4
 
 

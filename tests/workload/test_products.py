@@ -40,10 +40,8 @@ def test_the_backward_has_two_products_for_each_of_the_forward() -> None:
     planned = plan("table_wise", model)
     symbols = planned.symbols(model.symbols(8))
     forward, backward = (planned.op(f"dense_{phase}").products for phase in ("forward", "backward"))
-    sizes = [
-        [tuple(size.evaluate(symbols) for size in (p.m, p.n, p.k)) for p in products]
-        for products in (forward, backward)
-    ]
+    sides = (forward, backward)
+    sizes = [[tuple(size.evaluate(symbols) for size in (p.m, p.n, p.k)) for p in side] for side in sides]
     assert len(backward) == 2 * len(forward)
     assert sizes[0][1] == (6912, 256, 512)  # bottom mlp: 13, 512, 256, 128
     assert sizes[1][2:4] == [(6912, 512, 256), (512, 256, 6912)]

@@ -105,14 +105,17 @@ def tf32(allowed: bool) -> Iterator[None]:
 
 def time_products(clock: Clock, sizes: Sizes, precision: Precision) -> list[Timed]:
     """Products in a precision, of all shapes that can be timed in `MOST_S`; `work` is in FLOPs."""
-    found = []
+    found: list[Timed] = []
     end = time.monotonic() + MOST_S
     with tf32(precision is Precision.TF32):
         for m, n, k in sizes.shapes:
-            if time.monotonic() > end:
-                break
-            seconds = clock.seconds(product(clock.device, precision, m, n, k))
-            found.append(Timed(str(precision), (m, n, k), 2.0 * m * n * k, seconds))
+            work = 2.0 * m * n * k
+            least = min((timed.seconds / timed.work for timed in found), default=0.0) * work
+            if found and time.monotonic() + 2 * least > end:
+                continue
+            found.append(
+                Timed(str(precision), (m, n, k), work, clock.seconds(product(clock.device, precision, m, n, k)))
+            )
     return found
 
 

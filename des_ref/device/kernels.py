@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import cycle
 
 import torch
 import torch.nn.functional as F
@@ -105,27 +106,35 @@ def tf32(allowed: bool) -> Iterator[None]:
 
 def time_products(clock: Clock, sizes: Sizes, precision: Precision) -> list[Timed]:
     """Products in a precision, of all shapes that can be timed in `MOST_S`; `work` is in FLOPs."""
-    found = []
+    found: list[Timed] = []
     end = time.monotonic() + MOST_S
     with tf32(precision is Precision.TF32):
         for m, n, k in sizes.shapes:
-            if time.monotonic() > end:
-                break
-            seconds = clock.seconds(product(clock.device, precision, m, n, k))
-            found.append(Timed(str(precision), (m, n, k), 2.0 * m * n * k, seconds))
+            work = 2.0 * m * n * k
+            least = min((timed.seconds / timed.work for timed in found), default=0.0) * work
+            if found and time.monotonic() + 2 * least > end:
+                continue
+            found.append(
+                Timed(str(precision), (m, n, k), work, clock.seconds(product(clock.device, precision, m, n, k)))
+            )
     return found
 
 
 def time_rows(clock: Clock, sizes: Sizes) -> list[Timed]:
-    """Gathers, pools and scatters by the bytes of a row and the number of ids; `work` is in bytes read and written."""
+    """Gathers, pools and scatters by the bytes of a row and the number of ids; `work` is in bytes read and written.
+
+    Few ids are others in each call, so that their rows are not in a cache. Tables are written before they are read: an
+    operating system may have one page of zeros in place of memory that was never written.
+    """
     generator = torch.Generator(clock.device).manual_seed(0)
     found = []
     for row_bytes in sizes.row_bytes:
         width = row_bytes // 4
-        table = torch.zeros(sizes.table_bytes // row_bytes, width, device=clock.device)
+        table = torch.ones(sizes.table_bytes // row_bytes, width, device=clock.device)
         for count in sizes.ids:
-            ids = torch.randint(len(table), (count,), generator=generator, device=clock.device)
-            values = torch.zeros(count, width, device=clock.device)
+            sets = max(1, max(sizes.ids) // count)
+            ids = torch.randint(len(table), (sets, count), generator=generator, device=clock.device)
+            values = torch.ones(count, width, device=clock.device)
             moved = float(count * row_bytes)
             for access, call, work in (
                 (Access.GATHER, _gather(table, ids, values), 2 * moved),
@@ -138,22 +147,25 @@ def time_rows(clock: Clock, sizes: Sizes) -> list[Timed]:
 
 
 def _gather(table: Tensor, ids: Tensor, out: Tensor) -> Callable[[], object]:
-    return lambda: torch.index_select(table, 0, ids, out=out)
+    turns = cycle(ids)
+    return lambda: torch.index_select(table, 0, next(turns), out=out)
 
 
 def _pool(table: Tensor, ids: Tensor) -> Callable[[], object]:
-    offsets = torch.arange(0, len(ids), BAG, device=ids.device)
-    return lambda: F.embedding_bag(ids, table, offsets, mode="sum")
+    turns = cycle(ids)
+    offsets = torch.arange(0, ids.shape[1], BAG, device=ids.device)
+    return lambda: F.embedding_bag(next(turns), table, offsets, mode="sum")
 
 
 def _scatter(table: Tensor, ids: Tensor, values: Tensor) -> Callable[[], object]:
-    return lambda: table.index_add_(0, ids, values)
+    turns = cycle(ids)
+    return lambda: table.index_add_(0, next(turns), values)
 
 
 def time_copy(clock: Clock, sizes: Sizes) -> Timed:
     """A copy inside the device's memory; `work` is in bytes read and written."""
-    source = torch.zeros(sizes.copied_bytes // 4, device=clock.device)
-    target = torch.zeros_like(source)
+    source = torch.ones(sizes.copied_bytes // 4, device=clock.device)
+    target = torch.ones_like(source)
     return Timed("copy", (sizes.copied_bytes,), 2.0 * sizes.copied_bytes, clock.seconds(lambda: target.copy_(source)))
 
 
@@ -162,6 +174,6 @@ def time_from_host(clock: Clock, sizes: Sizes) -> Timed | None:
     if clock.device.type != "cuda":
         return None
     size = min(sizes.copied_bytes, 1 << 28)
-    source = torch.zeros(size // 4, pin_memory=True)
-    target = torch.zeros(size // 4, device=clock.device)
+    source = torch.ones(size // 4, pin_memory=True)
+    target = torch.ones(size // 4, device=clock.device)
     return Timed("from_host", (size,), float(size), clock.seconds(lambda: target.copy_(source, non_blocking=True)))

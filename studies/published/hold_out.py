@@ -81,7 +81,7 @@ def main() -> None:
     readings = [published.reading for published in read_published(FOLDER) if not published.suspect]
     core = [reading for reading in readings if reading.where.split()[0] not in ALONE.values()]
     clusters = sorted({reading.where for reading in core})
-    without = {where: shared_factors([r for r in core if r.where != where], rounds=8) for where in clusters}
+    without = {where: shared_factors([r for r in core if r.where != where], rounds=5) for where in clusters}
     print(f"median errors of sizes {', '.join(BAND_NAMES)} (readings)")
     table("(a) every second size", every_second_size(readings, shared_factors(core)))
     table("(b) more GPUs", fewer_gpus(readings, without))

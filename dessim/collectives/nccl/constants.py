@@ -77,7 +77,7 @@ CONSTANTS: dict[str, Constant] = {
         _by_architecture(20.0, 20.0, 36.7, 40.0), "GB/s", 0.3, f"{_TUNING}, perChMaxRingLL128Bws", _EVERY
     ),
     "channel_simple": Constant(
-        20.0, "GB/s", 0.1, f"{_TUNING}, perChMaxTreeBws of V100 and A100: 24 to 26.5 GB/s", _EVERY
+        _by_architecture(26.5, 24.0, 38.7, 70.0), "GB/s", 0.1, f"{_TUNING}, perChMaxTreeBws of one server", _EVERY
     ),
     "channel_tree": Constant(1.0, "share", 0.5, "assumed: a channel of a tree against one of a ring"),
     "nvlink_efficiency": Constant(0.97, "share", 0.05, "assumed; NCCL src/graph/topo.h already counts payload", _EVERY),

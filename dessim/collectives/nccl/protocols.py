@@ -98,7 +98,9 @@ def moving(setup: Setup, lanes: Lanes, chunk: float, c: Values, share: float = 1
     """us for which a channel moves a chunk: its threads, and its part of NVLink; trees have `share` of the threads."""
     protocol = lanes.protocol
     own = chunk * US_PER_BYTE_AT_GB / (c[f"channel_{protocol.name}"] * share)
-    link = chunk * protocol.wire * lanes.count * US_PER_BYTE_AT_GB / (setup.nvlink * c["nvlink_efficiency"])
+    # Across servers one channel in g leaves a GPU through the NIC, not over NVLink.
+    inside = lanes.count * (1.0 if setup.nodes == 1 else 1 - 1 / setup.per_node)
+    link = chunk * protocol.wire * inside * US_PER_BYTE_AT_GB / (setup.nvlink * c["nvlink_efficiency"])
     if protocol is not LL:
         return either(own, link, sharpness=8.0 if protocol is SIMPLE else 1.5)
     iterations = max(chunk / (_LL_LINE * lanes.threads), min(1.0, chunk / 512))

@@ -21,7 +21,7 @@ from dessim.results.rows import Row
 from dessim.sim.core.recorder import Record
 
 Known = tuple[str, float] | None
-"""What is uncertain about a part of a step, and its spread; None: not known."""
+"""A kind of part of a step, and its spread; None: not known."""
 SpreadOf = Callable[[Segment], Known]
 _Part = TypeVar("_Part")
 

@@ -127,7 +127,7 @@ def projection_table(rows: Sequence[Row], full_version: str = "--csv or --json")
 
 
 def _mark(row: Row, fastest: Row | None) -> str:
-    """What follows the name of a row's strategy: whether it is the fastest of its scale, or may be as fast."""
+    """The mark behind the name of a row's strategy: the fastest of its scale, or a tie with it."""
     if fastest is None or row.get("lower_bound"):
         return ""
     if row["samples_per_s"] == fastest["samples_per_s"]:

@@ -94,9 +94,9 @@ EVERY_OP = tuple(ALGORITHMS)
 @pytest.mark.parametrize("gpus", [8, 32])
 @pytest.mark.parametrize("op", EVERY_OP)
 def test_auto_is_the_fastest_algorithm(op: Collective, gpus: int) -> None:
-    cluster = load_cluster("h100-8x_rail_128")
-    # NCCL chooses by its own tables (tests/collectives/nccl), textbook algorithms by their times.
-    cluster = replace(cluster, transport=replace(cluster.transport, nccl=None))
+    """Of the textbook algorithms, on a transport without NCCL's own."""
+    h100 = load_cluster("h100-8x_rail_128")
+    cluster = replace(h100, transport=replace(h100.transport, nccl=None))
     names = algorithms_for(op, layout_of(cluster, np.arange(gpus)), offered=cluster.transport.algorithms.get(op, ()))
     for size in (1e3, 1e6, GB):
         auto = run_collective(cluster, op, gpus, size)

@@ -34,7 +34,8 @@ class LeftOut:
 def spread_of(readings: Sequence[LeftOut], start: Spread | None = None) -> Spread:
     """The spread that puts 80 % of the readings of each op and band into their interval.
 
-    Every cluster has the same weight. Where there are no readings, `start` stays.
+    A cluster with four times as many readings has twice the weight. An op that one of several clusters measured alone
+    spreads at least as all ops together do. Where there are no readings, `start` stays.
     """
     start = start or Spread()
     return Spread(
@@ -60,13 +61,21 @@ def _by_op(readings: Sequence[LeftOut]) -> dict[str, Bands]:
     together = [_deviation([r for r in readings if band(r.size) == b]) for b in range(3)]
     anywhere = _deviation(readings)
     other = [_first(deviation, anywhere) for deviation in together]
+    several = len({r.where for r in readings}) > 1
     found: dict[str, Bands] = {}
     for op in sorted({r.op for r in readings}):
         own = [[r for r in readings if r.op == op and band(r.size) == b] for b in range(3)]
-        bands = [_deviation(group) if len(group) >= _MIN_READINGS else None for group in own]
+        least = [other[b] if several and len({r.where for r in own[b]}) == 1 else 0.0 for b in range(3)]
+        bands = [_own(group, least[b]) for b, group in enumerate(own)]
         if bands != [None] * len(bands):
             found[op] = _bands([_first(deviation, other[b]) for b, deviation in enumerate(bands)])
     return {**found, OTHER: _bands(other)}
+
+
+def _own(readings: Sequence[LeftOut], least: float) -> float | None:
+    """The deviation of an op in a band, and at least `least`; None for few readings."""
+    found = _deviation(readings) if len(readings) >= _MIN_READINGS else None
+    return None if found is None else max(found, least)
 
 
 def _first(*deviations: float | None) -> float:
@@ -80,11 +89,14 @@ def _bands(deviations: Sequence[float]) -> Bands:
 
 
 def _deviation(readings: Sequence[LeftOut]) -> float | None:
-    """The 80th percentile of absolute errors over 1.28, every cluster with the same weight; None without readings."""
+    """The 80th percentile of absolute errors over 1.28; None without readings.
+
+    A cluster's readings weigh as the root of their number.
+    """
     if not readings:
         return None
     count = {where: sum(r.where == where for r in readings) for where in dict.fromkeys(r.where for r in readings)}
-    ranked = sorted((abs(r.error), 1 / count[r.where]) for r in readings)
+    ranked = sorted((abs(r.error), count[r.where] ** -0.5) for r in readings)
     weights = np.cumsum([weight for _, weight in ranked])
     at = int(np.searchsorted(weights, 0.8 * weights[-1] * (1 - 1e-9)))
     return ranked[at][0] / Z80

@@ -1,4 +1,4 @@
-"""Spreads: 80 % of the readings are within their interval, and every cluster has the same weight."""
+"""Spreads: 80 % of the readings are within their interval, and no cluster hides another."""
 
 from __future__ import annotations
 
@@ -24,10 +24,17 @@ def test_the_spread_of_normal_errors_is_their_standard_deviation() -> None:
     assert covered(readings(0.3, 5000), found)[1] == pytest.approx(0.8, abs=0.01)
 
 
-def test_every_cluster_has_the_same_weight() -> None:
-    """A cluster with many good readings does not hide one with few bad ones."""
-    mixed = readings(0.01, 900, where="good") + readings(0.5, 20, where="bad")
-    assert spread_of(mixed).between["all_reduce"][1] > 0.15
+def test_a_cluster_with_many_readings_does_not_hide_one_with_few() -> None:
+    mixed = readings(0.01, 900, where="good") + readings(0.5, 100, where="bad")
+    alone = spread_of(readings(0.01, 1000)).between["all_reduce"][1]
+    assert spread_of(mixed).between["all_reduce"][1] > 0.1 > 2 * alone
+
+
+def test_an_op_of_one_cluster_spreads_at_least_as_all_ops() -> None:
+    several = readings(0.3, 100, where="a") + readings(0.3, 100, where="b")
+    found = spread_of(several + readings(0.03, 50, op="broadcast", where="a"))
+    assert found.between["broadcast"][1] == found.between["other"][1] > 0.1
+    assert spread_of(readings(0.03, 50, op="broadcast")).between["broadcast"][1] < 0.05
 
 
 def test_an_op_with_few_readings_has_the_spread_of_all_ops() -> None:

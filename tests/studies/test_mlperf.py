@@ -44,12 +44,12 @@ def test_predictions_are_in_the_order_of_the_readings(expected):
 
 def test_the_readme_agrees_with_the_findings(folder, study, expected):
     errors = {row["name"]: row["error"] for row in expected["readings"]}
-    assert max(abs(errors["8 A100"]), abs(errors["8 H200"])) < 0.09
-    assert errors["8 B200"] == pytest.approx(-0.19, abs=5e-3)
+    assert max(abs(errors["8 A100"]), abs(errors["8 H200"])) < 0.10
+    assert errors["8 B200"] == pytest.approx(-0.18, abs=5e-3)
     pytorch = [abs(row["error"]) for row in expected["readings"] if row["software"] == "PyTorch"]
-    assert 0.12 < max(pytorch) < 0.135 < parse_share(study["software"][1]["bound"])
+    assert 0.13 < max(pytorch) < 0.15 < parse_share(study["software"][1]["bound"])
     text = (folder / "README.md").read_text()
-    assert "Within 9 % on 8 A100 and 8 H200" in text and "Within 13 % on 8 A100" in text
+    assert "Within 10 % on 8 A100 and 8 H200" in text and "Within 15 % on 8 A100" in text
 
 
 def test_the_step_of_8_h100_by_hand(plot, study):

@@ -94,7 +94,7 @@ EVERY_OP = tuple(ALGORITHMS)
 @pytest.mark.parametrize("gpus", [8, 32])
 @pytest.mark.parametrize("op", EVERY_OP)
 def test_auto_is_the_fastest_algorithm(op: Collective, gpus: int) -> None:
-    """Of the textbook algorithms, on a transport without NCCL's own."""
+    """`auto` is the fastest of the textbook algorithms, on a transport without those of NCCL."""
     h100 = load_cluster("h100-8x_rail_128")
     cluster = replace(h100, transport=replace(h100.transport, nccl=None))
     names = algorithms_for(op, layout_of(cluster, np.arange(gpus)), offered=cluster.transport.algorithms.get(op, ()))

@@ -40,7 +40,7 @@ AUTO = "auto"
 """As many servers as the workers have hosts, as far as hosts are free."""
 IDEAL = "ideal"
 """Servers on the workers' GPUs that answer at once: a lower bound."""
-_MOST_AUTO_WORKERS = 2048
+_MOST_AUTO_WORKERS = 128
 """Workers are not folded, so a simulation with servers takes minutes for more."""
 
 

@@ -16,9 +16,7 @@ BAND_NAMES = ("up to 64 KiB", "to 8 MiB", "above 8 MiB")
 Z80 = 1.2815515655446004
 """80 % of a normal distribution is within this many standard deviations of its mean."""
 OTHER = "other"
-"""Ops that have no own spread."""
-
-
+"""Ops that are not listed."""
 Bands = tuple[float, float, float]
 
 

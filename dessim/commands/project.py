@@ -21,7 +21,7 @@ from dessim.commands.support.step import durations_of, is_measured, step_of, to_
 from dessim.compute import Precision
 from dessim.errors import CapacityError, UsageError
 from dessim.results.error_bar import error_bar
-from dessim.results.metrics import breakdown, step_windows
+from dessim.results.metrics import breakdown
 from dessim.sim.engine import NetworkName, simulate
 from dessim.sim.faults.fault_file import Scenario
 from dessim.sim.fluid.route_cache import RouteCache
@@ -256,7 +256,7 @@ def _row(
         spill=spill,
         record=record,
         is_lower_bound=plan.is_lower_bound,
-        bar=error_bar(record, step_windows(record), spreads_on(cluster, workload.groups, measured=measured)),
+        bar=error_bar(split.critical_path, spreads_on(cluster, workload.groups, measured=measured)),
         least=least,
         busiest_bytes=float(worker_bytes(plan, symbols, owners)[0].max()),
     )
@@ -276,9 +276,9 @@ def _server_row(
     symbols = plan.symbols(job.symbols(n_gpus, request.batch_per_worker))
     batch = round(symbols["B"])
     gpu = cluster.device(range(n_gpus), "--servers")
-    busiest, _ = busiest_server(plan, job.model, symbols, servers.count)
+    owners = busiest_server(plan, job.model, symbols, servers.count)
     worker_memory, _ = served_memory(plan, symbols, servers.count)
-    _, server_memory = served_memory(plan, on_server(symbols, busiest), servers.count)
+    _, server_memory = served_memory(plan, on_server(symbols, owners[0]), servers.count)
     job_name = _job_name(job, plan, n_gpus)
     try:
         require(worker_memory, gpu.memory, gpu.name, job_name, symbols)
@@ -286,7 +286,7 @@ def _server_row(
     except CapacityError as error:
         return Misfit(n_gpus, plan.strategy, batch, worker_memory, str(error))
     durations, compute_source = durations_of(job, gpu, plan, symbols, None)
-    step = step_with_servers(routed, plan, job.model, symbols, durations, servers, server_memory, progress)
+    step = step_with_servers(routed, plan, owners, symbols, durations, servers, server_memory, progress)
     return Projection(
         gpus=n_gpus,
         strategy=plan.strategy,

@@ -15,7 +15,7 @@ from typing import Any
 from dessim.cluster import Cluster
 from dessim.commands.support.spreads import spreads_on
 from dessim.results.error_bar import ErrorBar, error_bar
-from dessim.results.metrics import Breakdown, breakdown, step_times, step_windows
+from dessim.results.metrics import Breakdown, breakdown, step_times
 from dessim.results.timeline import Counter, Slice
 from dessim.sim.core.recorder import Record
 from dessim.sim.engine import NetworkName, simulate
@@ -127,13 +127,14 @@ def run_replay(request: ReplayRequest, progress: Progress | None = None) -> Repl
         progress=progress,
         network=request.network,
     )
+    split = breakdown(record)
     return Replay(
         cluster=request.cluster.name,
         ranks=header.world_size,
         strategy=header.strategy,
         record=record,
-        breakdown=breakdown(record),
-        bar=error_bar(record, step_windows(record), spreads_on(request.cluster, workload.groups, measured=True)),
+        breakdown=split,
+        bar=error_bar(split.critical_path, spreads_on(request.cluster, workload.groups, measured=True)),
         predicted=tuple(step_times(record)),
         recorded=tuple(us * 1e-6 for us in header.step_us.get("recorded", ())),
         plain=tuple(us * 1e-6 for us in header.step_us.get("plain", ())),

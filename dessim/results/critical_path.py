@@ -38,12 +38,15 @@ class Segment:
 class PathOp:
     """An op on the critical path, or the wait before it (`what` is then `host`).
 
-    `parts` are its seconds per step by what bound them, mean over steps. `rank` is the rank of its longest segment.
+    `parts` are its seconds per step by what bound them, mean over steps. `rank` is the rank of its longest segment, and
+    `size` [bytes] the largest size of a collective over `group`.
     """
 
     name: str
     what: str
     rank: int = 0
+    group: str | None = None
+    size: float = 0.0
     parts: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -74,24 +77,20 @@ def critical_path(record: Record, windows: dict[int, Window]) -> tuple[PathOp, .
     """
     ops: dict[tuple[str, str], PathOp] = {}
     longest: dict[tuple[str, str], float] = {}
-    for segment in path_segments(record, windows):
-        span = segment.span
-        what = HOST if segment.is_wait else str(span.collective or span.kind)
-        key = span.name, what
-        op = ops.setdefault(key, PathOp(span.name, what))
-        for bound, share in _shares(segment):
-            op.parts[bound] = op.parts.get(bound, 0.0) + share * segment.seconds / len(windows)
-        if segment.seconds > longest.get(key, -1.0):
-            longest[key] = segment.seconds
-            op.rank = int(record.classes[span.rank_class][0])
-    return tuple(op for op in ops.values() if op.parts)
-
-
-def path_segments(record: Record, windows: Mapping[int, Window]) -> Iterator[Segment]:
-    """The segments of the critical paths of all steps, step after step. `windows` as for `critical_path`."""
     predecessors = _Predecessors(record)
     for step, window in windows.items():
-        yield from predecessors.path(step, window)
+        for segment in predecessors.path(step, window):
+            span = segment.span
+            what = HOST if segment.is_wait else str(span.collective or span.kind)
+            key = span.name, what
+            op = ops.setdefault(key, PathOp(span.name, what, group=span.group))
+            op.size = max(op.size, span.task.largest_size)
+            for bound, share in _shares(segment):
+                op.parts[bound] = op.parts.get(bound, 0.0) + share * segment.seconds / len(windows)
+            if segment.seconds > longest.get(key, -1.0):
+                longest[key] = segment.seconds
+                op.rank = int(record.classes[span.rank_class][0])
+    return tuple(op for op in ops.values() if op.parts)
 
 
 class _Predecessors:

@@ -13,17 +13,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from dessim.cluster.spread import Z80
-from dessim.results.critical_path import Segment, Window, path_segments
+from dessim.results.critical_path import PathOp
 from dessim.results.rows import Row
-from dessim.sim.core.recorder import Record
 
-Known = tuple[str, float] | None
-"""A kind of part of a step, and its spread; None: not known."""
-SpreadOf = Callable[[Segment], Known]
-_Part = TypeVar("_Part")
+_DIGITS = 9
+SpreadOf = Callable[[PathOp, str], tuple[str, float] | None]
+"""The kind, and the spread, of the seconds that a bound had of an op; None: not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +42,9 @@ class ErrorBar:
 
     @property
     def mostly(self) -> str:
-        """The kind that contributes most; empty if nothing does."""
-        return max(self.causes, key=lambda cause: self.causes[cause], default="")
+        """The kind that contributes most, of equal ones the first on the path; empty if nothing does."""
+        # The last bits of sums must not decide between two kinds that contribute equally.
+        return max(self.causes, key=lambda cause: round(self.causes[cause], _DIGITS), default="")
 
     def interval(self, seconds: float) -> tuple[float, float]:
         """The ends of the interval of a predicted time [s]."""
@@ -58,25 +57,18 @@ class ErrorBar:
         return {"low_s": low, "high_s": high, "mostly": self.mostly, "causes": dict(self.causes)}
 
 
-def error_bar(record: Record, windows: Mapping[int, Window], spread_of: SpreadOf) -> ErrorBar | None:
-    """The error bar of the mean step of a record; None if the spread of a part of its critical path is not known.
-
-    `windows` are the start and end [s] of each step.
-    """
-    return error_bar_of(((segment, segment.seconds) for segment in path_segments(record, windows)), spread_of)
-
-
-def error_bar_of(parts: Iterable[tuple[_Part, float]], spread_of: Callable[[_Part], Known]) -> ErrorBar | None:
-    """The error bar of a sum of parts and their seconds; None if the spread of a part is not known."""
+def error_bar(path: Iterable[PathOp], spread_of: SpreadOf) -> ErrorBar | None:
+    """The error bar of a step with this critical path; None if the spread of a part of it is not known."""
     causes: dict[str, float] = {}
     total = 0.0
-    for part, seconds in parts:
-        found = spread_of(part)
-        if found is None:
-            return None
-        cause, spread = found
-        causes[cause] = causes.get(cause, 0.0) + spread * seconds
-        total += seconds
+    for op in path:
+        for bound, seconds in op.parts.items():
+            known = spread_of(op, bound)
+            if known is None:
+                return None
+            cause, spread = known
+            causes[cause] = causes.get(cause, 0.0) + spread * seconds
+            total += seconds
     return ErrorBar({cause: seconds / total for cause, seconds in causes.items()})
 
 

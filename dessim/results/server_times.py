@@ -91,6 +91,7 @@ def _ops_per_step(served: ServersResult) -> tuple[dict[str, PathOp], dict[str, f
         if inside > 0:
             share = inside / (span.end - span.start) / served.steps
             op = ops.setdefault(span.name, PathOp(span.name, str(span.kind)))
+            op.size = max(op.size, span.size)
             add_parts(op.parts, span.parts, share)
             sizes[span.name] = sizes.get(span.name, 0.0) + span.size * share
     return ops, sizes

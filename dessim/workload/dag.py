@@ -57,6 +57,11 @@ class Task:
     splits: tuple[float, ...] | None = None
     loads: Loads | None = None
 
+    @property
+    def largest_size(self) -> float:
+        """The largest S [bytes] of a member of the collective."""
+        return max(self.size, *self.loads.totals) if self.loads is not None else self.size
+
 
 @dataclass(frozen=True, slots=True)
 class RankClass:

@@ -12,7 +12,7 @@ from dessim.commands.support.guard import least_step
 from dessim.commands.support.step import work_of
 from dessim.compute import Access
 from dessim.results.metrics import Breakdown, breakdown
-from dessim.sim.core.kernel_times import Work, op_seconds
+from dessim.sim.core.kernel_times import op_seconds
 from dessim.sim.engine import simulate
 from dessim.trace.schema import Kind
 from dessim.units import parse_time
@@ -94,15 +94,10 @@ def _compute(cluster: Cluster, plan: Plan, symbols: Mapping[str, float], owner: 
     for op in plan.ops:
         if op.kind is Kind.COMPUTE:
             work = work_of(op, owner.symbols(symbols, op.role), plan.precision)
-            whole, rest = (op_seconds(cluster.gpu, part, plan.graphs) for part in (work, _without_products(work)))
+            parts = (work, work.without_products())
+            whole, rest = (op_seconds(cluster.gpu, part, plan.graphs) for part in parts)
             found[op.name] = Compute(whole - rest, rest, is_table=op.access is not Access.STREAM)
     return found
-
-
-def _without_products(work: Work) -> Work:
-    flops = work.flops - sum(product.flops for product in work.products)
-    moved = work.bytes - sum(product.values for product in work.products) * work.value_bytes
-    return replace(work, flops=max(flops, 0.0), bytes=max(moved, 0.0), products=())
 
 
 def fitted_factor(step_s: Callable[[float], float], measured_s: float) -> float:

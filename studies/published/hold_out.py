@@ -12,12 +12,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import median, quantiles
 
-from fit_transports import ALONE, FOLDER, Factors, shared_factors
+from fit_transports import FOLDER, Factors, shared_factors
+from leave_out import cluster_of, factors_without, shared_readings
 
 from dessim.calibrate.nccl.fit import fit, predict, with_solution
 from dessim.calibrate.nccl.profile import parameters
 from dessim.calibrate.nccl.published import read_published
-from dessim.calibrate.nccl.readings import BAND_NAMES, Reading, band
+from dessim.calibrate.nccl.readings import Reading
+from dessim.cluster.spread import BAND_NAMES, band
 from dessim.collectives.nccl.constants import factor_of, values
 
 FEWER = (
@@ -79,13 +81,12 @@ def table(name: str, held: Held) -> None:
 
 def main() -> None:
     readings = [published.reading for published in read_published(FOLDER) if not published.suspect]
-    core = [reading for reading in readings if reading.where.split()[0] not in ALONE.values()]
-    clusters = sorted({reading.where for reading in core})
-    without = {where: shared_factors([r for r in core if r.where != where], rounds=5) for where in clusters}
+    core = shared_readings(readings)
+    without = factors_without(core)
     print(f"median errors of sizes {', '.join(BAND_NAMES)} (readings)")
     table("(a) every second size", every_second_size(readings, shared_factors(core)))
     table("(b) more GPUs", fewer_gpus(readings, without))
-    left_out = [errors([r for r in core if r.where == where], without[where]) for where in clusters]
+    left_out = [errors([r for r in core if cluster_of(r.where) == name], without[name]) for name in without]
     table("(c) another cluster", [held for part in left_out for held in part])
 
 

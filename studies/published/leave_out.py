@@ -12,15 +12,17 @@ from __future__ import annotations
 import argparse
 import csv
 import math
+import sys
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 from statistics import median
 
-from fit_transports import ALONE, FOLDER, shared_factors
+from fit_transports import ALONE, FOLDER, Factors, shared_factors
 
 from dessim.calibrate.nccl.fit import predict
 from dessim.calibrate.nccl.published import read_published
+from dessim.calibrate.nccl.readings import Reading
 from dessim.calibrate.nccl.spreads import LeftOut, covered, spread_of
 from dessim.cluster.spread import BAND_NAMES, Spread, band
 from dessim.collectives.nccl.constants import values
@@ -28,6 +30,8 @@ from dessim.files import write_text
 from dessim.results.rows import data_csv
 from dessim.units import percent
 
+ROUNDS = 6
+"""Rounds of a fit without a cluster; further ones change little."""
 KEPT = FOLDER / "left_out.csv"
 COLUMNS = ("cluster", "op", "gpus", "nodes", "bytes", "measured_us", "predicted_us")
 
@@ -36,18 +40,29 @@ def cluster_of(where: str) -> str:
     return where.split()[0]
 
 
-def leave_out(rounds: int = 6) -> list[dict[str, object]]:
+def shared_readings(readings: Sequence[Reading]) -> list[Reading]:
+    """The readings over InfiniBand or inside a server."""
+    return [reading for reading in readings if cluster_of(reading.where) not in ALONE.values()]
+
+
+def factors_without(readings: Sequence[Reading]) -> dict[str, Factors]:
+    """By cluster, the factors that a fit to the readings of all other clusters finds."""
+    found = {}
+    for cluster in sorted({cluster_of(reading.where) for reading in readings}):
+        found[cluster] = shared_factors([r for r in readings if cluster_of(r.where) != cluster], ROUNDS)
+        print(f"left out {cluster}", file=sys.stderr, flush=True)
+    return found
+
+
+def leave_out() -> list[dict[str, object]]:
     """Every reading over InfiniBand or inside a server, predicted without its cluster."""
-    readings = [p.reading for p in read_published(FOLDER) if not p.suspect]
-    core = [r for r in readings if cluster_of(r.where) not in ALONE.values()]
+    core = shared_readings([p.reading for p in read_published(FOLDER) if not p.suspect])
     rows = []
-    for cluster in sorted({cluster_of(r.where) for r in core}):
-        factors = shared_factors([r for r in core if cluster_of(r.where) != cluster], rounds)
+    for cluster, factors in factors_without(core).items():
         for r in (r for r in core if cluster_of(r.where) == cluster):
             predicted = predict(r, values(r.setup, factors))
             cells = (cluster, str(r.op), r.setup.n, r.setup.nodes, round(r.size), r.microseconds, round(predicted, 3))
             rows.append(dict(zip(COLUMNS, cells, strict=True)))
-        print(f"left out {cluster}", flush=True)
     return rows
 
 

@@ -30,6 +30,7 @@ from dessim.workload.strategies import spec_of
 from dessim.workload.strategies.parts import dense_weights
 from tests.bench.kills import difference, parameters
 from tests.des_ref.ranks import on_ranks
+from tests.des_ref.small_models import THREE_TABLES
 
 FEATURES = 5
 HEAD = f"""
@@ -42,16 +43,7 @@ features = {FEATURES}
 widths = [6, 8]
 [embedding]
 width = 8
-[[tables]]
-rows = 3000
-ids = 3.0
-[[tables]]
-rows = 40
-skew = 0.5
-[[tables]]
-rows = 500
-ids = 1.5
-offset = 2.0
+{THREE_TABLES}
 """
 DLRM = '[[operators]]\nkind = "lr"\n[[operators]]\nkind = "dot"\nwidths = [16, 8]\n'
 DCN = """[[operators]]

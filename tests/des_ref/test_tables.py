@@ -16,24 +16,16 @@ from des_ref.strategies import STRATEGIES, VARIANTS
 from dessim.errors import UsageError
 from dessim.workload.model import load_model
 from dessim.workload.strategies import spec_of
+from tests.des_ref.small_models import THREE_TABLES
 
-THREE_TABLES = """
+THREE = f"""
 schema_version = 2
 name = "three"
 [input]
 batch_per_worker = 64
 [embedding]
 width = 8
-[[tables]]
-rows = 3000
-ids = 3.0
-[[tables]]
-rows = 40
-skew = 0.5
-[[tables]]
-rows = 500
-ids = 1.5
-offset = 2.0
+{THREE_TABLES}
 [[operators]]
 kind = "lr"
 [[operators]]
@@ -51,7 +43,7 @@ SYNCHRONOUS = [
 @pytest.fixture
 def three(tmp_path: Path) -> Path:
     path = tmp_path / "three.toml"
-    path.write_text(THREE_TABLES)
+    path.write_text(THREE)
     return path
 
 
@@ -75,7 +67,7 @@ def test_des_with_field_placement_leaves_ranks_without_a_table(three: Path) -> N
 
 def test_drawn_ids_have_the_stated_shares(tmp_path: Path) -> None:
     path = tmp_path / "shares.toml"
-    path.write_text(THREE_TABLES.replace("rows = 40\nskew = 0.5", "rows = 3\nshares = [0.7, 0.2, 0.1]"))
+    path.write_text(THREE.replace("rows = 40\nskew = 0.5", "rows = 3\nshares = [0.7, 0.2, 0.1]"))
     model = load_model(path)
     samples = 40_000
     batch = Zipf.of(model, 5).examples(samples).take(torch.arange(samples))

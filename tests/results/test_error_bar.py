@@ -16,7 +16,7 @@ from dessim.commands.support.projection import Projection
 from dessim.commands.support.spreads import spreads_on
 from dessim.commands.support.step import step_of
 from dessim.results.error_bar import Z80, ErrorBar, describe_intervals, error_bar, is_tie
-from dessim.results.metrics import step_windows
+from dessim.results.metrics import breakdown, step_windows
 from dessim.sim.engine import simulate
 from dessim.sim.fluid.nccl_calls import Call, NcclCalls
 from dessim.sim.fluid.route_cache import RouteCache
@@ -54,9 +54,8 @@ def test_intervals_agree_with_those_of_200_drawn_simulations(strategy, monkeypat
     workload, _ = step_of(job, cluster, plan, symbols, owners_of(plan, model, symbols))
     routed = RouteCache(cluster, folding=True)
     record = simulate(cluster, workload, routed=routed)
-    windows = step_windows(record)
-    bar = error_bar(record, windows, spreads_on(cluster, workload.groups))
-    ((begin, end),) = windows.values()
+    bar = error_bar(breakdown(record).critical_path, spreads_on(cluster, workload.groups))
+    ((begin, end),) = step_windows(record).values()
     low, high = bar.interval(end - begin)
     rng = np.random.default_rng(0)
     unscaled = NcclCalls.call

@@ -8,9 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from dessim.validate.outcome import Outcome
-from dessim.validate.run import ValidationRequest, validate
-from tests.pages import TOLERANCE, assert_same_page
+from tests.studies.lab_steps import assert_page_shows, assert_predicted_anew
 
 STUDY = "lab_steps"
 
@@ -30,22 +28,11 @@ def test_repeating_the_predictions_gives_the_same_steps(folder, rows, part):
     measured = json.loads((folder / "measured.json").read_text())
     trained = measured["steps"]["trained"]
     assert len(trained) == len(rows)
-    measured["steps"]["trained"] = {name: trained[name] for name in list(trained)[part::4]}
-    outcomes = validate(ValidationRequest(kinds=["steps"], measured=measured))
-    predicted = {outcome.name: outcome.predicted_s for outcome in outcomes if outcome.kind == "steps"}
-    kept = {row["name"]: float(row["predicted_s"]) for row in rows if row["name"] in measured["steps"]["trained"]}
-    assert predicted == pytest.approx(kept, rel=TOLERANCE)
+    assert_predicted_anew(rows, measured, list(trained)[part::4])
 
 
 def test_the_page_shows_the_predictions(folder, plot, rows, tmp_path, monkeypatch):
-    kept = [
-        Outcome(row["name"], row["kind"], row["split"], float(row["predicted_s"]), float(row["measured_s"]))
-        for row in rows
-    ]
-    monkeypatch.setattr(plot, "validate", lambda request: kept)
-    assert plot.main(["--out", str(tmp_path)]) == 0
-    for name in ("README.md", "lab_steps.csv"):
-        assert_same_page(tmp_path / name, folder / name)
+    assert_page_shows(folder, plot, rows, tmp_path, monkeypatch)
 
 
 def test_the_answer_in_the_readme_agrees_with_the_findings(folder, rows):

@@ -8,19 +8,25 @@ from pathlib import Path
 
 import pytest
 
+from dessim.calibrate.nccl.published import read_published
 from dessim.calibrate.nccl.spreads import covered, spread_of
 from dessim.calibrate.profile import load_transport
 
 FOLDER = Path(__file__).resolve().parents[2] / "studies" / "published"
 
 
+def load(name):
+    """A script of the folder, which import each other by name."""
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 @pytest.fixture(scope="module")
 def study():
     sys.path.insert(0, str(FOLDER))
-    spec = importlib.util.spec_from_file_location("leave_out", FOLDER / "leave_out.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
+    yield load("leave_out")
     sys.path.remove(str(FOLDER))
 
 
@@ -34,3 +40,14 @@ def test_80_per_cent_of_left_out_readings_are_within_their_intervals(study):
     readings = study.read_left_out()
     for shares in (covered(readings, spread_of(readings)), study.coverage_of_others(readings)):
         assert all(0.75 <= share <= 0.88 for share in shares), shares
+
+
+def test_the_three_tests_share_their_readings_and_print_their_errors(study, capsys):
+    hold_out = load("hold_out")
+    readings = study.shared_readings([p.reading for p in read_published(FOLDER) if not p.suspect])
+    assert len(readings) == len(study.read_left_out())
+    some = readings[::50]
+    held = hold_out.errors(some, load_transport(Path("nccl-ib")).nccl.factors)
+    assert [reading for reading, _ in held] == some and all(-1 < error < 20 for _, error in held)
+    hold_out.table("(c)", held)
+    assert capsys.readouterr().out.startswith("(c): 95th percentile ")

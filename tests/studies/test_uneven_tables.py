@@ -8,10 +8,8 @@ import json
 import numpy as np
 import pytest
 
-from dessim.validate.outcome import Outcome
-from dessim.validate.run import ValidationRequest, validate
 from dessim.validate.step_cases import read_steps, step_cases
-from tests.pages import TOLERANCE, assert_same_page
+from tests.studies.lab_steps import assert_page_shows, assert_predicted_anew
 
 STUDY = "uneven_tables"
 
@@ -29,24 +27,11 @@ def measured(folder):
 @pytest.mark.slow
 def test_repeating_predictions_gives_the_same_steps(rows, measured):
     """Some of the cases: table-wise, row-wise and servers, with the measurements of the page."""
-    names = [row["name"] for row in rows][::4]
-    trained = {name: measured["steps"]["trained"][name] for name in names}
-    some = measured | {"steps": measured["steps"] | {"trained": trained}}
-    outcomes = validate(ValidationRequest(kinds=["steps"], only="uneven", measured=some))
-    predicted = {outcome.name: outcome.predicted_s for outcome in outcomes if outcome.kind == "steps"}
-    kept = {row["name"]: float(row["predicted_s"]) for row in rows if row["name"] in names}
-    assert predicted == pytest.approx(kept, rel=TOLERANCE)
+    assert_predicted_anew(rows, measured, [row["name"] for row in rows][::4], only="uneven")
 
 
 def test_the_page_shows_the_predictions(folder, plot, rows, tmp_path, monkeypatch):
-    kept = [
-        Outcome(row["name"], row["kind"], row["split"], float(row["predicted_s"]), float(row["measured_s"]))
-        for row in rows
-    ]
-    monkeypatch.setattr(plot, "validate", lambda request: kept)
-    assert plot.main(["--out", str(tmp_path)]) == 0
-    for name in ("README.md", "uneven_tables.csv"):
-        assert_same_page(tmp_path / name, folder / name)
+    assert_page_shows(folder, plot, rows, tmp_path, monkeypatch)
 
 
 def test_a_busiest_host_that_sends_more_breaks_the_bound(plot):

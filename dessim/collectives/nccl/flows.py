@@ -14,9 +14,13 @@ import numpy as np
 
 from dessim.arrays import Floats, Ints
 from dessim.collectives.nccl.setup import Setup
+from dessim.collectives.nccl.tree import passes
 from dessim.collectives.schedule import Stage
 from dessim.collectives.tree import parents
 from dessim.trace.schema import Collective
+
+_TREES = ("tree", "nvls_tree")
+"""Algorithms that join servers by trees."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,18 +60,14 @@ def traffic(
     src, dst, sizes = (np.concatenate(column) for column in zip(*edges, strict=True))
     stage = Stage(("nccl", str(op), algorithm), src.astype(np.int64), dst.astype(np.int64), sizes.astype(np.float64))
     both = 2 * (1 - 1 / setup.per_node) if algorithm == "tree" else 1.0
-    return Traffic(stage, busy_seconds(inside * both, across * passes(algorithm, setup.nodes), setup, nic))
+    times = passes(setup.nodes) if algorithm in _TREES else 1
+    return Traffic(stage, busy_seconds(inside * both, across * times, setup, nic))
 
 
 def busy_seconds(inside: float, across: float, setup: Setup, nic: float) -> float:
     """Seconds in which a GPU sends `inside` bytes, or a server `across` bytes through NICs of `nic` bytes/s."""
     network = across / (setup.nics * nic) if setup.nodes > 1 else 0.0
     return max(inside / (setup.nvlink * 1e9) if setup.per_node > 1 else 0.0, network)
-
-
-def passes(algorithm: str, nodes: int) -> int:
-    """How often a server sends the bytes of an edge between servers: up and down in trees, on average."""
-    return (1 if nodes == 2 else 2) if algorithm in ("tree", "nvls_tree") else 1
 
 
 def _bytes(op: Collective, algorithm: str, size: float, setup: Setup) -> tuple[float, float]:
@@ -100,7 +100,7 @@ def _within(servers: Servers, size: float, both_ways: bool) -> Iterator[tuple[In
 
 def _between(servers: Servers, size: float, algorithm: str) -> list[tuple[Ints, Ints, Floats]]:
     heads = servers.heads
-    pairs = _tree_pairs(len(servers.members)) if algorithm in ("tree", "nvls_tree") else _ring_pairs(servers)
+    pairs = _tree_pairs(len(servers.members)) if algorithm in _TREES else _ring_pairs(servers)
     edges = []
     for source, target, share in pairs:
         sent = np.full(heads, size * share / heads)

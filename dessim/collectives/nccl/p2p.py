@@ -90,10 +90,8 @@ def _fill(peers: Peers, setup: Setup, c: Values, count: int) -> float:
 
 def _across(peers: Peers, setup: Setup, c: Values, channels: int) -> float:
     size = peers.size * peers.remote
-    nic = (
-        max(setup.node_network / peers.sharing, setup.nic) if peers.sharing == 1 else setup.node_network / peers.sharing
-    )
-    nic = min(nic, setup.nic) if peers.sharing == 1 and setup.per_node > 1 else nic
+    # A GPU that sends alone has its own NIC, or all of them where it is alone on its server.
+    nic = setup.nic if peers.sharing == 1 < setup.per_node else setup.node_network / peers.sharing
     messages = peers.remote * max(1.0, peers.size / step(setup))
     wire = size * US_PER_BYTE_AT_GB / (nic * c["network_efficiency"]) + messages * c["p2p_message"]
     spread = size * US_PER_BYTE_AT_GB / (c["p2p_network_channel"] * channels)

@@ -16,7 +16,6 @@ _P2P_NETWORK_CHANNEL = 14
 """GB/s of network for which NCCL gives a peer one channel: src/graph/paths.cc, NCCL_P2P_PER_CHANNEL_NET_BW."""
 _P2P_WORKS_PER_BATCH = 8
 """Messages that a channel runs at a time: NCCL src/include/device.h, NCCL_MAX_DEV_WORK_P2P_PER_BATCH."""
-_SOURCE_OF_CHANNELS = "NCCL src/graph/connect.cc, ncclTopoPostset: every ring that was found is used twice"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from dessim.collectives.nccl.protocols import LL, LL128, PROTOCOLS, SIMPLE, Protocol
 from dessim.collectives.nccl.ring import steps
 from dessim.collectives.nccl.setup import ARCHITECTURES, Setup
+from dessim.collectives.nccl.tree import passes
 from dessim.trace.schema import Collective
 
 Table = tuple[float, float, float]
@@ -160,7 +161,8 @@ def _switches(op: Collective, size: float, setup: Setup) -> Iterator[Candidate]:
         if setup.nodes == 1:
             yield Candidate(25.0 + size / (inside * 15 / 16 * ratio), "nvls", SIMPLE)
         else:
-            rate = _bus(setup) * passes_factor(setup.nodes)
+            # Between two servers a tree carries the data once, so that its rate counts twice.
+            rate = _bus(setup) * 2 / passes(setup.nodes)
             rate = min(inside, rate, setup.searched_channels * _NVLS_TREE[architecture][servers])
             rate *= _corrected(2, size) if setup.architecture == "blackwell" else 1.0
             yield Candidate(25.0 + 2 * _log2(setup.nodes) * 20.9 + size / (rate * ratio), "nvls_tree", SIMPLE)
@@ -176,11 +178,6 @@ def _pat(size: float, setup: Setup) -> list[Candidate]:
         return []
     latency = 8.0 + _log2(setup.nodes) * 14.0 / 3.5 + setup.n * 2.8
     return [Candidate(latency + size / (_bus(setup) * 0.75e3), "pat", SIMPLE)]
-
-
-def passes_factor(nodes: int) -> int:
-    """Between two servers a tree carries the data once, so that its rate counts twice."""
-    return 2 if nodes == 2 else 1
 
 
 def _corrected(number: int, size: float) -> float:

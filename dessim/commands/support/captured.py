@@ -61,7 +61,7 @@ class Capture:
                 samples.setdefault(name, []).append(times)
         owned = _owned_ops(trace.header)
         seconds = {name: _typical(by_rank, owned=name in owned) for name, by_rank in samples.items()}
-        spreads = [_spread(by_rank, owned=name in owned) for name, by_rank in samples.items()]
+        spreads = [_spread(by_rank, owned=name in owned) for name, by_rank in samples.items() if seconds[name] > 0]
         return cls(
             header=trace.header,
             seconds=seconds,
@@ -165,8 +165,6 @@ def _typical(by_rank: Sequence[Sequence[float]], *, owned: bool) -> float:
 def _spread(by_rank: Sequence[Sequence[float]], *, owned: bool) -> float:
     """The standard deviation of an op's seconds over their typical value; within ranks, if these own unequal shares."""
     typical = _typical(by_rank, owned=owned)
-    if not typical:
-        return 0.0
     if owned:
         by_rank = [[time - mean(times) for time in times] for times in by_rank]
     return float(np.std(list(chain.from_iterable(by_rank)))) / typical

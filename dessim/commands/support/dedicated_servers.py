@@ -20,7 +20,7 @@ from dessim.cluster.links import IntArray
 from dessim.cluster.load import load_device
 from dessim.commands.support.spreads import served_spreads
 from dessim.errors import CapacityError, UsageError
-from dessim.results.error_bar import ErrorBar, error_bar_of
+from dessim.results.error_bar import ErrorBar, error_bar
 from dessim.results.metrics import Breakdown
 from dessim.results.server_times import ServerTimes, server_breakdown
 from dessim.sim.core.device import roofline
@@ -30,8 +30,7 @@ from dessim.sim.progress import Progress
 from dessim.sim.servers.parameter_server import serve
 from dessim.sim.servers.traffic import Consistency, StepTraffic
 from dessim.workload.memory import Memory
-from dessim.workload.model import Model
-from dessim.workload.owners import busiest_server
+from dessim.workload.owners import Owner
 from dessim.workload.plan import Plan, PlannedOp
 from dessim.workload.server_roles import Roles, Work, on_server, requests_of
 from dessim.workload.strategies import STRATEGIES, spec_of
@@ -112,12 +111,10 @@ class ServedStep:
 
     def error_bar(self, cluster: Cluster, measured: bool) -> ErrorBar | None:
         """The error bar of the step; `measured`: whether the compute times of its workers were measured."""
-        moved = max((span.task.size for span in self.record.spans), default=0.0)
-        spreads = served_spreads(
-            cluster, self.record.n_ranks, moved / self.servers.count, self.servers.device.spread, measured=measured
-        )
-        parts = [part for op in self.breakdown.critical_path for part in op.parts.items()]
-        return error_bar_of(((part, part[1]) for part in parts), spreads)
+        path = self.breakdown.critical_path
+        size = max((op.size for op in path), default=0.0) / self.servers.count
+        spreads = served_spreads(cluster, self.record.n_ranks, size, self.servers.device.spread, measured=measured)
+        return error_bar(path, spreads)
 
     def to_json(self) -> dict[str, Any]:
         """The `servers` object of a row of `projection`."""
@@ -186,24 +183,21 @@ def check_servers(strategies: Sequence[str], servers: Servers | None) -> None:
 def step_with_servers(
     routed: RouteCache,
     plan: Plan,
-    model: Model,
+    owners: tuple[Owner, Owner],
     symbols: Mapping[str, float],
     durations: Mapping[str, float],
     servers: Servers,
     memory: Memory,
     progress: Progress,
 ) -> ServedStep:
-    """Simulate a step of `plan` for `model` with dedicated servers, one of which is asked for the most rows.
+    """Simulate a step of `plan` with dedicated servers; `owners` are the busiest one and the others.
 
     `durations` are the seconds of a worker's compute ops by name; `memory` is what one server needs.
     """
     n_workers = int(symbols["N"])
     consistency = servers.consistency(plan.strategy)
     roles = Roles.of(plan)
-    busiest, others = (
-        _traffic(plan, on_server(symbols, owner), servers, consistency)
-        for owner in busiest_server(plan, model, symbols, servers.count)
-    )
+    busiest, others = (_traffic(plan, on_server(symbols, owner), servers, consistency) for owner in owners)
 
     def compute_s(ops: Sequence[PlannedOp]) -> float:
         return sum(durations[op.name] for op in ops)

@@ -8,7 +8,7 @@ left of the op's FLOPs and bytes runs as a roofline. Left out: what caches serve
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dessim.cluster import Gpu
 from dessim.cluster.kernels import Kernels
@@ -53,6 +53,12 @@ class Work:
     precision: Precision = Precision.FP32
     value_bytes: float = 4.0
 
+    def without_products(self) -> Work:
+        """The FLOPs and bytes that belong to no product of matrices."""
+        flops = self.flops - sum(product.flops for product in self.products)
+        moved = self.bytes - sum(product.values for product in self.products) * self.value_bytes
+        return replace(self, flops=max(flops, 0.0), bytes=max(moved, 0.0), products=())
+
 
 def op_seconds(gpu: Gpu, work: Work, graphs: bool = False) -> float:
     """Seconds of an op. `graphs`: whether a CUDA graph launches its kernels.
@@ -92,8 +98,7 @@ def _products(gpu: Gpu, kernels: Kernels, work: Work) -> float:
 
 
 def _rest(gpu: Gpu, kernels: Kernels, work: Work) -> float:
-    flops = work.flops - sum(product.flops for product in work.products)
-    moved = work.bytes - sum(product.values for product in work.products) * work.value_bytes
+    rest = work.without_products()
     streams = work.access is Access.STREAM
     share = gpu.efficiency_memory if streams else kernels.share(work.access, work.row_bytes)
-    return max(flops / gpu.rate(work.precision), moved / (gpu.memory_bandwidth * share), 0.0)
+    return max(rest.flops / gpu.rate(work.precision), rest.bytes / (gpu.memory_bandwidth * share))

@@ -242,12 +242,10 @@ class FluidNetwork:
         self, op: Collective, algorithm: str, group: str, size: float, sizes: Floats | None, progress: Progress
     ) -> Iterator[_RoutedStage]:
         """The stages of `op` over `group`, routed one by one as they are needed."""
-        gpus = self._placement.gpus[group]
         stages = partial(schedule, op, algorithm, self._layouts[group], size, sizes, self._options)
         total = sum(1 for _ in stages())  # making a stage costs little, routing it costs much
         for done, stage in enumerate(stages()):
-            flows, scale = self._now.stage(gpus, stage, progress.within(done, total, "stages"))
-            yield _RoutedStage(flows, scale, stage.repeat)
+            yield self._routed(group, stage, progress.within(done, total, "stages"))
 
     def _routed(self, group: str, stage: Stage, progress: Progress) -> _RoutedStage:
         flows, scale = self._now.stage(self._placement.gpus[group], stage, progress)
@@ -256,8 +254,7 @@ class FluidNetwork:
     def _excess(self, group: str, loads: Loads, progress: Progress) -> Iterator[_RoutedStage]:
         """The stages that carry the bytes beyond the least total."""
         for stage in excess(np.array(loads.totals), loads.received):
-            flows, scale = self._now.stage(self._placement.gpus[group], stage, progress)
-            yield _RoutedStage(flows, scale, stage.repeat)
+            yield self._routed(group, stage, progress)
 
     def _with_bursts(self, stages: Iterable[_RoutedStage]) -> Iterator[_RoutedStage]:
         """The stages without the bytes that pass in a burst. Of equal repetitions only the first finds full buckets."""

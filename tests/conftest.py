@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
+import typer.testing
 from hypothesis import settings
 
 # A loaded machine is slow now and then; time limits are pytest-timeout's business.
 settings.register_profile("dessim", deadline=None)
 settings.load_profile("dessim")
+
+# CliRunner builds the whole command line anew for every command that it runs, which takes as long as many commands.
+typer.testing._get_command = cache(typer.testing._get_command)
 
 
 @pytest.fixture(autouse=True)

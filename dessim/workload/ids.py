@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,12 +52,7 @@ class IdBins:
     @classmethod
     def of(cls, vocabulary: float, skew: float, offset: float = 0.0) -> IdBins:
         """The bins of `vocabulary` ids whose r-th has a probability proportional to (r + offset)**-skew."""
-        edges = _edges(vocabulary)
-        single = min(len(edges) - 1, _EXACT_RANKS)
-        # One id stands for its bin: that of the bin's geometric mean rank.
-        ranks = np.concatenate([np.arange(1.0, single + 1), np.sqrt(edges[single:-1] * edges[single + 1 :])])
-        weights = (ranks + offset) ** -skew
-        return cls(edges, np.asarray(weights / float((weights * np.diff(edges)).sum())), single)
+        return _bins_of(vocabulary, skew, offset)
 
     @classmethod
     def of_shares(cls, shares: Sequence[float]) -> IdBins:
@@ -77,6 +73,20 @@ class IdBins:
         """The probability that an id of each bin [bins] occurs among `draws` draws, which may be an array [..., 1]."""
         # log1p keeps the tail, where p is far below the float's resolution at 1.
         return np.asarray(-np.expm1(draws * np.log1p(-np.minimum(self.p, 1 - 1e-16))))
+
+
+@lru_cache(maxsize=512)  # 128 kB each
+def _bins_of(vocabulary: float, skew: float, offset: float) -> IdBins:
+    """See IdBins.of. A projection asks for the same bins dozens of times."""
+    edges = _edges(vocabulary)
+    single = min(len(edges) - 1, _EXACT_RANKS)
+    # One id stands for its bin: that of the bin's geometric mean rank.
+    ranks = np.concatenate([np.arange(1.0, single + 1), np.sqrt(edges[single:-1] * edges[single + 1 :])])
+    weights = (ranks + offset) ** -skew
+    bins = IdBins(edges, np.asarray(weights / float((weights * np.diff(edges)).sum())), single)
+    for array in (bins.edges, bins.p):
+        array.flags.writeable = False  # all callers share it
+    return bins
 
 
 def _edges(vocabulary: float) -> NDArray[np.float64]:

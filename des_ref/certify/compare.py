@@ -79,8 +79,7 @@ def compare(
         audit.add_step(ops)
         state = run.state(result)
         if comm.rank == 0:
-            for key, difference in _differences(state, next(states)).items():
-                worst[key] = _worse(worst[key], difference)
+            worst_differences(worst, state, next(states))
     watched.close()
     formulas = {op.name: str(op.size) for op in (*plan.collectives, *plan.copies)}
     audited = [op for op in audit.gather(comm) if op["name"] in formulas or op["mismatches"]]
@@ -212,12 +211,15 @@ def _unflat(flat: Tensor, like: Mapping[Key, Tensor]) -> dict[Key, Tensor]:
     return {key: part.view_as(t) for (key, t), part in zip(like.items(), parts, strict=True)}
 
 
-def _differences(state: State, truth: State) -> dict[str, float]:
-    return {
+def worst_differences(worst: dict[str, float], state: State, truth: State) -> None:
+    """Raise the differences in `worst` to those between two states."""
+    differences = {
         "max_loss_diff": abs(state.loss - truth.loss),
         "max_grad_diff": distance(state.grads, truth.grads),
         "max_param_diff": distance(state.parameters, truth.parameters),
     }
+    for key, difference in differences.items():
+        worst[key] = _worse(worst[key], difference)
 
 
 def distance(tensors: Mapping[str, Tensor], truth: Mapping[str, Tensor]) -> float:

@@ -25,6 +25,11 @@ from dessim.workload.options import Options
 from dessim.workload.strategies import plan
 
 
+def own_places(share: int, comm: Comm) -> Tensor:
+    """int64 [share]: the places in the global batch of this worker's samples, which are consecutive."""
+    return torch.arange(comm.rank * share, (comm.rank + 1) * share, device=comm.device)
+
+
 class HashOwned:
     """The parts of `Strategy` that most strategies share. A subclass adds `send`, `step`, `predict` and `op_vars`."""
 

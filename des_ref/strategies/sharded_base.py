@@ -24,7 +24,7 @@ from des_ref.data.batch import Batch
 from des_ref.models.build import Network
 from des_ref.strategies.base import Counts, Lane, Optimizers, StepResult
 from des_ref.strategies.grads import SummedGrads
-from des_ref.strategies.hash_owned import HashOwned
+from des_ref.strategies.hash_owned import HashOwned, own_places
 from des_ref.substitution.owned import Groups, RowIndex, sorted_by
 from dessim.trace.schema import Phase
 from dessim.workload.options import Options
@@ -185,10 +185,8 @@ class ShardedBase(HashOwned):
 
     def _masks(self, batch: Batch) -> list[Tensor] | None:
         """The masks of this worker's samples, each that of its place in the global batch."""
-        share = len(batch)
-        masks = self.network.masks(share * self.comm.world_size, self._step)
-        own = slice(self.comm.rank * share, (self.comm.rank + 1) * share) if batch.place is None else batch.place
-        return None if masks is None else [mask[own] for mask in masks]
+        places = own_places(len(batch), self.comm) if batch.place is None else batch.place
+        return self.network.masks(places, self._step)
 
     def _start_dense(self, optimizers: Optimizers) -> None:
         self.train_dense(optimizers.dense(self.network.dense_parameters))

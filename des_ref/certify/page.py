@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from des_ref.certify.matrix import EVERY_STRATEGY
-from des_ref.certify.show import by_axis, lossy, passed, stale_lines, why
+from des_ref.certify.show import DIFFERENCES, blind_spots, by_axis, lossy, passed, stale_lines, why
 from dessim.files import write_text
 
 
@@ -61,5 +61,5 @@ def _cell(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         state = "bad"
     else:
         state = "good" if is_exact else "warn"
-    worst = max((r["max_param_diff"] for r in results if "error" not in r), default=None)
+    worst = max((r[key] for r in results if "error" not in r for key in DIFFERENCES), default=None)
     return {"state": state, "worst": "died" if worst is None else f"{worst:.1e}"}

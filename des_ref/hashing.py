@@ -50,7 +50,7 @@ def mix64_int(word: int) -> int:
 
 
 def words(keys: Tensor, count: int) -> Tensor:
-    """int64 [n, count]: the first `count` words of the stream of each key [n]. A counter makes each word, not a state."""
+    """int64 [n, count]: the first `count` words of the stream of each key [n], each from a counter."""
     counters = torch.arange(1, count + 1, dtype=torch.int64, device=keys.device) * GOLDEN
     return mix64(keys[:, None] + counters)
 

@@ -6,8 +6,9 @@ layer)). It shares with the trainer the model file only.
 
     dropout    unit 2 j is the lower half of word j, unit 2 j + 1 the upper half, as a signed number s of 32 bits; it is
                kept where s + 2^31 < keep 2^32, and then multiplied by 1 / keep
-    code       Normal(0, 1) of n units by Box-Muller, from the stream of key f(k): with h = ceil(n / 2), u_j in (0, 1) from the upper 53 bits of word
-               j, unit j < h is sqrt(-2 ln u_j) cos(2 pi u_{j+h}), and unit h + j has the sine
+    code       Normal(0, 1) of n units by Box-Muller, from the stream of key f(k): with h = ceil(n / 2), and u_j in
+               (0, 1) from the upper 53 bits of word j, unit j < h is sqrt(-2 ln u_j) cos(2 pi u_{j+h}), and unit h + j
+               has the sine
 """
 
 from __future__ import annotations

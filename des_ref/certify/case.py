@@ -24,7 +24,6 @@ from dessim.workload.strategies import parse_strategy
 
 IDS_PER_FIELD = 1.7  # multi-hot: several ids per field, so that pairs of ids are split over ranks
 SEED = 11
-_EMPTY_BAG = 11  # one bag in so many has no id
 _MAX_VOCABULARY = 3000
 _SAMPLES = 128  # at least, in a global batch
 _SMALL_SAMPLES = 8  # the same for a small case
@@ -151,10 +150,15 @@ def batches(case: Case, model: Model, comm: Comm) -> list[Batch]:
     shape = (model.input.fields, IDS_PER_FIELD, vocabulary)
     data = Zipf(*shape, skew=1.05, seed=SEED, tables=tables, dense=model.dense_features)
     whole = (data.examples(samples, part=step).take(torch.arange(samples)) for step in range(case.steps))
-    return [_with_empty_bags(batch, model.input.fields) for batch in whole]
+    return [_with_empty_bags(batch, model.input.fields, step) for step, batch in enumerate(whole)]
 
 
-def _with_empty_bags(batch: Batch, fields: int) -> Batch:
-    """The batch without the ids of some (sample, field) pairs."""
-    kept = (batch.sample * fields + batch.field) % _EMPTY_BAG != _EMPTY_BAG - 1
+def _with_empty_bags(batch: Batch, fields: int, step: int) -> Batch:
+    """The batch without the ids of one in 11 bags in even steps, of two in three in odd steps.
+
+    Operators over pairs of samples and fields have one method for few occupied pairs and one for many, on any number of
+    ranks.
+    """
+    bag = batch.sample * fields + batch.field
+    kept = bag % 3 == 0 if step % 2 else bag % 11 != 10
     return replace(batch, ids=batch.ids[kept], sample=batch.sample[kept], field=batch.field[kept])

@@ -55,7 +55,9 @@ def every_case(
     """
     models = models or shipped_models()
     kinds = [(model, pooling) for model in models for pooling in poolings(model)]
-    allowed = {(*kind, strategy): placements(kind[0], strategy, kind[1]) for kind in kinds for strategy in EVERY_STRATEGY}
+    allowed = {
+        (*kind, strategy): placements(kind[0], strategy, kind[1]) for kind in kinds for strategy in EVERY_STRATEGY
+    }
     return [
         Case(
             ranks=n,

@@ -169,7 +169,8 @@ def _single(args: argparse.Namespace) -> list[Case]:
 
 def _matrix(args: argparse.Namespace) -> list[Case]:
     """The cases of --all or --quick that have the choices given on the command line."""
-    pinned = {key: value for key in ("model", "strategy", "optimizer", "placement", "pooling") if (value := getattr(args, key))}
+    axes = ("model", "strategy", "optimizer", "placement", "pooling")
+    pinned = {key: value for key in axes if (value := getattr(args, key))}
     cases = every_case(
         ranks=_ranks(args.ranks or "1,2,4"),
         steps=args.steps,

@@ -9,6 +9,7 @@ from des_ref.certify.case import Case
 
 BOUND = 1e-12  # of any difference from one process
 DIFFERENCES = {"max_loss_diff": "losses", "max_grad_diff": "gradients", "max_param_diff": "parameters"}
+AS_IN_FILE = "as in the file"  # a pooling
 NAN_BOUND = 1e300  # a NaN counts as the largest float
 _AXES = ("ranks", "strategy", "model", "placement", "pooling", "optimizer")
 Result = Mapping[str, Any]
@@ -58,6 +59,7 @@ def summary(cases: Sequence[Case], results: Sequence[Result], seconds: float) ->
         "bound": BOUND,
         **{key: max((r[key] for r in exact), default=None) for key in DIFFERENCES},
         "bytes_match": len(ran) == len(results) and all(r["bytes_match"] for r in ran),
+        "not_seen": blind_spots(results),
         "seconds": round(seconds, 1),
         "cases": [{k: v for k, v in r.items() if not (omits_ops and k == "ops" and passed(r))} for r in results],
     }
@@ -67,10 +69,11 @@ def staleness(case: Result) -> str:
     """How stale a case of ps_async was, in words."""
     s = case["staleness"]
     return (
-        f"{_equivalence(case['equivalent'])}; parameters within {case['max_param_diff']:.1e} of one process that replays "
-        f"its pulls and pushes, and {case['synchronous_param_diff']:.1e} from synchronous training; pulls were {s['mean']:.2f} steps stale on average, {s['max']} at most "
-        f"(bound {s['bound']}); {s['missed_mean']:.2f} pushes by other workers were applied between a pull and the "
-        f"worker's own push on average, {s['missed_max']} at most"
+        f"{_equivalence(case['equivalent'])}; parameters within {case['max_param_diff']:.1e} of one process that "
+        f"replays pulls and pushes, {case['synchronous_param_diff']:.1e} from synchronous training; pulls were "
+        f"{s['mean']:.2f} steps stale on average, {s['max']} at most (bound {s['bound']}); {s['missed_mean']:.2f} "
+        f"pushes by other workers were applied between a pull and the worker's own push on average, {s['missed_max']} "
+        "at most"
     )
 
 
@@ -117,6 +120,8 @@ def print_table(results: Sequence[Result]) -> None:
             print(f"\n{case['ranks']} ranks: {lossy(case)}")
         if "staleness" in case:
             print(f"\n{case['ranks']} ranks and {case['servers']} server: {staleness(case)}")
+    for text in blind_spots(results):
+        print(f"\n{text}")
     print(f"\nbytes over all steps and ranks, {last['ranks']} ranks")
     for op in last["ops"]:
         print(f"  {op['name']:20s}{op['recorded_bytes']:14d} recorded{op['formula_bytes']:14d} = {op['formula']}")
@@ -126,12 +131,14 @@ def print_matrix(results: Sequence[Result], seconds: float) -> None:
     """Print counts of cases by each choice on each axis, and the failed cases by name."""
     print("against one process, float64; rows that a rank does not own are NaN\n")
     for axis in _AXES:
-        width = max(len(str(line["choice"])) for line in by_axis(results, axis)) + 2
-        print(f"{axis:{max(width, 12)}s}cases  failed  max|d loss|  max|d grad|  max|d param|   bytes")
-        for line in by_axis(results, axis):
-            worst = "".join(f"{line[key]:13.2e}" for key in DIFFERENCES) if line["max_loss_diff"] is not None else ""
-            counts = f"{line['cases']:5d}{line['failed']:8d}"
-            print(f"  {_choice(line):{max(width, 12) - 2}s}{counts}{worst:39s}    {_bytes_verdict(line['bytes_match'])}")
+        lines = by_axis(results, axis)
+        width = max(12, *(len(_choice(line)) + 2 for line in lines))
+        print(f"{axis:{width}s}cases  failed  max|d loss|  max|d grad|  max|d param|   bytes")
+        for line in lines:
+            ran = line["max_loss_diff"] is not None
+            differences = "".join(f"{line[key]:13.2e}" for key in DIFFERENCES) if ran else f"{'died':>39s}"
+            verdict = _bytes_verdict(line["bytes_match"])
+            print(f"  {_choice(line):{width - 2}s}{line['cases']:5d}{line['failed']:8d}{differences}    {verdict}")
         print()
     for text in [*stale_lines(results), *blind_spots(results)]:
         print(text)
@@ -190,14 +197,14 @@ def blind_spots(results: Sequence[Result]) -> list[str]:
         lines.append("one rank alone: no message between ranks was checked; add --ranks 2,4")
     elif max(ranks) < 3:
         lines.append(
-            "at most 2 ranks: a fault in the order or the addressing of three or more ranks does not show, because each "
-            "rank then has one other rank only; add --ranks 4"
+            "at most 2 ranks: each rank had one other rank only, so a fault in the order or the addressing of several "
+            "other ranks does not show; add --ranks 4"
         )
     return lines
 
 
 def _choice(line: Mapping[str, Any]) -> str:
-    return "as in the file" if line["choice"] is None else str(line["choice"])
+    return AS_IN_FILE if line["choice"] is None else str(line["choice"])
 
 
 def _equivalence(is_equivalent: bool) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import sys
@@ -14,6 +15,7 @@ from des_ref.certify import group, program
 from des_ref.certify.case import Case, shrunk
 from des_ref.certify.matrix import _pairs, every_case, pairwise, placements, poolings
 from des_ref.certify.page import render
+from des_ref.certify.scope import CHECKED, NOT_CHECKED, SHARED
 from des_ref.certify.show import blind_spots, passed, summary, why
 from des_ref.cli import run
 from des_ref.embedding.optim import ROW_OPTIMIZERS
@@ -185,6 +187,16 @@ def test_the_page_is_self_contained_and_escapes_names() -> None:
     page = render(summary([Case(2, 30, "deepfm", "mesh", small=True)] * 4, results, 60.0))
     assert "<script" not in page and "http" not in page.replace("http-equiv", "") and "a rank died" in page
     assert 'class="warn">3.0e-16' in page and 'class="bad">' in page and 'class="good">3.0e-16' in page
+
+
+def test_the_page_says_what_is_checked_shared_and_not_checked() -> None:
+    few, many = (summary([Case(2, 30, "deepfm", "mesh")], [PASSED | {"ranks": n}], 1.0) for n in (2, 4))
+    page = render(few)
+    headings = ["What is checked", "What both sides share", "What is not checked"]
+    assert [page.count(f"<h2>{heading}</h2>") for heading in headings] == [1, 1, 1]
+    assert all(page.count(html.escape(line)) == 1 for line in (*CHECKED, *SHARED, *NOT_CHECKED))
+    assert "At most 2 ranks" in page and "At most 2 ranks" not in render(many)
+    assert "Green" not in page and '<span class="tag good">passed</span>' in page
 
 
 def test_a_wrong_placement_is_refused_before_any_process_starts(capsys: pytest.CaptureFixture[str]) -> None:

@@ -129,6 +129,8 @@ class _Run:
         loss = result.loss.reshape(1).clone()
         if self.strategy.loss_is_share:
             self.comm.all_reduce("certificate", loss).wait()
+        columns = self.strategy.table.columns
+        unsettled = {name: values.clone() for name, values in columns.items()}
         self.strategy.settle()
         owned: dict[Key, Tensor] = {}
         replicated: dict[Key, Tensor] = {}
@@ -138,7 +140,7 @@ class _Run:
             grad[index] = result.row_grads[name]
             if self.strategy.rows_replicated:
                 replicated["grad", name] = grad
-                replicated["value", name] = self.strategy.table.columns[name]
+                replicated["value", name] = columns[name]
             else:
                 owned["grad", name], owned["value", name] = self._own_rows(name, grad)
         for i, p in enumerate(self.network.dense_parameters):
@@ -147,6 +149,9 @@ class _Run:
         summed = _flat(owned, loss)
         self.comm.all_reduce("certificate", summed).wait()
         agreed = self._agreed(_flat(replicated, loss))
+        # Looking must not mend what a step left undone, such as writing a row back that left the cache.
+        for name, values in unsettled.items():
+            columns[name].copy_(values)
         tensors = _unflat(summed.cpu(), owned) | _unflat(agreed.cpu(), replicated)
         grads = {name: t for (kind, name), t in tensors.items() if kind == "grad"}
         parameters = {name: t for (kind, name), t in tensors.items() if kind == "value"}

@@ -1,12 +1,12 @@
-"""What a certificate covers and what it does not, in words for readers who do not train models."""
+"""The scope and the limits of a certificate, in words for readers who do not train models."""
 
 from __future__ import annotations
 
 CHECKED = (
     "The loss, every gradient and every parameter, after each step. They may differ from those of one process by at "
     "most 1e-12, which only rounding explains.",
-    "Who reads what. Parameters that a rank does not own are overwritten with NaN (not a number) beforehand, so that "
-    "reading one ruins the result.",
+    "Ownership. Parameters that a rank does not own are overwritten with NaN (not a number) in advance, so reading "
+    "one ruins the result.",
     "Copies. Where several ranks hold a copy of a parameter, all copies are equal to the last bit.",
     "Messages. Each message of the plan is sent once, no other is sent, and each has the bytes of the formula with "
     "which the simulator prices it.",

@@ -192,7 +192,7 @@ def test_the_page_is_self_contained_and_escapes_names() -> None:
 def test_the_page_says_what_is_checked_shared_and_not_checked() -> None:
     few, many = (summary([Case(2, 30, "deepfm", "mesh")], [PASSED | {"ranks": n}], 1.0) for n in (2, 4))
     page = render(few)
-    headings = ["What is checked", "What both sides share", "What is not checked"]
+    headings = ["Checked", "Shared by both sides, so not compared", "Not checked"]
     assert [page.count(f"<h2>{heading}</h2>") for heading in headings] == [1, 1, 1]
     assert all(page.count(html.escape(line)) == 1 for line in (*CHECKED, *SHARED, *NOT_CHECKED))
     assert "At most 2 ranks" in page and "At most 2 ranks" not in render(many)

@@ -38,7 +38,7 @@ class Mutant:
     name       what is wrong, in a few words
     file       path below des_ref
     old, new   the text that occurs once, and what replaces it
-    why        what users would see if nobody noticed
+    why        the effect of the fault on a user
     certify    options of the certificate that notices it, beside those of _CERTIFICATE; None: `test` notices it
     test       pytest's name of the test
     hidden_at  numbers of ranks at which the same certificate passes, because the fault cannot show there

@@ -138,10 +138,10 @@ def _record(network: Network, result: StepResult, vocabulary: Tensor) -> Tensor:
 
 def _gathered(comm: Comm, records: Sequence[Tensor]) -> Tensor:
     """[workers, steps, n] on every worker."""
-    own = torch.stack(list(records))
+    own = torch.stack(list(records)).to(comm.device)
     out = own.new_empty(comm.world_size * len(own), own.shape[1])
     comm.all_gather("certificate", out, own).wait()
-    return out.view(comm.world_size, *own.shape)
+    return out.view(comm.world_size, *own.shape).cpu()
 
 
 def _truth(replay: Replay, worker: int, number: int, workers: int) -> State:

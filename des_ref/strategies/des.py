@@ -27,7 +27,7 @@ from des_ref.strategies.base import Counts, Lane, Optimizers, StepResult
 from des_ref.strategies.dense_state import gather_columns
 from des_ref.strategies.exchange import OccurrenceMessages, gather_dense, send_occurrences, unpack_occurrences
 from des_ref.strategies.grads import SummedGrads
-from des_ref.strategies.hash_owned import HashOwned, own_places
+from des_ref.strategies.hash_owned import HashOwned
 from des_ref.strategies.mid_reductions import MidReductions
 from des_ref.strategies.scoring import Scoring
 from des_ref.substitution.owned import OwnedOccurrences, bag_sizes
@@ -249,7 +249,7 @@ class DesAllReduce(_Des):
         return SumFeedingReplicas.apply(buffer, self.comm, "partials", overlap)
 
     def _masks(self, samples: int) -> list[Tensor] | None:
-        return self.network.masks(torch.arange(samples, device=self.comm.device), self._step)
+        return self.network.masks(torch.arange(samples, device=self.network.device), self._step)
 
     def _share_of_shared_grads(self) -> None:
         # If the tail reads shared weights (DCN's c . w), every replica has the whole gradient: only rank 0 contributes.
@@ -276,8 +276,7 @@ class DesReduceScatter(_Des):
         return SumScattered.apply(buffer, self.comm, "partials", "partials_grad", overlap)
 
     def _masks(self, samples: int) -> list[Tensor] | None:
-        share = samples // self.comm.world_size
-        return self.network.masks(own_places(share, self.comm), self._step)
+        return self.network.masks(self.own_places(samples // self.comm.world_size), self._step)
 
     def _tail_grads(self) -> SummedGrads:
         return SummedGrads.launch(self.comm, "tail_grad", self.network.tail_parameters)

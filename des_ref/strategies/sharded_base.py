@@ -24,7 +24,7 @@ from des_ref.data.batch import Batch
 from des_ref.models.build import Network
 from des_ref.strategies.base import Counts, Lane, Optimizers, StepResult
 from des_ref.strategies.grads import SummedGrads
-from des_ref.strategies.hash_owned import HashOwned, own_places
+from des_ref.strategies.hash_owned import HashOwned
 from des_ref.substitution.owned import Groups, RowIndex, sorted_by
 from dessim.trace.schema import Phase
 from dessim.workload.options import Options
@@ -185,7 +185,7 @@ class ShardedBase(HashOwned):
 
     def _masks(self, batch: Batch) -> list[Tensor] | None:
         """The masks of this worker's samples, each that of its place in the global batch."""
-        places = own_places(len(batch), self.comm) if batch.place is None else batch.place
+        places = self.own_places(len(batch)) if batch.place is None else batch.place
         return self.network.masks(places, self._step)
 
     def _start_dense(self, optimizers: Optimizers) -> None:

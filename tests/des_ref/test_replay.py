@@ -1,4 +1,4 @@
-"""The replay of ps_async: it follows the servers' order, whatever the order is, and refuses one that cannot have been."""
+"""The replay of ps_async: it follows any order of the servers, and refuses one that cannot have been."""
 
 from __future__ import annotations
 

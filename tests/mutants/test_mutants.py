@@ -36,6 +36,7 @@ def test_a_fault_that_no_longer_fits_is_an_error() -> None:
 @pytest.mark.torch
 def test_the_certificate_and_a_test_notice_a_fault() -> None:
     """One fault of the loss, which parameters do not show, and one that only a test can show."""
+    pytest.importorskip("torch", reason="the trainer needs the [train] extra")
     names = ["DES reports twice the loss", "equal scores count as wrongly ordered"]
     command = [sys.executable, "-m", "tests.mutants.run", "--no-baseline", *names]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

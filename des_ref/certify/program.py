@@ -7,7 +7,8 @@
     python -m des_ref.certify --all --model deepfm --strategy des_all_reduce        only one model and strategy
     python -m des_ref.certify --codec activations=bf16,dense=threshold:0.99         measure what codecs lose
 
-case.py defines a case, compare.py and stale.py run one, group.py runs many, matrix.py lists those of --all.
+case.py defines a case, compare.py and stale.py run one (stale.py with replay.py), group.py runs many, matrix.py lists
+those of --all. scope.py states what they cover.
 
 The exit code is 3 when a bound breaks: loss, gradients and parameters within 1e-12 in every step, bytes equal, no NaN.
 ps_async is compared with one process that replays the order of its servers' pulls and pushes; that it differs from

@@ -74,7 +74,7 @@ def _is_caught(sandbox: Sandbox, mutant: Mutant) -> bool:
         return False
     noticed = code == _NOTICED[mutant.check[0]]
     verdict = "caught" if noticed else "MISSED" if code == _PASSED else f"ERROR ({code})"
-    print(f"{verdict:10s}{mutant.name:64s}{' '.join(mutant.check)}", flush=True)
+    print(f"{verdict:10s}{mutant.name:72s} {' '.join(mutant.check)}", flush=True)
     if not noticed and code != _PASSED:
         print(_tail(output), flush=True)
     for check in unhidden:

@@ -9,7 +9,7 @@ export PYTHONDONTWRITEBYTECODE :=
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types bench studies
+.PHONY: help demo test lint types bench studies mutants
 
 help:     ## list the targets
 	@sed -n 's/^\([a-z]*\): *\(.*\)## \(.*\)/  make \1\t\3/p' $(MAKEFILE_LIST) | expand -t 18
@@ -46,3 +46,6 @@ bench: $(READY)    ## compare run times with SimGrid (Debian: libsimgrid-dev g++
 
 studies: $(READY)  ## redraw every study from its recordings: figures and expected results
 	@for s in studies/*/plot.py; do $(BIN)/python $$s || exit 1; done
+
+mutants: $(READY)  ## apply every deliberate fault to a copy of the trainer; the certificate or a test must notice each
+	@$(BIN)/python -m tests.mutants.run

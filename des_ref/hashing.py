@@ -49,6 +49,12 @@ def mix64_int(word: int) -> int:
     return signed(word ^ (word >> 31))
 
 
+def words(keys: Tensor, count: int) -> Tensor:
+    """int64 [n, count]: the first `count` words of the stream of each key [n], each from a counter."""
+    counters = torch.arange(1, count + 1, dtype=torch.int64, device=keys.device) * GOLDEN
+    return mix64(keys[:, None] + counters)
+
+
 def owner_of(ids: Tensor, world_size: int) -> Tensor:
     """The worker that owns each id: mix64(id) mod N, int64 [...]. Dropping the sign bit keeps it positive."""
     return _shift_right(mix64(ids), 1) % world_size

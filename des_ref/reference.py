@@ -3,11 +3,13 @@
 Rows are dense matrices over a known vocabulary instead of hash tables. Operators are the `reference` methods of
 substitution/*. Autograd runs through the whole model at once. Optimizers are written as loops over rows and parameters
 (of the dense ones only Adam; the others of torch.optim run as they are, on the reference's own weights and gradients).
-The starting values, the dropout masks and the parameter shapes of the dense tail are taken from the trainer's code.
+Dropout masks are drawn by separate code (reference_draws.py). The starting values and the parameter shapes of the
+dense tail are taken from the trainer's code.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +18,7 @@ from torch import Tensor
 from des_ref.data.batch import Batch
 from des_ref.models.build import Network
 from des_ref.models.dense_optim import DenseOptimizer
+from des_ref.reference_draws import plain_draws
 from des_ref.reference_optim import ROW_STEPS, Memory
 from des_ref.strategies.base import Optimizers
 from des_ref.substitution.base import Plain
@@ -51,10 +54,21 @@ class Reference:
 
     def step(self, batch: Batch) -> ReferenceStep:
         """Train on a global batch."""
-        leaves = {name: p.clone().requires_grad_() for name, p in self.parameters.items()}
-        loss = self._loss(leaves, batch)
+        step = self.gradients(batch, self.parameters, self._step, range(len(batch)))
+        self.apply(batch, step.grads)
+        return step
+
+    def gradients(
+        self, batch: Batch, parameters: Mapping[str, Tensor], step: int, places: Sequence[int]
+    ) -> ReferenceStep:
+        """Loss and gradients of a batch at some `parameters`; its samples draw as those at `places` [b] in `step`."""
+        leaves = {name: p.clone().requires_grad_() for name, p in parameters.items()}
+        loss = self._loss(leaves, batch, plain_draws(self._network.model, self._network.seed, step, places))
         loss.backward()
-        grads = {name: leaf.grad for name, leaf in leaves.items()}
+        return ReferenceStep(float(loss.detach()), {name: leaf.grad for name, leaf in leaves.items()})
+
+    def apply(self, batch: Batch, grads: Mapping[str, Tensor]) -> None:
+        """Step the optimizers of the dense parameters, and of the rows that occur in `batch`."""
         self._step += 1
         touched = torch.unique(torch.searchsorted(self._vocabulary, batch.ids)).tolist()
         for name, grad in grads.items():
@@ -66,9 +80,8 @@ class Reference:
                 self.parameters[name].grad = grad
         if self._torch_optimizer is not None:
             self._torch_optimizer.step()
-        return ReferenceStep(float(loss.detach()), grads)
 
-    def _loss(self, p: dict[str, Tensor], batch: Batch) -> Tensor:
+    def _loss(self, p: dict[str, Tensor], batch: Batch, masks: list[Tensor] | None) -> Tensor:
         network = self._network
         samples = len(batch)
         index = torch.searchsorted(self._vocabulary, batch.ids)
@@ -78,7 +91,6 @@ class Reference:
         layers = [w for name, w in dense.items() if name.startswith("bottom.")]
         bottom = plain_bottom(batch.dense.to(network.dtype), layers) if batch.dense is not None else None
         plain = Plain(p.get("w"), p.get("v"), *where, *pooling, o=p.get("o"), bottom=bottom)
-        masks = network.masks(samples, self._step)
         logits = dense["bias"].expand(samples) if "bias" in dense else torch.zeros(samples, dtype=network.dtype)
         for kind, operator in network.operators.items():
             prefix = f"{kind}."

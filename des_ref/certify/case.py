@@ -6,7 +6,7 @@ The data are synthetic: multi-hot ids that follow Zipf's law.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -46,6 +46,7 @@ class Case:
     """The settings of one certificate.
 
     placement   how DES places rows on ranks; None: as the model file says
+    pooling     how the ids of a field are pooled; None: as the model file says
     small       shrink the model to sizes that train in milliseconds (`shrunk`)
     codecs      how values are encoded on the wire (dessim.workload.codecs); empty: not encoded
     sabotage    called in each rank before training; tests break the trainer with it
@@ -60,6 +61,7 @@ class Case:
     optimizer: str = "rowwise_adagrad"
     staleness: int = 4
     placement: str | None = None
+    pooling: str | None = None
     small: bool = False
     codecs: str = ""
     sabotage: Callable[[], None] | None = None
@@ -68,9 +70,10 @@ class Case:
     def label(self) -> str:
         """The case in words."""
         placement = f" by {self.placement}" if self.placement else ""
+        pooling = f" pooled by {self.pooling}" if self.pooling else ""
         ranks = f"{self.ranks} rank{'s' * (self.ranks > 1)}"
         codecs = f", {self.codecs}" if self.codecs else ""
-        return f"{self.strategy}, {self.model}{placement}, {self.optimizer}, {ranks}{codecs}"
+        return f"{self.strategy}, {self.model}{placement}{pooling}, {self.optimizer}, {ranks}{codecs}"
 
     @property
     def codec_config(self) -> CodecConfig:
@@ -79,7 +82,7 @@ class Case:
 
     def load(self) -> Model:
         """The model to train. Raises ModelError."""
-        model = load_model(self.model).placed(self.placement).trained_by(self.optimizer)
+        model = load_model(self.model).placed(self.placement).pooled(self.pooling).trained_by(self.optimizer)
         return shrunk(model) if self.small else model
 
     def optimizers(self) -> Optimizers:
@@ -146,4 +149,16 @@ def batches(case: Case, model: Model, comm: Comm) -> list[Batch]:
     tables = tuple(table.model_copy(update={"rows": min(table.rows, _MAX_VOCABULARY)}) for table in model.tables)
     shape = (model.input.fields, IDS_PER_FIELD, vocabulary)
     data = Zipf(*shape, skew=1.05, seed=SEED, tables=tables, dense=model.dense_features)
-    return [data.examples(samples, part=step).take(torch.arange(samples)) for step in range(case.steps)]
+    whole = (data.examples(samples, part=step).take(torch.arange(samples)) for step in range(case.steps))
+    return [_with_empty_bags(batch, model.input.fields, step) for step, batch in enumerate(whole)]
+
+
+def _with_empty_bags(batch: Batch, fields: int, step: int) -> Batch:
+    """The batch without the ids of one in 11 bags in even steps, of two in three in odd steps.
+
+    Operators over pairs of samples and fields have one method for few occupied pairs and one for many, on any number of
+    ranks.
+    """
+    bag = batch.sample * fields + batch.field
+    kept = bag % 3 == 0 if step % 2 else bag % 11 != 10
+    return replace(batch, ids=batch.ids[kept], sample=batch.sample[kept], field=batch.field[kept])

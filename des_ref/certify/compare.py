@@ -79,8 +79,7 @@ def compare(
         audit.add_step(ops)
         state = run.state(result)
         if comm.rank == 0:
-            for key, difference in _differences(state, next(states)).items():
-                worst[key] = _worse(worst[key], difference)
+            worst_differences(worst, state, next(states))
     watched.close()
     formulas = {op.name: str(op.size) for op in (*plan.collectives, *plan.copies)}
     audited = [op for op in audit.gather(comm) if op["name"] in formulas or op["mismatches"]]
@@ -130,6 +129,8 @@ class _Run:
         loss = result.loss.reshape(1).clone()
         if self.strategy.loss_is_share:
             self.comm.all_reduce("certificate", loss).wait()
+        columns = self.strategy.table.columns
+        unsettled = {name: values.clone() for name, values in columns.items()}
         self.strategy.settle()
         owned: dict[Key, Tensor] = {}
         replicated: dict[Key, Tensor] = {}
@@ -139,7 +140,7 @@ class _Run:
             grad[index] = result.row_grads[name]
             if self.strategy.rows_replicated:
                 replicated["grad", name] = grad
-                replicated["value", name] = self.strategy.table.columns[name]
+                replicated["value", name] = columns[name]
             else:
                 owned["grad", name], owned["value", name] = self._own_rows(name, grad)
         for i, p in enumerate(self.network.dense_parameters):
@@ -148,6 +149,9 @@ class _Run:
         summed = _flat(owned, loss)
         self.comm.all_reduce("certificate", summed).wait()
         agreed = self._agreed(_flat(replicated, loss))
+        # Looking must not mend what a step left undone, such as writing a row back that left the cache.
+        for name, values in unsettled.items():
+            columns[name].copy_(values)
         tensors = _unflat(summed.cpu(), owned) | _unflat(agreed.cpu(), replicated)
         grads = {name: t for (kind, name), t in tensors.items() if kind == "grad"}
         parameters = {name: t for (kind, name), t in tensors.items() if kind == "value"}
@@ -212,12 +216,15 @@ def _unflat(flat: Tensor, like: Mapping[Key, Tensor]) -> dict[Key, Tensor]:
     return {key: part.view_as(t) for (key, t), part in zip(like.items(), parts, strict=True)}
 
 
-def _differences(state: State, truth: State) -> dict[str, float]:
-    return {
+def worst_differences(worst: dict[str, float], state: State, truth: State) -> None:
+    """Raise the differences in `worst` to those between two states."""
+    differences = {
         "max_loss_diff": abs(state.loss - truth.loss),
         "max_grad_diff": distance(state.grads, truth.grads),
         "max_param_diff": distance(state.parameters, truth.parameters),
     }
+    for key, difference in differences.items():
+        worst[key] = _worse(worst[key], difference)
 
 
 def distance(tensors: Mapping[str, Tensor], truth: Mapping[str, Tensor]) -> float:

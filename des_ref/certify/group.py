@@ -81,7 +81,7 @@ def certify_all(cases: Sequence[Case]) -> list[dict[str, Any]]:
 
 def _named(case: Case, result: dict[str, Any]) -> dict[str, Any]:
     """`result` with the choices that make up the case in front."""
-    choices = {key: getattr(case, key) for key in ("model", "placement", "strategy", "optimizer")}
+    choices = {key: getattr(case, key) for key in ("model", "placement", "pooling", "strategy", "optimizer")}
     return {"case": case.label} | choices | result
 
 

@@ -1,4 +1,5 @@
-"""The cases of `--all` and `--quick`: every shipped model x allowed placement x strategy x row optimizer x rank count.
+"""The cases of `--all` and `--quick`: every shipped model x allowed placement x strategy x row optimizer x rank count,
+and some models with every pooling that their files do not have.
 
 Only DES has a choice of placement; the other strategies fix where rows are, and run once, as the model file says. All
 models are shrunk (case.shrunk): formulas and sums do not depend on the size, and a case takes tenths of a second.
@@ -18,22 +19,31 @@ from dessim.workload.model import load_model, shipped_models
 from dessim.workload.strategies import plan, spec_of
 
 _PLACEMENTS = ("hash", "field")
+# No shipped model pools by anything but sums. One sends partials or, under some poolings, the operand; the other always
+# sends the operand.
+_POOLED = ("deepfm", "dlrm")
+_POOLINGS = (None, "mean", "max", "attention")
 EVERY_STRATEGY = (*STRATEGIES, *VARIANTS)
 
 Choice = tuple[int, object]  # (which axis, the value chosen on it)
 
 
-def placements(model: str, strategy: str) -> list[str]:
+def placements(model: str, strategy: str, pooling: str | None = None) -> list[str]:
     """The placements of the model's rows that are correct under a strategy and that make a difference to it."""
     own = load_model(model).embedding.placement
     allowed = []
     for placement in _PLACEMENTS if spec_of(strategy).substitutes else (own,):
         try:
-            plan(strategy, load_model(model).placed(placement))
+            plan(strategy, load_model(model).placed(placement).pooled(pooling))
         except (ModelError, UsageError):
             continue
         allowed.append(placement)
     return allowed
+
+
+def poolings(model: str) -> tuple[str | None, ...]:
+    """The poolings with which a model is certified; None is that of its file."""
+    return _POOLINGS if model in _POOLED else (None,)
 
 
 def every_case(
@@ -44,7 +54,10 @@ def every_case(
     Cases of one process group follow each other; within a group, so do cases that share reference states.
     """
     models = models or shipped_models()
-    allowed = {(model, strategy): placements(model, strategy) for model in models for strategy in EVERY_STRATEGY}
+    kinds = [(model, pooling) for model in models for pooling in poolings(model)]
+    allowed = {
+        (*kind, strategy): placements(kind[0], strategy, kind[1]) for kind in kinds for strategy in EVERY_STRATEGY
+    }
     return [
         Case(
             ranks=n,
@@ -56,15 +69,16 @@ def every_case(
             optimizer=optimizer,
             staleness=staleness,
             placement=placement,
+            pooling=pooling,
             small=True,
         )
         for n in ranks
         for is_async in (False, True)
-        for model in models
+        for model, pooling in kinds
         for optimizer in ROW_OPTIMIZERS
         for placement in _PLACEMENTS
         for strategy in EVERY_STRATEGY
-        if spec_of(strategy).synchronous != is_async and placement in allowed[model, strategy]
+        if spec_of(strategy).synchronous != is_async and placement in allowed[model, pooling, strategy]
     ]
 
 
@@ -92,7 +106,7 @@ def pairwise(cases: Sequence[Case]) -> list[Case]:
 
 
 def _choices(case: Case) -> Iterator[Choice]:
-    return enumerate((case.ranks, case.model, case.placement, case.strategy, case.optimizer))
+    return enumerate((case.ranks, case.model, case.placement, case.pooling, case.strategy, case.optimizer))
 
 
 def _pairs(case: Case) -> Iterator[tuple[Choice, ...]]:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from des_ref.certify.matrix import EVERY_STRATEGY
-from des_ref.certify.show import by_axis, lossy, passed, stale_lines, why
+from des_ref.certify.scope import CHECKED, NOT_CHECKED, SHARED
+from des_ref.certify.show import AS_IN_FILE, DIFFERENCES, by_axis, lossy, passed, stale_lines, why
 from dessim.files import write_text
 
 
@@ -28,8 +29,14 @@ def render(summary: Mapping[str, Any]) -> str:
         strategies=[s for s in EVERY_STRATEGY if any(r["strategy"] == s for r in results)],
         grids=[_grid(results, ranks) for ranks in dict.fromkeys(r["ranks"] for r in results)],
         optimizers=by_axis(results, "optimizer"),
-        not_equivalent=[*stale_lines(results), *(f"{r['case']}: {lossy(r)}" for r in results if "codecs" in r)],
+        not_equivalent=[
+            *stale_lines([r for r in results if not r.get("equivalent", True)]),
+            *(f"{r['case']}: {lossy(r)}" for r in results if "codecs" in r),
+        ],
         failed=[{"name": r["case"], "why": why(r)} for r in results if not passed(r)],
+        checked=CHECKED,
+        shared=SHARED,
+        not_checked=list(NOT_CHECKED),
         ops=results[-1].get("ops", []),
         last=results[-1]["case"],
     )
@@ -41,16 +48,22 @@ def write_page(path: str | Path, summary: Mapping[str, Any]) -> None:
 
 
 def _grid(results: Sequence[Mapping[str, Any]], ranks: int) -> dict[str, Any]:
-    """The table for one number of ranks: a row per model and placement, a cell per strategy, over all optimizers."""
-    cells: dict[tuple[str, str], dict[str, list[Mapping[str, Any]]]] = {}
+    """The table for one number of ranks: a row per model, placement and pooling, a cell per strategy."""
+    cells: dict[tuple[str, str, str], dict[str, list[Mapping[str, Any]]]] = {}
     for r in results:
         if r["ranks"] == ranks:
-            cells.setdefault((r["model"], r["placement"]), {}).setdefault(r["strategy"], []).append(r)
+            pooling = r["pooling"] or AS_IN_FILE
+            cells.setdefault((r["model"], r["placement"] or "", pooling), {}).setdefault(r["strategy"], []).append(r)
     return {
         "ranks": ranks,
         "rows": [
-            {"model": model, "placement": placement, "cells": {s: _cell(cases) for s, cases in row.items()}}
-            for (model, placement), row in sorted(cells.items())
+            {
+                "model": model,
+                "placement": placement,
+                "pooling": pooling,
+                "cells": {s: _cell(cases) for s, cases in row.items()},
+            }
+            for (model, placement, pooling), row in sorted(cells.items())
         ],
     }
 
@@ -61,5 +74,5 @@ def _cell(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         state = "bad"
     else:
         state = "good" if is_exact else "warn"
-    worst = max((r["max_param_diff"] for r in results if "error" not in r), default=None)
+    worst = max((r[key] for r in results if "error" not in r for key in DIFFERENCES), default=None)
     return {"state": state, "worst": "died" if worst is None else f"{worst:.1e}"}

@@ -7,10 +7,12 @@
     python -m des_ref.certify --all --model deepfm --strategy des_all_reduce        only one model and strategy
     python -m des_ref.certify --codec activations=bf16,dense=threshold:0.99         measure what codecs lose
 
-case.py defines a case, compare.py and stale.py run one, group.py runs many, matrix.py lists those of --all.
+case.py defines a case, compare.py and stale.py run one (stale.py with replay.py), group.py runs many, matrix.py lists
+those of --all. scope.py states what they cover.
 
-The exit code is 3 when a bound breaks: parameters within 1e-12, bytes equal, no NaN. ps_async and codecs are not exact,
-and that is not a failure: how stale pulls were, and what codecs lose, is measured and shown.
+The exit code is 3 when a bound breaks: loss, gradients and parameters within 1e-12 in every step, bytes equal, no NaN.
+ps_async is compared with one process that replays the order of its servers' pulls and pushes; that it differs from
+synchronous training is no failure, nor is what codecs lose: both are measured and shown.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from des_ref.certify.case import SEED, Case
 from des_ref.certify.group import certify_all
 from des_ref.certify.matrix import every_case, pairwise
 from des_ref.certify.page import write_page
-from des_ref.certify.show import PARAMETER_BOUND, passed, print_matrix, print_table, summary
+from des_ref.certify.show import BOUND, passed, print_matrix, print_table, summary
 from des_ref.cli import Parser, natural, output_file, positive, say
 from des_ref.embedding.optim import ROW_OPTIMIZERS
 from des_ref.models.build import Network
@@ -69,6 +71,11 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument(
         "--placement", choices=("hash", "field"), help="how DES places rows on ranks (default: as the model file says)"
+    )
+    p.add_argument(
+        "--pooling",
+        choices=("sum", "mean", "max", "attention"),
+        help="how the ids of a field are pooled (default: as the model file says)",
     )
     p.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="device (default: auto)")
     p.add_argument(
@@ -120,7 +127,7 @@ def _raise_failures(results: Sequence[Mapping[str, Any]]) -> None:
     named = "; ".join(failed[:_MAX_NAMED_FAILURES])
     hidden = len(failed) - _MAX_NAMED_FAILURES
     more = f" and {hidden} more" if hidden > 0 else ""
-    required = f"parameters within {PARAMETER_BOUND} of one process, bytes equal to the formula"
+    required = f"loss, gradients and parameters within {BOUND} of one process, bytes equal to the formula"
     raise CheckFailed(f"the certificate failed for {named}{more}; required: {required}")
 
 
@@ -149,6 +156,7 @@ def _single(args: argparse.Namespace) -> list[Case]:
         optimizer=args.optimizer or "rowwise_adagrad",
         staleness=args.staleness,
         placement=args.placement,
+        pooling=args.pooling,
         codecs=args.codec or "",
     )
     model = first.load()
@@ -162,7 +170,8 @@ def _single(args: argparse.Namespace) -> list[Case]:
 
 def _matrix(args: argparse.Namespace) -> list[Case]:
     """The cases of --all or --quick that have the choices given on the command line."""
-    pinned = {key: value for key in ("model", "strategy", "optimizer", "placement") if (value := getattr(args, key))}
+    axes = ("model", "strategy", "optimizer", "placement", "pooling")
+    pinned = {key: value for key in axes if (value := getattr(args, key))}
     cases = every_case(
         ranks=_ranks(args.ranks or "1,2,4"),
         steps=args.steps,
@@ -174,7 +183,7 @@ def _matrix(args: argparse.Namespace) -> list[Case]:
     cases = [case for case in cases if all(getattr(case, key) == value for key, value in pinned.items())]
     if not cases:
         choices = ", ".join(f"--{key} {value}" for key, value in pinned.items())
-        raise UsageError(f"no case has {choices}: the placement is wrong for the model, or only DES can choose it")
+        raise UsageError(f"no case has {choices}: the model does not allow it, or only DES can choose it")
     return pairwise(cases) if args.quick else cases
 
 

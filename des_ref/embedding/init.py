@@ -14,15 +14,13 @@ import math
 import torch
 from torch import Tensor
 
-from des_ref.hashing import GOLDEN, mix64, mix64_int, uniform
+from des_ref.hashing import mix64, mix64_int, uniform, words
 
 
 def normal_rows(ids: Tensor, width: int, seed: int, std: float, dtype: torch.dtype) -> Tensor:
     """Normal(0, std) values [n, width] for int64 ids [n]."""
     pairs = (width + 1) // 2
-    start = mix64(ids ^ mix64_int(seed))[:, None]  # [n, 1]
-    counters = torch.arange(1, 2 * pairs + 1, dtype=torch.int64, device=ids.device) * GOLDEN
-    draws = uniform(mix64(start + counters))  # [n, 2 * pairs]
+    draws = uniform(words(mix64(ids ^ mix64_int(seed)), 2 * pairs))  # [n, 2 * pairs]
     radius = torch.sqrt(-2.0 * torch.log(draws[:, :pairs]))
     angle = 2.0 * math.pi * draws[:, pairs:]
     values = torch.cat([radius * torch.cos(angle), radius * torch.sin(angle)], dim=1)

@@ -23,6 +23,7 @@ from des_ref.embedding.hash_table import RowTable
 from des_ref.embedding.init import normal_rows
 from des_ref.embedding.lifetime import Lifetime
 from des_ref.embedding.optim import RowOptimizer
+from des_ref.hashing import GOLDEN, mix64, mix64_int
 from des_ref.models.objective import objective_of
 from des_ref.models.operators import build_bottom, build_operand, build_operator, build_pool
 from des_ref.substitution.base import Bags, Local, Operator, identity
@@ -241,17 +242,18 @@ class Network:
             out = out + operator.finish(next(next_sums) if operator.wire else pooled, own_masks)
         return out
 
-    def masks(self, samples: int, step: int) -> list[Tensor] | None:
-        """The random draws of a training step, such as dropout masks: one [B, width] for each of the operators'
+    def masks(self, places: Tensor, step: int) -> list[Tensor] | None:
+        """The random draws of a training step, such as dropout masks: one [b, width] for each of the operators'
         `hidden` layers; None if no operator draws.
 
-        They depend on (seed, step) only, so that replicated tails drop the same units.
+        `places` int64 [b] are the samples' indices in the global batch. A draw depends on (seed, step, layer, place)
+        only: a worker draws for its own samples, and replicated tails drop the same units.
         """
         if not any(operator.is_random for operator in self.operators.values()):
             return None
-        generator = torch.Generator(self.device).manual_seed(self.seed * 1_000_003 + step)
+        hidden = [(operator, width) for operator in self.operators.values() for width in operator.hidden]
+        of_step = mix64_int(mix64_int(self.seed) + step)
         return [
-            operator.draw(samples, width, generator, self.dtype)
-            for operator in self.operators.values()
-            for width in operator.hidden
+            operator.draw(mix64(places * GOLDEN + mix64_int(of_step + layer)), width, self.dtype)
+            for layer, (operator, width) in enumerate(hidden)
         ]

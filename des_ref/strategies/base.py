@@ -97,7 +97,7 @@ class StepResult:
     """The result of one training step on one worker.
 
     loss       this worker's summand of the mean loss over the batch; the whole loss if the tail is replicated
-    row_ids    int64 [rows], ids of the updated rows
+    row_ids    int64 [rows], ids of the rows that this worker updates, or whose gradients it pushes to servers
     row_grads  [rows, width], their gradients by column
     out        what the tail returned before the update: logits [b] of own samples, [B] if it is replicated, or the
                objective's other output

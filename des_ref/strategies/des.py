@@ -249,7 +249,7 @@ class DesAllReduce(_Des):
         return SumFeedingReplicas.apply(buffer, self.comm, "partials", overlap)
 
     def _masks(self, samples: int) -> list[Tensor] | None:
-        return self.network.masks(samples, self._step)
+        return self.network.masks(torch.arange(samples, device=self.network.device), self._step)
 
     def _share_of_shared_grads(self) -> None:
         # If the tail reads shared weights (DCN's c . w), every replica has the whole gradient: only rank 0 contributes.
@@ -276,10 +276,7 @@ class DesReduceScatter(_Des):
         return SumScattered.apply(buffer, self.comm, "partials", "partials_grad", overlap)
 
     def _masks(self, samples: int) -> list[Tensor] | None:
-        masks = self.network.masks(samples, self._step)
-        share = samples // self.comm.world_size
-        own = slice(self.comm.rank * share, (self.comm.rank + 1) * share)
-        return None if masks is None else [mask[own] for mask in masks]
+        return self.network.masks(self.own_places(samples // self.comm.world_size), self._step)
 
     def _tail_grads(self) -> SummedGrads:
         return SummedGrads.launch(self.comm, "tail_grad", self.network.tail_parameters)

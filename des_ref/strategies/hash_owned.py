@@ -62,6 +62,11 @@ class HashOwned:
     def share(self, whole: Batch) -> Batch:
         return slice_of(whole, self.comm.rank, self.comm.world_size)
 
+    def own_places(self, share: int) -> Tensor:
+        """int64 [share]: the places in the global batch of this worker's samples, where they are consecutive."""
+        first = self.comm.rank * share
+        return torch.arange(first, first + share, device=self.network.device)
+
     def is_everywhere(self, ids: Tensor) -> Tensor:
         return torch.full_like(ids, self.rows_replicated, dtype=torch.bool)
 

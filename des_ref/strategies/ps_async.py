@@ -111,8 +111,9 @@ class PsAsync(ShardedBase):
             sent.append(wire.send("push_rows", part, server, ROWS))
             sent.append(wire.send("push_dense", shard, server, DENSE))
         _wait(sent)
-        none = keys.unique[:0]
-        return RowGradients(none, none, rows[:0]), {}
+        widths = self.network.row_widths
+        pushed = dict(zip(widths, rows.split(list(widths.values()), dim=1), strict=True))
+        return RowGradients(keys.unique[:0], keys.unique, rows), pushed
 
     def _counts(self, batch: Batch, fetched: _PulledRows, row_grads: RowGradients) -> Counts:
         return Counts(ids_sent=len(batch.ids), keys=len(fetched.keys.unique))

@@ -8,6 +8,8 @@ mistaken for the header of another request:
     LOOK  keys                    -> rows, dense shard; inserts nothing and never waits (evaluation)
     DONE                          -> 5 numbers, the StalenessStats of this server
 
+The certificate also asks for the order of pulls and pushes, which it replays in one process.
+
 The server ends when every worker is done, and fails if no message arrives within the wire's patience.
 """
 
@@ -30,6 +32,7 @@ START = 1
 KEYS = 2
 ROWS = 3
 DENSE = 4
+ORDER = 5  # from a server to worker 0, after the last step, for the certificate
 
 
 class Request(IntEnum):
@@ -44,10 +47,13 @@ class Request(IntEnum):
 class Server:
     """Holds the rows that h(id) mod S assigns to this server, and its shard of the dense parameters.
 
-    `network` must be on the CPU. `staleness` is the bound in steps.
+    `network` must be on the CPU. `staleness` is the bound in steps. With `keep_order`, `order` grows by one entry for
+    each pull and push, in the order in which they took effect: kind, worker, number of keys.
     """
 
-    def __init__(self, network: Network, optimizers: Optimizers, comm: Comm, staleness: int) -> None:
+    def __init__(
+        self, network: Network, optimizers: Optimizers, comm: Comm, staleness: int, keep_order: bool = False
+    ) -> None:
         assert comm.wire is not None
         self._wire = comm.wire
         self._widths = network.row_widths
@@ -56,6 +62,7 @@ class Server:
         self._dense = DenseServer(shards, network.dense_parameters, comm.rank - comm.world_size, optimizers)
         self._rows = optimizers.rows
         self._clocks = Clocks(comm.world_size, staleness)
+        self.order: list[tuple[Request, int, int]] | None = [] if keep_order else None
         self._waiting: dict[int, Tensor] = {}  # keys of pulls that must wait, by worker, in order of arrival
 
     def serve(self) -> None:
@@ -81,6 +88,7 @@ class Server:
 
     def _pull(self, worker: int, keys: Tensor) -> None:
         self._clocks.pull(worker)
+        self._note(Request.PULL, worker, keys)
         rows = self.table.find_or_insert(keys)
         self._reply(worker, {name: self.table.columns[name][rows] for name in self._widths})
 
@@ -98,6 +106,11 @@ class Server:
         self._rows.update(self.table, rows, dict(zip(self._widths, parts, strict=True)))
         self._dense.update(dense)
         self._clocks.push(worker)
+        self._note(Request.PUSH, worker, keys)
+
+    def _note(self, kind: Request, worker: int, keys: Tensor) -> None:
+        if self.order is not None:
+            self.order.append((kind, worker, len(keys)))
 
     def _send(self, name: str, tensor: Tensor, worker: int, tag: int) -> None:
         if (message := self._wire.send(name, tensor.contiguous(), worker, tag)) is not None:

@@ -200,7 +200,8 @@ class Mesh(_OwnersPool):
         return gather_dense(batch, comm)
 
     def _masks(self, batch: Batch) -> list[Tensor] | None:
-        return self.network.masks(len(batch) * self.comm.world_size, self._step)
+        places = torch.arange(len(batch) * self.comm.world_size, device=self.network.device)
+        return self.network.masks(places, self._step)
 
     def _send_dense_grads(self) -> SummedGrads:
         return SummedGrads(())

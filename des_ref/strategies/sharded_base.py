@@ -185,10 +185,8 @@ class ShardedBase(HashOwned):
 
     def _masks(self, batch: Batch) -> list[Tensor] | None:
         """The masks of this worker's samples, each that of its place in the global batch."""
-        share = len(batch)
-        masks = self.network.masks(share * self.comm.world_size, self._step)
-        own = slice(self.comm.rank * share, (self.comm.rank + 1) * share) if batch.place is None else batch.place
-        return None if masks is None else [mask[own] for mask in masks]
+        places = self.own_places(len(batch)) if batch.place is None else batch.place
+        return self.network.masks(places, self._step)
 
     def _start_dense(self, optimizers: Optimizers) -> None:
         self.train_dense(optimizers.dense(self.network.dense_parameters))

@@ -17,6 +17,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from des_ref.hashing import words
 from des_ref.substitution.owned import Groups, OwnedOccurrences, stable_order
 
 # Share of occupied (sample, field) pairs from which one dense GEMM is faster than one GEMM a field; measured on a CPU.
@@ -170,11 +171,15 @@ class Operator(nn.Module):
         """Whether training draws random numbers."""
         return bool(self.dropout)
 
-    def draw(self, samples: int, width: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
-        """The mask [samples, width] of a layer: 0 where it drops a unit, 1 / (1 - dropout) elsewhere."""
+    def draw(self, keys: Tensor, width: int, dtype: torch.dtype) -> Tensor:
+        """The mask [b, width] of a layer: 0 where it drops a unit, 1 / (1 - dropout) elsewhere.
+
+        `keys` int64 [b] are those of the samples in this layer and step. The draw is integer arithmetic, so that every
+        device drops the same units.
+        """
         keep = 1 - self.dropout
-        draw = torch.rand(samples, width, generator=generator, device=generator.device)
-        return (draw < keep).to(dtype) / keep
+        halves = words(keys, (width + 1) // 2).view(torch.int32)[:, :width]  # two units share a word
+        return (halves < round(keep * 2**32) - 2**31).to(dtype) / keep
 
     def terms(self, local: Local) -> list[Tensor] | None:
         """[u, ..] of the distinct ids, `wire` columns together, if the partial is their sum over a sample."""

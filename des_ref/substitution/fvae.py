@@ -18,6 +18,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from des_ref.embedding.init import normal_rows
 from des_ref.substitution.base import Plain
 from des_ref.substitution.layers import plain_layers
 from des_ref.substitution.mlp import Mlp
@@ -35,8 +36,9 @@ class Fvae(Mlp):
         self.beta = spec.beta
         self.register_buffer("alpha", torch.tensor(spec.alpha or (1.0,) * fields, dtype=torch.float64))
 
-    def draw(self, samples: int, width: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
-        return torch.randn(samples, width, generator=generator, device=generator.device).to(dtype)
+    def draw(self, keys: Tensor, width: int, dtype: torch.dtype) -> Tensor:
+        """eps [b, width]. Its last bit may differ between devices, like that of a row's initial values."""
+        return normal_rows(keys, width, 0, 1.0, dtype)
 
     def finish(self, sums: Tensor, masks: list[Tensor] | None) -> Tensor:
         mean, log_square = self.tower.outputs(sums, None).chunk(2, dim=1)

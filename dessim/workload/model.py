@@ -361,10 +361,17 @@ class Model(_Strict):
 
     def placed(self, placement: str | None) -> Model:
         """The same model with another placement of rows; None keeps the file's. Raises ModelError if it cannot be."""
-        if placement is None:
+        return self._embedded("placement", placement)
+
+    def pooled(self, pooling: str | None) -> Model:
+        """The same model with another pooling of ids; None keeps the file's. Raises ModelError if it cannot be."""
+        return self._embedded("pooling", pooling)
+
+    def _embedded(self, key: str, value: str | None) -> Model:
+        if value is None:
             return self
         raw = self.model_dump()
-        raw["embedding"]["placement"] = placement
+        raw["embedding"][key] = value
         return parse_model(raw, self.name)
 
     def symbols(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,10 @@ import pytest
 
 from des_ref.certify import group, program
 from des_ref.certify.case import Case, shrunk
-from des_ref.certify.matrix import _pairs, every_case, pairwise, placements
+from des_ref.certify.matrix import _pairs, every_case, pairwise, placements, poolings
 from des_ref.certify.page import render
-from des_ref.certify.show import passed, summary
+from des_ref.certify.scope import CHECKED, NOT_CHECKED, SHARED
+from des_ref.certify.show import blind_spots, passed, summary, why
 from des_ref.cli import run
 from des_ref.embedding.optim import ROW_OPTIMIZERS
 from des_ref.strategies import STRATEGIES, VARIANTS
@@ -23,6 +26,7 @@ PASSED = {
     "case": "des_all_reduce, deepfm by hash, sgd, 2 ranks",
     "model": "deepfm",
     "placement": "hash",
+    "pooling": None,
     "strategy": "des_all_reduce",
     "optimizer": "sgd",
     "ranks": 2,
@@ -37,7 +41,7 @@ FAILED_CASE = PASSED | {"max_param_diff": 2e-12, "case": "the adam case"}
 STALE = PASSED | {
     "strategy": "ps_async",
     "equivalent": False,
-    "max_param_diff": 0.04,
+    "synchronous_param_diff": 0.04,
     "servers": 1,
     "staleness": {"bound": 4, "mean": 1.5, "max": 4, "missed_mean": 0.9, "missed_max": 3},
 }
@@ -61,17 +65,19 @@ def die_in_the_second_case() -> None:
 
 def test_all_covers_every_model_placement_strategy_optimizer_and_rank_count() -> None:
     cases = all_cases()
-    found = [(c.ranks, c.model, c.placement, c.strategy, c.optimizer) for c in cases]
+    found = [(c.ranks, c.model, c.pooling, c.placement, c.strategy, c.optimizer) for c in cases]
     assert len(set(found)) == len(found)
     expected = {
-        (n, model, placement, strategy, optimizer)
+        (n, model, pooling, placement, strategy, optimizer)
         for n in (1, 2, 4)
         for model in shipped_models()
+        for pooling in poolings(model)
         for strategy in (*STRATEGIES, *VARIANTS)
-        for placement in placements(model, strategy)
+        for placement in placements(model, strategy, pooling)
         for optimizer in ROW_OPTIMIZERS
     }
     assert set(found) == expected and all(c.small and c.steps == 30 for c in cases)
+    assert {c.pooling for c in cases} == {None, "mean", "max", "attention"}
 
 
 def test_only_correct_placements_are_offered() -> None:
@@ -99,7 +105,21 @@ def test_a_small_model_has_the_same_operators(name: str) -> None:
     assert small.symbols(2)["P"] < 2000
 
 
-def test_ps_async_may_be_inexact_but_must_keep_its_bytes_and_its_bound() -> None:
+@pytest.mark.parametrize("key", ["max_loss_diff", "max_grad_diff", "max_param_diff"])
+def test_loss_gradients_and_parameters_must_agree(key: str) -> None:
+    """ps_async must agree with its replay. A codec may change all three, but not to NaN."""
+    lossy = PASSED | {"codecs": "bf16", "equivalent": False, "lost": {}}
+    assert passed(PASSED | {key: 1e-13}) and passed(STALE | {key: 1e-13}) and passed(lossy | {key: 0.1})
+    for case in (PASSED | {key: 2e-12}, STALE | {key: 2e-12}, lossy | {key: sys.float_info.max}):
+        assert not passed(case) and why(case)
+
+
+def test_few_ranks_are_said_to_hide_faults() -> None:
+    hidden = [blind_spots([PASSED | {"ranks": n} for n in ranks]) for ranks in ((1,), (1, 2), (1, 2, 4))]
+    assert "no message" in hidden[0][0] and "at most 2 ranks" in hidden[1][0] and not hidden[2]
+
+
+def test_ps_async_may_differ_from_synchronous_training_but_must_keep_its_bytes_and_its_bound() -> None:
     assert passed(STALE)
     assert not passed(STALE | {"bytes_match": False})
     assert not passed(STALE | {"staleness": STALE["staleness"] | {"max": 5}})
@@ -141,7 +161,7 @@ def test_a_failure_exits_with_3_and_names_the_cases(
     found = json.loads(captured.out)
     assert json.loads(out.read_text()) == found
     assert not found["ok"] and (found["count"], found["red"]) == (2, 1) and found["max_param_diff"] == 2e-12
-    assert "the certificate failed for the adam case; required: parameters within" in captured.err
+    assert "the certificate failed for the adam case; required: loss, gradients and" in captured.err
     assert "parameters differ by 2.00e-12" in page.read_text()
 
 
@@ -166,7 +186,17 @@ def test_the_page_is_self_contained_and_escapes_names() -> None:
     ]
     page = render(summary([Case(2, 30, "deepfm", "mesh", small=True)] * 4, results, 60.0))
     assert "<script" not in page and "http" not in page.replace("http-equiv", "") and "a rank died" in page
-    assert 'class="warn">4.0e-02' in page and 'class="bad">' in page and 'class="good">3.0e-16' in page
+    assert 'class="warn">3.0e-16' in page and 'class="bad">' in page and 'class="good">3.0e-16' in page
+
+
+def test_the_page_says_what_is_checked_shared_and_not_checked() -> None:
+    few, many = (summary([Case(2, 30, "deepfm", "mesh")], [PASSED | {"ranks": n}], 1.0) for n in (2, 4))
+    page = render(few)
+    headings = ["Checked", "Shared by both sides, so not compared", "Not checked"]
+    assert [page.count(f"<h2>{heading}</h2>") for heading in headings] == [1, 1, 1]
+    assert all(page.count(html.escape(line)) == 1 for line in (*CHECKED, *SHARED, *NOT_CHECKED))
+    assert "At most 2 ranks" in page and "At most 2 ranks" not in render(many)
+    assert "Green" not in page and '<span class="tag good">passed</span>' in page
 
 
 def test_a_wrong_placement_is_refused_before_any_process_starts(capsys: pytest.CaptureFixture[str]) -> None:

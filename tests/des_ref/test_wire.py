@@ -13,7 +13,7 @@ from des_ref import train
 from des_ref.certify import program
 from des_ref.certify.case import Case
 from des_ref.certify.group import certify
-from des_ref.certify.show import NAN_BOUND, PARAMETER_BOUND, lossy, passed, print_table, why
+from des_ref.certify.show import BOUND, NAN_BOUND, lossy, passed, print_table, why
 from des_ref.config import load_settings
 from dessim.cli.app import app
 from dessim.errors import FileError, UsageError
@@ -66,7 +66,7 @@ def long_messages() -> None:
 def test_the_certificate_reports_the_encoding_loss(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = certify(Case(2, 3, str(tiny), "des_reduce_scatter", "cpu", codecs="activations=bf16,gradients=fp6"))
     assert passed(found) and found["bytes_match"] and not found["equivalent"]
-    assert PARAMETER_BOUND < found["max_param_diff"] < 1
+    assert BOUND < found["max_param_diff"] < 1
     assert found["lost"].keys() == {"partials", "partials_grad"}
     assert 1e-4 < found["lost"]["partials"] < 2**-8 < found["lost"]["partials_grad"] < 0.26
     assert "not equivalent, because activations=bf16,gradients=fp6 is lossy" in lossy(found)
@@ -76,13 +76,13 @@ def test_the_certificate_reports_the_encoding_loss(tiny: Path, capsys: pytest.Ca
 
 def test_without_a_codec_it_is_equivalent(tiny: Path) -> None:
     found = certify(Case(2, 3, str(tiny), "des_reduce_scatter", "cpu", codecs="fp32"))
-    assert found["equivalent"] and "lost" not in found and found["max_param_diff"] <= PARAMETER_BOUND
+    assert found["equivalent"] and "lost" not in found and found["max_param_diff"] <= BOUND
 
 
 def test_a_nan_fails_even_a_lossy_run(tiny: Path) -> None:
     case = Case(2, 2, str(tiny), "des_reduce_scatter", "cpu", codecs="gradients=bf16", sabotage=decode_to_nan)
     found = certify(case)
-    assert not passed(found) and found["max_param_diff"] > NAN_BOUND and why(found) == "parameters are NaN"
+    assert not passed(found) and found["max_param_diff"] > NAN_BOUND and "parameters: NaN" in why(found)
 
 
 def test_bytes_that_differ_from_the_formula_fail(tiny: Path) -> None:

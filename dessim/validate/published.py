@@ -15,6 +15,7 @@ from dessim.calibrate.nccl.published import Published, read_published
 from dessim.cluster.spread import BAND_NAMES, band
 from dessim.collectives.nccl.model import run
 from dessim.collectives.nccl.on_cluster import values_on
+from dessim.collectives.timing import Timing
 from dessim.errors import FileError
 from dessim.files import read_toml
 from dessim.validate.outcome import Bounds, Outcome, Summary, summarize
@@ -99,7 +100,9 @@ def broken(held: Sequence[Held], folder: Path) -> list[str]:
 
 def _held(published: Published) -> Held:
     reading = published.reading
-    found = run(reading.op, reading.size, reading.setup, values_on(published.cluster, reading.setup), back_to_back=True)
+    found = run(
+        reading.op, reading.size, reading.setup, values_on(published.cluster, reading.setup), timing=Timing.REPEATED
+    )
     outcome = Outcome(
         name=f"{reading.where} {reading.setup.n} {reading.op} {reading.size:.0f}",
         kind=BAND_NAMES[band(reading.size)],

@@ -23,8 +23,8 @@ from fit_transports import ALONE, FOLDER, Factors, shared_factors
 from dessim.calibrate.nccl.fit import predict
 from dessim.calibrate.nccl.published import read_published
 from dessim.calibrate.nccl.readings import Reading
-from dessim.calibrate.nccl.spreads import LeftOut, covered, spread_of
-from dessim.cluster.spread import BAND_NAMES, Spread, band
+from dessim.calibrate.nccl.spreads import LeftOut, covered, spread_of, toml_of
+from dessim.cluster.spread import BAND_NAMES, band
 from dessim.collectives.nccl.constants import values
 from dessim.files import write_text
 from dessim.results.rows import data_csv
@@ -75,6 +75,7 @@ def read_left_out(path: Path = KEPT) -> list[LeftOut]:
             across=int(row["nodes"]) > 1,
             error=math.log(float(row["predicted_us"]) / float(row["measured_us"])),
             where=row["cluster"],
+            gpus=int(row["gpus"]),
         )
         for row in csv.DictReader(path.read_text("utf-8").splitlines())
     ]
@@ -111,14 +112,6 @@ def errors_table(readings: Sequence[LeftOut]) -> str:
     return "\n".join(lines)
 
 
-def toml_of(spread: Spread, transport: str) -> str:
-    lines = []
-    for place, table in (("inside", spread.inside), ("between", spread.between)):
-        lines.append(f"[{transport}.spread.{place}]")
-        lines += [f"{op} = {list(bands)}" for op, bands in table.items()]
-    return "\n".join(lines)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kept", action="store_true", help="use left_out.csv as it is")
@@ -127,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     readings = read_left_out()
     spread = spread_of(readings)
     print(errors_table(readings))
-    print(toml_of(spread, "nccl-ib"))
+    print("\n".join(toml_of(spread, "nccl-ib.spread")))
     for what, shares in (("own", covered(readings, spread)), ("others'", coverage_of_others(readings))):
         text = ", ".join(f"{name}: {percent(share)}" for name, share in zip(BAND_NAMES, shares, strict=True))
         print(f"within 80 % intervals of {what} spreads: {text}")

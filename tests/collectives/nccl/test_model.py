@@ -13,6 +13,7 @@ from dessim.collectives.nccl.constants import CONSTANTS, values
 from dessim.collectives.nccl.model import ALGORITHMS, Override, run
 from dessim.collectives.nccl.setup import ARCHITECTURES, WIRINGS, Setup
 from dessim.collectives.nccl.steady import SteadyRuns
+from dessim.collectives.timing import Timing
 from dessim.errors import UsageError
 from dessim.trace.schema import Collective
 
@@ -46,9 +47,9 @@ def setups(draw: st.DrawFn) -> Setup:
 
 
 @settings(max_examples=60, deadline=None)
-@given(setups(), st.sampled_from(OPS), st.lists(st.floats(1, 1 << 33), min_size=2, max_size=6), st.booleans())
-def test_more_bytes_never_take_less_time(setup: Setup, op: Collective, sizes: list[float], repeated: bool) -> None:
-    runs = SteadyRuns(op, setup, values(setup, {}), Override(), repeated)
+@given(setups(), st.sampled_from(OPS), st.lists(st.floats(1, 1 << 33), min_size=2, max_size=6), st.sampled_from(Timing))
+def test_more_bytes_never_take_less_time(setup: Setup, op: Collective, sizes: list[float], timing: Timing) -> None:
+    runs = SteadyRuns(op, setup, values(setup, {}), Override(), timing)
     times = [runs.run(size).microseconds for size in sorted(sizes)]
     assert times == sorted(times) and times[0] > 0
 
@@ -126,13 +127,13 @@ def test_what_nccl_offers_can_be_asked_for_and_nothing_else() -> None:
 def test_broadcasts_in_a_row_hide_the_time_in_which_their_chain_fills() -> None:
     c = values(H100, {})
     one = run(Collective.BROADCAST, 8, H100, c).microseconds
-    assert run(Collective.BROADCAST, 8, H100, c, back_to_back=True).microseconds < one
+    assert run(Collective.BROADCAST, 8, H100, c, timing=Timing.REPEATED).microseconds < one
 
 
 def test_one_process_launches_its_gpus_one_after_the_other() -> None:
     """Logs of `-g 8` on A100 have a floor of 35 us."""
     setup = replace(H100, architecture="ampere", nvls=False, gpus_per_process=8)
-    found = run(Collective.ALL_REDUCE, 8, setup, values(setup, {}), back_to_back=True)
+    found = run(Collective.ALL_REDUCE, 8, setup, values(setup, {}), timing=Timing.REPEATED)
     assert found.microseconds == pytest.approx(8 * 4.5)
 
 

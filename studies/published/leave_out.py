@@ -45,10 +45,10 @@ def shared_readings(readings: Sequence[Reading]) -> list[Reading]:
     return [reading for reading in readings if cluster_of(reading.where) not in ALONE.values()]
 
 
-def factors_without(readings: Sequence[Reading]) -> dict[str, Factors]:
+def factors_without(readings: Sequence[Reading], clusters: Sequence[str]) -> dict[str, Factors]:
     """By cluster, the factors that a fit to the readings of all other clusters finds."""
     found = {}
-    for cluster in sorted({cluster_of(reading.where) for reading in readings}):
+    for cluster in clusters:
         found[cluster] = shared_factors([r for r in readings if cluster_of(r.where) != cluster], ROUNDS)
         print(f"left out {cluster}", file=sys.stderr, flush=True)
     return found
@@ -58,7 +58,8 @@ def leave_out() -> list[dict[str, object]]:
     """Every reading over InfiniBand or inside a server, predicted without its cluster."""
     core = shared_readings([p.reading for p in read_published(FOLDER) if not p.suspect])
     rows = []
-    for cluster, factors in factors_without(core).items():
+    clusters = sorted({cluster_of(reading.where) for reading in core})
+    for cluster, factors in factors_without(core, clusters).items():
         for r in (r for r in core if cluster_of(r.where) == cluster):
             predicted = predict(r, values(r.setup, factors))
             cells = (cluster, str(r.op), r.setup.n, r.setup.nodes, round(r.size), r.microseconds, round(predicted, 3))

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from dessim.calibrate.profile import load_transport
+from dessim.cluster import load_cluster
 from dessim.trace.check import check_trace
 from dessim.trace.importers.kineto import import_kineto
 from dessim.trace.io import load_trace
@@ -52,6 +55,12 @@ def test_the_tuner_chooses_what_the_grids_of_the_kernels_show(expected):
     """LL for 448 B, on 96 threads; LL128 for the large ones, on 640 threads."""
     ran = {row["bytes"]: row["algorithm"] for row in expected["collectives"] if row["collective"] == "all_reduce"}
     assert ran == {448: "ring ll", 4 * 226_960: "ring ll128", 4 * 394_241: "ring ll128"}
+
+
+def test_a_change_of_the_release_keeps_what_the_transport_states(folder):
+    nccl = load_cluster(str(folder / "v100_cube_mesh.toml")).transport.nccl
+    shipped = load_transport(Path("nccl-ib")).nccl
+    assert nccl == replace(shipped, version="2.18") and nccl.factors
 
 
 def test_transfers_equal_those_read_from_the_profiles_by_hand(folder):

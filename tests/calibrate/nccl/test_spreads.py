@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from dessim.calibrate.nccl.spreads import LeftOut, covered, spread_of
+from dessim.calibrate.nccl.spreads import LeftOut, covered, spread_of, toml_of
 from dessim.cluster.spread import BANDS, Spread, band
 
 
@@ -49,6 +49,20 @@ def test_what_readings_do_not_show_stays_as_it_was() -> None:
     assert found.inside == start.inside and found.between["other"] != start.between["other"]
     assert spread_of([], start) == start
     assert Spread().of("all_reduce", 1e6, across=False) is None
+
+
+def test_on_more_gpus_than_were_read_a_size_spreads_as_a_smaller_one() -> None:
+    spread = Spread(between={"other": (0.3, 0.2, 0.1)}, gpus=32)
+
+    def on(gpus: int) -> tuple[str, float] | None:
+        return spread.of("all_reduce", 64 << 20, across=True, gpus=gpus)
+
+    assert on(8) == on(32) == ("all_reduce above 8 MiB between servers", 0.1)
+    assert on(1024) == ("all_reduce to 8 MiB per 32 GPUs between servers", 0.2)
+    assert on(65536) == ("all_reduce up to 64 KiB per 32 GPUs between servers", 0.3)
+    read = [LeftOut("all_reduce", 1e6, True, error, gpus=128) for error in (0.1, 0.2)]
+    assert spread_of(read).gpus == 128
+    assert "gpus = 128" in toml_of(spread_of(read), "transport.spread")
 
 
 def test_no_spread_is_below_two_per_cent() -> None:

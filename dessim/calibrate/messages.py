@@ -190,7 +190,7 @@ def _known_seconds(r: _Round, wire: _Wire) -> float:
 
 def _fit(rounds: Sequence[_Round], wire: _Wire) -> _Costs | None:
     """The costs that explain the rounds best; None if short or long messages are missing."""
-    # Fan-in is left out here: receivers may lose part of their rate, which becomes a curve of its own.
+    # Fan-in is left out here: receivers may lose part of their rate, which becomes a curve.
     used = [r for r in rounds if r.is_short or (r.is_long and not r.is_fan_in)]
     if not any(r.is_short for r in used) or not any(r.is_long for r in used):
         return None

@@ -35,12 +35,14 @@ def band(size: float) -> int:
 class Spread:
     """Spreads of collectives by op, for each band: `inside` a server and `between` servers. Ops not listed: `OTHER`.
 
-    The readings that gave them had up to `gpus` GPUs.
+    The readings that gave them had up to `gpus` GPUs. On more GPUs an op spreads at least as `more` states: a
+    calibration says little about GPUs that it did not see.
     """
 
     inside: Mapping[str, Bands] = field(default_factory=dict)
     between: Mapping[str, Bands] = field(default_factory=dict)
     gpus: int = MOST_GPUS
+    more: Spread | None = None
 
     def of(self, op: str, size: float, *, across: bool, gpus: int = 1) -> tuple[str, float] | None:
         """A name for what is uncertain, and the spread of `op` on `size` bytes; None where it is not known.
@@ -53,4 +55,6 @@ class Spread:
             return None
         number = band(size * min(1.0, self.gpus / gpus))
         scale = f" per {self.gpus} GPUs" if gpus > self.gpus else ""
-        return f"{op} {BAND_NAMES[number]}{scale} {'between servers' if across else 'inside a server'}", bands[number]
+        name = f"{op} {BAND_NAMES[number]}{scale} {'between servers' if across else 'inside a server'}"
+        beyond = self.more.of(op, size, across=across, gpus=gpus) if self.more is not None and scale else None
+        return name, max(bands[number], 0.0 if beyond is None else beyond[1])

@@ -161,7 +161,7 @@ def hold_against(trace: Trace, cluster: Cluster) -> Held:
 
 
 def after_last_start(collective: Matched, members: Sequence[int], seconds: float) -> Matched:
-    """An uneven all_to_all without the messages that were over when the last rank started.
+    """An uneven all_to_all without the messages that had arrived when the last rank started.
 
     These are the messages between ranks of which both had started `seconds` before, as long as the whole takes.
     """

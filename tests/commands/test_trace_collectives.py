@@ -126,10 +126,10 @@ def test_with_nccl_nothing_is_fitted_and_profiled_kernels_take_no_launch(made):
     assert all(op["interval"]["low_s"] < op["predicted_s"] < op["interval"]["high_s"] for op in found["collectives"])
 
 
-def test_messages_that_were_over_when_the_last_rank_started_do_not_count(made):
+def test_messages_that_had_arrived_when_the_last_rank_started_do_not_count(made):
     uneven = next(one for one in matched_collectives(made) if one.ops[0].splits)
     members = made.header.groups["world"]
-    assert after_last_start(uneven, members, 1.0).ops == uneven.ops  # nobody had started that long before
+    assert after_last_start(uneven, members, 1.0).ops == uneven.ops  # no rank had started that long before
     rest = after_last_start(uneven, members, 5e-6)  # ranks start 10 us apart, so only the last is late
     assert [rest.ops[rank].splits for rank in range(RANKS)] == [(0, 0, 0, 100)] * 3 + [(1000, 2000, 900, 100)]
 

@@ -29,30 +29,35 @@ class LeftOut:
     across: bool
     error: float
     where: str = ""
-    gpus: int = 1
+    gpus: int = MOST_GPUS
 
 
 def spread_of(readings: Sequence[LeftOut], start: Spread | None = None) -> Spread:
     """The spread that puts 80 % of the readings of each op and band into their interval.
 
     A cluster with four times as many readings has twice the weight. An op that one of several clusters measured alone
-    spreads at least as all ops together do. Where there are no readings, `start` stays.
+    spreads at least as all ops together do. Where there are no readings, `start` stays, and on more GPUs than they had.
     """
-    start = start or Spread()
+    known = start or Spread()
+    if not readings:
+        return known
     return Spread(
-        inside={**start.inside, **_by_op([r for r in readings if not r.across])},
-        between={**start.between, **_by_op([r for r in readings if r.across])},
-        gpus=max((r.gpus for r in readings if r.across), default=start.gpus),
+        inside={**known.inside, **_by_op([r for r in readings if not r.across])},
+        between={**known.between, **_by_op([r for r in readings if r.across])},
+        gpus=max(r.gpus for r in readings),
+        more=start,
     )
 
 
 def toml_of(spread: Spread | None, table: str) -> list[str]:
-    """The lines of a spread in TOML, as the tables `table`.inside and `table`.between; none without a spread."""
-    lines = [f"[{table}]", f"gpus = {spread.gpus}", ""] if spread is not None and spread.gpus != MOST_GPUS else []
-    for place, ops in (("inside", spread.inside), ("between", spread.between)) if spread is not None else ():
+    """The lines of a spread in TOML, as the tables `table`.inside and so on; none without a spread."""
+    if spread is None:
+        return []
+    lines = [f"[{table}]", f"gpus = {spread.gpus}", ""] if spread.gpus != MOST_GPUS else []
+    for place, ops in (("inside", spread.inside), ("between", spread.between)):
         if ops:
             lines += [f"[{table}.{place}]", *(f"{op} = {list(bands)}" for op, bands in ops.items()), ""]
-    return lines
+    return [*lines, *toml_of(spread.more, f"{table}.more")]
 
 
 def covered(readings: Iterable[LeftOut], spread: Spread) -> list[float]:

@@ -136,15 +136,16 @@ class SwitchTable(Part):
 class SpreadTable(Table):
     """`[transport.spread]`: by op, or `other`, the spread up to 64 KiB, to 8 MiB and above (dessim.cluster.spread).
 
-    `gpus` is the largest number of GPUs of the readings that gave it.
+    `gpus` is the largest number of GPUs of the readings that gave it, `more` what holds at least for more GPUs.
     """
 
     inside: dict[str, tuple[Deviation, Deviation, Deviation]] = Field(default_factory=dict)
     between: dict[str, tuple[Deviation, Deviation, Deviation]] = Field(default_factory=dict)
     gpus: Count = MOST_GPUS
+    more: SpreadTable | None = None
 
     def build(self) -> Spread:
-        return Spread(self.inside, self.between, self.gpus)
+        return Spread(self.inside, self.between, self.gpus, self.more.build() if self.more is not None else None)
 
 
 Factor = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]

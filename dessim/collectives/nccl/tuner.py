@@ -24,7 +24,7 @@ _UNORDERED = ("volta", "ampere")
 Source: aws-ofi-nccl src/platform-aws.cpp (2daf7d303aa1); servers of Hopper write in order.
 """
 _EFA_LATENCY = {"volta": 150.0, "ampere": 75.0, "hopper": 75.0, "blackwell": 35.0}
-"""us that the plugin of EFA tells NCCL for a step over the network, counted on top: the same file, `latency`."""
+"""us that the plugin of EFA reports for a step over the network, counted on top: the same file, `latency`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +153,9 @@ def _ring_latency(op: Collective, count: int, number: int, setup: Setup, tables:
 
 
 def _network(setup: Setup, tables: _Latencies, algorithm: str, number: int) -> float:
-    """us of a step over the network; Simple counts what the plugin tells twice, for the flush."""
-    told = _EFA_LATENCY[setup.architecture] if setup.network == "efa" else 0.0
-    return tables.network[algorithm][number] + told * (2 if number == 2 else 1)
+    """us of a step over the network; Simple counts the plugin's latency twice, for the flush."""
+    reported = _EFA_LATENCY[setup.architecture] if setup.network == "efa" else 0.0
+    return tables.network[algorithm][number] + reported * (2 if number == 2 else 1)
 
 
 def _tree_graph(setup: Setup) -> tuple[float, int]:

@@ -19,7 +19,7 @@ from tests.test_cli import RAIL
 ROOT = Path(__file__).parents[1]
 RECORDED = ROOT / "studies" / "recorded_gpus"
 TRACE = str(RECORDED / "dlrm_8xV100.trace")
-V100 = str(RECORDED / "v100_ll.toml")
+V100 = str(RECORDED / "v100_cube_mesh.toml")
 STRATEGIES = "des_all_reduce,des_reduce_scatter,table_wise,ps_sync+hot_rows=1000,row_all_to_all+hot_rows=500+look_ahead"
 COMMANDS = {
     "project": ("project", "--model", "deepfm", "--strategy", STRATEGIES, "--cluster", RAIL, "--gpus", "8,64"),

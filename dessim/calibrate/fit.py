@@ -16,6 +16,7 @@ machine as the job.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -23,7 +24,9 @@ from typing import Any
 import numpy as np
 
 from dessim.arrays import Floats
-from dessim.calibrate.bench import Bench
+from dessim.calibrate.bench import Bench, BenchResult
+from dessim.calibrate.nccl.spreads import LeftOut, spread_of, toml_of
+from dessim.cluster.spread import OTHER, Spread
 from dessim.trace.schema import Collective, sent_factor
 
 _NEGLIGIBLE = 1e-12
@@ -42,7 +45,8 @@ _ROUNDS = {
 class TransportFit:
     """A fitted transport: `message_overhead` and `latency` of a message in seconds, `bandwidth` in bytes/s.
 
-    `r2` (of the logarithm of seconds) and `median_error` (relative) say how well it explains the `n` measurements.
+    `r2` (of the logarithm of seconds) and `median_error` (relative) say how well it explains the `n` measurements;
+    `spread` how far it predicts sizes that it has not seen (dessim.cluster.spread; None: too few sizes).
     """
 
     message_overhead: float
@@ -53,6 +57,7 @@ class TransportFit:
     n: int
     ranks: int
     backend: str
+    spread: Spread | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The fit with units in its keys."""
@@ -85,7 +90,7 @@ def fit_transport(bench: Bench) -> TransportFit:
 
     seconds = np.array([r.mean_seconds for r in used])
     terms = np.array([terms_of(Collective(r.op), r.size) for r in used])
-    costs = nonnegative(terms / seconds[:, None], np.ones(len(used)))
+    costs = _fitted(terms, seconds)
     predicted = terms @ costs
     residual = np.log(predicted / seconds)
     spread = np.log(seconds) - np.log(seconds).mean()
@@ -98,7 +103,27 @@ def fit_transport(bench: Bench) -> TransportFit:
         n=len(used),
         ranks=ranks,
         backend=bench.backend,
+        spread=_spread(used, terms, seconds),
     )
+
+
+def _fitted(terms: Floats, seconds: Floats) -> Floats:
+    return nonnegative(terms / seconds[:, None], np.ones(len(seconds)))
+
+
+def _spread(used: Sequence[BenchResult], terms: Floats, seconds: Floats) -> Spread | None:
+    """The spread of collectives between ranks: every size predicted by a fit to every second of the others."""
+    sizes = sorted({r.size for r in used})
+    found = []
+    for first in (0, 1):
+        kept = np.array([r.size in sizes[first::2] for r in used])
+        if kept.all() or kept.sum() < terms.shape[1]:
+            return None
+        predicted = terms @ _fitted(terms[kept], seconds[kept])
+        found += [
+            LeftOut("all", r.size, True, math.log(predicted[i] / seconds[i])) for i, r in enumerate(used) if not kept[i]
+        ]
+    return Spread(between={OTHER: spread_of(found).between[OTHER]})
 
 
 def cluster_toml(fit: TransportFit, name: str, host: str) -> str:
@@ -108,6 +133,7 @@ def cluster_toml(fit: TransportFit, name: str, host: str) -> str:
     send.
     """
     source = f"fitted to {fit.n} collectives of {fit.ranks} ranks on this machine, R2 {fit.r2:.3f}"
+    spread = "\n".join(toml_of(fit.spread, "transport.spread"))
     return f'''# Written by a calibration on {host}.
 name = "{name}"
 description = "{fit.ranks} processes on one machine ({host}), as measured"
@@ -125,6 +151,7 @@ reduce_scatter = ["{"gloo" if fit.backend == "gloo" else "ring"}"]
 all_gather = ["ring"]
 all_to_all = ["direct"]
 
+{spread}
 [node]
 count = {fit.ranks}
 gpus = 1

@@ -18,6 +18,7 @@ If all ranks run on one machine, its cores are busy with the bytes of all messag
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -26,9 +27,11 @@ import numpy as np
 
 from dessim.calibrate.bench import BenchResult
 from dessim.calibrate.fit import nonnegative
+from dessim.calibrate.nccl.spreads import LeftOut, spread_of
 from dessim.calibrate.plan import LONG, SHORT
 from dessim.cluster import Cluster
 from dessim.cluster.parts import Transport
+from dessim.cluster.spread import OTHER, Spread
 from dessim.errors import UsageError
 
 _MIN_LOSS = 0.03
@@ -92,6 +95,10 @@ class _Wire:
     rate: float
     latency: float
 
+    @classmethod
+    def of(cls, cluster: Cluster) -> _Wire:
+        return cls(cluster.node.nic.capacity, float(cluster.routes([0], [1]).latency[0]))
+
 
 _Predicted = tuple[_Round, float]
 """A round, and the seconds that the fit predicts for it."""
@@ -106,14 +113,12 @@ def fit_messages(
     results lack short or long messages.
     """
     rounds = [measured for result in results if (measured := _round(result)) is not None]
-    # Fan-in is left out here: receivers may lose part of their rate, which becomes a curve below.
-    used = [r for r in rounds if r.is_short or (r.is_long and not r.is_fan_in)]
-    if not any(r.is_short for r in used) or not any(r.is_long for r in used):
+    wire = _Wire.of(cluster)
+    costs = _fit(rounds, wire)
+    if costs is None:
         raise UsageError(
             "too few measurements; time the cases that `dessim calibrate --plan RANKS -o cases.json` writes"
         )
-    wire = _Wire(cluster.node.nic.capacity, float(cluster.routes([0], [1]).latency[0]))
-    costs = _fit(used, wire)
     predicted = [(r, _seconds(r, costs, wire)) for r in rounds]
     one_flow = _rate_share([(r, s) for r, s in predicted if r.is_long and r.messages == 1])
     curve = _fan_in_curve([(r, s) for r, s in predicted if r.is_fan_in], one_flow)
@@ -131,6 +136,7 @@ def fit_messages(
         burst=costs.burst,
         host_overhead=costs.host_overhead,
         core_rate=_core_rate(results) if one_machine else np.inf,
+        spread=_spread(rounds, wire),
     )
     return transport, [Residual(r.name, r.seconds, s) for r, s in predicted]
 
@@ -182,11 +188,37 @@ def _known_seconds(r: _Round, wire: _Wire) -> float:
     return wire.latency + (0.0 if r.is_short else r.load / wire.rate)
 
 
-def _fit(rounds: Sequence[_Round], wire: _Wire) -> _Costs:
-    terms = np.array([_terms(r, wire) for r in rounds])
-    unexplained = np.array([r.seconds - _known_seconds(r, wire) for r in rounds])
-    seconds = np.array([r.seconds for r in rounds])
+def _fit(rounds: Sequence[_Round], wire: _Wire) -> _Costs | None:
+    """The costs that explain the rounds best; None if short or long messages are missing."""
+    # Fan-in is left out here: receivers may lose part of their rate, which becomes a curve.
+    used = [r for r in rounds if r.is_short or (r.is_long and not r.is_fan_in)]
+    if not any(r.is_short for r in used) or not any(r.is_long for r in used):
+        return None
+    terms = np.array([_terms(r, wire) for r in used])
+    unexplained = np.array([r.seconds - _known_seconds(r, wire) for r in used])
+    seconds = np.array([r.seconds for r in used])
     return _Costs(*(float(cost) for cost in nonnegative(terms / seconds[:, None], unexplained / seconds)))
+
+
+def _spread(rounds: Sequence[_Round], wire: _Wire) -> Spread | None:
+    """The spread of messages between servers: every size predicted by a fit to every second of the others.
+
+    None where half of the sizes are too few for a fit.
+    """
+    sizes = sorted({r.size for r in rounds})
+    found = []
+    for first in (0, 1):
+        kept = sizes[first::2]
+        costs = _fit([r for r in rounds if r.size in kept], wire)
+        if costs is None:
+            return None
+        found += [
+            LeftOut("message", r.size, True, math.log(_seconds(r, costs, wire) / r.seconds))
+            for r in rounds
+            if r.size not in kept and not r.is_fan_in
+        ]
+    bands = spread_of(found).between
+    return Spread(between={OTHER: bands[OTHER]})
 
 
 def _seconds(r: _Round, costs: _Costs, wire: _Wire) -> float:

@@ -14,11 +14,13 @@ from pydantic import ValidationError
 
 from dessim.calibrate.bench import Bench
 from dessim.calibrate.messages import Residual, fit_messages
+from dessim.calibrate.nccl.spreads import toml_of
 from dessim.cluster import Cluster, load_cluster
 from dessim.cluster.load import load_catalogue
 from dessim.cluster.parts import Transport
 from dessim.cluster.spec.parts import TransportTable
 from dessim.cluster.spec.topology_file import problems
+from dessim.cluster.spread import OTHER
 from dessim.errors import FileError, UsageError
 from dessim.files import read_toml, write_text
 
@@ -52,6 +54,7 @@ class Profile:
             "fan_in": [list(point) for point in t.fan_in],
             "n": len(self.residuals),
             "median_error": self.median_error,
+            "spread": None if t.spread is None else [*t.spread.between[OTHER]],
             "where": dict(self.where),
         }
 
@@ -131,6 +134,7 @@ def to_toml(profile: Profile) -> str:
         "[transport.algorithms]",
         *(f"{op} = {json.dumps(list(names))}" for op, names in t.algorithms.items()),
         "",
+        *toml_of(t.spread, "transport.spread"),
         "[measured]",
         *(f"{key} = {_text(value)}" for key, value in profile.where.items()),
         f"median_error = {profile.median_error:.4g}",

@@ -77,6 +77,7 @@ def collective(
     from dessim.calibrate.profile import with_profile
     from dessim.cluster import load_cluster
     from dessim.collectives import Options
+    from dessim.collectives.timing import Timing
     from dessim.commands.collective import CollectiveRequest, time_collective
     from dessim.results.show import print_collectives
     from dessim.sim.faults.fault_file import load_faults
@@ -99,7 +100,7 @@ def collective(
             parse_sides(dims),
             protocol=protocol,
             channels=channels,
-            repeated=True,
+            timing=Timing.REPEATED,
             gpus_per_process=gpus_per_process,
         ),
         uneven=uneven,

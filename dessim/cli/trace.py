@@ -54,9 +54,10 @@ def trace_collectives(
     transport: TransportOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Predict each recorded collective from a fit to all others.
+    """Predict each recorded collective, and hold it against the recording.
 
-    Rates are those of the cluster; the cost of a call and a factor on latencies are fitted.
+    With an NCCL transport nothing is fitted to the trace. With another one, rates are those of the cluster; the cost of
+    a call and a factor on latencies are fitted to all other collectives.
     """
     from dessim.calibrate.profile import with_profile
     from dessim.cluster import load_cluster

@@ -96,6 +96,7 @@ def _published(csv: Path | None, figure: Path | None, json: bool) -> None:
     from dessim.results.rows import data_csv
     from dessim.results.scatter import predicted_against_measured
     from dessim.results.tables import print_table
+    from dessim.units import percent
     from dessim.validate.published import broken, by, default_folder, hold_published, summaries_by_band
 
     folder = default_folder()
@@ -113,6 +114,12 @@ def _published(csv: Path | None, figure: Path | None, json: bool) -> None:
         print_table(error_table(by(held, lambda one: one.cluster), "cluster"))
         print_table(error_table(by(held, lambda one: one.op)))
         print_table(error_table(by(held, lambda one: "all")))
+        inside = ", ".join(
+            f"{name}: {percent(summary.covered)}"
+            for name, summary in summaries_by_band(held).items()
+            if summary.covered is not None
+        )
+        print(f"within their 80 % intervals: {inside}")
     if problems:
         raise CheckFailed("; ".join(problems))
 

@@ -3,6 +3,10 @@
 A spread is the standard deviation of log(measured / predicted), as for a normal distribution: the 80th percentile of
 its absolute values over 1.28. Readings of clusters that were left out of a fit give it, or those of a user's
 calibration.
+
+On more GPUs than the readings had, the parts of a collective that travel at once are smaller, so that its time depends
+on latencies as that of a smaller size does. Its spread is then that of the size in proportion: 64 MiB on 1,024 GPUs
+spread as 2 MiB on 32.
 """
 
 from __future__ import annotations
@@ -17,6 +21,8 @@ Z80 = 1.2815515655446004
 """80 % of a normal distribution is within this many standard deviations of its mean."""
 OTHER = "other"
 """Ops that are not listed."""
+MOST_GPUS = 32
+"""The most GPUs of the readings that gave the shipped spreads."""
 Bands = tuple[float, float, float]
 
 
@@ -27,19 +33,28 @@ def band(size: float) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Spreads of collectives by op, for each band: `inside` a server and `between` servers. Ops not listed: `OTHER`."""
+    """Spreads of collectives by op, for each band: `inside` a server and `between` servers. Ops not listed: `OTHER`.
+
+    The readings that gave them had up to `gpus` GPUs. On more GPUs an op spreads at least as `more` states: a
+    calibration says little about GPUs that it did not see.
+    """
 
     inside: Mapping[str, Bands] = field(default_factory=dict)
     between: Mapping[str, Bands] = field(default_factory=dict)
+    gpus: int = MOST_GPUS
+    more: Spread | None = None
 
-    def of(self, op: str, size: float, *, across: bool) -> tuple[str, float] | None:
+    def of(self, op: str, size: float, *, across: bool, gpus: int = 1) -> tuple[str, float] | None:
         """A name for what is uncertain, and the spread of `op` on `size` bytes; None where it is not known.
 
-        `across`: whether the op's GPUs are in several servers.
+        The op runs on `gpus` GPUs; `across`: whether they are in several servers.
         """
         table = self.between if across else self.inside
         bands = table.get(op, table.get(OTHER))
         if bands is None:
             return None
-        number = band(size)
-        return f"{op} {BAND_NAMES[number]} {'between servers' if across else 'inside a server'}", bands[number]
+        number = band(size * min(1.0, self.gpus / gpus))
+        scale = f" per {self.gpus} GPUs" if gpus > self.gpus else ""
+        name = f"{op} {BAND_NAMES[number]}{scale} {'between servers' if across else 'inside a server'}"
+        beyond = self.more.of(op, size, across=across, gpus=gpus) if self.more is not None and scale else None
+        return name, max(bands[number], 0.0 if beyond is None else beyond[1])

@@ -16,6 +16,7 @@ import numpy as np
 from dessim.arrays import Bools, Floats, Ints
 from dessim.cluster.hashing import mix
 from dessim.cluster.routing.trees import Trees
+from dessim.collectives.timing import Timing
 
 Rank = TypeVar("Rank", int, Ints)
 Carries = Callable[[int], Sequence[Iterable[int]]]
@@ -75,9 +76,8 @@ class Options:
 
     `chunks` is the number of chunks in a pipeline (None: by size, see `pipeline.chunks_for`), `root` the root of rooted
     ops, `dims` the sides of a torus (empty: as balanced as possible), and `arrivals` says when ranks arrive. `protocol`
-    ("": NCCL chooses) and `channels` (None: NCCL chooses) override NCCL. With `repeated` the op is one of many calls
-    that follow each other, as nccl-tests times them, and one process drives `gpus_per_process` GPUs; both matter to
-    NCCL's own algorithms only.
+    ("": NCCL chooses) and `channels` (None: NCCL chooses) override NCCL. `timing` says what the time of a call covers,
+    and one process drives `gpus_per_process` GPUs; both matter to NCCL's own algorithms only.
     """
 
     chunks: int | None = None
@@ -86,7 +86,7 @@ class Options:
     arrivals: ArrivalTimes = ArrivalTimes()
     protocol: str = ""
     channels: int | None = None
-    repeated: bool = False
+    timing: Timing = Timing.ALONE
     gpus_per_process: int = 1
 
 

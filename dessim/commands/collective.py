@@ -13,7 +13,7 @@ from dessim.cluster import Cluster
 from dessim.collectives import Options, check_options
 from dessim.collectives.alltoall import uneven_sizes
 from dessim.collectives.closed_forms import algorithm_bandwidth, bus_bandwidth
-from dessim.commands.support.spreads import several_servers
+from dessim.commands.support.spreads import bar_of
 from dessim.errors import UsageError
 from dessim.results.error_bar import ErrorBar
 from dessim.sim.core.counters import Load
@@ -183,10 +183,7 @@ def time_collective(request: CollectiveRequest, progress: Progress | None = None
 
 def _error_bar(request: CollectiveRequest) -> ErrorBar | None:
     """The error bar of the collective, from the spread of its transport; None where that is not known."""
-    across = several_servers(request.cluster, range(request.gpus))
-    known = request.cluster.transport.spread
-    found = known.of(str(request.op), request.size, across=across) if known is not None else None
-    return ErrorBar(dict([found])) if found is not None else None
+    return bar_of(request.cluster, request.op, request.size, range(request.gpus))
 
 
 def _check_request(request: CollectiveRequest) -> None:

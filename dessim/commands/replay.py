@@ -13,6 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from dessim.cluster import Cluster
+from dessim.commands.support.recorded import options_of
 from dessim.commands.support.spreads import spreads_on
 from dessim.results.error_bar import ErrorBar, error_bar
 from dessim.results.metrics import Breakdown, breakdown, step_times
@@ -124,6 +125,7 @@ def run_replay(request: ReplayRequest, progress: Progress | None = None) -> Repl
         workload,
         request.algorithms,
         folding=request.folding,
+        options=options_of(header) if request.network == "fluid" else None,
         progress=progress,
         network=request.network,
     )

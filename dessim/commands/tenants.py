@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from dessim.cluster import Cluster
+from dessim.commands.support.spreads import spreads_on
 from dessim.commands.support.step import step_of
 from dessim.commands.support.tenants_file import JobTable, TenantsFile
 from dessim.errors import UsageError
+from dessim.results.error_bar import ErrorBar, error_bar
 from dessim.results.metrics import Breakdown, breakdown
 from dessim.sim.fluid.route_cache import RouteCache
 from dessim.sim.jobs.job import JobResult, Tenant
@@ -51,6 +53,7 @@ class TenantResult:
     breakdowns: tuple[tuple[Breakdown, int], ...]
     provenance: Mapping[str, str]
     caveat: str
+    bar: ErrorBar | None
 
     @property
     def bytes_by_link(self) -> dict[str, float]:
@@ -94,6 +97,7 @@ class TenantResult:
             "start_s": outcome.start,
             "end_s": outcome.end,
             "step_time_s": outcome.step_time_s,
+            "interval": self.bar.to_json(outcome.step_time_s) if self.bar else None,
             "alone_step_time_s": outcome.alone_s,
             "slowdown": outcome.slowdown,
             "compute_s": mean("compute_s"),
@@ -159,7 +163,7 @@ def run_tenants(request: TenantsRequest, progress: Progress | None = None) -> Te
         request.algorithms,
         progress,
     )
-    results = tuple(_result(job, outcome) for job, outcome in zip(priced, outcomes, strict=True))
+    results = tuple(_result(job, outcome, request.cluster) for job, outcome in zip(priced, outcomes, strict=True))
     return TenantsResult(request.cluster, results)
 
 
@@ -204,11 +208,15 @@ def _price(table: JobTable, cluster: Cluster) -> _PricedJob:
     return _PricedJob(table, tenant, provenance, plan.caveat)
 
 
-def _result(job: _PricedJob, outcome: JobResult) -> TenantResult:
+def _result(job: _PricedJob, outcome: JobResult, cluster: Cluster) -> TenantResult:
+    breakdowns = tuple((breakdown(record), count) for record, count in outcome.records)
+    groups = {name: outcome.gpus[list(ranks)].tolist() for name, ranks in job.tenant.workload.groups.items()}
+    path = [op.times(count) for step, count in breakdowns for op in step.critical_path]
     return TenantResult(
         table=job.table,
         outcome=outcome,
-        breakdowns=tuple((breakdown(record), count) for record, count in outcome.records),
+        breakdowns=breakdowns,
         provenance=job.provenance,
         caveat=job.caveat,
+        bar=error_bar(path, spreads_on(cluster, groups)),
     )

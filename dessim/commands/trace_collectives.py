@@ -1,21 +1,30 @@
-"""The collectives of a recorded job: each predicted from a fit to all the others (leave one out).
+"""The collectives of a recorded job, each predicted without its own measurement.
+
+With NCCL, the cluster's transport predicts them: nothing is fitted to the recording. With another transport the rates
+are the cluster's, the overhead of a call and a factor for the latencies are fitted (dessim.calibrate.recorded), and
+each collective is predicted from a fit to all the others.
 
 The predicted time is that of the transfer, from the last rank's start to the last rank's end; waiting for a late rank
-does not count, because the network does not cause it. The cluster's description gives the rates; the overhead of a call
-and a factor for the latencies are fitted (dessim.calibrate.recorded).
+does not count, because the network does not cause it. Profilers record NCCL's kernels, without their launch.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
+from dessim.calibrate.nccl.spreads import LeftOut, spread_of
 from dessim.calibrate.recorded import Overheads, Timed, fit_overheads, leave_one_out
 from dessim.cluster import Cluster
 from dessim.cluster.scaled import scaled
+from dessim.cluster.spread import Spread
+from dessim.commands.support.recorded import options_of
+from dessim.commands.support.spreads import bar_of, several_servers
 from dessim.errors import UsageError
+from dessim.results.error_bar import ErrorBar
 from dessim.sim.engine import simulate
 from dessim.sim.fluid.route_cache import RouteCache
 from dessim.trace.io import Trace
@@ -26,23 +35,34 @@ from dessim.workload.one_collective import collective_task, collectives_at_once
 
 @dataclass(frozen=True, slots=True)
 class Predicted:
-    """One recorded collective with three predictions, in seconds.
+    """One recorded collective and its predictions, in seconds.
 
-    `left_out_s` comes from a fit to all other collectives, `rates_fitted_s` from such a fit that also fits the rates,
-    and `described_s` from the cluster's description without a fit.
+    `described_s` comes from the cluster's description; `predicted_s` is the same with NCCL, and otherwise comes from a
+    fit to all other collectives, `rates_fitted_s` from such a fit that also fits the rates (None with NCCL). `bar` is
+    the interval of `predicted_s`.
     """
 
     recorded: Matched
     algorithm: str
-    timed: Timed
     described_s: float
-    left_out_s: float
-    rates_fitted_s: float
+    predicted_s: float
+    rates_fitted_s: float | None = None
+    bar: ErrorBar | None = None
+
+    @property
+    def measured_s(self) -> float:
+        """The recorded transfer."""
+        return 1e-6 * self.recorded.transfer_us
 
     @property
     def error(self) -> float:
-        """`left_out_s` over the measured time, minus 1."""
-        return self.left_out_s / self.timed.measured_s - 1
+        """`predicted_s` over the measured time, minus 1."""
+        return self.predicted_s / self.measured_s - 1
+
+    @property
+    def size(self) -> int:
+        """S in bytes, the largest of all ranks."""
+        return max(op.bytes for op in self.recorded.ops.values())
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, units in the keys."""
@@ -53,12 +73,13 @@ class Predicted:
             "collective": str(self.recorded.collective),
             "algorithm": self.algorithm,
             "ranks": len(self.recorded.ops),
-            "bytes": max(op.bytes for op in self.recorded.ops.values()),
-            "measured_s": self.timed.measured_s,
+            "bytes": self.size,
+            "measured_s": self.measured_s,
             "waiting_median_s": 1e-6 * median(waiting_us),
             "waiting_max_s": 1e-6 * max(waiting_us),
             "described_s": self.described_s,
-            "predicted_s": self.left_out_s,
+            "predicted_s": self.predicted_s,
+            "interval": self.bar.to_json(self.predicted_s) if self.bar else None,
             "error": self.error,
             "rates_fitted_s": self.rates_fitted_s,
         }
@@ -66,39 +87,54 @@ class Predicted:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """The collectives of a trace, and the fit to all of them. `cluster` is the described one with the fitted costs."""
+    """The collectives of a trace. `cluster` has the costs of a fit to all of them, `fit`, or is as described (None)."""
 
     rows: tuple[Predicted, ...]
-    fit: Overheads
     cluster: Cluster
+    fit: Overheads | None = None
 
     @property
     def median_error(self) -> float:
-        """Median of the absolute errors of `left_out_s`."""
+        """Median of the absolute errors of `predicted_s`."""
         return median(abs(row.error) for row in self.rows)
 
     @property
     def worst_error(self) -> float:
-        """The largest absolute error of `left_out_s`."""
+        """The largest absolute error of `predicted_s`."""
         return max(abs(row.error) for row in self.rows)
+
+    @property
+    def covered(self) -> float | None:
+        """The share of the measured times within their intervals; None where a spread is not known."""
+        inside = []
+        for row in self.rows:
+            if row.bar is None:
+                return None
+            low, high = row.bar.interval(row.predicted_s)
+            inside.append(low <= row.measured_s <= high)
+        return sum(inside) / len(inside)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, units in the keys."""
 
-        def errors(predicted: Sequence[float]) -> dict[str, float]:
-            absolute = [abs(p / row.timed.measured_s - 1) for p, row in zip(predicted, self.rows, strict=True)]
+        def errors(predicted: Sequence[float | None]) -> dict[str, float]:
+            pairs = zip(predicted, self.rows, strict=True)
+            absolute = [abs(p / row.measured_s - 1) for p, row in pairs if p is not None]
             return {"median": median(absolute), "worst": max(absolute)}
 
+        found = {"described": errors([row.described_s for row in self.rows])}
+        if self.fit is not None:
+            found["left_out"] = errors([row.predicted_s for row in self.rows])
+            found["rates_fitted"] = errors([row.rates_fitted_s for row in self.rows])
         return {
             "cluster": self.cluster.name,
             "n": len(self.rows),
-            "op_overhead_s": self.fit.op_overhead,
-            "latency_factor": self.fit.latency_factor,
-            "errors": {
-                "left_out": errors([row.left_out_s for row in self.rows]),
-                "described": errors([row.described_s for row in self.rows]),
-                "rates_fitted": errors([row.rates_fitted_s for row in self.rows]),
-            },
+            "op_overhead_s": self.fit.op_overhead if self.fit else None,
+            "latency_factor": self.fit.latency_factor if self.fit else None,
+            "median_error": self.median_error,
+            "worst_error": self.worst_error,
+            "covered": self.covered,
+            "errors": found,
             "collectives": [row.to_json() for row in self.rows],
         }
 
@@ -106,15 +142,47 @@ class Held:
 def hold_against(trace: Trace, cluster: Cluster) -> Held:
     """Predict every collective of `trace` that moves bytes.
 
-    Raises UsageError where there are too few for a fit, and CapacityError where the cluster is too small.
+    Raises UsageError where there are none, or too few for a fit, and CapacityError where the cluster is too small.
     """
     cluster.require(trace.header.world_size)
     recorded = [collective for collective in matched_collectives(trace) if _moves_bytes(collective)]
+    if not recorded:
+        raise UsageError(f"{trace.path}: no collective moves bytes")
+    if cluster.transport.nccl is None:
+        return _fitted(recorded, trace, cluster)
+    rows = []
+    for collective in recorded:
+        seconds, algorithm = run_alone(collective, trace, cluster)
+        if collective.collective is Collective.ALL_TO_ALL:
+            rest = after_last_start(collective, trace.header.groups[collective.group], seconds)
+            seconds, _ = run_alone(rest, trace, cluster)
+        rows.append(_with_bar(Predicted(collective, algorithm, seconds, seconds), None, cluster))
+    return Held(tuple(rows), cluster)
+
+
+def after_last_start(collective: Matched, members: Sequence[int], seconds: float) -> Matched:
+    """An uneven all_to_all without the messages that had arrived when the last rank started.
+
+    These are the messages between ranks of which both had started `seconds` before, as long as the whole takes.
+    """
+    if any(op.splits is None for op in collective.ops.values()):
+        return collective
+    late = {rank for rank, us in collective.waiting_us.items() if 1e-6 * us < seconds}
+    ops = {}
+    for rank, op in collective.ops.items():
+        sizes = zip(op.splits or (), members, strict=True)
+        splits = tuple(size if rank in late or member in late else 0 for size, member in sizes)
+        ops[rank] = replace(op, splits=splits, bytes=sum(splits))
+    return replace(collective, ops=ops)
+
+
+def _fitted(recorded: Sequence[Matched], trace: Trace, cluster: Cluster) -> Held:
+    """Each collective predicted from a fit to the others, and a spread from the errors of the others."""
     # The described cluster chooses the algorithm, and all runs of a collective keep it: times of different algorithms
     # could not be split into overheads, latencies and transfer.
     described = [run_alone(collective, trace, cluster) for collective in recorded]
     algorithms = [algorithm for _, algorithm in described]
-    timed = _split_times(recorded, algorithms, trace, cluster)
+    timed = split_times(recorded, algorithms, trace, cluster)
     try:
         fits = leave_one_out(timed)
         fits_with_rates = leave_one_out(timed, rates=True)
@@ -124,21 +192,26 @@ def hold_against(trace: Trace, cluster: Cluster) -> Held:
     rows = []
     for number, collective in enumerate(recorded):
         fitted = with_overheads(cluster, fits[number].op_overhead, fits[number].latency_factor)
-        left_out_s, _ = run_alone(collective, trace, fitted, algorithms[number])
-        rows.append(
-            Predicted(
-                recorded=collective,
-                algorithm=algorithms[number],
-                timed=timed[number],
-                described_s=described[number][0],
-                left_out_s=left_out_s,
-                rates_fitted_s=fits_with_rates[number].seconds(timed[number]),
-            )
-        )
-    return Held(tuple(rows), fit, with_overheads(cluster, fit.op_overhead, fit.latency_factor))
+        predicted_s, _ = run_alone(collective, trace, fitted, algorithms[number])
+        with_rates_s = fits_with_rates[number].seconds(timed[number])
+        rows.append(Predicted(collective, algorithms[number], described[number][0], predicted_s, with_rates_s))
+    errors = [_left_out(row, cluster) for row in rows]
+    barred = [
+        _with_bar(row, spread_of([*errors[:number], *errors[number + 1 :]]), cluster) for number, row in enumerate(rows)
+    ]
+    return Held(tuple(barred), with_overheads(cluster, fit.op_overhead, fit.latency_factor), fit)
 
 
-def _split_times(recorded: Sequence[Matched], algorithms: Sequence[str], trace: Trace, cluster: Cluster) -> list[Timed]:
+def _left_out(row: Predicted, cluster: Cluster) -> LeftOut:
+    error = math.log(row.predicted_s / row.measured_s)
+    return LeftOut(str(row.recorded.collective), row.size, several_servers(cluster, list(row.recorded.ops)), error)
+
+
+def _with_bar(row: Predicted, spread: Spread | None, cluster: Cluster) -> Predicted:
+    return replace(row, bar=bar_of(cluster, row.recorded.collective, row.size, list(row.recorded.ops), spread))
+
+
+def split_times(recorded: Sequence[Matched], algorithms: Sequence[str], trace: Trace, cluster: Cluster) -> list[Timed]:
     """The measured time of each collective, with its simulated latency and transfer time on `cluster`."""
     no_overhead = with_overheads(cluster, op_overhead=0.0, latency_factor=1.0)
     no_latency = with_overheads(cluster, op_overhead=0.0, latency_factor=0.0)
@@ -177,7 +250,13 @@ def run_alone(collective: Matched, trace: Trace, cluster: Cluster, algorithm: st
         tasks.append(((rank,), task))
     groups = {collective.group: trace.header.groups[collective.group]}
     workload = collectives_at_once(tasks, groups, trace.header.world_size, name=collective.name)
-    record = simulate(cluster, workload, {collective.collective: algorithm}, routed=RouteCache(cluster))
+    record = simulate(
+        cluster,
+        workload,
+        {collective.collective: algorithm},
+        routed=RouteCache(cluster),
+        options=options_of(trace.header),
+    )
     seconds = max(span.end for span in record.spans) - max(span.start for span in record.spans)
     return seconds, record.spans[0].algorithm or algorithm
 

@@ -9,7 +9,7 @@ recorded. The segments of the path follow each other without gaps, so their leng
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dessim.sim.core.recorder import Record, Span
@@ -57,6 +57,10 @@ class PathOp:
     def bound_by(self) -> str:
         """The bound of most of its time."""
         return max(self.parts, key=lambda bound: self.parts[bound])
+
+    def times(self, count: float) -> PathOp:
+        """The op as it counts in `count` equal steps."""
+        return replace(self, parts={bound: count * seconds for bound, seconds in self.parts.items()})
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, units in the keys."""

@@ -18,6 +18,7 @@ from typing import Any
 from dessim.cluster.spread import Z80
 from dessim.results.critical_path import PathOp
 from dessim.results.rows import Row
+from dessim.units import format_time
 
 _DIGITS = 9
 SpreadOf = Callable[[PathOp, str], tuple[str, float] | None]
@@ -83,6 +84,11 @@ def is_tie(best: Row, other: Row) -> bool:
     a, b = (interval["causes"] for interval in intervals if interval)
     sigma = math.hypot(*(a.get(cause, 0.0) - b.get(cause, 0.0) for cause in dict.fromkeys([*a, *b])))
     return abs(math.log(best["samples_per_s"] / other["samples_per_s"])) < Z80 * sigma
+
+
+def interval_text(interval: Mapping[str, Any] | None) -> str:
+    """The ends of the `interval` of a result, such as `1.2 ms to 1.5 ms`; empty for None."""
+    return f"{format_time(interval['low_s'])} to {format_time(interval['high_s'])}" if interval else ""
 
 
 def describe_intervals(rows: Iterable[Row]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dessim.results.critical_path import fold_short_ops
-from dessim.results.error_bar import describe_intervals
+from dessim.results.error_bar import describe_intervals, interval_text
 from dessim.results.labels import bound_label, link_label
 from dessim.results.rows import fitting
 from dessim.results.style import strategy_label
@@ -51,8 +51,7 @@ def print_replay(result: Values) -> None:
             ("self-replay error", percent(result["self_replay_error"], signed=True)),
         ]
     if interval := result.get("interval"):
-        ends = f"{format_time(interval['low_s'])} to {format_time(interval['high_s'])}"
-        pairs.append(("80 % interval", f"{ends}; mostly: {interval['mostly']}"))
+        pairs.append(("80 % interval", f"{interval_text(interval)}; mostly: {interval['mostly']}"))
     pairs += [
         ("compute", format_time(result["compute_s"])),
         ("exposed communication", format_time(result["exposed_comm_s"])),
@@ -214,7 +213,8 @@ def _rates(link: Values) -> str:
 
 
 def print_held(found: Values) -> None:
-    """Print each recorded collective, measured and predicted from the others; then the fit and its errors."""
+    """Print each recorded collective, measured and predicted; then the errors, and the fit where there is one."""
+    fitted = found["op_overhead_s"] is not None
     rows = [
         (
             op["name"],
@@ -223,24 +223,31 @@ def print_held(found: Values) -> None:
             format_time(op["waiting_median_s"]),
             format_time(op["measured_s"]),
             format_time(op["predicted_s"]),
+            interval_text(op["interval"]),
             percent(op["error"], signed=True),
-            format_time(op["described_s"]),
+            *([format_time(op["described_s"])] if fitted else []),
         )
         for op in found["collectives"]
     ]
-    columns = ("collective", "step", "size", "waiting", "transfer", "predicted", "error", "without a fit")
-    print_table(table_of(columns, rows, folds={"collective": 20}, drops=("without a fit", "waiting", "step")))
+    shown = ("collective", "step", "size", "waiting", "transfer", "predicted", "80 % interval", "error")
+    columns = (*shown, *(("without a fit",) if fitted else ()))
+    drops = ("without a fit", "waiting", "step", "80 % interval")
+    print_table(table_of(columns, rows, folds={"collective": 20}, drops=drops))
     labels = {
         "left_out": "error, each predicted from the others",
-        "described": "error without a fit",
+        "described": "error without a fit" if fitted else "error, nothing fitted",
         "rates_fitted": "error if rates are fitted too",
     }
-    errors = [
+    lines = [
         (labels[kind], f"median {percent(error['median'])}, worst {percent(error['worst'])}")
         for kind, error in found["errors"].items()
     ]
-    fit = f"{format_time(found['op_overhead_s'])} per call, latencies x {found['latency_factor']:.4g}"
-    print_table(key_value_table(found["cluster"], [("fitted to all", fit), *errors]))
+    if found["covered"] is not None:
+        lines.append(("within their 80 % intervals", percent(found["covered"])))
+    if fitted:
+        fit = f"{format_time(found['op_overhead_s'])} per call, latencies x {found['latency_factor']:.4g}"
+        lines.insert(0, ("fitted to all", fit))
+    print_table(key_value_table(found["cluster"], lines))
 
 
 def print_trace(found: Values) -> None:

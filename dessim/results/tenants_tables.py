@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
+from dessim.results.error_bar import interval_text
 from dessim.results.labels import bound_label, link_label
 from dessim.results.style import strategy_label
 from dessim.results.tables import table_of
@@ -17,7 +18,7 @@ _BOUNDS_SHOWN = 2
 
 def jobs_table(jobs: Sequence[Mapping[str, Any]]) -> Table:
     """One line per job, in the order of the page."""
-    columns = ("job", "strategy", "GPUs", "placement", "arrival", "wait", "end", "steps", "step", "step alone")
+    columns = ("job", "strategy", "GPUs", "placement", "arrival", "wait", "end", "steps", "step")
     rows = [
         (
             job["name"],
@@ -29,6 +30,7 @@ def jobs_table(jobs: Sequence[Mapping[str, Any]]) -> Table:
             format_time(job["end_s"]),
             f"{job['steps']:,}",
             format_time(job["step_time_s"]),
+            interval_text(job["interval"]) or "not known",
             format_time(job["alone_step_time_s"]),
             f"{job['slowdown']:.3f}",
             _largest_bounds(job["bounds_s"]),
@@ -36,11 +38,11 @@ def jobs_table(jobs: Sequence[Mapping[str, Any]]) -> Table:
         for job in jobs
     ]
     return table_of(
-        (*columns, "slowdown", "bound by"),
+        (*columns, "80 % interval", "step alone", "slowdown", "bound by"),
         rows,
         left=("strategy", "placement", "bound by"),
         folds={"strategy": 20, "bound by": 24},
-        drops=("arrival", "end", "steps", "step alone", "placement", "wait"),
+        drops=("arrival", "end", "steps", "step alone", "placement", "wait", "strategy"),
     )
 
 

@@ -189,6 +189,11 @@ class Header:
     complete: bool = True
     schema_version: int = SCHEMA_VERSION
 
+    @property
+    def times_kernels(self) -> bool:
+        """Whether collectives are recorded as NCCL's kernels, without their launch, as profilers do."""
+        return self.backend == "nccl" and "imported" in self.software
+
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values, the version first."""
         names = ["schema_version", *(f.name for f in fields(self) if f.name != "schema_version")]

@@ -52,11 +52,19 @@ def run_collectives(request: CaseRequest) -> tuple[list[Outcome], dict[str, Any]
             split=case.split,
             predicted_s=predict(clusters[case.bed], case),
             measured_s=float(np.median(seconds[case.name])),
+            spread=_spread(clusters[case.bed], case),
         )
         for case in cases
         if case.name in seconds
     ]
     return outcomes, measured
+
+
+def _spread(cluster: Cluster, case: CollectiveCase) -> float | None:
+    """The spread of a case, whose ranks are on a host each."""
+    known = cluster.transport.spread
+    found = known.of(str(case.op), float(case.size), across=True, gpus=len(case.jobs[0])) if known else None
+    return None if found is None else found[1]
 
 
 def predict(cluster: Cluster, case: CollectiveCase) -> float:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from dessim.cluster.spread import Z80
 
 SPLITS = ("calibration", "development", "held_out")
 """Calibration cases fit the profile; development cases guided the models; held-out cases did neither, and only they
@@ -17,26 +20,41 @@ DEFAULT_SPLITS = ("calibration", "held_out")
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A case of some `kind` (such as collectives), in one of `SPLITS`."""
+    """A case of some `kind` (such as collectives), in one of `SPLITS`.
+
+    `spread` is the standard deviation of log(measured / predicted) that the transport states; None: it states none.
+    """
 
     name: str
     kind: str
     split: str
     predicted_s: float
     measured_s: float
+    spread: float | None = None
 
     @property
     def error(self) -> float:
         """Relative to the measured time; positive where the prediction is too long."""
         return self.predicted_s / self.measured_s - 1
 
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The ends of the 80 % interval of the predicted time [s]."""
+        if self.spread is None:
+            return None
+        factor = math.exp(Z80 * self.spread)
+        return self.predicted_s / factor, self.predicted_s * factor
+
     def to_json(self) -> dict[str, Any]:
         """Plain values, units in the keys."""
+        low, high = self.interval or (None, None)
         return {
             "name": self.name,
             "kind": self.kind,
             "split": self.split,
             "predicted_s": self.predicted_s,
+            "low_s": low,
+            "high_s": high,
             "measured_s": self.measured_s,
             "error": self.error,
         }
@@ -52,14 +70,19 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Median and 95th percentile of the absolute errors of `n` cases."""
+    """Median and 95th percentile of the absolute errors of `n` cases.
+
+    `covered` is the share of measured times within the 80 % intervals of their predictions; None without intervals.
+    """
 
     n: int
     median_error: float
     p95_error: float
+    covered: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return {"n": self.n, "median_error": self.median_error, "p95_error": self.p95_error}
+        errors = {"n": self.n, "median_error": self.median_error, "p95_error": self.p95_error}
+        return {**errors, "covered": self.covered}
 
 
 def summarize(outcomes: Sequence[Outcome]) -> Summary | None:
@@ -67,7 +90,10 @@ def summarize(outcomes: Sequence[Outcome]) -> Summary | None:
     if not outcomes:
         return None
     errors = np.abs([outcome.error for outcome in outcomes])
-    return Summary(len(errors), float(np.median(errors)), float(np.percentile(errors, 95)))
+    known = [(outcome.interval, outcome.measured_s) for outcome in outcomes]
+    inside = [interval[0] <= measured <= interval[1] for interval, measured in known if interval is not None]
+    covered = float(np.mean(inside)) if inside else None
+    return Summary(len(errors), float(np.median(errors)), float(np.percentile(errors, 95)), covered)
 
 
 def summaries(outcomes: Sequence[Outcome]) -> dict[str, dict[str, Summary]]:

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from dessim.calibrate.nccl.published import Published, read_published
-from dessim.cluster.spread import BAND_NAMES, band
+from dessim.cluster.spread import BAND_NAMES, Spread, band
 from dessim.collectives.nccl.model import run
 from dessim.collectives.nccl.on_cluster import values_on
+from dessim.collectives.timing import Timing
 from dessim.errors import FileError
 from dessim.files import read_toml
 from dessim.validate.outcome import Bounds, Outcome, Summary, summarize
@@ -99,13 +100,18 @@ def broken(held: Sequence[Held], folder: Path) -> list[str]:
 
 def _held(published: Published) -> Held:
     reading = published.reading
-    found = run(reading.op, reading.size, reading.setup, values_on(published.cluster, reading.setup), back_to_back=True)
+    found = run(
+        reading.op, reading.size, reading.setup, values_on(published.cluster, reading.setup), timing=Timing.REPEATED
+    )
+    spread = published.cluster.transport.spread or Spread()
+    known = spread.of(str(reading.op), reading.size, across=reading.setup.nodes > 1, gpus=reading.setup.n)
     outcome = Outcome(
         name=f"{reading.where} {reading.setup.n} {reading.op} {reading.size:.0f}",
         kind=BAND_NAMES[band(reading.size)],
         split=SPLIT,
         predicted_s=found.microseconds * 1e-6,
         measured_s=reading.microseconds * 1e-6,
+        spread=None if known is None else known[1],
     )
     return Held(published, found.name, outcome)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dessim.files import write_text
 from dessim.results.rows import data_csv
 from dessim.units import format_time, percent
-from dessim.validate.outcome import Bounds, Outcome, broken_bounds, summaries
+from dessim.validate.outcome import Bounds, Outcome, Summary, broken_bounds, summaries
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -34,11 +34,12 @@ def summary_table(outcomes: Sequence[Outcome]) -> Table:
     from dessim.results.tables import table_of
 
     rows = [
-        (_label(split), kind, f"{s.n}", percent(s.median_error), percent(s.p95_error))
+        (_label(split), kind, f"{s.n}", percent(s.median_error), percent(s.p95_error), _covered(s))
         for split, kinds in summaries(outcomes).items()
         for kind, s in kinds.items()
     ]
-    return table_of(("split", "kind", "cases", "median error", "95th percentile"), rows, left=("split", "kind"))
+    columns = ("split", "kind", "cases", "median error", "95th percentile", "in 80 % interval")
+    return table_of(columns, rows, left=("split", "kind"), drops=("in 80 % interval",))
 
 
 def write_csv(path: Path, outcomes: Sequence[Outcome]) -> None:
@@ -53,6 +54,11 @@ def to_json(outcomes: Sequence[Outcome], bounds: Mapping[str, Bounds]) -> dict[s
         "cases": [outcome.to_json() for outcome in outcomes],
         "broken": broken_bounds(outcomes, bounds),
     }
+
+
+def _covered(summary: Summary) -> str:
+    """How many measured times were within their intervals."""
+    return "not known" if summary.covered is None else percent(summary.covered)
 
 
 def _label(split: str) -> str:

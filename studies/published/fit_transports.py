@@ -28,14 +28,10 @@ RATE = 0.35
 """Spread of the rate that a cluster's network reaches: some never reach their nominal one."""
 WIDE = {
     "network_efficiency": RATE,
-    **{
-        name: 0.8
-        for name in CONSTANTS
-        if name.startswith(("network_ring", "network_tree", "p2p_network", "p2p_latency"))
-    },
+    **{name: 0.8 for name in CONSTANTS if name.startswith(("network_ring", "network_tree", "p2p_network"))},
     "p2p_network_channel": 0.3,
     "message": 1.0,
-    "p2p_message": 0.6,
+    "p2p_message": 1.5,
 }
 """Spreads for a network of another kind."""
 

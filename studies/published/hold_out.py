@@ -4,22 +4,28 @@
 
 (a) calibrated on every second size of a cluster, predicted for the other sizes
 (b) calibrated on few GPUs of a cluster, predicted for more
-(c) nothing of the cluster: constants from NCCL's source and from the other clusters over InfiniBand and inside servers
+(c) nothing of the cluster: constants from NCCL's source and from the other clusters over InfiniBand and inside servers,
+    as leave_out.py has predicted them
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from statistics import median, quantiles
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import fmean, median, quantiles
+from typing import NamedTuple
 
 from fit_transports import FOLDER, Factors, shared_factors
-from leave_out import cluster_of, factors_without, shared_readings
+from leave_out import factors_without, read_left_out, shared_readings
 
 from dessim.calibrate.nccl.fit import fit, predict, with_solution
-from dessim.calibrate.nccl.profile import parameters
+from dessim.calibrate.nccl.profile import left_out, parameters
 from dessim.calibrate.nccl.published import read_published
 from dessim.calibrate.nccl.readings import Reading
-from dessim.cluster.spread import BAND_NAMES, band
+from dessim.calibrate.nccl.spreads import spread_of
+from dessim.calibrate.profile import load_transport
+from dessim.cluster.spread import BAND_NAMES, Z80, Spread, band
 from dessim.collectives.nccl.constants import factor_of, values
 
 FEWER = (
@@ -29,65 +35,98 @@ FEWER = (
     ("h100_cluster01", (10,), (20,)),
 )
 """Cluster, numbers of GPUs that are fitted, and those that are predicted."""
-Held = list[tuple[Reading, float]]
 
 
-def calibrated(start: Factors, fitted: Sequence[Reading], held: Sequence[Reading]) -> Held:
+class Held(NamedTuple):
+    """A predicted reading: its relative error, and the spread of its prediction (None: not known)."""
+
+    op: str
+    size: float
+    error: float
+    spread: float | None
+
+
+def calibrated(start: Factors, fitted: Sequence[Reading], held: Sequence[Reading], shipped: Spread) -> list[Held]:
     """The errors of `held` after a calibration on `fitted`, as `dessim calibrate --nccl-tests` does it."""
+    network = fitted[0].setup.network
     own = {name: factor_of(factor, fitted[0].setup) for name, factor in start.items()}
-    found = with_solution(own, fit(fitted, parameters(fitted[0].setup.network), own))
-    return errors(held, found)
+    found = with_solution(own, fit(fitted, parameters(network), own))
+    spread = spread_of(left_out(fitted, own, network), shipped)
+    known = {reading.setup: values(reading.setup, found) for reading in held}
+    return [
+        Held(str(r.op), r.size, predict(r, known[r.setup]) / r.microseconds - 1, _deviation(spread, r)) for r in held
+    ]
 
 
-def errors(held: Sequence[Reading], factors: Factors) -> Held:
-    known = {reading.setup: values(reading.setup, factors) for reading in held}
-    return [(reading, predict(reading, known[reading.setup]) / reading.microseconds - 1) for reading in held]
+def _deviation(spread: Spread, r: Reading) -> float | None:
+    found = spread.of(str(r.op), r.size, across=r.setup.nodes > 1, gpus=r.setup.n)
+    return None if found is None else found[1]
 
 
-def every_second_size(readings: Sequence[Reading], start: Factors) -> Held:
-    held: Held = []
-    for where in sorted({reading.where for reading in readings}):
-        own = [reading for reading in readings if reading.where == where]
+def every_second_size(readings: Sequence[Reading], start: Factors, shipped: Spread) -> list[Held]:
+    held: list[Held] = []
+    # A calibration is of one release of NCCL (dessim.calibrate.nccl.profile).
+    for where, version in sorted({(r.where, r.setup.version) for r in readings}):
+        own = [r for r in readings if (r.where, r.setup.version) == (where, version)]
         sizes: dict[tuple[str, int], set[float]] = {}
         for r in own:
             sizes.setdefault((r.op, r.setup.n), set()).add(r.size)
         even = {key: set(sorted(found)[::2]) for key, found in sizes.items()}
         fitted = [r for r in own if r.size in even[r.op, r.setup.n]]
-        held += calibrated(start, fitted, [r for r in own if r.size not in even[r.op, r.setup.n]])
+        held += calibrated(start, fitted, [r for r in own if r.size not in even[r.op, r.setup.n]], shipped)
     return held
 
 
-def fewer_gpus(readings: Sequence[Reading], starts: dict[str, Factors]) -> Held:
-    held: Held = []
+def fewer_gpus(readings: Sequence[Reading], starts: dict[str, Factors], shipped: Spread) -> list[Held]:
+    held: list[Held] = []
     for where, few, more in FEWER:
         own = [reading for reading in readings if reading.where == where]
         fitted = [r for r in own if r.setup.n in few]
-        held += calibrated(starts[where], fitted, [r for r in own if r.setup.n in more])
+        held += calibrated(starts[where], fitted, [r for r in own if r.setup.n in more], shipped)
     return held
 
 
-def table(name: str, held: Held) -> None:
-    """One line per op, one for all: the median error in each band, and the number of readings."""
-    ops = sorted({str(reading.op) for reading, _ in held})
-    absolute = [abs(error) for _, error in held]
-    print(f"{name}: 95th percentile {quantiles(absolute, n=20)[-1]:.0%}")
-    for op in ["all", *ops]:
-        cells = []
-        for number in range(len(BAND_NAMES)):
-            found = [abs(e) for r, e in held if band(r.size) == number and op in ("all", str(r.op))]
-            cells.append(f"{median(found):6.1%} ({len(found):3d})" if found else "           -")
-        print(f"    {op:16s} {'  '.join(cells)}")
+def another_cluster(shipped: Spread) -> list[Held]:
+    """The readings that leave_out.py predicted without their cluster."""
+    found = []
+    for r in read_left_out():
+        known = shipped.of(r.op, r.size, across=r.across, gpus=r.gpus)
+        found.append(Held(r.op, r.size, math.expm1(r.error), None if known is None else known[1]))
+    return found
+
+
+def table(name: str, held: list[Held]) -> None:
+    """One line per op, one for all: the median error in each band, and the number of readings; then the coverage."""
+    print(f"{name}: 95th percentile {quantiles([abs(h.error) for h in held], n=20)[-1]:.0%}")
+    for op in ["all", *sorted({h.op for h in held})]:
+        chosen = [h for h in held if op in ("all", h.op)]
+        print(f"    {op:16s} {_cells(chosen, lambda found: median(abs(h.error) for h in found))}")
+    known = [h for h in held if h.spread is not None]
+    print(f"    {'in 80 % interval':16s} {_cells(known, lambda found: fmean(map(_is_inside, found)))}")
+
+
+def _is_inside(h: Held) -> bool:
+    return h.spread is not None and abs(math.log1p(h.error)) <= Z80 * h.spread
+
+
+def _cells(held: list[Held], statistic: Callable[[list[Held]], float]) -> str:
+    """A statistic of the readings of each band, and their number."""
+    cells = []
+    for number in range(len(BAND_NAMES)):
+        found = [h for h in held if band(h.size) == number]
+        cells.append(f"{statistic(found):6.1%} ({len(found):3d})" if found else "           -")
+    return "  ".join(cells)
 
 
 def main() -> None:
     readings = [published.reading for published in read_published(FOLDER) if not published.suspect]
     core = shared_readings(readings)
-    without = factors_without(core)
-    print(f"median errors of sizes {', '.join(BAND_NAMES)} (readings)")
-    table("(a) every second size", every_second_size(readings, shared_factors(core)))
-    table("(b) more GPUs", fewer_gpus(readings, without))
-    left_out = [errors([r for r in core if cluster_of(r.where) == name], without[name]) for name in without]
-    table("(c) another cluster", [held for part in left_out for held in part])
+    shipped = load_transport(Path("nccl-ib")).spread or Spread()
+    print(f"median errors of sizes {', '.join(BAND_NAMES)} (readings)", flush=True)
+    table("(a) every second size", every_second_size(readings, shared_factors(core), shipped))
+    without = factors_without(core, sorted({where for where, *_ in FEWER}))
+    table("(b) more GPUs", fewer_gpus(readings, without, shipped))
+    table("(c) another cluster", another_cluster(shipped))
 
 
 if __name__ == "__main__":

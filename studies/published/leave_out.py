@@ -23,8 +23,8 @@ from fit_transports import ALONE, FOLDER, Factors, shared_factors
 from dessim.calibrate.nccl.fit import predict
 from dessim.calibrate.nccl.published import read_published
 from dessim.calibrate.nccl.readings import Reading
-from dessim.calibrate.nccl.spreads import LeftOut, covered, spread_of
-from dessim.cluster.spread import BAND_NAMES, Spread, band
+from dessim.calibrate.nccl.spreads import LeftOut, covered, spread_of, toml_of
+from dessim.cluster.spread import BAND_NAMES, band
 from dessim.collectives.nccl.constants import values
 from dessim.files import write_text
 from dessim.results.rows import data_csv
@@ -45,10 +45,10 @@ def shared_readings(readings: Sequence[Reading]) -> list[Reading]:
     return [reading for reading in readings if cluster_of(reading.where) not in ALONE.values()]
 
 
-def factors_without(readings: Sequence[Reading]) -> dict[str, Factors]:
+def factors_without(readings: Sequence[Reading], clusters: Sequence[str]) -> dict[str, Factors]:
     """By cluster, the factors that a fit to the readings of all other clusters finds."""
     found = {}
-    for cluster in sorted({cluster_of(reading.where) for reading in readings}):
+    for cluster in clusters:
         found[cluster] = shared_factors([r for r in readings if cluster_of(r.where) != cluster], ROUNDS)
         print(f"left out {cluster}", file=sys.stderr, flush=True)
     return found
@@ -58,7 +58,8 @@ def leave_out() -> list[dict[str, object]]:
     """Every reading over InfiniBand or inside a server, predicted without its cluster."""
     core = shared_readings([p.reading for p in read_published(FOLDER) if not p.suspect])
     rows = []
-    for cluster, factors in factors_without(core).items():
+    clusters = sorted({cluster_of(reading.where) for reading in core})
+    for cluster, factors in factors_without(core, clusters).items():
         for r in (r for r in core if cluster_of(r.where) == cluster):
             predicted = predict(r, values(r.setup, factors))
             cells = (cluster, str(r.op), r.setup.n, r.setup.nodes, round(r.size), r.microseconds, round(predicted, 3))
@@ -75,6 +76,7 @@ def read_left_out(path: Path = KEPT) -> list[LeftOut]:
             across=int(row["nodes"]) > 1,
             error=math.log(float(row["predicted_us"]) / float(row["measured_us"])),
             where=row["cluster"],
+            gpus=int(row["gpus"]),
         )
         for row in csv.DictReader(path.read_text("utf-8").splitlines())
     ]
@@ -111,14 +113,6 @@ def errors_table(readings: Sequence[LeftOut]) -> str:
     return "\n".join(lines)
 
 
-def toml_of(spread: Spread, transport: str) -> str:
-    lines = []
-    for place, table in (("inside", spread.inside), ("between", spread.between)):
-        lines.append(f"[{transport}.spread.{place}]")
-        lines += [f"{op} = {list(bands)}" for op, bands in table.items()]
-    return "\n".join(lines)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kept", action="store_true", help="use left_out.csv as it is")
@@ -127,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     readings = read_left_out()
     spread = spread_of(readings)
     print(errors_table(readings))
-    print(toml_of(spread, "nccl-ib"))
+    print("\n".join(toml_of(spread, "nccl-ib.spread")))
     for what, shares in (("own", covered(readings, spread)), ("others'", coverage_of_others(readings))):
         text = ", ".join(f"{name}: {percent(share)}" for name, share in zip(BAND_NAMES, shares, strict=True))
         print(f"within 80 % intervals of {what} spreads: {text}")

@@ -57,6 +57,7 @@ def test_a_job_alone_takes_as_long_as_its_projection(strategy: str) -> None:
     assert job["bound_by"] == expected["bound_by"]
     for name in ("step_time_s", "compute_s", "exposed_comm_s", "idle_s"):
         assert job[name] == pytest.approx(expected[name], rel=1e-12, abs=1e-15), name
+    assert job["interval"]["causes"] == pytest.approx(expected["interval"]["causes"], rel=1e-9)
     assert job["slowdown"] == pytest.approx(1.0, rel=1e-12)
     assert job["bytes_by_link"] == pytest.approx({k: 4 * v for k, v in expected["bytes_by_link"].items()}, rel=1e-12)
     assert sum(job["bounds_s"].values()) == pytest.approx(job["step_time_s"], rel=1e-9)

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from dessim.cli.app import app
 from dessim.cluster import load_cluster
-from dessim.commands.trace_collectives import hold_against, run_alone, with_overheads
+from dessim.commands.trace_collectives import after_last_start, hold_against, run_alone, split_times, with_overheads
 from dessim.errors import CapacityError, UsageError
 from dessim.trace.io import Trace
 from dessim.trace.matched import matched_collectives
@@ -95,11 +95,14 @@ def test_a_simulated_trace_is_predicted_exactly(made, cluster):
     assert len(held.rows) == len(CALLS) - 1  # a barrier moves nothing
     assert held.worst_error < 1e-6
     assert (held.fit.op_overhead, held.fit.latency_factor) == pytest.approx((9e-6, 2.5), rel=1e-5)
-    for row in held.rows:
+    parts = split_times([row.recorded for row in held.rows], [row.algorithm for row in held.rows], made, cluster)
+    for row, timed in zip(held.rows, parts, strict=True):
         # Simulation with the fitted overheads agrees with the fitted equation.
         simulated, _ = run_alone(row.recorded, made, held.cluster, row.algorithm)
-        assert simulated == pytest.approx(held.fit.seconds(row.timed), rel=1e-9)
-        assert row.described_s < row.timed.measured_s
+        assert simulated == pytest.approx(held.fit.seconds(timed), rel=1e-9)
+        assert row.described_s < row.measured_s
+    # Errors of nearly nothing still have an interval: no spread is below 2 %.
+    assert held.covered == 1.0
     errors = held.to_json()["errors"]
     assert errors["left_out"]["worst"] < 1e-6 < errors["described"]["median"]
 
@@ -108,6 +111,27 @@ def test_waiting_for_late_ranks_is_not_part_of_the_transfer(made, cluster):
     rows = hold_against(made, cluster).to_json()["collectives"]
     assert [row["waiting_max_s"] for row in rows] == pytest.approx([30e-6] * len(rows))
     assert [row["waiting_median_s"] for row in rows] == pytest.approx([15e-6] * len(rows))
+
+
+def test_with_nccl_nothing_is_fitted_and_profiled_kernels_take_no_launch(made):
+    servers = load_cluster("h100-8x_rail_128")
+    held = hold_against(made, servers)
+    assert held.fit is None and all(row.predicted_s == row.described_s for row in held.rows)
+    profiled = replace(made, header=replace(made.header, software={"imported": "profiles"}))
+    kernels = hold_against(profiled, servers)
+    for whole, kernel in zip(held.rows, kernels.rows, strict=True):
+        assert 0.8e-6 < whole.predicted_s - kernel.predicted_s < 4e-6
+    found = kernels.to_json()
+    assert found["op_overhead_s"] is None and set(found["errors"]) == {"described"}
+    assert all(op["interval"]["low_s"] < op["predicted_s"] < op["interval"]["high_s"] for op in found["collectives"])
+
+
+def test_messages_that_had_arrived_when_the_last_rank_started_do_not_count(made):
+    uneven = next(one for one in matched_collectives(made) if one.ops[0].splits)
+    members = made.header.groups["world"]
+    assert after_last_start(uneven, members, 1.0).ops == uneven.ops  # no rank had started that long before
+    rest = after_last_start(uneven, members, 5e-6)  # ranks start 10 us apart, so only the last is late
+    assert [rest.ops[rank].splits for rank in range(RANKS)] == [(0, 0, 0, 100)] * 3 + [(1000, 2000, 900, 100)]
 
 
 def test_too_few_collectives_and_too_small_clusters_are_refused(made, cluster):

@@ -15,9 +15,10 @@ import numpy as np
 
 from dessim.arrays import Floats
 from dessim.calibrate.nccl.readings import Reading, repeated
-from dessim.collectives.nccl.constants import CONSTANTS, Factors, factor_of, value_of
+from dessim.collectives.nccl.constants import CONSTANTS, Factors, factor_of, possible, value_of
 from dessim.collectives.nccl.model import run
 from dessim.collectives.nccl.setup import Setup
+from dessim.collectives.timing import Timing
 
 _SCALE = 0.08
 """Relative error beyond which a reading counts less than by its square."""
@@ -154,9 +155,9 @@ class _Problem:
         values = dict(self._sources[place])
         for number in self._acting[place]:
             values[self._parameters[number].name] *= math.exp(x[number])
-        return values
+        return {name: possible(name, value) for name, value in values.items()}
 
 
 def predict(reading: Reading, values: Mapping[str, float]) -> float:
     """us that the model expects of a reading, with these values of its constants."""
-    return run(reading.op, reading.size, reading.setup, values, back_to_back=True).microseconds
+    return run(reading.op, reading.size, reading.setup, values, timing=Timing.REPEATED).microseconds

@@ -19,11 +19,11 @@ import numpy as np
 from dessim.calibrate.nccl.fit import cluster_parameters, fit, predict, with_solution
 from dessim.calibrate.nccl.logs import Log, Row, read_logs
 from dessim.calibrate.nccl.readings import Reading
-from dessim.calibrate.nccl.spreads import LeftOut, spread_of
+from dessim.calibrate.nccl.spreads import LeftOut, spread_of, toml_of
 from dessim.cluster import Cluster
 from dessim.cluster.parts import Nccl, Transport
-from dessim.cluster.spread import BAND_NAMES, Spread, band
-from dessim.collectives.nccl.constants import CONSTANTS, factor_of, values
+from dessim.cluster.spread import BAND_NAMES, band
+from dessim.collectives.nccl.constants import CONSTANTS, Factors, factor_of, values
 from dessim.collectives.nccl.on_cluster import setup_of
 from dessim.collectives.nccl.setup import Setup
 from dessim.errors import FileError, UsageError
@@ -117,10 +117,11 @@ def fit_nccl_logs(paths: Sequence[Path], cluster: Cluster) -> NcclProfile:
     readings = [reading for run in runs for reading in _readings(run, cluster, version)]
     if len(readings) < _MIN_READINGS:
         raise UsageError(f"{len(readings)} readings are too few for a calibration; it needs {_MIN_READINGS}")
-    factors = with_solution(_of_cluster(start, readings[0].setup), fit(readings, parameters(start.network)))
+    own = _of_cluster(start, readings[0].setup)
+    factors = with_solution(own, fit(readings, parameters(start.network), own))
     names = tuple(path.name for path in paths)
     nccl = replace(start, version=version, factors=factors)
-    spread = spread_of(_left_out(readings, start), cluster.transport.spread)
+    spread = spread_of(left_out(readings, own, start.network), cluster.transport.spread)
     transport = replace(
         cluster.transport,
         name=f"{cluster.transport.name}, calibrated",
@@ -133,7 +134,7 @@ def fit_nccl_logs(paths: Sequence[Path], cluster: Cluster) -> NcclProfile:
     return NcclProfile(transport, residuals, names, tuple(f"{run.path.name}: {s}" for run in runs for s in run.skipped))
 
 
-def _left_out(readings: Sequence[Reading], start: Nccl) -> list[LeftOut]:
+def left_out(readings: Sequence[Reading], start: Factors, network: str) -> list[LeftOut]:
     """Every reading, predicted by a fit to every second of the other sizes; none where there are too few readings."""
     sizes = sorted({reading.size for reading in readings})
     found: list[LeftOut] = []
@@ -142,13 +143,14 @@ def _left_out(readings: Sequence[Reading], start: Nccl) -> list[LeftOut]:
         kept = [r for r in readings if r.size in kept_sizes]
         if len(kept) < _MIN_READINGS:
             return []
-        factors = with_solution(_of_cluster(start, kept[0].setup), fit(kept, parameters(start.network)))
+        factors = with_solution(start, fit(kept, parameters(network), start))
         found += [
             LeftOut(
                 op=str(r.op),
                 size=r.size,
                 across=r.setup.nodes > 1,
                 error=math.log(predict(r, values(r.setup, factors)) / r.microseconds),
+                gpus=r.setup.n,
             )
             for r in readings
             if r.size not in kept_sizes
@@ -160,9 +162,9 @@ def parameters(network: str) -> list[Any]:
     """The parameters of a fit, with wider spreads for networks that NCCL's source was not measured on."""
     if network in ("ib", "roce"):
         return cluster_parameters(SPREADS)
-    kinds = ("network_ring", "network_tree", "p2p_network", "p2p_latency", "message")
+    kinds = ("network_ring", "network_tree", "p2p_network", "message")
     wide = {name: _OTHER_NETWORK for name in CONSTANTS if name.startswith(kinds)}
-    return cluster_parameters({**SPREADS, **wide, "p2p_network_channel": 0.3, "p2p_message": 0.6})
+    return cluster_parameters({**SPREADS, **wide, "p2p_network_channel": 0.3, "p2p_message": 1.5})
 
 
 def write_nccl_profile(path: Path, profile: NcclProfile) -> None:
@@ -196,7 +198,7 @@ def to_toml(profile: NcclProfile) -> str:
         "[transport.nccl.factors]",
         *(f"{name} = {_number(factor)}" for name, factor in nccl.factors.items()),
         "",
-        *_spread(transport.spread),
+        *toml_of(transport.spread, "transport.spread"),
         "[measured]",
         f"logs = {json.dumps(list(profile.logs), ensure_ascii=False)}",
         f"median_error = {profile.median_error:.4g}",
@@ -206,15 +208,6 @@ def to_toml(profile: NcclProfile) -> str:
         "]",
     ]
     return "\n".join(lines) + "\n"
-
-
-def _spread(spread: Spread | None) -> list[str]:
-    """The tables of a spread: of logs that have each reading predicted by a fit to every second of the other sizes."""
-    lines = []
-    for place, table in (("inside", spread.inside), ("between", spread.between)) if spread is not None else ():
-        if table:
-            lines += [f"[transport.spread.{place}]", *(f"{op} = {list(bands)}" for op, bands in table.items()), ""]
-    return lines
 
 
 def _version(runs: Sequence[Log], default: str) -> str:

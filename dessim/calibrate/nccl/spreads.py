@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dessim.cluster.spread import BANDS, OTHER, Z80, Bands, Spread, band
+from dessim.cluster.spread import BANDS, MOST_GPUS, OTHER, Z80, Bands, Spread, band
 
 _MIN_READINGS = 8
 """An op has a spread of its own in a band with this many readings; otherwise that of all ops."""
@@ -21,7 +21,7 @@ _DIGITS = 3
 class LeftOut:
     """A reading that a fit had not seen: `op` on `size` bytes, within a server or not (`across`), of cluster `where`.
 
-    `error` is log(predicted / measured).
+    `error` is log(predicted / measured). It was taken on `gpus` GPUs.
     """
 
     op: str
@@ -29,26 +29,42 @@ class LeftOut:
     across: bool
     error: float
     where: str = ""
+    gpus: int = MOST_GPUS
 
 
 def spread_of(readings: Sequence[LeftOut], start: Spread | None = None) -> Spread:
     """The spread that puts 80 % of the readings of each op and band into their interval.
 
     A cluster with four times as many readings has twice the weight. An op that one of several clusters measured alone
-    spreads at least as all ops together do. Where there are no readings, `start` stays.
+    spreads at least as all ops together do. Where there are no readings, `start` stays, and on more GPUs than they had.
     """
-    start = start or Spread()
+    known = start or Spread()
+    if not readings:
+        return known
     return Spread(
-        inside={**start.inside, **_by_op([r for r in readings if not r.across])},
-        between={**start.between, **_by_op([r for r in readings if r.across])},
+        inside={**known.inside, **_by_op([r for r in readings if not r.across])},
+        between={**known.between, **_by_op([r for r in readings if r.across])},
+        gpus=max(r.gpus for r in readings),
+        more=start,
     )
+
+
+def toml_of(spread: Spread | None, table: str) -> list[str]:
+    """The lines of a spread in TOML, as the tables `table`.inside and so on; none without a spread."""
+    if spread is None:
+        return []
+    lines = [f"[{table}]", f"gpus = {spread.gpus}", ""] if spread.gpus != MOST_GPUS else []
+    for place, ops in (("inside", spread.inside), ("between", spread.between)):
+        if ops:
+            lines += [f"[{table}.{place}]", *(f"{op} = {list(bands)}" for op, bands in ops.items()), ""]
+    return [*lines, *toml_of(spread.more, f"{table}.more")]
 
 
 def covered(readings: Iterable[LeftOut], spread: Spread) -> list[float]:
     """The share of readings within their 80 % interval, for each band; nan for a band without readings."""
     inside: list[list[bool]] = [[] for _ in range(len(BANDS) + 1)]
     for reading in readings:
-        found = spread.of(reading.op, reading.size, across=reading.across)
+        found = spread.of(reading.op, reading.size, across=reading.across, gpus=reading.gpus)
         if found is not None:
             inside[band(reading.size)].append(abs(reading.error) <= Z80 * found[1])
     return [float(np.mean(values)) if values else math.nan for values in inside]

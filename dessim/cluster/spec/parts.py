@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 
 from dessim.cluster import parts
-from dessim.cluster.spread import Spread
+from dessim.cluster.spread import MOST_GPUS, Spread
 from dessim.errors import UnitError
 from dessim.units import parse_bandwidth, parse_flops, parse_share, parse_size, parse_time
 
@@ -50,10 +50,17 @@ def part_of(category: str) -> BeforeValidator:
         if isinstance(value, str):
             return look_up(value, info)
         if isinstance(value, dict) and "part" in value:
-            return {**look_up(value["part"], info), **{k: v for k, v in value.items() if k != "part"}}
+            part = look_up(value["part"], info)
+            return {**part, **{key: _changed(key, part, change) for key, change in value.items() if key != "part"}}
         return value
 
     return BeforeValidator(resolve)
+
+
+def _changed(key: str, part: Mapping[str, Any], change: object) -> object:
+    """The changed key of a part; a changed `nccl` table keeps the keys that the change does not name."""
+    kept = part.get(key) if key == "nccl" else None
+    return {**kept, **change} if isinstance(kept, dict) and isinstance(change, dict) else change
 
 
 def _fan_in_curve(value: object) -> tuple[tuple[float, float], ...]:
@@ -127,13 +134,18 @@ class SwitchTable(Part):
 
 
 class SpreadTable(Table):
-    """`[transport.spread]`: by op, or `other`, the spread up to 64 KiB, to 8 MiB and above (dessim.cluster.spread)."""
+    """`[transport.spread]`: by op, or `other`, the spread up to 64 KiB, to 8 MiB and above (dessim.cluster.spread).
+
+    `gpus` is the largest number of GPUs of the readings that gave it, `more` what holds at least for more GPUs.
+    """
 
     inside: dict[str, tuple[Deviation, Deviation, Deviation]] = Field(default_factory=dict)
     between: dict[str, tuple[Deviation, Deviation, Deviation]] = Field(default_factory=dict)
+    gpus: Count = MOST_GPUS
+    more: SpreadTable | None = None
 
     def build(self) -> Spread:
-        return Spread(self.inside, self.between)
+        return Spread(self.inside, self.between, self.gpus, self.more.build() if self.more is not None else None)
 
 
 Factor = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]

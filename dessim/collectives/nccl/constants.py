@@ -107,8 +107,10 @@ CONSTANTS: dict[str, Constant] = {
         12.5, "GB/s", 0.3, "NCCL src/graph/paths.cc, P2P_PER_CHANNEL_NET_BW: 14 GB/s", _NET
     ),
     "p2p_peer": Constant(0.4, "us", 0.7, f"assumed: {_P2P} runs once a peer"),
-    "p2p_latency": Constant(10.0, "us", 0.5, "assumed: grouped calls before the kernel starts"),
     "p2p_network": Constant(14.0, "us", 0.4, f"{_TUNING}, hw latency of Simple over the network", _NET),
+    "p2p_inject": Constant(
+        15.0, "us", 0.3, "libfabric pull request 8881: a small message copied from a GPU by cudaMemcpy", _NET
+    ),
     "p2p_message": Constant(0.25, "us", 0.25, "assumed: a NIC's time for one message of 128 KiB at most", _NET),
     # How much of a chain's filling time repeated broadcasts show.
     "fill": Constant(0.05, "share", 0.7, "assumed: calls follow each other closely where all channels have one order"),
@@ -136,9 +138,15 @@ def values(setup: Setup, factors: Factors, overhead: float = 1.0) -> dict[str, f
     if unknown:
         raise UsageError(f"the transport has a factor on {unknown[0]!r}; known: {', '.join(CONSTANTS)}")
     return {
-        name: value_of(name, setup) * factor_of(factors.get(name, 1.0), setup) * (overhead if c.unit == "us" else 1.0)
+        name: possible(name, value_of(name, setup) * factor_of(factors.get(name, 1.0), setup))
+        * (overhead if c.unit == "us" else 1.0)
         for name, c in CONSTANTS.items()
     }
+
+
+def possible(name: str, value: float) -> float:
+    """The value of a constant, at most 1 for the share of a link's rate that is reached."""
+    return min(value, 1.0) if name.endswith("efficiency") else value
 
 
 def factor_of(factor: float | Mapping[str, float], setup: Setup) -> float:

@@ -8,12 +8,18 @@ from dessim.collectives.nccl import in_network, p2p, ring, tree
 from dessim.collectives.nccl.protocols import PROTOCOLS, SIMPLE, Lanes, Protocol, Values
 from dessim.collectives.nccl.setup import Setup
 from dessim.collectives.nccl.tuner import Candidate, candidates
+from dessim.collectives.timing import Timing
 from dessim.errors import UsageError
 from dessim.trace.schema import Collective
 
 ALGORITHMS = ("ring", "tree", "nvls", "nvls_tree", "collnet", "pat")
 _P2P_OPS = (Collective.ALL_TO_ALL, Collective.SEND_RECV, Collective.GATHER, Collective.SCATTER)
 _ROOTED = (Collective.BROADCAST, Collective.REDUCE)
+_BETWEEN_KERNELS = 0.9
+"""us from the end of a kernel to the start of the next of its stream, part of NCCL's base latency but of no kernel.
+
+Source: NVIDIA, Getting Started with CUDA Graphs (2019): kernels of 2.9 us take 3.8 us each on a V100.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +33,16 @@ class Override:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A collective as it runs: `algorithm` ("p2p" for messages between two ranks), protocol, channels, and its us."""
+    """A collective as it runs: `algorithm` ("p2p" for messages between two ranks), protocol, channels, and its us.
+
+    `injected` are those of its us that only short messages need (`p2p.injected`).
+    """
 
     algorithm: str
     protocol: Protocol
     channels: int
     microseconds: float
+    injected: float = 0.0
 
     @property
     def name(self) -> str:
@@ -46,20 +56,21 @@ def run(
     setup: Setup,
     c: Values,
     override: Override | None = None,
-    back_to_back: bool = False,
+    timing: Timing = Timing.ALONE,
 ) -> Run:
-    """The collective `op` on S = `size` bytes, with the constants `c`.
+    """The collective `op` on S = `size` bytes, with the constants `c`; `timing` says what its time covers.
 
-    With `back_to_back` it is one of many that follow each other, as nccl-tests times them. Raises UsageError where the
-    override names what NCCL does not offer for the op on this setup.
+    Raises UsageError where the override names what NCCL does not offer for the op on this setup.
     """
     override = override or Override()
     if op in _P2P_OPS:
-        return _messages(op, size, setup, c, back_to_back)
+        return _messages(op, size, setup, c, timing)
     chosen = _choose(op, size, setup, override)
     lanes = Lanes.of(setup, chosen.protocol, size, tree=chosen.algorithm == "tree", limit=override.channels)
-    time = _time(op, chosen.algorithm, size, setup, lanes, c, back_to_back)
-    if back_to_back and setup.gpus_per_process > 1:
+    time = _time(op, chosen.algorithm, size, setup, lanes, c, timing)
+    if timing is Timing.KERNEL:
+        time -= min(_BETWEEN_KERNELS, c["launch"])
+    if timing is Timing.REPEATED and setup.gpus_per_process > 1:
         time = max(time, setup.gpus_per_process * (c["process_launch"] + c["process_channel"] * (lanes.count - 1)))
     return Run(chosen.algorithm, chosen.protocol, round(lanes.count), time)
 
@@ -78,9 +89,7 @@ def _choose(op: Collective, size: float, setup: Setup, override: Override) -> Ca
     return min(fit, key=lambda candidate: candidate.expected)
 
 
-def _time(
-    op: Collective, algorithm: str, size: float, setup: Setup, lanes: Lanes, c: Values, back_to_back: bool
-) -> float:
+def _time(op: Collective, algorithm: str, size: float, setup: Setup, lanes: Lanes, c: Values, timing: Timing) -> float:
     if algorithm == "tree":
         return tree.tree(size, setup, lanes, c)
     if algorithm == "nvls":
@@ -92,17 +101,22 @@ def _time(
     if algorithm == "pat":
         return in_network.pat(size, setup, lanes, c)
     if op in _ROOTED:
-        return ring.chain(size, setup, lanes, c, back_to_back)
+        return ring.chain(size, setup, lanes, c, timing is Timing.REPEATED)
     return ring.ring(op, size, setup, lanes, c)
 
 
-def _messages(op: Collective, size: float, setup: Setup, c: Values, back_to_back: bool) -> Run:
+def _messages(op: Collective, size: float, setup: Setup, c: Values, timing: Timing) -> Run:
     peers = p2p.send_recv(size, setup) if op is Collective.SEND_RECV else p2p.all_to_all(size, setup)
-    time = p2p.grouped(peers, setup, c)
-    if back_to_back and setup.gpus_per_process > 1:
+    injected = p2p.injected(peers, setup, c)
+    time = p2p.grouped(peers, setup, c) + injected
+    if timing is Timing.KERNEL:
+        time -= min(_BETWEEN_KERNELS, c["launch"])
+    else:
+        time += p2p.on_host(peers, c)
+    if timing is Timing.REPEATED and setup.gpus_per_process > 1:
         per_gpu = c["process_launch"] * (2.2 if op is Collective.ALL_TO_ALL else 1.0)
         time += setup.gpus_per_process * per_gpu
-    return Run("p2p", SIMPLE, p2p.channels_of_peer(setup, peers.size), time)
+    return Run("p2p", SIMPLE, p2p.channels_of_peer(setup, peers.size), time, injected)
 
 
 def protocol_named(name: str) -> Protocol:

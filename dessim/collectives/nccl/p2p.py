@@ -1,5 +1,7 @@
 """Grouped sends and receives: all_to_all, sendrecv, gather and scatter over point-to-point channels.
 
+The messages to all peers leave side by side, so a call takes one step of Simple besides the bytes.
+
 A message is spread over some of the channels of its peer: few for many peers, more once its parts are large. Across
 servers it moves in steps of 128 KiB, each a message of the NIC. A GPU whose NIC is on another rail sends through the
 GPU beside it that has the rail (PXN), which costs no more than the hop. Sources: NCCL src/enqueue.cc, addP2pToPlan;
@@ -12,11 +14,13 @@ import math
 from dataclasses import dataclass
 
 from dessim.collectives.nccl import protocols
-from dessim.collectives.nccl.protocols import US_PER_BYTE_AT_GB, Values
+from dessim.collectives.nccl.protocols import SIMPLE, US_PER_BYTE_AT_GB, Values
 from dessim.collectives.nccl.setup import Setup
 
 _NETWORK_STEP = 128 << 10
 _NVLINK_STEP = 512 << 10
+_INJECTED = 192
+"""Bytes of the longest message that Slingshot's library copies into the NIC: C_MAX_IDC_PAYLOAD_UNR of its headers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +65,26 @@ def channels_of_peer(setup: Setup, size: float) -> int:
 
 
 def grouped(peers: Peers, setup: Setup, c: Values) -> float:
-    """us until the busiest GPU has sent and received all of its messages."""
+    """us from the start of the kernel until the busiest GPU has sent and received all of its messages."""
     total, _ = setup.p2p_channels()
     count = channels_of_peer(setup, peers.size)
-    time = c["launch"] + c["p2p_latency"] + c["p2p_peer"] * (peers.local + peers.remote)
     inside = across = 0.0
     if peers.local:
-        inside = _inside(peers, setup, c, min(total, count * peers.local)) + _fill(peers, setup, c, count)
+        inside = protocols.hop_latency(setup, SIMPLE, c) + _inside(peers, setup, c, min(total, count * peers.local))
+        inside += _fill(peers, setup, c, count)
     if peers.remote:
         across = c["p2p_network"] + _across(peers, setup, c, min(total, count * peers.remote))
-    return time + protocols.either(inside, across, sharpness=protocols.SHARP)
+    return c["launch"] + protocols.either(inside, across, sharpness=protocols.SHARP)
+
+
+def on_host(peers: Peers, c: Values) -> float:
+    """us in which the host collects the messages of a group, before it launches the kernel."""
+    return c["p2p_peer"] * (peers.local + peers.remote)
+
+
+def injected(peers: Peers, setup: Setup, c: Values) -> float:
+    """us in which the host copies short messages from the GPU into a Slingshot NIC; longer ones need no copy."""
+    return peers.remote * c["p2p_inject"] if setup.network == "slingshot" and peers.size <= _INJECTED else 0.0
 
 
 def _inside(peers: Peers, setup: Setup, c: Values, channels: int) -> float:

@@ -44,9 +44,14 @@ class Setup:
     gpus_per_process: int = 1
 
     @property
+    def release(self) -> tuple[int, ...]:
+        """The release to compare with, such as (2, 18)."""
+        return tuple(int(part) for part in self.version.split(".")[:2])
+
+    @property
     def old(self) -> bool:
         """Whether the release is older than 2.12: other tables, and work read from the host's memory."""
-        return tuple(int(part) for part in self.version.split(".")[:2]) < (2, 12)
+        return self.release < (2, 12)
 
     @property
     def has_nvlink(self) -> bool:

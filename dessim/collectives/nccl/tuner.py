@@ -18,6 +18,13 @@ from dessim.trace.schema import Collective
 Table = tuple[float, float, float]
 _NO_LL128 = ("tcpxo", "tcp", "slingshot")
 """Networks without GPUDirect RDMA, or whose plugin orders no bytes; NCCL then does not use LL128."""
+_UNORDERED = ("volta", "ampere")
+"""GPUs of the servers whose EFA does not deliver bytes in order, so that the plugin sets NCCL_PROTO=simple.
+
+Source: aws-ofi-nccl src/platform-aws.cpp (2daf7d303aa1); servers of Hopper write in order.
+"""
+_EFA_LATENCY = {"volta": 150.0, "ampere": 75.0, "hopper": 75.0, "blackwell": 35.0}
+"""us that the plugin of EFA reports for a step over the network, counted on top: the same file, `latency`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +57,10 @@ _TREE: tuple[Table, ...] = ((26.5, 18.5, 10.0), (24.0, 23.6, 17.8), (38.7, 41.4,
 _NVLS_TREE: tuple[Table, ...] = ((0.0,) * 3, (0.0,) * 3, (0.0, 57.7, 45.5), (0.0, 96.0, 80.0))
 _NVLS_EFFICIENCY = (0.0, 0.0, 0.85, 0.74)
 _OLD_LL128_CHANNEL = 16.9
+_HALF = (2, 21)
+"""The release from which rings with LL count half of the rate, not a quarter or a third."""
+_EXACT_STEPS = (2, 23)
+"""The release from which an all_reduce counts 2(k-1) steps between k servers, not 2k."""
 _OLD_LIMIT = 235.0
 # The share of a tree's rate by size, 64 B to 256 MiB in powers of two.
 _CORRECTION = (
@@ -93,6 +104,9 @@ def _bus(setup: Setup) -> float:
 
 
 def _protocols(setup: Setup) -> Iterator[tuple[int, Protocol]]:
+    if setup.nodes > 1 and setup.network == "efa" and setup.architecture in _UNORDERED:
+        yield PROTOCOLS.index(SIMPLE), SIMPLE
+        return
     for number, protocol in enumerate(PROTOCOLS):
         if protocol is not LL128 or (setup.has_nvlink and (setup.nodes == 1 or setup.network not in _NO_LL128)):
             yield number, protocol
@@ -106,7 +120,8 @@ def _rings(op: Collective, size: float, setup: Setup) -> Iterator[Candidate]:
     for number, protocol in _protocols(setup):
         rate = _bus(setup)
         if protocol is LL:
-            share = (0.25 if setup.nodes > 1 or op is Collective.ALL_REDUCE else 1 / 3) if setup.old else 0.5
+            third = setup.nodes == 1 and op not in (Collective.ALL_REDUCE, Collective.REDUCE)
+            share = 0.5 if setup.release >= _HALF else 1 / 3 if third else 0.25
             rate = min(_LL_MAX[host][servers], rate * share)
         elif protocol is LL128:
             channel = _OLD_LL128_CHANNEL if setup.old else _RING_LL128[architecture][servers]
@@ -124,10 +139,12 @@ def _on_plateau(op: Collective, size: float, setup: Setup) -> bool:
 
 def _ring_latency(op: Collective, count: int, number: int, setup: Setup, tables: _Latencies) -> float:
     inside = (tables.nvlink if setup.has_nvlink else tables.pcie)["ring"][number]
-    network = tables.network["tree" if setup.per_node == 1 and not setup.old else "ring"][number]
+    network = _network(setup, tables, "tree" if setup.per_node == 1 and not setup.old else "ring", number)
     if op in (Collective.BROADCAST, Collective.REDUCE):
         return count * (network if setup.nodes > 1 else inside)
     across = 0 if setup.nodes == 1 else (2 if op is Collective.ALL_REDUCE else 1) * (setup.nodes - 1)
+    if across and op is Collective.ALL_REDUCE and (2, 12) <= setup.release < _EXACT_STEPS:
+        across += 2
     if setup.old:
         inside *= 1.8 if setup.nodes > 1 and number == 0 else 1.0
     elif setup.nodes > 1:
@@ -135,20 +152,42 @@ def _ring_latency(op: Collective, count: int, number: int, setup: Setup, tables:
     return (count - across) * inside + across * network
 
 
+def _network(setup: Setup, tables: _Latencies, algorithm: str, number: int) -> float:
+    """us of a step over the network; Simple counts the plugin's latency twice, for the flush."""
+    reported = _EFA_LATENCY[setup.architecture] if setup.network == "efa" else 0.0
+    return tables.network[algorithm][number] + reported * (2 if number == 2 else 1)
+
+
+def _tree_graph(setup: Setup) -> tuple[float, int]:
+    """GB/s of all channels of trees together, and the number of these channels.
+
+    A tree sends up to twice as much inside a server as through the NICs. Between two servers NCCL counts the rate
+    inside, and splits channels of 25 GB/s or more in two. Readings of GPUs that are joined pairwise show rings instead.
+    Source: NCCL src/graph/search.cc, ncclTopoCompute and ncclTopoDupChannels.
+    """
+    bus, channels = _bus(setup), setup.searched_channels
+    if setup.nodes != 2 or setup.old or setup.wiring != "switched":
+        return bus, channels
+    bus = min(setup.nvlink, 2 * bus)
+    whole = setup.architecture in ("hopper", "blackwell") and bus / channels < 50 and channels > 4
+    return bus, channels if bus / channels < 25 or whole else 2 * channels
+
+
 def _trees(size: float, setup: Setup) -> Iterator[Candidate]:
     architecture, host, servers = _index(setup)
     tables = _OLD if setup.old else _NEW
+    bus, channels = _tree_graph(setup)
     for number, protocol in _protocols(setup):
-        rate = min(_bus(setup) * 0.92, setup.searched_channels * _TREE[architecture][servers])
+        rate = min(bus * 0.92, channels * _TREE[architecture][servers])
         if protocol is LL:
             rate = min(rate / 3.8, _LL_MAX[host][servers])
         elif protocol is LL128:
             channel = _OLD_LL128_CHANNEL if setup.old else _TREE_LL128[architecture][servers]
-            rate = min(rate * (7 / 9 if setup.nodes == 1 else 120 / 128), setup.searched_channels * channel)
+            rate = min(rate * (7 / 9 if setup.nodes == 1 else 120 / 128), channels * channel)
         inside = (tables.nvlink if setup.has_nvlink else tables.pcie)["tree"][number]
         if setup.old and setup.nodes > 1 and protocol is LL:
             inside *= 1.8
-        hops = (setup.per_node - 1) * inside + _log2(setup.nodes) * tables.network["tree"][number]
+        hops = (setup.per_node - 1) * inside + _log2(setup.nodes) * _network(setup, tables, "tree", number)
         rate *= _corrected(number, size)
         yield Candidate(tables.base["tree"][number] + 2 * hops + size / (rate * 0.5e3), "tree", protocol)
 

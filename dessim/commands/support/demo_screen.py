@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from dessim.results.error_bar import interval_text
 from dessim.results.show import print_projection
 from dessim.results.tables import key_value_table, print_table
 from dessim.units import format_bandwidth, format_time, percent
@@ -54,7 +55,7 @@ def print_summary(out: Path, result: Mapping[str, Any]) -> None:
         ("held-out AUC", f"{result['auc']:.4f}" + (f" (plain one-process DeepFM: {reference})" if reference else "")),
         ("certificate", _certificate(result["certificate"])),
         ("this machine", _machine(result["calibration"])),
-        ("step, predicted", format_time(result["predicted_step_s"])),
+        ("step, predicted", _with_interval(result)),
         ("step, measured", f"{format_time(result['measured_step_s'])} (error {error})"),
     ]
     print_table(key_value_table("", pairs))
@@ -65,6 +66,12 @@ def print_summary(out: Path, result: Mapping[str, Any]) -> None:
     print(f"\n{large['name']} on {result['projection_cluster']}, {large['batch_per_gpu']:,} samples a GPU:")
     print_projection(large["projection"])
     print(f"\n{out / 'report.html'}")
+
+
+def _with_interval(result: Mapping[str, Any]) -> str:
+    predicted = format_time(result["predicted_step_s"])
+    ends = interval_text(result["replay"]["interval"])
+    return f"{predicted} (80 % interval {ends})" if ends else predicted
 
 
 def _certificate(certificate: Mapping[str, Any]) -> str:

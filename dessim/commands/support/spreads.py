@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from dessim.cluster import Cluster
+from dessim.cluster.spread import Spread
 from dessim.results.critical_path import HOST, PathOp
-from dessim.results.error_bar import SpreadOf
+from dessim.results.error_bar import ErrorBar, SpreadOf
 from dessim.sim.core.bounds import COMPUTE, LATE, QUEUE, SERVICE
 from dessim.trace.schema import Collective, Kind
 
@@ -33,7 +34,8 @@ def spreads_on(cluster: Cluster, groups: Mapping[str, Sequence[int]], *, measure
             return None
         if op.what == Collective.BARRIER:
             return COMPUTE, 0.0
-        return known.of(op.what, op.size, across=across.get(op.group or "", True))
+        group = op.group or ""
+        return known.of(op.what, op.size, across=across.get(group, True), gpus=len(groups.get(group, ())) or 1)
 
     return spread_of
 
@@ -58,6 +60,15 @@ def served_spreads(
         return message
 
     return spread_of
+
+
+def bar_of(
+    cluster: Cluster, op: Collective, size: float, gpus: Sequence[int], spread: Spread | None = None
+) -> ErrorBar | None:
+    """The error bar of one collective on S = `size` bytes, from `spread` or that of the transport; None: not known."""
+    known = spread or cluster.transport.spread
+    found = known.of(str(op), size, across=several_servers(cluster, gpus), gpus=len(gpus)) if known else None
+    return ErrorBar(dict([found])) if found is not None else None
 
 
 def several_servers(cluster: Cluster, gpus: Sequence[int]) -> bool:

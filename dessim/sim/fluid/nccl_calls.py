@@ -88,7 +88,7 @@ class NcclCalls:
             override = Override(name, self._options.protocol, self._options.channels)
             # SHARP is off unless it is asked for by name.
             asked = replace(setup, sharp=sums_in_fabric(self._cluster)) if name == "collnet" else setup
-            self._steady[key] = SteadyRuns(op, asked, values, override, self._options.repeated)
+            self._steady[key] = SteadyRuns(op, asked, values, override, self._options.timing)
         return self._steady[key]
 
     def _group(self, group: str) -> tuple[Setup, dict[str, float], Servers, float]:

@@ -13,8 +13,10 @@ from dessim.calibrate.nccl.readings import Reading, repeated
 from dessim.calibrate.profile import load_transport, with_profile
 from dessim.cluster import Cluster, load_cluster
 from dessim.cluster.spread import band
-from dessim.collectives.nccl.constants import values
+from dessim.collectives import Options
+from dessim.collectives.nccl.constants import factor_of, values
 from dessim.collectives.nccl.setup import Setup
+from dessim.collectives.timing import Timing
 from dessim.commands.collective import CollectiveRequest, time_collective
 from dessim.errors import FileError, UsageError
 from dessim.trace.schema import Collective
@@ -79,6 +81,22 @@ def test_a_profile_is_written_read_and_used(tmp_path: Path, h100: Cluster) -> No
     assert time_collective(request).time_s > 1.05 * before
     assert profile.median_error < 0.15
     assert profile.by_op_and_size()[0][:3] == ("all_reduce", 8, 8.0)
+
+
+def test_a_calibration_starts_from_the_factors_of_the_transport(tmp_path: Path, h100: Cluster) -> None:
+    """Readings that the transport already explains leave its factors as they are."""
+    nccl = h100.transport.nccl
+    assert nccl is not None
+    times = [(8 * 4**k, time_collective(_request(h100, 8 * 4**k)).time_s * 1e6) for k in range(13)]
+    profile = fit_nccl_logs([written(tmp_path, log(times=times))], h100)
+    assert profile.median_error < 0.01 and profile.transport.nccl is not None
+    for name, factor in profile.transport.nccl.factors.items():
+        assert factor == pytest.approx(factor_of(nccl.factors.get(name, 1.0), H100), rel=0.05), name
+
+
+def _request(cluster: Cluster, size: int) -> CollectiveRequest:
+    options = Options(timing=Timing.REPEATED)
+    return CollectiveRequest(cluster=cluster, op=Collective.ALL_REDUCE, gpus=8, size=size, options=options)
 
 
 def test_a_shipped_transport_is_known_by_name(h100: Cluster) -> None:

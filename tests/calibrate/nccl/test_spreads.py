@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import tomllib
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from dessim.calibrate.nccl.spreads import LeftOut, covered, spread_of
+from dessim.calibrate.nccl.spreads import LeftOut, covered, spread_of, toml_of
+from dessim.cluster.spec.parts import SpreadTable
 from dessim.cluster.spread import BANDS, Spread, band
 
 
@@ -49,6 +52,30 @@ def test_what_readings_do_not_show_stays_as_it_was() -> None:
     assert found.inside == start.inside and found.between["other"] != start.between["other"]
     assert spread_of([], start) == start
     assert Spread().of("all_reduce", 1e6, across=False) is None
+
+
+def test_on_more_gpus_than_were_read_a_size_spreads_as_a_smaller_one() -> None:
+    spread = Spread(between={"other": (0.3, 0.2, 0.1)}, gpus=32)
+
+    def on(gpus: int) -> tuple[str, float] | None:
+        return spread.of("all_reduce", 64 << 20, across=True, gpus=gpus)
+
+    assert on(8) == on(32) == ("all_reduce above 8 MiB between servers", 0.1)
+    assert on(1024) == ("all_reduce to 8 MiB per 32 GPUs between servers", 0.2)
+    assert on(65536) == ("all_reduce up to 64 KiB per 32 GPUs between servers", 0.3)
+    read = [LeftOut("all_reduce", 1e6, True, error, gpus=128) for error in (0.1, 0.2)]
+    assert spread_of(read).gpus == 128
+    assert "gpus = 128" in toml_of(spread_of(read), "transport.spread")
+
+
+def test_a_calibration_narrows_nothing_beyond_the_gpus_that_it_saw() -> None:
+    shipped = Spread(between={"other": (0.3, 0.3, 0.3)})
+    found = spread_of([replace(r, gpus=16) for r in readings(0.05, 200)], shipped)
+    seen, beyond = (found.of("all_reduce", 1e6, across=True, gpus=gpus) for gpus in (16, 17))
+    assert seen is not None and beyond is not None
+    assert seen[1] < 0.1 and beyond[1] == 0.3
+    text = "\n".join(toml_of(found, "spread"))
+    assert SpreadTable.model_validate(tomllib.loads(text)["spread"]).build() == found
 
 
 def test_no_spread_is_below_two_per_cent() -> None:

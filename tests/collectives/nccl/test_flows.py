@@ -14,6 +14,7 @@ from dessim.collectives.nccl.flows import Servers, traffic
 from dessim.collectives.nccl.model import Override
 from dessim.collectives.nccl.on_cluster import setup_of, values_on
 from dessim.collectives.nccl.steady import SteadyRuns
+from dessim.collectives.timing import Timing
 from dessim.commands.collective import CollectiveRequest, time_collective
 from dessim.trace.schema import Collective
 
@@ -82,7 +83,7 @@ def test_overheads_scale_with_the_what_if_of_overhead(h100: Cluster) -> None:
 
 
 def test_repeated_calls_of_one_process_have_its_floor(h100: Cluster) -> None:
-    many = Options(repeated=True, gpus_per_process=8)
+    many = Options(timing=Timing.REPEATED, gpus_per_process=8)
     assert seconds(h100, Collective.ALL_REDUCE, 8, 8, many) > 30e-6
 
 

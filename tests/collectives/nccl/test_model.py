@@ -13,6 +13,7 @@ from dessim.collectives.nccl.constants import CONSTANTS, values
 from dessim.collectives.nccl.model import ALGORITHMS, Override, run
 from dessim.collectives.nccl.setup import ARCHITECTURES, WIRINGS, Setup
 from dessim.collectives.nccl.steady import SteadyRuns
+from dessim.collectives.timing import Timing
 from dessim.errors import UsageError
 from dessim.trace.schema import Collective
 
@@ -46,9 +47,9 @@ def setups(draw: st.DrawFn) -> Setup:
 
 
 @settings(max_examples=60, deadline=None)
-@given(setups(), st.sampled_from(OPS), st.lists(st.floats(1, 1 << 33), min_size=2, max_size=6), st.booleans())
-def test_more_bytes_never_take_less_time(setup: Setup, op: Collective, sizes: list[float], repeated: bool) -> None:
-    runs = SteadyRuns(op, setup, values(setup, {}), Override(), repeated)
+@given(setups(), st.sampled_from(OPS), st.lists(st.floats(1, 1 << 33), min_size=2, max_size=6), st.sampled_from(Timing))
+def test_more_bytes_never_take_less_time(setup: Setup, op: Collective, sizes: list[float], timing: Timing) -> None:
+    runs = SteadyRuns(op, setup, values(setup, {}), Override(), timing)
     times = [runs.run(size).microseconds for size in sorted(sizes)]
     assert times == sorted(times) and times[0] > 0
 
@@ -110,6 +111,48 @@ def test_the_choice_is_that_of_ncclss_tuner(setup: Setup, size: int, name: str) 
     assert run(Collective.ALL_REDUCE, size, setup, values(setup, {})).name == name
 
 
+P4D = Setup("ampere", 16, 2, 8, 240.0, nics=4, nic=12.5, network="efa")
+
+
+def test_on_efa_a100_use_simple_alone_and_trees_between_two_servers() -> None:
+    """The plugin forbids LL and LL128, and a ring would need the NICs for almost twice the bytes."""
+    for power in (3, 16, 31):
+        assert run(Collective.ALL_REDUCE, 1 << power, P4D, values(P4D, {})).name == "tree simple"
+    assert run(Collective.ALL_REDUCE, 8, replace(P4D, architecture="hopper"), values(P4D, {})).name == "tree ll"
+    inside = replace(P4D, n=8, nodes=1)
+    assert run(Collective.ALL_REDUCE, 8, inside, values(inside, {})).name == "ring ll"
+
+
+def test_releases_choose_by_their_own_tables() -> None:
+    """Before 2.21 rings with LL counted a quarter of the rate, so that Simple took over earlier."""
+    sirius = Setup("ampere", 8, 2, 4, 240.0, "pairwise", nics=2, nic=25.0, network="slingshot", amd=True)
+    names = [
+        run(Collective.ALL_GATHER, 1 << 20, replace(sirius, version=version), values(sirius, {})).name
+        for version in ("2.18", "2.20", "2.21", "2.29")
+    ]
+    assert names == ["ring simple", "ring simple", "ring ll", "ring ll"]
+
+
+def test_slingshot_copies_messages_of_up_to_192_bytes_through_the_host() -> None:
+    """Published all_to_alls on 8 GPUs of two servers: 97 us for 1 KiB, 37 us for 2 KiB."""
+    setup = Setup("ampere", 8, 2, 4, 240.0, "pairwise", nics=2, nic=25.0, network="slingshot")
+    runs = SteadyRuns(Collective.ALL_TO_ALL, setup, values(setup, {}), Override())
+    assert runs.run(8 * 192).microseconds - runs.run(8 * 193).microseconds == pytest.approx(4 * 15, abs=1)
+    assert runs.run(1 << 20).microseconds > runs.run(8 * 193).microseconds
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_a_kernel_is_a_call_without_its_launch(op: Collective) -> None:
+    c = values(H100, {})
+    alone, kernel = (run(op, 1 << 16, H100, c, timing=timing).microseconds for timing in (Timing.ALONE, Timing.KERNEL))
+    assert alone - c["launch"] - 8 * c["p2p_peer"] < kernel < alone
+
+
+def test_no_factor_makes_a_network_faster_than_its_links() -> None:
+    setup = servers(H100, 2)
+    assert values(setup, {"network_efficiency": 1.5})["network_efficiency"] == 1.0
+
+
 def test_what_nccl_offers_can_be_asked_for_and_nothing_else() -> None:
     setup = servers(H100, 2)
     c = values(setup, {})
@@ -126,13 +169,13 @@ def test_what_nccl_offers_can_be_asked_for_and_nothing_else() -> None:
 def test_broadcasts_in_a_row_hide_the_time_in_which_their_chain_fills() -> None:
     c = values(H100, {})
     one = run(Collective.BROADCAST, 8, H100, c).microseconds
-    assert run(Collective.BROADCAST, 8, H100, c, back_to_back=True).microseconds < one
+    assert run(Collective.BROADCAST, 8, H100, c, timing=Timing.REPEATED).microseconds < one
 
 
 def test_one_process_launches_its_gpus_one_after_the_other() -> None:
     """Logs of `-g 8` on A100 have a floor of 35 us."""
     setup = replace(H100, architecture="ampere", nvls=False, gpus_per_process=8)
-    found = run(Collective.ALL_REDUCE, 8, setup, values(setup, {}), back_to_back=True)
+    found = run(Collective.ALL_REDUCE, 8, setup, values(setup, {}), timing=Timing.REPEATED)
     assert found.microseconds == pytest.approx(8 * 4.5)
 
 

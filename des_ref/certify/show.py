@@ -119,7 +119,7 @@ def print_table(results: Sequence[Result]) -> None:
         if "codecs" in case:
             print(f"\n{case['ranks']} ranks: {lossy(case)}")
         if "staleness" in case:
-            print(f"\n{case['ranks']} ranks and {case['servers']} server: {staleness(case)}")
+            print(f"\n{case['ranks']} workers and {case['servers']} servers: {staleness(case)}")
     for text in blind_spots(results):
         print(f"\n{text}")
     print(f"\nbytes over all steps and ranks, {last['ranks']} ranks")

@@ -68,8 +68,8 @@ def measure(
         return Reference(Network(model, seed, torch.float64, "cpu"), optimizers, vocabulary)
 
     orders = [_receive_order(comm, server) for server in comm.wire.servers] if comm.wire is not None else []
-    servers = _server_of(network, vocabulary)
-    replay = Replay([reference() for _ in orders], servers, orders, batches, comm.world_size)
+    server_of = _server_of(network, vocabulary, len(orders))
+    replay = Replay([reference() for _ in orders], server_of, orders, batches, comm.world_size)
     worst = {"max_loss_diff": 0.0, "max_grad_diff": 0.0, "max_param_diff": distance(parameters, replay.parameters)}
     for worker, steps in enumerate(of_all):
         for number, record in enumerate(steps):
@@ -81,7 +81,7 @@ def measure(
     stale = tally.to_json()
     return {
         "ranks": comm.world_size,
-        "servers": SERVERS,
+        "servers": len(orders),
         "equivalent": comm.world_size == 1,
         # The replay counts staleness anew from the order, so that a server cannot understate it.
         "staleness": {"bound": staleness, **stale, "max": max(stale["max"], replay.most_stale)},
@@ -114,11 +114,11 @@ def _wait(message: Message | None) -> None:
         message.wait()
 
 
-def _server_of(network: Network, vocabulary: Tensor) -> dict[str, Tensor]:
+def _server_of(network: Network, vocabulary: Tensor, servers: int) -> dict[str, Tensor]:
     """The server of each parameter, by name: that of its row's id, or of its place in the vector of dense weights."""
-    of_row = owner_of(vocabulary, SERVERS)[:, None]
+    of_row = owner_of(vocabulary, servers)[:, None]
     sizes = [p.numel() for p in network.dense_parameters]
-    share = -(-sum(sizes) // SERVERS)
+    share = -(-sum(sizes) // servers)
     shards = (torch.arange(sum(sizes)) // share).split(sizes)
     dense = {f"dense.{i}": s.view_as(p) for i, (s, p) in enumerate(zip(shards, network.dense_parameters, strict=True))}
     return dict.fromkeys(network.row_widths, of_row) | dense

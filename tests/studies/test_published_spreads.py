@@ -11,6 +11,7 @@ import pytest
 from dessim.calibrate.nccl.published import read_published
 from dessim.calibrate.nccl.spreads import covered, spread_of
 from dessim.calibrate.profile import load_transport
+from dessim.trace.schema import Collective
 
 FOLDER = Path(__file__).resolve().parents[2] / "studies" / "published"
 
@@ -46,8 +47,12 @@ def test_the_three_tests_share_their_readings_and_print_their_errors(study, caps
     hold_out = load("hold_out")
     readings = study.shared_readings([p.reading for p in read_published(FOLDER) if not p.suspect])
     assert len(readings) == len(study.read_left_out())
-    some = readings[::50]
-    held = hold_out.errors(some, load_transport(Path("nccl-ib")).nccl.factors)
-    assert [reading for reading, _ in held] == some and all(-1 < error < 20 for _, error in held)
-    hold_out.table("(c)", held)
-    assert capsys.readouterr().out.startswith("(c): 95th percentile ")
+    shipped = load_transport(Path("nccl-ib"))
+    own = [r for r in readings if r.where == "dgx_h100" and r.op == Collective.ALL_REDUCE]
+    held = hold_out.calibrated(shipped.nccl.factors, own[::2], own[1::2], shipped.spread)
+    assert [h.size for h in held] == [r.size for r in own[1::2]] and all(0.02 <= h.spread < 0.6 for h in held)
+    left_out = hold_out.another_cluster(shipped.spread)
+    assert len(left_out) == len(readings) and all(-1 < h.error < 20 for h in left_out)
+    hold_out.table("(c)", left_out)
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0].startswith("(c): 95th percentile ") and shown[-1].split()[:4] == ["in", "80", "%", "interval"]

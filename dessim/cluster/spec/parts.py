@@ -136,7 +136,8 @@ class SwitchTable(Part):
 class SpreadTable(Table):
     """`[transport.spread]`: by op, or `other`, the spread up to 64 KiB, to 8 MiB and above (dessim.cluster.spread).
 
-    `gpus` is the largest number of GPUs of the readings that gave it, `more` what holds at least for more GPUs.
+    `gpus` is the largest number of GPUs of the readings that gave it, `more` the spread before a calibration,
+    which counts for more GPUs.
     """
 
     inside: dict[str, tuple[Deviation, Deviation, Deviation]] = Field(default_factory=dict)

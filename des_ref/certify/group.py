@@ -113,7 +113,8 @@ def _rank_main(cases: list[Case], rank: int, rendezvous: _Rendezvous, count: _Co
     if cases[0].sabotage is not None:
         cases[0].sabotage()
     make_runner = _synchronous if spec_of(cases[0].strategy).synchronous else _asynchronous
-    with open_comm(cases[0].device, (rendezvous.store, rank, rendezvous.processes)) as comm:
+    servers = rendezvous.processes - cases[0].ranks
+    with open_comm(cases[0].device, (rendezvous.store, rank, rendezvous.processes), servers=servers) as comm:
         run = make_runner(comm, len(cases) > 1)
         reported_at = time.monotonic()
         for i, case in enumerate(cases):

@@ -23,7 +23,7 @@ from des_ref.queued import is_queued
 _EMPTY = 0
 _REMOVED = -1
 _WINDOW = 32  # slots; at a quarter load, one search in 10^8 reads more
-_SEARCHES_AT_ONCE = 1 << 17  # a window takes about 1 KB of memory a search
+_SEARCHES_AT_ONCE = 1 << 16  # a window takes about 1 KB of memory a search
 _TRIES = 4  # of placing keys before the host looks; two keys seldom want the same slot
 
 

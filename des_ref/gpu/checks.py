@@ -18,6 +18,9 @@ from des_ref.gpu.machine import Figures, Machine
 from des_ref.gpu.processes import Work, on_ranks
 from dessim.files import write_text
 
+# A check that starts ranks and programs itself.
+Planned = Callable[[Machine, int, float], Figures]
+
 
 @dataclass(frozen=True, slots=True)
 class Check:
@@ -35,7 +38,6 @@ _ON_ONE: tuple[tuple[str, Work], ...] = (
     ("pipeline", training.pipeline),
     ("checkpoint", training.checkpoint),
     ("waits", training.waits),
-    ("memory", training.memory),
 )
 
 
@@ -44,14 +46,15 @@ def checks(ranks: Sequence[int]) -> Iterator[Check]:
     for name, work in _ON_ONE:
         yield Check(name, partial(_ranks_of, work, 1, 0))
     yield Check("profile", partial(_ranks_of, profile, 1, 0))
+    yield Check("memory", partial(_planned, several.memory, 1))
     for n in ranks:
         yield Check(f"certificate, {n}", partial(_ranks_of, several.certificate, n, 0))
-        yield Check(f"steps, {n}", partial(_steps, n))
+        yield Check(f"steps, {n}", partial(_planned, several.steps, n))
     for n in ranks:
         if n > 1:
             yield Check(f"replicas, {n}", partial(_ranks_of, several.replicas, n, 0))
     yield Check(f"ps_async, {ranks[-1]}", partial(_ranks_of, several.ps_async, ranks[-1], 1))
-    yield Check(f"kill and resume, {ranks[-1]}", partial(_resumed, ranks[-1]))
+    yield Check(f"kill and resume, {ranks[-1]}", partial(_planned, several.resumed, ranks[-1]))
 
 
 def profile(comm: Comm, machine: Machine) -> Figures:
@@ -74,9 +77,5 @@ def _ranks_of(work: Work, ranks: int, servers: int, machine: Machine, limit_s: f
     return on_ranks(machine, work, ranks, limit_s, servers)
 
 
-def _steps(ranks: int, machine: Machine, limit_s: float) -> Figures:
-    return several.steps(machine, ranks, limit_s)
-
-
-def _resumed(ranks: int, machine: Machine, limit_s: float) -> Figures:
-    return several.resumed(machine, ranks, limit_s)
+def _planned(run: Planned, ranks: int, machine: Machine, limit_s: float) -> Figures:
+    return run(machine, ranks, limit_s)

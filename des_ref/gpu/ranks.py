@@ -25,7 +25,16 @@ from des_ref.data.batch import slice_of
 from des_ref.data.synthetic import Zipf
 from des_ref.gpu.machine import Figures, Machine, require
 from des_ref.gpu.processes import LOG, launch, on_ranks
-from des_ref.gpu.training import built, digest, digest_of_parameters, model_name, model_of, samples_of, some_batches
+from des_ref.gpu.training import (
+    built,
+    digest,
+    digest_of_parameters,
+    model_name,
+    model_of,
+    peak,
+    samples_of,
+    some_batches,
+)
 from des_ref.models.build import Network
 from des_ref.pipeline import Pipeline, endless
 from des_ref.strategies.base import Lane, Optimizers
@@ -41,6 +50,7 @@ STRATEGY = "des_all_reduce"
 STALENESS = 2
 _MODELS = ("deepfm_multihot", "dcn", "dlrm", "xdeepfm_split", "fvae")
 _PATIENCE_S = 60.0
+_SPARE = 256 << 20  # bytes beyond the formula that a step may take, for searching the table and by the allocator
 
 
 def certificate(comm: Comm, machine: Machine) -> Figures:
@@ -147,6 +157,17 @@ def _trace(machine: Machine, ranks: int) -> Path:
     return machine.folder / f"steps-{ranks}.trace"
 
 
+def memory(machine: Machine, ranks: int, limit_s: float) -> Figures:
+    """The highest memory of a step on one GPU, against the formula of its activations."""
+    ends_at = time.monotonic() + limit_s
+    found = on_ranks(machine, peak, 1, limit_s)["peak_bytes"]
+    (projected,) = _dessim([*_job(machine, 1), "--no-pipeline"], ends_at)["projection"]
+    planned = projected["memory"]["activations_bytes"]
+    allowed = 1.5 * planned + _SPARE
+    require(float(found) <= allowed, f"a step takes {float(found):.3g} B; the formula says {planned:.3g} B")
+    return {"peak_bytes": found, "formula_bytes": round(planned)}
+
+
 def steps(machine: Machine, ranks: int, limit_s: float) -> Figures:
     """A step measured, predicted from its own trace, and projected from the plan with the measured device."""
     ends_at = time.monotonic() + limit_s
@@ -156,9 +177,7 @@ def steps(machine: Machine, ranks: int, limit_s: float) -> Figures:
     replayed = _dessim(["replay", str(trace), "--cluster", machine.cluster], ends_at)
     device = machine.folder / "device.toml"
     own_device = ["--device", str(device)] if device.is_file() else []
-    job = ["--model", model_name(machine), "--strategy", STRATEGY, "--cluster", machine.cluster, "--gpus", str(ranks)]
-    batch = ["--batch-per-worker", str(samples_of(machine))]
-    (projected,) = _dessim(["project", *job, *batch, *own_device], ends_at)["projection"]
+    (projected,) = _dessim([*_job(machine, ranks), *own_device], ends_at)["projection"]
     measured = replayed["measured_step_s"]
     return {
         "measured_s": measured,
@@ -168,6 +187,12 @@ def steps(machine: Machine, ranks: int, limit_s: float) -> Figures:
         "projection_error": projected["step_time_s"] / measured - 1,
         "samples_per_s": samples_of(machine) * ranks / measured,
     }
+
+
+def _job(machine: Machine, ranks: int) -> list[str]:
+    """The arguments of `dessim` that project a step of the checks."""
+    job = ["--model", model_name(machine), "--strategy", STRATEGY, "--batch-per-worker", str(samples_of(machine))]
+    return ["project", *job, "--cluster", machine.cluster, "--gpus", str(ranks)]
 
 
 def _dessim(arguments: list[str], ends_at: float) -> dict[str, Any]:

@@ -11,7 +11,7 @@ next one starts with its ids at hand, and a step takes the longer of the two tim
 The other thread has its own process group, because collectives of one group run in the order in which they are issued.
 
 On a GPU, kernels of two NCCL communicators may wait for each other for ever if two threads issue them in different
-orders on different ranks. There *this* thread issues everything: the next batch is sent, on a stream of its own, as
+orders on different ranks. There *this* thread issues everything: the next batch is sent, on a separate stream, as
 soon as a step has been issued, while the GPU still works on it. The other thread only reads the samples, into pinned
 memory. (TorchRec's TrainPipelineSparseDist does the same.)
 

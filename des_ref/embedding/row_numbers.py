@@ -57,7 +57,7 @@ class RowNumbers:
         return self.find_and_count(ids)[0]
 
     def find_and_count(self, ids: Tensor) -> tuple[Tensor, int | None]:
-        """Like `find`; also how many are absent, where that is known without a further look at the device."""
+        """Like `find`; also how many are absent, where that is known without another wait for the device."""
         if not len(self):
             return torch.full_like(ids, -1), len(ids)
         rows, absent = self._slots.find_and_count(ids, self._keys.values)

@@ -1,4 +1,4 @@
-"""What the checks run on, and how large they are."""
+"""The machine that the checks run on, and their sizes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs a function on ranks that are processes of their own, so that a crash or a hang ends one check only."""
+"""Runs a function on ranks in dedicated processes, so that a crash or a hang ends one check only."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LOG = "log.txt"  # in the machine's folder: what the ranks print
 
 
 def on_ranks(machine: Machine, work: Work, ranks: int, limit_s: float, servers: int = 0) -> Figures:
-    """What `work`, a module-level function, returns on rank 0 of a group of `ranks` workers and `servers`.
+    """Run `work`, a module-level function, on a group of `ranks` workers and `servers`; returns rank 0's figures.
 
     Raises CheckFailed with the first problem of any rank, or where a rank dies or is not done after `limit_s` seconds.
     """
@@ -55,17 +55,24 @@ def on_ranks(machine: Machine, work: Work, ranks: int, limit_s: float, servers: 
 
 
 def _rank(work: Work, machine: Machine, rank: int, ranks: int, servers: int, scratch: Path) -> None:
-    answer: dict[str, Any] = {}
     _redirect(machine.folder / LOG, 2)
+    answer: dict[str, Any] = {}
     try:
         with open_comm(machine.device, (scratch / "meeting", rank, ranks + servers), servers=servers) as comm:
-            answer["figures"] = work(comm, machine)
-            write_json(scratch / f"{rank}.json", answer)
+            try:
+                answer = {"figures": work(comm, machine)}
+            except Exception as error:  # noted before this rank leaves the group, which the others then notice
+                answer = _problem(rank, error)
     except Exception as error:  # any failure is a result here
-        where = "" if isinstance(error, CheckFailed) else f"{type(error).__name__}: "
-        line = next((line for line in str(error).splitlines() if line.strip()), "no message")
-        write_json(scratch / f"{rank}.json", {"problem": f"rank {rank}: {where}{line}", "at": time.monotonic()})
+        answer = answer or _problem(rank, error)
+    write_json(scratch / f"{rank}.json", answer)
     leave(0)
+
+
+def _problem(rank: int, error: Exception) -> dict[str, Any]:
+    kind = "" if isinstance(error, CheckFailed) else f"{type(error).__name__}: "
+    line = next((line for line in str(error).splitlines() if line.strip()), "no message")
+    return {"problem": f"rank {rank}: {kind}{line}", "at": time.monotonic()}
 
 
 def _redirect(path: Path, *streams: int) -> None:
@@ -76,7 +83,7 @@ def _redirect(path: Path, *streams: int) -> None:
 
 
 def _join(processes: Sequence[BaseProcess], limit_s: float) -> None:
-    """Wait until all are done, or one has died, or the time is over."""
+    """Wait until all are done, or one has died, or the time has run out."""
     end = time.monotonic() + limit_s
     while time.monotonic() < end:
         codes = [process.exitcode for process in processes]

@@ -4,7 +4,7 @@
     python -m des_ref.gpu --only sums,waits   the checks whose names begin so
     python -m des_ref.gpu --device cpu        the same on two processes of a CPU, as a test of the checks
 
-Every check runs in processes of its own and has its own row, so that one that fails, dies or hangs hides no other.
+Every check has its own processes and its own row, so that one that fails, dies or hangs hides no other.
 Without a GPU there is nothing to check: one line, exit code 0. docs/gpu.md explains the table.
 """
 

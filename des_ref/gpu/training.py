@@ -29,6 +29,7 @@ from des_ref.strategies.base import Lane, Optimizers, Strategy
 from dessim.trace.schema import PREFETCH
 from dessim.workload.model import Model, load_model, parse_model
 
+_WARNING = "CUDA operation"  # in torch's warning about a wait
 MOST_WAITS = 5  # of a DES step; docs/gpu.md lists them
 
 
@@ -64,7 +65,7 @@ def some_batches(machine: Machine, model: Model, count: int, ranks: int = 1) -> 
 
 
 def digest(strategy: Strategy) -> str:
-    """Of every bit of the rows and the replicated parameters, with their optimizer state. Every worker calls it."""
+    """SHA-256 of all bits of rows and replicated parameters, with their optimizer state. Every worker calls it."""
     found = hashlib.sha256()
     rows = strategy.table.export()["rows"]
     for name, values in sorted({**rows, **{f"dense/{k}": v for k, v in strategy.dense_state().items()}}.items()):
@@ -164,7 +165,7 @@ def _waits_counted(device: torch.device) -> Iterator[Callable[[Callable[[], obje
                 call()
             finally:
                 torch.cuda.set_sync_debug_mode("default")
-        return sum("called a synchronizing" in str(warning.message) for warning in caught)
+        return sum(_WARNING in str(warning.message) for warning in caught)
 
     yield on_cuda
 

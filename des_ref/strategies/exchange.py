@@ -111,7 +111,8 @@ def send_occurrences(
         if with_bag_sizes:
             columns.append(bag_sizes(coordinate, len(batch) * fields)[:, None].to(torch.int32))
         message = torch.cat(columns, dim=1).index_select(0, order)
-        to_send = _sizes_of_runs(owner.index_select(0, order), comm.world_size)
+        n = comm.world_size
+        to_send = _sizes_of_runs(owner[order], n) if is_queued(owner.device) else tally(owner, n)
     sizes = _exchange_counts(comm, to_send)
     rows = message.new_empty(sum(sizes.to_receive), message.shape[1])
     comm.all_to_all("ids", rows, message, sizes.to_receive, sizes.to_send).wait()

@@ -1,4 +1,4 @@
-"""What differs on a GPU, tested without one: start-up, messages, the order of launches, times, long sums."""
+"""The differences of a GPU, tested without one: start-up, messages, the order of launches, times, long sums."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_nccl_is_bound_to_its_device_and_never_includes_servers(
 
 
 class _Stream:
-    """A stream whose `synchronize` is noted in `order`."""
+    """A stream that notes in `order` when the host waits for it."""
 
     def __init__(self, order: list[str]) -> None:
         self._order = order

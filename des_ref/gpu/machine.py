@@ -14,6 +14,10 @@ class Skipped(Exception):
     """A check that cannot run here; the text says why."""
 
 
+class Late(CheckFailed):
+    """A check that was not done in the time it had."""
+
+
 @dataclass(frozen=True, slots=True)
 class Machine:
     """`device` is cuda or cpu. `folder` takes what checks write. `cluster` names the topology that predicts steps.

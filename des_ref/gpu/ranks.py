@@ -23,7 +23,7 @@ from des_ref.checkpoint.folder import newest_first
 from des_ref.comm import Comm
 from des_ref.data.batch import slice_of
 from des_ref.data.synthetic import Zipf
-from des_ref.gpu.machine import Figures, Machine, require
+from des_ref.gpu.machine import Figures, Late, Machine, require
 from des_ref.gpu.processes import LOG, launch, on_ranks
 from des_ref.gpu.training import (
     built,
@@ -57,7 +57,7 @@ def certificate(comm: Comm, machine: Machine) -> Figures:
     """Every strategy, placement and row optimizer against one process, in float64, and the bytes of every op."""
     models = ("deepfm_ml100k",) if machine.small else _MODELS
     cases = every_case([comm.world_size], machine.size(5, 2), machine.device, True, 0, models)
-    cases = pairwise([case for case in cases if spec_of(case.strategy).synchronous])[: machine.size(1000, 3)]
+    cases = pairwise([case for case in cases if spec_of(case.strategy).synchronous])[: machine.size(160, 3)]
     run = synchronous_runner(comm, True)
     results = [result | {"case": case.label} for case in cases if (result := run(case)) is not None]
     if comm.rank:
@@ -122,7 +122,9 @@ def resumed(machine: Machine, ranks: int, limit_s: float) -> Figures:
         running = launch(train.main, [*own, "--steps", str(steps)], ranks, log)
         try:
             while not newest_first(Path(folder) / "own"):
-                if time.monotonic() > ends_at or all(p.exitcode is not None for p in running.processes):
+                if time.monotonic() > ends_at:
+                    raise Late("the run to be killed wrote no checkpoint in time")
+                if all(process.exitcode is not None for process in running.processes):
                     raise CheckFailed("the run to be killed wrote no checkpoint")
                 time.sleep(0.01)
         finally:
@@ -202,7 +204,7 @@ def _dessim(arguments: list[str], ends_at: float) -> dict[str, Any]:
         limit_s = max(ends_at - time.monotonic(), 1.0)
         done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s)
     except subprocess.TimeoutExpired:
-        raise CheckFailed(f"dessim {arguments[0]} is not done in time") from None
+        raise Late(f"dessim {arguments[0]} was not done in time") from None
     if done.returncode:
         raise CheckFailed(f"dessim {arguments[0]}: {(done.stderr.strip() or 'failed').splitlines()[-1]}")
     found: dict[str, Any] = json.loads(done.stdout)

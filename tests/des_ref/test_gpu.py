@@ -14,7 +14,7 @@ import torch
 from des_ref.comm import Comm
 from des_ref.gpu import program
 from des_ref.gpu.checks import Check
-from des_ref.gpu.machine import Figures, Machine, Skipped, require
+from des_ref.gpu.machine import Figures, Late, Machine, Skipped, require
 from des_ref.gpu.processes import on_ranks
 from dessim.errors import CheckFailed, UsageError
 
@@ -65,6 +65,10 @@ def _has_a_bug(machine: Machine, limit_s: float) -> Figures:
     return {"never": 1 / 0}
 
 
+def _is_late(machine: Machine, limit_s: float) -> Figures:
+    raise Late("not done")
+
+
 def _passes(machine: Machine, limit_s: float) -> Figures:
     return {"figure": 1.5}
 
@@ -88,9 +92,15 @@ def test_no_check_hides_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 
 
 def test_what_the_time_budget_leaves_out_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    monkeypatch.setattr(program, "checks", lambda ranks: iter([Check("late", _passes)]))
-    assert program.main(["--device", "cpu", "--out", str(tmp_path), "--time-budget", "0s"]) == 0
-    assert "late                 skipped" in capsys.readouterr().out
+    monkeypatch.setattr(program, "checks", lambda ranks: iter([Check("slow", _is_late)]))
+    for budget, state in (("0s", "skipped"), ("9s", "skipped"), ("10min", "failed")):
+        code = 0
+        try:
+            code = program.main(["--device", "cpu", "--out", str(tmp_path), "--time-budget", budget])
+        except CheckFailed as failed:
+            code = failed.exit_code
+        assert code == (3 if state == "failed" else 0)
+        assert f"slow                 {state}" in capsys.readouterr().out
 
 
 def test_without_a_gpu_it_says_so_in_one_line(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import tempfile
 import time
@@ -117,7 +116,7 @@ class Launched:
 
     def kill_one(self) -> None:
         """Kill the last rank, and then the others, which have lost it."""
-        os.kill(self.processes[-1].pid or 0, signal.SIGKILL)
+        self.processes[-1].kill()
         self.stop()
 
     def stop(self) -> None:

@@ -74,19 +74,21 @@ class RowAllToAll(ShardedBase):
         super().__init__(network, optimizers, comm, options)
         none_yet = torch.empty(0, dtype=torch.int64, device=comm.device)
         self._hot = HotRows(none_yet) if self.options.hot_rows else None
+        self._hot_on_host = HotRows(none_yet.cpu())  # whole batches are in host memory
         self.looks_ahead = self.options.look_ahead
         self.shares_rows = self._hot is not None
 
     def count(self, first: Callable[[], Iterable[Batch]]) -> None:
         if self._hot is not None:
-            self._hot = HotRows(hottest(first(), self.options.hot_rows).to(self.comm.device))
+            self._hot_on_host = HotRows(hottest(first(), self.options.hot_rows))
+            self._hot = HotRows(self._hot_on_host.ids.to(self.comm.device))
 
     def share(self, whole: Batch) -> Batch:
         if not self.looks_ahead:
             return super().share(whole)
         owner = self.owner(whole.ids, whole.field)
         if self._hot is not None:
-            owner = owner.masked_fill(self.is_everywhere(whole.ids.to(self.comm.device)).cpu(), -1)
+            owner = owner.masked_fill(self._hot_on_host.find(whole.ids) >= 0, -1)
         return samples_of(whole, assign_samples(whole, owner, self.comm.world_size), self.comm.rank)
 
     def is_everywhere(self, ids: Tensor) -> Tensor:

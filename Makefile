@@ -9,7 +9,7 @@ export PYTHONDONTWRITEBYTECODE :=
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types bench studies mutants
+.PHONY: help demo test lint types bench gpu studies mutants
 
 help:     ## list the targets
 	@sed -n 's/^\([a-z]*\): *\(.*\)## \(.*\)/  make \1\t\3/p' $(MAKEFILE_LIST) | expand -t 18
@@ -43,6 +43,9 @@ types: $(READY)    ## mypy --strict on dessim
 
 bench: $(READY)    ## compare run times with SimGrid (Debian: libsimgrid-dev g++), and time dessim from 8 to 65,536 GPUs
 	@$(BIN)/python tests/bench/run.py
+
+gpu: $(READY)      ## check the trainer on this machine's GPUs, one or several, in under ten minutes (docs/gpu.md)
+	@$(BIN)/python -m des_ref.gpu $(GPU)
 
 studies: $(READY)  ## redraw every study from its recordings: figures and expected results
 	@for s in studies/*/plot.py; do $(BIN)/python $$s || exit 1; done

@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from des_ref.bench_cases import BYTES, COLLECTIVES, OPS, Case, Groups, Part, Runner, load_cases, whole
 from des_ref.cli import Parser, leave, output_file, positive, run
@@ -68,8 +67,7 @@ def measure(comm: Comm, case: Case, groups: Groups) -> Measurement:
         runner.wait(i)
         start_us = _now_us()
         runner(i)
-        if comm.device.type == "cuda":
-            torch.cuda.synchronize(comm.device)
+        comm.synchronize()
         end_us = _now_us()
         if i >= case.warmup:
             spans_us += [start_us + offset_us, end_us + offset_us] if runner.takes_part else [-np.inf, -np.inf]

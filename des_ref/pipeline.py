@@ -8,10 +8,17 @@ Phase.INPUT (ids to the owners of their rows, labels). Rows are looked up in the
 step before, so training is bit-identical to training without the pipeline. A step ends when both threads are done: the
 next one starts with its ids at hand, and a step takes the longer of the two times.
 
-The other thread has its own process group, because collectives of one group run in the order in which they are issued,
-and on a GPU its own stream. (TorchRec's TrainPipelineSparseDist does the same with streams and one thread.)
+The other thread has its own process group, because collectives of one group run in the order in which they are issued.
 
-Left out: working more than one batch ahead. Under nccl, the kernels of both groups share a GPU's processors; their
+On a GPU, kernels of two NCCL communicators may wait for each other for ever if two threads issue them in different
+orders on different ranks. There *this* thread issues everything: the next batch is sent, on a separate stream, as
+soon as a step has been issued, while the GPU still works on it. The other thread only reads the samples, into pinned
+memory. (TorchRec's TrainPipelineSparseDist does the same.)
+
+    this thread    issue step 0 | send batch 1 | issue step 1 | send batch 2
+    other thread   read batch 1                  read batch 2
+
+Left out: working more than one batch ahead. Under NCCL, the kernels of both groups share a GPU's processors; their
 effect on each other on several GPUs has not been measured.
 """
 
@@ -21,7 +28,8 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -29,6 +37,7 @@ import torch
 
 from des_ref.comm import Comm
 from des_ref.data.batch import Batch, Source
+from des_ref.queued import is_queued
 from des_ref.strategies.base import Lane, StepResult, Strategy
 from dessim.trace.schema import PREFETCH
 
@@ -80,9 +89,18 @@ class Pipeline:
         self._batches = batches
         self.lane = lane
         self.ahead_s = 0.0
-        self._pool = ThreadPoolExecutor(1, PREFETCH) if lane is not None else None
-        self._side = torch.cuda.Stream(comm.device) if lane is not None and comm.device.type == "cuda" else None
-        self._next = self._read() if self._pool is None else self._pool.submit(self._send, watch_first, None).result()
+        self._issues_here = lane is not None and is_queued(comm.device)
+        is_cuda = comm.device.type == "cuda"
+        # Without it, pinning memory in the other thread would use the first GPU.
+        on_start = partial(torch.cuda.set_device, comm.device) if is_cuda else None
+        self._pool = ThreadPoolExecutor(1, PREFETCH, initializer=on_start) if lane is not None else None
+        self._side = torch.cuda.Stream(comm.device) if lane is not None and is_cuda else None
+        if self._pool is None:
+            self._next = self._on_device(self._read())
+        elif self._issues_here:
+            self._next = self._send(self._read(), watch_first)
+        else:
+            self._next = self._pool.submit(self._read_and_send, watch_first).result()
 
     @property
     def has_ended(self) -> bool:
@@ -109,11 +127,16 @@ class Pipeline:
         current = self._ready
         if self._pool is None:
             with watch():
-                following = self._read()
+                following = self._on_device(self._read())
                 result = self._strategy.step(current.batch)
+        elif self._issues_here:
+            reading = self._pool.submit(self._read_ahead)
+            before = self._event()
+            with watch():
+                result = self._strategy.step(current.batch, current.sent)
+            following = self._send(reading.result(), watch_ahead, before)
         else:
-            main_stream = torch.cuda.current_stream(self._device) if self._side is not None else None
-            sending = self._pool.submit(self._send, watch_ahead, main_stream)
+            sending = self._pool.submit(self._read_and_send, watch_ahead)
             with watch():
                 result = self._strategy.step(current.batch, current.sent)
             following = sending.result()
@@ -126,29 +149,50 @@ class Pipeline:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _read(self) -> _Ready | None:
+        """The next batch, in host memory."""
         for epoch, batch in self._batches:
-            return _Ready(epoch, batch.to(self._device))
+            return _Ready(epoch, batch.pinned() if self._device.type == "cuda" else batch)
         return None
 
-    def _send(self, watch: Watch, main_stream: torch.cuda.Stream | None) -> _Ready | None:
-        """Read and send the next batch, in the other thread. All of it is done on return, also on a GPU."""
+    def _on_device(self, ready: _Ready | None) -> _Ready | None:
+        is_pinned = is_queued(self._device)
+        return None if ready is None else replace(ready, batch=ready.batch.to(self._device, non_blocking=is_pinned))
+
+    def _read_ahead(self) -> _Ready | None:
+        """Runs in the other thread."""
         started_at = time.thread_time()
-        with self._on_side_stream(main_stream), watch():
-            ready = self._read()
-            if ready is not None:
-                ready = _Ready(ready.epoch, ready.batch, self._strategy.send(ready.batch, self.lane))
+        ready = self._read()
         self.ahead_s += time.thread_time() - started_at
         return ready
 
+    def _read_and_send(self, watch: Watch) -> _Ready | None:
+        """Runs in the other thread."""
+        started_at = time.thread_time()
+        with watch():
+            ready = self._on_device(self._read())
+            if ready is not None:
+                ready = replace(ready, sent=self._strategy.send(ready.batch, self.lane))
+        self.ahead_s += time.thread_time() - started_at
+        return ready
+
+    def _send(self, read: _Ready | None, watch: Watch, before: torch.cuda.Event | None = None) -> _Ready | None:
+        """Copy a batch to the device and send it, in this thread; what is issued next waits for it, not the host."""
+        with self._on_side_stream(before), watch():
+            ready = self._on_device(read)
+            return None if ready is None else replace(ready, sent=self._strategy.send(ready.batch, self.lane))
+
+    def _event(self) -> torch.cuda.Event | None:
+        """A mark behind all that this thread has issued to the GPU so far."""
+        return torch.cuda.current_stream(self._device).record_event() if self._side is not None else None
+
     @contextmanager
-    def _on_side_stream(self, main_stream: torch.cuda.Stream | None) -> Iterator[None]:
+    def _on_side_stream(self, before: torch.cuda.Event | None) -> Iterator[None]:
         if self._side is None:
             yield
             return
-        torch.cuda.set_device(self._device)
-        if main_stream is not None:
+        if before is not None:
             # Memory of earlier batches is reused here, so wait for the steps that read it.
-            self._side.wait_stream(main_stream)
+            self._side.wait_event(before)
         with torch.cuda.stream(self._side):
             yield
-        self._side.synchronize()
+        torch.cuda.current_stream(self._device).wait_stream(self._side)

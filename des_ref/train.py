@@ -41,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser(__doc__.splitlines()[0]).parse_args(argv)
     settings = settings_from(args)
     model = load_model(settings.model).trained_by(settings.optimizer.rows.name)
-    with open_comm(args.device, timeout=settings.timeout_s) as world:
+    servers = settings.servers.count if spec_of(settings.strategy).dedicated_servers else 0
+    with open_comm(args.device, timeout=settings.timeout_s, servers=servers) as world:
         summary = _train(args, settings, model, world)
         if summary is not None and world.rank == 0:
             scored_rows = "progressive" if settings.is_stream else "test"

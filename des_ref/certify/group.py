@@ -112,8 +112,9 @@ def _rank_main(cases: list[Case], rank: int, rendezvous: _Rendezvous, count: _Co
     torch.set_num_threads(1)
     if cases[0].sabotage is not None:
         cases[0].sabotage()
-    make_runner = _synchronous if spec_of(cases[0].strategy).synchronous else _asynchronous
-    with open_comm(cases[0].device, (rendezvous.store, rank, rendezvous.processes)) as comm:
+    make_runner = synchronous_runner if spec_of(cases[0].strategy).synchronous else _asynchronous
+    servers = rendezvous.processes - cases[0].ranks
+    with open_comm(cases[0].device, (rendezvous.store, rank, rendezvous.processes), servers=servers) as comm:
         run = make_runner(comm, len(cases) > 1)
         reported_at = time.monotonic()
         for i, case in enumerate(cases):
@@ -129,7 +130,7 @@ def _rank_main(cases: list[Case], rank: int, rendezvous: _Rendezvous, count: _Co
     leave(0)
 
 
-def _synchronous(comm: Comm, has_several: bool) -> RunCase:
+def synchronous_runner(comm: Comm, has_several: bool) -> RunCase:
     """A function that runs a case of an exact strategy.
 
     `has_several`: keep the reference states, which consecutive cases share if they differ by strategy only.

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -65,6 +66,7 @@ class Comm:
 
     wire      messages to parameter servers, where there are any
     timeout   seconds that a collective may take before it fails
+    worker_device  of the workers, where all processes together include parameter servers, which have no GPU
     _group    the process group; None: torch's default group
     _reverse  over gloo between two ranks, a second group of the same ranks, for what rank 1 sends (direct.py)
     """
@@ -76,6 +78,7 @@ class Comm:
     tap: Tap | None = field(default=None)
     wire: Wire | None = field(default=None)
     timeout: float = TIMEOUT_S
+    worker_device: torch.device | None = field(default=None)
     _group: Any = field(default=None)
     _reverse: Any = field(default=None)
 
@@ -114,7 +117,9 @@ class Comm:
             raise UsageError(f"{servers} of {self.world_size} processes are servers, so no worker is left: start more")
         messages = self._new_group("servers", backend="gloo", timeout=timedelta(seconds=patience))
         wire = Wire(tuple(range(workers, self.world_size)), patience, messages)
-        return replace(self, world_size=workers, wire=wire, **self._new_groups("workers", list(range(workers))))
+        device = self.worker_device or self.device
+        of_workers = replace(self, world_size=workers, wire=wire, device=device, backend=backend_of(device))
+        return replace(of_workers, **of_workers._new_groups("workers", list(range(workers))))
 
     def with_reverse_group(self) -> Comm:
         """This group, with the second group that direct.py needs between two ranks."""
@@ -194,7 +199,12 @@ class Comm:
 
     def broadcast(self, name: str, tensor: Tensor) -> None:
         """Copy rank 0's `tensor` to every rank, in place."""
-        self._launch(name, dist.broadcast, tensor, 0).wait()
+        self._launch(name, partial(dist.broadcast, group_src=0), tensor).wait()
+
+    def synchronize(self) -> None:
+        """Wait until the device has done all that this thread has issued to it so far; at once on a CPU."""
+        if self.device.type == "cuda":
+            torch.cuda.current_stream(self.device).synchronize()
 
     # -- for clocks and statistics, not for training --------------------------------------------------------------
 
@@ -218,18 +228,31 @@ class Comm:
     # -- point-to-point -------------------------------------------------------------------------------------------
 
     def exchange(self, sends: Sequence[tuple[int, Tensor]], receives: Sequence[tuple[int, Tensor]]) -> None:
-        """Send and receive (rank, tensor) messages concurrently; returns when all have arrived."""
+        """Send and receive (rank, tensor) messages concurrently; returns when all have arrived.
+
+        One batch: NCCL runs separate messages one after another, and two ranks that both send first wait for ever.
+        """
+        messages = [dist.P2POp(dist.irecv, tensor, group=self._group, group_peer=rank) for rank, tensor in receives]
+        messages += [dist.P2POp(dist.isend, tensor, group=self._group, group_peer=rank) for rank, tensor in sends]
+        if not messages:
+            return
         with self.patience("exchange"):
-            works = [dist.irecv(tensor, group=self._group, group_src=rank) for rank, tensor in receives]
-            works += [dist.isend(tensor, group=self._group, group_dst=rank) for rank, tensor in sends]
-            for work in works:
+            for work in dist.batch_isend_irecv(messages):
                 work.wait()
+        self.synchronize()
 
     def send(self, tensor: Tensor, to: int) -> None:
-        dist.send(tensor, to)
+        dist.send(tensor, group=self._group, group_dst=to)
 
     def receive(self, tensor: Tensor, source: int) -> None:
-        dist.recv(tensor, source)
+        """Returns when the message is here. NCCL's own call returns when it is queued."""
+        dist.recv(tensor, group=self._group, group_src=source)
+        self.synchronize()
+
+
+def backend_of(device: torch.device) -> str:
+    """The library that moves tensors of a device."""
+    return "nccl" if device.type == "cuda" else "gloo"
 
 
 def describe_group(boxed: Any) -> tuple[str, tuple[int, ...]] | None:

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from des_ref.cli import RankError
-from des_ref.comm.group import TIMEOUT_S, Comm
+from des_ref.comm.group import TIMEOUT_S, Comm, backend_of
 from des_ref.comm.store_prefix import agree_on_prefix
 from des_ref.comm.wire import first_line
 from dessim.errors import UsageError
@@ -41,9 +41,15 @@ def launched_rank() -> int:
 
 @contextmanager
 def open_comm(
-    device: str = "auto", rendezvous: tuple[Path, int, int] | None = None, timeout: float = TIMEOUT_S
+    device: str = "auto",
+    rendezvous: tuple[Path, int, int] | None = None,
+    timeout: float = TIMEOUT_S,
+    servers: int = 0,
 ) -> Iterator[Comm]:
     """Join the process group and leave it on exit, whatever happens.
+
+    The last `servers` processes will be parameter servers (`Comm.apart`). They need no GPU, so the group of all
+    processes then works in host memory, and `apart` gives the workers one on their GPUs.
 
     `rendezvous` is (file, rank, world size) for processes that we spawned ourselves. Otherwise torchrun's environment
     decides; without it this is a world of one process. A collective that takes longer than `timeout` seconds fails, and
@@ -52,22 +58,28 @@ def open_comm(
     placement = _place(rendezvous)
     rank = placement.rank
     world_size = placement.world_size
-    torch_device = _pick_device(device, placement)
-    if torch_device.type == "cuda":
-        torch.cuda.set_device(torch_device)
+    worker_device = _pick_device(device, placement, servers)
+    torch_device = torch.device("cpu") if servers else worker_device
+    if worker_device.type == "cuda":
+        # Products of matrices then give the same bits in every run, whatever other streams do.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.cuda.set_device(worker_device)
     if "OMP_NUM_THREADS" not in os.environ:
         # Ranks on one machine share its cores; by default torch would start a thread for every core in each of them.
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // placement.local_world_size))
-    backend = "nccl" if torch_device.type == "cuda" else "gloo"
+    backend = backend_of(torch_device)
+    # With its device, NCCL connects the processes now and not in the middle of a step, and never guesses the device.
+    bound = {"device_id": torch_device} if torch_device.type == "cuda" else {}
     try:
         store = placement.rendezvous or {"store": _launcher_store(rank, world_size, timeout)}
         limit = timedelta(seconds=timeout)
-        dist.init_process_group(backend, rank=rank, world_size=world_size, timeout=limit, **store)
+        dist.init_process_group(backend, rank=rank, world_size=world_size, timeout=limit, **bound, **store)
     except (RuntimeError, TimeoutError, dist.DistError) as error:
         problem = f"not all {world_size} processes joined within {timeout:g} s: {first_line(error)}"
         raise RankError(rank, problem) from None
     try:
-        yield Comm(rank, world_size, torch_device, backend, timeout=timeout).with_reverse_group()
+        comm = Comm(rank, world_size, torch_device, backend, timeout=timeout, worker_device=worker_device)
+        yield comm.with_reverse_group()
     finally:
         dist.destroy_process_group()
 
@@ -83,15 +95,18 @@ def _place(rendezvous: tuple[Path, int, int] | None) -> _Placement:
     return _Placement(rendezvous={"store": dist.HashStore()})
 
 
-def _pick_device(device: str, placement: _Placement) -> torch.device:
+def _pick_device(device: str, placement: _Placement, servers: int) -> torch.device:
+    """The device of this process, if it is a worker; the host's memory for the last `servers` processes."""
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    workers = placement.local_world_size
+    # Ranks of a machine follow each other, so its servers are its last processes.
+    all_workers = placement.world_size - servers
+    workers = min(placement.local_world_size, max(all_workers - (placement.rank - placement.local_rank), 0))
     if device == "auto":
-        device = "cuda" if gpus >= workers else "cpu"
-    if device == "cpu":
-        return torch.device("cpu")
-    if device != "cuda":
+        device = "cuda" if gpus and gpus >= workers else "cpu"
+    if device not in ("cpu", "cuda"):
         raise UsageError(f"--device {device!r}: choose auto, cpu or cuda")
+    if device == "cpu" or placement.rank >= all_workers > 0:
+        return torch.device("cpu")
     if gpus < workers:
         raise UsageError(f"--device cuda: {workers} workers on this machine, but {gpus} GPUs")
     return torch.device("cuda", placement.local_rank)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Protocol
 
@@ -41,10 +41,17 @@ class Batch:
         field = torch.arange(fields).repeat(samples)
         return cls(columns.reshape(-1), sample, field, labels, dense=dense)
 
-    def to(self, device: torch.device | str) -> Batch:
-        """The batch on a device."""
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """The batch on a device. `non_blocking`: the copies are queued; its memory should be pinned then."""
+        return self._map(lambda t: t.to(device, non_blocking=non_blocking))
+
+    def pinned(self) -> Batch:
+        """The batch in memory from which a GPU copies while the host goes on; only with CUDA."""
+        return self._map(lambda t: t.pin_memory())
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
         tensors = (getattr(self, field.name) for field in fields(self))
-        return Batch(*(t.to(device) if t is not None else None for t in tensors))
+        return Batch(*(change(t) if t is not None else None for t in tensors))
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ class CachedRows:
 
     def __init__(self, table: RowTable, capacity: int, device: torch.device) -> None:
         self._table = table
+        self._device = device
         self.columns = {
             name: values.new_zeros(capacity, values.shape[1]).to(device) for name, values in table.columns.items()
         }
@@ -74,8 +75,9 @@ class CachedRows:
 
     def load(self, moves: CacheMoves) -> None:
         """Copy the missing rows from the table into their slots."""
+        slots = moves.slots.to(self._device)
         for name, values in self._table.columns.items():
-            self.columns[name][moves.slots] = values[moves.missing].to(self.columns[name].device)
+            self.columns[name][slots] = values[moves.missing].to(self._device)
         self._row_in_slot[moves.slots] = moves.missing
         self._last_used[moves.slots] = self._step
         self._slot_of_row.values[moves.missing] = (moves.slots + 1).to(torch.int32)
@@ -89,7 +91,7 @@ class CachedRows:
         self._to_table(self._row_in_slot[self._row_in_slot >= 0])
 
     def _to_table(self, rows: Tensor) -> None:
-        slots = self.slots(rows)
+        slots = self.slots(rows).to(self._device)
         table: Mapping[str, Tensor] = self._table.columns
         for name, values in self.columns.items():
             table[name][rows] = values[slots].to("cpu")

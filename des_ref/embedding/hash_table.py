@@ -84,8 +84,7 @@ class RowTable:
 
         -1 for ids that are not admitted yet. Call it once a step, because it counts occurrences for admission.
         """
-        rows = self._rows.find_and_free_expired(ids, self.now)
-        missing = (rows < 0).nonzero().squeeze(1)
+        rows, missing = self._rows.find_and_free_expired(ids, self.now)
         if len(missing) and self._candidates is not None:
             missing = missing[self._candidates.count(ids.index_select(0, missing), self.now)]
         if len(missing):
@@ -110,10 +109,19 @@ class RowTable:
             self._candidates.sweep(self.now)
 
     def values(self, ids: Tensor, rows: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
-        """Values of `ids` [n] with row numbers `rows`; an id without a row (-1) reads its initial values."""
+        """Values of `ids` [n] with the row numbers `rows` that `find_or_insert` returned.
+
+        An id that is not admitted yet (-1) reads its initial values.
+        """
+        return self._values(ids, rows, names) if self._candidates is not None else self._stored(rows, names)
+
+    def _stored(self, rows: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
+        return {name: self._columns[name].values.index_select(0, rows) for name in names}
+
+    def _values(self, ids: Tensor, rows: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
         missing = (rows < 0).nonzero().squeeze(1)
         if not len(missing):
-            return {name: self._columns[name].values.index_select(0, rows) for name in names}
+            return self._stored(rows, names)
         present = (rows >= 0).nonzero().squeeze(1)
         initial = self._initial_values(ids.index_select(0, missing))
         out = {}
@@ -126,7 +134,7 @@ class RowTable:
 
     def gather(self, ids: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
         """Values of `ids` [n] without inserting rows: an unknown id reads its initial values."""
-        return self.values(ids, self.find(ids), names)
+        return self._values(ids, self.find(ids), names)
 
     def export(self) -> Exported:
         """The state that a checkpoint saves: groups of tensors, the lines of each sorted by its `keys`.

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from des_ref.embedding.growing import Growing
 from des_ref.embedding.row_numbers import RowNumbers
+from des_ref.queued import places_of
 
 _NEVER_EXPIRES = 2**31 - 1  # stamp of a free row
 
@@ -55,14 +56,18 @@ class ExpiringRows:
         rows = self.numbers.find(ids)
         return rows if self._last_seen is None else rows.masked_fill_(self._has_expired(rows, now), -1)
 
-    def find_and_free_expired(self, ids: Tensor, now: int) -> Tensor:
-        """Like `find`, for distinct ids; frees expired rows, so that the caller may add these ids again."""
-        rows = self.numbers.find(ids)
-        if self._last_seen is not None:
-            has_expired = self._has_expired(rows, now)
-            self.remove(rows[has_expired])
-            rows.masked_fill_(has_expired, -1)
-        return rows
+    def find_and_free_expired(self, ids: Tensor, now: int) -> tuple[Tensor, Tensor]:
+        """Like `find`, for distinct ids, with the places of those that have no row.
+
+        Frees expired rows, so that the caller may add these ids again.
+        """
+        rows, absent = self.numbers.find_and_count(ids)
+        if self._last_seen is None:
+            return rows, places_of(rows < 0, absent)
+        has_expired = self._has_expired(rows, now)
+        self.remove(rows[has_expired])
+        rows.masked_fill_(has_expired, -1)
+        return rows, places_of(rows < 0)
 
     def add(self, ids: Tensor) -> Tensor:
         rows = self.numbers.add(ids)
@@ -73,7 +78,9 @@ class ExpiringRows:
     def mark_seen(self, rows: Tensor, step: int | Tensor) -> None:
         """Record that `rows` [n] occurred in `step`, one step for all or one for each [n]."""
         if self._last_seen is not None:
-            stamps = torch.as_tensor(step, dtype=torch.int32, device=rows.device).expand(len(rows))
+            # A number is written on the device, which needs no copy from the host.
+            stamps = step.to(torch.int32) if isinstance(step, Tensor) else rows.new_full((), step, dtype=torch.int32)
+            stamps = stamps.expand(len(rows))
             self._last_seen.values.index_copy_(0, rows, stamps)
 
     def ages(self, rows: Tensor, now: int) -> Tensor | None:
@@ -124,8 +131,8 @@ class Candidates:
 
     def count(self, ids: Tensor, now: int) -> Tensor:
         """Count this step for distinct ids [n]; bool [n]: which are admitted now and stop being candidates."""
-        rows = self._rows.find_and_free_expired(ids, now)
-        self._add(ids, rows)
+        rows, missing = self._rows.find_and_free_expired(ids, now)
+        self._add(ids, rows, missing)
         counts = self._counts.values.index_select(0, rows).add_(1)
         self._counts.values.index_copy_(0, rows, counts)
         self._rows.mark_seen(rows, now)
@@ -148,13 +155,12 @@ class Candidates:
     def load(self, lines: dict[str, Tensor], now: int) -> None:
         keys = lines["keys"]
         rows = torch.full_like(keys, -1)
-        self._add(keys, rows)
+        self._add(keys, rows, torch.arange(len(keys), device=keys.device))
         self._counts.values.index_copy_(0, rows, lines["count"].to(self._counts.values))
         self._rows.mark_seen(rows, now - lines["age"].to(keys) if "age" in lines else now)
 
-    def _add(self, ids: Tensor, rows: Tensor) -> None:
-        """Add the ids whose entry in `rows` is -1, with a count of 0, and write their rows into `rows`."""
-        missing = (rows < 0).nonzero().squeeze(1)
+    def _add(self, ids: Tensor, rows: Tensor, missing: Tensor) -> None:
+        """Add the ids at the places `missing`, with a count of 0, and write their rows into `rows`."""
         if len(missing):
             new = self._rows.add(ids.index_select(0, missing))
             self._counts.reserve(self._rows.numbers.end)

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from des_ref.embedding.growing import MAX_ROWS, Growing
-from des_ref.embedding.slots import MAX_LOAD, Slots
+from des_ref.embedding.slots import Slots, max_load
+from des_ref.queued import places_of
 from dessim.errors import UsageError
 
 _MIN_KEYS_MOVED = 1 << 15  # per step
@@ -33,7 +34,7 @@ class RowNumbers:
         self._freed = Growing(torch.int32, device)
         self._freed_count = 0
         self.end = 0  # all numbers assigned so far are below
-        self._slots = Slots(_size_for(capacity), self._device)
+        self._slots = self._new_slots(capacity)
         self._old: Slots | None = None
         self._next: Slots | None = None
         self._moved = 0  # rows already visited by the current migration
@@ -53,13 +54,19 @@ class RowNumbers:
 
     def find(self, ids: Tensor) -> Tensor:
         """Row numbers of `ids` [n], int64, -1 if absent. Ids may repeat."""
+        return self.find_and_count(ids)[0]
+
+    def find_and_count(self, ids: Tensor) -> tuple[Tensor, int | None]:
+        """Like `find`; also how many are absent, where that is known without another wait for the device."""
         if not len(self):
-            return torch.full_like(ids, -1)
-        rows = self._slots.find(ids, self._keys.values)
-        if self._old is not None:
-            missing = (rows < 0).nonzero().squeeze(1)
-            rows.index_copy_(0, missing, self._old.find(ids.index_select(0, missing), self._keys.values))
-        return rows
+            return torch.full_like(ids, -1), len(ids)
+        rows, absent = self._slots.find_and_count(ids, self._keys.values)
+        if self._old is None or absent == 0:
+            return rows, absent
+        missing = places_of(rows < 0, absent)
+        found, absent = self._old.find_and_count(ids.index_select(0, missing), self._keys.values)
+        rows.index_copy_(0, missing, found)
+        return rows, absent
 
     def add(self, ids: Tensor) -> Tensor:
         """New rows [n] for distinct, absent ids, in the order given. Raises UsageError past 2^31 - 2 rows."""
@@ -108,7 +115,7 @@ class RowNumbers:
         if prepared is not None and prepared.has_room(keys):
             self._slots = prepared
         else:
-            self._slots = Slots(_size_for(keys), self._device)
+            self._slots = self._new_slots(keys)
         self._moved = 0
         self._to_move = self.end
         self._turn = 3 - self._turn
@@ -120,9 +127,9 @@ class RowNumbers:
         The first keys that enter an index touch all of its pages; getting all of them in one step would take longest.
         """
         if self._next is None and self._old is None and self._slots.fullness > _PREPARE_FROM:
-            self._next = Slots(_size_for(len(self)), self._device)
+            self._next = self._new_slots(len(self))
         if self._next is not None:
-            share = added / ((1 - _PREPARE_FROM) * MAX_LOAD * self._slots.size)
+            share = added / ((1 - _PREPARE_FROM) * max_load(self._device) * self._slots.size)
             self._next.touch(int(2 * share * self._next.size))
 
     def _take(self, count: int) -> Tensor:
@@ -144,7 +151,7 @@ class RowNumbers:
         freed = self._freed.values[self._freed_count : self._freed_count + reused]
         return torch.cat([freed.to(torch.int64), fresh])
 
-
-def _size_for(keys: int) -> int:
-    """Slots for twice as many keys as `keys`, a power of two."""
-    return 1 << max(int(2 * keys / MAX_LOAD) - 1, _MIN_SLOTS - 1).bit_length()
+    def _new_slots(self, keys: int) -> Slots:
+        """An index for twice as many keys as `keys`; its size is a power of two."""
+        size = 1 << max(int(2 * keys / max_load(self._device)) - 1, _MIN_SLOTS - 1).bit_length()
+        return Slots(size, self._device)

@@ -6,6 +6,9 @@ slot. Slots hold numbers, not keys, so every 64-bit key is allowed; the search c
 
 A batch of searches runs in *rounds*: in each, all unfinished searches read their next slot at once. At half load a
 successful search reads 1.5 slots on average (Knuth, volume 3, 6.4), so every round is smaller than the one before.
+
+On a device that runs behind the host, each round would make the host wait, to learn which searches are unfinished.
+There a round reads a *window* of slots, and the load is at most a quarter, so that nearly every batch needs one look.
 """
 
 from __future__ import annotations
@@ -15,10 +18,18 @@ from torch import Tensor
 
 from des_ref.embedding.growing import zeros
 from des_ref.hashing import GOLDEN
+from des_ref.queued import is_queued
 
 _EMPTY = 0
 _REMOVED = -1
-MAX_LOAD = 0.5
+_WINDOW = 32  # slots; at a quarter load, one search in 10^8 reads more
+_SEARCHES_AT_ONCE = 1 << 16  # a window takes about 1 KB of memory a search
+_TRIES = 4  # of placing keys before the host looks; two keys seldom want the same slot
+
+
+def max_load(device: torch.device) -> float:
+    """The share of slots that may be used."""
+    return 0.25 if is_queued(device) else 0.5
 
 
 class Slots:
@@ -26,8 +37,11 @@ class Slots:
 
     def __init__(self, size: int, device: torch.device) -> None:
         assert size & (size - 1) == 0
-        self._entries = zeros(size, torch.int32, device)
+        self._is_queued = is_queued(device)
+        # With windows, one more slot takes what must not be written.
+        self._entries = zeros(size + self._is_queued, torch.int32, device)
         self.size = size
+        self._most_used = max_load(device) * size
         self._shift = 64 - (size.bit_length() - 1)
         self._mask = size - 1
         self._has_removed = False
@@ -37,10 +51,10 @@ class Slots:
     @property
     def fullness(self) -> float:
         """Used slots as a share of those that may be used at the maximum load."""
-        return self.used / (MAX_LOAD * self.size)
+        return self.used / self._most_used
 
     def has_room(self, count: int) -> bool:
-        return self.used + count <= MAX_LOAD * self.size
+        return self.used + count <= self._most_used
 
     def touch(self, count: int) -> None:
         """Have the kernel provide memory for the next `count` slots before anything is placed."""
@@ -50,13 +64,22 @@ class Slots:
 
     def find(self, ids: Tensor, keys: Tensor) -> Tensor:
         """Numbers of `ids` [n] in `keys`, int64, -1 if absent. Ids may repeat."""
-        return self._search(ids, keys)[1].to(torch.int64).sub_(1)
+        return self.find_and_count(ids, keys)[0]
+
+    def find_and_count(self, ids: Tensor, keys: Tensor) -> tuple[Tensor, int | None]:
+        """Like `find`; also how many are absent, where the host had to look anyway."""
+        _, entries, absent = self._search_windows(ids, keys) if self._is_queued else (*self._search(ids, keys), None)
+        return entries.to(torch.int64).sub_(1), absent
 
     def place(self, ids: Tensor, numbers: Tensor) -> None:
         """Enter the numbers [n] of distinct, absent ids. If several want a free slot, one wins; the rest probe on."""
         self.used += len(ids)
         slots = self.home(ids)
         entries = (numbers + 1).to(torch.int32)
+        if self._is_queued:
+            for some_slots, some in zip(slots.split(_SEARCHES_AT_ONCE), entries.split(_SEARCHES_AT_ONCE), strict=True):
+                self._place_windows(some_slots, some)
+            return
         while len(slots):
             free = (self._entries.index_select(0, slots) <= _EMPTY).nonzero().squeeze(1)
             self._entries.index_copy_(0, slots.index_select(0, free), entries.index_select(0, free))
@@ -66,7 +89,7 @@ class Slots:
 
     def remove(self, ids: Tensor, keys: Tensor) -> None:
         """Remove those of `ids` [n] that are present."""
-        slots, entries = self._search(ids, keys)
+        slots, entries = self._search_windows(ids, keys)[:2] if self._is_queued else self._search(ids, keys)
         self._entries[slots[entries > _EMPTY]] = _REMOVED
         self._has_removed = True
 
@@ -97,3 +120,59 @@ class Slots:
         if self._has_removed:
             is_other |= entries == _REMOVED
         return is_other.logical_and_(entries != _EMPTY).nonzero().squeeze(1)
+
+    # -- in windows, for a device that runs behind the host -------------------------------------------------------
+
+    def _search_windows(self, ids: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, int]:
+        """Like `_search`; also the number of ids that are absent."""
+        slots = self.home(ids)
+        entries = torch.empty_like(slots, dtype=torch.int32)
+        is_unfinished = torch.empty_like(slots, dtype=torch.bool)
+        for begin in range(0, len(ids), _SEARCHES_AT_ONCE):
+            some = slice(begin, begin + _SEARCHES_AT_ONCE)
+            slots[some], entries[some], is_unfinished[some] = self._search_window(slots[some], ids[some], keys)
+        unfinished, absent = torch.stack([is_unfinished.sum(), (entries == _EMPTY).sum()]).tolist()
+        while unfinished:  # rare
+            rest = is_unfinished.nonzero().squeeze(1)
+            found = self._search_window(slots.index_select(0, rest), ids.index_select(0, rest), keys)
+            for whole, part in zip((slots, entries, is_unfinished), found, strict=True):
+                whole.index_copy_(0, rest, part)
+            unfinished, absent = torch.stack([is_unfinished.sum(), (entries == _EMPTY).sum()]).tolist()
+        return slots, entries, absent
+
+    def _search_window(self, slots: Tensor, ids: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Search from `slots` [n]: the slot that ends each search, its entry, and whether the search must go on.
+
+        A search that must go on has the slot behind its window, and _REMOVED for its entry.
+        """
+        window = self._window(slots)
+        read = self._entries[window]  # [n, _WINDOW]
+        is_own = (read > _EMPTY).logical_and_(keys[read.sub(1).clamp_min_(0)] == ids[:, None])
+        is_end = is_own.logical_or_(read == _EMPTY)
+        place = is_end.to(torch.int8).argmax(dim=1, keepdim=True)  # the first of several
+        goes_on = is_end.any(dim=1).logical_not_()
+        behind = (slots + _WINDOW).bitwise_and_(self._mask)
+        found = torch.where(goes_on, behind, window.gather(1, place).squeeze(1))
+        return found, read.gather(1, place).squeeze(1).masked_fill_(goes_on, _REMOVED), goes_on
+
+    def _place_windows(self, slots: Tensor, entries: Tensor) -> None:
+        """Write each of `entries` [n] into the first free slot from its slot on."""
+        is_waiting = torch.ones_like(entries, dtype=torch.bool)
+        while len(entries):
+            for _ in range(_TRIES):
+                window = self._window(slots)
+                is_free = self._entries[window] <= _EMPTY
+                first = window.gather(1, is_free.to(torch.int8).argmax(dim=1, keepdim=True)).squeeze(1)
+                has_free = is_free.any(dim=1)
+                target = torch.where(is_waiting & has_free, first, self.size)
+                self._entries.index_copy_(0, target, entries)  # of several that want a slot, one wins
+                is_placed = (self._entries.index_select(0, target) == entries) & (target < self.size)
+                is_waiting &= ~is_placed
+                slots = torch.where(has_free, slots, slots + _WINDOW).bitwise_and_(self._mask)
+            if not bool(is_waiting.any()):
+                return
+
+    def _window(self, slots: Tensor) -> Tensor:
+        """int64 [n, _WINDOW]: the slots from each of `slots` [n] on."""
+        offsets = torch.arange(_WINDOW, device=slots.device)
+        return (slots[:, None] + offsets).bitwise_and_(self._mask)

@@ -27,7 +27,8 @@ from des_ref.hashing import GOLDEN, mix64, mix64_int
 from des_ref.models.objective import objective_of
 from des_ref.models.operators import build_bottom, build_operand, build_operator, build_pool
 from des_ref.substitution.base import Bags, Local, Operator, identity
-from des_ref.substitution.owned import Groups, OwnedOccurrences
+from des_ref.substitution.owned import OwnedOccurrences
+from des_ref.substitution.sums import Groups
 from dessim.errors import UsageError
 from dessim.workload.model import Model
 
@@ -118,7 +119,8 @@ class Network:
         return whole.unflatten(-1, (self.fields, -1)).index_select(-2, self._own_fields(whole.device)).flatten(-2)
 
     def _own_fields(self, device: torch.device) -> Tensor:
-        return torch.tensor(self.own_fields, dtype=torch.int64, device=device)
+        own = self.own_fields
+        return torch.arange(own.start, own.stop, own.step, device=device)
 
     @property
     def trained_parameters(self) -> list[nn.Parameter]:

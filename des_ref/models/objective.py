@@ -16,6 +16,7 @@ from torch import Tensor
 
 from des_ref import metrics
 from des_ref.data.batch import Batch
+from des_ref.substitution.sums import tally
 from dessim.workload.model import Model
 
 
@@ -70,7 +71,7 @@ class Profiles:
         self._fields = fields
 
     def targets(self, batch: Batch) -> Tensor:
-        bags = torch.bincount(batch.sample * self._fields + batch.field, minlength=len(batch) * self._fields)
+        bags = tally(batch.sample * self._fields + batch.field, len(batch) * self._fields)
         return bags.view(-1, self._fields).to(torch.float32)
 
     def loss(self, out: Tensor, targets: Tensor) -> Tensor:

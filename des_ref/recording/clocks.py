@@ -24,7 +24,7 @@ def clock_offsets_us(comm: Comm, now_us: Callable[[], float]) -> tuple[float, ..
             offsets[other] = _offset_to_us(comm, other, message, now_us)
         elif comm.rank == other:
             for _ in range(_PINGS):
-                comm.receive(message, 0)
+                comm.receive(message, 0)  # returns when the ping is here, also over NCCL
                 comm.send(torch.full_like(message, now_us()), 0)
     comm.broadcast("clocks", offsets)
     return tuple(offsets.tolist())

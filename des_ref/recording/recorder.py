@@ -28,7 +28,6 @@ from dataclasses import replace
 from itertools import count
 from typing import Any, Self
 
-import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -141,7 +140,7 @@ class Recorder(TorchDispatchMode):
         entry = self._new(name, Kind.COPY, phase, "copy")
         entry.op = replace(entry.op, bytes=moved)
         yield
-        self._synchronize()
+        self._comm.synchronize()
         entry.end_us = self._mark()
         self._frontier = (entry.op.id,)
 
@@ -234,20 +233,15 @@ class Recorder(TorchDispatchMode):
 
     def _done(self, op: OpenOp) -> float:
         """When the op ended: when `wait` returned, or earlier if it was done before anyone waited for it."""
-        self._synchronize()
+        self._comm.synchronize()
         now = self.now_us()
         done = min([now, *op.done_us])
         return max(done, op.op.start_us) if done <= self._last_us else now
 
-    def _synchronize(self) -> None:
-        if self._comm.device.type == "cuda":
-            # This thread's stream only: other streams keep running.
-            torch.cuda.current_stream(self._comm.device).synchronize()
-
     def _extend_last_segment(self) -> None:
         """Add the time since the last segment ended to that segment, unless a collective was waited for since."""
         if self._last_segment is not None:
-            self._synchronize()
+            self._comm.synchronize()
             self._last_segment.end_us = self.now_us()
             self._last_segment.cpu_us += _cpu_us() - self._last_cpu_us
             self._last_segment = None
@@ -255,7 +249,7 @@ class Recorder(TorchDispatchMode):
     def _new(
         self, name: str, kind: Kind, phase: Phase, stream: str, call: tuple[str, Sequence[Any]] | None = None
     ) -> OpenOp:
-        self._synchronize()
+        self._comm.synchronize()
         # Host work since the last collective belongs to the segment that it prepares.
         start_us = self._last_us if kind is Kind.COMPUTE else self.now_us()
         op = Op(
@@ -279,7 +273,7 @@ class Recorder(TorchDispatchMode):
     def _close_segment(self) -> None:
         segment = self._segment
         assert segment is not None
-        self._synchronize()
+        self._comm.synchronize()
         cpu_us_at_start = segment.cpu_us
         segment.end_us = self._mark()
         segment.cpu_us = self._last_cpu_us - cpu_us_at_start

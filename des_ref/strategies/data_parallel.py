@@ -18,6 +18,7 @@ from torch import Tensor
 from des_ref.data.batch import Batch
 from des_ref.strategies.base import Counts, Lane
 from des_ref.strategies.sharded_base import RowGradients, ShardedBase
+from des_ref.substitution.owned import unique_with_index
 from dessim.trace.schema import Phase
 
 
@@ -87,8 +88,9 @@ class DataParallel(ShardedBase):
         self.comm.all_gather("row_grads", gathered, padded).wait()
         with self.marks.segment("sum_grad", Phase.BACKWARD):
             is_id = (torch.arange(most, device=gathered.device) < ids.counts[:, None]).view(-1)
-            unique, index = torch.unique(ids.of_all.view(-1)[is_id], return_inverse=True)
-            summed = gathered.new_zeros(len(unique), gathered.shape[1]).index_add_(0, index, gathered[is_id])
+            # Every worker adds up the same gradients in the same order, so that replicas stay equal.
+            unique, index = unique_with_index(ids.of_all.view(-1)[is_id])
+            summed = index.scatter(gathered[is_id], len(unique))
             rows = self.table.find_or_insert(unique)
         return RowGradients(rows, unique, summed)
 

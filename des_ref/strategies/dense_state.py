@@ -81,7 +81,8 @@ def _keys_of(name: str, state: DenseState) -> list[str]:
 
 def gather_columns(op: str, mine: Tensor, columns: int, network: Network, comm: Comm) -> Tensor:
     """[.., F * columns] from each worker's `mine` [.., own fields * columns], in the AllReduce `op`."""
-    own_fields = torch.tensor(network.own_fields, dtype=torch.int64, device=mine.device)
+    own = network.own_fields
+    own_fields = torch.arange(own.start, own.stop, own.step, device=mine.device)
     whole = mine.new_zeros(*mine.shape[:-1], network.fields, columns)
     whole[..., own_fields, :] = mine.unflatten(-1, (len(own_fields), columns))
     comm.all_reduce(op, whole).wait()  # each column has one owner, so adding zeros is exact

@@ -188,7 +188,7 @@ class _Des(HashOwned):
         network = self.network
         ids, owned = unpack_occurrences(sent.occurrences, samples, network.fields)
         if network.model.pools_mean and network.model.by_field:
-            owned = replace(owned, bag_size=bag_sizes(owned.bag))
+            owned = replace(owned, bag_size=bag_sizes(owned.bag, samples * network.fields))
         return ids, owned
 
     def _partials(self, values: Mapping[str, Tensor], owned: OwnedOccurrences) -> Tensor:

@@ -21,9 +21,19 @@ from torch import Tensor
 from des_ref.comm import Comm, Handle
 from des_ref.data.batch import Batch
 from des_ref.hashing import owner_of
+from des_ref.queued import is_queued
 from des_ref.strategies.base import Lane
 from des_ref.strategies.hot_rows import HotRows
-from des_ref.substitution.owned import OwnedOccurrences, bag_sizes, sorted_by, stable_order, unique_with_index
+from des_ref.substitution.owned import (
+    OwnedOccurrences,
+    SortedKeys,
+    bag_sizes,
+    first_of_runs,
+    sorted_by,
+    stable_order,
+    unique_with_index,
+)
+from des_ref.substitution.sums import Groups, tally
 from dessim.errors import UsageError
 from dessim.trace.schema import Phase
 
@@ -32,11 +42,26 @@ _INT32_MAX = 2**31 - 1
 OwnerFunction = Callable[[Tensor, Tensor], Tensor]  # (ids [n], field [n]) -> the owning worker [n]
 
 
-def _exchange_counts(comm: Comm, to_send: Tensor) -> list[int]:
-    """The number of entries that each rank will send here: an AllToAll before one with uneven sizes."""
-    to_receive = torch.empty_like(to_send)
-    comm.all_to_all("id_counts", to_receive, to_send, None, None).wait()
-    return to_receive.tolist()
+@dataclass(frozen=True, slots=True)
+class _Sizes:
+    """Numbers of entries to send to each rank and to receive from it, and the latter on the device."""
+
+    to_send: list[int]
+    to_receive: list[int]
+    received: Tensor
+
+
+def _exchange_counts(comm: Comm, to_send: Tensor) -> _Sizes:
+    """An AllToAll of sizes before one with uneven sizes; the host reads both lists in one look."""
+    received = torch.empty_like(to_send)
+    comm.all_to_all("id_counts", received, to_send, None, None).wait()
+    return _Sizes(*torch.stack([to_send, received]).tolist(), received)
+
+
+def _sizes_of_runs(ascending: Tensor, runs: int) -> Tensor:
+    """int64 [runs]: how often each of 0 .. runs - 1 occurs in a sorted int32 or int64 tensor."""
+    starts = Groups.of(ascending, runs).starts
+    return torch.cat([starts[1:], starts.new_full((1,), len(ascending))]) - starts
 
 
 def gather_dense(batch: Batch, comm: Comm) -> tuple[Tensor | None, Handle | None]:
@@ -57,12 +82,14 @@ def gather_dense(batch: Batch, comm: Comm) -> tuple[Tensor | None, Handle | None
 class OccurrenceMessages:
     """Received occurrences of owned ids, as sent: `counts[r]` of them from rank r.
 
-    rows   int32 [n, 3]: the id's 64 bits in two columns, and its coordinate, local sample * F + field; with bag sizes
-           a fourth column, the number of ids in the bag
+    rows      int32 [n, 3]: the id's 64 bits in two columns, and its coordinate, local sample * F + field; with bag
+              sizes a fourth column, the number of ids in the bag
+    received  `counts` on the device
     """
 
     rows: Tensor
     counts: list[int]
+    received: Tensor
 
 
 def send_occurrences(
@@ -82,13 +109,14 @@ def send_occurrences(
         coordinate = (batch.sample * fields + batch.field).to(torch.int32)
         columns = [batch.ids.view(torch.int32).view(-1, 2), coordinate[:, None]]
         if with_bag_sizes:
-            columns.append(bag_sizes(coordinate)[:, None].to(torch.int32))
+            columns.append(bag_sizes(coordinate, len(batch) * fields)[:, None].to(torch.int32))
         message = torch.cat(columns, dim=1).index_select(0, order)
-        to_send = torch.bincount(owner, minlength=comm.world_size)
-    counts = _exchange_counts(comm, to_send)
-    rows = message.new_empty(sum(counts), message.shape[1])
-    comm.all_to_all("ids", rows, message, counts, to_send.tolist()).wait()
-    return OccurrenceMessages(rows, counts)
+        n = comm.world_size
+        to_send = _sizes_of_runs(owner[order], n) if is_queued(owner.device) else tally(owner, n)
+    sizes = _exchange_counts(comm, to_send)
+    rows = message.new_empty(sum(sizes.to_receive), message.shape[1])
+    comm.all_to_all("ids", rows, message, sizes.to_receive, sizes.to_send).wait()
+    return OccurrenceMessages(rows, sizes.to_receive, sizes.received)
 
 
 def unpack_occurrences(messages: OccurrenceMessages, samples: int, fields: int) -> tuple[Tensor, OwnedOccurrences]:
@@ -100,14 +128,29 @@ def unpack_occurrences(messages: OccurrenceMessages, samples: int, fields: int) 
     ids = rows[:, :2].clone(memory_format=torch.contiguous_format).view(torch.int64)[:, 0]
     coordinate = rows[:, 2].to(torch.int64)
     first_sample = torch.arange(len(counts), device=rows.device) * share  # of each rank
-    source = torch.repeat_interleave(first_sample, torch.tensor(counts, device=rows.device), output_size=len(rows))
+    source = torch.repeat_interleave(first_sample, messages.received, output_size=len(rows))
     local_sample = coordinate // fields
     sample = source + local_sample
     field = coordinate - local_sample * fields
     optional = () if rows.shape[1] == 3 else (rows[:, 3],)  # bag sizes
-    _, ids, sample, field, *optional = sorted_by(source * fields + coordinate, ids, sample, field, *optional)
-    unique, row_index = unique_with_index(ids)
-    return unique, OwnedOccurrences(sample, field, row_index, samples, fields, *optional)
+    bag, ids, sample, field, *optional = sorted_by(source * fields + coordinate, ids, sample, field, *optional)
+    keys = SortedKeys.of(ids)
+    distinct, pairs = _sizes_in_one_look(keys, bag, field, fields)
+    unique, row_index = keys.distinct(distinct)
+    bag_size = optional[0] if optional else None
+    return unique, OwnedOccurrences(sample, field, row_index, samples, fields, bag_size, pairs)
+
+
+def _sizes_in_one_look(
+    keys: SortedKeys, bag: Tensor, field: Tensor, fields: int
+) -> tuple[int | None, list[int] | None]:
+    """The number of distinct keys, and of occupied bags in each field; None on a CPU, which finds them on the way."""
+    if not is_queued(bag.device):
+        return None, None
+    pairs = torch.zeros(fields, dtype=torch.int64, device=bag.device)
+    pairs.index_add_(0, field, first_of_runs(bag).to(torch.int64))
+    distinct, *of_fields = torch.cat([keys.is_first.sum()[None], pairs]).tolist()
+    return distinct, of_fields
 
 
 # -- tables -----------------------------------------------------------------------------------------------------------
@@ -140,12 +183,12 @@ def send_tables(batch: Batch, lane: Lane, fields: int) -> TableIds:
         place = table_order(fields, n, batch.ids.device).argsort()
         bag = place[batch.field] * b + batch.sample
         ids = batch.ids[stable_order(bag)]
-        lengths = torch.bincount(bag, minlength=fields * b).to(torch.int32)
-        to_send = [int(part.sum()) for part in lengths.split(bags_of_rank)]
+        lengths = tally(bag, fields * b).to(torch.int32)
+        counts = torch.stack([part.sum() for part in lengths.split(bags_of_rank)])
     own_bags = bags_of_rank[comm.rank]
     received_lengths = lengths.new_empty(n * own_bags)
     comm.all_to_all("lengths", received_lengths, lengths, [own_bags] * n, bags_of_rank).wait()
-    to_receive = received_lengths.view(n, own_bags).sum(dim=1).tolist()
+    to_send, to_receive = torch.stack([counts, received_lengths.view(n, own_bags).sum(dim=1)]).tolist()
     out = ids.new_empty(sum(to_receive))
     comm.all_to_all("ids", out, ids, to_receive, to_send).wait()
     return TableIds(out, torch.repeat_interleave(received_lengths.to(torch.int64), output_size=len(out)))
@@ -153,8 +196,8 @@ def send_tables(batch: Batch, lane: Lane, fields: int) -> TableIds:
 
 def table_order(fields: int, world_size: int, device: torch.device) -> Tensor:
     """int64 [F]: fields in the order of the ranks that own them, rank 0's tables, then rank 1's, ..."""
-    order = [field for rank in range(world_size) for field in range(rank, fields, world_size)]
-    return torch.tensor(order, dtype=torch.int64, device=device)
+    numbers = torch.arange(fields, device=device)
+    return (numbers % world_size * fields + numbers).argsort()
 
 
 # -- keys -------------------------------------------------------------------------------------------------------------
@@ -167,17 +210,19 @@ class Keys:
     unique    int64 [u]
     inverse   int64 [n], which of them each occurrence is
     sizes     number of keys of each owner
+    counts    the same on the device, int64 [owners]
     hot       int64 [h], places among the hot rows of the last h keys; None: the strategy has no hot rows
     """
 
     unique: Tensor
     inverse: Tensor
     sizes: list[int]
+    counts: Tensor
     hot: Tensor | None = None
 
     @classmethod
     def of(cls, ids: Tensor, owners: int, hot_rows: HotRows | None = None) -> Keys:
-        unique, inverse = torch.unique(ids, return_inverse=True)
+        unique, index = unique_with_index(ids)
         owner = owner_of(unique, owners)
         if hot_rows is not None:
             hot_place = hot_rows.find(unique)
@@ -185,9 +230,10 @@ class Keys:
         order = stable_order(owner)
         place = torch.empty_like(order)
         place[order] = torch.arange(len(order), device=order.device)
-        sizes = torch.bincount(owner, minlength=owners + 1).tolist()[:owners]
+        counts = _sizes_of_runs(owner[order], owners + 1)[:owners]
+        sizes = counts.tolist()
         hot = hot_place[order][sum(sizes) :] if hot_rows is not None else None
-        return cls(unique[order], place[inverse], sizes, hot)
+        return cls(unique[order], place[index.row], sizes, counts, hot)
 
     @property
     def cold(self) -> Tensor:
@@ -208,8 +254,7 @@ def request_keys(ids: Tensor, lane: Lane, name: str, hot_rows: HotRows | None = 
     comm = lane.comm
     with lane.marks.segment("split_ids", Phase.INPUT):
         keys = Keys.of(ids, comm.world_size, hot_rows)
-        to_send = torch.tensor(keys.sizes, device=ids.device)
-    to_receive = _exchange_counts(comm, to_send)
-    requested = ids.new_empty(sum(to_receive))
-    comm.all_to_all(name, requested, keys.cold, to_receive, keys.sizes).wait()
-    return keys, RequestedKeys(requested, to_receive)
+    sizes = _exchange_counts(comm, keys.counts)
+    requested = ids.new_empty(sum(sizes.to_receive))
+    comm.all_to_all(name, requested, keys.cold, sizes.to_receive, keys.sizes).wait()
+    return keys, RequestedKeys(requested, sizes.to_receive)

@@ -20,6 +20,8 @@ from des_ref.strategies.base import Counts, Optimizers
 from des_ref.strategies.dense_shards import DenseServer, DenseShards
 from des_ref.strategies.dense_state import DenseState, export_state, load_state
 from des_ref.strategies.row_all_to_all import FetchedRows, RowAllToAll
+from des_ref.substitution.owned import unique_with_index
+from des_ref.substitution.sums import RowIndex
 from dessim.trace.schema import Phase
 
 _WEIGHTS = "weights"
@@ -67,9 +69,9 @@ class PsSync(RowAllToAll):
         ready.wait()
         return received
 
-    def _pushed_rows(self, fetched: FetchedRows) -> tuple[Tensor, Tensor, Tensor]:
-        unique, inverse = torch.unique(self._pushed_keys, return_inverse=True)
-        return unique, inverse, self.table.find(unique)
+    def _pushed_rows(self, fetched: FetchedRows) -> tuple[Tensor, RowIndex, Tensor]:
+        unique, index = unique_with_index(self._pushed_keys)
+        return unique, index, self.table.find(unique)
 
     def _send_dense_grads(self) -> _PushedDenseGrads:
         grads = self._shards.flat_grads()

@@ -26,6 +26,8 @@ from des_ref.strategies.exchange import Keys, RequestedKeys, request_keys
 from des_ref.strategies.hot_rows import HotRows, hottest
 from des_ref.strategies.sample_assignment import assign_samples, samples_of
 from des_ref.strategies.sharded_base import RowGradients, ShardedBase
+from des_ref.substitution.owned import unique_with_index
+from des_ref.substitution.sums import RowIndex
 from dessim.trace.schema import Phase
 from dessim.workload.options import Options
 
@@ -47,14 +49,14 @@ class FetchedRows:
     """The distinct rows of this worker's samples, fetched from their owners, and the rows it served as an owner.
 
     unique    int64 [r], the distinct requested keys
-    inverse   which of them each requested key is
+    index     which of them each requested key is
     rows      int64 [r], their row numbers (None in prediction)
     values    [u, W] of `routed.keys`, the leaf of the graph that computes `pooled` [b * F, W + E]
     """
 
     routed: _RoutedKeys
     unique: Tensor
-    inverse: Tensor
+    index: RowIndex
     rows: Tensor | None
     values: Tensor
     pooled: Tensor
@@ -72,19 +74,21 @@ class RowAllToAll(ShardedBase):
         super().__init__(network, optimizers, comm, options)
         none_yet = torch.empty(0, dtype=torch.int64, device=comm.device)
         self._hot = HotRows(none_yet) if self.options.hot_rows else None
+        self._hot_on_host = HotRows(none_yet.cpu())  # whole batches are in host memory
         self.looks_ahead = self.options.look_ahead
         self.shares_rows = self._hot is not None
 
     def count(self, first: Callable[[], Iterable[Batch]]) -> None:
         if self._hot is not None:
-            self._hot = HotRows(hottest(first(), self.options.hot_rows).to(self.comm.device))
+            self._hot_on_host = HotRows(hottest(first(), self.options.hot_rows))
+            self._hot = HotRows(self._hot_on_host.ids.to(self.comm.device))
 
     def share(self, whole: Batch) -> Batch:
         if not self.looks_ahead:
             return super().share(whole)
         owner = self.owner(whole.ids, whole.field)
         if self._hot is not None:
-            owner = owner.masked_fill(self.is_everywhere(whole.ids.to(self.comm.device)).cpu(), -1)
+            owner = owner.masked_fill(self._hot_on_host.find(whole.ids) >= 0, -1)
         return samples_of(whole, assign_samples(whole, owner, self.comm.world_size), self.comm.rank)
 
     def is_everywhere(self, ids: Tensor) -> Tensor:
@@ -105,9 +109,9 @@ class RowAllToAll(ShardedBase):
         keys = ids.keys
         requested = ids.requested
         with self.marks.segment("lookup", Phase.FORWARD):
-            unique, inverse = torch.unique(requested.keys, return_inverse=True)
+            unique, index = unique_with_index(requested.keys)
             rows, unique_values = self._values(unique, train)
-            reply = unique_values.index_select(0, inverse)
+            reply = unique_values.index_select(0, index.row)
         values = reply.new_empty(len(keys.cold), reply.shape[1])
         self.comm.all_to_all(self.rows_op, values, reply, keys.sizes, requested.sizes).wait()
         if self._hot is not None:
@@ -119,7 +123,7 @@ class RowAllToAll(ShardedBase):
         with self.marks.segment("pool", Phase.FORWARD):
             values.requires_grad_(train)
             pooled = self._pooled_at_samples(values, keys.inverse, batch)
-        return FetchedRows(ids, unique, inverse, rows, values, pooled)
+        return FetchedRows(ids, unique, index, rows, values, pooled)
 
     def _bags(self, fetched: FetchedRows) -> Tensor:
         return fetched.pooled.view(-1, self.network.fields, self.network.bag_width)
@@ -136,8 +140,8 @@ class RowAllToAll(ShardedBase):
         hot_sum = self._sum_hot(hot_grad)
         received = self._return_grads(fetched, cold_grad)
         with self.marks.segment("sum_grad", Phase.BACKWARD):
-            unique, inverse, rows = self._pushed_rows(fetched)
-            summed = cold_grad.new_zeros(len(unique), cold_grad.shape[1]).index_add_(0, inverse, received)
+            unique, index, rows = self._pushed_rows(fetched)
+            summed = index.scatter(received, len(unique))
         if self._hot is None or hot_sum is None:
             return RowGradients(rows, unique, summed)
         hot_sum.wait()
@@ -156,10 +160,10 @@ class RowAllToAll(ShardedBase):
         self.comm.all_to_all(self.grads_op, received, grads, requested.sizes, keys.sizes).wait()
         return received
 
-    def _pushed_rows(self, fetched: FetchedRows) -> tuple[Tensor, Tensor, Tensor]:
+    def _pushed_rows(self, fetched: FetchedRows) -> tuple[Tensor, RowIndex, Tensor]:
         """The distinct keys of the received gradients, the key of each gradient, and the keys' row numbers."""
         assert fetched.rows is not None  # kept since the lookup
-        return fetched.unique, fetched.inverse, fetched.rows
+        return fetched.unique, fetched.index, fetched.rows
 
     def _counts(self, batch: Batch, fetched: FetchedRows, row_grads: RowGradients) -> Counts:
         keys = fetched.routed.keys

@@ -18,6 +18,7 @@ from des_ref.models.build import Network
 from des_ref.strategies.base import Marks, NoMarks
 from des_ref.substitution.owned import OwnedOccurrences
 from des_ref.substitution.softmax import Candidates, Scores, likelihoods
+from des_ref.substitution.sums import RowIndex
 from dessim.trace.schema import Phase
 
 
@@ -55,7 +56,7 @@ class Scoring:
         with marks.segment("scores_backward", Phase.BACKWARD):
             losses = self._losses(sums, counts)
             candidates_grad, codes_grad = scores.gradients(sums, counts.to(sums.dtype), self._alpha / len(sums))
-            outputs_grad = torch.zeros_like(outputs).index_add(0, candidates.row, candidates_grad)
+            outputs_grad = RowIndex(candidates.row).scatter(candidates_grad, len(outputs))
         tail_grad = torch.zeros_like(out)
         tail_grad[:, :-1] = self._summed(codes_grad)
         return ScoringResult(losses, outputs_grad, tail_grad)

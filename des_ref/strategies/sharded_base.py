@@ -25,7 +25,8 @@ from des_ref.models.build import Network
 from des_ref.strategies.base import Counts, Lane, Optimizers, StepResult
 from des_ref.strategies.grads import SummedGrads
 from des_ref.strategies.hash_owned import HashOwned
-from des_ref.substitution.owned import Groups, RowIndex, sorted_by
+from des_ref.substitution.owned import sorted_by
+from des_ref.substitution.sums import Groups, RowIndex
 from dessim.trace.schema import Phase
 from dessim.workload.options import Options
 

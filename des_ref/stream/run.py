@@ -139,11 +139,11 @@ class _Stream:
         started_at = time.perf_counter()
         logits = self._strategy.predict(batch) if self._has_dropout else None
         result = pipeline.step()
-        self._trained_s += time.perf_counter() - started_at
         progress.steps += 1
         progress.counts += astuple(result.counts)
         progress.position = feed.position() or progress.position
-        check_finite(result.loss, batch, progress, self._comm, self._settings.folder(self._log))
+        check_finite(result.loss, batch, progress, self._comm, self._settings.folder(self._log))  # waits for the loss
+        self._trained_s += time.perf_counter() - started_at
         progress.own.add(*self._scored(batch, result, logits))
         clock.count(len(batch), len(batch.ids))
 

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from des_ref.hashing import words
-from des_ref.substitution.owned import Groups, OwnedOccurrences, stable_order
+from des_ref.substitution.owned import OwnedOccurrences, stable_order
+from des_ref.substitution.sums import Groups
 
 # Share of occupied (sample, field) pairs from which one dense GEMM is faster than one GEMM a field; measured on a CPU.
 _DENSE_FROM = 0.4
@@ -34,7 +35,7 @@ class Local:
     @cached_property
     def v(self) -> Tensor:
         """[n, D]: the vector of each occurrence."""
-        return self.values["v"].index_select(0, self.owned.inverse)
+        return self.owned.row_index.gather(self.values["v"])
 
     def by_sample(self, terms: Sequence[Tensor]) -> Tensor:
         """[B, r]: `terms` [u, ..] of the distinct ids, r columns together, summed over the occurrences of a sample."""
@@ -218,7 +219,7 @@ def pair_products(local: Local, weight: Tensor) -> Tensor:
         return local.bags.flatten(1) @ weight.T
     width = weight.shape[1] // fields
     order = stable_order(owned.pair_field)
-    sizes = torch.bincount(owned.pair_field, minlength=fields).tolist()
+    sizes = list(owned.pairs_of_fields)
     pooled = local.pooled.index_select(0, order)  # [P, D], field by field
     sample = owned.pair_sample.index_select(0, order)
     # split and unbind have one backward each; slicing would make autograd add F zero-padded copies of the whole.
@@ -226,5 +227,6 @@ def pair_products(local: Local, weight: Tensor) -> Tensor:
     out = pooled.new_zeros(samples, weight.shape[0])
     for pooled_field, sample_field, block in zip(pooled.split(sizes), sample.split(sizes), blocks, strict=True):
         # Include fields without a pair: `weight` needs a gradient for its AllReduce even on a worker without an id.
+        # A sample occurs once in a field, so that even atomics add in a fixed order.
         out = out.index_add_(0, sample_field, pooled_field @ block.T)
     return out

@@ -22,6 +22,7 @@ Source: derived here; checked in float64 by the tests.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +51,8 @@ class Cross(Operator):
 
     def finish(self, sums: Tensor, masks: list[Tensor] | None) -> Tensor:
         *p, p_out = sums.unbind(dim=1)
-        c = torch.cat([torch.zeros_like(self.b[:1]), self.b]).cumsum(dim=0)  # c_0 .. c_L
+        # Not cumsum, which a GPU need not compute in the same order every time.
+        c = torch.stack(list(accumulate(self.b, initial=torch.zeros_like(self.w[0]))))  # c_0 .. c_L
         c_w = (c * self.w).sum(dim=1)
         a = torch.ones_like(p_out)
         for l, p_l in enumerate(p):

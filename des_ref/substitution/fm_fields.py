@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from des_ref.substitution.base import Bags, Local, Operator, Plain
+from des_ref.substitution.sums import Groups, sums_of_neighbours
 
 
 class FmFields(Operator):
@@ -38,7 +39,7 @@ class FmFields(Operator):
         e = local.pooled
         owned = local.owned
         terms = torch.cat([e, e.square().sum(dim=1, keepdim=True)], dim=1)
-        return e.new_zeros(owned.samples, self.wire).index_add(0, owned.pair_sample, terms)
+        return sums_of_neighbours(terms, Groups.of(owned.pair_sample, owned.samples))
 
     def from_bags(self, bags: Bags) -> Tensor:
         return torch.cat([bags.x.sum(dim=1), bags.x.square().sum(dim=(1, 2))[:, None]], dim=1)

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from des_ref.substitution.base import Bags, Local
+from des_ref.substitution.sums import maxima_of_neighbours, sums_of_neighbours
 
 MaxOverWorkers = Callable[[Tensor], Tensor]  # [B, r] -> its element-wise maximum over workers
 
@@ -52,11 +53,8 @@ class Operand(nn.Module):
     def _sum_by_bag(self, terms: Tensor, local: Local) -> Tensor:
         """[B, F, r]: `terms` [n, r] of the occurrences, added up over each bag."""
         owned = local.owned
-        bags = terms.new_zeros(owned.samples * self.fields, terms.shape[1])
-        return bags.index_add(0, owned.bag, terms).view(owned.samples, self.fields, -1)
+        return sums_of_neighbours(terms, owned.by_bag).view(owned.samples, self.fields, -1)
 
     def _max_by_bag(self, terms: Tensor, local: Local) -> Tensor:
         """[B * F, r]: the maximum of `terms` [n, r] over each bag; -inf where this worker owns none of its ids."""
-        initial = terms.new_full((local.owned.samples * self.fields, terms.shape[1]), float("-inf"))
-        index = local.owned.bag[:, None].expand_as(terms)
-        return initial.scatter_reduce(0, index, terms, "amax", include_self=True)
+        return maxima_of_neighbours(terms, local.owned.by_bag)

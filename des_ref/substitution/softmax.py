@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from des_ref.substitution.owned import OwnedOccurrences
+from des_ref.substitution.sums import sums_of_neighbours, tally
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class Candidates:
     def of(cls, owned: OwnedOccurrences, ids: int, fields: int) -> Candidates:
         """From the owned occurrences of `ids` distinct ids. An id that occurs in two fields is a candidate of both."""
         pair, candidate = torch.unique(owned.field * ids + owned.inverse, return_inverse=True)
-        sizes = torch.bincount(pair // max(ids, 1), minlength=fields)
+        sizes = tally(pair // max(ids, 1), fields)
         return cls(pair % max(ids, 1), tuple(sizes.tolist()), candidate, owned)
 
 
@@ -76,7 +77,7 @@ class Scores:
         for x, m in zip(self._fields, largest.unbind(dim=1), strict=True):
             x.sub_(m[:, None])
         scores = self._values[owned.sample, self._candidates.candidate]  # [n]
-        targets = self._codes.new_zeros(largest.numel()).index_add(0, owned.bag, scores)
+        targets = sums_of_neighbours(scores[:, None], owned.by_bag)
         self._values.exp_()
         return torch.cat([torch.stack([x.sum(dim=1) for x in self._fields], dim=1), targets.view_as(largest)], dim=1)
 

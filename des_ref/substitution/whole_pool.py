@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from des_ref.substitution.base import Local
 from des_ref.substitution.layers import linear_weights
+from des_ref.substitution.sums import Groups, maxima_of_neighbours, sums_of_neighbours
 
 
 class WholePool(nn.Module):
@@ -25,18 +26,18 @@ class WholePool(nn.Module):
     def forward(self, local: Local) -> Local:
         """Input in which each of the P (sample, field) pairs is a single id, with the pooled vector as its own."""
         owned = local.owned
-        return Local(owned.of_pairs(), {"v": self.pooled(local.v, owned.by_pair.group_of, len(owned.pair_bag))})
+        return Local(owned.of_pairs(), {"v": self.pooled(local.v, owned.by_pair)})
 
-    def pooled(self, v: Tensor, pair: Tensor, pairs: int) -> Tensor:
-        """[P, D] from `v` [n, D] and the `pair` [n] of each occurrence; no pair is empty."""
+    def pooled(self, v: Tensor, by_pair: Groups) -> Tensor:
+        """[P, D] from the `v` [n, D] of the occurrences; no pair is empty."""
         raise NotImplementedError
 
 
 class WholeMax(WholePool):
     """Max pooling of whole bags."""
 
-    def pooled(self, v: Tensor, pair: Tensor, pairs: int) -> Tensor:
-        return _max_by_pair(v, pair, pairs)
+    def pooled(self, v: Tensor, by_pair: Groups) -> Tensor:
+        return maxima_of_neighbours(v, by_pair)
 
 
 class WholeAttention(WholePool):
@@ -48,15 +49,9 @@ class WholeAttention(WholePool):
         super().__init__()
         self.a = nn.Parameter(linear_weights(1, width, generator)[0])
 
-    def pooled(self, v: Tensor, pair: Tensor, pairs: int) -> Tensor:
+    def pooled(self, v: Tensor, by_pair: Groups) -> Tensor:
         scores = (v @ self.a)[:, None]
         # The shift keeps exp from overflowing and cancels in the quotient.
-        weight = (scores - _max_by_pair(scores.detach(), pair, pairs).index_select(0, pair)).exp()
-        sums = v.new_zeros(pairs, v.shape[1] + 1).index_add(0, pair, torch.cat([weight * v, weight], dim=1))
+        weight = (scores - maxima_of_neighbours(scores.detach(), by_pair).index_select(0, by_pair.group_of)).exp()
+        sums = sums_of_neighbours(torch.cat([weight * v, weight], dim=1), by_pair)
         return sums[:, :-1] / sums[:, -1:]
-
-
-def _max_by_pair(terms: Tensor, pair: Tensor, pairs: int) -> Tensor:
-    """[P, r]: the maximum of `terms` [n, r] over each pair."""
-    initial = terms.new_full((pairs, terms.shape[1]), float("-inf"))
-    return initial.scatter_reduce(0, pair[:, None].expand_as(terms), terms, "amax")

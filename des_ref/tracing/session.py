@@ -126,6 +126,7 @@ class TraceSession:
             self._comm.barrier()
             start_us = self._recorder.now_us()
             result = self._pipeline.step()
+            self._comm.synchronize()
             self._plain_spans_us.append((start_us, self._recorder.now_us()))
         if previous is not None:
             self._keep(previous, result)

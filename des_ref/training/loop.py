@@ -91,11 +91,12 @@ def _train_epoch(run: Run, epoch: int) -> None:
         is_traced = run.is_tracing
         started_at = time.perf_counter()
         result = run.session.step() if is_traced and run.session is not None else pipeline.step()
-        if not is_traced:
-            progress.step_seconds.append(time.perf_counter() - started_at)
         progress.steps += 1
         progress.counts += astuple(result.counts)
+        # Waits for the loss. On a GPU the step has only been issued until then.
         check_finite(result.loss, batch, progress, run.comm, run.settings.folder(run.epoch_log))
+        if not is_traced:
+            progress.step_seconds.append(time.perf_counter() - started_at)
         is_due = writer is not None and (writer.due(progress.steps) or progress.steps >= run.step_limit)
         # The checkpoint of an epoch's last step is written after the evaluation, with its scores.
         if is_due and writer is not None and pipeline.epoch == epoch:

@@ -110,7 +110,7 @@ def test_our_network_with_deepctrs_weights_gives_its_outputs(name: str) -> None:
         p.data.copy_(theirs[f"dense.{i}"])
     vocabulary = torch.unique(torch.cat([b.ids for b in batches(name)]))
     inverse = torch.searchsorted(vocabulary, batch.ids)
-    sizes = bag_sizes(batch.sample * FIELDS + batch.field) if network.model.pools_mean else None
+    sizes = bag_sizes(batch.sample * FIELDS + batch.field, len(batch) * FIELDS) if network.model.pools_mean else None
     owned = OwnedOccurrences.of(batch.sample, batch.field, inverse, SAMPLES, FIELDS, sizes)
     with torch.no_grad():
         logits = network.tail(network.partials({column: theirs[column] for column in network.row_widths}, owned))

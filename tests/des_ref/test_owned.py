@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from des_ref.substitution.owned import Groups, OwnedOccurrences, RowIndex, sorted_by, unique_with_index
+from des_ref.substitution.owned import OwnedOccurrences, sorted_by, unique_with_index
+from des_ref.substitution.sums import Groups, RowIndex
 
 SAMPLES, FIELDS, IDS, WIDTH = 4, 3, 5, 2
 OCCURRENCES = st.lists(st.tuples(*(st.integers(0, n - 1) for n in (SAMPLES, FIELDS, IDS))), max_size=30)

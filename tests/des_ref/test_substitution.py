@@ -138,7 +138,7 @@ def in_lockstep(networks: list[Network], rows: dict[str, Tensor], occurrences: O
         network = networks[p]
         mine = owner == p
         unique, inverse = torch.unique(index[mine], return_inverse=True)
-        sizes = bag_sizes(sample * FIELDS + field)[mine] if network.model.pools_mean else None
+        sizes = bag_sizes(sample * FIELDS + field, SAMPLES * FIELDS)[mine] if network.model.pools_mean else None
         owned = OwnedOccurrences.of(sample[mine], field[mine], inverse, SAMPLES, FIELDS, sizes)
         return network.partials({name: values[unique] for name, values in rows.items()}, owned)
 

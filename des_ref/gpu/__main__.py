@@ -1,0 +1,7 @@
+"""`python -m des_ref.gpu`."""
+
+from des_ref.cli import leave, run
+from des_ref.gpu.program import main
+
+if __name__ == "__main__":
+    leave(run("des_ref.gpu", main))

@@ -6,7 +6,7 @@ The data are synthetic: multi-hot ids that follow Zipf's law.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,12 +14,14 @@ import torch
 from des_ref.comm import Comm
 from des_ref.data.batch import Batch
 from des_ref.data.synthetic import Zipf
+from des_ref.embedding.by_width import widths_of
 from des_ref.embedding.optim import ROW_OPTIMIZERS
 from des_ref.models.dense_optim import DenseOptimizer
 from des_ref.models.shampoo import NAME as SHAMPOO
 from des_ref.strategies.base import Optimizers
 from dessim.workload.codecs import CodecConfig, parse_codecs
-from dessim.workload.model import Model, Table, load_model, parse_model
+from dessim.workload.model import Model, load_model, parse_model
+from dessim.workload.model_sections import Table
 from dessim.workload.strategies import parse_strategy
 
 IDS_PER_FIELD = 1.7  # multi-hot: several ids per field, so that pairs of ids are split over ranks
@@ -99,7 +101,9 @@ def shrunk(model: Model) -> Model:
     raw = model.model_dump()
     fields = min(model.input.fields, _SMALL_FIELDS)
     if model.tables:
-        raw["tables"] = [_small(table) for table in model.tables[:fields]]
+        widths = sorted(set(model.widths[:fields]))
+        small = {width: 2 * (i + 1) for i, width in enumerate(widths)} if len(widths) > 1 else {}
+        raw["tables"] = [_small(table, small.get(model.widths[i])) for i, table in enumerate(model.tables[:fields])]
         raw["input"] = {"batch_per_worker": model.input.batch_per_worker}
     else:
         raw["input"] |= {
@@ -116,11 +120,11 @@ def shrunk(model: Model) -> Model:
     return parse_model(raw, model.name)
 
 
-def _small(table: Table) -> dict[str, Any]:
+def _small(table: Table, width: int | None) -> dict[str, Any]:
     return table.model_dump() | {
         "rows": min(table.rows, _SMALL_VOCABULARY),
         "ids": min(table.ids, _SMALL_IDS),
-        "width": None,
+        "width": width,
     }
 
 
@@ -146,4 +150,7 @@ def batches(case: Case, model: Model, comm: Comm) -> list[Batch]:
     tables = tuple(table.model_copy(update={"rows": min(table.rows, _MAX_VOCABULARY)}) for table in model.tables)
     shape = (model.input.fields, IDS_PER_FIELD, vocabulary)
     data = Zipf(*shape, skew=1.05, seed=SEED, tables=tables, dense=model.dense_features)
-    return [data.examples(samples, part=step).take(torch.arange(samples)) for step in range(case.steps)]
+    examples = [data.examples(samples, part=step).take(torch.arange(samples)) for step in range(case.steps)]
+    if (widths := widths_of(model, 0, "cpu")) is None:
+        return examples
+    return [replace(batch, ids=widths.keyed(batch.ids, batch.field)) for batch in examples]

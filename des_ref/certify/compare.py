@@ -104,6 +104,7 @@ class _Run:
     network: Network
     strategy: Strategy
     vocabulary: Tensor  # int64 [V], every id of the case, sorted
+    rows: Tensor  # int64 [V], their row numbers
     is_mine: Tensor  # bool [V]
 
     @classmethod
@@ -121,9 +122,8 @@ class _Run:
         rows = strategy.table.find_or_insert(vocabulary)
         is_mine = strategy.owner(vocabulary, fields) == comm.rank
         foreign = rows[~(is_mine | strategy.is_everywhere(vocabulary))]
-        for values in strategy.table.columns.values():
-            values[foreign] = float("nan")
-        return cls(comm, network, strategy, vocabulary, is_mine)
+        strategy.table.poison(foreign)
+        return cls(comm, network, strategy, vocabulary, rows, is_mine)
 
     def state(self, result: StepResult) -> State:
         """The state that all ranks hold together after a step. Every rank calls it."""
@@ -139,7 +139,7 @@ class _Run:
             grad[index] = result.row_grads[name]
             if self.strategy.rows_replicated:
                 replicated["grad", name] = grad
-                replicated["value", name] = self.strategy.table.columns[name]
+                replicated["value", name] = self._values(name)
             else:
                 owned["grad", name], owned["value", name] = self._own_rows(name, grad)
         for i, p in enumerate(self.network.dense_parameters):
@@ -153,11 +153,15 @@ class _Run:
         parameters = {name: t for (kind, name), t in tensors.items() if kind == "value"}
         return State(float(loss), grads, parameters)
 
+    def _values(self, name: str) -> Tensor:
+        """[V, width]: a column of this rank's table."""
+        return self.strategy.table.values(self.vocabulary, self.rows, (name,))[name]
+
     def _own_rows(self, name: str, grad: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients and values [V, width] of the rows this rank owns, zeros elsewhere, so that a sum over ranks is
         exact. Copies that several ranks keep must be bit-identical; where they differ, the values are NaN."""
         is_mine = self.is_mine
-        copies = self.strategy.table.columns[name]
+        copies = self._values(name)
         values = torch.where(is_mine[:, None], copies, 0.0)
         is_common = self.strategy.is_everywhere(self.vocabulary)
         if is_common.any():

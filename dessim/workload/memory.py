@@ -34,12 +34,10 @@ from dessim.workload.model import Model
 from dessim.workload.owners import MEAN, Owner
 from dessim.workload.plan import OwnerRole, Plan, PlannedOp
 from dessim.workload.server_roles import Roles, a_step, size_of
-from dessim.workload.symbols import ROW_AND_STATE, O, W, k, so, sr
+from dessim.workload.symbols import k
 
 # Bytes a row. The index is at most half full, so a row takes its id and two slots with an 8-byte row number each
 # (des_ref/embedding/hash_table.py).
-ROW = W * sr
-ROW_STATE = O * so
 INDEX = 3 * k
 
 Symbols = Mapping[str, float]
@@ -178,7 +176,7 @@ def spill_of(
     for op in plan.ops:
         if op.table_rows:
             # Reads fetch the values. Updates fetch and return values and state, in both directions at a time.
-            row = ROW if op.phase is Phase.FORWARD else ROW_AND_STATE
+            row = plan.row_bytes if op.phase is Phase.FORWARD else group(plan.row_bytes + plan.state_bytes)
             moved = group(op.table_rows) * row
             seconds[op.name] = moved.evaluate(cold) / bandwidth
     return Spill(rows_share, missed / touched, rows_share * memory.spillable, seconds)
@@ -187,7 +185,7 @@ def spill_of(
 def _held(plan: Plan, symbols: Symbols) -> tuple[float, float, float]:
     """Bytes of the rows that one rank or server holds, of their optimizer state and of their index."""
     rows = plan.rows_held.evaluate(symbols)
-    row, state, index = (rows * size.evaluate(symbols) for size in (ROW, ROW_STATE, INDEX))
+    row, state, index = (rows * size.evaluate(symbols) for size in (plan.row_bytes, plan.state_bytes, INDEX))
     return row, state, index
 
 

@@ -49,7 +49,7 @@ def test_rows_that_do_not_fit_are_reported_and_the_others_priced() -> None:
 
 def test_a_job_that_fits_nowhere_is_refused() -> None:
     with pytest.raises(CapacityError, match="on 1 GPU does not fit"):
-        project(job(vocabulary=4e9), CLUSTER, ["table_wise", "ps_sync"], [1, 2])
+        project(job(vocabulary=4e9), CLUSTER, ["table_wise", "ps_sync"], [1, 2], servers=None)
 
 
 def test_tables_and_files_carry_the_rows_that_do_not_fit(capsys: pytest.CaptureFixture[str]) -> None:

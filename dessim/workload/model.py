@@ -100,7 +100,8 @@ class Model(Strict):
         try:
             read = [Table.model_validate(table) for table in tables]
         except ValidationError:
-            return raw  # reported with its key, when `tables` is validated
+            # Reported with its key when `tables` is validated; what would follow from it is not missing.
+            return {**raw, "input": {"fields": len(tables), "ids_per_sample": 1.0} | dict(raw.get("input") or {})}
         stated = dict(raw.get("input") or {})
         follows = {
             "fields": len(read),

@@ -105,7 +105,7 @@ def test_each_rank_holds_the_tables_that_it_owns() -> None:
             raw({"rows": 9}, {"rows": 5, "width": 16}),
             'operator "fm" needs vectors of one width: tables.1.width = 16 and tables.0.width = 8 differ; write equal',
         ),
-        (raw({"rows": 9, "width": 0}), "tables.0.width: Input should be greater than 0"),
+        (raw({"rows": 9, "width": 0}), "bad.toml: tables.0.width: Input should be greater than 0"),
         (raw({"rows": 9, "width": 65_537}), "tables.0.width: Input should be less than or equal to 65536"),
         (
             raw({"rows": 9}, {"rows": 5, "width": 16}, embedding={"width": 8, "pooling": "max"}, operators=[MLP]),

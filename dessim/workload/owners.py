@@ -78,13 +78,16 @@ def busiest_server(plan: Plan, model: Model, symbols: Mapping[str, float], serve
     Their scale is what one server owns of a message's `u` rows, and of a step's `U` rows, relative to the mean. Servers
     that differ by less than half a per cent count as equal, because equal ones are simulated as one.
     """
-    by = plan.busiest_by
     found = sorted(
-        _busiest_and_others(_hashed(plan, model, symbols, servers), by, servers),
-        key=lambda owner: owner.scale.get(by, 1.0),
+        _busiest_and_others(_hashed(plan, model, symbols, servers), plan.busiest_by, servers), key=_asked_for
     )
     others, busiest = found[0], found[-1]
-    return (busiest, others) if busiest.scale.get("u", 1.0) > _EVEN else (MEAN, MEAN)
+    return (busiest, others) if _asked_for(busiest) > _EVEN else (MEAN, MEAN)
+
+
+def _asked_for(owner: Owner) -> float:
+    """The floats that an owner is asked for in a message, relative to the mean."""
+    return owner.scale.get("u", 1.0) * owner.scale.get("Wu", 1.0)
 
 
 def sizes_of(op: PlannedOp, symbols: Mapping[str, float], owners: Sequence[Owner]) -> list[float]:

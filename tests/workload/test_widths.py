@@ -11,8 +11,9 @@ from dessim.workload.from_plan import workload_from_plan
 from dessim.workload.hash_placement import frequent_ids_owners
 from dessim.workload.memory import memory_of
 from dessim.workload.model import Model, parse_model
-from dessim.workload.owners import owners_of
+from dessim.workload.owners import busiest_server, owners_of
 from dessim.workload.plan import Plan
+from dessim.workload.server_roles import a_message, on_server
 from dessim.workload.strategies import STRATEGIES
 from dessim.workload.strategies import plan as plan_of
 from dessim.workload.strategies.parts import dense_weights
@@ -112,6 +113,17 @@ def test_owners_by_hash_share_the_floats_of_all_rows(n: int) -> None:
             floats = sum(ranks * count * mean for ranks, count, mean in each)
             assert floats == pytest.approx(n * symbols[count] * symbols[mean], rel=1e-9)
         assert owners[0].scale.keys() >= {"u", "Wu", "WU"}
+
+
+def test_a_server_is_asked_for_rows_of_its_own_widths() -> None:
+    model = model_of()
+    symbols = plan_of("ps_sync", model).symbols(model.symbols(4, 512))
+    busiest, others = busiest_server(plan_of("ps_sync", model), model, symbols, 2)
+    floats = [on_server(symbols, owner) for owner in (busiest, others)]
+    assert sum(s["u"] * s["Wu"] for s in floats) == pytest.approx(2 * symbols["u"] * symbols["Wu"], rel=1e-9)
+    assert floats[0]["u"] * floats[0]["Wu"] > floats[1]["u"] * floats[1]["Wu"]
+    message = a_message(symbols, 2)
+    assert message["U"] * message["WU"] == pytest.approx(symbols["u"] * symbols["Wu"])
 
 
 def test_the_owner_of_an_id_is_the_trainer_s() -> None:

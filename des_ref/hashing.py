@@ -16,6 +16,8 @@ import hashlib
 import torch
 from torch import Tensor
 
+from dessim.workload.model_sections import GROUP_BITS
+
 _WORD = 1 << 64
 
 
@@ -64,6 +66,11 @@ def feature_id(field: Tensor | int, raw: Tensor) -> Tensor:
     """Feature ids of raw int64 values. `field` is a number or an int64 tensor that broadcasts with `raw`."""
     offset = signed((field + 1) * GOLDEN) if isinstance(field, int) else (field + 1) * GOLDEN
     return mix64(mix64(raw) + offset)
+
+
+def in_group(ids: Tensor, group: Tensor) -> Tensor:
+    """The ids [n] with `group` [n] in their lowest bits (dessim.workload.model_sections.GROUP_BITS)."""
+    return (ids >> GROUP_BITS << GROUP_BITS) | group
 
 
 def text_key(text: str) -> int:

@@ -44,7 +44,8 @@ class Reference:
         self._vocabulary = vocabulary
         table = network.new_table(optimizers.rows, optimizers.init_std)
         rows = table.find_or_insert(vocabulary)
-        self.parameters = {name: table.columns[name][rows].clone() for name in network.row_widths}
+        self.parameters = table.values(vocabulary, rows, tuple(network.row_widths))
+        self._widths = network.embedding_widths(vocabulary)
         dense = [p.detach().clone() for p in network.dense_parameters]
         self.parameters |= {f"dense.{i}": p for i, p in enumerate(dense)}
         self._row_memory: dict[tuple[str, int], Memory] = {}
@@ -90,7 +91,7 @@ class Reference:
         where = index, batch.sample, batch.field, samples, network.fields
         layers = [w for name, w in dense.items() if name.startswith("bottom.")]
         bottom = plain_bottom(batch.dense.to(network.dtype), layers) if batch.dense is not None else None
-        plain = Plain(p.get("w"), p.get("v"), *where, *pooling, o=p.get("o"), bottom=bottom)
+        plain = Plain(p.get("w"), p.get("v"), *where, *pooling, o=p.get("o"), bottom=bottom, widths=network.uneven)
         logits = dense["bias"].expand(samples) if "bias" in dense else torch.zeros(samples, dtype=network.dtype)
         for kind, operator in network.operators.items():
             prefix = f"{kind}."
@@ -108,7 +109,8 @@ class Reference:
         values = self.parameters[name]
         step = ROW_STEPS[settings.name]
         for r in touched:
-            values[r] = step(settings, self._row_memory.setdefault((name, r), {}), values[r], grad[r])
+            own = slice(None) if name != "v" else slice(self._widths[r])
+            values[r, own] = step(settings, self._row_memory.setdefault((name, r), {}), values[r, own], grad[r, own])
 
     def _adam(self, name: str, grad: Tensor) -> None:
         p = self.parameters[name]

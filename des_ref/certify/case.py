@@ -14,12 +14,14 @@ import torch
 from des_ref.comm import Comm
 from des_ref.data.batch import Batch
 from des_ref.data.synthetic import Zipf
+from des_ref.embedding.by_width import widths_of
 from des_ref.embedding.optim import ROW_OPTIMIZERS
 from des_ref.models.dense_optim import DenseOptimizer
 from des_ref.models.shampoo import NAME as SHAMPOO
 from des_ref.strategies.base import Optimizers
 from dessim.workload.codecs import CodecConfig, parse_codecs
-from dessim.workload.model import Model, Table, load_model, parse_model
+from dessim.workload.model import Model, load_model, parse_model
+from dessim.workload.model_sections import Table
 from dessim.workload.strategies import parse_strategy
 
 IDS_PER_FIELD = 1.7  # multi-hot: several ids per field, so that pairs of ids are split over ranks
@@ -102,7 +104,9 @@ def shrunk(model: Model) -> Model:
     raw = model.model_dump()
     fields = min(model.input.fields, _SMALL_FIELDS)
     if model.tables:
-        raw["tables"] = [_small(table) for table in model.tables[:fields]]
+        widths = sorted(set(model.widths[:fields]))
+        small = {width: 2 * (i + 1) for i, width in enumerate(widths)} if len(widths) > 1 else {}
+        raw["tables"] = [_small(table, small.get(model.widths[i])) for i, table in enumerate(model.tables[:fields])]
         raw["input"] = {"batch_per_worker": model.input.batch_per_worker}
     else:
         raw["input"] |= {
@@ -119,11 +123,11 @@ def shrunk(model: Model) -> Model:
     return parse_model(raw, model.name)
 
 
-def _small(table: Table) -> dict[str, Any]:
+def _small(table: Table, width: int | None) -> dict[str, Any]:
     return table.model_dump() | {
         "rows": min(table.rows, _SMALL_VOCABULARY),
         "ids": min(table.ids, _SMALL_IDS),
-        "width": None,
+        "width": width,
     }
 
 
@@ -150,7 +154,10 @@ def batches(case: Case, model: Model, comm: Comm) -> list[Batch]:
     shape = (model.input.fields, IDS_PER_FIELD, vocabulary)
     data = Zipf(*shape, skew=1.05, seed=SEED, tables=tables, dense=model.dense_features)
     whole = (data.examples(samples, part=step).take(torch.arange(samples)) for step in range(case.steps))
-    return [_with_empty_bags(batch, model.input.fields, step) for step, batch in enumerate(whole)]
+    examples = [_with_empty_bags(batch, model.input.fields, step) for step, batch in enumerate(whole)]
+    if (widths := widths_of(model, 0, "cpu")) is None:
+        return examples
+    return [replace(batch, ids=widths.keyed(batch.ids, batch.field)) for batch in examples]
 
 
 def _with_empty_bags(batch: Batch, fields: int, step: int) -> Batch:

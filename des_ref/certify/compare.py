@@ -103,6 +103,7 @@ class _Run:
     network: Network
     strategy: Strategy
     vocabulary: Tensor  # int64 [V], every id of the case, sorted
+    rows: Tensor  # int64 [V], their row numbers
     is_mine: Tensor  # bool [V]
 
     @classmethod
@@ -120,17 +121,16 @@ class _Run:
         rows = strategy.table.find_or_insert(vocabulary)
         is_mine = strategy.owner(vocabulary, fields) == comm.rank
         foreign = rows[~(is_mine | strategy.is_everywhere(vocabulary))]
-        for values in strategy.table.columns.values():
-            values[foreign] = float("nan")
-        return cls(comm, network, strategy, vocabulary, is_mine)
+        strategy.table.poison(foreign)
+        return cls(comm, network, strategy, vocabulary, rows, is_mine)
 
     def state(self, result: StepResult) -> State:
         """The state that all ranks hold together after a step. Every rank calls it."""
         loss = result.loss.reshape(1).clone()
         if self.strategy.loss_is_share:
             self.comm.all_reduce("certificate", loss).wait()
-        columns = self.strategy.table.columns
-        unsettled = {name: values.clone() for name, values in columns.items()}
+        stored = self.strategy.table.stored
+        unsettled = [column.clone() for column in stored]
         self.strategy.settle()
         owned: dict[Key, Tensor] = {}
         replicated: dict[Key, Tensor] = {}
@@ -140,7 +140,7 @@ class _Run:
             grad[index] = result.row_grads[name]
             if self.strategy.rows_replicated:
                 replicated["grad", name] = grad
-                replicated["value", name] = columns[name]
+                replicated["value", name] = self._values(name)
             else:
                 owned["grad", name], owned["value", name] = self._own_rows(name, grad)
         for i, p in enumerate(self.network.dense_parameters):
@@ -150,18 +150,22 @@ class _Run:
         self.comm.all_reduce("certificate", summed).wait()
         agreed = self._agreed(_flat(replicated, loss))
         # Looking must not mend what a step left undone, such as writing a row back that left the cache.
-        for name, values in unsettled.items():
-            columns[name].copy_(values)
+        for column, values in zip(stored, unsettled, strict=True):
+            column.copy_(values)
         tensors = _unflat(summed.cpu(), owned) | _unflat(agreed.cpu(), replicated)
         grads = {name: t for (kind, name), t in tensors.items() if kind == "grad"}
         parameters = {name: t for (kind, name), t in tensors.items() if kind == "value"}
         return State(float(loss), grads, parameters)
 
+    def _values(self, name: str) -> Tensor:
+        """[V, width]: a column of this rank's table."""
+        return self.strategy.table.values(self.vocabulary, self.rows, (name,))[name]
+
     def _own_rows(self, name: str, grad: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients and values [V, width] of the rows this rank owns, zeros elsewhere, so that a sum over ranks is
         exact. Copies that several ranks keep must be bit-identical; where they differ, the values are NaN."""
         is_mine = self.is_mine
-        copies = self.strategy.table.columns[name]
+        copies = self._values(name)
         values = torch.where(is_mine[:, None], copies, 0.0)
         is_common = self.strategy.is_everywhere(self.vocabulary)
         if is_common.any():

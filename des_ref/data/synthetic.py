@@ -19,7 +19,8 @@ import torch
 from des_ref.data.batch import Examples, InMemory, split
 from des_ref.embedding.init import normal_rows
 from des_ref.hashing import feature_id
-from dessim.workload.model import Model, Table
+from dessim.workload.model import Model
+from dessim.workload.model_sections import Table
 
 _EXACT_RANKS = 64  # of a table; beyond, the continuous approximation differs by less than 1e-4
 TEACHER = 7919  # added to the seed, so that the teacher's weights differ from initial rows, which hash the same ids

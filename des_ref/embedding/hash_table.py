@@ -17,6 +17,7 @@ A candidate for admission takes 21 to 29 bytes with expire_after, 4 fewer withou
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -24,6 +25,13 @@ from torch import Tensor
 from des_ref.embedding.growing import Growing
 from des_ref.embedding.lifetime import Candidates, ExpiringRows, Lifetime
 from dessim.errors import UsageError
+
+
+class Updates(Protocol):
+    """An optimizer of rows (optim.py)."""
+
+    def update(self, table: RowTable, rows: Tensor, grads: Mapping[str, Tensor]) -> None: ...
+
 
 Initial = Callable[[Tensor], Mapping[str, Tensor]]
 Exported = Mapping[str, Mapping[str, Tensor]]
@@ -92,6 +100,11 @@ class RowTable:
         self._rows.mark_seen(rows[rows >= 0] if self._candidates is not None else rows, self.now)
         return rows
 
+    @property
+    def stored(self) -> list[Tensor]:
+        """The columns [rows, width] themselves: who writes to them changes the table."""
+        return list(self.columns.values())
+
     def admitted(self, rows: Tensor, columns: Mapping[str, Tensor]) -> tuple[Tensor, Mapping[str, Tensor]]:
         """`rows` [u] and their `columns` [u, width], without the entries of ids that have no row (-1)."""
         if self._candidates is None:
@@ -99,6 +112,21 @@ class RowTable:
         present = (rows >= 0).nonzero().squeeze(1)
         kept = {name: values.index_select(0, present) for name, values in columns.items()}
         return rows.index_select(0, present), kept
+
+    def update(self, optimizer: Updates, rows: Tensor, grads: Mapping[str, Tensor]) -> None:
+        """Step `optimizer` on `rows` [u] with the gradients [u, width] of their columns; ids without a row are left
+        out."""
+        optimizer.update(self, *self.admitted(rows, grads))
+
+    def write(self, column: str, rows: Tensor, values: Tensor) -> None:
+        """Set a column of `rows` [u] to `values` [u, width]; ids without a row are left out."""
+        rows, kept = self.admitted(rows, {column: values})
+        self.columns[column].index_copy_(0, rows, kept[column])
+
+    def poison(self, rows: Tensor) -> None:
+        """Make every column of `rows` [n] NaN, so that a read of them shows."""
+        for values in self.columns.values():
+            values[rows] = float("nan")
 
     def end_step(self) -> None:
         """Advance the step for expiry, and do this step's share of index migration and of freeing expired rows."""

@@ -14,11 +14,14 @@ All initial values are drawn from `seed` in float64 on the CPU, so they are the 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
 
+from des_ref.data.batch import Batch
+from des_ref.embedding.by_width import TablesByWidth, widths_of
 from des_ref.embedding.hash_table import RowTable
 from des_ref.embedding.init import normal_rows
 from des_ref.embedding.lifetime import Lifetime
@@ -26,7 +29,7 @@ from des_ref.embedding.optim import RowOptimizer
 from des_ref.hashing import GOLDEN, mix64, mix64_int
 from des_ref.models.objective import objective_of
 from des_ref.models.operators import build_bottom, build_operand, build_operator, build_pool
-from des_ref.substitution.base import Bags, Local, Operator, identity
+from des_ref.substitution.base import Bags, Local, Operator, columns_of_concatenation, identity
 from des_ref.substitution.owned import OwnedOccurrences
 from des_ref.substitution.sums import Groups
 from dessim.errors import UsageError
@@ -35,14 +38,15 @@ from dessim.workload.model import Model
 
 @dataclass(slots=True)
 class OwnedColumns:
-    """A parameter whose columns are placed with their fields: `mine` [.., own fields * columns] is trained here.
+    """A parameter whose columns are placed with their fields: `mine` [.., own columns] is trained here.
 
-    `whole` [.., F * columns] is empty until `settle` gathers it; `columns` is the number of columns of each field.
+    `whole` [.., columns] is empty until `settle` gathers it; `places` int64 are those of `mine` among its columns.
     """
 
     whole: nn.Parameter
     mine: nn.Parameter
     columns: int
+    places: Tensor
 
 
 class Network:
@@ -63,8 +67,10 @@ class Network:
         self.dtype = dtype
         self.device = torch.device(device)
         self.fields = model.input.fields
-        self.width = model.embedding.width
+        self.width = max(model.widths)
         self.row_widths = model.row_widths
+        # The widths of a sample's vectors where they differ; these vectors are then concatenated.
+        self.uneven = None if model.has_one_width else model.widths
         self.objective = objective_of(model)
         # Models with another output than a logit have no bias.
         self.bias = nn.Parameter(torch.zeros((), dtype=dtype, device=self.device)) if model.output is None else None
@@ -82,6 +88,9 @@ class Network:
         self._below = [operator for operator in self.operators.values() if operator.wire]
         self._bag_squares = max(c.bag_floats for c in model.costs)
         self._bag_sizes = int(model.pools_mean)
+        self._widths = widths_of(model, self._bag_squares + self._bag_sizes, self.device)
+        if self.uneven is not None:
+            self._concatenated = columns_of_concatenation(self.uneven, self.width).to(self.device)
 
     def _name_parameters(self) -> None:
         """List the replicated parameters: first those that partials read, then those that only the tail reads."""
@@ -105,18 +114,23 @@ class Network:
         for operator in self.operators.values():
             for name in operator.by_field:
                 whole = operator.get_parameter(name)
-                mine = nn.Parameter(self.columns_of(whole.detach()).clone())
+                places = self._columns_of_own_fields(whole.shape[-1])
+                mine = nn.Parameter(whole.detach().index_select(-1, places))
                 module, _, leaf = name.rpartition(".")
                 setattr(operator.get_submodule(module), leaf, mine)
-                self.owned_columns.append(OwnedColumns(whole, mine, whole.shape[-1] // self.fields))
+                self.owned_columns.append(OwnedColumns(whole, mine, whole.shape[-1], places))
         replaced = {id(owned.whole) for owned in self.owned_columns}
         self.shared_parameters = [p for p in self.shared_parameters if id(p) not in replaced]
         for owned in self.owned_columns:
             owned.whole.data = owned.whole.new_empty(0)
 
-    def columns_of(self, whole: Tensor) -> Tensor:
-        """[.., F * n] -> the columns of own fields, n of each."""
-        return whole.unflatten(-1, (self.fields, -1)).index_select(-2, self._own_fields(whole.device)).flatten(-2)
+    def _columns_of_own_fields(self, columns: int) -> Tensor:
+        """int64: which of a parameter's `columns` belong to own fields; each field has its width, or equally many."""
+        per_field = columns // self.fields
+        widths = (per_field,) * self.fields if self.uneven is None or columns == self.fields else self.uneven
+        starts = [0, *accumulate(widths)]
+        own = [place for field in self.own_fields for place in range(starts[field], starts[field + 1])]
+        return torch.tensor(own, dtype=torch.int64, device=self.device)
 
     def _own_fields(self, device: torch.device) -> Tensor:
         own = self.own_fields
@@ -142,26 +156,52 @@ class Network:
         extra_columns: Mapping[str, int] | None = None,
         lifetime: Lifetime | None = None,
         device: torch.device | str | None = None,
-    ) -> RowTable:
+    ) -> RowTable | TablesByWidth:
         """An empty table of this model's rows, with columns for the optimizer's state and `extra_columns` (widths).
 
         Initial values depend on (seed, id) only. The table is on the network's device unless `device` is given.
         """
-        widths = self.row_widths
-        total = sum(widths.values())
 
-        def initial(ids: Tensor) -> Mapping[str, Tensor]:
-            values = normal_rows(ids, total, self.seed, init_std, self.dtype)
-            return dict(zip(widths, values.split(list(widths.values()), dim=1), strict=True))
+        def of_widths(widths: Mapping[str, int]) -> RowTable:
+            def initial(ids: Tensor) -> Mapping[str, Tensor]:
+                values = normal_rows(ids, sum(widths.values()), self.seed, init_std, self.dtype)
+                return dict(zip(widths, values.split(list(widths.values()), dim=1), strict=True))
 
-        columns = widths | optimizer.state(widths) | dict(extra_columns or {})
-        return RowTable(columns, initial, self.dtype, device or self.device, lifetime=lifetime)
+            columns = {**widths, **optimizer.state(widths), **(extra_columns or {})}
+            return RowTable(columns, initial, self.dtype, device or self.device, lifetime=lifetime)
+
+        if self._widths is None:
+            return of_widths(self.row_widths)
+        return TablesByWidth([self.model.row_widths_of(width) for width in self._widths.distinct], of_widths)
+
+    # -- tables of different widths (des_ref/embedding/by_width.py) -----------------------------------------------
+
+    def keyed(self, batch: Batch) -> Batch:
+        """The batch with ids that name the widths of their tables, where these differ."""
+        return batch if self._widths is None else replace(batch, ids=self._widths.keyed(batch.ids, batch.field))
+
+    def has_columns(self, ids: Tensor) -> Tensor | None:
+        """bool [n, W]: the columns that the row of each id [n] has; None where all rows have all."""
+        return None if self._widths is None else self._widths.of_rows(ids)
+
+    def bags_have_columns(self, field: Tensor) -> Tensor | None:
+        """bool [n, W + E]: the columns that a pooled vector of each `field` [n] has; None where all have all."""
+        return None if self._widths is None else self._widths.of_bags(field)
+
+    def floats(self, ids: Tensor) -> int:
+        """Floats of the rows of `ids` [n] together; 0 where tables have one width, whose rows need no count."""
+        has = self.has_columns(ids)
+        return 0 if has is None else int(has.sum())
+
+    def embedding_widths(self, ids: Tensor) -> list[int]:
+        """The embedding width of the row of each id [n]."""
+        return [self.width] * len(ids) if self._widths is None else self._widths.width(ids)
 
     # -- below the sums -------------------------------------------------------------------------------------------
 
     def partials(self, values: Mapping[str, Tensor], owned: OwnedOccurrences) -> Tensor:
         """[B, K] from the `values` [u, width] of the u distinct ids that this worker owns."""
-        local = Local(owned, values)
+        local = Local(owned, values, self.uneven)
         pooled = local if self.pool is None else self.pool(local)
         parts = [self.operand.partial(pooled, self.max_over_workers)] if self.operand is not None else []
         if self.owned_columns:
@@ -197,6 +237,9 @@ class Network:
         bag = owned.sample * fields + place.index_select(0, owned.field)
         pooled = local.pooled_by(Groups.of(bag, owned.samples * fields)).view(owned.samples, fields, self.width)
         unused = pooled[:, :, :0]  # operators with owned columns read `x` only
+        if self.uneven is not None:
+            own_widths = [self.uneven[field] for field in self.own_fields]
+            pooled = pooled.flatten(1)[:, columns_of_concatenation(own_widths, self.width).to(pooled.device)]
         own_fields = self._own_fields(pooled.device)
         return Bags(unused, unused, pooled, unused, self.sum_fields, own_fields, self.fields)
 
@@ -219,7 +262,10 @@ class Network:
         """[b, K], the sums of all partials, from `bags` [b, F, W + E], the sums of `bag_rows` over each bag."""
         widths = [self.row_widths.get("w", 0), self.row_widths.get("v", 0), self._bag_squares, self._bag_sizes]
         w, v, squares, sizes = bags.split(widths, dim=2)
-        whole = Bags(w, v, v / sizes.clamp_min(1) if self._bag_sizes else v, squares)
+        x = v / sizes.clamp_min(1) if self._bag_sizes else v
+        if self.uneven is not None and self.row_widths.get("v"):
+            x = x.flatten(1).index_select(1, self._concatenated)
+        whole = Bags(w, v, x, squares)
         parts = [self.operand.from_bags(whole)] if self.operand is not None else []
         return torch.cat(parts + [operator.from_bags(whole) for operator in self._below], dim=1)
 
@@ -235,7 +281,8 @@ class Network:
         pooled = self.operand.finish(pooled) if self.operand is not None else pooled
         if self.bottom is not None:
             assert dense is not None, "the model has dense features"
-            pooled = torch.cat([self.bottom(dense.to(self.dtype))[:, None], pooled], dim=1)
+            below = self.bottom(dense.to(self.dtype))
+            pooled = torch.cat([below if self.uneven is not None else below[:, None], pooled], dim=1)
         next_sums = iter(parts)
         next_masks = iter(masks or ())
         out = self.bias.expand(len(sums)) if self.bias is not None else sums.new_zeros(())

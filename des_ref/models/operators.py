@@ -29,7 +29,8 @@ def build_operator(spec: specs.AnySpec, model: Model, generator: torch.Generator
     """The module of one operator of `model`."""
     fields = model.input.fields
     vectors = fields + (model.dense is not None)  # of a sample, with the output of the bottom mlp
-    width = model.embedding.width
+    width = model.widths[0]  # of all fields, where an operator reads it
+    inputs = sum(model.widths) + model.bottom_width  # floats of all vectors
     match spec:
         case specs.Lr():
             return Lr()
@@ -37,16 +38,16 @@ def build_operator(spec: specs.AnySpec, model: Model, generator: torch.Generator
             return Fm(width)
         case specs.Mlp():
             mlp = MlpOverOperand if model.needs_operand else Mlp
-            return mlp(vectors, width, spec.widths, spec.dropout, generator)
+            return mlp(inputs, spec.widths, spec.dropout, generator)
         case specs.FmFields():
             return FmFields(width)
         case specs.Nfm():
             return Nfm(width, spec.widths, spec.dropout, generator)
         case specs.Cross():
-            return Cross(fields, width, spec.layers, generator)
+            return Cross(inputs, spec.layers, generator)
         case specs.CrossV2():
             cross = CrossV2 if spec.needs_operand(model.by_field) else CrossV2ByField
-            return cross(vectors, width, spec.layers, spec.rank, generator)
+            return cross(inputs, spec.layers, spec.rank, generator)
         case specs.Dot():
             reads = "all" if spec.kind == "inner" else "bottom" if model.dense is not None else "none"
             return Dot(vectors, width, spec.widths, spec.dropout, reads, generator)
@@ -56,13 +57,14 @@ def build_operator(spec: specs.AnySpec, model: Model, generator: torch.Generator
         case specs.Fvae():
             return Fvae(fields, width, spec, generator)
         case specs.Head():
-            return Head(spec.module, vectors, width, spec.weights, generator)
+            widths = width if model.has_one_width else (*((model.bottom_width,) if model.dense else ()), *model.widths)
+            return Head(spec.module, vectors, widths, spec.weights, generator)
 
 
 def build_operand(model: Model, generator: torch.Generator) -> Operand | None:
     """The module that pools rows to the vectors of all fields; None if no operator needs them."""
     fields = model.input.fields
-    width = model.embedding.width
+    width = model.widths[0]
     if not model.needs_operand:
         return None
     # Under field placement `build_pool` has already pooled by maximum or attention.
@@ -71,7 +73,7 @@ def build_operand(model: Model, generator: torch.Generator) -> Operand | None:
             return MaxPool(fields, width)
         case "attention":
             return AttentionPool(fields, width, generator)
-    return Operand(fields, width)
+    return Operand(fields, width, None if model.has_one_width else model.widths)
 
 
 def build_bottom(model: Model, generator: torch.Generator) -> Bottom | None:
@@ -85,5 +87,5 @@ def build_pool(model: Model, generator: torch.Generator) -> WholePool | None:
         case "max":
             return WholeMax()
         case "attention":
-            return WholeAttention(model.embedding.width, generator)
+            return WholeAttention(model.widths[0], generator)
     return None

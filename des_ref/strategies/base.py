@@ -11,6 +11,7 @@ from torch import Tensor
 
 from des_ref.comm import Comm
 from des_ref.data.batch import Batch
+from des_ref.embedding.by_width import TablesByWidth
 from des_ref.embedding.hash_table import RowTable
 from des_ref.embedding.lifetime import Lifetime
 from des_ref.embedding.optim import RowAdagrad, RowOptimizer
@@ -77,6 +78,8 @@ class Counts:
     common           of `rows`, those that every worker updates
     cache_misses     rows copied into its cache
     cache_evictions  rows written back from its cache
+
+    Where tables differ in width, also the floats of `rows`, of `keys` and of `requested` keys together.
     """
 
     ids_sent: int
@@ -90,6 +93,14 @@ class Counts:
     common: int = 0
     cache_misses: int = 0
     cache_evictions: int = 0
+    row_floats: int = 0
+    key_floats: int = 0
+    requested_floats: int = 0
+
+
+def mean_width(symbol: str, rows: int, floats: int) -> dict[str, float]:
+    """The symbol of the mean floats of `rows` rows with `floats` floats; nothing where all tables have one width."""
+    return {symbol: floats / rows} if floats else {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +138,7 @@ class Strategy(Protocol):
     comm: Comm
     plan: Plan
     marks: Marks
-    table: RowTable  # the rows this worker owns
+    table: RowTable | TablesByWidth  # the rows this worker owns
     value_bytes: int
     loss_is_share: bool
     rows_replicated: bool

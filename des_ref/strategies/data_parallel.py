@@ -16,7 +16,8 @@ import torch.nn.functional as nnf
 from torch import Tensor
 
 from des_ref.data.batch import Batch
-from des_ref.strategies.base import Counts, Lane
+from des_ref.embedding.by_width import packed, unpacked
+from des_ref.strategies.base import Counts, Lane, mean_width
 from des_ref.strategies.sharded_base import RowGradients, ShardedBase
 from des_ref.substitution.owned import unique_with_index
 from dessim.trace.schema import Phase
@@ -30,12 +31,19 @@ class _GatheredIds:
     inverse   [n], which of them each occurrence is
     of_all    [N, most], the distinct ids of all workers, padded
     counts    [N], the number of ids in each line
+    lines     [N], the lines of each worker's message: rows, or floats where tables differ in width
     """
 
     unique: Tensor
     inverse: Tensor
     of_all: Tensor
     counts: Tensor
+    lines: Tensor
+
+
+def _is_real(counts: Tensor, most: int) -> Tensor:
+    """bool [N * most]: which lines are not padding, if worker r has `counts[r]` of them."""
+    return (torch.arange(most, device=counts.device) < counts[:, None]).view(-1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +71,9 @@ class DataParallel(ShardedBase):
         most = int(counts.max())
         of_all = unique.new_empty(n * most)
         lane.comm.all_gather("row_ids", of_all, nnf.pad(unique, (0, most - len(unique)))).wait()
-        return _GatheredIds(unique, inverse, of_all.view(n, most), counts)
+        has = self.network.has_columns(of_all)
+        lines = counts if has is None else (has.sum(dim=1) * _is_real(counts, most)).view(n, most).sum(dim=1)
+        return _GatheredIds(unique, inverse, of_all.view(n, most), counts, lines)
 
     def _fetch(self, batch: Batch, ids: _GatheredIds, train: bool) -> _PooledRows:
         with self.marks.segment("lookup", Phase.FORWARD):
@@ -83,14 +93,16 @@ class DataParallel(ShardedBase):
         n, most = ids.of_all.shape
         with self.marks.segment("scatter_grad", Phase.BACKWARD):
             fetched.pooled.backward(grad.view(fetched.pooled.shape))
-            padded = nnf.pad(fetched.values.grad, (0, 0, 0, most - len(ids.unique)))
-        gathered = padded.new_empty(n * most, padded.shape[1])
+            message = packed(fetched.values.grad, self.network.has_columns(ids.unique))
+            padded = nnf.pad(message, (*(0, 0) * (message.dim() - 1), 0, int(ids.lines.max()) - len(message)))
+        gathered = padded.new_empty(n * len(padded), *padded.shape[1:])
         self.comm.all_gather("row_grads", gathered, padded).wait()
         with self.marks.segment("sum_grad", Phase.BACKWARD):
-            is_id = (torch.arange(most, device=gathered.device) < ids.counts[:, None]).view(-1)
+            of_all = ids.of_all.view(-1)[_is_real(ids.counts, most)]
             # Every worker adds up the same gradients in the same order, so that replicas stay equal.
-            unique, index = unique_with_index(ids.of_all.view(-1)[is_id])
-            summed = index.scatter(gathered[is_id], len(unique))
+            unique, index = unique_with_index(of_all)
+            grads = unpacked(gathered[_is_real(ids.lines, len(padded))], self.network.has_columns(of_all))
+            summed = index.scatter(grads, len(unique))
             rows = self.table.find_or_insert(unique)
         return RowGradients(rows, unique, summed)
 
@@ -98,10 +110,22 @@ class DataParallel(ShardedBase):
         own = len(fetched.ids.unique)
         most = fetched.ids.of_all.shape[1]
         rows = len(row_grads.rows)
-        return Counts(ids_sent=len(batch.ids), rows=rows, keys=own, requested=most, common=rows)
+        return Counts(
+            ids_sent=len(batch.ids),
+            rows=rows,
+            keys=own,
+            requested=most,
+            common=rows,
+            row_floats=self.network.floats(row_grads.ids),
+            key_floats=self.network.floats(fetched.ids.unique),
+            requested_floats=int(fetched.ids.lines.max()) if self.network.floats(fetched.ids.unique) else 0,
+        )
 
     def op_vars(self, counts: Counts, samples: int) -> dict[str, dict[str, float]]:
         own = {"m": counts.ids_sent * self.comm.world_size / samples, "u": float(counts.keys)}
+        own |= mean_width("Wu", counts.keys, counts.key_floats)
         padded = {"u": float(counts.requested), "U": float(counts.rows)}
+        padded |= mean_width("Wu", counts.requested, counts.requested_floats)
+        padded |= mean_width("WU", counts.rows, counts.row_floats)
         names = ("row_ids", "row_grads", "sum_grad", "update_rows")
         return dict.fromkeys(("split_ids", "lookup", "pool", "scatter_grad"), own) | dict.fromkeys(names, padded)

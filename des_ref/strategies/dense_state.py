@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from des_ref.comm import Comm
-from des_ref.models.build import Network
+from des_ref.models.build import Network, OwnedColumns
 from dessim.errors import UsageError
 
 DenseState = Mapping[str, Tensor]
@@ -46,17 +46,17 @@ def load_state(optimizer: torch.optim.Optimizer, named: Mapping[str, nn.Paramete
 def export_network(network: Network, optimizer: torch.optim.Optimizer, comm: Comm) -> dict[str, Tensor]:
     """The state of all workers; every worker calls it. Columns that are placed with fields are gathered."""
     state = export_state(optimizer, trained(network))
-    for name, columns in _columns_by_name(network).items():
+    for name, owned in _columns_by_name(network).items():
         for key in _keys_of(name, state):
-            state[key] = gather_columns("checkpoint", state[key], columns, network, comm)
+            state[key] = gather_columns("checkpoint", state[key], owned, comm)
     return state
 
 
 def load_network(network: Network, optimizer: torch.optim.Optimizer, state: DenseState) -> None:
     """Restore a state from `export_network` on any number of workers."""
     own = dict(state)
-    for name in _columns_by_name(network):
-        own |= {key: network.columns_of(state[key]) for key in _keys_of(name, state)}
+    for name, owned in _columns_by_name(network).items():
+        own |= {key: state[key].index_select(-1, owned.places.to(state[key].device)) for key in _keys_of(name, state)}
     load_state(optimizer, trained(network), own)
 
 
@@ -67,9 +67,9 @@ def trained(network: Network) -> dict[str, nn.Parameter]:
     return {name: mine.get(id(p), p) for name, p in named}
 
 
-def _columns_by_name(network: Network) -> dict[str, int]:
-    """Names of the parameters whose columns are placed with fields, and the number of columns of a field."""
-    columns = {id(owned.whole): owned.columns for owned in network.owned_columns}
+def _columns_by_name(network: Network) -> dict[str, OwnedColumns]:
+    """The parameters whose columns are placed with fields, by name."""
+    columns = {id(owned.whole): owned for owned in network.owned_columns}
     named = zip(network.dense_names, network.dense_parameters, strict=True)
     return {name: columns[id(p)] for name, p in named if id(p) in columns}
 
@@ -79,14 +79,12 @@ def _keys_of(name: str, state: DenseState) -> list[str]:
     return [key for key in state if (key == name or key.startswith(f"{name}/")) and state[key].dim()]
 
 
-def gather_columns(op: str, mine: Tensor, columns: int, network: Network, comm: Comm) -> Tensor:
-    """[.., F * columns] from each worker's `mine` [.., own fields * columns], in the AllReduce `op`."""
-    own = network.own_fields
-    own_fields = torch.arange(own.start, own.stop, own.step, device=mine.device)
-    whole = mine.new_zeros(*mine.shape[:-1], network.fields, columns)
-    whole[..., own_fields, :] = mine.unflatten(-1, (len(own_fields), columns))
+def gather_columns(op: str, mine: Tensor, owned: OwnedColumns, comm: Comm) -> Tensor:
+    """[.., columns] from each worker's `mine` [.., own columns], in the AllReduce `op`."""
+    whole = mine.new_zeros(*mine.shape[:-1], owned.columns)
+    whole[..., owned.places] = mine
     comm.all_reduce(op, whole).wait()  # each column has one owner, so adding zeros is exact
-    return whole.flatten(-2)
+    return whole
 
 
 def _device_of(slot: str, p: nn.Parameter, optimizer: torch.optim.Optimizer) -> torch.device:

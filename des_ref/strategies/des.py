@@ -89,8 +89,8 @@ class _Des(HashOwned):
     def settle(self) -> None:
         """Under field placement, gather each parameter whose columns are spread over workers, and its gradient."""
         for owned in self.network.owned_columns:
-            whole = gather_columns("settle", owned.mine.detach(), owned.columns, self.network, self.comm)
-            grad = gather_columns("settle", owned.mine.grad, owned.columns, self.network, self.comm)
+            whole = gather_columns("settle", owned.mine.detach(), owned, self.comm)
+            grad = gather_columns("settle", owned.mine.grad, owned, self.comm)
             owned.whole.data = whole
             owned.whole.grad = grad
 
@@ -98,6 +98,7 @@ class _Des(HashOwned):
 
     def send(self, batch: Batch, lane: Lane | None = None) -> _Inputs:
         lane = lane or Lane(self.comm, self.marks)
+        batch = self.network.keyed(batch)
         labels, labels_ready = self._labels(batch, len(batch) * lane.comm.world_size, lane.comm)
         dense, dense_ready = self._dense_features(batch, lane.comm)
         model = self.network.model

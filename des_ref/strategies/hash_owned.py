@@ -10,6 +10,7 @@ from torch import Tensor
 
 from des_ref.comm import CodedComm, Comm
 from des_ref.data.batch import Batch, slice_of
+from des_ref.embedding.by_width import TablesByWidth
 from des_ref.embedding.hash_table import RowTable
 from des_ref.hashing import owner_of
 from des_ref.models.build import Network
@@ -48,7 +49,7 @@ class HashOwned:
         self._rows = optimizers.rows
         self._step = 0
 
-    def _new_table(self, optimizers: Optimizers, extra_columns: Mapping[str, int]) -> RowTable:
+    def _new_table(self, optimizers: Optimizers, extra_columns: Mapping[str, int]) -> RowTable | TablesByWidth:
         return self.network.new_table(optimizers.rows, optimizers.init_std, extra_columns, optimizers.lifetime)
 
     # -- rows -----------------------------------------------------------------------------------------------------
@@ -72,15 +73,14 @@ class HashOwned:
 
     def update_rows(self, rows: Tensor, grads: Mapping[str, Tensor]) -> None:
         """Step the optimizer of this step's `rows` [u], without those that have no row yet (-1), and end the step."""
-        self._rows.update(self.table, *self.table.admitted(rows, grads))
+        self.table.update(self._rows, rows, grads)
         self.table.end_step()
 
     def note_fields(self, rows: Tensor, inverse: Tensor, field: Tensor) -> None:
         """Store the field of each of `rows` [u], from the `field` [n] and row `inverse` [n] of each occurrence."""
         if self.placed_by_field:
             field_of_row = field.new_zeros(len(rows)).scatter_(0, inverse, field)[:, None].to(self.network.dtype)
-            rows, admitted = self.table.admitted(rows, {FIELD: field_of_row})
-            self.table.columns[FIELD].index_copy_(0, rows, admitted[FIELD])
+            self.table.write(FIELD, rows, field_of_row)
 
     # -- replicated weights ---------------------------------------------------------------------------------------
 

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from des_ref.comm import Comm, Message
 from des_ref.data.batch import Batch
+from des_ref.embedding.by_width import message_sizes, new_message, packed, unpacked
 from des_ref.models.build import Network
-from des_ref.strategies.base import Counts, Lane, Optimizers
+from des_ref.strategies.base import Counts, Lane, Optimizers, mean_width
 from des_ref.strategies.dense_shards import DenseShards
 from des_ref.strategies.dense_state import DenseState
 from des_ref.strategies.exchange import Keys
@@ -64,17 +65,19 @@ class PsAsync(ShardedBase):
         """Rows [u, W] of `keys`, which are ordered by server; also writes the dense parameters into the network."""
         wire = self._wire
         cpu = torch.device("cpu")
-        width = sum(self.network.row_widths.values())
-        rows = torch.empty(len(keys), width, dtype=self.network.dtype, device=cpu)
+        has = self.network.has_columns(keys)
+        row = torch.empty(0, sum(self.network.row_widths.values()), dtype=self.network.dtype, device=cpu)
+        message = new_message(row, len(keys), has)
         dense = torch.empty(self._shards.servers, self._shards.share, dtype=self.network.dtype, device=cpu)
         # Post the receives before the requests, so that a server's reply never waits for this worker.
         replies = []
-        for server, part, shard in zip(wire.servers, rows.split(sizes), dense, strict=True):
+        parts = message.split(message_sizes(sizes, has))
+        for server, part, shard in zip(wire.servers, parts, dense, strict=True):
             replies.append(wire.receive("pull_rows", part, server, ROWS))
             replies.append(wire.receive("pull_dense", shard, server, DENSE))
         _wait(self._request(kind, keys, sizes, ("id_counts", "pull_keys")) + replies)
         self._shards.fill(dense.view(-1).to(self.network.device))
-        return rows.to(self.network.device)
+        return unpacked(message, None if has is None else has.cpu()).to(self.network.device)
 
     # -- a step ---------------------------------------------------------------------------------------------------
 
@@ -104,25 +107,28 @@ class PsAsync(ShardedBase):
         wire = self._wire
         with self.marks.segment("scatter_grad", Phase.BACKWARD):
             fetched.pooled.backward(grad.view(fetched.pooled.shape))
-            rows = fetched.values.grad.cpu()
+            has = self.network.has_columns(keys.unique)
+            rows = packed(fetched.values.grad, has).cpu()
             dense = self._shards.flat_grads().cpu().view(self._shards.servers, -1)
         sent = self._request(Request.PUSH, keys.unique, keys.sizes, ("push_counts", "push_keys"))
-        for server, part, shard in zip(wire.servers, rows.split(keys.sizes), dense, strict=True):
+        for server, part, shard in zip(wire.servers, rows.split(message_sizes(keys.sizes, has)), dense, strict=True):
             sent.append(wire.send("push_rows", part, server, ROWS))
             sent.append(wire.send("push_dense", shard, server, DENSE))
         _wait(sent)
         widths = self.network.row_widths
-        pushed = dict(zip(widths, rows.split(list(widths.values()), dim=1), strict=True))
-        return RowGradients(keys.unique[:0], keys.unique, rows), pushed
+        grads = fetched.values.grad
+        pushed = dict(zip(widths, grads.split(list(widths.values()), dim=1), strict=True))
+        return RowGradients(keys.unique[:0], keys.unique, grads), pushed
 
     def _counts(self, batch: Batch, fetched: _PulledRows, row_grads: RowGradients) -> Counts:
-        return Counts(ids_sent=len(batch.ids), keys=len(fetched.keys.unique))
+        keys = fetched.keys.unique
+        return Counts(ids_sent=len(batch.ids), keys=len(keys), key_floats=self.network.floats(keys))
 
     def op_vars(self, counts: Counts, samples: int) -> dict[str, dict[str, float]]:
         """In formulas of messages to servers, N is the number of servers."""
         m = counts.ids_sent * self.comm.world_size / samples
-        own = {"m": m, "u": float(counts.keys)}
-        shards = {"u": float(counts.keys), "N": float(self._shards.servers)}
+        own = {"m": m, "u": float(counts.keys)} | mean_width("Wu", counts.keys, counts.key_floats)
+        shards = own | {"N": float(self._shards.servers)}
         names = [op.name for op in self.plan.collectives]
         return dict.fromkeys(("split_ids", "pool", "scatter_grad"), own) | dict.fromkeys(names, shards)
 

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from des_ref.comm import Comm
+from des_ref.embedding.by_width import new_message, packed, unpacked
 from des_ref.models.build import Network
 from des_ref.strategies.base import Optimizers
 from des_ref.strategies.dense_shards import DenseServer, DenseShards
@@ -56,6 +57,7 @@ class Server:
     ) -> None:
         assert comm.wire is not None
         self._wire = comm.wire
+        self._network = network
         self._widths = network.row_widths
         self.table = network.new_table(optimizers.rows, optimizers.init_std)
         shards = DenseShards(network.dense_parameters, len(self._wire.servers))
@@ -79,7 +81,7 @@ class Server:
                 case Request.PUSH:
                     self._apply(worker, keys)
                 case Request.LOOK:
-                    self._reply(worker, self.table.gather(keys, tuple(self._widths)))
+                    self._reply(worker, keys, self.table.gather(keys, tuple(self._widths)))
                 case Request.DONE:
                     self._clocks.finish(worker)
                     self._send("tally", torch.tensor(astuple(self._clocks.stats)), worker, DENSE)
@@ -90,20 +92,22 @@ class Server:
         self._clocks.pull(worker)
         self._note(Request.PULL, worker, keys)
         rows = self.table.find_or_insert(keys)
-        self._reply(worker, {name: self.table.columns[name][rows] for name in self._widths})
+        self._reply(worker, keys, self.table.values(keys, rows, tuple(self._widths)))
 
-    def _reply(self, worker: int, columns: dict[str, Tensor]) -> None:
-        self._send("rows", torch.cat(list(columns.values()), dim=1), worker, ROWS)
+    def _reply(self, worker: int, keys: Tensor, columns: dict[str, Tensor]) -> None:
+        rows = torch.cat(list(columns.values()), dim=1)
+        self._send("rows", packed(rows, self._network.has_columns(keys)), worker, ROWS)
         self._send("dense", self._dense.weights.detach(), worker, DENSE)
 
     def _apply(self, worker: int, keys: Tensor) -> None:
-        grads = self._dense.weights.new_empty(len(keys), sum(self._widths.values()))
+        has = self._network.has_columns(keys)
+        message = new_message(self._dense.weights.new_empty(0, sum(self._widths.values())), len(keys), has)
         dense = torch.empty_like(self._dense.weights)
-        self._receive("rows", grads, worker, ROWS)
+        self._receive("rows", message, worker, ROWS)
         self._receive("dense", dense.detach(), worker, DENSE)
         rows = self.table.find(keys)
-        parts = grads.split(list(self._widths.values()), dim=1)
-        self._rows.update(self.table, rows, dict(zip(self._widths, parts, strict=True)))
+        parts = unpacked(message, has).split(list(self._widths.values()), dim=1)
+        self.table.update(self._rows, rows, dict(zip(self._widths, parts, strict=True)))
         self._dense.update(dense)
         self._clocks.push(worker)
         self._note(Request.PUSH, worker, keys)

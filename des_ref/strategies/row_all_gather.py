@@ -18,11 +18,12 @@ from torch import Tensor
 
 from des_ref.comm import Comm
 from des_ref.data.batch import Batch
+from des_ref.embedding.by_width import packed, unpacked
 from des_ref.embedding.cached_rows import CachedRows, CacheMoves
 from des_ref.embedding.hash_table import RowTable
 from des_ref.embedding.lifetime import Lifetime
 from des_ref.models.build import Network
-from des_ref.strategies.base import Counts, Lane, Optimizers
+from des_ref.strategies.base import Counts, Lane, Optimizers, mean_width
 from des_ref.strategies.dense_state import DenseState
 from des_ref.strategies.exchange import request_keys
 from des_ref.strategies.sharded_base import RowGradients, ShardedBase
@@ -38,12 +39,21 @@ class _GatheredIds:
     owned     int64 [r], the distinct ids that this worker owns
     index     int64 [n], the line of each occurrence among the N * most of all owners
     distinct  number of distinct ids of this worker's samples
+    columns   bool [N * most, W], those of each line's row, none of padding; None where tables have one width
     """
 
     owned: Tensor
     most: int
     index: Tensor
     distinct: int
+    columns: Tensor | None
+
+    def floats(self, owners: int) -> Tensor | None:
+        """bool [owners * most floats], the floats that are not padding, of rows that differ in width."""
+        if self.columns is None:
+            return None
+        counts = self.columns.view(owners, -1).sum(dim=1)
+        return (torch.arange(int(counts.max()), device=counts.device) < counts[:, None]).view(-1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +105,10 @@ class RowAllGather(ShardedBase):
             line = line[line % max(most, 1) < torch.repeat_interleave(counts, most)]  # without padding
             ids, order = of_all[line].sort()
             index = line[order[torch.searchsorted(ids, keys.unique)]][keys.inverse]
-        return _GatheredIds(owned, most, index, len(keys.unique))
+            columns = self.network.has_columns(of_all)
+            if columns is not None:
+                columns = columns & torch.zeros_like(columns).index_fill_(0, line, True)
+        return _GatheredIds(owned, most, index, len(keys.unique), columns)
 
     def _fetch(self, batch: Batch, ids: _GatheredIds, train: bool) -> _GatheredRows:
         mark = self.marks.segment
@@ -110,13 +123,22 @@ class RowAllGather(ShardedBase):
                 rows = table_rows
         else:
             rows, moves, own = self._from_cache(self._cache, ids.owned)
-        whole = own.new_empty(ids.most * self.comm.world_size, own.shape[1], device=self.comm.device)
-        padded = nnf.pad(own.to(self.comm.device), (0, 0, 0, ids.most - len(own)))
-        self.comm.all_gather("rows", whole, padded).wait()
+        whole = self._gathered(ids, own.to(self.comm.device))
         with mark("pool", Phase.FORWARD):
             whole.requires_grad_(train)
             pooled = self._pooled_at_samples(whole, ids.index, batch)
         return _GatheredRows(ids, rows, moves, whole, pooled)
+
+    def _gathered(self, ids: _GatheredIds, own: Tensor) -> Tensor:
+        """[N * most, W]: the rows `own` [r, W] of every owner, by AllGather."""
+        n = self.comm.world_size
+        is_float = ids.floats(n)
+        message = packed(own, self.network.has_columns(ids.owned))
+        most = ids.most if is_float is None else len(is_float) // n
+        padded = nnf.pad(message, (*(0, 0) * (message.dim() - 1), 0, most - len(message)))
+        whole = padded.new_empty(n * most, *padded.shape[1:])
+        self.comm.all_gather("rows", whole, padded).wait()
+        return whole if is_float is None else unpacked(whole[is_float], ids.columns)
 
     def _from_cache(self, cache: CachedRows, ids: Tensor) -> tuple[Tensor, CacheMoves, Tensor]:
         """Bring the rows of `ids` into the cache: their slots [r], the copies made, and their values [r, W]."""
@@ -139,9 +161,15 @@ class RowAllGather(ShardedBase):
         ids = fetched.ids
         with self.marks.segment("scatter_grad", Phase.BACKWARD):
             fetched.pooled.backward(grad.view(fetched.pooled.shape))
-        summed = fetched.values.grad.new_empty(ids.most, fetched.values.shape[1])
-        self.comm.reduce_scatter("rows_grad", summed, fetched.values.grad).wait()
-        return RowGradients(fetched.rows, ids.owned, summed[: len(ids.owned)])
+        n = self.comm.world_size
+        message = fetched.values.grad
+        is_float, has = ids.floats(n), self.network.has_columns(ids.owned)
+        if is_float is not None:
+            message = unpacked(packed(message, ids.columns), is_float)
+        summed = message.new_empty(len(message) // n, *message.shape[1:])
+        self.comm.reduce_scatter("rows_grad", summed, message).wait()
+        own = len(ids.owned) if has is None else int(has.sum())
+        return RowGradients(fetched.rows, ids.owned, unpacked(summed[:own], has))
 
     def update_rows(self, rows: Tensor, grads: dict[str, Tensor]) -> None:
         if self._cache is None:
@@ -162,11 +190,14 @@ class RowAllGather(ShardedBase):
     def _counts(self, batch: Batch, fetched: _GatheredRows, row_grads: RowGradients) -> Counts:
         ids = fetched.ids
         moves = fetched.moves
+        is_float = ids.floats(self.comm.world_size)
         return Counts(
             ids_sent=len(batch.ids),
             rows=len(row_grads.rows),
             keys=ids.distinct,
             requested=ids.most,
+            row_floats=self.network.floats(ids.owned),
+            requested_floats=len(is_float) // self.comm.world_size if is_float is not None else 0,
             cache_misses=len(moves.missing) if moves is not None else 0,
             cache_evictions=len(moves.evicted) if moves is not None else 0,
         )
@@ -174,8 +205,8 @@ class RowAllGather(ShardedBase):
     def op_vars(self, counts: Counts, samples: int) -> dict[str, dict[str, float]]:
         n = self.comm.world_size
         own = {"m": counts.ids_sent * n / samples, "u": float(counts.keys), "U": float(counts.requested * n)}
-        owned = {"U": float(counts.rows * n)}
-        padded = {"U": float(counts.requested * n)}
+        owned = {"U": float(counts.rows * n)} | mean_width("WU", counts.rows, counts.row_floats)
+        padded = {"U": float(counts.requested * n)} | mean_width("WU", counts.requested, counts.requested_floats)
         of_samples = ("split_ids", "ids", "merge_ids", "place_ids", "pool", "scatter_grad")
         return (
             dict.fromkeys(of_samples, own)

@@ -20,8 +20,9 @@ from torch import Tensor
 
 from des_ref.comm import Comm, Handle
 from des_ref.data.batch import Batch
+from des_ref.embedding.by_width import message_sizes, new_message, packed, unpacked
 from des_ref.models.build import Network
-from des_ref.strategies.base import Counts, Lane, Optimizers
+from des_ref.strategies.base import Counts, Lane, Optimizers, mean_width
 from des_ref.strategies.exchange import Keys, RequestedKeys, request_keys
 from des_ref.strategies.hot_rows import HotRows, hottest
 from des_ref.strategies.sample_assignment import assign_samples, samples_of
@@ -112,8 +113,11 @@ class RowAllToAll(ShardedBase):
             unique, index = unique_with_index(requested.keys)
             rows, unique_values = self._values(unique, train)
             reply = unique_values.index_select(0, index.row)
-        values = reply.new_empty(len(keys.cold), reply.shape[1])
-        self.comm.all_to_all(self.rows_op, values, reply, keys.sizes, requested.sizes).wait()
+        served, has = self.network.has_columns(requested.keys), self.network.has_columns(keys.cold)
+        message = new_message(reply, len(keys.cold), has)
+        sizes = message_sizes(keys.sizes, has), message_sizes(requested.sizes, served)
+        self.comm.all_to_all(self.rows_op, message, packed(reply, served), *sizes).wait()
+        values = unpacked(message, has)
         if self._hot is not None:
             with self.marks.segment("hot_lookup", Phase.FORWARD):
                 # Hot rows are inserted in `_row_grads`: every worker must count a step once for each hot id of the
@@ -156,9 +160,11 @@ class RowAllToAll(ShardedBase):
         """Send gradients to the owners of their rows; returns those of the keys requested here, in request order."""
         keys = fetched.routed.keys
         requested = fetched.routed.requested
-        received = grads.new_empty(len(requested.keys), grads.shape[1])
-        self.comm.all_to_all(self.grads_op, received, grads, requested.sizes, keys.sizes).wait()
-        return received
+        served, has = self.network.has_columns(requested.keys), self.network.has_columns(keys.cold)
+        received = new_message(grads, len(requested.keys), served)
+        sizes = message_sizes(requested.sizes, served), message_sizes(keys.sizes, has)
+        self.comm.all_to_all(self.grads_op, received, packed(grads, has), *sizes).wait()
+        return unpacked(received, served)
 
     def _pushed_rows(self, fetched: FetchedRows) -> tuple[Tensor, RowIndex, Tensor]:
         """The distinct keys of the received gradients, the key of each gradient, and the keys' row numbers."""
@@ -175,6 +181,9 @@ class RowAllToAll(ShardedBase):
             common=len(fetched.routed.hot_in_batch),
             hot=len(keys.unique) - len(keys.cold),
             local=keys.sizes[self.comm.rank],
+            row_floats=self.network.floats(row_grads.ids),
+            key_floats=self.network.floats(keys.cold),
+            requested_floats=self.network.floats(fetched.routed.requested.keys),
         )
 
     def op_vars(self, counts: Counts, samples: int) -> dict[str, dict[str, float]]:
@@ -183,6 +192,9 @@ class RowAllToAll(ShardedBase):
         batch = {"X": float(owned * n), "U": float(owned * n + counts.common)}
         own = {"m": counts.ids_sent * n / samples, "u": float(counts.keys + counts.hot), "x": float(counts.keys)}
         as_owner = {"u": float(counts.requested), "x": float(counts.requested)} | batch
+        own |= mean_width("Wu", counts.keys, counts.key_floats)
+        as_owner |= mean_width("Wu", counts.requested, counts.requested_floats)
+        as_owner |= mean_width("WU", counts.rows, counts.row_floats)
         if self.looks_ahead:
             own["l"] = counts.local / max(counts.keys, 1)
             as_owner["l"] = counts.local / max(counts.requested, 1)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from des_ref.comm import Comm, Handle
 from des_ref.data.batch import Batch
+from des_ref.embedding.by_width import message_sizes, new_message, packed, unpacked
 from des_ref.strategies.base import Counts, Lane
 from des_ref.strategies.exchange import (
     gather_dense,
@@ -61,6 +62,16 @@ class _OwnersPool(ShardedBase):
         unique, owned = unpack_occurrences(sent, samples, self.network.fields)
         return unique, owned.inverse, owned.bag
 
+    def _columns(self, samples: int) -> Tensor | None:
+        """bool [bags, W + E]: the columns of the bags that this worker pools, where tables differ in width."""
+        bags = torch.arange(self._number_of_bags(samples), device=self.network.device)
+        return self.network.bags_have_columns(self._fields(bags, samples))
+
+    def _columns_at_samples(self, samples: int) -> Tensor | None:
+        """bool [b * F, W + E]: those of the bags of b samples, sample by sample."""
+        fields = torch.arange(self.network.fields, device=self.network.device)
+        return self.network.bags_have_columns(fields.repeat(samples))
+
     def _number_of_bags(self, samples: int) -> int:
         """The number of bags that this worker pools for."""
         return samples * self.network.fields
@@ -91,7 +102,8 @@ class _OwnersPool(ShardedBase):
 
     def _row_grads(self, fetched: _OwnerPooled, grad: Tensor) -> RowGradients:
         with self.marks.segment("scatter_grad", Phase.BACKWARD):
-            fetched.pooled.backward(grad.reshape(fetched.pooled.shape))
+            samples = len(fetched.pooled) // max(self._number_of_bags(1), 1)
+            fetched.pooled.backward(unpacked(grad, self._columns(samples)).reshape(fetched.pooled.shape))
         assert fetched.rows is not None
         return RowGradients(fetched.rows, fetched.unique, fetched.values.grad)
 
@@ -123,8 +135,18 @@ class TableWise(_OwnersPool):
     def _own_tables(self) -> int:
         return tables_of(self.comm.rank, self.comm.world_size, self.network.fields)
 
+    @property
+    def _own_fields(self) -> Tensor:
+        """int64: the fields whose tables this worker owns."""
+        own = range(self.comm.rank, self.network.fields, self.comm.world_size)
+        return torch.tensor(own, dtype=torch.int64, device=self.network.device)
+
     def _table_symbols(self) -> dict[str, float]:
-        return {"F": float(self._own_tables * self.comm.world_size)}
+        symbols = {"F": float(self._own_tables * self.comm.world_size)}
+        has = self.network.bags_have_columns(self._own_fields)
+        if has is not None and self._own_tables:
+            symbols["WF"] = float(has.sum()) / self._own_tables - self.network.model.bag_floats
+        return symbols
 
     def _send_ids(self, batch: Batch, lane: Lane) -> Any:
         return send_tables(batch, lane, self.network.fields)
@@ -132,6 +154,16 @@ class TableWise(_OwnersPool):
     def _occurrences(self, sent: Any, samples: int) -> tuple[Tensor, Tensor, Tensor]:
         unique, index = torch.unique(sent.ids, return_inverse=True)
         return unique, index, sent.bag
+
+    def _columns(self, samples: int) -> Tensor | None:
+        """bool [bags, W + E]: the columns of the bags that this worker pools, where tables differ in width."""
+        bags = torch.arange(self._number_of_bags(samples), device=self.network.device)
+        return self.network.bags_have_columns(self._fields(bags, samples))
+
+    def _columns_at_samples(self, samples: int) -> Tensor | None:
+        """bool [b * F, W + E]: those of the bags of b samples, sample by sample."""
+        fields = torch.arange(self.network.fields, device=self.network.device)
+        return self.network.bags_have_columns(fields.repeat(samples))
 
     def _number_of_bags(self, samples: int) -> int:
         """The number of bags that this worker pools for."""
@@ -147,11 +179,18 @@ class TableWise(_OwnersPool):
         share = samples // self.comm.world_size
         return [self._own_tables * share] * n, [tables_of(r, n, self.network.fields) * share for r in range(n)]
 
+    def _columns_received(self, share: int) -> Tensor | None:
+        """bool [F * share, W + E]: the columns of the bags of this worker's samples, as they arrive."""
+        order = table_order(self.network.fields, self.comm.world_size, self.network.device)
+        return self.network.bags_have_columns(order.repeat_interleave(share))
+
     def _deliver(self, pooled: Tensor, samples: int) -> Tensor:
         to_send, to_receive = self._splits(samples)
-        received = pooled.new_empty(sum(to_receive), pooled.shape[1])
-        self.comm.all_to_all("pooled", received, pooled, to_receive, to_send).wait()
-        return received
+        sent, has = self._columns(samples), self._columns_received(samples // self.comm.world_size)
+        received = new_message(pooled, sum(to_receive), has)
+        sizes = message_sizes(to_receive, has), message_sizes(to_send, sent)
+        self.comm.all_to_all("pooled", received, packed(pooled, sent), *sizes).wait()
+        return unpacked(received, has)
 
     def _bags(self, fetched: _OwnerPooled) -> Tensor:
         """[b, F, W + E], from bags that arrive rank by rank and table by table."""
@@ -161,10 +200,13 @@ class TableWise(_OwnersPool):
 
     def _send_back(self, grad: Tensor) -> tuple[Tensor, Handle | None]:
         by_table = grad.transpose(0, 1)[table_order(self.network.fields, self.comm.world_size, grad.device)]
-        to_receive, to_send = self._splits(len(grad) * self.comm.world_size)
-        message = by_table.reshape(-1, grad.shape[2])
-        received = message.new_empty(sum(to_receive), grad.shape[2])
-        return received, self.comm.all_to_all("pooled_grad", received, message, to_receive, to_send)
+        samples = len(grad) * self.comm.world_size
+        to_receive, to_send = self._splits(samples)
+        rows = by_table.reshape(-1, grad.shape[2])
+        received_columns, sent = self._columns(samples), self._columns_received(len(grad))
+        received = new_message(rows, sum(to_receive), received_columns)
+        sizes = message_sizes(to_receive, received_columns), message_sizes(to_send, sent)
+        return received, self.comm.all_to_all("pooled_grad", received, packed(rows, sent), *sizes)
 
 
 class RowWise(_OwnersPool):
@@ -173,13 +215,15 @@ class RowWise(_OwnersPool):
     name = "row_wise"
 
     def _deliver(self, pooled: Tensor, samples: int) -> Tensor:
-        own = pooled.new_empty(len(pooled) // self.comm.world_size, pooled.shape[1])
-        self.comm.reduce_scatter("pooled", own, pooled).wait()
-        return own
+        has = self._columns_at_samples(samples // self.comm.world_size)
+        own = new_message(pooled, len(pooled) // self.comm.world_size, has)
+        self.comm.reduce_scatter("pooled", own, packed(pooled, self._columns(samples))).wait()
+        return unpacked(own, has)
 
     def _send_back(self, grad: Tensor) -> tuple[Tensor, Handle | None]:
-        whole = grad.new_empty(len(grad) * self.comm.world_size, *grad.shape[1:])
-        return whole, self.comm.all_gather("pooled_grad", whole, grad.contiguous())
+        message = packed(grad.reshape(-1, grad.shape[2]), self._columns_at_samples(len(grad)))
+        whole = message.new_empty(len(message) * self.comm.world_size, *message.shape[1:])
+        return whole, self.comm.all_gather("pooled_grad", whole, message)
 
 
 class Mesh(_OwnersPool):
@@ -189,8 +233,13 @@ class Mesh(_OwnersPool):
     loss_is_share = False
 
     def _deliver(self, pooled: Tensor, samples: int) -> Tensor:
-        self.comm.all_reduce("pooled", pooled).wait()
-        return pooled
+        has = self._columns(samples)
+        message = packed(pooled, has)
+        self.comm.all_reduce("pooled", message).wait()
+        return unpacked(message, has)
+
+    def _send_back(self, grad: Tensor) -> tuple[Tensor, Handle | None]:
+        return packed(grad.reshape(-1, grad.shape[2]), self._columns(len(grad))), None
 
     def _labels(self, batch: Batch, comm: Comm) -> tuple[Tensor, Handle | None]:
         labels = batch.labels.new_empty(len(batch) * comm.world_size)

@@ -94,6 +94,7 @@ class ShardedBase(HashOwned):
 
     def send(self, batch: Batch, lane: Lane | None = None) -> Inputs:
         lane = lane or Lane(self.comm, self.marks)
+        batch = self.network.keyed(batch)
         labels, labels_ready = self._labels(batch, lane.comm)
         dense, dense_ready = self._dense_features(batch, lane.comm)
         ids = self._send_ids(batch, lane)

@@ -27,10 +27,14 @@ _DENSE_FROM = 0.4
 
 @dataclass(frozen=True)
 class Local:
-    """Owned occurrences and the `values` [u, width] of their u distinct ids: w [u, 1], v [u, D], ..."""
+    """Owned occurrences and the `values` [u, width] of their u distinct ids: w [u, 1], v [u, D], ...
+
+    `uneven`: the widths of the fields' vectors where they differ. D is then the largest, with zeros behind the others.
+    """
 
     owned: OwnedOccurrences
     values: Mapping[str, Tensor]
+    uneven: tuple[int, ...] | None = None
 
     @cached_property
     def v(self) -> Tensor:
@@ -51,6 +55,14 @@ class Local:
         """[B, F, D]: the same for all pairs, zeros where no owned id occurs."""
         return self.pooled_by(self.owned.by_bag).view(self.owned.samples, self.owned.fields, -1)
 
+    @property
+    def concatenated(self) -> Tensor:
+        """[B, F * D], or the sum of the fields' widths: `bags` of all fields side by side."""
+        bags = self.bags
+        if self.uneven is None:
+            return bags.flatten(1)
+        return bags.flatten(1).index_select(1, columns_of_concatenation(self.uneven, bags.shape[2]).to(bags.device))
+
     def pooled_by(self, bags: Groups) -> Tensor:
         """[bags, D]: the same for the given grouping into bags."""
         sums = self.owned.sums(self.values["v"], bags)
@@ -64,13 +76,18 @@ def identity(x: Tensor) -> Tensor:
     return x
 
 
+def columns_of_concatenation(widths: Sequence[int], widest: int) -> Tensor:
+    """int64 [sum of widths]: where the vectors of fields of these `widths` are in [F * widest]."""
+    return torch.cat([torch.arange(field * widest, field * widest + width) for field, width in enumerate(widths)])
+
+
 @dataclass(frozen=True, slots=True)
 class Bags:
     """Values pooled over each bag (the ids of one field of one sample), [b, F, ...].
 
     w           [.., 1], sums
     v           [.., D], sums
-    x           [.., D], v pooled as the model says: sum or mean
+    x           [.., D], v pooled as the model says: sum or mean; [b, sum of widths] where fields differ in width
     squares     sums of v * v, element-wise (D) or over all elements (1), as the model's operators need; width 0 if none
     sum_fields  sums a [b, r] over the workers that hold the other fields of the samples; identity if these are all
     own_fields  int64, the numbers of this worker's fields, of `fields` on all workers; None: these are all
@@ -97,6 +114,7 @@ class Plain:
     """All rows w [V, 1], v [V, D], o [V, L + 1], and occurrences: index [n] into V, sample [n], field [n].
 
     bottom  [B, D], the output of the bottom mlp, where there is one
+    widths  those of the fields' vectors, if vectors differ in width and are concatenated: D is then the largest
     """
 
     w: Tensor | None
@@ -110,6 +128,7 @@ class Plain:
     attention: Tensor | None = None
     o: Tensor | None = None
     bottom: Tensor | None = None
+    widths: tuple[int, ...] | None = None
 
     def vectors(self) -> list[Tensor]:
         """The vectors of each sample's ids, a list of B tensors [ids, D]."""
@@ -118,11 +137,20 @@ class Plain:
         return list(self.v[self.index[order]].split(counts))
 
     def operand(self) -> Tensor:
-        """[B, vectors, D]: the output of the bottom mlp, where there is one, and `pooled`."""
-        return self.pooled() if self.bottom is None else torch.cat([self.bottom[:, None], self.pooled()], dim=1)
+        """[B, vectors, D]: the output of the bottom mlp, where there is one, and `pooled`; side by side, [B, floats],
+        where vectors differ in width."""
+        if self.bottom is None:
+            return self.pooled()
+        return torch.cat([self.bottom[:, None] if self.widths is None else self.bottom, self.pooled()], dim=1)
 
     def pooled(self) -> Tensor:
-        """[B, F, D]: the vectors of each bag, pooled; zeros for an empty bag."""
+        """[B, F, D]: the vectors of each bag, pooled; zeros for an empty bag. [B, floats] where widths differ."""
+        pooled = self._pooled()
+        if self.widths is None:
+            return pooled
+        return torch.cat([pooled[:, field, :width] for field, width in enumerate(self.widths)], dim=1)
+
+    def _pooled(self) -> Tensor:
         if self.pooling in ("max", "attention"):
             return self._pooled_bag_by_bag()
         bag = (self.sample, self.field)
@@ -206,7 +234,7 @@ class Operator(nn.Module):
 
 
 def pair_products(local: Local, weight: Tensor) -> Tensor:
-    """[B, H]: the partial of `concat_f(pooled v_f) . weight^T` with `weight` [H, F * D].
+    """[B, H]: the partial of `concat_f(pooled v_f) . weight^T` with `weight` [H, F * D], or the sum of the widths.
 
     Owned ids occupy only some (sample, field) pairs. If these are few, compute only them with one GEMM a field: 2 * D *
     H FLOPs for each pair, so N workers together do the work of one process, plus bags that are split over workers. If
@@ -216,17 +244,17 @@ def pair_products(local: Local, weight: Tensor) -> Tensor:
     samples = owned.samples
     fields = owned.fields
     if len(owned.pair_bag) >= _DENSE_FROM * samples * fields:
-        return local.bags.flatten(1) @ weight.T
-    width = weight.shape[1] // fields
+        return local.concatenated @ weight.T
+    widths = local.uneven or (weight.shape[1] // fields,) * fields
     order = stable_order(owned.pair_field)
     sizes = list(owned.pairs_of_fields)
     pooled = local.pooled.index_select(0, order)  # [P, D], field by field
     sample = owned.pair_sample.index_select(0, order)
-    # split and unbind have one backward each; slicing would make autograd add F zero-padded copies of the whole.
-    blocks = weight.view(weight.shape[0], fields, width).unbind(dim=1)
+    # split has one backward; slicing would make autograd add F zero-padded copies of the whole.
+    blocks = weight.split(widths, dim=1)
     out = pooled.new_zeros(samples, weight.shape[0])
     for pooled_field, sample_field, block in zip(pooled.split(sizes), sample.split(sizes), blocks, strict=True):
         # Include fields without a pair: `weight` needs a gradient for its AllReduce even on a worker without an id.
         # A sample occurs once in a field, so that even atomics add in a fixed order.
-        out = out.index_add_(0, sample_field, pooled_field @ block.T)
+        out = out.index_add_(0, sample_field, pooled_field[:, : block.shape[1]] @ block.T)
     return out

@@ -32,16 +32,16 @@ from des_ref.substitution.layers import linear_weights
 
 
 class Cross(Operator):
-    """`layers` cross layers and the output weights."""
+    """`layers` cross layers over `inputs` floats, and the output weights."""
 
     pairs = True
     shared = ("w",)
 
-    def __init__(self, fields: int, width: int, layers: int, generator: torch.Generator) -> None:
+    def __init__(self, inputs: int, layers: int, generator: torch.Generator) -> None:
         super().__init__()
         self.wire = layers + 1
-        self.w = nn.Parameter(linear_weights(layers + 1, fields * width, generator))  # w_0 .. w_{L-1}, w_out
-        self.b = nn.Parameter(torch.zeros(layers, fields * width, dtype=torch.float64))
+        self.w = nn.Parameter(linear_weights(layers + 1, inputs, generator))  # w_0 .. w_{L-1}, w_out
+        self.b = nn.Parameter(torch.zeros(layers, inputs, dtype=torch.float64))
 
     def partial(self, local: Local) -> Tensor:
         return pair_products(local, self.w)

@@ -35,11 +35,11 @@ def _stacked(layers: int, rows: int, columns: int, generator: torch.Generator) -
 
 
 class CrossV2(Operator):
-    """Full or low rank, computed from the operand."""
+    """Full or low rank, computed from the `inputs` floats of the operand."""
 
-    def __init__(self, fields: int, width: int, layers: int, rank: int | None, generator: torch.Generator) -> None:
+    def __init__(self, inputs: int, layers: int, rank: int | None, generator: torch.Generator) -> None:
         super().__init__()
-        n = fields * width
+        n = inputs
         if rank is None:
             self.w = _stacked(layers, n, n, generator)
         else:

@@ -31,7 +31,7 @@ class Fvae(Mlp):
     is_random = True
 
     def __init__(self, fields: int, width: int, spec: specs.Fvae, generator: torch.Generator) -> None:
-        super().__init__(fields, width, spec.widths, 0.0, generator, outputs=2 * spec.latent)
+        super().__init__(fields * width, spec.widths, 0.0, generator, outputs=2 * spec.latent)
         self.hidden = (spec.latent,)  # the layer for which each step draws noise
         self.beta = spec.beta
         self.register_buffer("alpha", torch.tensor(spec.alpha or (1.0,) * fields, dtype=torch.float64))

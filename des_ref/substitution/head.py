@@ -6,7 +6,8 @@
     weights = 12_345                   # for the simulator, which never runs the module
     multiply_adds = 12_000
 
-`make(fields, width)` returns an nn.Module that maps [b, F, D] to logits [b]. With dense features the output of the
+`make(fields, width)` returns an nn.Module that maps [b, F, D] to logits [b]. Where vectors differ in width, `width` is
+the tuple of their widths, and the module maps [b, sum of widths] to logits. With dense features the output of the
 bottom mlp counts as one more field, the first. The module runs on every worker and must compute the same function
 everywhere. Dropout would drop different units on each worker, and batch normalisation would see only the worker's own
 samples, so both are refused. Initial values are drawn from the run's seed.
@@ -30,7 +31,9 @@ from dessim.errors import UsageError
 class Head(Operator):
     """The module that `name` makes. Raises UsageError if it is unsuitable or has another number of `weights`."""
 
-    def __init__(self, name: str, fields: int, width: int, weights: int, generator: torch.Generator) -> None:
+    def __init__(
+        self, name: str, fields: int, width: int | tuple[int, ...], weights: int, generator: torch.Generator
+    ) -> None:
         super().__init__()
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(generator.initial_seed())
@@ -46,7 +49,7 @@ class Head(Operator):
         return torch.func.functional_call(copy.deepcopy(self.module), names, (plain.operand(),))
 
 
-def _make(name: str, fields: int, width: int) -> nn.Module:
+def _make(name: str, fields: int, width: int | tuple[int, ...]) -> nn.Module:
     module, _, factory = name.partition(":")
     try:
         make = getattr(importlib.import_module(module), factory)
@@ -58,7 +61,7 @@ def _make(name: str, fields: int, width: int) -> nn.Module:
     return made
 
 
-def _check(module: nn.Module, name: str, fields: int, width: int, weights: int) -> None:
+def _check(module: nn.Module, name: str, fields: int, width: int | tuple[int, ...], weights: int) -> None:
     for part in module.modules():
         if isinstance(part, _BatchNorm) or (isinstance(part, _DropoutNd) and part.p > 0):
             kind = type(part).__name__
@@ -66,7 +69,8 @@ def _check(module: nn.Module, name: str, fields: int, width: int, weights: int) 
     has = sum(p.numel() for p in module.parameters())
     if has != weights:
         raise UsageError(f"head {name!r} has {has} weights, the model file says {weights}: write weights = {has}")
+    given = [2, fields, width] if isinstance(width, int) else [2, sum(width)]
     with torch.no_grad():
-        shape = tuple(module(torch.zeros(2, fields, width, dtype=torch.float64)).shape)
+        shape = tuple(module(torch.zeros(given, dtype=torch.float64)).shape)
     if shape != (2,):
-        raise UsageError(f"head {name!r} turns [2, {fields}, {width}] into {list(shape)}; it must give logits [2]")
+        raise UsageError(f"head {name!r} turns {given} into {list(shape)}; it must give logits [2]")

@@ -27,15 +27,15 @@ from des_ref.substitution.layers import Tower, linear_weights, plain_tower
 
 
 class Mlp(Operator):
-    """`outputs`: number of units of the last layer, for subclasses that need more than a logit."""
+    """`inputs`: floats of all vectors, F * D or the sum of their widths. `outputs`: number of units of the last layer,
+    for subclasses that need more than a logit."""
 
     pairs = True
     shared = by_field = ("w1",)
 
     def __init__(
         self,
-        fields: int,
-        width: int,
+        inputs: int,
         widths: tuple[int, ...],
         dropout: float,
         generator: torch.Generator,
@@ -45,7 +45,7 @@ class Mlp(Operator):
         self.wire = widths[0]
         self.hidden = widths
         self.dropout = dropout
-        self.w1 = nn.Parameter(linear_weights(widths[0], fields * width, generator))
+        self.w1 = nn.Parameter(linear_weights(widths[0], inputs, generator))
         self.tower = Tower(widths, generator, outputs)
 
     def partial(self, local: Local) -> Tensor:
@@ -69,10 +69,8 @@ class MlpOverOperand(Mlp):
     pairs = False
     shared = by_field = ()
 
-    def __init__(
-        self, fields: int, width: int, widths: tuple[int, ...], dropout: float, generator: torch.Generator
-    ) -> None:
-        super().__init__(fields, width, widths, dropout, generator)
+    def __init__(self, inputs: int, widths: tuple[int, ...], dropout: float, generator: torch.Generator) -> None:
+        super().__init__(inputs, widths, dropout, generator)
         self.wire = 0
 
     def finish(self, sums: Tensor, masks: list[Tensor] | None) -> Tensor:

@@ -28,27 +28,29 @@ class Operand(nn.Module):
     """Sum or mean pooling.
 
     `wire` is the number of floats for each sample in the reduced buffer; `shared` names parameters that partials read.
+    `uneven` are the widths of the fields' vectors where the model's vectors differ in width.
     """
 
     shared: tuple[str, ...] = ()
 
-    def __init__(self, fields: int, width: int) -> None:
+    def __init__(self, fields: int, width: int, uneven: tuple[int, ...] | None = None) -> None:
         super().__init__()
         self.fields = fields
         self.width = width
-        self.wire = fields * width
+        self.wire = sum(uneven) if uneven is not None else fields * width
+        self._uneven = uneven is not None
 
     def partial(self, local: Local, max_over_workers: MaxOverWorkers) -> Tensor:
         """[B, wire]: this worker's summand; some poolings first need a maximum over workers."""
-        return local.bags.flatten(1)
+        return local.concatenated
 
     def from_bags(self, bags: Bags) -> Tensor:
         """[b, wire] from whole bags."""
         return bags.x.flatten(1)
 
     def finish(self, sums: Tensor) -> Tensor:
-        """[b, F, D]."""
-        return sums.unflatten(1, (self.fields, self.width))
+        """[b, F, D]; [b, floats] where vectors differ in width."""
+        return sums if self._uneven else sums.unflatten(1, (self.fields, self.width))
 
     def _sum_by_bag(self, terms: Tensor, local: Local) -> Tensor:
         """[B, F, r]: `terms` [n, r] of the occurrences, added up over each bag."""

@@ -37,6 +37,7 @@ from dessim.cli.options import (
 )
 from dessim.cli.output import draw_used, guarded, print_json
 from dessim.cli.progress import TimeBudgetOption, showing_progress, stop_partial
+from dessim.commands.support.server_defaults import AUTO, SERVER_DEVICE
 from dessim.errors import OutOfTime, UsageError
 
 
@@ -71,8 +72,8 @@ def project(
     ] = None,
     device: DeviceOption = None,
     launch: LaunchOption = Launch.EAGER,
-    servers: ServersOption = "auto",
-    server_device: ServerDeviceOption = "epyc-9654",
+    servers: ServersOption = AUTO,
+    server_device: ServerDeviceOption = SERVER_DEVICE,
     server_threads: ServerThreadsOption = 1,
     staleness: StalenessOption = None,
     jitter: JitterOption = 0.0,

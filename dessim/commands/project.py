@@ -9,11 +9,16 @@ unless its rows may spill to the host's memory.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypedDict, Unpack
 
 from dessim.cluster import Cluster
-from dessim.commands.support.dedicated_servers import Servers, check_servers, step_with_servers
+from dessim.commands.support.dedicated_servers import (
+    Servers,
+    check_servers,
+    default_servers,
+    step_with_servers,
+)
 from dessim.commands.support.guard import least_step, worker_bytes
 from dessim.commands.support.projection import Misfit, Projection
 from dessim.commands.support.spreads import spreads_on
@@ -51,8 +56,8 @@ class ProjectRequest:
     `folding=False` simulates identical flows one by one; the result is the same.
     `network` is the model of the network (dessim.sim.engine.simulate).
     `spill` lets rows that do not fit a GPU live in its host's memory.
-    `servers` are hosts that hold the tables of `ps_*` strategies; without them `ps_sync` has a server on each worker,
-    which answers at once.
+    `servers` are hosts that hold the tables of `ps_*` strategies, by default as many as the workers have (up to 128
+    workers, while hosts are free). With None `ps_sync` has a server on each worker, which answers at once.
     `pipeline` sends the next step's ids while a step runs, as the trainer does.
     `graphs`: CUDA graphs launch the kernels of a step; otherwise the host launches each.
     `scenario` holds faults and stragglers, at times from the start of the step.
@@ -69,7 +74,7 @@ class ProjectRequest:
     folding: bool = True
     network: NetworkName = "fluid"
     spill: bool = False
-    servers: Servers | None = None
+    servers: Servers | None = field(default_factory=default_servers)
     pipeline: bool = True
     graphs: bool = False
     scenario: Scenario | None = None

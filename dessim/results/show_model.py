@@ -12,11 +12,12 @@ from dessim.units import format_count, format_size
 
 def print_model(found: Mapping[str, Any]) -> None:
     """Print the numbers of `dessim.workload.describe_model.describe`, and each table of a version 2 file."""
+    differ = len({table["width"] for table in found["each_table"]}) > 1
     pairs: list[tuple[str, object]] = [
         ("tables", f"{found['tables']:,}"),
         ("rows", f"{found['rows']:,.0f}"),
         ("ids a sample", f"{found['ids_per_sample']:,g}"),
-        ("row", f"{found['row_bytes']} B with {found['row_optimizer']} state"),
+        ("widest row" if differ else "row", f"{found['row_bytes']} B with {found['row_optimizer']} state"),
         ("embeddings", format_size(found["embedding_bytes"])),
         ("largest table", format_size(found["largest_table_bytes"])),
         ("operators", ", ".join(found["operators"])),
@@ -34,8 +35,10 @@ def print_model(found: Mapping[str, Any]) -> None:
             f"{table['rows']:,.0f}",
             f"{table['ids']:g}",
             f"{table['skew']:g}",
+            *([f"{table['width']:,}"] if differ else []),
             format_size(table["bytes"]),
         )
         for number, table in enumerate(found["each_table"])
     ]
-    print_table(table_of(("table", "rows", "ids a sample", "skew", "size"), cells))
+    columns = ("table", "rows", "ids a sample", "skew", *(("columns",) if differ else ()), "size")
+    print_table(table_of(columns, cells))

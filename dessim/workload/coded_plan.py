@@ -82,6 +82,11 @@ def coded_ops(plan: Plan, model: Model, codecs: CodecConfig) -> dict[str, CodedO
         codec = codecs.by_buffer.get(buffer) if buffer is not None else None
         if buffer is None or codec is None or not op.width:
             continue
+        if buffer is not Buffer.DENSE and not op.name.startswith("partials") and not model.tables_have_one_width:
+            raise UsageError(
+                f"codecs {codecs}: codecs encode rows of one width, and {model.name} has tables of "
+                f"{min(model.widths)} to {max(model.widths)} columns"
+            )
         if codec.of_samples and not op.name.startswith("partials"):
             continue
         is_vector = buffer is Buffer.DENSE

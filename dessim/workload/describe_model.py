@@ -8,26 +8,33 @@ from dessim.errors import UsageError
 from dessim.workload.model import Model
 from dessim.workload.strategies import STRATEGIES, plan
 from dessim.workload.strategies.parts import dense_weights
+from dessim.workload.symbol_values import floats_by_table
 from dessim.workload.symbols import ROW_AND_STATE
 
 
 def describe(model: Model) -> dict[str, Any]:
-    """Plain values, units in the keys. Bytes are those of rows with their optimizer state."""
+    """Plain values, units in the keys. Bytes are those of rows with their optimizer state; width and bytes of a row are
+    those of the widest table."""
     symbols = model.symbols(1)
-    row_bytes = round(ROW_AND_STATE.evaluate(symbols))
+    floats = floats_by_table(model)
+    row_bytes = [
+        round(ROW_AND_STATE.evaluate({**symbols, "W": w, "O": o}))
+        for w, o in zip(floats["W"].tolist(), floats["O"].tolist(), strict=True)
+    ]
     fields = model.input.fields
     rows = [table.rows for table in model.tables] or [model.law.vocabulary / fields] * fields
+    table_bytes = [count * size for count, size in zip(rows, row_bytes, strict=True)]
     return {
         "name": model.name,
         "schema_version": model.schema_version,
         "tables": fields,
         "rows": sum(rows),
         "ids_per_sample": model.input.ids_per_sample,
-        "embedding_width": model.embedding.width,
+        "embedding_width": max(model.widths),
         "row_optimizer": model.embedding.optimizer,
-        "row_bytes": row_bytes,
-        "embedding_bytes": sum(rows) * row_bytes,
-        "largest_table_bytes": max(rows) * row_bytes,
+        "row_bytes": max(row_bytes),
+        "embedding_bytes": sum(table_bytes),
+        "largest_table_bytes": max(table_bytes),
         "operators": list(model.kinds),
         "dense_weights": dense_weights(model).evaluate(symbols),
         "batch_per_worker": model.input.batch_per_worker,
@@ -40,9 +47,10 @@ def describe(model: Model) -> dict[str, Any]:
                 "rows": table.rows,
                 "ids": table.ids,
                 "skew": table.skew,
-                "bytes": table.rows * row_bytes,
+                "width": width,
+                "bytes": size,
             }
-            for table in model.tables
+            for table, width, size in zip(model.tables, model.widths, table_bytes, strict=False)
         ],
     }
 

@@ -78,6 +78,20 @@ def names_in(node: Node) -> set[str]:
     return set()
 
 
+def renamed_node(node: Node, names: Mapping[str, str]) -> Node:
+    """The same expression with other names for some of its symbols."""
+    match node:
+        case Symbol(name):
+            return Symbol(names.get(name, name))
+        case Negative(operand):
+            return Negative(renamed_node(operand, names))
+        case Chain(first, rest):
+            return Chain(renamed_node(first, names), tuple((sign, renamed_node(part, names)) for sign, part in rest))
+        case Call(function, arguments):
+            return Call(function, tuple(renamed_node(argument, names) for argument in arguments))
+    return node
+
+
 @dataclass(frozen=True, slots=True)
 class _Arithmetic:
     """How expressions are evaluated: what makes a value of a number, and the operations and functions on values."""

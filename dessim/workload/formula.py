@@ -23,10 +23,12 @@ from __future__ import annotations
 import ast
 import math
 import operator
+import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from enum import IntEnum
 from functools import lru_cache, reduce
+from typing import Any
 
 import numpy as np
 
@@ -41,6 +43,7 @@ from dessim.workload.expression import (
     Symbol,
     array_value_of,
     names_in,
+    renamed_node,
     tree_of,
     value_of,
 )
@@ -110,6 +113,13 @@ class Formula:
     def __neg__(self) -> Formula:
         operand = as_factor(self)
         return Formula(f"-{operand}", Negative(operand._node), _Binding.OPAQUE)
+
+    def renamed(self, names: Mapping[str, str]) -> Formula:
+        """The same formula with other names for some of its symbols."""
+        if names_in(self._node).isdisjoint(names):
+            return self
+        text = re.sub(r"[A-Za-z]\w*", lambda found: names.get(found[0], found[0]), self.text)
+        return Formula(text, renamed_node(self._node, names), self._binding)
 
     def evaluate(self, values: Mapping[str, float]) -> float:
         """The number for these symbol values. Raises FormulaError if one is missing or the result is not finite."""
@@ -207,6 +217,18 @@ def floor(argument: Formula | float) -> Formula:
 def log2(argument: Formula | float) -> Formula:
     """The logarithm to base 2."""
     return _call("log2", argument)
+
+
+def renamed(value: Any, names: Mapping[str, str]) -> Any:
+    """A dataclass, or a tuple of them, with other names for the symbols of all formulas in it."""
+    match value:
+        case Formula():
+            return value.renamed(names)
+        case tuple():
+            return tuple(renamed(part, names) for part in value)
+    if not is_dataclass(value) or isinstance(value, type) or callable(value):
+        return value
+    return replace(value, **{f.name: renamed(getattr(value, f.name), names) for f in fields(value)})
 
 
 def evaluate(text: str, values: Mapping[str, float]) -> float:

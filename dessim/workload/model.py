@@ -40,6 +40,7 @@ A file with schema_version = 2 lists unequal tables; `input` then has batch_per_
     rows = 40_000_000
     ids = 3.0                # mean ids a sample
     skew = 1.05              # optional, as is `offset`
+    width = 64               # optional: columns, if not those of [embedding]
 """
 
 from __future__ import annotations
@@ -50,113 +51,28 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from dessim.errors import ModelError
+from dessim.workload.formula import renamed
 from dessim.workload.ids import IdLaw, TablesLaw, ZipfLaw
+from dessim.workload.model_sections import DenseInput, Embedding, Input, Strict, Table
 from dessim.workload.operators import (
     KINDS,
     WHOLE_POOLS,
     Costs,
     Output,
-    Positive,
     Shape,
     Spec,
-    Widths,
     pooling_costs,
 )
 from dessim.workload.precisions import Precisions
 from dessim.workload.row_optimizers import ROW_OPTIMIZERS, RowOptimizer
 from dessim.workload.symbol_values import symbols_of
-
-MAX_SHARES = 64
-"""A table of at most this many rows may state the share of each."""
-_SHARES_SUM_ERROR = 1e-3
+from dessim.workload.symbols import ONE_WIDTH
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Input(_Strict):
-    """The shape of a batch."""
-
-    fields: Positive
-    ids_per_sample: Annotated[float, Field(gt=0)]
-    batch_per_worker: Positive = 4096
-    vocabulary: Annotated[float, Field(ge=1)] = 1e8
-    skew: Annotated[float, Field(ge=0, le=20)] = 1.05
-
-    @model_validator(mode="after")
-    def _ids_are_bounded(self) -> Input:
-        if self.ids_per_sample > 1e6:
-            raise ValueError("ids_per_sample above 1e6 is not a sample")
-        return self
-
-
-class Table(_Strict):
-    """One embedding table of a version 2 file: the rows of one field.
-
-    `ids`: mean ids a sample. `skew`, `offset`: the r-th most frequent id has a probability proportional to
-    (r + offset)**-skew. `shares` states the probabilities of all ids of a small table instead, most frequent first.
-    `width` must be that of all tables, and `pooling` that of the model.
-    """
-
-    name: Annotated[str, Field(max_length=100)] = ""
-    rows: Annotated[float, Field(ge=1)]
-    ids: Annotated[float, Field(gt=0, le=1e6)] = 1.0
-    skew: Annotated[float, Field(ge=0, le=20)] = 1.05
-    offset: Annotated[float, Field(ge=0)] = 0.0
-    shares: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(max_length=MAX_SHARES)] = ()
-    width: Positive | None = None
-    pooling: Literal["sum", "mean", "max", "attention"] | None = None
-
-    @property
-    def law(self) -> ZipfLaw:
-        """The law of its ids."""
-        return ZipfLaw(self.rows, self.skew, offset=self.offset, shares=self.shares)
-
-    @model_validator(mode="after")
-    def _shares_are_those_of_the_rows(self) -> Table:
-        if self.shares:
-            if len(self.shares) != self.rows:
-                raise ValueError(f"{len(self.shares)} shares for {self.rows:g} rows; each row needs one")
-            if abs(sum(self.shares) - 1) > _SHARES_SUM_ERROR or list(self.shares) != sorted(self.shares, reverse=True):
-                raise ValueError("shares must add up to 1, the largest first")
-        return self
-
-
-class DenseInput(_Strict):
-    """Dense features of a sample, and the `widths` of the bottom mlp that turns them into one more embedding."""
-
-    features: Positive
-    widths: Widths
-
-
-class Embedding(_Strict):
-    """The embedding tables, one row for each feature id.
-
-    `placement`: where DES places rows; other strategies determine it themselves.
-    `pooling`: how operators over pooled field vectors (mlp, cross, ...) pool the ids of a field. lr, fm and nfm work on
-    ids.
-    `optimizer_slots`: floats of optimizer state a row; None for those of `optimizer`.
-    """
-
-    width: Positive
-    placement: Literal["hash", "field"] = "hash"
-    pooling: Literal["sum", "mean", "max", "attention"] = "sum"
-    optimizer: str = "rowwise_adagrad"
-    optimizer_slots: Annotated[int, Field(ge=0)] | None = None
-
-    @field_validator("optimizer")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        if name not in ROW_OPTIMIZERS:
-            raise ValueError(f"there is no {name!r}; use {', '.join(ROW_OPTIMIZERS)}")
-        return name
-
-
-class Model(_Strict):
+class Model(Strict):
     """A model file. `symbols` gives the values of the symbols in formulas."""
 
     schema_version: Literal[1, 2]
@@ -184,7 +100,8 @@ class Model(_Strict):
         try:
             read = [Table.model_validate(table) for table in tables]
         except ValidationError:
-            return raw  # reported with its key, when `tables` is validated
+            # Reported with its key when `tables` is validated; what would follow from it is not missing.
+            return {**raw, "input": {"fields": len(tables), "ids_per_sample": 1.0} | dict(raw.get("input") or {})}
         stated = dict(raw.get("input") or {})
         follows = {
             "fields": len(read),
@@ -201,15 +118,31 @@ class Model(_Strict):
     @model_validator(mode="after")
     def _tables_are_of_one_kind(self) -> Model:
         for number, table in enumerate(self.tables):
-            if table.width not in (None, self.embedding.width):
-                raise ValueError(
-                    f"tables.{number}.width = {table.width}: all tables have the {self.embedding.width} columns of "
-                    "[embedding] width"
-                )
             if table.pooling not in (None, self.embedding.pooling):
                 raise ValueError(
                     f'tables.{number}.pooling = "{table.pooling}": all tables are pooled as [embedding] says'
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _operators_take_the_widths(self) -> Model:
+        """Operators that multiply vectors with one another need vectors of one width."""
+        if self.has_one_width:
+            return self
+        width = self.widths[0]
+        number = next((i for i, other in enumerate(self.widths) if other != width), None)
+        if number is not None:
+            differs = f"tables.{number}.width = {self.widths[number]} and tables.0.width = {width} differ"
+        else:
+            differs = f"dense.widths ends with {self.bottom_width}, and tables have {width} columns"
+        for o in self.operators:
+            if not o.any_widths:
+                raise ValueError(
+                    f'operator "{o.kind}" needs vectors of one width: {differs}; write equal widths, or use operators '
+                    "that concatenate: lr, mlp, cross, cross_v2, head"
+                )
+        if self.pools_apart and any(o.reads == "v" for o in self.operators):
+            raise ValueError(f'pooling = "{self.embedding.pooling}" needs vectors of one width: {differs}')
         return self
 
     @field_validator("operators")
@@ -255,11 +188,6 @@ class Model(_Strict):
     def _dense_inputs_are_read(self) -> Model:
         if self.dense is None:
             return self
-        if self.dense.widths[-1] != self.embedding.width:
-            raise ValueError(
-                f"dense.widths ends with {self.dense.widths[-1]}: the bottom mlp's output stands beside embeddings of "
-                f"{self.embedding.width} floats"
-            )
         for o in self.operators:
             reads_operand = o.needs_operand(self.by_field) or (o.kind == "mlp" and self.needs_operand)
             if not reads_operand and not o.reads_tables_alone:
@@ -272,6 +200,26 @@ class Model(_Strict):
                 "no operator reads the output of the bottom mlp: add dot, inner or head, or remove [dense]"
             )
         return self
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The columns of each field's table."""
+        width = self.embedding.width
+        return tuple(table.width or width for table in self.tables) or (width,) * self.input.fields
+
+    @property
+    def bottom_width(self) -> int:
+        """Floats of the bottom mlp's output; 0 without dense inputs."""
+        return self.dense.widths[-1] if self.dense is not None else 0
+
+    @property
+    def tables_have_one_width(self) -> bool:
+        return len(set(self.widths)) == 1
+
+    @property
+    def has_one_width(self) -> bool:
+        """Whether all vectors of a sample have the same width, that of the bottom mlp's output included."""
+        return self.tables_have_one_width and self.bottom_width in (0, self.widths[0])
 
     @property
     def dense_features(self) -> int:
@@ -308,10 +256,16 @@ class Model(_Strict):
     def costs(self) -> tuple[Costs, ...]:
         """Costs of pooling by maximum or attention, of the pooled operand if one is needed, then of each operator."""
         shape = Shape(
-            self.input.fields, self.embedding.width, self.needs_operand, self.by_field, self.dense is not None
+            self.input.fields,
+            self.widths[0],
+            sum(self.widths),
+            self.bottom_width,
+            self.needs_operand,
+            self.by_field,
         )
         pooling = pooling_costs(self.embedding.pooling, self.needs_operand, self.by_field)
-        return (*pooling, *(o.costs(shape) for o in self.operators))
+        costs = (*pooling, *(o.costs(shape) for o in self.operators))
+        return renamed(costs, ONE_WIDTH) if self.tables_have_one_width else costs
 
     @property
     def partials(self) -> tuple[tuple[Costs, bool], ...]:
@@ -328,22 +282,30 @@ class Model(_Strict):
 
     @property
     def row_widths(self) -> dict[str, int]:
-        """The value columns of a row and their floats: the linear weight w and the embedding v, if operators read
-        them, and the output o that scores codes."""
-        widths = {"w": 1, "v": self.embedding.width}
+        """The value columns of a row of the widest table and their floats: `row_widths_of`."""
+        return self.row_widths_of(max(self.widths))
+
+    def row_widths_of(self, width: int) -> dict[str, int]:
+        """The value columns of a row of a table of `width` columns and their floats: the linear weight w and the
+        embedding v, if operators read them, and the output o that scores codes."""
+        widths = {"w": 1, "v": width}
         read = {name: width for name, width in widths.items() if any(o.reads == name for o in self.operators)}
         return read | ({"o": self.output.row} if self.output is not None else {})
 
     @property
     def row_width(self) -> int:
-        """Floats a row."""
+        """Floats a row of the widest table."""
         return sum(self.row_widths.values())
 
     @property
     def row_slots(self) -> int:
-        """Floats of optimizer state a row."""
+        """Floats of optimizer state a row of the widest table."""
+        return self.row_slots_of(max(self.widths))
+
+    def row_slots_of(self, width: int) -> int:
+        """Floats of optimizer state a row of a table of `width` columns."""
         slots = self.embedding.optimizer_slots
-        return self.row_optimizer.slots(self.row_widths.values()) if slots is None else slots
+        return self.row_optimizer.slots(self.row_widths_of(width).values()) if slots is None else slots
 
     @property
     def row_optimizer(self) -> RowOptimizer:

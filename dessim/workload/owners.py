@@ -23,6 +23,8 @@ from dessim.workload.hash_placement import frequent_ids_owners
 from dessim.workload.ids import IdBins
 from dessim.workload.model import Model
 from dessim.workload.plan import OwnerRole, Placement, Plan, PlannedOp
+from dessim.workload.symbol_values import counts_by_table, floats_by_table
+from dessim.workload.symbols import ONE_WIDTH
 
 _DIGITS = 11
 """Decimals of a share. The last bits of sums differ between processors, and no step may depend on them."""
@@ -76,13 +78,16 @@ def busiest_server(plan: Plan, model: Model, symbols: Mapping[str, float], serve
     Their scale is what one server owns of a message's `u` rows, and of a step's `U` rows, relative to the mean. Servers
     that differ by less than half a per cent count as equal, because equal ones are simulated as one.
     """
-    by = plan.busiest_by
     found = sorted(
-        _busiest_and_others(_hashed(plan, model, symbols, servers), by, servers),
-        key=lambda owner: owner.scale.get(by, 1.0),
+        _busiest_and_others(_hashed(plan, model, symbols, servers), plan.busiest_by, servers), key=_asked_for
     )
     others, busiest = found[0], found[-1]
-    return (busiest, others) if busiest.scale.get("u", 1.0) > _EVEN else (MEAN, MEAN)
+    return (busiest, others) if _asked_for(busiest) > _EVEN else (MEAN, MEAN)
+
+
+def _asked_for(owner: Owner) -> float:
+    """The floats that an owner is asked for in a message, relative to the mean."""
+    return owner.scale.get("u", 1.0) * owner.scale.get("Wu", 1.0)
 
 
 def sizes_of(op: PlannedOp, symbols: Mapping[str, float], owners: Sequence[Owner]) -> list[float]:
@@ -103,18 +108,12 @@ def _placed_whole(plan: Plan, model: Model, symbols: Mapping[str, float]) -> dic
     """The share of each symbol's value that each worker owns, relative to the mean [workers], by whole tables."""
     n = int(symbols["N"])
     owner = np.arange(model.input.fields) % n
-    draws = symbols["B"] * symbols["m"]
-    tables = model.law.tables()
-    one_each = np.ones(len(tables))
-    of_field = {
-        "F": one_each,
-        "q": one_each,
-        "V": np.array([law.vocabulary for law, _, _ in tables]),
-        "m": np.array([share for _, share, _ in tables]),
-        "u": np.array([law.unique(draws / n * share) for law, share, _ in tables]),
-        "U": np.array([law.unique(draws * share) for law, share, _ in tables]),
-    }
-    return {name: np.bincount(owner, of_field[name], minlength=n) * n / of_field[name].sum() for name in plan.owned}
+    counts = counts_by_table(model, symbols)
+    of_field = {name: counts[name] for name in plan.owned}
+    if not model.tables_have_one_width:
+        floats = floats_by_table(model)
+        of_field |= {name: counts[name[1]] * floats[name[0]] for name in ONE_WIDTH if name[1] in plan.owned}
+    return {name: np.bincount(owner, loads, minlength=n) * n / loads.sum() for name, loads in of_field.items()}
 
 
 def _grouped(scale: Mapping[str, Floats], n: int) -> tuple[Owner, ...]:
@@ -123,19 +122,27 @@ def _grouped(scale: Mapping[str, Floats], n: int) -> tuple[Owner, ...]:
     groups: dict[tuple[float, ...], list[int]] = {}
     for rank in range(n):
         groups.setdefault(tuple(float(values[rank]) for values in scale.values()), []).append(rank)
-    return tuple(Owner(tuple(ranks), dict(zip(scale, key, strict=True))) for key, ranks in groups.items())
+    return tuple(Owner(tuple(ranks), _with_means(dict(zip(scale, key, strict=True)))) for key, ranks in groups.items())
 
 
 def _busiest_and_others(scale: Mapping[str, Floats], by: str, n: int) -> tuple[Owner, ...]:
     """The worker with the largest `scale` [workers] of symbol `by`, and the mean of all others."""
-    busiest = int(np.argmax(scale[by]))
+    busiest = int(np.argmax(scale.get(f"W{by}", scale[by])))
     largest = {name: round(float(values[busiest]), _DIGITS) for name, values in scale.items()}
     if all(value == 1 for value in largest.values()):
         return (Owner(range(n)),)
     others = {name: (n - value) / (n - 1) for name, value in largest.items()}
-    rest = Owner(tuple(rank for rank in range(n) if rank != busiest), others)
-    both = (Owner((busiest,), largest), rest)
+    rest = Owner(tuple(rank for rank in range(n) if rank != busiest), _with_means(others))
+    both = (Owner((busiest,), _with_means(largest)), rest)
     return both if busiest == 0 else both[::-1]
+
+
+def _with_means(scale: Mapping[str, float]) -> dict[str, float]:
+    """The scale of an owner, whose means over tables (such as Wu) stand as the floats they are of (u*Wu) before."""
+    return {
+        name: (factor / scale[name[1]] if scale[name[1]] else 1.0) if name in ONE_WIDTH else factor
+        for name, factor in scale.items()
+    }
 
 
 def _hashed(plan: Plan, model: Model, symbols: Mapping[str, float], n: int) -> dict[str, Floats]:
@@ -147,7 +154,10 @@ def _hashed(plan: Plan, model: Model, symbols: Mapping[str, float], n: int) -> d
     draws = symbols["B"] * symbols["m"]
     tables = model.law.tables(symbols.get("H", 0.0))
     names = ("m", "u", "U", "x", "X")
-    loads = {name: np.zeros(n) for name in names}
+    floats = {} if model.tables_have_one_width else floats_by_table(model)
+    groups = sorted(set(model.widths))
+    means = [name for name in ONE_WIDTH if name[1] in ("m", "u", "U")] if floats else []
+    loads = {name: np.zeros(n) for name in (*names, *means)}
     bins: IdBins | None = None
     for number, (part, share, hot_ids) in enumerate(tables):
         if bins is None or part != tables[number - 1][0]:
@@ -162,9 +172,16 @@ def _hashed(plan: Plan, model: Model, symbols: Mapping[str, float], n: int) -> d
             one_worker * cold,
             all_workers * cold,
         )
-        owner = frequent_ids_owners(number, bins.single, n)
-        for name, weight in zip(names, weights, strict=True):
-            loads[name] += np.bincount(owner, weight[: bins.single], minlength=n) + weight[bins.single :].sum() / n
+        group = groups.index(model.widths[number]) if floats else None
+        owner = frequent_ids_owners(number, bins.single, n, group)
+        of_table = {
+            name: np.bincount(owner, weight[: bins.single], minlength=n) + weight[bins.single :].sum() / n
+            for name, weight in zip(names, weights, strict=True)
+        }
+        of_table |= {name: of_table[name[1]] * floats[name[0]][number] for name in means}
+        for name, load in of_table.items():
+            loads[name] += load
     found = {name: load * n / load.sum() for name, load in loads.items() if load.any()}
     found["q"] = np.minimum(found["m"], len(tables) / symbols["q"])
-    return {name: values for name, values in found.items() if name in plan.owned}
+    owned = (*plan.owned, *(name for name in means if name[1] in plan.owned))
+    return {name: values for name, values in found.items() if name in owned}

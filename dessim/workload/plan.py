@@ -14,7 +14,7 @@ from dessim.compute import Access, Precision
 from dessim.errors import FormulaError
 from dessim.trace.schema import PREFETCH, Collective, Kind, Phase, sent_factor
 from dessim.workload.formula import ONE, ZERO, Formula
-from dessim.workload.symbols import EVEN_SHARE, OWNED_VOCABULARY
+from dessim.workload.symbols import EVEN_SHARE, OV, OWNED_VOCABULARY, WV, so, sr
 
 
 class Traffic(StrEnum):
@@ -135,6 +135,7 @@ class Plan:
     `is_lower_bound`: whether a real step always takes longer than the plan's, so that it must not win a comparison.
     `pipelines`: whether ops of Phase.INPUT, which need only the samples, may run a step ahead.
     `rows_held`: how many of the V rows of all tables a worker holds.
+    `row_bytes`, `state_bytes`: of one of these rows, and of its optimizer state, mean over rows.
     `placement`: where the rows are. `owned` are the symbols whose values follow what a worker owns, and `busiest_by`
         the one whose largest value makes a worker the busiest.
     `own_symbols`: computes further symbols from those of a job, as means (dessim.workload.options).
@@ -149,6 +150,8 @@ class Plan:
     is_lower_bound: bool = False
     pipelines: bool = True
     rows_held: Formula = OWNED_VOCABULARY
+    row_bytes: Formula = WV * sr
+    state_bytes: Formula = OV * so
     placement: Placement = Placement.HASH
     owned: tuple[str, ...] = ("m", "q", "u", "U", "x", "X")
     busiest_by: str = "m"

@@ -74,7 +74,9 @@ class Roles:
 
 def a_message(symbols: Symbols, servers: int) -> dict[str, float]:
     """The symbols of the exchange between one worker and one of `servers`."""
-    return {**symbols, "N": float(servers), "u": symbols["u"] / servers, "U": symbols["u"]}
+    # The rows of a message are those that one worker needs, and so are their widths.
+    widths = {"WU": symbols["Wu"]} if "Wu" in symbols else {}
+    return {**symbols, **widths, "N": float(servers), "u": symbols["u"] / servers, "U": symbols["u"]}
 
 
 def a_step(symbols: Symbols, servers: int) -> dict[str, float]:
@@ -84,7 +86,8 @@ def a_step(symbols: Symbols, servers: int) -> dict[str, float]:
 
 def on_server(symbols: Symbols, owner: Owner) -> dict[str, float]:
     """A job's symbols as if every server were asked for as many rows as `owner` (owners.busiest_server)."""
-    return {**symbols, **{name: symbols[name] * owner.scale.get(name, 1.0) for name in ("u", "U")}}
+    names = [name for name in ("u", "U", "Wu", "WU", "OU") if name in symbols]
+    return {**symbols, **{name: symbols[name] * owner.scale.get(name, 1.0) for name in names}}
 
 
 def size_of(ops: tuple[PlannedOp, ...], symbols: Symbols, servers: int, traffic: Traffic | None = None) -> float:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from dessim.arrays import Floats
 from dessim.workload.operators import Dense, Mlp, bottom
+from dessim.workload.symbols import ONE_WIDTH
 
 if TYPE_CHECKING:
     from dessim.workload.model import Model
@@ -34,26 +38,24 @@ def symbols_of(
     logit_bias = Dense(weights=int(model.output is None))
     dense = sum((c.dense for c in model.costs), logit_bias)
     if model.dense is not None:
-        dense += bottom(model.dense.features, model.dense.widths, given.fields)
+        dense += bottom(model.dense.features, model.dense.widths, sum(model.widths) + model.bottom_width)
     first_layer = next((o.widths[0] for o in model.operators if isinstance(o, Mlp)), 0)
     if model.by_field:
         owned_pairs = fields / workers
     else:
         # Under hash placement each of a field's m/F ids belongs to a given worker with probability 1/N.
         owned_pairs = fields * -((1 - 1 / workers) ** (ids_per_sample / fields) - 1)
-    return {
+    values = {
         "N": workers,
         "B": samples,
         "F": fields,
-        "D": float(model.embedding.width),
-        "W": float(model.row_width),
+        **{name: float(floats.mean()) for name, floats in floats_by_table(model).items()},
         "E": float(model.bag_floats),
         "H1": float(first_layer),
         "A": float(dense.multiply_adds),
         "P": float(dense.weights),
         "Z": float(dense.units),
         "V": float(given.vocabulary),
-        "O": float(model.row_slots),
         "m": ids_per_sample,
         "u": float(unique(samples / workers * ids_per_sample)),
         "U": float(unique(samples * ids_per_sample)),
@@ -65,3 +67,36 @@ def symbols_of(
         "sd": float(model.precision.dense.bytes),
         "so": float(VALUE_BYTES),
     }
+    return values if model.tables_have_one_width else values | _means(model, values)
+
+
+def counts_by_table(model: Model, symbols: Mapping[str, float]) -> dict[str, Floats]:
+    """Each table's part [F] of the symbols that count fields, pairs, ids and rows, in a job of `symbols`."""
+    tables = model.law.tables()
+    share = np.array([share for _, share, _ in tables])
+    draws = symbols["B"] * symbols["m"] * share
+    workers = symbols["N"]
+    one_each = np.ones(len(tables))
+    return {
+        "F": one_each,
+        "q": one_each if model.by_field else -((1 - 1 / workers) ** (symbols["m"] * share) - 1),
+        "m": share,
+        "V": np.array([law.vocabulary for law, _, _ in tables]),
+        "u": np.array([law.unique(n / workers) for (law, _, _), n in zip(tables, draws, strict=True)]),
+        "U": np.array([law.unique(n) for (law, _, _), n in zip(tables, draws, strict=True)]),
+    }
+
+
+def floats_by_table(model: Model) -> dict[str, Floats]:
+    """Floats of each table's embedding D, row W and row's optimizer state O [F], by symbol."""
+    rows = [sum(model.row_widths_of(width).values()) for width in model.widths]
+    slots = [model.row_slots_of(width) for width in model.widths]
+    return {
+        name: np.array(floats, dtype=np.float64) for name, floats in (("D", model.widths), ("W", rows), ("O", slots))
+    }
+
+
+def _means(model: Model, symbols: Mapping[str, float]) -> dict[str, float]:
+    """The means of D, W and O where tables differ in width, by their symbols."""
+    counts, floats = counts_by_table(model, symbols), floats_by_table(model)
+    return {name: float((counts[name[1]] * floats[name[0]]).sum() / counts[name[1]].sum()) for name in ONE_WIDTH}

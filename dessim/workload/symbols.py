@@ -12,6 +12,9 @@ are kept where it has one.
              O  floats of optimizer state a row
              E  floats that a bag carries beside the sum of its rows: 1 with fm, D with nfm, plus 1 for a mean.
                 A bag is the ids of one field of one sample.
+             Where tables differ in width, D, W and O are means, and the last letter says over what: WF over the fields,
+             Wm over the ids of samples, Wu over u rows, WU over U, WV over V, Wq over pairs. So F*WF floats are one
+             sample's pooled vectors, and u*Wu those of u rows. With tables of one width all of them are D, W and O.
     dense    H1 width of an mlp's first layer          P  parameters of the dense tail
              A  multiply-adds of the tail a sample     Z  activations of the tail a sample [floats]
     bytes    k  bytes of an id (8)                     c  bytes of an id's (sample, field) coordinate,
@@ -49,6 +52,23 @@ W = symbol("W")
 O = symbol("O")
 E = symbol("E")
 
+DF = symbol("DF")
+Dm = symbol("Dm")
+Dq = symbol("Dq")
+WF = symbol("WF")
+Wm = symbol("Wm")
+Wu = symbol("Wu")
+WU = symbol("WU")
+WV = symbol("WV")
+OU = symbol("OU")
+OV = symbol("OV")
+ONE_WIDTH = {
+    **dict.fromkeys(("DF", "Dm", "Dq"), "D"),
+    **dict.fromkeys(("WF", "Wm", "Wu", "WU", "WV"), "W"),
+    **dict.fromkeys(("OU", "OV"), "O"),
+}
+"""The names of means over tables, if these have one width."""
+
 H1 = symbol("H1")
 A = symbol("A")
 P = symbol("P")
@@ -72,8 +92,9 @@ Y = symbol("Y")
 LOCAL_SAMPLES = group(B / N)  # samples of one worker
 OWNED_IDS = group(B * m / N)  # ids of the global batch whose rows one worker owns, mean
 OWNED_ROWS = group(U / N)  # distinct rows of the global batch that one worker owns, mean
-BAG = tight_sum(W, E)  # floats of a pooled field vector, with what its bag carries beside
+BAG = tight_sum(WF, E)  # floats of a pooled field vector, with what its bag carries beside, mean over fields
 ROW_AND_STATE = group(W * sr + O * so)  # bytes of a row with its optimizer state
+BAG_TERM = tight_sum(Wm, E)  # floats that an id adds to its bag, mean over ids
 EVEN_SHARE = 1 / N  # share of rows that a worker owns when they are spread by hash
 OWNED_VOCABULARY = V / N  # rows of all tables that one worker holds when each row lives on one worker
 COUNTS = N * 8  # bytes of one 64-bit count for each worker

@@ -34,7 +34,8 @@ from des_ref.strategies.ps_server import Server
 from des_ref.tracing.planned import PlannedRecorder
 from dessim.files import read_toml
 from dessim.trace.schema import sent_factor
-from dessim.workload.model import Input, Model, load_model, parse_model
+from dessim.workload.model import Model, load_model, parse_model
+from dessim.workload.model_sections import Input
 from dessim.workload.plan import Traffic
 
 HERE = Path(__file__).parent

@@ -47,9 +47,21 @@ def test_rows_that_do_not_fit_are_reported_and_the_others_priced() -> None:
     assert "use about 6 GPUs or more" in rows[0].reason
 
 
+def test_owners_of_whole_tables_fold_to_the_same_step() -> None:
+    """26 owners send to 96 GPUs, half of the last leaf: 2,470 messages in a few hundred colours at most."""
+    cluster, kaggle = load_cluster("bench/two_level_1024_4to1"), Job.of_model(load_model("criteo_kaggle"))
+    folded, whole = (
+        project(kaggle, cluster, ["table_wise"], [96], 512, folding=folding)[0] for folding in (True, False)
+    )
+    assert isinstance(folded, Projection) and isinstance(whole, Projection)
+    assert folded.breakdown.step_time_s == pytest.approx(whole.breakdown.step_time_s, rel=1e-9)
+    assert folded.breakdown.exposed_comm_s == pytest.approx(whole.breakdown.exposed_comm_s, rel=1e-9)
+    assert folded.record.flow_colours < 400 < 2470 <= whole.record.flow_colours
+
+
 def test_a_job_that_fits_nowhere_is_refused() -> None:
     with pytest.raises(CapacityError, match="on 1 GPU does not fit"):
-        project(job(vocabulary=4e9), CLUSTER, ["table_wise", "ps_sync"], [1, 2])
+        project(job(vocabulary=4e9), CLUSTER, ["table_wise", "ps_sync"], [1, 2], servers=None)
 
 
 def test_tables_and_files_carry_the_rows_that_do_not_fit(capsys: pytest.CaptureFixture[str]) -> None:

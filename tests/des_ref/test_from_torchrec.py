@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from des_ref.from_torchrec import main
-from dessim.errors import ModelError, UsageError
+from dessim.errors import UsageError
 from dessim.workload.model import Model, load_model
+from dessim.workload.strategies import plan as plan_of
 from dessim.workload.strategies.parts import dense_weights
 
 dlrm = pytest.importorskip("torchrec.models.dlrm", reason="TorchRec is not installed")
@@ -48,10 +49,10 @@ def make_dcn() -> nn.Module:
 
 
 class Own(nn.Module):
-    def __init__(self, collection: nn.Module) -> None:
+    def __init__(self, collection: nn.Module, inputs: int = 26 * WIDTH) -> None:
         super().__init__()
         self.collection = collection
-        self.layers = nn.Sequential(nn.Linear(26 * WIDTH, 10), nn.ReLU(), nn.Linear(10, 1))
+        self.layers = nn.Sequential(nn.Linear(inputs, 10), nn.ReLU(), nn.Linear(10, 1))
 
 
 def make_own() -> nn.Module:
@@ -59,7 +60,7 @@ def make_own() -> nn.Module:
 
 
 def make_unequal() -> nn.Module:
-    return Own(collection(width=64))
+    return Own(collection(width=64), WIDTH + 25 * 64)
 
 
 def make_shared() -> nn.Module:
@@ -107,10 +108,15 @@ def test_another_module_is_a_head_with_its_own_costs(tmp_path: Path) -> None:
     assert model.embedding.pooling == "mean"
 
 
+def test_tables_keep_their_own_widths(tmp_path: Path) -> None:
+    model = read("make_unequal", tmp_path)
+    assert model.widths == (WIDTH, *[64] * 25)
+    assert plan_of("table_wise", model).op("pooled").size.evaluate(model.symbols(2, 10)) == 5 * (WIDTH + 25 * 64) * 4
+
+
 @pytest.mark.parametrize(
     ("factory", "error", "problem"),
     [
-        ("make_unequal", ModelError, "tables.1.width = 64: all tables have the 128 columns"),
         ("make_shared", UsageError, "table 't0' serves 2 features"),
         ("make_number", UsageError, "returned a int, not a torch module"),
         ("make_nothing", UsageError, "has no function 'make_nothing'"),

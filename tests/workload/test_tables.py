@@ -29,6 +29,7 @@ def raw(*tables: dict[str, Any], **changes: Any) -> dict[str, Any]:
     }
 
 
+MLP = {"kind": "mlp", "widths": [16]}
 UNEQUAL = ({"rows": 50_000, "ids": 3}, {"rows": 40, "ids": 1, "skew": 0.4}, {"rows": 700, "ids": 2.5, "offset": 2.0})
 
 
@@ -102,7 +103,13 @@ def test_each_rank_holds_the_tables_that_it_owns() -> None:
         (raw({"rows": 0}), "tables.0.rows: Input should be greater than or equal to 1"),
         (
             raw({"rows": 9}, {"rows": 5, "width": 16}),
-            "tables.1.width = 16: all tables have the 8 columns of [embedding]",
+            'operator "fm" needs vectors of one width: tables.1.width = 16 and tables.0.width = 8 differ; write equal',
+        ),
+        (raw({"rows": 9, "width": 0}), "bad.toml: tables.0.width: Input should be greater than 0"),
+        (raw({"rows": 9, "width": 65_537}), "tables.0.width: Input should be less than or equal to 65536"),
+        (
+            raw({"rows": 9}, {"rows": 5, "width": 16}, embedding={"width": 8, "pooling": "max"}, operators=[MLP]),
+            'pooling = "max" needs vectors of one width',
         ),
         (raw({"rows": 5, "pooling": "max"}), 'tables.0.pooling = "max"'),
         (raw({"rows": 5}, input={"fields": 2}), "input.fields follows from [[tables]]; remove it"),

@@ -18,6 +18,7 @@ import numpy as np
 from dessim.cluster import Cluster, Gpu
 from dessim.cluster.links import IntArray
 from dessim.cluster.load import load_device
+from dessim.commands.support.server_defaults import AUTO, IDEAL, SERVER_DEVICE
 from dessim.commands.support.spreads import served_spreads
 from dessim.errors import CapacityError, UsageError
 from dessim.results.error_bar import ErrorBar, error_bar
@@ -35,10 +36,6 @@ from dessim.workload.plan import Plan, PlannedOp
 from dessim.workload.server_roles import Roles, Work, on_server, requests_of
 from dessim.workload.strategies import STRATEGIES, spec_of
 
-AUTO = "auto"
-"""As many servers as the workers have hosts, as far as hosts are free."""
-IDEAL = "ideal"
-"""Servers on the workers' GPUs that answer at once: a lower bound."""
 _MOST_AUTO_WORKERS = 128
 """Workers are not folded, so a simulation with servers takes minutes for more."""
 
@@ -130,6 +127,11 @@ class ServedStep:
             "memory": self.memory.to_json(),
             **self.times.to_json(),
         }
+
+
+def default_servers() -> Servers:
+    """The servers of a projection that states none: `AUTO`, on `SERVER_DEVICE`."""
+    return Servers(0, load_device(SERVER_DEVICE))
 
 
 def parse_servers(

@@ -31,6 +31,8 @@ from dessim.arrays import Floats, Ints
 from dessim.cluster.hashing import Hashes, mix
 from dessim.sim.fluid.maxmin import Incidence
 
+_ROUNDS_BEFORE_MERGING = 2
+
 
 @dataclass(frozen=True, slots=True)
 class Fold:
@@ -93,13 +95,20 @@ def number_rows(*columns: Floats) -> Ints:
 
 def _without_unused_links(net: Incidence) -> tuple[Incidence, Ints]:
     """The network with only the links that flows cross, numbered from 0, and their numbers in `net`."""
-    used = np.zeros(len(net.capacity), dtype=bool)
-    used[net.link] = True
-    links = np.flatnonzero(used)
-    number = np.zeros(len(used), dtype=np.int64)
-    number[links] = np.arange(len(links))
+    links, link = _renumbered(net.link, len(net.capacity))
     fan_in = net.fan_in.at(links) if net.fan_in else None
-    return replace(net, link=number[net.link], capacity=net.capacity[links], fan_in=fan_in), links
+    return replace(net, link=link, capacity=net.capacity[links], fan_in=fan_in), links
+
+
+def _renumbered(link: Ints, n_links: int) -> tuple[Ints, Ints]:
+    """The links that occur in `link` [nnz], ascending, and `link` as numbers of these. Faster than `np.unique`, which
+    sorts."""
+    used = np.zeros(n_links, dtype=bool)
+    used[link] = True
+    links = np.flatnonzero(used)
+    number = np.zeros(n_links, dtype=np.int64)
+    number[links] = np.arange(len(links))
+    return links, number[link]
 
 
 def _refine(net: Incidence, kind: Ints) -> tuple[Ints, Ints, Ints, Ints]:
@@ -113,10 +122,16 @@ def _refine(net: Incidence, kind: Ints) -> tuple[Ints, Ints, Ints, Ints]:
         flow_hash = mix(flow_hash + mix(net.cap.view(np.uint64)))
     whole = _Graph(net.flow, net.link, weight, weight, capacity)
     n_colours = len(_distinct(flow_hash))
-    link_hash, flow_hash = whole.round(flow_hash)
-    values = _distinct(flow_hash)
-    if len(values) > n_colours:
+    # Most networks are stable after two rounds, in which case merging would cost more than it saves.
+    for _ in range(_ROUNDS_BEFORE_MERGING):
+        link_hash, flow_hash = whole.round(flow_hash)
+        values = _distinct(flow_hash)
+        if len(values) == n_colours:
+            break
+        n_colours = len(values)
+    else:
         graph, group, flow_hash = _merged(whole, flow_hash)
+        n_colours = 0  # at least one more round
         while len(values) > n_colours:
             _, flow_hash = graph.round(flow_hash)
             n_colours = len(values)
@@ -151,7 +166,7 @@ class _Graph:
 
 
 def _merged(graph: _Graph, flow_hash: Hashes) -> tuple[_Graph, Ints, Hashes]:
-    """After a first round, merge flows of one colour that share the same links.
+    """After a first round or a later one, merge flows of one colour that share the same links.
 
     Returns the merged graph, the merged flow of each flow, and the hashes of merged flows. A link with a single flow
     cannot refine that flow after the first round, so such links are dropped. Thus all flows of a colour from one leaf
@@ -167,7 +182,7 @@ def _merged(graph: _Graph, flow_hash: Hashes) -> tuple[_Graph, Ints, Hashes]:
     keep = is_first[flow]
     flow = group[flow[keep]]
     weight = graph.weight[shared][keep]
-    links, link = np.unique(link[keep], return_inverse=True)
+    links, link = _renumbered(link[keep], len(graph.capacity))
     load = weight * np.bincount(group).astype(np.uint64)[flow]
     return _Graph(flow, link, load, weight, graph.capacity[links]), group, flow_hash[first]
 

@@ -181,9 +181,10 @@ class Shared:
         self._draining += np.bincount(joined.batch[blocked], minlength=len(batches))
         self._deadline = self._note_blocked(blocked) + timeout
         # Bytes on each link class per byte left of each colour, for all its flows together.
-        self._carried_per_byte = np.zeros((len(flow_of), len(cluster.links.kinds)))
-        entries = (self._fold.colour[joined.flow], cluster.links.kind[joined.link])
-        np.add.at(self._carried_per_byte, entries, joined.weight * joined.copies)
+        kinds = len(cluster.links.kinds)
+        entry = self._fold.colour[joined.flow] * kinds + cluster.links.kind[joined.link]
+        carried = np.bincount(entry, joined.weight * joined.copies, minlength=len(flow_of) * kinds)
+        self._carried_per_byte = carried.astype(np.float64).reshape(len(flow_of), kinds)
         self._left: Floats = self._fluid.remaining.copy()
         self._count_stages_so_far()
 

@@ -99,7 +99,9 @@ def without_blocked(net: Incidence) -> tuple[Incidence, Bools]:
     more.
     """
     blocked = np.zeros(net.n_flows, dtype=bool)
-    blocked[net.flow[net.capacity[net.link] == 0]] = True
+    is_closed = net.capacity == 0
+    if is_closed.any():
+        blocked[net.flow[is_closed[net.link]]] = True
     return (net.of_flows(~blocked) if blocked.any() else net), blocked
 
 

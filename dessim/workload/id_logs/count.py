@@ -15,7 +15,7 @@ from dessim.arrays import Ints
 from dessim.cluster.hashing import Hashes
 from dessim.workload.id_logs.blocks import LARGEST_BLOCK, SMALLEST_BATCH, Block, half_of
 from dessim.workload.id_logs.columns import Column
-from dessim.workload.model import MAX_SHARES
+from dessim.workload.model_sections import MAX_SHARES
 
 MAX_KEPT = 200_000  # hashes a table
 

@@ -13,6 +13,7 @@ class Lr(OperatorSpec):
     """z = sum_i w_i x_i."""
 
     kind: Literal["lr"]
+    any_widths: ClassVar[bool] = True
     reads_tables_alone: ClassVar[bool] = True
     reads: ClassVar[str] = "w"
     exact_partials: ClassVar[bool] = True  # its one float is a term of the logit

@@ -60,10 +60,9 @@ def tower(widths: tuple[int, ...]) -> Dense:
     return Dense(products, products + sum(widths) + 1, sum(widths), stack(*widths, 1))
 
 
-def bottom(features: int, widths: tuple[int, ...], fields: int) -> Dense:
-    """The bottom mlp of `features` dense inputs: its last layer is its output, which is joined to F pooled vectors."""
+def bottom(features: int, widths: tuple[int, ...], joined: int) -> Dense:
+    """The bottom mlp of `features` dense inputs: its last layer is its output, `joined` floats with pooled vectors."""
     products = sum(a * b for a, b in pairwise((features, *widths)))
-    joined = (fields + 1) * widths[-1]
     return Dense(products, products + sum(widths), sum(widths) + joined, stack(features, *widths))
 
 
@@ -147,34 +146,37 @@ class Costs:
 class Shape:
     """The properties of a model that the costs of its operators depend on.
 
-    `fields`, `width`: F and the embedding width D.
+    `fields`: F. `width`: the embedding width D, which operators that need vectors of one width read.
+    `tables`: floats of one sample's pooled fields, the sum of the tables' widths. `bottom`: floats of the bottom mlp's
+        output, 0 if there are no dense inputs.
     `operand`: whether the pooled vectors of all fields (the operand) cross the network anyway, because some operator
         does not separate.
     `by_field`: whether a worker owns whole fields (field placement) or rows of all fields (hash placement).
-    `has_dense`: whether dense inputs add the output of their bottom mlp, one more vector.
     """
 
     fields: int
     width: int
+    tables: int
+    bottom: int = 0
     operand: bool = False
     by_field: bool = False
-    has_dense: bool = False
 
     @property
     def vectors(self) -> int:
         """Vectors of a sample that operators over the operand read: pooled fields, and the output of the bottom mlp."""
-        return self.fields + self.has_dense
+        return self.fields + bool(self.bottom)
 
     @property
     def pooled(self) -> int:
         """Floats of one sample's vectors."""
-        return self.vectors * self.width
+        return self.tables + self.bottom
 
 
 class OperatorSpec(BaseModel):
     """One operator as a model file states it. The model's logit is the sum of its operators' outputs.
 
     `reads_tables_alone`: whether it works on the ids of fields, so that dense inputs do not concern it.
+    `any_widths`: whether the vectors of fields, which it concatenates or does not read, may differ in width.
     `reads`: the value column of a row that it reads: the embedding v or the linear weight w.
     `not_by_hash`: why it cannot work under hash placement; empty if it can.
     `sums_only`: whether, under hash placement, it supports only fields that are pooled by sum or mean.
@@ -185,6 +187,7 @@ class OperatorSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     reads_tables_alone: ClassVar[bool] = False
+    any_widths: ClassVar[bool] = False
     reads: ClassVar[str] = "v"
     not_by_hash: ClassVar[str] = ""
     sums_only: ClassVar[bool] = False
@@ -193,7 +196,7 @@ class OperatorSpec(BaseModel):
     exact_partials: ClassVar[bool] = False
 
     def needs_operand(self, by_field: bool) -> bool:
-        """Whether it does not separate. Then DES substitutes only lookup and pooling, and sends F*D floats a sample."""
+        """Whether it does not separate. Then DES substitutes only lookup and pooling, and sends whole vectors."""
         return False
 
     def misfit(self, fields: int) -> str:

@@ -17,13 +17,14 @@ from dessim.workload.operators.base import (
     Widths,
     stack,
 )
-from dessim.workload.symbols import D, F
+from dessim.workload.symbols import DF, D, Dm, Dq, F
 
 
 class Cross(OperatorSpec):
     """DCN's cross network in one round: x_l = a_l x_0 + c_l needs x_0 . w_l of each layer and x_0 . w_out only."""
 
     kind: Literal["cross"]
+    any_widths: ClassVar[bool] = True
     sums_only: ClassVar[bool] = True
     layers: Positive
 
@@ -32,12 +33,12 @@ class Cross(OperatorSpec):
         return Costs(
             "cross",
             wire=number(scalars),
-            id_flops=D,
-            pair_flops=2 * D * scalars,
+            id_flops=Dm,
+            pair_flops=2 * Dq * scalars,
             finish_flops=number(3 * self.layers + 2),
-            pooled_flops=2 * F * D * scalars,
-            pair_floats=D,
-            shared_weights=scalars * F * D,
+            pooled_flops=2 * F * DF * scalars,
+            pair_floats=Dq,
+            shared_weights=scalars * F * DF,
             dense=Dense(weights=self.layers * shape.pooled, units=2 * self.layers),
         )
 
@@ -50,6 +51,7 @@ class CrossV2(EitherWay):
     """
 
     kind: Literal["cross_v2"]
+    any_widths: ClassVar[bool] = True
     layers: Positive
     rank: Positive | None = None
 
@@ -59,16 +61,16 @@ class CrossV2(EitherWay):
     def costs(self, shape: Shape) -> Costs:
         n, r = shape.pooled, self.rank
         if r is not None and not self.needs_operand(shape.by_field):
-            leg = Round(wire=number(r), pair_flops=4 * D * r + 4 * D, pair_floats=2 * D)
+            leg = Round(wire=number(r), pair_flops=4 * Dq * r + 4 * Dq, pair_floats=2 * Dq)
             return Costs(
                 "cross_v2",
                 wire=ONE,
-                id_flops=D,
-                pair_flops=2 * D * r,
-                pooled_flops=self.layers * F * D * (4 * r + 4),
+                id_flops=Dm,
+                pair_flops=2 * Dq * r,
+                pooled_flops=self.layers * F * DF * (4 * r + 4),
                 pooled_layers=stack(n, r, n) * self.layers,
-                pair_floats=D,
-                owned_weights=(self.layers * (2 * r + 1) + 1) * F * D,
+                pair_floats=Dq,
+                owned_weights=(self.layers * (2 * r + 1) + 1) * F * DF,
                 rounds=(leg,) * self.layers,
             )
         matrix = n * n if r is None else 2 * n * r

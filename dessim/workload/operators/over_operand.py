@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -21,7 +21,7 @@ class Dot(OverOperand):
     def costs(self, shape: Shape) -> Costs:
         products = shape.vectors * (shape.vectors - 1) // 2
         # DLRM's mlp also reads the output of the bottom mlp.
-        vectors = shape.pooled if self.kind == "inner" else shape.has_dense * shape.width
+        vectors = shape.pooled if self.kind == "inner" else shape.bottom
         inputs = products + vectors
         square = shape.vectors**2
         units = square + products + (inputs if vectors else 0)
@@ -37,6 +37,7 @@ class Head(OverOperand):
     """
 
     kind: Literal["head"]
+    any_widths: ClassVar[bool] = True
     module: Annotated[str, Field(pattern=r"^\w+(\.\w+)*:\w+$")]
     weights: Annotated[int, Field(ge=0)]
     multiply_adds: Annotated[int, Field(ge=0)]

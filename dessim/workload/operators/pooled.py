@@ -18,7 +18,7 @@ from dessim.workload.operators.base import (
     stack,
     tower,
 )
-from dessim.workload.symbols import H1, D, F
+from dessim.workload.symbols import DF, H1, D, Dm, Dq, F
 
 # Attention pooling, wherever the ids of a bag live: each id's logit, its weight in the bag, and the gradients of both.
 _ATTENTION = Costs(
@@ -38,8 +38,8 @@ WHOLE_POOLS = {
 
 # Costs of the operand (the pooled vectors of all fields), by pooling, when the ids of a bag are spread over workers.
 _OPERANDS = {
-    "sum": Costs("operand", wire=F * D, id_flops=D),
-    "mean": Costs("operand", wire=F * D, id_flops=2 * D),
+    "sum": Costs("operand", wire=F * DF, id_flops=Dm),
+    "mean": Costs("operand", wire=F * DF, id_flops=2 * Dm),
     "max": Costs(
         "operand",
         wire=F * D,
@@ -94,6 +94,7 @@ class Mlp(EitherWay):
     """An mlp over h = W1 . concat_f(pooled v_f). W1 is substituted; the layers above it are the dense tail."""
 
     kind: Literal["mlp"]
+    any_widths: ClassVar[bool] = True
     widths: Widths
     dropout: Dropout = 0.0
 
@@ -103,12 +104,12 @@ class Mlp(EitherWay):
         return Costs(
             "mlp",
             wire=H1,
-            id_flops=D,
-            pair_flops=2 * D * H1,
-            pooled_flops=2 * F * D * H1,
-            pooled_layers=stack(shape.fields * shape.width, self.widths[0]),
-            pair_floats=D,
-            shared_weights=ZERO if shape.by_field else H1 * F * D,
-            owned_weights=H1 * F * D if shape.by_field else ZERO,
+            id_flops=Dm,
+            pair_flops=2 * Dq * H1,
+            pooled_flops=2 * F * DF * H1,
+            pooled_layers=stack(shape.tables, self.widths[0]),
+            pair_floats=Dq,
+            shared_weights=ZERO if shape.by_field else H1 * F * DF,
+            owned_weights=H1 * F * DF if shape.by_field else ZERO,
             dense=tower(self.widths),
         )

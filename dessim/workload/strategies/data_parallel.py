@@ -28,7 +28,7 @@ from dessim.workload.strategies.parts import (
     update_rows,
 )
 from dessim.workload.strategies.spec import StrategySpec
-from dessim.workload.symbols import COUNTS, LOCAL_SAMPLES, N, U, V, W, k, s, u
+from dessim.workload.symbols import COUNTS, LOCAL_SAMPLES, WU, N, U, V, Wu, k, s, u
 
 
 def data_parallel(model: Model) -> Plan:
@@ -50,20 +50,20 @@ def data_parallel(model: Model) -> Plan:
                 Phase.BACKWARD,
                 gather,
                 Traffic.SPARSE,
-                N * u * W * s,
+                N * u * Wu * s,
                 "scatter_grad",
                 rows=u,
-                width=W,
+                width=Wu,
             ),
             compute(
                 "sum_grad",
                 Phase.BACKWARD,
                 "row_ids",
                 "row_grads",
-                flops=N * u * W,
-                mem=N * u * (4 * k + 3 * W * s) + U * (2 * k + W * s),
+                flops=N * u * Wu,
+                mem=N * u * (4 * k + 3 * Wu * s) + U * (2 * k + WU * s),
                 kernels=28,
-                keeps=N * u * (k + W * s) + U * (k + W * s),
+                keeps=N * u * (k + Wu * s) + U * (k + WU * s),
             ),
             update_rows(model, U, "sum_grad", role=OwnerRole.NONE),
             update_dense(dense_weights(model), "update_rows", "dense_grad"),

@@ -37,7 +37,7 @@ from dessim.workload.strategies.parts import (
 )
 from dessim.workload.strategies.scoring import scoring
 from dessim.workload.strategies.spec import StrategySpec
-from dessim.workload.symbols import LOCAL_SAMPLES, OWNED_IDS, OWNED_ROWS, B, F, N, P, U, W, Z, k, q, s, sd, so, sr
+from dessim.workload.symbols import LOCAL_SAMPLES, OWNED_IDS, OWNED_ROWS, WU, B, F, N, P, U, Wm, Z, k, q, s, sd, so, sr
 
 
 def des_all_reduce(model: Model) -> Plan:
@@ -58,7 +58,7 @@ class _Sizes:
     `samples`: the samples whose logits a worker computes.
     `per_id`, `per_pair`: FLOPs of local partials for each id and each (sample, field) pair.
     `finish`: FLOPs a sample above the summed partials.
-    `read`: floats of a row that local partials read.
+    `read`, `read_rows`: floats of a row that local partials read, mean over ids and over distinct rows.
     `weights`: weights that local partials read on one worker, replicated and owned ones.
     """
 
@@ -69,6 +69,7 @@ class _Sizes:
     per_pair: Formula
     finish: Formula
     read: Formula
+    read_rows: Formula
     weights: Formula
 
     @classmethod
@@ -79,7 +80,7 @@ class _Sizes:
         if owned := total(costs, "owned_weights"):
             weights.append(group(owned) / N)
         # An output row only scores codes, so local partials do not read it.
-        read = W if model.output is None else group(W - model.output.row)
+        output = model.output.row if model.output is not None else 0
         return cls(
             wire=wire,
             buffer=B * wire * s,
@@ -87,7 +88,8 @@ class _Sizes:
             per_id=group(total(costs, "id_flops")),
             per_pair=group(total(costs, "pair_flops")),
             finish=group(total(costs, "finish_flops")),
-            read=read,
+            read=group(Wm - output) if output else Wm,
+            read_rows=group(WU - output) if output else WU,
             weights=add_up(weights),
         )
 
@@ -129,12 +131,12 @@ def _local_forward(model: Model, sizes: _Sizes) -> tuple[PlannedOp, ...]:
         "lookup",
         Phase.FORWARD,
         "ids",
-        mem=4 * OWNED_IDS * k + OWNED_ROWS * 2 * (k + W * sr),
+        mem=4 * OWNED_IDS * k + OWNED_ROWS * 2 * (k + WU * sr),
         kernels=24,
-        keeps=4 * OWNED_IDS * k + OWNED_ROWS * (k + W * sr),
+        keeps=4 * OWNED_IDS * k + OWNED_ROWS * (k + WU * sr),
         table_rows=U / N,
         access=Access.GATHER,
-        row_bytes=W * sr,
+        row_bytes=WU * sr,
         role=OwnerRole.WORKS,
     )
     id_floats = group(total(model.costs, "id_floats"))
@@ -226,10 +228,10 @@ def _local_backward(model: Model, sizes: _Sizes, scatter: bool) -> PlannedOp:
         Phase.BACKWARD,
         "partials_grad" if scatter else "tail_backward",
         flops=2 * OWNED_IDS * sizes.per_id + 2 * B * q * sizes.per_pair,
-        mem=3 * OWNED_IDS * sizes.read * sr + sizes.buffer + OWNED_ROWS * sizes.read * so + 2 * weights * sd,
+        mem=3 * OWNED_IDS * sizes.read * sr + sizes.buffer + OWNED_ROWS * sizes.read_rows * so + 2 * weights * sd,
         kernels=20,
         # The occurrences of each id, found by sorting, and gradients.
-        keeps=OWNED_IDS * (3 * k + id_grads * sd) + OWNED_ROWS * (sizes.read + row_grads) * so + weights * sd,
+        keeps=OWNED_IDS * (3 * k + id_grads * sd) + OWNED_ROWS * (sizes.read_rows + row_grads) * so + weights * sd,
         access=Access.SCATTER,
         row_bytes=sizes.read * sr,
         role=OwnerRole.WORKS,

@@ -12,16 +12,19 @@ from dessim.workload.operators import Layer, stack, terms, total
 from dessim.workload.plan import OwnerRole, PlannedOp, PlannedProduct, Traffic, collective, compute
 from dessim.workload.symbols import (
     BAG,
+    BAG_TERM,
     COUNTS,
     EVEN_SHARE,
     LOCAL_SAMPLES,
+    OU,
+    WU,
     B,
     F,
     N,
-    O,
     P,
     U,
-    W,
+    Wm,
+    Wu,
     Z,
     c,
     k,
@@ -93,12 +96,12 @@ def lookup_own(name: str, rows: Formula) -> PlannedOp:
         name,
         Phase.FORWARD,
         "split_ids",
-        mem=rows * 2 * (k + W * sr),
+        mem=rows * 2 * (k + Wu * sr),
         kernels=12,
-        keeps=rows * W * sr,
+        keeps=rows * Wu * sr,
         table_rows=rows,
         access=Access.GATHER,
-        row_bytes=W * sr,
+        row_bytes=Wu * sr,
     )
 
 
@@ -108,46 +111,46 @@ def lookup_requested(dep: str, requested: Formula = u, rows: Formula = U / N) ->
         "lookup",
         Phase.FORWARD,
         dep,
-        mem=4 * requested * k + group(rows) * 2 * (k + W * sr) + requested * W * s,
+        mem=4 * requested * k + group(rows) * 2 * (k + WU * sr) + requested * Wu * s,
         kernels=28,
-        keeps=2 * requested * k + group(rows) * (k + W * sr),
+        keeps=2 * requested * k + group(rows) * (k + WU * sr),
         table_rows=rows,
         access=Access.GATHER,
-        row_bytes=W * sr,
+        row_bytes=WU * sr,
         role=OwnerRole.WORKS,
     )
 
 
 def sum_requested(*deps: str, requested: Formula = u, rows: Formula = U / N) -> PlannedOp:
     """An owner adds up the gradients that came back for these keys, for each distinct row."""
-    summed = group(rows) * W * so
+    summed = group(rows) * WU * so
     return compute(
         "sum_grad",
         Phase.BACKWARD,
         *deps,
-        flops=requested * W,
-        mem=2 * requested * W * s + summed,
+        flops=requested * Wu,
+        mem=2 * requested * Wu * s + summed,
         kernels=4,
         keeps=summed,
         access=Access.SCATTER,
-        row_bytes=W * s,
+        row_bytes=Wu * s,
         role=OwnerRole.WORKS,
     )
 
 
 def pool_local(*deps: str) -> PlannedOp:
     """A worker pools the rows that it fetched for its B/N samples."""
-    moved = LOCAL_IDS * BAG * sr + LOCAL_SAMPLES * DENSE_POOLED
+    moved = LOCAL_IDS * BAG_TERM * sr + LOCAL_SAMPLES * DENSE_POOLED
     return compute(
         "pool",
         Phase.FORWARD,
         *deps,
-        flops=LOCAL_IDS * BAG,
+        flops=LOCAL_IDS * BAG_TERM,
         mem=moved,
         kernels=6,
         keeps=moved,
         access=Access.POOL,
-        row_bytes=W * sr,
+        row_bytes=Wm * sr,
     )
 
 
@@ -156,18 +159,18 @@ def scatter_local(more: Formula | None = None) -> PlannedOp:
 
     `more`: bytes of a larger buffer that the gradients are scattered into as well, if any.
     """
-    per_id = LOCAL_IDS * BAG * sd + u * W * s
+    per_id = LOCAL_IDS * BAG_TERM * sd + u * Wu * s
     mem = LOCAL_SAMPLES * DENSE_POOLED + per_id
     return compute(
         "scatter_grad",
         Phase.BACKWARD,
         "dense_backward",
-        flops=LOCAL_IDS * BAG,
+        flops=LOCAL_IDS * BAG_TERM,
         mem=mem + more if more is not None else mem,
         kernels=8,
         keeps=per_id + more if more is not None else per_id,
         access=Access.SCATTER,
-        row_bytes=W * s,
+        row_bytes=Wu * s,
     )
 
 
@@ -261,12 +264,12 @@ def update_rows(model: Model, rows: Formula, *deps: str, role: OwnerRole = Owner
         "update_rows",
         Phase.OPTIMIZER,
         *deps,
-        flops=optimizer.flops * group(rows) * W,
-        mem=group(rows) * group(2 * W * sr + tight_sum(W, 2 * O) * so),
+        flops=optimizer.flops * group(rows) * WU,
+        mem=group(rows) * group(2 * WU * sr + tight_sum(WU, 2 * OU) * so),
         kernels=optimizer.calls(model.row_widths.values()),
         table_rows=rows,
         access=Access.SCATTER,
-        row_bytes=W * sr,
+        row_bytes=WU * sr,
         role=role,
     )
 

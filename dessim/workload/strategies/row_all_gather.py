@@ -37,7 +37,7 @@ from dessim.workload.strategies.parts import (
     update_rows,
 )
 from dessim.workload.strategies.spec import StrategySpec
-from dessim.workload.symbols import COUNTS, LOCAL_SAMPLES, OWNED_ROWS, ROW_AND_STATE, C, M, N, U, W, k, s, sr, u
+from dessim.workload.symbols import COUNTS, LOCAL_SAMPLES, OWNED_ROWS, ROW_AND_STATE, WU, C, M, N, U, k, s, sr, u
 
 
 def row_all_gather(model: Model, options: Options) -> Plan:
@@ -69,12 +69,12 @@ def row_all_gather(model: Model, options: Options) -> Plan:
                 "lookup",
                 Phase.FORWARD,
                 "rows_in" if cached else "merge_ids",
-                mem=OWNED_ROWS * 2 * (k + W * sr),
+                mem=OWNED_ROWS * 2 * (k + WU * sr),
                 kernels=16,
-                keeps=OWNED_ROWS * W * sr,
+                keeps=OWNED_ROWS * WU * sr,
                 table_rows=U / N,
                 access=Access.GATHER,
-                row_bytes=W * sr,
+                row_bytes=WU * sr,
                 role=OwnerRole.WORKS,
             ),
             collective(
@@ -82,25 +82,25 @@ def row_all_gather(model: Model, options: Options) -> Plan:
                 Phase.FORWARD,
                 gather,
                 Traffic.SPARSE,
-                U * W * s,
+                U * WU * s,
                 "lookup",
                 rows=OWNED_ROWS,
-                width=W,
+                width=WU,
                 role=OwnerRole.PADS,
             ),
             pool_local("rows", "place_ids"),
             *dense_part(model, LOCAL_SAMPLES, "pool"),
             dense_grad(model),
-            scatter_local(more=U * W * s),
+            scatter_local(more=U * WU * s),
             collective(
                 "rows_grad",
                 Phase.BACKWARD,
                 Collective.REDUCE_SCATTER,
                 Traffic.SPARSE,
-                U * W * s,
+                U * WU * s,
                 "scatter_grad",
                 rows=U,
-                width=W,
+                width=WU,
                 role=OwnerRole.PADS,
             ),
             update_rows(model, U / N, "rows_grad"),

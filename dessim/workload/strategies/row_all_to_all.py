@@ -40,7 +40,7 @@ from dessim.workload.strategies.parts import (
     update_rows,
 )
 from dessim.workload.strategies.spec import StrategySpec
-from dessim.workload.symbols import EVEN_SHARE, LOCAL_SAMPLES, H, N, U, V, W, X, l, s, u, x
+from dessim.workload.symbols import EVEN_SHARE, LOCAL_SAMPLES, H, N, U, V, W, Wu, X, l, s, u, x
 
 LOOKS_AHEAD = "every worker reads the whole global batch, to deal out its samples; that time is not counted"
 
@@ -94,10 +94,10 @@ def rows_message(name: str, phase: Phase, options: Options, dep: str) -> Planned
         phase,
         Collective.ALL_TO_ALL,
         Traffic.SPARSE,
-        requested * W * s,
+        requested * Wu * s,
         dep,
         rows=requested,
-        width=W,
+        width=Wu,
         local_share=local_share_of(options),
         role=OwnerRole.SENDS if phase is Phase.FORWARD else OwnerRole.RECEIVES,
     )

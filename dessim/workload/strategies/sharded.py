@@ -34,7 +34,24 @@ from dessim.workload.strategies.parts import (
     update_rows,
 )
 from dessim.workload.strategies.spec import StrategySpec
-from dessim.workload.symbols import BAG, LOCAL_SAMPLES, OWNED_IDS, OWNED_ROWS, B, F, N, U, W, c, k, s, so, sr
+from dessim.workload.symbols import (
+    BAG,
+    BAG_TERM,
+    LOCAL_SAMPLES,
+    OWNED_IDS,
+    OWNED_ROWS,
+    WU,
+    B,
+    F,
+    N,
+    U,
+    Wm,
+    c,
+    k,
+    s,
+    so,
+    sr,
+)
 
 
 def table_wise(model: Model) -> Plan:
@@ -130,30 +147,30 @@ def _pooled_grad(op: Collective, size: Formula) -> PlannedOp:
 
 def _lookup_and_pool(pooled: Formula) -> tuple[PlannedOp, ...]:
     """Owners look up the ids they received and pool them into `pooled` bytes."""
-    moved = OWNED_IDS * BAG * sr + pooled
+    moved = OWNED_IDS * BAG_TERM * sr + pooled
     return (
         compute(
             "lookup",
             Phase.FORWARD,
             "ids",
-            mem=4 * OWNED_IDS * k + OWNED_ROWS * 2 * (k + W * sr),
+            mem=4 * OWNED_IDS * k + OWNED_ROWS * 2 * (k + WU * sr),
             kernels=24,
-            keeps=OWNED_IDS * k + OWNED_ROWS * W * sr,
+            keeps=OWNED_IDS * k + OWNED_ROWS * WU * sr,
             table_rows=U / N,
             access=Access.GATHER,
-            row_bytes=W * sr,
+            row_bytes=WU * sr,
             role=OwnerRole.WORKS,
         ),
         compute(
             "pool",
             Phase.FORWARD,
             "lookup",
-            flops=OWNED_IDS * BAG,
+            flops=OWNED_IDS * BAG_TERM,
             mem=moved,
             kernels=6,
             keeps=moved,
             access=Access.POOL,
-            row_bytes=W * sr,
+            row_bytes=Wm * sr,
             role=OwnerRole.WORKS,
         ),
     )
@@ -164,18 +181,18 @@ def _scatter_and_update(model: Model, dep: str, pooled: Formula, replicated: boo
 
     `replicated`: whether the dense gradients are the same on all workers without an exchange.
     """
-    gradients = OWNED_IDS * BAG * s + OWNED_ROWS * W * so
+    gradients = OWNED_IDS * BAG_TERM * s + OWNED_ROWS * WU * so
     return (
         compute(
             "scatter_grad",
             Phase.BACKWARD,
             dep,
-            flops=OWNED_IDS * BAG,
+            flops=OWNED_IDS * BAG_TERM,
             mem=pooled + gradients,
             kernels=8,
             keeps=gradients,
             access=Access.SCATTER,
-            row_bytes=W * s,
+            row_bytes=Wm * s,
             role=OwnerRole.WORKS,
         ),
         update_rows(model, U / N, "scatter_grad"),

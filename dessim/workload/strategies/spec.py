@@ -6,10 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from dessim.errors import UsageError
+from dessim.workload.formula import renamed
 from dessim.workload.model import Model
 from dessim.workload.options import Options
 from dessim.workload.plan import Plan
 from dessim.workload.strategies.shampoo import with_shampoo
+from dessim.workload.symbols import ONE_WIDTH
 
 
 def refuse_unless_sums(model: Model, options: Options) -> str:
@@ -54,10 +56,17 @@ class StrategySpec:
 
     def plan(self, model: Model, options: Options) -> Plan:
         """The plan of a step. Raises UsageError if the strategy cannot train the model."""
-        if reason := self.refuses(model, options):
+        own = replace(options, shampoo=False)
+        reason = self.refuses(model, options)
+        if own and not reason and not model.tables_have_one_width:
+            reason = f"keeps rows of one width, {model.name} has tables of different widths: leave the option out"
+        if reason:
             raise UsageError(f"{self.name}{options} {reason}")
+        built = self.build(model, own)
+        if model.tables_have_one_width:
+            built = renamed(built, ONE_WIDTH)
         built = replace(
-            self.build(model, replace(options, shampoo=False)),
+            built,
             pipelines=self.pipelines,
             precision=model.precision.dense,
         )

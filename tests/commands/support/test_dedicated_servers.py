@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from dessim.cli.app import app
 from dessim.cluster import load_cluster
 from dessim.cluster.load import load_device
-from dessim.commands.project import project
+from dessim.commands.project import ProjectRequest, project
 from dessim.commands.support.dedicated_servers import Servers, parse_servers
 from dessim.commands.support.projection import Misfit, Projection
 from dessim.errors import CapacityError, UsageError
@@ -108,6 +108,10 @@ def test_by_default_there_are_as_many_servers_as_workers_hosts_while_hosts_are_f
     assert some.served is not None and some.served.servers.count == 4 and not some.is_lower_bound
     assert fewer.served is not None and fewer.served.servers.count == 4  # four hosts are left
     assert none.served is None and none.is_lower_bound
+    # The Python function has the command's default.
+    assert ProjectRequest(job=JOB, cluster=CLUSTER, strategies=["ps_sync"], gpus=[4]).servers == auto
+    (as_auto,) = project(JOB, CLUSTER, ["ps_sync"], [4], batch_per_worker=64)
+    assert as_auto.to_json() == some.to_json()
     (with_options,) = rows(4, ["ps_sync+hot_rows=10"], auto)
     assert with_options.served is None and with_options.is_lower_bound
     with pytest.raises(CapacityError, match=r"ps_async on 16 GPUs: cluster one-switch_16 has no host left for servers"):

@@ -23,7 +23,7 @@ CLUSTER = load_cluster("h100-8x_rail_128")
 
 
 def only(strategy: str, gpus: int) -> Projection:
-    (row,) = project(JOB, CLUSTER, [strategy], [gpus])
+    (row,) = project(JOB, CLUSTER, [strategy], [gpus], servers=None)
     assert isinstance(row, Projection)
     return row
 

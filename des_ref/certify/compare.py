@@ -134,10 +134,12 @@ class _Run:
         self.strategy.settle()
         owned: dict[Key, Tensor] = {}
         replicated: dict[Key, Tensor] = {}
-        index = torch.searchsorted(self.vocabulary, result.row_ids)
+        index = torch.searchsorted(self.vocabulary, result.row_ids).clamp_max(len(self.vocabulary) - 1)
+        is_known = self.vocabulary[index] == result.row_ids
         for name, width in self.network.row_widths.items():
             grad = torch.zeros(len(self.vocabulary), width, dtype=self.network.dtype, device=self.comm.device)
             grad[index] = result.row_grads[name]
+            grad.masked_fill_(~is_known.all(), float("nan"))  # a row that no sample has was trained
             if self.strategy.rows_replicated:
                 replicated["grad", name] = grad
                 replicated["value", name] = self._values(name)

@@ -30,6 +30,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from des_ref.recording.torch_calls import tensors_in
+
 # torch's device without data: it has no kernels, so nothing runs on it that is not emulated here.
 EMULATED = torch.device("meta")
 _PACKAGE = Path(__file__).parent.parent
@@ -117,7 +119,7 @@ class _Emulation(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         name = func._overloadpacket.__name__
-        leaves = list(_tensors((args, *kwargs.values())))
+        leaves = list(tensors_in((args, *kwargs.values())))
         on_device = any(isinstance(leaf, OnDevice) for leaf in leaves)
         target = kwargs.get("device")
         if target is not None:
@@ -216,14 +218,6 @@ def _held(value: Any) -> Any:
 def _mapped(change: Callable[[Any], Any], value: Any) -> Any:
     """`value` with `change` applied to all that lists and tuples in it hold."""
     return type(value)(_mapped(change, v) for v in value) if type(value) in (list, tuple) else change(value)
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _tensors(item)
 
 
 def _caller() -> str:

@@ -45,16 +45,17 @@ def touches_memory(func: Any) -> bool:
 
 
 def bytes_of(value: Any) -> int:
-    """Bytes of all tensors in `value`: a tensor, or lists and tuples of them, nested to any depth."""
-    return sum(t.numel() * t.element_size() for t in _tensors(value))
+    """Bytes of all tensors in `value`."""
+    return sum(t.numel() * t.element_size() for t in tensors_in(value))
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """All tensors in `value`: a tensor, or lists and tuples of them, nested to any depth."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, list | tuple):
         for item in value:
-            yield from _tensors(item)
+            yield from tensors_in(item)
 
 
 def described(op: Op, entry: OpenOp) -> tuple[Op, tuple[int, ...]]:
@@ -73,7 +74,7 @@ def described(op: Op, entry: OpenOp) -> tuple[Op, tuple[int, ...]]:
         size = entry.sent * len(ranks) // (len(ranks) - 1)
     else:
         size = 0 if collective is Collective.BARRIER else bytes_of(payload)
-    dtype = next((str(t.dtype).removeprefix("torch.") for t in _tensors(payload)), None)
+    dtype = next((str(t.dtype).removeprefix("torch.") for t in tensors_in(payload)), None)
     splits = _splits(name, args, payload, len(ranks))
     return replace(op, collective=collective, group=group, bytes=size, dtype=dtype, splits=splits), ranks
 

@@ -155,18 +155,7 @@ class TableWise(_OwnersPool):
         unique, index = torch.unique(sent.ids, return_inverse=True)
         return unique, index, sent.bag
 
-    def _columns(self, samples: int) -> Tensor | None:
-        """bool [bags, W + E]: the columns of the bags that this worker pools, where tables differ in width."""
-        bags = torch.arange(self._number_of_bags(samples), device=self.network.device)
-        return self.network.bags_have_columns(self._fields(bags, samples))
-
-    def _columns_at_samples(self, samples: int) -> Tensor | None:
-        """bool [b * F, W + E]: those of the bags of b samples, sample by sample."""
-        fields = torch.arange(self.network.fields, device=self.network.device)
-        return self.network.bags_have_columns(fields.repeat(samples))
-
     def _number_of_bags(self, samples: int) -> int:
-        """The number of bags that this worker pools for."""
         return samples * self._own_tables
 
     def _fields(self, bag: Tensor, samples: int) -> Tensor:

@@ -22,7 +22,7 @@ from des_ref.reference_draws import plain_draws
 from des_ref.reference_optim import ROW_STEPS, Memory
 from des_ref.strategies.base import Optimizers
 from des_ref.substitution.base import Plain
-from des_ref.substitution.bottom import plain_bottom
+from des_ref.substitution.layers import plain_hidden_layers
 
 _BETA_1, _BETA_2, _ADAM_EPS = 0.9, 0.999, 1e-8  # defaults of torch.optim.Adam
 
@@ -90,7 +90,7 @@ class Reference:
         pooling = network.model.embedding.pooling, dense.get("pooling.a")
         where = index, batch.sample, batch.field, samples, network.fields
         layers = [w for name, w in dense.items() if name.startswith("bottom.")]
-        bottom = plain_bottom(batch.dense.to(network.dtype), layers) if batch.dense is not None else None
+        bottom = plain_hidden_layers(batch.dense.to(network.dtype), layers) if batch.dense is not None else None
         plain = Plain(p.get("w"), p.get("v"), *where, *pooling, o=p.get("o"), bottom=bottom, widths=network.uneven)
         logits = dense["bias"].expand(samples) if "bias" in dense else torch.zeros(samples, dtype=network.dtype)
         for kind, operator in network.operators.items():

@@ -22,6 +22,7 @@ from des_ref.strategies.base import Optimizers
 from dessim.workload.codecs import CodecConfig, parse_codecs
 from dessim.workload.model import Model, load_model, parse_model
 from dessim.workload.model_sections import Table
+from dessim.workload.operators import Towers
 from dessim.workload.strategies import parse_strategy
 
 IDS_PER_FIELD = 1.7  # multi-hot: several ids per field, so that pairs of ids are split over ranks
@@ -40,6 +41,8 @@ _SMALL_EMBEDDING_WIDTH = 4
 _SMALL_LAYER_WIDTHS = (6, 5, 4)
 _SMALL_RANK = 2
 _SMALL_LATENT = 3
+_SMALL_TOWER_TABLES = 2
+_SMALL_TOWER_OUTPUT = 3
 _SMALL_DENSE_FEATURES = 3
 
 
@@ -97,16 +100,17 @@ class Case:
 def shrunk(model: Model) -> Model:
     """The same operators, pooling and placement over few fields and narrow layers.
 
-    A model with a head is returned unchanged, because its module fixes the sizes.
+    Of towers, each keeps a table or two. A model with a head is returned unchanged, because its module fixes the sizes.
     """
     if "head" in model.kinds:
         return model
     raw = model.model_dump()
-    fields = min(model.input.fields, _SMALL_FIELDS)
+    kept = _kept_fields(model)
+    fields = len(kept)
     if model.tables:
-        widths = sorted(set(model.widths[:fields]))
+        widths = sorted({model.widths[field] for field in kept})
         small = {width: 2 * (i + 1) for i, width in enumerate(widths)} if len(widths) > 1 else {}
-        raw["tables"] = [_small(table, small.get(model.widths[i])) for i, table in enumerate(model.tables[:fields])]
+        raw["tables"] = [_small(model.tables[field], small.get(model.widths[field])) for field in kept]
         raw["input"] = {"batch_per_worker": model.input.batch_per_worker}
     else:
         raw["input"] |= {
@@ -119,8 +123,17 @@ def shrunk(model: Model) -> Model:
         widths = (*_small_widths(model.dense.widths[:-1]), width)
         raw["dense"] = {"features": min(model.dense.features, _SMALL_DENSE_FEATURES), "widths": widths}
     for operator in raw["operators"]:
-        _shrink_operator(operator, fields)
+        _shrink_operator(operator, kept, model)
     return parse_model(raw, model.name)
+
+
+def _kept_fields(model: Model) -> list[int]:
+    """The fields of the small model: the first of the model, or of each of its towers."""
+    towers = [tower.tables for o in model.operators if isinstance(o, Towers) for tower in o.towers]
+    if not towers:
+        return list(range(min(model.input.fields, _SMALL_FIELDS)))
+    names = {table for tables in towers for table in tables[:_SMALL_TOWER_TABLES]}
+    return [field for field, table in enumerate(model.tables) if table.name in names]
 
 
 def _small(table: Table, width: int | None) -> dict[str, Any]:
@@ -136,14 +149,17 @@ def _small_widths(widths: Sequence[int]) -> list[int]:
     return [min(width, _SMALL_LAYER_WIDTHS[min(i, last)]) for i, width in enumerate(widths)]
 
 
-def _shrink_operator(operator: dict[str, Any], fields: int) -> None:
-    if "widths" in operator:
+def _shrink_operator(operator: dict[str, Any], kept: Sequence[int], model: Model) -> None:
+    for tower in operator.get("towers", ()):
+        tower["tables"] = [model.tables[field].name for field in kept if model.tables[field].name in tower["tables"]]
+        tower["widths"] = (*_small_widths(tower["widths"][:-1]), min(tower["widths"][-1], _SMALL_TOWER_OUTPUT))
+    if operator.get("widths"):
         operator["widths"] = _small_widths(operator["widths"])
     for name, limit in (("rank", _SMALL_RANK), ("latent", _SMALL_LATENT)):
         if operator.get(name):
             operator[name] = min(operator[name], limit)
     if operator.get("alpha"):
-        operator["alpha"] = operator["alpha"][:fields]
+        operator["alpha"] = operator["alpha"][: len(kept)]
 
 
 def batches(case: Case, model: Model, comm: Comm) -> list[Batch]:

@@ -20,6 +20,7 @@ from des_ref.substitution.max_pool import MaxPool
 from des_ref.substitution.mlp import Mlp, MlpOverOperand
 from des_ref.substitution.nfm import Nfm
 from des_ref.substitution.operand import Operand
+from des_ref.substitution.towers import Towers
 from des_ref.substitution.whole_pool import WholeAttention, WholeMax, WholePool
 from dessim.workload import operators as specs
 from dessim.workload.model import Model
@@ -56,6 +57,8 @@ def build_operator(spec: specs.AnySpec, model: Model, generator: torch.Generator
             return cin(vectors, spec.widths, generator)
         case specs.Fvae():
             return Fvae(fields, width, spec, generator)
+        case specs.Towers():
+            return Towers(spec, model.shape, generator)
         case specs.Head():
             widths = width if model.has_one_width else (*((model.bottom_width,) if model.dense else ()), *model.widths)
             return Head(spec.module, vectors, widths, spec.weights, generator)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -12,6 +13,30 @@ def linear_weights(fan_out: int, fan_in: int, generator: torch.Generator) -> Ten
     """Uniform weights [fan_out, fan_in] in +-1/sqrt(fan_in) (torch.nn.Linear's default), float64."""
     draw = torch.rand(fan_out, fan_in, generator=generator, dtype=torch.float64)
     return (2 * draw - 1) / fan_in**0.5
+
+
+class HiddenLayers(nn.Module):
+    """An mlp over x [b, inputs] whose last layer is its output: every layer has a bias and ends in a ReLU."""
+
+    def __init__(self, inputs: int, widths: tuple[int, ...], generator: torch.Generator) -> None:
+        super().__init__()
+        self.layers = nn.ParameterList()  # (W, b) of each layer
+        for fan_in, fan_out in pairwise((inputs, *widths)):
+            self.layers.append(linear_weights(fan_out, fan_in, generator))
+            self.layers.append(torch.zeros(fan_out, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[b, widths[-1]]."""
+        for weight, bias in zip(self.layers[::2], self.layers[1::2], strict=True):
+            x = torch.relu_(torch.addmm(bias, x, weight.T))
+        return x
+
+
+def plain_hidden_layers(x: Tensor, layers: Sequence[Tensor]) -> Tensor:
+    """The same as a textbook writes it, for `reference` methods; `layers` are W1, b1, W2, ..."""
+    for weight, bias in zip(layers[::2], layers[1::2], strict=True):
+        x = torch.relu(x @ weight.T + bias)
+    return x
 
 
 class Tower(nn.Module):

@@ -15,7 +15,7 @@
     pooling = "sum"          # how the ids of a field are pooled: sum, mean, max or (softmax) attention
     placement = "hash"       # where DES places rows: by hash of the id; or "field": field f on rank f mod N
     [[operators]]
-    kind = "mlp"             # lr, fm, nfm, cross, mlp, cross_v2, dot, inner, cin, fvae, head: dessim.workload.operators
+    kind = "mlp"             # all kinds: dessim.workload.operators.KINDS
     widths = [400, 400, 400] # H1 ...
     strategy = "des"         # for mlp and cross_v2 under DES: "mesh" sends pooled vectors, F*D floats, not partials
 
@@ -139,7 +139,7 @@ class Model(Strict):
             if not o.any_widths:
                 raise ValueError(
                     f'operator "{o.kind}" needs vectors of one width: {differs}; write equal widths, or use operators '
-                    "that concatenate: lr, mlp, cross, cross_v2, head"
+                    "that concatenate: lr, mlp, cross, cross_v2, towers, head"
                 )
         if self.pools_apart and any(o.reads == "v" for o in self.operators):
             raise ValueError(f'pooling = "{self.embedding.pooling}" needs vectors of one width: {differs}')
@@ -171,7 +171,7 @@ class Model(Strict):
                 )
             if o.alone and len(self.operators) > 1:
                 raise ValueError(f'operator "{o.kind}" must be the only one: {o.alone}')
-            if wrong := o.misfit(self.input.fields):
+            if wrong := o.misfit(self.shape):
                 raise ValueError(f'operator "{o.kind}": {wrong}')
         return self
 
@@ -193,11 +193,11 @@ class Model(Strict):
             if not reads_operand and not o.reads_tables_alone:
                 raise ValueError(
                     f'operator "{o.kind}" cannot be substituted where [dense] adds the output of a bottom mlp: write '
-                    'strategy = "mesh", or use dot, inner or head'
+                    'strategy = "mesh", or use dot, inner, towers or head'
                 )
         if not self.needs_operand:
             raise ValueError(
-                "no operator reads the output of the bottom mlp: add dot, inner or head, or remove [dense]"
+                "no operator reads the output of the bottom mlp: add dot, inner, towers or head, or remove [dense]"
             )
         return self
 
@@ -253,17 +253,15 @@ class Model(Strict):
         return apart or any(o.needs_operand(self.by_field) for o in self.operators)
 
     @property
+    def shape(self) -> Shape:
+        names = tuple(table.name for table in self.tables)
+        return Shape(self.widths, names, self.bottom_width, self.needs_operand, self.by_field)
+
+    @property
     def costs(self) -> tuple[Costs, ...]:
         """Costs of pooling by maximum or attention, of the pooled operand if one is needed, then of each operator."""
-        shape = Shape(
-            self.input.fields,
-            self.widths[0],
-            sum(self.widths),
-            self.bottom_width,
-            self.needs_operand,
-            self.by_field,
-        )
-        pooling = pooling_costs(self.embedding.pooling, self.needs_operand, self.by_field)
+        shape = self.shape
+        pooling = pooling_costs(self.embedding.pooling, shape.operand, shape.by_field)
         costs = (*pooling, *(o.costs(shape) for o in self.operators))
         return renamed(costs, ONE_WIDTH) if self.tables_have_one_width else costs
 

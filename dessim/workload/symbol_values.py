@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dessim.arrays import Floats
-from dessim.workload.operators import Dense, Mlp, bottom
+from dessim.workload.operators import Dense, Mlp, hidden_layers
 from dessim.workload.symbols import ONE_WIDTH
 
 if TYPE_CHECKING:
@@ -38,7 +38,9 @@ def symbols_of(
     logit_bias = Dense(weights=int(model.output is None))
     dense = sum((c.dense for c in model.costs), logit_bias)
     if model.dense is not None:
-        dense += bottom(model.dense.features, model.dense.widths, sum(model.widths) + model.bottom_width)
+        # The operand with its output is a copy.
+        joined = Dense(units=sum(model.widths) + model.bottom_width)
+        dense += hidden_layers(model.dense.features, model.dense.widths) + joined
     first_layer = next((o.widths[0] for o in model.operators if isinstance(o, Mlp)), 0)
     if model.by_field:
         owned_pairs = fields / workers

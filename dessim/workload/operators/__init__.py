@@ -25,7 +25,7 @@ from dessim.workload.operators.base import (
     Round,
     Shape,
     Widths,
-    bottom,
+    hidden_layers,
     largest,
     stack,
     terms,
@@ -35,6 +35,7 @@ from dessim.workload.operators.crossed import Cin, Cross, CrossV2
 from dessim.workload.operators.fvae import Fvae
 from dessim.workload.operators.over_operand import Dot, Head
 from dessim.workload.operators.pooled import WHOLE_POOLS, FmFields, Mlp, pooling_costs
+from dessim.workload.operators.towers import Towers
 
 __all__ = [
     "KINDS",
@@ -59,8 +60,9 @@ __all__ = [
     "Round",
     "Shape",
     "Spec",
+    "Towers",
     "Widths",
-    "bottom",
+    "hidden_layers",
     "largest",
     "pooling_costs",
     "stack",
@@ -68,7 +70,7 @@ __all__ = [
     "total",
 ]
 
-AnySpec = Lr | Fm | FmFields | Nfm | Cross | Mlp | CrossV2 | Dot | Cin | Fvae | Head
+AnySpec = Lr | Fm | FmFields | Nfm | Cross | Mlp | CrossV2 | Dot | Cin | Fvae | Towers | Head
 Spec = Annotated[AnySpec, Field(discriminator="kind")]
 KINDS = (
     "lr",
@@ -82,5 +84,6 @@ KINDS = (
     "inner",
     "cin",
     "fvae",
+    "towers",
     "head",
 )  # in the order of their parts in the buffer of partials

@@ -60,10 +60,10 @@ def tower(widths: tuple[int, ...]) -> Dense:
     return Dense(products, products + sum(widths) + 1, sum(widths), stack(*widths, 1))
 
 
-def bottom(features: int, widths: tuple[int, ...], joined: int) -> Dense:
-    """The bottom mlp of `features` dense inputs: its last layer is its output, `joined` floats with pooled vectors."""
-    products = sum(a * b for a, b in pairwise((features, *widths)))
-    return Dense(products, products + sum(widths), sum(widths) + joined, stack(features, *widths))
+def hidden_layers(inputs: int, widths: tuple[int, ...]) -> Dense:
+    """An mlp whose last layer is its output: every layer has a bias and ends in a ReLU."""
+    products = sum(a * b for a, b in pairwise((inputs, *widths)))
+    return Dense(products, products + sum(widths), sum(widths), stack(inputs, *widths))
 
 
 def perceptron(inputs: int, widths: tuple[int, ...]) -> Dense:
@@ -146,20 +146,33 @@ class Costs:
 class Shape:
     """The properties of a model that the costs of its operators depend on.
 
-    `fields`: F. `width`: the embedding width D, which operators that need vectors of one width read.
-    `tables`: floats of one sample's pooled fields, the sum of the tables' widths. `bottom`: floats of the bottom mlp's
-        output, 0 if there are no dense inputs.
+    `widths`: columns of each field's table. `names`: the tables' names, empty in a version 1 file.
+    `bottom`: floats of the bottom mlp's output, 0 if there are no dense inputs.
     `operand`: whether the pooled vectors of all fields (the operand) cross the network anyway, because some operator
         does not separate.
     `by_field`: whether a worker owns whole fields (field placement) or rows of all fields (hash placement).
     """
 
-    fields: int
-    width: int
-    tables: int
+    widths: tuple[int, ...]
+    names: tuple[str, ...] = ()
     bottom: int = 0
     operand: bool = False
     by_field: bool = False
+
+    @property
+    def fields(self) -> int:
+        """F."""
+        return len(self.widths)
+
+    @property
+    def width(self) -> int:
+        """The embedding width D, which operators that need vectors of one width read."""
+        return self.widths[0]
+
+    @property
+    def tables(self) -> int:
+        """Floats of one sample's pooled fields."""
+        return sum(self.widths)
 
     @property
     def vectors(self) -> int:
@@ -199,8 +212,8 @@ class OperatorSpec(BaseModel):
         """Whether it does not separate. Then DES substitutes only lookup and pooling, and sends whole vectors."""
         return False
 
-    def misfit(self, fields: int) -> str:
-        """The reason why it cannot stand in a model of `fields` fields; empty if nothing is."""
+    def misfit(self, shape: Shape) -> str:
+        """The reason why it cannot stand in a model of this shape; empty if it can."""
         return ""
 
 

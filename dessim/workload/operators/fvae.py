@@ -31,9 +31,9 @@ class Fvae(OperatorSpec):
     beta: Weight = 1.0
     alpha: tuple[Weight, ...] | None = None
 
-    def misfit(self, fields: int) -> str:
-        if self.alpha is not None and len(self.alpha) != fields:
-            return f"alpha has {len(self.alpha)} weights for {fields} fields: write one a field, or none"
+    def misfit(self, shape: Shape) -> str:
+        if self.alpha is not None and len(self.alpha) != shape.fields:
+            return f"alpha has {len(self.alpha)} weights for {shape.fields} fields: write one a field, or none"
         return ""
 
     def costs(self, shape: Shape) -> Costs:

@@ -350,7 +350,11 @@ def parse_model(raw: Mapping[str, Any], path: str | Path) -> Model:
     try:
         return Model.model_validate(raw)
     except ValidationError as error:
-        problems = [f"{_key(e['loc'], e['type'])}: {e['msg']}" for e in error.errors()]
+        found = error.errors()
+        # A list with a wrong entry is also reported as too short, because the entry was left out.
+        within = {e["loc"][:depth] for e in found for depth in range(len(e["loc"]))}
+        found = [e for e in found if e["type"] != "too_short" or e["loc"] not in within]
+        problems = [f"{_key(e['loc'], e['type'])}: {e['msg']}" for e in found]
         raise ModelError(path, "", "; ".join(problems)) from None
 
 

@@ -1,4 +1,4 @@
-"""Two or more mlps side by side, each over tables of its own: two-tower and multi-tower ranking models."""
+"""Two or more mlps side by side, each over its own tables: two-tower and multi-tower ranking models."""
 
 from __future__ import annotations
 

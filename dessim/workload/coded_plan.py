@@ -78,7 +78,7 @@ def coded_ops(plan: Plan, model: Model, codecs: CodecConfig) -> dict[str, CodedO
     """
     coded: dict[str, CodedOp] = {}
     for op in plan.collectives:
-        buffer = BUFFERS.get(op.name)
+        buffer = BUFFERS.get(op.name.partition(".")[0])  # composed plans name the group of tables behind it
         codec = codecs.by_buffer.get(buffer) if buffer is not None else None
         if buffer is None or codec is None or not op.width:
             continue

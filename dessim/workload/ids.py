@@ -114,11 +114,7 @@ class ZipfLaw:
 
     def unique(self, draws: float, beyond: float = 0.0) -> float:
         """Expected number of distinct ids among `draws` drawn ids, without the `beyond` most frequent ones."""
-        if draws <= 0:
-            return 0.0
-        bins = self.bins
-        present = bins.expected_present(draws / self.fields)
-        return self.fields * float((bins.beyond(beyond / self.fields) * present).sum())
+        return _unique(self, draws, beyond) if draws > 0 else 0.0
 
     def draws_of(self, unique: float) -> float:
         """The number of draws that hold `unique` distinct ids, to a relative 1e-6; infinite for all ids there are."""
@@ -150,7 +146,20 @@ class ZipfLaw:
         """The ids of one field."""
         if self.shares:
             return IdBins.of_shares(self.shares)
-        return IdBins.of(self.vocabulary / self.fields, self.skew, self.offset)
+        return _bins(self.vocabulary / self.fields, self.skew, self.offset)
+
+
+# A job asks for the same counts of the same tables again and again, once for each candidate plan.
+@lru_cache(maxsize=8192)
+def _unique(law: ZipfLaw, draws: float, beyond: float) -> float:
+    bins = law.bins
+    present = bins.expected_present(draws / law.fields)
+    return law.fields * float((bins.beyond(beyond / law.fields) * present).sum())
+
+
+@lru_cache(maxsize=64)
+def _bins(vocabulary: float, skew: float, offset: float) -> IdBins:
+    return IdBins.of(vocabulary, skew, offset)
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,7 +107,7 @@ def _memory_of(plan: Plan, symbols: Symbols, owner: Owner) -> Memory:
     kept = {phase: 0.0 for phase in Phase}
     for op in plan.ops:
         # Ids that are sent a step ahead exist for this step and for the next one.
-        result = _result(op, symbols if op.role is OwnerRole.NONE else owned)
+        result = result_bytes(op, symbols if op.role is OwnerRole.NONE else owned)
         kept[op.phase] += result * (2 if op.stream == PREFETCH else 1)
     # Results of optimizer ops are the weights of the next step. All other results end with the step.
     dense = kept.pop(Phase.OPTIMIZER)
@@ -186,8 +186,12 @@ def spill_of(
 
 def _held(plan: Plan, symbols: Symbols) -> tuple[float, float, float]:
     """Bytes of the rows that one rank or server holds, of their optimizer state and of their index."""
-    rows = plan.rows_held.evaluate(symbols)
-    row, state, index = (rows * size.evaluate(symbols) for size in (plan.row_bytes, plan.state_bytes, INDEX))
+    row = state = index = 0.0
+    for part in plan.groups or (plan,):
+        rows = part.rows_held.evaluate(symbols)
+        row += rows * part.row_bytes.evaluate(symbols)
+        state += rows * part.state_bytes.evaluate(symbols)
+        index += rows * INDEX.evaluate(symbols)
     return row, state, index
 
 
@@ -201,8 +205,8 @@ def _cold(model: Model, symbols: Symbols, hot: float) -> dict[str, float]:
     }
 
 
-def _result(op: PlannedOp, symbols: Symbols) -> float:
-    """Bytes that an op's result adds to its inputs. AllReduces sum in place."""
+def result_bytes(op: PlannedOp, symbols: Symbols) -> float:
+    """Bytes that an op's result adds to its inputs, on a worker of these symbols. AllReduces sum in place."""
     if op.kind is Kind.COMPUTE:
         return op.keeps.evaluate(symbols)
     size = op.size.evaluate(symbols)

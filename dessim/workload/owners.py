@@ -7,6 +7,8 @@ A plan's formulas take means over workers. Workers do not own equal shares:
     rows spread by hash    The most frequent ids are few, so the worker that happens to own several of them receives
                            more ids than others. Ids are those of the trainer's synthetic data, whose owners are known.
 
+    groups of tables       A composed plan has some of both. Symbols of a group end in its name.
+
 Workers with equal shares form an `Owner`. Under hash placement there are two, the busiest worker and all others at
 their mean: a step waits for the busiest, and hardly notices by how much the others differ.
 """
@@ -15,15 +17,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 
-from dessim.arrays import Floats
+from dessim.arrays import Floats, Ints
 from dessim.workload.hash_placement import frequent_ids_owners
-from dessim.workload.ids import IdBins
+from dessim.workload.ids import ZipfLaw
 from dessim.workload.model import Model
-from dessim.workload.plan import OwnerRole, Placement, Plan, PlannedOp
-from dessim.workload.symbol_values import counts_by_table, floats_by_table
+from dessim.workload.plan import OwnerRole, Placement, Plan, PlannedOp, TableGroup
+from dessim.workload.symbol_values import counts_by_table, floats_by_table, floats_of
 from dessim.workload.symbols import ONE_WIDTH
 
 _DIGITS = 11
@@ -65,11 +68,13 @@ MEAN = Owner(())
 def owners_of(plan: Plan, model: Model, symbols: Mapping[str, float]) -> tuple[Owner, ...]:
     """The owners of a job of `plan`, which partition its workers, in the order of their first rank."""
     n = int(symbols["N"])
-    if n == 1 or plan.placement is Placement.REPLICATED:
+    if n == 1 or (plan.placement is Placement.REPLICATED and not plan.groups):
         return (Owner(range(n)),)
+    if plan.groups:
+        return _grouped(_of_groups(plan, model, symbols, n), n)
     if plan.placement is Placement.TABLES:
         return _grouped(_placed_whole(plan, model, symbols), n)
-    return _busiest_and_others(_hashed(plan, model, symbols, n), plan.busiest_by, n)
+    return _busiest_and_others(_hashed(plan.owned, model, symbols, n), plan.busiest_by, n)
 
 
 def busiest_server(plan: Plan, model: Model, symbols: Mapping[str, float], servers: int) -> tuple[Owner, Owner]:
@@ -79,7 +84,7 @@ def busiest_server(plan: Plan, model: Model, symbols: Mapping[str, float], serve
     that differ by less than half a per cent count as equal, because equal ones are simulated as one.
     """
     found = sorted(
-        _busiest_and_others(_hashed(plan, model, symbols, servers), plan.busiest_by, servers), key=_asked_for
+        _busiest_and_others(_hashed(plan.owned, model, symbols, servers), plan.busiest_by, servers), key=_asked_for
     )
     others, busiest = found[0], found[-1]
     return (busiest, others) if _asked_for(busiest) > _EVEN else (MEAN, MEAN)
@@ -88,6 +93,11 @@ def busiest_server(plan: Plan, model: Model, symbols: Mapping[str, float], serve
 def _asked_for(owner: Owner) -> float:
     """The floats that an owner is asked for in a message, relative to the mean."""
     return owner.scale.get("u", 1.0) * owner.scale.get("Wu", 1.0)
+
+
+def hashed_shares(model: Model, symbols: Mapping[str, float], table: int, by: str) -> Floats:
+    """The share of the value of symbol `by` of one table that each worker owns by hash placement [workers]."""
+    return _hashed((by,), model, symbols, int(symbols["N"]), [table])[by] / symbols["N"]
 
 
 def sizes_of(op: PlannedOp, symbols: Mapping[str, float], owners: Sequence[Owner]) -> list[float]:
@@ -113,12 +123,47 @@ def _placed_whole(plan: Plan, model: Model, symbols: Mapping[str, float]) -> dic
     if not model.tables_have_one_width:
         floats = floats_by_table(model)
         of_field |= {name: counts[name[1]] * floats[name[0]] for name in ONE_WIDTH if name[1] in plan.owned}
-    return {name: np.bincount(owner, loads, minlength=n) * n / loads.sum() for name, loads in of_field.items()}
+    return _at_owners(owner, of_field, n)
+
+
+def _at_owners(owner: Sequence[int] | Ints, loads: Mapping[str, Floats], n: int) -> dict[str, Floats]:
+    """The share of the sum of `loads` [shards] that each of `n` workers owns, relative to the mean [n]."""
+    return {
+        name: np.round(np.bincount(owner, load, minlength=n) * n / load.sum(), _DIGITS) for name, load in loads.items()
+    }
+
+
+def _of_groups(plan: Plan, model: Model, symbols: Mapping[str, float], n: int) -> dict[str, Floats]:
+    """The share of each symbol's value that each worker owns, relative to the mean [n], in a composed plan."""
+    scale: dict[str, Floats] = {}
+    for group in plan.groups:
+        if group.placement is Placement.TABLES:
+            shares = _placed_shards(group, model, symbols, n)
+        elif group.placement is Placement.HASH:
+            tables = [shard.table for shard in group.shards]
+            owners = _busiest_and_others(_hashed(group.owned, model, symbols, n, tables), group.busiest_by, n)
+            names = owners[0].scale
+            shares = {name: by_rank(owners, [owner.scale[name] for owner in owners]) for name in names}
+        else:
+            continue
+        scale |= {group.symbol(name): values for name, values in shares.items()}
+    return scale
+
+
+def _placed_shards(group: TableGroup, model: Model, symbols: Mapping[str, float], n: int) -> dict[str, Floats]:
+    """The share of a group's values that each worker owns, relative to the mean [n], by the owners of its shards."""
+    tables = [shard.table for shard in group.shards]
+    floats = floats_of(model, [shard.columns for shard in group.shards])
+    counts = {name: values[tables] for name, values in counts_by_table(model, symbols).items() if name in group.owned}
+    of_shard = counts | {name: counts[name[1]] * floats[name[0]] for name in ONE_WIDTH if name[1] in counts}
+    owner = [shard.owner for shard in group.shards if shard.owner is not None]
+    shares = _at_owners(owner, of_shard, n)
+    by_worker = [_with_means({name: values[rank] for name, values in shares.items()}) for rank in range(n)]
+    return {name: np.array([scale[name] for scale in by_worker]) for name in shares}
 
 
 def _grouped(scale: Mapping[str, Floats], n: int) -> tuple[Owner, ...]:
     """Workers with equal `scale` [workers] of every symbol as one owner."""
-    scale = {name: np.round(values, _DIGITS) for name, values in scale.items()}
     groups: dict[tuple[float, ...], list[int]] = {}
     for rank in range(n):
         groups.setdefault(tuple(float(values[rank]) for values in scale.values()), []).append(rank)
@@ -145,43 +190,57 @@ def _with_means(scale: Mapping[str, float]) -> dict[str, float]:
     }
 
 
-def _hashed(plan: Plan, model: Model, symbols: Mapping[str, float], n: int) -> dict[str, Floats]:
-    """The share of each symbol's value that each of `n` owners has, relative to the mean [n], by hash placement.
+def _hashed(
+    owned: Sequence[str], model: Model, symbols: Mapping[str, float], n: int, of: Sequence[int] | None = None
+) -> dict[str, Floats]:
+    """The share of each `owned` symbol that each of `n` owners has by hash placement, relative to the mean [n].
 
-    The most frequent ids of each field are assigned one by one; all others are spread evenly.
+    `of`: the tables, all by default. The most frequent ids of each are assigned one by one; all others are spread
+    evenly.
     """
     workers = int(symbols["N"])
     draws = symbols["B"] * symbols["m"]
     tables = model.law.tables(symbols.get("H", 0.0))
-    names = ("m", "u", "U", "x", "X")
     floats = {} if model.tables_have_one_width else floats_by_table(model)
     groups = sorted(set(model.widths))
     means = [name for name in ONE_WIDTH if name[1] in ("m", "u", "U")] if floats else []
-    loads = {name: np.zeros(n) for name in (*names, *means)}
-    bins: IdBins | None = None
-    for number, (part, share, hot_ids) in enumerate(tables):
-        if bins is None or part != tables[number - 1][0]:
-            bins = part.bins
-        one_worker = bins.expected_present(draws * share / workers)
-        all_workers = bins.expected_present(draws * share)
-        cold = bins.beyond(hot_ids)
-        weights = (
-            share * bins.p * bins.ids,
-            one_worker * bins.ids,
-            all_workers * bins.ids,
-            one_worker * cold,
-            all_workers * cold,
-        )
+    loads = {name: np.zeros(n) for name in (*_HASHED, *means)}
+    for number in range(len(tables)) if of is None else of:
+        part, share, hot_ids = tables[number]
         group = groups.index(model.widths[number]) if floats else None
-        owner = frequent_ids_owners(number, bins.single, n, group)
-        of_table = {
-            name: np.bincount(owner, weight[: bins.single], minlength=n) + weight[bins.single :].sum() / n
-            for name, weight in zip(names, weights, strict=True)
-        }
+        of_table = dict(
+            zip(_HASHED, _hashed_table(part, share, hot_ids, draws, workers, n, number, group), strict=True)
+        )
         of_table |= {name: of_table[name[1]] * floats[name[0]][number] for name in means}
         for name, load in of_table.items():
             loads[name] += load
     found = {name: load * n / load.sum() for name, load in loads.items() if load.any()}
     found["q"] = np.minimum(found["m"], len(tables) / symbols["q"])
-    owned = (*plan.owned, *(name for name in means if name[1] in plan.owned))
-    return {name: values for name, values in found.items() if name in owned}
+    kept = (*owned, *(name for name in means if name[1] in owned))
+    return {name: values for name, values in found.items() if name in kept}
+
+
+_HASHED = ("m", "u", "U", "x", "X")
+
+
+# Candidate plans of a job hash the same tables.
+@lru_cache(maxsize=1024)
+def _hashed_table(
+    part: ZipfLaw, share: float, hot_ids: float, draws: float, workers: int, n: int, number: int, group: int | None
+) -> tuple[Floats, ...]:
+    """The `_HASHED` symbols' values of table `number` on each of `n` owners [n]."""
+    bins = part.bins
+    one_worker = bins.expected_present(draws * share / workers)
+    all_workers = bins.expected_present(draws * share)
+    cold = bins.beyond(hot_ids)
+    weights = (
+        share * bins.p * bins.ids,
+        one_worker * bins.ids,
+        all_workers * bins.ids,
+        one_worker * cold,
+        all_workers * cold,
+    )
+    owner = frequent_ids_owners(number, bins.single, n, group)
+    return tuple(
+        np.bincount(owner, weight[: bins.single], minlength=n) + weight[bins.single :].sum() / n for weight in weights
+    )

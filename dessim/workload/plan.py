@@ -127,6 +127,38 @@ class PlannedOp:
 
 
 @dataclass(frozen=True, slots=True)
+class Shard:
+    """The first `columns` columns of a table that no earlier shard has. `owner`: the worker that holds them; None where
+    the group's strategy determines it."""
+
+    table: int
+    columns: int
+    owner: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TableGroup:
+    """Tables of a composed plan that one strategy trains (dessim.workload.composed).
+
+    `name`: the strategy's; ops end in `.name`, and symbols of the group's tables in `_name`.
+    `placement`, `owned`, `busiest_by`, `rows_held`, `row_bytes`, `state_bytes`: as those of a plan, for these tables.
+    """
+
+    name: str
+    shards: tuple[Shard, ...]
+    placement: Placement
+    owned: tuple[str, ...]
+    busiest_by: str
+    rows_held: Formula
+    row_bytes: Formula
+    state_bytes: Formula
+
+    def symbol(self, name: str) -> str:
+        """The group's name of a symbol."""
+        return f"{name}_{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """The ops of one step of one strategy, in issue order.
 
@@ -138,6 +170,7 @@ class Plan:
     `row_bytes`, `state_bytes`: of one of these rows, and of its optimizer state, mean over rows.
     `placement`: where the rows are. `owned` are the symbols whose values follow what a worker owns, and `busiest_by`
         the one whose largest value makes a worker the busiest.
+    `groups`: of a plan composed of several strategies, their tables, which then say what workers hold and own.
     `own_symbols`: computes further symbols from those of a job, as means (dessim.workload.options).
     `expects`: expected values of symbols that only a run can measure. A job's own values take precedence.
     `precision`: in which products of matrices are computed.
@@ -155,6 +188,7 @@ class Plan:
     placement: Placement = Placement.HASH
     owned: tuple[str, ...] = ("m", "q", "u", "U", "x", "X")
     busiest_by: str = "m"
+    groups: tuple[TableGroup, ...] = ()
     own_symbols: Callable[[Mapping[str, float]], Mapping[str, float]] | None = None
     expects: Mapping[str, float] = field(default_factory=dict)
     precision: Precision = Precision.FP32

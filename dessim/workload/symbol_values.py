@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -91,11 +91,14 @@ def counts_by_table(model: Model, symbols: Mapping[str, float]) -> dict[str, Flo
 
 def floats_by_table(model: Model) -> dict[str, Floats]:
     """Floats of each table's embedding D, row W and row's optimizer state O [F], by symbol."""
-    rows = [sum(model.row_widths_of(width).values()) for width in model.widths]
-    slots = [model.row_slots_of(width) for width in model.widths]
-    return {
-        name: np.array(floats, dtype=np.float64) for name, floats in (("D", model.widths), ("W", rows), ("O", slots))
-    }
+    return floats_of(model, model.widths)
+
+
+def floats_of(model: Model, widths: Sequence[int]) -> dict[str, Floats]:
+    """The same for tables of these numbers of columns [tables]."""
+    rows = [sum(model.row_widths_of(width).values()) for width in widths]
+    slots = [model.row_slots_of(width) for width in widths]
+    return {name: np.array(floats, dtype=np.float64) for name, floats in (("D", widths), ("W", rows), ("O", slots))}
 
 
 def _means(model: Model, symbols: Mapping[str, float]) -> dict[str, float]:

@@ -1,0 +1,200 @@
+"""Composed plans: groups of tables, each trained by a strategy of its own, below one dense part.
+
+    table_wise       each table, or some of its columns, on a worker that the plan names
+    row_wise         rows spread by hash, partial pooled vectors summed
+    row_all_to_all   rows spread by hash, distinct rows fetched
+    data_parallel    rows on every worker
+
+Every worker runs the dense part on its own B/N samples, as these four strategies do. Each group has the ops of its
+strategy, `pooled.table_wise` for `pooled`, with the sizes of its tables: symbols of a group end in its name (`F` is
+`F_table_wise`). `dense_forward` waits for the vectors of all groups, and `dense_backward` starts the backward of all.
+
+A stream runs its ops in order. Ops that wait for no message of their phase therefore come first, those that wait for
+one come next, and so on: while a message travels, another group computes. With one group the order is that of the
+strategy alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from dessim.errors import UsageError
+from dessim.trace.schema import Kind, Phase
+from dessim.workload.formula import renamed
+from dessim.workload.model import Model
+from dessim.workload.options import Options
+from dessim.workload.plan import Placement, Plan, PlannedOp, Shard, TableGroup
+from dessim.workload.strategies import STRATEGIES
+from dessim.workload.symbol_values import counts_by_table, floats_of
+from dessim.workload.symbols import ONE_WIDTH
+
+GROUPED = ("table_wise", "row_wise", "row_all_to_all", "data_parallel")
+"""The strategies that groups of tables may have, in the order of their ops."""
+_COUNTS = ("F", "V", "m", "u", "U")
+_MEANS = tuple(name for name in ONE_WIDTH if name[1] in _COUNTS)
+_DENSE = ("dense_forward", "dense_backward", "dense_grad", "update_dense")
+
+
+@dataclass(frozen=True, slots=True)
+class TablePlan:
+    """How a composed plan trains one table.
+
+    `strategy`: one of GROUPED. `ranks`, `columns`: with table_wise its owners, and the columns of each.
+    """
+
+    strategy: str
+    ranks: tuple[int, ...] = ()
+    columns: tuple[int, ...] = ()
+
+
+def can_split_columns(model: Model) -> bool:
+    """Whether the columns of a table may have several owners: its rows are embeddings alone, and so are its bags."""
+    return set(model.row_widths) == {"v"} and model.bag_floats == 0
+
+
+def compose(model: Model, tables: Sequence[TablePlan]) -> Plan:
+    """The plan of a step whose table i is trained as `tables[i]` says. Raises UsageError where a strategy cannot."""
+    assert len(tables) == model.input.fields, f"{len(tables)} tables planned, {model.name} has {model.input.fields}"
+    shards: dict[str, list[Shard]] = {name: [] for name in GROUPED}
+    for number, (table, width) in enumerate(zip(tables, model.widths, strict=True)):
+        if table.strategy == "table_wise":
+            parts = zip(table.columns, table.ranks, strict=True)
+            shards[table.strategy] += [Shard(number, columns, rank) for columns, rank in parts]
+        else:
+            shards[table.strategy].append(Shard(number, width))
+    plans = {name: _built(name, model) for name in GROUPED if shards[name]}
+    groups = tuple(_group(name, plan, tuple(shards[name])) for name, plan in plans.items())
+    named = {group.name: _renamed_ops(group, plans[group.name].ops) for group in groups}
+    return Plan(
+        describe(tables),
+        tuple(_ordered(model, plans, named)),
+        placement=Placement.REPLICATED,
+        groups=groups,
+        own_symbols=_group_symbols(model, groups),
+        precision=model.precision.dense,
+    )
+
+
+def describe(tables: Sequence[TablePlan]) -> str:
+    """The name of a composed plan: its strategies, and how many tables each has."""
+    counts = {name: 0 for name in (*GROUPED[:1], "column_wise", *GROUPED[1:])}
+    for table in tables:
+        counts["column_wise" if len(table.ranks) > 1 else table.strategy] += 1
+    return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+
+
+def _built(name: str, model: Model) -> Plan:
+    """A strategy's plan, whose formulas keep means over tables where these have one width, for the group's own."""
+    spec = STRATEGIES[name]
+    reason = spec.refuses(model, Options())
+    if reason:
+        raise UsageError(f"{name} {reason}")
+    return spec.build(model, Options())
+
+
+def _group(name: str, plan: Plan, shards: tuple[Shard, ...]) -> TableGroup:
+    names = {symbol: f"{symbol}_{name}" for symbol in (*_COUNTS, *_MEANS)}
+    return TableGroup(
+        name,
+        shards,
+        placement=plan.placement,
+        owned=tuple(symbol for symbol in plan.owned if symbol in _COUNTS),
+        busiest_by=plan.busiest_by,
+        rows_held=plan.rows_held.renamed(names),
+        row_bytes=plan.row_bytes.renamed(names),
+        state_bytes=plan.state_bytes.renamed(names),
+    )
+
+
+def _renamed_ops(group: TableGroup, ops: Iterable[PlannedOp]) -> list[PlannedOp]:
+    """The ops of a group without those of the dense part, under the group's names."""
+    symbols = {symbol: group.symbol(symbol) for symbol in (*_COUNTS, *_MEANS)}
+    return [
+        replace(
+            renamed(op, symbols),
+            name=f"{op.name}.{group.name}",
+            deps=tuple(dep if dep in _DENSE else f"{dep}.{group.name}" for dep in op.deps),
+        )
+        for op in ops
+        if op.name not in _DENSE
+    ]
+
+
+def _ordered(model: Model, plans: Mapping[str, Plan], groups: Mapping[str, Sequence[PlannedOp]]) -> list[PlannedOp]:
+    """The ops of all groups and of the dense part, in issue order."""
+    one_width = ONE_WIDTH if model.tables_have_one_width else {}
+    dense = {
+        name: replace(
+            renamed(next(iter(plans.values())).op(name), one_width),
+            deps=tuple(
+                dict.fromkeys(
+                    dep if dep in _DENSE else f"{dep}.{group}"
+                    for group, plan in plans.items()
+                    for dep in plan.op(name).deps
+                )
+            ),
+        )
+        for name in _DENSE
+    }
+    dense["update_dense"] = replace(dense["update_dense"], deps=_last(dense["update_dense"].deps, "dense_grad"))
+    ops = [op for found in groups.values() for op in found]
+    after = _messages_before(ops)
+    # Gradients of pooled vectors need no further compute, so they are sent before those of replicated weights.
+    returned = [op for op in ops if op.kind is Kind.COLLECTIVE and op.deps == ("dense_backward",)]
+
+    def of(phase: Phase) -> list[PlannedOp]:
+        found = [op for op in ops if op.phase is phase and op not in returned]
+        return sorted(found, key=lambda op: after[op.name])
+
+    return [
+        *of(Phase.INPUT),
+        *of(Phase.FORWARD),
+        *(dense["dense_forward"], dense["dense_backward"]),
+        *(*returned, dense["dense_grad"]),
+        *of(Phase.BACKWARD),
+        *of(Phase.OPTIMIZER),
+        dense["update_dense"],
+    ]
+
+
+def _last(deps: tuple[str, ...], name: str) -> tuple[str, ...]:
+    """`deps` with `name` as the last."""
+    return (*(dep for dep in deps if dep != name), name)
+
+
+def _messages_before(ops: Iterable[PlannedOp]) -> dict[str, int]:
+    """For each op the number of collectives of its phase that finish before it starts, on the longest chain."""
+    by_name: dict[str, PlannedOp] = {}
+    after: dict[str, int] = {}
+    for op in ops:
+        by_name[op.name] = op
+        waits = [
+            after[dep] + (by_name[dep].kind is Kind.COLLECTIVE)
+            for dep in op.deps
+            if dep in by_name and by_name[dep].phase is op.phase
+        ]
+        after[op.name] = max(waits, default=0)
+    return after
+
+
+def _group_symbols(model: Model, groups: Sequence[TableGroup]) -> Callable[[Mapping[str, float]], dict[str, float]]:
+    """A function from a job's symbols to those of the groups.
+
+    A group has its tables' part of each count: of the rows, the ids, and the distinct ids that the job has.
+    """
+
+    def symbols_of(job: Mapping[str, float]) -> dict[str, float]:
+        counts = counts_by_table(model, job)
+        found: dict[str, float] = {}
+        for group in groups:
+            tables = [shard.table for shard in group.shards]
+            floats = floats_of(model, [shard.columns for shard in group.shards])
+            for name in _COUNTS:
+                found[group.symbol(name)] = job[name] * float(counts[name][tables].sum() / counts[name].sum())
+            for name in _MEANS:
+                of_shard = counts[name[1]][tables]
+                found[group.symbol(name)] = float((of_shard * floats[name[0]]).sum() / of_shard.sum())
+        return found
+
+    return symbols_of

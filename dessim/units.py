@@ -28,6 +28,8 @@ _TIME = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0,
 _FLOPS = {f"{prefix}FLOP/s": factor for prefix, factor in _DECIMAL.items()}
 _SHARE = {"%": 0.01}
 _POWER = {"W": 1.0, "kW": 1e3, "MW": 1e6}
+_PRICE = {"$/h": 1.0}
+_SAMPLES = {f"{prefix}samples/s": factor for prefix, factor in _DECIMAL.items()}
 
 _QUANTITY = re.compile(r"([+-]?(?:\d+(?:_\d+)*(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)\s*(\S*)")
 
@@ -81,6 +83,17 @@ def parse_share(text: object) -> float:
 def parse_power(text: object) -> float:
     """Return the watts of a power such as `700 W`. Raises UnitError."""
     return _parse(text, _POWER, "power", "700 W")
+
+
+def parse_price(text: object) -> float:
+    """Return the dollars per hour of a price such as `2.50 $/h`. Raises UnitError."""
+    return _parse(text, _PRICE, "price", "2.50 $/h")
+
+
+def parse_throughput(text: object) -> float:
+    """Return the samples/s of a throughput such as `20 M samples/s`. Raises UnitError."""
+    joined = re.sub(r"(\S)\s+samples/s$", r"\1samples/s", text.strip()) if isinstance(text, str) else text
+    return _parse(joined, _SAMPLES, "throughput", "20 M samples/s")
 
 
 def _format(value: float, steps: list[tuple[float, str]], digits: int) -> str:

@@ -17,6 +17,7 @@ from dessim.cli.goodput import goodput
 from dessim.cli.ids import ids
 from dessim.cli.lab import lab
 from dessim.cli.model import model
+from dessim.cli.plan import plan
 from dessim.cli.project import project
 from dessim.cli.replay import replay
 from dessim.cli.tenants import tenants
@@ -66,7 +67,7 @@ def _root(
     pass
 
 
-for command in (demo, replay, project, collective, tenants, goodput, ids, calibrate, validate):
+for command in (demo, replay, project, plan, collective, tenants, goodput, ids, calibrate, validate):
     app.command()(command)
 
 

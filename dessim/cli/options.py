@@ -157,6 +157,28 @@ def parse_counts(text: str) -> list[int]:
     return counts
 
 
+def parse_scales(text: str) -> list[int]:
+    """Numbers of GPUs from `8,64` or from `8..1024`, which doubles from 8 up to 1024. Raises UsageError."""
+    first, dots, last = text.partition("..")
+    if not dots:
+        return parse_counts(text)
+    (low,), (high,) = parse_counts(first), parse_counts(last)
+    if low > high:
+        raise UsageError(f"--gpus {text!r}: write the smaller number first, such as 8..1024")
+    doubled = [low * 2**i for i in range((high // low).bit_length())]
+    return [*doubled, *([high] if doubled[-1] < high else [])]
+
+
+def parse_batch(text: str) -> tuple[int, bool]:
+    """The samples of a step, and whether they are those of each GPU: `65536`, `1024/gpu`. Raises UsageError."""
+    number, slash, unit = text.partition("/")
+    if not number.isdecimal() or int(number) < 1 or (slash and unit != "gpu"):
+        raise UsageError(
+            f"--batch {text!r}: write the samples of all GPUs, such as 65536, or of each, such as 1024/gpu"
+        )
+    return int(number), bool(slash)
+
+
 def parse_sides(text: str) -> tuple[int, ...]:
     """Sides of a torus from `16x8`; none from an empty text. Raises UsageError."""
     sides = text.split("x") if text else []

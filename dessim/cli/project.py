@@ -43,17 +43,21 @@ from dessim.errors import OutOfTime, UsageError
 
 @guarded
 def project(
-    strategy: Annotated[
-        str, typer.Option(help="Strategies to compare, separated by commas; with options: ps_sync+hot_rows=1000.")
-    ],
     cluster: ClusterOption,
-    gpus: Annotated[str, typer.Option(help="Numbers of GPUs, separated by commas.")],
+    strategy: Annotated[
+        str | None,
+        typer.Option(help="Strategies to compare, separated by commas; with options: ps_sync+hot_rows=1000."),
+    ] = None,
+    gpus: Annotated[str | None, typer.Option(help="Numbers of GPUs, separated by commas.")] = None,
     trace: Annotated[
         Path | None, typer.Argument(help="Trace folder, NAME.trace; or give --model.", show_default=False)
     ] = None,
     model: Annotated[str | None, typer.Option(help="Model file, or a shipped model such as deepfm.")] = None,
     ids: Annotated[
         Path | None, typer.Option(help="File of `dessim ids`: rows and laws of the model's tables, by name.")
+    ] = None,
+    plan: Annotated[
+        Path | None, typer.Option(help="Plan file of `dessim plan`, in place of, or beside, strategies.")
     ] = None,
     batch_per_worker: Annotated[int | None, typer.Option(help="Samples per GPU and step.", min=1)] = None,
     spill: Annotated[
@@ -99,6 +103,7 @@ def project(
     from dessim.cluster.load import load_device
     from dessim.commands.project import ProjectRequest, run_projection
     from dessim.commands.support.dedicated_servers import parse_servers
+    from dessim.commands.support.plan_file import read_plan
     from dessim.commands.support.projection import Projection
     from dessim.commands.what_if import parse_changes, what_if_projected
     from dessim.results.figures import throughput
@@ -115,6 +120,8 @@ def project(
 
     if (trace is None) == (model is None):
         raise UsageError("give either a trace folder or --model, not both")
+    if plan is None and (strategy is None or gpus is None):
+        raise UsageError("name strategies and numbers of GPUs with --strategy and --gpus, or give a --plan")
     if ids is not None and model is None:
         raise UsageError("--ids needs --model: a trace has counted its ids")
     if trace is not None:
@@ -127,15 +134,22 @@ def project(
     machine = with_profile(load_cluster(cluster), transport)
     if device is not None:
         machine = machine.with_gpu(load_device(device))
+    planned = read_plan(plan, job.model, machine) if plan is not None else None
+    if planned is not None:
+        planned.require(str(plan), parse_counts(gpus) if gpus is not None else [], batch_per_worker)
     rows: list[dict[str, Any]] = []
     known = {"cluster": machine.name, "model": job.model.name, "projection": rows}
     changes = parse_changes(what_if, machine)
     request = ProjectRequest(
         job=job,
         cluster=machine,
-        strategies=parse_names(strategy, "--strategy"),
-        gpus=parse_counts(gpus),
-        batch_per_worker=batch_per_worker,
+        strategies=[
+            *(parse_names(strategy, "--strategy") if strategy is not None else ()),
+            *(planned.strategies if planned is not None else ()),
+        ],
+        gpus=[planned.gpus] if planned is not None else parse_counts(gpus or ""),
+        batch_per_worker=planned.batch_per_worker if planned is not None else batch_per_worker,
+        composed=planned.composed(job.model) if planned is not None else (),
         algorithms=parse_algorithms(algorithm),
         folding=fold is Fold.ON,
         network=network.value,
@@ -148,7 +162,7 @@ def project(
     )
     if draw is not None and request.servers is not None and any(spec_of(n).has_servers for n in request.strategies):
         raise UsageError(f"--draw {draw}: the use of links is not recorded with dedicated servers; add --servers ideal")
-    if draw is not None and len(request.strategies) * len(request.gpus) > 1:
+    if draw is not None and (len(request.strategies) + len(request.composed)) * len(request.gpus) > 1:
         raise UsageError(f"--draw {draw}: it shows one run; name one strategy and one number of GPUs")
     try:
         with showing_progress(time_budget) as progress:

@@ -29,6 +29,7 @@ class Gpu:
     `host_bandwidth` [payload bytes/s] is the rate to and from the server's memory; None stands for the rate of the
     node's PCIe link. `architecture` is the NVIDIA generation, by which NCCL chooses ("": none of them).
     `spread` is the standard deviation of log(measured / predicted) compute times; None: not known.
+    `power` [W] is what the device draws at most; None: not known.
 
     `peaks` are the dense rate [FLOP/s] and the share of it that large products reach, by precision. Without them
     `flops` and `efficiency_flops` hold for all precisions. `kernels` describes the kernels; without it a plain roofline
@@ -50,6 +51,7 @@ class Gpu:
     spread: float | None = None
     peaks: tuple[tuple[Precision, float, float], ...] = ()
     kernels: Kernels | None = None
+    power: float | None = None
 
     def peak(self, precision: Precision) -> float:
         """The dense rate [FLOP/s]. Raises UsageError for a precision that the part does not state."""

@@ -48,7 +48,7 @@ Row = Projection | Misfit
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProjectRequest:
-    """A job to project: one row for each of `strategies` at each number of `gpus`.
+    """A job to project: one row for each of `strategies`, then of `composed`, at each number of `gpus`.
 
     `batch_per_worker` defaults to the job's own. It is the same at every scale (weak scaling).
     `algorithms` fixes the algorithm of a collective; the others use `auto`.
@@ -62,6 +62,7 @@ class ProjectRequest:
     `graphs`: CUDA graphs launch the kernels of a step; otherwise the host launches each.
     `scenario` holds faults and stragglers, at times from the start of the step.
     `codecs` are the formats in which values travel.
+    `composed` are plans of groups of tables (dessim.workload.composed), which name owners for some number of GPUs.
     """
 
     job: Job
@@ -79,6 +80,7 @@ class ProjectRequest:
     graphs: bool = False
     scenario: Scenario | None = None
     codecs: CodecConfig | None = None
+    composed: Sequence[Plan] = ()
 
 
 class ProjectOptions(TypedDict, total=False):
@@ -156,8 +158,10 @@ def run_projection(
 
 def _check_request(request: ProjectRequest) -> None:
     """Raise UsageError for options that contradict each other."""
-    if not request.strategies or not request.gpus:
+    if not (request.strategies or request.composed) or not request.gpus:
         raise UsageError("name at least one strategy and one number of GPUs")
+    if request.spill and request.composed:
+        raise UsageError("--spill: a plan of groups of tables keeps all rows on GPUs; leave one of them out")
     check_servers(request.strategies, request.servers)
     asked_for = request.servers is not None and request.servers.count > 0
     if asked_for and request.scenario is not None:
@@ -172,7 +176,8 @@ def _check_request(request: ProjectRequest) -> None:
 
 def _plans(request: ProjectRequest) -> list[Plan]:
     """The plan of each strategy, with codecs applied."""
-    plans = [replace(plan_of(name, request.job.model), graphs=request.graphs) for name in request.strategies]
+    of_strategies = [plan_of(name, request.job.model) for name in request.strategies]
+    plans = [replace(plan, graphs=request.graphs) for plan in (*of_strategies, *request.composed)]
     if request.codecs:
         plans = [coded(plan, request.job.model, request.codecs) for plan in plans]
     return plans
@@ -183,8 +188,8 @@ def _servers_of(request: ProjectRequest, plan: Plan, n_gpus: int) -> Servers | N
 
     What is not modelled for dedicated servers keeps the servers that answer at once, a lower bound.
     """
-    spec = spec_of(plan.strategy)
-    if request.servers is None or not spec.has_servers:
+    spec = None if plan.groups else spec_of(plan.strategy)
+    if request.servers is None or spec is None or not spec.has_servers:
         return None
     not_modelled = "+" in plan.strategy or request.scenario is not None or request.codecs is not None
     if not request.servers.count and not_modelled:

@@ -5,6 +5,7 @@ The settings do not depend on the machine, so that the same data gives the same 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -59,6 +60,8 @@ OPTION_LABELS = {
     "cache_rows": "{} cached rows",
     "shampoo": "Shampoo",
 }
+_GROUPS = re.compile(r"\d+ \w+(, \d+ \w+)*")
+"""A composed plan: how many tables each strategy has (dessim.workload.composed)."""
 _LONGEST_UNKNOWN_NAME = 40  # characters; the rest of a longer name is cut
 
 
@@ -66,6 +69,8 @@ def style_of(strategy: str) -> Style:
     """The style of a strategy. With options its line is dotted; an unknown strategy is grey, under its own name."""
     name, *options = strategy.split("+")
     base = STRATEGY_STYLE.get(name)
+    if base is None and (tables := _GROUPS.fullmatch(strategy)):
+        return Style(_label_of_groups(tables.group()), color="#333333", marker="*")
     if base is None:
         is_long = len(strategy) > _LONGEST_UNKNOWN_NAME
         label = strategy[: _LONGEST_UNKNOWN_NAME - 1] + "…" if is_long else strategy
@@ -79,6 +84,13 @@ def style_of(strategy: str) -> Style:
 def strategy_label(strategy: str) -> str:
     """The words for a strategy: `ps_sync+hot_rows=1000` is "parameter server, 1,000 hot rows"."""
     return style_of(strategy).label
+
+
+def _label_of_groups(strategy: str) -> str:
+    """The words for a composed plan: "10 table_wise, 14 row_all_to_all" is "10 table-wise, 14 row AllToAll"."""
+    groups = [group.split(" ") for group in strategy.split(", ")]
+    labels = {name: style.label for name, style in STRATEGY_STYLE.items()} | {"column_wise": "column-wise"}
+    return ", ".join(f"{count} {labels.get(name, name)}" for count, name in groups)
 
 
 def _option_label(option: str) -> str:

@@ -99,7 +99,12 @@ class Spill:
 
 def memory_of(plan: Plan, symbols: Symbols, owners: Sequence[Owner] = (MEAN,)) -> Memory:
     """The memory of a rank that runs `plan`, the most that any of `owners` needs; `symbols` are those of its job."""
-    return max((_memory_of(plan, symbols, owner) for owner in owners), key=lambda memory: memory.total)
+    return max(memory_by_owner(plan, symbols, owners), key=lambda memory: memory.total)
+
+
+def memory_by_owner(plan: Plan, symbols: Symbols, owners: Sequence[Owner]) -> list[Memory]:
+    """The memory of a rank of each of `owners`."""
+    return [_memory_of(plan, symbols, owner) for owner in owners]
 
 
 def _memory_of(plan: Plan, symbols: Symbols, owner: Owner) -> Memory:

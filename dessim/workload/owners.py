@@ -95,9 +95,17 @@ def _asked_for(owner: Owner) -> float:
     return owner.scale.get("u", 1.0) * owner.scale.get("Wu", 1.0)
 
 
-def hashed_shares(model: Model, symbols: Mapping[str, float], table: int, by: str) -> Floats:
-    """The share of the value of symbol `by` of one table that each worker owns by hash placement [workers]."""
-    return _hashed((by,), model, symbols, int(symbols["N"]), [table])[by] / symbols["N"]
+def hashed_shares(model: Model, symbols: Mapping[str, float], by: str) -> list[Floats]:
+    """The share of symbol `by` (m, u, U) of each table that each worker owns by hash placement [workers]."""
+    n, draws = int(symbols["N"]), symbols["B"] * symbols["m"]
+    widths = model.widths
+    groups = sorted(set(widths))
+    found = []
+    for number, (part, share, hot_ids) in enumerate(model.law.tables()):
+        group = groups.index(widths[number]) if len(groups) > 1 else None
+        values = _hashed_table(part, share, hot_ids, draws, n, n, number, group)[_HASHED.index(by)]
+        found.append(values / values.sum())
+    return found
 
 
 def sizes_of(op: PlannedOp, symbols: Mapping[str, float], owners: Sequence[Owner]) -> list[float]:
@@ -202,12 +210,13 @@ def _hashed(
     draws = symbols["B"] * symbols["m"]
     tables = model.law.tables(symbols.get("H", 0.0))
     floats = {} if model.tables_have_one_width else floats_by_table(model)
-    groups = sorted(set(model.widths))
+    widths = model.widths
+    groups = sorted(set(widths))
     means = [name for name in ONE_WIDTH if name[1] in ("m", "u", "U")] if floats else []
     loads = {name: np.zeros(n) for name in (*_HASHED, *means)}
     for number in range(len(tables)) if of is None else of:
         part, share, hot_ids = tables[number]
-        group = groups.index(model.widths[number]) if floats else None
+        group = groups.index(widths[number]) if floats else None
         of_table = dict(
             zip(_HASHED, _hashed_table(part, share, hot_ids, draws, workers, n, number, group), strict=True)
         )

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from dessim.cluster import parts
 from dessim.cluster.kernels import Curve, Kernels
-from dessim.cluster.spec.parts import Count, Deviation, Flops, Part, Rate, Seconds, Share, Size, Table
+from dessim.cluster.spec.parts import Count, Deviation, Flops, Part, Rate, Seconds, Share, Size, Table, Watts
 from dessim.compute import Precision
 from dessim.errors import UnitError
 from dessim.units import parse_size
@@ -80,6 +80,7 @@ class GpuTable(Part):
     host_bandwidth: Rate | None = None
     architecture: Literal["", "volta", "ampere", "hopper", "blackwell"] = ""
     spread: Deviation | None = None
+    power: Watts | None = None
     kernels: KernelsTable | None = None
 
     @model_validator(mode="after")

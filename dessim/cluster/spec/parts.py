@@ -15,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationIn
 from dessim.cluster import parts
 from dessim.cluster.spread import MOST_GPUS, Spread
 from dessim.errors import UnitError
-from dessim.units import parse_bandwidth, parse_flops, parse_share, parse_size, parse_time
+from dessim.units import parse_bandwidth, parse_flops, parse_power, parse_share, parse_size, parse_time
 
 Catalogue = Mapping[str, Mapping[str, Mapping[str, Any]]]
 """Category (`gpu`, `link`, ...) -> part name -> its table, as read from TOML."""
@@ -89,6 +89,7 @@ Rate = Annotated[float, _quantity(parse_bandwidth, positive=True)]
 Seconds = Annotated[float, _quantity(parse_time, positive=False)]
 Size = Annotated[float, _quantity(parse_size, positive=True)]
 Flops = Annotated[float, _quantity(parse_flops, positive=True)]
+Watts = Annotated[float, _quantity(parse_power, positive=True)]
 Percent = Annotated[float, _quantity(parse_share, positive=False)]
 Share = Annotated[float, Field(gt=0, le=1)]
 FanInCurve = Annotated[tuple[tuple[float, float], ...], BeforeValidator(_fan_in_curve)]

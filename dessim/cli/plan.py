@@ -1,0 +1,122 @@
+"""`dessim plan`: which strategy for which table, on how many GPUs, and at what cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dessim.cli.options import (
+    ClusterOption,
+    DeviceOption,
+    FigureOption,
+    JsonOption,
+    Launch,
+    LaunchOption,
+    TransportOption,
+    parse_batch,
+    parse_scales,
+)
+from dessim.cli.output import guarded, print_json
+from dessim.cli.progress import TimeBudgetOption, showing_progress, stop_partial
+from dessim.errors import OutOfTime, UnitError, UsageError
+from dessim.units import parse_price, parse_throughput
+
+
+@guarded
+def plan(
+    model: Annotated[str, typer.Option(help="Model file, or a shipped model such as dlrm_dcnv2.")],
+    cluster: ClusterOption,
+    gpus: Annotated[
+        str, typer.Option(help="Numbers of GPUs: 8,64 or 8..1024 for each power of two times 8 up to 1024.")
+    ],
+    batch: Annotated[
+        str, typer.Option(help="Samples a step of all GPUs, such as 65536; or of each, such as 1024/gpu.")
+    ],
+    ids: Annotated[
+        Path | None, typer.Option(help="File of `dessim ids`: rows and laws of the model's tables, by name.")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help='Choose the fewest GPUs that reach this, such as "20 M samples/s".')
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(help='Leave out what costs more, such as "400 $/h"; with --prices.')
+    ] = None,
+    prices: Annotated[
+        Path | None, typer.Option(help="TOML file with the price of a GPU or a node: docs/planner.md.")
+    ] = None,
+    keep: Annotated[
+        Path | None, typer.Option(help="TOML file of tables whose strategy is fixed: docs/planner.md.")
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(help="Precision of dense layers, rows and wire, such as dense=bf16,rows=fp16,wire=fp16."),
+    ] = None,
+    device: DeviceOption = None,
+    launch: LaunchOption = Launch.EAGER,
+    transport: TransportOption = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Plan file to write, for project --plan.")] = None,
+    time_budget: TimeBudgetOption = None,
+    figure: FigureOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Choose a strategy and owners for each table.
+
+    Prices every table by formula, places the tables by load, and simulates the best plans.
+    """
+    from dessim.calibrate.profile import with_profile
+    from dessim.cluster import load_cluster
+    from dessim.cluster.load import load_device
+    from dessim.commands.support.plan_file import write_plan
+    from dessim.plan.pinned import load_pinned
+    from dessim.plan.prices import load_prices
+    from dessim.plan.scales import PlanRequest, run_plan
+    from dessim.results.plan_figure import pareto
+    from dessim.results.show_plan import print_plan
+    from dessim.workload.id_logs.in_model import with_measured_ids
+    from dessim.workload.model import load_model
+    from dessim.workload.scale import Job
+
+    scales = parse_scales(gpus)
+    samples, per_gpu = parse_batch(batch)
+    try:
+        aimed = parse_throughput(target) if target is not None else None
+        limit = parse_price(budget) if budget is not None else None
+    except UnitError as error:
+        raise UsageError(f"{'--target' if target is not None else '--budget'}: {error}") from None
+    loaded = load_model(model)
+    sized = loaded if ids is None else with_measured_ids(loaded, ids)
+    if precision is not None:
+        sized = sized.at(sized.precision.changed(precision))
+    machine = with_profile(load_cluster(cluster), transport)
+    if device is not None:
+        machine = machine.with_gpu(load_device(device))
+    request = PlanRequest(
+        job=Job.of_model(sized),
+        cluster=machine,
+        gpus=scales,
+        batch=samples,
+        per_gpu=per_gpu,
+        target=aimed,
+        budget=limit,
+        prices=load_prices(prices) if prices is not None else None,
+        pinned=load_pinned(keep, sized) if keep is not None else {},
+        graphs=launch is Launch.GRAPH,
+    )
+    ready: list[dict[str, Any]] = []
+    known = {"cluster": machine.name, "model": sized.name, "scales": ready}
+    try:
+        with showing_progress(time_budget) as progress:
+            found = run_plan(request, progress, on_scale=lambda scale: ready.append(scale.to_json()))
+    except OutOfTime as cut:
+        stop_partial(cut, known, json, "name fewer GPUs", None, figure, None)
+    result = {"cluster": machine.name, "model": sized.name, **found.to_json()}
+    if figure is not None:
+        pareto(result["scales"], figure)
+    if out is not None:
+        write_plan(out, found.job_plan(), sized, machine)
+    if json:
+        print_json({**result, "out": str(out) if out is not None else None})
+    else:
+        print_plan(result, [table.name for table in sized.tables], out)

@@ -1,0 +1,223 @@
+"""The file of a planned job: the strategy, owners and columns of each table, for one model, cluster and number of GPUs.
+
+    schema_version = 1
+    model = "dlrm_dcnv2"
+    model_hash = "..."       # of the model's sizes, without its batch
+    cluster = "h100-8x_rail_128"
+    cluster_hash = "..."     # of the topology file, and the names of device and transport
+    gpus = 64
+    batch = 65536            # samples of a step, all workers together
+
+    [[tables]]               # one entry for each table of the model, in its order
+    table = 0                # its number
+    name = "C1"              # where the model names it
+    strategy = "table_wise"  # data_parallel, table_wise, column_wise, row_wise, row_all_to_all
+    ranks = [3]              # table_wise, column_wise: its owners
+    columns = [128]          # the columns of each owner, from the first column on
+
+A plan that trains all tables and operators by one strategy has `strategy = "mesh"` at the top, and no tables.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, StrictInt, ValidationError
+
+from dessim.cluster import Cluster
+from dessim.errors import FileError, UsageError
+from dessim.files import read_toml, write_text
+from dessim.workload.composed import GROUPED, TablePlan, can_split_columns, compose
+from dessim.workload.model import Model
+from dessim.workload.plan import Plan
+from dessim.workload.strategies import find_spec
+
+TABLE_STRATEGIES = ("data_parallel", "table_wise", "column_wise", "row_wise", "row_all_to_all")
+
+
+@dataclass(frozen=True, slots=True)
+class JobPlan:
+    """A planned job: `tables` in the order of the model, or one `strategy` for all of them. `batch`: of all workers."""
+
+    gpus: int
+    batch: int
+    tables: tuple[TablePlan, ...] = ()
+    strategy: str = ""
+
+    @property
+    def batch_per_worker(self) -> int:
+        return self.batch // self.gpus
+
+    @property
+    def strategies(self) -> tuple[str, ...]:
+        """The strategy for the whole model, if it has one."""
+        return (self.strategy,) if self.strategy else ()
+
+    def composed(self, model: Model) -> tuple[Plan, ...]:
+        """The plan of groups of tables, if it has one."""
+        return (compose(model, self.tables),) if self.tables else ()
+
+    def require(self, path: str, gpus: Sequence[int], batch_per_worker: int | None) -> None:
+        """Raise UsageError for other numbers of GPUs or samples than were planned; `path` is the plan's."""
+        if any(count != self.gpus for count in gpus):
+            raise UsageError(f"--gpus {gpus[0]:,}: {path} is for {self.gpus:,} GPUs; leave --gpus out, or plan again")
+        if batch_per_worker not in (None, self.batch_per_worker):
+            raise UsageError(
+                f"--batch-per-worker {batch_per_worker:,}: {path} is for {self.batch_per_worker:,} samples a GPU; "
+                "leave it out, or plan again"
+            )
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    table: StrictInt
+    name: str = ""
+    strategy: str
+    ranks: tuple[StrictInt, ...] = ()
+    columns: tuple[StrictInt, ...] = ()
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    schema_version: Literal[1]
+    model: str
+    model_hash: str
+    cluster: str
+    cluster_hash: str
+    gpus: StrictInt
+    batch: StrictInt
+    strategy: str = ""
+    tables: tuple[_Table, ...] = ()
+
+
+def model_hash(model: Model) -> str:
+    """A hash of all sizes of a model but its batch, which the plan states itself."""
+    sizes = model.model_dump(mode="json")
+    sizes["input"].pop("batch_per_worker")
+    return _hash(json.dumps(sizes, sort_keys=True).encode())
+
+
+def cluster_hash(cluster: Cluster) -> str:
+    """A hash of a cluster's topology file, and of the names of its device and transport."""
+    return _hash(cluster.path.read_bytes() + f"{cluster.gpu.name}\n{cluster.transport.name}".encode())
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def table_name(model: Model, table: int) -> str:
+    """A table as messages name it."""
+    name = model.tables[table].name if model.tables else ""
+    return f"table {name}" if name else f"table {table}"
+
+
+def write_plan(path: Path, plan: JobPlan, model: Model, cluster: Cluster) -> None:
+    """Write a plan file, whole or not at all."""
+    head = {
+        "schema_version": 1,
+        "model": model.name,
+        "model_hash": model_hash(model),
+        "cluster": cluster.name,
+        "cluster_hash": cluster_hash(cluster),
+        "gpus": plan.gpus,
+        "batch": plan.batch,
+        **({"strategy": plan.strategy} if plan.strategy else {}),
+    }
+    sections = [_lines(head)]
+    for number, table in enumerate(plan.tables):
+        name = model.tables[number].name if model.tables else ""
+        strategy = "column_wise" if len(table.ranks) > 1 else table.strategy
+        entry: dict[str, Any] = {"table": number, **({"name": name} if name else {}), "strategy": strategy}
+        if table.ranks:
+            entry |= {"ranks": list(table.ranks), "columns": list(table.columns)}
+        sections.append("[[tables]]\n" + _lines(entry))
+    write_text(path, "\n".join(sections))
+
+
+def _lines(values: dict[str, Any]) -> str:
+    return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items())
+
+
+def read_plan(path: Path, model: Model, cluster: Cluster) -> JobPlan:
+    """Read a plan for this model on this cluster.
+
+    Raises FileError for a file that is no plan, for another model or cluster, and for tables left out or misplaced.
+    """
+    raw = read_toml(path)
+    try:
+        file = _File.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise FileError(
+            path, ".".join(map(str, first["loc"])), f"{first['msg']}: write it as dessim plan does"
+        ) from None
+    for what, stated, has in (
+        ("model", (file.model, file.model_hash), (model.name, model_hash(model))),
+        ("cluster", (file.cluster, file.cluster_hash), (cluster.name, cluster_hash(cluster))),
+    ):
+        if stated != has:
+            changed = f"{what} {stated[0]} has changed" if stated[0] == has[0] else f"is for {stated[0]}, not {has[0]}"
+            raise FileError(path, what, f"{changed} since it was planned; plan again with dessim plan")
+    if file.gpus < 1 or file.batch < 1 or file.batch % file.gpus:
+        raise FileError(path, "batch", f"{file.batch} samples do not divide evenly over {file.gpus} GPUs")
+    if file.strategy:
+        if file.tables or find_spec(file.strategy) is None:
+            raise FileError(path, "strategy", f"{file.strategy!r} must be a strategy of its own, without [[tables]]")
+        return JobPlan(file.gpus, file.batch, strategy=file.strategy)
+    return JobPlan(file.gpus, file.batch, _tables(path, file, model))
+
+
+def _tables(path: Path, file: _File, model: Model) -> tuple[TablePlan, ...]:
+    """The tables of a plan, checked against those of the model. Raises FileError."""
+    by_number: dict[int, _Table] = {}
+    for table in file.tables:
+        if table.table in by_number or not 0 <= table.table < model.input.fields:
+            problem = "is planned twice" if table.table in by_number else f"is none of the {model.input.fields} tables"
+            raise FileError(path, f"tables.{table.table}", f"{problem} of {model.name}")
+        by_number[table.table] = table
+    for number in range(model.input.fields):
+        if number not in by_number:
+            where = f"{table_name(model, number)} of {model.name} is left out"
+            raise FileError(
+                path, "tables", f"{where}: add an entry with table = {number}, or plan again with dessim plan"
+            )
+    return tuple(_table(path, by_number[number], file.gpus, model) for number in range(model.input.fields))
+
+
+def _table(path: Path, table: _Table, gpus: int, model: Model) -> TablePlan:
+    where = f"tables.{table.table}"
+    width = model.widths[table.table]
+    if model.tables and table.name != model.tables[table.table].name:
+        raise FileError(path, where, f"is named {table.name!r}, the model calls it {model.tables[table.table].name!r}")
+    if table.strategy not in TABLE_STRATEGIES:
+        raise FileError(path, where, f"strategy {table.strategy!r} is none of {', '.join(TABLE_STRATEGIES)}")
+    if table.strategy not in ("table_wise", "column_wise"):
+        if table.ranks or table.columns:
+            raise FileError(path, where, f"{table.strategy} is on all ranks: leave out ranks and columns")
+        return TablePlan(table.strategy)
+    problem = _misplaced(table, gpus, width)
+    if not problem and len(table.ranks) > 1 and not can_split_columns(model):
+        problem = f"the rows of {model.name} have more than columns of an embedding, and have one owner"
+    if problem:
+        raise FileError(path, where, problem)
+    return TablePlan(GROUPED[0], table.ranks, table.columns)
+
+
+def _misplaced(table: _Table, gpus: int, width: int) -> str:
+    """What is wrong with the owners of a table; empty if nothing is."""
+    ranks: Sequence[int] = table.ranks
+    if not ranks or len(ranks) != len(table.columns):
+        return f"{table.strategy} needs ranks, and the columns of each"
+    if (len(ranks) > 1) != (table.strategy == "column_wise"):
+        return f"{table.strategy} with {len(ranks)} ranks: table_wise has one owner, column_wise several"
+    if len(set(ranks)) < len(ranks) or min(ranks) < 0 or max(ranks) >= gpus:
+        return f"ranks {list(ranks)} must differ and be below {gpus}"
+    if min(table.columns) < 1 or sum(table.columns) != width:
+        return f"columns {list(table.columns)} must add up to the table's {width}"
+    return ""

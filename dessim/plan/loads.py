@@ -1,0 +1,213 @@
+"""What each table costs with each strategy, by formula: seconds of compute and of messages, and bytes of memory.
+
+The ops are those of the strategies' plans, evaluated for one table. A load has two parts: what every worker has of it
+(`everywhere`), and what the owners of its rows have together (`owned`). Owners are either one worker, for a table that
+is placed whole or by columns, or all workers with the shares that hash placement gives them.
+
+    compute    kernels of forward, backward and optimizer, without launches
+    messages   collectives of forward and backward, without starts
+    input      ids: their kernels and messages run a step ahead, beside all others
+    memory     bytes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from dessim.arrays import Floats
+from dessim.cluster import Gpu
+from dessim.commands.support.step import work_of
+from dessim.errors import UsageError
+from dessim.plan.rates import Rates
+from dessim.sim.core.kernel_times import launched, op_seconds
+from dessim.trace.schema import Kind, Phase
+from dessim.workload.composed import GROUPED, TablePlan, can_split_columns, compose
+from dessim.workload.memory import INDEX, result_bytes
+from dessim.workload.model import Model
+from dessim.workload.owners import hashed_shares
+from dessim.workload.plan import OwnerRole, Placement, Plan, PlannedOp, TableGroup
+from dessim.workload.symbol_values import counts_by_table, floats_of
+from dessim.workload.symbols import ONE_WIDTH
+
+STAGES = ("compute", "messages", "input", "memory")
+_LEAST_COLUMNS = 16
+"""A table is not split into fewer columns than these: shorter rows use the memory's bandwidth badly."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A strategy for a table; `parts` owners share its columns."""
+
+    strategy: str
+    parts: int = 1
+
+    @property
+    def family(self) -> str:
+        """The name by which a candidate allows it."""
+        return "column_wise" if self.parts > 1 else self.strategy
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether workers own its shards whole."""
+        return self.strategy == "table_wise"
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """The load of one table by stage [4], in the order of STAGES. With columns split, `owned` is that of one part."""
+
+    everywhere: Floats
+    owned: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """What a strategy costs once any table has it: seconds of launching its kernels, of their floors, and of starting
+    its collectives in forward and backward, and in input."""
+
+    launch: float
+    floor: float
+    messages: float
+    input: float
+
+
+@dataclass(frozen=True, slots=True)
+class Loads:
+    """The loads of a job on one number of GPUs.
+
+    `by_choice[choice][table]`: None where the choice cannot be. `shares[choice][table]` [workers]: what each worker has
+    of the owned load, for tables spread by hash. `fixed`: by strategy. `dense_s`: compute of the dense part;
+    `dense_grad_s`: the AllReduce of its gradients. `room`: bytes of a GPU's memory that are left for tables.
+    """
+
+    workers: int
+    by_choice: Mapping[Choice, tuple[Load | None, ...]]
+    shares: Mapping[Choice, tuple[Floats, ...]]
+    fixed: Mapping[str, Fixed]
+    dense_s: float
+    dense_grad_s: float
+    room: float
+
+    @property
+    def tables(self) -> int:
+        return len(next(iter(self.by_choice.values())))
+
+
+def loads_of(model: Model, symbols: Mapping[str, float], gpu: Gpu, rates: Rates, graphs: bool = False) -> Loads:
+    """The loads of all tables with all strategies. Raises UsageError where none can train the model."""
+    n = int(symbols["N"])
+    groups, refusals = {}, []
+    for name in GROUPED:
+        whole = TablePlan(name) if name != "table_wise" else TablePlan(name, (0,), (model.widths[0],))
+        tables = [replace(whole, columns=(width,) if whole.ranks else ()) for width in model.widths]
+        try:
+            plan = compose(model, tables)
+        except UsageError as error:
+            refusals.append(str(error))
+            continue
+        groups[name] = (plan, plan.groups[0])
+    if not groups:
+        raise UsageError(refusals[0])
+    counts = counts_by_table(model, symbols)
+    by_choice: dict[Choice, tuple[Load | None, ...]] = {}
+    shares: dict[Choice, tuple[Floats, ...]] = {}
+    fixed: dict[str, Fixed] = {}
+    # A model derives these from its operators each time, which takes long for hundreds of tables.
+    all_columns = sorted({width // parts for width in model.widths for parts in _parts(model, "table_wise", n)})
+    floats = {width: floats_of(model, [width]) for width in all_columns}
+    widths = model.widths
+    for name, (plan, group) in groups.items():
+        fixed[name] = _fixed(plan, group, gpu, rates, graphs)
+        for parts in _parts(model, name, n):
+            choice = Choice(name, parts)
+            by_choice[choice] = tuple(
+                _load(plan, group, _symbols(group, counts, floats[width // parts], symbols, table), gpu, rates)
+                if parts == 1 or (width % parts == 0 and width // parts >= _LEAST_COLUMNS)
+                else None
+                for table, width in enumerate(widths)
+            )
+            if group.placement is Placement.HASH:
+                shares[choice] = tuple(hashed_shares(model, symbols, group.busiest_by))
+    plan, _ = next(iter(groups.values()))
+    held = sum(result_bytes(op, symbols) for op in plan.ops if "." not in op.name)
+    return Loads(n, by_choice, shares, fixed, *_dense(plan, symbols, gpu, rates, graphs), gpu.memory - held)
+
+
+def _parts(model: Model, strategy: str, n: int) -> list[int]:
+    """The numbers of owners among which the columns of a table may be split."""
+    most = min(n, max(model.widths) // _LEAST_COLUMNS) if can_split_columns(model) else 1
+    return [2**i for i in range(max(most, 1).bit_length())] if strategy == "table_wise" else [1]
+
+
+def _symbols(
+    group: TableGroup,
+    counts: Mapping[str, Floats],
+    floats: Mapping[str, Floats],
+    job: Mapping[str, float],
+    table: int,
+) -> dict[str, float]:
+    """The job's symbols with those of a group that has one table alone, of which a row has `floats` [1]."""
+    names = ("F", "V", "m", "u", "U")
+    own = {group.symbol(name): job[name] * float(counts[name][table] / counts[name].sum()) for name in names}
+    means = {group.symbol(name): float(floats[name[0]][0]) for name in ONE_WIDTH if name[1] in names}
+    return {**job, **own, **means}
+
+
+def _load(plan: Plan, group: TableGroup, symbols: Mapping[str, float], gpu: Gpu, rates: Rates) -> Load:
+    """The load of the table that `symbols` describe. Owned parts are those of all owners together."""
+    n = symbols["N"]
+    owner = {**symbols, **{group.symbol(name): symbols[group.symbol(name)] * n for name in group.owned}}
+    everywhere, owned = np.zeros(len(STAGES)), np.zeros(len(STAGES))
+    for op in plan.ops:
+        if not op.name.endswith(f".{group.name}"):
+            continue
+        is_owned = op.role is not OwnerRole.NONE
+        values = owner if is_owned else symbols
+        into = owned if is_owned else everywhere
+        stage = STAGES.index("input") if op.phase is Phase.INPUT else STAGES.index(_STAGE_OF[op.kind])
+        into[stage] += _seconds(op, values, gpu, plan, rates)
+        copies = 2 if op.phase is Phase.INPUT else 1  # of this step's ids and of the next one's
+        into[STAGES.index("memory")] += copies * result_bytes(op, values)
+    # Rows of tables that are placed whole count at their owner.
+    placed = group.placement is Placement.TABLES
+    rows = group.rows_held.evaluate(owner if placed else symbols)
+    row = sum(size.evaluate(symbols) for size in (group.row_bytes, group.state_bytes, INDEX))
+    (owned if placed else everywhere)[STAGES.index("memory")] += rows * row
+    return Load(everywhere, owned)
+
+
+_STAGE_OF = {Kind.COMPUTE: "compute", Kind.COLLECTIVE: "messages"}
+
+
+def _seconds(op: PlannedOp, symbols: Mapping[str, float], gpu: Gpu, plan: Plan, rates: Rates) -> float:
+    """Seconds of an op without launches and starts."""
+    if op.collective is not None:
+        return rates.per_byte[op.collective] * op.even_size(symbols)
+    work = work_of(op, symbols, plan.precision)
+    return op_seconds(gpu, replace(work, kernels=0.0))
+
+
+def _fixed(plan: Plan, group: TableGroup, gpu: Gpu, rates: Rates, graphs: bool) -> Fixed:
+    ops = [op for op in plan.ops if op.name.endswith(f".{group.name}")]
+    kernels = float(sum(op.kernels for op in ops if op.phase is not Phase.INPUT))
+    ahead = [rates.start[op.collective] for op in ops if op.collective is not None and op.phase is Phase.INPUT]
+    beside = [rates.start[op.collective] for op in ops if op.collective is not None and op.phase is not Phase.INPUT]
+    launch = launched(gpu, kernels, 0.0, graphs)
+    # The host launches kernels one by one while others run; elsewhere launches and work add up.
+    floor = launch if graphs or gpu.kernels is None else kernels * gpu.kernels.floor
+    return Fixed(launch, floor, sum(beside), sum(ahead))
+
+
+def _dense(plan: Plan, symbols: Mapping[str, float], gpu: Gpu, rates: Rates, graphs: bool) -> tuple[float, float]:
+    """Seconds of the dense part's compute, and of the AllReduce of its gradients."""
+    compute = sum(
+        op_seconds(gpu, work_of(op, symbols, plan.precision), graphs)
+        for op in plan.ops
+        if "." not in op.name and op.kind is Kind.COMPUTE
+    )
+    op = plan.op("dense_grad")
+    assert op.collective is not None
+    return compute, rates.start[op.collective] + rates.per_byte[op.collective] * op.even_size(symbols)

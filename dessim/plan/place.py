@@ -1,0 +1,235 @@
+"""Shards on workers, by load: greedy, the heaviest first, then moves and swaps that shorten the busiest worker."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from dessim.arrays import Floats, Ints
+from dessim.plan.loads import STAGES, Choice, Loads
+from dessim.workload.composed import TablePlan
+
+_MEMORY = STAGES.index("memory")
+_ROUNDS = 300
+_SPLITS, _TRIED = 8, 6
+"""How often shards are split, and how many are tried each time."""
+_NORM = 12
+_DIGITS = 10
+"""Decimals of loads that are compared, relative to their means. The last bits differ between processors."""
+_GAIN = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A strategy and owners for each table. `seconds`: the estimate of a step. `loads` [workers, 4]: by stage, of
+    tables alone; bytes of memory are the last."""
+
+    tables: tuple[TablePlan, ...]
+    seconds: float
+    loads: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class _Shards:
+    """The shards of tables that are placed whole or by columns: their table, and load by stage [shards, 4]."""
+
+    table: Ints
+    load: Floats
+
+
+def place(loads: Loads, choices: Sequence[Choice], widths: Sequence[int], nodes: Ints) -> Placed | None:
+    """Owners for the tables that `choices` place whole or by columns; None if the memory of no worker has room left.
+
+    `widths`: columns of each table. `nodes` [workers]: the server of each worker.
+    """
+    others = _others(loads, choices)
+    shards = _shards(loads, choices)
+    owner = np.zeros(0, dtype=np.int64)
+    if len(shards.table):
+        found = _greedy(shards, loads.room - others[:, _MEMORY], nodes)
+        if found is None:
+            return None
+        owner = _improved(shards, found, loads.room - others[:, _MEMORY])
+    placed = _by_worker(shards, owner, loads.workers)
+    tables = []
+    for number, (choice, width) in enumerate(zip(choices, widths, strict=True)):
+        ranks = tuple(sorted(owner[shards.table == number].tolist()))
+        columns = (width // choice.parts,) * len(ranks)
+        tables.append(TablePlan(choice.strategy, ranks, columns))
+    return Placed(tuple(tables), estimate(loads, choices, placed), others + placed)
+
+
+def split_further(
+    loads: Loads, choices: Sequence[Choice], first: Placed, widths: Sequence[int], nodes: Ints, movable: Sequence[int]
+) -> Placed:
+    """The plan `first` of `choices`, with the heaviest shards of `movable` tables split while that shortens it.
+
+    The program that chose the parts knows no owners: to it a shard may be as heavy as the mean of a worker.
+    """
+    best, choices = first, list(choices)
+    for _ in range(_SPLITS):
+        heavy = [(_weight(loads, choices[table], table), table) for table in movable if choices[table].is_placed]
+        tried: list[tuple[Placed, int, Choice]] = []
+        for _, table in sorted(heavy, key=lambda found: (-found[0], found[1]))[:_TRIED]:
+            choice = replace(choices[table], parts=2 * choices[table].parts)
+            if choice in loads.by_choice and loads.by_choice[choice][table] is not None:
+                changed = [choice if number == table else kept for number, kept in enumerate(choices)]
+                placed = place(loads, changed, widths, nodes)
+                if placed is not None:
+                    tried.append((placed, table, choice))
+        if not tried:
+            break
+        placed, table, choice = min(tried, key=lambda found: (float(f"{found[0].seconds:.9g}"), found[1]))
+        if placed.seconds >= best.seconds * (1 - 1e-6):
+            break
+        best, choices[table] = placed, choice
+    return best
+
+
+def _weight(loads: Loads, choice: Choice, table: int) -> float:
+    """Seconds of one shard of a table, to nine digits."""
+    load = loads.by_choice[choice][table]
+    return 0.0 if load is None else float(f"{load.owned[:2].sum():.9g}")
+
+
+def estimate(loads: Loads, choices: Sequence[Choice], placed: Floats) -> float:
+    """Seconds of a step by formula; `placed` [workers, 4] is the load of whole tables by worker and stage."""
+    chain, traffic = loads.dense_s, loads.dense_grad_s
+    for strategy, fixed in loads.fixed.items():
+        if not any(choice.strategy == strategy for choice in choices):
+            continue
+        busiest = (_of_strategy(loads, choices, strategy) + (placed if strategy == "table_wise" else 0.0)).max(axis=0)
+        compute, messages, inputs, _ = busiest.tolist()
+        chain += max(fixed.launch, fixed.floor + compute) + fixed.messages + messages
+        traffic += fixed.messages + messages + fixed.input + inputs
+    return max(chain, traffic)
+
+
+def _of_strategy(loads: Loads, choices: Sequence[Choice], strategy: str) -> Floats:
+    """The load of a strategy's tables on each worker by stage [workers, 4], without owners of whole tables."""
+    total = np.zeros((loads.workers, len(STAGES)))
+    for table, choice in enumerate(choices):
+        load = loads.by_choice[choice][table]
+        if choice.strategy != strategy or load is None:
+            continue
+        total += load.everywhere
+        if choice in loads.shares:
+            total += loads.shares[choice][table][:, None] * load.owned
+    return total
+
+
+def _others(loads: Loads, choices: Sequence[Choice]) -> Floats:
+    """The load of everything but owners of whole tables [workers, 4]."""
+    strategies = dict.fromkeys(choice.strategy for choice in choices)
+    return sum((_of_strategy(loads, choices, s) for s in strategies), np.zeros((loads.workers, len(STAGES))))
+
+
+def _shards(loads: Loads, choices: Sequence[Choice]) -> _Shards:
+    tables, rows = [], []
+    for table, choice in enumerate(choices):
+        load = loads.by_choice[choice][table]
+        if choice.is_placed and load is not None:
+            tables += [table] * choice.parts
+            rows += [load.owned] * choice.parts
+    return _Shards(np.array(tables, dtype=np.int64), np.array(rows).reshape(-1, len(STAGES)))
+
+
+def _by_worker(shards: _Shards, owner: Ints, workers: int) -> Floats:
+    """The load of shards by worker and stage [workers, 4]."""
+    total = np.zeros((workers, len(STAGES)))
+    np.add.at(total, owner, shards.load)
+    return total
+
+
+def _greedy(shards: _Shards, room: Floats, nodes: Ints) -> Ints | None:
+    """The heaviest shard first, each where the busiest workers' compute and messages grow least.
+
+    Of equal workers the least loaded one with room is taken, then one on the least loaded server, since servers share
+    NICs. No worker gets two parts of a table.
+    """
+    load = shards.load[:, :_MEMORY] / _means(shards, len(room))
+    weight = np.maximum(load[:, :2].max(axis=1), shards.load[:, _MEMORY] / max(room.max(), 1.0))
+    order = np.lexsort((np.arange(len(weight)), -np.round(weight, _DIGITS)))
+    owner = np.full(len(order), -1, dtype=np.int64)
+    left, busy = room.copy(), np.zeros((len(room), _MEMORY))
+    of_node = np.zeros(int(nodes.max()) + 1)
+    seconds = shards.load[:, :2].sum(axis=0) / shards.load[:, :2].sum()
+    for shard in order.tolist():
+        taken = owner[shards.table == shards.table[shard]]
+        fits = left >= shards.load[shard, _MEMORY]
+        fits[taken[taken >= 0]] = False
+        if not fits.any():
+            return None
+        after = busy + load[shard]
+        longest = np.maximum(busy.max(axis=0), after)[:, :2] @ seconds
+        keys = (of_node[nodes], np.round((after**2).sum(axis=1), _DIGITS), np.round(longest, _DIGITS), ~fits)
+        best = int(np.lexsort((np.arange(len(room)), *keys))[0])
+        owner[shard] = best
+        left[best] -= shards.load[shard, _MEMORY]
+        busy[best] += load[shard]
+        of_node[nodes[best]] += load[shard].sum()
+    return owner
+
+
+def _means(shards: _Shards, workers: int) -> Floats:
+    """The mean load of a worker by timed stage [3]; 1 where there is none."""
+    means = shards.load[:, :_MEMORY].sum(axis=0) / workers
+    return np.where(means > 0, means, 1.0)
+
+
+def _improved(shards: _Shards, owner: Ints, room: Floats) -> Ints:
+    """Move shards of a busiest worker, or swap them with others, while that evens out compute and messages."""
+    owner = owner.copy()
+    stages = shards.load[:, :2] / _means(shards, len(room))[:2]
+    seconds = shards.load[:, :2].sum(axis=0) / shards.load[:, :2].sum()
+    for _ in range(_ROUNDS):
+        busy = np.zeros((len(room), 2))
+        np.add.at(busy, owner, stages)
+        tops = dict.fromkeys(int(np.argmax(np.round(busy[:, stage], _DIGITS))) for stage in (0, 1))
+        steps = [_best_step(shards, owner, stages, busy, room, worker, seconds) for worker in tops]
+        best = min(steps, key=lambda step: step[0])
+        if best[0] >= -_GAIN:
+            break
+        for shard, worker in best[1]:
+            owner[shard] = worker
+    return owner
+
+
+def _best_step(
+    shards: _Shards, owner: Ints, stages: Floats, busy: Floats, room: Floats, worker: int, seconds: Floats
+) -> tuple[float, list[tuple[int, int]]]:
+    """The change of unevenness by the best move or swap of a shard of `worker`, and the new owner of each shard.
+
+    Unevenness is the norm of the workers' compute, and of their messages, in which the busiest workers count most.
+    """
+    workers = len(room)
+    memory = np.zeros(workers)
+    np.add.at(memory, owner, shards.load[:, _MEMORY])
+    has = np.zeros((workers, int(shards.table.max()) + 1), dtype=bool)
+    has[owner, shards.table] = True
+    ours = np.flatnonzero(owner == worker)
+    others = np.flatnonzero(owner != worker)
+    # Every other shard may come back in exchange, and from every other worker nothing.
+    partner = np.concatenate([owner[others], np.delete(np.arange(workers), worker)])
+    back = np.concatenate([stages[others], np.zeros((workers - 1, 2))])
+    back_memory = np.concatenate([shards.load[others, _MEMORY], np.zeros(workers - 1)])
+    allowed = ~has[partner][:, shards.table[ours]].T
+    allowed[:, : len(others)] &= ~has[worker, shards.table[others]]
+    moved = shards.load[ours, _MEMORY][:, None] - back_memory
+    allowed &= (memory[partner] + moved <= room[partner]) & (memory[worker] - moved <= room[worker])
+    if not allowed.any():
+        return 0.0, []
+    given = stages[ours][:, None, :] - back
+    powers = busy**_NORM
+    total = powers.sum(axis=0)
+    after = total - powers[worker] - powers[partner]
+    after = after + np.abs(busy[worker] - given) ** _NORM + np.abs(busy[partner] + given) ** _NORM
+    change = (np.maximum(after, 0.0) ** (1 / _NORM) - total ** (1 / _NORM)) @ seconds
+    change = np.where(allowed, np.round(change, _DIGITS), np.inf)
+    mine, theirs = np.unravel_index(int(np.argmin(change)), change.shape)
+    step = [(int(ours[mine]), int(partner[theirs]))]
+    if theirs < len(others):
+        step.append((int(others[theirs]), worker))
+    return float(change[mine, theirs]), step

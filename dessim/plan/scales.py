@@ -1,0 +1,187 @@
+"""A job planned at several numbers of GPUs: the fewest that reach a target, what they cost, and the Pareto front."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from dessim.cluster import Cluster
+from dessim.commands.support.plan_file import JobPlan
+from dessim.errors import CapacityError, UsageError
+from dessim.plan.loads import Choice
+from dessim.plan.prices import Prices
+from dessim.plan.search import Found, Search, search
+from dessim.sim.progress import Progress
+from dessim.units import format_count
+from dessim.workload.scale import Job
+
+_BILLION = 1e9
+_HOUR = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRequest:
+    """A job to plan at each number of `gpus`.
+
+    `batch`: samples a step, of all workers (strong scaling) or, with `per_gpu`, of each (weak scaling).
+    `target` [samples/s]: the fewest GPUs that reach it are chosen; otherwise the fastest plan is.
+    `budget` [$/h] leaves out numbers of GPUs that cost more; it needs `prices`.
+    """
+
+    job: Job
+    cluster: Cluster
+    gpus: Sequence[int]
+    batch: int
+    per_gpu: bool = False
+    target: float | None = None
+    budget: float | None = None
+    prices: Prices | None = None
+    pinned: Mapping[int, Choice] = field(default_factory=dict)
+    graphs: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """The plans of one number of GPUs. `dollars_per_h`: None without prices. `watts`: at most, of the GPUs alone; None
+    where a part does not state its power. `on_front`: no other scale is faster and no dearer."""
+
+    found: Found
+    dollars_per_h: float | None
+    watts: float | None
+    on_front: bool = False
+
+    @property
+    def samples_per_s(self) -> float:
+        return self.found.best.row.samples_per_s
+
+    def per_billion(self, rate: float | None) -> float | None:
+        """A quantity per second, for a billion samples."""
+        return None if rate is None else rate * _BILLION / self.samples_per_s
+
+    def to_json(self) -> dict[str, Any]:
+        found = self.found
+        best = found.best.row
+        leads = {c.row.strategy: best.samples_per_s / c.row.samples_per_s - 1 for c in found.candidates if not c.tables}
+        rows = [c.to_json() | {"tie": tie} for c, tie in zip(found.candidates, found.ties(), strict=True)]
+        hourly = None if self.dollars_per_h is None else self.dollars_per_h / _HOUR
+        return {
+            "gpus": found.gpus,
+            "batch": found.batch,
+            "samples_per_s": self.samples_per_s,
+            "strategy": best.strategy,
+            "bound_s": found.bound_s,
+            "gap": found.gap,
+            "leads": leads,
+            "extremes": {name: list(ends) for name, ends in found.extremes.items()},
+            "dollars_per_h": self.dollars_per_h,
+            "dollars_per_billion": self.per_billion(hourly),
+            "watts": self.watts,
+            "joules_per_billion": self.per_billion(self.watts),
+            "on_front": self.on_front,
+            "plans": rows,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """The scales of a request, and the one that was chosen. `left_out`: why a number of GPUs has no plan."""
+
+    scales: tuple[Scale, ...]
+    chosen: int
+    left_out: Mapping[int, str]
+
+    @property
+    def best(self) -> Scale:
+        return self.scales[self.chosen]
+
+    def job_plan(self) -> JobPlan:
+        """The chosen plan, for its file."""
+        found = self.best.found
+        best = found.best
+        return JobPlan(found.gpus, found.batch, best.tables, "" if best.tables else best.row.strategy)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "chosen_gpus": self.best.found.gpus,
+            "scales": [scale.to_json() for scale in self.scales],
+            "left_out": {str(gpus): reason for gpus, reason in self.left_out.items()},
+        }
+
+
+def run_plan(
+    request: PlanRequest, progress: Progress | None = None, on_scale: Callable[[Scale], None] | None = None
+) -> Planned:
+    """Plan a job at every number of GPUs. `on_scale` receives each as it is ready.
+
+    Raises CapacityError where nothing fits, reaches the target or keeps the budget, UsageError, and OutOfTime.
+    """
+    if request.budget is not None and request.prices is None:
+        raise UsageError("--budget needs --prices, a file with the price of a GPU or of a server")
+    progress = progress or Progress()
+    scales: list[Scale] = []
+    left_out: dict[int, str] = {}
+    for done, gpus in enumerate(request.gpus):
+        price = request.prices.of(request.cluster, gpus) if request.prices is not None else None
+        if request.budget is not None and price is not None and price > request.budget:
+            left_out[gpus] = f"{gpus:,} GPUs cost {price:,.2f} $/h, more than the budget of {request.budget:,.2f} $/h"
+            continue
+        batch = request.batch * gpus if request.per_gpu else request.batch
+        asked = Search(request.job, request.cluster, gpus, batch, request.pinned, request.graphs)
+        try:
+            found = search(asked, progress.within(done, len(request.gpus), "numbers of GPUs"))
+        except CapacityError as error:
+            left_out[gpus] = str(error)
+            continue
+        scales.append(Scale(found, price, _watts(request.cluster, gpus)))
+        if on_scale is not None:
+            on_scale(scales[-1])
+    if not scales:
+        raise CapacityError(next(iter(left_out.values())))
+    front = _front(scales)
+    marked = tuple(Scale(s.found, s.dollars_per_h, s.watts, number in front) for number, s in enumerate(scales))
+    return Planned(marked, _chosen(request, marked), left_out)
+
+
+def _chosen(request: PlanRequest, scales: Sequence[Scale]) -> int:
+    """The scale with the fewest GPUs that reaches the target; the fastest without one. Raises CapacityError."""
+    fastest = max(range(len(scales)), key=lambda number: scales[number].samples_per_s)
+    if request.target is None:
+        return fastest
+    reach = [number for number, scale in enumerate(scales) if scale.samples_per_s >= request.target]
+    if not reach:
+        best = scales[fastest]
+        raise CapacityError(
+            f"--target {format_count(request.target)} samples/s: nothing reaches it; the fastest is "
+            f"{format_count(best.samples_per_s)} samples/s on {best.found.gpus:,} GPUs; ask for more GPUs, a larger "
+            "batch, or less"
+        )
+    return min(reach, key=lambda number: scales[number].found.gpus)
+
+
+def _watts(cluster: Cluster, gpus: int) -> float | None:
+    """Watts that the GPUs draw at most; None where a part does not state its power."""
+    total = 0.0
+    for gpu, positions in cluster.devices(range(gpus)):
+        if gpu.power is None:
+            return None
+        total += gpu.power * len(positions)
+    return total
+
+
+def _front(scales: Sequence[Scale]) -> set[int]:
+    """The scales that no other equals in speed at a lower cost: dollars an hour, or GPUs without prices."""
+
+    def cost(scale: Scale) -> float:
+        return float(scale.found.gpus) if scale.dollars_per_h is None else scale.dollars_per_h
+
+    return {
+        number
+        for number, scale in enumerate(scales)
+        if not any(
+            other.samples_per_s >= scale.samples_per_s
+            and cost(other) <= cost(scale)
+            and (other.samples_per_s > scale.samples_per_s or cost(other) < cost(scale))
+            for other in scales
+        )
+    }

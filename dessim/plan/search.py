@@ -1,0 +1,254 @@
+"""The best plans of a job on one number of GPUs: priced by formula, then simulated.
+
+A candidate is the best plan by formula of a set of allowed strategies. There is one for each set, so that plans of
+different kinds are compared, and those of one strategy are among them. The best 16 are simulated, and every strategy
+that trains the whole model, DES and the mesh included, competes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from dessim.cluster import Cluster, Gpu
+from dessim.commands.project import ProjectRequest, run_projection
+from dessim.commands.support.guard import worker_bytes
+from dessim.commands.support.plan_file import TABLE_STRATEGIES, table_name
+from dessim.commands.support.projection import Projection
+from dessim.errors import CapacityError, UsageError
+from dessim.plan.choose import Chosen, allowed, choose, least_memory
+from dessim.plan.loads import Choice, Loads, loads_of
+from dessim.plan.place import Placed, place, split_further
+from dessim.plan.rates import simulated_rates
+from dessim.results.error_bar import is_tie
+from dessim.sim.fluid.route_cache import RouteCache
+from dessim.sim.progress import Progress
+from dessim.units import format_size
+from dessim.workload.composed import TablePlan, compose
+from dessim.workload.memory import memory_by_owner
+from dessim.workload.model import Model
+from dessim.workload.owners import owners_of
+from dessim.workload.plan import Plan
+from dessim.workload.scale import Job
+from dessim.workload.strategies import STRATEGIES
+from dessim.workload.strategies import plan as plan_of
+
+FINALISTS = 16
+_SPLIT = 6  # of the best candidates, those whose tables are split further
+WHOLE = tuple(spec.name for spec in STRATEGIES.values() if spec.synchronous and not spec.has_servers)
+"""The strategies that train a whole model, each by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """A job to plan. `batch` samples a step, all workers together. `pinned`: the choice of some tables, by number.
+    `graphs`: as in ProjectRequest."""
+
+    job: Job
+    cluster: Cluster
+    gpus: int
+    batch: int
+    pinned: Mapping[int, Choice]
+    graphs: bool = False
+
+    @property
+    def model(self) -> Model:
+        return self.job.model
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A simulated plan: of `tables`, or of a strategy for the whole model if there are none.
+
+    `estimate_s`: its step by formula; None for strategies of whole models.
+    """
+
+    row: Projection
+    plan: Plan
+    tables: tuple[TablePlan, ...] = ()
+    estimate_s: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            **self.row.to_json(),
+            "planned": bool(self.tables),
+            "estimate_s": self.estimate_s,
+            "tables": [
+                {"strategy": table.strategy, "ranks": list(table.ranks), "columns": list(table.columns)}
+                for table in self.tables
+            ],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The plans of one number of GPUs, the fastest first.
+
+    `bound_s`, `gap`: a lower bound of every plan's estimate from HiGHS, and how far the best estimate is above it.
+    `extremes`: of the best plan, bytes of the emptiest and of the fullest worker.
+    """
+
+    gpus: int
+    batch: int
+    candidates: tuple[Candidate, ...]
+    bound_s: float
+    gap: float
+    extremes: Mapping[str, tuple[float, float]]
+
+    @property
+    def best(self) -> Candidate:
+        return self.candidates[0]
+
+    def ties(self) -> list[bool]:
+        """For each candidate, whether it may be as fast as the best: its lead is within the error bar."""
+        best = self.best.row.to_json()
+        return [number > 0 and is_tie(best, c.row.to_json()) for number, c in enumerate(self.candidates)]
+
+
+def search(asked: Search, progress: Progress) -> Found:
+    """Plan a job on one number of GPUs. Raises CapacityError if nothing fits, UsageError, and OutOfTime."""
+    cluster, n = asked.cluster, asked.gpus
+    cluster.require(n)
+    if asked.batch % n:
+        raise UsageError(f"--batch {asked.batch:,}: does not divide evenly over {n:,} GPUs; use a multiple of {n:,}")
+    gpu = cluster.device(range(n), "dessim plan")
+    routed = RouteCache(cluster, True)
+    symbols = asked.job.symbols(n, asked.batch // n)
+    loads = loads_of(asked.model, symbols, gpu, simulated_rates(routed, n), asked.graphs)
+    bound, placed = _candidates(asked, loads, gpu, progress.within(0, 2))
+    best = sorted(placed, key=lambda found: _rounded(found.seconds))[:FINALISTS]
+    simulated = _simulated(asked, best, progress.within(1, 2))
+    ranked = sorted(simulated, key=lambda found: (_rounded(found.row.breakdown.step_time_s), not found.tables))
+    gap = min(found.seconds for found in placed) / bound - 1
+    return Found(n, asked.batch, tuple(ranked), bound, max(gap, 0.0), _extremes(asked, ranked[0]))
+
+
+def _rounded(seconds: float) -> float:
+    """Seconds to nine digits: the last bits must not decide between equal plans."""
+    return float(f"{seconds:.9g}")
+
+
+def _candidates(asked: Search, loads: Loads, gpu: Gpu, progress: Progress) -> tuple[float, list[Placed]]:
+    """A bound of all plans, and the best plan of each set of strategies; different plans only."""
+    widths, nodes = asked.model.widths, asked.cluster.node_of(np.arange(asked.gpus))
+    best = choose(loads, TABLE_STRATEGIES, asked.pinned)
+    if best is None:
+        raise CapacityError(_too_large(asked, loads, gpu))
+    found: dict[tuple[TablePlan, ...], Placed] = {}
+    may_split: list[tuple[Placed, Chosen]] = []
+    sets = [family for size in range(len(TABLE_STRATEGIES), 0, -1) for family in combinations(TABLE_STRATEGIES, size)]
+    for done, families in enumerate(sets):
+        progress.tick(done, len(sets), "sets of strategies")
+        chosen: Chosen | None = (
+            best if len(families) == len(TABLE_STRATEGIES) else choose(loads, families, asked.pinned)
+        )
+        placed = place(loads, chosen.choices, widths, nodes) if chosen is not None else None
+        if chosen is not None and placed is not None and placed.tables not in found:
+            found[placed.tables] = placed
+            if "column_wise" in families:
+                may_split.append((placed, chosen))
+    if not found:
+        raise CapacityError(_too_large(asked, loads, gpu))
+    movable = [table for table in range(len(widths)) if table not in asked.pinned]
+    for placed, chosen in sorted(may_split, key=lambda pair: _rounded(pair[0].seconds))[:_SPLIT]:
+        better = split_further(loads, chosen.choices, placed, widths, nodes, movable)
+        found.setdefault(better.tables, better)
+    return best.bound, list(found.values())
+
+
+def _too_large(asked: Search, loads: Loads, gpu: Gpu) -> str:
+    """Why no plan fits: the table that fits nowhere, or the memory of all tables together."""
+    model, n = asked.model, asked.gpus
+    what = f"{model.name} on {n:,} GPUs"
+    room = f"{gpu.name} has {format_size(max(loads.room, 0.0))} left for tables"
+    options = allowed(loads, TABLE_STRATEGIES, asked.pinned)
+    for table, of_table in enumerate(options):
+        if not of_table:
+            pinned = asked.pinned.get(table)
+            tried = [pinned] if pinned is not None else list(loads.by_choice)
+            needed = [least_memory(loads, c, load) for c in tried if (load := loads.by_choice[c][table]) is not None]
+            if not needed:
+                return f"{what}: {table_name(model, table)} cannot be split into {pinned.parts if pinned else 1} parts"
+            by = f" pinned to {pinned.family}" if pinned is not None else ""
+            excess, advice = format_size(min(needed) - max(loads.room, 0.0)), _advice(pinned is not None)
+            return f"{what}: {table_name(model, table)}{by} fits nowhere, by {excess}: {room}; {advice}"
+    least = [
+        min(
+            float((load.everywhere + load.owned * choice.parts / n)[-1])
+            for choice in of_table
+            if (load := loads.by_choice[choice][table]) is not None
+        )
+        for table, of_table in enumerate(options)
+    ]
+    largest = int(np.argmax(least))
+    return (
+        f"{what}: the tables need {format_size(sum(least))} a GPU, the largest, {table_name(model, largest)}, "
+        f"{format_size(least[largest])}; {room}; {_advice(bool(asked.pinned))}"
+    )
+
+
+def _advice(is_pinned: bool) -> str:
+    return (
+        f"use more GPUs, rows of fewer bytes (--precision rows=fp16){', or fewer pinned tables' if is_pinned else ''}"
+    )
+
+
+def _simulated(asked: Search, best: Sequence[Placed], progress: Progress) -> list[Candidate]:
+    """The finalists and the strategies of whole models, simulated. Raises CapacityError if none fits."""
+    whole = [] if asked.pinned else [name for name in WHOLE if _trains(name, asked.model)]
+    best = [placed for placed in best if _only_strategy(placed) not in whole]
+    plans = [compose(asked.model, placed.tables) for placed in best]
+    request = ProjectRequest(
+        job=asked.job,
+        cluster=asked.cluster,
+        strategies=whole,
+        gpus=[asked.gpus],
+        batch_per_worker=asked.batch // asked.gpus,
+        servers=None,
+        graphs=asked.graphs,
+        composed=plans,
+    )
+    rows = run_projection(request, progress)
+    found = []
+    for number, row in enumerate(rows):
+        placed = best[number - len(whole)] if number >= len(whole) else None
+        if not isinstance(row, Projection):
+            continue
+        if placed is not None:
+            found.append(Candidate(row, plans[number - len(whole)], placed.tables, placed.seconds))
+        else:
+            found.append(Candidate(row, plan_of(row.strategy, asked.model)))
+    return found
+
+
+def _extremes(asked: Search, best: Candidate) -> dict[str, tuple[float, float]]:
+    """Of the emptiest and of the fullest worker: bytes of memory, and bytes that it sends and receives in a step."""
+    plan = best.plan.pipelined()
+    symbols = plan.symbols(asked.job.symbols(asked.gpus, asked.batch // asked.gpus))
+    owners = owners_of(plan, asked.model, symbols)
+    memory = [memory.total for memory in memory_by_owner(plan, symbols, owners)]
+    sent, received = worker_bytes(plan, symbols, owners)
+    return {
+        "memory_bytes": (min(memory), max(memory)),
+        "sent_bytes": (float(sent.min()), float(sent.max())),
+        "received_bytes": (float(received.min()), float(received.max())),
+    }
+
+
+def _only_strategy(placed: Placed) -> str:
+    """The strategy that trains all tables without naming owners; empty if there are several, or owners."""
+    strategies = {table.strategy for table in placed.tables if not table.ranks}
+    return strategies.pop() if len(strategies) == 1 and not any(table.ranks for table in placed.tables) else ""
+
+
+def _trains(strategy: str, model: Model) -> bool:
+    """Whether a strategy can train the model."""
+    try:
+        plan_of(strategy, model)
+    except UsageError:
+        return False
+    return True

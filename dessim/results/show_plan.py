@@ -1,0 +1,134 @@
+"""What `dessim plan` prints: ranked plans, owners, what they cost at each scale, and the choice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dessim.results.error_bar import describe_intervals
+from dessim.results.labels import bound_label
+from dessim.results.show import print_caveats, print_text
+from dessim.results.style import strategy_label
+from dessim.results.tables import print_table, table_of
+from dessim.units import format_count, format_size, format_time, percent
+
+Values = Mapping[str, Any]
+_RANKED = 8  # plans that are printed; all with --json
+_NAMED = 6  # tables of a strategy that are named
+
+
+def print_plan(result: Values, names: Sequence[str], out: Path | None) -> None:
+    """Print the chosen scale's plans, where its tables are, and all scales if there are several.
+
+    `names`: of the model's tables. `out`: the plan file that was written.
+    """
+    scales = result["scales"]
+    chosen = next(scale for scale in scales if scale["gpus"] == result["chosen_gpus"])
+    _print_ranked(chosen)
+    best = chosen["plans"][0]
+    if best["tables"]:
+        _print_owners(best["tables"], names)
+    _print_facts(chosen, best)
+    if len(scales) > 1:
+        _print_scales(scales)
+    for reason in result["left_out"].values():
+        print_text(reason)
+    print_caveats(chosen["plans"][:_RANKED])
+    if out is not None:
+        print_text(f"plan: {out}")
+
+
+def _print_ranked(scale: Values) -> None:
+    rows = []
+    for number, row in enumerate(scale["plans"][:_RANKED]):
+        mark = " *" if number == 0 else ", tie" if row["tie"] else ""
+        lead = row["step_time_s"] / scale["plans"][0]["step_time_s"] - 1
+        error = row["error_bar"]
+        rows.append(
+            (
+                f"{strategy_label(row['strategy'])}{mark}",
+                format_time(row["step_time_s"]),
+                format_count(row["samples_per_s"]),
+                percent(lead, signed=True) if number else "",
+                format_size(row["memory_bytes"], 3),
+                format_time(row["compute_s"]),
+                format_time(row["exposed_comm_s"]),
+                format_time(row["idle_s"]),
+                bound_label(str(row["bound_by"] or "")),
+                "" if error is None else f"±{100 * error:.0f} %",
+            )
+        )
+    columns = ("plan", "step", "samples/s", "longer", "memory", "compute", "exposed comm", "idle", "bound by", "error")
+    drops = ("idle", "bound by", "compute", "exposed comm", "error")
+    left = ("bound by",)
+    print_text(f"{scale['gpus']:,} GPUs, {scale['batch']:,} samples a step; * fastest, tie: may be as fast")
+    print_table(table_of(columns, rows, left=left, folds={"plan": 24, "bound by": 14}, drops=drops))
+    print_text(describe_intervals(scale["plans"]))
+
+
+def _print_owners(tables: Sequence[Values], names: Sequence[str]) -> None:
+    """Print each strategy's tables, with the owners of those that have some."""
+    groups: dict[str, list[str]] = {}
+    for number, table in enumerate(tables):
+        name = (names[number] if names else "") or str(number)
+        strategy = "column_wise" if len(table["ranks"]) > 1 else table["strategy"]
+        owners = f" on {', '.join(map(str, table['ranks']))}" if table["ranks"] else ""
+        groups.setdefault(strategy, []).append(name + owners)
+    for strategy, entries in groups.items():
+        shown = "; ".join(entries[:_NAMED])
+        more = f"; and {len(entries) - _NAMED:,} more" if len(entries) > _NAMED else ""
+        print_text(f"{strategy}: {shown}{more}")
+
+
+def _print_facts(scale: Values, best: Values) -> None:
+    """Print the leads, the emptiest and the fullest rank, the gap and the cost of the best plan."""
+    leads = [
+        f"{strategy_label(name)} {percent(lead, signed=True)}" for name, lead in scale["leads"].items() if lead > 0
+    ]
+    if leads:
+        print_text(f"lead over each strategy alone: {', '.join(leads)}")
+    ends = {name: " to ".join(format_size(end, 3) for end in pair) for name, pair in scale["extremes"].items()}
+    print_text(
+        f"emptiest to fullest rank: memory {ends['memory_bytes']}, sent {ends['sent_bytes']}, "
+        f"received {ends['received_bytes']}"
+    )
+    print_text(
+        f"placement: the best estimate is {percent(scale['gap'])} above HiGHS's lower bound of "
+        f"{format_time(scale['bound_s'])}"
+    )
+    if (cost := _cost(scale)) != "":
+        print_text(f"cost of a billion samples: {cost}")
+    if best.get("interval"):
+        low, high = (scale["batch"] / best["interval"][end] for end in ("high_s", "low_s"))
+        print_text(f"80 % interval: {format_count(low)} to {format_count(high)} samples/s")
+
+
+def _cost(scale: Values) -> str:
+    joules, dollars = scale["joules_per_billion"], scale["dollars_per_billion"]
+    parts = [] if dollars is None else [f"{dollars:,.2f} $ at {scale['dollars_per_h']:,.2f} $/h"]
+    if joules is not None:
+        parts.append(f"at most {joules / 1e6:,.3g} MJ for the GPUs alone ({scale['watts'] / 1e3:,.3g} kW)")
+    return ", ".join(parts)
+
+
+def _print_scales(scales: Sequence[Values]) -> None:
+    """Print the best plan of each number of GPUs; those on the Pareto front are marked."""
+    rows = [
+        (
+            f"{scale['gpus']:,}{' *' if scale['on_front'] else ''}",
+            strategy_label(scale["strategy"]),
+            format_count(scale["samples_per_s"]),
+            "" if scale["dollars_per_h"] is None else f"{scale['dollars_per_h']:,.0f}",
+            "" if scale["dollars_per_billion"] is None else f"{scale['dollars_per_billion']:,.2f}",
+            "" if scale["joules_per_billion"] is None else f"{scale['joules_per_billion'] / 1e6:,.3g}",
+            percent(scale["gap"]),
+        )
+        for scale in scales
+    ]
+    columns = ("GPUs", "plan", "samples/s", "$/h", "$ per 1e9", "MJ per 1e9", "gap")
+    kept = [0, 1, 2, *(n for n in range(3, len(columns)) if any(row[n] for row in rows))]
+    cells = [[row[n] for n in kept] for row in rows]
+    shown = [columns[n] for n in kept]
+    print_table(table_of(shown, cells, left=("plan",), folds={"plan": 24}, drops=("gap", "MJ per 1e9")))
+    print_text("* on the Pareto front: no other is faster at no higher cost")

@@ -1,0 +1,41 @@
+"""A small model of unequal tables, and its loads on a few GPUs."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+from dessim.cluster import Cluster, load_cluster
+from dessim.plan.loads import Loads, loads_of
+from dessim.plan.rates import Rates
+from dessim.trace.schema import Collective
+from dessim.workload.model import Model, parse_model
+from dessim.workload.scale import Job
+
+CLUSTER = "h100-8x_rail_128"
+TABLES = ((40_000_000, 20), (9_000_000, 3), (50_000, 1), (700, 2), (12, 1))
+BATCH = 65_536
+
+
+@lru_cache
+def cluster() -> Cluster:
+    return load_cluster(CLUSTER)
+
+
+def model_of(tables: tuple[tuple[int, int], ...] = TABLES, width: int = 64) -> Model:
+    raw: dict[str, Any] = {
+        "schema_version": 2,
+        "name": "small",
+        "input": {"batch_per_worker": 1024},
+        "tables": [{"name": f"t{n}", "rows": rows, "ids": ids} for n, (rows, ids) in enumerate(tables)],
+        "embedding": {"width": width, "optimizer": "rowwise_adagrad"},
+        "operators": [{"kind": "mlp", "widths": [64]}],
+    }
+    return parse_model(raw, "small.toml")
+
+
+def loads(model: Model, n: int, batch: int = BATCH) -> Loads:
+    """Loads with rates of 50 GB/s and starts of 20 us."""
+    ops = (Collective.ALL_TO_ALL, Collective.REDUCE_SCATTER, Collective.ALL_GATHER, Collective.ALL_REDUCE)
+    rates = Rates(dict.fromkeys(ops, 2e-5), dict.fromkeys(ops, 2e-11))
+    return loads_of(model, Job.of_model(model).symbols(n, batch // n), cluster().gpu, rates)

@@ -1,0 +1,183 @@
+"""`dessim plan`: ranked plans, their file, and one line for what cannot be planned."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from dessim.cli.app import app
+from dessim.commands.support.plan_file import read_plan
+from dessim.errors import FileError
+from dessim.plan.scales import Planned, PlanRequest, run_plan
+from dessim.workload.scale import Job
+from tests.plan.small import BATCH, CLUSTER, cluster, model_of
+
+MODEL = """schema_version = 2
+name = "small"
+[input]
+batch_per_worker = 1024
+[embedding]
+width = 64
+[[operators]]
+kind = "mlp"
+widths = [64]
+"""
+
+
+@pytest.fixture(scope="module")
+def planned() -> Planned:
+    request = PlanRequest(job=Job.of_model(model_of()), cluster=cluster(), gpus=[8, 16], batch=BATCH)
+    return run_plan(request)
+
+
+@pytest.fixture
+def model_file(tmp_path: Path) -> Path:
+    tables = "".join(
+        f'[[tables]]\nname = "{table.name}"\nrows = {table.rows:.0f}\nids = {table.ids:g}\n'
+        for table in model_of().tables
+    )
+    path = tmp_path / "small.toml"
+    path.write_text(MODEL + tables)
+    return path
+
+
+def run(*args: str | Path) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, [str(arg) for arg in args])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_plans_are_ranked_and_the_best_is_at_least_as_fast_as_each_strategy(planned: Planned) -> None:
+    for scale in planned.scales:
+        times = [candidate.row.breakdown.step_time_s for candidate in scale.found.candidates]
+        assert times == sorted(times)
+        alone = {c.row.strategy for c in scale.found.candidates if not c.tables}
+        assert {"row_wise", "des_all_reduce", "mesh"} <= alone
+        assert min(scale.to_json()["leads"].values()) >= 0
+        assert 0 <= scale.found.gap <= 0.05
+        for candidate in scale.found.candidates:
+            least = candidate.row.least
+            assert least is not None and times[0] >= 0.999 * min(least.nic_s, least.gpu_s)
+
+
+def test_the_estimate_of_the_best_plan_is_near_its_simulation(planned: Planned) -> None:
+    for scale in planned.scales:
+        best = next(c for c in scale.found.candidates if c.estimate_s is not None)
+        assert best.estimate_s == pytest.approx(best.row.breakdown.step_time_s, rel=0.3)
+
+
+def test_a_request_gives_the_same_plan_again(planned: Planned) -> None:
+    again = run_plan(PlanRequest(job=Job.of_model(model_of()), cluster=cluster(), gpus=[8], batch=BATCH))
+    assert again.scales[0].to_json()["plans"] == planned.scales[0].to_json()["plans"]
+
+
+def test_a_plan_file_is_projected_to_the_planned_step(model_file: Path, tmp_path: Path) -> None:
+    out, prices = tmp_path / "job.plan.toml", tmp_path / "prices.toml"
+    prices.write_text('schema_version = 1\nnode = "20 $/h"\n')
+    figure = tmp_path / "front.svg"
+    common = ("--model", model_file, "--cluster", CLUSTER)
+    options = ("--gpus", "8..16", "--batch", "65536", "--target", "1 M samples/s", "--prices", prices)
+    code, text, error = run("plan", *common, *options, "--json", "-o", out, "--figure", figure)
+    assert code == 0, error
+    result = json.loads(text)
+    assert result["chosen_gpus"] == 8  # the fewest that reach it
+    chosen = result["scales"][0]
+    assert chosen["dollars_per_h"] == 20 and result["scales"][1]["dollars_per_h"] == 40
+    assert chosen["dollars_per_billion"] == pytest.approx(20 / 3600 * 1e9 / chosen["samples_per_s"])
+    assert chosen["joules_per_billion"] == pytest.approx(8 * 700 * 1e9 / chosen["samples_per_s"])
+    assert figure.read_text().startswith("<?xml") and "80 % interval" in figure.read_text()
+    code, text, error = run("project", *common, "--plan", out, "--json")
+    assert code == 0, error
+    assert json.loads(text)["projection"][0]["step_time_s"] == pytest.approx(
+        chosen["plans"][0]["step_time_s"], rel=1e-12
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda text: text.replace('model = "small"', 'model = "large"'), "is for large, not small"),
+        (lambda text: text.replace('model_hash = "', 'model_hash = "0'), "model small has changed since"),
+        (lambda text: text.replace('cluster_hash = "', 'cluster_hash = "0'), "has changed since"),
+        (lambda text: text[: text.rindex("[[tables]]")], "table t4 of small is left out"),
+        (lambda text: text.replace("table = 4", "table = 3"), "planned twice"),
+        (lambda text: text.replace('name = "t4"\nstrategy = "', 'name = "t4"\nstrategy = "x'), "is none of"),
+        (lambda text: text.replace("gpus = 8", "gpus = 7"), "divide evenly"),
+    ],
+)
+def test_an_edited_plan_is_refused_in_one_line(planned: Planned, tmp_path: Path, change, expected: str) -> None:  # type: ignore[no-untyped-def]
+    from dessim.commands.support.plan_file import JobPlan, write_plan
+
+    found = planned.scales[0].found
+    tables = next(c.tables for c in found.candidates if c.tables)
+    path = tmp_path / "job.plan.toml"
+    write_plan(path, JobPlan(8, BATCH, tables), model_of(), cluster())
+    assert read_plan(path, model_of(), cluster()).tables == tables
+    path.write_text(change(path.read_text()))
+    with pytest.raises(FileError, match=expected) as refused:
+        read_plan(path, model_of(), cluster())
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "files", "expected"),
+    [
+        (("--gpus", "8", "--batch", "65537"), {}, "does not divide evenly"),
+        (("--gpus", "16..8", "--batch", "65536"), {}, "smaller number first"),
+        (("--gpus", "8", "--batch", "64/rank"), {}, "1024/gpu"),
+        (("--gpus", "8", "--batch", "65536", "--target", "20 M"), {}, "samples/s"),
+        (("--gpus", "8", "--batch", "65536", "--budget", "4 $/h"), {}, "--budget needs --prices"),
+        (
+            ("--gpus", "8", "--batch", "65536", "--prices", "p.toml"),
+            {"p.toml": "schema_version = 1\ngpu = 2.5\n"},
+            "$/h",
+        ),
+        (
+            ("--gpus", "8", "--batch", "65536", "--budget", "4 $/h", "--prices", "p.toml"),
+            {"p.toml": 'schema_version = 1\ngpu = "2.5 $/h"\n'},
+            "more than the budget",
+        ),
+        (
+            ("--gpus", "8", "--batch", "65536", "--keep", "k.toml"),
+            {"k.toml": '[[tables]]\nname = "C9"\nstrategy = "row_wise"\n'},
+            "no table of small",
+        ),
+    ],
+)
+def test_what_cannot_be_planned_is_refused_in_one_line(
+    model_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: tuple[str, ...],
+    files: dict[str, str],
+    expected: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, text in files.items():
+        Path(name).write_text(text)
+    code, _, error = run("plan", "--model", model_file, "--cluster", CLUSTER, *options, "-o", "job.plan.toml")
+    assert code in (1, 2) and expected in error and error.count("\n") == 1
+    assert not Path("job.plan.toml").exists()
+
+
+def test_a_table_that_fits_nowhere_is_named() -> None:
+    from dessim.errors import CapacityError
+    from dessim.plan.loads import Choice
+
+    huge = model_of(((40_000_000_000, 3), (1000, 1)))
+    with pytest.raises(CapacityError, match=r"table t0 fits nowhere, by .* left for tables; use more GPUs"):
+        run_plan(PlanRequest(job=Job.of_model(huge), cluster=cluster(), gpus=[8], batch=BATCH))
+    pinned = {0: Choice("data_parallel")}
+    large = model_of(((400_000_000, 3), (1000, 1)))
+    with pytest.raises(CapacityError, match="table t0 pinned to data_parallel fits nowhere"):
+        run_plan(PlanRequest(job=Job.of_model(large), cluster=cluster(), gpus=[8], batch=BATCH, pinned=pinned))
+
+
+def test_a_target_that_nothing_reaches_states_the_fastest() -> None:
+    from dessim.errors import CapacityError
+
+    request = PlanRequest(job=Job.of_model(model_of()), cluster=cluster(), gpus=[8], batch=BATCH, target=1e12)
+    with pytest.raises(CapacityError, match=r"nothing reaches it; the fastest is .* on 8 GPUs"):
+        run_plan(request)

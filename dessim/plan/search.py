@@ -141,11 +141,17 @@ def _candidates(asked: Search, loads: Loads, gpu: Gpu, progress: Progress) -> tu
     found: dict[tuple[TablePlan, ...], Placed] = {}
     may_split: list[tuple[Placed, Chosen]] = []
     sets = [family for size in range(len(TABLE_STRATEGIES), 0, -1) for family in combinations(TABLE_STRATEGIES, size)]
+    solved: list[tuple[set[str], set[str]]] = []  # the strategies that were allowed, and those that were used
     for done, families in enumerate(sets):
         progress.tick(done, len(sets), "sets of strategies")
-        chosen: Chosen | None = (
-            best if len(families) == len(TABLE_STRATEGIES) else choose(loads, families, asked.pinned)
-        )
+        # What is best among more strategies, and uses none but these, is best among these.
+        if any(used <= set(families) <= among for among, used in solved):
+            continue
+        everything = len(families) == len(TABLE_STRATEGIES)
+        chosen: Chosen | None = best if everything else choose(loads, families, asked.pinned)
+        if chosen is not None:
+            free = {choice.family for table, choice in enumerate(chosen.choices) if table not in asked.pinned}
+            solved.append((set(families), free))
         placed = place(loads, chosen.choices, widths, nodes) if chosen is not None else None
         if chosen is not None and placed is not None and placed.tables not in found:
             found[placed.tables] = placed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -52,7 +53,7 @@ def run(*args: str | Path) -> tuple[int, str, str]:
 def test_plans_are_ranked_and_the_best_is_at_least_as_fast_as_each_strategy(planned: Planned) -> None:
     for scale in planned.scales:
         times = [candidate.row.breakdown.step_time_s for candidate in scale.found.candidates]
-        assert times == sorted(times)
+        assert all(later >= earlier * (1 - 1e-8) for earlier, later in pairwise(times))
         alone = {c.row.strategy for c in scale.found.candidates if not c.tables}
         assert {"row_wise", "des_all_reduce", "mesh"} <= alone
         assert min(scale.to_json()["leads"].values()) >= 0

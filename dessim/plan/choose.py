@@ -29,7 +29,7 @@ _TOLERANCE = 4e-3
 _NODES = 200
 """Branches at which HiGHS stops. A limit of time would make the plan depend on the machine."""
 _HASHED_WORKERS = 48
-"""Of the workers that own the most of some table, the program holds this many."""
+"""The program holds this many of the workers that own the most of some table."""
 _TIMED = STAGES[:3]
 _MEMORY = STAGES.index("memory")
 

@@ -1,6 +1,6 @@
-"""What each table costs with each strategy, by formula: seconds of compute and of messages, and bytes of memory.
+"""Costs of each table with each strategy, by formula: seconds of compute and of messages, and bytes of memory.
 
-The ops are those of the strategies' plans, evaluated for one table. A load has two parts: what every worker has of it
+The ops are those of the strategies' plans, evaluated for one table. A load has two parts: the part that every worker has
 (`everywhere`), and what the owners of its rows have together (`owned`). Owners are either one worker, for a table that
 is placed whole or by columns, or all workers with the shares that hash placement gives them.
 
@@ -65,7 +65,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Fixed:
-    """What a strategy costs once any table has it: seconds of launching its kernels, of their floors, and of starting
+    """Costs of a strategy that any table has: seconds of launching its kernels, of their floors, and of starting
     its collectives in forward and backward, and in input."""
 
     launch: float

@@ -1,4 +1,4 @@
-"""What a collective costs on the user's fabric, as a start and seconds per byte, from two simulations of each."""
+"""Costs of collectives on the user's fabric: a start and seconds per byte, from two simulations of each."""
 
 from __future__ import annotations
 

@@ -232,7 +232,7 @@ def _simulated(asked: Search, best: Sequence[Placed], progress: Progress) -> lis
 
 
 def _extremes(asked: Search, best: Candidate) -> dict[str, tuple[float, float]]:
-    """Of the emptiest and of the fullest worker: bytes of memory, and bytes that it sends and receives in a step."""
+    """Bytes of the emptiest and of the fullest worker: of memory, sent in a step, and received."""
     plan = best.plan.pipelined()
     symbols = plan.symbols(asked.job.symbols(asked.gpus, asked.batch // asked.gpus))
     owners = owners_of(plan, asked.model, symbols)

@@ -1,4 +1,4 @@
-"""What `dessim plan` prints: ranked plans, owners, what they cost at each scale, and the choice."""
+"""The output of `dessim plan`: ranked plans, owners, what they cost at each scale, and the choice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Composed plans: groups of tables, each trained by a strategy of its own, below one dense part.
+"""Composed plans: groups of tables, each trained by its own strategy, below one dense part.
 
     table_wise       each table, or some of its columns, on a worker that the plan names
     row_wise         rows spread by hash, partial pooled vectors summed

@@ -168,7 +168,9 @@ def read_plan(path: Path, model: Model, cluster: Cluster) -> JobPlan:
         raise FileError(path, "batch", f"{file.batch} samples do not divide evenly over {file.gpus} GPUs")
     if file.strategy:
         if file.tables or find_spec(file.strategy) is None:
-            raise FileError(path, "strategy", f"{file.strategy!r} must be a strategy of its own, without [[tables]]")
+            raise FileError(
+                path, "strategy", f"{file.strategy!r} must be one strategy for all tables, without [[tables]]"
+            )
         return JobPlan(file.gpus, file.batch, strategy=file.strategy)
     return JobPlan(file.gpus, file.batch, _tables(path, file, model))
 
@@ -210,7 +212,7 @@ def _table(path: Path, table: _Table, gpus: int, model: Model) -> TablePlan:
 
 
 def _misplaced(table: _Table, gpus: int, width: int) -> str:
-    """What is wrong with the owners of a table; empty if nothing is."""
+    """The mistake in the owners of a table; empty if there is none."""
     ranks: Sequence[int] = table.ranks
     if not ranks or len(ranks) != len(table.columns):
         return f"{table.strategy} needs ranks, and the columns of each"

@@ -1,6 +1,6 @@
 """Costs of each table with each strategy, by formula: seconds of compute and of messages, and bytes of memory.
 
-The ops are those of the strategies' plans, evaluated for one table. A load has two parts: the part that every worker has
+The ops are those of the strategies' plans, evaluated for one table. A load has two parts: that of every worker
 (`everywhere`), and what the owners of its rows have together (`owned`). Owners are either one worker, for a table that
 is placed whole or by columns, or all workers with the shares that hash placement gives them.
 

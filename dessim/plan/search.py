@@ -144,7 +144,7 @@ def _candidates(asked: Search, loads: Loads, gpu: Gpu, progress: Progress) -> tu
     solved: list[tuple[set[str], set[str]]] = []  # the strategies that were allowed, and those that were used
     for done, families in enumerate(sets):
         progress.tick(done, len(sets), "sets of strategies")
-        # What is best among more strategies, and uses none but these, is best among these.
+        # The best among more strategies is the best among these too if it uses no others.
         if any(used <= set(families) <= among for among, used in solved):
             continue
         everything = len(families) == len(TABLE_STRATEGIES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -55,6 +56,13 @@ class Scale:
     def samples_per_s(self) -> float:
         return self.found.best.row.samples_per_s
 
+    def probability_of(self, target: float) -> float | None:
+        """The probability that the best plan reaches `target` samples/s, by its error bar; None without one."""
+        bar = self.found.best.row.bar
+        if bar is None or bar.sigma == 0:
+            return None
+        return (1 + math.erf(math.log(self.samples_per_s / target) / (bar.sigma * math.sqrt(2)))) / 2
+
     def per_billion(self, rate: float | None) -> float | None:
         """A quantity per second, for a billion samples."""
         return None if rate is None else rate * _BILLION / self.samples_per_s
@@ -85,11 +93,13 @@ class Scale:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """The scales of a request, and the one that was chosen. `left_out`: why a number of GPUs has no plan."""
+    """The scales of a request, and the one that was chosen. `left_out`: why a number of GPUs has no plan. `target`:
+    the samples/s that were asked for."""
 
     scales: tuple[Scale, ...]
     chosen: int
     left_out: Mapping[int, str]
+    target: float | None = None
 
     @property
     def best(self) -> Scale:
@@ -104,6 +114,9 @@ class Planned:
     def to_json(self) -> dict[str, Any]:
         return {
             "chosen_gpus": self.best.found.gpus,
+            "target": None
+            if self.target is None
+            else {"samples_per_s": self.target, "probability": self.best.probability_of(self.target)},
             "scales": [scale.to_json() for scale in self.scales],
             "left_out": {str(gpus): reason for gpus, reason in self.left_out.items()},
         }
@@ -140,7 +153,7 @@ def run_plan(
         raise CapacityError(next(iter(left_out.values())))
     front = _front(scales)
     marked = tuple(Scale(s.found, s.dollars_per_h, s.watts, number in front) for number, s in enumerate(scales))
-    return Planned(marked, _chosen(request, marked), left_out)
+    return Planned(marked, _chosen(request, marked), left_out, request.target)
 
 
 def _chosen(request: PlanRequest, scales: Sequence[Scale]) -> int:

@@ -38,6 +38,7 @@ from dessim.workload.strategies import STRATEGIES
 from dessim.workload.strategies import plan as plan_of
 
 FINALISTS = 16
+_MANY = 100  # tables
 _SPLIT = 6  # of the best candidates, those whose tables are split further
 WHOLE = tuple(spec.name for spec in STRATEGIES.values() if spec.synchronous and not spec.has_servers)
 """The strategies that train a whole model, each by itself."""
@@ -144,8 +145,9 @@ def _candidates(asked: Search, loads: Loads, gpu: Gpu, progress: Progress) -> tu
     solved: list[tuple[set[str], set[str]]] = []  # the strategies that were allowed, and those that were used
     for done, families in enumerate(sets):
         progress.tick(done, len(sets), "sets of strategies")
-        # The best among more strategies is the best among these too if it uses no others.
-        if any(used <= set(families) <= among for among, used in solved):
+        # The best among more strategies is the best among these too if it uses no others. HiGHS would find another plan
+        # within its tolerance, which the simulation may like better; with many tables that costs too much.
+        if loads.tables > _MANY and any(used <= set(families) <= among for among, used in solved):
             continue
         everything = len(families) == len(TABLE_STRATEGIES)
         chosen: Chosen | None = best if everything else choose(loads, families, asked.pinned)

@@ -30,6 +30,8 @@ def print_plan(result: Values, names: Sequence[str], out: Path | None) -> None:
     if best["tables"]:
         _print_owners(best["tables"], names)
     _print_facts(chosen, best)
+    if result["target"] is not None:
+        _print_target(result)
     if len(scales) > 1:
         _print_scales(scales)
     for reason in result["left_out"].values():
@@ -62,7 +64,8 @@ def _print_ranked(scale: Values) -> None:
     columns = ("plan", "step", "samples/s", "longer", "memory", "compute", "exposed comm", "idle", "bound by", "error")
     drops = ("idle", "bound by", "compute", "exposed comm", "error")
     left = ("bound by",)
-    print_text(f"{scale['gpus']:,} GPUs, {scale['batch']:,} samples a step; * fastest, tie: may be as fast")
+    gpus = f"{scale['gpus']:,} GPU{'s' if scale['gpus'] > 1 else ''}"
+    print_text(f"{gpus}, {scale['batch']:,} samples a step; * fastest, tie: may be as fast")
     print_table(table_of(columns, rows, left=left, folds={"plan": 24, "bound by": 14}, drops=drops))
     print_text(describe_intervals(scale["plans"]))
 
@@ -102,6 +105,16 @@ def _print_facts(scale: Values, best: Values) -> None:
     if best.get("interval"):
         low, high = (scale["batch"] / best["interval"][end] for end in ("high_s", "low_s"))
         print_text(f"80 % interval: {format_count(low)} to {format_count(high)} samples/s")
+
+
+def _print_target(result: Values) -> None:
+    target = result["target"]
+    sure = target["probability"]
+    by = "" if sure is None else f"; by the error bar with a probability of {percent(sure)}"
+    print_text(
+        f"{result['chosen_gpus']:,} GPUs are the fewest planned that reach {format_count(target['samples_per_s'])} "
+        f"samples/s{by}"
+    )
 
 
 def _cost(scale: Values) -> str:

@@ -85,6 +85,7 @@ def test_a_plan_file_is_projected_to_the_planned_step(model_file: Path, tmp_path
     result = json.loads(text)
     assert result["chosen_gpus"] == 8  # the fewest that reach it
     chosen = result["scales"][0]
+    assert 0.5 < result["target"]["probability"] <= 1  # the prediction is above the target
     assert chosen["dollars_per_h"] == 20 and result["scales"][1]["dollars_per_h"] == 40
     assert chosen["dollars_per_billion"] == pytest.approx(20 / 3600 * 1e9 / chosen["samples_per_s"])
     assert chosen["joules_per_billion"] == pytest.approx(8 * 700 * 1e9 / chosen["samples_per_s"])
@@ -174,6 +175,13 @@ def test_a_table_that_fits_nowhere_is_named() -> None:
     large = model_of(((400_000_000, 3), (1000, 1)))
     with pytest.raises(CapacityError, match="table t0 pinned to data_parallel fits nowhere"):
         run_plan(PlanRequest(job=Job.of_model(large), cluster=cluster(), gpus=[8], batch=BATCH, pinned=pinned))
+
+
+def test_a_target_is_reached_with_the_probability_of_the_error_bar(planned: Planned) -> None:
+    scale = planned.scales[0]
+    low = BATCH / scale.to_json()["plans"][0]["interval"]["high_s"]
+    assert scale.probability_of(scale.samples_per_s) == pytest.approx(0.5)
+    assert scale.probability_of(low) == pytest.approx(0.9, abs=1e-3)  # a tenth is beyond either end of the interval
 
 
 def test_a_target_that_nothing_reaches_states_the_fastest() -> None:

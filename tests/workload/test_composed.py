@@ -11,6 +11,8 @@ from dessim.cluster import load_cluster
 from dessim.commands.support.step import step_of
 from dessim.errors import UsageError
 from dessim.sim.engine import simulate
+from dessim.workload.codecs import parse_codecs
+from dessim.workload.coded_plan import coded
 from dessim.workload.composed import GROUPED, TablePlan, can_split_columns, compose
 from dessim.workload.memory import memory_of
 from dessim.workload.model import Model, load_model, parse_model
@@ -133,6 +135,16 @@ def test_halves_of_a_table_send_its_vectors_once_and_its_ids_twice() -> None:
     assert [sizes[1][name] for name in ("pooled", "pooled_grad")] == [
         sizes[0][name] for name in ("pooled", "pooled_grad")
     ]
+
+
+def test_codecs_encode_the_messages_of_groups() -> None:
+    model, n = model_of(operators=()), 4
+    plan = compose(model, MIXED)
+    encoded = coded(plan, model, parse_codecs("bf16"))
+    symbols = plan.symbols(model.symbols(n))
+    for name in ("pooled.table_wise", "pooled_grad.row_wise", "rows.row_all_to_all", "dense_grad"):
+        assert encoded.op(f"{name}_encode").part_of == name
+        assert encoded.op(name).bytes(symbols) == pytest.approx(plan.op(name).bytes(symbols) / 2, rel=1e-3)
 
 
 def test_a_strategy_that_cannot_train_the_model_is_refused() -> None:

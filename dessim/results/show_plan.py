@@ -52,7 +52,7 @@ def _print_ranked(scale: Values) -> None:
                 f"{strategy_label(row['strategy'])}{mark}",
                 format_time(row["step_time_s"]),
                 format_count(row["samples_per_s"]),
-                percent(lead, signed=True) if number else "",
+                _share(lead, signed=True) if number else "",
                 format_size(row["memory_bytes"], 3),
                 format_time(row["compute_s"]),
                 format_time(row["exposed_comm_s"]),
@@ -86,9 +86,7 @@ def _print_owners(tables: Sequence[Values], names: Sequence[str]) -> None:
 
 def _print_facts(scale: Values, best: Values) -> None:
     """Print the leads, the emptiest and the fullest rank, the gap and the cost of the best plan."""
-    leads = [
-        f"{strategy_label(name)} {percent(lead, signed=True)}" for name, lead in scale["leads"].items() if lead > 0
-    ]
+    leads = [f"{strategy_label(name)} {_share(lead, signed=True)}" for name, lead in scale["leads"].items() if lead > 0]
     if leads:
         print_text(f"lead over each strategy alone: {', '.join(leads)}")
     ends = {name: " to ".join(format_size(end, 3) for end in pair) for name, pair in scale["extremes"].items()}
@@ -97,7 +95,7 @@ def _print_facts(scale: Values, best: Values) -> None:
         f"received {ends['received_bytes']}"
     )
     print_text(
-        f"placement: the best estimate is {percent(scale['gap'])} above HiGHS's lower bound of "
+        f"placement: the best estimate is {_share(scale['gap'])} above HiGHS's lower bound of "
         f"{format_time(scale['bound_s'])}"
     )
     if (cost := _cost(scale)) != "":
@@ -115,6 +113,11 @@ def _print_target(result: Values) -> None:
         f"{result['chosen_gpus']:,} GPUs are the fewest planned that reach {format_count(target['samples_per_s'])} "
         f"samples/s{by}"
     )
+
+
+def _share(value: float, signed: bool = False) -> str:
+    """A share in per cent, to a hundredth of one."""
+    return percent(round(value, 4), signed)
 
 
 def _cost(scale: Values) -> str:
@@ -135,7 +138,7 @@ def _print_scales(scales: Sequence[Values]) -> None:
             "" if scale["dollars_per_h"] is None else f"{scale['dollars_per_h']:,.0f}",
             "" if scale["dollars_per_billion"] is None else f"{scale['dollars_per_billion']:,.2f}",
             "" if scale["joules_per_billion"] is None else f"{scale['joules_per_billion'] / 1e6:,.3g}",
-            percent(scale["gap"]),
+            _share(scale["gap"]),
         )
         for scale in scales
     ]

@@ -205,7 +205,7 @@ def test_help_fits_80_columns_and_cuts_no_sentence(names: tuple[str, ...]) -> No
 
 def test_an_option_has_the_same_help_everywhere() -> None:
     # These mean something else for each verb: a value of another kind, or another thing to write.
-    differing = {"--out", "--gpus", "--strategy", "--algorithm", "--seed", "--lab", "--cluster", "--ranks"}
+    differing = {"--out", "--gpus", "--strategy", "--algorithm", "--seed", "--lab", "--cluster", "--ranks", "--plan"}
     root = get_command(app)
     helps: dict[str, set[str]] = {}
     for names in visible_commands():

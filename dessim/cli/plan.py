@@ -26,11 +26,9 @@ from dessim.units import parse_price, parse_throughput
 
 @guarded
 def plan(
-    model: Annotated[str, typer.Option(help="Model file, or a shipped model such as dlrm_dcnv2.")],
+    model: Annotated[str, typer.Option(help="Model file, or a shipped model such as deepfm.")],
     cluster: ClusterOption,
-    gpus: Annotated[
-        str, typer.Option(help="Numbers of GPUs: 8,64 or 8..1024 for each power of two times 8 up to 1024.")
-    ],
+    gpus: Annotated[str, typer.Option(help="Numbers of GPUs, such as 8,64; or a range that doubles, 8..1024.")],
     batch: Annotated[
         str, typer.Option(help="Samples a step of all GPUs, such as 65536; or of each, such as 1024/gpu.")
     ],

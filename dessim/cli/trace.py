@@ -54,7 +54,7 @@ def trace_collectives(
     transport: TransportOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Predict each recorded collective, and hold it against the recording.
+    """Predict each recorded collective, and print how far off it is.
 
     With an NCCL transport nothing is fitted to the trace. With another one, rates are those of the cluster; the cost of
     a call and a factor on latencies are fitted to all other collectives.

@@ -10,6 +10,7 @@ import torch
 from des_ref.comm import open_comm
 from des_ref.data.synthetic import Zipf
 from des_ref.models.build import Network
+from des_ref.models.dense_optim import DenseOptimizer
 from des_ref.strategies import STRATEGIES
 from des_ref.strategies.base import Optimizers
 from dessim.workload.memory import memory_of
@@ -31,16 +32,21 @@ from dessim.workload.model import load_model
         ("criteo_1tb", "des_reduce_scatter", 256),
         ("fvae", "des_all_reduce", 128),
         ("fvae", "des_reduce_scatter", 128),
+        ("deepfm", "table_wise", 1024),
+        ("deepfm", "row_all_to_all", 1024),
+        ("deepfm_multihot", "row_wise", 256),
+        ("criteo_1tb", "mesh", 64),
     ],
 )
 def test_a_step_allocates_the_memory_that_its_plan_predicts(name: str, strategy: str, batch: int) -> None:
     model = load_model(name)
     ids_per_field = model.input.ids_per_sample / model.input.fields
+    optimizers = Optimizers(dense=DenseOptimizer("Adam", {"foreach": True}))  # as on a GPU
     with open_comm() as comm:
         shape = (model.input.fields, ids_per_field, 50_000)
         examples = Zipf(*shape, 1.05, 3, dense=model.dense_features).examples(batch, 0)
         whole = examples.take(torch.arange(batch))
-        trainer = STRATEGIES[strategy](Network(model, 1, torch.float32, comm.device), Optimizers(), comm)
+        trainer = STRATEGIES[strategy](Network(model, 1, torch.float32, comm.device), optimizers, comm)
         trainer.step(whole)  # inserts the rows and creates Adam's moments
         # The time at which threads free memory varies, and so does the peak: take the highest of several runs.
         peaks = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -73,8 +74,27 @@ def test_activations_of_des_equal_a_count_by_hand() -> None:
         "tail": batch * 150 * 4,
         "its backward": (batch * wire + tail) * 4,
         "local backward": ids * 3 * 8 + rows * 16 * 4 + 100 * 150 * 4,
+        "gradient of W1, in the buffer of its sum": 100 * 150 * 4,
     }
     assert memory_of(plan("des_all_reduce", model), symbols).activations == pytest.approx(sum(by_hand.values()))
+
+
+def test_few_samples_need_the_most_memory_in_the_dense_optimizer() -> None:
+    """Adam's square roots are there when the activations of the 150 hidden units, or the buffer of sums, are not."""
+    model = model_of()
+    weights = 100 * 150 + 100 * 50 + 50 + 100 + 50 + 2
+    for name in ("mesh", "table_wise"):
+        planned = plan(name, model)
+        before = replace(planned, ops=tuple(op for op in planned.ops if op.name != "update_dense"))
+        for batch in (16, 4096):
+            symbols = model.symbols(1, batch)
+            buffer = weights * 4 if name == "table_wise" else 0
+            more = max(0, weights * 4 - batch * 150 * 4 - buffer)
+            most = memory_of(before, symbols).activations
+            assert memory_of(planned, symbols).activations == pytest.approx(most + more), (name, batch)
+            assert (more > 0) == (name == "mesh" and batch == 16)
+        # Without a sample there are gradients, and the roots or the buffer.
+        assert memory_of(planned, model.symbols(1, 0)).activations == pytest.approx(2 * weights * 4, rel=1e-3), name
 
 
 def test_replicated_tails_grow_with_the_batch_and_sharded_ones_do_not() -> None:

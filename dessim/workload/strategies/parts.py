@@ -140,15 +140,15 @@ def sum_requested(*deps: str, requested: Formula = u, rows: Formula = U / N) -> 
 
 def pool_local(*deps: str) -> PlannedOp:
     """A worker pools the rows that it fetched for its B/N samples."""
-    moved = LOCAL_IDS * BAG_TERM * sr + LOCAL_SAMPLES * DENSE_POOLED
+    pooled = LOCAL_SAMPLES * DENSE_POOLED
     return compute(
         "pool",
         Phase.FORWARD,
         *deps,
         flops=LOCAL_IDS * BAG_TERM,
-        mem=moved,
+        mem=LOCAL_IDS * BAG_TERM * sr + pooled,
         kernels=6,
-        keeps=moved,
+        keeps=3 * LOCAL_IDS * k + pooled,
         access=Access.POOL,
         row_bytes=Wm * sr,
     )
@@ -159,8 +159,9 @@ def scatter_local(more: Formula | None = None) -> PlannedOp:
 
     `more`: bytes of a larger buffer that the gradients are scattered into as well, if any.
     """
-    per_id = LOCAL_IDS * BAG_TERM * sd + u * Wu * s
-    mem = LOCAL_SAMPLES * DENSE_POOLED + per_id
+    rows = u * Wu * s
+    mem = LOCAL_SAMPLES * DENSE_POOLED + LOCAL_IDS * BAG_TERM * sd + rows
+    keeps = 3 * LOCAL_IDS * k + rows
     return compute(
         "scatter_grad",
         Phase.BACKWARD,
@@ -168,7 +169,7 @@ def scatter_local(more: Formula | None = None) -> PlannedOp:
         flops=LOCAL_IDS * BAG_TERM,
         mem=mem + more if more is not None else mem,
         kernels=8,
-        keeps=per_id + more if more is not None else per_id,
+        keeps=keeps + more if more is not None else keeps,
         access=Access.SCATTER,
         row_bytes=Wu * s,
     )

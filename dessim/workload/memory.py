@@ -14,15 +14,15 @@ the GPU. The hottest rows remain on the GPU. Ids follow the Zipf law of the mode
 is read once and updated once, over a full-duplex link.
 
 The sum is within 25 % of the trainer's highest peak in several steps (tests/des_ref/test_memory.py). Of dlrm_dcnv2 with
-256 samples a rank on one process it is 96 to 108 % under six strategies, 156 to 203 MB.
+256 samples on one process it is 96 to 108 % under six strategies (156 to 203 MB), of deepfm with 1,024 samples 90 to
+122 % under four (20 to 26 MB).
 
 With dedicated parameter servers (`served_memory`) a worker holds no rows and no optimizer state. Each of S servers
 holds 1/S of everything, and room for the messages that all workers may have sent it.
 
 Not included: the driver's context and NCCL's buffers (under 1 GiB together), fragmentation, the doubling of a growing
 hash table, the capacity of the host's memory, and GPUs that share its bandwidth. On a CPU torch's Adam keeps three
-times the largest weight matrix instead of one float a weight. Dense gradients that are one matrix are summed in place;
-the buffer of their sum counts nevertheless.
+times the largest weight matrix instead of one float a weight.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from dessim.units import format_size
 from dessim.workload.formula import group
 from dessim.workload.model import Model
 from dessim.workload.owners import MEAN, Owner
-from dessim.workload.plan import OwnerRole, Plan, PlannedOp, Traffic
+from dessim.workload.plan import OwnerRole, Plan, PlannedOp
 from dessim.workload.server_roles import Roles, a_step, size_of
 from dessim.workload.symbols import k
 
@@ -132,12 +132,7 @@ def _in_optimizer(plan: Plan, symbols: Symbols) -> float:
     """
     roots = sum(op.width.evaluate(symbols) for op in plan.ops if op.name == "update_dense") * symbols["so"]
     layers = sum(op.keeps.evaluate(symbols) for op in plan.ops if op.products and op.phase is Phase.FORWARD)
-    return roots - layers - sum(result_bytes(op, symbols) for op in plan.ops if _sums_weights(op))
-
-
-def _sums_weights(op: PlannedOp) -> bool:
-    """Whether it sums the gradients of dense weights, for which the trainer copies them to one buffer."""
-    return op.collective is Collective.ALL_REDUCE and op.traffic is Traffic.DENSE
+    return roots - layers - sum(result_bytes(op, symbols) for op in plan.ops if op.collective is Collective.ALL_REDUCE)
 
 
 def served_memory(plan: Plan, symbols: Symbols, servers: int) -> tuple[Memory, Memory]:
@@ -232,13 +227,13 @@ def _cold(model: Model, symbols: Symbols, hot: float) -> dict[str, float]:
 
 
 def result_bytes(op: PlannedOp, symbols: Symbols) -> float:
-    """Bytes that an op's result adds to its inputs, on a worker of these symbols. AllReduces sum in place or in a buffer."""
+    """Bytes that an op's result adds to its inputs, on a worker of these symbols. AllReduces may sum in place."""
     if op.kind is Kind.COMPUTE:
         return op.keeps.evaluate(symbols)
     size = op.size.evaluate(symbols)
     match op.collective:
         case Collective.ALL_REDUCE:
-            return size if _sums_weights(op) else 0.0
+            return op.keeps.evaluate(symbols)
         case Collective.REDUCE_SCATTER:
             return size / symbols["N"]
     return size

@@ -75,6 +75,7 @@ class PlannedOp:
     `rows`, `width`: of `update_dense`, the weights as one row; 0 of others.
 
     Collectives and copies:
+    `keeps`: bytes of the buffer in which an AllReduce sums, if not in its input.
     `size`: S [bytes] as nccl-tests counts it (dessim.trace.schema).
     `rows`, `width`: the floats that a worker contributes, `rows` rows of `width` floats that a codec may encode.
     `exact_width`: further floats of each row that a codec must leave as they are. All three are 0 for collectives that

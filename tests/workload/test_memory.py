@@ -74,13 +74,12 @@ def test_activations_of_des_equal_a_count_by_hand() -> None:
         "tail": batch * 150 * 4,
         "its backward": (batch * wire + tail) * 4,
         "local backward": ids * 3 * 8 + rows * 16 * 4 + 100 * 150 * 4,
-        "gradient of W1, in the buffer of its sum": 100 * 150 * 4,
     }
     assert memory_of(plan("des_all_reduce", model), symbols).activations == pytest.approx(sum(by_hand.values()))
 
 
 def test_few_samples_need_the_most_memory_in_the_dense_optimizer() -> None:
-    """Adam's square roots are there when the activations of the 150 hidden units, or the buffer of sums, are not."""
+    """When Adam takes square roots, the activations of the 150 hidden units and the buffer of sums are free."""
     model = model_of()
     weights = 100 * 150 + 100 * 50 + 50 + 100 + 50 + 2
     for name in ("mesh", "table_wise"):

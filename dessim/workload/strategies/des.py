@@ -116,7 +116,8 @@ def _plan(name: str, model: Model, scatter: bool) -> Plan:
     ops += _rounds_backward(rounds)
     local_backward = _leg("local_backward", 1 if any(r.returns for r in rounds) else 0)
     if shared:
-        ops.append(weight_gradients("shared_grad", group(shared), local_backward))
+        in_place = len(terms(model.costs, "shared_weights")) == 1
+        ops.append(weight_gradients("shared_grad", group(shared), local_backward, in_place=in_place))
     ops.append(update_rows(model, U / N, local_backward))
     gradients = (*(("tail_grad",) if scatter else ()), *(("shared_grad",) if shared else ()))
     ops.append(update_dense(group(P + sizes.weights), "update_rows", *gradients))

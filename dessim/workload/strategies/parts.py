@@ -244,9 +244,12 @@ def dense_grad(model: Model) -> PlannedOp:
     return weight_gradients("dense_grad", dense_weights(model), "dense_backward")
 
 
-def weight_gradients(name: str, weights: Formula, *deps: str) -> PlannedOp:
-    """The AllReduce of the gradients of `weights` replicated weights: one row as far as codecs are concerned."""
-    return collective(
+def weight_gradients(name: str, weights: Formula, *deps: str, in_place: bool = False) -> PlannedOp:
+    """The AllReduce of the gradients of `weights` replicated weights: one row as far as codecs are concerned.
+
+    `in_place`: whether they are one matrix, which is summed where it is. Several are copied to one buffer.
+    """
+    op = collective(
         name,
         Phase.BACKWARD,
         Collective.ALL_REDUCE,
@@ -256,6 +259,7 @@ def weight_gradients(name: str, weights: Formula, *deps: str) -> PlannedOp:
         rows=ONE,
         width=weights,
     )
+    return op if in_place else replace(op, keeps=weights * s)
 
 
 def update_rows(model: Model, rows: Formula, *deps: str, role: OwnerRole = OwnerRole.WORKS) -> PlannedOp:

@@ -15,7 +15,7 @@ is read once and updated once, over a full-duplex link.
 
 The sum is within 25 % of the trainer's highest peak in several steps (tests/des_ref/test_memory.py). Of dlrm_dcnv2 with
 256 samples on one process it is 96 to 108 % under six strategies (156 to 203 MB), of deepfm with 1,024 samples 90 to
-122 % under four (20 to 26 MB).
+117 % under four (20 to 26 MB).
 
 With dedicated parameter servers (`served_memory`) a worker holds no rows and no optimizer state. Each of S servers
 holds 1/S of everything, and room for the messages that all workers may have sent it.
@@ -131,7 +131,7 @@ def _in_optimizer(plan: Plan, symbols: Symbols) -> float:
     the activations of layers and the buffer of summed gradients are free.
     """
     roots = sum(op.width.evaluate(symbols) for op in plan.ops if op.name == "update_dense") * symbols["so"]
-    layers = sum(op.keeps.evaluate(symbols) for op in plan.ops if op.products and op.phase is Phase.FORWARD)
+    layers = sum(op.keeps.evaluate(symbols) for op in plan.ops if op.name in ("tail_forward", "dense_forward"))
     return roots - layers - sum(result_bytes(op, symbols) for op in plan.ops if op.collective is Collective.ALL_REDUCE)
 
 

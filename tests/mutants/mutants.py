@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-_FILES = ("messages", "operators", "optimizers", "shared")
+_FILES = ("messages", "operators", "optimizers", "widths", "shared", "devices")
 _CERTIFICATE = {
     "model": "deepfm_ml100k",
     "placement": "hash",
@@ -40,7 +40,7 @@ class Mutant:
     old, new   the text that occurs once, and what replaces it
     why        the effect of the fault on a user
     certify    options of the certificate that notices it, beside those of _CERTIFICATE; None: `test` notices it
-    test       pytest's name of the test
+    test       pytest's name of the test, or of one of its cases: `file::name[case]`
     hidden_at  numbers of ranks at which the same certificate passes, because the fault cannot show there
     """
 

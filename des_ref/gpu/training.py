@@ -27,7 +27,7 @@ from des_ref.progress import Progress
 from des_ref.strategies import build
 from des_ref.strategies.base import Lane, Optimizers, Strategy
 from dessim.trace.schema import PREFETCH
-from dessim.workload.model import Model, load_model, parse_model
+from dessim.workload.model import Model, load_model
 
 _WARNING = "CUDA operation"  # in torch's warning about a wait
 MOST_WAITS = 5  # of a DES step; docs/gpu.md lists them
@@ -39,13 +39,6 @@ def model_of(machine: Machine) -> Model:
 
 def model_name(machine: Machine) -> str:
     return "deepfm_ml100k" if machine.small else "deepfm"
-
-
-def _without_dropout(model: Model) -> Model:
-    raw = model.model_dump()
-    for operator in raw["operators"]:
-        operator |= {"dropout": 0.0} if "dropout" in operator else {}
-    return parse_model(raw, model.name)
 
 
 def samples_of(machine: Machine) -> int:
@@ -100,7 +93,7 @@ def pipeline(comm: Comm, machine: Machine) -> Figures:
 
 def checkpoint(comm: Comm, machine: Machine) -> Figures:
     """Training on the CPU, saved, restored on the device: the same bits, and the next step is the same to rounding."""
-    model = _without_dropout(model_of(machine))
+    model = model_of(machine)
     batches = some_batches(machine, model, 4)
     on_cpu = built(comm.on_cpu("host"), model, "des_all_reduce")
     for batch in batches[:3]:
@@ -122,7 +115,7 @@ def checkpoint(comm: Comm, machine: Machine) -> Figures:
 
 def waits(comm: Comm, machine: Machine) -> Figures:
     """How often the host waits for the device in a step; counted by CUDA, on a CPU by des_ref.device.emulated."""
-    model = _without_dropout(model_of(machine))  # masks are drawn without a wait, but the emulation cannot draw
+    model = model_of(machine)
     most: Figures = {}
     comm = comm if comm.device.type == "cuda" else replace(comm, device=EMULATED)
     with _waits_counted(comm.device) as count:

@@ -29,8 +29,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from des_ref.substitution.owned import OwnedOccurrences
-from des_ref.substitution.sums import sums_of_neighbours, tally
+from des_ref.substitution.owned import OwnedOccurrences, SortedKeys, first_of_runs, stable_order
+from des_ref.substitution.sums import sums_of_neighbours
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +51,15 @@ class Candidates:
     @classmethod
     def of(cls, owned: OwnedOccurrences, ids: int, fields: int) -> Candidates:
         """From the owned occurrences of `ids` distinct ids. An id that occurs in two fields is a candidate of both."""
-        pair, candidate = torch.unique(owned.field * ids + owned.inverse, return_inverse=True)
-        sizes = tally(pair // max(ids, 1), fields)
-        return cls(pair % max(ids, 1), tuple(sizes.tolist()), candidate, owned)
+        pair = owned.field * ids + owned.inverse
+        order = stable_order(pair)
+        pairs = pair.index_select(0, order)
+        keys = SortedKeys(pairs, order, first_of_runs(pairs))
+        of_fields = torch.zeros(fields, dtype=torch.int64, device=pairs.device)
+        of_fields.index_add_(0, pairs // max(ids, 1), keys.is_first.to(torch.int64))
+        sizes = of_fields.tolist()
+        candidates, index = keys.distinct(sum(sizes))
+        return cls(candidates % max(ids, 1), tuple(sizes), index.row, owned)
 
 
 class Scores:

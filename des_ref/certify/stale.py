@@ -39,9 +39,9 @@ def measure(
 ) -> dict[str, Any] | None:
     """Train on global batches. Returns the case's part of the JSON object on rank 0, None on other processes.
 
-    `comm` has been split into workers and servers (`Comm.apart`); every process calls it.
+    `comm` has been split into workers and servers (`Comm.apart`), which are in host memory; every process calls it.
     """
-    network = Network(model, seed, torch.float64, "cpu")
+    network = Network(model, seed, torch.float64, comm.device)
     if comm.rank >= comm.world_size:
         server = Server(network, optimizers, comm, staleness, keep_order=True)
         server.serve()
@@ -50,14 +50,16 @@ def measure(
     strategy = PsAsync(network, optimizers, comm)
     traffic = _Traffic(strategy, comm, model, len(batches[0]))
     vocabulary = torch.unique(torch.cat([b.ids for b in batches]))
+    on_device = vocabulary.to(comm.device)
     records = []
     for batch in batches:
         traffic.clear()
-        result = strategy.step(slice_of(batch, comm.rank, comm.world_size))
+        result = strategy.step(slice_of(batch, comm.rank, comm.world_size).to(comm.device))
         traffic.add_step(result)
-        records.append(_record(network, result, vocabulary))
+        records.append(_record(network, result, on_device))
     strategy.settle()
-    parameters = strategy.look(vocabulary) | {f"dense.{i}": p.detach() for i, p in enumerate(network.dense_parameters)}
+    pulled = strategy.look(on_device) | {f"dense.{i}": p.detach() for i, p in enumerate(network.dense_parameters)}
+    parameters = {name: values.cpu() for name, values in pulled.items()}
     tally = strategy.close()
     ops, has_unplanned = traffic.gather()
     of_all = _gathered(comm, records)
@@ -129,7 +131,7 @@ def _record(network: Network, result: StepResult, vocabulary: Tensor) -> Tensor:
     rows = torch.searchsorted(vocabulary, result.row_ids)
     parts = [result.loss.reshape(1)]
     for name, width in network.row_widths.items():
-        grad = torch.zeros(len(vocabulary), width, dtype=network.dtype)
+        grad = torch.zeros(len(vocabulary), width, dtype=network.dtype, device=network.device)
         grad[rows] = result.row_grads[name]
         parts.append(grad.view(-1))
     parts += [torch.zeros_like(p).view(-1) if p.grad is None else p.grad.view(-1) for p in network.dense_parameters]
@@ -138,7 +140,7 @@ def _record(network: Network, result: StepResult, vocabulary: Tensor) -> Tensor:
 
 def _gathered(comm: Comm, records: Sequence[Tensor]) -> Tensor:
     """[workers, steps, n] on every worker."""
-    own = torch.stack(list(records)).to(comm.device)
+    own = torch.stack(list(records))
     out = own.new_empty(comm.world_size * len(own), own.shape[1])
     comm.all_gather("certificate", out, own).wait()
     return out.view(comm.world_size, *own.shape).cpu()

@@ -14,7 +14,7 @@ from des_ref.comm import Comm, open_comm
 from des_ref.forked import forking_context
 
 
-def on_ranks(ranks: int, folder: Path, work: Callable[[Comm], Any], limit_s: float = 90) -> list[Any]:
+def on_ranks(ranks: int, folder: Path, work: Callable[[Comm], Any], limit_s: float = 240) -> list[Any]:
     """The results of `work`, a module-level function, on each rank; exchanged as JSON files in an empty `folder`."""
     context = forking_context()
     processes = [context.Process(target=_rank, args=(rank, ranks, folder, work)) for rank in range(ranks)]

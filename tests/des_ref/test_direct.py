@@ -175,7 +175,7 @@ def test_losing_a_peer_ends_the_run_with_a_one_line_error(tmp_path: Path, capfd:
     survivor, gone = (context.Process(target=_run_until_peer_dies, args=(rank, tmp_path)) for rank in range(2))
     for process in (survivor, gone):
         process.start()
-    survivor.join(30)
+    survivor.join(240)
     alive = survivor.is_alive()
     for process in (survivor, gone):
         process.kill()

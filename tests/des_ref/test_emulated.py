@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from des_ref.certify.case import Case
+from des_ref.certify import stale
+from des_ref.certify.case import SEED, Case
+from des_ref.certify.case import batches as case_batches
 from des_ref.comm import Comm, Encoding, open_comm
 from des_ref.data.batch import Batch
 from des_ref.data.synthetic import Zipf
@@ -23,6 +28,7 @@ from des_ref.strategies import STRATEGIES, VARIANTS, build
 from des_ref.strategies.base import Optimizers, Strategy
 from dessim.workload.codecs import parse_codecs
 from dessim.workload.model import Model, parse_model
+from tests.des_ref.ranks import on_ranks
 
 SAMPLES, STEPS = 8, 2
 MOST_WAITS = 5  # of a DES step
@@ -82,7 +88,6 @@ def check(
     return counts
 
 
-# ps_async trains on servers in host memory.
 @pytest.mark.parametrize("strategy", [*(s for s in STRATEGIES if s != "ps_async"), *VARIANTS])
 def test_strategies_train_on_the_device(strategy: str, host: Comm) -> None:
     check(host, small("deepfm_ml100k"), strategy)
@@ -110,6 +115,25 @@ def test_poolings_train_on_the_device(pooling: str, placement: str, host: Comm) 
     check(host, parse_model(raw, pooling), "des_all_reduce")
 
 
+def _certified_with_servers(world: Comm) -> list[Any]:
+    """What a certificate of two workers on the device and a server in host memory finds, on worker 0."""
+    case = Case(2, STEPS, "deepfm_ml100k", "ps_async", small=True)
+    comm = world.apart(1, 60.0)
+    model = case.load()
+    samples = case_batches(case, model, comm)
+    is_worker = comm.rank < comm.world_size
+    with emulated() if is_worker else nullcontext() as counts:
+        own = replace(comm, device=EMULATED) if is_worker else comm
+        found = stale.measure(own, model, case.optimizers(), SEED, samples, case.staleness)
+    assert counts is None or any(line.startswith("strategies/ps_async") for line in counts.waits)
+    return [] if found is None else [found[name] for name in ("max_loss_diff", "max_grad_diff", "max_param_diff")]
+
+
+def test_workers_of_servers_are_certified_on_the_device(tmp_path: Path) -> None:
+    differences, *others = on_ranks(3, tmp_path, _certified_with_servers)
+    assert len(differences) == 3 and max(differences) < 1e-12 and others == [[], []]
+
+
 @pytest.mark.parametrize("name", ROW_OPTIMIZERS)
 def test_row_optimizers_train_on_the_device(name: str, host: Comm) -> None:
     lifetime = Lifetime(admit_after=2, expire_after=1) if name == "adam" else Lifetime()
@@ -133,7 +157,7 @@ def test_codecs_encode_on_the_device(codec: str, host: Comm) -> None:
     [("deepfm_multihot", "hash"), ("deepfm_multihot", "field"), ("deepfm_ml100k", "hash"), ("fvae", "hash")],
 )
 def test_the_host_waits_five_times_in_a_des_step(strategy: str, name: str, placement: str, host: Comm) -> None:
-    """deepfm_ml100k draws dropout masks. fvae draws noise, and its softmax needs the number of candidates of a field."""
+    """deepfm_ml100k draws dropout masks. fvae draws noise, and its softmax waits for numbers of candidates."""
     most = MOST_WAITS + (name == "fvae")
     model = small(name, placement)
     comm = replace(host, device=EMULATED)

@@ -77,7 +77,7 @@ def test_two_ranks_are_bit_identical_with_and_without_pipeline(tiny: Path, tmp_p
     for process in ranks:
         process.start()
     for process in ranks:
-        process.join(100)
+        process.join(240)
         assert process.exitcode == 0
     for rank in range(2):
         found = torch.load(answer.with_suffix(f".{rank}"))

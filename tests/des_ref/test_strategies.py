@@ -161,7 +161,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     for process in ranks:
         process.start()
     for process in ranks:
-        process.join(90)
+        process.join(240)
         process.kill()
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(RANKS)]
 

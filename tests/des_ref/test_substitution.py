@@ -128,9 +128,9 @@ def in_lockstep(networks: list[Network], rows: dict[str, Tensor], occurrences: O
 
     def all_gather(part: Tensor) -> Tensor:
         slots[this_thread.rank] = part
-        barrier.wait(timeout=20)
+        barrier.wait(timeout=240)
         gathered = torch.stack(slots)
-        barrier.wait(timeout=20)
+        barrier.wait(timeout=240)
         return gathered
 
     def partials(p: int) -> Tensor:

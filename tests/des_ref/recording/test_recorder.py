@@ -86,7 +86,7 @@ def test_trace_of_two_ranks(tiny: Path, tmp_path: Path) -> None:
     path = tmp_path / "run.trace"
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     arguments = [*traced_arguments(tiny, path), "--strategy", "des_reduce_scatter"]
-    done = subprocess.run([*launcher, "-m", "des_ref.train", *arguments], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*launcher, "-m", "des_ref.train", *arguments], capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
     trace = load_trace(path)
     check_trace(trace, tiny, 2, "des_reduce_scatter")

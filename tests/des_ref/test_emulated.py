@@ -116,7 +116,7 @@ def test_poolings_train_on_the_device(pooling: str, placement: str, host: Comm) 
 
 
 def _certified_with_servers(world: Comm) -> list[Any]:
-    """What a certificate of two workers on the device and a server in host memory finds, on worker 0."""
+    """Worker 0's differences in a certificate of two workers on the device and a server in host memory."""
     case = Case(2, STEPS, "deepfm_ml100k", "ps_async", small=True)
     comm = world.apart(1, 60.0)
     model = case.load()

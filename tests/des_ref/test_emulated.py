@@ -97,6 +97,7 @@ MODELS = (
     ("nfm", "hash"), ("dcn", "hash"), ("dcn", "field"), ("dcn_v2", "hash"), ("dcn_v2_low_rank", "field"),
     ("xdeepfm", "hash"), ("xdeepfm_split", "field"), ("deepfm_fields", "field"), ("dlrm", "hash"),
     ("criteo_kaggle", "hash"), ("deepfm_multihot", "hash"), ("deepfm_multihot", "field"), ("fvae", "hash"),
+    ("two_tower", "hash"),
 )  # fmt: skip
 
 

@@ -76,6 +76,7 @@ def _from_nccl_tests(logs: list[Path], cluster: str, output: Path, json: bool) -
     from dessim.cluster import load_cluster
     from dessim.results.nccl_residuals import residual_tables
     from dessim.results.tables import print_table
+    from dessim.units import percent
 
     profile = fit_nccl_logs(logs, load_cluster(cluster))
     write_nccl_profile(output, profile)
@@ -87,4 +88,10 @@ def _from_nccl_tests(logs: list[Path], cluster: str, output: Path, json: bool) -
     for remark in profile.skipped:
         print(f"left out: {remark}")
     count = f"{len(profile.residuals)} readings of nccl-tests"
-    print(f"{output}: {count}, fitted with a median error of {profile.median_error:.1%}; use it with --transport")
+    print(
+        f"{output}: {count}, constants fitted with a median error of {profile.median_error:.1%}; "
+        "use it with --transport"
+    )
+    if profile.left_out:
+        errors = ", ".join(f"{percent(error)} {sizes}" for sizes, error in profile.unseen().items())
+        print(f"calibrated with every second size, the others are predicted with median errors of {errors}")

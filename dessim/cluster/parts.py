@@ -11,8 +11,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from dessim.cluster.curves import Curve, curve_of
 from dessim.cluster.kernels import Kernels
-from dessim.cluster.spread import Spread
+from dessim.cluster.spread import BAND_NAMES, Spread, band
 from dessim.compute import Precision
 from dessim.errors import UsageError
 
@@ -127,7 +128,8 @@ class Nccl:
 
     `network` is the kind of network (`ib`, `roce`, `tcp`, ...), `version` the release whose tables choose, `amd` says
     that the hosts are AMD's, `collnet` that NCCL has its SHARP plugin. `factors` are those of its constants, maybe by
-    architecture; constants that are times are also multiplied by `overhead`.
+    architecture; constants that are times are also multiplied by `overhead`. `curves` are what a calibration measured
+    beside them.
     """
 
     network: str
@@ -136,6 +138,7 @@ class Nccl:
     collnet: bool = False
     factors: Mapping[str, float | Mapping[str, float]] = field(default_factory=dict)
     overhead: float = 1.0
+    curves: tuple[Curve, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +192,19 @@ class Transport:
     window: float = math.inf
     nccl: Nccl | None = None
     spread: Spread | None = None
+
+    def spread_of(
+        self, op: str, size: float, *, gpus: int, servers: int, gpus_per_process: int = 1
+    ) -> tuple[str, float] | None:
+        """A name for what is uncertain, and the spread of `op` on `size` bytes; None where it is not known.
+
+        Where a calibration measured the op on as many GPUs and servers, its curve has the spread.
+        """
+        curves = self.nccl.curves if self.nccl is not None else ()
+        curve = curve_of(curves, op, gpus=gpus, servers=servers, gpus_per_process=gpus_per_process)
+        known = self.spread.of(op, size, across=servers > 1, gpus=gpus) if self.spread is not None else None
+        own = curve.spread_of(size) if curve is not None else None
+        return known if own is None else (f"{op} {BAND_NAMES[band(size)]} on {gpus} measured GPUs", own)
 
 
 @dataclass(frozen=True, slots=True)

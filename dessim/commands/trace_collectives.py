@@ -22,7 +22,7 @@ from dessim.cluster import Cluster
 from dessim.cluster.scaled import scaled
 from dessim.cluster.spread import Spread
 from dessim.commands.support.recorded import options_of
-from dessim.commands.support.spreads import bar_of, several_servers
+from dessim.commands.support.spreads import bar_of, servers_of
 from dessim.errors import UsageError
 from dessim.results.error_bar import ErrorBar
 from dessim.sim.engine import simulate
@@ -204,7 +204,7 @@ def _fitted(recorded: Sequence[Matched], trace: Trace, cluster: Cluster) -> Held
 
 def _left_out(row: Predicted, cluster: Cluster) -> LeftOut:
     error = math.log(row.predicted_s / row.measured_s)
-    return LeftOut(str(row.recorded.collective), row.size, several_servers(cluster, list(row.recorded.ops)), error)
+    return LeftOut(str(row.recorded.collective), row.size, servers_of(cluster, list(row.recorded.ops)) > 1, error)
 
 
 def _with_bar(row: Predicted, spread: Spread | None, cluster: Cluster) -> Predicted:

@@ -19,14 +19,13 @@ from typing import NamedTuple
 from fit_transports import FOLDER, Factors, shared_factors
 from leave_out import factors_without, read_left_out, shared_readings
 
-from dessim.calibrate.nccl.fit import fit, predict, with_solution
-from dessim.calibrate.nccl.profile import left_out, parameters
+from dessim.calibrate.nccl.calibration import calibrated, expected
 from dessim.calibrate.nccl.published import read_published
 from dessim.calibrate.nccl.readings import Reading
-from dessim.calibrate.nccl.spreads import spread_of
 from dessim.calibrate.profile import load_transport
+from dessim.cluster.parts import Nccl, Transport
 from dessim.cluster.spread import BAND_NAMES, Z80, Spread, band
-from dessim.collectives.nccl.constants import factor_of, values
+from dessim.collectives.nccl.constants import factor_of
 
 FEWER = (
     ("abci_v", (4, 8), (16,)),
@@ -46,20 +45,30 @@ class Held(NamedTuple):
     spread: float | None
 
 
-def calibrated(start: Factors, fitted: Sequence[Reading], held: Sequence[Reading], shipped: Spread) -> list[Held]:
+def after_calibration(
+    start: Factors, fitted: Sequence[Reading], held: Sequence[Reading], shipped: Spread
+) -> list[Held]:
     """The errors of `held` after a calibration on `fitted`, as `dessim calibrate --nccl-tests` does it."""
     network = fitted[0].setup.network
     own = {name: factor_of(factor, fitted[0].setup) for name, factor in start.items()}
-    found = with_solution(own, fit(fitted, parameters(network), own))
-    spread = spread_of(left_out(fitted, own, network), shipped)
-    known = {reading.setup: values(reading.setup, found) for reading in held}
+    found = calibrated(fitted, own, network, shipped)
+    transport = Transport(name="", nccl=Nccl(network, curves=found.curves), spread=found.spread)
     return [
-        Held(str(r.op), r.size, predict(r, known[r.setup]) / r.microseconds - 1, _deviation(spread, r)) for r in held
+        Held(
+            op=str(r.op),
+            size=r.size,
+            error=expected(r, found.factors, found.curves) / r.microseconds - 1,
+            spread=_deviation(transport, r),
+        )
+        for r in held
     ]
 
 
-def _deviation(spread: Spread, r: Reading) -> float | None:
-    found = spread.of(str(r.op), r.size, across=r.setup.nodes > 1, gpus=r.setup.n)
+def _deviation(transport: Transport, r: Reading) -> float | None:
+    setup = r.setup
+    found = transport.spread_of(
+        str(r.op), r.size, gpus=setup.n, servers=setup.nodes, gpus_per_process=setup.gpus_per_process
+    )
     return None if found is None else found[1]
 
 
@@ -73,7 +82,7 @@ def every_second_size(readings: Sequence[Reading], start: Factors, shipped: Spre
             sizes.setdefault((r.op, r.setup.n), set()).add(r.size)
         even = {key: set(sorted(found)[::2]) for key, found in sizes.items()}
         fitted = [r for r in own if r.size in even[r.op, r.setup.n]]
-        held += calibrated(start, fitted, [r for r in own if r.size not in even[r.op, r.setup.n]], shipped)
+        held += after_calibration(start, fitted, [r for r in own if r.size not in even[r.op, r.setup.n]], shipped)
     return held
 
 
@@ -82,7 +91,7 @@ def fewer_gpus(readings: Sequence[Reading], starts: dict[str, Factors], shipped:
     for where, few, more in FEWER:
         own = [reading for reading in readings if reading.where == where]
         fitted = [r for r in own if r.setup.n in few]
-        held += calibrated(starts[where], fitted, [r for r in own if r.setup.n in more], shipped)
+        held += after_calibration(starts[where], fitted, [r for r in own if r.setup.n in more], shipped)
     return held
 
 

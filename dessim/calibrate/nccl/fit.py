@@ -16,7 +16,7 @@ import numpy as np
 from dessim.arrays import Floats
 from dessim.calibrate.nccl.readings import Reading, repeated
 from dessim.collectives.nccl.constants import CONSTANTS, Factors, factor_of, possible, value_of
-from dessim.collectives.nccl.model import run
+from dessim.collectives.nccl.model import Run, run
 from dessim.collectives.nccl.setup import Setup
 from dessim.collectives.timing import Timing
 
@@ -160,4 +160,9 @@ class _Problem:
 
 def predict(reading: Reading, values: Mapping[str, float]) -> float:
     """us that the model expects of a reading, with these values of its constants."""
-    return run(reading.op, reading.size, reading.setup, values, timing=Timing.REPEATED).microseconds
+    return model_run(reading, values).microseconds
+
+
+def model_run(reading: Reading, values: Mapping[str, float]) -> Run:
+    """A reading as the model runs it, with these values of its constants."""
+    return run(reading.op, reading.size, reading.setup, values, timing=Timing.REPEATED)

@@ -9,39 +9,36 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 
-from dessim.calibrate.nccl.fit import cluster_parameters, fit, predict, with_solution
+from dessim.calibrate.nccl.calibration import MIN_READINGS, calibrated, expected
 from dessim.calibrate.nccl.logs import Log, Row, read_logs
 from dessim.calibrate.nccl.readings import Reading
-from dessim.calibrate.nccl.spreads import LeftOut, spread_of, toml_of
+from dessim.calibrate.nccl.spreads import LeftOut, toml_of
 from dessim.cluster import Cluster
+from dessim.cluster.curves import Curve
 from dessim.cluster.parts import Nccl, Transport
 from dessim.cluster.spread import BAND_NAMES, band
-from dessim.collectives.nccl.constants import CONSTANTS, Factors, factor_of, values
+from dessim.collectives.nccl.constants import factor_of
 from dessim.collectives.nccl.on_cluster import setup_of
 from dessim.collectives.nccl.setup import Setup
 from dessim.errors import FileError, UsageError
 from dessim.files import write_text
 from dessim.trace.schema import Collective, sent_factor
-from dessim.units import format_size
+from dessim.units import format_size, parse_size
 
 _TOLERANCE = 1.02
 """Rates are printed with two decimals, and links are a little faster than their nominal rate."""
-SPREADS = {"network_efficiency": 0.35}
-"""Wider spreads for a measured cluster: some networks never reach their nominal rate."""
-_OTHER_NETWORK = 0.8
-_MIN_READINGS = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Residual:
-    """A reading, in us, and what the fitted transport predicts."""
+    """A reading, in us, and what the fitted constants alone predict."""
 
     reading: Reading
     predicted: float
@@ -54,17 +51,26 @@ class Residual:
 
 @dataclass(frozen=True, slots=True)
 class NcclProfile:
-    """A fitted transport, its residuals, the logs it was fitted to, and remarks on lines that were left out."""
+    """A fitted transport, its residuals, the logs it was fitted to, and remarks on lines that were not read.
+
+    `left_out` are the errors of sizes that a calibration with every second of the others did not see.
+    """
 
     transport: Transport
     residuals: tuple[Residual, ...]
+    left_out: tuple[LeftOut, ...]
     logs: tuple[str, ...]
     skipped: tuple[str, ...]
 
     @property
     def median_error(self) -> float:
-        """The median relative error of the fit."""
+        """The median relative error of the constants."""
         return median(abs(residual.error) for residual in self.residuals)
+
+    def unseen(self) -> dict[str, float]:
+        """By band, the median relative error of sizes that were left out; without bands that have none."""
+        found = {name: [r for r in self.left_out if BAND_NAMES[band(r.size)] == name] for name in BAND_NAMES}
+        return {name: median(abs(math.expm1(r.error)) for r in rs) for name, rs in found.items() if rs}
 
     def by_op_and_band(self) -> dict[tuple[str, str], list[float]]:
         """The errors of each op in each band of sizes."""
@@ -93,8 +99,10 @@ class NcclProfile:
             "network": nccl.network,
             "version": nccl.version,
             "factors": dict(nccl.factors),
+            "curves": [asdict(curve) for curve in nccl.curves],
             "n": len(self.residuals),
             "median_error": self.median_error,
+            "median_error_left_out": self.unseen(),
             "errors": [
                 {"op": op, "sizes": sizes, "n": len(errors), "median_error": median(map(abs, errors))}
                 for (op, sizes), errors in self.by_op_and_band().items()
@@ -115,56 +123,22 @@ def fit_nccl_logs(paths: Sequence[Path], cluster: Cluster) -> NcclProfile:
     runs = [run for path in paths for run in read_logs(path)]
     version = _version(runs, start.version)
     readings = [reading for run in runs for reading in _readings(run, cluster, version)]
-    if len(readings) < _MIN_READINGS:
-        raise UsageError(f"{len(readings)} readings are too few for a calibration; it needs {_MIN_READINGS}")
+    if len(readings) < MIN_READINGS:
+        raise UsageError(f"{len(readings)} readings are too few for a calibration; it needs {MIN_READINGS}")
     own = _of_cluster(start, readings[0].setup)
-    factors = with_solution(own, fit(readings, parameters(start.network), own))
+    found = calibrated(readings, own, start.network, cluster.transport.spread)
     names = tuple(path.name for path in paths)
-    nccl = replace(start, version=version, factors=factors)
-    spread = spread_of(left_out(readings, own, start.network), cluster.transport.spread)
     transport = replace(
         cluster.transport,
         name=f"{cluster.transport.name}, calibrated",
         source=f"fitted to {len(readings)} readings of nccl-tests on {cluster.name}: {', '.join(names)}",
         assumed="",
-        nccl=nccl,
-        spread=spread,
+        nccl=replace(start, version=version, factors=found.factors, curves=found.curves),
+        spread=found.spread,
     )
-    residuals = tuple(Residual(r, predict(r, values(r.setup, factors))) for r in readings)
-    return NcclProfile(transport, residuals, names, tuple(f"{run.path.name}: {s}" for run in runs for s in run.skipped))
-
-
-def left_out(readings: Sequence[Reading], start: Factors, network: str) -> list[LeftOut]:
-    """Every reading, predicted by a fit to every second of the other sizes; none where there are too few readings."""
-    sizes = sorted({reading.size for reading in readings})
-    found: list[LeftOut] = []
-    for first in (0, 1):
-        kept_sizes = sizes[first::2]
-        kept = [r for r in readings if r.size in kept_sizes]
-        if len(kept) < _MIN_READINGS:
-            return []
-        factors = with_solution(start, fit(kept, parameters(network), start))
-        found += [
-            LeftOut(
-                op=str(r.op),
-                size=r.size,
-                across=r.setup.nodes > 1,
-                error=math.log(predict(r, values(r.setup, factors)) / r.microseconds),
-                gpus=r.setup.n,
-            )
-            for r in readings
-            if r.size not in kept_sizes
-        ]
-    return found
-
-
-def parameters(network: str) -> list[Any]:
-    """The parameters of a fit, with wider spreads for networks that NCCL's source was not measured on."""
-    if network in ("ib", "roce"):
-        return cluster_parameters(SPREADS)
-    kinds = ("network_ring", "network_tree", "p2p_network", "message")
-    wide = {name: _OTHER_NETWORK for name in CONSTANTS if name.startswith(kinds)}
-    return cluster_parameters({**SPREADS, **wide, "p2p_network_channel": 0.3, "p2p_message": 1.5})
+    residuals = tuple(Residual(r, expected(r, found.factors, ())) for r in readings)
+    skipped = tuple(f"{run.path.name}: {s}" for run in runs for s in run.skipped)
+    return NcclProfile(transport, residuals, found.left_out, names, skipped)
 
 
 def write_nccl_profile(path: Path, profile: NcclProfile) -> None:
@@ -198,11 +172,13 @@ def to_toml(profile: NcclProfile) -> str:
         "[transport.nccl.factors]",
         *(f"{name} = {_number(factor)}" for name, factor in nccl.factors.items()),
         "",
+        "# Measured time over that of the constants, by size, for an op on these GPUs and servers.",
+        *(line for curve in nccl.curves for line in _curve(curve)),
         *toml_of(transport.spread, "transport.spread"),
         "[measured]",
         f"logs = {json.dumps(list(profile.logs), ensure_ascii=False)}",
         f"median_error = {profile.median_error:.4g}",
-        "# op, GPUs, bytes, measured us, predicted us",
+        "# op, GPUs, bytes, measured us, us that the constants predict",
         "residuals = [",
         *(_residual(residual) for residual in profile.residuals),
         "]",
@@ -284,6 +260,26 @@ def _fastest(op: Collective, setup: Setup, cluster: Cluster) -> tuple[float, str
 def _number(factor: float | Mapping[str, float]) -> str:
     assert isinstance(factor, int | float)
     return f"{factor:.4f}"
+
+
+def _curve(curve: Curve) -> list[str]:
+    points = ", ".join(f'["{_size(size)}", {factor}]' for size, factor in curve.points)
+    return [
+        "[[transport.nccl.curves]]",
+        f"op = {_text(curve.op)}",
+        f"gpus = {curve.gpus}",
+        f"servers = {curve.servers}",
+        *([f"gpus_per_process = {curve.gpus_per_process}"] if curve.gpus_per_process > 1 else []),
+        f"points = [{points}]",
+        *([f"spread = {list(curve.spread)}"] if curve.spread is not None else []),
+        "",
+    ]
+
+
+def _size(size: float) -> str:
+    """A size that reads well where that is exact."""
+    text = format_size(size)
+    return text if parse_size(text) == size else f"{size:.0f} B"
 
 
 def _residual(residual: Residual) -> str:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 
 from dessim.cluster import parts
+from dessim.cluster.curves import Curve
 from dessim.cluster.spread import MOST_GPUS, Spread
 from dessim.errors import UnitError
 from dessim.units import parse_bandwidth, parse_flops, parse_power, parse_share, parse_size, parse_time
@@ -96,6 +98,8 @@ FanInCurve = Annotated[tuple[tuple[float, float], ...], BeforeValidator(_fan_in_
 Count = Annotated[int, Field(ge=1, strict=True)]
 Deviation = Annotated[float, Field(ge=0, le=5, allow_inf_nan=False)]
 """A standard deviation of a logarithm."""
+Bands = tuple[Deviation, Deviation, Deviation]
+"""Those of sizes up to 64 KiB, to 8 MiB and above."""
 
 
 class Table(BaseModel):
@@ -141,8 +145,8 @@ class SpreadTable(Table):
     which counts for more GPUs.
     """
 
-    inside: dict[str, tuple[Deviation, Deviation, Deviation]] = Field(default_factory=dict)
-    between: dict[str, tuple[Deviation, Deviation, Deviation]] = Field(default_factory=dict)
+    inside: dict[str, Bands] = Field(default_factory=dict)
+    between: dict[str, Bands] = Field(default_factory=dict)
     gpus: Count = MOST_GPUS
     more: SpreadTable | None = None
 
@@ -153,17 +157,51 @@ class SpreadTable(Table):
 Factor = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
 
 
+def _ascending(points: tuple[tuple[float, float], ...]) -> tuple[tuple[float, float], ...]:
+    """Points of a curve, whose sizes must ascend."""
+    for (before, _), (size, _) in pairwise(points):
+        if size <= before:
+            raise ValueError(f"sizes must ascend: {size:.0f} B follows {before:.0f} B")
+    return points
+
+
+class CurveTable(Table):
+    """`[[transport.nccl.curves]]`: measured over predicted time of an op on one shape (dessim.cluster.curves)."""
+
+    op: str
+    gpus: Annotated[int, Field(ge=2, strict=True)]
+    servers: Count
+    gpus_per_process: Count = 1
+    points: Annotated[tuple[tuple[Size, Factor], ...], Field(min_length=1), AfterValidator(_ascending)]
+    spread: Bands | None = None
+
+    def build(self) -> Curve:
+        return Curve(**self.model_dump())
+
+
+def _once(curves: tuple[CurveTable, ...]) -> tuple[CurveTable, ...]:
+    """Curves, of which an op and shape may have one."""
+    found: list[tuple[str, int, int, int]] = []
+    for curve in curves:
+        if curve.build().shape in found:
+            raise ValueError(f"{curve.op} on {curve.gpus} GPUs of {curve.servers} servers has two curves; keep one")
+        found.append(curve.build().shape)
+    return curves
+
+
 class NcclTable(Table):
-    """`[transport.nccl]`: the kind of network, and factors on the constants of dessim.collectives.nccl."""
+    """`[transport.nccl]`: the kind of network, factors on the constants of dessim.collectives.nccl, and curves."""
 
     network: Literal["ib", "roce", "tcp", "efa", "tcpxo", "slingshot"]
     version: Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+(\.[0-9]+)*$")] = "2.29"
     amd: Annotated[bool, Field(strict=True)] = False
     collnet: Annotated[bool, Field(strict=True)] = False
     factors: dict[str, Factor | dict[str, Factor]] = Field(default_factory=dict)
+    curves: Annotated[tuple[CurveTable, ...], AfterValidator(_once)] = ()
 
     def build(self) -> parts.Nccl:
-        return parts.Nccl(**self.model_dump())
+        curves = tuple(curve.build() for curve in self.curves)
+        return parts.Nccl(**self.model_dump(exclude={"curves"}), curves=curves)
 
 
 class TransportTable(Part):

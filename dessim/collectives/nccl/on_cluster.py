@@ -6,10 +6,13 @@ import numpy as np
 
 from dessim.arrays import Ints
 from dessim.cluster import Cluster
+from dessim.cluster.curves import Curve, curve_of
 from dessim.cluster.parts import Node
 from dessim.cluster.tree_routes import sums_in_fabric, sums_in_node
 from dessim.collectives.nccl.constants import values
 from dessim.collectives.nccl.setup import ARCHITECTURES, Setup
+from dessim.errors import UsageError
+from dessim.trace.schema import Collective
 
 _UNKNOWN = "ampere"
 """The architecture whose constants stand for a GPU that names none, such as AMD's; RCCL's tables are like these."""
@@ -50,6 +53,17 @@ def values_on(cluster: Cluster, setup: Setup) -> dict[str, float]:
     """The constants of the cluster's transport on a set-up, in us and GB/s. Raises UsageError for an unknown factor."""
     nccl = cluster.transport.nccl
     return values(setup, {} if nccl is None else nccl.factors, 1.0 if nccl is None else nccl.overhead)
+
+
+def curve_on(cluster: Cluster, op: Collective, setup: Setup) -> Curve | None:
+    """What a calibration measured of the op on a set-up; None where it did not. Raises UsageError for an unknown op."""
+    curves = cluster.transport.nccl.curves if cluster.transport.nccl is not None else ()
+    for curve in curves:
+        if curve.op not in list(Collective):
+            raise UsageError(f"the transport has a curve of {curve.op!r}; known: {', '.join(Collective)}")
+    if setup.per_node * setup.nodes >= setup.n + setup.nodes:
+        return None  # nccl-tests fill servers evenly
+    return curve_of(curves, str(op), gpus=setup.n, servers=setup.nodes, gpus_per_process=setup.gpus_per_process)
 
 
 def _inside(node: Node) -> float:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+from dessim.cluster.curves import Curve
 from dessim.collectives.nccl.model import Override, Run, run
 from dessim.collectives.nccl.protocols import Values
 from dessim.collectives.nccl.setup import Setup
@@ -18,16 +19,26 @@ from dessim.trace.schema import Collective
 
 
 class SteadyRuns:
-    """Collectives `op` of any size on a set-up, timed as `timing` says; times at powers of two are kept."""
+    """Collectives `op` of any size on a set-up, timed as `timing` says; times at powers of two are kept.
+
+    `curve`: what a calibration measured of the op on this set-up, as a factor on its times.
+    """
 
     def __init__(
-        self, op: Collective, setup: Setup, c: Values, override: Override, timing: Timing = Timing.ALONE
+        self,
+        op: Collective,
+        setup: Setup,
+        c: Values,
+        override: Override,
+        timing: Timing = Timing.ALONE,
+        curve: Curve | None = None,
     ) -> None:
         self._op = op
         self._setup = setup
         self._values = c
         self._override = override
         self._timing = timing
+        self._curve = curve
         self._powers: list[float] = []
 
     def run(self, size: float) -> Run:
@@ -48,4 +59,8 @@ class SteadyRuns:
         return self._powers[power]
 
     def _raw(self, size: float) -> Run:
-        return run(self._op, size, self._setup, self._values, self._override, self._timing)
+        found = run(self._op, size, self._setup, self._values, self._override, self._timing)
+        if self._curve is None:
+            return found
+        factor = self._curve.factor(size)
+        return replace(found, microseconds=factor * found.microseconds, injected=factor * found.injected)

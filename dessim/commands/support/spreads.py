@@ -14,6 +14,8 @@ from dessim.sim.core.bounds import COMPUTE, LATE, QUEUE, SERVICE
 from dessim.trace.schema import Collective, Kind
 
 SERVERS = "parameter servers"
+_SEVERAL = 2
+"""Servers of a group that is not known."""
 MEASURED = 0.05
 """Spread of compute that was measured on the same device: assumed, the variation of an op between runs."""
 
@@ -23,19 +25,19 @@ def spreads_on(cluster: Cluster, groups: Mapping[str, Sequence[int]], *, measure
 
     `measured`: whether its compute times were measured on such GPUs.
     """
-    across = {name: several_servers(cluster, gpus) for name, gpus in groups.items()}
-    known = cluster.transport.spread
+    servers = {name: servers_of(cluster, gpus) for name, gpus in groups.items()}
     compute = _compute(cluster, sorted({gpu for members in groups.values() for gpu in members}), measured)
 
     def spread_of(op: PathOp, bound: str) -> tuple[str, float] | None:
         if op.what in (HOST, Kind.COMPUTE, Kind.COPY):
             return compute
-        if known is None:
+        if cluster.transport.spread is None:
             return None
         if op.what == Collective.BARRIER:
             return COMPUTE, 0.0
         group = op.group or ""
-        return known.of(op.what, op.size, across=across.get(group, True), gpus=len(groups.get(group, ())) or 1)
+        gpus = len(groups.get(group, ())) or 1
+        return cluster.transport.spread_of(op.what, op.size, gpus=gpus, servers=servers.get(group, _SEVERAL))
 
     return spread_of
 
@@ -63,17 +65,27 @@ def served_spreads(
 
 
 def bar_of(
-    cluster: Cluster, op: Collective, size: float, gpus: Sequence[int], spread: Spread | None = None
+    cluster: Cluster,
+    op: Collective,
+    size: float,
+    gpus: Sequence[int],
+    spread: Spread | None = None,
+    gpus_per_process: int = 1,
 ) -> ErrorBar | None:
     """The error bar of one collective on S = `size` bytes, from `spread` or that of the transport; None: not known."""
-    known = spread or cluster.transport.spread
-    found = known.of(str(op), size, across=several_servers(cluster, gpus), gpus=len(gpus)) if known else None
+    servers = servers_of(cluster, gpus)
+    if spread is not None:
+        found = spread.of(str(op), size, across=servers > 1, gpus=len(gpus))
+    else:
+        found = cluster.transport.spread_of(
+            str(op), size, gpus=len(gpus), servers=servers, gpus_per_process=gpus_per_process
+        )
     return ErrorBar(dict([found])) if found is not None else None
 
 
-def several_servers(cluster: Cluster, gpus: Sequence[int]) -> bool:
-    """Whether the GPUs are on more than one server."""
-    return len(np.unique(cluster.node_of(np.asarray(gpus)))) > 1
+def servers_of(cluster: Cluster, gpus: Sequence[int]) -> int:
+    """The number of servers that the GPUs are on."""
+    return len(np.unique(cluster.node_of(np.asarray(gpus))))
 
 
 def _compute(cluster: Cluster, gpus: Sequence[int], measured: bool) -> tuple[str, float] | None:

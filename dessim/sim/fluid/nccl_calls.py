@@ -16,7 +16,7 @@ from dessim.cluster.tree_routes import sums_in_fabric
 from dessim.collectives.nccl import flows
 from dessim.collectives.nccl.flows import Servers
 from dessim.collectives.nccl.model import ALGORITHMS, Override
-from dessim.collectives.nccl.on_cluster import setup_of, values_on
+from dessim.collectives.nccl.on_cluster import curve_on, setup_of, values_on
 from dessim.collectives.nccl.setup import Setup
 from dessim.collectives.nccl.steady import SteadyRuns
 from dessim.collectives.schedule import Options, Stage
@@ -88,7 +88,9 @@ class NcclCalls:
             override = Override(name, self._options.protocol, self._options.channels)
             # SHARP is off unless it is asked for by name.
             asked = replace(setup, sharp=sums_in_fabric(self._cluster)) if name == "collnet" else setup
-            self._steady[key] = SteadyRuns(op, asked, values, override, self._options.timing)
+            # A calibration measures what NCCL chooses.
+            curve = curve_on(self._cluster, op, setup) if override == Override() else None
+            self._steady[key] = SteadyRuns(op, asked, values, override, self._options.timing, curve)
         return self._steady[key]
 
     def _group(self, group: str) -> tuple[Setup, dict[str, float], Servers, float]:

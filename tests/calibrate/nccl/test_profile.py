@@ -75,6 +75,8 @@ def test_a_profile_is_written_read_and_used(tmp_path: Path, h100: Cluster) -> No
     transport = load_transport(tmp_path / "mine.toml")
     assert transport == replace(profile.transport, nccl=transport.nccl) and transport.nccl is not None
     assert transport.nccl.version == "2.29"
+    assert profile.transport.nccl is not None and transport.nccl.curves == profile.transport.nccl.curves
+    assert [curve.shape for curve in transport.nccl.curves] == [("all_reduce", 8, 1, 1)]
     machine = with_profile(h100, tmp_path / "mine.toml")
     request = CollectiveRequest(cluster=machine, op=Collective.ALL_REDUCE, gpus=8, size=1 << 30)
     before = time_collective(replace(request, cluster=h100)).time_s

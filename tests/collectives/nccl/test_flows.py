@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 
 from dessim.cluster import Cluster, load_cluster
+from dessim.cluster.curves import Curve
 from dessim.cluster.scaled import scaled
 from dessim.collectives import Options
 from dessim.collectives.nccl.flows import Servers, traffic
 from dessim.collectives.nccl.model import Override
-from dessim.collectives.nccl.on_cluster import setup_of, values_on
+from dessim.collectives.nccl.on_cluster import curve_on, setup_of, values_on
 from dessim.collectives.nccl.steady import SteadyRuns
 from dessim.collectives.timing import Timing
 from dessim.commands.collective import CollectiveRequest, time_collective
+from dessim.errors import UsageError
 from dessim.trace.schema import Collective
 
 OPS = [op for op in Collective if op is not Collective.BARRIER]
@@ -69,6 +71,43 @@ def test_a_crowded_fabric_takes_longer(op: Collective) -> None:
     thin = scaled(wide, "uplink_rate", 0.02)
     assert seconds(thin, op, 128, 1 << 30) > 2 * seconds(wide, op, 128, 1 << 30)
     assert seconds(thin, op, 128, 8) == pytest.approx(seconds(wide, op, 128, 8), rel=0.01)
+
+
+def with_curve(cluster: Cluster, curve: Curve) -> Cluster:
+    nccl = cluster.transport.nccl
+    assert nccl is not None
+    return replace(cluster, transport=replace(cluster.transport, nccl=replace(nccl, curves=(curve,))))
+
+
+def test_what_a_calibration_measured_acts_on_its_op_and_shape(h100: Cluster) -> None:
+    measured = with_curve(h100, Curve("all_reduce", 16, 2, ((8.0, 1.2), (2.0**30, 1.2))))
+
+    def ratio(op: Collective, gpus: int, options: Options | None = None) -> float:
+        return seconds(measured, op, gpus, 1 << 20, options) / seconds(h100, op, gpus, 1 << 20, options)
+
+    assert ratio(Collective.ALL_REDUCE, 16) == pytest.approx(1.2, rel=0.01)
+    assert ratio(Collective.ALL_REDUCE, 16, Options(protocol="ll128")) == 1
+    assert ratio(Collective.ALL_REDUCE, 8) == ratio(Collective.ALL_REDUCE, 32) == ratio(Collective.ALL_GATHER, 16) == 1
+    uneven = setup_of(h100, np.array([0, 1, 2, 3, 4, 5, 6, 8]))
+    other = with_curve(h100, Curve("all_reduce", 8, 2, ((8.0, 1.2),)))
+    assert curve_on(other, Collective.ALL_REDUCE, uneven) is None
+    with pytest.raises(UsageError, match="a curve of 'allreduce'; known: all_reduce"):
+        seconds(with_curve(h100, Curve("allreduce", 16, 2, ((8.0, 1.2),))), Collective.ALL_REDUCE, 16, 8)
+
+
+def test_a_crowded_fabric_slows_a_measured_collective_too() -> None:
+    wide = load_cluster("a100-8x_leafspine_16")
+    measured = with_curve(wide, Curve("all_reduce", 128, 16, ((2.0**30, 1.2),)))
+    calm, crowded = (
+        [
+            seconds(scaled(cluster, "uplink_rate", rate), Collective.ALL_REDUCE, 128, 1 << 30)
+            for cluster in (wide, measured)
+        ]
+        for rate in (1.0, 0.02)
+    )
+    assert calm[1] == pytest.approx(1.2 * calm[0], rel=0.01)
+    # The fabric needs as many seconds more as without the curve.
+    assert crowded[1] - calm[1] == pytest.approx(crowded[0] - calm[0], rel=0.02)
 
 
 def test_an_uneven_last_server_keeps_the_channels_that_both_carry(h100: Cluster) -> None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dessim.cluster.curves import Curve
 from dessim.collectives.nccl import p2p
 from dessim.collectives.nccl.constants import CONSTANTS, values
 from dessim.collectives.nccl.model import ALGORITHMS, Override, run
@@ -49,9 +50,10 @@ def setups(draw: st.DrawFn) -> Setup:
 @settings(max_examples=60, deadline=None)
 @given(setups(), st.sampled_from(OPS), st.lists(st.floats(1, 1 << 33), min_size=2, max_size=6), st.sampled_from(Timing))
 def test_more_bytes_never_take_less_time(setup: Setup, op: Collective, sizes: list[float], timing: Timing) -> None:
-    runs = SteadyRuns(op, setup, values(setup, {}), Override(), timing)
-    times = [runs.run(size).microseconds for size in sorted(sizes)]
-    assert times == sorted(times) and times[0] > 0
+    for curve in (None, Curve(op, setup.n, setup.nodes, ((8.0, 1.6), (65536.0, 0.4), (1e7, 2.5)))):
+        runs = SteadyRuns(op, setup, values(setup, {}), Override(), timing, curve)
+        times = [runs.run(size).microseconds for size in sorted(sizes)]
+        assert times == sorted(times) and times[0] > 0
 
 
 @settings(max_examples=40, deadline=None)

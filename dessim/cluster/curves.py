@@ -1,4 +1,4 @@
-"""What a calibration keeps of its readings beside constants: measured over predicted time, by size.
+"""Curves of measured over predicted time, by size, which a calibration keeps beside constants.
 
 A curve holds for one op on one shape: a number of GPUs on a number of servers. Constants carry over to other shapes;
 what they leave unexplained on one shape does not.
@@ -37,7 +37,7 @@ class Curve:
 
     @property
     def shape(self) -> tuple[str, int, int, int]:
-        """What the curve holds for."""
+        """The op, GPUs, servers and GPUs of a process that the curve holds for."""
         return self.op, self.gpus, self.servers, self.gpus_per_process
 
     def factor(self, size: float) -> float:

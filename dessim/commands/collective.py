@@ -185,7 +185,7 @@ def _error_bar(request: CollectiveRequest) -> ErrorBar | None:
     """The error bar of the collective, from the spread of its transport; None where that is not known."""
     options = request.options
     overridden = request.algorithm != "auto" or options.protocol or options.channels is not None
-    # What a calibration measured holds for NCCL's own choice.
+    # The curves of a calibration hold for NCCL's own choice.
     spread = request.cluster.transport.spread if overridden else None
     per_process = options.gpus_per_process
     return bar_of(request.cluster, request.op, request.size, range(request.gpus), spread, per_process)

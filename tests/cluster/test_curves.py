@@ -62,7 +62,7 @@ def _spread(op: str, gpus: int, servers: int, size: float = 2048, **more: int) -
     return found[1]
 
 
-def test_near_its_points_a_curve_has_a_spread_of_its_own() -> None:
+def test_near_its_points_a_curve_has_its_own_spread() -> None:
     sizes = (256, 512, 65536, 1 << 20, 1 << 22)
     assert [_spread("all_reduce", 8, 1, size) for size in sizes] == [0.3, 0.05, 0.05, 0.1, 0.3]
 

@@ -21,9 +21,9 @@ from dessim.collectives.nccl.constants import CONSTANTS, Factors, values
 
 MIN_READINGS = 4
 _MIN_SIZES = 3
-"""Sizes of a curve: with fewer, nothing tells whether one of them was disturbed."""
+"""Sizes of a curve: with fewer, nothing shows whether one of them was disturbed."""
 _WILD = 0.3
-"""A reading this far (in logarithms) from the median of itself and its neighbours counts as that median."""
+"""A reading this far (in logarithms) from the median of three, with its neighbours, counts as that median."""
 _SPREADS = {"network_efficiency": 0.35}
 """Wider spreads for a measured cluster: some networks never reach their nominal rate."""
 _OTHER_NETWORK = 0.8
@@ -31,7 +31,7 @@ _OTHER_NETWORK = 0.8
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What readings gave: factors on constants, curves, and the spread of both on sizes that were left out.
+    """Factors on constants, curves, and the spread of both on sizes that were left out.
 
     `left_out` are the errors of these sizes where the op had a curve; `spread` is that of the constants alone.
     """

@@ -56,7 +56,7 @@ def values_on(cluster: Cluster, setup: Setup) -> dict[str, float]:
 
 
 def curve_on(cluster: Cluster, op: Collective, setup: Setup) -> Curve | None:
-    """What a calibration measured of the op on a set-up; None where it did not. Raises UsageError for an unknown op."""
+    """The curve that a calibration measured of the op on a set-up, or None. Raises UsageError for an unknown op."""
     curves = cluster.transport.nccl.curves if cluster.transport.nccl is not None else ()
     for curve in curves:
         if curve.op not in list(Collective):

@@ -1,4 +1,4 @@
-"""What a calibration keeps beside constants: curves that follow the readings, but no single wild one."""
+"""Curves that a calibration keeps beside constants: they follow the readings, but no single wild one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SHIPPED = Spread({"other": (0.3, 0.3, 0.3)}, {"other": (0.3, 0.3, 0.3)})
 
 
 def wave(size: float) -> float:
-    """What no constant explains: a hump over large sizes, where times rise in spite of it."""
+    """A hump over large sizes that no constant explains; times rise in spite of it."""
     return 1 + 0.25 * math.sin(math.log2(max(size, 65536)) / 3)
 
 

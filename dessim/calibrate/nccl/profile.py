@@ -32,6 +32,8 @@ from dessim.files import write_text
 from dessim.trace.schema import Collective, sent_factor
 from dessim.units import format_size, parse_size
 
+_ON_A_LINE = 6
+"""Points of a curve on a line of the file."""
 _TOLERANCE = 1.02
 """Rates are printed with two decimals, and links are a little faster than their nominal rate."""
 
@@ -263,14 +265,16 @@ def _number(factor: float | Mapping[str, float]) -> str:
 
 
 def _curve(curve: Curve) -> list[str]:
-    points = ", ".join(f'["{_size(size)}", {factor}]' for size, factor in curve.points)
+    points = [f'["{_size(size)}", {factor}],' for size, factor in curve.points]
     return [
         "[[transport.nccl.curves]]",
         f"op = {_text(curve.op)}",
         f"gpus = {curve.gpus}",
         f"servers = {curve.servers}",
         *([f"gpus_per_process = {curve.gpus_per_process}"] if curve.gpus_per_process > 1 else []),
-        f"points = [{points}]",
+        "points = [",
+        *("    " + " ".join(points[i : i + _ON_A_LINE]) for i in range(0, len(points), _ON_A_LINE)),
+        "]",
         *([f"spread = {list(curve.spread)}"] if curve.spread is not None else []),
         "",
     ]

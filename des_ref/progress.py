@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from des_ref.strategies.base import Counts
-
-
-def _no_counts() -> NDArray[np.float64]:
-    return np.zeros(len(fields(Counts)))
 
 
 @dataclass(slots=True)
@@ -22,7 +18,7 @@ class Progress:
     steps, epochs  of the whole run, checkpoints that it resumed from included
     step_seconds   times of this process's steps [s]
     steps_before   steps that were trained before this process resumed the run
-    counts         sums of the fields of Counts over this process's steps
+    counts         sums of `Counts.to_list` over this process's steps
     best           scores of the best epoch so far, and `best_score`, which decided it
     loss           of the last step, over all workers; up to date when a checkpoint or an epoch needs it
     """
@@ -31,10 +27,20 @@ class Progress:
     epochs: int = 0
     step_seconds: list[float] = field(default_factory=list)
     steps_before: int = 0
-    counts: NDArray[np.float64] = field(default_factory=_no_counts)
+    counts: NDArray[np.float64] = field(default_factory=lambda: np.array(Counts(0).to_list()))
     best: dict[str, Any] | None = None
     best_score: float = -np.inf
     loss: float = 0.0
+
+    def count(self, counts: Counts) -> None:
+        """Add the counts of a step."""
+        numbers = np.array(counts.to_list(), dtype=np.float64)
+        numbers[: len(self.counts)] += self.counts
+        self.counts = numbers
+
+    def mean_counts(self) -> Counts:
+        """The counts of a step, mean over this process's steps."""
+        return Counts.of_list((self.counts / max(self.steps - self.steps_before, 1)).tolist())
 
     def to_json(self) -> dict[str, Any]:
         """The part that belongs to the whole run, without this process's times and counts. Floats keep every bit."""

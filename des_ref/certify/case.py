@@ -11,19 +11,22 @@ from typing import Any
 
 import torch
 
-from des_ref.comm import Comm
+from des_ref.comm import Comm, Encoding
 from des_ref.data.batch import Batch
 from des_ref.data.synthetic import Zipf
 from des_ref.embedding.by_width import widths_of
 from des_ref.embedding.optim import ROW_OPTIMIZERS
+from des_ref.models.build import Network
 from des_ref.models.dense_optim import DenseOptimizer
 from des_ref.models.shampoo import NAME as SHAMPOO
-from des_ref.strategies.base import Optimizers
+from des_ref.strategies import build, build_composed
+from des_ref.strategies.base import Optimizers, Strategy
 from dessim.workload.codecs import CodecConfig, parse_codecs
+from dessim.workload.composed import TablePlan, describe
 from dessim.workload.model import Model, load_model, parse_model
 from dessim.workload.model_sections import Table
 from dessim.workload.operators import Towers
-from dessim.workload.strategies import parse_strategy
+from dessim.workload.strategies import parse_strategy, spec_of
 
 IDS_PER_FIELD = 1.7  # multi-hot: several ids per field, so that pairs of ids are split over ranks
 SEED = 11
@@ -54,6 +57,7 @@ class Case:
     pooling     how the ids of a field are pooled; None: as the model file says
     small       shrink the model to sizes that train in milliseconds (`shrunk`)
     codecs      how values are encoded on the wire (dessim.workload.codecs); empty: not encoded
+    tables      how each table is trained, where strategies are combined; `strategy` describes it (`Case.planned`)
     sabotage    called in each rank before training; tests break the trainer with it
     """
 
@@ -69,7 +73,23 @@ class Case:
     pooling: str | None = None
     small: bool = False
     codecs: str = ""
+    tables: tuple[TablePlan, ...] = ()
     sabotage: Callable[[], None] | None = None
+
+    def planned(self, tables: Sequence[TablePlan]) -> Case:
+        """The same case with a strategy for each table."""
+        return replace(self, strategy=describe(tables), tables=tuple(tables))
+
+    @property
+    def is_synchronous(self) -> bool:
+        """Whether all workers take a step together."""
+        return bool(self.tables) or spec_of(self.strategy).synchronous
+
+    def build(self, network: Network, comm: Comm, encoding: Encoding | None = None) -> Strategy:
+        """The strategy on the case's optimizers. Raises UsageError."""
+        if self.tables:
+            return build_composed(self.tables, network, self.optimizers(), comm, encoding)
+        return build(self.strategy, network, self.optimizers(), comm, encoding)
 
     @property
     def label(self) -> str:

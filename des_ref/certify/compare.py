@@ -26,7 +26,6 @@ from des_ref.data.batch import Batch
 from des_ref.models.build import Network
 from des_ref.pipeline import Pipeline
 from des_ref.reference import Reference
-from des_ref.strategies import build
 from des_ref.strategies.base import Lane, StepResult, Strategy
 from des_ref.tracing.planned import PlannedRecorder, with_sizes
 from dessim.trace.schema import PREFETCH, Op
@@ -97,7 +96,10 @@ def compare(
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """The distributed side of a case on this rank. `is_mine` marks the rows of the vocabulary that the rank owns."""
+    """The distributed side of a case on this rank.
+
+    `is_mine` marks the rows of the vocabulary that the rank owns, `is_common` those that every rank keeps.
+    """
 
     comm: Comm
     network: Network
@@ -105,6 +107,7 @@ class _Run:
     vocabulary: Tensor  # int64 [V], every id of the case, sorted
     rows: Tensor  # int64 [V], their row numbers
     is_mine: Tensor  # bool [V]
+    is_common: Tensor  # bool [V]
 
     @classmethod
     def prepare(cls, case: Case, model: Model, comm: Comm, batches: list[Batch]) -> _Run:
@@ -116,13 +119,13 @@ class _Run:
 
         network = Network(model, SEED, torch.float64, comm.device)
         encoding = Encoding(case.codec_config, SEED, measure_loss=True)
-        strategy = build(case.strategy, network, case.optimizers(), comm, encoding)
+        strategy = case.build(network, comm, encoding)
         strategy.count(lambda: batches[:1])
         rows = strategy.table.find_or_insert(vocabulary)
         is_mine = strategy.owner(vocabulary, fields) == comm.rank
-        foreign = rows[~(is_mine | strategy.is_everywhere(vocabulary))]
-        strategy.table.poison(foreign)
-        return cls(comm, network, strategy, vocabulary, rows, is_mine)
+        is_common = strategy.is_everywhere(vocabulary, fields)
+        strategy.table.poison(rows[~(is_mine | is_common)])
+        return cls(comm, network, strategy, vocabulary, rows, is_mine, is_common)
 
     def state(self, result: StepResult) -> State:
         """The state that all ranks hold together after a step. Every rank calls it."""
@@ -166,10 +169,9 @@ class _Run:
     def _own_rows(self, name: str, grad: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients and values [V, width] of the rows this rank owns, zeros elsewhere, so that a sum over ranks is
         exact. Copies that several ranks keep must be bit-identical; where they differ, the values are NaN."""
-        is_mine = self.is_mine
+        is_mine, is_common = self.is_mine, self.is_common
         copies = self._values(name)
         values = torch.where(is_mine[:, None], copies, 0.0)
-        is_common = self.strategy.is_everywhere(self.vocabulary)
         if is_common.any():
             common = copies[is_common]
             values[is_common] += 0.0 * self._agreed(common.reshape(-1)).view(common.shape)

@@ -27,7 +27,6 @@ from des_ref.comm import Comm, open_comm
 from des_ref.forked import forking_context
 from dessim.errors import SimulationError
 from dessim.trace.schema import PREFETCH
-from dessim.workload.strategies import spec_of
 
 _PROGRESS_INTERVAL_S = 10.0
 
@@ -61,7 +60,7 @@ def certify(case: Case) -> dict[str, Any]:
 
 def _processes(case: Case) -> tuple[int, bool]:
     """Cases with equal values may run in the same processes: ranks, and whether there are servers beside them."""
-    return case.ranks, not spec_of(case.strategy).synchronous
+    return case.ranks, not case.is_synchronous
 
 
 def certify_all(cases: Sequence[Case]) -> list[dict[str, Any]]:
@@ -112,7 +111,7 @@ def _rank_main(cases: list[Case], rank: int, rendezvous: _Rendezvous, count: _Co
     torch.set_num_threads(1)
     if cases[0].sabotage is not None:
         cases[0].sabotage()
-    make_runner = synchronous_runner if spec_of(cases[0].strategy).synchronous else _asynchronous
+    make_runner = synchronous_runner if cases[0].is_synchronous else _asynchronous
     servers = rendezvous.processes - cases[0].ranks
     with open_comm(cases[0].device, (rendezvous.store, rank, rendezvous.processes), servers=servers) as comm:
         run = make_runner(comm, len(cases) > 1)

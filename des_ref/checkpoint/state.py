@@ -83,7 +83,7 @@ def _own_lines(
         field = lines[FIELD][:, 0].to(torch.int64) if strategy.placed_by_field else torch.zeros_like(keys)
         is_kept = strategy.owner(keys, field) == rank
         if with_shared and strategy.shares_rows:
-            is_kept |= strategy.is_everywhere(keys.to(strategy.network.device)).to(keys.device)
+            is_kept |= strategy.is_everywhere(keys.to(strategy.network.device), field).to(keys.device)
         own[group] = {name: t[is_kept] for name, t in lines.items()}
     return own
 

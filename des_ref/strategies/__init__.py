@@ -5,7 +5,7 @@ Each file executes the plan of the same name in dessim/workload/strategies.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from des_ref.comm import Comm, Encoding
@@ -13,6 +13,7 @@ from des_ref.models.build import Network
 from des_ref.models.dense_optim import DenseOptimizer
 from des_ref.models.shampoo import NAME as SHAMPOO
 from des_ref.strategies.base import Optimizers, Strategy
+from des_ref.strategies.composed import Composed
 from des_ref.strategies.data_parallel import DataParallel
 from des_ref.strategies.des import DesAllReduce, DesReduceScatter
 from des_ref.strategies.ps import PsSync
@@ -21,6 +22,7 @@ from des_ref.strategies.row_all_gather import RowAllGather
 from des_ref.strategies.row_all_to_all import RowAllToAll
 from des_ref.strategies.sharded import Mesh, RowWise, TableWise
 from dessim.errors import UsageError
+from dessim.workload.composed import TablePlan, compose
 from dessim.workload.options import Options
 from dessim.workload.strategies import parse_strategy, plan
 
@@ -74,3 +76,12 @@ def build(
     if options:  # constructors of strategies without options do not take any
         return _WITH_OPTIONS[name](network, optimizers, comm, options)
     return STRATEGIES[name](network, optimizers, comm)
+
+
+def build_composed(
+    tables: Sequence[TablePlan], network: Network, optimizers: Optimizers, comm: Comm, encoding: Encoding | None = None
+) -> Strategy:
+    """The strategy that trains each of `tables` as it says, values encoded as `encoding` says. Raises UsageError."""
+    if encoding is not None and encoding.codecs:
+        comm = encoding.around(comm, compose(network.model, tables), network.model, network.dtype)
+    return Composed(network, optimizers, comm, tables)

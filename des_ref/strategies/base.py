@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -79,7 +79,8 @@ class Counts:
     cache_misses     rows copied into its cache
     cache_evictions  rows written back from its cache
 
-    Where tables differ in width, also the floats of `rows`, of `keys` and of `requested` keys together.
+    Where tables differ in width, also the floats of `rows`, of `keys` and of `requested` keys together. `groups` are
+    those of each group of tables, where strategies are combined; the others are then their sums.
     """
 
     ids_sent: int
@@ -96,6 +97,26 @@ class Counts:
     row_floats: int = 0
     key_floats: int = 0
     requested_floats: int = 0
+    groups: tuple[Counts, ...] = ()
+
+    @classmethod
+    def of_groups(cls, groups: Sequence[Counts]) -> Counts:
+        """The counts of groups of tables together."""
+        return cls(*(sum(column) for column in zip(*(group._own() for group in groups), strict=True)), tuple(groups))
+
+    def to_list(self) -> list[float]:
+        """All numbers, those of the groups behind the others."""
+        return [*self._own(), *(number for group in self.groups for number in group._own())]
+
+    @classmethod
+    def of_list(cls, numbers: Sequence[float]) -> Counts:
+        """The counts of `to_list`, which may be means over steps."""
+        size = len(fields(cls)) - 1
+        own, *groups = (numbers[first : first + size] for first in range(0, len(numbers), size))
+        return cls(*own, groups=tuple(cls(*group) for group in groups))
+
+    def _own(self) -> list[float]:
+        return [getattr(self, f.name) for f in fields(self) if f.name != "groups"]
 
 
 def mean_width(symbol: str, rows: int, floats: int) -> dict[str, float]:
@@ -183,8 +204,8 @@ class Strategy(Protocol):
         """int64 [n]: the worker that owns the row of each id [n] of a field [n]."""
         ...
 
-    def is_everywhere(self, ids: Tensor) -> Tensor:
-        """bool [n]: whether every worker keeps a copy of the row of each id [n]."""
+    def is_everywhere(self, ids: Tensor, field: Tensor) -> Tensor:
+        """bool [n]: whether every worker keeps a copy of the row of each id [n] of a field [n]."""
         ...
 
     def settle(self) -> None:

@@ -1,10 +1,11 @@
 """The exchange of a batch's inputs between workers: ids, in the three forms that strategies use, and dense features.
 
     occurrences   every id of a worker's samples with its coordinate, to its owner            des_*, row_wise, mesh
-    tables        the sizes of all bags, then the ids in that order; table f to rank f mod N  table_wise
+    tables        the sizes of all bags, then the ids in that order, to its table's owner     table_wise
     keys          each distinct id once, to its owner                                         row_all_to_all, ps_*
 
-The owner of an id is the worker that h(id) names (des_ref.hashing); the owner of a table is its number modulo N.
+The owner of an id is the worker that h(id) names (des_ref.hashing); that of a table is its number modulo N, unless a
+plan names it (`TableOwners`).
 
 A *bag* is the ids of one field of one sample. Replies (pooled bags, rows) and the messages of backward keep the order
 of the request, so no index is sent twice.
@@ -12,7 +13,7 @@ of the request, so no index is sent twice.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -168,22 +169,50 @@ class TableIds:
     bag: Tensor
 
 
-def tables_of(rank: int, world_size: int, fields: int) -> int:
-    """The number of the F tables that a rank owns; table f is on rank f mod N."""
-    return len(range(rank, fields, world_size))
+@dataclass(frozen=True, slots=True)
+class TableOwners:
+    """The owner of each table: field f is on rank `of_field[f]` of `ranks`.
+
+    owner  int64 [F], `of_field` on the device
+    order  int64 [F], fields in the order of their owners, rank 0's tables, then rank 1's, ...
+    """
+
+    of_field: tuple[int, ...]
+    ranks: int
+    owner: Tensor
+    order: Tensor
+
+    @classmethod
+    def of(cls, of_field: Sequence[int], ranks: int, device: torch.device) -> TableOwners:
+        order = sorted(range(len(of_field)), key=lambda field: (of_field[field], field))
+        return cls(tuple(of_field), ranks, torch.tensor(of_field, device=device), torch.tensor(order, device=device))
+
+    @classmethod
+    def in_turn(cls, fields: int, ranks: int, device: torch.device) -> TableOwners:
+        """Table f on rank f mod N."""
+        return cls.of([field % ranks for field in range(fields)], ranks, device)
+
+    def tables(self, rank: int) -> int:
+        """The number of tables that a rank owns."""
+        return self.of_field.count(rank)
+
+    def fields(self, rank: int) -> Tensor:
+        """int64: the fields whose tables a rank owns."""
+        first = sum(self.tables(r) for r in range(rank))
+        return self.order[first : first + self.tables(rank)]
 
 
-def send_tables(batch: Batch, lane: Lane, fields: int) -> TableIds:
+def send_tables(batch: Batch, lane: Lane, owners: TableOwners) -> TableIds:
     """Send ids to the owners of their tables. Bag sizes (int32) go first and determine how many ids follow."""
     comm = lane.comm
     n = lane.comm.world_size
     b = len(batch)
-    bags_of_rank = [tables_of(rank, n, fields) * b for rank in range(n)]  # bags of this worker's samples, by owner
+    bags_of_rank = [owners.tables(rank) * b for rank in range(n)]  # bags of this worker's samples, by owner
     with lane.marks.segment("split_ids", Phase.INPUT):
-        place = table_order(fields, n, batch.ids.device).argsort()
+        place = owners.order.argsort()
         bag = place[batch.field] * b + batch.sample
         ids = batch.ids[stable_order(bag)]
-        lengths = tally(bag, fields * b).to(torch.int32)
+        lengths = tally(bag, len(owners.of_field) * b).to(torch.int32)
         counts = torch.stack([part.sum() for part in lengths.split(bags_of_rank)])
     own_bags = bags_of_rank[comm.rank]
     received_lengths = lengths.new_empty(n * own_bags)
@@ -192,12 +221,6 @@ def send_tables(batch: Batch, lane: Lane, fields: int) -> TableIds:
     out = ids.new_empty(sum(to_receive))
     comm.all_to_all("ids", out, ids, to_receive, to_send).wait()
     return TableIds(out, torch.repeat_interleave(received_lengths.to(torch.int64), output_size=len(out)))
-
-
-def table_order(fields: int, world_size: int, device: torch.device) -> Tensor:
-    """int64 [F]: fields in the order of the ranks that own them, rank 0's tables, then rank 1's, ..."""
-    numbers = torch.arange(fields, device=device)
-    return (numbers % world_size * fields + numbers).argsort()
 
 
 # -- keys -------------------------------------------------------------------------------------------------------------

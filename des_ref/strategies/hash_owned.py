@@ -23,6 +23,7 @@ from des_ref.strategies.staleness import StalenessStats
 from dessim.trace.schema import Phase
 from dessim.workload.coded_plan import coded
 from dessim.workload.options import Options
+from dessim.workload.plan import Plan
 from dessim.workload.strategies import plan
 
 
@@ -40,7 +41,7 @@ class HashOwned:
         self.network = network
         self.comm = comm
         self.options = replace(options or Options(), shampoo=optimizers.dense.name == SHAMPOO)
-        self.plan = plan(self.name + str(self.options), network.model)
+        self.plan = self._new_plan()
         if isinstance(comm, CodedComm):
             self.plan = coded(self.plan, network.model, comm.codecs)
         self.marks: Marks = NoMarks()
@@ -48,6 +49,9 @@ class HashOwned:
         self.table = self._new_table(optimizers, {FIELD: 1} if self.placed_by_field else {})
         self._rows = optimizers.rows
         self._step = 0
+
+    def _new_plan(self) -> Plan:
+        return plan(self.name + str(self.options), self.network.model)
 
     def _new_table(self, optimizers: Optimizers, extra_columns: Mapping[str, int]) -> RowTable | TablesByWidth:
         return self.network.new_table(optimizers.rows, optimizers.init_std, extra_columns, optimizers.lifetime)
@@ -68,7 +72,7 @@ class HashOwned:
         first = self.comm.rank * share
         return torch.arange(first, first + share, device=self.network.device)
 
-    def is_everywhere(self, ids: Tensor) -> Tensor:
+    def is_everywhere(self, ids: Tensor, field: Tensor) -> Tensor:
         return torch.full_like(ids, self.rows_replicated, dtype=torch.bool)
 
     def update_rows(self, rows: Tensor, grads: Mapping[str, Tensor]) -> None:

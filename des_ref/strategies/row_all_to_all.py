@@ -92,8 +92,8 @@ class RowAllToAll(ShardedBase):
             owner = owner.masked_fill(self._hot_on_host.find(whole.ids) >= 0, -1)
         return samples_of(whole, assign_samples(whole, owner, self.comm.world_size), self.comm.rank)
 
-    def is_everywhere(self, ids: Tensor) -> Tensor:
-        return super().is_everywhere(ids) if self._hot is None else self._hot.find(ids) >= 0
+    def is_everywhere(self, ids: Tensor, field: Tensor) -> Tensor:
+        return super().is_everywhere(ids, field) if self._hot is None else self._hot.find(ids) >= 0
 
     # -- rows to samples and gradients back -----------------------------------------------------------------------
 

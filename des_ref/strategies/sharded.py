@@ -10,6 +10,7 @@ each id, summed over the ids of one field of one sample.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,18 +20,19 @@ from torch import Tensor
 from des_ref.comm import Comm, Handle
 from des_ref.data.batch import Batch
 from des_ref.embedding.by_width import message_sizes, new_message, packed, unpacked
-from des_ref.strategies.base import Counts, Lane
+from des_ref.models.build import Network
+from des_ref.strategies.base import Counts, Lane, Optimizers
 from des_ref.strategies.exchange import (
+    TableOwners,
     gather_dense,
     send_occurrences,
     send_tables,
-    table_order,
-    tables_of,
     unpack_occurrences,
 )
 from des_ref.strategies.grads import SummedGrads
 from des_ref.strategies.sharded_base import RowGradients, ShardedBase
 from dessim.trace.schema import Phase
+from dessim.workload.options import Options
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,23 +125,28 @@ class _OwnersPool(ShardedBase):
 
 
 class TableWise(_OwnersPool):
-    """Each table is on one worker: table f on rank f mod N."""
+    """Each table is on one worker: table f on rank `owners[f]`, by default on rank f mod N."""
 
     name = "table_wise"
     placed_by_field = True
 
+    def __init__(
+        self,
+        network: Network,
+        optimizers: Optimizers,
+        comm: Comm,
+        options: Options | None = None,
+        owners: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__(network, optimizers, comm, options)
+        n = comm.world_size
+        in_turn = TableOwners.in_turn(network.fields, n, network.device)
+        self._owners = in_turn if owners is None else TableOwners.of(owners, n, network.device)
+        self._own_fields = self._owners.fields(comm.rank)
+        self._own_tables = len(self._own_fields)
+
     def owner(self, ids: Tensor, field: Tensor) -> Tensor:
-        return field % self.comm.world_size
-
-    @property
-    def _own_tables(self) -> int:
-        return tables_of(self.comm.rank, self.comm.world_size, self.network.fields)
-
-    @property
-    def _own_fields(self) -> Tensor:
-        """int64: the fields whose tables this worker owns."""
-        own = range(self.comm.rank, self.network.fields, self.comm.world_size)
-        return torch.tensor(own, dtype=torch.int64, device=self.network.device)
+        return self._owners.owner.to(field.device)[field]
 
     def _table_symbols(self) -> dict[str, float]:
         symbols = {"F": float(self._own_tables * self.comm.world_size)}
@@ -149,7 +156,7 @@ class TableWise(_OwnersPool):
         return symbols
 
     def _send_ids(self, batch: Batch, lane: Lane) -> Any:
-        return send_tables(batch, lane, self.network.fields)
+        return send_tables(batch, lane, self._owners)
 
     def _occurrences(self, sent: Any, samples: int) -> tuple[Tensor, Tensor, Tensor]:
         unique, index = torch.unique(sent.ids, return_inverse=True)
@@ -159,19 +166,18 @@ class TableWise(_OwnersPool):
         return samples * self._own_tables
 
     def _fields(self, bag: Tensor, samples: int) -> Tensor:
-        n = self.comm.world_size
-        return torch.div(bag, samples // n, rounding_mode="floor") % self._own_tables * n + self.comm.rank
+        table = torch.div(bag, samples // self.comm.world_size, rounding_mode="floor") % max(self._own_tables, 1)
+        return self._own_fields[table]
 
     def _splits(self, samples: int) -> tuple[list[int], list[int]]:
         """The numbers of bags that this worker pools for each rank, and that each rank pools for it."""
         n = self.comm.world_size
-        share = samples // self.comm.world_size
-        return [self._own_tables * share] * n, [tables_of(r, n, self.network.fields) * share for r in range(n)]
+        share = samples // n
+        return [self._own_tables * share] * n, [self._owners.tables(rank) * share for rank in range(n)]
 
     def _columns_received(self, share: int) -> Tensor | None:
         """bool [F * share, W + E]: the columns of the bags of this worker's samples, as they arrive."""
-        order = table_order(self.network.fields, self.comm.world_size, self.network.device)
-        return self.network.bags_have_columns(order.repeat_interleave(share))
+        return self.network.bags_have_columns(self._owners.order.repeat_interleave(share))
 
     def _deliver(self, pooled: Tensor, samples: int) -> Tensor:
         to_send, to_receive = self._splits(samples)
@@ -184,11 +190,11 @@ class TableWise(_OwnersPool):
     def _bags(self, fetched: _OwnerPooled) -> Tensor:
         """[b, F, W + E], from bags that arrive rank by rank and table by table."""
         by_table = fetched.received.view(self.network.fields, -1, self.network.bag_width)  # [F, b, W + E]
-        place = table_order(self.network.fields, self.comm.world_size, by_table.device).argsort()
+        place = self._owners.order.argsort()
         return by_table[place].transpose(0, 1)
 
     def _send_back(self, grad: Tensor) -> tuple[Tensor, Handle | None]:
-        by_table = grad.transpose(0, 1)[table_order(self.network.fields, self.comm.world_size, grad.device)]
+        by_table = grad.transpose(0, 1)[self._owners.order]
         samples = len(grad) * self.comm.world_size
         to_receive, to_send = self._splits(samples)
         rows = by_table.reshape(-1, grad.shape[2])

@@ -12,7 +12,6 @@ plan.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,12 +131,16 @@ class ShardedBase(HashOwned):
         if ready is not None:
             ready.wait()
         row_grads = self._row_grads(fetched, grad_at_owner)
-        widths = self.network.row_widths
-        grads = dict(zip(widths, row_grads.grad.split(list(widths.values()), dim=1), strict=True))
+        grads = self._by_column(row_grads.grad)
         with self.marks.segment("update_rows", Phase.OPTIMIZER):
             self.update_rows(row_grads.rows, grads)
         self._step_dense(dense)
         return row_grads, grads
+
+    def _by_column(self, values: Tensor) -> dict[str, Tensor]:
+        """`values` [u, W] of rows, column by column."""
+        widths = self.network.row_widths
+        return dict(zip(widths, values.split(list(widths.values()), dim=1), strict=True))
 
     def _averaged(self, samples: int) -> int:
         """The number of samples over which a gradient is the mean: the global batch."""
@@ -161,10 +164,8 @@ class ShardedBase(HashOwned):
 
     def _pooled(self, values: Tensor, index: Tensor, bag: Tensor, bags: int) -> Tensor:
         """[bags, W + E]: the `values` [u, W] of each occurrence, `index` [n] into them, summed over its `bag` [n]."""
-        widths = self.network.row_widths
-        columns: Mapping[str, Tensor] = dict(zip(widths, values.split(list(widths.values()), dim=1), strict=True))
         bag, index = sorted_by(bag, index)
-        return RowIndex(index).sums(self.network.bag_rows(columns), Groups.of(bag, bags))
+        return RowIndex(index).sums(self.network.bag_rows(self._by_column(values)), Groups.of(bag, bags))
 
     def _pooled_at_samples(self, values: Tensor, index: Tensor, batch: Batch) -> Tensor:
         """[b * F, W + E]: the same for the bags of this worker's own samples."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +139,7 @@ class _Stream:
         logits = self._strategy.predict(batch) if self._has_dropout else None
         result = pipeline.step()
         progress.steps += 1
-        progress.counts += astuple(result.counts)
+        progress.count(result.counts)
         progress.position = feed.position() or progress.position
         check_finite(result.loss, batch, progress, self._comm, self._settings.folder(self._log))  # waits for the loss
         self._trained_s += time.perf_counter() - started_at

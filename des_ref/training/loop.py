@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from contextlib import nullcontext
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from des_ref.checkpoint.writer import Writer
@@ -92,7 +92,7 @@ def _train_epoch(run: Run, epoch: int) -> None:
         started_at = time.perf_counter()
         result = run.session.step() if is_traced and run.session is not None else pipeline.step()
         progress.steps += 1
-        progress.counts += astuple(result.counts)
+        progress.count(result.counts)
         # Waits for the loss. On a GPU the step has only been issued until then.
         check_finite(result.loss, batch, progress, run.comm, run.settings.folder(run.epoch_log))
         if not is_traced:

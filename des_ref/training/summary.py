@@ -9,7 +9,7 @@ import numpy as np
 from des_ref.comm import CodedComm, Comm
 from des_ref.config import Settings
 from des_ref.progress import Progress
-from des_ref.strategies.base import Counts, Strategy
+from des_ref.strategies.base import Strategy
 from des_ref.training.source import Opened
 from dessim.workload.model import Model
 from dessim.workload.plan import PlannedOp
@@ -80,8 +80,7 @@ def bytes_by_op(model: Model, batch: int, comm: Comm, strategy: Strategy, progre
     """
     symbols = strategy.plan.symbols(model.symbols(comm.world_size, batch)) | value_bytes(strategy.value_bytes)
     ops = strategy.plan.collectives
-    steps = max(progress.steps - progress.steps_before, 1)
-    variables = strategy.op_vars(Counts(*(progress.counts / steps).tolist()), batch)
+    variables = strategy.op_vars(progress.mean_counts(), batch)
     sizes = []
     for op in ops:
         values = {**symbols, **variables.get(op.part_of or op.name, {}), **_encoded_symbols(strategy.comm, op)}

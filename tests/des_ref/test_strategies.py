@@ -29,7 +29,7 @@ from des_ref.hashing import owner_of
 from des_ref.models.build import Network
 from des_ref.strategies import STRATEGIES, VARIANTS, build
 from des_ref.strategies.base import Optimizers
-from des_ref.strategies.exchange import table_order, tables_of
+from des_ref.strategies.exchange import TableOwners
 from des_ref.strategies.ps_async import PsAsync
 from des_ref.strategies.ps_server import Server
 from dessim.errors import DessimError, UsageError
@@ -270,6 +270,8 @@ def test_ps_async_needs_server_processes(tiny: Path) -> None:
 
 
 def test_tables_are_assigned_round_robin() -> None:
-    assert [tables_of(rank, 3, 5) for rank in range(3)] == [2, 2, 1]
-    assert table_order(5, 3, torch.device("cpu")).tolist() == [0, 3, 1, 4, 2]
-    assert [tables_of(rank, 4, 2) for rank in range(4)] == [1, 1, 0, 0]
+    owners = TableOwners.in_turn(5, 3, torch.device("cpu"))
+    assert [owners.fields(rank).tolist() for rank in range(3)] == [[0, 3], [1, 4], [2]]
+    assert owners.order.tolist() == [0, 3, 1, 4, 2]
+    few = TableOwners.in_turn(2, 4, torch.device("cpu"))
+    assert [few.tables(rank) for rank in range(4)] == [1, 1, 0, 0]

@@ -1,0 +1,75 @@
+"""A group of tables as its strategy sees it, where a plan combines several strategies (composed.py).
+
+The strategy works on the fields of the group, numbered from 0. Its rows are in the table of all groups, and its ops end
+in the group's name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+from torch import Tensor
+
+from des_ref.comm import CodedComm, Comm, Handle
+from des_ref.embedding.by_width import TablesByWidth
+from des_ref.embedding.hash_table import RowTable
+from des_ref.models.build import Network
+from des_ref.strategies.base import Marks
+from dessim.trace.schema import Phase
+
+
+class GroupNetwork:
+    """The network of a group of `fields`, int64; everything else is the `whole` network's. Rows are in `table`."""
+
+    def __init__(self, whole: Network, fields: Tensor, table: RowTable | TablesByWidth) -> None:
+        self._whole = whole
+        self._fields = fields
+        self._table = table
+        self.fields = len(fields)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._whole, name)
+
+    def new_table(self, *_: Any) -> RowTable | TablesByWidth:
+        """The table of all groups."""
+        return self._table
+
+    def bags_have_columns(self, field: Tensor) -> Tensor | None:
+        """As `Network.bags_have_columns`, for numbers of the group's fields."""
+        return self._whole.bags_have_columns(self._fields[field])
+
+
+class GroupComm:
+    """A `Comm` whose ops end in `.group`; everything else is the wrapped group's."""
+
+    def __init__(self, comm: Comm | CodedComm, group: str) -> None:
+        self._comm = comm
+        self._group = group
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._comm, name)
+
+    def all_gather(self, name: str, *message: Any) -> Handle:
+        return self._comm.all_gather(f"{name}.{self._group}", *message)
+
+    def reduce_scatter(self, name: str, *message: Any) -> Handle:
+        return self._comm.reduce_scatter(f"{name}.{self._group}", *message)
+
+    def all_to_all(self, name: str, *message: Any) -> Handle:
+        return self._comm.all_to_all(f"{name}.{self._group}", *message)
+
+
+class GroupMarks:
+    """The marks of a group: those that `current` returns, with segments that end in `.group`."""
+
+    def __init__(self, current: Callable[[], Marks], group: str) -> None:
+        self._current = current
+        self._group = group
+
+    def segment(self, name: str, phase: Phase) -> AbstractContextManager[None]:
+        return self._current().segment(f"{name}.{self._group}", phase)
+
+    def copy(self, name: str, phase: Phase, moved: int) -> AbstractContextManager[None]:
+        return self._current().copy(f"{name}.{self._group}", phase, moved)

@@ -25,7 +25,8 @@ from des_ref.models.dense_optim import DenseOptimizer
 from des_ref.strategies.base import Optimizers
 from dessim.errors import FileError, UsageError
 from dessim.workload.codecs import CodecConfig, parse_codecs
-from dessim.workload.strategies import find_spec
+from dessim.workload.composed import TablePlan
+from dessim.workload.strategies import find_spec, spec_of
 
 Positive = Annotated[int, Field(gt=0)]
 SHIPPED = "ml100k"
@@ -131,6 +132,17 @@ class OptimizerSettings(_Strict):
     dense: DenseSettings = DenseSettings(lr=1e-3)
 
 
+class PlanSettings(_Strict):
+    """A job of `dessim plan`: its file, its number of workers, and how each table is trained.
+
+    `tables` is empty where one strategy trains all of them. It comes from `--plan` only.
+    """
+
+    path: str
+    gpus: Positive
+    tables: tuple[TablePlan, ...] = ()
+
+
 class WireSettings(_Strict):
     """How values are encoded on the wire (dessim/workload/codecs.py), by kind of value.
 
@@ -201,7 +213,18 @@ class Settings(_Strict):
     servers: ServerSettings = ServerSettings()
     wire: WireSettings = WireSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
+    plan: PlanSettings | None = None
     timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 600.0
+
+    @property
+    def tables(self) -> tuple[TablePlan, ...]:
+        """How each table is trained, where strategies are combined."""
+        return self.plan.tables if self.plan is not None else ()
+
+    @property
+    def has_server_processes(self) -> bool:
+        """Whether some processes are parameter servers, whose workers do not step together."""
+        return not self.tables and spec_of(self.strategy).dedicated_servers
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -239,6 +262,8 @@ def load_settings(path: str | Path | None, overrides: Mapping[str, Any]) -> Sett
         raw = tomllib.loads(_read(path))
     except tomllib.TOMLDecodeError as error:
         raise FileError(name, "", f"not TOML: {error}") from None
+    if "plan" in raw:
+        raise FileError(name, "plan", "is no setting: name the plan file with --plan")
     for key, value in overrides.items():
         _override(raw, key, value, name)
     try:

@@ -3,6 +3,7 @@
     python -m des_ref.train --json
     torchrun --standalone --nproc-per-node=4 -m des_ref.train --data ml-100k --json
     torchrun --standalone --nproc-per-node=4 -m des_ref.train --trace run.trace --trace-steps 20 --steps 100
+    torchrun --standalone --nproc-per-node=4 -m des_ref.train --plan job.plan.toml      (docs/planner.md)
     torchrun --nnodes=2 --nproc-per-node=8 --rdzv-backend=c10d --rdzv-endpoint=HOST:29500 -m des_ref.train
     python -m des_ref.train --data train.txt.gz --model deepfm          (Criteo's columns)
     zcat day_*.gz | python -m des_ref.train --data stream --input - --model deepfm      (docs/streaming.md)
@@ -24,7 +25,7 @@ from des_ref.cli import leave, run, say
 from des_ref.comm import Comm, Encoding, open_comm, record
 from des_ref.config import Settings
 from des_ref.models.build import Network
-from des_ref.strategies import build
+from des_ref.strategies import build, build_composed
 from des_ref.strategies.base import Strategy
 from des_ref.strategies.ps_server import Server
 from des_ref.stream.run import stream
@@ -34,14 +35,13 @@ from des_ref.training.samples import train_on_samples
 from dessim.errors import UsageError
 from dessim.files import dump_json, write_json
 from dessim.workload.model import Model, load_model
-from dessim.workload.strategies import spec_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser(__doc__.splitlines()[0]).parse_args(argv)
     settings = settings_from(args)
     model = load_model(settings.model).trained_by(settings.optimizer.rows.name)
-    servers = settings.servers.count if spec_of(settings.strategy).dedicated_servers else 0
+    servers = settings.servers.count if settings.has_server_processes else 0
     with open_comm(args.device, timeout=settings.timeout_s, servers=servers) as world:
         summary = _train(args, settings, model, world)
         if summary is not None and world.rank == 0:
@@ -58,8 +58,11 @@ def _train(args: argparse.Namespace, settings: Settings, model: Model, world: Co
     """Train, or serve in a server process of ps_async. Returns the JSON object of the run; None in a server."""
     started_at = time.perf_counter()
     comm = world
-    if spec_of(settings.strategy).dedicated_servers:
+    if settings.has_server_processes:
         comm = world.apart(settings.servers.count, settings.servers.patience_s)
+    if settings.plan is not None and settings.plan.gpus != comm.world_size:
+        planned = f"{settings.plan.path} is for {settings.plan.gpus} workers, and {comm.world_size} run"
+        raise UsageError(f"--plan: {planned}: start as many processes, or plan again with dessim plan")
     if settings.training.batch % comm.world_size:
         raise UsageError(f"--batch {settings.training.batch} is not divisible by {comm.world_size} workers")
     if comm.rank >= comm.world_size:
@@ -86,6 +89,8 @@ def build_strategy(settings: Settings, model: Model, comm: Comm) -> Strategy:
     """The model with its optimizers and codecs, under the strategy of the settings."""
     network = Network(model, settings.seed, settings.torch_dtype, comm.device)
     encoding = Encoding(settings.wire.codes, settings.seed)
+    if settings.tables:
+        return build_composed(settings.tables, network, settings.optimizers, comm, encoding)
     return build(settings.strategy, network, settings.optimizers, comm, encoding)
 
 

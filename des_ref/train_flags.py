@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from des_ref.checkpoint import resume
 from des_ref.cli import Parser, output_file, positive
@@ -12,10 +13,12 @@ from des_ref.config import Settings, load_settings
 from des_ref.embedding.optim import ROW_OPTIMIZERS
 from des_ref.models.shampoo import NAME as SHAMPOO
 from des_ref.strategies import STRATEGIES, check_strategy
+from des_ref.strategies.planned import read_job
 from des_ref.stream.report import check_tensorboard
 from dessim.errors import UsageError
 from dessim.trace.io import check_free
-from dessim.workload.strategies import parse_strategy, spec_of
+from dessim.workload.composed import describe
+from dessim.workload.strategies import parse_strategy
 
 
 def parser(about: str) -> argparse.ArgumentParser:
@@ -37,6 +40,13 @@ def _add_job_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--model", help="model file, or name of a shipped model")
     p.add_argument(
         "--strategy", help=f"one of {', '.join(STRATEGIES)}, with options such as ps_sync+hot_rows=1000+look_ahead"
+    )
+    p.add_argument(
+        "--plan",
+        type=Path,
+        metavar="FILE",
+        help="plan file of dessim plan: the strategy of each table, the number of workers, and, unless they are given, "
+        "--model and --batch",
     )
     p.add_argument(
         "--optimizer",
@@ -160,8 +170,11 @@ def settings_from(args: argparse.Namespace) -> Settings:
         "seed": args.seed,
         "dtype": args.dtype,
     }
+    if args.plan is not None:
+        overrides |= _planned(args)
     settings = load_settings(args.config, {key: value for key, value in overrides.items() if value is not None})
-    check_strategy(settings.strategy)
+    if not settings.tables:
+        check_strategy(settings.strategy)
     _check_trace(args, settings)
     _check_checkpoints(args, settings)
     if settings.is_stream:
@@ -171,12 +184,26 @@ def settings_from(args: argparse.Namespace) -> Settings:
     return settings
 
 
+def _planned(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings that the plan file gives. Raises FileError, UsageError."""
+    if args.strategy is not None:
+        raise UsageError("--strategy: the plan file names the strategies; leave out --strategy or --plan")
+    configured = load_settings(args.config, {}).model if args.config is not None else None
+    model, job = read_job(args.plan, args.model or configured)
+    return {
+        "model": model,
+        "strategy": job.strategy or describe(job.tables),
+        "training.batch": args.batch or job.batch,
+        "plan": {"path": str(args.plan), "gpus": job.gpus, "tables": job.tables},
+    }
+
+
 def _check_trace(args: argparse.Namespace, settings: Settings) -> None:
     """Raises UsageError where the run cannot be traced."""
     if args.trace is None:
         return
     check_free(args.trace)
-    if spec_of(settings.strategy).dedicated_servers:
+    if settings.has_server_processes:
         raise UsageError("--trace records collectives, and ps_async has none: trace ps_sync instead")
 
 
@@ -185,7 +212,7 @@ def _check_checkpoints(args: argparse.Namespace, settings: Settings) -> None:
     if settings.checkpoint.folder is None and args.resume is None:
         return
     without = "leave out --checkpoint and --resume"
-    if spec_of(settings.strategy).dedicated_servers:
+    if settings.has_server_processes:
         raise UsageError(f"ps_async keeps no checkpoints, because rows are on its servers: use ps_sync, or {without}")
     if any(CODECS[form.name].keeps_state for form in settings.wire.codes.by_buffer.values()):
         problem = f"codecs {settings.wire.codes} keep state that checkpoints do not save"
@@ -204,7 +231,7 @@ def _check_stream(args: argparse.Namespace, settings: Settings) -> None:
     _, options = parse_strategy(settings.strategy)
     if options.hot_rows or options.look_ahead:
         raise UsageError(f"{settings.strategy} reads whole batches in advance, which is impossible for a stream")
-    if not spec_of(settings.strategy).synchronous:
+    if settings.has_server_processes:
         raise UsageError(
             "ps_async workers do not step together, so there are no joint reports: use ps_sync for a stream"
         )

@@ -5,6 +5,7 @@
     python -m des_ref.certify --all                 every shipped model, placement, strategy, optimizer; 1, 2, 4 ranks
     python -m des_ref.certify --quick               a subset of them with every pair of choices, 10 steps
     python -m des_ref.certify --all --model deepfm --strategy des_all_reduce        only one model and strategy
+    python -m des_ref.certify --plan job.plan.toml  a plan of dessim plan, on its number of ranks
     python -m des_ref.certify --codec activations=bf16,dense=threshold:0.99         measure what codecs lose
 
 case.py defines a case, compare.py and stale.py run one (stale.py with replay.py), group.py runs many, matrix.py lists
@@ -21,6 +22,7 @@ import argparse
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,10 +36,12 @@ from des_ref.cli import Parser, natural, output_file, positive, say
 from des_ref.embedding.optim import ROW_OPTIMIZERS
 from des_ref.models.build import Network
 from des_ref.strategies import STRATEGIES, check_strategy
+from des_ref.strategies.planned import read_job
 from dessim.errors import CheckFailed, UsageError
 from dessim.files import dump_json, write_json
 from dessim.workload.coded_plan import coded
-from dessim.workload.strategies import plan, spec_of
+from dessim.workload.composed import compose
+from dessim.workload.strategies import plan
 
 MAX_RANKS = 64  # all on this machine, each a process that imports torch
 _MAX_NAMED_FAILURES = 3
@@ -53,6 +57,13 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--strategy",
         help=f"one of {', '.join(STRATEGIES)} (default: des_all_reduce), with options such as ps_sync+hot_rows=1000",
+    )
+    p.add_argument(
+        "--plan",
+        type=Path,
+        metavar="FILE",
+        help="plan file of dessim plan, in place of --strategy: the strategy of each table, the number of ranks, and "
+        "the model unless --model is given",
     )
     p.add_argument(
         "--optimizer",
@@ -98,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.quick or args.all:
         what = "a quick selection of all cases" if args.quick else "all cases"
     else:
-        what = f"{cases[0].strategy} on {args.ranks or '2,4'} ranks"
+        what = f"{cases[0].strategy} on {','.join(str(case.ranks) for case in cases)} ranks"
     say(f"certifying {what}: {len(cases)} cases, {args.steps} steps each")
     started_at = time.monotonic()
     results = certify_all(cases)
@@ -138,6 +149,8 @@ def _cases(args: argparse.Namespace) -> list[Case]:
         check_strategy(args.strategy)
     if has_many and args.codec is not None:
         raise UsageError("--codec certifies one model and strategy: leave out --all and --quick")
+    if args.plan is not None and (has_many or args.strategy is not None):
+        raise UsageError("--plan certifies one plan: leave out --all, --quick and --strategy")
     cases = _matrix(args) if has_many else _single(args)
     if args.device == "cuda" and (ranks := max(case.ranks for case in cases)) > torch.cuda.device_count():
         raise UsageError(f"--device cuda: {ranks} ranks, but {torch.cuda.device_count()} GPUs")
@@ -146,11 +159,12 @@ def _cases(args: argparse.Namespace) -> list[Case]:
 
 def _single(args: argparse.Namespace) -> list[Case]:
     """One model and strategy, at each number of ranks."""
+    model_name, job = read_job(args.plan, args.model) if args.plan is not None else (args.model, None)
     first = Case(
         ranks=1,
         steps=args.steps,
-        model=args.model or "deepfm_ml100k",
-        strategy=args.strategy or "des_all_reduce",
+        model=model_name or "deepfm_ml100k",
+        strategy=(job and job.strategy) or args.strategy or "des_all_reduce",
         device=args.device,
         pipeline=args.pipeline,
         optimizer=args.optimizer or "rowwise_adagrad",
@@ -159,13 +173,19 @@ def _single(args: argparse.Namespace) -> list[Case]:
         pooling=args.pooling,
         codecs=args.codec or "",
     )
+    if job is not None and job.tables:
+        first = first.planned(job.tables)
     model = first.load()
-    if first.codec_config and spec_of(first.strategy).dedicated_servers:
+    if first.codec_config and not first.is_synchronous:
         raise UsageError("--codec: ps_async does not encode what it sends to servers; use ps_sync")
-    coded(plan(first.strategy, model), model, first.codec_config)
+    planned = compose(model, first.tables) if first.tables else plan(first.strategy, model)
+    coded(planned, model, first.codec_config)
     Network(model, SEED, torch.float64, "cpu")  # reports a wrong head once, here, and not from every rank
     first = replace(first, placement=model.embedding.placement)
-    return [replace(first, ranks=n) for n in _ranks(args.ranks or "2,4")]
+    ranks = _ranks(args.ranks or (str(job.gpus) if job is not None else "2,4"))
+    if job is not None and ranks != [job.gpus]:
+        raise UsageError(f"--ranks {args.ranks}: {args.plan} is for {job.gpus} ranks; leave --ranks out, or plan again")
+    return [replace(first, ranks=n) for n in ranks]
 
 
 def _matrix(args: argparse.Namespace) -> list[Case]:

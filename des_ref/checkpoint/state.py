@@ -96,6 +96,7 @@ def identity(settings: Settings, model: Model, data: Mapping[str, Any]) -> dict[
     return {
         "model": model.model_dump(mode="json", exclude={"embedding": {"optimizer", "optimizer_slots"}}),
         "strategy": settings.strategy,
+        **({"tables": settings.plan.model_dump(mode="json")["tables"]} if settings.plan is not None else {}),
         "seed": settings.seed,
         "dtype": settings.dtype,
         "training": {"batch": settings.training.batch},

@@ -66,7 +66,7 @@ class _AllGradients(RowGradients):
 class Composed(ShardedBase):
     """A strategy for each group of `tables`, and one dense part.
 
-    Raises UsageError for tables whose columns have several owners, and for shampoo.
+    Raises UsageError for shampoo.
     """
 
     name = "composed"
@@ -74,10 +74,7 @@ class Composed(ShardedBase):
     def __init__(self, network: Network, optimizers: Optimizers, comm: Comm, tables: Sequence[TablePlan]) -> None:
         if optimizers.dense.name == SHAMPOO:
             raise UsageError("a plan of groups of tables has no shampoo: use Adam, or one strategy for all tables")
-        for number, table in enumerate(tables):
-            if len(table.ranks) > 1:
-                split = f"the plan splits the columns of table {number} over ranks {list(table.ranks)}"
-                raise UsageError(f"{split}, which des_ref does not train: fix its strategy with dessim plan --keep")
+        assert all(len(table.ranks) <= 1 for table in tables), "planned.py refuses columns of several owners"
         self._tables = tables
         super().__init__(network, optimizers, comm)
         device = network.device

@@ -66,7 +66,6 @@ def plan(
     from dessim.calibrate.profile import with_profile
     from dessim.cluster import load_cluster
     from dessim.cluster.load import load_device
-    from dessim.commands.support.plan_file import write_plan
     from dessim.plan.pinned import load_pinned
     from dessim.plan.prices import load_prices
     from dessim.plan.scales import PlanRequest, run_plan
@@ -74,6 +73,7 @@ def plan(
     from dessim.results.show_plan import print_plan
     from dessim.workload.id_logs.in_model import with_measured_ids
     from dessim.workload.model import load_model
+    from dessim.workload.plan_file import write_plan
     from dessim.workload.scale import Job
 
     scales = parse_scales(gpus)

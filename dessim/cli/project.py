@@ -103,7 +103,6 @@ def project(
     from dessim.cluster.load import load_device
     from dessim.commands.project import ProjectRequest, run_projection
     from dessim.commands.support.dedicated_servers import parse_servers
-    from dessim.commands.support.plan_file import read_plan
     from dessim.commands.support.projection import Projection
     from dessim.commands.what_if import parse_changes, what_if_projected
     from dessim.results.figures import throughput
@@ -115,6 +114,7 @@ def project(
     from dessim.workload.codecs import parse_codecs
     from dessim.workload.id_logs.in_model import with_measured_ids
     from dessim.workload.model import load_model
+    from dessim.workload.plan_file import read_plan
     from dessim.workload.scale import Job
     from dessim.workload.strategies import spec_of
 

@@ -11,11 +11,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dessim.commands.support.plan_file import TABLE_STRATEGIES
 from dessim.errors import FileError
 from dessim.files import read_toml
 from dessim.plan.loads import Choice
 from dessim.workload.model import Model
+from dessim.workload.plan_file import TABLE_STRATEGIES
 
 _KEYS = ("name", "table", "strategy", "parts")
 

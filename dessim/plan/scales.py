@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dessim.cluster import Cluster
-from dessim.commands.support.plan_file import JobPlan
 from dessim.errors import CapacityError, UsageError
 from dessim.plan.loads import Choice
 from dessim.plan.prices import Prices
 from dessim.plan.search import Found, Search, search
 from dessim.sim.progress import Progress
 from dessim.units import format_count
+from dessim.workload.plan_file import JobPlan
 from dessim.workload.scale import Job
 
 _BILLION = 1e9

@@ -17,7 +17,6 @@ import numpy as np
 from dessim.cluster import Cluster, Gpu
 from dessim.commands.project import ProjectRequest, run_projection
 from dessim.commands.support.guard import worker_bytes
-from dessim.commands.support.plan_file import TABLE_STRATEGIES, table_name
 from dessim.commands.support.projection import Projection
 from dessim.errors import CapacityError, UsageError
 from dessim.plan.choose import Chosen, allowed, choose, least_memory
@@ -33,6 +32,7 @@ from dessim.workload.memory import memory_by_owner
 from dessim.workload.model import Model
 from dessim.workload.owners import owners_of
 from dessim.workload.plan import Plan
+from dessim.workload.plan_file import TABLE_STRATEGIES, table_name
 from dessim.workload.scale import Job
 from dessim.workload.strategies import STRATEGIES
 from dessim.workload.strategies import plan as plan_of

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dessim.commands.support.plan_file import TABLE_STRATEGIES
 from dessim.plan.choose import allowed, choose
 from dessim.plan.loads import STAGES, Choice, Loads
 from dessim.plan.place import estimate, place
+from dessim.workload.plan_file import TABLE_STRATEGIES
 from tests.plan.small import loads, model_of
 
 ONE_NODE = np.zeros(64, dtype=np.int64)

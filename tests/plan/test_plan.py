@@ -10,9 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 from dessim.cli.app import app
-from dessim.commands.support.plan_file import read_plan
 from dessim.errors import FileError
 from dessim.plan.scales import Planned, PlanRequest, run_plan
+from dessim.workload.plan_file import read_plan
 from dessim.workload.scale import Job
 from tests.plan.small import BATCH, CLUSTER, cluster, model_of
 
@@ -110,7 +110,7 @@ def test_a_plan_file_is_projected_to_the_planned_step(model_file: Path, tmp_path
     ],
 )
 def test_an_edited_plan_is_refused_in_one_line(planned: Planned, tmp_path: Path, change, expected: str) -> None:  # type: ignore[no-untyped-def]
-    from dessim.commands.support.plan_file import JobPlan, write_plan
+    from dessim.workload.plan_file import JobPlan, write_plan
 
     found = planned.scales[0].found
     tables = next(c.tables for c in found.candidates if c.tables)

@@ -25,17 +25,19 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, StrictInt, ValidationError
 
-from dessim.cluster import Cluster
 from dessim.errors import FileError, UsageError
 from dessim.files import read_toml, write_text
 from dessim.workload.composed import GROUPED, TablePlan, can_split_columns, compose
 from dessim.workload.model import Model
 from dessim.workload.plan import Plan
 from dessim.workload.strategies import find_spec
+
+if TYPE_CHECKING:
+    from dessim.cluster import Cluster
 
 TABLE_STRATEGIES = ("data_parallel", "table_wise", "column_wise", "row_wise", "row_all_to_all")
 
@@ -144,26 +146,20 @@ def _lines(values: dict[str, Any]) -> str:
     return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items())
 
 
-def read_plan(path: Path, model: Model, cluster: Cluster) -> JobPlan:
-    """Read a plan for this model on this cluster.
+def planned_model(path: Path) -> str:
+    """The name of the model that a plan is for. Raises FileError for a file that is no plan."""
+    return _parsed(path).model
+
+
+def read_plan(path: Path, model: Model, cluster: Cluster | None = None) -> JobPlan:
+    """Read a plan for this model on this cluster; without one, on any.
 
     Raises FileError for a file that is no plan, for another model or cluster, and for tables left out or misplaced.
     """
-    raw = read_toml(path)
-    try:
-        file = _File.model_validate(raw)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise FileError(
-            path, ".".join(map(str, first["loc"])), f"{first['msg']}: write it as dessim plan does"
-        ) from None
-    for what, stated, has in (
-        ("model", (file.model, file.model_hash), (model.name, model_hash(model))),
-        ("cluster", (file.cluster, file.cluster_hash), (cluster.name, cluster_hash(cluster))),
-    ):
-        if stated != has:
-            changed = f"{what} {stated[0]} has changed" if stated[0] == has[0] else f"is for {stated[0]}, not {has[0]}"
-            raise FileError(path, what, f"{changed} since it was planned; plan again with dessim plan")
+    file = _parsed(path)
+    _require_same(path, "model", (file.model, file.model_hash), (model.name, model_hash(model)))
+    if cluster is not None:
+        _require_same(path, "cluster", (file.cluster, file.cluster_hash), (cluster.name, cluster_hash(cluster)))
     if file.gpus < 1 or file.batch < 1 or file.batch % file.gpus:
         raise FileError(path, "batch", f"{file.batch} samples do not divide evenly over {file.gpus} GPUs")
     if file.strategy:
@@ -173,6 +169,28 @@ def read_plan(path: Path, model: Model, cluster: Cluster) -> JobPlan:
             )
         return JobPlan(file.gpus, file.batch, strategy=file.strategy)
     return JobPlan(file.gpus, file.batch, _tables(path, file, model))
+
+
+def _parsed(path: Path) -> _File:
+    raw = read_toml(path)
+    try:
+        return _File.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise FileError(
+            path, ".".join(map(str, first["loc"])), f"{first['msg']}: write it as dessim plan does"
+        ) from None
+
+
+def _require_same(path: Path, what: str, stated: tuple[str, str], has: tuple[str, str]) -> None:
+    """Raises FileError where the `stated` name and hash are not those that there are."""
+    if stated == has:
+        return
+    options = ", or was planned with other --ids or --precision" if what == "model" else ""
+    changed = f"{what} {has[0]} has changed since it was planned{options}"
+    if stated[0] != has[0]:
+        changed = f"is for {stated[0]}, not {has[0]}"
+    raise FileError(path, what, f"{changed}; plan again with dessim plan")
 
 
 def _tables(path: Path, file: _File, model: Model) -> tuple[TablePlan, ...]:

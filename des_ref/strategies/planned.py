@@ -1,0 +1,27 @@
+"""Plan files of `dessim plan`, as the trainer reads them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dessim.errors import FileError
+from dessim.workload.model import load_model, shipped_models
+from dessim.workload.plan_file import JobPlan, planned_model, read_plan, table_name
+
+
+def read_job(path: Path, model: str | None) -> tuple[str, JobPlan]:
+    """A plan and its model: `model`, a file or a shipped model's name, or else the shipped model that the plan names.
+
+    Raises FileError for a plan of another model, and for one that splits the columns of a table.
+    """
+    if model is None:
+        model = planned_model(path)
+        if model not in shipped_models():
+            raise FileError(path, "model", f"{model} is not a shipped model: name its file with --model")
+    loaded = load_model(model)
+    job = read_plan(path, loaded)
+    for number, table in enumerate(job.tables):
+        if len(table.ranks) > 1:
+            problem = f"splits the columns of {table_name(loaded, number)}, which des_ref does not train"
+            raise FileError(path, f"tables.{number}", f"{problem}: fix its strategy with dessim plan --keep")
+    return model, job

@@ -188,8 +188,9 @@ def _planned(args: argparse.Namespace) -> dict[str, Any]:
     """The settings that the plan file gives. Raises FileError, UsageError."""
     if args.strategy is not None:
         raise UsageError("--strategy: the plan file names the strategies; leave out --strategy or --plan")
-    configured = load_settings(args.config, {}).model if args.config is not None else None
-    model, job = read_job(args.plan, args.model or configured)
+    configured = load_settings(args.config, {}) if args.config is not None else None
+    named = configured.model if configured is not None and "model" in configured.model_fields_set else None
+    model, job = read_job(args.plan, args.model or named)
     return {
         "model": model,
         "strategy": job.strategy or describe(job.tables),

@@ -1,0 +1,234 @@
+"""Plans of several strategies: certificates, training from a plan file, checkpoints, and refused plans."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from des_ref import train
+from des_ref.certify import program as certificate
+from des_ref.certify.case import SEED, Case, batches
+from des_ref.certify.group import certify_all
+from des_ref.checkpoint import folder as checkpoints
+from des_ref.checkpoint.resume import restore_run
+from des_ref.checkpoint.writer import Writer
+from des_ref.comm import Comm
+from des_ref.models.build import Network
+from des_ref.progress import Progress
+from des_ref.strategies import build_composed
+from des_ref.strategies.base import Strategy
+from dessim.cli.app import app
+from dessim.cluster import load_cluster
+from dessim.errors import FileError, UsageError
+from dessim.workload.composed import TablePlan, compose
+from dessim.workload.model import load_model
+from dessim.workload.plan_file import JobPlan, write_plan
+from tests.des_ref.ranks import on_ranks
+from tests.des_ref.small_models import DIFFERENT_WIDTHS
+
+WIDTHS = (8, 4, 16, 4)  # of DIFFERENT_WIDTHS
+EQUAL = """
+schema_version = 2
+name = "mixed"
+[input]
+batch_per_worker = 32
+[embedding]
+width = 4
+{tables}
+[[operators]]
+kind = "fm"
+[[operators]]
+kind = "mlp"
+widths = [6, 4]
+dropout = 0.2
+"""
+TABLES = ((300, 3.0), (20, 1.0), (100, 2.0), (900, 2.0), (12, 1.0))
+DENSE = """
+[dense]
+features = 3
+widths = [6, 5]
+[[operators]]
+kind = "mlp"
+widths = [10]
+strategy = "mesh"
+"""
+ROW, FETCH, COPY = TablePlan("row_wise"), TablePlan("row_all_to_all"), TablePlan("data_parallel")
+
+
+def whole(rank: int, width: int = 4) -> TablePlan:
+    return TablePlan("table_wise", (rank,), (width,))
+
+
+def equal_model(folder: Path) -> str:
+    tables = (f'[[tables]]\nname = "t{n}"\nrows = {rows}\nids = {ids}\n' for n, (rows, ids) in enumerate(TABLES))
+    path = folder / "equal.toml"
+    path.write_text(EQUAL.format(tables="".join(tables)))
+    return str(path)
+
+
+def different_model(folder: Path) -> str:
+    path = folder / "different.toml"
+    path.write_text(DIFFERENT_WIDTHS.format(embedding="") + DENSE)
+    return str(path)
+
+
+def plan_file(folder: Path, model: str, gpus: int, tables: Sequence[TablePlan] = (), strategy: str = "") -> str:
+    path = folder / "job.plan.toml"
+    write_plan(
+        path, JobPlan(gpus, 32 * gpus, tuple(tables), strategy), load_model(model), load_cluster("one-switch_16")
+    )
+    return str(path)
+
+
+# -- equal to one process, and to the byte ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_mixed_plans_equal_one_process_with_the_bytes_of_their_formulas(ranks: int, tmp_path: Path) -> None:
+    """Tables have owners out of turn, and some rank has none; tables differ in width, below a bottom mlp."""
+    equal, different = (Case(ranks, 2, name(tmp_path), "", "cpu") for name in (equal_model, different_model))
+    last = ranks - 1
+    cases = [
+        equal.planned([whole(last), COPY, whole(0), ROW, whole(last)]),
+        equal.planned([FETCH, COPY, COPY, FETCH, ROW]),
+        different.planned([ROW, whole(1, WIDTHS[1]), whole(1, WIDTHS[2]), COPY]),
+        different.planned([whole(last, WIDTHS[0]), COPY, FETCH, ROW]),
+    ]
+    for case, result in zip(cases, certify_all(cases), strict=True):
+        assert result["bytes_match"], result
+        assert max(result[f"max_{what}_diff"] for what in ("loss", "grad", "param")) < 1e-12, result
+        recorded = {op["name"]: op["recorded_bytes"] for op in result["ops"]}
+        planned = {op.name for op in compose(case.load(), case.tables).collectives}
+        assert set(recorded) == planned and all(recorded.values()), recorded
+
+
+# -- from the command line ----------------------------------------------------------------------------------------
+
+
+def dessim_plan(folder: Path, model: str) -> str:
+    """A plan for one GPU, written by `dessim plan` with the strategies of all tables fixed."""
+    kinds = ("row_wise", "data_parallel", "table_wise", "row_all_to_all", "table_wise")
+    keep, out = folder / "keep.toml", folder / "cli.plan.toml"
+    keep.write_text("".join(f'[[tables]]\nname = "t{n}"\nstrategy = "{kind}"\n' for n, kind in enumerate(kinds)))
+    command = ["plan", "--model", model, "--cluster", "one-switch_16", "--gpus", "1", "--batch", "64"]
+    done = CliRunner().invoke(app, [*command, "--keep", str(keep), "-o", str(out)])
+    assert done.exit_code == 0, done.output
+    return str(out)
+
+
+def trained(capsys: pytest.CaptureFixture[str], model: str, *arguments: str) -> dict[str, Any]:
+    config = Path(model).with_suffix(".run.toml")
+    config.write_text(f'model = "{model}"\ndtype = "float64"\n[data]\nsource = "synthetic"\nsamples = 1000\n')
+    assert train.main(["--config", str(config), "--steps", "6", "--device", "cpu", "--json", *arguments]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_file_of_dessim_plan_is_trained_and_evaluated_like_one_strategy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = equal_model(tmp_path)
+    planned = trained(capsys, model, "--plan", dessim_plan(tmp_path, model))
+    alone = trained(capsys, model, "--strategy", "row_wise", "--batch", "64")
+    assert planned["strategy"] == "2 table_wise, 1 row_wise, 1 row_all_to_all, 1 data_parallel"
+    assert planned["batch"] == 64 and planned["world_size"] == 1
+    for score in ("loss", "auc", "validation_auc"):
+        assert planned[score] == pytest.approx(alone[score], rel=1e-12)
+    assert set(planned["bytes_by_op"]) >= {"ids.table_wise", "pooled.row_wise", "row_grads.data_parallel", "dense_grad"}
+
+
+def test_a_plan_of_one_strategy_is_trained_by_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = equal_model(tmp_path)
+    planned = trained(capsys, model, "--plan", plan_file(tmp_path, model, 1, strategy="mesh"))
+    assert planned["strategy"] == "mesh" and planned["batch"] == 32
+
+
+# -- checkpoints --------------------------------------------------------------------------------------------------
+
+RESUMED = [whole(1), COPY, FETCH, ROW, whole(0)]
+
+
+def _parameters(strategy: Strategy) -> list[torch.Tensor]:
+    rows = strategy.table.export()["rows"]
+    return [*rows.values(), *(p.detach().clone() for p in strategy.network.dense_parameters)]
+
+
+def _resumes(model: str, folder: Path, comm: Comm) -> bool:
+    case = Case(2, 5, model, "", "cpu", optimizer="adam").planned(RESUMED)
+    loaded = case.load()
+    global_batches = batches(case, loaded, comm)
+
+    def new() -> Strategy:
+        return build_composed(RESUMED, Network(loaded, SEED, torch.float64, "cpu"), case.optimizers(), comm)
+
+    strategy, writer = new(), Writer(comm, folder, 1, 9, {"a run": 1})
+    for batch in global_batches[:3]:
+        strategy.step(strategy.share(batch))
+    writer.save(strategy, Progress(steps=3))
+    writer.finish()
+    writer.close()
+    resumed = new()
+    restore_run(resumed, checkpoints.newest_first(folder)[0], {"a run": 1}, comm)
+    for trainer in (strategy, resumed):
+        for batch in global_batches[3:]:
+            trainer.step(trainer.share(batch))
+    return all(torch.equal(a, b) for a, b in zip(_parameters(strategy), _parameters(resumed), strict=True))
+
+
+def test_a_resumed_run_is_the_same_run(tmp_path: Path) -> None:
+    meeting = tmp_path / "meeting"
+    meeting.mkdir()
+    assert on_ranks(2, meeting, partial(_resumes, equal_model(tmp_path), tmp_path / "run")) == [True, True]
+
+
+def test_a_checkpoint_of_another_plan_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, run = equal_model(tmp_path), str(tmp_path / "run")
+    trained(capsys, model, "--plan", plan_file(tmp_path, model, 1, [ROW] * 5), "--checkpoint", run)
+    other = plan_file(tmp_path, model, 1, [ROW] * 4 + [COPY])
+    with pytest.raises(FileError, match="was saved with"):
+        trained(capsys, model, "--plan", other, "--checkpoint", run, "--resume")
+
+
+# -- what is refused ----------------------------------------------------------------------------------------------
+
+
+def refused(program: Any, *arguments: str) -> str:
+    with pytest.raises((FileError, UsageError)) as problem:
+        program.main([*arguments, "--device", "cpu"])
+    assert "\n" not in str(problem.value)
+    return str(problem.value)
+
+
+def test_a_plan_for_something_else_is_refused_in_one_line(tmp_path: Path) -> None:
+    model, other = equal_model(tmp_path), different_model(tmp_path)
+    for_two = plan_file(tmp_path, model, 2, [ROW] * 5)
+    common = ("--data", "synthetic", "--plan", for_two)
+    assert "is for 2 workers, and 1 run" in refused(train, *common, "--model", model)
+    assert "is for mixed, not different widths" in refused(train, *common, "--model", other)
+    assert "name its file with --model" in refused(train, *common)
+    assert "leave out --strategy or --plan" in refused(train, *common, "--model", model, "--strategy", "mesh")
+    assert "is for 2 ranks" in refused(certificate, "--plan", for_two, "--model", model, "--ranks", "2,4")
+    assert "certifies one plan" in refused(certificate, "--plan", for_two, "--all")
+    text = Path(model).read_text()
+    Path(model).write_text(text.replace("rows = 300", "rows = 301"))
+    assert "model mixed has changed" in refused(train, *common, "--model", model)
+
+
+def test_columns_of_several_owners_are_refused_by_name(tmp_path: Path) -> None:
+    model = tmp_path / "columns.toml"
+    model.write_text(EQUAL.format(tables='[[tables]]\nname = "t0"\nrows = 9\n').replace('"fm"', '"dot"'))
+    plan = plan_file(tmp_path, str(model), 2, [TablePlan("table_wise", (0, 1), (2, 2))])
+    found = refused(certificate, "--plan", plan, "--model", str(model))
+    assert "splits the columns of table t0" in found and "--keep" in found
+
+
+def test_a_plan_is_no_setting(tmp_path: Path) -> None:
+    config = tmp_path / "run.toml"
+    config.write_text('[plan]\npath = "job.plan.toml"\ngpus = 2\n')
+    assert "--plan" in refused(train, "--config", str(config))

@@ -222,7 +222,9 @@ def test_a_plan_for_something_else_is_refused_in_one_line(tmp_path: Path) -> Non
 
 def test_columns_of_several_owners_are_refused_by_name(tmp_path: Path) -> None:
     model = tmp_path / "columns.toml"
-    model.write_text(EQUAL.format(tables='[[tables]]\nname = "t0"\nrows = 9\n').replace('"fm"', '"dot"'))
+    model.write_text(
+        EQUAL.format(tables='[[tables]]\nname = "t0"\nrows = 9\n').replace('[[operators]]\nkind = "fm"\n', "")
+    )
     plan = plan_file(tmp_path, str(model), 2, [TablePlan("table_wise", (0, 1), (2, 2))])
     found = refused(certificate, "--plan", plan, "--model", str(model))
     assert "splits the columns of table t0" in found and "--keep" in found

@@ -23,5 +23,5 @@ def read_job(path: Path, model: str | None) -> tuple[str, JobPlan]:
     for number, table in enumerate(job.tables):
         if len(table.ranks) > 1:
             problem = f"splits the columns of {table_name(loaded, number)}, which des_ref does not train"
-            raise FileError(path, f"tables.{number}", f"{problem}: fix its strategy with dessim plan --keep")
+            raise FileError(path, f"tables.{number}", f"{problem}: plan again with --without column_wise")
     return model, job

@@ -16,6 +16,7 @@ from dessim.cli.options import (
     LaunchOption,
     TransportOption,
     parse_batch,
+    parse_names,
     parse_scales,
 )
 from dessim.cli.output import guarded, print_json
@@ -47,6 +48,10 @@ def plan(
     keep: Annotated[
         Path | None, typer.Option(help="TOML file of tables whose strategy is fixed: docs/planner.md.")
     ] = None,
+    without: Annotated[
+        str | None,
+        typer.Option(help="Strategies that no table may have, such as column_wise, which des_ref does not train."),
+    ] = None,
     precision: Annotated[
         str | None,
         typer.Option(help="Precision of dense layers, rows and wire, such as dense=bf16,rows=fp16,wire=fp16."),
@@ -54,7 +59,9 @@ def plan(
     device: DeviceOption = None,
     launch: LaunchOption = Launch.EAGER,
     transport: TransportOption = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Plan file to write, for project --plan.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Plan file to write, for --plan of project and des_ref.train.")
+    ] = None,
     time_budget: TimeBudgetOption = None,
     figure: FigureOption = None,
     json: JsonOption = False,
@@ -101,6 +108,7 @@ def plan(
         prices=load_prices(prices) if prices is not None else None,
         pinned=load_pinned(keep, sized) if keep is not None else {},
         graphs=launch is Launch.GRAPH,
+        strategies=_strategies(without),
     )
     ready: list[dict[str, Any]] = []
     known = {"cluster": machine.name, "model": sized.name, "scales": ready}
@@ -118,3 +126,17 @@ def plan(
         print_json({**result, "out": str(out) if out is not None else None})
     else:
         print_plan(result, [table.name for table in sized.tables], out)
+
+
+def _strategies(without: str | None) -> tuple[str, ...]:
+    """The strategies that are left. Raises UsageError for an unknown one, and if none is left."""
+    from dessim.workload.plan_file import TABLE_STRATEGIES
+
+    left_out = parse_names(without, "--without") if without is not None else []
+    for name in left_out:
+        if name not in TABLE_STRATEGIES:
+            raise UsageError(f"--without {name}: choose from {', '.join(TABLE_STRATEGIES)}")
+    left = tuple(name for name in TABLE_STRATEGIES if name not in left_out)
+    if not left:
+        raise UsageError(f"--without {without}: leaves no strategy for tables")
+    return left

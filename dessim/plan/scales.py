@@ -14,7 +14,7 @@ from dessim.plan.prices import Prices
 from dessim.plan.search import Found, Search, search
 from dessim.sim.progress import Progress
 from dessim.units import format_count
-from dessim.workload.plan_file import JobPlan
+from dessim.workload.plan_file import TABLE_STRATEGIES, JobPlan
 from dessim.workload.scale import Job
 
 _BILLION = 1e9
@@ -28,6 +28,7 @@ class PlanRequest:
     `batch`: samples a step, of all workers (strong scaling) or, with `per_gpu`, of each (weak scaling).
     `target` [samples/s]: the fewest GPUs that reach it are chosen; otherwise the fastest plan is.
     `budget` [$/h] leaves out numbers of GPUs that cost more; it needs `prices`.
+    `pinned`, `strategies`: the choice of some tables, by number, and the strategies that all others may have.
     """
 
     job: Job
@@ -40,6 +41,7 @@ class PlanRequest:
     prices: Prices | None = None
     pinned: Mapping[int, Choice] = field(default_factory=dict)
     graphs: bool = False
+    strategies: Sequence[str] = TABLE_STRATEGIES
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +142,7 @@ def run_plan(
             left_out[gpus] = f"{gpus:,} GPUs cost {price:,.2f} $/h, more than the budget of {request.budget:,.2f} $/h"
             continue
         batch = request.batch * gpus if request.per_gpu else request.batch
-        asked = Search(request.job, request.cluster, gpus, batch, request.pinned, request.graphs)
+        asked = Search(request.job, request.cluster, gpus, batch, request.pinned, request.graphs, request.strategies)
         try:
             found = search(asked, progress.within(done, len(request.gpus), "numbers of GPUs"))
         except CapacityError as error:

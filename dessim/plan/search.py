@@ -47,7 +47,7 @@ WHOLE = tuple(spec.name for spec in STRATEGIES.values() if spec.synchronous and 
 @dataclass(frozen=True, slots=True)
 class Search:
     """A job to plan. `batch` samples a step, all workers together. `pinned`: the choice of some tables, by number.
-    `graphs`: as in ProjectRequest."""
+    `strategies`: those that all other tables may have. `graphs`: as in ProjectRequest."""
 
     job: Job
     cluster: Cluster
@@ -55,6 +55,7 @@ class Search:
     batch: int
     pinned: Mapping[int, Choice]
     graphs: bool = False
+    strategies: Sequence[str] = TABLE_STRATEGIES
 
     @property
     def model(self) -> Model:
@@ -136,12 +137,12 @@ def _rounded(seconds: float) -> float:
 def _candidates(asked: Search, loads: Loads, gpu: Gpu, progress: Progress) -> tuple[float, list[Placed]]:
     """A bound of all plans, and the best plan of each set of strategies; different plans only."""
     widths, nodes = asked.model.widths, asked.cluster.node_of(np.arange(asked.gpus))
-    best = choose(loads, TABLE_STRATEGIES, asked.pinned)
+    best = choose(loads, asked.strategies, asked.pinned)
     if best is None:
         raise CapacityError(_too_large(asked, loads, gpu))
     found: dict[tuple[TablePlan, ...], Placed] = {}
     may_split: list[tuple[Placed, Chosen]] = []
-    sets = [family for size in range(len(TABLE_STRATEGIES), 0, -1) for family in combinations(TABLE_STRATEGIES, size)]
+    sets = [family for size in range(len(asked.strategies), 0, -1) for family in combinations(asked.strategies, size)]
     solved: list[tuple[set[str], set[str]]] = []  # the strategies that were allowed, and those that were used
     for done, families in enumerate(sets):
         progress.tick(done, len(sets), "sets of strategies")
@@ -149,7 +150,7 @@ def _candidates(asked: Search, loads: Loads, gpu: Gpu, progress: Progress) -> tu
         # within its tolerance, which the simulation may like better; with many tables that costs too much.
         if loads.tables > _MANY and any(used <= set(families) <= among for among, used in solved):
             continue
-        everything = len(families) == len(TABLE_STRATEGIES)
+        everything = len(families) == len(asked.strategies)
         chosen: Chosen | None = best if everything else choose(loads, families, asked.pinned)
         if chosen is not None:
             free = {choice.family for table, choice in enumerate(chosen.choices) if table not in asked.pinned}
@@ -173,11 +174,12 @@ def _too_large(asked: Search, loads: Loads, gpu: Gpu) -> str:
     model, n = asked.model, asked.gpus
     what = f"{model.name} on {n:,} GPUs"
     room = f"{gpu.name} has {format_size(max(loads.room, 0.0))} left for tables"
-    options = allowed(loads, TABLE_STRATEGIES, asked.pinned)
+    options = allowed(loads, asked.strategies, asked.pinned)
     for table, of_table in enumerate(options):
         if not of_table:
             pinned = asked.pinned.get(table)
-            tried = [pinned] if pinned is not None else list(loads.by_choice)
+            may_have = [choice for choice in loads.by_choice if choice.family in asked.strategies]
+            tried = [pinned] if pinned is not None else may_have
             needed = [least_memory(loads, c, load) for c in tried if (load := loads.by_choice[c][table]) is not None]
             if not needed:
                 return f"{what}: {table_name(model, table)} cannot be split into {pinned.parts if pinned else 1} parts"

@@ -74,6 +74,20 @@ def test_a_request_gives_the_same_plan_again(planned: Planned) -> None:
     assert again.scales[0].to_json()["plans"] == planned.scales[0].to_json()["plans"]
 
 
+def test_no_table_has_a_strategy_that_is_left_out() -> None:
+    request = PlanRequest(
+        job=Job.of_model(model_of()),
+        cluster=cluster(),
+        gpus=[8],
+        batch=BATCH,
+        strategies=("table_wise", "row_wise"),
+    )
+    (scale,) = run_plan(request).scales
+    mixed = [candidate.tables for candidate in scale.found.candidates if candidate.tables]
+    assert mixed and {table.strategy for tables in mixed for table in tables} <= {"table_wise", "row_wise"}
+    assert all(len(table.ranks) <= 1 for tables in mixed for table in tables)
+
+
 def test_a_plan_file_is_projected_to_the_planned_step(model_file: Path, tmp_path: Path) -> None:
     out, prices = tmp_path / "job.plan.toml", tmp_path / "prices.toml"
     prices.write_text('schema_version = 1\nnode = "20 $/h"\n')
@@ -130,6 +144,7 @@ def test_an_edited_plan_is_refused_in_one_line(planned: Planned, tmp_path: Path,
         (("--gpus", "16..8", "--batch", "65536"), {}, "smaller number first"),
         (("--gpus", "8", "--batch", "64/rank"), {}, "1024/gpu"),
         (("--gpus", "8", "--batch", "65536", "--target", "20 M"), {}, "samples/s"),
+        (("--gpus", "8", "--batch", "65536", "--without", "mesh"), {}, "--without mesh: choose from data_parallel"),
         (("--gpus", "8", "--batch", "65536", "--budget", "4 $/h"), {}, "--budget needs --prices"),
         (
             ("--gpus", "8", "--batch", "65536", "--prices", "p.toml"),

@@ -23,6 +23,7 @@ from des_ref.embedding.lifetime import Lifetime
 from des_ref.embedding.optim import ROW_OPTIMIZERS, RowAdagrad, RowOptimizer
 from des_ref.models.dense_optim import DenseOptimizer
 from des_ref.strategies.base import Optimizers
+from des_ref.strategies.planned import PlanSettings
 from dessim.errors import FileError, UsageError
 from dessim.workload.codecs import CodecConfig, parse_codecs
 from dessim.workload.composed import TablePlan
@@ -130,17 +131,6 @@ class OptimizerSettings(_Strict):
 
     rows: Annotated[RowOptimizer, Field(discriminator="name")] = RowAdagrad()
     dense: DenseSettings = DenseSettings(lr=1e-3)
-
-
-class PlanSettings(_Strict):
-    """A job of `dessim plan`: its file, its number of workers, and how each table is trained.
-
-    `tables` is empty where one strategy trains all of them. It comes from `--plan` only.
-    """
-
-    path: str
-    gpus: Positive
-    tables: tuple[TablePlan, ...] = ()
 
 
 class WireSettings(_Strict):

@@ -4,9 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pydantic import BaseModel, ConfigDict
+
 from dessim.errors import FileError
+from dessim.workload.composed import TablePlan
 from dessim.workload.model import load_model, shipped_models
 from dessim.workload.plan_file import JobPlan, planned_model, read_plan, table_name
+
+
+class PlanSettings(BaseModel):
+    """A job of `dessim plan` in a run's settings: its file, its number of workers, and how each table is trained.
+
+    `tables` is empty where one strategy trains all of them. It comes from `--plan` only.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    path: str
+    gpus: int
+    tables: tuple[TablePlan, ...] = ()
 
 
 def read_job(path: Path, model: str | None) -> tuple[str, JobPlan]:

@@ -69,7 +69,7 @@ def test_tables_and_files_carry_the_rows_that_do_not_fit(capsys: pytest.CaptureF
     print_projection(rows)
     out = capsys.readouterr().out
     lines = [line.split() for line in out.splitlines()]
-    assert ["4", "table-wise", "does", "not", "fit", "95.62", "GiB"] in lines
+    assert ["4", "table-wise", "does", "not", "fit", "95.6", "GiB"] in lines
     assert ["8", "table-wise", "*"] in [line[:3] for line in lines]
     assert "table_wise of fm on 4 GPUs does not fit" in out and "memory: formula: " in out
     first, second = csv.DictReader(io.StringIO(tables.projection_csv(rows)))

@@ -35,7 +35,6 @@ from dessim.workload.model import load_model
         ("deepfm", "table_wise", 1024),
         ("deepfm", "row_all_to_all", 1024),
         ("deepfm_multihot", "row_wise", 256),
-        ("criteo_1tb", "mesh", 64),
     ],
 )
 def test_a_step_allocates_the_memory_that_its_plan_predicts(name: str, strategy: str, batch: int) -> None:

@@ -49,7 +49,7 @@ def test_the_three_tests_share_their_readings_and_print_their_errors(study, caps
     assert len(readings) == len(study.read_left_out())
     shipped = load_transport(Path("nccl-ib"))
     own = [r for r in readings if r.where == "dgx_h100" and r.op == Collective.ALL_REDUCE]
-    held = hold_out.calibrated(shipped.nccl.factors, own[::2], own[1::2], shipped.spread)
+    held = hold_out.after_calibration(shipped.nccl.factors, own[::2], own[1::2], shipped.spread)
     assert [h.size for h in held] == [r.size for r in own[1::2]] and all(0.02 <= h.spread < 0.6 for h in held)
     left_out = hold_out.another_cluster(shipped.spread)
     assert len(left_out) == len(readings) and all(-1 < h.error < 20 for h in left_out)

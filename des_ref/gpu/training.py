@@ -20,6 +20,7 @@ from des_ref.comm import Comm
 from des_ref.data.batch import Batch
 from des_ref.data.synthetic import Zipf
 from des_ref.device.emulated import EMULATED, emulated
+from des_ref.device.held import most_held
 from des_ref.gpu.machine import Figures, Machine, require
 from des_ref.models.build import Network
 from des_ref.pipeline import Pipeline, endless
@@ -171,23 +172,4 @@ def peak(comm: Comm, machine: Machine) -> Figures:
     batch = whole.to(comm.device)
     for _ in range(2):  # inserts the rows, and creates the optimizer's state
         trainer.step(batch)
-    return {"peak_bytes": _peak_of(comm, partial(trainer.step, batch))}
-
-
-def _peak_of(comm: Comm, call: Callable[[], object]) -> int:
-    """Bytes that a call holds at most at a time."""
-    if comm.device.type == "cuda":
-        comm.synchronize()
-        torch.cuda.reset_peak_memory_stats(comm.device)
-        before = torch.cuda.memory_allocated(comm.device)
-        call()
-        comm.synchronize()
-        return int(torch.cuda.max_memory_allocated(comm.device) - before)
-    with torch.profiler.profile(profile_memory=True) as profile:
-        call()
-    held = peak = 0
-    for event in sorted(profile.profiler.kineto_results.events(), key=lambda e: e.start_ns()):
-        if event.name() == "[memory]":
-            held += event.nbytes()
-            peak = max(peak, held)
-    return peak
+    return {"peak_bytes": most_held(comm, partial(trainer.step, batch))}

@@ -83,6 +83,15 @@ class Launch(StrEnum):
     GRAPH = "graph"
 
 
+IdsOption = Annotated[
+    Path | None, typer.Option("--ids", help="File of `dessim ids`: rows and laws of the model's tables, by name.")
+]
+PrecisionOption = Annotated[
+    str | None,
+    typer.Option(
+        "--precision", help="Precision of dense layers, rows and wire, such as dense=bf16,rows=fp16,wire=fp16."
+    ),
+]
 DeviceOption = Annotated[
     str | None,
     typer.Option(

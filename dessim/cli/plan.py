@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,9 +12,11 @@ from dessim.cli.options import (
     ClusterOption,
     DeviceOption,
     FigureOption,
+    IdsOption,
     JsonOption,
     Launch,
     LaunchOption,
+    PrecisionOption,
     TransportOption,
     parse_batch,
     parse_names,
@@ -33,9 +36,7 @@ def plan(
     batch: Annotated[
         str, typer.Option(help="Samples a step of all GPUs, such as 65536; or of each, such as 1024/gpu.")
     ],
-    ids: Annotated[
-        Path | None, typer.Option(help="File of `dessim ids`: rows and laws of the model's tables, by name.")
-    ] = None,
+    ids: IdsOption = None,
     target: Annotated[
         str | None, typer.Option(help='Choose the fewest GPUs that reach this, such as "20 M samples/s".')
     ] = None,
@@ -52,10 +53,7 @@ def plan(
         str | None,
         typer.Option(help="Strategies that no table may have, such as column_wise, which des_ref does not train."),
     ] = None,
-    precision: Annotated[
-        str | None,
-        typer.Option(help="Precision of dense layers, rows and wire, such as dense=bf16,rows=fp16,wire=fp16."),
-    ] = None,
+    precision: PrecisionOption = None,
     device: DeviceOption = None,
     launch: LaunchOption = Launch.EAGER,
     transport: TransportOption = None,
@@ -70,33 +68,21 @@ def plan(
 
     Prices every table by formula, places the tables by load, and simulates the best plans.
     """
-    from dessim.calibrate.profile import with_profile
-    from dessim.cluster import load_cluster
-    from dessim.cluster.load import load_device
+    from dessim.commands.support.inputs import cluster_of, model_of
     from dessim.plan.pinned import load_pinned
     from dessim.plan.prices import load_prices
     from dessim.plan.scales import PlanRequest, run_plan
     from dessim.results.plan_figure import pareto
     from dessim.results.show_plan import print_plan
-    from dessim.workload.id_logs.in_model import with_measured_ids
-    from dessim.workload.model import load_model
     from dessim.workload.plan_file import write_plan
     from dessim.workload.scale import Job
 
     scales = parse_scales(gpus)
     samples, per_gpu = parse_batch(batch)
-    try:
-        aimed = parse_throughput(target) if target is not None else None
-        limit = parse_price(budget) if budget is not None else None
-    except UnitError as error:
-        raise UsageError(f"{'--target' if target is not None else '--budget'}: {error}") from None
-    loaded = load_model(model)
-    sized = loaded if ids is None else with_measured_ids(loaded, ids)
-    if precision is not None:
-        sized = sized.at(sized.precision.changed(precision))
-    machine = with_profile(load_cluster(cluster), transport)
-    if device is not None:
-        machine = machine.with_gpu(load_device(device))
+    aimed = _quantity("--target", target, parse_throughput)
+    limit = _quantity("--budget", budget, parse_price)
+    sized = model_of(model, ids, precision)
+    machine = cluster_of(cluster, transport, device)
     request = PlanRequest(
         job=Job.of_model(sized),
         cluster=machine,
@@ -126,6 +112,14 @@ def plan(
         print_json({**result, "out": str(out) if out is not None else None})
     else:
         print_plan(result, [table.name for table in sized.tables], out)
+
+
+def _quantity(option: str, text: str | None, parse: Callable[[object], float]) -> float | None:
+    """The value of an option with a unit. Raises UsageError."""
+    try:
+        return parse(text) if text is not None else None
+    except UnitError as error:
+        raise UsageError(f"{option}: {error}") from None
 
 
 def _strategies(without: str | None) -> tuple[str, ...]:

@@ -18,12 +18,14 @@ from dessim.cli.options import (
     FigureOption,
     Fold,
     FoldOption,
+    IdsOption,
     JitterOption,
     JsonOption,
     Launch,
     LaunchOption,
     Network,
     NetworkOption,
+    PrecisionOption,
     SeedOption,
     ServerDeviceOption,
     ServersOption,
@@ -53,9 +55,7 @@ def project(
         Path | None, typer.Argument(help="Trace folder, NAME.trace; or give --model.", show_default=False)
     ] = None,
     model: Annotated[str | None, typer.Option(help="Model file, or a shipped model such as deepfm.")] = None,
-    ids: Annotated[
-        Path | None, typer.Option(help="File of `dessim ids`: rows and laws of the model's tables, by name.")
-    ] = None,
+    ids: IdsOption = None,
     plan: Annotated[
         Path | None, typer.Option(help="Plan file of `dessim plan`, in place of, or beside, strategies.")
     ] = None,
@@ -70,10 +70,7 @@ def project(
             help="Codec of values on the wire, such as bf16 or activations=top_k:0.25,dense=fp6: docs/codecs.md."
         ),
     ] = None,
-    precision: Annotated[
-        str | None,
-        typer.Option(help="Precision of dense layers, rows and wire, such as dense=bf16,rows=fp16,wire=fp16."),
-    ] = None,
+    precision: PrecisionOption = None,
     device: DeviceOption = None,
     launch: LaunchOption = Launch.EAGER,
     servers: ServersOption = AUTO,
@@ -98,11 +95,9 @@ def project(
 
     The job is taken from a recorded trace or from a model file.
     """
-    from dessim.calibrate.profile import with_profile
-    from dessim.cluster import load_cluster
-    from dessim.cluster.load import load_device
     from dessim.commands.project import ProjectRequest, run_projection
     from dessim.commands.support.dedicated_servers import parse_servers
+    from dessim.commands.support.inputs import at_precision, cluster_of, model_of
     from dessim.commands.support.projection import Projection
     from dessim.commands.what_if import parse_changes, what_if_projected
     from dessim.results.figures import throughput
@@ -112,8 +107,6 @@ def project(
     from dessim.sim.faults.fault_file import load_faults
     from dessim.trace.io import load_trace
     from dessim.workload.codecs import parse_codecs
-    from dessim.workload.id_logs.in_model import with_measured_ids
-    from dessim.workload.model import load_model
     from dessim.workload.plan_file import read_plan
     from dessim.workload.scale import Job
     from dessim.workload.strategies import spec_of
@@ -125,15 +118,11 @@ def project(
     if ids is not None and model is None:
         raise UsageError("--ids needs --model: a trace has counted its ids")
     if trace is not None:
-        job = Job.of_trace(load_trace(trace))
+        recorded = Job.of_trace(load_trace(trace))
+        job = replace(recorded, model=at_precision(recorded.model, precision))
     else:
-        loaded = load_model(model or "")
-        job = Job.of_model(loaded if ids is None else with_measured_ids(loaded, ids))
-    if precision is not None:
-        job = replace(job, model=job.model.at(job.model.precision.changed(precision)))
-    machine = with_profile(load_cluster(cluster), transport)
-    if device is not None:
-        machine = machine.with_gpu(load_device(device))
+        job = Job.of_model(model_of(model or "", ids, precision))
+    machine = cluster_of(cluster, transport, device)
     planned = read_plan(plan, job.model, machine) if plan is not None else None
     if planned is not None:
         planned.require(str(plan), parse_counts(gpus) if gpus is not None else [], batch_per_worker)

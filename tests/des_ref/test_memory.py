@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gc
+from functools import partial
 
 import pytest
 import torch
 
 from des_ref.comm import open_comm
 from des_ref.data.synthetic import Zipf
+from des_ref.device.held import most_held
 from des_ref.models.build import Network
 from des_ref.models.dense_optim import DenseOptimizer
 from des_ref.strategies import STRATEGIES
@@ -35,6 +37,7 @@ from dessim.workload.model import load_model
         ("deepfm", "table_wise", 1024),
         ("deepfm", "row_all_to_all", 1024),
         ("deepfm_multihot", "row_wise", 256),
+        ("criteo_1tb", "mesh", 64),
     ],
 )
 def test_a_step_allocates_the_memory_that_its_plan_predicts(name: str, strategy: str, batch: int) -> None:
@@ -51,19 +54,8 @@ def test_a_step_allocates_the_memory_that_its_plan_predicts(name: str, strategy:
         peaks = []
         for _ in range(3):
             gc.collect()  # otherwise leftovers of earlier steps would count as freed in this one
-            with torch.profiler.profile(profile_memory=True) as profile:
-                counts = trainer.step(whole).counts
-            peaks.append(_peak(profile))
+            peaks.append(most_held(comm, partial(trainer.step, whole)))
+        counts = trainer.step(whole).counts
     rows = {"U": float(counts.rows), "u": float(counts.rows)}
     measured = model.symbols(1, batch) | rows | {"m": counts.ids_owned / batch, "q": counts.pairs / batch}
     assert memory_of(trainer.plan, measured).activations == pytest.approx(max(peaks), rel=0.25)
-
-
-def _peak(profile: torch.profiler.profile) -> int:
-    """The most that a recorded step held at a time, in bytes."""
-    held = peak = 0
-    for event in sorted(profile.profiler.kineto_results.events(), key=lambda e: e.start_ns()):
-        if event.name() == "[memory]":
-            held += event.nbytes()
-            peak = max(peak, held)
-    return peak

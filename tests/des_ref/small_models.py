@@ -1,4 +1,8 @@
-"""Parts of small model files that several tests train."""
+"""Small model files, and parts of them, that several tests train."""
+
+from __future__ import annotations
+
+from pathlib import Path
 
 THREE_TABLES = """
 [[tables]]
@@ -13,7 +17,10 @@ ids = 1.5
 offset = 2.0
 """
 
-DIFFERENT_WIDTHS = """
+WIDTHS = (8, 4, 16, 4)
+"""The widths of the tables of `different_widths`."""
+
+_DIFFERENT_WIDTHS = """
 schema_version = 2
 name = "different widths"
 [input]
@@ -38,3 +45,10 @@ rows = 90
 ids = 0.8
 width = 4
 """
+
+
+def different_widths(folder: Path, operators: str, embedding: str = "") -> str:
+    """The path of a model file of four tables of different widths, with `operators` and more keys of `[embedding]`."""
+    path = folder / "widths.toml"
+    path.write_text(_DIFFERENT_WIDTHS.format(embedding=embedding) + operators)
+    return str(path)

@@ -30,10 +30,10 @@ from dessim.errors import FileError, UsageError
 from dessim.workload.composed import TablePlan, compose
 from dessim.workload.model import load_model
 from dessim.workload.plan_file import JobPlan, write_plan
+from tests.des_ref.certified import assert_certified
 from tests.des_ref.ranks import on_ranks
-from tests.des_ref.small_models import DIFFERENT_WIDTHS
+from tests.des_ref.small_models import WIDTHS, different_widths
 
-WIDTHS = (8, 4, 16, 4)  # of DIFFERENT_WIDTHS
 EQUAL = """
 schema_version = 2
 name = "mixed"
@@ -73,12 +73,6 @@ def equal_model(folder: Path) -> str:
     return str(path)
 
 
-def different_model(folder: Path) -> str:
-    path = folder / "different.toml"
-    path.write_text(DIFFERENT_WIDTHS.format(embedding="") + DENSE)
-    return str(path)
-
-
 def plan_file(folder: Path, model: str, gpus: int, tables: Sequence[TablePlan] = (), strategy: str = "") -> str:
     path = folder / "job.plan.toml"
     write_plan(
@@ -93,7 +87,8 @@ def plan_file(folder: Path, model: str, gpus: int, tables: Sequence[TablePlan] =
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_mixed_plans_equal_one_process_with_the_bytes_of_their_formulas(ranks: int, tmp_path: Path) -> None:
     """Tables have owners out of turn, and some rank has none; tables differ in width, below a bottom mlp."""
-    equal, different = (Case(ranks, 2, name(tmp_path), "", "cpu") for name in (equal_model, different_model))
+    models = equal_model(tmp_path), different_widths(tmp_path, DENSE)
+    equal, different = (Case(ranks, 2, model, "", "cpu") for model in models)
     last = ranks - 1
     cases = [
         equal.planned([whole(last), COPY, whole(0), ROW, whole(last)]),
@@ -102,8 +97,7 @@ def test_mixed_plans_equal_one_process_with_the_bytes_of_their_formulas(ranks: i
         different.planned([whole(last, WIDTHS[0]), COPY, FETCH, ROW]),
     ]
     for case, result in zip(cases, certify_all(cases), strict=True):
-        assert result["bytes_match"], result
-        assert max(result[f"max_{what}_diff"] for what in ("loss", "grad", "param")) < 1e-12, result
+        assert_certified(result)
         recorded = {op["name"]: op["recorded_bytes"] for op in result["ops"]}
         planned = {op.name for op in compose(case.load(), case.tables).collectives}
         assert set(recorded) == planned and all(recorded.values()), recorded
@@ -206,7 +200,7 @@ def refused(program: Any, *arguments: str) -> str:
 
 
 def test_a_plan_for_something_else_is_refused_in_one_line(tmp_path: Path) -> None:
-    model, other = equal_model(tmp_path), different_model(tmp_path)
+    model, other = equal_model(tmp_path), different_widths(tmp_path, DENSE)
     for_two = plan_file(tmp_path, model, 2, [ROW] * 5)
     common = ("--data", "synthetic", "--plan", for_two)
     assert "is for 2 workers, and 1 run" in refused(train, *common, "--model", model)

@@ -14,6 +14,7 @@ from des_ref.certify.show import passed
 from des_ref.models.build import Network
 from des_ref.strategies import STRATEGIES
 from dessim.workload.model import Model, parse_model
+from tests.des_ref.certified import assert_certified
 from tests.workload.test_towers import BOTTOM, CONCAT, DOT, RAW
 
 ALL = [name for name in STRATEGIES if name != "ps_async"]
@@ -98,8 +99,7 @@ def test_every_strategy_trains_towers_with_the_bytes_of_its_formulas(
 ) -> None:
     model = model_file(tmp_path, rest, embedding, age)
     for result in certify_all([Case(ranks, 2, model, name, "cpu", small=True) for name in ALL]):
-        assert passed(result) and result["bytes_match"], result
-        assert max(result[f"max_{what}_diff"] for what in ("loss", "grad", "param")) < 1e-12, result
+        assert_certified(result)
 
 
 def test_pooling_by_maximum_and_attention_and_field_placement(tmp_path: Path) -> None:

@@ -20,9 +20,9 @@ from dessim.workload.codecs import parse_codecs
 from dessim.workload.coded_plan import coded
 from dessim.workload.model import Model, load_model
 from dessim.workload.strategies import plan as plan_of
-from tests.des_ref.small_models import DIFFERENT_WIDTHS
+from tests.des_ref.certified import assert_certified
+from tests.des_ref.small_models import WIDTHS, different_widths
 
-WIDTHS = (8, 4, 16, 4)
 SUMS = """
 [[operators]]
 kind = "lr"
@@ -57,18 +57,11 @@ widths = [12]
 ALL = [name for name in STRATEGIES if name != "ps_async"]
 
 
-def model_file(folder: Path, operators: str, embedding: str = "") -> str:
-    path = folder / "widths.toml"
-    path.write_text(DIFFERENT_WIDTHS.format(embedding=embedding) + operators)
-    return str(path)
-
-
 def certify(cases: list[Case]) -> dict[str, dict[str, int]]:
     """Certify the cases; the recorded bytes of each strategy's ops, which equal those of the formulas."""
     recorded = {}
     for case, result in zip(cases, certify_all(cases), strict=True):
-        assert result["bytes_match"], result
-        assert max(result[f"max_{what}_diff"] for what in ("loss", "grad", "param")) < 1e-12, result
+        assert_certified(result)
         recorded[case.strategy] = {op["name"]: op["recorded_bytes"] for op in result["ops"]}
     return recorded
 
@@ -76,7 +69,7 @@ def certify(cases: list[Case]) -> dict[str, dict[str, int]]:
 @pytest.mark.parametrize("ranks", [2, 4, 8])
 def test_every_strategy_trains_them_with_the_bytes_of_its_formulas(ranks: int, tmp_path: Path) -> None:
     """On 8 ranks half own no table."""
-    model = model_file(tmp_path, SUMS)
+    model = different_widths(tmp_path, SUMS)
     steps, samples, value = 2, 128, 8
     recorded = certify([Case(ranks, steps, model, name, "cpu") for name in ALL])
     # All pooled vectors with their linear weights, once over all ranks; each rank's own weights' gradients.
@@ -99,12 +92,12 @@ def test_operators_that_concatenate(
     operators: str, embedding: str, strategies: list[str], optimizer: str, tmp_path: Path
 ) -> None:
     """Under field placement rank 2 of 3 has one table only, and cross_v2 sends rounds of 3 floats a sample."""
-    model = model_file(tmp_path, operators, embedding)
+    model = different_widths(tmp_path, operators, embedding)
     certify([Case(3, 3, model, name, "cpu", optimizer=optimizer) for name in strategies])
 
 
 def test_servers_send_rows_of_their_own_width(tmp_path: Path) -> None:
-    case = Case(2, 2, model_file(tmp_path, SUMS), "ps_async", "cpu")
+    case = Case(2, 2, different_widths(tmp_path, SUMS), "ps_async", "cpu")
     result = certify_all([replace(case, ranks=1), case])
     assert result[0]["max_param_diff"] < 1e-12
     assert all(r["bytes_match"] for r in result), result
@@ -122,7 +115,7 @@ def trained(model: Model, file: str, strategy: str) -> tuple[torch.Tensor, objec
 
 
 def test_rows_are_stored_and_saved_in_their_own_width(tmp_path: Path) -> None:
-    file = model_file(tmp_path, SUMS)
+    file = different_widths(tmp_path, SUMS)
     model = load_model(file)
     ids, table = trained(model, file, "row_wise")
     exported = table.export()
@@ -147,11 +140,11 @@ def test_rows_are_stored_and_saved_in_their_own_width(tmp_path: Path) -> None:
 )
 def test_options_that_need_rows_of_one_width_are_refused(strategy: str, problem: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=problem):
-        plan_of(strategy, load_model(model_file(tmp_path, SUMS)))
+        plan_of(strategy, load_model(different_widths(tmp_path, SUMS)))
 
 
 def test_codecs_encode_rows_of_one_width_only(tmp_path: Path) -> None:
-    model = load_model(model_file(tmp_path, SUMS))
+    model = load_model(different_widths(tmp_path, SUMS))
     codecs = parse_codecs("activations=bf16")
     assert coded(plan_of("des_all_reduce", model), model, codecs).op("partials_encode")
     with pytest.raises(UsageError, match="codecs encode rows of one width, and different widths has tables of 4 to 16"):

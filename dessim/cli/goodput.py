@@ -6,9 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from dessim.cli.options import JsonOption
+from dessim.cli.options import JsonOption, parse_quantity
 from dessim.cli.output import guarded, print_json
-from dessim.errors import UnitError, UsageError
 from dessim.units import format_time, parse_time
 
 
@@ -35,8 +34,13 @@ def goodput(
     from dessim.results.tables import print_table, table_of
     from dessim.sim.faults.goodput import Machine
 
-    machine = Machine(nodes, _time(mtbf, "--mtbf"), _time(checkpoint, "--checkpoint"), _time(restart, "--restart"))
-    every_s = _time(every, "--every") if every is not None else None
+    machine = Machine(
+        nodes,
+        parse_quantity("--mtbf", mtbf, parse_time),
+        parse_quantity("--checkpoint", checkpoint, parse_time),
+        parse_quantity("--restart", restart, parse_time),
+    )
+    every_s = parse_quantity("--every", every, parse_time) if every is not None else None
     found = run(machine, days=days, runs=runs, seed=seed, every=every_s).to_json()
     if json:
         print_json(found)
@@ -57,10 +61,3 @@ def _line(row: dict[str, Any]) -> tuple[str, ...]:
 
 def _share(share: float) -> str:
     return f"{100 * share:.2f} %"
-
-
-def _time(text: str, flag: str) -> float:
-    try:
-        return parse_time(text)
-    except UnitError as error:
-        raise UsageError(f"{flag}: {error}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -171,7 +172,10 @@ def parse_scales(text: str) -> list[int]:
     first, dots, last = text.partition("..")
     if not dots:
         return parse_counts(text)
-    (low,), (high,) = parse_counts(first), parse_counts(last)
+    ends = parse_counts(first), parse_counts(last)
+    if [len(counts) for counts in ends] != [1, 1]:
+        raise UsageError(f"--gpus {text!r}: write a range such as 8..1024, or numbers such as 8,64")
+    (low,), (high,) = ends
     if low > high:
         raise UsageError(f"--gpus {text!r}: write the smaller number first, such as 8..1024")
     doubled = [low * 2**i for i in range((high // low).bit_length())]
@@ -198,10 +202,15 @@ def parse_sides(text: str) -> tuple[int, ...]:
 
 def parse_sizes(text: str) -> list[float]:
     """Bytes from `1MiB,64MiB`. Raises UsageError."""
+    return [parse_quantity("--size", part, parse_size) for part in parse_names(text, "--size")]
+
+
+def parse_quantity(option: str, text: str, parse: Callable[[object], float]) -> float:
+    """The value of an option with a unit. Raises UsageError."""
     try:
-        return [parse_size(part) for part in parse_names(text, "--size")]
+        return parse(text)
     except UnitError as error:
-        raise UsageError(f"--size: {error}") from None
+        raise UsageError(f"{option}: {error}") from None
 
 
 def parse_algorithms(texts: list[str] | None) -> dict[Collective, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,11 +19,12 @@ from dessim.cli.options import (
     TransportOption,
     parse_batch,
     parse_names,
+    parse_quantity,
     parse_scales,
 )
 from dessim.cli.output import guarded, print_json
 from dessim.cli.progress import TimeBudgetOption, showing_progress, stop_partial
-from dessim.errors import OutOfTime, UnitError, UsageError
+from dessim.errors import OutOfTime, UsageError
 from dessim.units import parse_price, parse_throughput
 
 
@@ -79,8 +79,8 @@ def plan(
 
     scales = parse_scales(gpus)
     samples, per_gpu = parse_batch(batch)
-    aimed = _quantity("--target", target, parse_throughput)
-    limit = _quantity("--budget", budget, parse_price)
+    aimed = parse_quantity("--target", target, parse_throughput) if target is not None else None
+    limit = parse_quantity("--budget", budget, parse_price) if budget is not None else None
     sized = model_of(model, ids, precision)
     machine = cluster_of(cluster, transport, device)
     request = PlanRequest(
@@ -112,14 +112,6 @@ def plan(
         print_json({**result, "out": str(out) if out is not None else None})
     else:
         print_plan(result, [table.name for table in sized.tables], out)
-
-
-def _quantity(option: str, text: str | None, parse: Callable[[object], float]) -> float | None:
-    """The value of an option with a unit. Raises UsageError."""
-    try:
-        return parse(text) if text is not None else None
-    except UnitError as error:
-        raise UsageError(f"{option}: {error}") from None
 
 
 def _strategies(without: str | None) -> tuple[str, ...]:

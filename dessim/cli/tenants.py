@@ -31,8 +31,7 @@ def tenants(
     from dessim.cluster import load_cluster
     from dessim.commands.support.tenants_file import load_tenants_file
     from dessim.commands.tenants import TenantsRequest, run_tenants
-    from dessim.results.error_bar import describe_intervals
-    from dessim.results.show import print_caveats, print_text
+    from dessim.results.show import print_caveats, print_intervals, print_text
     from dessim.results.tables import print_table
     from dessim.results.tenants_tables import jobs_table, utilisation_table
 
@@ -56,6 +55,5 @@ def tenants(
     print_table(utilisation_table(result["utilisation"]))
     end = format_time(result["end_s"])
     print_text(f"the last job ends after {end} on {machine.name}; step alone: the same job on the same GPUs, no others")
-    if said := describe_intervals(result["jobs"]):
-        print_text(said)
+    print_intervals(result["jobs"])
     print_caveats(result["jobs"])

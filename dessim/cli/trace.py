@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dessim.cli.options import ClusterOption, JsonOption, TraceArgument, TransportOption
+from dessim.cli.options import ClusterOption, JsonOption, TraceArgument, TransportOption, parse_quantity
 from dessim.cli.output import guarded, print_json, report_check
 
 trace = typer.Typer(help="Describe, check and import recorded traces.", no_args_is_help=True, rich_markup_mode=None)
@@ -62,15 +62,12 @@ def trace_collectives(
     from dessim.calibrate.profile import with_profile
     from dessim.cluster import load_cluster
     from dessim.commands.trace_collectives import hold_against
-    from dessim.errors import CheckFailed, UnitError, UsageError
+    from dessim.errors import CheckFailed
     from dessim.results.show import print_held
     from dessim.trace.io import load_trace
     from dessim.units import parse_share, percent
 
-    try:
-        most = parse_share(bound)
-    except UnitError as error:
-        raise UsageError(f"--bound: {error}") from None
+    most = parse_quantity("--bound", bound, parse_share)
     held = hold_against(load_trace(trace), with_profile(load_cluster(cluster), transport))
     if json:
         print_json({**held.to_json(), "bound": most})

@@ -37,9 +37,9 @@ from dessim.workload.one_collective import collective_task, collectives_at_once
 class Predicted:
     """One recorded collective and its predictions, in seconds.
 
-    `described_s` comes from the cluster's description; `predicted_s` is the same with NCCL, and otherwise comes from a
-    fit to all other collectives, `rates_fitted_s` from such a fit that also fits the rates (None with NCCL). `bar` is
-    the interval of `predicted_s`.
+    `described_s`: from the cluster's description. `predicted_s`: the same with NCCL, otherwise from a fit to all other
+    collectives. `rates_fitted_s`: from such a fit that also fits the rates; None with NCCL. `bar`: the interval of
+    `predicted_s`.
     """
 
     recorded: Matched

@@ -22,7 +22,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
 from dessim.arrays import Floats
-from dessim.plan.loads import STAGES, Choice, Fixed, Load, Loads
+from dessim.plan.loads import MEMORY, STAGES, Choice, Fixed, Load, Loads
 
 _MS = 1e3
 _TOLERANCE = 4e-3
@@ -31,7 +31,6 @@ _NODES = 200
 _HASHED_WORKERS = 48
 """The program holds this many of the workers that own the most of some table."""
 _TIMED = STAGES[:3]
-_MEMORY = STAGES.index("memory")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +116,7 @@ def choose(loads: Loads, families: Collection[str], pinned: Mapping[int, Choice]
         traffic |= {stages["messages"]: -1.0, stages["input"]: -1.0}
         for table, choice, variable in ours:
             load = _load(loads, choice, table)
-            memory[variable] = (load.everywhere + load.owned * choice.parts / loads.workers)[_MEMORY] / loads.room
+            memory[variable] = mean_memory(loads, choice, load) / loads.room
     program.row(chain, _MS * loads.dense_s, math.inf)
     program.row(traffic, _MS * loads.dense_grad_s, math.inf)
     program.row(memory, -math.inf, 1.0)
@@ -146,7 +145,12 @@ def allowed(loads: Loads, families: Collection[str], pinned: Mapping[int, Choice
 def least_memory(loads: Loads, choice: Choice, load: Load) -> float:
     """Bytes that a worker which owns some of the table needs for it."""
     share = 1.0 if choice.is_placed else 1.0 / loads.workers
-    return float((load.everywhere + load.owned * share)[_MEMORY])
+    return float((load.everywhere + load.owned * share)[MEMORY])
+
+
+def mean_memory(loads: Loads, choice: Choice, load: Load) -> float:
+    """Bytes that a worker needs for the table, mean over workers."""
+    return float((load.everywhere + load.owned * choice.parts / loads.workers)[MEMORY])
 
 
 def _load(loads: Loads, choice: Choice, table: int) -> Load:

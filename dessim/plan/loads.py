@@ -33,6 +33,7 @@ from dessim.workload.symbol_values import counts_by_table, floats_of
 from dessim.workload.symbols import ONE_WIDTH
 
 STAGES = ("compute", "messages", "input", "memory")
+MEMORY = STAGES.index("memory")
 _LEAST_COLUMNS = 16
 """A table is not split into fewer columns than these: shorter rows use the memory's bandwidth badly."""
 
@@ -116,7 +117,8 @@ def loads_of(model: Model, symbols: Mapping[str, float], gpu: Gpu, rates: Rates,
     shares: dict[Choice, tuple[Floats, ...]] = {}
     fixed: dict[str, Fixed] = {}
     # A model derives these from its operators each time, which takes long for hundreds of tables.
-    all_columns = sorted({width // parts for width in model.widths for parts in _parts(model, "table_wise", n)})
+    splits = _parts(model, "table_wise", n)
+    all_columns = sorted({width // parts for width in model.widths for parts in splits})
     floats = {width: floats_of(model, [width]) for width in all_columns}
     widths = model.widths
     for name, (plan, group) in groups.items():
@@ -170,12 +172,12 @@ def _load(plan: Plan, group: TableGroup, symbols: Mapping[str, float], gpu: Gpu,
         stage = STAGES.index("input") if op.phase is Phase.INPUT else STAGES.index(_STAGE_OF[op.kind])
         into[stage] += _seconds(op, values, gpu, plan, rates)
         copies = 2 if op.phase is Phase.INPUT else 1  # of this step's ids and of the next one's
-        into[STAGES.index("memory")] += copies * result_bytes(op, values)
+        into[MEMORY] += copies * result_bytes(op, values)
     # Rows of tables that are placed whole count at their owner.
     placed = group.placement is Placement.TABLES
     rows = group.rows_held.evaluate(owner if placed else symbols)
     row = sum(size.evaluate(symbols) for size in (group.row_bytes, group.state_bytes, INDEX))
-    (owned if placed else everywhere)[STAGES.index("memory")] += rows * row
+    (owned if placed else everywhere)[MEMORY] += rows * row
     return Load(everywhere, owned)
 
 

@@ -52,6 +52,6 @@ def _choice(path: Path, where: str, entry: dict[str, Any]) -> Choice:
     strategy, parts = entry.get("strategy"), entry.get("parts", 1)
     if strategy not in TABLE_STRATEGIES:
         raise FileError(path, where, f"strategy {strategy!r} is none of {', '.join(TABLE_STRATEGIES)}")
-    if (strategy == "column_wise") != (parts != 1) or not isinstance(parts, int) or parts < 1:
+    if (strategy == "column_wise") != (parts != 1) or not isinstance(parts, int) or parts < 1 or parts & (parts - 1):
         raise FileError(path, where, "parts is for column_wise, a power of two above 1, such as parts = 4")
     return Choice("table_wise" if strategy == "column_wise" else strategy, parts)

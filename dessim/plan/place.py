@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from dessim.arrays import Floats, Ints
-from dessim.plan.loads import STAGES, Choice, Loads
+from dessim.plan.loads import MEMORY, STAGES, Choice, Loads
 from dessim.workload.composed import TablePlan
 
-_MEMORY = STAGES.index("memory")
 _ROUNDS = 300
 _SPLITS, _TRIED = 8, 6
 """How often shards are split, and how many are tried each time."""
@@ -39,26 +38,32 @@ class _Shards:
     load: Floats
 
 
+def rounded(seconds: float) -> float:
+    """Seconds to nine digits: the last bits must not decide between equal plans."""
+    return float(f"{seconds:.9g}")
+
+
 def place(loads: Loads, choices: Sequence[Choice], widths: Sequence[int], nodes: Ints) -> Placed | None:
     """Owners for the tables that `choices` place whole or by columns; None if the memory of no worker has room left.
 
     `widths`: columns of each table. `nodes` [workers]: the server of each worker.
     """
-    others = _others(loads, choices)
+    of_strategy = _by_strategy(loads, choices)
+    others = sum(of_strategy.values(), np.zeros((loads.workers, len(STAGES))))
     shards = _shards(loads, choices)
     owner = np.zeros(0, dtype=np.int64)
     if len(shards.table):
-        found = _greedy(shards, loads.room - others[:, _MEMORY], nodes)
+        found = _greedy(shards, loads.room - others[:, MEMORY], nodes)
         if found is None:
             return None
-        owner = _improved(shards, found, loads.room - others[:, _MEMORY])
+        owner = _improved(shards, found, loads.room - others[:, MEMORY])
     placed = _by_worker(shards, owner, loads.workers)
     tables = []
     for number, (choice, width) in enumerate(zip(choices, widths, strict=True)):
         ranks = tuple(sorted(owner[shards.table == number].tolist()))
         columns = (width // choice.parts,) * len(ranks)
         tables.append(TablePlan(choice.strategy, ranks, columns))
-    return Placed(tuple(tables), estimate(loads, choices, placed), others + placed)
+    return Placed(tuple(tables), _estimated(loads, of_strategy, placed), others + placed)
 
 
 def split_further(
@@ -81,7 +86,7 @@ def split_further(
                     tried.append((placed, table, choice))
         if not tried:
             break
-        placed, table, choice = min(tried, key=lambda found: (float(f"{found[0].seconds:.9g}"), found[1]))
+        placed, table, choice = min(tried, key=lambda found: (rounded(found[0].seconds), found[1]))
         if placed.seconds >= best.seconds * (1 - 1e-6):
             break
         best, choices[table] = placed, choice
@@ -91,16 +96,19 @@ def split_further(
 def _weight(loads: Loads, choice: Choice, table: int) -> float:
     """Seconds of one shard of a table, to nine digits."""
     load = loads.by_choice[choice][table]
-    return 0.0 if load is None else float(f"{load.owned[:2].sum():.9g}")
+    return 0.0 if load is None else rounded(float(load.owned[:2].sum()))
 
 
 def estimate(loads: Loads, choices: Sequence[Choice], placed: Floats) -> float:
     """Seconds of a step by formula; `placed` [workers, 4] is the load of whole tables by worker and stage."""
+    return _estimated(loads, _by_strategy(loads, choices), placed)
+
+
+def _estimated(loads: Loads, of_strategy: Mapping[str, Floats], placed: Floats) -> float:
     chain, traffic = loads.dense_s, loads.dense_grad_s
-    for strategy, fixed in loads.fixed.items():
-        if not any(choice.strategy == strategy for choice in choices):
-            continue
-        busiest = (_of_strategy(loads, choices, strategy) + (placed if strategy == "table_wise" else 0.0)).max(axis=0)
+    for strategy, load in of_strategy.items():
+        fixed = loads.fixed[strategy]
+        busiest = (load + (placed if strategy == "table_wise" else 0.0)).max(axis=0)
         compute, messages, inputs, _ = busiest.tolist()
         chain += max(fixed.launch, fixed.floor + compute) + fixed.messages + messages
         traffic += fixed.messages + messages + fixed.input + inputs
@@ -120,10 +128,10 @@ def _of_strategy(loads: Loads, choices: Sequence[Choice], strategy: str) -> Floa
     return total
 
 
-def _others(loads: Loads, choices: Sequence[Choice]) -> Floats:
-    """The load of everything but owners of whole tables [workers, 4]."""
-    strategies = dict.fromkeys(choice.strategy for choice in choices)
-    return sum((_of_strategy(loads, choices, s) for s in strategies), np.zeros((loads.workers, len(STAGES))))
+def _by_strategy(loads: Loads, choices: Sequence[Choice]) -> dict[str, Floats]:
+    """The load of each strategy's tables on each worker by stage [workers, 4], without owners of whole tables."""
+    used = {choice.strategy for choice in choices}
+    return {strategy: _of_strategy(loads, choices, strategy) for strategy in loads.fixed if strategy in used}
 
 
 def _shards(loads: Loads, choices: Sequence[Choice]) -> _Shards:
@@ -149,16 +157,16 @@ def _greedy(shards: _Shards, room: Floats, nodes: Ints) -> Ints | None:
     Of equal workers the least loaded one with room is taken, then one on the least loaded server, since servers share
     NICs. No worker gets two parts of a table.
     """
-    load = shards.load[:, :_MEMORY] / _means(shards, len(room))
-    weight = np.maximum(load[:, :2].max(axis=1), shards.load[:, _MEMORY] / max(room.max(), 1.0))
+    load = shards.load[:, :MEMORY] / _means(shards, len(room))
+    weight = np.maximum(load[:, :2].max(axis=1), shards.load[:, MEMORY] / max(room.max(), 1.0))
     order = np.lexsort((np.arange(len(weight)), -np.round(weight, _DIGITS)))
     owner = np.full(len(order), -1, dtype=np.int64)
-    left, busy = room.copy(), np.zeros((len(room), _MEMORY))
+    left, busy = room.copy(), np.zeros((len(room), MEMORY))
     of_node = np.zeros(int(nodes.max()) + 1)
     seconds = shards.load[:, :2].sum(axis=0) / shards.load[:, :2].sum()
     for shard in order.tolist():
         taken = owner[shards.table == shards.table[shard]]
-        fits = left >= shards.load[shard, _MEMORY]
+        fits = left >= shards.load[shard, MEMORY]
         fits[taken[taken >= 0]] = False
         if not fits.any():
             return None
@@ -167,7 +175,7 @@ def _greedy(shards: _Shards, room: Floats, nodes: Ints) -> Ints | None:
         keys = (of_node[nodes], np.round((after**2).sum(axis=1), _DIGITS), np.round(longest, _DIGITS), ~fits)
         best = int(np.lexsort((np.arange(len(room)), *keys))[0])
         owner[shard] = best
-        left[best] -= shards.load[shard, _MEMORY]
+        left[best] -= shards.load[shard, MEMORY]
         busy[best] += load[shard]
         of_node[nodes[best]] += load[shard].sum()
     return owner
@@ -175,7 +183,7 @@ def _greedy(shards: _Shards, room: Floats, nodes: Ints) -> Ints | None:
 
 def _means(shards: _Shards, workers: int) -> Floats:
     """The mean load of a worker by timed stage [3]; 1 where there is none."""
-    means = shards.load[:, :_MEMORY].sum(axis=0) / workers
+    means = shards.load[:, :MEMORY].sum(axis=0) / workers
     return np.where(means > 0, means, 1.0)
 
 
@@ -206,7 +214,7 @@ def _best_step(
     """
     workers = len(room)
     memory = np.zeros(workers)
-    np.add.at(memory, owner, shards.load[:, _MEMORY])
+    np.add.at(memory, owner, shards.load[:, MEMORY])
     has = np.zeros((workers, int(shards.table.max()) + 1), dtype=bool)
     has[owner, shards.table] = True
     ours = np.flatnonzero(owner == worker)
@@ -214,10 +222,10 @@ def _best_step(
     # Every other shard may come back in exchange, and from every other worker nothing.
     partner = np.concatenate([owner[others], np.delete(np.arange(workers), worker)])
     back = np.concatenate([stages[others], np.zeros((workers - 1, 2))])
-    back_memory = np.concatenate([shards.load[others, _MEMORY], np.zeros(workers - 1)])
+    back_memory = np.concatenate([shards.load[others, MEMORY], np.zeros(workers - 1)])
     allowed = ~has[partner][:, shards.table[ours]].T
     allowed[:, : len(others)] &= ~has[worker, shards.table[others]]
-    moved = shards.load[ours, _MEMORY][:, None] - back_memory
+    moved = shards.load[ours, MEMORY][:, None] - back_memory
     allowed &= (memory[partner] + moved <= room[partner]) & (memory[worker] - moved <= room[worker])
     if not allowed.any():
         return 0.0, []

@@ -10,9 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from dessim.cluster import Cluster
+from dessim.commands.support.spreads import servers_of
 from dessim.errors import FileError, UnitError
 from dessim.files import read_toml
 from dessim.units import parse_price
@@ -33,7 +32,7 @@ class Prices:
         if self.gpu is not None:
             return self.gpu * gpus
         assert self.node is not None
-        return self.node * len(np.unique(cluster.node_of(np.arange(gpus))))
+        return self.node * servers_of(cluster, range(gpus))
 
 
 def load_prices(path: Path) -> Prices:

@@ -133,6 +133,11 @@ def run_plan(
     """
     if request.budget is not None and request.prices is None:
         raise UsageError("--budget needs --prices, a file with the price of a GPU or of a server")
+    for gpus in () if request.per_gpu else request.gpus:
+        if request.batch % gpus:
+            raise UsageError(
+                f"--batch {request.batch:,}: does not divide evenly over {gpus:,} GPUs; use a multiple of {gpus:,}"
+            )
     progress = progress or Progress()
     scales: list[Scale] = []
     left_out: dict[int, str] = {}
@@ -152,7 +157,7 @@ def run_plan(
         if on_scale is not None:
             on_scale(scales[-1])
     if not scales:
-        raise CapacityError(next(iter(left_out.values())))
+        raise CapacityError("; ".join(left_out.values()))
     front = _front(scales)
     marked = tuple(Scale(s.found, s.dollars_per_h, s.watts, number in front) for number, s in enumerate(scales))
     return Planned(marked, _chosen(request, marked), left_out, request.target)

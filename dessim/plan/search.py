@@ -8,6 +8,7 @@ that trains the whole model, DES and the mesh included, competes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -19,9 +20,9 @@ from dessim.commands.project import ProjectRequest, run_projection
 from dessim.commands.support.guard import worker_bytes
 from dessim.commands.support.projection import Projection
 from dessim.errors import CapacityError, UsageError
-from dessim.plan.choose import Chosen, allowed, choose, least_memory
+from dessim.plan.choose import Chosen, allowed, choose, least_memory, mean_memory
 from dessim.plan.loads import Choice, Loads, loads_of
-from dessim.plan.place import Placed, place, split_further
+from dessim.plan.place import Placed, place, rounded, split_further
 from dessim.plan.rates import simulated_rates
 from dessim.results.error_bar import is_tie
 from dessim.sim.fluid.route_cache import RouteCache
@@ -80,7 +81,7 @@ class Candidate:
             "planned": bool(self.tables),
             "estimate_s": self.estimate_s,
             "tables": [
-                {"strategy": table.strategy, "ranks": list(table.ranks), "columns": list(table.columns)}
+                {"strategy": table.family, "ranks": list(table.ranks), "columns": list(table.columns)}
                 for table in self.tables
             ],
         }
@@ -115,23 +116,16 @@ def search(asked: Search, progress: Progress) -> Found:
     """Plan a job on one number of GPUs. Raises CapacityError if nothing fits, UsageError, and OutOfTime."""
     cluster, n = asked.cluster, asked.gpus
     cluster.require(n)
-    if asked.batch % n:
-        raise UsageError(f"--batch {asked.batch:,}: does not divide evenly over {n:,} GPUs; use a multiple of {n:,}")
     gpu = cluster.device(range(n), "dessim plan")
     routed = RouteCache(cluster, True)
     symbols = asked.job.symbols(n, asked.batch // n)
     loads = loads_of(asked.model, symbols, gpu, simulated_rates(routed, n), asked.graphs)
     bound, placed = _candidates(asked, loads, gpu, progress.within(0, 2))
-    best = sorted(placed, key=lambda found: _rounded(found.seconds))[:FINALISTS]
+    best = sorted(placed, key=lambda found: rounded(found.seconds))[:FINALISTS]
     simulated = _simulated(asked, best, progress.within(1, 2))
-    ranked = sorted(simulated, key=lambda found: (_rounded(found.row.breakdown.step_time_s), not found.tables))
+    ranked = sorted(simulated, key=lambda found: (rounded(found.row.breakdown.step_time_s), not found.tables))
     gap = min(found.seconds for found in placed) / bound - 1
     return Found(n, asked.batch, tuple(ranked), bound, max(gap, 0.0), _extremes(asked, ranked[0]))
-
-
-def _rounded(seconds: float) -> float:
-    """Seconds to nine digits: the last bits must not decide between equal plans."""
-    return float(f"{seconds:.9g}")
 
 
 def _candidates(asked: Search, loads: Loads, gpu: Gpu, progress: Progress) -> tuple[float, list[Placed]]:
@@ -163,7 +157,7 @@ def _candidates(asked: Search, loads: Loads, gpu: Gpu, progress: Progress) -> tu
     if not found:
         raise CapacityError(_too_large(asked, loads, gpu))
     movable = [table for table in range(len(widths)) if table not in asked.pinned]
-    for placed, chosen in sorted(may_split, key=lambda pair: _rounded(pair[0].seconds))[:_SPLIT]:
+    for placed, chosen in sorted(may_split, key=lambda pair: rounded(pair[0].seconds))[:_SPLIT]:
         better = split_further(loads, chosen.choices, placed, widths, nodes, movable)
         found.setdefault(better.tables, better)
     return best.bound, list(found.values())
@@ -180,15 +174,19 @@ def _too_large(asked: Search, loads: Loads, gpu: Gpu) -> str:
             pinned = asked.pinned.get(table)
             may_have = [choice for choice in loads.by_choice if choice.family in asked.strategies]
             tried = [pinned] if pinned is not None else may_have
-            needed = [least_memory(loads, c, load) for c in tried if (load := loads.by_choice[c][table]) is not None]
+            needed = [
+                least_memory(loads, choice, load)
+                for choice in tried
+                if choice in loads.by_choice and (load := loads.by_choice[choice][table]) is not None
+            ]
             if not needed:
-                return f"{what}: {table_name(model, table)} cannot be split into {pinned.parts if pinned else 1} parts"
+                return f"{what}: {table_name(model, table)} {_impossible(asked, pinned)}"
             by = f" pinned to {pinned.family}" if pinned is not None else ""
             excess, advice = format_size(min(needed) - max(loads.room, 0.0)), _advice(pinned is not None)
             return f"{what}: {table_name(model, table)}{by} fits nowhere, by {excess}: {room}; {advice}"
     least = [
         min(
-            float((load.everywhere + load.owned * choice.parts / n)[-1])
+            mean_memory(loads, choice, load)
             for choice in of_table
             if (load := loads.by_choice[choice][table]) is not None
         )
@@ -201,6 +199,13 @@ def _too_large(asked: Search, loads: Loads, gpu: Gpu) -> str:
     )
 
 
+def _impossible(asked: Search, pinned: Choice | None) -> str:
+    """Why a table can have no choice at all: the one that it is pinned to, or those that are left."""
+    if pinned is None:
+        return f"can have none of {', '.join(asked.strategies)}"
+    return f"cannot be {pinned.family}{f' in {pinned.parts} parts' if pinned.parts > 1 else ''}"
+
+
 def _advice(is_pinned: bool) -> str:
     return (
         f"use more GPUs, rows of fewer bytes (--precision rows=fp16){', or fewer pinned tables' if is_pinned else ''}"
@@ -209,13 +214,13 @@ def _advice(is_pinned: bool) -> str:
 
 def _simulated(asked: Search, best: Sequence[Placed], progress: Progress) -> list[Candidate]:
     """The finalists and the strategies of whole models, simulated. Raises CapacityError if none fits."""
-    whole = [] if asked.pinned else [name for name in WHOLE if _trains(name, asked.model)]
+    whole = {} if asked.pinned else _whole_plans(asked)
     best = [placed for placed in best if _only_strategy(placed) not in whole]
     plans = [compose(asked.model, placed.tables) for placed in best]
     request = ProjectRequest(
         job=asked.job,
         cluster=asked.cluster,
-        strategies=whole,
+        strategies=list(whole),
         gpus=[asked.gpus],
         batch_per_worker=asked.batch // asked.gpus,
         servers=None,
@@ -223,16 +228,13 @@ def _simulated(asked: Search, best: Sequence[Placed], progress: Progress) -> lis
         composed=plans,
     )
     rows = run_projection(request, progress)
-    found = []
-    for number, row in enumerate(rows):
-        placed = best[number - len(whole)] if number >= len(whole) else None
-        if not isinstance(row, Projection):
-            continue
-        if placed is not None:
-            found.append(Candidate(row, plans[number - len(whole)], placed.tables, placed.seconds))
-        else:
-            found.append(Candidate(row, plan_of(row.strategy, asked.model)))
-    return found
+    candidates: list[tuple[Plan, tuple[TablePlan, ...], float | None]] = [(plan, (), None) for plan in whole.values()]
+    candidates += [(plan, placed.tables, placed.seconds) for plan, placed in zip(plans, best, strict=True)]
+    return [
+        Candidate(row, *candidate)
+        for row, candidate in zip(rows, candidates, strict=True)
+        if isinstance(row, Projection)
+    ]
 
 
 def _extremes(asked: Search, best: Candidate) -> dict[str, tuple[float, float]]:
@@ -255,10 +257,11 @@ def _only_strategy(placed: Placed) -> str:
     return strategies.pop() if len(strategies) == 1 and not any(table.ranks for table in placed.tables) else ""
 
 
-def _trains(strategy: str, model: Model) -> bool:
-    """Whether a strategy can train the model."""
-    try:
-        plan_of(strategy, model)
-    except UsageError:
-        return False
-    return True
+def _whole_plans(asked: Search) -> dict[str, Plan]:
+    """The plans of the strategies that can train the whole model, by name, without those that tables must not have."""
+    plans = {}
+    for name in WHOLE:
+        if name in asked.strategies or name not in TABLE_STRATEGIES:
+            with suppress(UsageError):
+                plans[name] = plan_of(name, asked.model)
+    return plans

@@ -137,8 +137,7 @@ def print_projection(rows: Sequence[Values], full_version: str = "--csv or --jso
         print_table(what_if_table(asked))
     if all(row["error_bar"] is None for row in priced):
         print_text("error bar: unknown, because this job has not been measured on this cluster")
-    elif said := describe_intervals(priced):
-        print_text(said)
+    print_intervals(priced)
     # Rows have the same sources, except that only some have one for spilled rows or servers.
     sources = {quantity: source for row in reversed(priced) for quantity, source in row["provenance"].items()}
     for quantity, source in sources.items():
@@ -147,6 +146,12 @@ def print_projection(rows: Sequence[Values], full_version: str = "--csv or --jso
     for row in rows:
         if row["does_not_fit"]:
             print_text(row["does_not_fit"])
+
+
+def print_intervals(rows: Sequence[Values]) -> None:
+    """Print what the rows' error bars are, if any row has one."""
+    if said := describe_intervals(rows):
+        print_text(said)
 
 
 def print_caveats(rows: Sequence[Values]) -> None:

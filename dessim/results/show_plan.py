@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dessim.results.error_bar import describe_intervals
 from dessim.results.labels import bound_label
-from dessim.results.show import print_caveats, print_text
+from dessim.results.show import print_caveats, print_intervals, print_text
 from dessim.results.style import strategy_label
-from dessim.results.tables import print_table, table_of
+from dessim.results.tables import FASTEST, TIE, print_table, table_of
 from dessim.units import format_count, format_size, format_time, percent
 
 Values = Mapping[str, Any]
@@ -44,7 +43,7 @@ def print_plan(result: Values, names: Sequence[str], out: Path | None) -> None:
 def _print_ranked(scale: Values) -> None:
     rows = []
     for number, row in enumerate(scale["plans"][:_RANKED]):
-        mark = " *" if number == 0 else ", tie" if row["tie"] else ""
+        mark = FASTEST if number == 0 else TIE if row["tie"] else ""
         lead = row["step_time_s"] / scale["plans"][0]["step_time_s"] - 1
         error = row["error_bar"]
         rows.append(
@@ -64,10 +63,9 @@ def _print_ranked(scale: Values) -> None:
     columns = ("plan", "step", "samples/s", "longer", "memory", "compute", "exposed comm", "idle", "bound by", "error")
     drops = ("idle", "bound by", "compute", "exposed comm", "error")
     left = ("bound by",)
-    gpus = f"{scale['gpus']:,} GPU{'s' if scale['gpus'] > 1 else ''}"
-    print_text(f"{gpus}, {scale['batch']:,} samples a step; * fastest, tie: may be as fast")
+    print_text(f"{_gpus(scale['gpus'])}, {scale['batch']:,} samples a step; * fastest, tie: may be as fast")
     print_table(table_of(columns, rows, left=left, folds={"plan": 24, "bound by": 14}, drops=drops))
-    print_text(describe_intervals(scale["plans"]))
+    print_intervals(scale["plans"][:_RANKED])
 
 
 def _print_owners(tables: Sequence[Values], names: Sequence[str]) -> None:
@@ -75,9 +73,8 @@ def _print_owners(tables: Sequence[Values], names: Sequence[str]) -> None:
     groups: dict[str, list[str]] = {}
     for number, table in enumerate(tables):
         name = (names[number] if names else "") or str(number)
-        strategy = "column_wise" if len(table["ranks"]) > 1 else table["strategy"]
         owners = f" on {', '.join(map(str, table['ranks']))}" if table["ranks"] else ""
-        groups.setdefault(strategy, []).append(name + owners)
+        groups.setdefault(table["strategy"], []).append(name + owners)
     for strategy, entries in groups.items():
         shown = "; ".join(entries[:_NAMED])
         more = f"; and {len(entries) - _NAMED:,} more" if len(entries) > _NAMED else ""
@@ -85,13 +82,13 @@ def _print_owners(tables: Sequence[Values], names: Sequence[str]) -> None:
 
 
 def _print_facts(scale: Values, best: Values) -> None:
-    """Print the leads, the emptiest and the fullest rank, the gap and the cost of the best plan."""
+    """Print the leads, the emptiest and the fullest GPU, the gap and the cost of the best plan."""
     leads = [f"{strategy_label(name)} {_share(lead, signed=True)}" for name, lead in scale["leads"].items() if lead > 0]
     if leads:
         print_text(f"lead over each strategy alone: {', '.join(leads)}")
     ends = {name: " to ".join(format_size(end, 3) for end in pair) for name, pair in scale["extremes"].items()}
     print_text(
-        f"emptiest to fullest rank: memory {ends['memory_bytes']}, sent {ends['sent_bytes']}, "
+        f"emptiest to fullest GPU: memory {ends['memory_bytes']}, sent {ends['sent_bytes']}, "
         f"received {ends['received_bytes']}"
     )
     print_text(
@@ -108,11 +105,15 @@ def _print_facts(scale: Values, best: Values) -> None:
 def _print_target(result: Values) -> None:
     target = result["target"]
     sure = target["probability"]
-    by = "" if sure is None else f"; by the error bar with a probability of {percent(sure)}"
+    by = "" if sure is None else f" (probability by the error bar: {percent(sure)})"
     print_text(
-        f"{result['chosen_gpus']:,} GPUs are the fewest planned that reach {format_count(target['samples_per_s'])} "
-        f"samples/s{by}"
+        f"fewest planned that reach {format_count(target['samples_per_s'])} samples/s: "
+        f"{_gpus(result['chosen_gpus'])}{by}"
     )
+
+
+def _gpus(number: int) -> str:
+    return f"{number:,} GPU{'s' if number > 1 else ''}"
 
 
 def _share(value: float, signed: bool = False) -> str:
@@ -120,11 +121,17 @@ def _share(value: float, signed: bool = False) -> str:
     return percent(round(value, 4), signed)
 
 
+def _si(value: float, unit: str) -> str:
+    """A quantity with an SI prefix, such as `14 MJ`."""
+    number, _, prefix = format_count(value, 3).partition(" ")
+    return f"{number} {prefix}{unit}"
+
+
 def _cost(scale: Values) -> str:
     joules, dollars = scale["joules_per_billion"], scale["dollars_per_billion"]
     parts = [] if dollars is None else [f"{dollars:,.2f} $ at {scale['dollars_per_h']:,.2f} $/h"]
     if joules is not None:
-        parts.append(f"at most {joules / 1e6:,.3g} MJ for the GPUs alone ({scale['watts'] / 1e3:,.3g} kW)")
+        parts.append(f"at most {_si(joules, 'J')} for the GPUs alone ({_si(scale['watts'], 'W')})")
     return ", ".join(parts)
 
 
@@ -135,16 +142,16 @@ def _print_scales(scales: Sequence[Values]) -> None:
             f"{scale['gpus']:,}{' *' if scale['on_front'] else ''}",
             strategy_label(scale["strategy"]),
             format_count(scale["samples_per_s"]),
-            "" if scale["dollars_per_h"] is None else f"{scale['dollars_per_h']:,.0f}",
+            "" if scale["dollars_per_h"] is None else f"{scale['dollars_per_h']:,.2f}",
             "" if scale["dollars_per_billion"] is None else f"{scale['dollars_per_billion']:,.2f}",
-            "" if scale["joules_per_billion"] is None else f"{scale['joules_per_billion'] / 1e6:,.3g}",
+            "" if scale["joules_per_billion"] is None else _si(scale["joules_per_billion"], "J"),
             _share(scale["gap"]),
         )
         for scale in scales
     ]
-    columns = ("GPUs", "plan", "samples/s", "$/h", "$ per 1e9", "MJ per 1e9", "gap")
+    columns = ("GPUs", "plan", "samples/s", "$/h", "$ per 1e9", "energy per 1e9", "gap")
     kept = [0, 1, 2, *(n for n in range(3, len(columns)) if any(row[n] for row in rows))]
     cells = [[row[n] for n in kept] for row in rows]
     shown = [columns[n] for n in kept]
-    print_table(table_of(shown, cells, left=("plan",), folds={"plan": 24}, drops=("gap", "MJ per 1e9")))
+    print_table(table_of(shown, cells, left=("plan",), folds={"plan": 24}, drops=("gap", "energy per 1e9")))
     print_text("* on the Pareto front: no other is faster at no higher cost")

@@ -83,8 +83,8 @@ def print_table(table: Table, file: IO[str] | None = None) -> None:
     out.file.write("\n".join(lines).strip("\n") + "\n")
 
 
-_FASTEST = " *"
-_TIE = ", tie"
+FASTEST = " *"
+TIE = ", tie"
 _PROJECTION_LAYOUT = Layout(
     left=("strategy", "bound by"),
     folds={"strategy": 20, "bound by": 20},
@@ -122,7 +122,7 @@ def projection_table(rows: Sequence[Row], full_version: str = "--csv or --json")
             continue
         mark = _mark(row, fastest.get(row["gpus"]))
         cells = [gpus, f"{label}{mark}", *(text_of(row) for text_of in columns.values())]
-        table.add_texts(cells, style="bold" if mark == _FASTEST else None)
+        table.add_texts(cells, style="bold" if mark == FASTEST else None)
     return table
 
 
@@ -131,8 +131,8 @@ def _mark(row: Row, fastest: Row | None) -> str:
     if fastest is None or row.get("lower_bound"):
         return ""
     if row["samples_per_s"] == fastest["samples_per_s"]:
-        return _FASTEST
-    return _TIE if is_tie(fastest, row) else ""
+        return FASTEST
+    return TIE if is_tie(fastest, row) else ""
 
 
 def _sent(row: Row) -> str:

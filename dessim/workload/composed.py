@@ -47,6 +47,11 @@ class TablePlan:
     ranks: tuple[int, ...] = ()
     columns: tuple[int, ...] = ()
 
+    @property
+    def family(self) -> str:
+        """The name by which users choose it: column_wise with several owners."""
+        return "column_wise" if len(self.ranks) > 1 else self.strategy
+
 
 def can_split_columns(model: Model) -> bool:
     """Whether the columns of a table may have several owners: its rows are embeddings alone, and so are its bags."""
@@ -80,7 +85,7 @@ def describe(tables: Sequence[TablePlan]) -> str:
     """The name of a composed plan: its strategies, and how many tables each has."""
     counts = {name: 0 for name in (*GROUPED[:1], "column_wise", *GROUPED[1:])}
     for table in tables:
-        counts["column_wise" if len(table.ranks) > 1 else table.strategy] += 1
+        counts[table.family] += 1
     return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
 
 

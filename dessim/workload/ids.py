@@ -146,7 +146,7 @@ class ZipfLaw:
         """The ids of one field."""
         if self.shares:
             return IdBins.of_shares(self.shares)
-        return _bins(self.vocabulary / self.fields, self.skew, self.offset)
+        return IdBins.of(self.vocabulary / self.fields, self.skew, self.offset)
 
 
 # A job asks for the same counts of the same tables again and again, once for each candidate plan.
@@ -155,11 +155,6 @@ def _unique(law: ZipfLaw, draws: float, beyond: float) -> float:
     bins = law.bins
     present = bins.expected_present(draws / law.fields)
     return law.fields * float((bins.beyond(beyond / law.fields) * present).sum())
-
-
-@lru_cache(maxsize=64)
-def _bins(vocabulary: float, skew: float, offset: float) -> IdBins:
-    return IdBins.of(vocabulary, skew, offset)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ Dense features enter through a bottom mlp, whose output is one more embedding:
 
     [dense]
     features = 13
-    widths = [512, 256, 16]  # ends with the embedding's width
+    widths = [512, 256, 16]  # ends with the embedding's width, unless all operators concatenate
 
 Values are float32 unless the file states another precision:
 

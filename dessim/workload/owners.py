@@ -233,7 +233,7 @@ _HASHED = ("m", "u", "U", "x", "X")
 
 
 # Candidate plans of a job hash the same tables.
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=512)  # 0.6 MB each for 16,384 owners
 def _hashed_table(
     part: ZipfLaw, share: float, hot_ids: float, draws: float, workers: int, n: int, number: int, group: int | None
 ) -> tuple[Floats, ...]:
@@ -250,6 +250,9 @@ def _hashed_table(
         all_workers * cold,
     )
     owner = frequent_ids_owners(number, bins.single, n, group)
-    return tuple(
+    loads = tuple(
         np.bincount(owner, weight[: bins.single], minlength=n) + weight[bins.single :].sum() / n for weight in weights
     )
+    for load in loads:
+        load.flags.writeable = False  # all callers share it
+    return loads

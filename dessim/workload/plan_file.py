@@ -134,8 +134,7 @@ def write_plan(path: Path, plan: JobPlan, model: Model, cluster: Cluster) -> Non
     sections = [_lines(head)]
     for number, table in enumerate(plan.tables):
         name = model.tables[number].name if model.tables else ""
-        strategy = "column_wise" if len(table.ranks) > 1 else table.strategy
-        entry: dict[str, Any] = {"table": number, **({"name": name} if name else {}), "strategy": strategy}
+        entry: dict[str, Any] = {"table": number, **({"name": name} if name else {}), "strategy": table.family}
         if table.ranks:
             entry |= {"ranks": list(table.ranks), "columns": list(table.columns)}
         sections.append("[[tables]]\n" + _lines(entry))

@@ -83,6 +83,8 @@ def test_no_table_has_a_strategy_that_is_left_out() -> None:
         strategies=("table_wise", "row_wise"),
     )
     (scale,) = run_plan(request).scales
+    alone = {candidate.row.strategy for candidate in scale.found.candidates if not candidate.tables}
+    assert not alone & {"row_all_to_all", "data_parallel"}
     mixed = [candidate.tables for candidate in scale.found.candidates if candidate.tables]
     assert mixed and {table.strategy for tables in mixed for table in tables} <= {"table_wise", "row_wise"}
     assert all(len(table.ranks) <= 1 for tables in mixed for table in tables)
@@ -142,7 +144,11 @@ def test_an_edited_plan_is_refused_in_one_line(planned: Planned, tmp_path: Path,
     [
         (("--gpus", "8", "--batch", "65537"), {}, "does not divide evenly"),
         (("--gpus", "16..8", "--batch", "65536"), {}, "smaller number first"),
+        (("--gpus", "8,16..64", "--batch", "65536"), {}, "write a range such as 8..1024"),
+        (("--gpus", "8..16,32", "--batch", "65536"), {}, "write a range such as 8..1024"),
+        (("--gpus", "8,12", "--batch", "65536"), {}, "does not divide evenly over 12 GPUs"),
         (("--gpus", "8", "--batch", "64/rank"), {}, "1024/gpu"),
+        (("--gpus", "8", "--batch", "65536", "--target", "1 M samples/s", "--budget", "4"), {}, "--budget: price '4'"),
         (("--gpus", "8", "--batch", "65536", "--target", "20 M"), {}, "samples/s"),
         (("--gpus", "8", "--batch", "65536", "--without", "mesh"), {}, "--without mesh: choose from data_parallel"),
         (("--gpus", "8", "--batch", "65536", "--budget", "4 $/h"), {}, "--budget needs --prices"),
@@ -160,6 +166,16 @@ def test_an_edited_plan_is_refused_in_one_line(planned: Planned, tmp_path: Path,
             ("--gpus", "8", "--batch", "65536", "--keep", "k.toml"),
             {"k.toml": '[[tables]]\nname = "C9"\nstrategy = "row_wise"\n'},
             "no table of small",
+        ),
+        (
+            ("--gpus", "8", "--batch", "65536", "--keep", "k.toml"),
+            {"k.toml": '[[tables]]\ntable = 0\nstrategy = "column_wise"\nparts = 3\n'},
+            "a power of two",
+        ),
+        (
+            ("--gpus", "8", "--batch", "65536", "--keep", "k.toml"),
+            {"k.toml": '[[tables]]\ntable = 0\nstrategy = "column_wise"\nparts = 1024\n'},
+            "cannot be column_wise in 1024 parts",
         ),
     ],
 )

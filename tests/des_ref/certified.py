@@ -1,4 +1,4 @@
-"""What a certificate must show of an exact strategy."""
+"""The requirements on the certificate of an exact strategy."""
 
 from __future__ import annotations
 

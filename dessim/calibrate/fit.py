@@ -25,8 +25,8 @@ import numpy as np
 
 from dessim.arrays import Floats
 from dessim.calibrate.bench import Bench, BenchResult
-from dessim.calibrate.nccl.spreads import LeftOut, spread_of, toml_of
-from dessim.cluster.spread import OTHER, Spread
+from dessim.calibrate.spreads import LeftOut, halves, spread_between_servers, toml_of
+from dessim.cluster.spread import Spread
 from dessim.trace.schema import Collective, sent_factor
 
 _NEGLIGIBLE = 1e-12
@@ -113,17 +113,13 @@ def _fitted(terms: Floats, seconds: Floats) -> Floats:
 
 def _spread(used: Sequence[BenchResult], terms: Floats, seconds: Floats) -> Spread | None:
     """The spread of collectives between ranks: every size predicted by a fit to every second of the others."""
-    sizes = sorted({r.size for r in used})
     found = []
-    for first in (0, 1):
-        kept = np.array([r.size in sizes[first::2] for r in used])
-        if kept.all() or kept.sum() < terms.shape[1]:
+    for kept, others in halves(range(len(used)), lambda i: used[i].size):
+        if not others or len(kept) < terms.shape[1]:
             return None
         predicted = terms @ _fitted(terms[kept], seconds[kept])
-        found += [
-            LeftOut("all", r.size, True, math.log(predicted[i] / seconds[i])) for i, r in enumerate(used) if not kept[i]
-        ]
-    return Spread(between={OTHER: spread_of(found).between[OTHER]})
+        found += [LeftOut("all", used[i].size, True, math.log(predicted[i] / seconds[i])) for i in others]
+    return spread_between_servers(found)
 
 
 def cluster_toml(fit: TransportFit, name: str, host: str) -> str:

@@ -27,11 +27,11 @@ import numpy as np
 
 from dessim.calibrate.bench import BenchResult
 from dessim.calibrate.fit import nonnegative
-from dessim.calibrate.nccl.spreads import LeftOut, spread_of
 from dessim.calibrate.plan import LONG, SHORT
+from dessim.calibrate.spreads import LeftOut, halves, spread_between_servers
 from dessim.cluster import Cluster
 from dessim.cluster.parts import Transport
-from dessim.cluster.spread import OTHER, Spread
+from dessim.cluster.spread import Spread
 from dessim.errors import UsageError
 
 _MIN_LOSS = 0.03
@@ -205,20 +205,17 @@ def _spread(rounds: Sequence[_Round], wire: _Wire) -> Spread | None:
 
     None where half of the sizes are too few for a fit.
     """
-    sizes = sorted({r.size for r in rounds})
     found = []
-    for first in (0, 1):
-        kept = sizes[first::2]
-        costs = _fit([r for r in rounds if r.size in kept], wire)
+    for kept, others in halves(rounds, lambda r: r.size):
+        costs = _fit(kept, wire)
         if costs is None:
             return None
         found += [
             LeftOut("message", r.size, True, math.log(_seconds(r, costs, wire) / r.seconds))
-            for r in rounds
-            if r.size not in kept and not r.is_fan_in
+            for r in others
+            if not r.is_fan_in
         ]
-    bands = spread_of(found).between
-    return Spread(between={OTHER: bands[OTHER]})
+    return spread_between_servers(found)
 
 
 def _seconds(r: _Round, costs: _Costs, wire: _Wire) -> float:

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from dessim.calibrate.bench import Bench
 from dessim.calibrate.messages import Residual, fit_messages
-from dessim.calibrate.nccl.spreads import toml_of
+from dessim.calibrate.spreads import toml_of
 from dessim.cluster import Cluster, load_cluster
 from dessim.cluster.load import load_catalogue
 from dessim.cluster.parts import Transport

@@ -11,6 +11,7 @@ spread as 2 MiB on 32.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -33,6 +34,12 @@ def band(size: float) -> int:
     return sum(size > limit for limit in BANDS)
 
 
+def interval(seconds: float, spread: float) -> tuple[float, float]:
+    """The ends of the 80 % interval of a predicted time [s] with this spread."""
+    factor = math.exp(Z80 * spread)
+    return seconds / factor, seconds * factor
+
+
 @dataclass(frozen=True, slots=True)
 class Spread:
     """Spreads of collectives by op, for each band: `inside` a server and `between` servers. Ops not listed: `OTHER`.
@@ -46,13 +53,17 @@ class Spread:
     gpus: int = MOST_GPUS
     more: Spread | None = None
 
+    def bands(self, op: str, *, across: bool) -> Bands | None:
+        """The spreads of `op` by band on as many GPUs as the readings had; None where they are not known."""
+        table = self.between if across else self.inside
+        return table.get(op, table.get(OTHER))
+
     def of(self, op: str, size: float, *, across: bool, gpus: int = 1) -> tuple[str, float] | None:
         """A name for what is uncertain, and the spread of `op` on `size` bytes; None where it is not known.
 
         The op runs on `gpus` GPUs; `across`: whether they are in several servers.
         """
-        table = self.between if across else self.inside
-        bands = table.get(op, table.get(OTHER))
+        bands = self.bands(op, across=across)
         if bands is None:
             return None
         number = band(size * min(1.0, self.gpus / gpus))

@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
-from dessim.calibrate.nccl.spreads import LeftOut, spread_of
 from dessim.calibrate.recorded import Overheads, Timed, fit_overheads, leave_one_out
+from dessim.calibrate.spreads import LeftOut, spread_of
 from dessim.cluster import Cluster
 from dessim.cluster.scaled import scaled
 from dessim.cluster.spread import Spread

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dessim.cluster.spread import Z80
+from dessim.cluster.spread import Z80, interval
 from dessim.results.critical_path import PathOp
 from dessim.results.rows import Row
 from dessim.units import format_time
@@ -49,8 +49,7 @@ class ErrorBar:
 
     def interval(self, seconds: float) -> tuple[float, float]:
         """The ends of the interval of a predicted time [s]."""
-        factor = math.exp(Z80 * self.sigma)
-        return seconds / factor, seconds * factor
+        return interval(seconds, self.sigma)
 
     def to_json(self, seconds: float) -> dict[str, Any]:
         """The `interval` object of a result: the 80 % interval of a predicted time [s], and what contributes to it."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from dessim.cluster.spread import Z80
+from dessim.cluster.spread import interval
 
 SPLITS = ("calibration", "development", "held_out")
 """Calibration cases fit the profile; development cases guided the models; held-out cases did neither, and only they
@@ -40,10 +39,7 @@ class Outcome:
     @property
     def interval(self) -> tuple[float, float] | None:
         """The ends of the 80 % interval of the predicted time [s]."""
-        if self.spread is None:
-            return None
-        factor = math.exp(Z80 * self.spread)
-        return self.predicted_s / factor, self.predicted_s * factor
+        return None if self.spread is None else interval(self.predicted_s, self.spread)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, units in the keys."""

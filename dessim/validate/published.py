@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dessim.calibrate.nccl.fit import model_run
 from dessim.calibrate.nccl.published import Published, read_published
-from dessim.cluster.spread import BAND_NAMES, Spread, band
-from dessim.collectives.nccl.model import run
+from dessim.cluster.spread import BAND_NAMES, band
 from dessim.collectives.nccl.on_cluster import values_on
-from dessim.collectives.timing import Timing
 from dessim.errors import FileError
 from dessim.files import read_toml
 from dessim.validate.outcome import Bounds, Outcome, Summary, summarize
@@ -100,11 +99,11 @@ def broken(held: Sequence[Held], folder: Path) -> list[str]:
 
 def _held(published: Published) -> Held:
     reading = published.reading
-    found = run(
-        reading.op, reading.size, reading.setup, values_on(published.cluster, reading.setup), timing=Timing.REPEATED
+    setup = reading.setup
+    found = model_run(reading, values_on(published.cluster, setup))
+    known = published.cluster.transport.spread_of(
+        str(reading.op), reading.size, gpus=setup.n, servers=setup.nodes, gpus_per_process=setup.gpus_per_process
     )
-    spread = published.cluster.transport.spread or Spread()
-    known = spread.of(str(reading.op), reading.size, across=reading.setup.nodes > 1, gpus=reading.setup.n)
     outcome = Outcome(
         name=f"{reading.where} {reading.setup.n} {reading.op} {reading.size:.0f}",
         kind=BAND_NAMES[band(reading.size)],

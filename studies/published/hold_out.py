@@ -23,9 +23,10 @@ from dessim.calibrate.nccl.calibration import calibrated, expected
 from dessim.calibrate.nccl.published import read_published
 from dessim.calibrate.nccl.readings import Reading
 from dessim.calibrate.profile import load_transport
+from dessim.calibrate.spreads import halves
 from dessim.cluster.parts import Nccl, Transport
 from dessim.cluster.spread import BAND_NAMES, Z80, Spread, band
-from dessim.collectives.nccl.constants import factor_of
+from dessim.collectives.nccl.constants import factors_of
 
 FEWER = (
     ("abci_v", (4, 8), (16,)),
@@ -50,8 +51,7 @@ def after_calibration(
 ) -> list[Held]:
     """The errors of `held` after a calibration on `fitted`, as `dessim calibrate --nccl-tests` does it."""
     network = fitted[0].setup.network
-    own = {name: factor_of(factor, fitted[0].setup) for name, factor in start.items()}
-    found = calibrated(fitted, own, network, shipped)
+    found = calibrated(fitted, factors_of(start, fitted[0].setup), network, shipped)
     transport = Transport(name="", nccl=Nccl(network, curves=found.curves), spread=found.spread)
     return [
         Held(
@@ -77,12 +77,8 @@ def every_second_size(readings: Sequence[Reading], start: Factors, shipped: Spre
     # A calibration is of one release of NCCL (dessim.calibrate.nccl.profile).
     for where, version in sorted({(r.where, r.setup.version) for r in readings}):
         own = [r for r in readings if (r.where, r.setup.version) == (where, version)]
-        sizes: dict[tuple[str, int], set[float]] = {}
-        for r in own:
-            sizes.setdefault((r.op, r.setup.n), set()).add(r.size)
-        even = {key: set(sorted(found)[::2]) for key, found in sizes.items()}
-        fitted = [r for r in own if r.size in even[r.op, r.setup.n]]
-        held += after_calibration(start, fitted, [r for r in own if r.size not in even[r.op, r.setup.n]], shipped)
+        fitted, others = next(halves(own, lambda r: r.size, lambda r: (r.op, r.setup.n)))
+        held += after_calibration(start, fitted, others, shipped)
     return held
 
 

@@ -23,7 +23,7 @@ from fit_transports import ALONE, FOLDER, Factors, shared_factors
 from dessim.calibrate.nccl.fit import predict
 from dessim.calibrate.nccl.published import read_published
 from dessim.calibrate.nccl.readings import Reading
-from dessim.calibrate.nccl.spreads import LeftOut, covered, spread_of, toml_of
+from dessim.calibrate.spreads import LeftOut, covered, spread_of, toml_of
 from dessim.cluster.spread import BAND_NAMES, band
 from dessim.collectives.nccl.constants import values
 from dessim.files import write_text

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from dessim.calibrate.nccl.published import read_published
-from dessim.calibrate.nccl.spreads import covered, spread_of
 from dessim.calibrate.profile import load_transport
+from dessim.calibrate.spreads import covered, spread_of
 from dessim.trace.schema import Collective
 
 FOLDER = Path(__file__).resolve().parents[2] / "studies" / "published"

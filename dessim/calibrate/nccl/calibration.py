@@ -2,7 +2,7 @@
 
 Constants carry over to other numbers of GPUs. A curve holds for one op on the GPUs and servers that were measured: the
 measured time over that which the constants predict, by size. A single reading far from both of its neighbours does not
-bend it, and more bytes never take less time. How far off both are is found by leaving out every second size.
+bend it, and more bytes never take less time. How far off both are is found by leaving out every second size of a curve.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from statistics import median
 
 from dessim.calibrate.nccl.fit import Parameter, cluster_parameters, fit, model_run, predict, with_solution
 from dessim.calibrate.nccl.readings import Reading, repeated
-from dessim.calibrate.nccl.spreads import LeftOut, spread_of
+from dessim.calibrate.spreads import LeftOut, halves, spread_of
 from dessim.cluster.curves import Curve, curve_of
-from dessim.cluster.spread import OTHER, Bands, Spread
+from dessim.cluster.spread import Spread
 from dessim.collectives.nccl.constants import CONSTANTS, Factors, values
 
 MIN_READINGS = 4
@@ -46,10 +46,10 @@ def calibrated(readings: Sequence[Reading], start: Factors, network: str, spread
     """Calibrate a transport whose factors were `start`, and whose spread was `spread`, with readings of one cluster."""
     factors, curves = _fitted(readings, start, network)
     alone, followed = _left_out(readings, start, network)
-    between = spread_of(followed)
+    spreads = spread_of(followed)
     return Calibration(
         factors,
-        tuple(replace(curve, spread=_bands(between, curve)) for curve in curves),
+        tuple(replace(curve, spread=spreads.bands(curve.op, across=curve.servers > 1)) for curve in curves),
         spread_of(alone, spread),
         tuple(followed),
     )
@@ -72,7 +72,7 @@ def _curves(readings: Sequence[Reading], factors: Factors) -> list[Curve]:
     """A curve for each op and shape with enough sizes."""
     found: dict[tuple[str, int, int, int], list[Reading]] = {}
     for r in sorted(repeated(readings), key=lambda r: r.size):
-        found.setdefault((str(r.op), r.setup.n, r.setup.nodes, r.setup.gpus_per_process), []).append(r)
+        found.setdefault(_shape(r), []).append(r)
     return [
         Curve(op, gpus, servers, _points(group, factors), per_process)
         for (op, gpus, servers, per_process), group in found.items()
@@ -109,22 +109,20 @@ def _tame(ratios: Sequence[float]) -> list[float]:
 def _left_out(readings: Sequence[Reading], start: Factors, network: str) -> tuple[list[LeftOut], list[LeftOut]]:
     """Every reading, predicted by a calibration with every second of the other sizes: by constants alone, and as it is.
 
-    The second has the readings whose op and shape then had a curve. None where there are too few readings.
+    Sizes count by op and shape, as ops need not have the same: nccl-tests rounds those of some to the number of ranks.
+    The second list has the readings whose op and shape then had a curve. Both lists are empty where there are too few
+    readings.
     """
-    sizes = sorted({reading.size for reading in readings})
     alone: list[LeftOut] = []
     followed: list[LeftOut] = []
-    for first in (0, 1):
-        kept_sizes = set(sizes[first::2])
-        kept = [r for r in readings if r.size in kept_sizes]
+    for kept, others in halves(readings, lambda r: r.size, _shape):
         if len(kept) < MIN_READINGS:
             return [], []
         factors, curves = _fitted(kept, start, network)
-        for r in readings:
-            if r.size not in kept_sizes:
-                alone.append(_error(r, expected(r, factors, ())))
-                if _curve_of(r, curves) is not None:
-                    followed.append(_error(r, expected(r, factors, curves)))
+        for r in others:
+            alone.append(_error(r, expected(r, factors, ())))
+            if _curve_of(r, curves) is not None:
+                followed.append(_error(r, expected(r, factors, curves)))
     return alone, followed
 
 
@@ -133,14 +131,14 @@ def _error(r: Reading, predicted: float) -> LeftOut:
     return LeftOut(op=str(r.op), size=r.size, across=r.setup.nodes > 1, error=error, gpus=r.setup.n)
 
 
+def _shape(r: Reading) -> tuple[str, int, int, int]:
+    """The op, GPUs, servers and GPUs of a process of a reading, as of a curve."""
+    return str(r.op), r.setup.n, r.setup.nodes, r.setup.gpus_per_process
+
+
 def _curve_of(r: Reading, curves: Sequence[Curve]) -> Curve | None:
-    setup = r.setup
-    return curve_of(curves, str(r.op), gpus=setup.n, servers=setup.nodes, gpus_per_process=setup.gpus_per_process)
-
-
-def _bands(spread: Spread, curve: Curve) -> Bands | None:
-    table = spread.between if curve.servers > 1 else spread.inside
-    return table.get(curve.op, table.get(OTHER))
+    op, gpus, servers, per_process = _shape(r)
+    return curve_of(curves, op, gpus=gpus, servers=servers, gpus_per_process=per_process)
 
 
 def _parameters(network: str) -> list[Parameter]:

@@ -19,12 +19,12 @@ import numpy as np
 from dessim.calibrate.nccl.calibration import MIN_READINGS, calibrated, expected
 from dessim.calibrate.nccl.logs import Log, Row, read_logs
 from dessim.calibrate.nccl.readings import Reading
-from dessim.calibrate.nccl.spreads import LeftOut, toml_of
+from dessim.calibrate.spreads import LeftOut, toml_of
 from dessim.cluster import Cluster
 from dessim.cluster.curves import Curve
-from dessim.cluster.parts import Nccl, Transport
+from dessim.cluster.parts import Transport
 from dessim.cluster.spread import BAND_NAMES, band
-from dessim.collectives.nccl.constants import factor_of
+from dessim.collectives.nccl.constants import factors_of
 from dessim.collectives.nccl.on_cluster import setup_of
 from dessim.collectives.nccl.setup import Setup
 from dessim.errors import FileError, UsageError
@@ -127,7 +127,7 @@ def fit_nccl_logs(paths: Sequence[Path], cluster: Cluster) -> NcclProfile:
     readings = [reading for run in runs for reading in _readings(run, cluster, version)]
     if len(readings) < MIN_READINGS:
         raise UsageError(f"{len(readings)} readings are too few for a calibration; it needs {MIN_READINGS}")
-    own = _of_cluster(start, readings[0].setup)
+    own = factors_of(start.factors, readings[0].setup)
     found = calibrated(readings, own, start.network, cluster.transport.spread)
     names = tuple(path.name for path in paths)
     transport = replace(
@@ -194,11 +194,6 @@ def _version(runs: Sequence[Log], default: str) -> str:
     if len(found) > 1:
         raise UsageError(f"the logs are of NCCL {' and '.join(found)}; calibrate each release by itself")
     return found[0] if found else default
-
-
-def _of_cluster(nccl: Nccl, setup: Setup) -> dict[str, float]:
-    """The factors for the architecture of the cluster alone."""
-    return {name: factor_of(factor, setup) for name, factor in nccl.factors.items()}
 
 
 def _readings(run: Log, cluster: Cluster, version: str) -> list[Reading]:

@@ -152,3 +152,8 @@ def possible(name: str, value: float) -> float:
 def factor_of(factor: float | Mapping[str, float], setup: Setup) -> float:
     """The factor for the architecture of the setup; 1 where a table does not name it."""
     return factor if isinstance(factor, int | float) else factor.get(setup.architecture, 1.0)
+
+
+def factors_of(factors: Factors, setup: Setup) -> dict[str, float]:
+    """The factors for the architecture of the setup alone."""
+    return {name: factor_of(factor, setup) for name, factor in factors.items()}

@@ -82,3 +82,18 @@ def test_few_sizes_make_no_curve() -> None:
     assert calibrated([*readings()[:2], *readings()[:2]], {}, "ib", SHIPPED).curves == ()
     few = calibrated(readings()[:4], {}, "ib", SHIPPED)
     assert [curve.spread for curve in few.curves] == [None] and few.spread == SHIPPED
+
+
+def test_ops_of_different_sizes_each_lose_every_second_size() -> None:
+    """On 24 GPUs nccl-tests makes the sizes of an all_gather multiples of 24 * 16 B, those of an all_reduce not."""
+    three = replace(H100, n=24, nodes=3)
+    sizes = [1024.0 * 4**k for k in range(8)]
+    cases = [Reading(Collective.ALL_REDUCE, size, 0.0, three) for size in sizes]
+    cases += [Reading(Collective.ALL_GATHER, size // 384 * 384, 0.0, three) for size in sizes]
+    every = [replace(r, microseconds=wave(r.size) * predict(r, values(three, {}))) for r in cases]
+    found = calibrated(every, {}, "ib", SHIPPED)
+    assert [(curve.op, curve.spread is not None) for curve in found.curves] == [
+        ("all_gather", True),
+        ("all_reduce", True),
+    ]
+    assert sorted((r.op, r.size) for r in found.left_out) == sorted((str(r.op), r.size) for r in every)

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dessim.calibrate.nccl.spreads import LeftOut, covered, spread_of, toml_of
+from dessim.calibrate.spreads import LeftOut, covered, halves, spread_of, toml_of
 from dessim.cluster.spec.parts import SpreadTable
 from dessim.cluster.spread import BANDS, Spread, band
 
@@ -89,3 +89,11 @@ def test_bands_end_at_64_kib_and_8_mib() -> None:
 def test_a_band_without_readings_has_no_coverage() -> None:
     shares = covered(readings(0.2, 50), spread_of(readings(0.2, 50)))
     assert math.isnan(shares[0]) and math.isnan(shares[2])
+
+
+def test_every_second_size_of_each_group_is_kept_and_then_the_others() -> None:
+    items = [("a", 3), ("b", 2), ("a", 1), ("a", 2), ("b", 4), ("a", 1)]
+    (kept, others), (others_again, kept_again) = halves(items, lambda item: item[1], lambda item: item[0])
+    assert kept == [("a", 3), ("b", 2), ("a", 1), ("a", 1)] and others == [("a", 2), ("b", 4)]
+    assert (kept_again, others_again) == (kept, others)
+    assert next(halves(items, lambda item: item[1])) == ([("a", 3), ("a", 1), ("a", 1)], [("b", 2), ("a", 2), ("b", 4)])

@@ -1,10 +1,11 @@
-"""The spread of a transport's collectives, from residuals of readings that its fit had not seen."""
+"""The spread of a transport's collectives, from errors of readings that its fit had not seen."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -15,6 +16,7 @@ _MIN_READINGS = 8
 _LEAST = 0.02
 """No spread is smaller: runs of one benchmark on one cluster differ by a few per cent."""
 _DIGITS = 3
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,21 @@ class LeftOut:
     gpus: int = MOST_GPUS
 
 
+def halves(
+    items: Sequence[Item], size: Callable[[Item], float], group: Callable[[Item], Hashable] = lambda _: None
+) -> Iterator[tuple[list[Item], list[Item]]]:
+    """Items to fit to, and items to predict: every second size of each group, and the others; then the reverse."""
+    sizes: dict[Hashable, set[float]] = {}
+    for item in items:
+        sizes.setdefault(group(item), set()).add(size(item))
+    for first in (0, 1):
+        kept = {key: set(sorted(found)[first::2]) for key, found in sizes.items()}
+        yield (
+            [item for item in items if size(item) in kept[group(item)]],
+            [item for item in items if size(item) not in kept[group(item)]],
+        )
+
+
 def spread_of(readings: Sequence[LeftOut], start: Spread | None = None) -> Spread:
     """The spread that puts 80 % of the readings of each op and band into their interval.
 
@@ -47,6 +64,11 @@ def spread_of(readings: Sequence[LeftOut], start: Spread | None = None) -> Sprea
         gpus=max(r.gpus for r in readings),
         more=start,
     )
+
+
+def spread_between_servers(readings: Sequence[LeftOut]) -> Spread:
+    """The spread of all ops together; there must be a reading, and all must be between servers."""
+    return Spread(between={OTHER: spread_of(readings).between[OTHER]})
 
 
 def toml_of(spread: Spread | None, table: str) -> list[str]:

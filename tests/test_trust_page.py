@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import tomllib
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "trust.md").read_text("utf-8")
@@ -35,6 +37,17 @@ def test_errors_of_training_steps_agree_with_the_study() -> None:
 def test_errors_of_recorded_collectives_agree_with_the_study() -> None:
     expected = json.loads((ROOT / "studies" / "recorded_gpus" / "expected.json").read_text("utf-8"))
     assert f"median 8.3 %; found {100 * expected['median_error']:.1f} %" in PAGE
+
+
+def test_shares_of_readings_within_intervals_agree_with_the_study(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "studies" / "published"))
+    study = importlib.import_module("leave_out")
+    readings = study.read_left_out()
+    short, middle, long = (round(100 * share) for share in study.coverage_of_others(readings))
+    shares = f"found {min(short, middle, long)} to {max(short, middle, long)} %"
+    assert f"{len(readings)} published nccl-tests readings" in PAGE and shares in PAGE
+    stated = f"{short} % of the left-out readings up to 64 KiB, {middle} % to 8 MiB and {long} % above"
+    assert stated in (ROOT / "docs" / "error_bars.md").read_text("utf-8")
 
 
 def test_numbers_of_recorded_cases_agree_with_the_studies() -> None:

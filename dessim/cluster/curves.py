@@ -9,9 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
+from dessim.arrays import Floats
 from dessim.cluster.spread import Bands, band
 
 _BEYOND = 2.0
@@ -42,7 +44,7 @@ class Curve:
 
     def factor(self, size: float) -> float:
         """Measured over predicted time on `size` bytes: its logarithm is linear in that of the size between points."""
-        sizes, factors = np.log(self.points).T
+        sizes, factors = _logarithms(self.points)
         at = math.log(max(size, 1.0))
         beyond = max(0.0, float(sizes[0]) - at, at - float(sizes[-1]))
         kept = max(0.0, 1 - beyond / math.log(_FADE))
@@ -52,6 +54,12 @@ class Curve:
         """The spread on `size` bytes; None where it is not known, and far from the points."""
         near = self.points[0][0] / _BEYOND <= size <= self.points[-1][0] * _BEYOND
         return self.spread[band(size)] if near and self.spread is not None else None
+
+
+@lru_cache
+def _logarithms(points: tuple[tuple[float, float], ...]) -> Floats:
+    """The logarithms of sizes and of factors [2, n_points]."""
+    return np.log(points).T
 
 
 def curve_of(curves: Iterable[Curve], op: str, *, gpus: int, servers: int, gpus_per_process: int = 1) -> Curve | None:

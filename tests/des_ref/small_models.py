@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 THREE_TABLES = """
 [[tables]]
@@ -52,3 +53,23 @@ def different_widths(folder: Path, operators: str, embedding: str = "") -> str:
     path = folder / "widths.toml"
     path.write_text(_DIFFERENT_WIDTHS.format(embedding=embedding) + operators)
     return str(path)
+
+
+NAMED_TABLES: dict[str, Any] = {
+    "schema_version": 2,
+    "name": "towers",
+    "embedding": {"width": 8},
+    "tables": [
+        {"name": "user", "rows": 3000, "ids": 3.0},
+        {"name": "age", "rows": 40, "width": 4},
+        {"name": "item", "rows": 500, "width": 16},
+        {"name": "hour", "rows": 24, "width": 4},
+    ],
+}
+"""A model file that lacks the operators `DOT` or `CONCAT`, the second with `BOTTOM` as `[dense]`."""
+_USER = {"name": "user", "tables": ["age", "user"], "widths": [10, 6]}
+_ITEM = {"name": "item", "tables": ["item"], "widths": [7, 6]}
+_CONTEXT = {"name": "context", "tables": ["hour"], "widths": [5], "dense": True}
+DOT: dict[str, Any] = {"kind": "towers", "join": "dot", "towers": [_USER, {**_ITEM, "tables": ["item", "hour"]}]}
+CONCAT: dict[str, Any] = {"kind": "towers", "join": "concat", "widths": [9], "towers": [_USER, _ITEM, _CONTEXT]}
+BOTTOM = {"features": 3, "widths": [2]}

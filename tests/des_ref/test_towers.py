@@ -15,7 +15,7 @@ from des_ref.models.build import Network
 from des_ref.strategies import STRATEGIES
 from dessim.workload.model import Model, parse_model
 from tests.des_ref.certified import assert_certified
-from tests.workload.test_towers import BOTTOM, CONCAT, DOT, RAW
+from tests.des_ref.small_models import BOTTOM, CONCAT, DOT, NAMED_TABLES
 
 ALL = [name for name in STRATEGIES if name != "ps_async"]
 TABLES = """
@@ -149,7 +149,8 @@ def test_values_by_hand() -> None:
     tables = [{"name": name, "rows": 9} for name in "abc"]
     sides = [{"name": n, "tables": t, "widths": [1]} for n, t in (("one", ["c", "a"]), ("other", ["b"]))]
     operator = {"kind": "towers", "join": "dot", "towers": sides}
-    model = parse_model({**RAW, "embedding": {"width": 1}, "tables": tables, "operators": [operator]}, "t.toml")
+    changes = {"embedding": {"width": 1}, "tables": tables, "operators": [operator]}
+    model = parse_model({**NAMED_TABLES, **changes}, "t.toml")
     network = Network(model, 1, torch.float64, "cpu")
     weights = dict(network.operators["towers"].named_parameters())
     weights["towers.0.layers.0"].data[:] = torch.tensor([[100.0, 1.0]])  # of c, then of a
@@ -163,7 +164,7 @@ def test_values_by_hand() -> None:
 def test_a_tower_reads_its_own_tables_alone_and_multiplies_as_often_as_priced(
     operator: dict[str, object], dense: dict[str, object] | None
 ) -> None:
-    model = parse_model({**RAW, "dense": dense, "operators": [operator]}, "t.toml")
+    model = parse_model({**NAMED_TABLES, "dense": dense, "operators": [operator]}, "t.toml")
     network = network_of(model)
     samples = 64
     features = torch.rand(samples, 3, dtype=torch.float64) if dense else None

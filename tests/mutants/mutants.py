@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-_FILES = ("messages", "operators", "optimizers", "widths", "shared", "devices")
 _CERTIFICATE = {
     "model": "deepfm_ml100k",
     "placement": "hash",
@@ -77,11 +76,10 @@ class Mutant:
 
 
 def load() -> list[Mutant]:
-    """All mutants, in the order of the files."""
+    """All mutants, by the names of their files."""
     found = []
-    for name in _FILES:
-        with (Path(__file__).parent / f"{name}.toml").open("rb") as file:
-            entries = tomllib.load(file)["mutant"]
+    for path in sorted(Path(__file__).parent.glob("*.toml")):
+        entries = tomllib.loads(path.read_text("utf-8"))["mutant"]
         found += [Mutant(**entry | {"hidden_at": tuple(entry.get("hidden_at", ()))}) for entry in entries]
     return found
 

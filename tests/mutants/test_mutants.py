@@ -15,6 +15,7 @@ MUTANTS = load()
 def test_there_are_at_least_50_different_faults() -> None:
     assert len(MUTANTS) >= 50 and len({m.name for m in MUTANTS}) == len(MUTANTS)
     assert len({(m.file, m.old, m.new) for m in MUTANTS}) == len(MUTANTS)
+    assert f"{len(MUTANTS)} faults" in (ROOT / "docs" / "certificate.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=[m.name for m in MUTANTS])

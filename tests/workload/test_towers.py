@@ -13,29 +13,12 @@ from dessim.workload.model import load_model, parse_model
 from dessim.workload.operators import Towers
 from dessim.workload.strategies import plan as plan_of
 from dessim.workload.strategies.parts import dense_weights
+from tests.des_ref.small_models import BOTTOM, CONCAT, DOT, NAMED_TABLES
 from tests.test_cli import run
-
-USER = {"name": "user", "tables": ["age", "user"], "widths": [10, 6]}
-ITEM = {"name": "item", "tables": ["item"], "widths": [7, 6]}
-CONTEXT = {"name": "context", "tables": ["hour"], "widths": [5], "dense": True}
-DOT: dict[str, Any] = {"kind": "towers", "join": "dot", "towers": [USER, {**ITEM, "tables": ["item", "hour"]}]}
-CONCAT: dict[str, Any] = {"kind": "towers", "join": "concat", "widths": [9], "towers": [USER, ITEM, CONTEXT]}
-RAW: dict[str, Any] = {
-    "schema_version": 2,
-    "name": "towers",
-    "embedding": {"width": 8},
-    "tables": [
-        {"name": "user", "rows": 3000, "ids": 3.0},
-        {"name": "age", "rows": 40, "width": 4},
-        {"name": "item", "rows": 500, "width": 16},
-        {"name": "hour", "rows": 24, "width": 4},
-    ],
-}
-BOTTOM = {"features": 3, "widths": [2]}
 
 
 def test_costs_of_two_multiplied_towers_by_hand() -> None:
-    model = parse_model({**RAW, "operators": [DOT]}, "t.toml")
+    model = parse_model({**NAMED_TABLES, "operators": [DOT]}, "t.toml")
     symbols = model.symbols(4, 512)
     products = (12 * 10 + 10 * 6) + (20 * 7 + 7 * 6)
     assert symbols["P"] == dense_weights(model).evaluate(symbols) == products + (10 + 6) + (7 + 6) + 1
@@ -47,7 +30,7 @@ def test_costs_of_two_multiplied_towers_by_hand() -> None:
 
 
 def test_costs_of_three_towers_below_an_mlp_by_hand() -> None:
-    model = parse_model({**RAW, "dense": BOTTOM, "operators": [CONCAT]}, "t.toml")
+    model = parse_model({**NAMED_TABLES, "dense": BOTTOM, "operators": [CONCAT]}, "t.toml")
     symbols = model.symbols(4, 512)
     products = (12 * 10 + 10 * 6) + (16 * 7 + 7 * 6) + (2 + 4) * 5 + (6 + 6 + 5) * 9 + 9 * 1
     bottom = 3 * 2
@@ -61,7 +44,7 @@ def test_costs_of_three_towers_below_an_mlp_by_hand() -> None:
 
 def test_each_tower_reads_its_tables_in_its_own_order() -> None:
     for dense, first in ((None, 0), (BOTTOM, 1)):
-        model = parse_model({**RAW, "dense": dense, "operators": [CONCAT if dense else DOT]}, "t.toml")
+        model = parse_model({**NAMED_TABLES, "dense": dense, "operators": [CONCAT if dense else DOT]}, "t.toml")
         (spec,) = model.operators
         assert isinstance(spec, Towers)
         numbers = [[first + i for i in read] for read in ([1, 0], [2] if dense else [2, 3])]
@@ -94,7 +77,7 @@ def changed(operator: dict[str, Any], at: int, **keys: Any) -> dict[str, Any]:
         (changed(DOT, 1, tables=["item"]), 'table "hour" is in no tower: add it to one, or remove it'),
         (changed(DOT, 1, dense=True), 'tower "item" has dense = true, and the model has no [dense]'),
         (changed(DOT, 1, tables=[]), "operators.0.towers.1.tables: Tuple should have at least 1 item"),
-        ({**DOT, "towers": [USER]}, "operators.0.towers: Tuple should have at least 2 items"),
+        ({**DOT, "towers": DOT["towers"][:1]}, "operators.0.towers: Tuple should have at least 2 items"),
         ({**CONCAT, "join": "dot", "widths": None}, 'join = "dot" multiplies two towers, not 3: write join = "concat"'),
         ({**DOT, "widths": [4]}, 'join = "dot" has no mlp over the towers: remove widths, or write join = "concat"'),
         ({**CONCAT, "widths": None}, 'join = "concat" needs widths, those of the mlp over the towers'),
@@ -103,7 +86,7 @@ def changed(operator: dict[str, Any], at: int, **keys: Any) -> dict[str, Any]:
 )
 def test_a_mistake_gets_one_line(operator: dict[str, Any], problem: str) -> None:
     with pytest.raises(ModelError) as error:
-        parse_model({**RAW, "operators": [operator]}, "t.toml")
+        parse_model({**NAMED_TABLES, "operators": [operator]}, "t.toml")
     assert problem in str(error.value) and "\n" not in str(error.value) and "; " not in str(error.value)
 
 
@@ -114,8 +97,8 @@ def test_a_mistake_gets_one_line(operator: dict[str, Any], problem: str) -> None
             {"dense": BOTTOM},
             "no tower reads the output of the bottom mlp: write dense = true in one, or remove [dense]",
         ),
-        ({"tables": [*RAW["tables"], {"name": "age", "rows": 3}]}, '"age" occurs twice in [[tables]]'),
-        ({"tables": [*RAW["tables"], {"rows": 3}]}, "and a name in each of [[tables]]"),
+        ({"tables": [*NAMED_TABLES["tables"], {"name": "age", "rows": 3}]}, '"age" occurs twice in [[tables]]'),
+        ({"tables": [*NAMED_TABLES["tables"], {"rows": 3}]}, "and a name in each of [[tables]]"),
         (
             {"schema_version": 1, "tables": [], "input": {"fields": 4, "ids_per_sample": 4}},
             "its towers name tables: write schema_version = 2",
@@ -124,7 +107,7 @@ def test_a_mistake_gets_one_line(operator: dict[str, Any], problem: str) -> None
 )
 def test_towers_need_tables_with_names(changes: dict[str, Any], problem: str) -> None:
     with pytest.raises(ModelError) as error:
-        parse_model({**RAW, "operators": [DOT]} | changes, "t.toml")
+        parse_model({**NAMED_TABLES, "operators": [DOT]} | changes, "t.toml")
     assert problem in str(error.value) and "\n" not in str(error.value)
 
 

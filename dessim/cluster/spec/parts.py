@@ -183,9 +183,10 @@ def _once(curves: tuple[CurveTable, ...]) -> tuple[CurveTable, ...]:
     """Curves, of which an op and shape may have one."""
     found: list[tuple[str, int, int, int]] = []
     for curve in curves:
-        if curve.build().shape in found:
+        shape = curve.build().shape
+        if shape in found:
             raise ValueError(f"{curve.op} on {curve.gpus} GPUs of {curve.servers} servers has two curves; keep one")
-        found.append(curve.build().shape)
+        found.append(shape)
     return curves
 
 

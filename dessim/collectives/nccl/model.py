@@ -69,7 +69,7 @@ def run(
     lanes = Lanes.of(setup, chosen.protocol, size, tree=chosen.algorithm == "tree", limit=override.channels)
     time = _time(op, chosen.algorithm, size, setup, lanes, c, timing)
     if timing is Timing.KERNEL:
-        time -= min(_BETWEEN_KERNELS, c["launch"])
+        time -= _outside_kernel(c)
     if timing is Timing.REPEATED and setup.gpus_per_process > 1:
         time = max(time, setup.gpus_per_process * (c["process_launch"] + c["process_channel"] * (lanes.count - 1)))
     return Run(chosen.algorithm, chosen.protocol, round(lanes.count), time)
@@ -110,13 +110,18 @@ def _messages(op: Collective, size: float, setup: Setup, c: Values, timing: Timi
     injected = p2p.injected(peers, setup, c)
     time = p2p.grouped(peers, setup, c) + injected
     if timing is Timing.KERNEL:
-        time -= min(_BETWEEN_KERNELS, c["launch"])
+        time -= _outside_kernel(c)
     else:
         time += p2p.on_host(peers, c)
     if timing is Timing.REPEATED and setup.gpus_per_process > 1:
         per_gpu = c["process_launch"] * (2.2 if op is Collective.ALL_TO_ALL else 1.0)
         time += setup.gpus_per_process * per_gpu
     return Run("p2p", SIMPLE, p2p.channels_of_peer(setup, peers.size), time, injected)
+
+
+def _outside_kernel(c: Values) -> float:
+    """us of NCCL's base latency that belong to no kernel."""
+    return min(_BETWEEN_KERNELS, c["launch"])
 
 
 def protocol_named(name: str) -> Protocol:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 ARCHITECTURES = ("volta", "ampere", "hopper", "blackwell")
 WIRINGS = ("switched", "pairwise", "cube_mesh", "pcie")
@@ -46,7 +47,7 @@ class Setup:
     @property
     def release(self) -> tuple[int, ...]:
         """The release to compare with, such as (2, 18)."""
-        return tuple(int(part) for part in self.version.split(".")[:2])
+        return _release(self.version)
 
     @property
     def old(self) -> bool:
@@ -108,6 +109,11 @@ class Setup:
         if self.wiring == "pairwise":
             return self.nvlink / max(1, self.per_node - 1)
         return self.nvlink / 3 if self.wiring == "cube_mesh" else self.nvlink
+
+
+@lru_cache
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2])
 
 
 def _power_of_two(value: int) -> int:

@@ -143,7 +143,7 @@ def _ring_latency(op: Collective, count: int, number: int, setup: Setup, tables:
     if op in (Collective.BROADCAST, Collective.REDUCE):
         return count * (network if setup.nodes > 1 else inside)
     across = 0 if setup.nodes == 1 else (2 if op is Collective.ALL_REDUCE else 1) * (setup.nodes - 1)
-    if across and op is Collective.ALL_REDUCE and (2, 12) <= setup.release < _EXACT_STEPS:
+    if across and op is Collective.ALL_REDUCE and not setup.old and setup.release < _EXACT_STEPS:
         across += 2
     if setup.old:
         inside *= 1.8 if setup.nodes > 1 and number == 0 else 1.0

@@ -25,7 +25,7 @@ from des_ref.cli import leave, run, say
 from des_ref.comm import Comm, Encoding, open_comm, record
 from des_ref.config import Settings
 from des_ref.models.build import Network
-from des_ref.strategies import build, build_composed
+from des_ref.strategies import build
 from des_ref.strategies.base import Strategy
 from des_ref.strategies.ps_server import Server
 from des_ref.stream.run import stream
@@ -89,9 +89,7 @@ def build_strategy(settings: Settings, model: Model, comm: Comm) -> Strategy:
     """The model with its optimizers and codecs, under the strategy of the settings."""
     network = Network(model, settings.seed, settings.torch_dtype, comm.device)
     encoding = Encoding(settings.wire.codes, settings.seed)
-    if settings.tables:
-        return build_composed(settings.tables, network, settings.optimizers, comm, encoding)
-    return build(settings.strategy, network, settings.optimizers, comm, encoding)
+    return build(settings.strategy, network, settings.optimizers, comm, encoding, settings.tables)
 
 
 def _quality(summary: Mapping[str, Any]) -> str:

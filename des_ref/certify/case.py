@@ -19,7 +19,7 @@ from des_ref.embedding.optim import ROW_OPTIMIZERS
 from des_ref.models.build import Network
 from des_ref.models.dense_optim import DenseOptimizer
 from des_ref.models.shampoo import NAME as SHAMPOO
-from des_ref.strategies import build, build_composed
+from des_ref.strategies import build
 from des_ref.strategies.base import Optimizers, Strategy
 from dessim.workload.codecs import CodecConfig, parse_codecs
 from dessim.workload.composed import TablePlan, describe
@@ -87,9 +87,7 @@ class Case:
 
     def build(self, network: Network, comm: Comm, encoding: Encoding | None = None) -> Strategy:
         """The strategy on the case's optimizers. Raises UsageError."""
-        if self.tables:
-            return build_composed(self.tables, network, self.optimizers(), comm, encoding)
-        return build(self.strategy, network, self.optimizers(), comm, encoding)
+        return build(self.strategy, network, self.optimizers(), comm, encoding, self.tables)
 
     @property
     def label(self) -> str:

@@ -137,12 +137,7 @@ class _Run:
         self.strategy.settle()
         owned: dict[Key, Tensor] = {}
         replicated: dict[Key, Tensor] = {}
-        index = torch.searchsorted(self.vocabulary, result.row_ids).clamp_max(len(self.vocabulary) - 1)
-        is_known = self.vocabulary[index] == result.row_ids
-        for name, width in self.network.row_widths.items():
-            grad = torch.zeros(len(self.vocabulary), width, dtype=self.network.dtype, device=self.comm.device)
-            grad[index] = result.row_grads[name]
-            grad.masked_fill_(~is_known.all(), float("nan"))  # a row that no sample has was trained
+        for name, grad in row_grads(self.network, self.vocabulary, result).items():
             if self.strategy.rows_replicated:
                 replicated["grad", name] = grad
                 replicated["value", name] = self._values(name)
@@ -183,6 +178,21 @@ class _Run:
         self.comm.all_gather("certificate", all_ranks, replica[None]).wait()
         is_same = (all_ranks == all_ranks[0]).all(dim=0)
         return torch.where(is_same, all_ranks[0], float("nan"))
+
+
+def row_grads(network: Network, vocabulary: Tensor, result: StepResult) -> dict[str, Tensor]:
+    """By column, the gradients [V, width] of the rows that a step trained, zeros for the others of the vocabulary.
+
+    All are NaN where it trained a row that no sample has. `vocabulary` int64 [V] is sorted.
+    """
+    index = torch.searchsorted(vocabulary, result.row_ids).clamp_max(len(vocabulary) - 1)
+    is_unknown = (vocabulary[index] != result.row_ids).any()
+    grads = {}
+    for name, width in network.row_widths.items():
+        grad = torch.zeros(len(vocabulary), width, dtype=network.dtype, device=network.device)
+        grad[index] = result.row_grads[name]
+        grads[name] = grad.masked_fill_(is_unknown, float("nan"))
+    return grads
 
 
 class _WatchedPipeline:

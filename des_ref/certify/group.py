@@ -153,7 +153,7 @@ def synchronous_runner(comm: Comm, has_several: bool) -> RunCase:
 
 
 def _asynchronous(world: Comm, has_several: bool) -> RunCase:
-    """A function that runs a case of ps_async. The last process is the server; its results are empty."""
+    """A function that runs a case of ps_async. The last processes are servers; their results are empty."""
     comm = world.apart(stale.SERVERS, stale.TIMEOUT_S)
 
     def run(case: Case) -> dict[str, Any]:

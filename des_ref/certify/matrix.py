@@ -15,11 +15,11 @@ from des_ref.certify.case import Case
 from des_ref.embedding.optim import ROW_OPTIMIZERS
 from des_ref.strategies import STRATEGIES, VARIANTS
 from dessim.errors import ModelError, UsageError
-from dessim.workload.model import load_model, shipped_models
+from dessim.workload.model import Model, load_model, shipped_models
 from dessim.workload.strategies import plan, spec_of
 
 _PLACEMENTS = ("hash", "field")
-# No shipped model pools by anything but sums. One sends partials or, under some poolings, the operand; the other always
+# No shipped model pools by anything but sums. deepfm sends partials, or the operand under some poolings; dlrm always
 # sends the operand.
 _POOLED = ("deepfm", "dlrm")
 _POOLINGS = (None, "mean", "max", "attention")
@@ -28,13 +28,13 @@ EVERY_STRATEGY = (*STRATEGIES, *VARIANTS)
 Choice = tuple[int, object]  # (which axis, the value chosen on it)
 
 
-def placements(model: str, strategy: str, pooling: str | None = None) -> list[str]:
+def placements(model: Model, strategy: str, pooling: str | None = None) -> list[str]:
     """The placements of the model's rows that are correct under a strategy and that make a difference to it."""
-    own = load_model(model).embedding.placement
+    own = model.embedding.placement
     allowed = []
     for placement in _PLACEMENTS if spec_of(strategy).substitutes else (own,):
         try:
-            plan(strategy, load_model(model).placed(placement).pooled(pooling))
+            plan(strategy, model.placed(placement).pooled(pooling))
         except (ModelError, UsageError):
             continue
         allowed.append(placement)
@@ -54,9 +54,12 @@ def every_case(
     Cases of one process group follow each other; within a group, so do cases that share reference states.
     """
     models = models or shipped_models()
+    loaded = {model: load_model(model) for model in models}
     kinds = [(model, pooling) for model in models for pooling in poolings(model)]
     allowed = {
-        (*kind, strategy): placements(kind[0], strategy, kind[1]) for kind in kinds for strategy in EVERY_STRATEGY
+        (model, pooling, strategy): placements(loaded[model], strategy, pooling)
+        for model, pooling in kinds
+        for strategy in EVERY_STRATEGY
     }
     return [
         Case(

@@ -22,6 +22,8 @@ from dessim.errors import SimulationError
 
 Event = tuple[int, int, int]  # kind of request, worker, number of keys
 
+_ENDED = object()
+
 
 @dataclass(slots=True)
 class _WorkerStep:
@@ -74,13 +76,13 @@ class Replay:
         return whole
 
     def _run(self, servers: list[Iterator[None]]) -> None:
-        """Continue each server until it waits for another one; `events` yields where it waits."""
-        waiting = [server for server in servers if next(server, self) is None]
-        while waiting:
-            before = self._progress
-            waiting = [server for server in waiting if next(server, self) is None]
-            if waiting and self._progress == before:
+        """Continue each server until it waits for another one; `_events` yields where it waits."""
+        before = None
+        while servers:
+            if self._progress == before:
                 raise SimulationError("the servers' orders contradict each other: a push precedes the pull of its step")
+            before = self._progress
+            servers = [server for server in servers if next(server, _ENDED) is not _ENDED]
 
     @property
     def _progress(self) -> int:

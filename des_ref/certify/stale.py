@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from des_ref.certify.compare import State, distance, worst_differences
+from des_ref.certify.compare import State, distance, row_grads, worst_differences
 from des_ref.certify.replay import Event, Replay
 from des_ref.comm import Comm, Message
 from des_ref.data.batch import Batch, slice_of
@@ -128,12 +128,7 @@ def _server_of(network: Network, vocabulary: Tensor, servers: int) -> dict[str, 
 
 def _record(network: Network, result: StepResult, vocabulary: Tensor) -> Tensor:
     """A worker's step as one vector: loss, gradients of all rows, gradients and values of the dense parameters."""
-    rows = torch.searchsorted(vocabulary, result.row_ids)
-    parts = [result.loss.reshape(1)]
-    for name, width in network.row_widths.items():
-        grad = torch.zeros(len(vocabulary), width, dtype=network.dtype, device=network.device)
-        grad[rows] = result.row_grads[name]
-        parts.append(grad.view(-1))
+    parts = [result.loss.reshape(1), *(grad.view(-1) for grad in row_grads(network, vocabulary, result).values())]
     parts += [torch.zeros_like(p).view(-1) if p.grad is None else p.grad.view(-1) for p in network.dense_parameters]
     return torch.cat([*parts, *(p.detach().view(-1) for p in network.dense_parameters)])
 

@@ -2,8 +2,8 @@
 
 It stores the rows with their optimizer state, each row once, under its key; the dense parameters and their optimizer
 state, whole; and the progress of the run. Everything else can be derived: the order of samples from (seed, epoch), a
-dropout mask from (seed, step), a row's first values from (seed, id). Ids in flight belong to the next batch, which is
-read and sent again.
+random draw from (seed, step, layer, place in the batch), a row's first values from (seed, id). Ids in flight belong to
+the next batch, which is read and sent again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from des_ref.checkpoint.files import Groups, read_dense, read_rows, rows_name
-from des_ref.config import Settings
+from des_ref.config import PlanSettings, Settings
 from des_ref.strategies.base import FIELD, Strategy
 from dessim.errors import FileError, UsageError
 from dessim.workload.model import Model
@@ -89,14 +89,14 @@ def _own_lines(
 
 
 def identity(settings: Settings, model: Model, data: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that a run must share with the checkpoint it resumes from. The number of workers is not part of it.
+    """The settings that a run must share with the checkpoint it resumes from; `data` describes the samples.
 
-    `data` describes the samples.
+    The number of workers is not part of it, unless a plan combines strategies: such a plan names owners of rows.
     """
     return {
         "model": model.model_dump(mode="json", exclude={"embedding": {"optimizer", "optimizer_slots"}}),
         "strategy": settings.strategy,
-        **({"tables": settings.plan.model_dump(mode="json")["tables"]} if settings.plan is not None else {}),
+        **(_of_plan(settings.plan) if settings.plan is not None and settings.tables else {}),
         "seed": settings.seed,
         "dtype": settings.dtype,
         "training": {"batch": settings.training.batch},
@@ -105,6 +105,10 @@ def identity(settings: Settings, model: Model, data: Mapping[str, Any]) -> dict[
         **({"codecs": str(settings.wire.codes)} if settings.wire.codes else {}),
         "data": dict(data),
     }
+
+
+def _of_plan(plan: PlanSettings) -> dict[str, Any]:
+    return {"tables": plan.model_dump(mode="json")["tables"], "workers": plan.gpus}
 
 
 def check_identity(checkpoint: Path, saved: Any, ours: Any, where: str = "") -> None:

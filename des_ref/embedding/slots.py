@@ -38,7 +38,7 @@ class Slots:
     def __init__(self, size: int, device: torch.device) -> None:
         assert size & (size - 1) == 0
         self._is_queued = is_queued(device)
-        # With windows, one more slot takes what must not be written.
+        # With windows, one extra slot receives the writes of keys that have no free slot yet.
         self._entries = zeros(size + self._is_queued, torch.int32, device)
         self.size = size
         self._most_used = max_load(device) * size

@@ -113,10 +113,9 @@ def _write(path: Path, about: dict[str, Any], rows: Sequence[Row], started_at: f
 
 def _about(device: str, gpus: int) -> dict[str, Any]:
     is_cuda = device == "cuda"
-    names = [torch.cuda.get_device_name(i) for i in range(gpus)] if is_cuda else [platform.machine()]
     return {
         "device": device,
-        "gpus": names if is_cuda else [],
+        "gpus": [torch.cuda.get_device_name(i) for i in range(gpus)] if is_cuda else [],
         "processor": platform.machine(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda if is_cuda else None,

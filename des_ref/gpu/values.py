@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from des_ref.codecs import new_codec
+from des_ref.codecs import Codec, new_codec
 from des_ref.comm import Comm
 from des_ref.embedding.hash_table import RowTable
 from des_ref.embedding.init import normal_rows
@@ -65,10 +66,8 @@ def codecs(comm: Comm, machine: Machine) -> Figures:
     return figures
 
 
-def _round_trip(codec: object, values: Tensor) -> Tensor:
-    encoded = codec.encode(values)  # type: ignore[attr-defined]
-    decoded: Tensor = codec.decode(encoded, values.shape[1])  # type: ignore[attr-defined]
-    return decoded.cpu()
+def _round_trip(codec: Codec, values: Tensor) -> Tensor:
+    return codec.decode(codec.encode(values), values.shape[1]).cpu()
 
 
 def optimizers(comm: Comm, machine: Machine) -> Figures:
@@ -120,9 +119,9 @@ def _initial(ids: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
     return {"v": normal_rows(ids, WIDTH, 0, 0.01, dtype)}
 
 
-def _seconds(comm: Comm, call: partial[Tensor] | object) -> float:
+def _seconds(comm: Comm, call: Callable[[], object]) -> float:
     comm.synchronize()
     started_at = time.perf_counter()
-    call()  # type: ignore[operator]
+    call()
     comm.synchronize()
     return time.perf_counter() - started_at

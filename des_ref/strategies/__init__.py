@@ -62,26 +62,29 @@ def check_strategy(text: str) -> None:
 
 
 def build(
-    text: str, network: Network, optimizers: Optimizers, comm: Comm, encoding: Encoding | None = None
+    text: str,
+    network: Network,
+    optimizers: Optimizers,
+    comm: Comm,
+    encoding: Encoding | None = None,
+    tables: Sequence[TablePlan] = (),
 ) -> Strategy:
-    """The strategy named by `text` (`name+option+...`), its values encoded as `encoding` says. Raises UsageError."""
-    check_strategy(text)
+    """The strategy named by `text` (`name+option+...`), or the one that trains each of `tables` as it says.
+
+    Its values are encoded as `encoding` says. Raises UsageError.
+    """
+    if not tables:
+        check_strategy(text)
+    if encoding is not None and encoding.codecs:
+        planned = compose(network.model, tables) if tables else plan(text, network.model)
+        comm = encoding.around(comm, planned, network.model, network.dtype)
+    if tables:
+        return Composed(network, optimizers, comm, tables)
     name, options = parse_strategy(text)
     if options.shampoo:
         settings = {key: value for key, value in optimizers.dense.settings.items() if key == "lr"}
         optimizers = replace(optimizers, dense=DenseOptimizer(SHAMPOO, settings))
         options = replace(options, shampoo=False)
-    if encoding is not None and encoding.codecs:
-        comm = encoding.around(comm, plan(text, network.model), network.model, network.dtype)
     if options:  # constructors of strategies without options do not take any
         return _WITH_OPTIONS[name](network, optimizers, comm, options)
     return STRATEGIES[name](network, optimizers, comm)
-
-
-def build_composed(
-    tables: Sequence[TablePlan], network: Network, optimizers: Optimizers, comm: Comm, encoding: Encoding | None = None
-) -> Strategy:
-    """The strategy that trains each of `tables` as it says, values encoded as `encoding` says. Raises UsageError."""
-    if encoding is not None and encoding.codecs:
-        comm = encoding.around(comm, compose(network.model, tables), network.model, network.dtype)
-    return Composed(network, optimizers, comm, tables)

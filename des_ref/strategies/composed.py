@@ -7,7 +7,8 @@
 The strategies are those that train a whole model, each on the fields of its group (table_group.py). One group works
 after the other, while the gradients of all groups' bags and of the dense part travel together.
 
-All rows are in one table. The plan names the owner of a row, so a checkpoint fits the same plan only.
+All rows are in one table. The plan names owners of rows, so a checkpoint fits only a plan with the same
+tables and number of workers.
 """
 
 from __future__ import annotations

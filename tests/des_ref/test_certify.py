@@ -71,9 +71,10 @@ def test_all_covers_every_model_placement_strategy_optimizer_and_rank_count() ->
         (n, model, pooling, placement, strategy, optimizer)
         for n in (1, 2, 4)
         for model in shipped_models()
+        for loaded in [load_model(model)]
         for pooling in poolings(model)
         for strategy in (*STRATEGIES, *VARIANTS)
-        for placement in placements(model, strategy, pooling)
+        for placement in placements(loaded, strategy, pooling)
         for optimizer in ROW_OPTIMIZERS
     }
     assert set(found) == expected and all(c.small and c.steps == 30 for c in cases)
@@ -81,9 +82,10 @@ def test_all_covers_every_model_placement_strategy_optimizer_and_rank_count() ->
 
 
 def test_only_correct_placements_are_offered() -> None:
-    assert placements("deepfm", "des_all_reduce") == ["hash", "field"]
-    assert placements("deepfm_fields", "des_all_reduce") == ["field"]  # pooled-field FM is wrong by hash
-    assert placements("deepfm", "table_wise") == ["hash"] and placements("deepfm_fields", "mesh") == ["field"]
+    deepfm, pooled = load_model("deepfm"), load_model("deepfm_fields")
+    assert placements(deepfm, "des_all_reduce") == ["hash", "field"]
+    assert placements(pooled, "des_all_reduce") == ["field"]  # pooled-field FM is wrong by hash
+    assert placements(deepfm, "table_wise") == ["hash"] and placements(pooled, "mesh") == ["field"]
 
 
 def test_quick_covers_every_pair_of_choices_with_few_cases() -> None:

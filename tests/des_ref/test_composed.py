@@ -18,12 +18,13 @@ from des_ref.certify.case import SEED, Case, batches
 from des_ref.certify.group import certify_all
 from des_ref.checkpoint import folder as checkpoints
 from des_ref.checkpoint.resume import restore_run
+from des_ref.checkpoint.state import check_identity, identity
 from des_ref.checkpoint.writer import Writer
 from des_ref.comm import Comm
 from des_ref.models.build import Network
 from des_ref.progress import Progress
-from des_ref.strategies import build_composed
 from des_ref.strategies.base import Strategy
+from des_ref.train_flags import parser, settings_from
 from dessim.cli.app import app
 from dessim.cluster import load_cluster
 from dessim.errors import FileError, UsageError
@@ -73,11 +74,12 @@ def equal_model(folder: Path) -> str:
     return str(path)
 
 
-def plan_file(folder: Path, model: str, gpus: int, tables: Sequence[TablePlan] = (), strategy: str = "") -> str:
+def plan_file(
+    folder: Path, model: str, gpus: int, tables: Sequence[TablePlan] = (), strategy: str = "", batch: int | None = None
+) -> str:
     path = folder / "job.plan.toml"
-    write_plan(
-        path, JobPlan(gpus, 32 * gpus, tuple(tables), strategy), load_model(model), load_cluster("one-switch_16")
-    )
+    job = JobPlan(gpus, batch or 32 * gpus, tuple(tables), strategy)
+    write_plan(path, job, load_model(model), load_cluster("one-switch_16"))
     return str(path)
 
 
@@ -159,7 +161,7 @@ def _resumes(model: str, folder: Path, comm: Comm) -> bool:
     global_batches = batches(case, loaded, comm)
 
     def new() -> Strategy:
-        return build_composed(RESUMED, Network(loaded, SEED, torch.float64, "cpu"), case.optimizers(), comm)
+        return case.build(Network(loaded, SEED, torch.float64, "cpu"), comm)
 
     strategy, writer = new(), Writer(comm, folder, 1, 9, {"a run": 1})
     for batch in global_batches[:3]:
@@ -187,6 +189,31 @@ def test_a_checkpoint_of_another_plan_is_refused(tmp_path: Path, capsys: pytest.
     other = plan_file(tmp_path, model, 1, [ROW] * 4 + [COPY])
     with pytest.raises(FileError, match="was saved with"):
         trained(capsys, model, "--plan", other, "--checkpoint", run, "--resume")
+
+
+def test_a_checkpoint_of_the_same_tables_on_other_workers_is_refused(tmp_path: Path) -> None:
+    """Tables without owners are equal in plans for 1 and 2 GPUs; the rows are on other workers."""
+    name = equal_model(tmp_path)
+
+    def planned(gpus: int) -> dict[str, Any]:
+        plan = plan_file(tmp_path, name, gpus, [ROW] * 4 + [COPY], batch=64)
+        args = parser("").parse_args(["--data", "synthetic", "--model", name, "--plan", plan])
+        return identity(settings_from(args), load_model(name), {})
+
+    saved, ours = planned(1), planned(2)
+    assert saved["tables"] == ours["tables"]
+    check_identity(tmp_path, saved, planned(1))
+    with pytest.raises(FileError, match="was saved with workers = 1, but this run has 2"):
+        check_identity(tmp_path, saved, ours)
+
+
+def test_a_checkpoint_of_a_plan_of_one_strategy_is_resumed_without_the_plan(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, run = equal_model(tmp_path), str(tmp_path / "run")
+    trained(capsys, model, "--plan", plan_file(tmp_path, model, 1, strategy="mesh"), "--checkpoint", run)
+    again = trained(capsys, model, "--strategy", "mesh", "--batch", "32", "--checkpoint", run, "--resume")
+    assert again["resumed_from_step"] == 6
 
 
 # -- what is refused ----------------------------------------------------------------------------------------------

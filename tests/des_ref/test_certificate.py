@@ -12,9 +12,11 @@ import torch
 
 from des_ref.certify.audit import UNPLANNED
 from des_ref.certify.case import Case
-from des_ref.certify.compare import distance
+from des_ref.certify.compare import distance, row_grads
 from des_ref.certify.group import certify, certify_all
 from des_ref.certify.show import passed
+from des_ref.models.build import Network
+from des_ref.strategies.base import Counts, StepResult
 from dessim.errors import ModelError
 from dessim.workload.model import load_model
 
@@ -413,3 +415,17 @@ def test_a_nan_gives_the_largest_distance(where: str) -> None:
     poisoned = zeros | {where: zeros[where].clone().fill_(float("nan"))}
     assert distance(zeros, zeros) == 0.0
     assert distance(poisoned, zeros) == sys.float_info.max
+
+
+@pytest.mark.parametrize("ids", [[3, 7], [3, 5], [3, 9]])
+def test_gradients_of_an_id_that_no_sample_has_are_nan(ids: list[int], tiny: Path) -> None:
+    """5 is between two ids of the vocabulary, 9 behind all of them."""
+    network = Network(load_model(tiny), 0, torch.float64, "cpu")
+    grads = {name: torch.ones(2, width, dtype=torch.float64) for name, width in network.row_widths.items()}
+    none = torch.empty(0)
+    result = StepResult(none, Counts(0), torch.tensor(ids), grads, none, none)
+    for grad in row_grads(network, torch.tensor([2, 3, 7]), result).values():
+        if ids == [3, 7]:
+            assert grad[:, 0].tolist() == [0, 1, 1]
+        else:
+            assert grad.isnan().all()

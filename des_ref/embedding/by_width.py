@@ -11,6 +11,7 @@ for or sent: nothing else is sent for it. Feature ids are hashes, so these bits 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -87,7 +88,26 @@ def message_sizes(counts: Sequence[int], has: Tensor | None) -> list[int]:
     """The entries of a packed message for each peer, of which peer r has `counts[r]` consecutive rows."""
     if has is None:
         return list(counts)
-    return [int(part.sum()) for part in has.split(list(counts))]
+    sizes: list[int] = torch.stack([part.sum() for part in has.split(list(counts))]).tolist()
+    return sizes
+
+
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """How the rows of a message are packed: `has` bool [n, W], None: all columns; `sizes`: the entries of each peer."""
+
+    has: Tensor | None
+    sizes: list[int]
+
+    @classmethod
+    def of(cls, counts: Sequence[int], has: Tensor | None) -> Packing:
+        """Peer r has `counts[r]` consecutive rows."""
+        return cls(has, message_sizes(counts, has))
+
+    @property
+    def floats(self) -> int:
+        """Floats of all rows; 0 where tables have one width, whose rows need no count."""
+        return 0 if self.has is None else sum(self.sizes)
 
 
 class TablesByWidth:

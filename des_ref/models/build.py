@@ -89,8 +89,7 @@ class Network:
         self._bag_squares = max(c.bag_floats for c in model.costs)
         self._bag_sizes = int(model.pools_mean)
         self._widths = widths_of(model, self._bag_squares + self._bag_sizes, self.device)
-        if self.uneven is not None:
-            self._concatenated = columns_of_concatenation(self.uneven, self.width).to(self.device)
+        self._concatenated = self._columns_of_concatenation(self.own_fields)
 
     def _name_parameters(self) -> None:
         """List the replicated parameters: first those that partials read, then those that only the tail reads."""
@@ -111,6 +110,7 @@ class Network:
     def keep_fields(self, fields: range) -> None:
         """Field placement: of the weights placed with the rows of a field, keep the columns of `fields` only."""
         self.own_fields = fields
+        self._own_concatenated = self._columns_of_concatenation(fields)
         for operator in self.operators.values():
             for name in operator.by_field:
                 whole = operator.get_parameter(name)
@@ -131,6 +131,12 @@ class Network:
         starts = [0, *accumulate(widths)]
         own = [place for field in self.own_fields for place in range(starts[field], starts[field + 1])]
         return torch.tensor(own, dtype=torch.int64, device=self.device)
+
+    def _columns_of_concatenation(self, fields: range) -> Tensor | None:
+        """Where the columns of `fields` are among those of vectors of the largest width; None where all have it."""
+        if self.uneven is None:
+            return None
+        return columns_of_concatenation([self.uneven[field] for field in fields], self.width).to(self.device)
 
     def _own_fields(self, device: torch.device) -> Tensor:
         own = self.own_fields
@@ -201,7 +207,7 @@ class Network:
 
     def partials(self, values: Mapping[str, Tensor], owned: OwnedOccurrences) -> Tensor:
         """[B, K] from the `values` [u, width] of the u distinct ids that this worker owns."""
-        local = Local(owned, values, self.uneven)
+        local = Local(owned, values, self.uneven, self._concatenated)
         pooled = local if self.pool is None else self.pool(local)
         parts = [self.operand.partial(pooled, self.max_over_workers)] if self.operand is not None else []
         if self.owned_columns:
@@ -237,9 +243,8 @@ class Network:
         bag = owned.sample * fields + place.index_select(0, owned.field)
         pooled = local.pooled_by(Groups.of(bag, owned.samples * fields)).view(owned.samples, fields, self.width)
         unused = pooled[:, :, :0]  # operators with owned columns read `x` only
-        if self.uneven is not None:
-            own_widths = [self.uneven[field] for field in self.own_fields]
-            pooled = pooled.flatten(1)[:, columns_of_concatenation(own_widths, self.width).to(pooled.device)]
+        if self._own_concatenated is not None:
+            pooled = pooled.flatten(1)[:, self._own_concatenated]
         own_fields = self._own_fields(pooled.device)
         return Bags(unused, unused, pooled, unused, self.sum_fields, own_fields, self.fields)
 
@@ -263,7 +268,7 @@ class Network:
         widths = [self.row_widths.get("w", 0), self.row_widths.get("v", 0), self._bag_squares, self._bag_sizes]
         w, v, squares, sizes = bags.split(widths, dim=2)
         x = v / sizes.clamp_min(1) if self._bag_sizes else v
-        if self.uneven is not None and self.row_widths.get("v"):
+        if self._concatenated is not None and self.row_widths.get("v"):
             x = x.flatten(1).index_select(1, self._concatenated)
         whole = Bags(w, v, x, squares)
         parts = [self.operand.from_bags(whole)] if self.operand is not None else []

@@ -12,12 +12,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as nnf
 from torch import Tensor
 
 from des_ref.data.batch import Batch
 from des_ref.embedding.by_width import packed, unpacked
 from des_ref.strategies.base import Counts, Lane, mean_width
+from des_ref.strategies.padding import PaddedIds, gather_ids, is_real, padded
 from des_ref.strategies.sharded_base import RowGradients, ShardedBase
 from des_ref.substitution.owned import unique_with_index
 from dessim.trace.schema import Phase
@@ -25,25 +25,22 @@ from dessim.trace.schema import Phase
 
 @dataclass(frozen=True, slots=True)
 class _GatheredIds:
-    """Distinct ids of this worker's samples, and those of all workers, all int64.
+    """Distinct ids of this worker's samples, and those of all workers.
 
-    unique    [u]
-    inverse   [n], which of them each occurrence is
-    of_all    [N, most], the distinct ids of all workers, padded
-    counts    [N], the number of ids in each line
-    lines     [N], the lines of each worker's message: rows, or floats where tables differ in width
+    unique    int64 [u]
+    inverse   int64 [n], which of them each occurrence is
+    columns   bool [u, W], those of the rows of `unique`; None where tables have one width
+    of_all    the distinct ids of each worker
+    lines     the lines of a worker's gradients, padding included: rows, or floats where tables differ in width
+    is_line   bool [N * lines], those that are not padding
     """
 
     unique: Tensor
     inverse: Tensor
-    of_all: Tensor
-    counts: Tensor
-    lines: Tensor
-
-
-def _is_real(counts: Tensor, most: int) -> Tensor:
-    """bool [N * most]: which lines are not padding, if worker r has `counts[r]` of them."""
-    return (torch.arange(most, device=counts.device) < counts[:, None]).view(-1)
+    columns: Tensor | None
+    of_all: PaddedIds
+    lines: int
+    is_line: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,18 +59,16 @@ class DataParallel(ShardedBase):
     rows_replicated = True
 
     def _send_ids(self, batch: Batch, lane: Lane) -> _GatheredIds:
-        n = lane.comm.world_size
         with lane.marks.segment("split_ids", Phase.INPUT):
             unique, inverse = torch.unique(batch.ids, return_inverse=True)
-            own = torch.full((1,), len(unique), dtype=torch.int64, device=unique.device)
-        counts = own.new_empty(n)
-        lane.comm.all_gather("row_counts", counts, own).wait()
-        most = int(counts.max())
-        of_all = unique.new_empty(n * most)
-        lane.comm.all_gather("row_ids", of_all, nnf.pad(unique, (0, most - len(unique)))).wait()
-        has = self.network.has_columns(of_all)
-        lines = counts if has is None else (has.sum(dim=1) * _is_real(counts, most)).view(n, most).sum(dim=1)
-        return _GatheredIds(unique, inverse, of_all.view(n, most), counts, lines)
+        of_all = gather_ids(unique, lane.comm)
+        lines, is_line = of_all.most, of_all.is_real
+        columns = self.network.has_columns(of_all.ids)
+        if columns is not None:
+            floats = (columns & is_line[:, None]).view(lane.comm.world_size, -1).sum(dim=1)
+            lines = int(floats.max())
+            is_line = is_real(floats, lines)
+        return _GatheredIds(unique, inverse, self.network.has_columns(unique), of_all, lines, is_line)
 
     def _fetch(self, batch: Batch, ids: _GatheredIds, train: bool) -> _PooledRows:
         with self.marks.segment("lookup", Phase.FORWARD):
@@ -90,35 +85,33 @@ class DataParallel(ShardedBase):
 
     def _row_grads(self, fetched: _PooledRows, grad: Tensor) -> RowGradients:
         ids = fetched.ids
-        n, most = ids.of_all.shape
         with self.marks.segment("scatter_grad", Phase.BACKWARD):
             fetched.pooled.backward(grad.view(fetched.pooled.shape))
-            message = packed(fetched.values.grad, self.network.has_columns(ids.unique))
-            padded = nnf.pad(message, (*(0, 0) * (message.dim() - 1), 0, int(ids.lines.max()) - len(message)))
-        gathered = padded.new_empty(n * len(padded), *padded.shape[1:])
-        self.comm.all_gather("row_grads", gathered, padded).wait()
+            message = padded(packed(fetched.values.grad, ids.columns), ids.lines)
+        gathered = message.new_empty(self.comm.world_size * ids.lines, *message.shape[1:])
+        self.comm.all_gather("row_grads", gathered, message).wait()
         with self.marks.segment("sum_grad", Phase.BACKWARD):
-            of_all = ids.of_all.view(-1)[_is_real(ids.counts, most)]
+            of_all = ids.of_all.ids[ids.of_all.is_real]
             # Every worker adds up the same gradients in the same order, so that replicas stay equal.
             unique, index = unique_with_index(of_all)
-            grads = unpacked(gathered[_is_real(ids.lines, len(padded))], self.network.has_columns(of_all))
+            grads = unpacked(gathered[ids.is_line], self.network.has_columns(of_all))
             summed = index.scatter(grads, len(unique))
             rows = self.table.find_or_insert(unique)
         return RowGradients(rows, unique, summed)
 
     def _counts(self, batch: Batch, fetched: _PooledRows, row_grads: RowGradients) -> Counts:
-        own = len(fetched.ids.unique)
-        most = fetched.ids.of_all.shape[1]
+        ids = fetched.ids
         rows = len(row_grads.rows)
+        floats = self.network.floats(ids.unique)
         return Counts(
             ids_sent=len(batch.ids),
             rows=rows,
-            keys=own,
-            requested=most,
+            keys=len(ids.unique),
+            requested=ids.of_all.most,
             common=rows,
             row_floats=self.network.floats(row_grads.ids),
-            key_floats=self.network.floats(fetched.ids.unique),
-            requested_floats=int(fetched.ids.lines.max()) if self.network.floats(fetched.ids.unique) else 0,
+            key_floats=floats,
+            requested_floats=ids.lines if floats else 0,
         )
 
     def op_vars(self, counts: Counts, samples: int) -> dict[str, dict[str, float]]:

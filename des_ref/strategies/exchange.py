@@ -34,7 +34,7 @@ from des_ref.substitution.owned import (
     stable_order,
     unique_with_index,
 )
-from des_ref.substitution.sums import Groups, tally
+from des_ref.substitution.sums import Groups, tally, tally_where
 from dessim.errors import UsageError
 from dessim.trace.schema import Phase
 
@@ -59,10 +59,12 @@ def _exchange_counts(comm: Comm, to_send: Tensor) -> _Sizes:
     return _Sizes(*torch.stack([to_send, received]).tolist(), received)
 
 
-def _sizes_of_runs(ascending: Tensor, runs: int) -> Tensor:
-    """int64 [runs]: how often each of 0 .. runs - 1 occurs in a sorted int32 or int64 tensor."""
-    starts = Groups.of(ascending, runs).starts
-    return torch.cat([starts[1:], starts.new_full((1,), len(ascending))]) - starts
+def _tally_in_order(numbers: Tensor, order: Tensor, bins: int) -> Tensor:
+    """As `tally`, for numbers that `order` sorts: on a GPU, searching the sorted numbers is faster than adding up."""
+    if not is_queued(numbers.device):
+        return tally(numbers, bins)
+    starts = Groups.of(numbers[order], bins).starts
+    return torch.cat([starts[1:], starts.new_full((1,), len(numbers))]) - starts
 
 
 def gather_dense(batch: Batch, comm: Comm) -> tuple[Tensor | None, Handle | None]:
@@ -112,8 +114,7 @@ def send_occurrences(
         if with_bag_sizes:
             columns.append(bag_sizes(coordinate, len(batch) * fields)[:, None].to(torch.int32))
         message = torch.cat(columns, dim=1).index_select(0, order)
-        n = comm.world_size
-        to_send = _sizes_of_runs(owner[order], n) if is_queued(owner.device) else tally(owner, n)
+        to_send = _tally_in_order(owner, order, comm.world_size)
     sizes = _exchange_counts(comm, to_send)
     rows = message.new_empty(sum(sizes.to_receive), message.shape[1])
     comm.all_to_all("ids", rows, message, sizes.to_receive, sizes.to_send).wait()
@@ -148,8 +149,7 @@ def _sizes_in_one_look(
     """The number of distinct keys, and of occupied bags in each field; None on a CPU, which finds them on the way."""
     if not is_queued(bag.device):
         return None, None
-    pairs = torch.zeros(fields, dtype=torch.int64, device=bag.device)
-    pairs.index_add_(0, field, first_of_runs(bag).to(torch.int64))
+    pairs = tally_where(first_of_runs(bag), field, fields)
     distinct, *of_fields = torch.cat([keys.is_first.sum()[None], pairs]).tolist()
     return distinct, of_fields
 
@@ -171,35 +171,34 @@ class TableIds:
 
 @dataclass(frozen=True, slots=True)
 class TableOwners:
-    """The owner of each table: field f is on rank `of_field[f]` of `ranks`.
+    """The owners of F tables on N ranks.
 
-    owner  int64 [F], `of_field` on the device
-    order  int64 [F], fields in the order of their owners, rank 0's tables, then rank 1's, ...
+    counts  the number of tables of each rank, [N]
+    owner   int64 [F], the owner of each field's table
+    order   int64 [F], fields in the order of their owners, rank 0's tables, then rank 1's, ...
+    place   int64 [F], the place of each field in `order`
     """
 
-    of_field: tuple[int, ...]
-    ranks: int
+    counts: tuple[int, ...]
     owner: Tensor
     order: Tensor
+    place: Tensor
 
     @classmethod
     def of(cls, of_field: Sequence[int], ranks: int, device: torch.device) -> TableOwners:
-        order = sorted(range(len(of_field)), key=lambda field: (of_field[field], field))
-        return cls(tuple(of_field), ranks, torch.tensor(of_field, device=device), torch.tensor(order, device=device))
+        """Field f's table is on rank `of_field[f]`."""
+        owner = torch.tensor(of_field, device=device)
+        order = owner.argsort(stable=True)
+        return cls(tuple(map(of_field.count, range(ranks))), owner, order, order.argsort())
 
     @classmethod
     def in_turn(cls, fields: int, ranks: int, device: torch.device) -> TableOwners:
         """Table f on rank f mod N."""
         return cls.of([field % ranks for field in range(fields)], ranks, device)
 
-    def tables(self, rank: int) -> int:
-        """The number of tables that a rank owns."""
-        return self.of_field.count(rank)
-
     def fields(self, rank: int) -> Tensor:
         """int64: the fields whose tables a rank owns."""
-        first = sum(self.tables(r) for r in range(rank))
-        return self.order[first : first + self.tables(rank)]
+        return self.order.split(list(self.counts))[rank]
 
 
 def send_tables(batch: Batch, lane: Lane, owners: TableOwners) -> TableIds:
@@ -207,12 +206,11 @@ def send_tables(batch: Batch, lane: Lane, owners: TableOwners) -> TableIds:
     comm = lane.comm
     n = lane.comm.world_size
     b = len(batch)
-    bags_of_rank = [owners.tables(rank) * b for rank in range(n)]  # bags of this worker's samples, by owner
+    bags_of_rank = [tables * b for tables in owners.counts]  # bags of this worker's samples, by owner
     with lane.marks.segment("split_ids", Phase.INPUT):
-        place = owners.order.argsort()
-        bag = place[batch.field] * b + batch.sample
+        bag = owners.place[batch.field] * b + batch.sample
         ids = batch.ids[stable_order(bag)]
-        lengths = tally(bag, len(owners.of_field) * b).to(torch.int32)
+        lengths = tally(bag, len(owners.order) * b).to(torch.int32)
         counts = torch.stack([part.sum() for part in lengths.split(bags_of_rank)])
     own_bags = bags_of_rank[comm.rank]
     received_lengths = lengths.new_empty(n * own_bags)
@@ -253,7 +251,7 @@ class Keys:
         order = stable_order(owner)
         place = torch.empty_like(order)
         place[order] = torch.arange(len(order), device=order.device)
-        counts = _sizes_of_runs(owner[order], owners + 1)[:owners]
+        counts = _tally_in_order(owner, order, owners + 1)[:owners]
         sizes = counts.tolist()
         hot = hot_place[order][sum(sizes) :] if hot_rows is not None else None
         return cls(unique[order], place[index.row], sizes, counts, hot)

@@ -115,10 +115,8 @@ class PsAsync(ShardedBase):
             sent.append(wire.send("push_rows", part, server, ROWS))
             sent.append(wire.send("push_dense", shard, server, DENSE))
         _wait(sent)
-        widths = self.network.row_widths
         grads = fetched.values.grad
-        pushed = dict(zip(widths, grads.split(list(widths.values()), dim=1), strict=True))
-        return RowGradients(keys.unique[:0], keys.unique, grads), pushed
+        return RowGradients(keys.unique[:0], keys.unique, grads), self._by_column(grads)
 
     def _counts(self, batch: Batch, fetched: _PulledRows, row_grads: RowGradients) -> Counts:
         keys = fetched.keys.unique
@@ -149,9 +147,7 @@ class PsAsync(ShardedBase):
     def look(self, ids: Tensor) -> dict[str, Tensor]:
         """Values [n, width] of distinct ids as the servers currently hold them, by column."""
         keys = Keys.of(ids, self._shards.servers)
-        widths = self.network.row_widths
-        rows = self._pull(Request.LOOK, keys.unique, keys.sizes)[keys.inverse]
-        return dict(zip(widths, rows.split(list(widths.values()), dim=1), strict=True))
+        return self._by_column(self._pull(Request.LOOK, keys.unique, keys.sizes)[keys.inverse])
 
     def close(self) -> StalenessStats:
         """Release the servers; returns the staleness of all pulls at all servers."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as nnf
 from torch import Tensor
 
 from des_ref.comm import Comm
@@ -26,6 +25,7 @@ from des_ref.models.build import Network
 from des_ref.strategies.base import Counts, Lane, Optimizers, mean_width
 from des_ref.strategies.dense_state import DenseState
 from des_ref.strategies.exchange import request_keys
+from des_ref.strategies.padding import gather_ids, is_real, padded
 from des_ref.strategies.sharded_base import RowGradients, ShardedBase
 from dessim.errors import UsageError
 from dessim.trace.schema import Phase
@@ -39,21 +39,36 @@ class _GatheredIds:
     owned     int64 [r], the distinct ids that this worker owns
     index     int64 [n], the line of each occurrence among the N * most of all owners
     distinct  number of distinct ids of this worker's samples
-    columns   bool [N * most, W], those of each line's row, none of padding; None where tables have one width
+    floats    those of the messages, where tables differ in width
     """
 
     owned: Tensor
     most: int
     index: Tensor
     distinct: int
-    columns: Tensor | None
+    floats: _Floats | None
 
-    def floats(self, owners: int) -> Tensor | None:
-        """bool [owners * most floats], the floats that are not padding, of rows that differ in width."""
-        if self.columns is None:
-            return None
-        counts = self.columns.view(owners, -1).sum(dim=1)
-        return (torch.arange(int(counts.max()), device=counts.device) < counts[:, None]).view(-1)
+
+@dataclass(frozen=True, slots=True)
+class _Floats:
+    """The floats of messages whose rows differ in width; each owner sends `most`, padding included.
+
+    own       bool [r, W], the columns of the rows that this worker owns; `count` of them
+    columns   bool [N * most rows, W], those of each line's row, none of padding
+    is_real   bool [N * most], the floats that are not padding
+    """
+
+    own: Tensor
+    count: int
+    columns: Tensor
+    is_real: Tensor
+    most: int
+
+    @classmethod
+    def of(cls, own: Tensor, columns: Tensor, owners: int) -> _Floats:
+        counts = columns.view(owners, -1).sum(dim=1)
+        count, most = torch.stack([own.sum(), counts.max()]).tolist()
+        return cls(own, count, columns, is_real(counts, most), most)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,26 +104,19 @@ class RowAllGather(ShardedBase):
         return self.network.new_table(optimizers.rows, optimizers.init_std, extra_columns, optimizers.lifetime, device)
 
     def _send_ids(self, batch: Batch, lane: Lane) -> _GatheredIds:
-        comm = lane.comm
-        n = lane.comm.world_size
         keys, requested = request_keys(batch.ids, lane, "ids")
         with lane.marks.segment("merge_ids", Phase.INPUT):
             owned = torch.unique(requested.keys)
-            own = torch.full((1,), len(owned), dtype=torch.int64, device=owned.device)
-        counts = own.new_empty(n)
-        comm.all_gather("row_counts", counts, own).wait()
-        most = int(counts.max())
-        of_all = owned.new_empty(n * most)
-        comm.all_gather("row_ids", of_all, nnf.pad(owned, (0, most - len(owned)))).wait()
+        of_all = gather_ids(owned, lane.comm)
         with lane.marks.segment("place_ids", Phase.INPUT):
-            line = torch.arange(n * most, device=owned.device)
-            line = line[line % max(most, 1) < torch.repeat_interleave(counts, most)]  # without padding
-            ids, order = of_all[line].sort()
+            line = of_all.is_real.nonzero().squeeze(1)
+            ids, order = of_all.ids[line].sort()
             index = line[order[torch.searchsorted(ids, keys.unique)]][keys.inverse]
-            columns = self.network.has_columns(of_all)
-            if columns is not None:
-                columns = columns & torch.zeros_like(columns).index_fill_(0, line, True)
-        return _GatheredIds(owned, most, index, len(keys.unique), columns)
+            own, columns = self.network.has_columns(owned), self.network.has_columns(of_all.ids)
+            floats = None
+            if own is not None and columns is not None:
+                floats = _Floats.of(own, columns & of_all.is_real[:, None], lane.comm.world_size)
+        return _GatheredIds(owned, of_all.most, index, len(keys.unique), floats)
 
     def _fetch(self, batch: Batch, ids: _GatheredIds, train: bool) -> _GatheredRows:
         mark = self.marks.segment
@@ -131,14 +139,11 @@ class RowAllGather(ShardedBase):
 
     def _gathered(self, ids: _GatheredIds, own: Tensor) -> Tensor:
         """[N * most, W]: the rows `own` [r, W] of every owner, by AllGather."""
-        n = self.comm.world_size
-        is_float = ids.floats(n)
-        message = packed(own, self.network.has_columns(ids.owned))
-        most = ids.most if is_float is None else len(is_float) // n
-        padded = nnf.pad(message, (*(0, 0) * (message.dim() - 1), 0, most - len(message)))
-        whole = padded.new_empty(n * most, *padded.shape[1:])
-        self.comm.all_gather("rows", whole, padded).wait()
-        return whole if is_float is None else unpacked(whole[is_float], ids.columns)
+        floats = ids.floats
+        message = padded(own, ids.most) if floats is None else padded(packed(own, floats.own), floats.most)
+        whole = message.new_empty(self.comm.world_size * len(message), *message.shape[1:])
+        self.comm.all_gather("rows", whole, message).wait()
+        return whole if floats is None else unpacked(whole[floats.is_real], floats.columns)
 
     def _from_cache(self, cache: CachedRows, ids: Tensor) -> tuple[Tensor, CacheMoves, Tensor]:
         """Bring the rows of `ids` into the cache: their slots [r], the copies made, and their values [r, W]."""
@@ -161,15 +166,14 @@ class RowAllGather(ShardedBase):
         ids = fetched.ids
         with self.marks.segment("scatter_grad", Phase.BACKWARD):
             fetched.pooled.backward(grad.view(fetched.pooled.shape))
-        n = self.comm.world_size
+        floats = ids.floats
         message = fetched.values.grad
-        is_float, has = ids.floats(n), self.network.has_columns(ids.owned)
-        if is_float is not None:
-            message = unpacked(packed(message, ids.columns), is_float)
-        summed = message.new_empty(len(message) // n, *message.shape[1:])
+        if floats is not None:
+            message = unpacked(packed(message, floats.columns), floats.is_real)
+        summed = message.new_empty(len(message) // self.comm.world_size, *message.shape[1:])
         self.comm.reduce_scatter("rows_grad", summed, message).wait()
-        own = len(ids.owned) if has is None else int(has.sum())
-        return RowGradients(fetched.rows, ids.owned, unpacked(summed[:own], has))
+        own = summed[: len(ids.owned)] if floats is None else unpacked(summed[: floats.count], floats.own)
+        return RowGradients(fetched.rows, ids.owned, own)
 
     def update_rows(self, rows: Tensor, grads: dict[str, Tensor]) -> None:
         if self._cache is None:
@@ -190,14 +194,13 @@ class RowAllGather(ShardedBase):
     def _counts(self, batch: Batch, fetched: _GatheredRows, row_grads: RowGradients) -> Counts:
         ids = fetched.ids
         moves = fetched.moves
-        is_float = ids.floats(self.comm.world_size)
         return Counts(
             ids_sent=len(batch.ids),
             rows=len(row_grads.rows),
             keys=ids.distinct,
             requested=ids.most,
-            row_floats=self.network.floats(ids.owned),
-            requested_floats=len(is_float) // self.comm.world_size if is_float is not None else 0,
+            row_floats=ids.floats.count if ids.floats is not None else 0,
+            requested_floats=ids.floats.most if ids.floats is not None else 0,
             cache_misses=len(moves.missing) if moves is not None else 0,
             cache_evictions=len(moves.evicted) if moves is not None else 0,
         )

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from des_ref.comm import Comm, Handle
 from des_ref.data.batch import Batch
-from des_ref.embedding.by_width import message_sizes, new_message, packed, unpacked
+from des_ref.embedding.by_width import Packing, new_message, packed, unpacked
 from des_ref.models.build import Network
 from des_ref.strategies.base import Counts, Lane, Optimizers, mean_width
 from des_ref.strategies.exchange import Keys, RequestedKeys, request_keys
@@ -37,11 +37,14 @@ from dessim.workload.options import Options
 class _RoutedKeys:
     """Keys of this worker's samples, the keys requested from it, and the hot rows of the global batch.
 
-    hot_in_batch   int64 [t], ascending: places among the hot rows
+    to_fetch, to_serve   how the rows of these keys are packed
+    hot_in_batch         int64 [t], ascending: places among the hot rows
     """
 
     keys: Keys
     requested: RequestedKeys
+    to_fetch: Packing
+    to_serve: Packing
     hot_in_batch: Tensor
 
 
@@ -99,12 +102,14 @@ class RowAllToAll(ShardedBase):
 
     def _send_ids(self, batch: Batch, lane: Lane) -> _RoutedKeys:
         keys, requested = request_keys(batch.ids, lane, self.keys_op, self._hot)
+        to_fetch = Packing.of(keys.sizes, self.network.has_columns(keys.cold))
+        to_serve = Packing.of(requested.sizes, self.network.has_columns(requested.keys))
         if self._hot is None:
-            return _RoutedKeys(keys, requested, keys.unique[:0])
+            return _RoutedKeys(keys, requested, to_fetch, to_serve, keys.unique[:0])
         is_in_batch = torch.zeros(len(self._hot), dtype=torch.uint8, device=batch.ids.device)
         is_in_batch[keys.hot] = 1
         lane.comm.all_reduce_max("hot_seen", is_in_batch).wait()
-        return _RoutedKeys(keys, requested, is_in_batch.nonzero().squeeze(1))
+        return _RoutedKeys(keys, requested, to_fetch, to_serve, is_in_batch.nonzero().squeeze(1))
 
     def _fetch(self, batch: Batch, ids: _RoutedKeys, train: bool) -> FetchedRows:
         keys = ids.keys
@@ -113,11 +118,11 @@ class RowAllToAll(ShardedBase):
             unique, index = unique_with_index(requested.keys)
             rows, unique_values = self._values(unique, train)
             reply = unique_values.index_select(0, index.row)
-        served, has = self.network.has_columns(requested.keys), self.network.has_columns(keys.cold)
-        message = new_message(reply, len(keys.cold), has)
-        sizes = message_sizes(keys.sizes, has), message_sizes(requested.sizes, served)
-        self.comm.all_to_all(self.rows_op, message, packed(reply, served), *sizes).wait()
-        values = unpacked(message, has)
+        to_fetch, to_serve = ids.to_fetch, ids.to_serve
+        message = new_message(reply, len(keys.cold), to_fetch.has)
+        served = packed(reply, to_serve.has)
+        self.comm.all_to_all(self.rows_op, message, served, to_fetch.sizes, to_serve.sizes).wait()
+        values = unpacked(message, to_fetch.has)
         if self._hot is not None:
             with self.marks.segment("hot_lookup", Phase.FORWARD):
                 # Hot rows are inserted in `_row_grads`: every worker must count a step once for each hot id of the
@@ -158,13 +163,11 @@ class RowAllToAll(ShardedBase):
 
     def _return_grads(self, fetched: FetchedRows, grads: Tensor) -> Tensor:
         """Send gradients to the owners of their rows; returns those of the keys requested here, in request order."""
-        keys = fetched.routed.keys
-        requested = fetched.routed.requested
-        served, has = self.network.has_columns(requested.keys), self.network.has_columns(keys.cold)
-        received = new_message(grads, len(requested.keys), served)
-        sizes = message_sizes(requested.sizes, served), message_sizes(keys.sizes, has)
-        self.comm.all_to_all(self.grads_op, received, packed(grads, has), *sizes).wait()
-        return unpacked(received, served)
+        routed = fetched.routed
+        fetch, serve = routed.to_fetch, routed.to_serve
+        received = new_message(grads, len(routed.requested.keys), serve.has)
+        self.comm.all_to_all(self.grads_op, received, packed(grads, fetch.has), serve.sizes, fetch.sizes).wait()
+        return unpacked(received, serve.has)
 
     def _pushed_rows(self, fetched: FetchedRows) -> tuple[Tensor, RowIndex, Tensor]:
         """The distinct keys of the received gradients, the key of each gradient, and the keys' row numbers."""
@@ -182,8 +185,8 @@ class RowAllToAll(ShardedBase):
             hot=len(keys.unique) - len(keys.cold),
             local=keys.sizes[self.comm.rank],
             row_floats=self.network.floats(row_grads.ids),
-            key_floats=self.network.floats(keys.cold),
-            requested_floats=self.network.floats(fetched.routed.requested.keys),
+            key_floats=fetched.routed.to_fetch.floats,
+            requested_floats=fetched.routed.to_serve.floats,
         )
 
     def op_vars(self, counts: Counts, samples: int) -> dict[str, dict[str, float]]:

@@ -140,8 +140,10 @@ class TableWise(_OwnersPool):
     ) -> None:
         super().__init__(network, optimizers, comm, options)
         n = comm.world_size
-        in_turn = TableOwners.in_turn(network.fields, n, network.device)
-        self._owners = in_turn if owners is None else TableOwners.of(owners, n, network.device)
+        if owners is None:
+            self._owners = TableOwners.in_turn(network.fields, n, network.device)
+        else:
+            self._owners = TableOwners.of(owners, n, network.device)
         self._own_fields = self._owners.fields(comm.rank)
         self._own_tables = len(self._own_fields)
 
@@ -173,7 +175,7 @@ class TableWise(_OwnersPool):
         """The numbers of bags that this worker pools for each rank, and that each rank pools for it."""
         n = self.comm.world_size
         share = samples // n
-        return [self._own_tables * share] * n, [self._owners.tables(rank) * share for rank in range(n)]
+        return [self._own_tables * share] * n, [tables * share for tables in self._owners.counts]
 
     def _columns_received(self, share: int) -> Tensor | None:
         """bool [F * share, W + E]: the columns of the bags of this worker's samples, as they arrive."""
@@ -190,7 +192,7 @@ class TableWise(_OwnersPool):
     def _bags(self, fetched: _OwnerPooled) -> Tensor:
         """[b, F, W + E], from bags that arrive rank by rank and table by table."""
         by_table = fetched.received.view(self.network.fields, -1, self.network.bag_width)  # [F, b, W + E]
-        place = self._owners.order.argsort()
+        place = self._owners.place
         return by_table[place].transpose(0, 1)
 
     def _send_back(self, grad: Tensor) -> tuple[Tensor, Handle | None]:

@@ -29,12 +29,14 @@ _DENSE_FROM = 0.4
 class Local:
     """Owned occurrences and the `values` [u, width] of their u distinct ids: w [u, 1], v [u, D], ...
 
-    `uneven`: the widths of the fields' vectors where they differ. D is then the largest, with zeros behind the others.
+    `uneven`: the widths of the fields' vectors where they differ. D is then the largest, with zeros behind the others;
+    `columns`, int64, are the places of the vectors in [F * D] (`columns_of_concatenation`).
     """
 
     owned: OwnedOccurrences
     values: Mapping[str, Tensor]
     uneven: tuple[int, ...] | None = None
+    columns: Tensor | None = None
 
     @cached_property
     def v(self) -> Tensor:
@@ -58,10 +60,8 @@ class Local:
     @property
     def concatenated(self) -> Tensor:
         """[B, F * D], or the sum of the fields' widths: `bags` of all fields side by side."""
-        bags = self.bags
-        if self.uneven is None:
-            return bags.flatten(1)
-        return bags.flatten(1).index_select(1, columns_of_concatenation(self.uneven, bags.shape[2]).to(bags.device))
+        bags = self.bags.flatten(1)
+        return bags if self.columns is None else bags.index_select(1, self.columns)
 
     def pooled_by(self, bags: Groups) -> Tensor:
         """[bags, D]: the same for the given grouping into bags."""
@@ -78,7 +78,8 @@ def identity(x: Tensor) -> Tensor:
 
 def columns_of_concatenation(widths: Sequence[int], widest: int) -> Tensor:
     """int64 [sum of widths]: where the vectors of fields of these `widths` are in [F * widest]."""
-    return torch.cat([torch.arange(field * widest, field * widest + width) for field, width in enumerate(widths)])
+    places = [field * widest + column for field, width in enumerate(widths) for column in range(width)]
+    return torch.tensor(places, dtype=torch.int64)
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from des_ref.substitution.owned import OwnedOccurrences, SortedKeys, first_of_runs, stable_order
-from des_ref.substitution.sums import sums_of_neighbours
+from des_ref.substitution.sums import sums_of_neighbours, tally_where
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +55,7 @@ class Candidates:
         order = stable_order(pair)
         pairs = pair.index_select(0, order)
         keys = SortedKeys(pairs, order, first_of_runs(pairs))
-        of_fields = torch.zeros(fields, dtype=torch.int64, device=pairs.device)
-        of_fields.index_add_(0, pairs // max(ids, 1), keys.is_first.to(torch.int64))
-        sizes = of_fields.tolist()
+        sizes = tally_where(keys.is_first, pairs // max(ids, 1), fields).tolist()
         candidates, index = keys.distinct(sum(sizes))
         return cls(candidates % max(ids, 1), tuple(sizes), index.row, owned)
 

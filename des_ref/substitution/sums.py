@@ -99,9 +99,14 @@ class RowIndex:
 def tally(numbers: Tensor, bins: int) -> Tensor:
     """int64 [bins]: how often each of 0 .. bins - 1 occurs among `numbers` [n]."""
     if is_queued(numbers.device):  # for bincount the host reads the least and the largest number
-        ones = torch.ones(len(numbers), dtype=torch.int64, device=numbers.device)
-        return ones.new_zeros(bins).index_add_(0, numbers, ones)
+        return tally_where(torch.ones_like(numbers, dtype=torch.bool), numbers, bins)
     return torch.bincount(numbers, minlength=bins)
+
+
+def tally_where(mask: Tensor, numbers: Tensor, bins: int) -> Tensor:
+    """As `tally`, of the numbers where `mask` bool [n] is set."""
+    ones = mask.to(torch.int64)
+    return ones.new_zeros(bins).index_add_(0, numbers, ones)
 
 
 def sums_of_neighbours(terms: Tensor, groups: Groups) -> Tensor:

@@ -15,7 +15,7 @@ import pytest
 
 from dessim.calibrate.profile import fit_profile
 from dessim.validate.collectives import run_collectives
-from dessim.validate.outcome import summarize
+from dessim.validate.outcome import Outcome, summarize
 from dessim.validate.request import CaseRequest, read_cases
 from dessim.validate.run import ValidationRequest, validate
 from tests.lab.probe import why_no_lab
@@ -23,6 +23,8 @@ from tests.lab.probe import why_no_lab
 pytestmark = [pytest.mark.slow, pytest.mark.torch, pytest.mark.timeout(900)]
 
 TABLE = read_cases()
+_MEDIAN_ERROR = 0.15
+_ATTEMPTS = 3
 
 
 @pytest.fixture(scope="module")
@@ -48,14 +50,18 @@ def alone(folder: Path) -> Iterator[None]:
         yield
 
 
+def measured_calibration(file: Path) -> Any:
+    """The calibration of `dessim validate --lab --quick`, measured now and kept in `file`."""
+    validate(ValidationRequest(kinds=["collectives"], splits=["calibration"], quick=True, save=file))
+    return json.loads(file.read_text())["calibration"]
+
+
 @pytest.fixture(scope="module")
 def calibration(can_measure: None, shared: Path) -> Any:
-    """The calibration of `dessim validate --lab --quick`, measured once for all workers."""
+    """A calibration, measured once for all workers."""
     file = shared / "calibration.json"
     with alone(shared):
-        if not file.is_file():
-            validate(ValidationRequest(kinds=["collectives"], splits=["calibration"], quick=True, save=file))
-        return json.loads(file.read_text())["calibration"]
+        return json.loads(file.read_text())["calibration"] if file.is_file() else measured_calibration(file)
 
 
 def test_single_messages_give_the_profile_of_the_lab(calibration: Any) -> None:
@@ -70,18 +76,30 @@ def test_single_messages_give_the_profile_of_the_lab(calibration: Any) -> None:
 
 @pytest.mark.parametrize("beds", [("lab/mixed_4", "lab/switch_4_fast"), ("lab/two_leaves_4to1",)])
 def test_held_out_collectives_are_predicted_from_them(calibration: Any, shared: Path, beds: tuple[str, ...]) -> None:
-    """The median error is within 15 %. A full run on an idle machine stays within 5 %, but other tests may run now."""
+    """The median error is within 15 %. A full run on an idle machine stays within 5 %, but other tests may run now.
+
+    They may also have run during the calibration only, or during this measurement only. Both are therefore made anew
+    once or twice if the error is larger: a wrong model is wrong each time.
+    """
     request = CaseRequest(
         table={**TABLE, "collectives": [grid for grid in TABLE["collectives"] if grid["bed"] in beds]},
         transport=fit_profile(calibration).transport,
         splits=["held_out"],
         quick=True,
     )
-    with alone(shared):
-        outcomes, measured = run_collectives(request)
-    held_out = summarize(outcomes)
-    assert held_out is not None and held_out.n == 5 * len(beds)
-    assert held_out.median_error <= 0.15, max(outcomes, key=lambda outcome: abs(outcome.error))
+    outcomes: list[Outcome] = []
+    for attempt in range(_ATTEMPTS):
+        with alone(shared):
+            if attempt:
+                again = measured_calibration(shared / f"calibration-{beds[0].replace('/', '-')}-{attempt}.json")
+                request = replace(request, transport=fit_profile(again).transport)
+            outcomes, measured = run_collectives(request)
+        held_out = summarize(outcomes)
+        assert held_out is not None and held_out.n == 5 * len(beds)
+        if held_out.median_error <= _MEDIAN_ERROR:
+            break
+    else:
+        pytest.fail(f"{held_out}; the worst: {max(outcomes, key=lambda outcome: abs(outcome.error))}")
 
     measured = json.loads(json.dumps(measured))
     assert run_collectives(replace(request, measured=measured))[0] == outcomes, "predicted anew: the same"

@@ -2,10 +2,11 @@
 
     {"jobs": [{"name": "wide", "model": "deepfm", "strategy": "mesh", "batch": 1024, "pipeline": true,
                "warmup": 3, "steps": 8, "servers": 1, "samples": 5120,
-               "trace": "folder to record a trace into", "traced": 3}]}
+               "trace": "folder to record a trace into", "traced": 3},
+              {"model": "deepfm", "tables": [{"strategy": "table_wise", "ranks": [0], "columns": [16]}, ...]}]}
 
-A job needs `model` and `strategy`; the rest have defaults (see `Job`). `model` is the name of a model, or an object
-with the content of a model file.
+A job needs `model`, and either `strategy` or `tables`; the rest have defaults (see `Job`). `model` is the name of a
+model, or an object with the content of a model file.
 """
 
 from __future__ import annotations
@@ -20,14 +21,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from des_ref.strategies import check_strategy
 from dessim.errors import FileError
 from dessim.trace.io import check_free
+from dessim.workload.composed import TablePlan, compose
 from dessim.workload.model import Model, load_model, parse_model
 from dessim.workload.operators import Positive
-from dessim.workload.strategies import spec_of
+from dessim.workload.plan import Plan
+from dessim.workload.strategies import plan, spec_of
 
 
 class Job(BaseModel):
     """A training to time.
 
+    tables    how each table is trained, instead of one strategy for all of them
     batch     samples in the global batch
     warmup    steps before the timed ones
     servers   server processes of ps_async
@@ -38,7 +42,8 @@ class Job(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     name: str
     model: Model
-    strategy: str
+    strategy: str = ""
+    tables: tuple[TablePlan, ...] = ()
     batch: Positive = 1024
     pipeline: bool = True
     warmup: Annotated[int, Field(ge=0)] = 3
@@ -50,7 +55,12 @@ class Job(BaseModel):
 
     @property
     def has_servers(self) -> bool:
-        return spec_of(self.strategy).dedicated_servers
+        return not self.tables and spec_of(self.strategy).dedicated_servers
+
+    @property
+    def plan(self) -> Plan:
+        """The plan of a step."""
+        return compose(self.model, self.tables) if self.tables else plan(self.strategy, self.model)
 
     @property
     def generated_samples(self) -> int:
@@ -76,8 +86,13 @@ def _job(raw: Mapping[str, Any], path: Path) -> Job:
     values = dict(raw)
     model = values.pop("model")
     model = load_model(model) if isinstance(model, str) else parse_model(model, path)
-    check_strategy(values["strategy"])
-    job = Job(**{"name": values["strategy"], **values, "model": model})
+    job = Job(**{"name": values.get("strategy", "plan"), **values, "model": model})
+    if bool(job.strategy) == bool(job.tables):
+        raise FileError(path, job.name, "give either strategy or tables")
+    if job.strategy:
+        check_strategy(job.strategy)
+    elif len(job.tables) != model.input.fields:
+        raise FileError(path, job.name, f"plans {len(job.tables)} tables; {model.name} has {model.input.fields}")
     if job.trace is not None:
         check_free(Path(job.trace))
     return job

@@ -48,7 +48,6 @@ from des_ref.tracing.session import TraceOptions, TraceSession
 from dessim.errors import UsageError
 from dessim.files import write_json
 from dessim.trace.schema import PREFETCH
-from dessim.workload.strategies import plan
 from dessim.workload.symbol_values import value_bytes
 
 STALENESS = 4  # of ps_async, in steps
@@ -119,7 +118,7 @@ def measure(world: Comm, job: Job, offset_s: float) -> dict[str, Any] | None:
         Server(network, optimizers, comm, STALENESS).serve()
         timed = Timed(watch.stop(), 0.0, [0.0] * (job.steps + 1), {})
     else:
-        timed = _train(job, comm, build(job.strategy, network, optimizers, comm), offset_s, watch)
+        timed = _train(job, comm, build(job.strategy, network, optimizers, comm, tables=job.tables), offset_s, watch)
     rows = world.gather_rows("spans", [timed.load.frames, timed.load.busy, timed.work_s, *timed.ends_s])
     sizes = world.gather_text("ops", json.dumps(timed.sizes))
     if world.rank != 0:
@@ -199,7 +198,7 @@ def _result(job: Job, workers: Sequence[Timed], processes: Sequence[Timed]) -> d
             "traffic": str(op.traffic),
             "bytes": sum(worker.sizes[op.name] for worker in workers) / len(workers),
         }
-        for op in plan(job.strategy, job.model).collectives
+        for op in job.plan.collectives
     ]
     # To make sure that its pushes have been applied, a worker pulls the dense parameters twice more at the end.
     closing = 2 * next(op["bytes"] for op in ops if op["name"] == "pull_dense") if job.has_servers else 0.0

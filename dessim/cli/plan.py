@@ -15,6 +15,8 @@ from dessim.cli.options import (
     JsonOption,
     Launch,
     LaunchOption,
+    Network,
+    NetworkOption,
     PrecisionOption,
     TransportOption,
     parse_batch,
@@ -56,6 +58,7 @@ def plan(
     precision: PrecisionOption = None,
     device: DeviceOption = None,
     launch: LaunchOption = Launch.EAGER,
+    network: NetworkOption = Network.FLUID,
     transport: TransportOption = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Plan file to write, for --plan of project and des_ref.train.")
@@ -94,6 +97,7 @@ def plan(
         prices=load_prices(prices) if prices is not None else None,
         pinned=load_pinned(keep, sized) if keep is not None else {},
         graphs=launch is Launch.GRAPH,
+        network=network.value,
         strategies=_strategies(without),
     )
     ready: list[dict[str, Any]] = []

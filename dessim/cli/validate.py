@@ -53,7 +53,9 @@ def validate(
     from dessim.results.scatter import predicted_against_measured
     from dessim.results.tables import print_table
     from dessim.validate.outcome import DEFAULT_SPLITS, SPLITS, broken_bounds
-    from dessim.validate.report import case_table, summary_table, to_json, write_csv
+    from dessim.validate.plan_cases import read_plans
+    from dessim.validate.plans import broken_by, choices
+    from dessim.validate.report import case_table, choice_table, summary_table, to_json, write_csv
     from dessim.validate.request import bounds_of, read_cases
     from dessim.validate.run import KINDS, ValidationRequest
     from dessim.validate.run import validate as run
@@ -72,8 +74,8 @@ def validate(
         save=save,
     )
     outcomes = run(request, on_status=lambda line: typer.echo(line, err=True))
-    bounds = bounds_of(read_cases())
-    problems = broken_bounds(outcomes, bounds)
+    chosen = choices(outcomes)
+    problems = broken_bounds(outcomes, bounds_of(read_cases())) + broken_by(chosen, read_plans()["bounds"])
     if csv:
         write_csv(csv, outcomes)
     if figure:
@@ -82,10 +84,12 @@ def validate(
             raise UsageError(f"--figure {figure}: it shows held-out cases, and none were requested")
         predicted_against_measured(held_out, figure)
     if json:
-        print_json(to_json(outcomes, bounds))
+        print_json(to_json(outcomes, chosen, problems))
     else:
         print_table(case_table(outcomes))
         print_table(summary_table(outcomes))
+        if chosen:
+            print_table(choice_table(chosen))
     if problems:
         raise CheckFailed("; ".join(problems))
 

@@ -21,7 +21,7 @@ from dessim.arrays import Floats
 from dessim.cluster import Gpu
 from dessim.commands.support.step import work_of
 from dessim.errors import UsageError
-from dessim.plan.rates import Rates
+from dessim.plan.rates import Rate, RateOf
 from dessim.sim.core.kernel_times import launched, op_seconds
 from dessim.trace.schema import Kind, Phase
 from dessim.workload.composed import GROUPED, TablePlan, can_split_columns, compose
@@ -97,7 +97,7 @@ class Loads:
         return len(next(iter(self.by_choice.values())))
 
 
-def loads_of(model: Model, symbols: Mapping[str, float], gpu: Gpu, rates: Rates, graphs: bool = False) -> Loads:
+def loads_of(model: Model, symbols: Mapping[str, float], gpu: Gpu, rate_of: RateOf, graphs: bool = False) -> Loads:
     """The loads of all tables with all strategies. Raises UsageError where none can train the model."""
     n = int(symbols["N"])
     groups, refusals = {}, []
@@ -122,6 +122,7 @@ def loads_of(model: Model, symbols: Mapping[str, float], gpu: Gpu, rates: Rates,
     floats = {width: floats_of(model, [width]) for width in all_columns}
     widths = model.widths
     for name, (plan, group) in groups.items():
+        rates = _rates(plan, symbols, rate_of)
         fixed[name] = _fixed(plan, group, gpu, rates, graphs)
         for parts in _parts(model, name, n):
             choice = Choice(name, parts)
@@ -135,7 +136,14 @@ def loads_of(model: Model, symbols: Mapping[str, float], gpu: Gpu, rates: Rates,
                 shares[choice] = tuple(hashed_shares(model, symbols, group.busiest_by))
     plan, _ = next(iter(groups.values()))
     held = sum(result_bytes(op, symbols) for op in plan.ops if "." not in op.name)
-    return Loads(n, by_choice, shares, fixed, *_dense(plan, symbols, gpu, rates, graphs), gpu.memory - held)
+    dense = _dense(plan, symbols, gpu, _rates(plan, symbols, rate_of), graphs)
+    return Loads(n, by_choice, shares, fixed, *dense, gpu.memory - held)
+
+
+def _rates(plan: Plan, symbols: Mapping[str, float], rate_of: RateOf) -> dict[str, Rate]:
+    """The rate of each collective of a plan, near its size with all tables in one strategy."""
+    of_job = plan.symbols(symbols)
+    return {op.name: rate_of(op.collective, op.even_size(of_job)) for op in plan.ops if op.collective is not None}
 
 
 def _parts(model: Model, strategy: str, n: int) -> list[int]:
@@ -158,7 +166,7 @@ def _symbols(
     return {**job, **own, **means}
 
 
-def _load(plan: Plan, group: TableGroup, symbols: Mapping[str, float], gpu: Gpu, rates: Rates) -> Load:
+def _load(plan: Plan, group: TableGroup, symbols: Mapping[str, float], gpu: Gpu, rates: Mapping[str, Rate]) -> Load:
     """The load of the table that `symbols` describe. Owned parts are those of all owners together."""
     n = symbols["N"]
     owner = {**symbols, **{group.symbol(name): symbols[group.symbol(name)] * n for name in group.owned}}
@@ -184,26 +192,28 @@ def _load(plan: Plan, group: TableGroup, symbols: Mapping[str, float], gpu: Gpu,
 _STAGE_OF = {Kind.COMPUTE: "compute", Kind.COLLECTIVE: "messages"}
 
 
-def _seconds(op: PlannedOp, symbols: Mapping[str, float], gpu: Gpu, plan: Plan, rates: Rates) -> float:
+def _seconds(op: PlannedOp, symbols: Mapping[str, float], gpu: Gpu, plan: Plan, rates: Mapping[str, Rate]) -> float:
     """Seconds of an op without launches and starts."""
     if op.collective is not None:
-        return rates.per_byte[op.collective] * op.even_size(symbols)
+        return rates[op.name].per_byte * op.even_size(symbols)
     work = work_of(op, symbols, plan.precision)
     return op_seconds(gpu, replace(work, kernels=0.0))
 
 
-def _fixed(plan: Plan, group: TableGroup, gpu: Gpu, rates: Rates, graphs: bool) -> Fixed:
+def _fixed(plan: Plan, group: TableGroup, gpu: Gpu, rates: Mapping[str, Rate], graphs: bool) -> Fixed:
     ops = [op for op in plan.ops if op.name.endswith(f".{group.name}")]
     kernels = float(sum(op.kernels for op in ops if op.phase is not Phase.INPUT))
-    ahead = [rates.start[op.collective] for op in ops if op.collective is not None and op.phase is Phase.INPUT]
-    beside = [rates.start[op.collective] for op in ops if op.collective is not None and op.phase is not Phase.INPUT]
+    ahead = [rates[op.name].start for op in ops if op.collective is not None and op.phase is Phase.INPUT]
+    beside = [rates[op.name].start for op in ops if op.collective is not None and op.phase is not Phase.INPUT]
     launch = launched(gpu, kernels, 0.0, graphs)
     # The host launches kernels one by one while others run; elsewhere launches and work add up.
     floor = launch if graphs or gpu.kernels is None else kernels * gpu.kernels.floor
     return Fixed(launch, floor, sum(beside), sum(ahead))
 
 
-def _dense(plan: Plan, symbols: Mapping[str, float], gpu: Gpu, rates: Rates, graphs: bool) -> tuple[float, float]:
+def _dense(
+    plan: Plan, symbols: Mapping[str, float], gpu: Gpu, rates: Mapping[str, Rate], graphs: bool
+) -> tuple[float, float]:
     """Seconds of the dense part's compute, and of the AllReduce of its gradients."""
     compute = sum(
         op_seconds(gpu, work_of(op, symbols, plan.precision), graphs)
@@ -212,4 +222,4 @@ def _dense(plan: Plan, symbols: Mapping[str, float], gpu: Gpu, rates: Rates, gra
     )
     op = plan.op("dense_grad")
     assert op.collective is not None
-    return compute, rates.start[op.collective] + rates.per_byte[op.collective] * op.even_size(symbols)
+    return compute, rates[op.name].start + rates[op.name].per_byte * op.even_size(symbols)

@@ -1,8 +1,13 @@
-"""Costs of collectives on the user's fabric: a start and seconds per byte, from two simulations of each."""
+"""Costs of collectives on the user's fabric: a start and seconds per byte, from simulations near the size in question.
+
+A line through 1 MiB and 64 MiB would be wrong for the small messages of small tables: libraries change protocol and
+algorithm with the size.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from dessim.sim.engine import simulate
@@ -10,24 +15,38 @@ from dessim.sim.fluid.route_cache import RouteCache
 from dessim.trace.schema import Collective
 from dessim.workload.one_collective import one_collective
 
-_SIZES = (2.0**20, 2.0**26)
-_OPS = (Collective.ALL_TO_ALL, Collective.REDUCE_SCATTER, Collective.ALL_GATHER, Collective.ALL_REDUCE)
+_SPAN = 16.0
+_LEAST = 2.0**10
 
 
 @dataclass(frozen=True, slots=True)
-class Rates:
-    """Seconds of a collective over all workers: `start` and, for each byte of its size S, `per_byte`, by op."""
+class Rate:
+    """Seconds of a collective over all workers: `start` and, for each byte of its size S, `per_byte`."""
 
-    start: Mapping[Collective, float]
-    per_byte: Mapping[Collective, float]
+    start: float
+    per_byte: float
 
 
-def simulated_rates(routed: RouteCache, n: int) -> Rates:
-    """The line through the simulated times of 1 MiB and 64 MiB on the first `n` GPUs."""
-    start, per_byte = dict.fromkeys(_OPS, 0.0), dict.fromkeys(_OPS, 0.0)
-    if n > 1:
-        for op in _OPS:
-            small, large = (simulate(routed.cluster, one_collective(op, n, size), routed=routed).end for size in _SIZES)
-            per_byte[op] = max(large - small, 0.0) / (_SIZES[1] - _SIZES[0])
-            start[op] = max(small - per_byte[op] * _SIZES[0], 0.0)
-    return Rates(start, per_byte)
+RateOf = Callable[[Collective, float], Rate]
+"""The rate of a collective whose size S is up to the given bytes."""
+
+
+def simulated_rates(routed: RouteCache, n: int) -> RateOf:
+    """Rates on the first `n` GPUs: lines through the simulated times of a size, rounded up to a power of two, and of a
+    sixteenth of it."""
+    known: dict[tuple[Collective, float], float] = {}
+
+    def seconds(op: Collective, size: float) -> float:
+        if (op, size) not in known:
+            known[op, size] = simulate(routed.cluster, one_collective(op, n, size), routed=routed).end
+        return known[op, size]
+
+    def rate_of(op: Collective, size: float) -> Rate:
+        if n == 1 or size <= 0:
+            return Rate(0.0, 0.0)
+        large = 2.0 ** math.ceil(math.log2(max(size, _LEAST * _SPAN)))
+        slow, fast = seconds(op, large), seconds(op, large / _SPAN)
+        per_byte = max(slow - fast, 0.0) / (large - large / _SPAN)
+        return Rate(max(slow - per_byte * large, 0.0), per_byte)
+
+    return rate_of

@@ -12,6 +12,7 @@ from dessim.errors import CapacityError, UsageError
 from dessim.plan.loads import Choice
 from dessim.plan.prices import Prices
 from dessim.plan.search import Found, Search, search
+from dessim.sim.engine import NetworkName
 from dessim.sim.progress import Progress
 from dessim.units import format_count
 from dessim.workload.plan_file import TABLE_STRATEGIES, JobPlan
@@ -29,6 +30,7 @@ class PlanRequest:
     `target` [samples/s]: the fewest GPUs that reach it are chosen; otherwise the fastest plan is.
     `budget` [$/h] leaves out numbers of GPUs that cost more; it needs `prices`.
     `pinned`, `strategies`: the choice of some tables, by number, and the strategies that all others may have.
+    `network`: the model of the network that simulates the finalists.
     """
 
     job: Job
@@ -41,6 +43,7 @@ class PlanRequest:
     prices: Prices | None = None
     pinned: Mapping[int, Choice] = field(default_factory=dict)
     graphs: bool = False
+    network: NetworkName = "fluid"
     strategies: Sequence[str] = TABLE_STRATEGIES
 
 
@@ -147,7 +150,16 @@ def run_plan(
             left_out[gpus] = f"{gpus:,} GPUs cost {price:,.2f} $/h, more than the budget of {request.budget:,.2f} $/h"
             continue
         batch = request.batch * gpus if request.per_gpu else request.batch
-        asked = Search(request.job, request.cluster, gpus, batch, request.pinned, request.graphs, request.strategies)
+        asked = Search(
+            job=request.job,
+            cluster=request.cluster,
+            gpus=gpus,
+            batch=batch,
+            pinned=request.pinned,
+            graphs=request.graphs,
+            network=request.network,
+            strategies=request.strategies,
+        )
         try:
             found = search(asked, progress.within(done, len(request.gpus), "numbers of GPUs"))
         except CapacityError as error:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from dessim.cluster import Cluster, Gpu
-from dessim.commands.project import ProjectRequest, run_projection
+from dessim.commands.project import ProjectRequest, Row, run_projection
 from dessim.commands.support.guard import worker_bytes
 from dessim.commands.support.projection import Projection
 from dessim.errors import CapacityError, UsageError
@@ -24,11 +24,13 @@ from dessim.plan.choose import Chosen, allowed, choose, least_memory, mean_memor
 from dessim.plan.loads import Choice, Loads, loads_of
 from dessim.plan.place import Placed, place, rounded, split_further
 from dessim.plan.rates import simulated_rates
+from dessim.plan.refine import refine
 from dessim.results.error_bar import is_tie
+from dessim.sim.engine import NetworkName
 from dessim.sim.fluid.route_cache import RouteCache
 from dessim.sim.progress import Progress
 from dessim.units import format_size
-from dessim.workload.composed import TablePlan, compose
+from dessim.workload.composed import GROUPED, TablePlan, compose
 from dessim.workload.memory import memory_by_owner
 from dessim.workload.model import Model
 from dessim.workload.owners import owners_of
@@ -39,6 +41,8 @@ from dessim.workload.strategies import STRATEGIES
 from dessim.workload.strategies import plan as plan_of
 
 FINALISTS = 16
+_STARTS = 3
+"""The simulated plans that are refined."""
 _MANY = 100  # tables
 _SPLIT = 6  # of the best candidates, those whose tables are split further
 WHOLE = tuple(spec.name for spec in STRATEGIES.values() if spec.synchronous and not spec.has_servers)
@@ -48,7 +52,7 @@ WHOLE = tuple(spec.name for spec in STRATEGIES.values() if spec.synchronous and 
 @dataclass(frozen=True, slots=True)
 class Search:
     """A job to plan. `batch` samples a step, all workers together. `pinned`: the choice of some tables, by number.
-    `strategies`: those that all other tables may have. `graphs`: as in ProjectRequest."""
+    `strategies`: those that all other tables may have. `graphs`, `network`: as in ProjectRequest."""
 
     job: Job
     cluster: Cluster
@@ -56,6 +60,7 @@ class Search:
     batch: int
     pinned: Mapping[int, Choice]
     graphs: bool = False
+    network: NetworkName = "fluid"
     strategies: Sequence[str] = TABLE_STRATEGIES
 
     @property
@@ -123,9 +128,14 @@ def search(asked: Search, progress: Progress) -> Found:
     bound, placed = _candidates(asked, loads, gpu, progress.within(0, 2))
     best = sorted(placed, key=lambda found: rounded(found.seconds))[:FINALISTS]
     simulated = _simulated(asked, best, progress.within(1, 2))
-    ranked = sorted(simulated, key=lambda found: (rounded(found.row.breakdown.step_time_s), not found.tables))
+    simulated += _refined(asked, loads, simulated)
+    ranked = sorted(simulated, key=lambda found: (_step(found), not found.tables))
     gap = min(found.seconds for found in placed) / bound - 1
     return Found(n, asked.batch, tuple(ranked), bound, max(gap, 0.0), _extremes(asked, ranked[0]))
+
+
+def _step(found: Candidate) -> float:
+    return rounded(found.row.breakdown.step_time_s)
 
 
 def _candidates(asked: Search, loads: Loads, gpu: Gpu, progress: Progress) -> tuple[float, list[Placed]]:
@@ -217,17 +227,7 @@ def _simulated(asked: Search, best: Sequence[Placed], progress: Progress) -> lis
     whole = {} if asked.pinned else _whole_plans(asked)
     best = [placed for placed in best if _only_strategy(placed) not in whole]
     plans = [compose(asked.model, placed.tables) for placed in best]
-    request = ProjectRequest(
-        job=asked.job,
-        cluster=asked.cluster,
-        strategies=list(whole),
-        gpus=[asked.gpus],
-        batch_per_worker=asked.batch // asked.gpus,
-        servers=None,
-        graphs=asked.graphs,
-        composed=plans,
-    )
-    rows = run_projection(request, progress)
+    rows = _rows(asked, list(whole), plans, progress)
     candidates: list[tuple[Plan, tuple[TablePlan, ...], float | None]] = [(plan, (), None) for plan in whole.values()]
     candidates += [(plan, placed.tables, placed.seconds) for plan, placed in zip(plans, best, strict=True)]
     return [
@@ -235,6 +235,51 @@ def _simulated(asked: Search, best: Sequence[Placed], progress: Progress) -> lis
         for row, candidate in zip(rows, candidates, strict=True)
         if isinstance(row, Projection)
     ]
+
+
+def _rows(asked: Search, strategies: Sequence[str], plans: Sequence[Plan], progress: Progress) -> list[Row]:
+    request = ProjectRequest(
+        job=asked.job,
+        cluster=asked.cluster,
+        strategies=strategies,
+        gpus=[asked.gpus],
+        batch_per_worker=asked.batch // asked.gpus,
+        servers=None,
+        graphs=asked.graphs,
+        network=asked.network,
+        composed=plans,
+    )
+    return run_projection(request, progress)
+
+
+def _refined(asked: Search, loads: Loads, simulated: Sequence[Candidate]) -> list[Candidate]:
+    """Further plans near the best of `simulated` that has a strategy for each table."""
+    found: list[Candidate] = []
+
+    def simulate(changed: Sequence[Placed]) -> dict[tuple[TablePlan, ...], float]:
+        plans = [compose(asked.model, placed.tables) for placed in changed]
+        with suppress(CapacityError):  # none fits
+            rows = zip(_rows(asked, [], plans, Progress()) if plans else [], plans, changed, strict=True)
+            new = [Candidate(r, plan, p.tables, p.seconds) for r, plan, p in rows if isinstance(r, Projection)]
+            found.extend(new)
+            return {one.tables: one.row.breakdown.step_time_s for one in new}
+        return {}
+
+    of_tables = [(tables, one) for one in sorted(simulated, key=_step) if (tables := _tables_of(asked, one))]
+    starts = {tables: one.row.breakdown.step_time_s for tables, one in of_tables[:_STARTS]}
+    nodes = asked.cluster.node_of(np.arange(asked.gpus))
+    refine(loads, starts, asked.strategies, asked.pinned, asked.model.widths, nodes, simulate)
+    return found
+
+
+def _tables_of(asked: Search, candidate: Candidate) -> tuple[TablePlan, ...]:
+    """How a candidate trains each table; empty for strategies that train the model in another form."""
+    name, n = candidate.row.strategy, asked.gpus
+    if candidate.tables or name not in GROUPED:
+        return candidate.tables
+    if name != "table_wise":
+        return tuple(TablePlan(name) for _ in asked.model.widths)
+    return tuple(TablePlan(name, (table % n,), (width,)) for table, width in enumerate(asked.model.widths))
 
 
 def _extremes(asked: Search, best: Candidate) -> dict[str, tuple[float, float]]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dessim.files import write_text
 from dessim.results.rows import data_csv
 from dessim.units import format_time, percent
-from dessim.validate.outcome import Bounds, Outcome, Summary, broken_bounds, summaries
+from dessim.validate.outcome import Outcome, Summary, summaries
+from dessim.validate.plans import Choice
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -42,17 +44,28 @@ def summary_table(outcomes: Sequence[Outcome]) -> Table:
     return table_of(columns, rows, left=("split", "kind"), drops=("in 80 % interval",))
 
 
+def choice_table(found: Sequence[Choice]) -> Table:
+    """One line per job of plans.toml."""
+    from dessim.results.tables import table_of
+
+    rows = [(c.job, c.best, percent(c.regret, signed=True), f"{c.rank_correlation:.2f}") for c in found]
+    return table_of(
+        ("job", "fastest plan", "the planner's takes", "rank correlation"), rows, left=("job", "fastest plan")
+    )
+
+
 def write_csv(path: Path, outcomes: Sequence[Outcome]) -> None:
     """Write one line per case."""
     write_text(path, data_csv([outcome.to_json() for outcome in outcomes], COLUMNS))
 
 
-def to_json(outcomes: Sequence[Outcome], bounds: Mapping[str, Bounds]) -> dict[str, Any]:
-    """`{SPLIT: {KIND: {n, median_error, p95_error}}, "cases": [...], "broken": [...]}`."""
+def to_json(outcomes: Sequence[Outcome], choices: Sequence[Choice], broken: Sequence[str]) -> dict[str, Any]:
+    """`{SPLIT: {KIND: {n, median_error, p95_error}}, "cases": [...], "choices": [...], "broken": [...]}`."""
     return {
         **{split: {k: s.to_json() for k, s in kinds.items()} for split, kinds in summaries(outcomes).items()},
         "cases": [outcome.to_json() for outcome in outcomes],
-        "broken": broken_bounds(outcomes, bounds),
+        "choices": [asdict(choice) for choice in choices],
+        "broken": list(broken),
     }
 
 

@@ -17,10 +17,11 @@ from dessim.errors import UsageError
 from dessim.files import write_json
 from dessim.validate.collectives import run_collectives
 from dessim.validate.outcome import SPLITS, Outcome
+from dessim.validate.plans import run_plans
 from dessim.validate.request import CaseRequest, CaseRunner, OnStatus, ignore_status, read_cases
 from dessim.validate.steps import run_steps
 
-KINDS: dict[str, CaseRunner] = {"collectives": run_collectives, "steps": run_steps}
+KINDS: dict[str, CaseRunner] = {"collectives": run_collectives, "steps": run_steps, "plans": run_plans}
 """The kinds of cases, in the order of outcomes and of files."""
 
 

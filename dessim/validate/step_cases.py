@@ -50,7 +50,7 @@ class StepCase:
         """Return the case as a job for des_ref.steps."""
         return {
             "name": self.name,
-            "model": model_of(table, self.model),
+            "model": model_of(table["models"][self.model]["file"]),
             "strategy": self.strategy,
             "batch": self.batch * self.workers,
             "pipeline": self.pipeline,
@@ -65,12 +65,8 @@ def samples_of(table: Mapping[str, Any], batch: int) -> int:
     return int(table["data"]["batches"]) * batch * 5 // 4
 
 
-def model_of(table: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return the model of `[models.NAME]`: that of `file`, a shipped model or a file beside steps.toml.
-
-    Raises ModelError.
-    """
-    file = str(table["models"][name]["file"])
+def model_of(file: str) -> dict[str, Any]:
+    """Return the model `file`: a shipped one, or a file beside steps.toml. Raises ModelError."""
     beside = STEPS.with_name(f"{file}.toml")
     return load_model(str(beside) if beside.exists() else file).model_dump(mode="json")
 

@@ -209,7 +209,7 @@ def _capture_job(key: str, case: StepCase, table: Mapping[str, Any], ranks: int,
     settings = table["capture"]
     return {
         "name": key,
-        "model": model_of(table, case.model),
+        "model": model_of(table["models"][case.model]["file"]),
         "strategy": traced_strategy(case.strategy),
         "batch": case.batch * ranks,
         "samples": samples_of(table, case.batch * ranks),

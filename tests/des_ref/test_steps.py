@@ -20,6 +20,8 @@ from dessim.trace.io import load_trace
         ("[]", "not a file of jobs"),
         ('{"jobs": [{"model": "fm", "strategy": "gossip"}]}', "gossip"),
         ('{"jobs": [{"model": "fm", "strategy": "mesh", "batches": 3}]}', "batches"),
+        ('{"jobs": [{"model": "fm"}]}', "give either strategy or tables"),
+        ('{"jobs": [{"model": "fm", "tables": [{"strategy": "row_wise"}]}]}', "plans 1 tables; fm has 39"),
         ('{"jobs": [{"model": "fm", "strategy": "mesh", "batch": 0}]}', "batch: Input should be greater than 0"),
         ('{"jobs": [{"model": "fm", "strategy": "mesh", "steps": -3}]}', "steps: Input should be greater than 0"),
         ('{"jobs": [{"model": "fm", "strategy": "mesh", "steps": "ten"}]}', "steps: Input should be a valid integer"),

@@ -7,8 +7,7 @@ from typing import Any
 
 from dessim.cluster import Cluster, load_cluster
 from dessim.plan.loads import Loads, loads_of
-from dessim.plan.rates import Rates
-from dessim.trace.schema import Collective
+from dessim.plan.rates import Rate
 from dessim.workload.model import Model, parse_model
 from dessim.workload.scale import Job
 
@@ -36,6 +35,5 @@ def model_of(tables: tuple[tuple[int, int], ...] = TABLES, width: int = 64) -> M
 
 def loads(model: Model, n: int, batch: int = BATCH) -> Loads:
     """Loads with rates of 50 GB/s and starts of 20 us."""
-    ops = (Collective.ALL_TO_ALL, Collective.REDUCE_SCATTER, Collective.ALL_GATHER, Collective.ALL_REDUCE)
-    rates = Rates(dict.fromkeys(ops, 2e-5), dict.fromkeys(ops, 2e-11))
-    return loads_of(model, Job.of_model(model).symbols(n, batch // n), cluster().gpu, rates)
+    symbols = Job.of_model(model).symbols(n, batch // n)
+    return loads_of(model, symbols, cluster().gpu, lambda op, size: Rate(2e-5, 2e-11))

@@ -48,7 +48,7 @@ def test_bounds_hold_for_held_out_cases(errors: list[float], said: list[str]) ->
 
 def test_json_and_csv_name_every_case(tmp_path: Path) -> None:
     cases = outcomes([0.01, -0.02])
-    found = to_json(cases, BOUNDS)
+    found = to_json(cases, [], broken_bounds(cases, BOUNDS))
     assert found["held_out"]["collectives"]["n"] == 2 and found["broken"] == []
     assert [case["name"] for case in found["cases"]] == ["held_out 0", "held_out 1"]
     write_csv(tmp_path / "cases.csv", cases)

@@ -1,0 +1,79 @@
+"""The best simulated plan, improved one table at a time, by simulation.
+
+The estimate that the candidates were chosen by knows neither overlap nor contention between messages. It is good
+enough to say which changes of a single table are worth simulating.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from dessim.arrays import Ints
+from dessim.plan.choose import allowed
+from dessim.plan.loads import Choice, Loads
+from dessim.plan.place import Placed, place, rounded
+from dessim.workload.composed import TablePlan
+
+_ROUNDS = 4
+_SIMULATED = 6
+"""Changes that are simulated in each round."""
+_MOST_TABLES = 100
+"""With more, no plan is refined: one table of many changes little, and trying each takes long."""
+_GAIN = 1e-3
+
+Simulate = Callable[[Sequence[Placed]], Mapping[tuple[TablePlan, ...], float]]
+"""Simulates plans. Returns the seconds of a step of each that fits the memory, by its tables."""
+
+
+def refine(
+    loads: Loads,
+    starts: Mapping[tuple[TablePlan, ...], float],
+    strategies: Sequence[str],
+    pinned: Mapping[int, Choice],
+    widths: Sequence[int],
+    nodes: Ints,
+    simulate: Simulate,
+) -> None:
+    """Simulate changes of the plans `starts`, given with the seconds of their steps, and of each better plan found.
+
+    `simulate` keeps what it simulates. Other arguments are those of `place` and `allowed`.
+    """
+    if loads.tables > _MOST_TABLES:
+        return
+    options = allowed(loads, strategies, pinned)
+    known = dict(starts)
+    for tables, step_s in starts.items():
+        _from(loads, tables, step_s, options, widths, nodes, simulate, known)
+
+
+def _from(
+    loads: Loads,
+    tables: Sequence[TablePlan],
+    step_s: float,
+    options: Sequence[Sequence[Choice]],
+    widths: Sequence[int],
+    nodes: Ints,
+    simulate: Simulate,
+    known: dict[tuple[TablePlan, ...], float],
+) -> None:
+    """Simulate changes of one plan. `known`: the plans that were simulated, which grow."""
+    choices = [_choice(table) for table in tables]
+    for _ in range(_ROUNDS):
+        changed: dict[tuple[TablePlan, ...], tuple[Placed, list[Choice]]] = {}
+        for table, of_table in enumerate(options):
+            for choice in of_table:
+                new = [choice if number == table else kept for number, kept in enumerate(choices)]
+                placed = place(loads, new, widths, nodes) if choice != choices[table] else None
+                if placed is not None and placed.tables not in known:
+                    changed.setdefault(placed.tables, (placed, new))
+        best = sorted(changed.values(), key=lambda found: rounded(found[0].seconds))[:_SIMULATED]
+        steps = simulate([placed for placed, _ in best])
+        known |= steps
+        better = min(steps, key=lambda found: rounded(steps[found]), default=None)
+        if better is None or steps[better] >= step_s * (1 - _GAIN):
+            return
+        step_s, choices = steps[better], changed[better][1]
+
+
+def _choice(table: TablePlan) -> Choice:
+    return Choice(table.strategy, max(len(table.ranks), 1))

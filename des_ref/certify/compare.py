@@ -121,8 +121,8 @@ class _Run:
         encoding = Encoding(case.codec_config, SEED, measure_loss=True)
         strategy = case.build(network, comm, encoding)
         strategy.count(lambda: batches[:1])
-        rows = strategy.table.find_or_insert(vocabulary)
-        is_mine = strategy.owner(vocabulary, fields) == comm.rank
+        rows = strategy.insert(vocabulary, fields)
+        is_mine = strategy.owns(vocabulary, fields)
         is_common = strategy.is_everywhere(vocabulary, fields)
         strategy.table.poison(rows[~(is_mine | is_common)])
         return cls(comm, network, strategy, vocabulary, rows, is_mine, is_common)

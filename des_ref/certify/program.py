@@ -36,6 +36,7 @@ from des_ref.cli import Parser, natural, output_file, positive, say
 from des_ref.embedding.optim import ROW_OPTIMIZERS
 from des_ref.models.build import Network
 from des_ref.strategies import STRATEGIES, check_strategy
+from des_ref.strategies.composed import check_tables
 from des_ref.strategies.planned import read_job
 from dessim.errors import CheckFailed, UsageError
 from dessim.files import dump_json, write_json
@@ -178,6 +179,8 @@ def _single(args: argparse.Namespace) -> list[Case]:
     model = first.load()
     if first.codec_config and not first.is_synchronous:
         raise UsageError("--codec: ps_async does not encode what it sends to servers; use ps_sync")
+    if first.tables:
+        check_tables(first.tables, first.optimizers(), first.codec_config)
     planned = compose(model, first.tables) if first.tables else plan(first.strategy, model)
     coded(planned, model, first.codec_config)
     Network(model, SEED, torch.float64, "cpu")  # reports a wrong head once, here, and not from every rank

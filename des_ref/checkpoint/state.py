@@ -45,7 +45,7 @@ def take(strategy: Strategy, rank: int, ranks: int) -> Snapshot:
             return Snapshot(None, {}, dense)
         ranks = 1  # rank 0 saves every row
     # A table exports copies. Rows that every worker keeps are saved by their owner only.
-    groups = _own_lines(strategy.table.export(), strategy, rank) if strategy.shares_rows else strategy.table.export()
+    groups = _own_lines(strategy.table.export(), strategy) if strategy.shares_rows else strategy.table.export()
     rows = {group: {name: t.cpu() for name, t in lines.items()} for group, lines in groups.items()}
     return Snapshot(rows_name(rank, ranks), rows, dense)
 
@@ -58,7 +58,7 @@ def restore(strategy: Strategy, checkpoint: Path, manifest: Mapping[str, Any], r
         strategy.table.load(read_rows(checkpoint / names[rank]))
         return
     # One file at a time: all of them together may not fit into this worker's memory.
-    parts = [_own_lines(read_rows(checkpoint / name), strategy, rank, with_shared=True) for name in names]
+    parts = [_own_lines(read_rows(checkpoint / name), strategy, with_shared=True) for name in names]
     joined = {
         group: {name: torch.cat([part[group][name] for part in parts]) for name in lines}
         for group, lines in parts[0].items()
@@ -66,9 +66,7 @@ def restore(strategy: Strategy, checkpoint: Path, manifest: Mapping[str, Any], r
     strategy.table.load(joined)
 
 
-def _own_lines(
-    groups: Groups, strategy: Strategy, rank: int, with_shared: bool = False
-) -> dict[str, dict[str, Tensor]]:
+def _own_lines(groups: Groups, strategy: Strategy, with_shared: bool = False) -> dict[str, dict[str, Tensor]]:
     """The lines of `groups` whose keys this worker owns; `with_shared`: also those of rows that every worker keeps.
 
     Raises UsageError where owners follow from fields and the fields were not saved.
@@ -81,7 +79,7 @@ def _own_lines(
         if strategy.placed_by_field and FIELD not in lines:
             raise UsageError(f"{group} were saved without their fields: resume on as many workers as saved them")
         field = lines[FIELD][:, 0].to(torch.int64) if strategy.placed_by_field else torch.zeros_like(keys)
-        is_kept = strategy.owner(keys, field) == rank
+        is_kept = strategy.owns(keys, field)
         if with_shared and strategy.shares_rows:
             is_kept |= strategy.is_everywhere(keys.to(strategy.network.device), field).to(keys.device)
         own[group] = {name: t[is_kept] for name, t in lines.items()}

@@ -1,4 +1,4 @@
-"""Tables of different widths: one RowTable for each width, and rows of all of them in a step.
+"""Tables of different widths, and columns of tables: one RowTable for each, and rows of all of them in a step.
 
 The lowest bits of an id name the width of its table, so that every worker knows the width of any row that it is asked
 for or sent: nothing else is sent for it. Feature ids are hashes, so these bits are free to take. `keyed` writes them.
@@ -6,6 +6,10 @@ for or sent: nothing else is sent for it. Feature ids are hashes, so these bits 
     stored    each row with the columns and the optimizer state of its own width
     sent      each row, or pooled vector, with its own columns: a flat message of floats (`packed`, `unpacked`)
     in a step rows [n, W] as wide as the widest, zeros behind their own columns, which no operator reads
+
+A worker may also own some columns of a table only (`ColumnRange`). Such rows are stored without the others, which are
+zeros in a step. Which columns it owns depends on the table of an id, and an id does not name its table. So the caller
+names the stores of rows.
 """
 
 from __future__ import annotations
@@ -110,22 +114,48 @@ class Packing:
         return 0 if self.has is None else sum(self.sizes)
 
 
-class TablesByWidth:
-    """The rows of tables of several widths, used like one RowTable.
+@dataclass(frozen=True, slots=True, order=True)
+class ColumnRange:
+    """`columns` columns from column `first` on, of embeddings that have `width`."""
 
-    `tables` are those of `row_widths`, the value columns of each and their widths. Row r of table g has the number
-    r * tables + g. Values and gradients are as wide as those of the widest table.
+    width: int
+    first: int
+    columns: int
+
+    @property
+    def own(self) -> slice:
+        return slice(self.first, self.first + self.columns)
+
+
+NewTable = Callable[[Mapping[str, int], Mapping[str, slice]], RowTable]
+
+
+class TablesByWidth:
+    """The rows of tables of several widths, and of columns of tables, used like one RowTable.
+
+    The first stores are those of `row_widths`, the value columns of whole rows and their widths; then come those of
+    `ranges` of the columns `v`. Row r of store g has the number r * stores + g, and an absent row is -1 in its store.
+    Values and gradients are as wide as those of the widest table. `new_table` makes a store from the widths of whole
+    rows and the part of each column that it keeps.
     """
 
     def __init__(
-        self, row_widths: Sequence[Mapping[str, int]], new_table: Callable[[Mapping[str, int]], RowTable]
+        self, row_widths: Sequence[Mapping[str, int]], new_table: NewTable, ranges: Sequence[ColumnRange] = ()
     ) -> None:
-        self._row_widths = row_widths
-        self._tables = [new_table(widths) for widths in row_widths]
+        self._whole = len(row_widths)
+        self._ranges = tuple(ranges)
+        self._own = [{name: slice(width) for name, width in widths.items()} for widths in row_widths]
+        self._own += [{"v": part.own} for part in ranges]
+        widths_of_stores = (*row_widths, *({"v": part.width} for part in ranges))
+        self._tables = [new_table(widths, own) for widths, own in zip(widths_of_stores, self._own, strict=True)]
         self._widest = {name: max(widths[name] for widths in row_widths) for name in row_widths[0]}
 
     def __len__(self) -> int:
         return sum(map(len, self._tables))
+
+    def store_of(self, part: ColumnRange) -> int:
+        """The number of the store of these columns."""
+        return self._whole + self._ranges.index(part)
 
     @property
     def candidates(self) -> int:
@@ -142,35 +172,36 @@ class TablesByWidth:
         """The columns [rows, width] of all tables themselves: who writes to them changes the tables."""
         return [column for table in self._tables for column in table.stored]
 
-    def find(self, ids: Tensor) -> Tensor:
-        """As `RowTable.find`."""
-        return self._numbered(ids, RowTable.find)
+    def find(self, ids: Tensor, stores: Tensor | None = None) -> Tensor:
+        """As `RowTable.find`; negative if absent.
 
-    def find_or_insert(self, ids: Tensor) -> Tensor:
-        """As `RowTable.find_or_insert`."""
-        return self._numbered(ids, RowTable.find_or_insert)
+        `stores` int64 [n]: those of the ids; -1, and by default, the one of whole rows that the id names.
+        """
+        return self._numbered(ids, stores, RowTable.find)
+
+    def find_or_insert(self, ids: Tensor, stores: Tensor | None = None) -> Tensor:
+        """As `RowTable.find_or_insert`, in `stores` as `find`."""
+        return self._numbered(ids, stores, RowTable.find_or_insert)
 
     def values(self, ids: Tensor, rows: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
-        """As `RowTable.values`; zeros behind a row's own columns."""
-        whole: dict[str, Tensor] = {}
-        for table, places in zip(self._tables, self._places(ids), strict=True):
-            own = rows.index_select(0, places)
-            found = table.values(ids.index_select(0, places), self._row(own), names)
-            for name, values in found.items():
-                if name not in whole:
-                    whole[name] = values.new_zeros(len(ids), self._widest.get(name, values.shape[1]))
-                whole[name][places, : values.shape[1]] = values
-        return whole
+        """As `RowTable.values`; zeros beside a row's own columns."""
 
-    def gather(self, ids: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
-        """As `RowTable.gather`."""
-        return self.values(ids, self.find(ids), names)
+        def of_store(table: RowTable, places: Tensor) -> Mapping[str, Tensor]:
+            return table.values(ids.index_select(0, places), self._row(rows.index_select(0, places)), names)
+
+        return self._widened(rows % len(self._tables), of_store)
+
+    def gather(self, ids: Tensor, names: tuple[str, ...], stores: Tensor | None = None) -> dict[str, Tensor]:
+        """As `RowTable.gather`, in `stores` as `find`."""
+        return self._widened(
+            self._stores(ids, stores), lambda table, places: table.gather(ids.index_select(0, places), names)
+        )
 
     def update(self, optimizer: RowOptimizer, rows: Tensor, grads: Mapping[str, Tensor]) -> None:
         """As `RowTable.update`."""
-        for group, (table, widths) in enumerate(zip(self._tables, self._row_widths, strict=True)):
+        for group, (table, columns) in enumerate(zip(self._tables, self._own, strict=True)):
             places = ((rows >= 0) & (rows % len(self._tables) == group)).nonzero().squeeze(1)
-            own = {name: grad.index_select(0, places)[:, : widths[name]] for name, grad in grads.items()}
+            own = {name: grad.index_select(0, places)[:, columns[name]] for name, grad in grads.items()}
             table.update(optimizer, self._row(rows.index_select(0, places)), own)
 
     def write(self, column: str, rows: Tensor, values: Tensor) -> None:
@@ -205,18 +236,33 @@ class TablesByWidth:
                 raise UsageError(f"saved rows have no group rows.{group}: they are of another model")
             table.load(own)
 
-    def _places(self, ids: Tensor) -> list[Tensor]:
-        """Where the ids of each table are."""
-        group = ids & _GROUP
-        return [(group == number).nonzero().squeeze(1) for number in range(len(self._tables))]
+    def _places(self, stores: Tensor) -> list[Tensor]:
+        """Where the entries of each store are in `stores` [n]."""
+        return [(stores == number).nonzero().squeeze(1) for number in range(len(self._tables))]
 
-    def _numbered(self, ids: Tensor, rows_of: Callable[[RowTable, Tensor], Tensor]) -> Tensor:
-        rows = torch.full_like(ids, -1)
-        for group, (table, places) in enumerate(zip(self._tables, self._places(ids), strict=True)):
+    def _numbered(self, ids: Tensor, stores: Tensor | None, rows_of: Callable[[RowTable, Tensor], Tensor]) -> Tensor:
+        rows = torch.empty_like(ids)
+        places_of_stores = self._places(self._stores(ids, stores))
+        for group, (table, places) in enumerate(zip(self._tables, places_of_stores, strict=True)):
             own = rows_of(table, ids.index_select(0, places))
-            rows.index_copy_(0, places, torch.where(own < 0, own, own * len(self._tables) + group))
+            rows.index_copy_(0, places, own * len(self._tables) + group)
         return rows
 
+    def _stores(self, ids: Tensor, stores: Tensor | None) -> Tensor:
+        """The store of each of `ids` [n], from `stores` as `find` takes them."""
+        named = ids & _GROUP if self._whole > 1 else torch.zeros_like(ids)
+        return named if stores is None else torch.where(stores < 0, named, stores)
+
+    def _widened(self, stores: Tensor, read: Callable[[RowTable, Tensor], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """Values that `read` finds in each store for its places in `stores` [n]; zeros beside its columns."""
+        whole: dict[str, Tensor] = {}
+        for table, columns, places in zip(self._tables, self._own, self._places(stores), strict=True):
+            for name, values in read(table, places).items():
+                if name not in whole:
+                    whole[name] = values.new_zeros(len(stores), self._widest.get(name, values.shape[1]))
+                whole[name][places, columns.get(name, slice(None))] = values
+        return whole
+
     def _row(self, rows: Tensor) -> Tensor:
-        """Row numbers of a table from those of all tables; -1 stays -1."""
+        """Row numbers of a table from those of all tables; -1 where absent."""
         return torch.div(rows, len(self._tables), rounding_mode="floor")

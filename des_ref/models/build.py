@@ -13,7 +13,7 @@ All initial values are drawn from `seed` in float64 on the CPU, so they are the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from des_ref.data.batch import Batch
-from des_ref.embedding.by_width import TablesByWidth, widths_of
+from des_ref.embedding.by_width import ColumnRange, TablesByWidth, widths_of
 from des_ref.embedding.hash_table import RowTable
 from des_ref.embedding.init import normal_rows
 from des_ref.embedding.lifetime import Lifetime
@@ -162,23 +162,28 @@ class Network:
         extra_columns: Mapping[str, int] | None = None,
         lifetime: Lifetime | None = None,
         device: torch.device | str | None = None,
+        ranges: Sequence[ColumnRange] = (),
     ) -> RowTable | TablesByWidth:
         """An empty table of this model's rows, with columns for the optimizer's state and `extra_columns` (widths).
 
-        Initial values depend on (seed, id) only. The table is on the network's device unless `device` is given.
+        Initial values depend on (seed, id) and the column only. The table is on the network's device unless `device` is
+        given. `ranges`: the columns of split tables that it stores beside whole rows.
         """
 
-        def of_widths(widths: Mapping[str, int]) -> RowTable:
+        def of_widths(widths: Mapping[str, int], own: Mapping[str, slice]) -> RowTable:
             def initial(ids: Tensor) -> Mapping[str, Tensor]:
-                values = normal_rows(ids, sum(widths.values()), self.seed, init_std, self.dtype)
-                return dict(zip(widths, values.split(list(widths.values()), dim=1), strict=True))
+                whole = normal_rows(ids, sum(widths.values()), self.seed, init_std, self.dtype)
+                by_column = zip(widths, whole.split(list(widths.values()), dim=1), strict=True)
+                return {name: values[:, own[name]] for name, values in by_column}
 
-            columns = {**widths, **optimizer.state(widths), **(extra_columns or {})}
+            kept = {name: len(range(width)[own[name]]) for name, width in widths.items()}
+            columns = {**kept, **optimizer.state(kept), **(extra_columns or {})}
             return RowTable(columns, initial, self.dtype, device or self.device, lifetime=lifetime)
 
-        if self._widths is None:
-            return of_widths(self.row_widths)
-        return TablesByWidth([self.model.row_widths_of(width) for width in self._widths.distinct], of_widths)
+        if self._widths is None and not ranges:
+            return of_widths(self.row_widths, dict.fromkeys(self.row_widths, slice(None)))
+        distinct = self._widths.distinct if self._widths is not None else [self.width]
+        return TablesByWidth([self.model.row_widths_of(width) for width in distinct], of_widths, ranges)
 
     # -- tables of different widths (des_ref/embedding/by_width.py) -----------------------------------------------
 

@@ -200,8 +200,12 @@ class Strategy(Protocol):
         """
         ...
 
-    def owner(self, ids: Tensor, field: Tensor) -> Tensor:
-        """int64 [n]: the worker that owns the row of each id [n] of a field [n]."""
+    def owns(self, ids: Tensor, field: Tensor) -> Tensor:
+        """bool [n]: whether this worker owns the row of each id [n] of a field [n], or columns of it."""
+        ...
+
+    def insert(self, ids: Tensor, field: Tensor) -> Tensor:
+        """Row numbers in `table` of distinct ids [n] of a field [n], as a step on them would find or add them."""
         ...
 
     def is_everywhere(self, ids: Tensor, field: Tensor) -> Tensor:

@@ -7,13 +7,16 @@
 The strategies are those that train a whole model, each on the fields of its group (table_group.py). One group works
 after the other, while the gradients of all groups' bags and of the dense part travel together.
 
+A table whose columns have several owners counts as a table for each: its ids go to all of them, each stores and pools
+its own columns only, and a bag at its sample is the concatenation of theirs.
+
 All rows are in one table. The plan names owners of rows, so a checkpoint fits only a plan with the same
 tables and number of workers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +25,9 @@ from torch import Tensor
 
 from des_ref.comm import Comm
 from des_ref.data.batch import Batch
+from des_ref.embedding.by_width import ColumnRange, TablesByWidth
+from des_ref.embedding.hash_table import RowTable
+from des_ref.embedding.optim import RowAdagrad
 from des_ref.models.build import Network
 from des_ref.models.shampoo import NAME as SHAMPOO
 from des_ref.strategies.base import Counts, Lane, Optimizers
@@ -29,20 +35,24 @@ from des_ref.strategies.data_parallel import DataParallel
 from des_ref.strategies.row_all_to_all import RowAllToAll
 from des_ref.strategies.sharded import RowWise, TableWise
 from des_ref.strategies.sharded_base import RowGradients, ShardedBase
-from des_ref.strategies.table_group import GroupComm, GroupMarks, GroupNetwork
+from des_ref.strategies.table_group import GroupComm, GroupMarks, GroupNetwork, is_whole
 from des_ref.substitution.owned import stable_order
 from des_ref.substitution.sums import tally
 from dessim.errors import UsageError
 from dessim.trace.schema import Phase
+from dessim.workload.codecs import Buffer, CodecConfig
 from dessim.workload.composed import TablePlan, compose
-from dessim.workload.plan import Plan, TableGroup
+from dessim.workload.plan import Plan, Shard, TableGroup
 
 _WITHOUT_OWNERS = {"row_wise": RowWise, "row_all_to_all": RowAllToAll, "data_parallel": DataParallel}
 
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """A group of `fields`, int64 [f], ascending, and the strategy of its rows, whose own dense part is not used."""
+    """A group of tables, and the strategy of its rows, whose own dense part is not used.
+
+    `fields` int64 [shards], ascending: the table of each shard.
+    """
 
     planned: TableGroup
     fields: Tensor
@@ -51,7 +61,7 @@ class _Group:
 
 @dataclass(frozen=True, slots=True)
 class _OfGroup:
-    """A group's samples, with the numbers of its own fields, and what its strategy sent or fetched for them."""
+    """A group's samples, with the numbers of its own shards, and what its strategy sent or fetched for them."""
 
     batch: Batch
     result: Any
@@ -64,51 +74,93 @@ class _AllGradients(RowGradients):
     groups: tuple[RowGradients, ...]
 
 
-class Composed(ShardedBase):
-    """A strategy for each group of `tables`, and one dense part.
+def check_tables(tables: Sequence[TablePlan], optimizers: Optimizers, codecs: CodecConfig) -> None:
+    """Raises UsageError for optimizers and codecs with which a plan of `tables` is not trained."""
+    if optimizers.dense.name == SHAMPOO:
+        raise UsageError("a plan of groups of tables has no shampoo: use Adam, or one strategy for all tables")
+    if not any(len(table.ranks) > 1 for table in tables):
+        return
+    otherwise = "or plan again with --without column_wise"
+    if isinstance(optimizers.rows, RowAdagrad):
+        problem = f"{optimizers.rows.name} takes a mean over a row, and column_wise splits rows over workers"
+        raise UsageError(f"{problem}: use --optimizer adagrad, {otherwise}")
+    if any(buffer is not Buffer.DENSE for buffer in codecs.by_buffer):
+        problem = f"codecs {codecs}: codecs encode rows of one width, and column_wise splits rows"
+        raise UsageError(f"{problem}: encode gradients of dense weights only, {otherwise}")
 
-    Raises UsageError for shampoo.
-    """
+
+class Composed(ShardedBase):
+    """A strategy for each group of `tables`, which `check_tables` has passed, and one dense part."""
 
     name = "composed"
 
     def __init__(self, network: Network, optimizers: Optimizers, comm: Comm, tables: Sequence[TablePlan]) -> None:
-        if optimizers.dense.name == SHAMPOO:
-            raise UsageError("a plan of groups of tables has no shampoo: use Adam, or one strategy for all tables")
-        assert all(len(table.ranks) <= 1 for table in tables), "planned.py refuses columns of several owners"
         self._tables = tables
         super().__init__(network, optimizers, comm)
-        device = network.device
         self._groups = [self._new_group(planned, optimizers) for planned in self.plan.groups]
         of_field = [[g.planned.name for g in self._groups].index(table.strategy) for table in tables]
-        self._group_of_field = torch.tensor(of_field, device=device)
-        self._number_in_group = torch.tensor([of_field[:f].count(g) for f, g in enumerate(of_field)], device=device)
-        self._place_of_field = torch.cat([group.fields for group in self._groups]).argsort()
-        # The worker that the plan names, -1 where a hash of the id does.
-        self._owner_of_field = torch.tensor([table.ranks[0] if table.ranks else -1 for table in tables], device=device)
+        numbers = [[shard.table for shard in group.planned.shards] for group in self._groups]
+        self._group_of_field = self._by_field(of_field)
+        self._shards_of_field = self._by_field([max(len(table.ranks), 1) for table in tables])
+        self._first_in_group = self._by_field([numbers[group].index(f) for f, group in enumerate(of_field)])
+        self._field_of_shard = torch.cat([group.fields for group in self._groups])
+        self._place_of_field = self._field_of_shard.argsort()  # where no table is split
+        self._has_split = any(len(table.ranks) > 1 for table in tables)
+        self._is_named = self._by_field([bool(table.ranks) for table in tables])
+        self._is_own = self._by_field([comm.rank in table.ranks for table in tables])
         replicated = [group.strategy.rows_replicated for group in self._groups]
-        self._is_replicated = torch.tensor([replicated[group] for group in of_field], device=device)
+        self._is_replicated = self._by_field([replicated[group] for group in of_field])
 
     def _new_plan(self) -> Plan:
         return compose(self.network.model, self._tables)
 
+    def _new_table(self, optimizers: Optimizers, extra_columns: Mapping[str, int]) -> RowTable | TablesByWidth:
+        """One for whole rows, and one for each range of columns that this worker has of split tables."""
+        shards = [shard for group in self.plan.groups for shard in group.shards if shard.owner == self.comm.rank]
+        own = {shard.table: self._range(shard) for shard in shards if not is_whole(self.network, shard)}
+        table = self.network.new_table(
+            optimizers.rows,
+            optimizers.init_std,
+            extra_columns,
+            optimizers.lifetime,
+            ranges=sorted(dict.fromkeys(own.values())),
+        )
+        # Where the rows of each field are; -1: where the id says.
+        self._store_of_field = None
+        if isinstance(table, TablesByWidth) and own:
+            stores = [table.store_of(own[f]) if f in own else -1 for f in range(self.network.fields)]
+            self._store_of_field = self._by_field(stores)
+        return table
+
+    def _range(self, shard: Shard) -> ColumnRange:
+        return ColumnRange(self.network.model.widths[shard.table], shard.first, shard.columns)
+
     def _new_group(self, planned: TableGroup, optimizers: Optimizers) -> _Group:
-        numbers = [shard.table for shard in planned.shards]
-        fields = torch.tensor(numbers, device=self.network.device)
-        arguments = GroupNetwork(self.network, fields, self.table), optimizers, GroupComm(self.comm, planned.name)
+        fields = torch.tensor([shard.table for shard in planned.shards], device=self.network.device)
+        network = GroupNetwork(self.network, planned.shards, self.table)
+        arguments = network, optimizers, GroupComm(self.comm, planned.name)
         if planned.name == TableWise.name:
-            strategy = TableWise(*arguments, owners=[self._tables[number].ranks[0] for number in numbers])
+            owners = [shard.owner for shard in planned.shards]
+            stores = None if self._store_of_field is None else self._store_of_field[fields]
+            strategy = TableWise(*arguments, owners=owners, stores=stores)
         else:
             strategy = _WITHOUT_OWNERS[planned.name](*arguments)
         strategy.placed_by_field = False  # the table has no column for fields
         strategy.marks = GroupMarks(lambda: self.marks, planned.name)
         return _Group(planned, fields, strategy)
 
+    def _by_field(self, values: Sequence[int]) -> Tensor:
+        return torch.tensor(values, device=self.network.device)
+
     # -- rows -----------------------------------------------------------------------------------------------------
 
-    def owner(self, ids: Tensor, field: Tensor) -> Tensor:
-        named = self._owner_of_field.to(field.device)[field]
-        return torch.where(named < 0, super().owner(ids, field), named)
+    def owns(self, ids: Tensor, field: Tensor) -> Tensor:
+        is_named, is_own = (of_field.to(field.device)[field] for of_field in (self._is_named, self._is_own))
+        return torch.where(is_named, is_own, super().owns(ids, field))
+
+    def insert(self, ids: Tensor, field: Tensor) -> Tensor:
+        stores = self._store_of_field
+        return self.table.find_or_insert(ids, *(() if stores is None else (stores[field],)))
 
     def is_everywhere(self, ids: Tensor, field: Tensor) -> Tensor:
         return self._is_replicated.to(field.device)[field]
@@ -116,14 +168,26 @@ class Composed(ShardedBase):
     # -- each group in turn ---------------------------------------------------------------------------------------
 
     def _samples_of_groups(self, batch: Batch) -> list[Batch]:
-        """The batch with the ids of each group only."""
+        """The batch with the ids of each group only, each once for each shard of its table."""
+        if self._has_split:
+            batch, part = self._repeated(batch)
+            number = self._first_in_group[batch.field] + part
+        else:
+            number = self._first_in_group[batch.field]
         group = self._group_of_field[batch.field]
         sizes = tally(group, len(self._groups)).tolist()
-        number = self._number_in_group[batch.field]
         return [
             replace(batch, ids=batch.ids[places], sample=batch.sample[places], field=number[places])
             for places in stable_order(group).split(sizes)
         ]
+
+    def _repeated(self, batch: Batch) -> tuple[Batch, Tensor]:
+        """The batch with each id once for each shard of its table, and the number of the shard among these."""
+        shards = self._shards_of_field[batch.field]
+        place = torch.repeat_interleave(shards)
+        part = torch.arange(len(place), device=place.device) - (shards.cumsum(0) - shards)[place]
+        again = replace(batch, ids=batch.ids[place], sample=batch.sample[place], field=batch.field[place])
+        return again, part
 
     def _send_ids(self, batch: Batch, lane: Lane) -> list[_OfGroup]:
         sent = []
@@ -140,8 +204,13 @@ class Composed(ShardedBase):
         ]
 
     def _bags(self, fetched: list[_OfGroup]) -> Tensor:
-        bags = [group.strategy._bags(own.result) for group, own in zip(self._groups, fetched, strict=True)]
-        return torch.cat(bags, dim=1).index_select(1, self._place_of_field)
+        of_groups = [group.strategy._bags(own.result) for group, own in zip(self._groups, fetched, strict=True)]
+        of_shards = torch.cat(of_groups, dim=1)
+        if not self._has_split:
+            return of_shards.index_select(1, self._place_of_field)
+        # A column is in one shard of its table, and zero in the others: the sum is the concatenation.
+        bags = of_shards.new_zeros(len(of_shards), self.network.fields, of_shards.shape[2])
+        return bags.index_add_(1, self._field_of_shard, of_shards)
 
     def _learn(self, fetched: list[_OfGroup], grad: Tensor) -> tuple[RowGradients, dict[str, Tensor]]:
         sent = [group.strategy._send_back(grad.index_select(1, group.fields)) for group in self._groups]

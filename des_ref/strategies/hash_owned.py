@@ -27,6 +27,11 @@ from dessim.workload.plan import Plan
 from dessim.workload.strategies import plan
 
 
+def field_of_rows(count: int, inverse: Tensor, field: Tensor) -> Tensor:
+    """int64 [count]: the field of each row, from the `field` [n] and row `inverse` [n] of each occurrence."""
+    return field.new_zeros(count).scatter_(0, inverse, field)
+
+
 class HashOwned:
     """The parts of `Strategy` that most strategies share. A subclass adds `send`, `step`, `predict` and `op_vars`."""
 
@@ -61,6 +66,12 @@ class HashOwned:
     def owner(self, ids: Tensor, field: Tensor) -> Tensor:
         return owner_of(ids, self.comm.world_size)
 
+    def owns(self, ids: Tensor, field: Tensor) -> Tensor:
+        return self.owner(ids, field) == self.comm.rank
+
+    def insert(self, ids: Tensor, field: Tensor) -> Tensor:
+        return self.table.find_or_insert(ids)
+
     def count(self, first: Callable[[], Iterable[Batch]]) -> None:
         return None
 
@@ -83,8 +94,8 @@ class HashOwned:
     def note_fields(self, rows: Tensor, inverse: Tensor, field: Tensor) -> None:
         """Store the field of each of `rows` [u], from the `field` [n] and row `inverse` [n] of each occurrence."""
         if self.placed_by_field:
-            field_of_row = field.new_zeros(len(rows)).scatter_(0, inverse, field)[:, None].to(self.network.dtype)
-            self.table.write(FIELD, rows, field_of_row)
+            fields = field_of_rows(len(rows), inverse, field)
+            self.table.write(FIELD, rows, fields[:, None].to(self.network.dtype))
 
     # -- replicated weights ---------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from dessim.errors import FileError
 from dessim.workload.composed import TablePlan
 from dessim.workload.model import load_model, shipped_models
-from dessim.workload.plan_file import JobPlan, planned_model, read_plan, table_name
+from dessim.workload.plan_file import JobPlan, planned_model, read_plan
 
 
 class PlanSettings(BaseModel):
@@ -27,16 +27,10 @@ class PlanSettings(BaseModel):
 def read_job(path: Path, model: str | None) -> tuple[str, JobPlan]:
     """A plan and its model: `model`, a file or a shipped model's name, or else the shipped model that the plan names.
 
-    Raises FileError for a plan of another model, and for one that splits the columns of a table.
+    Raises FileError for a plan of another model.
     """
     if model is None:
         model = planned_model(path)
         if model not in shipped_models():
             raise FileError(path, "model", f"{model} is not a shipped model: name its file with --model")
-    loaded = load_model(model)
-    job = read_plan(path, loaded)
-    for number, table in enumerate(job.tables):
-        if len(table.ranks) > 1:
-            problem = f"splits the columns of {table_name(loaded, number)}, which des_ref does not train"
-            raise FileError(path, f"tables.{number}", f"{problem}: plan again with --without column_wise")
-    return model, job
+    return model, read_plan(path, load_model(model))

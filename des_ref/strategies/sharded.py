@@ -30,6 +30,7 @@ from des_ref.strategies.exchange import (
     unpack_occurrences,
 )
 from des_ref.strategies.grads import SummedGrads
+from des_ref.strategies.hash_owned import field_of_rows
 from des_ref.strategies.sharded_base import RowGradients, ShardedBase
 from dessim.trace.schema import Phase
 from dessim.workload.options import Options
@@ -82,6 +83,10 @@ class _OwnersPool(ShardedBase):
         """The field of each `bag` [n]."""
         return bag % self.network.fields
 
+    def _stores(self, count: int, index: Tensor, field: Tensor) -> tuple[Tensor, ...]:
+        """The stores of `count` rows, as `_values` takes them, from the row and the field of each occurrence [n]."""
+        return ()
+
     def _deliver(self, pooled: Tensor, samples: int) -> Tensor:
         """Send the bags where they are needed, in the collective `pooled`."""
         raise NotImplementedError
@@ -90,9 +95,10 @@ class _OwnersPool(ShardedBase):
         samples = len(batch) * self.comm.world_size
         with self.marks.segment("lookup", Phase.FORWARD):
             unique, index, bag = self._occurrences(ids, samples)
-            rows, values = self._values(unique, train)
+            field = self._fields(bag, samples)
+            rows, values = self._values(unique, train, *self._stores(len(unique), index, field))
             if rows is not None:
-                self.note_fields(rows, index, self._fields(bag, samples))
+                self.note_fields(rows, index, field)
         with self.marks.segment("pool", Phase.FORWARD):
             values.requires_grad_(train)
             pooled = self._pooled(values, index, bag, self._number_of_bags(samples))
@@ -125,7 +131,10 @@ class _OwnersPool(ShardedBase):
 
 
 class TableWise(_OwnersPool):
-    """Each table is on one worker: table f on rank `owners[f]`, by default on rank f mod N."""
+    """Each table is on one worker: table f on rank `owners[f]`, by default on rank f mod N.
+
+    `stores` int64 [F]: where the rows of each are, if columns of tables are split (composed.py).
+    """
 
     name = "table_wise"
     placed_by_field = True
@@ -137,9 +146,11 @@ class TableWise(_OwnersPool):
         comm: Comm,
         options: Options | None = None,
         owners: Sequence[int] | None = None,
+        stores: Tensor | None = None,
     ) -> None:
         super().__init__(network, optimizers, comm, options)
         n = comm.world_size
+        self._store_of_field = stores
         if owners is None:
             self._owners = TableOwners.in_turn(network.fields, n, network.device)
         else:
@@ -149,6 +160,10 @@ class TableWise(_OwnersPool):
 
     def owner(self, ids: Tensor, field: Tensor) -> Tensor:
         return self._owners.owner.to(field.device)[field]
+
+    def _stores(self, count: int, index: Tensor, field: Tensor) -> tuple[Tensor, ...]:
+        stores = self._store_of_field
+        return () if stores is None else (stores[field_of_rows(count, index, field)],)
 
     def _table_symbols(self) -> dict[str, float]:
         symbols = {"F": float(self._own_tables * self.comm.world_size)}

@@ -154,12 +154,15 @@ class ShardedBase(HashOwned):
         bags = self._bags(self._fetch(batch, sent.ids, train=False))
         return self._gather_logits(self.network.tail(self.network.from_bags(bags), dense=sent.dense), samples)
 
-    def _values(self, unique: Tensor, train: bool) -> tuple[Tensor | None, Tensor]:
-        """Row numbers (None without `train`) and values [u, W] of distinct ids, all columns together."""
+    def _values(self, unique: Tensor, train: bool, *stores: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Row numbers (None without `train`) and values [u, W] of distinct ids, all columns together.
+
+        `stores` [u]: where rows are, if columns of tables are split (embedding/by_width.py).
+        """
         names = tuple(self.network.row_widths)
         if not train:
-            return None, torch.cat(list(self.table.gather(unique, names).values()), dim=1)
-        rows = self.table.find_or_insert(unique)
+            return None, torch.cat(list(self.table.gather(unique, names, *stores).values()), dim=1)
+        rows = self.table.find_or_insert(unique, *stores)
         return rows, torch.cat(list(self.table.values(unique, rows, names).values()), dim=1)
 
     def _pooled(self, values: Tensor, index: Tensor, bag: Tensor, bags: int) -> Tensor:

@@ -6,10 +6,11 @@ in the group's name.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from des_ref.comm import CodedComm, Comm, Handle
@@ -18,16 +19,20 @@ from des_ref.embedding.hash_table import RowTable
 from des_ref.models.build import Network
 from des_ref.strategies.base import Marks
 from dessim.trace.schema import Phase
+from dessim.workload.plan import Shard
 
 
 class GroupNetwork:
-    """The network of a group of `fields`, int64; everything else is the `whole` network's. Rows are in `table`."""
+    """The network of a group; everything else is the `whole` network's. Rows are in `table`.
 
-    def __init__(self, whole: Network, fields: Tensor, table: RowTable | TablesByWidth) -> None:
+    Its fields are `shards`: tables, or columns of tables, which have a number each.
+    """
+
+    def __init__(self, whole: Network, shards: Sequence[Shard], table: RowTable | TablesByWidth) -> None:
         self._whole = whole
-        self._fields = fields
         self._table = table
-        self.fields = len(fields)
+        self._has = _columns(whole, shards)
+        self.fields = len(shards)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._whole, name)
@@ -37,8 +42,24 @@ class GroupNetwork:
         return self._table
 
     def bags_have_columns(self, field: Tensor) -> Tensor | None:
-        """As `Network.bags_have_columns`, for numbers of the group's fields."""
-        return self._whole.bags_have_columns(self._fields[field])
+        """As `Network.bags_have_columns`, for numbers of the group's shards."""
+        return None if self._has is None else self._has[field]
+
+
+def _columns(network: Network, shards: Sequence[Shard]) -> Tensor | None:
+    """bool [shards, W + E]: the columns that the pooled vectors of each shard have; None where all have all."""
+    tables = torch.tensor([shard.table for shard in shards], device=network.device)
+    has = network.bags_have_columns(tables)
+    if all(is_whole(network, shard) for shard in shards):
+        return has
+    columns = torch.arange(network.bag_width, device=network.device)
+    firsts, ends = torch.tensor([(s.first, s.first + s.columns) for s in shards], device=network.device).T
+    return (columns >= firsts[:, None]) & (columns < ends[:, None])
+
+
+def is_whole(network: Network, shard: Shard) -> bool:
+    """Whether a shard has all columns of its table."""
+    return shard.columns == network.model.widths[shard.table]
 
 
 class GroupComm:

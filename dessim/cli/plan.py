@@ -51,10 +51,7 @@ def plan(
     keep: Annotated[
         Path | None, typer.Option(help="TOML file of tables whose strategy is fixed: docs/planner.md.")
     ] = None,
-    without: Annotated[
-        str | None,
-        typer.Option(help="Strategies that no table may have, such as column_wise, which des_ref does not train."),
-    ] = None,
+    without: Annotated[str | None, typer.Option(help="Strategies that no table may have, such as column_wise.")] = None,
     precision: PrecisionOption = None,
     device: DeviceOption = None,
     launch: LaunchOption = Launch.EAGER,

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 from dessim.errors import UsageError
 from dessim.trace.schema import Kind, Phase
@@ -64,8 +65,8 @@ def compose(model: Model, tables: Sequence[TablePlan]) -> Plan:
     shards: dict[str, list[Shard]] = {name: [] for name in GROUPED}
     for number, (table, width) in enumerate(zip(tables, model.widths, strict=True)):
         if table.strategy == "table_wise":
-            parts = zip(table.columns, table.ranks, strict=True)
-            shards[table.strategy] += [Shard(number, columns, rank) for columns, rank in parts]
+            parts = zip(table.columns, table.ranks, accumulate(table.columns), strict=True)
+            shards[table.strategy] += [Shard(number, columns, rank, end - columns) for columns, rank, end in parts]
         else:
             shards[table.strategy].append(Shard(number, width))
     plans = {name: _built(name, model) for name in GROUPED if shards[name]}

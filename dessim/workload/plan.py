@@ -129,12 +129,13 @@ class PlannedOp:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """The first `columns` columns of a table that no earlier shard has. `owner`: the worker that holds them; None where
-    the group's strategy determines it."""
+    """`columns` columns of a table from column `first` on. `owner`: the worker that holds them; None where the group's
+    strategy determines it."""
 
     table: int
     columns: int
     owner: int | None = None
+    first: int = 0
 
 
 @dataclass(frozen=True, slots=True)

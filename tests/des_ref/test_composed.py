@@ -3,85 +3,35 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from des_ref import train
 from des_ref.certify import program as certificate
-from des_ref.certify.case import SEED, Case, batches
-from des_ref.certify.group import certify_all
-from des_ref.checkpoint import folder as checkpoints
-from des_ref.checkpoint.resume import restore_run
+from des_ref.certify.case import Case
 from des_ref.checkpoint.state import check_identity, identity
-from des_ref.checkpoint.writer import Writer
-from des_ref.comm import Comm
-from des_ref.models.build import Network
-from des_ref.progress import Progress
-from des_ref.strategies.base import Strategy
 from des_ref.train_flags import parser, settings_from
 from dessim.cli.app import app
-from dessim.cluster import load_cluster
-from dessim.errors import FileError, UsageError
-from dessim.workload.composed import TablePlan, compose
+from dessim.errors import FileError
 from dessim.workload.model import load_model
-from dessim.workload.plan_file import JobPlan, write_plan
-from tests.des_ref.certified import assert_certified
+from tests.des_ref.planned import (
+    COPY,
+    DENSE,
+    FETCH,
+    ROW,
+    assert_all_certified,
+    equal_model,
+    plan_file,
+    refused,
+    resumes,
+    whole,
+)
 from tests.des_ref.ranks import on_ranks
 from tests.des_ref.small_models import WIDTHS, different_widths
-
-EQUAL = """
-schema_version = 2
-name = "mixed"
-[input]
-batch_per_worker = 32
-[embedding]
-width = 4
-{tables}
-[[operators]]
-kind = "fm"
-[[operators]]
-kind = "mlp"
-widths = [6, 4]
-dropout = 0.2
-"""
-TABLES = ((300, 3.0), (20, 1.0), (100, 2.0), (900, 2.0), (12, 1.0))
-DENSE = """
-[dense]
-features = 3
-widths = [6, 5]
-[[operators]]
-kind = "mlp"
-widths = [10]
-strategy = "mesh"
-"""
-ROW, FETCH, COPY = TablePlan("row_wise"), TablePlan("row_all_to_all"), TablePlan("data_parallel")
-
-
-def whole(rank: int, width: int = 4) -> TablePlan:
-    return TablePlan("table_wise", (rank,), (width,))
-
-
-def equal_model(folder: Path) -> str:
-    tables = (f'[[tables]]\nname = "t{n}"\nrows = {rows}\nids = {ids}\n' for n, (rows, ids) in enumerate(TABLES))
-    path = folder / "equal.toml"
-    path.write_text(EQUAL.format(tables="".join(tables)))
-    return str(path)
-
-
-def plan_file(
-    folder: Path, model: str, gpus: int, tables: Sequence[TablePlan] = (), strategy: str = "", batch: int | None = None
-) -> str:
-    path = folder / "job.plan.toml"
-    job = JobPlan(gpus, batch or 32 * gpus, tuple(tables), strategy)
-    write_plan(path, job, load_model(model), load_cluster("one-switch_16"))
-    return str(path)
-
 
 # -- equal to one process, and to the byte ------------------------------------------------------------------------
 
@@ -98,11 +48,7 @@ def test_mixed_plans_equal_one_process_with_the_bytes_of_their_formulas(ranks: i
         different.planned([ROW, whole(1, WIDTHS[1]), whole(1, WIDTHS[2]), COPY]),
         different.planned([whole(last, WIDTHS[0]), COPY, FETCH, ROW]),
     ]
-    for case, result in zip(cases, certify_all(cases), strict=True):
-        assert_certified(result)
-        recorded = {op["name"]: op["recorded_bytes"] for op in result["ops"]}
-        planned = {op.name for op in compose(case.load(), case.tables).collectives}
-        assert set(recorded) == planned and all(recorded.values()), recorded
+    assert_all_certified(cases)
 
 
 # -- from the command line ----------------------------------------------------------------------------------------
@@ -150,37 +96,10 @@ def test_a_plan_of_one_strategy_is_trained_by_it(tmp_path: Path, capsys: pytest.
 RESUMED = [whole(1), COPY, FETCH, ROW, whole(0)]
 
 
-def _parameters(strategy: Strategy) -> list[torch.Tensor]:
-    rows = strategy.table.export()["rows"]
-    return [*rows.values(), *(p.detach().clone() for p in strategy.network.dense_parameters)]
-
-
-def _resumes(model: str, folder: Path, comm: Comm) -> bool:
-    case = Case(2, 5, model, "", "cpu", optimizer="adam").planned(RESUMED)
-    loaded = case.load()
-    global_batches = batches(case, loaded, comm)
-
-    def new() -> Strategy:
-        return case.build(Network(loaded, SEED, torch.float64, "cpu"), comm)
-
-    strategy, writer = new(), Writer(comm, folder, 1, 9, {"a run": 1})
-    for batch in global_batches[:3]:
-        strategy.step(strategy.share(batch))
-    writer.save(strategy, Progress(steps=3))
-    writer.finish()
-    writer.close()
-    resumed = new()
-    restore_run(resumed, checkpoints.newest_first(folder)[0], {"a run": 1}, comm)
-    for trainer in (strategy, resumed):
-        for batch in global_batches[3:]:
-            trainer.step(trainer.share(batch))
-    return all(torch.equal(a, b) for a, b in zip(_parameters(strategy), _parameters(resumed), strict=True))
-
-
 def test_a_resumed_run_is_the_same_run(tmp_path: Path) -> None:
     meeting = tmp_path / "meeting"
     meeting.mkdir()
-    assert on_ranks(2, meeting, partial(_resumes, equal_model(tmp_path), tmp_path / "run")) == [True, True]
+    assert on_ranks(2, meeting, partial(resumes, equal_model(tmp_path), tmp_path / "run", RESUMED)) == [True, True]
 
 
 def test_a_checkpoint_of_another_plan_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -219,13 +138,6 @@ def test_a_checkpoint_of_a_plan_of_one_strategy_is_resumed_without_the_plan(
 # -- what is refused ----------------------------------------------------------------------------------------------
 
 
-def refused(program: Any, *arguments: str) -> str:
-    with pytest.raises((FileError, UsageError)) as problem:
-        program.main([*arguments, "--device", "cpu"])
-    assert "\n" not in str(problem.value)
-    return str(problem.value)
-
-
 def test_a_plan_for_something_else_is_refused_in_one_line(tmp_path: Path) -> None:
     model, other = equal_model(tmp_path), different_widths(tmp_path, DENSE)
     for_two = plan_file(tmp_path, model, 2, [ROW] * 5)
@@ -239,16 +151,6 @@ def test_a_plan_for_something_else_is_refused_in_one_line(tmp_path: Path) -> Non
     text = Path(model).read_text()
     Path(model).write_text(text.replace("rows = 300", "rows = 301"))
     assert "model mixed has changed" in refused(train, *common, "--model", model)
-
-
-def test_columns_of_several_owners_are_refused_by_name(tmp_path: Path) -> None:
-    model = tmp_path / "columns.toml"
-    model.write_text(
-        EQUAL.format(tables='[[tables]]\nname = "t0"\nrows = 9\n').replace('[[operators]]\nkind = "fm"\n', "")
-    )
-    plan = plan_file(tmp_path, str(model), 2, [TablePlan("table_wise", (0, 1), (2, 2))])
-    found = refused(certificate, "--plan", plan, "--model", str(model))
-    assert "splits the columns of table t0" in found and "--without column_wise" in found
 
 
 def test_a_plan_is_no_setting(tmp_path: Path) -> None:

@@ -130,6 +130,17 @@ def test_rows_are_stored_and_saved_in_their_own_width(tmp_path: Path) -> None:
         assert torch.equal(again.gather(unique, (name,))[name], table.gather(unique, (name,))[name])
 
 
+def test_ids_without_a_row_read_its_initial_values(tmp_path: Path) -> None:
+    network = Network(load_model(different_widths(tmp_path, SUMS)), SEED, torch.float64, "cpu")
+    table = network.new_table(Optimizers().rows, 0.01)
+    ids = 256 * torch.arange(60) + torch.arange(60) % 3  # the lowest bits name the width
+    unseen = table.gather(ids, ("w", "v"))
+    assert len(table) == 0
+    rows = table.find_or_insert(ids)
+    for name, values in table.values(ids, rows, ("w", "v")).items():
+        assert torch.equal(unseen[name], values)
+
+
 @pytest.mark.parametrize(
     ("strategy", "problem"),
     [

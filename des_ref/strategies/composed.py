@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -101,11 +102,14 @@ class Composed(ShardedBase):
         of_field = [[g.planned.name for g in self._groups].index(table.strategy) for table in tables]
         numbers = [[shard.table for shard in group.planned.shards] for group in self._groups]
         self._group_of_field = self._by_field(of_field)
-        self._shards_of_field = self._by_field([max(len(table.ranks), 1) for table in tables])
         self._first_in_group = self._by_field([numbers[group].index(f) for f, group in enumerate(of_field)])
-        self._field_of_shard = torch.cat([group.fields for group in self._groups])
-        self._place_of_field = self._field_of_shard.argsort()  # where no table is split
-        self._has_split = any(len(table.ranks) > 1 for table in tables)
+        # The places of a table's shards among those of all groups.
+        places: list[list[int]] = [[] for _ in tables]
+        for place, number in enumerate(chain.from_iterable(numbers)):
+            places[number].append(place)
+        self._shards_of_field = self._by_field([len(of_table) for of_table in places])
+        self._first_place = self._by_field([of_table[0] for of_table in places])
+        self._further = [self._shards(places, part) for part in range(1, max(map(len, places)))]
         self._is_named = self._by_field([bool(table.ranks) for table in tables])
         self._is_own = self._by_field([comm.rank in table.ranks for table in tables])
         replicated = [group.strategy.rows_replicated for group in self._groups]
@@ -149,6 +153,11 @@ class Composed(ShardedBase):
         strategy.marks = GroupMarks(lambda: self.marks, planned.name)
         return _Group(planned, fields, strategy)
 
+    def _shards(self, places: Sequence[Sequence[int]], part: int) -> tuple[Tensor, Tensor]:
+        """The fields whose tables have a shard number `part`, and its place, from those of each table's shards."""
+        fields = [field for field, of_table in enumerate(places) if part < len(of_table)]
+        return self._by_field(fields), self._by_field([places[field][part] for field in fields])
+
     def _by_field(self, values: Sequence[int]) -> Tensor:
         return torch.tensor(values, device=self.network.device)
 
@@ -169,7 +178,7 @@ class Composed(ShardedBase):
 
     def _samples_of_groups(self, batch: Batch) -> list[Batch]:
         """The batch with the ids of each group only, each once for each shard of its table."""
-        if self._has_split:
+        if self._further:
             batch, part = self._repeated(batch)
             number = self._first_in_group[batch.field] + part
         else:
@@ -206,11 +215,11 @@ class Composed(ShardedBase):
     def _bags(self, fetched: list[_OfGroup]) -> Tensor:
         of_groups = [group.strategy._bags(own.result) for group, own in zip(self._groups, fetched, strict=True)]
         of_shards = torch.cat(of_groups, dim=1)
-        if not self._has_split:
-            return of_shards.index_select(1, self._place_of_field)
-        # A column is in one shard of its table, and zero in the others: the sum is the concatenation.
-        bags = of_shards.new_zeros(len(of_shards), self.network.fields, of_shards.shape[2])
-        return bags.index_add_(1, self._field_of_shard, of_shards)
+        bags = of_shards.index_select(1, self._first_place)
+        for fields, places in self._further:
+            # A column is in one shard of its table, and zero in the others: the sum is the concatenation.
+            bags[:, fields] += of_shards[:, places]
+        return bags
 
     def _learn(self, fetched: list[_OfGroup], grad: Tensor) -> tuple[RowGradients, dict[str, Tensor]]:
         sent = [group.strategy._send_back(grad.index_select(1, group.fields)) for group in self._groups]

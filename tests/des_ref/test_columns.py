@@ -13,12 +13,14 @@ import torch
 from des_ref.certify import program as certificate
 from des_ref.certify.case import SEED, Case, batches
 from des_ref.comm import Comm
+from des_ref.device.emulated import EMULATED, emulated
 from des_ref.embedding.by_width import ColumnRange, TablesByWidth
 from des_ref.embedding.lifetime import Lifetime
 from des_ref.embedding.optim import Adam
 from des_ref.models.build import Network
 from des_ref.strategies import build
-from des_ref.strategies.base import Optimizers
+from des_ref.strategies.base import Optimizers, Strategy
+from dessim.workload.composed import TablePlan
 from dessim.workload.model import load_model
 from tests.des_ref.planned import (
     COPY,
@@ -36,7 +38,7 @@ from tests.des_ref.planned import (
 from tests.des_ref.ranks import on_ranks
 from tests.des_ref.small_models import different_widths
 
-MIXED = [split((1, 4), (0, 2)), COPY, FETCH, split((0, 1), (1, 5)), whole(0, 6)]
+MIXED = (split((1, 4), (0, 2)), COPY, FETCH, split((0, 1), (1, 5)), whole(0, 6))
 """On two ranks, of tables of 6 columns."""
 OWN = ((slice(0, 1), slice(4, 6)), (slice(0, 4), slice(1, 6)))
 """The columns of split tables that each rank stores, in the order of its stores."""
@@ -59,37 +61,47 @@ def test_mixed_plans_equal_one_process_with_the_bytes_of_their_formulas(ranks: i
     assert_all_certified(cases)
 
 
-def _exported(model: str, comm: Comm) -> dict[str, Any]:
-    """Losses of split columns and of row_wise, whose rows start at the second occurrence of their id; predictions for
-    unseen samples; and the rows that this rank stores, by id."""
+def _trained(tables: tuple[TablePlan, ...], model: str, comm: Comm) -> tuple[Strategy, list[float]]:
+    """The strategy, whose rows start at the second occurrence of their id, after three steps; its losses, and behind
+    them its predictions for unseen samples."""
     optimizers = Optimizers(Adam(), init_std=0.1, lifetime=Lifetime(admit_after=2))
     case = Case(2, 4, model, "", "cpu")
     loaded = case.load()
-    *shown, unseen = batches(case, loaded, comm)
+    *shown, unseen = (batch.to(comm.device) for batch in batches(case, loaded, comm))
+    network = Network(loaded, SEED, torch.float64, comm.device)
+    strategy = build("row_wise", network, optimizers, comm, tables=tables)
+    losses = torch.stack([strategy.step(strategy.share(batch)).loss for batch in shown])
+    return strategy, [*losses.tolist(), *strategy.predict(strategy.share(unseen)).tolist()]
+
+
+def _stored(strategy: Strategy) -> list[dict[str, list[float]]]:
+    """The rows that a rank stores, by id, store by store."""
+    return [
+        {str(key): row for key, row in zip(lines["keys"].tolist(), lines["v"].tolist(), strict=True)}
+        for lines in strategy.table.export().values()
+        if "v" in lines
+    ]
+
+
+def _compared(model: str, comm: Comm) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, tables in (("split", MIXED), ("row_wise", ())):
-        network = Network(loaded, SEED, torch.float64, "cpu")
-        strategy = build("row_wise", network, optimizers, comm, tables=tables)
-        losses = [strategy.step(strategy.share(batch)).loss for batch in shown]
-        predicted = strategy.predict(strategy.share(unseen))
-        stored = [
-            {str(id_): row for id_, row in zip(lines["keys"].tolist(), lines["v"].tolist(), strict=True)}
-            for lines in strategy.table.export().values()
-            if "v" in lines
-        ]
-        found[name] = [float(loss) for loss in losses], predicted.tolist(), stored
-    return found
+        strategy, scores = _trained(tables, model, comm)
+        found[name] = scores, _stored(strategy)
+    with emulated() as counts:
+        found["on GPU"] = _trained(MIXED, model, replace(comm, device=EMULATED))[1]
+    return found | {"atomics": len(counts.atomics)}
 
 
 def test_they_train_score_and_export_as_whole_rows_do(tmp_path: Path) -> None:
     meeting = tmp_path / "meeting"
     meeting.mkdir()
-    ranks = on_ranks(2, meeting, partial(_exported, equal_model(tmp_path, 6)))
-    rows = {key: row for rank in ranks for store in rank["row_wise"][2] for key, row in store.items()}
+    ranks = on_ranks(2, meeting, partial(_compared, equal_model(tmp_path, 6)))
+    rows = {key: row for rank in ranks for store in rank["row_wise"][1] for key, row in store.items()}
     for of_rank, own_columns in zip(ranks, OWN, strict=True):
-        losses, predicted, stored = of_rank["split"]
-        assert losses == pytest.approx(of_rank["row_wise"][0], rel=1e-12)
-        assert predicted == pytest.approx(of_rank["row_wise"][1], rel=1e-12)
+        scores, stored = of_rank["split"]
+        assert scores == pytest.approx(of_rank["row_wise"][0], rel=1e-12)
+        assert of_rank["on GPU"] == pytest.approx(scores, rel=1e-12) and not of_rank["atomics"]
         for store, own in zip(stored, (slice(0, 6), *own_columns), strict=True):
             assert store and all(row == pytest.approx(rows[key][own], abs=1e-12) for key, row in store.items())
 

@@ -53,6 +53,8 @@ class Batch:
 
     def crossings(self, cluster: Cluster) -> Crossings:
         """The links that the messages cross. They are worked out once, however often the batch is regrouped."""
+        if self.flows.crossings is not None:
+            return self.flows.crossings
         if self._crossings is None:
             messages = self.flows.messages
             self._crossings = incidence(cluster, messages.src, messages.dst, messages.trees, messages.size)

@@ -17,8 +17,8 @@ from dessim.sim.fluid.pivot import PivotFluid
 from dessim.sim.fluid.slices import drain_in_slices
 from dessim.sim.progress import Progress
 
-_RELATIVE_ROUNDING = 1e-12  # share of a flow's bytes, or of the longest delay, that rounding may leave
-_OVERLOAD_ROUNDING = 1e-9  # relative excess of a link's load that is still rounding
+RELATIVE_ROUNDING = 1e-12  # share of a flow's bytes, or of the longest delay, that rounding may leave
+OVERLOAD_ROUNDING = 1e-9  # relative excess of a link's load that is still rounding
 _MIN_PIVOTED_FLOWS = 100  # for fewer flows, solving again at each finish is faster than pivoting
 _MAX_MATRIX_PER_ENTRY = 16  # entries of pivoting's dense links x links matrix per entry of the incidence
 
@@ -38,7 +38,7 @@ class Chain:
     @property
     def rounding(self) -> float:
         """Seconds so short that they count as 0."""
-        return _RELATIVE_ROUNDING * float(self.delay.max(initial=0.0))
+        return RELATIVE_ROUNDING * float(self.delay.max(initial=0.0))
 
     def countdown(self, size: Floats) -> Floats:
         """Seconds [n_flows] until each flow may begin if `size` [n_flows] bytes remain; inf: the other still drains."""
@@ -55,7 +55,7 @@ class Fluid:
 
     def __init__(self, net: Incidence, size: Floats, chain: Chain | None = None) -> None:
         self._net = net
-        self._negligible = size * _RELATIVE_ROUNDING
+        self._negligible = size * RELATIVE_ROUNDING
         self._chain = chain
         self.remaining = size.astype(np.float64, copy=True)
         self.active = size > 0
@@ -110,7 +110,7 @@ class Fluid:
         self.rate, self.bound = max_min_rates(net, np.where(self.active, np.inf, 0.0))
         self.solves += 1
         load = np.bincount(net.link, net.weight * self.rate[net.flow], minlength=len(net.capacity))
-        if (load > net.effective_capacity() * (1 + _OVERLOAD_ROUNDING)).any():
+        if (load > net.effective_capacity() * (1 + OVERLOAD_ROUNDING)).any():
             raise PhysicsError("a link carries more than its capacity; please report this")
         if not (self.rate[self.active] > 0).all() or not np.isfinite(self.rate[self.active]).all():
             raise PhysicsError("a flow with bytes left has no usable rate; please report this")

@@ -19,11 +19,14 @@ from dessim.sim.core.counters import Counters
 from dessim.sim.fluid.batches import Batch, due
 from dessim.sim.fluid.flows import Flows
 from dessim.sim.fluid.groups import Shared, Solo
+from dessim.sim.fluid.singles import Singles, are_few_singles
 from dessim.sim.progress import Progress
 
 RETRY_TIMEOUT_S = 8 * 4.096e-6 * 2**20
 """How long a message without a route waits for one before the run fails: NCCL's InfiniBand default, a first try and 7
 more (NCCL_IB_RETRY_CNT), each after at least 4.096 us * 2**20 (NCCL_IB_TIMEOUT); src/transport/net_ib.cc."""
+
+_Group = Solo | Singles | Shared
 
 
 class FlowFabric:
@@ -47,7 +50,7 @@ class FlowFabric:
         self._folding = folding
         self._progress = progress or Progress()
         self._timeout = timeout
-        self._groups: dict[int, Solo | Shared] = {}
+        self._groups: dict[int, _Group] = {}
         self._next_group = 0
         self._group_on = np.full(len(cluster.links.capacity), -1, dtype=np.int64)  # of each link; -1: idle
         self._arriving: list[Batch] = []
@@ -133,7 +136,7 @@ class FlowFabric:
         """The groups that use links of the batch; mostly none."""
         numbers = self._group_on[batch.flows.links]
         numbers = numbers[numbers >= 0]
-        return [int(number) for number in np.unique(numbers)] if len(numbers) else []
+        return sorted(set(numbers.tolist()))
 
     def _regroup(self, batches: list[Batch], now: float) -> None:
         """Group batches by the links they share, together with existing groups that they share links with."""
@@ -149,9 +152,12 @@ class FlowFabric:
             parts[self._next_group] = members
             self._next_group += 1
         for number, members in parts.items():
-            alone = len(members) == 1 and members[0].fresh and members[0].flows.alone(1.0) < math.inf
-            self._groups[number] = (
-                Solo(members[0], now, self.counters, self._progress)
-                if alone
-                else Shared(members, now, self.cluster, self._folding, self.counters, self._timeout)
-            )
+            self._groups[number] = self._group(members, now)
+
+    def _group(self, batches: list[Batch], now: float) -> _Group:
+        """A group of `batches`, which share links, from now on."""
+        if len(batches) == 1 and batches[0].fresh and batches[0].flows.alone(1.0) < math.inf:
+            return Solo(batches[0], now, self.counters, self._progress)
+        if are_few_singles(batches, self.cluster):
+            return Singles(batches, now, self.cluster, self.counters)
+        return Shared(batches, now, self.cluster, self._folding, self.counters, self._timeout)

@@ -16,7 +16,7 @@ from dessim.errors import PhysicsError
 from dessim.sim.core.bounds import LATENCY, REDUCTION, Parts
 from dessim.sim.fluid.drain import Chain, drain
 from dessim.sim.fluid.fold import Fold, fold, number_rows
-from dessim.sim.fluid.incidence import bound_name, incidence, without_blocked
+from dessim.sim.fluid.incidence import Crossings, bound_name, incidence, without_blocked
 from dessim.sim.fluid.maxmin import Incidence
 from dessim.sim.fluid.messages import Messages, no_messages
 from dessim.sim.progress import Progress
@@ -35,7 +35,7 @@ class Flows:
     Where messages wait for others nothing is folded, and each message is a colour.
     `links` are the links used; `bytes_by_kind` [link classes] what each link class carries. `waking` is the part of
     `fixed` for which an average rank waits while a shared host wakes others. `solves` counts how often rates were
-    solved; `error` bounds the error of `finish`, as a share of the last one.
+    solved; `error` bounds the error of `finish`, as a share of the last one. `crossings` are kept of a single message.
     """
 
     messages: Messages
@@ -49,6 +49,7 @@ class Flows:
     solves: int
     error: float
     waking: float = 0.0
+    crossings: Crossings | None = None
 
     def arrivals(self, scale: float) -> Floats:
         """Seconds from start to arrival of each colour on an idle network."""
@@ -119,7 +120,7 @@ class Flows:
         """
         colour = self.folded.colour.astype(np.min_scalar_type(len(self.finish)))
         folded = replace(self.folded, colour=colour, links=links)
-        return replace(self, messages=no_messages(self.messages.in_flight), folded=folded, links=links)
+        return replace(self, messages=no_messages(self.messages.in_flight), folded=folded, links=links, crossings=None)
 
     def with_messages(self, messages: Messages) -> Flows:
         """The inverse of `without_messages`. Empty messages are left out again."""
@@ -146,7 +147,8 @@ def route_messages(
     inf). Raises OutOfTime when the time budget of `progress` is spent.
     """
     messages = messages.nonempty()
-    net, latency, copies = incidence(cluster, messages.src, messages.dst, messages.trees, messages.size)
+    crossings = incidence(cluster, messages.src, messages.dst, messages.trees, messages.size)
+    net, latency, copies = crossings
     waking = _average_wait_for_host(cluster, messages)
     fixed = latency + cluster.transport.message_overhead * _messages_of_sender(messages) + waking
     reduction = _reduction_seconds(cluster, messages)
@@ -169,6 +171,7 @@ def route_messages(
         solves=drained.solves,
         error=drained.error,
         waking=waking,
+        crossings=crossings if len(messages) == 1 else None,
     )
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from dessim.arrays import Bools, Floats, Ints
 from dessim.sim.fluid.fan_in import FanIn
 
-_RELATIVE_TIE = 1e-12  # shares this close are equal but for rounding; far below the 1e-9 promised for results
+RELATIVE_TIE = 1e-12  # shares this close are equal but for rounding; far below the 1e-9 promised for results
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +79,8 @@ def max_min_rates(net: Incidence, cap: Floats | None = None) -> tuple[Floats, In
         level = np.minimum(on_path, limit)
         on_link = np.full(n_links, np.inf)
         np.minimum.at(on_link, link, level[flow])
-        local = on_link >= share * (1 - _RELATIVE_TIE)  # no other link or cap holds a flow of this link back
-        full = local[link] & (share[link] <= on_path[flow] * (1 + _RELATIVE_TIE))
+        local = on_link >= share * (1 - RELATIVE_TIE)  # no other link or cap holds a flow of this link back
+        full = local[link] & (share[link] <= on_path[flow] * (1 + RELATIVE_TIE))
         freeze = capped.copy()
         freeze[flow[full]] = True
         rate[freeze] = level[freeze]

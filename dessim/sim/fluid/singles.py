@@ -1,0 +1,151 @@
+"""Groups of few batches with one message each: what `dessim.sim.fluid.groups.Shared` does, in plain numbers.
+
+Parameter servers send their messages one by one, and every message that begins or ends changes the group. For few
+messages numpy would spend most of its time on calls, so lists and floats are several times as fast. Rates are those of
+`dessim.sim.fluid.maxmin`, round by round.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from dessim.cluster import Cluster
+from dessim.errors import PhysicsError
+from dessim.sim.core.bounds import FLOW_CAP
+from dessim.sim.core.counters import Counters
+from dessim.sim.fluid.batches import Batch, due
+from dessim.sim.fluid.drain import OVERLOAD_ROUNDING, RELATIVE_ROUNDING
+from dessim.sim.fluid.fan_in import FanIn
+from dessim.sim.fluid.few_flows import Path, few_max_min_rates, link_loads
+
+_MOST_MESSAGES = 64
+"""For more messages, numpy is faster."""
+
+
+def are_few_singles(batches: Sequence[Batch], cluster: Cluster) -> bool:
+    """Whether `Singles` can drain `batches`: one message each, none of which waits for others or for a route."""
+    return len(batches) <= _MOST_MESSAGES and all(
+        len(batch.remaining) == 1
+        and batch.flows.messages.after is None
+        and all(batch.crossings(cluster).net.capacity[batch.crossings(cluster).net.link])
+        for batch in batches
+    )
+
+
+class Singles:
+    """Batches of one message each that share links and drain together. All of them have a route."""
+
+    def __init__(self, batches: list[Batch], now: float, cluster: Cluster, counters: Counters) -> None:
+        self.batches = batches
+        self._now = now
+        self._links = cluster.links
+        self._counters = counters
+        self._solves = 0
+        crossings = [batch.crossings(cluster) for batch in batches]
+        self._paths: list[Path] = [
+            sorted(zip(net.link.tolist(), net.weight.tolist(), strict=True)) for net, _, _ in crossings
+        ]
+        self._cap = [math.inf if net.cap is None else float(net.cap[0]) for net, _, _ in crossings]
+        self._fan_in = crossings[0].net.fan_in
+        self._capacity = {link: float(cluster.links.capacity[link]) for path in self._paths for link, _ in path}
+        self._left = [float(batch.remaining[0]) for batch in batches]
+        self._negligible = [left * RELATIVE_ROUNDING for left in self._left]
+        self._rate: list[float] = []
+        self._bound = [-1] * len(batches)
+        # Bytes on each link class per byte left of each message.
+        kinds = len(cluster.links.kinds)
+        self._carried_per_byte = np.array(
+            [np.bincount(cluster.links.kind[net.link], net.weight * copies, kinds) for net, _, copies in crossings]
+        )
+        self._count_stages_so_far()
+        self._solve()
+        self._next_event = self._when_next()
+
+    def next_event(self) -> float:
+        return self._next_event
+
+    def step(self, now: float) -> list[Batch]:
+        """Drain until `now`. Returns the batches whose stage has arrived."""
+        if any(self._left):
+            self._drain(now)
+        self._now = now
+        self._next_event = self._when_next()
+        return [
+            batch for batch, left in zip(self.batches, self._left, strict=True) if not left and due(batch.arrived, now)
+        ]
+
+    def release(self, now: float) -> int:
+        """Return the remaining bytes to the batches. Returns the number of solves."""
+        self.step(now)
+        for batch, left in zip(self.batches, self._left, strict=True):
+            batch.remaining = np.array([left])
+        return self._solves
+
+    def _drain(self, now: float) -> None:
+        until_finish = self._until_finish()
+        # Rounding may put `now` just before a finish, but never after it.
+        seconds = until_finish if due(self._now + until_finish, now) else now - self._now
+        before = self._left
+        self._left = [left - rate * seconds for left, rate in zip(before, self._rate, strict=True)]
+        finished = [i for i, left in enumerate(self._left) if before[i] and left <= self._negligible[i]]
+        for i in finished:
+            self._left[i] = 0.0
+            batch = self.batches[i]
+            colour = int(batch.flows.folded.colour[0])
+            bound = self._bound[i]
+            name = self._links.kinds[int(self._links.kind[bound])] if bound >= 0 else FLOW_CAP
+            reduction = float(batch.flows.reduction[colour]) * batch.scale
+            batch.note_drained(now, name, float(batch.flows.fixed[colour]), reduction)
+        drained = np.array(before) - np.array(self._left)
+        self._counters.carried(self._now, now, drained @ self._carried_per_byte)
+        self._now = now
+        if finished:
+            self._solve()
+
+    def _when_next(self) -> float:
+        times = [batch.arrived for batch, left in zip(self.batches, self._left, strict=True) if not left]
+        if len(times) < len(self._left):
+            times.append(self._now + self._until_finish())
+        return min(times)
+
+    def _until_finish(self) -> float:
+        """Seconds until the next message has drained."""
+        return min(left / rate for left, rate in zip(self._left, self._rate, strict=True) if left)
+
+    def _solve(self) -> None:
+        """Solve the rates of the messages that have bytes left."""
+        active = [i for i, left in enumerate(self._left) if left]
+        self._rate = [0.0] * len(self._left)
+        if active:
+            paths = [self._paths[i] for i in active]
+            capacity = self._capacity if self._fan_in is None else self._shared_capacity(self._fan_in, paths)
+            rates, bounds = few_max_min_rates(paths, capacity, [self._cap[i] for i in active])
+            self._solves += 1
+            if any(load > capacity[link] * (1 + OVERLOAD_ROUNDING) for link, load in link_loads(paths, rates).items()):
+                raise PhysicsError("a link carries more than its capacity; please report this")
+            if not all(0 < rate < math.inf for rate in rates):
+                raise PhysicsError("a flow with bytes left has no usable rate; please report this")
+            for i, rate, bound in zip(active, rates, bounds, strict=True):
+                self._rate[i] = rate
+                self._bound[i] = bound
+
+    def _shared_capacity(self, fan_in: FanIn, paths: Sequence[Path]) -> dict[int, float]:
+        """Bytes/s that each link can carry while the messages on `paths` share the links to receivers."""
+        capacity = dict(self._capacity)
+        for link, load in link_loads(paths).items():
+            if fan_in.receives[link]:
+                capacity[link] *= float(np.interp(load, fan_in.flows, fan_in.efficiency))
+        return capacity
+
+    def _count_stages_so_far(self) -> None:
+        """Enter the bytes that current stages carried while their batches were alone: all that is not left."""
+        for batch, left, per_byte in zip(self.batches, self._left, self._carried_per_byte, strict=True):
+            batch.fresh = False
+            batch.blocked_since = math.inf
+            if not batch.counted:
+                whole = batch.flows.bytes_by_kind * batch.scale
+                self._counters.carried(batch.began, self._now, np.maximum(whole - left * per_byte, 0.0))
+                batch.counted = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,6 +29,13 @@ from dessim.cli.output import guarded, print_json
 from dessim.cli.progress import TimeBudgetOption, showing_progress, stop_partial
 from dessim.errors import OutOfTime, UsageError
 from dessim.units import parse_price, parse_throughput
+
+
+class Format(StrEnum):
+    """Formats of plan files."""
+
+    DESSIM = "dessim"
+    TORCHREC = "torchrec"
 
 
 @guarded
@@ -57,9 +65,15 @@ def plan(
     launch: LaunchOption = Launch.EAGER,
     network: NetworkOption = Network.FLUID,
     transport: TransportOption = None,
+    from_: Annotated[
+        Path | None, typer.Option("--from", help="TorchRec plan (.json) to price beside ours: docs/planner.md.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Plan file to write, for --plan of project and des_ref.train.")
     ] = None,
+    to: Annotated[
+        Format, typer.Option("--to", help="Format of the plan file; torchrec leaves out what TorchRec does not have.")
+    ] = Format.DESSIM,
     time_budget: TimeBudgetOption = None,
     figure: FigureOption = None,
     json: JsonOption = False,
@@ -76,13 +90,22 @@ def plan(
     from dessim.results.show_plan import print_plan
     from dessim.workload.plan_file import write_plan
     from dessim.workload.scale import Job
+    from dessim.workload.torchrec_plan import EXPRESSIBLE, read_torchrec, write_torchrec
 
+    for_torchrec = to is Format.TORCHREC
+    if for_torchrec and out is None:
+        raise UsageError("--to torchrec: name the file to write with -o, such as -o plan.json")
     scales = parse_scales(gpus)
     samples, per_gpu = parse_batch(batch)
     aimed = parse_quantity("--target", target, parse_throughput) if target is not None else None
     limit = parse_quantity("--budget", budget, parse_price) if budget is not None else None
     sized = model_of(model, ids, precision)
     machine = cluster_of(cluster, transport, device)
+    given = {from_.name: read_torchrec(from_, sized)} if from_ is not None else {}
+    for file, theirs in given.items():
+        if theirs.gpus not in scales:
+            raise UsageError(f"--from {file}: is for {theirs.gpus:,} GPUs; name them with --gpus")
+    strategies = _strategies(without)
     request = PlanRequest(
         job=Job.of_model(sized),
         cluster=machine,
@@ -95,7 +118,9 @@ def plan(
         pinned=load_pinned(keep, sized) if keep is not None else {},
         graphs=launch is Launch.GRAPH,
         network=network.value,
-        strategies=_strategies(without),
+        strategies=[name for name in strategies if name in EXPRESSIBLE] if for_torchrec else strategies,
+        by_table=for_torchrec,
+        given=given,
     )
     ready: list[dict[str, Any]] = []
     known = {"cluster": machine.name, "model": sized.name, "scales": ready}
@@ -107,12 +132,15 @@ def plan(
     result = {"cluster": machine.name, "model": sized.name, **found.to_json()}
     if figure is not None:
         pareto(result["scales"], figure)
-    if out is not None:
+    notes: list[str] = []
+    if out is not None and for_torchrec:
+        notes = write_torchrec(out, found.job_plan(), sized, machine.node_of(range(found.job_plan().gpus)))
+    elif out is not None:
         write_plan(out, found.job_plan(), sized, machine)
     if json:
-        print_json({**result, "out": str(out) if out is not None else None})
+        print_json({**result, "out": str(out) if out is not None else None, "notes": notes})
     else:
-        print_plan(result, [table.name for table in sized.tables], out)
+        print_plan(result, [table.name for table in sized.tables], out, notes)
 
 
 def _strategies(without: str | None) -> tuple[str, ...]:

@@ -57,7 +57,8 @@ def project(
     model: Annotated[str | None, typer.Option(help="Model file, or a shipped model such as deepfm.")] = None,
     ids: IdsOption = None,
     plan: Annotated[
-        Path | None, typer.Option(help="Plan file of `dessim plan`, in place of, or beside, strategies.")
+        Path | None,
+        typer.Option(help="Plan file of `dessim plan`, or of TorchRec (.json), in place of, or beside, strategies."),
     ] = None,
     batch_per_worker: Annotated[int | None, typer.Option(help="Samples per GPU and step.", min=1)] = None,
     spill: Annotated[
@@ -110,6 +111,8 @@ def project(
     from dessim.workload.plan_file import read_plan
     from dessim.workload.scale import Job
     from dessim.workload.strategies import spec_of
+    from dessim.workload.torchrec_plan import SUFFIX as TORCHREC
+    from dessim.workload.torchrec_plan import read_torchrec
 
     if (trace is None) == (model is None):
         raise UsageError("give either a trace folder or --model, not both")
@@ -123,7 +126,11 @@ def project(
     else:
         job = Job.of_model(model_of(model or "", ids, precision))
     machine = cluster_of(cluster, transport, device)
-    planned = read_plan(plan, job.model, machine) if plan is not None else None
+    planned = None
+    if plan is not None and plan.suffix == TORCHREC:
+        planned = read_torchrec(plan, job.model, batch_per_worker)
+    elif plan is not None:
+        planned = read_plan(plan, job.model, machine)
     if planned is not None:
         planned.require(str(plan), parse_counts(gpus) if gpus is not None else [], batch_per_worker)
     rows: list[dict[str, Any]] = []

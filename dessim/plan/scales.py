@@ -31,6 +31,8 @@ class PlanRequest:
     `budget` [$/h] leaves out numbers of GPUs that cost more; it needs `prices`.
     `pinned`, `strategies`: the choice of some tables, by number, and the strategies that all others may have.
     `network`: the model of the network that simulates the finalists.
+    `by_table`: leave out strategies that train the whole model in another form.
+    `given`: plans to compare with, by the names of their files, each at its own number of GPUs.
     """
 
     job: Job
@@ -45,6 +47,23 @@ class PlanRequest:
     graphs: bool = False
     network: NetworkName = "fluid"
     strategies: Sequence[str] = TABLE_STRATEGIES
+    by_table: bool = False
+    given: Mapping[str, JobPlan] = field(default_factory=dict)
+
+    def at(self, gpus: int) -> Search:
+        """The job on one of `gpus`."""
+        return Search(
+            job=self.job,
+            cluster=self.cluster,
+            gpus=gpus,
+            batch=self.batch * gpus if self.per_gpu else self.batch,
+            pinned=self.pinned,
+            graphs=self.graphs,
+            network=self.network,
+            strategies=self.strategies,
+            by_table=self.by_table,
+            given={file: plan for file, plan in self.given.items() if plan.gpus == gpus},
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +111,7 @@ class Scale:
             "watts": self.watts,
             "joules_per_billion": self.per_billion(self.watts),
             "on_front": self.on_front,
+            "refused": list(found.refused),
             "plans": rows,
         }
 
@@ -149,19 +169,8 @@ def run_plan(
         if request.budget is not None and price is not None and price > request.budget:
             left_out[gpus] = f"{gpus:,} GPUs cost {price:,.2f} $/h, more than the budget of {request.budget:,.2f} $/h"
             continue
-        batch = request.batch * gpus if request.per_gpu else request.batch
-        asked = Search(
-            job=request.job,
-            cluster=request.cluster,
-            gpus=gpus,
-            batch=batch,
-            pinned=request.pinned,
-            graphs=request.graphs,
-            network=request.network,
-            strategies=request.strategies,
-        )
         try:
-            found = search(asked, progress.within(done, len(request.gpus), "numbers of GPUs"))
+            found = search(request.at(gpus), progress.within(done, len(request.gpus), "numbers of GPUs"))
         except CapacityError as error:
             left_out[gpus] = str(error)
             continue

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 from dessim.cluster import Cluster, Gpu
 from dessim.commands.project import ProjectRequest, Row, run_projection
 from dessim.commands.support.guard import worker_bytes
-from dessim.commands.support.projection import Projection
+from dessim.commands.support.projection import Misfit, Projection
 from dessim.errors import CapacityError, UsageError
 from dessim.plan.choose import Chosen, allowed, choose, least_memory, mean_memory
 from dessim.plan.loads import Choice, Loads, loads_of
@@ -35,7 +35,7 @@ from dessim.workload.memory import memory_by_owner
 from dessim.workload.model import Model
 from dessim.workload.owners import owners_of
 from dessim.workload.plan import Plan
-from dessim.workload.plan_file import TABLE_STRATEGIES, table_name
+from dessim.workload.plan_file import TABLE_STRATEGIES, JobPlan, table_name
 from dessim.workload.scale import Job
 from dessim.workload.strategies import STRATEGIES
 from dessim.workload.strategies import plan as plan_of
@@ -52,7 +52,9 @@ WHOLE = tuple(spec.name for spec in STRATEGIES.values() if spec.synchronous and 
 @dataclass(frozen=True, slots=True)
 class Search:
     """A job to plan. `batch` samples a step, all workers together. `pinned`: the choice of some tables, by number.
-    `strategies`: those that all other tables may have. `graphs`, `network`: as in ProjectRequest."""
+    `strategies`: those that all other tables may have. `graphs`, `network`: as in ProjectRequest. `by_table`: leave out
+    strategies that train the whole model in another form. `given`: plans of tables that compete, by the names of their
+    files."""
 
     job: Job
     cluster: Cluster
@@ -62,6 +64,8 @@ class Search:
     graphs: bool = False
     network: NetworkName = "fluid"
     strategies: Sequence[str] = TABLE_STRATEGIES
+    by_table: bool = False
+    given: Mapping[str, JobPlan] = field(default_factory=dict)
 
     @property
     def model(self) -> Model:
@@ -72,18 +76,21 @@ class Search:
 class Candidate:
     """A simulated plan: of `tables`, or of a strategy for the whole model if there are none.
 
-    `estimate_s`: its step by formula; None for strategies of whole models.
+    `estimate_s`: its step by formula; None for strategies of whole models. `source`: the file of a plan that was given;
+    empty for those that were found.
     """
 
     row: Projection
     plan: Plan
     tables: tuple[TablePlan, ...] = ()
     estimate_s: float | None = None
+    source: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return {
             **self.row.to_json(),
-            "planned": bool(self.tables),
+            "planned": bool(self.tables) and not self.source,
+            "source": self.source,
             "estimate_s": self.estimate_s,
             "tables": [
                 {"strategy": table.family, "ranks": list(table.ranks), "columns": list(table.columns)}
@@ -97,7 +104,8 @@ class Found:
     """The plans of one number of GPUs, the fastest first.
 
     `bound_s`, `gap`: a lower bound of every plan's estimate from HiGHS, and how far the best estimate is above it.
-    `extremes`: of the best plan, bytes of the emptiest and of the fullest worker.
+    `extremes`: of the best plan, bytes of the emptiest and of the fullest worker. `refused`: given plans that do not
+    fit.
     """
 
     gpus: int
@@ -106,6 +114,7 @@ class Found:
     bound_s: float
     gap: float
     extremes: Mapping[str, tuple[float, float]]
+    refused: tuple[str, ...] = ()
 
     @property
     def best(self) -> Candidate:
@@ -127,11 +136,16 @@ def search(asked: Search, progress: Progress) -> Found:
     loads = loads_of(asked.model, symbols, gpu, simulated_rates(routed, n), asked.graphs)
     bound, placed = _candidates(asked, loads, gpu, progress.within(0, 2))
     best = sorted(placed, key=lambda found: rounded(found.seconds))[:FINALISTS]
-    simulated = _simulated(asked, best, progress.within(1, 2))
+    simulated, refused = _simulated(asked, best, progress.within(1, 2))
     simulated += _refined(asked, loads, simulated)
-    ranked = sorted(simulated, key=lambda found: (_step(found), not found.tables))
+    ranked = sorted(simulated, key=_order)
     gap = min(found.seconds for found in placed) / bound - 1
-    return Found(n, asked.batch, tuple(ranked), bound, max(gap, 0.0), _extremes(asked, ranked[0]))
+    return Found(n, asked.batch, tuple(ranked), bound, max(gap, 0.0), _extremes(asked, ranked[0]), refused)
+
+
+def _order(found: Candidate) -> tuple[float, bool, bool]:
+    """The fastest first; of equal plans those of tables, and those that were found."""
+    return _step(found), not found.tables, bool(found.source)
 
 
 def _step(found: Candidate) -> float:
@@ -222,19 +236,24 @@ def _advice(is_pinned: bool) -> str:
     )
 
 
-def _simulated(asked: Search, best: Sequence[Placed], progress: Progress) -> list[Candidate]:
-    """The finalists and the strategies of whole models, simulated. Raises CapacityError if none fits."""
+def _simulated(asked: Search, best: Sequence[Placed], progress: Progress) -> tuple[list[Candidate], tuple[str, ...]]:
+    """The finalists, the strategies of whole models and given plans, simulated; and which given plans do not fit.
+
+    Raises CapacityError if none fits.
+    """
     whole = {} if asked.pinned else _whole_plans(asked)
     best = [placed for placed in best if _only_strategy(placed) not in whole]
     plans = [compose(asked.model, placed.tables) for placed in best]
-    rows = _rows(asked, list(whole), plans, progress)
-    candidates: list[tuple[Plan, tuple[TablePlan, ...], float | None]] = [(plan, (), None) for plan in whole.values()]
-    candidates += [(plan, placed.tables, placed.seconds) for plan, placed in zip(plans, best, strict=True)]
-    return [
-        Candidate(row, *candidate)
-        for row, candidate in zip(rows, candidates, strict=True)
-        if isinstance(row, Projection)
-    ]
+    given = [plan for job in asked.given.values() for plan in job.composed(asked.model)]
+    rows = _rows(asked, list(whole), [*plans, *given], progress)
+    candidates: list[tuple[Plan, tuple[TablePlan, ...], float | None, str]]
+    candidates = [(plan, (), None, "") for plan in whole.values()]
+    candidates += [(plan, placed.tables, placed.seconds, "") for plan, placed in zip(plans, best, strict=True)]
+    candidates += [(plan, job.tables, None, file) for plan, (file, job) in zip(given, asked.given.items(), strict=True)]
+    pairs = list(zip(rows, candidates, strict=True))
+    found = [Candidate(row, *candidate) for row, candidate in pairs if isinstance(row, Projection)]
+    misfits = [(candidate[-1], row) for row, candidate in pairs if isinstance(row, Misfit)]
+    return found, tuple(f"{file}: {row.reason}" for file, row in misfits if file)
 
 
 def _rows(asked: Search, strategies: Sequence[str], plans: Sequence[Plan], progress: Progress) -> list[Row]:
@@ -306,7 +325,7 @@ def _whole_plans(asked: Search) -> dict[str, Plan]:
     """The plans of the strategies that can train the whole model, by name, without those that tables must not have."""
     plans = {}
     for name in WHOLE:
-        if name in asked.strategies or name not in TABLE_STRATEGIES:
+        if name in asked.strategies or not (asked.by_table or name in TABLE_STRATEGIES):
             with suppress(UsageError):
                 plans[name] = plan_of(name, asked.model)
     return plans

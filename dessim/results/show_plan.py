@@ -17,10 +17,10 @@ _RANKED = 8  # plans that are printed; all with --json
 _NAMED = 6  # tables of a strategy that are named
 
 
-def print_plan(result: Values, names: Sequence[str], out: Path | None) -> None:
+def print_plan(result: Values, names: Sequence[str], out: Path | None, notes: Sequence[str] = ()) -> None:
     """Print the chosen scale's plans, where its tables are, and all scales if there are several.
 
-    `names`: of the model's tables. `out`: the plan file that was written.
+    `names`: of the model's tables. `out`: the plan file that was written, and `notes` on it.
     """
     scales = result["scales"]
     chosen = next(scale for scale in scales if scale["gpus"] == result["chosen_gpus"])
@@ -33,22 +33,24 @@ def print_plan(result: Values, names: Sequence[str], out: Path | None) -> None:
         _print_target(result)
     if len(scales) > 1:
         _print_scales(scales)
-    for reason in result["left_out"].values():
+    for reason in (*chosen["refused"], *result["left_out"].values()):
         print_text(reason)
-    print_caveats(chosen["plans"][:_RANKED])
+    print_caveats(_shown(chosen))
     if out is not None:
         print_text(f"plan: {out}")
+    for note in notes:
+        print_text(note)
 
 
 def _print_ranked(scale: Values) -> None:
     rows = []
-    for number, row in enumerate(scale["plans"][:_RANKED]):
+    for number, row in enumerate(shown := _shown(scale)):
         mark = FASTEST if number == 0 else TIE if row["tie"] else ""
         lead = row["step_time_s"] / scale["plans"][0]["step_time_s"] - 1
         error = row["error_bar"]
         rows.append(
             (
-                f"{strategy_label(row['strategy'])}{mark}",
+                f"{_label(row)}{mark}",
                 format_time(row["step_time_s"]),
                 format_count(row["samples_per_s"]),
                 _share(lead, signed=True) if number else "",
@@ -65,7 +67,18 @@ def _print_ranked(scale: Values) -> None:
     left = ("bound by",)
     print_text(f"{_gpus(scale['gpus'])}, {scale['batch']:,} samples a step; * fastest, tie: may be as fast")
     print_table(table_of(columns, rows, left=left, folds={"plan": 24, "bound by": 14}, drops=drops))
-    print_intervals(scale["plans"][:_RANKED])
+    print_intervals(shown)
+
+
+def _shown(scale: Values) -> list[Values]:
+    """The best plans, and those that were given."""
+    return [row for number, row in enumerate(scale["plans"]) if number < _RANKED or row["source"]]
+
+
+def _label(row: Values) -> str:
+    """A plan's strategies, behind the file of a plan that was given."""
+    source = f"{row['source']}: " if row["source"] else ""
+    return source + strategy_label(row["strategy"])
 
 
 def _print_owners(tables: Sequence[Values], names: Sequence[str]) -> None:
@@ -86,6 +99,10 @@ def _print_facts(scale: Values, best: Values) -> None:
     leads = [f"{strategy_label(name)} {_share(lead, signed=True)}" for name, lead in scale["leads"].items() if lead > 0]
     if leads:
         print_text(f"lead over each strategy alone: {', '.join(leads)}")
+    for row in scale["plans"]:
+        if row["source"]:
+            lead = row["step_time_s"] / best["step_time_s"] - 1
+            print_text(f"lead over {row['source']}: {_share(lead, signed=True)}")
     ends = {name: " to ".join(format_size(end, 3) for end in pair) for name, pair in scale["extremes"].items()}
     print_text(
         f"emptiest to fullest GPU: memory {ends['memory_bytes']}, sent {ends['sent_bytes']}, "

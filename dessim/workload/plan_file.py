@@ -23,7 +23,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -44,12 +44,14 @@ TABLE_STRATEGIES = ("data_parallel", "table_wise", "column_wise", "row_wise", "r
 
 @dataclass(frozen=True, slots=True)
 class JobPlan:
-    """A planned job: `tables` in the order of the model, or one `strategy` for all of them. `batch`: of all workers."""
+    """A planned job: `tables` in the order of the model, or one `strategy` for all of them. `batch`: of all workers.
+    `caveat`: what a plan of another program does otherwise."""
 
     gpus: int
     batch: int
     tables: tuple[TablePlan, ...] = ()
     strategy: str = ""
+    caveat: str = ""
 
     @property
     def batch_per_worker(self) -> int:
@@ -62,7 +64,7 @@ class JobPlan:
 
     def composed(self, model: Model) -> tuple[Plan, ...]:
         """The plan of groups of tables, if it has one."""
-        return (compose(model, self.tables),) if self.tables else ()
+        return (replace(compose(model, self.tables), caveat=self.caveat),) if self.tables else ()
 
     def require(self, path: str, gpus: Sequence[int], batch_per_worker: int | None) -> None:
         """Raise UsageError for other numbers of GPUs or samples than were planned; `path` is the plan's."""

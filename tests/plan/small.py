@@ -37,3 +37,21 @@ def loads(model: Model, n: int, batch: int = BATCH) -> Loads:
     """Loads with rates of 50 GB/s and starts of 20 us."""
     symbols = Job.of_model(model).symbols(n, batch // n)
     return loads_of(model, symbols, cluster().gpu, lambda op, size: Rate(2e-5, 2e-11))
+
+
+def model_text() -> str:
+    """The model as a file."""
+    tables = "".join(f'[[tables]]\nname = "t{n}"\nrows = {rows}\nids = {ids}\n' for n, (rows, ids) in enumerate(TABLES))
+    return _HEAD + tables
+
+
+_HEAD = """schema_version = 2
+name = "small"
+[input]
+batch_per_worker = 1024
+[embedding]
+width = 64
+[[operators]]
+kind = "mlp"
+widths = [64]
+"""

@@ -12,20 +12,11 @@ from typer.testing import CliRunner
 from dessim.cli.app import app
 from dessim.errors import FileError
 from dessim.plan.scales import Planned, PlanRequest, run_plan
-from dessim.workload.plan_file import read_plan
+from dessim.workload.composed import TablePlan
+from dessim.workload.plan_file import JobPlan, read_plan
 from dessim.workload.scale import Job
-from tests.plan.small import BATCH, CLUSTER, cluster, model_of
-
-MODEL = """schema_version = 2
-name = "small"
-[input]
-batch_per_worker = 1024
-[embedding]
-width = 64
-[[operators]]
-kind = "mlp"
-widths = [64]
-"""
+from dessim.workload.torchrec_plan import EXPRESSIBLE
+from tests.plan.small import BATCH, CLUSTER, cluster, model_of, model_text
 
 
 @pytest.fixture(scope="module")
@@ -36,12 +27,8 @@ def planned() -> Planned:
 
 @pytest.fixture
 def model_file(tmp_path: Path) -> Path:
-    tables = "".join(
-        f'[[tables]]\nname = "{table.name}"\nrows = {table.rows:.0f}\nids = {table.ids:g}\n'
-        for table in model_of().tables
-    )
     path = tmp_path / "small.toml"
-    path.write_text(MODEL + tables)
+    path.write_text(model_text())
     return path
 
 
@@ -113,6 +100,43 @@ def test_a_plan_file_is_projected_to_the_planned_step(model_file: Path, tmp_path
     )
 
 
+def test_a_plan_for_torchrec_is_projected_and_compared_with(model_file: Path, tmp_path: Path) -> None:
+    """It has only strategies that TorchRec has; without that limit a plan is found that is at least as fast."""
+    out = tmp_path / "plan.json"
+    common = ("--model", model_file, "--cluster", CLUSTER)
+    options = ("--gpus", "8", "--batch", "65536")
+    code, text, error = run("plan", *common, *options, "--to", "torchrec", "-o", out, "--json")
+    assert code == 0, error
+    (scale,) = json.loads(text)["scales"]
+    had = {row["strategy"] for row in scale["plans"] if not row["tables"]}
+    assert had <= {"table_wise", "row_wise", "data_parallel"}
+    assert {table["strategy"] for row in scale["plans"] for table in row["tables"]} <= set(EXPRESSIBLE)
+    code, text, error = run("project", *common, "--plan", out, "--batch-per-worker", "8192", "--json")
+    assert code == 0, error
+    step = json.loads(text)["projection"][0]["step_time_s"]
+    assert step == pytest.approx(scale["plans"][0]["step_time_s"], rel=1e-12)
+    code, text, error = run("plan", *common, *options, "--from", out)
+    assert code == 0 and "plan.json: " in text and "lead over plan.json: +" in text, error
+    code, _, error = run("project", *common, "--plan", out, "--gpus", "16")
+    assert code == 2 and "is for 8 GPUs" in error and error.count("\n") == 1
+    code, _, error = run("plan", *common, "--gpus", "16", "--batch", "65536", "--from", out)
+    assert code == 2 and "--from plan.json: is for 8 GPUs; name them with --gpus" in error and error.count("\n") == 1
+    code, _, error = run("plan", *common, *options, "--to", "torchrec")
+    assert code == 2 and "--to torchrec: name the file to write with -o" in error and error.count("\n") == 1
+
+
+def test_a_given_plan_that_does_not_fit_is_named() -> None:
+    huge = model_of(((400_000_000, 3), (1000, 1)))
+    given = JobPlan(8, BATCH, (TablePlan("table_wise", (0,), (64,)), TablePlan("row_wise")))
+    request = PlanRequest(
+        Job.of_model(huge), cluster(), [8], BATCH, strategies=["row_wise"], by_table=True, given={"theirs.json": given}
+    )
+    (scale,) = run_plan(request).scales
+    assert not any(candidate.source for candidate in scale.found.candidates)
+    (reason,) = scale.found.refused
+    assert reason.startswith("theirs.json: 1 table_wise, 1 row_wise of small on 8 GPUs")
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
@@ -126,7 +150,7 @@ def test_a_plan_file_is_projected_to_the_planned_step(model_file: Path, tmp_path
     ],
 )
 def test_an_edited_plan_is_refused_in_one_line(planned: Planned, tmp_path: Path, change, expected: str) -> None:  # type: ignore[no-untyped-def]
-    from dessim.workload.plan_file import JobPlan, write_plan
+    from dessim.workload.plan_file import write_plan
 
     found = planned.scales[0].found
     tables = next(c.tables for c in found.candidates if c.tables)
@@ -152,6 +176,12 @@ def test_an_edited_plan_is_refused_in_one_line(planned: Planned, tmp_path: Path,
         (("--gpus", "8", "--batch", "65536", "--target", "20 M"), {}, "samples/s"),
         (("--gpus", "8", "--batch", "65536", "--without", "mesh"), {}, "--without mesh: choose from data_parallel"),
         (("--gpus", "8", "--batch", "65536", "--budget", "4 $/h"), {}, "--budget needs --prices"),
+        (("--gpus", "8", "--batch", "65536", "--from", "no.json"), {}, "no.json: cannot be read"),
+        (
+            ("--gpus", "8", "--batch", "65536", "--from", "t.json"),
+            {"t.json": '{"world_size": 4, "plan": {}}'},
+            "table t0 of small is left out",
+        ),
         (
             ("--gpus", "8", "--batch", "65536", "--prices", "p.toml"),
             {"p.toml": "schema_version = 1\ngpu = 2.5\n"},

@@ -4,8 +4,8 @@
     for all          bags [b, F, W + E] -> dense_forward -> dense_backward -> dense_grad
     for each group   gradients of its bags -> update_rows
 
-The strategies are those that train a whole model, each on the fields of its group (table_group.py). One group works
-after the other, while the gradients of all groups' bags and of the dense part travel together.
+The strategies are those that train a whole model, each on the fields of its group (table_group.py). They take turns:
+while the messages of a group travel, another group computes (in_turn.py). Only their ids are sent one after the other.
 
 A table whose columns have several owners counts as a table for each: its ids go to all of them, each stores and pools
 its own columns only, and a bag at its sample is the concatenation of theirs.
@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from des_ref.comm import Comm
+from des_ref.comm import Comm, Handle
 from des_ref.data.batch import Batch
 from des_ref.embedding.by_width import ColumnRange, TablesByWidth
 from des_ref.embedding.hash_table import RowTable
@@ -33,6 +33,7 @@ from des_ref.models.build import Network
 from des_ref.models.shampoo import NAME as SHAMPOO
 from des_ref.strategies.base import Counts, Lane, Optimizers
 from des_ref.strategies.data_parallel import DataParallel
+from des_ref.strategies.in_turn import Part, in_turn
 from des_ref.strategies.row_all_to_all import RowAllToAll
 from des_ref.strategies.sharded import RowWise, TableWise
 from des_ref.strategies.sharded_base import RowGradients, ShardedBase
@@ -88,6 +89,13 @@ def check_tables(tables: Sequence[TablePlan], optimizers: Optimizers, codecs: Co
     if any(buffer is not Buffer.DENSE for buffer in codecs.by_buffer):
         problem = f"codecs {codecs}: codecs encode rows of one width, and column_wise splits rows"
         raise UsageError(f"{problem}: encode gradients of dense weights only, {otherwise}")
+
+
+def _row_grads(strategy: ShardedBase, fetched: Any, grad: Tensor, ready: Handle | None) -> Part[RowGradients]:
+    """The gradients of a group's rows; `grad` is valid when `ready` is."""
+    if ready is not None:
+        yield ready
+    return (yield from strategy._row_grads(fetched, grad))
 
 
 class Composed(ShardedBase):
@@ -206,11 +214,12 @@ class Composed(ShardedBase):
             sent.append(_OfGroup(own, group.strategy._send_ids(own, of_group)))
         return sent
 
-    def _fetch(self, batch: Batch, ids: list[_OfGroup], train: bool) -> list[_OfGroup]:
-        return [
-            _OfGroup(sent.batch, group.strategy._fetch(sent.batch, sent.result, train))
-            for group, sent in zip(self._groups, ids, strict=True)
+    def _fetch(self, batch: Batch, ids: list[_OfGroup], train: bool) -> Part[list[_OfGroup]]:
+        parts = [
+            group.strategy._fetch(sent.batch, sent.result, train) for group, sent in zip(self._groups, ids, strict=True)
         ]
+        yield from ()  # in_turn waits for their messages
+        return [_OfGroup(sent.batch, result) for sent, result in zip(ids, in_turn(parts), strict=True)]
 
     def _bags(self, fetched: list[_OfGroup]) -> Tensor:
         of_groups = [group.strategy._bags(own.result) for group, own in zip(self._groups, fetched, strict=True)]
@@ -224,11 +233,12 @@ class Composed(ShardedBase):
     def _learn(self, fetched: list[_OfGroup], grad: Tensor) -> tuple[RowGradients, dict[str, Tensor]]:
         sent = [group.strategy._send_back(grad.index_select(1, group.fields)) for group in self._groups]
         dense = self._send_dense_grads()
-        found = []
-        for group, own, (grad_at_owner, ready) in zip(self._groups, fetched, sent, strict=True):
-            if ready is not None:
-                ready.wait()
-            found.append(group.strategy._row_grads(own.result, grad_at_owner))
+        found = in_turn(
+            [
+                _row_grads(group.strategy, own.result, *returned)
+                for group, own, returned in zip(self._groups, fetched, sent, strict=True)
+            ]
+        )
         for group, own_grads in zip(self._groups, found, strict=True):
             with group.strategy.marks.segment("update_rows", Phase.OPTIMIZER):
                 self.table.update(self._rows, own_grads.rows, self._by_column(own_grads.grad))

@@ -17,6 +17,7 @@ from torch import Tensor
 from des_ref.data.batch import Batch
 from des_ref.embedding.by_width import packed, unpacked
 from des_ref.strategies.base import Counts, Lane, mean_width
+from des_ref.strategies.in_turn import Part
 from des_ref.strategies.padding import PaddedIds, gather_ids, is_real, padded
 from des_ref.strategies.sharded_base import RowGradients, ShardedBase
 from des_ref.substitution.owned import unique_with_index
@@ -70,7 +71,7 @@ class DataParallel(ShardedBase):
             is_line = is_real(floats, lines)
         return _GatheredIds(unique, inverse, self.network.has_columns(unique), of_all, lines, is_line)
 
-    def _fetch(self, batch: Batch, ids: _GatheredIds, train: bool) -> _PooledRows:
+    def _fetch(self, batch: Batch, ids: _GatheredIds, train: bool) -> Part[_PooledRows]:
         with self.marks.segment("lookup", Phase.FORWARD):
             # Rows are inserted in `_row_grads`, when the ids of all workers are known: every worker must count a step
             # once for each id, wherever the id occurs.
@@ -78,18 +79,19 @@ class DataParallel(ShardedBase):
         with self.marks.segment("pool", Phase.FORWARD):
             values.requires_grad_(train)
             pooled = self._pooled_at_samples(values, ids.inverse, batch)
+        yield from ()  # no message
         return _PooledRows(ids, values, pooled)
 
     def _bags(self, fetched: _PooledRows) -> Tensor:
         return fetched.pooled.view(-1, self.network.fields, self.network.bag_width)
 
-    def _row_grads(self, fetched: _PooledRows, grad: Tensor) -> RowGradients:
+    def _row_grads(self, fetched: _PooledRows, grad: Tensor) -> Part[RowGradients]:
         ids = fetched.ids
         with self.marks.segment("scatter_grad", Phase.BACKWARD):
             fetched.pooled.backward(grad.view(fetched.pooled.shape))
             message = padded(packed(fetched.values.grad, ids.columns), ids.lines)
         gathered = message.new_empty(self.comm.world_size * ids.lines, *message.shape[1:])
-        self.comm.all_gather("row_grads", gathered, message).wait()
+        yield self.comm.all_gather("row_grads", gathered, message)
         with self.marks.segment("sum_grad", Phase.BACKWARD):
             of_all = ids.of_all.ids[ids.of_all.is_real]
             # Every worker adds up the same gradients in the same order, so that replicas stay equal.

@@ -19,6 +19,7 @@ from des_ref.comm import Handle
 from des_ref.strategies.base import Counts, Optimizers
 from des_ref.strategies.dense_shards import DenseServer, DenseShards
 from des_ref.strategies.dense_state import DenseState, export_state, load_state
+from des_ref.strategies.in_turn import Part
 from des_ref.strategies.row_all_to_all import FetchedRows, RowAllToAll
 from des_ref.substitution.owned import unique_with_index
 from des_ref.substitution.sums import RowIndex
@@ -60,13 +61,13 @@ class PsSync(RowAllToAll):
         self._pulling.wait()
         self._shards.fill(self._pulled)
 
-    def _return_grads(self, fetched: FetchedRows, grads: Tensor) -> Tensor:
+    def _return_grads(self, fetched: FetchedRows, grads: Tensor) -> Part[Tensor]:
         keys = fetched.routed.keys
         requested = fetched.routed.requested
         self._pushed_keys = torch.empty_like(requested.keys)
         ready = self.comm.all_to_all("push_keys", self._pushed_keys, keys.cold, requested.sizes, keys.sizes)
-        received = super()._return_grads(fetched, grads)
-        ready.wait()
+        received = yield from super()._return_grads(fetched, grads)
+        yield ready
         return received
 
     def _pushed_rows(self, fetched: FetchedRows) -> tuple[Tensor, RowIndex, Tensor]:

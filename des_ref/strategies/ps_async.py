@@ -23,6 +23,7 @@ from des_ref.strategies.base import Counts, Lane, Optimizers, mean_width
 from des_ref.strategies.dense_shards import DenseShards
 from des_ref.strategies.dense_state import DenseState
 from des_ref.strategies.exchange import Keys
+from des_ref.strategies.in_turn import Part
 from des_ref.strategies.ps_server import DENSE, KEYS, ROWS, START, Request
 from des_ref.strategies.sharded_base import RowGradients, ShardedBase
 from des_ref.strategies.staleness import StalenessStats
@@ -91,11 +92,12 @@ class PsAsync(ShardedBase):
         with lane.marks.segment("split_ids", Phase.INPUT):
             return Keys.of(batch.ids, len(self._wire.servers))
 
-    def _fetch(self, batch: Batch, ids: Keys, train: bool) -> _PulledRows:
+    def _fetch(self, batch: Batch, ids: Keys, train: bool) -> Part[_PulledRows]:
         values = self._pull(Request.PULL if train else Request.LOOK, ids.unique, ids.sizes)
         with self.marks.segment("pool", Phase.FORWARD):
             values.requires_grad_(train)
             pooled = self._pooled_at_samples(values, ids.inverse, batch)
+        yield from ()  # its messages are not collectives, and have arrived
         return _PulledRows(ids, values, pooled)
 
     def _bags(self, fetched: _PulledRows) -> Tensor:

@@ -25,6 +25,7 @@ from des_ref.models.build import Network
 from des_ref.strategies.base import Counts, Lane, Optimizers, mean_width
 from des_ref.strategies.dense_state import DenseState
 from des_ref.strategies.exchange import request_keys
+from des_ref.strategies.in_turn import Part
 from des_ref.strategies.padding import gather_ids, is_real, padded
 from des_ref.strategies.sharded_base import RowGradients, ShardedBase
 from dessim.errors import UsageError
@@ -118,7 +119,7 @@ class RowAllGather(ShardedBase):
                 floats = _Floats.of(own, columns & of_all.is_real[:, None], lane.comm.world_size)
         return _GatheredIds(owned, of_all.most, index, len(keys.unique), floats)
 
-    def _fetch(self, batch: Batch, ids: _GatheredIds, train: bool) -> _GatheredRows:
+    def _fetch(self, batch: Batch, ids: _GatheredIds, train: bool) -> Part[_GatheredRows]:
         mark = self.marks.segment
         moves = None
         if not train:
@@ -131,18 +132,18 @@ class RowAllGather(ShardedBase):
                 rows = table_rows
         else:
             rows, moves, own = self._from_cache(self._cache, ids.owned)
-        whole = self._gathered(ids, own.to(self.comm.device))
+        whole = yield from self._gathered(ids, own.to(self.comm.device))
         with mark("pool", Phase.FORWARD):
             whole.requires_grad_(train)
             pooled = self._pooled_at_samples(whole, ids.index, batch)
         return _GatheredRows(ids, rows, moves, whole, pooled)
 
-    def _gathered(self, ids: _GatheredIds, own: Tensor) -> Tensor:
+    def _gathered(self, ids: _GatheredIds, own: Tensor) -> Part[Tensor]:
         """[N * most, W]: the rows `own` [r, W] of every owner, by AllGather."""
         floats = ids.floats
         message = padded(own, ids.most) if floats is None else padded(packed(own, floats.own), floats.most)
         whole = message.new_empty(self.comm.world_size * len(message), *message.shape[1:])
-        self.comm.all_gather("rows", whole, message).wait()
+        yield self.comm.all_gather("rows", whole, message)
         return whole if floats is None else unpacked(whole[floats.is_real], floats.columns)
 
     def _from_cache(self, cache: CachedRows, ids: Tensor) -> tuple[Tensor, CacheMoves, Tensor]:
@@ -162,7 +163,7 @@ class RowAllGather(ShardedBase):
     def _bags(self, fetched: _GatheredRows) -> Tensor:
         return fetched.pooled.view(-1, self.network.fields, self.network.bag_width)
 
-    def _row_grads(self, fetched: _GatheredRows, grad: Tensor) -> RowGradients:
+    def _row_grads(self, fetched: _GatheredRows, grad: Tensor) -> Part[RowGradients]:
         ids = fetched.ids
         with self.marks.segment("scatter_grad", Phase.BACKWARD):
             fetched.pooled.backward(grad.view(fetched.pooled.shape))
@@ -171,7 +172,7 @@ class RowAllGather(ShardedBase):
         if floats is not None:
             message = unpacked(packed(message, floats.columns), floats.is_real)
         summed = message.new_empty(len(message) // self.comm.world_size, *message.shape[1:])
-        self.comm.reduce_scatter("rows_grad", summed, message).wait()
+        yield self.comm.reduce_scatter("rows_grad", summed, message)
         own = summed[: len(ids.owned)] if floats is None else unpacked(summed[: floats.count], floats.own)
         return RowGradients(fetched.rows, ids.owned, own)
 

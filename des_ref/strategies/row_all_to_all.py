@@ -25,6 +25,7 @@ from des_ref.models.build import Network
 from des_ref.strategies.base import Counts, Lane, Optimizers, mean_width
 from des_ref.strategies.exchange import Keys, RequestedKeys, request_keys
 from des_ref.strategies.hot_rows import HotRows, hottest
+from des_ref.strategies.in_turn import Part
 from des_ref.strategies.sample_assignment import assign_samples, samples_of
 from des_ref.strategies.sharded_base import RowGradients, ShardedBase
 from des_ref.substitution.owned import unique_with_index
@@ -111,7 +112,7 @@ class RowAllToAll(ShardedBase):
         lane.comm.all_reduce_max("hot_seen", is_in_batch).wait()
         return _RoutedKeys(keys, requested, to_fetch, to_serve, is_in_batch.nonzero().squeeze(1))
 
-    def _fetch(self, batch: Batch, ids: _RoutedKeys, train: bool) -> FetchedRows:
+    def _fetch(self, batch: Batch, ids: _RoutedKeys, train: bool) -> Part[FetchedRows]:
         keys = ids.keys
         requested = ids.requested
         with self.marks.segment("lookup", Phase.FORWARD):
@@ -121,7 +122,7 @@ class RowAllToAll(ShardedBase):
         to_fetch, to_serve = ids.to_fetch, ids.to_serve
         message = new_message(reply, len(keys.cold), to_fetch.has)
         served = packed(reply, to_serve.has)
-        self.comm.all_to_all(self.rows_op, message, served, to_fetch.sizes, to_serve.sizes).wait()
+        yield self.comm.all_to_all(self.rows_op, message, served, to_fetch.sizes, to_serve.sizes)
         values = unpacked(message, to_fetch.has)
         if self._hot is not None:
             with self.marks.segment("hot_lookup", Phase.FORWARD):
@@ -137,7 +138,7 @@ class RowAllToAll(ShardedBase):
     def _bags(self, fetched: FetchedRows) -> Tensor:
         return fetched.pooled.view(-1, self.network.fields, self.network.bag_width)
 
-    def _row_grads(self, fetched: FetchedRows, grad: Tensor) -> RowGradients:
+    def _row_grads(self, fetched: FetchedRows, grad: Tensor) -> Part[RowGradients]:
         with self.marks.segment("scatter_grad", Phase.BACKWARD):
             fetched.pooled.backward(grad.view(fetched.pooled.shape))
             keys = fetched.routed.keys
@@ -147,13 +148,13 @@ class RowAllToAll(ShardedBase):
             if self._hot is not None:
                 hot_grad[torch.searchsorted(hot_in_batch, keys.hot)] = own_hot_grad
         hot_sum = self._sum_hot(hot_grad)
-        received = self._return_grads(fetched, cold_grad)
+        received = yield from self._return_grads(fetched, cold_grad)
         with self.marks.segment("sum_grad", Phase.BACKWARD):
             unique, index, rows = self._pushed_rows(fetched)
             summed = index.scatter(received, len(unique))
         if self._hot is None or hot_sum is None:
             return RowGradients(rows, unique, summed)
-        hot_sum.wait()
+        yield hot_sum
         hot_ids = self._hot.ids[hot_in_batch]
         hot_rows = self.table.find_or_insert(hot_ids)
         return RowGradients(torch.cat([rows, hot_rows]), torch.cat([unique, hot_ids]), torch.cat([summed, hot_grad]))
@@ -161,12 +162,12 @@ class RowAllToAll(ShardedBase):
     def _sum_hot(self, grad: Tensor) -> Handle | None:
         return self.comm.all_reduce("hot_grad", grad) if self._hot is not None else None
 
-    def _return_grads(self, fetched: FetchedRows, grads: Tensor) -> Tensor:
+    def _return_grads(self, fetched: FetchedRows, grads: Tensor) -> Part[Tensor]:
         """Send gradients to the owners of their rows; returns those of the keys requested here, in request order."""
         routed = fetched.routed
         fetch, serve = routed.to_fetch, routed.to_serve
         received = new_message(grads, len(routed.requested.keys), serve.has)
-        self.comm.all_to_all(self.grads_op, received, packed(grads, fetch.has), serve.sizes, fetch.sizes).wait()
+        yield self.comm.all_to_all(self.grads_op, received, packed(grads, fetch.has), serve.sizes, fetch.sizes)
         return unpacked(received, serve.has)
 
     def _pushed_rows(self, fetched: FetchedRows) -> tuple[Tensor, RowIndex, Tensor]:

@@ -31,6 +31,7 @@ from des_ref.strategies.exchange import (
 )
 from des_ref.strategies.grads import SummedGrads
 from des_ref.strategies.hash_owned import field_of_rows
+from des_ref.strategies.in_turn import Part
 from des_ref.strategies.sharded_base import RowGradients, ShardedBase
 from dessim.trace.schema import Phase
 from dessim.workload.options import Options
@@ -87,11 +88,11 @@ class _OwnersPool(ShardedBase):
         """The stores of `count` rows, as `_values` takes them, from the row and the field of each occurrence [n]."""
         return ()
 
-    def _deliver(self, pooled: Tensor, samples: int) -> Tensor:
+    def _deliver(self, pooled: Tensor, samples: int) -> Part[Tensor]:
         """Send the bags where they are needed, in the collective `pooled`."""
         raise NotImplementedError
 
-    def _fetch(self, batch: Batch, ids: Any, train: bool) -> _OwnerPooled:
+    def _fetch(self, batch: Batch, ids: Any, train: bool) -> Part[_OwnerPooled]:
         samples = len(batch) * self.comm.world_size
         with self.marks.segment("lookup", Phase.FORWARD):
             unique, index, bag = self._occurrences(ids, samples)
@@ -102,17 +103,18 @@ class _OwnersPool(ShardedBase):
         with self.marks.segment("pool", Phase.FORWARD):
             values.requires_grad_(train)
             pooled = self._pooled(values, index, bag, self._number_of_bags(samples))
-        received = self._deliver(pooled.detach(), samples)
+        received = yield from self._deliver(pooled.detach(), samples)
         return _OwnerPooled(unique, rows, values, pooled, received, len(index))
 
     def _bags(self, fetched: _OwnerPooled) -> Tensor:
         return fetched.received.view(-1, self.network.fields, self.network.bag_width)
 
-    def _row_grads(self, fetched: _OwnerPooled, grad: Tensor) -> RowGradients:
+    def _row_grads(self, fetched: _OwnerPooled, grad: Tensor) -> Part[RowGradients]:
         with self.marks.segment("scatter_grad", Phase.BACKWARD):
             samples = len(fetched.pooled) // max(self._number_of_bags(1), 1)
             fetched.pooled.backward(unpacked(grad, self._columns(samples)).reshape(fetched.pooled.shape))
         assert fetched.rows is not None
+        yield from ()  # no message
         return RowGradients(fetched.rows, fetched.unique, fetched.values.grad)
 
     def _counts(self, batch: Batch, fetched: _OwnerPooled, row_grads: RowGradients) -> Counts:
@@ -196,12 +198,12 @@ class TableWise(_OwnersPool):
         """bool [F * share, W + E]: the columns of the bags of this worker's samples, as they arrive."""
         return self.network.bags_have_columns(self._owners.order.repeat_interleave(share))
 
-    def _deliver(self, pooled: Tensor, samples: int) -> Tensor:
+    def _deliver(self, pooled: Tensor, samples: int) -> Part[Tensor]:
         to_send, to_receive = self._splits(samples)
         sent, has = self._columns(samples), self._columns_received(samples // self.comm.world_size)
         received = new_message(pooled, sum(to_receive), has)
         sizes = message_sizes(to_receive, has), message_sizes(to_send, sent)
-        self.comm.all_to_all("pooled", received, packed(pooled, sent), *sizes).wait()
+        yield self.comm.all_to_all("pooled", received, packed(pooled, sent), *sizes)
         return unpacked(received, has)
 
     def _bags(self, fetched: _OwnerPooled) -> Tensor:
@@ -226,10 +228,10 @@ class RowWise(_OwnersPool):
 
     name = "row_wise"
 
-    def _deliver(self, pooled: Tensor, samples: int) -> Tensor:
+    def _deliver(self, pooled: Tensor, samples: int) -> Part[Tensor]:
         has = self._columns_at_samples(samples // self.comm.world_size)
         own = new_message(pooled, len(pooled) // self.comm.world_size, has)
-        self.comm.reduce_scatter("pooled", own, packed(pooled, self._columns(samples))).wait()
+        yield self.comm.reduce_scatter("pooled", own, packed(pooled, self._columns(samples)))
         return unpacked(own, has)
 
     def _send_back(self, grad: Tensor) -> tuple[Tensor, Handle | None]:
@@ -244,10 +246,10 @@ class Mesh(_OwnersPool):
     name = "mesh"
     loss_is_share = False
 
-    def _deliver(self, pooled: Tensor, samples: int) -> Tensor:
+    def _deliver(self, pooled: Tensor, samples: int) -> Part[Tensor]:
         has = self._columns(samples)
         message = packed(pooled, has)
-        self.comm.all_reduce("pooled", message).wait()
+        yield self.comm.all_reduce("pooled", message)
         return unpacked(message, has)
 
     def _send_back(self, grad: Tensor) -> tuple[Tensor, Handle | None]:

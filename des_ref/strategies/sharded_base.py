@@ -24,6 +24,7 @@ from des_ref.models.build import Network
 from des_ref.strategies.base import Counts, Lane, Optimizers, StepResult
 from des_ref.strategies.grads import SummedGrads
 from des_ref.strategies.hash_owned import HashOwned
+from des_ref.strategies.in_turn import Part, finished
 from des_ref.substitution.owned import sorted_by
 from des_ref.substitution.sums import Groups, RowIndex
 from dessim.trace.schema import Phase
@@ -64,7 +65,7 @@ class ShardedBase(HashOwned):
         """Send the ids of this worker's samples; returns what `_fetch` needs."""
         raise NotImplementedError
 
-    def _fetch(self, batch: Batch, ids: Any, train: bool) -> Any:
+    def _fetch(self, batch: Batch, ids: Any, train: bool) -> Part[Any]:
         """Bring rows or pooled bags to the samples; returns what `_bags` needs.
 
         Without `train`, no row is inserted and nothing is kept for backward.
@@ -79,7 +80,7 @@ class ShardedBase(HashOwned):
         """Send the gradient of the bags back to where they were pooled; the result is valid after the handle's wait."""
         return grad, None
 
-    def _row_grads(self, fetched: Any, grad: Tensor) -> RowGradients:
+    def _row_grads(self, fetched: Any, grad: Tensor) -> Part[RowGradients]:
         """The gradients of this worker's rows, from the gradient of the bags that it pooled."""
         raise NotImplementedError
 
@@ -108,7 +109,7 @@ class ShardedBase(HashOwned):
         samples = len(batch) * self.comm.world_size
         self._before()
         sent = sent or self.send(batch)
-        fetched = self._fetch(batch, sent.ids, train=True)
+        fetched = finished(self._fetch(batch, sent.ids, train=True))
         self._before_dense()
         with mark("dense_forward", Phase.FORWARD):
             bags = self._bags(fetched).detach().requires_grad_()
@@ -130,7 +131,7 @@ class ShardedBase(HashOwned):
         dense = self._send_dense_grads()
         if ready is not None:
             ready.wait()
-        row_grads = self._row_grads(fetched, grad_at_owner)
+        row_grads = finished(self._row_grads(fetched, grad_at_owner))
         grads = self._by_column(row_grads.grad)
         with self.marks.segment("update_rows", Phase.OPTIMIZER):
             self.update_rows(row_grads.rows, grads)
@@ -151,7 +152,7 @@ class ShardedBase(HashOwned):
         samples = len(batch) * self.comm.world_size
         self.settle()
         sent = self.send(batch)
-        bags = self._bags(self._fetch(batch, sent.ids, train=False))
+        bags = self._bags(finished(self._fetch(batch, sent.ids, train=False)))
         return self._gather_logits(self.network.tail(self.network.from_bags(bags), dense=sent.dense), samples)
 
     def _values(self, unique: Tensor, train: bool, *stores: Tensor) -> tuple[Tensor | None, Tensor]:

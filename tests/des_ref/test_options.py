@@ -72,17 +72,26 @@ def rows_fetched(whole: Batch, owner: Tensor, worker: Tensor) -> int:
     return len({(w, i) for w, i, o in triples if o >= 0 and o != w})
 
 
+def weight_at_home(whole: Batch, owner: Tensor, worker: Tensor) -> int:
+    """Total over samples of the ids that their worker owns, each with 2^20 / (its occurrences in the batch)."""
+    times = Counter(whole.ids.tolist())
+    pairs = zip(whole.ids.tolist(), owner.tolist(), worker[whole.sample].tolist(), strict=True)
+    return sum((1 << 20) // times[i] for i, o, w in pairs if o == w)
+
+
 @given(st.lists(st.lists(st.integers(0, 30), min_size=1, max_size=4), min_size=4, max_size=4), st.integers(0, 9))
 @settings(deadline=None)
-def test_samples_are_assigned_evenly_and_almost_optimally(samples: list[list[int]], salt: int) -> None:
+def test_two_workers_get_equal_numbers_of_samples_and_most_of_what_they_own(
+    samples: list[list[int]], salt: int
+) -> None:
+    """Few rows are fetched as a consequence, not always the fewest: an id may be fetched once for several samples."""
     whole = batch_of(samples)
     owner = (whole.ids * 7 + salt) % 3 % 2
     worker = assign_samples(whole, owner, 2)
     assert torch.bincount(worker, minlength=2).tolist() == [2, 2]
     assignments = [torch.tensor(a) for a in product((0, 1), repeat=4) if sum(a) == 2]
-    costs = [rows_fetched(whole, owner, assignment) for assignment in assignments]
-    cost = rows_fetched(whole, owner, worker)
-    assert cost <= min(costs) + 2 and cost <= sum(costs) / len(costs) + 1
+    best = max(weight_at_home(whole, owner, assignment) for assignment in assignments)
+    assert weight_at_home(whole, owner, worker) == best
 
 
 @pytest.mark.parametrize("hot", [0, 400])

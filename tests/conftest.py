@@ -9,8 +9,8 @@ import pytest
 import typer.testing
 from hypothesis import settings
 
-# A loaded machine is slow now and then; time limits are pytest-timeout's business. Continuous integration draws the same
-# examples each time, so that a change is judged by itself; elsewhere each run draws new ones.
+# A loaded machine is slow now and then; time limits are pytest-timeout's business. Continuous integration draws the
+# same examples each time, so that a change is judged by itself; elsewhere each run draws new ones.
 settings.register_profile("dessim", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("dessim")
 

@@ -57,7 +57,7 @@ def words(keys: Tensor, count: int) -> Tensor:
     return mix64(keys[:, None] + counters)
 
 
-def owner_of(ids: Tensor, world_size: int) -> Tensor:
+def owner_of(ids: Tensor, world_size: int | Tensor) -> Tensor:
     """The worker that owns each id: mix64(id) mod N, int64 [...]. Dropping the sign bit keeps it positive."""
     return _shift_right(mix64(ids), 1) % world_size
 

@@ -29,6 +29,7 @@ from des_ref.data.batch import Batch
 from des_ref.embedding.by_width import ColumnRange, TablesByWidth
 from des_ref.embedding.hash_table import RowTable
 from des_ref.embedding.optim import RowAdagrad
+from des_ref.hashing import owner_of
 from des_ref.models.build import Network
 from des_ref.models.shampoo import NAME as SHAMPOO
 from des_ref.strategies.base import Counts, Lane, Optimizers
@@ -38,6 +39,7 @@ from des_ref.strategies.row_all_to_all import RowAllToAll
 from des_ref.strategies.sharded import RowWise, TableWise
 from des_ref.strategies.sharded_base import RowGradients, ShardedBase
 from des_ref.strategies.table_group import GroupComm, GroupMarks, GroupNetwork, is_whole
+from des_ref.strategies.table_row_wise import ServerComms, TableRowWise
 from des_ref.substitution.owned import stable_order
 from des_ref.substitution.sums import tally
 from dessim.errors import UsageError
@@ -80,7 +82,7 @@ def check_tables(tables: Sequence[TablePlan], optimizers: Optimizers, codecs: Co
     """Raises UsageError for optimizers and codecs with which a plan of `tables` is not trained."""
     if optimizers.dense.name == SHAMPOO:
         raise UsageError("a plan of groups of tables has no shampoo: use Adam, or one strategy for all tables")
-    if not any(len(table.ranks) > 1 for table in tables):
+    if not any(table.is_split for table in tables):
         return
     otherwise = "or plan again with --without column_wise"
     if isinstance(optimizers.rows, RowAdagrad):
@@ -118,7 +120,10 @@ class Composed(ShardedBase):
         self._shards_of_field = self._by_field([len(of_table) for of_table in places])
         self._first_place = self._by_field([of_table[0] for of_table in places])
         self._further = [self._shards(places, part) for part in range(1, max(map(len, places)))]
-        self._is_named = self._by_field([bool(table.ranks) for table in tables])
+        # A hash of its id names the worker of a row, among so many from the first one on.
+        self._first_worker = self._by_field([min(table.ranks, default=0) for table in tables])
+        self._hashed_among = self._by_field([len(table.ranks) or comm.world_size for table in tables])
+        self._is_placed = self._by_field([bool(table.columns) for table in tables])
         self._is_own = self._by_field([comm.rank in table.ranks for table in tables])
         replicated = [group.strategy.rows_replicated for group in self._groups]
         self._is_replicated = self._by_field([replicated[group] for group in of_field])
@@ -151,8 +156,10 @@ class Composed(ShardedBase):
         fields = torch.tensor([shard.table for shard in planned.shards], device=self.network.device)
         network = GroupNetwork(self.network, planned.shards, self.table)
         arguments = network, optimizers, GroupComm(self.comm, planned.name)
-        if planned.name == TableWise.name:
-            owners = [shard.owner for shard in planned.shards]
+        owners = [shard.owner for shard in planned.shards]
+        if planned.name == TableRowWise.name:
+            strategy = TableRowWise(*arguments, owners, ServerComms.of(self.comm, planned.server))
+        elif planned.name == TableWise.name:
             stores = None if self._store_of_field is None else self._store_of_field[fields]
             strategy = TableWise(*arguments, owners=owners, stores=stores)
         else:
@@ -172,8 +179,9 @@ class Composed(ShardedBase):
     # -- rows -----------------------------------------------------------------------------------------------------
 
     def owns(self, ids: Tensor, field: Tensor) -> Tensor:
-        is_named, is_own = (of_field.to(field.device)[field] for of_field in (self._is_named, self._is_own))
-        return torch.where(is_named, is_own, super().owns(ids, field))
+        by_field = self._first_worker, self._hashed_among, self._is_placed, self._is_own
+        first, among, is_placed, is_own = (of_field.to(field.device)[field] for of_field in by_field)
+        return torch.where(is_placed, is_own, first + owner_of(ids, among) == self.comm.rank)
 
     def insert(self, ids: Tensor, field: Tensor) -> Tensor:
         stores = self._store_of_field

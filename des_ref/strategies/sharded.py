@@ -55,7 +55,7 @@ class _OwnerPooled:
     occurrences: int
 
 
-class _OwnersPool(ShardedBase):
+class OwnersPool(ShardedBase):
     """Owners pool rows and send bags."""
 
     def _send_ids(self, batch: Batch, lane: Lane) -> Any:
@@ -132,7 +132,7 @@ class _OwnersPool(ShardedBase):
         return {}
 
 
-class TableWise(_OwnersPool):
+class TableWise(OwnersPool):
     """Each table is on one worker: table f on rank `owners[f]`, by default on rank f mod N.
 
     `stores` int64 [F]: where the rows of each are, if columns of tables are split (composed.py).
@@ -223,7 +223,7 @@ class TableWise(_OwnersPool):
         return received, self.comm.all_to_all("pooled_grad", received, packed(rows, sent), *sizes)
 
 
-class RowWise(_OwnersPool):
+class RowWise(OwnersPool):
     """The rows of every table are spread by hash: each worker pools what it owns of every bag."""
 
     name = "row_wise"
@@ -240,7 +240,7 @@ class RowWise(_OwnersPool):
         return whole, self.comm.all_gather("pooled_grad", whole, message)
 
 
-class Mesh(_OwnersPool):
+class Mesh(OwnersPool):
     """The pooled bags are all-reduced and the dense part is replicated, so every worker has its whole gradients."""
 
     name = "mesh"

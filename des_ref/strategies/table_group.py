@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -71,6 +72,10 @@ class GroupComm:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._comm, name)
+
+    def within(self, part: Comm) -> GroupComm:
+        """Some of the workers, whose ops end in the same name and are watched like those of all."""
+        return GroupComm(replace(part, tap=self._comm.tap), self._group)
 
     def all_gather(self, name: str, *message: Any) -> Handle:
         return self._comm.all_gather(f"{name}.{self._group}", *message)

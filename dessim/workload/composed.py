@@ -1,11 +1,12 @@
 """Composed plans: groups of tables, each trained by its own strategy, below one dense part.
 
     table_wise       each table, or some of its columns, on a worker that the plan names
+    table_row_wise   each table on a server that the plan names, rows spread by hash over its workers
     row_wise         rows spread by hash, partial pooled vectors summed
     row_all_to_all   rows spread by hash, distinct rows fetched
     data_parallel    rows on every worker
 
-Every worker runs the dense part on its own B/N samples, as these four strategies do. Each group has the ops of its
+Every worker runs the dense part on its own B/N samples, as these strategies do. Each group has the ops of its
 strategy, `pooled.table_wise` for `pooled`, with the sizes of its tables: symbols of a group end in its name (`F` is
 `F_table_wise`). `dense_forward` waits for the vectors of all groups, and `dense_backward` starts the backward of all.
 
@@ -27,11 +28,15 @@ from dessim.workload.model import Model
 from dessim.workload.options import Options
 from dessim.workload.plan import Placement, Plan, PlannedOp, Shard, TableGroup
 from dessim.workload.strategies import STRATEGIES
+from dessim.workload.strategies.table_row_wise import TABLE_ROW_WISE
 from dessim.workload.symbol_values import counts_by_table, floats_of
 from dessim.workload.symbols import ONE_WIDTH
 
 GROUPED = ("table_wise", "row_wise", "row_all_to_all", "data_parallel")
-"""The strategies that groups of tables may have, in the order of their ops."""
+"""The strategies that groups of tables may have, and whole models too, in the order of their ops."""
+ON_SERVERS = "table_row_wise"
+_IN_ORDER = (GROUPED[0], ON_SERVERS, *GROUPED[1:])
+_SPECS = {**STRATEGIES, ON_SERVERS: TABLE_ROW_WISE}
 _COUNTS = ("F", "V", "m", "u", "U")
 _MEANS = tuple(name for name in ONE_WIDTH if name[1] in _COUNTS)
 _DENSE = ("dense_forward", "dense_backward", "dense_grad", "update_dense")
@@ -41,7 +46,8 @@ _DENSE = ("dense_forward", "dense_backward", "dense_grad", "update_dense")
 class TablePlan:
     """How a composed plan trains one table.
 
-    `strategy`: one of GROUPED. `ranks`, `columns`: with table_wise its owners, and the columns of each.
+    `strategy`: one of GROUPED, or ON_SERVERS. `ranks`, `columns`: with table_wise its owners, and the columns of each.
+    With table_row_wise `ranks` are the workers of its server, which have consecutive numbers.
     """
 
     strategy: str
@@ -51,7 +57,12 @@ class TablePlan:
     @property
     def family(self) -> str:
         """The name by which users choose it: column_wise with several owners."""
-        return "column_wise" if len(self.ranks) > 1 else self.strategy
+        return "column_wise" if self.is_split else self.strategy
+
+    @property
+    def is_split(self) -> bool:
+        """Whether its columns have several owners."""
+        return len(self.columns) > 1
 
 
 def can_split_columns(model: Model) -> bool:
@@ -62,15 +73,18 @@ def can_split_columns(model: Model) -> bool:
 def compose(model: Model, tables: Sequence[TablePlan]) -> Plan:
     """The plan of a step whose table i is trained as `tables[i]` says. Raises UsageError where a strategy cannot."""
     assert len(tables) == model.input.fields, f"{len(tables)} tables planned, {model.name} has {model.input.fields}"
-    shards: dict[str, list[Shard]] = {name: [] for name in GROUPED}
+    shards: dict[str, list[Shard]] = {name: [] for name in _IN_ORDER}
+    servers = {len(table.ranks) for table in tables if table.strategy == ON_SERVERS}
+    assert len(servers) <= 1, "servers have equally many workers"
+    server = max(servers, default=0)
     for number, (table, width) in enumerate(zip(tables, model.widths, strict=True)):
         if table.strategy == "table_wise":
             parts = zip(table.columns, table.ranks, accumulate(table.columns), strict=True)
             shards[table.strategy] += [Shard(number, columns, rank, end - columns) for columns, rank, end in parts]
         else:
-            shards[table.strategy].append(Shard(number, width))
-    plans = {name: _built(name, model) for name in GROUPED if shards[name]}
-    groups = tuple(_group(name, plan, tuple(shards[name])) for name, plan in plans.items())
+            shards[table.strategy].append(Shard(number, width, table.ranks[0] if table.ranks else None))
+    plans = {name: _built(name, model) for name in _IN_ORDER if shards[name]}
+    groups = tuple(_group(name, plan, tuple(shards[name]), server) for name, plan in plans.items())
     named = {group.name: _renamed_ops(group, plans[group.name].ops) for group in groups}
     return Plan(
         describe(tables),
@@ -84,7 +98,7 @@ def compose(model: Model, tables: Sequence[TablePlan]) -> Plan:
 
 def describe(tables: Sequence[TablePlan]) -> str:
     """The name of a composed plan: its strategies, and how many tables each has."""
-    counts = {name: 0 for name in (*GROUPED[:1], "column_wise", *GROUPED[1:])}
+    counts = {name: 0 for name in (*_IN_ORDER[:1], "column_wise", *_IN_ORDER[1:])}
     for table in tables:
         counts[table.family] += 1
     return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
@@ -92,14 +106,14 @@ def describe(tables: Sequence[TablePlan]) -> str:
 
 def _built(name: str, model: Model) -> Plan:
     """A strategy's plan, whose formulas keep means over tables where these have one width, for the group's own."""
-    spec = STRATEGIES[name]
+    spec = _SPECS[name]
     reason = spec.refuses(model, Options())
     if reason:
         raise UsageError(f"{name} {reason}")
     return spec.build(model, Options())
 
 
-def _group(name: str, plan: Plan, shards: tuple[Shard, ...]) -> TableGroup:
+def _group(name: str, plan: Plan, shards: tuple[Shard, ...], server: int) -> TableGroup:
     names = {symbol: f"{symbol}_{name}" for symbol in (*_COUNTS, *_MEANS)}
     return TableGroup(
         name,
@@ -110,6 +124,7 @@ def _group(name: str, plan: Plan, shards: tuple[Shard, ...]) -> TableGroup:
         rows_held=plan.rows_held.renamed(names),
         row_bytes=plan.row_bytes.renamed(names),
         state_bytes=plan.state_bytes.renamed(names),
+        server=server if plan.placement is Placement.SERVERS else 0,
     )
 
 
@@ -194,6 +209,8 @@ def _group_symbols(model: Model, groups: Sequence[TableGroup]) -> Callable[[Mapp
         counts = counts_by_table(model, job)
         found: dict[str, float] = {}
         for group in groups:
+            if group.server:
+                found["L"] = float(group.server)
             tables = [shard.table for shard in group.shards]
             floats = floats_of(model, [shard.columns for shard in group.shards])
             for name in _COUNTS:

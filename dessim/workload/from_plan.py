@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dessim.trace.schema import Kind
 from dessim.workload.dag import WORLD, Loads, RankClass, Task, Workload
 from dessim.workload.owners import Owner, by_rank, sizes_of
-from dessim.workload.plan import OwnerRole, Plan, PlannedOp
+from dessim.workload.plan import OwnerRole, Plan, PlannedOp, Span
 
 Symbols = Mapping[str, float]
 
@@ -27,22 +27,33 @@ def workload_from_plan(
     n = int(symbols["N"])
     owners = owners or (Owner(range(n)),)
     totals = {op.name: sizes_of(op, symbols, owners) for op in plan.collectives}
-    loads = {op.name: _loads(op, totals[op.name], owners) for op in plan.collectives}
-    classes = tuple(
-        RankClass(owner.ranks, _tasks(plan, {name: of[i] for name, of in totals.items()}, loads, seconds, steps))
-        for i, (owner, seconds) in enumerate(zip(owners, durations, strict=True))
-    )
-    return Workload(plan.strategy, n, classes, {WORLD: range(n)}, tuple(range(steps)))
+    groups: dict[str, Sequence[int]] = {WORLD: range(n)}
+    classes = []
+    for i, (owner, seconds) in enumerate(zip(owners, durations, strict=True)):
+        sizes = {name: of[i] for name, of in totals.items()}
+        for ranks in _of_same_groups(plan, owner.ranks):
+            own = {op.name: op.span.group(ranks[0], n, int(symbols.get("L", n))) for op in plan.collectives}
+            groups |= dict(own.values())
+            loads = {op.name: _loads(op, totals[op.name], owners, own[op.name][1]) for op in plan.collectives}
+            names = {op: name for op, (name, _) in own.items()}
+            classes.append(RankClass(ranks, _tasks(plan, sizes, names, loads, seconds, steps)))
+    return Workload(plan.strategy, n, tuple(classes), groups, tuple(range(steps)))
+
+
+def _of_same_groups(plan: Plan, ranks: Sequence[int]) -> list[Sequence[int]]:
+    """`ranks` in parts that take part in the same collectives."""
+    return [ranks] if all(op.span is Span.ALL for op in plan.collectives) else [(rank,) for rank in ranks]
 
 
 def _tasks(
     plan: Plan,
     sizes: Mapping[str, float],
+    groups: Mapping[str, str],
     loads: Mapping[str, Loads | None],
     durations: Mapping[str, float],
     steps: int,
 ) -> tuple[Task, ...]:
-    """The tasks of a rank class; `sizes` and `loads` are those of collectives, by name."""
+    """The tasks of a rank class; `sizes`, `groups` and `loads` are those of collectives, by name."""
     count = len(plan.ops)
     position = {op.name: i for i, op in enumerate(plan.ops)}
     awaited = {dep for op in plan.ops for dep in op.deps}
@@ -58,7 +69,7 @@ def _tasks(
             or tuple(i + (step - 1) * count for i in last if step),
             duration=0.0 if op.kind is Kind.COLLECTIVE else durations[op.name],
             collective=op.collective,
-            group=WORLD if op.collective is not None else None,
+            group=groups.get(op.name),
             size=sizes.get(op.name, 0.0),
             loads=loads.get(op.name),
         )
@@ -67,8 +78,9 @@ def _tasks(
     )
 
 
-def _loads(op: PlannedOp, sizes: Sequence[float], owners: Sequence[Owner]) -> Loads | None:
-    """The bytes that each rank sends or receives in an AllToAll with owners; None where they are equal."""
+def _loads(op: PlannedOp, sizes: Sequence[float], owners: Sequence[Owner], group: range) -> Loads | None:
+    """The bytes that each rank of a group sends or receives in an AllToAll with owners; None where they are equal."""
     if op.role not in (OwnerRole.SENDS, OwnerRole.RECEIVES) or len(set(sizes)) == 1:
         return None
-    return Loads(tuple(by_rank(owners, sizes).tolist()), received=op.role is OwnerRole.RECEIVES)
+    totals = by_rank(owners, sizes)[group.start : group.stop : group.step].tolist()
+    return Loads(tuple(totals), received=op.role is OwnerRole.RECEIVES)

@@ -235,5 +235,5 @@ def result_bytes(op: PlannedOp, symbols: Symbols) -> float:
         case Collective.ALL_REDUCE:
             return op.keeps.evaluate(symbols)
         case Collective.REDUCE_SCATTER:
-            return size / symbols["N"]
+            return size / op.members(symbols)
     return size

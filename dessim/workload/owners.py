@@ -7,7 +7,8 @@ A plan's formulas take means over workers. Workers do not own equal shares:
     rows spread by hash    The most frequent ids are few, so the worker that happens to own several of them receives
                            more ids than others. Ids are those of the trainer's synthetic data, whose owners are known.
 
-    groups of tables       A composed plan has some of both. Symbols of a group end in its name.
+    groups of tables       A composed plan has some of both, and tables whose rows are spread by hash over the workers
+                           of one server. Symbols of a group end in its name.
 
 Workers with equal shares form an `Owner`. Under hash placement there are two, the busiest worker and all others at
 their mean: a step waits for the busiest, and hardly notices by how much the others differ.
@@ -147,6 +148,8 @@ def _of_groups(plan: Plan, model: Model, symbols: Mapping[str, float], n: int) -
     for group in plan.groups:
         if group.placement is Placement.TABLES:
             shares = _placed_shards(group, model, symbols, n)
+        elif group.placement is Placement.SERVERS:
+            shares = _on_servers(group, model, symbols, n)
         elif group.placement is Placement.HASH:
             tables = [shard.table for shard in group.shards]
             owners = _busiest_and_others(_hashed(group.owned, model, symbols, n, tables), group.busiest_by, n)
@@ -165,7 +168,33 @@ def _placed_shards(group: TableGroup, model: Model, symbols: Mapping[str, float]
     counts = {name: values[tables] for name, values in counts_by_table(model, symbols).items() if name in group.owned}
     of_shard = counts | {name: counts[name[1]] * floats[name[0]] for name in ONE_WIDTH if name[1] in counts}
     owner = [shard.owner for shard in group.shards if shard.owner is not None]
-    shares = _at_owners(owner, of_shard, n)
+    return _means_by_worker(_at_owners(owner, of_shard, n), n)
+
+
+def _on_servers(group: TableGroup, model: Model, symbols: Mapping[str, float], n: int) -> dict[str, Floats]:
+    """The share of a group's values that each worker owns, relative to the mean [n], where a table's rows are spread by
+    hash over the workers of its server."""
+    draws, tables, widths = symbols["B"] * symbols["m"], model.law.tables(), model.widths
+    floats = floats_of(model, widths)
+    distinct = sorted(set(widths))
+    loads = {name: np.zeros(n) for name in (*group.owned, *(mean for mean in ONE_WIDTH if mean[1] in group.owned))}
+    for shard in group.shards:
+        assert shard.owner is not None
+        part, share, hot_ids = tables[shard.table]
+        width = distinct.index(widths[shard.table]) if len(distinct) > 1 else None
+        found = _hashed_table(part, share, hot_ids, draws, n, group.server, shard.table, width)
+        of_table = dict(zip(_HASHED, found, strict=True))
+        of_table |= {"F": np.ones(group.server), "V": np.full(group.server, part.vocabulary / group.server)}
+        workers = slice(shard.owner, shard.owner + group.server)
+        for name, load in loads.items():
+            own = of_table[name] if name in of_table else of_table[name[1]] * floats[name[0]][shard.table]
+            load[workers] += own
+    relative = {name: np.round(load * n / load.sum(), _DIGITS) for name, load in loads.items()}
+    return _means_by_worker(relative, n)
+
+
+def _means_by_worker(shares: Mapping[str, Floats], n: int) -> dict[str, Floats]:
+    """`shares` [n] by symbol, those of means over tables by `_with_means`."""
     by_worker = [_with_means({name: values[rank] for name, values in shares.items()}) for rank in range(n)]
     return {name: np.array([scale[name] for scale in by_worker]) for name in shares}
 

@@ -13,6 +13,7 @@ from enum import StrEnum
 from dessim.compute import Access, Precision
 from dessim.errors import FormulaError
 from dessim.trace.schema import PREFETCH, Collective, Kind, Phase, sent_factor
+from dessim.workload.dag import WORLD
 from dessim.workload.formula import ONE, ZERO, Formula
 from dessim.workload.symbols import EVEN_SHARE, OV, OWNED_VOCABULARY, WV, so, sr
 
@@ -32,6 +33,7 @@ class Placement(StrEnum):
 
     HASH = "hash"  # each row on the worker that a hash of its id names
     TABLES = "tables"  # all rows of a field on one worker
+    SERVERS = "servers"  # all rows of a field on one server, each on the worker of it that a hash of its id names
     REPLICATED = "replicated"  # every row on every worker
 
 
@@ -43,6 +45,22 @@ class OwnerRole(StrEnum):
     RECEIVES = "receives"  # an AllToAll to owners: its size is what one owner receives from all workers
     SENDS = "sends"  # an AllToAll from owners: its size is what one owner sends to all workers
     PADS = "pads"  # an AllGather or ReduceScatter of owners' rows, padded to the largest share
+
+
+class Span(StrEnum):
+    """The workers of a collective, where a server has L workers with consecutive ranks."""
+
+    ALL = "all"
+    SERVER = "server"  # those of one server
+    BETWEEN = "between"  # those with the same place in each server
+
+    def group(self, rank: int, n: int, server: int) -> tuple[str, range]:
+        """The name and the ranks of the group that `rank` of `n` is in, where a server has `server` workers."""
+        if self is Span.ALL:
+            return WORLD, range(n)
+        first = rank - rank % server if self is Span.SERVER else rank % server
+        members = range(first, first + server) if self is Span.SERVER else range(first, n, server)
+        return f"{self} {first}", members
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +99,7 @@ class PlannedOp:
     `exact_width`: further floats of each row that a codec must leave as they are. All three are 0 for collectives that
         no codec applies to.
     `local_share`: the share of an AllToAll's S that the rank addresses to itself.
+    `span`: the workers that take part.
     `part_of`: the op of the uncoded plan that this op and others stand for (coded_plan.py). It supplies the values of
         data-dependent symbols.
     """
@@ -98,6 +117,7 @@ class PlannedOp:
     width: Formula = ZERO
     exact_width: Formula = ZERO
     local_share: Formula = EVEN_SHARE
+    span: Span = Span.ALL
     flops: Formula = ZERO
     mem: Formula = ZERO
     kernels: int = 0
@@ -116,7 +136,12 @@ class PlannedOp:
         """Bytes that a worker sends to others, mean over workers."""
         if self.collective is None:
             return 0.0
-        return sent_factor(self.collective, int(symbols["N"])) * self.even_size(symbols)
+        return sent_factor(self.collective, self.members(symbols)) * self.even_size(symbols)
+
+    def members(self, symbols: Mapping[str, float]) -> int:
+        """The number of workers that take part in a collective."""
+        n = int(symbols["N"])
+        return n if self.span is Span.ALL else len(self.span.group(0, n, int(symbols["L"]))[1])
 
     def even_size(self, symbols: Mapping[str, float]) -> float:
         """S [bytes] of a collective with the same traffic whose ranks address equal shares to all ranks, themselves
@@ -144,6 +169,7 @@ class TableGroup:
 
     `name`: the strategy's; ops end in `.name`, and symbols of the group's tables in `_name`.
     `placement`, `owned`, `busiest_by`, `rows_held`, `row_bytes`, `state_bytes`: as those of a plan, for these tables.
+    `server`: the workers of a server, where tables are on servers; the owner of a shard is then the first of them.
     """
 
     name: str
@@ -154,6 +180,7 @@ class TableGroup:
     rows_held: Formula
     row_bytes: Formula
     state_bytes: Formula
+    server: int = 0
 
     def symbol(self, name: str) -> str:
         """The group's name of a symbol."""

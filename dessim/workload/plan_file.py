@@ -11,9 +11,9 @@
     [[tables]]               # one entry for each table of the model, in its order
     table = 0                # its number
     name = "C1"              # where the model names it
-    strategy = "table_wise"  # data_parallel, table_wise, column_wise, row_wise, row_all_to_all
-    ranks = [3]              # table_wise, column_wise: its owners
-    columns = [128]          # the columns of each owner, from the first column on
+    strategy = "table_wise"  # data_parallel, table_wise, column_wise, table_row_wise, row_wise, row_all_to_all
+    ranks = [3]              # table_wise, column_wise: its owners; table_row_wise: all GPUs of one server
+    columns = [128]          # table_wise, column_wise: the columns of each owner, from the first column on
 
 A plan that trains all tables and operators by one strategy has `strategy = "mesh"` at the top, and no tables.
 """
@@ -27,11 +27,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, StrictInt, ValidationError
 
 from dessim.errors import FileError, UsageError
 from dessim.files import read_toml, write_text
-from dessim.workload.composed import GROUPED, TablePlan, can_split_columns, compose
+from dessim.workload.composed import GROUPED, ON_SERVERS, TablePlan, can_split_columns, compose
 from dessim.workload.model import Model
 from dessim.workload.plan import Plan
 from dessim.workload.strategies import find_spec
@@ -39,7 +40,7 @@ from dessim.workload.strategies import find_spec
 if TYPE_CHECKING:
     from dessim.cluster import Cluster
 
-TABLE_STRATEGIES = ("data_parallel", "table_wise", "column_wise", "row_wise", "row_all_to_all")
+TABLE_STRATEGIES = ("data_parallel", "table_wise", "column_wise", ON_SERVERS, "row_wise", "row_all_to_all")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +139,7 @@ def write_plan(path: Path, plan: JobPlan, model: Model, cluster: Cluster) -> Non
         name = model.tables[number].name if model.tables else ""
         entry: dict[str, Any] = {"table": number, **({"name": name} if name else {}), "strategy": table.family}
         if table.ranks:
-            entry |= {"ranks": list(table.ranks), "columns": list(table.columns)}
+            entry |= {"ranks": list(table.ranks)} | ({"columns": list(table.columns)} if table.columns else {})
         sections.append("[[tables]]\n" + _lines(entry))
     write_text(path, "\n".join(sections))
 
@@ -169,7 +170,38 @@ def read_plan(path: Path, model: Model, cluster: Cluster | None = None) -> JobPl
                 path, "strategy", f"{file.strategy!r} must be one strategy for all tables, without [[tables]]"
             )
         return JobPlan(file.gpus, file.batch, strategy=file.strategy)
-    return JobPlan(file.gpus, file.batch, _tables(path, file, model))
+    tables = _tables(path, file, model)
+    _check_servers(path, file, tables, cluster)
+    return JobPlan(file.gpus, file.batch, tables)
+
+
+def _check_servers(path: Path, file: _File, tables: Sequence[TablePlan], cluster: Cluster | None) -> None:
+    """Raises FileError where tables are on parts of servers, or on servers of different sizes."""
+    on_servers = [(number, table.ranks) for number, table in enumerate(tables) if table.strategy == ON_SERVERS]
+    for number, ranks in on_servers:
+        server = len(ranks)
+        problem = ""
+        if not ranks or ranks[0] % server or ranks != tuple(range(ranks[0], ranks[0] + server)):
+            problem = f"{ON_SERVERS} needs ranks, all GPUs of one server, such as [8, 9, 10, 11]"
+        elif ranks[0] < 0 or ranks[-1] >= file.gpus or file.gpus % server:
+            problem = f"{file.gpus} GPUs are no servers of {server} with the ranks {ranks[0]} to {ranks[-1]}"
+        elif server != len(on_servers[0][1]):
+            problem = f"has {server} ranks, table {on_servers[0][0]} has {len(on_servers[0][1])}: servers are alike"
+        elif (
+            cluster is not None
+            and np.bincount(cluster.node_of(np.arange(file.gpus)))[cluster.node_of(ranks[0])] != server
+        ):
+            problem = f"ranks {ranks[0]} to {ranks[-1]} are not all GPUs of one server of {cluster.name}"
+        if problem:
+            raise FileError(path, f"tables.{number}", problem)
+
+
+def _is_server(cluster: Cluster, ranks: Sequence[int]) -> bool:
+    """Whether consecutive `ranks` are all GPUs of one server."""
+    around = range(max(ranks[0] - 1, 0), min(ranks[-1] + 2, cluster.n_gpus))
+    nodes = cluster.node_of(np.array(around))
+    own = nodes == cluster.node_of(ranks[0])
+    return [rank for rank, is_own in zip(around, own, strict=True) if is_own] == list(ranks)
 
 
 def _parsed(path: Path) -> _File:
@@ -218,6 +250,10 @@ def _table(path: Path, table: _Table, gpus: int, model: Model) -> TablePlan:
         raise FileError(path, where, f"is named {table.name!r}, the model calls it {model.tables[table.table].name!r}")
     if table.strategy not in TABLE_STRATEGIES:
         raise FileError(path, where, f"strategy {table.strategy!r} is none of {', '.join(TABLE_STRATEGIES)}")
+    if table.strategy == ON_SERVERS:
+        if table.columns:
+            raise FileError(path, where, f"{ON_SERVERS} keeps all columns of a row together: leave out columns")
+        return TablePlan(table.strategy, table.ranks)
     if table.strategy not in ("table_wise", "column_wise"):
         if table.ranks or table.columns:
             raise FileError(path, where, f"{table.strategy} is on all ranks: leave out ranks and columns")

@@ -5,6 +5,8 @@ are kept where it has one.
 
     job      N  workers                                m  ids a sample, mean
              B  samples of the global batch            u  distinct ids of one worker's B/N samples
+             L  workers of a server, where tables have
+                servers                                   (table_row_wise only)
              F  fields                                 U  distinct ids of the global batch
              V  rows of all tables (the vocabulary)    q  (sample, field) pairs a sample with an id on a given worker
     row      D  embedding width [floats]
@@ -40,6 +42,7 @@ from dessim.workload.formula import group, symbol, tight_sum
 
 N = symbol("N")
 B = symbol("B")
+L = symbol("L")
 F = symbol("F")
 V = symbol("V")
 m = symbol("m")

@@ -56,9 +56,11 @@ def worker_bytes(plan: Plan, symbols: Mapping[str, float], owners: Sequence[Owne
     for op in plan.collectives:
         assert op.collective is not None
         size = by_rank(owners, sizes_of(op, symbols, owners))
-        out = back = sent_factor(op.collective, n) * size
+        out = back = sent_factor(op.collective, op.members(symbols)) * size
         if op.collective is Collective.ALL_TO_ALL:
-            others = (size.sum() - size) / n
+            others = np.zeros(n)
+            for group in _groups(op, symbols):
+                others[group] = (size[group].sum() - size[group]) / len(size[group])
             out, back = (others, out) if op.role is OwnerRole.RECEIVES else (out, others)
         sent += out
         received += back
@@ -74,11 +76,21 @@ def _nic_seconds(cluster: Cluster, plan: Plan, symbols: Mapping[str, float], own
     sent, received = np.zeros(len(ranks)), np.zeros(len(ranks))
     summing = sums_in_fabric(cluster)
     for op in plan.collectives:
-        out, back = _across(op, by_rank(owners, sizes_of(op, symbols, owners)), node, ranks, summing)
-        sent += out
-        received += back
+        size = by_rank(owners, sizes_of(op, symbols, owners))
+        for group in _groups(op, symbols):
+            nodes, own, of_group = np.unique(node[group], return_inverse=True, return_counts=True)
+            out, back = _across(op, size[group], own, of_group, summing)
+            sent[nodes] += out
+            received[nodes] += back
     nics = np.bincount(cluster.wiring.node_of_nic(), cluster.wiring.nic_capacity())[: len(ranks)]
     return float((np.maximum(sent, received) / nics).max())
+
+
+def _groups(op: PlannedOp, symbols: Mapping[str, float]) -> list[slice]:
+    """The groups of workers in which a collective runs."""
+    n = int(symbols["N"])
+    found = dict(op.span.group(rank, n, int(symbols.get("L", n))) for rank in range(n))
+    return [slice(group.start, group.stop, group.step) for group in found.values()]
 
 
 def _across(op: PlannedOp, size: Floats, node: Ints, ranks: Ints, summing: bool) -> tuple[Floats, Floats]:

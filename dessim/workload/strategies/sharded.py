@@ -65,12 +65,12 @@ def table_wise(model: Model) -> Plan:
             compute("split_ids", Phase.INPUT, mem=4 * LOCAL_IDS * k, kernels=10, keeps=2 * LOCAL_IDS * k),
             collective("lengths", Phase.INPUT, a2a, Traffic.CONTROL, LOCAL_SAMPLES * F * c, "split_ids", role=receives),
             collective("ids", Phase.INPUT, a2a, Traffic.IDS, LOCAL_IDS * k, "lengths", role=receives),
-            *_lookup_and_pool(pooled),
+            *lookup_and_pool(pooled),
             _pooled(model, a2a, LOCAL_SAMPLES),
             *dense_part(model, LOCAL_SAMPLES, "pooled"),
             _pooled_grad(a2a, pooled),
             dense_grad(model),
-            *_scatter_and_update(model, "pooled_grad", pooled),
+            *scatter_and_update(model, "pooled_grad", pooled),
         ),
         placement=Placement.TABLES,
         owned=("F", "V", "m", "u", "U"),
@@ -84,12 +84,12 @@ def row_wise(model: Model) -> Plan:
         "row_wise",
         (
             *ids_to_owners(),
-            *_lookup_and_pool(pooled),
+            *lookup_and_pool(pooled),
             _pooled(model, Collective.REDUCE_SCATTER, B),
             *dense_part(model, LOCAL_SAMPLES, "pooled"),
             _pooled_grad(Collective.ALL_GATHER, pooled),
             dense_grad(model),
-            *_scatter_and_update(model, "pooled_grad", pooled),
+            *scatter_and_update(model, "pooled_grad", pooled),
         ),
     )
 
@@ -104,10 +104,10 @@ def mesh(model: Model) -> Plan:
             collective("labels", Phase.INPUT, Collective.ALL_GATHER, Traffic.CONTROL, B * 4),
             *dense_inputs(model),
             *ids_to_owners(),
-            *_lookup_and_pool(pooled),
+            *lookup_and_pool(pooled),
             _pooled(model, Collective.ALL_REDUCE, B),
             *dense_part(model, B, "pooled", "labels", *(op.name for op in dense_inputs(model))),
-            *_scatter_and_update(model, "dense_backward", pooled, replicated=True),
+            *scatter_and_update(model, "dense_backward", pooled, replicated=True),
         ),
     )
 
@@ -145,7 +145,7 @@ def _pooled_grad(op: Collective, size: Formula) -> PlannedOp:
     )
 
 
-def _lookup_and_pool(pooled: Formula) -> tuple[PlannedOp, ...]:
+def lookup_and_pool(pooled: Formula) -> tuple[PlannedOp, ...]:
     """Owners look up the ids they received and pool them into `pooled` bytes."""
     moved = OWNED_IDS * BAG_TERM * sr + pooled
     return (
@@ -176,7 +176,7 @@ def _lookup_and_pool(pooled: Formula) -> tuple[PlannedOp, ...]:
     )
 
 
-def _scatter_and_update(model: Model, dep: str, pooled: Formula, replicated: bool = False) -> tuple[PlannedOp, ...]:
+def scatter_and_update(model: Model, dep: str, pooled: Formula, replicated: bool = False) -> tuple[PlannedOp, ...]:
     """Owners turn gradients of pooled vectors, `pooled` bytes, into those of rows, and both optimizers run.
 
     `replicated`: whether the dense gradients are the same on all workers without an exchange.

@@ -1,0 +1,154 @@
+"""Tables on servers, executed: the plan of dessim/workload/strategies/table_row_wise.py, op by op.
+
+    id_counts, ids -> lookup -> pool -> pooled_server (reduce_scatter) -> pooled (all_to_all)
+    pooled_grad (all_to_all) -> pooled_grad_server (all_gather) -> scatter_grad
+
+With L workers a server, worker l of server k has rank k L + l. It pools the tables of its server for all samples, in
+the order in which the vectors leave: by the place l' of their samples' worker in its server, then by this server k',
+the sample, and the table. The ReduceScatter leaves it those of place l, one part for each server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from des_ref.comm import Comm, Handle
+from des_ref.embedding.by_width import message_sizes, new_message, packed, unpacked
+from des_ref.hashing import owner_of
+from des_ref.models.build import Network
+from des_ref.strategies.base import Counts, Optimizers
+from des_ref.strategies.exchange import TableOwners, unpack_occurrences
+from des_ref.strategies.sharded import OwnersPool
+from dessim.workload.plan import Plan, Span
+from dessim.workload.strategies.table_row_wise import table_row_wise
+
+
+@dataclass(frozen=True, slots=True)
+class ServerComms:
+    """The groups of a worker in a job of servers with `size` workers: its `server`, and the workers `between` servers
+    that have its place. Every worker calls `of` at the same point."""
+
+    size: int
+    server: Comm
+    between: Comm
+
+    @classmethod
+    def of(cls, comm: Comm, size: int) -> ServerComms:
+        own: dict[Span, Comm] = {}
+        for span in (Span.SERVER, Span.BETWEEN):
+            groups = dict(span.group(rank, comm.world_size, size) for rank in range(comm.world_size))
+            for ranks in groups.values():
+                part = comm.part(ranks)
+                if part is not None:
+                    own[span] = part
+        return cls(size, own[Span.SERVER], own[Span.BETWEEN])
+
+
+class TableRowWise(OwnersPool):
+    """Each table is on the server whose first worker is `owners[f]`, its rows on the workers that a hash names."""
+
+    name = "table_row_wise"
+
+    def __init__(
+        self, network: Network, optimizers: Optimizers, comm: Comm, owners: Sequence[int], groups: ServerComms
+    ) -> None:
+        super().__init__(network, optimizers, comm)
+        self._groups = groups
+        self._first_worker = torch.tensor(owners, device=network.device)
+        servers = comm.world_size // groups.size
+        self._servers = TableOwners.of([first // groups.size for first in owners], servers, network.device)
+        self._own_fields = self._servers.fields(comm.rank // groups.size)
+        self._own_tables = len(self._own_fields)
+
+    def _new_plan(self) -> Plan:
+        return table_row_wise(self.network.model)
+
+    def owner(self, ids: Tensor, field: Tensor) -> Tensor:
+        return self._first_worker.to(field.device)[field] + owner_of(ids, self._groups.size)
+
+    def _table_symbols(self) -> dict[str, float]:
+        # The mean over workers of the tables of their servers is F L / N.
+        symbols = {"F": self._own_tables * self.comm.world_size / self._groups.size}
+        has = self.network.bags_have_columns(self._own_fields)
+        if has is not None and self._own_tables:
+            symbols["WF"] = float(has.sum()) / self._own_tables - self.network.model.bag_floats
+        return symbols
+
+    def op_vars(self, counts: Counts, samples: int) -> dict[str, dict[str, float]]:
+        found = super().op_vars(counts, samples)
+        return found | dict.fromkeys(("pooled_server", "pooled_grad_server"), found["pooled"])
+
+    # -- the bags that this worker pools --------------------------------------------------------------------------
+
+    def _occurrences(self, sent: Any, samples: int) -> tuple[Tensor, Tensor, Tensor]:
+        unique, owned = unpack_occurrences(sent, samples, self.network.fields)
+        share, size = samples // self.comm.world_size, self._groups.size
+        worker = torch.div(owned.sample, share, rounding_mode="floor")
+        server = torch.div(worker, size, rounding_mode="floor")
+        group = (worker - server * size) * (self.comm.world_size // size) + server
+        first = self._servers.place[self._own_fields[0]] if self._own_tables else 0
+        table = self._servers.place[owned.field] - first
+        bag = (group * share + owned.sample - worker * share) * self._own_tables + table
+        return unique, owned.inverse, bag
+
+    def _number_of_bags(self, samples: int) -> int:
+        return samples * self._own_tables
+
+    def _fields(self, bag: Tensor, samples: int) -> Tensor:
+        return self._own_fields[bag % max(self._own_tables, 1)]
+
+    # -- messages -------------------------------------------------------------------------------------------------
+
+    def _columns_between(self, samples: int) -> Tensor | None:
+        """bool: the columns of the bags of own tables for the samples of the workers with this place."""
+        return self.network.bags_have_columns(self._own_fields.repeat(samples // self._groups.size))
+
+    def _columns_of_own_samples(self, share: int) -> Tensor | None:
+        """bool: the columns of the bags of this worker's samples, server by server, sample by sample."""
+        by_server = self._servers.order.split(list(self._servers.counts))
+        return self.network.bags_have_columns(torch.cat([fields.repeat(share) for fields in by_server]))
+
+    def _splits(self, samples: int) -> tuple[list[int], list[int]]:
+        """The numbers of bags that this worker sends to the workers with its place in each server, and receives."""
+        share = samples // self.comm.world_size
+        return [self._own_tables * share] * len(self._servers.counts), [t * share for t in self._servers.counts]
+
+    def _deliver(self, pooled: Tensor, samples: int) -> Tensor:
+        share = samples // self.comm.world_size
+        between, has = self._columns_between(samples), self._columns_of_own_samples(share)
+        summed = new_message(pooled, len(pooled) // self._groups.size, between)
+        message = packed(pooled, self._columns(samples))
+        self._in(self._groups.server).reduce_scatter("pooled_server", summed, message).wait()
+        to_send, to_receive = self._splits(samples)
+        received = new_message(pooled, sum(to_receive), has)
+        sizes = message_sizes(to_receive, has), message_sizes(to_send, between)
+        self._in(self._groups.between).all_to_all("pooled", received, summed, *sizes).wait()
+        return self._by_sample(unpacked(received, has), share)
+
+    def _by_sample(self, bags: Tensor, share: int) -> Tensor:
+        """[b * F, W + E], from bags that arrive server by server."""
+        counts = self._servers.counts
+        of_servers = bags.split([tables * share for tables in counts])
+        by_sample = [part.view(share, tables, -1) for part, tables in zip(of_servers, counts, strict=True) if tables]
+        return torch.cat(by_sample, dim=1)[:, self._servers.place].reshape(-1, bags.shape[1])
+
+    def _send_back(self, grad: Tensor) -> tuple[Tensor, Handle | None]:
+        samples = len(grad) * self.comm.world_size
+        by_server = grad[:, self._servers.order].split(list(self._servers.counts), dim=1)
+        rows = torch.cat([part.reshape(-1, grad.shape[2]) for part in by_server])
+        to_receive, to_send = self._splits(samples)
+        between, has = self._columns_between(samples), self._columns_of_own_samples(len(grad))
+        received = new_message(rows, sum(to_receive), between)
+        sizes = message_sizes(to_receive, between), message_sizes(to_send, has)
+        self._in(self._groups.between).all_to_all("pooled_grad", received, packed(rows, has), *sizes).wait()
+        whole = received.new_empty(len(received) * self._groups.size, *received.shape[1:])
+        return whole, self._in(self._groups.server).all_gather("pooled_grad_server", whole, received)
+
+    def _in(self, part: Comm) -> Any:
+        """A part of the workers, whose ops the recorder of all workers names and watches."""
+        return self.comm.within(part)

@@ -24,7 +24,7 @@ from dessim.errors import UsageError
 from dessim.plan.rates import Rate, RateOf
 from dessim.sim.core.kernel_times import launched, op_seconds
 from dessim.trace.schema import Kind, Phase
-from dessim.workload.composed import GROUPED, TablePlan, can_split_columns, compose
+from dessim.workload.composed import GROUPED, ON_SERVERS, TablePlan, can_split_columns, compose
 from dessim.workload.memory import INDEX, result_bytes
 from dessim.workload.model import Model
 from dessim.workload.owners import hashed_shares
@@ -40,7 +40,7 @@ _LEAST_COLUMNS = 16
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A strategy for a table; `parts` owners share its columns."""
+    """A strategy for a table; `parts` owners share its columns, or with table_row_wise its rows."""
 
     strategy: str
     parts: int = 1
@@ -48,17 +48,17 @@ class Choice:
     @property
     def family(self) -> str:
         """The name by which a candidate allows it."""
-        return "column_wise" if self.parts > 1 else self.strategy
+        return "column_wise" if self.strategy == "table_wise" and self.parts > 1 else self.strategy
 
     @property
     def is_placed(self) -> bool:
-        """Whether workers own its shards whole."""
-        return self.strategy == "table_wise"
+        """Whether a plan names the owners of its shards."""
+        return self.strategy in ("table_wise", ON_SERVERS)
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """The load of one table by stage [4], in the order of STAGES. With columns split, `owned` is that of one part."""
+    """The load of one table by stage [4], in the order of STAGES. With several parts, `owned` is that of one."""
 
     everywhere: Floats
     owned: Floats
@@ -97,13 +97,19 @@ class Loads:
         return len(next(iter(self.by_choice.values())))
 
 
-def loads_of(model: Model, symbols: Mapping[str, float], gpu: Gpu, rate_of: RateOf, graphs: bool = False) -> Loads:
-    """The loads of all tables with all strategies. Raises UsageError where none can train the model."""
+def loads_of(
+    model: Model, symbols: Mapping[str, float], gpu: Gpu, rate_of: RateOf, graphs: bool = False, server: int = 0
+) -> Loads:
+    """The loads of all tables with all strategies. `server`: the GPUs of each of several servers; 0 if there are none.
+
+    Raises UsageError where none can train the model.
+    """
     n = int(symbols["N"])
     groups, refusals = {}, []
-    for name in GROUPED:
-        whole = TablePlan(name) if name != "table_wise" else TablePlan(name, (0,), (model.widths[0],))
-        tables = [replace(whole, columns=(width,) if whole.ranks else ()) for width in model.widths]
+    owners = {"table_wise": (0,), ON_SERVERS: tuple(range(server))}
+    for name in (*GROUPED, *([ON_SERVERS] if server else [])):
+        ranks = owners.get(name, ())
+        tables = [TablePlan(name, ranks, (width,) if name == "table_wise" else ()) for width in model.widths]
         try:
             plan = compose(model, tables)
         except UsageError as error:
@@ -124,6 +130,11 @@ def loads_of(model: Model, symbols: Mapping[str, float], gpu: Gpu, rate_of: Rate
     for name, (plan, group) in groups.items():
         rates = _rates(plan, symbols, rate_of)
         fixed[name] = _fixed(plan, group, gpu, rates, graphs)
+        if name == ON_SERVERS:
+            whole = (_symbols(group, counts, floats[width], symbols, table) for table, width in enumerate(widths))
+            of_tables = (_load(plan, group, of_table, gpu, rates) for of_table in whole)
+            by_choice[Choice(name, server)] = tuple(replace(load, owned=load.owned / server) for load in of_tables)
+            continue
         for parts in _parts(model, name, n):
             choice = Choice(name, parts)
             by_choice[choice] = tuple(
@@ -143,7 +154,9 @@ def loads_of(model: Model, symbols: Mapping[str, float], gpu: Gpu, rate_of: Rate
 def _rates(plan: Plan, symbols: Mapping[str, float], rate_of: RateOf) -> dict[str, Rate]:
     """The rate of each collective of a plan, near its size with all tables in one strategy."""
     of_job = plan.symbols(symbols)
-    return {op.name: rate_of(op.collective, op.even_size(of_job)) for op in plan.ops if op.collective is not None}
+    return {
+        op.name: rate_of(op.collective, op.even_size(of_job), op.span) for op in plan.ops if op.collective is not None
+    }
 
 
 def _parts(model: Model, strategy: str, n: int) -> list[int]:
@@ -163,7 +176,7 @@ def _symbols(
     names = ("F", "V", "m", "u", "U")
     own = {group.symbol(name): job[name] * float(counts[name][table] / counts[name].sum()) for name in names}
     means = {group.symbol(name): float(floats[name[0]][0]) for name in ONE_WIDTH if name[1] in names}
-    return {**job, **own, **means}
+    return {**job, **own, **means, "L": float(group.server)}
 
 
 def _load(plan: Plan, group: TableGroup, symbols: Mapping[str, float], gpu: Gpu, rates: Mapping[str, Rate]) -> Load:
@@ -181,8 +194,8 @@ def _load(plan: Plan, group: TableGroup, symbols: Mapping[str, float], gpu: Gpu,
         into[stage] += _seconds(op, values, gpu, plan, rates)
         copies = 2 if op.phase is Phase.INPUT else 1  # of this step's ids and of the next one's
         into[MEMORY] += copies * result_bytes(op, values)
-    # Rows of tables that are placed whole count at their owner.
-    placed = group.placement is Placement.TABLES
+    # Rows of tables with named owners count at these.
+    placed = group.placement in (Placement.TABLES, Placement.SERVERS)
     rows = group.rows_held.evaluate(owner if placed else symbols)
     row = sum(size.evaluate(symbols) for size in (group.row_bytes, group.state_bytes, INDEX))
     (owned if placed else everywhere)[MEMORY] += rows * row

@@ -2,7 +2,7 @@
 
 [[tables]]
 name = "C1"                # or table = 0, its number
-strategy = "row_wise"      # data_parallel, table_wise, column_wise, row_wise, row_all_to_all
+strategy = "row_wise"      # data_parallel, table_wise, column_wise, table_row_wise, row_wise, row_all_to_all
 parts = 4                  # column_wise: the number of owners
 """
 

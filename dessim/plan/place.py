@@ -9,7 +9,7 @@ import numpy as np
 
 from dessim.arrays import Floats, Ints
 from dessim.plan.loads import MEMORY, STAGES, Choice, Loads
-from dessim.workload.composed import TablePlan
+from dessim.workload.composed import ON_SERVERS, TablePlan
 
 _ROUNDS = 300
 _SPLITS, _TRIED = 8, 6
@@ -49,6 +49,13 @@ def place(loads: Loads, choices: Sequence[Choice], widths: Sequence[int], nodes:
     `widths`: columns of each table. `nodes` [workers]: the server of each worker.
     """
     of_strategy = _by_strategy(loads, choices)
+    held = sum(of_strategy.values(), np.zeros((loads.workers, len(STAGES))))[:, MEMORY]
+    on_servers = _on_servers(loads, choices, loads.room - held)
+    if on_servers is None:
+        return None
+    first_workers, of_servers = on_servers
+    if first_workers:
+        of_strategy[ON_SERVERS] = of_strategy[ON_SERVERS] + of_servers
     others = sum(of_strategy.values(), np.zeros((loads.workers, len(STAGES))))
     shards = _shards(loads, choices)
     owner = np.zeros(0, dtype=np.int64)
@@ -60,6 +67,10 @@ def place(loads: Loads, choices: Sequence[Choice], widths: Sequence[int], nodes:
     placed = _by_worker(shards, owner, loads.workers)
     tables = []
     for number, (choice, width) in enumerate(zip(choices, widths, strict=True)):
+        if number in first_workers:
+            first = first_workers[number]
+            tables.append(TablePlan(choice.strategy, tuple(range(first, first + choice.parts))))
+            continue
         ranks = tuple(sorted(owner[shards.table == number].tolist()))
         columns = (width // choice.parts,) * len(ranks)
         tables.append(TablePlan(choice.strategy, ranks, columns))
@@ -75,7 +86,8 @@ def split_further(
     """
     best, choices = first, list(choices)
     for _ in range(_SPLITS):
-        heavy = [(_weight(loads, choices[table], table), table) for table in movable if choices[table].is_placed]
+        splits = [table for table in movable if choices[table].strategy == "table_wise"]
+        heavy = [(_weight(loads, choices[table], table), table) for table in splits]
         tried: list[tuple[Placed, int, Choice]] = []
         for _, table in sorted(heavy, key=lambda found: (-found[0], found[1]))[:_TRIED]:
             choice = replace(choices[table], parts=2 * choices[table].parts)
@@ -138,10 +150,31 @@ def _shards(loads: Loads, choices: Sequence[Choice]) -> _Shards:
     tables, rows = [], []
     for table, choice in enumerate(choices):
         load = loads.by_choice[choice][table]
-        if choice.is_placed and load is not None:
+        if choice.strategy == "table_wise" and load is not None:
             tables += [table] * choice.parts
             rows += [load.owned] * choice.parts
     return _Shards(np.array(tables, dtype=np.int64), np.array(rows).reshape(-1, len(STAGES)))
+
+
+def _on_servers(loads: Loads, choices: Sequence[Choice], room: Floats) -> tuple[dict[int, int], Floats] | None:
+    """The first worker of each table's server, and what these tables load on each worker by stage [workers, 4].
+
+    The heaviest table first, each on the server with room where compute and messages grow least. None if there is none.
+    """
+    total, first_workers = np.zeros((loads.workers, len(STAGES))), {}
+    on_servers = [table for table, choice in enumerate(choices) if choice.strategy == ON_SERVERS]
+    for table in sorted(on_servers, key=lambda table: (-_weight(loads, choices[table], table), table)):
+        server, load = choices[table].parts, loads.by_choice[choices[table]][table]
+        assert load is not None
+        after = total[::server] + load.owned
+        fits = (room - total[:, MEMORY]).reshape(-1, server).min(axis=1) >= load.owned[MEMORY]
+        if not fits.any():
+            return None
+        seconds = np.where(fits, after[:, :2].sum(axis=1), np.inf)
+        first = server * int(np.argmin([rounded(of_server) for of_server in seconds.tolist()]))
+        total[first : first + server] += load.owned
+        first_workers[table] = first
+    return first_workers, total
 
 
 def _by_worker(shards: _Shards, owner: Ints, workers: int) -> Floats:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any
 
@@ -30,7 +30,7 @@ from dessim.sim.engine import NetworkName
 from dessim.sim.fluid.route_cache import RouteCache
 from dessim.sim.progress import Progress
 from dessim.units import format_size
-from dessim.workload.composed import GROUPED, TablePlan, compose
+from dessim.workload.composed import GROUPED, ON_SERVERS, TablePlan, compose
 from dessim.workload.memory import memory_by_owner
 from dessim.workload.model import Model
 from dessim.workload.owners import owners_of
@@ -130,10 +130,15 @@ def search(asked: Search, progress: Progress) -> Found:
     """Plan a job on one number of GPUs. Raises CapacityError if nothing fits, UsageError, and OutOfTime."""
     cluster, n = asked.cluster, asked.gpus
     cluster.require(n)
+    server = _server(cluster, n)
+    # A user who pins a table to a server does not say how many GPUs that has.
+    on_server = {table for table, choice in asked.pinned.items() if choice.strategy == ON_SERVERS}
+    pinned = {t: replace(c, parts=max(server, 1)) if t in on_server else c for t, c in asked.pinned.items()}
+    asked = replace(asked, pinned=pinned)
     gpu = cluster.device(range(n), "dessim plan")
     routed = RouteCache(cluster, True)
     symbols = asked.job.symbols(n, asked.batch // n)
-    loads = loads_of(asked.model, symbols, gpu, simulated_rates(routed, n), asked.graphs)
+    loads = loads_of(asked.model, symbols, gpu, simulated_rates(routed, n, server), asked.graphs, server)
     bound, placed = _candidates(asked, loads, gpu, progress.within(0, 2))
     best = sorted(placed, key=lambda found: rounded(found.seconds))[:FINALISTS]
     simulated, refused = _simulated(asked, best, progress.within(1, 2))
@@ -141,6 +146,12 @@ def search(asked: Search, progress: Progress) -> Found:
     ranked = sorted(simulated, key=_order)
     gap = min(found.seconds for found in placed) / bound - 1
     return Found(n, asked.batch, tuple(ranked), bound, max(gap, 0.0), _extremes(asked, ranked[0]), refused)
+
+
+def _server(cluster: Cluster, n: int) -> int:
+    """The GPUs of each server, where `n` GPUs are several servers that are alike; 0 otherwise."""
+    sizes = np.bincount(cluster.node_of(np.arange(n)))
+    return int(sizes[0]) if len(sizes) > 1 and sizes[0] > 1 and (sizes == sizes[0]).all() else 0
 
 
 def _order(found: Candidate) -> tuple[float, bool, bool]:
@@ -160,7 +171,9 @@ def _candidates(asked: Search, loads: Loads, gpu: Gpu, progress: Progress) -> tu
         raise CapacityError(_too_large(asked, loads, gpu))
     found: dict[tuple[TablePlan, ...], Placed] = {}
     may_split: list[tuple[Placed, Chosen]] = []
-    sets = [family for size in range(len(asked.strategies), 0, -1) for family in combinations(asked.strategies, size)]
+    offered = {choice.family for choice in loads.by_choice}
+    strategies = [name for name in asked.strategies if name in offered or name != ON_SERVERS]
+    sets = [family for size in range(len(strategies), 0, -1) for family in combinations(strategies, size)]
     solved: list[tuple[set[str], set[str]]] = []  # the strategies that were allowed, and those that were used
     for done, families in enumerate(sets):
         progress.tick(done, len(sets), "sets of strategies")
@@ -168,7 +181,7 @@ def _candidates(asked: Search, loads: Loads, gpu: Gpu, progress: Progress) -> tu
         # within its tolerance, which the simulation may like better; with many tables that costs too much.
         if loads.tables > _MANY and any(used <= set(families) <= among for among, used in solved):
             continue
-        everything = len(families) == len(asked.strategies)
+        everything = len(families) == len(strategies)
         chosen: Chosen | None = best if everything else choose(loads, families, asked.pinned)
         if chosen is not None:
             free = {choice.family for table, choice in enumerate(chosen.choices) if table not in asked.pinned}

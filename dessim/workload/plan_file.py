@@ -187,18 +187,15 @@ def _check_servers(path: Path, file: _File, tables: Sequence[TablePlan], cluster
             problem = f"{file.gpus} GPUs are no servers of {server} with the ranks {ranks[0]} to {ranks[-1]}"
         elif server != len(on_servers[0][1]):
             problem = f"has {server} ranks, table {on_servers[0][0]} has {len(on_servers[0][1])}: servers are alike"
-        elif (
-            cluster is not None
-            and np.bincount(cluster.node_of(np.arange(file.gpus)))[cluster.node_of(ranks[0])] != server
-        ):
+        elif cluster is not None and not _is_server(cluster, ranks, file.gpus):
             problem = f"ranks {ranks[0]} to {ranks[-1]} are not all GPUs of one server of {cluster.name}"
         if problem:
             raise FileError(path, f"tables.{number}", problem)
 
 
-def _is_server(cluster: Cluster, ranks: Sequence[int]) -> bool:
-    """Whether consecutive `ranks` are all GPUs of one server."""
-    around = range(max(ranks[0] - 1, 0), min(ranks[-1] + 2, cluster.n_gpus))
+def _is_server(cluster: Cluster, ranks: Sequence[int], gpus: int) -> bool:
+    """Whether consecutive `ranks` are all of the first `gpus` GPUs that one server has."""
+    around = range(max(ranks[0] - 1, 0), min(ranks[-1] + 2, gpus))
     nodes = cluster.node_of(np.array(around))
     own = nodes == cluster.node_of(ranks[0])
     return [rank for rank, is_own in zip(around, own, strict=True) if is_own] == list(ranks)

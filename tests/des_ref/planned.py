@@ -54,6 +54,11 @@ def whole(rank: int, width: int = 4) -> TablePlan:
     return TablePlan("table_wise", (rank,), (width,))
 
 
+def server(first: int, workers: int) -> TablePlan:
+    """Rows spread over the server of `workers` ranks from `first` on."""
+    return TablePlan("table_row_wise", tuple(range(first, first + workers)))
+
+
 def split(*parts: tuple[int, int]) -> TablePlan:
     """Columns on several ranks: the rank and the columns of each part."""
     ranks, columns = zip(*parts, strict=True)

@@ -120,7 +120,7 @@ class Composed(ShardedBase):
         self._shards_of_field = self._by_field([len(of_table) for of_table in places])
         self._first_place = self._by_field([of_table[0] for of_table in places])
         self._further = [self._shards(places, part) for part in range(1, max(map(len, places)))]
-        # A hash of its id names the worker of a row, among so many from the first one on.
+        # A hash of its id names the worker of a row, among those from the first one on.
         self._first_worker = self._by_field([min(table.ranks, default=0) for table in tables])
         self._hashed_among = self._by_field([len(table.ranks) or comm.world_size for table in tables])
         self._is_placed = self._by_field([bool(table.columns) for table in tables])

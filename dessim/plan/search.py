@@ -149,7 +149,7 @@ def search(asked: Search, progress: Progress) -> Found:
 
 
 def _server(cluster: Cluster, n: int) -> int:
-    """The GPUs of each server, where `n` GPUs are several servers that are alike; 0 otherwise."""
+    """The GPUs of each server, where `n` GPUs are several servers of equally many; 0 otherwise."""
     sizes = np.bincount(cluster.node_of(np.arange(n)))
     return int(sizes[0]) if len(sizes) > 1 and sizes[0] > 1 and (sizes == sizes[0]).all() else 0
 

@@ -86,7 +86,7 @@ def _print_owners(tables: Sequence[Values], names: Sequence[str]) -> None:
     groups: dict[str, list[str]] = {}
     for number, table in enumerate(tables):
         name = (names[number] if names else "") or str(number)
-        owners = f" on {', '.join(map(str, table['ranks']))}" if table["ranks"] else ""
+        owners = f" on {_ranks(table)}" if table["ranks"] else ""
         groups.setdefault(table["strategy"], []).append(name + owners)
     for strategy, entries in groups.items():
         shown = "; ".join(entries[:_NAMED])
@@ -172,3 +172,10 @@ def _print_scales(scales: Sequence[Values]) -> None:
     shown = [columns[n] for n in kept]
     print_table(table_of(shown, cells, left=("plan",), folds={"plan": 24}, drops=("gap", "energy per 1e9")))
     print_text("* on the Pareto front: no other is faster at no higher cost")
+
+
+def _ranks(table: Values) -> str:
+    """The owners of a table; those on a server have consecutive numbers."""
+    ranks = table["ranks"]
+    on_server = table["strategy"] == "table_row_wise"
+    return f"{ranks[0]} to {ranks[-1]}" if on_server else ", ".join(map(str, ranks))

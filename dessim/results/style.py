@@ -89,7 +89,8 @@ def strategy_label(strategy: str) -> str:
 def _label_of_groups(strategy: str) -> str:
     """The words for a composed plan: "10 table_wise, 14 row_all_to_all" is "10 table-wise, 14 row AllToAll"."""
     groups = [group.split(" ") for group in strategy.split(", ")]
-    labels = {name: style.label for name, style in STRATEGY_STYLE.items()} | {"column_wise": "column-wise"}
+    labels = {name: style.label for name, style in STRATEGY_STYLE.items()}
+    labels |= {"column_wise": "column-wise", "table_row_wise": "table-row-wise"}
     return ", ".join(f"{count} {labels.get(name, name)}" for count, name in groups)
 
 

@@ -186,7 +186,7 @@ def _check_servers(path: Path, file: _File, tables: Sequence[TablePlan], cluster
         elif ranks[0] < 0 or ranks[-1] >= file.gpus or file.gpus % server:
             problem = f"{file.gpus} GPUs are no servers of {server} with the ranks {ranks[0]} to {ranks[-1]}"
         elif server != len(on_servers[0][1]):
-            problem = f"has {server} ranks, table {on_servers[0][0]} has {len(on_servers[0][1])}: servers are alike"
+            problem = f"has {server} ranks, table {on_servers[0][0]} has {len(on_servers[0][1])}: servers have the same"
         elif cluster is not None and not _is_server(cluster, ranks, file.gpus):
             problem = f"ranks {ranks[0]} to {ranks[-1]} are not all GPUs of one server of {cluster.name}"
         if problem:

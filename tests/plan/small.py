@@ -33,10 +33,10 @@ def model_of(tables: tuple[tuple[int, int], ...] = TABLES, width: int = 64) -> M
     return parse_model(raw, "small.toml")
 
 
-def loads(model: Model, n: int, batch: int = BATCH) -> Loads:
+def loads(model: Model, n: int, batch: int = BATCH, server: int = 0) -> Loads:
     """Loads with rates of 50 GB/s and starts of 20 us."""
     symbols = Job.of_model(model).symbols(n, batch // n)
-    return loads_of(model, symbols, cluster().gpu, lambda op, size, span: Rate(2e-5, 2e-11))
+    return loads_of(model, symbols, cluster().gpu, lambda op, size, span: Rate(2e-5, 2e-11), server=server)
 
 
 def model_text() -> str:

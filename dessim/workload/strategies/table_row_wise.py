@@ -7,7 +7,7 @@ torchrec.distributed.sharding.twrw_sharding (TwRwPooledEmbeddingDist):
                     in their servers
     pooled          AllToAll of the workers with place l in all servers, which brings these to their samples
 
-Gradients return the other way, by an AllToAll and then an AllGather in the server. With one worker a server nothing is
+Gradients return by an AllToAll between servers and then an AllGather in the server. With one worker a server nothing is
 summed, and the messages are those of table_wise.
 """
 

@@ -23,7 +23,9 @@ from des_ref.hashing import owner_of
 from des_ref.models.build import Network
 from des_ref.strategies.base import Counts, Optimizers
 from des_ref.strategies.exchange import TableOwners, unpack_occurrences
+from des_ref.strategies.in_turn import Part
 from des_ref.strategies.sharded import OwnersPool
+from des_ref.strategies.sharded_base import RowGradients
 from dessim.workload.plan import Plan, Span
 from dessim.workload.strategies.table_row_wise import table_row_wise
 
@@ -118,16 +120,16 @@ class TableRowWise(OwnersPool):
         share = samples // self.comm.world_size
         return [self._own_tables * share] * len(self._servers.counts), [t * share for t in self._servers.counts]
 
-    def _deliver(self, pooled: Tensor, samples: int) -> Tensor:
+    def _deliver(self, pooled: Tensor, samples: int) -> Part[Tensor]:
         share = samples // self.comm.world_size
         between, has = self._columns_between(samples), self._columns_of_own_samples(share)
         summed = new_message(pooled, len(pooled) // self._groups.size, between)
         message = packed(pooled, self._columns(samples))
-        self._in(self._groups.server).reduce_scatter("pooled_server", summed, message).wait()
+        yield self._in(self._groups.server).reduce_scatter("pooled_server", summed, message)
         to_send, to_receive = self._splits(samples)
         received = new_message(pooled, sum(to_receive), has)
         sizes = message_sizes(to_receive, has), message_sizes(to_send, between)
-        self._in(self._groups.between).all_to_all("pooled", received, summed, *sizes).wait()
+        yield self._in(self._groups.between).all_to_all("pooled", received, summed, *sizes)
         return self._by_sample(unpacked(received, has), share)
 
     def _by_sample(self, bags: Tensor, share: int) -> Tensor:
@@ -145,9 +147,12 @@ class TableRowWise(OwnersPool):
         between, has = self._columns_between(samples), self._columns_of_own_samples(len(grad))
         received = new_message(rows, sum(to_receive), between)
         sizes = message_sizes(to_receive, between), message_sizes(to_send, has)
-        self._in(self._groups.between).all_to_all("pooled_grad", received, packed(rows, has), *sizes).wait()
-        whole = received.new_empty(len(received) * self._groups.size, *received.shape[1:])
-        return whole, self._in(self._groups.server).all_gather("pooled_grad_server", whole, received)
+        return received, self._in(self._groups.between).all_to_all("pooled_grad", received, packed(rows, has), *sizes)
+
+    def _row_grads(self, fetched: Any, grad: Tensor) -> Part[RowGradients]:
+        whole = grad.new_empty(len(grad) * self._groups.size, *grad.shape[1:])
+        yield self._in(self._groups.server).all_gather("pooled_grad_server", whole, grad)
+        return (yield from super()._row_grads(fetched, whole))
 
     def _in(self, part: Comm) -> Any:
         """A part of the workers, whose ops the recorder of all workers names and watches."""

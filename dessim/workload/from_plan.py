@@ -28,14 +28,19 @@ def workload_from_plan(
     owners = owners or (Owner(range(n)),)
     totals = {op.name: sizes_of(op, symbols, owners) for op in plan.collectives}
     groups: dict[str, Sequence[int]] = {WORLD: range(n)}
+    by_group: dict[tuple[str, str], Loads | None] = {}
     classes = []
     for i, (owner, seconds) in enumerate(zip(owners, durations, strict=True)):
         sizes = {name: of[i] for name, of in totals.items()}
         for ranks in _of_same_groups(plan, owner.ranks):
             own = {op.name: op.span.group(ranks[0], n, int(symbols.get("L", n))) for op in plan.collectives}
             groups |= dict(own.values())
-            loads = {op.name: _loads(op, totals[op.name], owners, own[op.name][1]) for op in plan.collectives}
             names = {op: name for op, (name, _) in own.items()}
+            for op in plan.collectives:
+                if (op.name, names[op.name]) not in by_group:
+                    found = _loads(op, totals[op.name], owners, own[op.name][1])
+                    by_group[op.name, names[op.name]] = found
+            loads = {op: by_group[op, name] for op, name in names.items()}
             classes.append(RankClass(ranks, _tasks(plan, sizes, names, loads, seconds, steps)))
     return Workload(plan.strategy, n, tuple(classes), groups, tuple(range(steps)))
 

@@ -13,6 +13,7 @@ on clocks that pings have made comparable.
 
 from __future__ import annotations
 
+import json
 import platform
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -191,6 +192,9 @@ class TraceSession:
         self._writer.close()
         walls_us = self._walls_us()
         means = self._mean_id_counts()
+        # A rank sees the groups that it is in.
+        for text in self._comm.gather_text("groups", json.dumps(self._recorder.groups)):
+            self._recorder.groups |= {name: tuple(ranks) for name, ranks in json.loads(text).items()}
         self._comm.barrier()
         if self._comm.rank == 0:
             n = self._comm.world_size

@@ -45,7 +45,7 @@ def simulated_rates(routed: RouteCache, n: int, server: int = 0) -> RateOf:
             known[op, size, span] = simulate(routed.cluster, workload, routed=routed).end
         return known[op, size, span]
 
-    def rate_of(op: Collective, size: float, span: Span) -> Rate:
+    def rate_of(op: Collective, size: float, span: Span = Span.ALL) -> Rate:
         if n == 1 or size <= 0:
             return Rate(0.0, 0.0)
         large = 2.0 ** math.ceil(math.log2(max(size, _LEAST * _SPAN)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,12 @@ from des_ref.certify.case import SEED, Case, batches
 from des_ref.comm import Comm
 from des_ref.device.emulated import EMULATED, emulated
 from des_ref.models.build import Network
+from des_ref.pipeline import Pipeline
 from des_ref.strategies import build
 from des_ref.strategies.base import Optimizers
+from des_ref.tracing.session import TraceOptions, TraceSession
+from dessim.trace.check import check_trace
+from dessim.trace.io import load_trace
 from dessim.workload.composed import TablePlan
 from tests.des_ref.planned import (
     COPY,
@@ -70,10 +75,24 @@ def _compared(folder: Path, comm: Comm) -> dict[str, object]:
     found = {name: _scores(tables, model, comm) for name, tables in (("whole", ()), ("alone", ALONE), ("mixed", MIXED))}
     with emulated() as counts:
         found["on GPU"] = _scores(MIXED, model, replace(comm, device=EMULATED))
+    _trace(model, folder / "run.trace", comm)
     return {"scores": found, "atomics": len(counts.atomics), "resumes": resumes(model, folder / "run", MIXED, comm)}
 
 
-def test_they_score_as_whole_tables_do_and_resume(tmp_path: Path) -> None:
+def _trace(model: str, path: Path, comm: Comm) -> None:
+    """Record a step of the plan ALONE, in which each rank is in a group that the other one is not in."""
+    case = Case(comm.world_size, 1, model, "", "cpu").planned(ALONE)
+    loaded = case.load()
+    (batch,) = batches(case, loaded, comm)
+    strategy = case.build(Network(loaded, SEED, torch.float64, "cpu"), comm)
+    pipeline = Pipeline(strategy, comm, ((0, strategy.share(batch)) for _ in count()), None)
+    session = TraceSession(TraceOptions(path, 1, 1), comm, strategy, pipeline, loaded, len(batch))
+    while not session.done:
+        session.step()
+    pipeline.close()
+
+
+def test_they_score_as_whole_tables_do_resume_and_are_traced(tmp_path: Path) -> None:
     meeting = tmp_path / "meeting"
     meeting.mkdir()
     for of_rank in on_ranks(2, meeting, partial(_compared, tmp_path)):
@@ -81,3 +100,5 @@ def test_they_score_as_whole_tables_do_and_resume(tmp_path: Path) -> None:
         for name, scores in of_rank["scores"].items():
             assert scores == pytest.approx(expected, rel=1e-12), name
         assert of_rank["resumes"] and not of_rank["atomics"]
+    trace = load_trace(tmp_path / "run.trace")
+    assert check_trace(trace) == [] and {"part 0", "part 1"} <= set(trace.header.groups)

@@ -41,6 +41,8 @@ from dessim.workload.strategies import STRATEGIES
 from dessim.workload.strategies import plan as plan_of
 
 FINALISTS = 16
+_MANY_GPUS, _ON_SERVERS = 256, 4
+"""With more GPUs, as many finalists with tables on servers. Their ranks are simulated one by one, which takes long."""
 _STARTS = 3
 """The simulated plans that are refined."""
 _MANY = 100  # tables
@@ -140,7 +142,7 @@ def search(asked: Search, progress: Progress) -> Found:
     symbols = asked.job.symbols(n, asked.batch // n)
     loads = loads_of(asked.model, symbols, gpu, simulated_rates(routed, n, server), asked.graphs, server)
     bound, placed = _candidates(asked, loads, gpu, progress.within(0, 2))
-    best = sorted(placed, key=lambda found: rounded(found.seconds))[:FINALISTS]
+    best = _finalists(asked, placed)
     simulated, refused = _simulated(asked, best, progress.within(1, 2))
     simulated += _refined(asked, loads, simulated)
     ranked = sorted(simulated, key=_order)
@@ -152,6 +154,18 @@ def _server(cluster: Cluster, n: int) -> int:
     """The GPUs of each server, where `n` GPUs are several servers of equally many; 0 otherwise."""
     sizes = np.bincount(cluster.node_of(np.arange(n)))
     return int(sizes[0]) if len(sizes) > 1 and sizes[0] > 1 and (sizes == sizes[0]).all() else 0
+
+
+def _finalists(asked: Search, placed: Sequence[Placed]) -> list[Placed]:
+    """The best by estimate; on many GPUs with few that have tables on servers."""
+    finalists: list[Placed] = []
+    on_servers = 0
+    for found in sorted(placed, key=lambda found: rounded(found.seconds)):
+        has_some = any(table.strategy == ON_SERVERS for table in found.tables)
+        if not (has_some and asked.gpus > _MANY_GPUS and on_servers == _ON_SERVERS):
+            finalists.append(found)
+            on_servers += has_some
+    return finalists[:FINALISTS]
 
 
 def _order(found: Candidate) -> tuple[float, bool, bool]:
@@ -300,7 +314,8 @@ def _refined(asked: Search, loads: Loads, simulated: Sequence[Candidate]) -> lis
     of_tables = [(tables, one) for one in sorted(simulated, key=_step) if (tables := _tables_of(asked, one))]
     starts = {tables: one.row.breakdown.step_time_s for tables, one in of_tables[:_STARTS]}
     nodes = asked.cluster.node_of(np.arange(asked.gpus))
-    refine(loads, starts, asked.strategies, asked.pinned, asked.model.widths, nodes, simulate)
+    strategies = [name for name in asked.strategies if name != ON_SERVERS or asked.gpus <= _MANY_GPUS]
+    refine(loads, starts, strategies, asked.pinned, asked.model.widths, nodes, simulate)
     return found
 
 

@@ -76,6 +76,9 @@ def plan(
     ] = Format.DESSIM,
     time_budget: TimeBudgetOption = None,
     figure: FigureOption = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Also write a page: load and memory by rank, plans, owners, Pareto front.")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Choose a strategy and owners for each table.
@@ -86,8 +89,9 @@ def plan(
     from dessim.plan.pinned import load_pinned
     from dessim.plan.prices import load_prices
     from dessim.plan.scales import PlanRequest, run_plan
-    from dessim.results.plan_figure import pareto
-    from dessim.results.show_plan import print_plan
+    from dessim.results.plan_figure import plan_figures
+    from dessim.results.plan_report import write_plan_report
+    from dessim.results.show_plan import chosen_scale, print_plan
     from dessim.workload.plan_file import write_plan
     from dessim.workload.scale import Job
     from dessim.workload.torchrec_plan import EXPRESSIBLE, read_torchrec, write_torchrec
@@ -130,8 +134,11 @@ def plan(
     except OutOfTime as cut:
         stop_partial(cut, known, json, "name fewer GPUs", None, figure, None)
     result = {"cluster": machine.name, "model": sized.name, **found.to_json()}
+    names = [table.name for table in sized.tables]
     if figure is not None:
-        pareto(result["scales"], figure)
+        plan_figures(result["scales"], chosen_scale(result), figure)
+    if html is not None:
+        write_plan_report(html, result, names)
     notes: list[str] = []
     if out is not None and for_torchrec:
         notes = write_torchrec(out, found.job_plan(), sized, machine.node_of(range(found.job_plan().gpus)))
@@ -140,7 +147,7 @@ def plan(
     if json:
         print_json({**result, "out": str(out) if out is not None else None, "notes": notes})
     else:
-        print_plan(result, [table.name for table in sized.tables], out, notes)
+        print_plan(result, names, out, notes)
 
 
 def _strategies(without: str | None) -> tuple[str, ...]:

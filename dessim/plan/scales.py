@@ -105,7 +105,8 @@ class Scale:
             "bound_s": found.bound_s,
             "gap": found.gap,
             "leads": leads,
-            "extremes": {name: list(ends) for name, ends in found.extremes.items()},
+            "extremes": found.by_rank.extremes(),
+            "by_rank": found.by_rank.to_json(),
             "dollars_per_h": self.dollars_per_h,
             "dollars_per_billion": self.per_billion(hourly),
             "watts": self.watts,
@@ -119,12 +120,13 @@ class Scale:
 @dataclass(frozen=True, slots=True)
 class Planned:
     """The scales of a request, and the one that was chosen. `left_out`: why a number of GPUs has no plan. `target`:
-    the samples/s that were asked for."""
+    the samples/s that were asked for. `price_source`: where the prices are from, if the user says so."""
 
     scales: tuple[Scale, ...]
     chosen: int
     left_out: Mapping[int, str]
     target: float | None = None
+    price_source: str = ""
 
     @property
     def best(self) -> Scale:
@@ -142,6 +144,7 @@ class Planned:
             "target": None
             if self.target is None
             else {"samples_per_s": self.target, "probability": self.best.probability_of(self.target)},
+            "price_source": self.price_source,
             "scales": [scale.to_json() for scale in self.scales],
             "left_out": {str(gpus): reason for gpus, reason in self.left_out.items()},
         }
@@ -181,7 +184,8 @@ def run_plan(
         raise CapacityError("; ".join(left_out.values()))
     front = _front(scales)
     marked = tuple(Scale(s.found, s.dollars_per_h, s.watts, number in front) for number, s in enumerate(scales))
-    return Planned(marked, _chosen(request, marked), left_out, request.target)
+    source = request.prices.source if request.prices is not None else ""
+    return Planned(marked, _chosen(request, marked), left_out, request.target, source)
 
 
 def _chosen(request: PlanRequest, scales: Sequence[Scale]) -> int:

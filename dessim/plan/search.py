@@ -17,9 +17,9 @@ import numpy as np
 
 from dessim.cluster import Cluster, Gpu
 from dessim.commands.project import ProjectRequest, Row, run_projection
-from dessim.commands.support.guard import worker_bytes
 from dessim.commands.support.projection import Misfit, Projection
 from dessim.errors import CapacityError, UsageError
+from dessim.plan.by_rank import ByRank, load_by_rank
 from dessim.plan.choose import Chosen, allowed, choose, least_memory, mean_memory
 from dessim.plan.loads import Choice, Loads, loads_of
 from dessim.plan.place import Placed, place, rounded, split_further
@@ -31,9 +31,7 @@ from dessim.sim.fluid.route_cache import RouteCache
 from dessim.sim.progress import Progress
 from dessim.units import format_size
 from dessim.workload.composed import GROUPED, ON_SERVERS, TablePlan, compose
-from dessim.workload.memory import memory_by_owner
 from dessim.workload.model import Model
-from dessim.workload.owners import owners_of
 from dessim.workload.plan import Plan
 from dessim.workload.plan_file import TABLE_STRATEGIES, JobPlan, table_name
 from dessim.workload.scale import Job
@@ -106,8 +104,7 @@ class Found:
     """The plans of one number of GPUs, the fastest first.
 
     `bound_s`, `gap`: a lower bound of every plan's estimate from HiGHS, and how far the best estimate is above it.
-    `extremes`: of the best plan, bytes of the emptiest and of the fullest worker. `refused`: given plans that do not
-    fit.
+    `by_rank`: the loads of the best plan. `refused`: given plans that do not fit.
     """
 
     gpus: int
@@ -115,7 +112,7 @@ class Found:
     candidates: tuple[Candidate, ...]
     bound_s: float
     gap: float
-    extremes: Mapping[str, tuple[float, float]]
+    by_rank: ByRank
     refused: tuple[str, ...] = ()
 
     @property
@@ -147,7 +144,8 @@ def search(asked: Search, progress: Progress) -> Found:
     simulated += _refined(asked, loads, simulated)
     ranked = sorted(simulated, key=_order)
     gap = min(found.seconds for found in placed) / bound - 1
-    return Found(n, asked.batch, tuple(ranked), bound, max(gap, 0.0), _extremes(asked, ranked[0]), refused)
+    by_rank = load_by_rank(asked.job, gpu, replace(ranked[0].plan, graphs=asked.graphs), symbols)
+    return Found(n, asked.batch, tuple(ranked), bound, max(gap, 0.0), by_rank, refused)
 
 
 def _server(cluster: Cluster, n: int) -> int:
@@ -327,20 +325,6 @@ def _tables_of(asked: Search, candidate: Candidate) -> tuple[TablePlan, ...]:
     if name != "table_wise":
         return tuple(TablePlan(name) for _ in asked.model.widths)
     return tuple(TablePlan(name, (table % n,), (width,)) for table, width in enumerate(asked.model.widths))
-
-
-def _extremes(asked: Search, best: Candidate) -> dict[str, tuple[float, float]]:
-    """Bytes of the emptiest and of the fullest worker: of memory, sent in a step, and received."""
-    plan = best.plan.pipelined()
-    symbols = plan.symbols(asked.job.symbols(asked.gpus, asked.batch // asked.gpus))
-    owners = owners_of(plan, asked.model, symbols)
-    memory = [memory.total for memory in memory_by_owner(plan, symbols, owners)]
-    sent, received = worker_bytes(plan, symbols, owners)
-    return {
-        "memory_bytes": (min(memory), max(memory)),
-        "sent_bytes": (float(sent.min()), float(sent.max())),
-        "received_bytes": (float(received.min()), float(received.max())),
-    }
 
 
 def _only_strategy(placed: Placed) -> str:

@@ -112,3 +112,11 @@ def time_unit(seconds: float) -> tuple[str, float]:
         if seconds * factor >= 1:
             return unit, factor
     return "ns", 1e9
+
+
+def size_unit(size: float) -> tuple[str, float]:
+    """The largest unit in which `size` bytes are at least 1, and the factor from bytes to it."""
+    for power, unit in ((3, "GiB"), (2, "MiB"), (1, "KiB")):
+        if size >= 1024**power:
+            return unit, 1024.0**-power
+    return "B", 1.0

@@ -1,15 +1,72 @@
-"""The figure of a plan at several scales: samples/s against its cost, and the Pareto front."""
+"""Figures of plans: samples/s against cost with the Pareto front, and the load and memory of each rank."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from dessim.results.axes import gpu_axis, legend_outside, log_axis
+from dessim.results.axes import evenly_spaced, gpu_axis, legend_outside, log_axis, size_unit, time_unit
 from dessim.results.rows import Row, require_rows
-from dessim.results.style import FAINT, house_style, style_of
+from dessim.results.style import FAINT, INK, house_style, style_of
 from dessim.results.svg import finish
-from dessim.units import format_count
+from dessim.units import format_count, format_size, percent
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_MOST_BARS = 512
+_APART = 64
+"""Up to this many bars stand apart from one another."""
+_LOADS = ("compute_s", "sent_bytes", "received_bytes", "memory_bytes")
+
+
+def plan_figures(scales: Sequence[Row], chosen: Row, path: Path) -> None:
+    """The load of each rank of the chosen scale; with several scales the front, and the loads in NAME-ranks.svg."""
+    if len(scales) > 1:
+        pareto(scales, path)
+        path = path.with_name(f"{path.stem}-ranks{path.suffix}")
+    ranks(chosen["by_rank"], path)
+
+
+def ranks(loads: Row, path: Path | None = None) -> str:
+    """Compute, bytes and memory of each rank, and their means, dashed. `loads`: `by_rank` of a scale.
+
+    Of more than 512 ranks as many are drawn, evenly spaced by their load, the most loaded first.
+    """
+    count = len(loads["compute_s"])
+    unit, factor = time_unit(max(loads["compute_s"]))
+    with house_style() as plt:
+        figure, (compute, sent, memory) = plt.subplots(3, 1, figsize=(7.4, 5.4), sharex=True)
+        busiest = f"busiest {_over_mean(loads['compute_s'])}"
+        _bars(compute, [value * factor for value in loads["compute_s"]], "#5f7d95", f"compute ({unit}): {busiest}")
+        most = max(max(loads["sent_bytes"]), max(loads["received_bytes"]))
+        unit, factor = size_unit(most)
+        moved = [max(pair) * factor for pair in zip(loads["sent_bytes"], loads["received_bytes"], strict=True)]
+        _bars(sent, moved, "#e0685c", f"sent or received, the larger ({unit}): most {_over_mean(moved)}")
+        unit, factor = size_unit(max(loads["memory_bytes"]))
+        share = percent(max(loads["memory_bytes"]) / loads["capacity_bytes"])
+        full = f"fullest {share} of {format_size(loads['capacity_bytes'], 3)}"
+        _bars(memory, [value * factor for value in loads["memory_bytes"]], "#029e73", f"memory ({unit}): {full}")
+        memory.set_xlabel("rank" if count <= _MOST_BARS else f"{count:,} ranks, {_MOST_BARS} shown, most loaded first")
+        memory.xaxis.get_major_locator().set_params(integer=True)
+        rows = [{"rank": rank, **{name: loads[name][rank] for name in _LOADS}} for rank in range(count)]
+        return finish(figure, "Load and memory of each rank", rows, ("rank", *_LOADS), path)
+
+
+def _over_mean(values: Sequence[float]) -> str:
+    return f"{max(values) * len(values) / (sum(values) or 1.0):.3g} times the mean"
+
+
+def _bars(axes: Axes, values: Sequence[float], color: str, title: str) -> None:
+    mean = sum(values) / len(values)
+    if len(values) > _MOST_BARS:
+        values = [sorted(values, reverse=True)[i] for i in evenly_spaced(range(len(values)), _MOST_BARS)]
+    axes.bar(range(len(values)), values, width=0.8 if len(values) <= _APART else 1.0, color=color, lw=0)
+    axes.axhline(mean, ls=(0, (4, 3)), lw=1, color=INK)
+    axes.set_xlim(-0.6, len(values) - 0.4)
+    axes.locator_params(axis="y", nbins=4)
+    axes.set_title(title, loc="left")
 
 
 def pareto(scales: Sequence[Row], path: Path | None = None) -> str:

@@ -152,15 +152,15 @@ def render_report(
     uncertainty = _uncertainty(result)
     largest = max(rows, key=lambda r: (r["gpus"], r["samples_per_s"])) if rows else None
     return (
-        _environment()
+        page_environment()
         .get_template("report.html.j2")
         .render(
             r=result,
             answer=answer(result),
             uncertainty=uncertainty,
             fastest=fastest_by_scale(rows, uncertainty),
-            provenance=_provenance(rows),
-            caveats=_caveats(rows, too_large),
+            provenance=provenance_of(rows),
+            caveats=caveats_of(rows, too_large),
             throughput=Markup(figures.throughput(rows)) if rows else "",
             breakdown=Markup(figures.step_breakdown(rows)) if rows else "",
             sent=Markup(figures.bytes_per_worker(rows)) if rows else "",
@@ -178,7 +178,7 @@ def write_report(path: str | Path, result: Mapping[str, Any], **extras: Any) -> 
     write_text(path, render_report(result, **extras))
 
 
-def _environment() -> Environment:
+def page_environment() -> Environment:
     """The template engine, with filters that write values as text; a value that is None becomes a dash."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -235,14 +235,14 @@ def _uncertainty(result: Mapping[str, Any]) -> float:
     return ASSUMED_ERROR if error is None else max(abs(error), _SMALLEST_ERROR)
 
 
-def _caveats(rows: Sequence[Row], too_large: Sequence[Row]) -> list[dict[str, str]]:
+def caveats_of(rows: Sequence[Row], too_large: Sequence[Row]) -> list[dict[str, str]]:
     """Each caveat of a strategy once, then why a job does not fit."""
     caveats = dict.fromkeys((r["strategy"], r["caveat"]) for r in rows if r.get("caveat"))
     misfits = [(r["strategy"], r["does_not_fit"]) for r in too_large]
     return [{"strategy": strategy, "text": text} for strategy, text in [*caveats, *misfits]]
 
 
-def _provenance(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def provenance_of(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """The sources of the projection's numbers: one entry per quantity and source, with the rows it covers."""
     covered: dict[tuple[str, str], list[Row]] = {}
     for row in rows:

@@ -22,35 +22,39 @@ def print_plan(result: Values, names: Sequence[str], out: Path | None, notes: Se
 
     `names`: of the model's tables. `out`: the plan file that was written, and `notes` on it.
     """
-    scales = result["scales"]
-    chosen = next(scale for scale in scales if scale["gpus"] == result["chosen_gpus"])
+    scales, chosen = result["scales"], chosen_scale(result)
     _print_ranked(chosen)
     best = chosen["plans"][0]
     if best["tables"]:
         _print_owners(best["tables"], names)
-    _print_facts(chosen, best)
+    _print_facts(chosen, best, result["price_source"])
     if result["target"] is not None:
-        _print_target(result)
+        print_text(target_text(result))
     if len(scales) > 1:
         _print_scales(scales)
     for reason in (*chosen["refused"], *result["left_out"].values()):
         print_text(reason)
-    print_caveats(_shown(chosen))
+    print_caveats(shown_plans(chosen))
     if out is not None:
         print_text(f"plan: {out}")
     for note in notes:
         print_text(note)
 
 
+def chosen_scale(result: Values) -> Values:
+    """The scale that a result chose."""
+    return next(scale for scale in result["scales"] if scale["gpus"] == result["chosen_gpus"])
+
+
 def _print_ranked(scale: Values) -> None:
     rows = []
-    for number, row in enumerate(shown := _shown(scale)):
+    for number, row in enumerate(shown := shown_plans(scale)):
         mark = FASTEST if number == 0 else TIE if row["tie"] else ""
         lead = row["step_time_s"] / scale["plans"][0]["step_time_s"] - 1
         error = row["error_bar"]
         rows.append(
             (
-                f"{_label(row)}{mark}",
+                f"{plan_label(row)}{mark}",
                 format_time(row["step_time_s"]),
                 format_count(row["samples_per_s"]),
                 _share(lead, signed=True) if number else "",
@@ -70,12 +74,12 @@ def _print_ranked(scale: Values) -> None:
     print_intervals(shown)
 
 
-def _shown(scale: Values) -> list[Values]:
+def shown_plans(scale: Values) -> list[Values]:
     """The best plans, and those that were given."""
     return [row for number, row in enumerate(scale["plans"]) if number < _RANKED or row["source"]]
 
 
-def _label(row: Values) -> str:
+def plan_label(row: Values) -> str:
     """A plan's strategies, behind the file of a plan that was given."""
     source = f"{row['source']}: " if row["source"] else ""
     return source + strategy_label(row["strategy"])
@@ -94,7 +98,7 @@ def _print_owners(tables: Sequence[Values], names: Sequence[str]) -> None:
         print_text(f"{strategy}: {shown}{more}")
 
 
-def _print_facts(scale: Values, best: Values) -> None:
+def _print_facts(scale: Values, best: Values, source: str) -> None:
     """Print the leads, the emptiest and the fullest GPU, the gap and the cost of the best plan."""
     leads = [f"{strategy_label(name)} {_share(lead, signed=True)}" for name, lead in scale["leads"].items() if lead > 0]
     if leads:
@@ -103,30 +107,29 @@ def _print_facts(scale: Values, best: Values) -> None:
         if row["source"]:
             lead = row["step_time_s"] / best["step_time_s"] - 1
             print_text(f"lead over {row['source']}: {_share(lead, signed=True)}")
-    ends = {name: " to ".join(format_size(end, 3) for end in pair) for name, pair in scale["extremes"].items()}
-    print_text(
-        f"emptiest to fullest GPU: memory {ends['memory_bytes']}, sent {ends['sent_bytes']}, "
-        f"received {ends['received_bytes']}"
+    memory, sent, received = (
+        " to ".join(format_size(end, 3) for end in scale["extremes"][f"{what}_bytes"])
+        for what in ("memory", "sent", "received")
     )
+    print_text(f"emptiest to fullest GPU: memory {memory}, sent {sent}, received {received}")
     print_text(
         f"placement: the best estimate is {_share(scale['gap'])} above HiGHS's lower bound of "
         f"{format_time(scale['bound_s'])}"
     )
-    if (cost := _cost(scale)) != "":
+    if (cost := _cost(scale, source)) != "":
         print_text(f"cost of a billion samples: {cost}")
     if best.get("interval"):
         low, high = (scale["batch"] / best["interval"][end] for end in ("high_s", "low_s"))
         print_text(f"80 % interval: {format_count(low)} to {format_count(high)} samples/s")
 
 
-def _print_target(result: Values) -> None:
+def target_text(result: Values) -> str:
+    """How many GPUs reach the target, and how probably."""
     target = result["target"]
     sure = target["probability"]
     by = "" if sure is None else f" (probability by the error bar: {percent(sure)})"
-    print_text(
-        f"fewest planned that reach {format_count(target['samples_per_s'])} samples/s: "
-        f"{_gpus(result['chosen_gpus'])}{by}"
-    )
+    reached = f"{format_count(target['samples_per_s'])} samples/s"
+    return f"fewest planned that reach {reached}: {_gpus(result['chosen_gpus'])}{by}"
 
 
 def _gpus(number: int) -> str:
@@ -138,17 +141,19 @@ def _share(value: float, signed: bool = False) -> str:
     return percent(round(value, 4), signed)
 
 
-def _si(value: float, unit: str) -> str:
+def si(value: float, unit: str) -> str:
     """A quantity with an SI prefix, such as `14 MJ`."""
     number, _, prefix = format_count(value, 3).partition(" ")
     return f"{number} {prefix}{unit}"
 
 
-def _cost(scale: Values) -> str:
+def _cost(scale: Values, source: str) -> str:
+    """Dollars, with the `source` of the price, and joules for a billion samples; empty where neither is known."""
     joules, dollars = scale["joules_per_billion"], scale["dollars_per_billion"]
-    parts = [] if dollars is None else [f"{dollars:,.2f} $ at {scale['dollars_per_h']:,.2f} $/h"]
+    by = f" ({source})" if source else ""
+    parts = [] if dollars is None else [f"{dollars:,.2f} $ at {scale['dollars_per_h']:,.2f} $/h{by}"]
     if joules is not None:
-        parts.append(f"at most {_si(joules, 'J')} for the GPUs alone ({_si(scale['watts'], 'W')})")
+        parts.append(f"at most {si(joules, 'J')} for the GPUs alone ({si(scale['watts'], 'W')})")
     return ", ".join(parts)
 
 
@@ -161,7 +166,7 @@ def _print_scales(scales: Sequence[Values]) -> None:
             format_count(scale["samples_per_s"]),
             "" if scale["dollars_per_h"] is None else f"{scale['dollars_per_h']:,.2f}",
             "" if scale["dollars_per_billion"] is None else f"{scale['dollars_per_billion']:,.2f}",
-            "" if scale["joules_per_billion"] is None else _si(scale["joules_per_billion"], "J"),
+            "" if scale["joules_per_billion"] is None else si(scale["joules_per_billion"], "J"),
             _share(scale["gap"]),
         )
         for scale in scales

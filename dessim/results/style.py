@@ -89,9 +89,13 @@ def strategy_label(strategy: str) -> str:
 def _label_of_groups(strategy: str) -> str:
     """The words for a composed plan: "10 table_wise, 14 row_all_to_all" is "10 table-wise, 14 row AllToAll"."""
     groups = [group.split(" ") for group in strategy.split(", ")]
-    labels = {name: style.label for name, style in STRATEGY_STYLE.items()}
-    labels |= {"column_wise": "column-wise", "table_row_wise": "table-row-wise"}
-    return ", ".join(f"{count} {labels.get(name, name)}" for count, name in groups)
+    return ", ".join(f"{count} {family_label(name)}" for count, name in groups)
+
+
+def family_label(name: str) -> str:
+    """The words for the strategy of a table, of which two are not strategies of models."""
+    of_tables = {"column_wise": "column-wise", "table_row_wise": "table-row-wise"}
+    return of_tables.get(name) or strategy_label(name)
 
 
 def _option_label(option: str) -> str:

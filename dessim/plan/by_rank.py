@@ -21,7 +21,7 @@ _DIGITS = 12
 
 @dataclass(frozen=True, slots=True)
 class ByRank:
-    """Seconds of each rank's kernels in a step, bytes that it sends and receives in a step, bytes of its memory [ranks].
+    """Seconds of each rank's kernels in a step, bytes that it sends and receives, and bytes of its memory [ranks].
 
     `capacity_bytes`: the memory of a GPU.
     """

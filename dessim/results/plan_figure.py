@@ -62,7 +62,10 @@ def _bars(axes: Axes, values: Sequence[float], color: str, title: str) -> None:
     mean = sum(values) / len(values)
     if len(values) > _MOST_BARS:
         values = [sorted(values, reverse=True)[i] for i in evenly_spaced(range(len(values)), _MOST_BARS)]
-    axes.bar(range(len(values)), values, width=0.8 if len(values) <= _APART else 1.0, color=color, lw=0)
+    if len(values) <= _APART:
+        axes.bar(range(len(values)), values, color=color, lw=0)
+    else:
+        axes.stairs(values, [rank - 0.5 for rank in range(len(values) + 1)], fill=True, color=color, lw=0)
     axes.axhline(mean, ls=(0, (4, 3)), lw=1, color=INK)
     axes.set_xlim(-0.6, len(values) - 0.4)
     axes.locator_params(axis="y", nbins=4)

@@ -47,6 +47,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -257,7 +258,7 @@ class Model(Strict):
         names = tuple(table.name for table in self.tables)
         return Shape(self.widths, names, self.bottom_width, self.needs_operand, self.by_field)
 
-    @property
+    @cached_property
     def costs(self) -> tuple[Costs, ...]:
         """Costs of pooling by maximum or attention, of the pooled operand if one is needed, then of each operator."""
         shape = self.shape
@@ -314,6 +315,12 @@ class Model(Strict):
         assert optimizer in ROW_OPTIMIZERS, optimizer
         changed = self.embedding.model_copy(update={"optimizer": optimizer, "optimizer_slots": None})
         return self.model_copy(update={"embedding": changed})
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Model:
+        """A copy, whose costs are derived anew: they may follow from what changes."""
+        copied = super().model_copy(update=update, deep=deep)
+        copied.__dict__.pop("costs", None)
+        return copied
 
     def at(self, precisions: Precisions) -> Model:
         """The same model in other precisions."""

@@ -39,10 +39,10 @@ def loads(model: Model, n: int, batch: int = BATCH, server: int = 0) -> Loads:
     return loads_of(model, symbols, cluster().gpu, lambda op, size, span: Rate(2e-5, 2e-11), server=server)
 
 
-def model_text() -> str:
+def model_text(tables: tuple[tuple[int, int], ...] = TABLES) -> str:
     """The model as a file."""
-    tables = "".join(f'[[tables]]\nname = "t{n}"\nrows = {rows}\nids = {ids}\n' for n, (rows, ids) in enumerate(TABLES))
-    return _HEAD + tables
+    entries = (f'[[tables]]\nname = "t{n}"\nrows = {rows}\nids = {ids}\n' for n, (rows, ids) in enumerate(tables))
+    return _HEAD + "".join(entries)
 
 
 _HEAD = """schema_version = 2

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from dessim.plan.prices import Prices
 from dessim.plan.scales import PlanRequest, run_plan
 from dessim.results.plan_figure import plan_figures, ranks
 from dessim.results.plan_report import answer, render_plan_report, write_plan_report
-from dessim.results.show_plan import chosen_scale
+from dessim.results.show_plan import chosen_scale, print_plan
 from dessim.workload.scale import Job
 from tests.plan.small import BATCH, TABLES, cluster, model_of
 from tests.results.test_report import Page
@@ -25,7 +26,14 @@ def result() -> dict[str, Any]:
     """As `dessim plan --json` prints it."""
     strategies = ("table_wise", "row_wise")
     request = PlanRequest(
-        Job.of_model(model_of()), cluster(), [8, 16], BATCH, target=1e6, strategies=strategies, by_table=True
+        Job.of_model(model_of()),
+        cluster(),
+        [8, 16],
+        BATCH,
+        target=1e6,
+        prices=Prices(schema_version=1, node="20 $/h", source="offer of 3 March"),
+        strategies=strategies,
+        by_table=True,
     )
     found = run_plan(request).to_json()
     found["scales"][0]["plans"].sort(key=lambda row: not row["tables"])  # a plan of tables first
@@ -61,7 +69,7 @@ def test_the_page_needs_no_other_file_and_names_every_table(result: dict[str, An
     page = Page(html)
     assert not {"script", "link", "img", "iframe"} & set(page.tags)
     assert not [value for name, value in page.attributes if name in ("src", "href") and not value.startswith("#")]
-    for text in (*NAMES, "table-wise", "Pareto front", "memory (GiB)", "small <b>", answer(result)):
+    for text in (*NAMES, "table-wise", "Pareto front", "memory (GiB)", "small <b>", "offer of 3 March", answer(result)):
         assert text in page.text, text
     best = chosen_scale(result)["plans"][0]
     assert any(", ".join(map(str, table["ranks"])) in page.text for table in best["tables"] if table["ranks"])
@@ -80,6 +88,11 @@ def test_the_answer_states_plan_speed_target_and_lead(result: dict[str, Any]) ->
     text = answer(result)
     assert " on 8 GPUs trains " in text and "Fewest planned that reach 1 M samples/s: 8 GPUs" in text
     assert " faster than " in text and ", the best strategy for all tables." in text
+
+
+def test_the_source_of_the_price_is_printed(result: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    print_plan(result, NAMES, None)
+    assert " $ at 20.00 $/h (offer of 3 March)" in capsys.readouterr().out
 
 
 def test_figures_of_several_scales_are_the_front_and_the_ranks(result: dict[str, Any], tmp_path: Path) -> None:

@@ -13,10 +13,10 @@ from dessim.cli.app import app
 from dessim.errors import FileError
 from dessim.plan.scales import Planned, PlanRequest, run_plan
 from dessim.workload.composed import TablePlan
-from dessim.workload.plan_file import JobPlan, read_plan
+from dessim.workload.plan_file import JobPlan, read_plan, write_plan
 from dessim.workload.scale import Job
 from dessim.workload.torchrec_plan import EXPRESSIBLE
-from tests.plan.small import BATCH, CLUSTER, cluster, model_of, model_text
+from tests.plan.small import BATCH, CLUSTER, TABLES, cluster, model_of, model_text
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_no_table_has_a_strategy_that_is_left_out() -> None:
 
 def test_a_plan_file_is_projected_to_the_planned_step(model_file: Path, tmp_path: Path) -> None:
     out, prices = tmp_path / "job.plan.toml", tmp_path / "prices.toml"
-    prices.write_text('schema_version = 1\nnode = "20 $/h"\n')
+    prices.write_text('schema_version = 1\nnode = "20 $/h"\nsource = "offer of 3 March"\n')
     figure = tmp_path / "front.svg"
     common = ("--model", model_file, "--cluster", CLUSTER)
     options = ("--gpus", "8..16", "--batch", "65536", "--target", "1 M samples/s", "--prices", prices)
@@ -87,6 +87,7 @@ def test_a_plan_file_is_projected_to_the_planned_step(model_file: Path, tmp_path
     assert code == 0, error
     result = json.loads(text)
     assert result["chosen_gpus"] == 8  # the fewest that reach it
+    assert result["price_source"] == "offer of 3 March"
     chosen = result["scales"][0]
     assert 0.5 < result["target"]["probability"] <= 1  # the prediction is above the target
     assert chosen["dollars_per_h"] == 20 and result["scales"][1]["dollars_per_h"] == 40
@@ -150,8 +151,6 @@ def test_a_given_plan_that_does_not_fit_is_named() -> None:
     ],
 )
 def test_an_edited_plan_is_refused_in_one_line(planned: Planned, tmp_path: Path, change, expected: str) -> None:  # type: ignore[no-untyped-def]
-    from dessim.workload.plan_file import write_plan
-
     found = planned.scales[0].found
     tables = next(c.tables for c in found.candidates if c.tables)
     path = tmp_path / "job.plan.toml"
@@ -188,6 +187,26 @@ def test_an_edited_plan_is_refused_in_one_line(planned: Planned, tmp_path: Path,
             "$/h",
         ),
         (
+            ("--gpus", "8", "--batch", "65536", "--prices", "p.toml"),
+            {"p.toml": "schema_version = 2\n"},
+            "schema_version",
+        ),
+        (
+            ("--gpus", "8", "--batch", "65536", "--prices", "p.toml"),
+            {"p.toml": 'schema_version = 1\ngpu = "2 $/h"\nnode = "20 $/h"\n'},
+            "write the price of a gpu or of a node, one of them",
+        ),
+        (
+            ("--gpus", "8", "--batch", "65536", "--prices", "p.toml"),
+            {"p.toml": 'schema_version = 1\ncpu = "2 $/h"\n'},
+            "cpu: unknown key",
+        ),
+        (
+            ("--gpus", "8", "--batch", "65536", "--target", "1 T samples/s"),
+            {},
+            "--target 1 T samples/s: nothing reaches it; the fastest is",
+        ),
+        (
             ("--gpus", "8", "--batch", "65536", "--budget", "4 $/h", "--prices", "p.toml"),
             {"p.toml": 'schema_version = 1\ngpu = "2.5 $/h"\n'},
             "more than the budget",
@@ -220,9 +239,56 @@ def test_what_cannot_be_planned_is_refused_in_one_line(
     monkeypatch.chdir(tmp_path)
     for name, text in files.items():
         Path(name).write_text(text)
-    code, _, error = run("plan", "--model", model_file, "--cluster", CLUSTER, *options, "-o", "job.plan.toml")
+    arguments = ("--model", model_file, "--cluster", CLUSTER, *options, "-o", "job.plan.toml", "--figure", "front.svg")
+    code, _, error = run("plan", *arguments, "--html", "plan.html")
     assert code in (1, 2) and expected in error and error.count("\n") == 1
-    assert not Path("job.plan.toml").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*files, model_file.name])
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "expected"),
+    [
+        (('model = "', 'model = "x'), (), "model: is for xsmall, not small; plan again with dessim plan"),
+        (('model_hash = "', 'model_hash = "0'), (), "model: model small has changed since it was planned"),
+        (('cluster = "', 'cluster = "x'), (), f"cluster: is for x{CLUSTER}, not {CLUSTER}"),
+        (('cluster_hash = "', 'cluster_hash = "0'), (), f"cluster: cluster {CLUSTER} has changed since it was planned"),
+        (("", ""), ("--gpus", "16"), "--gpus 16: job.plan.toml is for 8 GPUs; leave --gpus out, or plan again"),
+        (("", ""), ("--batch-per-worker", "1"), "--batch-per-worker 1: job.plan.toml is for 8,192 samples a GPU"),
+        (("[[tables]]\ntable = 4", None), (), "tables: table t4 of small is left out: add an entry with table = 4"),
+    ],
+)
+def test_a_plan_for_another_job_is_refused_before_anything_is_written(
+    model_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: tuple[str, str | None],
+    options: tuple[str, ...],
+    expected: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan = Path("job.plan.toml")
+    write_plan(plan, JobPlan(8, BATCH, (TablePlan("row_wise"),) * len(TABLES)), model_of(), cluster())
+    text, (old, new) = plan.read_text(), change
+    assert old in text
+    plan.write_text(text[: text.index(old)] if new is None else text.replace(old, new, 1))
+    arguments = ("--model", model_file, "--cluster", CLUSTER, "--plan", plan, *options)
+    code, out, error = run("project", *arguments, "--csv", "rows.csv", "--figure", "steps.svg")
+    assert code in (1, 2) and not out and expected in error and error.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == [plan.name, model_file.name]
+
+
+def test_a_pinned_table_that_fits_nowhere_is_named_and_nothing_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("large.toml").write_text(model_text(((400_000_000, 3), (1000, 1))))
+    Path("keep.toml").write_text('[[tables]]\nname = "t0"\nstrategy = "data_parallel"\n')
+    options = ("--gpus", "8", "--batch", "65536", "--keep", "keep.toml", "-o", "plan.toml")
+    written = ("--figure", "front.svg", "--html", "plan.html")
+    code, out, error = run("plan", "--model", "large.toml", "--cluster", CLUSTER, *options, *written)
+    assert code == 2 and not out and error.count("\n") == 1
+    assert "table t0 pinned to data_parallel fits nowhere, by " in error and "or fewer pinned tables" in error
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["keep.toml", "large.toml"]
 
 
 def test_a_table_that_fits_nowhere_is_named() -> None:

@@ -175,3 +175,11 @@ def test_precisions_set_the_bytes_of_values() -> None:
         parse_model(raw | {"precision": {"rows": "tf32"}}, "mine.toml")
     with pytest.raises(ModelError, match=r"precision.wier: "):
         parse_model(raw | {"precision": {"wier": "fp16"}}, "mine.toml")
+
+
+def test_a_copy_has_the_costs_of_its_own_settings():
+    model = load_model("deepfm")
+    assert model.costs is model.costs  # derived once
+    copied = model.model_copy(update={"operators": load_model("fm").operators})
+    assert copied.costs == load_model("fm").costs != model.costs
+    assert model == load_model("deepfm") and "costs" not in model.model_dump()

@@ -23,7 +23,7 @@ Catalogue = Mapping[str, Mapping[str, Mapping[str, Any]]]
 """Category (`gpu`, `link`, ...) -> part name -> its table, as read from TOML."""
 
 
-def _quantity(parse: Callable[[object], float], *, positive: bool) -> BeforeValidator:
+def quantity(parse: Callable[[object], float], *, positive: bool) -> BeforeValidator:
     """A validator from text with a unit to a float in SI units, of which 0 is refused if it must be `positive`."""
 
     def convert(value: object) -> float:
@@ -87,12 +87,12 @@ def _fan_in_curve(value: object) -> tuple[tuple[float, float], ...]:
     return tuple((float(flows), float(share)) for flows, share in value)
 
 
-Rate = Annotated[float, _quantity(parse_bandwidth, positive=True)]
-Seconds = Annotated[float, _quantity(parse_time, positive=False)]
-Size = Annotated[float, _quantity(parse_size, positive=True)]
-Flops = Annotated[float, _quantity(parse_flops, positive=True)]
-Watts = Annotated[float, _quantity(parse_power, positive=True)]
-Percent = Annotated[float, _quantity(parse_share, positive=False)]
+Rate = Annotated[float, quantity(parse_bandwidth, positive=True)]
+Seconds = Annotated[float, quantity(parse_time, positive=False)]
+Size = Annotated[float, quantity(parse_size, positive=True)]
+Flops = Annotated[float, quantity(parse_flops, positive=True)]
+Watts = Annotated[float, quantity(parse_power, positive=True)]
+Percent = Annotated[float, quantity(parse_share, positive=False)]
 Share = Annotated[float, Field(gt=0, le=1)]
 FanInCurve = Annotated[tuple[tuple[float, float], ...], BeforeValidator(_fan_in_curve)]
 Count = Annotated[int, Field(ge=1, strict=True)]
@@ -219,7 +219,7 @@ class TransportTable(Part):
     flow_rate: Rate = math.inf
     fan_in: FanInCurve = ()
     ack_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    burst: Annotated[float, _quantity(parse_size, positive=False)] = 0.0
+    burst: Annotated[float, quantity(parse_size, positive=False)] = 0.0
     host_overhead: Seconds = 0.0
     core_rate: Rate = math.inf
     window: Size = math.inf

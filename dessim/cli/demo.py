@@ -19,9 +19,10 @@ def demo(
     strategy: Annotated[str, typer.Option(help="Strategy to train with.")] = "des_all_reduce",
     json: JsonOption = False,
 ) -> None:
-    """Train, certify, replay, project and report, end to end."""
+    """Train, certify, replay, project, plan and report, end to end."""
     from dessim.commands.demo import DemoRequest, run_demo
+    from dessim.plan.answer import planned
 
-    result = run_demo(DemoRequest(out=out, ranks=ranks, data=data, strategy=strategy), quiet=json)
+    result = run_demo(DemoRequest(out=out, ranks=ranks, data=data, strategy=strategy), planned, quiet=json)
     if json:
         print_json(result)

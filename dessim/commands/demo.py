@@ -5,6 +5,7 @@ certify    distributed training against one process, in float64
 calibrate  a collective micro-benchmark, fitted to a description of this machine
 replay     the captured trace on that description: predicted against measured step time
 project    the recorded job on up to 1,024 H100s
+plan       a strategy for each table of the recorded job, and of a large model
 report     one HTML page, and the files behind it
 """
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import importlib.util
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -39,7 +40,7 @@ from dessim.workload.scale import Job
 from dessim.workload.strategies import STRATEGIES as PLANS
 
 SCHEMA_VERSION = 1
-STAGES = ("train", "certify", "calibrate", "replay", "project", "report")
+STAGES = ("train", "certify", "calibrate", "replay", "project", "plan", "report")
 TRACEABLE = tuple(spec.name for spec in PLANS.values() if not spec.dedicated_servers)  # others send no collectives
 TRACE_STEPS = 30
 BATCH = 1024  # samples of a training step on this machine, over all ranks
@@ -53,6 +54,10 @@ LARGE_MODEL = "dlrm_dcnv2"
 LARGE_STRATEGIES = ("table_wise", "row_wise", "row_all_to_all", "des_reduce_scatter", "row_all_gather")
 LARGE_GPUS = (8, 64, 1024)
 LARGE_BATCH_PER_GPU = 1024
+PLANNED_GPUS = (64, 8)
+"""GPUs for which the recorded job and the large model are planned: a few seconds of CPU time."""
+Planner = Callable[[Job, Cluster, int, int], dict[str, Any]]
+"""dessim.plan.answer.planned, which the command hands in because plans are built on commands."""
 _SOURCES = {"ml-100k": "GroupLens, from the recbole wheel", "synthetic": "Zipf ids with a planted teacher"}
 
 
@@ -66,7 +71,7 @@ class DemoRequest:
     strategy: str = "des_all_reduce"
 
 
-def run_demo(request: DemoRequest, quiet: bool = False) -> dict[str, Any]:
+def run_demo(request: DemoRequest, planner: Planner, quiet: bool = False) -> dict[str, Any]:
     """Run every stage. Returns the contents of result.json, and prints a summary unless `quiet`.
 
     Raises UsageError without torch, DessimError when a program fails, CheckFailed when the certificate is red.
@@ -91,6 +96,12 @@ def run_demo(request: DemoRequest, quiet: bool = False) -> dict[str, Any]:
         rows = _project(trace, target)
         large = _project_large(target)
         write_projection_csv(out / "projection.csv", rows)
+        begin("plan")
+        recorded, large_job = Job.of_trace(trace), Job.of_model(load_model(LARGE_MODEL))
+        plans = [
+            planner(recorded, target, PLANNED_GPUS[0], PROJECTED_BATCH_PER_GPU),
+            planner(large_job, target, PLANNED_GPUS[1], LARGE_BATCH_PER_GPU),
+        ]
         begin("report")
         result = {
             "schema_version": SCHEMA_VERSION,
@@ -102,6 +113,7 @@ def run_demo(request: DemoRequest, quiet: bool = False) -> dict[str, Any]:
             "projection_batch_per_gpu": PROJECTED_BATCH_PER_GPU,
             "projection": rows,
             "large_model": {"name": LARGE_MODEL, "batch_per_gpu": LARGE_BATCH_PER_GPU, "projection": large},
+            "plans": plans,
         }
         _write_result(out, result, target, replayed)
     if not quiet:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -59,6 +62,30 @@ def test_the_estimate_of_the_best_plan_is_near_its_simulation(planned: Planned) 
 def test_a_request_gives_the_same_plan_again(planned: Planned) -> None:
     again = run_plan(PlanRequest(job=Job.of_model(model_of()), cluster=cluster(), gpus=[8], batch=BATCH))
     assert again.scales[0].to_json()["plans"] == planned.scales[0].to_json()["plans"]
+
+
+def test_another_process_on_one_core_writes_the_same_bytes(model_file: Path, tmp_path: Path) -> None:
+    """Hashes of texts are seeded anew in each process, and HiGHS finds another number of processors."""
+    arguments = [
+        "--model",
+        str(model_file),
+        "--cluster",
+        CLUSTER,
+        "--gpus",
+        "8",
+        "--batch",
+        "65536",
+        "--to",
+        "torchrec",
+    ]
+    options = ["--without", "data_parallel,row_wise", "-o"]
+    assert run("plan", *arguments, *options, tmp_path / "here.json")[0] == 0
+    start = (
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from dessim.cli.app import main; main()"
+    )
+    program = [sys.executable, "-c", start, "plan", *arguments, *options, str(tmp_path / "there.json")]
+    subprocess.run(program, check=True, capture_output=True, env={**os.environ, "PYTHONHASHSEED": "7"})
+    assert (tmp_path / "here.json").read_bytes() == (tmp_path / "there.json").read_bytes()
 
 
 def test_no_table_has_a_strategy_that_is_left_out() -> None:

@@ -13,9 +13,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from dessim.results.error_bar import interval_text
-from dessim.results.show import print_projection
+from dessim.results.show import print_projection, print_text
+from dessim.results.style import strategy_label
 from dessim.results.tables import key_value_table, print_table
-from dessim.units import format_bandwidth, format_time, percent
+from dessim.units import format_bandwidth, format_count, format_time, percent
 
 
 @contextmanager
@@ -65,7 +66,25 @@ def print_summary(out: Path, result: Mapping[str, Any]) -> None:
     large = result["large_model"]
     print(f"\n{large['name']} on {result['projection_cluster']}, {large['batch_per_gpu']:,} samples a GPU:")
     print_projection(large["projection"])
+    print(f"\nA strategy for each table on {result['projection_cluster']} (dessim plan):")
+    for plan in result["plans"]:
+        print_text(plan_sentence(plan))
     print(f"\n{out / 'report.html'}")
+
+
+def plan_sentence(plan: Mapping[str, Any]) -> str:
+    """The fastest plan, its speed, and its lead over the best strategy for the whole model."""
+    ends = plan["interval_samples_per_s"]
+    interval = f" (80 % interval {' to '.join(format_count(end) for end in ends)})" if ends else ""
+    speed = f"{format_count(plan['samples_per_s'])} samples/s{interval}"
+    name = strategy_label(plan["strategy"])
+    where = f"{plan['model']}, {plan['gpus']:,} GPUs, {plan['batch_per_gpu']:,} samples each"
+    if not plan["is_composed"]:
+        return f"{where}: {name} for all tables, {speed}; no plan of several strategies is faster"
+    if plan["best_alone"] is None:
+        return f"{where}: {name}, {speed}; no single strategy fits"
+    lead = percent(round(plan["lead"], 3))
+    return f"{where}: {name}, {speed}, {lead} faster than {strategy_label(plan['best_alone'])} alone"
 
 
 def _with_interval(result: Mapping[str, Any]) -> str:

@@ -297,7 +297,7 @@ def _rows(asked: Search, strategies: Sequence[str], plans: Sequence[Plan], progr
 
 
 def _refined(asked: Search, loads: Loads, simulated: Sequence[Candidate]) -> list[Candidate]:
-    """Further plans near the best of `simulated` that has a strategy for each table."""
+    """Further plans near the best of `simulated` that has a strategy for each table and was not given."""
     found: list[Candidate] = []
 
     def simulate(changed: Sequence[Placed]) -> dict[tuple[TablePlan, ...], float]:
@@ -309,7 +309,8 @@ def _refined(asked: Search, loads: Loads, simulated: Sequence[Candidate]) -> lis
             return {one.tables: one.row.breakdown.step_time_s for one in new}
         return {}
 
-    of_tables = [(tables, one) for one in sorted(simulated, key=_step) if (tables := _tables_of(asked, one))]
+    ours = sorted((one for one in simulated if not one.source), key=_step)
+    of_tables = [(tables, one) for one in ours if (tables := _tables_of(asked, one))]
     starts = {tables: one.row.breakdown.step_time_s for tables, one in of_tables[:_STARTS]}
     nodes = asked.cluster.node_of(np.arange(asked.gpus))
     strategies = [name for name in asked.strategies if name != ON_SERVERS or asked.gpus <= _MANY_GPUS]

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -64,8 +65,10 @@ def test_a_request_gives_the_same_plan_again(planned: Planned) -> None:
     assert again.scales[0].to_json()["plans"] == planned.scales[0].to_json()["plans"]
 
 
-def test_another_process_on_one_core_writes_the_same_bytes(model_file: Path, tmp_path: Path) -> None:
+def test_another_process_on_one_core_writes_the_same_bytes(tmp_path: Path) -> None:
     """Hashes of texts are seeded anew in each process, and HiGHS finds another number of processors."""
+    model_file = tmp_path / "small.toml"
+    model_file.write_text(model_text(TABLES[:3]))
     arguments = [
         "--model",
         str(model_file),
@@ -151,6 +154,19 @@ def test_a_plan_for_torchrec_is_projected_and_compared_with(model_file: Path, tm
     assert code == 2 and "--from plan.json: is for 8 GPUs; name them with --gpus" in error and error.count("\n") == 1
     code, _, error = run("plan", *common, *options, "--to", "torchrec")
     assert code == 2 and "--to torchrec: name the file to write with -o" in error and error.count("\n") == 1
+
+
+def test_a_given_plan_does_not_change_those_that_are_found() -> None:
+    """TorchRec may split columns unevenly, in any number of parts."""
+    split = TablePlan("table_wise", (0, 1, 2), (16, 16, 32))
+    given = {"theirs.json": JobPlan(8, BATCH, (split,) * 2)}
+    strategies = ("table_wise", "column_wise")
+    request = PlanRequest(
+        Job.of_model(model_of(TABLES[:2])), cluster(), [8], BATCH, strategies=strategies, by_table=True
+    )
+    alone, beside = (run_plan(r).scales[0].found.candidates for r in (request, replace(request, given=given)))
+    assert sum(candidate.source == "theirs.json" for candidate in beside) == 1
+    assert [c.tables for c in beside if not c.source] == [c.tables for c in alone]
 
 
 def test_a_given_plan_that_does_not_fit_is_named() -> None:

@@ -66,9 +66,8 @@ def print_summary(out: Path, result: Mapping[str, Any]) -> None:
     large = result["large_model"]
     print(f"\n{large['name']} on {result['projection_cluster']}, {large['batch_per_gpu']:,} samples a GPU:")
     print_projection(large["projection"])
-    print(f"\nA strategy for each table on {result['projection_cluster']} (dessim plan):")
-    for plan in result["plans"]:
-        print_text(plan_sentence(plan))
+    print()
+    print_text(f"dessim plan: {plan_sentence(result['plan'])}")
     print(f"\n{out / 'report.html'}")
 
 
@@ -78,7 +77,7 @@ def plan_sentence(plan: Mapping[str, Any]) -> str:
     interval = f" (80 % interval {' to '.join(format_count(end) for end in ends)})" if ends else ""
     speed = f"{format_count(plan['samples_per_s'])} samples/s{interval}"
     name = strategy_label(plan["strategy"])
-    where = f"{plan['model']}, {plan['gpus']:,} GPUs, {plan['batch_per_gpu']:,} samples each"
+    where = f"{plan['model']} on {plan['gpus']:,} GPUs, {plan['batch_per_gpu']:,} samples each"
     if not plan["is_composed"]:
         return f"{where}: {name} for all tables, {speed}; no plan of several strategies is faster"
     if plan["best_alone"] is None:

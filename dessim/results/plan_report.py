@@ -10,9 +10,9 @@ from typing import Any
 from dessim.files import write_text
 from dessim.results.plan_figure import pareto, ranks
 from dessim.results.report import caveats_of, page_environment, provenance_of
-from dessim.results.show_plan import chosen_scale, plan_label, si, target_text
+from dessim.results.show_plan import chosen_scale, distinct_plans, plan_label, share_text, si, target_text
 from dessim.results.style import family_label, strategy_label
-from dessim.units import format_count, format_time, percent
+from dessim.units import format_count, format_time
 
 Values = Mapping[str, Any]
 
@@ -29,11 +29,12 @@ def render_plan_report(result: Values, names: Sequence[str]) -> str:
     scale, several = chosen_scale(result), len(result["scales"]) > 1
     best = scale["plans"][0]
     environment = page_environment()
-    environment.filters |= {"plan": plan_label, "family": family_label, "si": si}
+    environment.filters |= {"plan": plan_label, "family": family_label, "si": si, "share": share_text}
     return environment.get_template("plan.html.j2").render(
         r=result,
         scale=scale,
         best=best,
+        plans=distinct_plans(scale),
         names=names or [""] * len(best["tables"]),
         answer=answer(result),
         throughput_interval=_interval(scale),
@@ -57,11 +58,11 @@ def answer(result: Values) -> str:
         sentences.append(f"{target_text(result)[0].upper()}{target_text(result)[1:]}.")
     if alone and best["tables"]:
         name = min(alone, key=lambda name: round(alone[name], 9))
-        lead = percent(round(alone[name], 4))
+        lead = share_text(alone[name])
         sentences.append(f"It is {lead} faster than {strategy_label(name)}, the best strategy for all tables.")
-    ties = sum(row["tie"] for row in scale["plans"])
+    ties = [plan_label(row) for row in distinct_plans(scale) if row["tie"]]
     if ties:
-        sentences.append(f"{ties} other {'plans' if ties > 1 else 'plan'} may be as fast.")
+        sentences.append(f"May be as fast: {'; '.join(ties)}.")
     return " ".join(sentences)
 
 

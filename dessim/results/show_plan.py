@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from dessim.units import format_count, format_size, format_time, percent
 Values = Mapping[str, Any]
 _RANKED = 8  # plans that are printed; all with --json
 _NAMED = 6  # tables of a strategy that are named
+_COUNT = re.compile(r"\b\d+ ")
+"""The numbers of tables in the name of a composed plan."""
 
 
 def print_plan(result: Values, names: Sequence[str], out: Path | None, notes: Sequence[str] = ()) -> None:
@@ -57,7 +60,7 @@ def _print_ranked(scale: Values) -> None:
                 f"{plan_label(row)}{mark}",
                 format_time(row["step_time_s"]),
                 format_count(row["samples_per_s"]),
-                _share(lead, signed=True) if number else "",
+                share_text(lead, signed=True) if number else "",
                 format_size(row["memory_bytes"], 3),
                 format_time(row["compute_s"]),
                 format_time(row["exposed_comm_s"]),
@@ -69,14 +72,25 @@ def _print_ranked(scale: Values) -> None:
     columns = ("plan", "step", "samples/s", "longer", "memory", "compute", "exposed comm", "idle", "bound by", "error")
     drops = ("idle", "bound by", "compute", "exposed comm", "error")
     left = ("bound by",)
-    print_text(f"{_gpus(scale['gpus'])}, {scale['batch']:,} samples a step; * fastest, tie: may be as fast")
+    job = f"{_gpus(scale['gpus'])}, {scale['batch']:,} samples a step"
+    print_text(f"{job}: the fastest plan of each set of strategies; * fastest, tie: may be as fast")
     print_table(table_of(columns, rows, left=left, folds={"plan": 24, "bound by": 14}, drops=drops))
     print_intervals(shown)
 
 
+def distinct_plans(scale: Values) -> list[Values]:
+    """The fastest plan of each set of strategies, and those that were given."""
+
+    def kind(row: Values) -> tuple[str, str, bool]:
+        return _COUNT.sub("", row["strategy"]), row["source"], bool(row["tables"])
+
+    first = {kind(row): row for row in reversed(scale["plans"])}
+    return [row for row in scale["plans"] if row is first[kind(row)]]
+
+
 def shown_plans(scale: Values) -> list[Values]:
-    """The best plans, and those that were given."""
-    return [row for number, row in enumerate(scale["plans"]) if number < _RANKED or row["source"]]
+    """Those that are printed."""
+    return [row for number, row in enumerate(distinct_plans(scale)) if number < _RANKED or row["source"]]
 
 
 def plan_label(row: Values) -> str:
@@ -100,20 +114,22 @@ def _print_owners(tables: Sequence[Values], names: Sequence[str]) -> None:
 
 def _print_facts(scale: Values, best: Values, source: str) -> None:
     """Print the leads, the emptiest and the fullest GPU, the gap and the cost of the best plan."""
-    leads = [f"{strategy_label(name)} {_share(lead, signed=True)}" for name, lead in scale["leads"].items() if lead > 0]
+    leads = [
+        f"{strategy_label(name)} {share_text(lead, signed=True)}" for name, lead in scale["leads"].items() if lead > 0
+    ]
     if leads:
         print_text(f"lead over each strategy alone: {', '.join(leads)}")
     for row in scale["plans"]:
         if row["source"]:
             lead = row["step_time_s"] / best["step_time_s"] - 1
-            print_text(f"lead over {row['source']}: {_share(lead, signed=True)}")
+            print_text(f"lead over {row['source']}: {share_text(lead, signed=True)}")
     memory, sent, received = (
         " to ".join(format_size(end, 3) for end in scale["extremes"][f"{what}_bytes"])
         for what in ("memory", "sent", "received")
     )
     print_text(f"emptiest to fullest GPU: memory {memory}, sent {sent}, received {received}")
     print_text(
-        f"placement: the best estimate is {_share(scale['gap'])} above HiGHS's lower bound of "
+        f"placement: the best estimate is {share_text(scale['gap'])} above HiGHS's lower bound of "
         f"{format_time(scale['bound_s'])}"
     )
     if (cost := _cost(scale, source)) != "":
@@ -136,7 +152,7 @@ def _gpus(number: int) -> str:
     return f"{number:,} GPU{'s' if number > 1 else ''}"
 
 
-def _share(value: float, signed: bool = False) -> str:
+def share_text(value: float, signed: bool = False) -> str:
     """A share in per cent, to a hundredth of one."""
     return percent(round(value, 4), signed)
 
@@ -167,7 +183,7 @@ def _print_scales(scales: Sequence[Values]) -> None:
             "" if scale["dollars_per_h"] is None else f"{scale['dollars_per_h']:,.2f}",
             "" if scale["dollars_per_billion"] is None else f"{scale['dollars_per_billion']:,.2f}",
             "" if scale["joules_per_billion"] is None else si(scale["joules_per_billion"], "J"),
-            _share(scale["gap"]),
+            share_text(scale["gap"]),
         )
         for scale in scales
     ]

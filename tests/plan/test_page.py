@@ -13,7 +13,7 @@ from dessim.plan.prices import Prices
 from dessim.plan.scales import PlanRequest, run_plan
 from dessim.results.plan_figure import plan_figures, ranks
 from dessim.results.plan_report import answer, render_plan_report, write_plan_report
-from dessim.results.show_plan import chosen_scale, print_plan
+from dessim.results.show_plan import chosen_scale, distinct_plans, print_plan
 from dessim.workload.scale import Job
 from tests.plan.small import BATCH, TABLES, cluster, model_of
 from tests.results.test_report import Page
@@ -88,6 +88,16 @@ def test_the_answer_states_plan_speed_target_and_lead(result: dict[str, Any]) ->
     text = answer(result)
     assert " on 8 GPUs trains " in text and "Fewest planned that reach 1 M samples/s: 8 GPUs" in text
     assert " faster than " in text and ", the best strategy for all tables." in text
+
+
+def test_one_plan_of_each_set_of_strategies_is_shown(result: dict[str, Any]) -> None:
+    row = {"tables": [1], "source": "", "step_time_s": 1.0}
+    names = ["4 table_wise, 2 row_wise", "2 row_wise, 9 row_all_to_all", "3 table_wise, 3 row_wise", "6 table_wise"]
+    plans = [{**row, "strategy": name} for name in names]
+    given = {**plans[2], "source": "theirs.json"}
+    assert distinct_plans({"plans": [*plans, given]}) == [plans[0], plans[1], plans[3], given]
+    shown = distinct_plans(result["scales"][0])
+    assert shown[0] is result["scales"][0]["plans"][0] and len(shown) < len(result["scales"][0]["plans"])
 
 
 def test_the_source_of_the_price_is_printed(result: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:

@@ -184,7 +184,6 @@ def planned_by_torchrec(model: Model, gpus: int, gpus_per_node: int, batch: int,
     from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
     from torchrec.distributed.planner.types import PlannerError
 
-    topology = Topology(gpus, "cuda", hbm_cap=int(memory), local_world_size=min(gpus_per_node, gpus))
     ids = model.input.ids_per_sample
     constraints = {
         name: ParameterConstraints(
@@ -194,6 +193,7 @@ def planned_by_torchrec(model: Model, gpus: int, gpus_per_node: int, batch: int,
     }
     try:
         with _quiet():
+            topology = Topology(gpus, "cuda", hbm_cap=int(memory), local_world_size=min(gpus_per_node, gpus))
             planner = EmbeddingShardingPlanner(topology, batch_size=batch, constraints=constraints)
             return planner.plan(bags_of(model), [EmbeddingBagCollectionSharder()])
     except PlannerError as error:

@@ -105,7 +105,7 @@ def plan(
     limit = parse_quantity("--budget", budget, parse_price) if budget is not None else None
     sized = model_of(model, ids, precision)
     machine = cluster_of(cluster, transport, device)
-    given = {from_.name: read_torchrec(from_, sized)} if from_ is not None else {}
+    given = {from_.name: read_torchrec(from_, sized, cluster=machine)} if from_ is not None else {}
     for file, theirs in given.items():
         if theirs.gpus not in scales:
             raise UsageError(f"--from {file}: is for {theirs.gpus:,} GPUs; name them with --gpus")

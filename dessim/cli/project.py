@@ -128,7 +128,7 @@ def project(
     machine = cluster_of(cluster, transport, device)
     planned = None
     if plan is not None and plan.suffix == TORCHREC:
-        planned = read_torchrec(plan, job.model, batch_per_worker)
+        planned = read_torchrec(plan, job.model, batch_per_worker, machine)
     elif plan is not None:
         planned = read_plan(plan, job.model, machine)
     if planned is not None:

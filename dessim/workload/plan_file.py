@@ -171,11 +171,11 @@ def read_plan(path: Path, model: Model, cluster: Cluster | None = None) -> JobPl
             )
         return JobPlan(file.gpus, file.batch, strategy=file.strategy)
     tables = _tables(path, file, model)
-    _check_servers(path, file, tables, cluster)
+    check_servers(path, file.gpus, tables, cluster)
     return JobPlan(file.gpus, file.batch, tables)
 
 
-def _check_servers(path: Path, file: _File, tables: Sequence[TablePlan], cluster: Cluster | None) -> None:
+def check_servers(path: Path, gpus: int, tables: Sequence[TablePlan], cluster: Cluster | None) -> None:
     """Raises FileError where tables are on parts of servers, or on servers of different sizes."""
     on_servers = [(number, table.ranks) for number, table in enumerate(tables) if table.strategy == ON_SERVERS]
     for number, ranks in on_servers:
@@ -183,11 +183,11 @@ def _check_servers(path: Path, file: _File, tables: Sequence[TablePlan], cluster
         problem = ""
         if not ranks or ranks[0] % server or ranks != tuple(range(ranks[0], ranks[0] + server)):
             problem = f"{ON_SERVERS} needs ranks, all GPUs of one server, such as [8, 9, 10, 11]"
-        elif ranks[0] < 0 or ranks[-1] >= file.gpus or file.gpus % server:
-            problem = f"{file.gpus} GPUs are no servers of {server} with the ranks {ranks[0]} to {ranks[-1]}"
+        elif ranks[0] < 0 or ranks[-1] >= gpus or gpus % server:
+            problem = f"{gpus} GPUs are no servers of {server} with the ranks {ranks[0]} to {ranks[-1]}"
         elif server != len(on_servers[0][1]):
             problem = f"has {server} ranks, table {on_servers[0][0]} has {len(on_servers[0][1])}: servers have the same"
-        elif cluster is not None and not _is_server(cluster, ranks, file.gpus):
+        elif cluster is not None and not _is_server(cluster, ranks, gpus):
             problem = f"ranks {ranks[0]} to {ranks[-1]} are not all GPUs of one server of {cluster.name}"
         if problem:
             raise FileError(path, f"tables.{number}", problem)

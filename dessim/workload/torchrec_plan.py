@@ -10,8 +10,8 @@ A file holds what a torchrec.distributed.types.ShardingPlan does, under the same
 Keys of `plan` are paths of modules; a file that dessim writes has one, "", because it does not know them.
 des_ref.torchrec_plan finds the modules by the names of their tables. dessim itself never imports TorchRec.
 
-TorchRec's row_wise gives each rank a block of consecutive rows, dessim's spreads rows by hash of their id. Its
-data_parallel sums the gradients of all rows by AllReduce, dessim's gathers those of the rows that a step used.
+TorchRec's row_wise and table_row_wise give each rank a block of consecutive rows, dessim's spread rows by hash of their
+id. Its data_parallel sums the gradients of all rows by AllReduce, dessim's gathers those of the rows that a step used.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import json
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, StrictInt, ValidationError
@@ -28,18 +28,24 @@ from pydantic import BaseModel, ConfigDict, StrictInt, ValidationError
 from dessim.arrays import Ints
 from dessim.errors import FileError, UsageError
 from dessim.files import write_text
-from dessim.workload.composed import TablePlan, can_split_columns
+from dessim.workload.composed import ON_SERVERS, TablePlan, can_split_columns
 from dessim.workload.model import Model
-from dessim.workload.plan_file import JobPlan, table_name
+from dessim.workload.plan_file import JobPlan, check_servers, table_name
 
-EXPRESSIBLE = ("data_parallel", "table_wise", "column_wise", "row_wise")
+if TYPE_CHECKING:
+    from dessim.cluster import Cluster
+
+EXPRESSIBLE = ("data_parallel", "table_wise", "column_wise", ON_SERVERS, "row_wise")
 """The strategies of tables that both have."""
 SUFFIX = ".json"
 _BY_COLUMNS = ("table_wise", "column_wise", "table_column_wise")
-TYPES = (*_BY_COLUMNS, "row_wise", "data_parallel")
+_BY_ROWS = ("row_wise", ON_SERVERS)
+TYPES = (*_BY_COLUMNS, *_BY_ROWS, "data_parallel")
 _KERNELS = ("fused", "dense")
+_BLOCKS = "TorchRec gives each rank a block of a table's consecutive rows, here rows are spread by hash"
 _DIFFERENCES = {
-    "row_wise": "TorchRec's row_wise gives each rank a block of consecutive rows, here rows are spread by hash",
+    "row_wise": _BLOCKS,
+    ON_SERVERS: _BLOCKS,
     "data_parallel": "TorchRec's data_parallel sums the gradients of whole tables by AllReduce, here those of the rows "
     "that a step uses are gathered",
 }
@@ -136,9 +142,10 @@ def _sharding(table: TablePlan, rows: int, width: int, local_ranks: Sequence[int
     if table.strategy == "data_parallel":
         return Sharding(sharding_type="data_parallel", compute_kernel="dense", ranks=tuple(range(n)))
     ranks: Sequence[int] = table.ranks
-    if table.strategy == "row_wise":
-        ranks, block = range(n), -(-rows // n)
-        first = [min(rank * block, rows) for rank in range(n + 1)]
+    if table.strategy in _BY_ROWS:
+        ranks = table.ranks or range(n)
+        block = -(-rows // len(ranks))
+        first = [min(part * block, rows) for part in range(len(ranks) + 1)]
         parts = [((start, 0), (end - start, width)) for start, end in pairwise(first)]
     else:
         edges = [sum(table.columns[:part]) for part in range(len(ranks))]
@@ -158,7 +165,7 @@ def _sharding(table: TablePlan, rows: int, width: int, local_ranks: Sequence[int
 def differences(tables: Sequence[TablePlan], model: Model) -> list[str]:
     """What TorchRec does otherwise than the simulation of these tables."""
     used = {table.strategy for table in tables}
-    found = [text for strategy, text in _DIFFERENCES.items() if strategy in used]
+    found = list(dict.fromkeys(text for strategy, text in _DIFFERENCES.items() if strategy in used))
     if set(model.row_widths) != {"v"}:
         found.append(f"rows of {model.name} hold more than an embedding, TorchRec's tables nothing else")
     return found
@@ -180,8 +187,10 @@ def read_file(path: Path) -> ShardingFile:
         raise FileError(path, where, f"{first['msg']}: write it as des_ref.torchrec_plan does") from None
 
 
-def read_torchrec(path: Path, model: Model, batch_per_worker: int | None = None) -> JobPlan:
-    """A TorchRec plan for this model; `batch_per_worker` defaults to the model's own.
+def read_torchrec(
+    path: Path, model: Model, batch_per_worker: int | None = None, cluster: Cluster | None = None
+) -> JobPlan:
+    """A TorchRec plan for this model on this cluster, or on any; `batch_per_worker` defaults to the model's own.
 
     Raises FileError for a file that is no plan, for other tables than the model has, and for what dessim cannot
     express.
@@ -205,9 +214,10 @@ def read_torchrec(path: Path, model: Model, batch_per_worker: int | None = None)
             raise FileError(path, "plan", f"{table_name(model, number)} of {model.name} is left out")
         shape = (rows[number], model.widths[number])
         planned.append(_table(path, name, found[name], shape, file.world_size))
-        if len(planned[-1].ranks) > 1 and not can_split_columns(model):
+        if planned[-1].is_split and not can_split_columns(model):
             problem = f"the rows of {model.name} have more than columns of an embedding, and have one owner"
             raise FileError(path, name, problem)
+    check_servers(path, file.world_size, planned, cluster)
     batch = (batch_per_worker or model.input.batch_per_worker) * file.world_size
     return JobPlan(file.world_size, batch, tuple(planned), caveat="; ".join(differences(planned, model)))
 
@@ -227,13 +237,15 @@ def _table(path: Path, name: str, sharding: Sharding, shape: tuple[int, int], n:
     if kind == "data_parallel":
         return TablePlan(kind)
     shards = sharding.sharding_spec.shards if sharding.sharding_spec is not None else ()
-    cut = 0 if kind == "row_wise" else 1
+    cut = 0 if kind in _BY_ROWS else 1
     if len(shards) != len(sharding.ranks) or not _cover(shards, shape, cut):
-        what = "rows" if kind == "row_wise" else "columns"
+        what = "rows" if kind in _BY_ROWS else "columns"
         problem = f"is {kind}, but its shards, one a rank, do not divide the {what} of {shape[0]:,} x {shape[1]}"
         raise FileError(path, name, problem)
-    if kind == "row_wise":
-        return TablePlan(kind)
+    if kind in _BY_ROWS and len(sharding.ranks) == n:
+        return TablePlan("row_wise")  # by all ranks of the only server, too
+    if kind == ON_SERVERS and len(sharding.ranks) > 1:
+        return TablePlan(kind, sharding.ranks)
     columns: dict[int, int] = {}  # TorchRec may put several shards of a table on one rank
     for rank, shard in zip(sharding.ranks, shards, strict=True):
         columns[rank] = columns.get(rank, 0) + shard.shard_sizes[1]

@@ -69,6 +69,26 @@ def test_shards_are_those_of_torchrec(tmp_path: Path) -> None:
     assert found["t3"]["compute_kernel"] == "dense" and found["t3"]["sharding_spec"] is None
 
 
+def test_a_table_on_a_server_has_its_blocks_there(tmp_path: Path) -> None:
+    on_server = TablePlan("table_row_wise", (4, 5, 6, 7))
+    path = tmp_path / "plan.json"
+    tables = written(path, on_server, *PLAN[1:4], on_server)
+    last = tables["t4"]["sharding_spec"]["shards"][-1]
+    assert tables["t4"]["ranks"] == [4, 5, 6, 7]
+    assert last == {"shard_offsets": [9, 0], "shard_sizes": [3, 64], "placement": "rank:7/cuda:3"}
+    assert read_torchrec(path, model_of()).tables == (on_server, *PLAN[1:4], on_server)
+    path.write_text(path.read_text().replace('"ranks": [4, 5, 6, 7]', '"ranks": [3, 4, 5, 6]'))
+    with pytest.raises(FileError, match="table_row_wise needs ranks, all GPUs of one server"):
+        read_torchrec(path, model_of())
+
+
+def test_a_table_on_the_only_server_is_row_wise(tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    written(path, *PLAN)
+    path.write_text(path.read_text().replace('"row_wise"', '"table_row_wise"'))
+    assert read_torchrec(path, model_of()).tables == PLAN
+
+
 def test_one_strategy_for_all_tables_is_written_by_table(tmp_path: Path) -> None:
     path = tmp_path / "plan.json"
     written(path, strategy="table_wise")
@@ -89,7 +109,7 @@ def test_what_torchrec_does_not_have_is_not_written(tmp_path: Path) -> None:
 def test_differences_to_torchrec_are_stated(tmp_path: Path) -> None:
     path = tmp_path / "plan.json"
     notes = write_torchrec(path, JobPlan(GPUS, 1024, PLAN), model_of(), NODES)
-    assert ["consecutive rows" in notes[0], "AllReduce" in notes[1], len(notes)] == [True, True, 2]
+    assert ["block of a table's consecutive rows" in notes[0], "AllReduce" in notes[1], len(notes)] == [True, True, 2]
     assert read_torchrec(path, model_of()).caveat == "; ".join(notes)
     deepfm = load_model("criteo_kaggle")
     whole = JobPlan(GPUS, 1024, strategy="table_wise")
@@ -112,7 +132,11 @@ def changed(table: str, **values: Any) -> Callable[[dict[str, Any]], None]:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (changed("t1", sharding_type="table_row_wise"), "t1: is table_row_wise, which dessim cannot express; it can"),
+        (
+            changed("t1", sharding_type="twrw"),
+            "t1: is twrw, which dessim cannot express; it can table_wise, ",
+        ),
+        (changed("t0", sharding_type="table_row_wise", ranks=[1]), "t0: is table_row_wise, but its shards, one a rank"),
         (changed("t1", sharding_type="grid_shard"), "t1: is grid_shard, which dessim cannot express"),
         (changed("t1", compute_kernel="fused_uvm"), "t1: is table_wise with compute kernel fused_uvm: dessim can"),
         (changed("t1", ranks=[8]), r"t1: is table_wise on ranks \[8\], which must be below 8"),

@@ -15,16 +15,17 @@ Argument = TypeVar("Argument")
 class Clock(simpy.Environment):
     """A simpy environment. Timers and events that are due at the same time happen in the order of scheduling."""
 
-    def call_after(self, seconds: float, call: Callable[[Argument], object], argument: Argument) -> None:
-        """Call `call(argument)` in `seconds`; like a simpy timeout, but nothing can wait for it or cancel it."""
+    def call_at(self, time: float, call: Callable[[Argument, float], object], argument: Argument) -> None:
+        """Call `call(argument, time)` at `time` [s]; like a simpy timeout, but nothing can wait for it or cancel it."""
         # simpy pops four values from its queue; an entry of five is a timer. Entries never compare beyond the third.
-        entry: Any = (self._now + seconds, NORMAL, next(self._eid), call, argument)
+        entry: Any = (time, NORMAL, next(self._eid), call, argument)
         heappush(self._queue, entry)
 
     def step(self) -> None:
         """Run all timers that are due before the next event, then process that event."""
         queue: list[Any] = self._queue
         while queue and len(queue[0]) == 5:
-            self._now, _, _, call, argument = heappop(queue)
-            call(argument)
+            now, _, _, call, argument = heappop(queue)
+            self._now = now
+            call(argument, now)
         super().step()

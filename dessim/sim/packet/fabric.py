@@ -30,8 +30,8 @@ from dessim.sim.core.ticks import whole_bytes, whole_ticks
 
 MSS = 1448.0
 """Bytes in a packet: Ethernet's 1,500 less the headers of IP, TCP and its time stamps."""
-_PACKETS_PER_ACK = 2
-"""A receiver acknowledges every second packet (RFC 5681). Two packets travel as one parcel here."""
+_PARCEL = 2 * MSS
+"""A receiver acknowledges every second packet (RFC 5681), so two packets travel as one parcel here."""
 
 Pair = tuple[int, int]
 History = Sequence[tuple[str, float]]
@@ -56,9 +56,9 @@ class Message:
 
 @dataclass(slots=True, eq=False)
 class _Link:
-    """The parcels that wait for a link, by pair, and the pairs in the order of their turns.
+    """A link: `sending` is the parcel that is being sent, and `turns` the queues of others, one per pair, in the order
+    of their turns. Nothing waits for an idle link.
 
-    `sending` is the parcel that is being sent; nothing waits for an idle link.
     `free_at` [s] is when the link would have finished had it never sent faster than its rate (token bucket, as in
     dessim/sim/fluid/buckets.py).
     """
@@ -67,18 +67,19 @@ class _Link:
     rate: float
     burst_s: float
     service_s: dict[float, float] = field(default_factory=dict)  # by size; packets come in a few sizes
-    queues: dict[Pair, deque[_Parcel]] = field(default_factory=dict)
-    turns: deque[Pair] = field(default_factory=deque)
+    turns: deque[deque[_Parcel]] = field(default_factory=deque)
     sending: _Parcel | None = None
     free_at: float = -math.inf
 
 
 @dataclass(slots=True, eq=False)
 class _Route:
-    """Links from one GPU to another, seconds of propagation per hop, and the class of the slowest link."""
+    """Links from one GPU to another, seconds of propagation per hop, and the class of the slowest link.
 
-    pair: Pair
-    links: list[_Link]
+    `hops` are the links, each with the queue of parcels of this route that wait for it; None is the end of the route.
+    """
+
+    hops: list[tuple[_Link, deque[_Parcel]] | None]
     ids: list[int]
     hop_s: float
     slowest: str
@@ -120,7 +121,7 @@ class PacketFabric:
 
     def __init__(self, env: Clock, cluster: Cluster, cores: Cores | None = None) -> None:
         self.env = env
-        self._call_after = env.call_after
+        self._call_at = env.call_at
         self.cluster = cluster
         self.cores = cores
         self.counters = Counters(cluster.links)
@@ -151,7 +152,7 @@ class PacketFabric:
 
         message.arrived = count_and_report
         connection.queue.append(message)
-        self._fill_window(connection)
+        self._fill_window(connection, began)
 
     def _connection(self, channel: str, pair: Pair) -> _Connection:
         if (channel, pair) not in self._connections:
@@ -174,61 +175,65 @@ class PacketFabric:
             ids = routes.link.tolist()
             links = [self._links[link] for link in ids]
             hop_s = whole_ticks(float(routes.latency[0]) / len(ids))
-            self._routes[pair] = _Route(pair, links, ids, hop_s, min(links, key=lambda link: link.rate).kind)
+            slowest = min(links, key=lambda link: link.rate).kind
+            self._routes[pair] = _Route([*((link, deque()) for link in links), None], ids, hop_s, slowest)
         return self._routes[pair]
 
-    def _fill_window(self, connection: _Connection) -> None:
+    def _fill_window(self, connection: _Connection, now: float) -> None:
         """Send as much as the window allows."""
         while connection.queue and connection.in_flight < self._window:
             message = connection.queue[0]
-            size = min(message.unsent, _PACKETS_PER_ACK * MSS)
+            size = min(message.unsent, _PARCEL)
             message.unsent -= size
             last = message.unsent <= 0
             if last:
                 connection.queue.popleft()
                 # Until now earlier bytes of the connection had to pass the slowest link of the route.
-                message.history.append((connection.route.slowest, self.env.now))
+                message.history.append((connection.route.slowest, now))
                 message.sent(message.history)
             connection.in_flight += size
-            self._arrive(_Parcel(connection, connection.route, size, size, False, message if last else None))
+            self._arrive(_Parcel(connection, connection.route, size, size, False, message if last else None), now)
 
-    def _arrive(self, parcel: _Parcel) -> None:
+    def _arrive(self, parcel: _Parcel, now: float) -> None:
         """A parcel is at the next link of its route, or at its end."""
-        route = parcel.route
-        if parcel.hop == len(route.links):
-            self._deliver(parcel)
+        hop = parcel.route.hops[parcel.hop]
+        if hop is None:
+            self._deliver(parcel, now)
             return
-        link = route.links[parcel.hop]
+        link, queue = hop
         if link.sending is None:
-            self._serve(link, parcel)
+            self._serve(link, parcel, now)
             return
-        queue = link.queues.get(route.pair)
-        if queue is None:
-            queue = link.queues[route.pair] = deque()
         if not queue:
-            link.turns.append(route.pair)
+            link.turns.append(queue)
         queue.append(parcel)
 
-    def _deliver(self, parcel: _Parcel) -> None:
+    def _deliver(self, parcel: _Parcel, now: float) -> None:
         """A parcel is at its receiver, which acknowledges it, or an acknowledgement is back at the sender."""
         connection = parcel.connection
         size = parcel.carried
         if parcel.acknowledges:
             connection.in_flight -= size
-            self._fill_window(connection)
+            if connection.queue:
+                self._fill_window(connection, now)
             return
         if self.cores is not None:
             if size not in self._core_s:
                 self._core_s[size] = whole_ticks(size / self.cluster.transport.core_rate)
             self.cores.carried(self._core_s[size])
-        self._arrive(_Parcel(connection, connection.back, size * self._ack_share, size, True))
+        # The parcel returns as its acknowledgement.
         message = parcel.last_of
+        parcel.route = connection.back
+        parcel.size = size * self._ack_share
+        parcel.acknowledges = True
+        parcel.last_of = None
+        parcel.hop = 0
+        self._arrive(parcel, now)
         if message is not None:
             message.arrived(message.history)
 
-    def _serve(self, link: _Link, parcel: _Parcel) -> None:
+    def _serve(self, link: _Link, parcel: _Parcel, now: float) -> None:
         """The link is idle: send the parcel. A link that was idle for a while first sends its burst at once."""
-        now = self.env.now
         free_at = link.free_at
         burst_from = now - link.burst_s
         if free_at < burst_from:
@@ -240,30 +245,29 @@ class PacketFabric:
         link.free_at = free_at = free_at + seconds
         if free_at > now:
             link.sending = parcel
-            self._call_after(free_at - now, self._served, link)
+            self._call_at(free_at, self._served, link)
         else:
-            self._leave(link, parcel)
+            self._leave(link, parcel, now)
 
-    def _served(self, link: _Link) -> None:
+    def _served(self, link: _Link, now: float) -> None:
         """The link has sent a parcel: send those of the next pairs, until one takes time."""
         parcel = link.sending
-        link.sending = None
         assert parcel is not None
-        self._leave(link, parcel)
+        link.sending = None
+        self._leave(link, parcel, now)
         turns = link.turns
         while turns and link.sending is None:
-            pair = turns.popleft()
-            queue = link.queues[pair]
-            following = queue.popleft()
+            queue = turns.popleft()
+            parcel = queue.popleft()
             if queue:
-                turns.append(pair)
-            self._serve(link, following)
+                turns.append(queue)
+            self._serve(link, parcel, now)
 
-    def _leave(self, link: _Link, parcel: _Parcel) -> None:
+    def _leave(self, link: _Link, parcel: _Parcel, now: float) -> None:
         parcel.hop += 1
-        hop_s = parcel.route.hop_s
+        arrives = now + parcel.route.hop_s
         message = parcel.last_of
         if message is not None:
-            message.history.append((link.kind, self.env.now))
-            message.history.append((LATENCY, self.env.now + hop_s))
-        self._call_after(hop_s, self._arrive, parcel)
+            message.history.append((link.kind, now))
+            message.history.append((LATENCY, arrives))
+        self._call_at(arrives, self._arrive, parcel)

@@ -74,6 +74,12 @@ def measured() -> dict[str, object]:
     return json.loads(json.dumps({"cores": 2, "captures": made, "trained": trained}))
 
 
+@pytest.fixture
+def few_steps(monkeypatch) -> None:
+    """Simulate fewer steps per run, for properties that hold for any number of them."""
+    monkeypatch.setattr("dessim.validate.steps._SIMULATED_STEPS", 4)
+
+
 def test_held_out_beds_are_not_those_of_development_or_of_captures() -> None:
     beds = {split: {case.bed for case in CASES if case.split == split} for split in SPLITS}
     assert not beds["held_out"] & (beds["development"] | {TABLE["capture"]["bed"]})
@@ -113,7 +119,7 @@ def test_cases_fit_their_beds_and_quick_is_a_small_part() -> None:
 
 
 @pytest.mark.slow
-def test_saved_measurements_are_predicted_again(measured) -> None:
+def test_saved_measurements_are_predicted_again(measured, few_steps) -> None:
     request = CaseRequest(table=TABLE, transport=BED.transport, quick=True, measured=measured)
     outcomes, kept = run_steps(request)
     few = [case.name for case in step_cases(TABLE, SPLITS, quick=True)]
@@ -123,7 +129,7 @@ def test_saved_measurements_are_predicted_again(measured) -> None:
     assert run_steps(CaseRequest(table=TABLE, transport=BED.transport, splits=["calibration"]))[0] == []
 
 
-def test_a_step_takes_at_least_the_time_of_its_bytes(measured) -> None:
+def test_a_step_takes_at_least_the_time_of_its_bytes(measured, few_steps) -> None:
     for case in CASES[::9]:
         captured = captured_of(case, measured)
         step = predict(case, captured, BED.transport, cores=2)
@@ -162,8 +168,7 @@ SENSITIVE = (
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SENSITIVE)
-def test_inputs_perturbed_by_1e_12_move_no_predicted_step(name, monkeypatch) -> None:
-    monkeypatch.setattr("dessim.validate.steps._SIMULATED_STEPS", 4)
+def test_inputs_perturbed_by_1e_12_move_no_predicted_step(name, few_steps) -> None:
     measured = json.loads((STUDIES / "lab_steps" / "measured.json").read_text())
     (case,) = (case for case in CASES if case.name == name)
     captured, transport = captured_of(case, measured["steps"]), fit_profile(measured["calibration"]).transport

@@ -9,6 +9,10 @@ import pytest
 import typer.testing
 from hypothesis import settings
 
+# Test workers share the machine's cores, so threads of one worker's numpy or torch would mostly wait for each other,
+# which takes up to five times as long. Both libraries read this variable when they are imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # A loaded machine is slow now and then; time limits are pytest-timeout's business. Continuous integration draws the
 # same examples each time, so that a change is judged by itself; elsewhere each run draws new ones.
 settings.register_profile("dessim", deadline=None, derandomize="CI" in os.environ)

@@ -96,8 +96,11 @@ def floats_by_table(model: Model) -> dict[str, Floats]:
 
 def floats_of(model: Model, widths: Sequence[int]) -> dict[str, Floats]:
     """The same for tables of these numbers of columns [tables]."""
-    rows = [sum(model.row_widths_of(width).values()) for width in widths]
-    slots = [model.row_slots_of(width) for width in widths]
+    row = {
+        width: (sum(model.row_widths_of(width).values()), model.row_slots_of(width)) for width in dict.fromkeys(widths)
+    }
+    rows = [row[width][0] for width in widths]
+    slots = [row[width][1] for width in widths]
     return {name: np.array(floats, dtype=np.float64) for name, floats in (("D", widths), ("W", rows), ("O", slots))}
 
 

@@ -37,9 +37,10 @@ def compute(study: dict[str, Any]) -> list[dict[str, Any]]:
     rows = []
     for model, name, ids, duplicates in _cases(study):
         unique = None if duplicates == "merged" else float  # None: the model's own Zipf law
+        plans = {strategy: plan(strategy, model) for strategy in study["grid"]["strategies"]}
         for workers in study["grid"]["workers"]:
             symbols = model.symbols(workers, unique=unique)
-            sent = {s: plan(s, model).sent_bytes(symbols) for s in study["grid"]["strategies"]}
+            sent = {strategy: planned.sent_bytes(symbols) for strategy, planned in plans.items()}
             for strategy, size in sent.items():
                 saved = round(1 - size / sent[PS], 6)
                 values = (name, ids, duplicates, workers, strategy, round(size), saved)

@@ -143,7 +143,8 @@ def passages(path: Path) -> Iterator[Passage]:
             if "#" in line:
                 yield Passage(path, number, line.partition("#")[2].strip())
     else:
-        yield from _comments(path, text)
+        if "#" in text:
+            yield from _comments(path, text)
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value.strip():
                 yield Passage(path, node.lineno, node.value)
@@ -181,8 +182,9 @@ def idioms_in(passage: Passage) -> Iterator[tuple[Idiom, str]]:
     """Each banned phrase of a passage, with a few words around it."""
     text = re.sub(r"\s+", " ", passage.text)
     for idiom in IDIOMS:
-        spared = [match.span() for match in re.finditer(idiom.allowed, text, re.IGNORECASE)]
-        for match in re.finditer(idiom.pattern, text, re.IGNORECASE):
+        found = list(re.finditer(idiom.pattern, text, re.IGNORECASE))
+        spared = [match.span() for match in re.finditer(idiom.allowed, text, re.IGNORECASE)] if found else []
+        for match in found:
             if not any(first <= match.start() and match.end() <= last for first, last in spared):
                 yield idiom, text[max(match.start() - 30, 0) : match.end() + 30]
 

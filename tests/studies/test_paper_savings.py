@@ -5,20 +5,31 @@ from __future__ import annotations
 import json
 from copy import deepcopy
 
+import pytest
+
 from tests.pages import assert_same_page
 
 STUDY = "paper_savings"
 
 
-def test_it_reproduces_its_findings(folder, plot, tmp_path):
-    assert plot.main(["--out", str(tmp_path)]) == 0
-    first = [(tmp_path / name).read_bytes() for name in ("savings.csv", "savings.svg")]
-    assert plot.main(["--out", str(tmp_path)]) == 0
-    assert [(tmp_path / name).read_bytes() for name in ("savings.csv", "savings.svg")] == first
-    assert_same_page(tmp_path / "savings.csv", folder / "savings.csv")
+FILES = ("savings.csv", "savings.svg")
 
 
-def test_other_findings_exit_3(folder, plot, expected, tmp_path, monkeypatch, capsys):
+@pytest.fixture(scope="module")
+def written(plot, tmp_path_factory):
+    """The folder of the files that the study writes."""
+    out = tmp_path_factory.mktemp("savings")
+    assert plot.main(["--out", str(out)]) == 0
+    return out
+
+
+def test_it_reproduces_its_findings(folder, written):
+    assert_same_page(written / "savings.csv", folder / "savings.csv")
+
+
+def test_other_findings_exit_3_and_a_second_run_writes_the_same_bytes(
+    folder, plot, expected, written, tmp_path, monkeypatch, capsys
+):
     wrong = deepcopy(expected)
     wrong[0]["best_saving"] += 0.01
     (tmp_path / "expected.json").write_text(json.dumps(wrong))
@@ -26,6 +37,8 @@ def test_other_findings_exit_3(folder, plot, expected, tmp_path, monkeypatch, ca
     monkeypatch.setattr(plot, "HERE", tmp_path)
     assert plot.main(["--out", str(tmp_path)]) == 3
     assert "differ from expected.json" in capsys.readouterr().err
+    for name in FILES:
+        assert (tmp_path / name).read_bytes() == (written / name).read_bytes()
 
 
 def test_the_answer_in_the_readme_agrees_with_the_findings(expected):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,11 @@ def on_ranks(ranks: int, folder: Path, work: Callable[[Comm], Any], limit_s: flo
         process.join(limit_s)
         process.kill()
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(ranks)]
+
+
+def stderr_to(file: Path) -> None:
+    """Append what this process and its libraries write to stderr to `file`; several ranks may share it."""
+    os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
 
 
 def _rank(rank: int, ranks: int, folder: Path, work: Callable[[Comm], Any]) -> None:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import time
 from pathlib import Path
 
-import pytest
 import torch
 
 from des_ref.cli import leave, run
 from des_ref.comm import Comm, open_comm
+from des_ref.forked import forking_context
 from des_ref.recording.recorder import Recorder
 from dessim.trace.schema import Collective, Kind
-from tests.des_ref.ranks import on_ranks
+from tests.des_ref.ranks import on_ranks, stderr_to
 
 RANKS, ROWS, WIDTH = 3, 4, 5
 TYPES = (torch.float32, torch.float64, torch.bfloat16)
@@ -158,6 +157,8 @@ def test_a_recorder_sees_one_group_between_two_ranks(tmp_path: Path) -> None:
 
 
 def _run_until_peer_dies(rank: int, folder: Path) -> None:
+    stderr_to(folder / "said")
+
     def main() -> int:
         with open_comm("cpu", (folder / "rendezvous", rank, 2), 60.0) as comm:
             comm.barrier()
@@ -170,8 +171,8 @@ def _run_until_peer_dies(rank: int, folder: Path) -> None:
     leave(run("des_ref.train", main))
 
 
-def test_losing_a_peer_ends_the_run_with_a_one_line_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    context = multiprocessing.get_context("spawn")
+def test_losing_a_peer_ends_the_run_with_a_one_line_error(tmp_path: Path) -> None:
+    context = forking_context()
     survivor, gone = (context.Process(target=_run_until_peer_dies, args=(rank, tmp_path)) for rank in range(2))
     for process in (survivor, gone):
         process.start()
@@ -181,5 +182,5 @@ def test_losing_a_peer_ends_the_run_with_a_one_line_error(tmp_path: Path, capfd:
         process.kill()
         process.join()
     assert not alive and survivor.exitcode == 1
-    errors = [line for line in capfd.readouterr().err.splitlines() if "des_ref.train" in line]
+    errors = [line for line in (tmp_path / "said").read_text().splitlines() if "des_ref.train" in line]
     assert len(errors) == 1 and "rank 0: op pooled failed, because another process has died" in errors[0]

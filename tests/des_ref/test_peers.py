@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import time
@@ -13,6 +12,8 @@ import torch
 
 from des_ref.cli import RankError, leave, run
 from des_ref.comm import open_comm
+from des_ref.forked import forking_context
+from tests.des_ref.ranks import stderr_to
 
 SHORT_TIMEOUT_S = 3.0
 LONG_TIMEOUT_S = 60.0
@@ -20,6 +21,8 @@ LONG_TIMEOUT_S = 60.0
 
 def _join(rank: int, folder: Path, timeout: float) -> None:
     """Both ranks join; rank 1 touches a file and sleeps until it is killed; rank 0 runs a collective alone."""
+
+    stderr_to(folder / "said")
 
     def main() -> int:
         with open_comm("cpu", (folder / "rendezvous", rank, 2), timeout) as comm:
@@ -38,9 +41,9 @@ def _join(rank: int, folder: Path, timeout: float) -> None:
     [(signal.SIGKILL, LONG_TIMEOUT_S, 10.0), (signal.SIGSTOP, SHORT_TIMEOUT_S, SHORT_TIMEOUT_S + 10)],
 )
 def test_losing_a_peer_ends_the_run_with_a_one_line_error(
-    kill_signal: signal.Signals, timeout: float, limit_s: float, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    kill_signal: signal.Signals, timeout: float, limit_s: float, tmp_path: Path
 ) -> None:
-    context = multiprocessing.get_context("spawn")
+    context = forking_context()
     survivor, gone = (context.Process(target=_join, args=(rank, tmp_path, timeout)) for rank in range(2))
     for process in (survivor, gone):
         process.start()
@@ -57,7 +60,7 @@ def test_losing_a_peer_ends_the_run_with_a_one_line_error(
         for process in (survivor, gone):
             process.kill()
             process.join()
-    errors = [line for line in capfd.readouterr().err.splitlines() if "des_ref.train" in line]
+    errors = [line for line in (tmp_path / "said").read_text().splitlines() if "des_ref.train" in line]
     assert len(errors) == 1
     assert (
         f"rank 0: op partials failed, because another process has died or was silent for {timeout:g} s: " in errors[0]

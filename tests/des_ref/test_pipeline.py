@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from des_ref.cli import leave
 from des_ref.comm import Comm, open_comm
 from des_ref.data.batch import Batch
 from des_ref.data.synthetic import Zipf
+from des_ref.forked import forking_context
 from des_ref.models.build import Network
 from des_ref.pipeline import Pipeline, endless
 from des_ref.strategies import STRATEGIES
@@ -71,7 +71,7 @@ def _rank(rank: int, tiny: Path, meeting: Path, answer: Path) -> None:
 
 @pytest.mark.slow
 def test_two_ranks_are_bit_identical_with_and_without_pipeline(tiny: Path, tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
+    context = forking_context()
     answer = tmp_path / "answer"
     ranks = [context.Process(target=_rank, args=(rank, tiny, tmp_path / "meeting", answer)) for rank in range(2)]
     for process in ranks:

@@ -6,7 +6,6 @@ The processes are started once and do all runs in sequence; the tests check the 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import time
 import tomllib
 from contextlib import suppress
@@ -25,6 +24,7 @@ from des_ref.certify.show import passed
 from des_ref.cli import leave
 from des_ref.comm import Comm, open_comm
 from des_ref.data.batch import slice_of
+from des_ref.forked import forking_context
 from des_ref.hashing import owner_of
 from des_ref.models.build import Network
 from des_ref.strategies import STRATEGIES, VARIANTS, build
@@ -156,7 +156,7 @@ def _rank(rank: int, folder: Path) -> None:
 def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("strategies")
     (folder / "five.toml").write_text(MODEL)
-    context = multiprocessing.get_context("spawn")
+    context = forking_context()
     ranks = [context.Process(target=_rank, args=(rank, folder)) for rank in range(RANKS)]
     for process in ranks:
         process.start()

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ import pytest
 from des_ref import train
 from des_ref.data import movielens
 from dessim.errors import DessimError
+from tests.bench.trainers import Run
 
 ML100K_AUC = 0.785  # DeepFM, random split: docs, quality references
 KEYS = {
@@ -28,14 +26,11 @@ def alone(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]
     return json.loads(capsys.readouterr().out)
 
 
-def on_ranks(ranks: int, *arguments: str) -> dict[str, Any]:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-    command = [*launcher, "-m", "des_ref.train", *arguments, "--device", "cpu", "--json"]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=240, env=os.environ | {"OMP_NUM_THREADS": "1"}
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout)
+def on_ranks(ranks: int, folder: Path, *arguments: str) -> dict[str, Any]:
+    out, said = folder / "out.json", folder / "said"
+    run = Run(ranks, [*arguments, "--device", "cpu", "--json", "-o", str(out)], said)
+    assert run.wait(240) == [0] * ranks, said.read_text()[-3000:]
+    return json.loads(out.read_text())
 
 
 def test_synthetic_clicks_are_learnt_reproducibly(
@@ -120,7 +115,7 @@ def test_movielens_auc_equals_the_reference(wheel: Path, capsys: pytest.CaptureF
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["des_all_reduce", "des_reduce_scatter"])
 def test_the_number_of_ranks_does_not_change_the_auc(
-    strategy: str, tiny: Path, capsys: pytest.CaptureFixture[str]
+    strategy: str, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """In float64; in float32 rounding differences grow, and runs differ by about 3e-4."""
     arguments = (
@@ -135,7 +130,7 @@ def test_the_number_of_ranks_does_not_change_the_auc(
         "--strategy",
         strategy,
     )
-    one, two = alone(capsys, *arguments), on_ranks(2, *arguments)
+    one, two = alone(capsys, *arguments), on_ranks(2, tmp_path, *arguments)
     assert two["world_size"] == 2 and two["bytes_per_worker_per_step"] > 0
     assert two["auc"] == pytest.approx(one["auc"], abs=1e-4)
     assert two["logloss"] == pytest.approx(one["logloss"], abs=1e-9)

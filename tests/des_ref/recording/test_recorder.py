@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,6 +13,7 @@ import torch
 from des_ref import bench, train
 from des_ref.cli import leave
 from des_ref.comm import Comm, open_comm
+from des_ref.forked import forking_context
 from des_ref.recording.recorder import Recorder
 from dessim.errors import TraceError
 from dessim.trace.check import check_trace as check
@@ -26,6 +22,7 @@ from dessim.trace.schema import Collective, Kind, Phase
 from dessim.workload import formula
 from dessim.workload.model import load_model
 from dessim.workload.strategies import plan
+from tests.bench.trainers import Run
 
 
 def traced_arguments(tiny: Path, path: Path, steps: int = 3) -> list[str]:
@@ -84,10 +81,9 @@ def test_trace_of_one_rank(pipeline: bool, tiny: Path, tmp_path: Path, capsys: p
 @pytest.mark.slow
 def test_trace_of_two_ranks(tiny: Path, tmp_path: Path) -> None:
     path = tmp_path / "run.trace"
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    arguments = [*traced_arguments(tiny, path), "--strategy", "des_reduce_scatter"]
-    done = subprocess.run([*launcher, "-m", "des_ref.train", *arguments], capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-3000:]
+    said = tmp_path / "said"
+    run = Run(2, [*traced_arguments(tiny, path), "--strategy", "des_reduce_scatter"], said)
+    assert run.wait(240) == [0, 0], said.read_text()[-3000:]
     trace = load_trace(path)
     check_trace(trace, tiny, 2, "des_reduce_scatter")
     # Each rank receives what the other one sends to it.
@@ -104,16 +100,16 @@ def test_trace_of_two_ranks(tiny: Path, tmp_path: Path) -> None:
 def test_a_killed_run_leaves_only_a_partial_folder(tiny: Path, tmp_path: Path) -> None:
     path = tmp_path / "run.trace"
     arguments = [*traced_arguments(tiny, path, steps=300), "--steps", "20000", "--epochs", "1000"]
-    process = subprocess.Popen([sys.executable, "-m", "des_ref.train", *arguments], stderr=subprocess.DEVNULL)
+    run = Run(1, arguments, tmp_path / "said")
     file = part_folder(path) / rank_file(0)
     try:
         deadline = time.monotonic() + 60
         while not (file.is_file() and file.stat().st_size > 4000):
-            assert process.poll() is None and time.monotonic() < deadline
+            assert not run.has_ended and time.monotonic() < deadline
             time.sleep(0.02)
     finally:
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        run.kill([0])
+        run.wait(60)
     assert not path.exists() and part_folder(path).is_dir()
     with pytest.raises(TraceError, match="a run that did not finish has left"):
         load_trace(path)
@@ -153,7 +149,7 @@ def _ddp_rank(rank: int, meeting: Path, answer: Path) -> None:
 
 @pytest.mark.slow
 def test_collectives_of_ddps_reducer_are_seen(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
+    context = forking_context()
     answer = tmp_path / "answer.json"
     ranks = [context.Process(target=_ddp_rank, args=(rank, tmp_path / "meeting", answer)) for rank in range(2)]
     for process in ranks:

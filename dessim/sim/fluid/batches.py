@@ -16,6 +16,7 @@ from dessim.arrays import Floats
 from dessim.cluster import Cluster
 from dessim.sim.core.bounds import LATENCY, REDUCTION, Parts, add_parts
 from dessim.sim.core.counters import Counters
+from dessim.sim.fluid.few_flows import Path
 from dessim.sim.fluid.flows import Flows
 from dessim.sim.fluid.incidence import Crossings, incidence
 
@@ -25,6 +26,29 @@ _RELATIVE_TIE = 1e-14  # instants this close are the same
 def due(time: float, now: float) -> bool:
     """Whether `time` has been reached."""
     return time - now <= _RELATIVE_TIE * now
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OneMessage:
+    """One message in plain numbers: the links that it crosses, ascending, with its weight on each; its cap [bytes/s];
+    and the bytes that each link class carries per byte of it [link classes]. `blocked`: it has no route."""
+
+    path: Path
+    cap: float
+    carried_per_byte: Floats
+    blocked: bool
+
+    @classmethod
+    def of(cls, crossings: Crossings, cluster: Cluster) -> OneMessage:
+        net, _, copies = crossings
+        return cls(
+            path=sorted(zip(net.link.tolist(), net.weight.tolist(), strict=True)),
+            cap=math.inf if net.cap is None else float(net.cap[0]),
+            carried_per_byte=np.bincount(
+                cluster.links.kind[net.link], net.weight * copies, len(cluster.links.kinds)
+            ).astype(np.float64),
+            blocked=not net.capacity[net.link].all(),
+        )
 
 
 @dataclass(slots=True, eq=False)
@@ -50,6 +74,7 @@ class Batch:
     blocked_since: Floats | float = math.inf  # when each message began to wait for a route; inf if it has one
     countdown: Floats | None = None  # seconds until each message that waited for another may begin
     _crossings: Crossings | None = None
+    _alone: OneMessage | None = None
 
     def crossings(self, cluster: Cluster) -> Crossings:
         """The links that the messages cross. They are worked out once, however often the batch is regrouped."""
@@ -59,6 +84,12 @@ class Batch:
             messages = self.flows.messages
             self._crossings = incidence(cluster, messages.src, messages.dst, messages.trees, messages.size)
         return self._crossings
+
+    def one_message(self, cluster: Cluster) -> OneMessage:
+        """The only message of the batch, in plain numbers; worked out once, like `crossings`."""
+        if self._alone is None:
+            self._alone = OneMessage.of(self.crossings(cluster), cluster)
+        return self._alone
 
     def restart(self, now: float) -> None:
         """Begin the next stage."""
@@ -89,6 +120,7 @@ class Batch:
             self.counted = True
         self.flows = self.flows.rerouted(after, folding)
         self._crossings = None
+        self._alone = None
         # Correct the announced bytes: those of the current stage by what is left of it, those of later stages in full.
         current = self.flows.load(after, self.remaining) - left
         later = self.flows.bytes_by_kind * self.scale - stage_before

@@ -106,8 +106,9 @@ class FlowFabric:
 
     def _change(self, now: float) -> None:
         """Everything that happens at this instant: stages end, batches arrive, and the groups they touch are solved."""
-        ungrouped = self._arriving
+        arriving = self._arriving
         self._arriving = []
+        ungrouped: list[Batch] = []
         for number in [number for number, group in self._groups.items() if due(group.next_event(), now)]:
             ended = self._groups[number].step(now)
             if not ended:
@@ -121,8 +122,8 @@ class FlowFabric:
                 else:
                     batch.done.succeed(batch.parts)
             ungrouped = [*(batch for batch in batches if batch.repeat), *ungrouped]
-        if ungrouped:
-            self._regroup(ungrouped, now)
+        if ungrouped or arriving:
+            self._regroup(ungrouped, arriving, now)
 
     def _dissolve(self, number: int, now: float) -> list[Batch]:
         """Take a group apart and return its batches."""
@@ -138,20 +139,24 @@ class FlowFabric:
         numbers = numbers[numbers >= 0]
         return sorted(set(numbers.tolist()))
 
-    def _regroup(self, batches: list[Batch], now: float) -> None:
-        """Group batches by the links they share, together with existing groups that they share links with."""
-        for number in sorted({number for batch in batches for number in self._sharing(batch)}):
+    def _regroup(self, ungrouped: list[Batch], arriving: list[Batch], now: float) -> None:
+        """Group batches by the links they share; those that arrive also with existing groups that use these links."""
+        batches = [*ungrouped, *arriving]
+        for number in sorted({number for batch in arriving for number in self._sharing(batch)}):
             batches = [*self._dissolve(number, now), *batches]
         parts: dict[int, list[Batch]] = {}
+        joined: dict[int, int] = {}  # the part that a part has become a part of
         for batch in batches:
             members = [batch]
-            for number in self._sharing(batch):
+            for number in sorted({_last(joined, number) for number in self._sharing(batch)}):
                 members = [*parts.pop(number), *members]
-            for member in members:
-                self._group_on[member.flows.links] = self._next_group
+                joined[number] = self._next_group
+            self._group_on[batch.flows.links] = self._next_group
             parts[self._next_group] = members
             self._next_group += 1
         for number, members in parts.items():
+            for member in members:
+                self._group_on[member.flows.links] = number
             self._groups[number] = self._group(members, now)
 
     def _group(self, batches: list[Batch], now: float) -> _Group:
@@ -161,3 +166,10 @@ class FlowFabric:
         if are_few_singles(batches, self.cluster):
             return Singles(batches, now, self.cluster, self.counters)
         return Shared(batches, now, self.cluster, self._folding, self.counters, self._timeout)
+
+
+def _last(joined: dict[int, int], number: int) -> int:
+    """The part that has become part of no other, from part `number` on."""
+    while number in joined:
+        number = joined[number]
+    return number

@@ -28,9 +28,7 @@ _MOST_MESSAGES = 64
 def are_few_singles(batches: Sequence[Batch], cluster: Cluster) -> bool:
     """Whether `Singles` can drain `batches`: one message each, none of which waits for others or for a route."""
     return len(batches) <= _MOST_MESSAGES and all(
-        len(batch.remaining) == 1
-        and batch.flows.messages.after is None
-        and all(batch.crossings(cluster).net.capacity[batch.crossings(cluster).net.link])
+        len(batch.remaining) == 1 and batch.flows.messages.after is None and not batch.one_message(cluster).blocked
         for batch in batches
     )
 
@@ -44,22 +42,16 @@ class Singles:
         self._links = cluster.links
         self._counters = counters
         self._solves = 0
-        crossings = [batch.crossings(cluster) for batch in batches]
-        self._paths: list[Path] = [
-            sorted(zip(net.link.tolist(), net.weight.tolist(), strict=True)) for net, _, _ in crossings
-        ]
-        self._cap = [math.inf if net.cap is None else float(net.cap[0]) for net, _, _ in crossings]
-        self._fan_in = crossings[0].net.fan_in
+        messages = [batch.one_message(cluster) for batch in batches]
+        self._paths = [message.path for message in messages]
+        self._cap = [message.cap for message in messages]
+        self._fan_in = batches[0].crossings(cluster).net.fan_in
         self._capacity = {link: float(cluster.links.capacity[link]) for path in self._paths for link, _ in path}
         self._left = [float(batch.remaining[0]) for batch in batches]
         self._negligible = [left * RELATIVE_ROUNDING for left in self._left]
         self._rate: list[float] = []
         self._bound = [-1] * len(batches)
-        # Bytes on each link class per byte left of each message.
-        kinds = len(cluster.links.kinds)
-        self._carried_per_byte = np.array(
-            [np.bincount(cluster.links.kind[net.link], net.weight * copies, kinds) for net, _, copies in crossings]
-        )
+        self._carried_per_byte = np.array([message.carried_per_byte for message in messages])
         self._count_stages_so_far()
         self._solve()
         self._next_event = self._when_next()

@@ -146,6 +146,7 @@ def render_report(
     """
     from markupsafe import Markup
 
+    drawing = _checked_drawing(cluster_svg) if cluster_svg else ""
     rows = fitting(result["projection"])
     too_large = [row for row in result["projection"] if row.get("does_not_fit")]
     result = {**result, "projection": rows}
@@ -167,7 +168,7 @@ def render_report(
             bound=_attribution(largest, "projected") if largest else None,
             replay_bound=_attribution(result["replay"], "replayed"),
             step_times=Markup(figures.predicted_vs_measured(steps)) if steps else "",
-            cluster_svg=Markup(_checked_drawing(cluster_svg)) if cluster_svg else "",
+            cluster_svg=Markup(drawing),
             timeline=timeline,
         )
     )

@@ -44,6 +44,13 @@ class Page(HTMLParser):
             self.text += data
 
 
+@pytest.fixture
+def without_figures(monkeypatch):
+    """Empty figures, for tests of the text: drawing takes most of the time of a report."""
+    for name in ("throughput", "step_breakdown", "bytes_per_worker", "utilisation"):
+        monkeypatch.setattr(f"dessim.results.figures.{name}", lambda *arguments, **options: "<svg></svg>")
+
+
 @pytest.fixture(scope="module")
 def html():
     steps = [{"step": i, "measured_s": 0.021, "predicted_s": 0.02} for i in range(4)]
@@ -132,7 +139,7 @@ def test_a_drawing_that_could_run_or_load_is_refused(drawing):
         render_report(result(), cluster_svg=drawing)
 
 
-def test_the_page_warns_about_synthetic_data_and_a_failed_certificate():
+def test_the_page_warns_about_synthetic_data_and_a_failed_certificate(without_figures):
     bad = copy.deepcopy(result())
     bad["data"]["fallback"] = True
     bad["certificate"] |= {"ok": False, "bytes_match": False}
@@ -143,7 +150,7 @@ def test_the_page_warns_about_synthetic_data_and_a_failed_certificate():
     assert "differ from the formulas" in text
 
 
-def test_an_unknown_value_is_a_dash():
+def test_an_unknown_value_is_a_dash(without_figures):
     bare = result() | {"reference_auc": None, "self_replay_error": None, "prediction_error": None, "projection": []}
     bare["calibration"]["r2"] = None
     text = Page(render_report(bare)).text
@@ -197,14 +204,14 @@ def test_percentages():
     assert percent(0.012, signed=True) == "+1.2 %"
 
 
-def test_both_errors_name_their_measurement(tmp_path):
+def test_both_errors_name_their_measurement(tmp_path, without_figures):
     """Both compare the prediction with a measurement: of plain steps, and of recorded steps."""
     write_report(tmp_path / "report.html", result())
     text = (tmp_path / "report.html").read_text()
     assert "against the recorded steps, recorder on" in text and "recorded communication times" not in text
 
 
-def test_a_job_that_does_not_fit_is_a_caveat_without_a_row():
+def test_a_job_that_does_not_fit_is_a_caveat_without_a_row(without_figures):
     whole = result()
     misfit = {"gpus": 8, "strategy": "table_wise", "step_time_s": None, "samples_per_s": None, "memory_bytes": 1e12}
     whole["projection"] = [{**misfit, "does_not_fit": "a GPU needs 931 GiB"}, *whole["projection"]]

@@ -129,6 +129,7 @@ def run_collective(
     folding: bool = True,
     *,
     progress: Progress | None = None,
+    routed: RouteCache | None = None,
     **options: Unpack[CollectiveOptions],
 ) -> Measurement:
     """Simulate a collective: `time_collective` of the `CollectiveRequest` that these arguments make."""
@@ -141,11 +142,13 @@ def run_collective(
         folding=folding,
         **options,
     )
-    return time_collective(request, progress)
+    return time_collective(request, progress, routed)
 
 
-def time_collective(request: CollectiveRequest, progress: Progress | None = None) -> Measurement:
-    """Simulate a collective.
+def time_collective(
+    request: CollectiveRequest, progress: Progress | None = None, routed: RouteCache | None = None
+) -> Measurement:
+    """Simulate a collective. `routed` has the routes of earlier ones on the same cluster; by default there are none.
 
     Raises UsageError, CapacityError, SimulationError where a fault disconnects GPUs for longer than its timeout, and
     OutOfTime when `progress` ends the run.
@@ -157,7 +160,7 @@ def time_collective(request: CollectiveRequest, progress: Progress | None = None
         request.cluster,
         workload,
         {request.op: request.algorithm},
-        routed=RouteCache(request.cluster, request.folding, request.tolerance),
+        routed=routed or RouteCache(request.cluster, request.folding, request.tolerance),
         options=request.options,
         progress=progress,
         faults=request.scenario.faults if request.scenario is not None else None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from dessim.collectives import closed_forms as forms
 from dessim.collectives.schedule import ArrivalTimes, Layout
 from dessim.collectives.torus import factors
 from dessim.commands.collective import run_collective
+from dessim.sim.fluid.route_cache import RouteCache
 from dessim.trace.schema import Collective
 from tests.cluster.small_clusters import build, hosts, link
 
@@ -46,8 +48,14 @@ def nodes() -> Cluster:
     return build(data)
 
 
+@cache
+def routes_of(cluster: Cluster) -> RouteCache:
+    """The routes of all collectives on `cluster`: those of one size serve for the others."""
+    return RouteCache(cluster)
+
+
 def time_of(cluster: Cluster, op: Collective, n: int, size: float, name: str, **options: Any) -> float:
-    return run_collective(cluster, op, n, size, name, options=Options(**options)).time_s
+    return run_collective(cluster, op, n, size, name, options=Options(**options), routed=routes_of(cluster)).time_s
 
 
 def exactly(value: float) -> Any:

@@ -1,6 +1,7 @@
 // The peer: SimGrid's fluid network model on a platform and flows from dessim. Used by tests only.
 //
 //   peer routes FILE              any network: links, routes and flows from FILE; prints when each flow finished
+//   peer serve                    the same for each FILE whose name is read from standard input; "end" after each
 //   peer two_level BED FLOWS      flows from the file FLOWS over two levels of switches; prints the same
 //   peer two_level BED ring BYTES       ring all_reduce, 2(n-1) stages; prints when the last message arrived
 //   peer two_level BED pairwise BYTES   all_to_all, n-1 stages; the same
@@ -15,9 +16,12 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <iostream>
 #include <numeric>
 #include <simgrid/s4u.hpp>
 #include <string>
+#include <sys/wait.h>
+#include <unistd.h>
 #include <vector>
 
 namespace sg = simgrid::s4u;
@@ -130,7 +134,7 @@ static void stage(size_t shift, uint64_t bytes)
   pending.wait_all();
 }
 
-int main(int argc, char** argv)
+static int run(int argc, char** argv)
 {
   sg::Engine engine(&argc, argv); // takes the --cfg arguments out
   if (argc == 3 && not std::strcmp(argv[1], "routes")) {
@@ -160,4 +164,32 @@ int main(int argc, char** argv)
   }
   engine.run();
   return 0;
+}
+
+// SimGrid simulates once per process. Loading its libraries takes longer than a small simulation, so a process that has
+// loaded them forks one per file.
+static int serve(int argc, char** argv)
+{
+  std::string file;
+  while (std::getline(std::cin, file)) {
+    if (fork() == 0) {
+      std::string mode = "routes";
+      std::vector<char*> words(argv, argv + argc);
+      words[1] = mode.data();
+      words.insert(words.begin() + 2, file.data());
+      int code = run(argc + 1, words.data());
+      std::fflush(stdout);
+      _exit(code);
+    }
+    int status = 0;
+    wait(&status);
+    std::printf(status == 0 ? "end\n" : "failed\n");
+    std::fflush(stdout);
+  }
+  return 0;
+}
+
+int main(int argc, char** argv)
+{
+  return argc > 1 && not std::strcmp(argv[1], "serve") ? serve(argc, argv) : run(argc, argv);
 }

@@ -76,11 +76,12 @@ def predict(cluster: Cluster, case: CollectiveCase) -> float:
     delays = case.delays() or [()]
     by_hash = cluster.routing.policy == "ecmp"
     seeds: Sequence[int] = range(HASH_SEEDS) if by_hash else [cluster.routing.seed]
+    # Runs with the same seed take the same routes.
+    routes = {seed: RouteCache(replace(cluster, routing=replace(cluster.routing, seed=seed))) for seed in seeds}
     times = []
     for run in range(max(len(seeds), len(delays))):
-        seed = seeds[run % len(seeds)]
+        routed = routes[seeds[run % len(seeds)]]
         run_delays = delays[run % len(delays)]
-        routed = RouteCache(replace(cluster, routing=replace(cluster.routing, seed=seed)))
         options = Options(arrivals=ArrivalTimes(times=run_delays))
         record = simulate(routed.cluster, workload, {}, routed=routed, options=options)
         began = min(span.start for span in record.spans)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pandas as pd
 import pytest
@@ -40,9 +43,25 @@ def commands(page: Path) -> list[str]:
 
 @cache
 def help_of(module: str) -> str:
-    shown = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True, cwd=ROOT)
-    assert shown.returncode == 0, shown.stderr
-    return shown.stdout
+    """What `python -m module --help` prints; in a process that has torch already, which takes seconds to import."""
+    from des_ref.forked import forking_context
+
+    with TemporaryDirectory() as folder:
+        shown = Path(folder, "shown")
+        process = forking_context().Process(target=_print_help, args=(module, shown))
+        process.start()
+        process.join(60)
+        text = shown.read_text()
+    assert process.exitcode == 0, text
+    return text
+
+
+def _print_help(module: str, shown: Path) -> None:
+    file = os.open(shown, os.O_WRONLY | os.O_CREAT)
+    for stream in (1, 2):
+        os.dup2(file, stream)
+    sys.argv = [module, "--help"]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 def assert_flags_exist(command: str) -> None:

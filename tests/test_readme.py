@@ -17,6 +17,7 @@ import pytest
 from typer.testing import CliRunner
 
 from dessim.cli.app import app
+from tests.forked import forked_from_everything
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -44,11 +45,9 @@ def commands(page: Path) -> list[str]:
 @cache
 def help_of(module: str) -> str:
     """What `python -m module --help` prints; in a process that has torch already, which takes seconds to import."""
-    from des_ref.forked import forking_context
-
     with TemporaryDirectory() as folder:
         shown = Path(folder, "shown")
-        process = forking_context().Process(target=_print_help, args=(module, shown))
+        process = forked_from_everything().Process(target=_print_help, args=(module, shown))
         process.start()
         process.join(60)
         text = shown.read_text()

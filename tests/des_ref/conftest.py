@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.forked import forked_from_everything
+
 pytest.importorskip("torch", reason="the trainer needs the [train] extra")
 
 TINY = """
@@ -60,11 +62,9 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def forked_from_everything() -> None:
+def forking_server() -> None:
     """Let the ranks of all tests start from one process that has imported what any of them need."""
-    from des_ref.forked import forking_context
-
-    forking_context("des_ref.certify.group", "pytest", "hypothesis")
+    forked_from_everything()
     forkserver.ensure_running()
 
 

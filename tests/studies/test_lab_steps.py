@@ -23,12 +23,12 @@ def rows(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", range(4))
+@pytest.mark.parametrize("part", range(8))
 def test_repeating_the_predictions_gives_the_same_steps(folder, rows, part):
     measured = json.loads((folder / "measured.json").read_text())
     trained = measured["steps"]["trained"]
     assert len(trained) == len(rows)
-    assert_predicted_anew(rows, measured, list(trained)[part::4])
+    assert_predicted_anew(rows, measured, list(trained)[part::8])
 
 
 def test_the_page_shows_the_predictions(folder, plot, rows, tmp_path, monkeypatch):

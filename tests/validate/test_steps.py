@@ -33,7 +33,7 @@ RATE = 2.0  # measured compute time over the device's roofline
 
 def captures(model: str, strategy: str) -> list[dict[str, object]]:
     """Captures of runs on 2 and 4 ranks; each op takes RATE times its roofline without launches."""
-    parsed, gpu = parse_model(model_of(TABLE, model), model), replace(BED.gpu, launch_overhead=0.0)
+    parsed, gpu = parse_model(model_of(TABLE["models"][model]["file"]), model), replace(BED.gpu, launch_overhead=0.0)
     plan, found = plan_of(strategy, parsed), []
     for ranks in TABLE["capture"]["ranks"]:
         batch = TABLE["models"][model]["batch"] * ranks

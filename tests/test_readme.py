@@ -44,7 +44,7 @@ def commands(page: Path) -> list[str]:
 
 @cache
 def help_of(module: str) -> str:
-    """What `python -m module --help` prints; in a process that has torch already, which takes seconds to import."""
+    """The help page of `python -m module`, printed by a process that has torch already: importing it takes seconds."""
     with TemporaryDirectory() as folder:
         shown = Path(folder, "shown")
         process = forked_from_everything().Process(target=_print_help, args=(module, shown))

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -32,6 +32,7 @@ class Job(BaseModel):
     """A training to time.
 
     tables    how each table is trained, instead of one strategy for all of them
+    optimizer of rows; column_wise takes none that has a mean over a row, such as rowwise_adagrad
     batch     samples in the global batch
     warmup    steps before the timed ones
     servers   server processes of ps_async
@@ -44,6 +45,7 @@ class Job(BaseModel):
     model: Model
     strategy: str = ""
     tables: tuple[TablePlan, ...] = ()
+    optimizer: Literal["sgd", "rowwise_adagrad", "adagrad", "adam", "ftrl"] = "rowwise_adagrad"
     batch: Positive = 1024
     pipeline: bool = True
     warmup: Annotated[int, Field(ge=0)] = 3

@@ -36,6 +36,7 @@ import torch
 from des_ref.cli import Parser, leave, output_file, run, say
 from des_ref.comm import Comm, open_comm, record
 from des_ref.data.synthetic import Zipf
+from des_ref.embedding.optim import ROW_OPTIMIZERS
 from des_ref.machine import core_seconds, sent_frames
 from des_ref.models.build import Network
 from des_ref.pipeline import Pipeline, endless
@@ -110,7 +111,7 @@ def measure(world: Comm, job: Job, offset_s: float) -> dict[str, Any] | None:
     comm = world.apart(job.servers, TIMEOUT_S) if job.has_servers else world
     if job.batch % comm.world_size:
         raise UsageError(f"job {job.name}: batch {job.batch} is not divisible by {comm.world_size} workers")
-    optimizers = Optimizers()
+    optimizers = Optimizers(ROW_OPTIMIZERS[job.optimizer]())
     network = Network(job.model.trained_by(optimizers.rows.name), SEED, torch.float32, comm.device)
     world.barrier()
     watch = Watch()

@@ -9,9 +9,10 @@ from typing import Any
 
 from dessim.cluster import Cluster
 from dessim.errors import CapacityError, UsageError
+from dessim.plan.candidates import Search
 from dessim.plan.loads import Choice
 from dessim.plan.prices import Prices
-from dessim.plan.search import Found, Search, search
+from dessim.plan.search import Found, search
 from dessim.sim.engine import NetworkName
 from dessim.sim.progress import Progress
 from dessim.units import format_count

@@ -57,6 +57,7 @@ class PlannedJob:
             "name": name,
             "model": self.model.model_dump(mode="json"),
             **({"tables": tables} if tables else {"strategy": plan.strategy}),
+            "optimizer": self.model.embedding.optimizer,
             "batch": plan.batch,
             "samples": samples_of(table, plan.batch),
             **table["measure"],

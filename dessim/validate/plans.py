@@ -33,7 +33,8 @@ from dessim.commands.support.lab_training import Trained, train_on_lab
 from dessim.commands.support.projection import Projection
 from dessim.errors import LabError
 from dessim.lab.priority import first
-from dessim.plan.search import Search, search
+from dessim.plan.candidates import Search
+from dessim.plan.search import search
 from dessim.sim.progress import Progress
 from dessim.validate.beds import cores
 from dessim.validate.outcome import Outcome

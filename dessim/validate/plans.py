@@ -2,7 +2,7 @@
 
 For each job of plans.toml `dessim.plan` chooses a plan, from the bed's topology file, the calibrated transport, and
 this machine's device: its kernels as des_ref.bench_ops measured them, and the host's time for a kernel of the trainer,
-from steps of another model by one process. No trace of the job is used. That plan and those of the file are trained and
+from steps of another model on another bed. No trace of the job is used. That plan and those of the file are trained and
 predicted.
 
     regret             how much longer the measured step of its plan is than the shortest measured one, relative to that
@@ -11,7 +11,6 @@ predicted.
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -213,16 +212,13 @@ def _measured_device() -> str:
 def _measured_launch(table: Mapping[str, Any]) -> float:
     """Seconds of the host for a kernel of the trainer: CPU seconds of a step over its kernels, median over strategies.
 
-    Raises LabError.
+    Several ranks are trained, because processes that share cores evict each other's caches. Raises LabError.
     """
     settings = table["launch"]
     model, batch = model_of(settings["file"]), int(settings["batch"])
-    with TemporaryDirectory() as folder:
-        jobs, results = Path(folder, "jobs.json"), Path(folder, "steps.json")
-        common = {"model": model, "batch": batch, "samples": samples_of(table, batch), **table["measure"]}
-        jobs.write_text(json.dumps({"jobs": [{**common, "strategy": name} for name in settings["strategies"]]}))
-        _run("des_ref.steps", str(jobs), "-o", str(results))
-        trained = json.loads(results.read_text("utf-8"))["jobs"]
+    common = {"model": model, "batch": batch, "samples": samples_of(table, batch), **table["measure"]}
+    jobs = [{**common, "name": name, "strategy": name} for name in settings["strategies"]]
+    trained = train_on_lab(settings["bed"], jobs, _TIMEOUT_S, scale=settings["scale"])["jobs"]
     plans = [plan_of(job["strategy"], parse_model(model, PLANS)) for job in trained]
     return median(
         float(job["work_s"]) / sum(op.kernels for op in plan.ops) for job, plan in zip(trained, plans, strict=True)

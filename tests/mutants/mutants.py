@@ -92,7 +92,7 @@ class Sandbox:
         skip = shutil.ignore_patterns("__pycache__")
         shutil.copytree(root / "des_ref", folder / "des_ref", ignore=skip)
         shutil.copytree(root / "tests" / "des_ref", folder / "tests" / "des_ref", ignore=skip)
-        for name in ("tests/__init__.py", "tests/conftest.py", "pyproject.toml"):
+        for name in ("tests/__init__.py", "tests/conftest.py", "tests/forked.py", "pyproject.toml"):
             shutil.copy(root / name, folder / name)
         (folder / "dessim").symlink_to(root / "dessim")
         (folder / "topologies").symlink_to(root / "topologies")

@@ -28,7 +28,7 @@ from dessim.sim.progress import Progress
 from dessim.workload.composed import ON_SERVERS, TablePlan
 
 FINALISTS = 16
-_MANY_GPUS = 256
+_MANY_GPUS = 64
 """With more GPUs, no table is on a server unless it is pinned to one: ranks are then simulated one by one, which takes
 40 s for 1,024."""
 _MANY = 100  # tables

@@ -132,7 +132,33 @@ class OwnersPool(ShardedBase):
         return {}
 
 
-class TableWise(OwnersPool):
+class NamedOwners(OwnersPool):
+    """Each table has a named owner: a worker, or in table_row_wise.py a server."""
+
+    def _place(self, owners: TableOwners, own: int) -> None:
+        """Tables are at `owners`, of which this worker is, or is in, number `own`."""
+        self._owners = owners
+        self._own_fields = owners.fields(own)
+        self._own_tables = len(self._own_fields)
+
+    def _table_symbols(self) -> dict[str, float]:
+        symbols = {"F": float(self._own_tables * len(self._owners.counts))}
+        has = self.network.bags_have_columns(self._own_fields)
+        if has is not None and self._own_tables:
+            symbols["WF"] = float(has.sum()) / self._own_tables - self.network.model.bag_floats
+        return symbols
+
+    def _number_of_bags(self, samples: int) -> int:
+        return samples * self._own_tables
+
+    def _splits(self, samples: int) -> tuple[list[int], list[int]]:
+        """The numbers of bags that this worker sends to each worker of its AllToAll, and receives from each."""
+        share = samples // self.comm.world_size
+        counts = self._owners.counts
+        return [self._own_tables * share] * len(counts), [tables * share for tables in counts]
+
+
+class TableWise(NamedOwners):
     """Each table is on one worker: table f on rank `owners[f]`, by default on rank f mod N.
 
     `stores` int64 [F]: where the rows of each are, if columns of tables are split (composed.py).
@@ -154,11 +180,9 @@ class TableWise(OwnersPool):
         n = comm.world_size
         self._store_of_field = stores
         if owners is None:
-            self._owners = TableOwners.in_turn(network.fields, n, network.device)
+            self._place(TableOwners.in_turn(network.fields, n, network.device), comm.rank)
         else:
-            self._owners = TableOwners.of(owners, n, network.device)
-        self._own_fields = self._owners.fields(comm.rank)
-        self._own_tables = len(self._own_fields)
+            self._place(TableOwners.of(owners, n, network.device), comm.rank)
 
     def owner(self, ids: Tensor, field: Tensor) -> Tensor:
         return self._owners.owner.to(field.device)[field]
@@ -167,13 +191,6 @@ class TableWise(OwnersPool):
         stores = self._store_of_field
         return () if stores is None else (stores[field_of_rows(count, index, field)],)
 
-    def _table_symbols(self) -> dict[str, float]:
-        symbols = {"F": float(self._own_tables * self.comm.world_size)}
-        has = self.network.bags_have_columns(self._own_fields)
-        if has is not None and self._own_tables:
-            symbols["WF"] = float(has.sum()) / self._own_tables - self.network.model.bag_floats
-        return symbols
-
     def _send_ids(self, batch: Batch, lane: Lane) -> Any:
         return send_tables(batch, lane, self._owners)
 
@@ -181,18 +198,9 @@ class TableWise(OwnersPool):
         unique, index = torch.unique(sent.ids, return_inverse=True)
         return unique, index, sent.bag
 
-    def _number_of_bags(self, samples: int) -> int:
-        return samples * self._own_tables
-
     def _fields(self, bag: Tensor, samples: int) -> Tensor:
         table = torch.div(bag, samples // self.comm.world_size, rounding_mode="floor") % max(self._own_tables, 1)
         return self._own_fields[table]
-
-    def _splits(self, samples: int) -> tuple[list[int], list[int]]:
-        """The numbers of bags that this worker pools for each rank, and that each rank pools for it."""
-        n = self.comm.world_size
-        share = samples // n
-        return [self._own_tables * share] * n, [tables * share for tables in self._owners.counts]
 
     def _columns_received(self, share: int) -> Tensor | None:
         """bool [F * share, W + E]: the columns of the bags of this worker's samples, as they arrive."""

@@ -24,7 +24,7 @@ from des_ref.models.build import Network
 from des_ref.strategies.base import Counts, Optimizers
 from des_ref.strategies.exchange import TableOwners, unpack_occurrences
 from des_ref.strategies.in_turn import Part
-from des_ref.strategies.sharded import OwnersPool
+from des_ref.strategies.sharded import NamedOwners
 from des_ref.strategies.sharded_base import RowGradients
 from dessim.workload.plan import Plan, Span
 from dessim.workload.strategies.table_row_wise import table_row_wise
@@ -51,7 +51,7 @@ class ServerComms:
         return cls(size, own[Span.SERVER], own[Span.BETWEEN])
 
 
-class TableRowWise(OwnersPool):
+class TableRowWise(NamedOwners):
     """Each table is on the server whose first worker is `owners[f]`, its rows on the workers that a hash names."""
 
     name = "table_row_wise"
@@ -63,23 +63,14 @@ class TableRowWise(OwnersPool):
         self._groups = groups
         self._first_worker = torch.tensor(owners, device=network.device)
         servers = comm.world_size // groups.size
-        self._servers = TableOwners.of([first // groups.size for first in owners], servers, network.device)
-        self._own_fields = self._servers.fields(comm.rank // groups.size)
-        self._own_tables = len(self._own_fields)
+        on_servers = TableOwners.of([first // groups.size for first in owners], servers, network.device)
+        self._place(on_servers, comm.rank // groups.size)
 
     def _new_plan(self) -> Plan:
         return table_row_wise(self.network.model)
 
     def owner(self, ids: Tensor, field: Tensor) -> Tensor:
         return self._first_worker.to(field.device)[field] + owner_of(ids, self._groups.size)
-
-    def _table_symbols(self) -> dict[str, float]:
-        # The mean over workers of the tables of their servers is F L / N.
-        symbols = {"F": self._own_tables * self.comm.world_size / self._groups.size}
-        has = self.network.bags_have_columns(self._own_fields)
-        if has is not None and self._own_tables:
-            symbols["WF"] = float(has.sum()) / self._own_tables - self.network.model.bag_floats
-        return symbols
 
     def op_vars(self, counts: Counts, samples: int) -> dict[str, dict[str, float]]:
         found = super().op_vars(counts, samples)
@@ -93,13 +84,10 @@ class TableRowWise(OwnersPool):
         worker = torch.div(owned.sample, share, rounding_mode="floor")
         server = torch.div(worker, size, rounding_mode="floor")
         group = (worker - server * size) * (self.comm.world_size // size) + server
-        first = self._servers.place[self._own_fields[0]] if self._own_tables else 0
-        table = self._servers.place[owned.field] - first
+        first = self._owners.place[self._own_fields[0]] if self._own_tables else 0
+        table = self._owners.place[owned.field] - first
         bag = (group * share + owned.sample - worker * share) * self._own_tables + table
         return unique, owned.inverse, bag
-
-    def _number_of_bags(self, samples: int) -> int:
-        return samples * self._own_tables
 
     def _fields(self, bag: Tensor, samples: int) -> Tensor:
         return self._own_fields[bag % max(self._own_tables, 1)]
@@ -112,13 +100,8 @@ class TableRowWise(OwnersPool):
 
     def _columns_of_own_samples(self, share: int) -> Tensor | None:
         """bool: the columns of the bags of this worker's samples, server by server, sample by sample."""
-        by_server = self._servers.order.split(list(self._servers.counts))
+        by_server = self._owners.order.split(list(self._owners.counts))
         return self.network.bags_have_columns(torch.cat([fields.repeat(share) for fields in by_server]))
-
-    def _splits(self, samples: int) -> tuple[list[int], list[int]]:
-        """The numbers of bags that this worker sends to the workers with its place in each server, and receives."""
-        share = samples // self.comm.world_size
-        return [self._own_tables * share] * len(self._servers.counts), [t * share for t in self._servers.counts]
 
     def _deliver(self, pooled: Tensor, samples: int) -> Part[Tensor]:
         share = samples // self.comm.world_size
@@ -134,14 +117,14 @@ class TableRowWise(OwnersPool):
 
     def _by_sample(self, bags: Tensor, share: int) -> Tensor:
         """[b * F, W + E], from bags that arrive server by server."""
-        counts = self._servers.counts
+        counts = self._owners.counts
         of_servers = bags.split([tables * share for tables in counts])
         by_sample = [part.view(share, tables, -1) for part, tables in zip(of_servers, counts, strict=True) if tables]
-        return torch.cat(by_sample, dim=1)[:, self._servers.place].reshape(-1, bags.shape[1])
+        return torch.cat(by_sample, dim=1)[:, self._owners.place].reshape(-1, bags.shape[1])
 
     def _send_back(self, grad: Tensor) -> tuple[Tensor, Handle | None]:
         samples = len(grad) * self.comm.world_size
-        by_server = grad[:, self._servers.order].split(list(self._servers.counts), dim=1)
+        by_server = grad[:, self._owners.order].split(list(self._owners.counts), dim=1)
         rows = torch.cat([part.reshape(-1, grad.shape[2]) for part in by_server])
         to_receive, to_send = self._splits(samples)
         between, has = self._columns_between(samples), self._columns_of_own_samples(len(grad))

@@ -18,7 +18,7 @@ from dessim.plan.place import Placed, rounded
 from dessim.plan.refine import refine
 from dessim.sim.engine import NetworkName
 from dessim.sim.progress import Progress
-from dessim.workload.composed import GROUPED, TablePlan, compose
+from dessim.workload.composed import GROUPED, TablePlan, compose, tables_of_strategy
 from dessim.workload.model import Model
 from dessim.workload.plan import Plan
 from dessim.workload.plan_file import TABLE_STRATEGIES, JobPlan
@@ -145,12 +145,10 @@ def refined(asked: Search, loads: Loads, simulated: Sequence[Candidate]) -> list
 
 def _tables_of(asked: Search, candidate: Candidate) -> tuple[TablePlan, ...]:
     """How a candidate trains each table; empty for strategies that train the model in another form."""
-    name, n = candidate.row.strategy, asked.gpus
+    name = candidate.row.strategy
     if candidate.tables or name not in GROUPED:
         return candidate.tables
-    if name != "table_wise":
-        return tuple(TablePlan(name) for _ in asked.model.widths)
-    return tuple(TablePlan(name, (table % n,), (width,)) for table, width in enumerate(asked.model.widths))
+    return tables_of_strategy(name, asked.model, asked.gpus)
 
 
 def _only_strategy(placed: Placed) -> str:

@@ -135,9 +135,7 @@ class Planned:
 
     def job_plan(self) -> JobPlan:
         """The chosen plan, for its file."""
-        found = self.best.found
-        best = found.best
-        return JobPlan(found.gpus, found.batch, best.tables, "" if best.tables else best.row.strategy)
+        return self.best.found.job_plan()
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -26,6 +26,7 @@ from dessim.results.error_bar import is_tie
 from dessim.sim.fluid.route_cache import RouteCache
 from dessim.sim.progress import Progress
 from dessim.workload.composed import ON_SERVERS, TablePlan
+from dessim.workload.plan_file import JobPlan
 
 FINALISTS = 16
 _MANY_GPUS = 64
@@ -54,6 +55,11 @@ class Found:
     @property
     def best(self) -> Candidate:
         return self.candidates[0]
+
+    def job_plan(self) -> JobPlan:
+        """The best plan, for its file."""
+        best = self.best
+        return JobPlan(self.gpus, self.batch, best.tables, "" if best.tables else best.row.strategy)
 
     def ties(self) -> list[bool]:
         """For each candidate, whether it may be as fast as the best: its lead is within the error bar."""

@@ -30,12 +30,17 @@ def scale_for(cluster: Cluster, n_cores: int) -> float:
     return min(1.0, round(PAYLOAD_RATE_PER_CORE * n_cores / nic_rate, 3))
 
 
+def slowed(cluster: Cluster, scale: float) -> Cluster:
+    """Return the cluster with `scale` times the rates of its links."""
+    return scaled(scaled(cluster, "nic_rate", scale), "uplink_rate", scale) if scale != 1.0 else cluster
+
+
 def at_scale(cluster: Cluster, scale: float, transport: Transport) -> Cluster:
     """Return the cluster as the lab builds it at `scale`, with a transport that was calibrated on a bed of slow links.
 
     The lab's shapers allow larger bursts on faster links, so the transport's burst grows with the slowest NIC's rate.
     """
-    slower = scaled(scaled(cluster, "nic_rate", scale), "uplink_rate", scale) if scale != 1.0 else cluster
+    slower = slowed(cluster, scale)
     slowest_rate = min(node.nic.rate for node in slower.nodes)
     burst = transport.burst * lab.burst_of(slowest_rate) / lab.burst_of(0.0)
     return replace(slower, transport=replace(transport, burst=burst))

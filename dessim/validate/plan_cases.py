@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from dessim.cluster import Cluster, Gpu, load_cluster
 from dessim.cluster.parts import Transport
-from dessim.cluster.scaled import scaled
 from dessim.files import read_toml
+from dessim.validate.beds import slowed
 from dessim.validate.step_cases import model_of, samples_of
 from dessim.workload.composed import GROUPED, TablePlan
 from dessim.workload.model import Model, parse_model
@@ -37,9 +37,7 @@ class PlannedJob:
 
     def cluster(self, transport: Transport, device: Gpu, cores: int) -> Cluster:
         """The bed on a machine with `cores` cores, which its workers share: each has its part of a device."""
-        bed = load_cluster(self.bed)
-        for knob in ("nic_rate", "uplink_rate"):
-            bed = scaled(bed, knob, self.scale)
+        bed = slowed(load_cluster(self.bed), self.scale)
         share = min(1.0, cores / bed.n_gpus)
         own = replace(
             device.faster(share),
@@ -50,9 +48,7 @@ class PlannedJob:
 
     def to_training(self, table: Mapping[str, Any], name: str, plan: JobPlan) -> dict[str, Any]:
         """A plan as a job for des_ref.steps."""
-        tables = [
-            {"strategy": own.strategy, "ranks": list(own.ranks), "columns": list(own.columns)} for own in plan.tables
-        ]
+        tables = [asdict(table) for table in plan.tables]
         return {
             "name": name,
             "model": self.model.model_dump(mode="json"),

@@ -196,8 +196,7 @@ def _with_ours(job: PlannedJob, bed: Cluster) -> dict[str, JobPlan]:
         pinned={},
         network="packet",
     )
-    best = search(asked, Progress()).best
-    ours = JobPlan(asked.gpus, asked.batch, best.tables, "" if best.tables else best.row.strategy)
+    ours = search(asked, Progress()).job_plan()
     return {name: plan for name, plan in job.plans.items() if plan != ours} | {OURS: ours}
 
 
@@ -205,7 +204,11 @@ def _measured_device() -> str:
     """The device file of one core of this machine, measured by des_ref.bench_ops. Raises LabError."""
     with TemporaryDirectory() as folder:
         file = Path(folder, "device.toml")
-        _run("des_ref.bench_ops", "-o", str(file))
+        command = first([sys.executable, "-m", "des_ref.bench_ops", "-o", str(file)])
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise LabError(f"des_ref.bench_ops failed with code {done.returncode}: {done.stderr.strip()[-300:]}")
         return file.read_text("utf-8")
 
 
@@ -223,12 +226,3 @@ def _measured_launch(table: Mapping[str, Any]) -> float:
     return median(
         float(job["work_s"]) / sum(op.kernels for op in plan.ops) for job, plan in zip(trained, plans, strict=True)
     )
-
-
-def _run(module: str, *arguments: str) -> None:
-    """Run a program of des_ref on one core. Raises LabError."""
-    command = first([sys.executable, "-m", module, *arguments])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise LabError(f"{module} failed with code {done.returncode}: {done.stderr.strip()[-300:]}")

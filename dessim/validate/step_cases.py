@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from dessim.cluster import Cluster, load_cluster
-from dessim.cluster.scaled import scaled
 from dessim.files import read_toml
+from dessim.validate.beds import slowed
 from dessim.workload.model import load_model
 from dessim.workload.strategies import spec_of
 
@@ -41,10 +41,7 @@ class StepCase:
 
     def cluster(self) -> Cluster:
         """Return the bed at the case's scale."""
-        bed = load_cluster(self.bed)
-        for knob in ("nic_rate", "uplink_rate"):
-            bed = scaled(bed, knob, self.scale)
-        return bed
+        return slowed(load_cluster(self.bed), self.scale)
 
     def to_job(self, table: Mapping[str, Any]) -> dict[str, Any]:
         """Return the case as a job for des_ref.steps."""

@@ -65,6 +65,13 @@ class TablePlan:
         return len(self.columns) > 1
 
 
+def tables_of_strategy(strategy: str, model: Model, workers: int) -> tuple[TablePlan, ...]:
+    """The tables of one of GROUPED that trains the whole model; under table_wise table f is on worker f mod N."""
+    if strategy != "table_wise":
+        return (TablePlan(strategy),) * model.input.fields
+    return tuple(TablePlan(strategy, (f % workers,), (width,)) for f, width in enumerate(model.widths))
+
+
 def can_split_columns(model: Model) -> bool:
     """Whether the columns of a table may have several owners: its rows are embeddings alone, and so are its bags."""
     return set(model.row_widths) == {"v"} and model.bag_floats == 0

@@ -23,13 +23,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, StrictInt, ValidationError
+from pydantic import StrictInt, ValidationError
 
 from dessim.arrays import Ints
 from dessim.errors import FileError, UsageError
 from dessim.files import write_text
-from dessim.workload.composed import ON_SERVERS, TablePlan, can_split_columns
+from dessim.workload.composed import ON_SERVERS, TablePlan, can_split_columns, tables_of_strategy
 from dessim.workload.model import Model
+from dessim.workload.model_sections import Strict
 from dessim.workload.plan_file import JobPlan, check_servers, table_name
 
 if TYPE_CHECKING:
@@ -51,11 +52,7 @@ _DIFFERENCES = {
 }
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Shard(_Strict):
+class Shard(Strict):
     """A part of a table: its first row and column, its rows and columns, and its device, as `rank:9/cuda:1`."""
 
     shard_offsets: tuple[StrictInt, StrictInt]
@@ -63,13 +60,13 @@ class Shard(_Strict):
     placement: str
 
 
-class ShardingSpec(_Strict):
+class ShardingSpec(Strict):
     """The shards of a table, in the order of `ranks`."""
 
     shards: tuple[Shard, ...]
 
 
-class Sharding(_Strict):
+class Sharding(Strict):
     """TorchRec's ParameterSharding; data_parallel has no shards."""
 
     sharding_type: str
@@ -78,7 +75,7 @@ class Sharding(_Strict):
     sharding_spec: ShardingSpec | None = None
 
 
-class ShardingFile(_Strict):
+class ShardingFile(Strict):
     """The content of a file; `plan`: by path of a module, then by name of a table."""
 
     schema_version: Literal[1] = 1
@@ -129,12 +126,10 @@ _ADVICE = "plan with --to torchrec, which leaves it out"
 
 
 def _by_one_strategy(strategy: str, model: Model, gpus: int) -> tuple[TablePlan, ...]:
-    """The tables of a strategy for the whole model; field f is on rank f mod N, as in its plan."""
+    """The tables of a strategy for the whole model. Raises UsageError for one that TorchRec does not have."""
     if strategy not in EXPRESSIBLE:
         raise UsageError(f"{model.name} is trained by {strategy}, which TorchRec does not have: {_ADVICE}")
-    if strategy == "table_wise":
-        return tuple(TablePlan(strategy, (f % gpus,), (width,)) for f, width in enumerate(model.widths))
-    return (TablePlan(strategy),) * model.input.fields
+    return tables_of_strategy(strategy, model, gpus)
 
 
 def _sharding(table: TablePlan, rows: int, width: int, local_ranks: Sequence[int]) -> Sharding:

@@ -38,15 +38,6 @@ widths = [6, 4]
 dropout = 0.2
 """
 _TABLES = ((300, 3.0), (20, 1.0), (100, 2.0), (900, 2.0), (12, 1.0))
-DENSE = """
-[dense]
-features = 3
-widths = [6, 5]
-[[operators]]
-kind = "mlp"
-widths = [10]
-strategy = "mesh"
-"""
 ROW, FETCH, COPY = TablePlan("row_wise"), TablePlan("row_all_to_all"), TablePlan("data_parallel")
 
 

@@ -55,6 +55,17 @@ def different_widths(folder: Path, operators: str, embedding: str = "") -> str:
     return str(path)
 
 
+DENSE = """
+[dense]
+features = 3
+widths = [6, 5]
+[[operators]]
+kind = "mlp"
+widths = [10]
+strategy = "mesh"
+"""
+"""An mlp over a bottom mlp and the pooled tables, for `different_widths`."""
+
 NAMED_TABLES: dict[str, Any] = {
     "schema_version": 2,
     "name": "towers",

@@ -24,7 +24,6 @@ from dessim.workload.composed import TablePlan
 from dessim.workload.model import load_model
 from tests.des_ref.planned import (
     COPY,
-    DENSE,
     FETCH,
     ROW,
     assert_all_certified,
@@ -36,7 +35,7 @@ from tests.des_ref.planned import (
     whole,
 )
 from tests.des_ref.ranks import on_ranks
-from tests.des_ref.small_models import different_widths
+from tests.des_ref.small_models import DENSE, different_widths
 
 MIXED = (split((1, 4), (0, 2)), COPY, FETCH, split((0, 1), (1, 5)), whole(0, 6))
 """On two ranks, of tables of 6 columns."""

@@ -20,7 +20,6 @@ from dessim.errors import FileError
 from dessim.workload.model import load_model
 from tests.des_ref.planned import (
     COPY,
-    DENSE,
     FETCH,
     ROW,
     assert_all_certified,
@@ -31,7 +30,7 @@ from tests.des_ref.planned import (
     whole,
 )
 from tests.des_ref.ranks import on_ranks
-from tests.des_ref.small_models import WIDTHS, different_widths
+from tests.des_ref.small_models import DENSE, WIDTHS, different_widths
 
 # -- equal to one process, and to the byte ------------------------------------------------------------------------
 

@@ -23,7 +23,6 @@ from dessim.trace.io import load_trace
 from dessim.workload.composed import TablePlan
 from tests.des_ref.planned import (
     COPY,
-    DENSE,
     FETCH,
     ROW,
     assert_all_certified,
@@ -34,7 +33,7 @@ from tests.des_ref.planned import (
     whole,
 )
 from tests.des_ref.ranks import on_ranks
-from tests.des_ref.small_models import different_widths
+from tests.des_ref.small_models import DENSE, different_widths
 
 ALONE = (server(0, 1), server(1, 1), server(1, 1), server(0, 1), server(1, 1))
 MIXED = (server(0, 2), COPY, FETCH, server(0, 2), whole(1, 4))

@@ -21,7 +21,7 @@ from dessim.workload.coded_plan import coded
 from dessim.workload.model import Model, load_model
 from dessim.workload.strategies import plan as plan_of
 from tests.des_ref.certified import assert_certified
-from tests.des_ref.small_models import WIDTHS, different_widths
+from tests.des_ref.small_models import DENSE, WIDTHS, different_widths
 
 SUMS = """
 [[operators]]
@@ -30,15 +30,7 @@ kind = "lr"
 kind = "mlp"
 widths = [16, 8]
 """
-CONCATENATED = """
-[dense]
-features = 3
-widths = [6, 5]
-[[operators]]
-kind = "mlp"
-widths = [10]
-strategy = "mesh"
-[[operators]]
+CONCATENATED = f"""{DENSE}[[operators]]
 kind = "cross_v2"
 layers = 2
 """

@@ -22,6 +22,8 @@ from dessim.workload.scale import Job
 from dessim.workload.torchrec_plan import EXPRESSIBLE
 from tests.plan.small import BATCH, CLUSTER, TABLES, cluster, model_of, model_text
 
+JOB = ("--gpus", "8", "--batch", "65536")
+
 
 @pytest.fixture(scope="module")
 def planned() -> Planned:
@@ -214,58 +216,58 @@ def test_an_edited_plan_is_refused_in_one_line(planned: Planned, tmp_path: Path,
         (("--gpus", "8..16,32", "--batch", "65536"), {}, "write a range such as 8..1024"),
         (("--gpus", "8,12", "--batch", "65536"), {}, "does not divide evenly over 12 GPUs"),
         (("--gpus", "8", "--batch", "64/rank"), {}, "1024/gpu"),
-        (("--gpus", "8", "--batch", "65536", "--target", "1 M samples/s", "--budget", "4"), {}, "--budget: price '4'"),
-        (("--gpus", "8", "--batch", "65536", "--target", "20 M"), {}, "samples/s"),
-        (("--gpus", "8", "--batch", "65536", "--without", "mesh"), {}, "--without mesh: choose from data_parallel"),
-        (("--gpus", "8", "--batch", "65536", "--budget", "4 $/h"), {}, "--budget needs --prices"),
-        (("--gpus", "8", "--batch", "65536", "--from", "no.json"), {}, "no.json: cannot be read"),
+        ((*JOB, "--target", "1 M samples/s", "--budget", "4"), {}, "--budget: price '4'"),
+        ((*JOB, "--target", "20 M"), {}, "samples/s"),
+        ((*JOB, "--without", "mesh"), {}, "--without mesh: choose from data_parallel"),
+        ((*JOB, "--budget", "4 $/h"), {}, "--budget needs --prices"),
+        ((*JOB, "--from", "no.json"), {}, "no.json: cannot be read"),
         (
-            ("--gpus", "8", "--batch", "65536", "--from", "t.json"),
+            (*JOB, "--from", "t.json"),
             {"t.json": '{"world_size": 4, "plan": {}}'},
             "table t0 of small is left out",
         ),
         (
-            ("--gpus", "8", "--batch", "65536", "--prices", "p.toml"),
+            (*JOB, "--prices", "p.toml"),
             {"p.toml": "schema_version = 1\ngpu = 2.5\n"},
             "$/h",
         ),
         (
-            ("--gpus", "8", "--batch", "65536", "--prices", "p.toml"),
+            (*JOB, "--prices", "p.toml"),
             {"p.toml": "schema_version = 2\n"},
             "schema_version",
         ),
         (
-            ("--gpus", "8", "--batch", "65536", "--prices", "p.toml"),
+            (*JOB, "--prices", "p.toml"),
             {"p.toml": 'schema_version = 1\ngpu = "2 $/h"\nnode = "20 $/h"\n'},
             "write the price of a gpu or of a node, one of them",
         ),
         (
-            ("--gpus", "8", "--batch", "65536", "--prices", "p.toml"),
+            (*JOB, "--prices", "p.toml"),
             {"p.toml": 'schema_version = 1\ncpu = "2 $/h"\n'},
             "cpu: unknown key",
         ),
         (
-            ("--gpus", "8", "--batch", "65536", "--target", "1 T samples/s"),
+            (*JOB, "--target", "1 T samples/s"),
             {},
             "--target 1 T samples/s: nothing reaches it; the fastest is",
         ),
         (
-            ("--gpus", "8", "--batch", "65536", "--budget", "4 $/h", "--prices", "p.toml"),
+            (*JOB, "--budget", "4 $/h", "--prices", "p.toml"),
             {"p.toml": 'schema_version = 1\ngpu = "2.5 $/h"\n'},
             "more than the budget",
         ),
         (
-            ("--gpus", "8", "--batch", "65536", "--keep", "k.toml"),
+            (*JOB, "--keep", "k.toml"),
             {"k.toml": '[[tables]]\nname = "C9"\nstrategy = "row_wise"\n'},
             "no table of small",
         ),
         (
-            ("--gpus", "8", "--batch", "65536", "--keep", "k.toml"),
+            (*JOB, "--keep", "k.toml"),
             {"k.toml": '[[tables]]\ntable = 0\nstrategy = "column_wise"\nparts = 3\n'},
             "a power of two",
         ),
         (
-            ("--gpus", "8", "--batch", "65536", "--keep", "k.toml"),
+            (*JOB, "--keep", "k.toml"),
             {"k.toml": '[[tables]]\ntable = 0\nstrategy = "column_wise"\nparts = 1024\n'},
             "cannot be column_wise in 1024 parts",
         ),
@@ -326,7 +328,7 @@ def test_a_pinned_table_that_fits_nowhere_is_named_and_nothing_written(
     monkeypatch.chdir(tmp_path)
     Path("large.toml").write_text(model_text(((400_000_000, 3), (1000, 1))))
     Path("keep.toml").write_text('[[tables]]\nname = "t0"\nstrategy = "data_parallel"\n')
-    options = ("--gpus", "8", "--batch", "65536", "--keep", "keep.toml", "-o", "plan.toml")
+    options = (*JOB, "--keep", "keep.toml", "-o", "plan.toml")
     written = ("--figure", "front.svg", "--html", "plan.html")
     code, out, error = run("plan", "--model", "large.toml", "--cluster", CLUSTER, *options, *written)
     assert code == 2 and not out and error.count("\n") == 1

@@ -30,7 +30,10 @@ class Gpu:
     `host_bandwidth` [payload bytes/s] is the rate to and from the server's memory; None stands for the rate of the
     node's PCIe link. `architecture` is the NVIDIA generation, by which NCCL chooses ("": none of them).
     `spread` is the standard deviation of log(measured / predicted) compute times; None: not known.
+    `variation` is the relative standard deviation of an op's compute time between ranks and steps; 0: not known.
     `power` [W] is what the device draws at most; None: not known.
+    `shared_cores` is the number of cores of one machine on which all ranks compute, as on an emulated cluster; each of
+    them is such a device. None: each rank has a device of its own.
 
     `peaks` are the dense rate [FLOP/s] and the share of it that large products reach, by precision. Without them
     `flops` and `efficiency_flops` hold for all precisions. `kernels` describes the kernels; without it a plain roofline
@@ -53,6 +56,8 @@ class Gpu:
     peaks: tuple[tuple[Precision, float, float], ...] = ()
     kernels: Kernels | None = None
     power: float | None = None
+    variation: float = 0.0
+    shared_cores: int | None = None
 
     def peak(self, precision: Precision) -> float:
         """The dense rate [FLOP/s]. Raises UsageError for a precision that the part does not state."""
@@ -72,6 +77,13 @@ class Gpu:
         """The device with all times of a kernel that do not depend on its work multiplied by `factor`."""
         kernels = self.kernels.launched(factor) if self.kernels else None
         return replace(self, launch_overhead=self.launch_overhead * factor, kernels=kernels)
+
+    def shared_by(self, ranks: int) -> Gpu:
+        """What each of `ranks` ranks has of shared cores while all of them compute."""
+        if self.shared_cores is None or self.shared_cores >= ranks:
+            return self
+        share = self.shared_cores / ranks
+        return replace(self.faster(share).launched(1 / share), memory_bandwidth=self.memory_bandwidth * share)
 
     def _rate(self, precision: Precision) -> tuple[float, float]:
         if not self.peaks or precision is Precision.FP32:

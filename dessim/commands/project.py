@@ -20,13 +20,15 @@ from dessim.commands.support.dedicated_servers import (
     step_with_servers,
 )
 from dessim.commands.support.guard import least_step, worker_bytes
+from dessim.commands.support.median_step import MOST_RUNS, STEPS, median_step
 from dessim.commands.support.projection import Misfit, Projection
 from dessim.commands.support.spreads import spreads_on
-from dessim.commands.support.step import durations_of, is_measured, step_of, to_host
+from dessim.commands.support.step import durations_of, is_measured, shared_cores, step_of, to_host
 from dessim.compute import Precision
 from dessim.errors import CapacityError, UsageError
 from dessim.results.error_bar import error_bar
 from dessim.results.metrics import breakdown
+from dessim.sim.core.recorder import Record
 from dessim.sim.engine import NetworkName, simulate
 from dessim.sim.faults.fault_file import Scenario
 from dessim.sim.fluid.route_cache import RouteCache
@@ -35,6 +37,7 @@ from dessim.trace.schema import Collective
 from dessim.units import format_bandwidth, format_size
 from dessim.workload.codecs import CodecConfig
 from dessim.workload.coded_plan import coded
+from dessim.workload.dag import Workload
 from dessim.workload.memory import memory_of, require, require_servers, served_memory, spill_of
 from dessim.workload.owners import busiest_server, owners_of
 from dessim.workload.plan import Plan, Traffic
@@ -54,7 +57,8 @@ class ProjectRequest:
     `algorithms` fixes the algorithm of a collective; the others use `auto`.
     `error_bar` is the relative error measured where the job was recorded, if it was.
     `folding=False` simulates identical flows one by one; the result is the same.
-    `network` is the model of the network (dessim.sim.engine.simulate).
+    `network` is the model of the network (dessim.sim.engine.simulate). With "packet" a row has the median of several
+    steps, where compute times vary in up to `most_runs` runs.
     `spill` lets rows that do not fit a GPU live in its host's memory.
     `servers` are hosts that hold the tables of `ps_*` strategies, by default as many as the workers have (up to 128
     workers, while hosts are free). With None `ps_sync` has a server on each worker, which answers at once.
@@ -74,6 +78,7 @@ class ProjectRequest:
     error_bar: float | None = None
     folding: bool = True
     network: NetworkName = "fluid"
+    most_runs: int = MOST_RUNS
     spill: bool = False
     servers: Servers | None = field(default_factory=default_servers)
     pipeline: bool = True
@@ -237,18 +242,29 @@ def _row(
         return Misfit(n_gpus, plan.strategy, batch, memory, str(error))
     # `to_host` has required that all GPUs are identical where rows may spill.
     spill = spill_of(plan, job.model, memory, symbols, gpus[-1].memory, host_bandwidth) if host_bandwidth else None
-    workload, compute_source = step_of(job, cluster, plan, symbols, owners, spill)
+    several = request.network == "packet"
+    workload, compute_source = step_of(job, cluster, plan, symbols, owners, spill, STEPS if several else 1)
     scenario = request.scenario
-    record = simulate(
-        cluster,
-        scenario.slowed(workload) if scenario is not None else workload,
-        request.algorithms,
-        routed=routed,
-        progress=progress,
-        faults=scenario.faults if scenario is not None else None,
-        network=request.network,
-    )
-    split = breakdown(record)
+    cores = shared_cores(cluster, gpus)
+
+    def run(job_of_steps: Workload, progress: Progress) -> Record:
+        return simulate(
+            cluster,
+            scenario.slowed(job_of_steps) if scenario is not None else job_of_steps,
+            request.algorithms,
+            routed=routed,
+            progress=progress,
+            faults=scenario.faults if scenario is not None else None,
+            cores=cores,
+            network=request.network,
+        )
+
+    if several:
+        found = median_step(workload, max(gpu.variation for gpu in gpus), run, progress, request.most_runs)
+        record, split = found.record, found.breakdown()
+    else:
+        record = run(workload, progress)
+        split = breakdown(record)
     measured = all(is_measured(job, gpu, plan) for gpu in gpus)
     least = least_step(job, cluster, plan, symbols, owners)
     least.require(split.step_time_s, job_name)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from dessim.cluster import Cluster
 from dessim.commands.project import ProjectRequest, Row, run_projection
+from dessim.commands.support.median_step import MOST_RUNS
 from dessim.commands.support.projection import Misfit, Projection
 from dessim.errors import CapacityError, UsageError
 from dessim.plan.loads import Choice, Loads
@@ -30,6 +31,8 @@ WHOLE = tuple(spec.name for spec in STRATEGIES.values() if spec.synchronous and 
 """The strategies that train a whole model, each by itself."""
 _STARTS = 3
 """The simulated plans that are refined."""
+_SETTLED = 6
+"""The best plans, whose steps are simulated until they are certain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +110,9 @@ def step_of(candidate: Candidate) -> float:
     return rounded(candidate.row.breakdown.step_time_s)
 
 
-def _rows(asked: Search, strategies: Sequence[str], plans: Sequence[Plan], progress: Progress) -> list[Row]:
+def _rows(
+    asked: Search, strategies: Sequence[str], plans: Sequence[Plan], progress: Progress, runs: int = 1
+) -> list[Row]:
     request = ProjectRequest(
         job=asked.job,
         cluster=asked.cluster,
@@ -117,6 +122,7 @@ def _rows(asked: Search, strategies: Sequence[str], plans: Sequence[Plan], progr
         servers=None,
         graphs=asked.graphs,
         network=asked.network,
+        most_runs=runs,
         composed=plans,
     )
     return run_projection(request, progress)
@@ -141,6 +147,23 @@ def refined(asked: Search, loads: Loads, simulated: Sequence[Candidate]) -> list
     nodes = asked.cluster.node_of(np.arange(asked.gpus))
     refine(loads, starts, asked.strategies, asked.pinned, asked.model.widths, nodes, simulated_steps)
     return found
+
+
+def settled(asked: Search, ranked: Sequence[Candidate]) -> list[Candidate]:
+    """The best of `ranked` simulated again, until their steps are certain; the fastest first."""
+    pairs = [(one, False) for one in ranked]
+    while not all(is_settled for _, is_settled in pairs[:_SETTLED]):
+        first = [one for one, is_settled in pairs[:_SETTLED] if not is_settled]
+        rows = _rows(asked, [], [one.plan for one in first], Progress(), MOST_RUNS)
+        again = [(replace(one, row=r), True) for one, r in zip(first, rows, strict=True) if isinstance(r, Projection)]
+        kept = [pair for pair in pairs[:_SETTLED] if pair[1]]
+        pairs = sorted([*kept, *again, *pairs[_SETTLED:]], key=lambda pair: order(pair[0]))
+    return [one for one, _ in pairs]
+
+
+def order(found: Candidate) -> tuple[float, bool, bool]:
+    """The fastest first; of equal plans those of tables, and those that were found."""
+    return step_of(found), not found.tables, bool(found.source)
 
 
 def _tables_of(asked: Search, candidate: Candidate) -> tuple[TablePlan, ...]:

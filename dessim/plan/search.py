@@ -16,7 +16,7 @@ import numpy as np
 from dessim.cluster import Cluster, Gpu
 from dessim.errors import CapacityError
 from dessim.plan.by_rank import ByRank, load_by_rank
-from dessim.plan.candidates import Candidate, Search, refined, simulate, step_of
+from dessim.plan.candidates import Candidate, Search, order, refined, settled, simulate
 from dessim.plan.choose import Chosen, choose
 from dessim.plan.loads import Loads, loads_of
 from dessim.plan.place import Placed, place, rounded, split_further
@@ -81,12 +81,14 @@ def search(asked: Search, progress: Progress) -> Found:
     gpu = cluster.device(range(n), "dessim plan")
     routed = RouteCache(cluster, True)
     symbols = asked.job.symbols(n, asked.batch // n)
-    loads = loads_of(asked.model, symbols, gpu, simulated_rates(routed, n, server), asked.graphs, server)
+    loads = loads_of(asked.model, symbols, gpu.shared_by(n), simulated_rates(routed, n, server), asked.graphs, server)
     bound, placed = _candidates(asked, loads, gpu, progress.within(0, 2))
     best = _finalists(placed)
     simulated, refused = simulate(asked, best, progress.within(1, 2))
     simulated += refined(asked, loads, simulated)
-    ranked = sorted(simulated, key=_order)
+    ranked = sorted(simulated, key=order)
+    if asked.network == "packet" and gpu.variation:
+        ranked = settled(asked, ranked)
     gap = min(found.seconds for found in placed) / bound - 1
     by_rank = load_by_rank(asked.job, gpu, replace(ranked[0].plan, graphs=asked.graphs), symbols)
     return Found(n, asked.batch, tuple(ranked), bound, max(gap, 0.0), by_rank, refused)
@@ -107,11 +109,6 @@ def _finalists(placed: Sequence[Placed]) -> list[Placed]:
         of_sets.setdefault(frozenset(table.family for table in found.tables), found)
     first = list(of_sets.values())
     return [*first, *(found for found in ordered if found not in first)][:FINALISTS]
-
-
-def _order(found: Candidate) -> tuple[float, bool, bool]:
-    """The fastest first; of equal plans those of tables, and those that were found."""
-    return step_of(found), not found.tables, bool(found.source)
 
 
 def _candidates(asked: Search, loads: Loads, gpu: Gpu, progress: Progress) -> tuple[float, list[Placed]]:

@@ -7,7 +7,7 @@ waiting for a late member; otherwise it is idle. Values are means over ranks and
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dessim.results.critical_path import PathOp, critical_path
@@ -72,6 +72,20 @@ class Breakdown:
     def step_time_s(self) -> float:
         return self.compute_s + self.exposed_comm_s + self.idle_s
 
+    def lasting(self, seconds: float) -> Breakdown:
+        """The same parts of a step of `seconds`, in proportion."""
+        factor = seconds / self.step_time_s
+        return replace(
+            self,
+            compute_s=factor * self.compute_s,
+            exposed_comm_s=factor * self.exposed_comm_s,
+            idle_s=factor * self.idle_s,
+            comm_by_op=tuple(
+                replace(op, time_s=factor * op.time_s, exposed_s=factor * op.exposed_s) for op in self.comm_by_op
+            ),
+            critical_path=tuple(op.times(factor) for op in self.critical_path),
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Plain values, units in the keys."""
         return {
@@ -87,9 +101,10 @@ class Breakdown:
         }
 
 
-def breakdown(record: Record) -> Breakdown:
-    """The breakdown of a recorded run."""
-    windows = step_windows(record)
+def breakdown(record: Record, step: int | None = None) -> Breakdown:
+    """The breakdown of a recorded run: the mean of its steps, or one `step`."""
+    all_windows = step_windows(record)
+    windows = all_windows if step is None else {step: all_windows[step]}
     n_steps = max(len(windows), 1)
     spans_of = _by_class_and_step(record)
     compute = 0.0
@@ -116,7 +131,9 @@ def breakdown(record: Record) -> Breakdown:
         exposed_comm_s=exposed / n_steps,
         idle_s=_without_noise(total - compute - exposed, total) / n_steps,
         comm_by_op=tuple(_cost(name, entries, n_steps) for name, entries in by_op.items()),
-        bytes_by_link={kind: value / n_steps for kind, value in record.bytes_by_kind.items() if value > 0},
+        bytes_by_link={
+            kind: value / max(len(all_windows), 1) for kind, value in record.bytes_by_kind.items() if value > 0
+        },
         critical_path=critical_path(record, windows),
         load=record.load,
     )

@@ -12,6 +12,7 @@ from dessim.cluster import Cluster, Gpu, load_cluster
 from dessim.cluster.parts import Transport
 from dessim.files import read_toml
 from dessim.validate.beds import slowed
+from dessim.validate.outcome import SPLITS
 from dessim.validate.step_cases import model_of, samples_of
 from dessim.workload.composed import GROUPED, TablePlan
 from dessim.workload.model import Model, parse_model
@@ -29,22 +30,16 @@ class PlannedJob:
     """
 
     name: str
+    split: str
     bed: str
     scale: float
     model: Model
     batch: int
     plans: Mapping[str, JobPlan]
 
-    def cluster(self, transport: Transport, device: Gpu, cores: int) -> Cluster:
-        """The bed on a machine with `cores` cores, which its workers share: each has its part of a device."""
-        bed = slowed(load_cluster(self.bed), self.scale)
-        share = min(1.0, cores / bed.n_gpus)
-        own = replace(
-            device.faster(share),
-            memory_bandwidth=device.memory_bandwidth * share,
-            launch_overhead=device.launch_overhead / share,
-        )
-        return replace(bed.with_gpu(own), transport=transport)
+    def cluster(self, transport: Transport, device: Gpu) -> Cluster:
+        """The bed with this device."""
+        return replace(slowed(load_cluster(self.bed), self.scale).with_gpu(device), transport=transport)
 
     def to_training(self, table: Mapping[str, Any], name: str, plan: JobPlan) -> dict[str, Any]:
         """A plan as a job for des_ref.steps."""
@@ -66,9 +61,10 @@ def read_plans(path: Path = PLANS) -> dict[str, Any]:
     return read_toml(path)
 
 
-def planned_jobs(table: Mapping[str, Any]) -> list[PlannedJob]:
-    """The jobs of `[[jobs]]`, in the order of the file. Raises ModelError."""
-    return [_job(entry, name, table) for entry in table["jobs"] for name in entry["models"]]
+def planned_jobs(table: Mapping[str, Any], splits: Sequence[str] = SPLITS) -> list[PlannedJob]:
+    """The jobs of `[[jobs]]` in `splits`, in the order of the file. Raises ModelError."""
+    entries = [entry for entry in table["jobs"] if entry["split"] in splits]
+    return [_job(entry, name, table) for entry in entries for name in entry["models"]]
 
 
 def _job(entry: Mapping[str, Any], name: str, table: Mapping[str, Any]) -> PlannedJob:
@@ -82,7 +78,7 @@ def _job(entry: Mapping[str, Any], name: str, table: Mapping[str, Any]) -> Plann
         for plan, chosen in settings["plans"].items()
     }
     bed = Path(entry["bed"]).stem
-    return PlannedJob(f"{bed} x {scale:g}, {name}", entry["bed"], scale, model, batch, plans)
+    return PlannedJob(f"{bed} x {scale:g}, {name}", entry["split"], entry["bed"], scale, model, batch, plans)
 
 
 def _tables_and_strategy(chosen: str | Sequence[Any], model: Model) -> tuple[tuple[TablePlan, ...], str]:

@@ -28,6 +28,7 @@ from dessim.cluster import Cluster, Gpu
 from dessim.cluster.load import load_device
 from dessim.cluster.parts import Transport
 from dessim.commands.project import ProjectRequest, run_projection
+from dessim.commands.support.captured import Capture
 from dessim.commands.support.lab_training import Trained, train_on_lab
 from dessim.commands.support.projection import Projection
 from dessim.errors import LabError
@@ -35,6 +36,7 @@ from dessim.lab.priority import first
 from dessim.plan.candidates import Search
 from dessim.plan.search import search
 from dessim.sim.progress import Progress
+from dessim.trace.io import load_trace
 from dessim.validate.beds import cores
 from dessim.validate.outcome import Outcome
 from dessim.validate.plan_cases import PLANS, PlannedJob, planned_jobs, read_plans
@@ -49,7 +51,6 @@ from dessim.workload.strategies import plan as plan_of
 KIND = "plans"
 _TIMEOUT_S = 600.0  # of a launch, one per bed
 OURS = "the planner's"
-_SPLIT = "held_out"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,7 @@ class Choice:
     """How the planner's plan of a job did. `best`: the plan with the shortest measured step."""
 
     job: str
+    split: str
     best: str
     regret: float
     rank_correlation: float
@@ -64,7 +66,7 @@ class Choice:
 
 def run_plans(request: CaseRequest) -> tuple[list[Outcome], dict[str, Any]]:
     """Return an outcome for each plan of plans.toml and of the planner, and the measurements."""
-    jobs = planned_jobs(read_plans()) if _SPLIT in request.splits and not request.quick else []
+    jobs = [] if request.quick else planned_jobs(read_plans(), request.splits)
     jobs = [job for job in jobs if request.only in job.name]
     if not jobs:
         return [], request.measured or {}
@@ -77,7 +79,8 @@ def run_plans(request: CaseRequest) -> tuple[list[Outcome], dict[str, Any]]:
         plans = {name: plan_of_trained(one.job) for name, one in trained.items()}
         predicted = predict(job, plans, _bed(job, measured, request.transport))
         outcomes += [
-            Outcome(f"{job.name}: {name}", KIND, _SPLIT, predicted[name], one.step_s) for name, one in trained.items()
+            Outcome(f"{job.name}: {name}", KIND, job.split, predicted[name], one.step_s)
+            for name, one in trained.items()
         ]
     return outcomes, measured
 
@@ -92,7 +95,8 @@ def choices(outcomes: Sequence[Outcome]) -> list[Choice]:
 
 
 def broken_by(found: Sequence[Choice], bounds: Mapping[str, float]) -> list[str]:
-    """Return a sentence for each of plans.toml's `[bounds]` that the choices exceed."""
+    """Return a sentence for each of plans.toml's `[bounds]` that the choices in held-out jobs exceed."""
+    found = [choice for choice in found if choice.split == "held_out"]
     if not found:
         return []
     regrets = np.array([choice.regret for choice in found])
@@ -137,12 +141,17 @@ def _choice(job: str, outcomes: Sequence[Outcome]) -> Choice:
     names = [outcome.name.rpartition(": ")[2] for outcome in outcomes]
     best = int(measured.argmin())
     regret = float(measured[names.index(OURS)] / measured[best] - 1)
-    return Choice(job, names[best], regret, float(spearmanr(predicted, measured).statistic))
+    return Choice(job, outcomes[0].split, names[best], regret, float(spearmanr(predicted, measured).statistic))
 
 
 def _bed(job: PlannedJob, measured: Mapping[str, Any], transport: Transport) -> Cluster:
-    device = replace(_device(measured["device"]), launch_overhead=measured["launch_s"])
-    return job.cluster(transport, device, int(measured["cores"]))
+    device = replace(
+        _device(measured["device"]),
+        launch_overhead=measured["launch_s"],
+        variation=measured.get("variation", 0.0),
+        shared_cores=int(measured["cores"]),
+    )
+    return job.cluster(transport, device)
 
 
 def _device(text: str) -> Gpu:
@@ -165,8 +174,7 @@ def _measure(jobs: Sequence[PlannedJob], transport: Transport, on_status: OnStat
     """Measure the device, plan every job, and train all plans, in one launch per bed. Raises LabError."""
     table = read_plans()
     on_status("measuring this machine's device")
-    device, launch_s = _measured_device(), _measured_launch(table)
-    measured: dict[str, Any] = {"device": device, "launch_s": launch_s, "cores": cores(), "trained": {}}
+    measured: dict[str, Any] = {"device": _measured_device(), **_measured_host(table), "cores": cores(), "trained": {}}
     beds = list(dict.fromkeys((job.bed, job.scale) for job in jobs))
     for number, (bed, scale) in enumerate(beds, 1):
         on_bed = [job for job in jobs if (job.bed, job.scale) == (bed, scale)]
@@ -212,17 +220,26 @@ def _measured_device() -> str:
         return file.read_text("utf-8")
 
 
-def _measured_launch(table: Mapping[str, Any]) -> float:
-    """Seconds of the host for a kernel of the trainer: CPU seconds of a step over its kernels, median over strategies.
+def _measured_host(table: Mapping[str, Any]) -> dict[str, float]:
+    """What the trainer's ops cost the host, from the steps of `[host]`: medians over strategies. Raises LabError.
 
-    Several ranks are trained, because processes that share cores evict each other's caches. Raises LabError.
+    `launch_s`: seconds of a kernel, CPU seconds of a step over its kernels. `variation`: the relative standard
+    deviation of an op's CPU time between ranks and steps. Several ranks are trained, because processes that share cores
+    evict each other's caches.
     """
-    settings = table["launch"]
+    settings = table["host"]
     model, batch = model_of(settings["file"]), int(settings["batch"])
     common = {"model": model, "batch": batch, "samples": samples_of(table, batch), **table["measure"]}
-    jobs = [{**common, "name": name, "strategy": name} for name in settings["strategies"]]
-    trained = train_on_lab(settings["bed"], jobs, _TIMEOUT_S, scale=settings["scale"])["jobs"]
+    with TemporaryDirectory() as folder:
+        jobs = [
+            {**common, "name": name, "strategy": name, "trace": str(Path(folder, f"{name}.trace"))}
+            for name in settings["strategies"]
+        ]
+        trained = train_on_lab(settings["bed"], jobs, _TIMEOUT_S, scale=settings["scale"])["jobs"]
+        captures = [Capture.of_trace(load_trace(job["trace"]), float(job["work_s"])) for job in trained]
     plans = [plan_of(job["strategy"], parse_model(model, PLANS)) for job in trained]
-    return median(
-        float(job["work_s"]) / sum(op.kernels for op in plan.ops) for job, plan in zip(trained, plans, strict=True)
-    )
+    kernels = [sum(op.kernels for op in plan.ops) for plan in plans]
+    return {
+        "launch_s": median(float(job["work_s"]) / count for job, count in zip(trained, kernels, strict=True)),
+        "variation": median(capture.spread for capture in captures),
+    }

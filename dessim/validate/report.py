@@ -48,10 +48,11 @@ def choice_table(found: Sequence[Choice]) -> Table:
     """One line per job of plans.toml."""
     from dessim.results.tables import table_of
 
-    rows = [(c.job, c.best, percent(c.regret, signed=True), f"{c.rank_correlation:.2f}") for c in found]
-    return table_of(
-        ("job", "fastest plan", "the planner's takes", "rank correlation"), rows, left=("job", "fastest plan")
-    )
+    rows = [
+        (_label(c.split), c.job, c.best, percent(c.regret, signed=True), f"{c.rank_correlation:.2f}") for c in found
+    ]
+    columns = ("split", "job", "fastest plan", "the planner's takes", "rank correlation")
+    return table_of(columns, rows, left=("split", "job", "fastest plan"))
 
 
 def write_csv(path: Path, outcomes: Sequence[Outcome]) -> None:

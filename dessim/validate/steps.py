@@ -8,7 +8,6 @@ and 4 ranks (dessim.commands.support.captured), scaled by the plan's formulas; a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,8 @@ from dessim.cluster import Cluster
 from dessim.cluster.parts import Transport
 from dessim.commands.support.captured import Capture, Captured
 from dessim.commands.support.lab_training import Trained, train_on_lab
-from dessim.results.metrics import step_windows
+from dessim.commands.support.median_step import STEPS, median_step
+from dessim.sim.core.recorder import Record
 from dessim.sim.engine import NetworkName, simulate
 from dessim.sim.packet.model import supports_packet_model
 from dessim.sim.progress import Progress
@@ -32,6 +32,7 @@ from dessim.trace.schema import sent_factor
 from dessim.validate.outcome import Outcome
 from dessim.validate.request import CaseRequest, OnStatus
 from dessim.validate.step_cases import StepCase, model_of, read_steps, samples_of, step_cases
+from dessim.workload.dag import Workload
 from dessim.workload.from_plan import workload_from_plan
 from dessim.workload.owners import busiest_server, owners_of
 from dessim.workload.plan import PlannedOp
@@ -42,14 +43,6 @@ from dessim.workload.strategies import spec_of
 KIND = "steps"
 _TIMEOUT_S = 280.0  # of a launch, one per bed
 _STALENESS = 4  # the bound that des_ref.steps trains with
-_SIMULATED_STEPS = 9
-"""Ranks start together in the simulation; after a few steps they have drifted apart as in training."""
-_MOST_RUNS = 5
-_PRECISION = 0.02
-"""Runs of nine steps, each with other compute times, until the median step is this certain.
-
-An exchange can unfold in several orders, which a small difference decides, so steps vary as measured ones do.
-"""
 
 
 def traced_strategy(strategy: str) -> str:
@@ -95,20 +88,13 @@ def predict(case: StepCase, captured: Captured, transport: Transport, cores: int
     symbols = plan.symbols(captured.job.symbols(case.workers, case.batch))
     owners = owners_of(plan, captured.job.model, symbols)
     durations = [captured.durations(plan, symbols, owner) for owner in owners]
-    workload = workload_from_plan(plan, symbols, durations, _SIMULATED_STEPS, owners)
+    workload = workload_from_plan(plan, symbols, durations, STEPS, owners)
     network: NetworkName = "packet" if supports_packet_model(transport) else "fluid"
-    steps: list[float] = []
-    for seed in range(_MOST_RUNS):
-        record = simulate(cluster, workload.uneven(captured.spread, seed), cores=cores, network=network)
-        steps += np.diff([end for _, end in step_windows(record).values()]).tolist()
-        if _median_error(steps) < _PRECISION:
-            break
-    return float(np.median(steps))
 
+    def run(uneven: Workload, progress: Progress) -> Record:
+        return simulate(cluster, uneven, cores=cores, network=network, progress=progress)
 
-def _median_error(steps: Sequence[float]) -> float:
-    """The standard error of the median of step times, relative to it, as if they were normally distributed."""
-    return float(math.sqrt(math.pi / 2 / len(steps)) * np.std(steps) / np.median(steps))
+    return median_step(workload, captured.spread, run).seconds
 
 
 def payload_of(case: StepCase, captured: Captured) -> float:

@@ -1,9 +1,9 @@
 """Hold the planner's choice against other plans, trained on the lab.
 
-    python studies/plans/plot.py     # write the tables, plans.svg and its data from measured.json
+    python studies/plans/plot.py     # write the tables, plans.svg and its data from the measurements of both splits
 
-`sudo dessim validate --lab --kinds plans --save studies/plans/measured.json` repeats the measurement, and exits 3 when
-the bounds of dessim/validate/plans.toml are broken; this script reports a broken bound on stderr.
+`sudo dessim validate --lab --kinds plans --save studies/plans/measured.json` measures the held-out jobs, and exits 3
+when the bounds of dessim/validate/plans.toml are broken; this script reports a broken bound on stderr.
 """
 
 from __future__ import annotations
@@ -27,26 +27,41 @@ from dessim.validate.run import ValidationRequest, validate
 from dessim.workload.composed import describe
 
 HERE = Path(__file__).parent
+FILES = {"held_out": HERE / "measured.json", "development": HERE / "development.json"}
+"""The measurements of each split."""
 
 
-def table(outcomes: list[Outcome], found: list[Choice], measured: dict[str, Any]) -> str:
+def table(outcomes: list[Outcome], found: list[Choice], measured: dict[str, dict[str, Any]]) -> str:
     """Return Markdown tables: the planner's plan of each job beside the fastest of the others, and every plan."""
-    trained = measured["plans"]["trained"]
+    lines = [f"{label(split)} jobs: measured on {of_split['machine']}.  " for split, of_split in measured.items()]
+    lines += [
+        "",
+        "| split | jobs | planner's plan is the fastest | within 5 % of it | slower by at most "
+        "| rank correlation, median (least) | error of predicted steps, median (95th percentile) |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for split in measured:
+        chosen = [choice for choice in found if choice.split == split]
+        regrets = np.array([choice.regret for choice in chosen])
+        correlations = [choice.rank_correlation for choice in chosen]
+        errors = np.abs([o.error for o in outcomes if o.split == split])
+        lines.append(
+            f"| {label(split)} | {len(chosen)} | {np.sum(regrets <= 0)} | {np.sum(regrets <= 0.05)} "
+            f"| {percent(float(regrets.max()))} | {np.median(correlations):.2f} ({min(correlations):.2f}) "
+            f"| {percent(float(np.median(errors)))} ({percent(float(np.percentile(errors, 95)))}) |"
+        )
+    for split, of_split in measured.items():
+        lines += ["", f"**{label(split)}**", ""]
+        lines += tables_of(outcomes, [choice for choice in found if choice.split == split], of_split["trained"])
+    return "\n".join(lines) + "\n"
+
+
+def tables_of(outcomes: list[Outcome], found: list[Choice], trained: dict[str, Any]) -> list[str]:
+    """The lines of the two tables of one split's jobs."""
     by_job = {
         c.job: {o.name.rpartition(": ")[2]: o for o in outcomes if o.name.startswith(f"{c.job}: ")} for c in found
     }
-    regrets = np.array([choice.regret for choice in found])
-    correlations = [choice.rank_correlation for choice in found]
-    errors = np.abs([o.error for o in outcomes])
     lines = [
-        f"Measured on {measured['plans']['machine']}.",
-        "",
-        "| jobs | planner's plan is the fastest | within 5 % of it | slower by at most "
-        "| rank correlation, median (least) | error of predicted steps, median |",
-        "|---:|---:|---:|---:|---:|---:|",
-        f"| {len(found)} | {np.sum(regrets <= 0)} | {np.sum(regrets <= 0.05)} | {percent(float(regrets.max()))} "
-        f"| {np.median(correlations):.2f} ({min(correlations):.2f}) | {percent(float(np.median(errors)))} |",
-        "",
         "| bed, model | the planner's plan | its step | fastest other plan | its step | rank correlation |",
         "|---|---|---:|---|---:|---:|",
     ]
@@ -66,17 +81,26 @@ def table(outcomes: list[Outcome], found: list[Choice], measured: dict[str, Any]
                 f"| {choice.job} | {name} | {format_time(o.predicted_s, 3)} | {format_time(o.measured_s, 3)} "
                 f"| {percent(o.error, signed=True)} | {percent(trained[choice.job][name]['busy'])} |"
             )
-    return "\n".join(lines) + "\n"
+    return lines
+
+
+def label(split: str) -> str:
+    """`held-out` for `held_out`."""
+    return split.replace("_", "-")
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=HERE, help="output folder (default: this study)")
     options = parser.parse_args(arguments)
-    measured = json.loads((HERE / "measured.json").read_text("utf-8"))
-    outcomes = [o for o in validate(ValidationRequest(kinds=["plans"], measured=measured)) if o.kind == "plans"]
+    files = {split: json.loads(path.read_text("utf-8")) for split, path in FILES.items() if path.exists()}
+    outcomes = [
+        outcome
+        for split, measured in files.items()
+        for outcome in validate(ValidationRequest(kinds=["plans"], splits=[split], measured=measured))
+    ]
     found = choices(outcomes)
-    tables = table(outcomes, found, measured)
+    tables = table(outcomes, found, {split: measured["plans"] for split, measured in files.items()})
     write_text(options.out / "README.md", page(HERE, tables))
     predicted_against_measured([o.to_json() for o in outcomes], options.out / "plans.svg")
     print(tables, end="")

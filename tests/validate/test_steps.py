@@ -77,7 +77,7 @@ def measured() -> dict[str, object]:
 @pytest.fixture
 def few_steps(monkeypatch) -> None:
     """Simulate fewer steps per run, for properties that hold for any number of them."""
-    monkeypatch.setattr("dessim.validate.steps._SIMULATED_STEPS", 4)
+    monkeypatch.setattr("dessim.validate.steps.STEPS", 4)
 
 
 def test_held_out_beds_are_not_those_of_development_or_of_captures() -> None:

@@ -81,6 +81,8 @@ class GpuTable(Part):
     architecture: Literal["", "volta", "ampere", "hopper", "blackwell"] = ""
     spread: Deviation | None = None
     power: Watts | None = None
+    variation: Deviation = 0.0
+    shared_cores: Count | None = None
     kernels: KernelsTable | None = None
 
     @model_validator(mode="after")

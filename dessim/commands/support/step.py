@@ -32,8 +32,9 @@ def step_of(
     symbols: Mapping[str, float],
     owners: Sequence[Owner],
     spill: Spill | None = None,
+    steps: int = 1,
 ) -> tuple[Workload, str]:
-    """Return a step of `plan` on the first N GPUs of `cluster`, and the source of its compute times.
+    """Return `steps` steps of `plan` on the first N GPUs of `cluster`, and the source of their compute times.
 
     Ranks are of different classes if they are on GPUs of different types, or own different shares (`owners`). Raises
     UsageError where the plan copies rows to the host and the cluster does not state that bandwidth.
@@ -57,7 +58,20 @@ def step_of(
     if copies:
         link = format_bandwidth(to_host(cluster, n_gpus, plan.strategy))
         source += f"; copies: {link} in each direction to the host's memory"
-    return workload_from_plan(plan, symbols, durations, owners=classes), source
+    return workload_from_plan(plan, symbols, durations, steps, classes), source
+
+
+def shared_cores(cluster: Cluster, gpus: Sequence[Gpu]) -> int | None:
+    """The cores of one machine on which all ranks compute; None if each has a device of its own.
+
+    Raises UsageError where the devices disagree.
+    """
+    counts = list(dict.fromkeys(gpu.shared_cores for gpu in gpus))
+    if len(counts) > 1:
+        raise UsageError(
+            f"{cluster.path}: all ranks share the cores of one machine; give every gpu the same shared_cores"
+        )
+    return counts[0]
 
 
 def is_measured(job: Job, gpu: Gpu, plan: Plan) -> bool:

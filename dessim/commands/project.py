@@ -20,7 +20,7 @@ from dessim.commands.support.dedicated_servers import (
     step_with_servers,
 )
 from dessim.commands.support.guard import least_step, worker_bytes
-from dessim.commands.support.median_step import MOST_RUNS, STEPS, median_step
+from dessim.commands.support.median_step import FEW_STEPS, MOST_RUNS, STEPS, median_step
 from dessim.commands.support.projection import Misfit, Projection
 from dessim.commands.support.spreads import spreads_on
 from dessim.commands.support.step import durations_of, is_measured, shared_cores, step_of, to_host
@@ -58,7 +58,7 @@ class ProjectRequest:
     `error_bar` is the relative error measured where the job was recorded, if it was.
     `folding=False` simulates identical flows one by one; the result is the same.
     `network` is the model of the network (dessim.sim.engine.simulate). With "packet" a row has the median of several
-    steps, where compute times vary in up to `most_runs` runs.
+    steps and runs (dessim.commands.support.median_step); `rough` rows have few steps of one run.
     `spill` lets rows that do not fit a GPU live in its host's memory.
     `servers` are hosts that hold the tables of `ps_*` strategies, by default as many as the workers have (up to 128
     workers, while hosts are free). With None `ps_sync` has a server on each worker, which answers at once.
@@ -78,7 +78,7 @@ class ProjectRequest:
     error_bar: float | None = None
     folding: bool = True
     network: NetworkName = "fluid"
-    most_runs: int = MOST_RUNS
+    rough: bool = False
     spill: bool = False
     servers: Servers | None = field(default_factory=default_servers)
     pipeline: bool = True
@@ -243,7 +243,8 @@ def _row(
     # `to_host` has required that all GPUs are identical where rows may spill.
     spill = spill_of(plan, job.model, memory, symbols, gpus[-1].memory, host_bandwidth) if host_bandwidth else None
     several = request.network == "packet"
-    workload, compute_source = step_of(job, cluster, plan, symbols, owners, spill, STEPS if several else 1)
+    steps, runs = (FEW_STEPS, 1) if request.rough else (STEPS, MOST_RUNS)
+    workload, compute_source = step_of(job, cluster, plan, symbols, owners, spill, steps if several else 1)
     scenario = request.scenario
     cores = shared_cores(cluster, gpus)
 
@@ -260,7 +261,7 @@ def _row(
         )
 
     if several:
-        found = median_step(workload, max(gpu.variation for gpu in gpus), run, progress, request.most_runs)
+        found = median_step(workload, max(gpu.variation for gpu in gpus), run, progress, runs)
         record, split = found.record, found.breakdown()
     else:
         record = run(workload, progress)
@@ -343,7 +344,7 @@ def _provenance(
     cluster = request.cluster
     capacities = ", ".join(f"{gpu.name} has {format_size(gpu.memory)}" for gpu, _ in cluster.devices(range(n_gpus)))
     sent_ahead = "; ids of the next step prefetched" if plan.is_pipelined else ""
-    network = "" if request.network == "fluid" else f"; {request.network} network"
+    network = "" if request.network == "fluid" else f"; {request.network} network, median of several steps"
     provenance = {
         "compute": compute_source,
         "communication": f"simulated on {cluster.name}; transport {cluster.transport.name}{sent_ahead}{network}",

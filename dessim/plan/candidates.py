@@ -11,7 +11,6 @@ import numpy as np
 
 from dessim.cluster import Cluster
 from dessim.commands.project import ProjectRequest, Row, run_projection
-from dessim.commands.support.median_step import MOST_RUNS
 from dessim.commands.support.projection import Misfit, Projection
 from dessim.errors import CapacityError, UsageError
 from dessim.plan.loads import Choice, Loads
@@ -32,7 +31,7 @@ WHOLE = tuple(spec.name for spec in STRATEGIES.values() if spec.synchronous and 
 _STARTS = 3
 """The simulated plans that are refined."""
 _SETTLED = 6
-"""The best plans, whose steps are simulated until they are certain."""
+"""The best plans, which are not simulated roughly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +110,7 @@ def step_of(candidate: Candidate) -> float:
 
 
 def _rows(
-    asked: Search, strategies: Sequence[str], plans: Sequence[Plan], progress: Progress, runs: int = 1
+    asked: Search, strategies: Sequence[str], plans: Sequence[Plan], progress: Progress, rough: bool = True
 ) -> list[Row]:
     request = ProjectRequest(
         job=asked.job,
@@ -122,7 +121,7 @@ def _rows(
         servers=None,
         graphs=asked.graphs,
         network=asked.network,
-        most_runs=runs,
+        rough=rough,
         composed=plans,
     )
     return run_projection(request, progress)
@@ -150,11 +149,11 @@ def refined(asked: Search, loads: Loads, simulated: Sequence[Candidate]) -> list
 
 
 def settled(asked: Search, ranked: Sequence[Candidate]) -> list[Candidate]:
-    """The best of `ranked` simulated again, until their steps are certain; the fastest first."""
+    """The best of `ranked` simulated again, not roughly; the fastest first."""
     pairs = [(one, False) for one in ranked]
     while not all(is_settled for _, is_settled in pairs[:_SETTLED]):
         first = [one for one, is_settled in pairs[:_SETTLED] if not is_settled]
-        rows = _rows(asked, [], [one.plan for one in first], Progress(), MOST_RUNS)
+        rows = _rows(asked, [], [one.plan for one in first], Progress(), rough=False)
         again = [(replace(one, row=r), True) for one, r in zip(first, rows, strict=True) if isinstance(r, Projection)]
         kept = [pair for pair in pairs[:_SETTLED] if pair[1]]
         pairs = sorted([*kept, *again, *pairs[_SETTLED:]], key=lambda pair: order(pair[0]))

@@ -87,7 +87,7 @@ def search(asked: Search, progress: Progress) -> Found:
     simulated, refused = simulate(asked, best, progress.within(1, 2))
     simulated += refined(asked, loads, simulated)
     ranked = sorted(simulated, key=order)
-    if asked.network == "packet" and gpu.variation:
+    if asked.network == "packet":
         ranked = settled(asked, ranked)
     gap = min(found.seconds for found in placed) / bound - 1
     by_rank = load_by_rank(asked.job, gpu, replace(ranked[0].plan, graphs=asked.graphs), symbols)

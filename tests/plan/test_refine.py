@@ -7,16 +7,24 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pytest
 
+from dessim.cluster import load_cluster
+from dessim.commands.project import ProjectRequest, run_projection
+from dessim.commands.support.median_step import FEW_STEPS, STEPS
+from dessim.commands.support.projection import Projection
+from dessim.plan.candidates import Candidate, Search, order, settled
 from dessim.plan.loads import Choice
 from dessim.plan.place import Placed, place
 from dessim.plan.rates import simulated_rates
 from dessim.plan.refine import refine
+from dessim.results.metrics import step_times
 from dessim.sim.engine import simulate
 from dessim.sim.fluid.route_cache import RouteCache
 from dessim.trace.schema import Collective
 from dessim.workload.composed import TablePlan
 from dessim.workload.one_collective import one_collective
 from dessim.workload.plan_file import TABLE_STRATEGIES
+from dessim.workload.scale import Job
+from dessim.workload.strategies import plan as plan_of
 from tests.plan.small import cluster, loads, model_of
 
 MODEL = model_of()
@@ -75,3 +83,28 @@ def test_a_rate_gives_the_simulated_time_of_its_size_and_of_less(size: float) ->
         for part in (size, size / 16):
             seconds = simulate(routed.cluster, one_collective(op, N, part), routed=routed).end
             assert rate.start + rate.per_byte * part == pytest.approx(seconds, rel=1e-9)
+
+
+def test_the_best_plans_of_the_packet_network_are_simulated_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All plans are simulated roughly first; the fastest then have all steps and runs, in the order of these."""
+    monkeypatch.setattr("dessim.plan.candidates._SETTLED", 2)
+    bed = load_cluster("lab/switch_4")
+    model = model_of(((20_000, 4), (500, 1)), width=16)
+    asked = Search(Job.of_model(model), bed, gpus=4, batch=64, pinned={}, network="packet")
+    names = ["row_wise", "table_wise", "row_all_to_all"]
+    request = ProjectRequest(
+        job=asked.job,
+        cluster=bed,
+        strategies=names,
+        gpus=[4],
+        batch_per_worker=16,
+        servers=None,
+        network="packet",
+        rough=True,
+    )
+    rows = [row for row in run_projection(request) if isinstance(row, Projection)]
+    rough = [Candidate(row, plan_of(name, model)) for row, name in zip(rows, names, strict=True)]
+    found = settled(asked, sorted(rough, key=order))
+    assert [len(step_times(one.row.record)) for one in found] == [STEPS, STEPS, FEW_STEPS]
+    assert found == sorted(found, key=order)
+    assert sorted(one.row.strategy for one in found) == sorted(names)

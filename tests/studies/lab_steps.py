@@ -32,7 +32,7 @@ def assert_page_shows(folder: Path, plot: ModuleType, rows: Rows, out: Path, mon
         Outcome(row["name"], row["kind"], row["split"], float(row["predicted_s"]), float(row["measured_s"]))
         for row in rows
     ]
-    monkeypatch.setattr(plot, "validate", lambda request: kept)
+    monkeypatch.setattr(plot, "validate", lambda request: [one for one in kept if one.split in request.splits])
     assert plot.main(["--out", str(out)]) == 0
     for name in ("README.md", f"{folder.name}.csv"):
         assert_same_page(out / name, folder / name)

@@ -20,6 +20,8 @@ from dessim.sim.progress import Progress
 from dessim.workload.dag import Workload
 
 STEPS = 9
+FEW_STEPS = 4
+"""In a rough answer, for the screening of many plans."""
 MOST_RUNS = 5
 _PRECISION = 0.02
 """Runs join until the relative standard error of the median is below this."""

@@ -33,7 +33,7 @@ class Gpu:
     `variation` is the relative standard deviation of an op's compute time between ranks and steps; 0: not known.
     `power` [W] is what the device draws at most; None: not known.
     `shared_cores` is the number of cores of one machine on which all ranks compute, as on an emulated cluster; each of
-    them is such a device. None: each rank has a device of its own.
+    them is such a device. None: each rank has its own device.
 
     `peaks` are the dense rate [FLOP/s] and the share of it that large products reach, by precision. Without them
     `flops` and `efficiency_flops` hold for all precisions. `kernels` describes the kernels; without it a plain roofline
@@ -79,7 +79,7 @@ class Gpu:
         return replace(self, launch_overhead=self.launch_overhead * factor, kernels=kernels)
 
     def shared_by(self, ranks: int) -> Gpu:
-        """What each of `ranks` ranks has of shared cores while all of them compute."""
+        """The part of shared cores that each of `ranks` ranks has while all of them compute."""
         if self.shared_cores is None or self.shared_cores >= ranks:
             return self
         share = self.shared_cores / ranks

@@ -59,7 +59,7 @@ class PathOp:
         return max(self.parts, key=lambda bound: self.parts[bound])
 
     def times(self, count: float) -> PathOp:
-        """The op with `count` times its seconds, as in so many equal steps."""
+        """The op with `count` times its seconds, as in `count` equal steps."""
         return replace(self, parts={bound: count * seconds for bound, seconds in self.parts.items()})
 
     def to_json(self) -> dict[str, Any]:

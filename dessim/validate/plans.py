@@ -1,9 +1,9 @@
 """The planner's choice on emulated clusters, trained for real against other plans of the same job.
 
 For each job of plans.toml `dessim.plan` chooses a plan, from the bed's topology file, the calibrated transport, and
-this machine's device: its kernels as des_ref.bench_ops measured them, and the host's time for a kernel of the trainer,
-from steps of another model on another bed. No trace of the job is used. That plan and those of the file are trained and
-predicted.
+this machine's device: its kernels as des_ref.bench_ops measured them, the cores that all ranks share, and the host's
+time for a kernel of the trainer and the variation of compute times, from steps of another model on another bed. No
+trace of the job is used. That plan and those of the file are trained and predicted.
 
     regret             how much longer the measured step of its plan is than the shortest measured one, relative to that
     rank correlation   Spearman's, of the predicted and the measured steps of a job's plans
@@ -221,7 +221,7 @@ def _measured_device() -> str:
 
 
 def _measured_host(table: Mapping[str, Any]) -> dict[str, float]:
-    """What the trainer's ops cost the host, from the steps of `[host]`: medians over strategies. Raises LabError.
+    """The cost of the trainer's ops on the host, from the steps of `[host]`: medians over strategies. Raises LabError.
 
     `launch_s`: seconds of a kernel, CPU seconds of a step over its kernels. `variation`: the relative standard
     deviation of an op's CPU time between ranks and steps. Several ranks are trained, because processes that share cores

@@ -62,7 +62,7 @@ def step_of(
 
 
 def shared_cores(cluster: Cluster, gpus: Sequence[Gpu]) -> int | None:
-    """The cores of one machine on which all ranks compute; None if each has a device of its own.
+    """The cores of one machine on which all ranks compute; None if each has its own device.
 
     Raises UsageError where the devices disagree.
     """

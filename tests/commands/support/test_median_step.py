@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from dessim.commands.project import ProjectRequest, run_projection
 from dessim.commands.support.median_step import MOST_RUNS, STEPS, median_step
 from dessim.commands.support.projection import Projection
 from dessim.commands.support.step import shared_cores
-from dessim.errors import UsageError
+from dessim.errors import ClusterError, UsageError
 from dessim.results.metrics import step_windows
 from dessim.sim.core.recorder import Record
 from dessim.sim.engine import NetworkName, simulate
@@ -112,6 +113,17 @@ def test_shared_cores_are_those_of_one_machine() -> None:
     assert shared_cores(BED, [replace(device, shared_cores=2)] * 2) == 2
     with pytest.raises(UsageError, match="the same shared_cores"):
         shared_cores(BED, [device, replace(device, shared_cores=2)])
+
+
+def test_a_device_file_states_shared_cores_and_variation(tmp_path: Path) -> None:
+    file = tmp_path / "device.toml"
+    file.write_text('[gpu]\npart = "cpu-core"\nvariation = 0.13\nshared_cores = 2\n', "utf-8")
+    device, shipped = load_device(str(file)), load_device("cpu-core")
+    assert (device.variation, device.shared_cores) == (0.13, 2)
+    assert (shipped.variation, shipped.shared_cores) == (0.0, None)
+    file.write_text('[gpu]\npart = "cpu-core"\nshared_cores = 0\n', "utf-8")
+    with pytest.raises(ClusterError, match="shared_cores"):
+        load_device(str(file))
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 6])

@@ -13,7 +13,9 @@ from dessim.cli.output import guarded, print_json, report_check
 from dessim.files import write_text
 
 topo = typer.Typer(
-    help="List, show, check, start and draw cluster descriptions.", no_args_is_help=True, rich_markup_mode=None
+    help="List, show, check, import, export, compare and draw cluster descriptions.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 
@@ -89,6 +91,50 @@ def topo_init(
     text = shipped.path.read_text("utf-8")
     write_text(out, f"# A copy of {shipped.name}. Parts (gpu, nic, ...) are names, or tables of your own.\n{text}")
     print(f"{out}: a copy of {shipped.name}; next: dessim topo check {out}")
+
+
+@topo.command("import")
+@guarded
+def topo_import(
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write; must not exist.", show_default=False)],
+    fabric: Annotated[
+        Path | None, typer.Option("--fabric", help="ibnetdiscover, SLURM's topology.conf, GraphML or InfraGraph.")
+    ] = None,
+    node: Annotated[
+        Path | None, typer.Option("--node", help="One server: NCCL_TOPO_DUMP_FILE, or `nvidia-smi topo -m`.")
+    ] = None,
+    compute: Annotated[
+        str | None, typer.Option("--compute", help="Regular expression: adapters of the fabric that serve GPUs.")
+    ] = None,
+    nics: Annotated[
+        str | None, typer.Option("--nics", help="Regular expression: adapters of the server that serve GPUs.")
+    ] = None,
+    gpu: Annotated[str | None, typer.Option("--gpu", help="GPU part, where no file names it.")] = None,
+    transport: Annotated[str | None, typer.Option("--transport", help="Transport part, where no file says.")] = None,
+    nodes: Annotated[int | None, typer.Option("--nodes", min=1, help="Servers, where no fabric is given.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Write a topology file from descriptions that the cluster's own tools wrote.
+
+    Regular fabrics are recognised. What no file says is assumed, and listed on stderr and in the file.
+    """
+    from dessim.cluster.importers.compose import Wishes
+    from dessim.commands.topo_import import ImportRequest, run_import
+
+    request = ImportRequest(out, fabric, node, compute, nics, Wishes(gpu, transport, nodes))
+    done = run_import(request)
+    for line in done.left_out:
+        print(f"left out: {line}", file=sys.stderr)
+    for line in done.assumed:
+        print(f"assumed: {line}", file=sys.stderr)
+    cluster = done.cluster
+    files = [str(path) for path in done.files]
+    if json:
+        found = {"kind": cluster.kind, "nodes": cluster.n_nodes, "gpus": cluster.n_gpus}
+        print_json({"files": files, **found, "assumed": list(done.assumed), "left_out": list(done.left_out)})
+    else:
+        size = f"{cluster.n_nodes:,} servers, {cluster.n_gpus:,} GPUs"
+        print(f"{' and '.join(files)}: {cluster.kind}, {size}; next: dessim topo check {out}")
 
 
 @topo.command("draw")

@@ -9,9 +9,14 @@ from typing import Any
 import networkx as nx
 
 from dessim.cluster.fabrics.graph import Edge, Plan
+from dessim.cluster.importers.found import FoundFabric, Host, Port
+from dessim.cluster.importers.read import parse_xml
 from dessim.cluster.parts import Link
-from dessim.errors import UnitError
+from dessim.errors import ClusterError, UnitError
 from dessim.units import parse_bandwidth
+
+MAX_NODES = 1 << 20
+"""Servers of a fabric to recognise."""
 
 
 def read_graphml(path: Path, cable: Link) -> Plan:
@@ -23,11 +28,15 @@ def read_graphml(path: Path, cable: Link) -> Plan:
     """
     where = f"graphml = {str(path)!r}"
     try:
-        graph: nx.Graph[Any] = nx.read_graphml(path, force_multigraph=True)
+        text = path.read_text("utf-8")
+        parse_xml(path, text)  # networkx would expand entities
+        graph: nx.Graph[Any] = nx.parse_graphml(text, force_multigraph=True)
     except OSError as error:
         raise ValueError(f"{where}: {error.strerror or error}") from None
+    except ClusterError as error:
+        raise ValueError(f"{where}: not GraphML: {error.problem}") from None
     except Exception as error:  # the XML reader raises many types for a file that is not GraphML
-        raise ValueError(f"{where}: not GraphML: {error}") from None
+        raise ValueError(f"{where}: not GraphML: {str(error) or type(error).__name__}") from None
     if graph.is_directed():
         raise ValueError(f'{where}: its edges are directed; write edgedefault="undirected"')
     nodes = [
@@ -44,6 +53,33 @@ def read_graphml(path: Path, cable: Link) -> Plan:
             raise ValueError(f"{where}: parallel edges {ends} differ in rate")
         edges[pair] = replace(parallel, cables=parallel.cables + count) if parallel else edge
     return Plan(tuple(graph), tuple(edges.values()), tuple(nodes))
+
+
+def read_graphml_fabric(path: Path) -> FoundFabric:
+    """Read a GraphML file as a fabric to recognise. Raises ClusterError.
+
+    Its servers have no names, and one port stands for all adapters of each.
+    """
+    try:
+        plan = read_graphml(path, Link("cable", 1.0, 1.0, 0.0, "stands for cables without a rate"))
+        problem = plan.problem() or ("" if sum(plan.nodes) else "no vertex has `nodes`, the number of its servers")
+        if sum(plan.nodes) > MAX_NODES:
+            problem = f"{sum(plan.nodes):,} servers are more than {MAX_NODES:,}"
+        if problem:
+            raise ValueError(f"graphml = {str(path)!r}: {problem}")
+    except ValueError as error:
+        raise ClusterError(path, "", str(error).partition(": ")[2]) from None
+    hosts = [
+        Host(f"{switch}/{number}", (Port("port", switch),))
+        for switch, count in zip(plan.switches, plan.nodes, strict=True)
+        for number in range(count)
+    ]
+    cables = {
+        (min(edge.a, edge.b), max(edge.a, edge.b)): ((edge.link.rate if edge.link else None, edge.cables),)
+        for edge in plan.edges
+    }
+    assumed = ("adapters of a server: all on one switch, as GraphML counts servers",)
+    return FoundFabric(plan.switches, cables, tuple(hosts), assumed=assumed, logical=True)
 
 
 def _whole_number(value: object, minimum: int, what: str) -> int:

@@ -1,0 +1,98 @@
+"""The content of a description in another format: switches, cables and servers as the file states them.
+
+A rate is in bytes/s and without line coding, as in topology files; None stands for what the file does not say.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+Rate = float | None
+Bundle = tuple[tuple[Rate, int], ...]
+"""The parallel cables between two switches: rates with the number of cables of each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """A port of a server's adapter and the switch at the other end of its cable."""
+
+    name: str
+    switch: str
+    rate: Rate = None
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A server and its cabled ports, in the order of its adapters."""
+
+    name: str
+    ports: tuple[Port, ...]
+
+    @property
+    def switches(self) -> tuple[str, ...]:
+        """The switch of each port."""
+        return tuple(port.switch for port in self.ports)
+
+
+@dataclass(frozen=True, slots=True)
+class FoundFabric:
+    """Switches, the cables between them by the pair of their names in order, and servers.
+
+    `network` is `ib`, `ethernet`, or empty where the file does not say. `left_out` are sentences on what the file has
+    and the result has not, `assumed` on what the importer had to add. In a `logical` fabric each server has one port,
+    which stands for all of its adapters; with `cables_per_adapter` there are as many cables for each of these.
+    """
+
+    switches: tuple[str, ...]
+    cables: Mapping[tuple[str, str], Bundle]
+    hosts: tuple[Host, ...]
+    network: str = ""
+    left_out: tuple[str, ...] = ()
+    assumed: tuple[str, ...] = ()
+    logical: bool = False
+    cables_per_adapter: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Nic:
+    """A network adapter of a server; `network` is a kind of `[transport.nccl]`, or empty."""
+
+    name: str
+    rate: Rate = None
+    network: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundNode:
+    """One server.
+
+    `gpu` is a part of the catalogue with its changed keys, None where the file names none. `generation` is the compute
+    capability times ten, such as 90, or 0. Each GPU has `nvlinks` NVLinks, wired as in `[node] nvlink_wiring`. `pcie`
+    is the rate of a GPU's PCIe link in bytes/s. Without NVLink, `pcie_switches` and `sockets` are set where the file
+    shows them.
+    """
+
+    gpus: int
+    nics: tuple[Nic, ...]
+    gpu: dict[str, str] | None = None
+    generation: int = 0
+    nvlinks: int = 0
+    wiring: str = "switched"
+    pcie: Rate = None
+    pcie_switches: int = 0
+    sockets: int = 1
+    left_out: tuple[str, ...] = field(default=())
+
+
+def bundle_of(rates: list[Rate]) -> Bundle:
+    """The bundle of cables with these rates, fastest first."""
+    return tuple(sorted(Counter(rates).items(), key=lambda item: -(item[0] or 0.0)))
+
+
+def natural(name: str) -> tuple[tuple[int, int | str], ...]:
+    """A key that sorts names by the numbers in them: node2 before node10."""
+    pieces = re.findall(r"[0-9]{1,18}|[^0-9]+", name)
+    return tuple((0, int(piece)) if piece.isdecimal() else (1, piece) for piece in pieces)

@@ -1,0 +1,113 @@
+"""The fabric in SLURM's topology.conf (topology/tree): which switch has which nodes and which switches below it.
+
+The file states neither rates nor numbers of cables (`LinkSpeed` has no unit and SLURM ignores it). A switch of it
+stands for all switches of its tier, and its cables are assumed to carry what the servers below can send, without
+oversubscription.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from itertools import product
+from pathlib import Path
+
+from dessim.cluster.importers.found import FoundFabric, Host, Port, natural
+from dessim.cluster.importers.read import read_text
+from dessim.errors import ClusterError
+
+MAX_NODES = 1 << 20
+
+
+def read_slurm(path: Path) -> FoundFabric:
+    """Read switches and nodes. Raises ClusterError."""
+    nodes: dict[str, list[str]] = {}
+    below: dict[str, list[str]] = {}
+    joined = read_text(path).replace("\\\n", " ")
+    for number, line in enumerate(joined.splitlines(), 1):
+        words = line.partition("#")[0].split()
+        pairs = dict(_pair(path, number, word) for word in words)
+        if "switchname" not in pairs:
+            continue
+        for switch in _expand(path, number, pairs["switchname"]):
+            if switch in nodes or switch in below:
+                raise ClusterError(path, f"line {number}", f"switch {switch!r} is listed twice")
+            if "nodes" in pairs:
+                nodes[switch] = _expand(path, number, pairs["nodes"])
+            elif "switches" in pairs:
+                below[switch] = _expand(path, number, pairs["switches"])
+            else:
+                raise ClusterError(path, f"line {number}", f"switch {switch!r} has neither Nodes= nor Switches=")
+    switches = [*nodes, *below]
+    parents: dict[str, str] = {}
+    for parent, children in below.items():
+        for child in children:
+            if child not in nodes and child not in below:
+                raise ClusterError(path, parent, f"names switch {child!r}, which has no line")
+            if child in parents:
+                raise ClusterError(
+                    path, parent, f"names switch {child!r}, which {parents[child]!r} has already; dessim reads trees"
+                )
+            parents[child] = parent
+    weight = {switch: _servers_below(path, switch, nodes, below) for switch in switches}
+    homes: dict[str, str] = {}
+    for switch, names in nodes.items():
+        for name in names:
+            if name in homes:
+                raise ClusterError(path, switch, f"names node {name!r}, which {homes[name]!r} has already")
+            homes[name] = switch
+    if not homes:
+        raise ClusterError(path, "", "names no nodes")
+    hosts = tuple(Host(name, (Port(name, homes[name]),)) for name in sorted(homes, key=natural))
+    a_and_b = {tuple(sorted((child, parent))): weight[child] for child, parent in parents.items()}
+    cables = {(a, b): ((None, count),) for (a, b), count in sorted(a_and_b.items()) if count}
+    assumed = ("number of cables: one for each adapter of the servers below, so no oversubscription",) if cables else ()
+    return FoundFabric(tuple(switches), cables, hosts, assumed=assumed, logical=True, cables_per_adapter=True)
+
+
+def _pair(path: Path, number: int, word: str) -> tuple[str, str]:
+    key, equals, value = word.partition("=")
+    if not equals:
+        raise ClusterError(path, f"line {number}", f"{word!r} is not KEY=VALUE")
+    return key.lower(), value
+
+
+def _expand(path: Path, number: int, text: str) -> list[str]:
+    """The names of a host list: `tux[0-3,7],s1` -> tux0 ... tux3, tux7, s1."""
+    names: list[str] = []
+    for item in re.findall(r"(?:[^,\[\]]|\[[^\]]*\])+", text):
+        pieces = re.split(r"\[([^\]]*)\]", item)
+        choices = [[piece] if i % 2 == 0 else _numbers(path, number, piece) for i, piece in enumerate(pieces)]
+        if len(names) + math.prod(map(len, choices)) > MAX_NODES:
+            raise ClusterError(path, f"line {number}", f"{text[:40]!r} is more than {MAX_NODES:,} names")
+        names += ["".join(parts) for parts in product(*choices)]
+    if not names:
+        raise ClusterError(path, f"line {number}", f"{text!r} names nothing")
+    return names
+
+
+def _numbers(path: Path, number: int, text: str) -> list[str]:
+    found: list[str] = []
+    for item in text.split(","):
+        match = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", item)
+        if match is None or int(match[2] or match[1]) - int(match[1]) >= MAX_NODES:
+            raise ClusterError(path, f"line {number}", f"[{text[:40]}] is not a list of numbers such as [0-3,7]")
+        width = len(match[1])
+        found += [f"{value:0{width}}" for value in range(int(match[1]), int(match[2] or match[1]) + 1)]
+    return found
+
+
+def _servers_below(path: Path, switch: str, nodes: dict[str, list[str]], below: dict[str, list[str]]) -> int:
+    """Servers under a switch. Raises ClusterError where switches form a circle."""
+    total = 0
+    seen = {switch}
+    pending = [switch]
+    while pending:
+        at = pending.pop()
+        total += len(nodes.get(at, ()))
+        for child in below.get(at, ()):
+            if child in seen:
+                raise ClusterError(path, switch, f"is below itself, through {child!r}")
+            seen.add(child)
+            pending.append(child)
+    return total

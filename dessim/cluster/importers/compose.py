@@ -57,11 +57,13 @@ def compose(node: FoundNode | None, shape: Shape | None, network: str, wishes: W
     }
     if not hosts and wishes.nodes is None:
         assumed.append("node.count = 1: give the fabric with --fabric, or a number with --nodes")
+    elif not hosts:
+        assumed.append("fabric.kind = single_switch: give the fabric with --fabric")
     tables: dict[str, Any] = {
         "gpu": gpu,
         "transport": Choice(wishes.transport) if wishes.transport else parts.transport(network),
         "node": server,
-        "fabric": _fabric(shape, network, nic_rate),
+        "fabric": _fabric(shape, network, nic_rate, server["count"]),
         "override": _slower_nics(rates, nic_rate, network),
     }
     return Composed(tables, tuple(assumed + _assumptions(tables)))
@@ -134,10 +136,11 @@ def _inside(node: FoundNode) -> dict[str, Any]:
     return table
 
 
-def _fabric(shape: Shape | None, network: str, nic_rate: Rate) -> dict[str, Any]:
+def _fabric(shape: Shape | None, network: str, nic_rate: Rate, nodes: int) -> dict[str, Any]:
     """The table of the fabric, without the switches and links of a graph."""
     if shape is None:
-        return {"kind": "single_switch"}
+        one_switch: dict[str, Any] = {"kind": "single_switch"}
+        return one_switch | {"switch": parts.switch(nic_rate, network)} if nodes > 1 else one_switch
     table: dict[str, Any] = {"kind": shape.kind}
     table |= {key: count for key, count in shape.counts.items() if count != 1 or "links" not in key}
     rate = shape.uplink if shape.uplink is not None else nic_rate

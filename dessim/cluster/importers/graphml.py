@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,9 @@ def read_graphml(path: Path, cable: Link) -> Plan:
     try:
         text = path.read_text("utf-8")
         parse_xml(path, text)  # networkx would expand entities
-        graph: nx.Graph[Any] = nx.parse_graphml(text, force_multigraph=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on attributes without a type, whose values are refused below
+            graph: nx.Graph[Any] = nx.parse_graphml(text, force_multigraph=True)
     except OSError as error:
         raise ValueError(f"{where}: {error.strerror or error}") from None
     except ClusterError as error:

@@ -137,6 +137,31 @@ def topo_import(
         print(f"{' and '.join(files)}: {cluster.kind}, {size}; next: dessim topo check {out}")
 
 
+@topo.command("export")
+@guarded
+def topo_export(
+    cluster: ClusterArgument,
+    to: Annotated[str, typer.Option("--to", help="simgrid, astra-sim, infragraph or graphml.", show_default=False)],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write; default: stdout.")] = None,
+    gpus: Annotated[int | None, typer.Option("--gpus", min=2, help="SimGrid: only the first GPUs.")] = None,
+    latency: Annotated[bool, typer.Option("--latency/--no-latency", help="SimGrid: latencies of links.")] = True,
+) -> None:
+    """Write a cluster in the format of another simulator.
+
+    What the format cannot express is listed on stderr.
+    """
+    from dessim.cluster import load_cluster
+    from dessim.commands.topo_export import ExportRequest, run_export
+
+    text, lost = run_export(ExportRequest(load_cluster(cluster), to, gpus, latency))
+    for line in lost:
+        print(f"lost: {line}", file=sys.stderr)
+    if out is None:
+        sys.stdout.write(text)
+    else:
+        write_text(out, text)
+
+
 @topo.command("draw")
 @guarded
 def topo_draw(

@@ -1,6 +1,7 @@
 // The peer: SimGrid's fluid network model on a platform and flows from dessim. Used by tests only.
 //
 //   peer routes FILE              any network: links, routes and flows from FILE; prints when each flow finished
+//   peer platform XML FLOWS       flows from FLOWS between hosts gpu0, gpu1, ... of a platform file; prints the same
 //   peer serve                    the same for each FILE whose name is read from standard input; "end" after each
 //   peer two_level BED FLOWS      flows from the file FLOWS over two levels of switches; prints the same
 //   peer two_level BED ring BYTES       ring all_reduce, 2(n-1) stages; prints when the last message arrived
@@ -82,6 +83,20 @@ static std::vector<Flow> build_routes(std::istream& in)
   return read_flows(in);
 }
 
+// The flows of FLOWS; `hosts` then holds those of the platform that flows name, by number.
+static std::vector<Flow> load_platform(const char* xml, const char* file)
+{
+  sg::Engine::get_instance()->load_platform(xml);
+  std::ifstream in(file);
+  auto flows = read_flows(in);
+  for (const auto& flow : flows)
+    for (unsigned long end : {flow.src, flow.dst}) {
+      hosts.resize(std::max<size_t>(hosts.size(), end + 1), nullptr);
+      hosts[end] = sg::Host::by_name("gpu" + std::to_string(end));
+    }
+  return flows;
+}
+
 static void build_two_level(char** bed)
 {
   unsigned long n = std::strtoul(bed[0], nullptr, 10), per_leaf = std::strtoul(bed[1], nullptr, 10);
@@ -141,6 +156,9 @@ static int run(int argc, char** argv)
     std::ifstream in(argv[2]);
     auto flows = build_routes(in);
     engine.add_actor("sender", hosts.at(0), [flows] { send(flows); });
+  } else if (argc == 4 && not std::strcmp(argv[1], "platform")) {
+    auto flows = load_platform(argv[2], argv[3]);
+    engine.add_actor("sender", hosts.at(flows.at(0).src), [flows] { send(flows); });
   } else if (argc == 8 && not std::strcmp(argv[1], "two_level")) {
     build_two_level(argv + 2);
     std::ifstream in(argv[7]);

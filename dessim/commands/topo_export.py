@@ -1,0 +1,38 @@
+"""A cluster in the format of another simulator or drawing program."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dessim.cluster import Cluster
+from dessim.cluster.exporters.graphml import export_graphml
+from dessim.cluster.exporters.simgrid import simgrid_platform
+from dessim.errors import UsageError
+
+FORMATS = ("simgrid", "graphml")
+
+
+@dataclass(frozen=True, slots=True)
+class ExportRequest:
+    """The cluster and the format; `gpus` limits SimGrid's platform to the first ones, `latency` keeps its latencies."""
+
+    cluster: Cluster
+    to: str
+    gpus: int | None = None
+    latency: bool = True
+
+
+def run_export(request: ExportRequest) -> tuple[str, list[str]]:
+    """Return the text and sentences on what is lost. Raises UsageError where the format cannot express the cluster."""
+    cluster = request.cluster
+    if request.to != "simgrid" and (request.gpus is not None or not request.latency):
+        raise UsageError("--gpus and --no-latency are for --to simgrid; leave them out")
+    if request.to == "simgrid":
+        n = cluster.n_gpus if request.gpus is None else request.gpus
+        cluster.require(n)
+        return simgrid_platform(cluster, np.arange(n), latency=request.latency)
+    if request.to == "graphml":
+        return export_graphml(cluster)
+    raise UsageError(f"--to {request.to}: choose from {', '.join(FORMATS)}")

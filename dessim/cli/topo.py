@@ -162,6 +162,31 @@ def topo_export(
         write_text(out, text)
 
 
+@topo.command("diff")
+@guarded
+def topo_diff(
+    a: ClusterArgument,
+    b: ClusterArgument,
+    json: JsonOption = False,
+) -> None:
+    """Compare two clusters: parts, rates and counts.
+
+    The exit code is 1 if they differ.
+    """
+    from dessim.commands.topo_diff import run_diff
+    from dessim.results.tables import print_table, table_of
+
+    found = run_diff(a, b)
+    if json:
+        print_json({"differences": [{"key": line.key, "a": line.a, "b": line.b} for line in found]})
+    elif found:
+        print_table(table_of(("key", a, b), [(line.key, line.a, line.b) for line in found], left=("key", a, b)))
+    else:
+        print(f"{a} and {b} describe the same cluster")
+    if found:
+        raise typer.Exit(1)
+
+
 @topo.command("draw")
 @guarded
 def topo_draw(

@@ -64,13 +64,18 @@ def load_cluster(name_or_path: str | Path) -> Cluster:
 
     Raises ClusterError, which names the file and, for each mistake, the key.
     """
+    file, path = load_topology(name_or_path)
+    return build_cluster(file, path)
+
+
+def load_topology(name_or_path: str | Path) -> tuple[TopologyFile, Path]:
+    """Return the tables of a topology file, or of a shipped topology, and its path. Raises ClusterError."""
     path = _find(name_or_path)
     data = _read_toml(path)
     try:
-        file = TopologyFile.model_validate(data, context=load_catalogue())
+        return TopologyFile.model_validate(data, context=load_catalogue()), path
     except ValidationError as error:
         raise ClusterError(path, "", problems(error)) from None
-    return build_cluster(file, path)
 
 
 def load_device(name: str) -> Gpu:

@@ -7,11 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from dessim.cluster import Cluster
-from dessim.cluster.exporters.graphml import export_graphml
+from dessim.cluster.exporters.astra_sim import astra_sim_network
+from dessim.cluster.exporters.graphml import graphml_losses, graphml_plan, graphml_text
+from dessim.cluster.exporters.infragraph import infragraph_json
 from dessim.cluster.exporters.simgrid import simgrid_platform
+from dessim.cluster.load import load_topology
+from dessim.cluster.spec.direct_fabrics import GraphTable
 from dessim.errors import UsageError
 
-FORMATS = ("simgrid", "graphml")
+FORMATS = ("simgrid", "astra-sim", "infragraph", "graphml")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,12 @@ def run_export(request: ExportRequest) -> tuple[str, list[str]]:
         n = cluster.n_gpus if request.gpus is None else request.gpus
         cluster.require(n)
         return simgrid_platform(cluster, np.arange(n), latency=request.latency)
+    if request.to == "astra-sim":
+        return astra_sim_network(cluster)
+    if request.to == "infragraph":
+        return infragraph_json(cluster)
     if request.to == "graphml":
-        return export_graphml(cluster)
+        file, path = load_topology(cluster.path)
+        plan = file.fabric.plan(path.parent) if isinstance(file.fabric, GraphTable) else graphml_plan(cluster)
+        return graphml_text(plan), graphml_losses(cluster)
     raise UsageError(f"--to {request.to}: choose from {', '.join(FORMATS)}")

@@ -55,6 +55,7 @@ def run_import(request: ImportRequest) -> Imported:
     _check(request)
     fabric = read_fabric(request.fabric, _pattern(request.compute, "--compute")) if request.fabric else None
     node = read_node(request.node, _pattern(request.nics, "--nics")) if request.node else None
+    node = node or (fabric.node if fabric else None)
     shape = _shape(request, fabric)
     if shape is not None and node is not None and fabric is not None and fabric.cables_per_adapter:
         shape = shape.with_cables(len(node.nics))

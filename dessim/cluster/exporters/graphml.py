@@ -1,7 +1,7 @@
 """Switches and cables as GraphML, as `[fabric] graphml` reads them and drawing programs open them.
 
-A vertex is a switch with the number of its `nodes`; an edge has its `cables`, and its `rate` where that is not the
-usual one of the fabric.
+A vertex is a switch with the number of its `nodes`; an edge has its `cables` and their `rate`, which is left out where
+it is the usual one of a `graph`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
+from dessim.cluster.exporters.cables import cables, homes, switches
 from dessim.cluster.fabrics.graph import Edge, Plan
 from dessim.cluster.graph import Cluster
 from dessim.cluster.parts import Link
@@ -37,32 +38,28 @@ def graphml_text(plan: Plan) -> str:
     return _HEAD + "\n".join([*lines, "  </graph>", "</graphml>", ""])
 
 
-def export_graphml(cluster: Cluster) -> tuple[str, list[str]]:
-    """Return the switches of a cluster as GraphML and sentences on what is lost.
+def graphml_plan(cluster: Cluster) -> Plan:
+    """The switches of a cluster with their servers and cables.
 
-    Raises UsageError where the NICs of a server are on several switches, which GraphML does not say, and where the two
-    directions of a cable differ.
+    Raises UsageError where the NICs of a server are on several switches, because a vertex counts whole servers.
     """
-    links, wiring = cluster.links, cluster.wiring
-    home = links.dst[wiring.nic_up + np.arange(len(wiring.node_of_nic()))]
+    home, wiring = homes(cluster), cluster.wiring
     first = home[wiring.first_nic()]
     if (home != first[wiring.node_of_nic()]).any():
         raise UsageError(f"{cluster.name}: the NICs of a server are on several switches; GraphML counts whole servers")
-    between = range(wiring.first_server_link)
-    switches = np.unique(np.concatenate([home, links.src[between.start : between.stop]])).tolist()
-    capacity = {(int(links.src[link]), int(links.dst[link])): float(links.capacity[link]) for link in between}
-    edges = []
-    for (a, b), rate in capacity.items():
-        if capacity.get((b, a)) != rate:
-            ends = f"{links.vertex_name(a)} <-> {links.vertex_name(b)}"
-            raise UsageError(f"{cluster.name}: the two directions of {ends} differ, and an edge has one rate")
-        if a < b:
-            edges.append(Edge(links.vertex_name(a), links.vertex_name(b), 1, Link("", rate, 1.0, 0.0, "")))
-    nodes = np.bincount(first, minlength=links.n_vertices)
-    plan = Plan(tuple(map(links.vertex_name, switches)), tuple(edges), tuple(nodes[switches].tolist()))
-    lost = [
-        "servers: only their number on each switch is kept",
-        "latencies; number of parallel cables: an edge has the payload rate of all of them",
-        f"routing: readers choose routes; dessim reads fewest hops, this fabric is {cluster.kind}",
+    name = cluster.links.vertex_name
+    edges = [
+        Edge(name(cable.a), name(cable.b), cable.count, Link("", cable.rate, 1.0, 0.0, "")) for cable in cables(cluster)
     ]
-    return graphml_text(plan), lost
+    vertices = switches(cluster)
+    nodes = np.bincount(first, minlength=cluster.links.n_vertices)[vertices]
+    return Plan(tuple(map(name, vertices)), tuple(edges), tuple(nodes.tolist()))
+
+
+def graphml_losses(cluster: Cluster) -> list[str]:
+    """Sentences on what a GraphML file of switches does not say."""
+    return [
+        "servers: only their number on each switch is kept",
+        "latencies and efficiencies of cables",
+        f"routing of the {cluster.kind} fabric: readers of GraphML choose routes, dessim those with the fewest hops",
+    ]

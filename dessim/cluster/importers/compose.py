@@ -73,9 +73,8 @@ def _server_of(hosts: tuple[Host, ...], network: str, wishes: Wishes) -> FoundNo
     """A server with as many GPUs as adapters, of the generation that was sold with adapters of this rate."""
     ports = hosts[0].ports
     rate = min((port.rate for port in ports if port.rate is not None), default=None)
-    by_gpu = [generation for generation, part in parts.GENERATIONS.items() if wishes.gpu and wishes.gpu[:4] == part[:4]]
     by_rate = 90 if rate is not None and rate >= 400 * parts.GBIT else 80
-    generation = by_gpu[0] if by_gpu else by_rate
+    generation = parts.generation_of(wishes.gpu or "", None) or by_rate
     links = parts.usual_nvlinks(generation) if len(ports) > 1 else 0
     nics = tuple(Nic(port.name, port.rate, network) for port in ports)
     return FoundNode(len(ports), nics, generation=generation, nvlinks=links)
@@ -121,15 +120,16 @@ def _slowest(nics: tuple[Nic, ...]) -> Rate:
 def _inside(node: FoundNode) -> dict[str, Any]:
     """The keys of NVLink and PCIe."""
     table: dict[str, Any] = {}
-    if node.nvlinks:
-        table["nvlink"] = parts.nvlink(node.generation, node.nvlinks)
+    if node.nvlinks or node.nvlink_rate:
+        by_count = parts.nvlink(node.generation, node.nvlinks)
+        table["nvlink"] = parts.nvlink_of_rate(node.nvlink_rate) if node.nvlink_rate else by_count
         plane = parts.nvswitch(node.generation)
         if node.wiring != "switched":
             table["nvlink_wiring"] = node.wiring
         elif plane is not None:
             table["nvswitch"] = plane
     table["pcie"] = parts.pcie(node.pcie, node.generation)
-    if node.pcie_switches and not node.nvlinks:
+    if node.pcie_switches and "nvlink" not in table:
         table["pcie_switches"] = node.pcie_switches
         if node.sockets > 1:
             table |= {"sockets": node.sockets, "socket_link": Choice("upi-3", assumed="the part: no file says it")}

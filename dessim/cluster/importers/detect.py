@@ -8,6 +8,7 @@ from pathlib import Path
 from dessim.cluster.importers.found import FoundFabric, FoundNode
 from dessim.cluster.importers.graphml import read_graphml_fabric
 from dessim.cluster.importers.ibnetdiscover import read_ibnetdiscover
+from dessim.cluster.importers.infragraph import read_infragraph
 from dessim.cluster.importers.nccl_xml import read_nccl_xml
 from dessim.cluster.importers.nvidia_smi import read_nvidia_smi
 from dessim.cluster.importers.read import read_text
@@ -16,7 +17,7 @@ from dessim.errors import ClusterError
 
 
 def read_fabric(path: Path, compute: re.Pattern[str] | None = None) -> FoundFabric:
-    """Read a fabric: ibnetdiscover, SLURM's topology.conf or GraphML. Raises ClusterError.
+    """Read a fabric: ibnetdiscover, SLURM's topology.conf, GraphML or InfraGraph. Raises ClusterError.
 
     `compute` chooses adapters, which only ibnetdiscover lists.
     """
@@ -29,7 +30,9 @@ def read_fabric(path: Path, compute: re.Pattern[str] | None = None) -> FoundFabr
         return read_graphml_fabric(path)
     if re.search(r"^\s*SwitchName\s*=", start, re.MULTILINE | re.IGNORECASE):
         return read_slurm(path)
-    known = "ibnetdiscover, SLURM's topology.conf, GraphML"
+    if re.search(r"^\s*\"?(devices|instances|infrastructure)\"?\s*:", start, re.MULTILINE):
+        return read_infragraph(path)
+    known = "ibnetdiscover, SLURM's topology.conf, GraphML, InfraGraph"
     raise ClusterError(path, "", f"is no description of a fabric that dessim knows: {known}")
 
 

@@ -38,25 +38,6 @@ class Host:
 
 
 @dataclass(frozen=True, slots=True)
-class FoundFabric:
-    """Switches, the cables between them by the pair of their names in order, and servers.
-
-    `network` is `ib`, `ethernet`, or empty where the file does not say. `left_out` are sentences on what the file has
-    and the result has not, `assumed` on what the importer had to add. In a `logical` fabric each server has one port,
-    which stands for all of its adapters; with `cables_per_adapter` there are as many cables for each of these.
-    """
-
-    switches: tuple[str, ...]
-    cables: Mapping[tuple[str, str], Bundle]
-    hosts: tuple[Host, ...]
-    network: str = ""
-    left_out: tuple[str, ...] = ()
-    assumed: tuple[str, ...] = ()
-    logical: bool = False
-    cables_per_adapter: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Nic:
     """A network adapter of a server; `network` is a kind of `[transport.nccl]`, or empty."""
 
@@ -70,9 +51,9 @@ class FoundNode:
     """One server.
 
     `gpu` is a part of the catalogue with its changed keys, None where the file names none. `generation` is the compute
-    capability times ten, such as 90, or 0. Each GPU has `nvlinks` NVLinks, wired as in `[node] nvlink_wiring`. `pcie`
-    is the rate of a GPU's PCIe link in bytes/s. Without NVLink, `pcie_switches` and `sockets` are set where the file
-    shows them.
+    capability times ten, such as 90, or 0. Each GPU has `nvlinks` NVLinks, wired as in `[node] nvlink_wiring`, or
+    `nvlink_rate` is that of all of them in bytes/s. `pcie` is the rate of a GPU's PCIe link. Without NVLink,
+    `pcie_switches` and `sockets` are set where the file shows them.
     """
 
     gpus: int
@@ -82,9 +63,31 @@ class FoundNode:
     nvlinks: int = 0
     wiring: str = "switched"
     pcie: Rate = None
+    nvlink_rate: Rate = None
     pcie_switches: int = 0
     sockets: int = 1
     left_out: tuple[str, ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class FoundFabric:
+    """Switches, the cables between them by the pair of their names in order, and servers.
+
+    `network` is `ib`, `ethernet`, or empty where the file does not say. `left_out` are sentences on what the file has
+    and the result has not, `assumed` on what the importer had to add. In a `logical` fabric each server has one port,
+    which stands for all of its adapters; with `cables_per_adapter` there are as many cables for each of these.
+    `node` is the server, where the file describes it too.
+    """
+
+    switches: tuple[str, ...]
+    cables: Mapping[tuple[str, str], Bundle]
+    hosts: tuple[Host, ...]
+    network: str = ""
+    left_out: tuple[str, ...] = ()
+    assumed: tuple[str, ...] = ()
+    logical: bool = False
+    cables_per_adapter: bool = False
+    node: FoundNode | None = None
 
 
 def bundle_of(rates: list[Rate]) -> Bundle:

@@ -110,6 +110,22 @@ def nvlink(generation: int, links: int) -> Choice:
     return Choice(part, changes, "" if known == generation else "rate of one link: no part is of this generation")
 
 
+def nvlink_of_rate(rate: float) -> Choice:
+    """The NVLinks of a GPU whose rate in one direction is nearest, at that rate."""
+    rates = {part: links * each * 1e9 for part, links, each in _NVLINKS.values()}
+    part = min(rates, key=lambda name: abs(rates[name] - rate))
+    return Choice(part, {} if rates[part] == rate else {"rate": f"{rate / 1e9:.12g} GB/s"})
+
+
+def generation_of(gpu: str, nvlink: Rate) -> int:
+    """The generation of a GPU part, or of the one whose NVLink has this rate; 0 if neither is known."""
+    for generation, part in GENERATIONS.items():
+        if gpu and gpu[:4] == part[:4]:
+            return generation
+    by_rate = {links * each * 1e9: generation for generation, (_, links, each) in _NVLINKS.items()}
+    return by_rate.get(nvlink or 0.0, 0)
+
+
 def usual_nvlinks(generation: int) -> int:
     """The NVLinks of a GPU of an SXM board, 0 where none is known."""
     return _NVLINKS[generation][1] if generation in _NVLINKS else 0

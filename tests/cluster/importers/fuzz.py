@@ -48,6 +48,34 @@ SwitchName=s1 Nodes=tux[8-15]
 SwitchName=s2 Nodes=tux[016-023]
 SwitchName=core Switches=s[0-2] LinkSpeed=50
 """
+INFRAGRAPH = """
+devices:
+  - name: server
+    components:
+      - {name: xpu, count: 4, choice: xpu}
+      - {name: nvsw, count: 2, choice: switch}
+      - {name: nic, count: 2, choice: nic}
+    links:
+      - {name: nvlink, physical: {bandwidth: {choice: gigabytes_per_second, gigabytes_per_second: 150}}}
+      - {name: pcie}
+    edges:
+      - {ep1: {component: xpu}, ep2: {component: nvsw}, scheme: many2many, link: nvlink}
+      - {ep1: {component: "xpu[0:2]"}, ep2: {component: "nic[0]"}, scheme: many2many, link: pcie}
+      - {ep1: {component: "xpu[2:4]"}, ep2: {component: "nic[1]"}, scheme: many2many, link: pcie}
+  - name: tor
+    components:
+      - {name: port, count: 16, choice: port}
+links:
+  - {name: eth, physical: {bandwidth: {choice: gigabits_per_second, gigabits_per_second: 100}}}
+instances:
+  - {name: host, device: server, count: 4}
+  - {name: leaf, device: tor, count: 2}
+  - {name: spine, device: tor}
+edges:
+  - {ep1: {instance: "host[0:2]", component: nic}, ep2: {instance: "leaf[0]", component: "port[0:4]"}, link: eth}
+  - {ep1: {instance: "host[2:]", component: nic}, ep2: {instance: "leaf[1]", component: "port[0:4]"}, link: eth}
+  - {ep1: {instance: leaf, component: "port[8:10]"}, ep2: {instance: spine, component: "port[0:4]"}, link: eth}
+"""
 
 
 def small_graphml() -> str:
@@ -70,6 +98,7 @@ def samples() -> dict[str, tuple[str, str]]:
         "nvidia-smi": ("node", servers.nvidia_smi()),
         "slurm": ("fabric", SLURM),
         "graphml": ("fabric", small_graphml()),
+        "infragraph": ("fabric", INFRAGRAPH),
     }
 
 

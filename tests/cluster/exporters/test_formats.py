@@ -1,0 +1,123 @@
+"""Exports to InfraGraph, GraphML and ASTRA-sim: what can be read again is the same cluster, and losses are named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from dessim.cli.app import app
+from dessim.cluster import Cluster, load_cluster
+from dessim.cluster.exporters.astra_sim import GIB
+from dessim.commands.topo_export import FORMATS, ExportRequest, run_export
+from dessim.commands.topo_import import ImportRequest, run_import
+from dessim.errors import UsageError
+from tests.cluster.importers import fuzz
+from tests.cluster.importers.test_same_times import assert_same_times
+
+
+def exported(name: str, to: str) -> str:
+    text, lost = run_export(ExportRequest(load_cluster(name), to))
+    assert lost and all("\n" not in line for line in lost)
+    return text
+
+
+def imported_again(folder: Path, text: str) -> Cluster:
+    path = folder / "exported"
+    path.write_text(text)
+    return run_import(ImportRequest(folder / "mine.toml", fabric=path)).cluster
+
+
+def first_servers(folder: Path, name: str, count: int) -> Cluster:
+    """A smaller copy of a shipped cluster, for speed."""
+    path = folder / "small.toml"
+    lines = load_cluster(name).path.read_text().splitlines()
+    path.write_text("\n".join(f"count = {count}" if line.startswith("count = ") else line for line in lines))
+    return load_cluster(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "count"), [("a100-8x_leafspine_16", 8), ("h100-8x_rail_128", 34), ("h100-8x_fattree_128", 36)]
+)
+def test_infragraph_comes_back_with_the_same_times(tmp_path: Path, name: str, count: int) -> None:
+    original = first_servers(tmp_path, name, count)
+    text, _ = run_export(ExportRequest(original, "infragraph"))
+    assert_same_times(imported_again(tmp_path, text), original)
+
+
+def test_infragraph_in_yaml(tmp_path: Path) -> None:
+    done = imported_again(tmp_path, fuzz.INFRAGRAPH)
+    assert (done.kind, done.n_nodes, done.node.gpus, done.node.nics) == ("leaf_spine", 4, 4, 2)
+    assert done.node.nvlink is not None and done.node.nvlink.rate == 300e9
+    assert done.node.nic.rate == 12.5e9 and done.gpu.name == "a100-sxm-80gb"
+    original = first_servers(tmp_path, "a100-8x_leafspine_16", 4)
+    as_yaml = yaml.safe_dump(json.loads(run_export(ExportRequest(original, "infragraph"))[0]))
+    (tmp_path / "again").mkdir()
+    assert_same_times(imported_again(tmp_path / "again", as_yaml), original)
+
+
+def test_yaml_aliases_are_refused(tmp_path: Path) -> None:
+    from dessim.errors import ClusterError
+
+    bomb = "a: &a [x, x]\nb: &b [*a, *a]\ndevices: [*b, *b]\n"
+    with pytest.raises(ClusterError, match="aliases"):
+        imported_again(tmp_path, bomb)
+
+
+def test_graphml_comes_back_with_its_cables(tmp_path: Path) -> None:
+    text = exported("a100-8x_leafspine_16", "graphml")
+    done = imported_again(tmp_path, text)
+    original = load_cluster("a100-8x_leafspine_16")
+    assert (done.kind, done.n_nodes) == ("leaf_spine", 16)
+    kinds = [cluster.links.capacity[cluster.links.of_kind("leaf_up")].tolist() for cluster in (done, original)]
+    assert kinds[0] == kinds[1]
+    assert exported("a100-8x_tworooms_12", "graphml").count("<edge") == 14
+
+
+def test_graphml_counts_whole_servers() -> None:
+    with pytest.raises(UsageError, match="NICs of a server are on several switches"):
+        run_export(ExportRequest(load_cluster("h100-8x_rail_128"), "graphml"))
+
+
+def columns(name: str) -> dict[str, list[str]]:
+    rows = (line.partition("#")[0].split(":") for line in exported(name, "astra-sim").splitlines())
+    return {key: values.strip(" []").split(", ") for key, values in rows}
+
+
+def test_astra_sim_keeps_rates_and_oversubscription() -> None:
+    found = columns("h100-8x_fattree_128_4to1")
+    assert found["topology"] == ["Switch"] * 4
+    assert found["npus_count"] == ["8", "4", "8", "4"]
+    node = load_cluster("h100-8x_fattree_128_4to1").node
+    assert node.nvlink is not None
+    expected = [node.nvlink.capacity, *(node.nic.capacity / share for share in (1, 4, 4))]
+    assert [float(x) * GIB for x in found["bandwidth"]] == pytest.approx(expected, rel=1e-8)
+    torus = columns("tpu-v4_torus_512")
+    assert torus["topology"] == ["Ring"] * 3 and torus["npus_count"] == ["8"] * 3
+    assert [float(x) * GIB for x in torus["bandwidth"]] == pytest.approx([45e9] * 3, rel=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("a100-8x_tworooms_12", "do not describe the fabric graph"),
+        ("dgx1-v100_16", "cube mesh"),
+        ("lab/mixed_4", "several kinds"),
+    ],
+)
+def test_astra_sim_refuses_what_dimensions_do_not_describe(name: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        run_export(ExportRequest(load_cluster(name), "astra-sim"))
+
+
+def test_the_command(tmp_path: Path) -> None:
+    run = CliRunner().invoke
+    out = tmp_path / "out"
+    for to in FORMATS:
+        done = run(app, ["topo", "export", "lab/two_leaves_2to1", "--to", to, "-o", str(out)])
+        assert done.exit_code == 0 and "lost: " in done.stderr and out.read_text(), done.stderr
+    assert run(app, ["topo", "export", "lab/switch_4", "--to", "ns3"]).exit_code == 2
+    assert run(app, ["topo", "export", "lab/switch_4", "--to", "graphml", "--gpus", "2"]).exit_code == 2

@@ -1,0 +1,75 @@
+"""`topo diff` finds what differs between two clusters, and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from dessim.cli.app import app
+from dessim.cluster import load_cluster
+from dessim.cluster.exporters.graphml import graphml_text
+from dessim.cluster.load import load_topology
+from dessim.cluster.spec.direct_fabrics import GraphTable
+from dessim.commands.topo_diff import run_diff
+
+
+def changed(folder: Path, name: str, old: str, new: str) -> str:
+    text = load_cluster(name).path.read_text()
+    assert old in text
+    path = folder / "mine.toml"
+    path.write_text(text.replace(old, new))
+    return str(path)
+
+
+def test_a_cluster_equals_itself_under_another_name(tmp_path: Path) -> None:
+    mine = changed(tmp_path, "h100-8x_rail_128", "description = ", 'name = "mine"\ndescription = "" #')
+    assert run_diff("h100-8x_rail_128", mine) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("count = 128", "count = 64", ("node.count", "128", "64")),
+        ('nic = "connectx-7"', 'nic = "connectx-6"', ("node.nic.rate", "50 GB/s", "25 GB/s")),
+        ('nic = "connectx-7"', 'nic = "connectx-6"', ("node.nic", "connectx-7", "connectx-6")),
+        ('gpu = "h100-sxm"', 'gpu = "h200-sxm"', ("gpu.memory_bandwidth", "3.35 TB/s", "4.8 TB/s")),
+        ("spines = 16", "spines = 8", ("oversubscription", "1", "2")),
+        ('routing = "split"', 'routing = "ecmp"', ("fabric.routing", "split", "ecmp")),
+        ('pcie = "pcie5-x16"', "", ("node.pcie", "pcie5-x16", "-")),
+    ],
+)
+def test_differences(tmp_path: Path, old: str, new: str, expected: tuple[str, str, str]) -> None:
+    found = run_diff("h100-8x_rail_128", changed(tmp_path, "h100-8x_rail_128", old, new))
+    assert expected in [(line.key, line.a, line.b) for line in found]
+    top = expected[0].split(".")[0]
+    figures = ("gpus", "nodes", "switches", "oversubscription", "bisection_GBps")
+    assert {line.key.split(".")[0] for line in found} <= {top, "fabric", *figures}
+
+
+def test_graphs_are_compared_by_their_links(tmp_path: Path) -> None:
+    """Listed links, or the same ones in a GraphML file; a missing cable is one difference, and some figures follow."""
+    file, path = load_topology("a100-8x_tworooms_12")
+    assert isinstance(file.fabric, GraphTable)
+    plan = file.fabric.plan(path.parent)
+    text = graphml_text(plan)
+    head, _, _ = path.read_text().partition("nodes = {")
+    mine = tmp_path / "mine.toml"
+    mine.write_text(f'{head}graphml = "net.graphml"\n')
+    (tmp_path / "net.graphml").write_text(text)
+    assert run_diff("a100-8x_tworooms_12", str(mine)) == []
+    (tmp_path / "net.graphml").write_text(text.replace('<data key="cables">8</data>', '<data key="cables">7</data>', 1))
+    found = run_diff("a100-8x_tworooms_12", str(mine))
+    line = found[0]
+    cable = "x 25 GB/s, 100 ns, efficiency 0.96"
+    assert (line.key, line.a, line.b) == ("fabric.links.east-spine0 <-> east0", f"8 {cable}", f"7 {cable}")
+    assert {line.key for line in found[1:]} <= {"oversubscription", "bisection_GBps"}
+
+
+def test_exit_codes() -> None:
+    run = CliRunner().invoke
+    assert run(app, ["topo", "diff", "lab/switch_4", "lab/switch_4"]).exit_code == 0
+    other = run(app, ["topo", "diff", "lab/switch_4", "lab/switch_8"])
+    assert other.exit_code == 1 and "node.count" in other.stdout
+    assert run(app, ["topo", "diff", "lab/switch_4", "lab/switch_8", "--json"]).exit_code == 1

@@ -18,6 +18,7 @@ from dessim.cluster.importers.found import FoundFabric, FoundNode, natural
 from dessim.cluster.importers.parts import Choice, gbits
 from dessim.cluster.importers.recognise import Shape, recognise
 from dessim.cluster.importers.write import topology_text
+from dessim.cluster.load import load_catalogue
 from dessim.errors import ClusterError, DessimError, FileError, UsageError
 from dessim.files import write_text
 
@@ -61,7 +62,8 @@ def run_import(request: ImportRequest) -> Imported:
         shape = shape.with_cables(len(node.nics))
     try:
         network = fabric.network if fabric else ""
-        composed = compose(node, shape, network, request.wishes, logical=bool(fabric and fabric.logical))
+        logical = fabric is not None and fabric.logical
+        composed = compose(node, shape, network, request.wishes, load_catalogue(), logical=logical)
     except ValueError as error:
         raise ClusterError(request.node or request.fabric or request.out, "", str(error)) from None
     assumed = (*(fabric.assumed if fabric else ()), *composed.assumed)

@@ -2,7 +2,7 @@
 
 Evenly loaded parallel links are one link of their sum. Where a flow still splits, SimGrid counts a link as often as a
 route names it: a link has the capacity C / u and appears w / u times, with the share w of a flow and the greatest
-common divisor u of the shares that flows send over the link. The latency of a route then is a link of its own, which
+common divisor u of the shares that flows send over the link. The latency of a route is then one more link, which
 limits nothing. The platform sets SimGrid's plain fluid model (CM02 without TCP's window, cross traffic and correction
 factors).
 

@@ -6,6 +6,7 @@ rate, which count as the slowest.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
@@ -15,10 +16,12 @@ from dessim.cluster.importers.found import FoundNode, Host, Nic, Rate
 from dessim.cluster.importers.parts import Choice
 from dessim.cluster.importers.recognise import Shape
 
+_NO_RATE = "the part: no file says the rate"
+
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """What the user states beyond the files: a GPU, a transport, and a number of servers without a fabric."""
+    """Statements of the user beyond the files: a GPU, a transport, and a number of servers without a fabric."""
 
     gpu: str | None = None
     transport: str | None = None
@@ -33,8 +36,19 @@ class Composed:
     assumed: tuple[str, ...]
 
 
-def compose(node: FoundNode | None, shape: Shape | None, network: str, wishes: Wishes, *, logical: bool) -> Composed:
-    """Return the tables. Raises ValueError where server and fabric do not fit, or no part fits the GPU."""
+def compose(
+    node: FoundNode | None,
+    shape: Shape | None,
+    network: str,
+    wishes: Wishes,
+    catalogue: Mapping[str, Mapping[str, Any]],
+    *,
+    logical: bool,
+) -> Composed:
+    """Return the tables; `catalogue` has the shipped parts by category and name.
+
+    Raises ValueError where server and fabric do not fit, or no part fits the GPU.
+    """
     assumed: list[str] = []
     hosts = shape.hosts if shape else ()
     if node is None:
@@ -43,16 +57,17 @@ def compose(node: FoundNode | None, shape: Shape | None, network: str, wishes: W
         assumed.append(f"node.gpus = {node.gpus}: one GPU for each adapter; give the server with --node")
     if shape and not logical:
         _refuse_other_counts(hosts, len(node.nics))
-    network = network or _network_of(node)
+    network = network or _network_of(node) or parts.network_of(wishes.transport)
     gpu = _gpu(node, wishes)
     rates = [_rate_of(host, node) for host in hosts] or [_slowest(node.nics)]
     known = [rate for rate in rates if rate is not None]
-    nic_rate = max(known) if known else None
+    nic_rate = max(known) if known else parts.usual_rate(node.generation)
+    nic = parts.nic(nic_rate, network)
     server: dict[str, Any] = {
         "count": len(hosts) or wishes.nodes or 1,
         "gpus": node.gpus,
         "nics": len(node.nics),
-        "nic": parts.nic(nic_rate, network),
+        "nic": nic if known else nic.because(_NO_RATE),
         **_inside(node),
     }
     if not hosts and wishes.nodes is None:
@@ -66,6 +81,10 @@ def compose(node: FoundNode | None, shape: Shape | None, network: str, wishes: W
         "fabric": _fabric(shape, network, nic_rate, server["count"]),
         "override": _slower_nics(rates, nic_rate, network),
     }
+    ports = shape.ports(len(node.nics) if logical else 1) if shape else server["count"] * len(node.nics)
+    switch = tables["fabric"].get("switch")
+    if switch is not None and catalogue["switch"][switch.part]["ports"] < ports:
+        tables["fabric"]["switch"] = replace(switch, changes={"ports": ports})
     return Composed(tables, tuple(assumed + _assumptions(tables)))
 
 
@@ -136,7 +155,7 @@ def _inside(node: FoundNode) -> dict[str, Any]:
     return table
 
 
-def _fabric(shape: Shape | None, network: str, nic_rate: Rate, nodes: int) -> dict[str, Any]:
+def _fabric(shape: Shape | None, network: str, nic_rate: float, nodes: int) -> dict[str, Any]:
     """The table of the fabric, without the switches and links of a graph."""
     if shape is None:
         one_switch: dict[str, Any] = {"kind": "single_switch"}
@@ -147,20 +166,20 @@ def _fabric(shape: Shape | None, network: str, nic_rate: Rate, nodes: int) -> di
     key = "cable" if shape.kind == "graph" else "uplink"
     if key == "cable" or "links_per_spine" in shape.counts:
         cable = parts.cable(rate, network)
-        table[key] = cable.because("the part, by the rate of the adapters") if shape.uplink is None and rate else cable
-        if shape.core_uplink not in (None, shape.uplink):
+        table[key] = cable.because(_NO_RATE) if shape.uplink is None else cable
+        if shape.core_uplink is not None and shape.core_uplink != shape.uplink:
             table["core_uplink"] = parts.cable(shape.core_uplink, network)
     table["switch"] = parts.switch(rate, network)
     return table
 
 
-def _slower_nics(rates: list[Rate], usual: Rate, network: str) -> list[dict[str, Any]]:
+def _slower_nics(rates: list[Rate], usual: float, network: str) -> list[dict[str, Any]]:
     """An override for each run of servers whose adapters are slower than those of the fastest."""
     overrides = []
     first = 0
     for rate, run in groupby(rates):
         last = first + len(list(run)) - 1
-        if rate is not None and usual is not None and rate < usual:
+        if rate is not None and rate < usual:
             slow = replace(parts.nic(usual, network), changes={"rate": parts.gbits(rate)})
             overrides.append({"nodes": [first, last], "nic": slow})
         first = last + 1

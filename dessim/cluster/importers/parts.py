@@ -72,8 +72,6 @@ _TRANSPORTS = {
     "efa": "nccl-efa",
     "slingshot": "nccl-slingshot",
 }
-DEFAULT_RATE = 200 * GBIT
-"""Of adapters and cables where no file states a rate."""
 
 
 def gbits(rate: float) -> str:
@@ -81,17 +79,22 @@ def gbits(rate: float) -> str:
     return f"{rate / GBIT:.12g} Gb/s"
 
 
-def nic(rate: Rate, network: str) -> Choice:
-    """The adapter of a rate; assumed where the rate is not known."""
+def usual_rate(generation: int) -> float:
+    """The rate of the adapters that are sold with a generation of GPUs, in bytes/s."""
+    return (400 if generation >= 90 else 200 if generation >= 80 else 100) * GBIT
+
+
+def nic(rate: float, network: str) -> Choice:
+    """The adapter of a rate."""
     return _by_rate(_NICS, rate, network, "rate")
 
 
-def cable(rate: Rate, network: str) -> Choice:
-    """The cable of a rate between switches; assumed where the rate is not known."""
+def cable(rate: float, network: str) -> Choice:
+    """The cable of a rate between switches."""
     return _by_rate(_CABLES, rate, network, "rate")
 
 
-def switch(rate: Rate, network: str) -> Choice:
+def switch(rate: float, network: str) -> Choice:
     """The switch whose ports have this rate; no file names its latency."""
     return _by_rate(_SWITCHES, rate, network, "").because("the part, by the rate of its cables")
 
@@ -100,6 +103,11 @@ def transport(network: str) -> Choice:
     """The communication library for a kind of network."""
     why = "" if network in ("ib", "efa", "slingshot", "roce") else "the part: no file says how NCCL sends"
     return Choice(_TRANSPORTS.get(network, "nccl-ib"), assumed=why)
+
+
+def network_of(transport: str | None) -> str:
+    """The kind of network that a transport is for; empty if unknown."""
+    return next((network for network, part in _TRANSPORTS.items() if part == transport), "")
 
 
 def nvlink(generation: int, links: int) -> Choice:
@@ -145,11 +153,10 @@ def pcie(rate: Rate, generation: int) -> Choice:
     return Choice(part, {} if _PCIE[part] == rate else {"rate": f"{rate / 1e9:.12g} GB/s"})
 
 
-def _by_rate(catalogue: dict[str, dict[int, str]], rate: Rate, network: str, key: str) -> Choice:
+def _by_rate(catalogue: dict[str, dict[int, str]], rate: float, network: str, key: str) -> Choice:
     """The part of a network with this rate, else the nearest one with its `key` changed to the rate."""
     family = {"roce": "ethernet", "tcp": "ethernet", "": "ib"}.get(network, network)
     parts = catalogue.get(family, catalogue["ethernet"])
-    gbit = (DEFAULT_RATE if rate is None else rate) / GBIT
+    gbit = rate / GBIT
     nearest = min(parts, key=lambda known: abs(known - gbit))
-    changes: Values = {key: gbits(rate)} if key and rate is not None and abs(nearest - gbit) > 1e-9 * gbit else {}
-    return Choice(parts[nearest], changes, "the part: no file says the rate" if rate is None else "")
+    return Choice(parts[nearest], {key: gbits(rate)} if key and abs(nearest - gbit) > 1e-9 * gbit else {})

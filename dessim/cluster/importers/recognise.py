@@ -9,6 +9,7 @@ differs by leaf.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -28,6 +29,7 @@ class Shape:
 
     `uplink` and `core_uplink` are the rates of one cable. `cables` are those of a graph, `uplink` is the most frequent
     rate of them, and `leaves` are its switches with servers, in the order of the servers.
+    `radix` has, for each switch, the ports of servers and the cables to other switches on it.
     """
 
     kind: str
@@ -38,12 +40,17 @@ class Shape:
     leaves: tuple[str, ...] = ()
     cables: dict[tuple[str, str], Bundle] = field(default_factory=dict)
     unused: tuple[str, ...] = ()
+    radix: tuple[tuple[int, int], ...] = ()
+
+    def ports(self, adapters: int) -> int:
+        """Ports of the fullest switch, where one port of a server stands for `adapters`."""
+        return max(servers * adapters + cables for servers, cables in self.radix)
 
     def with_cables(self, times: int) -> Shape:
         """The fabric with `times` as many cables between switches."""
         counts = {key: count * times if key.startswith("links_") else count for key, count in self.counts.items()}
         cables = {pair: tuple((rate, n * times) for rate, n in bundle) for pair, bundle in self.cables.items()}
-        return replace(self, counts=counts, cables=cables)
+        return replace(self, counts=counts, cables=cables, radix=tuple((s, c * times) for s, c in self.radix))
 
 
 class Irregular(Exception):
@@ -57,10 +64,17 @@ def recognise(fabric: FoundFabric) -> Shape:
     leaves = tuple(dict.fromkeys(port.switch for host in fabric.hosts for port in host.ports))
     for kind in (_single_switch, _rail_only, _leaf_spine, _rail_optimised, _fat_tree):
         try:
-            return replace(kind(fabric, adjacent, leaves), unused=unused)
+            return replace(kind(fabric, adjacent, leaves), unused=unused, radix=_radix(fabric, adjacent))
         except Irregular:
             continue
-    return replace(_graph(fabric, adjacent, leaves), unused=unused)
+    return replace(_graph(fabric, adjacent, leaves), unused=unused, radix=_radix(fabric, adjacent))
+
+
+def _radix(fabric: FoundFabric, adjacent: Adjacency) -> tuple[tuple[int, int], ...]:
+    """Ports of servers and cables of each kind of switch."""
+    servers = Counter(port.switch for host in fabric.hosts for port in host.ports)
+    cables = {name: sum(n for bundle in to.values() for _, n in bundle) for name, to in adjacent.items()}
+    return tuple(sorted({(servers[name], cables[name]) for name in adjacent}))
 
 
 def _used(fabric: FoundFabric) -> tuple[Adjacency, tuple[str, ...]]:

@@ -144,7 +144,7 @@ def test_links_of_a_graph_are_listed_or_go_to_a_file(tmp_path: Path) -> None:
 
 
 def test_storage_is_left_out_with_its_switches(tmp_path: Path) -> None:
-    """Storage hosts on a leaf of their own: the fabric without them is a regular one."""
+    """Storage hosts on a separate leaf: the fabric without them is a regular one."""
     text = ib_net(cluster_of(tmp_path, "leaf_spine"), 25e9)
     for host in range(8, 12):
         text = text.replace(f'"host{host} mlx5_0"', f'"oss{host} mlx5_0"')

@@ -23,7 +23,7 @@ from tests.cluster.importers.ib_net import ib_net
 HERE = Path(__file__).parent
 FAT_TREE = HERE / "fat_tree_128.toml"
 RECORDED = HERE / "fat_tree_128.ibnetdiscover.gz"
-"""What ibnetdiscover printed of `ib_net` of FAT_TREE in ibsim 0.12."""
+"""Output of ibnetdiscover on `ib_net` of FAT_TREE in ibsim 0.12."""
 SIZES = [65_536.0, 67_108_864.0]
 
 
@@ -101,7 +101,7 @@ switch = "{switch}"
 """
 A100 = {"gpu": "a100-sxm-40gb", "gpus": 8, "nics": 8, "nic": "connectx-6", "pcie": "pcie4-x16", "switch": "quantum-hdr"}
 A100 |= {"transport": "nccl-ib", "more": 'nvlink = "nvlink3-12"\nnvswitch = "nvswitch-gen2"'}
-H100 = {"gpu": "h100-sxm", "gpus": 8, "nics": 8, "nic": "connectx-6", "pcie": "pcie5-x16", "switch": "quantum-hdr"}
+H100 = {"gpu": "h100-sxm", "gpus": 8, "nics": 8, "nic": "connectx-7", "pcie": "pcie5-x16", "switch": "quantum-2"}
 H100 |= {"transport": "nccl-ib", "more": 'nvlink = "nvlink4-18"\nnvswitch = "nvswitch-gen3"'}
 V100 = {
     "gpu": "v100-sxm2-32gb",

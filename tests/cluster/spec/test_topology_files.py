@@ -50,6 +50,8 @@ def test_the_promised_topologies_ship() -> None:
     assert sizes["h100-8x_rail_128"] == 1024
     assert sizes["a100-8x_leafspine_16"] == 128
     assert sizes["one-switch_16"] == 16
+    assert sizes["h100-8x_fattree_128"] == sizes["h100-8x_fattree_128_4to1"] == 1024
+    assert sizes["aws-p5_16"] == sizes["azure-ndh100v5_16"] == sizes["gcp-a3mega_16"] == sizes["dgx1-v100_16"] == 128
     assert sizes["bench/two_level_1024"] == sizes["bench/two_level_1024_4to1"] == 1024
 
 

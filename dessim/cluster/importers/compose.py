@@ -120,9 +120,7 @@ def _gpu(node: FoundNode, wishes: Wishes) -> Choice:
         return Choice(node.gpu["part"], changes)
     if node.generation not in parts.GENERATIONS:
         what = f"GPUs of compute capability {node.generation / 10}" if node.generation else "the GPUs"
-        raise ValueError(
-            f"no part of the catalogue is known for {what}; name one with --gpu, or a table of your own later"
-        )
+        raise ValueError(f"no part of the catalogue is known for {what}; name one with --gpu")
     return Choice(parts.GENERATIONS[node.generation], assumed="the part: no file names the GPU")
 
 

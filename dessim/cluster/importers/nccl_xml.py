@@ -28,6 +28,8 @@ _BRIDGE = "0x0604"  # PCI class of bridges
 _NVSWITCH = "0x0680"
 _AMAZON = "0x1d0f"  # PCI vendor of EFA
 _MAX_GPUS = 1024
+_SAME_BOARDS = {103: 100}
+"""Compute capability times ten of GPUs (B300) -> the one with the same NVLink and PCIe."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ def read_nccl_xml(path: Path, nics: re.Pattern[str] | None = None) -> FoundNode:
     if len(gpus) > _MAX_GPUS:
         raise ClusterError(path, "system", f"holds {len(gpus)} GPUs; a server has at most {_MAX_GPUS}")
     gpus.sort(key=lambda gpu: _number(path, gpu.element, "dev"))
-    generation = _same(path, "sm", [_number(path, gpu.element, "sm") for gpu in gpus]) // 10 * 10
+    capability = _same(path, "sm", [_number(path, gpu.element, "sm") for gpu in gpus])
     links, wiring = _nvlinks(path, gpus)
     nets, left_out = _compute_nets(path, [net for net in placed if net.element.tag == "net"], gpus, nics)
     pcie_switches, sockets = _pcie_tree(gpus, nets, len(list(root.iter("cpu"))))
@@ -67,7 +69,7 @@ def read_nccl_xml(path: Path, nics: re.Pattern[str] | None = None) -> FoundNode:
         gpus=len(gpus),
         nics=tuple(Nic(_text(net.element, "name"), _net_rate(path, net), _network(net)) for net in nets),
         gpu=GPUS_BY_PCI_ID.get(_text(gpus[0].above[-1], "device")) if gpus[0].above else None,
-        generation=generation,
+        generation=_SAME_BOARDS.get(capability, capability),
         nvlinks=links,
         wiring=wiring,
         pcie=min((rate for gpu in gpus if (rate := _pcie_rate(gpu)) is not None), default=None),

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from dessim.cluster.importers.compose import Wishes
 from dessim.cluster.importers.detect import read_fabric, read_node
-from dessim.errors import ClusterError
-from tests.cluster.importers import fuzz
+from dessim.commands.topo_import import ImportRequest, run_import
+from dessim.errors import ClusterError, DessimError, FileError
+from tests.cluster.importers import fuzz, servers
 
 BOMB = """<?xml version="1.0"?>
 <!DOCTYPE system [
@@ -46,3 +49,41 @@ def test_a_graphml_bomb_in_a_topology_file_is_refused(tmp_path: Path) -> None:
     path.write_text(text.partition("nodes = {")[0] + 'graphml = "net.graphml"\n')
     with pytest.raises(ClusterError, match="declares entities"):
         load_cluster(path)
+
+
+def test_an_unknown_gpu_must_be_named(tmp_path: Path) -> None:
+    path = tmp_path / "nccl.xml"
+    path.write_text(servers.without_nvlink().replace('sm="80"', 'sm="89"'))
+    with pytest.raises(ClusterError, match=r"compute capability 8\.9; name one with --gpu"):
+        run_import(ImportRequest(tmp_path / "mine.toml", node=path))
+    done = run_import(ImportRequest(tmp_path / "mine.toml", node=path, wishes=Wishes(gpu="a100-sxm-40gb")))
+    assert done.cluster.gpu.name == "a100-sxm-40gb"
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    path, out = tmp_path / "nccl.xml", tmp_path / "mine.toml"
+    path.write_text(servers.dgx_a100())
+    out.write_text("mine")
+    with pytest.raises(FileError, match=r"mine\.toml: exists already"):
+        run_import(ImportRequest(out, node=path))
+    assert out.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({}, "nothing to import"),
+        ({"node": "nccl.xml", "compute": "["}, "--compute.*is not a regular expression"),
+        ({"node": "nccl.xml", "nics": "^nothing"}, "0 adapters do not divide 8 GPUs"),
+        ({"node": "nccl.xml", "wishes": Wishes(gpu="h1000")}, "gpu part 'h1000' is unknown"),
+        ({"node": "none.xml"}, "cannot be read: No such file"),
+    ],
+)
+def test_mistakes_of_the_command_line(tmp_path: Path, more: dict[str, Any], words: str) -> None:
+    (tmp_path / "nccl.xml").write_text(servers.dgx_a100())
+    paths = {key: tmp_path / value if key == "node" else value for key, value in more.items()}
+    if "compute" in paths:
+        paths["fabric"] = paths.pop("node")
+    with pytest.raises(DessimError, match=words) as raised:
+        run_import(ImportRequest(tmp_path / "mine.toml", **paths))
+    assert "\n" not in str(raised.value) and not (tmp_path / "mine.toml").exists()

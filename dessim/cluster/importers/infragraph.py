@@ -116,7 +116,7 @@ class _Reader:
         gpus = self._count(device, "xpu")
         if gpus > MAX_ENDS or gpus % n_ports:
             raise ClusterError(self.path, "devices", f"{n_ports} cabled adapters do not divide {gpus} xpu")
-        nvlink, wiring, pcie = self._inside(device, gpus)
+        nvlink, wiring, pcie, unrated = self._inside(device, gpus)
         texts = [str(c.get("description", "")) for c in self._tables(device, "components") if c.get("choice") == "xpu"]
         part = re.search(r"\bpart ([A-Za-z0-9_.-]+)", " ".join(texts))
         return FoundNode(
@@ -127,10 +127,11 @@ class _Reader:
             nvlink_rate=nvlink,
             wiring=wiring,
             pcie=pcie,
+            left_out=("NVLink of the servers: the file states no bandwidth of it",) if unrated else (),
         )
 
-    def _inside(self, device: Table, gpus: int) -> tuple[Rate, str, Rate]:
-        """Rate and wiring of a GPU's NVLink, and rate of its PCIe link."""
+    def _inside(self, device: Table, gpus: int) -> tuple[Rate, str, Rate, bool]:
+        """Rate and wiring of a GPU's NVLink, rate of its PCIe link, and whether there is NVLink without a rate."""
         rates = self._rates(device)
         components = self._by_name(device, "components")
         ends: list[tuple[str, str, Rate]] = []
@@ -142,17 +143,21 @@ class _Reader:
         nvlink: Rate = None
         wiring = "switched"
         pcie: Rate = None
+        unrated = False
         for a, b, rate in ends:
             xpu, peer = (a, b) if kind.get(a) == "xpu" else (b, a)
-            if kind.get(xpu) != "xpu" or rate is None:
+            if kind.get(xpu) != "xpu":
                 continue
-            if kind.get(peer) == "xpu":
-                nvlink, wiring = rate * (gpus - 1), "pairwise"
-            elif kind.get(peer) == "switch" and peer not in others:
-                nvlink = rate * self._whole(components[peer], "count", 1)
-            else:
+            direct = kind.get(peer) == "xpu"
+            if not direct and (kind.get(peer) != "switch" or peer in others):
                 pcie = rate
-        return nvlink, wiring, pcie
+            elif rate is None:
+                unrated = True
+            elif direct:
+                nvlink, wiring = rate * (gpus - 1), "pairwise"
+            else:
+                nvlink = rate * self._whole(components[peer], "count", 1)
+        return nvlink, wiring, pcie, unrated
 
     def _pairs(self, edge: Table, where: str) -> list[tuple[tuple[str, int, str], tuple[str, int, str]]]:
         """The pairs of (instance, index, component) that an edge joins."""

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from dessim.cli.app import app
 from dessim.cluster import Cluster, load_cluster
 from dessim.cluster.exporters.astra_sim import GIB
+from dessim.cluster.importers.compose import Wishes
 from dessim.commands.topo_export import FORMATS, ExportRequest, run_export
 from dessim.commands.topo_import import ImportRequest, run_import
 from dessim.errors import UsageError
@@ -57,6 +58,15 @@ def test_infragraph_in_yaml(tmp_path: Path) -> None:
     as_yaml = yaml.safe_dump(json.loads(run_export(ExportRequest(original, "infragraph"))[0]))
     (tmp_path / "again").mkdir()
     assert_same_times(imported_again(tmp_path / "again", as_yaml), original)
+
+
+def test_nvlink_without_a_bandwidth_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "net.yaml"
+    rated = "physical: {bandwidth: {choice: gigabytes_per_second, gigabytes_per_second: 150}}"
+    path.write_text(fuzz.INFRAGRAPH.replace(f"{{name: nvlink, {rated}}}", "{name: nvlink}"))
+    done = run_import(ImportRequest(tmp_path / "mine.toml", fabric=path, wishes=Wishes(gpu="a100-sxm-80gb")))
+    assert done.cluster.node.nvlink is None
+    assert any("NVLink of the servers" in line for line in done.left_out)
 
 
 def test_yaml_aliases_are_refused(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from dessim.cli.output import guarded, print_json, report_check
 from dessim.files import write_text
 
 topo = typer.Typer(
-    help="List, show, check, import, export, compare and draw cluster descriptions.",
+    help="List, check, import, export, compare and draw clusters.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -110,11 +110,11 @@ def topo_import(
         str | None, typer.Option("--nics", help="Regular expression: adapters of the server that serve GPUs.")
     ] = None,
     gpu: Annotated[str | None, typer.Option("--gpu", help="GPU part, where no file names it.")] = None,
-    transport: Annotated[str | None, typer.Option("--transport", help="Transport part, where no file says.")] = None,
-    nodes: Annotated[int | None, typer.Option("--nodes", min=1, help="Servers, where no fabric is given.")] = None,
+    transport: Annotated[str | None, typer.Option("--software", help="Transport part, where no file says.")] = None,
+    nodes: Annotated[int | None, typer.Option("--count", min=1, help="Servers, where no fabric is given.")] = None,
     json: JsonOption = False,
 ) -> None:
-    """Write a topology file from descriptions that the cluster's own tools wrote.
+    """Write a topology file from what a cluster's own tools wrote.
 
     Regular fabrics are recognised. What no file says is assumed, and listed on stderr and in the file.
     """
@@ -141,7 +141,9 @@ def topo_import(
 @guarded
 def topo_export(
     cluster: ClusterArgument,
-    to: Annotated[str, typer.Option("--to", help="simgrid, astra-sim, infragraph or graphml.", show_default=False)],
+    form: Annotated[
+        str, typer.Option("--format", help="simgrid, astra-sim, infragraph or graphml.", show_default=False)
+    ],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write; default: stdout.")] = None,
     gpus: Annotated[int | None, typer.Option("--gpus", min=2, help="SimGrid: only the first GPUs.")] = None,
     latency: Annotated[bool, typer.Option("--latency/--no-latency", help="SimGrid: latencies of links.")] = True,
@@ -153,7 +155,7 @@ def topo_export(
     from dessim.cluster import load_cluster
     from dessim.commands.topo_export import ExportRequest, run_export
 
-    text, lost = run_export(ExportRequest(load_cluster(cluster), to, gpus, latency))
+    text, lost = run_export(ExportRequest(load_cluster(cluster), form, gpus, latency))
     for line in lost:
         print(f"lost: {line}", file=sys.stderr)
     if out is None:

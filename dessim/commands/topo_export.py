@@ -32,7 +32,7 @@ def run_export(request: ExportRequest) -> tuple[str, list[str]]:
     """Return the text and sentences on what is lost. Raises UsageError where the format cannot express the cluster."""
     cluster = request.cluster
     if request.to != "simgrid" and (request.gpus is not None or not request.latency):
-        raise UsageError("--gpus and --no-latency are for --to simgrid; leave them out")
+        raise UsageError("--gpus and --no-latency are for --format simgrid; leave them out")
     if request.to == "simgrid":
         n = cluster.n_gpus if request.gpus is None else request.gpus
         cluster.require(n)
@@ -45,4 +45,4 @@ def run_export(request: ExportRequest) -> tuple[str, list[str]]:
         file, path = load_topology(cluster.path)
         plan = file.fabric.plan(path.parent) if isinstance(file.fabric, GraphTable) else graphml_plan(cluster)
         return graphml_text(plan), graphml_losses(cluster)
-    raise UsageError(f"--to {request.to}: choose from {', '.join(FORMATS)}")
+    raise UsageError(f"--format {request.to}: choose from {', '.join(FORMATS)}")

@@ -87,7 +87,7 @@ def _check(request: ImportRequest) -> None:
     if request.fabric is None and request.node is None:
         raise UsageError("nothing to import: give --fabric, --node or both")
     if request.fabric is not None and request.wishes.nodes is not None:
-        raise UsageError("--nodes is for a server without --fabric, which states the servers")
+        raise UsageError("--count is for a server without --fabric, which states the servers")
     if request.out.exists():
         raise FileError(request.out, "", "exists already; name a new file")
     if request.out.suffix != ".toml":

@@ -96,7 +96,7 @@ def _across(cluster: Cluster) -> list[Dimension]:
         top = min(up, rate * fabric.tree.pod_uplinks / (inside * leaves * per_gpu))
         sizes = ((inside, rate), (leaves, up), (fabric.pods, top))
         return [Dimension("Switch", size, bandwidth, hop) for size, bandwidth in sizes]
-    raise UsageError(f"{cluster.name}: dimensions do not describe the fabric {cluster.kind}; write --to simgrid")
+    raise UsageError(f"{cluster.name}: dimensions do not describe the fabric {cluster.kind}; write --format simgrid")
 
 
 def _divided(cluster: Cluster, whole: int, parts: int) -> int:

@@ -71,7 +71,7 @@ def compose(
         **_inside(node),
     }
     if not hosts and wishes.nodes is None:
-        assumed.append("node.count = 1: give the fabric with --fabric, or a number with --nodes")
+        assumed.append("node.count = 1: give the fabric with --fabric, or a number with --count")
     elif not hosts:
         assumed.append("fabric.kind = single_switch: give the fabric with --fabric")
     tables: dict[str, Any] = {

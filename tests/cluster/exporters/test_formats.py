@@ -127,7 +127,7 @@ def test_the_command(tmp_path: Path) -> None:
     run = CliRunner().invoke
     out = tmp_path / "out"
     for to in FORMATS:
-        done = run(app, ["topo", "export", "lab/two_leaves_2to1", "--to", to, "-o", str(out)])
+        done = run(app, ["topo", "export", "lab/two_leaves_2to1", "--format", to, "-o", str(out)])
         assert done.exit_code == 0 and "lost: " in done.stderr and out.read_text(), done.stderr
-    assert run(app, ["topo", "export", "lab/switch_4", "--to", "ns3"]).exit_code == 2
-    assert run(app, ["topo", "export", "lab/switch_4", "--to", "graphml", "--gpus", "2"]).exit_code == 2
+    assert run(app, ["topo", "export", "lab/switch_4", "--format", "ns3"]).exit_code == 2
+    assert run(app, ["topo", "export", "lab/switch_4", "--format", "graphml", "--gpus", "2"]).exit_code == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from functools import cache
 
@@ -20,6 +21,20 @@ settings.load_profile("dessim")
 
 # CliRunner builds the whole command line anew for every command that it runs, which takes as long as many commands.
 typer.testing._get_command = cache(typer.testing._get_command)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave tests that need a quiet machine to a run of their own: `pytest -m quiet`, as `make test` does."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        for item in items:
+            if item.get_closest_marker("quiet"):
+                item.add_marker(pytest.mark.skip(reason="needs a quiet machine: run pytest -m quiet without -n"))
+
+
+def pytest_collection_finish() -> None:
+    """Exempt all modules and tests from garbage collection, which would visit them again and again for seconds."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import re
-import runpy
 import shlex
-import subprocess
 import sys
 from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
 from dessim.cli.app import app
-from tests.forked import forked_from_everything
+from tests.forked import run_forked
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -44,23 +40,10 @@ def commands(page: Path) -> list[str]:
 
 @cache
 def help_of(module: str) -> str:
-    """The help page of `python -m module`, printed by a process that has torch already: importing it takes seconds."""
-    with TemporaryDirectory() as folder:
-        shown = Path(folder, "shown")
-        process = forked_from_everything().Process(target=_print_help, args=(module, shown))
-        process.start()
-        process.join(60)
-        text = shown.read_text()
-    assert process.exitcode == 0, text
-    return text
-
-
-def _print_help(module: str, shown: Path) -> None:
-    file = os.open(shown, os.O_WRONLY | os.O_CREAT)
-    for stream in (1, 2):
-        os.dup2(file, stream)
-    sys.argv = [module, "--help"]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    """The help page of `python -m module`."""
+    shown = run_forked([sys.executable, "-m", module, "--help"])
+    assert shown.returncode == 0, shown.stderr
+    return shown.stdout + shown.stderr
 
 
 def assert_flags_exist(command: str) -> None:
@@ -126,7 +109,7 @@ def test_the_readmes_commands_run(tmp_path: Path) -> None:
     for line in runnable(README):
         words = shlex.split(line)
         program = [sys.executable, *words[1:]] if words[0] == "python" else [sys.executable, "-m", *words]
-        done = subprocess.run(program, capture_output=True, text=True, cwd=tmp_path, timeout=240)
+        done = run_forked(program, cwd=tmp_path)
         assert done.returncode == 0, f"{line}\n{done.stderr}"
         assert done.stdout.strip() or done.stderr.strip(), line
 

@@ -22,7 +22,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from scipy.stats import spearmanr
 
 from dessim.cluster import Cluster, Gpu
 from dessim.cluster.load import load_device
@@ -136,6 +135,8 @@ def predict(job: PlannedJob, plans: Mapping[str, JobPlan], bed: Cluster) -> dict
 
 
 def _choice(job: str, outcomes: Sequence[Outcome]) -> Choice:
+    from scipy.stats import spearmanr  # takes a second, and only this function needs it
+
     predicted = np.array([outcome.predicted_s for outcome in outcomes])
     measured = np.array([outcome.measured_s for outcome in outcomes])
     names = [outcome.name.rpartition(": ")[2] for outcome in outcomes]

@@ -7,8 +7,12 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
 
 import dessim
+from tests.conftest import pytest_collection_modifyitems
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted([*(ROOT / "dessim").rglob("*.py"), *(ROOT / "des_ref").rglob("*.py")])
@@ -34,6 +38,21 @@ def test_makefile_has_at_most_nine_documented_targets() -> None:
     documented = re.findall(r"^([a-z]+):.*##", text, re.MULTILINE)
     assert targets == documented
     assert {"demo", "test", "help"} <= set(targets) and len(targets) <= 9
+
+
+def test_tests_that_measure_time_run_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`make test` runs them in a process of their own and the others in parallel; test workers skip them."""
+    text = (ROOT / "Makefile").read_text()
+    quiet, others = re.findall(r"pytest (.*)", text)
+    assert "-n 0" in quiet and "-m quiet" in quiet and "-m 'not quiet'" in others and "-n $(WORKERS)" in others
+    marks: list[pytest.MarkDecorator] = []
+    item = SimpleNamespace(get_closest_marker=lambda name: name == "quiet", add_marker=marks.append)
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+    pytest_collection_modifyitems([item])
+    assert not marks
+    monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw0")
+    pytest_collection_modifyitems([item])
+    assert [mark.name for mark in marks] == ["skip"]
 
 
 def test_the_simulator_runs_without_torch() -> None:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+
+from tests.forked import launch_environments
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["des_ref.train", "torch.distributed.checkpoint"])
@@ -30,18 +31,10 @@ class Run:
     processes: list[BaseProcess] = field(init=False)
 
     def __post_init__(self) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        environment = {"WORLD_SIZE": self.ranks, "LOCAL_WORLD_SIZE": self.ranks, "MASTER_ADDR": "127.0.0.1"}
-        environment |= {"MASTER_PORT": port, "OMP_NUM_THREADS": 1}
         self.processes = []
-        for rank in range(self.ranks):
-            rank_environment = {
-                key: str(value) for key, value in (environment | {"RANK": rank, "LOCAL_RANK": rank}).items()
-            }
+        for environment in launch_environments(self.ranks):
             work = _CONTEXT.Process(
-                target=_train, args=(rank_environment | self.environment, list(self.arguments), self.output)
+                target=_train, args=(environment | self.environment, list(self.arguments), self.output)
             )
             work.start()
             self.processes.append(work)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -65,7 +64,6 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def forking_server() -> None:
     """Let the ranks of all tests start from one process that has imported what any of them need."""
     forked_from_everything()
-    forkserver.ensure_running()
 
 
 @pytest.fixture(scope="session")

@@ -14,26 +14,31 @@ from dessim.workload.model import Model, load_model
 from dessim.workload.strategies import plan as plan_of
 from dessim.workload.strategies.parts import dense_weights
 
-dlrm = pytest.importorskip("torchrec.models.dlrm", reason="TorchRec is not installed")
-configs = pytest.importorskip("torchrec.modules.embedding_configs")
-modules = pytest.importorskip("torchrec.modules.embedding_modules")
-
 WIDTH = 128
 ROWS = [40_000_000 - 7 * table for table in range(26)]
 BOTTOM = [512, 256, WIDTH]
 TOP = [1024, 1024, 512, 256, 1]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def torchrec() -> None:
+    """Import TorchRec, or skip. It takes seconds, which a test worker that runs none of these tests saves."""
+    pytest.importorskip("torchrec.models.dlrm", reason="TorchRec is not installed")
+
+
 def collection(width: int = WIDTH, features: int = 1, pooling: str = "SUM") -> nn.Module:
-    return modules.EmbeddingBagCollection(
+    from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
+    from torchrec.modules.embedding_modules import EmbeddingBagCollection
+
+    return EmbeddingBagCollection(
         device=torch.device("meta"),
         tables=[
-            configs.EmbeddingBagConfig(
+            EmbeddingBagConfig(
                 name=f"t{number}",
                 num_embeddings=rows,
                 embedding_dim=width if number else WIDTH,
                 feature_names=[f"f{number}_{i}" for i in range(features)],
-                pooling=configs.PoolingType[pooling],
+                pooling=PoolingType[pooling],
             )
             for number, rows in enumerate(ROWS)
         ],
@@ -41,11 +46,15 @@ def collection(width: int = WIDTH, features: int = 1, pooling: str = "SUM") -> n
 
 
 def make_dlrm() -> nn.Module:
-    return dlrm.DLRMTrain(dlrm.DLRM(collection(), 13, BOTTOM, TOP, dense_device=torch.device("meta")))
+    from torchrec.models.dlrm import DLRM, DLRMTrain
+
+    return DLRMTrain(DLRM(collection(), 13, BOTTOM, TOP, dense_device=torch.device("meta")))
 
 
 def make_dcn() -> nn.Module:
-    return dlrm.DLRM_DCN(collection(), 13, BOTTOM, TOP, 3, 64, dense_device=torch.device("meta"))
+    from torchrec.models.dlrm import DLRM_DCN
+
+    return DLRM_DCN(collection(), 13, BOTTOM, TOP, 3, 64, dense_device=torch.device("meta"))
 
 
 class Own(nn.Module):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import math
 import os
 import re
+import runpy
 import shlex
-import subprocess
 import sys
 import tomllib
 from collections import Counter
@@ -19,10 +20,12 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 from typer.testing import CliRunner
 
 from dessim.cli.app import app
+from tests.forked import forked_from_everything
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -83,13 +86,24 @@ def _simulated(argv: list[str]) -> tuple[int, str]:
 
 
 def _trained(argv: list[str]) -> tuple[int, str]:
-    """Run in a separate process, as a user would: one thread per rank, and no launcher's environment."""
+    """Run `python -m MODULE ...` in this process, and its ranks in processes that are forked with torch imported.
+
+    A rank has one thread, and there is no launcher's environment.
+    """
     launcher = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-    env = {key: value for key, value in os.environ.items() if key not in launcher} | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, *argv[1:]], cwd=ROOT, env=env, capture_output=True, text=True)
-    if not done.stdout:
-        raise RuntimeError(f"{shlex.join(argv)} printed nothing: {done.stderr}")
-    return done.returncode, done.stdout
+    forked_from_everything()
+    shown, code = io.StringIO(), 0
+    with patch.dict(os.environ, {"OMP_NUM_THREADS": "1"}), patch.object(sys, "argv", argv[2:]):
+        for name in launcher:
+            os.environ.pop(name, None)
+        with contextlib.redirect_stdout(shown):
+            try:
+                runpy.run_module(argv[2], run_name="__main__", alter_sys=True)
+            except SystemExit as end:
+                code = end.code
+    if not shown.getvalue():
+        raise RuntimeError(f"{shlex.join(argv)} printed nothing")
+    return code, shown.getvalue()
 
 
 def _measured(path: str) -> dict[str, Any]:

@@ -8,6 +8,8 @@ import shutil
 import pandas as pd
 import pytest
 
+from tests.forked import run_forked
+
 STUDY = "accuracy"
 
 
@@ -86,7 +88,8 @@ def test_a_deviation_of_des_exits_3(plot, folder, tmp_path, monkeypatch, capsys,
     assert "DES and one process are 2.0e-04 apart" in capsys.readouterr().err
 
 
-def test_it_trains_both_methods_and_reuses_kept_results(plot, study, tmp_path):
+def test_it_trains_both_methods_and_reuses_kept_results(plot, study, tmp_path, monkeypatch):
+    monkeypatch.setattr("subprocess.run", run_forked)
     tiny = {**study, "data": "synthetic", "workers": 2}
     tiny["models"] = [m for m in study["models"] if m["name"] == "LR"]
     tiny["equality"] = {**study["equality"], "splits": ["random"], "seeds": [0]}

@@ -9,6 +9,8 @@ import shutil
 import pandas as pd
 import pytest
 
+from tests.forked import run_forked
+
 STUDY = "bytes"
 
 # F, D, H1 and s of the shipped Criteo models.
@@ -50,7 +52,8 @@ def test_embeddings_and_a_first_layer_add_the_bytes_of_the_closed_form(study, ro
             assert deep["des_all_reduce"] == pytest.approx(2 * f * (partials + shared) * FLOAT, abs=1)
 
 
-def test_a_recording_on_two_ranks_matches_the_plan(plot, folder, tmp_path):
+def test_a_recording_on_two_ranks_matches_the_plan(plot, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("subprocess.run", run_forked)
     tiny = tmp_path / "study.toml"
     tiny.write_text(
         'schema_version = 1\nmodels = ["lr", "deepfm"]\nstrategies = ["des_all_reduce", "ps_sync"]\nworkers = [2]\n'

@@ -8,6 +8,8 @@ import shutil
 import pandas as pd
 import pytest
 
+from tests.forked import run_forked
+
 STUDY = "skew"
 
 # The shipped fm has rows of 16 floats and the linear weight.
@@ -66,7 +68,8 @@ def test_table_figure_and_expectation_agree_with_the_rows(plot, study, rows, fol
     assert not plot.same(found, expected)
 
 
-def test_a_recording_on_two_ranks_follows_the_law(plot, folder, tmp_path):
+def test_a_recording_on_two_ranks_follows_the_law(plot, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("subprocess.run", run_forked)
     tiny = tmp_path / "study.toml"
     tiny.write_text(
         'schema_version = 1\nmodel = "fm"\nvocabulary = 20000\nskews = [1.05]\nworkers = [2]\nbatch_per_worker = 64\n'

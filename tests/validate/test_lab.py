@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +16,7 @@ from dessim.validate.request import CaseRequest, read_cases
 from dessim.validate.run import ValidationRequest, validate
 from tests.lab.probe import why_no_lab
 
-pytestmark = [pytest.mark.slow, pytest.mark.torch, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.quiet, pytest.mark.slow, pytest.mark.torch, pytest.mark.timeout(900)]
 
 TABLE = read_cases()
 _MEDIAN_ERROR = 0.15
@@ -35,21 +31,6 @@ def can_measure() -> None:
         pytest.skip(reason)
 
 
-@pytest.fixture(scope="session")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that the workers of a test run share."""
-    own = tmp_path_factory.getbasetemp()
-    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Measure while no other worker does."""
-    with (folder / "lab.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def measured_calibration(file: Path) -> Any:
     """The calibration of `dessim validate --lab --quick`, measured now and kept in `file`."""
     validate(ValidationRequest(kinds=["collectives"], splits=["calibration"], quick=True, save=file))
@@ -57,16 +38,13 @@ def measured_calibration(file: Path) -> Any:
 
 
 @pytest.fixture(scope="module")
-def calibration(can_measure: None, shared: Path) -> Any:
-    """A calibration, measured once for all workers."""
-    file = shared / "calibration.json"
-    with alone(shared):
-        return json.loads(file.read_text())["calibration"] if file.is_file() else measured_calibration(file)
+def calibration(can_measure: None, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return measured_calibration(tmp_path_factory.mktemp("calibration") / "measured.json")
 
 
 def test_single_messages_give_the_profile_of_the_lab(calibration: Any) -> None:
     """The burst of the lab's shaper is 9,084 bytes of frames. TCP acknowledges two segments of 1,448 bytes with one
-    frame of 66, a share of 0.023. Other tests that run now delay both. A lossless port loses nothing to incast."""
+    frame of 66, a share of 0.023. Other programs that run now delay both. A lossless port loses nothing to incast."""
     profile = fit_profile(calibration)
     assert 0 < profile.transport.burst < 14_000
     assert 0.0 <= profile.transport.ack_share < 0.12
@@ -75,8 +53,8 @@ def test_single_messages_give_the_profile_of_the_lab(calibration: Any) -> None:
 
 
 @pytest.mark.parametrize("beds", [("lab/mixed_4", "lab/switch_4_fast"), ("lab/two_leaves_4to1",)])
-def test_held_out_collectives_are_predicted_from_them(calibration: Any, shared: Path, beds: tuple[str, ...]) -> None:
-    """The median error is within 15 %. A full run on an idle machine stays within 5 %, but other tests may run now.
+def test_held_out_collectives_are_predicted_from_them(calibration: Any, tmp_path: Path, beds: tuple[str, ...]) -> None:
+    """The median error is within 15 %. A full run on an idle machine stays within 5 %, but other programs may run now.
 
     They may also have run during the calibration only, or during this measurement only. Both are therefore made anew
     once or twice if the error is larger: a wrong model is wrong each time.
@@ -89,11 +67,10 @@ def test_held_out_collectives_are_predicted_from_them(calibration: Any, shared: 
     )
     outcomes: list[Outcome] = []
     for attempt in range(_ATTEMPTS):
-        with alone(shared):
-            if attempt:
-                again = measured_calibration(shared / f"calibration-{beds[0].replace('/', '-')}-{attempt}.json")
-                request = replace(request, transport=fit_profile(again).transport)
-            outcomes, measured = run_collectives(request)
+        if attempt:
+            again = measured_calibration(tmp_path / f"calibration-{attempt}.json")
+            request = replace(request, transport=fit_profile(again).transport)
+        outcomes, measured = run_collectives(request)
         held_out = summarize(outcomes)
         assert held_out is not None and held_out.n == 5 * len(beds)
         if held_out.median_error <= _MEDIAN_ERROR:

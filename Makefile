@@ -36,7 +36,9 @@ demo: $(READY)     ## train, certify, capture, replay, project, report (under 3 
 test: $(READY)     ## run every check: lint, types, import contracts, tests
 	@$(MAKE) --no-print-directory lint types
 # Tests that measure wall-clock time run one by one, before the others load the machine; both parts run in any case.
-	@$(BIN)/python -m pytest -q -n 0 -m quiet $(if $(JUNIT),--junitxml=$(JUNIT)/quiet.xml); quiet=$$?; \
+# Only their files are imported.
+	@$(BIN)/python -m pytest -q -n 0 -m quiet $(if $(JUNIT),--junitxml=$(JUNIT)/quiet.xml) \
+		$$(grep -rl --include='test_*.py' mark.quiet tests); quiet=$$?; \
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m 'not quiet' $(if $(JUNIT),--junitxml=$(JUNIT)/others.xml) \
 	&& exit $$quiet
 

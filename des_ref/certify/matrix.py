@@ -97,11 +97,13 @@ def pairwise(cases: Sequence[Case]) -> list[Case]:
     chosen: set[int] = set()
     times_taken: Counter[Choice] = Counter()
 
-    def gain(i: int) -> tuple[int, int]:
-        return (masks[i] & missing).bit_count(), -sum(times_taken[choice] for choice in _choices(cases[i]))
+    def taken(i: int) -> int:
+        return sum(times_taken[choice] for choice in _choices(cases[i]))
 
     while missing:
-        best = max(range(len(cases)), key=gain)
+        new_pairs = [(mask & missing).bit_count() for mask in masks]
+        most = max(new_pairs)
+        best = min((i for i, new in enumerate(new_pairs) if new == most), key=taken)
         chosen.add(best)
         times_taken.update(_choices(cases[best]))
         missing &= ~masks[best]

@@ -30,7 +30,7 @@ def forked_from_everything() -> ForkServerContext:
     return context
 
 
-def run_forked(command: Sequence[str], cwd: Path | None = None, input: str = "", **_: Any) -> CompletedProcess[str]:
+def run_forked(command: Sequence[str], cwd: Path | None = None, **_: Any) -> CompletedProcess[str]:
     """Stand in for subprocess.run, with text, of `python -m MODULE ...` or of torchrun with `--nproc-per-node=N`."""
     words, environments = list(command[1:]), [dict[str, str]()]
     if words[: len(_TORCHRUN)] == _TORCHRUN:
@@ -39,10 +39,8 @@ def run_forked(command: Sequence[str], cwd: Path | None = None, input: str = "",
     with TemporaryDirectory() as folder:
         outputs = [(Path(folder, f"{rank}.out"), Path(folder, f"{rank}.err")) for rank in range(len(environments))]
         context, where = forked_from_everything(), cwd or Path.cwd()
-        typed = Path(folder, "typed")
-        typed.write_text(input)
         processes = [
-            context.Process(target=_run, args=(words, where, environment, typed, *output))
+            context.Process(target=_run, args=(words, where, environment, *output))
             for environment, output in zip(environments, outputs, strict=True)
         ]
         for process in processes:
@@ -66,12 +64,8 @@ def launch_environments(ranks: int) -> list[dict[str, str]]:
     return [{key: str(value) for key, value in environment.items()} for environment in own]
 
 
-def _run(
-    words: Sequence[str], folder: Path, environment: Mapping[str, str], typed: Path, printed: Path, said: Path
-) -> None:
+def _run(words: Sequence[str], folder: Path, environment: Mapping[str, str], printed: Path, said: Path) -> None:
     """Run a module (`-m`) or a file as the program, with its arguments."""
-    os.dup2(os.open(typed, os.O_RDONLY), 0)
-    sys.stdin = os.fdopen(0)  # multiprocessing has replaced it by an empty one
     for stream, path in ((1, printed), (2, said)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream)
     os.environ.update(environment)

@@ -188,20 +188,16 @@ def test_a_constant_number_of_changing_keys_needs_constant_memory(monkeypatch: p
     """3,000 of 60,000 keys are replaced each step, through many index migrations that take several steps."""
     monkeypatch.setattr(row_numbers, "_MIN_KEYS_MOVED", 1000)
     numbers, step, present = RowNumbers("cpu"), 3000, 60_000
-    keys = mix64(torch.arange(-present, 40 * present))  # the key of id i is at i + present
-
-    def keys_of(first: int, end: int) -> Tensor:
-        return keys[first + present : end + present]
-
-    rows = numbers.add(keys_of(0, present))
+    rows = numbers.add(mix64(torch.arange(present)))
     moving = 0
     for begin in range(present, 40 * present, step):
         numbers.remove(rows[:step])
-        end = begin + step
-        rows = torch.cat([rows[step:], numbers.add(keys_of(begin, end))])
+        arrived = mix64(torch.arange(begin, begin + step))
+        rows = torch.cat([rows[step:], numbers.add(arrived)])
         moving += numbers._old is not None
-        assert torch.equal(numbers.find(keys_of(end - present, end)), rows)
-        assert int(numbers.find(keys_of(end - 2 * present, end - present)).max()) == -1
+        present_ids = torch.arange(begin + step - present, begin + step)
+        assert torch.equal(numbers.find(mix64(present_ids)), rows)
+        assert int(numbers.find(mix64(present_ids - present)).max()) == -1
         assert len(numbers) == present and numbers.end == present
         numbers.move()
     assert moving > 100

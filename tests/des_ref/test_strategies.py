@@ -91,7 +91,7 @@ def _slow_second_worker(model: Model, everyone: Comm, bound: int) -> Any:
     strategy = PsAsync(network, Optimizers(), comm)
     for whole in certify_case.batches(Case(2, 6, "", ""), model, comm):
         strategy.step(slice_of(whole, comm.rank, comm.world_size))
-        time.sleep(0.03 * comm.rank)
+        time.sleep(0.1 * comm.rank)
     strategy.close()
     return None
 

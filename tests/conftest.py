@@ -25,7 +25,7 @@ typer.testing._get_command = cache(typer.testing._get_command)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave tests that need a quiet machine to a run of their own: `pytest -m quiet`, as `make test` does."""
+    """Leave tests that need a quiet machine to a separate run: `pytest -m quiet`, as `make test` does."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         for item in items:
             if item.get_closest_marker("quiet"):

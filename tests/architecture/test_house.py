@@ -41,7 +41,7 @@ def test_makefile_has_at_most_nine_documented_targets() -> None:
 
 
 def test_tests_that_measure_time_run_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`make test` runs them in a process of their own and the others in parallel; test workers skip them."""
+    """`make test` runs them in a dedicated process and the others in parallel; test workers skip them."""
     text = (ROOT / "Makefile").read_text()
     quiet, others = re.findall(r"pytest (.*)", text)
     assert "-n 0" in quiet and "-m quiet" in quiet and "-m 'not quiet'" in others and "-n $(WORKERS)" in others

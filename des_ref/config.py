@@ -27,6 +27,8 @@ from des_ref.strategies.planned import PlanSettings
 from dessim.errors import FileError, UsageError
 from dessim.workload.codecs import CodecConfig, parse_codecs
 from dessim.workload.composed import TablePlan
+from dessim.workload.id_logs.in_model import model_with_ids
+from dessim.workload.model import Model
 from dessim.workload.strategies import find_spec, spec_of
 
 Positive = Annotated[int, Field(gt=0)]
@@ -187,11 +189,13 @@ class ServerSettings(_Strict):
 class Settings(_Strict):
     """Everything that the result of a run depends on, except the machines it runs on.
 
+    `ids`: a file of `dessim ids`, whose laws replace those of the model's tables.
     `timeout_s`: a worker that is silent for this long ends the run.
     """
 
     schema_version: Literal[1] = 1
     model: str
+    ids: str | None = None
     strategy: str = "des_all_reduce"
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     dtype: Literal["float32", "float64"] = "float32"
@@ -210,6 +214,10 @@ class Settings(_Strict):
     def tables(self) -> tuple[TablePlan, ...]:
         """How each table is trained, where strategies are combined."""
         return self.plan.tables if self.plan is not None else ()
+
+    def load_model(self) -> Model:
+        """The model to train. Raises ModelError, FileError."""
+        return model_with_ids(self.model, self.ids).trained_by(self.optimizer.rows.name)
 
     @property
     def has_server_processes(self) -> bool:

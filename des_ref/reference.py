@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -36,9 +37,15 @@ class ReferenceStep:
 
 
 class Reference:
-    """Training on one process over `vocabulary`, sorted ids [V]. `parameters` holds the current values, by name."""
+    """Training on one process over `vocabulary`, sorted ids [V]. `parameters` holds the current values, by name.
 
-    def __init__(self, network: Network, optimizers: Optimizers, vocabulary: Tensor) -> None:
+    `columns`: for each id, of how many columns each owner of its row has one state of the optimizer; empty where a row
+    has one owner.
+    """
+
+    def __init__(
+        self, network: Network, optimizers: Optimizers, vocabulary: Tensor, columns: Sequence[Sequence[int]] = ()
+    ) -> None:
         self._network = network
         self._optimizers = optimizers
         self._vocabulary = vocabulary
@@ -48,7 +55,8 @@ class Reference:
         self._widths = network.embedding_widths(vocabulary)
         dense = [p.detach().clone() for p in network.dense_parameters]
         self.parameters |= {f"dense.{i}": p for i, p in enumerate(dense)}
-        self._row_memory: dict[tuple[str, int], Memory] = {}
+        self._columns = columns
+        self._row_memory: dict[tuple[str, int, int], Memory] = {}
         self._moments = {name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in self.parameters.items()}
         self._torch_optimizer = None if _is_plain_adam(optimizers.dense) else optimizers.dense(dense)
         self._step = 0
@@ -109,8 +117,16 @@ class Reference:
         values = self.parameters[name]
         step = ROW_STEPS[settings.name]
         for r in touched:
-            own = slice(None) if name != "v" else slice(self._widths[r])
-            values[r, own] = step(settings, self._row_memory.setdefault((name, r), {}), values[r, own], grad[r, own])
+            for own in self._parts(name, r):
+                memory = self._row_memory.setdefault((name, r, own.start), {})
+                values[r, own] = step(settings, memory, values[r, own], grad[r, own])
+
+    def _parts(self, name: str, row: int) -> list[slice]:
+        """The columns of a row that each of its owners has."""
+        if name != "v":
+            return [slice(0, self.parameters[name].shape[1])]
+        widths = (self._columns[row] if self._columns else ()) or (self._widths[row],)
+        return [slice(end - width, end) for width, end in zip(widths, accumulate(widths), strict=True)]
 
     def _adam(self, name: str, grad: Tensor) -> None:
         p = self.parameters[name]

@@ -32,7 +32,7 @@ class Job(BaseModel):
     """A training to time.
 
     tables    how each table is trained, instead of one strategy for all of them
-    optimizer of rows; column_wise takes none that has a mean over a row, such as rowwise_adagrad
+    optimizer of rows
     batch     samples in the global batch
     warmup    steps before the timed ones
     servers   server processes of ps_async

@@ -34,13 +34,13 @@ from des_ref.train_flags import parser, settings_from
 from des_ref.training.samples import train_on_samples
 from dessim.errors import UsageError
 from dessim.files import dump_json, write_json
-from dessim.workload.model import Model, load_model
+from dessim.workload.model import Model
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser(__doc__.splitlines()[0]).parse_args(argv)
     settings = settings_from(args)
-    model = load_model(settings.model).trained_by(settings.optimizer.rows.name)
+    model = settings.load_model()
     servers = settings.servers.count if settings.has_server_processes else 0
     with open_comm(args.device, timeout=settings.timeout_s, servers=servers) as world:
         summary = _train(args, settings, model, world)

@@ -39,6 +39,9 @@ def _add_job_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--data", help="ml-100k, synthetic, stream, or a path (Criteo TSV, recbole wheel)")
     p.add_argument("--model", help="model file, or name of a shipped model")
     p.add_argument(
+        "--ids", metavar="FILE", help="file of dessim ids: rows, ids a sample and frequencies of the model's tables"
+    )
+    p.add_argument(
         "--strategy", help=f"one of {', '.join(STRATEGIES)}, with options such as ps_sync+hot_rows=1000+look_ahead"
     )
     p.add_argument(
@@ -149,6 +152,7 @@ def settings_from(args: argparse.Namespace) -> Settings:
     overrides = {
         "data.source": args.data,
         "model": args.model,
+        "ids": args.ids,
         "strategy": args.strategy,
         "optimizer.rows": args.optimizer and {"name": args.optimizer},
         "servers.count": args.servers,
@@ -190,11 +194,13 @@ def _planned(args: argparse.Namespace) -> dict[str, Any]:
         raise UsageError("--strategy: the plan file names the strategies; leave out --strategy or --plan")
     configured = load_settings(args.config, {}) if args.config is not None else None
     named = configured.model if configured is not None and "model" in configured.model_fields_set else None
-    model, job = read_job(args.plan, args.model or named)
+    measured = args.ids or (configured.ids if configured is not None else None)
+    model, job = read_job(args.plan, args.model or named, measured)
     return {
         "model": model,
         "strategy": job.strategy or describe(job.tables),
         "training.batch": args.batch or job.batch,
+        **({"wire": {"all": job.codec_text}} if job.codecs and not args.codec else {}),
         "plan": {"path": str(args.plan), "gpus": job.gpus, "tables": job.tables},
     }
 
@@ -236,6 +242,8 @@ def _check_stream(args: argparse.Namespace, settings: Settings) -> None:
         raise UsageError(
             "ps_async workers do not step together, so there are no joint reports: use ps_sync for a stream"
         )
+    if settings.ids is not None and not settings.stream.inputs:
+        raise UsageError("--ids: a stream draws the ids of all tables by one law: name its rows with --input")
     if settings.stream.tensorboard is not None:
         check_tensorboard()
     for flag, value in (("--trace", args.trace), ("--epochs", args.epochs), ("--epoch-log", args.epoch_log)):

@@ -15,7 +15,7 @@ from des_ref.comm import Comm, Encoding
 from des_ref.data.batch import Batch
 from des_ref.data.synthetic import Zipf
 from des_ref.embedding.by_width import widths_of
-from des_ref.embedding.optim import ROW_OPTIMIZERS
+from des_ref.embedding.optim import ROW_OPTIMIZERS, RowAdagrad
 from des_ref.models.build import Network
 from des_ref.models.dense_optim import DenseOptimizer
 from des_ref.models.shampoo import NAME as SHAMPOO
@@ -23,7 +23,8 @@ from des_ref.strategies import build
 from des_ref.strategies.base import Optimizers, Strategy
 from dessim.workload.codecs import CodecConfig, parse_codecs
 from dessim.workload.composed import TablePlan, describe
-from dessim.workload.model import Model, load_model, parse_model
+from dessim.workload.id_logs.in_model import model_with_ids
+from dessim.workload.model import Model, parse_model
 from dessim.workload.model_sections import Table
 from dessim.workload.operators import Towers
 from dessim.workload.strategies import parse_strategy, spec_of
@@ -58,6 +59,7 @@ class Case:
     small       shrink the model to sizes that train in milliseconds (`shrunk`)
     codecs      how values are encoded on the wire (dessim.workload.codecs); empty: not encoded
     tables      how each table is trained, where strategies are combined; `strategy` describes it (`Case.planned`)
+    ids         a file of `dessim ids`, whose laws replace those of the model's tables; empty: the model's own
     sabotage    called in each rank before training; tests break the trainer with it
     """
 
@@ -74,11 +76,23 @@ class Case:
     small: bool = False
     codecs: str = ""
     tables: tuple[TablePlan, ...] = ()
+    ids: str = ""
     sabotage: Callable[[], None] | None = None
 
     def planned(self, tables: Sequence[TablePlan]) -> Case:
         """The same case with a strategy for each table."""
         return replace(self, strategy=describe(tables), tables=tuple(tables))
+
+    @property
+    def owners_columns(self) -> tuple[tuple[int, ...], ...]:
+        """For each table the columns of each owner, where it has several; empty if no table has."""
+        columns = tuple(table.columns if table.is_split else () for table in self.tables)
+        return columns if any(columns) else ()
+
+    @property
+    def splits_means(self) -> bool:
+        """Whether means are taken over parts of rows, so that how tables are split changes what is trained."""
+        return self.optimizer == RowAdagrad.name and bool(self.owners_columns)
 
     @property
     def is_synchronous(self) -> bool:
@@ -96,7 +110,8 @@ class Case:
         pooling = f" pooled by {self.pooling}" if self.pooling else ""
         ranks = f"{self.ranks} rank{'s' * (self.ranks > 1)}"
         codecs = f", {self.codecs}" if self.codecs else ""
-        return f"{self.strategy}, {self.model}{placement}{pooling}, {self.optimizer}, {ranks}{codecs}"
+        ids = f" with {self.ids}" if self.ids else ""
+        return f"{self.strategy}, {self.model}{ids}{placement}{pooling}, {self.optimizer}, {ranks}{codecs}"
 
     @property
     def codec_config(self) -> CodecConfig:
@@ -105,7 +120,8 @@ class Case:
 
     def load(self) -> Model:
         """The model to train. Raises ModelError."""
-        model = load_model(self.model).placed(self.placement).pooled(self.pooling).trained_by(self.optimizer)
+        measured = model_with_ids(self.model, self.ids or None)
+        model = measured.placed(self.placement).pooled(self.pooling).trained_by(self.optimizer)
         return shrunk(model) if self.small else model
 
     def optimizers(self) -> Optimizers:

@@ -50,8 +50,14 @@ class State:
 def reference_states(case: Case, model: Model, batches: list[Batch]) -> Iterator[State]:
     """The state of one-process training after each batch."""
     # torch.unique sorts, and the reference looks ids up by bisection.
-    vocabulary = torch.unique(torch.cat([b.ids for b in batches]))
-    reference = Reference(Network(model, SEED, torch.float64, "cpu"), case.optimizers(), vocabulary)
+    vocabulary, index = torch.unique(torch.cat([b.ids for b in batches]), return_inverse=True)
+    columns: list[tuple[int, ...]] = []
+    if case.owners_columns:
+        field = torch.empty_like(vocabulary)
+        field[index] = torch.cat([b.field for b in batches])
+        columns = [case.owners_columns[table] for table in field.tolist()]
+    network = Network(model, SEED, torch.float64, "cpu")
+    reference = Reference(network, case.optimizers(), vocabulary, columns)
     for batch in batches:
         step = reference.step(batch)
         yield State(step.loss, step.grads, {name: p.clone() for name, p in reference.parameters.items()})
@@ -86,7 +92,8 @@ def compare(
     lost = encoded.encoding_loss() if isinstance(encoded, CodedComm) else {}
     return {
         "ranks": comm.world_size,
-        "equivalent": not lost,
+        "equivalent": not lost and not case.splits_means,
+        **({"split_means": True} if case.splits_means else {}),
         **({"codecs": str(case.codec_config), "lost": lost} if lost else {}),
         **worst,
         "bytes_match": all(not op["mismatches"] for op in audited),

@@ -142,7 +142,7 @@ def synchronous_runner(comm: Comm, has_several: bool) -> RunCase:
         global_batches = batches(case, model, comm)
         truth: Iterator[State] = reference_states(case, model, global_batches)
         if has_several and comm.rank == 0:
-            key = (model.model_dump_json(), repr(case.optimizers()), case.steps)
+            key = (model.model_dump_json(), repr(case.optimizers()), case.steps, case.owners_columns)
             if key not in cached:
                 cached.clear()
                 cached[key] = list(truth)

@@ -8,7 +8,7 @@ from typing import Any
 
 from des_ref.certify.matrix import EVERY_STRATEGY
 from des_ref.certify.scope import CHECKED, NOT_CHECKED, SHARED
-from des_ref.certify.show import AS_IN_FILE, DIFFERENCES, by_axis, lossy, passed, stale_lines, why
+from des_ref.certify.show import AS_IN_FILE, DIFFERENCES, by_axis, lossy, passed, split_means, stale_lines, why
 from dessim.files import write_text
 
 
@@ -32,6 +32,7 @@ def render(summary: Mapping[str, Any]) -> str:
         not_equivalent=[
             *stale_lines([r for r in results if not r.get("equivalent", True)]),
             *(f"{r['case']}: {lossy(r)}" for r in results if "codecs" in r),
+            *(f"{r['case']}: {split_means(r)}" for r in results if "split_means" in r),
         ],
         failed=[{"name": r["case"], "why": why(r)} for r in results if not passed(r)],
         checked=CHECKED,

@@ -36,7 +36,7 @@ from des_ref.cli import Parser, natural, output_file, positive, say
 from des_ref.embedding.optim import ROW_OPTIMIZERS
 from des_ref.models.build import Network
 from des_ref.strategies import STRATEGIES, check_strategy
-from des_ref.strategies.composed import check_tables
+from des_ref.strategies.composed import check_optimizers
 from des_ref.strategies.planned import read_job
 from dessim.errors import CheckFailed, UsageError
 from dessim.files import dump_json, write_json
@@ -55,6 +55,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--ranks", help="numbers of ranks, comma-separated (default: 2,4; with --all or --quick 1,2,4)")
     p.add_argument("--steps", type=positive, metavar="N", help="steps to compare (default: 30; with --quick 10)")
     p.add_argument("--model", help="model file, or name of a shipped model (default: deepfm_ml100k)")
+    p.add_argument(
+        "--ids",
+        metavar="FILE",
+        help="file of dessim ids: ids a sample and frequencies of the model's tables; not with --all, --quick",
+    )
     p.add_argument(
         "--strategy",
         help=f"one of {', '.join(STRATEGIES)} (default: des_all_reduce), with options such as ps_sync+hot_rows=1000",
@@ -150,6 +155,8 @@ def _cases(args: argparse.Namespace) -> list[Case]:
         check_strategy(args.strategy)
     if has_many and args.codec is not None:
         raise UsageError("--codec certifies one model and strategy: leave out --all and --quick")
+    if has_many and args.ids is not None:
+        raise UsageError("--ids certifies one model: leave out --all and --quick")
     if args.plan is not None and (has_many or args.strategy is not None):
         raise UsageError("--plan certifies one plan: leave out --all, --quick and --strategy")
     cases = _matrix(args) if has_many else _single(args)
@@ -160,7 +167,7 @@ def _cases(args: argparse.Namespace) -> list[Case]:
 
 def _single(args: argparse.Namespace) -> list[Case]:
     """One model and strategy, at each number of ranks."""
-    model_name, job = read_job(args.plan, args.model) if args.plan is not None else (args.model, None)
+    model_name, job = read_job(args.plan, args.model, args.ids) if args.plan is not None else (args.model, None)
     first = Case(
         ranks=1,
         steps=args.steps,
@@ -172,7 +179,8 @@ def _single(args: argparse.Namespace) -> list[Case]:
         staleness=args.staleness,
         placement=args.placement,
         pooling=args.pooling,
-        codecs=args.codec or "",
+        codecs=args.codec or (job.codec_text if job is not None else ""),
+        ids=args.ids or "",
     )
     if job is not None and job.tables:
         first = first.planned(job.tables)
@@ -180,7 +188,7 @@ def _single(args: argparse.Namespace) -> list[Case]:
     if first.codec_config and not first.is_synchronous:
         raise UsageError("--codec: ps_async does not encode what it sends to servers; use ps_sync")
     if first.tables:
-        check_tables(first.tables, first.optimizers(), first.codec_config)
+        check_optimizers(first.optimizers())
     planned = compose(model, first.tables) if first.tables else plan(first.strategy, model)
     coded(planned, model, first.codec_config)
     Network(model, SEED, torch.float64, "cpu")  # reports a wrong head once, here, and not from every rank

@@ -86,6 +86,14 @@ def lossy(case: Result) -> str:
     )
 
 
+def split_means(case: Result) -> str:
+    """What a case is compared with whose optimizer takes means over the columns of each owner."""
+    return (
+        f"not equivalent to whole rows, because {case['optimizer']} takes a row's mean over each owner's columns, as "
+        f"in TorchRec: parameters within {case['max_param_diff']:.1e} of one process that does so too"
+    )
+
+
 def why(case: Result) -> str:
     """Why a case failed."""
     if "error" in case:
@@ -116,8 +124,9 @@ def print_table(results: Sequence[Result]) -> None:
         verdict = "" if passed(case) else "   FAILED"
         print(f"{case['ranks']:5d}{differences}   {_bytes_verdict(case['bytes_match'])}{verdict}")
     for case in results:
-        if "codecs" in case:
-            print(f"\n{case['ranks']} ranks: {lossy(case)}")
+        for key, text in (("codecs", lossy), ("split_means", split_means)):
+            if key in case:
+                print(f"\n{case['ranks']} ranks: {text(case)}")
         if "staleness" in case:
             print(f"\n{case['ranks']} workers and {case['servers']} servers: {staleness(case)}")
     for text in blind_spots(results):

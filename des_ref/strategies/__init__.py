@@ -13,7 +13,7 @@ from des_ref.models.build import Network
 from des_ref.models.dense_optim import DenseOptimizer
 from des_ref.models.shampoo import NAME as SHAMPOO
 from des_ref.strategies.base import Optimizers, Strategy
-from des_ref.strategies.composed import Composed, check_tables
+from des_ref.strategies.composed import Composed, check_optimizers
 from des_ref.strategies.data_parallel import DataParallel
 from des_ref.strategies.des import DesAllReduce, DesReduceScatter
 from des_ref.strategies.ps import PsSync
@@ -22,7 +22,6 @@ from des_ref.strategies.row_all_gather import RowAllGather
 from des_ref.strategies.row_all_to_all import RowAllToAll
 from des_ref.strategies.sharded import Mesh, RowWise, TableWise
 from dessim.errors import UsageError
-from dessim.workload.codecs import CodecConfig
 from dessim.workload.composed import TablePlan, compose
 from dessim.workload.options import Options
 from dessim.workload.strategies import parse_strategy, plan
@@ -75,7 +74,7 @@ def build(
     Its values are encoded as `encoding` says. Raises UsageError.
     """
     if tables:
-        check_tables(tables, optimizers, encoding.codecs if encoding is not None else CodecConfig())
+        check_optimizers(optimizers)
     else:
         check_strategy(text)
     if encoding is not None and encoding.codecs:

@@ -8,7 +8,8 @@ The strategies are those that train a whole model, each on the fields of its gro
 while the messages of a group travel, another group computes (in_turn.py). Only their ids are sent one after the other.
 
 A table whose columns have several owners counts as a table for each: its ids go to all of them, each stores and pools
-its own columns only, and a bag at its sample is the concatenation of theirs.
+its own columns only, and a bag at its sample is the concatenation of theirs. An optimizer that takes a mean over a row
+(rowwise_adagrad) takes it over the columns of each owner, as TorchRec does.
 
 All rows are in one table. The plan names owners of rows, so a checkpoint fits only a plan with the same
 tables and number of workers.
@@ -28,7 +29,6 @@ from des_ref.comm import Comm, Handle
 from des_ref.data.batch import Batch
 from des_ref.embedding.by_width import ColumnRange, TablesByWidth
 from des_ref.embedding.hash_table import RowTable
-from des_ref.embedding.optim import RowAdagrad
 from des_ref.hashing import owner_of
 from des_ref.models.build import Network
 from des_ref.models.shampoo import NAME as SHAMPOO
@@ -44,7 +44,6 @@ from des_ref.substitution.owned import stable_order
 from des_ref.substitution.sums import tally
 from dessim.errors import UsageError
 from dessim.trace.schema import Phase
-from dessim.workload.codecs import Buffer, CodecConfig
 from dessim.workload.composed import TablePlan, compose
 from dessim.workload.plan import Plan, Shard, TableGroup
 
@@ -78,19 +77,10 @@ class _AllGradients(RowGradients):
     groups: tuple[RowGradients, ...]
 
 
-def check_tables(tables: Sequence[TablePlan], optimizers: Optimizers, codecs: CodecConfig) -> None:
-    """Raises UsageError for optimizers and codecs with which a plan of `tables` is not trained."""
+def check_optimizers(optimizers: Optimizers) -> None:
+    """Raises UsageError for optimizers with which a plan of groups of tables is not trained."""
     if optimizers.dense.name == SHAMPOO:
         raise UsageError("a plan of groups of tables has no shampoo: use Adam, or one strategy for all tables")
-    if not any(table.is_split for table in tables):
-        return
-    otherwise = "or plan again with --without column_wise"
-    if isinstance(optimizers.rows, RowAdagrad):
-        problem = f"{optimizers.rows.name} takes a mean over a row, and column_wise splits rows over workers"
-        raise UsageError(f"{problem}: use --optimizer adagrad, {otherwise}")
-    if any(buffer is not Buffer.DENSE for buffer in codecs.by_buffer):
-        problem = f"codecs {codecs}: codecs encode rows of one width, and column_wise splits rows"
-        raise UsageError(f"{problem}: encode gradients of dense weights only, {otherwise}")
 
 
 def _row_grads(strategy: ShardedBase, fetched: Any, grad: Tensor, ready: Handle | None) -> Part[RowGradients]:
@@ -101,7 +91,7 @@ def _row_grads(strategy: ShardedBase, fetched: Any, grad: Tensor, ready: Handle 
 
 
 class Composed(ShardedBase):
-    """A strategy for each group of `tables`, which `check_tables` has passed, and one dense part."""
+    """A strategy for each group of `tables`, which `compose` takes, and one dense part."""
 
     name = "composed"
 

@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict
 
 from dessim.errors import FileError
 from dessim.workload.composed import TablePlan
-from dessim.workload.model import load_model, shipped_models
+from dessim.workload.id_logs.in_model import model_with_ids
+from dessim.workload.model import shipped_models
 from dessim.workload.plan_file import JobPlan, planned_model, read_plan
 
 
@@ -24,13 +25,13 @@ class PlanSettings(BaseModel):
     tables: tuple[TablePlan, ...] = ()
 
 
-def read_job(path: Path, model: str | None) -> tuple[str, JobPlan]:
+def read_job(path: Path, model: str | None, ids: str | None = None) -> tuple[str, JobPlan]:
     """A plan and its model: `model`, a file or a shipped model's name, or else the shipped model that the plan names.
 
-    Raises FileError for a plan of another model.
+    `ids`: a file of `dessim ids`, with which the job was planned. Raises FileError for a plan of another model.
     """
     if model is None:
         model = planned_model(path)
         if model not in shipped_models():
             raise FileError(path, "model", f"{model} is not a shipped model: name its file with --model")
-    return model, read_plan(path, load_model(model))
+    return model, read_plan(path, model_with_ids(model, ids))

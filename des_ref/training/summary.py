@@ -59,6 +59,7 @@ def describe(settings: Settings, model: Model, comm: Comm) -> dict[str, Any]:
     """The part of the JSON object that says what was trained, how, and on what hardware."""
     return {
         "model": model.name,
+        "ids": settings.ids,
         "strategy": settings.strategy,
         "codecs": str(settings.wire.codes),
         "world_size": comm.world_size,

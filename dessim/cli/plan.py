@@ -60,6 +60,13 @@ def plan(
         Path | None, typer.Option(help="TOML file of tables whose strategy is fixed: docs/planner.md.")
     ] = None,
     without: Annotated[str | None, typer.Option(help="Strategies that no table may have, such as column_wise.")] = None,
+    codecs: Annotated[
+        str | None,
+        typer.Option(
+            help="Codecs that values may have on the wire, such as fp32,bf16 or fp32,dense=bf16; all but fp32 change "
+            "what is trained.  [default: fp32]"
+        ),
+    ] = None,
     precision: PrecisionOption = None,
     device: DeviceOption = None,
     launch: LaunchOption = Launch.EAGER,
@@ -86,6 +93,7 @@ def plan(
     Prices every table by formula, places the tables by load, and simulates the best plans.
     """
     from dessim.commands.support.inputs import cluster_of, model_of
+    from dessim.plan.coded import NONE, parse_allowed
     from dessim.plan.pinned import load_pinned
     from dessim.plan.prices import load_prices
     from dessim.plan.scales import PlanRequest, run_plan
@@ -99,6 +107,9 @@ def plan(
     for_torchrec = to is Format.TORCHREC
     if for_torchrec and out is None:
         raise UsageError("--to torchrec: name the file to write with -o, such as -o plan.json")
+    allowed = parse_allowed(codecs) if codecs is not None else NONE
+    if for_torchrec and allowed != NONE:
+        raise UsageError("--codecs: TorchRec's plans name no codecs; leave --codecs or --to out")
     scales = parse_scales(gpus)
     samples, per_gpu = parse_batch(batch)
     aimed = parse_quantity("--target", target, parse_throughput) if target is not None else None
@@ -125,6 +136,7 @@ def plan(
         strategies=[name for name in strategies if name in EXPRESSIBLE] if for_torchrec else strategies,
         by_table=for_torchrec,
         given=given,
+        codecs=allowed,
     )
     ready: list[dict[str, Any]] = []
     known = {"cluster": machine.name, "model": sized.name, "scales": ready}

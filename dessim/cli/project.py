@@ -133,6 +133,8 @@ def project(
         planned = read_plan(plan, job.model, machine)
     if planned is not None:
         planned.require(str(plan), parse_counts(gpus) if gpus is not None else [], batch_per_worker)
+    if planned is not None and planned.codecs and codec is not None:
+        raise UsageError(f"--codec {codec}: {plan} names codecs {planned.codecs}; leave --codec out, or plan again")
     rows: list[dict[str, Any]] = []
     known = {"cluster": machine.name, "model": job.model.name, "projection": rows}
     changes = parse_changes(what_if, machine)

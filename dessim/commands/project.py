@@ -24,7 +24,6 @@ from dessim.commands.support.median_step import FEW_STEPS, MOST_RUNS, STEPS, med
 from dessim.commands.support.projection import Misfit, Projection
 from dessim.commands.support.spreads import spreads_on
 from dessim.commands.support.step import durations_of, is_measured, shared_cores, step_of, to_host
-from dessim.compute import Precision
 from dessim.errors import CapacityError, UsageError
 from dessim.results.error_bar import error_bar
 from dessim.results.metrics import breakdown
@@ -36,7 +35,7 @@ from dessim.sim.progress import Progress
 from dessim.trace.schema import Collective
 from dessim.units import format_bandwidth, format_size
 from dessim.workload.codecs import CodecConfig
-from dessim.workload.coded_plan import coded
+from dessim.workload.coded_plan import coded, require_floats
 from dessim.workload.dag import Workload
 from dessim.workload.memory import memory_of, require, require_servers, served_memory, spill_of
 from dessim.workload.owners import busiest_server, owners_of
@@ -174,9 +173,7 @@ def _check_request(request: ProjectRequest) -> None:
     dedicated = asked_for or any(spec_of(name).dedicated_servers for name in request.strategies)
     if request.codecs and dedicated:
         raise UsageError(f"--codec {request.codecs}: ps_async and dedicated servers send values unencoded")
-    wire = request.job.model.precision.wire
-    if request.codecs and wire is not Precision.FP32:
-        raise UsageError(f"--codec {request.codecs} encodes float32, and the model sends {wire}; leave one of them out")
+    require_floats(request.job.model, request.codecs)
 
 
 def _plans(request: ProjectRequest) -> list[Plan]:

@@ -18,6 +18,8 @@ from dessim.plan.place import Placed, rounded
 from dessim.plan.refine import refine
 from dessim.sim.engine import NetworkName
 from dessim.sim.progress import Progress
+from dessim.workload.codecs import PLAIN, CodecConfig
+from dessim.workload.coded_plan import encoded
 from dessim.workload.composed import GROUPED, TablePlan, compose, tables_of_strategy
 from dessim.workload.model import Model
 from dessim.workload.plan import Plan
@@ -28,6 +30,8 @@ from dessim.workload.strategies import plan as plan_of
 
 WHOLE = tuple(spec.name for spec in STRATEGIES.values() if spec.synchronous and not spec.has_servers)
 """The strategies that train a whole model, each by itself."""
+_Unpriced = tuple[Plan, tuple[TablePlan, ...], float | None, str, CodecConfig]
+"""The fields of a Candidate that is not simulated yet."""
 _STARTS = 3
 """The simulated plans that are refined."""
 _SETTLED = 6
@@ -39,7 +43,7 @@ class Search:
     """A job to plan. `batch` samples a step, all workers together. `pinned`: the choice of some tables, by number.
     `strategies`: those that all other tables may have. `graphs`, `network`: as in ProjectRequest. `by_table`: leave out
     strategies that train the whole model in another form. `given`: plans of tables that compete, by the names of their
-    files."""
+    files. `codecs`: the formats in which values travel."""
 
     job: Job
     cluster: Cluster
@@ -51,6 +55,7 @@ class Search:
     strategies: Sequence[str] = TABLE_STRATEGIES
     by_table: bool = False
     given: Mapping[str, JobPlan] = field(default_factory=dict)
+    codecs: CodecConfig = PLAIN
 
     @property
     def model(self) -> Model:
@@ -62,7 +67,7 @@ class Candidate:
     """A simulated plan: of `tables`, or of a strategy for the whole model if there are none.
 
     `estimate_s`: its step by formula; None for strategies of whole models. `source`: the file of a plan that was given;
-    empty for those that were found.
+    empty for those that were found. `codecs`: the formats in which its values travel.
     """
 
     row: Projection
@@ -70,12 +75,20 @@ class Candidate:
     tables: tuple[TablePlan, ...] = ()
     estimate_s: float | None = None
     source: str = ""
+    codecs: CodecConfig = PLAIN
+
+    @property
+    def algorithms(self) -> dict[str, str]:
+        """The algorithm that each collective runs in the simulation, by op, in the order of the plan."""
+        chosen = {span.name: span.algorithm for span in self.row.record.spans if span.algorithm}
+        return {op.name: chosen[op.name] for op in self.plan.collectives if op.name in chosen}
 
     def to_json(self) -> dict[str, Any]:
         return {
             **self.row.to_json(),
             "planned": bool(self.tables) and not self.source,
             "source": self.source,
+            "codecs": str(self.codecs) if self.codecs else "",
             "estimate_s": self.estimate_s,
             "tables": [
                 {"strategy": table.family, "ranks": list(table.ranks), "columns": list(table.columns)}
@@ -91,16 +104,18 @@ def simulate(asked: Search, best: Sequence[Placed], progress: Progress) -> tuple
     """
     whole = {} if asked.pinned else _whole_plans(asked)
     best = [placed for placed in best if _only_strategy(placed) not in whole]
-    plans = [compose(asked.model, placed.tables) for placed in best]
     given = [plan for job in asked.given.values() for plan in job.composed(asked.model)]
-    rows = _rows(asked, list(whole), [*plans, *given], progress)
-    candidates: list[tuple[Plan, tuple[TablePlan, ...], float | None, str]]
-    candidates = [(plan, (), None, "") for plan in whole.values()]
-    candidates += [(plan, placed.tables, placed.seconds, "") for plan, placed in zip(plans, best, strict=True)]
-    candidates += [(plan, job.tables, None, file) for plan, (file, job) in zip(given, asked.given.items(), strict=True)]
+    candidates: list[_Unpriced] = [(plan, (), None, "", own) for plan, own in whole.values()]
+    candidates += _composed(asked, best)
+    candidates += [
+        (plan, job.tables, None, file, job.codecs) for plan, (file, job) in zip(given, asked.given.items(), strict=True)
+    ]
+    if not candidates:
+        raise UsageError(f"--codecs {asked.codecs}: no plan of {asked.model.name} sends what they encode")
+    rows = _rows(asked, [plan for plan, *_ in candidates], progress)
     pairs = list(zip(rows, candidates, strict=True))
     found = [Candidate(row, *candidate) for row, candidate in pairs if isinstance(row, Projection)]
-    misfits = [(candidate[-1], row) for row, candidate in pairs if isinstance(row, Misfit)]
+    misfits = [(candidate[3], row) for row, candidate in pairs if isinstance(row, Misfit)]
     return found, tuple(f"{file}: {row.reason}" for file, row in misfits if file)
 
 
@@ -109,13 +124,34 @@ def step_of(candidate: Candidate) -> float:
     return rounded(candidate.row.breakdown.step_time_s)
 
 
-def _rows(
-    asked: Search, strategies: Sequence[str], plans: Sequence[Plan], progress: Progress, rough: bool = True
-) -> list[Row]:
+def recoded(asked: Search, candidate: Candidate, codecs: CodecConfig) -> Candidate | None:
+    """A candidate with other codecs, simulated; None where it sends nothing that they encode, or does not fit."""
+    tables, model = candidate.tables, asked.model
+    planned = compose(model, tables) if tables else plan_of(candidate.row.strategy, model)
+    with suppress(UsageError, CapacityError):
+        plan, own = encoded(planned, model, codecs)
+        (row,) = _rows(asked, [plan], Progress(), rough=False)
+        if isinstance(row, Projection):
+            return Candidate(row, plan, tables, candidate.estimate_s, candidate.source, own)
+    return None
+
+
+def _composed(asked: Search, placed: Sequence[Placed]) -> list[_Unpriced]:
+    """The candidates of `placed`, without those that send nothing to encode where codecs are asked for."""
+    found: list[_Unpriced] = []
+    for one in placed:
+        with suppress(UsageError):
+            plan, own = encoded(compose(asked.model, one.tables), asked.model, asked.codecs)
+            found.append((plan, one.tables, one.seconds, "", own))
+    return found
+
+
+def _rows(asked: Search, plans: Sequence[Plan], progress: Progress, rough: bool = True) -> list[Row]:
+    """A row of each plan. Raises CapacityError if none fits."""
     request = ProjectRequest(
         job=asked.job,
         cluster=asked.cluster,
-        strategies=strategies,
+        strategies=[],
         gpus=[asked.gpus],
         batch_per_worker=asked.batch // asked.gpus,
         servers=None,
@@ -132,10 +168,11 @@ def refined(asked: Search, loads: Loads, simulated: Sequence[Candidate]) -> list
     found: list[Candidate] = []
 
     def simulated_steps(changed: Sequence[Placed]) -> dict[tuple[TablePlan, ...], float]:
-        plans = [compose(asked.model, placed.tables) for placed in changed]
+        unpriced = _composed(asked, changed)
         with suppress(CapacityError):  # none fits
-            rows = zip(_rows(asked, [], plans, Progress()) if plans else [], plans, changed, strict=True)
-            new = [Candidate(r, plan, p.tables, p.seconds) for r, plan, p in rows if isinstance(r, Projection)]
+            rows = _rows(asked, [plan for plan, *_ in unpriced], Progress()) if unpriced else []
+            pairs = zip(rows, unpriced, strict=True)
+            new = [Candidate(row, *candidate) for row, candidate in pairs if isinstance(row, Projection)]
             found.extend(new)
             return {one.tables: one.row.breakdown.step_time_s for one in new}
         return {}
@@ -153,7 +190,7 @@ def settled(asked: Search, ranked: Sequence[Candidate]) -> list[Candidate]:
     pairs = [(one, False) for one in ranked]
     while not all(is_settled for _, is_settled in pairs[:_SETTLED]):
         first = [one for one, is_settled in pairs[:_SETTLED] if not is_settled]
-        rows = _rows(asked, [], [one.plan for one in first], Progress(), rough=False)
+        rows = _rows(asked, [one.plan for one in first], Progress(), rough=False)
         again = [(replace(one, row=r), True) for one, r in zip(first, rows, strict=True) if isinstance(r, Projection)]
         kept = [pair for pair in pairs[:_SETTLED] if pair[1]]
         pairs = sorted([*kept, *again, *pairs[_SETTLED:]], key=lambda pair: order(pair[0]))
@@ -179,11 +216,12 @@ def _only_strategy(placed: Placed) -> str:
     return strategies.pop() if len(strategies) == 1 and not any(table.ranks for table in placed.tables) else ""
 
 
-def _whole_plans(asked: Search) -> dict[str, Plan]:
-    """The plans of the strategies that can train the whole model, by name, without those that tables must not have."""
+def _whole_plans(asked: Search) -> dict[str, tuple[Plan, CodecConfig]]:
+    """The plans of the strategies that can train the whole model, and their codecs, by name, without those that tables
+    must not have."""
     plans = {}
     for name in WHOLE:
         if name in asked.strategies or not (asked.by_table or name in TABLE_STRATEGIES):
             with suppress(UsageError):
-                plans[name] = plan_of(name, asked.model)
+                plans[name] = encoded(plan_of(name, asked.model), asked.model, asked.codecs)
     return plans

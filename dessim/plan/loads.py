@@ -13,6 +13,7 @@ is placed whole or by columns, or all workers with the shares that hash placemen
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,6 +25,8 @@ from dessim.errors import UsageError
 from dessim.plan.rates import Rate, RateOf
 from dessim.sim.core.kernel_times import launched, op_seconds
 from dessim.trace.schema import Kind, Phase
+from dessim.workload.codecs import PLAIN, CodecConfig
+from dessim.workload.coded_plan import coded
 from dessim.workload.composed import GROUPED, ON_SERVERS, TablePlan, can_split_columns, compose
 from dessim.workload.memory import INDEX, result_bytes
 from dessim.workload.model import Model
@@ -98,9 +101,16 @@ class Loads:
 
 
 def loads_of(
-    model: Model, symbols: Mapping[str, float], gpu: Gpu, rate_of: RateOf, graphs: bool = False, server: int = 0
+    model: Model,
+    symbols: Mapping[str, float],
+    gpu: Gpu,
+    rate_of: RateOf,
+    graphs: bool = False,
+    server: int = 0,
+    codecs: CodecConfig = PLAIN,
 ) -> Loads:
     """The loads of all tables with all strategies. `server`: the GPUs of each of several servers; 0 if there are none.
+    `codecs`: the formats of values on the wire.
 
     Raises UsageError where none can train the model.
     """
@@ -115,6 +125,9 @@ def loads_of(
         except UsageError as error:
             refusals.append(str(error))
             continue
+        with suppress(UsageError):  # it sends nothing that the codecs encode
+            plan = coded(plan, model, CodecConfig(codecs.by_buffer, strict=False))
+        symbols = {**plan.expects, **symbols}
         groups[name] = (plan, plan.groups[0])
     if not groups:
         raise UsageError(refusals[0])
@@ -179,13 +192,18 @@ def _symbols(
     return {**job, **own, **means, "L": float(group.server)}
 
 
+def _is_of(op: PlannedOp, group: TableGroup) -> bool:
+    """Whether an op of a composed plan, or one that encodes or decodes for it, is that of a group of tables."""
+    return (op.part_of or op.name).endswith(f".{group.name}")
+
+
 def _load(plan: Plan, group: TableGroup, symbols: Mapping[str, float], gpu: Gpu, rates: Mapping[str, Rate]) -> Load:
     """The load of the table that `symbols` describe. Owned parts are those of all owners together."""
     n = symbols["N"]
     owner = {**symbols, **{group.symbol(name): symbols[group.symbol(name)] * n for name in group.owned}}
     everywhere, owned = np.zeros(len(STAGES)), np.zeros(len(STAGES))
     for op in plan.ops:
-        if not op.name.endswith(f".{group.name}"):
+        if not _is_of(op, group):
             continue
         is_owned = op.role is not OwnerRole.NONE
         values = owner if is_owned else symbols
@@ -214,7 +232,7 @@ def _seconds(op: PlannedOp, symbols: Mapping[str, float], gpu: Gpu, plan: Plan, 
 
 
 def _fixed(plan: Plan, group: TableGroup, gpu: Gpu, rates: Mapping[str, Rate], graphs: bool) -> Fixed:
-    ops = [op for op in plan.ops if op.name.endswith(f".{group.name}")]
+    ops = [op for op in plan.ops if _is_of(op, group)]
     kernels = float(sum(op.kernels for op in ops if op.phase is not Phase.INPUT))
     ahead = [rates[op.name].start for op in ops if op.collective is not None and op.phase is Phase.INPUT]
     beside = [rates[op.name].start for op in ops if op.collective is not None and op.phase is not Phase.INPUT]
@@ -233,6 +251,5 @@ def _dense(
         for op in plan.ops
         if "." not in op.name and op.kind is Kind.COMPUTE
     )
-    op = plan.op("dense_grad")
-    assert op.collective is not None
-    return compute, rates[op.name].start + rates[op.name].per_byte * op.even_size(symbols)
+    messages = [op for op in plan.collectives if "." not in op.name]
+    return compute, sum(rates[op.name].start + rates[op.name].per_byte * op.even_size(symbols) for op in messages)

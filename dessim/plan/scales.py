@@ -10,9 +10,10 @@ from typing import Any
 from dessim.cluster import Cluster
 from dessim.errors import CapacityError, UsageError
 from dessim.plan.candidates import Search
+from dessim.plan.coded import NONE, Allowed, search_codecs
 from dessim.plan.loads import Choice
 from dessim.plan.prices import Prices
-from dessim.plan.search import Found, search
+from dessim.plan.search import Found
 from dessim.sim.engine import NetworkName
 from dessim.sim.progress import Progress
 from dessim.units import format_count
@@ -34,6 +35,7 @@ class PlanRequest:
     `network`: the model of the network that simulates the finalists.
     `by_table`: leave out strategies that train the whole model in another form.
     `given`: plans to compare with, by the names of their files, each at its own number of GPUs.
+    `codecs`: those that each kind of values may have on the wire.
     """
 
     job: Job
@@ -50,6 +52,7 @@ class PlanRequest:
     strategies: Sequence[str] = TABLE_STRATEGIES
     by_table: bool = False
     given: Mapping[str, JobPlan] = field(default_factory=dict)
+    codecs: Allowed = field(default_factory=lambda: NONE)
 
     def at(self, gpus: int) -> Search:
         """The job on one of `gpus`."""
@@ -95,7 +98,11 @@ class Scale:
     def to_json(self) -> dict[str, Any]:
         found = self.found
         best = found.best.row
-        leads = {c.row.strategy: best.samples_per_s / c.row.samples_per_s - 1 for c in found.candidates if not c.tables}
+        leads: dict[str, float] = {}
+        for row in (candidate.row for candidate in found.candidates if not candidate.tables):
+            # The fastest come first, and a strategy may be there with several codecs.
+            leads.setdefault(row.strategy, best.samples_per_s / row.samples_per_s - 1)
+        plain = next((c.row.samples_per_s for c in found.candidates if not c.codecs), None)
         rows = [c.to_json() | {"tie": tie} for c, tie in zip(found.candidates, found.ties(), strict=True)]
         hourly = None if self.dollars_per_h is None else self.dollars_per_h / _HOUR
         return {
@@ -106,6 +113,9 @@ class Scale:
             "bound_s": found.bound_s,
             "gap": found.gap,
             "leads": leads,
+            "codecs": str(found.best.codecs) if found.best.codecs else "",
+            "lead_of_codecs": None if plain is None else best.samples_per_s / plain - 1,
+            "algorithms": found.best.algorithms,
             "extremes": found.by_rank.extremes(),
             "by_rank": found.by_rank.to_json(),
             "dollars_per_h": self.dollars_per_h,
@@ -172,7 +182,8 @@ def run_plan(
             left_out[gpus] = f"{gpus:,} GPUs cost {price:,.2f} $/h, more than the budget of {request.budget:,.2f} $/h"
             continue
         try:
-            found = search(request.at(gpus), progress.within(done, len(request.gpus), "numbers of GPUs"))
+            of_scale = progress.within(done, len(request.gpus), "numbers of GPUs")
+            found = search_codecs(request.at(gpus), request.codecs, of_scale)
         except CapacityError as error:
             left_out[gpus] = str(error)
             continue

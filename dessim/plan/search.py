@@ -26,6 +26,7 @@ from dessim.results.error_bar import is_tie
 from dessim.sim.fluid.route_cache import RouteCache
 from dessim.sim.progress import Progress
 from dessim.workload.composed import ON_SERVERS, TablePlan
+from dessim.workload.plan import Plan
 from dessim.workload.plan_file import JobPlan
 
 FINALISTS = 16
@@ -59,7 +60,7 @@ class Found:
     def job_plan(self) -> JobPlan:
         """The best plan, for its file."""
         best = self.best
-        return JobPlan(self.gpus, self.batch, best.tables, "" if best.tables else best.row.strategy)
+        return JobPlan(self.gpus, self.batch, best.tables, "" if best.tables else best.row.strategy, best.codecs)
 
     def ties(self) -> list[bool]:
         """For each candidate, whether it may be as fast as the best: its lead is within the error bar."""
@@ -81,7 +82,9 @@ def search(asked: Search, progress: Progress) -> Found:
     gpu = cluster.device(range(n), "dessim plan")
     routed = RouteCache(cluster, True)
     symbols = asked.job.symbols(n, asked.batch // n)
-    loads = loads_of(asked.model, symbols, gpu.shared_by(n), simulated_rates(routed, n, server), asked.graphs, server)
+    loads = loads_of(
+        asked.model, symbols, gpu.shared_by(n), simulated_rates(routed, n, server), asked.graphs, server, asked.codecs
+    )
     bound, placed = _candidates(asked, loads, gpu, progress.within(0, 2))
     best = _finalists(placed)
     simulated, refused = simulate(asked, best, progress.within(1, 2))
@@ -90,8 +93,14 @@ def search(asked: Search, progress: Progress) -> Found:
     if asked.network == "packet":
         ranked = settled(asked, ranked)
     gap = min(found.seconds for found in placed) / bound - 1
-    by_rank = load_by_rank(asked.job, gpu, replace(ranked[0].plan, graphs=asked.graphs), symbols)
-    return Found(n, asked.batch, tuple(ranked), bound, max(gap, 0.0), by_rank, refused)
+    return Found(n, asked.batch, tuple(ranked), bound, max(gap, 0.0), loaded(asked, ranked[0].plan), refused)
+
+
+def loaded(asked: Search, plan: Plan) -> ByRank:
+    """The loads of each rank under a plan of a job."""
+    gpu = asked.cluster.device(range(asked.gpus), "dessim plan")
+    symbols = asked.job.symbols(asked.gpus, asked.batch // asked.gpus)
+    return load_by_rank(asked.job, gpu, replace(plan, graphs=asked.graphs), symbols)
 
 
 def _server(cluster: Cluster, n: int) -> int:

@@ -60,6 +60,8 @@ def answer(result: Values) -> str:
         name = min(alone, key=lambda name: round(alone[name], 9))
         lead = share_text(alone[name])
         sentences.append(f"It is {lead} faster than {strategy_label(name)}, the best strategy for all tables.")
+    if scale["codecs"]:
+        sentences.append(f"Its codecs, {scale['codecs']}, change what is trained.")
     ties = [plan_label(row) for row in distinct_plans(scale) if row["tie"]]
     if ties:
         sentences.append(f"May be as fast: {'; '.join(ties)}.")

@@ -37,7 +37,7 @@ def print_plan(result: Values, names: Sequence[str], out: Path | None, notes: Se
         _print_scales(scales)
     for reason in (*chosen["refused"], *result["left_out"].values()):
         print_text(reason)
-    print_caveats(shown_plans(chosen))
+    print_caveats([row for row in shown_plans(chosen) if not row["codecs"]])  # codecs are named beside the plans
     if out is not None:
         print_text(f"plan: {out}")
     for note in notes:
@@ -81,8 +81,8 @@ def _print_ranked(scale: Values) -> None:
 def distinct_plans(scale: Values) -> list[Values]:
     """The fastest plan of each set of strategies, and those that were given."""
 
-    def kind(row: Values) -> tuple[str, str, bool]:
-        return _COUNT.sub("", row["strategy"]), row["source"], bool(row["tables"])
+    def kind(row: Values) -> tuple[str, str, str, bool]:
+        return _COUNT.sub("", row["strategy"]), row["codecs"], row["source"], bool(row["tables"])
 
     first = {kind(row): row for row in reversed(scale["plans"])}
     return [row for row in scale["plans"] if row is first[kind(row)]]
@@ -94,9 +94,10 @@ def shown_plans(scale: Values) -> list[Values]:
 
 
 def plan_label(row: Values) -> str:
-    """A plan's strategies, behind the file of a plan that was given."""
+    """A plan's strategies, behind the file of a plan that was given, and its codecs."""
     source = f"{row['source']}: " if row["source"] else ""
-    return source + strategy_label(row["strategy"])
+    codecs = f", {row['codecs']}" if row["codecs"] else ""
+    return source + strategy_label(row["strategy"]) + codecs
 
 
 def _print_owners(tables: Sequence[Values], names: Sequence[str]) -> None:
@@ -114,6 +115,9 @@ def _print_owners(tables: Sequence[Values], names: Sequence[str]) -> None:
 
 def _print_facts(scale: Values, best: Values, source: str) -> None:
     """Print the leads, the emptiest and the fullest GPU, the gap and the cost of the best plan."""
+    if best["codecs"]:
+        print_text(f"codecs {best['codecs']} change what is trained{_without_codecs(scale)}")
+    print_text(f"algorithms: {_algorithms(scale['algorithms'])}")
     leads = [
         f"{strategy_label(name)} {share_text(lead, signed=True)}" for name, lead in scale["leads"].items() if lead > 0
     ]
@@ -137,6 +141,19 @@ def _print_facts(scale: Values, best: Values, source: str) -> None:
     if best.get("interval"):
         low, high = (scale["batch"] / best["interval"][end] for end in ("high_s", "low_s"))
         print_text(f"80 % interval: {format_count(low)} to {format_count(high)} samples/s")
+
+
+def _without_codecs(scale: Values) -> str:
+    lead = scale["lead_of_codecs"]
+    return "" if lead is None else f"; the fastest plan without them takes {share_text(lead)} longer"
+
+
+def _algorithms(chosen: Mapping[str, str]) -> str:
+    """The collectives of each algorithm."""
+    ops: dict[str, list[str]] = {}
+    for op, algorithm in chosen.items():
+        ops.setdefault(algorithm, []).append(op)
+    return "; ".join(f"{algorithm} for {', '.join(names)}" for algorithm, names in ops.items())
 
 
 def target_text(result: Values) -> str:

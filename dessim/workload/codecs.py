@@ -242,6 +242,10 @@ class CodecConfig:
         return ",".join(f"{buffer}={codec}" for buffer, codec in self.by_buffer.items()) or "fp32"
 
 
+PLAIN = CodecConfig()
+"""Values as they are."""
+
+
 def parse_codecs(text: str) -> CodecConfig:
     """`activations=bf16,dense=threshold:0.99`, or one codec for every buffer that may have it. Raises UsageError."""
     if "=" not in text:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from dessim.compute import Precision
 from dessim.errors import UsageError
 from dessim.trace.schema import Collective
 from dessim.workload.codecs import Buffer, CodecConfig, CodecSpec, Sum, Work
@@ -87,6 +88,10 @@ def coded_ops(plan: Plan, model: Model, codecs: CodecConfig) -> dict[str, CodedO
                 f"codecs {codecs}: codecs encode rows of one width, and {model.name} has tables of "
                 f"{min(model.widths)} to {max(model.widths)} columns"
             )
+        if buffer is not Buffer.DENSE and _splits_columns(plan, model):
+            problem = f"codecs {codecs}: codecs encode rows of one width, and column_wise splits rows"
+            otherwise = "or plan again with --without column_wise"
+            raise UsageError(f"{problem}: encode gradients of dense weights only, {otherwise}")
         if codec.of_samples and not op.name.startswith("partials"):
             continue
         is_vector = buffer is Buffer.DENSE
@@ -96,6 +101,18 @@ def coded_ops(plan: Plan, model: Model, codecs: CodecConfig) -> dict[str, CodedO
         what = " or ".join("gradients of dense weights" if b is Buffer.DENSE else str(b) for b in idle)
         raise UsageError(f"codecs {codecs}: {plan.strategy} of {model.name} sends no {what} that can be encoded so")
     return coded
+
+
+def _splits_columns(plan: Plan, model: Model) -> bool:
+    """Whether the columns of a table have several owners."""
+    return any(shard.columns != model.widths[shard.table] for group in plan.groups for shard in group.shards)
+
+
+def require_floats(model: Model, codecs: CodecConfig | None) -> None:
+    """Raises UsageError where a job that sends other values than float32 is to be encoded."""
+    wire = model.precision.wire
+    if codecs and wire is not Precision.FP32:
+        raise UsageError(f"--codec {codecs} encodes float32, and the model sends {wire}; leave one of them out")
 
 
 def coded(plan: Plan, model: Model, codecs: CodecConfig) -> Plan:
@@ -120,6 +137,16 @@ def coded(plan: Plan, model: Model, codecs: CodecConfig) -> Plan:
     expects = {c.density: c.codec.density for c in coded_by_name.values() if c.codec.varies}
     caveat = "; ".join(filter(None, (plan.caveat, f"codecs {codecs}: not equivalent")))
     return replace(plan, ops=tuple(ops), expects=expects, caveat=caveat)
+
+
+def encoded(plan: Plan, model: Model, codecs: CodecConfig) -> tuple[Plan, CodecConfig]:
+    """`plan` with those of `codecs` that have something to encode in it, and these. Raises UsageError if none has."""
+    if not codecs:
+        return plan, codecs
+    ops = coded_ops(plan, model, CodecConfig(codecs.by_buffer, strict=False)).values()
+    used = {op.buffer for op in ops}
+    own = CodecConfig({buffer: codec for buffer, codec in codecs.by_buffer.items() if buffer in used})
+    return coded(plan, model, own), own
 
 
 def _exchange(op: PlannedOp, c: CodedOp) -> tuple[list[PlannedOp], list[PlannedOp]]:

@@ -39,6 +39,10 @@ _IN_ORDER = (GROUPED[0], ON_SERVERS, *GROUPED[1:])
 _SPECS = {**STRATEGIES, ON_SERVERS: TABLE_ROW_WISE}
 _COUNTS = ("F", "V", "m", "u", "U")
 _MEANS = tuple(name for name in ONE_WIDTH if name[1] in _COUNTS)
+_SPLIT_MEANS = (
+    "rowwise_adagrad takes a row's mean over each owner's columns, as in TorchRec, so how columns are split changes "
+    "what is trained"
+)
 _DENSE = ("dense_forward", "dense_backward", "dense_grad", "update_dense")
 
 
@@ -93,9 +97,11 @@ def compose(model: Model, tables: Sequence[TablePlan]) -> Plan:
     plans = {name: _built(name, model) for name in _IN_ORDER if shards[name]}
     groups = tuple(_group(name, plan, tuple(shards[name]), server) for name, plan in plans.items())
     named = {group.name: _renamed_ops(group, plans[group.name].ops) for group in groups}
+    takes_means = model.row_optimizer.column_floats > 0
     return Plan(
         describe(tables),
         tuple(_ordered(model, plans, named)),
+        caveat=_SPLIT_MEANS if takes_means and any(table.is_split for table in tables) else "",
         placement=Placement.REPLICATED,
         groups=groups,
         own_symbols=_group_symbols(model, groups),

@@ -7,6 +7,7 @@
     cluster_hash = "..."     # of the topology file, and the names of device and transport
     gpus = 64
     batch = 65536            # samples of a step, all workers together
+    codecs = "activations=bf16,gradients=bf16"   # where values are encoded on the wire
 
     [[tables]]               # one entry for each table of the model, in its order
     table = 0                # its number
@@ -32,10 +33,13 @@ from pydantic import BaseModel, ConfigDict, StrictInt, ValidationError
 
 from dessim.errors import FileError, UsageError
 from dessim.files import read_toml, write_text
+from dessim.workload.codecs import PLAIN, CodecConfig, parse_codecs
+from dessim.workload.coded_plan import coded, require_floats
 from dessim.workload.composed import GROUPED, ON_SERVERS, TablePlan, can_split_columns, compose
 from dessim.workload.model import Model
 from dessim.workload.plan import Plan
 from dessim.workload.strategies import find_spec
+from dessim.workload.strategies import plan as plan_of
 
 if TYPE_CHECKING:
     from dessim.cluster import Cluster
@@ -46,12 +50,13 @@ TABLE_STRATEGIES = ("data_parallel", "table_wise", "column_wise", ON_SERVERS, "r
 @dataclass(frozen=True, slots=True)
 class JobPlan:
     """A planned job: `tables` in the order of the model, or one `strategy` for all of them. `batch`: of all workers.
-    `caveat`: what a plan of another program does otherwise."""
+    `codecs`: the formats in which values travel. `caveat`: what a plan of another program does otherwise."""
 
     gpus: int
     batch: int
     tables: tuple[TablePlan, ...] = ()
     strategy: str = ""
+    codecs: CodecConfig = PLAIN
     caveat: str = ""
 
     @property
@@ -59,13 +64,26 @@ class JobPlan:
         return self.batch // self.gpus
 
     @property
+    def codec_text(self) -> str:
+        """Its codecs as options and files state them; empty where it has none."""
+        return str(self.codecs) if self.codecs else ""
+
+    @property
     def strategies(self) -> tuple[str, ...]:
-        """The strategy for the whole model, if it has one."""
-        return (self.strategy,) if self.strategy else ()
+        """The strategy for the whole model, if it has one whose values are not encoded."""
+        return (self.strategy,) if self.strategy and not self.codecs else ()
 
     def composed(self, model: Model) -> tuple[Plan, ...]:
-        """The plan of groups of tables, if it has one."""
-        return (replace(compose(model, self.tables), caveat=self.caveat),) if self.tables else ()
+        """The plan of groups of tables, or of a strategy whose values are encoded, if it has one.
+
+        Raises UsageError where its codecs have nothing to encode.
+        """
+        if self.strategies:
+            return ()
+        require_floats(model, self.codecs)
+        planned = compose(model, self.tables) if self.tables else plan_of(self.strategy, model)
+        caveat = "; ".join(filter(None, (planned.caveat, self.caveat)))
+        return (coded(replace(planned, caveat=caveat), model, self.codecs),)
 
     def require(self, path: str, gpus: Sequence[int], batch_per_worker: int | None) -> None:
         """Raise UsageError for other numbers of GPUs or samples than were planned; `path` is the plan's."""
@@ -97,6 +115,7 @@ class _File(BaseModel):
     gpus: StrictInt
     batch: StrictInt
     strategy: str = ""
+    codecs: str = ""
     tables: tuple[_Table, ...] = ()
 
 
@@ -133,6 +152,7 @@ def write_plan(path: Path, plan: JobPlan, model: Model, cluster: Cluster) -> Non
         "gpus": plan.gpus,
         "batch": plan.batch,
         **({"strategy": plan.strategy} if plan.strategy else {}),
+        **({"codecs": plan.codec_text} if plan.codecs else {}),
     }
     sections = [_lines(head)]
     for number, table in enumerate(plan.tables):
@@ -164,15 +184,23 @@ def read_plan(path: Path, model: Model, cluster: Cluster | None = None) -> JobPl
         _require_same(path, "cluster", (file.cluster, file.cluster_hash), (cluster.name, cluster_hash(cluster)))
     if file.gpus < 1 or file.batch < 1 or file.batch % file.gpus:
         raise FileError(path, "batch", f"{file.batch} samples do not divide evenly over {file.gpus} GPUs")
+    codecs = _codecs(path, file.codecs)
     if file.strategy:
         if file.tables or find_spec(file.strategy) is None:
             raise FileError(
                 path, "strategy", f"{file.strategy!r} must be one strategy for all tables, without [[tables]]"
             )
-        return JobPlan(file.gpus, file.batch, strategy=file.strategy)
+        return JobPlan(file.gpus, file.batch, strategy=file.strategy, codecs=codecs)
     tables = _tables(path, file, model)
     check_servers(path, file.gpus, tables, cluster)
-    return JobPlan(file.gpus, file.batch, tables)
+    return JobPlan(file.gpus, file.batch, tables, codecs=codecs)
+
+
+def _codecs(path: Path, text: str) -> CodecConfig:
+    try:
+        return parse_codecs(text) if text else PLAIN
+    except UsageError as error:
+        raise FileError(path, "codecs", str(error)) from None
 
 
 def check_servers(path: Path, gpus: int, tables: Sequence[TablePlan], cluster: Cluster | None) -> None:

@@ -20,6 +20,7 @@ from des_ref.progress import Progress
 from des_ref.strategies.base import Strategy
 from dessim.cluster import load_cluster
 from dessim.errors import FileError, UsageError
+from dessim.workload.codecs import parse_codecs
 from dessim.workload.composed import TablePlan, compose
 from dessim.workload.model import load_model
 from dessim.workload.plan_file import JobPlan, write_plan
@@ -66,21 +67,29 @@ def equal_model(folder: Path, width: int = 4) -> str:
 
 
 def plan_file(
-    folder: Path, model: str, gpus: int, tables: Sequence[TablePlan] = (), strategy: str = "", batch: int | None = None
+    folder: Path,
+    model: str,
+    gpus: int,
+    tables: Sequence[TablePlan] = (),
+    strategy: str = "",
+    batch: int | None = None,
+    codecs: str = "fp32",
 ) -> str:
     path = folder / "job.plan.toml"
-    job = JobPlan(gpus, batch or 32 * gpus, tuple(tables), strategy)
+    job = JobPlan(gpus, batch or 32 * gpus, tuple(tables), strategy, parse_codecs(codecs))
     write_plan(path, job, load_model(model), load_cluster("one-switch_16"))
     return str(path)
 
 
-def assert_all_certified(cases: Sequence[Case]) -> None:
-    """Every case is certified, and every collective of its plan has been recorded."""
-    for case, result in zip(cases, certify_all(cases), strict=True):
+def assert_all_certified(cases: Sequence[Case]) -> list[dict[str, Any]]:
+    """Every case is certified, and every collective of its plan has been recorded. Returns the results."""
+    results = certify_all(cases)
+    for case, result in zip(cases, results, strict=True):
         assert_certified(result)
         recorded = {op["name"]: op["recorded_bytes"] for op in result["ops"]}
         planned = {op.name for op in compose(case.load(), case.tables).collectives}
         assert set(recorded) == planned and all(recorded.values()), recorded
+    return results
 
 
 def refused(program: Any, *arguments: str) -> str:

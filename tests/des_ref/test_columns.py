@@ -12,6 +12,8 @@ import torch
 
 from des_ref.certify import program as certificate
 from des_ref.certify.case import SEED, Case, batches
+from des_ref.certify.compare import reference_states
+from des_ref.certify.show import print_table
 from des_ref.comm import Comm
 from des_ref.device.emulated import EMULATED, emulated
 from des_ref.embedding.by_width import ColumnRange, TablesByWidth
@@ -20,7 +22,7 @@ from des_ref.embedding.optim import Adam
 from des_ref.models.build import Network
 from des_ref.strategies import build
 from des_ref.strategies.base import Optimizers, Strategy
-from dessim.workload.composed import TablePlan
+from dessim.workload.composed import TablePlan, compose
 from dessim.workload.model import load_model
 from tests.des_ref.planned import (
     COPY,
@@ -58,6 +60,39 @@ def test_mixed_plans_equal_one_process_with_the_bytes_of_their_formulas(ranks: i
         replace(different, optimizer="sgd").planned(fetched),
     ]
     assert_all_certified(cases)
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_means_over_a_row_are_those_of_each_owners_columns(
+    ranks: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The one process it is compared with takes them so too; whole rows are trained otherwise."""
+    equal = Case(ranks, 3, equal_model(tmp_path, 6), "", "cpu")
+    different = replace(equal, model=different_widths(tmp_path, DENSE))
+    last = ranks - 1
+    cases = [
+        equal.planned([split((0, 4), (last, 2)), whole(0, 6), split((last, 1), (0, 5)), ROW, COPY]),
+        equal.planned([whole(0, 6), COPY, COPY, ROW, whole(last, 6)]),
+        different.planned([split((0, 5), (1, 3)), COPY, split((1, 10), (0, 6)), split((1, 1), (0, 3))]),
+    ]
+    parted, same, _ = assert_all_certified(cases)
+    assert not parted["equivalent"] and same["equivalent"]
+    print_table([parted])
+    assert "takes a row's mean over each owner's columns, as in TorchRec" in capsys.readouterr().out
+
+
+def test_a_split_changes_what_means_train(tmp_path: Path) -> None:
+    """So a plan with one says so; optimizers that work element by element train the same."""
+    for optimizer, differs in (("rowwise_adagrad", True), ("adagrad", False)):
+        case = Case(1, 2, equal_model(tmp_path, 6), "", "cpu", optimizer=optimizer)
+        model, alone = case.load(), Comm(0, 1, torch.device("cpu"), "gloo")
+        ends = []
+        for tables in ((whole(0, 6), COPY, COPY, ROW, ROW), (split((0, 4), (1, 2)), COPY, COPY, ROW, ROW)):
+            planned = case.planned(tables)
+            *_, last = reference_states(planned, model, batches(planned, model, alone))
+            ends.append(last.parameters["v"])
+            assert bool(compose(model, tables).caveat) == (planned.splits_means)
+        assert bool((ends[0] != ends[1]).any()) == differs
 
 
 def _trained(tables: tuple[TablePlan, ...], model: str, comm: Comm) -> tuple[Strategy, list[float]]:
@@ -131,7 +166,5 @@ def test_a_resumed_run_is_the_same_run(tmp_path: Path) -> None:
 def test_what_needs_whole_rows_is_refused(tmp_path: Path) -> None:
     model = equal_model(tmp_path, 6)
     plan = ("--plan", plan_file(tmp_path, model, 2, MIXED), "--model", model)
-    found = refused(certificate, *plan)
-    assert "rowwise_adagrad takes a mean over a row" in found and "use --optimizer adagrad" in found
-    found = refused(certificate, *plan, "--optimizer", "adagrad", "--codec", "bf16")
+    found = refused(certificate, *plan, "--codec", "bf16")
     assert "codecs encode rows of one width" in found and "--without column_wise" in found

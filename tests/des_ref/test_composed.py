@@ -156,3 +156,24 @@ def test_a_plan_is_no_setting(tmp_path: Path) -> None:
     config = tmp_path / "run.toml"
     config.write_text('[plan]\npath = "job.plan.toml"\ngpus = 2\n')
     assert "--plan" in refused(train, "--config", str(config))
+
+
+# -- codecs that a plan names -------------------------------------------------------------------------------------
+
+
+def test_a_plan_names_the_codecs_of_its_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = equal_model(tmp_path, 6)
+    tables = [whole(0, 6), COPY, ROW, FETCH, whole(0, 6)]
+    plan = plan_file(tmp_path, model, 1, tables, codecs="activations=bf16,gradients=fp16")
+    assert trained(capsys, model, "--plan", plan)["codecs"] == "activations=bf16,gradients=fp16"
+    assert trained(capsys, model, "--plan", plan, "--codec", "dense=fp6")["codecs"] == "dense=fp6"
+    two = plan_file(tmp_path, model, 2, [whole(1, 6), COPY, ROW, FETCH, whole(0, 6)], codecs="gradients=bf16")
+    assert certificate.main(["--plan", two, "--model", model, "--steps", "2", "--device", "cpu", "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["cases"]
+    assert found["codecs"] == "gradients=bf16" and not found["equivalent"] and found["bytes_match"]
+    assert set(found["lost"]) == {
+        "pooled_grad.table_wise",
+        "pooled_grad.row_wise",
+        "rows_grad.row_all_to_all",
+        "row_grads.data_parallel",
+    }

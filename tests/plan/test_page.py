@@ -91,7 +91,7 @@ def test_the_answer_states_plan_speed_target_and_lead(result: dict[str, Any]) ->
 
 
 def test_one_plan_of_each_set_of_strategies_is_shown(result: dict[str, Any]) -> None:
-    row = {"tables": [1], "source": "", "step_time_s": 1.0}
+    row = {"tables": [1], "source": "", "codecs": "", "step_time_s": 1.0}
     names = ["4 table_wise, 2 row_wise", "2 row_wise, 9 row_all_to_all", "3 table_wise, 3 row_wise", "6 table_wise"]
     plans = [{**row, "strategy": name} for name in names]
     given = {**plans[2], "source": "theirs.json"}

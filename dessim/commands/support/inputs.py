@@ -7,16 +7,15 @@ from pathlib import Path
 from dessim.calibrate.profile import with_profile
 from dessim.cluster import Cluster, load_cluster
 from dessim.cluster.load import load_device
-from dessim.workload.id_logs.in_model import with_measured_ids
-from dessim.workload.model import Model, load_model
+from dessim.workload.id_logs.in_model import model_with_ids
+from dessim.workload.model import Model
 
 
 def model_of(name: str, ids: Path | None = None, precision: str | None = None) -> Model:
     """The model `name`, with the ids of a file of `dessim ids`, at a precision. Raises ModelError, FileError and
     UsageError.
     """
-    model = load_model(name)
-    return at_precision(model if ids is None else with_measured_ids(model, ids), precision)
+    return at_precision(model_with_ids(name, ids), precision)
 
 
 def at_precision(model: Model, precision: str | None) -> Model:

@@ -7,11 +7,20 @@ from typing import Any
 
 from dessim.errors import ModelError
 from dessim.files import read_toml
-from dessim.workload.model import Model, parse_model
+from dessim.workload.model import Model, load_model, parse_model
 
 MEASURED = ("rows", "ids", "skew", "offset", "shares")
 
 _FOLLOWS = {"fields", "ids_per_sample", "vocabulary", "skew"}  # keys of `input` that follow from the tables
+
+
+def model_with_ids(name: str, ids: str | Path | None) -> Model:
+    """The model `name`, a file or a shipped model, with the ids of a file of `dessim ids`; None: with its own.
+
+    Raises ModelError, FileError.
+    """
+    model = load_model(name)
+    return model if ids is None else with_measured_ids(model, Path(ids))
 
 
 def with_measured_ids(model: Model, path: Path) -> Model:

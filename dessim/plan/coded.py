@@ -1,0 +1,105 @@
+"""The formats of values on the wire as a choice of a plan.
+
+A codec changes what is trained, so a plan has only those that the user allows, and by default none. Each kind of values
+(activations, gradients, gradients of dense weights) has one codec in all groups of tables: whether a model trains well
+in a format is found out by kind, and TorchRec's QCommsConfig and the trainer name formats by kind as well.
+
+The whole search runs once for each codec, since tables are split and placed by what their messages cost. Then each kind
+of values of the fastest plan tries the other codecs that it may have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from dessim.errors import CapacityError, UsageError
+from dessim.plan.candidates import Candidate, Search, order, recoded, step_of
+from dessim.plan.search import Found, loaded, search
+from dessim.sim.progress import Progress
+from dessim.workload.codecs import PLAIN, Buffer, CodecConfig, parse_codec
+from dessim.workload.coded_plan import require_floats
+
+Allowed = Mapping[Buffer, Sequence[str]]
+"""The codecs that each kind of values may have, as text, in the order in which the user names them."""
+EXACT = "fp32"
+NONE: Allowed = dict.fromkeys(Buffer, (EXACT,))
+"""Values as they are."""
+
+
+def parse_allowed(text: str) -> Allowed:
+    """`fp32,bf16,dense=fp16`: codecs of all kinds of values that may have them, and of one kind. Raises UsageError."""
+    allowed: dict[Buffer, list[str]] = {buffer: [] for buffer in Buffer}
+    for part in (part.strip() for part in text.split(",")):
+        kind, has_kind, codec = part.rpartition("=")
+        if has_kind:
+            CodecConfig.of({kind: codec})
+        for buffer in [Buffer(kind)] if has_kind else parse_codec(codec).buffers:
+            if codec not in allowed[buffer]:
+                allowed[buffer].append(codec)
+    return {buffer: codecs or [EXACT] for buffer, codecs in allowed.items()}
+
+
+def search_codecs(asked: Search, allowed: Allowed, progress: Progress) -> Found:
+    """Plan a job on one number of GPUs with `allowed` codecs.
+
+    Raises CapacityError if nothing fits, UsageError, and OutOfTime.
+    """
+    starts = _starts(allowed)
+    if starts == [PLAIN]:
+        return search(asked, progress)
+    found: list[Found] = []
+    reasons: list[CapacityError] = []
+    for number, codecs in enumerate(starts):
+        require_floats(asked.model, codecs)
+        try:
+            found.append(search(_with(asked, codecs), progress.within(number, len(starts), "codecs")))
+        except CapacityError as error:
+            reasons.append(error)
+        asked = replace(asked, given={})  # they compete once, as they are
+    if not found:
+        raise reasons[0]
+    candidates = [candidate for one in found for candidate in one.candidates]
+    candidates += _other_kinds(asked, min(candidates, key=order), allowed)
+    ranked = tuple(sorted(candidates, key=order))
+    bound = min(one.bound_s for one in found)
+    best = min(one.bound_s * (1 + one.gap) for one in found)
+    refused = tuple(reason for one in found for reason in one.refused)
+    return Found(asked.gpus, asked.batch, ranked, bound, best / bound - 1, loaded(asked, ranked[0].plan), refused)
+
+
+def _starts(allowed: Allowed) -> list[CodecConfig]:
+    """Each codec for all kinds of values that may have it; the others have the first that they may have."""
+    named = dict.fromkeys(codec for codecs in allowed.values() for codec in codecs)
+    configs = [
+        CodecConfig.of({buffer: name if name in may_have else may_have[0] for buffer, may_have in allowed.items()})
+        for name in named
+    ]
+    return list({str(config): config for config in configs}.values())
+
+
+def _with(asked: Search, codecs: CodecConfig) -> Search:
+    """The search with these codecs, which leave whole the rows that they encode. Raises UsageError."""
+    if not set(codecs.by_buffer) - {Buffer.DENSE}:
+        return replace(asked, codecs=codecs)
+    split = [table for table, choice in asked.pinned.items() if choice.family == "column_wise"]
+    if split:
+        raise UsageError(f"--codecs {codecs}: encode whole rows, and --keep splits the columns of table {split[0]}")
+    strategies = [name for name in asked.strategies if name != "column_wise"]
+    return replace(asked, codecs=codecs, strategies=strategies)
+
+
+def _other_kinds(asked: Search, best: Candidate, allowed: Allowed) -> list[Candidate]:
+    """`best` with the other codecs of each kind of values, one kind after the other; the fastest is changed further."""
+    known = {str(best.codecs)}
+    tried: list[Candidate] = []
+    for buffer in Buffer:
+        own = {kind: str(codec) for kind, codec in best.codecs.by_buffer.items()}
+        for codec in allowed[buffer]:
+            codecs = CodecConfig.of({kind: codec if kind is buffer else own.get(kind, EXACT) for kind in Buffer})
+            changed = recoded(asked, best, codecs) if str(codecs) not in known else None
+            known.add(str(codecs))
+            if changed is not None:
+                tried.append(changed)
+        best = min([best, *tried], key=step_of)
+    return tried

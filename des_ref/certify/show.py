@@ -87,7 +87,7 @@ def lossy(case: Result) -> str:
 
 
 def split_means(case: Result) -> str:
-    """What a case is compared with whose optimizer takes means over the columns of each owner."""
+    """The comparison of a case that trains split rows under rowwise_adagrad, in words."""
     return (
         f"not equivalent to whole rows, because {case['optimizer']} takes a row's mean over each owner's columns, as "
         f"in TorchRec: parameters within {case['max_param_diff']:.1e} of one process that does so too"

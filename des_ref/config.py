@@ -220,6 +220,11 @@ class Settings(_Strict):
         return model_with_ids(self.model, self.ids).trained_by(self.optimizer.rows.name)
 
     @property
+    def replicas(self) -> int:
+        """The number of replicas of the tables, where strategies are combined."""
+        return self.plan.replicas if self.plan is not None else 1
+
+    @property
     def has_server_processes(self) -> bool:
         """Whether some processes are parameter servers, whose workers do not step together."""
         return not self.tables and spec_of(self.strategy).dedicated_servers

@@ -95,6 +95,8 @@ class Pipeline:
         on_start = partial(torch.cuda.set_device, comm.device) if is_cuda else None
         self._pool = ThreadPoolExecutor(1, PREFETCH, initializer=on_start) if lane is not None else None
         self._side = torch.cuda.Stream(comm.device) if lane is not None and is_cuda else None
+        if lane is not None:
+            strategy.attach(lane.comm)
         if self._pool is None:
             self._next = self._on_device(self._read())
         elif self._issues_here:

@@ -89,7 +89,8 @@ def build_strategy(settings: Settings, model: Model, comm: Comm) -> Strategy:
     """The model with its optimizers and codecs, under the strategy of the settings."""
     network = Network(model, settings.seed, settings.torch_dtype, comm.device)
     encoding = Encoding(settings.wire.codes, settings.seed)
-    return build(settings.strategy, network, settings.optimizers, comm, encoding, settings.tables)
+    tables = settings.tables, settings.replicas
+    return build(settings.strategy, network, settings.optimizers, comm, encoding, *tables)
 
 
 def _quality(summary: Mapping[str, Any]) -> str:

@@ -198,10 +198,10 @@ def _planned(args: argparse.Namespace) -> dict[str, Any]:
     model, job = read_job(args.plan, args.model or named, measured)
     return {
         "model": model,
-        "strategy": job.strategy or describe(job.tables),
+        "strategy": job.strategy or describe(job.tables, job.replicas),
         "training.batch": args.batch or job.batch,
         **({"wire": {"all": job.codec_text}} if job.codecs and not args.codec else {}),
-        "plan": {"path": str(args.plan), "gpus": job.gpus, "tables": job.tables},
+        "plan": {"path": str(args.plan), "gpus": job.gpus, "tables": job.tables, "replicas": job.replicas},
     }
 
 

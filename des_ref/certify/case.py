@@ -59,6 +59,7 @@ class Case:
     small       shrink the model to sizes that train in milliseconds (`shrunk`)
     codecs      how values are encoded on the wire (dessim.workload.codecs); empty: not encoded
     tables      how each table is trained, where strategies are combined; `strategy` describes it (`Case.planned`)
+    replicas    of the tables, where strategies are combined
     ids         a file of `dessim ids`, whose laws replace those of the model's tables; empty: the model's own
     sabotage    called in each rank before training; tests break the trainer with it
     """
@@ -76,12 +77,13 @@ class Case:
     small: bool = False
     codecs: str = ""
     tables: tuple[TablePlan, ...] = ()
+    replicas: int = 1
     ids: str = ""
     sabotage: Callable[[], None] | None = None
 
-    def planned(self, tables: Sequence[TablePlan]) -> Case:
+    def planned(self, tables: Sequence[TablePlan], replicas: int = 1) -> Case:
         """The same case with a strategy for each table."""
-        return replace(self, strategy=describe(tables), tables=tuple(tables))
+        return replace(self, strategy=describe(tables, replicas), tables=tuple(tables), replicas=replicas)
 
     @property
     def owners_columns(self) -> tuple[tuple[int, ...], ...]:
@@ -101,7 +103,7 @@ class Case:
 
     def build(self, network: Network, comm: Comm, encoding: Encoding | None = None) -> Strategy:
         """The strategy on the case's optimizers. Raises UsageError."""
-        return build(self.strategy, network, self.optimizers(), comm, encoding, self.tables)
+        return build(self.strategy, network, self.optimizers(), comm, encoding, self.tables, self.replicas)
 
     @property
     def label(self) -> str:

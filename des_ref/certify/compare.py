@@ -105,7 +105,8 @@ def compare(
 class _Run:
     """The distributed side of a case on this rank.
 
-    `is_mine` marks the rows of the vocabulary that the rank owns, `is_common` those that every rank keeps.
+    `is_mine` marks the rows of the vocabulary that the rank owns, `is_copy` those that it owns in a further replica of
+    the tables, and `is_common` those that every rank keeps.
     """
 
     comm: Comm
@@ -114,7 +115,9 @@ class _Run:
     vocabulary: Tensor  # int64 [V], every id of the case, sorted
     rows: Tensor  # int64 [V], their row numbers
     is_mine: Tensor  # bool [V]
+    is_copy: Tensor  # bool [V]
     is_common: Tensor  # bool [V]
+    replicas: int
 
     @classmethod
     def prepare(cls, case: Case, model: Model, comm: Comm, batches: list[Batch]) -> _Run:
@@ -129,10 +132,12 @@ class _Run:
         strategy = case.build(network, comm, encoding)
         strategy.count(lambda: batches[:1])
         rows = strategy.insert(vocabulary, fields)
-        is_mine = strategy.owns(vocabulary, fields)
+        owned = strategy.owns(vocabulary, fields)
+        is_first = torch.full_like(owned, strategy.replica == 0)
         is_common = strategy.is_everywhere(vocabulary, fields)
-        strategy.table.poison(rows[~(is_mine | is_common)])
-        return cls(comm, network, strategy, vocabulary, rows, is_mine, is_common)
+        strategy.table.poison(rows[~(owned | is_common)])
+        kept = owned & is_first, owned & ~is_first, is_common
+        return cls(comm, network, strategy, vocabulary, rows, *kept, case.replicas)
 
     def state(self, result: StepResult) -> State:
         """The state that all ranks hold together after a step. Every rank calls it."""
@@ -177,7 +182,16 @@ class _Run:
         if is_common.any():
             common = copies[is_common]
             values[is_common] += 0.0 * self._agreed(common.reshape(-1)).view(common.shape)
-        return grad.masked_fill((is_common & ~is_mine)[:, None], 0.0), values
+        if self.replicas > 1:
+            values.masked_fill_(self._differs_between_replicas(copies), float("nan"))
+        return grad.masked_fill(((is_common & ~is_mine) | self.is_copy)[:, None], 0.0), values
+
+    def _differs_between_replicas(self, own: Tensor) -> Tensor:
+        """bool [V, width]: which of the values `own` of the rows that this rank has differ in some replica."""
+        replicas = own.new_zeros(self.replicas, *own.shape)
+        replicas[self.strategy.replica] = torch.where((self.is_mine | self.is_copy)[:, None], own, 0.0)
+        self.comm.all_reduce("certificate", replicas).wait()
+        return (replicas != replicas[0]).any(dim=0)
 
     def _agreed(self, replica: Tensor) -> Tensor:
         """The vector that all ranks hold; NaN where their copies are not bit-identical."""

@@ -183,13 +183,13 @@ def _single(args: argparse.Namespace) -> list[Case]:
         ids=args.ids or "",
     )
     if job is not None and job.tables:
-        first = first.planned(job.tables)
+        first = first.planned(job.tables, job.replicas)
     model = first.load()
     if first.codec_config and not first.is_synchronous:
         raise UsageError("--codec: ps_async does not encode what it sends to servers; use ps_sync")
     if first.tables:
-        check_optimizers(first.optimizers())
-    planned = compose(model, first.tables) if first.tables else plan(first.strategy, model)
+        check_optimizers(first.optimizers(), first.replicas)
+    planned = compose(model, first.tables, first.replicas) if first.tables else plan(first.strategy, model)
     coded(planned, model, first.codec_config)
     Network(model, SEED, torch.float64, "cpu")  # reports a wrong head once, here, and not from every rank
     first = replace(first, placement=model.embedding.placement)

@@ -106,7 +106,8 @@ def identity(settings: Settings, model: Model, data: Mapping[str, Any]) -> dict[
 
 
 def _of_plan(plan: PlanSettings) -> dict[str, Any]:
-    return {"tables": plan.model_dump(mode="json")["tables"], "workers": plan.gpus}
+    replicas = {"replicas": plan.replicas} if plan.replicas > 1 else {}
+    return {"tables": plan.model_dump(mode="json")["tables"], "workers": plan.gpus, **replicas}
 
 
 def check_identity(checkpoint: Path, saved: Any, ours: Any, where: str = "") -> None:

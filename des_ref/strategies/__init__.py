@@ -68,20 +68,22 @@ def build(
     comm: Comm,
     encoding: Encoding | None = None,
     tables: Sequence[TablePlan] = (),
+    replicas: int = 1,
 ) -> Strategy:
     """The strategy named by `text` (`name+option+...`), or the one that trains each of `tables` as it says.
 
-    Its values are encoded as `encoding` says. Raises UsageError.
+    Its values are encoded as `encoding` says. `replicas`: the number of blocks of workers that have all tables each.
+    Raises UsageError.
     """
     if tables:
-        check_optimizers(optimizers)
+        check_optimizers(optimizers, replicas)
     else:
         check_strategy(text)
     if encoding is not None and encoding.codecs:
-        planned = compose(network.model, tables) if tables else plan(text, network.model)
+        planned = compose(network.model, tables, replicas) if tables else plan(text, network.model)
         comm = encoding.around(comm, planned, network.model, network.dtype)
     if tables:
-        return Composed(network, optimizers, comm, tables)
+        return Composed(network, optimizers, comm, tables, replicas)
     name, options = parse_strategy(text)
     if options.shampoo:
         settings = {key: value for key, value in optimizers.dense.settings.items() if key == "lr"}

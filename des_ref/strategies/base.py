@@ -78,8 +78,10 @@ class Counts:
     common           of `rows`, those that every worker updates
     cache_misses     rows copied into its cache
     cache_evictions  rows written back from its cache
+    exchanged        rows of a message between replicas of the tables, padding included
+    joint            rows that it updates, as all replicas do
 
-    Where tables differ in width, also the floats of `rows`, of `keys` and of `requested` keys together. `groups` are
+    Where tables differ in width, also the floats of `rows`, `keys`, `requested`, `exchanged` and `joint`. `groups` are
     those of each group of tables, where strategies are combined; the others are then their sums.
     """
 
@@ -97,6 +99,10 @@ class Counts:
     row_floats: int = 0
     key_floats: int = 0
     requested_floats: int = 0
+    exchanged: int = 0
+    exchanged_floats: int = 0
+    joint: int = 0
+    joint_floats: int = 0
     groups: tuple[Counts, ...] = ()
 
     @classmethod
@@ -153,6 +159,7 @@ class Strategy(Protocol):
     placed_by_field  whether the owner of a row follows from its field, not from its id
     shares_rows      whether every worker keeps a copy of some rows in addition to their owner
     looks_ahead      whether `share` needs the whole batch to choose this worker's samples
+    replica          the number of the replica of the tables that this worker is in; 0 where there is one only
     """
 
     network: Network
@@ -166,6 +173,11 @@ class Strategy(Protocol):
     placed_by_field: bool
     shares_rows: bool
     looks_ahead: bool
+    replica: int
+
+    def attach(self, comm: Comm) -> None:
+        """Prepare for batches that `send` sends over `comm`, beside the strategy's own; every worker calls it."""
+        ...
 
     def count(self, first: Callable[[], Iterable[Batch]]) -> None:
         """Choose the hot rows by counting ids in the first global batches, before rows are loaded or trained.

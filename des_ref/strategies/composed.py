@@ -29,12 +29,14 @@ from des_ref.comm import Comm, Handle
 from des_ref.data.batch import Batch
 from des_ref.embedding.by_width import ColumnRange, TablesByWidth
 from des_ref.embedding.hash_table import RowTable
+from des_ref.embedding.lifetime import Lifetime
 from des_ref.hashing import owner_of
 from des_ref.models.build import Network
 from des_ref.models.shampoo import NAME as SHAMPOO
 from des_ref.strategies.base import Counts, Lane, Optimizers
 from des_ref.strategies.data_parallel import DataParallel
 from des_ref.strategies.in_turn import Part, in_turn
+from des_ref.strategies.replicas import JointGradients, PartComm, op_vars, sum_over_replicas
 from des_ref.strategies.row_all_to_all import RowAllToAll
 from des_ref.strategies.sharded import RowWise, TableWise
 from des_ref.strategies.sharded_base import RowGradients, ShardedBase
@@ -71,14 +73,29 @@ class _OfGroup:
 
 
 @dataclass(frozen=True, slots=True)
+class _OwnGradients:
+    """The gradients of a group's rows from the samples of this worker's block, and those `summed` over the replicas."""
+
+    own: RowGradients
+    summed: RowGradients
+    joint: JointGradients | None = None
+
+    def counted(self, counts: Counts, network: Network) -> Counts:
+        return counts if self.joint is None else self.joint.counted(counts, network)
+
+
+@dataclass(frozen=True, slots=True)
 class _AllGradients(RowGradients):
     """The gradients of all rows that this worker updates, and those of each group."""
 
-    groups: tuple[RowGradients, ...]
+    groups: tuple[_OwnGradients, ...]
 
 
-def check_optimizers(optimizers: Optimizers) -> None:
-    """Raises UsageError for optimizers with which a plan of groups of tables is not trained."""
+def check_optimizers(optimizers: Optimizers, replicas: int = 1) -> None:
+    """Raises UsageError for optimizers and lifetimes of rows with which a plan of groups of tables is not trained."""
+    if replicas > 1 and optimizers.lifetime != Lifetime():
+        problem = "admit_after and expire_after count ids in each replica of the tables"
+        raise UsageError(f"{problem}: leave them out, or plan again without --replicas")
     if optimizers.dense.name == SHAMPOO:
         raise UsageError("a plan of groups of tables has no shampoo: use Adam, or one strategy for all tables")
 
@@ -95,9 +112,17 @@ class Composed(ShardedBase):
 
     name = "composed"
 
-    def __init__(self, network: Network, optimizers: Optimizers, comm: Comm, tables: Sequence[TablePlan]) -> None:
+    def __init__(
+        self, network: Network, optimizers: Optimizers, comm: Comm, tables: Sequence[TablePlan], replicas: int = 1
+    ) -> None:
         self._tables = tables
+        self._replicas = replicas
+        self._block = comm.world_size // replicas
+        self.replica = comm.rank // self._block
+        # This worker's block, and the workers with its place in all blocks, as parts of each group that is used.
+        self._parts: list[tuple[Comm, ServerComms]] = []
         super().__init__(network, optimizers, comm)
+        self.attach(comm)
         self._groups = [self._new_group(planned, optimizers) for planned in self.plan.groups]
         of_field = [[g.planned.name for g in self._groups].index(table.strategy) for table in tables]
         numbers = [[shard.table for shard in group.planned.shards] for group in self._groups]
@@ -112,14 +137,27 @@ class Composed(ShardedBase):
         self._further = [self._shards(places, part) for part in range(1, max(map(len, places)))]
         # A hash of its id names the worker of a row, among those from the first one on.
         self._first_worker = self._by_field([min(table.ranks, default=0) for table in tables])
-        self._hashed_among = self._by_field([len(table.ranks) or comm.world_size for table in tables])
+        self._hashed_among = self._by_field([len(table.ranks) or self._block for table in tables])
         self._is_placed = self._by_field([bool(table.columns) for table in tables])
-        self._is_own = self._by_field([comm.rank in table.ranks for table in tables])
+        self._place = comm.rank % self._block
+        self._is_own = self._by_field([self._place in table.ranks for table in tables])
         replicated = [group.strategy.rows_replicated for group in self._groups]
         self._is_replicated = self._by_field([replicated[group] for group in of_field])
 
     def _new_plan(self) -> Plan:
-        return compose(self.network.model, self._tables)
+        return compose(self.network.model, self._tables, self._replicas)
+
+    def attach(self, comm: Comm) -> None:
+        if self._replicas > 1:
+            self._parts.append((comm, ServerComms.of(comm, self._block)))
+
+    def _parts_of(self, comm: Comm) -> ServerComms:
+        return next(parts for whole, parts in self._parts if whole is comm)
+
+    def _of_group(self, comm: Comm, planned: TableGroup) -> GroupComm:
+        """The workers of `comm` with which a group of tables is trained: all of them, or those of this block."""
+        part = PartComm(comm, self._parts_of(comm).server) if planned.replicas > 1 else comm
+        return GroupComm(part, planned.name)
 
     def _new_table(self, optimizers: Optimizers, extra_columns: Mapping[str, int]) -> RowTable | TablesByWidth:
         """One for whole rows, and one for each range of columns that this worker has of split tables."""
@@ -145,7 +183,7 @@ class Composed(ShardedBase):
     def _new_group(self, planned: TableGroup, optimizers: Optimizers) -> _Group:
         fields = torch.tensor([shard.table for shard in planned.shards], device=self.network.device)
         network = GroupNetwork(self.network, planned.shards, self.table)
-        arguments = network, optimizers, GroupComm(self.comm, planned.name)
+        arguments = network, optimizers, self._of_group(self.comm, planned)
         owners = [shard.owner for shard in planned.shards]
         if planned.name == TableRowWise.name:
             strategy = TableRowWise(*arguments, owners, ServerComms.of(self.comm, planned.server))
@@ -171,7 +209,7 @@ class Composed(ShardedBase):
     def owns(self, ids: Tensor, field: Tensor) -> Tensor:
         by_field = self._first_worker, self._hashed_among, self._is_placed, self._is_own
         first, among, is_placed, is_own = (of_field.to(field.device)[field] for of_field in by_field)
-        return torch.where(is_placed, is_own, first + owner_of(ids, among) == self.comm.rank)
+        return torch.where(is_placed, is_own, first + owner_of(ids, among) == self._place)
 
     def insert(self, ids: Tensor, field: Tensor) -> Tensor:
         stores = self._store_of_field
@@ -208,7 +246,7 @@ class Composed(ShardedBase):
         sent = []
         for group, own in zip(self._groups, self._samples_of_groups(batch), strict=True):
             name = group.planned.name
-            of_group = Lane(GroupComm(lane.comm, name), GroupMarks(lambda: lane.marks, name))
+            of_group = Lane(self._of_group(lane.comm, group.planned), GroupMarks(lambda: lane.marks, name))
             sent.append(_OfGroup(own, group.strategy._send_ids(own, of_group)))
         return sent
 
@@ -233,17 +271,27 @@ class Composed(ShardedBase):
         dense = self._send_dense_grads()
         found = in_turn(
             [
-                _row_grads(group.strategy, own.result, *returned)
+                self._summed(group, _row_grads(group.strategy, own.result, *returned))
                 for group, own, returned in zip(self._groups, fetched, sent, strict=True)
             ]
         )
         for group, own_grads in zip(self._groups, found, strict=True):
             with group.strategy.marks.segment("update_rows", Phase.OPTIMIZER):
-                self.table.update(self._rows, own_grads.rows, self._by_column(own_grads.grad))
+                self.table.update(self._rows, own_grads.summed.rows, self._by_column(own_grads.summed.grad))
         self.table.end_step()
         self._step_dense(dense)
-        rows, ids, grads = (torch.cat([getattr(own, name) for own in found]) for name in ("rows", "ids", "grad"))
+        summed = [own.summed for own in found]
+        rows, ids, grads = (torch.cat([getattr(own, name) for own in summed]) for name in ("rows", "ids", "grad"))
         return _AllGradients(rows, ids, grads, tuple(found)), self._by_column(grads)
+
+    def _summed(self, group: _Group, own: Part[RowGradients]) -> Part[_OwnGradients]:
+        """The gradients of a group's rows, summed over the replicas."""
+        grads = yield from own
+        if group.planned.replicas == 1:
+            return _OwnGradients(grads, grads)
+        peers = GroupComm(PartComm(self.comm, self._parts_of(self.comm).between), group.planned.name)
+        joint = yield from sum_over_replicas(grads, peers, self.network, self.table, group.strategy.marks)
+        return _OwnGradients(grads, joint.grads, joint)
 
     # -- sizes ----------------------------------------------------------------------------------------------------
 
@@ -251,7 +299,7 @@ class Composed(ShardedBase):
         assert isinstance(row_grads, _AllGradients)
         return Counts.of_groups(
             [
-                group.strategy._counts(own.batch, own.result, own_grads)
+                own_grads.counted(group.strategy._counts(own.batch, own.result, own_grads.own), self.network)
                 for group, own, own_grads in zip(self._groups, fetched, row_grads.groups, strict=True)
             ]
         )
@@ -261,6 +309,9 @@ class Composed(ShardedBase):
         of_groups = counts.groups or (Counts(0),) * len(self._groups)  # no step yet
         for group, own in zip(self._groups, of_groups, strict=True):
             planned = group.planned
-            for op, symbols in group.strategy.op_vars(own, samples).items():
+            of_ops = group.strategy.op_vars(own, samples // planned.replicas)
+            if planned.replicas > 1:
+                of_ops |= op_vars(own, self._block)
+            for op, symbols in of_ops.items():
                 found[f"{op}.{planned.name}"] = {planned.symbol(name): value for name, value in symbols.items()}
         return found

@@ -40,6 +40,7 @@ class HashOwned:
     placed_by_field = False
     shares_rows = False
     looks_ahead = False
+    replica = 0
     _dense: torch.optim.Optimizer
 
     def __init__(self, network: Network, optimizers: Optimizers, comm: Comm, options: Options | None = None) -> None:
@@ -71,6 +72,9 @@ class HashOwned:
 
     def insert(self, ids: Tensor, field: Tensor) -> Tensor:
         return self.table.find_or_insert(ids)
+
+    def attach(self, comm: Comm) -> None:
+        return None
 
     def count(self, first: Callable[[], Iterable[Batch]]) -> None:
         return None

@@ -14,7 +14,8 @@ from dessim.workload.plan_file import JobPlan, planned_model, read_plan
 
 
 class PlanSettings(BaseModel):
-    """A job of `dessim plan` in a run's settings: its file, its number of workers, and how each table is trained.
+    """A job of `dessim plan` in a run's settings: its file, its number of workers, how each table is trained,
+    and in how many replicas.
 
     `tables` is empty where one strategy trains all of them. It comes from `--plan` only.
     """
@@ -23,6 +24,7 @@ class PlanSettings(BaseModel):
     path: str
     gpus: int
     tables: tuple[TablePlan, ...] = ()
+    replicas: int = 1
 
 
 def read_job(path: Path, model: str | None, ids: str | None = None) -> tuple[str, JobPlan]:

@@ -157,12 +157,12 @@ def parse_names(text: str, flag: str) -> list[str]:
     return names
 
 
-def parse_counts(text: str) -> list[int]:
-    """Numbers of GPUs from `8,64,512`. Raises UsageError."""
+def parse_counts(text: str, option: str = "--gpus") -> list[int]:
+    """Numbers, as of GPUs, from `8,64,512`. Raises UsageError."""
     counts = []
-    for part in parse_names(text, "--gpus"):
+    for part in parse_names(text, option):
         if not part.isdecimal() or int(part) < 1:
-            raise UsageError(f"--gpus {part!r}: write whole numbers of at least 1, such as 8,64,512")
+            raise UsageError(f"{option} {part!r}: write whole numbers of at least 1, such as 8,64,512")
         counts.append(int(part))
     return counts
 

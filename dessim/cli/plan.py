@@ -21,6 +21,7 @@ from dessim.cli.options import (
     PrecisionOption,
     TransportOption,
     parse_batch,
+    parse_counts,
     parse_names,
     parse_quantity,
     parse_scales,
@@ -67,6 +68,13 @@ def plan(
             "what is trained.  [default: fp32]"
         ),
     ] = None,
+    replicas: Annotated[
+        str | None,
+        typer.Option(
+            help="Numbers of replicas of the tables to try, such as 2,4; 1: none.  [default: blocks of whole servers, "
+            "up to 64 GPUs]"
+        ),
+    ] = None,
     precision: PrecisionOption = None,
     device: DeviceOption = None,
     launch: LaunchOption = Launch.EAGER,
@@ -110,6 +118,9 @@ def plan(
     allowed = parse_allowed(codecs) if codecs is not None else NONE
     if for_torchrec and allowed != NONE:
         raise UsageError("--codecs: TorchRec's plans name no codecs; leave --codecs or --to out")
+    counts = parse_counts(replicas, "--replicas") if replicas is not None else None
+    if for_torchrec and counts not in (None, [1]):
+        raise UsageError("--replicas: TorchRec's plans name no replicas; leave --replicas or --to out")
     scales = parse_scales(gpus)
     samples, per_gpu = parse_batch(batch)
     aimed = parse_quantity("--target", target, parse_throughput) if target is not None else None
@@ -137,6 +148,7 @@ def plan(
         by_table=for_torchrec,
         given=given,
         codecs=allowed,
+        replicas=counts,
     )
     ready: list[dict[str, Any]] = []
     known = {"cluster": machine.name, "model": sized.name, "scales": ready}

@@ -30,7 +30,7 @@ from dessim.workload.strategies import plan as plan_of
 
 WHOLE = tuple(spec.name for spec in STRATEGIES.values() if spec.synchronous and not spec.has_servers)
 """The strategies that train a whole model, each by itself."""
-_Unpriced = tuple[Plan, tuple[TablePlan, ...], float | None, str, CodecConfig]
+_Unpriced = tuple[Plan, tuple[TablePlan, ...], float | None, str, CodecConfig, int]
 """The fields of a Candidate that is not simulated yet."""
 _STARTS = 3
 """The simulated plans that are refined."""
@@ -43,7 +43,8 @@ class Search:
     """A job to plan. `batch` samples a step, all workers together. `pinned`: the choice of some tables, by number.
     `strategies`: those that all other tables may have. `graphs`, `network`: as in ProjectRequest. `by_table`: leave out
     strategies that train the whole model in another form. `given`: plans of tables that compete, by the names of their
-    files. `codecs`: the formats in which values travel."""
+    files. `codecs`: the formats in which values travel. `replicas`: the numbers of replicas of the tables to try; None:
+    those that may pay."""
 
     job: Job
     cluster: Cluster
@@ -56,6 +57,7 @@ class Search:
     by_table: bool = False
     given: Mapping[str, JobPlan] = field(default_factory=dict)
     codecs: CodecConfig = PLAIN
+    replicas: Sequence[int] | None = None
 
     @property
     def model(self) -> Model:
@@ -68,6 +70,7 @@ class Candidate:
 
     `estimate_s`: its step by formula; None for strategies of whole models. `source`: the file of a plan that was given;
     empty for those that were found. `codecs`: the formats in which its values travel.
+    `replicas`: of the tables.
     """
 
     row: Projection
@@ -76,6 +79,7 @@ class Candidate:
     estimate_s: float | None = None
     source: str = ""
     codecs: CodecConfig = PLAIN
+    replicas: int = 1
 
     @property
     def algorithms(self) -> dict[str, str]:
@@ -89,6 +93,7 @@ class Candidate:
             "planned": bool(self.tables) and not self.source,
             "source": self.source,
             "codecs": str(self.codecs) if self.codecs else "",
+            "replicas": self.replicas,
             "estimate_s": self.estimate_s,
             "tables": [
                 {"strategy": table.family, "ranks": list(table.ranks), "columns": list(table.columns)}
@@ -105,11 +110,10 @@ def simulate(asked: Search, best: Sequence[Placed], progress: Progress) -> tuple
     whole = {} if asked.pinned else _whole_plans(asked)
     best = [placed for placed in best if _only_strategy(placed) not in whole]
     given = [plan for job in asked.given.values() for plan in job.composed(asked.model)]
-    candidates: list[_Unpriced] = [(plan, (), None, "", own) for plan, own in whole.values()]
+    candidates: list[_Unpriced] = [(plan, (), None, "", own, 1) for plan, own in whole.values()]
     candidates += _composed(asked, best)
-    candidates += [
-        (plan, job.tables, None, file, job.codecs) for plan, (file, job) in zip(given, asked.given.items(), strict=True)
-    ]
+    theirs = zip(given, asked.given.items(), strict=True)
+    candidates += [(plan, job.tables, None, file, job.codecs, job.replicas) for plan, (file, job) in theirs]
     if not candidates:
         raise UsageError(f"--codecs {asked.codecs}: no plan of {asked.model.name} sends what they encode")
     rows = _rows(asked, [plan for plan, *_ in candidates], progress)
@@ -127,12 +131,12 @@ def step_of(candidate: Candidate) -> float:
 def recoded(asked: Search, candidate: Candidate, codecs: CodecConfig) -> Candidate | None:
     """A candidate with other codecs, simulated; None where it sends nothing that they encode, or does not fit."""
     tables, model = candidate.tables, asked.model
-    planned = compose(model, tables) if tables else plan_of(candidate.row.strategy, model)
+    planned = compose(model, tables, candidate.replicas) if tables else plan_of(candidate.row.strategy, model)
     with suppress(UsageError, CapacityError):
         plan, own = encoded(planned, model, codecs)
         (row,) = _rows(asked, [plan], Progress(), rough=False)
         if isinstance(row, Projection):
-            return Candidate(row, plan, tables, candidate.estimate_s, candidate.source, own)
+            return replace(candidate, row=row, plan=plan, codecs=own)
     return None
 
 
@@ -141,8 +145,8 @@ def _composed(asked: Search, placed: Sequence[Placed]) -> list[_Unpriced]:
     found: list[_Unpriced] = []
     for one in placed:
         with suppress(UsageError):
-            plan, own = encoded(compose(asked.model, one.tables), asked.model, asked.codecs)
-            found.append((plan, one.tables, one.seconds, "", own))
+            plan, own = encoded(compose(asked.model, one.tables, one.replicas), asked.model, asked.codecs)
+            found.append((plan, one.tables, one.seconds, "", own, one.replicas))
     return found
 
 
@@ -177,7 +181,7 @@ def refined(asked: Search, loads: Loads, simulated: Sequence[Candidate]) -> list
             return {one.tables: one.row.breakdown.step_time_s for one in new}
         return {}
 
-    ours = sorted((one for one in simulated if not one.source), key=step_of)
+    ours = sorted((one for one in simulated if not one.source and one.replicas == 1), key=step_of)
     of_tables = [(tables, one) for one in ours if (tables := _tables_of(asked, one))]
     starts = {tables: one.row.breakdown.step_time_s for tables, one in of_tables[:_STARTS]}
     nodes = asked.cluster.node_of(np.arange(asked.gpus))
@@ -212,6 +216,8 @@ def _tables_of(asked: Search, candidate: Candidate) -> tuple[TablePlan, ...]:
 
 def _only_strategy(placed: Placed) -> str:
     """The strategy that trains all tables without naming owners; empty if there are several, or owners."""
+    if placed.replicas > 1:
+        return ""
     strategies = {table.strategy for table in placed.tables if not table.ranks}
     return strategies.pop() if len(strategies) == 1 and not any(table.ranks for table in placed.tables) else ""
 

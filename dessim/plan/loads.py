@@ -32,6 +32,7 @@ from dessim.workload.memory import INDEX, result_bytes
 from dessim.workload.model import Model
 from dessim.workload.owners import hashed_shares
 from dessim.workload.plan import OwnerRole, Placement, Plan, PlannedOp, TableGroup
+from dessim.workload.replicas import block_of
 from dessim.workload.symbol_values import counts_by_table, floats_of
 from dessim.workload.symbols import ONE_WIDTH
 
@@ -108,20 +109,22 @@ def loads_of(
     graphs: bool = False,
     server: int = 0,
     codecs: CodecConfig = PLAIN,
+    replicas: int = 1,
 ) -> Loads:
     """The loads of all tables with all strategies. `server`: the GPUs of each of several servers; 0 if there are none.
-    `codecs`: the formats of values on the wire.
+    `codecs`: the formats of values on the wire. With `replicas`, the workers are those of a block, and no columns are
+    split; `rate_of` then takes a block for a server.
 
     Raises UsageError where none can train the model.
     """
-    n = int(symbols["N"])
+    n = int(symbols["N"]) // replicas
     groups, refusals = {}, []
     owners = {"table_wise": (0,), ON_SERVERS: tuple(range(server))}
     for name in (*GROUPED, *([ON_SERVERS] if server else [])):
         ranks = owners.get(name, ())
         tables = [TablePlan(name, ranks, (width,) if name == "table_wise" else ()) for width in model.widths]
         try:
-            plan = compose(model, tables)
+            plan = compose(model, tables, replicas)
         except UsageError as error:
             refusals.append(str(error))
             continue
@@ -131,33 +134,35 @@ def loads_of(
         groups[name] = (plan, plan.groups[0])
     if not groups:
         raise UsageError(refusals[0])
-    counts = counts_by_table(model, symbols)
+    of_job = _Scope(symbols, counts_by_table(model, symbols))
+    of_block = of_job.block(model, replicas)
     by_choice: dict[Choice, tuple[Load | None, ...]] = {}
     shares: dict[Choice, tuple[Floats, ...]] = {}
     fixed: dict[str, Fixed] = {}
     # A model derives these from its operators each time, which takes long for hundreds of tables.
-    splits = _parts(model, "table_wise", n)
+    splits = _parts(model, "table_wise", n) if replicas == 1 else [1]
     all_columns = sorted({width // parts for width in model.widths for parts in splits})
     floats = {width: floats_of(model, [width]) for width in all_columns}
     widths = model.widths
     for name, (plan, group) in groups.items():
+        scope = of_block if group.replicas > 1 else of_job
         rates = _rates(plan, symbols, rate_of)
         fixed[name] = _fixed(plan, group, gpu, rates, graphs)
         if name == ON_SERVERS:
-            whole = (_symbols(group, counts, floats[width], symbols, table) for table, width in enumerate(widths))
+            whole = (_symbols(group, scope, floats[width], table) for table, width in enumerate(widths))
             of_tables = (_load(plan, group, of_table, gpu, rates) for of_table in whole)
             by_choice[Choice(name, server)] = tuple(replace(load, owned=load.owned / server) for load in of_tables)
             continue
-        for parts in _parts(model, name, n):
+        for parts in splits if name == "table_wise" else [1]:
             choice = Choice(name, parts)
             by_choice[choice] = tuple(
-                _load(plan, group, _symbols(group, counts, floats[width // parts], symbols, table), gpu, rates)
+                _load(plan, group, _symbols(group, scope, floats[width // parts], table), gpu, rates)
                 if parts == 1 or (width % parts == 0 and width // parts >= _LEAST_COLUMNS)
                 else None
                 for table, width in enumerate(widths)
             )
             if group.placement is Placement.HASH:
-                shares[choice] = tuple(hashed_shares(model, symbols, group.busiest_by))
+                shares[choice] = tuple(hashed_shares(model, scope.symbols, group.busiest_by))
     plan, _ = next(iter(groups.values()))
     held = sum(result_bytes(op, symbols) for op in plan.ops if "." not in op.name)
     dense = _dense(plan, symbols, gpu, _rates(plan, symbols, rate_of), graphs)
@@ -178,18 +183,32 @@ def _parts(model: Model, strategy: str, n: int) -> list[int]:
     return [2**i for i in range(max(most, 1).bit_length())] if strategy == "table_wise" else [1]
 
 
-def _symbols(
-    group: TableGroup,
-    counts: Mapping[str, Floats],
-    floats: Mapping[str, Floats],
-    job: Mapping[str, float],
-    table: int,
-) -> dict[str, float]:
-    """The job's symbols with those of a group that has one table alone, of which a row has `floats` [1]."""
-    names = ("F", "V", "m", "u", "U")
+@dataclass(frozen=True, slots=True)
+class _Scope:
+    """Symbols of all workers, or of those of a block, and each table's part of them; `joint` [tables]: the distinct ids
+    of the global batch."""
+
+    symbols: Mapping[str, float]
+    counts: Mapping[str, Floats]
+    joint: Floats | None = None
+
+    def block(self, model: Model, replicas: int) -> _Scope:
+        """That of one of `replicas` blocks of these workers."""
+        of_block = block_of(self.symbols, replicas)
+        counts, distinct = counts_by_table(model, of_block), self.symbols["U"] / self.counts["U"].sum()
+        names = {"L": of_block["N"], "B_block": of_block["B"], "R": float(replicas)}
+        own = {**of_block, **names, "U": float(distinct * counts["U"].sum())}
+        return _Scope(own, counts, np.asarray(distinct * self.counts["U"]))
+
+
+def _symbols(group: TableGroup, scope: _Scope, floats: Mapping[str, Floats], table: int) -> dict[str, float]:
+    """The symbols of a scope with those of a group that has one table alone, of which a row has `floats` [1]."""
+    names, job, counts = ("F", "V", "m", "u", "U"), scope.symbols, scope.counts
     own = {group.symbol(name): job[name] * float(counts[name][table] / counts[name].sum()) for name in names}
+    if group.replicas > 1 and scope.joint is not None:
+        own[group.symbol("UR")] = float(scope.joint[table])
     means = {group.symbol(name): float(floats[name[0]][0]) for name in ONE_WIDTH if name[1] in names}
-    return {**job, **own, **means, "L": float(group.server)}
+    return {**job, **own, **means, **({"L": float(group.server)} if group.server else {})}
 
 
 def _is_of(op: PlannedOp, group: TableGroup) -> bool:
@@ -200,7 +219,8 @@ def _is_of(op: PlannedOp, group: TableGroup) -> bool:
 def _load(plan: Plan, group: TableGroup, symbols: Mapping[str, float], gpu: Gpu, rates: Mapping[str, Rate]) -> Load:
     """The load of the table that `symbols` describe. Owned parts are those of all owners together."""
     n = symbols["N"]
-    owner = {**symbols, **{group.symbol(name): symbols[group.symbol(name)] * n for name in group.owned}}
+    owned_names = (*group.owned, *(["UR"] if group.replicas > 1 else []))
+    owner = {**symbols, **{group.symbol(name): symbols[group.symbol(name)] * n for name in owned_names}}
     everywhere, owned = np.zeros(len(STAGES)), np.zeros(len(STAGES))
     for op in plan.ops:
         if not _is_of(op, group):

@@ -23,11 +23,12 @@ _GAIN = 1e-9
 @dataclass(frozen=True, slots=True)
 class Placed:
     """A strategy and owners for each table. `seconds`: the estimate of a step. `loads` [workers, 4]: by stage, of
-    tables alone; bytes of memory are the last."""
+    tables alone; bytes of memory are the last. `replicas` of the tables, each on a block of workers."""
 
     tables: tuple[TablePlan, ...]
     seconds: float
     loads: Floats
+    replicas: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ class PlanRequest:
     `by_table`: leave out strategies that train the whole model in another form.
     `given`: plans to compare with, by the names of their files, each at its own number of GPUs.
     `codecs`: those that each kind of values may have on the wire.
+    `replicas`: the numbers of replicas of the tables to try; None: those that may pay.
     """
 
     job: Job
@@ -53,6 +54,7 @@ class PlanRequest:
     by_table: bool = False
     given: Mapping[str, JobPlan] = field(default_factory=dict)
     codecs: Allowed = field(default_factory=lambda: NONE)
+    replicas: Sequence[int] | None = None
 
     def at(self, gpus: int) -> Search:
         """The job on one of `gpus`."""
@@ -67,6 +69,7 @@ class PlanRequest:
             strategies=self.strategies,
             by_table=self.by_table,
             given={file: plan for file, plan in self.given.items() if plan.gpus == gpus},
+            replicas=self.replicas,
         )
 
 

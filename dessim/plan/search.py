@@ -21,6 +21,7 @@ from dessim.plan.choose import Chosen, choose
 from dessim.plan.loads import Loads, loads_of
 from dessim.plan.place import Placed, place, rounded, split_further
 from dessim.plan.rates import simulated_rates
+from dessim.plan.replicated import in_replicas
 from dessim.plan.unfit import too_large
 from dessim.results.error_bar import is_tie
 from dessim.sim.fluid.route_cache import RouteCache
@@ -60,7 +61,14 @@ class Found:
     def job_plan(self) -> JobPlan:
         """The best plan, for its file."""
         best = self.best
-        return JobPlan(self.gpus, self.batch, best.tables, "" if best.tables else best.row.strategy, best.codecs)
+        return JobPlan(
+            self.gpus,
+            self.batch,
+            best.tables,
+            "" if best.tables else best.row.strategy,
+            best.codecs,
+            replicas=best.replicas,
+        )
 
     def ties(self) -> list[bool]:
         """For each candidate, whether it may be as fast as the best: its lead is within the error bar."""
@@ -86,7 +94,7 @@ def search(asked: Search, progress: Progress) -> Found:
         asked.model, symbols, gpu.shared_by(n), simulated_rates(routed, n, server), asked.graphs, server, asked.codecs
     )
     bound, placed = _candidates(asked, loads, gpu, progress.within(0, 2))
-    best = _finalists(placed)
+    best = [*_finalists(placed), *in_replicas(asked, gpu, routed, server)]
     simulated, refused = simulate(asked, best, progress.within(1, 2))
     simulated += refined(asked, loads, simulated)
     ranked = sorted(simulated, key=order)

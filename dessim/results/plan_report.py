@@ -10,7 +10,15 @@ from typing import Any
 from dessim.files import write_text
 from dessim.results.plan_figure import pareto, ranks
 from dessim.results.report import caveats_of, page_environment, provenance_of
-from dessim.results.show_plan import chosen_scale, distinct_plans, plan_label, share_text, si, target_text
+from dessim.results.show_plan import (
+    chosen_scale,
+    distinct_plans,
+    plan_label,
+    replicas_text,
+    share_text,
+    si,
+    target_text,
+)
 from dessim.results.style import family_label, strategy_label
 from dessim.units import format_count, format_time
 
@@ -60,6 +68,8 @@ def answer(result: Values) -> str:
         name = min(alone, key=lambda name: round(alone[name], 9))
         lead = share_text(alone[name])
         sentences.append(f"It is {lead} faster than {strategy_label(name)}, the best strategy for all tables.")
+    if best["replicas"] > 1:
+        sentences.append(f"It has {replicas_text(scale)}.")
     if scale["codecs"]:
         sentences.append(f"Its codecs, {scale['codecs']}, change what is trained.")
     ties = [plan_label(row) for row in distinct_plans(scale) if row["tie"]]

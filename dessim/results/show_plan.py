@@ -28,6 +28,8 @@ def print_plan(result: Values, names: Sequence[str], out: Path | None, notes: Se
     scales, chosen = result["scales"], chosen_scale(result)
     _print_ranked(chosen)
     best = chosen["plans"][0]
+    if best["replicas"] > 1:
+        print_text(replicas_text(chosen))
     if best["tables"]:
         _print_owners(best["tables"], names)
     _print_facts(chosen, best, result["price_source"])
@@ -154,6 +156,12 @@ def _algorithms(chosen: Mapping[str, str]) -> str:
     for op, algorithm in chosen.items():
         ops.setdefault(algorithm, []).append(op)
     return "; ".join(f"{algorithm} for {', '.join(names)}" for algorithm, names in ops.items())
+
+
+def replicas_text(scale: Values) -> str:
+    """The blocks of a plan with replicas."""
+    replicas = scale["plans"][0]["replicas"]
+    return f"{replicas} replicas: each block of {_gpus(scale['gpus'] // replicas)} has all tables; owners: of block 0"
 
 
 def target_text(result: Values) -> str:

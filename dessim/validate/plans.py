@@ -204,6 +204,7 @@ def _with_ours(job: PlannedJob, bed: Cluster) -> dict[str, JobPlan]:
         batch=job.batch * bed.n_gpus,
         pinned={},
         network="packet",
+        replicas=[1],  # des_ref.steps times one
     )
     ours = search(asked, Progress()).job_plan()
     return {name: plan for name, plan in job.plans.items() if plan != ours} | {OURS: ours}

@@ -92,6 +92,9 @@ def coded_ops(plan: Plan, model: Model, codecs: CodecConfig) -> dict[str, CodedO
             problem = f"codecs {codecs}: codecs encode rows of one width, and column_wise splits rows"
             otherwise = "or plan again with --without column_wise"
             raise UsageError(f"{problem}: encode gradients of dense weights only, {otherwise}")
+        if buffer is not Buffer.DENSE and any(group.replicas > 1 for group in plan.groups):
+            problem = f"codecs {codecs}: messages of replicas are sent as they are"
+            raise UsageError(f"{problem}: encode gradients of dense weights only, or leave replicas out")
         if codec.of_samples and not op.name.startswith("partials"):
             continue
         is_vector = buffer is Buffer.DENSE

@@ -27,6 +27,7 @@ from dessim.workload.formula import renamed
 from dessim.workload.model import Model
 from dessim.workload.options import Options
 from dessim.workload.plan import Placement, Plan, PlannedOp, Shard, TableGroup
+from dessim.workload.replicas import OF_BLOCK, block_of, check, in_blocks
 from dessim.workload.strategies import STRATEGIES
 from dessim.workload.strategies.table_row_wise import TABLE_ROW_WISE
 from dessim.workload.symbol_values import counts_by_table, floats_of
@@ -81,10 +82,14 @@ def can_split_columns(model: Model) -> bool:
     return set(model.row_widths) == {"v"} and model.bag_floats == 0
 
 
-def compose(model: Model, tables: Sequence[TablePlan]) -> Plan:
-    """The plan of a step whose table i is trained as `tables[i]` says. Raises UsageError where a strategy cannot."""
+def compose(model: Model, tables: Sequence[TablePlan], replicas: int = 1) -> Plan:
+    """The plan of a step whose table i is trained as `tables[i]` says. Raises UsageError where a strategy cannot.
+
+    With `replicas` the ranks of tables are those of a block of workers (dessim.workload.replicas).
+    """
     assert len(tables) == model.input.fields, f"{len(tables)} tables planned, {model.name} has {model.input.fields}"
     shards: dict[str, list[Shard]] = {name: [] for name in _IN_ORDER}
+    check(replicas, [table.strategy for table in tables], any(table.is_split for table in tables))
     servers = {len(table.ranks) for table in tables if table.strategy == ON_SERVERS}
     assert len(servers) <= 1, "servers have equally many workers"
     server = max(servers, default=0)
@@ -95,26 +100,27 @@ def compose(model: Model, tables: Sequence[TablePlan]) -> Plan:
         else:
             shards[table.strategy].append(Shard(number, width, table.ranks[0] if table.ranks else None))
     plans = {name: _built(name, model) for name in _IN_ORDER if shards[name]}
-    groups = tuple(_group(name, plan, tuple(shards[name]), server) for name, plan in plans.items())
+    groups = tuple(_group(name, plan, tuple(shards[name]), server, replicas) for name, plan in plans.items())
     named = {group.name: _renamed_ops(group, plans[group.name].ops) for group in groups}
     takes_means = model.row_optimizer.column_floats > 0
     return Plan(
-        describe(tables),
+        describe(tables, replicas),
         tuple(_ordered(model, plans, named)),
         caveat=_SPLIT_MEANS if takes_means and any(table.is_split for table in tables) else "",
         placement=Placement.REPLICATED,
         groups=groups,
-        own_symbols=_group_symbols(model, groups),
+        own_symbols=_group_symbols(model, groups, replicas),
         precision=model.precision.dense,
     )
 
 
-def describe(tables: Sequence[TablePlan]) -> str:
-    """The name of a composed plan: its strategies, and how many tables each has."""
+def describe(tables: Sequence[TablePlan], replicas: int = 1) -> str:
+    """The name of a composed plan: its strategies, how many tables each has, and its replicas if it has several."""
     counts = {name: 0 for name in (*_IN_ORDER[:1], "column_wise", *_IN_ORDER[1:])}
     for table in tables:
         counts[table.family] += 1
-    return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    parts = [f"{count} {name}" for name, count in counts.items() if count]
+    return ", ".join([*parts, *([f"{replicas} replicas"] if replicas > 1 else [])])
 
 
 def _built(name: str, model: Model) -> Plan:
@@ -126,8 +132,9 @@ def _built(name: str, model: Model) -> Plan:
     return spec.build(model, Options())
 
 
-def _group(name: str, plan: Plan, shards: tuple[Shard, ...], server: int) -> TableGroup:
-    names = {symbol: f"{symbol}_{name}" for symbol in (*_COUNTS, *_MEANS)}
+def _group(name: str, plan: Plan, shards: tuple[Shard, ...], server: int, replicas: int) -> TableGroup:
+    replicas = 1 if plan.placement is Placement.REPLICATED else replicas
+    names = _names(name, replicas)
     return TableGroup(
         name,
         shards,
@@ -138,13 +145,20 @@ def _group(name: str, plan: Plan, shards: tuple[Shard, ...], server: int) -> Tab
         row_bytes=plan.row_bytes.renamed(names),
         state_bytes=plan.state_bytes.renamed(names),
         server=server if plan.placement is Placement.SERVERS else 0,
+        replicas=replicas,
     )
+
+
+def _names(group: str, replicas: int) -> dict[str, str]:
+    """The names that symbols have in a group."""
+    own = {symbol: f"{symbol}_{group}" for symbol in (*_COUNTS, *_MEANS)}
+    return own | OF_BLOCK if replicas > 1 else own
 
 
 def _renamed_ops(group: TableGroup, ops: Iterable[PlannedOp]) -> list[PlannedOp]:
     """The ops of a group without those of the dense part, under the group's names."""
-    symbols = {symbol: group.symbol(symbol) for symbol in (*_COUNTS, *_MEANS)}
-    return [
+    symbols = _names(group.name, group.replicas)
+    own = [
         replace(
             renamed(op, symbols),
             name=f"{op.name}.{group.name}",
@@ -153,6 +167,7 @@ def _renamed_ops(group: TableGroup, ops: Iterable[PlannedOp]) -> list[PlannedOp]
         for op in ops
         if op.name not in _DENSE
     ]
+    return in_blocks(own, group) if group.replicas > 1 else own
 
 
 def _ordered(model: Model, plans: Mapping[str, Plan], groups: Mapping[str, Sequence[PlannedOp]]) -> list[PlannedOp]:
@@ -212,22 +227,29 @@ def _messages_before(ops: Iterable[PlannedOp]) -> dict[str, int]:
     return after
 
 
-def _group_symbols(model: Model, groups: Sequence[TableGroup]) -> Callable[[Mapping[str, float]], dict[str, float]]:
+def _group_symbols(
+    model: Model, groups: Sequence[TableGroup], replicas: int
+) -> Callable[[Mapping[str, float]], dict[str, float]]:
     """A function from a job's symbols to those of the groups.
 
     A group has its tables' part of each count: of the rows, the ids, and the distinct ids that the job has.
     """
 
     def symbols_of(job: Mapping[str, float]) -> dict[str, float]:
-        counts = counts_by_table(model, job)
-        found: dict[str, float] = {}
+        of_job = counts_by_table(model, job)
+        block = block_of(job, replicas)
+        of_block = counts_by_table(model, block) if replicas > 1 else of_job
+        found = {"L": block["N"], "B_block": block["B"], "R": float(replicas)} if replicas > 1 else {}
         for group in groups:
+            counts = of_block if group.replicas > 1 else of_job
             if group.server:
                 found["L"] = float(group.server)
             tables = [shard.table for shard in group.shards]
             floats = floats_of(model, [shard.columns for shard in group.shards])
             for name in _COUNTS:
-                found[group.symbol(name)] = job[name] * float(counts[name][tables].sum() / counts[name].sum())
+                found[group.symbol(name)] = job[name] * float(counts[name][tables].sum() / of_job[name].sum())
+            if group.replicas > 1:
+                found[group.symbol("UR")] = job["U"] * float(of_job["U"][tables].sum() / of_job["U"].sum())
             for name in _MEANS:
                 of_shard = counts[name[1]][tables]
                 found[group.symbol(name)] = float((of_shard * floats[name[0]]).sum() / of_shard.sum())

@@ -27,6 +27,7 @@ from dessim.workload.hash_placement import frequent_ids_owners
 from dessim.workload.ids import ZipfLaw
 from dessim.workload.model import Model
 from dessim.workload.plan import OwnerRole, Placement, Plan, PlannedOp, TableGroup
+from dessim.workload.replicas import block_of
 from dessim.workload.symbol_values import counts_by_table, floats_by_table, floats_of
 from dessim.workload.symbols import ONE_WIDTH
 
@@ -145,7 +146,9 @@ def _at_owners(owner: Sequence[int] | Ints, loads: Mapping[str, Floats], n: int)
 def _of_groups(plan: Plan, model: Model, symbols: Mapping[str, float], n: int) -> dict[str, Floats]:
     """The share of each symbol's value that each worker owns, relative to the mean [n], in a composed plan."""
     scale: dict[str, Floats] = {}
+    of_job, workers = symbols, n
     for group in plan.groups:
+        symbols, n = block_of(of_job, group.replicas), workers // group.replicas
         if group.placement is Placement.TABLES:
             shares = _placed_shards(group, model, symbols, n)
         elif group.placement is Placement.SERVERS:
@@ -157,7 +160,10 @@ def _of_groups(plan: Plan, model: Model, symbols: Mapping[str, float], n: int) -
             shares = {name: by_rank(owners, [owner.scale[name] for owner in owners]) for name in names}
         else:
             continue
-        scale |= {group.symbol(name): values for name, values in shares.items()}
+        shares = {group.symbol(name): np.tile(values, group.replicas) for name, values in shares.items()}
+        if group.replicas > 1:
+            shares[group.symbol("UR")] = shares[group.symbol("U")]
+        scale |= shares
     return scale
 
 

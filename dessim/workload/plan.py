@@ -48,7 +48,8 @@ class OwnerRole(StrEnum):
 
 
 class Span(StrEnum):
-    """The workers of a collective, where a server has L workers with consecutive ranks."""
+    """The workers of a collective, where a server, or a block with a replica of the tables, has L workers with
+    consecutive ranks."""
 
     ALL = "all"
     SERVER = "server"  # those of one server
@@ -146,7 +147,7 @@ class PlannedOp:
     def even_size(self, symbols: Mapping[str, float]) -> float:
         """S [bytes] of a collective with the same traffic whose ranks address equal shares to all ranks, themselves
         included."""
-        size, n = self.size.evaluate(symbols), symbols["N"]
+        size, n = self.size.evaluate(symbols), self.members(symbols)
         if self.local_share == EVEN_SHARE or n == 1:
             return size
         return size * (1 - self.local_share.evaluate(symbols)) * n / (n - 1)
@@ -170,6 +171,7 @@ class TableGroup:
     `name`: the strategy's; ops end in `.name`, and symbols of the group's tables in `_name`.
     `placement`, `owned`, `busiest_by`, `rows_held`, `row_bytes`, `state_bytes`: as those of a plan, for these tables.
     `server`: the workers of a server, where tables are on servers; the owner of a shard is then the first of them.
+    `replicas`: of the tables, each in a block of workers (dessim.workload.replicas).
     """
 
     name: str
@@ -181,6 +183,7 @@ class TableGroup:
     row_bytes: Formula
     state_bytes: Formula
     server: int = 0
+    replicas: int = 1
 
     def symbol(self, name: str) -> str:
         """The group's name of a symbol."""

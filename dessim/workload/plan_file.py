@@ -8,6 +8,7 @@
     gpus = 64
     batch = 65536            # samples of a step, all workers together
     codecs = "activations=bf16,gradients=bf16"   # where values are encoded on the wire
+    replicas = 2             # of the tables, if several, each on a block of GPUs; ranks are those of a block
 
     [[tables]]               # one entry for each table of the model, in its order
     table = 0                # its number
@@ -38,6 +39,7 @@ from dessim.workload.coded_plan import coded, require_floats
 from dessim.workload.composed import GROUPED, ON_SERVERS, TablePlan, can_split_columns, compose
 from dessim.workload.model import Model
 from dessim.workload.plan import Plan
+from dessim.workload.replicas import check as check_replicas
 from dessim.workload.strategies import find_spec
 from dessim.workload.strategies import plan as plan_of
 
@@ -50,7 +52,8 @@ TABLE_STRATEGIES = ("data_parallel", "table_wise", "column_wise", ON_SERVERS, "r
 @dataclass(frozen=True, slots=True)
 class JobPlan:
     """A planned job: `tables` in the order of the model, or one `strategy` for all of them. `batch`: of all workers.
-    `codecs`: the formats in which values travel. `caveat`: what a plan of another program does otherwise."""
+    `codecs`: the formats in which values travel. `replicas`: blocks of GPUs, each with all tables. `caveat`: what
+    a plan of another program does otherwise."""
 
     gpus: int
     batch: int
@@ -58,6 +61,7 @@ class JobPlan:
     strategy: str = ""
     codecs: CodecConfig = PLAIN
     caveat: str = ""
+    replicas: int = 1
 
     @property
     def batch_per_worker(self) -> int:
@@ -81,7 +85,7 @@ class JobPlan:
         if self.strategies:
             return ()
         require_floats(model, self.codecs)
-        planned = compose(model, self.tables) if self.tables else plan_of(self.strategy, model)
+        planned = compose(model, self.tables, self.replicas) if self.tables else plan_of(self.strategy, model)
         caveat = "; ".join(filter(None, (planned.caveat, self.caveat)))
         return (coded(replace(planned, caveat=caveat), model, self.codecs),)
 
@@ -116,6 +120,7 @@ class _File(BaseModel):
     batch: StrictInt
     strategy: str = ""
     codecs: str = ""
+    replicas: StrictInt = 1
     tables: tuple[_Table, ...] = ()
 
 
@@ -153,6 +158,7 @@ def write_plan(path: Path, plan: JobPlan, model: Model, cluster: Cluster) -> Non
         "batch": plan.batch,
         **({"strategy": plan.strategy} if plan.strategy else {}),
         **({"codecs": plan.codec_text} if plan.codecs else {}),
+        **({"replicas": plan.replicas} if plan.replicas > 1 else {}),
     }
     sections = [_lines(head)]
     for number, table in enumerate(plan.tables):
@@ -185,7 +191,11 @@ def read_plan(path: Path, model: Model, cluster: Cluster | None = None) -> JobPl
     if file.gpus < 1 or file.batch < 1 or file.batch % file.gpus:
         raise FileError(path, "batch", f"{file.batch} samples do not divide evenly over {file.gpus} GPUs")
     codecs = _codecs(path, file.codecs)
+    if file.replicas < 1 or file.gpus % file.replicas:
+        raise FileError(path, "replicas", f"{file.gpus} GPUs do not divide evenly into {file.replicas} blocks")
     if file.strategy:
+        if file.replicas > 1:
+            raise FileError(path, "replicas", f"{file.strategy} trains the whole model on all GPUs; leave replicas out")
         if file.tables or find_spec(file.strategy) is None:
             raise FileError(
                 path, "strategy", f"{file.strategy!r} must be one strategy for all tables, without [[tables]]"
@@ -193,7 +203,11 @@ def read_plan(path: Path, model: Model, cluster: Cluster | None = None) -> JobPl
         return JobPlan(file.gpus, file.batch, strategy=file.strategy, codecs=codecs)
     tables = _tables(path, file, model)
     check_servers(path, file.gpus, tables, cluster)
-    return JobPlan(file.gpus, file.batch, tables, codecs=codecs)
+    try:
+        check_replicas(file.replicas, [table.strategy for table in tables], any(table.is_split for table in tables))
+    except UsageError as error:
+        raise FileError(path, "", str(error)) from None
+    return JobPlan(file.gpus, file.batch, tables, codecs=codecs, replicas=file.replicas)
 
 
 def _codecs(path: Path, text: str) -> CodecConfig:
@@ -265,7 +279,9 @@ def _tables(path: Path, file: _File, model: Model) -> tuple[TablePlan, ...]:
             raise FileError(
                 path, "tables", f"{where}: add an entry with table = {number}, or plan again with dessim plan"
             )
-    return tuple(_table(path, by_number[number], file.gpus, model) for number in range(model.input.fields))
+    return tuple(
+        _table(path, by_number[number], file.gpus // file.replicas, model) for number in range(model.input.fields)
+    )
 
 
 def _table(path: Path, table: _Table, gpus: int, model: Model) -> TablePlan:

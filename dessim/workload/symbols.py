@@ -5,8 +5,8 @@ are kept where it has one.
 
     job      N  workers                                m  ids a sample, mean
              B  samples of the global batch            u  distinct ids of one worker's B/N samples
-             L  workers of a server, where tables have
-                servers                                   (table_row_wise only)
+             L  workers of a server, where tables have    R  replicas of the tables, if there are several, with L
+                servers                                      workers and B_block samples each (dessim.workload.replicas)
              F  fields                                 U  distinct ids of the global batch
              V  rows of all tables (the vocabulary)    q  (sample, field) pairs a sample with an id on a given worker
     row      D  embedding width [floats]

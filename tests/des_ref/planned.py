@@ -74,9 +74,10 @@ def plan_file(
     strategy: str = "",
     batch: int | None = None,
     codecs: str = "fp32",
+    replicas: int = 1,
 ) -> str:
     path = folder / "job.plan.toml"
-    job = JobPlan(gpus, batch or 32 * gpus, tuple(tables), strategy, parse_codecs(codecs))
+    job = JobPlan(gpus, batch or 32 * gpus, tuple(tables), strategy, parse_codecs(codecs), replicas=replicas)
     write_plan(path, job, load_model(model), load_cluster("one-switch_16"))
     return str(path)
 
@@ -87,7 +88,7 @@ def assert_all_certified(cases: Sequence[Case]) -> list[dict[str, Any]]:
     for case, result in zip(cases, results, strict=True):
         assert_certified(result)
         recorded = {op["name"]: op["recorded_bytes"] for op in result["ops"]}
-        planned = {op.name for op in compose(case.load(), case.tables).collectives}
+        planned = {op.name for op in compose(case.load(), case.tables, case.replicas).collectives}
         assert set(recorded) == planned and all(recorded.values()), recorded
     return results
 
@@ -105,9 +106,9 @@ def _parameters(strategy: Strategy) -> list[torch.Tensor]:
     return [*rows, *(p.detach().clone() for p in strategy.network.dense_parameters)]
 
 
-def resumes(model: str, folder: Path, tables: Sequence[TablePlan], comm: Comm) -> bool:
+def resumes(model: str, folder: Path, tables: Sequence[TablePlan], comm: Comm, replicas: int = 1) -> bool:
     """Whether a run that resumes from a checkpoint in `folder` ends with the state of one that goes on."""
-    case = Case(comm.world_size, 5, model, "", "cpu", optimizer="adam").planned(tables)
+    case = Case(comm.world_size, 5, model, "", "cpu", optimizer="adam").planned(tables, replicas)
     loaded = case.load()
     global_batches = batches(case, loaded, comm)
 

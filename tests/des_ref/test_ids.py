@@ -52,8 +52,9 @@ def _sent(arguments: tuple[str, ...], comm: Comm) -> dict[str, tuple[float, floa
     model = settings.load_model()
     strategy = train.build_strategy(settings, model, comm)
     sent = train_on_samples(settings, model, comm, strategy, None, None, None)["bytes_by_op"]
-    plan = compose(model, settings.tables)
-    symbols = plan.symbols(model.symbols(comm.world_size, settings.training.batch))
+    planned = model_with_ids(settings.model, settings.ids)
+    plan = compose(planned, settings.tables)
+    symbols = plan.symbols(planned.symbols(comm.world_size, settings.training.batch))
     return {op.name: (sent[op.name], op.sent_bytes(symbols)) for op in plan.collectives}
 
 

@@ -94,6 +94,9 @@ class Fake:
         self.steps: list[tuple[int, Any]] = []
         self._during = during
 
+    def attach(self, comm: Comm) -> None:
+        """It has no groups of its own."""
+
     def send(self, batch: Batch, lane: Lane | None = None) -> str:
         self.threads["send"].add(threading.get_ident())
         number = int(batch.ids[0])

@@ -1,0 +1,99 @@
+"""Replicas of the tables, executed: the ops of dessim/workload/replicas.py.
+
+    replica_counts -> replica_ids, replica_grads (all_gather) -> replica_sum -> update_rows
+
+The workers with one place in all blocks own the same rows. Each receives the gradients of all of them, in the order of
+the blocks, so that their sums and copies are equal to the last bit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from des_ref.comm import Comm
+from des_ref.embedding.by_width import TablesByWidth, packed, unpacked
+from des_ref.embedding.hash_table import RowTable
+from des_ref.models.build import Network
+from des_ref.strategies.base import Counts, Marks, mean_width
+from des_ref.strategies.in_turn import Part
+from des_ref.strategies.padding import is_real, padded
+from des_ref.strategies.sharded_base import RowGradients
+from des_ref.substitution.owned import unique_with_index
+from dessim.trace.schema import Phase
+
+
+@dataclass(frozen=True, slots=True)
+class JointGradients:
+    """The gradients of the rows that any replica touched, and the lines of each replica's message, padding included:
+    `most` ids, and `lines` rows, or floats where tables differ in width."""
+
+    grads: RowGradients
+    most: int
+    lines: int
+
+    def counted(self, counts: Counts, network: Network) -> Counts:
+        """`counts` of a block with those of the exchange."""
+        floats = network.floats(self.grads.ids)
+        return replace(
+            counts,
+            exchanged=self.most,
+            exchanged_floats=self.lines if floats else 0,
+            joint=len(self.grads.rows),
+            joint_floats=floats,
+        )
+
+
+def sum_over_replicas(
+    own: RowGradients, comm: Any, network: Network, table: RowTable | TablesByWidth, marks: Marks
+) -> Part[JointGradients]:
+    """The sum of the gradients of the workers of `comm`, which own the same rows in other replicas."""
+    counts = own.ids.new_empty(comm.world_size)
+    yield comm.all_gather("replica_counts", counts, own.ids.new_full((1,), len(own.ids)))
+    most = int(counts.max())
+    ids = own.ids.new_empty(comm.world_size * most)
+    of_ids = comm.all_gather("replica_ids", ids, padded(own.ids, most))
+    lines, is_line = most, is_real(counts, most)
+    columns = network.has_columns(own.ids)
+    is_id = is_line
+    if columns is not None:
+        yield of_ids
+        floats = (network.has_columns(ids) & is_id[:, None]).view(comm.world_size, -1).sum(dim=1)
+        lines = int(floats.max())
+        is_line = is_real(floats, lines)
+    message = padded(packed(own.grad, columns), lines)
+    gathered = message.new_empty(comm.world_size * lines, *message.shape[1:])
+    of_grads = comm.all_gather("replica_grads", gathered, message)
+    if columns is None:
+        yield of_ids
+    yield of_grads
+    with marks.segment("replica_sum", Phase.BACKWARD):
+        of_all = ids[is_id]
+        unique, index = unique_with_index(of_all)
+        summed = index.scatter(unpacked(gathered[is_line], network.has_columns(of_all)), len(unique))
+        rows = table.find_or_insert(unique)
+    return JointGradients(RowGradients(rows, unique, summed), most, lines)
+
+
+def op_vars(counts: Counts, block: int) -> dict[str, dict[str, float]]:
+    """The symbols of the ops of an exchange, from the counts of a worker of a block of `block` workers."""
+    padded_rows = {"U": float(counts.exchanged * block)} | mean_width("WU", counts.exchanged, counts.exchanged_floats)
+    joint = {"UR": float(counts.joint * block)}
+    # The sum reads the padded rows of all replicas; both kinds of rows have nearly the same mean width.
+    return {
+        "replica_ids": padded_rows,
+        "replica_grads": padded_rows,
+        "replica_sum": padded_rows | joint,
+        "update_rows": joint | mean_width("WU", counts.joint, counts.joint_floats),
+    }
+
+
+class PartComm:
+    """`part` of the workers, whose ops are watched like those of the `whole`."""
+
+    def __init__(self, whole: Comm, part: Comm) -> None:
+        self._whole = whole
+        self._part = part
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(replace(self._part, tap=self._whole.tap), name)

@@ -42,7 +42,7 @@ def in_replicas(asked: Search, gpu: Gpu, routed: RouteCache, server: int) -> lis
     for count in numbers(asked, server) if strategies and not asked.codecs else []:
         block = asked.gpus // count
         rates = simulated_rates(routed, asked.gpus, block)
-        loads = loads_of(asked.model, symbols, gpu, rates, asked.graphs, replicas=count)
+        loads = loads_of(asked.model, symbols, gpu.shared_by(asked.gpus), rates, asked.graphs, replicas=count)
         chosen = choose(loads, strategies, asked.pinned)
         nodes = asked.cluster.node_of(np.arange(block))
         placed = place(loads, chosen.choices, asked.model.widths, nodes) if chosen is not None else None

@@ -95,7 +95,7 @@ class Fake:
         self._during = during
 
     def attach(self, comm: Comm) -> None:
-        """It has no groups of its own."""
+        """Prepare nothing."""
 
     def send(self, batch: Batch, lane: Lane | None = None) -> str:
         self.threads["send"].add(threading.get_ident())

@@ -33,7 +33,15 @@ from torch.utils.flop_counter import flop_registry
 
 from des_ref.comm import Comm, work_future
 from des_ref.recording.open_op import OpenOp
-from des_ref.recording.torch_calls import COLLECTIVES, MESSAGES, SEND, bytes_of, described, touches_memory
+from des_ref.recording.torch_calls import (
+    COLLECTIVES,
+    MESSAGES,
+    SEND,
+    bytes_of,
+    described,
+    touched_bytes,
+    touches_memory,
+)
 from dessim.trace.schema import Collective, Kind, Op, Phase
 
 
@@ -183,7 +191,7 @@ class Recorder(TorchDispatchMode):
         out = func(*args, **kwargs)
         segment = self._segment
         if segment is not None and touches_memory(func):
-            segment.mem_bytes += bytes_of(args) + bytes_of(out)
+            segment.mem_bytes += touched_bytes(func, args, out)
             if (packet := func._overloadpacket) in flop_registry:
                 segment.flops += int(flop_registry[packet](*args, **kwargs, out_val=out))
         return out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 import torch
@@ -38,10 +39,52 @@ SEND = "send"
 # Operators that touch no memory beyond a tensor's description.
 _FREE = frozenset({"empty", "empty_like", "empty_strided", "new_empty", "detach", "alias", "lift_fresh"})
 
+# Operators that read or write only those elements of their first argument that an index selects.
+_BY_DIMENSION = frozenset({"index_select", "index_copy_", "index_fill_", "index_add_"})  # index `args[2]` of `args[1]`
+_SELECTING = frozenset(
+    {"index_select", "index", "gather", "take", "embedding", "_embedding_bag", "_embedding_bag_forward_only"}
+)
+_REPLACING = frozenset({"index_copy_", "index_fill_", "index_put_", "_index_put_impl_", "scatter_"})
+_ADDING = frozenset({"index_add_", "scatter_add_"})
+
 
 def touches_memory(func: Any) -> bool:
     """Whether an operator reads or writes the elements of a tensor."""
     return not func.is_view and func._overloadpacket.__name__ not in _FREE
+
+
+def touched_bytes(func: Any, args: Sequence[Any], out: Any) -> int:
+    """Bytes that an operator reads and writes; of a table that it indexes, those of the elements it selects alone."""
+    name = func._overloadpacket.__name__
+    if name in _SELECTING:
+        return bytes_of(args[1:]) + _selected_bytes(name, args, out) + bytes_of(out)
+    if name in _REPLACING or name in _ADDING:
+        # `out` is the table itself. Adding reads the elements before it writes them.
+        return bytes_of(args[1:]) + _selected_bytes(name, args, out) * (2 if name in _ADDING else 1)
+    return bytes_of(args) + bytes_of(out)
+
+
+def _selected_bytes(name: str, args: Sequence[Any], out: Any) -> int:
+    """Bytes of the elements of table `args[0]` that an indexing operator reads or writes, once for each index."""
+    table: Tensor = args[0]
+    if name.startswith("_embedding_bag"):
+        selected = args[1].numel() * table.shape[-1]
+    elif name in _BY_DIMENSION:
+        length = table.shape[args[1]] if table.dim() else 1
+        selected = args[2].numel() * (table.numel() // max(length, 1))
+    elif name in ("index_put_", "_index_put_impl_"):
+        given = [index for index in args[1] if index is not None]
+        if any(index.dtype in (torch.bool, torch.uint8) for index in given):
+            selected = table.numel()  # a mask reads all of its own size
+        else:
+            indices = torch.broadcast_shapes(*(index.shape for index in given))
+            lengths = [length for length, index in zip(table.shape, args[1], strict=False) if index is not None]
+            selected = prod(indices) * (table.numel() // max(prod(lengths), 1))
+    elif name.startswith("scatter"):
+        selected = args[2].numel()
+    else:
+        selected = next(tensors_in(out)).numel()
+    return selected * table.element_size()
 
 
 def bytes_of(value: Any) -> int:

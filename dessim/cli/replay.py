@@ -45,7 +45,7 @@ def replay(
     """
     from dessim.calibrate.profile import with_profile
     from dessim.cluster import load_cluster
-    from dessim.commands.replay import ReplayRequest, counters_of, run_replay, timeline_of
+    from dessim.commands.replay import ReplayRequest, counters_of, kept_times, run_replay, timeline_of
     from dessim.commands.what_if import parse_changes, what_if_replayed
     from dessim.results.show import print_replay
     from dessim.results.timeline import write_timeline
@@ -55,6 +55,8 @@ def replay(
     for problem in loaded.problems:
         print(f"dessim: warning: {trace}: {problem}", file=sys.stderr)
     machine = with_profile(load_cluster(cluster), transport)
+    if note := kept_times(loaded.header, machine):
+        print(f"dessim: note: {note}", file=sys.stderr)
     request = ReplayRequest(
         trace=loaded,
         cluster=machine,

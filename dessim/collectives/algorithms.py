@@ -37,6 +37,7 @@ from dessim.collectives.in_switch import (
     nvls_sharp_all_reduce,
     sharp_all_reduce,
 )
+from dessim.collectives.pipeline import CHUNK_COUNTS
 from dessim.collectives.point_to_point import shift_send_recv
 from dessim.collectives.ring import ring_all_gather, ring_all_reduce, ring_reduce_scatter
 from dessim.collectives.rooted import (
@@ -65,7 +66,7 @@ from dessim.errors import UsageError
 from dessim.trace.schema import Collective
 
 # Up to these numbers of ranks `auto` considers an algorithm; beyond them its simulation takes too long.
-DIRECT_LIMIT = 128  # n**2 messages at once
+DIRECT_LIMIT = 1024  # n**2 messages at once, which fill the memory
 PAIRWISE_LIMIT = 4096  # n different stages of n messages
 CHAIN_LIMIT = 1024  # 2n different stages
 TREE_LIMIT = 2048  # few ranks have equal positions in both trees, so symmetric ranks hardly fold
@@ -206,6 +207,15 @@ def algorithms_for(
     fit = [name for name in fit if not offered or name in offered] or fit
     # A group beyond all limits still needs an algorithm.
     return tuple(name for name in fit if layout.n <= _table(op)[name].auto_up_to) or tuple(fit[:1])
+
+
+def variants(op: Collective, algorithm: str, options: Options | None = None) -> tuple[Options, ...]:
+    """The options with which `algorithm` may run: for a pipeline, unless `options` fix it, each number of chunks."""
+    options = options or Options()
+    entry = _table(op).get(algorithm)
+    if entry is None or "chunks" not in entry.takes or options.chunks is not None:
+        return (options,)
+    return tuple(replace(options, chunks=chunks) for chunks in CHUNK_COUNTS)
 
 
 def schedule(

@@ -2,7 +2,7 @@
 
 A lower bound of a stage's time is cheap: the bytes that the busiest port must carry, plus one latency, whatever the
 routing. The exact price needs the routes of the stage and costs far more. Candidates are priced stage by stage in the
-order of their bounds, and dropped as soon as the price so far plus the bound of the remaining stages exceeds the best
+order of their bounds, and dropped as soon as the price so far plus the bound of the remaining stages reaches the best
 total. The choice is the same as if every candidate were priced in full.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -17,51 +18,63 @@ from dessim.arrays import Floats, Ints
 from dessim.cluster import Cluster
 from dessim.collectives.schedule import Stage
 
-_ROUNDING = 1e-9
+Candidate = TypeVar("Candidate")
+_ROUNDING = 1e-9  # relative: prices this close are equal but for rounding
 
 
 def fastest(
-    names: Sequence[str],
-    stages: Callable[[str], Iterator[Stage]],
+    candidates: Sequence[Candidate],
+    stages: Callable[[Candidate], Iterator[Stage]],
     floor: Callable[[Stage], float],
     price: Callable[[Stage], float],
-) -> str:
-    """The name whose stages have the lowest total price; on a tie the one with the lower bound, then the first.
+) -> Candidate:
+    """The candidate whose stages have the lowest total price.
 
-    `price(stage)` and `floor(stage)` are the seconds of one repetition and a lower bound of them.
+    Of equal ones (to `_ROUNDING`) it is the one with the lowest bound, then with the fewest stages, then the first.
+    `price(stage)` and `floor(stage)` are the seconds of one repetition and a lower bound of them. A price of inf drops
+    the candidate; if all are dropped, the first one is returned.
     """
-    if len(names) == 1:
-        return names[0]
-    floors = {name: [stage.repeat * floor(stage) for stage in stages(name)] for name in names}
+    if len(candidates) == 1:
+        return candidates[0]
+    floors = [[stage.repeat * floor(stage) for stage in stages(candidate)] for candidate in candidates]
+    order = sorted(range(len(candidates)), key=lambda number: (_rounded(sum(floors[number])), len(floors[number])))
     best = math.inf
-    winner = names[0]
-    for name in sorted(names, key=lambda name: sum(floors[name])):
+    winner = candidates[0]
+    for number in order:
         priced = 0.0
-        bound_left = sum(floors[name])
-        for stage, stage_floor in zip(stages(name), floors[name], strict=True):
-            if priced + bound_left > best * (1 + _ROUNDING):
+        bound_left = sum(floors[number])
+        for stage, stage_floor in zip(stages(candidates[number]), floors[number], strict=True):
+            if priced + bound_left >= best * (1 - _ROUNDING):
                 break
             priced += stage.repeat * price(stage)
             bound_left = max(bound_left - stage_floor, 0.0)
         else:
             if priced < best:
                 best = priced
-                winner = name
+                winner = candidates[number]
     return winner
 
 
-class Floor:
-    """A lower bound of the seconds that a stage takes on a group's GPUs, whatever the routing between NICs."""
+def _rounded(seconds: float) -> float:
+    """`seconds` without the digits in which equal sums differ."""
+    return float(f"{seconds:.9g}")
 
-    def __init__(self, cluster: Cluster, gpus: Ints) -> None:
+
+class Floor:
+    """A lower bound of the seconds that a stage takes on a group's GPUs, whatever the routing between NICs.
+
+    With `bytes_only` latency and overhead cost nothing.
+    """
+
+    def __init__(self, cluster: Cluster, gpus: Ints, bytes_only: bool = False) -> None:
         links = cluster.links
 
         def least_latency(kind: str) -> float:
-            return float(links.latency[links.of_kind(kind)].min())
+            return 0.0 if bytes_only else float(links.latency[links.of_kind(kind)].min())
 
         self._nodes = cluster.node_of(gpus)
         self._nics = cluster.wiring.nic_of(gpus)
-        self._overhead = cluster.transport.message_overhead
+        self._overhead = 0.0 if bytes_only else cluster.transport.message_overhead
         self._nic_rate = max(node.nic.capacity for node in cluster.nodes)
         self._nic_latency = least_latency("nic_up") + least_latency("nic_down")
         nvlinks = [node.nvlink.capacity for node in cluster.nodes if node.nvlink is not None]

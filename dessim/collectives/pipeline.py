@@ -23,6 +23,15 @@ MESSAGE_SIZE = 512 * 1024
 """Bytes: NCCL's Simple protocol moves slices of NCCL_BUFFSIZE / NCCL_STEPS = 4 MiB / 8 (NCCL src/include/comm.h)."""
 
 
+CHUNK_COUNTS = tuple(2**power for power in range(13))
+"""The numbers of chunks from which the fastest is chosen where the caller gives none.
+
+NCCL halves its chunk until a collective has several chunks for each hop of its tree, by constants fitted to its GPUs
+(NCCL src/enqueue.cc, calcCollChunking). The rule behind it, the fastest number, also holds for other links, and a time
+that is the least of several that grow with the size grows with it too.
+"""
+
+
 def chunks_for(size: float, lanes: int, chunks: int | None = None) -> int:
     """The number of chunks that each of `lanes` equal parts of `size` bytes is cut into; at least one.
 

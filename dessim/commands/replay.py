@@ -22,7 +22,7 @@ from dessim.sim.core.recorder import Record
 from dessim.sim.engine import NetworkName, simulate
 from dessim.sim.progress import Progress
 from dessim.trace.io import Trace
-from dessim.trace.schema import Collective, Op
+from dessim.trace.schema import Collective, Header, Op
 from dessim.workload.from_trace import workload_from_trace
 
 
@@ -140,6 +140,19 @@ def run_replay(request: ReplayRequest, progress: Progress | None = None) -> Repl
         predicted=tuple(step_times(record)),
         recorded=tuple(us * 1e-6 for us in header.step_us.get("recorded", ())),
         plain=tuple(us * 1e-6 for us in header.step_us.get("plain", ())),
+    )
+
+
+def kept_times(header: Header, cluster: Cluster) -> str:
+    """A sentence for a trace of CPUs on a cluster of GPUs, whose compute keeps its recorded times; empty otherwise."""
+    gpus = [
+        gpu.name for gpu, _ in cluster.devices(range(min(header.world_size, cluster.n_gpus))) if gpu.kernels is not None
+    ]
+    if not header.device.startswith("cpu") or not gpus:
+        return ""
+    return (
+        f"the trace was recorded on a CPU: its compute keeps those times, as if a {gpus[0]} were no faster; "
+        "`dessim project` predicts the time on GPUs"
     )
 
 

@@ -5,7 +5,8 @@ The recorded durations of collectives are not used, since the simulator predicts
 Recorded steps need not be consecutive, so they are replayed separately. All ranks enter a step through a barrier that
 costs nothing, and then start it with their recorded offsets. Within a step the host launches ops one after another and
 spends time between them that no op accounts for. So each op also waits for its *anchor*, the op with the latest end
-before this one's start on the same thread, and then for the recorded time between the two. Ops of the stream `prefetch`
+before this one's start on the same thread (one of the last ops before it, or one that it depends on), and then for the
+recorded time between the two. Ops of the stream `prefetch`
 belong to a second thread, so their anchors are ops of that stream. Both threads start a step together, and a step ends
 when both have finished.
 """
@@ -49,6 +50,7 @@ def _tasks(trace: Trace, rank: int, first: Mapping[int, float], stretch: Callabl
     offset = trace.header.clock_offset_us[rank]
     tasks: list[Task] = []
     position: dict[int, int] = {}  # op id -> its task
+    index: dict[int, int] = {}  # op id -> its place in `ops`
     occurrence: dict[tuple[int, str], int] = {}
     entry = -1  # position of the task that enters the step
     for number, op in enumerate(ops):
@@ -56,10 +58,12 @@ def _tasks(trace: Trace, rank: int, first: Mapping[int, float], stretch: Callabl
             tasks.append(_enter(op, tuple(range(max(entry, 0), len(tasks)))))
             entry = len(tasks) - 1
         deps = _deps(trace, rank, number, op, position)
-        # Ops overlap little, so the anchor is among the most recent ones.
+        # Ops overlap little, so the anchor is among the most recent ones, but for a collective that ran beside many.
+        recent = ops[max(number - _MAX_LOOK_BACK, 0) : number]
+        awaited = [ops[index[dep]] for dep in op.deps if index[dep] < number - _MAX_LOOK_BACK]
         finished = [
             earlier
-            for earlier in ops[max(number - _MAX_LOOK_BACK, 0) : number]
+            for earlier in (*awaited, *recent)
             if earlier.step == op.step
             and earlier.end_us <= op.start_us
             and (earlier.stream == PREFETCH) == (op.stream == PREFETCH)
@@ -84,6 +88,7 @@ def _tasks(trace: Trace, rank: int, first: Mapping[int, float], stretch: Callabl
             )
         )
         position[op.id] = len(tasks) - 1
+        index[op.id] = number
     return tuple(tasks)
 
 

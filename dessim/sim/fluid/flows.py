@@ -15,7 +15,7 @@ from dessim.cluster import Cluster
 from dessim.errors import PhysicsError
 from dessim.sim.core.bounds import LATENCY, REDUCTION, Parts
 from dessim.sim.fluid.drain import Chain, drain
-from dessim.sim.fluid.fold import Fold, fold, number_rows
+from dessim.sim.fluid.fold import Fold, FoldsTooLittle, fold, number_rows
 from dessim.sim.fluid.incidence import Crossings, bound_name, incidence, without_blocked
 from dessim.sim.fluid.maxmin import Incidence
 from dessim.sim.fluid.messages import Messages, no_messages
@@ -75,6 +75,10 @@ class Flows:
         """Which messages wait for others; None if none does."""
         messages = self.messages
         return None if messages.after is None else Chain(messages.after, self.fixed, messages.begins)
+
+    def without_latency(self) -> Flows:
+        """The same flows, whose latency and overhead take no time."""
+        return replace(self, fixed=np.zeros_like(self.fixed))
 
     def simultaneous_ranks(self) -> int:
         """How many ranks at most stop waiting at the instant when the last messages arrive on an idle network.
@@ -140,13 +144,17 @@ def route_messages(
     folding: bool = True,
     tolerance: float = 0.0,
     progress: Progress | None = None,
+    most_colours: int | None = None,
 ) -> Flows:
     """Route and fold `messages`, and drain them on an idle network. Empty messages are not sent.
 
     `tolerance` is that of `dessim.sim.fluid.drain.drain`. A message without a route never finishes (its `finish` is
-    inf). Raises OutOfTime when the time budget of `progress` is spent.
+    inf). Raises OutOfTime when the time budget of `progress` is spent, and FoldsTooLittle before draining more colours
+    than `most_colours`.
     """
     messages = messages.nonempty()
+    # Messages of different sizes have different colours, whatever their routes.
+    _check_colours(messages.size, most_colours)
     crossings = incidence(cluster, messages.src, messages.dst, messages.trees, messages.size)
     net, latency, copies = crossings
     waking = _average_wait_for_host(cluster, messages)
@@ -155,6 +163,8 @@ def route_messages(
     open_net, blocked = without_blocked(net)
     kind = number_rows(messages.size, fixed, reduction)
     folded = fold(open_net, kind, folding and messages.after is None)
+    # Whether flows are folded or not, `auto` must choose the same.
+    _check_colours((folded if folding or most_colours is None else fold(open_net, kind)).flow_of, most_colours)
     chain = None if messages.after is None else Chain(messages.after, fixed, messages.begins)
     drained = drain(folded.net, np.where(blocked, 0.0, messages.size)[folded.flow_of], tolerance, progress, chain)
     finish = np.where(blocked[folded.flow_of], np.inf, drained.finish)
@@ -173,6 +183,12 @@ def route_messages(
         waking=waking,
         crossings=crossings if len(messages) == 1 else None,
     )
+
+
+def _check_colours(values: Floats | Ints, most: int | None) -> None:
+    """Raise FoldsTooLittle if `values` holds more than `most` different ones."""
+    if most is not None and len(values) > most and len(np.unique(values)) > most:
+        raise FoldsTooLittle
 
 
 def _messages_of_sender(messages: Messages) -> Floats | Ints:

@@ -34,6 +34,10 @@ from dessim.sim.fluid.maxmin import Incidence
 _ROUNDS_BEFORE_MERGING = 2
 
 
+class FoldsTooLittle(Exception):
+    """Folding leaves more colours of flows than the caller allows."""
+
+
 @dataclass(frozen=True, slots=True)
 class Fold:
     """A folded network.

@@ -17,9 +17,8 @@ import simpy
 from dessim.arrays import Floats, Ints
 from dessim.cluster import Cluster, Gpu
 from dessim.cluster.tree_routes import sums_in_fabric, sums_in_node
-from dessim.collectives import Layout, Options, Stage, algorithms_for, schedule
+from dessim.collectives import Layout, Options, Stage, schedule
 from dessim.collectives.alltoall import excess
-from dessim.collectives.choose import Floor, fastest
 from dessim.collectives.gloo import NAME as GLOO
 from dessim.errors import SimulationError
 from dessim.sim.collective import CollectiveObserver, Outcome, Placement
@@ -31,6 +30,7 @@ from dessim.sim.fluid.fabric import FlowFabric
 from dessim.sim.fluid.flows import Flows
 from dessim.sim.fluid.nccl_calls import Call, NcclCalls
 from dessim.sim.fluid.route_cache import RouteCache
+from dessim.sim.fluid.tuner import Tuner, Wanted
 from dessim.sim.progress import Progress
 from dessim.sim.rendezvous import Rendezvous
 from dessim.trace.schema import Collective
@@ -84,7 +84,7 @@ class FluidNetwork:
         self._algorithms = dict(algorithms or {})
         self._options = options
         self._nccl = NcclCalls(self.cluster, self._placement.gpus, options or Options())
-        self._chosen: dict[tuple[object, ...], str] = {}
+        self._tuner = Tuner(route_cache, self._placement.gpus, self._layouts, options)
         self._buckets = Buckets(self.cluster)
         self.solves = 0
         self.flow_colours = 0
@@ -146,14 +146,14 @@ class FluidNetwork:
         if not has_even_part and (loads is None or not any(loads.totals)):
             return Outcome(NO_ALGORITHM, moving, {LATENCY: 0.0})
         asked = self._algorithms.get(op, "auto")
-        algorithm = asked if has_even_part else DIRECT
         call: Call | None = None
         if self._nccl.runs(asked):
             largest = max(loads.totals) if loads is not None else size
             call = self._nccl.call(op, asked, group, largest, sizes)
-            algorithm = "auto" if has_even_part else DIRECT
-        if algorithm == "auto" and (call is None or call.stage is None):
-            algorithm = self.choose(op, group, size, sizes, progress.within(0, 2))
+        algorithm, options = DIRECT, self._options
+        if has_even_part and (call is None or call.stage is None):
+            wanted = Wanted(op, group, size, sizes, "auto" if call is not None else asked, bytes_only=call is not None)
+            algorithm, options = self._tuner.choose(wanted, progress.within(0, 2))
             progress = progress.within(1, 2)
         parts: dict[str, float] = {}
         if transport.op_overhead > 0 and call is None:
@@ -165,7 +165,7 @@ class FluidNetwork:
         if call is not None and call.stage is not None:
             even = [self._routed(group, call.stage, progress)]
         elif has_even_part:
-            even = self._stages(op, algorithm, group, size, sizes, progress)
+            even = self._stages(op, algorithm, options, group, size, sizes, progress)
         more = self._excess(group, loads, progress) if loads is not None else ()
         stages: Iterable[_RoutedStage] = chain(even, more)
         for stage in self._with_bursts(stages if call is None else map(_without_latency, stages)):
@@ -193,36 +193,6 @@ class FluidNetwork:
             raise SimulationError(f"{op} of {size:g} B over {group!r} took no time; a link or overhead must cost some")
         return Outcome(algorithm, moving, parts, carried)
 
-    def choose(self, op: Collective, group: str, size: float, sizes: Floats | None, progress: Progress) -> str:
-        """The algorithm that is fastest on an idle network, as a tuner would choose."""
-        key = (op, group, size) if sizes is None else (op, group, size, sizes.tobytes())
-        if key in self._chosen:
-            return self._chosen[key]
-        gpus = self._placement.gpus[group]
-        layout = self._layouts[group]
-        floor = Floor(self.cluster, gpus)
-        bounded = priced = 0
-
-        def bound(stage: Stage) -> float:
-            nonlocal bounded
-            progress.check()
-            bounded += 1
-            return floor(stage)
-
-        def price(stage: Stage) -> float:
-            nonlocal priced
-            flows, scale = self._as_built.stage(gpus, stage, progress.within(priced, bounded, "stages_priced"))
-            priced += 1
-            return flows.alone(scale)
-
-        self._chosen[key] = fastest(
-            algorithms_for(op, layout, sizes is not None, self.cluster.transport.algorithms.get(op, ())),
-            lambda name: schedule(op, name, layout, size, sizes, self._options),
-            bound,
-            price,
-        )
-        return self._chosen[key]
-
     def _collective(self, rendezvous: Rendezvous, job: CollectiveObserver) -> Generator[simpy.Event, object, None]:
         task = rendezvous.task
         assert task.collective is not None and task.group is not None
@@ -239,10 +209,17 @@ class FluidNetwork:
         rendezvous.over.succeed(outcome)
 
     def _stages(
-        self, op: Collective, algorithm: str, group: str, size: float, sizes: Floats | None, progress: Progress
+        self,
+        op: Collective,
+        algorithm: str,
+        options: Options | None,
+        group: str,
+        size: float,
+        sizes: Floats | None,
+        progress: Progress,
     ) -> Iterator[_RoutedStage]:
         """The stages of `op` over `group`, routed one by one as they are needed."""
-        stages = partial(schedule, op, algorithm, self._layouts[group], size, sizes, self._options)
+        stages = partial(schedule, op, algorithm, self._layouts[group], size, sizes, options)
         total = sum(1 for _ in stages())  # making a stage costs little, routing it costs much
         for done, stage in enumerate(stages()):
             yield self._routed(group, stage, progress.within(done, total, "stages"))
@@ -280,7 +257,7 @@ class FluidNetwork:
 
 def _without_latency(stage: _RoutedStage) -> _RoutedStage:
     """The bytes of a stage alone: NCCL's model has its latency."""
-    return replace(stage, flows=replace(stage.flows, fixed=np.zeros_like(stage.flows.fixed)))
+    return replace(stage, flows=stage.flows.without_latency())
 
 
 def layout_of(cluster: Cluster, gpus: Ints) -> Layout:

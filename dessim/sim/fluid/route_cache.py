@@ -16,6 +16,7 @@ from dessim.arrays import Floats, Ints
 from dessim.cluster import Cluster
 from dessim.collectives import Stage
 from dessim.sim.fluid.flows import Flows, route_messages
+from dessim.sim.fluid.fold import FoldsTooLittle
 from dessim.sim.fluid.messages import Messages
 from dessim.sim.progress import Progress
 
@@ -33,6 +34,7 @@ class RouteCache:
         self.tolerance = tolerance
         self._scaled: dict[tuple[object, ...], Flows] = {}
         self._chained: dict[tuple[object, ...], Flows] = {}
+        self._refused: dict[tuple[object, ...], int] = {}  # stages that fold to more colours than this
         self._links: dict[bytes, Ints] = {}
         self._groups: dict[bytes, int] = {}
         self._states: dict[bytes, RouteCache] = {}
@@ -44,14 +46,17 @@ class RouteCache:
             return self
         return self._states.setdefault(key, RouteCache(cluster, self.folding, self.tolerance))
 
-    def stage(self, gpus: Ints, stage: Stage, progress: Progress | None = None) -> tuple[Flows, float]:
+    def stage(
+        self, gpus: Ints, stage: Stage, progress: Progress | None = None, most_colours: int | None = None
+    ) -> tuple[Flows, float]:
         """The flows of a stage over the group on `gpus`, and the scale [bytes] by which to multiply their sizes.
 
-        Raises OutOfTime when the time budget of `progress` is spent.
+        Raises OutOfTime when the time budget of `progress` is spent, and FoldsTooLittle where a stage of free messages
+        has more than `most_colours`.
         """
         largest = float(stage.size.max(initial=0.0))
         if not stage.pattern or largest == 0:
-            return self._route(gpus, stage, stage.size, progress), 1.0
+            return self._route(gpus, stage, stage.size, progress, most_colours), 1.0
         group = self._groups.setdefault(gpus.tobytes(), len(self._groups))
         if stage.after is not None:
             # Messages that wait for others: their delays do not scale with size, so each size is routed once.
@@ -67,15 +72,29 @@ class RouteCache:
         key = (stage.pattern, reduces, shape, group, stage.in_flight, stage.continues)
         if key in self._scaled:
             return self._scaled[key].with_messages(_messages(gpus, stage, relative)), largest
-        flows = self._route(gpus, stage, relative, progress)
+        if most_colours is not None and self._refused.get(key, -1) >= most_colours:
+            raise FoldsTooLittle
+        try:
+            flows = self._route(gpus, stage, relative, progress, most_colours)
+        except FoldsTooLittle:
+            self._refused[key] = max(self._refused.get(key, 0), most_colours or 0)
+            raise
         used = np.zeros(len(self.cluster.links), dtype=bool)
         used[flows.links] = True
         self._scaled[key] = flows.without_messages(self._links.setdefault(np.packbits(used).tobytes(), flows.links))
         return flows, largest
 
-    def _route(self, gpus: Ints, stage: Stage, size: Floats, progress: Progress | None) -> Flows:
-        messages = _messages(gpus, stage, size)
-        return route_messages(self.cluster, messages, folding=self.folding, tolerance=self.tolerance, progress=progress)
+    def _route(
+        self, gpus: Ints, stage: Stage, size: Floats, progress: Progress | None, most_colours: int | None = None
+    ) -> Flows:
+        return route_messages(
+            self.cluster,
+            _messages(gpus, stage, size),
+            folding=self.folding,
+            tolerance=self.tolerance,
+            progress=progress,
+            most_colours=most_colours,
+        )
 
 
 def _messages(gpus: Ints, stage: Stage, size: Floats) -> Messages:

@@ -22,6 +22,7 @@ from dessim.trace.importers.kineto_calls import Call, calls_of
 from dessim.trace.importers.kineto_compute import Phases, Work, work_of
 from dessim.trace.importers.kineto_file import Profile, find_profiles, read_profile
 from dessim.trace.importers.matching import OpWithCall, match
+from dessim.trace.importers.waits import with_waits
 from dessim.trace.schema import Collective, Header, Kind, Op
 
 WORLD = "world"
@@ -200,7 +201,8 @@ def _ops(ranks: Sequence[_Rank], groups: _Groups, steps: frozenset[int], lacking
     if any(op.kind is Kind.P2P for rank_ops in ops for op, _ in rank_ops):
         lacking.append("send and recv are not matched: in a replay each takes its recorded time")
     match([rank.profile.path for rank in ranks], ops, groups.members, lacking)
-    return [_numbered(sorted((op for op, _ in rank_ops), key=lambda op: (op.step, op.start_us))) for rank_ops in ops]
+    ordered = (sorted((op for op, _ in rank_ops), key=lambda op: (op.step, op.start_us)) for rank_ops in ops)
+    return [with_waits(_numbered(rank_ops)) for rank_ops in ordered]
 
 
 def _compute_op(work: Work, step: int, shift_us: float, phases: Phases) -> Op:

@@ -1,0 +1,104 @@
+"""Which algorithm a collective runs, in how many chunks: the fastest on an idle network, as a tuner would choose."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from dessim.arrays import Floats, Ints
+from dessim.collectives import Layout, Options, Stage, algorithms_for, schedule, variants
+from dessim.collectives.choose import Floor, fastest
+from dessim.sim.fluid.fold import FoldsTooLittle
+from dessim.sim.fluid.route_cache import RouteCache
+from dessim.sim.progress import Progress
+from dessim.trace.schema import Collective
+
+AUTO = "auto"
+MOST_COLOURS = 2**14
+"""`auto` leaves out an algorithm with a stage of more different flows: draining them would take too long."""
+
+Choice = tuple[str, Options]
+"""An algorithm and its options."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Wanted:
+    """A collective `op` over `group` on S = `size` bytes, or on `sizes` [n, n] bytes from each rank to each other.
+
+    `algorithm` is a name, or `AUTO`. `bytes_only`: something else accounts for latency and overhead.
+    """
+
+    op: Collective
+    group: str
+    size: float
+    sizes: Floats | None = None
+    algorithm: str = AUTO
+    bytes_only: bool = False
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        sizes = None if self.sizes is None else self.sizes.tobytes()
+        return (self.op, self.group, self.size, sizes, self.algorithm, self.bytes_only)
+
+
+class Tuner:
+    """Chooses for groups with the given `gpus` and `layouts`, by prices on `routed`, whose cluster is as built."""
+
+    def __init__(
+        self,
+        routed: RouteCache,
+        gpus: Mapping[str, Ints],
+        layouts: Mapping[str, Layout],
+        options: Options | None = None,
+    ) -> None:
+        self._routed = routed
+        self._gpus = gpus
+        self._layouts = layouts
+        self._options = options
+        self._chosen: dict[tuple[object, ...], Choice] = {}
+
+    def choices(self, wanted: Wanted) -> list[Choice]:
+        """The candidates: algorithms, and for pipelines each number of chunks."""
+        names: Sequence[str] = (wanted.algorithm,)
+        if wanted.algorithm == AUTO:
+            offered = self._routed.cluster.transport.algorithms.get(wanted.op, ())
+            names = algorithms_for(wanted.op, self._layouts[wanted.group], wanted.sizes is not None, offered)
+        return [(name, options) for name in names for options in variants(wanted.op, name, self._options)]
+
+    def choose(self, wanted: Wanted, progress: Progress) -> Choice:
+        """The fastest of the candidates."""
+        choices = self.choices(wanted)
+        if len(choices) == 1:
+            return choices[0]
+        if wanted.key not in self._chosen:
+            self._chosen[wanted.key] = self._fastest(choices, wanted, progress)
+        return self._chosen[wanted.key]
+
+    def _fastest(self, choices: Sequence[Choice], wanted: Wanted, progress: Progress) -> Choice:
+        gpus, layout = self._gpus[wanted.group], self._layouts[wanted.group]
+        floor = Floor(self._routed.cluster, gpus, wanted.bytes_only)
+        bounded = priced = 0
+
+        def bound(stage: Stage) -> float:
+            nonlocal bounded
+            progress.check()
+            bounded += 1
+            return floor(stage)
+
+        def price(stage: Stage) -> float:
+            nonlocal priced
+            within = progress.within(priced, bounded, "stages_priced")
+            priced += 1
+            try:
+                flows, scale = self._routed.stage(gpus, stage, within, MOST_COLOURS)
+            except FoldsTooLittle:
+                return math.inf
+            return (flows.without_latency() if wanted.bytes_only else flows).alone(scale)
+
+        return fastest(
+            choices,
+            lambda choice: schedule(wanted.op, choice[0], layout, wanted.size, wanted.sizes, choice[1]),
+            bound,
+            price,
+        )

@@ -10,10 +10,11 @@ beginning to end either way, so the time is the same unless switches above the N
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 import numpy as np
 
-from dessim.arrays import Floats
+from dessim.arrays import Floats, Ints
 from dessim.collectives.schedule import Layout, Stage, all_to_all_chunk
 
 
@@ -66,14 +67,22 @@ def direct_all_to_all(layout: Layout, size: float, sizes: Floats | None = None) 
     n = layout.n
     if n < 2:
         return
-    src, dst = np.divmod(np.arange(n * n, dtype=np.int64), n)
-    distinct = src != dst
-    src = src[distinct]
-    dst = dst[distinct]
+    src, dst = _all_pairs(n)
     yield Stage(
         pattern=("all pairs",) if sizes is None else (),
         src=src,
         dst=dst,
-        size=np.full(len(src), size / n) if sizes is None else sizes[src, dst],
+        size=np.broadcast_to(size / n, len(src)) if sizes is None else sizes[src, dst],
         carries=lambda _: [[all_to_all_chunk(n, int(i), int(j))] for i, j in zip(src, dst, strict=True)],
     )
+
+
+# Every exchange of a group has the same pairs.
+@lru_cache(maxsize=4)  # 17 MB each for 1,024 ranks
+def _all_pairs(n: int) -> tuple[Ints, Ints]:
+    """The sender and the receiver of each message [n (n-1)], by sender."""
+    src, dst = np.divmod(np.arange(n * n, dtype=np.int64), n)
+    distinct = src != dst
+    src, dst = src[distinct], dst[distinct]
+    src.flags.writeable = dst.flags.writeable = False  # all callers share them
+    return src, dst

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -84,29 +85,51 @@ class Floor:
         if self._nvlink is not None:
             self._node_latency = least_latency("nvlink_up") + least_latency("nvlink_down")
         self._fastest = float(cluster.links.capacity.max())
+        self._loads: dict[tuple[object, ...], _Load] = {}  # by the pattern of stages of equal messages
 
     def __call__(self, stage: Stage) -> float:
         if not len(stage.size):
             return 0.0
+        largest = float(stage.size.max())
         if stage.in_flight > 1:
             # Latency and overhead of one part may be hidden behind the transfer of another.
-            return float(stage.size.max()) / self._fastest
+            return largest / self._fastest
         if stage.trees is not None:
-            return float(stage.size.max()) / self._fastest + self._overhead
-        across = self._nodes[stage.src] != self._nodes[stage.dst]
-        overhead = self._overhead * int(np.bincount(stage.src).max())
-        least = overhead
-        if across.any():
-            busiest = _busiest(self._nics[stage.dst[across]], stage.size[across])
-            wire = busiest / self._nic_rate + self._overhead
-            least = max(least, self._nic_latency + wire)
-        if self._nvlink is not None and not across.all():
-            busiest = _busiest(stage.dst[~across], stage.size[~across])
-            wire = busiest / self._nvlink + self._overhead
-            least = max(least, self._node_latency + wire)
+            return largest / self._fastest + self._overhead
+        load = self._load_of(stage, largest)
+        least = self._overhead * load.messages
+        if load.nic > 0:
+            least = max(least, self._nic_latency + load.nic * largest / self._nic_rate + self._overhead)
+        if self._nvlink is not None and load.nvlink > 0:
+            least = max(least, self._node_latency + load.nvlink * largest / self._nvlink + self._overhead)
         return least
+
+    def _load_of(self, stage: Stage, largest: float) -> _Load:
+        """The load of a stage whose largest message has `largest` bytes; stages of one pattern mostly share it."""
+        if stage.pattern and float(stage.size.min()) == largest:
+            if stage.pattern not in self._loads:
+                self._loads[stage.pattern] = self._measured(stage, np.ones(len(stage.size)))
+            return self._loads[stage.pattern]
+        return self._measured(stage, stage.size / largest if largest else stage.size)
+
+    def _measured(self, stage: Stage, relative: Floats) -> _Load:
+        across = self._nodes[stage.src] != self._nodes[stage.dst]
+        return _Load(
+            messages=int(np.bincount(stage.src).max()),
+            nic=_busiest(self._nics[stage.dst[across]], relative[across]),
+            nvlink=_busiest(stage.dst[~across], relative[~across]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Load:
+    """What the busiest port carries, in units of the largest message, and how many messages a rank sends at most."""
+
+    messages: int
+    nic: float
+    nvlink: float
 
 
 def _busiest(port: Ints, size: Floats) -> float:
     """The most bytes that any port carries; message i passes `port[i]` with `size[i]` bytes."""
-    return float(np.bincount(port, size).max())
+    return float(np.bincount(port, size).max(initial=0.0))

@@ -17,6 +17,7 @@ from dessim.sim.core.bounds import LATENCY, REDUCTION, Parts
 from dessim.sim.fluid.drain import Chain, drain
 from dessim.sim.fluid.fold import Fold, FoldsTooLittle, fold, number_rows
 from dessim.sim.fluid.incidence import Crossings, bound_name, incidence, without_blocked
+from dessim.sim.fluid.joint import JointFolds
 from dessim.sim.fluid.maxmin import Incidence
 from dessim.sim.fluid.messages import Messages, no_messages
 from dessim.sim.progress import Progress
@@ -36,6 +37,7 @@ class Flows:
     `links` are the links used; `bytes_by_kind` [link classes] what each link class carries. `waking` is the part of
     `fixed` for which an average rank waits while a shared host wakes others. `solves` counts how often rates were
     solved; `error` bounds the error of `finish`, as a share of the last one. `crossings` are kept of a single message.
+    `routed`, for a stage from a cache: where its folds with others are kept, and its number there.
     """
 
     messages: Messages
@@ -50,6 +52,7 @@ class Flows:
     error: float
     waking: float = 0.0
     crossings: Crossings | None = None
+    routed: tuple[JointFolds, int] | None = None
 
     def arrivals(self, scale: float) -> Floats:
         """Seconds from start to arrival of each colour on an idle network."""

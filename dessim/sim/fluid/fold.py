@@ -97,6 +97,12 @@ def number_rows(*columns: Floats) -> Ints:
     return number.view(np.int64)
 
 
+def number(values: Ints) -> tuple[Ints, Ints]:
+    """Number values by their first occurrence; also the index of each first occurrence."""
+    hashes = values.view(np.uint64)
+    return _number(hashes, _distinct(hashes))
+
+
 def _without_unused_links(net: Incidence) -> tuple[Incidence, Ints]:
     """The network with only the links that flows cross, numbered from 0, and their numbers in `net`."""
     links, link = _renumbered(net.link, len(net.capacity))

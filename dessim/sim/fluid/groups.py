@@ -7,7 +7,7 @@ repetitions. `Shared` simulates every finish.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 import numpy as np
@@ -18,8 +18,8 @@ from dessim.errors import SimulationError
 from dessim.sim.core.counters import Counters
 from dessim.sim.fluid.batches import Batch, due
 from dessim.sim.fluid.drain import Chain, Fluid, start_draining
-from dessim.sim.fluid.fold import fold, number_rows
-from dessim.sim.fluid.incidence import bound_name, incidence, with_transport_limits, without_blocked
+from dessim.sim.fluid.incidence import bound_name, incidence
+from dessim.sim.fluid.joint import Joint, is_large, join, small
 from dessim.sim.progress import Progress
 from dessim.units import format_time
 
@@ -84,11 +84,10 @@ class Solo:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Joined:
-    """The messages of several batches, one batch after the other, and the links they cross.
+    """The messages of several batches, one batch after the other.
 
     Per batch, `rows` are its messages. Per message: its `batch`, the bytes that remain of it (`size`), and the seconds
-    that it needs after it has drained, `fixed` for latency and overhead and `reduction` for its receiver. `flow`,
-    `link`, `weight` and `copies` [nnz] are those of `dessim.sim.fluid.incidence.Crossings`.
+    that it needs after it has drained, `fixed` for latency and overhead and `reduction` for its receiver.
     """
 
     rows: list[slice]
@@ -96,32 +95,41 @@ class _Joined:
     size: Floats
     fixed: Floats
     reduction: Floats
-    flow: Ints
-    link: Ints
-    weight: Floats
-    copies: Floats
     chain: Chain | None
 
     @classmethod
-    def of(cls, batches: list[Batch], cluster: Cluster) -> _Joined:
+    def of(cls, batches: list[Batch]) -> _Joined:
         counts = np.array([len(b.remaining) for b in batches])
         ends = np.cumsum(counts).tolist()
         rows = [slice(end - count, end) for end, count in zip(ends, counts.tolist(), strict=True)]
         fixed = np.concatenate([b.flows.fixed[b.flows.folded.colour] for b in batches])
-        crossings = [batch.crossings(cluster) for batch in batches]
-        nets = [crossing.net for crossing in crossings]
         return cls(
             rows=rows,
             batch=np.repeat(np.arange(len(batches)), counts),
             size=np.concatenate([b.remaining for b in batches]),
             fixed=fixed,
             reduction=np.concatenate([b.flows.reduction[b.flows.folded.colour] * b.scale for b in batches]),
-            flow=np.concatenate([net.flow + at.start for net, at in zip(nets, rows, strict=True)]),
-            link=np.concatenate([net.link for net in nets]),
-            weight=np.concatenate([net.weight for net in nets]),
-            copies=np.concatenate([crossing.copies for crossing in crossings]),
             chain=_chain(batches, rows, fixed),
         )
+
+    def folded(self, batches: list[Batch], cluster: Cluster, folding: bool) -> Joint:
+        """The messages folded; large ones once for all times that the same stages share links."""
+        after, number = self.fixed + self.reduction, self.batch.astype(np.float64)
+        kept = [batch.flows.routed for batch in batches]
+        folds = kept[0][0] if kept[0] is not None else None
+        is_open = bool(cluster.links.capacity.all())
+        if not (folding and is_open and self.chain is None and folds is not None and is_large(len(self.size))):
+            folds = None
+        stages = [routed[1] for routed in kept if routed is not None and routed[0] is folds]
+        if folds is None or len(stages) < len(batches):
+            crossings = [batch.crossings(cluster) for batch in batches]
+            return join(cluster, crossings, self.size, after, number, folding and self.chain is None)
+        key = folds.key(stages, self.size, after, number)
+        if key not in folds.known:
+            crossings = [batch.crossings(cluster) for batch in batches]
+            folds.known[key] = small(join(cluster, crossings, self.size, after, number, folding))
+        joint = folds.known[key]
+        return replace(joint, fold=replace(joint.fold, colour=joint.fold.colour.astype(np.int64)))
 
 
 def _chain(batches: list[Batch], rows: list[slice], fixed: Floats) -> Chain | None:
@@ -158,18 +166,12 @@ class Shared:
         self._cluster = cluster
         self._counters = counters
         self._timeout = timeout
-        joined = _Joined.of(batches, cluster)
+        joined = _Joined.of(batches)
         self._rows = joined.rows
-        # Messages that have drained load no link any more.
-        loads = joined.size[joined.flow] > 0
-        net = with_transport_limits(
-            cluster, len(joined.size), joined.flow[loads], joined.link[loads], joined.weight[loads]
-        )
-        net, blocked = without_blocked(net)
+        joint = joined.folded(batches, cluster, folding)
+        self._fold, blocked = joint.fold, joint.blocked
         self._blocked_size = np.where(blocked, joined.size, 0.0)
         size = joined.size - self._blocked_size
-        kind = number_rows(size, joined.fixed + joined.reduction, joined.batch.astype(np.float64))
-        self._fold = fold(net, kind, folding and joined.chain is None)
         flow_of = self._fold.flow_of
         self._fluid = start_draining(self._fold.net, size[flow_of], joined.chain)
         # Per colour: its batch, and its seconds after draining.
@@ -180,11 +182,7 @@ class Shared:
         self._draining = np.bincount(self._batch_of[self._fluid.remaining > 0], minlength=len(batches))
         self._draining += np.bincount(joined.batch[blocked], minlength=len(batches))
         self._deadline = self._note_blocked(blocked) + timeout
-        # Bytes on each link class per byte left of each colour, for all its flows together.
-        kinds = len(cluster.links.kinds)
-        entry = self._fold.colour[joined.flow] * kinds + cluster.links.kind[joined.link]
-        carried = np.bincount(entry, joined.weight * joined.copies, minlength=len(flow_of) * kinds)
-        self._carried_per_byte = carried.astype(np.float64).reshape(len(flow_of), kinds)
+        self._carried_per_byte = joint.carried_per_byte
         self._left: Floats = self._fluid.remaining.copy()
         self._count_stages_so_far()
 

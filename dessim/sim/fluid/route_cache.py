@@ -9,14 +9,17 @@ share one list of links.
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 
 from dessim.arrays import Floats, Ints
 from dessim.cluster import Cluster
-from dessim.collectives import Stage
+from dessim.collectives import Options, Stage
+from dessim.collectives.choose import Floor
 from dessim.sim.fluid.flows import Flows, route_messages
 from dessim.sim.fluid.fold import FoldsTooLittle
+from dessim.sim.fluid.joint import JointFolds
 from dessim.sim.fluid.messages import Messages
 from dessim.sim.progress import Progress
 
@@ -37,7 +40,11 @@ class RouteCache:
         self._refused: dict[tuple[object, ...], int] = {}  # stages that fold to more colours than this
         self._links: dict[bytes, Ints] = {}
         self._groups: dict[bytes, int] = {}
+        self._joint_folds = JointFolds()
         self._states: dict[bytes, RouteCache] = {}
+        # What the tuner (dessim.sim.fluid.tuner) chose, and its bounds by group: they take as long to find as routes.
+        self.chosen: dict[tuple[object, ...], tuple[str, Options]] = {}
+        self.floors: dict[tuple[int, bool], Floor] = {}
 
     def on(self, cluster: Cluster) -> RouteCache:
         """The cache for another state of the cluster, such as one with a link down. A state that returns finds it."""
@@ -46,32 +53,43 @@ class RouteCache:
             return self
         return self._states.setdefault(key, RouteCache(cluster, self.folding, self.tolerance))
 
+    def group(self, gpus: Ints) -> int:
+        """A number for a group on these GPUs."""
+        return self._groups.setdefault(gpus.tobytes(), len(self._groups))
+
     def stage(
-        self, gpus: Ints, stage: Stage, progress: Progress | None = None, most_colours: int | None = None
+        self,
+        gpus: Ints,
+        stage: Stage,
+        progress: Progress | None = None,
+        most_colours: int | None = None,
+        bare: bool = False,
     ) -> tuple[Flows, float]:
         """The flows of a stage over the group on `gpus`, and the scale [bytes] by which to multiply their sizes.
 
-        Raises OutOfTime when the time budget of `progress` is spent, and FoldsTooLittle where a stage of free messages
-        has more than `most_colours`.
+        `bare` flows may lack their messages, for callers that need their times only. Raises OutOfTime when the time
+        budget of `progress` is spent, and FoldsTooLittle where a stage of free messages has more than `most_colours`.
         """
         largest = float(stage.size.max(initial=0.0))
         if not stage.pattern or largest == 0:
             return self._route(gpus, stage, stage.size, progress, most_colours), 1.0
-        group = self._groups.setdefault(gpus.tobytes(), len(self._groups))
+        group = self.group(gpus)
         if stage.after is not None:
             # Messages that wait for others: their delays do not scale with size, so each size is routed once.
             key: tuple[object, ...] = (stage.pattern, stage.size.tobytes(), group)
             if key not in self._chained:
                 self._chained[key] = self._route(gpus, stage, stage.size, progress)
             return self._chained[key], 1.0
-        relative = stage.size / largest
-        shape = b"" if (relative == 1.0).all() else hashlib.blake2b(relative.tobytes()).digest()
+        is_even = float(stage.size.min()) == largest
+        relative = np.ones(len(stage.size)) if is_even else stage.size / largest
+        shape = b"" if is_even else hashlib.blake2b(relative.tobytes()).digest()
         # Which receivers add up matters only where adding takes time.
         reducing = stage.reduce if self.cluster.transport.reduction_rate < np.inf else False
         reduces = reducing if isinstance(reducing, bool) else reducing.tobytes()
         key = (stage.pattern, reduces, shape, group, stage.in_flight, stage.continues)
         if key in self._scaled:
-            return self._scaled[key].with_messages(_messages(gpus, stage, relative)), largest
+            known = self._scaled[key]
+            return known if bare else known.with_messages(_messages(gpus, stage, relative)), largest
         if most_colours is not None and self._refused.get(key, -1) >= most_colours:
             raise FoldsTooLittle
         try:
@@ -81,6 +99,7 @@ class RouteCache:
             raise
         used = np.zeros(len(self.cluster.links), dtype=bool)
         used[flows.links] = True
+        flows = replace(flows, routed=(self._joint_folds, self._joint_folds.add_stage()))
         self._scaled[key] = flows.without_messages(self._links.setdefault(np.packbits(used).tobytes(), flows.links))
         return flows, largest
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dessim.arrays import Floats, Ints
 from dessim.collectives import Layout, Options, Stage, algorithms_for, schedule, variants
@@ -36,11 +36,6 @@ class Wanted:
     algorithm: str = AUTO
     bytes_only: bool = False
 
-    @property
-    def key(self) -> tuple[object, ...]:
-        sizes = None if self.sizes is None else self.sizes.tobytes()
-        return (self.op, self.group, self.size, sizes, self.algorithm, self.bytes_only)
-
 
 class Tuner:
     """Chooses for groups with the given `gpus` and `layouts`, by prices on `routed`, whose cluster is as built."""
@@ -56,7 +51,6 @@ class Tuner:
         self._gpus = gpus
         self._layouts = layouts
         self._options = options
-        self._chosen: dict[tuple[object, ...], Choice] = {}
 
     def choices(self, wanted: Wanted) -> list[Choice]:
         """The candidates: algorithms, and for pipelines each number of chunks."""
@@ -71,13 +65,18 @@ class Tuner:
         choices = self.choices(wanted)
         if len(choices) == 1:
             return choices[0]
-        if wanted.key not in self._chosen:
-            self._chosen[wanted.key] = self._fastest(choices, wanted, progress)
-        return self._chosen[wanted.key]
+        if wanted.bytes_only and wanted.sizes is None:
+            wanted = replace(wanted, size=1.0)  # without latency, all times are proportional to the size
+        sizes = None if wanted.sizes is None else wanted.sizes.tobytes()
+        group = self._routed.group(self._gpus[wanted.group])
+        key = (wanted.op, group, wanted.size, sizes, wanted.algorithm, wanted.bytes_only, self._options)
+        if key not in self._routed.chosen:
+            self._routed.chosen[key] = self._fastest(choices, wanted, progress)
+        return self._routed.chosen[key]
 
     def _fastest(self, choices: Sequence[Choice], wanted: Wanted, progress: Progress) -> Choice:
         gpus, layout = self._gpus[wanted.group], self._layouts[wanted.group]
-        floor = Floor(self._routed.cluster, gpus, wanted.bytes_only)
+        floor = self._floor(wanted)
         bounded = priced = 0
 
         def bound(stage: Stage) -> float:
@@ -91,7 +90,7 @@ class Tuner:
             within = progress.within(priced, bounded, "stages_priced")
             priced += 1
             try:
-                flows, scale = self._routed.stage(gpus, stage, within, MOST_COLOURS)
+                flows, scale = self._routed.stage(gpus, stage, within, MOST_COLOURS, bare=True)
             except FoldsTooLittle:
                 return math.inf
             return (flows.without_latency() if wanted.bytes_only else flows).alone(scale)
@@ -102,3 +101,11 @@ class Tuner:
             bound,
             price,
         )
+
+    def _floor(self, wanted: Wanted) -> Floor:
+        """The lower bound for stages of the group, which keeps what it learns of them."""
+        gpus = self._gpus[wanted.group]
+        key = (self._routed.group(gpus), wanted.bytes_only)
+        if key not in self._routed.floors:
+            self._routed.floors[key] = Floor(self._routed.cluster, gpus, wanted.bytes_only)
+        return self._routed.floors[key]

@@ -1,0 +1,85 @@
+"""Batches that share links, folded together; kept where they are large.
+
+How messages of several batches fold follows from their routes and from which of them have equal bytes left, not from
+how many. A step has the same collectives beside each other again and again, so large ones are folded once
+(`JointFolds`): an all_to_all of 1,024 ranks has a million messages.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from dessim.arrays import Bools, Floats
+from dessim.cluster import Cluster
+from dessim.sim.fluid.fold import Fold, fold, number, number_rows
+from dessim.sim.fluid.incidence import Crossings, with_transport_limits, without_blocked
+
+_MANY = 2**14  # messages; fewer are folded faster than they are recognised
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Joint:
+    """Folded batches. `blocked` [n_messages] have no route; `carried_per_byte` [n_colours, link classes] are the bytes
+    on each link class per byte left of a colour, for all its flows together."""
+
+    fold: Fold
+    blocked: Bools
+    carried_per_byte: Floats
+
+
+@dataclass(slots=True, eq=False)
+class JointFolds:
+    """The joint folds of routed stages, by the numbers of the stages and which of their messages are alike."""
+
+    known: dict[tuple[object, ...], Joint] = field(default_factory=dict)
+    _stages: int = 0
+
+    def add_stage(self) -> int:
+        """A number for a routed stage."""
+        self._stages += 1
+        return self._stages
+
+    def key(self, stages: Sequence[int], size: Floats, after: Floats, batch: Floats) -> tuple[object, ...]:
+        """The key of batches of `stages` with `size` bytes left and `after` seconds to pass then [n_messages]."""
+        kind = number_rows(size, after, batch)
+        dense, first = number(kind)
+        digest = hashlib.blake2b(dense.astype(np.min_scalar_type(len(first))).tobytes()).digest()
+        return (*stages, digest, (size[first] > 0).tobytes())
+
+
+def join(
+    cluster: Cluster, crossings: Sequence[Crossings], size: Floats, after: Floats, batch: Floats, folding: bool
+) -> Joint:
+    """Fold messages that cross `crossings` (of each batch), have `size` bytes left, and need `after` seconds then.
+
+    All arrays are [n_messages], one batch after the other.
+    """
+    starts = np.cumsum([0, *(crossing.net.n_flows for crossing in crossings)]).tolist()
+    flow = np.concatenate([crossing.net.flow + at for crossing, at in zip(crossings, starts, strict=False)])
+    link = np.concatenate([crossing.net.link for crossing in crossings])
+    weight = np.concatenate([crossing.net.weight for crossing in crossings])
+    copies = np.concatenate([crossing.copies for crossing in crossings])
+    # Messages that have drained load no link any more.
+    loads = size[flow] > 0
+    net = with_transport_limits(cluster, len(size), flow[loads], link[loads], weight[loads])
+    net, blocked = without_blocked(net)
+    folded = fold(net, number_rows(np.where(blocked, 0.0, size), after, batch), folding)
+    kinds = len(cluster.links.kinds)
+    entry = folded.colour[flow] * kinds + cluster.links.kind[link]
+    carried = np.bincount(entry, weight * copies, minlength=len(folded.flow_of) * kinds)
+    return Joint(folded, blocked, carried.astype(np.float64).reshape(len(folded.flow_of), kinds))
+
+
+def small(joint: Joint) -> Joint:
+    """The same with colours in as few bytes as possible, to be kept."""
+    colour = joint.fold.colour.astype(np.min_scalar_type(len(joint.fold.flow_of)))
+    return replace(joint, fold=replace(joint.fold, colour=colour))
+
+
+def is_large(messages: int) -> bool:
+    """Whether a joint fold of so many messages is worth keeping."""
+    return messages >= _MANY

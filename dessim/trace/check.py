@@ -1,9 +1,10 @@
 """Check a trace for errors that would make a replay silently wrong.
 
 Such errors are: collectives that some members did not join, members that disagree on kind or size, overlapping compute
-ops on one stream, dependencies that end too late, and recorded bytes that differ from the op's formula. FLOPs and bytes
-of memory are not compared, because their formulas are models. Only the trace is read. Every kind of problem is
-reported, but only the first few of one kind on one rank.
+ops on one stream, dependencies that end too late, and recorded bytes that differ from the op's formula. Formulas of
+FLOPs and of bytes of memory are models, which leave out temporaries and new rows; counts may differ from them by a
+factor, but not by orders of magnitude. Only the trace is read. Every kind of problem is reported, but only the first
+few of one kind on one rank.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ Problem = tuple[str, str]
 
 MAX_LINES_PER_KIND = 5
 SLACK_US = 1e-3  # clocks are read to the nanosecond
+
+# Recorded counts of work over their formulas are between 0.3 and 45 in all strategies of des_ref.
+MOST_OFF = 100.0
 
 # Collectives whose S is the same on every member by definition.
 _EQUAL_BYTES = frozenset(Collective) - {Collective.ALL_TO_ALL}
@@ -110,7 +114,10 @@ def _sizes(trace: Trace, ops: tuple[Op, ...], evaluate: Evaluate | None) -> Iter
             yield "splits", f"{_name(op)} has splits of {sum(op.splits)} bytes in total, but bytes = {op.bytes}"
         if op.splits is not None and op.group is not None and len(op.splits) != len(members):
             yield "split counts", f"{_name(op)} has {len(op.splits)} splits for a group of {len(members)}"
-        if evaluate is None or op.size is None:
+        if evaluate is None:
+            continue
+        yield from _work(trace, op, evaluate)
+        if op.size is None:
             continue
         try:
             expected = round(evaluate(op.size, {**trace.header.symbols, **op.vars}))
@@ -120,6 +127,22 @@ def _sizes(trace: Trace, ops: tuple[Op, ...], evaluate: Evaluate | None) -> Iter
         if expected != op.bytes:
             text = f"{_name(op)} recorded {op.bytes} bytes, but {op.size!r} gives {expected}"
             yield "bytes that differ from their formula", text
+
+
+def _work(trace: Trace, op: Op, evaluate: Evaluate) -> Iterator[Problem]:
+    """FLOPs and bytes of memory of an op that are far from their formulas. A count of 0 was not taken."""
+    counts = (("flops", op.flops, op.flops_size), ("mem_bytes", op.mem_bytes, op.mem_size))
+    for name, counted, formula in counts:
+        if formula is None or not counted:
+            continue
+        try:
+            expected = evaluate(formula, {**trace.header.symbols, **op.vars})
+        except FormulaError as error:
+            yield "formulas", f"{_name(op)}: {error}"
+            continue
+        if expected > 0 and not 1 / MOST_OFF <= counted / expected <= MOST_OFF:
+            text = f"{_name(op)} counted {name} = {counted}, but {formula!r} gives {expected:.0f}"
+            yield f"{name} far from their formula", text
 
 
 def _collectives(trace: Trace) -> Iterator[Problem]:

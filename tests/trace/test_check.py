@@ -65,6 +65,13 @@ def test_a_correct_trace_has_no_problems():
         (damaged(0, PARTIALS, deps=(22,)), "its dependency 'partials' ends"),
         (damaged(0, LOOKUP, id=21), "id 21 is used twice (lookup and ids)"),
         (damaged(0, BACKWARD, name="lookup"), "step 2 has two ops named 'lookup'"),
+        (damaged(0, LOOKUP, flops=6401), "counted flops = 6401, but 'B' gives 64"),
+        (
+            damaged(0, LOOKUP, mem_bytes=100_000_000_000, mem_size="B*K*s"),
+            "counted mem_bytes = 100000000000, but 'B*K*s' gives 4608",
+        ),
+        (damaged(0, LOOKUP, mem_bytes=46, mem_size="B*K*s"), "counted mem_bytes = 46, but 'B*K*s' gives 4608"),
+        (damaged(0, LOOKUP, mem_size="U*s"), "needs 'U'"),
         (
             trace(recorded_steps=(2, 3)),
             "rank-00000.jsonl.gz: holds steps [2, 3, 4], trace.json says [2, 3]",

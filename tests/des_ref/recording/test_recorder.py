@@ -75,7 +75,9 @@ def check_trace(trace: Trace, tiny: Path, ranks: int, strategy: str, pipeline: b
 def test_trace_of_one_rank(pipeline: bool, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "run.trace"
     assert train.main([*traced_arguments(tiny, path), "--pipeline" if pipeline else "--no-pipeline"]) == 0
-    check_trace(load_trace(path), tiny, 1, "des_all_reduce", pipeline)
+    trace = load_trace(path)
+    check_trace(trace, tiny, 1, "des_all_reduce", pipeline)
+    assert not check(trace, formula.evaluate)
 
 
 @pytest.mark.slow

@@ -48,7 +48,9 @@ def test_auto_is_the_fastest_all_to_all_of_all_on_every_fabric(name: str, ranks:
         auto = run_collective(cluster, Collective.ALL_TO_ALL, ranks, size, routed=routed)
         # A candidate whose bound is above cannot be faster.
         possible = [a for a in fitting if a == auto.algorithm or bound(a, layout, size, floor) < auto.time_s]
-        by_name = [run_collective(cluster, Collective.ALL_TO_ALL, ranks, size, a, routed=routed).time_s for a in possible]
+        by_name = [
+            run_collective(cluster, Collective.ALL_TO_ALL, ranks, size, a, routed=routed).time_s for a in possible
+        ]
         assert auto.time_s == pytest.approx(min(by_name), rel=1e-9), (size, possible)
 
 

@@ -51,7 +51,7 @@ def collective(
         int, typer.Option(help="GPUs that one process drives, nccl-tests' -g; for NCCL transports.", min=1)
     ] = 1,
     chunks: Annotated[
-        int | None, typer.Option(help="Chunks of a pipelined algorithm; default: messages of 512 KiB.", min=1)
+        int | None, typer.Option(help="Chunks of a pipelined algorithm; default: the fastest number.", min=1)
     ] = None,
     root: Annotated[int, typer.Option(help="Root of broadcast, reduce, gather and scatter.", min=0)] = 0,
     dims: Annotated[str, typer.Option(help="Sides of a torus, such as 16x8; default: balanced.")] = "",

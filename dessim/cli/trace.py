@@ -36,7 +36,8 @@ def trace_info(trace: TraceArgument, json: JsonOption = False) -> None:
 def trace_check(trace: TraceArgument, json: JsonOption = False) -> None:
     """Check that a trace is complete and consistent.
 
-    Collectives must match across ranks, and bytes must equal their formulas. The exit code is 3 if the check fails.
+    Collectives must match across ranks, bytes must equal their formulas, and FLOPs and memory must be near theirs. The
+    exit code is 3 if the check fails.
     """
     from dessim.trace.check import check_trace
     from dessim.trace.io import load_trace

@@ -74,10 +74,11 @@ class ArrivalTimes:
 class Options:
     """Choices that an algorithm leaves to its caller.
 
-    `chunks` is the number of chunks in a pipeline (None: the fastest of `pipeline.CHUNK_COUNTS`), `root` the root of
-    rooted ops, `dims` the sides of a torus (empty: as balanced as possible), and `arrivals` says when ranks arrive.
-    `protocol` ("": NCCL chooses) and `channels` (None: NCCL chooses) override NCCL. `timing` says what the time of a
-    call covers, and one process drives `gpus_per_process` GPUs; both matter to NCCL's own algorithms only.
+    `chunks` is the number of chunks in a pipeline (None: a simulation runs the fastest of `pipeline.CHUNK_COUNTS`, a
+    schedule alone has messages of 512 KiB), `root` the root of rooted ops, `dims` the sides of a torus (empty: as
+    balanced as possible), and `arrivals` says when ranks arrive. `protocol` ("": NCCL chooses) and `channels` (None:
+    NCCL chooses) override NCCL. `timing` says what the time of a call covers, and one process drives
+    `gpus_per_process` GPUs; both matter to NCCL's own algorithms only.
     """
 
     chunks: int | None = None

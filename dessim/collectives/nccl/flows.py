@@ -64,6 +64,30 @@ def traffic(
     return Traffic(stage, busy_seconds(inside * both, across * times, setup, nic))
 
 
+def along_rails(size: float, servers: Servers) -> Stage | None:
+    """The messages of an even all_to_all of S = `size` bytes whose paths change rail before they leave a server (PXN).
+
+    A GPU hands what is for GPU j of any other server to GPU j of its own, and rail j carries the bytes of all GPUs of
+    the server together: 8 times fewer messages than pairs of ranks in servers of 8 GPUs, with the same bytes on every
+    link. None unless there are several servers of equally many GPUs, two at least (NCCL src/transport/net.cc, PXN).
+    """
+    counts = {len(members) for members in servers.members}
+    if len(servers.members) < 2 or len(counts) > 1 or counts == {1}:
+        return None
+    members = np.stack(servers.members)  # [servers, GPUs of each]
+    m, g = members.shape
+    src, dst, share = [], [], []
+    for hop in range(1, g):
+        src.append(members.ravel())
+        dst.append(np.roll(members, -hop, axis=1).ravel())
+        share.append(np.full(m * g, m / (m * g)))
+    for hop in range(1, m):
+        src.append(members.ravel())
+        dst.append(np.roll(members, -hop, axis=0).ravel())
+        share.append(np.full(m * g, g / (m * g)))
+    return Stage(("nccl", "rails"), np.concatenate(src), np.concatenate(dst), np.concatenate(share) * size)
+
+
 def busy_seconds(inside: float, across: float, setup: Setup, nic: float) -> float:
     """Seconds in which a GPU sends `inside` bytes, or a server `across` bytes through NICs of `nic` bytes/s."""
     network = across / (setup.nics * nic) if setup.nodes > 1 else 0.0

@@ -151,7 +151,10 @@ class FluidNetwork:
             largest = max(loads.totals) if loads is not None else size
             call = self._nccl.call(op, asked, group, largest, sizes)
         algorithm, options = DIRECT, self._options
-        if has_even_part and (call is None or call.stage is None):
+        made = call.stage if call is not None else None
+        if call is not None and op is Collective.ALL_TO_ALL and has_even_part and sizes is None:
+            made = self._nccl.all_pairs(group, size)
+        if has_even_part and made is None:
             wanted = Wanted(op, group, size, sizes, "auto" if call is not None else asked, bytes_only=call is not None)
             algorithm, options = self._tuner.choose(wanted, progress.within(0, 2))
             progress = progress.within(1, 2)
@@ -162,8 +165,8 @@ class FluidNetwork:
         last: Flows | None = None
         carried = np.zeros(len(self.cluster.links.kinds))
         even: Iterable[_RoutedStage] = ()
-        if call is not None and call.stage is not None:
-            even = [self._routed(group, call.stage, progress)]
+        if made is not None:
+            even = [self._routed(group, made, progress)]
         elif has_even_part:
             even = self._stages(op, algorithm, options, group, size, sizes, progress)
         more = self._excess(group, loads, progress) if loads is not None else ()

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from dessim.arrays import Floats, Ints
 from dessim.cluster import Cluster
 from dessim.cluster.tree_routes import sums_in_fabric
@@ -70,6 +72,21 @@ class NcclCalls:
         if key not in self._calls:
             self._calls[key] = self._call(op, algorithm, group, size)
         return self._calls[key]
+
+    def all_pairs(self, group: str, size: float) -> Stage | None:
+        """The messages of an even all_to_all on S = `size` bytes; None where a textbook algorithm makes them."""
+        cluster, gpus, servers = self._cluster, self._gpus[group], self._group(group)[2]
+        nodes = [kind.node for kind, _ in cluster.wiring.by_kind(gpus)]
+        if not cluster.fabric.rail_aware or len(nodes) > 1:
+            return None
+        if nodes[0].nvlink is None or nodes[0].nics != nodes[0].gpus or nodes[0].trays > 1:
+            return None
+        rail = cluster.wiring.nic_of(gpus) % nodes[0].nics
+        # A rail joins GPUs at the same place in the group's list of each server.
+        first = rail[servers.members[0]]
+        if not all(np.array_equal(rail[members], first) for members in servers.members):
+            return None
+        return flows.along_rails(size, servers)
 
     def _call(self, op: Collective, algorithm: str, group: str, size: float) -> Call:
         setup, values, servers, nic = self._group(group)

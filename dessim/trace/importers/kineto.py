@@ -3,9 +3,9 @@
 Collectives are matched across ranks by their order in their group, which NCCL and gloo require to be the same on every
 rank. Steps are those of `prof.step()`; an op belongs to the step in which the host issued it.
 
-Profiles do not contain formulas, FLOPs and bytes of compute, and dependencies (a replay derives them from the ops that
-had ended when an op began). Depending on backend and version they also lack groups and splits; `Imported.lacking` says
-so.
+Profiles do not contain formulas, FLOPs and bytes of compute, and dependencies. A replay derives them from the ops that
+had ended when an op began; waits for gloo are derived here (dessim.trace.importers.waits). Depending on backend and
+version they also lack groups and splits; `Imported.lacking` says so.
 """
 
 from __future__ import annotations

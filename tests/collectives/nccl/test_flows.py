@@ -10,14 +10,15 @@ import pytest
 from dessim.cluster import Cluster, load_cluster
 from dessim.cluster.curves import Curve
 from dessim.cluster.scaled import scaled
-from dessim.collectives import Options
-from dessim.collectives.nccl.flows import Servers, traffic
+from dessim.collectives import Layout, Options, schedule
+from dessim.collectives.nccl.flows import Servers, along_rails, traffic
 from dessim.collectives.nccl.model import Override
 from dessim.collectives.nccl.on_cluster import curve_on, setup_of, values_on
 from dessim.collectives.nccl.steady import SteadyRuns
 from dessim.collectives.timing import Timing
 from dessim.commands.collective import CollectiveRequest, time_collective
 from dessim.errors import UsageError
+from dessim.sim.fluid.route_cache import RouteCache
 from dessim.trace.schema import Collective
 
 OPS = [op for op in Collective if op is not Collective.BARRIER]
@@ -135,3 +136,21 @@ def test_another_transport_is_unchanged() -> None:
         "double_tree",
         "nvls",
     )
+
+
+@pytest.mark.parametrize(("name", "gpus"), [("h100-8x_rail_128", 320), ("h100-8x_railonly_64", 64)])
+def test_all_to_all_along_rails_loads_every_link_as_its_messages_do(name: str, gpus: int) -> None:
+    cluster, members = load_cluster(name), np.arange(gpus)
+    along = along_rails(1e8, Servers.of(cluster.node_of(members)))
+    (each,) = schedule(Collective.ALL_TO_ALL, "direct", Layout(gpus, 8), 1e8)
+    assert along is not None and len(along.size) < len(each.size) / 4
+    routed = RouteCache(cluster)
+    (fewer, scale), (direct, of_each) = (routed.stage(members, stage) for stage in (along, each))
+    assert fewer.without_latency().alone(scale) == pytest.approx(direct.without_latency().alone(of_each), rel=1e-9)
+    assert fewer.bytes_by_kind * scale == pytest.approx(direct.bytes_by_kind * of_each, rel=1e-9)
+
+
+def test_only_equal_servers_of_several_gpus_send_along_rails() -> None:
+    assert along_rails(1.0, Servers.of(np.zeros(8, dtype=np.int64))) is None
+    assert along_rails(1.0, Servers.of(np.arange(8))) is None
+    assert along_rails(1.0, Servers.of(np.array([0, 0, 1, 1, 1]))) is None

@@ -123,7 +123,7 @@ class Floor:
 
 @dataclass(frozen=True, slots=True)
 class _Load:
-    """What the busiest port carries, in units of the largest message, and how many messages a rank sends at most."""
+    """The load of the busiest port, in units of the largest message, and the most messages that a rank sends."""
 
     messages: int
     nic: float

@@ -67,9 +67,10 @@ def traffic(
 def along_rails(size: float, servers: Servers) -> Stage | None:
     """The messages of an even all_to_all of S = `size` bytes whose paths change rail before they leave a server (PXN).
 
-    A GPU hands what is for GPU j of any other server to GPU j of its own, and rail j carries the bytes of all GPUs of
-    the server together: 8 times fewer messages than pairs of ranks in servers of 8 GPUs, with the same bytes on every
-    link. None unless there are several servers of equally many GPUs, two at least (NCCL src/transport/net.cc, PXN).
+    A GPU hands the bytes for GPU j of all other servers to GPU j of the same server, and rail j carries those of all
+    GPUs of the server together: 8 times fewer messages than pairs of ranks in servers of 8 GPUs, with the same bytes
+    on every link. None unless there are several servers of equally many GPUs, two at least (NCCL
+    src/transport/net.cc, PXN).
     """
     counts = {len(members) for members in servers.members}
     if len(servers.members) < 2 or len(counts) > 1 or counts == {1}:

@@ -33,7 +33,7 @@ class Joint:
 
 @dataclass(slots=True, eq=False)
 class JointFolds:
-    """The joint folds of routed stages, by the numbers of the stages and which of their messages are alike."""
+    """The joint folds of routed stages, by the numbers of the stages and the classes of identical messages."""
 
     known: dict[tuple[object, ...], Joint] = field(default_factory=dict)
     _stages: int = 0

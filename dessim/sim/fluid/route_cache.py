@@ -42,7 +42,7 @@ class RouteCache:
         self._groups: dict[bytes, int] = {}
         self._joint_folds = JointFolds()
         self._states: dict[bytes, RouteCache] = {}
-        # What the tuner (dessim.sim.fluid.tuner) chose, and its bounds by group: they take as long to find as routes.
+        # Choices of the tuner (dessim.sim.fluid.tuner), and its bounds by group: they take as long to find as routes.
         self.chosen: dict[tuple[object, ...], tuple[str, Options]] = {}
         self.floors: dict[tuple[int, bool], Floor] = {}
 

@@ -1,4 +1,4 @@
-"""Which algorithm a collective runs, in how many chunks: the fastest on an idle network, as a tuner would choose."""
+"""The choice of an algorithm and its chunks: the fastest on an idle network, as a tuner would choose."""
 
 from __future__ import annotations
 

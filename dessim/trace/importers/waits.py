@@ -1,4 +1,4 @@
-"""What host threads waited for in a profile of gloo, whose collectives run on threads of their own.
+"""Waits of host threads in a profile of gloo, whose collectives run on worker threads.
 
 A profile shows a wait as a pause of the thread, and the collective as the span of a worker. The two hardly end at the
 same instant: the worker hands over the result before its span ends, and is often late to run again on a busy machine,

@@ -1,4 +1,4 @@
-"""What `auto` chooses: the fastest of all candidates on every shipped fabric, and more bytes never take less time."""
+"""The choice of `auto` is the fastest of all candidates on every shipped fabric; more bytes never take less time."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FABRICS = (
 
 
 def textbook(name: str) -> Cluster:
-    """A shipped cluster whose transport has neither NCCL's algorithms nor a list of its own."""
+    """A shipped cluster whose transport has neither NCCL's algorithms nor its own list."""
     cluster = load_cluster(name)
     return replace(cluster, transport=replace(cluster.transport, nccl=None, algorithms={}))
 

@@ -55,8 +55,6 @@ def replay(
     for problem in loaded.problems:
         print(f"dessim: warning: {trace}: {problem}", file=sys.stderr)
     machine = with_profile(load_cluster(cluster), transport)
-    if note := kept_times(loaded.header, machine):
-        print(f"dessim: note: {note}", file=sys.stderr)
     request = ReplayRequest(
         trace=loaded,
         cluster=machine,
@@ -77,6 +75,8 @@ def replay(
     if timeline is not None:
         write_timeline(timeline, timeline_of(result.record), counters_of(result.record))
     found = result.to_json() | ({"what_if": [change.to_json() for change in what_ifs]} if changes else {})
+    if note := kept_times(loaded.header, machine):
+        found["note"] = note
     if json:
         print_json({**found, "partial": False})
     else:

@@ -61,6 +61,8 @@ def print_replay(result: Values) -> None:
     ranks = _count(result["ranks"], "rank")
     title = f"{strategy_label(result['strategy'])}, {ranks} on {result['cluster']}, {_count(result['steps'], 'step')}"
     print_table(key_value_table(title, pairs))
+    if note := result.get("note"):
+        print(f"note: {note}")
     _print_collectives_of_step(result["comm_by_op"])
     _print_attribution(result, result["predicted_step_s"])
     if "what_if" in result:

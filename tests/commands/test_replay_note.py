@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from typer.testing import CliRunner
@@ -18,8 +19,16 @@ def test_replay_names_compute_that_was_recorded_on_a_cpu(tmp_path: Path) -> None
     def said(trace: str, cluster: str) -> list[str]:
         result = CliRunner().invoke(app, ["replay", str(tmp_path / trace), "--cluster", cluster])
         assert result.exit_code == 0, result.output
-        return [line for line in result.stderr.splitlines() if line.startswith("dessim: note")]
+        return [line for line in result.stdout.splitlines() if line.startswith("note: ")]
 
+    assert (
+        "recorded on a CPU"
+        in json.loads(
+            CliRunner()
+            .invoke(app, ["replay", str(tmp_path / "cpu.trace"), "--cluster", "h100-8x_rail_128", "--json"])
+            .stdout
+        )["note"]
+    )
     (line,) = said("cpu.trace", "h100-8x_rail_128")
     assert "recorded on a CPU" in line and "h100-sxm" in line
     assert not said("cpu.trace", "lab/switch_2") and not said("gpu.trace", "h100-8x_rail_128")

@@ -157,7 +157,7 @@ class FluidNetwork:
         if has_even_part and made is None:
             wanted = Wanted(op, group, size, sizes, "auto" if call is not None else asked, bytes_only=call is not None)
             algorithm, options = self._tuner.choose(wanted, progress.within(0, 2))
-            progress = progress.within(1, 2)
+            progress = progress.within(1, 2) if len(self._tuner.choices(wanted)) > 1 else progress
         parts: dict[str, float] = {}
         if transport.op_overhead > 0 and call is None:
             yield env.timeout(transport.op_overhead)

@@ -151,8 +151,8 @@ def kept_times(header: Header, cluster: Cluster) -> str:
     if not header.device.startswith("cpu") or not gpus:
         return ""
     return (
-        f"the trace was recorded on a CPU: its compute keeps those times, as if a {gpus[0]} were no faster; "
-        "`dessim project` predicts the time on GPUs"
+        f"the trace was recorded on a CPU: its compute keeps those times on {gpus[0]}; "
+        "`dessim project` predicts those of GPUs"
     )
 
 

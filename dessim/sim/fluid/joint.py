@@ -81,5 +81,5 @@ def small(joint: Joint) -> Joint:
 
 
 def is_large(messages: int) -> bool:
-    """Whether a joint fold of so many messages is worth keeping."""
+    """Whether a joint fold of this number of messages is worth keeping."""
     return messages >= _MANY

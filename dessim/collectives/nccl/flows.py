@@ -21,6 +21,8 @@ from dessim.trace.schema import Collective
 
 _TREES = ("tree", "nvls_tree")
 """Algorithms that join servers by trees."""
+_MOST_MESSAGES = 2**20
+"""Messages of one stage; more would fill the memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +71,16 @@ def along_rails(size: float, servers: Servers) -> Stage | None:
 
     A GPU hands the bytes for GPU j of all other servers to GPU j of the same server, and rail j carries those of all
     GPUs of the server together: 8 times fewer messages than pairs of ranks in servers of 8 GPUs, with the same bytes
-    on every link. None unless there are several servers of equally many GPUs, two at least (NCCL
-    src/transport/net.cc, PXN).
+    on every link. None unless there are several servers of equally many GPUs, two at least, and for more than
+    `_MOST_MESSAGES` (NCCL src/transport/net.cc, PXN).
     """
     counts = {len(members) for members in servers.members}
     if len(servers.members) < 2 or len(counts) > 1 or counts == {1}:
         return None
     members = np.stack(servers.members)  # [servers, GPUs of each]
     m, g = members.shape
+    if m * g * (m + g - 2) > _MOST_MESSAGES:
+        return None
     src, dst, share = [], [], []
     for hop in range(1, g):
         src.append(members.ravel())

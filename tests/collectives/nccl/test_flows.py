@@ -154,3 +154,4 @@ def test_only_equal_servers_of_several_gpus_send_along_rails() -> None:
     assert along_rails(1.0, Servers.of(np.zeros(8, dtype=np.int64))) is None
     assert along_rails(1.0, Servers.of(np.arange(8))) is None
     assert along_rails(1.0, Servers.of(np.array([0, 0, 1, 1, 1]))) is None
+    assert along_rails(1.0, Servers.of(np.repeat(np.arange(512), 8))) is None  # 2 million messages

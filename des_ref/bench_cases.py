@@ -13,7 +13,6 @@ networks choose routes by port numbers.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from torch import Tensor
 
 from des_ref.comm import Comm
 from dessim.errors import FileError
+from dessim.files import read_json
 from dessim.trace.schema import Collective
 
 BYTES = 4  # of a float32, the type that the trainer sends
@@ -166,10 +166,8 @@ def _group(comm: Comm, ranks: tuple[int, ...], number: int, groups: Groups) -> C
 def load_cases(path: Path, world_size: int) -> list[Case]:
     """The cases of a JSON file, which lists them under `cases`. Raises FileError."""
     try:
-        raw = json.loads(path.read_text("utf-8"))["cases"]
+        raw = read_json(path)["cases"]
         return [_case(entry, world_size) for entry in raw]
-    except OSError as error:
-        raise FileError(path, "", f"cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError) as error:
         raise FileError(path, "", f"not a file of cases (see des_ref/bench_cases.py): {error}") from None
 

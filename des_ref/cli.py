@@ -14,9 +14,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from dessim.errors import DessimError, UsageError
-
-INTERRUPTED = 130
+from dessim.errors import DessimError, UsageError, one_line
+from dessim.files import Outputs
+from dessim.processes import INTERRUPTED, Ending, drop_stdout, prepare_streams, refusal
 
 
 class RankError(DessimError):
@@ -29,10 +29,21 @@ class RankError(DessimError):
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that raises UsageError for a mistake, instead of printing the usage and exiting."""
+    """An ArgumentParser that raises UsageError for a mistake, instead of printing the usage and exiting.
+
+    Mistakes include two options of type `output_file` that name the same file.
+    """
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; see --help")
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+        found, rest = super().parse_known_args(args, namespace)
+        outputs = Outputs()
+        for action in self._actions:
+            if action.type is output_file and (file := getattr(found, action.dest)) is not None:
+                outputs.add("/".join(action.option_strings), file)
+        return found, rest
 
 
 def positive(text: str) -> int:
@@ -53,8 +64,8 @@ def _whole(text: str, minimum: int, range_in_words: str) -> int:
 
 
 def output_file(text: str) -> Path:
-    """The argument type of a file to write at the end. Creates its folder, so that problems show before the work."""
-    path = Path(text)
+    """The argument type of a file to write. Creates its folder, so that problems show before the work."""
+    path = Path(not_empty(text))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -62,6 +73,21 @@ def output_file(text: str) -> Path:
     if path.is_dir():
         raise argparse.ArgumentTypeError(f"{path}: is a folder; name a file")
     return path
+
+
+def output_folder(text: str) -> Path:
+    """The argument type of a folder to write into."""
+    path = Path(not_empty(text))
+    if path.exists() and not path.is_dir():
+        raise argparse.ArgumentTypeError(f"{path}: is a file; name a folder")
+    return path
+
+
+def not_empty(text: str) -> str:
+    """The argument type of a name, which must not be empty."""
+    if not text:
+        raise argparse.ArgumentTypeError("must not be empty")
+    return text
 
 
 def say(text: str) -> None:
@@ -87,25 +113,32 @@ def run(program: str, main: Callable[[], int]) -> int:
     Every rank makes the same mistake of the user, so only the first rank of a machine prints it. Each RankError is
     printed by the rank that raised it.
     """
+    prepare_streams()
     try:
-        return main()
+        with Ending(program):
+            code = main()
+            sys.stdout.flush()
+            return code
     except DessimError as error:
         if isinstance(error, RankError) or _is_first():
-            say(f"{program}: error: {' '.join(str(error).split())}")
+            say(f"{program}: error: {one_line(error)}")
         return error.exit_code
     except KeyboardInterrupt:
         if _is_first():
             say(f"{program}: interrupted")
         return INTERRUPTED
-    except BrokenPipeError:
-        # The reader of stdout has exited (`| head`). Redirect stdout, so that the interpreter's final flush succeeds.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError as error:
+        if error.filename:  # a named pipe
+            say(f"{program}: error: {refusal(error)}")
+        drop_stdout()
         return 1
     except (OSError, MemoryError, RuntimeError) as error:
         # A full disk or too little memory may affect one process only, so that process reports it.
         if (line := _refusal(error)) is None:
             raise
         say(f"{program}: error: {line}")
+        if isinstance(error, OSError) and not error.filename:
+            drop_stdout()
         return 1
 
 
@@ -117,7 +150,7 @@ def _is_first() -> bool:
 def _refusal(error: Exception) -> str | None:
     """One line for what the operating system or the device refused; None for a bug in the program."""
     if isinstance(error, OSError):
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
+        return refusal(error)
     # torch reports memory that runs out as a RuntimeError of many lines.
     memory = re.search(r"(CUDA out of memory|can't allocate memory|Unable to allocate)[^\n]*", str(error))
     return f"out of memory: {memory[0]}" if memory or isinstance(error, MemoryError) else None

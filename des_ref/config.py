@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -25,6 +24,7 @@ from des_ref.models.dense_optim import DenseOptimizer
 from des_ref.strategies.base import Optimizers
 from des_ref.strategies.planned import PlanSettings
 from dessim.errors import FileError, UsageError
+from dessim.files import parse_toml, read_text
 from dessim.workload.codecs import CodecConfig, parse_codecs
 from dessim.workload.composed import TablePlan
 from dessim.workload.id_logs.in_model import model_with_ids
@@ -262,8 +262,8 @@ def load_settings(path: str | Path | None, overrides: Mapping[str, Any]) -> Sett
     """
     name: str | Path = path if path is not None else f"{SHIPPED}.toml"
     try:
-        raw = tomllib.loads(_read(path))
-    except tomllib.TOMLDecodeError as error:
+        raw = parse_toml(_read(path))
+    except ValueError as error:
         raise FileError(name, "", f"not TOML: {error}") from None
     if "plan" in raw:
         raise FileError(name, "plan", "is no setting: name the plan file with --plan")
@@ -278,12 +278,7 @@ def load_settings(path: str | Path | None, overrides: Mapping[str, Any]) -> Sett
 def _read(path: str | Path | None) -> str:
     if path is None:
         return files("des_ref").joinpath("configs", f"{SHIPPED}.toml").read_text("utf-8")
-    try:
-        return Path(path).read_text("utf-8")
-    except OSError as error:
-        raise FileError(path, "", f"cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise FileError(path, "", "is not UTF-8 text") from None
+    return read_text(Path(path))
 
 
 def _override(raw: dict[str, Any], key: str, value: Any, name: str | Path) -> None:

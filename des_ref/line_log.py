@@ -10,23 +10,25 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from dessim.errors import FileError
-from dessim.files import write_text
+from dessim.files import is_written_through, write_text
 
 
 class LineLog:
     """An open log.
 
-    `keep` selects the lines of an existing log that are kept; None: start an empty log. Raises FileError as soon as the
+    `keep` selects the lines of an existing log that are kept; None: start an empty log. A named pipe or a device only
+    gets the new lines. Raises FileError as soon as the
     log cannot be written.
     """
 
     def __init__(self, path: Path, keep: Callable[[list[str]], list[str]] | None) -> None:
         self._path = path
         try:
-            lines = path.read_text("utf-8").splitlines(keepends=True) if keep is not None and path.exists() else []
-            # A full disk may have cut the last line short.
-            complete = [line for line in lines if line.endswith("\n")]
-            write_text(path, "".join(keep(complete) if keep is not None else []))
+            if not is_written_through(path):
+                lines = path.read_text("utf-8").splitlines(keepends=True) if keep is not None and path.exists() else []
+                # A full disk may have cut the last line short.
+                complete = [line for line in lines if line.endswith("\n")]
+                write_text(path, "".join(keep(complete) if keep is not None else []))
             self._file: IO[str] = path.open("a", encoding="utf-8", buffering=1)
         except OSError as error:
             raise self._problem(error) from None

@@ -11,7 +11,6 @@ model, or an object with the content of a model file.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from des_ref.strategies import check_strategy
 from dessim.errors import FileError
+from dessim.files import read_json
 from dessim.trace.io import check_free
 from dessim.workload.composed import TablePlan, compose
 from dessim.workload.model import Model, load_model, parse_model
@@ -73,13 +73,11 @@ class Job(BaseModel):
 def load_jobs(path: Path) -> list[Job]:
     """The jobs of a file. Raises FileError for a wrong file, UsageError for an unknown strategy."""
     try:
-        raw = json.loads(path.read_text("utf-8"))["jobs"]
+        raw = read_json(path)["jobs"]
         return [_job(entry, path) for entry in raw]
     except ValidationError as error:
         problems = "; ".join(f"{e['loc'][0]}: {e['msg']}" for e in error.errors())
         raise FileError(path, "jobs", f"{problems} (see des_ref/step_jobs.py)") from None
-    except OSError as error:
-        raise FileError(path, "", f"cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError) as error:
         raise FileError(path, "", f"not a file of jobs (see des_ref/step_jobs.py): {error}") from None
 

@@ -70,13 +70,13 @@ def _train(args: argparse.Namespace, settings: Settings, model: Model, world: Co
         Server(network, settings.optimizers, comm, settings.servers.staleness).serve()
         return None
     folder = Path(settings.checkpoint.folder) if settings.checkpoint.folder else None
-    checkpoint = resume.choose(folder, args.resume, comm)
-    strategy = build_strategy(settings, model, comm)
-    if settings.is_stream:
-        summary = stream(settings, model, comm, strategy, checkpoint)
-    else:
-        trace = TraceOptions(args.trace, args.trace_warmup, args.trace_steps) if args.trace is not None else None
-        summary = train_on_samples(settings, model, comm, strategy, checkpoint, trace, args.epoch_log)
+    with resume.chosen(folder, args.resume, comm) as checkpoint:
+        strategy = build_strategy(settings, model, comm)
+        if settings.is_stream:
+            summary = stream(settings, model, comm, strategy, checkpoint)
+        else:
+            trace = TraceOptions(args.trace, args.trace_warmup, args.trace_steps) if args.trace is not None else None
+            summary = train_on_samples(settings, model, comm, strategy, checkpoint, trace, args.epoch_log)
     tally = strategy.close()
     summary["servers"] = settings.servers.count if tally is not None else 0
     summary["staleness"] = {"bound": settings.servers.staleness, **tally.to_json()} if tally is not None else None

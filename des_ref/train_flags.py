@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from des_ref.checkpoint import resume
-from des_ref.cli import Parser, output_file, positive
+from des_ref.cli import Parser, not_empty, output_file, output_folder, positive
 from des_ref.codecs import CODECS
 from des_ref.config import Settings, load_settings
 from des_ref.embedding.optim import ROW_OPTIMIZERS
@@ -29,7 +29,7 @@ def parser(about: str) -> argparse.ArgumentParser:
     _add_training_options(p)
     _add_trace_and_checkpoint_options(p)
     _add_stream_options(p)
-    p.add_argument("--epoch-log", type=Path, metavar="FILE", help="write a JSON line for each epoch")
+    p.add_argument("--epoch-log", type=output_file, metavar="FILE", help="write a JSON line for each epoch")
     p.add_argument("--json", action="store_true", help="print one JSON object on stdout at the end")
     p.add_argument("-o", "--out", type=output_file, metavar="FILE", help="write the JSON object to this file")
     return p
@@ -97,7 +97,7 @@ def _add_training_options(p: argparse.ArgumentParser) -> None:
 
 
 def _add_trace_and_checkpoint_options(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--trace", type=Path, metavar="DIR", help="record a trace into this folder")
+    p.add_argument("--trace", type=output_folder, metavar="DIR", help="record a trace into this folder")
     p.add_argument("--trace-steps", type=positive, metavar="N", default=10, help="steps to record (default: 10)")
     p.add_argument(
         "--trace-warmup",
@@ -106,7 +106,7 @@ def _add_trace_and_checkpoint_options(p: argparse.ArgumentParser) -> None:
         default=20,
         help="steps to run before the first recorded one (default: 20)",
     )
-    p.add_argument("--checkpoint", metavar="DIR", help="write checkpoints into this folder")
+    p.add_argument("--checkpoint", type=output_folder, metavar="DIR", help="write checkpoints into this folder")
     p.add_argument(
         "--checkpoint-every",
         type=positive,
@@ -115,6 +115,7 @@ def _add_trace_and_checkpoint_options(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument(
         "--resume",
+        type=not_empty,
         nargs="?",
         const=resume.AUTO,
         metavar="DIR",
@@ -140,8 +141,15 @@ def _add_stream_options(p: argparse.ArgumentParser) -> None:
         metavar="STEPS",
         help="for --data stream: steps between reports (default: 100)",
     )
-    p.add_argument("--report-log", metavar="FILE", help="for --data stream: write a JSON line for each report")
-    p.add_argument("--tensorboard", metavar="DIR", help="for --data stream: write TensorBoard events into this folder")
+    p.add_argument(
+        "--report-log", type=output_file, metavar="FILE", help="for --data stream: write a JSON line for each report"
+    )
+    p.add_argument(
+        "--tensorboard",
+        type=output_folder,
+        metavar="DIR",
+        help="for --data stream: write TensorBoard events into this folder",
+    )
 
 
 def settings_from(args: argparse.Namespace) -> Settings:
@@ -166,9 +174,9 @@ def settings_from(args: argparse.Namespace) -> Settings:
         "stream.inputs": args.input,
         "stream.follow": args.follow,
         "stream.report_every": args.report_every,
-        "stream.log": args.report_log,
-        "stream.tensorboard": args.tensorboard,
-        "checkpoint.folder": args.checkpoint,
+        "stream.log": _text(args.report_log),
+        "stream.tensorboard": _text(args.tensorboard),
+        "checkpoint.folder": _text(args.checkpoint),
         "checkpoint.every": args.checkpoint_every,
         "timeout_s": args.timeout,
         "seed": args.seed,
@@ -186,6 +194,10 @@ def settings_from(args: argparse.Namespace) -> Settings:
     else:
         _check_no_stream_options(args)
     return settings
+
+
+def _text(path: Path | None) -> str | None:
+    return str(path) if path is not None else None
 
 
 def _planned(args: argparse.Namespace) -> dict[str, Any]:

@@ -1,5 +1,17 @@
-"""Makes `python -m dessim` the same as the `dessim` command."""
+"""The `dessim` command, also as `python -m dessim`."""
 
-from dessim.cli.app import main
+import sys
 
-main()
+
+def main() -> None:
+    """Import the command line, which takes a while, and run it."""
+    try:
+        from dessim.cli.app import main as run
+    except KeyboardInterrupt:
+        sys.stderr.write("dessim: interrupted\n")
+        sys.exit(130)
+    run()
+
+
+if __name__ == "__main__":
+    main()

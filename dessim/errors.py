@@ -21,8 +21,27 @@ A message is one line that says what is wrong, where (file and key or line), and
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
+
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+"""Characters that control a terminal, but for tab and newline; more ends of a line; halves of characters."""
+
+
+def is_printable(text: str) -> bool:
+    """Whether a terminal shows every character of `text` and obeys none; tabs and newlines are fine."""
+    return _CONTROLS.search(text) is None
+
+
+def printable(text: str) -> str:
+    """`text` with escapes, such as \\x1b, in place of the characters that control a terminal."""
+    return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def one_line(error: object) -> str:
+    """The message of an error as one line that is safe on a terminal."""
+    return printable(" ".join(str(error).split()))
 
 
 class DessimError(Exception):

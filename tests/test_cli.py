@@ -69,6 +69,11 @@ PROJECT = ("project", "--model", "deepfm", "--strategy", "des_all_reduce", "--cl
         (2, "write OP=NAME", (*PROJECT, "--gpus", "8", "--algorithm", "ring")),
         (2, "one strategy and one number of GPUs", (*PROJECT, "--gpus", "8,16", "--draw", "x.svg")),
         (2, "add --servers ideal", (*PROJECT, "--strategy", "ps_sync", "--gpus", "8", "--draw", "x.svg")),
+        (2, "--csv '.': is a folder", (*PROJECT, "--gpus", "8", "--csv", "")),
+        (2, "name it NAME.svg", (*PROJECT, "--gpus", "8", "--figure", "x.png")),
+        (2, "--figure also writes x.csv", (*PROJECT, "--gpus", "8", "--figure", "x.svg", "--csv", "./x.csv")),
+        (2, "name it NAME.svg", ("topo", "draw", RAIL, "-o", "map")),
+        (2, "--out/-o '.': name a folder", ("demo", "-o", "")),
         (2, "name one size", ("collective", "all_reduce", *ON_RAIL, "--size", "1MiB,2MiB", "--draw", "x.svg")),
     ],
 )

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import errno
 import gzip
+import os
+import subprocess
+import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from dessim import files
+from dessim.errors import FileError, UsageError
 
 
 def test_a_new_file_has_the_text_and_no_leftovers(tmp_path):
@@ -71,3 +76,70 @@ def test_gzip_bytes_depend_on_the_content_only(tmp_path, monkeypatch):
     monkeypatch.setattr(time, "time", lambda: 2e9)
     assert pack("b.gz") == first
     assert gzip.decompress(first).decode() == "ä line\n"
+
+
+def test_a_device_stays_a_device(tmp_path):
+    null = tmp_path / "null.csv"
+    try:
+        os.mknod(null, 0o20666, os.makedev(1, 3))  # what /dev/null is
+    except PermissionError:
+        pytest.skip("only root may create devices")
+    files.write_text(null, "text")
+    assert null.is_char_device() and [*tmp_path.iterdir()] == [null]
+    with pytest.raises(OSError) as full:
+        files.write_text("/dev/full", "text")
+    assert (full.value.filename, full.value.errno) == ("/dev/full", errno.ENOSPC)
+
+
+def test_a_named_pipe_gets_the_text(tmp_path):
+    pipe, got = tmp_path / "rows.csv", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: got.append(pipe.read_text()), daemon=True)
+    reader.start()
+    files.write_text(pipe, "a,b\n")
+    reader.join(10)
+    assert pipe.is_fifo() and got == ["a,b\n"]
+
+
+def test_a_link_stays_a_link_and_its_file_is_replaced_whole(tmp_path):
+    real, link = tmp_path / "results" / "a.csv", tmp_path / "latest.csv"
+    real.parent.mkdir()
+    real.write_text("old")
+    link.symlink_to(real)
+    with pytest.raises(RuntimeError), files.atomic_path(link) as temporary:
+        temporary.write_text("half of the n")
+        raise RuntimeError("killed")
+    assert real.read_text() == "old"
+    files.write_text(link, "new")
+    assert link.is_symlink() and real.read_text() == "new" and [*real.parent.iterdir()] == [real]
+
+
+def test_the_file_that_stdout_goes_to_keeps_what_was_printed(tmp_path):
+    program = (
+        "import sys; from dessim.files import write_text; print('one'); write_text(sys.argv[1], 'two\\n'); print('3')"
+    )
+    for target in ("/dev/stdout", str(tmp_path / "out")):
+        with (tmp_path / "out").open("w") as out:
+            subprocess.run(
+                [sys.executable, "-c", program, target], stdout=out, check=True, cwd=Path(__file__).parents[1]
+            )
+        assert (tmp_path / "out").read_text() == "one\ntwo\n3\n"
+
+
+def test_outputs_that_cannot_be_written_or_would_replace_each_other_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    (tmp_path / "link.csv").symlink_to("a.csv")
+    for text, option, name, suffix, beside in [
+        ("--csv '.': is a folder", "--csv", "", "", ""),
+        ("name it NAME.svg", "--figure", "a.png", ".svg", ".csv"),
+        ("--figure also writes a.csv", "--csv", "a.csv", "", ""),
+        ("--figure also writes link.csv", "--csv", "link.csv", "", ""),
+        ("file is no folder", "--csv", "file/a.csv", "", ""),
+    ]:
+        outputs = files.Outputs()
+        outputs.add("--figure", Path("a.svg"), ".svg", ".csv")
+        outputs.add("--html", Path("/dev/null"))
+        outputs.add("--timeline", Path("/dev/null"))
+        with pytest.raises((UsageError, FileError), match=text):
+            outputs.add(option, Path(name), suffix, beside)

@@ -7,6 +7,7 @@
         rows-00001-of-00002.safetensors
         manifest.json                                step, settings, size and SHA-256 of each file; written last
       .writing-step-0000001000/                      being written, or left by a killed run; the next start removes it
+      .lock                                          the process that writes into the folder (dessim/locks.py)
 
 A checkpoint gets its name by one rename, after everything in it is on the disk. A named checkpoint is therefore whole
 unless the disk itself lost data, which sizes and digests detect.
@@ -25,9 +26,10 @@ from pathlib import Path
 from typing import Any
 
 from dessim.errors import FileError
-from dessim.files import write_json
+from dessim.files import parse_json, write_json
 
 MANIFEST = "manifest.json"
+LOCK = ".lock"
 SCHEMA_VERSION = 1
 _DIGEST = "sha256"  # key of the manifest's own digest, taken over everything else in it
 _WRITING = ".writing-"
@@ -104,7 +106,7 @@ def read_manifest(checkpoint: Path) -> dict[str, Any]:
     """The manifest without its digest. Raises FileError where it is missing or damaged."""
     path = checkpoint / MANIFEST
     try:
-        manifest = json.loads(path.read_text("utf-8"))
+        manifest = parse_json(path.read_bytes())
     except OSError as error:
         raise FileError(path, "", f"cannot be read ({error.strerror}): not a checkpoint, or not a whole one") from None
     except ValueError as error:

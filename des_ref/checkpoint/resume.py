@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,17 +16,20 @@ from des_ref.cli import say
 from des_ref.comm import Comm
 from des_ref.progress import Progress
 from des_ref.strategies.base import Strategy
+from dessim import locks
 from dessim.errors import DessimError, FileError, UsageError
 
 AUTO = "auto"
 P = TypeVar("P", bound=Progress)
 
 
-def choose(folder: Path | None, resume: str | None, comm: Comm) -> Path | None:
+@contextmanager
+def chosen(folder: Path | None, resume: str | None, comm: Comm) -> Iterator[Path | None]:
     """The checkpoint to resume from, the same on every rank; None for a run from the start. Every rank calls it.
 
     `resume` is a checkpoint, a folder of them (its newest good one), `auto` (the newest good one of `folder`, if it has
-    any), or None. A process that torchrun has restarted resumes from the run's own last checkpoint in any case.
+    any), or None. A process that torchrun has restarted resumes from the run's own last checkpoint in any case. Until
+    the end of the block no other run may write checkpoints into `folder`, and one that does already is an error.
     Raises DessimError with the reason, the same on every rank.
     """
 
@@ -38,11 +42,16 @@ def choose(folder: Path | None, resume: str | None, comm: Comm) -> Path | None:
         if comm.rank:
             return ""
         if folder is not None:
+            locks.take(folder / checkpoints.LOCK, str(folder))
             checkpoints.clean(folder)
         return str(_choose(folder, resume, is_restart()) or "")
 
-    chosen = on_all_ranks(prepare_and_choose, folder or "", comm)[0]
-    return Path(chosen) if chosen else None
+    try:
+        answer = on_all_ranks(prepare_and_choose, folder or "", comm)[0]
+        yield Path(answer) if answer else None
+    finally:
+        if folder is not None and comm.rank == 0:
+            locks.release(folder / checkpoints.LOCK)
 
 
 def restore_run(

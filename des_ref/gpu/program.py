@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from des_ref.cli import Parser, say
+from des_ref.cli import Parser, output_folder, say
 from des_ref.gpu.checks import Check, checks
 from des_ref.gpu.machine import Figures, Late, Machine, Skipped
 from des_ref.gpu.processes import LOG
@@ -171,5 +171,7 @@ def _parser() -> Parser:
     p.add_argument(
         "--time-budget", type=_seconds, default=600.0, metavar="TIME", help="default: 10min; the rest is skipped"
     )
-    p.add_argument("-o", "--out", type=Path, default=Path("gpu-out"), metavar="FOLDER", help="default: gpu-out")
+    p.add_argument(
+        "-o", "--out", type=output_folder, default=Path("gpu-out"), metavar="FOLDER", help="default: gpu-out"
+    )
     return p

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from dessim.processes import Ending
+
 
 @contextmanager
 def asked_to_stop() -> Iterator[threading.Event]:
@@ -26,6 +28,9 @@ def asked_to_stop() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
     def handle(number: int, frame: FrameType | None) -> None:
+        for handler in previous.values():
+            if isinstance(handler, Ending):
+                handler.notice()
         stop.set()
         restore()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dessim.errors import FileError
+from dessim.files import read_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +77,7 @@ class Bench:
 def load_bench(path: Path) -> Bench:
     """Read a file of des_ref.bench. Raises FileError."""
     try:
-        return Bench.from_json(json.loads(path.read_text("utf-8")))
-    except OSError as error:
-        raise FileError(path, "", f"cannot be read: {error.strerror}") from None
-    except json.JSONDecodeError as error:
-        raise FileError(path, "", f"not a benchmark file of des_ref.bench: {error}") from None
+        return Bench.from_json(read_json(path))
     except ValueError as error:
         raise FileError(path, "", str(error)) from None
 

@@ -24,6 +24,7 @@ from dessim.cli.tenants import tenants
 from dessim.cli.topo import topo
 from dessim.cli.trace import trace
 from dessim.cli.validate import validate
+from dessim.processes import Ending, prepare_streams
 
 
 class _Commands(TyperGroup):
@@ -73,4 +74,6 @@ for command in (demo, replay, project, plan, collective, tenants, goodput, ids, 
 
 def main() -> None:
     """Entry point of the `dessim` program."""
-    app(prog_name="dessim")
+    prepare_streams()
+    with Ending("dessim"):
+        app(prog_name="dessim")

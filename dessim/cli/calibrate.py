@@ -8,13 +8,15 @@ from typing import Annotated
 import typer
 
 from dessim.cli.options import CLUSTER_HELP, JsonOption
-from dessim.cli.output import guarded, print_json
+from dessim.cli.output import guarded, print_json, to_write
 from dessim.errors import UsageError
 
 
 @guarded
 def calibrate(
-    output: Annotated[Path, typer.Option("--out", "-o", "--output", help="File to write.", show_default=False)],
+    output: Annotated[
+        Path, typer.Option("--out", "-o", "--output", callback=to_write, help="File to write.", show_default=False)
+    ],
     lab: Annotated[
         str | None, typer.Option("--lab", help=f"{CLUSTER_HELP} It is built on this machine. Needs root.")
     ] = None,

@@ -8,6 +8,8 @@ import typer
 
 from dessim.cli.options import JsonOption, parse_quantity
 from dessim.cli.output import guarded, print_json
+from dessim.cli.progress import TimeBudgetOption, showing_progress, stop_partial
+from dessim.errors import OutOfTime
 from dessim.units import format_time, parse_time
 
 
@@ -23,6 +25,7 @@ def goodput(
     days: Annotated[int, typer.Option(help="Length of a run, in days.", min=1, max=3650)] = 30,
     runs: Annotated[int, typer.Option(help="Runs to average over.", min=2, max=10_000)] = 20,
     seed: Annotated[int, typer.Option(help="Seed of the failures.", min=0)] = 0,
+    time_budget: TimeBudgetOption = None,
     json: JsonOption = False,
 ) -> None:
     """Find the checkpoint interval that loses least to failures.
@@ -41,9 +44,13 @@ def goodput(
         parse_quantity("--restart", restart, parse_time),
     )
     every_s = parse_quantity("--every", every, parse_time) if every is not None else None
-    found = run(machine, days=days, runs=runs, seed=seed, every=every_s).to_json()
+    try:
+        with showing_progress(time_budget) as progress:
+            found = run(machine, days, runs, seed, every_s, progress).to_json()
+    except OutOfTime as cut:
+        stop_partial(cut, {"nodes": nodes, "days": days, "runs": runs}, json, "lower --days or --runs")
     if json:
-        print_json(found)
+        print_json({**found, "partial": False})
         return
     columns = ("choice of interval", "interval", "goodput", "Daly's model", "checkpoints", "lost work", "restarts")
     print_table(table_of(columns, [_line(row) for row in found["rows"]], drops=("Daly's model", "restarts")))

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from dessim.cli.options import JsonOption
-from dessim.cli.output import guarded, print_json
+from dessim.cli.output import guarded, print_json, to_write
 
 LogsArgument = Annotated[
     list[Path],
@@ -18,7 +18,7 @@ LogsArgument = Annotated[
         metavar="LOG",
     ),
 ]
-OutOption = Annotated[Path, typer.Option("--out", "-o", help="TOML file of tables to write.")]
+OutOption = Annotated[Path, typer.Option("--out", "-o", callback=to_write, help="TOML file of tables to write.")]
 
 
 @guarded

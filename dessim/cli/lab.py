@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from dessim.cli.options import ClusterArgument, JsonOption
-from dessim.cli.output import guarded, print_json
+from dessim.cli.output import guarded, print_json, to_fill
 
 lab = typer.Typer(
     help="Build a cluster on this machine and run programs on it. Slower than the real one by a scale. Needs root.",
@@ -60,7 +60,8 @@ def lab_run(
         int | None, typer.Option(help="Number of ranks to run, the first ones; default: all.", min=1)
     ] = None,
     logs: Annotated[
-        Path | None, typer.Option(help="Folder for rank<i>.log; default: one that `lab down` removes.")
+        Path | None,
+        typer.Option(callback=to_fill, help="Folder for rank<i>.log; default: one that `lab down` removes."),
     ] = None,
     timeout: Annotated[
         float | None, typer.Option(help="Seconds after which the run is stopped, with exit code 124.")

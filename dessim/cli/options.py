@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from dessim.cli.output import to_draw, to_plot, to_write
 from dessim.errors import UnitError, UsageError
 from dessim.trace.schema import Collective
 from dessim.units import parse_size
@@ -67,9 +68,10 @@ CLUSTER_HELP = "Topology file, or a name from `dessim topo list`."
 ClusterOption = Annotated[str, typer.Option("--cluster", help=CLUSTER_HELP)]
 ClusterArgument = Annotated[str, typer.Argument(help=CLUSTER_HELP, show_default=False)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-CsvOption = Annotated[Path | None, typer.Option("--csv", help="Also write the rows as CSV.")]
+CsvOption = Annotated[Path | None, typer.Option("--csv", callback=to_write, help="Also write the rows as CSV.")]
 FigureOption = Annotated[
-    Path | None, typer.Option("--figure", help="Also draw the result as SVG, with its data as CSV beside it.")
+    Path | None,
+    typer.Option("--figure", callback=to_plot, help="Also draw the result as SVG, with its data as CSV beside it."),
 ]
 FoldOption = Annotated[Fold, typer.Option("--fold", help="Simulate identical flows once; the result is the same.")]
 NetworkOption = Annotated[
@@ -128,7 +130,9 @@ FaultsOption = Annotated[
 ]
 DrawOption = Annotated[
     Path | None,
-    typer.Option("--draw", help="Also draw the cluster as SVG, links coloured by mean use; for a single run."),
+    typer.Option(
+        "--draw", callback=to_draw, help="Also draw the cluster as SVG, links coloured by mean use; for a single run."
+    ),
 ]
 ServersOption = Annotated[
     str,

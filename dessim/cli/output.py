@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import functools
-import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
-from dessim.errors import CheckFailed, DessimError
-from dessim.files import dump_json, write_text
+from dessim.errors import CheckFailed, DessimError, UsageError, one_line
+from dessim.files import Outputs, dump_json, write_text
+from dessim.processes import drop_stdout, refusal
 
 if TYPE_CHECKING:
     from dessim.cluster import Cluster
@@ -28,24 +29,67 @@ def guarded(command: Command) -> Command:
 
     @functools.wraps(command)
     def wrapper(*args: Any, **kwargs: Any) -> None:
-        try:
+        with _one_line():
             command(*args, **kwargs)
-        except DessimError as error:
-            print(f"dessim: {error}", file=sys.stderr)
-            raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
-            print("dessim: interrupted", file=sys.stderr)
-            raise typer.Exit(130) from None
-        except BrokenPipeError:
-            # The reader closed the pipe. Without this, Python would report the error again when it flushes at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(1) from None
-        except OSError as error:
-            where = f"{error.filename}: " if error.filename else ""
-            print(f"dessim: {where}{error.strerror or error}", file=sys.stderr)
-            raise typer.Exit(1) from None
 
     return wrapper  # type: ignore[return-value]
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    try:
+        yield
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except DessimError as error:
+        print(f"dessim: {one_line(error)}", file=sys.stderr)
+        raise typer.Exit(error.exit_code) from None
+    except KeyboardInterrupt:
+        print("dessim: interrupted", file=sys.stderr)
+        raise typer.Exit(130) from None
+    except BrokenPipeError as error:
+        if error.filename:  # a named pipe
+            print(f"dessim: {refusal(error)}", file=sys.stderr)
+        drop_stdout()
+        raise typer.Exit(1) from None
+    except (OSError, MemoryError) as error:
+        print(f"dessim: {refusal(error)}", file=sys.stderr)
+        if isinstance(error, OSError) and not error.filename:
+            drop_stdout()
+        raise typer.Exit(1) from None
+
+
+def to_write(context: typer.Context, parameter: typer.CallbackParam, path: Path | None) -> Path | None:
+    """Check the file that an option writes, before the command starts (dessim.files.Outputs)."""
+    return _to_write(context, parameter, path)
+
+
+def to_draw(context: typer.Context, parameter: typer.CallbackParam, path: Path | None) -> Path | None:
+    """Check the drawing that an option writes."""
+    return _to_write(context, parameter, path, ".svg")
+
+
+def to_plot(context: typer.Context, parameter: typer.CallbackParam, path: Path | None) -> Path | None:
+    """Check the figure that an option writes, with its data beside it."""
+    return _to_write(context, parameter, path, ".svg", beside=".csv")
+
+
+def _to_write(
+    context: typer.Context, parameter: typer.CallbackParam, path: Path | None, suffix: str = "", beside: str = ""
+) -> Path | None:
+    if path is not None and not context.resilient_parsing:
+        with _one_line():
+            outputs = context.meta.setdefault("dessim.outputs", Outputs())
+            outputs.add("/".join(parameter.opts), path, suffix, beside)
+    return path
+
+
+def to_fill(context: typer.Context, parameter: typer.CallbackParam, path: Path | None) -> Path | None:
+    """Check the folder that an option writes into; an empty name would be the current one."""
+    with _one_line():
+        if path == Path() or (path is not None and path.exists() and not path.is_dir()):
+            raise UsageError(f"{'/'.join(parameter.opts)} {str(path)!r}: name a folder")
+    return path
 
 
 def report_check(what: str, problems: list[str], json: bool) -> None:
@@ -66,7 +110,8 @@ def _count(problems: list[str]) -> str:
 
 def print_json(value: dict[str, Any]) -> None:
     """Print the object of `--json`, with its schema version."""
-    print(dump_json({"schema_version": SCHEMA_VERSION, **value}))
+    encoding = sys.stdout.encoding if sys.stdout is not None else "utf-8"
+    print(dump_json({"schema_version": SCHEMA_VERSION, **value}, encoding))
 
 
 def draw_used(file: Path, machine: Cluster, load: Load) -> None:

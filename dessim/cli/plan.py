@@ -26,7 +26,7 @@ from dessim.cli.options import (
     parse_quantity,
     parse_scales,
 )
-from dessim.cli.output import guarded, print_json
+from dessim.cli.output import guarded, print_json, to_write
 from dessim.cli.progress import TimeBudgetOption, showing_progress, stop_partial
 from dessim.errors import OutOfTime, UsageError
 from dessim.units import parse_price, parse_throughput
@@ -84,7 +84,10 @@ def plan(
         Path | None, typer.Option("--from", help="TorchRec plan (.json) to price beside ours: docs/planner.md.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Plan file to write, for --plan of project and des_ref.train.")
+        Path | None,
+        typer.Option(
+            "--out", "-o", callback=to_write, help="Plan file to write, for --plan of project and des_ref.train."
+        ),
     ] = None,
     to: Annotated[
         Format, typer.Option("--to", help="Format of the plan file; torchrec leaves out what TorchRec does not have.")
@@ -92,7 +95,8 @@ def plan(
     time_budget: TimeBudgetOption = None,
     figure: FigureOption = None,
     html: Annotated[
-        Path | None, typer.Option(help="Also write a page: load and memory by rank, plans, owners, Pareto front.")
+        Path | None,
+        typer.Option(callback=to_write, help="Also write a page: load, memory, plans, owners, Pareto front."),
     ] = None,
     json: JsonOption = False,
 ) -> None:

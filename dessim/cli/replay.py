@@ -21,7 +21,7 @@ from dessim.cli.options import (
     WhatIfOption,
     parse_algorithms,
 )
-from dessim.cli.output import guarded, print_json
+from dessim.cli.output import guarded, print_json, to_write
 from dessim.cli.progress import TimeBudgetOption, showing_progress, stop_partial
 from dessim.errors import OutOfTime
 
@@ -35,7 +35,9 @@ def replay(
     network: NetworkOption = Network.FLUID,
     fold: FoldOption = Fold.ON,
     time_budget: TimeBudgetOption = None,
-    timeline: Annotated[Path | None, typer.Option(help="Also write a timeline for Perfetto, NAME.json.gz.")] = None,
+    timeline: Annotated[
+        Path | None, typer.Option(callback=to_write, help="Also write a timeline for Perfetto, NAME.json.gz.")
+    ] = None,
     what_if: WhatIfOption = None,
     json: JsonOption = False,
 ) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from dessim.cli.options import ClusterArgument, JsonOption
-from dessim.cli.output import guarded, print_json, report_check
+from dessim.cli.output import guarded, print_json, report_check, to_draw, to_write
 from dessim.files import write_text
 
 topo = typer.Typer(
@@ -73,7 +73,10 @@ def topo_check(cluster: ClusterArgument, json: JsonOption = False) -> None:
 @topo.command("init")
 @guarded
 def topo_init(
-    out: Annotated[Path, typer.Option("--out", "-o", help="File to write; must not exist.", show_default=False)],
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", callback=to_write, help="File to write; must not exist.", show_default=False),
+    ],
     start: Annotated[
         str, typer.Argument(help="Shipped cluster to start from: dessim topo list.", metavar="[CLUSTER]")
     ] = "h100-8x_rail_128",
@@ -193,7 +196,9 @@ def topo_diff(
 @guarded
 def topo_draw(
     cluster: ClusterArgument,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write; default: stdout.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", callback=to_draw, help="File to write; default: stdout.")
+    ] = None,
 ) -> None:
     """Draw a cluster as SVG.
 

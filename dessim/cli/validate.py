@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json as text
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from dessim.cli.options import CsvOption, FigureOption, JsonOption, parse_names
-from dessim.cli.output import guarded, print_json
+from dessim.cli.output import guarded, print_json, to_write
 from dessim.errors import CheckFailed, FileError, UsageError
+from dessim.files import read_json
 
 
 @guarded
@@ -36,7 +36,9 @@ def validate(
     measured: Annotated[
         Path | None, typer.Option(help="Measure nothing; predict the measurements that --save wrote.")
     ] = None,
-    save: Annotated[Path | None, typer.Option(help="Also write the measurements to this file.")] = None,
+    save: Annotated[
+        Path | None, typer.Option(callback=to_write, help="Also write the measurements to this file.")
+    ] = None,
     csv: CsvOption = None,
     figure: FigureOption = None,
     json: JsonOption = False,
@@ -129,12 +131,7 @@ def _published(csv: Path | None, figure: Path | None, json: bool) -> None:
 
 
 def _read(path: Path) -> dict[str, object]:
-    try:
-        found = text.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise FileError(path, "", f"cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise FileError(path, "", f"not measurements that --save wrote: {error}") from None
+    found = read_json(path)
     if not isinstance(found, dict) or "calibration" not in found:
         raise FileError(path, "", "not measurements that --save wrote: it has no calibration")
     return found

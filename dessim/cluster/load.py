@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import tomllib
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +21,7 @@ from dessim.cluster.spec.tiered_fabrics import Site
 from dessim.cluster.spec.topology_file import TopologyFile, problems
 from dessim.cluster.wiring import add_wiring
 from dessim.errors import ClusterError, UsageError
+from dessim.files import parse_toml, read_text
 
 MAX_FILE_BYTES = 1 << 20
 """No topology file is this large; a larger file was given by mistake."""
@@ -166,19 +166,14 @@ def _find(name_or_path: str | Path) -> Path:
 
 
 def _read_toml(path: Path) -> Mapping[str, Any]:
+    text = read_text(path, ClusterError, MAX_FILE_BYTES)
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise ClusterError(path, "", f"is larger than {MAX_FILE_BYTES} bytes, so it is not a topology file")
-        return _parsed(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
+        return _parsed(text)
+    except ValueError as error:
         raise ClusterError(path, "", f"not TOML: {error}") from None
-    except UnicodeDecodeError:
-        raise ClusterError(path, "", "not TOML: not a UTF-8 text file") from None
-    except OSError as error:
-        raise ClusterError(path, "", f"cannot be read: {error.strerror}") from None
 
 
 @lru_cache(maxsize=256)
 def _parsed(text: str) -> Mapping[str, Any]:
     """Parse TOML. Nine tenths of the time to load a cluster would go into parsing the parts, which seldom change."""
-    return tomllib.loads(text)
+    return parse_toml(text)

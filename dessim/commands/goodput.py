@@ -15,6 +15,7 @@ from dessim.sim.faults.goodput import (
     estimate,
     young_interval,
 )
+from dessim.sim.progress import Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +62,19 @@ class Goodput:
         }
 
 
-def goodput(machine: Machine, days: float, runs: int, seed: int, every: float | None = None) -> Goodput:
+def goodput(
+    machine: Machine, days: float, runs: int, seed: int, every: float | None = None, progress: Progress | None = None
+) -> Goodput:
     """Simulate the goodput of several checkpoint intervals.
 
     The intervals are `every` seconds where given, the best one found by simulation, half and twice that, and the optima
-    of Young (1974) and Daly (2006). `seed` draws the failures. Raises UsageError for fewer than 2 runs.
+    of Young (1974) and Daly (2006). `seed` draws the failures. Raises UsageError for fewer than 2 runs, where no work
+    survives or too much happens to be simulated, and OutOfTime.
     """
     if runs < 2:
         raise UsageError(f"--runs {runs}: a mean with a confidence interval needs at least 2")
-    best = best_interval(machine, days, runs, seed)
+    progress = progress or Progress()
+    best = best_interval(machine, days, runs, seed, progress.within(0, 2))
     intervals = {
         "as asked": every,
         "best, simulated": best,
@@ -78,9 +83,10 @@ def goodput(machine: Machine, days: float, runs: int, seed: int, every: float | 
         "Young (1974)": young_interval(machine),
         "Daly (2006)": daly_interval(machine),
     }
-    rows = [
-        Row(name, estimate(machine, interval, days, runs, seed), daly_goodput(machine, interval))
-        for name, interval in intervals.items()
-        if interval is not None
-    ]
+    asked = {name: interval for name, interval in intervals.items() if interval is not None}
+    rest = progress.within(1, 2)
+    rows: list[Row] = []
+    for name, interval in asked.items():
+        simulated = estimate(machine, interval, days, runs, seed, rest.within(len(rows), len(asked), "intervals"))
+        rows.append(Row(name, simulated, daly_goodput(machine, interval)))
     return Goodput(machine, days, runs, tuple(rows))

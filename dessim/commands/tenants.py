@@ -14,7 +14,7 @@ from dessim.cluster import Cluster
 from dessim.commands.support.spreads import spreads_on
 from dessim.commands.support.step import step_of
 from dessim.commands.support.tenants_file import JobTable, TenantsFile
-from dessim.errors import UsageError
+from dessim.errors import CapacityError, UsageError
 from dessim.results.error_bar import ErrorBar, error_bar
 from dessim.results.metrics import Breakdown, breakdown
 from dessim.sim.fluid.route_cache import RouteCache
@@ -156,6 +156,10 @@ def run_tenants(request: TenantsRequest, progress: Progress | None = None) -> Te
     Raises CapacityError where a job does not fit the cluster or its GPUs' memory, UsageError, and OutOfTime when
     `progress` ends the run.
     """
+    for table in request.tenants.job:
+        if table.n_gpus > request.cluster.n_gpus:  # before anything is made for each of its GPUs
+            found = f"cluster {request.cluster.name} has {request.cluster.n_gpus:,} GPUs"
+            raise CapacityError(f"job {table.name!r}: {found}, too few for {table.n_gpus:,}")
     priced = [_price(table, request.cluster) for table in request.tenants.job]
     outcomes = simulate_tenants(
         RouteCache(request.cluster, request.folding),

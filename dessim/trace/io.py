@@ -18,15 +18,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
+from dessim import locks
 from dessim.errors import TraceError, UsageError
-from dessim.files import write_json
+from dessim.files import parse_json, write_json
 from dessim.trace.schema import Header, Op
 
 HEADER_FILE = "trace.json"
 PART_SUFFIX = ".part"
+LOCK_FILE = "lock.json"  # in the part folder of a run that records
 MAX_HEADER_BYTES = 64 * 2**20  # a million clock offsets fit
 MAX_LINE_BYTES = 4 * 2**20  # an op with splits for 100,000 peers fits
 MAX_OPS_PER_RANK = 20_000_000
+SMALL_BYTES = 16 * 2**20  # unpacked; a file with more must not be MAX_RATIO times smaller when packed
+MAX_RATIO = 200  # of the unpacked to the packed size; recorded ranks have 10 to 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,23 +81,36 @@ class RankWriter:
 
 
 def check_free(path: Path) -> None:
-    """Raise UsageError if `path` exists and is neither a trace nor an empty folder: a trace must not replace it."""
+    """Raise UsageError if a trace must not be written to `path`.
+
+    That is the case if `path`, or its part folder, exists and is neither a trace nor an empty folder, and while
+    another run writes the part folder.
+    """
     if not path.name:
         raise UsageError(f"{path}: not a name for a trace; write NAME.trace")
-    if path.exists() and not (path / HEADER_FILE).is_file() and not (path.is_dir() and not any(path.iterdir())):
-        raise UsageError(f"{path}: exists and is not a trace; name another folder")
+    part = part_folder(path)
+    for folder in (path, part):
+        if folder.exists() and not _may_replace(folder):
+            raise UsageError(f"{folder}: exists and is not a trace; name another folder")
+    locks.refuse_taken(part / LOCK_FILE, str(part))
+
+
+def _may_replace(folder: Path) -> bool:
+    return folder.is_dir() and ((folder / HEADER_FILE).is_file() or {p.name for p in folder.iterdir()} <= {LOCK_FILE})
 
 
 def begin(path: Path, header: Header) -> None:
-    """Create the part folder, with a header marked incomplete. It replaces an earlier part folder of the same name.
+    """Create the part folder, with a header marked incomplete. It replaces that of a run of the same name that ended.
 
     Raises UsageError if a trace must not replace `path` (`check_free`).
     """
     check_free(path)
     part = part_folder(path)
-    if part.exists():
-        shutil.rmtree(part)
-    part.mkdir(parents=True)
+    part.mkdir(parents=True, exist_ok=True)
+    locks.take(part / LOCK_FILE, str(part))
+    for old in part.iterdir():
+        if old.name != LOCK_FILE:
+            shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
     write_json(part / HEADER_FILE, replace(header, complete=False).to_json())
 
 
@@ -104,6 +121,7 @@ def finish(path: Path, header: Header) -> None:
     old = path.with_name(f".{path.name}.{os.getpid()}.old")
     if path.exists():
         path.rename(old)
+    locks.release(part / LOCK_FILE)
     part.rename(path)
     if old.exists():
         shutil.rmtree(old)
@@ -152,10 +170,10 @@ def _load_header(folder: Path) -> Header:
     try:
         if file.stat().st_size > MAX_HEADER_BYTES:
             raise TraceError(file, "", f"larger than {MAX_HEADER_BYTES} bytes")
-        return Header.from_json(json.loads(file.read_bytes()))
+        return Header.from_json(parse_json(file.read_bytes()))
     except OSError as error:
         raise TraceError(file, "", f"cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise TraceError(file, "", str(error)) from None
 
 
@@ -163,7 +181,9 @@ def _load_rank(file: Path) -> tuple[list[Op], str]:
     """The ops of one file, and the line and kind of a torn end (empty if the file is whole)."""
     ops: list[Op] = []
     line_number = 0
+    unpacked = 0
     try:
+        most = max(SMALL_BYTES, MAX_RATIO * file.stat().st_size)
         if file.stat().st_size == 0:  # gzip accepts an empty file as whole
             return ops, "1: the file is empty"
         with gzip.open(file, "rb") as lines:
@@ -171,6 +191,10 @@ def _load_rank(file: Path) -> tuple[list[Op], str]:
                 line_number += 1
                 if len(line) > MAX_LINE_BYTES:
                     raise TraceError(file, str(line_number), f"line longer than {MAX_LINE_BYTES} bytes")
+                unpacked += len(line)
+                if unpacked > most:
+                    problem = f"unpacks to more than {MAX_RATIO} times its size, as no recorded file does"
+                    raise TraceError(file, str(line_number), problem)
                 if not line.endswith(b"\n"):
                     return ops, f"{line_number}: torn last line"
                 if len(ops) >= MAX_OPS_PER_RANK:

@@ -9,14 +9,21 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, TypeVar
 
+from dessim.errors import is_printable
+
 E = TypeVar("E", bound=StrEnum)
+
+
+def _short(value: object) -> str:
+    """`value` for an error message."""
+    return ascii(value) if len(ascii(value)) <= 100 else f"{ascii(value)[:100]}..."
 
 
 def number(raw: Mapping[str, Any], key: str) -> float:
     """A finite number."""
     value = raw.get(key)
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e18:
-        raise ValueError(f"{key!r} must be a finite number, not {value!r}")
+        raise ValueError(f"{key!r} must be a finite number, not {_short(value)}")
     return float(value)
 
 
@@ -24,15 +31,15 @@ def integer(raw: Mapping[str, Any], key: str, default: int | None = None) -> int
     """A whole number of at most 63 bits."""
     value = raw.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int) or abs(value) >= 2**63:
-        raise ValueError(f"{key!r} must be a whole number, not {value!r}")
+        raise ValueError(f"{key!r} must be a whole number, not {_short(value)}")
     return value
 
 
 def text(raw: Mapping[str, Any], key: str) -> str:
-    """A text of 1 to 1000 characters."""
+    """A text of 1 to 1000 characters, none of which controls a terminal."""
     value = raw.get(key)
-    if not isinstance(value, str) or not value or len(value) > 1000:
-        raise ValueError(f"{key!r} must be a short text, not {value!r}")
+    if not isinstance(value, str) or not value or len(value) > 1000 or not is_printable(value):
+        raise ValueError(f"{key!r} must be a short text without control characters, not {_short(value)}")
     return value
 
 
@@ -41,7 +48,7 @@ def integers(raw: Mapping[str, Any], key: str) -> tuple[int, ...] | None:
     value = raw.get(key)
     if value is None:
         return None
-    if not isinstance(value, list) or any(isinstance(v, bool) or not isinstance(v, int) for v in value):
+    if not isinstance(value, list) or any(type(v) is not int or abs(v) >= 2**63 for v in value):
         raise ValueError(f"{key!r} must be a list of whole numbers")
     return tuple(value)
 
@@ -66,4 +73,6 @@ def member(raw: Mapping[str, Any], key: str, enum: type[E]) -> E:
     try:
         return enum(str(raw.get(key)))
     except ValueError:
-        raise ValueError(f"{key!r} must be one of {', '.join(str(k) for k in enum)}, not {raw.get(key)!r}") from None
+        raise ValueError(
+            f"{key!r} must be one of {', '.join(str(k) for k in enum)}, not {_short(raw.get(key))}"
+        ) from None

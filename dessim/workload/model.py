@@ -45,7 +45,6 @@ A file with schema_version = 2 lists unequal tables; `input` then has batch_per_
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from importlib.resources import files
@@ -55,6 +54,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from dessim.errors import ModelError
+from dessim.files import parse_toml, read_toml
 from dessim.workload.formula import renamed
 from dessim.workload.ids import IdLaw, TablesLaw, ZipfLaw
 from dessim.workload.model_sections import DenseInput, Embedding, Input, Strict, Table
@@ -384,18 +384,9 @@ def shipped_models() -> list[str]:
 def load_model(name: str | Path) -> Model:
     """A model by file path, or by the name of a shipped one (`deepfm`). Raises ModelError."""
     path = Path(name)
-    if not path.suffix and not path.exists():
-        names = shipped_models()
-        if str(name) not in names:
-            raise ModelError(name, "", f"no such model file; shipped models: {', '.join(names)}")
-        text = _SHIPPED.joinpath(f"{name}.toml").read_text("utf-8")
-    else:
-        try:
-            text = path.read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ModelError(path, "", f"cannot be read: {error}") from None
-    try:
-        raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ModelError(path, "", f"not TOML: {error}") from None
-    return parse_model(raw, path)
+    if path.suffix or path.exists():
+        return parse_model(read_toml(path, ModelError), path)
+    names = shipped_models()
+    if str(name) not in names:
+        raise ModelError(name, "", f"no such model file; shipped models: {', '.join(names)}")
+    return parse_model(parse_toml(_SHIPPED.joinpath(f"{name}.toml").read_text("utf-8")), path)

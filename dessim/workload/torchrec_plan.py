@@ -20,14 +20,14 @@ import json
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from pydantic import StrictInt, ValidationError
 
 from dessim.arrays import Ints
 from dessim.errors import FileError, UsageError
-from dessim.files import write_text
+from dessim.files import read_json, write_text
 from dessim.workload.composed import ON_SERVERS, TablePlan, can_split_columns, tables_of_strategy
 from dessim.workload.model import Model
 from dessim.workload.model_sections import Strict
@@ -169,13 +169,7 @@ def differences(tables: Sequence[TablePlan], model: Model) -> list[str]:
 def read_file(path: Path) -> ShardingFile:
     """The content of a file. Raises FileError for one that is no plan of TorchRec."""
     try:
-        raw: Any = json.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise FileError(path, "", f"cannot be read: {error}") from None
-    except (ValueError, RecursionError) as error:
-        raise FileError(path, "", f"not JSON: {error}") from None
-    try:
-        return ShardingFile.model_validate(raw)
+        return ShardingFile.model_validate(read_json(path))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))

@@ -32,10 +32,11 @@ from des_ref.pipeline import Pipeline, endless
 from des_ref.progress import Progress
 from des_ref.strategies import STRATEGIES, build
 from des_ref.strategies.base import Optimizers, Strategy
-from dessim.errors import DessimError, FileError
+from dessim.errors import DessimError, FileError, UsageError
 from dessim.workload.model import load_model
 from tests.bench.kills import Case, compare, difference, kill_often, leftovers, parameters
 from tests.des_ref.ranks import on_ranks
+from tests.test_locks import holder
 
 STEPS = 7
 SAVED_AT = 4  # an epoch has 5 steps, so the data resume in the middle of an epoch
@@ -178,6 +179,38 @@ def test_a_process_that_torchrun_restarted_resumes(go: Any, monkeypatch: pytest.
     go("--steps", "5")
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     assert go("--steps", "7")["resumed_from_step"] == 5
+
+
+def test_a_folder_that_another_run_writes_is_refused_and_left_alone(go: Any, tmp_path: Path) -> None:
+    writing = tmp_path / "kept" / ".writing-step-0000000005"
+    writing.mkdir(parents=True)
+    held = holder(tmp_path / "kept" / checkpoints.LOCK)
+    try:
+        said = go("--steps", "5", code=2)["said"]
+        assert f"kept: process {held.pid} on" in said and said.count("\n") == 1 and writing.is_dir()
+    finally:
+        held.kill()
+        held.communicate()
+    go("--steps", "5")
+    assert [path.name for path in (tmp_path / "kept").iterdir()] == ["step-0000000005"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (("--epoch-log", "a.json", "--out", "./a.json"), "--epoch-log also writes a.json"),
+        (("--checkpoint", ""), "--checkpoint: must not be empty"),
+        (("--out", ""), "-o/--out: must not be empty"),
+        (("--trace", ""), "--trace: must not be empty"),
+    ],
+)
+def test_wrong_names_of_outputs_are_refused_before_the_run(
+    arguments: tuple[str, ...], problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=problem):
+        train.main([*arguments, "--device", "cpu"])
+    assert not [*tmp_path.iterdir()]
 
 
 def damage_a_bit(path: Path) -> None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from dessim.errors import TraceError, UsageError
 from dessim.trace import io
 from dessim.trace.schema import Header, Op
+from tests.test_locks import holder
 from tests.trace.build import all_ops, header, step_ops
 
 
@@ -71,6 +72,28 @@ def test_only_traces_and_empty_folders_are_replaced(tmp_path):
     (tmp_path / "empty").mkdir()
     io.write_trace(tmp_path / "empty", header(), all_ops())
     assert io.load_trace(tmp_path / "empty").header.complete
+
+
+def test_what_another_run_records_is_never_removed(tmp_path):
+    path = tmp_path / "run.trace"
+    part = io.part_folder(path)
+    part.mkdir()
+    (part / "thesis.txt").write_text("all of it")
+    with pytest.raises(UsageError, match=r"run\.trace\.part: exists and is not a trace"):
+        io.begin(path, header())
+    (part / "thesis.txt").unlink()
+    held = holder(part / io.LOCK_FILE)
+    try:
+        (part / io.HEADER_FILE).write_text("{}")
+        for attempt in (lambda: io.check_free(path), lambda: io.write_trace(path, header(), all_ops())):
+            with pytest.raises(UsageError, match=f"process {held.pid} on .* is writing it"):
+                attempt()
+        assert (part / io.HEADER_FILE).read_text() == "{}"
+    finally:
+        held.kill()
+        held.communicate()
+    io.write_trace(path, header(), all_ops())
+    assert io.load_trace(path).header.complete and not (path / io.LOCK_FILE).exists() and not part.exists()
 
 
 def test_a_missing_folder_is_an_error(tmp_path):

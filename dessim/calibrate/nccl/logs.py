@@ -9,7 +9,6 @@ refused with its number, and so is a row with wrong results.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from typing import Any
 
 from dessim.calibrate.nccl.readings import op_named
 from dessim.errors import FileError
+from dessim.files import parse_json, read_text
 from dessim.trace.schema import Collective
 
 MAX_BYTES = 64 << 20
@@ -74,14 +74,7 @@ def read_logs(path: Path) -> list[Log]:
 
 
 def _text(path: Path) -> str:
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise FileError(path, "", f"is larger than {MAX_BYTES >> 20} MiB, so it is no log of nccl-tests")
-        return path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError:
-        raise FileError(path, "", "is not UTF-8 text, so it is no log of nccl-tests") from None
-    except OSError as error:
-        raise FileError(path, "", f"cannot be read: {error.strerror}") from None
+    return read_text(path, most_bytes=MAX_BYTES)
 
 
 def _text_runs(path: Path, text: str) -> list[Log]:
@@ -229,8 +222,8 @@ def _release(text: str) -> str:
 
 def _json_runs(path: Path, text: str) -> Iterator[Log] | list[Log]:
     try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        found = parse_json(text)
+    except ValueError as error:
         raise FileError(path, "", f"begins as JSON and is none: {error}") from None
     runs = found if isinstance(found, list) else [found]
     return [_json_run(path, run) for run in runs]

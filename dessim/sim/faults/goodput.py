@@ -23,9 +23,12 @@ import numpy as np
 import simpy
 
 from dessim.errors import UsageError
+from dessim.sim.progress import Progress
+from dessim.units import format_count, format_time
 
 _DAY_S = 86_400.0
 _CONFIDENCE = 0.95
+_MOST_EVENTS = 2e7  # failures and checkpoints of all runs with one interval: about a minute
 _OCTAVES = np.linspace(-1, 1, 9)  # where the curve is fitted, around the best of the intervals that double
 
 
@@ -88,8 +91,11 @@ class Estimate:
 class _Job:
     """A job over `length` seconds. A node's failure interrupts its SimPy process."""
 
-    def __init__(self, machine: Machine, interval: float, length: float, rng: np.random.Generator) -> None:
+    def __init__(
+        self, machine: Machine, interval: float, length: float, rng: np.random.Generator, progress: Progress
+    ) -> None:
         self._machine = machine
+        self._progress = progress
         self._interval = interval
         self._rng = rng
         self._env = simpy.Environment()
@@ -118,12 +124,14 @@ class _Job:
 
     def _fail(self, job: simpy.Process) -> Generator[simpy.Event, object, None]:
         while True:
+            self._progress.check()
             yield self._env.timeout(self._rng.exponential(self._machine.between_failures))
             job.interrupt()
 
     def _run(self) -> Generator[simpy.Event, object, None]:
         env, machine = self._env, self._machine
         while True:
+            self._progress.check()
             self._since = env.now
             try:
                 if self._restarting:
@@ -142,16 +150,28 @@ class _Job:
                 self._restarting = True
 
 
-def simulate_month(machine: Machine, interval: float, days: float, seed: int | Sequence[int]) -> Month:
+def simulate_month(
+    machine: Machine, interval: float, days: float, seed: int | Sequence[int], progress: Progress | None = None
+) -> Month:
     """One run of `days` with `interval` seconds of work between checkpoints. The failures depend on `seed` alone."""
-    return _Job(machine, interval, days * _DAY_S, np.random.default_rng(seed)).month()
+    return _Job(machine, interval, days * _DAY_S, np.random.default_rng(seed), progress or Progress()).month()
 
 
-def estimate(machine: Machine, interval: float, days: float, runs: int, seed: int) -> Estimate:
-    """Means over `runs` runs of `days`. Raises UsageError for an interval that does not fit."""
+def estimate(
+    machine: Machine, interval: float, days: float, runs: int, seed: int, progress: Progress | None = None
+) -> Estimate:
+    """Means over `runs` runs of `days`.
+
+    Raises UsageError for an interval that does not fit, or more events than can be simulated, and OutOfTime.
+    """
     if not 0 < interval < days * _DAY_S:
         raise UsageError(f"an interval of {interval:g} s does not fit into {days:g} days")
-    months = [simulate_month(machine, interval, days, (seed, run)) for run in range(runs)]
+    _require_few_events(machine, interval, days, runs)
+    progress = progress or Progress()
+    months = []
+    for run in range(runs):
+        progress.tick(run, runs, "runs")
+        months.append(simulate_month(machine, interval, days, (seed, run), progress))
     goodput = np.array([month.goodput for month in months])
     wide = NormalDist().inv_cdf((1 + _CONFIDENCE) / 2)
 
@@ -170,8 +190,18 @@ def estimate(machine: Machine, interval: float, days: float, runs: int, seed: in
     )
 
 
-def best_interval(machine: Machine, days: float, runs: int, seed: int) -> float:
-    """The interval with the highest simulated goodput, in seconds.
+def _require_few_events(machine: Machine, interval: float, days: float, runs: int) -> None:
+    most = days * _DAY_S * runs * (1 / machine.between_failures + 1 / (interval + machine.checkpoint))
+    if most > _MOST_EVENTS:
+        raise UsageError(
+            f"a failure every {format_time(machine.between_failures)} and a checkpoint every "
+            f"{format_time(interval + machine.checkpoint)}: {runs} runs of {days:g} days have {format_count(most)} "
+            f"events, and {format_count(_MOST_EVENTS)} can be simulated; lower --days or --runs"
+        )
+
+
+def best_interval(machine: Machine, days: float, runs: int, seed: int, progress: Progress | None = None) -> float:
+    """The interval with the highest simulated goodput, in seconds. Raises UsageError where no work survives.
 
     All intervals are simulated with the same failures, which removes most of the noise from their comparison. Starting
     at the mean time between failures, intervals are halved until goodput falls. The result is the top of a parabola
@@ -179,11 +209,19 @@ def best_interval(machine: Machine, days: float, runs: int, seed: int) -> float:
     Young's delta / t + t / 2 M is.
     """
     interval = min(machine.between_failures, days * _DAY_S / 4)
-    best = estimate(machine, interval, days, runs, seed)
-    while (half := estimate(machine, best.interval / 2, days, runs, seed)).goodput >= best.goodput:
+    best = estimate(machine, interval, days, runs, seed, progress)
+    while best.goodput == 0:
+        if best.interval < interval / 2**20:
+            raise UsageError(
+                f"no work survives: a failure every {format_time(machine.between_failures)}, while a checkpoint takes "
+                f"{format_time(machine.checkpoint)} and a restart {format_time(machine.restart)}"
+            )
+        best = estimate(machine, best.interval / 2, days, runs, seed, progress)
+    while (half := estimate(machine, best.interval / 2, days, runs, seed, progress)).goodput >= best.goodput:
         best = half
     around = [
-        estimate(machine, min(best.interval * 2**x, days * _DAY_S / 2), days, runs, seed) for x in _OCTAVES.tolist()
+        estimate(machine, min(best.interval * 2**x, days * _DAY_S / 2), days, runs, seed, progress)
+        for x in _OCTAVES.tolist()
     ]
     curve, slope, _ = np.polyfit(_OCTAVES, [near.goodput for near in around], 2)
     if curve >= 0:  # too few failures for a maximum: take the best interval simulated

@@ -110,7 +110,7 @@ def test_a_file_that_is_not_toml_says_where(tmp_path: Path) -> None:
     assert "not TOML: " in error_message(tmp_path, HOSTS_TOML + "spines 4\n")
     binary = tmp_path / "photo.toml"
     binary.write_bytes(b"\xff\xd8\xff\xe0")
-    with pytest.raises(ClusterError, match="not a UTF-8 text file"):
+    with pytest.raises(ClusterError, match="is not UTF-8 text"):
         load_cluster(binary)
 
 

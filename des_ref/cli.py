@@ -46,6 +46,13 @@ class Parser(argparse.ArgumentParser):
         return found, rest
 
 
+def add_allow_code(parser: argparse.ArgumentParser) -> None:
+    """Add the option without which a model file's own code is not run (des_ref.substitution.head)."""
+    parser.add_argument(
+        "--allow-code", action="store_true", help='import and run the module that a model file\'s "head" names'
+    )
+
+
 def positive(text: str) -> int:
     """The argument type of a whole number above 0."""
     return _whole(text, minimum=1, range_in_words="above 0")
@@ -144,7 +151,8 @@ def run(program: str, main: Callable[[], int]) -> int:
 
 def _is_first() -> bool:
     """Whether this process is the first of its machine."""
-    return os.environ.get("LOCAL_RANK", "0") == "0"
+    local_rank = os.environ.get("LOCAL_RANK", "0")
+    return local_rank == "0" or not local_rank.isdecimal()
 
 
 def _refusal(error: Exception) -> str | None:

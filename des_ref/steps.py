@@ -33,7 +33,7 @@ from typing import Any
 
 import torch
 
-from des_ref.cli import Parser, leave, output_file, run, say
+from des_ref.cli import Parser, add_allow_code, leave, output_file, run, say
 from des_ref.comm import Comm, open_comm, record
 from des_ref.data.synthetic import Zipf
 from des_ref.embedding.optim import ROW_OPTIMIZERS
@@ -45,6 +45,7 @@ from des_ref.step_jobs import Job, load_jobs
 from des_ref.strategies import build
 from des_ref.strategies.base import Lane, Optimizers, StepResult, Strategy
 from des_ref.strategies.ps_server import Server
+from des_ref.substitution.head import require_allowed
 from des_ref.tracing.session import TraceOptions, TraceSession
 from dessim.errors import UsageError
 from dessim.files import write_json
@@ -231,8 +232,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="FILE",
         help="write the JSON object to this file (default: stdout)",
     )
+    add_allow_code(p)
     args = p.parse_args(argv)
     jobs = load_jobs(args.jobs)
+    for job in jobs:
+        require_allowed(job.model, args.allow_code)
     with open_comm("cpu") as comm:
         offset_s = clock_offsets_us(comm, lambda: now_s() * 1e6)[comm.rank] / 1e6
         results = []

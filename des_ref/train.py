@@ -22,13 +22,14 @@ from typing import Any
 
 from des_ref.checkpoint import resume
 from des_ref.cli import leave, run, say
-from des_ref.comm import Comm, Encoding, open_comm, record
+from des_ref.comm import Comm, Encoding, open_comm, record, require_same
 from des_ref.config import Settings
 from des_ref.models.build import Network
 from des_ref.strategies import build
 from des_ref.strategies.base import Strategy
 from des_ref.strategies.ps_server import Server
 from des_ref.stream.run import stream
+from des_ref.substitution.head import require_allowed
 from des_ref.tracing.session import TraceOptions
 from des_ref.train_flags import parser, settings_from
 from des_ref.training.samples import train_on_samples
@@ -41,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser(__doc__.splitlines()[0]).parse_args(argv)
     settings = settings_from(args)
     model = settings.load_model()
+    require_allowed(model, args.allow_code)
     servers = settings.servers.count if settings.has_server_processes else 0
     with open_comm(args.device, timeout=settings.timeout_s, servers=servers) as world:
         summary = _train(args, settings, model, world)
@@ -58,8 +60,9 @@ def _train(args: argparse.Namespace, settings: Settings, model: Model, world: Co
     """Train, or serve in a server process of ps_async. Returns the JSON object of the run; None in a server."""
     started_at = time.perf_counter()
     comm = world
+    require_same(world, _shared(args, settings, model))
     if settings.has_server_processes:
-        comm = world.apart(settings.servers.count, settings.servers.patience_s)
+        comm = world.apart(settings.servers.count, min(settings.servers.patience_s, settings.timeout_s))
     if settings.plan is not None and settings.plan.gpus != comm.world_size:
         planned = f"{settings.plan.path} is for {settings.plan.gpus} workers, and {comm.world_size} run"
         raise UsageError(f"--plan: {planned}: start as many processes, or plan again with dessim plan")
@@ -83,6 +86,20 @@ def _train(args: argparse.Namespace, settings: Settings, model: Model, world: Co
     summary["trace"] = str(args.trace) if args.trace is not None else None
     summary["wall_time_s"] = time.perf_counter() - started_at
     return summary
+
+
+def _shared(args: argparse.Namespace, settings: Settings, model: Model) -> dict[str, Any]:
+    """The settings that every process of a run must share; names of files may differ between machines."""
+    names_of_files = {"model": True, "data": {"source"}, "stream": {"inputs", "log", "tensorboard"}}
+    names_of_files |= {"checkpoint": {"folder"}, "plan": {"path"}}
+    return {
+        "settings": settings.model_dump(mode="json", exclude=names_of_files),
+        "model": model.model_dump(mode="json"),
+        "checkpoint": settings.checkpoint.folder is not None,
+        "resume": args.resume is not None,
+        "trace": [args.trace is not None, args.trace_steps, args.trace_warmup],
+        "epoch-log": args.epoch_log is not None,
+    }
 
 
 def build_strategy(settings: Settings, model: Model, comm: Comm) -> Strategy:

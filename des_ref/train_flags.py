@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from des_ref.checkpoint import resume
-from des_ref.cli import Parser, not_empty, output_file, output_folder, positive
+from des_ref.cli import Parser, add_allow_code, not_empty, output_file, output_folder, positive
 from des_ref.codecs import CODECS
 from des_ref.config import Settings, load_settings
 from des_ref.embedding.optim import ROW_OPTIMIZERS
@@ -38,6 +38,7 @@ def parser(about: str) -> argparse.ArgumentParser:
 def _add_job_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--data", help="ml-100k, synthetic, stream, or a path (Criteo TSV, recbole wheel)")
     p.add_argument("--model", help="model file, or name of a shipped model")
+    add_allow_code(p)
     p.add_argument(
         "--ids", metavar="FILE", help="file of dessim ids: rows, ids a sample and frequencies of the model's tables"
     )
@@ -97,7 +98,7 @@ def _add_training_options(p: argparse.ArgumentParser) -> None:
 
 
 def _add_trace_and_checkpoint_options(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--trace", type=output_folder, metavar="DIR", help="record a trace into this folder")
+    p.add_argument("--trace", type=Path, metavar="DIR", help="record a trace into this folder")
     p.add_argument("--trace-steps", type=positive, metavar="N", default=10, help="steps to record (default: 10)")
     p.add_argument(
         "--trace-warmup",

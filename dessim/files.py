@@ -12,6 +12,7 @@ import gzip
 import io
 import json
 import os
+import re
 import shutil
 import stat
 import sys
@@ -19,6 +20,7 @@ import tempfile
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import repeat
 from pathlib import Path
 from typing import IO, Any
 
@@ -156,13 +158,16 @@ def read_text(path: Path, kind: type[FileError] = FileError, most_bytes: int = M
     except OSError as error:
         raise kind(path, "", f"cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise kind(path, "", "is not UTF-8 text") from None
+        raise kind(path, "", "cannot be read: it is not UTF-8 text") from None
     except ValueError as error:  # a zero byte in the name
         raise kind(path, "", f"cannot be read: {error}") from None
 
 
 def parse_toml(text: str) -> dict[str, Any]:
     """The tables of untrusted TOML. Raises ValueError, as `require_plain` does too."""
+    # The time to read a dotted key grows with the square of its length.
+    if any(_names(part) > _MOST_LEVELS for line in text.splitlines() if "." in line for part in line.split("=")):
+        raise ValueError(_TOO_DEEP)
     try:
         tables = tomllib.loads(text)
     except RecursionError:
@@ -203,6 +208,11 @@ def require_plain(value: object) -> None:
             elif isinstance(item, int) and not -(2**63) <= item < 2**63:
                 raise ValueError("a whole number has more than 64 bits")
         level = below
+
+
+def _names(text: str) -> int:
+    """The names that are joined by dots in what stands before an equals sign, or in the head of a table."""
+    return 0 if text.lstrip().startswith("#") else max(map(str.count, re.split(r"[\[{,]", text), repeat("."))) + 1
 
 
 def _refuse_constant(name: str) -> float:

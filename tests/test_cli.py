@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,7 @@ def refused(code: int, text: str, *arguments: str) -> None:
 
 
 ON_RAIL = ("--cluster", RAIL, "--gpus", "16")
+GOODPUT = ("--mtbf", "264 d", "--checkpoint", "60 s", "--restart", "10 min")
 SPILL = ("--gpus", "8", "--spill")
 PROJECT = ("project", "--model", "deepfm", "--strategy", "des_all_reduce", "--cluster", RAIL)
 
@@ -74,11 +76,27 @@ PROJECT = ("project", "--model", "deepfm", "--strategy", "des_all_reduce", "--cl
         (2, "--figure also writes x.csv", (*PROJECT, "--gpus", "8", "--figure", "x.svg", "--csv", "./x.csv")),
         (2, "name it NAME.svg", ("topo", "draw", RAIL, "-o", "map")),
         (2, "--out/-o '.': name a folder", ("demo", "-o", "")),
+        (2, "at most 1 EiB", ("collective", "all_reduce", *ON_RAIL, "--size", "1e25B")),
+        (2, "--chunks: at most", ("collective", "all_reduce", *ON_RAIL, "--size", "1MiB", "--chunks", "9" * 30)),
+        (2, "--gpus '9999", (*PROJECT, "--gpus", "9" * 5000)),
+        (2, "--nodes: at most", ("goodput", "--nodes", "9" * 400, *GOODPUT)),
         (2, "name one size", ("collective", "all_reduce", *ON_RAIL, "--size", "1MiB,2MiB", "--draw", "x.svg")),
     ],
 )
 def test_mistakes_get_one_line_and_the_right_code(code: int, text: str, arguments: tuple[str, ...]) -> None:
     refused(code, text, *arguments)
+
+
+def test_a_trace_with_an_unknown_group_or_peer_is_refused_and_the_check_says_so(tmp_path: Path) -> None:
+    for change, says in (({"group": "nowhere"}, "group 'nowhere'"), ({"peer": 9}, "has peer 9, but the job has ranks")):
+        ops = all_ops()
+        ops[1][1] = replace(ops[1][1], **change)
+        write_trace(tmp_path / "tiny.trace", header(), ops)
+        path = str(tmp_path / "tiny.trace")
+        refused(1, says, "replay", path, "--cluster", "one-switch_16")
+        code, out, _ = run("trace", "check", path)
+        assert code == 3 and says in out
+        assert run("trace", "info", path)[0] == 0
 
 
 def test_usage_errors_exit_2() -> None:

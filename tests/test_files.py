@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gzip
+import json
 import os
 import subprocess
 import sys
@@ -143,3 +144,54 @@ def test_outputs_that_cannot_be_written_or_would_replace_each_other_are_refused(
         outputs.add("--timeline", Path("/dev/null"))
         with pytest.raises((UsageError, FileError), match=text):
             outputs.add(option, Path(name), suffix, beside)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("a = " + "[" * 100_000, "nested deeper than 100 levels"),
+        ("a = " + "[" * 101 + "]" * 101, "nested deeper than 100 levels"),
+        (".".join("a" * 50_000) + " = 1", "nested deeper than 100 levels"),
+        ("b = {" + ".".join("a" * 50_000) + " = 1}", "nested deeper than 100 levels"),
+        ("a = " + "9" * 100_000, "not TOML"),
+        ("a = 9223372036854775808", "more than 64 bits"),
+        ('a = "\\u001b[2J"', "has control characters"),
+    ],
+)
+def test_toml_that_would_crash_its_readers_is_refused(tmp_path, text, problem):
+    (tmp_path / "a.toml").write_text(text)
+    with pytest.raises(FileError, match=problem):
+        files.read_toml(tmp_path / "a.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("[" * 100_000, "nested deeper than 100 levels"),
+        ("9" * 100_000, "not JSON"),
+        ("[9223372036854775808]", "more than 64 bits"),
+        ('{"\\ud800": 1}', "has control characters"),
+        ('["\\u009b2J"]', "has control characters"),
+        ("NaN", "NaN is no number of JSON"),
+        ("[1" + ", 1" * 99, "not JSON"),
+        (" " * 200, "larger than 100 bytes"),
+    ],
+)
+def test_json_that_would_crash_its_readers_is_refused(tmp_path, text, problem):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(FileError, match=problem):
+        files.read_json(tmp_path / "a.json", most_bytes=100 if text.isspace() else files.MAX_BYTES)
+
+
+def test_numbers_with_dots_are_no_names(tmp_path):
+    numbers = ", ".join(["0.5"] * 500)
+    (tmp_path / "a.toml").write_text(f"# {'.' * 300}\na = [{numbers}]\nb = [\n{numbers}\n]\n[c.d]\ne.f = 1\n")
+    assert files.read_toml(tmp_path / "a.toml")["c"] == {"d": {"e": {"f": 1}}}
+
+
+def test_printed_json_is_json_in_any_locale():
+    value = {"name": "é\ud800\x9b"}
+    for encoding in ("utf-8", "ascii", "latin-1"):
+        text = files.dump_json(value, encoding)
+        assert json.loads(text) == value and text.isascii()
+    assert files.dump_json({"name": "é"}) == '{\n  "name": "é"\n}'

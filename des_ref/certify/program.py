@@ -32,16 +32,18 @@ from des_ref.certify.group import certify_all
 from des_ref.certify.matrix import every_case, pairwise
 from des_ref.certify.page import write_page
 from des_ref.certify.show import BOUND, passed, print_matrix, print_table, summary
-from des_ref.cli import Parser, natural, output_file, positive, say
+from des_ref.cli import Parser, add_allow_code, natural, output_file, positive, say
 from des_ref.embedding.optim import ROW_OPTIMIZERS
 from des_ref.models.build import Network
 from des_ref.strategies import STRATEGIES, check_strategy
 from des_ref.strategies.composed import check_optimizers
 from des_ref.strategies.planned import read_job
+from des_ref.substitution.head import require_allowed
 from dessim.errors import CheckFailed, UsageError
 from dessim.files import dump_json, write_json
 from dessim.workload.coded_plan import coded
 from dessim.workload.composed import compose
+from dessim.workload.model import load_model
 from dessim.workload.strategies import plan
 
 MAX_RANKS = 64  # all on this machine, each a process that imports torch
@@ -55,6 +57,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--ranks", help="numbers of ranks, comma-separated (default: 2,4; with --all or --quick 1,2,4)")
     p.add_argument("--steps", type=positive, metavar="N", help="steps to compare (default: 30; with --quick 10)")
     p.add_argument("--model", help="model file, or name of a shipped model (default: deepfm_ml100k)")
+    add_allow_code(p)
     p.add_argument(
         "--ids",
         metavar="FILE",
@@ -185,6 +188,7 @@ def _single(args: argparse.Namespace) -> list[Case]:
     if job is not None and job.tables:
         first = first.planned(job.tables, job.replicas)
     model = first.load()
+    require_allowed(model, args.allow_code)
     if first.codec_config and not first.is_synchronous:
         raise UsageError("--codec: ps_async does not encode what it sends to servers; use ps_sync")
     if first.tables:
@@ -211,6 +215,8 @@ def _matrix(args: argparse.Namespace) -> list[Case]:
         staleness=args.staleness,
         models=[args.model] if args.model else None,
     )
+    if args.model is not None:
+        require_allowed(load_model(args.model), args.allow_code)
     cases = [case for case in cases if all(getattr(case, key) == value for key, value in pinned.items())]
     if not cases:
         choices = ", ".join(f"--{key} {value}" for key, value in pinned.items())

@@ -116,7 +116,18 @@ def read_manifest(checkpoint: Path) -> dict[str, Any]:
     digest = manifest.pop(_DIGEST, None)
     if digest != _digest(manifest):
         raise FileError(path, "", f"is damaged: its content does not match its {_DIGEST}")
+    files = manifest.get("files")
+    is_whole = isinstance(files, dict) and all(_is_entry(name, entry) for name, entry in files.items())
+    kinds = {"step": int, "run": dict, "progress": dict, "ranks": int}
+    if not is_whole or not all(isinstance(manifest.get(key), kind) for key, kind in kinds.items()):
+        raise FileError(path, "", "is not a manifest of des_ref.train: step, ranks, run, progress or files are wrong")
     return manifest
+
+
+def _is_entry(name: str, entry: object) -> bool:
+    """Whether a file is inside the checkpoint, and has its size and digest."""
+    is_inside = re.fullmatch(r"(\w[\w.-]*/)?\w[\w.-]*", name) is not None
+    return is_inside and isinstance(entry, dict) and type(entry.get("bytes")) is int and "sha256" in entry
 
 
 def check(checkpoint: Path) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from safetensors import SafetensorError
+
 from des_ref.checkpoint import folder as checkpoints
 from des_ref.checkpoint.state import check_identity, restore
 from des_ref.cli import say
@@ -67,11 +69,17 @@ def restore_run(
     def load() -> str:
         manifest.update(checkpoints.read_manifest(checkpoint))
         check_identity(checkpoint, manifest["run"], dict(run))
-        restore(strategy, checkpoint, manifest, comm.rank, comm.world_size)
+        try:
+            restore(strategy, checkpoint, manifest, comm.rank, comm.world_size)
+            manifest["progress"] = kind.from_json(manifest["progress"])
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, SafetensorError) as error:
+            problem = f"its files do not hold the state of such a run: {type(error).__name__}: {error}"
+            raise FileError(checkpoint, "", problem) from None
         return ""
 
     on_all_ranks(load, checkpoint, comm)
-    return kind.from_json(manifest["progress"])
+    progress: P = manifest["progress"]
+    return progress
 
 
 def is_restart() -> bool:

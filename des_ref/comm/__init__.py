@@ -15,6 +15,7 @@ from des_ref.comm.autograd_ops import SumFeedingReplicas, SumScattered, nothing
 from des_ref.comm.coded import CodedComm, Encoding
 from des_ref.comm.group import WORLD_GROUP, Comm, Handle, Tap, describe_group, work_future
 from des_ref.comm.launch import launched_rank, open_comm
+from des_ref.comm.same_settings import require_same
 from des_ref.comm.wire import Message, Wire
 
 __all__ = [
@@ -33,5 +34,6 @@ __all__ = [
     "nothing",
     "open_comm",
     "record",
+    "require_same",
     "work_future",
 ]

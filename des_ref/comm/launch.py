@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import socket
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from threading import Thread
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -18,6 +22,9 @@ from des_ref.comm.group import TIMEOUT_S, Comm, backend_of
 from des_ref.comm.store_prefix import agree_on_prefix
 from des_ref.comm.wire import first_line
 from dessim.errors import UsageError
+
+T = TypeVar("T")
+_TO_REPORT_S = 2.0  # for a store that times out by itself to say why
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +43,7 @@ class _Placement:
 
 def launched_rank() -> int:
     """This process's rank on its machine, before any process group exists; 0 without a launcher."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
+    return _whole("LOCAL_RANK", 0, default=0)
 
 
 @contextmanager
@@ -71,7 +78,7 @@ def open_comm(
     # With its device, NCCL connects the processes now and not in the middle of a step, and never guesses the device.
     bound = {"device_id": torch_device} if torch_device.type == "cuda" else {}
     try:
-        store = placement.rendezvous or {"store": _launcher_store(rank, world_size, timeout)}
+        store = placement.rendezvous or {"store": _within(timeout, lambda: _launcher_store(rank, world_size, timeout))}
         limit = timedelta(seconds=timeout)
         dist.init_process_group(backend, rank=rank, world_size=world_size, timeout=limit, **bound, **store)
     except (RuntimeError, TimeoutError, dist.DistError) as error:
@@ -88,11 +95,28 @@ def _place(rendezvous: tuple[Path, int, int] | None) -> _Placement:
     if rendezvous is not None:
         file, rank, world_size = rendezvous
         return _Placement(rank, world_size, rank, world_size, {"init_method": f"file://{file}"})
-    env = os.environ
-    if "RANK" in env and "WORLD_SIZE" in env:
-        world_size = int(env["WORLD_SIZE"])
-        return _Placement(int(env["RANK"]), world_size, launched_rank(), int(env.get("LOCAL_WORLD_SIZE", world_size)))
-    return _Placement(rendezvous={"store": dist.HashStore()})
+    lacking = [name for name in ("RANK", "WORLD_SIZE") if name not in os.environ]
+    if len(lacking) == 2:
+        return _Placement(rendezvous={"store": dist.HashStore()})
+    lacking += [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if lacking:
+        given = "RANK" if "RANK" in os.environ else "WORLD_SIZE"
+        raise UsageError(f"{given} is set and {lacking[0]} is not: start with torchrun, or unset {given} to run alone")
+    world_size = _whole("WORLD_SIZE", 1)
+    rank = _whole("RANK", 0, world_size - 1)
+    _whole("MASTER_PORT", 1, 65535)
+    return _Placement(rank, world_size, launched_rank(), _whole("LOCAL_WORLD_SIZE", 1, world_size, default=world_size))
+
+
+def _whole(name: str, least: int, most: int = 2**31 - 1, default: int | None = None) -> int:
+    """The whole number of an environment variable. Raises UsageError."""
+    text = os.environ.get(name)
+    if text is None and default is not None:
+        return default
+    if text is None or not (text.isascii() and text.isdecimal()) or not least <= int(text[:11]) <= most:
+        range_ = f"from {least} to {most}" if most < 2**31 - 1 else f"of {least} or more"
+        raise UsageError(f"{name}={text}: must be a whole number {range_}; torchrun sets it")
+    return int(text)
 
 
 def _pick_device(device: str, placement: _Placement, servers: int) -> torch.device:
@@ -112,7 +136,39 @@ def _pick_device(device: str, placement: _Placement, servers: int) -> torch.devi
     return torch.device("cuda", placement.local_rank)
 
 
+def _within(timeout: float, work: Callable[[], T]) -> T:
+    """The result of `work`. Raises TimeoutError if it takes longer than `timeout` seconds, and what it raises itself.
+
+    A store waits for ever for a program that listens at its port, is none of ours and says nothing.
+    """
+    done: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
+
+    Thread(target=run, daemon=True).start()
+    try:
+        return done.result(timeout + _TO_REPORT_S)
+    except FutureTimeout:
+        raise TimeoutError(
+            f"no answer at {_address()}: rank 0 has not begun, or another program listens there"
+        ) from None
+
+
+def _address() -> str:
+    return f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+
+
 def _launcher_store(rank: int, world_size: int, timeout: float) -> dist.Store:
+    # torch retries an unknown name until the time is up, with a page of its own stack for each try.
+    host = os.environ["MASTER_ADDR"]
+    try:
+        socket.getaddrinfo(host, None)
+    except (OSError, UnicodeError) as error:
+        raise RankError(rank, f"MASTER_ADDR={host}: cannot be resolved: {error}") from None
     store = next(dist.rendezvous("env://", rank, world_size, timeout=timedelta(seconds=timeout)))[0]
     store.set_timeout(timedelta(seconds=timeout))
     return dist.PrefixStore(agree_on_prefix(store, rank, world_size, timeout), store)

@@ -47,7 +47,10 @@ class Wire:
         if not tensor.numel():
             return None
         self.moved[name] += tensor.numel() * tensor.element_size()
-        return Message(name, peer, tensor, call(tensor, peer, group=self._group, tag=tag))
+        try:
+            return Message(name, peer, tensor, call(tensor, peer, group=self._group, tag=tag))
+        except RuntimeError as error:  # where the other process has ended already
+            raise DessimError(f"message {name} with process {peer} failed: {first_line(error)}") from None
 
 
 @dataclass(slots=True)

@@ -2,7 +2,7 @@
 
     [[operators]]
     kind = "head"
-    module = "my_package.heads:make"   # imported and *executed*: name only code that you trust
+    module = "my_package.heads:make"   # imported and *executed*, so the programs need --allow-code
     weights = 12_345                   # for the simulator, which never runs the module
     multiply_adds = 12_000
 
@@ -26,6 +26,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from des_ref.substitution.base import Operator, Plain
 from dessim.errors import UsageError
+from dessim.workload.model import Model
 
 
 class Head(Operator):
@@ -49,13 +50,29 @@ class Head(Operator):
         return torch.func.functional_call(copy.deepcopy(self.module), names, (plain.operand(),))
 
 
+def require_allowed(model: Model, allowed: bool) -> None:
+    """Raise UsageError if `model` names a module of Python and its user has not `allowed` to import and run it."""
+    named = [operator.module for operator in model.operators if operator.kind == "head"]
+    if named and not allowed:
+        raise UsageError(f"model {model.name} imports and runs {named[0]}: add --allow-code if you trust that code")
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
 def _make(name: str, fields: int, width: int | tuple[int, ...]) -> nn.Module:
     module, _, factory = name.partition(":")
     try:
         make = getattr(importlib.import_module(module), factory)
     except (ImportError, AttributeError) as error:
         raise UsageError(f"head {name!r}: {error}; name an importable function as package.module:function") from None
-    made = make(fields, width)
+    except Exception as error:
+        raise UsageError(f"head {name!r}: its module raises {_said(error)}") from None
+    try:
+        made = make(fields, width)
+    except Exception as error:
+        raise UsageError(f"head {name!r} raises {_said(error)}") from None
     if not isinstance(made, nn.Module):
         raise UsageError(f"head {name!r} returned {type(made).__name__}; it must return a torch.nn.Module")
     return made
@@ -70,7 +87,10 @@ def _check(module: nn.Module, name: str, fields: int, width: int | tuple[int, ..
     if has != weights:
         raise UsageError(f"head {name!r} has {has} weights, the model file says {weights}: write weights = {has}")
     given = [2, fields, width] if isinstance(width, int) else [2, sum(width)]
-    with torch.no_grad():
-        shape = tuple(module(torch.zeros(given, dtype=torch.float64)).shape)
+    try:
+        with torch.no_grad():
+            shape = tuple(module(torch.zeros(given, dtype=torch.float64)).shape)
+    except Exception as error:
+        raise UsageError(f"head {name!r} raises {_said(error)} for vectors {given}") from None
     if shape != (2,):
         raise UsageError(f"head {name!r} turns {given} into {list(shape)}; it must give logits [2]")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dessim.errors import FileError
-from dessim.files import read_json
+from dessim.files import parse_json, read_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,12 @@ class Bench:
 def load_bench(path: Path) -> Bench:
     """Read a file of des_ref.bench. Raises FileError."""
     try:
-        return Bench.from_json(read_json(path))
+        text = read_text(path)
+        try:
+            raw = parse_json(text)
+        except ValueError as error:
+            raise ValueError(f"not a benchmark file of des_ref.bench: {error}") from None
+        return Bench.from_json(raw)
     except ValueError as error:
         raise FileError(path, "", str(error)) from None
 

@@ -9,7 +9,7 @@ import typer
 
 from dessim.cli.options import CLUSTER_HELP, JsonOption
 from dessim.cli.output import guarded, print_json, to_write
-from dessim.errors import UsageError
+from dessim.errors import UsageError, printable
 
 
 @guarded
@@ -88,7 +88,7 @@ def _from_nccl_tests(logs: list[Path], cluster: str, output: Path, json: bool) -
     for table in residual_tables(profile.by_op_and_size(), profile.by_op_and_band()):
         print_table(table)
     for remark in profile.skipped:
-        print(f"left out: {remark}")
+        print(f"left out: {printable(remark)}")
     count = f"{len(profile.residuals)} readings of nccl-tests"
     print(
         f"{output}: {count}, constants fitted with a median error of {profile.median_error:.1%}; "

@@ -29,6 +29,8 @@ from dessim.trace.schema import Collective
 if TYPE_CHECKING:
     from dessim.cluster.parts import Transport
 
+_MOST_CHUNKS = 10**12
+
 
 @guarded
 def collective(
@@ -86,6 +88,8 @@ def collective(
     if protocol or channels is not None or gpus_per_process > 1:
         _check_nccl(protocol, machine.transport, network)
     sizes = parse_sizes(size)
+    if chunks is not None and chunks > _MOST_CHUNKS:
+        raise UsageError(f"--chunks: at most {_MOST_CHUNKS:,}")
     request = CollectiveRequest(
         cluster=machine,
         op=Collective(op),

@@ -14,6 +14,9 @@ from dessim.errors import UnitError, UsageError
 from dessim.trace.schema import Collective
 from dessim.units import parse_size
 
+_LARGEST_SIZE = 2.0**60
+"""Bytes; the chunks of larger sizes are too many to be counted in 64 bits."""
+
 
 class Network(StrEnum):
     """The model of the network (dessim.sim.engine.simulate)."""
@@ -161,12 +164,17 @@ def parse_names(text: str, flag: str) -> list[str]:
     return names
 
 
+def _is_whole(text: str) -> bool:
+    """Whether `text` is a whole number of at least 1, and of few enough digits to compute with."""
+    return text.isascii() and text.isdecimal() and len(text) < 19 and int(text) > 0
+
+
 def parse_counts(text: str, option: str = "--gpus") -> list[int]:
     """Numbers, as of GPUs, from `8,64,512`. Raises UsageError."""
     counts = []
     for part in parse_names(text, option):
-        if not part.isdecimal() or int(part) < 1:
-            raise UsageError(f"{option} {part!r}: write whole numbers of at least 1, such as 8,64,512")
+        if not _is_whole(part):
+            raise UsageError(f"{option} {part[:40]!r}: write whole numbers of at least 1, such as 8,64,512")
         counts.append(int(part))
     return counts
 
@@ -189,9 +197,9 @@ def parse_scales(text: str) -> list[int]:
 def parse_batch(text: str) -> tuple[int, bool]:
     """The samples of a step, and whether they are those of each GPU: `65536`, `1024/gpu`. Raises UsageError."""
     number, slash, unit = text.partition("/")
-    if not number.isdecimal() or int(number) < 1 or (slash and unit != "gpu"):
+    if not _is_whole(number) or (slash and unit != "gpu"):
         raise UsageError(
-            f"--batch {text!r}: write the samples of all GPUs, such as 65536, or of each, such as 1024/gpu"
+            f"--batch {text[:40]!r}: write the samples of all GPUs, such as 65536, or of each, such as 1024/gpu"
         )
     return int(number), bool(slash)
 
@@ -199,14 +207,17 @@ def parse_batch(text: str) -> tuple[int, bool]:
 def parse_sides(text: str) -> tuple[int, ...]:
     """Sides of a torus from `16x8`; none from an empty text. Raises UsageError."""
     sides = text.split("x") if text else []
-    if not all(side.isdecimal() and int(side) > 0 for side in sides):
+    if not all(map(_is_whole, sides)):
         raise UsageError(f"--dims {text!r}: write the sides of a torus, such as 16x8 or 4x4x4")
     return tuple(int(side) for side in sides)
 
 
 def parse_sizes(text: str) -> list[float]:
     """Bytes from `1MiB,64MiB`. Raises UsageError."""
-    return [parse_quantity("--size", part, parse_size) for part in parse_names(text, "--size")]
+    sizes = [parse_quantity("--size", part, parse_size) for part in parse_names(text, "--size")]
+    if max(sizes) > _LARGEST_SIZE:
+        raise UsageError(f"--size {text[:40]!r}: at most 1 EiB, which is more than any job moves at once")
+    return sizes
 
 
 def parse_quantity(option: str, text: str, parse: Callable[[object], float]) -> float:

@@ -75,7 +75,12 @@ def validate(
         measured=_read(measured) if measured else None,
         save=save,
     )
-    outcomes = run(request, on_status=lambda line: typer.echo(line, err=True))
+    try:
+        outcomes = run(request, on_status=lambda line: typer.echo(line, err=True))
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        if measured is None:
+            raise
+        raise FileError(measured, "", f"not measurements that --save wrote: {type(error).__name__}: {error}") from None
     chosen = choices(outcomes)
     problems = broken_bounds(outcomes, bounds_of(read_cases())) + broken_by(chosen, read_plans()["bounds"])
     if csv:

@@ -6,7 +6,6 @@ lack `lab.json`, or its namespaces may exist without a folder; `down` removes bo
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from dataclasses import asdict
@@ -14,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from dessim.errors import LabError, UsageError
-from dessim.files import write_json
+from dessim.files import parse_json, write_json
+from dessim.lab import iproute
 from dessim.lab.layout import Layout, Port, Rank, prefix
 
 
@@ -48,13 +48,16 @@ def load(name: str) -> Layout:
     prefix(name)
     file = root() / name / "lab.json"
     try:
-        value: dict[str, Any] = json.loads(file.read_text("utf-8"))
+        value: dict[str, Any] = parse_json(file.read_text("utf-8"))
         value.pop("schema_version")
         ports = tuple(Port(**port) for port in value.pop("ports"))
         ranks = tuple(Rank(**rank) for rank in value.pop("ranks"))
         value |= {key: tuple(value[key]) for key in ("spaces", "gpus_per_node", "left_out")}
         return Layout(**value, ports=ports, ranks=ranks)
     except FileNotFoundError:
+        if file.parent.is_dir() or iproute.spaces(prefix(name)):
+            problem = f"lab {name} is incomplete: dessim lab up is still building it, or was killed"
+            raise LabError(f"{problem}; remove it: dessim lab down --name {name}") from None
         up = ", ".join(names()) or "none"
         raise UsageError(f"no lab called {name} is up (up: {up}); start one with: dessim lab up FILE") from None
     except (ValueError, TypeError, KeyError, AttributeError):

@@ -24,8 +24,14 @@ def study_parser(about: str, here: Path) -> argparse.ArgumentParser:
     """The command line that all studies share. `about` is the docstring of plot.py, `here` its folder."""
     parser = argparse.ArgumentParser(description=about.splitlines()[0])
     parser.add_argument("--update", action="store_true", help="write the findings to expected.json")
-    parser.add_argument("--out", type=Path, default=here, help="folder for the output (default: the study itself)")
+    parser.add_argument("--out", type=_folder, default=here, help="folder for the output (default: the study itself)")
     return parser
+
+
+def _folder(text: str) -> Path:
+    if not text or (Path(text).exists() and not Path(text).is_dir()):
+        raise argparse.ArgumentTypeError(f"{text!r} is no folder")
+    return Path(text)
 
 
 def page(here: Path, generated: str) -> str:

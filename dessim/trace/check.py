@@ -15,7 +15,7 @@ from itertools import chain
 
 from dessim.errors import FormulaError
 from dessim.trace.io import Trace, rank_file
-from dessim.trace.schema import Collective, Kind, Op
+from dessim.trace.schema import Collective, Header, Kind, Op
 
 Evaluate = Callable[[str, Mapping[str, float]], float]  # dessim.workload.formula.evaluate
 
@@ -38,12 +38,14 @@ def check_trace(trace: Trace, evaluate: Evaluate | None = None) -> list[str]:
     `evaluate(formula, symbols)` computes size formulas; without it recorded bytes are not compared with their formulas.
     """
     problems = list(trace.problems)
+    places = Places(trace.header)
     for rank, ops in enumerate(trace.ranks):
         steps = tuple(sorted({op.step for op in ops}))
         if steps != tuple(sorted(trace.header.recorded_steps)):
             recorded = list(trace.header.recorded_steps)
             problems.append(f"{rank_file(rank)}: holds steps {list(steps)}, trace.json says {recorded}")
         problems += _first_few(f"{rank_file(rank)}: ", chain(_names(ops), _dependencies(ops), _overlaps(ops)))
+        problems += _first_few(f"{rank_file(rank)}: ", places.problems(ops, rank))
         problems += _first_few(f"{rank_file(rank)}: ", _sizes(trace, ops, evaluate))
     problems += _first_few("", _collectives(trace))
     return problems
@@ -72,6 +74,34 @@ def _names(ops: tuple[Op, ...]) -> Iterator[Problem]:
             yield "names used twice", f"step {op.step} has two ops named {op.name!r}"
         names.add((op.step, op.name))
         by_id[op.id] = op
+
+
+class Places:
+    """Whether the group and the peer of an op exist, and its rank takes part."""
+
+    def __init__(self, header: Header) -> None:
+        self._ranks = range(header.world_size)
+        self._groups = {name: frozenset(ranks) for name, ranks in header.groups.items()}
+
+    def problem(self, op: Op, rank: int) -> str:
+        """The error of an op of `rank`; empty if it has none."""
+        if op.group is not None and op.group not in self._groups:
+            return f"is on group {op.group!r}, which trace.json does not list"
+        if op.group is not None and rank not in self._groups[op.group]:
+            return f"is on group {op.group!r}, of which rank {rank} is not a member"
+        return self._of_peer(op)
+
+    def _of_peer(self, op: Op) -> str:
+        if op.peer is None or op.peer in self._ranks:
+            return ""
+        return f"has peer {op.peer}, but the job has ranks 0 to {len(self._ranks) - 1}"
+
+    def problems(self, ops: tuple[Op, ...], rank: int) -> Iterator[Problem]:
+        """The problems of a rank's ops, without the groups of collectives, which `_collectives` checks."""
+        for op in ops:
+            wrong = self._of_peer(op) if op.kind is Kind.COLLECTIVE else self.problem(op, rank)
+            if wrong:
+                yield "unknown peers and groups", f"{_name(op)} {wrong}"
 
 
 def _dependencies(ops: tuple[Op, ...]) -> Iterator[Problem]:

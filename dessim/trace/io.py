@@ -13,7 +13,8 @@ import os
 import re
 import shutil
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
@@ -30,7 +31,7 @@ MAX_HEADER_BYTES = 64 * 2**20  # a million clock offsets fit
 MAX_LINE_BYTES = 4 * 2**20  # an op with splits for 100,000 peers fits
 MAX_OPS_PER_RANK = 20_000_000
 SMALL_BYTES = 16 * 2**20  # unpacked; a file with more must not be MAX_RATIO times smaller when packed
-MAX_RATIO = 200  # of the unpacked to the packed size; recorded ranks have 10 to 40
+MAX_RATIO = 100  # of the unpacked to the packed size; recorded ranks have 5 to 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,20 +65,35 @@ class RankWriter:
     """
 
     def __init__(self, path: Path, rank: int) -> None:
-        self._raw: IO[bytes] = (part_folder(path) / rank_file(rank)).open("wb")
+        self._path = part_folder(path) / rank_file(rank)
+        self._raw: IO[bytes] = self._path.open("wb")
         self._gzip = gzip.GzipFile("", "wb", compresslevel=6, fileobj=self._raw, mtime=0)
 
     def write_step(self, ops: Iterable[Op]) -> None:
-        """Append all ops of a step."""
-        for op in ops:
-            self._gzip.write(json.dumps(op.to_json(), allow_nan=False, separators=(",", ":")).encode() + b"\n")
-        # After a full flush a crash loses only later steps.
-        self._gzip.flush(zlib.Z_FULL_FLUSH)
-        self._raw.flush()
+        """Append all ops of a step. Raises OSError with the name of the file."""
+        with self._named():
+            for op in ops:
+                self._gzip.write(json.dumps(op.to_json(), allow_nan=False, separators=(",", ":")).encode() + b"\n")
+            # After a full flush a crash loses only later steps.
+            self._gzip.flush(zlib.Z_FULL_FLUSH)
+            self._raw.flush()
 
     def close(self) -> None:
-        self._gzip.close()
-        self._raw.close()
+        """Write the end of the file. Raises OSError with its name."""
+        with self._named():
+            self._gzip.close()
+            self._raw.close()
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            # Buffered bytes would be written, and fail, again when these are deleted.
+            for file in (self._raw, self._gzip):
+                with suppress(OSError, ValueError):
+                    file.close()
+            raise OSError(error.errno, error.strerror, str(self._path)) from None
 
 
 def check_free(path: Path) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from dessim.errors import TraceError
+from dessim.trace.check import Places
 from dessim.trace.io import Trace, rank_file
 from dessim.trace.schema import PREFETCH, Collective, Kind, Op
 from dessim.workload.dag import RankClass, Task, Workload
@@ -28,14 +29,18 @@ def workload_from_trace(trace: Trace, stretch: Callable[[Op], float] | None = No
     """The recorded steps of a trace, in order.
 
     `stretch` gives the factor by which a compute op's recorded duration is multiplied; 1 by default.
-    Raises TraceError if a rank has no ops, or if an op waits for one that is not before it.
+    Raises TraceError if a rank has no ops, if an op waits for one that is not before it, and if its group or peer does
+    not exist.
     """
     header = trace.header
+    places = Places(header)
     first: dict[int, float] = {}  # start of each step on the earliest rank, in us on rank 0's clock
     for rank, ops in enumerate(trace.ranks):
         if not ops:
             raise TraceError(trace.path / rank_file(rank), "", "no ops were recorded on this rank")
-        for op in ops:
+        for number, op in enumerate(ops):
+            if wrong := places.problem(op, rank):
+                raise TraceError(trace.path / rank_file(rank), str(number + 1), f"op {op.name!r} {wrong}")
             start = op.start_us + header.clock_offset_us[rank]
             first[op.step] = min(first.get(op.step, start), start)
     classes = tuple(

@@ -201,7 +201,7 @@ def test_a_folder_that_another_run_writes_is_refused_and_left_alone(go: Any, tmp
         (("--epoch-log", "a.json", "--out", "./a.json"), "--epoch-log also writes a.json"),
         (("--checkpoint", ""), "--checkpoint: must not be empty"),
         (("--out", ""), "-o/--out: must not be empty"),
-        (("--trace", ""), "--trace: must not be empty"),
+        (("--trace", ""), "not a name for a trace"),
     ],
 )
 def test_wrong_names_of_outputs_are_refused_before_the_run(
@@ -257,6 +257,30 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_is_used(
     assert leftovers(tmp_path / "kept") == []
     go("--steps", "12", folder="whole")
     assert difference(parameters(tmp_path / "kept"), parameters(tmp_path / "whole")) == 0
+
+
+def test_a_checkpoint_that_is_whole_and_wrong_is_refused_in_one_line(go: Any, tmp_path: Path) -> None:
+    """Someone has changed it, and computed its digests anew."""
+    go("--steps", "5")
+    (newest,) = checkpoints.newest_first(tmp_path / "kept")
+    original = json.loads((newest / checkpoints.MANIFEST).read_text())
+    del original["sha256"]
+    rows = newest / "rows-00000-of-00001.safetensors"
+
+    def refused(problem: str, **changes: Any) -> None:
+        content = original | changes
+        text = json.dumps(content | {"sha256": checkpoints._digest(content)})
+        (newest / checkpoints.MANIFEST).write_text(text)
+        said = go("--steps", "7", "--resume", str(newest), folder="other", code=1)["said"].splitlines()
+        assert problem in said[-1] and len(said) <= 2, said  # "resuming from" comes first
+
+    refused("is not a manifest of des_ref.train", files=[1])
+    refused("is not a manifest of des_ref.train", files={"../../etc/passwd": {"bytes": 1, "sha256": ""}})
+    refused("is not a manifest of des_ref.train", progress=None)
+    refused("do not hold the state of such a run: ", progress={"steps": "many"})
+    rows.write_bytes(b"\xff" * 64)
+    listed = {rows.name: {"bytes": 64, "sha256": checkpoints.Written.of(newest, rows.name).sha256}}
+    refused("do not hold the state of such a run: ", files=original["files"] | listed)
 
 
 def test_a_run_does_not_start_if_no_checkpoint_is_whole(go: Any, tmp_path: Path) -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 from pathlib import Path
 
 import pytest
 import torch
 
+from des_ref import train
 from des_ref.cli import RankError, leave, run
-from des_ref.comm import open_comm
+from des_ref.comm import Comm, open_comm, require_same
 from des_ref.forked import forking_context
-from tests.des_ref.ranks import stderr_to
+from dessim.errors import UsageError
+from tests.des_ref.ranks import on_ranks, stderr_to
 
 SHORT_TIMEOUT_S = 3.0
 LONG_TIMEOUT_S = 60.0
@@ -78,3 +81,107 @@ def test_a_start_that_a_peer_never_joins_times_out(tmp_path: Path) -> None:
 def test_an_error_of_this_process_is_not_blamed_on_a_peer() -> None:
     with open_comm("cpu") as comm, pytest.raises(RuntimeError, match="shape"), comm.patience("partials"):
         torch.zeros(2) @ torch.zeros(3, 2).reshape(7)
+
+
+def _serve(rank: int, folder: Path) -> None:
+    """A worker of ps_async that is killed before its first message, and its server."""
+    stderr_to(folder / "said")
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+    os.environ["MASTER_PORT"] = (folder / "port").read_text()
+    if rank == 0:
+        apart = Comm.apart
+        Comm.apart = lambda *arguments: (apart(*arguments), os._exit(9))[0]  # type: ignore[method-assign]
+    arguments = ["--data", "synthetic", "--model", "fm", "--strategy", "ps_async", "--device", "cpu", "--timeout", "2"]
+    leave(run("des_ref.train", lambda: train.main(arguments)))
+
+
+def test_a_server_whose_worker_is_killed_at_the_start_ends_within_the_timeout(tmp_path: Path) -> None:
+    (tmp_path / "port").write_text(str(free_port()))
+    worker, server = (forking_context().Process(target=_serve, args=(rank, tmp_path)) for rank in range(2))
+    for process in (worker, server):
+        process.start()
+    server.join(LONG_TIMEOUT_S)
+    for process in (worker, server):
+        process.kill()
+        process.join()
+    assert (worker.exitcode, server.exitcode) == (9, 1)
+    assert (tmp_path / "said").read_text().count("\n") == 1
+    assert "no message from any worker for 2 s" in (tmp_path / "said").read_text()
+
+
+def _knock(port: int, folder: Path) -> None:
+    stderr_to(folder / "said")
+    os.environ |= {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+
+    def main() -> int:
+        with open_comm("cpu", timeout=1):
+            return 0
+
+    leave(run("des_ref.train", main))
+
+
+def test_a_program_that_listens_at_the_port_and_says_nothing_does_not_outlast_the_timeout(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        knocking = forking_context().Process(target=_knock, args=(other.getsockname()[1], tmp_path))
+        knocking.start()
+        knocking.join(LONG_TIMEOUT_S)
+        knocking.kill()
+        knocking.join()
+    assert knocking.exitcode == 1
+    assert "des_ref.train: error: rank 1: not all 2 processes joined within 1 s: " in (tmp_path / "said").read_text()
+
+
+def start_of(monkeypatch: pytest.MonkeyPatch, **environment: str) -> None:
+    """Set what torchrun would; the value "" removes a variable."""
+    for name, value in ({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())} | environment).items():
+        if value:
+            monkeypatch.setenv(name, value)
+        else:
+            monkeypatch.delenv(name, raising=False)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    ("environment", "says"),
+    [
+        ({"RANK": "x", "WORLD_SIZE": "2"}, "RANK=x: must be a whole number from 0 to 1"),
+        ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK=2: must be a whole number from 0 to 1"),
+        ({"RANK": "0", "WORLD_SIZE": "0"}, "WORLD_SIZE=0: must be a whole number of 1 or more"),
+        ({"RANK": "0", "WORLD_SIZE": "9" * 5000}, "WORLD_SIZE=99"),
+        ({"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "q"}, "LOCAL_RANK=q: must be a whole number"),
+        ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": "99999"}, "MASTER_PORT=99999: must be a whole number from 1"),
+        ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": ""}, "RANK is set and MASTER_PORT is not"),
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE is set and RANK is not: start with torchrun, or unset WORLD_SIZE"),
+        ({"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "no.host.invalid"}, "no.host.invalid: cannot be resolved"),
+    ],
+)
+def test_a_wrong_environment_is_named_in_one_line(
+    environment: dict[str, str], says: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    start_of(monkeypatch, **environment)
+
+    def main() -> int:
+        with open_comm("cpu", timeout=5):
+            return 0
+
+    assert run("des_ref.train", main) in (1, 2)
+    said = capfd.readouterr().err
+    assert says in said and said.count("\n") == 1
+
+
+def _differ(comm: Comm) -> str:
+    require_same(comm, {"settings": {"batch": 64, "seed": 1}})
+    try:
+        require_same(comm, {"settings": {"batch": 64 << comm.rank, "seed": 1}})
+    except UsageError as error:
+        return str(error)
+    return ""
+
+
+def test_ranks_with_different_settings_are_refused(tmp_path: Path) -> None:
+    said = "settings.batch is 64 on rank 0 and 128 on rank 1: start all ranks with the same options and files"
+    assert on_ranks(2, tmp_path, _differ) == [said, said]

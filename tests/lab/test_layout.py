@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from dessim.cluster import load_cluster
-from dessim.errors import UsageError
-from dessim.lab import lay_out
+from dessim.errors import LabError, UsageError
+from dessim.lab import lay_out, state
 from dessim.lab.launch import environment
 
 INSIDE = ("pcie_up", "pcie_down", "nvlink_up", "nvlink_down")
@@ -80,3 +80,13 @@ def test_ranks_have_the_environment_of_torchrun() -> None:
 def test_impossible_labs_are_refused(cluster: str, settings: dict[str, object], problem: str) -> None:
     with pytest.raises(UsageError, match=problem):
         lay_out(load_cluster(cluster), **settings)  # type: ignore[arg-type]
+
+
+def test_the_state_of_a_killed_build_says_how_to_remove_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    state.claim("killed")
+    with pytest.raises(LabError, match=r"lab killed is incomplete: .*; remove it: dessim lab down --name killed"):
+        state.load("killed")
+    (tmp_path / "dessim-lab" / "killed" / "lab.json").write_text("[" * 100_000)
+    with pytest.raises(LabError, match="remove it: dessim lab down --name killed"):
+        state.load("killed")

@@ -96,6 +96,26 @@ def test_what_another_run_records_is_never_removed(tmp_path):
     assert io.load_trace(path).header.complete and not (path / io.LOCK_FILE).exists() and not part.exists()
 
 
+def test_a_full_disk_names_the_file_once(tmp_path):
+    """In its own process, because the interpreter reports buffered bytes when it ends."""
+    program = """
+import os, sys
+from pathlib import Path
+from dessim.trace import io
+from tests.trace.build import header, step_ops
+path = Path(sys.argv[1])
+io.begin(path, header())
+(io.part_folder(path) / io.rank_file(0)).symlink_to("/dev/full")
+writer = io.RankWriter(path, 0)
+try:
+    writer.write_step(step_ops(0, 2))
+except OSError as error:
+    print(error.filename)
+"""
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path / "run.trace")], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == (f"{tmp_path}/run.trace.part/rank-00000.jsonl.gz\n", "")
+
+
 def test_a_missing_folder_is_an_error(tmp_path):
     with pytest.raises(TraceError, match="no such trace folder"):
         io.load_trace(tmp_path / "absent.trace")
@@ -230,6 +250,8 @@ LINE = json.dumps(step_ops(0, 2)[1].to_json()).encode()
         (LINE.replace(b'"group": "world", ', b"") + b"\n", "needs 'collective' and 'group'"),
         (LINE.replace(b'"deps": [20]', b'"deps": ["20"]') + b"\n", "'deps' must be a list of whole numbers"),
         (LINE.replace(b'"ids"', b'"' + b"x" * 2000 + b'"') + b"\n", "'name' must be a short text"),
+        (LINE.replace(b'"ids"', b'"\\u001b[2J"') + b"\n", "without control characters, not '\\x1b[2J'"),
+        (LINE.replace(b'"ids"', b'"\\ud800"') + b"\n", "without control characters, not '\\ud800'"),
         (LINE.replace(b'"vars": {"n": 32.0}', b'"vars": {"n": "os"}') + b"\n", "'n' must be a finite number"),
     ],
 )
@@ -246,6 +268,14 @@ def test_an_endless_line_is_refused(trace, monkeypatch):
     monkeypatch.setattr(io, "MAX_LINE_BYTES", 1000)
     rewrite(trace / "rank-00000.jsonl.gz", lambda lines: [lines[0], b'"' + b"x" * 2000 + b'"\n'])
     with pytest.raises(TraceError, match="line longer than 1000 bytes"):
+        io.load_trace(trace)
+
+
+def test_a_bomb_is_refused(trace, monkeypatch):
+    monkeypatch.setattr(io, "SMALL_BYTES", 100_000)
+    monkeypatch.setattr(io, "MAX_RATIO", 20)
+    rewrite(trace / "rank-00000.jsonl.gz", lambda lines: lines * 1000)
+    with pytest.raises(TraceError, match="unpacks to more than 20 times its size"):
         io.load_trace(trace)
 
 

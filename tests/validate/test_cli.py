@@ -56,6 +56,16 @@ def test_saved_measurements_are_predicted_again_and_judged(measured: dict[str, A
     assert "−17 %" in broken.stdout and "95th percentile" in broken.stdout
 
 
+def test_a_file_of_other_measurements_is_named(measured: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "m.json"
+    for wrong in (7, [], {"scale": 1}):
+        file.write_text(json.dumps(measured | {"collectives": wrong}))
+        found = run("validate", "--lab", "--quick", "--kinds", "collectives", "--measured", str(file))
+        assert (found.exit_code, found.stdout) == (1, "")
+        assert found.stderr.startswith(f"dessim: {file}: not measurements that --save wrote: ")
+        assert found.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("words", "code", "complaint"),
     [

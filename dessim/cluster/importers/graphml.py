@@ -13,7 +13,7 @@ from dessim.cluster.fabrics.graph import Edge, Plan
 from dessim.cluster.importers.found import FoundFabric, Host, Port
 from dessim.cluster.importers.read import parse_xml
 from dessim.cluster.parts import Link
-from dessim.errors import ClusterError, UnitError
+from dessim.errors import ClusterError, UnitError, is_printable, printable
 from dessim.units import parse_bandwidth
 
 MAX_NODES = 1 << 20
@@ -40,6 +40,9 @@ def read_graphml(path: Path, cable: Link) -> Plan:
         raise ValueError(f"{where}: not GraphML: {error.problem}") from None
     except Exception as error:  # the XML reader raises many types for a file that is not GraphML
         raise ValueError(f"{where}: not GraphML: {str(error) or type(error).__name__}") from None
+    for name in graph:
+        if not is_printable(name):
+            raise ValueError(f"{where}: the name {printable(name)!r} has control characters")
     if graph.is_directed():
         raise ValueError(f'{where}: its edges are directed; write edgedefault="undirected"')
     nodes = [

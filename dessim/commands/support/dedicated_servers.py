@@ -142,7 +142,7 @@ def parse_servers(
     Raises UsageError where another option needs dedicated servers, or the device is unknown.
     """
     if count != IDEAL:
-        if count != AUTO and not (count.isdecimal() and int(count)):
+        if count != AUTO and not (count.isdecimal() and len(count) < 19 and int(count)):
             raise UsageError(f"--servers {count}: write a number of hosts from 1, {AUTO} or {IDEAL}")
         return Servers(
             count=0 if count == AUTO else int(count),

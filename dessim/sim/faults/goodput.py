@@ -28,7 +28,8 @@ from dessim.units import format_count, format_time
 
 _DAY_S = 86_400.0
 _CONFIDENCE = 0.95
-_MOST_EVENTS = 2e7  # failures and checkpoints of all runs with one interval: about a minute
+_MOST_NODES = 10**12
+_MOST_EVENTS = 5e6  # failures and checkpoints of all runs with one interval: about 20 s
 _OCTAVES = np.linspace(-1, 1, 9)  # where the curve is fitted, around the best of the intervals that double
 
 
@@ -44,6 +45,8 @@ class Machine:
     def __post_init__(self) -> None:
         if self.nodes < 1:
             raise UsageError(f"--nodes {self.nodes}: a job needs at least 1 node")
+        if self.nodes > _MOST_NODES:
+            raise UsageError(f"--nodes: at most {_MOST_NODES:,}")
         for flag, value in (("mtbf", self.mtbf), ("checkpoint", self.checkpoint)):
             if value == 0:
                 raise UsageError(f"--{flag}: must be more than 0 s")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dessim.errors import TraceError
+from dessim.errors import TraceError, printable
 from dessim.trace.schema import MAX_RANKS
 
 MAX_PROFILE_BYTES = 2**31  # unpacked; far more than the few steps that a profile should hold
@@ -88,7 +88,7 @@ def read_profile(path: Path) -> Profile:
         world_size = _integer(info["world_size"])
         if not 0 <= rank < world_size <= MAX_RANKS:
             raise ValueError(f"rank {rank} of {world_size}")
-        backend = str(info.get("backend") or "none")
+        backend = printable(str(info.get("backend") or "none"))
         groups = _groups(info.get("pg_config"), world_size)
         base_ns = _integer(raw.get("baseTimeNanoseconds", 0))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -138,7 +138,7 @@ def _events(path: Path, raw: list[Any]) -> tuple[Event, ...]:
 
 def _device(properties: Any) -> str:
     if isinstance(properties, list) and properties and isinstance(properties[0], dict):
-        return str(properties[0].get("name") or "gpu")
+        return printable(str(properties[0].get("name") or "gpu"))
     return "cpu"
 
 
@@ -150,7 +150,7 @@ def _event(raw: Mapping[str, Any]) -> Event:
     args = raw.get("args", {})
     if not isinstance(args, dict) or not isinstance(raw["name"], str):
         raise ValueError("'args' must be an object and 'name' a text")
-    return Event(raw["name"], str(raw["cat"]), str(raw.get("tid", "")), start, dur, args)
+    return Event(printable(raw["name"]), str(raw["cat"]), str(raw.get("tid", "")), start, dur, args)
 
 
 def _groups(listed: Any, world_size: int) -> dict[str, tuple[int, ...]] | None:
@@ -161,7 +161,7 @@ def _groups(listed: Any, world_size: int) -> dict[str, tuple[int, ...]] | None:
         ranks = tuple(_integer(rank) for rank in group.get("ranks") or range(world_size))
         if not all(0 <= rank < world_size for rank in ranks):
             raise ValueError(f"group {group.get('pg_name')!r} has ranks outside a world of {world_size}")
-        groups[str(group["pg_name"])] = ranks
+        groups[printable(str(group["pg_name"]))] = ranks
     return groups
 
 

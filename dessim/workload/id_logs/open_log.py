@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dessim.errors import FileError, UsageError
+from dessim.errors import FileError, UsageError, is_printable, printable
 from dessim.workload.id_logs import criteo, parquet
 from dessim.workload.id_logs.columns import Column
 
@@ -37,6 +37,9 @@ def open_log(paths: Sequence[Path]) -> IdLog:
     if formats == {False}:
         return IdLog(criteo.NAMES, (part for path in paths for part in criteo.read(path)))
     tables = parquet.names(paths[0])
+    for name in tables:
+        if not is_printable(name):
+            raise FileError(paths[0], "", f"the name {printable(name)!r} of a column has control characters")
     for path in paths[1:]:
         if (found := parquet.names(path)) != tables:
             raise FileError(path, "", f"tables {', '.join(found)} instead of {', '.join(tables)} as in {paths[0]}")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dessim.errors import UsageError
+from dessim.errors import OutOfTime, UsageError
 from dessim.sim.faults.goodput import (
     Machine,
     Month,
@@ -20,6 +20,7 @@ from dessim.sim.faults.goodput import (
     simulate_month,
     young_interval,
 )
+from dessim.sim.progress import Progress
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86_400.0
 LLAMA = Machine(2048, 2048 * 54 * DAY / 419, 60.0, 600.0)  # 419 failures in 54 days (Llama 3, 2024, section 3.3.4)
@@ -133,3 +134,24 @@ def test_impossible_settings_are_refused() -> None:
         Machine(1, 1.0, 0.0, 1.0)
     with pytest.raises(UsageError, match="an interval of 90000 s does not fit into 1 days"):
         estimate(LLAMA, 90_000.0, 1, 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("machine", "says"),
+    [
+        (Machine(64, 1e-9, 60.0, 600.0), "a failure every 0.01562 ns and .* can be simulated; lower --days"),
+        (Machine(10**9, 264 * DAY, 60.0, 600.0), "a failure every 22.81 ms"),
+        (Machine(1, MINUTE, HOUR, HOUR), "no work survives"),
+    ],
+)
+def test_what_would_take_for_ever_is_refused(machine: Machine, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        best_interval(machine, 0.05 if machine.mtbf == MINUTE else 30, 2, 0)
+    with pytest.raises(UsageError, match=r"a checkpoint every 1 ms.* can be simulated"):
+        estimate(Machine(1, DAY, 1e-30, 600.0), 1e-3, 30, 2, 0)
+
+
+def test_a_spent_time_budget_ends_a_month() -> None:
+    ticks = iter(range(10**6))
+    with pytest.raises(OutOfTime):
+        estimate(LLAMA, HOUR, 30, 2, 0, Progress(budget_s=100.0, clock=lambda: float(next(ticks))))

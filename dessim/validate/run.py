@@ -59,7 +59,7 @@ def validate(request: ValidationRequest, on_status: OnStatus = ignore_status) ->
     outcomes = _fitted(profile) if "calibration" in request.splits else []
     for kind in request.kinds:
         measured_before = measured.get(kind) if measured else None
-        if measured and measured_before is None:
+        if measured and not measured_before:
             raise UsageError(f"the measurements have no {kind}; measure again, or leave them out with --kinds")
         cases = CaseRequest(
             table=table,

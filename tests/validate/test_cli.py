@@ -58,12 +58,15 @@ def test_saved_measurements_are_predicted_again_and_judged(measured: dict[str, A
 
 def test_a_file_of_other_measurements_is_named(measured: dict[str, Any], tmp_path: Path) -> None:
     file = tmp_path / "m.json"
-    for wrong in (7, [], {"scale": 1}):
+    for wrong in (7, {"scale": 1}):
         file.write_text(json.dumps(measured | {"collectives": wrong}))
         found = run("validate", "--lab", "--quick", "--kinds", "collectives", "--measured", str(file))
         assert (found.exit_code, found.stdout) == (1, "")
         assert found.stderr.startswith(f"dessim: {file}: not measurements that --save wrote: ")
         assert found.stderr.count("\n") == 1
+    file.write_text(json.dumps(measured | {"collectives": []}))
+    none = run("validate", "--lab", "--quick", "--kinds", "collectives", "--measured", str(file))
+    assert none.exit_code == 2 and "have no collectives" in none.stderr
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,12 @@
 import os
 import sys
 
-from dessim.processes import INTERRUPTED, Ending
+from dessim.processes import INTERRUPTED, Ending, prepare_streams
 
 
 def main() -> None:
     """Import the command line, which takes a while, and run it."""
+    prepare_streams()
     try:
         with Ending("dessim"):
             from dessim.cli.app import main as run

@@ -99,7 +99,10 @@ def topo_init(
 @topo.command("import")
 @guarded
 def topo_import(
-    out: Annotated[Path, typer.Option("--out", "-o", help="File to write; must not exist.", show_default=False)],
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", callback=to_write, help="File to write; must not exist.", show_default=False),
+    ],
     fabric: Annotated[
         Path | None, typer.Option("--fabric", help="ibnetdiscover, SLURM's topology.conf, GraphML or InfraGraph.")
     ] = None,
@@ -147,7 +150,9 @@ def topo_export(
     form: Annotated[
         str, typer.Option("--format", help="simgrid, astra-sim, infragraph or graphml.", show_default=False)
     ],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write; default: stdout.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", callback=to_write, help="File to write; default: stdout.")
+    ] = None,
     gpus: Annotated[int | None, typer.Option("--gpus", min=2, help="SimGrid: only the first GPUs.")] = None,
     latency: Annotated[bool, typer.Option("--latency/--no-latency", help="SimGrid: latencies of links.")] = True,
 ) -> None:

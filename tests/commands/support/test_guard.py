@@ -71,8 +71,8 @@ def without_compute(plan: Plan) -> Plan:
 def test_an_impossible_plan_is_an_internal_error_with_both_bounds(plant, gpus, batch, monkeypatch) -> None:
     step_of = project_module.step_of
 
-    def planted(job, cluster, plan, symbols, owners: tuple[Owner, ...], spill):
-        return step_of(job, cluster, plant(plan), symbols, owners, spill)
+    def planted(job, cluster, plan, symbols, owners: tuple[Owner, ...], spill, steps):
+        return step_of(job, cluster, plant(plan), symbols, owners, spill, steps)
 
     monkeypatch.setattr(project_module, "step_of", planted)
     with pytest.raises(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import re
 import time
 from pathlib import Path
 
@@ -76,7 +77,9 @@ def test_a_profile_of_two_gloo_ranks_is_imported_completely(tmp_path):
 
     trace, lacking = imported(tmp_path)
     assert check_trace(trace) == []
-    assert [sentence.split(":")[0] for sentence in lacking] == ["groups are not recorded"]
+    # Each process converts its ticks to seconds with its own estimate, so clocks may differ, by much less than 1 ms.
+    said = [re.sub(r"by up to \d{1,3} us", "slightly", sentence.split(":")[0]) for sentence in lacking]
+    assert [sentence for sentence in said if sentence != "clocks differ slightly"] == ["groups are not recorded"]
     assert (trace.header.backend, trace.header.device, len(trace.header.recorded_steps)) == ("gloo", "cpu", STEPS)
     expected = {
         "all_to_all.1": (Collective.ALL_TO_ALL, (16 * 12, 16 * 20), "float32"),

@@ -115,8 +115,10 @@ def topo_import(
     nics: Annotated[
         str | None, typer.Option("--nics", help="Regular expression: adapters of the server that serve GPUs.")
     ] = None,
-    gpu: Annotated[str | None, typer.Option("--gpu", help="GPU part, where no file names it.")] = None,
-    transport: Annotated[str | None, typer.Option("--software", help="Transport part, where no file says.")] = None,
+    gpu: Annotated[str | None, typer.Option("--gpu", help="GPU part; default: the one that a file names.")] = None,
+    transport: Annotated[
+        str | None, typer.Option("--software", help="Transport part; default: by the network of the files.")
+    ] = None,
     nodes: Annotated[int | None, typer.Option("--count", min=1, help="Servers, where no fabric is given.")] = None,
     json: JsonOption = False,
 ) -> None:

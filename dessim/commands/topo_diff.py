@@ -31,6 +31,11 @@ _UNITS: dict[str, Callable[[float, int], str]] = {
     **dict.fromkeys(("memory", "burst", "window"), format_size),
     "power": lambda value, digits: f"{value:.{digits}g} W",
 }
+_CURVES: dict[str, Callable[[float, int], str]] = {
+    **dict.fromkeys(("points", "gather", "pool", "scatter"), format_size),
+    "fan_in": format_count,
+}
+"""Keys of pairs: a size, or a number of flows, with a share."""
 ABSENT = "-"
 
 
@@ -111,6 +116,9 @@ def _flat(key: str, value: Any) -> Iterator[tuple[str, str]]:
 def _text(keys: list[str], value: Any) -> str:
     if isinstance(value, float) and keys[-1] in _UNITS:
         return _UNITS[keys[-1]](value, _DIGITS)
+    if isinstance(value, tuple) and isinstance(value[0], tuple):
+        unit = _CURVES[keys[-1]]
+        return ", ".join(f"{unit(at, _DIGITS)}: {share:.{_DIGITS}g}" for at, share in value)
     if isinstance(value, float) and "flops" in keys and "efficiency_flops" not in keys:
         return f"{format_count(value, _DIGITS)}FLOP/s"
     return f"{value:.{_DIGITS}g}" if isinstance(value, float) else str(value)

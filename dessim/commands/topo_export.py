@@ -43,6 +43,9 @@ def run_export(request: ExportRequest) -> tuple[str, list[str]]:
         return infragraph_json(cluster)
     if request.to == "graphml":
         file, path = load_topology(cluster.path)
-        plan = file.fabric.plan(path.parent) if isinstance(file.fabric, GraphTable) else graphml_plan(cluster)
+        if isinstance(file.fabric, GraphTable) and cluster.built is None:
+            plan = file.fabric.plan(path.parent)
+        else:
+            plan = graphml_plan(cluster)
         return graphml_text(plan), graphml_losses(cluster)
     raise UsageError(f"--format {request.to}: choose from {', '.join(FORMATS)}")

@@ -116,7 +116,7 @@ def main(arguments: list[str] | None = None) -> int:
     predicted_against_measured([o.to_json() for o in outcomes], options.out / "plans.svg")
     print(tables, end="")
     for problem in broken_by(found, read_plans()["bounds"]):
-        print(f"plans: {problem}", file=sys.stderr)
+        print(problem, file=sys.stderr)
     return 0
 
 

@@ -75,3 +75,11 @@ def test_exit_codes() -> None:
     other = run(app, ["topo", "diff", "lab/switch_4", "lab/switch_8"])
     assert other.exit_code == 1 and "node.count" in other.stdout
     assert run(app, ["topo", "diff", "lab/switch_4", "lab/switch_8", "--json"]).exit_code == 1
+
+
+def test_curves_are_readable(tmp_path: Path) -> None:
+    curve = '{op = "all_reduce", gpus = 16, servers = 2, points = [["8 B", 1.02], ["1 MiB", 1.11]]}'
+    new = f'transport = {{part = "nccl-ib", nccl = {{curves = [{curve}]}}}}'
+    mine = changed(tmp_path, "h100-8x_rail_128", 'transport = "nccl-ib"', new)
+    found = {line.key: (line.a, line.b) for line in run_diff("h100-8x_rail_128", mine)}
+    assert found["transport.nccl.curves.0.points"] == ("-", "8 B: 1.02, 1 MiB: 1.11")

@@ -2,8 +2,8 @@
 
 A dimension is a Switch, a Ring or FullyConnected; its bandwidth is that of one link of an NPU, in units of 2^30 bytes/s
 although the format calls them GB/s (astra-network-analytical, bw_GBps_to_Bpns), and its latency that of one hop. NVLink
-is the first dimension. A fabric with tiers has one for the servers of a leaf, and one for each tier above it with the
-bandwidth that the uplinks leave to a GPU, so oversubscription is kept.
+is the first dimension. Leaves and spines, and fat trees, have one for the servers of a leaf, and one for each tier
+above it with the bandwidth that the uplinks leave to a GPU, so oversubscription is kept. Rails are one switch.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def astra_sim_network(cluster: Cluster) -> tuple[str, list[str]]:
         "a latency of its own for each link: a dimension has one, that of its longest hop",
     ]
     if cluster.kind.startswith("rail"):
-        lost.append("rails and spines: the servers are one switch")
+        lost.append("rails and spines, with their oversubscription: the servers are one switch")
     return "\n".join([*lines, ""]), lost
 
 
@@ -75,7 +75,6 @@ def _across(cluster: Cluster) -> list[Dimension]:
     """The dimensions of the fabric."""
     fabric, node, n = cluster.fabric, cluster.node, cluster.n_nodes
     rate = cluster.wiring.kinds[0].nic_capacity() * node.nics / node.gpus
-    per_gpu = node.nics * node.nic.capacity
     switch = fabric.switch.latency if isinstance(fabric, SingleSwitch | LeafSpine | FatTree) and fabric.switch else 0.0
     hop = node.nic.latency + switch
     if isinstance(fabric, SingleSwitch):
@@ -86,14 +85,14 @@ def _across(cluster: Cluster) -> list[Dimension]:
         return [Dimension("Switch", together, rate, hop), *_grid(shape, together * node.gpus)]
     if isinstance(fabric, LeafSpine) and cluster.kind == "leaf_spine" and fabric.leaves > 1:
         inside = _divided(cluster, n, fabric.leaves)
-        up = min(rate, rate * fabric.uplinks / (inside * per_gpu))
+        up = min(rate, fabric.uplinks / (inside * node.gpus))
         return [Dimension("Switch", inside, rate, hop), Dimension("Switch", fabric.leaves, up, hop)]
     if isinstance(fabric, LeafSpine) and cluster.kind in ("leaf_spine", "rail_optimised", "rail_only"):
         return [Dimension("Switch", n, rate, hop)]
     if isinstance(fabric, FatTree):
         inside, leaves = _divided(cluster, n, fabric.leaves), _divided(cluster, fabric.leaves, fabric.pods)
-        up = min(rate, rate * fabric.tree.leaf_uplinks / (inside * per_gpu))
-        top = min(up, rate * fabric.tree.pod_uplinks / (inside * leaves * per_gpu))
+        up = min(rate, fabric.tree.leaf_uplinks / (inside * node.gpus))
+        top = min(up, fabric.tree.pod_uplinks / (inside * leaves * node.gpus))
         sizes = ((inside, rate), (leaves, up), (fabric.pods, top))
         return [Dimension("Switch", size, bandwidth, hop) for size, bandwidth in sizes]
     raise UsageError(f"{cluster.name}: dimensions do not describe the fabric {cluster.kind}; write --format simgrid")

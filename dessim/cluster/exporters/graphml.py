@@ -1,7 +1,7 @@
 """Switches and cables as GraphML, as `[fabric] graphml` reads them and drawing programs open them.
 
 A vertex is a switch with the number of its `nodes`; an edge has its `cables` and their `rate`, which is left out where
-it is the usual one of a `graph`.
+it is the usual one of a `graph`. Where some links are overridden, all edges state the payload rate of their link.
 """
 
 from __future__ import annotations
@@ -58,8 +58,11 @@ def graphml_plan(cluster: Cluster) -> Plan:
 
 def graphml_losses(cluster: Cluster) -> list[str]:
     """Sentences on what a GraphML file of switches does not say."""
-    return [
+    lost = [
         "servers: only their number on each switch is kept",
         "latencies and efficiencies of cables",
         f"routing of the {cluster.kind} fabric: readers of GraphML choose routes, dessim those with the fewest hops",
     ]
+    if cluster.kind == "graph" and cluster.built is None:
+        lost.append("rate of the usual cable: edges of that cable state none")
+    return lost

@@ -64,6 +64,8 @@ def infragraph_json(cluster: Cluster) -> tuple[str, list[str]]:
         lost.append("the cube mesh: its GPUs are joined pairwise")
     if any(node.pcie_switches for node in cluster.nodes):
         lost.append("PCIe switches and sockets: each GPU is joined to its NIC")
+    if cluster.built is not None:
+        lost.append("overrides of NVLink and PCIe: all servers of a kind are equal")
     return dump_json(infrastructure) + "\n", lost
 
 
@@ -111,9 +113,10 @@ def _nic_edges(cluster: Cluster, tiers: Tiers, ports: Counter[int], links: dict[
     home = homes(cluster).tolist()
     edges = []
     for number, kind in enumerate(cluster.wiring.kinds):
-        name = f"nic{number}"
-        links[name] = _link(name, kind.node.nic)
         for nic in range(kind.block.count * kind.node.nics):
+            up = cluster.wiring.nic_up + kind.block.first_nic + nic
+            rate = float(cluster.links.capacity[up]) / kind.node.nic.efficiency
+            name = _link_name("nic", replace(kind.node.nic, rate=rate), links)
             host, place = divmod(nic, kind.node.nics)
             switch = home[kind.block.first_nic + nic]
             ends = (f"host{number}[{host}]", f"nic[{place}]"), _port(switch, tiers, ports)
@@ -122,12 +125,17 @@ def _nic_edges(cluster: Cluster, tiers: Tiers, ports: Counter[int], links: dict[
 
 
 def _cable_edges(cable: Cable, tiers: Tiers, ports: Counter[int], links: dict[str, Table]) -> list[Table]:
-    part = Link("", cable.rate, 1.0, cable.latency, "")
-    text = _link("", part)["physical"]
-    name = next((name for name, link in links.items() if link["physical"] == text), f"cable{len(links)}")
-    links.setdefault(name, {"name": name, "physical": text})
+    name = _link_name("cable", Link("", cable.rate, 1.0, cable.latency, ""), links)
     pairs = range(cable.count)
     return [_between(_port(cable.a, tiers, ports), _port(cable.b, tiers, ports), name) for _ in pairs]
+
+
+def _link_name(prefix: str, part: Link, links: dict[str, Table]) -> str:
+    """The name of the link with the rate and latency of a part; added to `links` where there is none yet."""
+    new = _link(f"{prefix}{len(links)}", part)
+    name = next((name for name, link in links.items() if link["physical"] == new["physical"]), str(new["name"]))
+    links.setdefault(name, new)
+    return name
 
 
 def _port(switch: int, tiers: Tiers, ports: Counter[int]) -> tuple[str, str]:

@@ -29,6 +29,11 @@ _STARTS_PER_SEARCH = 128
 """Starts of one breadth-first search, each of which takes some 100 bytes per cable of each switch."""
 
 
+def switch_name(name: str) -> str:
+    """The name of a switch that a file calls `name`: with a prefix where GPUs, nodes or links may have that name."""
+    return f"switch-{name}" if not name.strip() or _RESERVED.search(name) else name
+
+
 @dataclass(frozen=True, slots=True)
 class Edge:
     """`cables` cables between switches `a` and `b`; `link` is set where they are not the fabric's usual cable."""
@@ -57,7 +62,7 @@ class Plan:
             return f"switch {repeated[0]!r} is listed twice"
         if len(self.switches) > MAX_SWITCHES:
             return f"{len(self.switches):,} switches are more than the {MAX_SWITCHES:,} a graph may have"
-        reserved = [name for name in self.switches if not name.strip() or _RESERVED.search(name)]
+        reserved = [name for name in self.switches if switch_name(name) != name]
         if reserved:
             return f"a switch cannot be called {reserved[0]!r}: names of GPUs and nodes, and arrows, are reserved"
         return ""

@@ -55,6 +55,12 @@ def compose(
         assert shape is not None
         node = _server_of(hosts, network, wishes)
         assumed.append(f"node.gpus = {node.gpus}: one GPU for each adapter; give the server with --node")
+        if node.nvlinks:
+            why = "as sold with this generation of GPUs; give the server with --node"
+            assumed.append(f"node.nvlink, node.nvswitch: {why}")
+    assumed += node.assumed
+    if wishes.gpu and (named := parts.generation_of(wishes.gpu, None)):
+        node = replace(node, generation=named)
     if shape and not logical:
         _refuse_other_counts(hosts, len(node.nics))
     network = network or _network_of(node) or parts.network_of(wishes.transport)
@@ -93,8 +99,9 @@ def _server_of(hosts: tuple[Host, ...], network: str, wishes: Wishes) -> FoundNo
     ports = hosts[0].ports
     rate = min((port.rate for port in ports if port.rate is not None), default=None)
     by_rate = 90 if rate is not None and rate >= 400 * parts.GBIT else 80
-    generation = parts.generation_of(wishes.gpu or "", None) or by_rate
-    links = parts.usual_nvlinks(generation) if len(ports) > 1 else 0
+    named = parts.generation_of(wishes.gpu or "", None)
+    generation = named or by_rate
+    links = parts.usual_nvlinks(generation) if len(ports) > 1 and (named or not wishes.gpu) else 0
     nics = tuple(Nic(port.name, port.rate, network) for port in ports)
     return FoundNode(len(ports), nics, generation=generation, nvlinks=links)
 

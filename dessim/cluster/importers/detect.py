@@ -22,15 +22,15 @@ def read_fabric(path: Path, compute: re.Pattern[str] | None = None) -> FoundFabr
     `compute` chooses adapters, which only ibnetdiscover lists.
     """
     start = read_text(path)[: 1 << 16]
-    if re.search(r"^Switch(\s|-)", start, re.MULTILINE) or "ibnetdiscover" in start or "Initiated from node" in start:
+    if re.search(r"^(Switch(\s|-)|# ?Initiated from node)", start, re.MULTILINE):
         return read_ibnetdiscover(path, compute)
     if compute is not None:
         raise ClusterError(path, "", "lists no adapters, so --compute has nothing to match; leave it out")
     if start.lstrip("\ufeff \t\r\n").startswith("<"):
         return read_graphml_fabric(path)
-    if re.search(r"^\s*SwitchName\s*=", start, re.MULTILINE | re.IGNORECASE):
+    if re.search(r"^[ \t]*SwitchName\s*=", start, re.MULTILINE | re.IGNORECASE):
         return read_slurm(path)
-    if re.search(r"^\s*\"?(devices|instances|infrastructure)\"?\s*:", start, re.MULTILINE):
+    if re.search(r"(?:^|[{,])[ \t]*\"?(devices|instances|infrastructure)\"?\s*:", start, re.MULTILINE):
         return read_infragraph(path)
     known = "ibnetdiscover, SLURM's topology.conf, GraphML, InfraGraph"
     raise ClusterError(path, "", f"is no description of a fabric that dessim knows: {known}")

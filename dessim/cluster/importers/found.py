@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 Rate = float | None
 Bundle = tuple[tuple[Rate, int], ...]
@@ -53,7 +53,8 @@ class FoundNode:
     `gpu` is a part of the catalogue with its changed keys, None where the file names none. `generation` is the compute
     capability times ten, such as 90, or 0. Each GPU has `nvlinks` NVLinks, wired as in `[node] nvlink_wiring`, or
     `nvlink_rate` is that of all of them in bytes/s. `pcie` is the rate of a GPU's PCIe link. Without NVLink,
-    `pcie_switches` and `sockets` are set where the file shows them.
+    `pcie_switches` and `sockets` are set where the file shows them. `left_out` are sentences on what the file has and
+    the result has not, `assumed` on what the importer had to guess.
     """
 
     gpus: int
@@ -66,7 +67,8 @@ class FoundNode:
     nvlink_rate: Rate = None
     pcie_switches: int = 0
     sockets: int = 1
-    left_out: tuple[str, ...] = field(default=())
+    left_out: tuple[str, ...] = ()
+    assumed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,3 +101,14 @@ def natural(name: str) -> tuple[tuple[int, int | str], ...]:
     """A key that sorts names by the numbers in them: node2 before node10."""
     pieces = re.findall(r"[0-9]{1,18}|[^0-9]+", name)
     return tuple((0, int(piece)) if piece.isdecimal() else (1, piece) for piece in pieces)
+
+
+def unused_adapters(names: list[str]) -> tuple[str, ...]:
+    """The sentence on adapters of a server that are left out, if there are any."""
+    return (f"adapters of the server that carry no traffic of GPUs: {', '.join(names)}",) if names else ()
+
+
+def undivided(kept: int, gpus: int, names: list[str]) -> str:
+    """The message where `kept` adapters cannot serve `gpus` GPUs evenly; `names` are those to choose from."""
+    listed = ", ".join(names) or "none"
+    return f"{kept} adapters do not divide {gpus} GPUs; choose among {listed} with --nics"

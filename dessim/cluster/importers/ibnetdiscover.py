@@ -13,6 +13,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dessim.cluster.fabrics.graph import switch_name
 from dessim.cluster.importers.found import FoundFabric, Host, Port, Rate, bundle_of, natural
 from dessim.cluster.importers.read import read_text
 from dessim.errors import ClusterError
@@ -32,7 +33,6 @@ _RECORD = re.compile(r'(Switch|Ca|Rt|Router)\s+[0-9]+\s+"([^"]+)"\s*(?:#\s*"([^"
 _CABLE = re.compile(r'\[([0-9]{1,4})\](?:\[ext [0-9]+\])?(?:\([0-9a-fA-Fx]+\))?\s+"([^"]+)"\[([0-9]{1,4})\]')
 _SPEED = re.compile(r"\b([0-9]{1,2})x([A-Z]+(?:10)?)\b")
 _ADAPTER = re.compile(r"(\S+)\s+((?:HCA|mlx|hfi|qib|ibp|ib|hca|rdma|bnxt|cxgb|ocrdma)\S*)", re.IGNORECASE)
-_RESERVED = re.compile(r"^(gpu|node)\d|->")  # names that topology files keep for GPUs, servers and links
 _AGGREGATION = "Aggregation Node"
 
 
@@ -63,7 +63,7 @@ def read_ibnetdiscover(path: Path, compute: re.Pattern[str] | None = None) -> Fo
         raise ClusterError(path, "", f"no adapter {what}; adapters: {_examples(adapters) or 'none'}")
     left_out = []
     if len(kept) < len(adapters):
-        others = [node for node in adapters if node not in kept]
+        others = [node for node in adapters if compute is not None and not compute.search(node.description)]
         left_out.append(f"{len(others)} adapters that --compute does not match: {_examples(others)}")
     if inside:
         left_out.append(f"{len(inside)} SHARP aggregation nodes, which are inside switches")
@@ -106,7 +106,7 @@ def _switch_names(switches: dict[str, _Node]) -> dict[str, str]:
     names = {}
     for guid, node in switches.items():
         name = node.description if shared[node.description] == 1 else guid
-        names[guid] = f"switch-{name}" if _RESERVED.search(name) or not name else name
+        names[guid] = switch_name(name)
     return names
 
 

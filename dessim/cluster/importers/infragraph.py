@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from dessim.cluster.fabrics.graph import switch_name
 from dessim.cluster.importers import parts
 from dessim.cluster.importers.found import FoundFabric, FoundNode, Host, Nic, Port, Rate, bundle_of, natural
 from dessim.cluster.importers.read import read_text
@@ -23,10 +24,9 @@ from dessim.errors import ClusterError
 
 Table = dict[str, Any]
 MAX_ENDS = 1 << 20
-"""Ends of an edge after its slices are expanded, and members of an instance."""
+"""Cables of all edges after their slices are expanded, ends of one edge, and members of an instance."""
 _GB = {"gigabits_per_second": 0.125, "gigabytes_per_second": 1.0}
 _END = re.compile(r"([^\[\].]+)(?:\[([^\[\]]*)\])?")
-_RESERVED = re.compile(r"^(gpu|node)\d|->")
 _MAX_DEPTH = 8
 
 
@@ -57,7 +57,7 @@ def _parsed(path: Path) -> Table:
 
 
 class _Reader:
-    """The tables of an infrastructure by name."""
+    """The tables of an infrastructure by name, the cables expanded so far, and the member that each name stands for."""
 
     def __init__(self, path: Path, root: Table) -> None:
         self.path = path
@@ -65,12 +65,14 @@ class _Reader:
         self.instances = self._by_name(root, "instances")
         self.rates = self._rates(root)
         self.edges = self._tables(root, "edges")
+        self.cables = 0
+        self.members: dict[str, tuple[str, int]] = {}
 
     def fabric(self) -> FoundFabric:
         servers = [name for name in self.instances if self._count(self._device(name), "xpu")]
         if not servers:
             raise ClusterError(self.path, "instances", "no instance is a server: no device has a component xpu")
-        names: dict[str, dict[str, None]] = {"switch": {}}
+        switches: dict[str, None] = {}
         ports: dict[str, list[Port]] = {}
         rates: dict[tuple[str, str], list[Rate]] = {}
         for number, edge in enumerate(self.edges):
@@ -83,12 +85,12 @@ class _Reader:
                         self.path, f"edges.{number}", "joins two servers; dessim needs a switch between them"
                     )
                 switch = self._name(a[0], a[1])
-                names["switch"][switch] = None
+                switches[switch] = None
                 if b[0] in servers:
                     ports.setdefault(self._name(b[0], b[1]), []).append(Port(b[2], switch, rate))
                     continue
                 other = self._name(b[0], b[1])
-                names["switch"][other] = None
+                switches[other] = None
                 if switch != other:
                     low, high = sorted((switch, other))
                     rates.setdefault((low, high), []).append(rate)
@@ -99,7 +101,7 @@ class _Reader:
             for name in sorted(ports, key=natural)
         ]
         return FoundFabric(
-            switches=tuple(names["switch"]),
+            switches=tuple(switches),
             cables={pair: bundle_of(found) for pair, found in sorted(rates.items())},
             hosts=tuple(hosts),
             left_out=("latencies of InfraGraph links",),
@@ -163,13 +165,18 @@ class _Reader:
         """The pairs of (instance, index, component) that an edge joins."""
         ends = [self._ends(self._table(edge, key), f"{where}.{key}") for key in ("ep1", "ep2")]
         scheme = edge.get("scheme", "one2one")
+        sizes = [len(end) for end in ends]
+        if scheme not in ("one2one", "many2many"):
+            raise ClusterError(
+                self.path, f"{where}.scheme", f"{scheme!r} of {sizes[0]} and {sizes[1]} ends is not supported"
+            )
+        self.cables += max(sizes) if scheme == "one2one" else sizes[0] * sizes[1]
+        if self.cables > MAX_ENDS:
+            raise ClusterError(self.path, where, f"with it, the edges are more than {MAX_ENDS:,} cables")
         if scheme == "one2one":
             return list(zip(ends[0], ends[1], strict=False))
-        if scheme == "many2many" and len(ends[0]) * len(ends[1]) <= MAX_ENDS:
-            return [(a, b) for a, b in product(*ends) if a != b]
-        raise ClusterError(
-            self.path, f"{where}.scheme", f"{scheme!r} of {len(ends[0])} and {len(ends[1])} ends is not supported"
-        )
+        # Where both ends are the same set, each pair appears twice.
+        return list(dict.fromkeys((min(a, b), max(a, b)) for a, b in product(*ends) if a != b))
 
     def _ends(self, end: Table, where: str) -> list[tuple[str, int, str]]:
         match = _END.fullmatch(str(end.get("instance", "")))
@@ -203,14 +210,17 @@ class _Reader:
         elif len(numbers) == 3 and numbers[2] == 0:
             raise ClusterError(self.path, where, f"[{text}] has a step of 0")
         else:
-            found = list(range(count))[slice(*numbers)] if len(pieces) > 1 else list(range(count))
+            found = list(range(count)[slice(*numbers)] if len(pieces) > 1 else range(count))
         if not found or found[0] < 0 or max(found) >= count:
             raise ClusterError(self.path, where, f"[{text}] names no member, or more than the {count} there are")
         return found
 
     def _name(self, instance: str, index: int) -> str:
         name = f"{instance}{index}" if self._whole(self.instances[instance], "count", 1) > 1 else instance
-        return f"switch-{name}" if _RESERVED.search(name) else name
+        name = switch_name(name)
+        if self.members.setdefault(name, (instance, index)) != (instance, index):
+            raise ClusterError(self.path, "instances", f"{name!r} names two members; rename an instance")
+        return name
 
     def _device(self, instance: str) -> Table:
         name = str(self.instances[instance].get("device"))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dessim.cluster.importers.found import FoundNode, Nic, Rate
+from dessim.cluster.importers.found import FoundNode, Nic, Rate, undivided, unused_adapters
 from dessim.cluster.importers.parts import GPUS_BY_PCI_ID
 from dessim.cluster.importers.read import parse_xml, read_text
 from dessim.errors import ClusterError
@@ -124,15 +124,10 @@ def _compute_nets(
         if len(gpus) % max(1, len(kept)):
             shared = [bridge for gpu in gpus for bridge in gpu.bridges]
             kept = [net for net in kept if set(net.bridges) & set(shared)]
-    names = ", ".join(_text(net.element, "name") for net in unique)
     if not kept or len(gpus) % len(kept):
-        raise ClusterError(
-            path,
-            "net",
-            f"{len(kept)} adapters do not divide {len(gpus)} GPUs; choose among {names or 'none'} with --nics",
-        )
-    others = [_text(net.element, "name") for net in unique if net not in kept]
-    return kept, (f"adapters of the server that carry no traffic of GPUs: {', '.join(others)}",) if others else ()
+        names = [_text(net.element, "name") for net in unique]
+        raise ClusterError(path, "net", undivided(len(kept), len(gpus), names))
+    return kept, unused_adapters([_text(net.element, "name") for net in unique if net not in kept])
 
 
 def _pcie_tree(gpus: list[_Placed], nets: list[_Placed], cpus: int) -> tuple[int, int]:

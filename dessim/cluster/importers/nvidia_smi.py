@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from dessim.cluster.importers.found import FoundNode, Nic
+from dessim.cluster.importers.found import FoundNode, Nic, undivided, unused_adapters
 from dessim.cluster.importers.read import read_text
 from dessim.errors import ClusterError
 
 _GENERATIONS = {18: 90, 12: 80, 6: 70}
 """NVLinks of a GPU -> compute capability times ten of the first GPU that had as many."""
+_FOUR_SUPERCHIPS = "node.nvlink_wiring = pairwise: as in four GH200; four V100 of a DGX-2 also show NV6, on an NVSwitch"
 _PATHS = r"X|SYS|NODE|PHB|PXB|PIX|NV[0-9]{1,3}|N/A|OK"
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -47,18 +48,20 @@ def read_nvidia_smi(path: Path, nics: re.Pattern[str] | None = None) -> FoundNod
     found = [names.get(column, column) for column in columns if column not in gpus]
     kept = [name for name in found if nics is None or nics.search(name)]
     if len(kept) > len(gpus):
-        kept = [
-            name for name, column in zip(found, columns[len(gpus) :], strict=True) if _near(cells, column, len(gpus))
-        ]
+        near = [_near(cells, column, len(gpus)) for column in columns[len(gpus) :]]
+        kept = [name for name, is_near in zip(found, near, strict=True) if name in kept and is_near]
     if not kept or len(gpus) % len(kept):
-        listed = ", ".join(found) or "none"
-        raise ClusterError(
-            path, "", f"{len(kept)} adapters do not divide {len(gpus)} GPUs; choose among {listed} with --nics"
-        )
-    others = [name for name in found if name not in kept]
-    left_out = (f"adapters of the server that carry no traffic of GPUs: {', '.join(others)}",) if others else ()
-    generation = _GENERATIONS.get(links, 90 if links > 12 else 80)
-    return FoundNode(len(gpus), tuple(Nic(name) for name in kept), None, generation, links, wiring, left_out=left_out)
+        raise ClusterError(path, "", undivided(len(kept), len(gpus), found))
+    left_out = unused_adapters([name for name in found if name not in kept])
+    return FoundNode(
+        gpus=len(gpus),
+        nics=tuple(Nic(name) for name in kept),
+        generation=_GENERATIONS.get(links, 90 if links > 12 else 80),
+        nvlinks=links,
+        wiring=wiring,
+        left_out=left_out,
+        assumed=(_FOUR_SUPERCHIPS,) if wiring == "pairwise" and links == 18 else (),
+    )
 
 
 def _nvlinks(path: Path, rows: list[list[str]]) -> tuple[int, str]:
@@ -73,7 +76,7 @@ def _nvlinks(path: Path, rows: list[list[str]]) -> tuple[int, str]:
         raise ClusterError(path, "", "the GPUs differ in their NVLinks; a server has GPUs of one kind")
     first = own[0]
     if len(first) == len(rows) - 1 and len(set(first)) == 1:
-        pairwise = first[0] * len(first) <= 12 and first[0] <= 4 and len(rows) <= 4
+        pairwise = len(rows) <= 4 and (first[0] <= 4 or (len(rows) == 4 and first[0] == 6))
         return (first[0] * len(first), "pairwise") if pairwise else (first[0], "switched")
     if len(rows) == 8 and len(first) == 4:
         return sum(first), "cube_mesh"

@@ -38,6 +38,8 @@ GPUS_BY_PCI_ID: dict[str, dict[str, str]] = {
 }
 GENERATIONS = {70: "v100-sxm2-32gb", 80: "a100-sxm-80gb", 90: "h100-sxm", 100: "b200-sxm"}
 """Compute capability times ten -> the part assumed where no PCI id names one."""
+_FAMILIES = {"v100": 70, "a100": 80, "h100": 90, "h200": 90, "b200": 100, "gb200": 100}
+"""First word of a GPU part -> compute capability times ten."""
 _NVLINKS = {
     70: ("nvlink2-6", 6, 25.0),
     80: ("nvlink3-12", 12, 25.0),
@@ -127,9 +129,9 @@ def nvlink_of_rate(rate: float) -> Choice:
 
 def generation_of(gpu: str, nvlink: Rate) -> int:
     """The generation of a GPU part, or of the one whose NVLink has this rate; 0 if neither is known."""
-    for generation, part in GENERATIONS.items():
-        if gpu and gpu[:4] == part[:4]:
-            return generation
+    family = gpu.partition("-")[0]
+    if family in _FAMILIES:
+        return _FAMILIES[family]
     by_rate = {links * each * 1e9: generation for generation, (_, links, each) in _NVLINKS.items()}
     return by_rate.get(nvlink or 0.0, 0)
 

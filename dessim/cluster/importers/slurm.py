@@ -7,7 +7,6 @@ oversubscription.
 
 from __future__ import annotations
 
-import math
 import re
 from itertools import product
 from pathlib import Path
@@ -17,27 +16,33 @@ from dessim.cluster.importers.read import read_text
 from dessim.errors import ClusterError
 
 MAX_NODES = 1 << 20
+"""Nodes and switches that all lines name together."""
+_MAX_LETTERS = 255
 
 
 def read_slurm(path: Path) -> FoundFabric:
     """Read switches and nodes. Raises ClusterError."""
     nodes: dict[str, list[str]] = {}
     below: dict[str, list[str]] = {}
+    total = 0
     joined = read_text(path).replace("\\\n", " ")
     for number, line in enumerate(joined.splitlines(), 1):
         words = line.partition("#")[0].split()
         pairs = dict(_pair(path, number, word) for word in words)
         if "switchname" not in pairs:
             continue
-        for switch in _expand(path, number, pairs["switchname"]):
+        named = _expand(path, number, pairs["switchname"])
+        key = next((key for key in ("nodes", "switches") if key in pairs), None)
+        if key is None:
+            raise ClusterError(path, f"line {number}", f"switch {named[0]!r} has neither Nodes= nor Switches=")
+        members = _expand(path, number, pairs[key])
+        total += len(named) * len(members)
+        if total > MAX_NODES:
+            raise ClusterError(path, f"line {number}", f"the file lists more than {MAX_NODES:,} nodes and switches")
+        for switch in named:
             if switch in nodes or switch in below:
                 raise ClusterError(path, f"line {number}", f"switch {switch!r} is listed twice")
-            if "nodes" in pairs:
-                nodes[switch] = _expand(path, number, pairs["nodes"])
-            elif "switches" in pairs:
-                below[switch] = _expand(path, number, pairs["switches"])
-            else:
-                raise ClusterError(path, f"line {number}", f"switch {switch!r} has neither Nodes= nor Switches=")
+            (nodes if key == "nodes" else below)[switch] = members
     switches = [*nodes, *below]
     parents: dict[str, str] = {}
     for parent, children in below.items():
@@ -74,26 +79,37 @@ def _pair(path: Path, number: int, word: str) -> tuple[str, str]:
 
 def _expand(path: Path, number: int, text: str) -> list[str]:
     """The names of a host list: `tux[0-3,7],s1` -> tux0 ... tux3, tux7, s1."""
+    where = f"line {number}"
     names: list[str] = []
     for item in re.findall(r"(?:[^,\[\]]|\[[^\]]*\])+", text):
         pieces = re.split(r"\[([^\]]*)\]", item)
-        choices = [[piece] if i % 2 == 0 else _numbers(path, number, piece) for i, piece in enumerate(pieces)]
-        if len(names) + math.prod(map(len, choices)) > MAX_NODES:
-            raise ClusterError(path, f"line {number}", f"{text[:40]!r} is more than {MAX_NODES:,} names")
+        choices: list[list[str]] = []
+        room = MAX_NODES - len(names)
+        for i, piece in enumerate(pieces):
+            choices.append(_numbers(path, where, piece, room) if i % 2 else [piece])
+            room //= len(choices[-1])
+        if not room:
+            raise ClusterError(path, where, f"{text[:40]!r} is more than {MAX_NODES:,} names")
+        if sum(len(choice[0]) for choice in choices) > _MAX_LETTERS:
+            raise ClusterError(path, where, f"{item[:40]!r} is a name of more than {_MAX_LETTERS} letters")
         names += ["".join(parts) for parts in product(*choices)]
     if not names:
-        raise ClusterError(path, f"line {number}", f"{text!r} names nothing")
+        raise ClusterError(path, where, f"{text!r} names nothing")
     return names
 
 
-def _numbers(path: Path, number: int, text: str) -> list[str]:
+def _numbers(path: Path, where: str, text: str, room: int) -> list[str]:
+    """The numbers of `0-3,7` as they are written, for `room` names at most."""
     found: list[str] = []
     for item in text.split(","):
         match = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", item)
-        if match is None or int(match[2] or match[1]) - int(match[1]) >= MAX_NODES:
-            raise ClusterError(path, f"line {number}", f"[{text[:40]}] is not a list of numbers such as [0-3,7]")
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if match is None or last < first:
+            raise ClusterError(path, where, f"[{text[:40]}] is not a list of numbers such as [0-3,7]")
+        if len(found) + last - first >= room:
+            raise ClusterError(path, where, f"[{text[:40]}] makes more than {MAX_NODES:,} names")
         width = len(match[1])
-        found += [f"{value:0{width}}" for value in range(int(match[1]), int(match[2] or match[1]) + 1)]
+        found += [f"{value:0{width}}" for value in range(first, last + 1)]
     return found
 
 

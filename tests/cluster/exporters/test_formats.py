@@ -92,6 +92,39 @@ def test_graphml_counts_whole_servers() -> None:
         run_export(ExportRequest(load_cluster("h100-8x_rail_128"), "graphml"))
 
 
+def changed(folder: Path, name: str, *changes: tuple[str, str], more: str = "") -> Cluster:
+    """A copy of a shipped cluster with texts replaced, and more text at its end."""
+    text = load_cluster(name).path.read_text()
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    path = folder / "changed.toml"
+    path.write_text(text + more)
+    return load_cluster(path)
+
+
+def test_slower_adapters_come_back_from_infragraph(tmp_path: Path) -> None:
+    override = '\n[[override]]\nnodes = [2, 3]\nnic = "connectx-5"\n'
+    original = changed(tmp_path, "a100-8x_leafspine_16", ("count = 16", "count = 8"), more=override)
+    text, lost = run_export(ExportRequest(original, "infragraph"))
+    assert any(line.startswith("overrides of NVLink and PCIe") for line in lost)
+    mine = imported_again(tmp_path, text)
+    rates = [cluster.links.capacity[cluster.links.of_kind("nic_up")].tolist() for cluster in (mine, original)]
+    assert rates[0] == pytest.approx(rates[1]) and len(set(rates[1])) == 2
+
+
+def test_graphml_has_overridden_cables(tmp_path: Path) -> None:
+    """Four cables of 50 Gb/s with 96 % payload are 24 GB/s; then the edges state the rate of every link."""
+    cable = 'cable = {part = "infiniband-edr", rate = "50 Gb/s"}'
+    more = f'\n[[override]]\nlinks = ["east-spine0 <-> west-spine0"]\n{cable}\n'
+    text, lost = run_export(ExportRequest(changed(tmp_path, "a100-8x_tworooms_12", more=more), "graphml"))
+    assert text.count('<data key="rate">') == text.count("<edge") == 14
+    assert text.count('<data key="rate">24 GB/s</data>') == 1
+    usual = "rate of the usual cable: edges of that cable state none"
+    assert usual not in lost
+    assert usual in run_export(ExportRequest(load_cluster("a100-8x_tworooms_12"), "graphml"))[1]
+
+
 def columns(name: str) -> dict[str, list[str]]:
     rows = (line.partition("#")[0].split(":") for line in exported(name, "astra-sim").splitlines())
     return {key: values.strip(" []").split(", ") for key, values in rows}
@@ -108,6 +141,24 @@ def test_astra_sim_keeps_rates_and_oversubscription() -> None:
     torus = columns("tpu-v4_torus_512")
     assert torus["topology"] == ["Ring"] * 3 and torus["npus_count"] == ["8"] * 3
     assert [float(x) * GIB for x in torus["bandwidth"]] == pytest.approx([45e9] * 3, rel=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("name", "nic", "pcie", "up"),
+    [
+        ("a100-8x_leafspine_16", "connectx-6", "pcie4-x16", [24e9]),
+        ("h100-8x_fattree_128_4to1", "connectx-7", "pcie5-x16", [12e9, 12e9]),
+    ],
+)
+def test_astra_sim_uplinks_do_not_depend_on_pcie(
+    tmp_path: Path, name: str, nic: str, pcie: str, up: list[float]
+) -> None:
+    """Where PCIe limits the NICs to 28.48 GB/s, the uplinks still have the rate of their cables for each GPU."""
+    slow = changed(tmp_path, name, (f'nic = "{nic}"', 'nic = "connectx-7"'), (f'pcie = "{pcie}"', 'pcie = "pcie4-x16"'))
+    text, _ = run_export(ExportRequest(slow, "astra-sim"))
+    found = next(line for line in text.splitlines() if line.startswith("bandwidth"))
+    rates = [float(value) * GIB for value in found.partition("[")[2].partition("]")[0].split(",")]
+    assert rates[1:] == pytest.approx([28.48e9, *up], rel=1e-8)
 
 
 @pytest.mark.parametrize(

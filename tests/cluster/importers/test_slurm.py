@@ -1,0 +1,38 @@
+"""Host lists of topology.conf, and the bound on the names of a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dessim.cluster.importers import slurm
+from dessim.errors import ClusterError
+
+
+def test_names_keep_their_leading_zeros(tmp_path: Path) -> None:
+    path = tmp_path / "topology.conf"
+    path.write_text("SwitchName=s Nodes=a[08-10,3]b[0-1],c\n")
+    names = [f"a{i}b{j}" for i in ("3", "08", "09", "10") for j in range(2)]
+    assert [host.name for host in slurm.read_slurm(path).hosts] == [*names, "c"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("SwitchName=s[0-9] Nodes=n[0-49]", "line 1: the file lists more than 100 nodes and switches"),
+        ("SwitchName=a Nodes=n[0-59]\nSwitchName=b Nodes=m[0-59]", "line 2: the file lists more than 100"),
+        ("SwitchName=s Nodes=n[0-60,100-160]", r"\[0-60,100-160\] makes more than 100 names"),
+        ("SwitchName=s Nodes=n[0-20]-[0-20]", r"\[0-20\] makes more than 100 names"),
+        ("SwitchName=s Nodes=n[0-99],m", r"'n\[0-99\],m' is more than 100 names"),
+        (f"SwitchName=s Nodes={'n' * 300}[0-9]", "a name of more than 255 letters"),
+        ("SwitchName=s Nodes=n[5-3]", r"\[5-3\] is not a list of numbers"),
+    ],
+)
+def test_names_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, words: str) -> None:
+    monkeypatch.setattr(slurm, "MAX_NODES", 100)
+    path = tmp_path / "topology.conf"
+    path.write_text(text)
+    with pytest.raises(ClusterError, match=words) as raised:
+        slurm.read_slurm(path)
+    assert "\n" not in str(raised.value)

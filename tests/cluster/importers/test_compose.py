@@ -1,4 +1,4 @@
-"""What an import assumes: the parts that follow from the GPU, and the sentences that say so."""
+"""Assumptions of an import: the parts that follow from the GPU, and the sentences that say so."""
 
 from __future__ import annotations
 

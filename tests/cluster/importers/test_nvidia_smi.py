@@ -32,7 +32,7 @@ def test_eight_v100_are_joined_by_a_switch(tmp_path: Path) -> None:
 
 
 def test_chosen_adapters_are_kept_where_they_are_more_than_gpus(tmp_path: Path) -> None:
-    """Of the six that --nics matches, four are near GPUs; two that are near as well do not match."""
+    """--nics matches six, four of which are near GPUs; two others are near GPUs and do not match."""
     lines = servers.nvidia_smi(gpus=4, links=12, nics=8).split("\n")
     text = "\n".join(line.replace("PIX", "SYS") if line.startswith(("NIC4\t", "NIC5\t")) else line for line in lines)
     node = found(tmp_path, text, "mlx5_[0-5]")

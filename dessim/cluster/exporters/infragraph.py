@@ -65,7 +65,7 @@ def infragraph_json(cluster: Cluster) -> tuple[str, list[str]]:
     if any(node.pcie_switches for node in cluster.nodes):
         lost.append("PCIe switches and sockets: each GPU is joined to its NIC")
     if cluster.built is not None:
-        lost.append("overrides of NVLink and PCIe: all servers of a kind are equal")
+        lost.append("overrides of NVLink and PCIe, if any: all servers of a kind are equal")
     return dump_json(infrastructure) + "\n", lost
 
 

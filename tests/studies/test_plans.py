@@ -86,6 +86,14 @@ def test_the_errors_in_the_readme_are_those_of_the_predictions(folder, plot, out
     assert f"{100 * np.median(np.abs(errors)):.1f} % in the median" in text
     predicted = [plot.regret_of_prediction(list(plot.plans_of(known, choice).values())) for choice in choices(known)]
     assert f"within 5 % of the fastest in {np.sum(np.array(predicted) <= 0.05)} of these jobs" in text
-    for strategy, name in (("row_all_to_all", "row AllToAll"), ("data_parallel", "data parallel")):
-        of_strategy = [100 * o.error for o in known if o.name.endswith(f": {strategy}")]
-        assert f"{name} (−{-max(of_strategy):.0f} to −{-min(of_strategy):.0f} %)" in text
+    for strategy, shown in (
+        ("row_all_to_all", "row AllToAll ({development} in development jobs, {held_out} in held-out jobs)"),
+        ("data_parallel", "data parallel ({development} and {held_out})"),
+    ):
+        ranges = {split: _range(outcomes, strategy, split) for split in ("development", "held_out")}
+        assert shown.format(**ranges) in " ".join(text.split())
+
+
+def _range(outcomes, strategy, split):
+    errors = [100 * o.error for o in outcomes if o.split == split and o.name.endswith(f": {strategy}")]
+    return f"{min(errors):+.0f} to {max(errors):+.0f} %".replace("-", "−")

@@ -16,9 +16,8 @@ from dessim.files import is_written_through, write_text
 class LineLog:
     """An open log.
 
-    `keep` selects the lines of an existing log that are kept; None: start an empty log. A named pipe or a device only
-    gets the new lines. Raises FileError as soon as the
-    log cannot be written.
+    `keep` selects the lines of an existing log that are kept; None: start an empty log. A named pipe or a device gets
+    the new lines only. Raises FileError as soon as the log cannot be written.
     """
 
     def __init__(self, path: Path, keep: Callable[[list[str]], list[str]] | None) -> None:

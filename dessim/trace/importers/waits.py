@@ -1,6 +1,6 @@
 """Waits of host threads in a profile of gloo, whose collectives run on worker threads.
 
-A profile shows a wait as a pause of the thread, and the collective as the span of a worker. The two hardly end at the
+A profile shows a wait as a pause of the thread, and the collective as the span of a worker. The two rarely end at the
 same instant: the worker hands over the result before its span ends, and is often late to run again on a busy machine,
 by milliseconds. So a pause that ends near the end of a span is a wait for it. The collective then ended when the
 thread went on, at the latest.

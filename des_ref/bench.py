@@ -23,12 +23,13 @@ import numpy as np
 import numpy.typing as npt
 
 from des_ref.bench_cases import BYTES, COLLECTIVES, OPS, Case, Groups, Part, Runner, load_cases, whole
-from des_ref.cli import Parser, leave, output_file, positive, run
+from des_ref.cli import Parser, output_file, positive, run
 from des_ref.comm import Comm, open_comm, record
 from des_ref.machine import core_seconds
 from des_ref.recording.clocks import clock_offsets_us
 from dessim.errors import UnitError, UsageError
 from dessim.files import write_json
+from dessim.processes import leave
 from dessim.trace.schema import Collective, sent_factor
 from dessim.units import parse_size
 

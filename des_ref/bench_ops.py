@@ -16,12 +16,13 @@ from collections.abc import Sequence
 
 import torch
 
-from des_ref.cli import Parser, leave, output_file, run, say
+from des_ref.cli import Parser, output_file, run, say
 from des_ref.device.clock import Clock
 from des_ref.device.kernels import Sizes, supported, time_copy, time_from_host, time_products, time_rows
 from des_ref.device.part import Measured, to_toml
 from dessim.errors import UsageError
 from dessim.files import write_text
+from dessim.processes import leave
 
 
 def measure(device: torch.device, sizes: Sizes, budget_s: float = 0.2) -> Measured:

@@ -10,7 +10,6 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -77,8 +76,6 @@ def output_file(text: str) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise argparse.ArgumentTypeError(f"{path.parent}: {error.strerror}") from None
-    if path.is_dir():
-        raise argparse.ArgumentTypeError(f"{path}: is a folder; name a file")
     return path
 
 
@@ -100,18 +97,6 @@ def not_empty(text: str) -> str:
 def say(text: str) -> None:
     """Print a line of progress for people, on stderr."""
     print(text, file=sys.stderr, flush=True)
-
-
-def leave(code: int) -> NoReturn:
-    """Exit this process now, without finalising the interpreter.
-
-    Threads of torch's process group may still need the interpreter while it is finalised, and then abort a process
-    whose work is done ("terminate called without an active exception"); its launcher would report a failed run.
-    """
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):
-            stream.flush()
-    os._exit(code)
 
 
 def run(program: str, main: Callable[[], int]) -> int:
@@ -147,6 +132,11 @@ def run(program: str, main: Callable[[], int]) -> int:
         if isinstance(error, OSError) and not error.filename:
             drop_stdout()
         return 1
+
+
+def is_rank_0() -> bool:
+    """Whether this process is to be rank 0, as its launcher says, before any process group exists."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _is_first() -> bool:

@@ -22,9 +22,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from des_ref.cli import Parser, leave, output_file, run
+from des_ref.cli import Parser, output_file, run
 from dessim.errors import UsageError
 from dessim.files import write_text
+from dessim.processes import leave
 from dessim.workload.model import parse_model
 
 _POOLINGS = {"SUM": "sum", "MEAN": "mean"}

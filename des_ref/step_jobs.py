@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from des_ref.cli import is_rank_0
 from des_ref.strategies import check_strategy
 from dessim.errors import FileError
 from dessim.files import read_json
@@ -94,5 +95,5 @@ def _job(raw: Mapping[str, Any], path: Path) -> Job:
     elif len(job.tables) != model.input.fields:
         raise FileError(path, job.name, f"plans {len(job.tables)} tables; {model.name} has {model.input.fields}")
     if job.trace is not None:
-        check_free(Path(job.trace))
+        check_free(Path(job.trace), is_writer=is_rank_0())
     return job

@@ -33,7 +33,7 @@ from typing import Any
 
 import torch
 
-from des_ref.cli import Parser, add_allow_code, leave, output_file, run, say
+from des_ref.cli import Parser, add_allow_code, output_file, run, say
 from des_ref.comm import Comm, open_comm, record
 from des_ref.data.synthetic import Zipf
 from des_ref.embedding.optim import ROW_OPTIMIZERS
@@ -49,6 +49,8 @@ from des_ref.substitution.head import require_allowed
 from des_ref.tracing.session import TraceOptions, TraceSession
 from dessim.errors import UsageError
 from dessim.files import write_json
+from dessim.processes import leave
+from dessim.trace.io import abandon
 from dessim.trace.schema import PREFETCH
 from dessim.workload.symbol_values import value_bytes
 
@@ -162,6 +164,8 @@ def _train(job: Job, comm: Comm, strategy: Strategy, offset_s: float, watch: Wat
         comm.barrier()
     finally:
         pipeline.close()
+        if job.trace is not None and comm.rank == 0:
+            abandon(Path(job.trace))
     if strategy.close() is not None:  # servers count from the first warm-up step to the end, and so do their workers
         load = watch.stop()
     results = [*warmup, *timed] if job.has_servers else timed

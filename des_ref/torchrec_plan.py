@@ -25,9 +25,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from des_ref.cli import Parser, leave, output_file, run
+from des_ref.cli import Parser, output_file, run
 from dessim.errors import FileError, UnitError, UsageError
 from dessim.files import write_text
+from dessim.processes import leave
 from dessim.units import parse_size
 from dessim.workload.model import Model, load_model
 from dessim.workload.torchrec_plan import (

@@ -4,7 +4,7 @@
     torchrun --standalone --nproc-per-node=4 -m des_ref.train --data ml-100k --json
     torchrun --standalone --nproc-per-node=4 -m des_ref.train --trace run.trace --trace-steps 20 --steps 100
     torchrun --standalone --nproc-per-node=4 -m des_ref.train --plan job.plan.toml      (docs/planner.md)
-    torchrun --nnodes=2 --nproc-per-node=8 --rdzv-backend=c10d --rdzv-endpoint=HOST:29500 -m des_ref.train
+    torchrun --nnodes=2 --nproc-per-node=8 --rdzv-backend=c10d --rdzv-endpoint=HOST:29500 --rdzv-id=JOB -m des_ref.train
     python -m des_ref.train --data train.txt.gz --model deepfm          (Criteo's columns)
     zcat day_*.gz | python -m des_ref.train --data stream --input - --model deepfm      (docs/streaming.md)
 
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from des_ref.checkpoint import resume
-from des_ref.cli import leave, run, say
+from des_ref.cli import run, say
 from des_ref.comm import Comm, Encoding, open_comm, record, require_same
 from des_ref.config import Settings
 from des_ref.models.build import Network
@@ -35,6 +35,7 @@ from des_ref.train_flags import parser, settings_from
 from des_ref.training.samples import train_on_samples
 from dessim.errors import UsageError
 from dessim.files import dump_json, write_json
+from dessim.processes import leave
 from dessim.workload.model import Model
 
 
@@ -89,12 +90,17 @@ def _train(args: argparse.Namespace, settings: Settings, model: Model, world: Co
 
 
 def _shared(args: argparse.Namespace, settings: Settings, model: Model) -> dict[str, Any]:
-    """The settings that every process of a run must share; names of files may differ between machines."""
-    names_of_files = {"model": True, "data": {"source"}, "stream": {"inputs", "log", "tensorboard"}}
+    """The settings that every process of a run must share; names of files may differ between machines.
+
+    The laws of `--ids` are in the model.
+    """
+    names_of_files = {"model": True, "ids": True, "data": {"source"}, "stream": {"inputs", "log", "tensorboard"}}
     names_of_files |= {"checkpoint": {"folder"}, "plan": {"path"}}
+    source = settings.data.source
     return {
         "settings": settings.model_dump(mode="json", exclude=names_of_files),
         "model": model.model_dump(mode="json"),
+        "data": source if source in ("ml-100k", "synthetic", "stream") else "a file",
         "checkpoint": settings.checkpoint.folder is not None,
         "resume": args.resume is not None,
         "trace": [args.trace is not None, args.trace_steps, args.trace_warmup],

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from des_ref.checkpoint import resume
-from des_ref.cli import Parser, add_allow_code, not_empty, output_file, output_folder, positive
+from des_ref.cli import Parser, add_allow_code, is_rank_0, not_empty, output_file, output_folder, positive
 from des_ref.codecs import CODECS
 from des_ref.config import Settings, load_settings
 from des_ref.embedding.optim import ROW_OPTIMIZERS
@@ -222,7 +222,7 @@ def _check_trace(args: argparse.Namespace, settings: Settings) -> None:
     """Raises UsageError where the run cannot be traced."""
     if args.trace is None:
         return
-    check_free(args.trace)
+    check_free(args.trace, is_writer=is_rank_0())
     if settings.has_server_processes:
         raise UsageError("--trace records collectives, and ps_async has none: trace ps_sync instead")
 

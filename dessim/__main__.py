@@ -1,9 +1,8 @@
 """The `dessim` command, also as `python -m dessim`."""
 
-import os
 import sys
 
-from dessim.processes import INTERRUPTED, Ending, prepare_streams
+from dessim.processes import INTERRUPTED, Ending, leave, prepare_streams
 
 
 def main() -> None:
@@ -16,18 +15,11 @@ def main() -> None:
             run()
     except KeyboardInterrupt:
         sys.stderr.write("dessim: interrupted\n")
-        _leave()
+        leave(INTERRUPTED)
     except SystemExit as end:
         if end.code == INTERRUPTED:
-            _leave()
+            leave(INTERRUPTED)
         raise
-
-
-def _leave() -> None:
-    """Exit now: Python may kill a process whose code has caught a KeyboardInterrupt with SIGINT as it ends."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os._exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

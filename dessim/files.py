@@ -1,4 +1,4 @@
-"""Reads TOML, and writes files completely or not at all.
+"""Reads TOML, JSON and text; checks outputs before the work; replaces files whole.
 
 A file is written to a temporary name beside the target and then renamed, so that a killed process or a full disk leaves
 the earlier file unchanged. A link stays a link: the file it points to is replaced. Devices, named pipes and the file
@@ -118,10 +118,11 @@ class Outputs:
             raise UsageError(f"{option} {str(path)!r}: is a folder; name a file")
         if suffix and path.suffix != suffix:
             raise UsageError(f"{option} {str(path)!r}: is written as {suffix[1:].upper()}; name it NAME{suffix}")
-        above = next(folder for folder in path.absolute().parents if folder.exists())
+        target = Path(os.path.realpath(path))  # of a link, the file that is replaced
+        above = next(folder for folder in target.parents if folder.exists())
         if not above.is_dir():
             raise FileError(path, "", f"cannot be written: {above} is no folder")
-        if not os.access(path if path.exists() else above, os.W_OK):
+        if not os.access(path if is_written_through(path) else above, os.W_OK):
             raise FileError(path, "", "cannot be written: no permission")
         for file in (path, path.with_suffix(beside)) if beside else (path,):
             other = self._options.setdefault(os.path.realpath(file), option)

@@ -22,7 +22,7 @@ _MOST_BYTES = 4096
 
 def take(file: Path, what: str) -> None:
     """Create the lock `file` of `what`, or take it over from a process that has ended. Raises UsageError, OSError."""
-    with _alone_with(file) as handle:
+    with _alone_with(file, os.O_CREAT) as handle:
         _refuse(os.read(handle, _MOST_BYTES), file, what)
         os.ftruncate(handle, 0)
         os.pwrite(handle, json.dumps(_own()).encode(), 0)
@@ -42,10 +42,10 @@ def release(file: Path) -> None:
 
 
 @contextmanager
-def _alone_with(file: Path) -> Iterator[int]:
-    """An open lock file that no other process reads or changes during the block."""
+def _alone_with(file: Path, flags: int = 0) -> Iterator[int]:
+    """An open lock file that no other process reads or changes during the block. `flags`: more of those of open(2)."""
     while True:
-        handle = os.open(file, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o644)
+        handle = os.open(file, flags | os.O_RDWR | os.O_NOFOLLOW, 0o644)
         try:
             with suppress(OSError):  # a file system without locks
                 fcntl.flock(handle, fcntl.LOCK_EX)

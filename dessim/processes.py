@@ -12,8 +12,9 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from types import FrameType
-from typing import Self
+from typing import NoReturn, Self
 
 from dessim.errors import one_line
 
@@ -36,6 +37,7 @@ def prepare_streams() -> None:
             handle = os.open(os.devnull, mode)  # the lowest free descriptor, so this one
             if handle != descriptor:
                 os.dup2(handle, descriptor)
+            os.set_inheritable(descriptor, True)  # as a standard stream is; os.open makes none
     sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
@@ -59,13 +61,26 @@ def refusal(error: BaseException) -> str:
     return one_line(f"out of memory: {error}" if str(error) else "out of memory")
 
 
+def leave(code: int) -> NoReturn:
+    """Exit this process now, without finalising the interpreter.
+
+    Threads of torch's process group may still need the interpreter while it is finalised, and then abort a process
+    whose work is done ("terminate called without an active exception"); its launcher would report a failed run. And
+    Python may kill a process whose code has caught a KeyboardInterrupt with SIGINT as it ends.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
+
+
 class Ending:
     """While entered, SIGTERM raises KeyboardInterrupt as Ctrl-C does, and a process that does not react is ended.
 
     Python handles a signal only between two of its own instructions, so a wait inside a library, such as that for a
     silent worker, would go on: after two seconds the process exits with INTERRUPTED. An ignored SIGINT, as in a
     background job of a shell, stays ignored. Only the main thread handles signals; in another one nothing changes.
-    `who` begins the line that is printed. A handler that takes this one's place calls `notice` of it.
+    `who` begins the line that is printed. A handler that takes this one's place calls `noticed`.
     """
 
     def __init__(self, who: str) -> None:
@@ -113,6 +128,13 @@ class Ending:
                     os.write(2, f"{self._who}: interrupted\n".encode())
                 os._exit(INTERRUPTED)
         os.close(wakeup)
+
+
+def noticed(replaced: Iterable[object]) -> None:
+    """Tell each Ending among handlers that another one has replaced that the process reacts to a signal."""
+    for handler in replaced:
+        if isinstance(handler, Ending):
+            handler.notice()
 
 
 def _no_wakeup() -> None:

@@ -146,6 +146,20 @@ def test_outputs_that_cannot_be_written_or_would_replace_each_other_are_refused(
             outputs.add(option, Path(name), suffix, beside)
 
 
+def test_the_folder_that_a_rename_changes_must_be_writable(tmp_path, monkeypatch):
+    open_, shut = tmp_path / "open", tmp_path / "shut"
+    for folder in (open_, shut):
+        folder.mkdir()
+    (shut / "old.csv").touch()
+    (open_ / "link.csv").symlink_to(shut / "new.csv")
+    (shut / "link.csv").symlink_to(open_ / "new.csv")
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != shut)  # root may write anywhere
+    files.Outputs().add("--csv", shut / "link.csv")
+    for name in (shut / "new.csv", shut / "old.csv", open_ / "link.csv"):
+        with pytest.raises(FileError, match="cannot be written: no permission"):
+            files.Outputs().add("--csv", name)
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [

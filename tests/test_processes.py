@@ -6,9 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+
+from dessim.lab import launch
+from dessim.processes import Ending
 
 HERE = Path(__file__).parents[1]
 WAITS_IN_C = """
@@ -50,6 +54,16 @@ def test_a_signal_ends_a_program_whatever_it_waits_for(program: str, says: str, 
     assert running.returncode == 130
 
 
+def test_a_handler_that_replaces_another_tells_it_of_signals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the removal of a lab would be cut short, once the handler of the run is gone."""
+    ending, told = Ending("program"), []
+    monkeypatch.setattr(ending, "notice", lambda: told.append(True))
+    with ending, pytest.raises(KeyboardInterrupt), launch._Interrupts():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+    assert told
+
+
 @pytest.mark.parametrize(
     ("command", "code", "says"),
     [
@@ -74,3 +88,27 @@ def test_escape_sequences_never_reach_the_terminal(tmp_path: Path) -> None:
         [sys.executable, "-m", "dessim", "model", "show", f"{tmp_path}/{name}.toml"], capture_output=True, cwd=HERE
     )
     assert done.returncode == 1 and b"red\\x1b[31m\\x9b2J.toml" in done.stderr and b"\x1b" not in done.stderr
+
+
+def test_children_inherit_a_stream_that_was_closed() -> None:
+    program = "import os; from dessim.processes import prepare_streams; prepare_streams(); print(os.get_inheritable(0))"
+    done = subprocess.run(["bash", "-c", f"{sys.executable} -c '{program}' <&-"], capture_output=True, cwd=HERE)
+    assert (done.stdout, done.stderr) == (b"True\n", b"")
+
+
+def test_an_interrupt_after_the_reader_of_stdout_has_exited_is_one_line() -> None:
+    program = """
+import os
+import dessim.__main__, dessim.cli.app
+def run():
+    reader, writer = os.pipe()
+    os.close(reader)
+    os.dup2(writer, 1)
+    print("a result")
+    raise KeyboardInterrupt
+dessim.cli.app.main = run
+dessim.__main__.main()
+"""
+    environment = os.environ | {"PYTHONUNBUFFERED": ""}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, cwd=HERE, env=environment)
+    assert (done.returncode, done.stderr) == (130, b"dessim: interrupted\n")

@@ -22,10 +22,11 @@ import torch
 from des_ref.certify import stale
 from des_ref.certify.case import SEED, Case, batches
 from des_ref.certify.compare import State, compare, reference_states
-from des_ref.cli import leave, say
+from des_ref.cli import say
 from des_ref.comm import Comm, open_comm
 from des_ref.forked import forking_context
 from dessim.errors import SimulationError
+from dessim.processes import leave
 from dessim.trace.schema import PREFETCH
 
 _PROGRESS_INTERVAL_S = 10.0

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -25,6 +25,7 @@ from dessim.errors import UsageError
 
 T = TypeVar("T")
 _TO_REPORT_S = 2.0  # for a store that times out by itself to say why
+_RESOLVE_EVERY_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +140,7 @@ def _pick_device(device: str, placement: _Placement, servers: int) -> torch.devi
 def _within(timeout: float, work: Callable[[], T]) -> T:
     """The result of `work`. Raises TimeoutError if it takes longer than `timeout` seconds, and what it raises itself.
 
-    A store waits for ever for a program that listens at its port, is none of ours and says nothing.
+    torch waits for ever if another program listens at the store's port and never answers.
     """
     done: Future[T] = Future()
 
@@ -150,12 +151,9 @@ def _within(timeout: float, work: Callable[[], T]) -> T:
             done.set_exception(error)
 
     Thread(target=run, daemon=True).start()
-    try:
-        return done.result(timeout + _TO_REPORT_S)
-    except FutureTimeout:
-        raise TimeoutError(
-            f"no answer at {_address()}: rank 0 has not begun, or another program listens there"
-        ) from None
+    if not wait([done], timeout + _TO_REPORT_S).done:
+        raise TimeoutError(f"no answer at {_address()}: rank 0 has not begun, or another program listens there")
+    return done.result()
 
 
 def _address() -> str:
@@ -163,12 +161,30 @@ def _address() -> str:
 
 
 def _launcher_store(rank: int, world_size: int, timeout: float) -> dist.Store:
-    # torch retries an unknown name until the time is up, with a page of its own stack for each try.
-    host = os.environ["MASTER_ADDR"]
-    try:
-        socket.getaddrinfo(host, None)
-    except (OSError, UnicodeError) as error:
-        raise RankError(rank, f"MASTER_ADDR={host}: cannot be resolved: {error}") from None
-    store = next(dist.rendezvous("env://", rank, world_size, timeout=timedelta(seconds=timeout)))[0]
+    deadline = time.monotonic() + timeout
+    _await_name(rank, os.environ["MASTER_ADDR"], deadline)
+    limit = timedelta(seconds=_left(deadline))
+    store = next(dist.rendezvous("env://", rank, world_size, timeout=limit))[0]
     store.set_timeout(timedelta(seconds=timeout))
-    return dist.PrefixStore(agree_on_prefix(store, rank, world_size, timeout), store)
+    return dist.PrefixStore(agree_on_prefix(store, rank, world_size, _left(deadline)), store)
+
+
+def _await_name(rank: int, host: str, deadline: float) -> None:
+    """Return once `host` can be resolved: the name of a container may be published after others start.
+
+    torch would retry, too, with a page of its own stack for each try. Raises RankError after the deadline, and at once
+    for what is no name.
+    """
+    while True:
+        try:
+            socket.getaddrinfo(host, None)
+            return
+        except (OSError, UnicodeError) as error:
+            if isinstance(error, UnicodeError) or time.monotonic() + _RESOLVE_EVERY_S > deadline:
+                raise RankError(rank, f"MASTER_ADDR={host}: cannot be resolved: {error}") from None
+        time.sleep(_RESOLVE_EVERY_S)
+
+
+def _left(deadline: float) -> float:
+    """Seconds until the deadline, at least 1, in which processes that have all begun find each other."""
+    return max(deadline - time.monotonic(), 1.0)

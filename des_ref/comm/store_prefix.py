@@ -43,5 +43,5 @@ def agree_on_prefix(store: Store, rank: int, world_size: int, timeout: float) ->
 
 def _poll(deadline: float, timeout: float) -> None:
     if time.monotonic() > deadline:
-        raise TimeoutError(f"a process did not arrive within {timeout:g} s")
+        raise TimeoutError(f"a process did not arrive within {round(timeout, 1):g} s")
     time.sleep(_POLL_S)

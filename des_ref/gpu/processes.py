@@ -14,12 +14,13 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from des_ref.cli import leave, run
+from des_ref.cli import run
 from des_ref.comm import Comm, open_comm
 from des_ref.forked import forking_context
 from des_ref.gpu.machine import Figures, Late, Machine
 from dessim.errors import CheckFailed
 from dessim.files import write_json
+from dessim.processes import leave
 
 Work = Callable[[Comm, Machine], Figures]
 _PARENT = "des_ref.gpu.checks"

@@ -44,7 +44,9 @@ _BY_DIMENSION = frozenset({"index_select", "index_copy_", "index_fill_", "index_
 _SELECTING = frozenset(
     {"index_select", "index", "gather", "take", "embedding", "_embedding_bag", "_embedding_bag_forward_only"}
 )
-_REPLACING = frozenset({"index_copy_", "index_fill_", "index_put_", "_index_put_impl_", "scatter_"})
+_PUTTING = frozenset({"index_put_", "_index_put_impl_"})
+_ACCUMULATES = 3  # argument of these; they add then
+_REPLACING = frozenset({"index_copy_", "index_fill_", "scatter_"}) | _PUTTING
 _ADDING = frozenset({"index_add_", "scatter_add_"})
 
 
@@ -60,7 +62,8 @@ def touched_bytes(func: Any, args: Sequence[Any], out: Any) -> int:
         return bytes_of(args[1:]) + _selected_bytes(name, args, out) + bytes_of(out)
     if name in _REPLACING or name in _ADDING:
         # `out` is the table itself. Adding reads the elements before it writes them.
-        return bytes_of(args[1:]) + _selected_bytes(name, args, out) * (2 if name in _ADDING else 1)
+        adds = name in _ADDING or (name in _PUTTING and len(args) > _ACCUMULATES and bool(args[_ACCUMULATES]))
+        return bytes_of(args[1:]) + _selected_bytes(name, args, out) * (2 if adds else 1)
     return bytes_of(args) + bytes_of(out)
 
 
@@ -72,7 +75,7 @@ def _selected_bytes(name: str, args: Sequence[Any], out: Any) -> int:
     elif name in _BY_DIMENSION:
         length = table.shape[args[1]] if table.dim() else 1
         selected = args[2].numel() * (table.numel() // max(length, 1))
-    elif name in ("index_put_", "_index_put_impl_"):
+    elif name in _PUTTING:
         given = [index for index in args[1] if index is not None]
         if any(index.dtype in (torch.bool, torch.uint8) for index in given):
             selected = table.numel()  # a mask reads all of its own size

@@ -8,29 +8,29 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from dessim.processes import Ending
+from dessim.processes import noticed
 
 
 @contextmanager
 def asked_to_stop() -> Iterator[threading.Event]:
     """An event that the first SIGINT (Ctrl-C) or SIGTERM sets. The second signal has its usual effect.
 
-    Outside the main thread, which alone may handle signals, the event is never set.
+    A stream that waits for a silent worker ends after `--timeout`. An ignored SIGINT, as in a background job of a
+    shell, stays ignored. Outside the main thread, which alone may handle signals, the event is never set.
     """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}
 
     def restore() -> None:
         for number, handler in previous.items():
             signal.signal(number, handler)
 
     def handle(number: int, frame: FrameType | None) -> None:
-        for handler in previous.values():
-            if isinstance(handler, Ending):
-                handler.notice()
+        noticed(previous.values())
         stop.set()
         restore()
 

@@ -20,6 +20,7 @@ from des_ref.training.loop import Run, train
 from des_ref.training.source import Opened, open_source
 from des_ref.training.summary import summarise
 from dessim.errors import UsageError
+from dessim.trace.io import abandon
 from dessim.trace.schema import PREFETCH
 from dessim.workload.model import Model
 
@@ -50,13 +51,15 @@ def train_on_samples(
     batches = endless(opened.source, batch, comm, progress.steps, share)
     lane = Lane(comm.beside(PREFETCH)) if settings.training.pipeline else None
     pipeline = Pipeline(strategy, comm, batches, lane)
-    session = TraceSession(trace, comm, strategy, pipeline, model, batch) if trace is not None else None
     try:
+        session = TraceSession(trace, comm, strategy, pipeline, model, batch) if trace is not None else None
         train(Run(settings, opened, comm, strategy, pipeline, progress, session, writer, epoch_log))
         if writer is not None:
             writer.finish()
     finally:
         pipeline.close()
+        if trace is not None and comm.rank == 0:
+            abandon(trace.path)
         if writer is not None:
             writer.close()
     summary = summarise(settings, model, opened, comm, strategy, progress)

@@ -24,7 +24,6 @@ from dessim.cli.tenants import tenants
 from dessim.cli.topo import topo
 from dessim.cli.trace import trace
 from dessim.cli.validate import validate
-from dessim.processes import Ending, prepare_streams
 
 
 class _Commands(TyperGroup):
@@ -73,7 +72,5 @@ for command in (demo, replay, project, plan, collective, tenants, goodput, ids, 
 
 
 def main() -> None:
-    """Entry point of the `dessim` program."""
-    prepare_streams()
-    with Ending("dessim"):
-        app(prog_name="dessim")
+    """Run the command line. `dessim.__main__` has prepared the streams and the signals."""
+    app(prog_name="dessim")

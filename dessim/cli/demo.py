@@ -14,7 +14,8 @@ from dessim.cli.output import guarded, print_json, to_fill
 @guarded
 def demo(
     out: Annotated[
-        Path, typer.Option("--out", "-o", callback=to_fill, help="Folder for the report and its data.")
+        Path,
+        typer.Option("--out", "-o", callback=to_fill, path_type=str, help="Folder for the report and its data."),
     ] = Path("demo-out"),
     ranks: Annotated[int, typer.Option(help="Processes to train with.", min=1, max=64)] = 4,
     data: Annotated[str, typer.Option(help="ml-100k, synthetic, or a file in Criteo's format.")] = "ml-100k",

@@ -61,7 +61,9 @@ def lab_run(
     ] = None,
     logs: Annotated[
         Path | None,
-        typer.Option(callback=to_fill, help="Folder for rank<i>.log; default: one that `lab down` removes."),
+        typer.Option(
+            callback=to_fill, path_type=str, help="Folder for rank<i>.log; default: one that `lab down` removes."
+        ),
     ] = None,
     timeout: Annotated[
         float | None, typer.Option(help="Seconds after which the run is stopped, with exit code 124.")

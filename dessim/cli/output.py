@@ -84,11 +84,12 @@ def _to_write(
     return path
 
 
-def to_fill(context: typer.Context, parameter: typer.CallbackParam, path: Path | None) -> Path | None:
-    """Check the folder that an option writes into; an empty name would be the current one."""
+def to_fill(context: typer.Context, parameter: typer.CallbackParam, name: str | None) -> Path | None:
+    """Check the folder that an option writes into. Of type str, an empty name is not taken for the current folder."""
+    path = Path(name) if name is not None else None
     with _one_line():
-        if path == Path() or (path is not None and path.exists() and not path.is_dir()):
-            raise UsageError(f"{'/'.join(parameter.opts)} {str(path)!r}: name a folder")
+        if path is not None and (not name or (path.exists() and not path.is_dir())):
+            raise UsageError(f"{'/'.join(parameter.opts)} {name!r}: name a folder")
     return path
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -126,6 +127,8 @@ def plan(
     if for_torchrec and counts not in (None, [1]):
         raise UsageError("--replicas: TorchRec's plans name no replicas; leave --replicas or --to out")
     scales = parse_scales(gpus)
+    if counts is not None:
+        _check_replicas(counts, scales, allowed)
     samples, per_gpu = parse_batch(batch)
     aimed = parse_quantity("--target", target, parse_throughput) if target is not None else None
     limit = parse_quantity("--budget", budget, parse_price) if budget is not None else None
@@ -190,3 +193,14 @@ def _strategies(without: str | None) -> tuple[str, ...]:
     if not left:
         raise UsageError(f"--without {without}: leaves no strategy for tables")
     return left
+
+
+def _check_replicas(counts: Sequence[int], scales: Sequence[int], allowed: Mapping[Any, Sequence[str]]) -> None:
+    """Raises UsageError for numbers of replicas that no plan can have. `allowed`: codecs of each kind of values."""
+    from dessim.plan.coded import EXACT
+
+    for count in counts:
+        if all(gpus % count for gpus in scales):
+            raise UsageError(f"--replicas {count}: no number of --gpus divides evenly into {count} blocks")
+    if max(counts) > 1 and any(EXACT not in codecs for codecs in allowed.values()):
+        raise UsageError(f"--replicas: plans with replicas are tried without codecs; add {EXACT} to --codecs")

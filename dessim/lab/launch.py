@@ -20,6 +20,7 @@ from types import FrameType
 
 from dessim.errors import UsageError
 from dessim.lab.layout import Layout
+from dessim.processes import noticed
 
 MASTER_PORT = 29500
 """torchrun's default; always free, because a lab's network is separate from the machine's."""
@@ -197,6 +198,7 @@ class _Interrupts:
             raise KeyboardInterrupt
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        noticed(self._handlers.values())
         if not self._deferring:
             raise KeyboardInterrupt
         self._pending = True

@@ -96,11 +96,12 @@ class RankWriter:
             raise OSError(error.errno, error.strerror, str(self._path)) from None
 
 
-def check_free(path: Path) -> None:
+def check_free(path: Path, is_writer: bool = True) -> None:
     """Raise UsageError if a trace must not be written to `path`.
 
     That is the case if `path`, or its part folder, exists and is neither a trace nor an empty folder, and while
-    another run writes the part folder.
+    another run writes the part folder. Only the process that will call `begin` judges the latter (`is_writer`): on
+    another host the lock of a run that has ended, and that of this run, look like those of another.
     """
     if not path.name:
         raise UsageError(f"{path}: not a name for a trace; write NAME.trace")
@@ -108,7 +109,8 @@ def check_free(path: Path) -> None:
     for folder in (path, part):
         if folder.exists() and not _may_replace(folder):
             raise UsageError(f"{folder}: exists and is not a trace; name another folder")
-    locks.refuse_taken(part / LOCK_FILE, str(part))
+    if is_writer:
+        locks.refuse_taken(part / LOCK_FILE, str(part))
 
 
 def _may_replace(folder: Path) -> bool:
@@ -137,20 +139,32 @@ def finish(path: Path, header: Header) -> None:
     old = path.with_name(f".{path.name}.{os.getpid()}.old")
     if path.exists():
         path.rename(old)
-    locks.release(part / LOCK_FILE)
     part.rename(path)
+    # Without its lock, another run could take the part folder before the rename.
+    locks.release(path / LOCK_FILE)
     if old.exists():
         shutil.rmtree(old)
+
+
+def abandon(path: Path) -> None:
+    """Let other runs write to `path`, if this process has begun its trace and not finished it.
+
+    What is recorded stays in the part folder until another run begins.
+    """
+    locks.release(part_folder(path) / LOCK_FILE)
 
 
 def write_trace(path: Path, header: Header, ranks: Sequence[Sequence[Op]]) -> None:
     """Write a whole trace at once, as importers and tests do. Raises UsageError as `begin` does."""
     begin(path, header)
-    for rank, ops in enumerate(ranks):
-        writer = RankWriter(path, rank)
-        writer.write_step(ops)
-        writer.close()
-    finish(path, header)
+    try:
+        for rank, ops in enumerate(ranks):
+            writer = RankWriter(path, rank)
+            writer.write_step(ops)
+            writer.close()
+        finish(path, header)
+    finally:
+        abandon(path)
 
 
 def load_trace(path: str | Path) -> Trace:

@@ -68,6 +68,7 @@ def _train(environment: dict[str, str], arguments: list[str], output: Path) -> N
     for stream in (1, 2):
         os.dup2(file, stream)
     from des_ref import train
-    from des_ref.cli import leave, run
+    from des_ref.cli import run
+    from dessim.processes import leave
 
     leave(run("des_ref.train", lambda: train.main(arguments)))

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from des_ref.cli import leave
 from des_ref.comm import Comm, open_comm
 from des_ref.forked import forking_context
+from dessim.processes import leave
 
 
 def on_ranks(ranks: int, folder: Path, work: Callable[[Comm], Any], limit_s: float = 240) -> list[Any]:

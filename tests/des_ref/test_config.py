@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import errno
+import json
 from pathlib import Path
 
 import pytest
 
-from des_ref import bench, train
+from des_ref import bench, steps, train
 from des_ref.certify import program as certify
 from des_ref.cli import run
 from des_ref.config import load_settings
-from dessim.errors import FileError
+from des_ref.step_jobs import load_jobs
+from des_ref.tracing.session import TraceSession
+from des_ref.train_flags import parser, settings_from
+from dessim.errors import FileError, UsageError
+from dessim.trace.io import LOCK_FILE, part_folder
+from tests.des_ref.planned import equal_model
 
 
 def test_shipped_settings_load_and_options_override_them() -> None:
@@ -96,6 +102,57 @@ def test_a_trace_never_replaces_another_file_or_folder(tmp_path: Path, capsys: p
         )
         assert "exists and is not a trace; name another folder" in capsys.readouterr().err
     assert sorted(file.name for file in tmp_path.rglob("*")) == ["papers", "thesis.txt"]
+
+
+def test_only_rank_0_judges_the_lock_of_a_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On another host, the lock that rank 0 has just taken looks like that of another run."""
+    trace = tmp_path / "run.trace"
+    part_folder(trace).mkdir()
+    (part_folder(trace) / LOCK_FILE).write_text('{"pid": 1, "host": "elsewhere"}')
+    jobs = tmp_path / "jobs.json"
+    jobs.write_text(json.dumps({"jobs": [{"model": "fm", "strategy": "mesh", "trace": str(trace)}]}))
+    arguments = parser("").parse_args(["--data", "synthetic", "--trace", str(trace)])
+    monkeypatch.setenv("RANK", "1")
+    assert settings_from(arguments).data.source == "synthetic" and len(load_jobs(jobs)) == 1
+    monkeypatch.setenv("RANK", "0")
+    for read in (lambda: settings_from(arguments), lambda: load_jobs(jobs)):
+        with pytest.raises(UsageError, match="process 1 on elsewhere is writing it"):
+            read()
+
+
+@pytest.mark.parametrize("program", ["train", "steps"])
+def test_a_run_that_is_interrupted_gives_up_the_lock_of_its_trace(
+    program: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether a process of another host has ended cannot be seen, so its lock would refuse the next run there."""
+
+    def interrupted(self: TraceSession) -> None:
+        assert (part / LOCK_FILE).exists()
+        raise KeyboardInterrupt
+
+    trace, jobs = tmp_path / "run.trace", tmp_path / "jobs.json"
+    part = part_folder(trace)
+    jobs.write_text(json.dumps({"jobs": [{"model": str(tiny), "strategy": "mesh", "trace": str(trace)}]}))
+    monkeypatch.setattr(TraceSession, "step", interrupted)
+    options = ["--data", "synthetic", "--model", str(tiny), "--trace", str(trace), "--device", "cpu"]
+    assert run("p", lambda: train.main(options) if program == "train" else steps.main([str(jobs)])) == 130
+    assert part.is_dir() and not (part / LOCK_FILE).exists()
+
+
+def _compared(*options: str) -> dict[str, object]:
+    args = parser("").parse_args(options)
+    settings = settings_from(args)
+    return train._shared(args, settings, settings.load_model())
+
+
+def test_ranks_must_share_the_kind_of_data_and_the_laws_of_ids_but_no_paths(tmp_path: Path) -> None:
+    assert _compared("--data", "ml-100k") != _compared("--data", "synthetic") != _compared("--data", "clicks.tsv")
+    assert _compared("--data", "/a/clicks.tsv") == _compared("--data", "/b/day.gz")
+    laws = '[[tables]]\nname = "t0"\nrows = 2000\nskew = {}\n'
+    for name, skew in (("a", 0.3), ("b", 0.3), ("c", 0.4)):
+        (tmp_path / name).write_text(laws.format(skew))
+    a, b, c = (_compared("--model", equal_model(tmp_path), "--ids", str(tmp_path / name)) for name in "abc")
+    assert a == b != c
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import torch
 
-from des_ref.cli import leave, run
+from des_ref.cli import run
 from des_ref.comm import Comm, open_comm
 from des_ref.forked import forking_context
 from des_ref.recording.recorder import Recorder
+from dessim.processes import leave
 from dessim.trace.schema import Collective, Kind
 from tests.des_ref.ranks import on_ranks, stderr_to
 

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed import TCPStore
 
 from des_ref import train
-from des_ref.cli import RankError, leave, run
-from des_ref.comm import Comm, open_comm, require_same
+from des_ref.cli import RankError, run
+from des_ref.comm import Comm, launch, open_comm, require_same
 from des_ref.forked import forking_context
 from dessim.errors import UsageError
+from dessim.processes import leave
 from tests.des_ref.ranks import on_ranks, stderr_to
 
 SHORT_TIMEOUT_S = 3.0
@@ -165,12 +167,35 @@ def test_a_wrong_environment_is_named_in_one_line(
     start_of(monkeypatch, **environment)
 
     def main() -> int:
-        with open_comm("cpu", timeout=5):
+        with open_comm("cpu", timeout=1):
             return 0
 
     assert run("des_ref.train", main) in (1, 2)
     said = capfd.readouterr().err
     assert says in said and said.count("\n") == 1
+
+
+def test_a_name_that_is_published_late_is_awaited_and_what_is_no_name_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([socket.gaierror("unknown"), socket.gaierror("unknown"), None])
+
+    def resolve(host: str, port: None) -> None:
+        if (error := next(answers)) is not None:
+            raise error
+
+    with pytest.raises(RankError, match="cannot be resolved"):
+        launch._await_name(1, "a" * 64, time.monotonic() + LONG_TIMEOUT_S)
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    launch._await_name(1, "pod-0", time.monotonic() + LONG_TIMEOUT_S)
+    assert next(answers, "asked three times") == "asked three times"
+
+
+def test_a_missing_rank_is_not_taken_for_another_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchrun's agent has the store, as here, and the ranks wait for each other in it."""
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    start_of(monkeypatch, RANK="0", WORLD_SIZE="2", MASTER_PORT=str(store.port), TORCHELASTIC_USE_AGENT_STORE="True")
+    said = r"^rank 0: not all 2 processes joined within 1 s: a process did not arrive within 1 s$"
+    with pytest.raises(RankError, match=said), open_comm("cpu", timeout=1):
+        pass
 
 
 def _differ(comm: Comm) -> str:

@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from des_ref.cli import leave
 from des_ref.comm import Comm, open_comm
 from des_ref.data.batch import Batch
 from des_ref.data.synthetic import Zipf
@@ -21,6 +20,7 @@ from des_ref.pipeline import Pipeline, endless
 from des_ref.strategies import STRATEGIES
 from des_ref.strategies.base import Lane, Optimizers
 from dessim.errors import FileError
+from dessim.processes import leave
 from dessim.trace.schema import PREFETCH
 from dessim.workload.model import load_model
 

@@ -21,7 +21,6 @@ from des_ref.certify import stale
 from des_ref.certify.case import Case
 from des_ref.certify.compare import compare, reference_states
 from des_ref.certify.show import passed
-from des_ref.cli import leave
 from des_ref.comm import Comm, open_comm
 from des_ref.data.batch import slice_of
 from des_ref.forked import forking_context
@@ -33,6 +32,7 @@ from des_ref.strategies.exchange import TableOwners
 from des_ref.strategies.ps_async import PsAsync
 from des_ref.strategies.ps_server import Server
 from dessim.errors import DessimError, UsageError
+from dessim.processes import leave
 from dessim.trace.schema import PREFETCH
 from dessim.workload.model import Model, load_model, parse_model
 from dessim.workload.strategies import parse_strategy

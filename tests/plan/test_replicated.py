@@ -62,3 +62,16 @@ def test_torchrec_has_none(tmp_path: Path) -> None:
     common = ("plan", "--model", model, "--cluster", CLUSTER, "--gpus", "16", "--batch", "65536", "--replicas", "2")
     code, _, error = run(*common, "--to", "torchrec", "-o", tmp_path / "plan.json")
     assert code == 2 and "TorchRec's plans name no replicas" in error
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--replicas", "2,3"), "--replicas 3: no number of --gpus divides evenly into 3 blocks"),
+        (("--replicas", "2", "--codecs", "bf16"), "tried without codecs; add fp32 to --codecs"),
+        (("--replicas", "2", "--codecs", "dense=bf16"), "tried without codecs; add fp32 to --codecs"),
+    ],
+)
+def test_numbers_that_no_plan_can_have_are_refused(options: tuple[str, ...], says: str) -> None:
+    code, _, error = run("plan", "--model", "fm", "--cluster", CLUSTER, "--gpus", "16,32", "--batch", "65536", *options)
+    assert code == 2 and says in error and error.count("\n") == 1

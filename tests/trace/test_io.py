@@ -88,12 +88,39 @@ def test_what_another_run_records_is_never_removed(tmp_path):
         for attempt in (lambda: io.check_free(path), lambda: io.write_trace(path, header(), all_ops())):
             with pytest.raises(UsageError, match=f"process {held.pid} on .* is writing it"):
                 attempt()
+        io.check_free(path, is_writer=False)
         assert (part / io.HEADER_FILE).read_text() == "{}"
     finally:
         held.kill()
         held.communicate()
     io.write_trace(path, header(), all_ops())
     assert io.load_trace(path).header.complete and not (path / io.LOCK_FILE).exists() and not part.exists()
+
+
+def test_a_trace_is_locked_until_it_has_its_name(tmp_path, monkeypatch):
+    path, rename, locked = tmp_path / "run.trace", Path.rename, []
+
+    def watched(self, target):
+        locked.append((self / io.LOCK_FILE).exists())
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", watched)
+    io.write_trace(path, header(), all_ops())
+    assert locked == [True] and not (path / io.LOCK_FILE).exists()
+
+
+def test_an_abandoned_trace_keeps_its_steps_and_no_lock(tmp_path):
+    path = tmp_path / "run.trace"
+    io.begin(path, header())
+    io.RankWriter(path, 0).close()
+    io.abandon(path)
+    assert sorted(p.name for p in io.part_folder(path).iterdir()) == [io.rank_file(0), io.HEADER_FILE]
+    with pytest.raises(AttributeError):
+        io.write_trace(path, header(), [["no op"]])
+    assert not (io.part_folder(path) / io.LOCK_FILE).exists()
+    io.write_trace(path, header(), all_ops())
+    io.abandon(path)
+    assert [p.name for p in tmp_path.iterdir()] == ["run.trace"]
 
 
 def test_a_full_disk_names_the_file_once(tmp_path):
@@ -168,9 +195,10 @@ def test_a_file_cut_anywhere_is_an_error_or_reported(trace):
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_a_flipped_byte_is_an_error_or_reported(tmp_path_factory, data):
+def test_a_flipped_byte_is_an_error_or_reported_or_changes_nothing(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("flip") / "run.trace"
     io.write_trace(path, header(), all_ops())
+    whole = io.load_trace(path)
     file = path / "rank-00000.jsonl.gz"
     raw = bytearray(file.read_bytes())
     where = data.draw(st.integers(10, len(raw) - 1))  # after gzip's header, in which some flags have no effect
@@ -180,7 +208,7 @@ def test_a_flipped_byte_is_an_error_or_reported(tmp_path_factory, data):
         read = io.load_trace(path)
     except TraceError:
         return
-    assert read.problems
+    assert read.problems or read == whole  # some bits of gzip only fill a byte
 
 
 WRITER = """

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from des_ref import bench, train
-from des_ref.cli import leave
 from des_ref.comm import Comm, open_comm
 from des_ref.forked import forking_context
 from des_ref.recording.recorder import Recorder
 from dessim.errors import TraceError
+from dessim.processes import leave
 from dessim.trace.check import check_trace as check
 from dessim.trace.io import Trace, load_trace, part_folder, rank_file
 from dessim.trace.schema import Collective, Kind, Phase

@@ -52,6 +52,9 @@ def test_indexing_counts_the_selected_rows() -> None:
     assert bytes_touched(lambda: table.index_add_(0, rows, new)) == INDEX + 3 * picked  # read, added to, and written
     assert bytes_touched(lambda: table.scatter_add_(0, every, new)) == 8 * every.numel() + 3 * picked
     assert bytes_touched(lambda: table.index_put_((rows,), new)) == INDEX + 2 * picked
+    for put in (torch.ops.aten.index_put_, torch.ops.aten._index_put_impl_):
+        assert bytes_touched(lambda put=put: put(table, [rows], new)) == INDEX + 2 * picked
+        assert bytes_touched(lambda put=put: put(table, [rows], new, accumulate=True)) == INDEX + 3 * picked
 
 
 def test_a_bag_counts_the_rows_that_it_sums() -> None:

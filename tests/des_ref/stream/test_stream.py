@@ -164,10 +164,21 @@ def test_a_growing_file_is_trained_on_as_it_grows(
 ) -> None:
     file, rows, log = tmp_path / "clicks", text(64 * 6), tmp_path / "log.jsonl"
     file.write_text("".join(rows[:200]))
+    arrived = []
+
+    def written() -> list[dict[str, Any]]:
+        return reports(log) if log.exists() else []
 
     def grow() -> None:
+        """Add rows once all whole batches of the file are in use, and let training wait until a report says so."""
+        started_at = time.monotonic()
         for at in range(200, len(rows), 31):
-            time.sleep(0.05)
+            steps = at // 64 - 1  # the next one waits for its successor's batch
+            while len(written()) < steps and time.monotonic() < started_at + LIMIT_S:
+                time.sleep(0.01)
+            arrived.append(len(written()) >= steps)
+            if arrived[-1] and not any(line["starved_share"] > 0.5 for line in written()):
+                time.sleep(time.monotonic() - started_at)  # longer than all steps so far
             with file.open("a") as more:
                 more.write("".join(rows[at : at + 31]))
 
@@ -176,7 +187,7 @@ def test_a_growing_file_is_trained_on_as_it_grows(
     arguments = ["--config", str(config(39)), "--input", str(file), "--report-log", str(log), "--report-every", "1"]
     followed = go(capsys, *arguments, "--follow", "--steps", "5")
     thread.join()
-    assert any(line["starved_share"] > 0.5 for line in reports(log))
+    assert all(arrived) and any(line["starved_share"] > 0.5 for line in reports(log))
     whole = go(capsys, *arguments, "--steps", "5")
     assert [followed[key] for key in SAME if key in followed] == [whole[key] for key in SAME if key in whole]
 
@@ -239,6 +250,16 @@ def test_the_first_signal_requests_a_stop_and_the_second_has_its_usual_effect() 
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(5)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_an_ignored_ctrl_c_stays_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in a background job of a shell
+    try:
+        with asked_to_stop() as stop:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN and not stop.wait(0.1)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_stopped_run_ends_with_a_report_and_a_checkpoint(

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from des_ref.certify.audit import Audit
-from des_ref.cli import Parser, leave, run, say
+from des_ref.cli import Parser, run, say
 from des_ref.comm import Comm, open_comm, record
 from des_ref.data.batch import Batch, slice_of
 from des_ref.data.synthetic import Zipf
@@ -33,6 +33,7 @@ from des_ref.strategies.base import Optimizers, Strategy
 from des_ref.strategies.ps_server import Server
 from des_ref.tracing.planned import PlannedRecorder
 from dessim.files import read_toml
+from dessim.processes import leave
 from dessim.trace.schema import sent_factor
 from dessim.workload.model import Model, load_model, parse_model
 from dessim.workload.model_sections import Input

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from des_ref.certify.audit import Audit
-from des_ref.cli import Parser, leave, run, say
+from des_ref.cli import Parser, run, say
 from des_ref.comm import Comm, open_comm, record
 from des_ref.data.batch import Batch
 from des_ref.data.synthetic import Zipf
@@ -29,6 +29,7 @@ from des_ref.strategies import build
 from des_ref.strategies.base import Optimizers
 from des_ref.tracing.planned import PlannedRecorder
 from dessim.files import read_toml
+from dessim.processes import leave
 from dessim.trace.schema import Collective, Kind, Op, sent_factor
 from dessim.workload.ids import ZipfLaw
 from dessim.workload.model import Model, load_model, parse_model

@@ -73,6 +73,10 @@ class Cluster:
         """Return the server of each GPU."""
         return self.wiring.node_of(np.asarray(gpus, dtype=np.int64))
 
+    def switch_of_nic(self) -> IntArray:
+        """Return the switch (vertex id) to which each NIC is attached, [n_nics]."""
+        return self.links.dst[self.wiring.nic_up + np.arange(len(self.wiring.node_of_nic()))]
+
     def devices(self, gpus: ArrayLike) -> list[tuple[Gpu, IntArray]]:
         """Return the kinds of GPU among `gpus`, in the order of servers, each with the positions of its GPUs."""
         positions: dict[Gpu, list[IntArray]] = {}

@@ -92,10 +92,8 @@ class Links:
 
     def vertex_name(self, vertex: int) -> str:
         """The name of vertex id `vertex`."""
-        for layer in self.layers:
-            if vertex < layer.first + layer.count:
-                return layer.name(vertex - layer.first)
-        raise IndexError(f"no vertex {vertex}")
+        layer = self.layer_of(vertex)
+        return layer.name(vertex - layer.first)
 
     def name(self, link: int) -> str:
         """The name of a link in messages and reports, such as `leaf3 -> spine1`."""
@@ -106,6 +104,13 @@ class Links:
         if kind not in self.kinds:
             return np.empty(0, dtype=np.int64)
         return np.flatnonzero(self.kind == self.kinds.index(kind))
+
+    def layer_of(self, vertex: int) -> Layer:
+        """The layer that vertex id `vertex` belongs to."""
+        for layer in self.layers:
+            if vertex < layer.first + layer.count:
+                return layer
+        raise IndexError(f"no vertex {vertex}")
 
     def layer(self, kind: str) -> Layer | None:
         """The first layer of a vertex kind, or None."""

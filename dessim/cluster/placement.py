@@ -73,4 +73,4 @@ def _order(cluster: Cluster, policy: str, seed: int) -> IntArray:
 
 def first_hop(cluster: Cluster) -> IntArray:
     """Return the switch (vertex id) to which the first NIC of each server is attached, [n_nodes]."""
-    return cluster.links.dst[cluster.wiring.nic_up + cluster.wiring.first_nic()]
+    return cluster.switch_of_nic()[cluster.wiring.first_nic()]

@@ -155,7 +155,7 @@ def _spaces(cluster: Cluster, lab: str, emulated: Ints, nic_of: dict[int, int]) 
 
 
 def _switch(cluster: Cluster, vertex: int) -> str:
-    layer = next(x for x in cluster.links.layers if x.first <= vertex < x.first + x.count)
+    layer = cluster.links.layer_of(vertex)
     return f"{layer.kind}{vertex - layer.first}"
 
 

@@ -69,9 +69,9 @@ class Groups:
     def _around_first_switch(cls, cluster: Cluster) -> Groups:
         """The nodes on the switch of node 0, and all others."""
         node_of_nic = cluster.wiring.node_of_nic()
-        switch_of_nic = cluster.links.dst[cluster.wiring.nic_up + np.arange(len(node_of_nic))]
+        switch_of_nic = cluster.switch_of_nic()
         switch = int(switch_of_nic[0])
-        layer = next(x for x in cluster.links.layers if switch in range(x.first, x.first + x.count))
+        layer = cluster.links.layer_of(switch)
         nodes = len(np.unique(node_of_nic[switch_of_nic == switch]))
         is_fat_tree = isinstance(cluster.fabric, FatTree)
         return cls(

@@ -1,7 +1,8 @@
 """The switches of a cluster and the cables between them, one entry for each pair of joined switches.
 
-Links know payload rates of bundles. Fabrics of leaves and spines also know the number of cables and their efficiency,
-so their cables have the rate on the wire; in other fabrics a bundle is one cable of its payload rate.
+A link of a cluster is a bundle of cables with their payload rate. Fabrics of leaves and spines also state the number of
+cables and their efficiency, so these cables have the rate on the wire; in other fabrics a bundle is one cable with the
+payload rate.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import numpy as np
 from dessim.cluster.fabrics.fat_tree import FatTree
 from dessim.cluster.fabrics.leaf_spine import LeafSpine
 from dessim.cluster.graph import Cluster
-from dessim.cluster.links import IntArray
 from dessim.cluster.parts import Link
 from dessim.errors import UsageError
 
@@ -29,16 +29,10 @@ class Cable:
     latency: float
 
 
-def homes(cluster: Cluster) -> IntArray:
-    """The switch of each NIC, [n_nics]."""
-    home: IntArray = cluster.links.dst[cluster.wiring.nic_up + np.arange(len(cluster.wiring.node_of_nic()))]
-    return home
-
-
 def switches(cluster: Cluster) -> list[int]:
     """The switches, in the order of their vertex ids."""
     between = cluster.links.src[: cluster.wiring.first_server_link]
-    found: list[int] = np.unique(np.concatenate([homes(cluster), between])).tolist()
+    found: list[int] = np.unique(np.concatenate([cluster.switch_of_nic(), between])).tolist()
     return found
 
 

@@ -10,7 +10,7 @@ from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
-from dessim.cluster.exporters.cables import cables, homes, switches
+from dessim.cluster.exporters.cables import cables, switches
 from dessim.cluster.fabrics.graph import Edge, Plan
 from dessim.cluster.graph import Cluster
 from dessim.cluster.parts import Link
@@ -43,7 +43,7 @@ def graphml_plan(cluster: Cluster) -> Plan:
 
     Raises UsageError where the NICs of a server are on several switches, because a vertex counts whole servers.
     """
-    home, wiring = homes(cluster), cluster.wiring
+    home, wiring = cluster.switch_of_nic(), cluster.wiring
     first = home[wiring.first_nic()]
     if (home != first[wiring.node_of_nic()]).any():
         raise UsageError(f"{cluster.name}: the NICs of a server are on several switches; GraphML counts whole servers")

@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
-from dessim.cluster.exporters.cables import Cable, cables, homes, switches
+from dessim.cluster.exporters.cables import Cable, cables, switches
 from dessim.cluster.graph import Cluster
 from dessim.cluster.node import NodeLinks
 from dessim.cluster.parts import Link
@@ -97,7 +97,7 @@ def _tiers(cluster: Cluster) -> Tiers:
     found = {}
     counts = Counter[str]()
     for vertex in switches(cluster):
-        layer = next(layer for layer in cluster.links.layers if layer.first <= vertex < layer.first + layer.count)
+        layer = cluster.links.layer_of(vertex)
         instance = _plain(layer.name(vertex - layer.first)) if layer.names else layer.kind
         found[vertex] = (instance, counts[instance])
         counts[instance] += 1
@@ -110,7 +110,7 @@ def _plain(name: str) -> str:
 
 
 def _nic_edges(cluster: Cluster, tiers: Tiers, ports: Counter[int], links: dict[str, Table]) -> list[Table]:
-    home = homes(cluster).tolist()
+    home = cluster.switch_of_nic().tolist()
     edges = []
     for number, kind in enumerate(cluster.wiring.kinds):
         for nic in range(kind.block.count * kind.node.nics):

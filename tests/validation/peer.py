@@ -1,8 +1,8 @@
 """SimGrid as a peer: a program that runs SimGrid's fluid network model on the links and flows of a dessim cluster.
 
-SimGrid 4 is packaged by Debian (`libsimgrid-dev`, `g++`); `peer.cpp` is compiled once into `build/`. These settings
-make the two models equal (SimGrid documentation, "Configuring SimGrid", and network_cm02.cpp in its
-src/kernel/resource/models):
+SimGrid 4 is packaged by Debian (`libsimgrid-dev`, `g++`); `peer.cpp` is compiled once into `build/`. The settings of
+exported platforms make the two models equal (SimGrid documentation, "Configuring SimGrid", and network_cm02.cpp in its
+src/kernel/resource/models), and the peer computes more precisely:
 
     network/model:CM02             plain fluid flows; the default LV08 multiplies bandwidth by 0.97 and latency by 13
     network/TCP-gamma:0            no TCP window that caps a flow at gamma / (2 latency)
@@ -23,7 +23,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
@@ -31,19 +31,11 @@ from pathlib import Path
 import numpy as np
 
 from dessim.cluster import Cluster
+from dessim.cluster.exporters.simgrid import SETTINGS
 
 SOURCE = Path(__file__).with_name("peer.cpp")
 BUILD = Path(__file__).resolve().parents[2] / "build"
-SETTINGS = {
-    "network/model": "CM02",
-    "network/bandwidth-factor": "1",
-    "network/latency-factor": "1",
-    "network/TCP-gamma": "0",
-    "network/crosstraffic": "0",
-    "network/weight-S": "0",
-    "precision/timing": "1e-10",
-    "precision/work-amount": "1e-6",
-}
+PRECISION = {"precision/timing": "1e-10", "precision/work-amount": "1e-6"}
 
 Message = tuple[float, float, int, int]
 """Start in seconds, size in bytes, source GPU, destination GPU."""
@@ -70,10 +62,10 @@ def program() -> Path:
     return binary
 
 
-def command(*arguments: str | float) -> list[str]:
+def command(*arguments: str | float, settings: Mapping[str, str] = SETTINGS | PRECISION) -> list[str]:
     """The peer's command line."""
-    settings = [f"--cfg={key}:{value}" for key, value in SETTINGS.items()]
-    return [str(program()), *map(str, arguments), "--log=root.thresh:warning", *settings]
+    options = [f"--cfg={key}:{value}" for key, value in settings.items()]
+    return [str(program()), *map(str, arguments), "--log=root.thresh:warning", *options]
 
 
 def version() -> str:
@@ -83,11 +75,10 @@ def version() -> str:
     return match[1] if match else "unknown"
 
 
-def times(*arguments: str | float) -> list[float]:
+def times(*arguments: str | float, settings: Mapping[str, str] = SETTINGS | PRECISION) -> list[float]:
     """Run the peer and return the seconds that it prints."""
-    done = subprocess.run(
-        command(*arguments), check=True, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"}
-    )
+    words = command(*arguments, settings=settings)
+    done = subprocess.run(words, check=True, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"})
     return [float(line) for line in done.stdout.split()]
 
 
@@ -144,10 +135,7 @@ def platform_times(platform: str, messages: Sequence[Message]) -> list[float]:
         xml, flows = Path(folder, "platform.xml"), Path(folder, "flows.txt")
         xml.write_text(platform)
         flows.write_text(flows_text(messages))
-        precision = [f"--cfg={key}:{value}" for key, value in SETTINGS.items() if key.startswith("precision")]
-        words = [str(program()), "platform", str(xml), str(flows), "--log=root.thresh:warning", *precision]
-        done = subprocess.run(words, check=True, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"})
-    return [float(line) for line in done.stdout.split()]
+        return times("platform", str(xml), str(flows), settings=PRECISION)
 
 
 def flows_text(messages: Sequence[Message]) -> str:

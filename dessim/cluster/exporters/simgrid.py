@@ -28,7 +28,7 @@ from dessim.errors import UsageError
 
 MAX_GPUS = 512
 """A file lists the routes of all pairs of GPUs: 260,000 for 512."""
-_SETTINGS = {
+SETTINGS = {
     "network/model": "CM02",
     "network/bandwidth-factor": "1",
     "network/latency-factor": "1",
@@ -36,6 +36,7 @@ _SETTINGS = {
     "network/crosstraffic": "0",
     "network/weight-S": "0",
 }
+"""SimGrid's network model as plain as dessim's."""
 _HEAD = """<?xml version='1.0'?>
 <!DOCTYPE platform SYSTEM "https://simgrid.org/simgrid.dtd">
 <platform version="4.1">
@@ -80,7 +81,7 @@ def simgrid_platform(cluster: Cluster, gpus: IntArray, *, latency: bool = True) 
         policy = 'bandwidth="1e18Bps" sharing_policy="FATPIPE"'
         lines.append(f'    <link id="latency {seconds!r}s" {policy} latency="{seconds!r}s"/>')
     lines += _routes(src, dst, flow, at, times, names, extra)
-    settings = "\n".join(f'    <prop id="{key}" value="{value}"/>' for key, value in _SETTINGS.items())
+    settings = "\n".join(f'    <prop id="{key}" value="{value}"/>' for key, value in SETTINGS.items())
     return _HEAD.format(settings=settings) + "\n".join([*lines, "  </zone>", "</platform>", ""]), lost
 
 

@@ -10,13 +10,11 @@ import pytest
 from typer.testing import CliRunner
 
 from dessim.cli.app import app
-from dessim.cluster import load_cluster
 from tests.cluster.importers import fuzz, servers
 from tests.cluster.importers.ib_net import ib_net
-from tests.cluster.importers.test_same_times import A100, SERVER
+from tests.cluster.importers.test_same_times import A100, RAILS, original_of
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "importing.md"
-RAILS = 'kind = "rail_optimised"\nnodes_per_pod = 8\nspines = 4\nlinks_per_spine = 2\nuplink = "infiniband-hdr"'
 
 
 def blocks(language: str) -> list[str]:
@@ -29,9 +27,7 @@ def commands() -> list[str]:
 
 def write_inputs() -> None:
     """The files of the examples, as the cluster's tools would have written them."""
-    path = Path("described.toml")
-    path.write_text(SERVER.format(**A100, count=16).replace('kind = "single_switch"', RAILS))
-    Path("ibnetdiscover.txt").write_text(ib_net(load_cluster(path), 25e9))
+    Path("ibnetdiscover.txt").write_text(ib_net(original_of(Path(), A100, 16, RAILS), 25e9))
     Path("nccl.xml").write_text(servers.dgx_a100())
     Path("topo-m.txt").write_text(servers.nvidia_smi())
     Path("topology.conf").write_text(fuzz.SLURM)

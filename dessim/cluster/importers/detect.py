@@ -15,34 +15,43 @@ from dessim.cluster.importers.read import read_text
 from dessim.cluster.importers.slurm import read_slurm
 from dessim.errors import ClusterError
 
+_START = 1 << 16
+"""Characters that tell the format."""
+
 
 def read_fabric(path: Path, compute: re.Pattern[str] | None = None) -> FoundFabric:
     """Read a fabric: ibnetdiscover, SLURM's topology.conf, GraphML or InfraGraph. Raises ClusterError.
 
     `compute` chooses adapters, which only ibnetdiscover lists.
     """
-    start = read_text(path)[: 1 << 16]
+    text = read_text(path)
+    start = text[:_START]
     if re.search(r"^(Switch(\s|-)|# ?Initiated from node)", start, re.MULTILINE):
-        return read_ibnetdiscover(path, compute)
+        return read_ibnetdiscover(path, text, compute)
     if compute is not None:
         raise ClusterError(path, "", "lists no adapters, so --compute has nothing to match; leave it out")
-    if start.lstrip("\ufeff \t\r\n").startswith("<"):
-        return read_graphml_fabric(path)
+    if _is_xml(start):
+        return read_graphml_fabric(path, text)
     if re.search(r"^[ \t]*SwitchName\s*=", start, re.MULTILINE | re.IGNORECASE):
-        return read_slurm(path)
+        return read_slurm(path, text)
     if re.search(r"(?:^|[{,])[ \t]*\"?(devices|instances|infrastructure)\"?\s*:", start, re.MULTILINE):
-        return read_infragraph(path)
+        return read_infragraph(path, text)
     known = "ibnetdiscover, SLURM's topology.conf, GraphML, InfraGraph"
     raise ClusterError(path, "", f"is no description of a fabric that dessim knows: {known}")
 
 
 def read_node(path: Path, nics: re.Pattern[str] | None = None) -> FoundNode:
     """Read a server: NCCL's topology XML, or the output of `nvidia-smi topo -m`. Raises ClusterError."""
-    start = read_text(path)[: 1 << 16]
-    if start.lstrip("\ufeff \t\r\n").startswith("<"):
-        return read_nccl_xml(path, nics)
+    text = read_text(path)
+    start = text[:_START]
+    if _is_xml(start):
+        return read_nccl_xml(path, text, nics)
     if re.search(r"^[ \t]+GPU0\b", start, re.MULTILINE):
-        return read_nvidia_smi(path, nics)
+        return read_nvidia_smi(path, text, nics)
     raise ClusterError(
         path, "", "is no description of a server that dessim knows: NCCL's topology XML, nvidia-smi topo -m"
     )
+
+
+def _is_xml(start: str) -> bool:
+    return start.lstrip("\ufeff \t\r\n").startswith("<")

@@ -20,61 +20,60 @@ MAX_NODES = 1 << 20
 """Servers of a fabric to recognise."""
 
 
-def read_graphml(path: Path, cable: Link) -> Plan:
-    """Read the switches and cables of a GraphML file.
+def read_graphml(path: Path, text: str, cable: Link) -> Plan:
+    """Read the switches and cables in the text of a GraphML file.
 
     Vertices are switches; their attribute `nodes` is the number of nodes attached to them, 0 unless given. An edge is
     one cable of part `cable`, which its attributes `cables` (a number) and `rate` ("400 Gb/s") change. Parallel edges
-    add up. Raises ValueError, which names the file and the mistake in it.
+    add up. Raises ClusterError.
     """
-    where = f"graphml = {str(path)!r}"
     try:
-        text = path.read_text("utf-8")
         parse_xml(path, text)  # networkx would expand entities
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on attributes without a type, whose values are refused below
             graph: nx.Graph[Any] = nx.parse_graphml(text, force_multigraph=True)
-    except OSError as error:
-        raise ValueError(f"{where}: {error.strerror or error}") from None
     except ClusterError as error:
-        raise ValueError(f"{where}: not GraphML: {error.problem}") from None
+        raise ClusterError(path, "", f"not GraphML: {error.problem}") from None
     except Exception as error:  # the XML reader raises many types for a file that is not GraphML
-        raise ValueError(f"{where}: not GraphML: {str(error) or type(error).__name__}") from None
+        raise ClusterError(path, "", f"not GraphML: {str(error) or type(error).__name__}") from None
+    try:
+        return _plan(graph, cable)
+    except ValueError as error:
+        raise ClusterError(path, "", str(error)) from None
+
+
+def _plan(graph: nx.Graph[Any], cable: Link) -> Plan:
+    """The switches and cables of a graph. Raises ValueError."""
     for name in graph:
         if not is_printable(name):
-            raise ValueError(f"{where}: the name {printable(name)!r} has control characters")
+            raise ValueError(f"the name {printable(name)!r} has control characters")
     if graph.is_directed():
-        raise ValueError(f'{where}: its edges are directed; write edgedefault="undirected"')
-    nodes = [
-        _whole_number(data.get("nodes", 0), 0, f"{where}: nodes of {name!r}") for name, data in graph.nodes(data=True)
-    ]
+        raise ValueError('its edges are directed; write edgedefault="undirected"')
+    nodes = [_whole_number(data.get("nodes", 0), 0, f"nodes of {name!r}") for name, data in graph.nodes(data=True)]
     edges: dict[tuple[str, str], Edge] = {}
     for a, b, data in graph.edges(data=True):
         ends = f"between {a!r} and {b!r}"
-        count = _whole_number(data.get("cables", 1), 1, f"{where}: cables {ends}")
-        edge = Edge(a, b, count, _at_rate(cable, data.get("rate"), f"{where}: {ends}"))
+        count = _whole_number(data.get("cables", 1), 1, f"cables {ends}")
+        edge = Edge(a, b, count, _at_rate(cable, data.get("rate"), ends))
         pair = (min(a, b), max(a, b))
         parallel = edges.get(pair)
         if parallel is not None and parallel.link != edge.link:
-            raise ValueError(f"{where}: parallel edges {ends} differ in rate")
+            raise ValueError(f"parallel edges {ends} differ in rate")
         edges[pair] = replace(parallel, cables=parallel.cables + count) if parallel else edge
     return Plan(tuple(graph), tuple(edges.values()), tuple(nodes))
 
 
-def read_graphml_fabric(path: Path) -> FoundFabric:
-    """Read a GraphML file as a fabric to recognise. Raises ClusterError.
+def read_graphml_fabric(path: Path, text: str) -> FoundFabric:
+    """Read the text of a GraphML file as a fabric to recognise. Raises ClusterError.
 
     Its servers have no names, and one port stands for all adapters of each.
     """
-    try:
-        plan = read_graphml(path, Link("cable", 1.0, 1.0, 0.0, "stands for cables without a rate"))
-        problem = plan.problem() or ("" if sum(plan.nodes) else "no vertex has `nodes`, the number of its servers")
-        if sum(plan.nodes) > MAX_NODES:
-            problem = f"{sum(plan.nodes):,} servers are more than {MAX_NODES:,}"
-        if problem:
-            raise ValueError(f"graphml = {str(path)!r}: {problem}")
-    except ValueError as error:
-        raise ClusterError(path, "", str(error).partition(": ")[2]) from None
+    plan = read_graphml(path, text, Link("cable", 1.0, 1.0, 0.0, "stands for cables without a rate"))
+    problem = plan.problem() or ("" if sum(plan.nodes) else "no vertex has `nodes`, the number of its servers")
+    if sum(plan.nodes) > MAX_NODES:
+        problem = f"{sum(plan.nodes):,} servers are more than {MAX_NODES:,}"
+    if problem:
+        raise ClusterError(path, "", problem)
     hosts = [
         Host(f"{switch}/{number}", (Port("port", switch),))
         for switch, count in zip(plan.switches, plan.nodes, strict=True)

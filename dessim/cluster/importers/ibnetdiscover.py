@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dessim.cluster.fabrics.graph import switch_name
-from dessim.cluster.importers.found import FoundFabric, Host, Port, Rate, bundle_of, natural
-from dessim.cluster.importers.read import read_text
+from dessim.cluster.importers.found import Bundle, FoundFabric, Host, Port, Rate, bundle_of, natural
 from dessim.errors import ClusterError
 
 GBPS_PER_LANE = {
@@ -45,12 +44,12 @@ class _Node:
     cables: dict[int, tuple[str, int, Rate]] = field(default_factory=dict)
 
 
-def read_ibnetdiscover(path: Path, compute: re.Pattern[str] | None = None) -> FoundFabric:
-    """Read the switches, cables and servers. Raises ClusterError.
+def read_ibnetdiscover(path: Path, text: str, compute: re.Pattern[str] | None = None) -> FoundFabric:
+    """Read the switches, cables and servers in the text of a file. Raises ClusterError.
 
     With `compute`, adapters whose description it does not match are left out, such as those of storage.
     """
-    nodes = _nodes(path, read_text(path))
+    nodes = _nodes(path, text)
     switches = {guid: node for guid, node in nodes.items() if node.kind == "Switch"}
     if not switches:
         raise ClusterError(path, "", "has no switch, so it is not the output of ibnetdiscover")
@@ -110,9 +109,7 @@ def _switch_names(switches: dict[str, _Node]) -> dict[str, str]:
     return names
 
 
-def _cables(
-    path: Path, switches: dict[str, _Node], names: dict[str, str]
-) -> dict[tuple[str, str], tuple[tuple[Rate, int], ...]]:
+def _cables(path: Path, switches: dict[str, _Node], names: dict[str, str]) -> dict[tuple[str, str], Bundle]:
     """Cables between switches; each appears in the records of both ends and counts once."""
     rates: dict[tuple[str, str], list[Rate]] = {}
     for guid, node in switches.items():

@@ -19,7 +19,6 @@ import yaml
 from dessim.cluster.fabrics.graph import switch_name
 from dessim.cluster.importers import parts
 from dessim.cluster.importers.found import FoundFabric, FoundNode, Host, Nic, Port, Rate, bundle_of, natural
-from dessim.cluster.importers.read import read_text
 from dessim.errors import ClusterError
 
 Table = dict[str, Any]
@@ -30,14 +29,15 @@ _END = re.compile(r"([^\[\].]+)(?:\[([^\[\]]*)\])?")
 _MAX_DEPTH = 8
 
 
-def read_infragraph(path: Path) -> FoundFabric:
-    """Read switches, cables and servers; the `node` of the result is the server. Raises ClusterError."""
-    reader = _Reader(path, _parsed(path))
-    return reader.fabric()
+def read_infragraph(path: Path, text: str) -> FoundFabric:
+    """Read switches, cables and servers in the text of a file; the `node` of the result is the server.
+
+    Raises ClusterError.
+    """
+    return _Reader(path, _parsed(path, text)).fabric()
 
 
-def _parsed(path: Path) -> Table:
-    text = read_text(path)
+def _parsed(path: Path, text: str) -> Table:
     try:
         if text.lstrip().startswith("{"):
             found = json.loads(text)

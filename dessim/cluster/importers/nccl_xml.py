@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dessim.cluster.importers.found import FoundNode, Nic, Rate, undivided, unused_adapters
 from dessim.cluster.importers.parts import GPUS_BY_PCI_ID
-from dessim.cluster.importers.read import parse_xml, read_text
+from dessim.cluster.importers.read import parse_xml
 from dessim.errors import ClusterError
 
 if TYPE_CHECKING:
@@ -46,12 +45,12 @@ class _Placed:
         return [_text(pci, "busid") for pci in self.above if _text(pci, "class").startswith(_BRIDGE)]
 
 
-def read_nccl_xml(path: Path, nics: re.Pattern[str] | None = None) -> FoundNode:
-    """Read GPUs, NVLink, PCIe and adapters. Raises ClusterError.
+def read_nccl_xml(path: Path, text: str, nics: re.Pattern[str] | None = None) -> FoundNode:
+    """Read GPUs, NVLink, PCIe and adapters in the text of a file. Raises ClusterError.
 
     With `nics`, the adapters are those whose name it matches.
     """
-    root = parse_xml(path, read_text(path))
+    root = parse_xml(path, text)
     if root.tag != "system":
         raise ClusterError(path, "", f"its root is <{root.tag}>; NCCL_TOPO_DUMP_FILE writes <system>")
     placed = [found for cpu in root.iter("cpu") for found in _walk(cpu, (), cpu)]
@@ -134,11 +133,9 @@ def _pcie_tree(gpus: list[_Placed], nets: list[_Placed], cpus: int) -> tuple[int
     """PCIe switches and sockets, where equal runs of GPUs and adapters share them as topology files require."""
     top = [found.bridges[0] if found.bridges else "" for found in (*gpus, *nets)]
     switches = list(dict.fromkeys(top[: len(gpus)]))
-    if "" in top or set(top[len(gpus) :]) != set(switches) or len(nets) % len(switches):
+    if "" in top or set(top[len(gpus) :]) != set(switches) or len(gpus) % len(switches) or len(nets) % len(switches):
         return 0, 1
-    by_switch = Counter(top[: len(gpus)])
-    in_runs = all(top[i] == switches[i * len(switches) // len(gpus)] for i in range(len(gpus)))
-    if len(set(by_switch.values())) > 1 or not in_runs:
+    if any(top[i] != switches[i * len(switches) // len(gpus)] for i in range(len(gpus))):
         return 0, 1
     sockets = cpus if cpus and len(switches) % cpus == 0 else 1
     return len(switches), sockets

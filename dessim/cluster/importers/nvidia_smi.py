@@ -10,7 +10,6 @@ import re
 from pathlib import Path
 
 from dessim.cluster.importers.found import FoundNode, Nic, undivided, unused_adapters
-from dessim.cluster.importers.read import read_text
 from dessim.errors import ClusterError
 
 _GENERATIONS = {18: 90, 12: 80, 6: 70}
@@ -20,9 +19,12 @@ _PATHS = r"X|SYS|NODE|PHB|PXB|PIX|NV[0-9]{1,3}|N/A|OK"
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
-def read_nvidia_smi(path: Path, nics: re.Pattern[str] | None = None) -> FoundNode:
-    """Read the matrix. Raises ClusterError. With `nics`, the adapters are those whose name it matches."""
-    text = _ANSI.sub("", read_text(path))
+def read_nvidia_smi(path: Path, text: str, nics: re.Pattern[str] | None = None) -> FoundNode:
+    """Read the matrix in the text of a file. Raises ClusterError.
+
+    With `nics`, the adapters are those whose name it matches.
+    """
+    text = _ANSI.sub("", text)
     lines = text.splitlines()
     head = next((number for number, line in enumerate(lines) if re.match(r"[ \t]+GPU0\b", line)), None)
     if head is None:
@@ -67,7 +69,7 @@ def read_nvidia_smi(path: Path, nics: re.Pattern[str] | None = None) -> FoundNod
 def _nvlinks(path: Path, rows: list[list[str]]) -> tuple[int, str]:
     """NVLinks of each GPU, and how they are wired: `NV18` to each of seven others is one bundle of 18 to a switch.
 
-    NVLinks to all other GPUs at once would be 18 x 7, more than any GPU has; so those of a large number count once.
+    Cables to each of the seven would be 126 NVLinks, more than any GPU has; a large number therefore counts once.
     """
     own = [[int(cell[2:]) for cell in row if cell.startswith("NV")] for row in rows]
     if not any(own):

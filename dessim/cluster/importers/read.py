@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import ParseError, fromstring
 
+from dessim import files
 from dessim.errors import ClusterError
 
 if TYPE_CHECKING:
@@ -21,15 +22,8 @@ MAX_BYTES = 256 << 20
 
 
 def read_text(path: Path) -> str:
-    """Return the text of a file. Raises ClusterError."""
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ClusterError(path, "", f"is larger than {MAX_BYTES >> 20} MiB, so it describes no cluster")
-        return path.read_text("utf-8")
-    except UnicodeDecodeError:
-        raise ClusterError(path, "", "is not a UTF-8 text file") from None
-    except OSError as error:
-        raise ClusterError(path, "", f"cannot be read: {error.strerror}") from None
+    """Return the text of a file, whose lines end in \\n. Raises ClusterError."""
+    return files.read_text(path, ClusterError, MAX_BYTES).replace("\r\n", "\n").replace("\r", "\n")
 
 
 def parse_xml(path: Path, text: str) -> Element:

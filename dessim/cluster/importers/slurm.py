@@ -12,7 +12,6 @@ from itertools import product
 from pathlib import Path
 
 from dessim.cluster.importers.found import FoundFabric, Host, Port, natural
-from dessim.cluster.importers.read import read_text
 from dessim.errors import ClusterError
 
 MAX_NODES = 1 << 20
@@ -20,12 +19,12 @@ MAX_NODES = 1 << 20
 _MAX_LETTERS = 255
 
 
-def read_slurm(path: Path) -> FoundFabric:
-    """Read switches and nodes. Raises ClusterError."""
+def read_slurm(path: Path, text: str) -> FoundFabric:
+    """Read switches and nodes in the text of a file. Raises ClusterError."""
     nodes: dict[str, list[str]] = {}
     below: dict[str, list[str]] = {}
     total = 0
-    joined = read_text(path).replace("\\\n", " ")
+    joined = text.replace("\\\n", " ")
     for number, line in enumerate(joined.splitlines(), 1):
         words = line.partition("#")[0].split()
         pairs = dict(_pair(path, number, word) for word in words)
@@ -114,7 +113,7 @@ def _numbers(path: Path, where: str, text: str, room: int) -> list[str]:
 
 
 def _servers_below(path: Path, switch: str, nodes: dict[str, list[str]], below: dict[str, list[str]]) -> int:
-    """Servers under a switch. Raises ClusterError where switches form a circle."""
+    """Servers under a switch. Raises ClusterError where switches form a cycle."""
     total = 0
     seen = {switch}
     pending = [switch]

@@ -10,9 +10,11 @@ from pydantic import Field, model_validator
 
 from dessim.cluster.fabrics import dragonfly, dragonfly_plus, graph, hyperx, torus
 from dessim.cluster.importers.graphml import read_graphml
+from dessim.cluster.importers.read import read_text
 from dessim.cluster.links import LinkBuilder
 from dessim.cluster.spec.parts import Count, LinkTable, Table, part_of
 from dessim.cluster.spec.tiered_fabrics import Joined, RoutedTable, Site
+from dessim.errors import ClusterError
 
 Size = Annotated[tuple[Annotated[int, Field(ge=2, strict=True)], ...], Field(min_length=1, max_length=len(torus.AXES))]
 Flag = Annotated[bool, Field(strict=True)]
@@ -193,9 +195,16 @@ class GraphTable(RoutedTable):
         return 2 * len(self.links)
 
     def plan(self, folder: Path) -> graph.Plan:
-        """The switches and cables; switches are numbered in the order in which the file first names them."""
+        """The switches and cables; switches are numbered in the order in which the file first names them.
+
+        Raises ValueError where the file `graphml` cannot be read.
+        """
         if self.graphml:
-            return read_graphml(folder / self.graphml, self.cable.build())
+            path = folder / self.graphml
+            try:
+                return read_graphml(path, read_text(path), self.cable.build())
+            except ClusterError as error:
+                raise ValueError(f"graphml = {str(path)!r}: {error.problem}") from None
         named = [*self.nodes, *(end for link in self.links for end in link.between)]
         switches = tuple(dict.fromkeys(named))
         edges = tuple(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -26,3 +27,14 @@ def test_fabrics(tmp_path: Path, text: str, hosts: int) -> None:
     path = tmp_path / "fabric"
     path.write_text(text)
     assert len(read_fabric(path).hosts) == hosts
+
+
+def test_a_pipe_is_read_once() -> None:
+    """A shell gives `--fabric <(command)` as the path of a pipe."""
+    end, start = os.pipe()
+    os.write(start, fuzz.SLURM.encode())
+    os.close(start)
+    try:
+        assert len(read_fabric(Path(f"/dev/fd/{end}")).hosts) == 24
+    finally:
+        os.close(end)

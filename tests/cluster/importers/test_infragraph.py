@@ -17,19 +17,17 @@ BETWEEN_LEAVES = (
 )
 
 
-def found(folder: Path, text: str) -> FoundFabric:
-    path = folder / "net.yaml"
-    path.write_text(text)
-    return infragraph.read_infragraph(path)
+def found(text: str) -> FoundFabric:
+    return infragraph.read_infragraph(Path("net.yaml"), text)
 
 
-def test_an_edge_of_a_set_with_itself_is_one_cable_for_each_pair(tmp_path: Path) -> None:
-    fabric = found(tmp_path, fuzz.INFRAGRAPH + BETWEEN_LEAVES)
+def test_an_edge_of_a_set_with_itself_is_one_cable_for_each_pair() -> None:
+    fabric = found(fuzz.INFRAGRAPH + BETWEEN_LEAVES)
     assert fabric.cables["leaf0", "leaf1"] == ((12.5e9, 1),)
     assert fabric.cables["leaf0", "spine"] == ((12.5e9, 2),)
 
 
-def test_two_members_with_one_name_are_refused(tmp_path: Path) -> None:
+def test_two_members_with_one_name_are_refused() -> None:
     """Member 11 of `leaf` and member 1 of `leaf1` are both leaf11."""
     two = "{name: leaf, device: tor, count: 12}\n  - {name: leaf1, device: tor, count: 2}"
     text = fuzz.INFRAGRAPH.replace("{name: leaf, device: tor, count: 2}", two)
@@ -39,11 +37,11 @@ def test_two_members_with_one_name_are_refused(tmp_path: Path) -> None:
             "link: eth}\n"
         )
     with pytest.raises(ClusterError, match="'leaf11' names two members; rename an instance"):
-        found(tmp_path, text)
+        found(text)
 
 
-def test_cables_of_all_edges_are_bounded_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cables_of_all_edges_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(infragraph, "MAX_ENDS", 16)
-    assert len(found(tmp_path, fuzz.INFRAGRAPH + BETWEEN_LEAVES).hosts) == 4
+    assert len(found(fuzz.INFRAGRAPH + BETWEEN_LEAVES).hosts) == 4
     with pytest.raises(ClusterError, match=r"edges\.4: with it, the edges are more than 16 cables"):
-        found(tmp_path, fuzz.INFRAGRAPH + 2 * BETWEEN_LEAVES)
+        found(fuzz.INFRAGRAPH + 2 * BETWEEN_LEAVES)

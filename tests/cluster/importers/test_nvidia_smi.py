@@ -11,10 +11,8 @@ from tests.cluster.importers import servers
 from tests.cluster.importers.test_same_times import imported
 
 
-def found(folder: Path, text: str, nics: str | None = None) -> FoundNode:
-    path = folder / "topo-m.txt"
-    path.write_text(text)
-    return read_nvidia_smi(path, re.compile(nics) if nics else None)
+def found(text: str, nics: str | None = None) -> FoundNode:
+    return read_nvidia_smi(Path("topo-m.txt"), text, re.compile(nics) if nics else None)
 
 
 def test_four_superchips_are_joined_pairwise(tmp_path: Path) -> None:
@@ -26,14 +24,14 @@ def test_four_superchips_are_joined_pairwise(tmp_path: Path) -> None:
     assert sum("four V100 of a DGX-2" in line for line in done.assumed) == 1
 
 
-def test_eight_v100_are_joined_by_a_switch(tmp_path: Path) -> None:
-    node = found(tmp_path, servers.nvidia_smi(links=6))
+def test_eight_v100_are_joined_by_a_switch() -> None:
+    node = found(servers.nvidia_smi(links=6))
     assert (node.generation, node.nvlinks, node.wiring, node.assumed) == (70, 6, "switched", ())
 
 
-def test_chosen_adapters_are_kept_where_they_are_more_than_gpus(tmp_path: Path) -> None:
+def test_chosen_adapters_are_kept_where_they_are_more_than_gpus() -> None:
     """--nics matches six, four of which are near GPUs; two others are near GPUs and do not match."""
     lines = servers.nvidia_smi(gpus=4, links=12, nics=8).split("\n")
     text = "\n".join(line.replace("PIX", "SYS") if line.startswith(("NIC4\t", "NIC5\t")) else line for line in lines)
-    node = found(tmp_path, text, "mlx5_[0-5]")
+    node = found(text, "mlx5_[0-5]")
     assert [nic.name for nic in node.nics] == [f"mlx5_{i}" for i in range(4)]

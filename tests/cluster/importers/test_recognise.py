@@ -17,21 +17,9 @@ from dessim.cluster.importers.recognise import Shape, recognise
 from dessim.errors import ClusterError
 from tests.cluster.importers import fuzz, servers
 from tests.cluster.importers.ib_net import ib_net
-from tests.cluster.importers.test_same_times import assert_same_times, imported
+from tests.cluster.importers.test_same_times import A100, assert_same_times, imported, original_of
 
-NODE = """
-gpu = "a100-sxm-40gb"
-transport = "nccl-ib"
-[node]
-count = {count}
-gpus = {nics}
-nics = {nics}
-nic = "connectx-6"
-nvlink = "nvlink3-12"
-pcie = "pcie4-x16"
-[fabric]
-switch = "quantum-hdr"
-"""
+NODE = A100 | {"more": 'nvlink = "nvlink3-12"'}
 UPLINK = 'uplink = "infiniband-hdr"'
 TABLES = {
     "single_switch": (8, 2, ""),
@@ -58,15 +46,12 @@ TABLES = {
 
 def cluster_of(folder: Path, name: str) -> Cluster:
     count, nics, table = TABLES[name]
-    path = folder / "original.toml"
-    path.write_text(NODE.format(count=count, nics=nics) + f'kind = "{name.split(",")[0].split()[0]}"\n{table}\n')
-    return load_cluster(path)
+    fabric = f'kind = "{name.split(",")[0].split()[0]}"\n{table}'
+    return original_of(folder, NODE | {"gpus": nics, "nics": nics}, count, fabric)
 
 
-def found_in(folder: Path, text: str) -> FoundFabric:
-    path = folder / "net"
-    path.write_text(text)
-    return read_ibnetdiscover(path)
+def found(text: str) -> FoundFabric:
+    return read_ibnetdiscover(Path("net"), text)
 
 
 def shuffled(fabric: FoundFabric, seed: int) -> FoundFabric:
@@ -87,7 +72,7 @@ def shuffled(fabric: FoundFabric, seed: int) -> FoundFabric:
 def test_regular_fabrics(tmp_path: Path, name: str) -> None:
     original = cluster_of(tmp_path, name)
     text = ib_net(original, original.node.nic.rate)
-    fabric = found_in(tmp_path, text)
+    fabric = found(text)
     shape = recognise(fabric)
     assert shape.kind == original.kind and not shape.cables
     for seed in range(3):
@@ -108,16 +93,12 @@ def original_plain(original: Cluster, folder: Path) -> Cluster:
 
 
 def test_a_tree_with_a_missing_cable_is_a_graph_with_the_same_times(tmp_path: Path) -> None:
-    fabric = found_in(tmp_path, ib_net(cluster_of(tmp_path, "fat_tree"), 25e9))
+    fabric = found(ib_net(cluster_of(tmp_path, "fat_tree"), 25e9))
     damaged = dict(fabric.cables)
     del damaged["leaf0", "spine0"]
     shape = recognise(replace(fabric, cables=damaged))
     assert shape.kind == "graph"
     assert shape.cables == damaged
-
-
-def imported_text(folder: Path, text: str, **more: Any) -> str:
-    return imported(folder, text, **more).cluster.path.read_text()
 
 
 def test_links_of_a_graph_are_listed_or_go_to_a_file(tmp_path: Path) -> None:
@@ -173,7 +154,7 @@ def test_servers_with_other_numbers_of_adapters_are_refused(tmp_path: Path) -> N
 
 
 def test_three_tiers_of_rails_are_refused(tmp_path: Path) -> None:
-    fabric = found_in(tmp_path, ib_net(cluster_of(tmp_path, "fat_tree"), 25e9))
+    fabric = found(ib_net(cluster_of(tmp_path, "fat_tree"), 25e9))
     pairs = [Host(f"h{i}", (*fabric.hosts[2 * i].ports, *fabric.hosts[15 - i].ports)) for i in range(4)]
     with pytest.raises(ValueError, match="neither rail-optimised nor rail-only"):
         recognise(replace(fabric, hosts=tuple(pairs)))
@@ -189,6 +170,6 @@ def test_slurm_gives_a_tree_without_oversubscription(tmp_path: Path) -> None:
 
 def test_shapes_are_short(tmp_path: Path) -> None:
     """A regular cluster of any size fits on a screen."""
-    text = imported_text(tmp_path, ib_net(cluster_of(tmp_path, "fat_tree"), 25e9))
-    assert len(text.splitlines()) < 40
-    assert isinstance(recognise(found_in(tmp_path, ib_net(cluster_of(tmp_path, "fat_tree"), 25e9))), Shape)
+    text = ib_net(cluster_of(tmp_path, "fat_tree"), 25e9)
+    assert len(imported(tmp_path, text).cluster.path.read_text().splitlines()) < 40
+    assert isinstance(recognise(found(text)), Shape)

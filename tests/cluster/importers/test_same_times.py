@@ -96,7 +96,7 @@ nic = "{nic}"
 pcie = "{pcie}"
 {more}
 [fabric]
-kind = "single_switch"
+{fabric}
 switch = "{switch}"
 """
 A100 = {"gpu": "a100-sxm-40gb", "gpus": 8, "nics": 8, "nic": "connectx-6", "pcie": "pcie4-x16", "switch": "quantum-hdr"}
@@ -114,6 +114,14 @@ V100 = {
 V100 |= {"transport": "nccl-ib", "more": 'nvlink = "nvlink2-6"\nnvlink_wiring = "cube_mesh"'}
 PCIE = {"gpu": "a100-sxm-80gb", "gpus": 4, "nics": 2, "nic": "connectx-5", "pcie": "pcie4-x16", "switch": "spectrum"}
 PCIE |= {"transport": "nccl-roce", "more": 'pcie_switches = 2\nsockets = 2\nsocket_link = "upi-3"'}
+RAILS = 'kind = "rail_optimised"\nnodes_per_pod = 8\nspines = 4\nlinks_per_spine = 2\nuplink = "infiniband-hdr"'
+
+
+def original_of(folder: Path, server: dict[str, Any], count: int, fabric: str = 'kind = "single_switch"') -> Cluster:
+    """The cluster of a topology file with `count` servers and the keys of a fabric."""
+    path = folder / "original.toml"
+    path.write_text(SERVER.format(**server, count=count, fabric=fabric))
+    return load_cluster(path)
 
 
 @pytest.mark.parametrize("count", [1, 16])
@@ -128,18 +136,13 @@ PCIE |= {"transport": "nccl-roce", "more": 'pcie_switches = 2\nsockets = 2\nsock
     ids=["DGX A100", "DGX-1", "without NVLink", "nvidia-smi"],
 )
 def test_servers(tmp_path: Path, xml: str, server: dict[str, Any], count: int) -> None:
-    path = tmp_path / "original.toml"
-    path.write_text(SERVER.format(**server, count=count))
     done = imported(tmp_path, node=xml, wishes=Wishes(nodes=count))
-    assert_same_times(done.cluster, load_cluster(path))
+    assert_same_times(done.cluster, original_of(tmp_path, server, count))
 
 
 def test_a_fabric_with_its_server(tmp_path: Path) -> None:
     """ibnetdiscover and NCCL together give a rail-optimised cluster of servers, without any assumed server."""
-    path = tmp_path / "original.toml"
-    rails = 'kind = "rail_optimised"\nnodes_per_pod = 8\nspines = 4\nlinks_per_spine = 2\nuplink = "infiniband-hdr"'
-    path.write_text(SERVER.format(**A100, count=16).replace('kind = "single_switch"', rails))
-    original = load_cluster(path)
+    original = original_of(tmp_path, A100, 16, RAILS)
     done = imported(tmp_path, ib_net(original, original.node.nic.rate), servers.dgx_a100())
     assert_same_times(done.cluster, original)
     assert not any("node.gpus" in line or line.startswith("gpu") for line in done.assumed)

@@ -9,12 +9,13 @@ import pytest
 from dessim.cluster.importers import slurm
 from dessim.errors import ClusterError
 
+CONF = Path("topology.conf")
 
-def test_names_keep_their_leading_zeros(tmp_path: Path) -> None:
-    path = tmp_path / "topology.conf"
-    path.write_text("SwitchName=s Nodes=a[08-10,3]b[0-1],c\n")
+
+def test_names_keep_their_leading_zeros() -> None:
+    text = "SwitchName=s Nodes=a[08-10,3]b[0-1],c\n"
     names = [f"a{i}b{j}" for i in ("3", "08", "09", "10") for j in range(2)]
-    assert [host.name for host in slurm.read_slurm(path).hosts] == [*names, "c"]
+    assert [host.name for host in slurm.read_slurm(CONF, text).hosts] == [*names, "c"]
 
 
 @pytest.mark.parametrize(
@@ -29,10 +30,8 @@ def test_names_keep_their_leading_zeros(tmp_path: Path) -> None:
         ("SwitchName=s Nodes=n[5-3]", r"\[5-3\] is not a list of numbers"),
     ],
 )
-def test_names_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, words: str) -> None:
+def test_names_are_bounded(monkeypatch: pytest.MonkeyPatch, text: str, words: str) -> None:
     monkeypatch.setattr(slurm, "MAX_NODES", 100)
-    path = tmp_path / "topology.conf"
-    path.write_text(text)
     with pytest.raises(ClusterError, match=words) as raised:
-        slurm.read_slurm(path)
+        slurm.read_slurm(CONF, text)
     assert "\n" not in str(raised.value)

@@ -168,10 +168,7 @@ def topo_export(
     text, lost = run_export(ExportRequest(load_cluster(cluster), form, gpus, latency))
     for line in lost:
         print(f"lost: {line}", file=sys.stderr)
-    if out is None:
-        sys.stdout.write(text)
-    else:
-        write_text(out, text)
+    _write(text, out)
 
 
 @topo.command("diff")
@@ -214,8 +211,12 @@ def topo_draw(
     from dessim.cluster import load_cluster
     from dessim.cluster.drawing.draw import draw
 
-    svg = draw(load_cluster(cluster))
+    _write(draw(load_cluster(cluster)), out)
+
+
+def _write(text: str, out: Path | None) -> None:
+    """Write to a file, or to stdout where none is named."""
     if out is None:
-        sys.stdout.write(svg)
+        sys.stdout.write(text)
     else:
-        write_text(out, svg)
+        write_text(out, text)

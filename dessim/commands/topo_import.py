@@ -24,6 +24,7 @@ from dessim.files import write_text
 
 MAX_LISTED_LINKS = 24
 """Links of a graph that the topology file lists; more go to a GraphML file beside it."""
+_NO_FABRIC = FoundFabric((), {}, ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,19 +55,16 @@ class Imported:
 def run_import(request: ImportRequest) -> Imported:
     """Read the files, write the topology file. Raises UsageError and FileError; nothing is written then."""
     _check(request)
-    fabric = read_fabric(request.fabric, _pattern(request.compute, "--compute")) if request.fabric else None
-    node = read_node(request.node, _pattern(request.nics, "--nics")) if request.node else None
-    node = node or (fabric.node if fabric else None)
-    shape = _shape(request, fabric)
-    if shape is not None and node is not None and fabric is not None and fabric.cables_per_adapter:
+    fabric = read_fabric(request.fabric, _pattern(request.compute, "--compute")) if request.fabric else _NO_FABRIC
+    node = read_node(request.node, _pattern(request.nics, "--nics")) if request.node else fabric.node
+    shape = _shape(request.fabric, fabric) if request.fabric else None
+    if shape is not None and node is not None and fabric.cables_per_adapter:
         shape = shape.with_cables(len(node.nics))
     try:
-        network = fabric.network if fabric else ""
-        logical = fabric is not None and fabric.logical
-        composed = compose(node, shape, network, request.wishes, load_catalogue(), logical=logical)
+        composed = compose(node, shape, fabric.network, request.wishes, load_catalogue(), logical=fabric.logical)
     except ValueError as error:
         raise ClusterError(request.node or request.fabric or request.out, "", str(error)) from None
-    assumed = (*(fabric.assumed if fabric else ()), *composed.assumed)
+    assumed = (*fabric.assumed, *composed.assumed)
     left_out = _left_out(fabric, node, shape)
     texts: dict[Path, str] = {}
     if shape is not None and shape.kind == "graph":
@@ -77,10 +75,10 @@ def run_import(request: ImportRequest) -> Imported:
     comments += _numbering(shape)
     description = _description(composed.tables, sources)
     texts = {request.out: topology_text(composed, description, comments), **texts}
-    _prove(texts, request.out)
+    cluster = _built(texts, request.out)
     for path, text in reversed(texts.items()):
         write_text(path, text)
-    return Imported(load_cluster(request.out), tuple(texts), assumed, left_out)
+    return Imported(cluster, tuple(texts), assumed, left_out)
 
 
 def _check(request: ImportRequest) -> None:
@@ -101,17 +99,15 @@ def _pattern(text: str | None, option: str) -> re.Pattern[str] | None:
         raise UsageError(f"{option} {text!r} is not a regular expression: {error}") from None
 
 
-def _shape(request: ImportRequest, fabric: FoundFabric | None) -> Shape | None:
-    if fabric is None:
-        return None
+def _shape(path: Path, fabric: FoundFabric) -> Shape:
     try:
         return recognise(fabric)
     except ValueError as error:
-        raise ClusterError(request.fabric or "", "", str(error)) from None
+        raise ClusterError(path, "", str(error)) from None
 
 
-def _left_out(fabric: FoundFabric | None, node: FoundNode | None, shape: Shape | None) -> tuple[str, ...]:
-    lines = [*(fabric.left_out if fabric else ()), *(node.left_out if node else ())]
+def _left_out(fabric: FoundFabric, node: FoundNode | None, shape: Shape | None) -> tuple[str, ...]:
+    lines = [*fabric.left_out, *(node.left_out if node else ())]
     if shape is not None and shape.unused:
         names = ", ".join(shape.unused[:3]) + (", ..." if len(shape.unused) > 3 else "")
         lines.append(f"{len(shape.unused)} switches on no shortest route between servers: {names}")
@@ -167,13 +163,13 @@ def _inputs(request: ImportRequest) -> list[tuple[Path, str]]:
     return [(path, what) for path, what in both if path is not None]
 
 
-def _prove(texts: dict[Path, str], out: Path) -> None:
-    """Load the cluster from a temporary folder. Raises ClusterError with the name of the final file."""
+def _built(texts: dict[Path, str], out: Path) -> Cluster:
+    """The cluster that `texts` describe, loaded from a temporary folder. Raises ClusterError with the name of `out`."""
     with TemporaryDirectory() as folder:
         for path, text in texts.items():
             write_text(Path(folder, path.name), text)
         try:
-            load_cluster(Path(folder, out.name))
+            return replace(load_cluster(Path(folder, out.name)), path=out)
         except DessimError as error:
             message = str(error).replace(f"{folder}/", "")
             raise ClusterError(out, "", f"the imported cluster cannot be built: {message}") from None

@@ -114,8 +114,8 @@ def _single_switch(fabric: FoundFabric, adjacent: Adjacency, leaves: Sequence[st
 
 def _leaf_spine(fabric: FoundFabric, adjacent: Adjacency, leaves: Sequence[str]) -> Shape:
     spines, (rate, cables) = _two_tiers(adjacent, leaves)
-    hosts, per_leaf = _filled([[h for h in fabric.hosts if h.switches[0] == leaf] for leaf in leaves])
-    _require(all(len(set(host.switches)) == 1 for host in hosts))
+    _require(all(len(set(host.switches)) == 1 for host in fabric.hosts))
+    hosts, per_leaf = _filled(_by(fabric.hosts, lambda host: host.switches[0]).values())
     counts = {"nodes_per_leaf": per_leaf, "spines": len(spines), "links_per_spine": cables}
     return Shape("leaf_spine", counts, hosts, rate)
 
@@ -156,12 +156,13 @@ def _rail_only(fabric: FoundFabric, adjacent: Adjacency, leaves: Sequence[str]) 
 def _fat_tree(fabric: FoundFabric, adjacent: Adjacency, leaves: Sequence[str]) -> Shape:
     spines = dict.fromkeys(s for leaf in leaves for s in adjacent[leaf])
     _require(not set(spines) & set(leaves) and all(len(set(host.switches)) == 1 for host in fabric.hosts))
-    cores = [name for name in adjacent if name not in spines and name not in leaves]
+    place = {leaf: number for number, leaf in enumerate(leaves)}
+    cores = dict.fromkeys(name for name in adjacent if name not in spines and name not in place)
     below_cores = {
         name: {n: b for n, b in to.items() if n not in cores} for name, to in adjacent.items() if name not in cores
     }
-    pods = sorted(_components(below_cores), key=lambda pod: min(leaves.index(s) for s in pod if s in leaves))
-    leaves_of = [[leaf for leaf in leaves if leaf in set(pod)] for pod in pods]
+    pods = sorted(_components(below_cores), key=lambda pod: min(place[s] for s in pod if s in place))
+    leaves_of = [sorted((s for s in pod if s in place), key=place.__getitem__) for pod in pods]
     tiers = [_two_tiers({s: below_cores[s] for s in pod}, own) for pod, own in zip(pods, leaves_of, strict=True)]
     (first_spines, cable), *others = tiers
     _require(len(pods) > 1 and all(len(s) == len(first_spines) and c == cable for s, c in others))
@@ -170,16 +171,15 @@ def _fat_tree(fabric: FoundFabric, adjacent: Adjacency, leaves: Sequence[str]) -
     _require(all(found == planes for found in above) and len(planes) == len(first_spines))
     per_spine = _same(len(plane) for plane in planes)
     _require(per_spine > 0 and per_spine * len(planes) == len(cores))
-    _require(not any(set(adjacent[core]) & set(cores) for core in cores))
+    _require(not any(other in cores for core in cores for other in adjacent[core]))
     core_rate, core_cables = _one_cable(
         adjacent[s][c] for own, _ in tiers for s in own for c in adjacent[s] if c in cores
     )
     leaves_of.sort(key=len, reverse=True)  # stable; a pod with fewer leaves must be the last
     leaves_per_pod = len(leaves_of[0])
     _require(all(len(own) == leaves_per_pod for own in leaves_of[:-1]))
-    hosts, per_leaf = _filled(
-        [[h for h in fabric.hosts if h.switches[0] == leaf] for own in leaves_of for leaf in own], False
-    )
+    by_leaf = _by(fabric.hosts, lambda host: host.switches[0])
+    hosts, per_leaf = _filled([by_leaf[leaf] for own in leaves_of for leaf in own], False)
     counts = {
         "nodes_per_leaf": per_leaf,
         "leaves_per_pod": leaves_per_pod,

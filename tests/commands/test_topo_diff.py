@@ -8,24 +8,20 @@ import pytest
 from typer.testing import CliRunner
 
 from dessim.cli.app import app
-from dessim.cluster import load_cluster
 from dessim.cluster.exporters.graphml import graphml_text
 from dessim.cluster.load import load_topology
 from dessim.cluster.spec.direct_fabrics import GraphTable
-from dessim.commands.topo_diff import run_diff
+from dessim.commands.topo_diff import Difference, run_diff
+from tests.cluster.changed_copy import changed
 
 
-def changed(folder: Path, name: str, old: str, new: str) -> str:
-    text = load_cluster(name).path.read_text()
-    assert old in text
-    path = folder / "mine.toml"
-    path.write_text(text.replace(old, new))
-    return str(path)
+def diff(folder: Path, old: str, new: str) -> list[Difference]:
+    """The differences that a change in the file of 128 servers on rails makes."""
+    return run_diff("h100-8x_rail_128", str(changed(folder, "h100-8x_rail_128", (old, new)).path))
 
 
 def test_a_cluster_equals_itself_under_another_name(tmp_path: Path) -> None:
-    mine = changed(tmp_path, "h100-8x_rail_128", "description = ", 'name = "mine"\ndescription = "" #')
-    assert run_diff("h100-8x_rail_128", mine) == []
+    assert diff(tmp_path, "description = ", 'name = "mine"\ndescription = "" #') == []
 
 
 @pytest.mark.parametrize(
@@ -41,7 +37,7 @@ def test_a_cluster_equals_itself_under_another_name(tmp_path: Path) -> None:
     ],
 )
 def test_differences(tmp_path: Path, old: str, new: str, expected: tuple[str, str, str]) -> None:
-    found = run_diff("h100-8x_rail_128", changed(tmp_path, "h100-8x_rail_128", old, new))
+    found = diff(tmp_path, old, new)
     assert expected in [(line.key, line.a, line.b) for line in found]
     top = expected[0].split(".")[0]
     figures = ("gpus", "nodes", "switches", "oversubscription", "bisection_GBps")
@@ -80,6 +76,5 @@ def test_exit_codes() -> None:
 def test_curves_are_readable(tmp_path: Path) -> None:
     curve = '{op = "all_reduce", gpus = 16, servers = 2, points = [["8 B", 1.02], ["1 MiB", 1.11]]}'
     new = f'transport = {{part = "nccl-ib", nccl = {{curves = [{curve}]}}}}'
-    mine = changed(tmp_path, "h100-8x_rail_128", 'transport = "nccl-ib"', new)
-    found = {line.key: (line.a, line.b) for line in run_diff("h100-8x_rail_128", mine)}
+    found = {line.key: (line.a, line.b) for line in diff(tmp_path, 'transport = "nccl-ib"', new)}
     assert found["transport.nccl.curves.0.points"] == ("-", "8 B: 1.02, 1 MiB: 1.11")

@@ -15,7 +15,8 @@ from dessim.cluster.exporters.astra_sim import GIB
 from dessim.cluster.importers.compose import Wishes
 from dessim.commands.topo_export import FORMATS, ExportRequest, run_export
 from dessim.commands.topo_import import ImportRequest, run_import
-from dessim.errors import UsageError
+from dessim.errors import ClusterError, UsageError
+from tests.cluster.changed_copy import changed
 from tests.cluster.importers import fuzz
 from tests.cluster.importers.test_same_times import assert_same_times
 
@@ -34,10 +35,7 @@ def imported_again(folder: Path, text: str) -> Cluster:
 
 def first_servers(folder: Path, name: str, count: int) -> Cluster:
     """A smaller copy of a shipped cluster, for speed."""
-    path = folder / "small.toml"
-    lines = load_cluster(name).path.read_text().splitlines()
-    path.write_text("\n".join(f"count = {count}" if line.startswith("count = ") else line for line in lines))
-    return load_cluster(path)
+    return changed(folder, name, (f"\ncount = {load_cluster(name).n_nodes}\n", f"\ncount = {count}\n"))
 
 
 @pytest.mark.parametrize(
@@ -70,8 +68,6 @@ def test_nvlink_without_a_bandwidth_is_named(tmp_path: Path) -> None:
 
 
 def test_yaml_aliases_are_refused(tmp_path: Path) -> None:
-    from dessim.errors import ClusterError
-
     bomb = "a: &a [x, x]\nb: &b [*a, *a]\ndevices: [*b, *b]\n"
     with pytest.raises(ClusterError, match="aliases"):
         imported_again(tmp_path, bomb)
@@ -90,17 +86,6 @@ def test_graphml_comes_back_with_its_cables(tmp_path: Path) -> None:
 def test_graphml_counts_whole_servers() -> None:
     with pytest.raises(UsageError, match="NICs of a server are on several switches"):
         run_export(ExportRequest(load_cluster("h100-8x_rail_128"), "graphml"))
-
-
-def changed(folder: Path, name: str, *changes: tuple[str, str], more: str = "") -> Cluster:
-    """A copy of a shipped cluster with texts replaced, and more text at its end."""
-    text = load_cluster(name).path.read_text()
-    for old, new in changes:
-        assert old in text
-        text = text.replace(old, new)
-    path = folder / "changed.toml"
-    path.write_text(text + more)
-    return load_cluster(path)
 
 
 def test_slower_adapters_come_back_from_infragraph(tmp_path: Path) -> None:
@@ -125,20 +110,21 @@ def test_graphml_has_overridden_cables(tmp_path: Path) -> None:
     assert usual in run_export(ExportRequest(load_cluster("a100-8x_tworooms_12"), "graphml"))[1]
 
 
-def columns(name: str) -> dict[str, list[str]]:
-    rows = (line.partition("#")[0].split(":") for line in exported(name, "astra-sim").splitlines())
+def columns(text: str) -> dict[str, list[str]]:
+    """Key -> values of ASTRA-sim's network file."""
+    rows = (line.partition("#")[0].split(":") for line in text.splitlines())
     return {key: values.strip(" []").split(", ") for key, values in rows}
 
 
 def test_astra_sim_keeps_rates_and_oversubscription() -> None:
-    found = columns("h100-8x_fattree_128_4to1")
+    found = columns(exported("h100-8x_fattree_128_4to1", "astra-sim"))
     assert found["topology"] == ["Switch"] * 4
     assert found["npus_count"] == ["8", "4", "8", "4"]
     node = load_cluster("h100-8x_fattree_128_4to1").node
     assert node.nvlink is not None
     expected = [node.nvlink.capacity, *(node.nic.capacity / share for share in (1, 4, 4))]
     assert [float(x) * GIB for x in found["bandwidth"]] == pytest.approx(expected, rel=1e-8)
-    torus = columns("tpu-v4_torus_512")
+    torus = columns(exported("tpu-v4_torus_512", "astra-sim"))
     assert torus["topology"] == ["Ring"] * 3 and torus["npus_count"] == ["8"] * 3
     assert [float(x) * GIB for x in torus["bandwidth"]] == pytest.approx([45e9] * 3, rel=1e-8)
 
@@ -156,8 +142,7 @@ def test_astra_sim_uplinks_do_not_depend_on_pcie(
     """Where PCIe limits the NICs to 28.48 GB/s, the uplinks still have the rate of their cables for each GPU."""
     slow = changed(tmp_path, name, (f'nic = "{nic}"', 'nic = "connectx-7"'), (f'pcie = "{pcie}"', 'pcie = "pcie4-x16"'))
     text, _ = run_export(ExportRequest(slow, "astra-sim"))
-    found = next(line for line in text.splitlines() if line.startswith("bandwidth"))
-    rates = [float(value) * GIB for value in found.partition("[")[2].partition("]")[0].split(",")]
+    rates = [float(value) * GIB for value in columns(text)["bandwidth"]]
     assert rates[1:] == pytest.approx([28.48e9, *up], rel=1e-8)
 
 

@@ -137,7 +137,10 @@ def mutated(text: str, rng: np.random.Generator) -> str:
 
 
 def run(name: str, count: int) -> int:
-    """Import `count` mutations of a format; return how many became clusters. Raises AssertionError for another end."""
+    """Import `count` mutations of a format; return how many became clusters.
+
+    Raises AssertionError where an import ends in neither a cluster nor an error of one line.
+    """
     option, text = samples()[name]
     rng = np.random.default_rng(0)
     imported = 0

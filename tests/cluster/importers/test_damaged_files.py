@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from dessim.cluster import load_cluster
 from dessim.cluster.importers.compose import Wishes
 from dessim.cluster.importers.detect import read_fabric, read_node
 from dessim.commands.topo_import import ImportRequest, run_import
@@ -41,8 +42,6 @@ def test_xml_with_entities_is_refused(tmp_path: Path, text: str, read: object) -
 
 
 def test_a_graphml_bomb_in_a_topology_file_is_refused(tmp_path: Path) -> None:
-    from dessim.cluster import load_cluster
-
     text = load_cluster("a100-8x_tworooms_12").path.read_text()
     (tmp_path / "net.graphml").write_text(BOMB)
     path = tmp_path / "mine.toml"

@@ -32,8 +32,8 @@ class Gpu:
     `spread` is the standard deviation of log(measured / predicted) compute times; None: not known.
     `variation` is the relative standard deviation of an op's compute time between ranks and steps; 0: not known.
     `power` [W] is what the device draws at most; None: not known.
-    `shared_cores` is the number of cores of one machine on which all ranks compute, as on an emulated cluster; each of
-    them is such a device. None: each rank has its own device.
+    `shared_cores` is the number of cores of one machine on which all ranks compute, as on an emulated cluster; this
+    device is one such core. None: each rank has its own device.
 
     `peaks` are the dense rate [FLOP/s] and the share of it that large products reach, by precision. Without them
     `flops` and `efficiency_flops` hold for all precisions. `kernels` describes the kernels; without it a plain roofline

@@ -54,7 +54,7 @@ class FoundNode:
     capability times ten, such as 90, or 0. Each GPU has `nvlinks` NVLinks, wired as in `[node] nvlink_wiring`, or
     `nvlink_rate` is that of all of them in bytes/s. `pcie` is the rate of a GPU's PCIe link. Without NVLink,
     `pcie_switches` and `sockets` are set where the file shows them. `left_out` are sentences on what the file has and
-    the result has not, `assumed` on what the importer had to guess.
+    the result lacks, `assumed` on what the importer had to guess.
     """
 
     gpus: int
@@ -76,7 +76,7 @@ class FoundFabric:
     """Switches, the cables between them by the pair of their names in order, and servers.
 
     `network` is `ib`, `ethernet`, or empty where the file does not say. `left_out` are sentences on what the file has
-    and the result has not, `assumed` on what the importer had to add. In a `logical` fabric each server has one port,
+    and the result lacks, `assumed` on what the importer had to add. In a `logical` fabric each server has one port,
     which stands for all of its adapters; with `cables_per_adapter` there are as many cables for each of these.
     `node` is the server, where the file describes it too.
     """

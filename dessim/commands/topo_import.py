@@ -118,14 +118,14 @@ def _links(tables: dict[str, Any], shape: Shape, out: Path) -> dict[Path, str]:
     """Add the switches and cables of a graph to its table; return the GraphML file where they are too many to list."""
     nodes = Counter(host.switches[0] for host in shape.hosts)
     usual = shape.uplink
-    others = {pair: bundle[0] for pair, bundle in shape.cables.items()}
-    if len(others) <= MAX_LISTED_LINKS:
+    cables = {pair: bundle[0] for pair, bundle in shape.cables.items()}
+    if len(cables) <= MAX_LISTED_LINKS:
         tables["fabric"]["nodes"] = {leaf: nodes[leaf] for leaf in shape.leaves}
         cable: Choice = tables["fabric"]["cable"]
         tables["fabric"]["links"] = [
             {"between": list(pair), "cables": count}
             | ({"cable": Choice(cable.part, {"rate": gbits(rate)})} if rate not in (None, usual) else {})
-            for pair, (rate, count) in others.items()
+            for pair, (rate, count) in cables.items()
         ]
         return {}
     path = out.with_suffix(".graphml")
@@ -134,7 +134,7 @@ def _links(tables: dict[str, Any], shape: Shape, out: Path) -> dict[Path, str]:
     switches = (*shape.leaves, *(name for name in _switches(shape) if name not in nodes))
     edges = tuple(
         Edge(*pair, count, Link("cable", rate, 1.0, 0.0, "imported") if rate not in (None, usual) else None)
-        for pair, (rate, count) in others.items()
+        for pair, (rate, count) in cables.items()
     )
     tables["fabric"]["graphml"] = path.name
     return {path: graphml_text(Plan(switches, edges, tuple(nodes[name] for name in switches)))}

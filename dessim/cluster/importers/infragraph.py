@@ -86,10 +86,10 @@ class _Reader:
                     )
                 switch = self._name(a[0], a[1])
                 switches[switch] = None
-                if b[0] in servers:
-                    ports.setdefault(self._name(b[0], b[1]), []).append(Port(b[2], switch, rate))
-                    continue
                 other = self._name(b[0], b[1])
+                if b[0] in servers:
+                    ports.setdefault(other, []).append(Port(b[2], switch, rate))
+                    continue
                 switches[other] = None
                 if switch != other:
                     low, high = sorted((switch, other))

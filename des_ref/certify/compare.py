@@ -49,18 +49,22 @@ class State:
 
 def reference_states(case: Case, model: Model, batches: list[Batch]) -> Iterator[State]:
     """The state of one-process training after each batch."""
-    # torch.unique sorts, and the reference looks ids up by bisection.
-    vocabulary, index = torch.unique(torch.cat([b.ids for b in batches]), return_inverse=True)
-    columns: list[tuple[int, ...]] = []
-    if case.owners_columns:
-        field = torch.empty_like(vocabulary)
-        field[index] = torch.cat([b.field for b in batches])
-        columns = [case.owners_columns[table] for table in field.tolist()]
+    vocabulary, fields = _vocabulary(batches, torch.device("cpu"))
+    of_tables = case.owners_columns
+    columns = [of_tables[table] for table in fields.tolist()] if of_tables else []
     network = Network(model, SEED, torch.float64, "cpu")
     reference = Reference(network, case.optimizers(), vocabulary, columns)
     for batch in batches:
         step = reference.step(batch)
         yield State(step.loss, step.grads, {name: p.clone() for name, p in reference.parameters.items()})
+
+
+def _vocabulary(batches: list[Batch], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Every id of the batches, int64 [V], and its field, int64 [V]. Ids are sorted: the reference bisects them."""
+    vocabulary, index = torch.unique(torch.cat([b.ids for b in batches]).to(device), return_inverse=True)
+    fields = torch.empty_like(vocabulary)
+    fields[index] = torch.cat([b.field for b in batches]).to(device)
+    return vocabulary, fields
 
 
 def compare(
@@ -122,22 +126,18 @@ class _Run:
     @classmethod
     def prepare(cls, case: Case, model: Model, comm: Comm, batches: list[Batch]) -> _Run:
         """Build the strategy, insert every id into its table, and overwrite the rows of other ranks with NaN."""
-        ids = torch.cat([b.ids for b in batches]).to(comm.device)
-        vocabulary, index = torch.unique(ids, return_inverse=True)
-        fields = torch.empty_like(vocabulary)
-        fields[index] = torch.cat([b.field for b in batches]).to(comm.device)
-
+        vocabulary, fields = _vocabulary(batches, comm.device)
         network = Network(model, SEED, torch.float64, comm.device)
         encoding = Encoding(case.codec_config, SEED, measure_loss=True)
         strategy = case.build(network, comm, encoding)
         strategy.count(lambda: batches[:1])
         rows = strategy.insert(vocabulary, fields)
         owned = strategy.owns(vocabulary, fields)
-        is_first = torch.full_like(owned, strategy.replica == 0)
+        none = torch.zeros_like(owned)
+        mine, copies = (owned, none) if strategy.replica == 0 else (none, owned)
         is_common = strategy.is_everywhere(vocabulary, fields)
         strategy.table.poison(rows[~(owned | is_common)])
-        kept = owned & is_first, owned & ~is_first, is_common
-        return cls(comm, network, strategy, vocabulary, rows, *kept, case.replicas)
+        return cls(comm, network, strategy, vocabulary, rows, mine, copies, is_common, case.replicas)
 
     def state(self, result: StepResult) -> State:
         """The state that all ranks hold together after a step. Every rank calls it."""

@@ -36,7 +36,7 @@ from des_ref.models.shampoo import NAME as SHAMPOO
 from des_ref.strategies.base import Counts, Lane, Optimizers
 from des_ref.strategies.data_parallel import DataParallel
 from des_ref.strategies.in_turn import Part, in_turn
-from des_ref.strategies.replicas import JointGradients, PartComm, op_vars, sum_over_replicas
+from des_ref.strategies.replicas import JointGradients, op_vars, sum_over_replicas
 from des_ref.strategies.row_all_to_all import RowAllToAll
 from des_ref.strategies.sharded import RowWise, TableWise
 from des_ref.strategies.sharded_base import RowGradients, ShardedBase
@@ -74,11 +74,15 @@ class _OfGroup:
 
 @dataclass(frozen=True, slots=True)
 class _OwnGradients:
-    """The gradients of a group's rows from the samples of this worker's block, and those `summed` over the replicas."""
+    """The gradients of a group's rows from the samples of this worker's block, and those of all replicas, if any."""
 
     own: RowGradients
-    summed: RowGradients
     joint: JointGradients | None = None
+
+    @property
+    def summed(self) -> RowGradients:
+        """The sum over the replicas."""
+        return self.own if self.joint is None else self.joint.grads
 
     def counted(self, counts: Counts, network: Network) -> Counts:
         return counts if self.joint is None else self.joint.counted(counts, network)
@@ -156,8 +160,7 @@ class Composed(ShardedBase):
 
     def _of_group(self, comm: Comm, planned: TableGroup) -> GroupComm:
         """The workers of `comm` with which a group of tables is trained: all of them, or those of this block."""
-        part = PartComm(comm, self._parts_of(comm).server) if planned.replicas > 1 else comm
-        return GroupComm(part, planned.name)
+        return GroupComm(comm, planned.name, self._parts_of(comm).server if planned.replicas > 1 else None)
 
     def _new_table(self, optimizers: Optimizers, extra_columns: Mapping[str, int]) -> RowTable | TablesByWidth:
         """One for whole rows, and one for each range of columns that this worker has of split tables."""
@@ -288,10 +291,10 @@ class Composed(ShardedBase):
         """The gradients of a group's rows, summed over the replicas."""
         grads = yield from own
         if group.planned.replicas == 1:
-            return _OwnGradients(grads, grads)
-        peers = GroupComm(PartComm(self.comm, self._parts_of(self.comm).between), group.planned.name)
+            return _OwnGradients(grads)
+        peers = GroupComm(self.comm, group.planned.name, self._parts_of(self.comm).between)
         joint = yield from sum_over_replicas(grads, peers, self.network, self.table, group.strategy.marks)
-        return _OwnGradients(grads, joint.grads, joint)
+        return _OwnGradients(grads, joint)
 
     # -- sizes ----------------------------------------------------------------------------------------------------
 

@@ -9,9 +9,7 @@ the blocks, so that their sums and copies are equal to the last bit.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
-from des_ref.comm import Comm
 from des_ref.embedding.by_width import TablesByWidth, packed, unpacked
 from des_ref.embedding.hash_table import RowTable
 from des_ref.models.build import Network
@@ -19,14 +17,17 @@ from des_ref.strategies.base import Counts, Marks, mean_width
 from des_ref.strategies.in_turn import Part
 from des_ref.strategies.padding import is_real, padded
 from des_ref.strategies.sharded_base import RowGradients
+from des_ref.strategies.table_group import GroupComm
 from des_ref.substitution.owned import unique_with_index
 from dessim.trace.schema import Phase
 
 
 @dataclass(frozen=True, slots=True)
 class JointGradients:
-    """The gradients of the rows that any replica touched, and the lines of each replica's message, padding included:
-    `most` ids, and `lines` rows, or floats where tables differ in width."""
+    """The gradients of the rows that any replica touched, and the size of each replica's message.
+
+    With its padding, a message has `most` ids and `lines` rows, or `lines` floats where tables differ in width.
+    """
 
     grads: RowGradients
     most: int
@@ -45,7 +46,7 @@ class JointGradients:
 
 
 def sum_over_replicas(
-    own: RowGradients, comm: Any, network: Network, table: RowTable | TablesByWidth, marks: Marks
+    own: RowGradients, comm: GroupComm, network: Network, table: RowTable | TablesByWidth, marks: Marks
 ) -> Part[JointGradients]:
     """The sum of the gradients of the workers of `comm`, which own the same rows in other replicas."""
     counts = own.ids.new_empty(comm.world_size)
@@ -86,14 +87,3 @@ def op_vars(counts: Counts, block: int) -> dict[str, dict[str, float]]:
         "replica_sum": padded_rows | joint,
         "update_rows": joint | mean_width("WU", counts.joint, counts.joint_floats),
     }
-
-
-class PartComm:
-    """`part` of the workers, whose ops are watched like those of the `whole`."""
-
-    def __init__(self, whole: Comm, part: Comm) -> None:
-        self._whole = whole
-        self._part = part
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(replace(self._part, tap=self._whole.tap), name)

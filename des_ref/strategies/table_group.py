@@ -64,18 +64,24 @@ def is_whole(network: Network, shard: Shard) -> bool:
 
 
 class GroupComm:
-    """A `Comm` whose ops end in `.group`; everything else is the wrapped group's."""
+    """A `Comm` whose ops end in `.group`; everything else is that of `whole`, or of the `part` of its workers."""
 
-    def __init__(self, comm: Comm | CodedComm, group: str) -> None:
-        self._comm = comm
+    def __init__(self, whole: Comm | CodedComm, group: str, part: Comm | None = None) -> None:
+        self._whole = whole
         self._group = group
+        self._part = part
+
+    @property
+    def _comm(self) -> Comm | CodedComm:
+        """The workers that exchange messages, whose ops are watched like those of the whole."""
+        return self._whole if self._part is None else replace(self._part, tap=self._whole.tap)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._comm, name)
 
     def within(self, part: Comm) -> GroupComm:
-        """Some of the workers, whose ops end in the same name and are watched like those of all."""
-        return GroupComm(replace(part, tap=self._comm.tap), self._group)
+        """Some of the workers, whose ops end in the same name."""
+        return GroupComm(self._whole, self._group, part)
 
     def all_gather(self, name: str, *message: Any) -> Handle:
         return self._comm.all_gather(f"{name}.{self._group}", *message)

@@ -24,7 +24,7 @@ from des_ref.models.dense_optim import DenseOptimizer
 from des_ref.strategies.base import Optimizers
 from des_ref.strategies.planned import PlanSettings
 from dessim.errors import FileError, UsageError
-from dessim.files import parse_toml, read_text
+from dessim.files import parse_toml, read_toml
 from dessim.workload.codecs import CodecConfig, parse_codecs
 from dessim.workload.composed import TablePlan
 from dessim.workload.id_logs.in_model import model_with_ids
@@ -261,10 +261,7 @@ def load_settings(path: str | Path | None, overrides: Mapping[str, Any]) -> Sett
     Raises FileError, which names the key.
     """
     name: str | Path = path if path is not None else f"{SHIPPED}.toml"
-    try:
-        raw = parse_toml(_read(path))
-    except ValueError as error:
-        raise FileError(name, "", f"not TOML: {error}") from None
+    raw = read_toml(Path(path)) if path is not None else parse_toml(_shipped())
     if "plan" in raw:
         raise FileError(name, "plan", "is no setting: name the plan file with --plan")
     for key, value in overrides.items():
@@ -275,10 +272,8 @@ def load_settings(path: str | Path | None, overrides: Mapping[str, Any]) -> Sett
         raise FileError(name, "", "; ".join(_problem(e) for e in error.errors())) from None
 
 
-def _read(path: str | Path | None) -> str:
-    if path is None:
-        return files("des_ref").joinpath("configs", f"{SHIPPED}.toml").read_text("utf-8")
-    return read_text(Path(path))
+def _shipped() -> str:
+    return files("des_ref").joinpath("configs", f"{SHIPPED}.toml").read_text("utf-8")
 
 
 def _override(raw: dict[str, Any], key: str, value: Any, name: str | Path) -> None:

@@ -130,9 +130,9 @@ class Outputs:
                 raise UsageError(f"{option} {str(path)!r}: {other} also writes {file}; name two files")
 
 
-def read_toml(path: Path, kind: type[FileError] = FileError, most_bytes: int = MAX_BYTES) -> dict[str, Any]:
+def read_toml(path: Path, kind: type[FileError] = FileError) -> dict[str, Any]:
     """Return the tables of a TOML file. Raises `kind`, which names the file."""
-    text = read_text(path, kind, most_bytes)
+    text = read_text(path, kind)
     try:
         return parse_toml(text)
     except ValueError as error:

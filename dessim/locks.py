@@ -41,6 +41,11 @@ def release(file: Path) -> None:
             file.unlink()
 
 
+def is_restart() -> bool:
+    """Whether torchrun has started this process to replace one that failed (`--max-restarts`)."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+
+
 @contextmanager
 def _alone_with(file: Path, flags: int = 0) -> Iterator[int]:
     """An open lock file that no other process reads or changes during the block. `flags`: more of those of open(2)."""
@@ -60,8 +65,7 @@ def _refuse(content: bytes, file: Path, what: str) -> None:
     if not content:
         return
     holder, own = _parse(content), _own()
-    is_restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
-    if holder == own or (is_restart and own["run"] and holder.get("run") == own["run"]):
+    if holder == own or (is_restart() and own["run"] and holder.get("run") == own["run"]):
         return  # torchrun starts all processes of a run again after one has failed, on these hosts or on others
     if holder.get("host") == own["host"] and not _runs(holder):
         return

@@ -46,7 +46,7 @@ def chosen(folder: Path | None, resume: str | None, comm: Comm) -> Iterator[Path
         if folder is not None:
             locks.take(folder / checkpoints.LOCK, str(folder))
             checkpoints.clean(folder)
-        return str(_choose(folder, resume, is_restart()) or "")
+        return str(_choose(folder, resume, locks.is_restart()) or "")
 
     try:
         answer = on_all_ranks(prepare_and_choose, folder or "", comm)[0]
@@ -64,27 +64,21 @@ def restore_run(
     `run` is the identity of the run (state.identity), which must match the checkpoint's. Every rank calls it. Raises
     DessimError with the reason, the same on every rank.
     """
-    manifest: dict[str, Any] = {}
+    restored: list[P] = []
 
     def load() -> str:
-        manifest.update(checkpoints.read_manifest(checkpoint))
+        manifest = checkpoints.read_manifest(checkpoint)
         check_identity(checkpoint, manifest["run"], dict(run))
         try:
             restore(strategy, checkpoint, manifest, comm.rank, comm.world_size)
-            manifest["progress"] = kind.from_json(manifest["progress"])
+            restored.append(kind.from_json(manifest["progress"]))
         except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, SafetensorError) as error:
             problem = f"its files do not hold the state of such a run: {type(error).__name__}: {error}"
             raise FileError(checkpoint, "", problem) from None
         return ""
 
     on_all_ranks(load, checkpoint, comm)
-    progress: P = manifest["progress"]
-    return progress
-
-
-def is_restart() -> bool:
-    """Whether torchrun has started this process to replace one that failed (`--max-restarts`)."""
-    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+    return restored[0]
 
 
 def on_all_ranks(work: Callable[[], str], where: str | Path, comm: Comm) -> list[str]:

@@ -14,9 +14,9 @@ from dessim.workload.plan_file import JobPlan, planned_model, read_plan
 
 
 class PlanSettings(BaseModel):
-    """A job of `dessim plan` in a run's settings: its file, its number of workers, how each table is trained,
-    and in how many replicas.
+    """A job of `dessim plan` in a run's settings.
 
+    It has the plan's file, the number of workers, how each table is trained, and the number of replicas of the tables.
     `tables` is empty where one strategy trains all of them. It comes from `--plan` only.
     """
 

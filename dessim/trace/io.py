@@ -21,13 +21,12 @@ from typing import IO
 
 from dessim import locks
 from dessim.errors import TraceError, UsageError
-from dessim.files import parse_json, write_json
+from dessim.files import read_json, write_json
 from dessim.trace.schema import Header, Op
 
 HEADER_FILE = "trace.json"
 PART_SUFFIX = ".part"
 LOCK_FILE = "lock.json"  # in the part folder of a run that records
-MAX_HEADER_BYTES = 64 * 2**20  # a million clock offsets fit
 MAX_LINE_BYTES = 4 * 2**20  # an op with splits for 100,000 peers fits
 MAX_OPS_PER_RANK = 20_000_000
 SMALL_BYTES = 16 * 2**20  # unpacked; a file with more must not be MAX_RATIO times smaller when packed
@@ -197,12 +196,9 @@ def load_trace(path: str | Path) -> Trace:
 
 def _load_header(folder: Path) -> Header:
     file = folder / HEADER_FILE
+    raw = read_json(file, TraceError)
     try:
-        if file.stat().st_size > MAX_HEADER_BYTES:
-            raise TraceError(file, "", f"larger than {MAX_HEADER_BYTES} bytes")
-        return Header.from_json(parse_json(file.read_bytes()))
-    except OSError as error:
-        raise TraceError(file, "", f"cannot be read: {error.strerror}") from None
+        return Header.from_json(raw)
     except ValueError as error:
         raise TraceError(file, "", str(error)) from None
 
@@ -213,8 +209,9 @@ def _load_rank(file: Path) -> tuple[list[Op], str]:
     line_number = 0
     unpacked = 0
     try:
-        most = max(SMALL_BYTES, MAX_RATIO * file.stat().st_size)
-        if file.stat().st_size == 0:  # gzip accepts an empty file as whole
+        size = file.stat().st_size
+        most = max(SMALL_BYTES, MAX_RATIO * size)
+        if size == 0:  # gzip accepts an empty file as whole
             return ops, "1: the file is empty"
         with gzip.open(file, "rb") as lines:
             while line := lines.readline(MAX_LINE_BYTES + 1):

@@ -56,12 +56,15 @@ def run_forked(command: Sequence[str], cwd: Path | None = None, **_: Any) -> Com
 
 def launch_environments(ranks: int) -> list[dict[str, str]]:
     """The environments that torchrun gives to its ranks."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    common = {"WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    common = {"WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     own = [common | {"OMP_NUM_THREADS": 1, "RANK": rank, "LOCAL_RANK": rank} for rank in range(ranks)]
     return [{key: str(value) for key, value in environment.items()} for environment in own]
+
+
+def free_port() -> int:
+    """A port of this machine at which no program listens."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
 
 
 def _run(words: Sequence[str], folder: Path, environment: Mapping[str, str], printed: Path, said: Path) -> None:

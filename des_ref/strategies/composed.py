@@ -36,7 +36,7 @@ from des_ref.models.shampoo import NAME as SHAMPOO
 from des_ref.strategies.base import Counts, Lane, Optimizers
 from des_ref.strategies.data_parallel import DataParallel
 from des_ref.strategies.in_turn import Part, in_turn
-from des_ref.strategies.replicas import JointGradients, op_vars, sum_over_replicas
+from des_ref.strategies.replicas import BlockGradients, op_vars, sum_over_replicas
 from des_ref.strategies.row_all_to_all import RowAllToAll
 from des_ref.strategies.sharded import RowWise, TableWise
 from des_ref.strategies.sharded_base import RowGradients, ShardedBase
@@ -73,26 +73,10 @@ class _OfGroup:
 
 
 @dataclass(frozen=True, slots=True)
-class _OwnGradients:
-    """The gradients of a group's rows from the samples of this worker's block, and those of all replicas, if any."""
-
-    own: RowGradients
-    joint: JointGradients | None = None
-
-    @property
-    def summed(self) -> RowGradients:
-        """The sum over the replicas."""
-        return self.own if self.joint is None else self.joint.grads
-
-    def counted(self, counts: Counts, network: Network) -> Counts:
-        return counts if self.joint is None else self.joint.counted(counts, network)
-
-
-@dataclass(frozen=True, slots=True)
 class _AllGradients(RowGradients):
     """The gradients of all rows that this worker updates, and those of each group."""
 
-    groups: tuple[_OwnGradients, ...]
+    groups: tuple[BlockGradients, ...]
 
 
 def check_optimizers(optimizers: Optimizers, replicas: int = 1) -> None:
@@ -287,14 +271,14 @@ class Composed(ShardedBase):
         rows, ids, grads = (torch.cat([getattr(own, name) for own in summed]) for name in ("rows", "ids", "grad"))
         return _AllGradients(rows, ids, grads, tuple(found)), self._by_column(grads)
 
-    def _summed(self, group: _Group, own: Part[RowGradients]) -> Part[_OwnGradients]:
+    def _summed(self, group: _Group, own: Part[RowGradients]) -> Part[BlockGradients]:
         """The gradients of a group's rows, summed over the replicas."""
         grads = yield from own
         if group.planned.replicas == 1:
-            return _OwnGradients(grads)
+            return BlockGradients(grads)
         peers = GroupComm(self.comm, group.planned.name, self._parts_of(self.comm).between)
         joint = yield from sum_over_replicas(grads, peers, self.network, self.table, group.strategy.marks)
-        return _OwnGradients(grads, joint)
+        return BlockGradients(grads, joint)
 
     # -- sizes ----------------------------------------------------------------------------------------------------
 

@@ -45,6 +45,23 @@ class JointGradients:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class BlockGradients:
+    """The gradients of a group's rows from the samples of this worker's block, and those of all replicas, if any."""
+
+    own: RowGradients
+    joint: JointGradients | None = None
+
+    @property
+    def summed(self) -> RowGradients:
+        """The sum over the replicas."""
+        return self.own if self.joint is None else self.joint.grads
+
+    def counted(self, counts: Counts, network: Network) -> Counts:
+        """`counts` of the block, with those of the exchange between replicas."""
+        return counts if self.joint is None else self.joint.counted(counts, network)
+
+
 def sum_over_replicas(
     own: RowGradients, comm: GroupComm, network: Network, table: RowTable | TablesByWidth, marks: Marks
 ) -> Part[JointGradients]:

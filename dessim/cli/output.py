@@ -13,7 +13,7 @@ import typer
 
 from dessim.errors import CheckFailed, DessimError, UsageError, one_line
 from dessim.files import Outputs, dump_json, write_text
-from dessim.processes import drop_stdout, refusal
+from dessim.processes import INTERRUPTED, drop_stdout, refusal
 
 if TYPE_CHECKING:
     from dessim.cluster import Cluster
@@ -39,14 +39,13 @@ def guarded(command: Command) -> Command:
 def _one_line() -> Iterator[None]:
     try:
         yield
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.flush()
     except DessimError as error:
         print(f"dessim: {one_line(error)}", file=sys.stderr)
         raise typer.Exit(error.exit_code) from None
     except KeyboardInterrupt:
         print("dessim: interrupted", file=sys.stderr)
-        raise typer.Exit(130) from None
+        raise typer.Exit(INTERRUPTED) from None
     except BrokenPipeError as error:
         if error.filename:  # a named pipe
             print(f"dessim: {refusal(error)}", file=sys.stderr)
@@ -111,8 +110,7 @@ def _count(problems: list[str]) -> str:
 
 def print_json(value: dict[str, Any]) -> None:
     """Print the object of `--json`, with its schema version."""
-    encoding = sys.stdout.encoding if sys.stdout is not None else "utf-8"
-    print(dump_json({"schema_version": SCHEMA_VERSION, **value}, encoding))
+    print(dump_json({"schema_version": SCHEMA_VERSION, **value}, sys.stdout.encoding))
 
 
 def draw_used(file: Path, machine: Cluster, load: Load) -> None:

@@ -19,6 +19,7 @@ from des_ref.forked import forking_context
 from dessim.errors import UsageError
 from dessim.processes import leave
 from tests.des_ref.ranks import on_ranks, stderr_to
+from tests.forked import free_port
 
 SHORT_TIMEOUT_S = 3.0
 LONG_TIMEOUT_S = 60.0
@@ -140,11 +141,6 @@ def start_of(monkeypatch: pytest.MonkeyPatch, **environment: str) -> None:
             monkeypatch.setenv(name, value)
         else:
             monkeypatch.delenv(name, raising=False)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 
-# torch reports each failed try to connect with a page of its own stack, in addition to the exception that we print.
+# torch prints a long stack trace for each failed attempt to connect, in addition to the exception that we print.
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 if sys.argv[:1] == ["-m"]:
     # A program of this package starts (python -m), and imports torch for seconds. des_ref.cli takes over afterwards.

@@ -26,7 +26,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-"""Characters that control a terminal, but for tab and newline; more ends of a line; halves of characters."""
+"""Characters that control a terminal, except tab and newline; other line separators; surrogates."""
 
 
 def is_printable(text: str) -> bool:

@@ -172,8 +172,8 @@ def _launcher_store(rank: int, world_size: int, timeout: float) -> dist.Store:
 def _await_name(rank: int, host: str, deadline: float) -> None:
     """Return once `host` can be resolved: the name of a container may be published after others start.
 
-    torch would retry, too, with a page of its own stack for each try. Raises RankError after the deadline, and at once
-    for what is no name.
+    torch would retry too, and print a long stack trace for each attempt. Raises RankError after the deadline, and at
+    once if `host` cannot be a name.
     """
     while True:
         try:

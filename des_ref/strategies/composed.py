@@ -107,7 +107,7 @@ class Composed(ShardedBase):
         self._replicas = replicas
         self._block = comm.world_size // replicas
         self.replica = comm.rank // self._block
-        # This worker's block, and the workers with its place in all blocks, as parts of each group that is used.
+        # This worker's block, and the workers with its place in all blocks, for each comm that is attached.
         self._parts: list[tuple[Comm, ServerComms]] = []
         super().__init__(network, optimizers, comm)
         self.attach(comm)

@@ -3,7 +3,7 @@
 A profile shows a wait as a pause of the thread, and the collective as the span of a worker. The two rarely end at the
 same instant: the worker hands over the result before its span ends, and is often late to run again on a busy machine,
 by milliseconds. So a pause that ends near the end of a span is a wait for it. The collective then ended when the
-thread went on, at the latest.
+thread resumed, at the latest.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _SHORTEST_WAIT_US = 200.0  # shorter pauses are work of the host
 
 
 def with_waits(ops: Sequence[Op]) -> list[Op]:
-    """A rank's `ops`, ordered by step and start, with the dependency of each op that waited for a collective."""
+    """A rank's `ops`, ordered by step and start, where each op that waited for a collective depends on it."""
     found = list(ops)
     spans = [index for index, op in enumerate(ops) if op.kind is Kind.COLLECTIVE and op.stream == GLOO_STREAM]
     if not spans:

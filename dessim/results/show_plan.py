@@ -161,7 +161,8 @@ def _algorithms(chosen: Mapping[str, str]) -> str:
 def replicas_text(scale: Values) -> str:
     """The blocks of a plan with replicas."""
     replicas = scale["plans"][0]["replicas"]
-    return f"{replicas} replicas: each block of {_gpus(scale['gpus'] // replicas)} has all tables; owners shown are those of block 0"
+    block = _gpus(scale["gpus"] // replicas)
+    return f"{replicas} replicas: each block of {block} has all tables; owners shown are those of block 0"
 
 
 def target_text(result: Values) -> str:

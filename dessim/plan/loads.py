@@ -32,7 +32,7 @@ from dessim.workload.memory import INDEX, result_bytes
 from dessim.workload.model import Model
 from dessim.workload.owners import hashed_shares
 from dessim.workload.plan import OwnerRole, Placement, Plan, PlannedOp, TableGroup
-from dessim.workload.replicas import block_of
+from dessim.workload.replicas import block_of, symbols_of_blocks
 from dessim.workload.symbol_values import counts_by_table, floats_of
 from dessim.workload.symbols import ONE_WIDTH
 
@@ -135,12 +135,12 @@ def loads_of(
     if not groups:
         raise UsageError(refusals[0])
     of_job = _Scope(symbols, counts_by_table(model, symbols))
-    of_block = of_job.block(model, replicas)
+    of_block = of_job.block(model, replicas) if replicas > 1 else of_job
     by_choice: dict[Choice, tuple[Load | None, ...]] = {}
     shares: dict[Choice, tuple[Floats, ...]] = {}
     fixed: dict[str, Fixed] = {}
     # A model derives these from its operators each time, which takes long for hundreds of tables.
-    splits = _parts(model, "table_wise", n) if replicas == 1 else [1]
+    splits = _parts(model, n) if replicas == 1 else [1]
     all_columns = sorted({width // parts for width in model.widths for parts in splits})
     floats = {width: floats_of(model, [width]) for width in all_columns}
     widths = model.widths
@@ -177,10 +177,10 @@ def _rates(plan: Plan, symbols: Mapping[str, float], rate_of: RateOf) -> dict[st
     }
 
 
-def _parts(model: Model, strategy: str, n: int) -> list[int]:
+def _parts(model: Model, n: int) -> list[int]:
     """The numbers of owners among which the columns of a table may be split."""
     most = min(n, max(model.widths) // _LEAST_COLUMNS) if can_split_columns(model) else 1
-    return [2**i for i in range(max(most, 1).bit_length())] if strategy == "table_wise" else [1]
+    return [2**i for i in range(max(most, 1).bit_length())]
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +196,7 @@ class _Scope:
         """That of one of `replicas` blocks of these workers."""
         of_block = block_of(self.symbols, replicas)
         counts, distinct = counts_by_table(model, of_block), self.symbols["U"] / self.counts["U"].sum()
-        names = {"L": of_block["N"], "B_block": of_block["B"], "R": float(replicas)}
+        names = symbols_of_blocks(self.symbols, replicas)
         own = {**of_block, **names, "U": float(distinct * counts["U"].sum())}
         return _Scope(own, counts, np.asarray(distinct * self.counts["U"]))
 

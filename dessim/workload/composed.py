@@ -27,7 +27,7 @@ from dessim.workload.formula import renamed
 from dessim.workload.model import Model
 from dessim.workload.options import Options
 from dessim.workload.plan import Placement, Plan, PlannedOp, Shard, TableGroup
-from dessim.workload.replicas import OF_BLOCK, block_of, check, in_blocks
+from dessim.workload.replicas import OF_BLOCK, block_of, check, in_blocks, symbols_of_blocks
 from dessim.workload.strategies import STRATEGIES
 from dessim.workload.strategies.table_row_wise import TABLE_ROW_WISE
 from dessim.workload.symbol_values import counts_by_table, floats_of
@@ -237,9 +237,8 @@ def _group_symbols(
 
     def symbols_of(job: Mapping[str, float]) -> dict[str, float]:
         of_job = counts_by_table(model, job)
-        block = block_of(job, replicas)
-        of_block = counts_by_table(model, block) if replicas > 1 else of_job
-        found = {"L": block["N"], "B_block": block["B"], "R": float(replicas)} if replicas > 1 else {}
+        of_block = counts_by_table(model, block_of(job, replicas)) if replicas > 1 else of_job
+        found = symbols_of_blocks(job, replicas) if replicas > 1 else {}
         for group in groups:
             counts = of_block if group.replicas > 1 else of_job
             if group.server:

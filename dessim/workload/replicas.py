@@ -44,6 +44,12 @@ def block_of(job: Mapping[str, float], replicas: int) -> dict[str, float]:
     return {**job, "N": job["N"] / replicas, "B": job["B"] / replicas}
 
 
+def symbols_of_blocks(job: Mapping[str, float], replicas: int) -> dict[str, float]:
+    """L, B_block and R of a job."""
+    block = block_of(job, replicas)
+    return {OF_BLOCK["N"]: block["N"], OF_BLOCK["B"]: block["B"], "R": float(replicas)}
+
+
 def in_blocks(ops: Sequence[PlannedOp], of: TableGroup) -> list[PlannedOp]:
     """The ops of a group, whose symbols are renamed, in each block, with the exchange of gradients between blocks."""
     found: list[PlannedOp] = []

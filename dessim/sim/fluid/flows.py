@@ -125,14 +125,12 @@ class Flows:
 
         `links` equals the list of links used and replaces it, so that several copies can share one list.
         """
-        colour = self.folded.colour.astype(np.min_scalar_type(len(self.finish)))
-        folded = replace(self.folded, colour=colour, links=links)
+        folded = replace(self.folded.compact(), links=links)
         return replace(self, messages=no_messages(self.messages.in_flight), folded=folded, links=links, crossings=None)
 
     def with_messages(self, messages: Messages) -> Flows:
         """The inverse of `without_messages`. Empty messages are left out again."""
-        folded = replace(self.folded, colour=self.folded.colour.astype(np.int64))
-        return replace(self, messages=messages.nonempty(), folded=folded)
+        return replace(self, messages=messages.nonempty(), folded=self.folded.expanded())
 
 
 def route_flows(cluster: Cluster, src: Ints, dst: Ints, size: Floats, folding: bool = True) -> Flows:

@@ -54,6 +54,14 @@ class Fold:
     link_of: Ints
     links: Ints
 
+    def compact(self) -> Fold:
+        """The same with colours in as few bytes as possible, for a cache."""
+        return replace(self, colour=self.colour.astype(np.min_scalar_type(len(self.flow_of))))
+
+    def expanded(self) -> Fold:
+        """The inverse of `compact`."""
+        return replace(self, colour=self.colour.astype(np.int64))
+
 
 def fold(net: Incidence, kind: Ints, enabled: bool = True) -> Fold:
     """Fold a network. Flows of different `kind` [n_flows] (bytes, start times) never share a colour.

@@ -7,7 +7,7 @@ repetitions. `Shared` simulates every finish.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NoReturn
 
 import numpy as np
@@ -19,7 +19,7 @@ from dessim.sim.core.counters import Counters
 from dessim.sim.fluid.batches import Batch, due
 from dessim.sim.fluid.drain import Chain, Fluid, start_draining
 from dessim.sim.fluid.incidence import bound_name, incidence
-from dessim.sim.fluid.joint import Joint, is_large, join, small
+from dessim.sim.fluid.joint import Joint, JointFolds, is_large, join
 from dessim.sim.progress import Progress
 from dessim.units import format_time
 
@@ -115,21 +115,27 @@ class _Joined:
     def folded(self, batches: list[Batch], cluster: Cluster, folding: bool) -> Joint:
         """The messages folded; large ones once for all times that the same stages share links."""
         after, number = self.fixed + self.reduction, self.batch.astype(np.float64)
-        kept = [batch.flows.routed for batch in batches]
-        folds = kept[0][0] if kept[0] is not None else None
-        is_open = bool(cluster.links.capacity.all())
-        if not (folding and is_open and self.chain is None and folds is not None and is_large(len(self.size))):
-            folds = None
-        stages = [routed[1] for routed in kept if routed is not None and routed[0] is folds]
-        if folds is None or len(stages) < len(batches):
+        folding = folding and self.chain is None
+
+        def fold_anew() -> Joint:
             crossings = [batch.crossings(cluster) for batch in batches]
-            return join(cluster, crossings, self.size, after, number, folding and self.chain is None)
-        key = folds.key(stages, self.size, after, number)
-        if key not in folds.known:
-            crossings = [batch.crossings(cluster) for batch in batches]
-            folds.known[key] = small(join(cluster, crossings, self.size, after, number, folding))
-        joint = folds.known[key]
-        return replace(joint, fold=replace(joint.fold, colour=joint.fold.colour.astype(np.int64)))
+            return join(cluster, crossings, self.size, after, number, folding)
+
+        # Folds are kept only while no link is down.
+        is_kept = folding and is_large(len(self.size)) and cluster.links.capacity.all()
+        kept = _kept_folds(batches) if is_kept else None
+        if kept is None:
+            return fold_anew()
+        folds, stages = kept
+        return folds.joint(stages, self.size, after, number, fold_anew)
+
+
+def _kept_folds(batches: list[Batch]) -> tuple[JointFolds, list[int]] | None:
+    """Where the joint folds of the batches' stages are kept, and the numbers of the stages there; None if nowhere."""
+    routed = [batch.flows.routed for batch in batches if batch.flows.routed is not None]
+    if len(routed) < len(batches) or any(folds is not routed[0][0] for folds, _ in routed):
+        return None
+    return routed[0][0], [stage for _, stage in routed]
 
 
 def _chain(batches: list[Batch], rows: list[slice], fixed: Floats) -> Chain | None:

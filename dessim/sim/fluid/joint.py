@@ -8,7 +8,7 @@ how many. A step has the same collectives beside each other again and again, so 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -35,7 +35,7 @@ class Joint:
 class JointFolds:
     """The joint folds of routed stages, by the numbers of the stages and the classes of identical messages."""
 
-    known: dict[tuple[object, ...], Joint] = field(default_factory=dict)
+    _known: dict[tuple[object, ...], Joint] = field(default_factory=dict)
     _stages: int = 0
 
     def add_stage(self) -> int:
@@ -43,12 +43,21 @@ class JointFolds:
         self._stages += 1
         return self._stages
 
-    def key(self, stages: Sequence[int], size: Floats, after: Floats, batch: Floats) -> tuple[object, ...]:
-        """The key of batches of `stages` with `size` bytes left and `after` seconds to pass then [n_messages]."""
-        kind = number_rows(size, after, batch)
-        dense, first = number(kind)
+    def joint(
+        self, stages: Sequence[int], size: Floats, after: Floats, batch: Floats, fold_anew: Callable[[], Joint]
+    ) -> Joint:
+        """The joint fold of batches of `stages`; `fold_anew` makes it the first time.
+
+        The messages have `size` bytes left and `after` seconds to pass then [n_messages].
+        """
+        dense, first = number(number_rows(size, after, batch))
         digest = hashlib.blake2b(dense.astype(np.min_scalar_type(len(first))).tobytes()).digest()
-        return (*stages, digest, (size[first] > 0).tobytes())
+        key = (*stages, digest, (size[first] > 0).tobytes())
+        if key not in self._known:
+            made = fold_anew()
+            self._known[key] = replace(made, fold=made.fold.compact())
+        known = self._known[key]
+        return replace(known, fold=known.fold.expanded())
 
 
 def join(
@@ -72,12 +81,6 @@ def join(
     entry = folded.colour[flow] * kinds + cluster.links.kind[link]
     carried = np.bincount(entry, weight * copies, minlength=len(folded.flow_of) * kinds)
     return Joint(folded, blocked, carried.astype(np.float64).reshape(len(folded.flow_of), kinds))
-
-
-def small(joint: Joint) -> Joint:
-    """The same with colours in as few bytes as possible, to be kept."""
-    colour = joint.fold.colour.astype(np.min_scalar_type(len(joint.fold.flow_of)))
-    return replace(joint, fold=replace(joint.fold, colour=colour))
 
 
 def is_large(messages: int) -> bool:

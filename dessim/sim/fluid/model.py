@@ -30,7 +30,7 @@ from dessim.sim.fluid.fabric import FlowFabric
 from dessim.sim.fluid.flows import Flows
 from dessim.sim.fluid.nccl_calls import Call, NcclCalls
 from dessim.sim.fluid.route_cache import RouteCache
-from dessim.sim.fluid.tuner import Tuner, Wanted
+from dessim.sim.fluid.tuner import AUTO, Tuner, Wanted
 from dessim.sim.progress import Progress
 from dessim.sim.rendezvous import Rendezvous
 from dessim.trace.schema import Collective
@@ -145,7 +145,7 @@ class FluidNetwork:
         has_even_part = sizes is not None or size > 0
         if not has_even_part and (loads is None or not any(loads.totals)):
             return Outcome(NO_ALGORITHM, moving, {LATENCY: 0.0})
-        asked = self._algorithms.get(op, "auto")
+        asked = self._algorithms.get(op, AUTO)
         call: Call | None = None
         if self._nccl.runs(asked):
             largest = max(loads.totals) if loads is not None else size
@@ -155,9 +155,10 @@ class FluidNetwork:
         if call is not None and op is Collective.ALL_TO_ALL and has_even_part and sizes is None:
             made = self._nccl.all_pairs(group, size)
         if has_even_part and made is None:
-            wanted = Wanted(op, group, size, sizes, "auto" if call is not None else asked, bytes_only=call is not None)
-            algorithm, options = self._tuner.choose(wanted, progress.within(0, 2))
-            progress = progress.within(1, 2) if len(self._tuner.choices(wanted)) > 1 else progress
+            wanted = Wanted(op, group, size, sizes, AUTO if call is not None else asked, bytes_only=call is not None)
+            choices = self._tuner.choices(wanted)
+            algorithm, options = self._tuner.choose(wanted, choices, progress.within(0, 2))
+            progress = progress.within(1, 2) if len(choices) > 1 else progress
         parts: dict[str, float] = {}
         if transport.op_overhead > 0 and call is None:
             yield env.timeout(transport.op_overhead)

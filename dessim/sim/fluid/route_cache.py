@@ -37,7 +37,7 @@ class RouteCache:
         self.tolerance = tolerance
         self._scaled: dict[tuple[object, ...], Flows] = {}
         self._chained: dict[tuple[object, ...], Flows] = {}
-        self._refused: dict[tuple[object, ...], int] = {}  # stages that fold to more colours than this
+        self._refused: set[tuple[object, ...]] = set()  # stages, each with a number of colours that it exceeds
         self._links: dict[bytes, Ints] = {}
         self._groups: dict[bytes, int] = {}
         self._joint_folds = JointFolds()
@@ -90,12 +90,12 @@ class RouteCache:
         if key in self._scaled:
             known = self._scaled[key]
             return known if bare else known.with_messages(_messages(gpus, stage, relative)), largest
-        if most_colours is not None and self._refused.get(key, -1) >= most_colours:
+        if (key, most_colours) in self._refused:
             raise FoldsTooLittle
         try:
             flows = self._route(gpus, stage, relative, progress, most_colours)
         except FoldsTooLittle:
-            self._refused[key] = max(self._refused.get(key, 0), most_colours or 0)
+            self._refused.add((key, most_colours))
             raise
         used = np.zeros(len(self.cluster.links), dtype=bool)
         used[flows.links] = True

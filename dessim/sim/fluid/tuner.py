@@ -60,9 +60,8 @@ class Tuner:
             names = algorithms_for(wanted.op, self._layouts[wanted.group], wanted.sizes is not None, offered)
         return [(name, options) for name in names for options in variants(wanted.op, name, self._options)]
 
-    def choose(self, wanted: Wanted, progress: Progress) -> Choice:
-        """The fastest of the candidates."""
-        choices = self.choices(wanted)
+    def choose(self, wanted: Wanted, choices: Sequence[Choice], progress: Progress) -> Choice:
+        """The fastest of `choices`."""
         if len(choices) == 1:
             return choices[0]
         if wanted.bytes_only and wanted.sizes is None:

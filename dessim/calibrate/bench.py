@@ -76,12 +76,12 @@ class Bench:
 
 def load_bench(path: Path) -> Bench:
     """Read a file of des_ref.bench. Raises FileError."""
+    text = read_text(path)
     try:
-        text = read_text(path)
-        try:
-            raw = parse_json(text)
-        except ValueError as error:
-            raise ValueError(f"not a benchmark file of des_ref.bench: {error}") from None
+        raw = parse_json(text)
+    except ValueError as error:
+        raise FileError(path, "", f"not a benchmark file of des_ref.bench: {error}") from None
+    try:
         return Bench.from_json(raw)
     except ValueError as error:
         raise FileError(path, "", str(error)) from None

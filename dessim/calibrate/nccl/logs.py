@@ -21,8 +21,6 @@ from dessim.errors import FileError
 from dessim.files import parse_json, read_text
 from dessim.trace.schema import Collective
 
-MAX_BYTES = 64 << 20
-"""No log is larger; a larger file was given by mistake."""
 _RANK = re.compile(r"^#\s+Rank\s+(\d+)\b.*?(?:\bon\s+(\S+))?\s+device\b", re.IGNORECASE)
 _OP = re.compile(
     r"(?<![a-z])(all_?reduce|all_?gather|reduce_?scatter|all_?to_?all|broadcast|reduce|send_?recv|gather|scatter)(?![a-z])",
@@ -65,16 +63,12 @@ class Log:
 
 def read_logs(path: Path) -> list[Log]:
     """The runs of a file. Raises FileError, which names the line, where it is no log of nccl-tests."""
-    text = _text(path)
+    text = read_text(path)
     runs = _json_runs(path, text) if text.lstrip().startswith(("{", "[")) else _text_runs(path, text)
     runs = [run for run in runs if run.rows]
     if not runs:
         raise FileError(path, "", "has no readings; give what nccl-tests prints, or its JSON output (-J)")
     return runs
-
-
-def _text(path: Path) -> str:
-    return read_text(path, most_bytes=MAX_BYTES)
 
 
 def _text_runs(path: Path, text: str) -> list[Log]:

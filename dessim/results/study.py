@@ -1,6 +1,7 @@
 """The last steps of every study: write its page, data and figure, and compare its findings with expected.json.
 
 A study is a folder with a plot.py, an expected.json, and a README.md with marks around the part that plot.py generates.
+Studies of measurements on the lab have no expected.json: they report broken bounds.
 """
 
 from __future__ import annotations
@@ -9,13 +10,15 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from operator import eq
 from pathlib import Path
 from typing import Any
 
 from dessim.errors import CheckFailed, DessimError
 from dessim.files import write_json, write_text
+from dessim.results.rows import Row
+from dessim.results.scatter import predicted_against_measured
 
 MARKS = re.compile(r"(<!-- made by plot.py -->\n).*(<!-- end -->)", re.DOTALL)
 
@@ -37,6 +40,29 @@ def _folder(text: str) -> Path:
 def page(here: Path, generated: str) -> str:
     """The README of the study in `here`, with `generated` between its marks."""
     return MARKS.sub(lambda marks: marks[1] + generated + marks[2], (here / "README.md").read_text("utf-8"))
+
+
+def run_lab_study(
+    about: str,
+    here: Path,
+    arguments: Sequence[str] | None,
+    compared: Callable[[], tuple[str, Sequence[Row], Sequence[str]]],
+) -> int:
+    """The program of a study in `here` that predicts stored measurements: parse `arguments`, write, and return 0.
+
+    `compared` returns the generated part of the README, the rows of the figure, and sentences on broken bounds, which
+    are printed on stderr. `about` is the docstring of plot.py.
+    """
+    parser = argparse.ArgumentParser(description=about.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=here, help="output folder (default: this study)")
+    out = parser.parse_args(arguments).out
+    generated, rows, broken = compared()
+    write_text(out / "README.md", page(here, generated))
+    predicted_against_measured(rows, out / f"{here.name}.svg")
+    print(generated, end="")
+    for sentence in broken:
+        print(sentence, file=sys.stderr)
+    return 0
 
 
 def conclude(

@@ -17,6 +17,11 @@ DEFAULT_SPLITS = ("calibration", "held_out")
 """The splits that are measured by default. Development cases are for work on a model."""
 
 
+def label(split: str) -> str:
+    """`held-out` for `held_out`."""
+    return split.replace("_", "-")
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """A case of some `kind` (such as collectives), in one of `SPLITS`.

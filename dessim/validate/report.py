@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dessim.files import write_text
 from dessim.results.rows import data_csv
 from dessim.units import format_time, percent
-from dessim.validate.outcome import Outcome, Summary, summaries
+from dessim.validate.outcome import Outcome, Summary, label, summaries
 from dessim.validate.plans import Choice
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def case_table(outcomes: Sequence[Outcome]) -> Table:
     from dessim.results.tables import table_of
 
     rows = [
-        (_label(o.split), o.name, format_time(o.predicted_s), format_time(o.measured_s), percent(o.error, signed=True))
+        (label(o.split), o.name, format_time(o.predicted_s), format_time(o.measured_s), percent(o.error, signed=True))
         for o in outcomes
     ]
     columns = ("split", "case", "predicted", "measured", "error")
@@ -36,7 +36,7 @@ def summary_table(outcomes: Sequence[Outcome]) -> Table:
     from dessim.results.tables import table_of
 
     rows = [
-        (_label(split), kind, f"{s.n}", percent(s.median_error), percent(s.p95_error), _covered(s))
+        (label(split), kind, f"{s.n}", percent(s.median_error), percent(s.p95_error), _covered(s))
         for split, kinds in summaries(outcomes).items()
         for kind, s in kinds.items()
     ]
@@ -48,9 +48,7 @@ def choice_table(found: Sequence[Choice]) -> Table:
     """One line per job of plans.toml."""
     from dessim.results.tables import table_of
 
-    rows = [
-        (_label(c.split), c.job, c.best, percent(c.regret, signed=True), f"{c.rank_correlation:.2f}") for c in found
-    ]
+    rows = [(label(c.split), c.job, c.best, percent(c.regret, signed=True), f"{c.rank_correlation:.2f}") for c in found]
     columns = ("split", "job", "fastest plan", "the planner's takes", "rank correlation")
     return table_of(columns, rows, left=("split", "job", "fastest plan"))
 
@@ -73,8 +71,3 @@ def to_json(outcomes: Sequence[Outcome], choices: Sequence[Choice], broken: Sequ
 def _covered(summary: Summary) -> str:
     """How many measured times were within their intervals."""
     return "not known" if summary.covered is None else percent(summary.covered)
-
-
-def _label(split: str) -> str:
-    """`held-out` for `held_out`."""
-    return split.replace("_", "-")

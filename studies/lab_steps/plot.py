@@ -8,20 +8,19 @@ when held-out cases break the bounds of dessim/validate/cases.toml; this script 
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dessim.files import write_text
-from dessim.results.scatter import predicted_against_measured
-from dessim.results.study import page
+from dessim.results.rows import Row
+from dessim.results.study import run_lab_study
 from dessim.results.style import strategy_label
 from dessim.units import format_time, percent
-from dessim.validate.outcome import Outcome, broken_bounds, summaries
+from dessim.validate.outcome import Outcome, broken_bounds, label, summaries
 from dessim.validate.request import bounds_of, read_cases
 from dessim.validate.run import ValidationRequest, validate
 
@@ -39,8 +38,8 @@ def table(outcomes: list[Outcome], measured: dict[str, Any]) -> str:
     for split, kinds in summaries(outcomes).items():
         if "steps" in kinds:
             summary = kinds["steps"]
-            name = split.replace("_", "-")
-            lines.append(f"| {name} | {summary.n} | {percent(summary.median_error)} | {percent(summary.p95_error)} |")
+            errors = f"{percent(summary.median_error)} | {percent(summary.p95_error)}"
+            lines.append(f"| {label(split)} | {summary.n} | {errors} |")
     lines += ["", "| held-out steps, by strategy | cases | median error | worst |", "|---|---:|---:|---:|"]
     held_out = [outcome for outcome in outcomes if outcome.split == "held_out"]
     for strategy in dict.fromkeys(_strategy(outcome) for outcome in held_out):
@@ -53,7 +52,7 @@ def table(outcomes: list[Outcome], measured: dict[str, Any]) -> str:
     for split in summaries(outcomes):
         lines += [
             "",
-            f"**{split.replace('_', '-')}**",
+            f"**{label(split)}**",
             "",
             "| bed, model | strategy | predicted | measured | error | cores busy |",
             "|---|---|---:|---:|---:|---:|",
@@ -72,20 +71,17 @@ def _strategy(outcome: Outcome) -> str:
     return outcome.name.rpartition(": ")[2]
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=HERE, help="output folder (default: this study)")
-    options = parser.parse_args(arguments)
+def compared() -> tuple[str, Sequence[Row], Sequence[str]]:
+    """The tables, the rows of the figure, and the broken bounds."""
     measured = json.loads((HERE / "measured.json").read_text("utf-8"))
     outcomes = [o for o in validate(ValidationRequest(kinds=["steps"], measured=measured)) if o.kind == "steps"]
-    tables = table(outcomes, measured)
-    write_text(options.out / "README.md", page(HERE, tables))
     held_out = [o.to_json() for o in outcomes if o.split == "held_out"]
-    predicted_against_measured(held_out, options.out / "lab_steps.svg")
-    print(tables, end="")
-    for problem in broken_bounds(outcomes, bounds_of(read_cases())):
-        print(f"lab_steps: {problem}", file=sys.stderr)
-    return 0
+    broken = [f"lab_steps: {problem}" for problem in broken_bounds(outcomes, bounds_of(read_cases()))]
+    return table(outcomes, measured), held_out, broken
+
+
+def main(arguments: list[str] | None = None) -> int:
+    return run_lab_study(__doc__, HERE, arguments, compared)
 
 
 if __name__ == "__main__":

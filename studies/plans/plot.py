@@ -1,4 +1,4 @@
-"""Hold the planner's choice against other plans, trained on the lab.
+"""Compare the planner's choice with other plans, trained on the lab.
 
     python studies/plans/plot.py     # write the tables, plans.svg and its data from the measurements of both splits
 
@@ -8,19 +8,18 @@ when the bounds of dessim/validate/plans.toml are broken; this script reports a 
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dessim.files import write_text
-from dessim.results.scatter import predicted_against_measured
-from dessim.results.study import page
+from dessim.results.rows import Row
+from dessim.results.study import run_lab_study
 from dessim.units import format_time, percent
-from dessim.validate.outcome import Outcome
+from dessim.validate.outcome import Outcome, label
 from dessim.validate.plan_cases import read_plans
 from dessim.validate.plans import OURS, Choice, broken_by, choices, plan_of_trained
 from dessim.validate.run import ValidationRequest, validate
@@ -95,15 +94,8 @@ def regret_of_prediction(plans: list[Outcome]) -> float:
     return min(plans, key=lambda o: o.predicted_s).measured_s / min(o.measured_s for o in plans) - 1
 
 
-def label(split: str) -> str:
-    """`held-out` for `held_out`."""
-    return split.replace("_", "-")
-
-
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=HERE, help="output folder (default: this study)")
-    options = parser.parse_args(arguments)
+def compared() -> tuple[str, Sequence[Row], Sequence[str]]:
+    """The tables, the rows of the figure, and the broken bounds."""
     files = {split: json.loads(path.read_text("utf-8")) for split, path in FILES.items() if path.exists()}
     outcomes = [
         outcome
@@ -112,12 +104,11 @@ def main(arguments: list[str] | None = None) -> int:
     ]
     found = choices(outcomes)
     tables = table(outcomes, found, {split: measured["plans"] for split, measured in files.items()})
-    write_text(options.out / "README.md", page(HERE, tables))
-    predicted_against_measured([o.to_json() for o in outcomes], options.out / "plans.svg")
-    print(tables, end="")
-    for problem in broken_by(found, read_plans()["bounds"]):
-        print(problem, file=sys.stderr)
-    return 0
+    return tables, [o.to_json() for o in outcomes], broken_by(found, read_plans()["bounds"])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    return run_lab_study(__doc__, HERE, arguments, compared)
 
 
 if __name__ == "__main__":

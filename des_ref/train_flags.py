@@ -213,7 +213,7 @@ def _planned(args: argparse.Namespace) -> dict[str, Any]:
         "model": model,
         "strategy": job.strategy or describe(job.tables, job.replicas),
         "training.batch": args.batch or job.batch,
-        **({"wire": {"all": job.codec_text}} if job.codecs and not args.codec else {}),
+        **({"wire": {"all": job.codecs.text}} if job.codecs and not args.codec else {}),
         "plan": {"path": str(args.plan), "gpus": job.gpus, "tables": job.tables, "replicas": job.replicas},
     }
 

@@ -182,7 +182,7 @@ def _single(args: argparse.Namespace) -> list[Case]:
         staleness=args.staleness,
         placement=args.placement,
         pooling=args.pooling,
-        codecs=args.codec or (job.codec_text if job is not None else ""),
+        codecs=args.codec or (job.codecs.text if job is not None else ""),
         ids=args.ids or "",
     )
     if job is not None and job.tables:

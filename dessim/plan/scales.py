@@ -116,7 +116,7 @@ class Scale:
             "bound_s": found.bound_s,
             "gap": found.gap,
             "leads": leads,
-            "codecs": str(found.best.codecs) if found.best.codecs else "",
+            "codecs": found.best.codecs.text,
             "lead_of_codecs": None if plain is None else best.samples_per_s / plain - 1,
             "algorithms": found.best.algorithms,
             "extremes": found.by_rank.extremes(),

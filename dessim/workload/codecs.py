@@ -239,7 +239,12 @@ class CodecConfig:
         return bool(self.by_buffer)
 
     def __str__(self) -> str:
-        return ",".join(f"{buffer}={codec}" for buffer, codec in self.by_buffer.items()) or "fp32"
+        return self.text or "fp32"
+
+    @property
+    def text(self) -> str:
+        """The codecs as options and files state them; empty where there are none."""
+        return ",".join(f"{buffer}={codec}" for buffer, codec in self.by_buffer.items())
 
 
 PLAIN = CodecConfig()

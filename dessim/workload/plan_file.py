@@ -68,11 +68,6 @@ class JobPlan:
         return self.batch // self.gpus
 
     @property
-    def codec_text(self) -> str:
-        """Its codecs as options and files state them; empty where it has none."""
-        return str(self.codecs) if self.codecs else ""
-
-    @property
     def strategies(self) -> tuple[str, ...]:
         """The strategy for the whole model, if it has one whose values are not encoded."""
         return (self.strategy,) if self.strategy and not self.codecs else ()
@@ -157,7 +152,7 @@ def write_plan(path: Path, plan: JobPlan, model: Model, cluster: Cluster) -> Non
         "gpus": plan.gpus,
         "batch": plan.batch,
         **({"strategy": plan.strategy} if plan.strategy else {}),
-        **({"codecs": plan.codec_text} if plan.codecs else {}),
+        **({"codecs": plan.codecs.text} if plan.codecs else {}),
         **({"replicas": plan.replicas} if plan.replicas > 1 else {}),
     }
     sections = [_lines(head)]

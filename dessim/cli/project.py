@@ -96,9 +96,10 @@ def project(
 
     The job is taken from a recorded trace or from a model file.
     """
-    from dessim.commands.project import ProjectRequest, run_projection
+    from dessim.commands.project import run_projection
     from dessim.commands.support.dedicated_servers import parse_servers
     from dessim.commands.support.inputs import at_precision, cluster_of, model_of
+    from dessim.commands.support.project_request import ProjectRequest
     from dessim.commands.support.projection import Projection
     from dessim.commands.what_if import parse_changes, what_if_projected
     from dessim.results.figures import throughput

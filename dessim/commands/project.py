@@ -8,34 +8,27 @@ unless its rows may spill to the host's memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TypedDict, Unpack
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Unpack
 
 from dessim.cluster import Cluster
-from dessim.commands.support.dedicated_servers import (
-    Servers,
-    check_servers,
-    default_servers,
-    step_with_servers,
-)
+from dessim.commands.support.dedicated_servers import Servers, step_with_servers
 from dessim.commands.support.guard import least_step, worker_bytes
 from dessim.commands.support.median_step import FEW_STEPS, MOST_RUNS, STEPS, median_step
+from dessim.commands.support.project_request import ProjectOptions, ProjectRequest, check_gpus, check_request
 from dessim.commands.support.projection import Misfit, Projection
 from dessim.commands.support.spreads import spreads_on
 from dessim.commands.support.step import durations_of, is_measured, shared_cores, step_of, to_host
-from dessim.errors import CapacityError, UsageError
+from dessim.errors import CapacityError
 from dessim.results.error_bar import error_bar
 from dessim.results.metrics import breakdown
 from dessim.sim.core.recorder import Record
-from dessim.sim.engine import NetworkName, simulate
-from dessim.sim.faults.fault_file import Scenario
+from dessim.sim.engine import simulate
 from dessim.sim.fluid.route_cache import RouteCache
 from dessim.sim.progress import Progress
-from dessim.trace.schema import Collective
 from dessim.units import format_bandwidth, format_size
-from dessim.workload.codecs import CodecConfig
-from dessim.workload.coded_plan import coded, require_floats
+from dessim.workload.coded_plan import coded
 from dessim.workload.dag import Workload
 from dessim.workload.memory import memory_of, require, require_servers, served_memory, spill_of
 from dessim.workload.owners import busiest_server, owners_of
@@ -46,60 +39,6 @@ from dessim.workload.strategies import plan as plan_of
 from dessim.workload.strategies import spec_of
 
 Row = Projection | Misfit
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProjectRequest:
-    """A job to project: one row for each of `strategies`, then of `composed`, at each number of `gpus`.
-
-    `batch_per_worker` defaults to the job's own. It is the same at every scale (weak scaling).
-    `algorithms` fixes the algorithm of a collective; the others use `auto`.
-    `error_bar` is the relative error measured where the job was recorded, if it was.
-    `folding=False` simulates identical flows one by one; the result is the same.
-    `network` is the model of the network (dessim.sim.engine.simulate). With "packet" a row has the median of several
-    steps and runs (dessim.commands.support.median_step); `rough` rows have few steps of one run.
-    `spill` lets rows that do not fit a GPU live in its host's memory.
-    `servers` are hosts that hold the tables of `ps_*` strategies, by default as many as the workers have (up to 128
-    workers, while hosts are free). With None `ps_sync` has a server on each worker, which answers at once.
-    `pipeline` sends the next step's ids while a step runs, as the trainer does.
-    `graphs`: CUDA graphs launch the kernels of a step; otherwise the host launches each.
-    `scenario` holds faults and stragglers, at times from the start of the step.
-    `codecs` are the formats in which values travel.
-    `composed` are plans of groups of tables (dessim.workload.composed), which name owners for some number of GPUs.
-    """
-
-    job: Job
-    cluster: Cluster
-    strategies: Sequence[str]
-    gpus: Sequence[int]
-    batch_per_worker: int | None = None
-    algorithms: Mapping[Collective, str] | None = None
-    error_bar: float | None = None
-    folding: bool = True
-    network: NetworkName = "fluid"
-    rough: bool = False
-    spill: bool = False
-    servers: Servers | None = field(default_factory=default_servers)
-    pipeline: bool = True
-    graphs: bool = False
-    scenario: Scenario | None = None
-    codecs: CodecConfig | None = None
-    composed: Sequence[Plan] = ()
-
-
-class ProjectOptions(TypedDict, total=False):
-    """The optional keyword arguments of `project`: fields of `ProjectRequest`."""
-
-    algorithms: Mapping[Collective, str] | None
-    error_bar: float | None
-    folding: bool
-    network: NetworkName
-    spill: bool
-    servers: Servers | None
-    pipeline: bool
-    graphs: bool
-    scenario: Scenario | None
-    codecs: CodecConfig | None
 
 
 def project(
@@ -135,9 +74,9 @@ def run_projection(
     `on_row` receives each row as soon as it is ready, so rows survive when `progress` ends the run.
     Raises UsageError, OutOfTime, and CapacityError where the cluster has too few GPUs or no row fits their memory.
     """
-    _check_request(request)
+    check_request(request)
     plans = _plans(request)
-    _check_gpus(request)
+    check_gpus(request)
     routed = RouteCache(request.cluster, request.folding)
     host_bandwidth = to_host(request.cluster, max(request.gpus), "--spill") if request.spill else None
     progress = progress or Progress()
@@ -158,22 +97,6 @@ def run_projection(
     if len(misfits) == len(rows):
         raise CapacityError(misfits[0].reason)
     return rows
-
-
-def _check_request(request: ProjectRequest) -> None:
-    """Raise UsageError for options that contradict each other."""
-    if not (request.strategies or request.composed) or not request.gpus:
-        raise UsageError("name at least one strategy and one number of GPUs")
-    if request.spill and request.composed:
-        raise UsageError("--spill: a plan of groups of tables keeps all rows on GPUs; leave one of them out")
-    check_servers(request.strategies, request.servers)
-    asked_for = request.servers is not None and request.servers.count > 0
-    if asked_for and request.scenario is not None:
-        raise UsageError("--faults and --servers: faults are not modelled for dedicated servers; leave one of them out")
-    dedicated = asked_for or any(spec_of(name).dedicated_servers for name in request.strategies)
-    if request.codecs and dedicated:
-        raise UsageError(f"--codec {request.codecs}: ps_async and dedicated servers send values unencoded")
-    require_floats(request.job.model, request.codecs)
 
 
 def _plans(request: ProjectRequest) -> list[Plan]:
@@ -203,16 +126,6 @@ def _servers_of(request: ProjectRequest, plan: Plan, n_gpus: int) -> Servers | N
             f"fewer GPUs, or raise node.count in {request.cluster.path}"
         )
     return servers
-
-
-def _check_gpus(request: ProjectRequest) -> None:
-    """Raise UsageError or CapacityError for a number of GPUs that the cluster does not have."""
-    for n_gpus in request.gpus:
-        if n_gpus < 1:
-            raise UsageError(f"--gpus {n_gpus}: a job needs at least 1 GPU")
-        request.cluster.require(n_gpus)
-        if request.servers is not None and request.servers.count:
-            request.servers.first_gpus(request.cluster, n_gpus)
 
 
 def _row(

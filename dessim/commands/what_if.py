@@ -18,8 +18,9 @@ from typing import Any
 from dessim.cluster import Cluster
 from dessim.cluster.parts import Gpu
 from dessim.cluster.scaled import KNOBS, has, scaled
-from dessim.commands.project import ProjectRequest, Row, run_projection
+from dessim.commands.project import Row, run_projection
 from dessim.commands.replay import Replay, ReplayRequest, run_replay
+from dessim.commands.support.project_request import ProjectRequest
 from dessim.commands.support.projection import Misfit
 from dessim.errors import CapacityError, UsageError
 from dessim.sim.core.device import roofline

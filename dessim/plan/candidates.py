@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from dessim.cluster import Cluster
-from dessim.commands.project import ProjectRequest, Row, run_projection
+from dessim.commands.project import Row, run_projection
+from dessim.commands.support.project_request import ProjectRequest
 from dessim.commands.support.projection import Misfit, Projection
 from dessim.errors import CapacityError, UsageError
 from dessim.plan.loads import Choice, Loads
@@ -30,12 +31,10 @@ from dessim.workload.strategies import plan as plan_of
 
 WHOLE = tuple(spec.name for spec in STRATEGIES.values() if spec.synchronous and not spec.has_servers)
 """The strategies that train a whole model, each by itself."""
-_Unpriced = tuple[Plan, tuple[TablePlan, ...], float | None, str, CodecConfig, int]
-"""The fields of a Candidate that is not simulated yet."""
 _STARTS = 3
-"""The simulated plans that are refined."""
+"""The number of simulated plans that are refined."""
 _SETTLED = 6
-"""The best plans, which are not simulated roughly."""
+"""The number of best plans that are simulated in full, not roughly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +91,7 @@ class Candidate:
             **self.row.to_json(),
             "planned": bool(self.tables) and not self.source,
             "source": self.source,
-            "codecs": str(self.codecs) if self.codecs else "",
+            "codecs": self.codecs.text,
             "replicas": self.replicas,
             "estimate_s": self.estimate_s,
             "tables": [
@@ -100,6 +99,17 @@ class Candidate:
                 for table in self.tables
             ],
         }
+
+
+class _Unpriced(NamedTuple):
+    """The fields of a Candidate that is not simulated yet."""
+
+    plan: Plan
+    tables: tuple[TablePlan, ...] = ()
+    estimate_s: float | None = None
+    source: str = ""
+    codecs: CodecConfig = PLAIN
+    replicas: int = 1
 
 
 def simulate(asked: Search, best: Sequence[Placed], progress: Progress) -> tuple[list[Candidate], tuple[str, ...]]:
@@ -110,16 +120,16 @@ def simulate(asked: Search, best: Sequence[Placed], progress: Progress) -> tuple
     whole = {} if asked.pinned else _whole_plans(asked)
     best = [placed for placed in best if _only_strategy(placed) not in whole]
     given = [plan for job in asked.given.values() for plan in job.composed(asked.model)]
-    candidates: list[_Unpriced] = [(plan, (), None, "", own, 1) for plan, own in whole.values()]
+    candidates = [_Unpriced(plan, codecs=own) for plan, own in whole.values()]
     candidates += _composed(asked, best)
     theirs = zip(given, asked.given.items(), strict=True)
-    candidates += [(plan, job.tables, None, file, job.codecs, job.replicas) for plan, (file, job) in theirs]
+    candidates += [_Unpriced(plan, job.tables, None, file, job.codecs, job.replicas) for plan, (file, job) in theirs]
     if not candidates:
         raise UsageError(f"--codecs {asked.codecs}: no plan of {asked.model.name} sends what they encode")
-    rows = _rows(asked, [plan for plan, *_ in candidates], progress)
+    rows = _rows(asked, [candidate.plan for candidate in candidates], progress)
     pairs = list(zip(rows, candidates, strict=True))
     found = [Candidate(row, *candidate) for row, candidate in pairs if isinstance(row, Projection)]
-    misfits = [(candidate[3], row) for row, candidate in pairs if isinstance(row, Misfit)]
+    misfits = [(candidate.source, row) for row, candidate in pairs if isinstance(row, Misfit)]
     return found, tuple(f"{file}: {row.reason}" for file, row in misfits if file)
 
 
@@ -146,7 +156,7 @@ def _composed(asked: Search, placed: Sequence[Placed]) -> list[_Unpriced]:
     for one in placed:
         with suppress(UsageError):
             plan, own = encoded(compose(asked.model, one.tables, one.replicas), asked.model, asked.codecs)
-            found.append((plan, one.tables, one.seconds, "", own, one.replicas))
+            found.append(_Unpriced(plan, one.tables, one.seconds, "", own, one.replicas))
     return found
 
 
@@ -174,7 +184,7 @@ def refined(asked: Search, loads: Loads, simulated: Sequence[Candidate]) -> list
     def simulated_steps(changed: Sequence[Placed]) -> dict[tuple[TablePlan, ...], float]:
         unpriced = _composed(asked, changed)
         with suppress(CapacityError):  # none fits
-            rows = _rows(asked, [plan for plan, *_ in unpriced], Progress()) if unpriced else []
+            rows = _rows(asked, [one.plan for one in unpriced], Progress()) if unpriced else []
             pairs = zip(rows, unpriced, strict=True)
             new = [Candidate(row, *candidate) for row, candidate in pairs if isinstance(row, Projection)]
             found.extend(new)
@@ -190,7 +200,7 @@ def refined(asked: Search, loads: Loads, simulated: Sequence[Candidate]) -> list
 
 
 def settled(asked: Search, ranked: Sequence[Candidate]) -> list[Candidate]:
-    """The best of `ranked` simulated again, not roughly; the fastest first."""
+    """`ranked` with the best `_SETTLED` simulated in full, not roughly; the fastest first."""
     pairs = [(one, False) for one in ranked]
     while not all(is_settled for _, is_settled in pairs[:_SETTLED]):
         first = [one for one, is_settled in pairs[:_SETTLED] if not is_settled]

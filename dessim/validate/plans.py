@@ -26,9 +26,10 @@ import numpy as np
 from dessim.cluster import Cluster, Gpu
 from dessim.cluster.load import load_device
 from dessim.cluster.parts import Transport
-from dessim.commands.project import ProjectRequest, run_projection
+from dessim.commands.project import run_projection
 from dessim.commands.support.captured import Capture
 from dessim.commands.support.lab_training import Trained, train_on_lab
+from dessim.commands.support.project_request import ProjectRequest
 from dessim.commands.support.projection import Projection
 from dessim.errors import LabError
 from dessim.lab.priority import first

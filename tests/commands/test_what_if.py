@@ -8,8 +8,9 @@ import pytest
 
 from dessim.cluster import load_cluster
 from dessim.cluster.load import topology_root
-from dessim.commands.project import ProjectRequest, project, run_projection
+from dessim.commands.project import project, run_projection
 from dessim.commands.replay import ReplayRequest, run_replay
+from dessim.commands.support.project_request import ProjectRequest
 from dessim.commands.what_if import NAMES, Change, parse_changes, what_if_projected, what_if_replayed
 from dessim.errors import UsageError
 from dessim.sim.core.device import roofline

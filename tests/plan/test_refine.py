@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from dessim.cluster import load_cluster
-from dessim.commands.project import ProjectRequest, run_projection
+from dessim.commands.project import run_projection
 from dessim.commands.support.median_step import FEW_STEPS, STEPS
+from dessim.commands.support.project_request import ProjectRequest
 from dessim.commands.support.projection import Projection
 from dessim.plan.candidates import Candidate, Search, order, settled
 from dessim.plan.loads import Choice

@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 from dessim.cli.app import app
 from dessim.cluster import load_cluster
 from dessim.cluster.load import load_device
-from dessim.commands.project import ProjectRequest, project
+from dessim.commands.project import project
 from dessim.commands.support.dedicated_servers import Servers, parse_servers
+from dessim.commands.support.project_request import ProjectRequest
 from dessim.commands.support.projection import Misfit, Projection
 from dessim.errors import CapacityError, UsageError
 from dessim.results import tables

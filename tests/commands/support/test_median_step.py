@@ -10,8 +10,9 @@ import pytest
 
 from dessim.cluster import load_cluster
 from dessim.cluster.load import load_device
-from dessim.commands.project import ProjectRequest, run_projection
+from dessim.commands.project import run_projection
 from dessim.commands.support.median_step import MOST_RUNS, STEPS, median_step
+from dessim.commands.support.project_request import ProjectRequest
 from dessim.commands.support.projection import Projection
 from dessim.commands.support.step import shared_cores
 from dessim.errors import ClusterError, UsageError

@@ -2,7 +2,7 @@
 
 A codec changes what is trained, so a plan has only those that the user allows, and by default none. Each kind of values
 (activations, gradients, gradients of dense weights) has one codec in all groups of tables: whether a model trains well
-in a format is found out by kind, and TorchRec's QCommsConfig and the trainer name formats by kind as well.
+in a format is tested by kind, and TorchRec's QCommsConfig and the trainer name formats by kind as well.
 
 The whole search runs once for each codec, since tables are split and placed by what their messages cost. Then each kind
 of values of the fastest plan tries the other codecs that it may have.
@@ -84,7 +84,9 @@ def _with(asked: Search, codecs: CodecConfig) -> Search:
         return replace(asked, codecs=codecs)
     split = [table for table, choice in asked.pinned.items() if choice.family == "column_wise"]
     if split:
-        raise UsageError(f"--codecs {codecs}: encode whole rows, and --keep splits the columns of table {split[0]}")
+        raise UsageError(
+            f"--codecs {codecs}: codecs encode whole rows, and --keep splits the columns of table {split[0]}"
+        )
     strategies = [name for name in asked.strategies if name != "column_wise"]
     return replace(asked, codecs=codecs, strategies=strategies)
 

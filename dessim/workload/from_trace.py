@@ -6,9 +6,8 @@ Recorded steps need not be consecutive, so they are replayed separately. All ran
 costs nothing, and then start it with their recorded offsets. Within a step the host launches ops one after another and
 spends time between them that no op accounts for. So each op also waits for its *anchor*, the op with the latest end
 before this one's start on the same thread (one of the last ops before it, or one that it depends on), and then for the
-recorded time between the two. Ops of the stream `prefetch`
-belong to a second thread, so their anchors are ops of that stream. Both threads start a step together, and a step ends
-when both have finished.
+recorded time between the two. Ops of the stream `prefetch` belong to a second thread, so their anchors are ops of that
+stream. Both threads start a step together, and a step ends when both have finished.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The median step of a training whose ranks are simulated one by one: several steps in a row, and several runs.
 
 Ranks start together in a simulation; after a few steps they have drifted apart, as in training. An exchange can unfold
-in several orders, which a small difference decides. So where compute times vary, further runs with other compute times
-join, until the median of all steps is certain.
+in several orders, and a small difference decides which. So where compute times vary, runs with other compute times are
+added until the median of all steps is precise enough.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from dessim.workload.dag import Workload
 
 STEPS = 9
 FEW_STEPS = 4
-"""In a rough answer, for the screening of many plans."""
+"""For a rough answer, where many plans are screened."""
 MOST_RUNS = 5
 _PRECISION = 0.02
-"""Runs join until the relative standard error of the median is below this."""
+"""Runs are added until the relative standard error of the median is below this."""
 
 Run = Callable[[Workload, Progress], Record]
 """Simulates a workload."""

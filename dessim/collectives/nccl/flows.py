@@ -71,8 +71,8 @@ def along_rails(size: float, servers: Servers) -> Stage | None:
 
     A GPU hands the bytes for GPU j of all other servers to GPU j of the same server, and rail j carries those of all
     GPUs of the server together: 8 times fewer messages than pairs of ranks in servers of 8 GPUs, with the same bytes
-    on every link. None unless there are several servers of equally many GPUs, two at least, and for more than
-    `_MOST_MESSAGES` (NCCL src/transport/net.cc, PXN).
+    on every link (NCCL src/transport/net.cc, PXN). None where there is one server, where servers have one GPU or
+    different numbers of them, and for more than `_MOST_MESSAGES`.
     """
     counts = {len(members) for members in servers.members}
     if len(servers.members) < 2 or len(counts) > 1 or counts == {1}:
@@ -81,16 +81,14 @@ def along_rails(size: float, servers: Servers) -> Stage | None:
     m, g = members.shape
     if m * g * (m + g - 2) > _MOST_MESSAGES:
         return None
-    src, dst, share = [], [], []
-    for hop in range(1, g):
-        src.append(members.ravel())
-        dst.append(np.roll(members, -hop, axis=1).ravel())
-        share.append(np.full(m * g, m / (m * g)))
-    for hop in range(1, m):
-        src.append(members.ravel())
-        dst.append(np.roll(members, -hop, axis=0).ravel())
-        share.append(np.full(m * g, g / (m * g)))
-    return Stage(("nccl", "rails"), np.concatenate(src), np.concatenate(dst), np.concatenate(share) * size)
+    # A GPU sends 1/g of its bytes to each GPU of its server, and 1/m to each server along its rail; to itself none.
+    edges = [
+        (members.ravel(), np.roll(members, -hop, axis).ravel(), np.full(m * g, 1 / places))
+        for axis, places in ((1, g), (0, m))
+        for hop in range(1, places)
+    ]
+    src, dst, share = (np.concatenate(column) for column in zip(*edges, strict=True))
+    return Stage(("nccl", "rails"), src, dst, share * size)
 
 
 def busy_seconds(inside: float, across: float, setup: Setup, nic: float) -> float:

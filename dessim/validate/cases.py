@@ -83,7 +83,8 @@ def collective_cases(table: Mapping[str, Any], splits: Sequence[str], quick: boo
         if grid["split"] in splits:
             sizes = grid.get("quick", []) if quick else grid["sizes"]
             n_ranks = grid.get("ranks") or load_cluster(grid["bed"]).n_gpus
-            cases += [_case(grid, n_ranks, Collective(op), parse_size(size)) for op, size in product(grid["ops"], sizes)]
+            pairs = product(map(Collective, grid["ops"]), map(parse_size, sizes))
+            cases += [_case(grid, n_ranks, op, size) for op, size in pairs]
     return cases
 
 

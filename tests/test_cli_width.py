@@ -50,7 +50,7 @@ COMMANDS = {
 
 @functools.cache
 def output(command: tuple[str, ...], width: int) -> str:
-    """What the command prints at a width. A projection is simulated once and printed at every width."""
+    """The output of a command at a width. A projection is simulated once and printed at every width."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(project, "run_projection", functools.partial(_projected, command))
         result = CliRunner().invoke(app, list(command), env={"COLUMNS": str(width)})

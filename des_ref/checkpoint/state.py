@@ -107,7 +107,11 @@ def identity(settings: Settings, model: Model, data: Mapping[str, Any]) -> dict[
 
 def _of_plan(plan: PlanSettings) -> dict[str, Any]:
     replicas = {"replicas": plan.replicas} if plan.replicas > 1 else {}
-    return {"tables": plan.model_dump(mode="json")["tables"], "workers": plan.gpus, **replicas}
+    tables = plan.model_dump(mode="json")["tables"]
+    for table in tables:
+        if not table["cached_rows"]:
+            del table["cached_rows"]  # checkpoints of tables on GPUs name none
+    return {"tables": tables, "workers": plan.gpus, **replicas}
 
 
 def check_identity(checkpoint: Path, saved: Any, ours: Any, where: str = "") -> None:

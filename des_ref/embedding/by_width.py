@@ -8,8 +8,9 @@ for or sent: nothing else is sent for it. Feature ids are hashes, so these bits 
     in a step rows [n, W] as wide as the widest, zeros behind their own columns, which no operator reads
 
 A worker may also own some columns of a table only (`ColumnRange`). Such rows are stored without the others, which are
-zeros in a step. Which columns it owns depends on the table of an id, and an id does not name its table. So the caller
-names the stores of rows.
+zeros in a step. And a table whose rows are spilt to the host's memory has a store of its own, with its cache. Which
+columns it owns, and whether they are spilt, depends on the table of an id, and an id does not name its table. So the
+caller names the stores of rows.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from des_ref.embedding.hash_table import Exported, RowTable
 from des_ref.embedding.optim import RowOptimizer
+from des_ref.embedding.spilt_rows import SpiltMoves, SpiltRows
 from des_ref.hashing import in_group
 from dessim.errors import UsageError
 from dessim.workload.model import Model
@@ -127,35 +129,71 @@ class ColumnRange:
         return slice(self.first, self.first + self.columns)
 
 
-NewTable = Callable[[Mapping[str, int], Mapping[str, slice]], RowTable]
+@dataclass(frozen=True, slots=True)
+class SpiltTable:
+    """Number `table`, whose rows are in the host's memory; a device caches `cached_rows` of them. `columns`: those that
+    this worker owns."""
+
+    table: int
+    columns: ColumnRange
+    cached_rows: int
+
+
+NewTable = Callable[[Mapping[str, int], Mapping[str, slice], int], RowTable]
 
 
 class TablesByWidth:
     """The rows of tables of several widths, and of columns of tables, used like one RowTable.
 
     The first stores are those of `row_widths`, the value columns of whole rows and their widths; then come those of
-    `ranges` of the columns `v`. Row r of store g has the number r * stores + g, and an absent row is -1 in its store.
-    Values and gradients are as wide as those of the widest table. `new_table` makes a store from the widths of whole
-    rows and the part of each column that it keeps.
+    `ranges` of the columns `v`, and of `spilt` tables, given with the widths of whole rows. Row r of store g has the
+    number r * stores + g, and an absent row is -1 in its store. Values and gradients are as wide as those of the widest
+    table. `new_table` makes a store from the widths of whole rows, the part of each column that it keeps, and the rows
+    that a device caches if it is spilt.
     """
 
     def __init__(
-        self, row_widths: Sequence[Mapping[str, int]], new_table: NewTable, ranges: Sequence[ColumnRange] = ()
+        self,
+        row_widths: Sequence[Mapping[str, int]],
+        new_table: NewTable,
+        ranges: Sequence[ColumnRange] = (),
+        spilt: Mapping[SpiltTable, Mapping[str, int]] | None = None,
     ) -> None:
+        spilt = spilt or {}
+        self._apart = (*ranges, *spilt)
         self._whole = len(row_widths)
-        self._ranges = tuple(ranges)
         self._own = [{name: slice(width) for name, width in widths.items()} for widths in row_widths]
         self._own += [{"v": part.own} for part in ranges]
-        widths_of_stores = (*row_widths, *({"v": part.width} for part in ranges))
-        self._tables = [new_table(widths, own) for widths, own in zip(widths_of_stores, self._own, strict=True)]
+        self._own += [
+            {name: table.columns.own if name == "v" else slice(width) for name, width in widths.items()}
+            for table, widths in spilt.items()
+        ]
+        wholes = (*row_widths, *({"v": part.width} for part in ranges), *spilt.values())
+        cached = (*(0 for _ in (*row_widths, *ranges)), *(table.cached_rows for table in spilt))
+        stores = zip(wholes, self._own, cached, strict=True)
+        self._tables = [new_table(widths, own, rows) for widths, own, rows in stores]
         self._widest = {name: max(widths[name] for widths in row_widths) for name in row_widths[0]}
 
     def __len__(self) -> int:
         return sum(map(len, self._tables))
 
-    def store_of(self, part: ColumnRange) -> int:
-        """The number of the store of these columns."""
-        return self._whole + self._ranges.index(part)
+    def store_of(self, part: ColumnRange | SpiltTable) -> int:
+        """The number of the store of these columns, or of this spilt table."""
+        return self._whole + self._apart.index(part)
+
+    def plan_moves(self, rows: Tensor, stores: Sequence[int]) -> SpiltMoves:
+        """Begin a step that uses the distinct rows [u], of which those in `stores` are spilt: the copies that it needs
+        before it reads or updates them.
+
+        Raises UsageError if the rows of a spilt table exceed its cache.
+        """
+        store, row = rows % len(self._tables), self._row(rows)
+        found = []
+        for number in stores:
+            table = self._tables[number]
+            assert isinstance(table, SpiltRows)
+            found.append((table, table.cache.plan_moves(row[store == number])))
+        return SpiltMoves(tuple(found))
 
     @property
     def candidates(self) -> int:

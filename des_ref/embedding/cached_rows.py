@@ -1,8 +1,9 @@
-"""An LRU cache of rows in device memory, in front of a table in host memory.
+"""An LRU cache of rows in device memory, in front of a table whose columns are in host memory.
 
 A row is cached together with its optimizer state. When another row needs its slot, the least recently used row is
 evicted and written back: every step that uses a row also updates it, so the cached copy is always newer than the
-host's. On a machine without a device both sides are host memory, and the same rows are copied.
+host's. On a machine without a device both sides are host memory, and the same rows are copied. What is copied from the
+host is first gathered in one block, on CUDA in pinned memory.
 """
 
 from __future__ import annotations
@@ -33,17 +34,23 @@ class CacheMoves:
 
 
 class CachedRows:
-    """A cache on `device` of `capacity` rows of `table`, which is on the CPU. `columns` are indexed by slot."""
+    """A cache on `device` of `capacity` rows of `table`, whose columns are on the CPU. `columns` are indexed by slot.
 
-    def __init__(self, table: RowTable, capacity: int, device: torch.device) -> None:
+    Row numbers and slots are where the table's row numbers are. `grows`: whether a step that needs more rows enlarges
+    the cache.
+    """
+
+    def __init__(self, table: RowTable, capacity: int, device: torch.device, grows: bool = False) -> None:
         self._table = table
         self._device = device
+        self._grows = grows
         self.columns = {
             name: values.new_zeros(capacity, values.shape[1]).to(device) for name, values in table.columns.items()
         }
-        self._slot_of_row = Growing(torch.int32, "cpu")  # plus 1; 0: not cached
-        self._row_in_slot = torch.full((capacity,), -1, dtype=torch.int64)  # -1: empty
-        self._last_used = torch.zeros(capacity, dtype=torch.int64)  # step, by slot
+        where = table.device
+        self._slot_of_row = Growing(torch.int32, where)  # plus 1; 0: not cached
+        self._row_in_slot = torch.full((capacity,), -1, dtype=torch.int64, device=where)  # -1: empty
+        self._last_used = torch.zeros(capacity, dtype=torch.int64, device=where)  # step, by slot
         self._step = 0
 
     @property
@@ -52,21 +59,29 @@ class CachedRows:
         return sum(values.shape[1] * values.element_size() for values in self.columns.values())
 
     def plan_moves(self, rows: Tensor) -> CacheMoves:
-        """Begin a step that uses the distinct table rows [u]. Raises UsageError if they exceed the capacity."""
+        """Begin a step that uses the distinct table rows [u]. Raises UsageError if they exceed a fixed capacity."""
         if len(rows) > len(self._row_in_slot):
-            capacity = f"its cache holds {len(self._row_in_slot):,}: raise cache_rows"
-            raise UsageError(f"a step needs {len(rows):,} rows of one worker, and {capacity}")
+            if not self._grows:
+                capacity = f"its cache holds {len(self._row_in_slot):,}: raise cache_rows"
+                raise UsageError(f"a step needs {len(rows):,} rows of one worker, and {capacity}")
+            self._grow(len(rows) - len(self._row_in_slot))
         self._step += 1
-        if len(rows):
-            self._slot_of_row.reserve(int(rows.max()) + 1)
         slots = self.slots(rows)
         is_cached = slots >= 0
         self._last_used[slots[is_cached]] = self._step
         missing = rows[~is_cached]
         # Empty slots count as used in step 0, so they are taken first.
-        oldest = torch.argsort(self._last_used, stable=True)[: len(missing)]
+        oldest = torch.argsort(self._last_used, stable=True)[: len(missing)] if len(missing) else missing
         occupants = self._row_in_slot[oldest]
         return CacheMoves(missing, oldest, occupants[occupants >= 0])
+
+    def _grow(self, more: int) -> None:
+        """Add `more` empty slots."""
+        slots, used = self._row_in_slot, self._last_used
+        self._row_in_slot = torch.cat([slots, slots.new_full((more,), -1)])
+        self._last_used = torch.cat([used, used.new_zeros(more)])
+        for name, values in self.columns.items():
+            self.columns[name] = torch.cat([values, values.new_zeros(more, values.shape[1])])
 
     def write_back(self, moves: CacheMoves) -> None:
         """Copy the evicted rows to the table."""
@@ -75,15 +90,16 @@ class CachedRows:
 
     def load(self, moves: CacheMoves) -> None:
         """Copy the missing rows from the table into their slots."""
-        slots = moves.slots.to(self._device)
+        slots, missing = moves.slots.to(self._device), moves.missing.cpu()
         for name, values in self._table.columns.items():
-            self.columns[name][slots] = values[moves.missing].to(self._device)
+            self.columns[name][slots] = self._block(values, missing).to(self._device)
         self._row_in_slot[moves.slots] = moves.missing
         self._last_used[moves.slots] = self._step
         self._slot_of_row.values[moves.missing] = (moves.slots + 1).to(torch.int32)
 
     def slots(self, rows: Tensor) -> Tensor:
         """Cache slots of table rows [u], int64; -1 for rows that are not cached."""
+        self._slot_of_row.reserve(self._table.end)
         return self._slot_of_row.values[rows].to(torch.int64) - 1
 
     def flush(self) -> None:
@@ -91,7 +107,12 @@ class CachedRows:
         self._to_table(self._row_in_slot[self._row_in_slot >= 0])
 
     def _to_table(self, rows: Tensor) -> None:
-        slots = self.slots(rows).to(self._device)
+        slots, on_host = self.slots(rows).to(self._device), rows.cpu()
         table: Mapping[str, Tensor] = self._table.columns
         for name, values in self.columns.items():
-            table[name][rows] = values[slots].to("cpu")
+            table[name][on_host] = values[slots].to("cpu")
+
+    def _block(self, values: Tensor, rows: Tensor) -> Tensor:
+        """The `rows` [m] of a column of the table, one after the other in memory from which the device copies."""
+        block = values.new_empty(len(rows), values.shape[1], pin_memory=self._device.type == "cuda")
+        return torch.index_select(values, 0, rows, out=block)

@@ -43,7 +43,7 @@ class RowTable:
     """Rows by id.
 
     `widths` are the columns and their widths. `initial(ids)` returns the initial values of new rows by column; columns
-    that it omits start at 0.
+    that it omits start at 0. Ids and row numbers are on `device`, and so are the columns unless `columns_on` is given.
     """
 
     def __init__(
@@ -54,19 +54,32 @@ class RowTable:
         device: torch.device | str = "cpu",
         capacity: int = 0,
         lifetime: Lifetime | None = None,
+        columns_on: torch.device | str | None = None,
     ) -> None:
         lifetime = lifetime or Lifetime()
+        self.device = torch.device(device)
         self._initial = initial
         self._dtype = dtype
         self._rows = ExpiringRows(device, lifetime.expire_after, capacity)
         self._candidates = Candidates(device, lifetime) if lifetime.admit_after > 1 else None
-        self._columns = {name: Growing(dtype, device, width) for name, width in widths.items()}
+        self._columns_on = torch.device(columns_on or device)
+        self._columns = {name: Growing(dtype, self._columns_on, width) for name, width in widths.items()}
         self._widths = dict(widths)
         self.now = 0  # the current step
 
     def __len__(self) -> int:
         """Number of rows in use, including expired ones that have not been freed yet."""
         return len(self._rows.numbers)
+
+    @property
+    def floats(self) -> int:
+        """Floats of a row in all columns."""
+        return sum(self._widths.values())
+
+    @property
+    def end(self) -> int:
+        """All row numbers are below it."""
+        return self._rows.numbers.end
 
     @property
     def candidates(self) -> int:
@@ -81,7 +94,7 @@ class RowTable:
     @property
     def columns(self) -> Mapping[str, Tensor]:
         """Values by row number, [rows, width] for each column: views that may be written in place."""
-        return {name: column.values[: self._rows.numbers.end] for name, column in self._columns.items()}
+        return {name: column.values[: self.end] for name, column in self._columns.items()}
 
     def find(self, ids: Tensor) -> Tensor:
         """Row numbers of `ids` [n], int64, -1 if absent. Ids may repeat."""
@@ -126,7 +139,7 @@ class RowTable:
     def poison(self, rows: Tensor) -> None:
         """Make every column of `rows` [n] NaN, so that a read of them shows."""
         for values in self.columns.values():
-            values[rows] = float("nan")
+            values[rows.to(values.device)] = float("nan")
 
     def end_step(self) -> None:
         """Advance the step for expiry, and do this step's share of index migration and of freeing expired rows."""
@@ -152,11 +165,11 @@ class RowTable:
             return self._stored(rows, names)
         present = (rows >= 0).nonzero().squeeze(1)
         initial = self._initial_values(ids.index_select(0, missing))
+        stored = self._stored(rows.index_select(0, present), names)
         out = {}
         for name in names:
             out[name] = initial[name].new_empty(len(ids), self._widths[name])
-            stored = self._columns[name].values.index_select(0, rows.index_select(0, present))
-            out[name].index_copy_(0, present, stored)
+            out[name].index_copy_(0, present, stored[name])
             out[name].index_copy_(0, missing, initial[name])
         return out
 
@@ -175,7 +188,8 @@ class RowTable:
         keys, order = self._rows.numbers.keys(rows).sort()
         rows = rows[order]
         ages = self._rows.ages(rows, self.now)
-        lines = {"keys": keys} | {name: column.values.index_select(0, rows) for name, column in self._columns.items()}
+        at = rows.to(self._columns_on)
+        lines = {"keys": keys} | {name: column.values.index_select(0, at) for name, column in self._columns.items()}
         groups = {"rows": lines if ages is None else lines | {"age": ages}}
         return groups if self._candidates is None else groups | {"candidates": self._candidates.export(self.now)}
 
@@ -187,7 +201,7 @@ class RowTable:
         if len(self) or self.candidates:
             raise UsageError(f"a table is loaded once, and this one has {len(self)} rows already")
         lines = groups["rows"]
-        device = next(iter(self._columns.values())).values.device
+        device = self.device
         for name, width in self._widths.items():
             if name not in lines or lines[name].shape != (len(lines["keys"]), width):
                 raise UsageError(
@@ -197,7 +211,7 @@ class RowTable:
         for chunk in order.split(_ROWS_LOADED_AT_ONCE):
             rows = self._new_rows(lines["keys"][chunk].to(device))
             for name, column in self._columns.items():
-                column.values.index_copy_(0, rows, lines[name][chunk].to(column.values))
+                column.values.index_copy_(0, rows.to(self._columns_on), lines[name][chunk].to(column.values))
             self._rows.mark_seen(rows, self.now - lines["age"][chunk].to(device) if "age" in lines else self.now)
         if self._candidates is not None and "candidates" in groups:
             self._candidates.load({name: values.to(device) for name, values in groups["candidates"].items()}, self.now)
@@ -205,7 +219,7 @@ class RowTable:
     def _append(self, ids: Tensor) -> Tensor:
         rows = self._new_rows(ids)
         for name, values in self._initial_values(ids).items():
-            self._columns[name].values.index_copy_(0, rows, values)
+            self._columns[name].values.index_copy_(0, rows.to(self._columns_on), values.to(self._columns_on))
         return rows
 
     def _new_rows(self, ids: Tensor) -> Tensor:

@@ -21,11 +21,12 @@ import torch
 from torch import Tensor, nn
 
 from des_ref.data.batch import Batch
-from des_ref.embedding.by_width import ColumnRange, TablesByWidth, widths_of
+from des_ref.embedding.by_width import ColumnRange, SpiltTable, TablesByWidth, widths_of
 from des_ref.embedding.hash_table import RowTable
 from des_ref.embedding.init import normal_rows
 from des_ref.embedding.lifetime import Lifetime
 from des_ref.embedding.optim import RowOptimizer
+from des_ref.embedding.spilt_rows import SpiltRows
 from des_ref.hashing import GOLDEN, mix64, mix64_int
 from des_ref.models.objective import objective_of
 from des_ref.models.operators import build_bottom, build_operand, build_operator, build_pool
@@ -163,27 +164,34 @@ class Network:
         lifetime: Lifetime | None = None,
         device: torch.device | str | None = None,
         ranges: Sequence[ColumnRange] = (),
+        spilt: Sequence[SpiltTable] = (),
     ) -> RowTable | TablesByWidth:
         """An empty table of this model's rows, with columns for the optimizer's state and `extra_columns` (widths).
 
         Initial values depend on (seed, id) and the column only. The table is on the network's device unless `device` is
-        given. `ranges`: the columns of split tables that it stores beside whole rows.
+        given. `ranges`: the columns of split tables that it stores beside whole rows. `spilt`: tables whose rows are in
+        the host's memory.
         """
 
-        def of_widths(widths: Mapping[str, int], own: Mapping[str, slice]) -> RowTable:
+        def of_widths(widths: Mapping[str, int], own: Mapping[str, slice], cached_rows: int = 0) -> RowTable:
             def initial(ids: Tensor) -> Mapping[str, Tensor]:
                 whole = normal_rows(ids, sum(widths.values()), self.seed, init_std, self.dtype)
                 by_column = zip(widths, whole.split(list(widths.values()), dim=1), strict=True)
                 return {name: values[:, own[name]] for name, values in by_column}
 
             kept = {name: len(range(width)[own[name]]) for name, width in widths.items()}
-            columns = {**kept, **optimizer.state(kept), **(extra_columns or {})}
+            state = optimizer.state(kept)
+            columns = {**kept, **state, **(extra_columns or {})}
+            if cached_rows:
+                state_floats = sum(state.values())
+                return SpiltRows(columns, initial, self.dtype, self.device, cached_rows, state_floats)
             return RowTable(columns, initial, self.dtype, device or self.device, lifetime=lifetime)
 
-        if self._widths is None and not ranges:
+        if self._widths is None and not ranges and not spilt:
             return of_widths(self.row_widths, dict.fromkeys(self.row_widths, slice(None)))
         distinct = self._widths.distinct if self._widths is not None else [self.width]
-        return TablesByWidth([self.model.row_widths_of(width) for width in distinct], of_widths, ranges)
+        whole_rows = {table: self.model.row_widths_of(table.columns.width) for table in spilt}
+        return TablesByWidth([self.model.row_widths_of(width) for width in distinct], of_widths, ranges, whole_rows)
 
     # -- tables of different widths (des_ref/embedding/by_width.py) -----------------------------------------------
 

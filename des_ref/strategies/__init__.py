@@ -76,7 +76,7 @@ def build(
     Raises UsageError.
     """
     if tables:
-        check_optimizers(optimizers, replicas)
+        check_optimizers(optimizers, tables, replicas)
     else:
         check_strategy(text)
     if encoding is not None and encoding.codecs:

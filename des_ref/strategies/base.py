@@ -81,8 +81,9 @@ class Counts:
     exchanged        rows of a message between replicas of the tables, padding included
     joint            rows that it updates, as all replicas do
 
-    Where tables differ in width, also the floats of `rows`, `keys`, `requested`, `exchanged` and `joint`. `groups` are
-    those of each group of tables, where strategies are combined; the others are then their sums.
+    Where tables differ in width, also the floats of `rows`, `keys`, `requested`, `exchanged` and `joint`. Where tables
+    are spilt, also the floats of missed and evicted rows, and of their optimizer state. `groups` are those of each
+    group of tables, where strategies are combined; the others are then their sums.
     """
 
     ids_sent: int
@@ -103,6 +104,10 @@ class Counts:
     exchanged_floats: int = 0
     joint: int = 0
     joint_floats: int = 0
+    missed_floats: int = 0
+    missed_state: int = 0
+    evicted_floats: int = 0
+    evicted_state: int = 0
     groups: tuple[Counts, ...] = ()
 
     @classmethod

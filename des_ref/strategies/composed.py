@@ -27,7 +27,7 @@ from torch import Tensor
 
 from des_ref.comm import Comm, Handle
 from des_ref.data.batch import Batch
-from des_ref.embedding.by_width import ColumnRange, TablesByWidth
+from des_ref.embedding.by_width import ColumnRange, SpiltTable, TablesByWidth
 from des_ref.embedding.hash_table import RowTable
 from des_ref.embedding.lifetime import Lifetime
 from des_ref.hashing import owner_of
@@ -38,7 +38,7 @@ from des_ref.strategies.data_parallel import DataParallel
 from des_ref.strategies.in_turn import Part, in_turn
 from des_ref.strategies.replicas import BlockGradients, op_vars, sum_over_replicas
 from des_ref.strategies.row_all_to_all import RowAllToAll
-from des_ref.strategies.sharded import RowWise, TableWise
+from des_ref.strategies.sharded import OwnersPool, RowWise, TableWise
 from des_ref.strategies.sharded_base import RowGradients, ShardedBase
 from des_ref.strategies.table_group import GroupComm, GroupMarks, GroupNetwork, is_whole
 from des_ref.strategies.table_row_wise import ServerComms, TableRowWise
@@ -47,7 +47,7 @@ from des_ref.substitution.sums import tally
 from dessim.errors import UsageError
 from dessim.trace.schema import Phase
 from dessim.workload.composed import TablePlan, compose
-from dessim.workload.plan import Plan, Shard, TableGroup
+from dessim.workload.plan import Placement, Plan, Shard, TableGroup
 
 _WITHOUT_OWNERS = {"row_wise": RowWise, "row_all_to_all": RowAllToAll, "data_parallel": DataParallel}
 
@@ -79,11 +79,13 @@ class _AllGradients(RowGradients):
     groups: tuple[BlockGradients, ...]
 
 
-def check_optimizers(optimizers: Optimizers, replicas: int = 1) -> None:
+def check_optimizers(optimizers: Optimizers, tables: Sequence[TablePlan], replicas: int = 1) -> None:
     """Raises UsageError for optimizers and lifetimes of rows with which a plan of groups of tables is not trained."""
     if replicas > 1 and optimizers.lifetime != Lifetime():
         problem = "admit_after and expire_after count ids in each replica of the tables"
         raise UsageError(f"{problem}: leave them out, or plan again without --replicas")
+    if any(table.cached_rows for table in tables) and optimizers.lifetime != Lifetime():
+        raise UsageError("cached_rows needs rows that never expire: leave out admit_after and expire_after")
     if optimizers.dense.name == SHAMPOO:
         raise UsageError("a plan of groups of tables has no shampoo: use Adam, or one strategy for all tables")
 
@@ -147,22 +149,37 @@ class Composed(ShardedBase):
         return GroupComm(comm, planned.name, self._parts_of(comm).server if planned.replicas > 1 else None)
 
     def _new_table(self, optimizers: Optimizers, extra_columns: Mapping[str, int]) -> RowTable | TablesByWidth:
-        """One for whole rows, and one for each range of columns that this worker has of split tables."""
-        shards = [shard for group in self.plan.groups for shard in group.shards if shard.owner == self.comm.rank]
-        own = {shard.table: self._range(shard) for shard in shards if not is_whole(self.network, shard)}
+        """One for whole rows, one for each range of columns that this worker has of split tables, and one for each of
+        its spilt tables."""
+        own: dict[int, ColumnRange | SpiltTable] = {}
+        for shard in (shard for group in self.plan.groups for shard in group.shards if self._is_here(group, shard)):
+            part = self._range(shard)
+            if shard.cached_rows:
+                own[shard.table] = SpiltTable(shard.table, part, shard.cached_rows)
+            elif not is_whole(self.network, shard):
+                own[shard.table] = part
         table = self.network.new_table(
             optimizers.rows,
             optimizers.init_std,
             extra_columns,
             optimizers.lifetime,
-            ranges=sorted(dict.fromkeys(own.values())),
+            ranges=sorted(dict.fromkeys(part for part in own.values() if isinstance(part, ColumnRange))),
+            spilt=[part for part in own.values() if isinstance(part, SpiltTable)],
         )
         # Where the rows of each field are; -1: where the id says.
         self._store_of_field = None
+        self._spilt_stores: dict[int, int] = {}
         if isinstance(table, TablesByWidth) and own:
             stores = [table.store_of(own[f]) if f in own else -1 for f in range(self.network.fields)]
             self._store_of_field = self._by_field(stores)
+            self._spilt_stores = {f: stores[f] for f, part in own.items() if isinstance(part, SpiltTable)}
         return table
+
+    def _is_here(self, group: TableGroup, shard: Shard) -> bool:
+        """Whether this worker owns rows of a shard."""
+        if shard.owner is None:
+            return group.placement is Placement.HASH
+        return shard.owner <= self.comm.rank < shard.owner + max(group.server, 1)
 
     def _range(self, shard: Shard) -> ColumnRange:
         return ColumnRange(self.network.model.widths[shard.table], shard.first, shard.columns)
@@ -175,10 +192,14 @@ class Composed(ShardedBase):
         if planned.name == TableRowWise.name:
             strategy = TableRowWise(*arguments, owners, ServerComms.of(self.comm, planned.server))
         elif planned.name == TableWise.name:
-            stores = None if self._store_of_field is None else self._store_of_field[fields]
-            strategy = TableWise(*arguments, owners=owners, stores=stores)
+            strategy = TableWise(*arguments, owners=owners)
         else:
             strategy = _WITHOUT_OWNERS[planned.name](*arguments)
+        if isinstance(strategy, OwnersPool):
+            strategy.stores = None if self._store_of_field is None else self._store_of_field[fields]
+            if planned.is_spilt:
+                tables = (shard.table for shard in planned.shards)
+                strategy.spilt = [self._spilt_stores[table] for table in tables if table in self._spilt_stores]
         strategy.placed_by_field = False  # the table has no column for fields
         strategy.marks = GroupMarks(lambda: self.marks, planned.name)
         return _Group(planned, fields, strategy)

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from des_ref.comm import Comm, Handle
 from des_ref.data.batch import Batch
-from des_ref.embedding.by_width import message_sizes, new_message, packed, unpacked
+from des_ref.embedding.by_width import TablesByWidth, message_sizes, new_message, packed, unpacked
+from des_ref.embedding.spilt_rows import SpiltMoves
 from des_ref.models.build import Network
 from des_ref.strategies.base import Counts, Lane, Optimizers
 from des_ref.strategies.exchange import (
@@ -45,6 +46,7 @@ class _OwnerPooled:
     values        [u, W], the leaf of the graph that computes `pooled` [bags, W + E]
     received      the bags of this worker's samples, pooled by all owners
     occurrences   number of occurrences of owned ids over the global batch
+    moves         the copies between the host's memory and the caches of spilt tables
     """
 
     unique: Tensor
@@ -53,10 +55,21 @@ class _OwnerPooled:
     pooled: Tensor
     received: Tensor
     occurrences: int
+    moves: SpiltMoves
 
 
 class OwnersPool(ShardedBase):
-    """Owners pool rows and send bags."""
+    """Owners pool rows and send bags.
+
+    In a composed plan, `stores` int64 [F] are those of the rows of each table (embedding/by_width.py). Where rows of
+    some table are spilt, `spilt` are the stores of those that this worker has; a step first copies the rows that it
+    needs into their caches:
+
+        find -> rows_out -> rows_in -> lookup
+    """
+
+    stores: Tensor | None = None
+    spilt: Sequence[int] | None = None
 
     def _send_ids(self, batch: Batch, lane: Lane) -> Any:
         return send_occurrences(batch, self.owner, lane, self.network.fields)
@@ -86,7 +99,23 @@ class OwnersPool(ShardedBase):
 
     def _stores(self, count: int, index: Tensor, field: Tensor) -> tuple[Tensor, ...]:
         """The stores of `count` rows, as `_values` takes them, from the row and the field of each occurrence [n]."""
-        return ()
+        return () if self.stores is None else (self.stores[field_of_rows(count, index, field)],)
+
+    def _found(self, unique: Tensor, *stores: Tensor) -> tuple[Tensor, SpiltMoves]:
+        """Row numbers of the distinct ids [u] of a step, and the copies that it needs."""
+        rows = self.table.find_or_insert(unique, *stores)
+        if isinstance(self.table, TablesByWidth) and self.spilt:
+            return rows, self.table.plan_moves(rows, self.spilt)
+        return rows, SpiltMoves()  # this worker has none of the spilt tables
+
+    def _copied(self, unique: Tensor, rows: Tensor, moves: SpiltMoves) -> Tensor:
+        """The values [u, W] of these rows, after the copies."""
+        with self.marks.copy("rows_out", Phase.FORWARD, moves.out.all_floats * self.value_bytes):
+            moves.write_back()
+        with self.marks.copy("rows_in", Phase.FORWARD, moves.into.all_floats * self.value_bytes):
+            moves.fill()
+        with self.marks.segment("lookup", Phase.FORWARD):
+            return torch.cat(list(self.table.values(unique, rows, tuple(self.network.row_widths)).values()), dim=1)
 
     def _deliver(self, pooled: Tensor, samples: int) -> Part[Tensor]:
         """Send the bags where they are needed, in the collective `pooled`."""
@@ -94,17 +123,24 @@ class OwnersPool(ShardedBase):
 
     def _fetch(self, batch: Batch, ids: Any, train: bool) -> Part[_OwnerPooled]:
         samples = len(batch) * self.comm.world_size
-        with self.marks.segment("lookup", Phase.FORWARD):
+        moves, is_spilt = None, train and self.spilt is not None
+        with self.marks.segment("find" if is_spilt else "lookup", Phase.FORWARD):
             unique, index, bag = self._occurrences(ids, samples)
             field = self._fields(bag, samples)
-            rows, values = self._values(unique, train, *self._stores(len(unique), index, field))
+            stores = self._stores(len(unique), index, field)
+            if is_spilt:
+                rows, moves = self._found(unique, *stores)
+            else:
+                rows, values = self._values(unique, train, *stores)
             if rows is not None:
                 self.note_fields(rows, index, field)
+        if moves is not None:
+            values = self._copied(unique, rows, moves)
         with self.marks.segment("pool", Phase.FORWARD):
             values.requires_grad_(train)
             pooled = self._pooled(values, index, bag, self._number_of_bags(samples))
         received = yield from self._deliver(pooled.detach(), samples)
-        return _OwnerPooled(unique, rows, values, pooled, received, len(index))
+        return _OwnerPooled(unique, rows, values, pooled, received, len(index), moves or SpiltMoves())
 
     def _bags(self, fetched: _OwnerPooled) -> Tensor:
         return fetched.received.view(-1, self.network.fields, self.network.bag_width)
@@ -118,7 +154,18 @@ class OwnersPool(ShardedBase):
         return RowGradients(fetched.rows, fetched.unique, fetched.values.grad)
 
     def _counts(self, batch: Batch, fetched: _OwnerPooled, row_grads: RowGradients) -> Counts:
-        return Counts(ids_sent=len(batch.ids), ids_owned=fetched.occurrences, rows=len(row_grads.rows))
+        out, into = fetched.moves.out, fetched.moves.into
+        return Counts(
+            ids_sent=len(batch.ids),
+            ids_owned=fetched.occurrences,
+            rows=len(row_grads.rows),
+            cache_misses=into.rows,
+            cache_evictions=out.rows,
+            missed_floats=into.floats,
+            missed_state=into.state,
+            evicted_floats=out.floats,
+            evicted_state=out.state,
+        )
 
     def op_vars(self, counts: Counts, samples: int) -> dict[str, dict[str, float]]:
         n = self.comm.world_size
@@ -126,7 +173,14 @@ class OwnersPool(ShardedBase):
         # This worker's sizes, scaled to the means that the formulas expect: B m / N ids, U / N rows.
         owned = {"m": counts.ids_owned * n / samples, "U": float(counts.rows * n)} | self._table_symbols()
         names = ("lookup", "pool", "pooled", "scatter_grad", "update_rows")
-        return {"split_ids": sent, "ids": sent} | dict.fromkeys(names, owned)
+        found = {"split_ids": sent, "ids": sent} | dict.fromkeys(names, owned)
+        if self.spilt is not None:
+            found |= {
+                "find": owned,
+                "rows_in": {"MW": float(counts.missed_floats), "MO": float(counts.missed_state)},
+                "rows_out": {"MW": float(counts.evicted_floats), "MO": float(counts.evicted_state)},
+            }
+        return found
 
     def _table_symbols(self) -> dict[str, float]:
         return {}
@@ -159,10 +213,7 @@ class NamedOwners(OwnersPool):
 
 
 class TableWise(NamedOwners):
-    """Each table is on one worker: table f on rank `owners[f]`, by default on rank f mod N.
-
-    `stores` int64 [F]: where the rows of each are, if columns of tables are split (composed.py).
-    """
+    """Each table is on one worker: table f on rank `owners[f]`, by default on rank f mod N."""
 
     name = "table_wise"
     placed_by_field = True
@@ -174,11 +225,9 @@ class TableWise(NamedOwners):
         comm: Comm,
         options: Options | None = None,
         owners: Sequence[int] | None = None,
-        stores: Tensor | None = None,
     ) -> None:
         super().__init__(network, optimizers, comm, options)
         n = comm.world_size
-        self._store_of_field = stores
         if owners is None:
             self._place(TableOwners.in_turn(network.fields, n, network.device), comm.rank)
         else:
@@ -186,10 +235,6 @@ class TableWise(NamedOwners):
 
     def owner(self, ids: Tensor, field: Tensor) -> Tensor:
         return self._owners.owner.to(field.device)[field]
-
-    def _stores(self, count: int, index: Tensor, field: Tensor) -> tuple[Tensor, ...]:
-        stores = self._store_of_field
-        return () if stores is None else (stores[field_of_rows(count, index, field)],)
 
     def _send_ids(self, batch: Batch, lane: Lane) -> Any:
         return send_tables(batch, lane, self._owners)

@@ -61,7 +61,10 @@ def plan(
     keep: Annotated[
         Path | None, typer.Option(help="TOML file of tables whose strategy is fixed: docs/planner.md.")
     ] = None,
-    without: Annotated[str | None, typer.Option(help="Strategies that no table may have, such as column_wise.")] = None,
+    without: Annotated[
+        str | None,
+        typer.Option(help="Strategies that no table may have, such as column_wise; spilt: rows in the host's memory."),
+    ] = None,
     codecs: Annotated[
         str | None,
         typer.Option(
@@ -183,14 +186,15 @@ def plan(
 
 def _strategies(without: str | None) -> tuple[str, ...]:
     """The strategies that are left. Raises UsageError for an unknown one, and if none is left."""
-    from dessim.workload.plan_file import TABLE_STRATEGIES
+    from dessim.plan.loads import STRATEGIES
+    from dessim.workload.composed import SPILT
 
     left_out = parse_names(without, "--without") if without is not None else []
     for name in left_out:
-        if name not in TABLE_STRATEGIES:
-            raise UsageError(f"--without {name}: choose from {', '.join(TABLE_STRATEGIES)}")
-    left = tuple(name for name in TABLE_STRATEGIES if name not in left_out)
-    if not left:
+        if name not in STRATEGIES:
+            raise UsageError(f"--without {name}: choose from {', '.join(STRATEGIES)}")
+    left = tuple(name for name in STRATEGIES if name not in left_out)
+    if not set(left) - {SPILT}:
         raise UsageError(f"--without {without}: leaves no strategy for tables")
     return left
 

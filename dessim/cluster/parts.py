@@ -232,7 +232,8 @@ class Node:
     pair joined by `socket_link`. `gpu` is set where the GPUs of this server differ from the cluster's default.
 
     `nvlink_wiring` is how NVLink joins the GPUs: `switched`, `pairwise`, or `cube_mesh` (8 V100). NCCL's model depends
-    on it; links are those of a switched plane in any case, which carries at least as much.
+    on it; links are those of a switched plane in any case, which carries at least as much. `host_memory` [bytes] is the
+    memory of its CPUs, where that is stated.
     """
 
     gpus: int
@@ -248,3 +249,4 @@ class Node:
     socket_link: Link | None = None
     gpu: Gpu | None = None
     nvlink_wiring: str = "switched"
+    host_memory: float | None = None

@@ -19,7 +19,14 @@ from dessim.commands.support.median_step import FEW_STEPS, MOST_RUNS, STEPS, med
 from dessim.commands.support.project_request import ProjectOptions, ProjectRequest, check_gpus, check_request
 from dessim.commands.support.projection import Misfit, Projection
 from dessim.commands.support.spreads import spreads_on
-from dessim.commands.support.step import durations_of, is_measured, shared_cores, step_of, to_host
+from dessim.commands.support.step import (
+    durations_of,
+    is_measured,
+    require_hosts,
+    shared_cores,
+    step_of,
+    to_host,
+)
 from dessim.errors import CapacityError
 from dessim.results.error_bar import error_bar
 from dessim.results.metrics import breakdown
@@ -30,8 +37,15 @@ from dessim.sim.progress import Progress
 from dessim.units import format_bandwidth, format_size
 from dessim.workload.coded_plan import coded
 from dessim.workload.dag import Workload
-from dessim.workload.memory import memory_of, require, require_servers, served_memory, spill_of
-from dessim.workload.owners import busiest_server, owners_of
+from dessim.workload.memory import (
+    memory_by_owner,
+    require,
+    require_servers,
+    served_memory,
+    spill_of,
+    spill_of_groups,
+)
+from dessim.workload.owners import busiest_server, by_rank, owners_of
 from dessim.workload.plan import Plan, Traffic
 from dessim.workload.scale import Job
 from dessim.workload.server_roles import moved, on_server
@@ -141,17 +155,21 @@ def _row(
     cluster = routed.cluster
     symbols = plan.symbols(job.symbols(n_gpus, request.batch_per_worker))
     owners = owners_of(plan, job.model, symbols)
-    memory = memory_of(plan, symbols, owners)
+    memories = memory_by_owner(plan, symbols, owners)
+    memory = max(memories, key=lambda one: one.total)
     batch = round(symbols["B"])
     gpus = [gpu for gpu, _ in cluster.devices(range(n_gpus))]
     job_name = _job_name(job, plan, n_gpus)
     try:
         for gpu in gpus:
             require(memory, gpu.memory, gpu.name, job_name, symbols, spill=host_bandwidth is not None)
+        require_hosts(cluster, by_rank(owners, [one.host for one in memories]), job_name)
     except CapacityError as error:
         return Misfit(n_gpus, plan.strategy, batch, memory, str(error))
     # `to_host` has required that all GPUs are identical where rows may spill.
     spill = spill_of(plan, job.model, memory, symbols, gpus[-1].memory, host_bandwidth) if host_bandwidth else None
+    if any(group.is_spilt for group in plan.groups):
+        spill = spill_of_groups(plan, symbols, owners)
     several = request.network == "packet"
     steps, runs = (FEW_STEPS, 1) if request.rough else (STEPS, MOST_RUNS)
     workload, compute_source = step_of(job, cluster, plan, symbols, owners, spill, steps if several else 1)
@@ -261,7 +279,12 @@ def _provenance(
         "sizes": job.sizes_from + ("" if job.model.precision.is_default else f"; {job.model.precision}"),
         "memory": f"formula: rows, optimizer state, index, dense weights, activations; {capacities}",
     }
-    if spill_bandwidth is not None:
+    if any(group.is_spilt for group in plan.groups):
+        provenance["spill"] = (
+            "assumed: GPUs cache the rows that were used last, misses follow from the frequencies of each table's ids; "
+            f"{format_bandwidth(to_host(cluster, n_gpus, plan.strategy))} in each direction to the host's memory"
+        )
+    elif spill_bandwidth is not None:
         provenance["spill"] = (
             f"assumed: the hottest rows stay on the GPU, ids follow Zipf's law with skew {job.model.input.skew:g}; "
             f"{format_bandwidth(spill_bandwidth)} in each direction to the host's memory"

@@ -14,6 +14,7 @@ from dessim.commands.project import Row, run_projection
 from dessim.commands.support.project_request import ProjectRequest
 from dessim.commands.support.projection import Misfit, Projection
 from dessim.errors import CapacityError, UsageError
+from dessim.plan.loads import STRATEGIES as STRATEGIES_OF_TABLES
 from dessim.plan.loads import Choice, Loads
 from dessim.plan.place import Placed, rounded
 from dessim.plan.refine import refine
@@ -40,10 +41,10 @@ _SETTLED = 6
 @dataclass(frozen=True, slots=True)
 class Search:
     """A job to plan. `batch` samples a step, all workers together. `pinned`: the choice of some tables, by number.
-    `strategies`: those that all other tables may have. `graphs`, `network`: as in ProjectRequest. `by_table`: leave out
-    strategies that train the whole model in another form. `given`: plans of tables that compete, by the names of their
-    files. `codecs`: the formats in which values travel. `replicas`: the numbers of replicas of the tables to try; None:
-    those that may pay."""
+    `strategies`: those that all other tables may have, and `spilt` if rows may be in the host's memory. `graphs`,
+    `network`: as in ProjectRequest. `by_table`: leave out strategies that train the whole model in another form.
+    `given`: plans of tables that compete, by the names of their files. `codecs`: the formats in which values travel.
+    `replicas`: the numbers of replicas of the tables to try; None: those that may pay."""
 
     job: Job
     cluster: Cluster
@@ -52,7 +53,7 @@ class Search:
     pinned: Mapping[int, Choice]
     graphs: bool = False
     network: NetworkName = "fluid"
-    strategies: Sequence[str] = TABLE_STRATEGIES
+    strategies: Sequence[str] = STRATEGIES_OF_TABLES
     by_table: bool = False
     given: Mapping[str, JobPlan] = field(default_factory=dict)
     codecs: CodecConfig = PLAIN
@@ -95,7 +96,12 @@ class Candidate:
             "replicas": self.replicas,
             "estimate_s": self.estimate_s,
             "tables": [
-                {"strategy": table.family, "ranks": list(table.ranks), "columns": list(table.columns)}
+                {
+                    "strategy": table.family,
+                    "ranks": list(table.ranks),
+                    "columns": list(table.columns),
+                    **({"cached_rows": table.cached_rows} if table.cached_rows else {}),
+                }
                 for table in self.tables
             ],
         }
@@ -226,7 +232,7 @@ def _tables_of(asked: Search, candidate: Candidate) -> tuple[TablePlan, ...]:
 
 def _only_strategy(placed: Placed) -> str:
     """The strategy that trains all tables without naming owners; empty if there are several, or owners."""
-    if placed.replicas > 1:
+    if placed.replicas > 1 or any(table.cached_rows for table in placed.tables):
         return ""
     strategies = {table.strategy for table in placed.tables if not table.ranks}
     return strategies.pop() if len(strategies) == 1 and not any(table.ranks for table in placed.tables) else ""

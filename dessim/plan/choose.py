@@ -15,7 +15,7 @@ import os
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
@@ -23,6 +23,7 @@ from scipy.sparse import csr_array
 
 from dessim.arrays import Floats
 from dessim.plan.loads import MEMORY, STAGES, Choice, Fixed, Load, Loads
+from dessim.workload.composed import SPILT
 
 _MS = 1e3
 _TOLERANCE = 4e-3
@@ -129,12 +130,13 @@ def choose(loads: Loads, families: Collection[str], pinned: Mapping[int, Choice]
 
 
 def allowed(loads: Loads, families: Collection[str], pinned: Mapping[int, Choice]) -> list[list[Choice]]:
-    """The choices of each table that are allowed and fit a GPU alone."""
+    """The choices of each table that are allowed and fit a GPU alone. A pinned table may be spilt as others may."""
     return [
         [
             choice
             for choice, of_table in loads.by_choice.items()
-            if (choice == pinned[table] if table in pinned else choice.family in families)
+            if (replace(choice, cache=0) == pinned[table] if table in pinned else choice.family in families)
+            and (not choice.cache or SPILT in families)
             and (load := of_table[table]) is not None
             and least_memory(loads, choice, load) <= loads.room
         ]

@@ -27,27 +27,34 @@ from dessim.sim.core.kernel_times import launched, op_seconds
 from dessim.trace.schema import Kind, Phase
 from dessim.workload.codecs import PLAIN, CodecConfig
 from dessim.workload.coded_plan import coded
-from dessim.workload.composed import GROUPED, ON_SERVERS, TablePlan, can_split_columns, compose
+from dessim.workload.composed import GROUPED, ON_SERVERS, SPILT, TablePlan, can_split_columns, compose
 from dessim.workload.memory import INDEX, result_bytes
 from dessim.workload.model import Model
 from dessim.workload.owners import hashed_shares
 from dessim.workload.plan import OwnerRole, Placement, Plan, PlannedOp, TableGroup
+from dessim.workload.plan_file import TABLE_STRATEGIES
 from dessim.workload.replicas import block_of, symbols_of_blocks
 from dessim.workload.symbol_values import counts_by_table, floats_of
 from dessim.workload.symbols import ONE_WIDTH
 
 STAGES = ("compute", "messages", "input", "memory")
-MEMORY = STAGES.index("memory")
+COMPUTE, MEMORY = STAGES.index("compute"), STAGES.index("memory")
+STRATEGIES = (*TABLE_STRATEGIES, SPILT)
+"""What tables may have: a strategy, and rows in the host's memory."""
 _LEAST_COLUMNS = 16
 """A table is not split into fewer columns than these: shorter rows use the memory's bandwidth badly."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A strategy for a table; `parts` owners share its columns, or with table_row_wise its rows."""
+    """A strategy for a table; `parts` owners share its columns, or with table_row_wise its rows.
+
+    `cache`: its rows are in the host's memory, and each owner's GPU caches those of so many steps; 0: all are on GPUs.
+    """
 
     strategy: str
     parts: int = 1
+    cache: int = 0
 
     @property
     def family(self) -> str:
@@ -62,10 +69,14 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """The load of one table by stage [4], in the order of STAGES. With several parts, `owned` is that of one."""
+    """The load of one table by stage [4], in the order of STAGES. With several parts, `owned` is that of one.
+
+    `cached_rows`: on each owner, where its rows are in the host's memory.
+    """
 
     everywhere: Floats
     owned: Floats
+    cached_rows: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,13 +68,16 @@ def place(loads: Loads, choices: Sequence[Choice], widths: Sequence[int], nodes:
     placed = _by_worker(shards, owner, loads.workers)
     tables = []
     for number, (choice, width) in enumerate(zip(choices, widths, strict=True)):
+        load = loads.by_choice[choice][number]
+        cached = load.cached_rows if load is not None else 0
         if number in first_workers:
             first = first_workers[number]
-            tables.append(TablePlan(choice.strategy, tuple(range(first, first + choice.parts))))
+            ranks = tuple(range(first, first + choice.parts))
+            tables.append(TablePlan(choice.strategy, ranks, cached_rows=cached))
             continue
         ranks = tuple(sorted(owner[shards.table == number].tolist()))
         columns = (width // choice.parts,) * len(ranks)
-        tables.append(TablePlan(choice.strategy, ranks, columns))
+        tables.append(TablePlan(choice.strategy, ranks, columns, cached))
     return Placed(tuple(tables), _estimated(loads, of_strategy, placed), others + placed)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from dessim.arrays import Ints
 from dessim.plan.choose import allowed
+from dessim.plan.limits import MANY_TABLES
 from dessim.plan.loads import Choice, Loads
 from dessim.plan.place import Placed, place, rounded
 from dessim.workload.composed import TablePlan
@@ -17,8 +18,6 @@ from dessim.workload.composed import TablePlan
 _ROUNDS = 4
 _SIMULATED = 6
 """Changes that are simulated in each round."""
-_MOST_TABLES = 100
-"""With more, no plan is refined: one table of many changes little, and trying each takes long."""
 _GAIN = 1e-3
 
 Simulate = Callable[[Sequence[Placed]], Mapping[tuple[TablePlan, ...], float]]
@@ -38,7 +37,7 @@ def refine(
 
     `simulate` keeps what it simulates. Other arguments are those of `place` and `allowed`.
     """
-    if loads.tables > _MOST_TABLES:
+    if loads.tables > MANY_TABLES:
         return
     options = allowed(loads, strategies, pinned)
     known = dict(starts)
@@ -57,7 +56,7 @@ def _from(
     known: dict[tuple[TablePlan, ...], float],
 ) -> None:
     """Simulate changes of one plan. `known`: the plans that were simulated, which grow."""
-    choices = [_choice(table) for table in tables]
+    choices = [_choice(loads, number, table) for number, table in enumerate(tables)]
     for _ in range(_ROUNDS):
         changed: dict[tuple[TablePlan, ...], tuple[Placed, list[Choice]]] = {}
         for table, of_table in enumerate(options):
@@ -75,5 +74,13 @@ def _from(
         step_s, choices = steps[better], changed[better][1]
 
 
-def _choice(table: TablePlan) -> Choice:
-    return Choice(table.strategy, max(len(table.ranks), 1))
+def _choice(loads: Loads, number: int, table: TablePlan) -> Choice:
+    """The choice that a planned table has."""
+    parts = max(len(table.ranks), 1)
+    return next(
+        choice
+        for choice, of_tables in loads.by_choice.items()
+        if (choice.strategy, choice.parts) == (table.strategy, parts)
+        and (load := of_tables[number]) is not None
+        and load.cached_rows == table.cached_rows
+    )

@@ -14,6 +14,7 @@ import numpy as np
 from dessim.cluster import Gpu
 from dessim.plan.candidates import Search
 from dessim.plan.choose import choose
+from dessim.plan.limits import MANY_GPUS, MANY_TABLES
 from dessim.plan.loads import loads_of
 from dessim.plan.place import Placed, place
 from dessim.plan.rates import simulated_rates
@@ -21,15 +22,13 @@ from dessim.sim.fluid.route_cache import RouteCache
 
 STRATEGIES = ("table_wise", "row_wise", "row_all_to_all", "data_parallel")
 """Those that tables may have in replicas."""
-_MOST_GPUS = 64
-_MOST_TABLES = 100
 
 
 def numbers(asked: Search, server: int) -> Sequence[int]:
     """The numbers of replicas to try: those that the user names, or each that gives every block whole servers."""
     if asked.replicas is not None:
         return [count for count in asked.replicas if 1 < count <= asked.gpus and asked.gpus % count == 0]
-    if not server or asked.gpus > _MOST_GPUS or len(asked.model.widths) > _MOST_TABLES or asked.by_table:
+    if not server or asked.gpus > MANY_GPUS or len(asked.model.widths) > MANY_TABLES or asked.by_table:
         return []
     return [count for count in range(2, asked.gpus // server + 1) if asked.gpus % (count * server) == 0]
 

@@ -11,13 +11,13 @@ from dessim.cluster import Cluster
 from dessim.errors import CapacityError, UsageError
 from dessim.plan.candidates import Search
 from dessim.plan.coded import NONE, Allowed, search_codecs
-from dessim.plan.loads import Choice
+from dessim.plan.loads import STRATEGIES, Choice
 from dessim.plan.prices import Prices
 from dessim.plan.search import Found
 from dessim.sim.engine import NetworkName
 from dessim.sim.progress import Progress
 from dessim.units import format_count
-from dessim.workload.plan_file import TABLE_STRATEGIES, JobPlan
+from dessim.workload.plan_file import JobPlan
 from dessim.workload.scale import Job
 
 _BILLION = 1e9
@@ -50,7 +50,7 @@ class PlanRequest:
     pinned: Mapping[int, Choice] = field(default_factory=dict)
     graphs: bool = False
     network: NetworkName = "fluid"
-    strategies: Sequence[str] = TABLE_STRATEGIES
+    strategies: Sequence[str] = STRATEGIES
     by_table: bool = False
     given: Mapping[str, JobPlan] = field(default_factory=dict)
     codecs: Allowed = field(default_factory=lambda: NONE)

@@ -7,7 +7,7 @@ that trains the whole model, DES and the mesh included, competes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
@@ -16,25 +16,23 @@ import numpy as np
 from dessim.cluster import Cluster, Gpu
 from dessim.errors import CapacityError
 from dessim.plan.by_rank import ByRank, load_by_rank
+from dessim.plan.caches import memory_is_short, to_host_of, with_caches
 from dessim.plan.candidates import Candidate, Search, order, refined, settled, simulate
 from dessim.plan.choose import Chosen, choose
+from dessim.plan.limits import MANY_GPUS, MANY_TABLES
 from dessim.plan.loads import Loads, loads_of
 from dessim.plan.place import Placed, place, rounded, split_further
 from dessim.plan.rates import simulated_rates
 from dessim.plan.replicated import in_replicas
-from dessim.plan.unfit import too_large
+from dessim.plan.unfit import spill_advice, too_large
 from dessim.results.error_bar import is_tie
 from dessim.sim.fluid.route_cache import RouteCache
 from dessim.sim.progress import Progress
-from dessim.workload.composed import ON_SERVERS, TablePlan
+from dessim.workload.composed import ON_SERVERS, SPILT, TablePlan
 from dessim.workload.plan import Plan
 from dessim.workload.plan_file import JobPlan
 
 FINALISTS = 16
-_MANY_GPUS = 64
-"""With more GPUs, no table is on a server unless it is pinned to one: ranks are then simulated one by one, which takes
-40 s for 1,024."""
-_MANY = 100  # tables
 _SPLIT = 6  # of the best candidates, those whose tables are split further
 
 
@@ -84,7 +82,7 @@ def search(asked: Search, progress: Progress) -> Found:
     # A user who pins a table to a server does not say how many GPUs that has.
     on_server = {table for table, choice in asked.pinned.items() if choice.strategy == ON_SERVERS}
     pinned = {t: replace(c, parts=max(server, 1)) if t in on_server else c for t, c in asked.pinned.items()}
-    many = n > _MANY_GPUS and not on_server and len(asked.strategies) > 1
+    many = n > MANY_GPUS and not on_server and len(asked.strategies) > 1
     strategies = [name for name in asked.strategies if name != ON_SERVERS or not many]
     asked = replace(asked, pinned=pinned, strategies=strategies)
     gpu = cluster.device(range(n), "dessim plan")
@@ -93,7 +91,7 @@ def search(asked: Search, progress: Progress) -> Found:
     loads = loads_of(
         asked.model, symbols, gpu.shared_by(n), simulated_rates(routed, n, server), asked.graphs, server, asked.codecs
     )
-    bound, placed = _candidates(asked, loads, gpu, progress.within(0, 2))
+    loads, bound, placed = _with_spilt(asked, loads, gpu, symbols, progress.within(0, 2))
     best = [*_finalists(placed), *in_replicas(asked, gpu, routed, server)]
     simulated, refused = simulate(asked, best, progress.within(1, 2))
     simulated += refined(asked, loads, simulated)
@@ -128,26 +126,62 @@ def _finalists(placed: Sequence[Placed]) -> list[Placed]:
     return [*first, *(found for found in ordered if found not in first)][:FINALISTS]
 
 
-def _candidates(asked: Search, loads: Loads, gpu: Gpu, progress: Progress) -> tuple[float, list[Placed]]:
-    """A bound of all plans, and the best plan of each set of strategies; different plans only."""
+def _with_spilt(
+    asked: Search, loads: Loads, gpu: Gpu, symbols: Mapping[str, float], progress: Progress
+) -> tuple[Loads, float, list[Placed]]:
+    """The candidates, those with spilt tables among them where memory is short, with their bound and all loads.
+
+    Raises CapacityError where nothing fits.
+    """
+    on_gpus = replace(asked, strategies=[name for name in asked.strategies if name != SPILT])
+    found = _candidates(on_gpus, loads, progress)
+    bandwidth = to_host_of(asked.cluster, asked.gpus) if SPILT in asked.strategies else None
+    if bandwidth is None or (found is not None and not memory_is_short(loads, found[1])):
+        if found is None:
+            raise CapacityError(too_large(on_gpus, loads, gpu, spill_advice(asked)))
+        return loads, *found
+    loads = with_caches(loads, asked.model, symbols, bandwidth)
+    if found is None:
+        found = _candidates(asked, loads, progress)
+        if found is None:
+            raise CapacityError(too_large(asked, loads, gpu))
+        return loads, *found
+    bound, placed = found
+    chosen = choose(loads, asked.strategies, asked.pinned)
+    if chosen is not None:
+        nodes = asked.cluster.node_of(np.arange(asked.gpus))
+        spilt = place(loads, chosen.choices, asked.model.widths, nodes)
+        bound = min(bound, chosen.bound)
+        if spilt is not None and all(spilt.tables != one.tables for one in placed):
+            placed = [*placed, spilt]
+    return loads, bound, placed
+
+
+def _candidates(asked: Search, loads: Loads, progress: Progress) -> tuple[float, list[Placed]] | None:
+    """A bound of all plans, and the best plan of each set of strategies, different plans only; None where nothing fits.
+
+    Where tables may be spilt, only the set of all strategies and those of one are tried.
+    """
     widths, nodes = asked.model.widths, asked.cluster.node_of(np.arange(asked.gpus))
     best = choose(loads, asked.strategies, asked.pinned)
     if best is None:
-        raise CapacityError(too_large(asked, loads, gpu))
+        return None
     found: dict[tuple[TablePlan, ...], Placed] = {}
     may_split: list[tuple[Placed, Chosen]] = []
     offered = {choice.family for choice in loads.by_choice}
-    strategies = [name for name in asked.strategies if name in offered or name != ON_SERVERS]
-    sets = [family for size in range(len(strategies), 0, -1) for family in combinations(strategies, size)]
+    strategies = [name for name in asked.strategies if name != SPILT and (name in offered or name != ON_SERVERS)]
+    spills = [SPILT] if SPILT in asked.strategies else []
+    sizes = dict.fromkeys((len(strategies), 1)) if spills else range(len(strategies), 0, -1)
+    sets = [family for size in sizes for family in combinations(strategies, size)]
     solved: list[tuple[set[str], set[str]]] = []  # the strategies that were allowed, and those that were used
     for done, families in enumerate(sets):
         progress.tick(done, len(sets), "sets of strategies")
         # The best among more strategies is the best among these too if it uses no others. HiGHS would find another plan
         # within its tolerance, which the simulation may like better; with many tables that costs too much.
-        if loads.tables > _MANY and any(used <= set(families) <= among for among, used in solved):
+        if loads.tables > MANY_TABLES and any(used <= set(families) <= among for among, used in solved):
             continue
         everything = len(families) == len(strategies)
-        chosen: Chosen | None = best if everything else choose(loads, families, asked.pinned)
+        chosen: Chosen | None = best if everything else choose(loads, [*families, *spills], asked.pinned)
         if chosen is not None:
             free = {choice.family for table, choice in enumerate(chosen.choices) if table not in asked.pinned}
             solved.append((set(families), free))
@@ -157,7 +191,7 @@ def _candidates(asked: Search, loads: Loads, gpu: Gpu, progress: Progress) -> tu
             if "column_wise" in families:
                 may_split.append((placed, chosen))
     if not found:
-        raise CapacityError(too_large(asked, loads, gpu))
+        return None
     movable = [table for table in range(len(widths)) if table not in asked.pinned]
     for placed, chosen in sorted(may_split, key=lambda pair: rounded(pair[0].seconds))[:_SPLIT]:
         better = split_further(loads, chosen.choices, placed, widths, nodes, movable)

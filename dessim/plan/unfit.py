@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from dessim.cluster import Gpu
@@ -9,11 +11,15 @@ from dessim.plan.candidates import Search
 from dessim.plan.choose import allowed, least_memory, mean_memory
 from dessim.plan.loads import Choice, Loads
 from dessim.units import format_size
+from dessim.workload.composed import SPILT
 from dessim.workload.plan_file import table_name
 
 
-def too_large(asked: Search, loads: Loads, gpu: Gpu) -> str:
-    """Why no plan fits: the table that fits nowhere, or the memory of all tables together."""
+def too_large(asked: Search, loads: Loads, gpu: Gpu, spill: str = "") -> str:
+    """Why no plan fits: the table that fits nowhere, or the memory of all tables together.
+
+    `spill`: how tables could be spilt, where they are not.
+    """
     model, n = asked.model, asked.gpus
     what = f"{model.name} on {n:,} GPUs"
     room = f"{gpu.name} has {format_size(max(loads.room, 0.0))} left for tables"
@@ -21,17 +27,17 @@ def too_large(asked: Search, loads: Loads, gpu: Gpu) -> str:
     for table, of_table in enumerate(options):
         if not of_table:
             pinned = asked.pinned.get(table)
-            may_have = [choice for choice in loads.by_choice if choice.family in asked.strategies]
-            tried = [pinned] if pinned is not None else may_have
+            may_have = [choice for choice in loads.by_choice if pinned is not None or choice.family in asked.strategies]
+            tried = [c for c in may_have if replace(c, cache=0) == pinned] if pinned is not None else may_have
             needed = [
                 least_memory(loads, choice, load)
                 for choice in tried
-                if choice in loads.by_choice and (load := loads.by_choice[choice][table]) is not None
+                if (load := loads.by_choice[choice][table]) is not None
             ]
             if not needed:
                 return f"{what}: {table_name(model, table)} {_impossible(asked, pinned)}"
             by = f" pinned to {pinned.family}" if pinned is not None else ""
-            excess, advice = format_size(min(needed) - max(loads.room, 0.0)), _advice(pinned is not None)
+            excess, advice = format_size(min(needed) - max(loads.room, 0.0)), _advice(pinned is not None, spill)
             return f"{what}: {table_name(model, table)}{by} fits nowhere, by {excess}: {room}; {advice}"
     least = [
         min(
@@ -42,10 +48,19 @@ def too_large(asked: Search, loads: Loads, gpu: Gpu) -> str:
         for table, of_table in enumerate(options)
     ]
     largest = int(np.argmax(least))
+    even = " even with rows in the hosts' memory" if SPILT in asked.strategies else ""
     return (
-        f"{what}: the tables need {format_size(sum(least))} a GPU, the largest, {table_name(model, largest)}, "
-        f"{format_size(least[largest])}; {room}; {_advice(bool(asked.pinned))}"
+        f"{what}: the tables need {format_size(sum(least))} a GPU{even}, the largest, {table_name(model, largest)}, "
+        f"{format_size(least[largest])}; {room}; {_advice(bool(asked.pinned), spill)}"
     )
+
+
+def spill_advice(asked: Search) -> str:
+    """What would let tables be spilt."""
+    if SPILT not in asked.strategies:
+        return f"leave {SPILT} out of --without"
+    cluster = asked.cluster
+    return f"state the bandwidth to the host's memory in {cluster.path} (node.pcie, or host_bandwidth of its gpu)"
 
 
 def _impossible(asked: Search, pinned: Choice | None) -> str:
@@ -55,7 +70,7 @@ def _impossible(asked: Search, pinned: Choice | None) -> str:
     return f"cannot be {pinned.family}{f' in {pinned.parts} parts' if pinned.parts > 1 else ''}"
 
 
-def _advice(is_pinned: bool) -> str:
-    return (
-        f"use more GPUs, rows of fewer bytes (--precision rows=fp16){', or fewer pinned tables' if is_pinned else ''}"
-    )
+def _advice(is_pinned: bool, spill: str) -> str:
+    ways = ["more GPUs", "rows of fewer bytes (--precision rows=fp16)", *(["fewer pinned tables"] if is_pinned else [])]
+    of_spill = f"; or {spill}, so that rows may be in the host's memory" if spill else ""
+    return f"use {', '.join(ways[:-1])}, or {ways[-1]}{of_spill}"

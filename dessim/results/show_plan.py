@@ -108,7 +108,8 @@ def _print_owners(tables: Sequence[Values], names: Sequence[str]) -> None:
     for number, table in enumerate(tables):
         name = (names[number] if names else "") or str(number)
         owners = f" on {_ranks(table)}" if table["ranks"] else ""
-        groups.setdefault(table["strategy"], []).append(name + owners)
+        cached = f" ({table['cached_rows']:,} rows cached, all in the host's memory)" if "cached_rows" in table else ""
+        groups.setdefault(table["strategy"], []).append(name + owners + cached)
     for strategy, entries in groups.items():
         shown = "; ".join(entries[:_NAMED])
         more = f"; and {len(entries) - _NAMED:,} more" if len(entries) > _NAMED else ""

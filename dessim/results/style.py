@@ -93,8 +93,13 @@ def _label_of_groups(strategy: str) -> str:
 
 
 def family_label(name: str) -> str:
-    """The words for the strategy of a table, of which two are not strategies of models."""
-    of_tables = {"column_wise": "column-wise", "table_row_wise": "table-row-wise", "replicas": "replicas"}
+    """The words for the strategy of a table, and for what else the name of a composed plan counts."""
+    of_tables = {
+        "column_wise": "column-wise",
+        "table_row_wise": "table-row-wise",
+        "replicas": "replicas",
+        "spilt": "spilt",
+    }
     return of_tables.get(name) or strategy_label(name)
 
 

@@ -28,6 +28,8 @@ from dessim.workload.model import Model
 from dessim.workload.options import Options
 from dessim.workload.plan import Placement, Plan, PlannedOp, Shard, TableGroup
 from dessim.workload.replicas import OF_BLOCK, block_of, check, in_blocks, symbols_of_blocks
+from dessim.workload.spilt import by_worker, names_of, with_copies
+from dessim.workload.spilt import check as check_spilt
 from dessim.workload.strategies import STRATEGIES
 from dessim.workload.strategies.table_row_wise import TABLE_ROW_WISE
 from dessim.workload.symbol_values import counts_by_table, floats_of
@@ -36,6 +38,8 @@ from dessim.workload.symbols import ONE_WIDTH
 GROUPED = ("table_wise", "row_wise", "row_all_to_all", "data_parallel")
 """The strategies that groups of tables may have, and whole models too, in the order of their ops."""
 ON_SERVERS = "table_row_wise"
+SPILT = "spilt"
+"""The word for tables with rows in the host's memory, in names of plans and in what users leave out."""
 _IN_ORDER = (GROUPED[0], ON_SERVERS, *GROUPED[1:])
 _SPECS = {**STRATEGIES, ON_SERVERS: TABLE_ROW_WISE}
 _COUNTS = ("F", "V", "m", "u", "U")
@@ -52,12 +56,14 @@ class TablePlan:
     """How a composed plan trains one table.
 
     `strategy`: one of GROUPED, or ON_SERVERS. `ranks`, `columns`: with table_wise its owners, and the columns of each.
-    With table_row_wise `ranks` are the workers of its server, which have consecutive numbers.
+    With table_row_wise `ranks` are the workers of its server, which have consecutive numbers. `cached_rows`: its rows
+    are in the host's memory, and each owner's GPU caches so many (dessim.workload.spilt); 0: all are on GPUs.
     """
 
     strategy: str
     ranks: tuple[int, ...] = ()
     columns: tuple[int, ...] = ()
+    cached_rows: int = 0
 
     @property
     def family(self) -> str:
@@ -77,6 +83,11 @@ def tables_of_strategy(strategy: str, model: Model, workers: int) -> tuple[Table
     return tuple(TablePlan(strategy, (f % workers,), (width,)) for f, width in enumerate(model.widths))
 
 
+def owners_of_rows(table: TablePlan, workers: int) -> int:
+    """Among how many workers the rows of a table are spread."""
+    return 1 if table.columns else len(table.ranks) or workers
+
+
 def can_split_columns(model: Model) -> bool:
     """Whether the columns of a table may have several owners: its rows are embeddings alone, and so are its bags."""
     return set(model.row_widths) == {"v"} and model.bag_floats == 0
@@ -90,15 +101,20 @@ def compose(model: Model, tables: Sequence[TablePlan], replicas: int = 1) -> Pla
     assert len(tables) == model.input.fields, f"{len(tables)} tables planned, {model.name} has {model.input.fields}"
     shards: dict[str, list[Shard]] = {name: [] for name in _IN_ORDER}
     check(replicas, [table.strategy for table in tables], any(table.is_split for table in tables))
+    check_spilt([table.strategy for table in tables if table.cached_rows], replicas)
     servers = {len(table.ranks) for table in tables if table.strategy == ON_SERVERS}
     assert len(servers) <= 1, "servers have equally many workers"
     server = max(servers, default=0)
     for number, (table, width) in enumerate(zip(tables, model.widths, strict=True)):
         if table.strategy == "table_wise":
             parts = zip(table.columns, table.ranks, accumulate(table.columns), strict=True)
-            shards[table.strategy] += [Shard(number, columns, rank, end - columns) for columns, rank, end in parts]
+            cached = table.cached_rows
+            shards[table.strategy] += [
+                Shard(number, columns, rank, end - columns, cached) for columns, rank, end in parts
+            ]
         else:
-            shards[table.strategy].append(Shard(number, width, table.ranks[0] if table.ranks else None))
+            owner = table.ranks[0] if table.ranks else None
+            shards[table.strategy].append(Shard(number, width, owner, cached_rows=table.cached_rows))
     plans = {name: _built(name, model) for name in _IN_ORDER if shards[name]}
     groups = tuple(_group(name, plan, tuple(shards[name]), server, replicas) for name, plan in plans.items())
     named = {group.name: _renamed_ops(group, plans[group.name].ops) for group in groups}
@@ -115,11 +131,14 @@ def compose(model: Model, tables: Sequence[TablePlan], replicas: int = 1) -> Pla
 
 
 def describe(tables: Sequence[TablePlan], replicas: int = 1) -> str:
-    """The name of a composed plan: its strategies, how many tables each has, and its replicas if it has several."""
+    """The name of a composed plan: its strategies, how many tables each has, how many of all are spilt, and its
+    replicas if it has several."""
     counts = {name: 0 for name in (*_IN_ORDER[:1], "column_wise", *_IN_ORDER[1:])}
     for table in tables:
         counts[table.family] += 1
     parts = [f"{count} {name}" for name, count in counts.items() if count]
+    spilt = sum(table.cached_rows > 0 for table in tables)
+    parts += [f"{spilt} {SPILT}"] if spilt else []
     return ", ".join([*parts, *([f"{replicas} replicas"] if replicas > 1 else [])])
 
 
@@ -151,7 +170,7 @@ def _group(name: str, plan: Plan, shards: tuple[Shard, ...], server: int, replic
 
 def _names(group: str, replicas: int) -> dict[str, str]:
     """The names that symbols have in a group."""
-    own = {symbol: f"{symbol}_{group}" for symbol in (*_COUNTS, *_MEANS)}
+    own = {symbol: f"{symbol}_{group}" for symbol in (*_COUNTS, *_MEANS)} | names_of(group)
     return own | OF_BLOCK if replicas > 1 else own
 
 
@@ -167,6 +186,8 @@ def _renamed_ops(group: TableGroup, ops: Iterable[PlannedOp]) -> list[PlannedOp]
         for op in ops
         if op.name not in _DENSE
     ]
+    if group.is_spilt:
+        return with_copies(own, group, symbols)
     return in_blocks(own, group) if group.replicas > 1 else own
 
 
@@ -252,6 +273,9 @@ def _group_symbols(
             for name in _MEANS:
                 of_shard = counts[name[1]][tables]
                 found[group.symbol(name)] = float((of_shard * floats[name[0]]).sum() / of_shard.sum())
+            if group.is_spilt:
+                spilt = by_worker(group, model, job)
+                found |= {group.symbol(name): float(values.mean()) for name, values in spilt.items()}
         return found
 
     return symbols_of

@@ -221,6 +221,19 @@ def _draws_of(law: IdLaw, unique: float) -> float:
     return high
 
 
+# Candidate plans of a job ask for the same few tables and caches.
+@lru_cache(maxsize=8192)
+def misses(law: IdLaw, draws: float, cached: float, seen: float = math.inf) -> float:
+    """Distinct ids among `draws` drawn ids that are not among the `cached` ids that were drawn last before.
+
+    Che's approximation, in draws: a cache that evicts the least recently used holds the distinct ids of the last
+    `window` draws that fill it. The misses are the ids that the next draws add to those. `seen`: draws since the cache
+    was empty.
+    """
+    window = min(law.draws_of(cached), seen) if cached > 0 else 0.0
+    return law.unique(window + draws) - law.unique(window) if window < math.inf else 0.0
+
+
 def largest_share(balls: float, cells: int) -> float:
     """Expected share of `balls` in the fullest of `cells` cells, if each ball falls into a random cell.
 

@@ -40,6 +40,15 @@ from dessim.workload.model import Model
 from dessim.workload.owners import MEAN, Owner
 from dessim.workload.plan import OwnerRole, Plan, PlannedOp
 from dessim.workload.server_roles import Roles, a_step, size_of
+from dessim.workload.spilt import (
+    HOST_ROWS,
+    HOST_STATE,
+    INDEX_OF_CACHE,
+    MISSED,
+    ROWS_ON_GPU,
+    STATE_ON_GPU,
+    value_of,
+)
 from dessim.workload.symbols import k
 
 # Bytes a row. The index is at most half full, so a row takes its id and two slots with an 8-byte row number each
@@ -51,13 +60,14 @@ Symbols = Mapping[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes that a rank needs, by purpose."""
+    """Bytes that a rank needs on its GPU, by purpose, and those of spilt tables in its host's memory."""
 
     rows: float
     row_state: float
     index: float
     dense: float
     activations: float
+    host: float = 0.0
 
     @property
     def spillable(self) -> float:
@@ -74,7 +84,7 @@ class Memory:
         return self.spillable + self.resident
 
     def to_json(self) -> dict[str, Any]:
-        return {f"{name}_bytes": getattr(self, name) for name in self.__slots__}
+        return {f"{name}_bytes": getattr(self, name) for name in self.__slots__ if name != "host"}
 
     def __str__(self) -> str:
         return (
@@ -121,7 +131,8 @@ def _memory_of(plan: Plan, symbols: Symbols, owner: Owner) -> Memory:
     # Results of optimizer ops are the weights of the next step. All other results end with the step.
     dense = kept.pop(Phase.OPTIMIZER)
     most = sum(kept.values())
-    return Memory(*_held(plan, owned), dense, max(most, most + _in_optimizer(plan, owned)))
+    host = sum(value_of(HOST_ROWS + HOST_STATE, part, owned) for part in plan.groups)
+    return Memory(*_held(plan, owned), dense, max(most, most + _in_optimizer(plan, owned)), host)
 
 
 def _in_optimizer(plan: Plan, symbols: Symbols) -> float:
@@ -205,6 +216,15 @@ def spill_of(
     return Spill(rows_share, missed / touched, rows_share * memory.spillable, seconds)
 
 
+def spill_of_groups(plan: Plan, symbols: Symbols, owners: Sequence[Owner]) -> Spill:
+    """The rows in the host's memory of a plan with spilt tables: those of the rank that has the most."""
+    fullest = max(memory_by_owner(plan, symbols, owners), key=lambda memory: memory.host)
+    rows_share = fullest.host / (fullest.host + fullest.spillable)  # rows in a cache are in both memories
+    read = sum(op.table_rows.evaluate(symbols) for op in plan.ops if op.phase is Phase.FORWARD)
+    missed = sum(value_of(MISSED, part, symbols) for part in plan.groups)
+    return Spill(rows_share, missed / read, fullest.host)
+
+
 def _held(plan: Plan, symbols: Symbols) -> tuple[float, float, float]:
     """Bytes of the rows that one rank or server holds, of their optimizer state and of their index."""
     row = state = index = 0.0
@@ -213,6 +233,10 @@ def _held(plan: Plan, symbols: Symbols) -> tuple[float, float, float]:
         row += rows * part.row_bytes.evaluate(symbols)
         state += rows * part.state_bytes.evaluate(symbols)
         index += rows * INDEX.evaluate(symbols)
+    for spilt in plan.groups:
+        row += value_of(ROWS_ON_GPU, spilt, symbols)
+        state += value_of(STATE_ON_GPU, spilt, symbols)
+        index += value_of(INDEX_OF_CACHE, spilt, symbols)
     return row, state, index
 
 

@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 from dessim.errors import UsageError
-from dessim.workload.ids import IdLaw, largest_share
+from dessim.workload.ids import IdLaw, largest_share, misses
 
 SHAMPOO_BLOCK = 256  # rows and columns of a block
 SHAMPOO_EVERY = 20  # steps between two computations of the roots
@@ -122,12 +122,6 @@ class Expected:
         }
 
     def _misses(self, symbols: Mapping[str, float]) -> float:
-        """Rows a step that a GPU's cache lacks, if it evicts the least recently used.
-
-        Che's approximation, in draws: the caches together hold the distinct ids of the last `window` draws that fill
-        them. The misses are the ids that the next batch adds to those.
-        """
-        n = symbols["N"]
-        draws = symbols["B"] * symbols["m"]
-        window = min(self.law.draws_of(n * self.options.cache_rows), self.seen)
-        return (self.law.unique(window + draws) - self.law.unique(window)) / n if window < math.inf else 0.0
+        """Rows a step that a GPU's cache lacks, if it evicts the least recently used."""
+        n, draws = symbols["N"], symbols["B"] * symbols["m"]
+        return misses(self.law, draws, n * self.options.cache_rows, self.seen) / n

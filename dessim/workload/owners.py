@@ -28,6 +28,7 @@ from dessim.workload.ids import ZipfLaw
 from dessim.workload.model import Model
 from dessim.workload.plan import OwnerRole, Placement, Plan, PlannedOp, TableGroup
 from dessim.workload.replicas import block_of
+from dessim.workload.spilt import by_worker
 from dessim.workload.symbol_values import counts_by_table, floats_by_table, floats_of
 from dessim.workload.symbols import ONE_WIDTH
 
@@ -161,10 +162,17 @@ def _of_groups(plan: Plan, model: Model, symbols: Mapping[str, float], n: int) -
         else:
             continue
         shares = {group.symbol(name): np.tile(values, group.replicas) for name, values in shares.items()}
+        if group.is_spilt:
+            shares |= {group.symbol(name): _relative(v) for name, v in by_worker(group, model, of_job).items()}
         if group.replicas > 1:
             shares[group.symbol("UR")] = shares[group.symbol("U")]
         scale |= shares
     return scale
+
+
+def _relative(values: Floats) -> Floats:
+    """`values` [workers] relative to their mean; 1 where all are 0."""
+    return np.round(values * len(values) / values.sum(), _DIGITS) if values.any() else np.ones(len(values))
 
 
 def _placed_shards(group: TableGroup, model: Model, symbols: Mapping[str, float], n: int) -> dict[str, Floats]:

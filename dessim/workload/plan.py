@@ -156,12 +156,14 @@ class PlannedOp:
 @dataclass(frozen=True, slots=True)
 class Shard:
     """`columns` columns of a table from column `first` on. `owner`: the worker that holds them; None where the group's
-    strategy determines it."""
+    strategy determines it. `cached_rows`: the rows that each owner's GPU caches, where rows are in the host's memory
+    (dessim.workload.spilt); 0 where they are on GPUs."""
 
     table: int
     columns: int
     owner: int | None = None
     first: int = 0
+    cached_rows: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +186,11 @@ class TableGroup:
     state_bytes: Formula
     server: int = 0
     replicas: int = 1
+
+    @property
+    def is_spilt(self) -> bool:
+        """Whether rows of some table are in the host's memory."""
+        return any(shard.cached_rows for shard in self.shards)
 
     def symbol(self, name: str) -> str:
         """The group's name of a symbol."""
@@ -347,6 +354,6 @@ def collective(
     )
 
 
-def copy(name: str, phase: Phase, size: Formula, *deps: str) -> PlannedOp:
+def copy(name: str, phase: Phase, size: Formula, *deps: str, role: OwnerRole = OwnerRole.NONE) -> PlannedOp:
     """A copy between a GPU and its host's memory, on the copy stream."""
-    return PlannedOp(name, phase, Kind.COPY, deps, stream="copy", size=size)
+    return PlannedOp(name, phase, Kind.COPY, deps, stream="copy", size=size, role=role)

@@ -16,6 +16,7 @@
     strategy = "table_wise"  # data_parallel, table_wise, column_wise, table_row_wise, row_wise, row_all_to_all
     ranks = [3]              # table_wise, column_wise: its owners; table_row_wise: all GPUs of one server
     columns = [128]          # table_wise, column_wise: the columns of each owner, from the first column on
+    cached_rows = 200000     # if its rows are in the host's memory: how many of them each owner's GPU caches
 
 A plan that trains all tables and operators by one strategy has `strategy = "mesh"` at the top, and no tables.
 """
@@ -36,10 +37,11 @@ from dessim.errors import FileError, UsageError
 from dessim.files import read_toml, write_text
 from dessim.workload.codecs import PLAIN, CodecConfig, parse_codecs
 from dessim.workload.coded_plan import coded, require_floats
-from dessim.workload.composed import GROUPED, ON_SERVERS, TablePlan, can_split_columns, compose
+from dessim.workload.composed import GROUPED, ON_SERVERS, TablePlan, can_split_columns, compose, owners_of_rows
 from dessim.workload.model import Model
 from dessim.workload.plan import Plan
 from dessim.workload.replicas import check as check_replicas
+from dessim.workload.spilt import check as check_spilt
 from dessim.workload.strategies import find_spec
 from dessim.workload.strategies import plan as plan_of
 
@@ -102,6 +104,7 @@ class _Table(BaseModel):
     strategy: str
     ranks: tuple[StrictInt, ...] = ()
     columns: tuple[StrictInt, ...] = ()
+    cached_rows: StrictInt | None = None
 
 
 class _File(BaseModel):
@@ -161,6 +164,7 @@ def write_plan(path: Path, plan: JobPlan, model: Model, cluster: Cluster) -> Non
         entry: dict[str, Any] = {"table": number, **({"name": name} if name else {}), "strategy": table.family}
         if table.ranks:
             entry |= {"ranks": list(table.ranks)} | ({"columns": list(table.columns)} if table.columns else {})
+        entry |= {"cached_rows": table.cached_rows} if table.cached_rows else {}
         sections.append("[[tables]]\n" + _lines(entry))
     write_text(path, "\n".join(sections))
 
@@ -200,6 +204,7 @@ def read_plan(path: Path, model: Model, cluster: Cluster | None = None) -> JobPl
     check_servers(path, file.gpus, tables, cluster)
     try:
         check_replicas(file.replicas, [table.strategy for table in tables], any(table.is_split for table in tables))
+        check_spilt([table.strategy for table in tables if table.cached_rows], file.replicas)
     except UsageError as error:
         raise FileError(path, "", str(error)) from None
     return JobPlan(file.gpus, file.batch, tables, codecs=codecs, replicas=file.replicas)
@@ -280,6 +285,17 @@ def _tables(path: Path, file: _File, model: Model) -> tuple[TablePlan, ...]:
 
 
 def _table(path: Path, table: _Table, gpus: int, model: Model) -> TablePlan:
+    planned = _strategy(path, table, gpus, model)
+    if table.cached_rows is None:
+        return planned
+    rows = model.law.tables()[table.table][0].vocabulary / owners_of_rows(planned, gpus)
+    if not 0 < table.cached_rows < rows:
+        problem = f"cached_rows = {table.cached_rows:,} must be above 0 and below the {rows:,.0f} rows of an owner"
+        raise FileError(path, f"tables.{table.table}", f"{problem}; leave it out to keep all rows on GPUs")
+    return replace(planned, cached_rows=table.cached_rows)
+
+
+def _strategy(path: Path, table: _Table, gpus: int, model: Model) -> TablePlan:
     where = f"tables.{table.table}"
     width = model.widths[table.table]
     if model.tables and table.name != model.tables[table.table].name:

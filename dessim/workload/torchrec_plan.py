@@ -114,6 +114,8 @@ def write_torchrec(path: Path, plan: JobPlan, model: Model, nodes: Ints) -> list
     for number, table in enumerate(tables):
         if table.family not in EXPRESSIBLE:
             raise UsageError(f"{table_name(model, number)} is {table.family}, which TorchRec does not have: {_ADVICE}")
+        if table.cached_rows:
+            raise UsageError(f"{table_name(model, number)} is spilt, which is not written for TorchRec: {_ADVICE}")
     shardings = {
         name: _sharding(table, rows[number], model.widths[number], local_ranks)
         for number, (name, table) in enumerate(zip(names, tables, strict=True))

@@ -14,7 +14,7 @@ from dessim.cluster import parts
 from dessim.cluster.node import NodeBlock
 from dessim.cluster.spec.direct_fabrics import DragonflyPlusTable, DragonflyTable, GraphTable, HyperXTable, TorusTable
 from dessim.cluster.spec.gpu import GpuTable
-from dessim.cluster.spec.parts import Count, LinkTable, SwitchTable, Table, TransportTable, part_of
+from dessim.cluster.spec.parts import Count, LinkTable, Size, SwitchTable, Table, TransportTable, part_of
 from dessim.cluster.spec.tiered_fabrics import (
     FatTreeTable,
     LeafSpineTable,
@@ -43,6 +43,7 @@ class NodeTable(Table):
     socket_link: Annotated[LinkTable | None, part_of("link")] = None
     gpu: Annotated[GpuTable | None, part_of("gpu")] = None
     nvlink_wiring: Literal["switched", "pairwise", "cube_mesh"] = "switched"
+    host_memory: Size | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> NodeTable:
@@ -85,6 +86,7 @@ class NodeTable(Table):
             socket_link=self.socket_link.build() if self.socket_link else None,
             gpu=self.gpu.build() if self.gpu else None,
             nvlink_wiring=self.nvlink_wiring,
+            host_memory=self.host_memory,
         )
 
 

@@ -78,7 +78,9 @@ def check_request(request: ProjectRequest) -> None:
     if not (request.strategies or request.composed) or not request.gpus:
         raise UsageError("name at least one strategy and one number of GPUs")
     if request.spill and request.composed:
-        raise UsageError("--spill: a plan of groups of tables keeps all rows on GPUs; leave one of them out")
+        raise UsageError(
+            "--spill: the plan of groups of tables says itself which are spilt (its key cached_rows); leave --spill out"
+        )
     check_servers(request.strategies, request.servers)
     asked_for = request.servers is not None and request.servers.count > 0
     if asked_for and request.scenario is not None:

@@ -11,12 +11,13 @@ from dataclasses import replace
 
 import numpy as np
 
+from dessim.arrays import Floats
 from dessim.cluster import Cluster, Gpu
 from dessim.compute import Precision
-from dessim.errors import UsageError
+from dessim.errors import CapacityError, UsageError
 from dessim.sim.core.kernel_times import Product, Work, launched, op_seconds
 from dessim.trace.schema import Kind
-from dessim.units import format_bandwidth
+from dessim.units import format_bandwidth, format_size
 from dessim.workload.dag import Workload
 from dessim.workload.from_plan import workload_from_plan
 from dessim.workload.memory import Spill
@@ -40,7 +41,7 @@ def step_of(
     UsageError where the plan copies rows to the host and the cluster does not state that bandwidth.
     """
     n_gpus = int(symbols["N"])
-    copies = _copies(cluster, plan, symbols)
+    bandwidth = to_host(cluster, n_gpus, plan.strategy) if plan.copies else 0.0
     classes: list[Owner] = []
     durations: list[dict[str, float]] = []
     sources: list[str] = []
@@ -51,13 +52,13 @@ def step_of(
                 continue
             seconds, source = durations_of(job, gpu, plan, symbols, spill, owner)
             classes.append(replace(owner, ranks=tuple(ranks.tolist())))
+            copies = {op.name: op.size.evaluate(owner.symbols(symbols, op.role)) / bandwidth for op in plan.copies}
             durations.append(seconds | copies)
             if source not in sources:
                 sources.append(source)
     source = "; ".join(sources)
-    if copies:
-        link = format_bandwidth(to_host(cluster, n_gpus, plan.strategy))
-        source += f"; copies: {link} in each direction to the host's memory"
+    if plan.copies:
+        source += f"; copies: {format_bandwidth(bandwidth)} in each direction to the host's memory"
     return workload_from_plan(plan, symbols, durations, steps, classes), source
 
 
@@ -113,12 +114,25 @@ def to_host(cluster: Cluster, n_gpus: int, purpose: str) -> float:
     return bandwidth
 
 
-def _copies(cluster: Cluster, plan: Plan, symbols: Mapping[str, float]) -> dict[str, float]:
-    """Seconds of each copy between a GPU and its host, by name."""
-    if not plan.copies:
-        return {}
-    bandwidth = to_host(cluster, int(symbols["N"]), plan.strategy)
-    return {op.name: op.size.evaluate(symbols) / bandwidth for op in plan.copies}
+def require_hosts(cluster: Cluster, host_bytes: Floats, what: str) -> None:
+    """Raise CapacityError where the ranks of a server together have more in the memory of its CPUs than it has.
+
+    `host_bytes` [ranks]; servers that do not state their memory are not checked. `what` names the job.
+    """
+    if not host_bytes.any():
+        return
+    ranks = np.arange(len(host_bytes))
+    nodes = cluster.node_of(ranks)
+    of_nodes = np.bincount(nodes, host_bytes)
+    for kind, rows in cluster.wiring.by_kind(ranks):
+        has = kind.node.host_memory
+        fullest = max(np.unique(nodes[rows]).tolist(), key=lambda node: float(of_nodes[node]))
+        if has is not None and of_nodes[fullest] > has:
+            raise CapacityError(
+                f"{what} does not fit: spilt rows of the GPUs of server {fullest} need "
+                f"{format_size(of_nodes[fullest])}, its host has {format_size(has)}; spill fewer tables, or use more "
+                "servers"
+            )
 
 
 def _on_gpu(job: Job, gpu: Gpu, plan: Plan, symbols: Mapping[str, float], owner: Owner) -> tuple[dict[str, float], str]:

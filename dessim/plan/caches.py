@@ -1,0 +1,93 @@
+"""Tables whose rows are spilt to the host's memory, as choices of the planner.
+
+Spilling a table frees memory of GPUs, and costs copies of the rows that a step misses. It saves no other time, so it is
+tried only where memory is short: where nothing fits, some choice does not, or the best plan fills a GPU to more than
+half. The program then weighs the seconds of each table's misses against the bytes that they free, together with all
+other choices: a large table whose ids are seldom new is spilt first.
+
+Caches have the size of the distinct rows of the last 2, 8, 32 ... 2,048 steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from dessim.cluster import Cluster
+from dessim.commands.support.step import to_host
+from dessim.errors import UsageError
+from dessim.plan.choose import least_memory
+from dessim.plan.limits import MANY_TABLES
+from dessim.plan.loads import COMPUTE, MEMORY, Choice, Load, Loads
+from dessim.plan.place import Placed
+from dessim.workload.ids import IdLaw
+from dessim.workload.model import Model
+from dessim.workload.spilt import SLOT, SLOT_OF_ROW, SPILLABLE
+from dessim.workload.symbol_values import floats_of
+
+_STEPS = (2, 8, 32, 128, 512, 2048)
+_STEPS_OF_MANY = (2, 32, 512)
+_LEAST_FREED = 0.1
+"""Of a table's bytes; with less, spilling it is no choice."""
+_SHORT = 0.5
+
+
+def to_host_of(cluster: Cluster, gpus: int) -> float | None:
+    """Bytes/s between each GPU and its host's memory; None where the cluster does not say."""
+    try:
+        return to_host(cluster, gpus, "spilt tables")
+    except UsageError:
+        return None
+
+
+def memory_is_short(loads: Loads, placed: Sequence[Placed]) -> bool:
+    """Whether some choice does not fit a GPU, or the best of `placed` fills one to more than half."""
+    best = min(placed, key=lambda one: one.seconds)
+    if best.loads[:, MEMORY].max() > _SHORT * loads.room:
+        return True
+    return any(
+        load is not None and least_memory(loads, choice, load) > loads.room
+        for choice, of_tables in loads.by_choice.items()
+        if choice.strategy in SPILLABLE
+        for load in of_tables
+    )
+
+
+def with_caches(loads: Loads, model: Model, symbols: Mapping[str, float], bandwidth: float) -> Loads:
+    """The loads with those of spilt tables; `bandwidth` [bytes/s] is that to the host's memory in each direction."""
+    by_choice, shares = dict(loads.by_choice), dict(loads.shares)
+    draws = symbols["B"] * symbols["m"]
+    laws = [(law, draws * share) for law, share, _ in model.law.tables()]
+    for choice, of_tables in loads.by_choice.items():
+        if choice.strategy not in SPILLABLE:
+            continue
+        owners = {"table_wise": 1, "row_wise": loads.workers}.get(choice.strategy, choice.parts)
+        columns = choice.parts if choice.strategy == "table_wise" else 1
+        floats = floats_of(model, [width // columns for width in model.widths])
+        row_bytes = floats["W"] * symbols["sr"] + floats["O"] * symbols["so"]
+        for steps in _STEPS if loads.tables <= MANY_TABLES else _STEPS_OF_MANY:
+            spilt = replace(choice, cache=steps)
+            by_choice[spilt] = tuple(
+                None if load is None else _spilt(load, choice, law, of_step, steps, owners, float(size), bandwidth)
+                for load, (law, of_step), size in zip(of_tables, laws, row_bytes, strict=True)
+            )
+            if choice in shares:
+                shares[spilt] = shares[choice]
+    return replace(loads, by_choice=by_choice, shares=shares)
+
+
+def _spilt(
+    load: Load, choice: Choice, law: IdLaw, draws: float, steps: int, owners: int, row_bytes: float, bandwidth: float
+) -> Load | None:
+    """The load of a table on each of its `owners` if these cache the rows of the last `steps` steps, of `draws` ids."""
+    cached = round(law.unique(steps * draws) / owners)
+    rows = law.vocabulary / owners
+    kept = cached * (row_bytes + SLOT) + rows * SLOT_OF_ROW
+    if kept > (1 - _LEAST_FREED) * rows * row_bytes or cached < 1:
+        return None
+    missed = (law.unique((steps + 1) * draws) - law.unique(steps * draws)) / owners
+    changed = load.owned.copy() if choice.is_placed else load.everywhere.copy()
+    changed[MEMORY] += kept - rows * row_bytes
+    changed[COMPUTE] += 2 * missed * row_bytes / bandwidth
+    everywhere, owned = (load.everywhere, changed) if choice.is_placed else (changed, load.owned)
+    return Load(everywhere, owned, cached)

@@ -1,0 +1,122 @@
+"""Tables whose rows are spilt: they live in the host's memory, and their owners' GPUs cache some of them.
+
+A composed plan says table by table how many rows each owner caches (`Shard.cached_rows`), with their optimizer state.
+The cache keeps the rows that were used last, and always those of the current step. The index of all rows stays on the
+GPU. A group of tables with such rows has three more ops, before its lookup:
+
+    find -> rows_out -> rows_in -> lookup
+
+Rows that the step needs and the cache lacks are copied in, and equally many are copied out: every row in the cache has
+been updated since it came. Both copies take MW sr + MO so bytes. Symbols of a group, mean over workers, which add up:
+
+    MV  MW  MO    rows that a step misses, with their floats and those of their optimizer state
+    HV  HW  HO    the same of the rows in the host's memory
+    CV  CW  CO    the same of the rows in GPUs' caches
+
+Misses follow from the frequencies of each table's own ids by Che's approximation (`dessim.workload.ids.misses`). Rows
+that are spread by hash are missed evenly on all owners.
+
+Strategies whose owners are sent rows' ids without their tables cannot tell which of them are spilt (row_all_to_all),
+and copies on every worker would take every host's memory (data_parallel).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from dessim.arrays import Floats
+from dessim.errors import UsageError
+from dessim.trace.schema import Phase
+from dessim.workload.formula import Formula, group, symbol
+from dessim.workload.ids import misses
+from dessim.workload.model import Model
+from dessim.workload.plan import OwnerRole, PlannedOp, Shard, TableGroup, compute, copy
+from dessim.workload.symbol_values import counts_by_table, floats_of
+from dessim.workload.symbols import OWNED_IDS, OWNED_ROWS, WU, k, so, sr
+
+SPILLABLE = ("table_wise", "table_row_wise", "row_wise")
+"""The strategies of tables whose rows may be spilt."""
+SYMBOLS = tuple(f"{which}{what}" for which in "MHC" for what in "VWO")
+MISSED = symbol("MV")
+_MISSED_BYTES = group(symbol("MW") * sr + symbol("MO") * so)
+HOST_ROWS, HOST_STATE = symbol("HW") * sr, symbol("HO") * so
+"""Bytes in the host's memory."""
+ROWS_ON_GPU, STATE_ON_GPU = (symbol("CW") - symbol("HW")) * sr, (symbol("CO") - symbol("HO")) * so
+"""What caches add to a GPU's memory, less the rows that are in the host's instead."""
+_FOUND, _READ = 4 * OWNED_IDS * k + OWNED_ROWS * 8 * k, OWNED_ROWS * 2 * WU * sr
+_KERNELS_OF_CACHE, _KERNELS_OF_READ = 16, 6
+SLOT_OF_ROW, SLOT = 4, 16
+"""Bytes of the slot of each row, and of each slot's row and last use (des_ref/embedding/cached_rows.py)."""
+INDEX_OF_CACHE = symbol("HV") * SLOT_OF_ROW + symbol("CV") * SLOT
+
+
+def check(strategies_of_spilt: Sequence[str], replicas: int) -> None:
+    """Raises UsageError where tables of these strategies cannot be spilt."""
+    for strategy in strategies_of_spilt:
+        if strategy not in SPILLABLE:
+            raise UsageError(f"{strategy} tables have no cached_rows; those that may are {', '.join(SPILLABLE)}")
+    if strategies_of_spilt and replicas > 1:
+        raise UsageError(f"replicas = {replicas}: tables with cached_rows have none; leave one of them out")
+
+
+def with_copies(ops: Sequence[PlannedOp], of: TableGroup, names: Mapping[str, str]) -> list[PlannedOp]:
+    """The ops of a group whose rows are spilt, with its copies; `names` are those of its symbols."""
+    end = f".{of.name}"
+    lookup = next(op for op in ops if op.name == "lookup" + end)
+    # The ids are found before the copies, and the rows are read behind them.
+    found, read, moved = (size.renamed(names) for size in (_FOUND, _READ, _MISSED_BYTES))
+    kernels = lookup.kernels + _KERNELS_OF_CACHE
+    instead = (
+        compute("find" + end, Phase.FORWARD, *lookup.deps, mem=found, kernels=kernels, role=OwnerRole.WORKS),
+        copy("rows_out" + end, Phase.FORWARD, moved, "find" + end, role=OwnerRole.WORKS),
+        copy("rows_in" + end, Phase.FORWARD, moved, "rows_out" + end, role=OwnerRole.WORKS),
+        replace(lookup, deps=("rows_in" + end,), mem=read, kernels=_KERNELS_OF_READ),
+    )
+    first = ops.index(lookup)
+    return [*ops[:first], *instead, *ops[first + 1 :]]
+
+
+def by_worker(of: TableGroup, model: Model, job: Mapping[str, float]) -> dict[str, Floats]:
+    """The values of SYMBOLS on each of a job's workers [workers]."""
+    n = int(job["N"])
+    found = {name: np.zeros(n) for name in SYMBOLS}
+    tables = model.law.tables()
+    distinct = counts_by_table(model, job)["U"]
+    distinct = distinct * (job["U"] / distinct.sum())  # a job's own count of ids takes precedence over the law's
+    for shard in of.shards:
+        if not shard.cached_rows:
+            continue
+        law, share, _ = tables[shard.table]
+        ranks = _ranks(of, shard, n)
+        owners = len(range(n)[ranks])
+        floats = {name: float(values[0]) for name, values in floats_of(model, [shard.columns]).items()}
+        read = float(distinct[shard.table]) / owners
+        cached = max(shard.cached_rows, read)
+        draws = job["B"] * job["m"] * share
+        missed = read * misses(law, draws, owners * cached) / law.unique(draws)
+        rows = {"M": missed, "H": law.vocabulary / owners, "C": cached}
+        for which, count in rows.items():
+            found[f"{which}V"][ranks] += count
+            found[f"{which}W"][ranks] += count * floats["W"]
+            found[f"{which}O"][ranks] += count * floats["O"]
+    return found
+
+
+def _ranks(of: TableGroup, shard: Shard, n: int) -> slice:
+    """The workers that own rows of a shard."""
+    if shard.owner is None:
+        return slice(0, n)
+    return slice(shard.owner, shard.owner + max(of.server, 1))
+
+
+def names_of(group_name: str) -> dict[str, str]:
+    """The names of SYMBOLS in a group."""
+    return {name: f"{name}_{group_name}" for name in SYMBOLS}
+
+
+def value_of(formula: Formula, of: TableGroup, symbols: Mapping[str, float]) -> float:
+    """The value of a formula over SYMBOLS for a group; 0 where nothing is spilt."""
+    return formula.renamed(names_of(of.name)).evaluate(symbols) if of.is_spilt else 0.0

@@ -1,0 +1,102 @@
+"""Spilling as a choice of the planner: only where memory is short, and the table whose misses cost least."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import lru_cache
+
+import pytest
+
+from dessim.cluster import Cluster, load_cluster
+from dessim.errors import CapacityError
+from dessim.plan.caches import with_caches
+from dessim.plan.choose import choose
+from dessim.plan.loads import MEMORY, STRATEGIES, Choice
+from dessim.plan.search import Found, Search, search
+from dessim.sim.progress import Progress
+from dessim.workload.composed import TablePlan, compose
+from dessim.workload.memory import memory_by_owner
+from dessim.workload.owners import owners_of
+from dessim.workload.scale import Job
+from tests.plan.small import BATCH, TABLES, cluster, loads, model_of
+
+COLD_AND_HOT = ((400_000_000, 1), (300_000_000, 20), (50_000, 1))
+"""Tables of 95 and 72 GiB, of which the first is read 20 times less; a GPU has 74 GiB."""
+
+
+def found(tables: tuple[tuple[int, int], ...], gpus: int, on: Cluster | None = None, **asked: object) -> Found:
+    job = Job.of_model(model_of(tables))
+    return search(Search(job, on or cluster(), gpus, BATCH, {}, **asked), Progress())  # type: ignore[arg-type]
+
+
+@lru_cache
+def spilt() -> Found:
+    return found(COLD_AND_HOT, 2)
+
+
+def test_the_cold_table_is_spilt_first() -> None:
+    best = spilt().best
+    cached = [table.cached_rows for table in best.tables]
+    assert cached[0] > 0 and cached[1:] == [0, 0]
+    assert best.row.spill is not None and best.row.memory.total <= cluster().gpu.memory
+    assert best.row.strategy.endswith(", 1 spilt") and best.to_json()["tables"][0]["cached_rows"] == cached[0]
+    assert 0 <= spilt().gap < 0.05
+    both = [c for c in spilt().candidates if c.tables and all(table.cached_rows for table in c.tables[:2])]
+    assert all(best.row.breakdown.step_time_s <= c.row.breakdown.step_time_s for c in both)
+
+
+def test_nothing_is_spilt_where_all_fits() -> None:
+    """With two GPUs some choice does not fit, with eight the tables fill little of them."""
+    for gpus, tables in ((8, TABLES[:3]), (2, ((300_000_000, 1), (9_000_000, 3)))):
+        best = found(tables, gpus, strategies=("table_wise", "row_wise", "spilt")).best
+        assert best.row.spill is None and not any(table.cached_rows for table in best.tables)
+
+
+def test_a_cache_holds_what_the_load_says() -> None:
+    """The bytes by which spilling changes a GPU's memory, and the seconds of its copies, are those of the plan."""
+    model, rate = model_of(COLD_AND_HOT), 50e9
+    symbols = Job.of_model(model).symbols(2, BATCH // 2)
+    plain = loads(model, 2)
+    with_spilt = with_caches(plain, model, symbols, rate)
+    choice = Choice("table_wise")
+    before, after = (
+        of.by_choice[replaced][0]
+        for of, replaced in (
+            (plain, choice),
+            (with_spilt, dataclasses.replace(choice, cache=8)),
+        )
+    )
+    assert before is not None and after is not None
+    whole = TablePlan("table_wise", (0,), (64,))
+    held, copied = [], 0.0
+    for table in (whole, dataclasses.replace(whole, cached_rows=after.cached_rows)):
+        plan = compose(model, [table, TablePlan("table_wise", (1,), (64,)), TablePlan("row_wise")])
+        values = plan.symbols(symbols)
+        owners = owners_of(plan, model, values)
+        memory = memory_by_owner(plan, values, owners)[0]
+        held.append(memory.rows + memory.row_state + memory.index)
+        copied = sum(op.size.evaluate(owners[0].symbols(values, op.role)) for op in plan.copies)
+    assert (after.owned - before.owned)[MEMORY] == pytest.approx(held[1] - held[0], rel=1e-6)
+    assert (after.owned - before.owned)[0] == pytest.approx(copied / rate, rel=1e-3)
+
+
+def test_a_bound_with_spilt_tables_is_no_higher() -> None:
+    model = model_of(COLD_AND_HOT)
+    plain = loads(model, 4)
+    more = with_caches(plain, model, Job.of_model(model).symbols(4, BATCH // 4), 50e9)
+    without, with_spilt = choose(plain, STRATEGIES), choose(more, STRATEGIES)
+    assert without is not None and with_spilt is not None
+    assert with_spilt.bound <= without.bound * (1 + 5e-3)
+
+
+def test_what_would_help_names_spilling() -> None:
+    on_gpus = tuple(name for name in STRATEGIES if name != "spilt")
+    with pytest.raises(
+        CapacityError, match=r"fp16\); or leave spilt out of --without, so that rows may be in the host"
+    ):
+        found(COLD_AND_HOT, 1, strategies=on_gpus)
+    with pytest.raises(CapacityError, match=r"or state the bandwidth to the host's memory in .*node\.pcie"):
+        found(COLD_AND_HOT, 1, load_cluster("one-switch_16"))
+    with pytest.raises(CapacityError, match=r"even with rows in the hosts' memory|table t0 fits nowhere") as error:
+        found(((40_000_000_000, 3), (1000, 1)), 1)
+    assert "--without" not in str(error.value) and "\n" not in str(error.value)

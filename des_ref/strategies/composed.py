@@ -198,7 +198,7 @@ class Composed(ShardedBase):
         if isinstance(strategy, OwnersPool):
             strategy.stores = None if self._store_of_field is None else self._store_of_field[fields]
             if planned.is_spilt:
-                tables = (shard.table for shard in planned.shards)
+                tables = dict.fromkeys(shard.table for shard in planned.shards)  # each once, also if it is split
                 strategy.spilt = [self._spilt_stores[table] for table in tables if table in self._spilt_stores]
         strategy.placed_by_field = False  # the table has no column for fields
         strategy.marks = GroupMarks(lambda: self.marks, planned.name)

@@ -28,7 +28,7 @@ _UNITS: dict[str, Callable[[float, int], str]] = {
     **dict.fromkeys(("flow_rate", "reduction_rate", "core_rate"), format_bandwidth),
     **dict.fromkeys(("latency", "message_overhead", "op_overhead", "host_overhead"), format_time),
     **dict.fromkeys(("launch_overhead", "floor", "graph_launch"), format_time),
-    **dict.fromkeys(("memory", "burst", "window"), format_size),
+    **dict.fromkeys(("memory", "host_memory", "burst", "window"), format_size),
     "power": lambda value, digits: f"{value:.{digits}g} W",
 }
 _CURVES: dict[str, Callable[[float, int], str]] = {

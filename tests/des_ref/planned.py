@@ -83,12 +83,13 @@ def plan_file(
 
 
 def assert_all_certified(cases: Sequence[Case]) -> list[dict[str, Any]]:
-    """Every case is certified, and every collective of its plan has been recorded. Returns the results."""
+    """Every case is certified, and every message and copy of its plan has been recorded. Returns the results."""
     results = certify_all(cases)
     for case, result in zip(cases, results, strict=True):
         assert_certified(result)
         recorded = {op["name"]: op["recorded_bytes"] for op in result["ops"]}
-        planned = {op.name for op in compose(case.load(), case.tables, case.replicas).collectives}
+        plan = compose(case.load(), case.tables, case.replicas)
+        planned = {op.name for op in (*plan.collectives, *plan.copies)}
         assert set(recorded) == planned and all(recorded.values()), recorded
     return results
 

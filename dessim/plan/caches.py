@@ -85,9 +85,9 @@ def _spilt(
     kept = cached * (row_bytes + SLOT) + rows * SLOT_OF_ROW
     if kept > (1 - _LEAST_FREED) * rows * row_bytes or cached < 1:
         return None
-    missed = (law.unique((steps + 1) * draws) - law.unique(steps * draws)) / owners
+    copied = 2 * (law.unique((steps + 1) * draws) - law.unique(steps * draws)) / owners * row_bytes  # out, and in
     changed = load.owned.copy() if choice.is_placed else load.everywhere.copy()
-    changed[MEMORY] += kept - rows * row_bytes
-    changed[COMPUTE] += 2 * missed * row_bytes / bandwidth
+    changed[MEMORY] += kept - rows * row_bytes + copied
+    changed[COMPUTE] += copied / bandwidth
     everywhere, owned = (load.everywhere, changed) if choice.is_placed else (changed, load.owned)
     return Load(everywhere, owned, cached)

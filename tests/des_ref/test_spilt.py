@@ -48,7 +48,7 @@ from tests.des_ref.small_models import DENSE, WIDTHS, different_widths
 
 
 @pytest.fixture
-def alone() -> Iterator[Comm]:
+def single() -> Iterator[Comm]:
     with open_comm("cpu") as comm:
         yield comm
 
@@ -89,30 +89,30 @@ def _trained(tables: Sequence[TablePlan], model: str, comm: Comm) -> tuple[Strat
     return strategy, losses + scores, [*strategy.table.values(ids, rows, tuple(loaded.row_widths)).values()]
 
 
-def test_training_is_the_same_to_the_last_bit(tmp_path: Path, alone: Comm) -> None:
+def test_training_is_the_same_to_the_last_bit(tmp_path: Path, single: Comm) -> None:
     """Also on an emulated GPU, where rows are on a device and their columns are not."""
     model, on_gpus = equal_model(tmp_path), [whole(0), ROW, whole(0), ROW, whole(0)]
     in_host = [spilt(whole(0)), spilt(ROW, 7), whole(0), spilt(ROW, 90), whole(0)]
-    _, numbers, values = _trained(on_gpus, model, alone)
-    strategy, again, spilt_values = _trained(in_host, model, alone)
+    _, numbers, values = _trained(on_gpus, model, single)
+    strategy, again, spilt_values = _trained(in_host, model, single)
     assert again == numbers and all(map(torch.equal, values, spilt_values))
     stores = [store for store in strategy.table._tables if isinstance(store, SpiltRows)]
     assert len(stores) == 3 and all(len(store) > len(store.cache.columns["v"]) for store in stores[::2])
     with emulated():
-        _, there, values_there = _trained(in_host, model, replace(alone, device=EMULATED))
+        _, there, values_there = _trained(in_host, model, replace(single, device=EMULATED))
     assert there == pytest.approx(numbers, rel=1e-12)
     for one, other in zip(values_there, values, strict=True):
         assert torch.allclose(one.cpu(), other, rtol=0, atol=1e-12)
 
 
-def test_misses_are_those_that_the_plan_expects(tmp_path: Path, alone: Comm) -> None:
+def test_misses_are_those_that_the_plan_expects(tmp_path: Path, single: Comm) -> None:
     """A stream of Zipf ids, and caches of two sizes, after the caches and the tables have filled."""
     path = tmp_path / "zipf.toml"
     text = Path(equal_model(tmp_path, 6)).read_text()
     path.write_text(text.replace("rows = 300", "rows = 20000").replace("rows = 900", "rows = 6000\nskew = 0.8"))
     model, batch, steps = load_model(path), 256, 40
     tables = [spilt(whole(0, 6), 3000), ROW, ROW, spilt(ROW, 1500), ROW]
-    strategy = build("", Network(model, SEED, torch.float32, "cpu"), Optimizers(), alone, tables=tables)
+    strategy = build("", Network(model, SEED, torch.float32, "cpu"), Optimizers(), single, tables=tables)
     source = Zipf.of(model, 1)
     counted = []
     for step in range(steps):
@@ -160,10 +160,10 @@ def test_a_resumed_run_is_the_same_run(tmp_path: Path) -> None:
     assert on_ranks(2, meeting, partial(resumes, equal_model(tmp_path), tmp_path / "run", tables)) == [True, True]
 
 
-def test_rows_that_expire_are_refused(tmp_path: Path, alone: Comm) -> None:
+def test_rows_that_expire_are_refused(tmp_path: Path, single: Comm) -> None:
     network = Network(load_model(equal_model(tmp_path)), SEED, torch.float64, "cpu")
     with pytest.raises(UsageError, match="cached_rows needs rows that never expire"):
-        build("", network, Optimizers(lifetime=Lifetime(2)), alone, tables=[spilt(ROW)] * 5)
+        build("", network, Optimizers(lifetime=Lifetime(2)), single, tables=[spilt(ROW)] * 5)
 
 
 def test_the_certificate_reads_both_memories(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -73,8 +73,7 @@ def test_a_cache_holds_what_the_load_says() -> None:
         plan = compose(model, [table, TablePlan("table_wise", (1,), (64,)), TablePlan("row_wise")])
         values = plan.symbols(symbols)
         owners = owners_of(plan, model, values)
-        memory = memory_by_owner(plan, values, owners)[0]
-        held.append(memory.rows + memory.row_state + memory.index)
+        held.append(memory_by_owner(plan, values, owners)[0].total)
         copied = sum(op.size.evaluate(owners[0].symbols(values, op.role)) for op in plan.copies)
     assert (after.owned - before.owned)[MEMORY] == pytest.approx(held[1] - held[0], rel=1e-6)
     assert (after.owned - before.owned)[0] == pytest.approx(copied / rate, rel=1e-3)

@@ -10,8 +10,11 @@ Caches have the size of the distinct rows of the last 2, 8, 32 ... 2,048 steps.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+
+import numpy as np
 
 from dessim.cluster import Cluster
 from dessim.commands.support.step import to_host
@@ -53,8 +56,22 @@ def memory_is_short(loads: Loads, placed: Sequence[Placed]) -> bool:
     )
 
 
-def with_caches(loads: Loads, model: Model, symbols: Mapping[str, float], bandwidth: float) -> Loads:
-    """The loads with those of spilt tables; `bandwidth` [bytes/s] is that to the host's memory in each direction."""
+def memory_of_hosts(cluster: Cluster, gpus: int) -> float:
+    """Bytes of the memory of the hosts of the first `gpus` GPUs; infinite where one does not say."""
+    total = 0.0
+    for kind, rows in cluster.wiring.by_kind(np.arange(gpus)):
+        hosts = len(np.unique(cluster.node_of(rows)))
+        total += math.inf if kind.node.host_memory is None else hosts * kind.node.host_memory
+    return total
+
+
+def with_caches(
+    loads: Loads, model: Model, symbols: Mapping[str, float], bandwidth: float, host_room: float = math.inf
+) -> Loads:
+    """The loads with those of spilt tables.
+
+    `bandwidth` [bytes/s] is that to the host's memory in each direction, `host_room` [bytes] the memory of all hosts.
+    """
     by_choice, shares = dict(loads.by_choice), dict(loads.shares)
     draws = symbols["B"] * symbols["m"]
     laws = [(law, draws * share) for law, share, _ in model.law.tables()]
@@ -62,8 +79,7 @@ def with_caches(loads: Loads, model: Model, symbols: Mapping[str, float], bandwi
         if choice.strategy not in SPILLABLE:
             continue
         owners = {"table_wise": 1, "row_wise": loads.workers}.get(choice.strategy, choice.parts)
-        columns = choice.parts if choice.strategy == "table_wise" else 1
-        floats = floats_of(model, [width // columns for width in model.widths])
+        floats = floats_of(model, [width // choice.column_parts for width in model.widths])
         row_bytes = floats["W"] * symbols["sr"] + floats["O"] * symbols["so"]
         for steps in _STEPS if loads.tables <= MANY_TABLES else _STEPS_OF_MANY:
             spilt = replace(choice, cache=steps)
@@ -73,7 +89,7 @@ def with_caches(loads: Loads, model: Model, symbols: Mapping[str, float], bandwi
             )
             if choice in shares:
                 shares[spilt] = shares[choice]
-    return replace(loads, by_choice=by_choice, shares=shares)
+    return replace(loads, by_choice=by_choice, shares=shares, host_room=host_room)
 
 
 def _spilt(
@@ -90,4 +106,4 @@ def _spilt(
     changed[MEMORY] += kept - rows * row_bytes + copied
     changed[COMPUTE] += copied / bandwidth
     everywhere, owned = (load.everywhere, changed) if choice.is_placed else (changed, load.owned)
-    return Load(everywhere, owned, cached)
+    return Load(everywhere, owned, cached, law.vocabulary * row_bytes * choice.column_parts)

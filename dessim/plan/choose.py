@@ -103,6 +103,7 @@ def choose(loads: Loads, families: Collection[str], pinned: Mapping[int, Choice]
     step = program.variable()
     chain, traffic = {step: 1.0}, {step: 1.0}
     memory: dict[int, float] = {}
+    hosts: dict[int, float] = {}
     for of_table in x:
         program.row(dict.fromkeys(of_table.values(), 1.0), 1.0, 1.0)
     for strategy in loads.fixed:
@@ -118,9 +119,11 @@ def choose(loads: Loads, families: Collection[str], pinned: Mapping[int, Choice]
         for table, choice, variable in ours:
             load = _load(loads, choice, table)
             memory[variable] = mean_memory(loads, choice, load) / loads.room
+            hosts[variable] = load.host / loads.host_room
     program.row(chain, _MS * loads.dense_s, math.inf)
     program.row(traffic, _MS * loads.dense_grad_s, math.inf)
     program.row(memory, -math.inf, 1.0)
+    program.row(hosts, -math.inf, 1.0)
     solved = program.solve(step)
     if solved is None:
         return None

@@ -12,6 +12,7 @@ is placed whole or by columns, or all workers with the shares that hash placemen
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -62,6 +63,11 @@ class Choice:
         return "column_wise" if self.strategy == "table_wise" and self.parts > 1 else self.strategy
 
     @property
+    def column_parts(self) -> int:
+        """Among how many owners its columns are split."""
+        return self.parts if self.strategy == "table_wise" else 1
+
+    @property
     def is_placed(self) -> bool:
         """Whether a plan names the owners of its shards."""
         return self.strategy in ("table_wise", ON_SERVERS)
@@ -71,12 +77,13 @@ class Choice:
 class Load:
     """The load of one table by stage [4], in the order of STAGES. With several parts, `owned` is that of one.
 
-    `cached_rows`: on each owner, where its rows are in the host's memory.
+    `cached_rows`: on each owner, where its rows are in the host's memory; `host`: bytes there of all owners together.
     """
 
     everywhere: Floats
     owned: Floats
     cached_rows: int = 0
+    host: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +104,7 @@ class Loads:
     `by_choice[choice][table]`: None where the choice cannot be. `shares[choice][table]` [workers]: what each worker has
     of the owned load, for tables spread by hash. `fixed`: by strategy. `dense_s`: compute of the dense part;
     `dense_grad_s`: the AllReduce of its gradients. `room`: bytes of a GPU's memory that are left for tables.
+    `host_room`: bytes of the memory of all hosts together.
     """
 
     workers: int
@@ -106,6 +114,7 @@ class Loads:
     dense_s: float
     dense_grad_s: float
     room: float
+    host_room: float = math.inf
 
     @property
     def tables(self) -> int:

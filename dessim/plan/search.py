@@ -16,7 +16,7 @@ import numpy as np
 from dessim.cluster import Cluster, Gpu
 from dessim.errors import CapacityError
 from dessim.plan.by_rank import ByRank, load_by_rank
-from dessim.plan.caches import memory_is_short, to_host_of, with_caches
+from dessim.plan.caches import memory_is_short, memory_of_hosts, to_host_of, with_caches
 from dessim.plan.candidates import Candidate, Search, order, refined, settled, simulate
 from dessim.plan.choose import Chosen, choose
 from dessim.plan.limits import MANY_GPUS, MANY_TABLES
@@ -140,7 +140,8 @@ def _with_spilt(
         if found is None:
             raise CapacityError(too_large(on_gpus, loads, gpu, spill_advice(asked)))
         return loads, *found
-    loads = with_caches(loads, asked.model, symbols, bandwidth)
+    hosts = memory_of_hosts(asked.cluster, asked.gpus)
+    loads = with_caches(loads, asked.model, symbols, bandwidth, hosts)
     if found is None:
         found = _candidates(asked, loads, progress)
         if found is None:

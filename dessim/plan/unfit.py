@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -49,6 +50,7 @@ def too_large(asked: Search, loads: Loads, gpu: Gpu, spill: str = "") -> str:
     ]
     largest = int(np.argmax(least))
     even = " even with rows in the hosts' memory" if SPILT in asked.strategies else ""
+    even += f" ({format_size(loads.host_room)} in all)" if math.isfinite(loads.host_room) else ""
     return (
         f"{what}: the tables need {format_size(sum(least))} a GPU{even}, the largest, {table_name(model, largest)}, "
         f"{format_size(least[largest])}; {room}; {_advice(bool(asked.pinned), spill)}"

@@ -88,6 +88,20 @@ def test_a_bound_with_spilt_tables_is_no_higher() -> None:
     assert with_spilt.bound <= without.bound * (1 + 5e-3)
 
 
+def test_hosts_hold_what_is_spilt() -> None:
+    """The cold table's 97 GB do not fit the host, the hot one's 78 GB do; then neither does."""
+    for gigabytes, expected in ((90e9, 1), (60e9, None)):
+        wiring = cluster().wiring.with_nodes(lambda node, size=gigabytes: dataclasses.replace(node, host_memory=size))
+        on = dataclasses.replace(cluster(), wiring=wiring)
+        if expected is None:
+            with pytest.raises(CapacityError, match=r"even with rows in the hosts' memory \(55\.88 GiB in all\)"):
+                found(COLD_AND_HOT, 2, on)
+            continue
+        best = found(COLD_AND_HOT, 2, on).best
+        assert [number for number, table in enumerate(best.tables) if table.cached_rows] == [expected]
+        assert best.row.spill is not None and best.row.spill.host_bytes <= gigabytes
+
+
 def test_what_would_help_names_spilling() -> None:
     on_gpus = tuple(name for name in STRATEGIES if name != "spilt")
     with pytest.raises(

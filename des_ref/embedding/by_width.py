@@ -183,10 +183,7 @@ class TablesByWidth:
 
     def plan_moves(self, rows: Tensor, stores: Sequence[int]) -> SpiltMoves:
         """Begin a step that uses the distinct rows [u], of which those in `stores` are spilt: the copies that it needs
-        before it reads or updates them.
-
-        Raises UsageError if the rows of a spilt table exceed its cache.
-        """
+        before it updates them."""
         store, row = rows % len(self._tables), self._row(rows)
         found = []
         for number in stores:

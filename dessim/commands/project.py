@@ -169,7 +169,7 @@ def _row(
     # `to_host` has required that all GPUs are identical where rows may spill.
     spill = spill_of(plan, job.model, memory, symbols, gpus[-1].memory, host_bandwidth) if host_bandwidth else None
     if any(group.is_spilt for group in plan.groups):
-        spill = spill_of_groups(plan, symbols, owners)
+        spill = spill_of_groups(plan, symbols, memories)
     several = request.network == "packet"
     steps, runs = (FEW_STEPS, 1) if request.rough else (STEPS, MOST_RUNS)
     workload, compute_source = step_of(job, cluster, plan, symbols, owners, spill, steps if several else 1)

@@ -82,7 +82,7 @@ def search(asked: Search, progress: Progress) -> Found:
     # A user who pins a table to a server does not say how many GPUs that has.
     on_server = {table for table, choice in asked.pinned.items() if choice.strategy == ON_SERVERS}
     pinned = {t: replace(c, parts=max(server, 1)) if t in on_server else c for t, c in asked.pinned.items()}
-    many = n > MANY_GPUS and not on_server and len(asked.strategies) > 1
+    many = n > MANY_GPUS and not on_server and len(set(asked.strategies) - {SPILT}) > 1
     strategies = [name for name in asked.strategies if name != ON_SERVERS or not many]
     asked = replace(asked, pinned=pinned, strategies=strategies)
     gpu = cluster.device(range(n), "dessim plan")
@@ -119,9 +119,9 @@ def _finalists(placed: Sequence[Placed]) -> list[Placed]:
     """The best by estimate of each set of strategies that are used, then the others. Plans of many kinds are simulated,
     since the estimate is better at comparing plans of one kind."""
     ordered = sorted(placed, key=lambda found: rounded(found.seconds))
-    of_sets: dict[frozenset[str], Placed] = {}
+    of_sets: dict[frozenset[tuple[str, bool]], Placed] = {}
     for found in ordered:
-        of_sets.setdefault(frozenset(table.family for table in found.tables), found)
+        of_sets.setdefault(frozenset((table.family, table.cached_rows > 0) for table in found.tables), found)
     first = list(of_sets.values())
     return [*first, *(found for found in ordered if found not in first)][:FINALISTS]
 

@@ -216,9 +216,9 @@ def spill_of(
     return Spill(rows_share, missed / touched, rows_share * memory.spillable, seconds)
 
 
-def spill_of_groups(plan: Plan, symbols: Symbols, owners: Sequence[Owner]) -> Spill:
-    """The rows in the host's memory of a plan with spilt tables: those of the rank that has the most."""
-    fullest = max(memory_by_owner(plan, symbols, owners), key=lambda memory: memory.host)
+def spill_of_groups(plan: Plan, symbols: Symbols, memories: Sequence[Memory]) -> Spill:
+    """The rows in the host's memory of a plan with spilt tables: those of the rank that has the most of `memories`."""
+    fullest = max(memories, key=lambda memory: memory.host)
     rows_share = fullest.host / (fullest.host + fullest.spillable)  # rows in a cache are in both memories
     read = sum(op.table_rows.evaluate(symbols) for op in plan.ops if op.phase is Phase.FORWARD)
     missed = sum(value_of(MISSED, part, symbols) for part in plan.groups)

@@ -192,7 +192,7 @@ def _single(args: argparse.Namespace) -> list[Case]:
     if first.codec_config and not first.is_synchronous:
         raise UsageError("--codec: ps_async does not encode what it sends to servers; use ps_sync")
     if first.tables:
-        check_optimizers(first.optimizers(), first.tables, first.replicas)
+        check_optimizers(first.optimizers(), first.replicas, first.tables)
     planned = compose(model, first.tables, first.replicas) if first.tables else plan(first.strategy, model)
     coded(planned, model, first.codec_config)
     Network(model, SEED, torch.float64, "cpu")  # reports a wrong head once, here, and not from every rank

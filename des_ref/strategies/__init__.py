@@ -76,7 +76,7 @@ def build(
     Raises UsageError.
     """
     if tables:
-        check_optimizers(optimizers, tables, replicas)
+        check_optimizers(optimizers, replicas, tables)
     else:
         check_strategy(text)
     if encoding is not None and encoding.codecs:

@@ -79,7 +79,7 @@ class _AllGradients(RowGradients):
     groups: tuple[BlockGradients, ...]
 
 
-def check_optimizers(optimizers: Optimizers, tables: Sequence[TablePlan], replicas: int = 1) -> None:
+def check_optimizers(optimizers: Optimizers, replicas: int = 1, tables: Sequence[TablePlan] = ()) -> None:
     """Raises UsageError for optimizers and lifetimes of rows with which a plan of groups of tables is not trained."""
     if replicas > 1 and optimizers.lifetime != Lifetime():
         problem = "admit_after and expire_after count ids in each replica of the tables"

@@ -60,7 +60,8 @@ def _from(
     for _ in range(_ROUNDS):
         changed: dict[tuple[TablePlan, ...], tuple[Placed, list[Choice]]] = {}
         for table, of_table in enumerate(options):
-            for choice in of_table:
+            caches = _caches_near(loads, choices[table])
+            for choice in (choice for choice in of_table if choice.cache in caches):
                 new = [choice if number == table else kept for number, kept in enumerate(choices)]
                 placed = place(loads, new, widths, nodes) if choice != choices[table] else None
                 if placed is not None and placed.tables not in known:
@@ -72,6 +73,15 @@ def _from(
         if better is None or steps[better] >= step_s * (1 - _GAIN):
             return
         step_s, choices = steps[better], changed[better][1]
+
+
+def _caches_near(loads: Loads, choice: Choice) -> tuple[int, ...]:
+    """The caches that a table tries in place of that of `choice`: none, a smaller one, and a larger one."""
+    if not choice.cache:
+        return (0,)
+    caches = sorted({one.cache for one in loads.by_choice})
+    place = caches.index(choice.cache)
+    return (0, *caches[place - 1 : place + 2])
 
 
 def _choice(loads: Loads, number: int, table: TablePlan) -> Choice:

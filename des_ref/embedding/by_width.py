@@ -8,7 +8,7 @@ for or sent: nothing else is sent for it. Feature ids are hashes, so these bits 
     in a step rows [n, W] as wide as the widest, zeros behind their own columns, which no operator reads
 
 A worker may also own some columns of a table only (`ColumnRange`). Such rows are stored without the others, which are
-zeros in a step. And a table whose rows are spilt to the host's memory has a store of its own, with its cache. Which
+zeros in a step. And a table whose rows are spilt to the host's memory has its own store, with a cache. Which
 columns it owns, and whether they are spilt, depends on the table of an id, and an id does not name its table. So the
 caller names the stores of rows.
 """

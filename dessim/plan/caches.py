@@ -31,7 +31,7 @@ from dessim.workload.symbol_values import floats_of
 _STEPS = (2, 8, 32, 128, 512, 2048)
 _STEPS_OF_MANY = (2, 32, 512)
 _LEAST_FREED = 0.1
-"""Of a table's bytes; with less, spilling it is no choice."""
+"""The share of a table's bytes that spilling it must free."""
 _SHORT = 0.5
 
 

@@ -41,7 +41,7 @@ from dessim.workload.symbols import ONE_WIDTH
 STAGES = ("compute", "messages", "input", "memory")
 COMPUTE, MEMORY = STAGES.index("compute"), STAGES.index("memory")
 STRATEGIES = (*TABLE_STRATEGIES, SPILT)
-"""What tables may have: a strategy, and rows in the host's memory."""
+"""Strategies that tables may have, and the word for rows in the host's memory."""
 _LEAST_COLUMNS = 16
 """A table is not split into fewer columns than these: shorter rows use the memory's bandwidth badly."""
 
@@ -50,7 +50,8 @@ _LEAST_COLUMNS = 16
 class Choice:
     """A strategy for a table; `parts` owners share its columns, or with table_row_wise its rows.
 
-    `cache`: its rows are in the host's memory, and each owner's GPU caches those of so many steps; 0: all are on GPUs.
+    `cache`: its rows are in the host's memory, and each owner's GPU caches those of the last `cache` steps; 0: all are
+    on GPUs.
     """
 
     strategy: str

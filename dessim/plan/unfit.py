@@ -58,7 +58,7 @@ def too_large(asked: Search, loads: Loads, gpu: Gpu, spill: str = "") -> str:
 
 
 def spill_advice(asked: Search) -> str:
-    """What would let tables be spilt."""
+    """The change that would let tables be spilt."""
     if SPILT not in asked.strategies:
         return f"leave {SPILT} out of --without"
     cluster = asked.cluster

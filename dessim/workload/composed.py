@@ -56,8 +56,9 @@ class TablePlan:
     """How a composed plan trains one table.
 
     `strategy`: one of GROUPED, or ON_SERVERS. `ranks`, `columns`: with table_wise its owners, and the columns of each.
-    With table_row_wise `ranks` are the workers of its server, which have consecutive numbers. `cached_rows`: its rows
-    are in the host's memory, and each owner's GPU caches so many (dessim.workload.spilt); 0: all are on GPUs.
+    With table_row_wise `ranks` are the workers of its server, which have consecutive numbers. `cached_rows`: of its
+    rows, which are in the host's memory, those that each owner's GPU caches (dessim.workload.spilt); 0: all rows are on
+    GPUs.
     """
 
     strategy: str

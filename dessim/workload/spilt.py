@@ -45,7 +45,7 @@ _MISSED_BYTES = group(symbol("MW") * sr + symbol("MO") * so)
 HOST_ROWS, HOST_STATE = symbol("HW") * sr, symbol("HO") * so
 """Bytes in the host's memory."""
 ROWS_ON_GPU, STATE_ON_GPU = (symbol("CW") - symbol("HW")) * sr, (symbol("CO") - symbol("HO")) * so
-"""What caches add to a GPU's memory, less the rows that are in the host's instead."""
+"""Bytes that caches add to a GPU's memory, less those of the rows that are in the host's instead."""
 _FOUND, _READ = 4 * OWNED_IDS * k + OWNED_ROWS * 8 * k, OWNED_ROWS * 2 * WU * sr
 _KERNELS_OF_CACHE, _KERNELS_OF_READ = 16, 6
 SLOT_OF_ROW, SLOT = 4, 16

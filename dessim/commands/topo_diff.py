@@ -17,6 +17,7 @@ from dessim.cluster import describe
 from dessim.cluster.load import build_cluster, load_topology
 from dessim.cluster.spec.direct_fabrics import GraphTable
 from dessim.cluster.spec.topology_file import TopologyFile
+from dessim.cluster.spread import BAND_NAMES
 from dessim.errors import ClusterError
 from dessim.units import format_bandwidth, format_count, format_size, format_time
 
@@ -119,6 +120,10 @@ def _text(keys: list[str], value: Any) -> str:
     if isinstance(value, tuple) and isinstance(value[0], tuple):
         unit = _CURVES[keys[-1]]
         return ", ".join(f"{unit(at, _DIGITS)}: {share:.{_DIGITS}g}" for at, share in value)
+    if isinstance(value, tuple) and "spread" in keys:
+        return ", ".join(f"{name}: {spread:.{_DIGITS}g}" for name, spread in zip(BAND_NAMES, value, strict=True))
+    if isinstance(value, tuple):
+        return ", ".join(_text(keys, item) for item in value)
     if isinstance(value, float) and "flops" in keys and "efficiency_flops" not in keys:
         return f"{format_count(value, _DIGITS)}FLOP/s"
     return f"{value:.{_DIGITS}g}" if isinstance(value, float) else str(value)

@@ -78,3 +78,13 @@ def test_curves_are_readable(tmp_path: Path) -> None:
     new = f'transport = {{part = "nccl-ib", nccl = {{curves = [{curve}]}}}}'
     found = {line.key: (line.a, line.b) for line in diff(tmp_path, 'transport = "nccl-ib"', new)}
     assert found["transport.nccl.curves.0.points"] == ("-", "8 B: 1.02, 1 MiB: 1.11")
+
+
+def test_lists_are_written_as_people_write_them(tmp_path: Path) -> None:
+    """Spreads by size, and the sides of a torus."""
+    found = diff(tmp_path, 'transport = "nccl-ib"', 'transport = "ideal"')
+    (spread,) = [line for line in found if line.key == "transport.spread.inside.all_reduce"]
+    assert (spread.a, spread.b) == ("up to 64 KiB: 0.255, to 8 MiB: 0.159, above 8 MiB: 0.061", "-")
+    torus = run_diff("tpu-v4_torus_512", str(changed(tmp_path, "tpu-v4_torus_512", ("[8, 8, 8]", "[4, 8, 16]")).path))
+    assert Difference("fabric.size", "8, 8, 8", "4, 8, 16") in torus
+    assert not [line for line in [*found, *torus] if "(" in line.a + line.b]

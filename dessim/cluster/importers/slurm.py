@@ -53,7 +53,7 @@ def read_slurm(path: Path, text: str) -> FoundFabric:
                     path, parent, f"names switch {child!r}, which {parents[child]!r} has already; dessim reads trees"
                 )
             parents[child] = parent
-    weight = {switch: _servers_below(path, switch, nodes, below) for switch in switches}
+    weight = _servers_below(path, nodes, below, parents)
     homes: dict[str, str] = {}
     for switch, names in nodes.items():
         for name in names:
@@ -112,17 +112,23 @@ def _numbers(path: Path, where: str, text: str, room: int) -> list[str]:
     return found
 
 
-def _servers_below(path: Path, switch: str, nodes: dict[str, list[str]], below: dict[str, list[str]]) -> int:
-    """Servers under a switch. Raises ClusterError where switches form a cycle."""
-    total = 0
-    seen = {switch}
-    pending = [switch]
-    while pending:
-        at = pending.pop()
-        total += len(nodes.get(at, ()))
-        for child in below.get(at, ()):
-            if child in seen:
-                raise ClusterError(path, switch, f"is below itself, through {child!r}")
-            seen.add(child)
-            pending.append(child)
-    return total
+def _servers_below(
+    path: Path, nodes: dict[str, list[str]], below: dict[str, list[str]], parents: dict[str, str]
+) -> dict[str, int]:
+    """Servers under each switch. `parents` has one switch at most above each. Raises ClusterError for a cycle."""
+    weight = {switch: len(names) for switch, names in nodes.items()} | dict.fromkeys(below, 0)
+    waiting = {switch: len(children) for switch, children in below.items()}
+    done = [switch for switch in weight if not waiting.get(switch)]
+    for switch in done:  # grows: a switch follows once all below it are counted
+        above = parents.get(switch)
+        if above is not None:
+            weight[above] += weight[switch]
+            waiting[above] -= 1
+            if not waiting[above]:
+                done.append(above)
+    if len(done) < len(weight):
+        # As no switch has two above it, all that are left are on cycles.
+        switch = next(switch for switch in below if waiting[switch])
+        child = next(child for child in below[switch] if waiting.get(child))
+        raise ClusterError(path, switch, f"is below itself, through {child!r}")
+    return weight

@@ -35,3 +35,20 @@ def test_names_are_bounded(monkeypatch: pytest.MonkeyPatch, text: str, words: st
     with pytest.raises(ClusterError, match=words) as raised:
         slurm.read_slurm(CONF, text)
     assert "\n" not in str(raised.value)
+
+
+def test_a_long_chain_of_switches_is_read_in_time_that_grows_with_its_length() -> None:
+    """Each switch has one server and the next switch; a count for each switch of all below it would take an hour."""
+    count = 50_000
+    chain = [f"SwitchName=s{i} Switches=s{i + 1},leaf{i}" for i in range(count)]
+    leaves = [f"SwitchName=leaf{i} Nodes=n{i}" for i in range(count)]
+    found = slurm.read_slurm(CONF, "\n".join([*chain, *leaves, f"SwitchName=s{count} Nodes=n{count}"]))
+    assert found.cables["s0", "s1"] == ((None, count),)
+    assert found.cables["leaf7", "s7"] == ((None, 1),)
+
+
+@pytest.mark.parametrize("names", ["a", "abc"])
+def test_switches_in_a_ring_are_refused(names: str) -> None:
+    ring = [f"SwitchName={a} Switches={b}" for a, b in zip(names, names[1:] + names[0], strict=True)]
+    with pytest.raises(ClusterError, match=f"a: is below itself, through '{(names + names)[1]}'"):
+        slurm.read_slurm(CONF, "\n".join([*ring, "SwitchName=leaf Nodes=n[0-3]"]))

@@ -7,13 +7,16 @@ OUT    ?= demo-out
 WORKERS ?= $(shell expr 2 \* $$(getconf _NPROCESSORS_ONLN))
 # The folder for JUnit files of `make test`, if any.
 JUNIT  ?=
+# Minutes for each format of `make fuzz`, and faults of `make chaos`.
+MINUTES ?= 10
+KILLS  ?= 100
 # Demo and tests start many Python processes; without bytecode each would compile every module anew.
 export PYTHONDONTWRITEBYTECODE :=
 # A stamp file, so that a second `make` does not install again.
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types bench gpu studies mutants
+.PHONY: help demo test lint types bench gpu studies mutants fuzz chaos
 
 help:     ## list the targets
 	@sed -n 's/^\([a-z]*\): *\(.*\)## \(.*\)/  make \1\t\3/p' $(MAKEFILE_LIST) | expand -t 18
@@ -63,3 +66,10 @@ studies: $(READY)  ## redraw every study from its recordings: figures and expect
 
 mutants: $(READY)  ## apply every deliberate fault to a copy of the trainer; the certificate or a test must notice each
 	@$(BIN)/python -m tests.mutants.run
+
+fuzz: $(READY)     ## mutate files of every format that users hand in, 10 minutes each: MINUTES=1, FORMATS="topology plan"
+	@$(BIN)/python -m pip install --quiet --group fuzz || echo "atheris could not be installed" >&2
+	@$(BIN)/python -m tests.fuzz.run --minutes $(MINUTES) $(FORMATS)
+
+chaos: $(READY)    ## strike trainings of every strategy 100 times at random moments, and resume them; more as root
+	@$(BIN)/python -m tests.chaos.run --kills $(KILLS)

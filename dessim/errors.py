@@ -27,6 +27,8 @@ from pathlib import Path
 
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 """Characters that control a terminal, except tab and newline; other line separators; surrogates."""
+_LONGEST_LINE = 2000
+"""Characters of a message; a longer one quotes much of a file."""
 
 
 def is_printable(text: str) -> bool:
@@ -40,8 +42,13 @@ def printable(text: str) -> str:
 
 
 def one_line(error: object) -> str:
-    """The message of an error as one line that is safe on a terminal."""
-    return printable(" ".join(str(error).split()))
+    """The message of an error as one line that is safe on a terminal; the middle of a very long one is left out."""
+    line = printable(" ".join(str(error).split()))
+    left_out = len(line) - _LONGEST_LINE
+    if left_out <= 0:
+        return line
+    half = _LONGEST_LINE // 2
+    return f"{line[:half]} [{left_out:,} characters left out] {line[-half:]}"
 
 
 class DessimError(Exception):

@@ -28,6 +28,8 @@ from dessim.errors import FileError, UsageError, is_printable, printable
 
 MAX_BYTES = 64 << 20
 """The largest file that is read whole; a larger one was given by mistake, or to fill the memory."""
+MAX_TOML_BYTES = 4 << 20
+"""Parsing TOML takes microseconds a byte."""
 _MOST_LEVELS = 100
 _TOO_DEEP = f"nested deeper than {_MOST_LEVELS} levels"
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -132,7 +134,7 @@ class Outputs:
 
 def read_toml(path: Path, kind: type[FileError] = FileError) -> dict[str, Any]:
     """Return the tables of a TOML file. Raises `kind`, which names the file."""
-    text = read_text(path, kind)
+    text = read_text(path, kind, MAX_TOML_BYTES)
     try:
         return parse_toml(text)
     except ValueError as error:

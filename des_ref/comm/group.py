@@ -17,6 +17,7 @@ from torch import Tensor
 from des_ref.cli import RankError
 from des_ref.comm import direct
 from des_ref.comm.wire import Wire, first_line
+from des_ref.comm.within import within
 from dessim.errors import UsageError
 from dessim.trace.schema import Collective, Phase
 
@@ -54,7 +55,7 @@ class Handle:
 
     def wait(self) -> None:
         """Raises RankError when another worker has died or stays silent for longer than the group's timeout."""
-        with self._comm.patience(self.name):
+        with self._comm.patience(self.name, waiting=True):
             self._work.wait()
         if self._comm.tap is not None:
             self._comm.tap.waited(self.name)
@@ -138,17 +139,23 @@ class Comm:
         timeout = timedelta(seconds=self.timeout)
         settings = {"ranks": ranks, "timeout": timeout, "backend": self.backend, "group_desc": name} | settings
         with self.patience(f"start of group {name}"):
-            return dist.new_group(**settings)
+            start = partial(dist.new_group, **settings)
+            # Over NCCL another thread would work on another GPU.
+            return within(self.timeout, start) if settings["backend"] == "gloo" else start()
 
     # -- collectives ----------------------------------------------------------------------------------------------
 
     @contextmanager
-    def patience(self, name: str) -> Iterator[None]:
-        """Turn torch's errors about a peer that died or hangs in op `name` into a one-line RankError."""
+    def patience(self, name: str, waiting: bool = False) -> Iterator[None]:
+        """Turn torch's errors about a peer that died or hangs in op `name` into a one-line RankError.
+
+        A wait for a message fails because of a peer; other calls may also fail because of what this process passes.
+        """
         try:
             yield
-        except RuntimeError as error:
-            if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+        except (RuntimeError, TimeoutError) as error:
+            is_of_peer = waiting or isinstance(error, dist.DistError | TimeoutError) or "gloo" in str(error)
+            if not is_of_peer:
                 raise  # an error of this process, not of a peer
             problem = f"op {name} failed, because another process has died or was silent for {self.timeout:g} s"
             raise RankError(self.rank, f"{problem}: {first_line(error)}") from None
@@ -194,7 +201,7 @@ class Comm:
         return self._launch(name, dist.all_to_all_single, out, tensor, out_splits, in_splits)
 
     def barrier(self) -> None:
-        with self.patience("barrier"):
+        with self.patience("barrier", waiting=True):
             dist.barrier(self._group, device_ids=[self.device.index or 0] if self.device.type == "cuda" else None)
 
     def broadcast(self, name: str, tensor: Tensor) -> None:
@@ -236,17 +243,19 @@ class Comm:
         messages += [dist.P2POp(dist.isend, tensor, group=self._group, group_peer=rank) for rank, tensor in sends]
         if not messages:
             return
-        with self.patience("exchange"):
+        with self.patience("exchange", waiting=True):
             for work in dist.batch_isend_irecv(messages):
                 work.wait()
         self.synchronize()
 
     def send(self, tensor: Tensor, to: int) -> None:
-        dist.send(tensor, group=self._group, group_dst=to)
+        with self.patience(f"send to rank {to}", waiting=True):
+            dist.send(tensor, group=self._group, group_dst=to)
 
     def receive(self, tensor: Tensor, source: int) -> None:
         """Returns when the message is here. NCCL's own call returns when it is queued."""
-        dist.recv(tensor, group=self._group, group_src=source)
+        with self.patience(f"receive from rank {source}", waiting=True):
+            dist.recv(tensor, group=self._group, group_src=source)
         self.synchronize()
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, wait
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from threading import Thread
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -21,10 +20,9 @@ from des_ref.cli import RankError
 from des_ref.comm.group import TIMEOUT_S, Comm, backend_of
 from des_ref.comm.store_prefix import agree_on_prefix
 from des_ref.comm.wire import first_line
+from des_ref.comm.within import within
 from dessim.errors import UsageError
 
-T = TypeVar("T")
-_TO_REPORT_S = 2.0  # for a store that times out by itself to say why
 _RESOLVE_EVERY_S = 0.2
 
 
@@ -79,9 +77,12 @@ def open_comm(
     # With its device, NCCL connects the processes now and not in the middle of a step, and never guesses the device.
     bound = {"device_id": torch_device} if torch_device.type == "cuda" else {}
     try:
-        store = placement.rendezvous or {"store": _within(timeout, lambda: _launcher_store(rank, world_size, timeout))}
-        limit = timedelta(seconds=timeout)
-        dist.init_process_group(backend, rank=rank, world_size=world_size, timeout=limit, **bound, **store)
+        launcher = partial(_launcher_store, rank, world_size, timeout)
+        store = placement.rendezvous or {"store": within(timeout, launcher, _no_answer())}
+        world = {"rank": rank, "world_size": world_size, "timeout": timedelta(seconds=timeout)}
+        join = partial(dist.init_process_group, backend, **world, **bound, **store)
+        # Another thread would join on another GPU.
+        join() if bound else within(timeout, join)
     except (RuntimeError, TimeoutError, dist.DistError) as error:
         problem = f"not all {world_size} processes joined within {timeout:g} s: {first_line(error)}"
         raise RankError(rank, problem) from None
@@ -137,27 +138,9 @@ def _pick_device(device: str, placement: _Placement, servers: int) -> torch.devi
     return torch.device("cuda", placement.local_rank)
 
 
-def _within(timeout: float, work: Callable[[], T]) -> T:
-    """The result of `work`. Raises TimeoutError if it takes longer than `timeout` seconds, and what it raises itself.
-
-    torch waits for ever if another program listens at the store's port and never answers.
-    """
-    done: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            done.set_result(work())
-        except BaseException as error:
-            done.set_exception(error)
-
-    Thread(target=run, daemon=True).start()
-    if not wait([done], timeout + _TO_REPORT_S).done:
-        raise TimeoutError(f"no answer at {_address()}: rank 0 has not begun, or another program listens there")
-    return done.result()
-
-
-def _address() -> str:
-    return f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+def _no_answer() -> str:
+    address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    return f"no answer at {address}: rank 0 has not begun, or another program listens there"
 
 
 def _launcher_store(rank: int, world_size: int, timeout: float) -> dist.Store:

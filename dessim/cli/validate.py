@@ -72,7 +72,7 @@ def validate(
         splits=parse_names(splits, "--splits") if splits else SPLITS if measured else DEFAULT_SPLITS,
         quick=quick,
         only=only,
-        measured=_read(measured) if measured else None,
+        measured=read_measured(measured) if measured else None,
         save=save,
     )
     try:
@@ -135,7 +135,7 @@ def _published(csv: Path | None, figure: Path | None, json: bool) -> None:
         raise CheckFailed("; ".join(problems))
 
 
-def _read(path: Path) -> dict[str, object]:
+def read_measured(path: Path) -> dict[str, object]:
     found = read_json(path)
     if not isinstance(found, dict) or "calibration" not in found:
         raise FileError(path, "", "not measurements that --save wrote: it has no calibration")

@@ -25,23 +25,23 @@ def load_pinned(path: Path, model: Model) -> dict[int, Choice]:
     tables = read_toml(path).get("tables")
     if not isinstance(tables, list) or not tables:
         raise FileError(path, "", 'no [[tables]]; write one for each table, with name = "..." and strategy = "..."')
+    names = {table.name: number for number, table in reversed([*enumerate(model.tables)])}
     pinned: dict[int, Choice] = {}
     for position, entry in enumerate(tables):
         where = f"tables.{position}"
         if not isinstance(entry, dict) or (unknown := [key for key in entry if key not in _KEYS]):
             what = f"unknown key {unknown[0]!r}" if isinstance(entry, dict) else "must be a table"
             raise FileError(path, where, f"{what}; the keys are {', '.join(_KEYS)}")
-        number = _number(path, where, entry, model)
+        number = _number(path, where, entry, names, model)
         if number in pinned:
             raise FileError(path, where, "this table is pinned twice")
         pinned[number] = _choice(path, where, entry)
     return pinned
 
 
-def _number(path: Path, where: str, entry: dict[str, Any], model: Model) -> int:
-    names = [table.name for table in model.tables]
-    if "name" in entry and entry["name"] in names:
-        return names.index(entry["name"])
+def _number(path: Path, where: str, entry: dict[str, Any], names: dict[str, int], model: Model) -> int:
+    if isinstance(name := entry.get("name"), str) and name in names:
+        return names[name]
     number = entry.get("table")
     if "name" not in entry and isinstance(number, int) and 0 <= number < model.input.fields:
         return number

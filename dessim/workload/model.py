@@ -98,12 +98,16 @@ class Model(Strict):
             return raw
         if not tables:
             raise ValueError("schema_version = 2 needs [[tables]], one entry a table; equal tables may use version 1")
+        stated = raw.get("input") or {}
+        # What is wrong is reported with its key when `tables` and `input` are validated; nothing else is missing then.
+        if not isinstance(stated, Mapping):
+            return raw
+        if not isinstance(tables, list | tuple):
+            return {**raw, "input": {"fields": 1, "ids_per_sample": 1.0, **stated}}
         try:
             read = [Table.model_validate(table) for table in tables]
         except ValidationError:
-            # Reported with its key when `tables` is validated; what would follow from it is not missing.
-            return {**raw, "input": {"fields": len(tables), "ids_per_sample": 1.0} | dict(raw.get("input") or {})}
-        stated = dict(raw.get("input") or {})
+            return {**raw, "input": {"fields": len(tables), "ids_per_sample": 1.0, **stated}}
         follows = {
             "fields": len(read),
             "ids_per_sample": sum(table.ids for table in read),
@@ -114,7 +118,7 @@ class Model(Strict):
         for key in follows.keys() & stated.keys() - {"ids_per_sample"}:
             if stated[key] != follows[key]:
                 raise ValueError(f"input.{key} follows from [[tables]]; remove it")
-        return {**raw, "input": follows | stated}
+        return {**raw, "input": {**follows, **stated}}
 
     @model_validator(mode="after")
     def _tables_are_of_one_kind(self) -> Model:

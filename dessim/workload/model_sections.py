@@ -10,6 +10,8 @@ from dessim.workload.ids import ZipfLaw
 from dessim.workload.operators import Positive, Widths
 from dessim.workload.row_optimizers import ROW_OPTIMIZERS
 
+MAX_FIELDS = 100_000
+_MOST_ROWS = 1e15
 MAX_WIDTH = 65_536
 """The most columns of a table."""
 GROUP_BITS = 8
@@ -23,16 +25,16 @@ _SHARES_SUM_ERROR = 1e-3
 class Strict(BaseModel):
     """A section that has no other keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Input(Strict):
     """The shape of a batch."""
 
-    fields: Positive
+    fields: Annotated[int, Field(gt=0, le=MAX_FIELDS)]
     ids_per_sample: Annotated[float, Field(gt=0)]
     batch_per_worker: Positive = 4096
-    vocabulary: Annotated[float, Field(ge=1)] = 1e8
+    vocabulary: Annotated[float, Field(ge=1, le=_MOST_ROWS)] = 1e8
     skew: Annotated[float, Field(ge=0, le=20)] = 1.05
 
     @model_validator(mode="after")
@@ -51,10 +53,10 @@ class Table(Strict):
     """
 
     name: Annotated[str, Field(max_length=100)] = ""
-    rows: Annotated[float, Field(ge=1)]
+    rows: Annotated[float, Field(ge=1, le=_MOST_ROWS)]
     ids: Annotated[float, Field(gt=0, le=1e6)] = 1.0
     skew: Annotated[float, Field(ge=0, le=20)] = 1.05
-    offset: Annotated[float, Field(ge=0)] = 0.0
+    offset: Annotated[float, Field(ge=0, le=_MOST_ROWS)] = 0.0
     shares: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(max_length=MAX_SHARES)] = ()
     width: Width | None = None
     pooling: Literal["sum", "mean", "max", "attention"] | None = None

@@ -6,7 +6,9 @@ import os
 import signal
 import socket
 import time
+from dataclasses import replace
 from pathlib import Path
+from threading import Event
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from torch.distributed import TCPStore
 from des_ref import train
 from des_ref.cli import RankError, run
 from des_ref.comm import Comm, launch, open_comm, require_same
+from des_ref.comm.group import Handle
 from des_ref.forked import forking_context
 from dessim.errors import UsageError
 from dessim.processes import leave
@@ -84,6 +87,27 @@ def test_a_start_that_a_peer_never_joins_times_out(tmp_path: Path) -> None:
 def test_an_error_of_this_process_is_not_blamed_on_a_peer() -> None:
     with open_comm("cpu") as comm, pytest.raises(RuntimeError, match="shape"), comm.patience("partials"):
         torch.zeros(2) @ torch.zeros(3, 2).reshape(7)
+
+
+class _Closed:
+    """A message whose connection gloo has closed; this message does not name gloo."""
+
+    def wait(self) -> None:
+        raise RuntimeError("Application timeout caused pair closure")
+
+
+def test_a_wait_that_fails_is_the_fault_of_a_peer_whatever_the_message() -> None:
+    with open_comm("cpu") as comm, pytest.raises(RankError, match="rank 0: op rows_grad failed, because another proc"):
+        Handle("rows_grad", _Closed(), comm).wait()
+
+
+def test_a_group_whose_start_gets_no_answer_ends_within_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network is lost while ranks agree on a group; torch would wait for its store for ever."""
+    monkeypatch.setattr("des_ref.comm.within._TO_REPORT_S", 0.0)
+    with open_comm("cpu") as comm:
+        monkeypatch.setattr(torch.distributed, "new_group", lambda **_: Event().wait())
+        with pytest.raises(RankError, match=r"start of group saving failed, .* was silent for 0\.1 s: no answer"):
+            replace(comm, timeout=0.1).beside("saving")
 
 
 def _serve(rank: int, folder: Path) -> None:

@@ -95,7 +95,7 @@ Watts = Annotated[float, quantity(parse_power, positive=True)]
 Percent = Annotated[float, quantity(parse_share, positive=False)]
 Share = Annotated[float, Field(gt=0, le=1)]
 FanInCurve = Annotated[tuple[tuple[float, float], ...], BeforeValidator(_fan_in_curve)]
-Count = Annotated[int, Field(ge=1, strict=True)]
+Count = Annotated[int, Field(ge=1, le=10**9, strict=True)]
 Deviation = Annotated[float, Field(ge=0, le=5, allow_inf_nan=False)]
 """A standard deviation of a logarithm."""
 Bands = tuple[Deviation, Deviation, Deviation]
@@ -105,7 +105,7 @@ Bands = tuple[Deviation, Deviation, Deviation]
 class Table(BaseModel):
     """Base of all tables; it refuses unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Part(Table):

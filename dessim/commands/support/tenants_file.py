@@ -5,6 +5,7 @@ All mistakes in a file are reported together, each with its key path.
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -57,8 +58,7 @@ class TenantsFile(Table):
 
     @model_validator(mode="after")
     def _names_differ(self) -> TenantsFile:
-        names = [job.name for job in self.job]
-        repeated = [name for name in names if names.count(name) > 1]
+        repeated = [name for name, count in Counter(job.name for job in self.job).items() if count > 1]
         if repeated:
             raise ValueError(f"two jobs are called {repeated[0]!r}; give them different names")
         return self

@@ -6,6 +6,7 @@ All mistakes in a file are reported together, each with its key path.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -21,6 +22,9 @@ from dessim.sim.faults.faults import Fault, Faults
 from dessim.sim.faults.stragglers import Stragglers
 from dessim.sim.fluid.fabric import RETRY_TIMEOUT_S
 from dessim.workload.dag import Workload
+
+MOST_TIMES = 100_000
+"""How often the faults of a file may strike together."""
 
 
 class FaultTable(Table):
@@ -82,10 +86,11 @@ class FaultFile(Table):
     def _is_not_empty(self) -> FaultFile:
         if not (self.fault or self.slow_gpu or self.stragglers.sigma):
             raise ValueError("the file has no faults; add [[fault]], [stragglers] or [[slow_gpu]]")
-        ranks = [slow.rank for slow in self.slow_gpu]
-        repeated = sorted({rank for rank in ranks if ranks.count(rank) > 1})
+        repeated = [rank for rank, count in Counter(slow.rank for slow in self.slow_gpu).items() if count > 1]
         if repeated:
-            raise ValueError(f"slow_gpu: rank {repeated[0]} is listed twice")
+            raise ValueError(f"slow_gpu: rank {min(repeated)} is listed twice")
+        if sum(fault.times or 1 for fault in self.fault) > MOST_TIMES:
+            raise ValueError(f"the faults strike more than {MOST_TIMES:,} times together; repeat them less often")
         return self
 
 

@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from dessim.workload.formula import ZERO, Formula, add_up, group, max_of
 from dessim.workload.symbols import A
 
-Positive = Annotated[int, Field(gt=0)]
+Positive = Annotated[int, Field(gt=0, le=10**9)]
+Layers = Annotated[int, Field(gt=0, le=1000)]
 Widths = Annotated[tuple[Positive, ...], Field(min_length=1)]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
 
@@ -198,7 +199,7 @@ class OperatorSpec(BaseModel):
     `exact_partials`: whether codecs must leave its part of the buffer of partials as it is.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     reads_tables_alone: ClassVar[bool] = False
     any_widths: ClassVar[bool] = False
     reads: ClassVar[str] = "v"

@@ -10,6 +10,7 @@ from dessim.workload.operators.base import (
     Dense,
     EitherWay,
     Layer,
+    Layers,
     OperatorSpec,
     Positive,
     Round,
@@ -26,7 +27,7 @@ class Cross(OperatorSpec):
     kind: Literal["cross"]
     any_widths: ClassVar[bool] = True
     sums_only: ClassVar[bool] = True
-    layers: Positive
+    layers: Layers
 
     def costs(self, shape: Shape) -> Costs:
         scalars = self.layers + 1
@@ -52,7 +53,7 @@ class CrossV2(EitherWay):
 
     kind: Literal["cross_v2"]
     any_widths: ClassVar[bool] = True
-    layers: Positive
+    layers: Layers
     rank: Positive | None = None
 
     def needs_operand(self, by_field: bool) -> bool:

@@ -117,7 +117,7 @@ class Comm:
         if workers < 1:
             raise UsageError(f"{servers} of {self.world_size} processes are servers, so no worker is left: start more")
         messages = self._new_group("servers", backend="gloo", timeout=timedelta(seconds=patience))
-        wire = Wire(tuple(range(workers, self.world_size)), patience, messages)
+        wire = Wire(self.rank, tuple(range(workers, self.world_size)), patience, messages)
         device = self.worker_device or self.device
         of_workers = replace(self, world_size=workers, wire=wire, device=device, backend=backend_of(device))
         return replace(of_workers, **of_workers._new_groups("workers", list(range(workers))))

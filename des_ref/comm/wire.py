@@ -10,18 +10,20 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 
-from dessim.errors import DessimError
+from des_ref.cli import RankError
 
 
 @dataclass(slots=True)
 class Wire:
     """Messages between single processes, in host memory; those of one tag between two processes arrive in order.
 
+    rank       of this process
     servers    global ranks of the server processes
     patience   seconds after which a message fails
     moved      bytes sent and received, by name of the op
     """
 
+    rank: int
     servers: tuple[int, ...]
     patience: float
     _group: Any
@@ -41,22 +43,23 @@ class Wire:
             return int(dist.recv(tensor, None, self._group, tag))
         except RuntimeError as error:
             problem = f"no message from any worker for {self.patience:g} s: {first_line(error)}"
-            raise DessimError(problem) from None
+            raise RankError(self.rank, problem) from None
 
     def _start(self, call: Callable[..., Any], name: str, tensor: Tensor, peer: int, tag: int) -> Message | None:
         if not tensor.numel():
             return None
         self.moved[name] += tensor.numel() * tensor.element_size()
         try:
-            return Message(name, peer, tensor, call(tensor, peer, group=self._group, tag=tag))
+            return Message(self.rank, name, peer, tensor, call(tensor, peer, group=self._group, tag=tag))
         except RuntimeError as error:  # where the other process has ended already
-            raise DessimError(f"message {name} with process {peer} failed: {first_line(error)}") from None
+            raise _lost(self.rank, name, peer, error) from None
 
 
 @dataclass(slots=True)
 class Message:
-    """A message in flight to or from process `peer`; it keeps its tensor alive."""
+    """A message of process `rank` in flight to or from process `peer`; it keeps its tensor alive."""
 
+    rank: int
     name: str
     peer: int
     tensor: Tensor
@@ -66,7 +69,11 @@ class Message:
         try:
             self._work.wait()
         except RuntimeError as error:
-            raise DessimError(f"message {self.name} with process {self.peer} failed: {first_line(error)}") from None
+            raise _lost(self.rank, self.name, self.peer, error) from None
+
+
+def _lost(rank: int, name: str, peer: int, error: RuntimeError) -> RankError:
+    return RankError(rank, f"message {name} with process {peer} failed: {first_line(error)}")
 
 
 def first_line(error: Exception) -> str:

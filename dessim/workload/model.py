@@ -99,7 +99,7 @@ class Model(Strict):
         if not tables:
             raise ValueError("schema_version = 2 needs [[tables]], one entry a table; equal tables may use version 1")
         stated = raw.get("input") or {}
-        # What is wrong is reported with its key when `tables` and `input` are validated; nothing else is missing then.
+        # Mistakes are reported with their key when `tables` and `input` are validated; nothing else is missing then.
         if not isinstance(stated, Mapping):
             return raw
         if not isinstance(tables, list | tuple):

@@ -1,4 +1,4 @@
-"""What strikes a running training: killed and stopped ranks, a full disk, lost connections and ports."""
+"""Faults of a running training: killed and stopped ranks, a full disk, lost connections and networks."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _killed(run: Run, ranks: list[int]) -> Struck:
 
 
 def stop_long(run: Run, disk: Path, rng: random.Random) -> Struck:
-    """A rank stands still until the others have given up; then it goes on, alone."""
+    """A rank stands still until the others have ended; then it goes on, alone."""
     rank = rng.randrange(run.ranks)
     run.kill([rank], signal.SIGSTOP)
     return Struck(mend=lambda: run.kill([rank], signal.SIGCONT), frozen=[rank])
@@ -61,7 +61,10 @@ def stop_short(run: Run, disk: Path, rng: random.Random) -> Struck:
 
 
 def fill_disk(run: Run, disk: Path, rng: random.Random) -> Struck:
-    """The file system of the checkpoints is full, for a while or to the end; without one of its own, files are."""
+    """The file system of the checkpoints is full, for a while or to the end.
+
+    Where they have no own file system, the size of files is limited.
+    """
     after_s = rng.choice([None, rng.uniform(*SHORT_S)])
     if not disk.is_mount():
         return _limit_files(run, rng, after_s)
@@ -102,7 +105,7 @@ def _ports(pid: int) -> list[int]:
 
 
 def network_down_long(run: Run, disk: Path, rng: random.Random) -> Struck:
-    """The network is down until all have given up."""
+    """The network is down until all ranks have ended."""
     _network("down")
     return Struck(mend=lambda: _network("up"))
 

@@ -37,7 +37,7 @@ def subreaper() -> None:
 
 
 def strays() -> list[int]:
-    """Processes that ranks have left behind."""
+    """Children of this program and of the server that forks ranks, besides that server."""
     servers: list[Any] = [forkserver._forkserver, resource_tracker._resource_tracker]  # type: ignore[attr-defined]
     known = [server._forkserver_pid if hasattr(server, "_forkserver_pid") else server._pid for server in servers]
     return [
@@ -70,6 +70,7 @@ class Life:
         self._case = Case(self.folder, self.strategy, self.steps, self.every, silence=self.timeout)
         self.has_finished = False
         self._said = 0
+        self._others = frozenset(strays())
 
     @property
     def _keeps(self) -> bool:
@@ -168,14 +169,14 @@ class Life:
             raise Wrong(f"{len(lines)} lines of errors from {len(failed)} ranks that failed:{self._tail()}")
         for checkpoint in checkpoints.newest_first(self._kept):
             checkpoints.check(checkpoint)
-        if left := strays():
-            raise Wrong(f"processes {left} are left")
+        if left := set(strays()) - self._others:
+            raise Wrong(f"processes {sorted(left)} are left")
 
     def _tail(self) -> str:
         return "".join(f"\n    | {line}" for line in self._new().splitlines()[-30:])
 
     def _new(self) -> str:
-        """What the ranks have said since the last start."""
+        """The output of the ranks since the last start."""
         return self._output.read_bytes()[self._said :].decode("utf-8", "replace") if self._output.exists() else ""
 
     def finish(self) -> str:

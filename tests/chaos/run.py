@@ -5,8 +5,8 @@
     python -m tests.chaos.run --without-namespace   only faults that need no root
 
 A training is struck, ends or outlasts the fault, and is started again with --resume, until it has taken all its steps;
-then its parameters and its epoch log are compared with those of a run that nothing disturbed, and the next strategy has
-its turn. After each fault
+then its parameters and its epoch log are compared with those of a run that nothing disturbed. The next strategy
+follows. After each fault
 
 - every rank has ended by itself, but for those that were killed, within --timeout and some seconds;
 - each rank that failed has said why in one line, without a traceback;
@@ -27,7 +27,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.chaos.faults import EVERYWHERE, IN_A_NAMESPACE, Strike
@@ -56,22 +56,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     from des_ref.strategies import STRATEGIES
 
     strategies = arguments.strategy.split(",") if arguments.strategy else [*STRATEGIES, *_VARIANTS]
-    faults = EVERYWHERE | (IN_A_NAMESPACE if has_root else {})
+    faults = {TAKEN_PORT: None, **EVERYWHERE, **(IN_A_NAMESPACE if has_root else {})}
     with tempfile.TemporaryDirectory(prefix="chaos-") as work:
         return strike(Path(work), strategies, faults, arguments.kills, arguments.seed, arguments.timeout)
 
 
 def _in_namespace(words: Sequence[str]) -> int:
-    """Run this program in a network namespace of its own, in which only the loopback device is up."""
+    """Run this program in a new network namespace, in which only the loopback device is up."""
     inner = [sys.executable, "-m", "tests.chaos.run", *words]
     command = ["unshare", "--net", "--mount", "sh", "-c", 'ip link set lo up && exec "$@"', "sh", *inner]
     return subprocess.run(command, env=os.environ | {INSIDE: "1", "GLOO_SOCKET_IFNAME": "lo"}).returncode
 
 
 def strike(
-    work: Path, strategies: Sequence[str], faults: dict[str, Strike], kills: int, seed: int, timeout: float
+    work: Path, strategies: Sequence[str], faults: Mapping[str, Strike | None], kills: int, seed: int, timeout: float
 ) -> int:
-    """Strike `kills` times; print a line for each fault, and the totals. Returns the exit code."""
+    """Strike `kills` times; print a line for each fault, and the totals. Returns the exit code.
+
+    A fault of None is another program at the port of the rendezvous.
+    """
     rng = random.Random(seed)
     subreaper()
     struck: Counter[str] = Counter()
@@ -85,18 +88,20 @@ def strike(
         folder = work / f"{lives:03d}"
         life = Life(folder, strategy, ranks=rng.choice((2, 2, 2, 4)), steps=STEPS, timeout=timeout, disk=_disk(folder))
         lives += 1
+        kind = "start"
         try:
             while struck.total() < kills and not life.has_finished:
                 if not order:
-                    order = rng.sample([*faults, TAKEN_PORT], len(faults) + 1)
+                    order = rng.sample(sorted(faults), len(faults))
                 kind = order.pop()
-                end = life.meet_at_a_taken_port() if kind == TAKEN_PORT else life.strike(faults[kind], rng)
+                fault = faults[kind]
+                end = life.meet_at_a_taken_port() if fault is None else life.strike(fault, rng)
                 struck[kind] += 1
                 ends[end] += 1
                 print(f"{struck.total():4d}  {strategy:34s} {kind:32s} {end}", flush=True)
             print(f"      {strategy:34s} {life.finish()}", flush=True)
         except Wrong as problem:
-            problems.append(f"{strategy}: {problem}")
+            problems.append(f"{strategy}, {kind}: {problem}")
             struck["a check failed"] += 1
             print(f"WRONG {problems[-1]}", flush=True)
         finally:

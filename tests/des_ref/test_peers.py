@@ -113,7 +113,7 @@ def test_a_group_whose_start_gets_no_answer_ends_within_the_timeout(monkeypatch:
 def _serve(rank: int, folder: Path) -> None:
     """A worker of ps_async that is killed before its first message, and its server."""
     stderr_to(folder / "said")
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1"}
     os.environ["MASTER_PORT"] = (folder / "port").read_text()
     if rank == 0:
         apart = Comm.apart

@@ -1,4 +1,4 @@
-"""What a format is to the fuzzer: seeds, a mutation, a reader, and what a command then does with the result."""
+"""A format for the fuzzer: seeds, a mutation, a reader, and what a command then does with the result."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.fuzz.mutate import Mutation
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = "lab/switch_4"
 BUDGET_S = 0.2
-"""What `--time-budget` allows a simulation here; one that does not stop within seconds of it counts as a hang."""
+"""The `--time-budget` of a simulation here; one that does not stop within seconds of it counts as a hang."""
 
 Seeds = Callable[[], Sequence[bytes]]
 

@@ -48,6 +48,8 @@ TEXTS = (
 )
 _HUGE = "a" * 70_000
 _DEPTHS = (1, 2, 50, 99, 101, 3000)
+_MOST_VALUES = 50_000
+"""Values of a file that is mutated further."""
 _LONG = (*(2, 3, 17) * 10, 1000, 20_000)
 
 
@@ -72,6 +74,8 @@ def _places(tree: Any) -> list[tuple[Any, Any]]:
 def _edit(tree: Any, rng: random.Random, others: Sequence[Any]) -> Any:
     """The tree after one random change; the tree itself is changed."""
     places = _places(tree)
+    if len(places) > _MOST_VALUES:
+        return tree
     if not places or rng.random() < 0.01:
         return _other_value(tree, rng)
     box, key = rng.choice(places)
@@ -89,7 +93,8 @@ def _edit(tree: Any, rng: random.Random, others: Sequence[Any]) -> Any:
     elif change == 8 and isinstance(box, dict):
         box[_name(rng, places)] = _copy(value)
     elif change == 8:
-        box[key:key] = [_copy(value) for _ in range(rng.choice(_LONG) - 1)]
+        copies = min(rng.choice(_LONG), _MOST_VALUES // (1 + len(_places(value))))
+        box[key:key] = [_copy(value) for _ in range(copies - 1)]
     elif change == 9:
         for _ in range(rng.choice(_DEPTHS)):
             value = [value] if rng.random() < 0.5 else {"a": value}
@@ -122,7 +127,8 @@ def _other_value(value: Any, rng: random.Random) -> Any:
     if isinstance(value, str):
         return _other_text(value, rng)
     if isinstance(value, list) and value:
-        return rng.choice([value[:-1], value * 2, value[::-1], value[:1], value[0], value * rng.choice(_LONG)])
+        more = min(rng.choice(_LONG), 1 + _MOST_VALUES // (1 + len(_places(value))))
+        return rng.choice([value[:-1], value * 2, value[::-1], value[:1], value[0], value * more])
     if isinstance(value, dict) and value:
         return rng.choice([{}, list(value.values()), list(value), next(iter(value.values())), [value], [value, value]])
     return rng.choice([None, [], {}, "", 0, 1.5, [[]], [{}], {"": {}}, _number(rng)])

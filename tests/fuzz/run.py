@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="make fuzz", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("formats", nargs="*", help="formats to mutate (default: all)")
     parser.add_argument("--minutes", type=float, default=10, help="of each format (default: 10)")
-    parser.add_argument("--runs", type=int, default=0, help="stop a format after so many inputs (default: no limit)")
+    parser.add_argument("--runs", type=int, default=0, help="inputs of each format (default: no limit)")
     parser.add_argument("--engine", choices=("both", *ENGINES), default="both", help="default: hypothesis and atheris")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=FINDINGS, help="folder of findings (default: tests/fuzz/findings)")
@@ -80,7 +80,7 @@ def _line(name: str, engine: str, found: Counter[str]) -> str:
 
 
 def _fuzz(name: str, engine: str, seconds: float, runs: int, arguments: argparse.Namespace) -> Counter[str]:
-    """Fuzz a format in a process of its own, and in another one where that process dies or hangs."""
+    """Fuzz a format in a dedicated process, and in another one where that process dies or hangs."""
     total: Counter[str] = Counter()
     known: set[tuple[str, str]] = set()
     ends = time.monotonic() + seconds

@@ -1,41 +1,142 @@
 """dessim compares strategies, fabrics and scales for training recommenders with huge sparse layers.
 
-These are the public names:
+    steps = dessim.project("deepfm", "h100-8x_rail_128", ["des_all_reduce", "table_wise"], [8, 64])
+    fastest = max(steps, key=lambda step: step.samples_per_s)
 
-    cluster = load_cluster("h100-8x_rail_128")
-    rows = project(Job.of_model(load_model("deepfm")), cluster, ["des_all_reduce", "table_wise"], [8, 64])
-    result = replay(load_trace("run.trace"), cluster)
+The names below are public and stable: docs/api.md shows them all, and a name that will go warns for a release first.
+Everything else may change with any release.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dessim.cluster import load_cluster
-    from dessim.commands.collective import run_collective
-    from dessim.commands.project import project
-    from dessim.commands.replay import replay
-    from dessim.sim.engine import simulate
-    from dessim.trace.io import load_trace
-    from dessim.workload.model import load_model
+    from dessim.api.load import load_cluster, load_model, load_trace
+    from dessim.api.regression import assert_unchanged, check, record
+    from dessim.api.studies import collective, goodput, plan_job, project, replay
+    from dessim.cluster.graph import Cluster
+    from dessim.errors import (
+        CapacityError,
+        ClusterError,
+        DessimError,
+        FileError,
+        ModelError,
+        OutOfTime,
+        SimulationError,
+        TraceError,
+        UnitError,
+        UsageError,
+    )
+    from dessim.golden.changes import OpChange, StepChange
+    from dessim.golden.check import CheckResult
+    from dessim.results.flat import (
+        CollectiveResult,
+        GoodputResult,
+        GoodputRow,
+        MisfitRow,
+        OpRow,
+        PathRow,
+        PlanResult,
+        PlanRow,
+        PlanStepRow,
+        ProjectResult,
+        ReplayResult,
+        StepRow,
+        TableRow,
+        WhatIfRow,
+    )
+    from dessim.sim.progress import Progress
+    from dessim.trace.io import Trace
+    from dessim.workload.model import Model
     from dessim.workload.scale import Job
 
-__all__ = ["Job", "load_cluster", "load_model", "load_trace", "project", "replay", "run_collective", "simulate"]
+__all__ = [
+    "CapacityError",
+    "CheckResult",
+    "Cluster",
+    "ClusterError",
+    "CollectiveResult",
+    "DessimError",
+    "FileError",
+    "GoodputResult",
+    "GoodputRow",
+    "Job",
+    "MisfitRow",
+    "Model",
+    "ModelError",
+    "OpChange",
+    "OpRow",
+    "OutOfTime",
+    "PathRow",
+    "PlanResult",
+    "PlanRow",
+    "PlanStepRow",
+    "Progress",
+    "ProjectResult",
+    "ReplayResult",
+    "SimulationError",
+    "StepChange",
+    "StepRow",
+    "TableRow",
+    "Trace",
+    "TraceError",
+    "UnitError",
+    "UsageError",
+    "WhatIfRow",
+    "assert_unchanged",
+    "check",
+    "collective",
+    "goodput",
+    "load_cluster",
+    "load_model",
+    "load_trace",
+    "plan_job",
+    "project",
+    "record",
+    "replay",
+]
 
 # Names are imported on first use, so that `dessim --help` does not wait for numpy and networkx.
-_MODULE_OF = {
-    "Job": "dessim.workload.scale",
-    "load_cluster": "dessim.cluster",
-    "load_model": "dessim.workload.model",
-    "load_trace": "dessim.trace.io",
-    "project": "dessim.commands.project",
-    "replay": "dessim.commands.replay",
-    "run_collective": "dessim.commands.collective",
-    "simulate": "dessim.sim.engine",
+_NAMES_OF = {
+    "dessim.api.load": ("load_cluster", "load_model", "load_trace"),
+    "dessim.api.regression": ("assert_unchanged", "check", "record"),
+    "dessim.api.studies": ("collective", "goodput", "plan_job", "project", "replay"),
+    "dessim.cluster.graph": ("Cluster",),
+    "dessim.errors": (
+        *("CapacityError", "ClusterError", "DessimError", "FileError", "ModelError", "OutOfTime"),
+        *("SimulationError", "TraceError", "UnitError", "UsageError"),
+    ),
+    "dessim.golden.changes": ("OpChange", "StepChange"),
+    "dessim.golden.check": ("CheckResult",),
+    "dessim.results.flat": (
+        *("ProjectResult", "StepRow", "MisfitRow", "OpRow", "PathRow", "WhatIfRow", "ReplayResult"),
+        *("PlanResult", "PlanRow", "PlanStepRow", "TableRow", "CollectiveResult", "GoodputResult", "GoodputRow"),
+    ),
+    "dessim.sim.progress": ("Progress",),
+    "dessim.trace.io": ("Trace",),
+    "dessim.workload.model": ("Model",),
+    "dessim.workload.scale": ("Job",),
 }
+_MODULE_OF = {name: module for module, names in _NAMES_OF.items() for name in names}
+
+_DEPRECATED = {
+    "run_collective": ("dessim.commands.collective", "dessim.collective, whose result is flat"),
+    "simulate": ("dessim.sim.engine", "dessim.sim.engine.simulate, which is not public"),
+}
+"""Names that will go: where they still are, and what to use instead."""
 
 
 def __getattr__(name: str) -> Any:
+    if name in _DEPRECATED:
+        from dessim.deprecation import warn
+
+        module, instead = _DEPRECATED[name]
+        warn(f"dessim.{name}", instead)
+        return getattr(import_module(module), name)
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'dessim' has no attribute {name!r}")
     return getattr(import_module(_MODULE_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from dessim.cli.calibrate import calibrate
+from dessim.cli.check import check
 from dessim.cli.collective import collective
 from dessim.cli.demo import demo
 from dessim.cli.goodput import goodput
@@ -67,7 +68,7 @@ def _root(
     pass
 
 
-for command in (demo, replay, project, plan, collective, tenants, goodput, ids, calibrate, validate):
+for command in (demo, replay, project, check, plan, collective, tenants, goodput, ids, calibrate, validate):
     app.command()(command)
 
 

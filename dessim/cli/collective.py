@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -18,18 +18,13 @@ from dessim.cli.options import (
     NetworkOption,
     OpArgument,
     TransportOption,
+    named,
     parse_sides,
     parse_sizes,
 )
 from dessim.cli.output import draw_used, guarded, print_json
 from dessim.cli.progress import TimeBudgetOption, showing_progress, stop_partial
 from dessim.errors import OutOfTime, UsageError
-from dessim.trace.schema import Collective
-
-if TYPE_CHECKING:
-    from dessim.cluster.parts import Transport
-
-_MOST_CHUNKS = 10**12
 
 
 @guarded
@@ -76,41 +71,30 @@ def collective(
     Prints the columns of nccl-tests. With an NCCL transport, the names ring, tree, nvls, nvls_tree, collnet and pat are
     NCCL's own where --protocol or --channels is given, or no textbook algorithm has the name.
     """
-    from dessim.calibrate.profile import with_profile
-    from dessim.cluster import load_cluster
-    from dessim.collectives import Options
-    from dessim.collectives.timing import Timing
-    from dessim.commands.collective import CollectiveRequest, time_collective
+    from dessim.commands.arguments import CollectiveArguments
+    from dessim.commands.collective import time_collective
+    from dessim.commands.support.inputs import cluster_of
     from dessim.results.show import print_collectives
-    from dessim.sim.faults.fault_file import load_faults
 
-    machine = with_profile(load_cluster(cluster), transport)
-    if protocol or channels is not None or gpus_per_process > 1:
-        _check_nccl(protocol, machine.transport, network)
+    machine = cluster_of(cluster, transport)
     sizes = parse_sizes(size)
-    if chunks is not None and chunks > _MOST_CHUNKS:
-        raise UsageError(f"--chunks: at most {_MOST_CHUNKS:,}")
-    request = CollectiveRequest(
-        cluster=machine,
-        op=Collective(op),
+    request = CollectiveArguments(
+        op=op,
         gpus=gpus,
         size=sizes[0],
         algorithm=algorithm,
-        folding=fold is Fold.ON,
-        network=network.value,
-        options=Options(
-            chunks,
-            root,
-            parse_sides(dims),
-            protocol=protocol,
-            channels=channels,
-            timing=Timing.REPEATED,
-            gpus_per_process=gpus_per_process,
-        ),
+        protocol=protocol,
+        channels=channels,
+        gpus_per_process=gpus_per_process,
+        chunks=chunks,
+        root=root,
+        dims=parse_sides(dims),
         uneven=uneven,
         tolerance=tolerance,
-        scenario=load_faults(faults, machine) if faults is not None else None,
-    )
+        faults=named(faults),
+        network=network.value,
+        folding=fold is Fold.ON,
+    ).request(machine)
     if draw is not None and len(sizes) > 1:
         raise UsageError(f"--draw {draw}: it shows one run; name one size")
     rows: list[dict[str, Any]] = []
@@ -132,16 +116,3 @@ def collective(
         print_json({"cluster": machine.name, **(rows[0] if len(rows) == 1 else {"rows": rows}), "partial": False})
     else:
         print_collectives(rows)
-
-
-def _check_nccl(protocol: str, transport: Transport, network: Network) -> None:
-    """Refuse options of NCCL where its model does not run."""
-    from dessim.collectives.nccl.model import protocol_named
-
-    if protocol:
-        protocol_named(protocol)
-    options = "--protocol, --channels and --gpus-per-process"
-    if transport.nccl is None:
-        raise UsageError(f"{options} need an NCCL transport, such as nccl-ib, and not {transport.name}")
-    if network is not Network.FLUID:
-        raise UsageError(f"{options} need --network fluid; the packet model runs textbook algorithms")

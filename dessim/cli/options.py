@@ -76,6 +76,10 @@ FigureOption = Annotated[
     Path | None,
     typer.Option("--figure", callback=to_plot, help="Also draw the result as SVG, with its data as CSV beside it."),
 ]
+GoldenOption = Annotated[
+    Path | None,
+    typer.Option("--golden", callback=to_write, help="Also record the question and its steps, for `dessim check`."),
+]
 FoldOption = Annotated[Fold, typer.Option("--fold", help="Simulate identical flows once; the result is the same.")]
 NetworkOption = Annotated[
     Network, typer.Option("--network", help="fluid: max-min rates, any size; packet: gloo on a few ranks.")
@@ -154,6 +158,11 @@ JitterOption = Annotated[
 ]
 SeedOption = Annotated[int, typer.Option(help="Seed of --jitter.", min=0)]
 TraceArgument = Annotated[Path, typer.Argument(help="Trace folder, NAME.trace.", show_default=False)]
+
+
+def named(path: Path | None) -> str | None:
+    """The name of a file or folder that an option gives."""
+    return None if path is None else str(path)
 
 
 def parse_names(text: str, flag: str) -> list[str]:

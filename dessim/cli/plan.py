@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +21,7 @@ from dessim.cli.options import (
     NetworkOption,
     PrecisionOption,
     TransportOption,
+    named,
     parse_batch,
     parse_counts,
     parse_names,
@@ -109,57 +110,42 @@ def plan(
     Prices every table by formula, places the tables by load, and simulates the best plans.
     """
     from dessim.commands.support.inputs import cluster_of, model_of
-    from dessim.plan.coded import NONE, parse_allowed
-    from dessim.plan.pinned import load_pinned
-    from dessim.plan.prices import load_prices
-    from dessim.plan.scales import PlanRequest, run_plan
+    from dessim.plan.arguments import PlanArguments
+    from dessim.plan.scales import run_plan
     from dessim.results.plan_figure import plan_figures
     from dessim.results.plan_report import write_plan_report
     from dessim.results.show_plan import chosen_scale, print_plan
     from dessim.workload.plan_file import write_plan
     from dessim.workload.scale import Job
-    from dessim.workload.torchrec_plan import EXPRESSIBLE, read_torchrec, write_torchrec
+    from dessim.workload.torchrec_plan import read_torchrec, write_torchrec
 
     for_torchrec = to is Format.TORCHREC
     if for_torchrec and out is None:
         raise UsageError("--to torchrec: name the file to write with -o, such as -o plan.json")
-    allowed = parse_allowed(codecs) if codecs is not None else NONE
-    if for_torchrec and allowed != NONE:
-        raise UsageError("--codecs: TorchRec's plans name no codecs; leave --codecs or --to out")
-    counts = parse_counts(replicas, "--replicas") if replicas is not None else None
-    if for_torchrec and counts not in (None, [1]):
-        raise UsageError("--replicas: TorchRec's plans name no replicas; leave --replicas or --to out")
-    scales = parse_scales(gpus)
-    if counts is not None:
-        _check_replicas(counts, scales, allowed)
     samples, per_gpu = parse_batch(batch)
-    aimed = parse_quantity("--target", target, parse_throughput) if target is not None else None
-    limit = parse_quantity("--budget", budget, parse_price) if budget is not None else None
+    arguments = PlanArguments(
+        gpus=tuple(parse_scales(gpus)),
+        batch=samples,
+        per_gpu=per_gpu,
+        target=parse_quantity("--target", target, parse_throughput) if target is not None else None,
+        budget=parse_quantity("--budget", budget, parse_price) if budget is not None else None,
+        prices=named(prices),
+        keep=named(keep),
+        without=tuple(parse_names(without, "--without")) if without is not None else (),
+        codecs=codecs,
+        replicas=tuple(parse_counts(replicas, "--replicas")) if replicas is not None else None,
+        graphs=launch is Launch.GRAPH,
+        network=network.value,
+        for_torchrec=for_torchrec,
+    )
+    arguments.check()
     sized = model_of(model, ids, precision)
     machine = cluster_of(cluster, transport, device)
     given = {from_.name: read_torchrec(from_, sized, cluster=machine)} if from_ is not None else {}
     for file, theirs in given.items():
-        if theirs.gpus not in scales:
+        if theirs.gpus not in arguments.gpus:
             raise UsageError(f"--from {file}: is for {theirs.gpus:,} GPUs; name them with --gpus")
-    strategies = _strategies(without)
-    request = PlanRequest(
-        job=Job.of_model(sized),
-        cluster=machine,
-        gpus=scales,
-        batch=samples,
-        per_gpu=per_gpu,
-        target=aimed,
-        budget=limit,
-        prices=load_prices(prices) if prices is not None else None,
-        pinned=load_pinned(keep, sized) if keep is not None else {},
-        graphs=launch is Launch.GRAPH,
-        network=network.value,
-        strategies=[name for name in strategies if name in EXPRESSIBLE] if for_torchrec else strategies,
-        by_table=for_torchrec,
-        given=given,
-        codecs=allowed,
-        replicas=counts,
-    )
+    request = replace(arguments.request(Job.of_model(sized), machine), given=given)
     ready: list[dict[str, Any]] = []
     known = {"cluster": machine.name, "model": sized.name, "scales": ready}
     try:
@@ -182,29 +168,3 @@ def plan(
         print_json({**result, "out": str(out) if out is not None else None, "notes": notes})
     else:
         print_plan(result, names, out, notes)
-
-
-def _strategies(without: str | None) -> tuple[str, ...]:
-    """The strategies that are left. Raises UsageError for an unknown one, and if none is left."""
-    from dessim.plan.loads import STRATEGIES
-    from dessim.workload.composed import SPILT
-
-    left_out = parse_names(without, "--without") if without is not None else []
-    for name in left_out:
-        if name not in STRATEGIES:
-            raise UsageError(f"--without {name}: choose from {', '.join(STRATEGIES)}")
-    left = tuple(name for name in STRATEGIES if name not in left_out)
-    if not set(left) - {SPILT}:
-        raise UsageError(f"--without {without}: leaves no strategy for tables")
-    return left
-
-
-def _check_replicas(counts: Sequence[int], scales: Sequence[int], allowed: Mapping[Any, Sequence[str]]) -> None:
-    """Raises UsageError for numbers of replicas that no plan can have. `allowed`: codecs of each kind of values."""
-    from dessim.plan.coded import EXACT
-
-    for count in counts:
-        if all(gpus % count for gpus in scales):
-            raise UsageError(f"--replicas {count}: no number of --gpus divides evenly into {count} blocks")
-    if max(counts) > 1 and any(EXACT not in codecs for codecs in allowed.values()):
-        raise UsageError(f"--replicas: plans with replicas are tried without codecs; add {EXACT} to --codecs")

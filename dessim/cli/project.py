@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +17,7 @@ from dessim.cli.options import (
     FigureOption,
     Fold,
     FoldOption,
+    GoldenOption,
     IdsOption,
     JitterOption,
     JsonOption,
@@ -33,6 +33,7 @@ from dessim.cli.options import (
     StalenessOption,
     TransportOption,
     WhatIfOption,
+    named,
     parse_algorithms,
     parse_counts,
     parse_names,
@@ -90,90 +91,66 @@ def project(
     csv: CsvOption = None,
     figure: FigureOption = None,
     draw: DrawOption = None,
+    golden: GoldenOption = None,
     json: JsonOption = False,
 ) -> None:
     """Predict a step at other strategies and scales.
 
     The job is taken from a recorded trace or from a model file.
     """
-    from dessim.commands.project import run_projection
-    from dessim.commands.support.dedicated_servers import parse_servers
-    from dessim.commands.support.inputs import at_precision, cluster_of, model_of
-    from dessim.commands.support.project_request import ProjectRequest
+    from dessim.commands.arguments import ProjectArguments
+    from dessim.commands.asked import Asked, Named
+    from dessim.commands.support.inputs import NamedCluster, NamedJob
     from dessim.commands.support.projection import Projection
-    from dessim.commands.what_if import parse_changes, what_if_projected
+    from dessim.commands.what_if import project_rows
+    from dessim.golden.file import write_golden
     from dessim.results.figures import throughput
     from dessim.results.rows import fitting
     from dessim.results.show import print_projection
     from dessim.results.tables import write_projection_csv
-    from dessim.sim.faults.fault_file import load_faults
-    from dessim.trace.io import load_trace
-    from dessim.workload.codecs import parse_codecs
-    from dessim.workload.plan_file import read_plan
-    from dessim.workload.scale import Job
     from dessim.workload.strategies import spec_of
-    from dessim.workload.torchrec_plan import SUFFIX as TORCHREC
-    from dessim.workload.torchrec_plan import read_torchrec
 
-    if (trace is None) == (model is None):
-        raise UsageError("give either a trace folder or --model, not both")
-    if plan is None and (strategy is None or gpus is None):
-        raise UsageError("name strategies and numbers of GPUs with --strategy and --gpus, or give a --plan")
-    if ids is not None and model is None:
-        raise UsageError("--ids needs --model: a trace has counted its ids")
-    if trace is not None:
-        recorded = Job.of_trace(load_trace(trace))
-        job = replace(recorded, model=at_precision(recorded.model, precision))
-    else:
-        job = Job.of_model(model_of(model or "", ids, precision))
-    machine = cluster_of(cluster, transport, device)
-    planned = None
-    if plan is not None and plan.suffix == TORCHREC:
-        planned = read_torchrec(plan, job.model, batch_per_worker, machine)
-    elif plan is not None:
-        planned = read_plan(plan, job.model, machine)
-    if planned is not None:
-        planned.require(str(plan), parse_counts(gpus) if gpus is not None else [], batch_per_worker)
-    if planned is not None and planned.codecs and codec is not None:
-        raise UsageError(f"--codec {codec}: {plan} names codecs {planned.codecs}; leave --codec out, or plan again")
-    rows: list[dict[str, Any]] = []
-    known = {"cluster": machine.name, "model": job.model.name, "projection": rows}
-    changes = parse_changes(what_if, machine)
-    request = ProjectRequest(
-        job=job,
-        cluster=machine,
-        strategies=[
-            *(parse_names(strategy, "--strategy") if strategy is not None else ()),
-            *(planned.strategies if planned is not None else ()),
-        ],
-        gpus=[planned.gpus] if planned is not None else parse_counts(gpus or ""),
-        batch_per_worker=planned.batch_per_worker if planned is not None else batch_per_worker,
-        composed=planned.composed(job.model) if planned is not None else (),
-        algorithms=parse_algorithms(algorithm),
-        folding=fold is Fold.ON,
-        network=network.value,
+    arguments = ProjectArguments(
+        strategies=tuple(parse_names(strategy, "--strategy")) if strategy is not None else (),
+        gpus=tuple(parse_counts(gpus)) if gpus is not None else (),
+        batch_per_worker=batch_per_worker,
+        plan=named(plan),
+        what_if=what_if,
+        codecs=codec,
+        servers=servers,
+        server_device=server_device,
+        server_threads=server_threads,
+        staleness=staleness,
+        jitter=jitter,
+        seed=seed,
+        faults=named(faults),
+        algorithms={str(op): name for op, name in parse_algorithms(algorithm).items()},
         spill=spill,
         pipeline=pipeline,
         graphs=launch is Launch.GRAPH,
-        servers=parse_servers(servers, server_device, server_threads, staleness, jitter, seed),
-        codecs=parse_codecs(codec) if codec is not None else None,
-        scenario=load_faults(faults, machine) if faults is not None else None,
+        network=network.value,
+        folding=fold is Fold.ON,
     )
+    arguments.check()
+    named_job = NamedJob(model=model, trace=named(trace), ids=named(ids), precision=precision)
+    named_cluster = NamedCluster(name=cluster, transport=named(transport), device=device)
+    job, machine = named_job.load(), named_cluster.load()
+    request, changes = arguments.request(job, machine), arguments.changes(machine)
+    rows: list[dict[str, Any]] = []
+    known = {"cluster": machine.name, "model": job.model.name, "projection": rows}
     if draw is not None and request.servers is not None and any(spec_of(n).has_servers for n in request.strategies):
         raise UsageError(f"--draw {draw}: the use of links is not recorded with dedicated servers; add --servers ideal")
     if draw is not None and (len(request.strategies) + len(request.composed)) * len(request.gpus) > 1:
         raise UsageError(f"--draw {draw}: it shows one run; name one strategy and one number of GPUs")
     try:
         with showing_progress(time_budget) as progress:
-            base_progress = progress.within(0, 1 + len(changes))
-            found = run_projection(request, base_progress, on_row=lambda row: rows.append(row.to_json()))
-            rest = progress.within(1, 1 + len(changes), parts=len(changes))
-            for row, what_ifs in zip(rows, what_if_projected(changes, found, request, rest), strict=True):
-                row |= {"what_if": [what_if.to_json() for what_if in what_ifs]} if changes else {}
+            found, _ = project_rows(request, changes, progress, on_row=rows.append)
     except OutOfTime as cut:
         if rows and not json:
             print_projection(rows)
-        stop_partial(cut, known, json, "name fewer GPUs or strategies", csv, figure, draw)
+        stop_partial(cut, known, json, "name fewer GPUs or strategies", csv, figure, draw, golden)
+    if golden is not None:
+        write_golden(golden, Asked(job, machine, arguments, Named(named_job, named_cluster, arguments)), known)
     if csv is not None:
         write_projection_csv(csv, rows)
     if figure is not None:

@@ -13,12 +13,14 @@ from dessim.cli.options import (
     ClusterOption,
     Fold,
     FoldOption,
+    GoldenOption,
     JsonOption,
     Network,
     NetworkOption,
     TraceArgument,
     TransportOption,
     WhatIfOption,
+    named,
     parse_algorithms,
 )
 from dessim.cli.output import guarded, print_json, to_write
@@ -39,46 +41,46 @@ def replay(
         Path | None, typer.Option(callback=to_write, help="Also write a timeline for Perfetto, NAME.json.gz.")
     ] = None,
     what_if: WhatIfOption = None,
+    golden: GoldenOption = None,
     json: JsonOption = False,
 ) -> None:
     """Replay a recorded trace on a cluster.
 
     Compares the predicted step times with the measured ones.
     """
-    from dessim.calibrate.profile import with_profile
-    from dessim.cluster import load_cluster
-    from dessim.commands.replay import ReplayRequest, counters_of, kept_times, run_replay, timeline_of
-    from dessim.commands.what_if import parse_changes, what_if_replayed
+    from dessim.commands.arguments import ReplayArguments
+    from dessim.commands.asked import Asked, Named
+    from dessim.commands.replay import counters_of, timeline_of
+    from dessim.commands.support.inputs import NamedCluster, NamedJob
+    from dessim.commands.what_if import replay_object
+    from dessim.golden.file import write_golden
     from dessim.results.show import print_replay
     from dessim.results.timeline import write_timeline
-    from dessim.trace.io import load_trace
 
-    loaded = load_trace(trace)
+    arguments = ReplayArguments(
+        what_if=what_if,
+        algorithms={str(op): name for op, name in parse_algorithms(algorithm).items()},
+        network=network.value,
+        folding=fold is Fold.ON,
+    )
+    named_job = NamedJob(trace=named(trace))
+    named_cluster = NamedCluster(name=cluster, transport=named(transport))
+    loaded = named_job.load_trace()
     for problem in loaded.problems:
         print(f"dessim: warning: {trace}: {problem}", file=sys.stderr)
-    machine = with_profile(load_cluster(cluster), transport)
-    request = ReplayRequest(
-        trace=loaded,
-        cluster=machine,
-        algorithms=parse_algorithms(algorithm),
-        folding=fold is Fold.ON,
-        network=network.value,
-    )
-    changes = parse_changes(what_if, machine, recorded=True)
+    machine = named_cluster.load()
+    request, changes = arguments.request(loaded, machine), arguments.changes(machine)
     try:
         with showing_progress(time_budget) as progress:
-            result = run_replay(request, progress.within(0, 1 + len(changes)))
-            rest = progress.within(1, 1 + len(changes), parts=len(changes))
-            what_ifs = what_if_replayed(changes, result, request, rest)
+            result, found = replay_object(request, changes, progress)
     except OutOfTime as cut:
         header = loaded.header
         known = {"cluster": machine.name, "strategy": header.strategy, "ranks": header.world_size}
-        stop_partial(cut, known, json, "replay fewer ranks or steps", timeline)
+        stop_partial(cut, known, json, "replay fewer ranks or steps", timeline, golden)
+    if golden is not None:
+        write_golden(golden, Asked(loaded, machine, arguments, Named(named_job, named_cluster, arguments)), found)
     if timeline is not None:
         write_timeline(timeline, timeline_of(result.record), counters_of(result.record))
-    found = result.to_json() | ({"what_if": [change.to_json() for change in what_ifs]} if changes else {})
-    if note := kept_times(loaded.header, machine):
-        found["note"] = note
     if json:
         print_json({**found, "partial": False})
     else:

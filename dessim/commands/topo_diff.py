@@ -6,7 +6,7 @@ topology file lists them or a GraphML file does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,13 +111,14 @@ def _flat(key: str, value: Any) -> Iterator[tuple[str, str]]:
         for number, inner in enumerate(value):
             yield from _flat(f"{key}.{number}", inner)
     elif value is not None and value != "" and value != ():
-        yield key, _text(key.split("."), value)
+        yield key, value_text(key.split("."), value)
 
 
-def _text(keys: list[str], value: Any) -> str:
+def value_text(keys: Sequence[str], value: Any) -> str:
+    """The value of a key of a part, with the unit of the key; `keys` are its path, from the part on."""
     if isinstance(value, float) and keys[-1] in _UNITS:
         return _UNITS[keys[-1]](value, _DIGITS)
-    if isinstance(value, tuple) and isinstance(value[0], tuple):
+    if isinstance(value, tuple) and isinstance(value[0], tuple) and keys[-1] in _CURVES:
         unit = _CURVES[keys[-1]]
         return ", ".join(f"{unit(at, _DIGITS)}: {share:.{_DIGITS}g}" for at, share in value)
     if isinstance(value, tuple) and "spread" in keys:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from dessim.cluster import Cluster
 from dessim.cluster.parts import Gpu
 from dessim.cluster.scaled import KNOBS, has, scaled
 from dessim.commands.project import Row, run_projection
-from dessim.commands.replay import Replay, ReplayRequest, run_replay
+from dessim.commands.replay import Replay, ReplayRequest, kept_times, run_replay
 from dessim.commands.support.project_request import ProjectRequest
 from dessim.commands.support.projection import Misfit
 from dessim.errors import CapacityError, UsageError
@@ -121,6 +121,50 @@ def _problem(change: Change, cluster: Cluster, recorded: bool) -> str | None:
     if change.name == BATCH:
         return "a trace keeps its recorded batch; use `dessim project` to change it" if recorded else None
     return None if has(cluster, change.name) else f"{cluster.name} has none ({KNOBS[change.name]})"
+
+
+def project_rows(
+    request: ProjectRequest,
+    changes: Sequence[Change] = (),
+    progress: Progress | None = None,
+    on_row: Callable[[dict[str, Any]], None] | None = None,
+) -> tuple[list[Row], list[dict[str, Any]]]:
+    """The rows of a projection, and as objects of `--json`, with the effect of each change.
+
+    `on_row` receives each object as soon as it is ready, still without changes. Raises what `run_projection` does.
+    """
+    objects: list[dict[str, Any]] = []
+
+    def ready(row: Row) -> None:
+        objects.append(row.to_json())
+        if on_row is not None:
+            on_row(objects[-1])
+
+    progress = progress or Progress()
+    rows = run_projection(request, progress.within(0, 1 + len(changes)), ready)
+    rest = progress.within(1, 1 + len(changes), parts=len(changes))
+    if changes:
+        for row, what_ifs in zip(objects, what_if_projected(changes, rows, request, rest), strict=True):
+            row["what_if"] = [what_if.to_json() for what_if in what_ifs]
+    return rows, objects
+
+
+def replay_object(
+    request: ReplayRequest, changes: Sequence[Change] = (), progress: Progress | None = None
+) -> tuple[Replay, dict[str, Any]]:
+    """The result of a replay, and as an object of `--json`, with the effect of each change.
+
+    Raises what `run_replay` does.
+    """
+    progress = progress or Progress()
+    result = run_replay(request, progress.within(0, 1 + len(changes)))
+    rest = progress.within(1, 1 + len(changes), parts=len(changes))
+    found = result.to_json()
+    if changes:
+        found["what_if"] = [change.to_json() for change in what_if_replayed(changes, result, request, rest)]
+    if note := kept_times(request.trace.header, request.cluster):
+        found["note"] = note
+    return result, found
 
 
 def what_if_projected(

@@ -44,7 +44,7 @@ class _View:
     def _cells(self) -> dict[str, Any]:
         """The attributes that fit a cell of a table."""
         named = {part.name: getattr(self, part.name) for part in fields(self)}
-        return {name: value for name, value in named.items() if not isinstance(value, (Mapping, tuple))}
+        return {n: value for n, value in named.items() if n[0] != "_" and not isinstance(value, (Mapping, tuple))}
 
 
 Row = TypeVar("Row", bound=_View)
@@ -197,6 +197,11 @@ class MisfitRow(_View):
     does_not_fit: str
 
 
+def step_or_misfit(row: Values) -> StepRow | MisfitRow:
+    """A row of a projection."""
+    return MisfitRow.from_json(row) if row["does_not_fit"] else StepRow.from_json(row)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProjectResult(_Table[StepRow]):
     """The steps of a job on a cluster, by number of GPUs, then in the order of the strategies.
@@ -206,14 +211,16 @@ class ProjectResult(_Table[StepRow]):
 
     cluster: str
     model: str
+    rows: tuple[StepRow, ...]
     misfits: tuple[MisfitRow, ...]
+    _asked: Any = field(default=None, repr=False, compare=False)
 
     @classmethod
     def _nested(cls, values: Values) -> dict[str, Any]:
-        rows: Sequence[Values] = values["projection"]
+        rows = [step_or_misfit(row) for row in values["projection"]]
         return {
-            "rows": tuple(StepRow.from_json(row) for row in rows if not row["does_not_fit"]),
-            "misfits": tuple(MisfitRow.from_json(row) for row in rows if row["does_not_fit"]),
+            "rows": tuple(row for row in rows if isinstance(row, StepRow)),
+            "misfits": tuple(row for row in rows if isinstance(row, MisfitRow)),
         }
 
     def to_frame(self) -> pd.DataFrame:
@@ -238,6 +245,7 @@ class ReplayResult(_Step):
     recorded_step_s: float | None
     self_replay_error: float | None
     note: str = ""
+    _asked: Any = field(default=None, repr=False, compare=False)
 
     def to_frame(self) -> pd.DataFrame:
         """One line."""
@@ -277,11 +285,15 @@ class CollectiveResult(_View):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableRow(_View):
-    """The strategy of a table. `ranks`: its owners, empty where all ranks own it; `columns`: those of each owner."""
+    """The strategy of a table. `ranks`: its owners, empty where all ranks own it; `columns`: those of each owner.
+
+    `cached_rows`: of a table whose rows are in the host's memory, those on the GPU; 0 where all are.
+    """
 
     strategy: str
     ranks: tuple[int, ...]
     columns: tuple[int, ...]
+    cached_rows: int = 0
 
     @classmethod
     def _nested(cls, values: Values) -> dict[str, Any]:
@@ -355,6 +367,7 @@ class PlanResult(_Table[PlanRow]):
 
     cluster: str
     model: str
+    rows: tuple[PlanRow, ...]
     chosen_gpus: int
     left_out: Mapping[str, str]
 
@@ -395,6 +408,7 @@ class GoodputResult(_Table[GoodputRow]):
     days: float
     runs: int
     between_failures_s: float
+    rows: tuple[GoodputRow, ...]
 
     @classmethod
     def _nested(cls, values: Values) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Rules of the repository: public names, make targets, no torch in the simulator, formulas in one place."""
+"""Rules of the repository: make targets, no torch in the simulator, formulas in one place."""
 
 from __future__ import annotations
 
@@ -11,25 +11,10 @@ from types import SimpleNamespace
 
 import pytest
 
-import dessim
 from tests.conftest import pytest_collection_modifyitems
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted([*(ROOT / "dessim").rglob("*.py"), *(ROOT / "des_ref").rglob("*.py")])
-
-
-def test_public_names_are_fixed() -> None:
-    assert sorted(dessim.__all__) == [
-        "Job",
-        "load_cluster",
-        "load_model",
-        "load_trace",
-        "project",
-        "replay",
-        "run_collective",
-        "simulate",
-    ]
-    assert all(callable(getattr(dessim, name)) for name in dessim.__all__)
 
 
 def test_makefile_has_at_most_eleven_documented_targets() -> None:

@@ -12,8 +12,8 @@ import math
 import numpy as np
 import pytest
 
-from dessim import run_collective
 from dessim.cluster import Cluster
+from dessim.commands.collective import run_collective
 from dessim.sim.fluid.flows import route_flows
 from dessim.trace.schema import Collective
 from tests.cluster.fabric_examples import (

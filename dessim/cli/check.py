@@ -1,0 +1,56 @@
+"""`dessim check`: golden files of projected and replayed steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dessim.cli.options import JsonOption, parse_quantity
+from dessim.cli.output import guarded, print_json
+from dessim.cli.progress import TimeBudgetOption, showing_progress, stop_partial
+from dessim.errors import CheckFailed, OutOfTime
+from dessim.units import parse_share
+
+
+@guarded
+def check(
+    golden: Annotated[list[Path], typer.Argument(help="Files of --golden of project or replay.", show_default=False)],
+    within: Annotated[
+        str | None, typer.Option(help="Relative change allowed, such as 1%; default: the tolerance of each file.")
+    ] = None,
+    record: Annotated[
+        bool, typer.Option("--record", help="Record what changed as intended, instead of failing.")
+    ] = False,
+    time_budget: TimeBudgetOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Ask the questions of golden files again.
+
+    Says which steps changed, by which op, and the likely cause; exit code 3 if one did.
+    """
+    from dessim.golden.check import CheckResult, ask_again, compared
+    from dessim.golden.file import write_golden
+    from dessim.results.show import print_text
+
+    allowed = parse_quantity("--within", within, parse_share) if within is not None else None
+    found: list[CheckResult] = []
+    try:
+        with showing_progress(time_budget) as progress:
+            for path in golden:
+                file, asked, answer = ask_again(path, progress.within(len(found), len(golden), "files"))
+                found.append(compared(file, asked, answer, allowed))
+                if record and not found[-1].is_unchanged:
+                    write_golden(path, asked, answer, file.tolerance)
+    except OutOfTime as cut:
+        stop_partial(cut, {"files": [result.to_json() for result in found]}, json, "check fewer files")
+    failed = [result for result in found if not result.is_unchanged]
+    if json:
+        files = [result.to_json() for result in found]
+        print_json({"ok": not failed, "recorded": record and bool(failed), "files": files, "partial": False})
+    else:
+        for line in (line for result in found for line in str(result).splitlines()):
+            print_text(line)
+    if failed and not record:
+        raise CheckFailed(f"{len(failed)} of {len(found)} golden files differ; --record accepts what was intended")

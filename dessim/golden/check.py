@@ -1,0 +1,85 @@
+"""Asks the question of a golden file again, and says what changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dessim.commands.asked import Asked
+from dessim.errors import FileError
+from dessim.golden.causes import causes_of
+from dessim.golden.changes import StepChange, changes_of, kept, plain
+from dessim.golden.file import Golden, inputs_of, read_golden, rows_of
+from dessim.sim.progress import Progress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckResult:
+    """The changes since a golden file was recorded.
+
+    `steps` were compared within the relative `tolerance`; `changes` are those that differ, and `causes` lines that say
+    why, the likely cause first. `str` gives all of it as text.
+    """
+
+    path: str
+    tolerance: float
+    steps: int
+    changes: tuple[StepChange, ...]
+    causes: tuple[str, ...]
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether every step is within the tolerance."""
+        return not self.changes
+
+    @property
+    def summary(self) -> str:
+        """One line: how many steps changed."""
+        if self.is_unchanged:
+            steps = "1 step" if self.steps == 1 else f"{self.steps} steps"
+            return f"{self.path}: ok, {steps} unchanged within {self.tolerance:g}"
+        return f"{self.path}: {len(self.changes)} of {self.steps} steps changed by more than {self.tolerance:g}"
+
+    def __str__(self) -> str:
+        return "\n".join([self.summary, *map(str, self.changes), *self.causes])
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, units in the keys."""
+        return {
+            "path": self.path,
+            "ok": self.is_unchanged,
+            "tolerance": self.tolerance,
+            "steps": self.steps,
+            "changes": [plain(change) for change in self.changes],
+            "causes": list(self.causes),
+        }
+
+
+def ask_again(path: str | Path, progress: Progress | None = None) -> tuple[Golden, Asked, dict[str, Any]]:
+    """A golden file, its question, and the answer of today.
+
+    Raises FileError for a file that is none, or whose question cannot be asked again, and what the question raises.
+    """
+    golden = read_golden(path)
+    if golden.named is None:
+        raise FileError(
+            golden.path, "request", "was recorded from Python objects; run the Python test that compares with it"
+        )
+    asked = golden.named.load()
+    return golden, asked, asked.answer(progress)
+
+
+def compared(golden: Golden, asked: Asked, answer: Mapping[str, Any], tolerance: float | None = None) -> CheckResult:
+    """An answer against a golden file, within its tolerance or another one."""
+    allowed = golden.tolerance if tolerance is None else tolerance
+    rows = [kept(row) for row in rows_of(answer)]
+    changes = changes_of(golden.rows, rows, allowed)
+    return CheckResult(
+        path=str(golden.path),
+        tolerance=allowed,
+        steps=len(golden.rows),
+        changes=changes,
+        causes=causes_of(changes, golden.inputs, inputs_of(asked)) if changes else (),
+    )

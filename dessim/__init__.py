@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dessim.api.regression import assert_unchanged, check, record
     from dessim.api.studies import collective, goodput, plan_job, project, replay
     from dessim.cluster.graph import Cluster
+    from dessim.commands.collective import run_collective as run_collective
     from dessim.errors import (
         CapacityError,
         ClusterError,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
         TableRow,
         WhatIfRow,
     )
+    from dessim.sim.engine import simulate as simulate
     from dessim.sim.progress import Progress
     from dessim.trace.io import Trace
     from dessim.workload.model import Model
@@ -126,16 +128,18 @@ _DEPRECATED = {
 """Names that will go: where they still are, and what to use instead."""
 
 
-def __getattr__(name: str) -> Any:
-    if name in _DEPRECATED:
-        from dessim.deprecation import warn
+if not TYPE_CHECKING:  # so that type checkers report names that do not exist
 
-        module, instead = _DEPRECATED[name]
-        warn(f"dessim.{name}", instead)
-        return getattr(import_module(module), name)
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module 'dessim' has no attribute {name!r}")
-    return getattr(import_module(_MODULE_OF[name]), name)
+    def __getattr__(name: str) -> Any:
+        if name in _DEPRECATED:
+            from dessim.deprecation import warn
+
+            module, instead = _DEPRECATED[name]
+            warn(f"dessim.{name}", instead)
+            return getattr(import_module(module), name)
+        if name not in _MODULE_OF:
+            raise AttributeError(f"module 'dessim' has no attribute {name!r}")
+        return getattr(import_module(_MODULE_OF[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -91,7 +91,10 @@ def _entry(name: str, value: Any) -> str:
     shown = [f"### {name}\n"]
     if inspect.isfunction(value):
         shown.append(f"```python\n{_signature(name, value, wrapped=True)}\n```\n")
-    shown.append(_prose(inspect.getdoc(value) or ""))
+    text = inspect.getdoc(value) or ""
+    if name in _PUBLIC and "__init__" not in _PUBLIC[name]:
+        text = text.partition("\n\n")[0]  # the rest describes attributes that are not public
+    shown.append(_prose(text))
     if attributes := list(_attributes(name, value)):
         shown.append("".join(f"- `{line}`\n" for line in attributes))
     return "\n".join(shown)

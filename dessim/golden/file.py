@@ -6,7 +6,7 @@
   "tolerance": 1e-06,                     relative; edit it at will
   "request": {                            null where Python objects were given, which no file can name
     "job": {"model": "deepfm"},           files are relative to the golden file's folder
-    "cluster": {"name": "mine.toml"},
+    "cluster": {"name": "./mine.toml"},
     "project": {"strategies": ["table_wise"], "gpus": [64]}
   },
   "inputs": {"question": {}, "job": {}, "cluster": {}},      facts by key, to explain a change
@@ -143,7 +143,10 @@ def _request(named: Named, folder: Path) -> dict[str, Any]:
     """The question as JSON values, with files relative to `folder`."""
 
     def relative(name: str) -> str:
-        return os.path.relpath(name, folder) if Path(name).exists() else name
+        if not Path(name).exists():
+            return name
+        path = os.path.relpath(name, folder)
+        return path if path.startswith("..") else f"./{path}"
 
     study = "project" if isinstance(named.arguments, ProjectArguments) else "replay"
     return {
@@ -162,7 +165,8 @@ def _named(path: Path, request: Mapping[str, Mapping[str, Any]] | None) -> Named
         raise FileError(path, "request", f"needs job, cluster, and one of {' and '.join(_STUDIES)}")
 
     def found(name: str) -> str:
-        return str(path.parent / name) if (path.parent / name).exists() else name
+        is_file = name.startswith((".", "/")) or Path(name).suffix  # shipped names have none
+        return str(path.parent / name) if is_file else name
 
     def part(kind: type[Part], key: str, values: Mapping[str, Any]) -> Part:
         try:

@@ -151,7 +151,8 @@ Change = Callable[[dict[str, Any]], Any]
         (lambda golden: golden["request"]["project"].update(strategy="x"), "request.project: unknown key 'strategy'"),
         (lambda golden: golden["request"]["project"].update(gpus=["many"]), "request.project.gpus.0"),
         (lambda golden: golden["request"]["project"].update(gpus=[10**9]), "too few"),
-        (lambda golden: golden["request"]["job"].update(model="gone.toml"), "gone.toml"),
+        (lambda golden: golden["request"]["job"].update(model="gone.toml"), "golden/gone.toml: "),
+        (lambda golden: golden["request"]["cluster"].update(name="./gone"), "golden/gone: no such topology"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

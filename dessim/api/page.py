@@ -60,6 +60,11 @@ _PUBLIC = {
     "Progress": ("__init__",),
 }
 """The public attributes of classes that are not results."""
+_DEPRECATED = {
+    "project(..., servers=None)": '`servers="ideal"`',
+    "StepRow.breakdown": "the attributes of the row",
+}
+"""Deprecated arguments and attributes, and what replaces them."""
 
 
 def page() -> str:
@@ -73,7 +78,8 @@ def page() -> str:
             parts.append(_NOTES[section] + "\n")
         parts += [_entry(name, getattr(dessim, name)) for name in names]
     parts.append("## Deprecated\n")
-    parts.append("\n".join(f"- `dessim.{name}`: use {instead}" for name, (_, instead) in dessim._DEPRECATED.items()))
+    names_and_others = {f"dessim.{name}": instead for name, (_, instead) in dessim._DEPRECATED.items()} | _DEPRECATED
+    parts.append("\n".join(f"- `{old}`: use {new}" for old, new in names_and_others.items()))
     return "\n".join(parts) + "\n"
 
 

@@ -69,8 +69,8 @@ def check(
     table_wise on 16 GPUs: step 1.993 ms, was 1.445 ms (+37.9 %), bound by NIC, sending, before by compute
       pooled (all_to_all): 534.8 us of the step, was 269.4 us, bound by NIC, sending
       pooled_grad (all_to_all): 534.8 us of the step, was 269.4 us, bound by NIC, sending
-      dense_grad (all_reduce): 187.4 us of the step, was 0 s, bound by NIC, sending
-      update_rows: 0 s of the step, was 120 us, bound by compute
+      dense_grad (all_reduce): 187.4 us of the step, was not on the critical path, bound by NIC, sending
+      update_rows: no longer on the critical path, was 120 us of the step, bound by compute
     likely cause: cluster: NIC, sending: 16 at 25 GB/s, was 16 at 50 GB/s
     likely cause: cluster: NIC, receiving: 16 at 25 GB/s, was 16 at 50 GB/s
     unchanged: job, question, dessim ...

@@ -54,7 +54,13 @@ class OpChange:
 
     def __str__(self) -> str:
         name = self.name if self.what in ("compute", self.name) else f"{self.name} ({self.what})"
-        text = f"{name}: {format_time(self.time_s)} of the step, was {format_time(self.time_before_s)}"
+        now, before = format_time(self.time_s), format_time(self.time_before_s)
+        if not self.time_s:
+            text = f"{name}: no longer on the critical path, was {before} of the step"
+        elif not self.time_before_s:
+            text = f"{name}: {now} of the step, was not on the critical path"
+        else:
+            text = f"{name}: {now} of the step, was {before}"
         text += _bound(self.bound_by, self.bound_by_before)
         if self.bytes is not None and self.bytes_before is not None and self.bytes != self.bytes_before:
             text += f"; {format_size(self.bytes)}, was {format_size(self.bytes_before)}"

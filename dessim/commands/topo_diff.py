@@ -124,7 +124,7 @@ def value_text(keys: Sequence[str], value: Any) -> str:
     if isinstance(value, tuple) and "spread" in keys:
         return ", ".join(f"{name}: {spread:.{_DIGITS}g}" for name, spread in zip(BAND_NAMES, value, strict=True))
     if isinstance(value, tuple):
-        return ", ".join(_text(keys, item) for item in value)
+        return ", ".join(value_text(keys, item) for item in value)
     if isinstance(value, float) and "flops" in keys and "efficiency_flops" not in keys:
         return f"{format_count(value, _DIGITS)}FLOP/s"
     return f"{value:.{_DIGITS}g}" if isinstance(value, float) else str(value)

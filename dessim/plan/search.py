@@ -145,29 +145,35 @@ def _with_spilt(
     hosts = memory_of_hosts(asked.cluster, asked.gpus)
     loads = with_caches(loads, asked.model, symbols, bandwidth, hosts)
     chosen = choose(loads, asked.strategies, asked.pinned)
-    found = found or _candidates(asked, loads, progress)
     if found is None:
-        raise CapacityError(too_large(asked, loads, gpu))
+        found = _candidates(asked, loads, progress) or _roomier(asked, loads, chosen)
+        if found is None:
+            raise CapacityError(too_large(asked, loads, gpu))
+        return loads, *found
     bound, placed = found
-    spilt = _roomier(asked, loads, chosen)
     if chosen is not None:
+        nodes = asked.cluster.node_of(np.arange(asked.gpus))
+        spilt = place(loads, chosen.choices, asked.model.widths, nodes)
         bound = min(bound, chosen.bound)
-    if spilt is not None and all(spilt.tables != one.tables for one in placed):
-        placed = [*placed, spilt]
+        if spilt is not None and all(spilt.tables != one.tables for one in placed):
+            placed = [*placed, spilt]
     return loads, bound, placed
 
 
-def _roomier(asked: Search, loads: Loads, chosen: Chosen | None) -> Placed | None:
-    """The plan of `chosen` choices, or of those for less memory if it cannot be placed: the program that chose them
-    knows only the mean of a GPU, and where memory is short no placement may reach it."""
+def _roomier(asked: Search, loads: Loads, best: Chosen | None) -> tuple[float, list[Placed]] | None:
+    """A plan for less memory where none of the `best` choices can be placed, with their bound; None if there is none.
+
+    The program that chooses knows only the mean of a GPU, and where memory is short no placement may reach it.
+    """
+    if best is None:
+        return None
     widths, nodes = asked.model.widths, asked.cluster.node_of(np.arange(asked.gpus))
-    placed = place(loads, chosen.choices, widths, nodes) if chosen is not None else None
     for room in _ROOMS:
-        if placed is not None:
-            break
         chosen = choose(replace(loads, room=room * loads.room), asked.strategies, asked.pinned)
         placed = place(loads, chosen.choices, widths, nodes) if chosen is not None else None
-    return placed
+        if placed is not None:
+            return best.bound, [placed]
+    return None
 
 
 def _candidates(asked: Search, loads: Loads, progress: Progress) -> tuple[float, list[Placed]] | None:

@@ -102,6 +102,15 @@ def test_hosts_hold_what_is_spilt() -> None:
         assert best.row.spill is not None and best.row.spill.host_bytes <= gigabytes
 
 
+def test_tables_that_fit_by_their_mean_but_on_no_gpus_are_spilt() -> None:
+    """Whole tables of 60, 60 and 20 GiB, two GPUs of 74."""
+    job = Job.of_model(model_of(((225_000_000, 4), (225_000_000, 4), (75_000_000, 1))))
+    whole = dict.fromkeys(range(3), Choice("table_wise"))
+    best = search(Search(job, cluster(), 2, BATCH, whole), Progress()).best
+    assert {table.strategy for table in best.tables} == {"table_wise"}
+    assert 1 <= sum(table.cached_rows > 0 for table in best.tables) < 3
+
+
 def test_what_would_help_names_spilling() -> None:
     on_gpus = tuple(name for name in STRATEGIES if name != "spilt")
     with pytest.raises(

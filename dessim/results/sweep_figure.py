@@ -29,7 +29,7 @@ _MARKERS = "osD^vPX<>p*h"
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """What a figure shows: the columns of its axes, of its lines (`hue`) and of its panels (`facet`), if any."""
+    """The columns that a figure shows: those of its axes, of its lines (`hue`) and of its panels (`facet`), if any."""
 
     x: str
     y: str

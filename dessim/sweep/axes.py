@@ -202,7 +202,7 @@ def _doubled(axis: Axis, text: str) -> list[Value]:
 
 
 def _range(axis: Axis, table: Mapping[str, Any]) -> list[Value]:
-    """`{from, to, step}` or `{from, to, factor}`; `to` is listed if a step meets it."""
+    """`{from, to, step}` or `{from, to, factor}`; `to` is listed if a step ends there."""
     if not axis.ranges:
         raise ValueError("write texts; only axes of numbers have ranges")
     keys = set(table)

@@ -156,7 +156,7 @@ class Resolver:
 
 
 def _kept(memory: OrderedDict[tuple[Plain, ...], _Kept], key: tuple[Plain, ...], make: Callable[[], _Kept]) -> _Kept:
-    """What `make` made for the key, kept until others are asked for."""
+    """The value that `make` makes for the key; the last ones are kept."""
     if key not in memory:
         memory[key] = make()
         if len(memory) > _KEPT:
@@ -212,7 +212,7 @@ def _algorithms(text: str) -> dict[Collective, str] | None:
 
 
 def cluster_key(settings: Mapping[str, Plain]) -> tuple[str, ...]:
-    """What determines the cluster of a case, with its changes."""
+    """The settings that determine the cluster of a case, with its changes."""
     return tuple(str(settings[name]) for name in _SETTING)
 
 
@@ -247,7 +247,7 @@ def resolve(study: Study) -> tuple[list[Row], list[Case]]:
             continue
         assert request.batch_per_worker is not None
         rows[number] = Row(point, key, request.batch_per_worker)
-        # Of points with the same content the first one names the case, whatever the order of simulation.
+        # The first of the points with the same content names the case, whatever the order of simulation.
         if key not in cases or number < cases[key][0]:
             cases[key] = (number, Case(key, point.settings))
     if problems:
@@ -275,7 +275,7 @@ def _refused(study: Study, problems: Sequence[tuple[int, str]]) -> FileError:
 
 
 def shard_of(cases: Sequence[Case], number: int, of: int) -> list[Case]:
-    """Shard `number` (from 1) `of` several: every `of`-th block of cases, so that a shard meets few clusters."""
+    """Shard `number` (from 1) `of` several: every `of`-th block of cases, so that a shard has few clusters."""
     block = max(len(cases) // (8 * of), 1)
     return [case for i, case in enumerate(cases) if i // block % of == number - 1]
 

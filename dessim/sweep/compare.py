@@ -146,7 +146,7 @@ def _by_axes(path: Path, cases: Sequence[_Case], axes: Sequence[str]) -> dict[_K
         key = tuple(case.axes.get(axis, "") for axis in axes)
         if key in found:
             text = ", ".join(f"{axis} = {value}" for axis, value in zip(axes, key, strict=True))
-            raise UsageError(f"{path}: several cases have {text}; the other run lacks the axis that tells them apart")
+            raise UsageError(f"{path}: several cases have {text}; the other run lacks the axis in which they differ")
         found[key] = case
     return found
 

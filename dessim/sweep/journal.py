@@ -22,8 +22,8 @@ SUFFIX = ".jsonl"
 OK, MISFIT, FAILED = "ok", "does_not_fit", "failed"
 STATUSES = (OK, MISFIT, FAILED)
 Outcome = Mapping[str, Any]
-"""What a case gave: `status`, one of STATUSES; `row`, the columns of the results; `ops`, seconds on the critical path
-by op; `reason`, in words, of a case without times."""
+"""The outcome of a case: `status`, one of STATUSES; `row`, the columns of the results; `ops`, seconds on the critical
+path by op; `reason`, in words, of a case without times."""
 _SYNC_INTERVAL_S = 1.0
 
 

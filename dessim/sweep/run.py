@@ -10,15 +10,16 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from dessim.errors import UsageError
+from dessim.errors import DessimError, UsageError
 from dessim.sim.progress import Progress
 from dessim.sweep.cases import Case, Row, resolve, shard_of, without
 from dessim.sweep.grid import Study, read_study
 from dessim.sweep.journal import FAILED, Journal, Outcome, journal_file, read_journals
 from dessim.sweep.local import in_processes
 from dessim.sweep.on_dask import on_dask
-from dessim.sweep.tables import write_results
+from dessim.sweep.tables import listed_rows, write_results
 
 Runner = Callable[[Sequence[Case]], Generator[tuple[str, Outcome]]]
 """Simulates cases, and gives their outcomes by key as they arrive."""
@@ -52,6 +53,17 @@ class Done:
     missing: int
     files: tuple[Path, ...]
     failed: tuple[tuple[str, str], ...]
+
+
+def sweep_rows(study: Study, jobs: int = 1) -> list[dict[str, Any]]:
+    """The rows of a study, simulated in `jobs` processes and kept nowhere. Raises DessimError if one fails."""
+    rows, cases = resolve(study)
+    outcomes = dict(in_processes(cases, jobs))
+    listed = list(listed_rows(study, rows, outcomes))
+    for row, found in zip(rows, listed, strict=True):
+        if found["status"] == FAILED:
+            raise DessimError(f"{row.point}: {found['reason']}")
+    return listed
 
 
 def plan_sweep(study: Path, folder: Path, shard: tuple[int, int] = (1, 1)) -> Plan:

@@ -37,7 +37,7 @@ def axis_columns(study: Study) -> dict[str, str]:
 def write_results(folder: Path, study: Study, rows: Sequence[Row], outcomes: Mapping[str, Outcome]) -> tuple[Path, ...]:
     """Write all tables of complete outcomes, by key; return their paths."""
     axes = axis_columns(study)
-    listed = list(_listed(axes, rows, outcomes))
+    listed = list(listed_rows(study, rows, outcomes))
     columns = (*axes.values(), BATCH, "status", *RESULTS, "reason")
     write_text(folder / RESULTS_CSV, data_csv([_csv(row) for row in listed], columns))
     ops = [
@@ -60,7 +60,9 @@ def write_results(folder: Path, study: Study, rows: Sequence[Row], outcomes: Map
     return tuple(files)
 
 
-def _listed(axes: Mapping[str, str], rows: Sequence[Row], outcomes: Mapping[str, Outcome]) -> Iterator[dict[str, Any]]:
+def listed_rows(study: Study, rows: Sequence[Row], outcomes: Mapping[str, Outcome]) -> Iterator[dict[str, Any]]:
+    """The rows of the results, in order, with `ops` beside the columns; values that a row lacks are left out."""
+    axes = axis_columns(study)
     for row in rows:
         outcome = outcomes[row.key]
         point = row.point

@@ -4,7 +4,7 @@
     python -m tests.sweep.chaos --batches 5    # 200 cases
 
 1. `--jobs 1`, undisturbed. 2. Three shards. 3. A Dask cluster of four worker processes: one of them is killed, then the
-coordinator, which is started again. 4. A file-size limit that the journal meets in mid-sweep, as on a full disk, and
+coordinator, which is started again. 4. A file-size limit that the journal reaches in mid-sweep, as on a full disk, and
 the same command without it. No case may be lost or journalled twice, and all tables must have the same bytes.
 """
 

@@ -111,7 +111,7 @@ GPUS = GRID + "gpus = 2\n"
     [
         ("", "grid: missing; write [grid] with model, cluster, strategy, gpus"),
         ("grid = 3", "write a table, [grid] or [[grid]]"),
-        ("gird = 3", "gird: unknown key; keys: schema_version"),
+        ("grids = 3", "grids: unknown key; keys: schema_version"),
         (GPUS + "[what]", "what: unknown key"),
         ("schema_version = 2\n" + GPUS, "this dessim reads 1"),
         (GRID, "grid.gpus: missing"),
@@ -136,7 +136,7 @@ GPUS = GRID + "gpus = 2\n"
         (GPUS + "nic_rate = 0", "grid.nic_rate: write a factor above 0"),
         (GPUS + "uplink_rate = 2", "one-switch_16 has none"),
         (GPUS + "what_if = '2x:nicrate'", "did you mean nic_rate?"),
-        (GPUS + "precision = {nam = 'x', value = 'y'}", 'write {name = "...", value = ...}'),
+        (GPUS + "precision = {title = 'x', value = 'y'}", 'write {name = "...", value = ...}'),
         (GPUS + "precision = {from = 1, to = 2, step = 1}", "only axes of numbers have ranges"),
         (GPUS + "[[exclude]]\ngpu = 2", "exclude.0.gpu: no axis of the grid"),
         (GPUS + "[[exclude]]\ngpus = '4..x'", "write a range such as '8..64'"),

@@ -10,7 +10,6 @@ import typer
 
 from dessim.cli.options import CsvOption, JsonOption, parse_quantity
 from dessim.cli.output import guarded, print_json
-from dessim.errors import UsageError
 
 if TYPE_CHECKING:
     from dessim.sweep.axes import Plain
@@ -23,12 +22,12 @@ _RUN = "Folder of a sweep, or a file of `dessim project --json`"
 def report(
     before: Annotated[Path, typer.Argument(help=f"{_RUN}.", show_default=False)],
     after: Annotated[Path, typer.Argument(help=f"{_RUN}.", show_default=False)],
-    tolerance: Annotated[str, typer.Option(help="Changes of a step up to this share are left out.")] = "1 %",
+    beyond: Annotated[str, typer.Option(help="Show steps that changed by more than this.")] = "1%",
     most: Annotated[int, typer.Option(help="Rows to print of each kind; --csv and --json have all.", min=1)] = 20,
     csv: CsvOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Compare two runs: which cases became slower or faster, and through which op.
+    """Say what became slower or faster between two runs, and why.
 
     The exit code is 0 whatever is found.
     """
@@ -37,9 +36,7 @@ def report(
     from dessim.sweep.compare import compare
     from dessim.units import parse_share
 
-    share = parse_quantity("--tolerance", tolerance, parse_share)
-    if share < 0:
-        raise UsageError(f"--tolerance {tolerance!r}: write a share of at least 0, such as 1 %")
+    share = parse_quantity("--beyond", beyond, parse_share)
     found = compare(before, after, share)
     if csv is not None:
         both = [*found.slower, *found.faster]
@@ -47,7 +44,7 @@ def report(
         axes = list(both[0].case) if both else []
         write_text(csv, data_csv(rows, (*axes, "before_s", "after_s", "change", "mostly")))
     if json:
-        print_json({"before": str(before), "after": str(after), "tolerance": share, **found.to_json()})
+        print_json({"before": str(before), "after": str(after), "beyond": share, **found.to_json()})
         return
     _print(found, most)
 

@@ -17,12 +17,12 @@ from dessim.sweep.journal import FAILED, MISFIT, OK, Outcome
 _SAME_S = 12  # decimals of seconds to which ops count as equally long; of these the first one is named
 TRAFFIC = ("ids", "sparse", "dense", "control")
 RESULTS = (
-    *("step_time_s", "step_low_s", "step_high_s", "samples_per_s", "compute_s", "exposed_comm_s", "idle_s"),
+    *("step_time_s", "low_s", "high_s", "samples_per_s", "compute_s", "exposed_comm_s", "idle_s"),
     *("bound_by", "longest_op", "longest_op_s", "bytes_per_worker", "busiest_worker_bytes"),
     *(f"bytes_{traffic}" for traffic in TRAFFIC),
     *("memory_bytes", "host_bytes", "server_count", "lower_bound"),
 )
-"""The columns of an outcome; `step_low_s` and `step_high_s` are the ends of the step's 80 % interval."""
+"""The columns of an outcome; `low_s` and `high_s` are the ends of the step's 80 % interval."""
 
 
 class Simulator:
@@ -68,8 +68,8 @@ def _columns(row: Projection) -> dict[str, Any]:
     longest = max(split.critical_path, key=lambda op: round(op.time_s, _SAME_S), default=None)
     columns: dict[str, Any] = {
         "step_time_s": split.step_time_s,
-        "step_low_s": low,
-        "step_high_s": high,
+        "low_s": low,
+        "high_s": high,
         "samples_per_s": row.samples_per_s,
         "compute_s": split.compute_s,
         "exposed_comm_s": split.exposed_comm_s,

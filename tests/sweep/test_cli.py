@@ -111,7 +111,7 @@ def test_a_report_of_projections_may_change_the_cluster(tmp_path: Path) -> None:
     for name in ("h100-8x_fattree_128", "h100-8x_fattree_128_4to1"):
         arguments = ("--model", "deepfm", "--strategy", "table_wise,des_all_reduce", "--cluster", name, "--gpus", "64")
         (tmp_path / f"{name[-4:]}.json").write_text(run("project", *arguments, "--json")[1])
-    code, out, err = run("report", str(tmp_path / "_128.json"), str(tmp_path / "4to1.json"), "--tolerance", "0.1 %")
+    code, out, err = run("report", str(tmp_path / "_128.json"), str(tmp_path / "4to1.json"), "--beyond", "0.1 %")
     assert code == 0, err
     assert out.startswith("cluster: h100-8x_fattree_128 -> h100-8x_fattree_128_4to1")
     assert "slower: " in out and "2 cases compared" in out
@@ -129,7 +129,7 @@ def test_a_report_of_projections_may_change_the_cluster(tmp_path: Path) -> None:
         ("no scheduler answers", ("sweep", "STUDY", "-o", "OUT", "--dask", "nonsense://x")),
         ("has no results of a sweep", ("report", ".", ".")),
         ("is neither the folder of a sweep", ("report", "JSON", "JSON")),
-        ("has no unit", ("report", "JSON", "JSON", "--tolerance", "1")),
+        ("has no unit", ("report", "JSON", "JSON", "--beyond", "1")),
     ],
 )
 def test_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, arguments: tuple[str, ...]) -> None:

@@ -91,6 +91,8 @@ class Journal:
                     os.fsync(handle)
                 finally:
                     os.close(handle)
+                    if not self._size:
+                        self.path.unlink(missing_ok=True)
         finally:
             release(self._lock)
 

@@ -8,6 +8,8 @@ Inputs are read where the task runs, under the same paths, and must have the con
 from __future__ import annotations
 
 import itertools
+import re
+import socket
 import time
 from collections import deque
 from collections.abc import Generator, Mapping, Sequence
@@ -24,6 +26,7 @@ _TASK_S = 3.0
 _MOST_CASES = 64
 _AHEAD = 2  # tasks for each thread, so that none waits for the next
 _CONNECT_S = 10.0
+_ADDRESS = re.compile(r"((tcp|tls|ws|wss|ucx)://)?(?P<host>\[[0-9a-f:]+\]|[^\s/:]+):(?P<port>\d{1,5})")
 _Sent = tuple[str, Mapping[str, Plain]]
 
 
@@ -33,6 +36,7 @@ def on_dask(cases: Sequence[Case], address: str) -> Generator[tuple[str, Outcome
     Raises UsageError if dask is missing, or no scheduler with workers answers; DessimError for a worker with another
     dessim.
     """
+    _require_answer(address)
     try:
         from distributed import Client
         from distributed import as_completed as arriving
@@ -77,6 +81,18 @@ def on_dask(cases: Sequence[Case], address: str) -> Generator[tuple[str, Outcome
             future.release()
             submit()
             yield from outcomes.items()
+
+
+def _require_answer(address: str) -> None:
+    """Raise UsageError unless something listens at an address: a client that cannot connect ends late and noisily."""
+    found = _ADDRESS.fullmatch(address)
+    if found is None and not address.startswith("inproc://"):
+        raise UsageError(f"--dask {address!r}: write the address of a scheduler, such as tcp://head:8786")
+    if found is not None:
+        try:
+            socket.create_connection((found["host"].strip("[]"), int(found["port"])), _CONNECT_S).close()
+        except (OSError, OverflowError) as error:
+            raise UsageError(f"--dask {address}: no scheduler answers: {one_line(error)}") from None
 
 
 def simulate_cases(sent: Sequence[_Sent]) -> list[tuple[str, Outcome]]:

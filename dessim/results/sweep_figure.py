@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _MOST_PANELS = 12
 _MOST_LINES = 12
 _IN_A_ROW = 4
+_ABOVE = 1.05  # the height of an axis over the largest number
 _WIDE = 8.0  # the ratio of the largest to the smallest number from which an axis is logarithmic
 _OTHERS = ("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#ca9161", "#fbafe4", "#949494", "#ece133", "#56b4e9")
 _MARKERS = "osD^vPX<>p*h"
@@ -127,7 +128,7 @@ def _panel(drawn: Axes, rows: Sequence[Row], all_rows: Sequence[Row], shown: Enc
         from matplotlib.ticker import FuncFormatter
 
         text = _format(shown.y)
-        drawn.set_ylim(bottom=min(0, *numbers))
+        drawn.set_ylim(min(0, *numbers), _ABOVE * max(0, *numbers) or None)  # of all panels, which share the axis
         drawn.yaxis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
     if legend := drawn.get_legend():
         legend.remove()

@@ -10,9 +10,11 @@ from __future__ import annotations
 import itertools
 import re
 import socket
+import threading
 import time
 from collections import deque
 from collections.abc import Generator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from dessim.errors import DessimError, UsageError, one_line
@@ -22,7 +24,7 @@ from dessim.sweep.content import code_version, digest
 from dessim.sweep.journal import Outcome
 from dessim.sweep.simulate import Simulator, failure
 
-_TASK_S = 3.0
+_TASK_S = 5.0
 _MOST_CASES = 64
 _AHEAD = 2  # tasks for each thread, so that none waits for the next
 _CONNECT_S = 10.0
@@ -98,13 +100,19 @@ def _require_answer(address: str) -> None:
 def simulate_cases(sent: Sequence[_Sent]) -> list[tuple[str, Outcome]]:
     """The task: the outcomes of the first of these cases, as many as some seconds allow, and one at least."""
     began = time.monotonic()
-    simulator = Simulator()
+    simulator = _simulator(threading.get_ident())
     done: list[tuple[str, Outcome]] = []
     for key, settings in sent:
         done.append((key, simulator.outcome(Case(key, settings))))
         if time.monotonic() - began > _TASK_S:
             break
     return done
+
+
+@lru_cache(maxsize=256)
+def _simulator(thread: int) -> Simulator:
+    """The simulator of a thread of a worker, which keeps clusters and routes from one task to the next."""
+    return Simulator()
 
 
 def _threads(client: Any, address: str) -> int:

@@ -56,8 +56,26 @@ def wait_for(what: Callable[[], bool], process: subprocess.Popen[str]) -> None:
         time.sleep(0.02)
 
 
-def with_dask(study: Path, folder: Path, scratch: Path, cases: int) -> None:
+def shards(study: Path, folder: Path, cases: int, alone: Path) -> str:
+    """Sweep in three shards, one after the other."""
+    for number in (1, 2, 3):
+        finished(sweep(study, folder, "--shard", f"{number}/3"))
+    return "three shards"
+
+
+def full_disk(study: Path, folder: Path, cases: int, alone: Path) -> str:
+    """Sweep until the journal may not grow any more; then sweep again without a limit."""
+    size = sum(map(len, journalled(alone)))
+    line = finished(sweep(study, folder, most_bytes=int(_FILE_LIMIT * size)), code=1)
+    assert "the cases before are kept" in line
+    print(f"  the disk was full with {len(journalled(folder)):,} cases journalled: {line}", flush=True)
+    finished(sweep(study, folder))
+    return "a full disk"
+
+
+def with_dask(study: Path, folder: Path, cases: int, alone: Path) -> str:
     """Sweep on a Dask cluster whose worker, and then whose coordinator, is killed; then sweep again."""
+    scratch = study.parent
     found = scratch / "scheduler.json"
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": scratch}
     dask = [sys.executable, "-m", "dask"]
@@ -72,16 +90,20 @@ def with_dask(study: Path, folder: Path, scratch: Path, cases: int) -> None:
         coordinator = sweep(study, folder, "--dask", address)
         wait_for(lambda: len(journalled(folder)) > cases // 5, coordinator)
         running[-1].kill()
-        print(f"  a worker was killed with {len(journalled(folder)):,} cases journalled")
+        print(f"  a worker was killed with {len(journalled(folder)):,} cases journalled", flush=True)
         wait_for(lambda: len(journalled(folder)) > cases // 2, coordinator)
         coordinator.send_signal(signal.SIGKILL)
         coordinator.communicate()
-        print(f"  the coordinator was killed with {len(journalled(folder)):,} cases journalled")
+        print(f"  the coordinator was killed with {len(journalled(folder)):,} cases journalled", flush=True)
         finished(sweep(study, folder, "--dask", address))
     finally:
         for process in running:
             process.kill()
             process.wait()
+    return "Dask, a worker and the coordinator killed"
+
+
+PARTS = {"shards": shards, "dask": with_dask, "disk": full_disk}
 
 
 def check(what: str, folder: Path, wanted: dict[str, bytes], cases: int, began: float) -> None:
@@ -98,33 +120,24 @@ def check(what: str, folder: Path, wanted: dict[str, bytes], cases: int, began: 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batches", type=int, default=50, help="40 cases for each")
-    batches = parser.parse_args(arguments).batches
-    cases = 40 * batches
+    parser.add_argument("--parts", default="shards,dask,disk", help="what to check (default: all)")
+    parser.add_argument("--alone", type=Path, help="folder of 1., if it was swept before")
+    options = parser.parse_args(arguments)
+    cases = 40 * options.batches
     os.environ["OMP_NUM_THREADS"] = "1"
     with tempfile.TemporaryDirectory() as temporary:
         scratch = Path(temporary)
-        study = write_study(scratch, batches)
+        study = write_study(scratch, options.batches)
+        alone = options.alone or scratch / "alone"
         began = time.monotonic()
-        finished(sweep(study, scratch / "alone"))
-        wanted = tables(scratch / "alone")
-        check("--jobs 1", scratch / "alone", wanted, cases, began)
-
-        began = time.monotonic()
-        for number in (1, 2, 3):
-            finished(sweep(study, scratch / "shards", "--shard", f"{number}/3"))
-        check("three shards", scratch / "shards", wanted, cases, began)
-
-        began = time.monotonic()
-        with_dask(study, scratch / "dask", scratch, cases)
-        check("Dask, a worker and the coordinator killed", scratch / "dask", wanted, cases, began)
-
-        began = time.monotonic()
-        size = sum(map(len, journalled(scratch / "alone")))
-        line = finished(sweep(study, scratch / "full", most_bytes=int(_FILE_LIMIT * size)), code=1)
-        print(f"  full disk with {len(journalled(scratch / 'full')):,} cases journalled: {line}")
-        assert "the cases before are kept" in line
-        finished(sweep(study, scratch / "full"))
-        check("a full disk", scratch / "full", wanted, cases, began)
+        if options.alone is None:
+            finished(sweep(study, alone))
+        wanted = tables(alone)
+        check("--jobs 1", alone, wanted, cases, began)
+        for part in options.parts.split(","):
+            began = time.monotonic()
+            what = PARTS[part](study, scratch / part, cases, alone)
+            check(what, scratch / part, wanted, cases, began)
     return 0
 
 

@@ -77,7 +77,8 @@ def _table(title: str, differences: Sequence[Difference], most: int) -> None:
     # An axis with one value would only widen the table.
     axes = [axis for axis in differences[0].case if len({d.case[axis] for d in differences}) > 1]
     axes = axes or list(differences[0].case)
-    layout = Layout(left=(*axes, "mostly"), folds={"mostly": 16}, full_version="--csv or --json")
+    folds = {axis: 12 for axis in axes} | {"mostly": 16}
+    layout = Layout((*axes, "mostly"), folds, drops=("before",), full_version="--csv or --json")
     table = FittedTable((*axes, "before", "after", "change", "mostly"), layout)
     for d in differences[:most]:
         grown = f"{d.mostly}, {'+' if d.by_op[d.mostly] > 0 else '−'}{format_time(abs(d.by_op[d.mostly]), 3)}"

@@ -10,6 +10,7 @@ The same outcomes give the same bytes. The Parquet file needs pyarrow.
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from dessim.sweep.simulate import RESULTS
 RESULTS_CSV, RESULTS_PARQUET, OPS_CSV, SWEEP_JSON = "results.csv", "results.parquet", "ops.csv", "sweep.json"
 _SCHEMA_VERSION = 1
 BATCH = "batch"  # samples of all GPUs; the axis has its samples of each
-Table = dict[str, list[Any]]
+_NUMBER = re.compile(r"-?\d+(\.\d+)?(e[+-]?\d+)?")
 
 
 def axis_columns(study: Study) -> dict[str, str]:
@@ -41,7 +42,7 @@ def write_results(folder: Path, study: Study, rows: Sequence[Row], outcomes: Map
     columns = (*axes.values(), BATCH, "status", *RESULTS, "reason")
     write_text(folder / RESULTS_CSV, data_csv([_csv(row) for row in listed], columns))
     ops = [
-        {**{column: row[column] for column in axes.values()}, "op": op, "critical_path_s": seconds}
+        _csv({**{column: row[column] for column in axes.values()}, "op": op, "critical_path_s": seconds})
         for row in listed
         for op, seconds in row["ops"].items()
     ]
@@ -142,13 +143,10 @@ def _read_csv(path: Path, required: Sequence[str]) -> list[dict[str, Plain]]:
 
 
 def _plain(text: str) -> Plain:
-    """A number where the text is one."""
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+    """A number where the text is one, as Python writes it."""
+    if not _NUMBER.fullmatch(text):
+        return text
+    return float(text) if set(text) & set(".e") else int(text)
 
 
 def is_ok(row: Mapping[str, Plain]) -> bool:

@@ -132,8 +132,8 @@ def main(arguments: list[str] | None = None) -> int:
         began = time.monotonic()
         if options.alone is None:
             finished(sweep(study, alone))
+            check("--jobs 1", alone, tables(alone), cases, began)
         wanted = tables(alone)
-        check("--jobs 1", alone, wanted, cases, began)
         for part in options.parts.split(","):
             began = time.monotonic()
             what = PARTS[part](study, scratch / part, cases, alone)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from dessim.sweep.tables import is_ok, read_results
 from tests.sweep.small import write_study
 from tests.test_cli import refused, run
 
@@ -40,6 +41,15 @@ def test_a_misfit_is_a_result(swept: Path) -> None:
     assert len(misfits) == 4 and all("does not fit: a GPU needs" in row for row in misfits)
 
 
+def test_tables_are_read_as_they_were_written(swept: Path) -> None:
+    axes, rows, ops = read_results(swept / "out")
+    assert axes == ["model", "cluster", "strategy", "gpus", "batch_per_gpu"]
+    for row in filter(is_ok, rows):
+        path = ops[tuple(row[axis] for axis in axes)]
+        assert sum(path.values()) == pytest.approx(row["step_time_s"], rel=1e-9)
+    assert {type(row["gpus"]) for row in rows} == {int} and {row["status"] for row in rows} == {"ok", "does_not_fit"}
+
+
 def test_it_counts_before_it_runs_and_finds_nothing_left_afterwards(swept: Path, tmp_path: Path) -> None:
     study = str(swept / "study.toml")
     code, out, _ = run("sweep", study, "--dry-run", "-o", str(tmp_path / "none"))
@@ -49,6 +59,16 @@ def test_it_counts_before_it_runs_and_finds_nothing_left_afterwards(swept: Path,
     assert code == 0 and found["to_simulate"] == 0 and found["by_status"] == {"ok": 8, "does_not_fit": 4}
     code, out, err = run("sweep", study, "-o", str(tmp_path / "empty"), "--merge")
     assert code == 1 and "12 cases have no result yet" in err
+
+
+def test_an_interruption_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(plan, jobs, dask, progress, on_case):
+        on_case("key", {})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dessim.sweep.run.run_sweep", interrupted)
+    code, _, err = run("sweep", str(write_study(tmp_path)), "-o", str(tmp_path / "out"))
+    assert code == 130 and err == "dessim: interrupted with 39 cases left; run the same command again to continue\n"
 
 
 def test_a_budget_stops_it_and_it_goes_on(tmp_path: Path) -> None:

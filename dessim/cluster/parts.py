@@ -233,6 +233,9 @@ class Node:
 
     `nvlink_wiring` is how NVLink joins the GPUs: `switched`, `pairwise`, or `cube_mesh` (8 V100). NCCL's model depends
     on it; links are those of a switched plane in any case, which carries at least as much.
+
+    `planes` is a factor on the number of NICs: each set of `nics` is on a plane of the fabric (dessim.cluster.scaled).
+    `nic` has the rate of all planes together.
     """
 
     gpus: int
@@ -248,3 +251,4 @@ class Node:
     socket_link: Link | None = None
     gpu: Gpu | None = None
     nvlink_wiring: str = "switched"
+    planes: float = 1.0

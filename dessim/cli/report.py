@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dessim.cli.options import CsvOption, JsonOption, parse_quantity
-from dessim.cli.output import guarded, print_json
+from dessim.cli.options import CsvOption, HtmlOption, JsonOption, parse_quantity
+from dessim.cli.output import command_line, guarded, print_json
 
 if TYPE_CHECKING:
     from dessim.sweep.axes import Plain
@@ -20,11 +20,13 @@ _RUN = "Folder of a sweep, or a file of `dessim project --json`"
 
 @guarded
 def report(
+    context: typer.Context,
     before: Annotated[Path, typer.Argument(help=f"{_RUN}.", show_default=False)],
     after: Annotated[Path, typer.Argument(help=f"{_RUN}.", show_default=False)],
     beyond: Annotated[str, typer.Option(help="Show steps that changed by more than this.")] = "1%",
     most: Annotated[int, typer.Option(help="Rows to print of each kind; --csv and --json have all.", min=1)] = 20,
     csv: CsvOption = None,
+    html: HtmlOption = None,
     json: JsonOption = False,
 ) -> None:
     """Say what became slower or faster between two runs, and why.
@@ -32,6 +34,8 @@ def report(
     The exit code is 0 whatever is found.
     """
     from dessim.files import write_text
+    from dessim.results.pages.compare import differences_page
+    from dessim.results.pages.render import write_page
     from dessim.results.rows import data_csv
     from dessim.sweep.compare import compare
     from dessim.units import parse_share
@@ -43,8 +47,11 @@ def report(
         rows = [{**d.case, **{key: value for key, value in d.to_json().items() if key != "case"}} for d in both]
         axes = list(both[0].case) if both else []
         write_text(csv, data_csv(rows, (*axes, "before_s", "after_s", "change", "mostly")))
+    result = {"before": str(before), "after": str(after), "beyond": share, **found.to_json()}
+    if html is not None:
+        write_page(html, differences_page(result, before.name, after.name, [("command", command_line(context))]))
     if json:
-        print_json({"before": str(before), "after": str(after), "beyond": share, **found.to_json()})
+        print_json(result)
         return
     _print(found, most)
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dessim.cli.options import FigureOption, JsonOption
-from dessim.cli.output import guarded, print_json, to_fill
+from dessim.cli.options import FigureOption, HtmlOption, JsonOption
+from dessim.cli.output import command_line, guarded, print_json, to_fill
 from dessim.cli.progress import TimeBudgetOption, showing_progress
 from dessim.errors import DessimError, OutOfTime, UsageError
 from dessim.processes import INTERRUPTED
@@ -25,6 +25,7 @@ _AGAIN = "run the same command again to continue"
 
 @guarded
 def sweep(
+    context: typer.Context,
     study: Annotated[
         Path, typer.Argument(help="Study file; or, with --figure, the folder of a finished sweep.", show_default=False)
     ],
@@ -54,6 +55,7 @@ def sweep(
     where: Annotated[
         list[str] | None, typer.Option(help="COLUMN=VALUE: draw only these rows; may be repeated.")
     ] = None,
+    html: HtmlOption = None,
     json: JsonOption = False,
 ) -> None:
     """Project every point of a grid: docs/sweeps.md.
@@ -63,12 +65,13 @@ def sweep(
     """
     if dask is not None and jobs > 1:
         raise UsageError("--dask and --jobs: Dask's workers simulate; leave --jobs out")
-    if figure is None and (hue or facet or where):
-        raise UsageError("--hue, --facet and --where are for --figure NAME.svg")
+    if figure is None and html is None and (hue or facet or where):
+        raise UsageError("--hue, --facet and --where are for --figure NAME.svg and --html FILE")
+    shown = (x, y, hue, facet)
     if study.is_dir():
-        if figure is None:
+        if figure is None and html is None:
             raise UsageError(f"{study} is a folder; name a study file, or add --figure NAME.svg to draw its results")
-        _draw(study, figure, x, y, hue, facet, where or [])
+        _show(study, figure, html, shown, where or [], command_line(context))
         return
     from dessim.sweep.run import conclude, plan_sweep, run_sweep
 
@@ -97,8 +100,8 @@ def sweep(
         raise DessimError(
             f"{done.missing:,} cases have no result yet; run the shards that are left, then --merge again"
         )
-    if figure is not None and not done.missing:
-        _draw(folder, figure, x, y, hue, facet, where or [])
+    if (figure is not None or html is not None) and not done.missing:
+        _show(folder, figure, html, shown, where or [], command_line(context))
     if done.failed:
         raise DessimError(
             f"{len(done.failed):,} of {len(plan.cases):,} cases failed twice; results.csv has their reasons, and "
@@ -153,7 +156,17 @@ def _report(plan: Plan, done: Done, json: bool) -> None:
         print("for results.parquet: pip install 'dessim[sweep]', then run the same command again", file=sys.stderr)
 
 
-def _draw(folder: Path, figure: Path, x: str, y: str, hue: str | None, facet: str | None, where: list[str]) -> None:
+def _show(
+    folder: Path,
+    figure: Path | None,
+    html: Path | None,
+    columns: tuple[str, str, str | None, str | None],
+    where: list[str],
+    command: str,
+) -> None:
+    """Write the figure and the page of a folder's results. `columns`: x, y, hue and facet of the figure."""
+    from dessim.results.pages.render import write_page
+    from dessim.results.pages.sweep import sweep_page
     from dessim.results.sweep_figure import Encoding, sweep_figure
     from dessim.sweep.tables import is_ok, read_results
 
@@ -165,8 +178,14 @@ def _draw(folder: Path, figure: Path, x: str, y: str, hue: str | None, facet: st
         rows = [row for row in rows if str(row.get(column, "")) == value]
         if not rows:
             raise UsageError(f"--where {condition!r}: no row has it")
-    sweep_figure([row for row in rows if is_ok(row)], axes, Encoding(x, y, hue, facet), figure)
-    print(figure)
+    plots = []
+    timed = [row for row in rows if is_ok(row)]
+    if figure is not None:
+        plots.append((sweep_figure(timed, axes, Encoding(*columns), figure), f"{columns[1]} against {columns[0]}."))
+        print(figure)
+    if html is not None:
+        write_page(html, sweep_page(folder.name, axes, rows, [("command", command)], plots))
+        print(html)
 
 
 class _Lines:

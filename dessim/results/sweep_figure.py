@@ -13,7 +13,7 @@ from dessim.files import write_text
 from dessim.results.axes import log_axis
 from dessim.results.rows import Row, data_csv
 from dessim.results.style import STRATEGY_STYLE, house_style, style_of
-from dessim.results.svg import svg_text
+from dessim.results.svg import Plot, inline, svg_text
 from dessim.units import format_count, format_size, format_time
 
 if TYPE_CHECKING:
@@ -41,10 +41,11 @@ class Encoding:
         return [column for column in (self.x, self.y, self.hue, self.facet) if column is not None]
 
 
-def sweep_figure(rows: Sequence[Row], axes: Sequence[str], shown: Encoding, path: Path) -> None:
-    """Draw rows with times to `path`, with the data as CSV beside it. `axes` are the columns that tell rows apart.
+def sweep_figure(rows: Sequence[Row], axes: Sequence[str], shown: Encoding, path: Path | None = None) -> Plot:
+    """Draw rows with times, also to `path`, with the data as CSV beside it.
 
-    Raises UsageError for an unknown column, numbers that are texts, and rows that would share a point.
+    `axes` are the columns that tell rows apart. Raises UsageError for an unknown column, numbers that are texts, and
+    rows that would share a point.
     """
     _check(rows, axes, shown)
     panels = _values(rows, shown.facet)
@@ -70,8 +71,12 @@ def sweep_figure(rows: Sequence[Row], axes: Sequence[str], shown: Encoding, path
         handles, labels = grid.flat[0].get_legend_handles_labels()
         if shown.hue is not None:
             figure.legend(handles, labels, loc="outside right upper", frameon=False, title=shown.hue)
-        write_text(path, svg_text(figure, f"{shown.y} against {shown.x}"))
-    write_text(path.with_suffix(".csv"), data_csv(rows, _unique([*axes, *shown.columns()])))
+        title = f"{shown.y} against {shown.x}"
+        data = data_csv(rows, _unique([*axes, *shown.columns()]))
+        if path is not None:
+            write_text(path, svg_text(figure, title))
+            write_text(path.with_suffix(".csv"), data)
+        return Plot(inline(svg_text(figure, title, "none"), "sweep"), title, data)
 
 
 def _check(rows: Sequence[Row], axes: Sequence[str], shown: Encoding) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from dessim.sweep.tables import is_ok, read_results
+from tests.results.test_pages import Tables
 from tests.sweep.small import write_study
 from tests.test_cli import refused, run
 
@@ -160,3 +161,39 @@ def test_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, ar
     monkeypatch.chdir(tmp_path)
     code, out, err = run(*(named.get(word, word) for word in arguments))
     assert code in (1, 2) and text in err and len(err.strip().splitlines()) == 1, (code, out, err)
+
+
+def test_the_page_of_a_sweep_ranks_all_points_and_shows_its_figure(swept: Path, tmp_path: Path) -> None:
+    words = (
+        "--figure",
+        str(tmp_path / "f.svg"),
+        "--hue",
+        "strategy",
+        "--facet",
+        "cluster",
+        "--where",
+        "batch_per_gpu=256",
+    )
+    code, _, err = run("sweep", str(swept / "out"), "--html", str(tmp_path / "all.html"))
+    assert code == 0, err
+    tables = Tables((tmp_path / "all.html").read_text("utf-8"))
+    rows = sorted((row for row in read_results(swept / "out")[1] if is_ok(row)), key=lambda row: -row["samples_per_s"])
+    head, *shown = tables.tables["Rows"]
+    speed = [cell[0] for cell in head].index("samples/s")
+    assert [cells[speed][1] for cells in shown] == [row["samples_per_s"] for row in rows]
+    assert (
+        len(tables.tables["Points that do not fit, or failed"]) == 5
+        and "12 points: 8 with times, 4 do not fit." in tables.text
+    )
+    code, _, err = run("sweep", str(swept / "out"), "--html", str(tmp_path / "some.html"), *words)
+    assert code == 0, err
+    html = (tmp_path / "some.html").read_text("utf-8")
+    assert html.count("<figure>") == 1 and "samples-per-s-against-gpus.csv" in html
+
+
+def test_the_page_of_a_report_has_every_difference(swept: Path, tmp_path: Path) -> None:
+    out = str(swept / "out")
+    code, printed, err = run("report", out, out, "--html", str(tmp_path / "r.html"))
+    assert code == 0, err
+    assert "none became slower and none faster by more than 1 %" in Tables((tmp_path / "r.html").read_text()).text
+    assert "12 cases compared" in printed

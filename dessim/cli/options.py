@@ -76,6 +76,16 @@ FigureOption = Annotated[
     Path | None,
     typer.Option("--figure", callback=to_plot, help="Also draw the result as SVG, with its data as CSV beside it."),
 ]
+HtmlOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--html", callback=to_write, help="Also write one HTML page: answer, tables, figures with their data."
+    ),
+]
+AgainstOption = Annotated[
+    Path | None,
+    typer.Option("--against", help="With --html: compare with an earlier result, a file that --json printed."),
+]
 FoldOption = Annotated[Fold, typer.Option("--fold", help="Simulate identical flows once; the result is the same.")]
 NetworkOption = Annotated[
     Network, typer.Option("--network", help="fluid: max-min rates, any size; packet: gloo on a few ranks.")
@@ -154,6 +164,12 @@ JitterOption = Annotated[
 ]
 SeedOption = Annotated[int, typer.Option(help="Seed of --jitter.", min=0)]
 TraceArgument = Annotated[Path, typer.Argument(help="Trace folder, NAME.trace.", show_default=False)]
+
+
+def check_against(against: Path | None, html: Path | None) -> None:
+    """Raise UsageError for --against without a page that could show the comparison."""
+    if against is not None and html is None:
+        raise UsageError(f"--against {against}: the page shows the comparison; add --html FILE")
 
 
 def parse_names(text: str, flag: str) -> list[str]:

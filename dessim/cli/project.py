@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from dessim.cli.options import (
+    AgainstOption,
     AlgorithmOption,
     ClusterOption,
     CsvOption,
@@ -18,6 +19,7 @@ from dessim.cli.options import (
     FigureOption,
     Fold,
     FoldOption,
+    HtmlOption,
     IdsOption,
     JitterOption,
     JsonOption,
@@ -33,11 +35,12 @@ from dessim.cli.options import (
     StalenessOption,
     TransportOption,
     WhatIfOption,
+    check_against,
     parse_algorithms,
     parse_counts,
     parse_names,
 )
-from dessim.cli.output import draw_used, guarded, print_json
+from dessim.cli.output import command_line, draw_used, guarded, print_json
 from dessim.cli.progress import TimeBudgetOption, showing_progress, stop_partial
 from dessim.commands.support.server_defaults import AUTO, SERVER_DEVICE
 from dessim.errors import OutOfTime, UsageError
@@ -45,6 +48,7 @@ from dessim.errors import OutOfTime, UsageError
 
 @guarded
 def project(
+    context: typer.Context,
     cluster: ClusterOption,
     strategy: Annotated[
         str | None,
@@ -90,6 +94,8 @@ def project(
     csv: CsvOption = None,
     figure: FigureOption = None,
     draw: DrawOption = None,
+    html: HtmlOption = None,
+    against: AgainstOption = None,
     json: JsonOption = False,
 ) -> None:
     """Predict a step at other strategies and scales.
@@ -103,6 +109,10 @@ def project(
     from dessim.commands.support.projection import Projection
     from dessim.commands.what_if import parse_changes, what_if_projected
     from dessim.results.figures import throughput
+    from dessim.results.pages.compare import load_earlier
+    from dessim.results.pages.projection import projection_page
+    from dessim.results.pages.question import asked
+    from dessim.results.pages.render import write_page
     from dessim.results.rows import fitting
     from dessim.results.show import print_projection
     from dessim.results.tables import write_projection_csv
@@ -119,6 +129,7 @@ def project(
         raise UsageError("give either a trace folder or --model, not both")
     if plan is None and (strategy is None or gpus is None):
         raise UsageError("name strategies and numbers of GPUs with --strategy and --gpus, or give a --plan")
+    check_against(against, html)
     if ids is not None and model is None:
         raise UsageError("--ids needs --model: a trace has counted its ids")
     if trace is not None:
@@ -127,6 +138,7 @@ def project(
     else:
         job = Job.of_model(model_of(model or "", ids, precision))
     machine = cluster_of(cluster, transport, device)
+    earlier = load_earlier(against, "project") if against is not None else None
     planned = None
     if plan is not None and plan.suffix == TORCHREC:
         planned = read_torchrec(plan, job.model, batch_per_worker, machine)
@@ -173,7 +185,7 @@ def project(
     except OutOfTime as cut:
         if rows and not json:
             print_projection(rows)
-        stop_partial(cut, known, json, "name fewer GPUs or strategies", csv, figure, draw)
+        stop_partial(cut, known, json, "name fewer GPUs or strategies", csv, figure, draw, html)
     if csv is not None:
         write_projection_csv(csv, rows)
     if figure is not None:
@@ -182,6 +194,9 @@ def project(
         (drawn,) = found
         assert isinstance(drawn, Projection)  # a misfit alone is an error
         draw_used(draw, machine, drawn.record.load)
+    if html is not None:
+        question = asked(command_line(context), job.model, machine, rows)
+        write_page(html, projection_page(known, machine, question, earlier))
     if json:
         print_json({**known, "partial": False})
     else:

@@ -18,12 +18,11 @@ from typing import Any
 from dessim.cluster import load_cluster
 from dessim.cluster.check import describe
 from dessim.commands.project import project
-from dessim.results.report import percent
 from dessim.results.rows import data_csv
 from dessim.results.study import conclude, study_parser
 from dessim.results.style import house_style, strategy_label, style_of
 from dessim.results.svg import svg_text
-from dessim.units import format_time
+from dessim.units import format_time, percent
 from dessim.workload.model import load_model
 from dessim.workload.scale import Job
 

@@ -112,7 +112,7 @@ def plan(
     from dessim.plan.pinned import load_pinned
     from dessim.plan.prices import load_prices
     from dessim.plan.scales import PlanRequest, run_plan
-    from dessim.results.pages.compare import load_earlier
+    from dessim.results.pages.earlier import load_earlier
     from dessim.results.pages.plan import plan_page
     from dessim.results.pages.question import asked
     from dessim.results.pages.render import write_page

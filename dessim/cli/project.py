@@ -109,7 +109,7 @@ def project(
     from dessim.commands.support.projection import Projection
     from dessim.commands.what_if import parse_changes, what_if_projected
     from dessim.results.figures import throughput
-    from dessim.results.pages.compare import load_earlier
+    from dessim.results.pages.earlier import load_earlier
     from dessim.results.pages.projection import projection_page
     from dessim.results.pages.question import asked
     from dessim.results.pages.render import write_page

@@ -55,7 +55,7 @@ def replay(
     from dessim.cluster import load_cluster
     from dessim.commands.replay import ReplayRequest, counters_of, kept_times, run_replay, timeline_of
     from dessim.commands.what_if import parse_changes, what_if_replayed
-    from dessim.results.pages.compare import load_earlier
+    from dessim.results.pages.earlier import load_earlier
     from dessim.results.pages.question import cluster_line
     from dessim.results.pages.render import write_page
     from dessim.results.pages.replay import batch_of, replay_page, trace_line

@@ -15,11 +15,13 @@ const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.mi
 const words = process.argv.slice(2);
 const folder = words[0] === "--screenshots" ? words.splice(0, 2)[1] : null;
 const VIEWS = {
-  wide: { width: 1300, scheme: "light", media: "screen" },
+  wide: { width: 1300, scheme: "light", media: "screen", audited: true },
   narrow: { width: 390, scheme: "light", media: "screen" },
-  dark: { width: 1300, scheme: "dark", media: "screen" },
+  dark: { width: 390, scheme: "dark", media: "screen", audited: true }, // all that depends on colour or width is audited
   print: { width: 800, scheme: "light", media: "print" },
 };
+
+const SLICE = 2600;
 
 const browser = await puppeteer.launch({
   args: chromium.args,
@@ -31,6 +33,15 @@ async function show(tab, { width, scheme, media }) {
   await tab.setViewport({ width, height: 900 });
   await tab.emulateMediaFeatures([{ name: "prefers-color-scheme", value: scheme }]);
   if (media === "print") await tab.emulateMediaType("print");
+}
+
+// Pictures of at most SLICE pixels each: Chromium cannot draw a long page as one.
+async function photograph(tab, name, width) {
+  const height = await tab.evaluate(() => document.documentElement.scrollHeight);
+  for (let y = 0; y < height; y += SLICE) {
+    const clip = { x: 0, y, width, height: Math.min(SLICE, height - y) };
+    await tab.screenshot({ path: `${name}-${y / SLICE}.png`, clip, captureBeyondViewport: true });
+  }
 }
 
 // The tables of a page as rows of texts, without those that are hidden.
@@ -93,12 +104,12 @@ for (const path of words) {
     await show(tab, view);
     await tab.goto(url);
     page.width[name] = [await tab.evaluate(() => document.documentElement.scrollWidth), view.width];
-    if (view.media === "screen") {
+    if (view.audited) {
       await tab.evaluate(() => document.querySelectorAll("details").forEach((each) => (each.open = true)));
       page.axe[name] = await violations(tab);
       await tab.evaluate(() => document.querySelectorAll("details").forEach((each) => (each.open = false)));
     }
-    if (folder) await tab.screenshot({ path: join(folder, `${basename(path, ".html")}-${name}.png`), fullPage: true });
+    if (folder) await photograph(tab, join(folder, `${basename(path, ".html")}-${name}`), view.width);
     if (name === "wide") {
       page.tables = await tab.evaluate(readTables);
       page.used = await use(tab);

@@ -20,7 +20,8 @@ from dessim.cli.app import app
 from dessim.cluster import load_cluster
 from dessim.errors import FileError
 from dessim.results import figures
-from dessim.results.pages.compare import Earlier, comparison_page, load_earlier, steps_of
+from dessim.results.pages.compare import differences_page
+from dessim.results.pages.earlier import Earlier, load_earlier, steps_of
 from dessim.results.pages.projection import projection_page
 from dessim.results.pages.render import render
 from dessim.results.pages.replay import replay_page
@@ -176,10 +177,33 @@ def test_the_comparison_names_what_changed(projected: tuple[dict[str, Any], str,
         assert parts == pytest.approx(row["step_time_s"] - earlier["step_time_s"], abs=1e-9 * row["step_time_s"])
 
 
+def _differences(name: str) -> dict[str, Any]:
+    """As `dessim report --json` prints it."""
+    case = {"strategy": name, "gpus": 8}
+    slower = {"case": case, "before_s": 1e-3, "after_s": 2e-3, "change": 1.0, "mostly": name, "by_op_s": {name: 9e-4}}
+    status = {"case": case, "before": "ok", "after": name}
+    changed = {"cluster": [name, "other"]}
+    return {"slower": [slower], "faster": [], "same": 3, "status": [status], "only_before": [case]} | {
+        "only_after": [],
+        "changed": changed,
+        "beyond": 0.01,
+    }
+
+
+def test_differences_of_two_sweeps_are_tables() -> None:
+    tables = Tables(render(differences_page(_differences("table_wise"), "old", "new", [])))
+    assert "Of 5 cases in both runs, 1 became slower and none faster by more than 1 %." in tables.text
+    assert "The cluster differs: table_wise in old, other in new." in tables.text
+    (cells,) = tables.tables["Slower cases"][1:]
+    assert [cell[0] for cell in cells] == ["table-wise", "8", "1 ms", "2 ms", "+100 %", "table_wise, +900 us"]
+    assert "Only in old" in tables.tables and "Cases with another status" in tables.tables
+
+
 def test_hostile_names_are_text(projected: tuple[dict[str, Any], str, Path], no_figures: None) -> None:
     bad = poison({**projected[0]})
     for row in bad["projection"]:
         row["does_not_fit"] = None
+        row["critical_path"] = row["critical_path"][:1]
         row["utilisation"]["mean_share"] = {HOSTILE: 0.5}
         row["utilisation"]["peak_share"] = row["bytes_by_link"] = {HOSTILE: 1.0}
         row["comm_by_op"] = []
@@ -188,7 +212,7 @@ def test_hostile_names_are_text(projected: tuple[dict[str, Any], str, Path], no_
     for page in (
         projection_page(bad, cluster, [("command", HOSTILE)], earlier),
         rows_page(HOSTILE, HOSTILE, [HOSTILE], [(HOSTILE, HOSTILE)], [{HOSTILE: HOSTILE}]),
-        comparison_page(earlier, earlier, HOSTILE),
+        differences_page(_differences(HOSTILE), HOSTILE, HOSTILE, [("command", HOSTILE)]),
     ):
         html = render(page)
         assert html.count("<script") == 1 and HOSTILE in Page(html).text and ">49<" not in html

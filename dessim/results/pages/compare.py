@@ -1,111 +1,29 @@
-"""Two runs compared, step by step: which steps changed, by how much, and which part of them did.
-
-A run is the JSON of `project`, `plan` or `replay`, or rows of a table.
-"""
+"""Two runs compared, step by step: which steps changed, by how much, and which part of them did."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 from typing import Any
 
-from dessim.errors import FileError
-from dessim.files import read_json
 from dessim.results.changes_figure import changes
 from dessim.results.labels import bound_label
 from dessim.results.pages import blocks as b
 from dessim.results.pages.blocks import Block, Cell, Column, Figure, Page, Section, Table, Text
+from dessim.results.pages.earlier import PARTS, Earlier, facts_of, steps_of
+from dessim.results.pages.question import Asked
+from dessim.results.pages.rows import rows_table
 from dessim.results.rows import Row
 from dessim.results.style import strategy_label
 from dessim.units import format_time, percent
 
-PARTS = {"compute_s": "compute", "exposed_comm_s": "exposed communication", "idle_s": "idle"}
 SAME = 1e-9
 """Relative difference below which two steps are the same."""
-_WRITTEN = "write it with --json of `dessim project`, `plan` or `replay`"
-
-
-@dataclass(frozen=True, slots=True)
-class Earlier:
-    """The steps of an earlier run: `name` of its file, `facts` (model, cluster) and rows with the keys of `_step`."""
-
-    name: str
-    facts: Mapping[str, str]
-    rows: Sequence[Row]
-
-
-def load_earlier(path: Path, command: str) -> Earlier:
-    """Read the JSON of an earlier run of `command`. Raises FileError for anything else."""
-    found = read_json(path)
-    if not isinstance(found, dict) or found.get("schema_version") != 1:
-        raise FileError(path, "", f"is no result of dessim: {_WRITTEN}")
-    kind = next((name for name, key in _KEYS.items() if key in found), None)
-    if kind != command:
-        what = f"is a result of `dessim {kind}`" if kind else "holds no steps"
-        raise FileError(path, "", f"{what}; compare with one of `dessim {command} --json`")
-    if found.get("partial"):
-        raise FileError(path, "", "is a partial result: the run ended early; run it again with a larger --time-budget")
-    try:
-        rows = steps_of(found)
-        facts = _facts(found)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, StopIteration) as error:
-        raise FileError(path, "", f"is damaged ({type(error).__name__}: {error}); {_WRITTEN}") from None
-    return Earlier(path.name, facts, rows)
-
-
-_KEYS = {"project": "projection", "plan": "scales", "replay": "predicted_step_s"}
-
-
-def _facts(result: Mapping[str, Any]) -> dict[str, str]:
-    return {key: _text(result[key]) for key in ("model", "cluster") if key in result}
-
-
-def steps_of(result: Mapping[str, Any]) -> list[Row]:
-    """The steps of a result: `gpus`, `strategy`, `step_time_s`, its parts and `bound_by`. Misfits are left out."""
-    if "projection" in result:
-        return [_step(row, row["gpus"], row["strategy"]) for row in result["projection"] if not row["does_not_fit"]]
-    if "scales" in result:
-        return [_step(scale["plans"][0], scale["gpus"], "best plan") for scale in result["scales"]]
-    return [_step({**result, "step_time_s": result["predicted_step_s"]}, result["ranks"], result["strategy"])]
-
-
-def _step(row: Row, gpus: Any, case: Any) -> Row:
-    """A step; `case` names what is compared, as the strategy of the best plan may change."""
-    return {
-        "gpus": _count(gpus),
-        "case": _text(case),
-        "strategy": _text(row["strategy"]),
-        "batch": _count(row["batch"]) if "batch" in row else None,
-        "step_time_s": _seconds(row["step_time_s"], least=1e-15),
-        **{part: _seconds(row[part]) for part in PARTS},
-        "bound_by": _text(row["bound_by"]),
-    }
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError("a name is no text")
-    return value
-
-
-def _count(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise TypeError("a number of GPUs or samples is no whole number")
-    return value
-
-
-def _seconds(value: Any, least: float = 0.0) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value < math.inf:
-        raise TypeError("a time is no number of seconds")
-    return float(value)
 
 
 def comparison(earlier: Earlier, result: Mapping[str, Any]) -> Section:
     """The section that compares a result with an earlier one."""
-    return Section("Compared with the earlier run", compared(earlier, steps_of(result), _facts(result)))
+    return Section("Compared with the earlier run", compared(earlier, steps_of(result), facts_of(result)))
 
 
 def compared(earlier: Earlier, now: Sequence[Row], facts: Mapping[str, str]) -> list[Block]:
@@ -161,7 +79,8 @@ def _different(earlier: Earlier, facts: Mapping[str, str]) -> list[str]:
 def _table(pairs: Sequence[tuple[Row, Row]]) -> Table:
     columns = (
         *(Column("GPUs", choose=True), Column("strategy", left=True, choose=True), Column("before"), Column("now")),
-        *(Column("change"), *map(Column, PARTS.values()), Column("bound by, before → now", left=True, wide=True)),
+        *(Column("change"), *map(Column, PARTS.values()), Column("mostly from", left=True, wide=True)),
+        Column("bound by, before → now", left=True, wide=True),
     )
     cells = [
         [
@@ -171,6 +90,7 @@ def _table(pairs: Sequence[tuple[Row, Row]]) -> Table:
             b.time(now["step_time_s"]),
             _changed(before, now),
             *(_difference(now[part] - before[part], now["step_time_s"]) for part in PARTS),
+            Cell(_op(before, now)),
             Cell(_bounds(before["bound_by"], now["bound_by"])),
         ]
         for before, now in pairs
@@ -189,6 +109,18 @@ def _difference(seconds: float, step: float) -> Cell:
     if abs(seconds) <= SAME * step:
         return Cell("same", sort=0.0)
     return Cell(f"{'+' if seconds > 0 else '−'}{format_time(abs(seconds), 3)}", sort=seconds)
+
+
+def _op(before: Row, now: Row) -> str:
+    """The op whose time on the critical path changed most in the direction of the step: `rows, +1.2 ms`."""
+    change = now["step_time_s"] - before["step_time_s"]
+    if abs(change) <= SAME * now["step_time_s"]:
+        return ""
+    names = dict.fromkeys([*before["ops"], *now["ops"]])
+    grown = {name: now["ops"].get(name, 0.0) - before["ops"].get(name, 0.0) for name in names}
+    sign = 1 if change > 0 else -1
+    most = max(grown, key=lambda name: round(sign * grown[name] / now["step_time_s"], 9), default="")
+    return f"{most}, {_difference(grown[most], now['step_time_s']).text}" if most else ""
 
 
 def _bounds(before: str, now: str) -> str:
@@ -238,17 +170,50 @@ def _delta(pair: tuple[Row, Row]) -> Row:
     }
 
 
-def comparison_page(earlier: Earlier, now: Earlier, command: str) -> Page:
-    """The page that compares two runs: B (`now`) with A (`earlier`)."""
-    sections = compared(earlier, now.rows, now.facts)
-    said = [block.text for block in sections if isinstance(block, Text)]
-    return Page(
-        title=f"{now.name} compared with {earlier.name}",
-        question="Which steps changed, and which part of them?",
-        answer=[said[-1] if len(said) == 1 else " ".join(said[:2])],
-        asked=[
-            ("command", command),
-            *((f"{key} of {run.name}", v) for run in (earlier, now) for key, v in run.facts.items()),
-        ],
-        sections=[Section("Steps", [block for block in sections if not isinstance(block, Text)])],
+def differences_page(found: Mapping[str, Any], before: str, after: str, asked: Asked) -> Page:
+    """The page of `dessim report BEFORE AFTER`: its JSON, with every case that became slower or faster."""
+    slower, faster, status = found["slower"], found["faster"], found["status"]
+    compared = len(slower) + len(faster) + len(status) + found["same"]
+    answer = [
+        f"Of {b.counted(compared, 'case')} in both runs, {len(slower) or 'none'} became slower and "
+        f"{len(faster) or 'none'} faster by more than {percent(found['beyond'])}."
+    ]
+    answer += [
+        f"The {axis} differs: {one} in {before}, {other} in {after}." for axis, (one, other) in found["changed"].items()
+    ]
+    sections = [
+        Section(title, [_differences(title, rows)]) for title, rows in (("Slower", slower), ("Faster", faster)) if rows
+    ]
+    if status:
+        rows = [{**row["case"], "before": row["before"], "after": row["after"]} for row in status]
+        sections.append(Section("Another status", [rows_table(rows, "Cases with another status")]))
+    for title, cases in ((f"Only in {before}", found["only_before"]), (f"Only in {after}", found["only_after"])):
+        if cases:
+            sections.append(Section(title, [rows_table(cases, title)]))
+    return Page(f"{after} compared with {before}", "Which cases became slower or faster?", answer, asked, sections)
+
+
+def _differences(title: str, rows: Sequence[Row]) -> Table:
+    """Cases that changed, with the columns of their axes."""
+    axes = list(rows[0]["case"])
+    of_axes = rows_table([row["case"] for row in rows])
+    assert isinstance(of_axes, Table)  # there are rows
+    columns = (
+        *of_axes.columns,
+        *(Column("before"), Column("after"), Column("change"), Column("mostly from", left=True, wide=True)),
     )
+    cells = [
+        [
+            *of_axes.rows[n],
+            b.time(row["before_s"]),
+            b.time(row["after_s"]),
+            _changed({"step_time_s": row["before_s"]}, {"step_time_s": row["after_s"]}),
+            b.text(
+                f"{row['mostly']}, {_difference(row['by_op_s'][row['mostly']], row['after_s']).text}"
+                if row["mostly"]
+                else None
+            ),
+        ]
+        for n, row in enumerate(rows)
+    ]
+    return Table(f"{title} cases", columns, cells, f"By {', '.join(axes)}. Mostly from: the op that changed most.")

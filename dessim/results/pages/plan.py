@@ -9,7 +9,8 @@ from dessim.cluster import Cluster
 from dessim.results.pages import blocks as b
 from dessim.results.pages import evidence, steps
 from dessim.results.pages.blocks import Block, Bullets, Cell, Column, Figure, Folded, Page, Section, Table, Text, Tiles
-from dessim.results.pages.compare import Earlier, comparison
+from dessim.results.pages.compare import comparison
+from dessim.results.pages.earlier import Earlier
 from dessim.results.pages.fabric import fabric
 from dessim.results.pages.question import Asked
 from dessim.results.plan_figure import pareto, ranks

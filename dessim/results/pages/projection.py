@@ -12,7 +12,8 @@ from dessim.results.pages import blocks as b
 from dessim.results.pages import evidence, steps
 from dessim.results.pages.answers import ASSUMED_ERROR, answer, fastest_by_scale
 from dessim.results.pages.blocks import Block, Bullets, Download, Page, Section, Text, Tiles
-from dessim.results.pages.compare import Earlier, comparison
+from dessim.results.pages.compare import comparison
+from dessim.results.pages.earlier import Earlier
 from dessim.results.pages.fabric import fabric, layers
 from dessim.results.pages.question import Asked, gpu_memory
 from dessim.results.rows import Row, contenders, fitting

@@ -12,7 +12,8 @@ from dessim.results.labels import bound_label
 from dessim.results.pages import blocks as b
 from dessim.results.pages import steps
 from dessim.results.pages.blocks import Block, Bullets, Column, Figure, Page, Section, Table, Text, Tiles
-from dessim.results.pages.compare import Earlier, comparison
+from dessim.results.pages.compare import comparison
+from dessim.results.pages.earlier import Earlier
 from dessim.results.pages.evidence import source_cells
 from dessim.results.pages.fabric import fabric
 from dessim.results.pages.question import Asked

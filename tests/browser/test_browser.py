@@ -18,7 +18,7 @@ from dessim.cluster.drawing.draw import draw
 from dessim.results.pages.demo import write_report
 from dessim.results.pages.render import write_page
 from dessim.results.pages.rows import rows_page
-from tests.results.sample import result
+from tests.results.sample import projection, result
 
 HERE = Path(__file__).parent
 NEEDED = ("puppeteer-core", "axe-core", "@sparticuz/chromium")
@@ -41,7 +41,8 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("pages")
     steps = [{"step": n, "measured_s": 0.021, "predicted_s": 0.02} for n in range(4)]
     drawing = draw(load_cluster("one-switch_16"), {"nic_up": 0.6, "nic_down": 0.2})
-    write_report(folder / "demo.html", result(), cluster_svg=drawing, timeline="timeline.json.gz", recorded=steps)
+    shown = {**result(), "projection": projection(scales=(8, 64))}
+    write_report(folder / "demo.html", shown, cluster_svg=drawing, timeline="timeline.json.gz", recorded=steps)
     write_page(folder / "rows.html", rows_page("A table", "Which row?", ["The first."], [("command", "dessim")], ROWS))
     command = ["node", str(HERE / "check.mjs"), str(folder / "demo.html"), str(folder / "rows.html")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)

@@ -61,10 +61,11 @@ async function violations(tab) {
   return JSON.parse(result.value);
 }
 
-// Clicks the heading of each column of the first table twice; then filters by the first cell of the last row.
+// Clicks the heading of each column of the first table with several rows, three times; then filters by a cell.
 async function use(tab) {
   return tab.evaluate(() => {
-    const table = document.querySelector("table.data");
+    const table = [...document.querySelectorAll("table.data")].find((each) => each.tBodies[0].rows.length > 1);
+    if (!table) return { sorted: [] };
     const column = (i) => [...table.tBodies[0].rows].map((row) => row.cells[i].dataset.sort ?? row.cells[i].textContent);
     const heads = [...table.tHead.rows[0].cells];
     const sorted = heads.map((head, i) => {

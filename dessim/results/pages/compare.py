@@ -120,7 +120,9 @@ def _op(before: Row, now: Row) -> str:
     grown = {name: now["ops"].get(name, 0.0) - before["ops"].get(name, 0.0) for name in names}
     sign = 1 if change > 0 else -1
     most = max(grown, key=lambda name: round(sign * grown[name] / now["step_time_s"], 9), default="")
-    return f"{most}, {_difference(grown[most], now['step_time_s']).text}" if most else ""
+    if abs(grown.get(most, 0.0)) <= SAME * now["step_time_s"]:
+        return ""
+    return f"{most}, {_difference(grown[most], now['step_time_s']).text}"
 
 
 def _bounds(before: str, now: str) -> str:

@@ -59,15 +59,30 @@ def projection_page(result: Mapping[str, Any], cluster: Cluster, asked: Asked, e
         Section("How far to trust this", [Bullets([*trust(rows), *evidence.caveats(rows), NOT_MODELLED])]),
         Section("Data", [csv, Text("Every figure has its data below it. The command prints all of it with --json.")]),
     ]
-    gpus = ", ".join(f"{n:,}" for n in scales)
     return Page(
         title=f"{result['model']} on {result['cluster']}",
-        question=f"Which strategy is fastest on {gpus} GPU{'' if gpus == '1' else 's'}?",
-        answer=answer(rows, result["cluster"]) if len(rows) > 1 else [_sentence(best, result["cluster"])],
+        question=_question(rows, scales),
+        answer=_answer(rows, best, result["cluster"]),
         asked=asked,
         summary=[_tiles(best)],
         sections=sections,
     )
+
+
+def _question(rows: Sequence[Row], scales: Sequence[int]) -> str:
+    names = list(dict.fromkeys(row["strategy"] for row in rows))
+    gpus = f"{', '.join(f'{n:,}' for n in scales)} GPU{'' if scales == [1] else 's'}"
+    if len(names) == 1:
+        return f"How fast does {strategy_label(names[0])} train on {gpus}?"
+    return f"Which strategy is fastest on {gpus}?"
+
+
+def _answer(rows: Sequence[Row], best: Row, cluster: str) -> list[str]:
+    """Sentences: the fastest strategies, or the one step; then the jobs that do not fit."""
+    fits = fitting(rows)
+    found = answer(rows, cluster) if len(fits) > 1 and contenders(rows) else [_sentence(best, cluster)]
+    misfits = [f"{strategy_label(r['strategy'])} on {b.counted(r['gpus'], 'GPU')}" for r in rows if r["does_not_fit"]]
+    return [*found, f"Does not fit: {', '.join(misfits)}."] if misfits else found
 
 
 def _best_at_largest(rows: Sequence[Row]) -> Row:
@@ -77,10 +92,11 @@ def _best_at_largest(rows: Sequence[Row]) -> Row:
 
 
 def _sentence(row: Row, cluster: str) -> str:
-    """The answer for a single step."""
+    """The answer for a single step, or for lower bounds alone."""
+    trains = "trains at most" if row.get("lower_bound") else "trains"
     interval = f" (80 % interval: {interval_text(row['interval'])})" if row.get("interval") else ""
     return (
-        f"On {b.counted(row['gpus'], 'GPU')} of {cluster}, {strategy_label(row['strategy'])} trains "
+        f"On {b.counted(row['gpus'], 'GPU')} of {cluster}, {strategy_label(row['strategy'])} {trains} "
         f"{format_count(row['samples_per_s'], 3)} samples/s: a step takes {format_time(row['step_time_s'], 3)}"
         f"{interval}, bound by {bound_label(str(row['bound_by']))}."
     )

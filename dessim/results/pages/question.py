@@ -30,7 +30,8 @@ def model_line(model: Model) -> str:
     return (
         f"{found['name']}: {counted(found['tables'], 'table')} with {format_count(found['rows'])} rows, "
         f"{format_size(found['embedding_bytes'])} with their {found['row_optimizer']} state; "
-        f"{found['ids_per_sample']:,g} ids a sample; {format_count(found['dense_weights'])} dense weights"
+        f"{found['ids_per_sample']:,g} ids a sample; {format_count(found['dense_weights'])} dense "
+        f"weight{'' if found['dense_weights'] == 1 else 's'}"
     )
 
 

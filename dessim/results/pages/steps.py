@@ -214,7 +214,7 @@ def link_uses(row: Row, whose: str) -> Table:
     cells = [
         [
             b.text(link_label(kind)),
-            b.size(row["bytes_by_link"][kind]),
+            b.size(row["bytes_by_link"].get(kind, 0.0)),
             b.share_bar(mean),
             b.share(use["peak_share"][kind]),
         ]

@@ -66,5 +66,7 @@ def inline(svg: str, name: str) -> str:
     svg = re.sub(r'href="#', f'href="#{name}-', svg)
     svg = re.sub(r"url\(#", f"url(#{name}-", svg)
     svg = svg.replace(INK, "currentColor")
+    if "aria-label=" in svg[: svg.index(">")]:
+        return svg
     label = escape(name.replace("-", " "), {'"': "&quot;"})
     return re.sub(r"<svg\b", f'<svg role="img" aria-label="{label}"', svg, count=1)

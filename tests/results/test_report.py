@@ -28,6 +28,7 @@ class Page(HTMLParser):
         assert not self.open, self.open
 
     def handle_starttag(self, tag, attrs):
+        assert len(attrs) == len(dict(attrs)), (tag, attrs)
         self.tags.append(tag)
         self.attributes += attrs
         if tag not in VOID:

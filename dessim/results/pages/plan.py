@@ -182,7 +182,7 @@ def _owners(best: Values, names: Sequence[str]) -> Block:
     cells = [
         [
             b.text((names[n] if names else "") or n),
-            b.text(family_label(table["strategy"])),
+            b.text(family_label(table["strategy"]) + _spilt(table)),
             b.text(", ".join(map(str, table["ranks"])) or "all"),
             b.text(", ".join(map(str, table["columns"])) or "all"),
         ]
@@ -193,6 +193,11 @@ def _owners(best: Values, names: Sequence[str]) -> Block:
         "of each owner, from the first column on."
     )
     return Table("Tables and owners", columns, cells, note)
+
+
+def _spilt(table: Values) -> str:
+    """The rows of a table that a GPU caches, where the host holds all of them."""
+    return f", spilt: {table['cached_rows']:,} rows cached" if table.get("cached_rows") else ""
 
 
 def _scales(result: Values) -> list[Block]:

@@ -37,7 +37,7 @@ def rows_page(
     plots: Sequence[tuple[Plot, str]] = (),
     first: Sequence[Block] = (),
 ) -> Page:
-    """A page of `rows`, in their order, which is the ranking. All rows have the keys of the first.
+    """A page of `rows`, in their order, which is the ranking. A row may lack some keys.
 
     `plots` are figures with their captions. `first` are blocks before the table, such as failures or a comparison.
     """
@@ -55,7 +55,7 @@ def rows_page(
                 [
                     Download(
                         "rows.csv",
-                        data_csv(rows, list(rows[0]) if rows else ()),
+                        data_csv(rows, list(dict.fromkeys(key for row in rows for key in row))),
                         "every row, with units in the names of columns",
                     )
                 ],
@@ -68,7 +68,7 @@ def rows_table(rows: Sequence[Mapping[str, Value]], title: str = "Rows") -> Tabl
     """Flat rows as a table that sorts by the values, not by their texts."""
     if not rows:
         return Text("There are no rows.")
-    keys = list(rows[0])
+    keys = list(dict.fromkeys(key for row in rows for key in row))
     is_text = {key: any(isinstance(row.get(key), str) for row in rows) for key in keys}
     columns = [
         Column(

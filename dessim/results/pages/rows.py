@@ -25,6 +25,7 @@ _WRITERS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("error_bar", "error bar (80 %)", lambda value: f"± {percent(value)}"),
 )
 """End of a key, title of its column (none: the key without its unit), and how a value is written."""
+_TITLES = {"gpus": "GPUs", "batch_per_gpu": "batch per GPU", "low_s": "from (80 %)", "high_s": "to (80 %)"}
 _MOST_CHOICES = 40
 
 
@@ -36,11 +37,15 @@ def rows_page(
     rows: Sequence[Mapping[str, Value]],
     plots: Sequence[tuple[Plot, str]] = (),
     first: Sequence[Block] = (),
+    data: Sequence[Mapping[str, Value]] | None = None,
 ) -> Page:
     """A page of `rows`, in their order, which is the ranking. A row may lack some keys.
 
     `plots` are figures with their captions. `first` are blocks before the table, such as failures or a comparison.
+    `data` are the rows of the CSV file, which may have more columns.
     """
+    whole = rows if data is None else data
+    keys = list(dict.fromkeys(key for row in whole for key in row))
     figures = [Figure.of(plot, caption) for plot, caption in plots]
     return Page(
         title=title,
@@ -55,7 +60,7 @@ def rows_page(
                 [
                     Download(
                         "rows.csv",
-                        data_csv(rows, list(dict.fromkeys(key for row in rows for key in row))),
+                        data_csv(whole, keys),
                         "every row, with units in the names of columns",
                     )
                 ],
@@ -72,7 +77,7 @@ def rows_table(rows: Sequence[Mapping[str, Value]], title: str = "Rows") -> Tabl
     is_text = {key: any(isinstance(row.get(key), str) for row in rows) for key in keys}
     columns = [
         Column(
-            _title(key),
+            column_title(key),
             left=is_text[key],
             wide=is_text[key],
             choose=len({row.get(key) for row in rows}) <= _MOST_CHOICES and (is_text[key] or key in ("gpus", "batch")),
@@ -82,12 +87,15 @@ def rows_table(rows: Sequence[Mapping[str, Value]], title: str = "Rows") -> Tabl
     return Table(title, columns, [[_cell(key, row.get(key)) for key in keys] for row in rows])
 
 
-def _title(key: str) -> str:
+def column_title(key: str) -> str:
+    """The heading of a key's column: the key without its unit, in words."""
+    if key in _TITLES:
+        return _TITLES[key]
     for end, title, _ in _WRITERS:
         if key == end or (end.startswith("_") and key.endswith(end)):
             name = key.removesuffix(end).replace("_", " ").strip()
             return title if key == end or not name else name
-    return {"gpus": "GPUs"}.get(key, key.replace("_", " "))
+    return key.replace("_", " ")
 
 
 def _cell(key: str, value: Value) -> Cell:

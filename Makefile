@@ -28,13 +28,15 @@ $(READY): pyproject.toml
 # for every machine.
 	@$(BIN)/python -m pip install --quiet --group torchrec && $(BIN)/python -m pip install --quiet --no-deps torchrec==1.8.0 \
 		|| echo "TorchRec could not be installed; comparisons with it will be skipped" >&2
+# Otherwise all processes that start first would compile the same modules at the same time.
+	@$(BIN)/python -m compileall -q dessim des_ref
 	@touch $@
 
 demo: $(READY)     ## train, certify, capture, replay, project, report (under 3 minutes)
 	@$(BIN)/dessim demo --out $(OUT)
 
 test: $(READY)     ## run every check: lint, types, import contracts, tests
-	@$(MAKE) --no-print-directory lint types
+	@$(MAKE) --no-print-directory -j2 --output-sync lint types
 # Tests that measure wall-clock time run one by one, before the others load the machine; both parts run in any case.
 # Only their files are imported.
 	@$(BIN)/python -m pytest -q -n 0 -m quiet $(if $(JUNIT),--junitxml=$(JUNIT)/quiet.xml) \

@@ -30,8 +30,11 @@ def forked_from_everything() -> ForkServerContext:
     return context
 
 
-def run_forked(command: Sequence[str], cwd: Path | None = None, **_: Any) -> CompletedProcess[str]:
-    """Stand in for subprocess.run, with text, of `python -m MODULE ...` or of torchrun with `--nproc-per-node=N`."""
+def run_forked(command: Sequence[str], cwd: Path | None = None, input: str = "", **_: Any) -> CompletedProcess[str]:
+    """Stand in for subprocess.run, with text, of `python -m MODULE ...` or of torchrun with `--nproc-per-node=N`.
+
+    Each process reads `input`, of 64 KiB at most, from a pipe.
+    """
     words, environments = list(command[1:]), [dict[str, str]()]
     if words[: len(_TORCHRUN)] == _TORCHRUN:
         ranks, *words = words[len(_TORCHRUN) :]
@@ -40,7 +43,7 @@ def run_forked(command: Sequence[str], cwd: Path | None = None, **_: Any) -> Com
         outputs = [(Path(folder, f"{rank}.out"), Path(folder, f"{rank}.err")) for rank in range(len(environments))]
         context, where = forked_from_everything(), cwd or Path.cwd()
         processes = [
-            context.Process(target=_run, args=(words, where, environment, *output))
+            context.Process(target=_run, args=(words, where, environment, input, *output))
             for environment, output in zip(environments, outputs, strict=True)
         ]
         for process in processes:
@@ -67,8 +70,15 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def _run(words: Sequence[str], folder: Path, environment: Mapping[str, str], printed: Path, said: Path) -> None:
+def _run(
+    words: Sequence[str], folder: Path, environment: Mapping[str, str], typed: str, printed: Path, said: Path
+) -> None:
     """Run a module (`-m`) or a file as the program, with its arguments."""
+    reads, writes = os.pipe()
+    assert os.write(writes, typed.encode()) == len(typed.encode())
+    os.close(writes)
+    os.dup2(reads, 0)
+    sys.stdin = os.fdopen(0, closefd=False)
     for stream, path in ((1, printed), (2, said)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream)
     os.environ.update(environment)

@@ -154,8 +154,12 @@ def _find(name_or_path: str | Path) -> Path:
     path = Path(name_or_path)
     if path.is_file():
         return path
-    shipped = list_topologies()
     name = str(name_or_path)
+    root = topology_root()
+    plain = path.as_posix() == name and not path.is_absolute() and not {"parts", ".."} & set(path.parts)
+    if plain and (file := root / f"{name}.toml").is_file():
+        return file  # listing all shipped topologies would take most of the time to load one
+    shipped = list_topologies(root)
     if name in shipped:
         return shipped[name]
     if path.suffix == ".toml" or path.is_dir():

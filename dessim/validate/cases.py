@@ -82,13 +82,14 @@ def collective_cases(table: Mapping[str, Any], splits: Sequence[str], quick: boo
     for grid in table["collectives"]:
         if grid["split"] in splits:
             sizes = grid.get("quick", []) if quick else grid["sizes"]
-            cases += [_case(grid, Collective(op), parse_size(size)) for op, size in product(grid["ops"], sizes)]
+            n_ranks = grid.get("ranks") or load_cluster(grid["bed"]).n_gpus
+            pairs = product(map(Collective, grid["ops"]), map(parse_size, sizes))
+            cases += [_case(grid, n_ranks, op, size) for op, size in pairs]
     return cases
 
 
-def _case(grid: Mapping[str, Any], op: Collective, size: float) -> CollectiveCase:
+def _case(grid: Mapping[str, Any], n_ranks: int, op: Collective, size: float) -> CollectiveCase:
     bed = grid["bed"]
-    all_ranks = range(grid.get("ranks") or load_cluster(bed).n_gpus)
     late = (int(grid["late"]["rank"]), parse_time(grid["late"]["by"])) if "late" in grid else None
     name = [bed.removeprefix("lab/")]
     if "ranks" in grid:
@@ -103,7 +104,7 @@ def _case(grid: Mapping[str, Any], op: Collective, size: float) -> CollectiveCas
         bed=bed,
         op=op,
         size=int(size),
-        jobs=tuple(tuple(job) for job in grid.get("jobs", [all_ranks])),
+        jobs=tuple(tuple(job) for job in grid.get("jobs", [range(n_ranks)])),
         late=late,
         connections=int(grid.get("connections", 1)),
     )

@@ -100,12 +100,18 @@ IDIOMS = (
     Idiom("look at (measure)", r"\blook(s|ed|ing)? at\b", "measure, sample, inspect, consider"),
 )
 
+# One search that finds a passage with any of the phrases: most passages have none. Where a word can begin is looked up
+# once for all phrases.
+_WORDS = "|".join(idiom.pattern.removeprefix(r"\b") for idiom in IDIOMS if idiom.pattern.startswith(r"\b"))
+_OTHERS = [idiom.pattern for idiom in IDIOMS if not idiom.pattern.startswith(r"\b")]
+_ANY_IDIOM = re.compile("|".join([rf"\b(?:{_WORDS})", *_OTHERS]), re.IGNORECASE)
+
 # The project spells British. Library names and arguments (color, center, optimizer) are not prose and not listed.
-_AMERICAN = re.compile(
-    r"\b(?!unrecognized)\w*(behavior|neighbor|honor|favor|analyz|modeled|labeled|canceled|utilization|normaliz|recogniz|summariz|"
-    r"synchroniz|minimiz|maximiz|serializ|organiz|randomiz)\w*",
-    re.IGNORECASE,
+_STEMS = (
+    "behavior|neighbor|honor|favor|analyz|modeled|labeled|canceled|utilization|normaliz|recogniz|summariz|"
+    "synchroniz|minimiz|maximiz|serializ|organiz|randomiz"
 )
+_AMERICAN = re.compile(rf"\b(?!unrecognized)\w*({_STEMS})\w*", re.IGNORECASE)
 _OPENER = re.compile(r"(?:What|Who|Whose|Of) (?!course)[a-z`]")
 
 
@@ -143,11 +149,14 @@ def passages(path: Path) -> Iterator[Passage]:
             if "#" in line:
                 yield Passage(path, number, line.partition("#")[2].strip())
     else:
+        strings = [
+            (node.lineno, node.value)
+            for node in ast.walk(ast.parse(text))
+            if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        ]
         if "#" in text:
-            yield from _comments(path, text)
-        for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value.strip():
-                yield Passage(path, node.lineno, node.value)
+            yield from _comments(path, text, strings_have_none=not any("#" in value for _, value in strings))
+        yield from (Passage(path, line, value) for line, value in strings if " " in value.strip())
 
 
 def _paragraphs(path: Path, text: str) -> Iterator[Passage]:
@@ -162,25 +171,31 @@ def _paragraphs(path: Path, text: str) -> Iterator[Passage]:
             lines.append(line)
 
 
-def _comments(path: Path, text: str) -> Iterator[Passage]:
-    """Comments, with consecutive comment lines joined."""
-    start, previous, lines = 0, -1, list[str]()
-    for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        if token.type == tokenize.COMMENT:
-            number = token.start[0]
-            if lines and number != previous + 1:
-                yield Passage(path, start, " ".join(lines))
-                lines = []
-            start = start if lines else number
-            previous = number
-            lines.append(token.string.lstrip("# "))
-    if lines:
-        yield Passage(path, start, " ".join(lines))
+def _comments(path: Path, text: str, strings_have_none: bool) -> Iterator[Passage]:
+    """Comments, with consecutive comment lines joined. `strings_have_none` says that every # begins a comment."""
+    if strings_have_none:
+        lines = enumerate(text.splitlines(), 1)
+        found = [(number, comment) for number, line in lines for _, mark, comment in [line.partition("#")] if mark]
+    else:
+        tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+        found = [(token.start[0], token.string) for token in tokens if token.type == tokenize.COMMENT]
+    start, previous, joined = 0, -1, list[str]()
+    for number, comment in found:
+        if joined and number != previous + 1:
+            yield Passage(path, start, " ".join(joined))
+            joined = []
+        start = start if joined else number
+        previous = number
+        joined.append(comment.lstrip("# "))
+    if joined:
+        yield Passage(path, start, " ".join(joined))
 
 
 def idioms_in(passage: Passage) -> Iterator[tuple[Idiom, str]]:
     """Each banned phrase of a passage, with a few words around it."""
-    text = re.sub(r"\s+", " ", passage.text)
+    text = " ".join(passage.text.split())
+    if not _ANY_IDIOM.search(text):
+        return
     for idiom in IDIOMS:
         found = list(re.finditer(idiom.pattern, text, re.IGNORECASE))
         spared = [match.span() for match in re.finditer(idiom.allowed, text, re.IGNORECASE)] if found else []
@@ -191,9 +206,17 @@ def idioms_in(passage: Passage) -> Iterator[tuple[Idiom, str]]:
 
 def opener_of(passage: Passage) -> str | None:
     """The passage's first sentence where it is a noun phrase such as "What links carried."; a question is fine."""
-    text = re.sub(r"\s+", " ", passage.text).strip().lstrip("-*# ")
+    text = " ".join(passage.text.split()).lstrip("-*# ")
+    if not _OPENER.match(text):
+        return None
     sentence = re.split(r"(?<=[.?!:;])\s", text, maxsplit=1)[0]
-    return sentence if _OPENER.match(sentence) and not sentence.endswith("?") else None
+    return None if sentence.endswith("?") else sentence
+
+
+def american_words_in(passage: Passage) -> Iterator[str]:
+    lower = passage.text.lower()
+    if any(stem in lower for stem in _STEMS.split("|")):
+        yield from (word[0] for word in _AMERICAN.finditer(passage.text))
 
 
 def is_heading(passage: Passage) -> bool:
@@ -219,7 +242,7 @@ def test_prose_is_plain_english(path: Path) -> None:
         sentence = opener_of(passage)
         if sentence and not is_heading(passage):
             problems.append(f'{where}: "{sentence[:60]}": name the thing first, then say what it does')
-        problems += [f"{where}: {word[0]}: write British spelling" for word in _AMERICAN.finditer(passage.text)]
+        problems += [f"{where}: {word}: write British spelling" for word in american_words_in(passage)]
     assert not problems, "\n".join(problems)
 
 

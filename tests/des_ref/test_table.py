@@ -188,16 +188,16 @@ def test_a_constant_number_of_changing_keys_needs_constant_memory(monkeypatch: p
     """3,000 of 60,000 keys are replaced each step, through many index migrations that take several steps."""
     monkeypatch.setattr(row_numbers, "_MIN_KEYS_MOVED", 1000)
     numbers, step, present = RowNumbers("cpu"), 3000, 60_000
-    rows = numbers.add(mix64(torch.arange(present)))
+    keys = mix64(torch.arange(-present, 40 * present))  # the first ones are never added
+    rows = numbers.add(keys[present : 2 * present])
     moving = 0
-    for begin in range(present, 40 * present, step):
+    for begin in range(2 * present, 41 * present, step):
         numbers.remove(rows[:step])
-        arrived = mix64(torch.arange(begin, begin + step))
-        rows = torch.cat([rows[step:], numbers.add(arrived)])
+        rows = torch.cat([rows[step:], numbers.add(keys[begin : begin + step])])
         moving += numbers._old is not None
-        present_ids = torch.arange(begin + step - present, begin + step)
-        assert torch.equal(numbers.find(mix64(present_ids)), rows)
-        assert int(numbers.find(mix64(present_ids - present)).max()) == -1
+        first = begin + step - present  # of the keys that are present
+        assert torch.equal(numbers.find(keys[first : begin + step]), rows)
+        assert int(numbers.find(keys[first - present : first]).max()) == -1
         assert len(numbers) == present and numbers.end == present
         numbers.move()
     assert moving > 100

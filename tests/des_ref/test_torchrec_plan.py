@@ -29,10 +29,15 @@ from tests.des_ref import torchrec_peer
 from tests.des_ref.ranks import on_ranks
 from tests.plan.small import BATCH, TABLES, cluster, model_of, model_text
 
-pytestmark = pytest.mark.skipif(bool(torchrec_peer.why_not()), reason=torchrec_peer.why_not() or "TorchRec is here")
-
 SAMPLES, RANKS, WIDTH = 16, (2, 4), 32
 SMALL = ((4000, 3), (900, 2), (50, 1))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _with_torchrec() -> None:
+    """Import TorchRec, which takes seconds, in the process that runs these tests only, not in all that collect them."""
+    if reason := torchrec_peer.why_not():
+        pytest.skip(reason)
 
 
 @lru_cache

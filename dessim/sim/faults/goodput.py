@@ -15,12 +15,11 @@ define the interval as the work between two checkpoints, without the checkpoint 
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
-import simpy
 
 from dessim.errors import UsageError
 from dessim.sim.progress import Progress
@@ -29,7 +28,7 @@ from dessim.units import format_count, format_time
 _DAY_S = 86_400.0
 _CONFIDENCE = 0.95
 _MOST_NODES = 10**12
-_MOST_EVENTS = 5e6  # failures and checkpoints of all runs with one interval: about 20 s
+_MOST_EVENTS = 5e6  # failures and checkpoints of all runs with one interval: a few seconds
 _OCTAVES = np.linspace(-1, 1, 9)  # where the curve is fitted, around the best of the intervals that double
 
 
@@ -91,73 +90,50 @@ class Estimate:
     runs: int
 
 
-class _Job:
-    """A job over `length` seconds. A node's failure interrupts its SimPy process."""
-
-    def __init__(
-        self, machine: Machine, interval: float, length: float, rng: np.random.Generator, progress: Progress
-    ) -> None:
-        self._machine = machine
-        self._progress = progress
-        self._interval = interval
-        self._rng = rng
-        self._env = simpy.Environment()
-        self._intervals_done = 0
-        self._failures = 0
-        self._lost_s = 0.0
-        self._restart_s = 0.0
-        self._since = 0.0  # when the work since the last checkpoint, or the restart, began
-        self._restarting = False
-        job = self._env.process(self._run())
-        self._env.process(self._fail(job))
-        self._env.run(until=length)
-
-    def month(self) -> Month:
-        """The result. Work in progress at the end counts as work: the job continues."""
-        in_progress = self._env.now - self._since
-        working = 0.0 if self._restarting else in_progress
-        work = min(working, self._interval)
-        return Month(
-            work=self._intervals_done * self._interval + work,
-            checkpoint=self._intervals_done * self._machine.checkpoint + working - work,
-            lost=self._lost_s,
-            restart=self._restart_s + in_progress - working,
-            failures=self._failures,
-        )
-
-    def _fail(self, job: simpy.Process) -> Generator[simpy.Event, object, None]:
-        while True:
-            self._progress.check()
-            yield self._env.timeout(self._rng.exponential(self._machine.between_failures))
-            job.interrupt()
-
-    def _run(self) -> Generator[simpy.Event, object, None]:
-        env, machine = self._env, self._machine
-        while True:
-            self._progress.check()
-            self._since = env.now
-            try:
-                if self._restarting:
-                    yield env.timeout(machine.restart)
-                    self._restart_s += env.now - self._since
-                    self._restarting = False
-                else:
-                    yield env.timeout(self._interval + machine.checkpoint)
-                    self._intervals_done += 1
-            except simpy.Interrupt:
-                self._failures += 1
-                if self._restarting:
-                    self._restart_s += env.now - self._since
-                else:
-                    self._lost_s += env.now - self._since
-                self._restarting = True
-
-
 def simulate_month(
     machine: Machine, interval: float, days: float, seed: int | Sequence[int], progress: Progress | None = None
 ) -> Month:
-    """One run of `days` with `interval` seconds of work between checkpoints. The failures depend on `seed` alone."""
-    return _Job(machine, interval, days * _DAY_S, np.random.default_rng(seed), progress or Progress()).month()
+    """One run of `days` with `interval` seconds of work between checkpoints. The failures depend on `seed` alone.
+
+    Work in progress at the end counts as work: the job continues.
+    """
+    rng = np.random.default_rng(seed)
+    progress = progress or Progress()
+    length = days * _DAY_S
+    cycle = interval + machine.checkpoint
+    intervals_done = failures = 0
+    lost_s = restart_s = now = 0.0
+    restarting = False
+    failure = rng.exponential(machine.between_failures)
+    while True:
+        progress.check()
+        end = now + (machine.restart if restarting else cycle)
+        if min(end, failure) >= length:
+            break
+        if end < failure:
+            if restarting:
+                restart_s += end - now
+            else:
+                intervals_done += 1
+            now, restarting = end, False
+            continue
+        failures += 1
+        if restarting:
+            restart_s += failure - now
+        else:
+            lost_s += failure - now
+        now, restarting = failure, True
+        failure = now + rng.exponential(machine.between_failures)
+    in_progress = length - now
+    working = 0.0 if restarting else in_progress
+    work = min(working, interval)
+    return Month(
+        work=intervals_done * interval + work,
+        checkpoint=intervals_done * machine.checkpoint + working - work,
+        lost=lost_s,
+        restart=restart_s + in_progress - working,
+        failures=failures,
+    )
 
 
 def estimate(

@@ -25,6 +25,8 @@ from dessim.sim.progress import Progress
 RETRY_TIMEOUT_S = 8 * 4.096e-6 * 2**20
 """How long a message without a route waits for one before the run fails: NCCL's InfiniBand default, a first try and 7
 more (NCCL_IB_RETRY_CNT), each after at least 4.096 us * 2**20 (NCCL_IB_TIMEOUT); src/transport/net_ib.cc."""
+_FEW_LINKS = 64
+"""For more links, numpy is faster."""
 
 _Group = Solo | Singles | Shared
 
@@ -136,8 +138,9 @@ class FlowFabric:
     def _sharing(self, batch: Batch) -> list[int]:
         """The groups that use links of the batch; mostly none."""
         numbers = self._group_on[batch.flows.links]
-        numbers = numbers[numbers >= 0]
-        return sorted(set(numbers.tolist()))
+        if len(numbers) > _FEW_LINKS:
+            numbers = numbers[numbers >= 0]
+        return sorted(set(numbers.tolist()) - {-1})
 
     def _regroup(self, ungrouped: list[Batch], arriving: list[Batch], now: float) -> None:
         """Group batches by the links they share; those that arrive also with existing groups that use these links."""

@@ -39,7 +39,7 @@ def few_max_min_rates(
                     on_link[link] = level
         # No other link or cap holds a flow of these links back.
         local = {link for link, level in on_link.items() if level >= share[link] * (1 - RELATIVE_TIE)}
-        left = []
+        left, frozen = [], []
         for flow, smallest in zip(waiting, on_path, strict=True):
             if cap[flow] <= smallest:
                 rate[flow] = cap[flow]
@@ -51,6 +51,10 @@ def few_max_min_rates(
                     continue
                 rate[flow] = smallest
                 bound[flow] = full[0]
+            frozen.append(flow)
+        if not left:
+            break
+        for flow in frozen:
             for link, weight in paths[flow]:
                 room[link] -= weight * rate[flow]
         room = {link: max(bytes_per_s, 0.0) for link, bytes_per_s in room.items()}

@@ -46,9 +46,11 @@ class Levels:
         self.binds: Ints = np.full(len(flows), -1, dtype=np.int64)
         # [b, l]: the load on link l, through the flows that link b binds, if the level of b were 1.
         self._matrix = np.zeros((n, n + 1))
+        self._uncapped: Floats | None = None  # the rates [m] if policy iteration found them and no cap bound a flow
 
     def keep(self, flows: Ints) -> None:
         """Keep only some of the flows."""
+        self._uncapped = None
         self.binds = self.binds[flows]
         self.link = self.link[:, flows]
         self.weight = self.weight[:, flows]
@@ -59,13 +61,17 @@ class Levels:
         Returns the lowest level on each flow's path. That is its max-min rate, unless `cap` is lower; inf if no link of
         the path is full.
         """
+        if self._uncapped is not None and (cap > self._uncapped).all():
+            return self._uncapped  # nothing has changed: in most slices of a network of few flows
         small = len(self.capacity) <= _MAX_DENSE_LINKS and (self.binds >= 0).all()
-        if not (small and self._iterate(cap)):
+        settled = small and self._iterate(cap)
+        if not settled:
             self._solve_from_scratch(cap)
         path_level = self.path_level(self.level)
         load = self.load(np.minimum(cap, path_level))
         if (load > self.capacity * (1 + _OVERLOAD_ROUNDING)).any():
             raise PhysicsError("a link carries more than its capacity; please report this")
+        self._uncapped = path_level if settled and (cap > path_level).all() else None
         return path_level
 
     def _solve_from_scratch(self, cap: Floats) -> None:

@@ -48,6 +48,8 @@ class Incidence:
 
     def of_flows(self, keep: Bools) -> Incidence:
         """The network with the links of the flows to `keep` [n_flows] only. Flow numbers stay the same."""
+        if keep.all():
+            return self
         entries = keep[self.flow]
         return replace(self, flow=self.flow[entries], link=self.link[entries], weight=self.weight[entries])
 
@@ -70,8 +72,8 @@ def max_min_rates(net: Incidence, cap: Floats | None = None) -> tuple[Floats, In
     waiting = np.ones(net.n_flows, dtype=bool)
     while len(flow):
         load = np.bincount(link, weight, minlength=n_links)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            share = np.where(load > 0, room / load, np.inf)
+        share = np.full(n_links, np.inf)
+        np.divide(room, load, out=share, where=load > 0)
         # The smallest share on the path of each flow, then the smallest of those among the flows of each link.
         on_path = np.full(net.n_flows, np.inf)
         np.minimum.at(on_path, flow, share[link])
@@ -89,6 +91,8 @@ def max_min_rates(net: Incidence, cap: Floats | None = None) -> tuple[Floats, In
         np.minimum.at(first, flow[full], link[full])
         bound[freeze & ~capped] = first[freeze & ~capped]
         waiting &= ~freeze
+        if not waiting.any():
+            break
         frozen = freeze[flow]
         room -= np.bincount(link[frozen], weight[frozen] * rate[flow[frozen]], minlength=n_links)
         np.maximum(room, 0.0, out=room)

@@ -46,7 +46,8 @@ class Singles:
         self._paths = [message.path for message in messages]
         self._cap = [message.cap for message in messages]
         self._fan_in = batches[0].crossings(cluster).net.fan_in
-        self._capacity = {link: float(cluster.links.capacity[link]) for path in self._paths for link, _ in path}
+        links = [link for path in self._paths for link, _ in path]
+        self._capacity: dict[int, float] = dict(zip(links, cluster.links.capacity[links].tolist(), strict=True))
         self._left = [float(batch.remaining[0]) for batch in batches]
         self._negligible = [left * RELATIVE_ROUNDING for left in self._left]
         self._rate: list[float] = []

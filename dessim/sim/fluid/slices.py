@@ -129,15 +129,20 @@ class _Slices:
             path_level = levels.solve(cap)
             rate = np.minimum(cap, path_level)
             ends = cap <= path_level
-            ending = np.flatnonzero(ends)
-            lowest = lowest_links(levels.level, levels.link[:, ending])
-            finished = self._flows[ending]
-            self.finish[finished] = now + self._finishes(rate, _Ending(ending, path_level[ending], lowest))
-            self.bound[finished] = levels.names[lowest]
+            if ends.any():
+                self._note_finishes(now, rate, np.flatnonzero(ends), path_level)
             self._left -= rate * self._width
-            self._keep(np.flatnonzero(~ends))
+            if ends.any():
+                self._keep(np.flatnonzero(~ends))
             now += self._width
             self.slices += 1
+
+    def _note_finishes(self, now: float, rate: Floats, ending: Ints, path_level: Floats) -> None:
+        """Set `finish` and `bound` of the flows `ending` in the slice that starts `now`."""
+        lowest = lowest_links(self._levels.level, self._levels.link[:, ending])
+        finished = self._flows[ending]
+        self.finish[finished] = now + self._finishes(rate, _Ending(ending, path_level[ending], lowest))
+        self.bound[finished] = self._levels.names[lowest]
 
     def _keep(self, flows: Ints) -> None:
         self._left = self._left[flows]

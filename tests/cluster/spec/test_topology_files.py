@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -244,3 +245,14 @@ def test_loading_does_not_change_its_input() -> None:
     before = copy.deepcopy(data)
     build(data)
     assert data == before
+
+
+def test_check_names_links_between_the_same_vertices_and_gpus_that_are_cut_off() -> None:
+    cluster = load_cluster("lab/switch_4")
+    src, dst = cluster.links.src.copy(), cluster.links.dst.copy()
+    src[1], dst[1] = src[0], dst[0]
+    problems = check(replace(cluster, links=replace(cluster.links, src=src, dst=dst)))
+    assert problems[:2] == [
+        "1 links join vertices that another link already joins",
+        "some GPUs cannot reach each other",
+    ]

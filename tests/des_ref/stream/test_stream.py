@@ -26,6 +26,7 @@ from des_ref.stream.stop import asked_to_stop
 from dessim.workload.model import load_model
 from tests.bench.kills import difference, leftovers, parameters
 from tests.des_ref.stream.rows import text
+from tests.forked import run_forked
 
 LIMIT_S = 60.0
 FM = """
@@ -233,10 +234,8 @@ def test_two_workers_score_like_one_and_ctrl_c_ends_them_with_a_checkpoint(
     assert alone["steps"] == 12 and last["total_auc"] == alone["auc"]
     assert last["total_logloss"] == pytest.approx(alone["logloss"], abs=1e-7)
     assert checkpoints.check(checkpoints.newest_first(kept)[0])["step"] == 12
-    resumed = subprocess.run(
-        [sys.executable, "-m", "des_ref.train", *arguments, "--resume", "--device", "cpu", "--json"],
-        input="".join(rows[:64]), capture_output=True, text=True, timeout=LIMIT_S,
-    )  # fmt: skip
+    program = [sys.executable, "-m", "des_ref.train", *arguments, "--resume", "--device", "cpu", "--json"]
+    resumed = run_forked(program, input="".join(rows[:64]))
     assert "standard input cannot be read again: continuing with the rows that arrive now" in resumed.stderr
     assert json.loads(resumed.stdout)["steps"] == 13
 

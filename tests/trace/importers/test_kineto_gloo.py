@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import re
 import time
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from dessim.trace.schema import Collective, Kind, Phase
+from tests.forked import forked_from_everything
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
 torch = pytest.importorskip("torch")
@@ -59,14 +59,14 @@ def capture(rank: int, folder: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_a_profile_of_two_gloo_ranks_is_imported_completely(tmp_path):
-    # Imported here, because the spawned ranks do not need these modules.
+    # Imported here, because the ranks do not need these modules.
     from dessim.cluster import load_cluster
     from dessim.commands.replay import replay
     from dessim.trace.check import check_trace
     from dessim.trace.matched import matched_collectives
     from tests.trace.importers.test_kineto import imported
 
-    context = multiprocessing.get_context("spawn")
+    context = forked_from_everything()
     processes = [context.Process(target=capture, args=(rank, tmp_path)) for rank in range(2)]
     for process in processes:
         process.start()

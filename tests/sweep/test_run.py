@@ -33,6 +33,13 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Alone:
     return study, tables(folder / "out")
 
 
+@pytest.fixture
+def remembered(alone: Alone, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let simulators give the outcomes of the first sweep, for tests of what is done with outcomes."""
+    outcomes = read_journals(alone[0].parent / "out")
+    monkeypatch.setattr(Simulator, "outcome", lambda self, case: outcomes[case.key])
+
+
 def go_on(alone: Alone, folder: Path, left: int) -> Done:
     """Run the sweep again, which has `left` cases to simulate, and require the same tables."""
     study, wanted = alone
@@ -87,13 +94,14 @@ def test_dask_gives_the_same_bytes(alone: Alone, tmp_path: Path) -> None:
     distributed = pytest.importorskip("distributed")
     study, wanted = alone
     with distributed.LocalCluster(
-        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0"
     ) as cluster:
         done = run_sweep(plan_sweep(study, tmp_path), dask=cluster.scheduler_address)
     assert done.counts == {"ok": CASES} and tables(tmp_path) == wanted
     assert len(journalled(tmp_path)) == CASES
 
 
+@pytest.mark.usefixtures("remembered")
 def test_an_interrupted_sweep_goes_on_after_a_torn_line(alone: Alone, tmp_path: Path) -> None:
     done: list[str] = []
 
@@ -115,6 +123,7 @@ def test_an_interrupted_sweep_goes_on_after_a_torn_line(alone: Alone, tmp_path: 
     assert run_sweep(plan).counts == {"ok": CASES} and tables(tmp_path) == alone[1]
 
 
+@pytest.mark.usefixtures("remembered")
 def test_a_full_disk_keeps_what_was_done(alone: Alone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written = []
 
@@ -125,11 +134,11 @@ def test_a_full_disk_keeps_what_was_done(alone: Alone, tmp_path: Path, monkeypat
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return os.write(handle, text)
 
-    monkeypatch.setattr(journal_module, "os", _With(os, write=write))
-    with pytest.raises(DessimError, match=r"1-of-1.jsonl: No space left.*run the same command again"):
-        run_sweep(plan_sweep(alone[0], tmp_path))
+    with monkeypatch.context() as patched:
+        patched.setattr(journal_module, "os", _With(os, write=write))
+        with pytest.raises(DessimError, match=r"1-of-1.jsonl: No space left.*run the same command again"):
+            run_sweep(plan_sweep(alone[0], tmp_path))
     assert len(journalled(tmp_path)) == 11 and journal_file(tmp_path, 1, 1).read_bytes().endswith(b"\n")
-    monkeypatch.undo()
     go_on(alone, tmp_path, CASES - 11)
 
 
@@ -144,6 +153,7 @@ class _With:
         return getattr(self._module, name)
 
 
+@pytest.mark.usefixtures("remembered")
 def test_failures_are_tried_once_more_and_listed(alone: Alone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = plan_sweep(alone[0], tmp_path)
     once, always = plan.cases[3].key, plan.cases[7].key
@@ -156,14 +166,14 @@ def test_failures_are_tried_once_more_and_listed(alone: Alone, tmp_path: Path, m
             return failure("the machine is on fire")
         return simulate(self, case)
 
-    monkeypatch.setattr(Simulator, "outcome", outcome)
-    done = run_sweep(plan)
+    with monkeypatch.context() as patched:
+        patched.setattr(Simulator, "outcome", outcome)
+        done = run_sweep(plan)
     assert tried.count(once) == tried.count(always) == 2 and len(tried) == CASES + 2
     assert done.counts == {"ok": CASES - 1, FAILED: 1}
     ((point, reason),) = done.failed
     assert "gpus = " in point and reason == "the machine is on fire"
     assert b"failed,,,,,,,,,,,,,,,,,,,,,the machine is on fire" in tables(tmp_path)["results.csv"]
-    monkeypatch.undo()
     again = plan_sweep(alone[0], tmp_path)
     assert [case.key for case in again.left] == [always]
     run_sweep(again)

@@ -58,7 +58,8 @@ def summary(pairs: Sequence[tuple[Row, Row]], name: str) -> str:
         return f"All {len(pairs):,} steps are those of {name}." if len(pairs) > 1 else f"The step is that of {name}."
     largest = max(pairs, key=lambda pair: abs(_change(pair)))
     if len(pairs) == 1:
-        return f"The step changed by {percent(values[0], signed=True)} since {name}, mostly in {_mostly(largest)}."
+        longer = f"{percent(abs(values[0]))} {'longer' if values[0] > 0 else 'shorter'}"
+        return f"The step became {longer} since {name}, mostly in {_mostly(largest)}."
     median_change, largest_change = percent(median(values), signed=True), percent(_change(largest), signed=True)
     return (
         f"Of {b.counted(len(pairs), 'step')} in both runs, {slower or 'none'} became longer since {name} and "

@@ -21,6 +21,8 @@ from dessim.cli.model import model
 from dessim.cli.plan import plan
 from dessim.cli.project import project
 from dessim.cli.replay import replay
+from dessim.cli.report import report
+from dessim.cli.sweep import sweep
 from dessim.cli.tenants import tenants
 from dessim.cli.topo import topo
 from dessim.cli.trace import trace
@@ -68,7 +70,21 @@ def _root(
     pass
 
 
-for command in (demo, replay, project, check, plan, collective, tenants, goodput, ids, calibrate, validate):
+for command in (
+    demo,
+    replay,
+    project,
+    check,
+    plan,
+    sweep,
+    report,
+    collective,
+    tenants,
+    goodput,
+    ids,
+    calibrate,
+    validate,
+):
     app.command()(command)
 
 

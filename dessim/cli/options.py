@@ -80,6 +80,16 @@ GoldenOption = Annotated[
     Path | None,
     typer.Option("--golden", callback=to_write, help="Also record the question and its steps, for `dessim check`."),
 ]
+HtmlOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--html", callback=to_write, help="Also write one HTML page: answer, tables, figures with their data."
+    ),
+]
+AgainstOption = Annotated[
+    Path | None,
+    typer.Option("--against", help="With --html: compare with an earlier result, a file that --json printed."),
+]
 FoldOption = Annotated[Fold, typer.Option("--fold", help="Simulate identical flows once; the result is the same.")]
 NetworkOption = Annotated[
     Network, typer.Option("--network", help="fluid: max-min rates, any size; packet: gloo on a few ranks.")
@@ -119,9 +129,9 @@ WhatIfOption = Annotated[
     typer.Option(
         "--what-if",
         # The names are those of dessim.commands.what_if.NAMES, which takes long to import.
-        help="Also show the gain of each change alone, such as 2x:nic_rate,2x:gpu_flops,0:latency; or all. Names: "
-        "nic_rate, nvlink_rate, pcie_rate, uplink_rate, gpu_flops, gpu_memory, latency, overhead, flow_rate, "
-        "reduction_rate, batch.",
+        help="Also show the gain of each change alone, such as 2x:nic_rate,0:latency, or of some joined by +; or all. "
+        "Names: nics, nic_rate, nvlink_rate, pcie_rate, uplink_rate, gpu_flops, gpu_memory, latency, overhead, "
+        "flow_rate, reduction_rate, batch.",
     ),
 ]
 TransportOption = Annotated[
@@ -163,6 +173,12 @@ TraceArgument = Annotated[Path, typer.Argument(help="Trace folder, NAME.trace.",
 def named(path: Path | None) -> str | None:
     """The name of a file or folder that an option gives."""
     return None if path is None else str(path)
+
+
+def check_against(against: Path | None, html: Path | None) -> None:
+    """Raise UsageError for --against without a page that could show the comparison."""
+    if against is not None and html is None:
+        raise UsageError(f"--against {against}: the page shows the comparison; add --html FILE")
 
 
 def parse_names(text: str, flag: str) -> list[str]:

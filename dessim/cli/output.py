@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from dessim.sim.core.counters import Load
 
 SCHEMA_VERSION = 1  # of every --json object
+_OUTPUTS = ("csv", "draw", "figure", "html", "json", "out", "timeline")
+"""Parameters that say where results go, and not what they are."""
 
 Command = TypeVar("Command", bound=Callable[..., None])
 
@@ -90,6 +93,23 @@ def to_fill(context: typer.Context, parameter: typer.CallbackParam, name: str | 
         if path is not None and (not name or (path.exists() and not path.is_dir())):
             raise UsageError(f"{'/'.join(parameter.opts)} {name!r}: name a folder")
     return path
+
+
+def command_line(context: typer.Context) -> str:
+    """The command as it was asked, with the options that were given, except those that name outputs."""
+    words = [context.command_path.partition(" ")[2] or "dessim"]
+    for parameter in context.command.params:
+        value = context.params.get(parameter.name or "")
+        source = context.get_parameter_source(parameter.name or "")
+        if source is None or source.name != "COMMANDLINE" or parameter.name in _OUTPUTS or value is None:
+            continue
+        flag = parameter.opts[0] if parameter.param_type_name == "option" else ""
+        if isinstance(value, bool):
+            words.append(flag if value else parameter.secondary_opts[0])
+        else:
+            for item in value if isinstance(value, list | tuple) else [value]:
+                words += [flag, str(item)] if flag else [str(item)]
+    return shlex.join(["dessim", *words])
 
 
 def report_check(what: str, problems: list[str], json: bool) -> None:

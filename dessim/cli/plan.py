@@ -10,9 +10,11 @@ from typing import Annotated, Any
 import typer
 
 from dessim.cli.options import (
+    AgainstOption,
     ClusterOption,
     DeviceOption,
     FigureOption,
+    HtmlOption,
     IdsOption,
     JsonOption,
     Launch,
@@ -21,6 +23,7 @@ from dessim.cli.options import (
     NetworkOption,
     PrecisionOption,
     TransportOption,
+    check_against,
     named,
     parse_batch,
     parse_counts,
@@ -28,7 +31,7 @@ from dessim.cli.options import (
     parse_quantity,
     parse_scales,
 )
-from dessim.cli.output import guarded, print_json, to_write
+from dessim.cli.output import command_line, guarded, print_json, to_write
 from dessim.cli.progress import TimeBudgetOption, showing_progress, stop_partial
 from dessim.errors import OutOfTime, UsageError
 from dessim.units import parse_price, parse_throughput
@@ -43,6 +46,7 @@ class Format(StrEnum):
 
 @guarded
 def plan(
+    context: typer.Context,
     model: Annotated[str, typer.Option(help="Model file, or a shipped model such as deepfm.")],
     cluster: ClusterOption,
     gpus: Annotated[str, typer.Option(help="Numbers of GPUs, such as 8,64; or a range that doubles, 8..1024.")],
@@ -99,10 +103,8 @@ def plan(
     ] = Format.DESSIM,
     time_budget: TimeBudgetOption = None,
     figure: FigureOption = None,
-    html: Annotated[
-        Path | None,
-        typer.Option(callback=to_write, help="Also write a page: load, memory, plans, owners, Pareto front."),
-    ] = None,
+    html: HtmlOption = None,
+    against: AgainstOption = None,
     json: JsonOption = False,
 ) -> None:
     """Choose a strategy and owners for each table.
@@ -112,13 +114,18 @@ def plan(
     from dessim.commands.support.inputs import cluster_of, model_of
     from dessim.plan.arguments import PlanArguments
     from dessim.plan.scales import run_plan
+    from dessim.results.pages.earlier import load_earlier
+    from dessim.results.pages.plan import plan_page
+    from dessim.results.pages.question import asked
+    from dessim.results.pages.render import write_page
     from dessim.results.plan_figure import plan_figures
-    from dessim.results.plan_report import write_plan_report
     from dessim.results.show_plan import chosen_scale, print_plan
     from dessim.workload.plan_file import write_plan
     from dessim.workload.scale import Job
     from dessim.workload.torchrec_plan import read_torchrec, write_torchrec
 
+    check_against(against, html)
+    earlier = load_earlier(against, "plan") if against is not None else None
     for_torchrec = to is Format.TORCHREC
     if for_torchrec and out is None:
         raise UsageError("--to torchrec: name the file to write with -o, such as -o plan.json")
@@ -152,13 +159,14 @@ def plan(
         with showing_progress(time_budget) as progress:
             found = run_plan(request, progress, on_scale=lambda scale: ready.append(scale.to_json()))
     except OutOfTime as cut:
-        stop_partial(cut, known, json, "name fewer GPUs", None, figure, None)
+        stop_partial(cut, known, json, "name fewer GPUs", None, figure, html)
     result = {"cluster": machine.name, "model": sized.name, **found.to_json()}
     names = [table.name for table in sized.tables]
     if figure is not None:
         plan_figures(result["scales"], chosen_scale(result), figure)
     if html is not None:
-        write_plan_report(html, result, names)
+        question = asked(command_line(context), sized, machine, result["scales"])
+        write_page(html, plan_page(result, names, machine, question, earlier))
     notes: list[str] = []
     if out is not None and for_torchrec:
         notes = write_torchrec(out, found.job_plan(), sized, machine.node_of(range(found.job_plan().gpus)))

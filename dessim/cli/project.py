@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from dessim.cli.options import (
+    AgainstOption,
     AlgorithmOption,
     ClusterOption,
     CsvOption,
@@ -18,6 +19,7 @@ from dessim.cli.options import (
     Fold,
     FoldOption,
     GoldenOption,
+    HtmlOption,
     IdsOption,
     JitterOption,
     JsonOption,
@@ -33,12 +35,13 @@ from dessim.cli.options import (
     StalenessOption,
     TransportOption,
     WhatIfOption,
+    check_against,
     named,
     parse_algorithms,
     parse_counts,
     parse_names,
 )
-from dessim.cli.output import draw_used, guarded, print_json
+from dessim.cli.output import command_line, draw_used, guarded, print_json
 from dessim.cli.progress import TimeBudgetOption, showing_progress, stop_partial
 from dessim.commands.support.server_defaults import AUTO, SERVER_DEVICE
 from dessim.errors import OutOfTime, UsageError
@@ -46,6 +49,7 @@ from dessim.errors import OutOfTime, UsageError
 
 @guarded
 def project(
+    context: typer.Context,
     cluster: ClusterOption,
     strategy: Annotated[
         str | None,
@@ -92,6 +96,8 @@ def project(
     figure: FigureOption = None,
     draw: DrawOption = None,
     golden: GoldenOption = None,
+    html: HtmlOption = None,
+    against: AgainstOption = None,
     json: JsonOption = False,
 ) -> None:
     """Predict a step at other strategies and scales.
@@ -105,6 +111,10 @@ def project(
     from dessim.commands.what_if import project_rows
     from dessim.golden.file import write_golden
     from dessim.results.figures import throughput
+    from dessim.results.pages.earlier import load_earlier
+    from dessim.results.pages.projection import projection_page
+    from dessim.results.pages.question import asked
+    from dessim.results.pages.render import write_page
     from dessim.results.rows import fitting
     from dessim.results.show import print_projection
     from dessim.results.tables import write_projection_csv
@@ -132,6 +142,8 @@ def project(
         folding=fold is Fold.ON,
     )
     arguments.check()
+    check_against(against, html)
+    earlier = load_earlier(against, "project") if against is not None else None
     named_job = NamedJob(model=model, trace=named(trace), ids=named(ids), precision=precision)
     named_cluster = NamedCluster(name=cluster, transport=named(transport), device=device)
     job, machine = named_job.load(), named_cluster.load()
@@ -148,7 +160,7 @@ def project(
     except OutOfTime as cut:
         if rows and not json:
             print_projection(rows)
-        stop_partial(cut, known, json, "name fewer GPUs or strategies", csv, figure, draw, golden)
+        stop_partial(cut, known, json, "name fewer GPUs or strategies", csv, figure, draw, golden, html)
     if golden is not None:
         write_golden(golden, Asked(job, machine, arguments, Named(named_job, named_cluster, arguments)), known)
     if csv is not None:
@@ -159,6 +171,9 @@ def project(
         (drawn,) = found
         assert isinstance(drawn, Projection)  # a misfit alone is an error
         draw_used(draw, machine, drawn.record.load)
+    if html is not None:
+        question = asked(command_line(context), job.model, machine, rows)
+        write_page(html, projection_page(known, machine, question, earlier))
     if json:
         print_json({**known, "partial": False})
     else:

@@ -9,27 +9,31 @@ from typing import Annotated
 import typer
 
 from dessim.cli.options import (
+    AgainstOption,
     AlgorithmOption,
     ClusterOption,
     Fold,
     FoldOption,
     GoldenOption,
+    HtmlOption,
     JsonOption,
     Network,
     NetworkOption,
     TraceArgument,
     TransportOption,
     WhatIfOption,
+    check_against,
     named,
     parse_algorithms,
 )
-from dessim.cli.output import guarded, print_json, to_write
+from dessim.cli.output import command_line, guarded, print_json, to_write
 from dessim.cli.progress import TimeBudgetOption, showing_progress, stop_partial
 from dessim.errors import OutOfTime
 
 
 @guarded
 def replay(
+    context: typer.Context,
     trace: TraceArgument,
     cluster: ClusterOption,
     algorithm: AlgorithmOption = None,
@@ -42,6 +46,8 @@ def replay(
     ] = None,
     what_if: WhatIfOption = None,
     golden: GoldenOption = None,
+    html: HtmlOption = None,
+    against: AgainstOption = None,
     json: JsonOption = False,
 ) -> None:
     """Replay a recorded trace on a cluster.
@@ -54,6 +60,10 @@ def replay(
     from dessim.commands.support.inputs import NamedCluster, NamedJob
     from dessim.commands.what_if import replay_object
     from dessim.golden.file import write_golden
+    from dessim.results.pages.earlier import load_earlier
+    from dessim.results.pages.question import cluster_line
+    from dessim.results.pages.render import write_page
+    from dessim.results.pages.replay import batch_of, replay_page, trace_line
     from dessim.results.show import print_replay
     from dessim.results.timeline import write_timeline
 
@@ -63,6 +73,8 @@ def replay(
         network=network.value,
         folding=fold is Fold.ON,
     )
+    check_against(against, html)
+    earlier = load_earlier(against, "replay") if against is not None else None
     named_job = NamedJob(trace=named(trace))
     named_cluster = NamedCluster(name=cluster, transport=named(transport))
     loaded = named_job.load_trace()
@@ -76,11 +88,19 @@ def replay(
     except OutOfTime as cut:
         header = loaded.header
         known = {"cluster": machine.name, "strategy": header.strategy, "ranks": header.world_size}
-        stop_partial(cut, known, json, "replay fewer ranks or steps", timeline, golden)
+        stop_partial(cut, known, json, "replay fewer ranks or steps", timeline, golden, html)
     if golden is not None:
         write_golden(golden, Asked(loaded, machine, arguments, Named(named_job, named_cluster, arguments)), found)
     if timeline is not None:
         write_timeline(timeline, timeline_of(result.record), counters_of(result.record))
+    if html is not None:
+        question = [
+            ("command", command_line(context)),
+            ("trace", trace_line(loaded.header)),
+            ("cluster", cluster_line(machine)),
+            ("batch", batch_of(loaded.header)),
+        ]
+        write_page(html, replay_page(found, loaded.header.name, result.step_rows(), machine, question, earlier))
     if json:
         print_json({**found, "partial": False})
     else:

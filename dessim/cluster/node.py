@@ -103,8 +103,8 @@ class NodeLinks:
         """Payload bytes/s that one NIC and the PCIe links behind it can move in each direction."""
         if self.node.pcie is None:
             return self.node.nic.capacity
-        # With PCIe switches a single link joins the NIC to its switch; without them each of its GPUs has one.
-        pcie_links = 1 if self.node.pcie_switches else self.node.gpus // self.node.nics
+        # With PCIe switches a link joins each NIC to its switch; without them each of its GPUs has one.
+        pcie_links = self.node.planes if self.node.pcie_switches else self.node.gpus // self.node.nics
         return min(self.node.nic.capacity, self.node.pcie.capacity * pcie_links)
 
     def nvlink(self, rows: IntArray, src: IntArray, dst: IntArray) -> Segment:

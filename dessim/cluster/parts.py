@@ -234,6 +234,9 @@ class Node:
     `nvlink_wiring` is how NVLink joins the GPUs: `switched`, `pairwise`, or `cube_mesh` (8 V100). NCCL's model depends
     on it; links are those of a switched plane in any case, which carries at least as much. `host_memory` [bytes] is the
     memory of its CPUs, where that is stated.
+
+    `planes` is a factor on the number of NICs: each set of `nics` is on a plane of the fabric (dessim.cluster.scaled).
+    `nic` has the rate of all planes together.
     """
 
     gpus: int
@@ -250,3 +253,4 @@ class Node:
     gpu: Gpu | None = None
     nvlink_wiring: str = "switched"
     host_memory: float | None = None
+    planes: float = 1.0

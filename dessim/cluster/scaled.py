@@ -1,6 +1,9 @@
 """Copies of a cluster with one quantity scaled and everything else equal, for what-if runs.
 
 Links, parts and transport are scaled. Facts about the cluster as built (bisection, oversubscription) do not change.
+
+Twice the NICs are twice as many in every server, each half on a plane of the fabric: what joins NICs to servers and
+switches, and the links between switches, carry twice as much; latencies and overheads stay.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from dessim.cluster.links import Links
 from dessim.cluster.parts import Gpu, Link, Node
 
 KNOBS = {
+    "nics": "number of NICs of every server, each set of them on its plane of the fabric",
     "nic_rate": "rate of every NIC, in both directions",
     "nvlink_rate": "rate of NVLink, in both directions",
     "pcie_rate": "rate of PCIe and of the links between sockets",
@@ -29,9 +33,19 @@ KNOBS = {
 }
 """The quantities that can be scaled, with a description of each."""
 
-_NODE_PARTS = {"nic_rate": ("nic",), "nvlink_rate": ("nvlink",), "pcie_rate": ("pcie", "pcie_uplink", "socket_link")}
+_NODE_PARTS = {
+    "nics": ("nic",),
+    "nic_rate": ("nic",),
+    "nvlink_rate": ("nvlink",),
+    "pcie_rate": ("pcie", "pcie_uplink", "socket_link"),
+}
 """Fields of `Node` that a rate scales."""
-_KIND_PREFIXES = {"nic_rate": ("nic_",), "nvlink_rate": ("nvlink_",), "pcie_rate": ("pcie_", "socket")}
+_KIND_PREFIXES = {
+    "nics": ("nic_", "pcie_nic_"),
+    "nic_rate": ("nic_",),
+    "nvlink_rate": ("nvlink_",),
+    "pcie_rate": ("pcie_", "socket"),
+}
 """Prefixes of the kinds of links that a rate scales."""
 
 
@@ -76,10 +90,11 @@ def scaled(cluster: Cluster, knob: str, factor: float) -> Cluster:
 
 def _with_rate(cluster: Cluster, links: Links, knob: str, factor: float) -> Links:
     """The links with the capacity of those that `knob` scales multiplied by `factor`."""
-    if knob == "uplink_rate":
-        scaled_links = np.arange(len(links)) < cluster.wiring.first_server_link
-    else:
-        scaled_links = np.array([kind.startswith(_KIND_PREFIXES[knob]) for kind in links.kinds])[links.kind]
+    scaled_links = np.zeros(len(links), dtype=bool)
+    if knob in ("uplink_rate", "nics"):
+        scaled_links |= np.arange(len(links)) < cluster.wiring.first_server_link
+    if knob in _KIND_PREFIXES:
+        scaled_links |= np.array([kind.startswith(_KIND_PREFIXES[knob]) for kind in links.kinds])[links.kind]
     return replace(links, capacity=np.where(scaled_links, links.capacity * factor, links.capacity))
 
 
@@ -94,7 +109,7 @@ def _with_parts(cluster: Cluster, knob: str, factor: float) -> Cluster:
     def change(node: Node) -> Node:
         parts: dict[str, Link | None] = {key: getattr(node, key) for key in _NODE_PARTS.get(knob, ())}
         faster: dict[str, Any] = {key: replace(part, rate=part.rate * factor) for key, part in parts.items() if part}
-        return replace(node, **faster)
+        return replace(node, **faster, planes=node.planes * factor if knob == "nics" else node.planes)
 
     return replace(cluster, wiring=cluster.wiring.with_nodes(change))
 

@@ -218,6 +218,12 @@ def variants(op: Collective, algorithm: str, options: Options | None = None) -> 
     return tuple(replace(options, chunks=chunks) for chunks in CHUNK_COUNTS)
 
 
+def require_algorithm(op: Collective, algorithm: str) -> None:
+    """Raise UsageError for a name that is no algorithm of `op`."""
+    if algorithm not in _table(op):
+        raise UsageError(f"no algorithm {algorithm!r} for {op}; choose from auto, {', '.join(_table(op))}")
+
+
 def schedule(
     op: Collective,
     algorithm: str,
@@ -233,8 +239,7 @@ def schedule(
     """
     table = _table(op)
     options = options or Options()
-    if algorithm not in table:
-        raise UsageError(f"no algorithm {algorithm!r} for {op}; choose from auto, {', '.join(table)}")
+    require_algorithm(op, algorithm)
     entry = table[algorithm]
     unfit = entry.unfit(layout)
     if unfit:

@@ -22,7 +22,7 @@ from dessim.commands.support.dedicated_servers import parse_servers
 from dessim.commands.support.plain import Plain
 from dessim.commands.support.project_request import ProjectRequest
 from dessim.commands.support.server_defaults import AUTO, SERVER_DEVICE
-from dessim.commands.what_if import Change, parse_changes
+from dessim.commands.what_if import AnyChange, parse_changes
 from dessim.errors import UsageError
 from dessim.sim.engine import NetworkName
 from dessim.sim.faults.fault_file import Scenario, load_faults
@@ -105,7 +105,7 @@ class ProjectArguments(Plain):
             scenario=_scenario(self.faults, cluster),
         )
 
-    def changes(self, cluster: Cluster) -> tuple[Change, ...]:
+    def changes(self, cluster: Cluster) -> tuple[AnyChange, ...]:
         """The changes of `what_if`. Raises UsageError."""
         return parse_changes(self.what_if, cluster)
 
@@ -145,7 +145,7 @@ class ReplayArguments(Plain):
             network=self.network,
         )
 
-    def changes(self, cluster: Cluster) -> tuple[Change, ...]:
+    def changes(self, cluster: Cluster) -> tuple[AnyChange, ...]:
         """The changes of `what_if`. Raises UsageError."""
         return parse_changes(self.what_if, cluster, recorded=True)
 

@@ -32,7 +32,7 @@ from dessim.commands.support.projection import Projection
 from dessim.commands.what_if import ALL, parse_changes, what_if_projected
 from dessim.errors import CheckFailed, UsageError
 from dessim.files import write_json, write_text
-from dessim.results.report import write_report
+from dessim.results.pages.demo import fastest_row, write_report
 from dessim.results.tables import write_projection_csv
 from dessim.results.timeline import write_timeline
 from dessim.trace.io import Trace, load_trace
@@ -241,10 +241,11 @@ def _replay_json(replayed: Replay, fit: TransportFit) -> dict[str, Any]:
 def _write_result(out: Path, result: dict[str, Any], target: Cluster, replayed: Replay) -> None:
     """Write result.json and report.html."""
     write_json(out / "result.json", result)
+    use = fastest_row(result["projection"])["utilisation"]["mean_share"]
     write_report(
         out / "report.html",
         result,
-        cluster_svg=draw(target),
+        cluster_svg=draw(target, use or None),
         timeline="timeline.json.gz",
-        steps=replayed.step_rows(),
+        recorded=replayed.step_rows(),
     )

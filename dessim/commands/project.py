@@ -82,16 +82,19 @@ def run_projection(
     request: ProjectRequest,
     progress: Progress | None = None,
     on_row: Callable[[Row], None] | None = None,
+    routed: RouteCache | None = None,
 ) -> list[Row]:
     """Return a row for every strategy at every scale: by number of GPUs, then in the order of the strategies.
 
     `on_row` receives each row as soon as it is ready, so rows survive when `progress` ends the run.
+    `routed` keeps the routes of the request's cluster for further requests.
     Raises UsageError, OutOfTime, and CapacityError where the cluster has too few GPUs or no row fits their memory.
     """
     check_request(request)
-    plans = _plans(request)
+    plans = plans_of(request)
     check_gpus(request)
-    routed = RouteCache(request.cluster, request.folding)
+    if routed is None:
+        routed = RouteCache(request.cluster, request.folding)
     host_bandwidth = to_host(request.cluster, max(request.gpus), "--spill") if request.spill else None
     progress = progress or Progress()
     rows: list[Row] = []
@@ -113,8 +116,8 @@ def run_projection(
     return rows
 
 
-def _plans(request: ProjectRequest) -> list[Plan]:
-    """The plan of each strategy, with codecs applied."""
+def plans_of(request: ProjectRequest) -> list[Plan]:
+    """The plan of each strategy, with codecs applied. Raises UsageError for one that cannot train the model."""
     of_strategies = [plan_of(name, request.job.model) for name in request.strategies]
     plans = [replace(plan, graphs=request.graphs) for plan in (*of_strategies, *request.composed)]
     if request.codecs:

@@ -1,6 +1,7 @@
 """What-if analysis: each change of the cluster alone, simulated anew, and the speedup it gives.
 
     2x:nic_rate,0:latency        NICs at twice the rate; no latency
+    2x:nic_rate+2x:uplink_rate   both at once
     all                          the usual questions, as far as they apply to the cluster
 
 Nothing is extrapolated: where a change exposes the next bottleneck, the simulated speedup stops there too. Compute
@@ -10,6 +11,7 @@ follows the roofline; recorded times are scaled by the ratio of the changed GPU'
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +32,7 @@ from dessim.trace.schema import Op
 BATCH = "batch"
 NAMES = (*KNOBS, BATCH)
 ALL = "all"
+JOIN = "+"
 _CHANGES_OF_ALL = (
     (2.0, "nic_rate"),
     (2.0, "uplink_rate"),
@@ -41,7 +44,7 @@ _CHANGES_OF_ALL = (
     (0.0, "overhead"),
     (2.0, BATCH),
 )
-_MAY_BE_ZERO = ("latency", "overhead")
+MAY_BE_ZERO = ("latency", "overhead")
 _PATTERN = re.compile(r"(\d+(?:\.\d+)?)x?:(\w+)")
 
 
@@ -55,9 +58,38 @@ class Change:
     def __str__(self) -> str:
         return f"{self.factor:g}x:{self.name}" if self.factor else f"0:{self.name}"
 
+    @property
+    def of_batch(self) -> float:
+        """The factor on the batch."""
+        return self.factor if self.name == BATCH else 1.0
+
     def on(self, cluster: Cluster) -> Cluster:
         """Return the changed cluster; a change of the batch leaves it as it is."""
         return cluster if self.name == BATCH else scaled(cluster, self.name, self.factor)
+
+
+@dataclass(frozen=True, slots=True)
+class Together:
+    """Several changes at once, of different quantities."""
+
+    changes: tuple[Change, ...]
+
+    def __str__(self) -> str:
+        return JOIN.join(map(str, self.changes))
+
+    @property
+    def of_batch(self) -> float:
+        """The factor on the batch."""
+        return math.prod(change.of_batch for change in self.changes)
+
+    def on(self, cluster: Cluster) -> Cluster:
+        """Return the cluster with all changes."""
+        for change in self.changes:
+            cluster = change.on(cluster)
+        return cluster
+
+
+AnyChange = Change | Together
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +99,7 @@ class WhatIf:
     Where the changed job does not fit, there are no times, and `reason` says why.
     """
 
-    change: Change
+    change: AnyChange
     step_time_s: float | None
     samples_per_s: float | None
     speedup: float | None
@@ -84,7 +116,7 @@ class WhatIf:
         }
 
 
-def parse_changes(text: str | None, cluster: Cluster, recorded: bool = False) -> tuple[Change, ...]:
+def parse_changes(text: str | None, cluster: Cluster, recorded: bool = False) -> tuple[AnyChange, ...]:
     """Return the changes that `--what-if` names; `all` stands for the usual ones that apply to the cluster.
 
     `recorded` means that a trace is replayed, whose batch cannot change. Raises UsageError for a named change that does
@@ -95,19 +127,32 @@ def parse_changes(text: str | None, cluster: Cluster, recorded: bool = False) ->
     if text.strip() == ALL:
         usual = [Change(factor, name) for factor, name in _CHANGES_OF_ALL]
         return tuple(change for change in usual if _problem(change, cluster, recorded) is None)
-    changes = []
-    for entry in text.split(","):
-        match = _PATTERN.fullmatch(entry.strip())
+    return tuple(parse_change(entry.strip(), cluster, recorded) for entry in text.split(","))
+
+
+def parse_change(text: str, cluster: Cluster, recorded: bool = False) -> AnyChange:
+    """The change, or the changes at once, of `2x:nic_rate+0:latency`. Raises UsageError."""
+    changes: list[Change] = []
+    for part in text.split(JOIN):
+        match = _PATTERN.fullmatch(part.strip())
         if match is None:
             raise UsageError(
-                f"--what-if {entry.strip()!r}: write a factor and a name, such as 2x:nic_rate or 0:latency"
+                f"--what-if {text[:80]!r}: write a factor and a name, such as 2x:nic_rate or 0:latency, "
+                "and + between changes at once"
             )
         change = Change(float(match[1]), match[2])
-        problem = _problem(change, cluster, recorded)
-        if problem is not None:
-            raise UsageError(f"--what-if {change}: {problem}")
+        if any(change.name == other.name for other in changes):
+            raise UsageError(f"--what-if {text[:80]!r}: {change.name} is changed twice; write one factor")
+        require(change, cluster, recorded)
         changes.append(change)
-    return tuple(changes)
+    return changes[0] if len(changes) == 1 else Together(tuple(changes))
+
+
+def require(change: Change, cluster: Cluster, recorded: bool = False) -> None:
+    """Raise UsageError for a change that does not apply to the cluster, or to a recorded trace."""
+    problem = _problem(change, cluster, recorded)
+    if problem is not None:
+        raise UsageError(f"--what-if {change}: {problem}")
 
 
 def _problem(change: Change, cluster: Cluster, recorded: bool) -> str | None:
@@ -116,8 +161,10 @@ def _problem(change: Change, cluster: Cluster, recorded: bool) -> str | None:
         close = difflib.get_close_matches(change.name, NAMES, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         return f"this cannot be changed; {hint}names: {', '.join(NAMES)}"
-    if change.factor == 0 and change.name not in _MAY_BE_ZERO:
-        return f"only {' and '.join(_MAY_BE_ZERO)} may be 0; write a factor above 0, such as 0.5x:{change.name}"
+    if change.factor == math.inf:
+        return "the factor is too large"
+    if change.factor == 0 and change.name not in MAY_BE_ZERO:
+        return f"only {' and '.join(MAY_BE_ZERO)} may be 0; write a factor above 0, such as 0.5x:{change.name}"
     if change.name == BATCH:
         return "a trace keeps its recorded batch; use `dessim project` to change it" if recorded else None
     return None if has(cluster, change.name) else f"{cluster.name} has none ({KNOBS[change.name]})"
@@ -125,7 +172,7 @@ def _problem(change: Change, cluster: Cluster, recorded: bool) -> str | None:
 
 def project_rows(
     request: ProjectRequest,
-    changes: Sequence[Change] = (),
+    changes: Sequence[AnyChange] = (),
     progress: Progress | None = None,
     on_row: Callable[[dict[str, Any]], None] | None = None,
 ) -> tuple[list[Row], list[dict[str, Any]]]:
@@ -150,7 +197,7 @@ def project_rows(
 
 
 def replay_object(
-    request: ReplayRequest, changes: Sequence[Change] = (), progress: Progress | None = None
+    request: ReplayRequest, changes: Sequence[AnyChange] = (), progress: Progress | None = None
 ) -> tuple[Replay, dict[str, Any]]:
     """The result of a replay, and as an object of `--json`, with the effect of each change.
 
@@ -168,7 +215,7 @@ def replay_object(
 
 
 def what_if_projected(
-    changes: Sequence[Change],
+    changes: Sequence[AnyChange],
     rows: Sequence[Row],
     request: ProjectRequest,
     progress: Progress | None = None,
@@ -179,8 +226,8 @@ def what_if_projected(
     for done, change in enumerate(changes):
         change_progress = progress.within(done, len(changes), "what_ifs")
         batch = request.batch_per_worker
-        if change.name == BATCH:
-            batch = max(round(rows[0].batch / rows[0].gpus * change.factor), 1)
+        if change.of_batch != 1:
+            batch = max(round(rows[0].batch / rows[0].gpus * change.of_batch), 1)
         changed = replace(request, cluster=change.on(request.cluster), batch_per_worker=batch)
         try:
             changed_rows = run_projection(changed, change_progress)
@@ -192,7 +239,7 @@ def what_if_projected(
     return results
 
 
-def _compared(change: Change, samples_per_s: float, changed: Row) -> WhatIf:
+def _compared(change: AnyChange, samples_per_s: float, changed: Row) -> WhatIf:
     """A changed row against the throughput before the change."""
     if isinstance(changed, Misfit):
         return WhatIf(change, step_time_s=None, samples_per_s=None, speedup=None, reason=changed.reason)
@@ -205,7 +252,7 @@ def _compared(change: Change, samples_per_s: float, changed: Row) -> WhatIf:
 
 
 def what_if_replayed(
-    changes: Sequence[Change],
+    changes: Sequence[AnyChange],
     base: Replay,
     request: ReplayRequest,
     progress: Progress | None = None,

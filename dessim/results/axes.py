@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dessim.results.rows import Row
-from dessim.results.style import PART_STYLE, strategy_label, style_of
+from dessim.results.style import INK, PART_STYLE, strategy_label, style_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,9 +42,23 @@ def strategy_lines(axes: Axes, rows: Sequence[Row], key: str) -> None:
     )
 
 
-def stacked_bars(axes: Axes, rows: Sequence[Row], parts: Sequence[str], totals: Sequence[str]) -> None:
-    """Draw a horizontal stacked bar per row, the first on top; `totals` [n_rows] are the texts at their ends."""
-    labels = [strategy_label(r["strategy"]) for r in rows]
+def bar_label(row: Row) -> str:
+    """The label of a row's bar: its own, or the words for its strategy."""
+    return row.get("label") or strategy_label(row["strategy"])
+
+
+def stacked_bars(
+    axes: Axes,
+    rows: Sequence[Row],
+    parts: Sequence[str],
+    totals: Sequence[str],
+    whiskers: Sequence[tuple[float, float] | None] = (),
+) -> None:
+    """Draw a horizontal stacked bar per row, the first on top; `totals` [n_rows] are the texts at their ends.
+
+    `whiskers` [n_rows] are the ends of the total's interval, None where it is not known.
+    """
+    labels = [bar_label(r) for r in rows]
     left = [0.0] * len(rows)
     for part in parts:
         name, color, hatch = PART_STYLE[part]
@@ -53,7 +67,20 @@ def stacked_bars(axes: Axes, rows: Sequence[Row], parts: Sequence[str], totals: 
             labels, widths, left=left, height=0.68, color=color, hatch=hatch, edgecolor="white", lw=0.4, label=name
         )
         left = [a + b for a, b in zip(left, widths, strict=True)]
-    for label, end, text in zip(labels, left, totals, strict=True):
+    ends = list(left)
+    for i, whisker in enumerate(whiskers):
+        if whisker is not None:
+            axes.errorbar(
+                [left[i]],
+                [labels[i]],
+                xerr=[[left[i] - whisker[0]], [whisker[1] - left[i]]],
+                fmt="none",
+                ecolor=INK,
+                elinewidth=0.9,
+                capsize=2.5,
+            )
+            ends[i] = max(left[i], whisker[1])
+    for label, end, text in zip(labels, ends, totals, strict=True):
         axes.annotate(text, (end, label), xytext=(4, 0), textcoords="offset points", va="center", size="small")
     if not axes.yaxis_inverted():
         axes.invert_yaxis()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dessim.results.axes import (
+    bar_label,
     evenly_spaced,
     gpu_axis,
     legend_below,
@@ -26,7 +27,7 @@ from dessim.results.axes import (
 from dessim.results.labels import link_pair
 from dessim.results.rows import Row, contenders, require_rows
 from dessim.results.style import FAINT, INK, LINK_COLORS, house_style
-from dessim.results.svg import finish
+from dessim.results.svg import Plot, finish
 from dessim.units import format_count, format_size, format_time
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ _STEP_PARTS = ("compute_s", "exposed_comm_s", "idle_s")
 _MAX_PANELS = 4
 
 
-def throughput(rows: Sequence[Row], path: Path | None = None) -> str:
+def throughput(rows: Sequence[Row], path: Path | None = None) -> Plot:
     """Samples/s against GPUs, a line per strategy; dotted: linear scaling of the fastest one at the smallest scale."""
     with house_style() as plt:
         figure, axes = plt.subplots(figsize=(6.4, 3.7))
@@ -54,7 +55,7 @@ def throughput(rows: Sequence[Row], path: Path | None = None) -> str:
         return finish(figure, "Throughput against number of GPUs", rows, ("samples_per_s",), path)
 
 
-def bytes_per_worker(rows: Sequence[Row], path: Path | None = None) -> str:
+def bytes_per_worker(rows: Sequence[Row], path: Path | None = None) -> Plot:
     """Bytes a worker sends in a step: against GPUs, and their shares by traffic at the largest scale."""
     with house_style() as plt:
         figure, (left, right) = plt.subplots(1, 2, figsize=(9.2, 3.7), width_ratios=(1.0, 1.0))
@@ -84,11 +85,14 @@ def _traffic_shares(row: Row) -> dict[str, Any]:
     return {"strategy": row["strategy"], **{k: 100 * v / total for k, v in row["bytes_by_traffic"].items()}}
 
 
-def step_breakdown(rows: Sequence[Row], path: Path | None = None) -> str:
-    """Compute, exposed communication and idle time of a step; one panel per scale (at most four)."""
+def step_breakdown(rows: Sequence[Row], path: Path | None = None, noun: str = "GPU") -> Plot:
+    """Compute, exposed communication and idle time of a step, with its 80 % interval where rows have one.
+
+    There is one panel for each scale (at most four), which counts its `noun`s. A row's `label` stands for its strategy.
+    """
     scales = evenly_spaced(sorted({r["gpus"] for r in require_rows(rows)}), _MAX_PANELS)
     with house_style() as plt:
-        names = list(dict.fromkeys(r["strategy"] for r in rows))
+        names = list(dict.fromkeys(map(bar_label, rows)))
         n_columns = min(2, len(scales))
         n_rows = -(-len(scales) // n_columns)
         height = 0.55 + n_rows * (0.75 + 0.27 * len(names))
@@ -98,9 +102,9 @@ def step_breakdown(rows: Sequence[Row], path: Path | None = None) -> str:
             if gpus is None:
                 axes.set_visible(False)
                 continue
-            at_scale = sorted((r for r in rows if r["gpus"] == gpus), key=lambda r: names.index(r["strategy"]))
+            at_scale = sorted((r for r in rows if r["gpus"] == gpus), key=lambda r: names.index(bar_label(r)))
             _breakdown_panel(axes, at_scale)
-            axes.set_title(f"{gpus:,} GPUs", loc="left")
+            axes.set_title(f"{gpus:,} {noun}{'' if gpus == 1 else 's'}", loc="left")
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
         return finish(figure, "Where the time of a step goes", rows, ("step_time_s", *_STEP_PARTS), path)
@@ -108,14 +112,19 @@ def step_breakdown(rows: Sequence[Row], path: Path | None = None) -> str:
 
 def _breakdown_panel(axes: Axes, rows: Sequence[Row]) -> None:
     unit, factor = time_unit(max(r["step_time_s"] for r in rows))
-    scaled = [{"strategy": r["strategy"], **{part: r[part] * factor for part in _STEP_PARTS}} for r in rows]
-    stacked_bars(axes, scaled, _STEP_PARTS, [format_time(r["step_time_s"], 3) for r in rows])
-    axes.set_xlim(0, 1.24 * max(sum(r[part] for part in _STEP_PARTS) for r in scaled))
+    scaled = [{"label": bar_label(r), **{part: r[part] * factor for part in _STEP_PARTS}} for r in rows]
+    whiskers = [
+        (interval["low_s"] * factor, interval["high_s"] * factor) if (interval := r.get("interval")) else None
+        for r in rows
+    ]
+    stacked_bars(axes, scaled, _STEP_PARTS, [format_time(r["step_time_s"], 3) for r in rows], whiskers)
+    ends = [sum(r[part] for part in _STEP_PARTS) for r in scaled]
+    axes.set_xlim(0, 1.24 * max([*ends, *(ends[1] for ends in whiskers if ends)]))
     axes.locator_params(axis="x", nbins=6)
     axes.set_xlabel(f"time of a step ({unit})")
 
 
-def predicted_vs_measured(steps: Sequence[Row], path: Path | None = None) -> str:
+def predicted_vs_measured(steps: Sequence[Row], path: Path | None = None) -> Plot:
     """Measured and predicted time of each step. Rows: `step`, `measured_s`, `predicted_s` (either may be None) [s]."""
     values = [s[k] for s in require_rows(steps) for k in ("measured_s", "predicted_s") if s.get(k) is not None]
     unit, factor = time_unit(max(values, default=1.0))
@@ -140,7 +149,7 @@ def predicted_vs_measured(steps: Sequence[Row], path: Path | None = None) -> str
         )
 
 
-def utilisation(used: Mapping[str, Any], path: Path | None = None, title: str = "Utilisation of links") -> str:
+def utilisation(used: Mapping[str, Any], path: Path | None = None, title: str = "Utilisation of links") -> Plot:
     """Share of each link class's capacity in use over time; the two directions of a link share a panel.
 
     `used` is `utilisation` of a breakdown's JSON: `time_s` [n + 1], and `share` [n] of each class.
@@ -179,7 +188,7 @@ def utilisation(used: Mapping[str, Any], path: Path | None = None, title: str = 
         return finish(figure, title, rows, ("from_s", "to_s", "links", "share"), path)
 
 
-def training_curve(epochs: Sequence[Row], path: Path | None = None) -> str:
+def training_curve(epochs: Sequence[Row], path: Path | None = None) -> Plot:
     """Held-out AUC and logloss after each epoch. Rows: `epoch`, `auc`, `logloss`."""
     with house_style() as plt:
         figure, panels = plt.subplots(1, 2, figsize=(6.4, 2.5))

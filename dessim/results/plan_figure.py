@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from dessim.results.axes import evenly_spaced, gpu_axis, legend_outside, log_axis, size_unit, time_unit
 from dessim.results.rows import Row, require_rows
 from dessim.results.style import FAINT, INK, house_style, style_of
-from dessim.results.svg import finish
+from dessim.results.svg import Plot, finish
 from dessim.units import format_count, format_size, percent
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def plan_figures(scales: Sequence[Row], chosen: Row, path: Path) -> None:
     ranks(chosen["by_rank"], path)
 
 
-def ranks(loads: Row, path: Path | None = None) -> str:
+def ranks(loads: Row, path: Path | None = None) -> Plot:
     """Compute, bytes and memory of each rank, and their means, dashed. `loads`: `by_rank` of a scale.
 
     Of more than 512 ranks as many are drawn, evenly spaced by their load, the most loaded first.
@@ -72,7 +72,7 @@ def _bars(axes: Axes, values: Sequence[float], color: str, title: str) -> None:
     axes.set_title(title, loc="left")
 
 
-def pareto(scales: Sequence[Row], path: Path | None = None) -> str:
+def pareto(scales: Sequence[Row], path: Path | None = None) -> Plot:
     """The best plan of each number of GPUs with its 80 % interval; a line joins those that no other dominates.
 
     Rows: scales of `dessim plan --json`. The cost is dollars an hour where prices are known, and GPUs elsewhere.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dessim.results.rows import Row, require_rows
 from dessim.results.style import FAINT, house_style
-from dessim.results.svg import finish
+from dessim.results.svg import Plot, finish
 from dessim.units import format_time
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ _BANDS = ((0.15, 0.18), (0.05, 0.32))  # relative error, opacity
 _KIND_STYLE = (("#0173b2", "o"), ("#de8f05", "D"), ("#029e73", "^"))
 
 
-def predicted_against_measured(rows: Sequence[Row], path: Path | None = None) -> str:
+def predicted_against_measured(rows: Sequence[Row], path: Path | None = None) -> Plot:
     """The figure as SVG text; also written to `path`, with its data as CSV beside it.
 
     The left panel shows predicted against measured times, the right panel the relative errors, where the bands are

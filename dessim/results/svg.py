@@ -17,6 +17,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+class Plot(str):
+    """The SVG text of a figure, which knows its `name` and its data as `csv`."""
+
+    __slots__ = ("csv", "name")
+    name: str
+    csv: str
+
+    def __new__(cls, svg: str, name: str, csv: str) -> Plot:
+        plot = super().__new__(cls, svg)
+        plot.name, plot.csv = name, csv
+        return plot
+
+
 def finish(
     figure: Figure,
     title: str,
@@ -24,16 +37,17 @@ def finish(
     columns: Sequence[str],
     path: Path | None,
     nested: Sequence[str] = (),
-) -> str:
+) -> Plot:
     """Write the figure and its data to `path` if given; return the SVG to paste into a page.
 
     The CSV has `columns` of the rows, after `gpus` and `strategy` if they have these; `nested` is as in `data_csv`.
     """
+    first = ("gpus", "strategy") if rows and "gpus" in rows[0] else ()
+    data = data_csv(rows, list(dict.fromkeys([*first, *columns])), nested)
     if path is not None:
         write_text(path, svg_text(figure, title))
-        keys = ("gpus", "strategy", *columns) if rows and "gpus" in rows[0] else tuple(columns)
-        write_text(path.with_suffix(".csv"), data_csv(rows, keys, nested))
-    return inline(svg_text(figure, title, "none"), re.sub(r"\W+", "-", title.lower()))
+        write_text(path.with_suffix(".csv"), data)
+    return Plot(inline(svg_text(figure, title, "none"), re.sub(r"\W+", "-", title.lower())), title, data)
 
 
 def svg_text(figure: Figure, title: str, background: str = "white") -> str:
@@ -52,5 +66,7 @@ def inline(svg: str, name: str) -> str:
     svg = re.sub(r'href="#', f'href="#{name}-', svg)
     svg = re.sub(r"url\(#", f"url(#{name}-", svg)
     svg = svg.replace(INK, "currentColor")
+    if "aria-label=" in svg[: svg.index(">")]:
+        return svg
     label = escape(name.replace("-", " "), {'"': "&quot;"})
     return re.sub(r"<svg\b", f'<svg role="img" aria-label="{label}"', svg, count=1)

@@ -20,12 +20,11 @@ from dessim.calibrate.profile import fit_profile
 from dessim.cluster import load_cluster
 from dessim.commands.support.lab_training import Trained
 from dessim.files import read_toml
-from dessim.results.report import percent
 from dessim.results.rows import data_csv
 from dessim.results.study import conclude, study_parser
 from dessim.results.style import INK, house_style, strategy_label, style_of
 from dessim.results.svg import svg_text
-from dessim.units import format_time
+from dessim.units import format_time, percent
 from dessim.validate.step_cases import StepCase, step_cases
 from dessim.validate.steps import captured_of, payload_of, predict
 

@@ -8,24 +8,22 @@ Reads study.toml. Exits 3 when the findings differ from expected.json.
 
 from __future__ import annotations
 
+import os
 import sys
-import tomllib
-from concurrent.futures import ProcessPoolExecutor
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from dessim.cluster import load_cluster
 from dessim.cluster.check import describe
-from dessim.commands.project import project
-from dessim.results.report import percent
+from dessim.files import read_toml
 from dessim.results.rows import data_csv
 from dessim.results.study import conclude, study_parser
 from dessim.results.style import house_style, strategy_label, style_of
 from dessim.results.svg import svg_text
-from dessim.units import format_time
-from dessim.workload.model import load_model
-from dessim.workload.scale import Job
+from dessim.sweep.grid import Study, read_study
+from dessim.sweep.run import sweep_rows
+from dessim.units import format_time, percent
 
 HERE = Path(__file__).parent
 TIMES = ("step_time_s", "compute_s", "exposed_comm_s", "idle_s")
@@ -34,45 +32,28 @@ COLUMNS = ("fabric", "gpus", "strategy", *TIMES, "samples_per_s", "bound_by", "l
 
 def cluster_of(fabric: dict[str, str]) -> Any:
     """Return the cluster of an entry of study.toml: a file in this folder, or a shipped topology."""
-    local = HERE / fabric["cluster"]
-    return load_cluster(local if local.is_file() else fabric["cluster"])
+    local = HERE / fabric["value"]
+    return load_cluster(local if local.is_file() else fabric["value"])
 
 
-def steps_on(study: dict[str, Any], fabric: dict[str, str]) -> list[dict[str, Any]]:
-    """Simulate every scale and strategy on one fabric, rounded to five digits so that all machines agree."""
-    job = Job.of_model(load_model(study["model"]))
-    rows = []
-    for projection in project(job, cluster_of(fabric), study["strategies"], study["gpus"]):
-        fields = projection.to_json()
-        # Ties, up to rounding, go to the first op.
-        longest = max(fields["critical_path"], key=lambda op: round(op["time_s"], 12))
-        rows.append(
-            {
-                "fabric": fabric["name"],
-                "gpus": fields["gpus"],
-                "strategy": fields["strategy"],
-                **{key: _round(fields[key]) for key in (*TIMES, "samples_per_s")},
-                "bound_by": fields["bound_by"],
-                "longest_op": longest["name"],
-                "longest_share": _round(longest["time_s"] / fields["step_time_s"]),
-            }
-        )
-    return rows
+def compute(study: Study, jobs: int) -> list[dict[str, Any]]:
+    """Simulate all points, rounded to five digits so that all machines agree."""
+    return [
+        {
+            "fabric": row["cluster"],
+            **{key: row[key] for key in ("gpus", "strategy")},
+            **{key: _round(row[key]) for key in (*TIMES, "samples_per_s")},
+            **{key: row[key] for key in ("bound_by", "longest_op")},
+            "longest_share": _round(row["longest_op_s"] / row["step_time_s"]),
+        }
+        for row in sweep_rows(study, jobs)
+    ]
 
 
-def compute(study: dict[str, Any], jobs: int | None = None) -> list[dict[str, Any]]:
-    """Simulate all fabrics, one after the other in `jobs` processes (default: one per core)."""
-    fabrics = study["fabrics"]
-    if jobs == 1:
-        return [row for fabric in fabrics for row in steps_on(study, fabric)]
-    with ProcessPoolExecutor(jobs) as pool:
-        return [row for rows in pool.map(steps_on, [study] * len(fabrics), fabrics) for row in rows]
-
-
-def table(study: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+def table(grid: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     """Return two Markdown tables: the fabrics, and the steps with the fastest strategy of each fabric in bold."""
     lines = ["| fabric | switches | cables between them | bisection per GPU |", "|---|---:|---:|---:|"]
-    for fabric in study["fabrics"]:
+    for fabric in grid["cluster"]:
         cluster = cluster_of(fabric)
         summary = describe(cluster)
         links = cluster.links.capacity[: cluster.wiring.first_server_link]
@@ -102,16 +83,16 @@ def table(study: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def draw(study: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+def draw(grid: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     """Draw the time of a step by fabric as SVG text, one panel per scale."""
     import seaborn as sns
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    styles = {name: style_of(name) for name in study["strategies"]}
+    styles = {name: style_of(name) for name in grid["strategy"]}
     order = [style.label for style in styles.values()]
     with house_style() as plt:
-        figure, panels = plt.subplots(1, len(study["gpus"]), figsize=(9.2, 2.9), sharey=True, squeeze=False)
-        for axes, gpus in zip(panels.flat, study["gpus"], strict=True):
+        figure, panels = plt.subplots(1, len(grid["gpus"]), figsize=(9.2, 2.9), sharey=True, squeeze=False)
+        for axes, gpus in zip(panels.flat, grid["gpus"], strict=True):
             shown = [row for row in rows if row["gpus"] == gpus]
             sns.scatterplot(
                 x=[1e3 * row["step_time_s"] for row in shown],
@@ -130,7 +111,7 @@ def draw(study: dict[str, Any], rows: list[dict[str, Any]]) -> str:
             axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
             axes.xaxis.set_major_formatter("{x:,g}")
             axes.xaxis.set_minor_formatter(NullFormatter())
-            axes.set(xlabel="time of a step (ms)", ylabel="", ylim=(len(study["fabrics"]) - 0.5, -0.5))
+            axes.set(xlabel="time of a step (ms)", ylabel="", ylim=(len(grid["cluster"]) - 0.5, -0.5))
             axes.grid(True, axis="both")
             axes.set_title(f"{gpus:,} GPUs", loc="left")
         panels.flat[-1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
@@ -143,13 +124,14 @@ def _round(value: float) -> float:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = study_parser(__doc__, HERE)
-    parser.add_argument("--jobs", type=int, default=None, help="number of processes (default: one per core)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="number of processes (default: one per core)")
     options = parser.parse_args(arguments)
 
-    study = tomllib.loads((HERE / "study.toml").read_text("utf-8"))
-    rows = compute(study, options.jobs)
-    files = {"fabrics.csv": data_csv(rows, COLUMNS), "fabrics.svg": draw(study, rows)}
-    return conclude(HERE, options, table(study, rows), files, rows)
+    study = HERE / "study.toml"
+    rows = compute(read_study(study), options.jobs)
+    grid = read_toml(study)["grid"]
+    files = {"fabrics.csv": data_csv(rows, COLUMNS), "fabrics.svg": draw(grid, rows)}
+    return conclude(HERE, options, table(grid, rows), files, rows)
 
 
 if __name__ == "__main__":

@@ -87,4 +87,4 @@ def test_the_wheel_contains_topologies_models_and_templates() -> None:
     wheel = settings["tool"]["hatch"]["build"]["targets"]["wheel"]
     assert wheel["force-include"]["topologies"] == "dessim/topologies"
     assert (ROOT / "dessim" / "workload" / "models" / "deepfm.toml").is_file()
-    assert (ROOT / "dessim" / "results" / "templates" / "report.html.j2").is_file()
+    assert (ROOT / "dessim" / "results" / "templates" / "page.html.j2").is_file()

@@ -8,10 +8,18 @@ import pytest
 
 from dessim.cluster import load_cluster
 from dessim.cluster.load import topology_root
+from dessim.cluster.scaled import scaled
 from dessim.commands.project import project, run_projection
 from dessim.commands.replay import ReplayRequest, run_replay
 from dessim.commands.support.project_request import ProjectRequest
-from dessim.commands.what_if import NAMES, Change, parse_changes, what_if_projected, what_if_replayed
+from dessim.commands.what_if import (
+    NAMES,
+    Change,
+    Together,
+    parse_changes,
+    what_if_projected,
+    what_if_replayed,
+)
 from dessim.errors import UsageError
 from dessim.sim.core.device import roofline
 from dessim.trace.io import load_trace, write_trace
@@ -55,6 +63,38 @@ def test_a_batch_is_judged_by_throughput_and_may_not_fit() -> None:
         assert huge.step_time_s is None and "does not fit" in huge.reason
 
 
+def test_changes_at_once_equal_one_after_the_other() -> None:
+    """`2x:nic_rate+2x:batch` is the projection of the changed cluster with twice the batch."""
+    rows = run_projection(REQUEST)
+    text = "2x:nic_rate+2x:batch+0:latency"
+    (both,) = parse_changes(text, CLUSTER)
+    assert both == Together((Change(2.0, "nic_rate"), Change(2.0, "batch"), Change(0.0, "latency")))
+    assert str(both) == text and both.of_batch == 2.0
+    faster = scaled(scaled(CLUSTER, "nic_rate", 2.0), "latency", 0.0)
+    by_hand = project(JOB, faster, REQUEST.strategies, REQUEST.gpus, 2 * rows[0].batch // rows[0].gpus)
+    for row, other, (found,) in zip(rows, by_hand, what_if_projected([both], rows, REQUEST), strict=True):
+        assert found.step_time_s == other.breakdown.step_time_s
+        assert found.speedup == pytest.approx(other.samples_per_s / row.samples_per_s)
+
+
+@pytest.mark.parametrize("name", [RAIL, "dgx1-v100_16", "gb200-nvl72_8"])
+def test_twice_the_nics_are_planes_of_the_fabric(name: str) -> None:
+    """NICs, what joins them to the server, and uplinks carry twice as much; all other links stay."""
+    cluster = load_cluster(name)
+    more = scaled(cluster, "nics", 2.0)
+    kinds = [cluster.links.kinds[kind] for kind in cluster.links.kind]
+    grown = [
+        link < cluster.wiring.first_server_link or kind.startswith(("nic_", "pcie_nic_"))
+        for link, kind in enumerate(kinds)
+    ]
+    assert list(more.links.capacity / cluster.links.capacity) == [2.0 if g else 1.0 for g in grown]
+    assert (more.links.latency == cluster.links.latency).all()
+    ratio = more.wiring.nic_capacity() / cluster.wiring.nic_capacity()
+    assert (ratio > 1).all() and (ratio <= 2).all()  # a GPU's PCIe link may be the limit
+    twice = scaled(scaled(cluster, "nic_rate", 2.0), "uplink_rate", 2.0)
+    assert set(more.links.capacity - twice.links.capacity != 0) <= {False, any(k.startswith("pcie_nic") for k in kinds)}
+
+
 def test_recorded_compute_follows_the_roofline(tmp_path) -> None:
     ops = [[replace(op, flops=int(4e9)) if op.name == "lookup" else op for op in of] for of in all_ops()]
     write_trace(tmp_path / "a.trace", header(), ops)
@@ -95,6 +135,10 @@ def test_all_stands_for_the_changes_that_apply_to_the_cluster() -> None:
         ("0:gpu_flops", "may be 0; write a factor above 0"),
         ("-1x:nic_rate", "write a factor and a name"),
         ("2x:flow_rate", "has none"),
+        ("2x:nic_rate+", "and + between changes at once"),
+        ("2x:nic_rate+0x:nics", "may be 0"),
+        ("2x:nic_rate+0.5x:nic_rate", "nic_rate is changed twice"),
+        (f"{'9' * 400}x:nics", "the factor is too large"),
     ],
 )
 def test_a_wrong_change_is_explained(text: str, says: str) -> None:

@@ -11,8 +11,9 @@ import pytest
 
 from dessim.plan.prices import Prices
 from dessim.plan.scales import PlanRequest, run_plan
+from dessim.results.pages.plan import answer, plan_page
+from dessim.results.pages.render import render, write_page
 from dessim.results.plan_figure import plan_figures, ranks
-from dessim.results.plan_report import answer, render_plan_report, write_plan_report
 from dessim.results.show_plan import chosen_scale, distinct_plans, print_plan
 from dessim.workload.scale import Job
 from tests.plan.small import BATCH, TABLES, cluster, model_of
@@ -64,12 +65,21 @@ def test_the_fullest_rank_holds_the_largest_table() -> None:
 
 
 def test_the_page_needs_no_other_file_and_names_every_table(result: dict[str, Any], tmp_path: Path) -> None:
-    write_plan_report(tmp_path / "plan.html", result, NAMES)
+    write_page(tmp_path / "plan.html", plan_page(result, NAMES, cluster(), [("command", "dessim plan")]))
     html = (tmp_path / "plan.html").read_text()
     page = Page(html)
-    assert not {"script", "link", "img", "iframe"} & set(page.tags)
-    assert not [value for name, value in page.attributes if name in ("src", "href") and not value.startswith("#")]
-    for text in (*NAMES, "table-wise", "Pareto front", "memory (GiB)", "small <b>", "offer of 3 March", answer(result)):
+    assert not {"link", "img", "iframe"} & set(page.tags) and page.tags.count("script") == 1
+    links = [value for name, value in page.attributes if name in ("src", "href")]
+    assert not [value for value in links if not value.startswith(("#", "data:text/csv;"))]
+    for text in (
+        *NAMES,
+        "table-wise",
+        "Pareto front",
+        "memory (GiB)",
+        "small <b>",
+        "offer of 3 March",
+        *answer(result),
+    ):
         assert text in page.text, text
     best = chosen_scale(result)["plans"][0]
     assert any(", ".join(map(str, table["ranks"])) in page.text for table in best["tables"] if table["ranks"])
@@ -79,13 +89,13 @@ def test_the_page_needs_no_other_file_and_names_every_table(result: dict[str, An
 def test_a_page_without_tables_or_prices_leaves_them_out(result: dict[str, Any]) -> None:
     scale = {**result["scales"][0], "dollars_per_h": None, "watts": None, "refused": ["theirs.json: too large"]}
     scale["plans"] = [row for row in scale["plans"] if not row["tables"]]
-    text = Page(render_plan_report({**result, "scales": [scale]}, NAMES)).text
+    text = Page(render(plan_page({**result, "scales": [scale]}, NAMES, None, []))).text
     assert "trains all tables and names no owners" in text and "theirs.json: too large" in text
     assert "Numbers of GPUs" not in text and "Cost of a billion" not in text and "Energy" not in text
 
 
 def test_the_answer_states_plan_speed_target_and_lead(result: dict[str, Any]) -> None:
-    text = answer(result)
+    text = " ".join(answer(result))
     assert " on 8 GPUs trains " in text and "Fewest planned that reach 1 M samples/s: 8 GPUs" in text
     assert " faster than " in text and ", the best strategy for all tables." in text
 

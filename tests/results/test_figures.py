@@ -119,7 +119,7 @@ def test_drawing_restores_settings_and_backend():
 
 
 def test_importing_loads_no_plotting_library():
-    modules = ", ".join(f"dessim.results.{m}" for m in ("figures", "report", "tables", "timeline"))
+    modules = ", ".join(f"dessim.results.{m}" for m in ("figures", "pages.demo", "tables", "timeline"))
     code = f"import sys, {modules}; print('matplotlib' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

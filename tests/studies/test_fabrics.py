@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from dessim.cluster.check import check
+from dessim.sweep.grid import read_study
 
 STUDY = "fabrics"
 
 
 def test_every_fabric_is_valid_and_only_the_fabrics_differ(plot, study):
-    clusters = [plot.cluster_of(fabric) for fabric in study["fabrics"]]
+    clusters = [plot.cluster_of(fabric) for fabric in study["grid"]["cluster"]]
     assert len(clusters) == 5 and [check(c) for c in clusters] == [[]] * 5
     assert {c.n_gpus for c in clusters} == {1024}
     for part in ("gpu", "transport", "node"):
         assert len({str(getattr(c, part)) for c in clusters}) == 1
 
 
-def test_it_reproduces_its_findings_at_64_gpus(plot, study, expected):
-    rows = plot.compute({**study, "gpus": [64]}, jobs=1)
+def test_it_reproduces_its_findings_at_64_gpus(folder, plot, expected):
+    study = read_study(folder / "study.toml")
+    at_64 = tuple(point for point in study.points if point.settings["gpus"] == 64)
+    rows = plot.compute(replace(study, points=at_64), jobs=1)
     assert rows == [row for row in expected if row["gpus"] == 64]
     for row in rows:
         parts = row["compute_s"] + row["exposed_comm_s"] + row["idle_s"]
@@ -26,8 +31,8 @@ def test_it_reproduces_its_findings_at_64_gpus(plot, study, expected):
 
 
 def test_table_and_figure_agree_with_the_rows(folder, plot, study, expected):
-    assert plot.table(study, expected) in (folder / "README.md").read_text()
-    assert plot.draw(study, expected) == (folder / "fabrics.svg").read_text()
+    assert plot.table(study["grid"], expected) in (folder / "README.md").read_text()
+    assert plot.draw(study["grid"], expected) == (folder / "fabrics.svg").read_text()
     assert len((folder / "fabrics.csv").read_text().splitlines()) == 1 + len(expected) == 31
 
 

@@ -1,4 +1,7 @@
-"""Utilisation of links as line colours: one hue from light to dark, which readers with any colour vision can order."""
+"""Utilisation of links as colours and widths of lines.
+
+The colours are one hue from light to dark, which readers with any colour vision can order.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ EDGES = (0.1, 0.25, 0.5, 0.75)
 """Utilisations at which the colour changes."""
 # The upper five of ColorBrewer's seven-class OrRd; its lightest two are hard to see on white paper.
 STEPS = ("#fdbb84", "#fc8d59", "#ef6548", "#d7301f", "#990000")
+WIDTHS = (1.3, 1.6, 2.0, 2.4, 2.8)
 STEP_LABELS = ("< 10 %", "10–25 %", "25–50 %", "50–75 %", "≥ 75 %")
 _OPPOSITE_SUFFIX = {"_up": "_down", "_plus": "_minus"}
 
@@ -34,6 +38,11 @@ class Heat:
         """Line colour of a link class."""
         share = self.share(kind)
         return STEPS[bisect_right(EDGES, share)] if share > 0 else WIRE
+
+    def width(self, kind: str) -> float:
+        """How many times as wide as an unused link one of this class is drawn: busy links stand out by width too."""
+        share = self.share(kind)
+        return WIDTHS[bisect_right(EDGES, share)] if share > 0 else 1.0
 
     def percent(self, *kinds: str) -> str:
         """Utilisation of the busiest of `kinds` as text."""

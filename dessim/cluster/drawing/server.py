@@ -141,5 +141,6 @@ def _line_in_panel(sheet: Sheet, a: tuple[float, float], b: tuple[float, float],
     """A line above the panel of the node, which would cover it if it were below all boxes like other lines."""
     colour = sheet.heat.colour(kind)
     sheet.shapes.append(
-        f'<line x1="{a[0]:g}" y1="{a[1]:g}" x2="{b[0]:g}" y2="{b[1]:g}" stroke="{colour}" stroke-width="1.4"/>'
+        f'<line x1="{a[0]:g}" y1="{a[1]:g}" x2="{b[0]:g}" y2="{b[1]:g}" stroke="{colour}" '
+        f'stroke-width="{1.4 * sheet.heat.width(kind):g}"/>'
     )

@@ -40,7 +40,10 @@ class Box:
 
 @dataclass(slots=True)
 class Sheet:
-    """SVG elements in drawing order. Lines are coloured by `heat` and lie below all boxes, even those drawn earlier."""
+    """SVG elements in drawing order. Lines have the colours and widths of `heat`.
+
+    They lie below all boxes, even those drawn earlier.
+    """
 
     width: float
     heat: Heat = field(default_factory=Heat)
@@ -76,7 +79,7 @@ class Sheet:
         colour = self.heat.colour(kind)
         self.lines.append(
             f'<line x1="{a[0]:g}" y1="{a[1]:g}" x2="{b[0]:g}" y2="{b[1]:g}" stroke="{colour}" '
-            f'stroke-width="{width:g}"/>'
+            f'stroke-width="{width * self.heat.width(kind):g}"/>'
         )
 
     def curve(self, a: tuple[float, float], b: tuple[float, float], bend: float, kind: str) -> None:
@@ -85,7 +88,7 @@ class Sheet:
         y = (a[1] + b[1]) / 2 - 2 * bend * (b[0] - a[0])
         self.lines.append(
             f'<path d="M{a[0]:g} {a[1]:g}Q{x:g} {y:g} {b[0]:g} {b[1]:g}" fill="none" '
-            f'stroke="{self.heat.colour(kind)}" stroke-width="1"/>'
+            f'stroke="{self.heat.colour(kind)}" stroke-width="{self.heat.width(kind):g}"/>'
         )
 
     def frame(self, box: Box) -> None:

@@ -38,6 +38,7 @@ def words(root: ElementTree.Element) -> list[str]:
 @given(SHARE, SHARE)
 def test_busier_is_darker(a: float, b: float) -> None:
     heat = Heat({"nic_up": min(a, b), "leaf_up": max(a, b)})
+    assert 1 <= heat.width("nic_up") <= heat.width("leaf_up")
     if min(a, b) > 0:
         assert brightness(heat.colour("nic_up")) >= brightness(heat.colour("leaf_up"))
 

@@ -1,0 +1,99 @@
+"""`dessim report`: what became slower or faster between two runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dessim.cli.options import CsvOption, HtmlOption, JsonOption, parse_quantity
+from dessim.cli.output import command_line, guarded, print_json
+
+if TYPE_CHECKING:
+    from dessim.sweep.axes import Plain
+    from dessim.sweep.compare import Comparison, Difference
+
+_RUN = "Folder of a sweep, or a file of `dessim project --json`"
+
+
+@guarded
+def report(
+    context: typer.Context,
+    before: Annotated[Path, typer.Argument(help=f"{_RUN}.", show_default=False)],
+    after: Annotated[Path, typer.Argument(help=f"{_RUN}.", show_default=False)],
+    beyond: Annotated[str, typer.Option(help="Show steps that changed by more than this.")] = "1%",
+    most: Annotated[int, typer.Option(help="Rows to print of each kind; --csv and --json have all.", min=1)] = 20,
+    csv: CsvOption = None,
+    html: HtmlOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Say what became slower or faster between two runs, and why.
+
+    The exit code is 0 whatever is found.
+    """
+    from dessim.files import write_text
+    from dessim.results.pages.compare import differences_page
+    from dessim.results.pages.render import write_page
+    from dessim.results.rows import data_csv
+    from dessim.sweep.compare import compare
+    from dessim.units import parse_share
+
+    share = parse_quantity("--beyond", beyond, parse_share)
+    found = compare(before, after, share)
+    if csv is not None:
+        both = [*found.slower, *found.faster]
+        rows = [{**d.case, **{key: value for key, value in d.to_json().items() if key != "case"}} for d in both]
+        axes = list(both[0].case) if both else []
+        write_text(csv, data_csv(rows, (*axes, "before_s", "after_s", "change", "mostly")))
+    result = {"before": str(before), "after": str(after), "beyond": share, **found.to_json()}
+    if html is not None:
+        write_page(html, differences_page(result, before.name, after.name, [("command", command_line(context))]))
+    if json:
+        print_json(result)
+        return
+    _print(found, most)
+
+
+def _print(found: Comparison, most: int) -> None:
+    from dessim.units import format_count
+
+    for axis, (one, other) in found.changed.items():
+        print(f"{axis}: {one} -> {other}")
+    for title, differences in (("slower", found.slower), ("faster", found.faster)):
+        if differences:
+            _table(title, differences, most)
+    for case, one, other in found.fits[:most]:
+        print(f"{_text(case)}: {one} -> {other}".replace("_", " "))
+    for title, cases in (("only in the first run", found.only_before), ("only in the second run", found.only_after)):
+        if cases:
+            print(f"{title}: {len(cases):,}, such as {_text(cases[0])}")
+    compared = len(found.slower) + len(found.faster) + len(found.fits) + found.same
+    print(
+        f"{format_count(compared)} cases compared: {len(found.slower):,} slower, {len(found.faster):,} faster, "
+        f"{found.same:,} the same, {len(found.fits):,} with another status"
+    )
+
+
+def _table(title: str, differences: Sequence[Difference], most: int) -> None:
+    from dessim.results.fitted_table import FittedTable, Layout
+    from dessim.results.tables import print_table
+    from dessim.units import format_time, percent
+
+    # An axis with one value would only widen the table.
+    axes = [axis for axis in differences[0].case if len({d.case[axis] for d in differences}) > 1]
+    axes = axes or list(differences[0].case)
+    folds = {axis: 12 for axis in axes} | {"mostly": 16}
+    layout = Layout((*axes, "mostly"), folds, drops=("before",), full_version="--csv or --json")
+    table = FittedTable((*axes, "before", "after", "change", "mostly"), layout)
+    for d in differences[:most]:
+        grown = f"{d.mostly}, {'+' if d.by_op[d.mostly] > 0 else '−'}{format_time(abs(d.by_op[d.mostly]), 3)}"
+        cells = [*(d.case[axis] for axis in axes), format_time(d.before_s), format_time(d.after_s)]
+        table.add_texts([*cells, percent(d.change, signed=True), grown if d.mostly else ""])
+    print(f"{title}: {len(differences):,}" + (f", the first {most} of them" if len(differences) > most else ""))
+    print_table(table)
+
+
+def _text(case: Mapping[str, Plain]) -> str:
+    return ", ".join(f"{axis} = {value}" for axis, value in case.items())

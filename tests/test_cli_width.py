@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import itertools
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from dessim.cli.app import app
-from dessim.commands import project
 from dessim.results.tables import print_table
 from dessim.validate.outcome import Outcome
 from dessim.validate.report import case_table, summary_table
@@ -50,21 +47,9 @@ COMMANDS = {
 
 @functools.cache
 def output(command: tuple[str, ...], width: int) -> str:
-    """The output of a command at a width. A projection is simulated once and printed at every width."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(project, "run_projection", functools.partial(_projected, command))
-        result = CliRunner().invoke(app, list(command), env={"COLUMNS": str(width)})
+    result = CliRunner().invoke(app, list(command), env={"COLUMNS": str(width)})
     assert result.exit_code == 0, result.stderr
     return result.stdout
-
-
-_PROJECTED: dict[tuple[str, ...], Any] = {}
-
-
-def _projected(command: tuple[str, ...], *arguments: Any, run: Any = project.run_projection, **options: Any) -> Any:
-    if command not in _PROJECTED:
-        _PROJECTED[command] = run(*arguments, **options)
-    return copy.deepcopy(_PROJECTED[command])
 
 
 def headers(text: str) -> list[list[str]]:

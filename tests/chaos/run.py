@@ -31,7 +31,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.chaos.faults import EVERYWHERE, IN_A_NAMESPACE, Strike
-from tests.chaos.lives import Life, Wrong, subreaper
+from tests.chaos.lives import NO_CHECKPOINTS, Life, Wrong, subreaper
 
 INSIDE = "DESSIM_CHAOS_NAMESPACE"
 TAKEN_PORT = "another program at the port"
@@ -86,7 +86,14 @@ def strike(
     while struck.total() < kills:
         strategy = strategies[lives % len(strategies)]
         folder = work / f"{lives:03d}"
-        life = Life(folder, strategy, ranks=rng.choice((2, 2, 2, 4)), steps=STEPS, timeout=timeout, disk=_disk(folder))
+        life = Life(
+            folder,
+            strategy,
+            ranks=rng.choice((2, 3) if strategy == NO_CHECKPOINTS else (2, 2, 2, 4)),
+            steps=STEPS,
+            timeout=timeout,
+            disk=_disk(folder),
+        )
         lives += 1
         kind = "start"
         try:

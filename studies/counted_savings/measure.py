@@ -46,7 +46,7 @@ def measure(study: Mapping[str, Any]) -> tuple[list[dict[str, Any]], str]:
 
 
 def _jobs(study: Mapping[str, Any], hosts: int) -> dict[tuple[str, int, str, int], dict[str, Any]]:
-    """The jobs for des_ref.steps on so many hosts, by model, ids a sample, strategy and seed."""
+    """The jobs for des_ref.steps on `hosts` hosts, by model, ids a sample, strategy and seed."""
     batch = study["batch_per_worker"] * hosts
     batches = study["warmup"] + study["steps"]
     return {

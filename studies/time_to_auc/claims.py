@@ -30,7 +30,7 @@ class Curves:
     def best(self, until: float | None = None) -> tuple[float, Floats]:
         """The rate whose best validation AUC is the highest in the mean over seeds, and the test AUCs [seeds] there.
 
-        `until`: only points after at most so many epochs, of which the first always counts.
+        `until` leaves out the points after later epochs, except the first point.
         """
         n = len(self.epochs) if until is None else max(1, int((self.epochs <= until * (1 + 1e-9)).sum()))
         found = self.validation[:, :, :n]

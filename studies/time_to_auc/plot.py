@@ -98,7 +98,7 @@ def table(study: Mapping[str, Any], times: Row, gaps: Sequence[Row], targets: Se
             cells.append("not reached" if found is None else f"{found[0]:.3g} ± {found[1]:.2g} s")
         lines.append(f"| {row['split']} | {NAMES[row['optimizer']]} | {row['workers']} | {' | '.join(cells)} |")
     shares = [f"{100 * times['unseen_users'][split]:.1f} % of the {split} split" for split in ("time", "random")]
-    lines += ["", f"Of the test's rows, {' and '.join(shares)} have users that rated nothing in the training samples."]
+    lines += ["", f"Test rows whose users rated nothing in the training samples: {' and '.join(shares)}."]
     return "\n".join(lines) + "\n"
 
 

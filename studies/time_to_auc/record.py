@@ -100,7 +100,7 @@ def columns(study: Mapping[str, Any]) -> list[str]:
 
 
 def is_timed(study: Mapping[str, Any], workers: int) -> bool:
-    """Whether synchronous steps of so many workers are simulated."""
+    """Whether synchronous steps of `workers` workers are simulated."""
     return workers in study["hosts"]["timed_workers"]
 
 
@@ -211,7 +211,7 @@ def say(line: str) -> None:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="repeat a part and compare it with what is recorded")
-    parser.add_argument("--keep", type=Path, metavar="FILE", help="keep each case here, and take those that are there")
+    parser.add_argument("--keep", type=Path, metavar="FILE", help="keep each case in FILE, and take kept cases from it")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     study = read_toml(HERE / "study.toml")

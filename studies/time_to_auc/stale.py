@@ -32,7 +32,7 @@ Ints = NDArray[np.int64]
 
 @dataclass(slots=True)
 class Columns:
-    """What an optimizer of des_ref updates: values and state by name, one row for each id of each seed."""
+    """Values and state by name, one row for each id of each seed, as an optimizer of des_ref updates them."""
 
     columns: dict[str, torch.Tensor]
 

@@ -38,6 +38,7 @@ class Job(BaseModel):
     warmup    steps before the timed ones
     servers   server processes of ps_async
     samples   synthetic samples to generate; None: ten global batches; epochs repeat them
+    seed      of the samples and of the initial values
     trace     folder to record a trace of `traced` steps into, before the warm-up; None: no trace
     """
 
@@ -53,6 +54,7 @@ class Job(BaseModel):
     steps: Positive = 8
     servers: Positive = 1
     samples: Positive | None = None
+    seed: Annotated[int, Field(ge=0)] = 0
     trace: str | None = None
     traced: Positive = 3
 

@@ -56,7 +56,6 @@ from dessim.workload.symbol_values import value_bytes
 
 STALENESS = 4  # of ps_async, in steps
 TIMEOUT_S = 120.0  # after which a silent process of ps_async counts as dead
-SEED = 0
 _NOT_COUNTED = -1.0
 
 
@@ -115,7 +114,7 @@ def measure(world: Comm, job: Job, offset_s: float) -> dict[str, Any] | None:
     if job.batch % comm.world_size:
         raise UsageError(f"job {job.name}: batch {job.batch} is not divisible by {comm.world_size} workers")
     optimizers = Optimizers(ROW_OPTIMIZERS[job.optimizer]())
-    network = Network(job.model.trained_by(optimizers.rows.name), SEED, torch.float32, comm.device)
+    network = Network(job.model.trained_by(optimizers.rows.name), job.seed, torch.float32, comm.device)
     world.barrier()
     watch = Watch()
     if comm.rank >= comm.world_size:
@@ -175,7 +174,7 @@ def _train(job: Job, comm: Comm, strategy: Strategy, offset_s: float, watch: Wat
 
 def _pipeline(job: Job, comm: Comm, strategy: Strategy) -> Pipeline:
     """The pipeline that trains on the job's synthetic samples. Raises UsageError for less than a batch of samples."""
-    source = Zipf.of(job.model, SEED).open(job.generated_samples)
+    source = Zipf.of(job.model, job.seed).open(job.generated_samples)
     if source.train_samples < job.batch:
         raise UsageError(f"job {job.name}: samples {job.generated_samples} make less than a batch of {job.batch}")
     lane = Lane(comm.beside(PREFETCH)) if job.pipeline and not job.has_servers else None

@@ -64,7 +64,7 @@ def samples_of(table: Mapping[str, Any], batch: int) -> int:
 
 def model_of(file: str) -> dict[str, Any]:
     """Return the model `file`: a shipped one, or a file beside steps.toml. Raises ModelError."""
-    beside = STEPS.with_name(f"{file}.toml")
+    beside = STEPS.parent / f"{file}.toml"
     return load_model(str(beside) if beside.exists() else file).model_dump(mode="json")
 
 

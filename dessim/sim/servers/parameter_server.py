@@ -111,6 +111,7 @@ class _Job:
         self.worker_advanced = self.env.event()
         self.step_applied = self.env.event()
         self.staleness: list[tuple[int, int]] = []  # server class, versions
+        self.versions: list[tuple[int, int]] = []  # of server 0, at the pull and the push of each step
         self.record = Record(self.n, tuple((worker,) for worker in range(self.n)))
 
     @property
@@ -133,6 +134,7 @@ class _Job:
             pushed = yield from self._call(w, "push", [t.pushing for t in self.traffic])
             if consistency.sync:
                 yield from self._barrier(w)
+            self.versions.append((pulled[0], pushed[0]))
             self._end_step(w, [after - before for before, after in zip(pulled, pushed, strict=True)])
 
     def result(self) -> ServersResult:
@@ -155,6 +157,7 @@ class _Job:
             end=self.end,
             steps=self.last_measured - self.first_measured,
             staleness=np.repeat(versions, np.array(sizes)[classes]),
+            versions=np.array(sorted(self.versions, key=lambda step: step[1]), dtype=np.int64).reshape(-1, 2),
             lead=self.lead,
             busy=busy_s / (window * self.consistency.threads * sum(sizes)),
             # All steps move the same bytes, so steps outside the measured window may count too.

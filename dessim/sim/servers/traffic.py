@@ -70,7 +70,9 @@ class ServersResult:
     `record` has the spans of all workers. `steps` steps of workers ended in that time. `staleness` [steps x servers]
     counts, in versions, the updates of others that a server applied between a worker's pull and its push. `lead` is the
     most steps that a worker was ahead of the slowest, `busy` the share of the time in which servers' threads worked,
-    and `bytes_by_link` the bytes that each link class carries while every worker makes one step.
+    and `bytes_by_link` the bytes that each link class carries while every worker makes one step. `versions` has a row
+    for each step of the whole run, in the order of its pushes at server 0: the updates applied there before the step's
+    pull, and before its push.
     """
 
     record: Record
@@ -78,6 +80,7 @@ class ServersResult:
     end: float
     steps: int
     staleness: Ints
+    versions: Ints
     lead: int
     busy: float
     bytes_by_link: Mapping[str, float]

@@ -125,6 +125,17 @@ def test_equal_workers_are_stale_by_one_update_of_each_other_worker(n: int) -> N
     assert served.staleness[-3 * n :].tolist() == [n - 1] * 3 * n  # once the order of workers is periodic
 
 
+def test_versions_are_those_of_consecutive_updates_and_give_the_staleness() -> None:
+    n = 6
+    jittered = Consistency(sync=False, jitter=0.4, seed=1)
+    served = run(n, 1, StepTraffic(1.0, 1.0, 1.0, 60 * US, 40 * US), (0.0, 900 * US), jittered, measured=12)
+    pulled, pushed = served.versions.T
+    assert pushed.tolist() == list(range(len(pushed))) and len(pushed) >= n * (parameter_server.WARM_UP_STEPS + 12)
+    first = parameter_server.WARM_UP_STEPS * n
+    assert (pushed - pulled)[first : first + served.steps].tolist() == served.staleness.tolist()
+    assert pulled.min() == 0 and len(set(served.staleness.tolist())) > 2
+
+
 def test_pulls_that_queue_read_fresher_parameters() -> None:
     """Updates applied while a pull waits are included in its reply."""
     served = run(12, 1, StepTraffic(1.0, 1.0, 1.0, 60 * US, 40 * US), (0.0, 200 * US), Consistency(sync=False))

@@ -10,13 +10,15 @@ JUNIT  ?=
 # Minutes for each format of `make fuzz`, and faults of `make chaos`.
 MINUTES ?= 10
 KILLS  ?= 100
+# 1: `make docs` also checks links to other sites, which needs a network.
+LINKS  ?=
 # Demo and tests start many Python processes; without bytecode each would compile every module anew.
 export PYTHONDONTWRITEBYTECODE :=
 # A stamp file, so that a second `make` does not install again.
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types bench gpu studies mutants fuzz chaos
+.PHONY: help demo test lint lint-style lint-types docs bench gpu studies mutants fuzz chaos
 
 help:     ## list the targets
 	@sed -n 's/^\([a-z]*\): *\(.*\)## \(.*\)/  make \1\t\3/p' $(MAKEFILE_LIST) | expand -t 18
@@ -26,7 +28,7 @@ $(READY): pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "setting up $(VENV) (a few minutes the first time)" >&2
 	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	@$(BIN)/python -m pip install --quiet --editable '.[train]' --group test --group lint
+	@$(BIN)/python -m pip install --quiet --editable '.[train]' --group test --group lint --group docs
 # --no-deps: TorchRec depends on fbgemm-gpu, the CUDA build, which would overwrite fbgemm-gpu-cpu. Neither package exists
 # for every machine.
 	@$(BIN)/python -m pip install --quiet --group torchrec && $(BIN)/python -m pip install --quiet --no-deps torchrec==1.8.0 \
@@ -39,7 +41,7 @@ demo: $(READY)     ## train, certify, capture, replay, project, report (under 3 
 	@$(BIN)/dessim demo --out $(OUT)
 
 test: $(READY)     ## run every check: lint, types, import contracts, tests
-	@$(MAKE) --no-print-directory -j2 --output-sync lint types
+	@$(MAKE) --no-print-directory lint
 # Tests that measure wall-clock time run one by one, before the others load the machine; both parts run in any case.
 # Only their files are imported.
 	@$(BIN)/python -m pytest -q -n 0 -m quiet $(if $(JUNIT),--junitxml=$(JUNIT)/quiet.xml) \
@@ -47,13 +49,22 @@ test: $(READY)     ## run every check: lint, types, import contracts, tests
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m 'not quiet' $(if $(JUNIT),--junitxml=$(JUNIT)/others.xml) \
 	&& exit $$quiet
 
-lint: $(READY)     ## ruff, spelling and the import contracts
+lint: $(READY)     ## ruff, spelling, import contracts, mypy --strict on dessim
+	@$(MAKE) --no-print-directory -j2 --output-sync lint-style lint-types
+
+# The two parts of lint, side by side.
+lint-style:
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check --quiet .
 	@$(BIN)/codespell README.md CHANGELOG.md Makefile pyproject.toml dessim des_ref docs studies tests topologies
-	@$(BIN)/lint-imports --no-cache | tail -4
+	@said=$$($(BIN)/lint-imports --no-cache) && echo "$$said" | tail -4 || { echo "$$said"; exit 1; }
 
-types: $(READY)    ## mypy --strict on dessim
+lint-types:
 	@$(BIN)/mypy
+
+SPHINX  = $(BIN)/python -m sphinx --quiet --fresh-env --fail-on-warning --keep-going -c docs/website -d build/doctrees
+docs: $(READY)     ## build the documentation site in build/site; LINKS=1: check links to other sites too
+	@rm -rf build/site && $(SPHINX) . build/site && echo build/site/index.html
+	@test -z "$(LINKS)" || $(SPHINX) -b linkcheck . build/links
 
 bench: $(READY)    ## compare run times with SimGrid (Debian: libsimgrid-dev g++), and time dessim from 8 to 65,536 GPUs
 	@$(BIN)/python tests/bench/run.py

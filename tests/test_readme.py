@@ -77,7 +77,7 @@ def test_the_readme_is_short() -> None:
     assert len(README.read_text("utf-8").split()) <= MAX_WORDS
 
 
-PAGES = [README, *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "studies").glob("*/README.md"))]
+PAGES = [README, *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "studies").glob("*/README.md"))]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
@@ -127,8 +127,8 @@ def test_the_map_lists_every_package() -> None:
 
 def test_every_page_and_study_is_in_the_index() -> None:
     text = INDEX.read_text("utf-8")
-    for page in (ROOT / "docs").glob("*.md"):
-        assert page == INDEX or f"({page.name})" in text, page.name
+    for page in (ROOT / "docs").rglob("*.md"):
+        assert page == INDEX or f"({page.relative_to(INDEX.parent).as_posix()})" in text, page.name
     for study in (ROOT / "studies").glob("*/README.md"):
         assert f"(../studies/{study.parent.name}/README.md)" in text, study.parent.name
 

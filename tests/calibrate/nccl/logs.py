@@ -16,7 +16,7 @@ TIMES = (
 _BUS = {"all_reduce": 2 * 7 / 8, "all_gather": 7 / 8, "alltoall": 7 / 8, "broadcast": 1.0}
 
 
-def header(op: str = "all_reduce", ranks: int = 8, hosts: int = 1) -> list[str]:
+def header(op: str = "all_reduce", ranks: int = 8, hosts: int = 1, device: str = "NVIDIA H100 80GB HBM3") -> list[str]:
     per_host = ranks // hosts
     return [
         "# nccl-tests version 2.17.6 nccl-headers=22902 nccl-library=22902",
@@ -26,7 +26,7 @@ def header(op: str = "all_reduce", ranks: int = 8, hosts: int = 1) -> list[str]:
         "# Using devices",
         *(
             f"#  Rank {rank:2d} Group  0 Pid  {4000 + rank} on      node{rank // per_host} device  {rank % per_host} "
-            "[0000:19:00] NVIDIA H100 80GB HBM3"
+            f"[0000:19:00] {device}"
             for rank in range(ranks)
         ),
         "#",
@@ -42,6 +42,8 @@ def row(size: int, time: float, op: str = "all_reduce", wrong: int = 0) -> str:
     return f"{size:12d} {size // 4:13d}     float     sum      -1 {place} {place}"
 
 
-def log(op: str = "all_reduce", times: Sequence[tuple[int, float]] = TIMES, ranks: int = 8, hosts: int = 1) -> str:
+def log(
+    op: str = "all_reduce", times: Sequence[tuple[int, float]] = TIMES, ranks: int = 8, hosts: int = 1, **more: str
+) -> str:
     end = ["# Out of bounds values : 0 OK", "# Avg bus bandwidth    : 120.5", "#"]
-    return "\n".join([*header(op, ranks, hosts), *(row(size, time, op) for size, time in times), *end]) + "\n"
+    return "\n".join([*header(op, ranks, hosts, **more), *(row(size, time, op) for size, time in times), *end]) + "\n"

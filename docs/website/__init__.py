@@ -1,0 +1,1 @@
+"""The documentation site: Sphinx extensions that keep the Markdown pages readable on their own."""

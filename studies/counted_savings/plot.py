@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from dessim.results.report import percent
 
 from dessim.files import read_toml
-from dessim.results.report import percent
 from dessim.results.rows import data_csv
 from dessim.results.study import conclude, run_study, study_parser
 from dessim.results.style import FAINT, house_style

@@ -57,6 +57,12 @@ class Progress:
     def from_json(cls, saved: dict[str, Any]) -> Self:
         """The progress of a run that resumes from what `to_json` saved."""
         best_score = saved["best_score"] if saved["best"] is not None else -np.inf
+        if not all(type(saved[key]) is int and saved[key] >= 0 for key in ("steps", "epochs")):
+            raise ValueError("steps and epochs must be whole numbers of 0 or more")
+        if not all(isinstance(number, int | float) for number in (best_score, saved["loss"])):
+            raise ValueError("best_score and loss must be numbers")
+        if not isinstance(saved["best"], dict | None):
+            raise ValueError("best must be a table of scores")
         return cls(
             steps=saved["steps"],
             epochs=saved["epochs"],

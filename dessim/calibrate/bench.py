@@ -11,6 +11,8 @@ from typing import Any
 from dessim.errors import FileError
 from dessim.files import parse_json, read_text
 
+_SHORTEST_S, _LONGEST_S = 1e-12, 1e9
+
 
 @dataclass(frozen=True, slots=True)
 class BenchResult:
@@ -33,7 +35,7 @@ class BenchResult:
     def from_json(cls, raw: Mapping[str, Any]) -> BenchResult:
         """Read one result. Raises KeyError, TypeError or ValueError if it is malformed."""
         seconds = float(raw["seconds"])
-        return cls(
+        found = cls(
             op=str(raw["op"]),
             size=int(raw["bytes"]),
             ranks=tuple(int(rank) for rank in raw.get("ranks", ())),
@@ -43,6 +45,13 @@ class BenchResult:
             cores_s=float(raw.get("cores_s", 0.0)),
             cores_busy_s=float(raw.get("cores_busy_s", 0.0)),
         )
+        if not all(_SHORTEST_S <= taken <= _LONGEST_S for taken in (found.seconds, found.mean_seconds)):
+            raise ValueError(f"{found.op} of {found.size} bytes took {found.seconds:g} s, which no message does")
+        if not (0 <= found.size < 2**50 and 1 <= found.iterations < 2**50):
+            raise ValueError(f"{found.op} of {found.size} bytes, {found.iterations} times")
+        if not all(0 <= taken <= _LONGEST_S for taken in (found.cores_s, found.cores_busy_s)):
+            raise ValueError(f"{found.op} kept cores busy for {found.cores_busy_s:g} of {found.cores_s:g} s")
+        return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -211,9 +211,9 @@ def _spread(rounds: Sequence[_Round], wire: _Wire) -> Spread | None:
         if costs is None:
             return None
         found += [
-            LeftOut("message", r.size, True, math.log(_seconds(r, costs, wire) / r.seconds))
+            LeftOut("message", r.size, True, math.log(predicted / r.seconds))
             for r in others
-            if not r.is_fan_in
+            if not r.is_fan_in and (predicted := _seconds(r, costs, wire)) > 0
         ]
     return spread_between_servers(found)
 

@@ -12,12 +12,15 @@ import math
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from dessim.errors import TraceError, printable
 from dessim.trace.schema import MAX_RANKS
 
+_BLOCK = 1 << 20
 MAX_PROFILE_BYTES = 2**31  # unpacked; far more than the few steps that a profile should hold
 _SUFFIXES = (".json", ".json.gz")
 
@@ -111,7 +114,9 @@ def _load(path: Path) -> Any:
         with path.open("rb") as file:
             packed = file.read(2) == b"\x1f\x8b"
         with gzip.open(path, "rb") if packed else path.open("rb") as file:
-            text = file.read(MAX_PROFILE_BYTES + 1)
+            # In blocks: one call would take the memory of the largest file for each file.
+            blocks = list(islice(iter(partial(file.read, _BLOCK), b""), MAX_PROFILE_BYTES // _BLOCK + 1))
+        text = b"".join(blocks)
         if len(text) > MAX_PROFILE_BYTES:
             raise TraceError(path, "", f"larger than {MAX_PROFILE_BYTES} bytes; profile fewer steps")
         return json.loads(text)

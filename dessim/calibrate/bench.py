@@ -79,7 +79,7 @@ class Bench:
                 results=tuple(BenchResult.from_json(r) for r in raw["results"] if len(r.get("parts", ())) < 2),
                 window=float(raw.get("window", math.inf)),
             )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"not a benchmark file of des_ref.bench: {error!r}") from None
 
 

@@ -155,6 +155,8 @@ def _event(raw: Mapping[str, Any]) -> Event:
     args = raw.get("args", {})
     if not isinstance(args, dict) or not isinstance(raw["name"], str):
         raise ValueError("'args' must be an object and 'name' a text")
+    if not isinstance(args.get("correlation"), int | float | str | None):
+        raise ValueError("'correlation' must be a number")
     return Event(printable(raw["name"]), str(raw["cat"]), str(raw.get("tid", "")), start, dur, args)
 
 

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from dessim.results.report import percent
 
 from dessim.files import read_toml
 from dessim.results.rows import data_csv
 from dessim.results.study import conclude, run_study, study_parser
 from dessim.results.style import FAINT, house_style
 from dessim.results.svg import svg_text
+from dessim.units import percent
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))

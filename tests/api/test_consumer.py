@@ -62,7 +62,7 @@ def test_a_consumer_installs_type_checks_and_learns_what_changed(tmp_path: Path)
     pytest.importorskip("mypy", reason="the project is type-checked")
     site, project = tmp_path / "site", tmp_path / "project"
     project.mkdir()
-    environment = {**os.environ, "PYTHONPATH": str(site), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(site), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}
 
     def run(*words: str | Path) -> tuple[int, str]:
         command = [sys.executable, *map(str, words)]

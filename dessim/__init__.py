@@ -7,10 +7,14 @@ The names below are public and stable: docs/api.md shows them all, and a name th
 Everything else may change with any release.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
 
+from importlib import import_module
+
+TYPE_CHECKING = False  # that of `typing` takes longer to import than the rest that runs before signals are handled
 if TYPE_CHECKING:
+    from typing import Any
+
     from dessim.api.load import load_cluster, load_model, load_trace
     from dessim.api.regression import assert_unchanged, check, record
     from dessim.api.studies import collective, goodput, plan_job, project, replay

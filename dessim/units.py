@@ -135,3 +135,8 @@ def percent(value: float, signed: bool = False) -> str:
     sign = "+" if signed and value > 0 else "−" if value < 0 else ""
     share = abs(100 * value)
     return f"{sign}{share:.0f} %" if share >= 9.95 else f"{sign}{share:.2g} %"
+
+
+def counted(n: int, noun: str) -> str:
+    """A number with its noun, such as `1 GPU` or `2,048 GPUs`; for nouns whose plural ends in s alone."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"

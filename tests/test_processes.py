@@ -54,6 +54,23 @@ def test_a_signal_ends_a_program_whatever_it_waits_for(program: str, says: str, 
     assert running.returncode == 130
 
 
+def test_a_signal_during_the_first_imports_is_one_line() -> None:
+    program = """
+import builtins, os, signal
+import dessim.__main__
+load = builtins.__import__
+def interrupted(name, *rest):
+    if name == "dessim.processes":
+        builtins.__import__ = load
+        os.kill(os.getpid(), signal.SIGTERM)
+    return load(name, *rest)
+builtins.__import__ = interrupted
+dessim.__main__.main()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=HERE)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "dessim: interrupted\n")
+
+
 def test_a_handler_that_replaces_another_tells_it_of_signals(monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise the removal of a lab would be cut short, once the handler of the run is gone."""
     ending, told = Ending("program"), []

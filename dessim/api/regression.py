@@ -30,7 +30,7 @@ from pathlib import Path
 
 from dessim.commands.asked import Asked
 from dessim.errors import UsageError
-from dessim.golden.check import CheckResult, ask_again, compared
+from dessim.golden.check import CheckResult, ask_again, compared, read_askable
 from dessim.golden.file import TOLERANCE, read_golden, write_golden
 from dessim.results.flat import ProjectResult, ReplayResult
 from dessim.sim.progress import Progress
@@ -78,7 +78,8 @@ def check(
     if tolerance is not None:
         _check_tolerance(tolerance)
     if result is None:
-        return compared(*ask_again(path, progress), tolerance)
+        golden = read_askable(path)
+        return compared(golden, *ask_again(golden, progress), tolerance)
     return compared(read_golden(path), _asked(result), result.to_json(), tolerance)
 
 

@@ -6,14 +6,15 @@ option of the same name, its values mean the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from operator import index
 from pathlib import Path
 from typing import Literal
 
 from dessim import deprecation
 from dessim.cluster import Cluster, load_cluster
-from dessim.commands.arguments import CollectiveArguments, ProjectArguments, ReplayArguments
+from dessim.commands.arguments import CollectiveArguments, ProjectArguments, ReplayArguments, check_network
 from dessim.commands.asked import Arguments, Asked, Named
 from dessim.commands.collective import time_collective
 from dessim.commands.goodput import goodput as run_goodput
@@ -98,8 +99,9 @@ def project(
     if servers is None:
         deprecation.warn("servers=None", "servers='ideal'")
         servers = "ideal"
+    check_network(network)
     arguments = ProjectArguments(
-        strategies=(strategies,) if isinstance(strategies, str) else tuple(strategies),
+        strategies=_names(strategies, "strategies"),
         gpus=_counts(gpus),
         batch_per_worker=batch_per_worker,
         plan=_name(plan),
@@ -112,13 +114,13 @@ def project(
         jitter=jitter,
         seed=seed,
         faults=_name(faults),
-        algorithms=dict(algorithms or {}),
+        algorithms=algorithms or {},
         spill=spill,
         pipeline=pipeline,
         graphs=graphs,
         network=network,
         folding=folding,
-    )
+    ).checked()
     arguments.check()
     asked = _asked(job, cluster, arguments)
     ready = None if on_row is None else lambda row: on_row(step_or_misfit(row))
@@ -145,7 +147,10 @@ def replay(
     >>> found.ranks, found.steps, found.bound_by, f"{found.self_replay_error:+.0%}"
     (2, 3, 'compute', '+11%')
     """
-    arguments = ReplayArguments(what_if=what_if, algorithms=dict(algorithms or {}), network=network, folding=folding)
+    check_network(network)
+    arguments = ReplayArguments(
+        what_if=what_if, algorithms=algorithms or {}, network=network, folding=folding
+    ).checked()
     asked = _asked(trace, cluster, arguments)
     return replace(ReplayResult.from_json(asked.answer(progress)), _asked=asked)
 
@@ -184,6 +189,7 @@ def plan_job(
     >>> best.strategy, len(best.tables), best.tables[0].ranks
     ('39 table_wise', 39, (0,))
     """
+    check_network(network)
     arguments = PlanArguments(
         gpus=_counts(gpus),
         batch=batch,
@@ -192,12 +198,12 @@ def plan_job(
         budget=budget_dollars_per_h,
         prices=_name(prices),
         keep=_name(keep),
-        without=tuple(without),
+        without=_names(without, "without"),
         codecs=codecs,
-        replicas=tuple(replicas) if replicas is not None else None,
+        replicas=_counts(replicas, "replicas") if replicas is not None else None,
         graphs=graphs,
         network=network,
-    )
+    ).checked()
     arguments.check()
     loaded, machine = _job(job), _cluster(cluster)
     found = run_plan(arguments.request(loaded, machine), progress)
@@ -241,6 +247,7 @@ def collective(
     ('nvls_tree simple', '1.90 ms', 'nic_up')
     """
     machine = _cluster(cluster)
+    check_network(network)
     arguments = CollectiveArguments(
         op=op,
         gpus=gpus,
@@ -251,13 +258,13 @@ def collective(
         gpus_per_process=gpus_per_process,
         chunks=chunks,
         root=root,
-        dims=tuple(dims),
+        dims=_counts(dims, "dims"),
         uneven=uneven,
         tolerance=tolerance,
         faults=_name(faults),
         network=network,
         folding=folding,
-    )
+    ).checked()
     found = time_collective(arguments.request(machine), progress)
     return CollectiveResult.from_json({"cluster": machine.name, **found.to_json()})
 
@@ -307,6 +314,8 @@ def _job(job: Job | Model | Trace | str | Path) -> Job:
         job = load_trace(job) if _is_trace(job) else load_model(job)
     if isinstance(job, Trace):
         return Job.of_trace(job)
+    if not isinstance(job, Job | Model):
+        raise UsageError(f"a job is a Job, Model or Trace, a shipped name or a file, not a {type(job).__name__}")
     return Job.of_model(job) if isinstance(job, Model) else job
 
 
@@ -319,14 +328,26 @@ def _trace(job: Job | Model | Trace | str | Path) -> Trace:
 
 
 def _cluster(cluster: Cluster | str | Path) -> Cluster:
+    if not isinstance(cluster, Cluster | str | Path):
+        raise UsageError(f"a cluster is a Cluster, a shipped name or a file, not a {type(cluster).__name__}")
     return cluster if isinstance(cluster, Cluster) else load_cluster(cluster)
 
 
-def _counts(gpus: int | Sequence[int]) -> tuple[int, ...]:
-    """Numbers of GPUs. Raises UsageError for text, which is a sequence too."""
-    if isinstance(gpus, str):
-        raise UsageError(f"gpus {gpus!r}: write numbers, such as 8 or [8, 64]")
-    return (gpus,) if isinstance(gpus, int) else tuple(gpus)
+def _counts(counts: int | Sequence[int], what: str = "gpus") -> tuple[int, ...]:
+    """Numbers, as of GPUs. Raises UsageError for text, which is a sequence too, and for what holds no whole numbers."""
+    try:
+        if isinstance(counts, str):
+            raise TypeError
+        return tuple(map(index, counts)) if isinstance(counts, Iterable) else (index(counts),)
+    except TypeError:
+        raise UsageError(f"{what} {counts!r}: write numbers, such as 8 or [8, 64]") from None
+
+
+def _names(names: str | Sequence[str], what: str) -> tuple[str, ...]:
+    """Names, or a single one. Raises UsageError for what holds none."""
+    if not isinstance(names, Iterable):
+        raise UsageError(f"{what} {names!r}: write a name, or a list of names")
+    return (names,) if isinstance(names, str) else tuple(names)
 
 
 def _name(file: str | Path | None) -> str | None:

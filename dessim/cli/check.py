@@ -30,25 +30,29 @@ def check(
 
     Says which steps changed, by which op, and the likely cause; exit code 3 if one did.
     """
-    from dessim.golden.check import CheckResult, ask_again, compared
+    from dessim.golden.check import CheckResult, ask_again, compared, read_askable
     from dessim.golden.file import write_golden
     from dessim.results.show import print_text
 
     allowed = parse_quantity("--within", within, parse_share) if within is not None else None
+    files = [read_askable(path) for path in golden]  # all of them before the first question
     found: list[CheckResult] = []
+    answers = []
     try:
         with showing_progress(time_budget) as progress:
-            for path in golden:
-                file, asked, answer = ask_again(path, progress.within(len(found), len(golden), "files"))
-                found.append(compared(file, asked, answer, allowed))
-                if record and not found[-1].is_unchanged:
-                    write_golden(path, asked, answer, file.tolerance)
+            for file in files:
+                answers.append(ask_again(file, progress.within(len(found), len(golden), "files")))
+                found.append(compared(file, *answers[-1], allowed))
     except OutOfTime as cut:
         stop_partial(cut, {"files": [result.to_json() for result in found]}, json, "check fewer files")
+    if record:
+        for file, result, (asked, answer) in zip(files, found, answers, strict=True):
+            if not result.is_unchanged:
+                write_golden(file.path, asked, answer, file.tolerance)
     failed = [result for result in found if not result.is_unchanged]
     if json:
-        files = [result.to_json() for result in found]
-        print_json({"ok": not failed, "recorded": record and bool(failed), "files": files, "partial": False})
+        shown = [result.to_json() for result in found]
+        print_json({"ok": not failed, "recorded": record and bool(failed), "files": shown, "partial": False})
     else:
         for line in (line for result in found for line in str(result).splitlines()):
             print_text(line)

@@ -107,7 +107,7 @@ def _blame(rank: int | None, code: int, logs: tuple[Path, ...]) -> str:
 def _show(layout: Any, json: bool, counted: Any = None) -> None:
     """Print a lab, with the counters of its links if they are given."""
     from dessim.results.tables import print_table, table_of
-    from dessim.units import format_size
+    from dessim.units import counted, format_size
 
     if json:
         print_json(_facts(layout, counted))
@@ -121,8 +121,9 @@ def _show(layout: Any, json: bool, counted: Any = None) -> None:
             cells += [format_size(carried.bytes), f"{carried.packets:,}", f"{carried.dropped:,}"]
         rows.append(tuple(cells))
     print_table(table_of(columns, rows, left=("from", "link"), folds={"from": 12, "link": 12}))
-    hosts, switches = len(layout.hosts), len(layout.switches)
-    print(f"{layout.name}: {len(layout.ranks)} ranks on {hosts} hosts, {switches} switches, {layout.queue} queues")
+    ranks, hosts = counted(len(layout.ranks), "rank"), counted(len(layout.hosts), "host")
+    switches = "1 switch" if len(layout.switches) == 1 else f"{len(layout.switches)} switches"
+    print(f"{layout.name}: {ranks} on {hosts}, {switches}, {layout.queue} queues")
     for line in layout.left_out:
         print(f"not emulated: {line}")
 

@@ -15,13 +15,14 @@ import typer
 from dessim.errors import CheckFailed, DessimError, UsageError, one_line
 from dessim.files import Outputs, dump_json, write_text
 from dessim.processes import INTERRUPTED, drop_stdout, refusal
+from dessim.units import counted
 
 if TYPE_CHECKING:
     from dessim.cluster import Cluster
     from dessim.sim.core.counters import Load
 
 SCHEMA_VERSION = 1  # of every --json object
-_OUTPUTS = ("csv", "draw", "figure", "html", "json", "out", "timeline")
+_OUTPUTS = ("csv", "draw", "figure", "golden", "html", "json", "out", "timeline")
 """Parameters that say where results go, and not what they are."""
 
 Command = TypeVar("Command", bound=Callable[..., None])
@@ -114,18 +115,15 @@ def command_line(context: typer.Context) -> str:
 
 def report_check(what: str, problems: list[str], json: bool) -> None:
     """Print the problems that a check of `what` found. Raises CheckFailed if there are any."""
+    found = counted(len(problems), "problem")
     if json:
         print_json({"ok": not problems, "problems": problems})
     else:
         for problem in problems:
             print(problem)
-        print(f"{what}: {_count(problems)}" if problems else f"{what}: ok")
+        print(f"{what}: {found}" if problems else f"{what}: ok")
     if problems:
-        raise CheckFailed(f"{what}: the check found {_count(problems)}")
-
-
-def _count(problems: list[str]) -> str:
-    return "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise CheckFailed(f"{what}: the check found {found}")
 
 
 def print_json(value: dict[str, Any]) -> None:

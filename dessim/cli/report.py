@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from dessim.sweep.axes import Plain
     from dessim.sweep.compare import Comparison, Difference
 
+_CSV = ("before_s", "after_s", "change", "mostly", "bound_by_before", "bound_by_after")
+"""Columns beside the axes."""
 _RUN = "Folder of a sweep, or a file of `dessim project --json`"
 
 
@@ -46,7 +48,7 @@ def report(
         both = [*found.slower, *found.faster]
         rows = [{**d.case, **{key: value for key, value in d.to_json().items() if key != "case"}} for d in both]
         axes = list(both[0].case) if both else []
-        write_text(csv, data_csv(rows, (*axes, "before_s", "after_s", "change", "mostly")))
+        write_text(csv, data_csv(rows, (*axes, *_CSV)))
     result = {"before": str(before), "after": str(after), "beyond": share, **found.to_json()}
     if html is not None:
         write_page(html, differences_page(result, before.name, after.name, [("command", command_line(context))]))
@@ -88,9 +90,11 @@ def _table(title: str, differences: Sequence[Difference], most: int) -> None:
     layout = Layout((*axes, "mostly"), folds, drops=("before",), full_version="--csv or --json")
     table = FittedTable((*axes, "before", "after", "change", "mostly"), layout)
     for d in differences[:most]:
-        grown = f"{d.mostly}, {'+' if d.by_op[d.mostly] > 0 else '−'}{format_time(abs(d.by_op[d.mostly]), 3)}"
-        cells = [*(d.case[axis] for axis in axes), format_time(d.before_s), format_time(d.after_s)]
-        table.add_texts([*cells, percent(d.change, signed=True), grown if d.mostly else ""])
+        step = d.step
+        times = [format_time(step.before.time_s), format_time(step.now.time_s), percent(step.share, signed=True)]
+        seconds = step.by_op_s.get(step.mostly, 0.0)
+        grown = f"{step.mostly}, {'+' if seconds > 0 else '−'}{format_time(abs(seconds), 3)}" if step.mostly else ""
+        table.add_texts([*(d.case[axis] for axis in axes), *times, grown])
     print(f"{title}: {len(differences):,}" + (f", the first {most} of them" if len(differences) > most else ""))
     print_table(table)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +16,7 @@ from dessim.cli.output import command_line, guarded, print_json, to_fill
 from dessim.cli.progress import TimeBudgetOption, showing_progress
 from dessim.errors import DessimError, OutOfTime, UsageError
 from dessim.processes import INTERRUPTED
+from dessim.units import counted
 
 if TYPE_CHECKING:
     from dessim.sweep.run import Done, Plan
@@ -67,16 +70,22 @@ def sweep(
         raise UsageError("--dask and --jobs: Dask's workers simulate; leave --jobs out")
     if figure is None and html is None and (hue or facet or where):
         raise UsageError("--hue, --facet and --where are for --figure NAME.svg and --html FILE")
-    shown = (x, y, hue, facet)
+    shown = _Shown(figure, html, (x, y, hue, facet), where or [], command_line(context))
     if study.is_dir():
         if figure is None and html is None:
             raise UsageError(f"{study} is a folder; name a study file, or add --figure NAME.svg to draw its results")
-        _show(study, figure, html, shown, where or [], command_line(context))
+        files = shown.write(study)
+        if json:
+            print_json({"folder": str(study), "files": [str(file) for file in files]})
+        else:
+            _list(files)
         return
     from dessim.sweep.run import conclude, plan_sweep, run_sweep
+    from dessim.sweep.tables import axis_columns, columns_of
 
     folder = Path(out) if out is not None else Path(f"{study.stem}.sweep")
     plan = plan_sweep(study, folder, _shard(shard))
+    shown.check(list(axis_columns(plan.study).values()), columns_of(plan.study))
     if not json:
         print(_sizes(plan), flush=True)
     if dry_run:
@@ -91,17 +100,18 @@ def sweep(
             with showing_progress(time_budget) as progress:
                 done = run_sweep(plan, jobs, dask, progress, lines.add)
     except KeyboardInterrupt:
-        print(f"dessim: interrupted with {lines.left:,} cases left; {_AGAIN}", file=sys.stderr)
+        print(f"dessim: interrupted with {counted(lines.left, 'case')} left; {_AGAIN}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
     except OutOfTime as cut:
         raise OutOfTime(f"{cut.line}; {_AGAIN}", cut.so_far) from None
-    _report(plan, done, json)
+    if json:
+        _print_json(plan, done, [] if done.missing else shown.write(folder))
+    else:
+        _report(plan, done)
     if merge and done.missing:
-        raise DessimError(
-            f"{done.missing:,} cases have no result yet; run the shards that are left, then --merge again"
-        )
-    if (figure is not None or html is not None) and not done.missing:
-        _show(folder, figure, html, shown, where or [], command_line(context))
+        raise DessimError(f"{_cases(done.missing)} no result yet; run the shards that are left, then --merge again")
+    if not json and not done.missing:
+        _list(shown.write(folder))
     if done.failed:
         raise DessimError(
             f"{len(done.failed):,} of {len(plan.cases):,} cases failed twice; results.csv has their reasons, and "
@@ -120,9 +130,9 @@ def _shard(text: str | None) -> tuple[int, int]:
 
 def _sizes(plan: Plan) -> str:
     number, of = plan.shard
-    cases = f" ({len(plan.cases):,} different cases)" if len(plan.cases) != len(plan.rows) else ""
+    cases = f" ({counted(len(plan.cases), 'different case')})" if len(plan.cases) != len(plan.rows) else ""
     part = f" in shard {number}/{of}" if of > 1 else ""
-    return f"{plan.study.name}: {len(plan.rows):,} points{cases}; to simulate{part}: {len(plan.left):,}"
+    return f"{plan.study.name}: {counted(len(plan.rows), 'point')}{cases}; to simulate{part}: {len(plan.left):,}"
 
 
 def _counted(plan: Plan) -> dict[str, Any]:
@@ -135,57 +145,91 @@ def _counted(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _report(plan: Plan, done: Done, json: bool) -> None:
-    for point, reason in done.failed[:_MOST_LINES]:
-        print(f"dessim: failed: {point}: {reason}", file=sys.stderr)
-    if len(done.failed) > _MOST_LINES:
-        print(f"dessim: failed: {len(done.failed) - _MOST_LINES:,} more", file=sys.stderr)
-    if json:
-        failed = [{"point": point, "reason": reason} for point, reason in done.failed]
-        files = [str(file) for file in done.files]
-        counts = {"by_status": done.counts, "missing": done.missing, "failed": failed, "files": files}
-        print_json({**_counted(plan), "to_simulate": 0 if not done.missing else done.missing, **counts})
-        return
-    counted = ", ".join(f"{count:,} {status.replace('_', ' ')}" for status, count in sorted(done.counts.items()))
-    print(counted or "no case has a result")
+def _print_json(plan: Plan, done: Done, shown: Sequence[Path]) -> None:
+    """Print the result. `shown` are the figure and the page."""
+    _print_failed(done)
+    failed = [{"point": point, "reason": reason} for point, reason in done.failed]
+    files = [str(file) for file in (*done.files, *shown)]
+    counts = {"by_status": done.counts, "missing": done.missing, "failed": failed, "files": files}
+    print_json({**_counted(plan), "to_simulate": done.missing, **counts})
+
+
+def _report(plan: Plan, done: Done) -> None:
+    _print_failed(done)
+    listed = ", ".join(f"{count:,} {status.replace('_', ' ')}" for status, count in sorted(done.counts.items()))
+    print(listed or "no case has a result")
     if done.missing:
-        print(f"{done.missing:,} cases have no result yet; the last shard writes the tables")
-    for file in done.files:
-        print(file)
+        print(f"{_cases(done.missing)} no result yet; the last shard writes the tables")
+    _list(done.files)
     if done.files and not any(file.suffix == ".parquet" for file in done.files):
         print("for results.parquet: pip install 'dessim[sweep]', then run the same command again", file=sys.stderr)
 
 
-def _show(
-    folder: Path,
-    figure: Path | None,
-    html: Path | None,
-    columns: tuple[str, str, str | None, str | None],
-    where: list[str],
-    command: str,
-) -> None:
-    """Write the figure and the page of a folder's results. `columns`: x, y, hue and facet of the figure."""
-    from dessim.results.pages.render import write_page
-    from dessim.results.pages.sweep import sweep_page
-    from dessim.results.sweep_figure import Encoding, sweep_figure
-    from dessim.sweep.tables import is_ok, read_results
+def _cases(missing: int) -> str:
+    return f"{counted(missing, 'case')} {'has' if missing == 1 else 'have'}"
 
-    axes, rows, _ = read_results(folder)
-    for condition in where:
-        column, equals, value = condition.partition("=")
-        if not equals or column not in axes:
-            raise UsageError(f"--where {condition!r}: write COLUMN=VALUE with one of {', '.join(axes)}")
-        rows = [row for row in rows if str(row.get(column, "")) == value]
-        if not rows:
-            raise UsageError(f"--where {condition!r}: no row has it")
-    plots = []
-    timed = [row for row in rows if is_ok(row)]
-    if figure is not None:
-        plots.append((sweep_figure(timed, axes, Encoding(*columns), figure), f"{columns[1]} against {columns[0]}."))
-        print(figure)
-    if html is not None:
-        write_page(html, sweep_page(folder.name, axes, rows, [("command", command)], plots))
-        print(html)
+
+def _print_failed(done: Done) -> None:
+    for point, reason in done.failed[:_MOST_LINES]:
+        print(f"dessim: failed: {point}: {reason}", file=sys.stderr)
+    if len(done.failed) > _MOST_LINES:
+        print(f"dessim: failed: {len(done.failed) - _MOST_LINES:,} more", file=sys.stderr)
+
+
+def _list(files: Iterable[Path]) -> None:
+    for file in files:
+        print(file)
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """A figure and a page of results, if asked for. `columns`: x, y, hue and facet; `where`: COLUMN=VALUE."""
+
+    figure: Path | None
+    html: Path | None
+    columns: tuple[str, str, str | None, str | None]
+    where: Sequence[str]
+    command: str
+
+    def check(self, axes: Sequence[str], columns: Sequence[str]) -> None:
+        """Raise UsageError for columns that the results of a study will not have."""
+        from dessim.results.sweep_figure import Encoding, check_columns
+
+        if self.figure is not None:
+            check_columns(Encoding(*self.columns), columns)
+        for condition in self.where:
+            _condition(condition, axes)
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write what was asked for of a folder's results, and return the files."""
+        if self.figure is None and self.html is None:
+            return []
+        from dessim.results.pages.render import write_page
+        from dessim.results.pages.sweep import sweep_page
+        from dessim.results.sweep_figure import Encoding, sweep_figure
+        from dessim.sweep.tables import is_ok, read_results
+
+        axes, rows, _ = read_results(folder)
+        for condition in self.where:
+            column, value = _condition(condition, axes)
+            rows = [row for row in rows if str(row.get(column, "")) == value]
+            if not rows:
+                raise UsageError(f"--where {condition!r}: no row has it")
+        plots = []
+        if self.figure is not None:
+            plot = sweep_figure([row for row in rows if is_ok(row)], axes, Encoding(*self.columns), self.figure)
+            plots.append((plot, f"{self.columns[1]} against {self.columns[0]}."))
+        if self.html is not None:
+            write_page(self.html, sweep_page(folder.name, axes, rows, [("command", self.command)], plots))
+        return [file for file in (self.figure, self.html) if file is not None]
+
+
+def _condition(text: str, axes: Sequence[str]) -> tuple[str, str]:
+    """The column and the value of COLUMN=VALUE. Raises UsageError."""
+    column, equals, value = text.partition("=")
+    if not equals or column not in axes:
+        raise UsageError(f"--where {text!r}: write COLUMN=VALUE with one of {', '.join(axes)}")
+    return column, value
 
 
 class _Lines:

@@ -69,13 +69,7 @@ class ProjectArguments(Plain):
         """Raise UsageError for values that are missing or out of range."""
         if self.plan is None and not (self.strategies and self.gpus):
             raise UsageError("name strategies and numbers of GPUs with --strategy and --gpus, or give a --plan")
-        for name, least in (
-            ("batch_per_worker", 1),
-            ("server_threads", 1),
-            ("staleness", 0),
-            ("jitter", 0),
-            ("seed", 0),
-        ):
+        for name, least in _LEAST.items():
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UsageError(f"--{name.replace('_', '-')} {value}: at least {least}")

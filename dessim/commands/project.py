@@ -34,7 +34,7 @@ from dessim.sim.core.recorder import Record
 from dessim.sim.engine import simulate
 from dessim.sim.fluid.route_cache import RouteCache
 from dessim.sim.progress import Progress
-from dessim.units import format_bandwidth, format_size
+from dessim.units import counted, format_bandwidth, format_size
 from dessim.workload.coded_plan import coded
 from dessim.workload.dag import Workload
 from dessim.workload.memory import (
@@ -264,7 +264,7 @@ def _server_row(
 
 
 def _job_name(job: Job, plan: Plan, n_gpus: int) -> str:
-    return f"{plan.strategy} of {job.model.name} on {n_gpus:,} GPU{'s' if n_gpus > 1 else ''}"
+    return f"{plan.strategy} of {job.model.name} on {counted(n_gpus, 'GPU')}"
 
 
 def _provenance(

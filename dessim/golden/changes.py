@@ -1,7 +1,6 @@
-"""Differences between two answers, step by step and op by op.
+"""Differences between two answers, step by step and op by op (dessim.results.step_change).
 
-Ops are compared by their time on the critical path, because these times add up to the step: the changes of the ops
-explain the whole change of the step.
+Beside the times, golden files keep for each op what bounds it, its size and its algorithm, from which causes follow.
 """
 
 from __future__ import annotations
@@ -11,7 +10,8 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from dessim.results.labels import bound_label
-from dessim.units import format_size, format_time
+from dessim.results.step_change import grown
+from dessim.units import counted, format_size, format_time
 
 _EXPLAINS = 0.1
 """Share of a step's change below which an op is not named, unless it changed most."""
@@ -93,7 +93,7 @@ class StepChange:
         return "\n".join(self._lines())
 
     def _lines(self) -> Iterator[str]:
-        label = f"{self.strategy} on {self.gpus:,} {'GPU' if self.gpus == 1 else 'GPUs'}"
+        label = f"{self.strategy} on {counted(self.gpus, 'GPU')}"
         if self.problem:
             yield f"{label}: {self.problem}"
             return
@@ -199,9 +199,7 @@ def _step_change(old: Values, new: Values, tolerance: float) -> StepChange:
 def _op_changes(old: Values, new: Values) -> tuple[OpChange, ...]:
     """The ops that explain the change of a step, the largest change first."""
     before, now = _path(old), _path(new)
-    changes = [_op_change(key, before, now, old, new) for key in dict.fromkeys([*before, *now])]
-    # A sum of many ops differs in its last bits from the step, so equal changes keep the order of the path.
-    changes.sort(key=lambda change: -abs(change.change_s))
+    changes = [_op_change(key, before, now, old, new) for key in grown(_seconds(before), _seconds(now))]
     total = abs(sum(change.change_s for change in changes))
     return tuple(
         change
@@ -212,6 +210,10 @@ def _op_changes(old: Values, new: Values) -> tuple[OpChange, ...]:
 
 def _path(row: Values) -> _Path:
     return {(op["name"], op["what"]): op["time_by_bound_s"] for op in row["critical_path"]}
+
+
+def _seconds(path: _Path) -> dict[tuple[str, str], float]:
+    return {op: sum(parts.values()) for op, parts in path.items()}
 
 
 def _op_change(

@@ -13,6 +13,7 @@ from dessim.golden.causes import causes_of
 from dessim.golden.changes import StepChange, changes_of, kept, plain
 from dessim.golden.file import Golden, inputs_of, read_golden, rows_of
 from dessim.sim.progress import Progress
+from dessim.units import counted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +39,7 @@ class CheckResult:
     def summary(self) -> str:
         """One line: how many steps changed."""
         if self.is_unchanged:
-            steps = "1 step" if self.steps == 1 else f"{self.steps} steps"
-            return f"{self.path}: ok, {steps} unchanged within {self.tolerance:g}"
+            return f"{self.path}: ok, {counted(self.steps, 'step')} unchanged within {self.tolerance:g}"
         return f"{self.path}: {len(self.changes)} of {self.steps} steps changed by more than {self.tolerance:g}"
 
     def __str__(self) -> str:
@@ -57,18 +57,21 @@ class CheckResult:
         }
 
 
-def ask_again(path: str | Path, progress: Progress | None = None) -> tuple[Golden, Asked, dict[str, Any]]:
-    """A golden file, its question, and the answer of today.
-
-    Raises FileError for a file that is none, or whose question cannot be asked again, and what the question raises.
-    """
+def read_askable(path: str | Path) -> Golden:
+    """A golden file whose question can be asked again. Raises FileError for another file."""
     golden = read_golden(path)
     if golden.named is None:
         raise FileError(
             golden.path, "request", "was recorded from Python objects; run the Python test that compares with it"
         )
+    return golden
+
+
+def ask_again(golden: Golden, progress: Progress | None = None) -> tuple[Asked, dict[str, Any]]:
+    """The question of a golden file (`read_askable`), and the answer of today. Raises what the question raises."""
+    assert golden.named is not None
     asked = golden.named.load()
-    return golden, asked, asked.answer(progress)
+    return asked, asked.answer(progress)
 
 
 def compared(golden: Golden, asked: Asked, answer: Mapping[str, Any], tolerance: float | None = None) -> CheckResult:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dessim.cluster import Cluster
+from dessim.commands.support.plain import Plain
 from dessim.errors import UsageError
 from dessim.plan.coded import EXACT, NONE, Allowed, parse_allowed
 from dessim.plan.loads import STRATEGIES
@@ -19,11 +20,13 @@ from dessim.workload.torchrec_plan import EXPRESSIBLE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PlanArguments:
+class PlanArguments(Plain):
     """The question of `dessim plan`. `prices` and `keep` are files; the other values are those of PlanRequest.
 
     `without` are strategies that no table may have. `for_torchrec`: the plan must be one that TorchRec can express.
     """
+
+    FILES = ("prices", "keep")
 
     gpus: tuple[int, ...]
     batch: int
@@ -47,7 +50,7 @@ class PlanArguments:
         if self.for_torchrec and self.replicas not in (None, (1,)):
             raise UsageError("--replicas: TorchRec's plans name no replicas; leave --replicas or --to out")
         for count in self.replicas or ():
-            if all(gpus % count for gpus in self.gpus):
+            if count < 1 or all(gpus % count for gpus in self.gpus):
                 raise UsageError(f"--replicas {count}: no number of --gpus divides evenly into {count} blocks")
         if max(self.replicas or (1,)) > 1 and any(EXACT not in codecs for codecs in allowed.values()):
             raise UsageError(f"--replicas: plans with replicas are tried without codecs; add {EXACT} to --codecs")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from dessim.results.critical_path import HOST
 from dessim.sim.core.bounds import COMPUTE, CORES, FLOW_CAP, LATE, LATENCY, QUEUE, REDUCTION, SERVICE
 
@@ -49,6 +52,8 @@ _PAIR_LABELS = {
     "leaf": "leaf – spine",
     "spine": "spine – core",
 }
+_BUSIER = 1.1
+"""The compute on the critical path over that of the mean rank, from which it is that of a busier one."""
 _DIRECTIONS = {"up": "out of the GPU", "down": "towards the GPU"}
 
 
@@ -70,6 +75,23 @@ def link_label(link_class: str) -> str:
 def bound_label(bound: str) -> str:
     """The words for what bounds an op or a step: a link class, compute, latency, a late rank, ..."""
     return BOUND_LABELS.get(bound) or link_label(bound)
+
+
+def step_bound_label(step: Mapping[str, Any]) -> str:
+    """The words for what bounds a step (an object of `--json`).
+
+    Ranks wait in collectives for the rank that computes longest. Their waits count as exposed communication, although
+    compute bounds the step. Where that makes exposed communication, or idle time, the largest part of the mean rank's
+    step, the words say whose compute it is.
+    """
+    bound = step.get("bound_by")
+    if not bound:
+        return ""
+    words = bound_label(str(bound))
+    if bound != COMPUTE or step["compute_s"] >= max(step["exposed_comm_s"], step["idle_s"]):
+        return words
+    on_path = sum(op["time_by_bound_s"].get(COMPUTE, 0.0) for op in step.get("critical_path", ()))
+    return f"{words}, busiest rank" if on_path > _BUSIER * step["compute_s"] else words
 
 
 def link_pair(link_class: str) -> tuple[str, str]:

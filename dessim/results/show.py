@@ -8,7 +8,7 @@ from typing import Any
 
 from dessim.results.critical_path import fold_short_ops
 from dessim.results.error_bar import describe_intervals, interval_text
-from dessim.results.labels import bound_label, link_label
+from dessim.results.labels import bound_label, link_label, step_bound_label
 from dessim.results.rows import fitting
 from dessim.results.style import strategy_label
 from dessim.results.tables import (
@@ -20,7 +20,7 @@ from dessim.results.tables import (
     table_of,
     what_if_table,
 )
-from dessim.units import format_size, format_time, percent
+from dessim.units import counted, format_size, format_time, percent
 
 Values = Mapping[str, Any]
 OTHER_OPS_SHOWN = 40  # ops of a trace that are not collectives
@@ -30,10 +30,6 @@ def print_text(text: str) -> None:
     """Print a line; if it is too long for the terminal, continue it on indented lines."""
     width = max(console().width, 20)
     print(textwrap.fill(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
 def print_replay(result: Values) -> None:
@@ -56,10 +52,10 @@ def print_replay(result: Values) -> None:
         ("compute", format_time(result["compute_s"])),
         ("exposed communication", format_time(result["exposed_comm_s"])),
         ("idle", format_time(result["idle_s"])),
-        ("bound by", bound_label(result["bound_by"])),
+        ("bound by", step_bound_label(result)),
     ]
-    ranks = _count(result["ranks"], "rank")
-    title = f"{strategy_label(result['strategy'])}, {ranks} on {result['cluster']}, {_count(result['steps'], 'step')}"
+    ranks = counted(result["ranks"], "rank")
+    title = f"{strategy_label(result['strategy'])}, {ranks} on {result['cluster']}, {counted(result['steps'], 'step')}"
     print_table(key_value_table(title, pairs))
     if note := result.get("note"):
         print(f"note: {note}")
@@ -172,8 +168,8 @@ def print_collectives(rows: Sequence[Values]) -> None:
     for row in rows:
         print_text(
             f"{row['size_bytes']} B: {row['algorithm']}, bound by {bound_label(row['bound_by'])}; simulated with "
-            f"{_count(row['events'], 'event')}, {_count(row['flow_colours'], 'flow colour')} and "
-            f"{_count(row['link_colours'], 'link colour')} in {row['wall_s']:.2f} s, {row['peak_rss_MiB']:.0f} MiB"
+            f"{counted(row['events'], 'event')}, {counted(row['flow_colours'], 'flow colour')} and "
+            f"{counted(row['link_colours'], 'link colour')} in {row['wall_s']:.2f} s, {row['peak_rss_MiB']:.0f} MiB"
         )
 
 

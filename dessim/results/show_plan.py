@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dessim.results.labels import bound_label
+from dessim.results.labels import step_bound_label
 from dessim.results.show import print_caveats, print_intervals, print_text
 from dessim.results.style import strategy_label
 from dessim.results.tables import FASTEST, TIE, print_table, table_of
-from dessim.units import format_count, format_size, format_time, percent
+from dessim.units import counted, format_count, format_size, format_time, percent
 
 Values = Mapping[str, Any]
 _RANKED = 8  # plans that are printed; all with --json
@@ -67,14 +67,14 @@ def _print_ranked(scale: Values) -> None:
                 format_time(row["compute_s"]),
                 format_time(row["exposed_comm_s"]),
                 format_time(row["idle_s"]),
-                bound_label(str(row["bound_by"] or "")),
+                step_bound_label(row),
                 "" if error is None else f"±{100 * error:.0f} %",
             )
         )
     columns = ("plan", "step", "samples/s", "longer", "memory", "compute", "exposed comm", "idle", "bound by", "error")
     drops = ("idle", "bound by", "compute", "exposed comm", "error")
     left = ("bound by",)
-    job = f"{_gpus(scale['gpus'])}, {scale['batch']:,} samples a step"
+    job = f"{counted(scale['gpus'], 'GPU')}, {scale['batch']:,} samples a step"
     print_text(f"{job}: the fastest plan of each set of strategies; * fastest, tie: may be as fast")
     print_table(table_of(columns, rows, left=left, folds={"plan": 24, "bound by": 14}, drops=drops))
     print_intervals(shown)
@@ -162,7 +162,7 @@ def _algorithms(chosen: Mapping[str, str]) -> str:
 def replicas_text(scale: Values) -> str:
     """The blocks of a plan with replicas."""
     replicas = scale["plans"][0]["replicas"]
-    block = _gpus(scale["gpus"] // replicas)
+    block = counted(scale["gpus"] // replicas, "GPU")
     return f"{replicas} replicas: each block of {block} has all tables; owners shown are those of block 0"
 
 
@@ -172,11 +172,7 @@ def target_text(result: Values) -> str:
     sure = target["probability"]
     by = "" if sure is None else f" (probability by the error bar: {percent(sure)})"
     reached = f"{format_count(target['samples_per_s'])} samples/s"
-    return f"fewest planned that reach {reached}: {_gpus(result['chosen_gpus'])}{by}"
-
-
-def _gpus(number: int) -> str:
-    return f"{number:,} GPU{'s' if number > 1 else ''}"
+    return f"fewest planned that reach {reached}: {counted(result['chosen_gpus'], 'GPU')}{by}"
 
 
 def share_text(value: float, signed: bool = False) -> str:

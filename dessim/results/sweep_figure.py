@@ -82,14 +82,7 @@ def sweep_figure(rows: Sequence[Row], axes: Sequence[str], shown: Encoding, path
 def _check(rows: Sequence[Row], axes: Sequence[str], shown: Encoding) -> None:
     if not rows:
         raise UsageError("no row has times; nothing to draw")
-    known = _unique([column for row in rows for column in row])
-    for flag, column in zip(
-        ("--x", "--y", "--hue", "--facet"), (shown.x, shown.y, shown.hue, shown.facet), strict=True
-    ):
-        if column is not None and column not in known:
-            close = difflib.get_close_matches(column, known, n=1)
-            hint = f"did you mean {close[0]}? " if close else ""
-            raise UsageError(f"{flag} {column}: no such column; {hint}columns: {', '.join(known)}")
+    check_columns(shown, _unique([column for row in rows for column in row]))
     if not all(_is_number(row.get(shown.y, 0)) for row in rows):
         raise UsageError(f"--y {shown.y}: the column has texts; name one of numbers, such as samples_per_s")
     at: dict[tuple[Any, ...], Row] = {}
@@ -101,6 +94,17 @@ def _check(rows: Sequence[Row], axes: Sequence[str], shown: Encoding) -> None:
             what = f"{differ[0]} = {other.get(differ[0])} and {row.get(differ[0])}" if differ else "two equal rows"
             advice = f"; add --hue {differ[0]}, --facet {differ[0]} or --where {differ[0]}=VALUE" if differ else ""
             raise UsageError(f"--x {shown.x}: several rows have one point, with {what}{advice}")
+
+
+def check_columns(shown: Encoding, known: Sequence[str]) -> None:
+    """Raise UsageError for a column that is not among the `known` ones."""
+    for flag, column in zip(
+        ("--x", "--y", "--hue", "--facet"), (shown.x, shown.y, shown.hue, shown.facet), strict=True
+    ):
+        if column is not None and column not in known:
+            close = difflib.get_close_matches(column, known, n=1)
+            hint = f"did you mean {close[0]}? " if close else ""
+            raise UsageError(f"{flag} {column}: no such column; {hint}columns: {', '.join(known)}")
 
 
 def _panel(drawn: Axes, rows: Sequence[Row], all_rows: Sequence[Row], shown: Encoding, hues: Sequence[Any]) -> None:

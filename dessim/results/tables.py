@@ -20,7 +20,7 @@ from rich.text import Text
 from dessim.files import write_text
 from dessim.results.error_bar import is_tie
 from dessim.results.fitted_table import FittedTable, Layout
-from dessim.results.labels import bound_label
+from dessim.results.labels import step_bound_label
 from dessim.results.rows import Row, contenders, data_csv
 from dessim.results.style import strategy_label
 from dessim.units import format_count, format_size, format_time, percent
@@ -159,7 +159,7 @@ def _projection_columns(rows: Sequence[Row]) -> dict[str, Callable[[Row], str]]:
         "compute": lambda row: format_time(row["compute_s"]),
         "exposed comm": lambda row: format_time(row["exposed_comm_s"]),
         "idle": lambda row: format_time(row["idle_s"]),
-        "bound by": lambda row: bound_label(str(row.get("bound_by") or "")),
+        "bound by": step_bound_label,
     }
     if any(row.get("servers") for row in rows):
         columns |= {

@@ -10,13 +10,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from dessim.cluster import Cluster
 from dessim.collectives.algorithms import require_algorithm
+from dessim.commands.arguments import COLLECTIVES, ProjectArguments
 from dessim.commands.project import plans_of
-from dessim.commands.support.dedicated_servers import Servers, default_servers, parse_servers
-from dessim.commands.support.inputs import cluster_of, model_of
+from dessim.commands.support.inputs import NamedCluster, NamedJob
 from dessim.commands.support.project_request import ProjectRequest, check_gpus, check_request
 from dessim.commands.support.server_defaults import AUTO
 from dessim.commands.support.step import to_host
@@ -24,13 +24,10 @@ from dessim.commands.what_if import Change, parse_change, require
 from dessim.errors import DessimError, FileError, UsageError, one_line
 from dessim.files import read_text
 from dessim.sim.core.kernel_times import launched
-from dessim.sim.faults.fault_file import load_faults
 from dessim.sim.fluid.route_cache import RouteCache
 from dessim.sweep.axes import KNOBS, NONE, Plain
 from dessim.sweep.content import cluster_digest, code_version, digest, model_digest
 from dessim.sweep.grid import Point, Study
-from dessim.trace.schema import Collective
-from dessim.workload.codecs import parse_codecs
 from dessim.workload.scale import Job
 from dessim.workload.strategies import spec_of
 
@@ -77,37 +74,21 @@ class Resolver:
     _jobs: dict[tuple[Plain, ...], tuple[Job, str]] = field(default_factory=dict)
     _clusters: OrderedDict[tuple[Plain, ...], tuple[Cluster, str]] = field(default_factory=OrderedDict)
     _settings: OrderedDict[tuple[Plain, ...], _Setting] = field(default_factory=OrderedDict)
-    _servers: dict[tuple[Plain, ...], Servers | None] = field(default_factory=dict)
 
     def request(self, settings: Mapping[str, Plain]) -> tuple[ProjectRequest, str]:
         """The request of settings and its key. Raises DessimError for inputs that are wrong or contradict another."""
         model = tuple(settings[name] for name in ("model", "ids", "precision"))
         if model not in self._jobs:
-            self._jobs[model] = _job(*map(str, model))
+            self._jobs[model] = _job(*model)
         job, job_digest = self._jobs[model]
         setting = self._setting(settings)
-        strategy, gpus = str(settings["strategy"]), int(settings["gpus"])
-        servers = self._served(settings, strategy)
-        codec, algorithm, faults = (str(settings[name]) for name in ("codec", "algorithm", "faults"))
-        request = ProjectRequest(
-            job=job,
-            cluster=setting.cluster,
-            strategies=[strategy],
-            gpus=[gpus],
-            batch_per_worker=_batch_per_worker(settings["batch"], gpus, job, setting.of_batch),
-            algorithms=_algorithms(algorithm),
-            network="packet" if settings["network"] == "packet" else "fluid",
-            spill=bool(settings["spill"]),
-            servers=servers,
-            pipeline=bool(settings["pipeline"]),
-            graphs=settings["launch"] == "graph",
-            scenario=None if faults == NONE else load_faults(Path(faults), setting.cluster),
-            codecs=None if codec == NONE else parse_codecs(codec),
-        )
+        arguments = _arguments(settings, job, setting.of_batch)
+        request = arguments.request(job, setting.cluster)
+        faults = "" if arguments.faults is None else read_text(Path(arguments.faults))
         key = digest(
-            *(code_version(), job_digest, setting.digest, strategy, gpus, request.batch_per_worker),
-            *(request.algorithms, request.network, request.spill, servers, request.pipeline, request.graphs),
-            *("" if faults == NONE else read_text(Path(faults)), codec),
+            *(code_version(), job_digest, setting.digest, arguments.strategies, arguments.gpus),
+            *(request.batch_per_worker, request.algorithms, request.network, request.spill, request.servers),
+            *(request.pipeline, request.graphs, faults, arguments.codecs),
         )
         return request, key
 
@@ -141,18 +122,44 @@ class Resolver:
 
         return _kept(self._settings, tuple(settings[name] for name in _SETTING), make)
 
-    def _served(self, settings: Mapping[str, Plain], strategy: str) -> Servers | None:
-        """The servers of a strategy; one without servers ignores what the grid says of them."""
-        spec = spec_of(strategy)
-        if not spec.has_servers:
-            at: tuple[Plain, ...] = ()
-        else:
-            staleness = NONE if spec.synchronous else settings["staleness"]
-            at = (staleness, *(settings[name] for name in ("servers", "server_device", "server_threads")))
-            at = (*at, settings["jitter"], settings["seed"])
-        if at not in self._servers:
-            self._servers[at] = _parsed_servers(*at) if at else default_servers()
-        return self._servers[at]
+
+def _arguments(settings: Mapping[str, Plain], job: Job, of_batch: float) -> ProjectArguments:
+    """The settings of a case as the arguments of `dessim project`. Raises UsageError."""
+    strategy, gpus = str(settings["strategy"]), int(settings["gpus"])
+    return ProjectArguments(
+        strategies=(strategy,),
+        gpus=(gpus,),
+        batch_per_worker=_batch_per_worker(settings["batch"], gpus, job, of_batch),
+        codecs=_stated(settings["codec"]),
+        faults=_stated(settings["faults"]),
+        algorithms=_algorithms(str(settings["algorithm"])),
+        spill=bool(settings["spill"]),
+        pipeline=bool(settings["pipeline"]),
+        graphs=settings["launch"] == "graph",
+        network="packet" if settings["network"] == "packet" else "fluid",
+        **_of_servers(settings, strategy),
+    )
+
+
+def _of_servers(settings: Mapping[str, Plain], strategy: str) -> dict[str, Any]:
+    """The arguments about servers. A strategy without servers ignores what the grid says of them."""
+    spec = spec_of(strategy)
+    if not spec.has_servers:
+        return {}
+    staleness = settings["staleness"]
+    return {
+        "servers": str(settings["servers"]),
+        "server_device": str(settings["server_device"]),
+        "server_threads": int(settings["server_threads"]),
+        "staleness": None if spec.synchronous or staleness == NONE else int(staleness),
+        "jitter": float(settings["jitter"]),
+        "seed": int(settings["seed"]),
+    }
+
+
+def _stated(value: Plain) -> str | None:
+    """The text of an option, None where it is left out."""
+    return None if value == NONE else str(value)
 
 
 def _kept(memory: OrderedDict[tuple[Plain, ...], _Kept], key: tuple[Plain, ...], make: Callable[[], _Kept]) -> _Kept:
@@ -165,22 +172,17 @@ def _kept(memory: OrderedDict[tuple[Plain, ...], _Kept], key: tuple[Plain, ...],
     return memory[key]
 
 
-def _job(model: str, ids: str, precision: str) -> tuple[Job, str]:
-    made = model_of(model, None if ids == NONE else Path(ids), None if precision == NONE else precision)
-    return Job.of_model(made), model_digest(made)
+def _job(*settings: Plain) -> tuple[Job, str]:
+    """The job of a model, a file of ids, and a precision."""
+    model, ids, precision = map(_stated, settings)
+    job = NamedJob(model=model, ids=ids, precision=precision).load()
+    return job, model_digest(job.model)
 
 
 def _cluster(settings: Mapping[str, Plain]) -> tuple[Cluster, str]:
-    name, transport, device = (str(settings[key]) for key in _CLUSTER)
-    cluster = cluster_of(name, None if transport == NONE else Path(transport), None if device == NONE else device)
+    name, transport, device = (_stated(settings[key]) for key in _CLUSTER)
+    cluster = NamedCluster(name=name or "", transport=transport, device=device).load()
     return cluster, cluster_digest(cluster)
-
-
-def _parsed_servers(
-    staleness: Plain, count: Plain, device: Plain, threads: Plain, jitter: Plain, seed: Plain
-) -> Servers | None:
-    steps = None if staleness == NONE else int(staleness)
-    return parse_servers(str(count), str(device), int(threads), steps, float(jitter), int(seed))
 
 
 def _batch_per_worker(batch: Plain, gpus: int, job: Job, factor: float) -> int:
@@ -198,16 +200,14 @@ def _batch_per_worker(batch: Plain, gpus: int, job: Job, factor: float) -> int:
     return max(round(per_worker * factor), 1)
 
 
-def _algorithms(text: str) -> dict[Collective, str] | None:
+def _algorithms(text: str) -> dict[str, str]:
     """The algorithms of `all_reduce=ring,all_to_all=direct`. Raises UsageError."""
-    if text == NONE:
-        return None
-    chosen: dict[Collective, str] = {}
-    for part in text.split(","):
+    chosen: dict[str, str] = {}
+    for part in text.split(",") if text != NONE else ():
         op, equals, name = (piece.strip() for piece in part.partition("="))
-        if not equals or not name or op not in list(Collective):
+        if not equals or not name or op not in COLLECTIVES:
             raise UsageError(f"algorithm = {text!r}: write OP=NAME, such as all_reduce=ring")
-        chosen[Collective(op)] = name
+        chosen[op] = name
     return chosen
 
 

@@ -13,9 +13,10 @@ from typing import Any
 
 from dessim.errors import FileError, UsageError
 from dessim.files import read_json
+from dessim.results.step_change import StepDifference, TimedStep, seconds_of
 from dessim.sweep.axes import Plain
-from dessim.sweep.journal import OK
-from dessim.sweep.tables import read_results
+from dessim.sweep.journal import MISFIT, OK
+from dessim.sweep.tables import RESULTS_CSV, is_ok, read_results
 
 _Key = tuple[Plain, ...]
 _TOP = ("model", "cluster")  # axes that a file of `dessim project` states once
@@ -24,42 +25,31 @@ _EACH = ("strategy", "gpus", "batch")
 
 @dataclass(frozen=True, slots=True)
 class _Case:
-    """A case of a run: the values of all axes, its status, the step [s] if it has one, and seconds by op."""
+    """A case of a run: the values of all axes, its status, and its step if it has times."""
 
     axes: Mapping[str, Plain]
     status: str
-    step_s: float | None
-    ops: Mapping[str, float]
+    step: TimedStep | None
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A case in both runs. `change` is the step after over the step before, minus 1; `by_op` are seconds gained (+)."""
+    """A case in both runs, and its steps."""
 
     case: Mapping[str, Plain]
-    before_s: float
-    after_s: float
-    by_op: Mapping[str, float]
-
-    @property
-    def change(self) -> float:
-        return self.after_s / self.before_s - 1
-
-    @property
-    def mostly(self) -> str:
-        """The op whose time on the critical path changed most, in the direction of the step."""
-        sign = 1 if self.after_s > self.before_s else -1
-        return max(self.by_op, key=lambda op: sign * self.by_op[op], default="")
+    step: StepDifference
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, units in the keys."""
+        """Plain values, units in the keys; `change` is a share, and `by_op_s` are seconds that ops gained (+)."""
         return {
             "case": dict(self.case),
-            "before_s": self.before_s,
-            "after_s": self.after_s,
-            "change": self.change,
-            "mostly": self.mostly,
-            "by_op_s": dict(self.by_op),
+            "before_s": self.step.before.time_s,
+            "after_s": self.step.now.time_s,
+            "change": self.step.share,
+            "mostly": self.step.mostly,
+            "bound_by_before": self.step.before.bound_by,
+            "bound_by_after": self.step.now.bound_by,
+            "by_op_s": self.step.by_op_s,
         }
 
 
@@ -106,22 +96,22 @@ def compare(before: Path, after: Path, tolerance: float) -> Comparison:
         if other is None:
             continue
         case = dict(zip(axes, key, strict=True))
-        if one.step_s is None or other.step_s is None:
+        if one.step is None or other.step is None:
             if one.status != other.status:
                 fits.append((case, one.status, other.status))
             else:
                 same += 1
             continue
-        found = Difference(case, one.step_s, other.step_s, _by_op(one, other))
-        if abs(found.change) <= tolerance:
+        step = StepDifference(one.step, other.step)
+        if abs(step.share) <= tolerance:
             same += 1
         else:
-            (slower if found.change > 0 else faster).append(found)
+            (slower if step.share > 0 else faster).append(Difference(case, step))
     if not any(key in of_b for key in of_a):
         raise UsageError(f"{before} and {after} have no case in common; their axes: {', '.join(axes)}")
     return Comparison(
-        slower=sorted(slower, key=lambda difference: -difference.change),
-        faster=sorted(faster, key=lambda difference: difference.change),
+        slower=sorted(slower, key=lambda difference: -difference.step.share),
+        faster=sorted(faster, key=lambda difference: difference.step.share),
         same=same,
         fits=fits,
         only_before=[of_a[key].axes for key in of_a if key not in of_b],
@@ -151,25 +141,27 @@ def _by_axes(path: Path, cases: Sequence[_Case], axes: Sequence[str]) -> dict[_K
     return found
 
 
-def _by_op(before: _Case, after: _Case) -> dict[str, float]:
-    """The seconds by which each op's part of the critical path grew, largest change first."""
-    grown = {op: after.ops.get(op, 0.0) - before.ops.get(op, 0.0) for op in dict.fromkeys([*before.ops, *after.ops])}
-    return dict(sorted(grown.items(), key=lambda entry: -abs(entry[1])))
-
-
 def _read(path: Path) -> list[_Case]:
-    if path.is_dir():
-        axes, rows, ops = read_results(path)
-        cases = []
-        for row in rows:
-            at = {axis: row.get(axis, "") for axis in axes}
-            step = row.get("step_time_s")
-            seconds = float(step) if isinstance(step, int | float) else None
-            cases.append(_Case(at, str(row["status"]), seconds, ops.get(tuple(at.values()), {})))
-    else:
-        cases = _projected(path)
+    cases = _swept(path) if path.is_dir() else _projected(path)
     if not cases:
         raise FileError(path, "", "has no cases")
+    return cases
+
+
+def _swept(folder: Path) -> list[_Case]:
+    """The rows of the results of a sweep."""
+    axes, rows, ops = read_results(folder)
+    cases = []
+    for row in rows:
+        at = {axis: row.get(axis, "") for axis in axes}
+        try:
+            step = None
+            if is_ok(row):
+                seconds = seconds_of(row["step_time_s"], least=1e-15)
+                step = TimedStep(seconds, str(row.get("bound_by", "")), ops.get(tuple(at.values()), {}))
+        except (KeyError, TypeError):
+            raise FileError(folder / RESULTS_CSV, "", "is damaged; run the sweep again") from None
+        cases.append(_Case(at, str(row["status"]), step))
     return cases
 
 
@@ -184,12 +176,9 @@ def _projected(path: Path) -> list[_Case]:
     try:
         top = {axis: str(content.get(axis, "")) for axis in _TOP}
         for row in rows:
-            status = "does_not_fit" if row.get("does_not_fit") else OK
-            step = None if row["step_time_s"] is None else float(row["step_time_s"])
-            ops: dict[str, float] = {}
-            for op in row.get("critical_path", ()):
-                ops[str(op["name"])] = ops.get(str(op["name"]), 0.0) + float(op["time_s"])
-            cases.append(_Case({**top, **{axis: row[axis] for axis in _EACH}}, status, step, ops))
+            status = MISFIT if row.get("does_not_fit") else OK
+            step = TimedStep.from_json(row) if status == OK else None
+            cases.append(_Case({**top, **{axis: row[axis] for axis in _EACH}}, status, step))
     except (KeyError, TypeError, ValueError, AttributeError):
         raise wrong from None
     return cases

@@ -10,12 +10,13 @@ from typing import Any
 from dessim.commands.project import Row, run_projection
 from dessim.commands.support.projection import Projection
 from dessim.errors import CapacityError, DessimError, one_line
-from dessim.results.critical_path import HOST, PathOp
+from dessim.results.critical_path import PathOp
+from dessim.results.step_change import op_label
+from dessim.results.tables import TRAFFIC
 from dessim.sweep.cases import Case, Resolver
 from dessim.sweep.journal import FAILED, MISFIT, OK, Outcome
 
 _SAME_S = 12  # decimals of seconds to which ops count as equally long; of these the first one is named
-TRAFFIC = ("ids", "sparse", "dense", "control")
 RESULTS = (
     *("step_time_s", "low_s", "high_s", "samples_per_s", "compute_s", "exposed_comm_s", "idle_s"),
     *("bound_by", "longest_op", "longest_op_s", "bytes_per_worker", "busiest_worker_bytes"),
@@ -93,7 +94,7 @@ def _by_op(path: tuple[PathOp, ...]) -> dict[str, float]:
     """Seconds on the critical path, by op."""
     seconds: dict[str, float] = {}
     for op in path:
-        name = f"{op.name} ({HOST})" if op.what == HOST else op.name
+        name = op_label(op.name, op.what)
         seconds[name] = seconds.get(name, 0.0) + op.time_s
     return seconds
 

@@ -35,11 +35,16 @@ def axis_columns(study: Study) -> dict[str, str]:
     return {name: axis.column for name, axis in AXES.items() if name in study.axes or name in (*REQUIRED, BATCH)}
 
 
+def columns_of(study: Study) -> tuple[str, ...]:
+    """The columns of the results of a study."""
+    return (*axis_columns(study).values(), BATCH, "status", *RESULTS, "reason")
+
+
 def write_results(folder: Path, study: Study, rows: Sequence[Row], outcomes: Mapping[str, Outcome]) -> tuple[Path, ...]:
     """Write all tables of complete outcomes, by key; return their paths."""
     axes = axis_columns(study)
     listed = list(listed_rows(study, rows, outcomes))
-    columns = (*axes.values(), BATCH, "status", *RESULTS, "reason")
+    columns = columns_of(study)
     write_text(folder / RESULTS_CSV, data_csv([_csv(row) for row in listed], columns))
     ops = [
         _csv({**{column: row[column] for column in axes.values()}, "op": op, "critical_path_s": seconds})

@@ -103,6 +103,12 @@ def test_deprecated_names_warn_and_work(projected: dessim.ProjectResult) -> None
         ({"what_if": "2x:nic"}, "--what-if"),
         ({"cluster": "h100"}, "no such topology"),
         ({"job": "deepfmm"}, "no such model"),
+        ({"job": None}, "a job is a Job, Model or Trace, a shipped name or a file, not a NoneType"),
+        ({"cluster": 5}, "a cluster is a Cluster, a shipped name or a file, not a int"),
+        ({"gpus": 2.5}, "gpus 2.5: write numbers"),
+        ({"strategies": None}, "strategies None: write a name"),
+        ({"batch_per_worker": "many"}, "batch_per_worker 'many': "),
+        ({"algorithms": {"all_reduce": 3}}, "algorithms.all_reduce 3: "),
     ],
     ids=lambda value: str(value)[:40],
 )

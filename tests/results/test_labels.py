@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 
 from dessim.cluster import list_topologies, load_cluster
-from dessim.results.labels import BOUND_LABELS, LINK_LABELS, bound_label, link_label, link_pair
+from dessim.results.labels import BOUND_LABELS, LINK_LABELS, bound_label, link_label, link_pair, step_bound_label
 from dessim.results.style import OPTION_LABELS, STRATEGY_STYLE, strategy_label
 from dessim.workload.options import Options
 
@@ -35,3 +35,14 @@ def test_a_strategy_is_named_with_its_options_in_words() -> None:
     assert strategy_label("ps_sync+{0}=1") == "parameter server, {0}=1"
     assert OPTION_LABELS.keys() == {field.name for field in fields(Options)}
     assert not [name for name in STRATEGY_STYLE if "_" in strategy_label(name)]
+
+
+def test_compute_that_others_wait_for_is_said_to_be_the_busiest_ranks() -> None:
+    path = [{"time_by_bound_s": {"compute": 3.0, "nic_up": 1.0}}, {"time_by_bound_s": {"compute": 1.0}}]
+    step = {"bound_by": "compute", "compute_s": 1.5, "exposed_comm_s": 3.5, "idle_s": 0.0, "critical_path": path}
+    assert step_bound_label(step) == "compute, busiest rank"
+    # All ranks compute as long; or compute is what the mean rank does most.
+    assert step_bound_label({**step, "compute_s": 3.8, "exposed_comm_s": 4.0}) == "compute"
+    assert step_bound_label({**step, "compute_s": 2.6, "exposed_comm_s": 2.4}) == "compute"
+    assert step_bound_label({**step, "bound_by": "nic_up"}) == "NIC, sending"
+    assert step_bound_label({"bound_by": None}) == ""

@@ -181,6 +181,7 @@ def _differences(name: str) -> dict[str, Any]:
     """As `dessim report --json` prints it."""
     case = {"strategy": name, "gpus": 8}
     slower = {"case": case, "before_s": 1e-3, "after_s": 2e-3, "change": 1.0, "mostly": name, "by_op_s": {name: 9e-4}}
+    slower |= {"bound_by_before": "compute", "bound_by_after": name}
     status = {"case": case, "before": "ok", "after": name}
     changed = {"cluster": [name, "other"]}
     return {"slower": [slower], "faster": [], "same": 3, "status": [status], "only_before": [case]} | {
@@ -195,7 +196,8 @@ def test_differences_of_two_sweeps_are_tables() -> None:
     assert "Of 5 cases in both runs, 1 became slower and none faster by more than 1 %." in tables.text
     assert "The cluster differs: table_wise in old, other in new." in tables.text
     (cells,) = tables.tables["Slower cases"][1:]
-    assert [cell[0] for cell in cells] == ["table-wise", "8", "1 ms", "2 ms", "+100 %", "table_wise, +900 us"]
+    changes = ["1 ms", "2 ms", "+100 %", "table_wise, +900 us", "compute → table_wise"]
+    assert [cell[0] for cell in cells] == ["table-wise", "8", *changes]
     assert "Only in old" in tables.tables and "Cases with another status" in tables.tables
 
 

@@ -55,9 +55,13 @@ def test_it_counts_before_it_runs_and_finds_nothing_left_afterwards(swept: Path,
     study = str(swept / "study.toml")
     code, out, _ = run("sweep", study, "--dry-run", "-o", str(tmp_path / "none"))
     assert (code, out) == (0, "study: 12 points; to simulate: 12\n") and not (tmp_path / "none").exists()
-    code, out, _ = run("sweep", study, "-o", str(swept / "out"), "--json")
+    figure = ("--figure", str(tmp_path / "f.svg"), "--hue", "strategy", "--facet", "cluster", "--where")
+    refused(2, "did you mean gpus?", "sweep", study, "-o", str(tmp_path / "none"), *figure[:-1], "--x", "gpu")
+    refused(2, "write COLUMN=VALUE", "sweep", study, "-o", str(tmp_path / "none"), *figure, "gpu=8")
+    code, out, _ = run("sweep", study, "-o", str(swept / "out"), "--json", *figure, "batch_per_gpu=256")
     found = json.loads(out)
     assert code == 0 and found["to_simulate"] == 0 and found["by_status"] == {"ok": 8, "does_not_fit": 4}
+    assert found["files"][-1] == str(tmp_path / "f.svg")
     code, out, err = run("sweep", study, "-o", str(tmp_path / "empty"), "--merge")
     assert code == 1 and "12 cases have no result yet" in err
 
@@ -185,8 +189,9 @@ def test_the_page_of_a_sweep_ranks_all_points_and_shows_its_figure(swept: Path, 
         len(tables.tables["Points that do not fit, or failed"]) == 5
         and "12 points: 8 with times, 4 do not fit." in tables.text
     )
-    code, _, err = run("sweep", str(swept / "out"), "--html", str(tmp_path / "some.html"), *words)
+    code, out, err = run("sweep", str(swept / "out"), "--html", str(tmp_path / "some.html"), *words, "--json")
     assert code == 0, err
+    assert json.loads(out)["files"] == [str(tmp_path / "f.svg"), str(tmp_path / "some.html")]
     html = (tmp_path / "some.html").read_text("utf-8")
     assert html.count("<figure>") == 1 and "samples-per-s-against-gpus.csv" in html
 

@@ -30,6 +30,7 @@ from dessim.sim.fluid.route_cache import RouteCache
 from dessim.sim.progress import Progress
 from dessim.sim.servers.parameter_server import serve
 from dessim.sim.servers.traffic import Consistency, StepTraffic
+from dessim.units import counted
 from dessim.workload.memory import Memory
 from dessim.workload.owners import Owner
 from dessim.workload.plan import Plan, PlannedOp
@@ -92,7 +93,7 @@ class Servers:
     def source(self) -> str:
         """Describe the servers in the provenance of a row."""
         share = f", of which each of {self.threads} threads has its share" if self.threads > 1 else ""
-        return f"assumed: {self.count} hosts beside the workers', roofline of {self.device.name}{share}"
+        return f"assumed: {counted(self.count, 'host')} beside the workers', roofline of {self.device.name}{share}"
 
 
 @dataclass(frozen=True, slots=True)

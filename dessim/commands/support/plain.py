@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, replace
 from typing import Any, ClassVar, Self
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
+
+from dessim.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +32,17 @@ class Plain:
         if unknown := set(values) - {part.name for part in fields(cls)}:
             raise KeyError(min(unknown))
         return TypeAdapter(cls).validate_python(dict(values))
+
+    def checked(self) -> Self:
+        """The same values, of the right types. Raises UsageError, which names the first that is of none."""
+        try:
+            return TypeAdapter(type(self)).validate_python(
+                {part.name: getattr(self, part.name) for part in fields(self)}
+            )
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            name = ".".join(map(str, first["loc"]))
+            raise UsageError(f"{name} {first['input']!r}: {first['msg']}") from None
 
     def moved(self, move: Callable[[str], str]) -> Self:
         """The same values with other names of files."""

@@ -5,10 +5,11 @@ Every text is plain text that `render` escapes; only `Figure.svg` is inserted as
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from dessim.results.labels import bound_label
+from dessim.results.labels import bound_label, step_bound_label
 from dessim.results.style import strategy_label, style_of
 from dessim.results.svg import Plot
 from dessim.units import format_count, format_size, format_time, percent
@@ -179,15 +180,15 @@ def strategy(name: str, mark: str = "") -> Cell:
 
 
 def bound(name: str | None) -> Cell:
-    """The words for what bounds a step."""
+    """The words for what bounds an op."""
     return Cell(bound_label(name) if name else DASH)
+
+
+def step_bound(step: Mapping[str, Any]) -> Cell:
+    """The words for what bounds a step."""
+    return Cell(step_bound_label(step) or DASH)
 
 
 def plus_minus(relative: float | None) -> Cell:
     """The half-width of an 80 % interval."""
     return Cell("not known") if relative is None else Cell(f"± {percent(relative)}", sort=relative)
-
-
-def counted(n: int, noun: str) -> str:
-    """A number with its noun, such as `1 GPU` or `2,048 GPUs`."""
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
@@ -14,11 +15,29 @@ from dessim.results.pages.earlier import PARTS, Earlier, facts_of, steps_of
 from dessim.results.pages.question import Asked
 from dessim.results.pages.rows import rows_table
 from dessim.results.rows import Row
+from dessim.results.step_change import SAME, StepDifference
 from dessim.results.style import strategy_label
-from dessim.units import format_time, percent
+from dessim.units import counted, format_time, percent
 
-SAME = 1e-9
-"""Relative difference below which two steps are the same."""
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """A step in both runs: its rows (`steps_of`), and the difference of its times."""
+
+    before: Row
+    now: Row
+
+    @property
+    def step(self) -> StepDifference:
+        return StepDifference(self.before["step"], self.now["step"])
+
+    @property
+    def share(self) -> float:
+        return self.step.share
+
+    def grown(self, part: str) -> float:
+        """The seconds by which a part of the step grew."""
+        return float(self.now[part] - self.before[part])
 
 
 def comparison(earlier: Earlier, result: Mapping[str, Any]) -> Section:
@@ -29,12 +48,12 @@ def comparison(earlier: Earlier, result: Mapping[str, Any]) -> Section:
 def compared(earlier: Earlier, now: Sequence[Row], facts: Mapping[str, str]) -> list[Block]:
     """Blocks that compare the steps `now` with earlier ones: sentences, the figure and the table of changes."""
     before = {_case(row): row for row in earlier.rows}
-    pairs = [(before[_case(row)], row) for row in now if _case(row) in before]
+    pairs = [_Pair(before[_case(row)], row) for row in now if _case(row) in before]
     found: list[Block] = [Text(said) for said in _different(earlier, facts)]
     if not pairs:
         return [*found, Text(f"{earlier.name} and this run have no step in common.")]
     found.append(Text(summary(pairs, earlier.name)))
-    differing = [pair for pair in pairs if abs(_change(pair)) > SAME]
+    differing = [pair for pair in pairs if not pair.step.is_same]
     if differing:
         caption = (
             "The change of each step since the earlier run, by part: to the right longer, to the left shorter. Of more "
@@ -50,21 +69,21 @@ def compared(earlier: Earlier, now: Sequence[Row], facts: Mapping[str, str]) -> 
     return found
 
 
-def summary(pairs: Sequence[tuple[Row, Row]], name: str) -> str:
+def summary(pairs: Sequence[_Pair], name: str) -> str:
     """One sentence: how many steps changed, the median and the largest change."""
-    values = [_change(pair) for pair in pairs]
+    values = [pair.share for pair in pairs]
     slower, faster = sum(v > SAME for v in values), sum(v < -SAME for v in values)
     if not slower and not faster:
         return f"All {len(pairs):,} steps are those of {name}." if len(pairs) > 1 else f"The step is that of {name}."
-    largest = max(pairs, key=lambda pair: abs(_change(pair)))
+    largest = max(pairs, key=lambda pair: abs(pair.share))
     if len(pairs) == 1:
         longer = f"{percent(abs(values[0]))} {'longer' if values[0] > 0 else 'shorter'}"
         return f"The step became {longer} since {name}, mostly in {_mostly(largest)}."
-    median_change, largest_change = percent(median(values), signed=True), percent(_change(largest), signed=True)
+    median_change, largest_change = percent(median(values), signed=True), percent(largest.share, signed=True)
     return (
-        f"Of {b.counted(len(pairs), 'step')} in both runs, {slower or 'none'} became longer since {name} and "
+        f"Of {counted(len(pairs), 'step')} in both runs, {slower or 'none'} became longer since {name} and "
         f"{faster or 'none'} shorter; the median change is {median_change}, the largest {largest_change} "
-        f"({_name(largest[1])}), mostly in {_mostly(largest)}."
+        f"({_name(largest.now)}), mostly in {_mostly(largest)}."
     )
 
 
@@ -77,33 +96,34 @@ def _different(earlier: Earlier, facts: Mapping[str, str]) -> list[str]:
     ]
 
 
-def _table(pairs: Sequence[tuple[Row, Row]]) -> Table:
+def _table(pairs: Sequence[_Pair]) -> Table:
     columns = (
         *(Column("GPUs", choose=True), Column("strategy", left=True, choose=True), Column("before"), Column("now")),
         *(Column("change"), *map(Column, PARTS.values()), Column("mostly from", left=True, wide=True)),
         Column("bound by, before → now", left=True, wide=True),
     )
-    cells = [
-        [
-            b.whole(now["gpus"]),
-            _strategies(before, now),
-            b.time(before["step_time_s"]),
-            b.time(now["step_time_s"]),
-            _changed(before, now),
-            *(_difference(now[part] - before[part], now["step_time_s"]) for part in PARTS),
-            Cell(_op(before, now)),
-            Cell(_bounds(before["bound_by"], now["bound_by"])),
-        ]
-        for before, now in pairs
-    ]
+    cells = []
+    for pair in pairs:
+        step = pair.step
+        cells.append(
+            [
+                b.whole(pair.now["gpus"]),
+                _strategies(pair.before, pair.now),
+                b.time(step.before.time_s),
+                b.time(step.now.time_s),
+                _changed(step.share),
+                *(_difference(pair.grown(part), step.now.time_s) for part in PARTS),
+                Cell(_op(step.mostly, step.by_op_s, step.now.time_s)),
+                Cell(_bounds(step.before.bound_by, step.now.bound_by)),
+            ]
+        )
     return Table("Steps in both runs", columns, cells, "Change of the whole step in per cent, of its parts in time.")
 
 
-def _changed(before: Row, now: Row) -> Cell:
-    value = _change((before, now))
-    if abs(value) <= SAME:
+def _changed(share: float) -> Cell:
+    if abs(share) <= SAME:
         return Cell("same", sort=0.0, tag="plain")
-    return Cell(percent(value, signed=True), sort=value, tag="bad" if value > 0 else "good")
+    return Cell(percent(share, signed=True), sort=share, tag="bad" if share > 0 else "good")
 
 
 def _difference(seconds: float, step: float) -> Cell:
@@ -112,18 +132,9 @@ def _difference(seconds: float, step: float) -> Cell:
     return Cell(f"{'+' if seconds > 0 else '−'}{format_time(abs(seconds), 3)}", sort=seconds)
 
 
-def _op(before: Row, now: Row) -> str:
-    """The op whose time on the critical path changed most in the direction of the step: `rows, +1.2 ms`."""
-    change = now["step_time_s"] - before["step_time_s"]
-    if abs(change) <= SAME * now["step_time_s"]:
-        return ""
-    names = dict.fromkeys([*before["ops"], *now["ops"]])
-    grown = {name: now["ops"].get(name, 0.0) - before["ops"].get(name, 0.0) for name in names}
-    sign = 1 if change > 0 else -1
-    most = max(grown, key=lambda name: round(sign * grown[name] / now["step_time_s"], 9), default="")
-    if abs(grown.get(most, 0.0)) <= SAME * now["step_time_s"]:
-        return ""
-    return f"{most}, {_difference(grown[most], now['step_time_s']).text}"
+def _op(name: str, by_op_s: Mapping[str, float], step: float) -> str:
+    """The op that changed most, and by how much: `rows, +1.2 ms`; empty without one."""
+    return f"{name}, {_difference(by_op_s[name], step).text}" if name else ""
 
 
 def _bounds(before: str, now: str) -> str:
@@ -148,28 +159,22 @@ def _case(row: Row) -> tuple[Any, ...]:
 
 
 def _name(row: Row) -> str:
-    return f"{strategy_label(row['strategy'])} on {b.counted(row['gpus'], 'GPU')}"
+    return f"{strategy_label(row['strategy'])} on {counted(row['gpus'], 'GPU')}"
 
 
-def _change(pair: tuple[Row, Row]) -> float:
-    return float(pair[1]["step_time_s"] / pair[0]["step_time_s"] - 1)
-
-
-def _mostly(pair: tuple[Row, Row]) -> str:
+def _mostly(pair: _Pair) -> str:
     """The part that changed most."""
-    before, now = pair
-    return PARTS[max(PARTS, key=lambda part: round(abs(now[part] - before[part]) / now["step_time_s"], 9))]
+    return PARTS[max(PARTS, key=lambda part: round(abs(pair.grown(part)) / pair.step.now.time_s, 9))]
 
 
-def _delta(pair: tuple[Row, Row]) -> Row:
-    before, now = pair
+def _delta(pair: _Pair) -> Row:
     return {
-        "gpus": now["gpus"],
-        "strategy": now["strategy"],
-        "label": _name(now),
-        "before_s": before["step_time_s"],
-        "now_s": now["step_time_s"],
-        **{part: now[part] - before[part] for part in PARTS},
+        "gpus": pair.now["gpus"],
+        "strategy": pair.now["strategy"],
+        "label": _name(pair.now),
+        "before_s": pair.step.before.time_s,
+        "now_s": pair.step.now.time_s,
+        **{part: pair.grown(part) for part in PARTS},
     }
 
 
@@ -178,7 +183,7 @@ def differences_page(found: Mapping[str, Any], before: str, after: str, asked: A
     slower, faster, status = found["slower"], found["faster"], found["status"]
     compared = len(slower) + len(faster) + len(status) + found["same"]
     answer = [
-        f"Of {b.counted(compared, 'case')} in both runs, {len(slower) or 'none'} became slower and "
+        f"Of {counted(compared, 'case')} in both runs, {len(slower) or 'none'} became slower and "
         f"{len(faster) or 'none'} faster by more than {percent(found['beyond'])}."
     ]
     answer += [
@@ -204,18 +209,16 @@ def _differences(title: str, rows: Sequence[Row]) -> Table:
     columns = (
         *of_axes.columns,
         *(Column("before"), Column("after"), Column("change"), Column("mostly from", left=True, wide=True)),
+        Column("bound by, before → after", left=True, wide=True),
     )
     cells = [
         [
             *of_axes.rows[n],
             b.time(row["before_s"]),
             b.time(row["after_s"]),
-            _changed({"step_time_s": row["before_s"]}, {"step_time_s": row["after_s"]}),
-            b.text(
-                f"{row['mostly']}, {_difference(row['by_op_s'][row['mostly']], row['after_s']).text}"
-                if row["mostly"]
-                else None
-            ),
+            _changed(row["change"]),
+            b.text(_op(row["mostly"], row["by_op_s"], row["after_s"]) or None),
+            b.text(_bounds(row["bound_by_before"], row["bound_by_after"]) or None),
         ]
         for n, row in enumerate(rows)
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from dessim.errors import FileError
 from dessim.files import read_json
 from dessim.results.rows import Row
+from dessim.results.step_change import TimedStep, seconds_of, text_of
 
 PARTS = {"compute_s": "compute", "exposed_comm_s": "exposed communication", "idle_s": "idle"}
 _WRITTEN = "write it with --json of `dessim project`, `plan` or `replay`"
@@ -18,7 +18,7 @@ _WRITTEN = "write it with --json of `dessim project`, `plan` or `replay`"
 
 @dataclass(frozen=True, slots=True)
 class Earlier:
-    """The steps of an earlier run: `name` of its file, `facts` (model, cluster) and rows with the keys of `_step`."""
+    """The steps of an earlier run: `name` of its file, `facts` (model, cluster), and rows of `steps_of`."""
 
     name: str
     facts: Mapping[str, str]
@@ -48,54 +48,33 @@ _KEYS = {"project": "projection", "plan": "scales", "replay": "predicted_step_s"
 
 
 def facts_of(result: Mapping[str, Any]) -> dict[str, str]:
-    return {key: _text(result[key]) for key in ("model", "cluster") if key in result}
+    return {key: text_of(result[key]) for key in ("model", "cluster") if key in result}
 
 
 def steps_of(result: Mapping[str, Any]) -> list[Row]:
-    """The steps of a result: `gpus`, `strategy`, `step_time_s`, its parts and `bound_by`. Misfits are left out."""
+    """The steps of a result: `gpus`, `case`, `strategy`, `batch`, a `step` (TimedStep), and its PARTS. Misfits are left
+    out.
+    """
     if "projection" in result:
-        return [_step(row, row["gpus"], row["strategy"]) for row in result["projection"] if not row["does_not_fit"]]
+        return [_row(row, row["gpus"], row["strategy"]) for row in result["projection"] if not row["does_not_fit"]]
     if "scales" in result:
-        return [_step(scale["plans"][0], scale["gpus"], "best plan") for scale in result["scales"]]
-    return [_step({**result, "step_time_s": result["predicted_step_s"]}, result["ranks"], result["strategy"])]
+        return [_row(scale["plans"][0], scale["gpus"], "best plan") for scale in result["scales"]]
+    return [_row(result, result["ranks"], result["strategy"], "predicted_step_s")]
 
 
-def _step(row: Row, gpus: Any, case: Any) -> Row:
+def _row(row: Row, gpus: Any, case: Any, time_s: str = "step_time_s") -> Row:
     """A step; `case` names what is compared, as the strategy of the best plan may change."""
     return {
         "gpus": _count(gpus),
-        "case": _text(case),
-        "strategy": _text(row["strategy"]),
+        "case": text_of(case),
+        "strategy": text_of(row["strategy"]),
         "batch": _count(row["batch"]) if "batch" in row else None,
-        "step_time_s": _seconds(row["step_time_s"], least=1e-15),
-        **{part: _seconds(row[part]) for part in PARTS},
-        "bound_by": _text(row["bound_by"]),
-        "ops": _ops(row["critical_path"]),
+        "step": TimedStep.from_json(row, time_s),
+        **{part: seconds_of(row[part]) for part in PARTS},
     }
-
-
-def _ops(path: Sequence[Row]) -> dict[str, float]:
-    """Seconds on the critical path by op."""
-    seconds: dict[str, float] = {}
-    for op in path:
-        name = _text(op["name"])
-        seconds[name] = seconds.get(name, 0.0) + _seconds(op["time_s"])
-    return seconds
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError("a name is no text")
-    return value
 
 
 def _count(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise TypeError("a number of GPUs or samples is no whole number")
     return value
-
-
-def _seconds(value: Any, least: float = 0.0) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value < math.inf:
-        raise TypeError("a time is no number of seconds")
-    return float(value)

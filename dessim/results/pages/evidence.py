@@ -10,6 +10,7 @@ from dessim.results.pages.blocks import Cell, Column, Table
 from dessim.results.pages.steps import GPUS, STRATEGY, ranked
 from dessim.results.rows import Row, fitting
 from dessim.results.style import strategy_label
+from dessim.units import counted
 
 SOURCES = ("measured", "fitted", "formula", "simulated", "assumed")  # kinds of provenance, the most reliable first
 _TAGS = {"measured": "good", "assumed": "warn"}
@@ -120,5 +121,5 @@ def _coverage(rows: Sequence[Row], n_strategies: int) -> str:
     """`8 to 1,024 GPUs, all strategies`."""
     labels = list(dict.fromkeys(strategy_label(row["strategy"]) for row in rows))
     scales = sorted({row["gpus"] for row in rows})
-    gpus = b.counted(scales[0], "GPU") if len(scales) == 1 else f"{scales[0]:,} to {scales[-1]:,} GPUs"
+    gpus = counted(scales[0], "GPU") if len(scales) == 1 else f"{scales[0]:,} to {scales[-1]:,} GPUs"
     return f"{gpus}, {'all strategies' if len(labels) == n_strategies else ', '.join(labels)}"

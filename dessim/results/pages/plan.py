@@ -24,7 +24,7 @@ from dessim.results.show_plan import (
     target_text,
 )
 from dessim.results.style import family_label, strategy_label
-from dessim.units import format_count, format_size, format_time
+from dessim.units import counted, format_count, format_size, format_time
 
 Values = Mapping[str, Any]
 _MOST_BARS = 10
@@ -42,7 +42,7 @@ def plan_page(
     best, plans = scale["plans"][0], distinct_plans(scale)
     labelled = [{**row, "label": f"{n}: {_short(row)}"} for n, row in enumerate(plans[:_MOST_BARS], 1)]
     left_out = [*scale["refused"], *result["left_out"].values()]
-    whose = f"the fastest plan on {b.counted(scale['gpus'], 'GPU')}"
+    whose = f"the fastest plan on {counted(scale['gpus'], 'GPU')}"
     sections = [
         Section("Ranked plans", [_ranked(plans), steps.parts(labelled)]),
         *([comparison(earlier, result)] if earlier else []),
@@ -79,7 +79,7 @@ def answer(result: Values) -> list[str]:
     scale = chosen_scale(result)
     best, alone = scale["plans"][0], scale["leads"]
     speed = f"{format_count(scale['samples_per_s'], 3)} samples/s, a step of {format_time(best['step_time_s'], 3)}"
-    sentences = [f"{strategy_label(best['strategy'])} on {b.counted(scale['gpus'], 'GPU')} trains {speed}."]
+    sentences = [f"{strategy_label(best['strategy'])} on {counted(scale['gpus'], 'GPU')} trains {speed}."]
     if result["target"] is not None:
         sentences.append(f"{target_text(result)[0].upper()}{target_text(result)[1:]}.")
     if alone and best["tables"]:
@@ -133,7 +133,7 @@ def _interval(scale: Values) -> str:
 def _loads(scale: Values) -> Figure:
     return Figure.of(
         ranks(scale["by_rank"]),
-        f"The fastest plan on {b.counted(scale['gpus'], 'GPU')}. Dashed: the mean. Compute is that of all kernels of a "
+        f"The fastest plan on {counted(scale['gpus'], 'GPU')}. Dashed: the mean. Compute is that of all kernels of a "
         "step, by formula; a step waits for the busiest rank. Where rows are spread by hash, the busiest rank and the "
         "mean of all others are known.",
     )
@@ -161,7 +161,7 @@ def _ranked(plans: Sequence[Values]) -> Table:
                 b.time(row["exposed_comm_s"]),
                 b.time(row["idle_s"]),
                 b.plus_minus(row["error_bar"]),
-                b.bound(row["bound_by"]),
+                b.step_bound(row),
             ]
         )
     note = (

@@ -7,8 +7,7 @@ from typing import Any
 
 from dessim.cluster import Cluster
 from dessim.results.error_bar import interval_text
-from dessim.results.labels import bound_label
-from dessim.results.pages import blocks as b
+from dessim.results.labels import step_bound_label
 from dessim.results.pages import evidence, steps
 from dessim.results.pages.answers import ASSUMED_ERROR, answer, fastest_by_scale
 from dessim.results.pages.blocks import Block, Bullets, Download, Page, Section, Text, Tiles
@@ -19,7 +18,7 @@ from dessim.results.pages.question import Asked, gpu_memory
 from dessim.results.rows import Row, contenders, fitting
 from dessim.results.style import strategy_label
 from dessim.results.tables import projection_csv
-from dessim.units import format_count, format_size, format_time, percent
+from dessim.units import counted, format_count, format_size, format_time, percent
 
 NOT_MODELLED = ("Not modelled", "unless stated: other jobs on the fabric, failing parts, slow GPUs, reading the data.")
 _FOLDED_PATHS = 12
@@ -33,7 +32,7 @@ def projection_page(result: Mapping[str, Any], cluster: Cluster, asked: Asked, e
     fastest = fastest_by_scale(rows)
     scales = sorted({row["gpus"] for row in rows})
     best = steps.ranked(contenders(rows) or fits)[0] if len(scales) == 1 else _best_at_largest(rows)
-    whose = f"{strategy_label(best['strategy'])} on {b.counted(best['gpus'], 'GPU')}"
+    whose = f"{strategy_label(best['strategy'])} on {counted(best['gpus'], 'GPU')}"
     ranking: list[Block] = [steps.ranking(rows)]
     if len(scales) > 1 and fits:
         ranking += [steps.verdicts(fastest, ASSUMED_ERROR), steps.throughput(fits)]
@@ -81,7 +80,7 @@ def _answer(rows: Sequence[Row], best: Row, cluster: str) -> list[str]:
     """Sentences: the fastest strategies, or the one step; then the jobs that do not fit."""
     fits = fitting(rows)
     found = answer(rows, cluster) if len(fits) > 1 and contenders(rows) else [_sentence(best, cluster)]
-    misfits = [f"{strategy_label(r['strategy'])} on {b.counted(r['gpus'], 'GPU')}" for r in rows if r["does_not_fit"]]
+    misfits = [f"{strategy_label(r['strategy'])} on {counted(r['gpus'], 'GPU')}" for r in rows if r["does_not_fit"]]
     return [*found, f"Does not fit: {', '.join(misfits)}."] if misfits else found
 
 
@@ -96,9 +95,9 @@ def _sentence(row: Row, cluster: str) -> str:
     trains = "trains at most" if row.get("lower_bound") else "trains"
     interval = f" (80 % interval: {interval_text(row['interval'])})" if row.get("interval") else ""
     return (
-        f"On {b.counted(row['gpus'], 'GPU')} of {cluster}, {strategy_label(row['strategy'])} {trains} "
+        f"On {counted(row['gpus'], 'GPU')} of {cluster}, {strategy_label(row['strategy'])} {trains} "
         f"{format_count(row['samples_per_s'], 3)} samples/s: a step takes {format_time(row['step_time_s'], 3)}"
-        f"{interval}, bound by {bound_label(str(row['bound_by']))}."
+        f"{interval}, bound by {step_bound_label(row)}."
     )
 
 
@@ -109,13 +108,13 @@ def _tiles(row: Row) -> Tiles:
         f"{name} {percent(row[key] / step)}"
         for key, name in (("compute_s", "compute"), ("exposed_comm_s", "exposed"), ("idle_s", "idle"))
     )
-    whose = f"{strategy_label(row['strategy'])}, {b.counted(row['gpus'], 'GPU')}"
+    whose = f"{strategy_label(row['strategy'])}, {counted(row['gpus'], 'GPU')}"
     interval = f"80 % interval: {interval_text(row['interval'])}" if row.get("interval") else "interval not known"
     return Tiles(
         [
             ("Samples a second", format_count(row["samples_per_s"]), whose),
             ("Step", format_time(step), interval),
-            ("Bound by", bound_label(str(row["bound_by"])), parts),
+            ("Bound by", step_bound_label(row), parts),
             ("Sent by a worker", format_size(row["bytes_per_worker"]), "in a step, mean over workers"),
         ]
     )

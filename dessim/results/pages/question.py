@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from dessim.cluster import Cluster
-from dessim.results.pages.blocks import counted
 from dessim.results.rows import Row
-from dessim.units import format_count, format_size
+from dessim.units import counted, format_count, format_size
 from dessim.workload.describe_model import describe
 from dessim.workload.model import Model
 

@@ -8,7 +8,7 @@ from typing import Any
 from dessim.cluster import Cluster
 from dessim.results import figures
 from dessim.results.error_bar import interval_text
-from dessim.results.labels import bound_label
+from dessim.results.labels import step_bound_label
 from dessim.results.pages import blocks as b
 from dessim.results.pages import steps
 from dessim.results.pages.blocks import Block, Bullets, Column, Figure, Page, Section, Table, Text, Tiles
@@ -20,7 +20,7 @@ from dessim.results.pages.question import Asked
 from dessim.results.rows import Row
 from dessim.results.style import strategy_label
 from dessim.trace.schema import Header
-from dessim.units import format_time, percent
+from dessim.units import counted, format_time, percent
 
 _NOT_MODELLED = (
     "Not modelled",
@@ -32,8 +32,8 @@ _NOT_MODELLED = (
 def trace_line(header: Header) -> str:
     """`run: 4 ranks, gloo on cpu, DES AllReduce, 30 steps after 2 of warm-up`."""
     return (
-        f"{header.name}: {b.counted(header.world_size, 'rank')}, {header.backend} on {header.device}, "
-        f"{strategy_label(header.strategy)}, {b.counted(len(header.recorded_steps), 'step')} after "
+        f"{header.name}: {counted(header.world_size, 'rank')}, {header.backend} on {header.device}, "
+        f"{strategy_label(header.strategy)}, {counted(len(header.recorded_steps), 'step')} after "
         f"{len(header.warmup_steps)} of warm-up"
     )
 
@@ -57,7 +57,7 @@ def replay_page(
     `name` is the trace's. `recorded` are rows for figures.predicted_vs_measured.
     """
     step: Row = {**result, "gpus": result["ranks"], "step_time_s": result["predicted_step_s"]}
-    whose = f"{strategy_label(result['strategy'])}, {b.counted(result['ranks'], 'rank')}"
+    whose = f"{strategy_label(result['strategy'])}, {counted(result['ranks'], 'rank')}"
     parts: list[Block] = [steps.parts([step], noun="rank"), ops(result["comm_by_op"])]
     what_ifs = [steps.what_ifs([({}, result["what_if"])])] if result.get("what_if") else []
     measured: list[Block] = [_measurements(result)]
@@ -145,7 +145,7 @@ def _answer(result: Mapping[str, Any], step: Row) -> list[str]:
 
 
 def _bound_sentence(step: Row) -> str:
-    return f"The largest part of the critical path is {bound_label(step['bound_by'])}."
+    return f"The largest part of the critical path is {step_bound_label(step)}."
 
 
 def _tiles(result: Mapping[str, Any], step: Row) -> Tiles:
@@ -174,7 +174,7 @@ def _trust(result: Mapping[str, Any], cluster: Cluster) -> list[Block]:
         *(Column("number", left=True), Column("kind", left=True), Column("source", left=True, wide=True)),
         Column("covers", left=True, wide=True),
     )
-    covers = f"{b.counted(result['steps'], 'step')} on {b.counted(result['ranks'], 'rank')}"
+    covers = f"{counted(result['steps'], 'step')} on {counted(result['ranks'], 'rank')}"
     cells = [
         source_cells("compute times", "recorded in the trace", covers, "measured"),
         source_cells(

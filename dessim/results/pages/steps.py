@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from dessim.results import figures
 from dessim.results.critical_path import fold_short_ops
 from dessim.results.error_bar import is_tie
-from dessim.results.labels import bound_label, link_label
+from dessim.results.labels import link_label, step_bound_label
 from dessim.results.pages import blocks as b
 from dessim.results.pages.answers import FastestStrategy
 from dessim.results.pages.blocks import Block, Cell, Column, Figure, Folded, Table
 from dessim.results.rows import Row, contenders, fitting
 from dessim.results.style import strategy_label
+from dessim.units import counted
 
 GPUS = Column("GPUs", choose=True)
 STRATEGY = Column("strategy", left=True, choose=True)
@@ -78,7 +79,7 @@ def _ranked_cells(row: Row, fastest: Row | None) -> list[Cell]:
         b.plus_minus(row.get("error_bar")),
         b.size(row["bytes_per_worker"]),
         b.size(row["memory_bytes"]),
-        b.bound(row["bound_by"]),
+        b.step_bound(row),
     ]
 
 
@@ -156,7 +157,7 @@ def bounds(rows: Sequence[Row]) -> Table:
             [
                 b.whole(row["gpus"]),
                 b.strategy(row["strategy"]),
-                b.bound(row["bound_by"]),
+                b.step_bound(row),
                 b.share_bar(bound / row["step_time_s"]),
                 b.text(longest["name"] if longest else None),
                 b.time(longest["time_s"] if longest else None),
@@ -226,7 +227,7 @@ def link_uses(row: Row, whose: str) -> Table:
 
 def paths(rows: Sequence[Row]) -> list[Block]:
     """The critical path of each row, folded."""
-    names = [f"{strategy_label(row['strategy'])} on {b.counted(row['gpus'], 'GPU')}" for row in rows]
+    names = [f"{strategy_label(row['strategy'])} on {counted(row['gpus'], 'GPU')}" for row in rows]
     return [
         Folded(f"Critical path of {name}", attribution({**row, "utilisation": {"share": {}}}, name))
         for name, row in zip(names, rows, strict=True)
@@ -259,6 +260,6 @@ def what_ifs(asked: Sequence[tuple[Row, Sequence[Row]]]) -> Table:
 def sentence_of_bound(row: Row) -> str:
     """The sentence on what bounds a row."""
     return (
-        f"{strategy_label(row['strategy'])} on {b.counted(row['gpus'], 'GPU')}: the largest part of its critical path "
-        f"is {bound_label(str(row['bound_by']))}."
+        f"{strategy_label(row['strategy'])} on {counted(row['gpus'], 'GPU')}: the largest part of its critical path "
+        f"is {step_bound_label(row)}."
     )

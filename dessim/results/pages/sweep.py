@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from dessim.results.pages.blocks import Block, Page, Section, counted
+from dessim.results.pages.blocks import Block, Page, Section
 from dessim.results.pages.question import Asked
 from dessim.results.pages.rows import Value, column_title, rows_page, rows_table
 from dessim.results.style import strategy_label
 from dessim.results.svg import Plot
-from dessim.units import format_count, format_time
+from dessim.units import counted, format_count, format_time
 
 Point = Mapping[str, Value]
 _OK = "ok"

@@ -21,6 +21,7 @@ from dessim.files import read_toml
 from dessim.sim.faults.faults import Fault, Faults
 from dessim.sim.faults.stragglers import Stragglers
 from dessim.sim.fluid.fabric import RETRY_TIMEOUT_S
+from dessim.units import counted
 from dessim.workload.dag import Workload
 
 MOST_TIMES = 100_000
@@ -110,9 +111,9 @@ class Scenario:
         parts = []
         if self.faults is not None:
             count = len(self.faults.faults)
-            parts.append(f"{count} link fault{'s' if count > 1 else ''}")
+            parts.append(counted(count, "link fault"))
         if self.stragglers is not None and self.stragglers.slow:
-            parts.append(f"{len(self.stragglers.slow)} slow GPU{'s' if len(self.stragglers.slow) > 1 else ''}")
+            parts.append(counted(len(self.stragglers.slow), "slow GPU"))
         if self.stragglers is not None and self.stragglers.sigma:
             parts.append(f"stragglers of sigma {self.stragglers.sigma:g}, seed {self.stragglers.seed}")
         return f"assumed: {', '.join(parts)} ({self.path})"

@@ -315,7 +315,7 @@ def _job(job: Job | Model | Trace | str | Path) -> Job:
     if isinstance(job, Trace):
         return Job.of_trace(job)
     if not isinstance(job, Job | Model):
-        raise UsageError(f"a job is a Job, Model or Trace, a shipped name or a file, not a {type(job).__name__}")
+        raise UsageError(f"a job is a Job, Model or Trace, a shipped name or a file, not of type {type(job).__name__}")
     return Job.of_model(job) if isinstance(job, Model) else job
 
 
@@ -329,7 +329,7 @@ def _trace(job: Job | Model | Trace | str | Path) -> Trace:
 
 def _cluster(cluster: Cluster | str | Path) -> Cluster:
     if not isinstance(cluster, Cluster | str | Path):
-        raise UsageError(f"a cluster is a Cluster, a shipped name or a file, not a {type(cluster).__name__}")
+        raise UsageError(f"a cluster is a Cluster, a shipped name or a file, not of type {type(cluster).__name__}")
     return cluster if isinstance(cluster, Cluster) else load_cluster(cluster)
 
 

@@ -63,8 +63,8 @@ def sweep(
 ) -> None:
     """Project every point of a grid: docs/sweeps.md.
 
-    An interrupted sweep continues when it is run again. Exit codes: 0 done, or this shard is; 1 cases failed twice, a
-    full disk, or --time-budget; 2 a wrong input, found before the first case; 130 interrupted.
+    An interrupted sweep continues when it is run again. Exit codes: 0 done, or this shard is; 1 a wrong study
+    file, cases that failed twice, a full disk, or --time-budget; 2 a wrong option; 130 interrupted.
     """
     if dask is not None and jobs > 1:
         raise UsageError("--dask and --jobs: Dask's workers simulate; leave --jobs out")

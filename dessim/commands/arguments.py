@@ -36,6 +36,7 @@ from dessim.workload.torchrec_plan import SUFFIX as TORCHREC
 from dessim.workload.torchrec_plan import read_torchrec
 
 _MOST_CHUNKS = 10**12
+_MOST_JITTER = 3
 _LEAST = {"batch_per_worker": 1, "server_threads": 1, "staleness": 0, "jitter": 0, "seed": 0}
 
 
@@ -73,6 +74,8 @@ class ProjectArguments(Plain):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UsageError(f"--{name.replace('_', '-')} {value}: at least {least}")
+        if self.jitter > _MOST_JITTER:
+            raise UsageError(f"--jitter {self.jitter}: at most {_MOST_JITTER}")
         check_network(self.network)
 
     def request(self, job: Job, cluster: Cluster) -> ProjectRequest:

@@ -163,7 +163,8 @@ class StepRow(_Step):
 
     `batch`: samples a step, of all GPUs. `low_s` and `high_s` are the ends of the 80 % interval of the step; None where
     the spread of a part is not known. `bound_by`: what bounds most of the critical path, a class of links, `compute`,
-    `latency` or `late rank`. `bytes_per_worker`: what a worker sends in a step, mean; `busiest_worker_bytes`: the most
+    `latency` or `late rank`. Waits for the rank that computes longest count in `exposed_comm_s`, and on the critical
+    path as `compute`. `bytes_per_worker`: what a worker sends in a step, mean; `busiest_worker_bytes`: the most
     that one sends, None with dedicated servers. `memory_bytes`: what a GPU needs. `lower_bound`: a step of ideal parts,
     such as servers that answer at once. `provenance` says where the numbers come from, `caveat` what is left out.
     """

@@ -1,8 +1,8 @@
 """A step in two runs: by how much its time changed, in which ops, and what bounds it before and after.
 
-Golden files, `dessim report` and the comparison on a page match the steps of two runs each in its own way, and then
-compare them with this. Ops are compared by their time on the critical path, because these times add up to the step: the
-changes of the ops explain the whole change of the step.
+Golden files, `dessim report` and the comparison on a page differ in which steps of two runs they match; what they say
+of two steps is found here. Ops are compared by their time on the critical path, because these times add up to the step:
+the changes of the ops explain the whole change of the step.
 """
 
 from __future__ import annotations

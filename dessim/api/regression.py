@@ -80,7 +80,8 @@ def check(
     if result is None:
         golden = read_askable(path)
         return compared(golden, *ask_again(golden, progress), tolerance)
-    return compared(read_golden(path), _asked(result), result.to_json(), tolerance)
+    asked = _asked(result)
+    return compared(read_golden(path), asked, result.to_json(), tolerance)
 
 
 def assert_unchanged(
@@ -93,6 +94,8 @@ def assert_unchanged(
 
 
 def _asked(result: ProjectResult | ReplayResult) -> Asked:
+    if not isinstance(result, ProjectResult | ReplayResult):
+        raise UsageError(f"give a result of dessim.project or dessim.replay, not of type {type(result).__name__}")
     asked = result._asked
     if not isinstance(asked, Asked):
         raise UsageError("the result was read from JSON; give one that dessim.project or dessim.replay returned")
@@ -100,5 +103,5 @@ def _asked(result: ProjectResult | ReplayResult) -> Asked:
 
 
 def _check_tolerance(tolerance: float) -> None:
-    if not 0 <= tolerance <= 1:
-        raise UsageError(f"tolerance {tolerance:g}: a share from 0 to 1, such as 0.01")
+    if not isinstance(tolerance, int | float) or not 0 <= tolerance <= 1:
+        raise UsageError(f"tolerance {tolerance!r}: a share from 0 to 1, such as 0.01")

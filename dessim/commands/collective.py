@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import time
 from dataclasses import dataclass, field
@@ -199,8 +200,8 @@ def _check_request(request: CollectiveRequest) -> None:
     request.cluster.require(request.gpus)
     if request.gpus < 2:
         raise UsageError(f"--gpus {request.gpus}: a collective needs at least 2 GPUs")
-    if request.size <= 0:
-        raise UsageError("--size must be more than 0 bytes")
+    if not 0 < request.size < math.inf:
+        raise UsageError("--size must be more than 0 bytes, and finite")
     if request.scenario is not None and request.scenario.stragglers is not None:
         raise UsageError("--faults: [stragglers] and [[slow_gpu]] slow compute, and a collective alone has none")
     options = request.options

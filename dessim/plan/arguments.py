@@ -44,6 +44,10 @@ class PlanArguments(Plain):
 
     def check(self) -> None:
         """Raise UsageError for options that contradict each other."""
+        if not self.gpus or min(self.gpus) < 1:
+            raise UsageError(f"--gpus {','.join(map(str, self.gpus)) or 'none'}: write whole numbers of at least 1")
+        if self.batch < 1:
+            raise UsageError(f"--batch {self.batch}: at least 1")
         allowed = self._allowed()
         if self.for_torchrec and allowed != NONE:
             raise UsageError("--codecs: TorchRec's plans name no codecs; leave --codecs or --to out")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
+from collections.abc import Callable
 from dataclasses import FrozenInstanceError
 from typing import Any
 
@@ -118,3 +120,20 @@ def test_wrong_arguments_are_one_line(options: dict[str, Any], message: str) -> 
     with pytest.raises(dessim.DessimError) as error:
         dessim.project(**asked)
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda: dessim.plan_job("fm", "one-switch_16", 0, 1024), "--gpus 0: write whole numbers"),
+        (lambda: dessim.plan_job("fm", "one-switch_16", [], 1024), "--gpus none: write whole numbers"),
+        (lambda: dessim.plan_job("fm", "one-switch_16", 2, 0), "--batch 0: at least 1"),
+        (lambda: dessim.collective("one-switch_16", "all_reduce", 4, float("nan")), "--size must be more than 0"),
+        (lambda: dessim.check("golden.json", 5), "not of type int"),  # type: ignore[arg-type]
+        (lambda: dessim.check("golden.json", tolerance="x"), "tolerance 'x'"),  # type: ignore[arg-type]
+    ],
+    ids=range(6),
+)
+def test_wrong_arguments_of_other_studies_are_one_line(ask: Callable[[], Any], message: str) -> None:
+    with pytest.raises(dessim.UsageError, match=re.escape(message)):
+        ask()

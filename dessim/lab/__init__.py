@@ -7,6 +7,7 @@ with lab.up(load_cluster("lab/switch_4"), scale=1.0) as bed:
 from dessim.lab.bed import Bed, down, down_all, find, up
 from dessim.lab.build import WINDOW, burst_of
 from dessim.lab.counters import Counter, between
+from dessim.lab.forking import Program
 from dessim.lab.launch import Finished
 from dessim.lab.layout import QUEUES, Layout, lay_out
 
@@ -17,6 +18,7 @@ __all__ = [
     "Counter",
     "Finished",
     "Layout",
+    "Program",
     "between",
     "burst_of",
     "down",

@@ -9,6 +9,7 @@ from types import TracebackType
 
 from dessim.cluster import Cluster
 from dessim.lab import build, counters, iproute, launch, state
+from dessim.lab.forking import Program
 from dessim.lab.layout import Layout, lay_out, prefix
 
 
@@ -20,7 +21,7 @@ class Bed:
 
     def run(
         self,
-        command: Sequence[str],
+        command: Sequence[str] | Program,
         ranks: int | None = None,
         *,
         logs: Path | None = None,

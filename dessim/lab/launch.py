@@ -19,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 
 from dessim.errors import UsageError
+from dessim.lab.forking import Fork, Forks, Program
 from dessim.lab.layout import Layout
 from dessim.processes import noticed
 
@@ -28,6 +29,8 @@ TIMED_OUT = 124
 """The exit code of coreutils' timeout(1)."""
 _POLL_S = 0.02
 _GRACE_S = 3.0
+
+_Rank = subprocess.Popen[bytes] | Fork
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,7 @@ class Finished:
 
 def launch(
     layout: Layout,
-    command: Sequence[str],
+    command: Sequence[str] | Program,
     logs: Path,
     ranks: int | None = None,
     env: Mapping[str, str] | None = None,
@@ -54,8 +57,9 @@ def launch(
 ) -> Finished:
     """Run `command` on the first `ranks` ranks (default: all), with the output of rank i in `logs`/rank<i>.log.
 
-    `env` is added to this process's environment. The run ends after `timeout` seconds. `echo` also prints the output of
-    rank 0 on stdout. Raises UsageError.
+    The ranks of a `Program` are forked from one process, so its modules are imported once and not by each rank. `env`
+    is added to this process's environment. The run ends after `timeout` seconds. `echo` also prints the output of rank
+    0 on stdout. Raises UsageError, and LabError if the process that ranks are forked from ends.
     """
     world = len(layout.ranks) if ranks is None else ranks
     if not command:
@@ -64,14 +68,15 @@ def launch(
         raise UsageError(f"--ranks {world}: lab {layout.name} can run 1 to {len(layout.ranks)} ranks")
     logs.mkdir(parents=True, exist_ok=True)
     files = tuple(logs / f"rank{rank}.log" for rank in range(world))
-    processes: list[subprocess.Popen[bytes]] = []
+    environments = [{**environment(layout, rank, world), **(env or {})} for rank in range(world)]
+    processes: list[_Rank] = []
     interrupts = _Interrupts()
-    with interrupts, files[0].open("wb+") as first_log:
+    with interrupts, _prepared(command, environments[0]) as prepared, files[0].open("wb+") as first_log:
         try:
             for rank, file in enumerate(files):
                 # An interrupt between the start of a process and its entry in the list would leave it running.
                 with interrupts.deferred():
-                    processes.append(_start(layout, command, rank, world, file, env or {}))
+                    processes.append(_start(layout, prepared, rank, environments[rank], file))
             deadline = time.monotonic() + timeout if timeout is not None else None
             code, failed = _wait(processes, deadline, first_log.fileno() if echo else None)
         finally:
@@ -97,23 +102,33 @@ def environment(layout: Layout, rank: int, world: int) -> dict[str, str]:
     }
 
 
-def _start(
-    layout: Layout, command: Sequence[str], rank: int, world: int, log: Path, env: Mapping[str, str]
-) -> subprocess.Popen[bytes]:
+@contextlib.contextmanager
+def _prepared(command: Sequence[str] | Program, env: Mapping[str, str]) -> Iterator[Sequence[str] | Forks]:
+    """The command, or the process that the ranks of a program are forked from, once it has imported the program."""
+    if isinstance(command, Program):
+        with Forks(command, env) as forks:
+            forks.wait_until_ready()
+            yield forks
+    else:
+        yield command
+
+
+def _start(layout: Layout, command: Sequence[str] | Forks, rank: int, env: Mapping[str, str], log: Path) -> _Rank:
+    space = layout.ranks[rank].space
+    if isinstance(command, Forks):
+        return command.start(space, env, log)
     with log.open("wb") as out:
         return subprocess.Popen(
-            ["ip", "netns", "exec", layout.ranks[rank].space, *command],
+            ["ip", "netns", "exec", space, *command],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **environment(layout, rank, world), **env},
+            env={**os.environ, **env},
             start_new_session=True,
         )
 
 
-def _wait(
-    processes: Sequence[subprocess.Popen[bytes]], deadline: float | None, echoed_file: int | None
-) -> tuple[int, int | None]:
+def _wait(processes: Sequence[_Rank], deadline: float | None, echoed_file: int | None) -> tuple[int, int | None]:
     """Wait until all processes have succeeded, one has failed, or the deadline has passed.
 
     Returns the exit code of the run, and the rank that failed.
@@ -142,7 +157,7 @@ def _echo(file: int, offset: int) -> int:
     return offset
 
 
-def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+def _end(processes: Sequence[_Rank]) -> None:
     """Send SIGTERM to the processes that still run and, after a grace period, SIGKILL to all and their children."""
     running = [process for process in processes if process.poll() is None]
     for process in running:
@@ -156,9 +171,12 @@ def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
         process.wait()
 
 
-def _signal(process: subprocess.Popen[bytes], number: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
+def _signal(process: _Rank, number: int) -> None:
+    try:
         os.killpg(process.pid, number)
+    except ProcessLookupError:
+        if process.poll() is None:  # a rank that was just forked and leads no group yet
+            os.kill(process.pid, number)
 
 
 class _Interrupts:

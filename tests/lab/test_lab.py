@@ -21,6 +21,8 @@ from dessim.cli.app import app
 from dessim.cluster import load_cluster
 from dessim.errors import LabError, UsageError
 from dessim.lab import launch
+from dessim.lab.forking import Forks
+from dessim.lab.iproute import NETNS
 
 SEND = """
 import os, socket, sys, time
@@ -159,9 +161,13 @@ def test_interrupted_runs_leave_no_process(name: str, sent: signal.Signals) -> N
         assert not _inside(bed)
 
 
+SLEEPERS = {"command": ["sleep", "600"], "program": lab.Program("tests.lab.facts", ["sleeps", "0"])}
+
+
+@pytest.mark.parametrize("sleeper", SLEEPERS)
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_a_rank_starts_leaves_no_process(
-    name: str, sent: signal.Signals, monkeypatch: pytest.MonkeyPatch
+    name: str, sent: signal.Signals, sleeper: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The signal arrives when the process of rank 2 exists, but before `launch` knows it."""
     start = launch._start
@@ -178,10 +184,45 @@ def test_a_signal_while_a_rank_starts_leaves_no_process(
     try:
         with lab.up(load_cluster("lab/switch_4"), scale=1.0, name=name) as bed:
             with pytest.raises(KeyboardInterrupt):
-                bed.run(["sleep", "600"])
+                bed.run(SLEEPERS[sleeper])
             assert not _inside(bed)
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_ranks_of_a_program_are_forked_from_one_process_and_otherwise_like_those_of_a_command(name: str) -> None:
+    here = os.nice(0)
+    with lab.up(load_cluster("lab/switch_4"), scale=1.0, name=name) as bed:
+        done = bed.run(lab.Program("tests.lab.facts", ["a b"]), env={"MINE": "x"}, timeout=PATIENCE_S)
+        facts = [json.loads(log.read_text()) for log in done.logs]
+        assert done.code == 0
+        assert [fact["network"] for fact in facts] == [(NETNS / rank.space).stat().st_ino for rank in bed.layout.ranks]
+        assert [fact["rank"] for fact in facts] == ["0", "1", "2", "3"]
+        assert len({fact["parent"] for fact in facts}) == 1
+        for fact in facts:
+            assert fact["leads"] and fact["nice"] <= max(here - 10, -20) and fact["stdin"] == ""
+            assert (fact["arguments"], fact["mine"]) == (["a b"], "x")
+        failed = bed.run(lab.Program("tests.lab.facts", ["fails", "7"]), timeout=PATIENCE_S)
+        assert (failed.code, failed.rank, _inside(bed)) == (7, 1, [])
+        late = bed.run(lab.Program("tests.lab.facts", ["sleeps", "0"]), 1, timeout=0.5)
+        assert (late.code, late.rank, _inside(bed)) == (124, None, [])
+        missing = bed.run(lab.Program("tests.lab.no_such_module"), 2, timeout=PATIENCE_S)
+        assert missing.code == 1 and "No module named tests.lab.no_such_module" in missing.logs[0].read_text()
+
+
+def test_ranks_end_with_the_process_that_they_are_forked_from(name: str) -> None:
+    with lab.up(load_cluster("lab/switch_4"), scale=1.0, name=name) as bed:
+        rank = bed.layout.ranks[0]
+        log = lab.bed.state.root() / name / "log"
+        with Forks(SLEEPERS["program"], {}) as forks:
+            forks.wait_until_ready()
+            one = forks.start(rank.space, {"RANK": "0"}, log)
+            wait_until(lambda: log.exists() and log.read_text() != "")
+            forks._server.kill()
+            assert one.wait(PATIENCE_S) == -signal.SIGKILL
+            wait_until(lambda: not _inside(bed))
+            with pytest.raises(LabError, match="the process that its ranks are forked from has ended"):
+                forks.wait_until_ready()
 
 
 def _inside(bed: lab.Bed) -> list[int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,7 +12,6 @@ from typing import Any
 from dessim import lab
 from dessim.cluster import load_cluster
 from dessim.errors import LabError
-from dessim.lab.priority import first
 
 
 def bench_on_lab(bed: str, cases: Sequence[Mapping[str, Any]], timeout: float, scale: float = 1.0) -> dict[str, Any]:
@@ -26,10 +24,9 @@ def bench_on_lab(bed: str, cases: Sequence[Mapping[str, Any]], timeout: float, s
         cases_file = Path(folder, "cases.json")
         results_file = Path(folder, "bench.json")
         cases_file.write_text(json.dumps({"cases": list(cases)}), encoding="utf-8")
-        program = [sys.executable, "-m", "des_ref.bench", "--device", "cpu"]
-        command = first([*program, "--cases", str(cases_file), "--json", str(results_file)])
+        options = ["--device", "cpu", "--cases", str(cases_file), "--json", str(results_file)]
         with lab.up(load_cluster(bed), scale=scale, name=f"bench{os.getpid()}") as built:
-            finished = built.run(command, logs=Path(folder, "logs"), timeout=timeout)
+            finished = built.run(lab.Program("des_ref.bench", options), logs=Path(folder, "logs"), timeout=timeout)
         if finished.code:
             raise LabError(f"{bed}: des_ref.bench {failure_of(finished)}")
         result: dict[str, Any] = json.loads(results_file.read_text("utf-8"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -19,7 +18,6 @@ from dessim import lab
 from dessim.cluster import load_cluster
 from dessim.commands.support.lab_bench import failure_of
 from dessim.errors import LabError
-from dessim.lab.priority import first
 from dessim.trace.schema import Collective, sent_factor
 
 _LAB_NAME = "training"
@@ -88,10 +86,12 @@ def train_on_lab(
         jobs_file = Path(folder, "jobs.json")
         results_file = Path(folder, "steps.json")
         jobs_file.write_text(json.dumps({"jobs": list(jobs)}), encoding="utf-8")
-        command = first([sys.executable, "-m", "des_ref.steps", str(jobs_file), "--json", str(results_file)])
+        # A rank's first optimizer imports torch's compiler.
+        options = [str(jobs_file), "--json", str(results_file)]
+        program = lab.Program("des_ref.steps", options, imports=["torch._dynamo"])
         with lab.up(load_cluster(bed), scale=scale, name=_LAB_NAME) as built:
             before = built.counters()
-            finished = built.run(command, ranks, logs=Path(folder, "logs"), timeout=timeout)
+            finished = built.run(program, ranks, logs=Path(folder, "logs"), timeout=timeout)
             carried = lab.between(before, built.counters())
         if finished.code:
             raise LabError(f"{bed}: des_ref.steps {failure_of(finished)}")

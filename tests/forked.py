@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 _LIMIT_S = 240.0
+_IMPORTED = ("des_ref.certify.group", "des_ref.train", "dessim.plan.scales", "hypothesis", "pytest")
 _TORCHRUN = ["-m", "torch.distributed.run", "--standalone"]
 
 
@@ -25,7 +26,7 @@ def forked_from_everything() -> ForkServerContext:
     """The context of processes that have imported torch, the trainer and pytest already; the first call starts them."""
     from des_ref.forked import forking_context
 
-    context = forking_context("des_ref.certify.group", "pytest", "hypothesis")
+    context = forking_context(*_IMPORTED, "tests.frozen")
     forkserver.ensure_running()
     return context
 

@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 _LIMIT_S = 240.0
-_IMPORTED = ("des_ref.certify.group", "des_ref.train", "dessim.plan.scales", "hypothesis", "pytest")
+_IMPORTED = ("des_ref.certify.group", "des_ref.train_flags", "dessim.plan.scales", "hypothesis", "pytest")
 _TORCHRUN = ["-m", "torch.distributed.run", "--standalone"]
 
 

@@ -43,7 +43,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Fabric:
-    """What is bought for all `servers` of a fabric: switches, cables with those of NICs, and connected switch ports."""
+    """Parts for all `servers` of a fabric: switches, cables with those of NICs, and connected switch ports."""
 
     name: str
     servers: int

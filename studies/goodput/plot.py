@@ -36,7 +36,7 @@ from dessim.units import parse_time
 
 HERE = Path(__file__).parent
 STUDENT_T = {5: 2.776}
-"""The 97.5 % quantile of Student's t for the mean of so many seeds."""
+"""The 97.5 % quantile of Student's t, by the number of seeds of a mean."""
 DAY_S = 86_400.0
 COLORS = ("#d55e00", "#0173b2", "#029e73", "#56b4e9", "#cc78bc")
 MARKERS = "sov^D"

@@ -23,7 +23,8 @@ OK, MISFIT, FAILED = "ok", "does_not_fit", "failed"
 STATUSES = (OK, MISFIT, FAILED)
 Outcome = Mapping[str, Any]
 """The outcome of a case: `status`, one of STATUSES; `row`, the columns of the results; `ops`, seconds on the critical
-path by op; `reason`, in words, of a case without times."""
+path by op; `reason`, in words, of a case without times; `causes` and `least_step_s` of a case with an error bar and
+with lower bounds (dessim.results.error_bar, dessim.commands.support.guard)."""
 _SYNC_INTERVAL_S = 1.0
 
 

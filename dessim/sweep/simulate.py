@@ -49,7 +49,7 @@ class Simulator:
             (row,) = rows
             assert isinstance(row, Projection)
             ops = {op: _digits(seconds) for op, seconds in _by_op(row.breakdown.critical_path).items()}
-            return {"status": OK, "row": _columns(row), "ops": ops}
+            return {"status": OK, "row": _columns(row), "ops": ops, **_beside(row)}
         except Exception as error:
             # Whatever went wrong with one case, the others go on; the line says what it was.
             name = "" if isinstance(error, DessimError) else f"{type(error).__name__}: "
@@ -88,6 +88,16 @@ def _columns(row: Projection) -> dict[str, Any]:
     }
     assert tuple(columns) == RESULTS
     return {name: _digits(value) for name, value in columns.items() if value is not None}
+
+
+def _beside(row: Projection) -> dict[str, Any]:
+    """The parts of an outcome beside the columns: `causes` of the interval, and `least_step_s`, bounds of the step."""
+    found: dict[str, Any] = {}
+    if row.bar is not None:
+        found["causes"] = {cause: _digits(sigma) for cause, sigma in row.bar.causes.items()}
+    if row.least is not None:
+        found["least_step_s"] = {"nic": _digits(row.least.nic_s), "gpu": _digits(row.least.gpu_s)}
+    return found
 
 
 def _by_op(path: tuple[PathOp, ...]) -> dict[str, float]:

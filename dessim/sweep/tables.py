@@ -67,7 +67,11 @@ def write_results(folder: Path, study: Study, rows: Sequence[Row], outcomes: Map
 
 
 def listed_rows(study: Study, rows: Sequence[Row], outcomes: Mapping[str, Outcome]) -> Iterator[dict[str, Any]]:
-    """The rows of the results, in order, with `ops` beside the columns; values that a row lacks are left out."""
+    """The rows of the results, in order; values that a row lacks are left out.
+
+    Beside the columns: `ops`; `least_step_s` as {nic, gpu}, None with dedicated servers; and `interval` with the
+    `causes` that `is_tie` compares, None if the error bar is not known.
+    """
     axes = axis_columns(study)
     for row in rows:
         outcome = outcomes[row.key]
@@ -82,6 +86,8 @@ def listed_rows(study: Study, rows: Sequence[Row], outcomes: Mapping[str, Outcom
             **outcome["row"],
             "reason": outcome.get("reason", ""),
             "ops": outcome["ops"],
+            "least_step_s": outcome.get("least_step_s"),
+            "interval": {"causes": outcome["causes"]} if "causes" in outcome else None,
         }
 
 

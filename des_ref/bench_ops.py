@@ -23,6 +23,7 @@ from des_ref.device.part import Measured, to_toml
 from dessim.errors import UsageError
 from dessim.files import write_text
 from dessim.processes import leave
+from dessim.units import counted
 
 
 def measure(device: torch.device, sizes: Sizes, budget_s: float = 0.2) -> Measured:
@@ -58,7 +59,7 @@ def _stated(device: torch.device) -> tuple[str, int, int]:
         return properties.name, properties.total_memory, properties.multi_processor_count
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     threads = torch.get_num_threads()
-    return f"{platform.machine()} CPU, {threads} thread{'s' if threads > 1 else ''}", memory, threads
+    return f"{platform.machine()} CPU, {counted(threads, 'thread')}", memory, threads
 
 
 def _device(text: str) -> torch.device:

@@ -58,7 +58,7 @@ class DessimError(Exception):
 
 
 class UsageError(DessimError):
-    """The command line asks for something impossible."""
+    """A command line or a call asks for something impossible."""
 
     exit_code = 2
 

@@ -137,6 +137,11 @@ def percent(value: float, signed: bool = False) -> str:
     return f"{sign}{share:.0f} %" if share >= 9.95 else f"{sign}{share:.2g} %"
 
 
+def plural(noun: str) -> str:
+    """The plural of a noun that dessim counts."""
+    return {"switch": "switches", "leaf": "leaves"}.get(noun, f"{noun}s")
+
+
 def counted(n: int, noun: str) -> str:
-    """A number with its noun, such as `1 GPU` or `2,048 GPUs`; for nouns whose plural ends in s alone."""
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+    """A number with its noun, such as `1 GPU` or `2,048 leaves`."""
+    return f"{n:,} {noun if n == 1 else plural(noun)}"

@@ -14,8 +14,8 @@ import torch
 from des_ref.comm import Comm, Encoding
 from des_ref.data.batch import Batch
 from des_ref.data.synthetic import Zipf
-from des_ref.embedding.by_width import widths_of
 from des_ref.embedding.optim import ROW_OPTIMIZERS, RowAdagrad
+from des_ref.embedding.widths import widths_of
 from des_ref.models.build import Network
 from des_ref.models.dense_optim import DenseOptimizer
 from des_ref.models.shampoo import NAME as SHAMPOO

@@ -41,6 +41,7 @@ from des_ref.strategies.planned import read_job
 from des_ref.substitution.head import require_allowed
 from dessim.errors import CheckFailed, UsageError
 from dessim.files import dump_json, write_json
+from dessim.units import counted
 from dessim.workload.coded_plan import coded
 from dessim.workload.composed import compose
 from dessim.workload.model import load_model
@@ -119,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         what = "a quick selection of all cases" if args.quick else "all cases"
     else:
         what = f"{cases[0].strategy} on {','.join(str(case.ranks) for case in cases)} ranks"
-    say(f"certifying {what}: {len(cases)} cases, {args.steps} steps each")
+    say(f"certifying {what}: {counted(len(cases), 'case')}, {counted(args.steps, 'step')} each")
     started_at = time.monotonic()
     results = certify_all(cases)
     seconds = time.monotonic() - started_at
@@ -134,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_matrix(results, seconds)
     else:
         print_table(results)
-    say(f"{len(cases)} cases took {seconds:.0f} s")
+    say(f"{counted(len(cases), 'case')} took {seconds:.0f} s")
     _raise_failures(results)
     return 0
 

@@ -2,13 +2,12 @@
 
 A row is cached together with its optimizer state. When another row needs its slot, the least recently used row is
 evicted and written back: every step that uses a row also updates it, so the cached copy is always newer than the
-host's. On a machine without a device both sides are host memory, and the same rows are copied. What is copied from the
-host is first gathered in one block, on CUDA in pinned memory.
+host's. On a machine without a device both sides are host memory, and the same rows are copied. What is copied passes
+through one block of the host's memory for each column, on CUDA a pinned one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -50,8 +49,9 @@ class CachedRows:
         where = table.device
         self._slot_of_row = Growing(torch.int32, where)  # plus 1; 0: not cached
         self._row_in_slot = torch.full((capacity,), -1, dtype=torch.int64, device=where)  # -1: empty
-        self._last_used = torch.zeros(capacity, dtype=torch.int64, device=where)  # step, by slot
+        self._last_used = torch.full((capacity,), -1, dtype=torch.int64, device=where)  # step, by slot
         self._step = 0
+        self._oldest_step = 0  # no row was used last before it
 
     @property
     def row_bytes(self) -> int:
@@ -70,16 +70,25 @@ class CachedRows:
         is_cached = slots >= 0
         self._last_used[slots[is_cached]] = self._step
         missing = rows[~is_cached]
-        # Empty slots count as used in step 0, so they are taken first.
-        oldest = torch.argsort(self._last_used, stable=True)[: len(missing)] if len(missing) else missing
+        oldest = self._oldest(len(missing)) if len(missing) else missing
         occupants = self._row_in_slot[oldest]
         return CacheMoves(missing, oldest, occupants[occupants >= 0])
+
+    def _oldest(self, count: int) -> Tensor:
+        """`count` slots, empty ones first, then those used least recently.
+
+        A sort of all slots would take longer than many a step. Only those of the oldest steps are sorted: rows leave in
+        the order of their last use, so the oldest step advances by one a step on average.
+        """
+        while len(found := (self._last_used <= self._oldest_step).nonzero().squeeze(1)) < count:
+            self._oldest_step += 1
+        return found[torch.argsort(self._last_used[found], stable=True)[:count]]
 
     def _grow(self, more: int) -> None:
         """Add `more` empty slots."""
         slots, used = self._row_in_slot, self._last_used
         self._row_in_slot = torch.cat([slots, slots.new_full((more,), -1)])
-        self._last_used = torch.cat([used, used.new_zeros(more)])
+        self._last_used = torch.cat([used, used.new_full((more,), self._oldest_step - 1)])
         for name, values in self.columns.items():
             self.columns[name] = torch.cat([values, values.new_zeros(more, values.shape[1])])
 
@@ -92,7 +101,8 @@ class CachedRows:
         """Copy the missing rows from the table into their slots."""
         slots, missing = moves.slots.to(self._device), moves.missing.cpu()
         for name, values in self._table.columns.items():
-            self.columns[name][slots] = self._block(values, missing).to(self._device)
+            block = torch.index_select(values, 0, missing, out=self._block(values, len(missing)))
+            self.columns[name][slots] = block.to(self._device)
         self._row_in_slot[moves.slots] = moves.missing
         self._last_used[moves.slots] = self._step
         self._slot_of_row.values[moves.missing] = (moves.slots + 1).to(torch.int32)
@@ -108,11 +118,9 @@ class CachedRows:
 
     def _to_table(self, rows: Tensor) -> None:
         slots, on_host = self.slots(rows).to(self._device), rows.cpu()
-        table: Mapping[str, Tensor] = self._table.columns
-        for name, values in self.columns.items():
-            table[name][on_host] = values[slots].to("cpu")
+        for name, values in self._table.columns.items():
+            values[on_host] = self._block(values, len(rows)).copy_(self.columns[name][slots])
 
-    def _block(self, values: Tensor, rows: Tensor) -> Tensor:
-        """The `rows` [m] of a column of the table, one after the other in memory from which the device copies."""
-        block = values.new_empty(len(rows), values.shape[1], pin_memory=self._device.type == "cuda")
-        return torch.index_select(values, 0, rows, out=block)
+    def _block(self, values: Tensor, rows: int) -> Tensor:
+        """Room for `rows` rows of a column of the table, in memory that the device copies from and to."""
+        return values.new_empty(rows, values.shape[1], pin_memory=self._device.type == "cuda")

@@ -21,12 +21,13 @@ import torch
 from torch import Tensor, nn
 
 from des_ref.data.batch import Batch
-from des_ref.embedding.by_width import ColumnRange, SpiltTable, TablesByWidth, widths_of
+from des_ref.embedding.by_width import ColumnRange, SpiltTable, TablesByWidth
 from des_ref.embedding.hash_table import RowTable
 from des_ref.embedding.init import normal_rows
 from des_ref.embedding.lifetime import Lifetime
 from des_ref.embedding.optim import RowOptimizer
 from des_ref.embedding.spilt_rows import SpiltRows
+from des_ref.embedding.widths import widths_of
 from des_ref.hashing import GOLDEN, mix64, mix64_int
 from des_ref.models.objective import objective_of
 from des_ref.models.operators import build_bottom, build_operand, build_operator, build_pool
@@ -193,7 +194,7 @@ class Network:
         whole_rows = {table: self.model.row_widths_of(table.columns.width) for table in spilt}
         return TablesByWidth([self.model.row_widths_of(width) for width in distinct], of_widths, ranges, whole_rows)
 
-    # -- tables of different widths (des_ref/embedding/by_width.py) -----------------------------------------------
+    # -- tables of different widths (des_ref/embedding/widths.py) -------------------------------------------------
 
     def keyed(self, batch: Batch) -> Batch:
         """The batch with ids that name the widths of their tables, where these differ."""

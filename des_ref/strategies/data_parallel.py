@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from des_ref.data.batch import Batch
-from des_ref.embedding.by_width import packed, unpacked
+from des_ref.embedding.widths import packed, unpacked
 from des_ref.strategies.base import Counts, Lane, mean_width
 from des_ref.strategies.in_turn import Part
 from des_ref.strategies.padding import PaddedIds, gather_ids, is_real, padded

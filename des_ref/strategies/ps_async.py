@@ -17,7 +17,7 @@ from torch import Tensor
 
 from des_ref.comm import Comm, Message
 from des_ref.data.batch import Batch
-from des_ref.embedding.by_width import message_sizes, new_message, packed, unpacked
+from des_ref.embedding.widths import message_sizes, new_message, packed, unpacked
 from des_ref.models.build import Network
 from des_ref.strategies.base import Counts, Lane, Optimizers, mean_width
 from des_ref.strategies.dense_shards import DenseShards

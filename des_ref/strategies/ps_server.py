@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from des_ref.comm import Comm
-from des_ref.embedding.by_width import new_message, packed, unpacked
+from des_ref.embedding.widths import new_message, packed, unpacked
 from des_ref.models.build import Network
 from des_ref.strategies.base import Optimizers
 from des_ref.strategies.dense_shards import DenseServer, DenseShards

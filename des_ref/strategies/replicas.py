@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from des_ref.embedding.by_width import TablesByWidth, packed, unpacked
+from des_ref.embedding.by_width import TablesByWidth
 from des_ref.embedding.hash_table import RowTable
+from des_ref.embedding.widths import packed, unpacked
 from des_ref.models.build import Network
 from des_ref.strategies.base import Counts, Marks, mean_width
 from des_ref.strategies.in_turn import Part

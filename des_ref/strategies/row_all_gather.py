@@ -17,10 +17,10 @@ from torch import Tensor
 
 from des_ref.comm import Comm
 from des_ref.data.batch import Batch
-from des_ref.embedding.by_width import packed, unpacked
 from des_ref.embedding.cached_rows import CachedRows, CacheMoves
 from des_ref.embedding.hash_table import RowTable
 from des_ref.embedding.lifetime import Lifetime
+from des_ref.embedding.widths import packed, unpacked
 from des_ref.models.build import Network
 from des_ref.strategies.base import Counts, Lane, Optimizers, mean_width
 from des_ref.strategies.dense_state import DenseState

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from des_ref.comm import Comm, Handle
 from des_ref.data.batch import Batch
-from des_ref.embedding.by_width import Packing, new_message, packed, unpacked
+from des_ref.embedding.widths import Packing, new_message, packed, unpacked
 from des_ref.models.build import Network
 from des_ref.strategies.base import Counts, Lane, Optimizers, mean_width
 from des_ref.strategies.exchange import Keys, RequestedKeys, request_keys

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from des_ref.comm import Comm, Handle
 from des_ref.data.batch import Batch
-from des_ref.embedding.by_width import TablesByWidth, message_sizes, new_message, packed, unpacked
+from des_ref.embedding.by_width import TablesByWidth
 from des_ref.embedding.spilt_rows import SpiltMoves
+from des_ref.embedding.widths import message_sizes, new_message, packed, unpacked
 from des_ref.models.build import Network
 from des_ref.strategies.base import Counts, Lane, Optimizers
 from des_ref.strategies.exchange import (

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from des_ref.comm import Comm, Handle
-from des_ref.embedding.by_width import message_sizes, new_message, packed, unpacked
+from des_ref.embedding.widths import message_sizes, new_message, packed, unpacked
 from des_ref.hashing import owner_of
 from des_ref.models.build import Network
 from des_ref.strategies.base import Counts, Optimizers

@@ -40,5 +40,8 @@ def load_model(name: str | Path, ids: str | Path | None = None, precision: str |
 
 
 def load_trace(path: str | Path) -> Trace:
-    """The trace of a recorded job, a folder NAME.trace. What was cut off is listed in `problems`. Raises TraceError."""
+    """The trace of a recorded job, a folder NAME.trace. Raises TraceError.
+
+    Its `problems` list data that could not be read.
+    """
     return io.load_trace(path)

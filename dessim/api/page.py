@@ -38,18 +38,18 @@ _INTRODUCTION = f"""\
 
     import dessim
 
-Every name on this page is public and stable: a test pins its signature or fields. A name that will go first warns for a
-release (`DeprecationWarning`); those that warn now go in {NEXT}. Everything else in the package may change at any time.
-The package is typed (`py.typed`), and its examples below run as tests.
+Every name on this page is public and stable: a test pins its signature or fields. Before a
+name is removed, it warns for one release (`DeprecationWarning`); those that warn now are removed in {NEXT}. Everything
+else in the package may change at any time. The package is typed (`py.typed`), and its examples below run as tests.
 
-Jobs and clusters are shipped names, files, or loaded objects. Every study has its command, and its result's `to_json()`
-is the object that the command prints with `--json`. Errors are subclasses of `DessimError`, whose messages name the
-options of the command.
+A job or a cluster is given as the name of a shipped one, as a file, or as a loaded object. Each study is also a
+command, and its result's `to_json()` is the object that the command prints with `--json`. Errors are subclasses of
+`DessimError`; their messages name the options of the command.
 """
 _NOTES = {
     "Results": "Results are frozen dataclasses with `to_json()`; `from_json(...)` reads what a command printed with "
     "`--json`. Results with rows are sequences of them. `ProjectResult`, `ReplayResult`, `PlanResult`, "
-    "`CollectiveResult` and `GoodputResult` have `to_frame()`, a pandas DataFrame with a line a row.",
+    "`CollectiveResult` and `GoodputResult` have `to_frame()`, a pandas DataFrame with one line for each row.",
     "Inputs": "Loaded by the functions above; their other attributes are not public.",
 }
 _PUBLIC = {

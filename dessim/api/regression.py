@@ -15,7 +15,7 @@ In your own pytest, where `step.json` lies beside the test:
         dessim.assert_unchanged(Path(__file__).with_name("step.json"))
 
 It fails with the text that `check` shows below. Files that the question names, such as `mine.toml`, are found relative
-to the golden file. A question with Python objects, which no file can name, is asked by the test itself:
+to the golden file. A file cannot name Python objects. If a question has some, the test itself asks it:
 
     def test_half_the_spines() -> None:
         cluster = dessim.load_cluster("mine.toml").with_links([("spine0", 0.5)])
@@ -55,7 +55,7 @@ def check(
 ) -> CheckResult:
     """Compare with a golden file: `dessim check`.
 
-    `result` is an answer of today; without one, the question of the file is asked again. `tolerance` replaces the one
+    `result` is today's answer; without it, the question in the file is asked again. `tolerance` replaces the one
     in the file. Raises FileError, what the question raises, and UsageError.
 
     >>> import dessim, tempfile, pathlib

@@ -74,11 +74,11 @@ def project(
 
     `job` is a model or the trace of a recorded run. `batch_per_worker` is in samples (default: the job's own). `plan`
     is a plan file of `plan_job`, in place of, or beside, strategies. `what_if` changes the cluster, such as
-    `"2x:nic_rate,0:latency"` or `"all"`. `codecs` encode values on the wire, such as `"bf16"`. `servers` hold the
-    tables of `ps_*`: a number of CPU hosts, `"auto"`, or `"ideal"`, a lower bound. `faults` is a file of faults.
-    `algorithms` fixes that of a collective, such as `{"all_reduce": "ring"}`. `spill` keeps rows that do not fit in the
-    host's memory. `pipeline` prefetches the next step's ids. `graphs` launches kernels in CUDA graphs. `folding`
-    simulates identical flows once. `on_row` receives each row as soon as it is ready.
+    `"2x:nic_rate,0:latency"` or `"all"`. `codecs` encode values on the wire, such as `"bf16"`. `servers` is the number
+    of CPU hosts that hold the tables of `ps_*`, `"auto"`, or `"ideal"`, a lower bound. `faults` is a file of faults.
+    `algorithms` fixes the algorithm of a collective, such as `{"all_reduce": "ring"}`. `spill` puts rows for which a
+    GPU has no room into the host's memory. `pipeline` prefetches the next step's ids. `graphs` launches kernels in CUDA
+    graphs. `folding` simulates identical flows once. `on_row` receives each row as soon as it is ready.
 
     Raises UsageError, CapacityError where nothing fits, and OutOfTime when `progress` ends the run.
 
@@ -177,10 +177,10 @@ def plan_job(
     """Choose a strategy and owners for each table: `dessim plan`.
 
     `batch`: samples a step of all GPUs, or with `per_gpu` of each. With `target_samples_per_s` the fewest GPUs that
-    reach it are chosen, otherwise the fastest plan is. `budget_dollars_per_h` leaves out what costs more than that by
-    the file of `prices`. `keep` is a file of tables whose strategy is fixed; `without` are strategies that no table may
-    have; `codecs` are those that values may have, such as `"fp32,bf16"`; `replicas` are numbers of replicas to try.
-    `out` is the plan file to write, for `plan` of `project`.
+    reach it are chosen, otherwise the fastest plan is. `budget_dollars_per_h` leaves out numbers of GPUs that cost more
+    than that, by the file `prices`. `keep` is a file of tables whose strategy is fixed; `without` are strategies that
+    no table may have; `codecs` are those that values may have, such as `"fp32,bf16"`; `replicas` are numbers of
+    replicas to try. `out` is the plan file to write, for `plan` of `project`.
 
     Raises UsageError, CapacityError where nothing fits, reaches the target or keeps the budget, and OutOfTime.
 

@@ -76,7 +76,7 @@ class PlanRequest:
 @dataclass(frozen=True, slots=True)
 class Scale:
     """The plans of one number of GPUs. `dollars_per_h`: None without prices. `watts`: at most, of the GPUs alone; None
-    where a part does not state its power. `on_front`: no other scale is faster and no dearer."""
+    where a part does not state its power. `on_front`: no other scale is faster at the same or a lower price."""
 
     found: Found
     dollars_per_h: float | None

@@ -28,7 +28,7 @@ from dessim.results.labels import link_pair
 from dessim.results.rows import Row, contenders, require_rows
 from dessim.results.style import FAINT, INK, LINK_COLORS, house_style
 from dessim.results.svg import Plot, finish
-from dessim.units import format_count, format_size, format_time
+from dessim.units import counted, format_count, format_size, format_time
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -104,7 +104,7 @@ def step_breakdown(rows: Sequence[Row], path: Path | None = None, noun: str = "G
                 continue
             at_scale = sorted((r for r in rows if r["gpus"] == gpus), key=lambda r: names.index(bar_label(r)))
             _breakdown_panel(axes, at_scale)
-            axes.set_title(f"{gpus:,} {noun}{'' if gpus == 1 else 's'}", loc="left")
+            axes.set_title(counted(gpus, noun), loc="left")
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
         return finish(figure, "Where the time of a step goes", rows, ("step_time_s", *_STEP_PARTS), path)
@@ -186,16 +186,3 @@ def utilisation(used: Mapping[str, Any], path: Path | None = None, title: str = 
             for start, end, share in zip(time, time[1:], values, strict=False)
         ]
         return finish(figure, title, rows, ("from_s", "to_s", "links", "share"), path)
-
-
-def training_curve(epochs: Sequence[Row], path: Path | None = None) -> Plot:
-    """Held-out AUC and logloss after each epoch. Rows: `epoch`, `auc`, `logloss`."""
-    with house_style() as plt:
-        figure, panels = plt.subplots(1, 2, figsize=(6.4, 2.5))
-        for axes, key, label in zip(panels, ("auc", "logloss"), ("held-out AUC", "held-out logloss"), strict=True):
-            axes.plot(
-                [e["epoch"] for e in require_rows(epochs)], [e[key] for e in epochs], marker="o", ms=4, color="#0173b2"
-            )
-            axes.set(xlabel="epoch", ylabel=label)
-            axes.xaxis.get_major_locator().set_params(integer=True)
-        return finish(figure, "Held-out quality after each epoch", epochs, ("epoch", "auc", "logloss"), path)

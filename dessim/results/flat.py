@@ -288,7 +288,7 @@ class CollectiveResult(_View):
 class TableRow(_View):
     """The strategy of a table. `ranks`: its owners, empty where all ranks own it; `columns`: those of each owner.
 
-    `cached_rows`: of a table whose rows are in the host's memory, those on the GPU; 0 where all are.
+    `cached_rows`: where the table's rows are in the host's memory, how many each owner's GPU caches; otherwise 0.
     """
 
     strategy: str
@@ -331,7 +331,7 @@ class PlanRow(_View):
 
     `bound_s`: no plan's estimate is below it; `gap`: how far the best estimate is above it. `dollars_per_h` and
     `dollars_per_billion` samples are None without prices, `watts` and `joules_per_billion` samples where a part states
-    no power. `on_front`: no other number of GPUs is faster and no dearer.
+    no power. `on_front`: no other number of GPUs is faster at the same or a lower price.
     """
 
     gpus: int

@@ -15,7 +15,7 @@ _MOST_ROWS = 1e15
 MAX_WIDTH = 65_536
 """The most columns of a table."""
 GROUP_BITS = 8
-"""Bits of an id that name the width of its table, where tables differ in width (des_ref/embedding/by_width.py)."""
+"""Bits of an id that name the width of its table, where tables differ in width (des_ref/embedding/widths.py)."""
 Width = Annotated[int, Field(gt=0, le=MAX_WIDTH)]
 MAX_SHARES = 64
 """A table of at most this many rows may state the share of each."""

@@ -22,6 +22,7 @@ and copies on every worker would take every host's memory (data_parallel).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -46,8 +47,14 @@ HOST_ROWS, HOST_STATE = symbol("HW") * sr, symbol("HO") * so
 """Bytes in the host's memory."""
 ROWS_ON_GPU, STATE_ON_GPU = (symbol("CW") - symbol("HW")) * sr, (symbol("CO") - symbol("HO")) * so
 """Bytes that caches add to a GPU's memory, less those of the rows that are in the host's instead."""
-_FOUND, _READ = 4 * OWNED_IDS * k + OWNED_ROWS * 8 * k, OWNED_ROWS * 2 * WU * sr
-_KERNELS_OF_CACHE, _KERNELS_OF_READ = 16, 6
+_SCANNED = 22
+"""Bytes of memory traffic for each slot, of which the oldest are found: in two passes over 8 bytes and a mask."""
+_FOUND = 4 * OWNED_IDS * k + OWNED_ROWS * 8 * k + symbol("CV") * _SCANNED
+_READ = OWNED_ROWS * 2 * WU * sr
+_KERNELS_OF_READ = 6
+_KERNELS_OF_TABLE = {"find": 36, "lookup": 12, "update_rows": 22}
+"""Kernels that each spilt table adds to an op: it has a store and a cache of its own. Counted in a step of the trainer
+in which no id was new (torch's calls that are no views)."""
 SLOT_OF_ROW, SLOT = 4, 16
 """Bytes of the slot of each row, and of each slot's row and last use (des_ref/embedding/cached_rows.py)."""
 INDEX_OF_CACHE = symbol("HV") * SLOT_OF_ROW + symbol("CV") * SLOT
@@ -65,18 +72,22 @@ def check(strategies_of_spilt: Sequence[str], replicas: int) -> None:
 def with_copies(ops: Sequence[PlannedOp], of: TableGroup, names: Mapping[str, str]) -> list[PlannedOp]:
     """The ops of a group whose rows are spilt, with its copies; `names` are those of its symbols."""
     end = f".{of.name}"
+    # The worker with the most spilt tables is the slowest.
+    most = max(Counter(shard.owner for shard in of.shards if shard.cached_rows).values())
+    more = {op + end: most * kernels for op, kernels in _KERNELS_OF_TABLE.items()}
     lookup = next(op for op in ops if op.name == "lookup" + end)
     # The ids are found before the copies, and the rows are read behind them.
     found, read, moved = (size.renamed(names) for size in (_FOUND, _READ, _MISSED_BYTES))
-    kernels = lookup.kernels + _KERNELS_OF_CACHE
     instead = (
-        compute("find" + end, Phase.FORWARD, *lookup.deps, mem=found, kernels=kernels, role=OwnerRole.WORKS),
+        compute("find" + end, Phase.FORWARD, *lookup.deps, mem=found, kernels=lookup.kernels, role=OwnerRole.WORKS),
         copy("rows_out" + end, Phase.FORWARD, moved, "find" + end, role=OwnerRole.WORKS),
         copy("rows_in" + end, Phase.FORWARD, moved, "rows_out" + end, role=OwnerRole.WORKS),
         replace(lookup, deps=("rows_in" + end,), mem=read, kernels=_KERNELS_OF_READ),
     )
     first = ops.index(lookup)
-    return [*ops[:first], *instead, *ops[first + 1 :]]
+    return [
+        replace(op, kernels=op.kernels + more.get(op.name, 0)) for op in (*ops[:first], *instead, *ops[first + 1 :])
+    ]
 
 
 def by_worker(of: TableGroup, model: Model, job: Mapping[str, float]) -> dict[str, Floats]:

@@ -118,23 +118,27 @@ def test_the_assigned_shares_make_up_the_batch(samples: list[list[int]]) -> None
             assert share.ids[share.sample == own].tolist() == samples[place]
 
 
-@given(st.lists(st.lists(st.integers(0, 11), min_size=1, max_size=4, unique=True), max_size=30))
-def test_the_cache_evicts_the_least_recently_used_rows_and_loses_no_update(steps: list[list[int]]) -> None:
+@given(st.sampled_from([1, 3, 4]), st.lists(st.lists(st.integers(0, 11), max_size=4, unique=True), max_size=30))
+def test_the_cache_evicts_the_least_recently_used_rows_and_loses_no_update(
+    capacity: int, steps: list[list[int]]
+) -> None:
+    """Also if it grows, and only where no slot is empty."""
     table = RowTable({"v": 2, "v_state": 1}, lambda ids: {"v": torch.zeros(len(ids), 2)})
     rows = table.find_or_insert(torch.arange(12))
-    cache = CachedRows(table, 4, torch.device("cpu"))
+    cache = CachedRows(table, capacity, torch.device("cpu"), grows=True)
     used: dict[int, int] = {}  # row -> step of last use, for the rows that must be cached
     truth = [0] * 12
     for step, ids in enumerate(steps):
-        used_now = rows[torch.tensor(ids)]
+        used_now = rows[torch.tensor(ids, dtype=torch.int64)]
         moves = cache.plan_moves(used_now)
+        capacity = max(capacity, len(ids))
         assert moves.missing.tolist() == [r for r in used_now.tolist() if r not in used]
+        assert len(moves.evicted) == max(len(used) + len(moves.missing) - capacity, 0)
         for r in moves.evicted.tolist():
             # The least recently used rows are evicted, and none of this step.
             assert r not in used_now.tolist() and all(used[r] <= used[o] for o in used if o not in used_now.tolist())
             del used[r]
         used |= dict.fromkeys(used_now.tolist(), step)
-        assert len(used) <= 4
         cache.write_back(moves)
         cache.load(moves)
         slots = cache.slots(used_now)

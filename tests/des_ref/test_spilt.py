@@ -160,6 +160,24 @@ def test_a_resumed_run_is_the_same_run(tmp_path: Path) -> None:
     assert on_ranks(2, meeting, partial(resumes, equal_model(tmp_path), tmp_path / "run", tables)) == [True, True]
 
 
+def test_a_stream_is_learned_as_on_gpus(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every batch is scored before its step, and a run that ended with rows in caches goes on."""
+    model = equal_model(tmp_path)
+    in_host = [spilt(whole(0)), spilt(ROW, 7), COPY, spilt(ROW, 90), FETCH]
+
+    def go(tables: Sequence[TablePlan], *arguments: str) -> tuple[Any, ...]:
+        plan = plan_file(tmp_path, model, 1, tables)
+        common = ["--plan", plan, "--model", model, "--data", "stream", "--device", "cpu", "--json"]
+        assert train.main([*common, *arguments]) == 0
+        found = json.loads(capsys.readouterr().out)
+        return tuple(found[key] for key in ("steps", "auc", "logloss", "table_rows"))
+
+    whole_run = go([replace(table, cached_rows=0) for table in in_host], "--steps", "12")
+    checkpoint = ["--checkpoint", str(tmp_path / "run")]
+    go(in_host, *checkpoint, "--steps", "7")
+    assert go(in_host, *checkpoint, "--resume", "--steps", "12") == whole_run
+
+
 def test_rows_that_expire_are_refused(tmp_path: Path, single: Comm) -> None:
     network = Network(load_model(equal_model(tmp_path)), SEED, torch.float64, "cpu")
     with pytest.raises(UsageError, match="cached_rows needs rows that never expire"):

@@ -17,14 +17,12 @@ from tests.results.sample import SCALES, projection
 
 ROWS = projection()
 STEPS = [{"step": i, "measured_s": 0.02, "predicted_s": 0.019 if i % 2 else None} for i in range(5)]
-EPOCHS = [{"epoch": i, "auc": 0.7 + 0.01 * i, "logloss": 0.6} for i in range(1, 5)]
 DRAW = {
     "throughput": lambda path=None: figures.throughput(ROWS, path),
     "bytes_per_worker": lambda path=None: figures.bytes_per_worker(ROWS, path),
     "step_breakdown": lambda path=None: figures.step_breakdown(ROWS, path),
     "predicted_vs_measured": lambda path=None: figures.predicted_vs_measured(STEPS, path),
     "utilisation": lambda path=None: figures.utilisation(ROWS[0]["utilisation"], path),
-    "training_curve": lambda path=None: figures.training_curve(EPOCHS, path),
 }
 
 
@@ -80,7 +78,7 @@ def test_saved_it_is_on_white_with_its_data_beside_it(tmp_path, name):
     assert path.read_text().startswith("<?xml")
     assert sorted(p.suffix for p in tmp_path.iterdir()) == [".csv", ".svg"]
     rows = list(csv.DictReader(path.with_suffix(".csv").open()))
-    assert len(rows) == {"predicted_vs_measured": 5, "utilisation": 9, "training_curve": 4}.get(name, len(ROWS))
+    assert len(rows) == {"predicted_vs_measured": 5, "utilisation": 9}.get(name, len(ROWS))
 
 
 def test_axes_have_units_and_scales_are_powers_of_two(drawn):
@@ -97,7 +95,7 @@ def test_one_row_can_be_drawn(name):
 
 
 def test_a_figure_without_rows_is_refused():
-    for draw in (figures.throughput, figures.bytes_per_worker, figures.step_breakdown, figures.training_curve):
+    for draw in (figures.throughput, figures.bytes_per_worker, figures.step_breakdown):
         with pytest.raises(ValueError, match="at least one row"):
             draw([])
 

@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Mapping
 
 from dessim.cluster.check import describe
-from dessim.cluster.drawing.groups import Groups, counted, plural
+from dessim.cluster.drawing.groups import Groups
 from dessim.cluster.drawing.heat import STEP_LABELS, STEPS, WIRE, Heat
 from dessim.cluster.drawing.margin import LEFT, MARGIN, LinkRow, draw_link_row
 from dessim.cluster.drawing.router_map import draw_map, has_map
@@ -20,7 +20,7 @@ from dessim.cluster.drawing.server import NODE, PANEL, draw_node
 from dessim.cluster.drawing.svg import FAINT, Box, Sheet
 from dessim.cluster.drawing.tiers import GAP, SIDE, WIDTH, Spine, draw_leaves, draw_other_groups, draw_upper_tiers
 from dessim.cluster.graph import Cluster
-from dessim.units import format_bandwidth
+from dessim.units import counted, format_bandwidth, plural
 
 
 def draw(cluster: Cluster, heat: Mapping[str, float] | None = None) -> str:

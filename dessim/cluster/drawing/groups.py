@@ -84,13 +84,3 @@ class Groups:
             leaf_word="leaf" if is_fat_tree else layer.kind,
             names=() if is_fat_tree else (layer.name(switch - layer.first),),
         )
-
-
-def plural(word: str) -> str:
-    """The plural of what a fabric calls its switches."""
-    return {"switch": "switches", "leaf": "leaves"}.get(word, f"{word}s")
-
-
-def counted(n: int, word: str) -> str:
-    """A number with its noun, such as `1 leaf` or `2,048 nodes`."""
-    return f"{n:,} {plural(word) if n > 1 else word}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dessim.cluster.drawing.groups import Groups, counted
+from dessim.cluster.drawing.groups import Groups
 from dessim.cluster.drawing.margin import LEFT, MARGIN, LinkRow, draw_link_row
 from dessim.cluster.drawing.server import PANEL
 from dessim.cluster.drawing.svg import FAINT, Box, Sheet
@@ -13,6 +13,7 @@ from dessim.cluster.fabrics.leaf_spine import LeafSpine
 from dessim.cluster.graph import Cluster
 from dessim.cluster.links import Links
 from dessim.cluster.parts import Switch
+from dessim.units import counted
 
 WIDTH = 1180.0
 """Width of the sheet."""

@@ -91,10 +91,9 @@ class Tiles:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Names and values. The values of names in `code` are what one types."""
+    """Names and values."""
 
     facts: Sequence[tuple[str, str]]
-    code: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,7 +74,8 @@ def summary(pairs: Sequence[_Pair], name: str) -> str:
     values = [pair.share for pair in pairs]
     slower, faster = sum(v > SAME for v in values), sum(v < -SAME for v in values)
     if not slower and not faster:
-        return f"All {len(pairs):,} steps are those of {name}." if len(pairs) > 1 else f"The step is that of {name}."
+        steps = f"All {len(pairs):,} steps are" if len(pairs) > 1 else "The step is"
+        return f"{steps} the same as in {name}."
     largest = max(pairs, key=lambda pair: abs(pair.share))
     if len(pairs) == 1:
         longer = f"{percent(abs(values[0]))} {'longer' if values[0] > 0 else 'shorter'}"

@@ -128,11 +128,10 @@ def _measurements(result: Mapping[str, Any]) -> Table:
 
 def _answer(result: Mapping[str, Any], step: Row) -> list[str]:
     measured = result["measured_step_s"]
-    against = (
-        f", {percent(result['prediction_error'], signed=True)} of the measured {format_time(measured)}"
-        if measured is not None
-        else ""
-    )
+    against = ""
+    if measured is not None:
+        error = result["prediction_error"]
+        against = f", {percent(abs(error))} {'more' if error > 0 else 'less'} than the measured {format_time(measured)}"
     parts = ", ".join(
         f"{percent(result[key] / step['step_time_s'])} {name}"
         for key, name in (("compute_s", "compute"), ("exposed_comm_s", "exposed communication"), ("idle_s", "idle"))

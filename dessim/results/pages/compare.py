@@ -13,7 +13,7 @@ from dessim.results.pages import blocks as b
 from dessim.results.pages.blocks import Block, Cell, Column, Figure, Page, Section, Table, Text
 from dessim.results.pages.earlier import PARTS, Earlier, facts_of, steps_of
 from dessim.results.pages.question import Asked
-from dessim.results.pages.rows import rows_table
+from dessim.results.pages.rows import column_title, rows_table
 from dessim.results.rows import Row
 from dessim.results.step_change import SAME, StepDifference
 from dessim.results.style import strategy_label
@@ -223,4 +223,5 @@ def _differences(title: str, rows: Sequence[Row]) -> Table:
         ]
         for n, row in enumerate(rows)
     ]
-    return Table(f"{title} cases", columns, cells, f"By {', '.join(axes)}. Mostly from: the op that changed most.")
+    note = f"By {', '.join(map(column_title, axes))}. Mostly from: the op that changed most."
+    return Table(f"{title} cases", columns, cells, note)

@@ -53,7 +53,7 @@ _FOUND = 4 * OWNED_IDS * k + OWNED_ROWS * 8 * k + symbol("CV") * _SCANNED
 _READ = OWNED_ROWS * 2 * WU * sr
 _KERNELS_OF_READ = 6
 _KERNELS_OF_TABLE = {"find": 36, "lookup": 12, "update_rows": 22}
-"""Kernels that each spilt table adds to an op: it has a store and a cache of its own. Counted in a step of the trainer
+"""Kernels that each spilt table adds to an op: it has its own store and cache. Counted in a step of the trainer
 in which no id was new (torch's calls that are no views)."""
 SLOT_OF_ROW, SLOT = 4, 16
 """Bytes of the slot of each row, and of each slot's row and last use (des_ref/embedding/cached_rows.py)."""

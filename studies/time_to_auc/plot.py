@@ -128,7 +128,8 @@ def draw(study: Mapping[str, Any], times: Row, rows: Sequence[Row]) -> str:
                 axes.set_title(f"{NAMES[optimizer]}, {split} split", loc="left")
             _by_time(panels[2, column], study, times, rows, optimizer)
             panels[2, column].set_title(f"{NAMES[optimizer]}, {DRAWN_WORKERS} workers", loc="left")
-        for row, label in enumerate(("test AUC, 4 epochs", "test AUC, 4 epochs", "test AUC, random split")):
+        after = f"test AUC, {part['epochs']} epochs"
+        for row, label in enumerate((after, after, "test AUC, random split")):
             panels[row, 0].set_ylabel(label)
         panels[0, -1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
         panels[2, -1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)

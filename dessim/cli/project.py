@@ -37,7 +37,6 @@ from dessim.cli.options import (
     WhatIfOption,
     check_against,
     named,
-    parse_algorithms,
     parse_counts,
     parse_names,
 )
@@ -104,7 +103,7 @@ def project(
 
     The job is taken from a recorded trace or from a model file.
     """
-    from dessim.commands.arguments import ProjectArguments
+    from dessim.commands.arguments import ProjectArguments, parse_algorithms
     from dessim.commands.asked import Asked, Named
     from dessim.commands.support.inputs import NamedCluster, NamedJob
     from dessim.commands.support.projection import Projection
@@ -134,7 +133,7 @@ def project(
         jitter=jitter,
         seed=seed,
         faults=named(faults),
-        algorithms={str(op): name for op, name in parse_algorithms(algorithm).items()},
+        algorithms=parse_algorithms(algorithm or ()),
         spill=spill,
         pipeline=pipeline,
         graphs=launch is Launch.GRAPH,

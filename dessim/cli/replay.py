@@ -24,7 +24,6 @@ from dessim.cli.options import (
     WhatIfOption,
     check_against,
     named,
-    parse_algorithms,
 )
 from dessim.cli.output import command_line, guarded, print_json, to_write
 from dessim.cli.progress import TimeBudgetOption, showing_progress, stop_partial
@@ -54,7 +53,7 @@ def replay(
 
     Compares the predicted step times with the measured ones.
     """
-    from dessim.commands.arguments import ReplayArguments
+    from dessim.commands.arguments import ReplayArguments, parse_algorithms
     from dessim.commands.asked import Asked, Named
     from dessim.commands.replay import counters_of, timeline_of
     from dessim.commands.support.inputs import NamedCluster, NamedJob
@@ -69,7 +68,7 @@ def replay(
 
     arguments = ReplayArguments(
         what_if=what_if,
-        algorithms={str(op): name for op, name in parse_algorithms(algorithm).items()},
+        algorithms=parse_algorithms(algorithm or ()),
         network=network.value,
         folding=fold is Fold.ON,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,9 @@ from dessim.cli.output import to_draw, to_plot, to_write
 from dessim.errors import UnitError, UsageError
 from dessim.trace.schema import COLLECTIVES
 from dessim.units import parse_size
+
+if TYPE_CHECKING:
+    from dessim.results.pages.earlier import Earlier
 
 _LARGEST_SIZE = 2.0**60
 """Bytes; the chunks of larger sizes are too many to be counted in 64 bits."""
@@ -161,10 +164,15 @@ def named(path: Path | None) -> str | None:
     return None if path is None else str(path)
 
 
-def check_against(against: Path | None, html: Path | None) -> None:
-    """Raise UsageError for --against without a page that could show the comparison."""
-    if against is not None and html is None:
+def earlier_run(against: Path | None, html: Path | None, command: str) -> Earlier | None:
+    """The earlier result of the same command that --against names. Raises UsageError for --against without a page."""
+    if against is None:
+        return None
+    if html is None:
         raise UsageError(f"--against {against}: the page shows the comparison; add --html FILE")
+    from dessim.results.pages.earlier import load_earlier
+
+    return load_earlier(against, command)
 
 
 def parse_names(text: str, flag: str) -> list[str]:

@@ -104,38 +104,38 @@ def _blame(rank: int | None, code: int, logs: tuple[Path, ...]) -> str:
     return f"rank {rank} failed with code {code}; its output is in {logs[rank]}"
 
 
-def _show(layout: Any, json: bool, counted: Any = None) -> None:
+def _show(layout: Any, json: bool, carried: Any = None) -> None:
     """Print a lab, with the counters of its links if they are given."""
     from dessim.results.tables import print_table, table_of
     from dessim.units import counted, format_size
 
     if json:
-        print_json(_facts(layout, counted))
+        print_json(_facts(layout, carried))
         return
-    columns = ("from", "link", "Mb/s") if counted is None else ("from", "link", "Mb/s", "carried", "packets", "dropped")
+    columns = ("from", "link", "Mb/s") if carried is None else ("from", "link", "Mb/s", "carried", "packets", "dropped")
     rows = []
     for port in layout.ports:
         cells = [f"{port.space} {port.device}", port.name, f"{8e-6 * port.rate:.4g}"]
-        if counted is not None:
-            carried = counted[port.link]
-            cells += [format_size(carried.bytes), f"{carried.packets:,}", f"{carried.dropped:,}"]
+        if carried is not None:
+            found = carried[port.link]
+            cells += [format_size(found.bytes), f"{found.packets:,}", f"{found.dropped:,}"]
         rows.append(tuple(cells))
     print_table(table_of(columns, rows, left=("from", "link"), folds={"from": 12, "link": 12}))
     ranks, hosts = counted(len(layout.ranks), "rank"), counted(len(layout.hosts), "host")
-    switches = "1 switch" if len(layout.switches) == 1 else f"{len(layout.switches)} switches"
+    switches = counted(len(layout.switches), "switch")
     print(f"{layout.name}: {ranks} on {hosts}, {switches}, {layout.queue} queues")
     for line in layout.left_out:
         print(f"not emulated: {line}")
 
 
-def _facts(layout: Any, counted: Any) -> dict[str, Any]:
+def _facts(layout: Any, carried: Any) -> dict[str, Any]:
     links = [
         {"link": p.link, "name": p.name, "kind": p.kind, "namespace": p.space, "device": p.device, "wire_Bps": p.rate}
         for p in layout.ports
     ]
-    if counted is not None:
+    if carried is not None:
         for link in links:
-            found = counted[link["link"]]
+            found = carried[link["link"]]
             link |= {"bytes": found.bytes, "packets": found.packets, "dropped": found.dropped}
     return {
         "name": layout.name,

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dessim.cli.output import to_draw, to_plot, to_write
 from dessim.errors import UnitError, UsageError
-from dessim.trace.schema import Collective
+from dessim.trace.schema import COLLECTIVES
 from dessim.units import parse_size
+
+if TYPE_CHECKING:
+    from dessim.results.pages.earlier import Earlier
 
 _LARGEST_SIZE = 2.0**60
 """Bytes; the chunks of larger sizes are too many to be counted in 64 bits."""
@@ -32,35 +35,21 @@ class Fold(StrEnum):
     OFF = "off"
 
 
-class Op(StrEnum):
-    """Collectives that can be simulated on their own."""
-
-    ALL_REDUCE = "all_reduce"
-    REDUCE_SCATTER = "reduce_scatter"
-    ALL_GATHER = "all_gather"
-    ALL_TO_ALL = "all_to_all"
-    BROADCAST = "broadcast"
-    REDUCE = "reduce"
-    GATHER = "gather"
-    SCATTER = "scatter"
-    SEND_RECV = "send_recv"
-
-
 def operation(text: str) -> str:
-    """The name of a collective. An argument of type Op would put all names into one overlong line of --help."""
-    if text not in list(Op):
-        raise typer.BadParameter(f"{text!r} is not one of {', '.join(Op)}.")
+    """The name of a collective. An argument of an enum's type would put all names into one overlong line of --help."""
+    if text not in COLLECTIVES:
+        raise typer.BadParameter(f"{text!r} is not one of {', '.join(COLLECTIVES)}.")
     return text
 
 
 def _operations(incomplete: str) -> list[str]:
-    return [str(op) for op in Op if op.startswith(incomplete)]
+    return [op for op in COLLECTIVES if op.startswith(incomplete)]
 
 
 OpArgument = Annotated[
     str,
     typer.Argument(
-        help=f"One of {', '.join(Op)}.",
+        help=f"One of {', '.join(COLLECTIVES)}.",
         metavar="OP",
         parser=operation,
         autocompletion=_operations,
@@ -175,10 +164,15 @@ def named(path: Path | None) -> str | None:
     return None if path is None else str(path)
 
 
-def check_against(against: Path | None, html: Path | None) -> None:
-    """Raise UsageError for --against without a page that could show the comparison."""
-    if against is not None and html is None:
+def earlier_run(against: Path | None, html: Path | None, command: str) -> Earlier | None:
+    """The earlier result of the same command that --against names. Raises UsageError for --against without a page."""
+    if against is None:
+        return None
+    if html is None:
         raise UsageError(f"--against {against}: the page shows the comparison; add --html FILE")
+    from dessim.results.pages.earlier import load_earlier
+
+    return load_earlier(against, command)
 
 
 def parse_names(text: str, flag: str) -> list[str]:
@@ -251,14 +245,3 @@ def parse_quantity(option: str, text: str, parse: Callable[[object], float]) -> 
         return parse(text)
     except UnitError as error:
         raise UsageError(f"{option}: {error}") from None
-
-
-def parse_algorithms(texts: list[str] | None) -> dict[Collective, str]:
-    """The algorithm of each collective named in `OP=NAME` texts. Raises UsageError."""
-    chosen = {}
-    for text in texts or ():
-        op, equals, name = text.partition("=")
-        if not equals or op not in list(Op):
-            raise UsageError(f"--algorithm {text!r}: write OP=NAME, such as all_reduce=ring")
-        chosen[Collective(op)] = name
-    return chosen

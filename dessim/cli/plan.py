@@ -23,7 +23,7 @@ from dessim.cli.options import (
     NetworkOption,
     PrecisionOption,
     TransportOption,
-    check_against,
+    earlier_run,
     named,
     parse_batch,
     parse_counts,
@@ -114,18 +114,13 @@ def plan(
     from dessim.commands.support.inputs import cluster_of, model_of
     from dessim.plan.arguments import PlanArguments
     from dessim.plan.scales import run_plan
-    from dessim.results.pages.earlier import load_earlier
-    from dessim.results.pages.plan import plan_page
-    from dessim.results.pages.question import asked
-    from dessim.results.pages.render import write_page
     from dessim.results.plan_figure import plan_figures
     from dessim.results.show_plan import chosen_scale, print_plan
     from dessim.workload.plan_file import write_plan
     from dessim.workload.scale import Job
     from dessim.workload.torchrec_plan import read_torchrec, write_torchrec
 
-    check_against(against, html)
-    earlier = load_earlier(against, "plan") if against is not None else None
+    earlier = earlier_run(against, html, "plan")
     for_torchrec = to is Format.TORCHREC
     if for_torchrec and out is None:
         raise UsageError("--to torchrec: name the file to write with -o, such as -o plan.json")
@@ -165,6 +160,10 @@ def plan(
     if figure is not None:
         plan_figures(result["scales"], chosen_scale(result), figure)
     if html is not None:
+        from dessim.results.pages.plan import plan_page
+        from dessim.results.pages.question import asked
+        from dessim.results.pages.render import write_page
+
         question = asked(command_line(context), sized, machine, result["scales"])
         write_page(html, plan_page(result, names, machine, question, earlier))
     notes: list[str] = []

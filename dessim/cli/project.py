@@ -35,9 +35,8 @@ from dessim.cli.options import (
     StalenessOption,
     TransportOption,
     WhatIfOption,
-    check_against,
+    earlier_run,
     named,
-    parse_algorithms,
     parse_counts,
     parse_names,
 )
@@ -104,17 +103,13 @@ def project(
 
     The job is taken from a recorded trace or from a model file.
     """
-    from dessim.commands.arguments import ProjectArguments
+    from dessim.commands.arguments import ProjectArguments, parse_algorithms
     from dessim.commands.asked import Asked, Named
     from dessim.commands.support.inputs import NamedCluster, NamedJob
     from dessim.commands.support.projection import Projection
     from dessim.commands.what_if import project_rows
     from dessim.golden.file import write_golden
     from dessim.results.figures import throughput
-    from dessim.results.pages.earlier import load_earlier
-    from dessim.results.pages.projection import projection_page
-    from dessim.results.pages.question import asked
-    from dessim.results.pages.render import write_page
     from dessim.results.rows import fitting
     from dessim.results.show import print_projection
     from dessim.results.tables import write_projection_csv
@@ -134,7 +129,7 @@ def project(
         jitter=jitter,
         seed=seed,
         faults=named(faults),
-        algorithms={str(op): name for op, name in parse_algorithms(algorithm).items()},
+        algorithms=parse_algorithms(algorithm or ()),
         spill=spill,
         pipeline=pipeline,
         graphs=launch is Launch.GRAPH,
@@ -142,8 +137,7 @@ def project(
         folding=fold is Fold.ON,
     )
     arguments.check()
-    check_against(against, html)
-    earlier = load_earlier(against, "project") if against is not None else None
+    earlier = earlier_run(against, html, "project")
     named_job = NamedJob(model=model, trace=named(trace), ids=named(ids), precision=precision)
     named_cluster = NamedCluster(name=cluster, transport=named(transport), device=device)
     job, machine = named_job.load(), named_cluster.load()
@@ -172,6 +166,10 @@ def project(
         assert isinstance(drawn, Projection)  # a misfit alone is an error
         draw_used(draw, machine, drawn.record.load)
     if html is not None:
+        from dessim.results.pages.projection import projection_page
+        from dessim.results.pages.question import asked
+        from dessim.results.pages.render import write_page
+
         question = asked(command_line(context), job.model, machine, rows)
         write_page(html, projection_page(known, machine, question, earlier))
     if json:

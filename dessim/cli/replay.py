@@ -22,9 +22,8 @@ from dessim.cli.options import (
     TraceArgument,
     TransportOption,
     WhatIfOption,
-    check_against,
+    earlier_run,
     named,
-    parse_algorithms,
 )
 from dessim.cli.output import command_line, guarded, print_json, to_write
 from dessim.cli.progress import TimeBudgetOption, showing_progress, stop_partial
@@ -54,27 +53,22 @@ def replay(
 
     Compares the predicted step times with the measured ones.
     """
-    from dessim.commands.arguments import ReplayArguments
+    from dessim.commands.arguments import ReplayArguments, parse_algorithms
     from dessim.commands.asked import Asked, Named
     from dessim.commands.replay import counters_of, timeline_of
     from dessim.commands.support.inputs import NamedCluster, NamedJob
     from dessim.commands.what_if import replay_object
     from dessim.golden.file import write_golden
-    from dessim.results.pages.earlier import load_earlier
-    from dessim.results.pages.question import cluster_line
-    from dessim.results.pages.render import write_page
-    from dessim.results.pages.replay import batch_of, replay_page, trace_line
     from dessim.results.show import print_replay
     from dessim.results.timeline import write_timeline
 
     arguments = ReplayArguments(
         what_if=what_if,
-        algorithms={str(op): name for op, name in parse_algorithms(algorithm).items()},
+        algorithms=parse_algorithms(algorithm or ()),
         network=network.value,
         folding=fold is Fold.ON,
     )
-    check_against(against, html)
-    earlier = load_earlier(against, "replay") if against is not None else None
+    earlier = earlier_run(against, html, "replay")
     named_job = NamedJob(trace=named(trace))
     named_cluster = NamedCluster(name=cluster, transport=named(transport))
     loaded = named_job.load_trace()
@@ -94,6 +88,10 @@ def replay(
     if timeline is not None:
         write_timeline(timeline, timeline_of(result.record), counters_of(result.record))
     if html is not None:
+        from dessim.results.pages.question import cluster_line
+        from dessim.results.pages.render import write_page
+        from dessim.results.pages.replay import batch_of, replay_page, trace_line
+
         question = [
             ("command", command_line(context)),
             ("trace", trace_line(loaded.header)),

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dessim.cli.options import AlgorithmOption, Fold, FoldOption, JsonOption, TransportOption, parse_algorithms
+from dessim.cli.options import AlgorithmOption, Fold, FoldOption, JsonOption, TransportOption
 from dessim.cli.output import guarded, print_json
 from dessim.cli.progress import TimeBudgetOption, showing_progress, stop_partial
 from dessim.errors import OutOfTime
@@ -29,6 +29,7 @@ def tenants(
     """
     from dessim.calibrate.profile import with_profile
     from dessim.cluster import load_cluster
+    from dessim.commands.arguments import named_algorithms, parse_algorithms
     from dessim.commands.support.tenants_file import load_tenants_file
     from dessim.commands.tenants import TenantsRequest, run_tenants
     from dessim.results.show import print_caveats, print_intervals, print_text
@@ -40,7 +41,7 @@ def tenants(
     request = TenantsRequest(
         tenants=jobs,
         cluster=machine,
-        algorithms=parse_algorithms(algorithm),
+        algorithms=named_algorithms(parse_algorithms(algorithm or ())),
         folding=fold is Fold.ON,
     )
     try:

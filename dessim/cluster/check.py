@@ -9,8 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import connected_components
 
 from dessim.cluster.fabrics import direct
 from dessim.cluster.graph import Cluster
@@ -86,6 +84,10 @@ def _describe_links(cluster: Cluster, kind: str) -> dict[str, Any]:
 
 def check(cluster: Cluster) -> list[str]:
     """Return the problems of a cluster, one sentence each; an empty list if there are none."""
+    # Imported here because that takes a quarter of a second, and every command imports this file.
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import connected_components
+
     links = cluster.links
     problems = []
     for link in np.flatnonzero(~(links.capacity > 0) | ~np.isfinite(links.capacity))[:_MAX_EXAMPLES]:

@@ -6,7 +6,7 @@ one place. Messages name the options of the command line.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
@@ -27,7 +27,7 @@ from dessim.errors import UsageError
 from dessim.sim.engine import NetworkName
 from dessim.sim.faults.fault_file import Scenario, load_faults
 from dessim.trace.io import Trace
-from dessim.trace.schema import Collective
+from dessim.trace.schema import COLLECTIVES, Collective
 from dessim.workload.codecs import parse_codecs
 from dessim.workload.model import Model
 from dessim.workload.plan_file import JobPlan, read_plan
@@ -206,6 +206,17 @@ def check_network(network: str) -> None:
         raise UsageError(f"--network {network}: choose from {', '.join(get_args(NetworkName))}")
 
 
+def parse_algorithms(texts: Iterable[str], what: str = "--algorithm") -> dict[str, str]:
+    """The algorithm of each collective in texts `OP=NAME`. Raises UsageError; `what` is where the texts stand."""
+    chosen: dict[str, str] = {}
+    for text in texts:
+        op, equals, name = (piece.strip() for piece in text.partition("="))
+        if not equals or not name or op not in COLLECTIVES:
+            raise UsageError(f"{what} {text!r}: write OP=NAME, such as all_reduce=ring")
+        chosen[op] = name
+    return chosen
+
+
 def named_algorithms(algorithms: Mapping[str, str]) -> dict[Collective, str]:
     """The algorithm of each collective, by its name. Raises UsageError."""
     return {_collective(op, f"--algorithm {op}={name}"): name for op, name in algorithms.items()}
@@ -216,10 +227,6 @@ def _collective(name: str, what: str) -> Collective:
     if name not in COLLECTIVES:
         raise UsageError(f"{what}: no such collective; choose from {', '.join(COLLECTIVES)}")
     return Collective(name)
-
-
-COLLECTIVES = tuple(str(op) for op in Collective if op is not Collective.BARRIER)
-"""Collectives that can be simulated on their own."""
 
 
 def _scenario(faults: str | None, cluster: Cluster) -> Scenario | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -23,11 +24,19 @@ from dessim.results.scatter import predicted_against_measured
 MARKS = re.compile(r"(<!-- made by plot.py -->\n).*(<!-- end -->)", re.DOTALL)
 
 
-def study_parser(about: str, here: Path) -> argparse.ArgumentParser:
-    """The command line that all studies share. `about` is the docstring of plot.py, `here` its folder."""
+def study_parser(about: str, here: Path, quick: str = "", jobs: bool = False) -> argparse.ArgumentParser:
+    """The command line that all studies share. `about` is the docstring of plot.py, `here` its folder.
+
+    `quick` is the help of --quick, in studies that have it (`conclude_quick`). `jobs` adds --jobs.
+    """
     parser = argparse.ArgumentParser(description=about.splitlines()[0])
     parser.add_argument("--update", action="store_true", help="write the findings to expected.json")
     parser.add_argument("--out", type=_folder, default=here, help="folder for the output (default: the study itself)")
+    if jobs:
+        cores = os.cpu_count()
+        parser.add_argument("--jobs", type=int, default=cores, help="number of processes (default: one per core)")
+    if quick:
+        parser.add_argument("--quick", action="store_true", help=quick)
     return parser
 
 
@@ -90,6 +99,15 @@ def conclude(
     if wrong:
         print(f"{here.name}: {wrong}", file=sys.stderr)
     return CheckFailed.exit_code if wrong else 0
+
+
+def conclude_quick(here: Path, found: Sequence[Row], is_part: Callable[[Row], bool]) -> int:
+    """Compare the rows of a --quick run with its part of expected.json; return 0, or 3 if they differ."""
+    if list(found) == [row for row in json.loads((here / "expected.json").read_text("utf-8")) if is_part(row)]:
+        print("as recorded")
+        return 0
+    print(f"{here.name}: findings differ from expected.json", file=sys.stderr)
+    return CheckFailed.exit_code
 
 
 def run_study(main: Callable[[], int], here: Path) -> int:

@@ -44,10 +44,15 @@ def finish(
     """
     first = ("gpus", "strategy") if rows and "gpus" in rows[0] else ()
     data = data_csv(rows, list(dict.fromkeys([*first, *columns])), nested)
+    return plotted(figure, title, data, path, re.sub(r"\W+", "-", title.lower()))
+
+
+def plotted(figure: Figure, title: str, data: str, path: Path | None, prefix: str) -> Plot:
+    """Write the figure and its `data`, a CSV text, to `path` if given; return the SVG to paste, its ids prefixed."""
     if path is not None:
         write_text(path, svg_text(figure, title))
         write_text(path.with_suffix(".csv"), data)
-    return Plot(inline(svg_text(figure, title, "none"), re.sub(r"\W+", "-", title.lower())), title, data)
+    return Plot(inline(svg_text(figure, title, "none"), prefix), title, data)
 
 
 def svg_text(figure: Figure, title: str, background: str = "white") -> str:

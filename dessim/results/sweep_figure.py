@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dessim.errors import UsageError
-from dessim.files import write_text
 from dessim.results.axes import log_axis
 from dessim.results.rows import Row, data_csv
 from dessim.results.style import STRATEGY_STYLE, house_style, style_of
-from dessim.results.svg import Plot, inline, svg_text
+from dessim.results.svg import Plot, plotted
 from dessim.units import format_count, format_size, format_time
 
 if TYPE_CHECKING:
@@ -73,10 +72,7 @@ def sweep_figure(rows: Sequence[Row], axes: Sequence[str], shown: Encoding, path
             figure.legend(handles, labels, loc="outside right upper", frameon=False, title=shown.hue)
         title = f"{shown.y} against {shown.x}"
         data = data_csv(rows, _unique([*axes, *shown.columns()]))
-        if path is not None:
-            write_text(path, svg_text(figure, title))
-            write_text(path.with_suffix(".csv"), data)
-        return Plot(inline(svg_text(figure, title, "none"), "sweep"), title, data)
+        return plotted(figure, title, data, path, "sweep")
 
 
 def _check(rows: Sequence[Row], axes: Sequence[str], shown: Encoding) -> None:

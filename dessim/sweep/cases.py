@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from dessim.cluster import Cluster
 from dessim.collectives.algorithms import require_algorithm
-from dessim.commands.arguments import COLLECTIVES, ProjectArguments
+from dessim.commands.arguments import ProjectArguments, parse_algorithms
 from dessim.commands.project import plans_of
 from dessim.commands.support.inputs import NamedCluster, NamedJob
 from dessim.commands.support.project_request import ProjectRequest, check_gpus, check_request
@@ -126,13 +126,14 @@ class Resolver:
 def _arguments(settings: Mapping[str, Plain], job: Job, of_batch: float) -> ProjectArguments:
     """The settings of a case as the arguments of `dessim project`. Raises UsageError."""
     strategy, gpus = str(settings["strategy"]), int(settings["gpus"])
+    algorithms = _stated(settings["algorithm"])
     return ProjectArguments(
         strategies=(strategy,),
         gpus=(gpus,),
         batch_per_worker=_batch_per_worker(settings["batch"], gpus, job, of_batch),
         codecs=_stated(settings["codec"]),
         faults=_stated(settings["faults"]),
-        algorithms=_algorithms(str(settings["algorithm"])),
+        algorithms=parse_algorithms(algorithms.split(",") if algorithms else (), "algorithm ="),
         spill=bool(settings["spill"]),
         pipeline=bool(settings["pipeline"]),
         graphs=settings["launch"] == "graph",
@@ -198,17 +199,6 @@ def _batch_per_worker(batch: Plain, gpus: int, job: Job, factor: float) -> int:
     else:
         per_worker = int(batch) // gpus
     return max(round(per_worker * factor), 1)
-
-
-def _algorithms(text: str) -> dict[str, str]:
-    """The algorithms of `all_reduce=ring,all_to_all=direct`. Raises UsageError."""
-    chosen: dict[str, str] = {}
-    for part in text.split(",") if text != NONE else ():
-        op, equals, name = (piece.strip() for piece in part.partition("="))
-        if not equals or not name or op not in COLLECTIVES:
-            raise UsageError(f"algorithm = {text!r}: write OP=NAME, such as all_reduce=ring")
-        chosen[op] = name
-    return chosen
 
 
 def cluster_key(settings: Mapping[str, Plain]) -> tuple[str, ...]:

@@ -93,7 +93,7 @@ def listed_rows(study: Study, rows: Sequence[Row], outcomes: Mapping[str, Outcom
 
 def _csv(row: Mapping[str, Any]) -> dict[str, Any]:
     """The row with true and false as TOML and JSON write them."""
-    return {key: str(value).lower() if isinstance(value, bool) else value for key, value in row.items()}
+    return {key: _written(value) if isinstance(value, bool) else value for key, value in row.items()}
 
 
 def _write_parquet(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> bool:

@@ -60,6 +60,10 @@ class Collective(StrEnum):
     BARRIER = "barrier"
 
 
+COLLECTIVES = tuple(str(op) for op in Collective if op is not Collective.BARRIER)
+"""Collectives that move data, and so can be simulated on their own."""
+
+
 def sent_factor(collective: Collective, n: int) -> float:
     """Bytes that a rank sends per byte of S in a bandwidth-optimal algorithm; nccl-tests' busbw / algbw."""
     if n <= 1:

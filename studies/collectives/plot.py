@@ -23,11 +23,10 @@ from dessim.collectives.closed_forms import bus_bandwidth
 from dessim.collectives.nccl.on_cluster import setup_of
 from dessim.collectives.nccl.tuner import candidates
 from dessim.commands.collective import run_collective
-from dessim.errors import CheckFailed
-from dessim.files import read_json, read_toml
+from dessim.files import read_toml
 from dessim.results.axes import log_axis
 from dessim.results.rows import data_csv
-from dessim.results.study import conclude, run_study, study_parser
+from dessim.results.study import conclude, conclude_quick, run_study, study_parser
 from dessim.results.style import house_style
 from dessim.results.svg import svg_text
 from dessim.sim.fluid.model import layout_of
@@ -165,16 +164,12 @@ def _line(axes: Any, mine: Sequence[tuple[Row, Row]], style: Mapping[str, Any]) 
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = study_parser(__doc__, HERE)
-    parser.add_argument("--quick", action="store_true", help="time the smallest groups again and compare")
+    parser = study_parser(__doc__, HERE, quick="time the smallest groups again and compare")
     options = parser.parse_args(arguments)
     study = read_toml(HERE / "study.toml")
     if options.quick:
         scales = study["gpus"][:1]
-        kept = [row for row in read_json(HERE / "expected.json") if row["gpus"] in scales]
-        same = compute(study, scales) == kept
-        print("as recorded" if same else "collectives: findings differ from expected.json")
-        return 0 if same else CheckFailed.exit_code
+        return conclude_quick(HERE, compute(study, scales), lambda row: row["gpus"] in scales)
     rows = compute(study, study["gpus"])
     files = {"collectives.csv": data_csv(rows, COLUMNS), "collectives.svg": draw(rows)}
     return conclude(HERE, options, table(rows), files, rows)

@@ -18,6 +18,7 @@ from dessim.commands.support.lab_training import Trained, train_on_lab
 from dessim.errors import DessimError
 from dessim.files import read_toml, write_text
 from dessim.results.rows import data_csv
+from dessim.results.study import run_study
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
@@ -74,11 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
     study = read_toml(HERE / "study.toml")
     if options.quick:
         study |= {"hosts": study["hosts"][:1], "seeds": study["seeds"][:1]}
-    try:
-        rows, machine = measure(study)
-    except DessimError as error:
-        print(f"counted_savings: {error}", file=sys.stderr)
-        return error.exit_code
+    rows, machine = measure(study)
     text = f"# {machine}\n" + data_csv(rows, COLUMNS)
     if options.quick:
         print(text, end="")
@@ -88,4 +85,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_study(main, HERE))

@@ -190,8 +190,7 @@ def check(study: Mapping[str, Any], counted: Sequence[Row]) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = study_parser(__doc__, HERE)
-    parser.add_argument("--quick", action="store_true", help="count a few cases on the lab and compare (root)")
+    parser = study_parser(__doc__, HERE, quick="count a few cases on the lab and compare (root)")
     options = parser.parse_args(arguments)
     study = read_toml(HERE / "study.toml")
     counted, machine = load(HERE / "counted.csv")

@@ -9,8 +9,6 @@ Reads study.toml. Exits 3 when the findings differ from expected.json.
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 from dataclasses import replace
 from itertools import groupby
@@ -18,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from dessim.cluster import load_cluster
-from dessim.errors import CheckFailed
 from dessim.results.error_bar import is_tie
 from dessim.results.rows import contenders, data_csv
-from dessim.results.study import conclude, study_parser
+from dessim.results.study import conclude, conclude_quick, run_study, study_parser
 from dessim.results.style import INK, house_style, style_of
 from dessim.results.svg import svg_text
 from dessim.sweep.grid import Study, read_study
@@ -179,18 +176,12 @@ def quick(study: Study, jobs: int) -> int:
     """Simulate the points of QUICK_GPUS anew, and compare them with expected.json; return the exit code."""
     few = tuple(point for point in study.points if point.settings["gpus"] == QUICK_GPUS)
     found = cells(compute(replace(study, points=few), jobs))
-    expected = json.loads((HERE / "expected.json").read_text("utf-8"))
     print(table(found), end="")
-    if found == [cell for cell in expected if cell["gpus"] == QUICK_GPUS]:
-        return 0
-    print("crossover: findings differ from expected.json", file=sys.stderr)
-    return CheckFailed.exit_code
+    return conclude_quick(HERE, found, lambda cell: cell["gpus"] == QUICK_GPUS)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = study_parser(__doc__, HERE)
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="number of processes (default: one per core)")
-    parser.add_argument("--quick", action="store_true", help="simulate a part of the points and compare")
+    parser = study_parser(__doc__, HERE, quick="simulate a part of the points and compare", jobs=True)
     options = parser.parse_args(arguments)
 
     study = read_study(HERE / "study.toml")
@@ -208,4 +199,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_study(main, HERE))

@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 from dessim.commands.calibrate import measure_on_lab
-from dessim.errors import DessimError
 from dessim.files import read_toml, write_json
+from dessim.results.study import run_study
 from dessim.validate.request import read_cases
 from dessim.validate.step_cases import step_cases
 from dessim.validate.steps import measure
@@ -28,15 +28,11 @@ def say(line: str) -> None:
 def main() -> int:
     os.chdir(HERE)  # study.toml names its beds by paths relative to this folder
     study = read_toml(Path("study.toml"))
-    try:
-        calibration = measure_on_lab(read_cases()["calibration"]["bed"], say)
-        measured = measure(study, step_cases(study, ["held_out"], quick=False), say)
-    except DessimError as error:
-        say(f"des_against_ps: {error}")
-        return error.exit_code
+    calibration = measure_on_lab(read_cases()["calibration"]["bed"], say)
+    measured = measure(study, step_cases(study, ["held_out"], quick=False), say)
     write_json(Path("measured.json"), {"calibration": calibration, **measured})
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_study(main, HERE))

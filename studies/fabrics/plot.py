@@ -8,7 +8,6 @@ Reads study.toml. Exits 3 when the findings differ from expected.json.
 
 from __future__ import annotations
 
-import os
 import sys
 from itertools import groupby
 from pathlib import Path
@@ -123,8 +122,7 @@ def _round(value: float) -> float:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = study_parser(__doc__, HERE)
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="number of processes (default: one per core)")
+    parser = study_parser(__doc__, HERE, jobs=True)
     options = parser.parse_args(arguments)
 
     study = HERE / "study.toml"

@@ -11,8 +11,8 @@ import os
 import sys
 from pathlib import Path
 
-from dessim.errors import DessimError
 from dessim.files import read_toml, write_json
+from dessim.results.study import run_study
 from dessim.validate.step_cases import step_cases
 from dessim.validate.steps import measure
 
@@ -27,14 +27,10 @@ def main() -> int:
     os.chdir(HERE)  # study.toml names its files by paths relative to this folder
     study = read_toml(Path("study.toml"))
     before = os.getloadavg()[0]
-    try:
-        measured = measure(study, step_cases(study, ["held_out"], quick=False), say)
-    except DessimError as error:
-        say(f"time_to_auc: {error}")
-        return error.exit_code
+    measured = measure(study, step_cases(study, ["held_out"], quick=False), say)
     write_json(Path("measured.json"), {"load_before": before, **measured})
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_study(main, HERE))

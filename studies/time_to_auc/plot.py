@@ -174,8 +174,7 @@ def _by_time(axes: Any, study: Mapping[str, Any], times: Row, rows: Sequence[Row
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = study_parser(__doc__, HERE)
-    parser.add_argument("--quick", action="store_true", help="repeat a part of the record and compare")
+    parser = study_parser(__doc__, HERE, quick="repeat a part of the record and compare")
     options = parser.parse_args(arguments)
     if options.quick:
         from record import main as record

@@ -24,6 +24,7 @@ _WRITE_EVERY_S = 1.0
 _MOST_BYTES = 1 << 20
 _KEPT = 300
 _BATCH = 500
+_SEEDS_SHARE = 0.3
 _BYTES_SHARE = 0.15
 """The share of libFuzzer's own mutations, which know the constants that the code compares with."""
 
@@ -167,6 +168,8 @@ def guided(session: Session, seed: int, folder: Path) -> None:
         rng = random.Random(number)
         if rng.random() < _BYTES_SHARE:
             return bytes(atheris.Mutate(data, most))
+        if rng.random() < _SEEDS_SHARE:  # most of the corpus is refused early: what is behind is reached from a seed
+            data = rng.choice(session.seeds)
         return session.format.mutate(data, rng, session.seeds)[:most]
 
     words = ["fuzz", str(corpus), f"-seed={seed}", f"-max_len={_MOST_BYTES}", "-len_control=0"]

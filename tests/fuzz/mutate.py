@@ -168,7 +168,7 @@ def mutated_tree(
         for _ in range(rng.choice((1, 1, 1, 2, 3, 4))):
             tree = _edit(tree, rng, others)
         return dump(tree)
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError, OverflowError):
         return mutated_lines(data, rng, seeds)
 
 

@@ -81,6 +81,12 @@ def test_mutations_keep_files_readable_as_toml_or_json_in_most_cases() -> None:
     assert len({mutated_json(b'{"a": 1}', rng, ()) for _ in range(100)}) > 40
 
 
+def test_integers_too_large_for_a_float_are_mutated_too() -> None:
+    rng = random.Random(3)
+    huge = b'{"a": 1%s}' % (b"0" * 400)
+    assert len({mutated_json(huge, rng, ()) for _ in range(100)}) > 20
+
+
 def test_what_is_no_finding_and_what_is() -> None:
     def fails(error: BaseException) -> str:
         def work() -> None:

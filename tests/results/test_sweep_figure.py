@@ -8,7 +8,7 @@ import pytest
 
 from dessim.errors import UsageError
 from dessim.results import sweep_figure as module
-from dessim.results.svg import svg_text
+from dessim.results.svg import plotted
 from dessim.results.sweep_figure import Encoding, sweep_figure
 
 ROWS = [
@@ -30,9 +30,9 @@ AXES = ("cluster", "strategy", "gpus")
 )
 def test_no_panel_cuts_its_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shown: Encoding) -> None:
     figures = []
-    monkeypatch.setattr(module, "svg_text", lambda figure, *rest: figures.append(figure) or svg_text(figure, *rest))
+    monkeypatch.setattr(module, "plotted", lambda figure, *rest: figures.append(figure) or plotted(figure, *rest))
     sweep_figure(ROWS, AXES, shown, tmp_path / "f.svg")
-    figure = figures[0]  # drawn for the file and for a page
+    (figure,) = figures
     assert len(figure.axes) == 2
     for axes in figure.axes:
         low, high = axes.get_ylim()

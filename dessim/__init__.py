@@ -34,22 +34,10 @@ if TYPE_CHECKING:
     )
     from dessim.golden.changes import OpChange, StepChange
     from dessim.golden.check import CheckResult
-    from dessim.results.flat import (
-        CollectiveResult,
-        GoodputResult,
-        GoodputRow,
-        MisfitRow,
-        OpRow,
-        PathRow,
-        PlanResult,
-        PlanRow,
-        PlanStepRow,
-        ProjectResult,
-        ReplayResult,
-        StepRow,
-        TableRow,
-        WhatIfRow,
-    )
+    from dessim.results.flat.collectives import CollectiveResult
+    from dessim.results.flat.goodput import GoodputResult, GoodputRow
+    from dessim.results.flat.plans import PlanResult, PlanRow, PlanStepRow, TableRow
+    from dessim.results.flat.steps import MisfitRow, OpRow, PathRow, ProjectResult, ReplayResult, StepRow, WhatIfRow
     from dessim.sim.engine import simulate as simulate
     from dessim.sim.progress import Progress
     from dessim.trace.io import Trace
@@ -114,9 +102,11 @@ _NAMES_OF = {
     ),
     "dessim.golden.changes": ("OpChange", "StepChange"),
     "dessim.golden.check": ("CheckResult",),
-    "dessim.results.flat": (
-        *("ProjectResult", "StepRow", "MisfitRow", "OpRow", "PathRow", "WhatIfRow", "ReplayResult"),
-        *("PlanResult", "PlanRow", "PlanStepRow", "TableRow", "CollectiveResult", "GoodputResult", "GoodputRow"),
+    "dessim.results.flat.collectives": ("CollectiveResult",),
+    "dessim.results.flat.goodput": ("GoodputResult", "GoodputRow"),
+    "dessim.results.flat.plans": ("PlanResult", "PlanRow", "PlanStepRow", "TableRow"),
+    "dessim.results.flat.steps": (
+        *("MisfitRow", "OpRow", "PathRow", "ProjectResult", "ReplayResult", "StepRow", "WhatIfRow"),
     ),
     "dessim.sim.progress": ("Progress",),
     "dessim.trace.io": ("Trace",),

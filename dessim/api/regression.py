@@ -32,7 +32,7 @@ from dessim.commands.asked import Asked
 from dessim.errors import UsageError
 from dessim.golden.check import CheckResult, ask_again, compared, read_askable
 from dessim.golden.file import TOLERANCE, read_golden, write_golden
-from dessim.results.flat import ProjectResult, ReplayResult
+from dessim.results.flat.steps import ProjectResult, ReplayResult
 from dessim.sim.progress import Progress
 
 

@@ -23,16 +23,10 @@ from dessim.commands.support.server_defaults import SERVER_DEVICE
 from dessim.errors import UsageError
 from dessim.plan.arguments import PlanArguments
 from dessim.plan.scales import run_plan
-from dessim.results.flat import (
-    CollectiveResult,
-    GoodputResult,
-    MisfitRow,
-    PlanResult,
-    ProjectResult,
-    ReplayResult,
-    StepRow,
-    step_or_misfit,
-)
+from dessim.results.flat.collectives import CollectiveResult
+from dessim.results.flat.goodput import GoodputResult
+from dessim.results.flat.plans import PlanResult
+from dessim.results.flat.steps import MisfitRow, ProjectResult, ReplayResult, StepRow, step_or_misfit
 from dessim.sim.faults.goodput import Machine
 from dessim.sim.progress import Progress
 from dessim.trace.io import Trace, load_trace

@@ -133,7 +133,7 @@ def load_faults(path: Path, cluster: Cluster) -> Scenario:
             f"rank {beyond[0]} is not on {cluster.name}, which has {cluster.n_gpus:,} GPUs",
         )
     faults = Faults(tuple(fault for table in file.fault for fault in table.build()), file.timeout, path)
-    faults.states(cluster)  # reports an unknown name before anything runs
+    faults.check_names(cluster)
     slow = {table.rank: table.factor for table in file.slow_gpu}
     compute = Stragglers(slow, file.stragglers.sigma, file.stragglers.seed)
     return Scenario(path, faults if file.fault else None, compute if slow or file.stragglers.sigma else None)

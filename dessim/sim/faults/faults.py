@@ -13,14 +13,17 @@ subnet manager has to sweep).
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import simpy
 
 from dessim.cluster import Cluster
 from dessim.cluster.faults import find_links
+from dessim.cluster.links import IntArray
 from dessim.sim.fluid.fabric import RETRY_TIMEOUT_S, FlowFabric
 from dessim.sim.fluid.model import FluidNetwork
 
@@ -49,23 +52,44 @@ class Faults:
     timeout: float = RETRY_TIMEOUT_S
     path: Path = Path("faults")
 
-    def states(self, cluster: Cluster) -> list[tuple[float, Cluster]]:
+    def check_names(self, cluster: Cluster) -> None:
+        """Raise ClusterError for a fault whose name the cluster does not have."""
+        self._links(cluster)
+
+    def states(self, cluster: Cluster) -> Iterator[tuple[float, Cluster]]:
         """The times [s] at which the cluster changes, each with its new state; equal states are one object.
 
         Where faults overlap, the worst one counts. Raises ClusterError for an unknown name.
         """
-        links = [find_links(cluster.links, fault.which, self.path) for fault in self.faults]
-        times = sorted({time for fault in self.faults for time in (fault.start, fault.end) if time < math.inf})
-        known: dict[tuple[int, ...], Cluster] = {(): cluster}
-        changes: list[tuple[float, Cluster]] = []
-        for time in times:
-            active = [i for i, fault in enumerate(self.faults) if fault.start <= time < fault.end]
-            worst_last = tuple(sorted(active, key=lambda i: -self.faults[i].share))
-            if worst_last not in known:
-                known[worst_last] = cluster.with_links([(links[i], self.faults[i].share) for i in worst_last])
-            if known[worst_last] is not (changes[-1][1] if changes else cluster):
-                changes.append((time, known[worst_last]))
-        return changes
+        links = self._links(cluster)
+        known: dict[tuple[tuple[str, float], ...], Cluster] = {(): cluster}
+        active: dict[int, Fault] = {}
+        state = cluster
+        for time, changes in groupby(self._changes(), key=itemgetter(0)):
+            for _, number, begins in changes:
+                if begins:
+                    active[number] = self.faults[number]
+                else:
+                    del active[number]
+            worst_last = sorted((active[number] for number in sorted(active)), key=lambda fault: -fault.share)
+            # By name and share, not by fault: a fault that repeats returns to the same state.
+            key = tuple(dict.fromkeys((fault.which, fault.share) for fault in worst_last))
+            if key not in known:
+                known[key] = cluster.with_links([(links[which], share) for which, share in key])
+            if known[key] is not state:
+                state = known[key]
+                yield time, state
+
+    def _links(self, cluster: Cluster) -> dict[str, IntArray]:
+        """The links of each name."""
+        names = dict.fromkeys(fault.which for fault in self.faults)
+        return {which: find_links(cluster.links, which, self.path) for which in names}
+
+    def _changes(self) -> list[tuple[float, int, bool]]:
+        """The times [s] at which a fault, given by its number, begins or ends, in their order."""
+        lasting = [(number, fault) for number, fault in enumerate(self.faults) if fault.start < fault.end]
+        begins = [(fault.start, number, True) for number, fault in lasting]
+        return sorted(begins + [(fault.end, number, False) for number, fault in lasting if fault.end < math.inf])
 
     def apply(
         self, env: simpy.Environment, fabric: FlowFabric, jobs: Iterable[FluidNetwork]

@@ -146,7 +146,15 @@ def test_equal_states_are_one_cluster_and_the_worst_of_several_faults_counts() -
     shares = [float(state.links.capacity[number] / cluster.links.capacity[number]) for state in states]
     assert shares == [0.25, 0, 0.25, 0, 0, 1, 1, 1]
     with pytest.raises(ClusterError, match=r"^faults:spin0: nothing is called 'spin0'; did you mean 'spine0'"):
-        Faults((Fault("spin0", 0.0),)).states(cluster)
+        Faults((Fault("spin0", 0.0),)).check_names(cluster)
+
+
+def test_a_fault_that_repeats_50_000_times_has_two_states() -> None:
+    cluster = leaves_of(4, 2)
+    faults = Faults(tuple(Fault("spine0", float(time), time + 0.5) for time in range(50_000)))
+    times, states = zip(*faults.states(cluster), strict=True)
+    assert times[:4] == (0.0, 0.5, 1.0, 1.5) and len(times) == 100_000
+    assert states[1] is cluster and len({id(state) for state in states}) == 2
 
 
 def test_routed_stages_are_kept_for_each_state_of_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:

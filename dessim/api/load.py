@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dessim.cluster import Cluster
 from dessim.commands.support import inputs
+from dessim.errors import UsageError
 from dessim.trace import io
 from dessim.trace.io import Trace
 from dessim.workload.model import Model
@@ -22,7 +23,7 @@ def load_cluster(name: str | Path, transport: str | Path | None = None, device: 
     >>> cluster.n_gpus, cluster.gpu.name
     (1024, 'h100-sxm')
     """
-    return inputs.cluster_of(name, transport, device)
+    return inputs.cluster_of(_named(name, "a cluster"), transport, device)
 
 
 def load_model(name: str | Path, ids: str | Path | None = None, precision: str | None = None) -> Model:
@@ -36,12 +37,18 @@ def load_model(name: str | Path, ids: str | Path | None = None, precision: str |
     >>> model.input.fields, model.embedding.width
     (39, 16)
     """
-    return inputs.model_of(name, ids, precision)
+    return inputs.model_of(_named(name, "a model"), ids, precision)
 
 
 def load_trace(path: str | Path) -> Trace:
-    """The trace of a recorded job, a folder NAME.trace. Raises TraceError.
+    """The trace of a recorded job, a folder NAME.trace. Raises TraceError and UsageError.
 
     Its `problems` list data that could not be read.
     """
-    return io.load_trace(path)
+    return io.load_trace(_named(path, "a trace"))
+
+
+def _named(name: str | Path, what: str) -> str | Path:
+    if not isinstance(name, str | Path):
+        raise UsageError(f"name {what} by a str or Path, not by an object of type {type(name).__name__}")
+    return name

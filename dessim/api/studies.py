@@ -17,7 +17,7 @@ from dessim.cluster import Cluster, load_cluster
 from dessim.commands.arguments import CollectiveArguments, ProjectArguments, ReplayArguments, check_network
 from dessim.commands.asked import Arguments, Asked, Named
 from dessim.commands.collective import time_collective
-from dessim.commands.goodput import goodput as run_goodput
+from dessim.commands.goodput import GoodputArguments
 from dessim.commands.support.inputs import NamedCluster, NamedJob
 from dessim.commands.support.server_defaults import SERVER_DEVICE
 from dessim.errors import UsageError
@@ -27,7 +27,6 @@ from dessim.results.flat.collectives import CollectiveResult
 from dessim.results.flat.goodput import GoodputResult
 from dessim.results.flat.plans import PlanResult
 from dessim.results.flat.steps import MisfitRow, ProjectResult, ReplayResult, StepRow, step_or_misfit
-from dessim.sim.faults.goodput import Machine
 from dessim.sim.progress import Progress
 from dessim.trace.io import Trace, load_trace
 from dessim.units import parse_size
@@ -285,8 +284,17 @@ def goodput(
     >>> found[0].interval, f"{found[0].interval_s / 60:.0f} min", f"{found[0].goodput:.0%}"
     ('best, simulated', '85 min', '96%')
     """
-    machine = Machine(nodes, mtbf_s, checkpoint_s, restart_s)
-    return GoodputResult.from_json(run_goodput(machine, days, runs, seed, every_s, progress).to_json())
+    arguments = GoodputArguments(
+        nodes=nodes,
+        mtbf_s=mtbf_s,
+        checkpoint_s=checkpoint_s,
+        restart_s=restart_s,
+        every_s=every_s,
+        days=days,
+        runs=runs,
+        seed=seed,
+    )
+    return GoodputResult.from_json(arguments.checked().run(progress).to_json())
 
 
 def _asked(job: Job | Model | Trace | str | Path, cluster: Cluster | str | Path, arguments: Arguments) -> Asked:

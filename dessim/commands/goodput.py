@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
+
+from dessim.commands.support.plain import Plain
 from dessim.errors import UsageError
 from dessim.sim.faults.goodput import (
     Estimate,
@@ -16,6 +19,27 @@ from dessim.sim.faults.goodput import (
     young_interval,
 )
 from dessim.sim.progress import Progress
+
+_Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GoodputArguments(Plain):
+    """What a Python call asks: the nodes of a machine, its times in seconds, and what to simulate."""
+
+    nodes: int
+    mtbf_s: _Seconds
+    checkpoint_s: _Seconds
+    restart_s: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    every_s: _Seconds | None = None
+    days: Annotated[float, Field(gt=0, le=3650)] = 30.0
+    runs: Annotated[int, Field(ge=2, le=10_000)] = 20
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    def run(self, progress: Progress | None = None) -> Goodput:
+        """The goodput of the machine. Raises UsageError and OutOfTime."""
+        machine = Machine(self.nodes, self.mtbf_s, self.checkpoint_s, self.restart_s)
+        return goodput(machine, self.days, self.runs, self.seed, self.every_s, progress)
 
 
 @dataclass(frozen=True, slots=True)

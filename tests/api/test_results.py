@@ -131,8 +131,14 @@ def test_wrong_arguments_are_one_line(options: dict[str, Any], message: str) -> 
         (lambda: dessim.collective("one-switch_16", "all_reduce", 4, float("nan")), "--size must be more than 0"),
         (lambda: dessim.check("golden.json", 5), "not of type int"),  # type: ignore[arg-type]
         (lambda: dessim.check("golden.json", tolerance="x"), "tolerance 'x'"),  # type: ignore[arg-type]
+        (lambda: dessim.goodput(8, "1 h", 60, 60), "mtbf_s '1 h': "),  # type: ignore[arg-type]
+        (lambda: dessim.goodput(8, -1.0, 60, 60), "mtbf_s -1.0: "),
+        (lambda: dessim.goodput(8, 1e6, 60, 60, runs=2.5), "runs 2.5: "),  # type: ignore[arg-type]
+        (lambda: dessim.load_cluster(None), "name a cluster by a str or Path, not by an object of type NoneType"),  # type: ignore[arg-type]
+        (lambda: dessim.load_model(1.5), "name a model by a str or Path"),  # type: ignore[arg-type]
+        (lambda: dessim.load_trace(3), "name a trace by a str or Path"),  # type: ignore[arg-type]
     ],
-    ids=range(6),
+    ids=range(12),
 )
 def test_wrong_arguments_of_other_studies_are_one_line(ask: Callable[[], Any], message: str) -> None:
     with pytest.raises(dessim.UsageError, match=re.escape(message)):

@@ -50,14 +50,15 @@ def kind_of(name: str) -> Collective | None:
 def elements(event: Event) -> list[int]:
     """The number of elements of each tensor argument, summed over a list of tensors; empty if shapes are missing."""
     counts = []
-    for dims in event.args.get("Input Dims") or ():
+    arguments = event.args.get("Input Dims")
+    for dims in arguments if isinstance(arguments, list) else ():
         if not isinstance(dims, list) or not dims:
             continue
         # A shape, a list of shapes, or a list of one such list.
         shapes = dims if isinstance(dims[0], list) else [dims]
         if shapes and shapes[0] and isinstance(shapes[0][0], list):
             shapes = shapes[0]
-        if all(isinstance(n, int) and n >= 0 for shape in shapes for n in shape):
+        if all(isinstance(shape, list) and all(isinstance(n, int) and n >= 0 for n in shape) for shape in shapes):
             counts.append(sum(math.prod(shape) for shape in shapes))
     return counts
 

@@ -25,7 +25,7 @@ _Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GoodputArguments(Plain):
-    """What a Python call asks: the nodes of a machine, its times in seconds, and what to simulate."""
+    """The arguments of a Python call: the nodes of a machine, its times in seconds, and what to simulate."""
 
     nodes: int
     mtbf_s: _Seconds

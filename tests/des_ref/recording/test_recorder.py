@@ -175,6 +175,17 @@ def test_collectives_of_ddps_reducer_are_seen(tmp_path: Path) -> None:
         assert sum(op.get("flops", 0) for op in parts) > 0
 
 
+@pytest.mark.parametrize("costs", [True, False])
+def test_collectives_are_seen_with_and_without_costs_of_compute(costs: bool) -> None:
+    with open_comm("cpu") as comm:
+        recorder, ones = Recorder(comm), torch.ones(4, 4)
+        with recorder.step(costs=costs), recorder.segment("work", Phase.FORWARD):
+            torch.distributed.all_reduce(ones @ ones)  # not through comm.py
+        work, collective, rest = recorder.take()
+    assert (collective.collective, collective.bytes) == (Collective.ALL_REDUCE, 64)
+    assert (work.flops > 0, work.mem_bytes > 0) == (costs, costs) and rest.name == "work.2"
+
+
 def test_bench_writes_the_file_that_calibration_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "bench.json"
     assert bench.main(["--sizes", "1KiB,10 B", "--iterations", "2", "--device", "cpu", "--json", str(out)]) == 0

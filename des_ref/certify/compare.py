@@ -228,15 +228,15 @@ class _WatchedPipeline:
         shares = ((0, run.strategy.share(batch)) for batch in (*batches, batches[0]))
         self._ahead = self._recorder.beside(prefetch, PREFETCH) if prefetch is not None else None
         lane = Lane(prefetch, self._ahead) if prefetch is not None and self._ahead is not None else None
-        watch_first = self._ahead.step if self._ahead is not None else nullcontext
+        watch_first = partial(self._ahead.step, costs=False) if self._ahead is not None else nullcontext
         self._pipeline = Pipeline(run.strategy, run.comm, shares, lane, watch_first)
 
     def step(self, full: bool) -> tuple[StepResult, list[Op]]:
         """Train one step. Returns its result and its ops, those of its batch that were sent ahead included."""
         recorder, ahead = self._recorder, self._ahead
         sent = ahead.take_planned({}) if ahead is not None else []
-        watch_ahead = partial(ahead.step, full=full) if ahead is not None else nullcontext
-        result = self._pipeline.step(partial(recorder.step, full=full), watch_ahead)
+        watch_ahead = partial(ahead.step, full=full, costs=False) if ahead is not None else nullcontext
+        result = self._pipeline.step(partial(recorder.step, full=full, costs=False), watch_ahead)
         variables = self._strategy.op_vars(result.counts, self._samples)
         return result, [*with_sizes(sent, variables), *recorder.take_planned(variables)]
 

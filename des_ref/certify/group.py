@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 
@@ -24,6 +25,7 @@ from des_ref.certify.case import SEED, Case, batches
 from des_ref.certify.compare import State, compare, reference_states
 from des_ref.cli import say
 from des_ref.comm import Comm, open_comm
+from des_ref.data.batch import Batch
 from des_ref.forked import forking_context
 from dessim.errors import SimulationError
 from dessim.processes import leave
@@ -31,6 +33,7 @@ from dessim.trace.schema import PREFETCH
 
 _PROGRESS_INTERVAL_S = 10.0
 
+T = TypeVar("T")
 RunCase = Callable[[Case], dict[str, Any]]
 
 
@@ -130,24 +133,37 @@ def _rank_main(cases: list[Case], rank: int, rendezvous: _Rendezvous, count: _Co
     leave(0)
 
 
+class _Last(Generic[T]):
+    """The value of the last key asked for."""
+
+    def __init__(self) -> None:
+        self._key: tuple[Any, ...] | None = None
+        self._value: T
+
+    def of(self, key: tuple[Any, ...], make: Callable[[], T]) -> T:
+        """The value of `key`, made anew unless it is that of the last key."""
+        if key != self._key:
+            self._value = make()
+            self._key = key
+        return self._value
+
+
 def synchronous_runner(comm: Comm, has_several: bool) -> RunCase:
     """A function that runs a case of an exact strategy.
 
-    `has_several`: keep the reference states, which consecutive cases share if they differ by strategy only.
+    `has_several`: keep batches and reference states, which consecutive cases share if they differ by strategy only.
     """
     prefetch = comm.beside(PREFETCH)
-    cached: dict[tuple[Any, ...], list[State]] = {}
+    drawn: _Last[list[Batch]] = _Last()
+    trained: _Last[list[State]] = _Last()
 
     def run(case: Case) -> dict[str, Any]:
         model = case.load()
-        global_batches = batches(case, model, comm)
-        truth: Iterator[State] = reference_states(case, model, global_batches)
+        samples = (model.model_dump_json(), case.steps, case.small)
+        global_batches = drawn.of(samples, partial(batches, case, model, comm))
+        truth: Iterable[State] = reference_states(case, model, global_batches)
         if has_several and comm.rank == 0:
-            key = (model.model_dump_json(), repr(case.optimizers()), case.steps, case.owners_columns)
-            if key not in cached:
-                cached.clear()
-                cached[key] = list(truth)
-            truth = iter(cached[key])
+            truth = trained.of((*samples, repr(case.optimizers()), case.owners_columns), partial(list, truth))
         return compare(case, model, comm, prefetch, global_batches, truth)
 
     return run

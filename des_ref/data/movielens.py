@@ -134,16 +134,24 @@ def _examples(tables: dict[str, list[list[str]]]) -> tuple[Examples, Tensor]:
     item_index = {r[0]: i for i, r in enumerate(items)}
     # Every user and every item is a fixed list of (field, id); a rating is the two lists joined.
     order = [FIELDS.index(f) for f in ("user", "age", "gender", "occupation", "zip")]
-    user_list = [list(zip(order, row, strict=True)) for row in zip(*user_ids, strict=True)]
+    of_users = np.array([list(zip(order, row, strict=True)) for row in zip(*user_ids, strict=True)], dtype=np.int64)
     item_field, year_field, genre_field = (FIELDS.index(f) for f in ("item", "year", "genres"))
     item_list = [
         [(item_field, item), (year_field, year), *((genre_field, genre) for genre in own_genres)]
         for (item, year), own_genres in zip(zip(*item_ids, strict=True), genres, strict=True)
     ]
-    rows = [user_list[user_index[r[0]]] + item_list[item_index[r[1]]] for r in tables["inter"]]
+    of_items = np.array([pair for pairs in item_list for pair in pairs], dtype=np.int64)
+    item_sizes = np.array([len(pairs) for pairs in item_list], dtype=np.int64)
+    rated_by = np.array([user_index[r[0]] for r in tables["inter"]])
+    rated = np.array([item_index[r[1]] for r in tables["inter"]])
 
-    flat = np.array([pair for row in rows for pair in row], dtype=np.int64)
-    offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows])])
+    sizes = item_sizes[rated]
+    offsets = np.concatenate([[0], np.cumsum(len(order) + sizes)])
+    flat = np.empty((offsets[-1], 2), dtype=np.int64)
+    flat[offsets[:-1, None] + np.arange(len(order))] = of_users[rated_by]
+    place = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)  # in the list of an item
+    begins = np.cumsum(item_sizes) - item_sizes
+    flat[np.repeat(offsets[1:] - sizes, sizes) + place] = of_items[np.repeat(begins[rated], sizes) + place]
     labels = torch.tensor([float(r[2]) >= POSITIVE_RATING for r in tables["inter"]], dtype=torch.float32)
     times = torch.tensor([float(r[3]) for r in tables["inter"]], dtype=torch.float64)
     field, id_ = torch.from_numpy(flat).T.contiguous()

@@ -16,6 +16,7 @@ It says nothing about speed, memory or streams. Collectives work over gloo.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -34,7 +35,7 @@ from des_ref.recording.torch_calls import tensors_in
 
 # torch's device without data: it has no kernels, so nothing runs on it that is not emulated here.
 EMULATED = torch.device("meta")
-_PACKAGE = Path(__file__).parent.parent
+_PACKAGE = f"{Path(__file__).parent.parent}{os.sep}"
 # Operators whose result has a size that depends on values, and how often CUDA waits in them.
 _SIZED_BY_VALUES = {
     "nonzero": 1,
@@ -223,10 +224,9 @@ def _mapped(change: Callable[[Any], Any], value: Any) -> Any:
 def _caller() -> str:
     """The innermost line of the package that is running."""
     frame: FrameType | None = sys._getframe(1)
-    own = Path(__file__).name
     while frame is not None:
-        path = Path(frame.f_code.co_filename)
-        if path.is_relative_to(_PACKAGE) and path.name != own:
-            return f"{path.relative_to(_PACKAGE)}:{frame.f_lineno}"
+        path = frame.f_code.co_filename
+        if path.startswith(_PACKAGE) and path != __file__:
+            return f"{path.removeprefix(_PACKAGE)}:{frame.f_lineno}"
         frame = frame.f_back
     return "elsewhere"

@@ -16,7 +16,7 @@ thread's ops are on a separate stream.
 Recording costs time: a Python call of 10 to 20 us for each aten operator. A step is therefore recorded in one of two
 modes. *Full*: the mode is on throughout; FLOPs and bytes are counted and every collective is seen, but times are too
 long. *Light*: the mode is on only while comm.py launches a collective; times are true, but FLOPs and bytes are not
-counted.
+counted. A certificate needs every collective but no costs of compute: it records in full without `costs`.
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ class Recorder(TorchDispatchMode):
         self._ids = count()
         self._step = 0
         self._is_full = True
+        self._has_costs = True
         self._begin()
         self.groups: dict[str, tuple[int, ...]] = {}
 
@@ -99,11 +100,15 @@ class Recorder(TorchDispatchMode):
     # -- called by the trainer ------------------------------------------------------------------------------------
 
     @contextmanager
-    def step(self, number: int = 0, full: bool = True) -> Iterator[None]:
-        """Record one step in full or light mode. `take` then returns its ops."""
+    def step(self, number: int = 0, full: bool = True, costs: bool = True) -> Iterator[None]:
+        """Record one step in full or light mode. `take` then returns its ops.
+
+        Without `costs`, a step in full mode does not count FLOPs and bytes of memory.
+        """
         self._begin()
         self._step = number
         self._is_full = full
+        self._has_costs = costs
         self._comm.tap = self
         self._mark()
         try:
@@ -190,7 +195,7 @@ class Recorder(TorchDispatchMode):
             return self._collective(func, args, kwargs)
         out = func(*args, **kwargs)
         segment = self._segment
-        if segment is not None and touches_memory(func):
+        if segment is not None and self._has_costs and touches_memory(func):
             segment.mem_bytes += touched_bytes(func, args, out)
             if (packet := func._overloadpacket) in flop_registry:
                 segment.flops += int(flop_registry[packet](*args, **kwargs, out_val=out))

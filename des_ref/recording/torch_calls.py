@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 from math import prod
 from typing import Any
 
@@ -50,6 +51,7 @@ _REPLACING = frozenset({"index_copy_", "index_fill_", "scatter_"}) | _PUTTING
 _ADDING = frozenset({"index_add_", "scatter_add_"})
 
 
+@cache
 def touches_memory(func: Any) -> bool:
     """Whether an operator reads or writes the elements of a tensor."""
     return not func.is_view and func._overloadpacket.__name__ not in _FREE
@@ -91,8 +93,12 @@ def _selected_bytes(name: str, args: Sequence[Any], out: Any) -> int:
 
 
 def bytes_of(value: Any) -> int:
-    """Bytes of all tensors in `value`."""
-    return sum(t.numel() * t.element_size() for t in tensors_in(value))
+    """Bytes of all tensors in `value`: a tensor, or lists and tuples of them, nested to any depth."""
+    if isinstance(value, Tensor):
+        return value.numel() * value.element_size()
+    if isinstance(value, list | tuple):
+        return sum(map(bytes_of, value))
+    return 0
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:

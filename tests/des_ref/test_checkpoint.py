@@ -6,9 +6,10 @@ import errno
 import json
 import os
 import random
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from des_ref.strategies.base import Optimizers, Strategy
 from dessim.errors import DessimError, FileError, UsageError
 from dessim.workload.model import load_model
 from tests.bench.kills import Case, compare, difference, kill_often, leftovers, parameters
+from tests.des_ref.conftest import TINY
 from tests.des_ref.ranks import on_ranks
 from tests.test_locks import holder
 
@@ -141,16 +143,26 @@ def test_a_run_killed_three_times_ends_like_an_undisturbed_one(tmp_path: Path) -
 # -- the command line --------------------------------------------------------------------------------------------
 
 
+def settings_file(folder: Path, model: Path) -> Path:
+    config = folder / "run.toml"
+    lines = 'dtype = "float64"\n[data]\nsource = "synthetic"\nsamples = 1000\n[checkpoint]\nevery = 5\nkeep = 3\n'
+    config.write_text(f'model = "{model}"\n{lines}[training]\nbatch = 64\npatience = 9\n')
+    return config
+
+
+def train_alone(config: Path, folder: Path, *arguments: str) -> int:
+    """Train with checkpoints in `folder`; the exit code."""
+    given = ["--config", str(config), "--device", "cpu", "--checkpoint", str(folder), "--json"]
+    return run("des_ref.train", lambda: train.main([*given, *arguments]))
+
+
 @pytest.fixture
 def go(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., dict[str, Any]]]:
     """Train alone, with a checkpoint every 5 steps in tmp_path/kept. Returns the JSON object; `said` is stderr."""
-    config = tmp_path / "run.toml"
-    lines = 'dtype = "float64"\n[data]\nsource = "synthetic"\nsamples = 1000\n[checkpoint]\nevery = 5\nkeep = 3\n'
-    config.write_text(f'model = "{tiny}"\n{lines}[training]\nbatch = 64\npatience = 9\n')
+    config = settings_file(tmp_path, tiny)
 
     def trained(*arguments: str, folder: str = "kept", code: int = 0) -> dict[str, Any]:
-        given = ["--config", str(config), "--device", "cpu", "--checkpoint", str(tmp_path / folder), "--json"]
-        assert run("des_ref.train", lambda: train.main([*given, *arguments])) == code
+        assert train_alone(config, tmp_path / folder, *arguments) == code
         captured = capsys.readouterr()
         return (json.loads(captured.out) if captured.out else {}) | {"said": captured.err}
 
@@ -239,11 +251,29 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
+@cache
+def undamaged(new_folder: Callable[[str], Path]) -> Path:
+    """A folder with the checkpoints of a run of 10 steps, `kept`, and of one of 12 steps, `whole`; trained once."""
+    folder = new_folder("undamaged")
+    model = folder / "tiny.toml"
+    model.write_text(TINY)
+    config = settings_file(folder, model)
+    assert train_alone(config, folder / "kept", "--steps", "10") == 0
+    assert train_alone(config, folder / "whole", "--steps", "12") == 0
+    return folder
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_is_used(
-    damage: str, go: Any, tmp_path: Path
+    damage: str,
+    go: Any,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    go("--steps", "10")
+    trained = undamaged(tmp_path_factory.mktemp)
+    capsys.readouterr()
+    shutil.copytree(trained / "kept", tmp_path / "kept")
     newest, before = checkpoints.newest_first(tmp_path / "kept")
     do, problem = DAMAGES[damage]
     do(newest)
@@ -255,8 +285,7 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_is_used(
     assert f"{newest.name} is refused: {newest}" in resumed["said"] and problem in resumed["said"]
     assert f"resuming from {before}" in resumed["said"]
     assert leftovers(tmp_path / "kept") == []
-    go("--steps", "12", folder="whole")
-    assert difference(parameters(tmp_path / "kept"), parameters(tmp_path / "whole")) == 0
+    assert difference(parameters(tmp_path / "kept"), parameters(trained / "whole")) == 0
 
 
 def test_a_checkpoint_that_is_whole_and_wrong_is_refused_in_one_line(go: Any, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def train(comm: Comm, strategy_name: str, codes: str) -> dict[str, Any]:
     losses = []
     for i in range(STEPS):
         whole = data.examples(BATCH, i).take(torch.arange(BATCH))
-        with recorder.step(i):
+        with recorder.step(i, costs=False):
             result = strategy.step(slice_of(whole, comm.rank, comm.world_size))
         ops = recorder.take_planned(strategy.op_vars(result.counts, BATCH))
         audit.add_step(ops)

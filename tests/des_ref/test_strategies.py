@@ -133,11 +133,13 @@ def _rank(rank: int, folder: Path) -> None:
         prefetch = comm.beside(PREFETCH)
         for kind, ids in BAGS.items():
             certify_case.IDS_PER_FIELD = ids  # type: ignore[misc]
+            wholes, truths = certify_case.batches(Case(RANKS, STEPS, "", ""), model, comm), {}
             for name in (*EXACT, *VARIANTS):
                 case = Case(RANKS, STEPS, "", name, "cpu", pipeline=ids == 1.0)
-                wholes = certify_case.batches(case, model, comm)
-                truth = reference_states(case, model, wholes)
-                result[f"{name} {kind}"] = compare(case, model, comm, prefetch, wholes, truth)
+                optimizers = repr(case.optimizers())
+                if rank == 0 and optimizers not in truths:
+                    truths[optimizers] = list(reference_states(case, model, wholes))
+                result[f"{name} {kind}"] = compare(case, model, comm, prefetch, wholes, truths.get(optimizers, ()))
         result["predictions"] = _predictions(model, comm)
         batches = certify_case.batches(Case(1, 3, "", ""), model, comm)
         one_worker = comm.apart(2, 60.0)

@@ -101,7 +101,7 @@ def test_trace_of_two_ranks(tiny: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_killed_run_leaves_only_a_partial_folder(tiny: Path, tmp_path: Path) -> None:
     path = tmp_path / "run.trace"
-    arguments = [*traced_arguments(tiny, path, steps=300), "--steps", "20000", "--epochs", "1000"]
+    arguments = [*traced_arguments(tiny, path, steps=100), "--steps", "20000", "--epochs", "1000"]
     run = Run(1, arguments, tmp_path / "said")
     file = part_folder(path) / rank_file(0)
     try:
@@ -173,6 +173,17 @@ def test_collectives_of_ddps_reducer_are_seen(tmp_path: Path) -> None:
         assert len(parts) == len(gradients) + 1
         assert all(g["id"] not in part.get("deps", []) for g in gradients for part in parts)
         assert sum(op.get("flops", 0) for op in parts) > 0
+
+
+@pytest.mark.parametrize("costs", [True, False])
+def test_collectives_are_seen_with_and_without_costs_of_compute(costs: bool) -> None:
+    with open_comm("cpu") as comm:
+        recorder, ones = Recorder(comm), torch.ones(4, 4)
+        with recorder.step(costs=costs), recorder.segment("work", Phase.FORWARD):
+            torch.distributed.all_reduce(ones @ ones)  # not through comm.py
+        work, collective, rest = recorder.take()
+    assert (collective.collective, collective.bytes) == (Collective.ALL_REDUCE, 64)
+    assert (work.flops > 0, work.mem_bytes > 0) == (costs, costs) and rest.name == "work.2"
 
 
 def test_bench_writes_the_file_that_calibration_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

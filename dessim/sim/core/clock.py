@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from heapq import heappop, heappush
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from heapq import heappop
+from typing import Any
 
 import simpy
 from simpy.events import NORMAL
 
-Argument = TypeVar("Argument")
-
 
 class Clock(simpy.Environment):
-    """A simpy environment. Timers and events that are due at the same time happen in the order of scheduling."""
+    """A simpy environment. Timers and events that are due at the same time happen in the order of scheduling.
 
-    def call_at(self, time: float, call: Callable[[Argument, float], object], argument: Argument) -> None:
-        """Call `call(argument, time)` at `time` [s]; like a simpy timeout, but nothing can wait for it or cancel it."""
-        # simpy pops four values from its queue; an entry of five is a timer. Entries never compare beyond the third.
-        entry: Any = (time, NORMAL, next(self._eid), call, argument)
-        heappush(self._queue, entry)
+    `number` is that of the timer or event that happens now: what is due at the same time happens in their order.
+    """
+
+    number = -1
+
+    def timers(self) -> tuple[list[Any], Iterator[int]]:
+        """The heap of what is scheduled, and the numbers to come.
+
+        After `heappush(heap, (time, NORMAL, next(numbers), call, argument))` the clock calls `call(argument, time)` at
+        `time` [s]. This is like a simpy timeout, but nothing can wait for it or cancel it.
+        """
+        # simpy's own entries have four values. Entries never compare beyond the third.
+        return self._queue, self._eid
 
     def step(self) -> None:
         """Run all timers that are due before the next event, then process that event."""
         queue: list[Any] = self._queue
         while queue and len(queue[0]) == 5:
-            now, _, _, call, argument = heappop(queue)
-            self._now = now
-            call(argument, now)
+            self._now, _, self.number, call, argument = heappop(queue)
+            call(argument, self._now)
+        if queue:
+            time, priority, number, _ = queue[0]
+            if priority == NORMAL:
+                self.number = number
+            elif time > self._now:
+                self.number = -1  # ahead of all others
         super().step()

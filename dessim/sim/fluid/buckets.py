@@ -14,8 +14,8 @@ import numpy as np
 
 from dessim.arrays import Bools, Floats
 from dessim.cluster import Cluster
-from dessim.sim.fluid.flows import Flows
-from dessim.sim.fluid.incidence import incidence
+from dessim.sim.fluid.maxmin import Incidence
+from dessim.sim.fluid.messages import Messages
 
 _MAX_BURST_SHARE = 0.999
 """The largest share of a message that may pass in a burst. The rest drains, so that the message still arrives."""
@@ -28,31 +28,30 @@ class Buckets:
         self._burst = cluster.transport.burst
         self._clock: Floats = np.zeros(len(cluster.links))  # the virtual clock of each link, in seconds
 
-    def take(self, cluster: Cluster, flows: Flows, size: Floats, repeat: int, now: float) -> Floats:
-        """Take the burst bytes [n_messages] of messages that start `now`, and return them.
+    def take(self, net: Incidence, messages: Messages, repeat: int, now: float) -> Floats:
+        """Take the burst bytes [n_messages] of messages that start `now` over `net`, and return them.
 
-        The messages have `size` [n_messages] bytes and are sent `repeat` times.
+        They are sent `repeat` times.
         """
-        messages = flows.messages
-        net, _, _ = incidence(cluster, messages.src, messages.dst, messages.trees, messages.size)
+        size = messages.size
         behind = np.maximum(self._clock - now, 0.0)
         tokens = np.maximum(self._burst - behind * net.capacity, 0.0)
         on_path = np.full(len(size), np.inf)
         np.minimum.at(on_path, net.flow, tokens[net.link])
         slowest = np.full(len(size), np.inf)
         np.minimum.at(slowest, net.flow, net.capacity[net.link])
-        first = self._after_idle_period(flows, size, slowest)
+        first = self._after_idle_period(messages, slowest)
         load = np.bincount(net.link, net.weight * size[net.flow], minlength=len(net.capacity))
         used = load > 0
         self._clock[used] = now + behind[used] + repeat * load[used] / net.capacity[used]
         return np.where(first, np.minimum(on_path, _MAX_BURST_SHARE * size), 0.0)
 
-    def _after_idle_period(self, flows: Flows, size: Floats, rate: Floats) -> Bools:
+    def _after_idle_period(self, messages: Messages, rate: Floats) -> Bools:
         """Which messages [n_messages] begin after their sender has been idle for as long as its bucket takes to fill.
 
         Assumes that each message has its path to itself and drains at `rate` [n_messages] bytes/s.
         """
-        messages = flows.messages
+        size = messages.size
         begins = np.zeros(len(size)) if messages.begins is None else messages.begins
         if messages.after is not None:
             begins = np.where(messages.after >= 0, (begins + size / rate)[messages.after], begins)

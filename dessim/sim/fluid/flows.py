@@ -110,15 +110,11 @@ class Flows:
         """The same messages over the routes of `cluster`."""
         return route_messages(cluster, self.messages, folding=folding)
 
-    def resized(self, cluster: Cluster, size: Floats, folding: bool) -> Flows:
-        """The same messages, but of `size` [n_messages] bytes, over the routes of `cluster`."""
-        return route_messages(cluster, replace(self.messages, size=size), folding=folding)
-
     def load(self, cluster: Cluster, size: Floats) -> Floats:
         """Bytes that each link class of `cluster` carries if message i has `size[i]` [n_messages] bytes."""
         messages = self.messages
         crossings = incidence(cluster, messages.src, messages.dst, messages.trees, messages.size)
-        return _bytes_by_kind(cluster, crossings.net, crossings.copies, size)
+        return crossed_bytes(cluster, crossings, size)
 
     def without_messages(self, links: Ints) -> Flows:
         """A small copy for a cache: no messages, and colours in as few bytes as possible.
@@ -146,9 +142,11 @@ def route_messages(
     tolerance: float = 0.0,
     progress: Progress | None = None,
     most_colours: int | None = None,
+    crossings: Crossings | None = None,
 ) -> Flows:
     """Route and fold `messages`, and drain them on an idle network. Empty messages are not sent.
 
+    `crossings` are those of `messages`, none of which is empty, if they are known.
     `tolerance` is that of `dessim.sim.fluid.drain.drain`. A message without a route never finishes (its `finish` is
     inf). Raises OutOfTime when the time budget of `progress` is spent, and FoldsTooLittle before draining more colours
     than `most_colours`.
@@ -156,8 +154,9 @@ def route_messages(
     messages = messages.nonempty()
     # Messages of different sizes have different colours, whatever their routes.
     _check_colours(messages.size, most_colours)
-    crossings = incidence(cluster, messages.src, messages.dst, messages.trees, messages.size)
-    net, latency, copies = crossings
+    if crossings is None:
+        crossings = incidence(cluster, messages.src, messages.dst, messages.trees, messages.size)
+    net, latency, _ = crossings
     waking = _average_wait_for_host(cluster, messages)
     fixed = latency + cluster.transport.message_overhead * _messages_of_sender(messages) + waking
     reduction = _reduction_seconds(cluster, messages)
@@ -178,7 +177,7 @@ def route_messages(
         fixed=fixed[folded.flow_of],
         reduction=reduction[folded.flow_of],
         links=folded.links,
-        bytes_by_kind=_bytes_by_kind(cluster, net, copies, messages.size),
+        bytes_by_kind=crossed_bytes(cluster, crossings, messages.size),
         solves=drained.solves,
         error=drained.error,
         waking=waking,
@@ -216,8 +215,9 @@ def _reduction_seconds(cluster: Cluster, messages: Messages) -> Floats:
     return np.where(reducing, summed / cluster.transport.reduction_rate, 0.0)
 
 
-def _bytes_by_kind(cluster: Cluster, net: Incidence, copies: Floats, size: Floats) -> Floats:
-    """Bytes that each link class of `cluster` carries if flow i of `net` has `size[i]` bytes."""
+def crossed_bytes(cluster: Cluster, crossings: Crossings, size: Floats) -> Floats:
+    """Bytes that each link class of `cluster` carries if message i has `size[i]` [n_messages] bytes."""
+    net, _, copies = crossings
     carried = net.weight * copies * size[net.flow]
     kinds = cluster.links.kinds
     return np.bincount(cluster.links.kind[net.link], carried, minlength=len(kinds)).astype(np.float64)

@@ -27,7 +27,8 @@ from dessim.sim.core.counters import Counters
 from dessim.sim.core.recorder import Record
 from dessim.sim.fluid.buckets import Buckets
 from dessim.sim.fluid.fabric import FlowFabric
-from dessim.sim.fluid.flows import Flows
+from dessim.sim.fluid.flows import Flows, crossed_bytes, route_messages
+from dessim.sim.fluid.incidence import incidence
 from dessim.sim.fluid.nccl_calls import Call, NcclCalls
 from dessim.sim.fluid.route_cache import RouteCache
 from dessim.sim.fluid.tuner import AUTO, Tuner, Wanted
@@ -46,7 +47,7 @@ NO_ALGORITHM = "none"
 class _RoutedStage:
     """A stage on this cluster: flows of scale 1, the bytes that make the scale, and how often the stage repeats.
 
-    `burst` [n_flows] bytes of the first repetition have passed in a burst and are not in `flows` any more.
+    `burst` [link classes] are bytes that have passed in a burst and are not in `flows` any more.
     """
 
     flows: Flows
@@ -167,21 +168,20 @@ class FluidNetwork:
         carried = np.zeros(len(self.cluster.links.kinds))
         even: Iterable[_RoutedStage] = ()
         if made is not None:
-            even = [self._routed(group, made, progress)]
+            even = self._routed(group, made, progress)
         elif has_even_part:
             even = self._stages(op, algorithm, options, group, size, sizes, progress)
         more = self._excess(group, loads, progress) if loads is not None else ()
         stages: Iterable[_RoutedStage] = chain(even, more)
-        for stage in self._with_bursts(stages if call is None else map(_without_latency, stages)):
+        for stage in stages if call is None else map(_without_latency, stages):
             self._count(stage)
             carried += stage.flows.bytes_by_kind * (stage.scale * stage.repeat)
             began, last = env.now, stage.flows
             took = yield self.fabric.transfer(stage.flows, stage.scale, stage.repeat)
             add_parts(parts, took)
             if stage.burst is not None:
-                burst = stage.flows.load(self.cluster, stage.burst)
-                self.counters.burst(stage.flows.links, began, env.now, burst)
-                carried += burst
+                self.counters.burst(stage.flows.links, began, env.now, stage.burst)
+                carried += stage.burst
         if call is not None:
             algorithm = call.name
             waiting = max(call.end(env.now - moving) - (env.now - moving), 0.0)
@@ -226,30 +226,35 @@ class FluidNetwork:
         stages = partial(schedule, op, algorithm, self._layouts[group], size, sizes, options)
         total = sum(1 for _ in stages())  # making a stage costs little, routing it costs much
         for done, stage in enumerate(stages()):
-            yield self._routed(group, stage, progress.within(done, total, "stages"))
+            yield from self._routed(group, stage, progress.within(done, total, "stages"))
 
-    def _routed(self, group: str, stage: Stage, progress: Progress) -> _RoutedStage:
-        flows, scale = self._now.stage(self._placement.gpus[group], stage, progress)
-        return _RoutedStage(flows, scale, stage.repeat)
+    def _routed(self, group: str, stage: Stage, progress: Progress) -> Iterator[_RoutedStage]:
+        """The stage without the bytes that pass in a burst. Of equal repetitions only the first finds full buckets."""
+        gpus, repeat = self._placement.gpus[group], stage.repeat
+        if self.cluster.transport.burst > 0:
+            yield self._with_burst(gpus, stage, progress)
+            repeat -= 1
+        if repeat:
+            flows, scale = self._now.stage(gpus, stage, progress)
+            yield _RoutedStage(flows, scale, repeat)
 
     def _excess(self, group: str, loads: Loads, progress: Progress) -> Iterator[_RoutedStage]:
         """The stages that carry the bytes beyond the least total."""
         for stage in excess(np.array(loads.totals), loads.received):
-            yield self._routed(group, stage, progress)
+            yield from self._routed(group, stage, progress)
 
-    def _with_bursts(self, stages: Iterable[_RoutedStage]) -> Iterator[_RoutedStage]:
-        """The stages without the bytes that pass in a burst. Of equal repetitions only the first finds full buckets."""
-        if self.cluster.transport.burst == 0:
-            yield from stages
-            return
-        cluster, folding = self._now.cluster, self._now.folding
-        for stage in stages:
-            flows = stage.flows
-            size = flows.messages.size * stage.scale
-            burst = self._buckets.take(cluster, flows, size, stage.repeat, self.fabric.env.now)
-            yield _RoutedStage(flows.resized(cluster, size - burst, folding), 1.0, 1, burst)
-            if stage.repeat > 1:
-                yield replace(stage, repeat=stage.repeat - 1)
+    def _with_burst(self, gpus: Ints, stage: Stage, progress: Progress) -> _RoutedStage:
+        """The first repetition of a stage, whose bursts pass at once."""
+        cluster = self._now.cluster
+        messages, scale = self._now.messages(gpus, stage)
+        crossings = incidence(cluster, messages.src, messages.dst, messages.trees, messages.size)
+        messages = replace(messages, size=messages.size * scale)
+        burst = self._buckets.take(crossings.net, messages, stage.repeat, self.fabric.env.now)
+        rest = replace(messages, size=messages.size - burst)
+        if cluster.routing.policy == "adaptive":
+            crossings = incidence(cluster, rest.src, rest.dst, rest.trees, rest.size)
+        flows = route_messages(cluster, rest, folding=self._now.folding, progress=progress, crossings=crossings)
+        return _RoutedStage(flows, 1.0, 1, crossed_bytes(cluster, crossings, burst))
 
     def _count(self, stage: _RoutedStage) -> None:
         self.solves += stage.flows.solves

@@ -70,18 +70,16 @@ class RouteCache:
         `bare` flows may lack their messages, for callers that need their times only. Raises OutOfTime when the time
         budget of `progress` is spent, and FoldsTooLittle where a stage of free messages has more than `most_colours`.
         """
-        largest = float(stage.size.max(initial=0.0))
-        if not stage.pattern or largest == 0:
-            return self._route(gpus, stage, stage.size, progress, most_colours), 1.0
+        relative, scale = _scaled(stage)
+        if not stage.pattern or not stage.size.any():
+            return self._route(gpus, stage, relative, progress, most_colours), scale
         group = self.group(gpus)
         if stage.after is not None:
-            # Messages that wait for others: their delays do not scale with size, so each size is routed once.
             key: tuple[object, ...] = (stage.pattern, stage.size.tobytes(), group)
             if key not in self._chained:
-                self._chained[key] = self._route(gpus, stage, stage.size, progress)
-            return self._chained[key], 1.0
-        is_even = float(stage.size.min()) == largest
-        relative = np.ones(len(stage.size)) if is_even else stage.size / largest
+                self._chained[key] = self._route(gpus, stage, relative, progress)
+            return self._chained[key], scale
+        is_even = float(stage.size.min()) == scale
         shape = b"" if is_even else hashlib.blake2b(relative.tobytes()).digest()
         # Which receivers add up matters only where adding takes time.
         reducing = stage.reduce if self.cluster.transport.reduction_rate < np.inf else False
@@ -89,7 +87,7 @@ class RouteCache:
         key = (stage.pattern, reduces, shape, group, stage.in_flight, stage.continues)
         if key in self._scaled:
             known = self._scaled[key]
-            return known if bare else known.with_messages(_messages(gpus, stage, relative)), largest
+            return known if bare else known.with_messages(_messages(gpus, stage, relative)), scale
         if (key, most_colours) in self._refused:
             raise FoldsTooLittle
         try:
@@ -101,7 +99,12 @@ class RouteCache:
         used[flows.links] = True
         flows = replace(flows, routed=(self._joint_folds, self._joint_folds.add_stage()))
         self._scaled[key] = flows.without_messages(self._links.setdefault(np.packbits(used).tobytes(), flows.links))
-        return flows, largest
+        return flows, scale
+
+    def messages(self, gpus: Ints, stage: Stage) -> tuple[Messages, float]:
+        """The messages of the flows that `stage` returns, and their scale, without routing them."""
+        relative, scale = _scaled(stage)
+        return _messages(gpus, stage, relative).nonempty(), scale
 
     def _route(
         self, gpus: Ints, stage: Stage, size: Floats, progress: Progress | None, most_colours: int | None = None
@@ -114,6 +117,17 @@ class RouteCache:
             progress=progress,
             most_colours=most_colours,
         )
+
+
+def _scaled(stage: Stage) -> tuple[Floats, float]:
+    """The sizes [n_messages] with which a stage is routed, and the scale [bytes] by which to multiply them.
+
+    Delays do not scale with size, so each size is routed for itself where messages wait for others.
+    """
+    largest = float(stage.size.max(initial=0.0))
+    if not stage.pattern or largest == 0 or stage.after is not None:
+        return stage.size, 1.0
+    return np.ones(len(stage.size)) if float(stage.size.min()) == largest else stage.size / largest, largest
 
 
 def _messages(gpus: Ints, stage: Stage, size: Floats) -> Messages:

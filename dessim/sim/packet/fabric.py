@@ -13,11 +13,14 @@ Left out: packet loss and retransmission, and how a connection's window grows.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from heapq import heappush
 
 import numpy as np
+from simpy.events import NORMAL
 
 from dessim.cluster import Cluster
 from dessim.cluster.links import FloatArray, IntArray
@@ -57,7 +60,8 @@ class Message:
 @dataclass(slots=True, eq=False)
 class _Link:
     """A link: `sending` is the parcel that is being sent, and `turns` the queues of others, one per pair, in the order
-    of their turns. Nothing waits for an idle link.
+    of their turns. Nothing waits for an idle link. `coming` are parcels that arrive before it has sent that parcel, so
+    that they need no timer: they join the queues later, in the order of their arrival.
 
     `free_at` [s] is when the link would have finished had it never sent faster than its rate (token bucket, as in
     dessim/sim/fluid/buckets.py).
@@ -68,52 +72,75 @@ class _Link:
     burst_s: float
     service_s: dict[float, float] = field(default_factory=dict)  # by size; packets come in a few sizes
     turns: deque[deque[_Parcel]] = field(default_factory=deque)
+    coming: list[_Due] = field(default_factory=list)
     sending: _Parcel | None = None
     free_at: float = -math.inf
+
+    def seconds(self, size: float) -> float:
+        """How long the link sends `size` bytes, which `service_s` then knows."""
+        seconds = self.service_s[size] = whole_ticks(size / self.rate)
+        return seconds
+
+
+@dataclass(slots=True, eq=False)
+class _Hop:
+    """A link of a route, and the parcels of the route that wait for it.
+
+    Parcels arrive at the `following` hop (None: at the end of the route) `delay_s` seconds after they left the link.
+    """
+
+    link: _Link
+    following: _Hop | None
+    delay_s: float
+    waiting: deque[_Parcel] = field(default_factory=deque)
 
 
 @dataclass(slots=True, eq=False)
 class _Route:
-    """Links from one GPU to another, seconds of propagation per hop, and the class of the slowest link.
+    """Links from one GPU to another: their `ids`, the `first` hop, and the class of the slowest link."""
 
-    `hops` are the links, each with the queue of parcels of this route that wait for it; None is the end of the route.
-    """
-
-    hops: list[tuple[_Link, deque[_Parcel]] | None]
+    first: _Hop
     ids: list[int]
-    hop_s: float
     slowest: str
 
 
 @dataclass(slots=True, eq=False)
 class _Connection:
-    """Messages over `route` that are not completely sent, and the bytes in flight; `back` is the opposite route.
+    """Messages over a route that are not completely sent, and the bytes in flight.
 
-    `links` are those of both routes; `load` [link classes] is how often a byte and its acknowledgement cross a class.
+    `first` is the first hop of the route, `back` that of the opposite route, and `slowest` the class of the slowest
+    link. While no message waits, acknowledgements need no timer: they are in `returning`, in order of arrival.
+    `links` are those of both routes; `load` [link classes] is how often a byte and its acknowledgement cross a
+    class.
     """
 
-    route: _Route
-    back: _Route
+    first: _Hop
+    back: _Hop
+    slowest: str
     links: IntArray
     load: FloatArray
     queue: deque[Message] = field(default_factory=deque)
+    returning: deque[_Due] = field(default_factory=deque)
     in_flight: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
 class _Parcel:
-    """Two packets, one, or the acknowledgement of `carried` bytes, on the way along `route`; `hop` links are behind it.
+    """Two packets, one, or the acknowledgement of `carried` bytes, at `hop` of its route or on the way there.
 
     `size` is what it takes of a link [bytes]. `last_of` is the message that ends with it, if one does.
     """
 
     connection: _Connection
-    route: _Route
+    hop: _Hop
     size: float
     carried: float
-    acknowledges: bool
-    last_of: Message | None = None
-    hop: int = 0
+    last_of: Message | None
+    acknowledges: bool = False
+
+
+_Due = tuple[float, int, _Parcel]
+"""A parcel without a timer: when it arrives [s], and the number of the timer that it would have."""
 
 
 class PacketFabric:
@@ -121,7 +148,7 @@ class PacketFabric:
 
     def __init__(self, env: Clock, cluster: Cluster, cores: Cores | None = None) -> None:
         self.env = env
-        self._call_at = env.call_at
+        self._timers, self._numbers = env.timers()
         self.cluster = cluster
         self.cores = cores
         self.counters = Counters(cluster.links)
@@ -152,7 +179,14 @@ class PacketFabric:
 
         message.arrived = count_and_report
         connection.queue.append(message)
+        returning = connection.returning
+        while returning and returning[0] < (began, self.env.number):
+            connection.in_flight -= returning.popleft()[2].carried
         self._fill_window(connection, began)
+        if connection.queue:
+            while returning:
+                arrives, number, parcel = returning.popleft()
+                heappush(self._timers, (arrives, NORMAL, number, self._deliver, parcel))
 
     def _connection(self, channel: str, pair: Pair) -> _Connection:
         if (channel, pair) not in self._connections:
@@ -161,8 +195,13 @@ class PacketFabric:
             there, back = self._route(pair), self._route(pair[::-1])
             crossed = np.bincount(kinds[there.ids], minlength=n_classes)
             returned = np.bincount(kinds[back.ids], minlength=n_classes)
-            links = np.array([*there.ids, *back.ids])
-            self._connections[channel, pair] = _Connection(there, back, links, crossed + self._ack_share * returned)
+            self._connections[channel, pair] = _Connection(
+                there.first,
+                back.first,
+                there.slowest,
+                np.array([*there.ids, *back.ids]),
+                crossed + self._ack_share * returned,
+            )
         return self._connections[channel, pair]
 
     def _route(self, pair: Pair) -> _Route:
@@ -174,39 +213,126 @@ class PacketFabric:
                 )
             ids = routes.link.tolist()
             links = [self._links[link] for link in ids]
-            hop_s = whole_ticks(float(routes.latency[0]) / len(ids))
-            slowest = min(links, key=lambda link: link.rate).kind
-            self._routes[pair] = _Route([*((link, deque()) for link in links), None], ids, hop_s, slowest)
+            delay_s = whole_ticks(float(routes.latency[0]) / len(ids))
+            hop = _Hop(links[-1], None, delay_s)
+            for link in reversed(links[:-1]):
+                hop = _Hop(link, hop, delay_s)
+            self._routes[pair] = _Route(hop, ids, min(links, key=lambda link: link.rate).kind)
         return self._routes[pair]
+
+    # Below, all time is spent: timers are scheduled without a call, as `Clock.timers` allows.
 
     def _fill_window(self, connection: _Connection, now: float) -> None:
         """Send as much as the window allows."""
-        while connection.queue and connection.in_flight < self._window:
-            message = connection.queue[0]
-            size = min(message.unsent, _PARCEL)
-            message.unsent -= size
-            last = message.unsent <= 0
-            if last:
-                connection.queue.popleft()
+        queue, first, window = connection.queue, connection.first, self._window
+        while queue and connection.in_flight < window:
+            message = queue[0]
+            size = message.unsent
+            if size > _PARCEL:
+                message.unsent = size - _PARCEL
+                parcel = _Parcel(connection, first, _PARCEL, _PARCEL, None)
+                connection.in_flight += _PARCEL
+            else:
+                message.unsent = 0.0
+                queue.popleft()
                 # Until now earlier bytes of the connection had to pass the slowest link of the route.
-                message.history.append((connection.route.slowest, now))
+                message.history.append((connection.slowest, now))
                 message.sent(message.history)
-            connection.in_flight += size
-            self._arrive(_Parcel(connection, connection.route, size, size, False, message if last else None), now)
+                parcel = _Parcel(connection, first, size, size, message)
+                connection.in_flight += size
+            self._arrive(parcel, now)
 
     def _arrive(self, parcel: _Parcel, now: float) -> None:
-        """A parcel is at the next link of its route, or at its end."""
-        hop = parcel.route.hops[parcel.hop]
-        if hop is None:
-            self._deliver(parcel, now)
+        """A parcel is at the next link of its route. A link that was idle for a while first sends a burst at once."""
+        hop = parcel.hop
+        link = hop.link
+        if link.sending is not None:
+            if link.coming:
+                self._join(link, now)
+            waiting = hop.waiting
+            if not waiting:
+                link.turns.append(waiting)
+            waiting.append(parcel)
             return
-        link, queue = hop
-        if link.sending is None:
-            self._serve(link, parcel, now)
-            return
-        if not queue:
-            link.turns.append(queue)
-        queue.append(parcel)
+        free_at = link.free_at
+        burst_from = now - link.burst_s
+        if free_at < burst_from:
+            free_at = burst_from
+        size = parcel.size
+        try:
+            free_at += link.service_s[size]
+        except KeyError:
+            free_at += link.seconds(size)
+        link.free_at = free_at
+        if free_at > now:
+            link.sending = parcel
+            heappush(self._timers, (free_at, NORMAL, next(self._numbers), self._served, link))
+        else:
+            self._leave(parcel, now)
+
+    def _join(self, link: _Link, now: float) -> None:
+        """Those that have arrived without a timer join the queues of the link."""
+        coming = link.coming
+        coming.sort()
+        due = bisect_left(coming, (now, self.env.number))
+        for _, _, parcel in coming[:due]:
+            waiting = parcel.hop.waiting
+            if not waiting:
+                link.turns.append(waiting)
+            waiting.append(parcel)
+        del coming[:due]
+
+    def _served(self, link: _Link, now: float) -> None:
+        """The link has sent a parcel: send those of the next pairs, until one takes time."""
+        parcel = link.sending
+        assert parcel is not None
+        self._leave(parcel, now)
+        if link.coming:
+            self._join(link, now)
+        turns = link.turns
+        while turns:
+            waiting = turns.popleft()
+            parcel = waiting.popleft()
+            if waiting:
+                turns.append(waiting)
+            free_at = link.free_at
+            burst_from = now - link.burst_s
+            if free_at < burst_from:
+                free_at = burst_from
+            size = parcel.size
+            try:
+                free_at += link.service_s[size]
+            except KeyError:
+                free_at += link.seconds(size)
+            link.free_at = free_at
+            if free_at > now:
+                link.sending = parcel
+                heappush(self._timers, (free_at, NORMAL, next(self._numbers), self._served, link))
+                return
+            self._leave(parcel, now)
+        link.sending = None
+
+    def _leave(self, parcel: _Parcel, now: float) -> None:
+        """The parcel has passed the link of its hop."""
+        hop = parcel.hop
+        arrives = now + hop.delay_s
+        message = parcel.last_of
+        if message is not None:
+            message.history += ((hop.link.kind, now), (LATENCY, arrives))
+        following = hop.following
+        if following is None:
+            if parcel.acknowledges and not parcel.connection.queue:
+                parcel.connection.returning.append((arrives, next(self._numbers), parcel))
+                return
+            call = self._deliver
+        else:
+            parcel.hop = following
+            link = following.link
+            if link.sending is not None and arrives < link.free_at:
+                link.coming.append((arrives, next(self._numbers), parcel))
+                return
+            call = self._arrive
+        heappush(self._timers, (arrives, NORMAL, next(self._numbers), call, parcel))
 
     def _deliver(self, parcel: _Parcel, now: float) -> None:
         """A parcel is at its receiver, which acknowledges it, or an acknowledgement is back at the sender."""
@@ -223,51 +349,10 @@ class PacketFabric:
             self.cores.carried(self._core_s[size])
         # The parcel returns as its acknowledgement.
         message = parcel.last_of
-        parcel.route = connection.back
+        parcel.hop = connection.back
         parcel.size = size * self._ack_share
         parcel.acknowledges = True
         parcel.last_of = None
-        parcel.hop = 0
         self._arrive(parcel, now)
         if message is not None:
             message.arrived(message.history)
-
-    def _serve(self, link: _Link, parcel: _Parcel, now: float) -> None:
-        """The link is idle: send the parcel. A link that was idle for a while first sends its burst at once."""
-        free_at = link.free_at
-        burst_from = now - link.burst_s
-        if free_at < burst_from:
-            free_at = burst_from
-        size = parcel.size
-        seconds = link.service_s.get(size)
-        if seconds is None:
-            seconds = link.service_s[size] = whole_ticks(size / link.rate)
-        link.free_at = free_at = free_at + seconds
-        if free_at > now:
-            link.sending = parcel
-            self._call_at(free_at, self._served, link)
-        else:
-            self._leave(link, parcel, now)
-
-    def _served(self, link: _Link, now: float) -> None:
-        """The link has sent a parcel: send those of the next pairs, until one takes time."""
-        parcel = link.sending
-        assert parcel is not None
-        link.sending = None
-        self._leave(link, parcel, now)
-        turns = link.turns
-        while turns and link.sending is None:
-            queue = turns.popleft()
-            parcel = queue.popleft()
-            if queue:
-                turns.append(queue)
-            self._serve(link, parcel, now)
-
-    def _leave(self, link: _Link, parcel: _Parcel, now: float) -> None:
-        parcel.hop += 1
-        arrives = now + parcel.route.hop_s
-        message = parcel.last_of
-        if message is not None:
-            message.history.append((link.kind, now))
-            message.history.append((LATENCY, arrives))
-        self._call_at(arrives, self._arrive, parcel)

@@ -77,7 +77,9 @@ class PacketNetwork:
         if task.collective not in (Collective.BARRIER, *PROGRAMS):
             raise SimulationError(f"{task.name}: the packet network has no {task.collective}; use the fluid network")
         gpus = self._placement.gpus[task.group].tolist()
-        channels = self._channels.setdefault(id(rendezvous), RendezvousChannels(self._fabric, task.group, gpus))
+        channels = self._channels.get(id(rendezvous))
+        if channels is None:
+            channels = self._channels[id(rendezvous)] = RendezvousChannels(self._fabric, task.group, gpus)
         rank = Rank(
             env=self._env,
             n=len(gpus),

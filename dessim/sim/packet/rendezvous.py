@@ -7,7 +7,7 @@ after the other, depending on when its ranks arrive (gloo, transport/tcp/pair.cc
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -47,7 +47,7 @@ class RendezvousChannels:
         self._fabric = fabric
         self._channel = channel
         self._gpus = gpus
-        self._channels = {(a, b): _Channel() for a in range(len(gpus)) for b in range(len(gpus)) if a != b}
+        self._channels: defaultdict[tuple[int, int], _Channel] = defaultdict(_Channel)
 
     def send(self, src: int, dst: int, size: float) -> simpy.Event:
         """Rank `src` posts `size` bytes for rank `dst`.

@@ -68,12 +68,12 @@ class Fluid:
 
     @property
     def empty(self) -> bool:
-        return not bool((self.active if self._chain is None else self.remaining > 0).any())
+        return not np.count_nonzero(self.active if self._chain is None else self.remaining)
 
     def next_finish(self) -> float:
         """Seconds until the next flow finishes or begins; inf if none is left."""
         seconds = np.inf
-        if self.active.any():
+        if np.count_nonzero(self.active):
             seconds = float((self.remaining[self.active] / self.rate[self.active]).min())
         if self._chain is not None:
             waiting = (self.remaining > 0) & ~self.active
@@ -95,24 +95,29 @@ class Fluid:
         """Start the flows whose wait ends after `seconds`. Returns whether there were any."""
         waits = (self.remaining > 0) & ~self.active
         self.countdown[waits] -= seconds
-        triggered = waits & np.isin(chain.after, finished)
-        self.countdown[triggered] = chain.delay[chain.after[triggered]]
+        if len(finished):
+            ended = np.zeros(len(waits) + 1, dtype=bool)  # the last one for flows that wait for none
+            ended[finished] = True
+            triggered = waits & ended[chain.after]
+            self.countdown[triggered] = chain.delay[chain.after[triggered]]
         begins = waits & (self.countdown <= chain.rounding)
         self.countdown[begins] = 0.0
         self.active |= begins
-        return bool(begins.any())
+        return bool(np.count_nonzero(begins))
 
     def _solve(self) -> None:
-        if not self.active.any():
+        active = self.active
+        if not np.count_nonzero(active):
             return
-        net = self._net.of_flows(self.active)
+        net = self._net.of_flows(active)
         # Flows without links need a finite cap. A cap of 0 makes the solver skip those that have finished.
-        self.rate, self.bound = max_min_rates(net, np.where(self.active, np.inf, 0.0))
+        self.rate, self.bound = max_min_rates(net, np.where(active, np.inf, 0.0))
         self.solves += 1
         load = np.bincount(net.link, net.weight * self.rate[net.flow], minlength=len(net.capacity))
-        if (load > net.effective_capacity() * (1 + OVERLOAD_ROUNDING)).any():
+        if np.count_nonzero(load > net.effective_capacity() * (1 + OVERLOAD_ROUNDING)):
             raise PhysicsError("a link carries more than its capacity; please report this")
-        if not (self.rate[self.active] > 0).all() or not np.isfinite(self.rate[self.active]).all():
+        rate = self.rate[active]
+        if np.count_nonzero((rate > 0) & np.isfinite(rate)) < len(rate):
             raise PhysicsError("a flow with bytes left has no usable rate; please report this")
 
 

@@ -13,7 +13,7 @@ bottleneck is frozen at this very share in any order.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -48,10 +48,11 @@ class Incidence:
 
     def of_flows(self, keep: Bools) -> Incidence:
         """The network with the links of the flows to `keep` [n_flows] only. Flow numbers stay the same."""
-        if keep.all():
-            return self
         entries = keep[self.flow]
-        return replace(self, flow=self.flow[entries], link=self.link[entries], weight=self.weight[entries])
+        if np.count_nonzero(entries) == len(entries):
+            return self
+        flow, link, weight = self.flow[entries], self.link[entries], self.weight[entries]
+        return Incidence(self.n_flows, flow, link, weight, self.capacity, self.cap, self.fan_in)
 
 
 def max_min_rates(net: Incidence, cap: Floats | None = None) -> tuple[Floats, Ints]:
@@ -61,10 +62,13 @@ def max_min_rates(net: Incidence, cap: Floats | None = None) -> tuple[Floats, In
     """
     rate = np.zeros(net.n_flows)
     bound = np.full(net.n_flows, -1, dtype=np.int64)
-    limit = np.full(net.n_flows, np.inf) if net.cap is None else net.cap
+    n_links = len(net.capacity)
+    # Copies of these cost less than arrays filled anew; where flows are few, numpy spends its time on calls.
+    endless, endless_links = np.full(net.n_flows, np.inf), np.full(n_links, np.inf)
+    no_link = np.full(net.n_flows, n_links, dtype=np.int64)
+    limit = endless if net.cap is None else net.cap
     if cap is not None:
         limit = np.minimum(limit, cap)
-    n_links = len(net.capacity)
     room = net.effective_capacity().astype(np.float64, copy=True)
     flow = net.flow
     link = net.link
@@ -72,33 +76,36 @@ def max_min_rates(net: Incidence, cap: Floats | None = None) -> tuple[Floats, In
     waiting = np.ones(net.n_flows, dtype=bool)
     while len(flow):
         load = np.bincount(link, weight, minlength=n_links)
-        share = np.full(n_links, np.inf)
+        share = endless_links.copy()
         np.divide(room, load, out=share, where=load > 0)
+        share_of_entry = share[link]
         # The smallest share on the path of each flow, then the smallest of those among the flows of each link.
-        on_path = np.full(net.n_flows, np.inf)
-        np.minimum.at(on_path, flow, share[link])
+        on_path = endless.copy()
+        np.minimum.at(on_path, flow, share_of_entry)
         capped = waiting & (limit <= on_path)
         level = np.minimum(on_path, limit)
-        on_link = np.full(n_links, np.inf)
+        on_link = endless_links.copy()
         np.minimum.at(on_link, link, level[flow])
         local = on_link >= share * (1 - RELATIVE_TIE)  # no other link or cap holds a flow of this link back
-        full = local[link] & (share[link] <= on_path[flow] * (1 + RELATIVE_TIE))
+        full = local[link] & (share_of_entry <= (on_path * (1 + RELATIVE_TIE))[flow])
+        full_flow = flow[full]
         freeze = capped.copy()
-        freeze[flow[full]] = True
-        rate[freeze] = level[freeze]
+        freeze[full_flow] = True
+        np.copyto(rate, level, where=freeze)
         # If several links fill together, name the first, so that the order of entries does not matter.
-        first = np.full(net.n_flows, n_links, dtype=np.int64)
-        np.minimum.at(first, flow[full], link[full])
-        bound[freeze & ~capped] = first[freeze & ~capped]
+        first = no_link.copy()
+        np.minimum.at(first, full_flow, link[full])
+        np.copyto(bound, first, where=freeze & ~capped)
         waiting &= ~freeze
-        if not waiting.any():
+        if not np.count_nonzero(waiting):
             break
         frozen = freeze[flow]
         room -= np.bincount(link[frozen], weight[frozen] * rate[flow[frozen]], minlength=n_links)
         np.maximum(room, 0.0, out=room)
-        flow = flow[~frozen]
-        link = link[~frozen]
-        weight = weight[~frozen]
+        left = ~frozen
+        flow = flow[left]
+        link = link[left]
+        weight = weight[left]
     # The remaining flows cross no link, so only their caps bound them.
     rate[waiting] = limit[waiting]
     return rate, bound

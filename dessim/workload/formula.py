@@ -79,7 +79,7 @@ class Formula:
     @property
     def symbols(self) -> tuple[str, ...]:
         """The names that an evaluation needs, sorted."""
-        return tuple(sorted(names_in(self._node)))
+        return tuple(sorted(_names_in(self)))
 
     def __add__(self, other: Formula | float) -> Formula:
         return _joined(self, " + ", other, _Binding.SUM)
@@ -116,10 +116,8 @@ class Formula:
 
     def renamed(self, names: Mapping[str, str]) -> Formula:
         """The same formula with other names for some of its symbols."""
-        if names_in(self._node).isdisjoint(names):
-            return self
-        text = re.sub(r"[A-Za-z]\w*", lambda found: names.get(found[0], found[0]), self.text)
-        return Formula(text, renamed_node(self._node, names), self._binding)
+        changed = _names_in(self).intersection(names)
+        return _renamed(self, self._binding, tuple((old, names[old]) for old in sorted(changed))) if changed else self
 
     def evaluate(self, values: Mapping[str, float]) -> float:
         """The number for these symbol values. Raises FormulaError if one is missing or the result is not finite."""
@@ -225,10 +223,32 @@ def renamed(value: Any, names: Mapping[str, str]) -> Any:
         case Formula():
             return value.renamed(names)
         case tuple():
-            return tuple(renamed(part, names) for part in value)
+            parts = tuple(renamed(part, names) for part in value)
+            return value if all(map(operator.is_, parts, value)) else parts
+        case str() | int() | float() | None:
+            return value
     if not is_dataclass(value) or isinstance(value, type) or callable(value):
         return value
-    return replace(value, **{f.name: renamed(getattr(value, f.name), names) for f in fields(value)})
+    old = {f.name: getattr(value, f.name) for f in fields(value)}
+    new = {name: renamed(part, names) for name, part in old.items()}
+    changed = {name: part for name, part in new.items() if part is not old[name]}
+    return replace(value, **changed) if changed else value
+
+
+# A plan has the same formulas for every model, and most models have the same plans.
+@lru_cache(maxsize=4096)
+def _names_in(formula: Formula) -> frozenset[str]:
+    """The symbols of a formula."""
+    return frozenset(names_in(formula._node))
+
+
+@lru_cache(maxsize=4096)
+def _renamed(formula: Formula, binding: _Binding, pairs: tuple[tuple[str, str], ...]) -> Formula:
+    """A formula with other names for its symbols: `pairs` of an old and a new one. Equal formulas may differ in
+    `binding`, so that it is a part of the key."""
+    names = dict(pairs)
+    text = re.sub(r"[A-Za-z]\w*", lambda found: names.get(found[0], found[0]), formula.text)
+    return Formula(text, renamed_node(formula._node, names), binding)
 
 
 def evaluate(text: str, values: Mapping[str, float]) -> float:

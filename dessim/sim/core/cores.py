@@ -13,10 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
-import numpy as np
 import simpy
 
-from dessim.cluster.hashing import mix
+from dessim.cluster.hashing import mix_int
 from dessim.sim.core.ticks import coarse_ticks, whole_ticks
 
 TIME_SLICE_S = whole_ticks(4e-3)
@@ -74,5 +73,4 @@ def _priority(thread: int, slices: int) -> int:
     Break ties pseudo-randomly: rank order would correlate with leaf order. The draw depends on the thread alone, so
     that a change in one thread does not reshuffle all the others.
     """
-    draw = mix(np.array([(thread << 20) + slices], dtype=np.uint64))
-    return (slices << 53) + int(draw[0] >> np.uint64(11))
+    return (slices << 53) + (mix_int((thread << 20) + slices) >> 11)

@@ -217,6 +217,8 @@ def _draws_of(law: IdLaw, unique: float) -> float:
             return math.inf
     while high - low > 1e-6 * high:
         middle = (low + high) / 2
+        if not low < middle < high:  # neighbouring floats, which are far apart close to 0
+            break
         low, high = (middle, high) if law.unique(middle) < unique else (low, middle)
     return high
 

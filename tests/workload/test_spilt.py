@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dessim.cluster import Cluster, load_cluster
@@ -51,6 +51,7 @@ LAWS = st.builds(ZipfLaw, st.floats(10, 1e7), st.floats(0, 1.5))
 
 @settings(max_examples=15)
 @given(LAWS, st.floats(1, 1e6), st.floats(0, 1), st.floats(0, 1))
+@example(ZipfLaw(1000.0, 1.0), 1e5, 5e-324, 0.5)
 def test_a_larger_cache_misses_no_more(law: ZipfLaw, draws: float, one: float, other: float) -> None:
     small, large = (misses(law, draws, share * law.vocabulary) for share in sorted((one, other)))
     assert 0 <= large <= small * (1 + 1e-6) + 1e-6 <= (law.unique(draws) + 1e-6) * (1 + 1e-6)

@@ -12,135 +12,20 @@ Left out: packet loss and retransmission, and how a connection's window grows.
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_left
-from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from heapq import heappush
 
 import numpy as np
 from simpy.events import NORMAL
 
 from dessim.cluster import Cluster
-from dessim.cluster.links import FloatArray, IntArray
 from dessim.errors import SimulationError
 from dessim.sim.core.bounds import LATENCY
 from dessim.sim.core.clock import Clock
 from dessim.sim.core.cores import Cores
 from dessim.sim.core.counters import Counters
 from dessim.sim.core.ticks import whole_bytes, whole_ticks
-
-MSS = 1448.0
-"""Bytes in a packet: Ethernet's 1,500 less the headers of IP, TCP and its time stamps."""
-_PARCEL = 2 * MSS
-"""A receiver acknowledges every second packet (RFC 5681), so two packets travel as one parcel here."""
-
-Pair = tuple[int, int]
-History = Sequence[tuple[str, float]]
-"""The delays of a message, in order: a bound (dessim.sim.core.bounds) and the time [s] until which it did."""
-
-
-@dataclass(slots=True, eq=False)
-class Message:
-    """`size` bytes from GPU `pair[0]` to GPU `pair[1]`.
-
-    `sent` is called when the connection has the last byte in flight, `arrived` when the last byte is at its receiver;
-    both with the message's history so far. `unsent` bytes wait for the window.
-    """
-
-    pair: Pair
-    size: float
-    sent: Callable[[History], object]
-    arrived: Callable[[History], object]
-    unsent: float = 0.0
-    history: list[tuple[str, float]] = field(default_factory=list)
-
-
-@dataclass(slots=True, eq=False)
-class _Link:
-    """A link: `sending` is the parcel that is being sent, and `turns` the queues of others, one per pair, in the order
-    of their turns. Nothing waits for an idle link. `coming` are parcels that arrive before it has sent that parcel, so
-    that they need no timer: they join the queues later, in the order of their arrival.
-
-    `free_at` [s] is when the link would have finished had it never sent faster than its rate (token bucket, as in
-    dessim/sim/fluid/buckets.py).
-    """
-
-    kind: str
-    rate: float
-    burst_s: float
-    service_s: dict[float, float] = field(default_factory=dict)  # by size; packets come in a few sizes
-    turns: deque[deque[_Parcel]] = field(default_factory=deque)
-    coming: list[_Due] = field(default_factory=list)
-    sending: _Parcel | None = None
-    free_at: float = -math.inf
-
-    def seconds(self, size: float) -> float:
-        """How long the link sends `size` bytes, which `service_s` then knows."""
-        seconds = self.service_s[size] = whole_ticks(size / self.rate)
-        return seconds
-
-
-@dataclass(slots=True, eq=False)
-class _Hop:
-    """A link of a route, and the parcels of the route that wait for it.
-
-    Parcels arrive at the `following` hop (None: at the end of the route) `delay_s` seconds after they left the link.
-    """
-
-    link: _Link
-    following: _Hop | None
-    delay_s: float
-    waiting: deque[_Parcel] = field(default_factory=deque)
-
-
-@dataclass(slots=True, eq=False)
-class _Route:
-    """Links from one GPU to another: their `ids`, the `first` hop, and the class of the slowest link."""
-
-    first: _Hop
-    ids: list[int]
-    slowest: str
-
-
-@dataclass(slots=True, eq=False)
-class _Connection:
-    """Messages over a route that are not completely sent, and the bytes in flight.
-
-    `first` is the first hop of the route, `back` that of the opposite route, and `slowest` the class of the slowest
-    link. While no message waits, acknowledgements need no timer: they are in `returning`, in order of arrival.
-    `links` are those of both routes; `load` [link classes] is how often a byte and its acknowledgement cross a
-    class.
-    """
-
-    first: _Hop
-    back: _Hop
-    slowest: str
-    links: IntArray
-    load: FloatArray
-    queue: deque[Message] = field(default_factory=deque)
-    returning: deque[_Due] = field(default_factory=deque)
-    in_flight: float = 0.0
-
-
-@dataclass(slots=True, eq=False)
-class _Parcel:
-    """Two packets, one, or the acknowledgement of `carried` bytes, at `hop` of its route or on the way there.
-
-    `size` is what it takes of a link [bytes]. `last_of` is the message that ends with it, if one does.
-    """
-
-    connection: _Connection
-    hop: _Hop
-    size: float
-    carried: float
-    last_of: Message | None
-    acknowledges: bool = False
-
-
-_Due = tuple[float, int, _Parcel]
-"""A parcel without a timer: when it arrives [s], and the number of the timer that it would have."""
+from dessim.sim.packet.parcels import PARCEL, Connection, History, Hop, Link, Message, Pair, Parcel, Route
 
 
 class PacketFabric:
@@ -156,13 +41,13 @@ class PacketFabric:
         kinds = [cluster.links.kinds[kind] for kind in cluster.links.kind.tolist()]
         burst = cluster.transport.burst
         self._links = [
-            _Link(kind, rate, whole_ticks(burst / rate))
+            Link(kind, rate, whole_ticks(burst / rate))
             for kind, rate in zip(kinds, cluster.links.capacity.tolist(), strict=True)
         ]
         self._ack_share = cluster.transport.ack_share
         self._core_s: dict[float, float] = {}  # seconds of a core per size of parcel
-        self._routes: dict[Pair, _Route] = {}
-        self._connections: dict[tuple[str, Pair], _Connection] = {}
+        self._routes: dict[Pair, Route] = {}
+        self._connections: dict[tuple[str, Pair], Connection] = {}
 
     def send(self, channel: str, message: Message) -> None:
         """Queue a message behind earlier ones of its connection. Each `channel` has its own connections."""
@@ -188,14 +73,14 @@ class PacketFabric:
                 arrives, number, parcel = returning.popleft()
                 heappush(self._timers, (arrives, NORMAL, number, self._deliver, parcel))
 
-    def _connection(self, channel: str, pair: Pair) -> _Connection:
+    def _connection(self, channel: str, pair: Pair) -> Connection:
         if (channel, pair) not in self._connections:
             kinds = self.cluster.links.kind
             n_classes = len(self.cluster.links.kinds)
             there, back = self._route(pair), self._route(pair[::-1])
             crossed = np.bincount(kinds[there.ids], minlength=n_classes)
             returned = np.bincount(kinds[back.ids], minlength=n_classes)
-            self._connections[channel, pair] = _Connection(
+            self._connections[channel, pair] = Connection(
                 there.first,
                 back.first,
                 there.slowest,
@@ -204,7 +89,7 @@ class PacketFabric:
             )
         return self._connections[channel, pair]
 
-    def _route(self, pair: Pair) -> _Route:
+    def _route(self, pair: Pair) -> Route:
         if pair not in self._routes:
             routes = self.cluster.routes(np.array(pair[:1]), np.array(pair[1:]), without_twins=False)
             if (routes.weight != 1).any():
@@ -214,35 +99,35 @@ class PacketFabric:
             ids = routes.link.tolist()
             links = [self._links[link] for link in ids]
             delay_s = whole_ticks(float(routes.latency[0]) / len(ids))
-            hop = _Hop(links[-1], None, delay_s)
+            hop = Hop(links[-1], None, delay_s)
             for link in reversed(links[:-1]):
-                hop = _Hop(link, hop, delay_s)
-            self._routes[pair] = _Route(hop, ids, min(links, key=lambda link: link.rate).kind)
+                hop = Hop(link, hop, delay_s)
+            self._routes[pair] = Route(hop, ids, min(links, key=lambda link: link.rate).kind)
         return self._routes[pair]
 
     # Below, all time is spent: timers are scheduled without a call, as `Clock.timers` allows.
 
-    def _fill_window(self, connection: _Connection, now: float) -> None:
+    def _fill_window(self, connection: Connection, now: float) -> None:
         """Send as much as the window allows."""
         queue, first, window = connection.queue, connection.first, self._window
         while queue and connection.in_flight < window:
             message = queue[0]
             size = message.unsent
-            if size > _PARCEL:
-                message.unsent = size - _PARCEL
-                parcel = _Parcel(connection, first, _PARCEL, _PARCEL, None)
-                connection.in_flight += _PARCEL
+            if size > PARCEL:
+                message.unsent = size - PARCEL
+                parcel = Parcel(connection, first, PARCEL, PARCEL, None)
+                connection.in_flight += PARCEL
             else:
                 message.unsent = 0.0
                 queue.popleft()
                 # Until now earlier bytes of the connection had to pass the slowest link of the route.
                 message.history.append((connection.slowest, now))
                 message.sent(message.history)
-                parcel = _Parcel(connection, first, size, size, message)
+                parcel = Parcel(connection, first, size, size, message)
                 connection.in_flight += size
             self._arrive(parcel, now)
 
-    def _arrive(self, parcel: _Parcel, now: float) -> None:
+    def _arrive(self, parcel: Parcel, now: float) -> None:
         """A parcel is at the next link of its route. A link that was idle for a while first sends a burst at once."""
         hop = parcel.hop
         link = hop.link
@@ -270,7 +155,7 @@ class PacketFabric:
         else:
             self._leave(parcel, now)
 
-    def _join(self, link: _Link, now: float) -> None:
+    def _join(self, link: Link, now: float) -> None:
         """Those that have arrived without a timer join the queues of the link."""
         coming = link.coming
         coming.sort()
@@ -282,7 +167,7 @@ class PacketFabric:
             waiting.append(parcel)
         del coming[:due]
 
-    def _served(self, link: _Link, now: float) -> None:
+    def _served(self, link: Link, now: float) -> None:
         """The link has sent a parcel: send those of the next pairs, until one takes time."""
         parcel = link.sending
         assert parcel is not None
@@ -312,7 +197,7 @@ class PacketFabric:
             self._leave(parcel, now)
         link.sending = None
 
-    def _leave(self, parcel: _Parcel, now: float) -> None:
+    def _leave(self, parcel: Parcel, now: float) -> None:
         """The parcel has passed the link of its hop."""
         hop = parcel.hop
         arrives = now + hop.delay_s
@@ -334,7 +219,7 @@ class PacketFabric:
             call = self._arrive
         heappush(self._timers, (arrives, NORMAL, next(self._numbers), call, parcel))
 
-    def _deliver(self, parcel: _Parcel, now: float) -> None:
+    def _deliver(self, parcel: Parcel, now: float) -> None:
         """A parcel is at its receiver, which acknowledges it, or an acknowledgement is back at the sender."""
         connection = parcel.connection
         size = parcel.carried

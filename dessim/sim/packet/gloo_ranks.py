@@ -16,7 +16,7 @@ from dessim.collectives.gloo import SEGMENTS_IN_FLIGHT, children, segments
 from dessim.sim.core.bounds import CORES, LATENCY, REDUCTION
 from dessim.sim.core.cores import Cores
 from dessim.sim.core.ticks import whole_ticks
-from dessim.sim.packet.fabric import History
+from dessim.sim.packet.parcels import History
 from dessim.sim.packet.rendezvous import RendezvousChannels
 from dessim.trace.schema import Collective
 

@@ -15,7 +15,8 @@ from functools import partial
 import simpy
 
 from dessim.sim.core.bounds import LATE, LATENCY
-from dessim.sim.packet.fabric import History, Message, PacketFabric
+from dessim.sim.packet.fabric import PacketFabric
+from dessim.sim.packet.parcels import History, Message
 
 _PREAMBLE = 48.0
 """Bytes of "ready to receive", and of the preamble that precedes data."""

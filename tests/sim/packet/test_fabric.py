@@ -15,7 +15,8 @@ from dessim.errors import SimulationError
 from dessim.sim.core.clock import Clock
 from dessim.sim.core.cores import Cores
 from dessim.sim.core.counters import Counters
-from dessim.sim.packet.fabric import MSS, Message, PacketFabric
+from dessim.sim.packet.fabric import PacketFabric
+from dessim.sim.packet.parcels import MSS, Message
 
 RANKS = 8
 BED = load_cluster("lab/two_leaves_2to1")

@@ -1,6 +1,6 @@
 """Processes of tests that need torch: forked from one that has imported it, because importing it takes seconds.
 
-There is one such process per test worker, with the modules that any test needs.
+There is one such process per test worker, with the modules that any test needs (tests/conftest.py starts it).
 """
 
 from __future__ import annotations
@@ -18,7 +18,18 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 _LIMIT_S = 240.0
-_IMPORTED = ("des_ref.certify.group", "des_ref.train_flags", "dessim.plan.scales", "hypothesis", "pytest")
+_IMPORTED = (
+    "des_ref.certify.group",
+    "des_ref.gpu.program",
+    "des_ref.stream.run",
+    "des_ref.train",
+    "dessim.plan.scales",
+    "dessim.sweep.local",
+    "hypothesis",
+    "pytest",
+    "torch.distributed.checkpoint",
+    "tests.frozen",
+)
 _TORCHRUN = ["-m", "torch.distributed.run", "--standalone"]
 
 
@@ -26,7 +37,7 @@ def forked_from_everything() -> ForkServerContext:
     """The context of processes that have imported torch, the trainer and pytest already; the first call starts them."""
     from des_ref.forked import forking_context
 
-    context = forking_context(*_IMPORTED, "tests.frozen")
+    context = forking_context(*_IMPORTED)
     forkserver.ensure_running()
     return context
 

@@ -26,7 +26,6 @@ _IMPORTED = (
     "des_ref.stream.run",
     "des_ref.train_flags",
     "des_ref.training.samples",
-    "dessim.plan.scales",
     "dessim.sweep.local",
     "hypothesis",
     "pytest",

@@ -16,6 +16,8 @@ LINKS  ?=
 export PYTHONDONTWRITEBYTECODE :=
 # A stamp file, so that a second `make` does not install again.
 READY  := $(VENV)/.ready
+# Another one: the assertions of all tests were rewritten once.
+WARM   := $(VENV)/.warm
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint lint-style lint-types docs bench gpu studies mutants fuzz chaos
@@ -34,14 +36,18 @@ $(READY): pyproject.toml
 	@$(BIN)/python -m pip install --quiet --group torchrec && $(BIN)/python -m pip install --quiet --no-deps torchrec==1.8.0 \
 		|| echo "TorchRec could not be installed; comparisons with it will be skipped" >&2
 # Otherwise all processes that start first would compile the same modules at the same time.
-	@$(BIN)/python -m compileall -q dessim des_ref
+	@$(BIN)/python -m compileall -q -x 'tests/.*(test_|conftest)' dessim des_ref tests
 	@touch $@
+
+$(WARM): $(READY)
+	@$(BIN)/python -m tests.rewrite && touch $@
 
 demo: $(READY)     ## train, certify, capture, replay, project, report (under 3 minutes)
 	@$(BIN)/dessim demo --out $(OUT)
 
 test: $(READY)     ## run every check: lint, types, import contracts, tests
-	@$(MAKE) --no-print-directory lint
+# In a new clone each test worker would rewrite the assertions of all tests; so one process does it, beside mypy.
+	@$(MAKE) --no-print-directory -j2 --output-sync lint-style lint-types $(WARM)
 # Tests that measure wall-clock time run one by one, before the others load the machine; both parts run in any case.
 # Only their files are imported.
 	@$(BIN)/python -m pytest -q -n 0 -m quiet $(if $(JUNIT),--junitxml=$(JUNIT)/quiet.xml) \

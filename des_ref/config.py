@@ -132,7 +132,8 @@ class OptimizerSettings(_Strict):
     """`rows` is an optimizer of des_ref.embedding.optim, chosen by `rows.name`; `dense` is one of torch.optim."""
 
     rows: Annotated[RowOptimizer, Field(discriminator="name")] = RowAdagrad()
-    dense: DenseSettings = DenseSettings(lr=1e-3)
+    # Not validated, because torch imports its compiler for the first optimizer, which takes seconds.
+    dense: DenseSettings = DenseSettings.model_construct(lr=1e-3)
 
 
 class WireSettings(_Strict):

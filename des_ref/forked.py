@@ -17,5 +17,5 @@ def forking_context(*modules: str) -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     # The compiler asks for the driver's version, after which a forked process could not use CUDA.
     compiler = () if torch.cuda.is_available() else ("torch._dynamo",)
-    context.set_forkserver_preload([*modules, *compiler])
+    context.set_forkserver_preload([*compiler, *modules])
     return context

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from collections.abc import Generator
 from functools import cache
 
@@ -44,6 +45,16 @@ def pytest_collection() -> Generator[None, object, object]:
         # Hypothesis and simulations make many small objects that live on; the default of 700 takes a twentieth of the
         # time of all tests.
         gc.set_threshold(50_000, 20, 20)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _forking_server() -> None:
+    """Start all processes that tests fork from one that has imported what any of them need: Python has one such
+    process, and the first to ask for it determines what it imports. Runs of tests without torch do not ask."""
+    if "torch" in sys.modules:
+        from tests.forked import forked_from_everything
+
+        forked_from_everything()
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,6 @@
 """Processes of tests that need torch: forked from one that has imported it, because importing it takes seconds.
 
-There is one such process per test worker, with the modules that any test needs.
+There is one such process per test worker, with the modules that any test needs (tests/conftest.py starts it).
 """
 
 from __future__ import annotations
@@ -18,7 +18,20 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 _LIMIT_S = 240.0
-_IMPORTED = ("des_ref.certify.group", "des_ref.train_flags", "dessim.plan.scales", "hypothesis", "pytest")
+# No program: Python warns where a process runs one as its program that is imported already.
+_IMPORTED = (
+    "des_ref.bench_cases",
+    "des_ref.certify.program",
+    "des_ref.checkpoint.resume",
+    "des_ref.stream.run",
+    "des_ref.train_flags",
+    "des_ref.training.samples",
+    "dessim.sweep.local",
+    "hypothesis",
+    "pytest",
+    "torch.distributed.checkpoint",
+    "tests.frozen",
+)
 _TORCHRUN = ["-m", "torch.distributed.run", "--standalone"]
 
 
@@ -26,7 +39,7 @@ def forked_from_everything() -> ForkServerContext:
     """The context of processes that have imported torch, the trainer and pytest already; the first call starts them."""
     from des_ref.forked import forking_context
 
-    context = forking_context(*_IMPORTED, "tests.frozen")
+    context = forking_context(*_IMPORTED)
     forkserver.ensure_running()
     return context
 

@@ -49,10 +49,14 @@ def finish(
 
 def plotted(figure: Figure, title: str, data: str, path: Path | None, prefix: str) -> Plot:
     """Write the figure and its `data`, a CSV text, to `path` if given; return the SVG to paste, its ids prefixed."""
-    if path is not None:
-        write_text(path, svg_text(figure, title))
+    if path is None:
+        svg = svg_text(figure, title, "none")
+    else:
+        svg = svg_text(figure, title)
+        write_text(path, svg)
         write_text(path.with_suffix(".csv"), data)
-    return Plot(inline(svg_text(figure, title, "none"), prefix), title, data)
+        svg = svg.replace("fill: #ffffff", "fill: none", 1)  # the background, which is drawn first
+    return Plot(inline(svg, prefix), title, data)
 
 
 def svg_text(figure: Figure, title: str, background: str = "white") -> str:

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.forked import forked_from_everything
-
 pytest.importorskip("torch", reason="the trainer needs the [train] extra")
 
 TINY = """
@@ -58,12 +56,6 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-@pytest.fixture(autouse=True, scope="session")
-def forking_server() -> None:
-    """Let the ranks of all tests start from one process that has imported what any of them need."""
-    forked_from_everything()
 
 
 @pytest.fixture(scope="session")

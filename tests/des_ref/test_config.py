@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import errno
 import json
+import runpy
 from pathlib import Path
 
 import pytest
 
-from des_ref import bench, steps, train
+from des_ref import bench, config, steps, train
 from des_ref.certify import program as certify
 from des_ref.cli import run
-from des_ref.config import load_settings
+from des_ref.config import DenseSettings, OptimizerSettings, load_settings
+from des_ref.models.dense_optim import DenseOptimizer
 from des_ref.step_jobs import load_jobs
 from des_ref.tracing.session import TraceSession
 from des_ref.train_flags import parser, settings_from
@@ -234,3 +236,12 @@ def test_an_interrupt_exits_with_130_and_is_reported_once(
 
     assert run("des_ref.train", interrupted) == 130
     assert capsys.readouterr().err == said
+
+
+def test_importing_the_settings_makes_no_optimizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch's first optimizer imports the compiler, which takes every program that only imports the trainer seconds."""
+    monkeypatch.setattr(DenseOptimizer, "__call__", None)
+    settings = runpy.run_path(str(config.__file__), run_name="config")["OptimizerSettings"]()
+    assert settings.dense.build() == DenseOptimizer("Adam", {"lr": 1e-3})
+    monkeypatch.undo()
+    assert OptimizerSettings().dense == DenseSettings(lr=1e-3)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from functools import cache
 from typing import Any
 
 from dessim.workload.model import load_model
@@ -14,6 +16,11 @@ SCALES = (8, 16, 32, 64, 128, 256, 512, 1024)
 
 def projection(strategies: tuple[str, ...] = STRATEGIES, scales: tuple[int, ...] = SCALES) -> list[dict[str, Any]]:
     """Rows like those of `dessim project`."""
+    return deepcopy(_projection(strategies, scales))
+
+
+@cache
+def _projection(strategies: tuple[str, ...], scales: tuple[int, ...]) -> list[dict[str, Any]]:
     model = load_model("fm")
     rows = []
     for gpus in scales:

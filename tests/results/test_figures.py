@@ -24,6 +24,7 @@ DRAW = {
     "predicted_vs_measured": lambda path=None: figures.predicted_vs_measured(STEPS, path),
     "utilisation": lambda path=None: figures.utilisation(ROWS[0]["utilisation"], path),
 }
+BACKGROUND = re.compile(r'<g id="[\w-]*patch_1">\s*<path[^>]* style="fill: ([#\w]+)"')
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +75,9 @@ def test_every_reference_has_its_target(drawn, name):
 @pytest.mark.parametrize("name", DRAW)
 def test_saved_it_is_on_white_with_its_data_beside_it(tmp_path, name):
     path = tmp_path / f"{name}.svg"
-    DRAW[name](path)
+    pasted = DRAW[name](path)
     assert path.read_text().startswith("<?xml")
+    assert [BACKGROUND.findall(svg) for svg in (path.read_text(), pasted)] == [["#ffffff"], ["none"]]
     assert sorted(p.suffix for p in tmp_path.iterdir()) == [".csv", ".svg"]
     rows = list(csv.DictReader(path.with_suffix(".csv").open()))
     assert len(rows) == {"predicted_vs_measured": 5, "utilisation": 9}.get(name, len(ROWS))

@@ -139,7 +139,7 @@ def test_hostile_names_are_escaped_everywhere():
         "<svg><foreignObject/></svg>",
     ],
 )
-def test_a_drawing_that_could_run_or_load_is_refused(drawing):
+def test_a_drawing_that_could_run_or_load_is_refused(without_figures, drawing):
     with pytest.raises(ValueError, match="must be plain SVG"):
         render_report(result(), cluster_svg=drawing)
 

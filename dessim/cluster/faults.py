@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 from dessim.cluster.links import IntArray, Layer, Links
 from dessim.errors import ClusterError
 
+_DIGITS = 18  # of an index in a name, at most; Python refuses to read numbers of thousands of digits
 _LISTED_NEIGHBOURS = 8
 """Neighbours that an error message lists by name."""
 
@@ -91,9 +92,9 @@ def _index_in(layer: Layer, name: str) -> int | None:
     if layer.names:
         return layer.names.index(name) if name in layer.names else None
     if layer.kind == "gpu" or not layer.per_node:
-        match = re.fullmatch(rf"{layer.kind}(\d+)", name)
+        match = re.fullmatch(rf"{layer.kind}(\d{{1,{_DIGITS}}})", name)
         return _none_if_negative(int(match[1]) - layer.first_gpu) if match else None
-    match = re.fullmatch(rf"node(\d+)/{layer.kind}(\d*)", name)
+    match = re.fullmatch(rf"node(\d{{1,{_DIGITS}}})/{layer.kind}(\d{{0,{_DIGITS}}})", name)
     if not match or (match[2] == "") != (layer.kind == "nvswitch"):
         return None
     local = int(match[2] or 0)

@@ -47,6 +47,8 @@ TEXTS = (
     *("9" * 40, "9" * 5000, "(" * 150),
 )
 _HUGE = "a" * 70_000
+_MANY_DIGITS = "9" * 5000
+"""Python refuses to read whole numbers of more than 4,300 digits."""
 _DEPTHS = (1, 2, 50, 99, 101, 3000)
 _MOST_VALUES = 50_000
 """Values of a file that is mutated further."""
@@ -138,11 +140,15 @@ def _number(rng: random.Random) -> float:
     return rng.choice(NUMBERS)
 
 
+def _digits(rng: random.Random) -> str:
+    return f"{_number(rng):g}" if rng.random() < 0.98 else _MANY_DIGITS
+
+
 def _other_text(text: str, rng: random.Random) -> Any:
     number = re.search(r"-?\d+(\.\d+)?(e-?\d+)?", text)
     change = rng.randrange(6)
     if change < 3 and number:
-        return f"{text[: number.start()]}{_number(rng):g}{text[number.end() :]}"
+        return f"{text[: number.start()]}{_digits(rng)}{text[number.end() :]}"
     if change == 3 and number:
         return f"{number[0]} {rng.choice(UNITS)}"
     if change == 4 and text:
@@ -277,7 +283,7 @@ def _changes(data: bytes, rng: random.Random, seeds: Sequence[bytes]) -> bytes:
     first, last = rng.choice(found)
     other = data[slice(*rng.choice(found))]
     kind = rng.randrange(3)
-    word = other if kind == 0 else f"{_number(rng):g}".encode() if kind == 1 else _junk(rng)
+    word = other if kind == 0 else _digits(rng).encode() if kind == 1 else _junk(rng)
     return data[:first] + (re.sub(rb'[<>&"\x00\n]', b"", word) if change % 3 == 2 else word) + data[last:]
 
 

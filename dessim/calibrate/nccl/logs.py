@@ -21,15 +21,15 @@ from dessim.errors import FileError
 from dessim.files import parse_json, read_text
 from dessim.trace.schema import Collective
 
-_RANK = re.compile(r"^#\s+Rank\s+(\d+)\b.*?(?:\bon\s+(\S+))?\s+device\b", re.IGNORECASE)
+_RANK = re.compile(r"^#\s+Rank\s+(\d{1,9})\b.*?(?:\bon\s+(\S+))?\s+device\b", re.IGNORECASE)
 _OP = re.compile(
     r"(?<![a-z])(all_?reduce|all_?gather|reduce_?scatter|all_?to_?all|broadcast|reduce|send_?recv|gather|scatter)(?![a-z])",
     re.IGNORECASE,
 )
 _TITLE = re.compile(r"^#?\s*(?:Collective(?: test starting)?:|Test:|Running|\+|\$|mpirun|srun|./)", re.IGNORECASE)
-_GPUS = re.compile(r"nThread\s+(\d+)\s+nGpus\s+(\d+)")
+_GPUS = re.compile(r"nThread\s+(\d{1,9})\s+nGpus\s+(\d{1,9})\b")
 _VERSION = re.compile(r"nccl-library=(\d+)|NCCL version (\d+\.\d+)", re.IGNORECASE)
-_WRONG = re.compile(r"^#\s*Out of bounds values\s*:\s*(\d+)\s+FAILED", re.IGNORECASE)
+_WRONG = re.compile(r"^#\s*Out of bounds values\s*:\s*(\d{1,18})\s+FAILED", re.IGNORECASE)
 _NUMBER = re.compile(r"^[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?$")
 
 

@@ -136,7 +136,7 @@ def _cut(profile: Profile, shift_us: float) -> _Rank:
     steps: dict[int, tuple[float, float]] = {}
     for event in profile.events:
         number = event.name.removeprefix("ProfilerStep#")
-        if event.category == "user_annotation" and number != event.name and number.isdecimal():
+        if event.category == "user_annotation" and number != event.name and number.isdecimal() and len(number) < 10:
             steps[int(number)] = (event.start_us, event.end_us)
     if not steps:
         if not profile.events:

@@ -25,17 +25,21 @@ WARM   := $(VENV)/.warm
 help:     ## list the targets
 	@sed -n 's/^\([a-z]*\): *\(.*\)## \(.*\)/  make \1\t\3/p' $(MAKEFILE_LIST) | expand -t 18
 
+# Without compiling, for which pip uses one core.
+INSTALL = $(BIN)/python -m pip install --quiet --no-compile
+
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "dessim needs Python 3.11 or newer; try: make PYTHON=python3.12 ...")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "setting up $(VENV) (a few minutes the first time)" >&2
 	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	@$(BIN)/python -m pip install --quiet --editable '.[train]' --group test --group lint --group docs
+	@$(INSTALL) --editable '.[train]' --group test --group lint --group docs
 # --no-deps: TorchRec depends on fbgemm-gpu, the CUDA build, which would overwrite fbgemm-gpu-cpu. Neither package exists
 # for every machine.
-	@$(BIN)/python -m pip install --quiet --group torchrec && $(BIN)/python -m pip install --quiet --no-deps torchrec==1.8.0 \
+	@$(INSTALL) --group torchrec && $(INSTALL) --no-deps torchrec==1.8.0 \
 		|| echo "TorchRec could not be installed; comparisons with it will be skipped" >&2
 # Otherwise all processes that start first would compile the same modules at the same time.
+	@$(BIN)/python -m compileall -qq -j 0 -x '/(tests?|_internal)/' $(VENV)/lib || true
 	@$(BIN)/python -m compileall -q -x 'tests/.*(test_|conftest)' dessim des_ref tests
 	@touch $@
 
@@ -85,7 +89,7 @@ mutants: $(READY)  ## apply every deliberate fault to a copy of the trainer; the
 	@$(BIN)/python -m tests.mutants.run
 
 fuzz: $(READY)     ## mutate files of every format that users hand in, 10 minutes each: MINUTES=1, FORMATS="topology plan"
-	@$(BIN)/python -m pip install --quiet --group fuzz || echo "atheris could not be installed" >&2
+	@$(INSTALL) --group fuzz || echo "atheris could not be installed" >&2
 	@$(BIN)/python -m tests.fuzz.run --minutes $(MINUTES) $(FORMATS)
 
 chaos: $(READY)    ## strike trainings of every strategy 100 times at random moments, and resume them; more as root

@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 OUT    ?= demo-out
 # More test workers than cores: tests also wait, for ranks, for emulated networks and for processes that end.
-WORKERS ?= $(shell expr 2 \* $$(getconf _NPROCESSORS_ONLN))
+WORKERS ?= $(shell expr 1 + $$(getconf _NPROCESSORS_ONLN))
 # The folder for JUnit files of `make test`, if any.
 JUNIT  ?=
 # Minutes for each format of `make fuzz`, and faults of `make chaos`.

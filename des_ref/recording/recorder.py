@@ -25,6 +25,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from typing import Any, Self
 
@@ -95,7 +96,7 @@ class Recorder(TorchDispatchMode):
 
     def now_us(self) -> float:
         """Microseconds on this rank's clock."""
-        return (time.perf_counter_ns() - self._origin_ns) / 1e3
+        return _us_since(self._origin_ns)
 
     # -- called by the trainer ------------------------------------------------------------------------------------
 
@@ -130,7 +131,10 @@ class Recorder(TorchDispatchMode):
                 op, ranks = described(op, entry)
                 self.groups[op.group or ""] = ranks
             ops.append(op)
-        self._ops = []  # releases the collectives' tensors
+        # Tensors and groups of the collectives are released now: who drops a group last waits for a thread of it, which
+        # may wait for Python's lock.
+        self._ops, self._unlabelled, self._pending = [], [], {}
+        self._joined = 0
         return ops
 
     @contextmanager
@@ -242,7 +246,9 @@ class Recorder(TorchDispatchMode):
         """Have the backend report when the work is done. On a GPU its callback runs too early to be used."""
         future = work_future(work) if self._comm.device.type == "cpu" else None
         if future is not None:
-            future.then(lambda _: op.done_us.append(self.now_us()))
+            # The backend's thread drops this function, which therefore must not keep the call and its group alive.
+            done_us, now_us = op.done_us, partial(_us_since, self._origin_ns)
+            future.then(lambda _: done_us.append(now_us()))
 
     def _done(self, op: OpenOp) -> float:
         """When the op ended: when `wait` returned, or earlier if it was done before anyone waited for it."""
@@ -293,6 +299,10 @@ class Recorder(TorchDispatchMode):
         self._segment = None
         self._last_segment = segment
         self._frontier = (segment.op.id,)
+
+
+def _us_since(origin_ns: int) -> float:
+    return (time.perf_counter_ns() - origin_ns) / 1e3
 
 
 def _cpu_us() -> float:

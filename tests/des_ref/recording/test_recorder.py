@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from des_ref import bench, train
 from des_ref.comm import Comm, open_comm
 from des_ref.forked import forking_context
+from des_ref.recording.open_op import OpenOp
 from des_ref.recording.recorder import Recorder
 from dessim.errors import TraceError
 from dessim.processes import leave
@@ -177,11 +179,16 @@ def test_collectives_of_ddps_reducer_are_seen(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("costs", [True, False])
 def test_collectives_are_seen_with_and_without_costs_of_compute(costs: bool) -> None:
+    def open_ops() -> int:
+        return sum(type(found) is OpenOp for found in gc.get_objects())
+
+    before = open_ops()
     with open_comm("cpu") as comm:
         recorder, ones = Recorder(comm), torch.ones(4, 4)
         with recorder.step(costs=costs), recorder.segment("work", Phase.FORWARD):
             torch.distributed.all_reduce(ones @ ones)  # not through comm.py
         work, collective, rest = recorder.take()
+        assert open_ops() == before, "what has been taken keeps no group alive"
     assert (collective.collective, collective.bytes) == (Collective.ALL_REDUCE, 64)
     assert (work.flops > 0, work.mem_bytes > 0) == (costs, costs) and rest.name == "work.2"
 

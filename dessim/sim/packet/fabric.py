@@ -128,7 +128,7 @@ class PacketFabric:
             self._arrive(parcel, now)
 
     def _arrive(self, parcel: Parcel, now: float) -> None:
-        """A parcel is at the next link of its route. A link that was idle for a while first sends a burst at once."""
+        """A parcel is at the next link of its route."""
         hop = parcel.hop
         link = hop.link
         if link.sending is not None:
@@ -139,6 +139,11 @@ class PacketFabric:
                 link.turns.append(waiting)
             waiting.append(parcel)
             return
+        if not self._send(link, parcel, now):
+            self._leave(parcel, now)
+
+    def _send(self, link: Link, parcel: Parcel, now: float) -> bool:
+        """Send the parcel; whether that takes time. A link that was idle for a while first sends a burst at once."""
         free_at = link.free_at
         burst_from = now - link.burst_s
         if free_at < burst_from:
@@ -152,8 +157,8 @@ class PacketFabric:
         if free_at > now:
             link.sending = parcel
             heappush(self._timers, (free_at, NORMAL, next(self._numbers), self._served, link))
-        else:
-            self._leave(parcel, now)
+            return True
+        return False
 
     def _join(self, link: Link, now: float) -> None:
         """Those that have arrived without a timer join the queues of the link."""
@@ -180,19 +185,7 @@ class PacketFabric:
             parcel = waiting.popleft()
             if waiting:
                 turns.append(waiting)
-            free_at = link.free_at
-            burst_from = now - link.burst_s
-            if free_at < burst_from:
-                free_at = burst_from
-            size = parcel.size
-            try:
-                free_at += link.service_s[size]
-            except KeyError:
-                free_at += link.seconds(size)
-            link.free_at = free_at
-            if free_at > now:
-                link.sending = parcel
-                heappush(self._timers, (free_at, NORMAL, next(self._numbers), self._served, link))
+            if self._send(link, parcel, now):
                 return
             self._leave(parcel, now)
         link.sending = None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import simpy
@@ -209,7 +210,8 @@ def simulate(
         if faults:
             raise SimulationError("the packet network has no faults; leave out the faults, or use the fluid network")
         chosen = [name for name in (algorithms or {}).values() if name not in ("auto", GLOO)]
-        if chosen or options not in (None, Options()):
+        # How often a collective is timed is of no concern to packets.
+        if chosen or (options is not None and replace(options, timing=Options().timing) != Options()):
             raise SimulationError("the packet network runs gloo's own algorithms; leave out algorithms and options")
         model = PacketNetwork(PacketFabric(env, routed.cluster, shared_cores), workload.groups, seats)
     else:

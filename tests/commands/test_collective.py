@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import dessim
 from dessim.cli.app import app
 from dessim.cluster import Cluster, load_cluster
 from dessim.collectives import ALGORITHMS, Options, algorithms_for, schedule
@@ -217,6 +218,7 @@ def test_the_packet_network_is_chosen_by_name_and_refuses_other_transports() -> 
     fluid, packet = (time_collective(replace(request, network=network)) for network in ("fluid", "packet"))
     assert packet.algorithm == "gloo" and packet.time_s == pytest.approx(fluid.time_s, rel=0.03)
     assert packet.bound_by in ("nic_up", "nic_down")
+    assert dessim.collective(bed, "all_reduce", 4, 2.0**20, network="packet").time_s == packet.time_s
     with pytest.raises(SimulationError, match="leave out algorithms"):
         time_collective(replace(request, network="packet", algorithm="ring"))
     with pytest.raises(SimulationError, match="transport ideal has others"):

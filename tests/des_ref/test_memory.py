@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
 from functools import partial
 
 import pytest
@@ -19,6 +20,18 @@ from dessim.workload.memory import memory_of
 from dessim.workload.model import load_model
 
 
+@pytest.fixture(scope="module")
+def nothing_old() -> Iterator[None]:
+    """Exempt what is there already from garbage collection, which would visit it before each measurement."""
+    import torch._dynamo  # otherwise the first optimizer does
+
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("nothing_old")
 @pytest.mark.parametrize(
     ("name", "strategy", "batch"),
     [

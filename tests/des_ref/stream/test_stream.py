@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -23,10 +22,12 @@ from des_ref.comm import open_comm
 from des_ref.config import load_settings
 from des_ref.stream.drift import Drift
 from des_ref.stream.stop import asked_to_stop
+from dessim.processes import leave
 from dessim.workload.model import load_model
 from tests.bench.kills import difference, leftovers, parameters
+from tests.des_ref.ranks import stderr_to
 from tests.des_ref.stream.rows import text
-from tests.forked import run_forked
+from tests.forked import forked_from_everything, run_forked
 
 LIMIT_S = 60.0
 FM = """
@@ -193,13 +194,20 @@ def test_a_growing_file_is_trained_on_as_it_grows(
     assert [followed[key] for key in SAME if key in followed] == [whole[key] for key in SAME if key in whole]
 
 
-def _on_ranks(ranks: int, *arguments: str, stdin: Any = None) -> subprocess.Popen[str]:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-    command = [*launcher, "-m", "des_ref.train", *arguments, "--device", "cpu", "--json"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    )
+def _torchrun(ranks: int, arguments: list[str], rows: Path, said: Path) -> None:
+    """What torchrun --standalone does, with ranks that are forked; they read `rows`, a named pipe, on stdin."""
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    stderr_to(said)
+    here = LaunchConfig(1, 1, ranks, rdzv_backend="c10d", rdzv_endpoint="localhost:0", start_method="fork")
+    elastic_launch(here, _train)(arguments, rows, said)
+
+
+def _train(arguments: list[str], rows: Path, said: Path) -> None:
+    stderr_to(said)
+    os.dup2(os.open(rows, os.O_RDONLY), 0)
+    torch.set_num_threads(1)
+    leave(run("des_ref.train", lambda: train.main(arguments)))
 
 
 @pytest.mark.slow
@@ -210,22 +218,26 @@ def test_two_workers_score_like_one_and_ctrl_c_ends_them_with_a_checkpoint(
     file, log, kept = config(39), tmp_path / "log.jsonl", tmp_path / "kept"
     rows = text(64 * 12)
     arguments = ["--config", str(file), "--input", "-", "--report-log", str(log), "--checkpoint", str(kept)]
-    workers = _on_ranks(2, *arguments, stdin=subprocess.PIPE)
+    arguments += ["--device", "cpu", "--json"]
+    pipe, said = tmp_path / "pipe", tmp_path / "said"
+    os.mkfifo(pipe)
+    launcher = forked_from_everything().Process(target=_torchrun, args=(2, arguments, pipe, said))
+    launcher.start()
     try:
-        assert workers.stdin is not None
-        workers.stdin.write("".join(rows))
-        workers.stdin.flush()
-        deadline = time.monotonic() + LIMIT_S
-        # The step after the third report waits for rows that never arrive.
-        while not log.exists() or len(reports(log)) < 2:
-            assert time.monotonic() < deadline and workers.poll() is None
-            time.sleep(0.05)
-        time.sleep(1.0)
-        workers.send_signal(signal.SIGINT)
-        _, said = workers.communicate(timeout=LIMIT_S)
+        with pipe.open("w") as stdin:
+            stdin.write("".join(rows))
+            stdin.flush()
+            deadline = time.monotonic() + LIMIT_S
+            # The step after the third report waits for rows that never arrive.
+            while not log.exists() or len(reports(log)) < 2:
+                assert time.monotonic() < deadline and launcher.is_alive()
+                time.sleep(0.05)
+            time.sleep(1.0)
+            os.kill(launcher.pid or 0, signal.SIGINT)
+            launcher.join(LIMIT_S)
     finally:
-        workers.kill()
-    assert "progressive AUC" in said, said
+        launcher.kill()
+    assert "progressive AUC" in said.read_text(), said.read_text()
     last = reports(log)[-1]
     assert last["step"] == 12
     whole = tmp_path / "rows"
@@ -234,7 +246,7 @@ def test_two_workers_score_like_one_and_ctrl_c_ends_them_with_a_checkpoint(
     assert alone["steps"] == 12 and last["total_auc"] == alone["auc"]
     assert last["total_logloss"] == pytest.approx(alone["logloss"], abs=1e-7)
     assert checkpoints.check(checkpoints.newest_first(kept)[0])["step"] == 12
-    program = [sys.executable, "-m", "des_ref.train", *arguments, "--resume", "--device", "cpu", "--json"]
+    program = [sys.executable, "-m", "des_ref.train", *arguments, "--resume"]
     resumed = run_forked(program, input="".join(rows[:64]))
     assert "standard input cannot be read again: continuing with the rows that arrive now" in resumed.stderr
     assert json.loads(resumed.stdout)["steps"] == 13

@@ -76,12 +76,12 @@ class Examples:
         starts = self.offsets[real]
         counts = torch.where(which < 0, 0, self.offsets[real + 1] - starts)
         sample = torch.repeat_interleave(torch.arange(len(which)), counts)
-        # Position within the sample: a running count that restarts where a sample starts.
-        within = torch.arange(len(sample)) - (counts.cumsum(0) - counts)[sample]
-        index = starts[sample] + within
+        # Where each sample's first id would be if those of the samples before it preceded it here too.
+        begins = starts - (counts.cumsum(0) - counts)
+        index = begins.index_select(0, sample).add_(torch.arange(len(sample)))
         labels = torch.where(which < 0, 0.0, self.labels[real])
         dense = None if self.dense is None else torch.where(which[:, None] < 0, 0.0, self.dense[real])
-        return Batch(self.ids[index], sample, self.field[index], labels, dense=dense)
+        return Batch(self.ids.index_select(0, index), sample, self.field.index_select(0, index), labels, dense=dense)
 
     def select(self, which: Tensor) -> Examples:
         """The data set of the samples `which`, int64 [b], in that order."""

@@ -127,7 +127,8 @@ def _examples(tables: dict[str, list[list[str]]]) -> tuple[Examples, Tensor]:
         ids("occupation", [r[3] for r in users]),
         ids("zip", [r[4][:2] for r in users]),
     ]
-    genres = [ids("genres", r[3].split()) if len(r) > 3 else [] for r in items]
+    genres_of = [r[3].split() if len(r) > 3 else [] for r in items]
+    genre_ids = iter(ids("genres", [genre for genres in genres_of for genre in genres]))
     item_ids = [ids("item", [r[0] for r in items]), ids("year", [r[2] for r in items])]
 
     user_index = {r[0]: i for i, r in enumerate(users)}
@@ -137,8 +138,8 @@ def _examples(tables: dict[str, list[list[str]]]) -> tuple[Examples, Tensor]:
     of_users = np.array([list(zip(order, row, strict=True)) for row in zip(*user_ids, strict=True)], dtype=np.int64)
     item_field, year_field, genre_field = (FIELDS.index(f) for f in ("item", "year", "genres"))
     item_list = [
-        [(item_field, item), (year_field, year), *((genre_field, genre) for genre in own_genres)]
-        for (item, year), own_genres in zip(zip(*item_ids, strict=True), genres, strict=True)
+        [(item_field, item), (year_field, year), *((genre_field, next(genre_ids)) for _ in genres)]
+        for (item, year), genres in zip(zip(*item_ids, strict=True), genres_of, strict=True)
     ]
     of_items = np.array([pair for pairs in item_list for pair in pairs], dtype=np.int64)
     item_sizes = np.array([len(pairs) for pairs in item_list], dtype=np.int64)

@@ -20,7 +20,7 @@ from dessim import lab
 from dessim.cli.app import app
 from dessim.cluster import load_cluster
 from dessim.errors import LabError, UsageError
-from dessim.lab import launch
+from dessim.lab import build, iproute, launch, state
 from dessim.lab.forking import Forks
 from dessim.lab.iproute import NETNS
 
@@ -213,7 +213,7 @@ def test_ranks_of_a_program_are_forked_from_one_process_and_otherwise_like_those
 def test_ranks_end_with_the_process_that_they_are_forked_from(name: str) -> None:
     with lab.up(load_cluster("lab/switch_4"), scale=1.0, name=name) as bed:
         rank = bed.layout.ranks[0]
-        log = lab.bed.state.root() / name / "log"
+        log = state.root() / name / "log"
         with Forks(SLEEPERS["program"], {}) as forks:
             forks.wait_until_ready()
             one = forks.start(rank.space, {"RANK": "0"}, log)
@@ -227,9 +227,7 @@ def test_ranks_end_with_the_process_that_they_are_forked_from(name: str) -> None
 
 def _inside(bed: lab.Bed) -> list[int]:
     """The processes in the hosts of a lab."""
-    from dessim.lab.iproute import inhabitants
-
-    return inhabitants(bed.layout.hosts)
+    return iproute.inhabitants(bed.layout.hosts)
 
 
 def test_the_remains_of_a_killed_lab_are_removed(name: str) -> None:
@@ -244,33 +242,29 @@ def test_the_remains_of_a_killed_lab_are_removed(name: str) -> None:
         finally:
             running.kill()
     assert len(spaces(name)) == 5
-    shutil.rmtree(lab.bed.state.root() / name)  # its namespaces are found without its folder
+    shutil.rmtree(state.root() / name)  # its namespaces are found without its folder
     # `down --all` would also remove the labs of other tests on this machine.
     assert lab.down(name)
     assert not spaces(name)
 
 
 def _names() -> list[str]:
-    from dessim.lab import state
-
     return [known for known in state.names() if (state.root() / known / "lab.json").exists()]
 
 
 def test_down_all_finds_complete_and_incomplete_labs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dessim.lab import bed, iproute
-
     cluster = load_cluster("lab/switch_4")
     lab.up(cluster, scale=1.0, name=name)
     lab.up(cluster, scale=1.0, name=f"{name}b")
-    shutil.rmtree(lab.bed.state.root() / f"{name}b")
+    shutil.rmtree(state.root() / f"{name}b")
     mine = [name, f"{name}b"]
     all_spaces = iproute.spaces
 
     def my_spaces(prefix: str) -> list[str]:
         return [space for space in all_spaces(prefix) if space.split("-")[1] in mine]
 
-    monkeypatch.setattr(bed.iproute, "spaces", my_spaces)
-    monkeypatch.setattr(bed.state, "names", lambda: [name])
+    monkeypatch.setattr(iproute, "spaces", my_spaces)
+    monkeypatch.setattr(state, "names", lambda: [name])
     assert lab.down_all() == mine
 
 
@@ -278,15 +272,15 @@ def test_an_interrupted_up_leaves_nothing(name: str, monkeypatch: pytest.MonkeyP
     def interrupted(layout: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(lab.bed.build, "_shapers", interrupted)
+    monkeypatch.setattr(build, "_shapers", interrupted)
     with pytest.raises(KeyboardInterrupt):
         lab.up(load_cluster("lab/switch_4"), scale=1.0, name=name)
     assert not spaces(name)
-    assert name not in lab.bed.state.names()
+    assert name not in state.names()
 
 
 def test_missing_privileges_are_reported_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lab.bed.iproute.shutil, "which", lambda program: f"/sbin/{program}")
+    monkeypatch.setattr(iproute.shutil, "which", lambda program: f"/sbin/{program}")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(LabError, match="a lab needs root to make network namespaces") as error:
         lab.up(load_cluster("lab/switch_4"))
@@ -294,6 +288,6 @@ def test_missing_privileges_are_reported_in_one_line(monkeypatch: pytest.MonkeyP
 
 
 def test_missing_iproute2_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lab.bed.iproute.shutil, "which", lambda program: None)
+    monkeypatch.setattr(iproute.shutil, "which", lambda program: None)
     with pytest.raises(LabError, match="ip and tc not found; install iproute2"):
         lab.down_all()

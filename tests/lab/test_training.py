@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -28,17 +30,30 @@ SKEWED = {
 }
 
 
+SYNCHRONOUS_AND_SERVED = [
+    {"model": "deepfm", "strategy": name, "batch": 384, "warmup": 1, "steps": 2}
+    for name in ("des_reduce_scatter", "row_all_to_all", "ps_async")
+]
+OWNED = [
+    {"model": SKEWED, "strategy": name, "batch": 4096, "samples": 16384, "warmup": 1, "steps": 3}
+    for name in ("table_wise", "row_wise")
+]
+
+
+@pytest.fixture(scope="module")
+def result(can_build: None) -> dict[str, Any]:
+    """All jobs in one launch, because torch takes seconds to import."""
+    return train_on_lab("lab/switch_4", [*SYNCHRONOUS_AND_SERVED, *OWNED], 150.0)
+
+
 @pytest.mark.slow
 @pytest.mark.torch
-def test_the_kernel_counts_the_plans_bytes(can_build: None) -> None:
-    names = ("des_reduce_scatter", "row_all_to_all", "ps_async")
-    jobs = [{"model": "deepfm", "strategy": name, "batch": 384, "warmup": 1, "steps": 2} for name in names]
-    result = train_on_lab("lab/switch_4", jobs, 90.0)
+def test_the_kernel_counts_the_plans_bytes(result: dict[str, Any]) -> None:
     links = result["links"]
     assert sum(link["dropped"] for link in links.values()) == 0
     sent, received = (sum(links[name]["bytes"] for name in links if name.startswith(end)) for end in ("gpu", "switch"))
     assert sent == pytest.approx(received, rel=1e-3)
-    summing, exchanging, served = (Trained(found) for found in result["jobs"])
+    summing, exchanging, served = (Trained(found) for found in result["jobs"][: len(SYNCHRONOUS_AND_SERVED)])
     for ran in (summing, exchanging, served):
         assert 1.0 < ran.frames / ran.payload < 1.10, ran.job["name"]
         assert 0 < ran.step_s < 30 and ran.samples_per_s == pytest.approx(384 / ran.step_s)
@@ -47,15 +62,9 @@ def test_the_kernel_counts_the_plans_bytes(can_build: None) -> None:
 
 @pytest.mark.slow
 @pytest.mark.torch
-def test_the_kernel_counts_the_bytes_of_each_owner(can_build: None) -> None:
-    owned = [
-        {"model": SKEWED, "strategy": name, "batch": 4096, "samples": 16384, "warmup": 1, "steps": 3}
-        for name in ("table_wise", "row_wise")
-    ]
-    result = train_on_lab("lab/switch_4", owned, 90.0)
-    assert sum(link["dropped"] for link in result["links"].values()) == 0
+def test_the_kernel_counts_the_bytes_of_each_owner(result: dict[str, Any]) -> None:
     model = parse_model(SKEWED, "skewed")
-    for job, found in zip(owned, result["jobs"], strict=True):
+    for job, found in zip(OWNED, result["jobs"][len(SYNCHRONOUS_AND_SERVED) :], strict=True):
         plan = plan_of(job["strategy"], model)
         symbols = plan.symbols(model.symbols(4, 4096))
         sent, received = worker_bytes(plan, symbols, owners_of(plan, model, symbols))

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from multiprocessing.connection import Connection
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,12 +15,13 @@ import pytest
 
 from dessim.commands.support.guard import worker_bytes
 from dessim.commands.support.lab_training import Trained, train_on_lab
+from dessim.lab import forking
 from dessim.workload.model import parse_model
 from dessim.workload.owners import owners_of
 from dessim.workload.strategies import plan as plan_of
+from tests.forked import forked_from_everything
 
 pytest.importorskip("torch", reason="the trainer needs the [train] extra")
-
 
 SKEWED = {
     "schema_version": 2,
@@ -40,10 +47,43 @@ OWNED = [
 ]
 
 
+class _Forked:
+    """Stands in for subprocess.Popen of the process that ranks are forked from: this one has imported torch already."""
+
+    def __init__(self, command: Sequence[str], env: Mapping[str, str], **_: Any) -> None:
+        context = forked_from_everything()
+        requests, to_server = context.Pipe(duplex=False)
+        from_server, answers = context.Pipe(duplex=False)
+        self._process = context.Process(target=_serve, args=(command[3:], env, requests, answers))
+        self._process.start()
+        self.stdin = os.fdopen(os.dup(to_server.fileno()), "wb")
+        self.stdout = os.fdopen(os.dup(from_server.fileno()), "rb")
+        for connection in (requests, to_server, from_server, answers):
+            connection.close()
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def wait(self) -> None:
+        self._process.join()
+
+
+def _serve(modules: Sequence[str], env: Mapping[str, str], requests: Connection, answers: Connection) -> None:
+    os.setsid()
+    os.environ.update(env)
+    for descriptor, connection in enumerate((requests, answers)):
+        os.dup2(connection.fileno(), descriptor)
+        connection.close()
+    sys.argv = ["-c", *modules]
+    forking.serve()
+
+
 @pytest.fixture(scope="module")
 def result(can_build: None) -> dict[str, Any]:
-    """All jobs in one launch, because torch takes seconds to import."""
-    return train_on_lab("lab/switch_4", [*SYNCHRONOUS_AND_SERVED, *OWNED], 150.0)
+    """All jobs in one launch."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(forking, "subprocess", SimpleNamespace(**vars(subprocess) | {"Popen": _Forked}))
+        return train_on_lab("lab/switch_4", [*SYNCHRONOUS_AND_SERVED, *OWNED], 150.0)
 
 
 @pytest.mark.slow

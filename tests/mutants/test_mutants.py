@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 
 import pytest
 
+from tests.forked import run_forked
 from tests.mutants.mutants import ROOT, Mutant, WrongMutant, load
 
 MUTANTS = load()
@@ -39,6 +39,5 @@ def test_the_certificate_and_a_test_notice_a_fault() -> None:
     """One fault of the loss, which parameters do not show, and one that only a test can show."""
     pytest.importorskip("torch", reason="the trainer needs the [train] extra")
     names = ["DES reports twice the loss", "equal scores count as wrongly ordered"]
-    command = [sys.executable, "-m", "tests.mutants.run", "--no-baseline", *names]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = run_forked([sys.executable, "-m", "tests.mutants.run", "--no-baseline", *names], ROOT)
     assert done.returncode == 0 and "caught 2 of 2 faults" in done.stdout, done.stdout + done.stderr

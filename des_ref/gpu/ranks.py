@@ -199,7 +199,7 @@ def _job(machine: Machine, ranks: int) -> list[str]:
 
 def _dessim(arguments: list[str], ends_at: float) -> dict[str, Any]:
     """The JSON object of a command of dessim, which runs as its own program."""
-    command = [sys.executable, "-c", "from dessim.cli.app import main; main()", *arguments, "--json"]
+    command = [sys.executable, "-m", "dessim", *arguments, "--json"]
     try:
         limit_s = max(ends_at - time.monotonic(), 1.0)
         done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s)

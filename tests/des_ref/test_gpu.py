@@ -17,6 +17,7 @@ from des_ref.gpu.checks import Check
 from des_ref.gpu.machine import Figures, Late, Machine, Skipped, require
 from des_ref.gpu.processes import on_ranks
 from dessim.errors import CheckFailed, UsageError
+from tests.forked import run_forked
 
 
 def run(out: Path, *arguments: str) -> dict[str, Any]:
@@ -47,7 +48,8 @@ def test_checks_on_two_ranks(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow  # three commands of dessim
-def test_memory_and_steps_are_measured_and_predicted(tmp_path: Path) -> None:
+def test_memory_and_steps_are_measured_and_predicted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("subprocess.run", run_forked)
     memory, steps = (row["figures"] for row in run(tmp_path, "--only", "memory,steps", "--ranks", "1")["checks"])
     assert 0 < memory["peak_bytes"] < 2 * memory["formula_bytes"]
     assert steps["measured_s"] > 0 and steps["projected_s"] > 0

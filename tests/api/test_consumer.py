@@ -6,6 +6,7 @@ The wheel is built and installed without a network. The other packages are those
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +50,10 @@ def test_the_step_is_as_recorded() -> None:
     dessim.assert_unchanged(HERE / "step.json")
 
 
+def test_the_step_of_a_changed_cluster_is_not() -> None:
+    dessim.assert_unchanged(HERE / "changed" / "step.json")
+
+
 def test_shipped_clusters_are_in_the_wheel() -> None:
     assert "site" in str(dessim.__file__) and dessim.load_cluster("h100-8x_rail_128").n_gpus == 1024
     assert steps("h100-8x_rail_128", 8)["table_wise"] > 0
@@ -82,12 +87,14 @@ def test_a_consumer_installs_type_checks_and_learns_what_changed(tmp_path: Path)
     (project / "mine.toml").write_text((site / "dessim" / "topologies" / "one-switch_16.toml").read_text())
     asked = ("--model", "deepfm", "--strategy", "table_wise", "--cluster", "mine.toml", "--gpus", "16")
     assert run("-m", "dessim", "project", *asked, "--golden", "step.json")[0] == 0
-    code, said = run("-m", "pytest", "-q", "-p", "no:cacheprovider")
-    assert code == 0, said
-
-    with (project / "mine.toml").open("a") as file:
+    changed = project / "changed"
+    changed.mkdir()
+    for name in ("mine.toml", "step.json"):
+        shutil.copy(project / name, changed)
+    with (changed / "mine.toml").open("a") as file:
         file.write('\n[[override]]\nnodes = [0, 0]\nnic = "connectx-6"\n')
     code, said = run("-m", "pytest", "-q", "-p", "no:cacheprovider")
-    assert code == 1 and "1 failed, 1 passed" in said
+    assert code == 1 and "1 failed, 2 passed" in said, said
+    assert "FAILED test_step.py::test_the_step_of_a_changed_cluster_is_not" in said
     assert "pooled (all_to_all):" in said
     assert "likely cause: cluster: NIC, sending: 1 at 24 GB/s, 15 at 50 GB/s, was 16 at 50 GB/s" in said

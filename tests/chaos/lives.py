@@ -22,7 +22,7 @@ from tests.chaos.faults import Strike, Struck
 
 LIMIT_S = 90.0
 """How much longer than --timeout a rank may take to end; the machine may be busy."""
-_POLL_S = 0.005
+_POLL_S = 0.01
 _PR_SET_CHILD_SUBREAPER = 36
 NO_CHECKPOINTS = "ps_async"
 

@@ -40,8 +40,8 @@ from tests.des_ref.conftest import TINY
 from tests.des_ref.ranks import on_ranks
 from tests.test_locks import holder
 
-STEPS = 7
-SAVED_AT = 4  # an epoch has 5 steps, so the data resume in the middle of an epoch
+STEPS = 6
+SAVED_AT = 4  # an epoch has 5 steps, so the data resume in the middle of an epoch, and end in the next one
 UNLIMITED = Lifetime()
 SHORT = Lifetime(2, 2)
 CASES = [(strategy, "hash", "rowwise_adagrad", "Adam", UNLIMITED) for strategy in STRATEGIES if strategy != "ps_async"]
@@ -69,6 +69,7 @@ def fresh(tiny: Path, comm: Comm, strategy: str, placement: str, rows: str, dens
     return trainer
 
 
+@cache
 def _source() -> Source:
     return Zipf(4, 1.5, 200, 1.05, 3).open(400)
 

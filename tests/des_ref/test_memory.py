@@ -23,7 +23,7 @@ from dessim.workload.model import load_model
 @pytest.fixture(scope="module")
 def nothing_old() -> Iterator[None]:
     """Exempt what is there already from garbage collection, which would visit it before each measurement."""
-    import torch._dynamo  # otherwise the first optimizer does
+    import torch._dynamo  # noqa: F401  otherwise the first optimizer does
 
     gc.collect()
     gc.freeze()

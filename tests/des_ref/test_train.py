@@ -21,6 +21,14 @@ KEYS = {
 }  # fmt: skip
 
 
+@pytest.fixture
+def few(tmp_path: Path) -> str:
+    """Settings of a run on 20,000 synthetic samples."""
+    path = tmp_path / "few.toml"
+    path.write_text('[data]\nsource = "synthetic"\nsamples = 20000\n')
+    return str(path)
+
+
 def alone(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
     assert train.main([*arguments, "--device", "cpu", "--json"]) == 0
     return json.loads(capsys.readouterr().out)
@@ -34,10 +42,10 @@ def on_ranks(ranks: int, folder: Path, *arguments: str) -> dict[str, Any]:
 
 
 def test_synthetic_clicks_are_learnt_reproducibly(
-    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    few: str, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log = tmp_path / "epochs.jsonl"
-    arguments = ("--data", "synthetic", "--model", str(tiny), "--epochs", "2", "--epoch-log", str(log))
+    arguments = ("--config", few, "--model", str(tiny), "--batch", "512", "--epochs", "2", "--epoch-log", str(log))
     first = alone(capsys, *arguments)
     assert set(first) >= KEYS
     assert first["auc"] > 0.6 and first["data"] == "synthetic" and not first["fell_back"]
@@ -63,12 +71,12 @@ def test_a_diverging_run_ends_with_an_error_and_saves_its_batch(tiny: Path, tmp_
     assert len(batch["ids"]) == len(batch["field"]) == len(batch["sample"]) and batch["sample"].max() == 1023
 
 
-def test_an_autoencoder_learns_profiles(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_autoencoder_learns_profiles(few: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = tmp_path / "profiles.toml"
     head = 'schema_version = 1\nname = "profiles"\n[input]\nfields = 3\nids_per_sample = 9.0\nvocabulary = 60\n'
     model.write_text(f'{head}[embedding]\nwidth = 4\n[[operators]]\nkind = "fvae"\nwidths = [8]\nlatent = 3\n')
     log = tmp_path / "epochs.jsonl"
-    arguments = ("--data", "synthetic", "--model", str(model), "--batch", "1000", "--epoch-log", str(log))
+    arguments = ("--config", few, "--model", str(model), "--batch", "500", "--epoch-log", str(log))
     found = alone(capsys, *arguments, "--epochs", "2")
     first, last = (json.loads(line)["validation_loss"] for line in log.read_text().splitlines())
     # 9 ids, 20 per field: uniform predictions have a loss of 9 log 20 = 27.
@@ -115,21 +123,11 @@ def test_movielens_auc_equals_the_reference(wheel: Path, capsys: pytest.CaptureF
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["des_all_reduce", "des_reduce_scatter"])
 def test_the_number_of_ranks_does_not_change_the_auc(
-    strategy: str, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    strategy: str, few: str, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """In float64; in float32 rounding differences grow, and runs differ by about 3e-4."""
-    arguments = (
-        "--data",
-        "synthetic",
-        "--model",
-        str(tiny),
-        "--steps",
-        "40",
-        "--dtype",
-        "float64",
-        "--strategy",
-        strategy,
-    )
+    small = ("--config", few, "--model", str(tiny), "--steps", "30", "--dtype", "float64")
+    arguments = (*small, "--strategy", strategy)
     one, two = alone(capsys, *arguments), on_ranks(2, tmp_path, *arguments)
     assert two["world_size"] == 2 and two["bytes_per_worker_per_step"] > 0
     assert two["auc"] == pytest.approx(one["auc"], abs=1e-4)

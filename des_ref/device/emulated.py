@@ -31,8 +31,6 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from des_ref.recording.torch_calls import tensors_in
-
 # torch's device without data: it has no kernels, so nothing runs on it that is not emulated here.
 EMULATED = torch.device("meta")
 _PACKAGE = f"{Path(__file__).parent.parent}{os.sep}"
@@ -117,26 +115,29 @@ class _Emulation(TorchDispatchMode):
         super().__init__()
         self.counts = Counts()
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # torch would wrap every call, so that none is compiled; none is in any case
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         name = func._overloadpacket.__name__
-        leaves = list(tensors_in((args, *kwargs.values())))
-        on_device = any(isinstance(leaf, OnDevice) for leaf in leaves)
+        leaves: list[Tensor] = []
+        held = _held_in(args, leaves)
+        held_by_name = {key: _held_in(value, leaves) for key, value in kwargs.items()}
+        own = [leaf for leaf in leaves if isinstance(leaf, OnDevice)]
         target = kwargs.get("device")
+        to_device = bool(own) if target is None else torch.device(target).type == EMULATED.type
         if target is not None:
-            kwargs["device"] = torch.device("cpu")
-        to_device = on_device if target is None else torch.device(target).type == EMULATED.type
+            held_by_name["device"] = torch.device("cpu")
         if name in _COPIES:
             to_device = self._copy(name, args, kwargs, to_device)
-        elif on_device and func.namespace != "c10d":
-            _refuse_mixed(name, leaves)
+        elif own and func.namespace != "c10d":
+            if len(own) < len(leaves):
+                _refuse_mixed(name, leaves)
             self._count(name, args, kwargs)
-        out = func(*_mapped(_held, args), **{key: _held(value) for key, value in kwargs.items()})
-        if not to_device:
-            return out
-        # An operator that returns one of its arguments returns that very tensor.
-        same = {id(leaf.held): leaf for leaf in leaves if isinstance(leaf, OnDevice)}
-        return _mapped(lambda t: _on_device(t, same), out)
+        out = func(*held, **held_by_name)
+        return _on_device(out, own) if to_device else out
 
     def wait(self, times: int = 1) -> None:
         if times:
@@ -206,19 +207,27 @@ def _refuse_mixed(name: str, leaves: list[Tensor]) -> None:
         raise MixedDevices(f"{name} gets tensors of the device and of the host, the latter {list(on_host[0].shape)}")
 
 
-def _on_device(value: Any, same: dict[int, OnDevice]) -> Any:
-    if type(value) is not Tensor:
-        return value
-    return same[id(value)] if id(value) in same else OnDevice(value)
+def _on_device(value: Any, own: list[OnDevice]) -> Any:
+    """`value` with its tensors on the device. What is one of the arguments, which are `own`, stays that very tensor."""
+    if type(value) is Tensor:
+        for leaf in own:
+            if leaf.held is value:
+                return leaf
+        return OnDevice(value)
+    return type(value)(_on_device(v, own) for v in value) if type(value) in (list, tuple) else value
 
 
 def _held(value: Any) -> Any:
     return value.held if isinstance(value, OnDevice) else value
 
 
-def _mapped(change: Callable[[Any], Any], value: Any) -> Any:
-    """`value` with `change` applied to all that lists and tuples in it hold."""
-    return type(value)(_mapped(change, v) for v in value) if type(value) in (list, tuple) else change(value)
+def _held_in(value: Any, leaves: list[Tensor]) -> Any:
+    """`value` with its tensors in host memory, which are appended to `leaves` as they are; also those in lists and
+    tuples, nested to any depth."""
+    if isinstance(value, Tensor):
+        leaves.append(value)
+        return _held(value)
+    return type(value)([_held_in(v, leaves) for v in value]) if type(value) in (list, tuple) else value
 
 
 def _caller() -> str:

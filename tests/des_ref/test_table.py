@@ -185,9 +185,9 @@ def test_memory_of_expired_ids_is_reused() -> None:
 
 
 def test_a_constant_number_of_changing_keys_needs_constant_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """600 of 12,000 keys are replaced each step, through many index migrations that take several steps."""
-    monkeypatch.setattr(row_numbers, "_MIN_KEYS_MOVED", 200)
-    numbers, step, present = RowNumbers("cpu"), 600, 12_000
+    """60 of 1,200 keys are replaced each step, through many index migrations that take several steps."""
+    monkeypatch.setattr(row_numbers, "_MIN_KEYS_MOVED", 20)
+    numbers, step, present = RowNumbers("cpu"), 60, 1200
     keys = mix64(torch.arange(-present, 40 * present))  # the first ones are never added
     rows = numbers.add(keys[present : 2 * present])
     moving = 0

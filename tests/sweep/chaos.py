@@ -25,6 +25,7 @@ from pathlib import Path
 from tests.sweep.small import TABLES, journalled, tables, write_study
 
 _WORKERS = 4
+_GPUS = (2, 3, 4, 6, 8)
 _WAIT_S = 3000.0
 _FILE_LIMIT = 0.6  # of the journal's size, without disturbance
 
@@ -127,7 +128,7 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ["OMP_NUM_THREADS"] = "1"
     with tempfile.TemporaryDirectory() as temporary:
         scratch = Path(temporary)
-        study = write_study(scratch, options.batches)
+        study = write_study(scratch, options.batches, gpus=_GPUS)
         alone = options.alone or scratch / "alone"
         began = time.monotonic()
         if options.alone is None:

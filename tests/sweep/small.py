@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 TABLES = ("results.csv", "results.parquet", "ops.csv", "sweep.json")
@@ -11,15 +12,15 @@ model = "lr"
 cluster = ["one-switch_16", {{name = "lab", value = "lab/switch_8"}}]
 what_if = ["none", "2x:nic_rate+0:latency"]
 strategy = ["des_all_reduce", "row_all_to_all"]
-gpus = [2, 3, 4, 6, 8]
+gpus = {gpus}
 batch = {{from = 24, to = {last}, step = 24}}
 """
 
 
-def write_study(folder: Path, batches: int = 1) -> Path:
-    """Write a study of 40 x `batches` points; return its path."""
+def write_study(folder: Path, batches: int = 1, gpus: Sequence[int] = (2, 3, 8)) -> Path:
+    """Write a study of 8 points for each batch and number of GPUs; return its path."""
     path = folder / "study.toml"
-    path.write_text(STUDY.format(last=24 * batches), "utf-8")
+    path.write_text(STUDY.format(last=24 * batches, gpus=[*gpus]), "utf-8")
     return path
 
 

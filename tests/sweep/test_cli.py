@@ -73,7 +73,7 @@ def test_an_interruption_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr("dessim.sweep.run.run_sweep", interrupted)
     code, _, err = run("sweep", str(write_study(tmp_path)), "-o", str(tmp_path / "out"))
-    assert code == 130 and err == "dessim: interrupted with 39 cases left; run the same command again to continue\n"
+    assert code == 130 and err == "dessim: interrupted with 23 cases left; run the same command again to continue\n"
 
 
 def test_a_budget_stops_it_and_it_goes_on(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_a_budget_stops_it_and_it_goes_on(tmp_path: Path) -> None:
     code, _, err = run("sweep", study, "-o", str(tmp_path / "out"), "--time-budget", "1us")
     assert code == 1 and "run the same command again to continue" in err and len(err.splitlines()) == 1
     code, out, _ = run("sweep", study, "-o", str(tmp_path / "out"), "--dry-run")
-    assert code == 0 and "to simulate: 39" in out
+    assert code == 0 and "to simulate: 23" in out
 
 
 def test_figures_show_one_axis_against_another(swept: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from dessim.sweep.run import Done, plan_sweep, run_sweep
 from dessim.sweep.simulate import Simulator, failure
 from tests.sweep.small import TABLES, journalled, tables, write_study
 
-CASES = 40
+CASES = 24
 Alone = tuple[Path, dict[str, bytes]]
 
 
@@ -59,14 +59,14 @@ def test_rows_follow_the_grid(alone: Alone) -> None:
         ["lr", "one-switch_16", "none", "des_all_reduce", "2", "12", "24"],
         ["lr", "one-switch_16", "none", "des_all_reduce", "3", "8", "24"],
     ]
-    assert [row.split(",")[1] for row in rows] == ["one-switch_16"] * 20 + ["lab"] * 20
+    assert [row.split(",")[1] for row in rows] == ["one-switch_16"] * 12 + ["lab"] * 12
 
 
 def test_three_shards_give_the_same_bytes(alone: Alone, tmp_path: Path) -> None:
     study, wanted = alone
     for number in (1, 2, 3):
         plan = plan_sweep(study, tmp_path, (number, 3))
-        assert len(plan.left) in (13, 14) or number == 3
+        assert len(plan.left) == 8
         done = run_sweep(plan)
         assert bool(done.files) == (number == 3) and bool(tables(tmp_path)) == (number == 3)
     assert tables(tmp_path) == wanted

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import networkx as nx
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -21,6 +21,9 @@ from dessim.cluster.routing.policy import FlowRequests, Routing
 from dessim.cluster.routing.routes import Fabric, RouteProvider, Routes, Segment, assemble
 from dessim.cluster.wiring import Wiring
 from dessim.errors import CapacityError, ClusterError, UsageError
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -186,6 +189,8 @@ class Cluster:
 
         Vertices have the attribute `kind`; edges have `capacity` (bytes/s), `latency` (s), `kind`, and `link` (its id).
         """
+        import networkx as nx  # here, because most commands do not need it
+
         links = self.links
         graph: nx.DiGraph[str] = nx.DiGraph()
         names: list[str] = []

@@ -7,8 +7,7 @@ Elements that do not fit are folded into one with their count.
 from __future__ import annotations
 
 import math
-
-import networkx as nx
+from typing import TYPE_CHECKING
 
 from dessim.cluster.drawing.cables import draw_cable_rows
 from dessim.cluster.drawing.grid_map import draw_grid, shown_indices
@@ -21,6 +20,9 @@ from dessim.cluster.fabrics.hyperx import HyperX
 from dessim.cluster.fabrics.torus import Torus
 from dessim.cluster.graph import Cluster
 from dessim.cluster.routing.routes import Fabric
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 RIGHT = 1160.0
 HEIGHT = 330.0
@@ -109,6 +111,8 @@ def _draw_leaf_spine_group(sheet: Sheet, fabric: DragonflyPlus, centre: Point) -
 
 def _draw_graph(sheet: Sheet, fabric: Graph, y: float) -> str:
     """All switches with the cables between them, if they fit; returns a note about the cables."""
+    import networkx as nx  # here, because most commands do not need it
+
     n = len(fabric.names)
     ends = zip(fabric.cables.tail.tolist(), fabric.cables.head.tolist(), strict=True)
     pairs = [(a, b) for a, b in ends if a < b]
@@ -145,6 +149,8 @@ def _describe_cables(sheet: Sheet, fabric: Graph, n_pairs: int) -> str:
 
 def _layout(graph: nx.Graph[int]) -> dict[int, Point]:
     """Places of the vertices in the unit square, deterministic for a given graph."""
+    import networkx as nx
+
     place = nx.spring_layout(graph, seed=1, iterations=300)
     xs, ys = zip(*(place[v] for v in graph), strict=True)
     width = max(xs) - min(xs) or 1.0

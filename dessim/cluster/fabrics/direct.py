@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import networkx as nx
 import numpy as np
 
 from dessim.cluster.links import FloatArray, IntArray
@@ -109,6 +108,8 @@ def between_halves(
 
 def _maximum_flow(supply: FloatArray, demand: FloatArray, cables: Cables) -> float:
     """Maximum flow over the cables, in bytes/s, from switches that supply to switches that demand [switches]."""
+    import networkx as nx  # here, because most commands do not need it
+
     graph: nx.DiGraph[int | str] = nx.DiGraph()
     graph.add_nodes_from(("from", "to"))
     columns = (cables.tail.tolist(), cables.head.tolist(), cables.capacity.tolist())

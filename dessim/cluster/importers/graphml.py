@@ -5,9 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import networkx as nx
+from typing import TYPE_CHECKING, Any
 
 from dessim.cluster.fabrics.graph import Edge, Plan
 from dessim.cluster.importers.found import FoundFabric, Host, Port
@@ -15,6 +13,9 @@ from dessim.cluster.importers.read import parse_xml
 from dessim.cluster.parts import Link
 from dessim.errors import ClusterError, UnitError, is_printable, printable
 from dessim.units import parse_bandwidth
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 MAX_NODES = 1 << 20
 """Servers of a fabric to recognise."""
@@ -27,6 +28,8 @@ def read_graphml(path: Path, text: str, cable: Link) -> Plan:
     one cable of part `cable`, which its attributes `cables` (a number) and `rate` ("400 Gb/s") change. Parallel edges
     add up. Raises ClusterError.
     """
+    import networkx as nx  # here, because most commands do not need it
+
     try:
         parse_xml(path, text)  # networkx would expand entities
         with warnings.catch_warnings():

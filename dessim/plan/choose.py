@@ -18,8 +18,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import csr_array
 
 from dessim.arrays import Floats
 from dessim.plan.loads import MEMORY, STAGES, Choice, Fixed, Load, Loads
@@ -62,6 +60,10 @@ class _Program:
 
     def solve(self, objective: int) -> tuple[Floats, float] | None:
         """The values of all variables that minimise variable `objective`, and a lower bound; None if there are none."""
+        # Here, because scipy.optimize takes half a second to import, and `dessim.project` needs no plan.
+        from scipy.optimize import Bounds, LinearConstraint, milp
+        from scipy.sparse import csr_array
+
         rows, columns, values = zip(*self.cells, strict=True)
         matrix = csr_array((values, (rows, columns)), shape=(len(self.limits), len(self.whole)))
         cost = np.zeros(len(self.whole))

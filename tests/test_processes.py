@@ -17,22 +17,26 @@ from dessim.processes import Ending
 HERE = Path(__file__).parents[1]
 WAITS_IN_C = """
 import ctypes, threading
+from dessim import processes
 from dessim.processes import Ending
+processes._GRACE_S = 0.5
 with Ending("program"):
     mutex, libc = ctypes.create_string_buffer(64), ctypes.CDLL(None)
     libc.pthread_mutex_lock(mutex)
-    threading.Timer(0.5, lambda: print("ready", flush=True)).start()
+    threading.Timer(0.2, lambda: print("ready", flush=True)).start()
     libc.pthread_mutex_lock(mutex)  # for ever, and no signal interrupts it
 """
 WAITS_IN_PYTHON = """
 import time
+from dessim import processes
 from dessim.processes import Ending
+processes._GRACE_S = 0.5
 try:
     with Ending("program"):
         print("ready", flush=True)
         time.sleep(60)
 except KeyboardInterrupt:
-    time.sleep(3)  # longer than a process that does not react may live
+    time.sleep(1)  # longer than a process that does not react may live
     raise SystemExit(130)
 """
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
 from functools import partial
 
 import pytest
@@ -21,17 +20,15 @@ from dessim.workload.model import load_model
 
 
 @pytest.fixture(scope="module")
-def nothing_old() -> Iterator[None]:
-    """Exempt what is there already from garbage collection, which would visit it before each measurement."""
+def only_new_garbage() -> None:
+    """Exempt all objects of earlier tests from garbage collection, which would visit them before each measurement."""
     import torch._dynamo  # noqa: F401  otherwise the first optimizer does
 
     gc.collect()
     gc.freeze()
-    yield
-    gc.unfreeze()
 
 
-@pytest.mark.usefixtures("nothing_old")
+@pytest.mark.usefixtures("only_new_garbage")
 @pytest.mark.parametrize(
     ("name", "strategy", "batch"),
     [

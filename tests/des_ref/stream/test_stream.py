@@ -195,7 +195,7 @@ def test_a_growing_file_is_trained_on_as_it_grows(
 
 
 def _torchrun(ranks: int, arguments: list[str], rows: Path, said: Path) -> None:
-    """What torchrun --standalone does, with ranks that are forked; they read `rows`, a named pipe, on stdin."""
+    """Launch ranks like torchrun --standalone, but forked; they read `rows`, a named pipe, on stdin."""
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     stderr_to(said)

@@ -32,7 +32,6 @@ from dessim.trace.schema import PREFETCH, Op
 from dessim.workload.model import Model
 from dessim.workload.symbol_values import value_bytes
 
-_FULL_STEPS = 2  # steps of a small case in which collectives that bypass comm.py would be seen, too
 _LARGEST = sys.float_info.max
 
 Key = tuple[str, str]  # ("grad" or "value", name of the parameter)
@@ -82,9 +81,8 @@ def compare(
     watched = _WatchedPipeline(run, prefetch if case.pipeline else None, batches)
     states = iter(truth)
     worst = {"max_loss_diff": 0.0, "max_grad_diff": 0.0, "max_param_diff": 0.0}
-    for i in range(len(batches)):
-        # A light step is watched through comm.py alone, in half the time; there are thousands of small cases.
-        result, ops = watched.step(full=i < _FULL_STEPS or not case.small)
+    for _ in batches:
+        result, ops = watched.step()
         audit.add_step(ops)
         state = run.state(result)
         if comm.rank == 0:
@@ -231,12 +229,12 @@ class _WatchedPipeline:
         watch_first = partial(self._ahead.step, costs=False) if self._ahead is not None else nullcontext
         self._pipeline = Pipeline(run.strategy, run.comm, shares, lane, watch_first)
 
-    def step(self, full: bool) -> tuple[StepResult, list[Op]]:
+    def step(self) -> tuple[StepResult, list[Op]]:
         """Train one step. Returns its result and its ops, those of its batch that were sent ahead included."""
         recorder, ahead = self._recorder, self._ahead
         sent = ahead.take_planned({}) if ahead is not None else []
-        watch_ahead = partial(ahead.step, full=full, costs=False) if ahead is not None else nullcontext
-        result = self._pipeline.step(partial(recorder.step, full=full, costs=False), watch_ahead)
+        watch_ahead = partial(ahead.step, costs=False) if ahead is not None else nullcontext
+        result = self._pipeline.step(partial(recorder.step, costs=False), watch_ahead)
         variables = self._strategy.op_vars(result.counts, self._samples)
         return result, [*with_sizes(sent, variables), *recorder.take_planned(variables)]
 

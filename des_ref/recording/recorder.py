@@ -16,13 +16,14 @@ thread's ops are on a separate stream.
 Recording costs time: a Python call of 10 to 20 us for each aten operator. A step is therefore recorded in one of two
 modes. *Full*: the mode is on throughout; FLOPs and bytes are counted and every collective is seen, but times are too
 long. *Light*: the mode is on only while comm.py launches a collective; times are true, but FLOPs and bytes are not
-counted. A certificate needs every collective but no costs of compute: it records in full without `costs`.
+counted. A certificate needs every collective but no costs of compute: it records in full without `costs`, for which
+the mode is not needed (intercept.py).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -33,6 +34,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from des_ref.comm import Comm, work_future
+from des_ref.recording.intercept import intercepted
 from des_ref.recording.open_op import OpenOp
 from des_ref.recording.torch_calls import (
     COLLECTIVES,
@@ -62,7 +64,6 @@ class Recorder(TorchDispatchMode):
         self._ids = count()
         self._step = 0
         self._is_full = True
-        self._has_costs = True
         self._begin()
         self.groups: dict[str, tuple[int, ...]] = {}
 
@@ -109,11 +110,10 @@ class Recorder(TorchDispatchMode):
         self._begin()
         self._step = number
         self._is_full = full
-        self._has_costs = costs
         self._comm.tap = self
         self._mark()
         try:
-            with self if full else nullcontext():
+            with (self if costs else intercepted(self._collective)) if full else nullcontext():
                 yield
         finally:
             self._comm.tap = None
@@ -196,24 +196,23 @@ class Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func.namespace == "c10d":
-            return self._collective(func, args, kwargs)
+            return self._collective(func._overloadpacket.__name__, partial(func, *args, **kwargs), args)
         out = func(*args, **kwargs)
         segment = self._segment
-        if segment is not None and self._has_costs and touches_memory(func):
+        if segment is not None and touches_memory(func):
             segment.mem_bytes += touched_bytes(func, args, out)
             if (packet := func._overloadpacket) in flop_registry:
                 segment.flops += int(flop_registry[packet](*args, **kwargs, out_val=out))
         return out
 
-    def _collective(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        name = func._overloadpacket.__name__
+    def _collective(self, name: str, run: Callable[[], Any], args: Sequence[Any]) -> Any:
         built_as = self._built_as if name in MESSAGES else None
         if built_as is None and name not in COLLECTIVES:
-            return func(*args, **kwargs)
+            return run()
         sent = bytes_of(args[0]) if name == SEND else 0
         if built_as is not None and self._label in self._pending:  # a further message of the same collective
             self._pending[self._label].sent += sent
-            return func(*args, **kwargs)
+            return run()
         # A launch inside a segment (by DDP's reducer during backward) cuts it in two; the rest overlaps the collective.
         cut_segment = self._segment
         if cut_segment is not None:
@@ -224,7 +223,7 @@ class Recorder(TorchDispatchMode):
         entry = self._new(label, Kind.COLLECTIVE, phase, "comm", (name, args))
         entry.built_as = built_as
         entry.sent = sent
-        out = func(*args, **kwargs)
+        out = run()
         self._listen(entry, out[-1] if isinstance(out, tuple) else out)
         if self._label is not None:
             self._pending[label] = entry

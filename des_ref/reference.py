@@ -114,12 +114,12 @@ class Reference:
 
     def _update_rows(self, name: str, touched: list[int], grad: Tensor) -> None:
         settings = self._optimizers.rows
-        values = self.parameters[name]
+        values, grads = self.parameters[name].numpy(), grad.numpy()
         step = ROW_STEPS[settings.name]
         for r in touched:
             for own in self._parts(name, r):
                 memory = self._row_memory.setdefault((name, r, own.start), {})
-                values[r, own] = step(settings, memory, values[r, own], grad[r, own])
+                values[r, own] = step(settings, memory, values[r, own], grads[r, own])
 
     def _parts(self, name: str, row: int) -> list[slice]:
         """The columns of a row that each of its owners has."""

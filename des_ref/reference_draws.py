@@ -64,7 +64,8 @@ def _word(key: int, j: int) -> int:
 
 
 def _mask(key: int, width: int, keep: float) -> list[float]:
-    halves = [(_word(key, unit // 2) >> (32 * (unit % 2))) % (1 << 32) for unit in range(width)]
+    words = [_word(key, j) for j in range((width + 1) // 2)]
+    halves = [(words[unit // 2] >> (32 * (unit % 2))) % (1 << 32) for unit in range(width)]
     return [1.0 / keep if (half + (1 << 31)) % (1 << 32) < keep * 2**32 else 0.0 for half in halves]
 
 

@@ -81,8 +81,8 @@ def test_row_updates_match_a_loop_over_rows(optimizer: RowOptimizer) -> None:
     memory: dict[tuple[str, int], dict[str, Any]] = {}
     for touched, grads in steps():
         for name, grad in grads.items():
-            for row, g in zip(touched.tolist(), grad, strict=True):
-                w = values[name]
+            for row, g in zip(touched.tolist(), grad.numpy(), strict=True):
+                w = values[name].numpy()
                 w[row] = ROW_STEPS[optimizer.name](optimizer, memory.setdefault((name, row), {}), w[row], g)
     assert_equal(trained(optimizer), values)
 

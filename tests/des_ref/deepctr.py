@@ -1,7 +1,8 @@
 """DeepCTR-Torch's DeepFM and DCN, an independent implementation, behind the interface that the certificate compares.
 
-Two changes are made to them. Importing the package queries PyPI in a thread; that function is replaced. Their output
-layer lacks the bias that ours has in addition to the logit's; it is replaced by one with a bias.
+Three changes are made to them. Importing the package queries PyPI in a thread; that function is replaced. It imports
+scikit-learn for scores that are not used here, which takes seconds; placeholders stand for them. Their output layer
+lacks the bias that ours has in addition to the logit's; it is replaced by one with a bias.
 """
 
 from __future__ import annotations
@@ -19,7 +20,13 @@ from des_ref.data.batch import Batch
 from des_ref.strategies.base import Optimizers
 from dessim.workload.model import Model
 
-with mock.patch.dict(sys.modules, {"deepctr_torch.utils": SimpleNamespace(check_version=lambda version: None)}):
+_SCORES = dict.fromkeys(("accuracy_score", "log_loss", "mean_squared_error", "roc_auc_score"))
+_REPLACED = {
+    "deepctr_torch.utils": SimpleNamespace(check_version=lambda version: None),
+    "sklearn": SimpleNamespace(),
+    "sklearn.metrics": SimpleNamespace(**_SCORES),
+}
+with mock.patch.dict(sys.modules, _REPLACED):
     from deepctr_torch.inputs import SparseFeat, VarLenSparseFeat
     from deepctr_torch.models import DCN, DeepFM
     from deepctr_torch.models.basemodel import BaseModel

@@ -74,7 +74,6 @@ def train(comm: Comm, strategy_name: str, codes: str) -> dict[str, Any]:
         "mismatches": [op for op in audit.gather(comm) if op["mismatches"]],
         "equal": bool((everyones == everyones[0]).all()),
         "losses": losses,
-        "weights": weights.tolist(),
         "lost": {name: (c.lost / c.energy) ** 0.5 for name, c in channels.items()},
     }
 

@@ -73,7 +73,7 @@ def peer_of(name: str) -> DeepCtr:
     field_of[place] = fields
     bags = torch.cat([torch.bincount(b.sample * FIELDS + b.field) for b in batches(name)])
     torch.manual_seed(SEED)
-    # DeepCTR imports scikit-learn, which would delay every worker's start by a second.
+    # Importing DeepCTR would delay every worker's start.
     from tests.des_ref.deepctr import DeepCtr
 
     return DeepCtr(model_of(name), vocabulary, field_of, int(bags.max()))

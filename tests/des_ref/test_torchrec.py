@@ -141,7 +141,7 @@ def _compared(comm: Comm) -> dict[str, list[dict[str, float]]]:
 def compared(tmp_path_factory: pytest.TempPathFactory) -> Compared:
     if reason := torchrec_peer.why_not():
         pytest.skip(reason)
-    return on_ranks(RANKS, tmp_path_factory.mktemp("torchrec"), _compared, limit_s=200)
+    return on_ranks(RANKS, tmp_path_factory.mktemp("torchrec"), _compared, limit_s=200, imported="torchrec")
 
 
 @pytest.mark.slow

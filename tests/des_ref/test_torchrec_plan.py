@@ -125,7 +125,7 @@ def steps(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     for kind, tables in planned(ranks).items():
         plan = JobPlan(ranks, SAMPLES, tables)
         write_torchrec(plans / f"{kind}.json", plan, job(), np.zeros(ranks, dtype=np.int64))
-    return on_ranks(ranks, tmp_path_factory.mktemp("ranks"), partial(_steps, plans), limit_s=200)
+    return on_ranks(ranks, tmp_path_factory.mktemp("ranks"), partial(_steps, plans), limit_s=200, imported="torchrec")
 
 
 @pytest.mark.slow

@@ -187,7 +187,7 @@ def codes_keep_their_own_gradient() -> None:
     scoring.Scoring._summed = summed  # type: ignore[method-assign]
 
 
-def case(tiny: Path, ranks: int, strategy: str = "des_all_reduce", steps: int = 4, sabotage: Any = None) -> Case:
+def case(tiny: Path, ranks: int, strategy: str = "des_all_reduce", steps: int = 2, sabotage: Any = None) -> Case:
     return Case(ranks, steps, str(tiny), strategy, "cpu", sabotage=sabotage)
 
 

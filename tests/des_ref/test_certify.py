@@ -169,7 +169,7 @@ def test_a_failure_exits_with_3_and_names_the_cases(
     assert "parameters differ by 2.00e-12" in page.read_text()
 
 
-@pytest.mark.parametrize("arguments", [["--all"], ["--quick"], []])
+@pytest.mark.parametrize("arguments", [["--all", "--model", "fm"], ["--quick", "--model", "fm"], []])
 def test_tables_show_what_failed(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

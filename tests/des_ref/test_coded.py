@@ -13,7 +13,7 @@ from dessim.errors import UsageError
 from dessim.workload.codecs import parse_codecs
 from tests.des_ref.ranks import on_ranks
 
-BATCH, STEPS = 24, 3
+BATCH, STEPS = 24, 2
 CASES = [
     ("des_all_reduce", "bf16"),
     ("des_all_reduce", "activations=fp6,dense=threshold:0.9:2"),

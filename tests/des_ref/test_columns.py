@@ -67,7 +67,7 @@ def test_means_over_a_row_are_those_of_each_owners_columns(
     ranks: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The one process it is compared with takes them so too; whole rows are trained otherwise."""
-    equal = Case(ranks, 3, equal_model(tmp_path, 6), "", "cpu")
+    equal = Case(ranks, 2, equal_model(tmp_path, 6), "", "cpu")
     different = replace(equal, model=different_widths(tmp_path, DENSE))
     last = ranks - 1
     cases = [

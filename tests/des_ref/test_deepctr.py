@@ -26,7 +26,7 @@ from tests.des_ref.ranks import on_ranks
 if TYPE_CHECKING:
     from tests.des_ref.deepctr import DeepCtr
 
-FIELDS, WIDTH, SAMPLES, STEPS = 5, 4, 24, 3
+FIELDS, WIDTH, SAMPLES, STEPS = 5, 4, 24, 2
 LR, FM, FM_FIELDS = {"kind": "lr"}, {"kind": "fm"}, {"kind": "fm_fields"}
 MLP, CROSS = {"kind": "mlp", "widths": [6, 3]}, {"kind": "cross", "layers": 3}
 # Operators, placement, pooling, ids a field. DeepCTR's FM is over pooled fields; with one id a field it equals ours.

@@ -128,7 +128,7 @@ def test_the_certificate_fails_with_the_dense_features_of_other_samples(dlrm: Pa
 
 def test_des_with_field_placement_and_the_asynchronous_server(dlrm: Path) -> None:
     ways = ("des_all_reduce", "des_reduce_scatter")
-    cases = [Case(4, 3, str(dlrm), way, "cpu", placement="field", small=True) for way in ways]
+    cases = [Case(4, 2, str(dlrm), way, "cpu", placement="field", small=True) for way in ways]
     cases += [Case(ranks, 3, str(dlrm), "ps_async", "cpu", small=True) for ranks in (1, 2)]
     results = certify_all(cases)
     assert all(passed(result) for result in results), results

@@ -35,7 +35,7 @@ from tests.des_ref.small_models import DENSE, WIDTHS, different_widths
 def test_replicas_equal_one_process_with_the_bytes_of_their_formulas(ranks: int, replicas: int, tmp_path: Path) -> None:
     """Rows have copies that are equal to the last bit, in blocks of one and of two workers."""
     models = equal_model(tmp_path), different_widths(tmp_path, DENSE)
-    equal, different = (Case(ranks, 3, model, "", "cpu") for model in models)
+    equal, different = (Case(ranks, 2, model, "", "cpu") for model in models)
     last = ranks // replicas - 1
     cases = [
         equal.planned([whole(last), COPY, whole(0), ROW, FETCH], replicas),

@@ -52,14 +52,15 @@ def three(tmp_path: Path) -> Path:
 def test_unequal_tables_pass_the_certificate_with_the_bytes_of_their_formulas(
     ranks: int, strategies: list[str], three: Path
 ) -> None:
-    """On 8 ranks five own no table."""
-    for result in certify_all([Case(ranks, 3, str(three), name, "cpu") for name in strategies]):
+    """On 8 ranks five own no table. In the third step a cache reloads rows that left it in the second."""
+    steps = {name: 3 if "cache_rows" in name else 2 for name in strategies}
+    for result in certify_all([Case(ranks, steps[name], str(three), name, "cpu") for name in strategies]):
         assert_certified(result)
 
 
 def test_des_with_field_placement_leaves_ranks_without_a_table(three: Path) -> None:
     cases = [
-        Case(4, 3, str(three), name, "cpu", placement="field") for name in ("des_all_reduce", "des_reduce_scatter")
+        Case(4, 2, str(three), name, "cpu", placement="field") for name in ("des_all_reduce", "des_reduce_scatter")
     ]
     for result in certify_all(cases):
         assert result["bytes_match"] and result["max_param_diff"] < 1e-12, result

@@ -7,15 +7,19 @@ The process that imports them has no threads and no CUDA context, so forking it 
 from __future__ import annotations
 
 import multiprocessing
+from collections.abc import Sequence
 from multiprocessing.context import ForkServerContext
 
 import torch
 
 
-def forking_context(*modules: str) -> ForkServerContext:
-    """The context of processes that find `modules` imported. The first call in a program determines the modules."""
+def forking_context(*modules: str, first: Sequence[str] = ()) -> ForkServerContext:
+    """The context of processes that find `modules` imported, those of `first` before torch.
+
+    The first call in a program determines the modules.
+    """
     context = multiprocessing.get_context("forkserver")
     # The compiler asks for the driver's version, after which a forked process could not use CUDA.
     compiler = () if torch.cuda.is_available() else ("torch._dynamo",)
-    context.set_forkserver_preload([*compiler, *modules])
+    context.set_forkserver_preload([*first, *compiler, *modules])
     return context

@@ -33,10 +33,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="needs a quiet machine: run pytest -m quiet without -n"))
 
 
+# Nothing is garbage while modules are imported and tests are collected; see pytest_collection.
+gc.disable()
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
     """Exempt all modules and tests from garbage collection, which would visit them again and again for seconds."""
-    gc.disable()
     try:
         return (yield)
     finally:

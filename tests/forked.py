@@ -39,7 +39,7 @@ def forked_from_everything() -> ForkServerContext:
     """The context of processes that have imported torch, the trainer and pytest already; the first call starts them."""
     from des_ref.forked import forking_context
 
-    context = forking_context(*_IMPORTED)
+    context = forking_context(*_IMPORTED, first=["tests.importing"])
     forkserver.ensure_running()
     return context
 

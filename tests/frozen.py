@@ -8,6 +8,6 @@ from __future__ import annotations
 
 import gc
 
-gc.collect()
 gc.freeze()
+gc.enable()
 gc.set_threshold(50_000, 20, 20)

@@ -1,42 +1,40 @@
-"""simpy's event loop, with timers that call a function: an event for each packet costs a third of a simpy timeout."""
+"""simpy's event loop, beside which a network moves its packets: as simpy events they would take several times as long.
+
+What is due at the same time happens in the order of scheduling, simpy's events and packets alike.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from heapq import heappop
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import simpy
-from simpy.events import NORMAL
 
 
 class Clock(simpy.Environment):
-    """A simpy environment. Timers and events that are due at the same time happen in the order of scheduling.
+    """A simpy environment that calls `advance` before every event: it handles what is due before `events[0]`."""
 
-    `number` is that of the timer or event that happens now: what is due at the same time happens in their order.
-    """
+    def __init__(self) -> None:
+        super().__init__()
+        self.advance: Callable[[], None] | None = None
 
-    number = -1
+    @property
+    def numbers(self) -> Iterator[int]:
+        """The numbers to come: one for each event and packet that is scheduled, in the order of scheduling."""
+        return self._eid
 
-    def timers(self) -> tuple[list[Any], Iterator[int]]:
-        """The heap of what is scheduled, and the numbers to come.
+    @property
+    def events(self) -> list[Any]:
+        """The heap of simpy's events: tuples of time [s], priority, number and event."""
+        queue: list[Any] = self._queue
+        return queue
 
-        After `heappush(heap, (time, NORMAL, next(numbers), call, argument))` the clock calls `call(argument, time)` at
-        `time` [s]. This is like a simpy timeout, but nothing can wait for it or cancel it.
-        """
-        # simpy's own entries have four values. Entries never compare beyond the third.
-        return self._queue, self._eid
+    def pass_to(self, now: float) -> None:
+        """It is `now` [s], and no event is due earlier."""
+        self._now = now
 
     def step(self) -> None:
-        """Run all timers that are due before the next event, then process that event."""
-        queue: list[Any] = self._queue
-        while queue and len(queue[0]) == 5:
-            self._now, _, self.number, call, argument = heappop(queue)
-            call(argument, self._now)
-        if queue:
-            time, priority, number, _ = queue[0]
-            if priority == NORMAL:
-                self.number = number
-            elif time > self._now:
-                self.number = -1  # ahead of all others
-        super().step()
+        """Advance to the next event, and process it."""
+        if self.advance is not None:
+            self.advance()
+        simpy.Environment.step(self)

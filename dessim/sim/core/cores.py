@@ -12,6 +12,8 @@ for a core.
 from __future__ import annotations
 
 from collections.abc import Generator
+from heapq import heappop, heappush
+from itertools import count as count_up
 
 import simpy
 
@@ -26,18 +28,16 @@ _SHORTEST_EVENT_S = 1e-9
 
 
 class Cores:
-    """`count` identical cores, and the seconds that they have spent on packets."""
+    """`count` identical cores; `packets_s` are the seconds that they have spent on packets."""
 
     def __init__(self, env: simpy.Environment, count: int) -> None:
         assert count > 0, "a machine has at least one core"
+        self.packets_s = 0.0
         self._env = env
         self._count = count
-        self._free = simpy.PriorityResource(env, capacity=count)
-        self._packets_s = 0.0
-
-    def carried(self, seconds: float) -> None:
-        """A core has spent `seconds` on packets."""
-        self._packets_s += seconds
+        self._free = count
+        self._waiting: list[tuple[int, float, int, simpy.Event]] = []  # priority, since, number, granted
+        self._numbers = count_up()
 
     def wake(self, seconds: float) -> Generator[simpy.Event, object, None]:
         """A process: a thread that waited for a message continues.
@@ -45,26 +45,46 @@ class Cores:
         Waking takes `seconds` of the whole machine, so `count` times as long of one core. The thread goes ahead of
         threads that compute, but interrupts none.
         """
-        with self._free.request(priority=-1) as core:
-            yield core
-            yield self._env.timeout(whole_ticks(seconds * self._count))
+        yield self._request(-1)
+        yield simpy.Timeout(self._env, whole_ticks(seconds * self._count))
+        self._release()
 
     def run(self, seconds: float, thread: int) -> Generator[simpy.Event, object, None]:
         """A process: the thread with the number `thread` computes for `seconds` of one core."""
         left = coarse_ticks(seconds)
         slices = 0
         while left > 0:
-            with self._free.request(priority=_priority(thread, slices)) as core:
-                yield core
-                work = missing = min(left, TIME_SLICE_S)
-                while missing > _SHORTEST_EVENT_S:
-                    packets_before = self._packets_s
-                    yield self._env.timeout(missing)
-                    # Catch up on what packets took from this core in the meantime; all cores carry equal parts of them.
-                    lost = (self._packets_s - packets_before) / self._count
-                    missing = whole_ticks(min(lost, (1 - _MIN_THREAD_SHARE) * missing))
-                left -= work
-                slices += 1
+            yield self._request(_priority(thread, slices))
+            work = missing = min(left, TIME_SLICE_S)
+            while missing > _SHORTEST_EVENT_S:
+                packets_before = self.packets_s
+                yield simpy.Timeout(self._env, missing)
+                # Catch up on what packets took from this core in the meantime; all cores carry equal parts of them.
+                lost = (self.packets_s - packets_before) / self._count
+                missing = whole_ticks(min(lost, (1 - _MIN_THREAD_SHARE) * missing))
+            self._release()
+            left -= work
+            slices += 1
+
+    def _request(self, priority: int) -> simpy.Event:
+        """An event that fires when the thread has a core. Lower numbers are first, among equals who waits longest."""
+        granted = simpy.Event(self._env)
+        heappush(self._waiting, (priority, self._env.now, next(self._numbers), granted))
+        self._grant()
+        return granted
+
+    def _release(self) -> None:
+        """A core is free: for a thread that asks at this instant and is first, or else for one that waits."""
+        self._free += 1
+        if self._waiting:
+            released = simpy.Event(self._env)
+            released.callbacks.append(self._grant)
+            released.succeed()
+
+    def _grant(self, released: simpy.Event | None = None) -> None:
+        if self._free and self._waiting:
+            self._free -= 1
+            heappop(self._waiting)[-1].succeed()
 
 
 def _priority(thread: int, slices: int) -> int:

@@ -7,7 +7,7 @@ the pauses between its stages evenly. No byte is lost either way: the area under
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,6 +70,10 @@ class Counters:
         self._entries: list[tuple[float, float, Floats]] = []
         self.bytes_by_kind: Floats = np.zeros(len(links.kinds))
         self.solves = 0
+
+    def touch(self, links: Ints | Sequence[int]) -> None:
+        """Messages will start over `links`."""
+        self._touched[links] = True
 
     def begin(self, links: Ints, size: Floats) -> None:
         """Messages start over `links` that will load each class with `size` [link classes] bytes."""

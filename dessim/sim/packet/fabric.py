@@ -12,8 +12,10 @@ Left out: packet loss and retransmission, and how a connection's window grows.
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from heapq import heappush
+import math
+from collections import deque
+from heapq import heappop, heappush, heapreplace
+from itertools import pairwise
 
 import numpy as np
 from simpy.events import NORMAL
@@ -25,7 +27,10 @@ from dessim.sim.core.clock import Clock
 from dessim.sim.core.cores import Cores
 from dessim.sim.core.counters import Counters
 from dessim.sim.core.ticks import whole_bytes, whole_ticks
-from dessim.sim.packet.parcels import PARCEL, Connection, History, Hop, Link, Message, Pair, Parcel, Route
+from dessim.sim.packet.parcels import PARCEL, Connection, Due, Hop, Leg, Link, Message, Pair, Route
+
+_Timer = tuple[float, int, Leg, Hop | None]
+"""The link of the hop has sent a parcel that is on the leg; without a hop, the parcel arrives there (see `Due`)."""
 
 
 class PacketFabric:
@@ -33,61 +38,47 @@ class PacketFabric:
 
     def __init__(self, env: Clock, cluster: Cluster, cores: Cores | None = None) -> None:
         self.env = env
-        self._timers, self._numbers = env.timers()
         self.cluster = cluster
         self.cores = cores
         self.counters = Counters(cluster.links)
         self._window = whole_bytes(cluster.transport.window)
+        self._ack_share = cluster.transport.ack_share
         kinds = [cluster.links.kinds[kind] for kind in cluster.links.kind.tolist()]
         burst = cluster.transport.burst
         self._links = [
             Link(kind, rate, whole_ticks(burst / rate))
             for kind, rate in zip(kinds, cluster.links.capacity.tolist(), strict=True)
         ]
-        self._ack_share = cluster.transport.ack_share
-        self._core_s: dict[float, float] = {}  # seconds of a core per size of parcel
         self._routes: dict[Pair, Route] = {}
         self._connections: dict[tuple[str, Pair], Connection] = {}
+        # What is due. Parcels after hops of equal delay arrive in the order in which they left, so they need no heap.
+        self._arriving: deque[Due] = deque()
+        self._delay_s: float | None = None
+        self._timers: list[_Timer] = []
+        self._numbers = env.numbers
+        env.advance = self._advance
 
     def send(self, channel: str, message: Message) -> None:
         """Queue a message behind earlier ones of its connection. Each `channel` has its own connections."""
-        began = self.env.now
+        connection = self._connections.get((channel, message.pair)) or self._connect(channel, message.pair)
         message.size = message.unsent = whole_bytes(message.size)
-        connection = self._connection(channel, message.pair)
-        loads = message.size * connection.load
-        self.counters.begin(connection.links, loads)
-        arrived = message.arrived
-
-        def count_and_report(history: History) -> None:
-            self.counters.carried(began, self.env.now, loads)
-            arrived(history)
-
-        message.arrived = count_and_report
+        message.began = self.env.now
+        message.loads = message.size * connection.load
+        self.counters.bytes_by_kind += message.loads
         connection.queue.append(message)
-        returning = connection.returning
-        while returning and returning[0] < (began, self.env.number):
-            connection.in_flight -= returning.popleft()[2].carried
-        self._fill_window(connection, began)
-        if connection.queue:
-            while returning:
-                arrives, number, parcel = returning.popleft()
-                heappush(self._timers, (arrives, NORMAL, number, self._deliver, parcel))
+        self._fill_window(connection, message.began)
 
-    def _connection(self, channel: str, pair: Pair) -> Connection:
-        if (channel, pair) not in self._connections:
-            kinds = self.cluster.links.kind
-            n_classes = len(self.cluster.links.kinds)
-            there, back = self._route(pair), self._route(pair[::-1])
-            crossed = np.bincount(kinds[there.ids], minlength=n_classes)
-            returned = np.bincount(kinds[back.ids], minlength=n_classes)
-            self._connections[channel, pair] = Connection(
-                there.first,
-                back.first,
-                there.slowest,
-                np.array([*there.ids, *back.ids]),
-                crossed + self._ack_share * returned,
-            )
-        return self._connections[channel, pair]
+    def _connect(self, channel: str, pair: Pair) -> Connection:
+        kinds = self.cluster.links.kind
+        n_classes = len(self.cluster.links.kinds)
+        there, back = self._route(pair), self._route(pair[::-1])
+        self.counters.touch([*there.ids, *back.ids])
+        crossed = np.bincount(kinds[there.ids], minlength=n_classes)
+        returned = np.bincount(kinds[back.ids], minlength=n_classes)
+        connection = Connection(pair, there.slowest, crossed + self._ack_share * returned)
+        connection.full = self._first_leg(connection, PARCEL, ends=False)
+        self._connections[channel, pair] = connection
+        return connection
 
     def _route(self, pair: Pair) -> Route:
         if pair not in self._routes:
@@ -99,138 +90,149 @@ class PacketFabric:
             ids = routes.link.tolist()
             links = [self._links[link] for link in ids]
             delay_s = whole_ticks(float(routes.latency[0]) / len(ids))
-            hop = Hop(links[-1], None, delay_s)
-            for link in reversed(links[:-1]):
-                hop = Hop(link, hop, delay_s)
-            self._routes[pair] = Route(hop, ids, min(links, key=lambda link: link.rate).kind)
+            if self._delay_s is None:
+                self._delay_s = delay_s
+            pass_on = self._arriving.append if delay_s == self._delay_s else self._pass_on
+            hops = [Hop(link, delay_s, pass_on) for link in links]
+            self._routes[pair] = Route(hops, ids, min(links, key=lambda link: link.rate).kind)
         return self._routes[pair]
 
-    # Below, all time is spent: timers are scheduled without a call, as `Clock.timers` allows.
+    def _first_leg(self, connection: Connection, size: float, ends: bool) -> Leg:
+        """The first leg of parcels of `size` bytes, which end messages or not; the others follow it."""
+        there, back = self._routes[connection.pair].hops, self._routes[connection.pair[::-1]].hops
+        legs = [Leg(connection, size, hop, whole_ticks(size / hop.link.rate)) for hop in there]
+        legs.append(Leg(connection, size, None, whole_ticks(size / self.cluster.transport.core_rate)))
+        if ends:
+            for leg in legs:
+                leg.ends = deque()
+        share = self._ack_share
+        legs += [Leg(connection, size, hop, whole_ticks(size * share / hop.link.rate)) for hop in back]
+        legs.append(Leg(connection, size, None, 0.0, returned=True))
+        for leg, following in pairwise(legs):
+            leg.following = following
+        return legs[0]
+
+    # Below, all time is spent.
+
+    def _advance(self) -> None:
+        """Move parcels until the next event of the clock is due."""
+        arriving, timers, numbers, cores = self._arriving, self._timers, self._numbers, self.cores
+        events = self.env.events
+        until = events[0][0] if events else math.inf
+        while True:
+            if arriving and (not timers or arriving[0] < timers[0]):
+                now, number, leg = arriving[0]
+                if now >= until and events[0] < (now, NORMAL, number):
+                    return
+                arriving.popleft()
+            elif timers:
+                now, number, leg, hop = timers[0]
+                if now >= until and events[0] < (now, NORMAL, number):
+                    return
+                if hop is not None:
+                    # The link of the hop has sent a parcel: send those of the next pairs, until one takes time.
+                    hop.pass_on((now + hop.delay_s, next(numbers), leg.following))
+                    if leg.ends is not None:
+                        self._note(leg, hop, now)
+                    link = hop.link
+                    turns = link.turns
+                    while turns:
+                        waiting = turns.popleft()
+                        leg = waiting.popleft()
+                        if waiting:
+                            turns.append(waiting)
+                        if leg.seconds > 0:
+                            link.free_at = now + leg.seconds
+                            heapreplace(timers, (link.free_at, next(numbers), leg, leg.hop))
+                            break
+                        self._leave(leg, now)
+                    else:
+                        link.sending = False
+                        heappop(timers)
+                    continue
+                heappop(timers)
+            else:
+                return
+            if leg.hop is not None:
+                self._arrive(leg, now)
+            elif leg.returned:
+                connection = leg.connection
+                connection.in_flight -= leg.size
+                if connection.queue:
+                    self._fill_window(connection, now)
+                    until = events[0][0] if events else math.inf
+            else:
+                if cores is not None:
+                    cores.packets_s += leg.seconds
+                self._arrive(leg.following, now)
+                if leg.ends is not None:
+                    message = leg.ends.popleft()
+                    self.env.pass_to(now)
+                    self.counters.carried(message.began, now, message.loads)
+                    message.arrived(message.history)
+                    until = events[0][0] if events else math.inf
 
     def _fill_window(self, connection: Connection, now: float) -> None:
         """Send as much as the window allows."""
-        queue, first, window = connection.queue, connection.first, self._window
+        queue, window = connection.queue, self._window
         while queue and connection.in_flight < window:
             message = queue[0]
             size = message.unsent
             if size > PARCEL:
                 message.unsent = size - PARCEL
-                parcel = Parcel(connection, first, PARCEL, PARCEL, None)
                 connection.in_flight += PARCEL
-            else:
-                message.unsent = 0.0
-                queue.popleft()
-                # Until now earlier bytes of the connection had to pass the slowest link of the route.
-                message.history.append((connection.slowest, now))
-                message.sent(message.history)
-                parcel = Parcel(connection, first, size, size, message)
-                connection.in_flight += size
-            self._arrive(parcel, now)
+                self._arrive(connection.full, now)
+                continue
+            queue.popleft()
+            # Until now earlier bytes of the connection had to pass the slowest link of the route.
+            message.history.append((connection.slowest, now))
+            self.env.pass_to(now)
+            message.sent(message.history)
+            connection.in_flight += size
+            leg = connection.last.get(size)
+            if leg is None:
+                leg = connection.last[size] = self._first_leg(connection, size, ends=True)
+            assert leg.ends is not None
+            leg.ends.append(message)
+            self._arrive(leg, now)
 
-    def _arrive(self, parcel: Parcel, now: float) -> None:
-        """A parcel is at the next link of its route."""
-        hop = parcel.hop
+    def _arrive(self, leg: Leg, now: float) -> None:
+        """A parcel is at the link of its leg. A link that was idle for a while first sends a burst at once."""
+        hop = leg.hop
+        assert hop is not None
         link = hop.link
-        if link.sending is not None:
-            if link.coming:
-                self._join(link, now)
+        if link.sending:
             waiting = hop.waiting
             if not waiting:
                 link.turns.append(waiting)
-            waiting.append(parcel)
+            waiting.append(leg)
             return
-        if not self._send(link, parcel, now):
-            self._leave(parcel, now)
-
-    def _send(self, link: Link, parcel: Parcel, now: float) -> bool:
-        """Send the parcel; whether that takes time. A link that was idle for a while first sends a burst at once."""
         free_at = link.free_at
         burst_from = now - link.burst_s
         if free_at < burst_from:
             free_at = burst_from
-        size = parcel.size
-        try:
-            free_at += link.service_s[size]
-        except KeyError:
-            free_at += link.seconds(size)
-        link.free_at = free_at
+        link.free_at = free_at = free_at + leg.seconds
         if free_at > now:
-            link.sending = parcel
-            heappush(self._timers, (free_at, NORMAL, next(self._numbers), self._served, link))
-            return True
-        return False
-
-    def _join(self, link: Link, now: float) -> None:
-        """Those that have arrived without a timer join the queues of the link."""
-        coming = link.coming
-        coming.sort()
-        due = bisect_left(coming, (now, self.env.number))
-        for _, _, parcel in coming[:due]:
-            waiting = parcel.hop.waiting
-            if not waiting:
-                link.turns.append(waiting)
-            waiting.append(parcel)
-        del coming[:due]
-
-    def _served(self, link: Link, now: float) -> None:
-        """The link has sent a parcel: send those of the next pairs, until one takes time."""
-        parcel = link.sending
-        assert parcel is not None
-        self._leave(parcel, now)
-        if link.coming:
-            self._join(link, now)
-        turns = link.turns
-        while turns:
-            waiting = turns.popleft()
-            parcel = waiting.popleft()
-            if waiting:
-                turns.append(waiting)
-            if self._send(link, parcel, now):
-                return
-            self._leave(parcel, now)
-        link.sending = None
-
-    def _leave(self, parcel: Parcel, now: float) -> None:
-        """The parcel has passed the link of its hop."""
-        hop = parcel.hop
-        arrives = now + hop.delay_s
-        message = parcel.last_of
-        if message is not None:
-            message.history += ((hop.link.kind, now), (LATENCY, arrives))
-        following = hop.following
-        if following is None:
-            if parcel.acknowledges and not parcel.connection.queue:
-                parcel.connection.returning.append((arrives, next(self._numbers), parcel))
-                return
-            call = self._deliver
+            link.sending = True
+            heappush(self._timers, (free_at, next(self._numbers), leg, hop))
         else:
-            parcel.hop = following
-            link = following.link
-            if link.sending is not None and arrives < link.free_at:
-                link.coming.append((arrives, next(self._numbers), parcel))
-                return
-            call = self._arrive
-        heappush(self._timers, (arrives, NORMAL, next(self._numbers), call, parcel))
+            self._leave(leg, now)
 
-    def _deliver(self, parcel: Parcel, now: float) -> None:
-        """A parcel is at its receiver, which acknowledges it, or an acknowledgement is back at the sender."""
-        connection = parcel.connection
-        size = parcel.carried
-        if parcel.acknowledges:
-            connection.in_flight -= size
-            if connection.queue:
-                self._fill_window(connection, now)
-            return
-        if self.cores is not None:
-            if size not in self._core_s:
-                self._core_s[size] = whole_ticks(size / self.cluster.transport.core_rate)
-            self.cores.carried(self._core_s[size])
-        # The parcel returns as its acknowledgement.
-        message = parcel.last_of
-        parcel.hop = connection.back
-        parcel.size = size * self._ack_share
-        parcel.acknowledges = True
-        parcel.last_of = None
-        self._arrive(parcel, now)
-        if message is not None:
-            message.arrived(message.history)
+    def _leave(self, leg: Leg, now: float) -> None:
+        """A parcel has passed the link of its leg."""
+        hop = leg.hop
+        assert hop is not None
+        hop.pass_on((now + hop.delay_s, next(self._numbers), leg.following))
+        if leg.ends is not None:
+            self._note(leg, hop, now)
+
+    def _pass_on(self, due: Due) -> None:
+        """A parcel is on its way, and arrives after others that leave later."""
+        heappush(self._timers, (*due, None))
+
+    def _note(self, leg: Leg, hop: Hop, now: float) -> None:
+        """The last parcel of a message has passed the link of the leg."""
+        assert leg.ends is not None and leg.following.ends is not None
+        message = leg.ends.popleft()
+        message.history += ((hop.link.kind, now), (LATENCY, now + hop.delay_s))
+        leg.following.ends.append(message)

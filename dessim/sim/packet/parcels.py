@@ -1,4 +1,4 @@
-"""Messages, parcels of one or two packets, and the links, routes and connections that carry them."""
+"""Messages, and parcels of one or two packets: what a connection sends, leg by leg, over the links of its routes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from dessim.cluster.links import FloatArray, IntArray
-from dessim.sim.core.ticks import whole_ticks
+from dessim.cluster.links import FloatArray
 
 MSS = 1448.0
 """Bytes in a packet: Ethernet's 1,500 less the headers of IP, TCP and its time stamps."""
@@ -25,22 +24,24 @@ class Message:
     """`size` bytes from GPU `pair[0]` to GPU `pair[1]`.
 
     `sent` is called when the connection has the last byte in flight, `arrived` when the last byte is at its receiver;
-    both with the message's history so far. `unsent` bytes wait for the window.
+    both with the message's history so far. The fabric has it since `began` [s]; `unsent` bytes wait for the window, and
+    link classes will carry `loads` [link classes] bytes for it.
     """
 
     pair: Pair
     size: float
     sent: Callable[[History], object]
     arrived: Callable[[History], object]
-    unsent: float = 0.0
     history: list[tuple[str, float]] = field(default_factory=list)
+    unsent: float = 0.0
+    began: float = 0.0
+    loads: FloatArray = field(init=False)
 
 
 @dataclass(slots=True, eq=False)
 class Link:
-    """A link: `sending` is the parcel that is being sent, and `turns` the queues of others, one per pair, in the order
-    of their turns. Nothing waits for an idle link. `coming` are parcels that arrive before it has sent that parcel, so
-    that they need no timer: they join the queues later, in the order of their arrival.
+    """A link, which is `sending` a parcel or idle. `turns` are the queues of those that wait, one per pair, in order
+    of turns; nothing waits for an idle link.
 
     `free_at` [s] is when the link would have finished had it never sent faster than its rate (token bucket, as in
     dessim/sim/fluid/buckets.py).
@@ -49,74 +50,73 @@ class Link:
     kind: str
     rate: float
     burst_s: float
-    service_s: dict[float, float] = field(default_factory=dict)  # by size; packets come in a few sizes
-    turns: deque[deque[Parcel]] = field(default_factory=deque)
-    coming: list[Due] = field(default_factory=list)
-    sending: Parcel | None = None
+    turns: deque[deque[Leg]] = field(default_factory=deque)
+    sending: bool = False
     free_at: float = -math.inf
-
-    def seconds(self, size: float) -> float:
-        """How long the link sends `size` bytes, which `service_s` then knows."""
-        seconds = self.service_s[size] = whole_ticks(size / self.rate)
-        return seconds
 
 
 @dataclass(slots=True, eq=False)
 class Hop:
     """A link of a route, and the parcels of the route that wait for it.
 
-    Parcels arrive at the `following` hop (None: at the end of the route) `delay_s` seconds after they left the link.
+    Parcels arrive at the next hop, or at the end of the route, `delay_s` seconds after they left the link; until then
+    `pass_on` keeps them.
     """
 
     link: Link
-    following: Hop | None
     delay_s: float
-    waiting: deque[Parcel] = field(default_factory=deque)
+    pass_on: Callable[[Due], object]
+    waiting: deque[Leg] = field(default_factory=deque)
 
 
 @dataclass(slots=True, eq=False)
 class Route:
-    """Links from one GPU to another: their `ids`, the `first` hop, and the class of the slowest link."""
+    """Links from one GPU to another: the `hops`, their `ids`, and the class of the slowest link."""
 
-    first: Hop
-    ids: list[int]
+    hops: Sequence[Hop]
+    ids: Sequence[int]
     slowest: str
 
 
 @dataclass(slots=True, eq=False)
 class Connection:
-    """Messages over a route that are not completely sent, and the bytes in flight.
+    """Messages from one GPU to another that are not completely sent, and the bytes in flight.
 
-    `first` is the first hop of the route, `back` that of the opposite route, and `slowest` the class of the slowest
-    link. While no message waits, acknowledgements need no timer: they are in `returning`, in order of arrival.
-    `links` are those of both routes; `load` [link classes] is how often a byte and its acknowledgement cross a
-    class.
+    `slowest` is the class of the slowest link of the route, and `load` [link classes] how often a byte and its
+    acknowledgement cross a class. `full` is the first leg of parcels of full size, and `last` are those of parcels that
+    end a message, by size.
     """
 
-    first: Hop
-    back: Hop
+    pair: Pair
     slowest: str
-    links: IntArray
     load: FloatArray
+    full: Leg = field(init=False)
+    last: dict[float, Leg] = field(default_factory=dict)
     queue: deque[Message] = field(default_factory=deque)
-    returning: deque[Due] = field(default_factory=deque)
     in_flight: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
-class Parcel:
-    """Two packets, one, or the acknowledgement of `carried` bytes, at `hop` of its route or on the way there.
+class Leg:
+    """A part of the way that all parcels of one connection and size take: there, and back as acknowledgements.
 
-    `size` is what it takes of a link [bytes]. `last_of` is the message that ends with it, if one does.
+    Such parcels differ in nothing but their place, so the leg stands for each of them that is there. A parcel takes
+    `seconds` of the link of `hop`, and is then on the leg `following`. Without a hop, it is at its receiver, which
+    spends `seconds` of a core on it and acknowledges it; or its acknowledgement has `returned` to the sender, which now
+    has `size` fewer bytes in flight.
+
+    `ends` are the messages that end with parcels on this leg, in their order; None if parcels end no message.
     """
 
     connection: Connection
-    hop: Hop
     size: float
-    carried: float
-    last_of: Message | None
-    acknowledges: bool = False
+    hop: Hop | None
+    seconds: float
+    ends: deque[Message] | None = None
+    returned: bool = False
+    following: Leg = field(init=False)  # of all but the last
 
 
-Due = tuple[float, int, Parcel]
-"""A parcel without a timer: when it arrives [s], and the number of the timer that it would have."""
+Due = tuple[float, int, Leg]
+"""A parcel that arrives at a leg: when [s], and a number. Parcels that are due at the same time arrive in the order of
+their numbers."""

@@ -139,7 +139,7 @@ def test_a_step_takes_at_least_the_time_of_its_bytes(measured, few_steps) -> Non
         assert step > payload_of(case, captured) / hosts / nic / (1 + 1e-9), case.name
 
 
-def test_fewer_cores_never_make_a_step_shorter(measured) -> None:
+def test_fewer_cores_never_make_a_step_shorter(measured, few_steps) -> None:
     for case in CASES:
         # The time of an exchange depends on which rank starts first as much as on cores, so take one without.
         if case.bed == "lab/switch_6" and case.strategy == "des_all_reduce":
@@ -148,7 +148,7 @@ def test_fewer_cores_never_make_a_step_shorter(measured) -> None:
             assert times[0] < 1.02 * times[1] and times[1] < times[2], case.name
 
 
-def test_the_pipeline_hides_the_exchange_of_ids(measured) -> None:
+def test_the_pipeline_hides_the_exchange_of_ids(measured, few_steps) -> None:
     # Exchanges of rows unfold in other orders with a pipeline, which can cost more than it hides (ps_sync).
     by_name = {case.name: case for case in CASES}
     with_, without = (by_name[f"switch_4, deepfm{how}: des_all_reduce"] for how in ("", ", no pipeline"))

@@ -1,6 +1,6 @@
 """simpy's event loop, beside which a network moves its packets: as simpy events they would take several times as long.
 
-What is due at the same time happens in the order of scheduling, simpy's events and packets alike.
+Events and packets that are due at the same time happen in the order of scheduling.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import simpy
 
 
 class Clock(simpy.Environment):
-    """A simpy environment that calls `advance` before every event: it handles what is due before `events[0]`."""
+    """A simpy environment that calls `advance` before every event, to move the packets that are due."""
 
     def __init__(self) -> None:
         super().__init__()

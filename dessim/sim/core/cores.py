@@ -67,7 +67,7 @@ class Cores:
             slices += 1
 
     def _request(self, priority: int) -> simpy.Event:
-        """An event that fires when the thread has a core. Lower numbers are first, among equals who waits longest."""
+        """An event that fires when the thread has a core. The lowest number is first; of equals, the oldest."""
         granted = simpy.Event(self._env)
         heappush(self._waiting, (priority, self._env.now, next(self._numbers), granted))
         self._grant()

@@ -51,7 +51,7 @@ class PacketFabric:
         ]
         self._routes: dict[Pair, Route] = {}
         self._connections: dict[tuple[str, Pair], Connection] = {}
-        # What is due. Parcels after hops of equal delay arrive in the order in which they left, so they need no heap.
+        # After hops of equal delay, parcels arrive in the order in which they left; others need a heap.
         self._arriving: deque[Due] = deque()
         self._delay_s: float | None = None
         self._timers: list[_Timer] = []

@@ -100,7 +100,7 @@ class Connection:
 class Leg:
     """A part of the way that all parcels of one connection and size take: there, and back as acknowledgements.
 
-    Such parcels differ in nothing but their place, so the leg stands for each of them that is there. A parcel takes
+    Such parcels differ in nothing but their place, so the leg stands for each of them that is on it. A parcel takes
     `seconds` of the link of `hop`, and is then on the leg `following`. Without a hop, it is at its receiver, which
     spends `seconds` of a core on it and acknowledges it; or its acknowledgement has `returned` to the sender, which now
     has `size` fewer bytes in flight.

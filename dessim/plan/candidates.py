@@ -19,6 +19,7 @@ from dessim.plan.loads import Choice, Loads
 from dessim.plan.place import Placed, rounded
 from dessim.plan.refine import refine
 from dessim.sim.engine import NetworkName
+from dessim.sim.fluid.route_cache import RouteCache
 from dessim.sim.progress import Progress
 from dessim.workload.codecs import PLAIN, CodecConfig
 from dessim.workload.coded_plan import encoded
@@ -44,7 +45,8 @@ class Search:
     `strategies`: those that all other tables may have, and `spilt` if rows may be in the host's memory. `graphs`,
     `network`: as in ProjectRequest. `by_table`: leave out strategies that train the whole model in another form.
     `given`: plans of tables that compete, by the names of their files. `codecs`: the formats in which values travel.
-    `replicas`: the numbers of replicas of the tables to try; None: those that may pay."""
+    `replicas`: the numbers of replicas of the tables to try; None: those that may pay. `routed`: where all simulations
+    keep their routes; None: each for itself."""
 
     job: Job
     cluster: Cluster
@@ -58,6 +60,7 @@ class Search:
     given: Mapping[str, JobPlan] = field(default_factory=dict)
     codecs: CodecConfig = PLAIN
     replicas: Sequence[int] | None = None
+    routed: RouteCache | None = None
 
     @property
     def model(self) -> Model:
@@ -180,7 +183,7 @@ def _rows(asked: Search, plans: Sequence[Plan], progress: Progress, rough: bool 
         rough=rough,
         composed=plans,
     )
-    return run_projection(request, progress)
+    return run_projection(request, progress, routed=asked.routed)
 
 
 def refined(asked: Search, loads: Loads, simulated: Sequence[Candidate]) -> list[Candidate]:

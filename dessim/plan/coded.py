@@ -16,6 +16,7 @@ from dataclasses import replace
 from dessim.errors import CapacityError, UsageError
 from dessim.plan.candidates import Candidate, Search, order, recoded, step_of
 from dessim.plan.search import Found, loaded, search
+from dessim.sim.fluid.route_cache import RouteCache
 from dessim.sim.progress import Progress
 from dessim.workload.codecs import PLAIN, Buffer, CodecConfig, parse_codec
 from dessim.workload.coded_plan import require_floats
@@ -48,6 +49,7 @@ def search_codecs(asked: Search, allowed: Allowed, progress: Progress) -> Found:
     starts = _starts(allowed)
     if starts == [PLAIN]:
         return search(asked, progress)
+    asked = replace(asked, routed=RouteCache(asked.cluster))
     found: list[Found] = []
     reasons: list[CapacityError] = []
     for number, codecs in enumerate(starts):

@@ -86,9 +86,9 @@ def search(asked: Search, progress: Progress) -> Found:
     pinned = {t: replace(c, parts=max(server, 1)) if t in on_server else c for t, c in asked.pinned.items()}
     many = n > MANY_GPUS and not on_server and len(set(asked.strategies) - {SPILT}) > 1
     strategies = [name for name in asked.strategies if name != ON_SERVERS or not many]
-    asked = replace(asked, pinned=pinned, strategies=strategies)
+    routed = asked.routed or RouteCache(cluster)
+    asked = replace(asked, pinned=pinned, strategies=strategies, routed=routed)
     gpu = cluster.device(range(n), "dessim plan")
-    routed = RouteCache(cluster, True)
     symbols = asked.job.symbols(n, asked.batch // n)
     loads = loads_of(
         asked.model, symbols, gpu.shared_by(n), simulated_rates(routed, n, server), asked.graphs, server, asked.codecs

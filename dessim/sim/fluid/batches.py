@@ -42,7 +42,7 @@ class OneMessage:
     def of(cls, crossings: Crossings, cluster: Cluster) -> OneMessage:
         net, _, copies = crossings
         return cls(
-            path=sorted(zip(net.link.tolist(), net.weight.tolist(), strict=True)),
+            path=tuple(sorted(zip(net.link.tolist(), net.weight.tolist(), strict=True))),
             cap=math.inf if net.cap is None else float(net.cap[0]),
             carried_per_byte=np.bincount(
                 cluster.links.kind[net.link], net.weight * copies, len(cluster.links.kinds)

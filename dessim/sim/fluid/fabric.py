@@ -14,9 +14,11 @@ from collections.abc import Generator
 import numpy as np
 import simpy
 
+from dessim.arrays import Ints
 from dessim.cluster import Cluster
 from dessim.sim.core.counters import Counters
 from dessim.sim.fluid.batches import Batch, due
+from dessim.sim.fluid.few_flows import FewRates
 from dessim.sim.fluid.flows import Flows
 from dessim.sim.fluid.groups import Shared, Solo
 from dessim.sim.fluid.singles import Singles, are_few_singles
@@ -56,6 +58,7 @@ class FlowFabric:
         self._next_group = 0
         self._group_on = np.full(len(cluster.links.capacity), -1, dtype=np.int64)  # of each link; -1: idle
         self._arriving: list[Batch] = []
+        self._few_rates: FewRates | None = None
         self._wake = env.event()
         env.process(self._run())
 
@@ -85,6 +88,7 @@ class FlowFabric:
         for batch in batches:
             batch.move(self.cluster, cluster, now, self._folding, self.counters)
         self.cluster = cluster
+        self._few_rates = None
         self._arrive(*batches)
 
     def _arrive(self, *batches: Batch) -> None:
@@ -131,8 +135,7 @@ class FlowFabric:
         """Take a group apart and return its batches."""
         group = self._groups.pop(number)
         self.counters.solves += group.release(now)
-        for batch in group.batches:
-            self._group_on[batch.flows.links] = -1
+        self._group_on[_links(group.batches)] = -1
         return group.batches
 
     def _sharing(self, batch: Batch) -> list[int]:
@@ -147,28 +150,42 @@ class FlowFabric:
         batches = [*ungrouped, *arriving]
         for number in sorted({number for batch in arriving for number in self._sharing(batch)}):
             batches = [*self._dissolve(number, now), *batches]
+        # Links of these batches are in no group any more, so `_group_on` may hold numbers of parts for a while.
+        few = all(len(batch.flows.links) <= _FEW_LINKS for batch in batches)
+        part_on: dict[int, int] = {}  # the same for few links
         parts: dict[int, list[Batch]] = {}
         joined: dict[int, int] = {}  # the part that a part has become a part of
-        for batch in batches:
-            members = [batch]
-            for number in sorted({_last(joined, number) for number in self._sharing(batch)}):
-                members = [*parts.pop(number), *members]
-                joined[number] = self._next_group
-            self._group_on[batch.flows.links] = self._next_group
-            parts[self._next_group] = members
+        for number, batch in enumerate(batches):
+            members, links = [batch], batch.flows.links.tolist() if few else []
+            sharing = {part_on[link] for link in links if link in part_on} if few else self._sharing(batch)
+            for other in sorted({_last(joined, part) for part in sharing}):
+                members = [*parts.pop(other), *members]
+                joined[other] = number
+            parts[number] = members
+            if few:
+                part_on.update(dict.fromkeys(links, number))
+            else:
+                self._group_on[batch.flows.links] = number
+        for members in parts.values():
+            self._group_on[_links(members)] = self._next_group
+            self._groups[self._next_group] = self._group(members, now)
             self._next_group += 1
-        for number, members in parts.items():
-            for member in members:
-                self._group_on[member.flows.links] = number
-            self._groups[number] = self._group(members, now)
 
     def _group(self, batches: list[Batch], now: float) -> _Group:
         """A group of `batches`, which share links, from now on."""
         if len(batches) == 1 and batches[0].fresh and batches[0].flows.alone(1.0) < math.inf:
             return Solo(batches[0], now, self.counters, self._progress)
         if are_few_singles(batches, self.cluster):
-            return Singles(batches, now, self.cluster, self.counters)
+            if self._few_rates is None:
+                fan_in = batches[0].crossings(self.cluster).net.fan_in
+                self._few_rates = FewRates(self.cluster.links.capacity, fan_in)
+            return Singles(batches, now, self.cluster, self.counters, self._few_rates)
         return Shared(batches, now, self.cluster, self._folding, self.counters, self._timeout)
+
+
+def _links(batches: list[Batch]) -> Ints:
+    """The links of batches, one batch after the other."""
+    return np.concatenate([batch.flows.links for batch in batches])
 
 
 def _last(joined: dict[int, int], number: int) -> int:

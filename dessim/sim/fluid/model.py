@@ -84,7 +84,7 @@ class FluidNetwork:
         self._layouts = {name: layout_of(self.cluster, gpus) for name, gpus in self._placement.gpus.items()}
         self._algorithms = dict(algorithms or {})
         self._options = options
-        self._nccl = NcclCalls(self.cluster, self._placement.gpus, options or Options())
+        self._nccl = NcclCalls(self.cluster, self._placement.gpus, options or Options(), route_cache.nccl)
         self._tuner = Tuner(route_cache, self._placement.gpus, self._layouts, options)
         self._buckets = Buckets(self.cluster)
         self.solves = 0

@@ -8,7 +8,7 @@ collective ends when both agree: not before the model allows, and later by what 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -46,16 +46,37 @@ class Call:
         return max(self.seconds, self.seconds - self.busy + transferring)
 
 
-class NcclCalls:
-    """The collectives of NCCL over the groups of a job; `gpus` are those of each group."""
+@dataclass(frozen=True, slots=True)
+class NcclGroup:
+    """What NCCL finds for a group of GPUs: its set-up, the constants of the model, its servers, and the bytes/s of its
+    slowest NIC. `runs`: what the model found of each op and algorithm, which takes much longer than a call."""
 
-    def __init__(self, cluster: Cluster, gpus: Mapping[str, Ints], options: Options) -> None:
+    setup: Setup
+    values: Mapping[str, float]
+    servers: Servers
+    nic: float
+    runs: dict[tuple[Collective, str], SteadyRuns] = field(default_factory=dict)
+
+
+class NcclCalls:
+    """The collectives of NCCL over the groups of a job; `gpus` are those of each group.
+
+    `known`: groups of earlier jobs on the same cluster, by GPUs and options, to which new ones are added.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        gpus: Mapping[str, Ints],
+        options: Options,
+        known: dict[tuple[bytes, Options], NcclGroup],
+    ) -> None:
         self._cluster = cluster
         self._gpus = gpus
         self._options = options
-        self._groups: dict[str, tuple[Setup, dict[str, float], Servers, float]] = {}
+        self._known = known
+        self._groups: dict[str, NcclGroup] = {}
         self._calls: dict[tuple[object, ...], Call] = {}
-        self._steady: dict[tuple[Collective, str, str], SteadyRuns] = {}
 
     def runs(self, algorithm: str) -> bool:
         """Whether NCCL's model runs the collective: its own choice, or a name or an override that only it knows."""
@@ -75,7 +96,7 @@ class NcclCalls:
 
     def all_pairs(self, group: str, size: float) -> Stage | None:
         """The messages of an even all_to_all on S = `size` bytes; None where a textbook algorithm makes them."""
-        cluster, gpus, servers = self._cluster, self._gpus[group], self._group(group)[2]
+        cluster, gpus, servers = self._cluster, self._gpus[group], self._group(group).servers
         nodes = [kind.node for kind, _ in cluster.wiring.by_kind(gpus)]
         if not cluster.fabric.rail_aware or len(nodes) > 1:
             return None
@@ -89,37 +110,40 @@ class NcclCalls:
         return flows.along_rails(size, servers)
 
     def _call(self, op: Collective, algorithm: str, group: str, size: float) -> Call:
-        setup, values, servers, nic = self._group(group)
-        found = self._runs(op, algorithm, group, setup, values).run(size)
+        of_group = self._group(group)
+        setup, nic = of_group.setup, of_group.nic
+        found = self._runs(op, algorithm, of_group).run(size)
         if found.algorithm == _MESSAGES:
             return Call(found.name, found.microseconds * 1e-6, _busy_with_messages(op, size, setup, nic), None)
-        moved = flows.traffic(op, found.algorithm, size, found.protocol.wire, setup, servers, nic)
+        moved = flows.traffic(op, found.algorithm, size, found.protocol.wire, setup, of_group.servers, nic)
         return Call(found.name, found.microseconds * 1e-6, moved.seconds, moved.stage)
 
-    def _runs(
-        self, op: Collective, algorithm: str, group: str, setup: Setup, values: Mapping[str, float]
-    ) -> SteadyRuns:
-        key = (op, algorithm, group)
-        if key not in self._steady:
+    def _runs(self, op: Collective, algorithm: str, group: NcclGroup) -> SteadyRuns:
+        key = (op, algorithm)
+        if key not in group.runs:
             name = "" if algorithm == "auto" else algorithm
             override = Override(name, self._options.protocol, self._options.channels)
             # SHARP is off unless it is asked for by name.
-            asked = replace(setup, sharp=sums_in_fabric(self._cluster)) if name == "collnet" else setup
+            sharp = sums_in_fabric(self._cluster)
+            asked = replace(group.setup, sharp=sharp) if name == "collnet" else group.setup
             # A calibration measures what NCCL chooses.
-            curve = curve_on(self._cluster, op, setup) if override == Override() else None
-            self._steady[key] = SteadyRuns(op, asked, values, override, self._options.timing, curve)
-        return self._steady[key]
+            curve = curve_on(self._cluster, op, group.setup) if override == Override() else None
+            group.runs[key] = SteadyRuns(op, asked, group.values, override, self._options.timing, curve)
+        return group.runs[key]
 
-    def _group(self, group: str) -> tuple[Setup, dict[str, float], Servers, float]:
-        if group not in self._groups:
-            gpus = self._gpus[group]
-            setup = setup_of(self._cluster, gpus)
-            per_process = min(self._options.gpus_per_process, setup.per_node)
-            setup = replace(setup, gpus_per_process=per_process)
-            nic = min(kind.node.nic.capacity for kind, _ in self._cluster.wiring.by_kind(gpus))
-            values = values_on(self._cluster, setup)
-            self._groups[group] = (setup, values, Servers.of(self._cluster.node_of(gpus)), nic)
-        return self._groups[group]
+    def _group(self, name: str) -> NcclGroup:
+        if name not in self._groups:
+            key = (self._gpus[name].tobytes(), self._options)
+            if key not in self._known:
+                self._known[key] = self._found(self._gpus[name])
+            self._groups[name] = self._known[key]
+        return self._groups[name]
+
+    def _found(self, gpus: Ints) -> NcclGroup:
+        setup = setup_of(self._cluster, gpus)
+        setup = replace(setup, gpus_per_process=min(self._options.gpus_per_process, setup.per_node))
+        nic = min(kind.node.nic.capacity for kind, _ in self._cluster.wiring.by_kind(gpus))
+        return NcclGroup(setup, values_on(self._cluster, setup), Servers.of(self._cluster.node_of(gpus)), nic)
 
 
 def _busy_with_messages(op: Collective, size: float, setup: Setup, nic: float) -> float:

@@ -21,6 +21,7 @@ from dessim.sim.fluid.flows import Flows, route_messages
 from dessim.sim.fluid.fold import FoldsTooLittle
 from dessim.sim.fluid.joint import JointFolds
 from dessim.sim.fluid.messages import Messages
+from dessim.sim.fluid.nccl_calls import NcclGroup
 from dessim.sim.progress import Progress
 
 
@@ -45,6 +46,8 @@ class RouteCache:
         # Choices of the tuner (dessim.sim.fluid.tuner), and its bounds by group: they take as long to find as routes.
         self.chosen: dict[tuple[object, ...], tuple[str, Options]] = {}
         self.floors: dict[tuple[int, bool], Floor] = {}
+        # Groups as NCCL's model sees them.
+        self.nccl: dict[tuple[bytes, Options], NcclGroup] = {}
 
     def on(self, cluster: Cluster) -> RouteCache:
         """The cache for another state of the cluster, such as one with a link down. A state that returns finds it."""

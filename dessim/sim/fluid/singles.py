@@ -13,13 +13,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from dessim.cluster import Cluster
-from dessim.errors import PhysicsError
 from dessim.sim.core.bounds import FLOW_CAP
 from dessim.sim.core.counters import Counters
 from dessim.sim.fluid.batches import Batch, due
-from dessim.sim.fluid.drain import OVERLOAD_ROUNDING, RELATIVE_ROUNDING
-from dessim.sim.fluid.fan_in import FanIn
-from dessim.sim.fluid.few_flows import Path, few_max_min_rates, link_loads
+from dessim.sim.fluid.drain import RELATIVE_ROUNDING
+from dessim.sim.fluid.few_flows import FewRates
 
 _MOST_MESSAGES = 64
 """For more messages, numpy is faster."""
@@ -36,21 +34,19 @@ def are_few_singles(batches: Sequence[Batch], cluster: Cluster) -> bool:
 class Singles:
     """Batches of one message each that share links and drain together. All of them have a route."""
 
-    def __init__(self, batches: list[Batch], now: float, cluster: Cluster, counters: Counters) -> None:
+    def __init__(self, batches: list[Batch], now: float, cluster: Cluster, counters: Counters, rates: FewRates) -> None:
         self.batches = batches
         self._now = now
         self._links = cluster.links
         self._counters = counters
+        self._rates = rates
         self._solves = 0
         messages = [batch.one_message(cluster) for batch in batches]
-        self._paths = [message.path for message in messages]
-        self._cap = [message.cap for message in messages]
-        self._fan_in = batches[0].crossings(cluster).net.fan_in
-        links = [link for path in self._paths for link, _ in path]
-        self._capacity: dict[int, float] = dict(zip(links, cluster.links.capacity[links].tolist(), strict=True))
+        self._flows = [(message.path, message.cap) for message in messages]
         self._left = [float(batch.remaining[0]) for batch in batches]
         self._negligible = [left * RELATIVE_ROUNDING for left in self._left]
         self._rate: list[float] = []
+        self._until_finish = math.inf
         self._bound = [-1] * len(batches)
         self._carried_per_byte = np.array([message.carried_per_byte for message in messages])
         self._count_stages_so_far()
@@ -62,9 +58,7 @@ class Singles:
 
     def step(self, now: float) -> list[Batch]:
         """Drain until `now`. Returns the batches whose stage has arrived."""
-        if any(self._left):
-            self._drain(now)
-        self._now = now
+        self._drain(now)
         self._next_event = self._when_next()
         return [
             batch for batch, left in zip(self.batches, self._left, strict=True) if not left and due(batch.arrived, now)
@@ -72,15 +66,17 @@ class Singles:
 
     def release(self, now: float) -> int:
         """Return the remaining bytes to the batches. Returns the number of solves."""
-        self.step(now)
+        self._drain(now)
         for batch, left in zip(self.batches, self._left, strict=True):
             batch.remaining = np.array([left])
         return self._solves
 
     def _drain(self, now: float) -> None:
-        until_finish = self._until_finish()
         # Rounding may put `now` just before a finish, but never after it.
-        seconds = until_finish if due(self._now + until_finish, now) else now - self._now
+        seconds = self._until_finish if due(self._now + self._until_finish, now) else now - self._now
+        start, self._now = self._now, now
+        if not seconds:
+            return
         before = self._left
         self._left = [left - rate * seconds for left, rate in zip(before, self._rate, strict=True)]
         finished = [i for i, left in enumerate(self._left) if before[i] and left <= self._negligible[i]]
@@ -93,45 +89,31 @@ class Singles:
             reduction = float(batch.flows.reduction[colour]) * batch.scale
             batch.note_drained(now, name, float(batch.flows.fixed[colour]), reduction)
         drained = np.array(before) - np.array(self._left)
-        self._counters.carried(self._now, now, drained @ self._carried_per_byte)
-        self._now = now
+        self._counters.carried(start, now, drained @ self._carried_per_byte)
         if finished:
             self._solve()
+        else:
+            self._until_finish = self._seconds_until_finish()
 
     def _when_next(self) -> float:
-        times = [batch.arrived for batch, left in zip(self.batches, self._left, strict=True) if not left]
-        if len(times) < len(self._left):
-            times.append(self._now + self._until_finish())
-        return min(times)
+        arrivals = [batch.arrived for batch, left in zip(self.batches, self._left, strict=True) if not left]
+        return min([*arrivals, self._now + self._until_finish])
 
-    def _until_finish(self) -> float:
-        """Seconds until the next message has drained."""
-        return min(left / rate for left, rate in zip(self._left, self._rate, strict=True) if left)
+    def _seconds_until_finish(self) -> float:
+        """Seconds until the next message has drained; inf if all have."""
+        return min([left / rate for left, rate in zip(self._left, self._rate, strict=True) if left], default=math.inf)
 
     def _solve(self) -> None:
         """Solve the rates of the messages that have bytes left."""
         active = [i for i, left in enumerate(self._left) if left]
         self._rate = [0.0] * len(self._left)
         if active:
-            paths = [self._paths[i] for i in active]
-            capacity = self._capacity if self._fan_in is None else self._shared_capacity(self._fan_in, paths)
-            rates, bounds = few_max_min_rates(paths, capacity, [self._cap[i] for i in active])
             self._solves += 1
-            if any(load > capacity[link] * (1 + OVERLOAD_ROUNDING) for link, load in link_loads(paths, rates).items()):
-                raise PhysicsError("a link carries more than its capacity; please report this")
-            if not all(0 < rate < math.inf for rate in rates):
-                raise PhysicsError("a flow with bytes left has no usable rate; please report this")
+            rates, bounds = self._rates.of(tuple([self._flows[i] for i in active]))
             for i, rate, bound in zip(active, rates, bounds, strict=True):
                 self._rate[i] = rate
                 self._bound[i] = bound
-
-    def _shared_capacity(self, fan_in: FanIn, paths: Sequence[Path]) -> dict[int, float]:
-        """Bytes/s that each link can carry while the messages on `paths` share the links to receivers."""
-        capacity = dict(self._capacity)
-        for link, load in link_loads(paths).items():
-            if fan_in.receives[link]:
-                capacity[link] *= float(np.interp(load, fan_in.flows, fan_in.efficiency))
-        return capacity
+        self._until_finish = self._seconds_until_finish()
 
     def _count_stages_so_far(self) -> None:
         """Enter the bytes that current stages carried while their batches were alone: all that is not left."""

@@ -8,6 +8,7 @@ from fractions import Fraction
 
 import numpy as np
 
+from dessim.cluster import Cluster
 from dessim.sim.fluid.maxmin import Incidence
 
 
@@ -96,6 +97,12 @@ def finish_times(flows: Sequence[Flow], capacity: Sequence[Fraction], limits: Li
             assert horizon is not None
             now = horizon
     return [d for d in done if d is not None]
+
+
+def path(cluster: Cluster, src: int, dst: int) -> dict[int, Fraction]:
+    """The path of a flow of a cluster."""
+    routes = cluster.routes([src], [dst])
+    return {link: Fraction(weight) for link, weight in zip(routes.link.tolist(), routes.weight.tolist(), strict=True)}
 
 
 def incidence(paths: Sequence[dict[int, Fraction]], capacity: Sequence[Fraction]) -> Incidence:

@@ -110,6 +110,8 @@ class Fluid:
         if not np.count_nonzero(active):
             return
         net = self._net.of_flows(active)
+        if self._chain is None:
+            self._net = net  # no flow begins again
         # Flows without links need a finite cap. A cap of 0 makes the solver skip those that have finished.
         self.rate, self.bound = max_min_rates(net, np.where(active, np.inf, 0.0))
         self.solves += 1

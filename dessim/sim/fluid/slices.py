@@ -202,7 +202,8 @@ def _simulate_finishes(net: Incidence, limit: Floats, left: Floats, wanted: Bool
     left = left.copy()
     now = 0.0
     while (active & wanted).any():
-        rate, _ = max_min_rates(net.of_flows(active), np.where(active, limit, 0.0))
+        net = net.of_flows(active)
+        rate, _ = max_min_rates(net, np.where(active, limit, 0.0))
         with np.errstate(divide="ignore", invalid="ignore"):
             wait = np.where(active & (rate > 0), left / rate, np.inf)
         first = float(wait.min())

@@ -37,6 +37,13 @@ def test_rates_and_bounds_equal_those_of_numpy(
 MESSAGE = st.tuples(st.integers(0, 40), st.integers(0, 15), st.integers(0, 2), st.integers(1, 60))
 LIMITED = bed(CURVE, "3 GB/s")
 OPEN = bed()
+FLOWS = {
+    (cluster is LIMITED, src, dst): route_flows(cluster, np.array([src]), np.array([dst]), np.ones(1))
+    for cluster in (LIMITED, OPEN)
+    for src in range(16)
+    for dst in range(3)
+    if src != dst
+}
 
 
 @settings(max_examples=60, deadline=None)
@@ -50,9 +57,7 @@ def test_single_messages_arrive_as_among_many(messages: list[tuple[int, int, int
 
         def send(start: int, src: int, dst: int, size: int):  # type: ignore[no-untyped-def]
             yield env.timeout(start * 1e-9)
-            parts = yield network.transfer(
-                route_flows(cluster, np.array([src]), np.array([dst]), np.array([1.0])), size
-            )
+            parts = yield network.transfer(FLOWS[cluster is LIMITED, src, dst], size)
             return env.now, parts
 
         sent = [env.process(send(*message)) for message in messages]

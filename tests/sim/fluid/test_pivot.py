@@ -15,6 +15,7 @@ from dessim.sim.fluid.fold import fold
 from dessim.sim.fluid.incidence import incidence
 from dessim.sim.fluid.maxmin import Incidence
 from dessim.sim.fluid.pivot import PivotFluid
+from tests.near import assert_near
 from tests.sim import naive
 from tests.sim.fluid.test_maxmin import networks
 
@@ -51,16 +52,16 @@ def test_finishes_in_random_networks_equal_those_of_the_plain_solver(
     net = naive.incidence(paths, capacity)
     size = np.array(sizes[: len(paths)], dtype=float)
     expected = finishes(Fluid(net, size), len(paths))
-    assert finishes(PivotFluid(net, size), len(paths)) == pytest.approx(expected, rel=1e-9)
+    assert_near(finishes(PivotFluid(net, size), len(paths)), expected, rel=1e-9)
 
 
 @pytest.mark.parametrize(
-    ("name", "n"), [("bench/two_level_1024", 40), ("bench/two_level_1024_4to1", 40), ("h100-8x_rail_128", 40)]
+    ("name", "n"), [("bench/two_level_1024", 24), ("bench/two_level_1024_4to1", 40), ("h100-8x_rail_128", 24)]
 )
 def test_finishes_of_an_uneven_exchange_equal_those_of_the_plain_solver(name: str, n: int) -> None:
     net, size = exchange(name, n)
     fluid = PivotFluid(net, size)
-    assert finishes(fluid, len(size)) == pytest.approx(finishes(Fluid(net, size), len(size)), rel=1e-9)
+    assert_near(finishes(fluid, len(size)), finishes(Fluid(net, size), len(size)), rel=1e-9)
     assert fluid.solves < len(size) / 20  # most finishes were pivoted
 
 
@@ -75,8 +76,8 @@ def test_rates_and_remaining_bytes_agree_between_finishes() -> None:
         rest = plain.next_finish()
         pivot.advance(rest)
         plain.advance(rest)
-        assert pivot.rate == pytest.approx(plain.rate, rel=1e-9)
-        assert pivot.remaining == pytest.approx(plain.remaining, rel=1e-9, abs=1e-5)
+        assert_near(pivot.rate, plain.rate, rel=1e-9)
+        assert_near(pivot.remaining, plain.remaining, rel=1e-9, abs=1e-5)
 
 
 def test_small_networks_are_not_pivoted() -> None:

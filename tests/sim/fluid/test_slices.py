@@ -15,6 +15,7 @@ from dessim.sim.fluid.drain import Fluid, drain
 from dessim.sim.fluid.maxmin import max_min_rates
 from dessim.sim.fluid.slices import drain_in_slices, without_idle_links
 from dessim.sim.progress import Progress
+from tests.near import assert_near
 from tests.sim import naive
 from tests.sim.fluid.test_maxmin import networks
 from tests.sim.fluid.test_pivot import exchange, finishes
@@ -25,7 +26,7 @@ SIZES = st.lists(st.integers(0, 9), min_size=12, max_size=12)
 @pytest.mark.parametrize("name", ["bench/two_level_1024", "bench/two_level_1024_4to1"])
 @pytest.mark.parametrize("seed", range(3))
 def test_every_finish_is_within_the_reported_error(name: str, seed: int) -> None:
-    net, size = exchange(name, 40, seed)
+    net, size = exchange(name, 24, seed)
     exact = drain(net, size)
     makespan = exact.finish.max()
     assert exact.error == 0.0
@@ -56,7 +57,7 @@ def test_idle_links_bind_no_flow(network: tuple[list[dict[int, Fraction]], list[
     net = naive.incidence(*network)
     fewer = without_idle_links(net)
     assert len(fewer.flow) <= len(net.flow)
-    assert max_min_rates(fewer)[0] == pytest.approx(max_min_rates(net)[0], rel=1e-9)
+    assert_near(max_min_rates(fewer)[0], max_min_rates(net)[0], rel=1e-9)
 
 
 def test_uplinks_without_oversubscription_are_idle_links() -> None:
@@ -82,7 +83,7 @@ def test_the_busiest_link_is_never_idle() -> None:
 
 
 def test_there_are_fewer_solves_than_finishes() -> None:
-    net, size = exchange("bench/two_level_1024", 64)
+    net, size = exchange("bench/two_level_1024", 48)
     assert drain(net, size, 1e-2).solves < np.count_nonzero(size) / 10
 
 

@@ -103,15 +103,20 @@ def test_every_exception_is_a_command_of_the_readme() -> None:
 
 @pytest.mark.slow
 @pytest.mark.torch
-def test_the_readmes_commands_run(tmp_path: Path) -> None:
+def test_the_readmes_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In order, in one folder: the trace that one command writes is the input of the next."""
     pytest.importorskip("torch", reason="the trainer needs the [train] extra")
+    monkeypatch.chdir(tmp_path)
     for line in runnable(README):
-        words = shlex.split(line)
-        program = [sys.executable, *words[1:]] if words[0] == "python" else [sys.executable, "-m", *words]
-        done = run_forked(program, cwd=tmp_path)
-        assert done.returncode == 0, f"{line}\n{done.stderr}"
-        assert done.stdout.strip() or done.stderr.strip(), line
+        program, *arguments = shlex.split(line)
+        if program == "dessim":  # in this process, which has imported what it needs
+            shown = CliRunner().invoke(app, arguments)
+            code, printed = shown.exit_code, shown.output
+        else:
+            done = run_forked([sys.executable, *arguments], cwd=tmp_path)
+            code, printed = done.returncode, done.stdout + done.stderr
+        assert code == 0, f"{line}\n{printed}"
+        assert printed.strip(), line
 
 
 def test_the_map_lists_every_package() -> None:

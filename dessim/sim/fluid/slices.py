@@ -123,17 +123,21 @@ class _Slices:
         now = 0.0
         levels = self._levels
         n_flows = len(self._left)
+        before: Floats | None = None
         while len(self._left):
             progress.tick(n_flows - len(self._left), n_flows, "flows")
             cap = self._left / self._width
             path_level = levels.solve(cap)
-            rate = np.minimum(cap, path_level)
-            ends = cap <= path_level
-            if ends.any():
-                self._note_finishes(now, rate, np.flatnonzero(ends), path_level)
-            self._left -= rate * self._width
-            if ends.any():
-                self._keep(np.flatnonzero(~ends))
+            if path_level is not before:  # otherwise nothing has changed
+                before = path_level
+                rate = np.minimum(cap, path_level)
+                drained = rate * self._width
+                ends = np.flatnonzero(cap <= path_level)
+            if len(ends):
+                self._note_finishes(now, rate, ends, path_level)
+            self._left -= drained
+            if len(ends):
+                self._keep(np.flatnonzero(cap > path_level))
             now += self._width
             self.slices += 1
 

@@ -11,7 +11,7 @@ from dessim.workload.plan import Traffic
 from dessim.workload.strategies import plan
 
 STRATEGIES = ("des_all_reduce", "des_reduce_scatter", "table_wise", "ps_sync")
-SCALES = (8, 16, 32, 64, 128, 256, 512, 1024)
+SCALES = (8, 64, 512)
 
 
 def projection(strategies: tuple[str, ...] = STRATEGIES, scales: tuple[int, ...] = SCALES) -> list[dict[str, Any]]:

@@ -62,8 +62,12 @@ def html():
     return render_report(result(), cluster_svg=DRAWING, timeline="timeline.json.gz", recorded=steps)
 
 
-def test_the_page_is_well_formed_and_loads_nothing(html):
-    page = Page(html)
+@pytest.fixture(scope="module")
+def page(html):
+    return Page(html)
+
+
+def test_the_page_is_well_formed_and_loads_nothing(html, page):
     assert not {"link", "img", "iframe", "object"} & set(page.tags) and page.tags.count("script") == 1
     links = [value for name, value in page.attributes if name in ("href", "src", "xlink:href")]
     assert not [v for v in links if not v.startswith(("#", "data:text/csv;"))]
@@ -71,8 +75,8 @@ def test_the_page_is_well_formed_and_loads_nothing(html):
     assert "@import" not in html and not re.search(r"url\((?!#)", html)
 
 
-def test_ids_are_unique(html):
-    ids = [value for name, value in Page(html).attributes if name == "id"]
+def test_ids_are_unique(page):
+    ids = [value for name, value in page.attributes if name == "id"]
     assert len(ids) == len(set(ids))
 
 
@@ -101,8 +105,8 @@ def test_the_same_result_gives_the_same_bytes(html, tmp_path):
         "How far to trust this",
     ],
 )
-def test_the_page_shows_every_part_of_the_result(html, text):
-    assert text in Page(html).text
+def test_the_page_shows_every_part_of_the_result(page, text):
+    assert text in page.text
 
 
 HOSTILE = "<script>alert(1)</script>\"'&{{ 7*7 }}{% raw %}"
@@ -220,8 +224,7 @@ def test_a_job_that_does_not_fit_is_a_caveat_without_a_row(without_figures):
     assert "compares no strategies" in render_report(whole)
 
 
-def test_the_page_shows_the_critical_path_of_the_fastest_strategy_and_of_the_replay(html):
-    page = Page(html)
+def test_the_page_shows_the_critical_path_of_the_fastest_strategy_and_of_the_replay(page):
     last = max((r for r in result()["projection"]), key=lambda r: (r["gpus"], r["samples_per_s"]))
     assert f"the largest part of its critical path is {last['bound_by']}" in page.text
     assert page.text.count("share of step") == 2

@@ -25,10 +25,25 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
+class _Arithmetic:
+    """How expressions are evaluated: what makes a value of a number, and the operations and functions on values."""
+
+    number: Callable[[Any], Any]
+    operations: Mapping[str, Callable[[Any, Any], Any]]
+    functions: Mapping[str, Callable[..., Any]]
+
+
+# `evaluate` of each kind of node returns its value; `text` is its formula, for error messages.
+
+
+@dataclass(frozen=True, slots=True)
 class Number:
     """A number, as it is written."""
 
     value: int | float
+
+    def evaluate(self, values: Mapping[str, Any], text: str, arithmetic: _Arithmetic) -> Any:
+        return arithmetic.number(self.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +52,20 @@ class Symbol:
 
     name: str
 
+    def evaluate(self, values: Mapping[str, Any], text: str, arithmetic: _Arithmetic) -> Any:
+        if self.name not in values:
+            raise FormulaError(f"formula {text!r} needs {self.name!r}, which this trace or model does not give")
+        return arithmetic.number(values[self.name])
+
 
 @dataclass(frozen=True, slots=True)
 class Negative:
     """The negative of an expression."""
 
     operand: Node
+
+    def evaluate(self, values: Mapping[str, Any], text: str, arithmetic: _Arithmetic) -> Any:
+        return -self.operand.evaluate(values, text, arithmetic)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +75,12 @@ class Chain:
     first: Node
     rest: tuple[tuple[str, Node], ...]
 
+    def evaluate(self, values: Mapping[str, Any], text: str, arithmetic: _Arithmetic) -> Any:
+        result = self.first.evaluate(values, text, arithmetic)
+        for sign, operand in self.rest:
+            result = arithmetic.operations[sign](result, operand.evaluate(values, text, arithmetic))
+        return result
+
 
 @dataclass(frozen=True, slots=True)
 class Call:
@@ -59,6 +88,10 @@ class Call:
 
     function: str
     arguments: tuple[Node, ...]
+
+    def evaluate(self, values: Mapping[str, Any], text: str, arithmetic: _Arithmetic) -> Any:
+        evaluated = [argument.evaluate(values, text, arithmetic) for argument in self.arguments]
+        return arithmetic.number(arithmetic.functions[self.function](*evaluated))
 
 
 Node = Number | Symbol | Negative | Chain | Call
@@ -90,15 +123,6 @@ def renamed_node(node: Node, names: Mapping[str, str]) -> Node:
         case Call(function, arguments):
             return Call(function, tuple(renamed_node(argument, names) for argument in arguments))
     return node
-
-
-@dataclass(frozen=True, slots=True)
-class _Arithmetic:
-    """How expressions are evaluated: what makes a value of a number, and the operations and functions on values."""
-
-    number: Callable[[Any], Any]
-    operations: Mapping[str, Callable[[Any, Any], Any]]
-    functions: Mapping[str, Callable[..., Any]]
 
 
 _SCALARS = _Arithmetic(
@@ -142,33 +166,13 @@ _ARRAYS = _Arithmetic(
 
 def value_of(node: Node, values: Mapping[str, float], text: str) -> float:
     """The value of an expression; `text` is its formula, for error messages. Raises what Python's arithmetic raises."""
-    value: float = _evaluate(node, values, text, _SCALARS)
+    value: float = node.evaluate(values, text, _SCALARS)
     return value
 
 
 def array_value_of(node: Node, values: Mapping[str, float | Array], text: str) -> Array:
     """`value_of` elementwise, for arrays whose shapes broadcast."""
-    return _array(_evaluate(node, values, text, _ARRAYS))
-
-
-def _evaluate(node: Node, values: Mapping[str, Any], text: str, arithmetic: _Arithmetic) -> Any:
-    match node:
-        case Number(value):
-            return arithmetic.number(value)
-        case Symbol(name):
-            if name not in values:
-                raise FormulaError(f"formula {text!r} needs {name!r}, which this trace or model does not give")
-            return arithmetic.number(values[name])
-        case Negative(operand):
-            return -_evaluate(operand, values, text, arithmetic)
-        case Chain(first, rest):
-            result = _evaluate(first, values, text, arithmetic)
-            for sign, operand in rest:
-                result = arithmetic.operations[sign](result, _evaluate(operand, values, text, arithmetic))
-            return result
-        case Call(function, arguments):
-            evaluated = (_evaluate(argument, values, text, arithmetic) for argument in arguments)
-            return arithmetic.number(arithmetic.functions[function](*evaluated))
+    return _array(node.evaluate(values, text, _ARRAYS))
 
 
 _SIGNS: dict[type[ast.operator], str] = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.Pow: "**"}

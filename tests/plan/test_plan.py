@@ -110,6 +110,7 @@ def test_no_table_has_a_strategy_that_is_left_out() -> None:
 
 
 def test_a_plan_file_is_projected_to_the_planned_step(model_file: Path, tmp_path: Path) -> None:
+    model_file.write_text(model_text(TABLES[:2]))
     out, prices = tmp_path / "job.plan.toml", tmp_path / "prices.toml"
     prices.write_text('schema_version = 1\nnode = "20 $/h"\nsource = "offer of 3 March"\n')
     figure = tmp_path / "front.svg"
@@ -135,6 +136,7 @@ def test_a_plan_file_is_projected_to_the_planned_step(model_file: Path, tmp_path
 
 def test_a_plan_for_torchrec_is_projected_and_compared_with(model_file: Path, tmp_path: Path) -> None:
     """It has only strategies that TorchRec has; without that limit a plan is found that is at least as fast."""
+    model_file.write_text(model_text(TABLES[:3]))
     out = tmp_path / "plan.json"
     common = ("--model", model_file, "--cluster", CLUSTER)
     options = ("--gpus", "8", "--batch", "65536")
@@ -361,6 +363,6 @@ def test_a_target_that_nothing_reaches_states_the_fastest() -> None:
     from dessim.errors import CapacityError
 
     job = Job.of_model(model_of(TABLES[:2]))
-    request = PlanRequest(job=job, cluster=cluster(), gpus=[8], batch=BATCH, target=1e12)
+    request = PlanRequest(job, cluster(), [8], BATCH, target=1e12, strategies=["row_wise"], by_table=True)
     with pytest.raises(CapacityError, match=r"nothing reaches it; the fastest is .* on 8 GPUs"):
         run_plan(request)

@@ -17,7 +17,7 @@ from dessim.plan.scales import PlanRequest, run_plan
 from dessim.workload.composed import ON_SERVERS, TablePlan
 from dessim.workload.plan_file import TABLE_STRATEGIES
 from dessim.workload.scale import Job
-from tests.plan.small import BATCH, cluster, loads, model_of
+from tests.plan.small import BATCH, TABLES, cluster, loads, model_of
 
 GPUS, SERVER = 32, 8
 NODES = np.arange(GPUS) // SERVER
@@ -71,7 +71,8 @@ def test_a_server_without_room_gets_no_table() -> None:
 
 
 def test_a_pinned_table_gets_a_server_and_none_where_there_is_one_server() -> None:
-    request = PlanRequest(job=Job.of_model(MODEL), cluster=cluster(), gpus=[16], batch=BATCH)
+    model = model_of(TABLES[:3])
+    request = PlanRequest(job=Job.of_model(model), cluster=cluster(), gpus=[16], batch=BATCH, by_table=True)
     pinned = replace(request, pinned={1: Choice(ON_SERVERS)}, strategies=("table_wise", "row_wise"))
     best = run_plan(pinned).scales[0].found.best
     assert servers_of(best.tables[1:2])[0] in (0, 1) and best.tables[1].family == ON_SERVERS

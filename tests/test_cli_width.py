@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from dessim.cli.app import app
 from dessim.results.tables import print_table
+from dessim.sim.servers import parameter_server
 from dessim.validate.outcome import Outcome
 from dessim.validate.report import case_table, summary_table
 from tests.test_cli import RAIL
@@ -43,6 +44,12 @@ COMMANDS = {
         *("--days", "3", "--runs", "2"),
     ),
 }
+
+
+@pytest.fixture(autouse=True)
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulate eight steps per worker with parameter servers; tables have the same columns after more."""
+    monkeypatch.setattr(parameter_server, "MEASURED_IN_TOTAL", 1)
 
 
 @functools.cache

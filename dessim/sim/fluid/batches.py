@@ -75,6 +75,7 @@ class Batch:
     countdown: Floats | None = None  # seconds until each message that waited for another may begin
     _crossings: Crossings | None = None
     _alone: OneMessage | None = None
+    _is_single: bool | None = None
 
     def crossings(self, cluster: Cluster) -> Crossings:
         """The links that the messages cross. They are worked out once, however often the batch is regrouped."""
@@ -90,6 +91,13 @@ class Batch:
         if self._alone is None:
             self._alone = OneMessage.of(self.crossings(cluster), cluster)
         return self._alone
+
+    def is_single(self, cluster: Cluster) -> bool:
+        """Whether it is one message that waits for no other and has a route; worked out once, like `crossings`."""
+        if self._is_single is None:
+            waits = len(self.remaining) != 1 or self.flows.messages.after is not None
+            self._is_single = not waits and not self.one_message(cluster).blocked
+        return self._is_single
 
     def restart(self, now: float) -> None:
         """Begin the next stage."""
@@ -121,6 +129,7 @@ class Batch:
         self.flows = self.flows.rerouted(after, folding)
         self._crossings = None
         self._alone = None
+        self._is_single = None
         # Correct the announced bytes: those of the current stage by what is left of it, those of later stages in full.
         current = self.flows.load(after, self.remaining) - left
         later = self.flows.bytes_by_kind * self.scale - stage_before

@@ -25,10 +25,7 @@ _MOST_MESSAGES = 64
 
 def are_few_singles(batches: Sequence[Batch], cluster: Cluster) -> bool:
     """Whether `Singles` can drain `batches`: one message each, none of which waits for others or for a route."""
-    return len(batches) <= _MOST_MESSAGES and all(
-        len(batch.remaining) == 1 and batch.flows.messages.after is None and not batch.one_message(cluster).blocked
-        for batch in batches
-    )
+    return len(batches) <= _MOST_MESSAGES and all([batch.is_single(cluster) for batch in batches])
 
 
 class Singles:

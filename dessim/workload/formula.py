@@ -225,14 +225,21 @@ def renamed(value: Any, names: Mapping[str, str]) -> Any:
         case tuple():
             parts = tuple(renamed(part, names) for part in value)
             return value if all(map(operator.is_, parts, value)) else parts
-        case str() | int() | float() | None:
-            return value
-    if not is_dataclass(value) or isinstance(value, type) or callable(value):
-        return value
-    old = {f.name: getattr(value, f.name) for f in fields(value)}
-    new = {name: renamed(part, names) for name, part in old.items()}
-    changed = {name: part for name, part in new.items() if part is not old[name]}
+    changed = {}
+    kind: type[object] = type(value)
+    for name in _fields_of(kind):
+        old = getattr(value, name)
+        new = renamed(old, names)
+        if new is not old:
+            changed[name] = new
     return replace(value, **changed) if changed else value
+
+
+@lru_cache(maxsize=256)
+def _fields_of(kind: type) -> tuple[str, ...]:
+    """The fields of a dataclass, in which formulas may be; none of other types, and of functions."""
+    is_function = any("__call__" in base.__dict__ for base in kind.__mro__)
+    return () if is_function or not is_dataclass(kind) else tuple(f.name for f in fields(kind))
 
 
 # A plan has the same formulas for every model, and most models have the same plans.

@@ -5,6 +5,8 @@ A strategy is written as its name with options behind it: `ps_sync+hot_rows=1000
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from dessim.errors import UsageError
 from dessim.workload.model import Model
 from dessim.workload.options import Options, parse_options
@@ -53,6 +55,8 @@ def parse_strategy(text: str) -> tuple[str, Options]:
     return name, parse_options(text, settings, by_strategy)
 
 
+# Projections at many scales, and every step of a search, ask for the same plans.
+@lru_cache(maxsize=256)
 def plan(strategy: str, model: Model) -> Plan:
     """The plan of a strategy, options behind its name, for `model`.
 

@@ -226,7 +226,7 @@ def renamed(value: Any, names: Mapping[str, str]) -> Any:
             parts = tuple(renamed(part, names) for part in value)
             return value if all(map(operator.is_, parts, value)) else parts
     changed = {}
-    kind: type[object] = type(value)
+    kind: Any = type(value)
     for name in _fields_of(kind):
         old = getattr(value, name)
         new = renamed(old, names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from dessim.collectives.nccl import in_network, p2p, ring, tree
 from dessim.collectives.nccl.protocols import PROTOCOLS, SIMPLE, Lanes, Protocol, Values
@@ -75,6 +76,8 @@ def run(
     return Run(chosen.algorithm, chosen.protocol, round(lanes.count), time)
 
 
+# NCCL's choice depends on none of the constants that a calibration fits.
+@lru_cache(maxsize=2**14)
 def _choose(op: Collective, size: float, setup: Setup, override: Override) -> Candidate:
     offered = candidates(op, size, setup)
     fit = [

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dessim.arrays import Floats, Ints
+from dessim.arrays import Bools, Floats, Ints
 from dessim.plan.loads import MEMORY, STAGES, Choice, Loads
 from dessim.workload.composed import ON_SERVERS, TablePlan
 
@@ -199,20 +199,23 @@ def _greedy(shards: _Shards, room: Floats, nodes: Ints) -> Ints | None:
     order = np.lexsort((np.arange(len(weight)), -np.round(weight, _DIGITS)))
     owner = np.full(len(order), -1, dtype=np.int64)
     left, busy = room.copy(), np.zeros((len(room), MEMORY))
-    of_node = np.zeros(int(nodes.max()) + 1)
+    of_node, everyone = np.zeros(int(nodes.max()) + 1), np.arange(len(room))
     seconds = shards.load[:, :2].sum(axis=0) / shards.load[:, :2].sum()
+    tables, memory = shards.table.tolist(), shards.load[:, MEMORY].tolist()
+    owners_of: dict[int, list[int]] = {}
     for shard in order.tolist():
-        taken = owner[shards.table == shards.table[shard]]
-        fits = left >= shards.load[shard, MEMORY]
-        fits[taken[taken >= 0]] = False
+        taken = owners_of.setdefault(tables[shard], [])
+        fits = left >= memory[shard]
+        fits[taken] = False
         if not fits.any():
             return None
         after = busy + load[shard]
         longest = np.maximum(busy.max(axis=0), after)[:, :2] @ seconds
-        keys = (of_node[nodes], np.round((after**2).sum(axis=1), _DIGITS), np.round(longest, _DIGITS), ~fits)
-        best = int(np.lexsort((np.arange(len(room)), *keys))[0])
+        keys = (of_node[nodes], (after**2).sum(axis=1).round(_DIGITS), longest.round(_DIGITS), ~fits)
+        best = int(np.lexsort((everyone, *keys))[0])
         owner[shard] = best
-        left[best] -= shards.load[shard, MEMORY]
+        taken.append(best)
+        left[best] -= memory[shard]
         busy[best] += load[shard]
         of_node[nodes[best]] += load[shard].sum()
     return owner
@@ -230,10 +233,9 @@ def _improved(shards: _Shards, owner: Ints, room: Floats) -> Ints:
     stages = shards.load[:, :2] / _means(shards, len(room))[:2]
     seconds = shards.load[:, :2].sum(axis=0) / shards.load[:, :2].sum()
     for _ in range(_ROUNDS):
-        busy = np.zeros((len(room), 2))
-        np.add.at(busy, owner, stages)
-        tops = dict.fromkeys(int(np.argmax(np.round(busy[:, stage], _DIGITS))) for stage in (0, 1))
-        steps = [_best_step(shards, owner, stages, busy, room, worker, seconds) for worker in tops]
+        now = _Owned.of(shards, owner, stages, len(room))
+        tops = dict.fromkeys(now.busy.round(_DIGITS).argmax(axis=0).tolist())
+        steps = [_best_step(shards, owner, stages, now, room, worker, seconds) for worker in tops]
         best = min(steps, key=lambda step: step[0])
         if best[0] >= -_GAIN:
             break
@@ -242,37 +244,55 @@ def _improved(shards: _Shards, owner: Ints, room: Floats) -> Ints:
     return owner
 
 
+@dataclass(frozen=True, slots=True)
+class _Owned:
+    """What workers own: relative compute and messages (`busy` [workers, 2]) with their `powers`, bytes of memory
+    [workers], and whether a worker `has` a part of a table [workers, tables]."""
+
+    busy: Floats
+    powers: Floats
+    memory: Floats
+    has: Bools
+
+    @classmethod
+    def of(cls, shards: _Shards, owner: Ints, stages: Floats, workers: int) -> _Owned:
+        busy = np.zeros((workers, 2))
+        np.add.at(busy, owner, stages)
+        has = np.zeros((workers, int(shards.table.max()) + 1), dtype=bool)
+        has[owner, shards.table] = True
+        memory = np.bincount(owner, shards.load[:, MEMORY], minlength=workers).astype(np.float64, copy=False)
+        return cls(busy, busy**_NORM, memory, has)
+
+
 def _best_step(
-    shards: _Shards, owner: Ints, stages: Floats, busy: Floats, room: Floats, worker: int, seconds: Floats
+    shards: _Shards, owner: Ints, stages: Floats, now: _Owned, room: Floats, worker: int, seconds: Floats
 ) -> tuple[float, list[tuple[int, int]]]:
     """The change of unevenness by the best move or swap of a shard of `worker`, and the new owner of each shard.
 
     Unevenness is the norm of the workers' compute, and of their messages, in which the busiest workers count most.
     """
-    workers = len(room)
-    memory = np.zeros(workers)
-    np.add.at(memory, owner, shards.load[:, MEMORY])
-    has = np.zeros((workers, int(shards.table.max()) + 1), dtype=bool)
-    has[owner, shards.table] = True
-    ours = np.flatnonzero(owner == worker)
-    others = np.flatnonzero(owner != worker)
+    workers, busy, powers, memory = len(room), now.busy, now.powers, now.memory
+    is_ours = owner == worker
+    ours, others = is_ours.nonzero()[0], (~is_ours).nonzero()[0]
     # Every other shard may come back in exchange, and from every other worker nothing.
-    partner = np.concatenate([owner[others], np.delete(np.arange(workers), worker)])
-    back = np.concatenate([stages[others], np.zeros((workers - 1, 2))])
-    back_memory = np.concatenate([shards.load[others, MEMORY], np.zeros(workers - 1)])
-    allowed = ~has[partner][:, shards.table[ours]].T
-    allowed[:, : len(others)] &= ~has[worker, shards.table[others]]
-    moved = shards.load[ours, MEMORY][:, None] - back_memory
+    everyone = np.arange(workers)
+    partner = np.concatenate([owner[others], everyone[everyone != worker]])
+    back = np.zeros((len(partner), 2))
+    back[: len(others)] = stages[others]
+    of_shards = shards.load[:, MEMORY]
+    back_memory = np.concatenate([of_shards[others], np.zeros(workers - 1)])
+    allowed = ~now.has[partner][:, shards.table[ours]].T
+    allowed[:, : len(others)] &= ~now.has[worker, shards.table[others]]
+    moved = of_shards[ours][:, None] - back_memory
     allowed &= (memory[partner] + moved <= room[partner]) & (memory[worker] - moved <= room[worker])
     if not allowed.any():
         return 0.0, []
     given = stages[ours][:, None, :] - back
-    powers = busy**_NORM
     total = powers.sum(axis=0)
     after = total - powers[worker] - powers[partner]
     after = after + np.abs(busy[worker] - given) ** _NORM + np.abs(busy[partner] + given) ** _NORM
     change = (np.maximum(after, 0.0) ** (1 / _NORM) - total ** (1 / _NORM)) @ seconds
-    change = np.where(allowed, np.round(change, _DIGITS), np.inf)
+    change = np.where(allowed, change.round(_DIGITS), np.inf)
     mine, theirs = np.unravel_index(int(np.argmin(change)), change.shape)
     step = [(int(ours[mine]), int(partner[theirs]))]
     if theirs < len(others):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,11 @@ class RandomFabric:
         return []
 
 
+@cache
+def one_switch() -> Cluster:
+    return load_cluster("one-switch_16")
+
+
 @st.composite
 def networks(draw: st.DrawFn) -> tuple[Cluster, list[tuple[int, list[tuple[int, int, int]]]]]:
     """A random network, and batches of (start, messages of (bytes, src, dst)) over it."""
@@ -104,7 +110,7 @@ def random_cluster(nic: int, capacity: list[int], routes: dict[tuple[int, int], 
         for i, c in enumerate(capacity)
     ]
     wiring = add_wiring(builder, [run], vertices, np.full(HOSTS, middle), 0.0)
-    bed = load_cluster("one-switch_16")
+    bed = one_switch()
     fabric = RandomFabric(routes, inner[0])
     ideal = replace(bed.transport, message_overhead=0.0, op_overhead=0.0)
     return replace(bed, fabric=fabric, wiring=wiring, links=builder.freeze(), transport=ideal, name="random")

@@ -246,8 +246,8 @@ def _improved(shards: _Shards, owner: Ints, room: Floats) -> Ints:
 
 @dataclass(frozen=True, slots=True)
 class _Owned:
-    """What workers own: relative compute and messages (`busy` [workers, 2]) with their `powers`, bytes of memory
-    [workers], and whether a worker `has` a part of a table [workers, tables]."""
+    """The load of workers: compute and messages relative to their means (`busy` [workers, 2]) with `powers` of these,
+    bytes of memory [workers], and whether a worker `has` a part of a table [workers, tables]."""
 
     busy: Floats
     powers: Floats

@@ -40,7 +40,7 @@ class Singles:
         self._solves = 0
         messages = [batch.one_message(cluster) for batch in batches]
         self._flows = [(message.path, message.cap) for message in messages]
-        self._left = [float(batch.remaining[0]) for batch in batches]
+        self._left: list[float] = [batch.remaining.item() for batch in batches]
         self._negligible = [left * RELATIVE_ROUNDING for left in self._left]
         self._rate: list[float] = []
         self._until_finish = math.inf
@@ -65,7 +65,7 @@ class Singles:
         """Return the remaining bytes to the batches. Returns the number of solves."""
         self._drain(now)
         for batch, left in zip(self.batches, self._left, strict=True):
-            batch.remaining = np.array([left])
+            batch.remaining[0] = left
         return self._solves
 
     def _drain(self, now: float) -> None:

@@ -72,7 +72,7 @@ class Singles:
         # Rounding may put `now` just before a finish, but never after it.
         seconds = self._until_finish if due(self._now + self._until_finish, now) else now - self._now
         start, self._now = self._now, now
-        if not seconds:
+        if not seconds or not any(self._left):
             return
         before = self._left
         self._left = [left - rate * seconds for left, rate in zip(before, self._rate, strict=True)]

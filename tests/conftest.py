@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 from collections.abc import Generator
 from functools import cache
@@ -23,6 +24,12 @@ settings.load_profile("dessim")
 
 # CliRunner builds the whole command line anew for every command that it runs, which takes as long as many commands.
 typer.testing._get_command = cache(typer.testing._get_command)
+
+
+def pytest_sessionstart() -> None:
+    """Let Ctrl-C interrupt processes, as tests expect: a background job of a script starts with it ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 OUT    ?= demo-out
-# More test workers than cores: tests also wait, for ranks, for emulated networks and for processes that end.
-WORKERS ?= $(shell expr 1 + $$(getconf _NPROCESSORS_ONLN))
+# Test workers. While their tests wait, for ranks, for emulated networks and for processes that end, mypy has the core.
+WORKERS ?= $(shell getconf _NPROCESSORS_ONLN)
 # The folder for JUnit files of `make test`, if any.
 JUNIT  ?=
 # Minutes for each format of `make fuzz`, and faults of `make chaos`.
@@ -20,7 +20,7 @@ READY  := $(VENV)/.ready
 WARM   := $(VENV)/.warm
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint lint-style lint-types docs bench gpu studies mutants fuzz chaos
+.PHONY: help demo test test-quiet test-others lint lint-style lint-types docs bench gpu studies mutants fuzz chaos
 
 help:     ## list the targets
 	@sed -n 's/^\([a-z]*\): *\(.*\)## \(.*\)/  make \1\t\3/p' $(MAKEFILE_LIST) | expand -t 18
@@ -50,14 +50,19 @@ demo: $(READY)     ## train, certify, capture, replay, project, report (under 3 
 	@$(BIN)/dessim demo --out $(OUT)
 
 test: $(READY)     ## run every check: lint, types, import contracts, tests
-# In a new clone each test worker would rewrite the assertions of all tests; so one process does it, beside mypy.
-	@$(MAKE) --no-print-directory -j2 --output-sync lint-style lint-types $(WARM)
-# Tests that measure wall-clock time run one by one, before the others load the machine; both parts run in any case.
-# Only their files are imported.
+# In a new clone each test worker would rewrite the assertions of all tests; so one process does it.
+	@$(MAKE) --no-print-directory -j2 --output-sync lint-style $(WARM)
+# Both kinds of tests run in any case.
+	@$(MAKE) --no-print-directory test-quiet; quiet=$$?; \
+	$(MAKE) --no-print-directory -j2 test-others lint-types && exit $$quiet
+
+# Tests that measure wall-clock time run one by one, before the others load the machine. Only their files are imported.
+test-quiet:
 	@$(BIN)/python -m pytest -q -n 0 -m quiet $(if $(JUNIT),--junitxml=$(JUNIT)/quiet.xml) \
-		$$(grep -rl --include='test_*.py' mark.quiet tests); quiet=$$?; \
-	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m 'not quiet' $(if $(JUNIT),--junitxml=$(JUNIT)/others.xml) \
-	&& exit $$quiet
+		$$(grep -rl --include='test_*.py' mark.quiet tests)
+
+test-others:
+	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m 'not quiet' $(if $(JUNIT),--junitxml=$(JUNIT)/others.xml)
 
 lint: $(READY)     ## ruff, spelling, import contracts, mypy --strict on dessim
 	@$(MAKE) --no-print-directory -j2 --output-sync lint-style lint-types

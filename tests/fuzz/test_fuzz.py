@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import tempfile
 import tomllib
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
@@ -24,8 +25,12 @@ TOO_SHORT = ("clicks",)
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _torch_for_formats_of_the_trainer() -> None:
+def _torch_for_formats_of_the_trainer() -> Iterator[None]:
     pytest.importorskip("torch", reason="formats of the trainer need the [train] extra")
+    yield
+    from tests.fuzz import trainer
+
+    trainer.leave()  # a process can join one group at a time, and later tests of this one do
 
 
 def ends(name: str, data: bytes, deep: bool = True) -> str:

@@ -37,7 +37,7 @@ Restored = tuple[Strategy, Progress]
 
 @lru_cache
 def _work() -> tuple[Path, Comm]:
-    """The folder of a small model, and the process group of this process; both last as long as the process."""
+    """The folder of a small model, and the process group of this process; both last until `leave`."""
     folder = Path(_lasting.enter_context(tempfile.TemporaryDirectory(prefix="fuzz-")))
     (folder / "tiny.toml").write_text(TINY)
     return folder, _lasting.enter_context(open_comm("cpu"))
@@ -58,6 +58,13 @@ def _checkpoint() -> Path:
 @lru_cache
 def _manifest() -> dict[str, Any]:
     return checkpoints.read_manifest(_checkpoint())
+
+
+def leave() -> None:
+    """Leave the process group, and delete the folder; what is run next joins anew."""
+    for made in (_work, _checkpoint, _manifest):
+        made.cache_clear()
+    _lasting.close()
 
 
 def _sealed(content: Mapping[str, Any]) -> Path:

@@ -8,8 +8,9 @@ algebra. So the limit is set at run time, and the earlier value is restored when
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from functools import cache, wraps
+from functools import lru_cache, wraps
 from typing import ParamSpec, TypeVar
 
 from threadpoolctl import ThreadpoolController
@@ -26,13 +27,17 @@ def one_blas_thread(function: Callable[Params, Result]) -> Callable[Params, Resu
 
     @wraps(function)
     def limited(*args: Params.args, **kwargs: Params.kwargs) -> Result:
-        with _controller().limit(limits=1, user_api="blas"):
+        with _controller(len(sys.modules)).limit(limits=1, user_api="blas"):
             return function(*args, **kwargs)
 
     return limited
 
 
-@cache
-def _controller() -> ThreadpoolController:
-    """Finding the loaded libraries takes milliseconds, setting their limit microseconds; so find them once."""
+@lru_cache(maxsize=1)
+def _controller(modules: int) -> ThreadpoolController:
+    """The BLAS libraries that are loaded: numpy's, and scipy's own after its import.
+
+    Finding them takes milliseconds, setting their limit microseconds. So they are found anew only if another number of
+    `modules` has been imported.
+    """
     return ThreadpoolController()  # type: ignore[no-untyped-call]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
@@ -45,3 +48,17 @@ def test_nested_calls_keep_the_limit_until_the_outer_one_ends(two_threads) -> No
 
     assert outer() == {1}
     assert blas_threads() == {2}
+
+
+LOADS_ANOTHER_LIBRARY = """
+from tests.sim.core.test_blas import blas_threads, one_blas_thread, threadpool_limits
+one_blas_thread(blas_threads)()
+import scipy.linalg  # which has a BLAS library of its own
+threadpool_limits(limits=2, user_api="blas")
+print(blas_threads(), one_blas_thread(blas_threads)(), blas_threads())
+"""
+
+
+def test_a_library_that_is_loaded_later_is_limited_too() -> None:
+    done = subprocess.run([sys.executable, "-c", LOADS_ANOTHER_LIBRARY], capture_output=True, text=True, check=True)
+    assert done.stdout == "{2} {1} {2}\n"

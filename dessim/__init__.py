@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from importlib import import_module
 
+from dessim.lazy import finder
+
 TYPE_CHECKING = False  # that of `typing` takes longer to import than the rest that runs before signals are handled
 if TYPE_CHECKING:
     from typing import Any
@@ -113,7 +115,7 @@ _NAMES_OF = {
     "dessim.workload.model": ("Model",),
     "dessim.workload.scale": ("Job",),
 }
-_MODULE_OF = {name: module for module, names in _NAMES_OF.items() for name in names}
+_find = finder(__name__, _NAMES_OF)
 
 _DEPRECATED = {
     "run_collective": ("dessim.commands.collective", "dessim.collective, whose result is flat"),
@@ -131,9 +133,7 @@ if not TYPE_CHECKING:  # so that type checkers report names that do not exist
             module, instead = _DEPRECATED[name]
             warn(f"dessim.{name}", instead)
             return getattr(import_module(module), name)
-        if name not in _MODULE_OF:
-            raise AttributeError(f"module 'dessim' has no attribute {name!r}")
-        return getattr(import_module(_MODULE_OF[name]), name)
+        return _find(name)
 
 
 def __dir__() -> list[str]:

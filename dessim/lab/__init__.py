@@ -6,8 +6,9 @@ with lab.up(load_cluster("lab/switch_4"), scale=1.0) as bed:
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from dessim.lazy import finder
 
 if TYPE_CHECKING:
     from dessim.lab.bed import Bed, down, down_all, find, up
@@ -34,21 +35,16 @@ __all__ = [
     "up",
 ]
 
-# Imported on first use, because ranks are forked from a process that needs only one of these modules (forking.py).
-_NAMES_OF = {
-    "bed": ("Bed", "down", "down_all", "find", "up"),
-    "build": ("WINDOW", "burst_of"),
-    "counters": ("Counter", "between"),
-    "forking": ("Program",),
-    "launch": ("Finished",),
-    "layout": ("QUEUES", "Layout", "lay_out"),
-}
-_MODULE_OF = {name: f"{__name__}.{module}" for module, names in _NAMES_OF.items() for name in names}
-
-
 if not TYPE_CHECKING:  # so that type checkers report names that do not exist
-
-    def __getattr__(name: str) -> Any:
-        if name not in _MODULE_OF:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(import_module(_MODULE_OF[name]), name)
+    # Ranks are forked from a process that needs only one of these modules (forking.py).
+    __getattr__ = finder(
+        __name__,
+        {
+            "dessim.lab.bed": ("Bed", "down", "down_all", "find", "up"),
+            "dessim.lab.build": ("WINDOW", "burst_of"),
+            "dessim.lab.counters": ("Counter", "between"),
+            "dessim.lab.forking": ("Program",),
+            "dessim.lab.launch": ("Finished",),
+            "dessim.lab.layout": ("QUEUES", "Layout", "lay_out"),
+        },
+    )

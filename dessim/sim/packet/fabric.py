@@ -116,8 +116,7 @@ class PacketFabric:
 
     def _advance(self) -> None:
         """Move parcels until the next event of the clock is due."""
-        arriving, timers, numbers, cores = self._arriving, self._timers, self._numbers, self.cores
-        events = self.env.events
+        arriving, timers, events = self._arriving, self._timers, self.env.events
         until = events[0][0] if events else math.inf
         while True:
             if arriving and (not timers or arriving[0] < timers[0]):
@@ -130,47 +129,53 @@ class PacketFabric:
                 if now >= until and events[0] < (now, NORMAL, number):
                     return
                 if hop is not None:
-                    # The link of the hop has sent a parcel: send those of the next pairs, until one takes time.
-                    hop.pass_on((now + hop.delay_s, next(numbers), leg.following))
-                    if leg.ends is not None:
-                        self._note(leg, hop, now)
-                    link = hop.link
-                    turns = link.turns
-                    while turns:
-                        waiting = turns.popleft()
-                        leg = waiting.popleft()
-                        if waiting:
-                            turns.append(waiting)
-                        if leg.seconds > 0:
-                            link.free_at = now + leg.seconds
-                            heapreplace(timers, (link.free_at, next(numbers), leg, leg.hop))
-                            break
-                        self._leave(leg, now)
-                    else:
-                        link.sending = False
-                        heappop(timers)
+                    self._serve_next(leg, hop, now)
                     continue
                 heappop(timers)
             else:
                 return
             if leg.hop is not None:
                 self._arrive(leg, now)
-            elif leg.returned:
-                connection = leg.connection
-                connection.in_flight -= leg.size
-                if connection.queue:
-                    self._fill_window(connection, now)
-                    until = events[0][0] if events else math.inf
             else:
-                if cores is not None:
-                    cores.packets_s += leg.seconds
-                self._arrive(leg.following, now)
-                if leg.ends is not None:
-                    message = leg.ends.popleft()
-                    self.env.pass_to(now)
-                    self.counters.carried(message.began, now, message.loads)
-                    message.arrived(message.history)
-                    until = events[0][0] if events else math.inf
+                self._reach_end(leg, now)
+                until = events[0][0] if events else math.inf
+
+    def _serve_next(self, leg: Leg, hop: Hop, now: float) -> None:
+        """A link has sent a parcel, as the first timer says: send those of the next pairs, until one takes time."""
+        numbers, timers, link = self._numbers, self._timers, hop.link
+        hop.pass_on((now + hop.delay_s, next(numbers), leg.following))
+        if leg.ends is not None:
+            self._note(leg, hop, now)
+        turns = link.turns
+        while turns:
+            waiting = turns.popleft()
+            leg = waiting.popleft()
+            if waiting:
+                turns.append(waiting)
+            if leg.seconds > 0:
+                link.free_at = now + leg.seconds
+                heapreplace(timers, (link.free_at, next(numbers), leg, leg.hop))
+                return
+            self._leave(leg, now)
+        link.sending = False
+        heappop(timers)
+
+    def _reach_end(self, leg: Leg, now: float) -> None:
+        """A parcel is at its receiver, which acknowledges it, or its acknowledgement is back at the sender."""
+        if leg.returned:
+            connection = leg.connection
+            connection.in_flight -= leg.size
+            if connection.queue:
+                self._fill_window(connection, now)
+            return
+        if self.cores is not None:
+            self.cores.packets_s += leg.seconds
+        self._arrive(leg.following, now)
+        if leg.ends is not None:
+            message = leg.ends.popleft()
+            self.env.pass_to(now)
+            self.counters.carried(message.began, now, message.loads)
+            message.arrived(message.history)
 
     def _fill_window(self, connection: Connection, now: float) -> None:
         """Send as much as the window allows."""

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 OUT    ?= demo-out
-# Test workers. While their tests wait, for ranks, for emulated networks and for processes that end, mypy has the core.
+# Test workers, one per core. Tests also wait, for ranks and for emulated networks; mypy runs beside them and uses that time.
 WORKERS ?= $(shell getconf _NPROCESSORS_ONLN)
 # The folder for JUnit files of `make test`, if any.
 JUNIT  ?=
@@ -25,7 +25,7 @@ WARM   := $(VENV)/.warm
 help:     ## list the targets
 	@sed -n 's/^\([a-z]*\): *\(.*\)## \(.*\)/  make \1\t\3/p' $(MAKEFILE_LIST) | expand -t 18
 
-# Without compiling, for which pip uses one core.
+# pip compiles bytecode on one core; compileall, below, uses all.
 INSTALL = $(BIN)/python -m pip install --quiet --no-compile
 
 $(READY): pyproject.toml
@@ -52,7 +52,7 @@ demo: $(READY)     ## train, certify, capture, replay, project, report (under 3 
 test: $(READY)     ## run every check: lint, types, import contracts, tests
 # In a new clone each test worker would rewrite the assertions of all tests; so one process does it.
 	@$(MAKE) --no-print-directory -j2 --output-sync lint-style $(WARM)
-# Both kinds of tests run in any case.
+# The other tests run even if one of the quiet tests has failed.
 	@$(MAKE) --no-print-directory test-quiet; quiet=$$?; \
 	$(MAKE) --no-print-directory -j2 test-others lint-types && exit $$quiet
 

@@ -76,9 +76,9 @@ class Examples:
         starts = self.offsets[real]
         counts = torch.where(which < 0, 0, self.offsets[real + 1] - starts)
         sample = torch.repeat_interleave(torch.arange(len(which)), counts)
-        # Where each sample's first id would be if those of the samples before it preceded it here too.
-        begins = starts - (counts.cumsum(0) - counts)
-        index = begins.index_select(0, sample).add_(torch.arange(len(sample)))
+        # An id's index in the data set is its index in the batch plus an offset, which all ids of a sample share.
+        offset = starts - (counts.cumsum(0) - counts)
+        index = offset.index_select(0, sample).add_(torch.arange(len(sample)))
         labels = torch.where(which < 0, 0.0, self.labels[real])
         dense = None if self.dense is None else torch.where(which[:, None] < 0, 0.0, self.dense[real])
         return Batch(self.ids.index_select(0, index), sample, self.field.index_select(0, index), labels, dense=dense)

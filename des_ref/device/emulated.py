@@ -117,7 +117,7 @@ class _Emulation(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # torch would wrap every call, so that none is compiled; none is in any case
+        return False  # otherwise torch wraps every call to keep it from being compiled, and nothing is compiled here
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})

@@ -77,7 +77,7 @@ class Counters:
 
     def begin(self, links: Ints, size: Floats) -> None:
         """Messages start over `links` that will load each class with `size` [link classes] bytes."""
-        self._touched[links] = True
+        self.touch(links)
         self.bytes_by_kind += size
 
     def carried(self, start: float, end: float, size: Floats) -> None:

@@ -95,8 +95,8 @@ class Batch:
     def is_single(self, cluster: Cluster) -> bool:
         """Whether it is one message that waits for no other and has a route; worked out once, like `crossings`."""
         if self._is_single is None:
-            waits = len(self.remaining) != 1 or self.flows.messages.after is not None
-            self._is_single = not waits and not self.one_message(cluster).blocked
+            is_one = len(self.remaining) == 1 and self.flows.messages.after is None
+            self._is_single = is_one and not self.one_message(cluster).blocked
         return self._is_single
 
     def restart(self, now: float) -> None:

@@ -26,7 +26,6 @@ from dessim.sim.fluid.model import layout_of
 from dessim.sim.fluid.route_cache import RouteCache
 from dessim.trace.schema import Collective
 from tests.cluster.small_clusters import build, hosts, link
-from tests.near import assert_near
 from tests.sim import naive
 from tests.sim.fluid.test_maxmin import networks
 
@@ -254,9 +253,9 @@ def limited(draw: st.DrawFn) -> LimitedNetwork:
 def test_folded_equals_unfolded(case: LimitedNetwork) -> None:
     net, size, *_ = case
     folded = fold(net, size.astype(np.int64))
-    assert_near(max_min_rates(folded.net)[0][folded.colour], max_min_rates(net)[0], rel=1e-9)
+    np.testing.assert_allclose(max_min_rates(folded.net)[0][folded.colour], max_min_rates(net)[0], rtol=1e-9, atol=0)
     finish = drain(folded.net, size[folded.flow_of]).finish
-    assert_near(finish[folded.colour], drain(net, size).finish, rel=1e-9)
+    np.testing.assert_allclose(finish[folded.colour], drain(net, size).finish, rtol=1e-9, atol=0)
 
 
 @settings(max_examples=100, deadline=None)
@@ -264,7 +263,7 @@ def test_folded_equals_unfolded(case: LimitedNetwork) -> None:
 def test_drain_equals_exact_rational_simulation(case: LimitedNetwork) -> None:
     net, size, flows, room, limits = case
     expected = [float(t) for t in naive.finish_times(flows, room, limits)]
-    assert_near(drain(net, size).finish, expected, rel=1e-9)
+    np.testing.assert_allclose(drain(net, size).finish, expected, rtol=1e-9, atol=0)
 
 
 MESSAGES = st.lists(

@@ -15,7 +15,6 @@ from dessim.sim.fluid.fold import fold
 from dessim.sim.fluid.incidence import incidence
 from dessim.sim.fluid.maxmin import Incidence
 from dessim.sim.fluid.pivot import PivotFluid
-from tests.near import assert_near
 from tests.sim import naive
 from tests.sim.fluid.test_maxmin import networks
 
@@ -52,7 +51,7 @@ def test_finishes_in_random_networks_equal_those_of_the_plain_solver(
     net = naive.incidence(paths, capacity)
     size = np.array(sizes[: len(paths)], dtype=float)
     expected = finishes(Fluid(net, size), len(paths))
-    assert_near(finishes(PivotFluid(net, size), len(paths)), expected, rel=1e-9)
+    np.testing.assert_allclose(finishes(PivotFluid(net, size), len(paths)), expected, rtol=1e-9, atol=0)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +60,7 @@ def test_finishes_in_random_networks_equal_those_of_the_plain_solver(
 def test_finishes_of_an_uneven_exchange_equal_those_of_the_plain_solver(name: str, n: int) -> None:
     net, size = exchange(name, n)
     fluid = PivotFluid(net, size)
-    assert_near(finishes(fluid, len(size)), finishes(Fluid(net, size), len(size)), rel=1e-9)
+    np.testing.assert_allclose(finishes(fluid, len(size)), finishes(Fluid(net, size), len(size)), rtol=1e-9, atol=0)
     assert fluid.solves < len(size) / 20  # most finishes were pivoted
 
 
@@ -76,8 +75,8 @@ def test_rates_and_remaining_bytes_agree_between_finishes() -> None:
         rest = plain.next_finish()
         pivot.advance(rest)
         plain.advance(rest)
-        assert_near(pivot.rate, plain.rate, rel=1e-9)
-        assert_near(pivot.remaining, plain.remaining, rel=1e-9, abs=1e-5)
+        np.testing.assert_allclose(pivot.rate, plain.rate, rtol=1e-9, atol=0)
+        np.testing.assert_allclose(pivot.remaining, plain.remaining, rtol=5e-10, atol=5e-6)
 
 
 def test_small_networks_are_not_pivoted() -> None:

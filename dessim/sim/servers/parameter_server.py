@@ -24,6 +24,7 @@ which a worker learns of the progress of others.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Sequence
 
 import numpy as np
@@ -38,7 +39,7 @@ from dessim.sim.fluid.fabric import FlowFabric
 from dessim.sim.fluid.flows import Flows
 from dessim.sim.progress import Progress
 from dessim.sim.servers.folded_routes import open_channels
-from dessim.sim.servers.traffic import Call, Consistency, ServersResult, StepTraffic
+from dessim.sim.servers.traffic import Call, Consistency, ServersResult, StepTraffic, twelve_digits
 from dessim.trace.schema import Kind, Phase
 from dessim.workload.dag import Task
 
@@ -127,7 +128,7 @@ class _Job:
             if self.done or (consistency.sync and self.clock[w] == self.last_measured // self.n):
                 return
             self.lead = max(self.lead, self.clock[w] - min(self.clock))
-            factor = float(np.exp(consistency.jitter * rng.standard_normal())) if consistency.jitter else 1.0
+            factor = _jitter_factor(consistency.jitter, rng) if consistency.jitter else 1.0
             yield from self._compute(w, "prepare", Phase.INPUT, self.compute[0] * factor)
             pulled = yield from self._call(w, "pull", [t.pull for t in self.traffic])
             yield from self._compute(w, "compute", Phase.FORWARD, self.compute[1] * factor)
@@ -263,6 +264,12 @@ class _Job:
             self.record.spans.append(Span(w, task, start, moving=start, end=self.env.now, parts=parts))
 
 
+def _jitter_factor(sigma: float, rng: np.random.Generator) -> float:
+    """A lognormal factor with median 1. Nine decimals, since the last bits of an exponential depend on the processor,
+    and the order in which requests arrive may depend on them."""
+    return round(math.exp(sigma * rng.standard_normal()), 9)
+
+
 @one_blas_thread
 def serve(
     cluster: Cluster,
@@ -291,10 +298,10 @@ def serve(
         cluster,
         workers,
         servers,
-        traffic,
-        compute,
+        traffic.rounded,
+        [twelve_digits(seconds) for seconds in compute],
         consistency,
-        busiest=busiest,
+        busiest=busiest.rounded if busiest else None,
         measured=measured,
         folding=folding,
         progress=progress or Progress(),

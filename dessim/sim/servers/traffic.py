@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from dessim.arrays import Ints
 from dessim.sim.core.recorder import Record
+
+
+def twelve_digits(value: float) -> float:
+    """`value` without the last bits of its mantissa, which depend on the processor."""
+    return float(f"{value:.12g}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,11 @@ class StepTraffic:
     gather: float
     merge: float
     apply: float = 0.0
+
+    @property
+    def rounded(self) -> StepTraffic:
+        """The same to twelve digits: the order in which requests arrive may not depend on the processor."""
+        return StepTraffic(*(twelve_digits(value) for value in astuple(self)))
 
     @property
     def pull(self) -> Call:

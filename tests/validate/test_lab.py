@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dessim.calibrate import plan
 from dessim.calibrate.profile import fit_profile
+from dessim.validate import cases
 from dessim.validate.collectives import run_collectives
 from dessim.validate.outcome import Outcome, summarize
 from dessim.validate.request import CaseRequest, read_cases
@@ -29,6 +32,16 @@ def can_measure() -> None:
     pytest.importorskip("torch")
     if reason := why_no_lab():
         pytest.skip(reason)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _fewer_iterations() -> Iterator[None]:
+    """Measure half as often as `dessim validate` does, large messages once, and none above 8 MiB: links are slow."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cases, "_ITERATIONS_UP_TO", ((1 << 20, 5),))
+        patch.setattr(plan, "_ITERATIONS", plan._ITERATIONS[:-1])
+        patch.setattr(plan, "_LARGEST", 8 << 20)
+        yield
 
 
 def measured_calibration(file: Path) -> Any:

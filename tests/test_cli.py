@@ -68,6 +68,7 @@ PROJECT = ("project", "--model", "deepfm", "--strategy", "des_all_reduce", "--cl
         ),
         (2, "does not fit: a GPU needs", (*PROJECT, "--gpus", "1024", "--batch-per-worker", "16384")),
         (2, "has no node.pcie", ("project", "--model", "fm", *PROJECT[3:5], "--cluster", "one-switch_16", *SPILL)),
+        (2, "on the fluid network only", (*PROJECT, "--strategy", "ps_async", "--gpus", "8", "--network", "packet")),
         (2, "write OP=NAME", (*PROJECT, "--gpus", "8", "--algorithm", "ring")),
         (2, "one strategy and one number of GPUs", (*PROJECT, "--gpus", "8,16", "--draw", "x.svg")),
         (2, "add --servers ideal", (*PROJECT, "--strategy", "ps_sync", "--gpus", "8", "--draw", "x.svg")),
@@ -225,6 +226,15 @@ def test_help_fits_80_columns_and_cuts_no_sentence(names: tuple[str, ...]) -> No
     text = CliRunner().invoke(app, [*names, "--help"], env={"COLUMNS": "80"}).stdout
     assert max(map(len, text.splitlines())) <= 80
     assert not [line for line in text.splitlines() if line.endswith("...") and not line.startswith("Usage")]
+
+
+@pytest.mark.parametrize("group", ["", "model", "trace"])
+def test_a_narrow_terminal_folds_the_lines_of_verbs(group: str) -> None:
+    # A process, because CliRunner has its own width.
+    command = [sys.executable, "-m", "dessim", *group.split(), "--help"]
+    text = subprocess.run(command, env={**os.environ, "COLUMNS": "60"}, capture_output=True, text=True).stdout
+    assert "Commands:" in text and "..." not in text.partition("Commands:")[2]
+    assert max(map(len, text.splitlines())) <= 60
 
 
 def test_an_option_has_the_same_help_everywhere() -> None:

@@ -32,6 +32,7 @@ COMMANDS = {
         *("project", "--model", "deepfm", "--strategy", "ps_async", "--cluster", RAIL, "--gpus", "8"),
         *("--servers", "2", "--staleness", "4"),
     ),
+    "plan": ("plan", "--model", "deepfm", "--cluster", RAIL, "--gpus", "8", "--batch", "4096"),
     "collective": ("collective", "all_reduce", "--cluster", RAIL, "--gpus", "16", "--size", "1MiB,1GiB"),
     "replay": ("replay", TRACE, "--cluster", V100),
     "tenants": ("tenants", str(ROOT / "docs" / "tenants" / "spread.toml")),
@@ -84,11 +85,35 @@ def test_every_table_fits_the_terminal_and_names_the_columns_it_leaves_out(name:
     assert sorted(shown + left_out(narrow)) == sorted(header for table in headers(whole) for header in table)
 
 
+@pytest.mark.parametrize("width", [60, 80])
 @pytest.mark.parametrize("name", ["project", "project, one step", "project with servers"])
-def test_a_projection_always_shows_scale_strategy_speed_and_bound(name: str) -> None:
-    narrow = output(COMMANDS[name], 80)
+def test_a_projection_always_shows_scale_strategy_speed_and_bound(name: str, width: int) -> None:
+    narrow = output(COMMANDS[name], width)
     assert {"GPUs", "strategy", "step", "samples/s", "bound by"} <= set(headers(narrow)[0])
     assert " *" in narrow and "* fastest at this scale" in narrow
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_a_plan_always_shows_its_speed_and_bound(width: int) -> None:
+    narrow = output(COMMANDS["plan"], width)
+    assert {"plan", "step", "samples/s", "bound by"} <= set(headers(narrow)[0]) and " *" in narrow
+
+
+def test_without_a_fastest_row_no_star_is_explained() -> None:
+    ideal = (
+        "project",
+        "--model",
+        "fm",
+        "--strategy",
+        "ps_sync",
+        "--servers",
+        "ideal",
+        "--cluster",
+        RAIL,
+        "--gpus",
+        "8",
+    )
+    assert "fastest" not in output(ideal, 100)
 
 
 def test_the_tables_of_validate_fit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,16 +5,16 @@ Exit codes: 0 ok, 1 failure, 2 usage, 3 a check ran and failed, 130 interrupted.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from dessim.cli.calibrate import calibrate
 from dessim.cli.check import check
 from dessim.cli.collective import collective
 from dessim.cli.demo import demo
 from dessim.cli.goodput import goodput
+from dessim.cli.groups import RootVerbs
 from dessim.cli.ids import ids
 from dessim.cli.lab import lab
 from dessim.cli.model import model
@@ -28,19 +28,8 @@ from dessim.cli.topo import topo
 from dessim.cli.trace import trace
 from dessim.cli.validate import validate
 
-
-class _Commands(TyperGroup):
-    """The verbs. The two options for shell completion work, but `--help` names them in one line only."""
-
-    def format_options(self, ctx: Any, formatter: Any) -> None:
-        for parameter in self.params:
-            if parameter.name in ("install_completion", "show_completion"):
-                parameter.hidden = True  # type: ignore[attr-defined]
-        super().format_options(ctx, formatter)
-
-
 app = typer.Typer(
-    cls=_Commands,
+    cls=RootVerbs,
     help="Decide strategy, fabric and scale for training recommenders with huge sparse layers.",
     epilog="Tab completion in your shell: dessim --install-completion",
     no_args_is_help=True,

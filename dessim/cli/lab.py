@@ -7,10 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
+from dessim.cli.groups import Verbs
 from dessim.cli.options import ClusterArgument, JsonOption
 from dessim.cli.output import guarded, print_json, to_fill
 
 lab = typer.Typer(
+    cls=Verbs,
     help="Build a cluster on this machine and run programs on it. Slower than the real one by a scale. Needs root.",
     no_args_is_help=True,
     rich_markup_mode=None,

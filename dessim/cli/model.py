@@ -6,10 +6,11 @@ from typing import Annotated
 
 import typer
 
+from dessim.cli.groups import Verbs
 from dessim.cli.options import JsonOption
 from dessim.cli.output import guarded, print_json, report_check
 
-model = typer.Typer(help="List, show and check model files.", no_args_is_help=True, rich_markup_mode=None)
+model = typer.Typer(cls=Verbs, help="List, show and check model files.", no_args_is_help=True, rich_markup_mode=None)
 
 ModelArgument = Annotated[
     str, typer.Argument(help="Model file, or a name from dessim model list.", show_default=False, metavar="MODEL")

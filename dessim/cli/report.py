@@ -67,7 +67,7 @@ def _print(found: Comparison, most: int) -> None:
         if differences:
             _table(title, differences, most)
     for case, one, other in found.fits[:most]:
-        print(f"{_text(case)}: {one} -> {other}".replace("_", " "))
+        print(f"{_text(case)}: {one.replace('_', ' ')} -> {other.replace('_', ' ')}")
     for title, cases in (("only in the first run", found.only_before), ("only in the second run", found.only_after)):
         if cases:
             print(f"{title}: {len(cases):,}, such as {_text(cases[0])}")

@@ -8,11 +8,13 @@ from typing import Annotated
 
 import typer
 
+from dessim.cli.groups import Verbs
 from dessim.cli.options import ClusterArgument, JsonOption
 from dessim.cli.output import guarded, print_json, report_check, to_draw, to_write
 from dessim.files import write_text
 
 topo = typer.Typer(
+    cls=Verbs,
     help="List, check, import, export, compare and draw clusters.",
     no_args_is_help=True,
     rich_markup_mode=None,

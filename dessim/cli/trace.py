@@ -7,10 +7,13 @@ from typing import Annotated
 
 import typer
 
+from dessim.cli.groups import Verbs
 from dessim.cli.options import ClusterOption, JsonOption, TraceArgument, TransportOption, parse_quantity
 from dessim.cli.output import guarded, print_json, report_check
 
-trace = typer.Typer(help="Describe, check and import recorded traces.", no_args_is_help=True, rich_markup_mode=None)
+trace = typer.Typer(
+    cls=Verbs, help="Describe, check and import recorded traces.", no_args_is_help=True, rich_markup_mode=None
+)
 
 
 @trace.command("info")

@@ -133,8 +133,13 @@ def _servers_of(request: ProjectRequest, plan: Plan, n_gpus: int) -> Servers | N
     spec = None if plan.groups else spec_of(plan.strategy)
     if request.servers is None or spec is None or not spec.has_servers:
         return None
-    not_modelled = "+" in plan.strategy or request.scenario is not None or request.codecs is not None
-    if not request.servers.count and not_modelled:
+    modelled = (
+        request.network == "fluid"
+        and request.scenario is None
+        and request.codecs is None
+        and "+" not in plan.strategy  # options
+    )
+    if not request.servers.count and not modelled:
         return None
     servers = request.servers.for_workers(request.cluster, n_gpus)
     if servers is None and spec.dedicated_servers:

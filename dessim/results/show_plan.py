@@ -72,7 +72,7 @@ def _print_ranked(scale: Values) -> None:
             )
         )
     columns = ("plan", "step", "samples/s", "longer", "memory", "compute", "exposed comm", "idle", "bound by", "error")
-    drops = ("idle", "bound by", "compute", "exposed comm", "error")
+    drops = ("idle", "compute", "memory", "exposed comm", "error", "longer")
     left = ("bound by",)
     job = f"{counted(scale['gpus'], 'GPU')}, {scale['batch']:,} samples a step"
     print_text(f"{job}: the fastest plan of each set of strategies; * fastest, tie: may be as fast")

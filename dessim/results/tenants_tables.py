@@ -42,7 +42,7 @@ def jobs_table(jobs: Sequence[Mapping[str, Any]]) -> Table:
         rows,
         left=("strategy", "placement", "bound by"),
         folds={"strategy": 20, "bound by": 24},
-        drops=("arrival", "end", "steps", "step alone", "placement", "wait", "strategy"),
+        drops=("80 % interval", "arrival", "end", "steps", "step alone", "placement", "strategy", "wait"),
     )
 
 

@@ -212,6 +212,13 @@ def test_impossible_collectives_are_refused(switch: Cluster) -> None:
         run_collective(switch, Collective.ALL_REDUCE, 2, 0)
 
 
+@pytest.mark.parametrize("op", ["all_reduce", "all_gather", "reduce_scatter", "broadcast"])
+def test_on_the_packet_network_a_collective_takes_until_its_last_rank_has_ended(op: str) -> None:
+    request = CollectiveRequest(cluster=load_cluster("lab/switch_4"), op=Collective(op), gpus=4, size=2.0**20)
+    fluid, packet = (time_collective(replace(request, network=network)) for network in ("fluid", "packet"))
+    assert packet.time_s == pytest.approx(fluid.time_s, rel=0.05)
+
+
 def test_the_packet_network_is_chosen_by_name_and_refuses_other_transports() -> None:
     bed = load_cluster("lab/switch_4")
     request = CollectiveRequest(cluster=bed, op=Collective.ALL_REDUCE, gpus=4, size=2.0**20)

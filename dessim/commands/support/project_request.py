@@ -88,6 +88,11 @@ def check_request(request: ProjectRequest) -> None:
     dedicated = asked_for or any(spec_of(name).dedicated_servers for name in request.strategies)
     if request.codecs and dedicated:
         raise UsageError(f"--codec {request.codecs}: ps_async and dedicated servers send values unencoded")
+    if request.network == "packet" and dedicated:
+        raise UsageError(
+            "--network packet: ps_async and dedicated servers are simulated on the fluid network only; leave --network "
+            "out, or project ps_sync with --servers ideal"
+        )
     require_floats(request.job.model, request.codecs)
 
 

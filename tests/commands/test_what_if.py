@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
 from dessim.cluster import load_cluster
 from dessim.cluster.load import topology_root
 from dessim.cluster.scaled import scaled
+from dessim.commands.collective import run_collective
 from dessim.commands.project import project, run_projection
 from dessim.commands.replay import ReplayRequest, run_replay
 from dessim.commands.support.project_request import ProjectRequest
@@ -23,6 +25,7 @@ from dessim.commands.what_if import (
 from dessim.errors import UsageError
 from dessim.sim.core.device import roofline
 from dessim.trace.io import load_trace, write_trace
+from dessim.trace.schema import Collective
 from dessim.workload.model import load_model
 from dessim.workload.scale import Job
 from tests.test_cli import PROJECT, RAIL, refused, run
@@ -51,6 +54,16 @@ def test_a_change_equals_the_same_change_in_the_topology_file(tmp_path) -> None:
         assert found.step_time_s == pytest.approx(other.breakdown.step_time_s, rel=1e-12)
         assert found.speedup == pytest.approx(row.breakdown.step_time_s / found.step_time_s)
         assert found.speedup > 1
+
+
+@pytest.mark.parametrize("op", [Collective.ALL_TO_ALL, Collective.ALL_REDUCE])
+@pytest.mark.parametrize("size", [2.0**16, 2.0**23, 2.0**30])
+def test_a_faster_nic_never_slows_a_collective(op: Collective, size: float) -> None:
+    """Four times the rate exceeds PCIe's, which then limits NCCL's model, too."""
+    clusters = [CLUSTER, *(scaled(CLUSTER, "nic_rate", factor) for factor in (1.2, 2.0, 4.0))]
+    for gpus in (16, 1024):
+        times = [run_collective(cluster, op, gpus, size).time_s for cluster in clusters]
+        assert all(later <= earlier * (1 + 1e-9) for earlier, later in pairwise(times)), times
 
 
 def test_a_batch_is_judged_by_throughput_and_may_not_fit() -> None:

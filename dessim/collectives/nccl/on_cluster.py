@@ -7,6 +7,7 @@ import numpy as np
 from dessim.arrays import Ints
 from dessim.cluster import Cluster
 from dessim.cluster.curves import Curve, curve_of
+from dessim.cluster.node import NodeLinks
 from dessim.cluster.parts import Node
 from dessim.cluster.tree_routes import sums_in_fabric, sums_in_node
 from dessim.collectives.nccl.constants import values
@@ -30,8 +31,8 @@ def setup_of(cluster: Cluster, gpus: Ints) -> Setup:
     _, nics = np.unique(pairs[:, 0], return_counts=True)
     nccl = cluster.transport.nccl
     found = {gpu.architecture or _UNKNOWN for gpu, _ in cluster.devices(gpus)}
-    kinds = [kind.node for kind, _ in cluster.wiring.by_kind(gpus)]
-    slowest = min(kinds, key=_inside)
+    kinds = [kind for kind, _ in cluster.wiring.by_kind(gpus)]
+    slowest = min((kind.node for kind in kinds), key=_inside)
     return Setup(
         architecture=min(found, key=ARCHITECTURES.index),
         n=len(gpus),
@@ -40,7 +41,7 @@ def setup_of(cluster: Cluster, gpus: Ints) -> Setup:
         nvlink=_inside(slowest) / _GB,
         wiring="pcie" if slowest.nvlink is None else slowest.nvlink_wiring,
         nics=int(nics.min()),
-        nic=min(kind.nic.rate for kind in kinds) / _GB,
+        nic=min(_nic_rate(kind) for kind in kinds) / _GB,
         network=nccl.network if nccl is not None else "ib",
         nvls=sums_in_node(cluster),
         sharp=nccl is not None and nccl.collnet and sums_in_fabric(cluster),
@@ -64,6 +65,11 @@ def curve_on(cluster: Cluster, op: Collective, setup: Setup) -> Curve | None:
     if setup.per_node * setup.nodes >= setup.n + setup.nodes:
         return None  # nccl-tests fill servers evenly
     return curve_of(curves, str(op), gpus=setup.n, servers=setup.nodes, gpus_per_process=setup.gpus_per_process)
+
+
+def _nic_rate(kind: NodeLinks) -> float:
+    """bytes/s of a NIC, or of the PCIe links behind it if these are slower: NCCL's search takes the slower, too."""
+    return kind.node.nic.rate * kind.nic_capacity() / kind.node.nic.capacity
 
 
 def _inside(node: Node) -> float:

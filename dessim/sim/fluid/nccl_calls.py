@@ -142,7 +142,7 @@ class NcclCalls:
     def _found(self, gpus: Ints) -> NcclGroup:
         setup = setup_of(self._cluster, gpus)
         setup = replace(setup, gpus_per_process=min(self._options.gpus_per_process, setup.per_node))
-        nic = min(kind.node.nic.capacity for kind, _ in self._cluster.wiring.by_kind(gpus))
+        nic = min(kind.nic_capacity() for kind, _ in self._cluster.wiring.by_kind(gpus))
         return NcclGroup(setup, values_on(self._cluster, setup), Servers.of(self._cluster.node_of(gpus)), nic)
 
 

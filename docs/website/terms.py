@@ -17,8 +17,8 @@ from sphinx.application import Sphinx
 _GLOSSARY = "docs/glossary"
 _ROW = re.compile(r"^\| (?!term \|)([^|]+) \| (.+) \|$", re.MULTILINE)
 _EVERYDAY = re.compile(
-    "bed|block|burst|capture|case|chunk|field|group|link|message|operand|partial|phase|plan|point|reply|request|row|size"
-    "|stage|step|transfer|variation|window"
+    "bed|block|case|field|group|leg|link|message|operand|owner|partial|phase|plan|point|reply|request|round|row|size|stage"
+    "|step|tail|transfer|transport|variation"
 )
 _NOT_IN = (nodes.literal, nodes.literal_block, nodes.reference, addnodes.pending_xref, nodes.title, nodes.thead)
 

@@ -71,9 +71,9 @@ class _Ready:
 class Pipeline:
     """Trains on `batches`. If they never end, the last step sends a batch that is not trained on.
 
-    `lane` is that of the other thread, with its own process group (`Lane(comm.beside(PREFETCH))`); without one, a step
-    reads, sends and trains in sequence. `watch_first` is entered around sending the first batch. `ahead_s` counts the
-    CPU seconds of the other thread.
+    `lane` is that of the other thread, with its own process group (`Lane(comm.separate_group(PREFETCH))`); without one,
+    a step reads, sends and trains in sequence. `watch_first` is entered around sending the first batch. `ahead_s`
+    counts the CPU seconds of the other thread.
     """
 
     def __init__(

@@ -224,7 +224,7 @@ class _WatchedPipeline:
         self._strategy.marks = self._recorder
         # The last step sends a batch that it does not train on.
         shares = ((0, run.strategy.share(batch)) for batch in (*batches, batches[0]))
-        self._ahead = self._recorder.beside(prefetch, PREFETCH) if prefetch is not None else None
+        self._ahead = self._recorder.for_stream(prefetch, PREFETCH) if prefetch is not None else None
         lane = Lane(prefetch, self._ahead) if prefetch is not None and self._ahead is not None else None
         watch_first = partial(self._ahead.step, costs=False) if self._ahead is not None else nullcontext
         self._pipeline = Pipeline(run.strategy, run.comm, shares, lane, watch_first)

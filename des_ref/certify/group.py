@@ -153,7 +153,7 @@ def synchronous_runner(comm: Comm, has_several: bool) -> RunCase:
 
     `has_several`: keep batches and reference states, which consecutive cases share if they differ by strategy only.
     """
-    prefetch = comm.beside(PREFETCH)
+    prefetch = comm.separate_group(PREFETCH)
     drawn: _Last[list[Batch]] = _Last()
     trained: _Last[list[State]] = _Last()
 
@@ -171,7 +171,7 @@ def synchronous_runner(comm: Comm, has_several: bool) -> RunCase:
 
 def _asynchronous(world: Comm, has_several: bool) -> RunCase:
     """A function that runs a case of ps_async. The last processes are servers; their results are empty."""
-    comm = world.apart(stale.SERVERS, stale.TIMEOUT_S)
+    comm = world.with_servers(stale.SERVERS, stale.TIMEOUT_S)
 
     def run(case: Case) -> dict[str, Any]:
         model = case.load()

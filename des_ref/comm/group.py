@@ -55,7 +55,7 @@ class Handle:
 
     def wait(self) -> None:
         """Raises RankError when another worker has died or stays silent for longer than the group's timeout."""
-        with self._comm.patience(self.name, waiting=True):
+        with self._comm.peer_errors(self.name, waiting=True):
             self._work.wait()
         if self._comm.tap is not None:
             self._comm.tap.waited(self.name)
@@ -85,8 +85,8 @@ class Comm:
 
     # -- further groups -------------------------------------------------------------------------------------------
 
-    def beside(self, name: str) -> Comm:
-        """The same workers over a separate process group; its collectives are not ordered with this one's.
+    def separate_group(self, name: str) -> Comm:
+        """The same workers over another process group; its collectives are not ordered with this one's.
 
         Every worker calls it, at the same point. `name` is the group's name in a trace.
         """
@@ -95,10 +95,10 @@ class Comm:
         return replace(self, tap=None, **self._new_groups(name, ranks, use_local_synchronization=ranks is not None))
 
     def on_cpu(self, name: str) -> Comm:
-        """Like `beside`, for tensors in host memory."""
-        return replace(self, device=torch.device("cpu"), backend="gloo").beside(name)
+        """Like `separate_group`, for tensors in host memory."""
+        return replace(self, device=torch.device("cpu"), backend="gloo").separate_group(name)
 
-    def part(self, ranks: Sequence[int]) -> Comm | None:
+    def subgroup(self, ranks: Sequence[int]) -> Comm | None:
         """A group of some of the workers, in this order; None on the others. Every worker calls it."""
         if tuple(ranks) == tuple(range(self.world_size)):
             return self
@@ -107,17 +107,17 @@ class Comm:
             return None
         return replace(self, rank=ranks.index(self.rank), world_size=len(ranks), tap=None, wire=None, **groups)
 
-    def apart(self, servers: int, patience: float) -> Comm:
+    def with_servers(self, servers: int, timeout_s: float) -> Comm:
         """Turn the last `servers` processes into parameter servers; the others stay workers, connected by `wire`.
 
         Every process calls it. A server's own rank is then `world_size` or more, and it takes part in no collective.
-        A message that takes longer than `patience` seconds fails. Raises UsageError if no worker would be left.
+        A message that takes longer than `timeout_s` seconds fails. Raises UsageError if no worker would be left.
         """
         workers = self.world_size - servers
         if workers < 1:
             raise UsageError(f"{servers} of {self.world_size} processes are servers, so no worker is left: start more")
-        messages = self._new_group("servers", backend="gloo", timeout=timedelta(seconds=patience))
-        wire = Wire(self.rank, tuple(range(workers, self.world_size)), patience, messages)
+        messages = self._new_group("servers", backend="gloo", timeout=timedelta(seconds=timeout_s))
+        wire = Wire(self.rank, tuple(range(workers, self.world_size)), timeout_s, messages)
         device = self.worker_device or self.device
         of_workers = replace(self, world_size=workers, wire=wire, device=device, backend=backend_of(device))
         return replace(of_workers, **of_workers._new_groups("workers", list(range(workers))))
@@ -138,7 +138,7 @@ class Comm:
     def _new_group(self, name: str, ranks: list[int] | None = None, **settings: Any) -> Any:
         timeout = timedelta(seconds=self.timeout)
         settings = {"ranks": ranks, "timeout": timeout, "backend": self.backend, "group_desc": name} | settings
-        with self.patience(f"start of group {name}"):
+        with self.peer_errors(f"start of group {name}"):
             start = partial(dist.new_group, **settings)
             # Over NCCL another thread would work on another GPU.
             return within(self.timeout, start) if settings["backend"] == "gloo" else start()
@@ -146,7 +146,7 @@ class Comm:
     # -- collectives ----------------------------------------------------------------------------------------------
 
     @contextmanager
-    def patience(self, name: str, waiting: bool = False) -> Iterator[None]:
+    def peer_errors(self, name: str, waiting: bool = False) -> Iterator[None]:
         """Turn torch's errors about a peer that died or hangs in op `name` into a one-line RankError.
 
         A wait for a message fails because of a peer; other calls may also fail because of what this process passes.
@@ -163,7 +163,7 @@ class Comm:
     def _launch(self, name: str, call: Callable[..., Any], *args: Any, made: Collective | None = None) -> Handle:
         if self.tap is not None:
             self.tap.launching(name, made)
-        with self.patience(name):
+        with self.peer_errors(name):
             work = call(*args, group=self._group, async_op=True)
         if self.tap is not None:
             self.tap.launched(name)
@@ -201,7 +201,7 @@ class Comm:
         return self._launch(name, dist.all_to_all_single, out, tensor, out_splits, in_splits)
 
     def barrier(self) -> None:
-        with self.patience("barrier", waiting=True):
+        with self.peer_errors("barrier", waiting=True):
             dist.barrier(self._group, device_ids=[self.device.index or 0] if self.device.type == "cuda" else None)
 
     def broadcast(self, name: str, tensor: Tensor) -> None:
@@ -243,18 +243,18 @@ class Comm:
         messages += [dist.P2POp(dist.isend, tensor, group=self._group, group_peer=rank) for rank, tensor in sends]
         if not messages:
             return
-        with self.patience("exchange", waiting=True):
+        with self.peer_errors("exchange", waiting=True):
             for work in dist.batch_isend_irecv(messages):
                 work.wait()
         self.synchronize()
 
     def send(self, tensor: Tensor, to: int) -> None:
-        with self.patience(f"send to rank {to}", waiting=True):
+        with self.peer_errors(f"send to rank {to}", waiting=True):
             dist.send(tensor, group=self._group, group_dst=to)
 
     def receive(self, tensor: Tensor, source: int) -> None:
         """Returns when the message is here. NCCL's own call returns when it is queued."""
-        with self.patience(f"receive from rank {source}", waiting=True):
+        with self.peer_errors(f"receive from rank {source}", waiting=True):
             dist.recv(tensor, group=self._group, group_src=source)
         self.synchronize()
 

@@ -54,8 +54,8 @@ def open_comm(
 ) -> Iterator[Comm]:
     """Join the process group and leave it on exit, whatever happens.
 
-    The last `servers` processes will be parameter servers (`Comm.apart`). They need no GPU, so the group of all
-    processes then works in host memory, and `apart` gives the workers one on their GPUs.
+    The last `servers` processes will be parameter servers (`Comm.with_servers`). They need no GPU, so the group of all
+    processes then works in host memory, and `with_servers` gives the workers one on their GPUs.
 
     `rendezvous` is (file, rank, world size) for processes that we spawned ourselves. Otherwise torchrun's environment
     decides; without it this is a world of one process. A collective that takes longer than `timeout` seconds fails, and

@@ -19,13 +19,13 @@ class Wire:
 
     rank       of this process
     servers    global ranks of the server processes
-    patience   seconds after which a message fails
+    timeout_s  seconds after which a message fails
     moved      bytes sent and received, by name of the op
     """
 
     rank: int
     servers: tuple[int, ...]
-    patience: float
+    timeout_s: float
     _group: Any
     moved: Counter[str] = field(default_factory=Counter)
 
@@ -42,7 +42,7 @@ class Wire:
         try:
             return int(dist.recv(tensor, None, self._group, tag))
         except RuntimeError as error:
-            problem = f"no message from any worker for {self.patience:g} s: {first_line(error)}"
+            problem = f"no message from any worker for {self.timeout_s:g} s: {first_line(error)}"
             raise RankError(self.rank, problem) from None
 
     def _start(self, call: Callable[..., Any], name: str, tensor: Tensor, peer: int, tag: int) -> Message | None:

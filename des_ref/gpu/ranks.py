@@ -49,7 +49,7 @@ from dessim.workload.strategies import spec_of
 STRATEGY = "des_all_reduce"
 STALENESS = 2
 _MODELS = ("deepfm_multihot", "dcn", "dlrm", "xdeepfm_split", "fvae")
-_PATIENCE_S = 60.0
+_TIMEOUT_S = 60.0
 _SPARE = 256 << 20  # bytes beyond the formula that a step may take, for searching the table and by the allocator
 
 
@@ -87,7 +87,7 @@ def replicas(comm: Comm, machine: Machine) -> Figures:
 
 def ps_async(world: Comm, machine: Machine) -> Figures:
     """Workers on GPUs and a server in host memory train together; pulls keep the bound of staleness."""
-    comm = world.apart(1, _PATIENCE_S)
+    comm = world.with_servers(1, _TIMEOUT_S)
     model = model_of(machine)
     steps = machine.size(200, 4)
     network = Network(model, 1, torch.float32, comm.device)
@@ -115,7 +115,7 @@ def resumed(machine: Machine, ranks: int, limit_s: float) -> Figures:
         data = f'[data]\nsource = "synthetic"\nsamples = {samples}\n'
         write_text(settings, f'schema_version = 1\nmodel = "{model_name(machine)}"\n{data}')
         common = ["--config", str(settings), "--device", machine.device, "--batch", str(samples_of(machine) * ranks)]
-        common += ["--timeout", str(_PATIENCE_S), "--checkpoint-every", str(every), "--epochs", "1000000"]
+        common += ["--timeout", str(_TIMEOUT_S), "--checkpoint-every", str(every), "--epochs", "1000000"]
         whole = [*common, "--steps", str(steps), "--checkpoint", f"{folder}/whole", "--out", f"{folder}/whole.json"]
         launch(train.main, whole, ranks, log).wait(ends_at - time.monotonic())
         own = [*common, "--checkpoint", f"{folder}/own"]
@@ -145,7 +145,7 @@ def traced(comm: Comm, machine: Machine) -> Figures:
     warmup, steps = machine.size(10, 2), machine.size(20, 2)
     trainer = built(comm, model, STRATEGY)
     source = Zipf.of(model, 0).open(batch * 5)
-    line = Pipeline(trainer, comm, endless(source, batch, comm), Lane(comm.beside(PREFETCH)))
+    line = Pipeline(trainer, comm, endless(source, batch, comm), Lane(comm.separate_group(PREFETCH)))
     session = TraceSession(
         TraceOptions(_trace(machine, comm.world_size), warmup, steps), comm, trainer, line, model, batch
     )

@@ -81,7 +81,7 @@ def pipeline(comm: Comm, machine: Machine) -> Figures:
     digests = []
     for ahead in (True, False, True):
         trainer = built(comm, model, "des_all_reduce")
-        lane = Lane(comm.beside(PREFETCH)) if ahead else None
+        lane = Lane(comm.separate_group(PREFETCH)) if ahead else None
         line = Pipeline(trainer, comm, endless(source, samples_of(machine), comm), lane)
         for _ in range(steps):
             line.step()

@@ -9,9 +9,9 @@ when its work is done if that was before anyone waited for it (where the backend
 program order: an op depends on the last compute op before it and on the collectives waited for since; a collective
 that is launched early holds up nothing until it is waited for.
 
-A thread that works ahead of the step has its own recorder (`Recorder.beside`), because torch's modes, the order of ops
-and the collectives waited for belong to one thread. Both recorders share the clock, the ids of ops, and the groups; the
-thread's ops are on a separate stream.
+A thread that works ahead of the step has its own recorder (`Recorder.for_stream`), because torch's modes, the order of
+ops and the collectives waited for belong to one thread. Both recorders share the clock, the ids of ops, and the groups;
+the thread's ops are on a separate stream.
 
 Recording costs time: a Python call of 10 to 20 us for each aten operator. A step is therefore recorded in one of two
 modes. *Full*: the mode is on throughout; FLOPs and bytes are counted and every collective is seen, but times are too
@@ -67,7 +67,7 @@ class Recorder(TorchDispatchMode):
         self._begin()
         self.groups: dict[str, tuple[int, ...]] = {}
 
-    def beside(self, comm: Comm, stream: str) -> Self:
+    def for_stream(self, comm: Comm, stream: str) -> Self:
         """A recorder for another thread that uses `comm` at the same time. Its ops are on `stream`."""
         other = self._for_thread(comm)
         other._stream = stream

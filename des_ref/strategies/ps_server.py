@@ -10,7 +10,7 @@ mistaken for the header of another request:
 
 The certificate also asks for the order of pulls and pushes, which it replays in one process.
 
-The server ends when every worker is done, and fails if no message arrives within the wire's patience.
+The server ends when every worker is done, and fails if no message arrives within the wire's timeout.
 """
 
 from __future__ import annotations

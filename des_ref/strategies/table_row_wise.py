@@ -45,7 +45,7 @@ class ServerComms:
         for span in (Span.SERVER, Span.BETWEEN):
             groups = dict(span.group(rank, comm.world_size, size) for rank in range(comm.world_size))
             for ranks in groups.values():
-                part = comm.part(ranks)
+                part = comm.subgroup(ranks)
                 if part is not None:
                     own[span] = part
         return cls(size, own[Span.SERVER], own[Span.BETWEEN])

@@ -90,7 +90,7 @@ class TraceSession:
         self._next_step = 0
         self._recorder = PlannedRecorder(comm, strategy.plan)
         lane = pipeline.lane
-        self._ahead = self._recorder.beside(lane.comm, PREFETCH) if lane is not None else None
+        self._ahead = self._recorder.for_stream(lane.comm, PREFETCH) if lane is not None else None
         self._last: _Recorded | None = None  # the step before, whose ops ahead still lack their sizes
         symbols = strategy.plan.symbols(model.symbols(comm.world_size, batch))
         self._symbols = symbols | value_bytes(strategy.value_bytes)

@@ -33,7 +33,7 @@ def trained(tiny: Path, comm: Comm, strategy: str, ahead: bool) -> dict[str, Ten
     network = Network(model, 1, torch.float32, comm.device)
     trainer = STRATEGIES[strategy](network, Optimizers(init_std=0.1), comm)
     source = Zipf(model.input.fields, 1.5, 200, 1.05, 3).open(400)
-    lane = Lane(comm.beside(PREFETCH)) if ahead else None
+    lane = Lane(comm.separate_group(PREFETCH)) if ahead else None
     pipeline = Pipeline(trainer, comm, endless(source, 64, comm), lane)
     epochs = []
     for _ in range(STEPS):

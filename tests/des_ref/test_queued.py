@@ -74,7 +74,7 @@ def test_nccl_is_bound_to_its_device_and_never_includes_servers(
         assert (named, settings.get("device_id")) == (backend, bound)
         assert order == ["set cuda:0", "init"]
         if servers:
-            workers = comm.apart(servers, 1.0)
+            workers = comm.with_servers(servers, 1.0)
             assert comm.device.type == "cpu" and workers.device == GPU and workers.backend == "nccl"
             made = {g["group_desc"]: (g["backend"], g["ranks"]) for g in groups}
             assert made == {"servers": ("gloo", None), "workers": ("nccl", [0, 1])}
@@ -154,7 +154,7 @@ def _launches(host: Comm) -> list[Any]:
     try:
         with emulated() as counts:
             trainer = build("row_all_to_all", Network(model, 1, torch.float32, EMULATED), Optimizers(), comm)
-            pipeline = Pipeline(trainer, comm, endless(source, 32, comm), Lane(comm.beside(PREFETCH)))
+            pipeline = Pipeline(trainer, comm, endless(source, 32, comm), Lane(comm.separate_group(PREFETCH)))
             for _ in range(3):
                 pipeline.step()
             pipeline.close()

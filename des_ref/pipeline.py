@@ -35,9 +35,9 @@ from typing import Any
 
 import torch
 
+from des_ref.async_device import is_asynchronous
 from des_ref.comm import Comm
 from des_ref.data.batch import Batch, Source
-from des_ref.queued import is_queued
 from des_ref.strategies.base import Lane, StepResult, Strategy
 from dessim.trace.schema import PREFETCH
 
@@ -89,7 +89,7 @@ class Pipeline:
         self._batches = batches
         self.lane = lane
         self.ahead_s = 0.0
-        self._issues_here = lane is not None and is_queued(comm.device)
+        self._issues_here = lane is not None and is_asynchronous(comm.device)
         is_cuda = comm.device.type == "cuda"
         # Without it, pinning memory in the other thread would use the first GPU.
         on_start = partial(torch.cuda.set_device, comm.device) if is_cuda else None
@@ -157,7 +157,7 @@ class Pipeline:
         return None
 
     def _on_device(self, ready: _Ready | None) -> _Ready | None:
-        is_pinned = is_queued(self._device)
+        is_pinned = is_asynchronous(self._device)
         return None if ready is None else replace(ready, batch=ready.batch.to(self._device, non_blocking=is_pinned))
 
     def _read_ahead(self) -> _Ready | None:

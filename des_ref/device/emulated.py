@@ -148,8 +148,8 @@ class _Emulation(TorchDispatchMode):
         source = args[0] if name == "_to_copy" else args[1]
         if name != "_to_copy":
             to_device = isinstance(args[0], OnDevice)
-        is_queued = kwargs.get("non_blocking") or (name == "copy_" and len(args) > 2 and args[2])
-        if isinstance(source, OnDevice) != to_device and not (to_device and is_queued):
+        is_non_blocking = kwargs.get("non_blocking") or (name == "copy_" and len(args) > 2 and args[2])
+        if isinstance(source, OnDevice) != to_device and not (to_device and is_non_blocking):
             self.wait()
         return to_device
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from des_ref.async_device import places_of
 from des_ref.embedding.growing import MAX_ROWS, Growing
 from des_ref.embedding.slots import Slots, max_load
-from des_ref.queued import places_of
 from dessim.errors import UsageError
 
 _MIN_KEYS_MOVED = 1 << 15  # per step

@@ -7,8 +7,8 @@ slot. Slots hold numbers, not keys, so every 64-bit key is allowed; the search c
 A batch of searches runs in *rounds*: in each, all unfinished searches read their next slot at once. At half load a
 successful search reads 1.5 slots on average (Knuth, volume 3, 6.4), so every round is smaller than the one before.
 
-On a device that runs behind the host, each round would make the host wait, to learn which searches are unfinished.
-There a round reads a *window* of slots, and the load is at most a quarter, so that nearly every batch needs one look.
+On an asynchronous device, each round would make the host wait, to learn which searches are unfinished. There a round
+reads a *window* of slots, and the load is at most a quarter, so that nearly every batch needs one device sync.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from des_ref.async_device import is_asynchronous
 from des_ref.embedding.growing import zeros
 from des_ref.hashing import GOLDEN
-from des_ref.queued import is_queued
 
 _EMPTY = 0
 _REMOVED = -1
 _WINDOW = 32  # slots; at a quarter load, one search in 10^8 reads more
 _SEARCHES_AT_ONCE = 1 << 16  # a window takes about 1 KB of memory a search
-_TRIES = 4  # of placing keys before the host looks; two keys seldom want the same slot
+_TRIES = 4  # of placing keys before a device sync; two keys seldom want the same slot
 
 
 def max_load(device: torch.device) -> float:
     """The share of slots that may be used."""
-    return 0.25 if is_queued(device) else 0.5
+    return 0.25 if is_asynchronous(device) else 0.5
 
 
 class Slots:
@@ -37,9 +37,9 @@ class Slots:
 
     def __init__(self, size: int, device: torch.device) -> None:
         assert size & (size - 1) == 0
-        self._is_queued = is_queued(device)
+        self._is_asynchronous = is_asynchronous(device)
         # With windows, one extra slot receives the writes of keys that have no free slot yet.
-        self._entries = zeros(size + self._is_queued, torch.int32, device)
+        self._entries = zeros(size + self._is_asynchronous, torch.int32, device)
         self.size = size
         self._most_used = max_load(device) * size
         self._shift = 64 - (size.bit_length() - 1)
@@ -67,8 +67,10 @@ class Slots:
         return self.find_and_count(ids, keys)[0]
 
     def find_and_count(self, ids: Tensor, keys: Tensor) -> tuple[Tensor, int | None]:
-        """Like `find`; also how many are absent, where the host had to look anyway."""
-        _, entries, absent = self._search_windows(ids, keys) if self._is_queued else (*self._search(ids, keys), None)
+        """Like `find`; also how many are absent: known on asynchronous devices, where a sync reads it anyway."""
+        _, entries, absent = (
+            self._search_windows(ids, keys) if self._is_asynchronous else (*self._search(ids, keys), None)
+        )
         return entries.to(torch.int64).sub_(1), absent
 
     def place(self, ids: Tensor, numbers: Tensor) -> None:
@@ -76,7 +78,7 @@ class Slots:
         self.used += len(ids)
         slots = self.home(ids)
         entries = (numbers + 1).to(torch.int32)
-        if self._is_queued:
+        if self._is_asynchronous:
             for some_slots, some in zip(slots.split(_SEARCHES_AT_ONCE), entries.split(_SEARCHES_AT_ONCE), strict=True):
                 self._place_windows(some_slots, some)
             return
@@ -89,7 +91,7 @@ class Slots:
 
     def remove(self, ids: Tensor, keys: Tensor) -> None:
         """Remove those of `ids` [n] that are present."""
-        slots, entries = self._search_windows(ids, keys)[:2] if self._is_queued else self._search(ids, keys)
+        slots, entries = self._search_windows(ids, keys)[:2] if self._is_asynchronous else self._search(ids, keys)
         self._entries[slots[entries > _EMPTY]] = _REMOVED
         self._has_removed = True
 
@@ -121,7 +123,7 @@ class Slots:
             is_other |= entries == _REMOVED
         return is_other.logical_and_(entries != _EMPTY).nonzero().squeeze(1)
 
-    # -- in windows, for a device that runs behind the host -------------------------------------------------------
+    # -- in windows, for an asynchronous device -------------------------------------------------------------------
 
     def _search_windows(self, ids: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, int]:
         """Like `_search`; also the number of ids that are absent."""

@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from des_ref.async_device import places_of
 from des_ref.comm import Comm, group, open_comm
 from des_ref.comm.launch import _pick_device, _Placement
 from des_ref.data.batch import Batch
@@ -20,7 +21,6 @@ from des_ref.device.emulated import EMULATED, emulated
 from des_ref.models.build import Network
 from des_ref.pipeline import Pipeline, endless
 from des_ref.progress import Progress
-from des_ref.queued import places_of
 from des_ref.strategies import build
 from des_ref.strategies.base import Counts, Lane, Optimizers
 from des_ref.substitution import sums

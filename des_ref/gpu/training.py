@@ -20,7 +20,7 @@ from des_ref.comm import Comm
 from des_ref.data.batch import Batch
 from des_ref.data.synthetic import Zipf
 from des_ref.device.emulated import EMULATED, emulated
-from des_ref.device.held import most_held
+from des_ref.device.peak_memory import peak_bytes
 from des_ref.gpu.machine import Figures, Machine, require
 from des_ref.models.build import Network
 from des_ref.pipeline import Pipeline, endless
@@ -172,4 +172,4 @@ def peak(comm: Comm, machine: Machine) -> Figures:
     batch = whole.to(comm.device)
     for _ in range(2):  # inserts the rows, and creates the optimizer's state
         trainer.step(batch)
-    return {"peak_bytes": most_held(comm, partial(trainer.step, batch))}
+    return {"peak_bytes": peak_bytes(comm, partial(trainer.step, batch))}

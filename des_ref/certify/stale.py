@@ -58,7 +58,7 @@ def measure(
         traffic.add_step(result)
         records.append(_record(network, result, on_device))
     strategy.settle()
-    pulled = strategy.look(on_device) | {f"dense.{i}": p.detach() for i, p in enumerate(network.dense_parameters)}
+    pulled = strategy.read_rows(on_device) | {f"dense.{i}": p.detach() for i, p in enumerate(network.dense_parameters)}
     parameters = {name: values.cpu() for name, values in pulled.items()}
     tally = strategy.close()
     ops, has_unplanned = traffic.gather()

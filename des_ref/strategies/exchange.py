@@ -53,7 +53,7 @@ class _Sizes:
 
 
 def _exchange_counts(comm: Comm, to_send: Tensor) -> _Sizes:
-    """An AllToAll of sizes before one with uneven sizes; the host reads both lists in one look."""
+    """An AllToAll of sizes before one with uneven sizes; the host reads both lists in one device sync."""
     received = torch.empty_like(to_send)
     comm.all_to_all("id_counts", received, to_send, None, None).wait()
     return _Sizes(*torch.stack([to_send, received]).tolist(), received)
@@ -137,16 +137,16 @@ def unpack_occurrences(messages: OccurrenceMessages, samples: int, fields: int) 
     optional = () if rows.shape[1] == 3 else (rows[:, 3],)  # bag sizes
     bag, ids, sample, field, *optional = sorted_by(source * fields + coordinate, ids, sample, field, *optional)
     keys = SortedKeys.of(ids)
-    distinct, pairs = _sizes_in_one_look(keys, bag, field, fields)
+    distinct, pairs = _sizes_in_one_sync(keys, bag, field, fields)
     unique, row_index = keys.distinct(distinct)
     bag_size = optional[0] if optional else None
     return unique, OwnedOccurrences(sample, field, row_index, samples, fields, bag_size, pairs)
 
 
-def _sizes_in_one_look(
+def _sizes_in_one_sync(
     keys: SortedKeys, bag: Tensor, field: Tensor, fields: int
 ) -> tuple[int | None, list[int] | None]:
-    """The number of distinct keys, and of occupied bags in each field; None on a CPU, which finds them on the way."""
+    """The number of distinct keys, and of occupied bags in each field; None on a CPU, where no sync is to be saved."""
     if not is_asynchronous(bag.device):
         return None, None
     pairs = tally_where(first_of_runs(bag), field, fields)

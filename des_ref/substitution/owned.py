@@ -159,7 +159,7 @@ def _sorted_keys(keys: Tensor) -> tuple[Tensor, Tensor]:
 
 def sorted_by(number: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
     """`number` [n] ascending, and `others` [n, ..] in the same order."""
-    # On a CPU a look is cheaper than a sort; on a GPU the host would have to wait for it.
+    # On a CPU checking is cheaper than sorting; on a GPU the check would need a device sync.
     if not is_asynchronous(number.device) and not bool((number[1:] < number[:-1]).any()):
         return number, *others
     number, order = number.sort(stable=True)

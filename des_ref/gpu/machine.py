@@ -14,8 +14,8 @@ class Skipped(Exception):
     """A check that cannot run here; the text says why."""
 
 
-class Late(CheckFailed):
-    """A check that was not done in the time it had."""
+class CheckTimedOut(CheckFailed):
+    """A check did not end within its time limit."""
 
 
 @dataclass(frozen=True, slots=True)

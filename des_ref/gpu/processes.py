@@ -17,7 +17,7 @@ from typing import Any
 from des_ref.cli import run
 from des_ref.comm import Comm, open_comm
 from des_ref.forked import forking_context
-from des_ref.gpu.machine import Figures, Late, Machine
+from des_ref.gpu.machine import CheckTimedOut, Figures, Machine
 from dessim.errors import CheckFailed
 from dessim.files import write_json
 from dessim.processes import leave
@@ -49,7 +49,7 @@ def on_ranks(machine: Machine, work: Work, ranks: int, limit_s: float, servers: 
     if problems:
         raise CheckFailed(problems[0]["problem"])
     if is_late:
-        raise Late(f"not done after {limit_s:.0f} s")
+        raise CheckTimedOut(f"not done after {limit_s:.0f} s")
     figures: Figures = answers[0]["figures"]
     return figures
 
@@ -131,7 +131,7 @@ class Launched:
         if any(codes):
             raise CheckFailed(f"des_ref.train ended with exit codes {codes}")
         if None in codes:
-            raise Late(f"des_ref.train was not done after {limit_s:.0f} s")
+            raise CheckTimedOut(f"des_ref.train was not done after {limit_s:.0f} s")
 
 
 def launch(main: Callable[[Sequence[str]], int], arguments: Sequence[str], ranks: int, log: Path) -> Launched:

@@ -22,7 +22,7 @@ import torch
 
 from des_ref.cli import Parser, output_folder, say
 from des_ref.gpu.checks import Check, checks
-from des_ref.gpu.machine import Figures, Late, Machine, Skipped
+from des_ref.gpu.machine import CheckTimedOut, Figures, Machine, Skipped
 from des_ref.gpu.processes import LOG
 from dessim.errors import CheckFailed, DessimError, UsageError
 from dessim.files import write_json
@@ -89,9 +89,9 @@ def _row(check: Check, machine: Machine, left_s: float) -> Row:
         figures = check.run(machine, min(left_s, _LONGEST_S))
     except Skipped as skipped:
         state, reason = "skipped", str(skipped)
-    except Late as late:
+    except CheckTimedOut as timed_out:
         # A check that had less than its time has not failed.
-        state, reason = ("skipped", _NO_TIME) if left_s < _LONGEST_S else ("failed", str(late))
+        state, reason = ("skipped", _NO_TIME) if left_s < _LONGEST_S else ("failed", str(timed_out))
     except DessimError as error:
         state, reason = "failed", " ".join(str(error).split())
     except Exception as error:  # a bug in one check must not hide the others

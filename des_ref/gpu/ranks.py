@@ -23,7 +23,7 @@ from des_ref.checkpoint.folder import newest_first
 from des_ref.comm import Comm
 from des_ref.data.batch import slice_of
 from des_ref.data.synthetic import Zipf
-from des_ref.gpu.machine import Figures, Late, Machine, require
+from des_ref.gpu.machine import CheckTimedOut, Figures, Machine, require
 from des_ref.gpu.processes import LOG, launch, on_ranks
 from des_ref.gpu.training import (
     built,
@@ -123,7 +123,7 @@ def resumed(machine: Machine, ranks: int, limit_s: float) -> Figures:
         try:
             while not newest_first(Path(folder) / "own"):
                 if time.monotonic() > ends_at:
-                    raise Late("the run to be killed wrote no checkpoint in time")
+                    raise CheckTimedOut("the run to be killed wrote no checkpoint in time")
                 if all(process.exitcode is not None for process in running.processes):
                     raise CheckFailed("the run to be killed wrote no checkpoint")
                 time.sleep(0.01)
@@ -204,7 +204,7 @@ def _dessim(arguments: list[str], ends_at: float) -> dict[str, Any]:
         limit_s = max(ends_at - time.monotonic(), 1.0)
         done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s)
     except subprocess.TimeoutExpired:
-        raise Late(f"dessim {arguments[0]} was not done in time") from None
+        raise CheckTimedOut(f"dessim {arguments[0]} was not done in time") from None
     if done.returncode:
         raise CheckFailed(f"dessim {arguments[0]}: {(done.stderr.strip() or 'failed').splitlines()[-1]}")
     found: dict[str, Any] = json.loads(done.stdout)

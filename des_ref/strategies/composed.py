@@ -38,7 +38,7 @@ from des_ref.strategies.data_parallel import DataParallel
 from des_ref.strategies.in_turn import Part, in_turn
 from des_ref.strategies.replicas import BlockGradients, op_vars, sum_over_replicas
 from des_ref.strategies.row_all_to_all import RowAllToAll
-from des_ref.strategies.sharded import OwnersPool, RowWise, TableWise
+from des_ref.strategies.sharded import OwnerPooled, RowWise, TableWise
 from des_ref.strategies.sharded_base import RowGradients, ShardedBase
 from des_ref.strategies.table_group import GroupComm, GroupMarks, GroupNetwork, is_whole
 from des_ref.strategies.table_row_wise import ServerComms, TableRowWise
@@ -195,7 +195,7 @@ class Composed(ShardedBase):
             strategy = TableWise(*arguments, owners=owners)
         else:
             strategy = _WITHOUT_OWNERS[planned.name](*arguments)
-        if isinstance(strategy, OwnersPool):
+        if isinstance(strategy, OwnerPooled):
             strategy.stores = None if self._store_of_field is None else self._store_of_field[fields]
             if planned.is_spilt:
                 tables = dict.fromkeys(shard.table for shard in planned.shards)  # each once, also if it is split

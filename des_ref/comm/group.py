@@ -34,13 +34,13 @@ class Tap(Protocol):
     """Callbacks of a recorder. It sees the collectives themselves through its dispatch mode.
 
     `segment` surrounds compute that belongs to an op. `note` passes size symbols that only the sender knows.
-    `launching`, `launched` and `waited` surround a launch and follow a wait; `made` names the collective that a launch
-    builds from point-to-point messages.
+    `launching` and `launched` surround a launch, `waited` follows a wait. `built_as` is the collective that a launch
+    builds from point-to-point messages; None: torch has it as one op.
     """
 
     def segment(self, name: str, phase: Phase) -> AbstractContextManager[None]: ...
     def note(self, name: str, symbols: Mapping[str, float]) -> None: ...
-    def launching(self, name: str, made: Collective | None = None) -> None: ...
+    def launching(self, name: str, built_as: Collective | None = None) -> None: ...
     def launched(self, name: str) -> None: ...
     def waited(self, name: str) -> None: ...
 
@@ -160,9 +160,9 @@ class Comm:
             problem = f"op {name} failed, because another process has died or was silent for {self.timeout:g} s"
             raise RankError(self.rank, f"{problem}: {first_line(error)}") from None
 
-    def _launch(self, name: str, call: Callable[..., Any], *args: Any, made: Collective | None = None) -> Handle:
+    def _launch(self, name: str, call: Callable[..., Any], *args: Any, built_as: Collective | None = None) -> Handle:
         if self.tap is not None:
-            self.tap.launching(name, made)
+            self.tap.launching(name, built_as)
         with self.peer_errors(name):
             work = call(*args, group=self._group, async_op=True)
         if self.tap is not None:
@@ -184,14 +184,14 @@ class Comm:
     def all_gather(self, name: str, out: Tensor, tensor: Tensor) -> Handle:
         """Write the workers' `tensor` [n, ...] into `out` [N * n, ...] in rank order."""
         if self.backend == "gloo" and self.world_size == 2:
-            return self._launch(name, direct.all_gather, out, tensor, self._reverse, made=Collective.ALL_GATHER)
+            return self._launch(name, direct.all_gather, out, tensor, self._reverse, built_as=Collective.ALL_GATHER)
         return self._launch(name, _all_gather_flat, out, tensor)
 
     def reduce_scatter(self, name: str, out: Tensor, tensor: Tensor) -> Handle:
         """Write this rank's chunk of the sum of the workers' `tensor` [N * n, ...] into `out` [n, ...]."""
         if self.backend == "gloo" and self.world_size > 1:
-            made = Collective.REDUCE_SCATTER
-            return self._launch(name, direct.reduce_scatter, out, tensor, self._reverse, made=made)
+            built_as = Collective.REDUCE_SCATTER
+            return self._launch(name, direct.reduce_scatter, out, tensor, self._reverse, built_as=built_as)
         return self._launch(name, _reduce_scatter_flat, out, tensor)
 
     def all_to_all(

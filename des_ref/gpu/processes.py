@@ -58,7 +58,7 @@ def _rank(work: Work, machine: Machine, rank: int, ranks: int, servers: int, scr
     _redirect(machine.folder / LOG, 2)
     answer: dict[str, Any] = {}
     try:
-        with open_comm(machine.device, (scratch / "meeting", rank, ranks + servers), servers=servers) as comm:
+        with open_comm(machine.device, (scratch / "rendezvous", rank, ranks + servers), servers=servers) as comm:
             try:
                 answer = {"figures": work(comm, machine)}
             except Exception as error:  # noted before this rank leaves the group, which the others then notice

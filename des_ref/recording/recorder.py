@@ -166,11 +166,11 @@ class Recorder(TorchDispatchMode):
     def note(self, name: str, symbols: Mapping[str, float]) -> None:
         self.notes[name] = symbols
 
-    def launching(self, name: str, made: Collective | None = None) -> None:
+    def launching(self, name: str, built_as: Collective | None = None) -> None:
         # Host work up to here belongs to the last segment; from here to the launch it is the recorder's own.
         self._extend_last_segment()
         self._label = name
-        self._built_as = made
+        self._built_as = built_as
         if not self._is_full:
             self.__enter__()
 

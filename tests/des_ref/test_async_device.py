@@ -69,7 +69,7 @@ def test_nccl_is_bound_to_its_device_and_never_includes_servers(
     monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
     groups: list[dict[str, Any]] = []
     monkeypatch.setattr(dist, "new_group", lambda **settings: groups.append(settings))
-    with open_comm("cuda", (tmp_path / "meeting", 0, 3), servers=servers) as comm:
+    with open_comm("cuda", (tmp_path / "rendezvous", 0, 3), servers=servers) as comm:
         ((named,), settings) = started[0]
         assert (named, settings.get("device_id")) == (backend, bound)
         assert order == ["set cuda:0", "init"]

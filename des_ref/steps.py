@@ -102,6 +102,7 @@ class Timed:
 
 
 def now_s() -> float:
+    """Seconds on this process's clock."""
     return time.perf_counter_ns() / 1e9
 
 

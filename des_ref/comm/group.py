@@ -65,11 +65,11 @@ class Handle:
 class Comm:
     """All workers, seen from one of them: `rank` of `world_size`.
 
-    wire      messages to parameter servers, where there are any
-    timeout   seconds that a collective may take before it fails
-    worker_device  of the workers, where all processes together include parameter servers, which have no GPU
-    _group    the process group; None: torch's default group
-    _reverse  over gloo between two ranks, a second group of the same ranks, for what rank 1 sends (direct.py)
+    wire           messages to parameter servers, where there are any
+    timeout        seconds that a collective may take before it fails
+    worker_device  device of the workers, if servers without a GPU are in this group
+    _group         the process group; None: torch's default group
+    _reverse       over gloo between two ranks, a second group of the same ranks, for what rank 1 sends (direct.py)
     """
 
     rank: int
@@ -140,7 +140,7 @@ class Comm:
         settings = {"ranks": ranks, "timeout": timeout, "backend": self.backend, "group_desc": name} | settings
         with self.peer_errors(f"start of group {name}"):
             start = partial(dist.new_group, **settings)
-            # Over NCCL another thread would work on another GPU.
+            # A new thread's current GPU is GPU 0, so a group of NCCL must start in this thread.
             return within(self.timeout, start) if settings["backend"] == "gloo" else start()
 
     # -- collectives ----------------------------------------------------------------------------------------------
@@ -149,7 +149,8 @@ class Comm:
     def peer_errors(self, name: str, waiting: bool = False) -> Iterator[None]:
         """Turn torch's errors about a peer that died or hangs in op `name` into a one-line RankError.
 
-        A wait for a message fails because of a peer; other calls may also fail because of what this process passes.
+        `waiting`: the call only waits, so every error is about a peer. Another call may also fail because of its
+        arguments; such an error is raised as it is.
         """
         try:
             yield
@@ -174,7 +175,7 @@ class Comm:
         return self._launch(name, dist.all_reduce, tensor)
 
     def gradient(self, name: str, grad: Tensor) -> Tensor:
-        """The gradient of this worker's summand from that of the sum `name`: the same, unless a codec drops values."""
+        """The gradient of this worker's summand, given that of the sum `name`: equal, unless a codec drops values."""
         return grad
 
     def all_reduce_max(self, name: str, tensor: Tensor) -> Handle:
@@ -209,7 +210,7 @@ class Comm:
         self._launch(name, partial(dist.broadcast, group_src=0), tensor).wait()
 
     def synchronize(self) -> None:
-        """Wait until the device has done all that this thread has issued to it so far; at once on a CPU."""
+        """Wait until the device has finished everything on this thread's current stream; returns at once on a CPU."""
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()
 
@@ -237,7 +238,7 @@ class Comm:
     def exchange(self, sends: Sequence[tuple[int, Tensor]], receives: Sequence[tuple[int, Tensor]]) -> None:
         """Send and receive (rank, tensor) messages concurrently; returns when all have arrived.
 
-        One batch: NCCL runs separate messages one after another, and two ranks that both send first wait for ever.
+        All are in one batch: NCCL runs separate messages in sequence, so two ranks that both send first would deadlock.
         """
         messages = [dist.P2POp(dist.irecv, tensor, group=self._group, group_peer=rank) for rank, tensor in receives]
         messages += [dist.P2POp(dist.isend, tensor, group=self._group, group_peer=rank) for rank, tensor in sends]
@@ -253,7 +254,7 @@ class Comm:
             dist.send(tensor, group=self._group, group_dst=to)
 
     def receive(self, tensor: Tensor, source: int) -> None:
-        """Returns when the message is here. NCCL's own call returns when it is queued."""
+        """Returns when the message has arrived; NCCL's own call returns earlier."""
         with self.peer_errors(f"receive from rank {source}", waiting=True):
             dist.recv(tensor, group=self._group, group_src=source)
         self.synchronize()

@@ -38,7 +38,10 @@ class Wire:
         return self._start(dist.irecv, name, tensor, source, tag)
 
     def receive_any(self, tensor: Tensor, tag: int) -> int:
-        """Wait for the next message with this tag from any process; returns the sender's rank."""
+        """Wait for the next message with this tag from any process; returns the sender's rank.
+
+        Raises RankError if none arrives in time.
+        """
         try:
             return int(dist.recv(tensor, None, self._group, tag))
         except RuntimeError as error:
@@ -66,6 +69,7 @@ class Message:
     _work: Any
 
     def wait(self) -> None:
+        """Raises RankError when the other process has died or the message takes too long."""
         try:
             self._work.wait()
         except RuntimeError as error:

@@ -110,7 +110,7 @@ class TablesByWidth:
 
     @property
     def stored(self) -> list[Tensor]:
-        """The columns [rows, width] of all tables themselves: who writes to them changes the tables."""
+        """The columns [rows, width] of all tables themselves: writing to them changes the tables."""
         return [column for table in self._tables for column in table.stored]
 
     def find(self, ids: Tensor, stores: Tensor | None = None) -> Tensor:

@@ -131,8 +131,8 @@ class Recorder(TorchDispatchMode):
                 op, ranks = described(op, entry)
                 self.groups[op.group or ""] = ranks
             ops.append(op)
-        # Tensors and groups of the collectives are released now: who drops a group last waits for a thread of it, which
-        # may wait for Python's lock.
+        # Release tensors and groups here: dropping the last reference to a gloo group joins its thread, which may need
+        # the GIL.
         self._ops, self._unlabelled, self._pending = [], [], {}
         self._joined = 0
         return ops

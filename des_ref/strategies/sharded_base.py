@@ -1,4 +1,4 @@
-"""The frame of the strategies that bring operands to the samples instead of partials to a sum.
+"""The step shared by strategies that move rows or pooled vectors to the samples, not partials.
 
     ... -> bags [b, F, W + E] -> dense_forward -> dense_backward -> ... -> update_rows -> update_dense
 

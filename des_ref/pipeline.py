@@ -5,8 +5,8 @@
 
 The other thread does what needs the samples only: it reads them and runs `Strategy.send`, which covers every op of
 Phase.INPUT (ids to the owners of their rows, labels). Rows are looked up in their own step, after the update of the
-step before, so training is bit-identical to training without the pipeline. A step ends when both threads are done: the
-next one starts with its ids at hand, and a step takes the longer of the two times.
+step before, so training is bit-identical to training without the pipeline. A step ends when both threads are done, so
+it takes the longer of the two times, and the ids of the next step have already been sent.
 
 The other thread has its own process group, because collectives of one group run in the order in which they are issued.
 
@@ -178,13 +178,13 @@ class Pipeline:
         return ready
 
     def _send(self, read: _Ready | None, watch: Watch, before: torch.cuda.Event | None = None) -> _Ready | None:
-        """Copy a batch to the device and send it, in this thread; what is issued next waits for it, not the host."""
+        """Copy a batch to the device and send it, in this thread. Later work on the device waits for it."""
         with self._on_side_stream(before), watch():
             ready = self._on_device(read)
             return None if ready is None else replace(ready, sent=self._strategy.send(ready.batch, self.lane))
 
     def _event(self) -> torch.cuda.Event | None:
-        """A mark behind all that this thread has issued to the GPU so far."""
+        """An event recorded after all work that this thread has issued to the GPU so far."""
         return torch.cuda.current_stream(self._device).record_event() if self._side is not None else None
 
     @contextmanager

@@ -63,7 +63,7 @@ def certify(case: Case) -> dict[str, Any]:
 
 
 def _processes(case: Case) -> tuple[int, bool]:
-    """Cases with equal values may run in the same processes: ranks, and whether there are servers beside them."""
+    """Ranks, and whether server processes are needed: cases with the same pair can run in the same processes."""
     return case.ranks, not case.is_synchronous
 
 
@@ -141,7 +141,7 @@ class _Last(Generic[T]):
         self._value: T
 
     def of(self, key: tuple[Any, ...], make: Callable[[], T]) -> T:
-        """The value of `key`, made anew unless it is that of the last key."""
+        """The value of `key`: the stored one if `key` is the last key, else a new one from `make`."""
         if key != self._key:
             self._value = make()
             self._key = key

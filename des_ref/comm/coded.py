@@ -109,7 +109,7 @@ class CodedComm:
         return dict(zip(pruned, (1 - after / before.clamp_min(1)).tolist(), strict=True))
 
     def encoding_loss(self) -> dict[str, float]:
-        """For each op, the root mean square of what encoding changed relative to that of the values, over all workers.
+        """For each op, the RMS of the change by encoding relative to the RMS of the values, over all workers.
 
         Zero unless `Encoding.measure_loss` is set.
         """

@@ -91,12 +91,12 @@ class TablesByWidth:
         """Begin a step that uses the distinct rows [u], of which those in `stores` are spilt: the copies that it needs
         before it updates them."""
         store, row = rows % len(self._tables), self._row(rows)
-        found = []
+        moves = []
         for number in stores:
             table = self._tables[number]
             assert isinstance(table, SpiltRows)
-            found.append((table, table.cache.plan_moves(row[store == number])))
-        return SpiltMoves(tuple(found))
+            moves.append((table, table.cache.plan_moves(row[store == number])))
+        return SpiltMoves(tuple(moves))
 
     @property
     def candidates(self) -> int:

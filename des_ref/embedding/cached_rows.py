@@ -80,9 +80,9 @@ class CachedRows:
         A sort of all slots would take longer than many a step. Only those of the oldest steps are sorted: rows leave in
         the order of their last use, so the oldest step advances by one a step on average.
         """
-        while len(found := (self._last_used <= self._oldest_step).nonzero().squeeze(1)) < count:
+        while len(old := (self._last_used <= self._oldest_step).nonzero().squeeze(1)) < count:
             self._oldest_step += 1
-        return found[torch.argsort(self._last_used[found], stable=True)[:count]]
+        return old[torch.argsort(self._last_used[old], stable=True)[:count]]
 
     def _grow(self, more: int) -> None:
         """Add `more` empty slots."""

@@ -64,8 +64,8 @@ class RowNumbers:
         if self._old is None or absent == 0:
             return rows, absent
         missing = places_of(rows < 0, absent)
-        found, absent = self._old.find_and_count(ids.index_select(0, missing), self._keys.values)
-        rows.index_copy_(0, missing, found)
+        old_rows, absent = self._old.find_and_count(ids.index_select(0, missing), self._keys.values)
+        rows.index_copy_(0, missing, old_rows)
         return rows, absent
 
     def add(self, ids: Tensor) -> Tensor:

@@ -109,10 +109,10 @@ class Slots:
         unfinished = self._unfinished(entries, ids, keys)
         while len(unfinished):
             following = slots.index_select(0, unfinished).add_(1).bitwise_and_(self._mask)
-            found = self._entries.index_select(0, following)
+            read = self._entries.index_select(0, following)
             slots.index_copy_(0, unfinished, following)
-            entries.index_copy_(0, unfinished, found)
-            still = self._unfinished(found, ids.index_select(0, unfinished), keys)
+            entries.index_copy_(0, unfinished, read)
+            still = self._unfinished(read, ids.index_select(0, unfinished), keys)
             unfinished = unfinished.index_select(0, still)
         return slots, entries
 
@@ -136,8 +136,8 @@ class Slots:
         unfinished, absent = torch.stack([is_unfinished.sum(), (entries == _EMPTY).sum()]).tolist()
         while unfinished:  # rare
             rest = is_unfinished.nonzero().squeeze(1)
-            found = self._search_window(slots.index_select(0, rest), ids.index_select(0, rest), keys)
-            for whole, part in zip((slots, entries, is_unfinished), found, strict=True):
+            continued = self._search_window(slots.index_select(0, rest), ids.index_select(0, rest), keys)
+            for whole, part in zip((slots, entries, is_unfinished), continued, strict=True):
                 whole.index_copy_(0, rest, part)
             unfinished, absent = torch.stack([is_unfinished.sum(), (entries == _EMPTY).sum()]).tolist()
         return slots, entries, absent
@@ -154,8 +154,8 @@ class Slots:
         place = is_end.to(torch.int8).argmax(dim=1, keepdim=True)  # the first of several
         goes_on = is_end.any(dim=1).logical_not_()
         behind = (slots + _WINDOW).bitwise_and_(self._mask)
-        found = torch.where(goes_on, behind, window.gather(1, place).squeeze(1))
-        return found, read.gather(1, place).squeeze(1).masked_fill_(goes_on, _REMOVED), goes_on
+        end = torch.where(goes_on, behind, window.gather(1, place).squeeze(1))
+        return end, read.gather(1, place).squeeze(1).masked_fill_(goes_on, _REMOVED), goes_on
 
     def _place_windows(self, slots: Tensor, entries: Tensor) -> None:
         """Write each of `entries` [n] into the first free slot from its slot on."""

@@ -100,7 +100,7 @@ def _row(check: Check, machine: Machine, left_s: float) -> Row:
 
 
 def _write(path: Path, about: dict[str, Any], rows: Sequence[Row], started_at: float, is_complete: bool) -> None:
-    found = {
+    result = {
         "schema_version": 1,
         **about,
         "complete": is_complete,
@@ -108,7 +108,7 @@ def _write(path: Path, about: dict[str, Any], rows: Sequence[Row], started_at: f
         "seconds": round(time.monotonic() - started_at, 2),
         "checks": [asdict(row) for row in rows],
     }
-    write_json(path, found)
+    write_json(path, result)
 
 
 def _about(device: str, gpus: int) -> dict[str, Any]:

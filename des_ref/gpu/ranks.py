@@ -162,12 +162,12 @@ def _trace(machine: Machine, ranks: int) -> Path:
 def memory(machine: Machine, ranks: int, limit_s: float) -> Figures:
     """The highest memory of a step on one GPU, against the formula of its activations."""
     ends_at = time.monotonic() + limit_s
-    found = on_ranks(machine, peak, 1, limit_s)["peak_bytes"]
+    measured = on_ranks(machine, peak, 1, limit_s)["peak_bytes"]
     (projected,) = _dessim([*_job(machine, 1), "--no-pipeline"], ends_at)["projection"]
     planned = projected["memory"]["activations_bytes"]
     allowed = 1.5 * planned + _SPARE
-    require(float(found) <= allowed, f"a step takes {float(found):.3g} B; the formula says {planned:.3g} B")
-    return {"peak_bytes": found, "formula_bytes": round(planned)}
+    require(float(measured) <= allowed, f"a step takes {float(measured):.3g} B; the formula says {planned:.3g} B")
+    return {"peak_bytes": measured, "formula_bytes": round(planned)}
 
 
 def steps(machine: Machine, ranks: int, limit_s: float) -> Figures:
@@ -207,5 +207,5 @@ def _dessim(arguments: list[str], ends_at: float) -> dict[str, Any]:
         raise CheckTimedOut(f"dessim {arguments[0]} was not done in time") from None
     if done.returncode:
         raise CheckFailed(f"dessim {arguments[0]}: {(done.stderr.strip() or 'failed').splitlines()[-1]}")
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer

@@ -277,20 +277,20 @@ class Composed(ShardedBase):
     def _learn(self, fetched: list[_OfGroup], grad: Tensor) -> tuple[RowGradients, dict[str, Tensor]]:
         sent = [group.strategy._send_back(grad.index_select(1, group.fields)) for group in self._groups]
         dense = self._send_dense_grads()
-        found = in_turn(
+        block_grads = in_turn(
             [
                 self._summed(group, _row_grads(group.strategy, own.result, *returned))
                 for group, own, returned in zip(self._groups, fetched, sent, strict=True)
             ]
         )
-        for group, own_grads in zip(self._groups, found, strict=True):
+        for group, own_grads in zip(self._groups, block_grads, strict=True):
             with group.strategy.marks.segment("update_rows", Phase.OPTIMIZER):
                 self.table.update(self._rows, own_grads.summed.rows, self._by_column(own_grads.summed.grad))
         self.table.end_step()
         self._step_dense(dense)
-        summed = [own.summed for own in found]
+        summed = [own.summed for own in block_grads]
         rows, ids, grads = (torch.cat([getattr(own, name) for own in summed]) for name in ("rows", "ids", "grad"))
-        return _AllGradients(rows, ids, grads, tuple(found)), self._by_column(grads)
+        return _AllGradients(rows, ids, grads, tuple(block_grads)), self._by_column(grads)
 
     def _summed(self, group: _Group, own: Part[RowGradients]) -> Part[BlockGradients]:
         """The gradients of a group's rows, summed over the replicas."""
@@ -313,7 +313,7 @@ class Composed(ShardedBase):
         )
 
     def op_vars(self, counts: Counts, samples: int) -> dict[str, dict[str, float]]:
-        found = {}
+        by_op = {}
         of_groups = counts.groups or (Counts(0),) * len(self._groups)  # no step yet
         for group, own in zip(self._groups, of_groups, strict=True):
             planned = group.planned
@@ -321,5 +321,5 @@ class Composed(ShardedBase):
             if planned.replicas > 1:
                 of_ops |= op_vars(own, self._block)
             for op, symbols in of_ops.items():
-                found[f"{op}.{planned.name}"] = {planned.symbol(name): value for name, value in symbols.items()}
-        return found
+                by_op[f"{op}.{planned.name}"] = {planned.symbol(name): value for name, value in symbols.items()}
+        return by_op

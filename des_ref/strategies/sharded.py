@@ -174,14 +174,14 @@ class OwnerPooled(ShardedBase):
         # This worker's sizes, scaled to the means that the formulas expect: B m / N ids, U / N rows.
         owned = {"m": counts.ids_owned * n / samples, "U": float(counts.rows * n)} | self._table_symbols()
         names = ("lookup", "pool", "pooled", "scatter_grad", "update_rows")
-        found = {"split_ids": sent, "ids": sent} | dict.fromkeys(names, owned)
+        symbols = {"split_ids": sent, "ids": sent} | dict.fromkeys(names, owned)
         if self.spilt is not None:
-            found |= {
+            symbols |= {
                 "find": owned,
                 "rows_in": {"MW": float(counts.missed_floats), "MO": float(counts.missed_state)},
                 "rows_out": {"MW": float(counts.evicted_floats), "MO": float(counts.evicted_state)},
             }
-        return found
+        return symbols
 
     def _table_symbols(self) -> dict[str, float]:
         return {}

@@ -73,8 +73,8 @@ class TableRowWise(NamedOwners):
         return self._first_worker.to(field.device)[field] + owner_of(ids, self._groups.size)
 
     def op_vars(self, counts: Counts, samples: int) -> dict[str, dict[str, float]]:
-        found = super().op_vars(counts, samples)
-        return found | dict.fromkeys(("pooled_server", "pooled_grad_server"), found["pooled"])
+        symbols = super().op_vars(counts, samples)
+        return symbols | dict.fromkeys(("pooled_server", "pooled_grad_server"), symbols["pooled"])
 
     # -- the bags that this worker pools --------------------------------------------------------------------------
 

@@ -145,7 +145,7 @@ class Slots:
     def _search_window(self, slots: Tensor, ids: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Search from `slots` [n]: the slot that ends each search, its entry, and whether the search must go on.
 
-        A search that must go on has the slot behind its window, and _REMOVED for its entry.
+        For a search that must go on, they are the slot behind its window, and _REMOVED.
         """
         window = self._window(slots)
         read = self._entries[window]  # [n, _WINDOW]

@@ -37,6 +37,6 @@ class Machine:
 
 
 def require(holds: bool, otherwise: str) -> None:
-    """Raises CheckFailed."""
+    """Raises CheckFailed with the text `otherwise`, unless `holds`."""
     if not holds:
         raise CheckFailed(otherwise)

@@ -44,7 +44,7 @@ def on_ranks(machine: Machine, work: Work, ranks: int, limit_s: float, servers: 
         _join(processes, limit_s)
         answers = [_answer(scratch / f"{rank}.json", process) for rank, process in enumerate(processes)]
         is_late = any(process.is_alive() for process in processes)
-    # The first problem is the cause; other ranks then miss the one that failed, or are late.
+    # The first problem is the cause: the other ranks then lose the one that failed, or run out of time.
     problems = sorted((answer for answer in answers if "problem" in answer), key=lambda answer: float(answer["at"]))
     if problems:
         raise CheckFailed(problems[0]["problem"])
@@ -76,7 +76,7 @@ def _problem(rank: int, error: Exception) -> dict[str, Any]:
 
 
 def _redirect(path: Path, *streams: int) -> None:
-    """Append what this process writes to these streams to a file; on the terminal it would tear the table."""
+    """Append what this process writes to these streams to a file; on the terminal it would break up the table."""
     with path.open("a") as file:
         for stream in streams:
             os.dup2(file.fileno(), stream)

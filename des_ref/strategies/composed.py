@@ -54,7 +54,7 @@ _WITHOUT_OWNERS = {"row_wise": RowWise, "row_all_to_all": RowAllToAll, "data_par
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """A group of tables, and the strategy of its rows, whose own dense part is not used.
+    """A group of tables, and the strategy that moves its rows; the dense part of that strategy is not used.
 
     `fields` int64 [shards], ascending: the table of each shard.
     """
@@ -80,7 +80,7 @@ class _AllGradients(RowGradients):
 
 
 def check_optimizers(optimizers: Optimizers, replicas: int = 1, tables: Sequence[TablePlan] = ()) -> None:
-    """Raises UsageError for optimizers and lifetimes of rows with which a plan of groups of tables is not trained."""
+    """Raises UsageError for optimizers and lifetimes of rows that a plan of groups of tables does not support."""
     if replicas > 1 and optimizers.lifetime != Lifetime():
         problem = "admit_after and expire_after count ids in each replica of the tables"
         raise UsageError(f"{problem}: leave them out, or plan again without --replicas")
@@ -125,7 +125,7 @@ class Composed(ShardedBase):
         self._shards_of_field = self._by_field([len(of_table) for of_table in places])
         self._first_place = self._by_field([of_table[0] for of_table in places])
         self._further = [self._shards(places, part) for part in range(1, max(map(len, places)))]
-        # A hash of its id names the worker of a row, among those from the first one on.
+        # The hash of its id names the worker of a row: a place counted from the first worker of its table.
         self._first_worker = self._by_field([min(table.ranks, default=0) for table in tables])
         self._hashed_among = self._by_field([len(table.ranks) or self._block for table in tables])
         self._is_placed = self._by_field([bool(table.columns) for table in tables])
@@ -205,7 +205,7 @@ class Composed(ShardedBase):
         return _Group(planned, fields, strategy)
 
     def _shards(self, places: Sequence[Sequence[int]], part: int) -> tuple[Tensor, Tensor]:
-        """The fields whose tables have a shard number `part`, and its place, from those of each table's shards."""
+        """The fields whose tables have a shard number `part`, and the place of this shard; `places`: all shards'."""
         fields = [field for field, of_table in enumerate(places) if part < len(of_table)]
         return self._by_field(fields), self._by_field([places[field][part] for field in fields])
 

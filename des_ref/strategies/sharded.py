@@ -60,11 +60,11 @@ class _PooledByOwner:
 
 
 class OwnerPooled(ShardedBase):
-    """Owners pool rows and send bags.
+    """A strategy whose owners pool rows and send bags.
 
-    In a composed plan, `stores` int64 [F] are those of the rows of each table (embedding/by_width.py). Where rows of
-    some table are spilt, `spilt` are the stores of those that this worker has; a step first copies the rows that it
-    needs into their caches:
+    In a composed plan, `stores` int64 [F] has the store of each table's rows (embedding/by_width.py). If rows of a
+    table are spilt, `spilt` has the stores of this worker's spilt tables; a step first copies the rows that it needs
+    into their caches:
 
         find -> rows_out -> rows_in -> lookup
     """
@@ -191,7 +191,7 @@ class NamedOwners(OwnerPooled):
     """Each table has a named owner: a worker, or in table_row_wise.py a server."""
 
     def _place(self, owners: TableOwners, own: int) -> None:
-        """Tables are at `owners`, of which this worker is, or is in, number `own`."""
+        """Tables are at `owners`. This worker is owner number `own`, or belongs to it where owners are servers."""
         self._owners = owners
         self._own_fields = owners.fields(own)
         self._own_tables = len(self._own_fields)

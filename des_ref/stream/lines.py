@@ -1,8 +1,8 @@
 """Lines of text from a sequence of inputs: files, also .gz, named pipes, standard input.
 
 Nothing blocks for long: where no line has arrived, `take` returns none. With `follow` the last input has no end: a file
-is watched for more (like `tail -f`), a named pipe waits for the next writer. A line counts once its newline has
-arrived; the last line of an input without `follow` counts without one.
+is watched for more (like `tail -f`), a named pipe waits for the next writer. A line is complete once its newline has
+arrived; the last line of an input without `follow` needs no newline.
 """
 
 from __future__ import annotations

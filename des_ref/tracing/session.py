@@ -161,7 +161,7 @@ class TraceSession:
         return result
 
     def _keep(self, recorded: _Recorded, following: StepResult) -> None:
-        """Count or write a step, now that the step after it says how much was sent ahead during it."""
+        """Count or write a step. `following` is the step after it, whose ids were sent during it."""
         variables = self._strategy.op_vars(following.counts, self._batch)
         ops = sorted((*recorded.ops, *with_sizes(recorded.ahead, variables)), key=lambda op: op.start_us)
         if recorded.is_full:

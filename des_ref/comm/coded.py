@@ -43,7 +43,7 @@ class Encoding:
         Raises UsageError if a codec was requested and no op of the plan can use it.
         """
         if comm.wire is not None:
-            text = f"codecs {self.codecs}: ps_async sends to servers as they are"
+            text = f"codecs {self.codecs}: ps_async sends values to servers unencoded"
             raise UsageError(f"{text}; use ps_sync, or leave codecs out")
         # Every worker and every op draws its own random numbers.
         first_seed = (self.seed * 1009 + comm.rank) * 1009

@@ -61,7 +61,7 @@ def codecs(comm: Comm, machine: Machine) -> Figures:
             figures[name] = round(bias, 5)
             continue
         share = float((decoded[0] != decoded[1]).to(torch.float32).mean())
-        require(share <= 1e-3, f"{name} decodes {share:.1%} of the values to others than on the CPU")
+        require(share <= 1e-3, f"{name} decodes {share:.1%} of the values differently from the CPU")
         figures[name] = share
     return figures
 

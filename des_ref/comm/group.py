@@ -202,6 +202,7 @@ class Comm:
         return self._launch(name, dist.all_to_all_single, out, tensor, out_splits, in_splits)
 
     def barrier(self) -> None:
+        """Wait until every worker has called it."""
         with self.peer_errors("barrier", waiting=True):
             dist.barrier(self._group, device_ids=[self.device.index or 0] if self.device.type == "cuda" else None)
 
@@ -250,6 +251,7 @@ class Comm:
         self.synchronize()
 
     def send(self, tensor: Tensor, to: int) -> None:
+        """Returns when `tensor` may be overwritten; on a GPU, by work on this thread's current stream."""
         with self.peer_errors(f"send to rank {to}", waiting=True):
             dist.send(tensor, group=self._group, group_dst=to)
 
